@@ -1,0 +1,49 @@
+# What this project can do. `make` lists it.
+.DEFAULT_GOAL := help
+.PHONY: help run test check format bench clean
+
+# The first Python at hand that the service runs on (3.11 to 3.13).
+PYTHON ?= $(shell for python in python3.13 python3.12 python3.11 python3; do \
+	$$python -c 'import ensurepip, sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' >/dev/null 2>&1 && echo $$python && break; done)
+BIN := .venv/bin
+TEST ?= tests
+
+help: ## list what can be made
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+run: .venv/simulator ## serve on http://localhost:5000; without a token, against the simulator
+	@if [ -z "$$REPLICATE_API_TOKEN$$REPLICATE_SIMULATE" ] \
+		&& ! grep -qsE '^ *(export +)?(REPLICATE_API_TOKEN|REPLICATE_SIMULATE) *= *[^ #]' .env; \
+	then export REPLICATE_SIMULATE=1; fi; exec $(BIN)/python app.py
+
+test: .venv/dev ## run the tests
+	$(BIN)/python -m pytest $(TEST)
+
+check: .venv/dev ## everything CI checks: format, lint, types, tests
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(MAKE) test
+
+format: .venv/dev ## format and mend what can be mended
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: .venv/dev ## measure against the simulator, as ratios, into bench/results.md
+	$(BIN)/python -m bench
+
+clean: ## remove what was made here
+	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+.venv/simulator: requirements.txt requirements-simulator.txt | .venv/made
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-simulator.txt
+	@touch $@
+
+.venv/dev: requirements.txt requirements-simulator.txt requirements-dev.txt | .venv/made
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	@touch $@ .venv/simulator
+
+.venv/made:
+	@test -n "$(PYTHON)" || { echo "Python 3.11, 3.12 or 3.13 is needed, with venv."; exit 1; }
+	$(PYTHON) -m venv .venv
+	@touch $@

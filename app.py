@@ -1,0 +1,285 @@
+"""The HTTP service: wiring, routes, and the one error handler. `python app.py` serves.
+
+Every route is a few lines: who is calling, what they ask for, the service does it. Whatever goes wrong is
+raised, and answered in one place as a problem document; no answer is ever an HTML error page.
+"""
+
+import json
+import queue
+import re
+import secrets
+import sys
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import structlog
+from flask import Flask, Response, current_app, g, jsonify, render_template, request
+from werkzeug.exceptions import HTTPException
+
+import logs
+import models
+import strict_json
+import waiting
+from auth import Caller
+from errors import (
+    Internal,
+    InvalidJSON,
+    MethodNotAllowed,
+    NotFound,
+    PayloadTooLarge,
+    ServerTokenRejected,
+    ServiceError,
+    UnsupportedMediaType,
+)
+from generation import Batch
+from openapi import openapi_document
+from parsing import BatchRequest, parse_batch, parse_generation, parse_limits
+from service import VERSION, Service
+from serving import serve
+from settings import Settings, SettingsError, load
+
+_REQUEST_ID = re.compile(r"[!-~]{1,200}")
+_NDJSON = "application/x-ndjson"
+_QUIET = frozenset({"/health", "/status"})
+
+log = structlog.get_logger("http")
+
+
+def create_app(settings: Settings | None = None) -> Flask:
+    """The service as a WSGI application; without `settings`, those of the environment.
+
+    It starts the loop thread, so make it in the process that serves, after any fork. The running service is
+    `app.extensions["service"]`: whoever makes the application closes that.
+    """
+    settings = settings or load()
+    logs.configure(settings)
+    app = Flask(__name__, static_folder=None)
+    app.config["MAX_CONTENT_LENGTH"] = settings.MAX_BODY_BYTES
+    app.json.sort_keys = False  # type: ignore[attr-defined] # answers read in the order they are written
+    app.extensions["service"] = Service(settings)
+    app.before_request(_begin)
+    app.after_request(_finish)
+    app.register_error_handler(Exception, _answer_error)
+    for rule, view, method in (
+        ("/generate", generate, "POST"),
+        ("/generate-batch", generate_batch, "POST"),
+        ("/configure", configure, "POST"),
+        ("/models", list_models, "GET"),
+        ("/status", status, "GET"),
+        ("/health", health, "GET"),
+        ("/openapi.json", openapi, "GET"),
+        ("/docs", docs, "GET"),
+    ):
+        app.add_url_rule(rule, view_func=view, methods=[method])
+    return app
+
+
+# ── Routes ──────────────────────────────────────────────────────────────────────────────────────────
+
+
+def generate() -> Response:
+    """Generate: one generation, answered when it has ended."""
+    service, caller = _service(), _spending_caller()
+    with service.seats.taken(retry_after=service.seconds_per_release):
+        wanted = parse_generation(_body())
+        work = service.generations.run(wanted, caller=caller, request_id=g.request_id)
+        generation = waiting.result(waiting.submit(service.loop, work, _connection()))
+    if generation.error is not None:
+        g.told_with_error = {"id": generation.id}
+        raise generation.error
+    return jsonify(generation.result(simulated=service.settings.REPLICATE_SIMULATE))
+
+
+def generate_batch() -> Response:
+    """Generate a batch: every result in input order, or each as it is ready."""
+    service, caller = _service(), _spending_caller()
+    service.seats.take(retry_after=service.seconds_per_release)
+    try:
+        wanted = parse_batch(_body())
+        accepted = request.accept_mimetypes.best_match(["application/json", _NDJSON])
+        response = (_stream if accepted == _NDJSON else _all_at_once)(service, caller, wanted)
+    except BaseException:
+        service.seats.leave()
+        raise
+    response.call_on_close(service.seats.leave)
+    return response
+
+
+def configure() -> Response:
+    """Change the limits at once, both ways, under load."""
+    service = _service()
+    service.doors.admit_admin(request.headers)
+    limits = parse_limits(_body())
+    log.info("configured", request=g.request_id, **limits.model_dump(exclude_none=True))
+    return jsonify(service.configure(limits))
+
+
+def list_models() -> Response:
+    """The registry."""
+    return jsonify({"models": [model.as_json() for model in models.MODELS.values()]})
+
+
+def status() -> Response:
+    """The live figures of the gate."""
+    return jsonify(_service().status())
+
+
+def health() -> Response:
+    """Whether this process takes work."""
+    return jsonify(_service().health())
+
+
+def openapi() -> Response:
+    """The OpenAPI document."""
+    return jsonify(openapi_document(VERSION))
+
+
+def docs() -> Response:
+    """A page to read and try it; nothing in it comes from elsewhere."""
+    nonce = secrets.token_urlsafe(16)
+    page = Response(render_template("docs.html", nonce=nonce, version=VERSION), mimetype="text/html")
+    page.headers["Content-Security-Policy"] = (
+        f"default-src 'none'; script-src 'nonce-{nonce}'; style-src 'nonce-{nonce}'; connect-src 'self'; "
+        # The pictures a reader made are shown from where they lie.
+        "img-src 'self' data: https: http://127.0.0.1:* http://localhost:*; "
+        "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    )
+    return page
+
+
+def _all_at_once(service: Service, caller: Caller, wanted: BatchRequest) -> Response:
+    work = service.generations.run_batch(wanted, caller=caller, request_id=g.request_id)
+    batch = waiting.result(waiting.submit(service.loop, work, _connection()))
+    simulated = service.settings.REPLICATE_SIMULATE
+    results = [batch.item(index, simulated=simulated) for index in range(len(batch.generations))]
+    return jsonify({**batch.summary(), "results": results})
+
+
+def _stream(service: Service, caller: Caller, wanted: BatchRequest) -> Response:
+    """A line a result, the moment it is ready, then the summary; refusals come before the first line."""
+    ended: queue.SimpleQueue[tuple[Batch, int] | None] = queue.SimpleQueue()
+    work = service.generations.run_batch(
+        wanted,
+        caller=caller,
+        request_id=g.request_id,
+        tell=lambda batch, index: ended.put((batch, index)),
+    )
+    future = waiting.submit(service.loop, work, _connection())
+    future.add_done_callback(lambda _: ended.put(None))
+    simulated = service.settings.REPLICATE_SIMULATE
+    first = ended.get()
+    if first is None:
+        waiting.result(future)
+
+    def lines() -> Iterator[str]:
+        news = first
+        try:
+            while news is not None:
+                batch, index = news
+                yield json.dumps(batch.item(index, simulated=simulated)) + "\n"
+                news = ended.get()
+            yield json.dumps(waiting.result(future).summary()) + "\n"
+        finally:
+            future.cancel()
+
+    return Response(lines(), mimetype=_NDJSON)
+
+
+# ── What every request goes through ─────────────────────────────────────────────────────────────────
+
+
+def _begin() -> None:
+    given = request.headers.get("X-Request-ID", "")
+    g.request_id = given if _REQUEST_ID.fullmatch(given) else "req_" + secrets.token_hex(12)
+    g.began = time.perf_counter()
+
+
+def _finish(response: Response) -> Response:
+    response.headers["X-Request-ID"] = g.request_id
+    response.headers["X-Content-Type-Options"] = "nosniff"
+    response.headers.setdefault("Cache-Control", "no-store")
+    record = log.debug if request.path in _QUIET else log.info
+    record(
+        "request",
+        method=request.method,
+        path=request.path,
+        status=response.status_code,
+        seconds=round(time.perf_counter() - g.began, 3),
+        request=g.request_id,
+        caller=g.get("caller"),
+    )
+    return response
+
+
+def _answer_error(error: Exception) -> Response:
+    """The one place where an error becomes an answer."""
+    if isinstance(error, waiting.CallerGone):
+        return Response(status=499)  # nobody reads it; the log shows what nginx would
+    if isinstance(error, HTTPException):
+        error = _from_werkzeug(error)
+    if not isinstance(error, ServiceError):
+        log.exception("request_crashed", request=g.request_id, exc_info=error)
+        error = Internal()
+    problem = {**error.as_problem(g.request_id), **g.get("told_with_error", {})}
+    response = jsonify(problem)
+    response.status_code = error.status
+    response.content_type = "application/problem+json"
+    response.headers.update(error.headers)
+    return response
+
+
+def _from_werkzeug(error: HTTPException) -> ServiceError:
+    match error.code:
+        case 404:
+            return NotFound()
+        case 405:
+            return MethodNotAllowed(allowed=getattr(error, "valid_methods", None) or ())
+        case 413:
+            limit = current_app.config["MAX_CONTENT_LENGTH"]
+            return PayloadTooLarge(f"The body may have at most {limit} bytes.")
+        case 400:
+            return InvalidJSON("The request could not be read to its end.")
+    log.error("unforeseen_http_error", status=error.code, request=g.request_id)
+    return Internal()
+
+
+def _service() -> Service:
+    service: Service = current_app.extensions["service"]
+    return service
+
+
+def _spending_caller() -> Caller:
+    """Who is calling, ready to spend."""
+    service = _service()
+    service.raise_if_draining()
+    caller = service.doors.admit(request.headers)
+    g.caller = caller.id
+    if not caller.token:
+        raise ServerTokenRejected("The server has no REPLICATE_API_TOKEN; the admin key alone cannot pay.")
+    return caller
+
+
+def _body() -> Any:
+    if request.mimetype != "application/json" or request.content_encoding:
+        raise UnsupportedMediaType
+    return strict_json.loads(request.get_data(cache=False))
+
+
+def _connection() -> Any:
+    """The caller's socket, where the server tells it; it is how a hang-up is noticed."""
+    return request.environ.get("gunicorn.socket")
+
+
+def main() -> int:
+    """Serve until told to stop. Returns the exit status."""
+    try:
+        settings = load()
+    except SettingsError as error:
+        sys.stderr.write(f"{error}\n")
+        return 2
+    return serve(settings, create_app)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,82 @@
+"""Who is calling, and whose token pays.
+
+Two doors. `X-Admin-API-Key` equal to the configured key opens the admin's: the server's own Replicate
+token pays. `X-Replicate-API-Key` is a user's: the token it carries pays, and lives only as long as its
+call. An admin header that is present decides alone, so a wrong key never falls through to the user door;
+an unset key equals nothing, not even an empty header.
+"""
+
+import hashlib
+import hmac
+import re
+import secrets
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
+
+from errors import Forbidden, Unauthenticated
+
+ADMIN_HEADER = "X-Admin-API-Key"
+USER_HEADER = "X-Replicate-API-Key"
+
+# Visible ASCII but no comma: a header sent twice arrives joined by one, and two tokens are none.
+_TOKEN = re.compile(r"[!-+\--~]{1,255}")
+
+
+class Headers(Protocol):
+    """Whatever finds a header by name."""
+
+    def get(self, name: str, /) -> str | None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Someone who may spend. `id` tells callers apart without telling anyone their token."""
+
+    kind: Literal["admin", "user"]
+    id: str
+    token: str | None = field(repr=False)
+
+
+class Doors:
+    """The two doors. `Doors(admin_key=…, server_token=…).admit(headers) -> Caller`.
+
+    Caller ids are keyed hashes; `hash_key` makes them stable from one process to the next.
+    """
+
+    def __init__(
+        self, *, admin_key: str | None, server_token: str | None, hash_key: bytes | None = None
+    ) -> None:
+        self._admin_key = admin_key
+        self._server_token = server_token
+        self._hash_key = hash_key or secrets.token_bytes(32)
+
+    def admit(self, headers: Headers) -> Caller:
+        """The caller these headers speak for. Raises Unauthenticated."""
+        presented = headers.get(ADMIN_HEADER)
+        if presented is not None:
+            if not self._is_admin_key(presented):
+                raise Unauthenticated(f"The {ADMIN_HEADER} header does not hold the admin key.")
+            return Caller("admin", "admin", self._server_token)
+        token = headers.get(USER_HEADER)
+        if token is None:
+            raise Unauthenticated(f"Send {ADMIN_HEADER}, or {USER_HEADER} with a Replicate token.")
+        if not _TOKEN.fullmatch(token):
+            raise Unauthenticated(f"The {USER_HEADER} header does not hold one Replicate token.")
+        return Caller("user", self._caller_id(token), token)
+
+    def admit_admin(self, headers: Headers) -> Caller:
+        """As `admit`, for what only the admin may do. Raises Unauthenticated or Forbidden."""
+        caller = self.admit(headers)
+        if caller.kind != "admin":
+            raise Forbidden(f"Only the holder of the {ADMIN_HEADER} may do this.")
+        return caller
+
+    def _is_admin_key(self, presented: str) -> bool:
+        # Header text is latin-1 on the wire (PEP 3333); comparing bytes takes any of it.
+        return self._admin_key is not None and hmac.compare_digest(
+            presented.encode("latin-1", "replace"), self._admin_key.encode()
+        )
+
+    def _caller_id(self, token: str) -> str:
+        digest = hmac.new(self._hash_key, token.encode(), hashlib.sha256)
+        return "user_" + digest.hexdigest()[:32]

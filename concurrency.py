@@ -1,0 +1,370 @@
+"""Admission: a generation starts when a slot and a place in the window are both free. Neither is taken
+alone, so waiting burns no budget.
+
+A *slot* is one prediction in flight, from just before its creation to its terminal state. A *place* is
+one creation in the sliding window. Three choices make the gate what it is:
+
+- **The window is exact**, a log of times and no bucket: at 600 a minute a leaky bucket lets 1,199 starts
+  into one 60-second window. A place is counted from its admission, without end while its request is on the
+  way, and for 60 seconds after its *answer*. An arrival at Replicate lies between its sending and its answer,
+  so place *k + N* arrives at least 60 seconds after place *k*, whatever the network does in between.
+- **Callers take turns, then each caller's batches** (start-time fair queueing, Goyal et al. 1996, with
+  equal weights): one call beside a batch of 10,000 waits for a turn, not for the batch.
+- **The last part of the window is paced.** Turns do not help once a batch has spent the minute in its first
+  seconds. So while batches want more than there is, they take the last places (`interactive_reserve`)
+  evenly over the minute, and single calls take them first. Nobody wastes a place that nobody else wants.
+
+Everything here lives on one event loop, whose clock is the only clock; no lock is needed, and none is held
+across an await. `LoopThread` is that loop on a thread of its own, for a program that is threads elsewhere.
+"""
+
+import asyncio
+import concurrent.futures
+import math
+import threading
+from collections import deque
+from collections.abc import Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, Final, Self, TypeVar
+
+from fairness import FairQueue, Flow
+
+T = TypeVar("T")
+
+WINDOW: Final = 60.0
+"""Seconds. Replicate counts requests by the minute."""
+
+
+@dataclass(frozen=True, slots=True)
+class GateStats:
+    """The gate at one instant. Times in seconds."""
+
+    concurrent_limit: int
+    current_concurrent: int
+    waiting: int
+    requests_per_minute_limit: int
+    current_rate_per_minute: int
+    paused_seconds: float
+
+    @property
+    def available_slots(self) -> int:
+        return max(0, self.concurrent_limit - self.current_concurrent)
+
+
+class SlidingWindow:
+    """At most `limit` places in any 60 seconds, counted until 60 seconds after each place's answer.
+
+    Times are seconds on one monotonic clock. An expiry is computed once and compared as it is, since a sum
+    computed twice can differ by a rounding and wake a sleeper just before its time, again and again.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self._unanswered = 0
+        self._expiries: deque[float] = deque()
+
+    def used(self, now: float) -> int:
+        while self._expiries and self._expiries[0] <= now:
+            self._expiries.popleft()
+        return self._unanswered + len(self._expiries)
+
+    def free(self, now: float) -> int:
+        return self.limit - self.used(now)
+
+    def next_expiry(self) -> float:
+        """When the next answered place is free again; infinity when none is answered yet."""
+        return self._expiries[0] if self._expiries else math.inf
+
+    def take(self) -> None:
+        self._unanswered += 1
+
+    def answered(self, now: float) -> None:
+        self._unanswered -= 1
+        self._expiries.append(now + WINDOW)
+
+    def give_back(self) -> None:
+        """The place was never used."""
+        self._unanswered -= 1
+
+
+class Lease:
+    """A slot and a place, held together: `with await gate.acquire(…) as lease`.
+
+    Whoever sends the creation says so (`sent`, once) and says when its answer or failure came (`answered`).
+    Leaving the block frees the slot, and the place too if nothing was sent.
+    """
+
+    __slots__ = ("_gate", "_state", "flow")
+
+    def __init__(self, gate: "Gate", flow: Flow) -> None:
+        self._gate = gate
+        self._state = "held"
+        self.flow = flow
+
+    def sent(self) -> None:
+        if self._state != "held":
+            raise RuntimeError(f"one place is one request; this one is {self._state}")
+        self._state = "sent"
+
+    def answered(self) -> None:
+        if self._state == "sent":
+            self._state = "answered"
+            self._gate.on_answered(self)
+
+    def release(self) -> None:
+        if self._state != "released":
+            self.answered()
+            unused, self._state = self._state == "held", "released"
+            self._gate.on_released(self, unused=unused)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
+
+
+class Gate:
+    """The shared gate: slots, an exact sliding window, and a fair queue before both.
+
+    `acquire` waits; `configure` changes the limits at once and loses nobody; `pause` holds one caller back
+    and no other. `interactive_reserve` is the share of the window that large batches take paced.
+    """
+
+    def __init__(
+        self, *, concurrent_limit: int, requests_per_minute: int, interactive_reserve: float = 0.0
+    ) -> None:
+        self._check(concurrent_limit, requests_per_minute)
+        if not 0 <= interactive_reserve < 1:
+            raise ValueError(f"interactive_reserve must be from 0 to below 1, got {interactive_reserve}")
+        self._slots = concurrent_limit
+        self._in_flight = 0
+        self._window = SlidingWindow(requests_per_minute)
+        self._reserve_share = interactive_reserve
+        self._paced_until = -math.inf
+        self._queue = FairQueue()
+        self._closed: Callable[[], Exception] | None = None
+        self._admitting = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._releases: deque[float] = deque(maxlen=256)
+
+    async def acquire(
+        self, caller: str, *, batch: str | None = None, max_concurrent: int | None = None
+    ) -> Lease:
+        """Wait for a slot and a place together, in turn with everybody else.
+
+        `batch` groups what belongs together; without it this is a single call, which somebody waits for.
+        `max_concurrent` bounds the batch below the gate's own limit. Cancelling the wait, even in the very
+        tick it was granted, leaves nothing behind.
+        """
+        if self._closed is not None:
+            raise self._closed()
+        granted: asyncio.Future[Lease] = asyncio.get_running_loop().create_future()
+        self._queue.push(granted, caller, batch, max_concurrent)
+        self._admit_soon()
+        try:
+            return await granted
+        except asyncio.CancelledError:
+            if granted.done() and not granted.cancelled():
+                granted.result().release()
+            else:
+                self._queue.discard(granted)
+            raise
+
+    def configure(
+        self, *, concurrent_limit: int | None = None, requests_per_minute: int | None = None
+    ) -> None:
+        """Change both limits or none. Raises ValueError; running work is never touched."""
+        slots = self._slots if concurrent_limit is None else concurrent_limit
+        places = self._window.limit if requests_per_minute is None else requests_per_minute
+        self._check(slots, places)
+        self._slots, self._window.limit = slots, places
+        self._admit_soon()
+
+    def pause(self, caller: str, seconds: float) -> None:
+        """Admit nothing of this caller for so long, then one at a time until `proceed`."""
+        loop = asyncio.get_running_loop()
+        self._queue.pause(caller, loop.time() + seconds)
+        self._admit_soon()
+
+    def proceed(self, caller: str, *, exhausted_for: float = 0.0) -> None:
+        """Replicate took a creation of this caller: caution ends, unless it said that this was the last for
+        so many seconds. Callers who never were paused are left alone: this window is stricter."""
+        if not self._queue.is_cautious(caller):
+            return
+        if exhausted_for > 0:
+            self.pause(caller, exhausted_for)
+        else:
+            self._queue.proceed(caller)
+            self._admit_soon()
+
+    def close(self, reason: Callable[[], Exception]) -> None:
+        """Admit nobody any more: whoever waits, or comes later, gets a `reason()` raised."""
+        self._closed = reason
+        for granted in self._queue.clear():
+            if not granted.done():
+                granted.set_exception(reason())
+
+    def statistics(self) -> GateStats:
+        now = asyncio.get_running_loop().time()
+        return GateStats(
+            concurrent_limit=self._slots,
+            current_concurrent=self._in_flight,
+            waiting=len(self._queue),
+            requests_per_minute_limit=self._window.limit,
+            current_rate_per_minute=self._window.used(now),
+            paused_seconds=self._queue.longest_pause(now),
+        )
+
+    def seconds_per_release(self) -> float:
+        """How long it takes, lately, until one more generation is done."""
+        now = asyncio.get_running_loop().time()
+        if not self._releases:
+            return WINDOW / self._window.limit
+        return max(now - self._releases[0], 0.001) / len(self._releases)
+
+    def on_answered(self, lease: Lease) -> None:
+        """For the lease alone: its 60 seconds begin."""
+        loop = asyncio.get_running_loop()
+        self._window.answered(loop.time())
+        lease.flow.answered()
+        self._admit_soon()
+
+    def on_released(self, lease: Lease, *, unused: bool) -> None:
+        """For the lease alone: its slot is free, and its place too if it is unused."""
+        loop = asyncio.get_running_loop()
+        self._in_flight -= 1
+        self._releases.append(loop.time())
+        if unused:
+            self._window.give_back()
+            lease.flow.answered()
+        lease.flow.released()
+        self._admit_soon()
+
+    @staticmethod
+    def _check(concurrent_limit: int, requests_per_minute: int) -> None:
+        if concurrent_limit < 1:
+            raise ValueError(f"concurrent_limit must be at least 1, got {concurrent_limit}")
+        if requests_per_minute < 1:
+            raise ValueError(f"requests_per_minute must be at least 1, got {requests_per_minute}")
+
+    def _admit_soon(self) -> None:
+        """Admit in the next tick: whoever comes in one tick is seen together, so a batch is seen whole."""
+        if not self._admitting:
+            self._admitting = True
+            loop = asyncio.get_running_loop()
+            loop.call_soon(self._admit, loop)
+
+    def _admit(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._admitting = False
+        now = loop.time()
+        while self._queue and self._in_flight < self._slots:
+            free = self._window.free(now)
+            if free <= 0:
+                break
+            found = self._queue.take(now, batches=self._batches_may_take(free, now))
+            if found is None:
+                break
+            granted, flow = found
+            if granted.done():  # cancelled in this tick; its task has not run yet
+                continue
+            self._keep_pace(free, now)
+            self._in_flight += 1
+            flow.admitted()
+            self._window.take()
+            granted.set_result(Lease(self, flow))
+        self._arm(loop, now)
+
+    def _batches_may_take(self, free: int, now: float) -> bool:
+        return free > self._reserve() or now >= self._paced_until or self._queue.batched <= free
+
+    def _keep_pace(self, free: int, now: float) -> None:
+        reserve = self._reserve()
+        if free <= reserve:
+            self._paced_until = max(self._paced_until, now) + WINDOW / reserve
+
+    def _reserve(self) -> int:
+        return int(self._window.limit * self._reserve_share)
+
+    def _arm(self, loop: asyncio.AbstractEventLoop, now: float) -> None:
+        """One timer, for the first moment at which time alone may let somebody in."""
+        wake = self._next_chance(now)
+        if self._timer is not None:
+            if self._timer.when() == wake and not self._timer.cancelled():
+                return
+            self._timer.cancel()
+            self._timer = None
+        if wake < math.inf:
+            self._timer = loop.call_at(wake, self._wake, loop)
+
+    def _wake(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._timer = None
+        self._admit(loop)
+
+    def _next_chance(self, now: float) -> float:
+        if not self._queue or self._in_flight >= self._slots:
+            return math.inf
+        if self._window.free(now) <= 0:
+            return self._window.next_expiry()
+        ends = self._queue.pause_ends(now)
+        if self._paced_until > now and self._queue.batched:
+            ends += [self._paced_until, self._window.next_expiry()]
+        return min(ends, default=math.inf)
+
+
+class LoopThread:
+    """An event loop on a thread of its own, and the way in from every other thread.
+
+    Start it after fork: a loop that is started before has no thread in the child, and whoever waits for it
+    waits for ever. `start` returns once the loop runs.
+    """
+
+    def __init__(self, name: str = "loop") -> None:
+        self._name = name
+        self._loop = asyncio.new_event_loop()
+        # Only name look-ups run here. asyncio's own pool has cpu + 4 threads, shared with everything else.
+        self._loop.set_default_executor(ThreadPoolExecutor(4, thread_name_prefix=f"{name}-resolver"))
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self._running = threading.Event()
+
+    def start(self) -> Self:
+        self._thread.start()
+        self._running.wait()
+        return self
+
+    def submit(self, work: Coroutine[Any, Any, T]) -> concurrent.futures.Future[T]:
+        """Run a coroutine on the loop. Cancelling the future cancels the coroutine."""
+        return asyncio.run_coroutine_threadsafe(work, self._loop)
+
+    def call(self, function: Callable[..., T], *arguments: Any, timeout: float = 10, **named: Any) -> T:
+        """Run a plain function on the loop and give back what it returns or raises."""
+
+        async def called() -> T:
+            return function(*arguments, **named)
+
+        return self.submit(called()).result(timeout)
+
+    def soon(self, function: Callable[..., object], *arguments: Any) -> None:
+        """Run a plain function on the loop without waiting for it; a signal handler may call this."""
+        self._loop.call_soon_threadsafe(function, *arguments)
+
+    def stop(self) -> None:
+        """Cancel what still runs, wait for it to end, and end the thread. Twice is no error."""
+        if self._thread.is_alive():
+            self._loop.call_soon_threadsafe(self._loop.stop)
+            self._thread.join()
+
+    def _run(self) -> None:
+        asyncio.set_event_loop(self._loop)
+        self._loop.call_soon(self._running.set)
+        try:
+            self._loop.run_forever()
+            left = asyncio.all_tasks(self._loop)
+            for task in left:
+                task.cancel()
+            self._loop.run_until_complete(asyncio.gather(*left, return_exceptions=True))
+            self._loop.run_until_complete(self._loop.shutdown_asyncgens())
+            self._loop.run_until_complete(self._loop.shutdown_default_executor())
+        finally:
+            self._loop.close()

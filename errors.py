@@ -1,0 +1,253 @@
+"""Every way a request can fail, as one tree. A class knows its HTTP status, its code and whether the
+same request may succeed later; whoever finds the trouble raises, and one handler in `app.py` answers.
+
+    ServiceError
+    ├── InvalidJSON             400 invalid_json
+    ├── InvalidRequest          400 invalid_request         carries every problem at once
+    ├── Unauthenticated         401 unauthenticated
+    ├── Forbidden               403 forbidden
+    ├── NotFound                404 not_found
+    ├── MethodNotAllowed        405 method_not_allowed
+    ├── PayloadTooLarge         413 payload_too_large
+    ├── UnsupportedMediaType    415 unsupported_media_type
+    ├── ContentRefused          422 content_refused
+    ├── QueueFull               429 queue_full              carries Retry-After
+    ├── ShuttingDown            503 shutting_down           carries Retry-After
+    ├── GenerationFailed        500 generation_failed
+    ├── GenerationTimeout       500 generation_timeout
+    ├── OutcomeUnknown          500 outcome_unknown         it may have been paid for
+    ├── UpstreamError           500 upstream_error
+    ├── UpstreamRateLimited     500 upstream_rate_limited
+    ├── Internal                500 internal
+    └── AccountError                                        every other call of the account fails alike
+        ├── TokenRejected       401 replicate_token_rejected
+        ├── InsufficientCredit  402 insufficient_credit
+        ├── ServerTokenRejected 500 server_token_rejected
+        └── ServerOutOfCredit   500 server_out_of_credit
+
+The answer is a problem document (RFC 9457) with `code`, `request_id` and `retryable` beside it.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+ABSENT = object()
+"""What `Problem.given` holds when the caller gave nothing."""
+
+_SHOWN_AT_MOST = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One thing wrong with one field, said so that the caller can mend it."""
+
+    field: str
+    message: str
+    given: Any = ABSENT
+
+    def within(self, prefix: str) -> "Problem":
+        """The same problem, seen from the document that holds this one at `prefix`."""
+        return Problem(f"{prefix}.{self.field}", self.message, self.given)
+
+    def as_json(self) -> dict[str, Any]:
+        shown = {"field": _shown(self.field), "message": self.message}
+        return shown if self.given is ABSENT else shown | {"given": _shown(self.given)}
+
+
+class ServiceError(Exception):
+    """The root: something the caller is told by status, code and one sentence."""
+
+    status: ClassVar[int] = 500
+    code: ClassVar[str] = "internal"
+    title: ClassVar[str] = "Something went wrong here"
+    retryable: ClassVar[bool] = False
+
+    def __init__(self, detail: str = "") -> None:
+        super().__init__(detail or self.title)
+        self.detail = detail or self.title
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """What the answer carries beside its body."""
+        return {}
+
+    def as_item(self) -> dict[str, Any]:
+        """The error as a batch tells it for one of its items."""
+        return {"code": self.code, "detail": self.detail, "retryable": self.retryable}
+
+    def as_problem(self, request_id: str) -> dict[str, Any]:
+        """The error as a problem document."""
+        return {
+            "type": f"/docs#{self.code}",
+            "title": self.title,
+            "status": self.status,
+            "request_id": request_id,
+            **self.as_item(),
+        }
+
+
+class InvalidJSON(ServiceError):
+    status, code = 400, "invalid_json"
+    title = "The body is not the JSON it should be"
+
+
+class InvalidRequest(ServiceError):
+    """Everything that is wrong with a request, by field."""
+
+    status, code = 400, "invalid_request"
+    title = "The request is not valid"
+
+    def __init__(self, problems: Iterable[Problem]) -> None:
+        self.problems = tuple(problems)
+        first = self.problems[0]
+        more = len(self.problems) - 1
+        tail = f" (and {more} more)" if more else ""
+        super().__init__(f"{_shown(first.field)}: {first.message}{tail}")
+
+    def as_item(self) -> dict[str, Any]:
+        return super().as_item() | {"errors": [problem.as_json() for problem in self.problems]}
+
+
+class Unauthenticated(ServiceError):
+    status, code = 401, "unauthenticated"
+    title = "No valid key came with the request"
+
+
+class Forbidden(ServiceError):
+    status, code = 403, "forbidden"
+    title = "This door is the admin's"
+
+
+class NotFound(ServiceError):
+    status, code = 404, "not_found"
+    title = "There is nothing here"
+
+
+class MethodNotAllowed(ServiceError):
+    status, code = 405, "method_not_allowed"
+    title = "This address does not take that method"
+
+    def __init__(self, detail: str = "", *, allowed: Iterable[str] = ()) -> None:
+        super().__init__(detail)
+        self.allowed = tuple(sorted(allowed))
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {"Allow": ", ".join(self.allowed)}
+
+
+class PayloadTooLarge(ServiceError):
+    status, code = 413, "payload_too_large"
+    title = "The body is larger than the service takes"
+
+
+class UnsupportedMediaType(ServiceError):
+    status, code = 415, "unsupported_media_type"
+    title = "The body must be application/json"
+
+
+class ContentRefused(ServiceError):
+    status, code = 422, "content_refused"
+    title = "The model's safety filter refused the prompt or the image"
+
+
+class _ComeBackLater(ServiceError):
+    retryable = True
+
+    def __init__(self, detail: str = "", *, retry_after: int) -> None:
+        super().__init__(detail)
+        self.retry_after = retry_after
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {"Retry-After": str(self.retry_after)}
+
+
+class QueueFull(_ComeBackLater):
+    status, code = 429, "queue_full"
+    title = "More is waiting than the service holds"
+
+
+class ShuttingDown(_ComeBackLater):
+    status, code = 503, "shutting_down"
+    title = "The service is shutting down"
+
+
+class Internal(ServiceError):
+    """A fault of the service itself; the log has the trace, the caller the request id."""
+
+
+class GenerationFailed(ServiceError):
+    code = "generation_failed"
+    title = "The model failed"
+
+
+class GenerationTimeout(ServiceError):
+    code = "generation_timeout"
+    title = "The model did not finish in time"
+    retryable = True
+
+
+class OutcomeUnknown(ServiceError):
+    code = "outcome_unknown"
+    title = "Whether the prediction was started is not known"
+
+
+class UpstreamError(ServiceError):
+    code = "upstream_error"
+    title = "Replicate failed"
+    retryable = True
+
+
+class UpstreamRateLimited(ServiceError):
+    code = "upstream_rate_limited"
+    title = "Replicate kept refusing for its rate limit"
+    retryable = True
+
+
+class AccountError(ServiceError):
+    """The account itself is in trouble, so trying its next call would only fail alike."""
+
+
+class TokenRejected(AccountError):
+    status, code = 401, "replicate_token_rejected"
+    title = "Replicate refused your token"
+
+
+class InsufficientCredit(AccountError):
+    status, code = 402, "insufficient_credit"
+    title = "Your Replicate account is out of credit"
+
+
+class ServerTokenRejected(AccountError):
+    code = "server_token_rejected"
+    title = "The service has no Replicate token that Replicate accepts"
+
+
+class ServerOutOfCredit(AccountError):
+    code = "server_out_of_credit"
+    title = "The service's Replicate account cannot run this now"
+
+
+def every_error() -> tuple[type[ServiceError], ...]:
+    """The leaves of the tree, in the order they are written: what callers can be told."""
+
+    def leaves(kind: type[ServiceError]) -> Iterable[type[ServiceError]]:
+        below = kind.__subclasses__()
+        return (leaf for child in below for leaf in leaves(child)) if below else (kind,)
+
+    return tuple(leaves(ServiceError))
+
+
+def _shown(given: Any) -> Any:
+    """What a caller gave, short enough to repeat: scalars whole, the rest by its kind."""
+    if isinstance(given, str):
+        return given if len(given) <= _SHOWN_AT_MOST else given[:_SHOWN_AT_MOST] + "…"
+    if isinstance(given, int) and given.bit_length() > 64:
+        return f"an integer of {given.bit_length()} bits"
+    if isinstance(given, list):
+        return f"a list of {len(given)}"
+    if isinstance(given, dict):
+        return f"an object of {len(given)}"
+    return given

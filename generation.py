@@ -1,0 +1,363 @@
+"""The life of one generation, and of a batch.
+
+    queued → submitting → running → succeeded | failed | canceled
+
+One admission is one attempt: the slot and the place it got go back before the next attempt asks for its own,
+so the limits hold for retries too. What is tried again is only what certainly was not started (refused, never
+connected) or failed for a passing reason that the model itself names; a refused prompt never is.
+
+Whoever stops waiting costs nothing. Cancelled while queued, a generation leaves no trace; cancelled while
+its creation is on its way, the answer is awaited and what it started is cancelled; cancelled while running, it
+is cancelled at Replicate too, for a prediction nobody waits for still bills.
+"""
+
+import asyncio
+import random
+import re
+import secrets
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any, Final, Literal
+
+import structlog
+
+from auth import Caller
+from concurrency import Gate, Lease
+from errors import (
+    AccountError,
+    ContentRefused,
+    GenerationFailed,
+    GenerationTimeout,
+    Internal,
+    QueueFull,
+    ServiceError,
+    ShuttingDown,
+)
+from parsing import BatchRequest, GenerationRequest
+from providers import Prediction, Provider, TryAgain
+
+State = Literal["queued", "submitting", "running", "succeeded", "failed", "canceled"]
+
+MAX_ATTEMPTS: Final = 5
+MAX_THROTTLED: Final = 20
+"""Refusals for the account's rate that one generation sits out; each comes after the wait it asked for."""
+
+CANCEL_AFTER_MARGIN: Final = 10.0
+"""Seconds between our own deadline and Replicate's, which is the safety net."""
+
+# What models report; the strings and codes are Replicate's own.
+_REFUSED = re.compile(r"NSFW|flagged as sensitive|\(E005\)", re.IGNORECASE)
+_PASSING = re.compile(r"\(code: PA\)|\b(E6716|E9828)\b")
+
+log = structlog.get_logger("generation")
+
+
+@dataclass(eq=False, slots=True)
+class Generation:
+    """One generation, from acceptance to its end. Times are the loop's, in seconds."""
+
+    id: str
+    request: GenerationRequest
+    caller: Caller
+    request_id: str
+    accepted_at: float
+    state: State = "queued"
+    attempts: int = 0
+    admitted_at: float | None = None
+    ended_at: float | None = None
+    prediction: Prediction | None = None
+    error: ServiceError | None = None
+
+    @property
+    def succeeded(self) -> bool:
+        return self.state == "succeeded"
+
+    def result(self, *, simulated: bool) -> dict[str, Any]:
+        """What the caller is told once it has ended."""
+        told = {
+            "success": self.succeeded,
+            "id": self.id,
+            "status": self.state,
+            "model_name": self.request.model.name,
+            "requested_model": self.request.requested_model,
+            "prompt": self.request.prompt,
+            "prediction_id": self.prediction.id if self.prediction else None,
+            "attempts": self.attempts,
+            "timing": self._timing(),
+            "simulated": simulated,
+        }
+        if self.error is not None:
+            return told | {"error": self.error.as_item()}
+        outputs = self.prediction.outputs if self.prediction else ()
+        cost = self.request.model.price.of(len(outputs))
+        return told | {"output": list(outputs), "count": len(outputs), "cost_usd": cost}
+
+    def _timing(self) -> dict[str, float]:
+        end = self.ended_at if self.ended_at is not None else self.accepted_at
+        admitted = self.admitted_at if self.admitted_at is not None else end
+        spans = {
+            "queued": admitted - self.accepted_at,
+            "predicting": end - admitted,
+            "total": end - self.accepted_at,
+        }
+        return {name: round(seconds, 3) for name, seconds in spans.items()}
+
+
+@dataclass(eq=False, slots=True)
+class Batch:
+    """Generations that were asked for together, in input order."""
+
+    id: str
+    generations: list[Generation]
+    max_concurrent: int | None
+    account_error: AccountError | None = None
+    """Once the account itself is refused, what still waits is not tried."""
+
+    def summary(self) -> dict[str, Any]:
+        succeeded = sum(generation.succeeded for generation in self.generations)
+        total = len(self.generations)
+        return {
+            "success": succeeded == total,
+            "id": self.id,
+            "total": total,
+            "succeeded": succeeded,
+            "failed": total - succeeded,
+        }
+
+    def item(self, index: int, *, simulated: bool) -> dict[str, Any]:
+        return {"index": index, **self.generations[index].result(simulated=simulated)}
+
+
+@dataclass(slots=True)
+class Tally:
+    """How generations ended since the service started."""
+
+    ended: Counter[str] = field(default_factory=Counter)
+
+    def as_json(self) -> dict[str, int]:
+        return {state: self.ended[state] for state in ("succeeded", "failed", "canceled")}
+
+
+class Generations:
+    """Runs generations through the gate and a provider. Lives on the loop; `on_change` hears every transition."""
+
+    def __init__(
+        self,
+        *,
+        provider: Provider,
+        gate: Gate,
+        timeout: float,
+        max_queued: int,
+        on_change: Callable[[Generation], None] = lambda generation: None,
+    ) -> None:
+        self._provider = provider
+        self._gate = gate
+        self._timeout = timeout
+        self._max_queued = max_queued
+        self._on_change = on_change
+        self._lives: set[asyncio.Task[None]] = set()
+        self._draining = False
+        self.tally = Tally()
+
+    async def run(self, request: GenerationRequest, *, caller: Caller, request_id: str) -> Generation:
+        """Run one generation to its end; how it ended is in it. Raises QueueFull or ShuttingDown at once."""
+        self._make_room(1)
+        generation = self._accept(request, caller, request_id)
+        await self._begin(generation, None)
+        return generation
+
+    async def run_batch(
+        self,
+        request: BatchRequest,
+        *,
+        caller: Caller,
+        request_id: str,
+        tell: Callable[[Batch, int], object] = lambda batch, index: None,
+    ) -> Batch:
+        """Run a batch to its end; `tell` hears of each item as it ends. Raises QueueFull or ShuttingDown."""
+        self._make_room(len(request.requests))
+        generations = [self._accept(item, caller, request_id) for item in request.requests]
+        batch = Batch("batch_" + secrets.token_hex(16), generations, request.max_concurrent)
+        lives = []
+        for index, generation in enumerate(generations):
+            life = self._begin(generation, batch)
+            life.add_done_callback(lambda _, index=index: tell(batch, index))  # type: ignore[misc]
+            lives.append(life)
+        await asyncio.gather(*lives)
+        return batch
+
+    async def drain(self, seconds: float) -> None:
+        """Take nothing new, refuse what is queued, give what runs so long to finish, and cancel the rest."""
+        self._draining = True
+        self._gate.close(self._shutting_down)
+        if self._lives:
+            await asyncio.wait(self._lives, timeout=seconds)
+        left = list(self._lives)
+        for life in left:
+            life.cancel()
+        if left:
+            log.warning("drain_cancelled", generations=len(left))
+            await asyncio.wait(left)
+
+    def _make_room(self, wanted: int) -> None:
+        if self._draining:
+            raise self._shutting_down()
+        waiting = self._gate.statistics().waiting
+        if waiting + wanted > self._max_queued:
+            too_many = waiting + wanted - self._max_queued
+            seconds = self._gate.seconds_per_release() * too_many
+            raise QueueFull(
+                f"{waiting} generations are waiting, and at most {self._max_queued} may.",
+                retry_after=max(1, min(3600, round(seconds))),
+            )
+
+    def _accept(self, request: GenerationRequest, caller: Caller, request_id: str) -> Generation:
+        now = asyncio.get_running_loop().time()
+        return Generation("gen_" + secrets.token_hex(16), request, caller, request_id, now)
+
+    def _begin(self, generation: Generation, batch: Batch | None) -> asyncio.Task[None]:
+        life = asyncio.create_task(self._live(generation, batch))
+        self._lives.add(life)
+        life.add_done_callback(self._lives.discard)
+        return life
+
+    async def _live(self, generation: Generation, batch: Batch | None) -> None:
+        try:
+            await self._attempts(generation, batch)
+            self._end(generation, "succeeded")
+        except ShuttingDown as error:
+            self._end(generation, "canceled", error)
+        except ServiceError as error:
+            self._end(generation, "failed", error)
+        except asyncio.CancelledError:
+            self._end(generation, "canceled", self._shutting_down())
+            if not self._draining:
+                raise
+        except Exception:
+            log.exception("generation_crashed", generation=generation.id, request=generation.request_id)
+            self._end(generation, "failed", Internal())
+
+    async def _attempts(self, generation: Generation, batch: Batch | None) -> None:
+        failures = throttled = 0
+        while True:
+            try:
+                return await self._attempt(generation, batch)
+            except TryAgain as again:
+                failures += not again.throttled
+                throttled += again.throttled
+                if failures >= MAX_ATTEMPTS or throttled >= MAX_THROTTLED:
+                    raise again.error from None
+                backoff = 0.5 * 2 ** min(failures + throttled - 1, 5) * random.uniform(0.5, 1)  # noqa: S311
+                wait = backoff if again.wait is None else again.wait
+                if again.throttled:
+                    self._gate.pause(generation.caller.id, wait)
+                else:
+                    await asyncio.sleep(wait)
+            except AccountError as error:
+                if batch is not None:
+                    batch.account_error = error
+                raise
+
+    async def _attempt(self, generation: Generation, batch: Batch | None) -> None:
+        self._move(generation, "queued")
+        with await self._gate.acquire(
+            generation.caller.id,
+            batch=batch.id if batch else None,
+            max_concurrent=batch.max_concurrent if batch else None,
+        ) as lease:
+            if batch is not None and batch.account_error is not None:
+                raise type(batch.account_error)(batch.account_error.detail)
+            generation.admitted_at = asyncio.get_running_loop().time()
+            generation.attempts += 1
+            limit = generation.request.timeout or self._timeout
+            generation.prediction = await self._create(generation, lease, limit)
+            self._move(generation, "running")
+            generation.prediction = await self._watch(generation, generation.prediction, limit)
+        _judge(generation.prediction)
+
+    async def _create(self, generation: Generation, lease: Lease, limit: float) -> Prediction:
+        self._move(generation, "submitting")
+        creation = asyncio.create_task(
+            self._provider.create(
+                generation.caller,
+                generation.request,
+                lease=lease,
+                cancel_after=limit + CANCEL_AFTER_MARGIN,
+            )
+        )
+        try:
+            created = await asyncio.shield(creation)
+        except asyncio.CancelledError:
+            await self._undo(generation.caller, creation)
+            raise
+        self._gate.proceed(generation.caller.id, exhausted_for=created.exhausted_for)
+        return created.prediction
+
+    async def _undo(self, caller: Caller, creation: "asyncio.Task[Any]") -> None:
+        """It may be paid for already: hear what became of it, and cancel that."""
+        try:
+            created = await asyncio.shield(creation)
+        except (TryAgain, ServiceError):
+            return
+        await self._provider.cancel(caller, created.prediction)
+
+    async def _watch(self, generation: Generation, prediction: Prediction, limit: float) -> Prediction:
+        caller, model = generation.caller, generation.request.model.name
+        try:
+            async with asyncio.timeout(limit):
+                return await self._provider.finished(caller, prediction, model=model)
+        except TimeoutError:
+            await self._provider.cancel(caller, prediction)
+            raise GenerationTimeout(f"It was cancelled after {limit:g} seconds.") from None
+        except asyncio.CancelledError:
+            await self._provider.cancel(caller, prediction)
+            raise
+
+    def _end(self, generation: Generation, state: State, error: ServiceError | None = None) -> None:
+        generation.ended_at = asyncio.get_running_loop().time()
+        generation.error = error
+        self.tally.ended[state] += 1
+        self._move(generation, state)
+        log.info(
+            "generation_ended",
+            generation=generation.id,
+            request=generation.request_id,
+            state=state,
+            model=generation.request.model.name,
+            attempts=generation.attempts,
+            prediction=generation.prediction and generation.prediction.id,
+            code=error and error.code,
+        )
+
+    def _move(self, generation: Generation, state: State) -> None:
+        if generation.state != state:
+            generation.state = state
+            self._on_change(generation)
+
+    def _shutting_down(self) -> ShuttingDown:
+        return ShuttingDown("The service is shutting down and did not finish this.", retry_after=5)
+
+
+def _judge(prediction: Prediction) -> None:
+    """Raise what a prediction's end means, unless it made something."""
+    if prediction.status in {"succeeded", "processing"}:
+        if not prediction.outputs:
+            raise GenerationFailed("The model reported success and returned nothing.")
+        return
+    if prediction.status == "aborted":
+        raise GenerationTimeout("Replicate did not start the prediction before its deadline.")
+    if prediction.status == "canceled":
+        raise GenerationFailed("The prediction was cancelled at Replicate.")
+    told = _first_line(prediction.error or "The model failed without saying why.")
+    if _REFUSED.search(prediction.error or ""):
+        raise ContentRefused(told)
+    if _PASSING.search(prediction.error or ""):
+        raise TryAgain(GenerationFailed(told))
+    raise GenerationFailed(told)
+
+
+def _first_line(text: str) -> str:
+    """Models put whole traces into their errors."""
+    lines: Iterable[str] = (line.strip() for line in text.splitlines())
+    return next((line for line in lines if line), "The model failed.")[:300]

@@ -1,0 +1,104 @@
+"""How gunicorn serves: one worker, since the gate must see every call; threads, since callers wait.
+
+Never preload: the loop thread would be started before the fork and be missing after it. The hooks tie the
+process's signals to the service's drain: on SIGTERM the worker goes on accepting, so that `/health` can say
+503, until what runs has ended; only then does it stop. Ctrl-C and SIGQUIT cancel what runs at once.
+"""
+
+import json
+import signal
+import sys
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from gunicorn.http.errors import LimitRequestHeaders, LimitRequestLine
+from gunicorn.workers.gthread import ThreadWorker
+
+import logs
+from settings import SettingsError, load
+
+_SPARE_THREADS = 32
+"""For whoever does not wait for a result: health checks, status, configuration, refusals."""
+
+_CANCEL_SECONDS = 45
+"""What cancelling the rest may take after the drain, with Replicate at its slowest."""
+
+
+class Worker(ThreadWorker):  # type: ignore[misc] # gunicorn ships no types
+    """gthread, answering what it cannot even parse as a problem document instead of a page of HTML."""
+
+    def handle_error(self, req: Any, client: Any, addr: Any, exc: Exception) -> None:  # noqa: ARG002
+        parsing_failed = req is None or type(exc).__module__ == "gunicorn.http.errors"
+        if isinstance(exc, LimitRequestHeaders):
+            status, reason = 431, "Request Header Fields Too Large"
+        elif isinstance(exc, LimitRequestLine):
+            status, reason = 414, "URI Too Long"
+        elif parsing_failed:
+            status, reason = 400, "Bad Request"
+        else:
+            status, reason = 500, "Internal Server Error"
+            self.log.exception("Error handling a request")
+        body = json.dumps(
+            {
+                "type": "about:blank",
+                "title": reason,
+                "status": status,
+                "detail": "The request is not HTTP as this server reads it." if status < 500 else reason,
+                "code": "invalid_request" if status < 500 else "internal",
+                "retryable": False,
+                "request_id": None,
+            }
+        )
+        answer = (
+            f"HTTP/1.1 {status} {reason}\r\nConnection: close\r\n"
+            f"Content-Type: application/problem+json\r\nContent-Length: {len(body)}\r\n\r\n{body}"
+        )
+        try:
+            client.sendall(answer.encode())
+        except OSError:
+            self.log.debug("Failed to send the error answer.")
+
+
+try:
+    _settings = load()
+except SettingsError as error:
+    sys.exit(str(error))
+
+wsgi_app = "app:create_app()"
+bind = f"{_settings.HOST}:{_settings.PORT}"
+worker_class = Worker
+workers = 1
+threads = _settings.MAX_WAITING_CALLERS + _SPARE_THREADS
+worker_connections = 2 * threads
+backlog = 2048
+keepalive = 15
+timeout = 120  # of the worker's main thread, which only accepts; requests may take longer
+graceful_timeout = int(_settings.DRAIN_SECONDS) + _CANCEL_SECONDS
+control_socket_disable = True  # it would be a file in the home directory, and roots are read-only
+worker_tmp_dir = "/dev/shm" if Path("/dev/shm").is_dir() else None  # noqa: S108 - a container's writable part
+logconfig_dict = logs.configuration(_settings)
+
+
+def post_worker_init(worker: Any) -> None:
+    """Take the signals over from gunicorn once there is a service to drain."""
+    service = worker.wsgi.extensions["service"]
+
+    def drain(seconds: float) -> None:
+        service.begin_drain(seconds, then=lambda: worker.handle_exit(signal.SIGTERM, None))
+
+    def on_term(_signum: int, _frame: FrameType | None) -> None:
+        drain(service.settings.DRAIN_SECONDS)
+
+    def on_quit(_signum: int, _frame: FrameType | None) -> None:
+        drain(0)
+
+    signal.signal(signal.SIGTERM, on_term)
+    signal.signal(signal.SIGINT, on_quit)
+    signal.signal(signal.SIGQUIT, on_quit)
+
+
+def worker_exit(_server: Any, worker: Any) -> None:
+    service = getattr(worker.wsgi, "extensions", {}).get("service") if worker.wsgi else None
+    if service is not None:
+        service.close()

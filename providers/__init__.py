@@ -1,0 +1,69 @@
+"""What talks to an upstream, one file each; what they have in common is here.
+
+A provider creates a prediction, knows when it is over, and cancels it. It raises a `ServiceError` when the
+matter is settled and `TryAgain` when nothing was started and another attempt may help.
+"""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from auth import Caller
+from concurrency import Lease
+from errors import ServiceError
+from parsing import GenerationRequest
+
+_ENDED = frozenset({"succeeded", "failed", "canceled", "aborted"})
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """A prediction as its upstream tells it. `outputs` are URLs, however the upstream wraps them."""
+
+    id: str
+    status: str
+    outputs: tuple[str, ...] = ()
+    error: str | None = None
+    seconds: float | None = None
+    """From creation to completion by the upstream's clock, when it says."""
+
+    @property
+    def is_over(self) -> bool:
+        """Replicate may leave a finished prediction at `processing`; output tells (and null does not)."""
+        return self.status in _ENDED or (self.status == "processing" and bool(self.outputs))
+
+
+@dataclass(frozen=True, slots=True)
+class Created:
+    """A prediction just started. `exhausted_for` is how long, in seconds, the account may start no other."""
+
+    prediction: Prediction
+    exhausted_for: float = 0.0
+
+
+class TryAgain(Exception):
+    """This attempt came to nothing and cost nothing. `wait` is how long the upstream asked for, in seconds;
+    `throttled` says that the whole account must wait. `error` is told to the caller when patience ends."""
+
+    def __init__(self, error: ServiceError, *, wait: float | None = None, throttled: bool = False) -> None:
+        super().__init__(str(error))
+        self.error = error
+        self.wait = wait
+        self.throttled = throttled
+
+
+class Provider(Protocol):
+    """The seam between the life of a generation and whoever runs its model."""
+
+    async def create(
+        self, caller: Caller, request: GenerationRequest, *, lease: Lease, cancel_after: float
+    ) -> Created:
+        """Start a prediction, once. Raises TryAgain or ServiceError."""
+
+    async def finished(self, caller: Caller, prediction: Prediction, *, model: str) -> Prediction:
+        """Wait until it is over. Raises ServiceError."""
+
+    async def cancel(self, caller: Caller, prediction: Prediction) -> None:
+        """Stop what still runs and bills; best effort, does not raise."""
+
+    async def aclose(self) -> None:
+        """Let go of every connection."""

@@ -1,0 +1,139 @@
+"""Whether a creation whose answer was lost ever arrived: asked of Replicate, never guessed.
+
+The account's recent predictions are searched for the same model and input, made since it was sent, under
+an id that no answer has told us. Several looks over some seconds, since a list may lag:
+
+- as many as are in doubt, or fewer: each is adopted by one of those in doubt. Identical requests make
+  identical predictions, so it does not matter which is whose.
+- none: it never arrived, and may be sent again.
+- more than are in doubt, or no look succeeds: nobody can know. It is told, not retried.
+
+While an identical creation is still waiting for its answer, what is found may be its own, so nobody
+adopts until it has settled.
+"""
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from urllib.parse import urlencode
+
+from auth import Caller
+from errors import OutcomeUnknown, UpstreamError
+from providers import TryAgain
+from providers.transport import Lost, NotSent, Refusal
+
+LOOKS = (0.5, 1.5, 3.0, 5.0)
+"""Seconds before each look."""
+
+CLOCK_SKEW = timedelta(seconds=60)
+"""How far Replicate's clock may be from ours."""
+
+_PAGES = 20
+_IDS_KEPT = 50_000
+
+Page = Callable[[Caller, str], Awaitable[Any]]
+
+
+class Creations:
+    """The creations under way, and the ids we were told. `page(caller, address)` fetches one page of the list."""
+
+    def __init__(self, page: Page) -> None:
+        self.page = page
+        self.under_way: set[Creation] = set()
+        self._told: OrderedDict[str, None] = OrderedDict()
+
+    @contextmanager
+    def begin(self, caller: Caller, model: str, sent: Mapping[str, Any]) -> Iterator["Creation"]:
+        """One creation, from before it is sent until it is settled."""
+        creation = Creation(self, caller, model, sent)
+        self.under_way.add(creation)
+        try:
+            yield creation
+        finally:
+            self.under_way.discard(creation)
+
+    def is_told(self, prediction_id: str) -> bool:
+        return prediction_id in self._told
+
+    def tell(self, prediction_id: str) -> None:
+        self._told[prediction_id] = None
+        if len(self._told) > _IDS_KEPT:
+            self._told.popitem(last=False)
+
+
+class Creation:
+    """One creation, until it is settled."""
+
+    def __init__(self, creations: Creations, caller: Caller, model: str, sent: Mapping[str, Any]) -> None:
+        self._creations = creations
+        self._caller = caller
+        self.content = (caller.id, model, sent)
+        self._since = datetime.now(UTC) - CLOCK_SKEW
+        self.in_doubt = False
+
+    def answered(self, prediction_id: str) -> None:
+        """The ordinary end: the answer came."""
+        self._creations.tell(prediction_id)
+
+    async def find(self) -> Mapping[str, Any]:
+        """The prediction that was made after all. Raises TryAgain when there is none, OutcomeUnknown."""
+        self.in_doubt = True
+        undecided = True
+        for delay in LOOKS:
+            await asyncio.sleep(delay)
+            try:
+                candidates = [item async for item in self._recent() if self._could_be_mine(item)]
+            except (Refusal, NotSent, Lost):
+                undecided = True
+                continue
+            candidates = [item for item in candidates if not self._creations.is_told(item["id"])]
+            alike = [other for other in self._creations.under_way if other.content == self.content]
+            doubts = sum(other.in_doubt for other in alike)
+            undecided = bool(candidates)
+            if 1 <= len(candidates) <= doubts and doubts == len(alike):
+                found = candidates[0]
+                self._creations.tell(found["id"])
+                return found
+        if undecided:
+            raise OutcomeUnknown(
+                "The connection was lost while the prediction was being created, and whether it was "
+                "cannot be told. It is not tried again, since it may have been paid for."
+            )
+        raise TryAgain(UpstreamError("Replicate did not take the prediction."))
+
+    async def _recent(self) -> AsyncIterator[Mapping[str, Any]]:
+        since = self._since.isoformat().replace("+00:00", "Z")
+        address = "/v1/predictions?" + urlencode({"created_after": since})
+        for _ in range(_PAGES):
+            page = await self._creations.page(self._caller, address)
+            items = page.get("results") if isinstance(page, dict) else None
+            if not isinstance(items, list):
+                raise Lost("the answer is no list of predictions")
+            for item in items:
+                if isinstance(item, dict):
+                    yield item
+            address = page.get("next")
+            if not isinstance(address, str) or not items or _made(items[-1]) < self._since:
+                return
+
+    def _could_be_mine(self, item: Mapping[str, Any]) -> bool:
+        _, model, sent = self.content
+        identity = item.get("id")
+        return (
+            isinstance(identity, str)
+            and not self._creations.is_told(identity)
+            and item.get("model") == model
+            and item.get("input") == sent
+            and _made(item) >= self._since
+        )
+
+
+def _made(item: Any) -> datetime:
+    try:
+        made = datetime.fromisoformat(item["created_at"])
+    except (KeyError, TypeError, ValueError):
+        return datetime.now(UTC)
+    return made if made.tzinfo else made.replace(tzinfo=UTC)

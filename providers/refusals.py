@@ -1,0 +1,82 @@
+"""What Replicate's refusals mean to a caller: status and error document in, our own error out.
+
+The admin's callers do not own the account that pays, so its token and billing trouble reaches them without
+Replicate's billing advice; a user hears of their own account in Replicate's words.
+"""
+
+import re
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+
+from auth import Caller
+from errors import (
+    InsufficientCredit,
+    InvalidRequest,
+    Problem,
+    ServerOutOfCredit,
+    ServerTokenRejected,
+    ServiceError,
+    TokenRejected,
+    UpstreamError,
+    UpstreamRateLimited,
+)
+from providers.transport import Refusal
+
+LONGEST_WAIT = 300.0
+"""Seconds. A refusal that asks for more is asked again after this."""
+
+_RESETS_IN = re.compile(r"resets in ~?\s*(\d+(?:\.\d+)?)\s*s")
+
+
+def service_error(refusal: Refusal, caller: Caller) -> ServiceError:
+    """The error that this refusal is to this caller."""
+    match refusal.status:
+        case 401 | 403:
+            return TokenRejected() if caller.kind == "user" else ServerTokenRejected()
+        case 402:
+            if caller.kind == "user":
+                return InsufficientCredit(str(refusal.json().get("detail") or ""))
+            return ServerOutOfCredit()
+        case 422:
+            return _invalid_input(refusal)
+        case 429:
+            return UpstreamRateLimited()
+        case 404:
+            return UpstreamError("Replicate does not know what it was asked for.")
+    return UpstreamError(f"Replicate answered with status {refusal.status}.")
+
+
+def seconds_to_wait(refusal: Refusal) -> float | None:
+    """How long the refusal asks to wait: its header, else its `retry_after`, else its text; None if it is silent."""
+    told = _from_header(refusal.headers.get("retry-after", ""))
+    document = refusal.json()
+    if told is None and isinstance(document.get("retry_after"), int | float):
+        told = float(document["retry_after"])
+    if told is None:
+        found = _RESETS_IN.search(str(document.get("detail", "")))
+        told = float(found.group(1)) if found else None
+    return None if told is None else min(max(told, 0.0), LONGEST_WAIT)
+
+
+def _from_header(text: str) -> float | None:
+    """Retry-After: seconds or an HTTP date (RFC 9110)."""
+    try:
+        return float(text)
+    except ValueError:
+        pass
+    try:
+        return (parsedate_to_datetime(text) - datetime.now(UTC)).total_seconds()
+    except (ValueError, TypeError):
+        return None
+
+
+def _invalid_input(refusal: Refusal) -> ServiceError:
+    """Replicate's schema is stricter than the registry knew: still the caller's to mend."""
+    fields = refusal.json().get("invalid_fields")
+    problems = [
+        Problem(str(field.get("field", "input")).removeprefix("input."), str(field.get("description", "")))
+        for field in (fields if isinstance(fields, list) else ())
+        if isinstance(field, dict)
+    ]
+    detail = str(refusal.json().get("detail") or "Replicate refused the input").strip("- \n")
+    return InvalidRequest(problems or [Problem("input", detail[:300])])

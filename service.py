@@ -1,0 +1,135 @@
+"""The running service: what is wired together, and its start, drain and end.
+
+Made in the process that serves, after any fork: it starts the loop thread. Its methods may be called from
+any thread; what they touch lives on the loop.
+"""
+
+import concurrent.futures
+import time
+from collections.abc import Callable
+from typing import Any
+
+from auth import Doors
+from concurrency import Gate, GateStats, LoopThread
+from errors import ShuttingDown
+from generation import Generations
+from parsing import Limits
+from providers.replicate import Replicate
+from settings import Settings
+from waiting import Seats
+
+NAME = "replicate-concurrent-generation"
+VERSION = "0.1.0"
+
+_OTHERS_AT_ONCE = 200
+"""Requests under way that create nothing. Beyond this, more of them only wait at the other end."""
+
+
+class Service:
+    """Everything one process of the service has. `close` it when done."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.doors = Doors(admin_key=settings.admin_key, server_token=settings.replicate_token)
+        self.seats = Seats(settings.MAX_WAITING_CALLERS)
+        self.loop = LoopThread("generations").start()
+        self._started = time.monotonic()
+        self._closed = False
+        self._drained: concurrent.futures.Future[None] | None = None
+        self.loop.call(self._build)
+
+    def _build(self) -> None:
+        settings = self.settings
+        self.gate = Gate(
+            concurrent_limit=settings.REPLICATE_CONCURRENT_LIMIT,
+            requests_per_minute=settings.REPLICATE_REQUESTS_PER_MINUTE,
+            interactive_reserve=settings.INTERACTIVE_RESERVE,
+        )
+        self._others = Gate(
+            concurrent_limit=_OTHERS_AT_ONCE,
+            requests_per_minute=settings.REPLICATE_OTHER_REQUESTS_PER_MINUTE,
+        )
+        self._provider = Replicate(base_url=settings.REPLICATE_BASE_URL, others=self._others)
+        self.generations = Generations(
+            provider=self._provider,
+            gate=self.gate,
+            timeout=settings.GENERATION_TIMEOUT,
+            max_queued=settings.MAX_QUEUED,
+        )
+
+    @property
+    def is_draining(self) -> bool:
+        return self._drained is not None
+
+    def raise_if_draining(self) -> None:
+        if self.is_draining:
+            raise ShuttingDown(retry_after=5)
+
+    def health(self) -> dict[str, Any]:
+        """Raises ShuttingDown while draining; asks nobody and waits on nothing."""
+        self.raise_if_draining()
+        return {"status": "healthy", "service": NAME, "version": VERSION}
+
+    def status(self) -> dict[str, Any]:
+        """The live figures, as `GET /status` promises them. No secrets."""
+        gate, others, ended = self.loop.call(self._figures)
+        return {
+            "service": NAME,
+            "version": VERSION,
+            "uptime_seconds": round(time.monotonic() - self._started, 1),
+            "simulated": self.settings.REPLICATE_SIMULATE,
+            "admin_api_configured": self.settings.admin_key is not None,
+            "default_replicate_token_configured": self.settings.replicate_token is not None,
+            "concurrency": concurrency_figures(gate),
+            "polling": {
+                "requests_per_minute_limit": others.requests_per_minute_limit,
+                "current_rate_per_minute": others.current_rate_per_minute,
+            },
+            "generations": ended,
+        }
+
+    def configure(self, limits: Limits) -> dict[str, Any]:
+        """Change the gate's limits at once, and tell how it stands then."""
+
+        def change() -> GateStats:
+            self.gate.configure(**limits.model_dump())
+            return self.gate.statistics()
+
+        return {"success": True, "concurrency": concurrency_figures(self.loop.call(change))}
+
+    def seconds_per_release(self) -> float:
+        return self.loop.call(self.gate.seconds_per_release)
+
+    def begin_drain(self, seconds: float, *, then: Callable[[], object] = lambda: None) -> None:
+        """Stop taking work and return at once; `then` is called, in another thread, when all has ended.
+
+        A second call with less patience cuts the first one short.
+        """
+        self._drained = self.loop.submit(self.generations.drain(seconds))
+        self._drained.add_done_callback(lambda _: then())
+
+    def close(self) -> None:
+        """End at once what is left, and the loop thread with it. Twice is no error."""
+        if not self._closed:
+            self._closed = True
+            self.loop.submit(self._end()).result()
+            self.loop.stop()
+
+    async def _end(self) -> None:
+        await self.generations.drain(0)
+        await self._provider.aclose()
+
+    def _figures(self) -> tuple[GateStats, GateStats, dict[str, int]]:
+        return self.gate.statistics(), self._others.statistics(), self.generations.tally.as_json()
+
+
+def concurrency_figures(gate: GateStats) -> dict[str, Any]:
+    return {
+        "concurrent_limit": gate.concurrent_limit,
+        "current_concurrent": gate.current_concurrent,
+        "available_slots": gate.available_slots,
+        "waiting": gate.waiting,
+        "requests_per_minute_limit": gate.requests_per_minute_limit,
+        "current_rate_per_minute": gate.current_rate_per_minute,
+        "paused_seconds": round(gate.paused_seconds, 1),
+    }

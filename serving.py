@@ -1,0 +1,83 @@
+"""Serving: gunicorn as `gunicorn.conf.py` says, with a simulator of Replicate beside it when one is asked for."""
+
+import json
+import shlex
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from flask import Flask
+from gunicorn.app.base import Application
+
+import models
+from settings import SIMULATED_TOKEN, Settings
+
+HERE = Path(__file__).parent
+
+
+class Server(Application):  # type: ignore[misc] # gunicorn ships no types
+    """gunicorn with its settings file, serving an application made in the worker."""
+
+    def __init__(self, settings: Settings, create_app: Callable[[Settings], Flask], banner: str) -> None:
+        self._settings = settings
+        self._create_app = create_app
+        self._banner = banner
+        super().__init__()
+
+    def load_config(self) -> None:
+        self.load_config_from_file(str(HERE / "gunicorn.conf.py"))
+        self.cfg.set("when_ready", self._say_ready)
+
+    def load(self) -> Flask:
+        return self._create_app(self._settings)
+
+    def _say_ready(self, _arbiter: Any) -> None:
+        sys.stdout.write(self._banner)
+        sys.stdout.flush()
+
+
+def serve(settings: Settings, create_app: Callable[[Settings], Flask]) -> int:
+    """Serve until a signal ends it; the simulator beside it ends too. Returns the exit status."""
+    if not settings.needs_simulator:
+        return _run(settings, create_app)
+    # It ends when its stdin does, so it never outlives this process, whatever becomes of that. In a session
+    # of its own it hears no Ctrl-C: the service still cancels there what it has running.
+    command = [sys.executable, "-m", "simulator", "--port", "0", "--exit-on-stdin-eof"]
+    with subprocess.Popen(  # noqa: S603 - our own module
+        command, cwd=HERE, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True
+    ) as simulator:
+        said = simulator.stdout.readline() if simulator.stdout else ""
+        if " http" not in said:
+            return simulator.wait() or 1
+        url = said.split()[-1]
+        try:
+            return _run(settings.model_copy(update={"REPLICATE_BASE_URL": url}), create_app)
+        finally:
+            simulator.terminate()
+
+
+def _run(settings: Settings, create_app: Callable[[Settings], Flask]) -> int:
+    try:
+        Server(settings, create_app, _banner(settings)).run()
+    except SystemExit as end:  # gunicorn ends by exiting
+        return int(end.code or 0)
+    return 0
+
+
+def _banner(settings: Settings) -> str:
+    host = "localhost" if settings.HOST in {"0.0.0.0", "127.0.0.1", "::"} else settings.HOST
+    url = f"http://{host}:{settings.PORT}"
+    if not settings.REPLICATE_SIMULATE:
+        return f"\nServing on {url}; try {url}/docs\n\n"
+    example = json.dumps(next(iter(models.MODELS.values())).as_json()["example"])
+    return (
+        f"\n{'=' * 78}\n"
+        "  SIMULATED: pictures come from a simulator of Replicate, not from Replicate.\n"
+        f"  They cost nothing. Simulator: {settings.REPLICATE_BASE_URL}\n"
+        f"{'=' * 78}\n\n"
+        f"Serving on {url}; try {url}/docs, or paste:\n\n"
+        f"curl -s {url}/generate -H 'Content-Type: application/json' "
+        f"-H 'X-Replicate-API-Key: {SIMULATED_TOKEN}' -d {shlex.quote(example)}\n\n"
+    )

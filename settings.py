@@ -1,0 +1,152 @@
+"""Settings: frozen, read once from a mapping, and the only place that knows the environment's names.
+
+A variable that is unset or empty means the default. Everything wrong is said at once, in sentences an
+operator can act on; secrets never show in a `repr`.
+"""
+
+import os
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from dotenv import dotenv_values
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationError
+
+SIMULATED_TOKEN = "r8_simulated"  # noqa: S105 - opens nothing but the simulator
+
+MAX_CONCURRENT_LIMIT = 1000
+MAX_REQUESTS_PER_MINUTE = 60_000
+
+
+class SettingsError(Exception):
+    """What is wrong with the environment, one sentence a line."""
+
+
+def _visible(secret: SecretStr) -> SecretStr:
+    if not all("!" <= character <= "~" for character in secret.get_secret_value()):
+        raise ValueError("must be visible ASCII without spaces, since it travels in a header")
+    return secret
+
+
+def _base_url(url: str) -> str:
+    if not url.startswith(("http://", "https://")):
+        raise ValueError("must begin with http:// or https://")
+    return url.rstrip("/")
+
+
+_Secret = Annotated[SecretStr, AfterValidator(_visible)]
+
+
+class Settings(BaseModel):
+    """One value a variable; units are in the names or the sentences.
+
+    `description` is the sentence `.env.example` and the README print; a test compares the three.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    REPLICATE_API_TOKEN: _Secret | None = Field(
+        None, description="The server's own Replicate token (r8_…): it pays for what the admin key asks for."
+    )
+    CONCURRENT_DOCKER_ADMIN_API_KEY: _Secret | None = Field(
+        None, description="The admin key. Unset or empty closes the admin door; there is no default key."
+    )
+    REPLICATE_CONCURRENT_LIMIT: int = Field(
+        10, ge=1, le=MAX_CONCURRENT_LIMIT, description="Predictions in flight at once, 1 to 1000."
+    )
+    REPLICATE_REQUESTS_PER_MINUTE: int = Field(
+        600, ge=1, le=MAX_REQUESTS_PER_MINUTE, description="Creations in any 60 seconds, 1 to 60000."
+    )
+    REPLICATE_OTHER_REQUESTS_PER_MINUTE: int = Field(
+        3000,
+        ge=1,
+        le=MAX_REQUESTS_PER_MINUTE,
+        description="Everything else sent to Replicate in any 60 seconds: looks at running predictions, cancels.",
+    )
+    INTERACTIVE_RESERVE: float = Field(
+        0.05,
+        ge=0,
+        le=0.5,
+        description="The share of the window that large batches take evenly paced, so that single calls find a place.",
+    )
+    GENERATION_TIMEOUT: float = Field(
+        600,
+        ge=1,
+        le=1800,
+        description="Seconds a prediction may take once it is created, unless the request says otherwise.",
+    )
+    MAX_QUEUED: int = Field(
+        20_000, ge=1, description="Generations that may wait for a slot; more are refused with 429."
+    )
+    MAX_WAITING_CALLERS: int = Field(
+        256,
+        ge=1,
+        le=2000,
+        description="HTTP callers that may wait for a result at once; more are refused with 429.",
+    )
+    MAX_BODY_BYTES: int = Field(16_777_216, ge=1024, description="The largest request body taken, in bytes.")
+    DRAIN_SECONDS: float = Field(
+        60,
+        ge=0,
+        le=1800,
+        description="Seconds that running predictions get to finish after SIGTERM, before they are cancelled.",
+    )
+    REPLICATE_BASE_URL: Annotated[str, AfterValidator(_base_url)] = Field(
+        "https://api.replicate.com", description="Where Replicate is; a path in it is kept."
+    )
+    REPLICATE_SIMULATE: bool = Field(
+        False,
+        description="1 talks to a simulator, started beside the service unless REPLICATE_BASE_URL names one.",
+    )
+    HOST: str = Field("127.0.0.1", description="The address to listen on. The container listens on 0.0.0.0.")
+    PORT: int = Field(5000, ge=1, le=65535, description="The port to listen on.")
+    LOG_LEVEL: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="The least severe events to log: debug, info, warning or error."
+    )
+    LOG_FORMAT: Literal["auto", "json", "console"] = Field(
+        "auto", description="json or console; auto is console on a terminal and JSON anywhere else."
+    )
+
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str]) -> "Settings":
+        """Read the settings from `environ` (names to strings).
+
+        Raises SettingsError naming every variable that is wrong; the values themselves are not repeated,
+        since one of them may be a secret in the wrong place.
+        """
+        given = {name: environ[name].strip() for name in cls.model_fields if environ.get(name, "").strip()}
+        try:
+            return cls.model_validate(given)
+        except ValidationError as invalid:
+            raise SettingsError("\n".join(_sentence(error) for error in invalid.errors())) from None
+
+    @property
+    def admin_key(self) -> str | None:
+        """The admin key, or None when the admin door is closed."""
+        key = self.CONCURRENT_DOCKER_ADMIN_API_KEY
+        return key.get_secret_value() if key else None
+
+    @property
+    def replicate_token(self) -> str | None:
+        """The token that pays for the admin's calls; the simulator takes any."""
+        if self.REPLICATE_API_TOKEN:
+            return self.REPLICATE_API_TOKEN.get_secret_value()
+        return SIMULATED_TOKEN if self.REPLICATE_SIMULATE else None
+
+    @property
+    def needs_simulator(self) -> bool:
+        """Whether a simulator must be started beside the service."""
+        return self.REPLICATE_SIMULATE and "REPLICATE_BASE_URL" not in self.model_fields_set
+
+
+def load() -> Settings:
+    """The settings of this process: a `.env` in the working directory, and over it the environment.
+
+    Raises SettingsError.
+    """
+    from_file = {name: value for name, value in dotenv_values(".env").items() if value is not None}
+    return Settings.from_env({**from_file, **os.environ})
+
+
+def _sentence(error: Any) -> str:
+    message = error["msg"].removeprefix("Value error, ")
+    return f"{error['loc'][0]}: {message[0].lower()}{message[1:]}."

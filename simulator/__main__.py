@@ -1,0 +1,108 @@
+"""`python -m simulator`: the simulator as a program.
+
+It prints one line, `simulator listening on http://127.0.0.1:8000`, once it accepts connections, and
+ends with status 0 on SIGINT or SIGTERM. Whoever starts it as a child should hold its standard input
+open and pass `--exit-on-stdin-eof`: then it never outlives its parent, not even one that was
+killed.
+"""
+
+import argparse
+import asyncio
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from simulator.server import Server
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run until told to stop. Returns the exit status."""
+    try:
+        # Here and not above, to answer a missing package with a sentence.
+        from simulator.options import Options
+        from simulator.server import Server
+    except ModuleNotFoundError as missing:
+        return _complain(f"{missing.name} is missing: pip install -r requirements-simulator.txt")
+    asked = _parser().parse_args(arguments)
+    try:
+        options = Options(
+            host=asked.host,
+            port=asked.port,
+            allow_remote=asked.allow_remote,
+            prediction_seconds=asked.seconds,
+            jitter=asked.jitter,
+            answer_delay=(asked.delay[0], asked.delay[-1]),
+            creations_per_minute=asked.creations_per_minute,
+            others_per_minute=asked.others_per_minute,
+            seed=asked.seed,
+        )
+    except ValueError as reason:
+        return _complain(str(reason))
+    try:
+        asyncio.run(_serve(Server(options), exit_on_eof=asked.exit_on_stdin_eof))
+    except OSError as reason:
+        return _complain(f"cannot listen on {asked.host} port {asked.port}: {reason.strerror}")
+    return 0
+
+
+async def _serve(server: "Server", *, exit_on_eof: bool) -> None:
+    loop, told = asyncio.get_running_loop(), asyncio.Event()
+    for each in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(each, told.set)
+    await server.start()
+    sys.stdout.write(f"simulator listening on {server.url}\n")
+    sys.stdout.flush()
+    if exit_on_eof:
+        _at_eof(lambda: loop.call_soon_threadsafe(told.set))
+    try:
+        await told.wait()
+    finally:
+        await server.stop()
+
+
+def _at_eof(tell: Callable[[], object]) -> None:
+    """Call `tell` once standard input ends."""
+
+    def read() -> None:
+        # os.read, not sys.stdin: a thread inside a buffered reader upsets the interpreter's exit.
+        while os.read(0, 4096):
+            pass
+        tell()
+
+    threading.Thread(target=read, name="stdin", daemon=True).start()
+
+
+def _complain(sentence: str) -> int:
+    sys.stderr.write(f"simulator: {sentence}\n")
+    return 2
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m simulator", description="A local Replicate.")
+    add = parser.add_argument
+    add("--host", default="127.0.0.1", help="address to listen on (default %(default)s)")
+    add("--port", type=int, default=8000, help="port, 0 for a free one (default %(default)s)")
+    add("--allow-remote", action="store_true", help="permit a host that is not loopback")
+    add("--seconds", type=float, help="how long predictions take (default: as their model)")
+    add("--jitter", type=float, default=0.2, help="fraction durations stray (default %(default)s)")
+    add(
+        "--delay",
+        type=float,
+        nargs="+",
+        default=[0.0],
+        metavar="SECONDS",
+        help="network delay each way: one value, or the least and the most",
+    )
+    add("--creations-per-minute", type=int, default=600, help="an account's (default %(default)s)")
+    add("--others-per-minute", type=int, default=3000, help="an account's (default %(default)s)")
+    add("--seed", type=int, help="makes durations and delays repeatable")
+    add("--exit-on-stdin-eof", action="store_true", help="end when standard input does")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

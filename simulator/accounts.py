@@ -1,0 +1,185 @@
+"""Accounts: what each token may do, measured exactly.
+
+A limit here is a log of arrivals, not a bucket: a request is admitted when fewer than `limit` were
+admitted in the 60 seconds before it. A bucket would let nearly twice the limit through around its
+refill, and the whole point of this server is to notice a caller that goes over by one. The clock is
+monotonic and counts whole nanoseconds, so that no rounding decides who is admitted.
+
+Refused requests take no place in the window. They do count as *arrivals*, whose densest minute is
+what `Counts` reports.
+"""
+
+from collections import OrderedDict, deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+from simulator.options import Options
+
+Clock = Callable[[], int]
+Credit = Literal["ok", "low", "empty"]
+
+MINUTE = 60 * 10**9
+LOW_CREDIT_CREATIONS = 6
+LOW_CREDIT_BURST = 1
+_REMEMBERED_ACCOUNTS = 10_000
+_REMEMBERED_PROMPTS = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class Allowance:
+    """What a window still has: places, and the nanoseconds until the next one comes free."""
+
+    remaining: int
+    reset: int
+
+    @property
+    def seconds(self) -> int:
+        """`reset` in whole seconds, rounded up so that waiting them is always enough."""
+        return -(-self.reset // 10**9)
+
+
+class Window:
+    """At most `limit` stamps in any stretch of `span` nanoseconds."""
+
+    def __init__(self, *, limit: int, span: int = MINUTE) -> None:
+        self.limit = limit
+        self.span = span
+        self._stamps: deque[int] = deque()
+
+    def take(self, now: int) -> None:
+        """Stamp an arrival at `now`."""
+        self._forget(now)
+        self._stamps.append(now)
+
+    def count(self, now: int) -> int:
+        """How many stamps the window ending at `now` holds."""
+        self._forget(now)
+        return len(self._stamps)
+
+    def allowance(self, now: int) -> Allowance:
+        """What is left at `now`."""
+        taken = self.count(now)
+        if not taken:
+            return Allowance(self.limit, 0)
+        # After a limit was lowered more stamps than one must leave before a place comes free.
+        leaving = max(0, taken - self.limit)
+        return Allowance(max(0, self.limit - taken), self._stamps[leaving] + self.span - now)
+
+    def _forget(self, now: int) -> None:
+        while self._stamps and now - self._stamps[0] >= self.span:
+            self._stamps.popleft()
+
+
+class Account:
+    """One token: its limits, its credit, and how densely its requests arrived."""
+
+    def __init__(self, options: Options) -> None:
+        self.rejected = False
+        self.credit: Credit = "ok"
+        self.creations_per_minute = options.creations_per_minute
+        self.others_per_minute = options.others_per_minute
+        self.burst: int | None = None
+        self._arrivals = {True: Window(limit=0), False: Window(limit=0)}
+        self._admitted = {True: Window(limit=0), False: Window(limit=0)}
+        self._bursts = Window(limit=0)
+        self._tripped: OrderedDict[int, None] = OrderedDict()
+
+    def arrive(self, now: int, *, creation: bool) -> int:
+        """Count an arrival, and answer how many the last minute saw with it."""
+        arrivals = self._arrivals[creation]
+        arrivals.take(now)
+        return arrivals.count(now)
+
+    def admit(self, now: int, *, creation: bool) -> bool:
+        """Take a place for a request arriving at `now`, if every window has one."""
+        windows = self._windows(creation=creation)
+        if any(window.allowance(now).remaining == 0 for window in windows):
+            return False
+        for window in windows:
+            window.take(now)
+        return True
+
+    def allowance(self, now: int, *, creation: bool) -> Allowance:
+        """What is left at `now`: the tightest window's."""
+        left = [window.allowance(now) for window in self._windows(creation=creation)]
+        return min(left, key=lambda each: (each.remaining, -each.reset))
+
+    def trips(self, prompt: str) -> bool:
+        """True the first time this account asks for `prompt`."""
+        key = hash(prompt)
+        if key in self._tripped:
+            return False
+        self._tripped[key] = None
+        if len(self._tripped) > _REMEMBERED_PROMPTS:
+            self._tripped.popitem(last=False)
+        return True
+
+    def _windows(self, *, creation: bool) -> tuple[Window, ...]:
+        admitted = self._admitted[creation]
+        if not creation:
+            admitted.limit = self.others_per_minute
+            return (admitted,)
+        low = self.credit == "low"
+        burst = LOW_CREDIT_BURST if low else self.burst
+        admitted.limit = LOW_CREDIT_CREATIONS if low else self.creations_per_minute
+        if burst is None:
+            return (admitted,)
+        # A burst of 1 at 6 a minute is one creation every ten seconds.
+        self._bursts.limit = burst
+        self._bursts.span = min(MINUTE, MINUTE * burst // admitted.limit)
+        return (admitted, self._bursts)
+
+
+class Accounts:
+    """Every account seen, by token. The least recently used is forgotten beyond ten thousand."""
+
+    def __init__(self, options: Options) -> None:
+        self._options = options
+        self._by_token: OrderedDict[str, Account] = OrderedDict()
+
+    def of(self, token: str) -> Account:
+        """The account of `token`, opened on first sight."""
+        account = self._by_token.get(token)
+        if account is None:
+            account = self._by_token[token] = Account(self._options)
+            if len(self._by_token) > _REMEMBERED_ACCOUNTS:
+                self._by_token.popitem(last=False)
+        else:
+            self._by_token.move_to_end(token)
+        return account
+
+    def configure(self, token: str, **changes: object) -> None:
+        """Change an account; what `changes` leaves out stays.
+
+        Args:
+            token: Whose account.
+            changes: `reject` (bool), `credit` ("ok", "low" or "empty"), `creations_per_minute`,
+                `others_per_minute` and `burst` (whole numbers of at least 1; `burst` may be None).
+
+        Raises:
+            ValueError: If a change is unknown or makes no sense; then nothing is changed.
+        """
+        names = {"reject": "rejected"}
+        for name, value in changes.items():
+            _check_change(name, value)
+        account = self.of(token)
+        for name, value in changes.items():
+            setattr(account, names.get(name, name), value)
+
+
+def _check_change(name: str, value: object) -> None:
+    match name:
+        case "reject":
+            if not isinstance(value, bool):
+                raise ValueError(f"reject must be true or false, got {value!r}")
+        case "credit":
+            if value not in ("ok", "low", "empty"):
+                raise ValueError(f'credit must be "ok", "low" or "empty", got {value!r}')
+        case "creations_per_minute" | "others_per_minute" | "burst":
+            if name == "burst" and value is None:
+                return
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")
+        case _:
+            raise ValueError(f"an account has no setting called {name!r}")

@@ -1,0 +1,141 @@
+"""What predictions and models look like on the wire."""
+
+from typing import Any
+
+from simulator.catalog import Model
+from simulator.predictions import Prediction, timestamp
+
+_OPTIONAL = ("version", "logs", "metrics", "urls", "data_removed", "started_at", "completed_at")
+
+
+def prediction(it: Prediction) -> dict[str, Any]:
+    """A prediction, as creation, get, cancel and webhooks show it."""
+    made = it.creation
+    body: dict[str, Any] = {
+        "id": it.id,
+        "model": made.model.name,
+        "version": made.version,
+        "input": made.input,
+        "logs": _logs(it),
+        "output": it.output,
+        "error": it.error,
+        "data_removed": False,
+        "status": it.status,
+        "created_at": timestamp(it.created_at),
+        "started_at": timestamp(it.started_at) if it.started_at else None,
+        "completed_at": timestamp(it.completed_at) if it.completed_at else None,
+        "metrics": _metrics(it),
+        "urls": _urls(it),
+    }
+    if it.deadline:
+        body["deadline"] = timestamp(it.deadline)
+    if made.webhook:
+        body["webhook"] = made.webhook
+    if it.plan.sparse:
+        for name in _OPTIONAL:
+            body.pop(name)
+    return body
+
+
+def listed(it: Prediction) -> dict[str, Any]:
+    """A prediction, as the list shows it: with its input, without its logs."""
+    body = prediction(it)
+    body.pop("logs", None)
+    return body | {"source": "api"}
+
+
+def model(it: Model) -> dict[str, Any]:
+    """A model with its latest version, whose OpenAPI schema is the one inputs are judged by."""
+    owner, _, name = it.name.partition("/")
+    return {
+        "url": f"https://replicate.com/{it.name}",
+        "owner": owner,
+        "name": name,
+        "description": f"A simulated {name}",
+        "visibility": "public",
+        "is_official": it.official,
+        "github_url": None,
+        "paper_url": None,
+        "license_url": None,
+        "run_count": 1_000_000,
+        "cover_image_url": None,
+        "default_example": None,
+        "latest_version": version(it, it.version),
+    }
+
+
+def version(it: Model, name: str) -> dict[str, Any]:
+    """A version of a model, with the schema of its inputs."""
+    return {
+        "id": name,
+        "created_at": "2025-01-01T00:00:00.000000Z",
+        "cog_version": "0.13.7",
+        "openapi_schema": _openapi(it),
+    }
+
+
+def _openapi(it: Model) -> dict[str, Any]:
+    choices: dict[str, Any] = {}
+    properties: dict[str, Any] = {}
+    for order, (name, schema) in enumerate(it.inputs.items()):
+        shown = {key: value for key, value in schema.items() if key not in ("enum", "type")}
+        if "enum" in schema:
+            # Choices are schemas of their own there, and an input only points at them.
+            kept = {key: schema[key] for key in ("enum", "type")}
+            choices[name] = kept | {"title": name, "description": "An enumeration."}
+            shown["allOf"] = [{"$ref": f"#/components/schemas/{name}"}]
+        else:
+            shown |= {"type": schema["type"], "title": name.replace("_", " ").title()}
+        properties[name] = shown | {"x-order": order}
+    uri: dict[str, Any] = {"type": "string", "format": "uri"}
+    output = uri if it.output == "string" else {"type": "array", "items": uri}
+    required = [name for name in it.inputs if name == "prompt"]
+    fields = {"type": "object", "title": "Input", "required": required, "properties": properties}
+    schemas = {"Input": fields, "Output": output | {"title": "Output"}} | choices
+    return {
+        "openapi": "3.0.2",
+        "info": {"title": "Cog", "version": "0.1.0"},
+        "paths": {},
+        "components": {"schemas": schemas},
+    }
+
+
+def _logs(it: Prediction) -> str:
+    if it.started_at is None:
+        return ""
+    steps = it.creation.input.get("num_inference_steps")
+    steps = steps or it.creation.model.default("num_inference_steps")
+    steps = steps if isinstance(steps, int) and steps > 0 else 20
+    done = 1.0 if it.settled.is_set() else min(0.99, it.age / it.plan.total)
+    lines = [f"Using seed: {it.seed}"]
+    for quarter in range(5):
+        if quarter / 4 > done:
+            break
+        bar = ("█" * (quarter * 2)).ljust(8)
+        lines.append(f"{quarter * 25:3d}%|{bar}| {steps * quarter // 4}/{steps} [it/s]")
+    return "\n".join(lines) + "\n"
+
+
+def _metrics(it: Prediction) -> dict[str, Any]:
+    if it.completed_at is None:
+        return {}
+    total = {"total_time": (it.completed_at - it.created_at).total_seconds()}
+    if it.started_at is None:
+        return total
+    metrics = {"predict_time": (it.completed_at - it.started_at).total_seconds()} | total
+    if it.output is not None and it.creation.model.kind == "image":
+        metrics["image_count"] = len(it.output) if isinstance(it.output, list) else 1
+    return metrics
+
+
+def _urls(it: Prediction) -> dict[str, str]:
+    base = it.creation.base_url
+    here = f"{base}/v1/predictions/{it.id}"
+    # Unlike the real ones, `web` and `stream` stay on this server too: nothing leads off the
+    # machine.
+    return {
+        "get": here,
+        "cancel": f"{here}/cancel",
+        "web": f"{base}/p/{it.id}",
+        "stream": f"{base}/v1/files/{it.id}/stream",
+    }

@@ -1,0 +1,261 @@
+"""The models this Replicate hosts, as plain data.
+
+What is here is what a caller can notice: which inputs a model takes and within which bounds,
+whether its output is a list of URLs or one URL, whether it paints images or films, and how long it
+believably takes. The schema a refusal is judged by and the schema `GET /v1/models/{owner}/{name}`
+shows are the same data, so the two cannot disagree.
+
+Only `prompt` is required anywhere. Inputs a schema does not name are ignored, as Replicate does.
+"""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from jsonschema import Draft202012Validator
+
+Property = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """One hosted model.
+
+    `seconds` is its usual time from creation to completion. `rules` are JSON Schema keywords that
+    tie inputs to one another, beside the bounds each of `inputs` has by itself.
+    """
+
+    name: str
+    kind: Literal["image", "video"]
+    output: Literal["list", "string"]
+    seconds: float
+    inputs: Mapping[str, Property]
+    validator: Draft202012Validator
+    official: bool = True
+
+    @property
+    def version(self) -> str:
+        """The 64 hexadecimal digits that name the model's latest version."""
+        return hashlib.sha256(self.name.encode()).hexdigest()
+
+    def default(self, name: str) -> Any:
+        """What the model takes for input `name` when the caller gives none."""
+        return self.inputs.get(name, {}).get("default")
+
+
+def find(name: str) -> Model | None:
+    """The official model called `owner/name`, if there is one."""
+    return _BY_NAME.get(name)
+
+
+def community(name: str, version: str) -> Model:
+    """The model behind a version id: a known one, or else somebody's LoRA that takes any input."""
+    return _BY_VERSION.get(version) or Model(name, "image", "list", 3.0, {}, _validator({}), False)
+
+
+def _prompt() -> Property:
+    return {"type": "string", "description": "What to make"}
+
+
+def _text(default: str | None = None) -> Property:
+    return {"type": "string"} | ({} if default is None else {"default": default})
+
+
+def _url() -> Property:
+    return {"type": "string", "format": "uri"}
+
+
+def _choice(default: Any, *others: Any) -> Property:
+    kind = "integer" if isinstance(default, int) else "string"
+    return {"type": kind, "enum": [default, *others], "default": default}
+
+
+def _whole(default: int, low: int, high: int) -> Property:
+    return {"type": "integer", "default": default, "minimum": low, "maximum": high}
+
+
+def _number(default: float, low: float, high: float) -> Property:
+    return {"type": "number", "default": default, "minimum": low, "maximum": high}
+
+
+def _side() -> Property:
+    return {"type": "integer", "minimum": 256, "maximum": 1440, "multipleOf": 32}
+
+
+def _flag(default: bool) -> Property:
+    return {"type": "boolean", "default": default}
+
+
+def _seed() -> Property:
+    return {"type": "integer", "description": "Random seed, for a picture that can be made again"}
+
+
+def _validator(
+    inputs: Mapping[str, Property],
+    rules: Mapping[str, Any] | None = None,
+) -> Draft202012Validator:
+    required = ["prompt"] if "prompt" in inputs else []
+    schema = {"type": "object", "properties": dict(inputs), "required": required}
+    return Draft202012Validator(schema | dict(rules or {}))
+
+
+def _model(
+    name: str,
+    output: Literal["list", "string"],
+    seconds: float,
+    inputs: dict[str, Property],
+    *,
+    kind: Literal["image", "video"] = "image",
+    rules: Mapping[str, Any] | None = None,
+) -> Model:
+    inputs = {"prompt": _prompt()} | inputs
+    return Model(name, kind, output, seconds, inputs, _validator(inputs, rules))
+
+
+_SQUARE_FIRST = _choice("1:1", "16:9", "21:9", "3:2", "2:3", "4:5", "5:4", "3:4", "4:3", "9:16", "9:21")
+_PICTURE_FORMAT = _choice("webp", "jpg", "png")
+
+_SCHNELL_INPUTS: dict[str, Property] = {
+    "aspect_ratio": _SQUARE_FIRST,
+    "num_outputs": _whole(1, 1, 4),
+    "num_inference_steps": _whole(4, 1, 4),
+    "seed": _seed(),
+    "output_format": _PICTURE_FORMAT,
+    "output_quality": _whole(80, 0, 100),
+    "disable_safety_checker": _flag(False),
+    "go_fast": _flag(True),
+    "megapixels": _choice("1", "0.25"),
+}
+
+MODELS = (
+    _model(
+        "black-forest-labs/flux-dev",
+        "list",
+        2.5,
+        _SCHNELL_INPUTS
+        | {
+            "image": _url(),
+            "prompt_strength": _number(0.8, 0, 1),
+            "num_inference_steps": _whole(28, 1, 50),
+            "guidance": _number(3, 0, 10),
+        },
+    ),
+    _model("black-forest-labs/flux-schnell", "list", 0.8, _SCHNELL_INPUTS),
+    _model(
+        "black-forest-labs/flux-1.1-pro",
+        "string",
+        3.0,
+        {
+            "aspect_ratio": _choice(
+                "1:1", "custom", "16:9", "3:2", "2:3", "4:5", "5:4", "9:16", "3:4", "4:3"
+            ),
+            "width": _side(),
+            "height": _side(),
+            "image_prompt": _url(),
+            "output_format": _PICTURE_FORMAT,
+            "output_quality": _whole(80, 0, 100),
+            "safety_tolerance": _whole(2, 1, 6),
+            "prompt_upsampling": _flag(False),
+            "seed": _seed(),
+        },
+    ),
+    _model(
+        "black-forest-labs/flux-kontext-max",
+        "string",
+        4.0,
+        {
+            "input_image": _url(),
+            "aspect_ratio": _choice(
+                *("match_input_image", "1:1", "16:9", "9:16", "4:3", "3:4", "3:2"),
+                *("2:3", "4:5", "5:4", "21:9", "9:21", "2:1", "1:2"),
+            ),
+            "output_format": _choice("png", "jpg"),
+            "safety_tolerance": _whole(2, 0, 6),
+            "prompt_upsampling": _flag(False),
+            "seed": _seed(),
+        },
+        rules={
+            "if": {"required": ["input_image"]},
+            "then": {"properties": {"safety_tolerance": {"maximum": 2}}},
+        },
+    ),
+    _model(
+        "qwen/qwen-image",
+        "list",
+        4.0,
+        {
+            "aspect_ratio": _choice("16:9", "1:1", "9:16", "4:3", "3:4", "3:2", "2:3"),
+            "image_size": _choice("optimize_for_quality", "optimize_for_speed"),
+            "guidance": _number(3, 0, 10),
+            "num_inference_steps": _whole(30, 1, 50),
+            "go_fast": _flag(True),
+            "negative_prompt": _text(" "),
+            "enhance_prompt": _flag(False),
+            "image": _url(),
+            "strength": _number(0.9, 0, 1),
+            "output_format": _PICTURE_FORMAT,
+            "output_quality": _whole(80, 0, 100),
+            "seed": _seed(),
+            "lora_weights": _text(),
+            "lora_scale": {"type": "number", "default": 1},
+            "disable_safety_checker": _flag(False),
+        },
+    ),
+    _model(
+        "google/imagen-4-ultra",
+        "string",
+        8.0,
+        {
+            "aspect_ratio": _choice("1:1", "9:16", "16:9", "3:4", "4:3"),
+            "image_size": _choice("1K", "2K"),
+            "safety_filter_level": _choice(
+                "block_only_high", "block_low_and_above", "block_medium_and_above"
+            ),
+            "output_format": _choice("jpg", "png"),
+        },
+    ),
+    _model(
+        "google/nano-banana",
+        "string",
+        6.0,
+        {
+            "image_input": {"type": "array", "items": _url(), "default": []},
+            "aspect_ratio": _choice(
+                *("match_input_image", "1:1", "2:3", "3:2", "3:4", "4:3"),
+                *("4:5", "5:4", "9:16", "16:9", "21:9"),
+            ),
+            "output_format": _choice("jpg", "png"),
+        },
+    ),
+    _model(
+        "google/veo-3-fast",
+        "string",
+        20.0,
+        {
+            "aspect_ratio": _choice("16:9", "9:16"),
+            "duration": _choice(8, 4, 6),
+            "image": _url(),
+            "negative_prompt": _text(),
+            "resolution": _choice("1080p", "720p"),
+            "generate_audio": _flag(True),
+            "seed": _seed(),
+        },
+        kind="video",
+    ),
+    _model(
+        "kwaivgi/kling-v2.1-master",
+        "string",
+        20.0,
+        {
+            "aspect_ratio": _choice("16:9", "9:16", "1:1"),
+            "duration": _choice(5, 10),
+            "start_image": _url(),
+            "negative_prompt": _text(""),
+        },
+        kind="video",
+    ),
+)
+
+_BY_NAME = {model.name: model for model in MODELS}
+_BY_VERSION = {model.version: model for model in MODELS}

@@ -1,0 +1,122 @@
+"""The controls: what only a simulator has. Order faults, set up accounts, read what was counted.
+
+They lie beside the API under `/simulator`, need no token, and neither count nor are limited. A
+token never comes back out of them: a prediction shows a short fingerprint of its creator's.
+"""
+
+import hashlib
+import json
+from itertools import islice
+from typing import Any
+
+from aiohttp import web
+
+from simulator import refusals
+from simulator.door import sendable
+from simulator.predictions import Prediction, timestamp
+from simulator.refusals import Answer
+from simulator.world import World
+
+_SHOWN = 1000
+_WELCOME = """\
+This is a simulated Replicate. It speaks Replicate's API under /v1 and draws what it is asked for;
+no model runs here and nothing is billed. Any token that begins with r8_ will do.
+
+  GET     /simulator/counts        what arrived, what was refused, the densest minute
+  GET     /simulator/predictions   the latest predictions
+  POST    /simulator/faults        order faults: [{"on": "create", "times": 2, "status": 503}]
+  GET     /simulator/faults        what is still ordered; DELETE calls it off
+  POST    /simulator/accounts      {"token": "r8_x", "credit": "low"}
+  POST    /simulator/reset         forget everything
+
+Prompts can ask for an outcome: [[fail]] [[nsfw]] [[transient]] [[hang]] [[slow=3]] and more.
+"""
+
+
+class Controls:
+    """The handlers under `/simulator`, and the page at `/`."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+
+    def routes(self) -> list[web.RouteDef]:
+        """The routes."""
+        return [
+            web.get("/", self.welcome),
+            web.get("/simulator/counts", self.counts),
+            web.get("/simulator/predictions", self.predictions),
+            web.get("/simulator/faults", self.faults),
+            web.post("/simulator/faults", self.order),
+            web.delete("/simulator/faults", self.call_off),
+            web.post("/simulator/accounts", self.account),
+            web.post("/simulator/reset", self.reset),
+        ]
+
+    async def welcome(self, _request: web.Request) -> web.Response:
+        """Says what this is."""
+        return web.Response(text=_WELCOME)
+
+    async def counts(self, _request: web.Request) -> web.Response:
+        """What was counted."""
+        return web.json_response(self._world.tally.snapshot().as_json())
+
+    async def predictions(self, _request: web.Request) -> web.Response:
+        """The latest thousand predictions, newest first."""
+        latest = islice(reversed(self._world.book), _SHOWN)
+        return web.json_response({"predictions": [_shown(each) for each in latest]})
+
+    async def faults(self, _request: web.Request) -> web.Response:
+        """What is still ordered."""
+        return web.json_response(self._world.faults.as_json())
+
+    async def order(self, request: web.Request) -> web.Response:
+        """Orders a list of faults."""
+        try:
+            self._world.faults.order_all(await _json(request))
+        except ValueError as reason:
+            return sendable(refusals.malformed(str(reason)).answer)
+        return web.json_response(self._world.faults.as_json())
+
+    async def call_off(self, _request: web.Request) -> web.Response:
+        """Calls every fault off."""
+        self._world.faults.clear()
+        return web.json_response([])
+
+    async def account(self, request: web.Request) -> web.Response:
+        """Sets up an account."""
+        try:
+            changes = await _json(request)
+            if not isinstance(changes, dict) or not isinstance(changes.get("token"), str):
+                raise ValueError("an account is an object with a token")
+            self._world.accounts.configure(**changes)
+        except ValueError as reason:
+            return sendable(refusals.malformed(str(reason)).answer)
+        return sendable(Answer({"token": _fingerprint(changes["token"])}))
+
+    async def reset(self, _request: web.Request) -> web.Response:
+        """Forgets everything."""
+        self._world.reset()
+        return web.json_response(self._world.tally.snapshot().as_json())
+
+
+async def _json(request: web.Request) -> Any:
+    return json.loads(await request.read())
+
+
+def _shown(it: Prediction) -> dict[str, Any]:
+    made = it.creation
+    return {
+        "id": it.id,
+        "model": made.model.name,
+        "token": _fingerprint(made.token),
+        "input": made.input,
+        "status": it.status,
+        "created_at": timestamp(it.created_at),
+        "completed_at": timestamp(it.completed_at) if it.completed_at else None,
+        "webhook": made.webhook,
+        "cancel_after": made.cancel_after,
+    }
+
+
+def _fingerprint(token: str) -> str:
+    return hashlib.sha256(token.encode()).hexdigest()[:8]

@@ -1,0 +1,145 @@
+"""Reading a creation: everything a caller says when it asks for a prediction.
+
+The body says what to make, the headers how long to wait for it (`Prefer`) and how long it may take
+(`Cancel-After`), the path or the body which model makes it. What Replicate would refuse is refused
+here, all problems of an input at once.
+"""
+
+import json
+import re
+from typing import Any
+
+from aiohttp import web
+
+from simulator import catalog, refusals, webhooks
+from simulator.catalog import Model
+from simulator.predictions import Creation
+
+SHORTEST_DEADLINE_SECONDS = 5
+LONGEST_WAIT_SECONDS = 60
+
+_VERSION = re.compile(r"(?:(?P<name>[\w.-]+/[\w.-]+):)?(?P<id>[0-9a-f]{64})")
+_DURATION = re.compile(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?")
+_WAIT = re.compile(r"\bwait(?:\s*=\s*(\d+))?\b")
+
+
+async def read(request: web.Request, *, token: str, base_url: str, name: str | None) -> Creation:
+    """What `request` asks for: of the official model `name`, or without one of a version it names.
+
+    Raises:
+        Refusal: 400, 404 or 422, as Replicate refuses it.
+    """
+    official = None if name is None else catalog.find(name)
+    if name is not None and official is None:
+        raise refusals.not_found()
+    content = await request.read()
+    body = _object(content)
+    model, version = (official, "hidden") if official else _versioned(body)
+    return Creation(
+        model=model,
+        version=version,
+        token=token,
+        input=_input(model, body),
+        body=body,
+        headers=dict(request.headers),
+        base_url=base_url,
+        cancel_after=cancel_after(request.headers.get("Cancel-After")),
+        webhook=_webhook(body),
+        webhook_events=_events(body),
+        size=len(content),
+    )
+
+
+def wait_seconds(prefer: str | None) -> int | None:
+    """How long a `Prefer` header asks to be held: 1 to 60 seconds, or None for not at all."""
+    found = _WAIT.search(prefer or "")
+    if found is None:
+        return None
+    return min(max(int(found[1] or LONGEST_WAIT_SECONDS), 1), LONGEST_WAIT_SECONDS)
+
+
+def cancel_after(header: str | None) -> float | None:
+    """The seconds a `Cancel-After` header names: `30s`, `5m`, `1h30m`, or a bare number of seconds.
+
+    Raises:
+        Refusal: 422 if it is of another form or under five seconds.
+    """
+    if header is None:
+        return None
+    text = header.strip()
+    found = _DURATION.fullmatch(f"{text}s" if text.isdecimal() else text)
+    if not text or found is None:
+        raise _invalid("Cancel-After", "Must be a duration such as 30s, 5m or 1h30m")
+    hours, minutes, seconds = (int(part or 0) for part in found.groups())
+    total = hours * 3600 + minutes * 60 + seconds
+    if total < SHORTEST_DEADLINE_SECONDS:
+        raise _invalid("Cancel-After", f"Must be at least {SHORTEST_DEADLINE_SECONDS} seconds")
+    return total
+
+
+def model_of(version: object) -> Model:
+    """The model that `version` (64 hexadecimal digits, or `owner/name:` and those) belongs to.
+
+    Raises:
+        Refusal: 422 if it is of another form, or names a model that does not have it.
+    """
+    found = _VERSION.fullmatch(version) if isinstance(version, str) else None
+    if found is None:
+        raise refusals.unknown_version()
+    model = catalog.community(found["name"] or "somebody/model", found["id"])
+    if found["name"] not in (None, model.name):
+        raise refusals.unknown_version()
+    return model
+
+
+def _object(content: bytes) -> dict[str, Any]:
+    try:
+        body = json.loads(content)
+    except ValueError as reason:
+        raise refusals.malformed(f"JSON parse error - {reason}") from reason
+    if not isinstance(body, dict):
+        raise refusals.malformed("Invalid data. Expected an object.")
+    return body
+
+
+def _versioned(body: dict[str, Any]) -> tuple[Model, str]:
+    asked = body.get("version")
+    if asked is None:
+        raise _invalid("version", "version is required", kind="required")
+    return model_of(asked), str(asked)[-64:]
+
+
+def _input(model: Model, body: dict[str, Any]) -> dict[str, Any]:
+    if "input" not in body:
+        raise _invalid("input", "input is required", kind="required")
+    given = body["input"]
+    problems = refusals.input_problems(model, given)
+    if problems:
+        raise refusals.invalid_input(problems)
+    if not isinstance(given, dict):
+        raise _invalid("input", "Invalid type. Expected: object", kind="invalid_type")
+    return given
+
+
+def _webhook(body: dict[str, Any]) -> str | None:
+    url = body.get("webhook")
+    if url is None:
+        return None
+    if not webhooks.acceptable(url):
+        raise _invalid("webhook", "Must be a valid HTTPS URL", kind="format")
+    return str(url)
+
+
+def _events(body: dict[str, Any]) -> frozenset[str]:
+    events = body.get("webhook_events_filter")
+    if events is None:
+        return webhooks.DEFAULT_EVENTS
+    known = isinstance(events, list) and all(event in webhooks.EVENTS for event in events)
+    if not known:
+        choices = ", ".join(sorted(webhooks.EVENTS))
+        raise _invalid("webhook_events_filter", f"Must only contain {choices}", kind="enum")
+    return frozenset(events)
+
+
+def _invalid(where: str, description: str, *, kind: str = "invalid") -> refusals.Refusal:
+    return refusals.invalid_input([refusals.problem(kind, where, description)])

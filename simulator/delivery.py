@@ -1,0 +1,84 @@
+"""Delivery: the files predictions put out, drawn when somebody asks for them.
+
+No token is needed, as on `replicate.delivery`; the prediction's unguessable id is in the path. A
+file vanishes an hour after its prediction ended. Drawing has one thread of its own, so that a page
+full of pictures delays no API answer.
+"""
+
+import asyncio
+from concurrent.futures import ThreadPoolExecutor
+
+from aiohttp import web
+
+from simulator import directives, drawing, film
+from simulator.accounts import MINUTE
+from simulator.door import sendable
+from simulator.drawing import Picture
+from simulator.predictions import Prediction
+from simulator.refusals import not_found
+from simulator.world import World
+
+VANISH_AFTER = 60 * MINUTE
+
+
+class Delivery:
+    """Serves `/delivery/{prediction id}/{n}.{ext}`."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self._studio = ThreadPoolExecutor(1, thread_name_prefix="simulator-drawing")
+
+    def routes(self) -> list[web.RouteDef]:
+        """The one route."""
+        return [web.get("/delivery/{id}/{file}", self.deliver)]
+
+    def close(self) -> None:
+        """Let the drawing thread go."""
+        self._studio.shutdown(wait=True, cancel_futures=True)
+
+    async def deliver(self, request: web.Request) -> web.Response:
+        """The file, or 404 if the prediction has none by that name, or has it no more."""
+        self._world.tally.arrived("delivery")
+        number, _, ending = request.match_info["file"].partition(".")
+        prediction = self._world.book.find(request.match_info["id"])
+        if prediction is None or not self._has(prediction, f"/{number}.{ending}"):
+            return sendable(not_found().answer)
+        run = asyncio.get_running_loop().run_in_executor
+        content = await run(self._studio, _file, prediction, int(number), ending)
+        kind = drawing.CONTENT_TYPES.get(ending, film.CONTENT_TYPE)
+        headers = {"Content-Type": kind, "Cache-Control": "public, max-age=3600"}
+        return web.Response(body=content, headers=headers)
+
+    def _has(self, prediction: Prediction, name: str) -> bool:
+        output, ended = prediction.output, prediction.settled_at
+        if output is None or ended is None or self._world.clock() - ended > VANISH_AFTER:
+            return False
+        return any(url.endswith(name) for url in (output if isinstance(output, list) else [output]))
+
+
+def _file(prediction: Prediction, number: int, ending: str) -> bytes:
+    made = prediction.creation
+    given, model = made.input, made.model
+    ratio = given.get("aspect_ratio", model.default("aspect_ratio"))
+    if ratio == "custom":
+        ratio = f"{given.get('width', 1024)}:{given.get('height', 1024)}"
+    is_film = ending == "mp4"
+    width, height = film.size(ratio) if is_film else drawing.size(ratio)
+    seed, quality = prediction.seed + number, given.get("output_quality", 80)
+    picture = Picture(
+        text=directives.without(_printable(given.get("prompt", ""))),
+        foot=f"simulated · {model.name.rpartition('/')[2]} · seed {seed}",
+        seed=seed,
+        width=width,
+        height=height,
+        format=ending,
+        quality=quality if isinstance(quality, int) and 0 <= quality <= 100 else 80,
+    )
+    if is_film:
+        return film.encoded(picture, given.get("duration", model.default("duration")))
+    return drawing.encoded(picture)
+
+
+def _printable(prompt: object) -> str:
+    """A prompt without the lone surrogates that JSON lets through and no font can draw."""
+    return str(prompt).encode("utf-8", "replace").decode()

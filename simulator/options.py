@@ -1,0 +1,67 @@
+"""What a simulator is started with."""
+
+import ipaddress
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """The simulator's settings, checked once, here.
+
+    Args:
+        host: The address to listen on. Anything but loopback needs `allow_remote`.
+        port: The port to listen on; 0 takes a free one.
+        allow_remote: Permits a host other machines can reach, which a container needs.
+        prediction_seconds: How long each prediction takes, or None for what its model believably
+            takes.
+        jitter: How far a duration may stray, as a fraction of it. 0 makes durations exact.
+        answer_delay: The least and the most seconds a request spends on the network before it is
+            counted, and again before its answer leaves.
+        creations_per_minute: Predictions an account may create in any 60 seconds.
+        others_per_minute: Other requests an account may make in any 60 seconds.
+        webhook_retry_seconds: The first pause before a refused webhook is sent again; it doubles.
+        keep: How many predictions are remembered; the oldest is forgotten first.
+        seed: Makes durations, delays and seeds repeatable; None does not.
+
+    Raises:
+        ValueError: If a setting makes no sense, naming it.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 0
+    allow_remote: bool = False
+    prediction_seconds: float | None = None
+    jitter: float = 0.2
+    answer_delay: tuple[float, float] = (0.0, 0.0)
+    creations_per_minute: int = 600
+    others_per_minute: int = 3000
+    webhook_retry_seconds: float = 0.5
+    keep: int = 100_000
+    seed: int | None = None
+
+    def __post_init__(self) -> None:
+        if not self.allow_remote and not _is_loopback(self.host):
+            raise ValueError(f"host must be loopback unless allow_remote is set, got {self.host!r}")
+        if not 0 <= self.port <= 65535:
+            raise ValueError(f"port must be between 0 and 65535, got {self.port}")
+        if self.prediction_seconds is not None and not 0 <= self.prediction_seconds <= 1800:
+            raise ValueError(f"prediction_seconds must be between 0 and 1800, got {self.prediction_seconds}")
+        if not 0 <= self.jitter < 1:
+            raise ValueError(f"jitter must be at least 0 and below 1, got {self.jitter}")
+        least, most = self.answer_delay
+        if not 0 <= least <= most:
+            raise ValueError(f"answer_delay must be (least, most) seconds, got {self.answer_delay}")
+        if self.webhook_retry_seconds <= 0:
+            raise ValueError(f"webhook_retry_seconds must be above 0, got {self.webhook_retry_seconds}")
+        for name in ("creations_per_minute", "others_per_minute", "keep"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

@@ -1,0 +1,262 @@
+"""The life of predictions: starting, processing, and one end that never changes again.
+
+A prediction is planned when it is created (`directives.plan`) and lives on timers of the server's
+loop: one for its start, one for its end, one for its deadline. Whichever ends it first settles it,
+and a settled prediction has no timers left. `Book` keeps the latest ones, because a benchmark that
+runs for a week must not fill a machine: by number, and by the bytes of the requests that made them.
+
+One with its output there while it still says `processing` counts as settled too: nothing more will
+happen to it, and Replicate has the caller treat it as done.
+"""
+
+import asyncio
+import base64
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from itertools import count
+from typing import Any
+
+from simulator.accounts import Clock
+from simulator.catalog import Model
+from simulator.counts import Tally
+from simulator.directives import Plan
+
+TERMINAL = frozenset({"succeeded", "failed", "canceled", "aborted"})
+LONGEST_SECONDS = 30 * 60
+_KEEP_BYTES = 256 * 2**20
+
+_SETTLED = asyncio.Event()
+_SETTLED.set()
+
+Announce = Callable[["Prediction", str], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Creation:
+    """The request that created a prediction, as it was understood."""
+
+    model: Model
+    version: str
+    token: str = field(repr=False)
+    input: Mapping[str, Any]
+    body: Mapping[str, Any]
+    headers: Mapping[str, str] = field(repr=False)
+    base_url: str
+    cancel_after: float | None
+    webhook: str | None
+    webhook_events: frozenset[str]
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class PredictionRecord:
+    """A prediction at one moment, for a test to look at. `cancel_after` is in seconds."""
+
+    id: str
+    model: str
+    token: str = field(repr=False)
+    input: Mapping[str, Any]
+    status: str
+    output: Any
+    error: str | None
+    created_at: datetime
+    completed_at: datetime | None
+    webhook: str | None
+    cancel_after: float | None
+    headers: Mapping[str, str] = field(repr=False)
+    body: Mapping[str, Any]
+
+
+class Prediction:
+    """One prediction. Only its `Book` moves it along."""
+
+    def __init__(self, number: int, creation: Creation, plan: Plan, seed: int) -> None:
+        self.id = base64.b32encode(os.urandom(16)).decode().rstrip("=").lower()
+        self.number = number
+        self.creation = creation
+        self.plan = plan
+        self.seed = seed
+        self.status = "starting"
+        self.output: Any = None
+        self.error: str | None = None
+        self.created_at = datetime.now(UTC)
+        self.started_at: datetime | None = None
+        self.completed_at: datetime | None = None
+        self.settled = asyncio.Event()
+        self.timers: list[asyncio.TimerHandle] = []
+        self.settled_at: int | None = None
+        self._created = time.monotonic()
+
+    @property
+    def age(self) -> float:
+        """Seconds since its creation."""
+        return time.monotonic() - self._created
+
+    @property
+    def deadline(self) -> datetime | None:
+        """When it is cut off, if its creator said so."""
+        after = self.creation.cancel_after
+        return None if after is None else self.created_at + timedelta(seconds=after)
+
+    def settle(self, status: str, now: int) -> None:
+        """End it at `now`, in nanoseconds of the simulator's clock."""
+        self.status = status
+        self.settled_at = now
+        if status in TERMINAL:
+            self.completed_at = datetime.now(UTC)
+        for timer in self.timers:
+            timer.cancel()
+        self.timers.clear()
+        self.settled.set()
+        # A hundred thousand events are fifty megabytes; one that is set serves all that have ended.
+        self.settled = _SETTLED
+
+    def record(self) -> PredictionRecord:
+        """What a test may look at."""
+        made = self.creation
+        return PredictionRecord(
+            id=self.id,
+            model=made.model.name,
+            token=made.token,
+            input=made.input,
+            status=self.status,
+            output=self.output,
+            error=self.error,
+            created_at=self.created_at,
+            completed_at=self.completed_at,
+            webhook=made.webhook,
+            cancel_after=made.cancel_after,
+            headers=made.headers,
+            body=made.body,
+        )
+
+
+class Book:
+    """The latest predictions of everybody, oldest first."""
+
+    def __init__(self, *, keep: int, clock: Clock, tally: Tally, announce: Announce) -> None:
+        self._keep = keep
+        self._clock = clock
+        self._tally = tally
+        self._announce = announce
+        self._numbers = count(1)
+        self._by_id: dict[str, Prediction] = {}
+        self._by_token: dict[str, dict[str, Prediction]] = {}
+        self._bytes = 0
+
+    def __iter__(self) -> Iterator[Prediction]:
+        return iter(self._by_id.values())
+
+    def __reversed__(self) -> Iterator[Prediction]:
+        return reversed(self._by_id.values())
+
+    def create(self, creation: Creation, plan: Plan, *, seed: int) -> Prediction:
+        """Accept a creation and set its life going on the running loop."""
+        prediction = Prediction(next(self._numbers), creation, plan, seed)
+        self._by_id[prediction.id] = prediction
+        self._by_token.setdefault(creation.token, {})[prediction.id] = prediction
+        self._bytes += creation.size
+        self._tally.created()
+        self._schedule(prediction)
+        while len(self._by_id) > self._keep or self._bytes > _KEEP_BYTES:
+            self._forget(next(iter(self._by_id.values())))
+        return prediction
+
+    def find(self, prediction_id: str, *, token: str | None = None) -> Prediction | None:
+        """The prediction with this id; with a `token`, only if it is that account's."""
+        prediction = self._by_id.get(prediction_id)
+        if prediction and token is not None and prediction.creation.token != token:
+            return None
+        return prediction
+
+    def newest_first(self, token: str) -> Iterator[Prediction]:
+        """The predictions of one account."""
+        return reversed(self._by_token.get(token, {}).values())
+
+    def oldest_first(self, token: str) -> Iterator[Prediction]:
+        """The predictions of one account."""
+        return iter(self._by_token.get(token, {}).values())
+
+    def cancel(self, prediction: Prediction) -> None:
+        """Cancel it, unless it has ended."""
+        self._end(prediction, "canceled")
+
+    def close(self) -> None:
+        """Forget everything and leave no timer behind."""
+        for prediction in list(self._by_id.values()):
+            self._forget(prediction)
+
+    def _schedule(self, prediction: Prediction) -> None:
+        later = asyncio.get_running_loop().call_later
+        plan = prediction.plan
+        cut = min(prediction.creation.cancel_after or LONGEST_SECONDS, LONGEST_SECONDS)
+        if plan.boot < plan.total:
+            prediction.timers.append(later(plan.boot, self._start, prediction))
+        if plan.total <= cut:
+            prediction.timers.append(later(plan.total, self._finish, prediction))
+        else:
+            prediction.timers.append(later(cut, self._cut_off, prediction))
+
+    def _start(self, prediction: Prediction) -> None:
+        prediction.status = "processing"
+        prediction.started_at = datetime.now(UTC)
+        self._announce(prediction, "start")
+
+    def _finish(self, prediction: Prediction) -> None:
+        plan = prediction.plan
+        if prediction.started_at is None and plan.ending != "aborted":
+            self._start(prediction)
+        prediction.error = plan.error
+        prediction.output = _output(prediction)
+        if prediction.started_at is not None:
+            self._announce(prediction, "logs")
+        if prediction.output is not None:
+            self._announce(prediction, "output")
+        self._end(prediction, plan.ending)
+
+    def _cut_off(self, prediction: Prediction) -> None:
+        self._end(prediction, "aborted" if prediction.started_at is None else "canceled")
+
+    def _end(self, prediction: Prediction, status: str) -> None:
+        if prediction.settled.is_set():
+            return
+        prediction.settle(status, self._clock())
+        self._tally.settled(status)
+        if status in TERMINAL:
+            self._announce(prediction, "completed")
+
+    def _forget(self, prediction: Prediction) -> None:
+        creation = prediction.creation
+        if not prediction.settled.is_set():
+            prediction.settle("canceled", self._clock())
+            self._tally.settled("canceled")
+        del self._by_id[prediction.id]
+        siblings = self._by_token[creation.token]
+        del siblings[prediction.id]
+        if not siblings:
+            del self._by_token[creation.token]
+        self._bytes -= creation.size
+
+
+def timestamp(moment: datetime) -> str:
+    """A moment the way Replicate writes it: ISO 8601 with microseconds and a Z."""
+    return moment.strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
+def _output(prediction: Prediction) -> Any:
+    plan, made = prediction.plan, prediction.creation
+    if plan.outputs == "none":
+        return None
+    model = made.model
+    wanted = made.input.get("num_outputs", 1)
+    number = wanted if isinstance(wanted, int) and 1 <= wanted <= 4 else 1
+    if plan.outputs == "fewer":
+        number = max(1, number - 1)
+    asked = made.input.get("output_format", model.default("output_format") or "webp")
+    picture = asked if asked in ("webp", "jpg", "png") else "webp"
+    ending = "mp4" if model.kind == "video" else picture
+    urls = [f"{made.base_url}/delivery/{prediction.id}/{n}.{ending}" for n in range(number)]
+    return urls if model.output == "list" else urls[0]

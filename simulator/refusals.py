@@ -1,0 +1,149 @@
+"""What a handler says, and how this Replicate says no.
+
+Handlers never touch the wire: they return an `Answer` or raise a `Refusal` that carries one, and
+the door sends it. So a fault can edit, spoil or swallow any answer without a handler knowing, and
+every refusal is written once, here, in the shape Replicate writes it.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from http import HTTPStatus
+from typing import Any
+
+from jsonschema.exceptions import ValidationError
+
+from simulator.catalog import Model
+
+JSON = "application/json"
+PROBLEM = "application/problem+json"
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """An answer not sent yet: a status, a JSON value (or text), and headers."""
+
+    body: Any
+    status: int = 200
+    content_type: str = JSON
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+class Refusal(Exception): - a refusal is an outcome of the API, not a fault of ours
+    """Raised by a handler to answer something other than success."""
+
+    def __init__(self, answer: Answer) -> None:
+        super().__init__(answer.status)
+        self.answer = answer
+
+
+def unauthenticated() -> Refusal:
+    """401: no token, or one that no account has."""
+    detail = "You did not pass a valid authentication token"
+    return Refusal(_problem(401, "Unauthenticated", detail, content_type=PROBLEM))
+
+
+def insufficient_credit() -> Refusal:
+    """402: the account cannot pay."""
+    detail = (
+        "You have insufficient credit to run this model. Go to "
+        "https://replicate.com/account/billing#billing to purchase credit. Once you purchase "
+        "credit, please wait a few minutes before trying again."
+    )
+    return Refusal(_problem(402, "Insufficient credit", detail, content_type=PROBLEM))
+
+
+def not_found() -> Refusal:
+    """404: nothing here, or nothing of yours."""
+    detail = "The requested resource could not be found."
+    return Refusal(Answer({"detail": detail, "status": 404}, 404))
+
+
+def malformed(detail: str, *, status: int = 400) -> Refusal:
+    """400 and its like: a request that cannot be read at all."""
+    return Refusal(Answer({"detail": detail, "status": status}, status))
+
+
+def unknown_version() -> Refusal:
+    """422: a version id of the wrong form."""
+    detail = "The specified version does not exist (or perhaps you don't have permission to use it?)"
+    return Refusal(_problem(422, "Invalid version or not permitted", detail))
+
+
+def invalid_input(problems: list[dict[str, str]]) -> Refusal:
+    """422: each problem a mapping with `type`, `field` and `description`."""
+    detail = "".join(f"- {item['field']}: {item['description']}\n" for item in problems)
+    answer = _problem(422, "Input validation failed", detail)
+    answer.body["invalid_fields"] = problems
+    return Refusal(answer)
+
+
+def throttled(seconds: int, *, low_credit: bool = False) -> Refusal:
+    """429: come back in `seconds`."""
+    detail = f"Request was throttled. Your rate limit resets in ~{seconds}s."
+    if low_credit:
+        detail += (
+            " Your rate limit for creating predictions is reduced to 6 requests per minute with a"
+            " burst of 1 requests while you have less than $5.0 in credit."
+        )
+    body = {"detail": detail, "status": 429, "retry_after": seconds}
+    return Refusal(Answer(body, 429, headers={"Retry-After": str(seconds)}))
+
+
+def of_status(status: int) -> Answer:
+    """A believable answer for any status, for a fault that names nothing more."""
+    known = {401: unauthenticated, 402: insufficient_credit, 404: not_found}
+    if status in known:
+        return known[status]().answer
+    if status == 429:
+        return throttled(1).answer
+    if status == 422:
+        return invalid_input([problem("required", "input", "prompt is required")]).answer
+    try:
+        title = HTTPStatus(status).phrase
+    except ValueError:
+        title = "Unknown"
+    return _problem(status, title, f"The server answered {status}.")
+
+
+def input_problems(model: Model, given: Any) -> list[dict[str, str]]:
+    """Everything wrong with `given` as the input of `model`, in the words Replicate uses."""
+    return [_as_problem(error) for error in model.validator.iter_errors(given)]
+
+
+def problem(kind: str, where: str, description: str) -> dict[str, str]:
+    """One entry of `invalid_fields`."""
+    return {"type": kind, "field": where, "description": description}
+
+
+def _problem(status: int, title: str, detail: str, *, content_type: str = JSON) -> Answer:
+    return Answer({"title": title, "detail": detail, "status": status}, status, content_type)
+
+
+def _as_problem(error: ValidationError) -> dict[str, str]:
+    instance: Any = error.instance
+    where = ".".join(["input", *map(str, error.absolute_path)])
+    bound: Any = error.validator_value
+    match error.validator:
+        case "required":
+            # Replicate blames the input as a whole for what is not in it.
+            missing = next(name for name in bound if name not in instance)
+            return problem("required", where, f"{missing} is required")
+        case "type":
+            found = f"Invalid type. Expected: {bound}, given: {_json_type(instance)}"
+            return problem("invalid_type", where, found)
+        case "enum":
+            choices = ", ".join(f'"{each}"' if isinstance(each, str) else str(each) for each in bound)
+            return problem("enum", where, f"{where} must be one of the following: {choices}")
+        case "minimum":
+            return problem("number_gte", where, f"Must be greater than or equal to {bound}")
+        case "maximum":
+            return problem("number_lte", where, f"Must be less than or equal to {bound}")
+        case "multipleOf":
+            return problem("multiple_of", where, f"Must be a multiple of {bound}")
+        case other:
+            return problem(str(other), where, error.message)
+
+
+def _json_type(value: Any) -> str:
+    names = {bool: "boolean", int: "integer", float: "number", str: "string", list: "array"}
+    return "null" if value is None else names.get(type(value), "object")

@@ -1,0 +1,59 @@
+"""JSON read strictly (RFC 8259), because a lenient reading guesses what somebody is about to pay for.
+
+Python's reader takes NaN, lets the last of two equal keys win and turns 1e999 into infinity; each of
+these, and whatever else cannot be read, is an `InvalidJSON` that says what and where.
+"""
+
+import json
+import math
+from typing import Any, Never
+
+from errors import InvalidJSON
+
+
+def loads(body: bytes) -> Any:
+    """The value that `body` holds, UTF-8 as JSON prescribes. Raises InvalidJSON."""
+    if not body.strip():
+        raise InvalidJSON("The body is empty; a JSON object is expected.")
+    try:
+        return json.loads(
+            body.decode("utf-8"),
+            object_pairs_hook=_object,
+            parse_float=_float,
+            parse_int=_integer,
+            parse_constant=_constant,
+        )
+    except UnicodeDecodeError as error:
+        raise InvalidJSON(f"The body is not UTF-8 (at byte {error.start}).") from None
+    except json.JSONDecodeError as error:
+        where = f"line {error.lineno}, column {error.colno}"
+        raise InvalidJSON(f"The body is not JSON: {error.msg} ({where}).") from None
+    except RecursionError:
+        raise InvalidJSON("The body is nested too deeply.") from None
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    keys = dict(pairs)
+    if len(keys) < len(pairs):
+        seen: set[str] = set()
+        twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
+        raise InvalidJSON(f"The key {twice[:100]!r} stands twice in one object.")
+    return keys
+
+
+def _float(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise InvalidJSON(f"The number {text[:40]} is too large.")
+    return number
+
+
+def _integer(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:  # more digits than Python converts (sys.set_int_max_str_digits)
+        raise InvalidJSON(f"An integer of {len(text)} digits is too large.") from None
+
+
+def _constant(name: str) -> Never:
+    raise InvalidJSON(f"{name} is not a JSON value.")

@@ -1,0 +1,90 @@
+"""A caller who waits: a thread's seat, and a look at whether the caller is still there.
+
+Threads are finite. Those who wait for a result take a seat before their body is even read, and there are
+fewer seats than threads, so `/health`, `/status` and `/configure` always find a thread. Whoever hangs up
+meanwhile is noticed by the loop, at once and at no cost: it watches the sockets of all who wait.
+"""
+
+import asyncio
+import concurrent.futures
+import socket
+import threading
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+from concurrency import LoopThread
+from errors import QueueFull
+
+T = TypeVar("T")
+
+
+class CallerGone(Exception):
+    """Whoever asked closed the connection; nobody will read the answer."""
+
+
+class Seats:
+    """So many callers may wait at once. A seat may be left in another thread than it was taken in."""
+
+    def __init__(self, seats: int) -> None:
+        self._seats = seats
+        self._free = threading.Semaphore(seats)
+
+    def take(self, *, retry_after: Callable[[], float]) -> None:
+        """Take a seat. Raises QueueFull, with the seconds until one is likely free."""
+        if not self._free.acquire(blocking=False):
+            raise QueueFull(
+                f"{self._seats} callers are waiting for a result, and no more may.",
+                retry_after=max(1, min(3600, round(retry_after()))),
+            )
+
+    def leave(self) -> None:
+        self._free.release()
+
+    @contextmanager
+    def taken(self, *, retry_after: Callable[[], float]) -> Iterator[None]:
+        self.take(retry_after=retry_after)
+        try:
+            yield
+        finally:
+            self.leave()
+
+
+def submit(
+    loop: LoopThread, work: Coroutine[Any, Any, T], connection: socket.socket | None
+) -> concurrent.futures.Future[T]:
+    """Run work on the loop for the caller behind this connection; it is cancelled if they hang up."""
+    return loop.submit(_unless_gone(work, connection) if connection else work)
+
+
+def result(future: concurrent.futures.Future[T]) -> T:
+    """Wait for the work to end. Raises what it raised, or CallerGone."""
+    try:
+        return future.result()
+    except concurrent.futures.CancelledError:
+        raise CallerGone from None
+
+
+async def _unless_gone(work: Coroutine[Any, Any, T], connection: socket.socket) -> T:
+    # A handle of our own: the server may close its own before the loop has let go of it.
+    handle = connection.dup()
+    loop = asyncio.get_running_loop()
+    job = asyncio.create_task(work)
+
+    def look() -> None:
+        try:
+            waiting = handle.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return
+        except OSError:
+            waiting = b""
+        loop.remove_reader(handle)  # at its end, or the next request is here early: no more to learn
+        if not waiting:
+            job.cancel()
+
+    loop.add_reader(handle, look)
+    try:
+        return await job
+    finally:
+        loop.remove_reader(handle)
+        handle.close()
