@@ -28,7 +28,7 @@ class Answer:
     headers: Mapping[str, str] = field(default_factory=dict)
 
 
-class Refusal(Exception): - a refusal is an outcome of the API, not a fault of ours
+class Refusal(Exception):
     """Raised by a handler to answer something other than success."""
 
     def __init__(self, answer: Answer) -> None:

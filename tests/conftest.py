@@ -1,0 +1,62 @@
+"""What the tests share: a simulated Replicate, and the service in front of it.
+
+Nothing is patched. The service talks by its real client over real sockets to the simulator, and what
+happened is asserted on the receiving side.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+
+import pytest
+from flask import Flask
+from flask.testing import FlaskClient
+
+from app import create_app
+from settings import Settings
+from simulator import Options, Simulator, running
+
+ADMIN_KEY = "the-admin-key"
+SERVER_TOKEN = "r8_server"
+USER_TOKEN = "r8_user"
+ADMIN = {"X-Admin-API-Key": ADMIN_KEY}
+USER = {"X-Replicate-API-Key": USER_TOKEN}
+
+PICTURE = {"model_name": "flux-dev", "prompt": "A lighthouse at dusk"}
+"""The smallest request that can be paid for."""
+
+
+@pytest.fixture
+def simulator() -> Iterator[Simulator]:
+    """A simulator of Replicate whose predictions take 50 ms."""
+    with running(Options(prediction_seconds=0.05, jitter=0.0)) as started:
+        yield started
+
+
+@pytest.fixture
+def make_app(simulator: Simulator) -> Iterator[Callable[..., Flask]]:
+    """Makes the service in front of the simulator; settings by their names."""
+    with ExitStack() as stack:
+
+        def make(**settings: object) -> Flask:
+            environ = {
+                "REPLICATE_API_TOKEN": SERVER_TOKEN,
+                "CONCURRENT_DOCKER_ADMIN_API_KEY": ADMIN_KEY,
+                "REPLICATE_BASE_URL": simulator.url,
+                "LOG_LEVEL": "error",
+                **{name: str(value) for name, value in settings.items()},
+            }
+            app = create_app(Settings.from_env(environ))
+            stack.callback(app.extensions["service"].close)
+            return app
+
+        yield make
+
+
+@pytest.fixture
+def app(make_app: Callable[..., Flask]) -> Flask:
+    return make_app()
+
+
+@pytest.fixture
+def client(app: Flask) -> FlaskClient:
+    return app.test_client()
