@@ -24,13 +24,15 @@ import waiting
 from auth import Caller
 from errors import (
     Internal,
-    InvalidJSON,
+    InvalidRequest,
     MethodNotAllowed,
     NotFound,
     PayloadTooLarge,
+    Problem,
     ServerTokenRejected,
     ServiceError,
     UnsupportedMediaType,
+    every_error,
 )
 from generation import Batch
 from openapi import openapi_document
@@ -56,6 +58,8 @@ def create_app(settings: Settings | None = None) -> Flask:
     logs.configure(settings)
     app = Flask(__name__, static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = settings.MAX_BODY_BYTES
+    app.config["PROVIDE_AUTOMATIC_OPTIONS"] = False  # an empty page of HTML; OPTIONS is a 405 like the rest
+    app.url_map.merge_slashes = False  # a redirect would be a page of HTML
     app.json.sort_keys = False  # type: ignore[attr-defined] # answers read in the order they are written
     app.extensions["service"] = Service(settings)
     app.before_request(_begin)
@@ -138,7 +142,9 @@ def openapi() -> Response:
 def docs() -> Response:
     """A page to read and try it; nothing in it comes from elsewhere."""
     nonce = secrets.token_urlsafe(16)
-    page = Response(render_template("docs.html", nonce=nonce, version=VERSION), mimetype="text/html")
+    page = Response(
+        render_template("docs.html", nonce=nonce, version=VERSION, errors=every_error()), mimetype="text/html"
+    )
     page.headers["Content-Security-Policy"] = (
         f"default-src 'none'; script-src 'nonce-{nonce}'; style-src 'nonce-{nonce}'; connect-src 'self'; "
         # The pictures a reader made are shown from where they lie.
@@ -174,16 +180,15 @@ def _stream(service: Service, caller: Caller, wanted: BatchRequest) -> Response:
 
     def lines() -> Iterator[str]:
         news = first
-        try:
-            while news is not None:
-                batch, index = news
-                yield json.dumps(batch.item(index, simulated=simulated)) + "\n"
-                news = ended.get()
-            yield json.dumps(waiting.result(future).summary()) + "\n"
-        finally:
-            future.cancel()
+        while news is not None:
+            batch, index = news
+            yield json.dumps(batch.item(index, simulated=simulated)) + "\n"
+            news = ended.get()
+        yield json.dumps(waiting.result(future).summary()) + "\n"
 
-    return Response(lines(), mimetype=_NDJSON)
+    response = Response(lines(), mimetype=_NDJSON)
+    response.call_on_close(future.cancel)  # not in `lines`: what is closed before its first line never runs
+    return response
 
 
 # ── What every request goes through ─────────────────────────────────────────────────────────────────
@@ -215,7 +220,8 @@ def _finish(response: Response) -> Response:
 def _answer_error(error: Exception) -> Response:
     """The one place where an error becomes an answer."""
     if isinstance(error, waiting.CallerGone):
-        return Response(status=499)  # nobody reads it; the log shows what nginx would
+        # Nobody reads it; the log shows what nginx would.
+        return Response(status=499, mimetype="application/problem+json")
     if isinstance(error, HTTPException):
         error = _from_werkzeug(error)
     if not isinstance(error, ServiceError):
@@ -239,7 +245,7 @@ def _from_werkzeug(error: HTTPException) -> ServiceError:
             limit = current_app.config["MAX_CONTENT_LENGTH"]
             return PayloadTooLarge(f"The body may have at most {limit} bytes.")
         case 400:
-            return InvalidJSON("The request could not be read to its end.")
+            return InvalidRequest([Problem("request", "could not be read")])
     log.error("unforeseen_http_error", status=error.code, request=g.request_id)
     return Internal()
 
@@ -263,7 +269,9 @@ def _spending_caller() -> Caller:
 def _body() -> Any:
     if request.mimetype != "application/json" or request.content_encoding:
         raise UnsupportedMediaType
-    return strict_json.loads(request.get_data(cache=False))
+    body = request.get_data(cache=False)
+    request.stream.read(1)  # of a chunked body that is too large, get_data gives the first part and is silent
+    return strict_json.loads(body)
 
 
 def _connection() -> Any:

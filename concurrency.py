@@ -26,6 +26,7 @@ from collections import deque
 from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Any, Final, Self, TypeVar
 
 from fairness import FairQueue, Flow
@@ -95,12 +96,14 @@ class Lease:
     Leaving the block frees the slot, and the place too if nothing was sent.
     """
 
-    __slots__ = ("_gate", "_state", "flow")
+    __slots__ = ("_gate", "_state", "flow", "since", "windows")
 
-    def __init__(self, gate: "Gate", flow: Flow) -> None:
+    def __init__(self, gate: "Gate", flow: Flow, windows: tuple[SlidingWindow, ...], since: float) -> None:
         self._gate = gate
         self._state = "held"
         self.flow = flow
+        self.windows = windows
+        self.since = since
 
     def sent(self) -> None:
         if self._state != "held":
@@ -135,19 +138,19 @@ class Gate:
     def __init__(
         self, *, concurrent_limit: int, requests_per_minute: int, interactive_reserve: float = 0.0
     ) -> None:
-        self._check(concurrent_limit, requests_per_minute)
         if not 0 <= interactive_reserve < 1:
             raise ValueError(f"interactive_reserve must be from 0 to below 1, got {interactive_reserve}")
-        self._slots = concurrent_limit
         self._in_flight = 0
-        self._window = SlidingWindow(requests_per_minute)
+        self._window = SlidingWindow(0)
+        self._reserve = SlidingWindow(0)
         self._reserve_share = interactive_reserve
+        self._set_limits(concurrent_limit, requests_per_minute)
         self._paced_until = -math.inf
         self._queue = FairQueue()
         self._closed: Callable[[], Exception] | None = None
         self._admitting = False
         self._timer: asyncio.TimerHandle | None = None
-        self._releases: deque[float] = deque(maxlen=256)
+        self._held_for: deque[float] = deque(maxlen=256)
 
     async def acquire(
         self, caller: str, *, batch: str | None = None, max_concurrent: int | None = None
@@ -166,20 +169,19 @@ class Gate:
         try:
             return await granted
         except asyncio.CancelledError:
-            if granted.done() and not granted.cancelled():
+            self._queue.discard(granted)
+            if granted.done() and not granted.cancelled() and granted.exception() is None:
                 granted.result().release()
-            else:
-                self._queue.discard(granted)
             raise
 
     def configure(
         self, *, concurrent_limit: int | None = None, requests_per_minute: int | None = None
     ) -> None:
         """Change both limits or none. Raises ValueError; running work is never touched."""
-        slots = self._slots if concurrent_limit is None else concurrent_limit
-        places = self._window.limit if requests_per_minute is None else requests_per_minute
-        self._check(slots, places)
-        self._slots, self._window.limit = slots, places
+        self._set_limits(
+            self._slots if concurrent_limit is None else concurrent_limit,
+            self._window.limit if requests_per_minute is None else requests_per_minute,
+        )
         self._admit_soon()
 
     def pause(self, caller: str, seconds: float) -> None:
@@ -190,7 +192,8 @@ class Gate:
 
     def proceed(self, caller: str, *, exhausted_for: float = 0.0) -> None:
         """Replicate took a creation of this caller: caution ends, unless it said that this was the last for
-        so many seconds. Callers who never were paused are left alone: this window is stricter."""
+        so many seconds, or the creation was sent before the pause and proves nothing. Callers who never were
+        paused are left alone: this window is stricter."""
         if not self._queue.is_cautious(caller):
             return
         if exhausted_for > 0:
@@ -218,36 +221,39 @@ class Gate:
         )
 
     def seconds_per_release(self) -> float:
-        """How long it takes, lately, until one more generation is done."""
-        now = asyncio.get_running_loop().time()
-        if not self._releases:
-            return WINDOW / self._window.limit
-        return max(now - self._releases[0], 0.001) / len(self._releases)
+        """How long it takes, while others wait, until one more generation is done: as the window allows, or
+        as the slots turn over with what was held lately, whichever is slower."""
+        by_window = WINDOW / self._window.limit
+        if not self._held_for:
+            return by_window
+        return max(by_window, fmean(self._held_for) / self._slots)
 
     def on_answered(self, lease: Lease) -> None:
         """For the lease alone: its 60 seconds begin."""
-        loop = asyncio.get_running_loop()
-        self._window.answered(loop.time())
-        lease.flow.answered()
+        now = asyncio.get_running_loop().time()
+        for window in lease.windows:
+            window.answered(now)
         self._admit_soon()
 
     def on_released(self, lease: Lease, *, unused: bool) -> None:
         """For the lease alone: its slot is free, and its place too if it is unused."""
-        loop = asyncio.get_running_loop()
         self._in_flight -= 1
-        self._releases.append(loop.time())
+        lease.flow.released(lease)
         if unused:
-            self._window.give_back()
-            lease.flow.answered()
-        lease.flow.released()
+            for window in lease.windows:
+                window.give_back()
+        else:
+            self._held_for.append(asyncio.get_running_loop().time() - lease.since)
         self._admit_soon()
 
-    @staticmethod
-    def _check(concurrent_limit: int, requests_per_minute: int) -> None:
+    def _set_limits(self, concurrent_limit: int, requests_per_minute: int) -> None:
         if concurrent_limit < 1:
             raise ValueError(f"concurrent_limit must be at least 1, got {concurrent_limit}")
         if requests_per_minute < 1:
             raise ValueError(f"requests_per_minute must be at least 1, got {requests_per_minute}")
+        self._slots = concurrent_limit
+        self._window.limit = requests_per_minute
+        self._reserve.limit = int(requests_per_minute * self._reserve_share)
 
     def _admit_soon(self) -> None:
         """Admit in the next tick: whoever comes in one tick is seen together, so a batch is seen whole."""
@@ -263,29 +269,27 @@ class Gate:
             free = self._window.free(now)
             if free <= 0:
                 break
-            found = self._queue.take(now, batches=self._batches_may_take(free, now))
+            from_reserve = free <= self._reserve.free(now)
+            paced = from_reserve and now < self._paced_until and free < self._queue.batched
+            found = self._queue.take(now, batches=not paced)
             if found is None:
                 break
             granted, flow = found
-            if granted.done():  # cancelled in this tick; its task has not run yet
-                continue
-            self._keep_pace(free, now)
-            self._in_flight += 1
-            flow.admitted()
-            self._window.take()
-            granted.set_result(Lease(self, flow))
+            if not granted.done():  # else it was cancelled in this tick; its task has not run yet
+                granted.set_result(self._lease(flow, now, from_reserve=from_reserve))
         self._arm(loop, now)
 
-    def _batches_may_take(self, free: int, now: float) -> bool:
-        return free > self._reserve() or now >= self._paced_until or self._queue.batched <= free
-
-    def _keep_pace(self, free: int, now: float) -> None:
-        reserve = self._reserve()
-        if free <= reserve:
-            self._paced_until = max(self._paced_until, now) + WINDOW / reserve
-
-    def _reserve(self) -> int:
-        return int(self._window.limit * self._reserve_share)
+    def _lease(self, flow: Flow, now: float, *, from_reserve: bool) -> Lease:
+        windows: tuple[SlidingWindow, ...] = (self._window,)
+        if from_reserve:
+            windows += (self._reserve,)
+            self._paced_until = max(self._paced_until, now) + WINDOW / self._reserve.limit
+        for window in windows:
+            window.take()
+        lease = Lease(self, flow, windows, now)
+        self._in_flight += 1
+        flow.admitted(lease)
+        return lease
 
     def _arm(self, loop: asyncio.AbstractEventLoop, now: float) -> None:
         """One timer, for the first moment at which time alone may let somebody in."""
@@ -345,10 +349,6 @@ class LoopThread:
 
         return self.submit(called()).result(timeout)
 
-    def soon(self, function: Callable[..., object], *arguments: Any) -> None:
-        """Run a plain function on the loop without waiting for it; a signal handler may call this."""
-        self._loop.call_soon_threadsafe(function, *arguments)
-
     def stop(self) -> None:
         """Cancel what still runs, wait for it to end, and end the thread. Twice is no error."""
         if self._thread.is_alive():
@@ -360,10 +360,11 @@ class LoopThread:
         self._loop.call_soon(self._running.set)
         try:
             self._loop.run_forever()
-            left = asyncio.all_tasks(self._loop)
-            for task in left:
-                task.cancel()
-            self._loop.run_until_complete(asyncio.gather(*left, return_exceptions=True))
+            # Again and again: what is cancelled may start something, and others may submit to the last.
+            while left := asyncio.all_tasks(self._loop):
+                for task in left:
+                    task.cancel()
+                self._loop.run_until_complete(asyncio.gather(*left, return_exceptions=True))
             self._loop.run_until_complete(self._loop.shutdown_asyncgens())
             self._loop.run_until_complete(self._loop.shutdown_default_executor())
         finally:

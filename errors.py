@@ -144,7 +144,7 @@ class PayloadTooLarge(ServiceError):
 
 class UnsupportedMediaType(ServiceError):
     status, code = 415, "unsupported_media_type"
-    title = "The body must be application/json"
+    title = "The body must be application/json, without a Content-Encoding"
 
 
 class ContentRefused(ServiceError):
@@ -243,7 +243,8 @@ def every_error() -> tuple[type[ServiceError], ...]:
 def _shown(given: Any) -> Any:
     """What a caller gave, short enough to repeat: scalars whole, the rest by its kind."""
     if isinstance(given, str):
-        return given if len(given) <= _SHOWN_AT_MOST else given[:_SHOWN_AT_MOST] + "…"
+        shown = given if len(given) <= _SHOWN_AT_MOST else given[:_SHOWN_AT_MOST] + "…"
+        return shown.encode(errors="replace").decode()  # half a surrogate pair is no text
     if isinstance(given, int) and given.bit_length() > 64:
         return f"an integer of {given.bit_length()} bits"
     if isinstance(given, list):

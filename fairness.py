@@ -66,6 +66,8 @@ class Turns(Generic[P]):
         for start, arrival, party in stepped_over:
             # Being held back saves no turns up.
             heappush(self._line, (max(start, self.turn), arrival, party))
+        if taken is not None and not self._line:
+            self.turn += 1  # nobody waits: whoever comes next starts even with everybody else
         return taken
 
 
@@ -85,15 +87,15 @@ class Flow(Party):
     def is_busy(self) -> bool:
         return bool(self.waiting) or self.in_flight > 0
 
-    def admitted(self) -> None:
+    def admitted(self, lease: object) -> None:
         self.in_flight += 1
-        self.owner.unanswered += 1
+        if self.owner.cautious:
+            self.owner.probe = lease
 
-    def answered(self) -> None:
-        self.owner.unanswered -= 1
-
-    def released(self) -> None:
+    def released(self, lease: object) -> None:
         self.in_flight -= 1
+        if self.owner.probe is lease:
+            self.owner.probe = None
 
 
 class _Caller(Party):
@@ -101,15 +103,16 @@ class _Caller(Party):
         self.turns: Turns[Flow] = Turns()
         self.flows: dict[str | None, Flow] = {}
         self.waiting = 0
-        self.unanswered = 0
         self.paused_until = -math.inf
         self.cautious = False
+        self.probe: object | None = None
+        """The one that went since the pause. The next goes when it is known what became of it."""
 
     def __len__(self) -> int:
         return self.waiting
 
     def is_held_back(self, now: float) -> bool:
-        return now < self.paused_until or (self.cautious and self.unanswered > 0)
+        return now < self.paused_until or self.probe is not None
 
     def is_idle(self) -> bool:
         return not self.waiting and not any(map(Flow.is_busy, self.flows.values()))
@@ -120,7 +123,6 @@ class _Caller(Party):
             # A batch comes once: forget those that are done when the next one comes.
             self.flows = {name: flow for name, flow in self.flows.items() if flow.is_busy()}
             found = self.flows[batch] = Flow(self, batch)
-            found.turn_end = self.turns.turn
         return found
 
 
@@ -182,14 +184,18 @@ class FairQueue:
         paused = self._caller(caller)
         paused.paused_until = max(paused.paused_until, until)
         paused.cautious = True
+        paused.probe = None
         self._paused.add(paused)
 
     def is_cautious(self, caller: str) -> bool:
         return caller in self._callers and self._callers[caller].cautious
 
     def proceed(self, caller: str) -> None:
-        """End a caller's caution."""
-        self._caller(caller).cautious = False
+        """End a caller's caution, if one has gone since the pause."""
+        cautious = self._caller(caller)
+        if cautious.probe is not None:
+            cautious.cautious = False
+            cautious.probe = None
 
     def clear(self) -> list[Any]:
         """Take everybody out, in no order."""
@@ -200,12 +206,15 @@ class FairQueue:
 
     def pause_ends(self, now: float) -> list[float]:
         """When those who are paused may go again, of those who wait."""
-        self._paused = {caller for caller in self._paused if caller.paused_until > now}
-        return [caller.paused_until for caller in self._paused if caller]
+        return [caller.paused_until for caller in self._still_paused(now) if caller]
 
     def longest_pause(self, now: float) -> float:
         """Seconds until the last paused caller may go again."""
-        return max((caller.paused_until - now for caller in self._paused), default=0.0)
+        return max((caller.paused_until - now for caller in self._still_paused(now)), default=0.0)
+
+    def _still_paused(self, now: float) -> set[_Caller]:
+        self._paused = {caller for caller in self._paused if caller.paused_until > now}
+        return self._paused
 
     def _caller(self, name: str) -> _Caller:
         found = self._callers.get(name)

@@ -16,7 +16,8 @@ import random
 import re
 import secrets
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Coroutine, Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
@@ -42,6 +43,9 @@ State = Literal["queued", "submitting", "running", "succeeded", "failed", "cance
 MAX_ATTEMPTS: Final = 5
 MAX_THROTTLED: Final = 20
 """Refusals for the account's rate that one generation sits out; each comes after the wait it asked for."""
+
+FIRST_BACKOFF: Final = 0.5
+"""Seconds, at most, before the second attempt when Replicate names no time; it doubles up to 32-fold."""
 
 CANCEL_AFTER_MARGIN: Final = 10.0
 """Seconds between our own deadline and Replicate's, which is the safety net."""
@@ -140,7 +144,10 @@ class Tally:
 
 
 class Generations:
-    """Runs generations through the gate and a provider. Lives on the loop; `on_change` hears every transition."""
+    """Runs generations through the gate and a provider. Lives on the loop; `on_change` hears every transition.
+
+    `timeout` (seconds) is for predictions whose request names none.
+    """
 
     def __init__(
         self,
@@ -149,12 +156,14 @@ class Generations:
         gate: Gate,
         timeout: float,
         max_queued: int,
+        first_backoff: float = FIRST_BACKOFF,
         on_change: Callable[[Generation], None] = lambda generation: None,
     ) -> None:
         self._provider = provider
         self._gate = gate
         self._timeout = timeout
         self._max_queued = max_queued
+        self._first_backoff = first_backoff
         self._on_change = on_change
         self._lives: set[asyncio.Task[None]] = set()
         self._draining = False
@@ -184,7 +193,8 @@ class Generations:
             life = self._begin(generation, batch)
             life.add_done_callback(lambda _, index=index: tell(batch, index))  # type: ignore[misc]
             lives.append(life)
-        await asyncio.gather(*lives)
+        # Or a cancelled batch would return with its first cancelled item, and the rest would still be ending.
+        await asyncio.gather(*lives, return_exceptions=True)
         return batch
 
     async def drain(self, seconds: float) -> None:
@@ -248,8 +258,11 @@ class Generations:
                 throttled += again.throttled
                 if failures >= MAX_ATTEMPTS or throttled >= MAX_THROTTLED:
                     raise again.error from None
-                backoff = 0.5 * 2 ** min(failures + throttled - 1, 5) * random.uniform(0.5, 1)  # noqa: S311
-                wait = backoff if again.wait is None else again.wait
+                self._move(generation, "queued")
+                wait = again.wait
+                if wait is None:
+                    doubled = self._first_backoff * 2 ** min(failures + throttled - 1, 5)
+                    wait = doubled * random.uniform(0.5, 1)  # noqa: S311
                 if again.throttled:
                     self._gate.pause(generation.caller.id, wait)
                 else:
@@ -260,7 +273,6 @@ class Generations:
                 raise
 
     async def _attempt(self, generation: Generation, batch: Batch | None) -> None:
-        self._move(generation, "queued")
         with await self._gate.acquire(
             generation.caller.id,
             batch=batch.id if batch else None,
@@ -289,7 +301,7 @@ class Generations:
         try:
             created = await asyncio.shield(creation)
         except asyncio.CancelledError:
-            await self._undo(generation.caller, creation)
+            await _to_the_end(self._undo(generation.caller, creation))
             raise
         self._gate.proceed(generation.caller.id, exhausted_for=created.exhausted_for)
         return created.prediction
@@ -297,7 +309,7 @@ class Generations:
     async def _undo(self, caller: Caller, creation: "asyncio.Task[Any]") -> None:
         """It may be paid for already: hear what became of it, and cancel that."""
         try:
-            created = await asyncio.shield(creation)
+            created = await creation
         except (TryAgain, ServiceError):
             return
         await self._provider.cancel(caller, created.prediction)
@@ -308,10 +320,10 @@ class Generations:
             async with asyncio.timeout(limit):
                 return await self._provider.finished(caller, prediction, model=model)
         except TimeoutError:
-            await self._provider.cancel(caller, prediction)
+            await _to_the_end(self._provider.cancel(caller, prediction))
             raise GenerationTimeout(f"It was cancelled after {limit:g} seconds.") from None
-        except asyncio.CancelledError:
-            await self._provider.cancel(caller, prediction)
+        except BaseException:
+            await _to_the_end(self._provider.cancel(caller, prediction))
             raise
 
     def _end(self, generation: Generation, state: State, error: ServiceError | None = None) -> None:
@@ -337,6 +349,15 @@ class Generations:
 
     def _shutting_down(self) -> ShuttingDown:
         return ShuttingDown("The service is shutting down and did not finish this.", retry_after=5)
+
+
+async def _to_the_end(work: Coroutine[Any, Any, None]) -> None:
+    """Wait until it is done, however often the waiting is cancelled: what it stops is billed for."""
+    task = asyncio.create_task(work)
+    while not task.done():
+        with suppress(asyncio.CancelledError):
+            await asyncio.shield(task)
+    task.result()
 
 
 def _judge(prediction: Prediction) -> None:

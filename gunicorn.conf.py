@@ -6,8 +6,10 @@ process's signals to the service's drain: on SIGTERM the worker goes on acceptin
 """
 
 import json
+import os
 import signal
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -21,12 +23,35 @@ from settings import SettingsError, load
 _SPARE_THREADS = 32
 """For whoever does not wait for a result: health checks, status, configuration, refusals."""
 
+_CLOSERS = 16
+"""Threads on which connections are closed; each may linger for two seconds."""
+
 _CANCEL_SECONDS = 45
 """What cancelling the rest may take after the drain, with Replicate at its slowest."""
 
 
 class Worker(ThreadWorker):  # type: ignore[misc] # gunicorn ships no types
-    """gthread, answering what it cannot even parse as a problem document instead of a page of HTML."""
+    """gthread, with two things put right: it never lingers on the thread that accepts, and it answers what
+    it cannot even parse as a problem document instead of a page of HTML."""
+
+    def init_process(self) -> None:
+        self.closers = ThreadPoolExecutor(_CLOSERS, thread_name_prefix="closer")
+        super().init_process()
+
+    def finish_request(self, conn: Any, fs: Any) -> None:
+        # gunicorn 27 waits up to two seconds for the peer to close, on its only accepting thread: a few
+        # callers who do not read their answers would stop everybody, health checks included.
+        close = conn.close
+
+        def close_elsewhere(*, graceful: bool = False) -> None:
+            if graceful:
+                self.closers.submit(close, graceful=True)
+            else:
+                close()
+
+        conn.close = close_elsewhere
+        super().finish_request(conn, fs)
+        conn.close = close
 
     def handle_error(self, req: Any, client: Any, addr: Any, exc: Exception) -> None:  # noqa: ARG002
         parsing_failed = req is None or type(exc).__module__ == "gunicorn.http.errors"
@@ -80,6 +105,13 @@ worker_tmp_dir = "/dev/shm" if Path("/dev/shm").is_dir() else None  # noqa: S108
 logconfig_dict = logs.configuration(_settings)
 
 
+def when_ready(_server: Any) -> None:
+    """Never a second worker beside the first, not even for a moment: each would spend the whole allowance."""
+    signal.signal(signal.SIGHUP, lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+    for number in (signal.SIGTTIN, signal.SIGTTOU, signal.SIGUSR2):
+        signal.signal(number, signal.SIG_IGN)
+
+
 def post_worker_init(worker: Any) -> None:
     """Take the signals over from gunicorn once there is a service to drain."""
     service = worker.wsgi.extensions["service"]
@@ -94,6 +126,7 @@ def post_worker_init(worker: Any) -> None:
         drain(0)
 
     signal.signal(signal.SIGTERM, on_term)
+    signal.signal(signal.SIGHUP, on_term)
     signal.signal(signal.SIGINT, on_quit)
     signal.signal(signal.SIGQUIT, on_quit)
 

@@ -26,7 +26,8 @@ def configuration(settings: Settings) -> dict[str, Any]:
     rendered: list[Any] = (
         [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
         if as_json
-        else [structlog.dev.ConsoleRenderer()]
+        # Where `rich` is installed, its traces would print the locals, and with them tokens.
+        else [structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)]
     )
     remove = structlog.stdlib.ProcessorFormatter.remove_processors_meta
     return {

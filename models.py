@@ -21,8 +21,8 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, WithJsonSchem
 
 from errors import Problem
 
-MAX_INLINE_IMAGE = 256_000
-"""Characters of a `data:` URI; beyond about 256 kB Replicate wants a URL."""
+MAX_IMAGE = 256_000
+"""Characters of an image's `data:` URI, or URL; beyond about 256 kB Replicate wants a URL."""
 
 
 # ── The kinds of value a model takes ────────────────────────────────────────────────────────────────
@@ -45,33 +45,41 @@ def _prompt(value: str) -> str:
 
 
 def _image(value: str) -> str:
+    if len(value) > MAX_IMAGE:
+        raise ValueError(f"must be at most {MAX_IMAGE} characters; give a URL of the image instead")
     if value.startswith("data:"):
-        if not _DATA_URI.match(value):
+        if not re.fullmatch(_DATA_URI, value):
             raise ValueError("must be a base64 data: URI of a PNG, JPEG, WebP or GIF image")
-        if len(value) > MAX_INLINE_IMAGE:
-            raise ValueError(f"must be at most {MAX_INLINE_IMAGE} characters inline; give a URL instead")
-        return value
-    try:
-        url = urlsplit(value)
-        reachable = url.scheme in {"http", "https"} and bool(url.hostname) and _URL.match(value)
-    except ValueError:
-        reachable = None
-    if not reachable:
+    elif not re.fullmatch(_URL, value) or not _has_host(value):
         raise ValueError("must be an http(s) URL or a data: URI")
     return value
 
 
-_URL = re.compile(r"https?://[!-~]+\Z", re.IGNORECASE)
-_DATA_URI = re.compile(r"data:image/(png|jpeg|webp|gif);base64,[A-Za-z0-9+/]+={0,2}\Z")
+def _has_host(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        return bool(parts.hostname) and parts.port != 0  # reading the port checks it
+    except ValueError:
+        return False
+
+
+_URL = r"[Hh][Tt][Tt][Pp][Ss]?://[!-~]+"
+_DATA_URI = r"data:image/(png|jpeg|webp|gif);base64,[A-Za-z0-9+/]+={0,2}"
 
 AnInputs = TypeVar("AnInputs", bound="type[Inputs]")
 
-Text = Annotated[str, AfterValidator(_text)]
-Prompt = Annotated[Text, AfterValidator(_prompt), WithJsonSchema({"type": "string", "minLength": 1})]
+Text = Annotated[str, AfterValidator(_text), WithJsonSchema({"type": "string", "pattern": r"^[^\u0000]*$"})]
+Prompt = Annotated[
+    Text,
+    AfterValidator(_prompt),
+    WithJsonSchema({"type": "string", "pattern": r"^[^\u0000]*[^\s\u0000][^\u0000]*$"}),
+]
 Image = Annotated[
     Text,
     AfterValidator(_image),
-    WithJsonSchema({"type": "string", "format": "uri", "maxLength": MAX_INLINE_IMAGE}),
+    WithJsonSchema(
+        {"type": "string", "format": "uri", "maxLength": MAX_IMAGE, "pattern": f"^({_URL}|{_DATA_URI})$"}
+    ),
 ]
 Seed = Annotated[int, Field(ge=-(2**63), le=2**63 - 1)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -125,6 +133,8 @@ class Model:
     @property
     def extension(self) -> str:
         """What a file of this model ends in when the caller names no format."""
+        if self.kind == "video":
+            return ".mp4"
         default = self.inputs.model_fields["output_format"].default
         return "." + str(self.asks_for.get("output_format", default))
 
@@ -142,7 +152,7 @@ class Model:
             "price": {"usd": self.price.usd, "per": self.price.per},
             "default_extension": self.extension,
             "input_schema": self.input_schema,
-            "example": {"model_name": self.aliases[0], **self.example},
+            "example": {"model_name": (*self.aliases, self.name)[0], **self.example},
         }
 
 
@@ -199,6 +209,13 @@ class FluxDev(Inputs):
     example={"prompt": "The same street in winter", "input_image": "https://example.com/street.jpg"},
 )
 class FluxKontextMax(Inputs):
+    model_config = ConfigDict(
+        json_schema_extra={  # as `rules`
+            "if": {"required": ["input_image"], "properties": {"input_image": {"type": "string"}}},
+            "then": {"properties": {"safety_tolerance": {"maximum": 2}}},
+        }
+    )
+
     input_image: Image | None = None
     aspect_ratio: Literal[
         "match_input_image", "1:1", "16:9", "9:16", "4:3", "3:4", "3:2", "2:3", "4:5", "5:4",

@@ -150,7 +150,10 @@ def _schemas() -> JSON:
             description="Whole requests, models mixed.",
         ),
         **requests,
-        "Limits": {**_object(_properties(Limits), required=[]), "additionalProperties": False},
+        "Limits": _object(
+            _properties(Limits), required=[], additionalProperties=False,
+            anyOf=[{"required": [name], "properties": {name: {"type": "integer"}}} for name in Limits.model_fields],
+        ),
         **_answers(),
     }  # fmt: skip
 
@@ -160,11 +163,10 @@ def _request_schema(model: models.Model) -> JSON:
     own = _properties(OwnFields)
     own["model_name"] = {"enum": list(model.names), "description": f"{model.name}, or an alias."}
     return {
-        "type": "object",
+        **schema,
         "title": _schema_name(model),
         "properties": {**own, **schema["properties"]},
         "required": ["model_name", *schema["required"]],
-        "additionalProperties": False,
         "examples": [model.as_json()["example"]],
     }
 
@@ -175,7 +177,8 @@ def _prompts_schema(request: JSON) -> JSON:
     properties["prompts"] = {
         "type": "array", "items": prompt, "minItems": 1, "maxItems": MAX_BATCH_ITEMS
     }  # fmt: skip
-    return _object(properties, required=["model_name", "prompts"], additionalProperties=False)
+    rest = {name: value for name, value in request.items() if name not in {"title", "examples"}}
+    return {**rest, "properties": properties, "required": ["model_name", "prompts"]}
 
 
 def _answers() -> JSON:

@@ -22,6 +22,8 @@ MAX_TIMEOUT = 1800
 """Seconds: Replicate ends every prediction after 30 minutes."""
 
 _MAX_PROBLEMS_TOLD = 100
+_MAX_FIELDS = 100
+"""Far more than any model takes. Looking for the nearest name of a million unknown ones would take minutes."""
 
 
 class OwnFields(BaseModel):
@@ -83,24 +85,18 @@ class BatchRequest:
 
 def parse_generation(body: Any) -> GenerationRequest:
     """The generation that the body of `POST /generate` asks for. Raises InvalidRequest."""
-    found = _read(body)
+    found = _unusable("body", body) or _read(body)
     return found if isinstance(found, GenerationRequest) else _refuse(found)
 
 
 def parse_batch(body: Any) -> BatchRequest:
     """The batch that the body of `POST /generate-batch` asks for. Raises InvalidRequest."""
-    if not isinstance(body, dict):
-        _refuse([_not_an_object("body", body)])
+    if unusable := _unusable("body", body):
+        _refuse(unusable)
     own = {name: body[name] for name in BatchFields.model_fields if name in body}
     rest = {name: value for name, value in body.items() if name not in own}
     problems = list(_invalid_fields(BatchFields, own))
-    if "requests" in rest:
-        requests = _read_whole(rest, problems)
-    elif "prompts" in rest:
-        requests = _read_prompts(rest, problems)
-    else:
-        requests = []
-        problems.append(Problem("prompts", "is required, or `requests` in its place"))
+    requests = (_read_whole if "requests" in rest else _read_prompts)(rest, problems)
     if problems:
         _refuse(problems)
     return BatchRequest(requests, own.get("max_concurrent"))
@@ -108,8 +104,8 @@ def parse_batch(body: Any) -> BatchRequest:
 
 def parse_limits(body: Any) -> Limits:
     """The limits that the body of `POST /configure` asks for. Raises InvalidRequest."""
-    if not isinstance(body, dict):
-        _refuse([_not_an_object("body", body)])
+    if unusable := _unusable("body", body):
+        _refuse(unusable)
     problems = list(_invalid_fields(Limits, body))
     if not problems and all(body.get(name) is None for name in Limits.model_fields):
         problems.append(Problem("body", "must name concurrent_limit, requests_per_minute, or both"))
@@ -127,13 +123,15 @@ def _read_whole(body: dict[str, Any], problems: list[Problem]) -> list[Generatio
     )
     requests = []
     for index, item in enumerate(_listed("requests", body["requests"], problems)):
-        found = _read(item)
-        if isinstance(found, GenerationRequest):
+        where = f"requests[{index}]"
+        if unusable := _unusable(where, item):
+            problems += unusable
+        elif isinstance(found := _read(item), GenerationRequest):
             requests.append(found)
-        elif not isinstance(item, dict):
-            problems.append(_not_an_object(f"requests[{index}]", item))
         else:
-            problems.extend(problem.within(f"requests[{index}]") for problem in found)
+            problems.extend(problem.within(where) for problem in found)
+        if len(problems) > _MAX_PROBLEMS_TOLD:
+            break
     return requests
 
 
@@ -143,9 +141,11 @@ def _read_prompts(body: dict[str, Any], problems: list[Problem]) -> list[Generat
     if "prompt" in shared:
         problems.append(Problem("prompt", "cannot stand beside `prompts`", shared.pop("prompt")))
     found = _read(shared | {"prompt": "a stand-in"})
-    prompts = list(_listed("prompts", body["prompts"], problems))
+    prompts = list(_listed("prompts", body.get("prompts", ABSENT), problems))
     for index, prompt in enumerate(prompts):
         problems.extend(_invalid_prompt(f"prompts[{index}]", prompt))
+        if len(problems) > _MAX_PROBLEMS_TOLD:
+            break
     if not isinstance(found, GenerationRequest):
         problems.extend(found)
         return []
@@ -158,7 +158,9 @@ def _read_prompts(body: dict[str, Any], problems: list[Problem]) -> list[Generat
 
 
 def _listed(name: str, given: Any, problems: list[Problem]) -> Iterable[Any]:
-    if not isinstance(given, list):
+    if given is ABSENT:
+        problems.append(Problem(name, "is required, or `requests` in its place"))
+    elif not isinstance(given, list):
         problems.append(Problem(name, "must be a list", given))
     elif not given:
         problems.append(Problem(name, "must hold at least one item"))
@@ -169,10 +171,8 @@ def _listed(name: str, given: Any, problems: list[Problem]) -> Iterable[Any]:
     return ()
 
 
-def _read(body: Any) -> GenerationRequest | list[Problem]:
+def _read(body: dict[str, Any]) -> GenerationRequest | list[Problem]:
     """One whole request, or everything that is wrong with it."""
-    if not isinstance(body, dict):
-        return [_not_an_object("body", body)]
     own = {name: body[name] for name in OwnFields.model_fields if name in body}
     given = {name: value for name, value in body.items() if name not in own}
     problems = list(_invalid_fields(OwnFields, own))
@@ -181,7 +181,9 @@ def _read(body: Any) -> GenerationRequest | list[Problem]:
     if model is None:
         if isinstance(name, str):
             problems.append(_unknown_model(name))
-        if "prompt" not in given:
+        if "prompt" in given:
+            problems.extend(_invalid_prompt("prompt", given["prompt"]))
+        else:
             problems.append(Problem("prompt", "is required"))
         return problems
     problems += _invalid_fields(model.inputs, given)
@@ -195,14 +197,18 @@ def _read(body: Any) -> GenerationRequest | list[Problem]:
 
 def _refuse(problems: list[Problem]) -> Any:
     told = problems[:_MAX_PROBLEMS_TOLD]
-    untold = len(problems) - len(told)
-    if untold:
-        told.append(Problem("body", f"and {untold} more problems"))
+    if len(problems) > len(told):
+        told.append(Problem("body", "has more problems than these"))
     raise InvalidRequest(told)
 
 
-def _not_an_object(where: str, given: Any) -> Problem:
-    return Problem(where, "must be a JSON object", given)
+def _unusable(where: str, given: Any) -> list[Problem]:
+    """Why there is no looking at its fields."""
+    if not isinstance(given, dict):
+        return [Problem(where, "must be a JSON object", given)]
+    if len(given) > _MAX_FIELDS:
+        return [Problem(where, f"must have at most {_MAX_FIELDS} fields", given)]
+    return []
 
 
 def _unknown_model(name: str) -> Problem:
@@ -241,10 +247,17 @@ def _message(error: Any, known: Sequence[str]) -> str:
     if kind == "extra_forbidden":
         nearest = get_close_matches(str(error["loc"][-1])[:100], known, n=1)
         return "is not a known field" + (f"; did you mean {nearest[0]}?" if nearest else "")
+    if kind == "literal_error":
+        return "must be " + str(context["expected"]).replace("'", "")
     if kind in _WORDS:
-        return _WORDS[kind].format_map(context)
+        return _WORDS[kind].format_map({name: _plain(value) for name, value in context.items()})
     message: str = error["msg"].removeprefix("Value error, ")
     return message[0].lower() + message[1:]
+
+
+def _plain(value: Any) -> Any:
+    """A bound of 10.0 reads 10."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 _WORDS = {
@@ -253,9 +266,9 @@ _WORDS = {
     "float_type": "must be a number",
     "finite_number": "must be a finite number",
     "string_type": "must be a string",
+    "string_unicode": "must not contain lone surrogates",
     "bool_type": "must be true or false",
     "list_type": "must be a list",
-    "literal_error": "must be {expected}",
     "less_than_equal": "must be at most {le}",
     "greater_than_equal": "must be at least {ge}",
 }

@@ -15,7 +15,7 @@ from errors import ShuttingDown
 from generation import Generations
 from parsing import Limits
 from providers.replicate import Replicate
-from settings import Settings
+from settings import Settings, SettingsError
 from waiting import Seats
 
 NAME = "replicate-concurrent-generation"
@@ -29,6 +29,8 @@ class Service:
     """Everything one process of the service has. `close` it when done."""
 
     def __init__(self, settings: Settings) -> None:
+        if settings.needs_simulator:
+            raise SettingsError("REPLICATE_SIMULATE: only `python app.py` starts a simulator; run that.")
         self.settings = settings
         self.doors = Doors(admin_key=settings.admin_key, server_token=settings.replicate_token)
         self.seats = Seats(settings.MAX_WAITING_CALLERS)

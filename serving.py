@@ -5,6 +5,7 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -28,20 +29,29 @@ class Server(Application):  # type: ignore[misc] # gunicorn ships no types
 
     def load_config(self) -> None:
         self.load_config_from_file(str(HERE / "gunicorn.conf.py"))
-        self.cfg.set("when_ready", self._say_ready)
+        configured = self.cfg.when_ready
+
+        def when_ready(arbiter: Any) -> None:
+            configured(arbiter)
+            sys.stdout.write(self._banner)
+            sys.stdout.flush()
+
+        self.cfg.set("when_ready", when_ready)
 
     def load(self) -> Flask:
         return self._create_app(self._settings)
-
-    def _say_ready(self, _arbiter: Any) -> None:
-        sys.stdout.write(self._banner)
-        sys.stdout.flush()
 
 
 def serve(settings: Settings, create_app: Callable[[Settings], Flask]) -> int:
     """Serve until a signal ends it; the simulator beside it ends too. Returns the exit status."""
     if not settings.needs_simulator:
         return _run(settings, create_app)
+    if find_spec("simulator") is None:
+        sys.stderr.write(
+            "REPLICATE_SIMULATE: the simulator is not part of this installation; start one "
+            "from a checkout (python -m simulator) and name it in REPLICATE_BASE_URL.\n"
+        )
+        return 2
     # It ends when its stdin does, so it never outlives this process, whatever becomes of that. In a session
     # of its own it hears no Ctrl-C: the service still cancels there what it has running.
     command = [sys.executable, "-m", "simulator", "--port", "0", "--exit-on-stdin-eof"]

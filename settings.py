@@ -7,6 +7,7 @@ operator can act on; secrets never show in a `repr`.
 import os
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
 from dotenv import dotenv_values
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationError
@@ -134,8 +135,9 @@ class Settings(BaseModel):
 
     @property
     def needs_simulator(self) -> bool:
-        """Whether a simulator must be started beside the service."""
-        return self.REPLICATE_SIMULATE and "REPLICATE_BASE_URL" not in self.model_fields_set
+        """Whether a simulator must be started: what is called simulated must never reach Replicate itself."""
+        host = urlsplit(self.REPLICATE_BASE_URL).hostname or ""
+        return self.REPLICATE_SIMULATE and f".{host}".endswith(".replicate.com")
 
 
 def load() -> Settings:
@@ -144,7 +146,7 @@ def load() -> Settings:
     Raises SettingsError.
     """
     from_file = {name: value for name, value in dotenv_values(".env").items() if value is not None}
-    return Settings.from_env({**from_file, **os.environ})
+    return Settings.from_env(from_file | {name: value for name, value in os.environ.items() if value})
 
 
 def _sentence(error: Any) -> str:

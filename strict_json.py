@@ -6,9 +6,12 @@ these, and whatever else cannot be read, is an `InvalidJSON` that says what and 
 
 import json
 import math
+import re
 from typing import Any, Never
 
 from errors import InvalidJSON
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def loads(body: bytes) -> Any:
@@ -37,7 +40,9 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(keys) < len(pairs):
         seen: set[str] = set()
         twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
-        raise InvalidJSON(f"The key {twice[:100]!r} stands twice in one object.")
+        raise InvalidJSON(f"The key {_quoted(twice)} stands twice in one object.")
+    if any(not key.isascii() and _SURROGATE.search(key) for key in keys):
+        raise InvalidJSON("A key holds half of a surrogate pair.")
     return keys
 
 
@@ -53,6 +58,10 @@ def _integer(text: str) -> int:
         return int(text)
     except ValueError:  # more digits than Python converts (sys.set_int_max_str_digits)
         raise InvalidJSON(f"An integer of {len(text)} digits is too large.") from None
+
+
+def _quoted(text: str) -> str:
+    return json.dumps(text[:100])
 
 
 def _constant(name: str) -> Never:

@@ -8,13 +8,13 @@ an id that no answer has told us. Several looks over some seconds, since a list 
 - none: it never arrived, and may be sent again.
 - more than are in doubt, or no look succeeds: nobody can know. It is told, not retried.
 
-While an identical creation is still waiting for its answer, what is found may be its own, so nobody
-adopts until it has settled.
+What is found may be that of an identical creation which still waits for its answer, so the answer is
+awaited before anybody adopts.
 """
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -31,6 +31,7 @@ LOOKS = (0.5, 1.5, 3.0, 5.0)
 CLOCK_SKEW = timedelta(seconds=60)
 """How far Replicate's clock may be from ours."""
 
+_LIST = "/v1/predictions?"
 _PAGES = 20
 _IDS_KEPT = 50_000
 
@@ -38,10 +39,12 @@ Page = Callable[[Caller, str], Awaitable[Any]]
 
 
 class Creations:
-    """The creations under way, and the ids we were told. `page(caller, address)` fetches one page of the list."""
+    """The creations under way, and the ids we were told. `page(caller, address)` fetches one page of the list;
+    `looks` are the seconds before each look."""
 
-    def __init__(self, page: Page) -> None:
+    def __init__(self, page: Page, *, looks: Sequence[float] = LOOKS) -> None:
         self.page = page
+        self.looks = looks
         self.under_way: set[Creation] = set()
         self._told: OrderedDict[str, None] = OrderedDict()
 
@@ -54,6 +57,7 @@ class Creations:
             yield creation
         finally:
             self.under_way.discard(creation)
+            creation.heard.set()
 
     def is_told(self, prediction_id: str) -> bool:
         return prediction_id in self._told
@@ -70,33 +74,34 @@ class Creation:
     def __init__(self, creations: Creations, caller: Caller, model: str, sent: Mapping[str, Any]) -> None:
         self._creations = creations
         self._caller = caller
-        self.content = (caller.id, model, sent)
+        self.content = (caller.token, model, sent)
+        self.heard = asyncio.Event()
+        """Set once nothing more is to be heard: it is settled, or in doubt."""
         self._since = datetime.now(UTC) - CLOCK_SKEW
-        self.in_doubt = False
 
     def answered(self, prediction_id: str) -> None:
         """The ordinary end: the answer came."""
         self._creations.tell(prediction_id)
 
-    async def find(self) -> Mapping[str, Any]:
-        """The prediction that was made after all. Raises TryAgain when there is none, OutcomeUnknown."""
-        self.in_doubt = True
+    async def find(self) -> str:
+        """The id of the prediction that was made after all. Raises TryAgain when there is none, OutcomeUnknown."""
+        self.heard.set()
         undecided = True
-        for delay in LOOKS:
+        for delay in self._creations.looks:
             await asyncio.sleep(delay)
             try:
-                candidates = [item async for item in self._recent() if self._could_be_mine(item)]
+                listed: dict[str, None] = {
+                    item["id"]: None async for item in self._recent() if self._could_be_mine(item)
+                }
             except (Refusal, NotSent, Lost):
                 undecided = True
                 continue
-            candidates = [item for item in candidates if not self._creations.is_told(item["id"])]
-            alike = [other for other in self._creations.under_way if other.content == self.content]
-            doubts = sum(other.in_doubt for other in alike)
+            in_doubt = await self._alike_in_doubt()
+            candidates = [identity for identity in listed if not self._creations.is_told(identity)]
             undecided = bool(candidates)
-            if 1 <= len(candidates) <= doubts and doubts == len(alike):
-                found = candidates[0]
-                self._creations.tell(found["id"])
-                return found
+            if 1 <= len(candidates) <= in_doubt:
+                self._creations.tell(candidates[0])
+                return candidates[0]
         if undecided:
             raise OutcomeUnknown(
                 "The connection was lost while the prediction was being created, and whether it was "
@@ -104,27 +109,37 @@ class Creation:
             )
         raise TryAgain(UpstreamError("Replicate did not take the prediction."))
 
+    async def _alike_in_doubt(self) -> int:
+        """How many of those that may own what was just listed are in doubt, this one included.
+
+        Whoever begins later owns none of it and need not be awaited, or a stream of them would never end.
+        """
+        alike = [other for other in self._creations.under_way if other.content == self.content]
+        for other in alike:
+            await other.heard.wait()
+        return sum(other in self._creations.under_way for other in alike)
+
     async def _recent(self) -> AsyncIterator[Mapping[str, Any]]:
-        since = self._since.isoformat().replace("+00:00", "Z")
-        address = "/v1/predictions?" + urlencode({"created_after": since})
+        query = urlencode({"created_after": self._since.isoformat().replace("+00:00", "Z")})
         for _ in range(_PAGES):
-            page = await self._creations.page(self._caller, address)
+            page = await self._creations.page(self._caller, _LIST + query)
             items = page.get("results") if isinstance(page, dict) else None
             if not isinstance(items, list):
                 raise Lost("the answer is no list of predictions")
             for item in items:
                 if isinstance(item, dict):
                     yield item
-            address = page.get("next")
-            if not isinstance(address, str) or not items or _made(items[-1]) < self._since:
+            following = page.get("next")
+            if not isinstance(following, str) or not items or _made(items[-1]) < self._since:
                 return
+            # Only its query: the token would go wherever a `next` points.
+            query = following.partition("?")[2]
+        raise Lost("the list is too long to search")
 
     def _could_be_mine(self, item: Mapping[str, Any]) -> bool:
         _, model, sent = self.content
-        identity = item.get("id")
         return (
-            isinstance(identity, str)
-            and not self._creations.is_told(identity)
+            isinstance(item.get("id"), str)
             and item.get("model") == model
             and item.get("input") == sent
             and _made(item) >= self._since

@@ -4,6 +4,7 @@ The admin's callers do not own the account that pays, so its token and billing t
 Replicate's billing advice; a user hears of their own account in Replicate's words.
 """
 
+import math
 import re
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -55,7 +56,7 @@ def seconds_to_wait(refusal: Refusal) -> float | None:
     if told is None:
         found = _RESETS_IN.search(str(document.get("detail", "")))
         told = float(found.group(1)) if found else None
-    return None if told is None else min(max(told, 0.0), LONGEST_WAIT)
+    return None if told is None or math.isnan(told) else min(max(told, 0.0), LONGEST_WAIT)
 
 
 def _from_header(text: str) -> float | None:

@@ -15,7 +15,7 @@ Facts of the API: replicate.com/docs/reference/http. Facts of the client: its so
 import asyncio
 import math
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -28,8 +28,8 @@ from concurrency import Gate, Lease
 from errors import ServiceError, UpstreamError, UpstreamRateLimited
 from parsing import GenerationRequest
 from providers import Created, Prediction, TryAgain
-from providers.reconciliation import Creations
-from providers.refusals import seconds_to_wait, service_error
+from providers.reconciliation import LOOKS, Creations
+from providers.refusals import LONGEST_WAIT, seconds_to_wait, service_error
 from providers.transport import (
     BudgetedTransport,
     Exchange,
@@ -46,31 +46,50 @@ CREATE_TIMEOUT = 30.0
 LOOK_TIMEOUT = 10.0
 """Seconds for any other answer."""
 
+LONGEST_DEADLINE = 1800
+"""Seconds. Replicate ends every prediction after 30 minutes."""
+
 CLIENTS_KEPT = 64
 
 _MISSING_LOOKS = 5
 """A prediction that so many looks in a row do not find is gone."""
 
-_CANCEL_TRIES = 3
+_CANCEL_PAUSES = (0.2, 0.4, 0.0)
+"""Seconds after each try to cancel."""
 
 log = structlog.get_logger("replicate")
 
 
 class Replicate:
-    """The provider (see `providers.Provider`). Make it and close it on the loop that uses it."""
+    """The provider (see `providers.Provider`). Make it and close it on the loop that uses it.
 
-    def __init__(self, *, base_url: str, others: Gate) -> None:
+    `others` is the window for all that creates nothing; timeouts, and the pauses before each look for a lost
+    creation, in seconds.
+    """
+
+    def __init__(
+        self,
+        *,
+        base_url: str,
+        others: Gate,
+        create_timeout: float = CREATE_TIMEOUT,
+        look_timeout: float = LOOK_TIMEOUT,
+        looks: Sequence[float] = LOOKS,
+    ) -> None:
         self._base_url = base_url
         self._others = others
+        self._create_timeout = create_timeout
+        self._look_timeout = look_timeout
         self._clients: OrderedDict[str, Client] = OrderedDict()
         self._connections: httpx.AsyncBaseTransport = open_connections()
         self._watcher: Watcher[Caller] = Watcher(self._look)
-        self._creations = Creations(self._page)
+        self._creations = Creations(self._page, looks=looks)
 
     async def create(
         self, caller: Caller, request: GenerationRequest, *, lease: Lease, cancel_after: float
     ) -> Created:
-        exchange = Exchange(CREATE_TIMEOUT, lease, {"Cancel-After": cancel_after_header(cancel_after)})
+        headers = {"Cancel-After": cancel_after_header(cancel_after)}
+        exchange = Exchange(self._create_timeout, lease, headers)
         model, sent = request.model.name, dict(request.input)
         with self._creations.begin(caller, model, sent) as creation:
             try:
@@ -93,24 +112,24 @@ class Replicate:
                 return Created(prediction, _exhausted_for(exchange.answer_headers))
             log.warning("creation_uncertain", reason=reason, model=model, caller=caller.id)
             found = await creation.find()
-            log.info("creation_adopted", prediction=found["id"], model=model, caller=caller.id)
-            return Created(read_prediction(found))
+            log.info("creation_adopted", prediction=found, model=model, caller=caller.id)
+            return Created(Prediction(found, "starting"))
 
     async def finished(self, caller: Caller, prediction: Prediction, *, model: str) -> Prediction:
         return await self._watcher.finished(caller, prediction, model=model)
 
     async def cancel(self, caller: Caller, prediction: Prediction) -> None:
-        for attempt in range(_CANCEL_TRIES):
+        for pause in _CANCEL_PAUSES:
             try:
                 await self._call(
                     caller,
-                    Exchange(LOOK_TIMEOUT),
+                    Exchange(self._look_timeout),
                     lambda client: client.predictions.async_cancel(prediction.id),
                 )
             except (Refusal, NotSent, Lost) as failed:
                 if isinstance(failed, Refusal) and failed.status in {401, 403, 404, 422}:
                     break
-                await asyncio.sleep(0.2 * 2**attempt)
+                await asyncio.sleep(pause)
             else:
                 return
         log.warning("cancel_failed", prediction=prediction.id, caller=caller.id)
@@ -125,7 +144,7 @@ class Replicate:
             return read_prediction(
                 await self._call(
                     caller,
-                    Exchange(LOOK_TIMEOUT),
+                    Exchange(self._look_timeout),
                     lambda client: client.predictions.async_get(prediction_id),
                 )
             )
@@ -140,12 +159,9 @@ class Replicate:
             raise LookFailed(UpstreamError()) from None
 
     async def _page(self, caller: Caller, address: str) -> Any:
-        """One page of the account's predictions. The client takes any address for a cursor, and would send
-        the token wherever a `next` points."""
-        if not address.startswith(("/", self._base_url + "/")):
-            raise Lost("the next page is somewhere else")
+        """One page of the account's predictions. The client takes any address for a cursor; this is a path."""
         return await self._call(
-            caller, Exchange(LOOK_TIMEOUT), lambda client: client.predictions.async_list(address)
+            caller, Exchange(self._look_timeout), lambda client: client.predictions.async_list(address)
         )
 
     async def _call(
@@ -192,11 +208,9 @@ def read_prediction(answer: Any) -> Prediction:
 
 
 def cancel_after_header(seconds: float) -> str:
-    """Replicate's duration format (`45s`, `5m30s`, `1h`), at least its least of 5 seconds."""
-    whole = max(5, math.ceil(seconds))
-    hours, minutes, rest = whole // 3600, whole % 3600 // 60, whole % 60
-    parts = ((hours, "h"), (minutes, "m"), (rest, "s"))
-    return "".join(f"{amount}{unit}" for amount, unit in parts if amount)
+    """Replicate's duration format (`45s`, `5m30s`, `30m`), within its bounds of 5 seconds and 30 minutes."""
+    minutes, rest = divmod(min(max(5, math.ceil(seconds)), LONGEST_DEADLINE), 60)
+    return "".join(f"{amount}{unit}" for amount, unit in ((minutes, "m"), (rest, "s")) if amount)
 
 
 def _raise_if_settled(refusal: Refusal, caller: Caller) -> None:
@@ -215,7 +229,7 @@ def _exhausted_for(headers: Mapping[str, str]) -> float:
         remaining, reset = float(headers["ratelimit-remaining"]), float(headers["ratelimit-reset"])
     except (KeyError, ValueError):
         return 0.0
-    return max(0.0, reset) if remaining < 1 else 0.0
+    return min(max(0.0, reset), LONGEST_WAIT) if remaining < 1 else 0.0
 
 
 def _outputs(output: Any) -> tuple[str, ...]:

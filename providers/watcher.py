@@ -25,6 +25,9 @@ REMEMBERED = 64
 ENOUGH = 3
 """Durations from which a model counts as known."""
 
+SHORTEST = 0.05
+"""Seconds between two looks, at the least. An age a rounding short of the usual one is not looked at twice."""
+
 
 class LookFailed(Exception):
     """This look told nothing; another may. `wait` is how long the upstream asked for, in seconds. So many
@@ -57,10 +60,10 @@ class Durations:
         if len(self._by_length) < ENOUGH:
             return age + step
         soon = self._by_length[len(self._by_length) // 5]
-        if age < soon:
+        if age + SHORTEST < soon:
             return soon
         usual = self._by_length[len(self._by_length) // 2]
-        return age + (max(0.04 * usual, 0.05) if age < 2 * usual else step)
+        return age + (max(0.04 * usual, SHORTEST) if age < 2 * usual else step)
 
 
 C = TypeVar("C")

@@ -1,0 +1,30 @@
+# The service, without the simulator and without anything that only builds or tests it.
+#
+#   docker build -t replicate-concurrent-generation .
+#   docker run -d --name replicate-concurrent -p 5000:5000 --env-file .env replicate-concurrent-generation
+
+FROM python:3.13-slim AS build
+WORKDIR /app
+COPY requirements.txt .
+RUN python -m venv /venv \
+    && /venv/bin/pip install --no-cache-dir --disable-pip-version-check -r requirements.txt
+COPY app.py auth.py concurrency.py errors.py fairness.py generation.py gunicorn.conf.py logs.py models.py \
+    openapi.py parsing.py service.py serving.py settings.py strict_json.py waiting.py ./
+COPY providers providers
+COPY templates templates
+# The root may be read-only, so what Python would cache at the first import is made now.
+RUN /venv/bin/python -m compileall -q .
+
+FROM python:3.13-slim
+ENV PATH=/venv/bin:$PATH PYTHONUNBUFFERED=1 HOST=0.0.0.0
+COPY --from=build /venv /venv
+COPY --from=build /app /app
+WORKDIR /app
+USER 10001:10001
+EXPOSE 5000
+HEALTHCHECK --interval=30s --timeout=5s --start-period=20s \
+    CMD ["python", "-c", "import os, urllib.request as r; r.urlopen('http://127.0.0.1:' + (os.environ.get('PORT') or '5000') + '/health', timeout=4)"]
+# SIGTERM drains: running predictions get DRAIN_SECONDS (60), then are cancelled at Replicate. Docker waits only
+# ten seconds by itself: stop with `docker stop --time 120`, or run by compose.yaml, which says so.
+STOPSIGNAL SIGTERM
+CMD ["python", "app.py"]

@@ -1,0 +1,97 @@
+"""The service as a process of its own, as `make run` starts it, and callers as bare sockets."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parent.parent
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def until(condition: Callable[[], object], *, patience: float = 20) -> None:
+    """Wait until it holds. The patience only bounds a failing test; no claim depends on it."""
+    give_up = time.monotonic() + patience
+    while not condition():
+        if time.monotonic() > give_up:
+            raise AssertionError("it never came to hold")
+        time.sleep(0.01)
+
+
+class Served:
+    """A running service process."""
+
+    def __init__(self, process: subprocess.Popen[str], port: int) -> None:
+        self.process = process
+        self.port = port
+        self.url = f"http://127.0.0.1:{port}"
+
+    def connect(self, path: str, body: object = None, **headers: str) -> socket.socket:
+        """Send a request and leave it at that: the answer is the caller's to read, or to hang up on."""
+        payload = json.dumps(body).encode() if body is not None else b""
+        method = "GET" if body is None else "POST"
+        lines = [f"{method} {path} HTTP/1.1", "Host: localhost", f"Content-Length: {len(payload)}"]
+        lines += ["Content-Type: application/json", "Connection: close"]
+        lines += [f"{name}: {value}" for name, value in headers.items()]
+        caller = socket.create_connection(("127.0.0.1", self.port), timeout=30)
+        caller.sendall("\r\n".join(lines).encode() + b"\r\n\r\n" + payload)
+        return caller
+
+    def signal(self, number: signal.Signals) -> None:
+        self.process.send_signal(number)
+
+    def ended(self) -> int:
+        """Its exit status, once it has one."""
+        return self.process.wait(timeout=60)
+
+
+def answer_of(caller: socket.socket) -> tuple[int, Any]:
+    """The status and the JSON that came, read to the end of the connection."""
+    with caller:
+        received = b""
+        while chunk := caller.recv(65536):
+            received += chunk
+    head, _, body = received.partition(b"\r\n\r\n")
+    return int(head.split()[1]), json.loads(body)
+
+
+@contextmanager
+def served(**settings: object) -> Iterator[Served]:
+    """The service, ready; ended by force if the test did not end it."""
+    port = free_port()
+    environ = {"PATH": os.environ["PATH"], "PORT": str(port), "LOG_LEVEL": "error"}
+    environ |= {name: str(value) for name, value in settings.items()}
+    process = subprocess.Popen(
+        [sys.executable, str(ROOT / "app.py")],
+        env=environ,
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    assert process.stdout is not None
+    with process:
+        try:
+            while "Serving on" not in (line := process.stdout.readline()):
+                assert line, f"it ended with {process.wait()} before it served"
+            yield Served(process, port)
+        finally:
+            if process.poll() is None:
+                process.send_signal(signal.SIGQUIT)
+                try:
+                    process.wait(timeout=15)
+                except subprocess.TimeoutExpired:
+                    process.kill()

@@ -1,0 +1,34 @@
+"""Batches as they stream, and a deterministic look at what they left behind."""
+
+import asyncio
+import json
+from collections.abc import Iterator
+from typing import Any
+
+from flask import Flask
+from flask.testing import FlaskClient
+from werkzeug.test import TestResponse
+
+NDJSON = {"Accept": "application/x-ndjson"}
+
+
+def stream(client: FlaskClient, headers: dict[str, str], *prompts: str, **more: Any) -> TestResponse:
+    """A batch of these prompts whose first result is ready; the rest is read from `lines`."""
+    body = {"model_name": "flux-dev", "prompts": list(prompts), **more}
+    return client.post("/generate-batch", json=body, headers=headers | NDJSON)
+
+
+def lines(answer: TestResponse) -> Iterator[Any]:
+    """The lines of a stream, each as it comes."""
+    return (json.loads(line) for line in answer.iter_encoded())
+
+
+def settle(app: Flask) -> None:
+    """Return once no generation is alive."""
+    service = app.extensions["service"]
+
+    async def ended() -> None:
+        if lives := service.generations._lives:
+            await asyncio.wait(lives)
+
+    service.loop.submit(ended()).result(30)

@@ -1,0 +1,181 @@
+"""`POST /generate-batch`: one result an input, in input order, at the end or each as it is ready."""
+
+import pytest
+from conftest import ADMIN, PICTURE, USER
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from problems import fields, problem
+from streams import lines, settle, stream
+
+MIXED = {
+    "requests": [
+        {"model_name": "flux-dev", "prompt": "[[slow=0.2]] first"},
+        {"model_name": "qwen-image", "prompt": "[[nsfw]] second", "seed": 3},
+        {"model_name": "kontext-max", "prompt": "third"},
+        {"model_name": "flux-dev", "prompt": "[[fail]] fourth"},
+        {"model_name": "flux-dev", "prompt": "fifth", "num_outputs": 2},
+    ]
+}
+
+
+def outcome(item):
+    return item["error"]["code"] if "error" in item else "succeeded"
+
+
+def test_a_batch_has_one_result_an_input_in_input_order_whatever_failed(client):
+    answer = client.post("/generate-batch", json=MIXED, headers=ADMIN).json
+
+    results = answer.pop("results")
+    assert {"success": False, "id": answer["id"], "total": 5, "succeeded": 3, "failed": 2} == answer
+    assert answer["id"].startswith("batch_")
+    assert [0, 1, 2, 3, 4] == [item["index"] for item in results]
+    assert [each["prompt"] for each in MIXED["requests"]] == [item["prompt"] for item in results]
+    assert ["succeeded", "content_refused", "succeeded", "generation_failed", "succeeded"] == [
+        outcome(item) for item in results
+    ]
+    assert [True, False, True, False, True] == [item["success"] for item in results]
+    assert [1, None, 1, None, 2] == [item.get("count") for item in results]
+    assert 5 == len({item["id"] for item in results})
+    assert {"code", "detail", "retryable"} == set(results[1]["error"])
+    assert "output" not in results[1]
+
+
+def test_a_batch_in_which_all_succeeded_says_so(client):
+    body = {"model_name": "qwen-image", "prompts": ["a", "b", "b"], "aspect_ratio": "1:1"}
+
+    answer = client.post("/generate-batch", json=body, headers=USER).json
+
+    assert (True, 3, 3, 0) == tuple(answer[name] for name in ("success", "total", "succeeded", "failed"))
+    assert ["a", "b", "b"] == [item["prompt"] for item in answer["results"]]
+
+
+def test_what_the_prompts_share_is_sent_with_each(client, simulator):
+    body = {"model_name": "qwen-image", "prompts": ["a", "b"], "aspect_ratio": "1:1", "seed": 7}
+
+    client.post("/generate-batch", json=body, headers=ADMIN)
+
+    sent = sorted((made.input for made in simulator.predictions()), key=lambda each: each["prompt"])
+    assert [{"prompt": prompt, "aspect_ratio": "1:1", "seed": 7} for prompt in "ab"] == sent
+
+
+@settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    st.lists(st.sampled_from(["", "[[fail]]", "[[nsfw]]", "[[slow=0]]", "[[empty]]"]), min_size=1, max_size=8)
+)
+def test_results_are_in_input_order_for_every_mix_of_outcomes(client, asked):
+    prompts = [f"{directive} {number}" for number, directive in enumerate(asked)]
+    fails = [directive in {"[[fail]]", "[[nsfw]]", "[[empty]]"} for directive in asked]
+
+    with client.post(
+        "/generate-batch", json={"model_name": "flux-dev", "prompts": prompts}, headers=ADMIN
+    ) as answer:
+        told = answer.json
+
+    assert prompts == [item["prompt"] for item in told["results"]]
+    assert [not each for each in fails] == [item["success"] for item in told["results"]]
+    assert sum(fails) == told["failed"]
+    assert (not any(fails)) is told["success"]
+
+
+def test_a_stream_tells_each_result_the_moment_it_is_ready_and_the_summary_last(client):
+    answer = stream(client, ADMIN, "[[slow=0.4]] late", "early", "[[nsfw]] refused")
+    told = list(lines(answer))
+
+    assert "application/x-ndjson" == answer.content_type
+    assert 0 == told[2]["index"]
+    assert {1, 2} == {line["index"] for line in told[:2]}
+    assert {"success": False, "id": told[3]["id"], "total": 3, "succeeded": 2, "failed": 1} == told[3]
+    assert 4 == len(told)
+    assert answer.headers["X-Request-ID"]
+
+
+def test_a_streams_first_line_is_there_while_the_rest_still_runs(app, client):
+    answer = stream(client, ADMIN, "quick", "[[hang]]")
+
+    assert 0 == next(lines(answer))["index"]
+    assert 1 == client.get("/status").json["concurrency"]["current_concurrent"]
+
+    answer.close()
+    settle(app)
+
+
+@pytest.mark.parametrize(
+    ("accept", "kind"),
+    [
+        ("*/*", "application/json"),
+        ("", "application/json"),
+        ("text/html", "application/json"),
+        ("application/*", "application/json"),
+        ("application/json, application/x-ndjson;q=0.5", "application/json"),
+        ("application/x-ndjson;q=0", "application/json"),
+        (";;;q=x,,", "application/json"),
+        ("application/x-ndjson", "application/x-ndjson"),
+        ("application/x-ndjson, */*", "application/x-ndjson"),
+        ("Application/X-NDJSON", "application/x-ndjson"),
+    ],
+)
+def test_a_batch_is_streamed_to_those_who_ask_for_it_alone(client, accept, kind):
+    body = {"model_name": "flux-dev", "prompts": ["[[slow=0]] a"]}
+
+    with client.post("/generate-batch", json=body, headers=ADMIN | {"Accept": accept}) as answer:
+        assert (200, kind) == (answer.status_code, answer.content_type)
+
+
+def test_refusals_before_a_stream_are_ordinary_problems(make_app, simulator):
+    app = make_app()
+    client = app.test_client()
+    streaming = {"Accept": "application/x-ndjson"}
+
+    problem(client.post("/generate-batch", json=MIXED, headers=streaming), 401, "unauthenticated")
+    problem(
+        client.post("/generate-batch", data=b"{", content_type="application/json", headers=ADMIN | streaming),
+        400,
+        "invalid_json",
+    )
+    assert ["prompts[0]"] == fields(stream(client, ADMIN, ""))
+    app.extensions["service"].begin_drain(0)
+    problem(stream(client, ADMIN, "a"), 503, "shutting_down", retryable=True)
+    assert {} == dict(simulator.counts().requests)
+
+
+@pytest.mark.parametrize(
+    ("body", "wrong"),
+    [
+        ({"requests": [PICTURE, PICTURE | {"guidance": 99}]}, ["requests[1].guidance"]),
+        ({"requests": [PICTURE, 3, None]}, ["requests[1]", "requests[2]"]),
+        ({"requests": [PICTURE, {"model_name": "nope", "prompt": "a"}]}, ["requests[1].model_name"]),
+        ({"requests": []}, ["requests"]),
+        ({"requests": "a"}, ["requests"]),
+        ({"model_name": "flux-dev", "prompts": ["a", " ", 3]}, ["prompts[1]", "prompts[2]"]),
+        ({"model_name": "flux-dev", "prompts": []}, ["prompts"]),
+        ({"model_name": "flux-dev", "prompts": ["a"] * 10_001}, ["prompts"]),
+        ({"model_name": "flux-dev", "prompts": ["a"], "prompt": "b"}, ["prompt"]),
+        ({"prompts": ["a"]}, ["model_name"]),
+        ({"prompts": ["a"], "requests": [PICTURE]}, ["prompts"]),
+        ({"requests": [PICTURE], "max_concurrent": 0}, ["max_concurrent"]),
+        ({"requests": [PICTURE], "timeout": 3}, ["timeout"]),
+    ],
+)
+def test_one_bad_item_refuses_the_whole_batch_and_nothing_is_spent(client, simulator, body, wrong):
+    assert wrong == fields(client.post("/generate-batch", json=body, headers=ADMIN))
+
+    assert {} == dict(simulator.counts().requests)
+
+
+def test_max_concurrent_bounds_the_batch_at_the_receiving_side(client, simulator):
+    body = {"model_name": "flux-dev", "prompts": ["a"] * 4, "max_concurrent": 2}
+
+    assert 200 == client.post("/generate-batch", json=body, headers=ADMIN).status_code
+
+    assert 2 == simulator.counts().in_flight_peak
+
+
+def test_an_accounts_trouble_fails_each_item_and_is_asked_once_or_little_more(client, simulator):
+    simulator.account("r8_user", credit="empty")
+    body = {"model_name": "flux-dev", "prompts": ["a"] * 5, "max_concurrent": 1}
+
+    answer = client.post("/generate-batch", json=body, headers=USER)
+
+    assert (200, 5) == (answer.status_code, answer.json["failed"])
+    assert ["insufficient_credit"] * 5 == [outcome(item) for item in answer.json["results"]]
+    assert 1 == simulator.counts().requests["create"]

@@ -1,0 +1,111 @@
+"""The log: one JSON object a line, with the request's id, and never a token or key."""
+
+import json
+
+import pytest
+import structlog
+from conftest import ADMIN, ADMIN_KEY, PICTURE, SERVER_TOKEN, USER, USER_TOKEN
+
+import logs
+from settings import Settings
+
+
+@pytest.fixture
+def logged(make_app, capfd):
+    """Makes a service that logs JSON, and what it logged so far."""
+
+    def make(**settings):
+        app = make_app(**({"LOG_FORMAT": "json", "LOG_LEVEL": "info"} | settings))
+
+        def seen():
+            return [json.loads(line) for line in capfd.readouterr().err.splitlines()]
+
+        return app, seen
+
+    return make
+
+
+def of(events, name):
+    return [each for each in events if each["event"] == name]
+
+
+def test_a_request_is_one_line_with_its_id_caller_and_outcome(logged):
+    app, seen = logged()
+    client = app.test_client()
+
+    client.post("/generate", json=PICTURE, headers=USER | {"X-Request-ID": "mine"})
+
+    events = seen()
+    (line,) = of(events, "request")
+    assert ("mine", "POST", "/generate", 200) == tuple(
+        line[k] for k in ("request", "method", "path", "status")
+    )
+    assert line["caller"].startswith("user_")
+    assert {"timestamp", "level", "logger", "seconds"} < set(line)
+    (ended,) = of(events, "generation_ended")
+    assert ("mine", "succeeded") == (ended["request"], ended["state"])
+
+
+def test_watchers_of_health_and_status_do_not_fill_the_log(logged):
+    app, seen = logged()
+
+    for path in ("/health", "/status"):
+        app.test_client().get(path)
+
+    assert [] == of(seen(), "request")
+
+
+def test_a_crash_is_one_line_with_its_trace_and_the_request_that_met_it(logged):
+    app, seen = logged(LOG_LEVEL="error")
+    app.extensions["service"], real = object(), app.extensions["service"]
+
+    app.test_client().get("/status", headers={"X-Request-ID": "mine"})
+    app.extensions["service"] = real
+
+    (line,) = seen()
+    assert ("request_crashed", "mine", "error") == (line["event"], line["request"], line["level"])
+    assert "AttributeError" in line["exception"]
+
+
+@pytest.mark.parametrize("path", ["/a\nb", "/\x1b[31m", '/"}', "/\xff", "/\xe2\x80\xa8"])
+def test_no_path_breaks_a_line_in_two(logged, path):
+    app, seen = logged()
+
+    app.test_client().open(environ_overrides={"PATH_INFO": path})
+
+    (line,) = seen()
+    assert "request" == line["event"]
+
+
+@pytest.mark.parametrize("form", ["json", "console"])
+def test_no_token_or_key_is_ever_logged_not_even_for_failures_at_the_finest_level(
+    make_app, simulator, capfd, form
+):
+    app = make_app(LOG_LEVEL="debug", LOG_FORMAT=form)
+    client = app.test_client()
+    wrong = {"X-Admin-API-Key": "wrong-key"}
+    simulator.order(on="create", times=1, status=503, headers={"Retry-After": "0"})
+    for headers in (ADMIN, USER, wrong, {"X-Replicate-API-Key": "wrong,key"}):
+        client.post("/generate", json=PICTURE, headers=headers)
+        client.post("/generate", json=PICTURE | {"prompt": "[[fail]]"}, headers=headers)
+        client.post("/generate-batch", json={"requests": [PICTURE, PICTURE]}, headers=headers)
+        client.post("/configure", json={"concurrent_limit": 3}, headers=headers)
+    for account in ({"reject": True}, {"credit": "empty"}):
+        simulator.account(USER_TOKEN, **account)
+        client.post("/generate", json=PICTURE, headers=USER)
+    real, app.extensions["service"] = app.extensions["service"], object()
+    client.post("/generate", json=PICTURE, headers=ADMIN | USER)
+    app.extensions["service"] = real
+
+    text = capfd.readouterr().err
+
+    assert "request_crashed" in text
+    secrets = (ADMIN_KEY, SERVER_TOKEN, USER_TOKEN, "wrong-key", "wrong,key", "Bearer")
+    assert [] == [secret for secret in secrets if secret in text]
+
+
+def test_traces_on_a_console_never_show_locals():
+    configuration = logs.configuration(Settings(LOG_FORMAT="console"))
+    renderer = configuration["formatters"]["events"]["processors"][-1]
+
+    assert structlog.dev.plain_traceback is renderer._exception_formatter

@@ -1,0 +1,207 @@
+"""Parsing: all problems at once, by field and index, before anything is spent; both forms of a batch."""
+
+import pytest
+from conftest import ADMIN, PICTURE
+from hypothesis import given
+from hypothesis import strategies as st
+from problems import fields
+
+from errors import InvalidRequest
+from parsing import MAX_BATCH_ITEMS, parse_batch, parse_generation, parse_limits
+
+
+def told(parse, body):
+    """What is refused: messages by field."""
+    with pytest.raises(InvalidRequest) as refused:
+        parse(body)
+    return {each.field: each.message for each in refused.value.problems}
+
+
+def test_everything_wrong_is_told_at_once_by_field(client, simulator):
+    body = {
+        "model_name": "flux-dev",
+        "prompt": " ",
+        "num_inference_steps": 99,
+        "guidance": "3",
+        "aspect_ratio": "7:1",
+        "go_fast": 1,
+        "image": "no",
+        "timeout": 0,
+        "steps": 4,
+    }
+    answer = client.post("/generate", json=body, headers=ADMIN)
+
+    assert sorted(set(body) - {"model_name"}) == sorted(fields(answer))
+    by_field = {each["field"]: each for each in answer.json["errors"]}
+    assert {"field": "num_inference_steps", "message": "must be at most 50", "given": 99} == by_field[
+        "num_inference_steps"
+    ]
+    assert "must be true or false" == by_field["go_fast"]["message"]
+    assert "must be a number" == by_field["guidance"]["message"]
+    assert by_field["aspect_ratio"]["message"].startswith("must be 1:1, 16:9, ")
+    assert {} == dict(simulator.counts().requests)
+
+
+@pytest.mark.parametrize("body", [[], "x", 1, 1.5, None, True, [PICTURE]])
+@pytest.mark.parametrize("parse", [parse_generation, parse_batch, parse_limits])
+def test_a_body_that_is_no_object_is_refused(parse, body):
+    assert {"body": "must be a JSON object"} == told(parse, body)
+
+
+def test_what_is_missing_is_told_without_a_given_value():
+    assert {"model_name": "is required", "prompt": "is required"} == told(parse_generation, {})
+    assert {"prompt": "is required"} == told(parse_generation, {"model_name": "flux-dev"})
+
+
+def test_a_bad_prompt_is_told_even_when_the_model_is_unknown():
+    assert {"model_name", "prompt"} == set(told(parse_generation, {"model_name": "nope", "prompt": 3}))
+
+
+@pytest.mark.parametrize("timeout", [1, 1.5, 1800, None])
+def test_a_timeout_is_taken_to_both_ends(timeout):
+    assert timeout == parse_generation(PICTURE | {"timeout": timeout}).timeout
+
+
+@pytest.mark.parametrize("timeout", [0, 0.99, 1800.01, "5", True, [], 10**400, float("nan")])
+def test_a_timeout_outside_is_refused(timeout):
+    assert ["timeout"] == list(told(parse_generation, PICTURE | {"timeout": timeout}))
+
+
+def test_a_whole_batch_is_refused_with_the_index_of_each_bad_item():
+    body = {
+        "requests": [
+            PICTURE,
+            PICTURE | {"guidance": 11},
+            7,
+            PICTURE,
+            {"model_name": "qwen-image"},
+            PICTURE | {"a": 1},
+        ]
+    }
+
+    assert {
+        "requests[1].guidance": "must be at most 10",
+        "requests[2]": "must be a JSON object",
+        "requests[4].prompt": "is required",
+        "requests[5].a": "is not a known field",
+    } == told(parse_batch, body)
+
+
+def test_prompts_are_refused_by_their_index_and_what_they_share_by_its_name():
+    body = {"model_name": "flux-dev", "prompts": ["a", "", 3, "\0"], "guidance": 11, "max_concurrent": 0}
+
+    assert {
+        "max_concurrent": "must be at least 1",
+        "prompts[1]": "must not be empty",
+        "prompts[2]": "must be a string",
+        "prompts[3]": "must not contain NUL",
+        "guidance": "must be at most 10",
+    } == told(parse_batch, body)
+
+
+def test_prompts_share_what_stands_beside_them():
+    batch = parse_batch(
+        {"model_name": "qwen-image", "prompts": ["a", "b"], "seed": 1, "max_concurrent": 2, "timeout": 9}
+    )
+
+    assert [{"prompt": "a", "seed": 1}, {"prompt": "b", "seed": 1}] == [each.input for each in batch.requests]
+    assert [9, 9] == [each.timeout for each in batch.requests]
+    assert 2 == batch.max_concurrent
+
+
+def test_whole_requests_mix_models_and_keep_their_order():
+    batch = parse_batch(
+        {"requests": [PICTURE, {"model_name": "qwen-image", "prompt": "b"}], "max_concurrent": 1}
+    )
+
+    assert ["flux-dev", "qwen-image"] == [each.requested_model for each in batch.requests]
+
+
+@pytest.mark.parametrize("form", ["prompts", "requests"])
+def test_a_batch_of_10000_is_taken_and_one_more_is_refused(form):
+    def body(items):
+        if form == "prompts":
+            return {"model_name": "flux-dev", "prompts": ["a"] * items}
+        return {"requests": [PICTURE] * items}
+
+    assert MAX_BATCH_ITEMS == 10_000 == len(parse_batch(body(10_000)).requests)
+    assert {form: "must hold at most 10000 items"} == told(parse_batch, body(10_001))
+
+
+@pytest.mark.parametrize("form", ["prompts", "requests"])
+@pytest.mark.parametrize("given", ["abc", {}, 1, None, True, {"0": PICTURE}])
+def test_a_batch_that_is_no_list_is_refused(form, given):
+    assert "must be a list" == told(parse_batch, {"model_name": "flux-dev", form: given})[form]
+
+
+@pytest.mark.parametrize("form", ["prompts", "requests"])
+def test_an_empty_batch_is_refused(form):
+    assert "must hold at least one item" == told(parse_batch, {"model_name": "flux-dev", form: []})[form]
+
+
+def test_a_batch_of_neither_form_is_told_of_both_and_of_whatever_else_is_wrong():
+    problems = told(parse_batch, {"model_name": "flux-dev", "promts": ["a"], "guidance": 11})
+
+    assert {"prompts", "promts", "guidance"} == set(problems)
+    assert "is required, or `requests` in its place" == problems["prompts"]
+
+
+def test_both_forms_at_once_are_refused():
+    body = {"model_name": "flux-dev", "prompts": ["a"], "requests": [PICTURE]}
+
+    assert {"model_name", "prompts"} == set(told(parse_batch, body))
+
+
+def test_a_prompt_beside_prompts_is_refused():
+    body = PICTURE | {"prompts": ["a"]}
+
+    assert {"prompt": "cannot stand beside `prompts`"} == told(parse_batch, body)
+
+
+@pytest.mark.parametrize("given", [0, -1, 1.0, "1", True, []])
+def test_max_concurrent_is_a_whole_number_from_1(given):
+    assert ["max_concurrent"] == list(told(parse_batch, {"requests": [PICTURE], "max_concurrent": given}))
+
+
+def test_ten_thousand_bad_items_are_told_in_a_bounded_answer():
+    with pytest.raises(InvalidRequest) as refused:
+        parse_batch({"requests": [{"prompt": 1}] * 10_000})
+
+    assert 101 == len(refused.value.problems)
+    assert ("body", "has more problems than these") == (
+        refused.value.problems[-1].field,
+        refused.value.problems[-1].message,
+    )
+
+
+def test_more_fields_than_any_model_has_are_not_looked_at_one_by_one():
+    many = PICTURE | {f"field_{number}": 1 for number in range(100)}
+
+    assert {"body": "must have at most 100 fields"} == told(parse_generation, many)
+    assert {"requests[1]": "must have at most 100 fields"} == told(parse_batch, {"requests": [PICTURE, many]})
+    assert {"body": "must have at most 100 fields"} == told(parse_limits, many)
+
+
+JSON_VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters(), max_size=6),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=6), inner, max_size=3),
+    max_leaves=6,
+)
+NAMES = st.sampled_from(
+    ["model_name", "prompt", "prompts", "requests", "timeout", "max_concurrent", "image", "seed", "guidance"]
+)
+LIKELY = (
+    JSON_VALUES
+    | st.sampled_from(["flux-dev", "qwen-image", "kontext-max"])
+    | st.lists(st.just(PICTURE), max_size=3)
+)
+
+
+@given(st.dictionaries(NAMES | st.text(max_size=6), LIKELY, max_size=6) | JSON_VALUES)
+def test_whatever_is_asked_it_is_valid_in_full_or_refused_with_problems(body):
+    for parse in (parse_generation, parse_batch, parse_limits):
+        try:
+            parse(body)
+        except InvalidRequest as invalid:
+            refused = invalid.as_problem("req")
+            assert refused["errors"]

@@ -1,0 +1,236 @@
+"""The service as it really runs: gunicorn, signals, sockets that close, hundreds of callers."""
+
+import json
+import signal
+import socket
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import requests
+from conftest import PICTURE, USER
+from process import ROOT, answer_of, served, until
+
+from simulator import Options, running
+
+
+def _picture(prompt):
+    return {**PICTURE, "prompt": prompt}
+
+
+@pytest.fixture
+def service(simulator):
+    with served(REPLICATE_BASE_URL=simulator.url, REPLICATE_CONCURRENT_LIMIT=2, DRAIN_SECONDS=20) as started:
+        yield started
+
+
+def test_parallel_callers_all_get_a_picture_of_their_own(simulator):
+    with served(REPLICATE_BASE_URL=simulator.url, REPLICATE_CONCURRENT_LIMIT=25) as service:
+        callers = [service.connect("/generate", _picture(f"picture {i}"), **USER) for i in range(50)]
+        answers = [answer_of(caller) for caller in callers]
+
+    assert [200] * 50 == [status for status, _ in answers]
+    assert [f"picture {i}" for i in range(50)] == [told["prompt"] for _, told in answers]
+    assert 50 == len({told["prediction_id"] for _, told in answers})
+    assert 50 == simulator.counts().creations_accepted
+
+
+def test_two_hundred_waiting_callers_leave_room_for_health_status_and_configure(simulator):
+    key = {"X-Admin-API-Key": "ops"}
+    with served(
+        REPLICATE_BASE_URL=simulator.url, REPLICATE_CONCURRENT_LIMIT=1, CONCURRENT_DOCKER_ADMIN_API_KEY="ops"
+    ) as service:
+        callers = [service.connect("/generate", _picture("[[slow=30]]"), **USER) for _ in range(200)]
+
+        def figures():
+            return requests.get(f"{service.url}/status", timeout=30).json()["concurrency"]
+
+        until(lambda: figures()["waiting"] == 199)
+        health = requests.get(f"{service.url}/health", timeout=30)
+        changed = requests.post(
+            f"{service.url}/configure", json={"concurrent_limit": 2}, headers=key, timeout=30
+        )
+        until(lambda: figures()["current_concurrent"] == 2)
+        for caller in callers:
+            caller.close()
+        until(lambda: figures()["waiting"] == figures()["current_concurrent"] == 0)
+
+    assert (200, 200) == (health.status_code, changed.status_code)
+
+
+def test_who_hangs_up_while_queued_costs_nothing_and_while_running_is_cancelled(service, simulator):
+    running_calls = [service.connect("/generate", _picture("[[hang]]"), **USER) for _ in range(2)]
+    until(lambda: simulator.counts().in_flight == 2)
+    queued = service.connect("/generate", _picture("never to be seen"), **USER)
+    until(lambda: requests.get(f"{service.url}/status", timeout=30).json()["concurrency"]["waiting"] == 1)
+
+    queued.close()
+    until(lambda: requests.get(f"{service.url}/status", timeout=30).json()["concurrency"]["waiting"] == 0)
+    for call in running_calls:
+        call.close()
+    until(lambda: simulator.counts().in_flight == 0)
+
+    assert 2 == simulator.counts().creations_accepted
+    assert ["canceled"] * 2 == [made.status for made in simulator.predictions()]
+
+
+def test_hanging_up_on_a_stream_cancels_what_is_left_of_the_batch(service, simulator):
+    batch = {"model_name": "flux-dev", "prompts": ["quick", "[[hang]]", "[[hang]]", "never"]}
+    stream = service.connect("/generate-batch", batch, Accept="application/x-ndjson", **USER)
+    received = b""
+    while b'"index": 0' not in received:
+        received += stream.recv(65536)
+    until(lambda: simulator.counts().in_flight == 2)
+
+    stream.close()
+    until(lambda: simulator.counts().in_flight == 0)
+
+    assert 3 == simulator.counts().creations_accepted
+
+
+def test_sigterm_lets_what_runs_finish_and_refuses_everything_else(service, simulator):
+    calls = [service.connect("/generate", _picture("[[slow=1.5]]"), **USER) for _ in range(2)]
+    until(lambda: simulator.counts().in_flight == 2)
+    queued = service.connect("/generate", _picture("too late"), **USER)
+    until(lambda: requests.get(f"{service.url}/status", timeout=30).json()["concurrency"]["waiting"] == 1)
+
+    service.signal(signal.SIGTERM)
+    refused, told = answer_of(queued)
+    health = requests.get(f"{service.url}/health", timeout=30)
+    late, _ = answer_of(service.connect("/generate", PICTURE, **USER))
+    finished = [answer_of(call)[0] for call in calls]
+
+    assert (503, "shutting_down") == (refused, told["code"])
+    assert (503, 503) == (health.status_code, late)
+    assert "Retry-After" in health.headers
+    assert [200, 200] == finished
+    assert 0 == service.ended()
+    assert 2 == simulator.counts().creations_accepted
+
+
+@pytest.mark.parametrize(("number", "patience"), [("SIGTERM", 0.2), ("SIGINT", 600)])
+def test_what_does_not_finish_in_time_is_cancelled_upstream_before_the_end(simulator, number, patience):
+    with served(REPLICATE_BASE_URL=simulator.url, DRAIN_SECONDS=patience) as service:
+        call = service.connect("/generate", _picture("[[hang]]"), **USER)
+        until(lambda: simulator.counts().in_flight == 1)
+
+        service.signal(signal.Signals[number])
+        status, told = answer_of(call)
+
+        assert (503, "shutting_down") == (status, told["code"])
+        assert 0 == service.ended()
+    assert ["canceled"] == [made.status for made in simulator.predictions()]
+
+
+def test_no_signal_starts_a_second_worker_and_hangup_drains(service, simulator):
+    def workers():
+        return Path(f"/proc/{service.process.pid}/task/{service.process.pid}/children").read_text().split()
+
+    assert requests.get(f"{service.url}/health", timeout=30).ok
+    (worker,) = workers()
+    service.signal(signal.SIGTTIN)
+    service.signal(signal.SIGUSR2)
+    call = service.connect("/generate", _picture("[[slow=0.5]]"), **USER)
+    until(lambda: simulator.counts().in_flight == 1)
+    assert [worker] == workers()
+
+    service.signal(signal.SIGHUP)
+
+    assert 200 == answer_of(call)[0]
+    assert 0 == service.ended()
+
+
+@pytest.mark.parametrize(
+    ("sent", "status"),
+    [
+        (b"NOT HTTP AT ALL\r\n\r\n", 400),
+        (b"GET / HTTP/9.9\r\n\r\n", 400),
+        (b"GET /" + b"x" * 9000 + b" HTTP/1.1\r\n\r\n", 414),
+        (b"GET / HTTP/1.1\r\nHost: a\r\nX-Long: " + b"x" * 9000 + b"\r\n\r\n", 431),
+        (b"GET / HTTP/1.1\r\nHost: a\r\nBad Header: 1\r\n\r\n", 400),
+        (b"POST /generate HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: nonsense\r\n\r\n", 400),
+    ],
+)
+def test_what_is_not_http_is_answered_with_a_problem_document(service, sent, status):
+    with socket.create_connection(("127.0.0.1", service.port), timeout=30) as caller:
+        caller.sendall(sent)
+        received = b""
+        while chunk := caller.recv(65536):
+            received += chunk
+    head, _, body = received.partition(b"\r\n\r\n")
+
+    assert str(status).encode() == head.split()[1]
+    assert b"application/problem+json" in head
+    assert status == json.loads(body)["status"]
+
+
+def test_callers_who_never_read_their_answer_hold_nobody_up(service):
+    callers = [service.connect("/health") for _ in range(20)]
+
+    answers = [requests.get(f"{service.url}/health", timeout=5).status_code for _ in range(20)]
+
+    assert [200] * 20 == answers
+    for caller in callers:
+        caller.close()
+
+
+def test_a_body_over_the_limit_gets_its_answer_even_while_it_is_still_being_sent(service, simulator):
+    answer = requests.post(
+        f"{service.url}/generate", data=b" " * 20_000_000, timeout=60,
+        headers={**USER, "Content-Type": "application/json"},
+    )  # fmt: skip
+
+    assert (413, "payload_too_large") == (answer.status_code, answer.json()["code"])
+    assert Counter() == Counter(simulator.counts().requests)
+
+
+def test_a_bad_setting_stops_the_start_with_a_sentence():
+    ended = subprocess.run(
+        [sys.executable, "app.py"], cwd=ROOT, capture_output=True, text=True, check=False,
+        env={"PORT": "http", "REPLICATE_CONCURRENT_LIMIT": "0", "REPLICATE_API_TOKEN": "r8 secret"},
+    )  # fmt: skip
+
+    assert 2 == ended.returncode
+    assert ["CONCURRENT_LIMIT", "PORT", "TOKEN"] == sorted(
+        line.split(":")[0].rsplit("_", 1)[-1].replace("LIMIT", "CONCURRENT_LIMIT")
+        for line in ended.stderr.splitlines()
+    )
+    assert "Traceback" not in ended.stderr
+    assert "r8 secret" not in ended.stderr
+
+
+def test_the_simulator_beside_the_service_serves_it_and_ends_with_it():
+    with served(REPLICATE_SIMULATE=1) as service:
+        answer = requests.post(f"{service.url}/generate", json=PICTURE, headers=USER, timeout=60).json()
+        simulator = answer["output"][0].split("/delivery/")[0]
+        assert answer["simulated"] is True
+        picture = requests.get(answer["output"][0], timeout=30)
+        assert ("image/jpeg", b"\xff\xd8") == (picture.headers["Content-Type"], picture.content[:2])
+
+        service.process.kill()
+        service.ended()
+
+        def is_gone() -> bool:
+            try:
+                requests.get(simulator, timeout=5)
+            except requests.ConnectionError:
+                return True
+            return False
+
+        until(is_gone)
+
+
+def test_the_callers_are_served_while_replicate_hangs_on_every_creation():
+    with running(Options(prediction_seconds=0.05)) as simulator:
+        simulator.order(on="create", times=5, hang=30)
+        with served(REPLICATE_BASE_URL=simulator.url) as service:
+            calls = [service.connect("/generate", PICTURE, **USER) for _ in range(5)]
+            until(lambda: simulator.counts().requests.get("create", 0) == 5)
+
+            status, told = answer_of(service.connect("/generate", _picture("a sixth"), **USER))
+            for call in calls:
+                call.close()
+
+    assert (200, True) == (status, told["success"])

@@ -1,0 +1,426 @@
+"""What is wrong with the `replicate` 1.0.7 client, trap by trap, and that none of it reaches a caller."""
+
+import asyncio
+import tomllib
+from pathlib import Path
+
+import pytest
+from conftest import SERVER_TOKEN
+from parts import ADMIN, OTHER_USER, USER, a_picture, on_a_loop, parts, reply, suffered, until, wire
+
+from auth import Caller
+from providers import Prediction
+from providers.replicate import CLIENTS_KEPT, cancel_after_header, read_prediction
+from providers.transport import Lost, Refusal
+from providers.watcher import LookFailed
+
+# Trap 1: hidden retries of GETs, which obey any Retry-After.
+
+
+@pytest.mark.parametrize("status", [429, 503, 504])
+@on_a_loop
+async def test_trap_1_an_uncapped_retry_after_is_neither_slept_nor_believed(simulator, status):
+    simulator.order(on="get", status=status, headers={"Retry-After": "1000000"})
+    async with parts(simulator) as service:
+        with pytest.raises(LookFailed) as refused:
+            await service.provider._look(ADMIN, "p1")
+
+    assert 300.0 == refused.value.wait
+    assert {"get": 1} == simulator.counts().requests
+
+
+# Trap 2: a pool of a hundred connections.
+
+
+@on_a_loop
+async def test_trap_2_more_than_a_hundred_requests_are_under_way_at_once():
+    all_here = asyncio.Event()
+
+    async def answer_when_all_are_here(seen):
+        if len(server.seen) == 150:
+            all_here.set()
+        await all_here.wait()
+        return reply(b'{"id": "p1", "status": "succeeded", "output": ["https://replicate.delivery/a"]}')
+
+    async with (
+        wire(answer_when_all_are_here) as server,
+        parts(server.url, concurrent_limit=150, create_timeout=5) as service,
+    ):
+        batch = await service.run_batch(["a fox"] * 150)
+
+    assert 150 == batch.summary()["succeeded"]
+
+
+# Trap 3: creations without a timeout, or held open.
+
+
+@on_a_loop
+async def test_trap_3_a_creation_that_hangs_ends_by_a_timeout_and_its_prediction_is_found(simulator):
+    simulator.order(on="create", hang=3600)
+    async with parts(simulator, create_timeout=0.2) as service:
+        ended = await service.run()
+
+    (made,) = simulator.predictions()
+    assert (True, made.id) == (ended.succeeded, ended.prediction.id)
+
+
+@on_a_loop
+async def test_trap_3_no_creation_holds_its_connection_and_each_has_a_deadline(simulator):
+    async with parts(simulator, timeout=20) as service:
+        await service.run()
+        await service.run(timeout=81)
+
+    made = simulator.predictions()
+    headers = [{name.lower(): value for name, value in each.headers.items()} for each in made]
+    assert [False, False] == ["prefer" in each for each in headers]
+    assert ["30s", "1m31s"] == [each["cancel-after"] for each in headers]
+    assert [30.0, 91.0] == [each.cancel_after for each in made]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "header"),
+    [(0, "5s"), (5, "5s"), (5.01, "6s"), (60, "1m"), (610, "10m10s"), (1800, "30m"), (1810, "30m")],
+)
+def test_trap_3_a_deadline_is_well_formed_and_within_replicates_bounds(seconds, header):
+    assert header == cancel_after_header(seconds)
+
+
+# Trap 4: taking for finished what is not.
+
+
+@on_a_loop
+async def test_trap_4_a_prediction_without_output_yet_is_waited_for(simulator):
+    async with parts(simulator) as service:
+        ended = await service.run("[[slow=0.6]]")
+
+    (made,) = simulator.predictions()
+    assert (True, tuple(made.output)) == (ended.succeeded, ended.prediction.outputs)
+
+
+def test_trap_4_processing_is_over_with_output_and_not_without():
+    assert read_prediction({"id": "p1", "status": "processing", "output": ["https://a"]}).is_over
+    assert not read_prediction({"id": "p1", "status": "processing", "output": None}).is_over
+    assert not read_prediction({"id": "p1", "status": "processing", "output": []}).is_over
+    assert not read_prediction({"id": "p1", "status": "starting"}).is_over
+
+
+@on_a_loop
+async def test_trap_4_a_cancelled_prediction_is_no_success(simulator):
+    async with parts(simulator) as service:
+        ended = await service.run("[[canceled]]")
+
+    assert ("failed", "generation_failed") == (ended.state, ended.error.code)
+
+
+# Trap 5: answers that the client cannot read.
+
+
+UNREADABLE = [
+    ({"status": "aborted", "output": None}, "generation_timeout"),
+    ({"status": "failed", "output": None, "error": {"message": "no"}}, "generation_failed"),
+    ({"status": "failed", "output": None, "error": 17}, "generation_failed"),
+    ({"status": "failed", "output": None, "error": None}, "generation_failed"),
+    ({"status": "succeeded", "output": {"image": 1}}, "generation_failed"),
+    ({"status": "succeeded", "output": [None, 3, ""]}, "generation_failed"),
+]
+
+
+@on_a_loop
+async def test_trap_5_an_end_that_the_client_refuses_to_read_is_read(simulator):
+    answers = [{"set": answer} for answer, _ in UNREADABLE]
+
+    endings = await suffered(simulator, answers, on="get")
+
+    assert [(answer, code) for answer, code in UNREADABLE] == [
+        (fault["set"], ended.error.code) for fault, ended, _ in endings
+    ]
+
+
+@on_a_loop
+async def test_trap_5_answers_without_version_or_any_field_they_may_lack_are_read(simulator):
+    simulator.order(on="create", drop=["version", "input", "urls", "logs", "created_at", "output", "error"])
+    simulator.order(on="get", drop=["version", "input", "urls", "logs", "created_at", "metrics", "error"])
+    async with parts(simulator) as service:
+        endings = [await service.run(), await service.run("[[sparse]]")]
+
+    assert [True, True] == [ended.succeeded for ended in endings]
+    assert [made.id for made in simulator.predictions()] == [ended.prediction.id for ended in endings]
+
+
+@pytest.mark.parametrize("missing", ["id", "status"])
+@on_a_loop
+async def test_a_creation_answered_without_what_must_be_there_is_found_again(simulator, missing):
+    simulator.order(on="create", drop=[missing])
+    async with parts(simulator) as service:
+        ended = await service.run()
+
+    (made,) = simulator.predictions()
+    assert (True, made.id) == (ended.succeeded, ended.prediction.id)
+
+
+@pytest.mark.parametrize("body", [["boom"], [], None, "boom", 7])
+@pytest.mark.parametrize(
+    ("status", "code"), [(400, "upstream_error"), (422, "invalid_request"), (401, "server_token_rejected")]
+)
+@on_a_loop
+async def test_trap_5_an_error_body_that_is_no_object_is_still_a_refusal(simulator, status, code, body):
+    simulator.order(on="create", status=status, body=body)
+    async with parts(simulator) as service:
+        ended = await service.run()
+
+    assert code == ended.error.code
+
+
+@on_a_loop
+async def test_trap_5_what_the_client_throws_away_of_an_error_is_kept(simulator):
+    body = {"detail": "no", "retry_after": 7, "invalid_fields": [{"field": "input.seed"}]}
+    simulator.order(on="get", status=422, headers={"X-Trace": "t"}, body=body)
+    async with parts(simulator) as service:
+        with pytest.raises(Refusal) as refused:
+            await service.provider._page(ADMIN, "/v1/predictions/p1")
+
+    assert (422, body, "t") == (
+        refused.value.status,
+        refused.value.json(),
+        refused.value.headers["x-trace"],
+    )
+
+
+@on_a_loop
+async def test_trap_5_replicates_own_validation_is_told_by_field(simulator):
+    fields = [{"type": "number_lte", "field": "input.seed", "description": "Must be less than or equal to 4"}]
+    simulator.order(on="create", status=422, body={"detail": "- input.seed: …", "invalid_fields": fields})
+    async with parts(simulator) as service:
+        ended = await service.run()
+
+    assert [{"field": "seed", "message": "Must be less than or equal to 4"}] == ended.error.as_item()[
+        "errors"
+    ]
+
+
+# Trap 6: the token goes wherever an output points, or a next page.
+
+
+@on_a_loop
+async def test_trap_6_an_output_host_gets_no_token_and_no_visit(simulator):
+    async def quiet(seen):
+        return reply(b"")
+
+    async with wire(quiet) as host, parts(simulator) as service:
+        simulator.order(on="get", times=100, set={"status": "succeeded", "output": [f"{host.url}/a.png"]})
+        ended = await service.run()
+
+    assert (f"{host.url}/a.png",) == ended.prediction.outputs
+    assert [] == host.seen
+
+
+@on_a_loop
+async def test_trap_6_a_foreign_next_page_gets_no_token_and_no_visit():
+    async def quiet(seen):
+        return reply(b"{}")
+
+    async with wire(quiet) as foreign:
+
+        async def lost_and_listed(seen):
+            if seen.method == "POST":
+                return None
+            if "cursor" in seen.target:
+                return reply(b'{"results": [], "next": null}')
+            page = b'{"results": [{"id": "x", "model": "m"}], "next": "%s/v1/predictions?cursor=c"}'
+            return reply(page % foreign.url.encode())
+
+        async with wire(lost_and_listed) as server, parts(server.url, looks=(0.0,)) as service:
+            await service.run()
+
+    assert [] == foreign.seen
+    listed = [seen.target for seen in server.seen if seen.method == "GET"]
+    assert "/v1/predictions?cursor=c" in listed
+
+
+# Trap 7: one caller's token in another's headers.
+
+
+@on_a_loop
+async def test_trap_7_each_prediction_carries_its_own_callers_token_however_mixed(simulator):
+    callers = (ADMIN, USER, OTHER_USER)
+    async with parts(simulator) as service:
+        endings = await asyncio.gather(
+            *(service.run(f"number {number}", caller=callers[number % 3]) for number in range(30))
+        )
+
+    owners = {made.id: made.token for made in simulator.predictions()}
+    assert [callers[n % 3].token for n in range(30)] == [owners[ended.prediction.id] for ended in endings]
+
+
+@on_a_loop
+async def test_trap_7_a_token_in_the_environment_is_never_used(simulator, monkeypatch):
+    monkeypatch.setenv("REPLICATE_API_TOKEN", "r8_environment")
+    async with parts(simulator) as service:
+        paid = await service.run(caller=USER)
+        tokenless = await service.run(caller=Caller("admin", "admin", None))
+        empty = await service.run(caller=Caller("user", "user_0", ""))
+
+    assert [USER.token] == [made.token for made in simulator.predictions()]
+    assert [True, False, False] == [ended.succeeded for ended in (paid, tokenless, empty)]
+    assert {"create", "get"} == set(simulator.counts().requests)
+
+
+# Trap 8: clients belong to a loop and are not closed by anybody else.
+
+
+@on_a_loop
+async def test_trap_8_a_token_has_one_client_and_clients_are_bounded_and_closed(simulator):
+    async with parts(simulator) as service:
+        clients = [
+            await service.provider._client(Caller("user", f"user_{number}", f"r8_{number}"))
+            for number in range(CLIENTS_KEPT + 3)
+        ]
+        again = await service.provider._client(Caller("user", "user_9", "r8_9"))
+        closed = [number for number, client in enumerate(clients) if client._async_client.is_closed]
+
+    assert clients[9] is again
+    assert [0, 1, 2] == closed
+    assert CLIENTS_KEPT + 3 == sum(client._async_client.is_closed for client in clients)
+
+
+@on_a_loop
+async def test_trap_8_a_client_evicted_while_in_use_loses_nothing(simulator):
+    simulator.order(on="create", times=3 * CLIENTS_KEPT, delay=0.2)
+    callers = [Caller("user", f"user_{number}", f"r8_{number}") for number in range(2 * CLIENTS_KEPT)]
+    async with parts(simulator, concurrent_limit=len(callers)) as service:
+        endings = await asyncio.gather(*(service.run(caller=caller) for caller in callers))
+        kept = len(service.provider._clients)
+
+    assert CLIENTS_KEPT == kept
+    assert [True] * len(callers) == [ended.succeeded for ended in endings]
+    assert len(callers) == simulator.counts().creations_accepted
+
+
+# Traps 9 and 10: what is not used, and where it does not run.
+
+
+@on_a_loop
+async def test_trap_9_no_webhook_is_asked_for_so_none_is_believed(simulator):
+    async with parts(simulator) as service:
+        await service.run()
+
+    (made,) = simulator.predictions()
+    assert {"input": dict(made.input)} == made.body
+
+
+def test_trap_10_the_project_says_which_pythons_the_client_imports_on():
+    project = tomllib.loads(Path(__file__).parent.parent.joinpath("pyproject.toml").read_text())
+
+    assert ">=3.11,<3.14" == project["project"]["requires-python"]
+
+
+# Looks: what may pass is looked at again, what may not ends the watch.
+
+
+PASSING = [
+    {"status": 500},
+    {"status": 502},
+    {"status": 503},
+    {"status": 504},
+    {"status": 408},
+    {"status": 429, "headers": {"Retry-After": "0.1"}},
+    {"status": 404},
+    {"reset": "before"},
+    {"reset": "after"},
+    {"garbage": True},
+    {"truncate": True},
+    {"hang": 3600},
+    {"drop": ["id"]},
+    {"drop": ["status"]},
+]
+
+
+@on_a_loop
+async def test_looks_that_fail_cost_a_generation_nothing(simulator):
+    for fault, ended, made in await suffered(simulator, PASSING, on="get", times=3, look_timeout=0.2):
+        assert (fault, True, [ended.prediction.id], 1) == (
+            fault,
+            ended.succeeded,
+            [each.id for each in made],
+            ended.attempts,
+        )
+
+
+@on_a_loop
+async def test_a_prediction_that_replicate_does_not_know_any_more_ends_in_an_error(simulator):
+    simulator.order(on="get", times=1000, status=404)
+    async with parts(simulator) as service:
+        ended = await service.run()
+
+    assert "upstream_error" == ended.error.code
+    assert 1 == simulator.counts().creations_accepted
+
+
+@pytest.mark.parametrize(
+    ("caller", "code"), [(ADMIN, "server_token_rejected"), (USER, "replicate_token_rejected")]
+)
+@on_a_loop
+async def test_a_token_rejected_while_its_prediction_runs_is_told_as_such(simulator, caller, code):
+    simulator.order(on="get", times=1000, status=401)
+    async with parts(simulator) as service:
+        ended = await service.run("[[hang]]", caller=caller)
+
+    assert (code, 1) == (ended.error.code, ended.attempts)
+
+
+@on_a_loop
+async def test_a_prediction_that_cannot_be_watched_any_more_is_cancelled(simulator):
+    simulator.order(on="get", status=400)
+    async with parts(simulator) as service:
+        ended = await service.run("[[hang]]")
+
+    assert "upstream_error" == ended.error.code
+    assert {"canceled": 1} == simulator.counts().finished
+
+
+@on_a_loop
+async def test_a_cancel_that_fails_is_tried_again(simulator):
+    simulator.order(on="cancel", times=2, status=500)
+    async with parts(simulator) as service:
+        waiting = asyncio.create_task(service.run("[[hang]]"))
+        await until(lambda: [state for _, state in service.moves] == ["submitting", "running"])
+        waiting.cancel()
+        await asyncio.wait([waiting])
+
+    assert {"canceled": 1} == simulator.counts().finished
+    assert 3 == simulator.counts().requests["cancel"]
+
+
+@pytest.mark.parametrize("answer", [[], None, "text", 7, {}, {"id": "p1"}, {"id": 7, "status": "starting"}])
+def test_what_is_no_prediction_is_lost_and_not_guessed(answer):
+    with pytest.raises(Lost):
+        read_prediction(answer)
+
+
+def test_one_output_or_many_are_a_tuple():
+    many = {"id": "p", "status": "succeeded", "output": ["https://a", "https://b"]}
+    one = {"id": "p", "status": "succeeded", "output": "https://a"}
+
+    assert ("https://a", "https://b") == read_prediction(many).outputs
+    assert ("https://a",) == read_prediction(one).outputs
+
+
+def test_the_seconds_a_prediction_took_are_by_replicates_own_clock():
+    stamps = {"created_at": "2025-01-01T00:00:00.5Z", "completed_at": "2025-01-01T00:00:02Z"}
+
+    assert Prediction("p", "succeeded", seconds=1.5) == read_prediction(
+        {"id": "p", "status": "succeeded", **stamps}
+    )
+    assert read_prediction({"id": "p", "status": "succeeded", "created_at": "then"}).seconds is None
+
+
+@on_a_loop
+async def test_an_adopted_prediction_is_watched_from_its_id_alone(simulator):
+    simulator.order(on="create", reset="after")
+    simulator.order(on="list", times=10, drop=["status"])
+    async with parts(simulator) as service:
+        with await service.gate.acquire("admin") as lease:
+            created = await service.provider.create(ADMIN, a_picture(), lease=lease, cancel_after=60)
+
+    (made,) = simulator.predictions()
+    assert (made.id, SERVER_TOKEN) == (created.prediction.id, made.token)

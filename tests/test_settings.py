@@ -1,0 +1,122 @@
+"""Settings: read once, said in sentences, secrets hidden; and what three documents say of them agrees."""
+
+import re
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+from settings import Settings, SettingsError
+
+ROOT = Path(__file__).parent.parent
+SECRETS = ("REPLICATE_API_TOKEN", "CONCURRENT_DOCKER_ADMIN_API_KEY")
+
+
+def _documented_default(name: str) -> str:
+    default = Settings.model_fields[name].default
+    if default is None or default is False:
+        return ""
+    return f"{default:g}" if isinstance(default, float) else str(default)
+
+
+def test_an_empty_environment_gives_the_defaults():
+    settings = Settings.from_env({})
+
+    assert (10, 600) == (settings.REPLICATE_CONCURRENT_LIMIT, settings.REPLICATE_REQUESTS_PER_MINUTE)
+    assert (None, None) == (settings.admin_key, settings.replicate_token)
+
+
+@pytest.mark.parametrize("name", list(Settings.model_fields))
+def test_an_empty_or_blank_variable_means_the_default(name):
+    default = Settings.from_env({})
+
+    assert default == Settings.from_env({name: ""})
+    assert default == Settings.from_env({name: "  "})
+
+
+def test_everything_wrong_is_said_at_once_and_nothing_given_is_repeated():
+    environ = {"PORT": "s3cret", "REPLICATE_CONCURRENT_LIMIT": "1001", "REPLICATE_API_TOKEN": "r8 s3cret"}
+
+    with pytest.raises(SettingsError) as refused:
+        Settings.from_env(environ)
+
+    said = str(refused.value).splitlines()
+    assert set(environ) == {line.split(":")[0] for line in said}
+    assert "s3cret" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("REPLICATE_CONCURRENT_LIMIT", "0"),
+        ("REPLICATE_REQUESTS_PER_MINUTE", "60001"),
+        ("REPLICATE_BASE_URL", "ftp://example.com"),
+        ("REPLICATE_SIMULATE", "perhaps"),
+        ("PORT", "65536"),
+        ("LOG_LEVEL", "loud"),
+        ("INTERACTIVE_RESERVE", "nan"),
+    ],
+)
+def test_a_value_out_of_range_is_refused_by_name(name, value):
+    with pytest.raises(SettingsError, match=f"^{name}: "):
+        Settings.from_env({name: value})
+
+
+def test_secrets_are_hidden_in_every_rendering():
+    settings = Settings.from_env(dict.fromkeys(SECRETS, "s3cret-value"))
+
+    assert (
+        "s3cret-value" not in f"{settings!r} {settings} {settings.model_dump()} {settings.model_dump_json()}"
+    )
+
+
+def test_settings_cannot_be_changed():
+    with pytest.raises(ValueError, match="frozen"):
+        Settings.from_env({}).PORT = 1  # type: ignore[misc]
+
+
+def test_what_is_called_simulated_never_reaches_replicate_itself():
+    simulated = Settings.from_env({"REPLICATE_SIMULATE": "1"})
+    named = Settings.from_env({"REPLICATE_SIMULATE": "1", "REPLICATE_BASE_URL": "https://api.replicate.com/"})
+    elsewhere = Settings.from_env({"REPLICATE_SIMULATE": "1", "REPLICATE_BASE_URL": "http://127.0.0.1:9"})
+
+    assert [True, True, False] == [each.needs_simulator for each in (simulated, named, elsewhere)]
+
+
+def test_without_a_token_only_a_simulation_has_one():
+    assert Settings.from_env({}).replicate_token is None
+    assert Settings.from_env({"REPLICATE_SIMULATE": "1"}).replicate_token == "r8_simulated"
+
+
+def test_the_example_file_says_every_setting_with_its_sentence_and_default():
+    lines = (ROOT / ".env.example").read_text().splitlines()
+    said = {}
+    for sentence, line in pairwise(lines):
+        if match := re.fullmatch(r"(?:# )?([A-Z_]+)=(.*)", line):
+            said[match[1]] = (sentence.removeprefix("# "), match[2])
+
+    declared = {
+        name: (field.description, _documented_default(name)) for name, field in Settings.model_fields.items()
+    }
+    assert declared == said
+
+
+def test_the_example_file_as_it_is_gives_the_defaults():
+    given = {}
+    for line in (ROOT / ".env.example").read_text().splitlines():
+        name, equals, value = line.partition("=")
+        if equals and not line.startswith("#"):
+            given[name] = value  # as Docker reads it: literally
+
+    assert Settings.from_env({}).model_dump() == Settings.from_env(given).model_dump()
+
+
+def test_the_readme_says_every_setting_with_its_default():
+    rows = re.findall(
+        r"^\| `([A-Z_]+)` \| (?:`(.*?)`)? ?\| (.+) \|$", (ROOT / "README.md").read_text(), re.MULTILINE
+    )
+
+    declared = [
+        (name, _documented_default(name), field.description) for name, field in Settings.model_fields.items()
+    ]
+    assert declared == rows

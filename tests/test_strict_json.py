@@ -1,0 +1,80 @@
+"""Strict JSON: what RFC 8259 allows and nothing else, refused in words and never in Python's."""
+
+import contextlib
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import strict_json
+from errors import InvalidJSON
+
+VALUES = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(10**30), 10**30)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
+    max_leaves=20,
+)
+
+
+@given(VALUES)
+def test_what_json_can_say_is_read_as_it_was_written(value):
+    assert value == strict_json.loads(json.dumps(value).encode())
+    assert value == strict_json.loads(json.dumps(value, ensure_ascii=False).encode())
+
+
+@given(st.binary(max_size=40))
+def test_whatever_bytes_come_they_are_read_or_refused(body):
+    with contextlib.suppress(InvalidJSON):
+        strict_json.loads(body)
+
+
+@pytest.mark.parametrize(
+    ("body", "detail"),
+    [
+        (b"", "The body is empty; a JSON object is expected."),
+        (b" \r\n\t", "The body is empty; a JSON object is expected."),
+        (b"\xff", "The body is not UTF-8 (at byte 0)."),
+        ('{"a":1}'.encode("utf-16"), "The body is not UTF-8 (at byte 0)."),
+        (b'{"a":"\xed\xa0\x80"}', "The body is not UTF-8 (at byte 6)."),
+        (b'{"a":NaN}', "NaN is not a JSON value."),
+        (b'{"a":Infinity}', "Infinity is not a JSON value."),
+        (b'{"a":-Infinity}', "-Infinity is not a JSON value."),
+        (b'{"a":1e999}', "The number 1e999 is too large."),
+        (b'{"a":-1e999}', "The number -1e999 is too large."),
+        (b"1" * 5000, "An integer of 5000 digits is too large."),
+        (b"[" * 100_000, "The body is nested too deeply."),
+        (b'{"a":' * 100_000, "The body is nested too deeply."),
+        (b'{"a":1,"a":2}', 'The key "a" stands twice in one object.'),
+        (b'[{"b":{"it\'s":1,"it\'s":1}}]', 'The key "it\'s" stands twice in one object.'),
+        (b'{"a":1,"\\u0061":2}', 'The key "a" stands twice in one object.'),
+        (b'{"\\ud800":1,"\\ud800":2}', 'The key "\\ud800" stands twice in one object.'),
+        (b'{"\\udfff":1}', "A key holds half of a surrogate pair."),
+    ],
+    ids=lambda value: str(value[:24]),
+)
+def test_a_refusal_says_what_is_wrong_and_where(body, detail):
+    with pytest.raises(InvalidJSON) as refused:
+        strict_json.loads(body)
+
+    assert detail == refused.value.detail
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"{", b"}", b"{'a':1}", b'{"a":1,}', b"[1,]", b"nul", b"True", b"01", b"+1", b".5", b"1.", b'"a', b"\x00",
+        b'{"a":"\x00"}', b'{"a":"\n"}', b"{} {}", b"// no\n{}", b'\xef\xbb\xbf{"a":1}', b'{a:1}', b'{"a"}', b'"\\x"',
+    ],
+)  # fmt: skip
+def test_what_is_not_json_is_refused(body):
+    with pytest.raises(InvalidJSON):
+        strict_json.loads(body)
+
+
+def test_a_surrogate_pair_in_a_key_is_one_character():
+    assert {"\U0001f600": 1} == strict_json.loads(b'{"\\ud83d\\ude00":1}')

@@ -1,0 +1,250 @@
+"""The one door: nothing leaves without its place in a window, nothing is repeated behind our back, and what
+comes back is told apart by whether it may have arrived."""
+
+import asyncio
+
+import pytest
+from parts import ADMIN, a_picture, on_a_loop, parts, reply, until, wire
+
+from concurrency import Gate
+from providers import Prediction, TryAgain
+from providers.replicate import Replicate
+from providers.transport import MAX_ANSWER, Exchange, Lost, NotSent, Refusal
+from providers.watcher import LookFailed
+
+
+def get(service, exchange: Exchange, prediction_id: str = "p1"):
+    return service.provider._call(ADMIN, exchange, lambda client: client.predictions.async_get(prediction_id))
+
+
+def create(service, exchange: Exchange):
+    return service.provider._call(
+        ADMIN,
+        exchange,
+        lambda client: client.models.predictions.async_create(
+            model="black-forest-labs/flux-dev", input={"prompt": "a fox"}
+        ),
+    )
+
+
+@on_a_loop
+async def test_a_creation_without_a_lease_cannot_leave(simulator):
+    async with parts(simulator) as service:
+        with pytest.raises(RuntimeError, match="a creation needs the lease of its admission"):
+            await create(service, Exchange(5))
+
+    assert {} == simulator.counts().requests
+
+
+@on_a_loop
+async def test_one_lease_is_one_creation(simulator):
+    async with parts(simulator) as service:
+        with await service.gate.acquire("admin") as lease:
+            await create(service, Exchange(5, lease))
+            with pytest.raises(RuntimeError, match="one place is one request"):
+                await create(service, Exchange(5, lease))
+
+    assert 1 == simulator.counts().requests["create"]
+
+
+@on_a_loop
+async def test_a_request_outside_an_exchange_cannot_leave(simulator):
+    async with parts(simulator) as service:
+        client = await service.provider._client(ADMIN)
+        with pytest.raises(LookupError):
+            await client.predictions.async_get("p1")
+
+    assert {} == simulator.counts().requests
+
+
+@on_a_loop
+async def test_everything_that_creates_nothing_takes_a_place_in_the_other_window(simulator):
+    simulator.order(on="create", reset="after")
+    simulator.order(on="get", times=3, status=503)
+    async with parts(simulator) as service:
+        await service.run("[[slow=0.3]]")
+        await service.run("[[hang]]", timeout=1)
+        taken = service.others.statistics().current_rate_per_minute
+
+    requests = simulator.counts().requests
+    assert {"create", "get", "list", "cancel"} == set(requests)
+    assert taken == requests["get"] + requests["list"] + requests["cancel"]
+
+
+@pytest.mark.parametrize("status", [429, 503, 504])
+@on_a_loop
+async def test_a_refused_look_is_one_look(simulator, status):
+    simulator.order(on="get", times=10, status=status)
+    async with parts(simulator) as service:
+        with pytest.raises(LookFailed):
+            await service.provider._look(ADMIN, "p1")
+
+    assert {"get": 1} == simulator.counts().requests
+
+
+@on_a_loop
+async def test_a_get_on_a_connection_that_turns_out_closed_is_not_repeated():
+    async def once(seen):
+        return reply(b'{"id": "p1", "status": "starting"}') if "first" in seen.target else None
+
+    async with wire(once) as server, parts(server.url) as service:
+        await get(service, Exchange(5), "first")
+        with pytest.raises(Lost):
+            await get(service, Exchange(5), "second")
+
+    assert ["/v1/predictions/first", "/v1/predictions/second"] == [seen.target for seen in server.seen]
+
+
+@on_a_loop
+async def test_no_window_is_ever_over_its_limit_at_replicate(simulator):
+    async with parts(simulator, requests_per_minute=7, others_per_minute=5) as service:
+        batch = asyncio.create_task(service.run_batch(["[[hang]]"] * 12))
+        await until(lambda: simulator.counts().requests.get("create") == 7)
+        await until(lambda: service.others.statistics().waiting == 7)
+        counts = simulator.counts()
+        waiting = service.gate.statistics().waiting
+        service.others.configure(requests_per_minute=3000)
+        batch.cancel()
+        await asyncio.wait([batch])
+
+    assert (7, 5, 5) == (counts.creations_peak_per_minute, counts.others_peak_per_minute, waiting)
+    assert 7 == simulator.counts().creations_peak_per_minute
+    assert {"canceled": 7} == simulator.counts().finished
+
+
+@on_a_loop
+async def test_refused_creations_count_against_the_window_too(simulator):
+    simulator.order(on="create", times=4, status=503)
+    async with parts(simulator, requests_per_minute=4) as service:
+        waiting = asyncio.create_task(service.run())
+        await until(lambda: simulator.counts().refusals.get(503) == 4)
+        await until(lambda: service.gate.statistics().waiting == 1)
+        waiting.cancel()
+        await asyncio.wait([waiting])
+
+    assert {"create": 4} == simulator.counts().requests
+
+
+@on_a_loop
+async def test_a_refused_connection_is_certainly_not_sent():
+    async with wire(lambda seen: None) as server:
+        pass
+    async with parts(server.url) as service:
+        with pytest.raises(NotSent):
+            await get(service, Exchange(5))
+
+
+async def _hang_up(seen):
+    return None
+
+
+async def _no_http(seen):
+    return b"SSH-2.0-OpenSSH_9.6\r\n\r\n"
+
+
+async def _too_much(seen):
+    return reply(b" " * (MAX_ANSWER + 1))
+
+
+async def _bad_gzip(seen):
+    return reply(b"not gzip", headers="Content-Encoding: gzip\r\n")
+
+
+async def _no_json(seen):
+    return reply(b"<html>")
+
+
+async def _not_text(seen):
+    return reply(b'{"id": "\xff"}')
+
+
+async def _never(seen):
+    await asyncio.get_running_loop().create_future()
+
+
+@pytest.mark.parametrize("answer", [_hang_up, _no_http, _too_much, _bad_gzip, _no_json, _not_text, _never])
+@on_a_loop
+async def test_whatever_is_no_whole_answer_is_lost_and_may_have_arrived(answer):
+    async with wire(answer) as server, parts(server.url) as service:
+        with pytest.raises(Lost):
+            await get(service, Exchange(0.1 if answer is _never else 5))
+        with await service.gate.acquire("admin") as lease, pytest.raises(Lost):
+            await create(service, Exchange(0.1 if answer is _never else 5, lease))
+
+    assert ["GET", "POST"] == [seen.method for seen in server.seen]
+
+
+@pytest.mark.parametrize("status", ["301 Moved Permanently", "302 Found", "307 Temporary Redirect"])
+@on_a_loop
+async def test_a_redirect_is_a_refusal_and_takes_the_token_nowhere(status):
+    async def quiet(seen):
+        return reply(b"{}")
+
+    async with wire(quiet) as elsewhere:
+
+        async def redirect(seen):
+            return reply(b"", status=status, headers=f"Location: {elsewhere.url}/v1/predictions/p1\r\n")
+
+        async with wire(redirect) as server, parts(server.url) as service:
+            with pytest.raises(Refusal):
+                await get(service, Exchange(5))
+
+    assert [] == elsewhere.seen
+
+
+@on_a_loop
+async def test_cookies_of_one_account_are_no_others():
+    async def baker(seen):
+        return reply(b'{"id": "p1", "status": "starting"}', headers="Set-Cookie: session=admin; Path=/\r\n")
+
+    async with wire(baker) as server, parts(server.url) as service:
+        await get(service, Exchange(5))
+        await get(service, Exchange(5))
+
+    assert [None, None] == [seen.headers.get("cookie") for seen in server.seen]
+
+
+@on_a_loop
+async def test_a_path_in_the_base_url_is_kept():
+    async def answer(seen):
+        return reply(b'{"id": "p1", "status": "starting"}')
+
+    async with wire(answer) as server, parts(f"{server.url}/proxy") as service:
+        await get(service, Exchange(5))
+        await service.provider._page(ADMIN, "/v1/predictions?cursor=c")
+
+    assert ["/proxy/v1/predictions/p1", "/proxy/v1/predictions?cursor=c"] == [
+        seen.target for seen in server.seen
+    ]
+
+
+@on_a_loop
+async def test_closing_leaves_no_client_open_and_twice_is_no_error(simulator):
+    provider = Replicate(
+        base_url=simulator.url, others=Gate(concurrent_limit=1, requests_per_minute=10), looks=()
+    )
+    client = await provider._client(ADMIN)
+
+    await provider.aclose()
+    await provider.aclose()
+
+    assert client._async_client.is_closed
+
+
+@on_a_loop
+async def test_a_creation_that_never_connected_may_be_tried_again_and_costs_a_place():
+    async with wire(lambda seen: None) as server:
+        pass
+    async with parts(server.url) as service:
+        with await service.gate.acquire("admin") as lease, pytest.raises(TryAgain):
+            await service.provider.create(ADMIN, a_picture(), lease=lease, cancel_after=60)
+
+        assert 1 == service.gate.statistics().current_rate_per_minute
+
+
+@on_a_loop
+async def test_cancelling_what_cannot_be_reached_raises_nothing():
+    async with wire(lambda seen: None) as server:
+        pass
+    async with parts(server.url) as service:
+        await service.provider.cancel(ADMIN, Prediction("p1", "starting"))
