@@ -202,12 +202,14 @@ class Gate:
             self._queue.proceed(caller)
             self._admit_soon()
 
+    def dismiss(self, caller: str, batch: str, reason: Callable[[], Exception]) -> None:
+        """Send those of a batch away who still wait: each gets a `reason()` raised."""
+        self._send_away(self._queue.clear(caller, batch), reason)
+
     def close(self, reason: Callable[[], Exception]) -> None:
         """Admit nobody any more: whoever waits, or comes later, gets a `reason()` raised."""
         self._closed = reason
-        for granted in self._queue.clear():
-            if not granted.done():
-                granted.set_exception(reason())
+        self._send_away(self._queue.clear(), reason)
 
     def statistics(self) -> GateStats:
         now = asyncio.get_running_loop().time()
@@ -245,6 +247,12 @@ class Gate:
         else:
             self._held_for.append(asyncio.get_running_loop().time() - lease.since)
         self._admit_soon()
+
+    @staticmethod
+    def _send_away(waiters: list[asyncio.Future[Lease]], reason: Callable[[], Exception]) -> None:
+        for granted in waiters:
+            if not granted.done():
+                granted.set_exception(reason())
 
     def _set_limits(self, concurrent_limit: int, requests_per_minute: int) -> None:
         if concurrent_limit < 1:

@@ -197,9 +197,9 @@ class FairQueue:
             cautious.cautious = False
             cautious.probe = None
 
-    def clear(self) -> list[Any]:
-        """Take everybody out, in no order."""
-        waiters = list(self._flow_of)
+    def clear(self, caller: str | None = None, batch: str | None = None) -> list[Any]:
+        """Take everybody out, or only those of one batch of one caller."""
+        waiters = list(self._flow_of if caller is None else self._caller(caller).flow(batch).waiting)
         for waiter in waiters:
             self.discard(waiter)
         return waiters

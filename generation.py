@@ -13,12 +13,12 @@ is cancelled at Replicate too, for a prediction nobody waits for still bills.
 
 import asyncio
 import random
-import re
 import secrets
 from collections import Counter
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Final, Literal
 
 import structlog
@@ -27,8 +27,6 @@ from auth import Caller
 from concurrency import Gate, Lease
 from errors import (
     AccountError,
-    ContentRefused,
-    GenerationFailed,
     GenerationTimeout,
     Internal,
     QueueFull,
@@ -37,6 +35,7 @@ from errors import (
 )
 from parsing import BatchRequest, GenerationRequest
 from providers import Prediction, Provider, TryAgain
+from providers.outcomes import raise_unless_made
 
 State = Literal["queued", "submitting", "running", "succeeded", "failed", "canceled"]
 
@@ -49,10 +48,6 @@ FIRST_BACKOFF: Final = 0.5
 
 CANCEL_AFTER_MARGIN: Final = 10.0
 """Seconds between our own deadline and Replicate's, which is the safety net."""
-
-# What models report; the strings and codes are Replicate's own.
-_REFUSED = re.compile(r"NSFW|flagged as sensitive|\(E005\)", re.IGNORECASE)
-_PASSING = re.compile(r"\(code: PA\)|\b(E6716|E9828)\b")
 
 log = structlog.get_logger("generation")
 
@@ -115,8 +110,6 @@ class Batch:
     id: str
     generations: list[Generation]
     max_concurrent: int | None
-    account_error: AccountError | None = None
-    """Once the account itself is refused, what still waits is not tried."""
 
     def summary(self) -> dict[str, Any]:
         succeeded = sum(generation.succeeded for generation in self.generations)
@@ -166,7 +159,7 @@ class Generations:
         self._first_backoff = first_backoff
         self._on_change = on_change
         self._lives: set[asyncio.Task[None]] = set()
-        self._draining = False
+        self._drain_began = asyncio.Event()
         self.tally = Tally()
 
     async def run(self, request: GenerationRequest, *, caller: Caller, request_id: str) -> Generation:
@@ -199,7 +192,7 @@ class Generations:
 
     async def drain(self, seconds: float) -> None:
         """Take nothing new, refuse what is queued, give what runs so long to finish, and cancel the rest."""
-        self._draining = True
+        self._drain_began.set()
         self._gate.close(self._shutting_down)
         if self._lives:
             await asyncio.wait(self._lives, timeout=seconds)
@@ -210,8 +203,12 @@ class Generations:
             log.warning("drain_cancelled", generations=len(left))
             await asyncio.wait(left)
 
+    @property
+    def _is_draining(self) -> bool:
+        return self._drain_began.is_set()
+
     def _make_room(self, wanted: int) -> None:
-        if self._draining:
+        if self._is_draining:
             raise self._shutting_down()
         waiting = self._gate.statistics().waiting
         if waiting + wanted > self._max_queued:
@@ -241,8 +238,8 @@ class Generations:
         except ServiceError as error:
             self._end(generation, "failed", error)
         except asyncio.CancelledError:
-            self._end(generation, "canceled", self._shutting_down())
-            if not self._draining:
+            self._end(generation, "canceled", self._shutting_down() if self._is_draining else None)
+            if not self._is_draining:
                 raise
         except Exception:
             log.exception("generation_crashed", generation=generation.id, request=generation.request_id)
@@ -266,11 +263,19 @@ class Generations:
                 if again.throttled:
                     self._gate.pause(generation.caller.id, wait)
                 else:
-                    await asyncio.sleep(wait)
+                    await self._sleep(wait)
             except AccountError as error:
                 if batch is not None:
-                    batch.account_error = error
+                    refuse = partial(type(error), error.detail)
+                    self._gate.dismiss(generation.caller.id, batch.id, refuse)
                 raise
+
+    async def _sleep(self, seconds: float) -> None:
+        """Raises ShuttingDown when a drain begins meanwhile."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._drain_began.wait()
+            raise self._shutting_down()
 
     async def _attempt(self, generation: Generation, batch: Batch | None) -> None:
         with await self._gate.acquire(
@@ -278,15 +283,13 @@ class Generations:
             batch=batch.id if batch else None,
             max_concurrent=batch.max_concurrent if batch else None,
         ) as lease:
-            if batch is not None and batch.account_error is not None:
-                raise type(batch.account_error)(batch.account_error.detail)
             generation.admitted_at = asyncio.get_running_loop().time()
             generation.attempts += 1
             limit = generation.request.timeout or self._timeout
             generation.prediction = await self._create(generation, lease, limit)
             self._move(generation, "running")
             generation.prediction = await self._watch(generation, generation.prediction, limit)
-        _judge(generation.prediction)
+        raise_unless_made(generation.prediction)
 
     async def _create(self, generation: Generation, lease: Lease, limit: float) -> Prediction:
         self._move(generation, "submitting")
@@ -358,27 +361,3 @@ async def _to_the_end(work: Coroutine[Any, Any, None]) -> None:
         with suppress(asyncio.CancelledError):
             await asyncio.shield(task)
     task.result()
-
-
-def _judge(prediction: Prediction) -> None:
-    """Raise what a prediction's end means, unless it made something."""
-    if prediction.status in {"succeeded", "processing"}:
-        if not prediction.outputs:
-            raise GenerationFailed("The model reported success and returned nothing.")
-        return
-    if prediction.status == "aborted":
-        raise GenerationTimeout("Replicate did not start the prediction before its deadline.")
-    if prediction.status == "canceled":
-        raise GenerationFailed("The prediction was cancelled at Replicate.")
-    told = _first_line(prediction.error or "The model failed without saying why.")
-    if _REFUSED.search(prediction.error or ""):
-        raise ContentRefused(told)
-    if _PASSING.search(prediction.error or ""):
-        raise TryAgain(GenerationFailed(told))
-    raise GenerationFailed(told)
-
-
-def _first_line(text: str) -> str:
-    """Models put whole traces into their errors."""
-    lines: Iterable[str] = (line.strip() for line in text.splitlines())
-    return next((line for line in lines if line), "The model failed.")[:300]

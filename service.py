@@ -21,6 +21,9 @@ from waiting import Seats
 NAME = "replicate-concurrent-generation"
 VERSION = "0.1.0"
 
+_CANCELS_RESERVE = 0.05
+"""The share of that window which looks leave to cancels: what is cancelled late is billed for."""
+
 _OTHERS_AT_ONCE = 200
 """Requests under way that create nothing. Beyond this, more of them only wait at the other end."""
 
@@ -50,6 +53,7 @@ class Service:
         self._others = Gate(
             concurrent_limit=_OTHERS_AT_ONCE,
             requests_per_minute=settings.REPLICATE_OTHER_REQUESTS_PER_MINUTE,
+            interactive_reserve=_CANCELS_RESERVE,
         )
         self._provider = Replicate(base_url=settings.REPLICATE_BASE_URL, others=self._others)
         self.generations = Generations(

@@ -112,7 +112,9 @@ class BudgetedTransport(httpx.AsyncBaseTransport):
             if exchange.lease is None:
                 raise RuntimeError("a creation needs the lease of its admission")
             return await self._send(request, exchange, exchange.lease)
-        with await self._others.acquire(self._account) as lease:
+        # Looks stand behind whatever else there is, as a batch does: a cancel must not wait for them.
+        looks = "looks" if request.method == "GET" else None
+        with await self._others.acquire(self._account, batch=looks) as lease:
             return await self._send(request, exchange, lease)
 
     async def aclose(self) -> None:

@@ -8,21 +8,13 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 
 import pytest
+from callers import ADMIN_KEY, SERVER_TOKEN
 from flask import Flask
 from flask.testing import FlaskClient
 
 from app import create_app
 from settings import Settings
 from simulator import Options, Simulator, running
-
-ADMIN_KEY = "the-admin-key"
-SERVER_TOKEN = "r8_server"
-USER_TOKEN = "r8_user"
-ADMIN = {"X-Admin-API-Key": ADMIN_KEY}
-USER = {"X-Replicate-API-Key": USER_TOKEN}
-
-PICTURE = {"model_name": "flux-dev", "prompt": "A lighthouse at dusk"}
-"""The smallest request that can be paid for."""
 
 
 @pytest.fixture

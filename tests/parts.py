@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, closing, suppress
 from dataclasses import dataclass
 
-from conftest import SERVER_TOKEN, USER_TOKEN
+from callers import SERVER_TOKEN, USER_TOKEN
 
 from auth import Caller
 from concurrency import Gate

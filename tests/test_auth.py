@@ -1,7 +1,7 @@
 """The two doors: who comes in by which, whose token pays, and what nobody ever gets to see."""
 
 import pytest
-from conftest import ADMIN, ADMIN_KEY, PICTURE, SERVER_TOKEN, USER, USER_TOKEN
+from callers import ADMIN, ADMIN_KEY, PICTURE, SERVER_TOKEN, USER, USER_TOKEN
 from problems import problem
 
 from auth import Caller, Doors

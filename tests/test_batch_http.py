@@ -1,7 +1,7 @@
 """`POST /generate-batch`: one result an input, in input order, at the end or each as it is ready."""
 
 import pytest
-from conftest import ADMIN, PICTURE, USER
+from callers import ADMIN, PICTURE, USER
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from problems import fields, problem

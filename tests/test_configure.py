@@ -1,7 +1,7 @@
 """`POST /configure`: both limits, both ways, live and under load; everything else changes nothing."""
 
 import pytest
-from conftest import ADMIN
+from callers import ADMIN
 from problems import fields, problem
 from streams import lines, settle, stream
 

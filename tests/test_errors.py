@@ -1,7 +1,7 @@
 """The error table: every code is reachable, with its status, its headers and its shape, and nothing is HTML."""
 
 import pytest
-from conftest import ADMIN, PICTURE, SERVER_TOKEN, USER, USER_TOKEN
+from callers import ADMIN, PICTURE, SERVER_TOKEN, USER, USER_TOKEN
 from problems import problem
 
 import errors

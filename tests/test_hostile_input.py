@@ -5,7 +5,7 @@ import io
 import json
 
 import pytest
-from conftest import ADMIN, PICTURE
+from callers import ADMIN, PICTURE
 from problems import problem
 
 JSON = "application/json"

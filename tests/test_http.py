@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from conftest import ADMIN, PICTURE, USER
+from callers import ADMIN, PICTURE, USER
 from problems import problem
 from streams import NDJSON, lines, settle, stream
 from werkzeug.test import EnvironBuilder

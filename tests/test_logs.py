@@ -4,7 +4,7 @@ import json
 
 import pytest
 import structlog
-from conftest import ADMIN, ADMIN_KEY, PICTURE, SERVER_TOKEN, USER, USER_TOKEN
+from callers import ADMIN, ADMIN_KEY, PICTURE, SERVER_TOKEN, USER, USER_TOKEN
 
 import logs
 from settings import Settings

@@ -5,7 +5,7 @@ import json
 import re
 
 import pytest
-from conftest import ADMIN, PICTURE, USER
+from callers import ADMIN, PICTURE, USER
 from jsonschema import Draft202012Validator
 from openapi_spec_validator import OpenAPIV31SpecValidator
 from streams import lines, stream

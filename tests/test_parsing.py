@@ -1,7 +1,7 @@
 """Parsing: all problems at once, by field and index, before anything is spent; both forms of a batch."""
 
 import pytest
-from conftest import ADMIN, PICTURE
+from callers import ADMIN, PICTURE
 from hypothesis import given
 from hypothesis import strategies as st
 from problems import fields

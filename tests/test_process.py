@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import requests
-from conftest import PICTURE, USER
+from callers import PICTURE, USER
 from process import ROOT, answer_of, served, until
 
 from simulator import Options, running

@@ -6,7 +6,7 @@ The schemas are the simulator's, which were written down independently: where th
 from typing import Any
 
 import pytest
-from conftest import ADMIN
+from callers import ADMIN
 from problems import fields, problem
 
 import models

@@ -5,7 +5,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
-from conftest import SERVER_TOKEN
+from callers import SERVER_TOKEN
 from parts import ADMIN, OTHER_USER, USER, a_picture, on_a_loop, parts, reply, suffered, until, wire
 
 from auth import Caller

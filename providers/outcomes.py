@@ -1,0 +1,35 @@
+"""What the end of a prediction means: a success with outputs, or an error that says why there is none."""
+
+import re
+from collections.abc import Iterable
+
+from errors import ContentRefused, GenerationFailed, GenerationTimeout
+from providers import Prediction, TryAgain
+
+# What models report; the strings and codes are Replicate's own.
+_REFUSED = re.compile(r"NSFW|flagged as sensitive|\(E005\)", re.IGNORECASE)
+_PASSING = re.compile(r"\(code: PA\)|\b(E6716|E9828)\b")
+
+
+def raise_unless_made(prediction: Prediction) -> None:
+    """Raise what a prediction's end means, unless it made something."""
+    if prediction.status in {"succeeded", "processing"}:
+        if not prediction.outputs:
+            raise GenerationFailed("The model reported success and returned nothing.")
+        return
+    if prediction.status == "aborted":
+        raise GenerationTimeout("Replicate did not start the prediction before its deadline.")
+    if prediction.status == "canceled":
+        raise GenerationFailed("The prediction was cancelled at Replicate.")
+    told = _first_line(prediction.error or "The model failed without saying why.")
+    if _REFUSED.search(prediction.error or ""):
+        raise ContentRefused(told)
+    if _PASSING.search(prediction.error or ""):
+        raise TryAgain(GenerationFailed(told))
+    raise GenerationFailed(told)
+
+
+def _first_line(text: str) -> str:
+    """Models put whole traces into their errors."""
+    lines: Iterable[str] = (line.strip() for line in text.splitlines())
+    return next((line for line in lines if line), "The model failed.")[:300]
