@@ -59,7 +59,7 @@ class Simulator:
         loop, thread = self._loop, self._thread
         if loop is None or thread is None:
             return
-        asyncio.run_coroutine_threadsafe(self._server.stop(), loop).result()
+        asyncio.run_coroutine_threadsafe(self._end(), loop).result()
         self._loop = self._thread = None
         loop.call_soon_threadsafe(loop.stop)
         thread.join()
@@ -104,6 +104,13 @@ class Simulator:
     def reset(self) -> None:
         """Forget everything, as if just started."""
         self._call(self._server.world.reset)
+
+    async def _end(self) -> None:
+        await self._server.stop()
+        left = asyncio.all_tasks() - {asyncio.current_task()}  # answers that were ordered to hang
+        for task in left:
+            task.cancel()
+        await asyncio.gather(*left, return_exceptions=True)
 
     def _call(self, work: Callable[[], T]) -> T:
         if self._loop is None:

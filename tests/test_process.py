@@ -224,7 +224,7 @@ def test_the_simulator_beside_the_service_serves_it_and_ends_with_it():
 
 def test_the_callers_are_served_while_replicate_hangs_on_every_creation():
     with running(Options(prediction_seconds=0.05)) as simulator:
-        simulator.order(on="create", times=5, hang=30)
+        simulator.order(on="create", times=5, hang=2)
         with served(REPLICATE_BASE_URL=simulator.url) as service:
             calls = [service.connect("/generate", PICTURE, **USER) for _ in range(5)]
             until(lambda: simulator.counts().requests.get("create", 0) == 5)
