@@ -8,8 +8,7 @@ WORKDIR /app
 COPY requirements.txt .
 RUN python -m venv /venv \
     && /venv/bin/pip install --no-cache-dir --disable-pip-version-check -r requirements.txt
-COPY app.py auth.py concurrency.py errors.py fairness.py generation.py gunicorn.conf.py logs.py models.py \
-    openapi.py parsing.py service.py serving.py settings.py strict_json.py waiting.py ./
+COPY *.py ./
 COPY providers providers
 COPY templates templates
 # The root may be read-only, so what Python would cache at the first import is made now.
@@ -25,6 +24,6 @@ EXPOSE 5000
 HEALTHCHECK --interval=30s --timeout=5s --start-period=20s \
     CMD ["python", "-c", "import os, urllib.request as r; r.urlopen('http://127.0.0.1:' + (os.environ.get('PORT') or '5000') + '/health', timeout=4)"]
 # SIGTERM drains: running predictions get DRAIN_SECONDS (60), then are cancelled at Replicate. Docker waits only
-# ten seconds by itself: stop with `docker stop --time 120`, or run by compose.yaml, which says so.
+# ten seconds by itself: stop with `docker stop -t 120`, or run by compose.yaml, which says so.
 STOPSIGNAL SIGTERM
 CMD ["python", "app.py"]

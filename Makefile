@@ -1,6 +1,6 @@
 # What this project can do. `make` lists it.
 .DEFAULT_GOAL := help
-.PHONY: help run test check format bench clean
+.PHONY: help run simulator test check format bench clean
 
 # The first Python at hand that the service runs on (3.11 to 3.13).
 PYTHON ?= $(shell for python in python3.13 python3.12 python3.11 python3; do \
@@ -9,12 +9,13 @@ BIN := .venv/bin
 TEST ?= tests
 
 help: ## list what can be made
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-run: .venv/simulator ## serve on http://localhost:5000; without a token, against the simulator
-	@if [ -z "$$REPLICATE_API_TOKEN$$REPLICATE_SIMULATE" ] \
-		&& ! grep -qsE '^ *(export +)?(REPLICATE_API_TOKEN|REPLICATE_SIMULATE) *= *[^ #]' .env; \
-	then export REPLICATE_SIMULATE=1; fi; exec $(BIN)/python app.py
+run: .venv/simulator ## serve on http://localhost:5000 (PORT=5001 make run: elsewhere); without a token, simulated
+	@exec $(BIN)/python app.py --simulate-without-token
+
+simulator: .venv/simulator ## run the simulator of Replicate alone, on http://127.0.0.1:8000
+	@exec $(BIN)/python -m simulator
 
 test: .venv/dev ## run the tests
 	$(BIN)/python -m pytest $(TEST)
@@ -45,6 +46,6 @@ clean: ## remove what was made here
 	@touch $@ .venv/simulator
 
 .venv/made:
-	@test -n "$(PYTHON)" || { echo "Python 3.11, 3.12 or 3.13 is needed, with venv."; exit 1; }
+	@test -n "$(PYTHON)" || { echo "Python 3.11, 3.12 or 3.13 is needed, with venv; make run PYTHON=/path/to/python names one."; exit 1; }
 	$(PYTHON) -m venv .venv
 	@touch $@

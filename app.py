@@ -29,7 +29,6 @@ from errors import (
     NotFound,
     PayloadTooLarge,
     Problem,
-    ServerTokenRejected,
     ServiceError,
     UnsupportedMediaType,
     every_error,
@@ -90,7 +89,7 @@ def generate() -> Response:
         work = service.generations.run(wanted, caller=caller, request_id=g.request_id)
         generation = waiting.result(waiting.submit(service.loop, work, _connection()))
     if generation.error is not None:
-        g.told_with_error = {"id": generation.id}
+        g.beside_the_error = generation.told()
         raise generation.error
     return jsonify(generation.result(simulated=service.settings.REPLICATE_SIMULATE))
 
@@ -115,8 +114,9 @@ def configure() -> Response:
     service = _service()
     service.doors.admit_admin(request.headers)
     limits = parse_limits(_body())
+    configured = service.configure(limits)
     log.info("configured", request=g.request_id, **limits.model_dump(exclude_none=True))
-    return jsonify(service.configure(limits))
+    return jsonify(configured)
 
 
 def list_models() -> Response:
@@ -213,6 +213,8 @@ def _finish(response: Response) -> Response:
         seconds=round(time.perf_counter() - g.began, 3),
         request=g.request_id,
         caller=g.get("caller"),
+        code=g.get("error_code"),
+        detail=g.get("error_detail"),
     )
     return response
 
@@ -227,7 +229,9 @@ def _answer_error(error: Exception) -> Response:
     if not isinstance(error, ServiceError):
         log.exception("request_crashed", request=g.request_id, exc_info=error)
         error = Internal()
-    problem = {**error.as_problem(g.request_id), **g.get("told_with_error", {})}
+    problem = error.as_problem(g.request_id)
+    problem = {**problem, **g.get("beside_the_error", {}), **problem}  # `status` is HTTP's
+    g.error_code, g.error_detail = error.code, error.detail
     response = jsonify(problem)
     response.status_code = error.status
     response.content_type = "application/problem+json"
@@ -261,8 +265,6 @@ def _spending_caller() -> Caller:
     service.raise_if_draining()
     caller = service.doors.admit(request.headers)
     g.caller = caller.id
-    if not caller.token:
-        raise ServerTokenRejected("The server has no REPLICATE_API_TOKEN; the admin key alone cannot pay.")
     return caller
 
 
@@ -279,15 +281,17 @@ def _connection() -> Any:
     return request.environ.get("gunicorn.socket")
 
 
-def main() -> int:
+def main(arguments: list[str]) -> int:
     """Serve until told to stop. Returns the exit status."""
     try:
         settings = load()
     except SettingsError as error:
         sys.stderr.write(f"{error}\n")
         return 2
+    if "--simulate-without-token" in arguments:
+        settings = settings.simulating_without_token()
     return serve(settings, create_app)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

@@ -13,7 +13,7 @@ import secrets
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
-from errors import Forbidden, Unauthenticated
+from errors import Forbidden, ServerTokenRejected, Unauthenticated
 
 ADMIN_HEADER = "X-Admin-API-Key"
 USER_HEADER = "X-Replicate-API-Key"
@@ -34,7 +34,12 @@ class Caller:
 
     kind: Literal["admin", "user"]
     id: str
-    token: str | None = field(repr=False)
+    token: str = field(repr=False)
+
+    def __post_init__(self) -> None:
+        # The client would look for a token in the environment: somebody else's.
+        if not self.token:
+            raise ValueError("a caller has a token")
 
 
 class Doors:
@@ -51,11 +56,15 @@ class Doors:
         self._hash_key = hash_key or secrets.token_bytes(32)
 
     def admit(self, headers: Headers) -> Caller:
-        """The caller these headers speak for. Raises Unauthenticated."""
+        """The caller these headers speak for. Raises Unauthenticated, or ServerTokenRejected to an admin whose
+        calls nobody could pay."""
         presented = headers.get(ADMIN_HEADER)
         if presented is not None:
-            if not self._is_admin_key(presented):
-                raise Unauthenticated(f"The {ADMIN_HEADER} header does not hold the admin key.")
+            self._check_admin_key(presented)
+            if not self._server_token:
+                raise ServerTokenRejected(
+                    "The service has no REPLICATE_API_TOKEN; the admin key alone cannot pay."
+                )
             return Caller("admin", "admin", self._server_token)
         token = headers.get(USER_HEADER)
         if token is None:
@@ -64,18 +73,20 @@ class Doors:
             raise Unauthenticated(f"The {USER_HEADER} header does not hold one Replicate token.")
         return Caller("user", self._caller_id(token), token)
 
-    def admit_admin(self, headers: Headers) -> Caller:
-        """As `admit`, for what only the admin may do. Raises Unauthenticated or Forbidden."""
-        caller = self.admit(headers)
-        if caller.kind != "admin":
+    def admit_admin(self, headers: Headers) -> None:
+        """Let only the admin pass. Raises Unauthenticated or Forbidden."""
+        presented = headers.get(ADMIN_HEADER)
+        if presented is None:
+            self.admit(headers)
             raise Forbidden(f"Only the holder of the {ADMIN_HEADER} may do this.")
-        return caller
+        self._check_admin_key(presented)
 
-    def _is_admin_key(self, presented: str) -> bool:
+    def _check_admin_key(self, presented: str) -> None:
+        if not self._admin_key:
+            raise Unauthenticated("No admin key is configured, so the admin door is closed.")
         # Bytes, since text beyond ASCII cannot be compared in constant time; no character stands in for another.
-        return bool(self._admin_key) and hmac.compare_digest(
-            presented.encode(errors="surrogatepass"), (self._admin_key or "").encode()
-        )
+        if not hmac.compare_digest(presented.encode(errors="surrogatepass"), self._admin_key.encode()):
+            raise Unauthenticated(f"The {ADMIN_HEADER} header does not hold the admin key.")
 
     def _caller_id(self, token: str) -> str:
         digest = hmac.new(self._hash_key, token.encode(), hashlib.sha256)

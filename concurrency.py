@@ -33,6 +33,9 @@ from fairness import FairQueue, Flow
 
 T = TypeVar("T")
 
+_CALL_TIMEOUT: Final = 10.0
+"""Seconds for a plain function on the loop: far beyond any, but whoever asks must not wait for ever."""
+
 WINDOW: Final = 60.0
 """Seconds. Replicate counts requests by the minute."""
 
@@ -191,9 +194,11 @@ class Gate:
         self._admit_soon()
 
     def proceed(self, caller: str, *, exhausted_for: float = 0.0) -> None:
-        """Replicate took a creation of this caller: caution ends, unless it said that this was the last for
-        so many seconds, or the creation was sent before the pause and proves nothing. Callers who never were
-        paused are left alone: this window is stricter."""
+        """Replicate took a creation of this caller, which ends the caution that followed a pause.
+
+        Not if it said that this was the last for so many seconds: then the caller pauses again. Not if the
+        creation was sent before the pause: it proves nothing. A caller who never was paused is left alone,
+        since this window is stricter than what Replicate says of its own."""
         if not self._queue.is_cautious(caller):
             return
         if exhausted_for > 0:
@@ -277,6 +282,8 @@ class Gate:
             free = self._window.free(now)
             if free <= 0:
                 break
+            # Only the reserve's part of the window is left. It is paced when a place came from it lately and
+            # more of batches waits than there are places: then batches wait, and single calls still go.
             from_reserve = free <= self._reserve.free(now)
             paced = from_reserve and now < self._paced_until and free < self._queue.batched
             found = self._queue.take(now, batches=not paced)
@@ -303,7 +310,7 @@ class Gate:
         """One timer, for the first moment at which time alone may let somebody in."""
         wake = self._next_chance(now)
         if self._timer is not None:
-            if self._timer.when() == wake and not self._timer.cancelled():
+            if self._timer.when() == wake:
                 return
             self._timer.cancel()
             self._timer = None
@@ -349,13 +356,13 @@ class LoopThread:
         """Run a coroutine on the loop. Cancelling the future cancels the coroutine."""
         return asyncio.run_coroutine_threadsafe(work, self._loop)
 
-    def call(self, function: Callable[..., T], *arguments: Any, timeout: float = 10, **named: Any) -> T:
+    def call(self, function: Callable[[], T]) -> T:
         """Run a plain function on the loop and give back what it returns or raises."""
 
         async def called() -> T:
-            return function(*arguments, **named)
+            return function()
 
-        return self.submit(called()).result(timeout)
+        return self.submit(called()).result(_CALL_TIMEOUT)
 
     def stop(self) -> None:
         """Cancel what still runs, wait for it to end, and end the thread. Twice is no error."""

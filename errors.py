@@ -61,7 +61,7 @@ class ServiceError(Exception):
     status: ClassVar[int] = 500
     code: ClassVar[str] = "internal"
     title: ClassVar[str] = "Something went wrong here"
-    retryable: ClassVar[bool] = False
+    retryable: bool = False
 
     def __init__(self, detail: str = "") -> None:
         super().__init__(detail or self.title)
@@ -153,11 +153,14 @@ class ContentRefused(ServiceError):
 
 
 class _ComeBackLater(ServiceError):
+    """`retry_after` in seconds, told as a whole number from 1 to 3600."""
+
     retryable = True
 
-    def __init__(self, detail: str = "", *, retry_after: int) -> None:
+    def __init__(self, detail: str = "", *, retry_after: float, retryable: bool = True) -> None:
         super().__init__(detail)
-        self.retry_after = retry_after
+        self.retryable = retryable
+        self.retry_after = max(1, min(3600, round(retry_after)))
 
     @property
     def headers(self) -> dict[str, str]:

@@ -5,8 +5,9 @@ The smallest tag goes next. So whoever was away has saved nothing up, whoever co
 gets one turn a round like everybody else, and nobody starves. Goyal, Vin and Cheng, "Start-time Fair
 Queueing", SIGCOMM 1996, here with equal weights and turns of length one.
 
-Putting in, taking out and leaving cost O(log n) in those who wait. Parties that may not go now (a paused
-account, a batch at its own bound, a batch while the window is paced) are stepped over, one comparison each.
+Putting in, taking out and leaving cost O(log n) in those who wait. Whoever takes turns but may not go now (a
+paused account, a batch at its own bound, a batch while the window is paced) is stepped over: O(log n) for each
+of those, and there are few.
 """
 
 import math

@@ -39,7 +39,7 @@ from providers.outcomes import raise_unless_made
 
 State = Literal["queued", "submitting", "running", "succeeded", "failed", "canceled"]
 
-MAX_ATTEMPTS: Final = 5
+MAX_ATTEMPTS: Final = 4
 MAX_THROTTLED: Final = 20
 """Refusals for the account's rate that one generation sits out; each comes after the wait it asked for."""
 
@@ -47,7 +47,7 @@ FIRST_BACKOFF: Final = 0.5
 """Seconds, at most, before the second attempt when Replicate names no time; it doubles up to 32-fold."""
 
 CANCEL_AFTER_MARGIN: Final = 10.0
-"""Seconds between our own deadline and Replicate's, which is the safety net."""
+"""Seconds that Replicate's deadline, the safety net, is later than our own, up to its 30 minutes."""
 
 log = structlog.get_logger("generation")
 
@@ -63,7 +63,9 @@ class Generation:
     accepted_at: float
     state: State = "queued"
     attempts: int = 0
-    admitted_at: float | None = None
+    queued: float = 0.0
+    predicting: float = 0.0
+    """Seconds waited for admission, and held a slot, over all attempts. Back-off between them is neither."""
     ended_at: float | None = None
     prediction: Prediction | None = None
     error: ServiceError | None = None
@@ -76,14 +78,7 @@ class Generation:
         """What the caller is told once it has ended."""
         told = {
             "success": self.succeeded,
-            "id": self.id,
-            "status": self.state,
-            "model_name": self.request.model.name,
-            "requested_model": self.request.requested_model,
-            "prompt": self.request.prompt,
-            "prediction_id": self.prediction.id if self.prediction else None,
-            "attempts": self.attempts,
-            "timing": self._timing(),
+            **self.told(),
             "simulated": simulated,
         }
         if self.error is not None:
@@ -92,15 +87,22 @@ class Generation:
         cost = self.request.model.price.of(len(outputs))
         return told | {"output": list(outputs), "count": len(outputs), "cost_usd": cost}
 
-    def _timing(self) -> dict[str, float]:
-        end = self.ended_at if self.ended_at is not None else self.accepted_at
-        admitted = self.admitted_at if self.admitted_at is not None else end
-        spans = {
-            "queued": admitted - self.accepted_at,
-            "predicting": end - admitted,
-            "total": end - self.accepted_at,
+    def told(self) -> dict[str, Any]:
+        """What is told of it however it ended, beside an error too."""
+        return {
+            "id": self.id,
+            "status": self.state,
+            "model_name": self.request.model.name,
+            "requested_model": self.request.requested_model,
+            "prompt": self.request.prompt,
+            "prediction_id": self.prediction.id if self.prediction else None,
+            "attempts": self.attempts,
+            "timing": {name: round(seconds, 3) for name, seconds in self._timing().items()},
         }
-        return {name: round(seconds, 3) for name, seconds in spans.items()}
+
+    def _timing(self) -> dict[str, float]:
+        end = self.accepted_at if self.ended_at is None else self.ended_at
+        return {"queued": self.queued, "predicting": self.predicting, "total": end - self.accepted_at}
 
 
 @dataclass(eq=False, slots=True)
@@ -137,9 +139,10 @@ class Tally:
 
 
 class Generations:
-    """Runs generations through the gate and a provider. Lives on the loop; `on_change` hears every transition.
+    """Runs generations through the gate and a provider. Lives on the loop.
 
-    `timeout` (seconds) is for predictions whose request names none.
+    `timeout` (seconds) is for predictions whose request names none. `on_change` hears of every transition
+    once it has happened.
     """
 
     def __init__(
@@ -186,7 +189,8 @@ class Generations:
             life = self._begin(generation, batch)
             life.add_done_callback(lambda _, index=index: tell(batch, index))  # type: ignore[misc]
             lives.append(life)
-        # Or a cancelled batch would return with its first cancelled item, and the rest would still be ending.
+        # With `return_exceptions`, or a cancelled batch would return at its first cancelled item, while the
+        # rest still ends.
         await asyncio.gather(*lives, return_exceptions=True)
         return batch
 
@@ -210,13 +214,13 @@ class Generations:
     def _make_room(self, wanted: int) -> None:
         if self._is_draining:
             raise self._shutting_down()
-        waiting = self._gate.statistics().waiting
-        if waiting + wanted > self._max_queued:
-            too_many = waiting + wanted - self._max_queued
-            seconds = self._gate.seconds_per_release() * too_many
+        waiting = len(self._lives) - self._gate.statistics().current_concurrent
+        too_many = waiting + wanted - self._max_queued
+        if too_many > 0:
             raise QueueFull(
-                f"{waiting} generations are waiting, and at most {self._max_queued} may.",
-                retry_after=max(1, min(3600, round(seconds))),
+                f"{waiting} generations are waiting, this adds {wanted}, and at most {self._max_queued} may wait.",
+                retry_after=self._gate.seconds_per_release() * too_many,
+                retryable=wanted <= self._max_queued,
             )
 
     def _accept(self, request: GenerationRequest, caller: Caller, request_id: str) -> Generation:
@@ -278,17 +282,24 @@ class Generations:
             raise self._shutting_down()
 
     async def _attempt(self, generation: Generation, batch: Batch | None) -> None:
+        clock = asyncio.get_running_loop().time
+        generation.prediction = None
+        asked = clock()
         with await self._gate.acquire(
             generation.caller.id,
             batch=batch.id if batch else None,
             max_concurrent=batch.max_concurrent if batch else None,
         ) as lease:
-            generation.admitted_at = asyncio.get_running_loop().time()
+            admitted = clock()
+            generation.queued += admitted - asked
             generation.attempts += 1
             limit = generation.request.timeout or self._timeout
-            generation.prediction = await self._create(generation, lease, limit)
-            self._move(generation, "running")
-            generation.prediction = await self._watch(generation, generation.prediction, limit)
+            try:
+                generation.prediction = await self._create(generation, lease, limit)
+                self._move(generation, "running")
+                generation.prediction = await self._watch(generation, generation.prediction, limit)
+            finally:
+                generation.predicting += clock() - admitted
         raise_unless_made(generation.prediction)
 
     async def _create(self, generation: Generation, lease: Lease, limit: float) -> Prediction:

@@ -7,17 +7,19 @@ process's signals to the service's drain: on SIGTERM the worker goes on acceptin
 
 import json
 import os
+import secrets
 import signal
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from http import HTTPStatus
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from gunicorn.http.errors import LimitRequestHeaders, LimitRequestLine
 from gunicorn.workers.gthread import ThreadWorker
 
 import logs
+from errors import Internal, InvalidRequest, Problem, ServiceError
 from settings import SettingsError, load
 
 _SPARE_THREADS = 32
@@ -27,7 +29,7 @@ _CLOSERS = 16
 """Threads on which connections are closed; each may linger for two seconds."""
 
 _CANCEL_SECONDS = 45
-"""What cancelling the rest may take after the drain, with Replicate at its slowest."""
+"""What cancelling the rest may take after the drain. Whatever takes longer is left to its deadline at Replicate."""
 
 
 class Worker(ThreadWorker):  # type: ignore[misc] # gunicorn ships no types
@@ -54,30 +56,20 @@ class Worker(ThreadWorker):  # type: ignore[misc] # gunicorn ships no types
         conn.close = close
 
     def handle_error(self, req: Any, client: Any, addr: Any, exc: Exception) -> None:  # noqa: ARG002
-        parsing_failed = req is None or type(exc).__module__ == "gunicorn.http.errors"
-        if isinstance(exc, LimitRequestHeaders):
-            status, reason = 431, "Request Header Fields Too Large"
-        elif isinstance(exc, LimitRequestLine):
-            status, reason = 414, "URI Too Long"
-        elif parsing_failed:
-            status, reason = 400, "Bad Request"
+        error: ServiceError
+        if req is None or type(exc).__module__ == "gunicorn.http.errors":
+            error = InvalidRequest(
+                [Problem("request", f"is not HTTP as this server reads it ({type(exc).__name__})")]
+            )
         else:
-            status, reason = 500, "Internal Server Error"
             self.log.exception("Error handling a request")
-        body = json.dumps(
-            {
-                "type": "about:blank",
-                "title": reason,
-                "status": status,
-                "detail": "The request is not HTTP as this server reads it." if status < 500 else reason,
-                "code": "invalid_request" if status < 500 else "internal",
-                "retryable": False,
-                "request_id": None,
-            }
-        )
+            error = Internal()
+        request_id = "req_" + secrets.token_hex(12)
+        body = json.dumps(error.as_problem(request_id))
         answer = (
-            f"HTTP/1.1 {status} {reason}\r\nConnection: close\r\n"
-            f"Content-Type: application/problem+json\r\nContent-Length: {len(body)}\r\n\r\n{body}"
+            f"HTTP/1.1 {error.status} {HTTPStatus(error.status).phrase}\r\nConnection: close\r\n"
+            f"Content-Type: application/problem+json\r\nContent-Length: {len(body)}\r\n"
+            f"X-Request-ID: {request_id}\r\n\r\n{body}"
         )
         try:
             client.sendall(answer.encode())
@@ -91,7 +83,7 @@ except SettingsError as error:
     sys.exit(str(error))
 
 wsgi_app = "app:create_app()"
-bind = f"{_settings.HOST}:{_settings.PORT}"
+bind = _settings.address
 worker_class = Worker
 workers = 1
 threads = _settings.MAX_WAITING_CALLERS + _SPARE_THREADS

@@ -135,13 +135,16 @@ class Model:
         """What a file of this model ends in when the caller names no format."""
         if self.kind == "video":
             return ".mp4"
-        default = self.inputs.model_fields["output_format"].default
-        return "." + str(self.asks_for.get("output_format", default))
+        return "." + str(self.input_schema["properties"]["output_format"]["default"])
 
     @cached_property
     def input_schema(self) -> dict[str, Any]:
-        """JSON Schema (2020-12) of the model's inputs, as validation reads them."""
-        return self.inputs.model_json_schema()
+        """JSON Schema (2020-12) of the model's inputs, as validation reads them; the defaults are those that a
+        caller sees, so what is asked for counts."""
+        schema = self.inputs.model_json_schema()
+        for name, value in self.asks_for.items():
+            schema["properties"][name]["default"] = value
+        return schema
 
     def as_json(self) -> dict[str, Any]:
         """The model as `/models` tells it."""
@@ -160,12 +163,19 @@ MODELS: dict[str, Model] = {}
 """The registry: models by full name, in the order they are declared."""
 
 
-def registered(**entry: Any) -> Callable[[AnInputs], AnInputs]:
-    """Put a class of inputs into the registry under what `Model` wants to know of it."""
+def registered(
+    *,
+    name: str,
+    aliases: tuple[str, ...] = (),
+    kind: Literal["image", "video"],
+    price: Price,
+    example: Mapping[str, Any],
+    asks_for: Mapping[str, Any] | None = None,
+) -> Callable[[AnInputs], AnInputs]:
+    """Put a class of inputs into the registry, as the `Model` these say."""
 
     def register(inputs: AnInputs) -> AnInputs:
-        model = Model(inputs=inputs, **entry)
-        MODELS[model.name] = model
+        MODELS[name] = Model(name, aliases, kind, price, inputs, example, asks_for or {})
         return inputs
 
     return register

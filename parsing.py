@@ -4,10 +4,11 @@ Everything is checked before anything is spent, strictly (`true` is no integer, 
 problems are told at once, by field, in words the caller can act on.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import re
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
-from typing import Annotated, Any
+from typing import Annotated, Any, Never
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
@@ -85,8 +86,12 @@ class BatchRequest:
 
 def parse_generation(body: Any) -> GenerationRequest:
     """The generation that the body of `POST /generate` asks for. Raises InvalidRequest."""
-    found = _unusable("body", body) or _read(body)
-    return found if isinstance(found, GenerationRequest) else _refuse(found)
+    if unusable := _unusable("body", body):
+        _refuse(unusable)
+    found = _read(body)
+    if not isinstance(found, GenerationRequest):
+        _refuse(found)
+    return found
 
 
 def parse_batch(body: Any) -> BatchRequest:
@@ -185,9 +190,13 @@ def _read(body: dict[str, Any]) -> GenerationRequest | list[Problem]:
             problems.extend(_invalid_prompt("prompt", given["prompt"]))
         else:
             problems.append(Problem("prompt", "is required"))
-        return problems
+        return problems + [
+            Problem(name, _not_a_field(name, _EVERY_FIELD), value)
+            for name, value in given.items()
+            if name not in _EVERY_FIELD
+        ]
     problems += _invalid_fields(model.inputs, given)
-    wrong = {problem.field for problem in problems}
+    wrong = {re.split(r"[.\[]", problem.field, maxsplit=1)[0] for problem in problems}
     valid = {name: value for name, value in given.items() if name not in wrong and value is not None}
     problems += model.inputs.rules(valid)
     if problems:
@@ -195,7 +204,7 @@ def _read(body: dict[str, Any]) -> GenerationRequest | list[Problem]:
     return GenerationRequest(model, own["model_name"], {**model.asks_for, **valid}, own.get("timeout"))
 
 
-def _refuse(problems: list[Problem]) -> Any:
+def _refuse(problems: list[Problem]) -> Never:
     told = problems[:_MAX_PROBLEMS_TOLD]
     if len(problems) > len(told):
         told.append(Problem("body", "has more problems than these"))
@@ -227,6 +236,14 @@ def _invalid_prompt(where: str, given: Any) -> Iterator[Problem]:
         yield from (Problem(where, _message(error, ()), given) for error in invalid.errors())
 
 
+_EVERY_FIELD = dict.fromkeys(
+    [
+        *OwnFields.model_fields,
+        *(name for model in models.MODELS.values() for name in model.inputs.model_fields),
+    ]
+)
+"""Whatever any model takes, for a request that does not say which."""
+
 _PROMPT: TypeAdapter[str] = TypeAdapter(Prompt)
 
 
@@ -241,18 +258,24 @@ def _invalid_fields(shape: type[BaseModel], given: Mapping[str, Any]) -> Iterato
             yield Problem(path[1:], _message(error, known), ABSENT if missing else error["input"])
 
 
-def _message(error: Any, known: Sequence[str]) -> str:
+def _message(error: Any, known: Collection[str]) -> str:
     """What pydantic found, in the words of this service."""
     kind, context = error["type"], error.get("ctx", {})
     if kind == "extra_forbidden":
-        nearest = get_close_matches(str(error["loc"][-1])[:100], known, n=1)
-        return "is not a known field" + (f"; did you mean {nearest[0]}?" if nearest else "")
+        return _not_a_field(str(error["loc"][-1]), known)
     if kind == "literal_error":
         return "must be " + str(context["expected"]).replace("'", "")
     if kind in _WORDS:
         return _WORDS[kind].format_map({name: _plain(value) for name, value in context.items()})
     message: str = error["msg"].removeprefix("Value error, ")
     return message[0].lower() + message[1:]
+
+
+def _not_a_field(name: str, known: Collection[str]) -> str:
+    nearest = get_close_matches(name[:100], known, n=1)
+    return "is not a known field; " + (
+        f"did you mean {nearest[0]}?" if nearest else f"there are {', '.join(known)}"
+    )
 
 
 def _plain(value: Any) -> Any:
@@ -266,9 +289,10 @@ _WORDS = {
     "float_type": "must be a number",
     "finite_number": "must be a finite number",
     "string_type": "must be a string",
-    "string_unicode": "must not contain lone surrogates",
     "bool_type": "must be true or false",
     "list_type": "must be a list",
+    "too_long": "must have at most {max_length} items",
+    "too_short": "must have at least {min_length} items",
     "less_than_equal": "must be at most {le}",
     "greater_than_equal": "must be at least {ge}",
 }

@@ -2,6 +2,7 @@
 
 import json
 import shlex
+import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -44,6 +45,9 @@ class Server(Application):  # type: ignore[misc] # gunicorn ships no types
 
 def serve(settings: Settings, create_app: Callable[[Settings], Flask]) -> int:
     """Serve until a signal ends it; the simulator beside it ends too. Returns the exit status."""
+    if trouble := _cannot_listen(settings):
+        sys.stderr.write(f"{trouble}\n")
+        return 2
     if not settings.needs_simulator:
         return _run(settings, create_app)
     if find_spec("simulator") is None:
@@ -76,11 +80,33 @@ def _run(settings: Settings, create_app: Callable[[Settings], Flask]) -> int:
     return 0
 
 
+def _cannot_listen(settings: Settings) -> str | None:
+    """Why the address cannot be listened on: gunicorn would try for five seconds and say it less plainly."""
+    host = settings.HOST.strip("[]")
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, settings.PORT, type=socket.SOCK_STREAM)[
+            0
+        ]
+        with socket.socket(family, kind, protocol) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        return f"Cannot listen on {settings.address}: {reason}. PORT and HOST change it."
+    return None
+
+
 def _banner(settings: Settings) -> str:
     host = "localhost" if settings.HOST in {"0.0.0.0", "127.0.0.1", "::"} else settings.HOST
-    url = f"http://{host}:{settings.PORT}"
+    url = "http://" + settings.model_copy(update={"HOST": host}).address
     if not settings.REPLICATE_SIMULATE:
-        return f"\nServing on {url}; try {url}/docs\n\n"
+        token = "set" if settings.replicate_token else "not set, so the admin key cannot pay"
+        admin = "open" if settings.admin_key else "closed, since no admin key is set"
+        return (
+            f"\nServing on {url}; try {url}/docs\n"
+            f"Replicate: {settings.REPLICATE_BASE_URL}; server token: {token}; admin door: {admin}\n"
+            f"At once: {settings.REPLICATE_CONCURRENT_LIMIT}; a minute: {settings.REPLICATE_REQUESTS_PER_MINUTE}\n\n"
+        )
     example = json.dumps(next(iter(models.MODELS.values())).as_json()["example"])
     return (
         f"\n{'=' * 78}\n"

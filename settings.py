@@ -89,14 +89,14 @@ class Settings(BaseModel):
         60,
         ge=0,
         le=1800,
-        description="Seconds that running predictions get to finish after SIGTERM, before they are cancelled.",
+        description="Seconds that running predictions get after SIGTERM; allow the service 60 more to stop.",
     )
     REPLICATE_BASE_URL: Annotated[str, AfterValidator(_base_url)] = Field(
         "https://api.replicate.com", description="Where Replicate is; a path in it is kept."
     )
     REPLICATE_SIMULATE: bool = Field(
         False,
-        description="1 talks to a simulator, started beside the service unless REPLICATE_BASE_URL names one.",
+        description="1 for a simulator: the one REPLICATE_BASE_URL names, or one started beside the service.",
     )
     HOST: str = Field("127.0.0.1", description="The address to listen on. The container listens on 0.0.0.0.")
     PORT: int = Field(5000, ge=1, le=65535, description="The port to listen on.")
@@ -115,10 +115,15 @@ class Settings(BaseModel):
         since one of them may be a secret in the wrong place.
         """
         given = {name: environ[name].strip() for name in cls.model_fields if environ.get(name, "").strip()}
+        # Docker hands over what stands in an env file literally, quotes and all.
+        wrong = [f"{name}: must not stand in quotes." for name, value in given.items() if value[0] in "\"'"]
         try:
-            return cls.model_validate(given)
+            settings = cls.model_validate(given)
         except ValidationError as invalid:
-            raise SettingsError("\n".join(_sentence(error) for error in invalid.errors())) from None
+            wrong += [_sentence(error) for error in invalid.errors()]
+        if wrong:
+            raise SettingsError("\n".join(wrong))
+        return settings
 
     @property
     def admin_key(self) -> str | None:
@@ -132,6 +137,18 @@ class Settings(BaseModel):
         if self.REPLICATE_API_TOKEN:
             return self.REPLICATE_API_TOKEN.get_secret_value()
         return SIMULATED_TOKEN if self.REPLICATE_SIMULATE else None
+
+    def simulating_without_token(self) -> "Settings":
+        """The same, but simulating if there is no token and nothing says whether to simulate."""
+        if self.REPLICATE_API_TOKEN or "REPLICATE_SIMULATE" in self.model_fields_set:
+            return self
+        return self.model_copy(update={"REPLICATE_SIMULATE": True})
+
+    @property
+    def address(self) -> str:
+        """HOST and PORT as one, an IPv6 host in brackets."""
+        host = f"[{self.HOST}]" if ":" in self.HOST and not self.HOST.startswith("[") else self.HOST
+        return f"{host}:{self.PORT}"
 
     @property
     def needs_simulator(self) -> bool:
@@ -150,5 +167,14 @@ def load() -> Settings:
 
 
 def _sentence(error: Any) -> str:
-    message = error["msg"].removeprefix("Value error, ")
-    return f"{error['loc'][0]}: {message[0].lower()}{message[1:]}."
+    kind = error["type"]
+    message = _WORDS.get(kind) or error["msg"].removeprefix("Value error, ").replace("Input should", "must")
+    return f"{error['loc'][0]}: {message}."
+
+
+_WORDS = {
+    "int_parsing": "must be a whole number",
+    "float_parsing": "must be a number",
+    "bool_parsing": "must be 1 or 0",
+}
+"""What pydantic would say less plainly."""

@@ -7,6 +7,7 @@ these, and whatever else cannot be read, is an `InvalidJSON` that says what and 
 import json
 import math
 import re
+from collections import Counter
 from typing import Any, Never
 
 from errors import InvalidJSON
@@ -38,8 +39,7 @@ def loads(body: bytes) -> Any:
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     keys = dict(pairs)
     if len(keys) < len(pairs):
-        seen: set[str] = set()
-        twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
+        twice = Counter(key for key, _ in pairs).most_common(1)[0][0]
         raise InvalidJSON(f"The key {_quoted(twice)} stands twice in one object.")
     if any(not key.isascii() and _SURROGATE.search(key) for key in keys):
         raise InvalidJSON("A key holds half of a surrogate pair.")

@@ -35,7 +35,7 @@ class Seats:
         if not self._free.acquire(blocking=False):
             raise QueueFull(
                 f"{self._seats} callers are waiting for a result, and no more may.",
-                retry_after=max(1, min(3600, round(retry_after()))),
+                retry_after=retry_after(),
             )
 
     def leave(self) -> None:

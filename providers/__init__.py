@@ -1,7 +1,7 @@
 """What talks to an upstream, one file each; what they have in common is here.
 
 A provider creates a prediction, knows when it is over, and cancels it. It raises a `ServiceError` when the
-matter is settled and `TryAgain` when nothing was started and another attempt may help.
+matter is settled and `TryAgain` when another attempt may help.
 """
 
 from dataclasses import dataclass
@@ -41,7 +41,8 @@ class Created:
 
 
 class TryAgain(Exception):
-    """This attempt came to nothing and cost nothing. `wait` is how long the upstream asked for, in seconds;
+    """This attempt made nothing: nothing was started, or the model failed for what it calls a passing reason.
+    `wait` is how long the upstream asked for, in seconds;
     `throttled` says that the whole account must wait. `error` is told to the caller when patience ends."""
 
     def __init__(self, error: ServiceError, *, wait: float | None = None, throttled: bool = False) -> None:

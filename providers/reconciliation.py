@@ -6,7 +6,7 @@ an id that no answer has told us. Several looks over some seconds, since a list 
 - as many as are in doubt, or fewer: each is adopted by one of those in doubt. Identical requests make
   identical predictions, so it does not matter which is whose.
 - none: it never arrived, and may be sent again.
-- more than are in doubt, or no look succeeds: nobody can know. It is told, not retried.
+- more than are in doubt, or the last look fails: nobody can know. It is told, not retried.
 
 What is found may be that of an identical creation which still waits for its answer, so the answer is
 awaited before anybody adopts.
@@ -25,7 +25,7 @@ from errors import OutcomeUnknown, UpstreamError
 from providers import TryAgain
 from providers.transport import Lost, NotSent, Refusal
 
-LOOKS = (0.5, 1.5, 3.0, 5.0)
+LOOKS = (0.5, 1.5, 3.0)
 """Seconds before each look."""
 
 CLOCK_SKEW = timedelta(seconds=60)
@@ -46,7 +46,7 @@ class Creations:
         self.page = page
         self.looks = looks
         self.under_way: set[Creation] = set()
-        self._told: OrderedDict[str, None] = OrderedDict()
+        self._known_ids: OrderedDict[str, None] = OrderedDict()
 
     @contextmanager
     def begin(self, caller: Caller, model: str, sent: Mapping[str, Any]) -> Iterator["Creation"]:
@@ -59,13 +59,13 @@ class Creations:
             self.under_way.discard(creation)
             creation.heard.set()
 
-    def is_told(self, prediction_id: str) -> bool:
-        return prediction_id in self._told
+    def is_known(self, prediction_id: str) -> bool:
+        return prediction_id in self._known_ids
 
-    def tell(self, prediction_id: str) -> None:
-        self._told[prediction_id] = None
-        if len(self._told) > _IDS_KEPT:
-            self._told.popitem(last=False)
+    def know(self, prediction_id: str) -> None:
+        self._known_ids[prediction_id] = None
+        if len(self._known_ids) > _IDS_KEPT:
+            self._known_ids.popitem(last=False)
 
 
 class Creation:
@@ -81,7 +81,7 @@ class Creation:
 
     def answered(self, prediction_id: str) -> None:
         """The ordinary end: the answer came."""
-        self._creations.tell(prediction_id)
+        self._creations.know(prediction_id)
 
     async def find(self) -> str:
         """The id of the prediction that was made after all. Raises TryAgain when there is none, OutcomeUnknown."""
@@ -97,10 +97,10 @@ class Creation:
                 undecided = True
                 continue
             in_doubt = await self._alike_in_doubt()
-            candidates = [identity for identity in listed if not self._creations.is_told(identity)]
+            candidates = [identity for identity in listed if not self._creations.is_known(identity)]
             undecided = bool(candidates)
             if 1 <= len(candidates) <= in_doubt:
-                self._creations.tell(candidates[0])
+                self._creations.know(candidates[0])
                 return candidates[0]
         if undecided:
             raise OutcomeUnknown(

@@ -25,7 +25,7 @@ from replicate import Client
 
 from auth import Caller
 from concurrency import Gate, Lease
-from errors import ServiceError, UpstreamError, UpstreamRateLimited
+from errors import UpstreamError, UpstreamRateLimited
 from parsing import GenerationRequest
 from providers import Created, Prediction, TryAgain
 from providers.reconciliation import LOOKS, Creations
@@ -54,8 +54,8 @@ CLIENTS_KEPT = 64
 _MISSING_LOOKS = 5
 """A prediction that so many looks in a row do not find is gone."""
 
-_CANCEL_PAUSES = (0.2, 0.4, 0.0)
-"""Seconds after each try to cancel."""
+_CANCEL_PAUSES = (0.0, 0.2, 0.4)
+"""Seconds before each try to cancel."""
 
 log = structlog.get_logger("replicate")
 
@@ -82,7 +82,7 @@ class Replicate:
         self._look_timeout = look_timeout
         self._clients: OrderedDict[str, Client] = OrderedDict()
         self._connections: httpx.AsyncBaseTransport = open_connections()
-        self._watcher: Watcher[Caller] = Watcher(self._look)
+        self._watcher = Watcher(self._look)
         self._creations = Creations(self._page, looks=looks)
 
     async def create(
@@ -120,6 +120,7 @@ class Replicate:
 
     async def cancel(self, caller: Caller, prediction: Prediction) -> None:
         for pause in _CANCEL_PAUSES:
+            await asyncio.sleep(pause)
             try:
                 await self._call(
                     caller,
@@ -129,7 +130,6 @@ class Replicate:
             except (Refusal, NotSent, Lost) as failed:
                 if isinstance(failed, Refusal) and failed.status in {401, 403, 404, 422}:
                     break
-                await asyncio.sleep(pause)
             else:
                 return
         log.warning("cancel_failed", prediction=prediction.id, caller=caller.id)
@@ -178,8 +178,6 @@ class Replicate:
         return exchange.json()
 
     async def _client(self, caller: Caller) -> Client:
-        if not caller.token:
-            raise ServiceError("A caller without a token got as far as Replicate.")
         client = self._clients.get(caller.token)
         if client is None:
             transport = BudgetedTransport(self._connections, others=self._others, account=caller.id)
@@ -214,7 +212,8 @@ def cancel_after_header(seconds: float) -> str:
 
 
 def _raise_if_settled(refusal: Refusal, caller: Caller) -> None:
-    """500, 502 and 504 may come from a gateway whose request arrived; nothing else leaves a doubt."""
+    """A 5xx may come from a gateway behind which the request arrived. Only 503 says that nobody was there; below
+    500, Replicate itself answered that it will not."""
     if refusal.status == 429:
         raise TryAgain(UpstreamRateLimited(), wait=seconds_to_wait(refusal), throttled=True) from None
     if refusal.status == 503:

@@ -26,8 +26,8 @@ from httpx_aiohttp import AiohttpTransport
 
 from concurrency import Gate, Lease
 
-MAX_ANSWER = 32 * 1024 * 1024
-"""Bytes. A page of a hundred predictions with inline images is far below."""
+MAX_ANSWER = 128 * 1024 * 1024
+"""Bytes. A page of a hundred predictions, each with four inline images of 256 kB, is below."""
 
 
 CONNECT_TIMEOUT = 5.0
@@ -165,7 +165,7 @@ def open_connections() -> httpx.AsyncBaseTransport:
 
 
 def _creates(request: httpx.Request) -> bool:
-    return request.method == "POST" and request.url.path.endswith(("/predictions", "/trainings"))
+    return request.method == "POST" and request.url.path.endswith("/predictions")
 
 
 def _never_connected(error: httpx.HTTPError) -> bool:

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 ROOT = Path(__file__).parent.parent
@@ -74,16 +75,17 @@ def served(**settings: object) -> Iterator[Served]:
     port = free_port()
     environ = {"PATH": os.environ["PATH"], "PORT": str(port), "LOG_LEVEL": "error"}
     environ |= {name: str(value) for name, value in settings.items()}
+    elsewhere = TemporaryDirectory()  # where no .env lies
     process = subprocess.Popen(
         [sys.executable, str(ROOT / "app.py")],
         env=environ,
-        cwd=ROOT,
+        cwd=elsewhere.name,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         text=True,
     )
     assert process.stdout is not None
-    with process:
+    with elsewhere, process:
         try:
             while "Serving on" not in (line := process.stdout.readline()):
                 assert line, f"it ended with {process.wait()} before it served"

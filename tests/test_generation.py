@@ -22,7 +22,7 @@ from parts import (
 )
 
 from concurrency import Gate
-from errors import InsufficientCredit, QueueFull, UpstreamError, UpstreamRateLimited
+from errors import InsufficientCredit, QueueFull, TokenRejected, UpstreamError, UpstreamRateLimited
 from generation import MAX_ATTEMPTS, MAX_THROTTLED, Generations
 from providers import TryAgain
 
@@ -446,3 +446,44 @@ def test_a_crash_inside_is_told_as_internal_and_leaves_nothing_held():
         return ended.error.code, gate.statistics().current_concurrent
 
     assert ("internal", 0) == virtual_time.run(story())
+
+
+def test_what_waits_for_its_turn_and_what_runs_are_timed_apart_over_all_attempts():
+    async def story():
+        gate = Gate(concurrent_limit=1, requests_per_minute=600)
+        provider = Fake(TryAgain(UpstreamError(), wait=100), answer_after=0.25, ends_after=1.0)
+        generations = Generations(provider=provider, gate=gate, timeout=10, max_queued=9)
+        first, second = await asyncio.gather(
+            *(generations.run(a_picture("a"), caller=ADMIN, request_id="r") for _ in range(2))
+        )
+        return [each.result(simulated=True)["timing"] for each in (first, second)]
+
+    assert [
+        {"queued": 0.0, "predicting": 1.5, "total": 101.5},
+        {"queued": 0.25, "predicting": 1.25, "total": 1.5},
+    ] == virtual_time.run(story())
+
+
+def test_an_attempt_that_made_nothing_names_no_earlier_prediction():
+    async def story():
+        gate = Gate(concurrent_limit=1, requests_per_minute=600)
+        provider = Fake(failed("Prediction interrupted; please retry (code: PA)"), TokenRejected())
+        generations = Generations(provider=provider, gate=gate, timeout=10, max_queued=9)
+        return await generations.run(a_picture("a"), caller=ADMIN, request_id="r")
+
+    ended = virtual_time.run(story())
+
+    assert ("replicate_token_rejected", None) == (ended.error.code, ended.prediction)
+
+
+def test_what_waits_is_bounded_for_whoever_comes_in_the_same_tick_too():
+    async def story():
+        gate = Gate(concurrent_limit=1, requests_per_minute=600)
+        generations = Generations(provider=Fake(), gate=gate, timeout=10, max_queued=3)
+        answers = await asyncio.gather(
+            *(generations.run(a_picture("a"), caller=ADMIN, request_id="r") for _ in range(5)),
+            return_exceptions=True,
+        )
+        return [type(answer).__name__ for answer in answers]
+
+    assert ["Generation"] * 3 + ["QueueFull"] * 2 == virtual_time.run(story())

@@ -200,7 +200,7 @@ def test_more_than_may_be_queued_is_refused_whole_and_nothing_is_spent(make_app,
 
     for accept in ("application/json", "application/x-ndjson"):
         answer = client.post("/generate-batch", json=body, headers=ADMIN | {"Accept": accept})
-        problem(answer, 429, "queue_full", retryable=True)
+        problem(answer, 429, "queue_full", retryable=False)
         assert 1 <= int(answer.headers["Retry-After"])
     assert {} == dict(simulator.counts().requests)
 

@@ -75,7 +75,7 @@ def test_a_whole_batch_is_refused_with_the_index_of_each_bad_item():
             7,
             PICTURE,
             {"model_name": "qwen-image"},
-            PICTURE | {"a": 1},
+            PICTURE | {"promt": 1},
         ]
     }
 
@@ -83,7 +83,7 @@ def test_a_whole_batch_is_refused_with_the_index_of_each_bad_item():
         "requests[1].guidance": "must be at most 10",
         "requests[2]": "must be a JSON object",
         "requests[4].prompt": "is required",
-        "requests[5].a": "is not a known field",
+        "requests[5].promt": "is not a known field; did you mean prompt?",
     } == told(parse_batch, body)
 
 
@@ -205,3 +205,13 @@ def test_whatever_is_asked_it_is_valid_in_full_or_refused_with_problems(body):
         except InvalidRequest as invalid:
             refused = invalid.as_problem("req")
             assert refused["errors"]
+
+
+def test_a_request_of_no_known_model_is_told_of_fields_that_no_model_knows():
+    body = {"model": "flux-dev", "prompt": "a", "guidance": 3, "sead": 1}
+
+    assert {
+        "model_name": "is required",
+        "model": "is not a known field; did you mean model_name?",
+        "sead": "is not a known field; did you mean seed?",
+    } == told(parse_generation, body)

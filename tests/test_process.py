@@ -13,6 +13,7 @@ import requests
 from callers import PICTURE, USER
 from process import ROOT, answer_of, served, until
 
+from settings import Settings
 from simulator import Options, running
 
 
@@ -91,7 +92,7 @@ def test_hanging_up_on_a_stream_cancels_what_is_left_of_the_batch(service, simul
 
 
 def test_sigterm_lets_what_runs_finish_and_refuses_everything_else(service, simulator):
-    calls = [service.connect("/generate", _picture("[[slow=1.5]]"), **USER) for _ in range(2)]
+    calls = [service.connect("/generate", _picture("[[slow=3]]"), **USER) for _ in range(2)]
     until(lambda: simulator.counts().in_flight == 2)
     queued = service.connect("/generate", _picture("too late"), **USER)
     until(lambda: requests.get(f"{service.url}/status", timeout=30).json()["concurrency"]["waiting"] == 1)
@@ -147,8 +148,8 @@ def test_no_signal_starts_a_second_worker_and_hangup_drains(service, simulator):
     [
         (b"NOT HTTP AT ALL\r\n\r\n", 400),
         (b"GET / HTTP/9.9\r\n\r\n", 400),
-        (b"GET /" + b"x" * 9000 + b" HTTP/1.1\r\n\r\n", 414),
-        (b"GET / HTTP/1.1\r\nHost: a\r\nX-Long: " + b"x" * 9000 + b"\r\n\r\n", 431),
+        (b"GET /" + b"x" * 9000 + b" HTTP/1.1\r\n\r\n", 400),
+        (b"GET / HTTP/1.1\r\nHost: a\r\nX-Long: " + b"x" * 9000 + b"\r\n\r\n", 400),
         (b"GET / HTTP/1.1\r\nHost: a\r\nBad Header: 1\r\n\r\n", 400),
         (b"POST /generate HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: nonsense\r\n\r\n", 400),
     ],
@@ -186,19 +187,52 @@ def test_a_body_over_the_limit_gets_its_answer_even_while_it_is_still_being_sent
     assert Counter() == Counter(simulator.counts().requests)
 
 
-def test_a_bad_setting_stops_the_start_with_a_sentence():
+def _refused_start(directory, **environ):
+    """What is said, a line each, by a service that does not start."""
     ended = subprocess.run(
-        [sys.executable, "app.py"], cwd=ROOT, capture_output=True, text=True, check=False,
-        env={"PORT": "http", "REPLICATE_CONCURRENT_LIMIT": "0", "REPLICATE_API_TOKEN": "r8 secret"},
-    )  # fmt: skip
-
-    assert 2 == ended.returncode
-    assert ["CONCURRENT_LIMIT", "PORT", "TOKEN"] == sorted(
-        line.split(":")[0].rsplit("_", 1)[-1].replace("LIMIT", "CONCURRENT_LIMIT")
-        for line in ended.stderr.splitlines()
+        [sys.executable, ROOT / "app.py"],
+        cwd=directory,
+        env=environ,
+        capture_output=True,
+        text=True,
+        check=False,
     )
-    assert "Traceback" not in ended.stderr
-    assert "r8 secret" not in ended.stderr
+    assert 2 == ended.returncode
+    return ended.stderr.splitlines()
+
+
+def test_bad_settings_stop_the_start_with_a_sentence_each(tmp_path):
+    said = _refused_start(
+        tmp_path,
+        PORT="http",
+        REPLICATE_CONCURRENT_LIMIT="0",
+        REPLICATE_SIMULATE="si",
+        REPLICATE_API_TOKEN="r8 x",
+    )
+
+    assert [
+        "PORT: must be a whole number.",
+        "REPLICATE_API_TOKEN: must be visible ASCII without spaces, since it travels in a header.",
+        "REPLICATE_CONCURRENT_LIMIT: must be greater than or equal to 1.",
+        "REPLICATE_SIMULATE: must be 1 or 0.",
+    ] == sorted(said)
+
+
+def test_an_address_that_is_taken_stops_the_start_with_a_sentence(tmp_path, service):
+    (said,) = _refused_start(tmp_path, PORT=str(service.port))
+
+    assert (
+        f"Cannot listen on 127.0.0.1:{service.port}: Address already in use. PORT and HOST change it." == said
+    )
+
+
+def test_without_a_token_the_service_simulates_when_it_is_told_to(tmp_path):
+    settings = Settings.from_env({})
+
+    assert settings.simulating_without_token().REPLICATE_SIMULATE
+    for decided in ({"REPLICATE_API_TOKEN": "r8_x"}, {"REPLICATE_SIMULATE": "0"}):
+        assert not Settings.from_env(decided).simulating_without_token().REPLICATE_SIMULATE
+    assert "app.py --simulate-without-token" in (ROOT / "Makefile").read_text()
 
 
 def test_the_simulator_beside_the_service_serves_it_and_ends_with_it():

@@ -11,7 +11,7 @@ from problems import fields, problem
 
 import models
 from errors import InvalidRequest
-from models import MAX_IMAGE, MODELS, Inputs, Price, registered
+from models import MAX_IMAGE, MODELS, Inputs, Price, find, registered
 from openapi import openapi_document
 from parsing import parse_generation
 from simulator import catalog
@@ -109,7 +109,8 @@ def test_the_documented_default_range_and_choices_are_the_published_ones(model, 
     told = MODELS[model].input_schema["properties"][parameter]
     bounded = next((each for each in told.get("anyOf", [told]) if each["type"] != "null"), told)
 
-    assert schema.get("default") == told.get("default")
+    seen_by_callers = MODELS[model].asks_for.get(parameter, schema.get("default"))
+    assert seen_by_callers == told.get("default")
     assert schema["type"] == bounded["type"]
     assert sorted(schema.get("enum", ())) == sorted(bounded.get("enum", ()))
     for end in ("minimum", "maximum"):
@@ -220,11 +221,12 @@ def test_flux_dev_asks_for_jpg_unless_the_caller_names_a_format(client, simulato
 
 def test_an_unknown_field_is_refused_with_the_nearest_name(client):
     body = {"model_name": "flux-dev", "prompt": "a", "guidence": 3, "xyzzy": 1}
+    fields = find("flux-dev").inputs.model_fields
     answer = client.post("/generate", json=body, headers=ADMIN)
 
     assert [
         {"field": "guidence", "message": "is not a known field; did you mean guidance?", "given": 3},
-        {"field": "xyzzy", "message": "is not a known field", "given": 1},
+        {"field": "xyzzy", "message": f"is not a known field; there are {', '.join(fields)}", "given": 1},
     ] == problem(answer, 400, "invalid_request")["errors"]
 
 

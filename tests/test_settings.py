@@ -1,11 +1,13 @@
 """Settings: read once, said in sentences, secrets hidden; and what three documents say of them agrees."""
 
 import re
+import tomllib
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
+from service import VERSION
 from settings import Settings, SettingsError
 
 ROOT = Path(__file__).parent.parent
@@ -81,6 +83,22 @@ def test_what_is_called_simulated_never_reaches_replicate_itself():
     elsewhere = Settings.from_env({"REPLICATE_SIMULATE": "1", "REPLICATE_BASE_URL": "http://127.0.0.1:9"})
 
     assert [True, True, False] == [each.needs_simulator for each in (simulated, named, elsewhere)]
+
+
+def test_a_value_in_quotes_is_refused_since_docker_would_hand_the_quotes_over():
+    with pytest.raises(SettingsError, match=r"^REPLICATE_API_TOKEN: must not stand in quotes"):
+        Settings.from_env({"REPLICATE_API_TOKEN": '"r8_x"'})
+
+
+@pytest.mark.parametrize(
+    ("host", "address"), [("127.0.0.1", "127.0.0.1:5000"), ("::1", "[::1]:5000"), ("[::]", "[::]:5000")]
+)
+def test_an_ipv6_host_stands_in_brackets(host, address):
+    assert address == Settings.from_env({"HOST": host}).address
+
+
+def test_the_version_is_the_projects():
+    assert VERSION == tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
 
 
 def test_without_a_token_only_a_simulation_has_one():

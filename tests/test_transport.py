@@ -114,15 +114,15 @@ async def test_no_window_is_ever_over_its_limit_at_replicate(simulator):
 
 @on_a_loop
 async def test_refused_creations_count_against_the_window_too(simulator):
-    simulator.order(on="create", times=4, status=503)
-    async with parts(simulator, requests_per_minute=4) as service:
+    simulator.order(on="create", times=3, status=503)
+    async with parts(simulator, requests_per_minute=3) as service:
         waiting = asyncio.create_task(service.run())
-        await until(lambda: simulator.counts().refusals.get(503) == 4)
+        await until(lambda: simulator.counts().refusals.get(503) == 3)
         await until(lambda: service.gate.statistics().waiting == 1)
         waiting.cancel()
         await asyncio.wait([waiting])
 
-    assert {"create": 4} == simulator.counts().requests
+    assert {"create": 3} == simulator.counts().requests
 
 
 @on_a_loop
