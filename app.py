@@ -11,10 +11,12 @@ import secrets
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
 import structlog
 from flask import Flask, Response, current_app, g, jsonify, render_template, request
+from gunicorn.http.errors import ParseException
 from werkzeug.exceptions import HTTPException
 
 import logs
@@ -184,7 +186,8 @@ def _stream(service: Service, caller: Caller, wanted: BatchRequest) -> Response:
             batch, index = news
             yield json.dumps(batch.item(index, simulated=simulated)) + "\n"
             news = ended.get()
-        yield json.dumps(waiting.result(future).summary()) + "\n"
+        with suppress(waiting.CallerGone):
+            yield json.dumps(waiting.result(future).summary()) + "\n"
 
     response = Response(lines(), mimetype=_NDJSON)
     response.call_on_close(future.cancel)  # not in `lines`: what is closed before its first line never runs
@@ -271,8 +274,15 @@ def _spending_caller() -> Caller:
 def _body() -> Any:
     if request.mimetype != "application/json" or request.content_encoding:
         raise UnsupportedMediaType
-    body = request.get_data(cache=False)
-    request.stream.read(1)  # of a chunked body that is too large, get_data gives the first part and is silent
+    try:
+        body = request.get_data(cache=False)
+        request.stream.read(
+            1
+        )  # of a chunked body that is too large, get_data gives the first part and is silent
+    except (OSError, ParseException):  # malformed chunks, or a caller who stopped sending
+        raise InvalidRequest([Problem("request", "could not be read")]) from None
+    if request.content_length not in {None, len(body)}:
+        raise InvalidRequest([Problem("request", "is shorter than it said")])
     return strict_json.loads(body)
 
 

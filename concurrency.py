@@ -91,6 +91,12 @@ class SlidingWindow:
         """The place was never used."""
         self._unanswered -= 1
 
+    def fill(self, now: float) -> None:
+        """Count every free place as used and answered just now."""
+        for _ in range(self.free(now)):
+            self.take()
+            self.answered(now)
+
 
 class Lease:
     """A slot and a place, held together: `with await gate.acquire(…) as lease`.
@@ -112,6 +118,11 @@ class Lease:
         if self._state != "held":
             raise RuntimeError(f"one place is one request; this one is {self._state}")
         self._state = "sent"
+
+    def not_sent(self) -> None:
+        """Nothing left after all: there was no connection."""
+        if self._state == "sent":
+            self._state = "held"
 
     def answered(self) -> None:
         if self._state == "sent":
@@ -185,6 +196,9 @@ class Gate:
             self._slots if concurrent_limit is None else concurrent_limit,
             self._window.limit if requests_per_minute is None else requests_per_minute,
         )
+        if self._reserve.limit:  # nobody waits by the pace of the old limit
+            now = asyncio.get_running_loop().time()
+            self._paced_until = min(self._paced_until, now + WINDOW / self._reserve.limit)
         self._admit_soon()
 
     def pause(self, caller: str, seconds: float) -> None:
@@ -206,6 +220,10 @@ class Gate:
         else:
             self._queue.proceed(caller)
             self._admit_soon()
+
+    def assume_spent(self) -> None:
+        """Count the window as spent just now, by somebody whose log is lost."""
+        self._window.fill(asyncio.get_running_loop().time())
 
     def dismiss(self, caller: str, batch: str, reason: Callable[[], Exception]) -> None:
         """Send those of a batch away who still wait: each gets a `reason()` raised."""

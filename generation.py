@@ -264,7 +264,7 @@ class Generations:
                 if wait is None:
                     doubled = self._first_backoff * 2 ** min(failures + throttled - 1, 5)
                     wait = doubled * random.uniform(0.5, 1)  # noqa: S311
-                if again.throttled:
+                if again.throttled or again.unreachable:
                     self._gate.pause(generation.caller.id, wait)
                 else:
                     await self._sleep(wait)

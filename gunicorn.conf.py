@@ -5,11 +5,18 @@ process's signals to the service's drain: on SIGTERM the worker goes on acceptin
 503, until what runs has ended; only then does it stop. Ctrl-C and SIGQUIT cancel what runs at once.
 """
 
+import errno
 import json
+import logging
 import os
+import resource
 import secrets
 import signal
+import socket
+import struct
 import sys
+import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from http import HTTPStatus
 from pathlib import Path
@@ -26,28 +33,62 @@ _SPARE_THREADS = 32
 """For whoever does not wait for a result: health checks, status, configuration, refusals."""
 
 _CLOSERS = 16
-"""Threads on which connections are closed; each may linger for two seconds."""
+"""Connections that may linger at once when they are closed, up to two seconds each; more are closed at once."""
+
+_STALLED_SECONDS = 20
+"""A peer that neither sends what it announced nor reads what it asked for is given up after this."""
+
+_LAST_WORDS_SECONDS = 5
+"""What writing the last answers may take once nothing runs any more."""
 
 _CANCEL_SECONDS = 45
 """What cancelling the rest may take after the drain. Whatever takes longer is left to its deadline at Replicate."""
 
 
 class Worker(ThreadWorker):  # type: ignore[misc] # gunicorn ships no types
-    """gthread, with two things put right: it never lingers on the thread that accepts, and it answers what
-    it cannot even parse as a problem document instead of a page of HTML."""
+    """gthread, with a few things put right: the thread that accepts neither lingers nor dies of a full table of
+    descriptors, a peer that stalls is given up, and what cannot even be parsed is answered by a problem document
+    instead of a page of HTML."""
 
     def init_process(self) -> None:
         self.closers = ThreadPoolExecutor(_CLOSERS, thread_name_prefix="closer")
+        self.may_linger = threading.Semaphore(_CLOSERS)
         super().init_process()
+
+    def accept(self, listener: Any) -> None:
+        try:
+            super().accept(listener)
+        except OSError as error:
+            if error.errno not in {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}:
+                raise
+            self.log.error("Cannot accept a connection: %s", error.strerror)
+            time.sleep(0.1)  # or the listener, still readable, would be tried again at once
+
+    def enqueue_req(self, conn: Any) -> None:
+        for option in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
+            conn.sock.setsockopt(socket.SOL_SOCKET, option, struct.pack("ll", _STALLED_SECONDS, 0))
+        super().enqueue_req(conn)
+
+    def is_parent_alive(self) -> bool:
+        alive: bool = super().is_parent_alive()
+        if not alive:
+            _drain(self, 0)
+        return alive
 
     def finish_request(self, conn: Any, fs: Any) -> None:
         # gunicorn 27 waits up to two seconds for the peer to close, on its only accepting thread: a few
         # callers who do not read their answers would stop everybody, health checks included.
         close = conn.close
 
+        def linger() -> None:
+            try:
+                close(graceful=True)
+            finally:
+                self.may_linger.release()
+
         def close_elsewhere(*, graceful: bool = False) -> None:
-            if graceful:
-                self.closers.submit(close, graceful=True)
+            if graceful and self.may_linger.acquire(blocking=False):
+                self.closers.submit(linger)
             else:
                 close()
 
@@ -97,8 +138,26 @@ worker_tmp_dir = "/dev/shm" if Path("/dev/shm").is_dir() else None  # noqa: S108
 logconfig_dict = logs.configuration(_settings)
 
 
-def when_ready(_server: Any) -> None:
-    """Never a second worker beside the first, not even for a moment: each would spend the whole allowance."""
+def on_starting(server: Any) -> None:
+    """As many descriptors as may be had: every caller who waits holds two."""
+    wanted = 2 * worker_connections + _settings.REPLICATE_CONCURRENT_LIMIT + 512
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    if most != resource.RLIM_INFINITY and most < wanted:
+        server.log.warning("Only %d file descriptors may be open; %d would always suffice.", most, wanted)
+
+
+def when_ready(server: Any) -> None:
+    """Never a second worker beside the first, not even for a moment: each would spend the whole allowance. And
+    never gunicorn's quick shutdown, which kills after two seconds what is still cancelling."""
+
+    def on_quit(_signum: int, _frame: FrameType | None) -> None:
+        for pid in list(server.WORKERS):
+            os.kill(pid, signal.SIGQUIT)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    signal.signal(signal.SIGINT, on_quit)
+    signal.signal(signal.SIGQUIT, on_quit)
     signal.signal(signal.SIGHUP, lambda *_: os.kill(os.getpid(), signal.SIGTERM))
     for number in (signal.SIGTTIN, signal.SIGTTOU, signal.SIGUSR2):
         signal.signal(number, signal.SIG_IGN)
@@ -106,16 +165,14 @@ def when_ready(_server: Any) -> None:
 
 def post_worker_init(worker: Any) -> None:
     """Take the signals over from gunicorn once there is a service to drain."""
-    service = worker.wsgi.extensions["service"]
-
-    def drain(seconds: float) -> None:
-        service.begin_drain(seconds, then=lambda: worker.handle_exit(signal.SIGTERM, None))
+    if worker.age > 1:
+        worker.wsgi.extensions["service"].assume_spent()  # by the worker before, which died
 
     def on_term(_signum: int, _frame: FrameType | None) -> None:
-        drain(service.settings.DRAIN_SECONDS)
+        _drain(worker, _settings.DRAIN_SECONDS)
 
     def on_quit(_signum: int, _frame: FrameType | None) -> None:
-        drain(0)
+        _drain(worker, 0)
 
     signal.signal(signal.SIGTERM, on_term)
     signal.signal(signal.SIGHUP, on_term)
@@ -124,6 +181,15 @@ def post_worker_init(worker: Any) -> None:
 
 
 def worker_exit(_server: Any, worker: Any) -> None:
-    service = getattr(worker.wsgi, "extensions", {}).get("service") if worker.wsgi else None
-    if service is not None:
-        service.close()
+    if getattr(worker, "wsgi", None) is not None:
+        worker.wsgi.extensions["service"].close()
+        logging.shutdown()
+        os._exit(0)  # Python would first wait for threads that wait for a peer who stalls
+
+
+def _drain(worker: Any, seconds: float) -> None:
+    def exit_soon() -> None:
+        worker.cfg.set("graceful_timeout", _LAST_WORDS_SECONDS)
+        worker.handle_exit(signal.SIGTERM, None)
+
+    worker.wsgi.extensions["service"].begin_drain(seconds, then=exit_soon)

@@ -22,7 +22,7 @@ NAME = "replicate-concurrent-generation"
 VERSION = "0.1.0"
 
 _CANCELS_RESERVE = 0.05
-"""The share of that window which looks leave to cancels: what is cancelled late is billed for."""
+"""The least share of the other window that looks leave to cancels: what is cancelled late is billed for."""
 
 _OTHERS_AT_ONCE = 200
 """Requests under way that create nothing. Beyond this, more of them only wait at the other end."""
@@ -45,15 +45,16 @@ class Service:
 
     def _build(self) -> None:
         settings = self.settings
+        slots, others = settings.REPLICATE_CONCURRENT_LIMIT, settings.REPLICATE_OTHER_REQUESTS_PER_MINUTE
         self.gate = Gate(
-            concurrent_limit=settings.REPLICATE_CONCURRENT_LIMIT,
+            concurrent_limit=slots,
             requests_per_minute=settings.REPLICATE_REQUESTS_PER_MINUTE,
             interactive_reserve=settings.INTERACTIVE_RESERVE,
         )
         self._others = Gate(
             concurrent_limit=_OTHERS_AT_ONCE,
-            requests_per_minute=settings.REPLICATE_OTHER_REQUESTS_PER_MINUTE,
-            interactive_reserve=_CANCELS_RESERVE,
+            requests_per_minute=others,
+            interactive_reserve=min(0.5, max(_CANCELS_RESERVE, slots / others)),
         )
         self._provider = Replicate(base_url=settings.REPLICATE_BASE_URL, others=self._others)
         self.generations = Generations(
@@ -113,6 +114,11 @@ class Service:
         """
         self._drained = self.loop.submit(self.generations.drain(seconds))
         self._drained.add_done_callback(lambda _: then())
+
+    def assume_spent(self) -> None:
+        """Start with full windows: a process that was here a moment ago may have spent them."""
+        self.loop.call(self.gate.assume_spent)
+        self.loop.call(self._others.assume_spent)
 
     def close(self) -> None:
         """End at once what is left, and the loop thread with it. Twice is no error."""

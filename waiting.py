@@ -1,12 +1,14 @@
 """A caller who waits: a thread's seat, and a look at whether the caller is still there.
 
 Threads are finite. Those who wait for a result take a seat before their body is even read, and there are
-fewer seats than threads, so `/health`, `/status` and `/configure` always find a thread. Whoever hangs up
-meanwhile is noticed by the loop, at once and at no cost: it watches the sockets of all who wait.
+fewer seats than threads, so those who wait leave threads to `/health`, `/status` and `/configure`. (Not so
+callers who dribble their headers: against those a proxy stands in front.) Whoever hangs up meanwhile is
+noticed by the loop, at once and at no cost: it watches the sockets of all who wait.
 """
 
 import asyncio
 import concurrent.futures
+import select
 import socket
 import threading
 from collections.abc import Callable, Coroutine, Iterator
@@ -17,6 +19,10 @@ from concurrency import LoopThread
 from errors import QueueFull
 
 T = TypeVar("T")
+
+_HUNG_UP = select.POLLHUP | select.POLLERR | getattr(select, "POLLRDHUP", 0)  # the last is Linux's
+_LOOK_AGAIN = 0.5
+"""Seconds between looks at a caller whose next request came before its answer."""
 
 
 class CallerGone(Exception):
@@ -70,21 +76,32 @@ async def _unless_gone(work: Coroutine[Any, Any, T], connection: socket.socket) 
     handle = connection.dup()
     loop = asyncio.get_running_loop()
     job = asyncio.create_task(work)
+    poll = select.poll()
+    poll.register(handle, _HUNG_UP)
+    again: asyncio.TimerHandle | None = None
 
     def look() -> None:
-        try:
-            waiting = handle.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
-        except BlockingIOError:
-            return
-        except OSError:
-            waiting = b""
-        loop.remove_reader(handle)  # at its end, or the next request is here early: no more to learn
-        if not waiting:
+        nonlocal again
+        loop.remove_reader(handle)
+        if poll.poll(0) or _is_at_its_end(handle):
             job.cancel()
+        else:  # the next request is here early, and would be reported for ever
+            again = loop.call_later(_LOOK_AGAIN, look)
 
     loop.add_reader(handle, look)
     try:
         return await job
     finally:
+        if again is not None:
+            again.cancel()
         loop.remove_reader(handle)
         handle.close()
+
+
+def _is_at_its_end(connection: socket.socket) -> bool:
+    try:
+        return not connection.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True

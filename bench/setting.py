@@ -28,7 +28,7 @@ def simulated(*arguments: str) -> Iterator[str]:
 
 
 @contextmanager
-def service_before(simulator: str, **settings: object) -> Iterator[Served]:
+def service_before(simulator: str, **settings: Any) -> Iterator[Served]:
     with served(REPLICATE_BASE_URL=simulator, **settings) as service:
         yield service
 

@@ -42,14 +42,24 @@ class Created:
 
 class TryAgain(Exception):
     """This attempt made nothing: nothing was started, or the model failed for what it calls a passing reason.
-    `wait` is how long the upstream asked for, in seconds;
-    `throttled` says that the whole account must wait. `error` is told to the caller when patience ends."""
 
-    def __init__(self, error: ServiceError, *, wait: float | None = None, throttled: bool = False) -> None:
+    `wait` is how long the upstream asked for, in seconds. Everything of this caller had better wait when the
+    account is `throttled`, or the upstream `unreachable`. `error` is told to the caller when patience ends.
+    """
+
+    def __init__(
+        self,
+        error: ServiceError,
+        *,
+        wait: float | None = None,
+        throttled: bool = False,
+        unreachable: bool = False,
+    ) -> None:
         super().__init__(str(error))
         self.error = error
         self.wait = wait
         self.throttled = throttled
+        self.unreachable = unreachable
 
 
 class Provider(Protocol):

@@ -101,7 +101,7 @@ class Replicate:
                     )
                 )
             except NotSent:
-                raise TryAgain(UpstreamError("Replicate cannot be reached.")) from None
+                raise TryAgain(UpstreamError("Replicate cannot be reached."), unreachable=True) from None
             except Refusal as refusal:
                 _raise_if_settled(refusal, caller)
                 reason = str(refusal)

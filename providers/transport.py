@@ -132,7 +132,10 @@ class BudgetedTransport(httpx.AsyncBaseTransport):
         except TimeoutError as error:
             raise Lost("no answer in time") from error
         except httpx.HTTPError as error:
-            raise (NotSent if _never_connected(error) else Lost)(str(error)) from error
+            if not _never_connected(error):
+                raise Lost(str(error)) from error
+            lease.not_sent()
+            raise NotSent(str(error)) from error
         except aiohttp.ClientError as error:  # what httpx-aiohttp does not translate
             raise Lost(str(error)) from error
         finally:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -9,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -69,9 +71,13 @@ def answer_of(caller: socket.socket) -> tuple[int, Any]:
     return int(head.split()[1]), json.loads(body)
 
 
+def _bound_descriptors(most: int) -> None:
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+
 @contextmanager
-def served(**settings: object) -> Iterator[Served]:
-    """The service, ready; ended by force if the test did not end it."""
+def served(*, _descriptors: int | None = None, **settings: object) -> Iterator[Served]:
+    """The service, ready; ended by force if the test did not end it. `_descriptors` bounds its open files."""
     port = free_port()
     environ = {"PATH": os.environ["PATH"], "PORT": str(port), "LOG_LEVEL": "error"}
     environ |= {name: str(value) for name, value in settings.items()}
@@ -83,6 +89,7 @@ def served(**settings: object) -> Iterator[Served]:
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         text=True,
+        preexec_fn=partial(_bound_descriptors, _descriptors) if _descriptors else None,
     )
     assert process.stdout is not None
     with elsewhere, process:

@@ -651,3 +651,48 @@ def test_a_release_is_told_by_the_slots_while_the_window_is_wide_and_idling_chan
         return busy, idle, gate.seconds_per_release()
 
     assert (0.8, 0.8, 2.0) == run(story())
+
+
+def test_a_request_that_never_left_gives_its_place_back():
+    async def story():
+        gate = Gate(concurrent_limit=1, requests_per_minute=1)
+        with await gate.acquire("a") as lease:
+            lease.sent()
+            lease.not_sent()
+        with await gate.acquire("a"):
+            return asyncio.get_running_loop().time()
+
+    assert 0.0 == run(story())
+
+
+def test_a_window_assumed_spent_is_free_again_after_60_seconds():
+    async def story():
+        gate = Gate(concurrent_limit=2, requests_per_minute=3)
+        gate.assume_spent()
+        spent = gate.statistics().current_rate_per_minute
+        with await gate.acquire("a"):
+            return spent, asyncio.get_running_loop().time(), gate.statistics().current_rate_per_minute
+
+    assert (3, 60.0, 1) == run(story())
+
+
+def test_raising_the_limit_ends_the_pace_of_the_old_one():
+    async def story():
+        loop = asyncio.get_running_loop()
+        gate = Gate(concurrent_limit=1000, requests_per_minute=20, interactive_reserve=0.05)
+        admitted = []
+
+        async def one():
+            with await gate.acquire("a", batch="b") as lease:
+                lease.sent()
+                admitted.append(loop.time())
+
+        batch = [asyncio.create_task(one()) for _ in range(400)]
+        await asyncio.sleep(5)
+        gate.configure(requests_per_minute=200)
+        await asyncio.sleep(55)
+        for task in batch:
+            task.cancel()
+        return len([time for time in admitted if time < 60])
+
+    assert 200 == run(story())

@@ -487,3 +487,21 @@ def test_what_waits_is_bounded_for_whoever_comes_in_the_same_tick_too():
         return [type(answer).__name__ for answer in answers]
 
     assert ["Generation"] * 3 + ["QueueFull"] * 2 == virtual_time.run(story())
+
+
+def test_an_outage_is_sat_out_by_a_batch_without_wasting_its_attempts_or_the_window():
+    class Unreachable(Fake):
+        async def create(self, caller, request, *, lease, cancel_after):
+            if asyncio.get_running_loop().time() < 2:
+                lease.sent()
+                lease.not_sent()
+                raise TryAgain(UpstreamError(), unreachable=True)
+            return await super().create(caller, request, lease=lease, cancel_after=cancel_after)
+
+    async def story():
+        gate = Gate(concurrent_limit=10, requests_per_minute=600)
+        generations = Generations(provider=Unreachable(), gate=gate, timeout=10, max_queued=999)
+        batch = await generations.run_batch(pictures(["a"] * 200), caller=ADMIN, request_id="r")
+        return batch.summary()["failed"], gate.statistics().current_rate_per_minute
+
+    assert (0, 200) == virtual_time.run(story())

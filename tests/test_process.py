@@ -1,6 +1,7 @@
 """The service as it really runs: gunicorn, signals, sockets that close, hundreds of callers."""
 
 import json
+import os
 import signal
 import socket
 import subprocess
@@ -268,3 +269,120 @@ def test_the_callers_are_served_while_replicate_hangs_on_every_creation():
                 call.close()
 
     assert (200, True) == (status, told["success"])
+
+
+@pytest.mark.parametrize("early", [b"\r\n", b"GET /health HTTP/1.1\r\nHost: a\r\n\r\n"])
+def test_who_hangs_up_after_sending_more_is_noticed_too(service, simulator, early):
+    call = service.connect("/generate", _picture("[[hang]]"), **USER)
+    until(lambda: simulator.counts().in_flight == 1)
+
+    call.sendall(early)
+    call.close()
+
+    until(lambda: simulator.counts().in_flight == 0)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"Transfer-Encoding: chunked\r\n\r\nzz\r\n",
+        b"Transfer-Encoding: chunked\r\n\r\n-1\r\n{}\r\n0\r\n\r\n",
+        b"Transfer-Encoding: chunked\r\n\r\n2\r\n{}never ended",
+        b'Content-Length: 1000\r\n\r\n{"concurrent_limit": 7}',
+    ],
+)
+def test_a_body_that_breaks_off_or_is_malformed_is_refused_and_changes_nothing(simulator, body):
+    with (
+        served(REPLICATE_BASE_URL=simulator.url, CONCURRENT_DOCKER_ADMIN_API_KEY="ops") as service,
+        socket.create_connection(("127.0.0.1", service.port), timeout=30) as caller,
+    ):
+        head = b"POST /configure HTTP/1.1\r\nHost: a\r\nX-Admin-API-Key: ops\r\nContent-Type: application/json\r\n"
+        caller.sendall(head + body)
+        caller.shutdown(socket.SHUT_WR)
+        received = caller.recv(65536)
+        limit = requests.get(f"{service.url}/status", timeout=30).json()["concurrency"]["concurrent_limit"]
+
+    assert b"400" == received.split()[1]
+    assert b"application/problem+json" in received
+    assert 10 == limit
+
+
+def test_a_stuck_connection_does_not_hold_up_the_end(service):
+    stuck = socket.create_connection(("127.0.0.1", service.port), timeout=30)
+    stuck.sendall(b"GET /he")
+    assert requests.get(f"{service.url}/health", timeout=30).ok
+
+    service.signal(signal.SIGTERM)
+
+    with stuck:
+        assert 0 == service.process.wait(timeout=18)  # not until the stuck one is given up
+
+
+def test_impatience_during_a_drain_still_cancels_what_is_on_its_way(service, simulator):
+    simulator.order(on="create", times=2, delay=3)
+    calls = [service.connect("/generate", _picture("[[hang]]"), **USER) for _ in range(2)]
+    until(lambda: simulator.counts().requests.get("create") == 2)
+
+    service.signal(signal.SIGTERM)
+    until(lambda: not requests.get(f"{service.url}/health", timeout=30).ok)
+    service.signal(signal.SIGINT)
+
+    assert [503, 503] == [answer_of(call)[0] for call in calls]
+    assert 0 == service.ended()
+    assert ["canceled"] * 2 == [made.status for made in simulator.predictions()]
+
+
+def _worker_of(service):
+    found = []
+
+    def has_one() -> bool:
+        children = (
+            Path(f"/proc/{service.process.pid}/task/{service.process.pid}/children").read_text().split()
+        )
+        found[:] = map(int, children)
+        return len(found) == 1
+
+    until(has_one)
+    return found[0]
+
+
+def test_when_the_master_is_killed_the_worker_cancels_what_runs_and_ends(service, simulator):
+    assert requests.get(f"{service.url}/health", timeout=30).ok
+    call = service.connect("/generate", _picture("[[hang]]"), **USER)
+    until(lambda: simulator.counts().in_flight == 1)
+
+    service.process.kill()
+    status, told = answer_of(call)
+
+    assert (503, "shutting_down") == (status, told["code"])
+    until(lambda: simulator.counts().in_flight == 0)
+
+
+def test_a_worker_that_follows_a_killed_one_takes_the_window_for_spent(service):
+    assert requests.get(f"{service.url}/health", timeout=30).ok
+    first = _worker_of(service)
+
+    os.kill(first, signal.SIGKILL)
+    until(lambda: not Path(f"/proc/{first}").exists())
+
+    figures = requests.get(f"{service.url}/status", timeout=30).json()
+    assert 600 == figures["concurrency"]["current_rate_per_minute"]
+    assert 3000 == figures["polling"]["current_rate_per_minute"]
+
+
+def test_a_full_table_of_descriptors_costs_no_running_work(simulator):
+    with served(
+        _descriptors=120,
+        REPLICATE_BASE_URL=simulator.url,
+        MAX_WAITING_CALLERS=20,
+        REPLICATE_CONCURRENT_LIMIT=2,
+    ) as service:
+        call = service.connect("/generate", _picture("[[slow=1]]"), **USER)
+        until(lambda: simulator.counts().in_flight == 1)
+        crowd = [socket.create_connection(("127.0.0.1", service.port), timeout=30) for _ in range(150)]
+
+        status, told = answer_of(call)
+        assert (200, True) == (status, told["success"])
+        for each in crowd:
+            each.close()
+        assert requests.get(f"{service.url}/health", timeout=30).ok
