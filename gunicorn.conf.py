@@ -73,6 +73,7 @@ class Worker(ThreadWorker):  # type: ignore[misc] # gunicorn ships no types
         alive: bool = super().is_parent_alive()
         if not alive:
             _drain(self, 0)
+            self.cfg.set("graceful_timeout", _LAST_WORDS_SECONDS)
         return alive
 
     def finish_request(self, conn: Any, fs: Any) -> None:
@@ -139,12 +140,14 @@ logconfig_dict = logs.configuration(_settings)
 
 
 def on_starting(server: Any) -> None:
-    """As many descriptors as may be had: every caller who waits holds two."""
+    """See to file descriptors: every caller who waits holds two."""
     wanted = 2 * worker_connections + _settings.REPLICATE_CONCURRENT_LIMIT + 512
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    few, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     if most != resource.RLIM_INFINITY and most < wanted:
         server.log.warning("Only %d file descriptors may be open; %d would always suffice.", most, wanted)
+        wanted = most
+    if few != resource.RLIM_INFINITY:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (max(few, wanted), most))
 
 
 def when_ready(server: Any) -> None:
