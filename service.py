@@ -10,9 +10,10 @@ from collections.abc import Callable
 from typing import Any
 
 from auth import Doors
-from concurrency import Gate, GateStats, LoopThread
+from concurrency import Gate, GateStats
 from errors import ShuttingDown
 from generation import Generations
+from loop_thread import LoopThread
 from parsing import Limits
 from providers.replicate import Replicate
 from settings import Settings, SettingsError

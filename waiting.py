@@ -15,8 +15,8 @@ from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
-from concurrency import LoopThread
 from errors import QueueFull
+from loop_thread import LoopThread
 
 T = TypeVar("T")
 

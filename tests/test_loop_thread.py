@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from concurrency import LoopThread
+from loop_thread import LoopThread
 
 
 @pytest.fixture
