@@ -240,8 +240,8 @@ def _answers() -> JSON:
             {
                 "type": text, "title": text, "status": {"type": "integer"}, "detail": text,
                 "code": _codes(), "request_id": text, "retryable": yes_no, "errors": _problems(),
-                "id": {"type": "string", "description": "The generation, when there was one; so the next five."},
-                "model_name": text, "requested_model": text, "attempts": count, "timing": timing,
+                "id": {"type": "string", "description": "The generation, when there was one; likewise the next six."},
+                "model_name": text, "requested_model": text, "prompt": text, "attempts": count, "timing": timing,
                 "prediction_id": {"type": ["string", "null"]},
             },
             required=["type", "title", "status", "detail", "code", "request_id", "retryable"],
