@@ -276,9 +276,7 @@ def _body() -> Any:
         raise UnsupportedMediaType
     try:
         body = request.get_data(cache=False)
-        request.stream.read(
-            1
-        )  # of a chunked body that is too large, get_data gives the first part and is silent
+        request.stream.read(1)  # raises when a chunked body is too large; get_data cuts it off
     except (OSError, ParseException):  # malformed chunks, or a caller who stopped sending
         raise InvalidRequest([Problem("request", "could not be read")]) from None
     if request.content_length not in {None, len(body)}:

@@ -11,6 +11,7 @@ of those, and there are few.
 """
 
 import math
+from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from heapq import heappop, heappush
@@ -21,14 +22,14 @@ Waiter = Hashable
 T = TypeVar("T")
 
 
-class Party:
+class Party(ABC):
     """Someone who takes turns. Its length says how many wait behind it."""
 
     turn_end = 0
     lined_up = False
 
-    def __len__(self) -> int:
-        raise NotImplementedError
+    @abstractmethod
+    def __len__(self) -> int: ...
 
 
 P = TypeVar("P", bound=Party)
