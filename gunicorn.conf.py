@@ -35,8 +35,11 @@ _SPARE_THREADS = 32
 _CLOSERS = 16
 """Connections that may linger at once when they are closed, up to two seconds each; more are closed at once."""
 
-_STALLED_SECONDS = 20
-"""A peer that neither sends what it announced nor reads what it asked for is given up after this."""
+_SILENT_SECONDS = 10
+"""A peer who stops in the middle of a request is given up after this."""
+
+_UNREAD_SECONDS = 60
+"""A peer who does not read is given up after this; with a stream, its batch too, so it is given more time."""
 
 _LAST_WORDS_SECONDS = 5
 """What writing the last answers may take once nothing runs any more."""
@@ -65,8 +68,8 @@ class Worker(ThreadWorker):  # type: ignore[misc] # gunicorn ships no types
             time.sleep(0.1)  # or the listener, still readable, would be tried again at once
 
     def enqueue_req(self, conn: Any) -> None:
-        for option in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
-            conn.sock.setsockopt(socket.SOL_SOCKET, option, struct.pack("ll", _STALLED_SECONDS, 0))
+        for option, seconds in ((socket.SO_RCVTIMEO, _SILENT_SECONDS), (socket.SO_SNDTIMEO, _UNREAD_SECONDS)):
+            conn.sock.setsockopt(socket.SOL_SOCKET, option, struct.pack("ll", seconds, 0))
         super().enqueue_req(conn)
 
     def is_parent_alive(self) -> bool:
