@@ -12,13 +12,16 @@ COPY *.py ./
 COPY providers providers
 COPY templates templates
 # The root may be read-only, so what Python would cache at the first import is made now.
-RUN /venv/bin/python -m compileall -q .
+RUN /venv/bin/python -m compileall -q . && mkdir data
 
 FROM python:3.13-slim
 ENV PATH=/venv/bin:$PATH PYTHONUNBUFFERED=1 HOST=0.0.0.0
 COPY --from=build /venv /venv
 COPY --from=build /app /app
+COPY --from=build --chown=10001:10001 /app/data /app/data
 WORKDIR /app
+# What was spent in the last minute, so that a new container does not spend it again. A few kilobytes.
+VOLUME /app/data
 USER 10001:10001
 EXPOSE 5000
 HEALTHCHECK --interval=30s --timeout=5s --start-period=20s \

@@ -27,6 +27,7 @@ from statistics import fmean
 from typing import Final, Self
 
 from fairness import FairQueue, Flow
+from window_log import WindowLog
 
 WINDOW: Final = 60.0
 """Seconds. Replicate counts requests by the minute."""
@@ -52,11 +53,13 @@ class SlidingWindow:
     """At most `limit` places in any 60 seconds, counted until 60 seconds after each place's answer.
 
     Times are seconds on one monotonic clock. An expiry is computed once and compared as it is, since a sum
-    computed twice can differ by a rounding and wake a sleeper just before its time, again and again.
+    computed twice can differ by a rounding and wake a sleeper just before its time, again and again. With a
+    `log` the window goes on where the process before it left off.
     """
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, *, log: WindowLog | None = None) -> None:
         self.limit = limit
+        self._log = log
         self._unanswered = 0
         self._expiries: deque[float] = deque()
 
@@ -74,20 +77,26 @@ class SlidingWindow:
 
     def take(self) -> None:
         self._unanswered += 1
+        if self._log:
+            self._log.taken()
 
     def answered(self, now: float) -> None:
         self._unanswered -= 1
         self._expiries.append(now + WINDOW)
+        if self._log:
+            self._log.answered()
 
     def give_back(self) -> None:
         """The place was never used."""
         self._unanswered -= 1
+        if self._log:
+            self._log.given_back()
 
-    def fill(self, now: float) -> None:
-        """Count every free place as used and answered just now."""
-        for _ in range(self.free(now)):
-            self.take()
-            self.answered(now)
+    def resume(self, now: float) -> None:
+        """Count what the log says was used before; all of it, just now, if the log cannot be read."""
+        if self._log:
+            left = self._log.left() if self._log.is_readable else [(WINDOW, self.limit)]
+            self._expiries.extend(now + seconds for seconds, places in left for _ in range(places))
 
 
 class Lease:
@@ -138,16 +147,22 @@ class Gate:
     """The shared gate: slots, an exact sliding window, and a fair queue before both.
 
     `acquire` waits; `configure` changes the limits at once and loses nobody; `pause` holds one caller back
-    and no other. `interactive_reserve` is the share of the window that large batches take paced.
+    and no other. `interactive_reserve` is the share of the window that large batches take paced. With a `log`,
+    `resume` it before the first admission.
     """
 
     def __init__(
-        self, *, concurrent_limit: int, requests_per_minute: int, interactive_reserve: float = 0.0
+        self,
+        *,
+        concurrent_limit: int,
+        requests_per_minute: int,
+        interactive_reserve: float = 0.0,
+        log: WindowLog | None = None,
     ) -> None:
         if not 0 <= interactive_reserve < 1:
             raise ValueError(f"interactive_reserve must be from 0 to below 1, got {interactive_reserve}")
         self._in_flight = 0
-        self._window = SlidingWindow(0)
+        self._window = SlidingWindow(0, log=log)
         self._reserve = SlidingWindow(0)
         self._reserve_share = interactive_reserve
         self._set_limits(concurrent_limit, requests_per_minute)
@@ -213,9 +228,9 @@ class Gate:
             self._queue.proceed(caller)
             self._admit_soon()
 
-    def assume_spent(self) -> None:
-        """Count the window as spent just now, by somebody whose log is lost."""
-        self._window.fill(asyncio.get_running_loop().time())
+    def resume(self) -> None:
+        """Count what was used before this process began."""
+        self._window.resume(asyncio.get_running_loop().time())
 
     def dismiss(self, caller: str, batch: str, reason: Callable[[], Exception]) -> None:
         """Send those of a batch away who still wait: each gets a `reason()` raised."""

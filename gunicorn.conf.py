@@ -171,8 +171,6 @@ def when_ready(server: Any) -> None:
 
 def post_worker_init(worker: Any) -> None:
     """Take the signals over from gunicorn once there is a service to drain."""
-    if worker.age > 1:
-        worker.wsgi.extensions["service"].assume_spent()  # by the worker before, which died
 
     def on_term(_signum: int, _frame: FrameType | None) -> None:
         _drain(worker, _settings.DRAIN_SECONDS)

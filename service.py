@@ -7,10 +7,13 @@ any thread; what they touch lives on the loop.
 import concurrent.futures
 import time
 from collections.abc import Callable
+from contextlib import ExitStack, closing
 from typing import Any
 
+import structlog
+
 from auth import Doors
-from concurrency import Gate, GateStats
+from concurrency import WINDOW, Gate, GateStats
 from errors import ShuttingDown
 from generation import Generations
 from loop_thread import LoopThread
@@ -18,15 +21,15 @@ from parsing import Limits
 from providers.replicate import Replicate
 from settings import Settings, SettingsError
 from waiting import Seats
+from window_log import WindowLog
 
 NAME = "replicate-concurrent-generation"
 VERSION = "0.1.0"
 
-_CANCELS_RESERVE = 0.05
-"""The least share of the other window that looks leave to cancels: what is cancelled late is billed for."""
-
 _OTHERS_AT_ONCE = 200
 """Requests under way that create nothing. Beyond this, more of them only wait at the other end."""
+
+log = structlog.get_logger("service")
 
 
 class Service:
@@ -46,17 +49,20 @@ class Service:
 
     def _build(self) -> None:
         settings = self.settings
-        slots, others = settings.REPLICATE_CONCURRENT_LIMIT, settings.REPLICATE_OTHER_REQUESTS_PER_MINUTE
+        self._logs = ExitStack()
         self.gate = Gate(
-            concurrent_limit=slots,
+            log=self._window_log("creations"),
+            concurrent_limit=settings.REPLICATE_CONCURRENT_LIMIT,
             requests_per_minute=settings.REPLICATE_REQUESTS_PER_MINUTE,
             interactive_reserve=settings.INTERACTIVE_RESERVE,
         )
         self._others = Gate(
+            log=self._window_log("others"),
             concurrent_limit=_OTHERS_AT_ONCE,
-            requests_per_minute=others,
-            interactive_reserve=min(0.5, max(_CANCELS_RESERVE, slots / others)),
+            requests_per_minute=settings.REPLICATE_OTHER_REQUESTS_PER_MINUTE,
         )
+        self.gate.resume()
+        self._others.resume()
         self._provider = Replicate(base_url=settings.REPLICATE_BASE_URL, others=self._others)
         self.generations = Generations(
             provider=self._provider,
@@ -64,6 +70,20 @@ class Service:
             timeout=settings.GENERATION_TIMEOUT,
             max_queued=settings.MAX_QUEUED,
         )
+
+    def _window_log(self, name: str) -> WindowLog | None:
+        path = self.settings.DATA_DIR / f"{name}.window"
+        try:
+            window_log = WindowLog(path, of=self.settings.REPLICATE_BASE_URL, window=WINDOW)
+        except OSError as error:
+            log.warning("limits_not_kept", path=str(path), reason=error.strerror)
+            return None
+        self._logs.enter_context(closing(window_log))
+        if window_log.is_shared:
+            log.warning(
+                "limits_shared", path=str(path), reason="another process spends from the same account"
+            )
+        return window_log
 
     @property
     def is_draining(self) -> bool:
@@ -116,11 +136,6 @@ class Service:
         self._drained = self.loop.submit(self.generations.drain(seconds))
         self._drained.add_done_callback(lambda _: then())
 
-    def assume_spent(self) -> None:
-        """Start with full windows: a process that was here a moment ago may have spent them."""
-        self.loop.call(self.gate.assume_spent)
-        self.loop.call(self._others.assume_spent)
-
     def close(self) -> None:
         """End at once what is left, and the loop thread with it. Twice is no error."""
         if not self._closed:
@@ -131,6 +146,7 @@ class Service:
     async def _end(self) -> None:
         await self.generations.drain(0)
         await self._provider.aclose()
+        self._logs.close()
 
     def _figures(self) -> tuple[GateStats, GateStats, dict[str, int]]:
         return self.gate.statistics(), self._others.statistics(), self.generations.tally.as_json()

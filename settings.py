@@ -6,6 +6,7 @@ operator can act on; secrets never show in a `repr`.
 
 import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
@@ -90,6 +91,10 @@ class Settings(BaseModel):
         ge=0,
         le=1800,
         description="Seconds that running predictions get after SIGTERM; allow the service 60 more to stop.",
+    )
+    DATA_DIR: Path = Field(
+        Path("data"),
+        description="Where the spent part of the windows outlives a restart; made if it is missing.",
     )
     REPLICATE_BASE_URL: Annotated[str, AfterValidator(_base_url)] = Field(
         "https://api.replicate.com", description="Where Replicate is; a path in it is kept."

@@ -6,6 +6,7 @@ happened is asserted on the receiving side.
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from pathlib import Path
 
 import pytest
 from callers import ADMIN_KEY, SERVER_TOKEN
@@ -25,7 +26,7 @@ def simulator() -> Iterator[Simulator]:
 
 
 @pytest.fixture
-def make_app(simulator: Simulator) -> Iterator[Callable[..., Flask]]:
+def make_app(simulator: Simulator, tmp_path: Path) -> Iterator[Callable[..., Flask]]:
     """Makes the service in front of the simulator; settings by their names."""
     with ExitStack() as stack:
 
@@ -35,6 +36,7 @@ def make_app(simulator: Simulator) -> Iterator[Callable[..., Flask]]:
                 "CONCURRENT_DOCKER_ADMIN_API_KEY": ADMIN_KEY,
                 "REPLICATE_BASE_URL": simulator.url,
                 "LOG_LEVEL": "error",
+                "DATA_DIR": str(tmp_path),
                 **{name: str(value) for name, value in settings.items()},
             }
             app = create_app(Settings.from_env(environ))

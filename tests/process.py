@@ -2,7 +2,6 @@
 
 import json
 import os
-import resource
 import signal
 import socket
 import subprocess
@@ -10,12 +9,24 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 ROOT = Path(__file__).parent.parent
+
+_LAUNCH = """
+import ctypes, os, resource, signal, sys
+descriptors, *command = sys.argv[1:]
+if int(descriptors):
+    resource.setrlimit(resource.RLIMIT_NOFILE, (int(descriptors),) * 2)
+if sys.platform == "linux":
+    PR_SET_PDEATHSIG = 1
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGQUIT)
+os.execv(sys.executable, [sys.executable, *command])
+"""
+"""Becomes the command, with its open files bounded (0 leaves them), ended by the kernel when its parent is killed.
+A program and no `preexec_fn`, which may not run where there are threads."""
 
 
 def free_port() -> int:
@@ -53,6 +64,12 @@ class Served:
         caller.sendall("\r\n".join(lines).encode() + b"\r\n\r\n" + payload)
         return caller
 
+    def worker(self) -> int:
+        """The process id of gunicorn's worker, once there is exactly one."""
+        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children")
+        until(lambda: len(children.read_text().split()) == 1)
+        return int(children.read_text())
+
     def signal(self, number: signal.Signals) -> None:
         self.process.send_signal(number)
 
@@ -71,25 +88,23 @@ def answer_of(caller: socket.socket) -> tuple[int, Any]:
     return int(head.split()[1]), json.loads(body)
 
 
-def _bound_descriptors(most: int) -> None:
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-
-
 @contextmanager
-def served(*, _descriptors: int | None = None, **settings: object) -> Iterator[Served]:
-    """The service, ready; ended by force if the test did not end it. `_descriptors` bounds its open files."""
+def served(*, _descriptors: int = 0, **settings: object) -> Iterator[Served]:
+    """The service, ready; ended by force if the test did not end it. `_descriptors` bounds its open files.
+
+    On Linux it outlives neither this process nor the thread that starts it, however they end.
+    """
     port = free_port()
     environ = {"PATH": os.environ["PATH"], "PORT": str(port), "LOG_LEVEL": "error"}
     environ |= {name: str(value) for name, value in settings.items()}
     elsewhere = TemporaryDirectory()  # where no .env lies
     process = subprocess.Popen(
-        [sys.executable, str(ROOT / "app.py")],
+        [sys.executable, "-ISc", _LAUNCH, str(_descriptors), str(ROOT / "app.py")],
         env=environ,
         cwd=elsewhere.name,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         text=True,
-        preexec_fn=partial(_bound_descriptors, _descriptors) if _descriptors else None,
     )
     assert process.stdout is not None
     with elsewhere, process:

@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 from process import served
 
+from settings import Settings
+
 ROOT = Path(__file__).parent.parent
 
 
@@ -67,6 +69,17 @@ def test_the_container_is_slim_multi_stage_and_not_root():
     assert "10001:10001" == _the_only("USER")
     assert "5000" == _the_only("EXPOSE")
     assert "SIGTERM" == _the_only("STOPSIGNAL")
+
+
+def test_what_must_outlive_the_container_is_in_a_volume_its_user_may_write():
+    where = f"{_the_only('WORKDIR')}/{Settings.model_fields['DATA_DIR'].default}"
+    compose = (ROOT / "compose.yaml").read_text()
+
+    assert where == _the_only("VOLUME")
+    assert f"--from=build --chown={_the_only('USER')} {where} {where}" in [
+        rest for name, rest in _last_stage() if name == "COPY"
+    ]
+    assert f"- data:{where}\n" in compose
 
 
 def test_the_container_listens_beyond_itself_and_the_example_file_does_not_undo_that():

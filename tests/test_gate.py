@@ -665,17 +665,6 @@ def test_a_request_that_never_left_gives_its_place_back():
     assert 0.0 == run(story())
 
 
-def test_a_window_assumed_spent_is_free_again_after_60_seconds():
-    async def story():
-        gate = Gate(concurrent_limit=2, requests_per_minute=3)
-        gate.assume_spent()
-        spent = gate.statistics().current_rate_per_minute
-        with await gate.acquire("a"):
-            return spent, asyncio.get_running_loop().time(), gate.statistics().current_rate_per_minute
-
-    assert (3, 60.0, 1) == run(story())
-
-
 def test_raising_the_limit_ends_the_pace_of_the_old_one():
     async def story():
         loop = asyncio.get_running_loop()

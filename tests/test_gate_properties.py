@@ -1,7 +1,9 @@
 """What holds of the gate for every history."""
 
 import asyncio
+from collections import Counter
 from dataclasses import dataclass
+from itertools import combinations
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -13,7 +15,7 @@ from concurrency import WINDOW, Gate
 CALLERS = st.sampled_from(["ann", "bob", "cid"])
 BATCHES = st.sampled_from([None, None, "one", "two"])
 SLOTS = st.integers(1, 8)
-PLACES = st.integers(1, 12)
+PLACES = st.integers(1, 12) | st.just(1000)
 BOUNDS = st.none() | st.integers(1, 3)
 
 
@@ -101,13 +103,36 @@ def test_no_60_seconds_of_arrivals_ever_hold_more_than_the_limit(wanted, changes
         assert len(together) <= max(together, key=lambda one: one.order).limit
 
 
+class Witnessed(Gate):
+    """A gate that remembers whom it admitted."""
+
+    def __init__(self, **limits) -> None:
+        super().__init__(**limits)
+        self.admitted: Counter[str] = Counter()
+
+    def _lease(self, flow, now, *, from_reserve):
+        name = next(name for name, caller in self._queue._callers.items() if caller is flow.owner)
+        self.admitted[name] += 1
+        return super()._lease(flow, now, from_reserve=from_reserve)
+
+    def may_go(self, now) -> set[str]:
+        """The callers of whom somebody waits that nothing but the limits holds back."""
+        return {
+            name
+            for name, caller in self._queue._callers.items()
+            if not caller.is_held_back(now)
+            and any(flow.waiting and flow.in_flight < flow.max_concurrent for flow in caller.flows.values())
+        }
+
+
 class AnyHistory(RuleBasedStateMachine):
     """Every rule costs the loop one turn at most, so that the next rule falls into any tick of an admission."""
 
     @initialize(slots=SLOTS, places=PLACES, reserve=st.sampled_from([0.0, 0.25]))
     def open(self, slots, places, reserve):
         self.loop = VirtualLoop()
-        self.gate = Gate(concurrent_limit=slots, requests_per_minute=places, interactive_reserve=reserve)
+        self.gate = Witnessed(concurrent_limit=slots, requests_per_minute=places, interactive_reserve=reserve)
+        self.together: dict[tuple[str, str], int] = {}
         self.slots, self.places = {slots}, {places}
         self.in_flight = self.used = 0
         self.waiters: list[asyncio.Task] = []
@@ -122,7 +147,7 @@ class AnyHistory(RuleBasedStateMachine):
     async def live(self, caller, batch, bound):
         self.leases.append(await self.gate.acquire(caller, batch=batch, max_concurrent=bound))
 
-    @rule(caller=CALLERS, batch=BATCHES, bound=BOUNDS, count=st.integers(1, 5))
+    @rule(caller=CALLERS, batch=BATCHES, bound=BOUNDS, count=st.integers(1, 12))
     def admit(self, caller, batch, bound, count):
         for _ in range(count):
             self.waiters.append(self.loop.create_task(self.live(caller, batch, bound)))
@@ -153,19 +178,18 @@ class AnyHistory(RuleBasedStateMachine):
 
         self.turn(act)
 
+    @precondition(lambda self: self.leases)
+    @rule()
+    def finish_all(self):
+        """Unsent, so that no window holds up the next."""
+        while self.leases:
+            self.turn(self.leases.pop().release)
+
     @rule(slots=SLOTS, places=PLACES)
     def configure(self, slots, places):
         self.slots.add(slots)
         self.places.add(places)
         self.turn(lambda: self.gate.configure(concurrent_limit=slots, requests_per_minute=places))
-
-    @rule(caller=CALLERS, seconds=st.integers(1, 90))
-    def pause(self, caller, seconds):
-        self.turn(lambda: self.gate.pause(caller, seconds))
-
-    @rule(caller=CALLERS, exhausted_for=st.sampled_from([0, 0, 10]))
-    def proceed(self, caller, exhausted_for):
-        self.turn(lambda: self.gate.proceed(caller, exhausted_for=exhausted_for))
 
     @rule(seconds=st.integers(1, 70))
     def wait(self, seconds):
@@ -183,6 +207,18 @@ class AnyHistory(RuleBasedStateMachine):
     def slots_are_held_by_leases_and_by_those_just_granted(self):
         granted = sum(not waiter.done() for waiter in self.waiters)
         assert len(self.leases) <= self.gate._in_flight <= len(self.leases) + granted
+
+    @invariant()
+    def callers_who_wait_together_are_admitted_in_turn(self):
+        """Unless the window is paced: then single calls go before batches, whosever they are."""
+        if self.gate._reserve.limit:
+            return
+        waiting, ahead = self.gate.may_go(self.loop.time()), {}
+        for pair in combinations(sorted(waiting), 2):
+            lead = self.gate.admitted[pair[0]] - self.gate.admitted[pair[1]]
+            ahead[pair] = self.together.get(pair, lead)
+            assert abs(lead - ahead[pair]) <= 2
+        self.together = ahead
 
     def teardown(self):
         if not hasattr(self, "loop"):
@@ -203,5 +239,18 @@ class AnyHistory(RuleBasedStateMachine):
         assert 0 == self.gate._reserve.used(self.loop.time())
 
 
+class AnyHistoryWithPauses(AnyHistory):
+    @rule(caller=CALLERS, seconds=st.integers(1, 90))
+    def pause(self, caller, seconds):
+        self.turn(lambda: self.gate.pause(caller, seconds))
+
+    @rule(caller=CALLERS, exhausted_for=st.sampled_from([0, 0, 10]))
+    def proceed(self, caller, exhausted_for):
+        self.turn(lambda: self.gate.proceed(caller, exhausted_for=exhausted_for))
+
+
 TestAnyHistory = AnyHistory.TestCase
-TestAnyHistory.settings = settings(max_examples=120, stateful_step_count=40, deadline=None, derandomize=True)
+TestAnyHistoryWithPauses = AnyHistoryWithPauses.TestCase
+TestAnyHistory.settings = TestAnyHistoryWithPauses.settings = settings(
+    max_examples=250, stateful_step_count=40, deadline=None, derandomize=True
+)

@@ -15,7 +15,7 @@ FLOORS = [
     {"generation"},
     {"providers"},
     {"parsing", "auth", "concurrency", "waiting", "strict_json", "logs"},
-    {"models", "fairness", "loop_thread"},
+    {"models", "fairness", "loop_thread", "window_log"},
     {"errors", "settings"},
 ]
 """From the roof down. What is on one floor does not import its neighbours, save within `providers`."""

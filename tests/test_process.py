@@ -1,7 +1,6 @@
 """The service as it really runs: gunicorn, signals, sockets that close, hundreds of callers."""
 
 import json
-import os
 import signal
 import socket
 import subprocess
@@ -332,20 +331,6 @@ def test_impatience_during_a_drain_still_cancels_what_is_on_its_way(service, sim
     assert ["canceled"] * 2 == [made.status for made in simulator.predictions()]
 
 
-def _worker_of(service):
-    found = []
-
-    def has_one() -> bool:
-        children = (
-            Path(f"/proc/{service.process.pid}/task/{service.process.pid}/children").read_text().split()
-        )
-        found[:] = map(int, children)
-        return len(found) == 1
-
-    until(has_one)
-    return found[0]
-
-
 def test_when_the_master_is_killed_the_worker_cancels_what_runs_and_ends(service, simulator):
     assert requests.get(f"{service.url}/health", timeout=30).ok
     call = service.connect("/generate", _picture("[[hang]]"), **USER)
@@ -356,18 +341,6 @@ def test_when_the_master_is_killed_the_worker_cancels_what_runs_and_ends(service
 
     assert (503, "shutting_down") == (status, told["code"])
     until(lambda: simulator.counts().in_flight == 0)
-
-
-def test_a_worker_that_follows_a_killed_one_takes_the_window_for_spent(service):
-    assert requests.get(f"{service.url}/health", timeout=30).ok
-    first = _worker_of(service)
-
-    os.kill(first, signal.SIGKILL)
-    until(lambda: not Path(f"/proc/{first}").exists())
-
-    figures = requests.get(f"{service.url}/status", timeout=30).json()
-    assert 600 == figures["concurrency"]["current_rate_per_minute"]
-    assert 3000 == figures["polling"]["current_rate_per_minute"]
 
 
 def test_a_full_table_of_descriptors_costs_no_running_work(simulator):
