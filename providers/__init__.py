@@ -5,6 +5,7 @@ matter is settled and `TryAgain` when another attempt may help.
 """
 
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Protocol
 
 from auth import Caller
@@ -23,8 +24,11 @@ class Prediction:
     status: str
     outputs: tuple[str, ...] = ()
     error: str | None = None
+    created_at: datetime | None = None
     seconds: float | None = None
-    """From creation to completion by the upstream's clock, when it says."""
+    """Both by the upstream's clock, when it says; `seconds` from creation to completion."""
+    age: float = 0.0
+    """About how old it was when this was told, in seconds by our clock; for one just created."""
 
     @property
     def is_over(self) -> bool:

@@ -23,6 +23,7 @@ from urllib.parse import urlencode
 from auth import Caller
 from errors import OutcomeUnknown, UpstreamError
 from providers import TryAgain
+from providers.answers import listed, moment
 from providers.transport import Lost, NotSent, Refusal
 
 LOOKS = (0.5, 1.5, 3.0)
@@ -31,7 +32,6 @@ LOOKS = (0.5, 1.5, 3.0)
 CLOCK_SKEW = timedelta(seconds=60)
 """How far Replicate's clock may be from ours."""
 
-_LIST = "/v1/predictions?"
 _PAGES = 20
 _IDS_KEPT = 50_000
 
@@ -39,7 +39,7 @@ Page = Callable[[Caller, str], Awaitable[Any]]
 
 
 class Creations:
-    """The creations under way, and the ids we were told. `page(caller, address)` fetches one page of the list;
+    """The creations under way, and the ids we were told. `page(caller, query)` fetches one page of the list;
     `looks` are the seconds before each look."""
 
     def __init__(self, page: Page, *, looks: Sequence[float] = LOOKS) -> None:
@@ -122,10 +122,8 @@ class Creation:
     async def _recent(self) -> AsyncIterator[Mapping[str, Any]]:
         query = urlencode({"created_after": self._since.isoformat().replace("+00:00", "Z")})
         for _ in range(_PAGES):
-            page = await self._creations.page(self._caller, _LIST + query)
-            items = page.get("results") if isinstance(page, dict) else None
-            if not isinstance(items, list):
-                raise Lost("the answer is no list of predictions")
+            page = await self._creations.page(self._caller, query)
+            items = listed(page)
             for item in items:
                 if isinstance(item, dict):
                     yield item
@@ -147,8 +145,5 @@ class Creation:
 
 
 def _made(item: Any) -> datetime:
-    try:
-        made = datetime.fromisoformat(item["created_at"])
-    except (KeyError, TypeError, ValueError):
-        return datetime.now(UTC)
-    return made if made.tzinfo else made.replace(tzinfo=UTC)
+    made = moment(item.get("created_at")) if isinstance(item, dict) else None
+    return made or datetime.now(UTC)

@@ -16,8 +16,11 @@ import asyncio
 import math
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
+from urllib.parse import urlencode
 
 import httpx
 import structlog
@@ -28,9 +31,11 @@ from concurrency import Gate, Lease
 from errors import UpstreamError, UpstreamRateLimited
 from parsing import GenerationRequest
 from providers import Created, Prediction, TryAgain
+from providers.answers import Page, read_page, read_prediction
 from providers.reconciliation import LOOKS, Creations
 from providers.refusals import LONGEST_WAIT, seconds_to_wait, service_error
 from providers.transport import (
+    Answered,
     BudgetedTransport,
     Exchange,
     Lost,
@@ -38,7 +43,7 @@ from providers.transport import (
     Refusal,
     open_connections,
 )
-from providers.watcher import LookFailed, Watcher
+from providers.watcher import LookFailed, NoPages, Watcher
 
 CREATE_TIMEOUT = 30.0
 """Seconds for a creation's answer; the client would wait for ever."""
@@ -51,11 +56,20 @@ LONGEST_DEADLINE = 1800
 
 CLIENTS_KEPT = 64
 
-_MISSING_LOOKS = 5
-"""A prediction that so many looks in a row do not find is gone."""
+MAX_PAGE = 4 * 1024 * 1024
+"""Bytes. Where inputs carry whole pictures a page costs more than it tells; then each is asked for by itself."""
 
-_CANCEL_PAUSES = (0.0, 0.2, 0.4)
-"""Seconds before each try to cancel."""
+_MISSING_PATIENCE = 10.0
+"""Seconds. A prediction that no look has found for so long is gone."""
+
+_UNTOLD_WAIT = 5.0
+"""Seconds to look at nothing of an account that was refused for its rate without being told how long."""
+
+CANCEL_PATIENCE = 30.0
+"""Seconds in which a prediction must be cancelled; then it is left to its deadline."""
+
+CANCEL_PAUSES = (0.2, 0.4, 0.8, 1.6, 3.2, 6.4)
+"""Seconds after each try to cancel that failed, unless a refusal says how long."""
 
 log = structlog.get_logger("replicate")
 
@@ -64,7 +78,7 @@ class Replicate:
     """The provider (see `providers.Provider`). Make it and close it on the loop that uses it.
 
     `others` is the window for all that creates nothing; timeouts, and the pauses before each look for a lost
-    creation, in seconds.
+    creation and after each try to cancel, in seconds; `connections` is what requests leave by.
     """
 
     def __init__(
@@ -75,23 +89,29 @@ class Replicate:
         create_timeout: float = CREATE_TIMEOUT,
         look_timeout: float = LOOK_TIMEOUT,
         looks: Sequence[float] = LOOKS,
+        cancel_pauses: Sequence[float] = CANCEL_PAUSES,
+        connections: httpx.AsyncBaseTransport | None = None,
     ) -> None:
         self._base_url = base_url
         self._others = others
         self._create_timeout = create_timeout
         self._look_timeout = look_timeout
+        self._cancel_pauses = cancel_pauses
         self._clients: OrderedDict[str, Client] = OrderedDict()
-        self._connections: httpx.AsyncBaseTransport = open_connections()
-        self._watcher = Watcher(self._look)
-        self._creations = Creations(self._page, looks=looks)
+        self._connections = open_connections() if connections is None else connections
+        self._transport = BudgetedTransport(self._connections)
+        self._watcher = Watcher(places=others, get=self._get, get_page=self._get_page)
+        self._creations = Creations(self._search, looks=looks)
 
     async def create(
         self, caller: Caller, request: GenerationRequest, *, lease: Lease, cancel_after: float
     ) -> Created:
         headers = {"Cancel-After": cancel_after_header(cancel_after)}
-        exchange = Exchange(self._create_timeout, lease, headers)
+        exchange = Exchange(lease, self._create_timeout, creates=True, headers=headers)
         model, sent = request.model.name, dict(request.input)
+        clock = asyncio.get_running_loop().time
         with self._creations.begin(caller, model, sent) as creation:
+            began = clock()
             try:
                 prediction = read_prediction(
                     await self._call(
@@ -109,7 +129,8 @@ class Replicate:
                 reason = str(lost)
             else:
                 creation.answered(prediction.id)
-                return Created(prediction, _exhausted_for(exchange.answer_headers))
+                halfway = (clock() - began) / 2
+                return Created(replace(prediction, age=halfway), _exhausted_for(exchange.answer_headers))
             log.warning("creation_uncertain", reason=reason, model=model, caller=caller.id)
             found = await creation.find()
             log.info("creation_adopted", prediction=found, model=model, caller=caller.id)
@@ -119,19 +140,20 @@ class Replicate:
         return await self._watcher.finished(caller, prediction, model=model)
 
     async def cancel(self, caller: Caller, prediction: Prediction) -> None:
-        for pause in _CANCEL_PAUSES:
-            await asyncio.sleep(pause)
-            try:
-                await self._call(
-                    caller,
-                    Exchange(self._look_timeout),
-                    lambda client: client.predictions.async_cancel(prediction.id),
-                )
-            except (Refusal, NotSent, Lost) as failed:
-                if isinstance(failed, Refusal) and failed.status in {401, 403, 404, 422}:
-                    break
-            else:
-                return
+        with suppress(TimeoutError):
+            async with asyncio.timeout(CANCEL_PATIENCE):
+                for pause in self._cancel_pauses:
+                    try:
+                        await self._other(
+                            caller, lambda client: client.predictions.async_cancel(prediction.id)
+                        )
+                        return
+                    except Refusal as refusal:
+                        if refusal.status in {401, 403, 404, 422}:
+                            break
+                        await asyncio.sleep(seconds_to_wait(refusal) or pause)
+                    except (NotSent, Lost):
+                        await asyncio.sleep(pause)
         log.warning("cancel_failed", prediction=prediction.id, caller=caller.id)
 
     async def aclose(self) -> None:
@@ -139,70 +161,63 @@ class Replicate:
             await _close(self._clients.popitem()[1])
         await self._connections.aclose()
 
-    async def _look(self, caller: Caller, prediction_id: str) -> Prediction:
+    async def _get(self, caller: Caller, prediction_id: str, lease: Lease) -> Prediction:
         try:
-            return read_prediction(
-                await self._call(
-                    caller,
-                    Exchange(self._look_timeout),
-                    lambda client: client.predictions.async_get(prediction_id),
-                )
+            exchange = Exchange(lease, self._look_timeout)
+            answer = await self._call(
+                caller, exchange, lambda client: client.predictions.async_get(prediction_id)
             )
+            return read_prediction(answer)
         except Refusal as refusal:
-            error = service_error(refusal, caller)
             if refusal.status == 404:
-                raise LookFailed(error, patience=_MISSING_LOOKS) from None
-            if refusal.status in {408, 429} or refusal.status >= 500:
-                raise LookFailed(error, wait=seconds_to_wait(refusal) or 0.0) from None
-            raise error from None
+                raise LookFailed(service_error(refusal, caller), patience=_MISSING_PATIENCE) from None
+            raise _look_failed(refusal, caller) from None
         except (NotSent, Lost):
             raise LookFailed(UpstreamError()) from None
 
-    async def _page(self, caller: Caller, address: str) -> Any:
+    async def _get_page(self, caller: Caller, before: datetime, lease: Lease) -> Page:
+        try:
+            exchange = Exchange(lease, self._look_timeout, max_answer=MAX_PAGE)
+            query = urlencode({"created_before": before.isoformat().replace("+00:00", "Z")})
+            return read_page(await self._list(caller, query, exchange))
+        except Refusal as refusal:
+            failed = _look_failed(refusal, caller)
+            # Refused for good: each is asked for by itself, and will tell what is the matter.
+            raise failed if isinstance(failed, LookFailed) else NoPages from None
+        except (NotSent, Lost):
+            raise LookFailed(UpstreamError()) from None
+
+    async def _search(self, caller: Caller, query: str) -> Any:
+        with await self._others.acquire(caller.id) as lease:
+            return await self._list(caller, query, Exchange(lease, self._look_timeout))
+
+    async def _list(self, caller: Caller, query: str, exchange: Exchange) -> Any:
         """One page of the account's predictions. The client takes any address for a cursor; this is a path."""
-        return await self._call(
-            caller, Exchange(self._look_timeout), lambda client: client.predictions.async_list(address)
-        )
+        address = f"/v1/predictions?{query}"
+        return await self._call(caller, exchange, lambda client: client.predictions.async_list(address))
+
+    async def _other(self, caller: Caller, act: Callable[[Client], Awaitable[object]]) -> Any:
+        with await self._others.acquire(caller.id) as lease:
+            return await self._call(caller, Exchange(lease, self._look_timeout), act)
 
     async def _call(
         self, caller: Caller, exchange: Exchange, act: Callable[[Client], Awaitable[object]]
     ) -> Any:
         """The answer's JSON, as it came. Raises Refusal, NotSent or Lost."""
         client = await self._client(caller)
-        with exchange.under_way():
-            try:
-                await act(client)
-            except (ValueError, TypeError, AttributeError, LookupError):
-                if exchange.body is None:  # not the client's reading of an answer that is here
-                    raise
+        with exchange.under_way(), suppress(Answered):
+            await act(client)
         return exchange.json()
 
     async def _client(self, caller: Caller) -> Client:
         client = self._clients.get(caller.token)
         if client is None:
-            transport = BudgetedTransport(self._connections, others=self._others, account=caller.id)
-            client = Client(api_token=caller.token, base_url=self._base_url, transport=transport)
+            client = Client(api_token=caller.token, base_url=self._base_url, transport=self._transport)
             self._clients[caller.token] = client
         self._clients.move_to_end(caller.token)
         if len(self._clients) > CLIENTS_KEPT:
             await _close(self._clients.popitem(last=False)[1])
         return client
-
-
-def read_prediction(answer: Any) -> Prediction:
-    """A prediction from its JSON; only `id` and `status` must be there. Raises Lost when they are not."""
-    if not isinstance(answer, dict):
-        raise Lost("the answer is no prediction")
-    identity, status = answer.get("id"), answer.get("status")
-    if not isinstance(identity, str) or not identity or not isinstance(status, str):
-        raise Lost("the answer is no prediction")
-    return Prediction(
-        id=identity,
-        status=status,
-        outputs=_outputs(answer.get("output")),
-        error=_error_text(answer.get("error")),
-        seconds=_seconds(answer.get("created_at"), answer.get("completed_at")),
-    )
 
 
 def cancel_after_header(seconds: float) -> str:
@@ -222,6 +237,16 @@ def _raise_if_settled(refusal: Refusal, caller: Caller) -> None:
         raise service_error(refusal, caller) from None
 
 
+def _look_failed(refusal: Refusal, caller: Caller) -> Exception:
+    """What passes is a LookFailed, what does not is the error that ends the watch."""
+    error = service_error(refusal, caller)
+    if refusal.status == 429:
+        return LookFailed(error, wait=seconds_to_wait(refusal) or _UNTOLD_WAIT)
+    if refusal.status == 408 or refusal.status >= 500:
+        return LookFailed(error, wait=seconds_to_wait(refusal) or 0.0)
+    return error
+
+
 def _exhausted_for(headers: Mapping[str, str]) -> float:
     """Seconds until the account may create again, when the answer says that this was its last for now."""
     try:
@@ -229,23 +254,6 @@ def _exhausted_for(headers: Mapping[str, str]) -> float:
     except (KeyError, ValueError):
         return 0.0
     return min(max(0.0, reset), LONGEST_WAIT) if remaining < 1 else 0.0
-
-
-def _outputs(output: Any) -> tuple[str, ...]:
-    """One URL or a list of them, by model; always a tuple here."""
-    every = output if isinstance(output, list) else [output]
-    return tuple(url for url in every if isinstance(url, str) and url)
-
-
-def _error_text(error: Any) -> str | None:
-    return error if error is None or isinstance(error, str) else str(error)
-
-
-def _seconds(created: Any, completed: Any) -> float | None:
-    try:
-        return (datetime.fromisoformat(completed) - datetime.fromisoformat(created)).total_seconds()
-    except (TypeError, ValueError):
-        return None
 
 
 async def _close(client: Client) -> None:

@@ -1,13 +1,14 @@
 """The one door by which every byte leaves for Replicate, and where both budgets are kept.
 
-It is kept here because the `replicate` client wraps whatever transport it is given in one that retries GETs
-by itself (on 429, 503 and 504, up to ten times, obeying any `Retry-After`): counted anywhere above, those
-would not be counted. A creation needs the lease of its admission; everything else takes a place of its own
-in the second window.
+Nothing passes without a lease: a creation by that of its admission, everything else by one of the second
+window. A lease is good for one request. This is checked here because the `replicate` client wraps whatever
+transport it is given in one that retries GETs by itself (on 429, 503 and 504, up to ten times, obeying any
+`Retry-After`): seen from anywhere above, those would not be counted.
 
-It also hands out what the client would throw away. The client keeps three fields of an error and no header,
-trips over a JSON array, and refuses statuses it does not know (`aborted`). So an answer is kept whole in the
-`Exchange` of its call, and an error status is raised from here as a `Refusal`, below the retries.
+The client is asked only to put a request together. What comes back does not pass through it: it keeps three
+fields of an error and no header, trips over a JSON array, refuses statuses it does not know (`aborted`), and
+takes most of a millisecond to read a prediction. So an answer is kept whole in the `Exchange` of its call,
+and raised from here as `Answered`, or as a `Refusal` if its status is an error's.
 
 Underneath is aiohttp (by `httpx-aiohttp`): httpx's own pool slows down beyond about 30 requests in flight.
 """
@@ -24,7 +25,7 @@ import aiohttp
 import httpx
 from httpx_aiohttp import AiohttpTransport
 
-from concurrency import Gate, Lease
+from concurrency import Lease
 
 MAX_ANSWER = 128 * 1024 * 1024
 """Bytes. A page of a hundred predictions, each with four inline images of 256 kB, is below."""
@@ -40,6 +41,10 @@ class NotSent(Exception):
 
 class Lost(Exception):
     """It was sent, and no whole answer came. Whether it arrived is not known."""
+
+
+class Answered(Exception):
+    """The answer came; it is in the exchange."""
 
 
 class Refusal(Exception):
@@ -62,13 +67,16 @@ class Refusal(Exception):
 
 @dataclass(slots=True)
 class Exchange:
-    """One call: what to send with it and, afterwards, what came back. `timeout` in seconds, for all of it."""
+    """One call: what to send with it and, afterwards, what came back. `timeout` in seconds, for all of it;
+    `max_answer` in bytes. `creates` says which of the two windows the lease is of."""
 
+    lease: Lease
     timeout: float
-    lease: Lease | None = None
+    creates: bool = False
     headers: Mapping[str, str] = field(default_factory=dict)
+    max_answer: int = MAX_ANSWER
     answer_headers: Mapping[str, str] = field(default_factory=dict)
-    body: bytes | None = None
+    body: bytes = b""
 
     @contextmanager
     def under_way(self) -> Iterator[None]:
@@ -82,7 +90,7 @@ class Exchange:
     def json(self) -> Any:
         """The answer's JSON. Raises Lost when it is none: then nobody knows what happened."""
         try:
-            return json.loads(self.body or b"")
+            return json.loads(self.body)
         except ValueError as error:
             raise Lost("the answer is not JSON") from error
 
@@ -91,15 +99,17 @@ _current: ContextVar[Exchange] = ContextVar("exchange")
 
 
 class BudgetedTransport(httpx.AsyncBaseTransport):
-    """Sends by `inner` what the budgets allow. `others` is the window for all that creates nothing."""
+    """Sends by `inner` what has a lease. Raises Answered, Refusal, NotSent or Lost, and never returns."""
 
-    def __init__(self, inner: httpx.AsyncBaseTransport, *, others: Gate, account: str) -> None:
+    def __init__(self, inner: httpx.AsyncBaseTransport) -> None:
         self._inner = inner
-        self._others = others
-        self._account = account
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         exchange = _current.get()
+        if _creates(request) is not exchange.creates:
+            raise RuntimeError(
+                "a creation needs the lease of its admission, and all else one of the other window"
+            )
         request.headers.update(exchange.headers)
         # The client sends creations with no timeout at all; ours bounds the whole exchange.
         request.extensions["timeout"] = {
@@ -108,25 +118,12 @@ class BudgetedTransport(httpx.AsyncBaseTransport):
             "read": None,
             "write": None,
         }
-        if _creates(request):
-            if exchange.lease is None:
-                raise RuntimeError("a creation needs the lease of its admission")
-            return await self._send(request, exchange, exchange.lease)
-        # Looks stand behind whatever else there is, as a batch does: a cancel must not wait for them.
-        looks = "looks" if request.method == "GET" else None
-        with await self._others.acquire(self._account, batch=looks) as lease:
-            return await self._send(request, exchange, lease)
-
-    async def aclose(self) -> None:
-        """Nothing: the connections are shared, and their owner closes them."""
-
-    async def _send(self, request: httpx.Request, exchange: Exchange, lease: Lease) -> httpx.Response:
-        lease.sent()
+        exchange.lease.sent()
         try:
             async with asyncio.timeout(exchange.timeout):
                 response = await self._inner.handle_async_request(request)
                 try:
-                    body = await _read(response)
+                    exchange.body = await _read(response, exchange.max_answer)
                 finally:
                     await response.aclose()
         except TimeoutError as error:
@@ -134,21 +131,19 @@ class BudgetedTransport(httpx.AsyncBaseTransport):
         except httpx.HTTPError as error:
             if not _never_connected(error):
                 raise Lost(str(error)) from error
-            lease.not_sent()
+            exchange.lease.not_sent()
             raise NotSent(str(error)) from error
         except aiohttp.ClientError as error:  # what httpx-aiohttp does not translate
             raise Lost(str(error)) from error
         finally:
-            lease.answered()
+            exchange.lease.answered()
         if response.status_code >= 300:
-            raise Refusal(response.status_code, response.headers, body)
-        exchange.answer_headers, exchange.body = response.headers, body
-        return httpx.Response(
-            response.status_code,
-            headers={"content-type": response.headers.get("content-type", "")},
-            content=body,
-            request=request,
-        )
+            raise Refusal(response.status_code, response.headers, exchange.body)
+        exchange.answer_headers = response.headers
+        raise Answered
+
+    async def aclose(self) -> None:
+        """Nothing: the connections are shared, and their owner closes them."""
 
 
 def open_connections() -> httpx.AsyncBaseTransport:
@@ -176,10 +171,10 @@ def _never_connected(error: httpx.HTTPError) -> bool:
     return isinstance(error.__cause__, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError)
 
 
-async def _read(response: httpx.Response) -> bytes:
+async def _read(response: httpx.Response, most: int) -> bytes:
     body = bytearray()
     async for chunk in response.aiter_bytes():
         body += chunk
-        if len(body) > MAX_ANSWER:
+        if len(body) > most:
             raise httpx.ReadError("the answer is too large")
     return bytes(body)

@@ -1,37 +1,52 @@
 """The watcher: one schedule for every prediction in flight, so that looking costs little and tells soon.
 
-It learns how long each model takes. A model it knows is first looked at when a fifth of its predictions were
-done, then every 4 % of its usual time; a model it does not know yet, or a prediction of twice the usual age,
-is looked at again after another quarter of its age. So seconds and minutes both get few looks. The client's
-own `wait` is never used: it has no deadline and takes any status but `starting` for finished.
+Each prediction has a span of time in which its next look is wanted (`durations.py`). When the first of these
+spans ends, everything whose span has begun is looked at together:
+
+- **One request tells of a hundred.** An account's predictions can be listed, a hundred a page with their
+  status and outputs, so whatever is due of one account costs one request, however much it is. A page also
+  tells of those that are not due yet. Only when less than three are due does each get a look of its own.
+- **A page is not taken at its word alone.** What it does not show, shows as over without saying with what, or
+  has shown unfinished again and again, is asked for by itself; and so is everything while no page can be had.
+- **When looks are scarce, the likeliest come first.** Beyond half of the window they are spread evenly over
+  the minute, the look that tells of most predictions first; the last tenth is left to those who cancel.
+- **A failing upstream is not hammered.** An account whose look failed is tried with one look at a time, after
+  a growing pause, or after the one it asked for.
+
+The client's own `wait` is never used: it has no deadline and takes any status but `starting` for finished.
+Facts of the list: replicate.com/docs/reference/http#predictions.list.
 """
 
 import asyncio
-import heapq
 import math
-from bisect import bisect_left, insort
-from collections import deque
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
-from itertools import count
+from datetime import datetime
+from functools import partial
 
 from auth import Caller
+from concurrency import WINDOW, Gate, Lease
 from errors import ServiceError
 from providers import Prediction
+from providers.answers import Page
+from providers.durations import Durations
+from providers.looks import PAGES_BELIEVED, UNANSWERED, UNDATED, WORTH_A_PAGE, Account, Look, Watch, due
 
-REMEMBERED = 64
-"""Durations kept a model: enough for a quantile, few enough to follow a model that changes."""
+_PAUSES = (0.25, 8.0)
+"""Seconds after a look that failed, at first and at the most; it doubles."""
 
-ENOUGH = 3
-"""Durations from which a model counts as known."""
+_NO_PAGES = (1.0, 60.0)
+"""Seconds without pages after one that could not be had, at first and at the most; it doubles."""
 
-SHORTEST = 0.05
-"""Seconds between two looks, at the least. An age a rounding short of the usual one is not looked at twice."""
+_PLAN_GOOD_FOR = 0.05
+"""Seconds. Whoever waited longer for a place asks again who is likeliest."""
 
 
 class LookFailed(Exception):
-    """This look told nothing; another may. `wait` is how long the upstream asked for, in seconds. So many
-    failures in a row as `patience` says end the watch with `error`."""
+    """This look told nothing; another may.
+
+    `wait` is how long the upstream asked for, in seconds. With `patience` it is the prediction that fails, and
+    not the upstream: after so many seconds of that in a row its watch ends with `error`.
+    """
 
     def __init__(self, error: ServiceError, *, wait: float = 0.0, patience: float = math.inf) -> None:
         super().__init__(str(error))
@@ -40,116 +55,234 @@ class LookFailed(Exception):
         self.patience = patience
 
 
-class Durations:
-    """How long a model's predictions take: the latest few, in order of age and of length."""
+Get = Callable[[Caller, str, Lease], Awaitable[Prediction]]
+"""One prediction. Raises LookFailed for what may pass; anything else ends the watch with that error."""
 
-    def __init__(self) -> None:
-        self._by_age: deque[float] = deque()
-        self._by_length: list[float] = []
-
-    def learn(self, seconds: float) -> None:
-        if len(self._by_age) == REMEMBERED:
-            oldest = self._by_age.popleft()
-            del self._by_length[bisect_left(self._by_length, oldest)]
-        self._by_age.append(seconds)
-        insort(self._by_length, seconds)
-
-    def next_look(self, age: float) -> float:
-        """At what age, in seconds, to look again at a prediction of this age that is not over."""
-        step = min(max(0.25 * age, 0.25), 5.0)
-        if len(self._by_length) < ENOUGH:
-            return age + step
-        soon = self._by_length[len(self._by_length) // 5]
-        if age + SHORTEST < soon:
-            return soon
-        usual = self._by_length[len(self._by_length) // 2]
-        return age + (max(0.04 * usual, SHORTEST) if age < 2 * usual else step)
+GetPage = Callable[[Caller, datetime, Lease], Awaitable[Page]]
+"""The latest hundred created before a moment. Raises LookFailed for what may pass, and NoPages."""
 
 
-@dataclass(slots=True, eq=False)
-class _Watch:
-    caller: Caller
-    id: str
-    model: str
-    since: float
-    over: asyncio.Future[Prediction]
-    failures: int = 0
+class NoPages(Exception):
+    """The list will not be shown, whoever asks."""
 
 
 class Watcher:
-    """`finished` waits for one prediction; one timer and one heap serve all that wait.
+    """`finished` waits for one prediction; one timer and one patrol serve all that wait.
 
-    `look(caller, prediction_id)` asks the upstream once. It raises LookFailed for what may pass, and anything
-    else ends the watch with that error.
+    `places` is the window that looks are made within.
     """
 
-    def __init__(self, look: Callable[[Caller, str], Awaitable[Prediction]]) -> None:
-        self._look = look
+    def __init__(self, *, places: Gate, get: Get, get_page: GetPage) -> None:
+        self._places = places
+        self._get = get
+        self._get_page = get_page
         self._durations: dict[str, Durations] = {}
-        self._due: list[tuple[float, int, _Watch]] = []
-        self._order = count()
+        self._accounts: dict[str, Account] = {}
         self._timer: asyncio.TimerHandle | None = None
+        self._patrol: asyncio.Task[None] | None = None
         self._looks: set[asyncio.Task[None]] = set()
+        self._looked_at = -math.inf
 
     async def finished(self, caller: Caller, prediction: Prediction, *, model: str) -> Prediction:
         """Wait until the prediction is over and give back how it ended."""
         if prediction.is_over:
             return prediction
         loop = asyncio.get_running_loop()
-        watch = _Watch(caller, prediction.id, model, loop.time(), loop.create_future())
-        self._schedule(watch, watch.since + self._known(model).next_look(0.0))
-        return await watch.over
+        durations = self._durations.setdefault(model, Durations())
+        created = loop.time() - prediction.age
+        created_at = prediction.created_at or UNDATED
+        watch = Watch(prediction.id, created_at, created, durations, loop.create_future())
+        watch.alone = watch.created_at is UNDATED
+        watch.schedule(loop.time())
+        watch.first = watch.latest
+        account = self._accounts.setdefault(caller.id, Account(caller))
+        account.watches[watch] = None
+        self._wake_by(max(watch.latest, account.looks_again))
+        try:
+            return await watch.over
+        finally:
+            account.watches.pop(watch, None)
+            self._forget(account)
 
-    def _known(self, model: str) -> Durations:
-        return self._durations.setdefault(model, Durations())
-
-    def _schedule(self, watch: _Watch, when: float) -> None:
-        heapq.heappush(self._due, (when, next(self._order), watch))
-        self._arm()
-
-    def _arm(self) -> None:
-        if not self._due:
+    def _forget(self, account: Account) -> None:
+        """An account that nobody waits for, but not before the wait that its upstream asked for is over."""
+        loop = asyncio.get_running_loop()
+        if account.watches or self._accounts.get(account.caller.id) is not account:
             return
-        first = self._due[0][0]
+        if account.looks_again > loop.time():
+            loop.call_at(account.looks_again, self._forget, account)
+        else:
+            del self._accounts[account.caller.id]
+
+    # When: one timer while nothing is due, and one patrol while something is.
+
+    def _wake_by(self, when: float) -> None:
+        if self._patrol is not None or when == math.inf:
+            return
         if self._timer is not None:
-            if self._timer.when() <= first:
+            if self._timer.when() <= when:
                 return
             self._timer.cancel()
-        self._timer = asyncio.get_running_loop().call_at(first, self._begin_looks)
+        self._timer = asyncio.get_running_loop().call_at(when, self._wake)
 
-    def _begin_looks(self) -> None:
+    def _wake(self) -> None:
         self._timer = None
-        now = asyncio.get_running_loop().time()
-        while self._due and self._due[0][0] <= now:
-            watch = heapq.heappop(self._due)[2]
-            if not watch.over.done():
-                task = asyncio.create_task(self._look_once(watch))
-                self._looks.add(task)
-                task.add_done_callback(self._looks.discard)
-        self._arm()
+        self._patrol = asyncio.create_task(self._look_while_due())
 
-    async def _look_once(self, watch: _Watch) -> None:
-        wait = 0.0
+    async def _look_while_due(self) -> None:
+        now = asyncio.get_running_loop().time
         try:
-            prediction = await self._look(watch.caller, watch.id)
+            while looks := due(self._accounts.values(), now()):
+                planned_at = now()
+                for look in looks:
+                    await self._pace()
+                    lease = await self._places.acquire(look.account.caller.id, batch="looks")
+                    look.watches = [watch for watch in look.watches if not watch.over.done()]
+                    if look.watches and look.account.looks_again <= now():
+                        self._begin(look, lease)
+                    else:
+                        lease.release()
+                    if now() - planned_at > _PLAN_GOOD_FOR:
+                        break
+        finally:
+            self._patrol = None
+        self._wake_by(min((account.next_look() for account in self._accounts.values()), default=math.inf))
+
+    async def _pace(self) -> None:
+        """Wait while the window is too far spent for another look at once."""
+        now = asyncio.get_running_loop().time
+        while True:
+            window = self._places.statistics()
+            used, evenly = window.current_rate_per_minute, 2 * WINDOW / window.requests_per_minute_limit
+            if used < window.requests_per_minute_limit / 2:
+                return
+            spent = used >= window.requests_per_minute_limit * 0.9
+            wait = evenly if spent else self._looked_at + evenly - now()
+            if wait <= 0:
+                return
+            await asyncio.sleep(wait)
+
+    # How: each look is a task, and hears for itself what comes of it.
+
+    def _begin(self, look: Look, lease: Lease) -> None:
+        # The next look does not wait for this one's answer: on a slow line it would come late.
+        self._looked_at = now = asyncio.get_running_loop().time()
+        stuck = look.account.has_pages_enough()
+        for watch in look.watches:
+            watch.schedule(now)
+            if look.before is None and (stuck or watch.unanswered):
+                watch.earliest = watch.latest = now + UNANSWERED
+        if look.account.failures:  # one look at a time: the next when this one is answered
+            look.account.looks_again = now + UNANSWERED
+        answer = self._list(look, look.before, lease) if look.before else self._look(look, lease)
+        task = asyncio.create_task(answer)
+        self._looks.add(task)
+        look.account.under_way += 1
+        task.add_done_callback(partial(self._ended, look.account))
+
+    def _ended(self, account: Account, task: asyncio.Task[None]) -> None:
+        self._looks.discard(task)
+        account.under_way -= 1
+
+    async def _look(self, look: Look, lease: Lease) -> None:
+        began, account, [watch] = asyncio.get_running_loop().time(), look.account, look.watches
+        watch.unanswered += 1
+        try:
+            with lease:
+                prediction = await self._get(account.caller, watch.id, lease)
         except LookFailed as failed:
             watch.failures += 1
-            wait = failed.wait
-            if watch.failures >= failed.patience:
+            if failed.patience == math.inf:
+                watch.missing_since = None
+            elif watch.missing_since is None:
+                watch.missing_since = began
+            elif began - watch.missing_since >= failed.patience:
                 self._end(watch, failed.error)
+            self._put_off(look, failed, began)
         except Exception as error:  # whatever it is, whoever waits must hear of it
             self._end(watch, error)
         else:
-            watch.failures = 0
-            if prediction.is_over:
-                self._learn(watch, prediction)
-                self._end(watch, prediction)
-        if not watch.over.done():
-            age = asyncio.get_running_loop().time() - watch.since
-            next_age = self._known(watch.model).next_look(age)
-            self._schedule(watch, watch.since + max(next_age, age + wait))
+            self._is_well(account, began)
+            watch.failures, watch.pages, watch.missing_since = 0, 0, None
+            self._saw(watch, prediction, began, by_page=False)
+        finally:
+            watch.unanswered -= 1
+        self._wake_by(account.next_look())
 
-    def _end(self, watch: _Watch, end: Prediction | Exception) -> None:
+    async def _list(self, look: Look, before: datetime, lease: Lease) -> None:
+        now = asyncio.get_running_loop().time
+        began, account = now(), look.account
+        account.pages_under_way.append(began)
+        try:
+            with lease:
+                page = await self._get_page(account.caller, before, lease)
+        except (LookFailed, NoPages) as failed:
+            if began >= account.pages_again:  # those that failed together have failed once
+                account.pages_again = now() + _doubled(_NO_PAGES, account.page_failures)
+                account.page_failures += 1
+            self._put_off(look, failed, began)
+        except Exception as error:
+            for watch in look.watches:
+                self._end(watch, error)
+        else:
+            account.page_failures = 0
+            self._is_well(account, began)
+            for watch in list(account.watches):
+                if prediction := page.predictions.get(watch.id):
+                    self._saw(watch, prediction, began, by_page=True)
+            missing = [watch for watch in look.watches if watch.id not in page.predictions]
+            told_few = len(look.watches) - len(missing) < WORTH_A_PAGE
+            for watch in missing:
+                # By its date it should have been there, or else the page was too short for it.
+                watch.alone = page.oldest is None or watch.created_at >= page.oldest
+                watch.pages += PAGES_BELIEVED // 4 if told_few else 1
+                watch.latest = now()
+        finally:
+            account.pages_under_way.remove(began)
+        self._wake_by(account.next_look())
+
+    def _saw(self, watch: Watch, prediction: Prediction, began: float, *, by_page: bool) -> None:
+        now = asyncio.get_running_loop().time()
+        if watch.over.done():
+            return
+        if not prediction.is_over:
+            if by_page and watch.pages >= PAGES_BELIEVED:
+                return  # what is doubted does not put off its own look
+            watch.alone = watch.created_at is UNDATED
+            watch.seen = max(watch.seen, began - watch.since)
+            watch.schedule(now)
+            watch.pages += by_page and now >= watch.first
+        elif by_page and not _says_why(prediction):
+            watch.alone = True
+            watch.latest = watch.latest if watch.unanswered else now
+        else:
+            if prediction.status == "succeeded":
+                took = now - watch.since
+                watch.durations.learn(min(prediction.seconds or took, took))
+            self._end(watch, prediction)
+
+    def _put_off(self, look: Look, failed: LookFailed | NoPages, began: float) -> None:
+        now, account = asyncio.get_running_loop().time(), look.account
+        for watch in look.watches:
+            if look.before is None:
+                watch.schedule(now)
+            elif not watch.over.done():  # it has waited for the page, and is still due
+                watch.latest = now
+        if isinstance(failed, NoPages) or failed.patience < math.inf:
+            self._is_well(account, began)
+            return
+        pause = failed.wait or _doubled(_PAUSES, account.failures)
+        if began >= account.failed_at:  # looks that failed together have failed once
+            account.failures += 1
+        account.failed_at = now
+        account.looks_again = max(account.looks_again, now + pause)
+
+    def _is_well(self, account: Account, began: float) -> None:
+        if began >= account.failed_at:  # an answer to what began before proves nothing
+            account.failures, account.looks_again = 0, -math.inf
+
+    def _end(self, watch: Watch, end: Prediction | Exception) -> None:
+        watch.latest = math.inf
         if watch.over.done():
             return
         if isinstance(end, Exception):
@@ -157,7 +290,11 @@ class Watcher:
         else:
             watch.over.set_result(end)
 
-    def _learn(self, watch: _Watch, prediction: Prediction) -> None:
-        if prediction.status == "succeeded":
-            age = asyncio.get_running_loop().time() - watch.since
-            self._known(watch.model).learn(age if prediction.seconds is None else prediction.seconds)
+
+def _says_why(prediction: Prediction) -> bool:
+    return bool(prediction.outputs or prediction.error) or prediction.status in {"canceled", "aborted"}
+
+
+def _doubled(bounds: tuple[float, float], times: int) -> float:
+    first, most = bounds
+    return min(first * 2.0 ** min(times, 10), most)

@@ -87,7 +87,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--host", default="127.0.0.1", help="address to listen on (default %(default)s)")
     add("--port", type=int, default=8000, help="port, 0 for a free one (default %(default)s)")
     add("--allow-remote", action="store_true", help="permit a host that is not loopback")
-    add("--seconds", type=float, help="how long predictions take (default: as their model)")
+    add("--seconds", type=float, help="how long predictions take, may be 0 (default: as their model)")
     add("--jitter", type=float, default=0.2, help="fraction durations stray (default %(default)s)")
     add(
         "--delay",

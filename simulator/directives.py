@@ -9,7 +9,7 @@ to see:
     [[transient]]            failed with a code worth retrying; the same prompt then succeeds
     [[hang]]                 processing until it is cancelled or its deadline passes
     [[cold]]                 starting until it is cancelled or its deadline passes
-    [[slow=3]]               exactly three seconds
+    [[slow=3]]               exactly three seconds; with 0 it is over when its creation is answered
     [[empty]]                succeeded with no output at all
     [[fewer]]                succeeded with one output fewer than asked for
     [[aborted]] [[canceled]] ended by Replicate, before or after it started

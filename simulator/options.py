@@ -13,7 +13,7 @@ class Options:
         port: The port to listen on; 0 takes a free one.
         allow_remote: Permits a host other machines can reach, which a container needs.
         prediction_seconds: How long each prediction takes, or None for what its model believably
-            takes.
+            takes. With 0 the answer to a creation already has its end.
         jitter: How far a duration may stray, as a fraction of it. 0 makes durations exact.
         answer_delay: The least and the most seconds a request spends on the network before it is
             counted, and again before its answer leaves.

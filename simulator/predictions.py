@@ -2,7 +2,8 @@
 
 A prediction is planned when it is created (`directives.plan`) and lives on timers of the server's
 loop: one for its start, one for its end, one for its deadline. Whichever ends it first settles it,
-and a settled prediction has no timers left. `Book` keeps the latest ones, because a benchmark that
+and a settled prediction has no timers left. One that takes no time has none at all: it is over
+before its creation is answered, as Replicate may do, too. `Book` keeps the latest ones, because a benchmark that
 runs for a week must not fill a machine: by number, and by the bytes of the requests that made them.
 
 One with its output there while it still says `processing` counts as settled too: nothing more will
@@ -12,7 +13,6 @@ happen to it, and Replicate has the caller treat it as done.
 import asyncio
 import base64
 import os
-import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -70,10 +70,27 @@ class PredictionRecord:
     body: Mapping[str, Any]
 
 
+class Calendar:
+    """Dates by the clock of the loop that predictions live on, so that they agree with its timers."""
+
+    def __init__(self) -> None:
+        self._epoch: datetime | None = None
+
+    def now(self) -> datetime:
+        elapsed = timedelta(seconds=asyncio.get_running_loop().time())
+        if self._epoch is None:
+            self._epoch = datetime.now(UTC) - elapsed
+        return self._epoch + elapsed
+
+    def loop_time(self, date: datetime) -> float:
+        """When that was or will be by the loop's clock."""
+        return asyncio.get_running_loop().time() + (date - self.now()).total_seconds()
+
+
 class Prediction:
     """One prediction. Only its `Book` moves it along."""
 
-    def __init__(self, number: int, creation: Creation, plan: Plan, seed: int) -> None:
+    def __init__(self, number: int, creation: Creation, plan: Plan, *, seed: int, calendar: Calendar) -> None:
         self.id = base64.b32encode(os.urandom(16)).decode().rstrip("=").lower()
         self.number = number
         self.creation = creation
@@ -82,18 +99,18 @@ class Prediction:
         self.status = "starting"
         self.output: Any = None
         self.error: str | None = None
-        self.created_at = datetime.now(UTC)
+        self.created_at = calendar.now()
         self.started_at: datetime | None = None
         self.completed_at: datetime | None = None
         self.settled = asyncio.Event()
         self.timers: list[asyncio.TimerHandle] = []
         self.settled_at: int | None = None
-        self._created = time.monotonic()
+        self._calendar = calendar
 
     @property
     def age(self) -> float:
         """Seconds since its creation."""
-        return time.monotonic() - self._created
+        return (self._calendar.now() - self.created_at).total_seconds()
 
     @property
     def deadline(self) -> datetime | None:
@@ -106,7 +123,7 @@ class Prediction:
         self.status = status
         self.settled_at = now
         if status in TERMINAL:
-            self.completed_at = datetime.now(UTC)
+            self.completed_at = self._calendar.now()
         for timer in self.timers:
             timer.cancel()
         self.timers.clear()
@@ -140,6 +157,7 @@ class Book:
     def __init__(self, *, keep: int, clock: Clock, tally: Tally, announce: Announce) -> None:
         self._keep = keep
         self._clock = clock
+        self._calendar = Calendar()
         self._tally = tally
         self._announce = announce
         self._numbers = count(1)
@@ -155,7 +173,7 @@ class Book:
 
     def create(self, creation: Creation, plan: Plan, *, seed: int) -> Prediction:
         """Accept a creation and set its life going on the running loop."""
-        prediction = Prediction(next(self._numbers), creation, plan, seed)
+        prediction = Prediction(next(self._numbers), creation, plan, seed=seed, calendar=self._calendar)
         self._by_id[prediction.id] = prediction
         self._by_token.setdefault(creation.token, {})[prediction.id] = prediction
         self._bytes += creation.size
@@ -171,6 +189,10 @@ class Book:
         if prediction and token is not None and prediction.creation.token != token:
             return None
         return prediction
+
+    def loop_time(self, date: datetime) -> float:
+        """A date of a prediction, as the loop's clock tells it."""
+        return self._calendar.loop_time(date)
 
     def newest_first(self, token: str) -> Iterator[Prediction]:
         """The predictions of one account."""
@@ -192,6 +214,9 @@ class Book:
     def _schedule(self, prediction: Prediction) -> None:
         later = asyncio.get_running_loop().call_later
         plan = prediction.plan
+        if plan.total <= 0:  # the answer to the creation itself says how it ended
+            self._finish(prediction)
+            return
         cut = min(prediction.creation.cancel_after or LONGEST_SECONDS, LONGEST_SECONDS)
         if plan.boot < plan.total:
             prediction.timers.append(later(plan.boot, self._start, prediction))
@@ -202,7 +227,7 @@ class Book:
 
     def _start(self, prediction: Prediction) -> None:
         prediction.status = "processing"
-        prediction.started_at = datetime.now(UTC)
+        prediction.started_at = self._calendar.now()
         self._announce(prediction, "start")
 
     def _finish(self, prediction: Prediction) -> None:

@@ -43,19 +43,10 @@ class Server:
         Raises:
             OSError: If the address cannot be listened on.
         """
-        delivery = Delivery(self.world)
-        app = web.Application(client_max_size=_LARGEST_BODY_BYTES)
-        app.add_routes(Api(self.world).routes(Door(self.world)))
-        app.add_routes(Controls(self.world).routes())
-        app.add_routes(delivery.routes())
-
-        async def close(_app: web.Application) -> None:
-            await self.world.close()
-            delivery.close()
-
-        app.on_cleanup.append(close)
         # Held and hanging answers would keep an orderly shutdown waiting for as long as they like.
-        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=_GRACE_SECONDS)
+        self._runner = web.AppRunner(
+            application(self.world), access_log=None, shutdown_timeout=_GRACE_SECONDS
+        )
         await self._runner.setup()
         site = web.TCPSite(self._runner, self._options.host, self._options.port, backlog=_BACKLOG)
         try:
@@ -70,3 +61,19 @@ class Server:
         if self._runner is not None:
             await self._runner.cleanup()
             self._runner = None
+
+
+def application(world: World) -> web.Application:
+    """Every route there is, before it listens anywhere."""
+    delivery = Delivery(world)
+    app = web.Application(client_max_size=_LARGEST_BODY_BYTES)
+    app.add_routes(Api(world).routes(Door(world)))
+    app.add_routes(Controls(world).routes())
+    app.add_routes(delivery.routes())
+
+    async def close(_app: web.Application) -> None:
+        await world.close()
+        delivery.close()
+
+    app.on_cleanup.append(close)
+    return app

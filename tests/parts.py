@@ -10,7 +10,7 @@ import asyncio
 import functools
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, closing, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from callers import SERVER_TOKEN, USER_TOKEN
 
@@ -56,6 +56,8 @@ class Parts:
     provider: Replicate
     generations: Generations
     moves: list[tuple[Generation, str]]
+    listeners: list[Callable[[Generation], object]] = field(default_factory=list)
+    """Told of every transition, too."""
 
     async def run(self, prompt: str = "A lighthouse at dusk", *, caller: Caller = ADMIN, **fields):
         """How one generation ended."""
@@ -73,29 +75,49 @@ async def parts(
     concurrent_limit: int = 50,
     requests_per_minute: int = 600,
     others_per_minute: int = 3000,
+    reserve: float = 0.0,
     timeout: float = 20,  # noqa: ASYNC109 - the service's own
     **timing,
 ) -> AsyncIterator[Parts]:
     """The inside of a service in front of a simulator; `timing` is what `Replicate` takes."""
     base_url = base_url.url if isinstance(base_url, Simulator) else base_url
-    gate = Gate(concurrent_limit=concurrent_limit, requests_per_minute=requests_per_minute)
+    gate = Gate(
+        concurrent_limit=concurrent_limit,
+        requests_per_minute=requests_per_minute,
+        interactive_reserve=reserve,
+    )
     others = Gate(concurrent_limit=200, requests_per_minute=others_per_minute)
-    provider = Replicate(base_url=base_url, others=others, **{"looks": QUICK_LOOKS, **timing})
+    provider = Replicate(
+        base_url=base_url, others=others, **{"looks": QUICK_LOOKS, "cancel_pauses": QUICK_LOOKS, **timing}
+    )
     moves: list[tuple[Generation, str]] = []
+    listeners: list[Callable[[Generation], object]] = []
+
+    def on_change(generation: Generation) -> None:
+        moves.append((generation, generation.state))
+        for listener in listeners:
+            listener(generation)
+
     generations = Generations(
         provider=provider,
         gate=gate,
         timeout=timeout,
-        max_queued=1000,
+        max_queued=20_000,
         first_backoff=0.01,
-        on_change=lambda generation: moves.append((generation, generation.state)),
+        on_change=on_change,
     )
     try:
-        yield Parts(gate, others, provider, generations, moves)
+        yield Parts(gate, others, provider, generations, moves, listeners)
     finally:
         others.configure(requests_per_minute=3000)
         await generations.drain(0)
         await provider.aclose()
+
+
+async def look(service: Parts, prediction_id: str = "p1") -> Prediction:
+    """One look at one prediction, as the watcher makes it."""
+    with await service.others.acquire("admin") as lease:
+        return await service.provider._get(ADMIN, prediction_id, lease)
 
 
 async def suffered(simulator: Simulator, faults: list[dict], *, on: str, times: int = 1, **timing):

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 from callers import SERVER_TOKEN
-from parts import ADMIN, OTHER_USER, USER, a_picture, on_a_loop, parts, reply, suffered, until, wire
+from parts import ADMIN, OTHER_USER, USER, a_picture, look, on_a_loop, parts, reply, suffered, until, wire
 
 from auth import Caller
-from providers import Prediction
-from providers.replicate import CLIENTS_KEPT, cancel_after_header, read_prediction
+from providers.answers import read_prediction
+from providers.replicate import CLIENTS_KEPT, cancel_after_header
 from providers.transport import Lost, Refusal
 from providers.watcher import LookFailed
 
@@ -23,7 +23,7 @@ async def test_trap_1_an_uncapped_retry_after_is_neither_slept_nor_believed(simu
     simulator.order(on="get", status=status, headers={"Retry-After": "1000000"})
     async with parts(simulator) as service:
         with pytest.raises(LookFailed) as refused:
-            await service.provider._look(ADMIN, "p1")
+            await look(service)
 
     assert 300.0 == refused.value.wait
     assert {"get": 1} == simulator.counts().requests
@@ -177,7 +177,7 @@ async def test_trap_5_what_the_client_throws_away_of_an_error_is_kept(simulator)
     simulator.order(on="get", status=422, headers={"X-Trace": "t"}, body=body)
     async with parts(simulator) as service:
         with pytest.raises(Refusal) as refused:
-            await service.provider._page(ADMIN, "/v1/predictions/p1")
+            await service.provider._other(ADMIN, lambda client: client.predictions.async_get("p1"))
 
     assert (422, body, "t") == (
         refused.value.status,
@@ -406,9 +406,7 @@ def test_one_output_or_many_are_a_tuple():
 def test_the_seconds_a_prediction_took_are_by_replicates_own_clock():
     stamps = {"created_at": "2025-01-01T00:00:00.5Z", "completed_at": "2025-01-01T00:00:02Z"}
 
-    assert Prediction("p", "succeeded", seconds=1.5) == read_prediction(
-        {"id": "p", "status": "succeeded", **stamps}
-    )
+    assert 1.5 == read_prediction({"id": "p", "status": "succeeded", **stamps}).seconds
     assert read_prediction({"id": "p", "status": "succeeded", "created_at": "then"}).seconds is None
 
 

@@ -52,6 +52,18 @@ def test_a_slow_prediction_takes_exactly_that_long(caller):
     assert taken >= 0.3
 
 
+def test_a_prediction_that_takes_no_time_is_over_in_the_answer_to_its_creation(caller):
+    answer = caller.create("[[slow=0]] a fox")
+    assert (answer.status_code, answer.json()["status"]) == (201, "succeeded")
+    assert len(answer.json()["output"]) == 1
+    assert answer.json() == caller.get(f"/v1/predictions/{answer.json()['id']}").json()
+
+
+def test_a_prediction_that_takes_no_time_can_still_fail(caller):
+    answer = caller.create("[[slow=0]] [[nsfw]]").json()
+    assert (answer["status"], answer["output"]) == ("failed", None)
+
+
 def test_an_empty_prediction_succeeds_with_nothing(caller):
     outcome = caller.outcome("[[empty]]")
     assert (outcome["status"], outcome["output"]) == ("succeeded", None)
