@@ -1,7 +1,8 @@
 # The service, without the simulator and without anything that only builds or tests it.
 #
 #   docker build -t replicate-concurrent-generation .
-#   docker run -d --name replicate-concurrent -p 5000:5000 --env-file .env replicate-concurrent-generation
+#   docker run -d --name replicate-concurrent -p 5000:5000 -v replicate-data:/app/data --env-file .env \
+#     replicate-concurrent-generation
 
 FROM python:3.13-slim AS build
 WORKDIR /app
@@ -20,7 +21,7 @@ COPY --from=build /venv /venv
 COPY --from=build /app /app
 COPY --from=build --chown=10001:10001 /app/data /app/data
 WORKDIR /app
-# What was spent in the last minute, so that a new container does not spend it again. A few kilobytes.
+# What was spent in the last minute. Mount a named volume, so that the next container does not spend it again.
 VOLUME /app/data
 USER 10001:10001
 EXPOSE 5000

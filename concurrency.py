@@ -53,13 +53,12 @@ class SlidingWindow:
     """At most `limit` places in any 60 seconds, counted until 60 seconds after each place's answer.
 
     Times are seconds on one monotonic clock. An expiry is computed once and compared as it is, since a sum
-    computed twice can differ by a rounding and wake a sleeper just before its time, again and again. With a
-    `log` the window goes on where the process before it left off.
+    computed twice can differ by a rounding and wake a sleeper just before its time, again and again.
     """
 
-    def __init__(self, limit: int, *, log: WindowLog | None = None) -> None:
+    def __init__(self, limit: int) -> None:
         self.limit = limit
-        self._log = log
+        self._log: WindowLog | None = None
         self._unanswered = 0
         self._expiries: deque[float] = deque()
 
@@ -92,11 +91,11 @@ class SlidingWindow:
         if self._log:
             self._log.given_back()
 
-    def resume(self, now: float) -> None:
-        """Count what the log says was used before; all of it, just now, if the log cannot be read."""
-        if self._log:
-            left = self._log.left() if self._log.is_readable else [(WINDOW, self.limit)]
-            self._expiries.extend(now + seconds for seconds, places in left for _ in range(places))
+    def resume(self, log: WindowLog, now: float) -> None:
+        """Go on where the process before left off, and keep the log from here on."""
+        self._log = log
+        for seconds, places in log.left(if_unknown=self.limit):
+            self._expiries.extend([now + seconds] * places)
 
 
 class Lease:
@@ -147,8 +146,7 @@ class Gate:
     """The shared gate: slots, an exact sliding window, and a fair queue before both.
 
     `acquire` waits; `configure` changes the limits at once and loses nobody; `pause` holds one caller back
-    and no other. `interactive_reserve` is the share of the window that large batches take paced. With a `log`,
-    `resume` it before the first admission.
+    and no other. `interactive_reserve` is the share of the window that large batches take paced.
     """
 
     def __init__(
@@ -157,12 +155,11 @@ class Gate:
         concurrent_limit: int,
         requests_per_minute: int,
         interactive_reserve: float = 0.0,
-        log: WindowLog | None = None,
     ) -> None:
         if not 0 <= interactive_reserve < 1:
             raise ValueError(f"interactive_reserve must be from 0 to below 1, got {interactive_reserve}")
         self._in_flight = 0
-        self._window = SlidingWindow(0, log=log)
+        self._window = SlidingWindow(0)
         self._reserve = SlidingWindow(0)
         self._reserve_share = interactive_reserve
         self._set_limits(concurrent_limit, requests_per_minute)
@@ -228,9 +225,9 @@ class Gate:
             self._queue.proceed(caller)
             self._admit_soon()
 
-    def resume(self) -> None:
-        """Count what was used before this process began."""
-        self._window.resume(asyncio.get_running_loop().time())
+    def resume(self, log: WindowLog) -> None:
+        """Count what was spent before this process began, and keep the log from now on. Before any admission."""
+        self._window.resume(log, asyncio.get_running_loop().time())
 
     def dismiss(self, caller: str, batch: str, reason: Callable[[], Exception]) -> None:
         """Send those of a batch away who still wait: each gets a `reason()` raised."""

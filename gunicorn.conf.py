@@ -6,6 +6,7 @@ process's signals to the service's drain: on SIGTERM the worker goes on acceptin
 """
 
 import errno
+import gc
 import json
 import logging
 import os
@@ -23,6 +24,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from gunicorn import glogging
 from gunicorn.workers.gthread import ThreadWorker
 
 import logs
@@ -68,8 +70,12 @@ class Worker(ThreadWorker):  # type: ignore[misc] # gunicorn ships no types
             time.sleep(0.1)  # or the listener, still readable, would be tried again at once
 
     def enqueue_req(self, conn: Any) -> None:
-        for option, seconds in ((socket.SO_RCVTIMEO, _SILENT_SECONDS), (socket.SO_SNDTIMEO, _UNREAD_SECONDS)):
-            conn.sock.setsockopt(socket.SOL_SOCKET, option, struct.pack("ll", seconds, 0))
+        if not conn.initialized:
+            for option, seconds in (
+                (socket.SO_RCVTIMEO, _SILENT_SECONDS),
+                (socket.SO_SNDTIMEO, _UNREAD_SECONDS),
+            ):
+                conn.sock.setsockopt(socket.SOL_SOCKET, option, struct.pack("ll", seconds, 0))
         super().enqueue_req(conn)
 
     def is_parent_alive(self) -> bool:
@@ -122,6 +128,12 @@ class Worker(ThreadWorker):  # type: ignore[misc] # gunicorn ships no types
             self.log.debug("Failed to send the error answer.")
 
 
+class Logger(glogging.Logger):  # type: ignore[misc] # gunicorn ships no types
+    """Requests are logged by the application; gunicorn would put a line together for each, for nobody."""
+
+    access_log_enabled = False
+
+
 try:
     _settings = load()
 except SettingsError as error:
@@ -139,6 +151,7 @@ timeout = 120  # of the worker's main thread, which only accepts; requests may t
 graceful_timeout = int(_settings.DRAIN_SECONDS) + _CANCEL_SECONDS
 control_socket_disable = True  # it would be a file in the home directory, and roots are read-only
 worker_tmp_dir = "/dev/shm" if Path("/dev/shm").is_dir() else None  # noqa: S108 - a container's writable part
+logger_class = Logger
 logconfig_dict = logs.configuration(_settings)
 
 
@@ -171,6 +184,9 @@ def when_ready(server: Any) -> None:
 
 def post_worker_init(worker: Any) -> None:
     """Take the signals over from gunicorn once there is a service to drain."""
+    # What is here now stays as long as the worker: the collector need not go through it again and again.
+    gc.collect()
+    gc.freeze()
 
     def on_term(_signum: int, _frame: FrameType | None) -> None:
         _drain(worker, _settings.DRAIN_SECONDS)

@@ -45,24 +45,27 @@ class Service:
         self._started = time.monotonic()
         self._closed = False
         self._drained: concurrent.futures.Future[None] | None = None
-        self.loop.call(self._build)
+        self._window_logs = ExitStack()
+        try:
+            self.loop.call(self._build)
+        except BaseException:
+            self._window_logs.close()
+            self.loop.stop()
+            raise
 
     def _build(self) -> None:
         settings = self.settings
-        self._logs = ExitStack()
         self.gate = Gate(
-            log=self._window_log("creations"),
             concurrent_limit=settings.REPLICATE_CONCURRENT_LIMIT,
             requests_per_minute=settings.REPLICATE_REQUESTS_PER_MINUTE,
             interactive_reserve=settings.INTERACTIVE_RESERVE,
         )
         self._others = Gate(
-            log=self._window_log("others"),
             concurrent_limit=_OTHERS_AT_ONCE,
             requests_per_minute=settings.REPLICATE_OTHER_REQUESTS_PER_MINUTE,
         )
-        self.gate.resume()
-        self._others.resume()
+        self._resume(self.gate, "creations")
+        self._resume(self._others, "others")
         self._provider = Replicate(base_url=settings.REPLICATE_BASE_URL, others=self._others)
         self.generations = Generations(
             provider=self._provider,
@@ -71,19 +74,20 @@ class Service:
             max_queued=settings.MAX_QUEUED,
         )
 
-    def _window_log(self, name: str) -> WindowLog | None:
+    def _resume(self, gate: Gate, name: str) -> None:
+        """Let a gate go on with the window that the process before left, if one can be kept."""
         path = self.settings.DATA_DIR / f"{name}.window"
         try:
             window_log = WindowLog(path, of=self.settings.REPLICATE_BASE_URL, window=WINDOW)
         except OSError as error:
-            log.warning("limits_not_kept", path=str(path), reason=error.strerror)
-            return None
-        self._logs.enter_context(closing(window_log))
+            log.warning("limits_not_kept", path=str(path), reason=str(error))
+            return
+        self._window_logs.enter_context(closing(window_log))
         if window_log.is_shared:
-            log.warning(
-                "limits_shared", path=str(path), reason="another process spends from the same account"
-            )
-        return window_log
+            log.warning("limits_shared", path=str(path), reason="another process ends, or spends the same")
+        if not window_log.is_readable:
+            log.warning("limits_unknown", path=str(path), reason="the window counts as spent just now")
+        gate.resume(window_log)
 
     @property
     def is_draining(self) -> bool:
@@ -140,13 +144,17 @@ class Service:
         """End at once what is left, and the loop thread with it. Twice is no error."""
         if not self._closed:
             self._closed = True
-            self.loop.submit(self._end()).result()
-            self.loop.stop()
+            try:
+                self.loop.submit(self._end()).result()
+            finally:
+                self.loop.stop()
+                self._window_logs.close()
 
     async def _end(self) -> None:
-        await self.generations.drain(0)
-        await self._provider.aclose()
-        self._logs.close()
+        try:
+            await self.generations.drain(0)
+        finally:
+            await self._provider.aclose()
 
     def _figures(self) -> tuple[GateStats, GateStats, dict[str, int]]:
         return self.gate.statistics(), self._others.statistics(), self.generations.tally.as_json()

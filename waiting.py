@@ -72,35 +72,36 @@ def result(future: concurrent.futures.Future[T]) -> T:
 
 
 async def _unless_gone(work: Coroutine[Any, Any, T], connection: socket.socket) -> T:
-    # A handle of our own: the server may close its own before the loop has let go of it.
+    # A handle of our own: the server may close its own before the loop has let go of it. The loop is given its
+    # number, since it asks a socket for more than it needs.
     handle = connection.dup()
-    loop = asyncio.get_running_loop()
-    job = asyncio.create_task(work)
-    poll = select.poll()
-    poll.register(handle, _HUNG_UP)
+    number = handle.fileno()
+    loop, task = asyncio.get_running_loop(), asyncio.current_task()
     again: asyncio.TimerHandle | None = None
 
     def look() -> None:
         nonlocal again
-        loop.remove_reader(handle)
-        if poll.poll(0) or _is_at_its_end(handle):
-            job.cancel()
+        loop.remove_reader(number)
+        if task is not None and _has_hung_up(handle):
+            task.cancel()
         else:  # the next request is here early, and would be reported for ever
             again = loop.call_later(_LOOK_AGAIN, look)
 
-    loop.add_reader(handle, look)
+    loop.add_reader(number, look)
     try:
-        return await job
+        return await work
     finally:
         if again is not None:
             again.cancel()
-        loop.remove_reader(handle)
+        loop.remove_reader(number)
         handle.close()
 
 
-def _is_at_its_end(connection: socket.socket) -> bool:
+def _has_hung_up(connection: socket.socket) -> bool:
+    poll = select.poll()
+    poll.register(connection, _HUNG_UP)
     try:
-        return not connection.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+        return bool(poll.poll(0)) or not connection.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
     except BlockingIOError:
         return False
     except OSError:

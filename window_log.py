@@ -1,17 +1,17 @@
 """What a sliding window holds, kept beside the process, so that the limits hold across a restart.
 
-The file is mapped into memory: writing costs nothing, and what was written survives its process, however that
-dies. It is about a kilobyte and never grows: the places that were answered, counted by the second and rounded up, and
-how many were still unanswered. Nobody knows when those arrive, so whoever starts next counts them as answered
-at that moment. A file that cannot be read counts as a window that was spent just now.
+The file is mapped into memory: a creation costs no system call, and what was written survives its process, however
+that dies. It is about a kilobyte and never grows: the places that were answered, counted by the second and rounded
+up, and how many were still unanswered. What a dead process had on its way is taken to have arrived by the start of
+the next. A file that cannot be read counts as a window that was spent just now. Nothing is flushed to the disk: after
+a crash of the whole machine the file may be old.
 
-Dates are by the machine's clock, the only one two processes share. If it is set back, places count a little
-longer, but never more than a window; only if it jumps ahead between two processes may they count too short.
+Dates are by the machine's clock, the only one two processes share. If it is set back, places count from then on once
+more, but never longer than a window; if it jumps ahead, places from before may count too short for the next process.
 
 It stands in for the stamps of a ledger: once each creation is on record, the window can be read from there.
 """
 
-import contextlib
 import errno
 import fcntl
 import io
@@ -19,7 +19,7 @@ import math
 import mmap
 import struct
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from hashlib import sha256
 from pathlib import Path
 from typing import BinaryIO
@@ -35,8 +35,8 @@ _SIZE = _HEAD.size + _SECONDS * _SECOND.size
 class WindowLog:
     """One window's places on file. `of` names whose window it is; `window` is its length in seconds.
 
-    What was spent elsewhere is forgotten. Raises OSError if nothing can be kept, also because another process
-    keeps the window of something else there.
+    Call `left` before anything is taken. The file keeps one window: what was spent of another is forgotten. Raises
+    OSError if nothing can be kept, also because another process keeps something else there.
     """
 
     def __init__(self, path: Path, *, of: str, window: float, clock: Callable[[], float] = time.time) -> None:
@@ -50,29 +50,36 @@ class WindowLog:
             size = file.seek(0, io.SEEK_END)
             self.is_shared = not _lock(file)
             """Whether another process writes it, too: one that still ends, or one that spends the same allowance."""
+            # Written and not only made longer: on a full disk the map would have no page to write to.
+            file.write(bytes(max(0, _SIZE - size)))
             file.truncate(_SIZE)
             self._map = mmap.mmap(file.fileno(), _SIZE)  # holds the file, and the lock, by itself
         magic, kept, _ = _HEAD.unpack_from(self._map)
         self.is_readable = size == 0 or (size == _SIZE and magic == _MAGIC)
         """Whether it is known what the process before this one spent."""
-        if not self.is_readable or kept != self._of:
-            if self.is_shared:
-                self._map.close()
-                raise BlockingIOError(errno.EWOULDBLOCK, "another process keeps something else there")
-            self._map[:] = bytes(_SIZE)
-            self._unanswered = 0
+        self._is_new = not self.is_readable or kept != self._of
+        if self._is_new and self.is_shared:
+            self._map.close()
+            raise BlockingIOError(errno.EWOULDBLOCK, "another process keeps something else there")
 
-    def left(self) -> list[tuple[float, int]]:
-        """Places that still count, as seconds left and how many, soonest first. Unanswered ones are answered now."""
+    def left(self, *, if_unknown: int) -> list[tuple[float, int]]:
+        """Places that still count, as seconds left and how many, soonest first; so many if the file does not say."""
         now = self._clock()
-        unanswered = self._unanswered
-        if unanswered:
-            self._count(now, unanswered)
+        if self._is_new:
+            self._map[_HEAD.size :] = bytes(_SIZE - _HEAD.size)
+            unknown = 0 if self.is_readable else if_unknown
+        else:
+            unknown = self._unanswered
+        if not self.is_shared:  # else the other process may still be told of its own
             self._unanswered = 0
-        counted = [
-            (min(second + self._window - now, self._window), places) for second, places in self._seconds()
-        ]
-        return sorted((seconds, places) for seconds, places in counted if places and seconds > 0)
+        for second, places in self._seconds():
+            if second > math.ceil(now):  # the clock was set back
+                self._set(second, 0)
+                unknown += places
+        if unknown:
+            self._count(now, unknown)
+        counted = [(second + self._window - now, places) for second, places in self._seconds()]
+        return sorted((min(left, self._window), places) for left, places in counted if places and left > 0)
 
     def taken(self) -> None:
         self._unanswered += 1
@@ -88,14 +95,16 @@ class WindowLog:
         """Leave the file to whoever comes next. Twice is no error."""
         self._map.close()
 
-    def _seconds(self) -> Iterator[tuple[int, int]]:
-        yield from _SECOND.iter_unpack(self._map[_HEAD.size :])
+    def _seconds(self) -> list[tuple[int, int]]:
+        return list(_SECOND.iter_unpack(self._map[_HEAD.size :]))
 
     def _count(self, now: float, places: int) -> None:
         second = math.ceil(now)
-        at = _HEAD.size + second % _SECONDS * _SECOND.size
-        stood, counted = _SECOND.unpack_from(self._map, at)
-        _SECOND.pack_into(self._map, at, second, places + (counted if stood == second else 0))
+        stood, counted = _SECOND.unpack_from(self._map, _place(second))
+        self._set(second, places + (counted if stood == second else 0))
+
+    def _set(self, second: int, places: int) -> None:
+        _SECOND.pack_into(self._map, _place(second), second, places)
 
     @property
     def _unanswered(self) -> int:
@@ -107,8 +116,16 @@ class WindowLog:
         _HEAD.pack_into(self._map, 0, _MAGIC, self._of, max(0, number))
 
 
+def _place(second: int) -> int:
+    return _HEAD.size + second % _SECONDS * _SECOND.size
+
+
 def _lock(file: BinaryIO) -> bool:
-    with contextlib.suppress(OSError):
+    """Whether nobody else has it. Where files cannot be locked, nobody is known to."""
+    try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        return True
-    return False
+    except BlockingIOError:
+        return False
+    except OSError:
+        pass
+    return True

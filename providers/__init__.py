@@ -28,7 +28,7 @@ class Prediction:
     seconds: float | None = None
     """Both by the upstream's clock, when it says; `seconds` from creation to completion."""
     age: float = 0.0
-    """About how old it was when this was told, in seconds by our clock; for one just created."""
+    """How old it was when we came to know of it, in seconds by our own clock, if that was late."""
 
     @property
     def is_over(self) -> bool:

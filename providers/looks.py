@@ -93,6 +93,10 @@ class Account:
     page_failures: int = 0
     failed_at: float = -math.inf
 
+    def may_begin(self, now: float) -> bool:
+        """Whether another look may be made now; asked again just before it is, since time has passed."""
+        return now >= self.looks_again and self.under_way < _AT_ONCE
+
     def has_pages_enough(self) -> bool:
         """So many are under way that another must wait."""
         return len(self.pages_under_way) >= _PAGES_AT_ONCE

@@ -22,7 +22,7 @@ from urllib.parse import urlencode
 
 from auth import Caller
 from errors import OutcomeUnknown, UpstreamError
-from providers import TryAgain
+from providers import Prediction, TryAgain
 from providers.answers import listed, moment
 from providers.transport import Lost, NotSent, Refusal
 
@@ -35,14 +35,14 @@ CLOCK_SKEW = timedelta(seconds=60)
 _PAGES = 20
 _IDS_KEPT = 50_000
 
-Page = Callable[[Caller, str], Awaitable[Any]]
+FetchPage = Callable[[Caller, str], Awaitable[Any]]
 
 
 class Creations:
     """The creations under way, and the ids we were told. `page(caller, query)` fetches one page of the list;
     `looks` are the seconds before each look."""
 
-    def __init__(self, page: Page, *, looks: Sequence[float] = LOOKS) -> None:
+    def __init__(self, page: FetchPage, *, looks: Sequence[float] = LOOKS) -> None:
         self.page = page
         self.looks = looks
         self.under_way: set[Creation] = set()
@@ -78,30 +78,36 @@ class Creation:
         self.heard = asyncio.Event()
         """Set once nothing more is to be heard: it is settled, or in doubt."""
         self._since = datetime.now(UTC) - CLOCK_SKEW
+        self._began = asyncio.get_running_loop().time()
 
     def answered(self, prediction_id: str) -> None:
         """The ordinary end: the answer came."""
         self._creations.know(prediction_id)
 
-    async def find(self) -> str:
-        """The id of the prediction that was made after all. Raises TryAgain when there is none, OutcomeUnknown."""
+    async def find(self) -> Prediction:
+        """The prediction that was made after all. Raises TryAgain when there is none, OutcomeUnknown."""
         self.heard.set()
         undecided = True
         for delay in self._creations.looks:
             await asyncio.sleep(delay)
             try:
-                listed: dict[str, None] = {
-                    item["id"]: None async for item in self._recent() if self._could_be_mine(item)
+                found = {
+                    item["id"]: moment(item.get("created_at"))
+                    async for item in self._recent()
+                    if self._could_be_mine(item)
                 }
             except (Refusal, NotSent, Lost):
                 undecided = True
                 continue
             in_doubt = await self._alike_in_doubt()
-            candidates = [identity for identity in listed if not self._creations.is_known(identity)]
+            candidates = [identity for identity in found if not self._creations.is_known(identity)]
             undecided = bool(candidates)
             if 1 <= len(candidates) <= in_doubt:
-                self._creations.know(candidates[0])
-                return candidates[0]
+                mine = candidates[0]
+                self._creations.know(mine)
+                age = asyncio.get_running_loop().time() - self._began
+                # How it stands is left to be looked up: a list may tell less than there is.
+                return Prediction(mine, "starting", created_at=found[mine], age=age)
         if undecided:
             raise OutcomeUnknown(
                 "The connection was lost while the prediction was being created, and whether it was "

@@ -17,7 +17,6 @@ import math
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import replace
 from datetime import datetime
 from typing import Any
 from urllib.parse import urlencode
@@ -41,6 +40,7 @@ from providers.transport import (
     Lost,
     NotSent,
     Refusal,
+    TooLarge,
     open_connections,
 )
 from providers.watcher import LookFailed, NoPages, Watcher
@@ -109,9 +109,7 @@ class Replicate:
         headers = {"Cancel-After": cancel_after_header(cancel_after)}
         exchange = Exchange(lease, self._create_timeout, creates=True, headers=headers)
         model, sent = request.model.name, dict(request.input)
-        clock = asyncio.get_running_loop().time
         with self._creations.begin(caller, model, sent) as creation:
-            began = clock()
             try:
                 prediction = read_prediction(
                     await self._call(
@@ -129,12 +127,11 @@ class Replicate:
                 reason = str(lost)
             else:
                 creation.answered(prediction.id)
-                halfway = (clock() - began) / 2
-                return Created(replace(prediction, age=halfway), _exhausted_for(exchange.answer_headers))
+                return Created(prediction, _exhausted_for(exchange.answer_headers))
             log.warning("creation_uncertain", reason=reason, model=model, caller=caller.id)
             found = await creation.find()
-            log.info("creation_adopted", prediction=found, model=model, caller=caller.id)
-            return Created(Prediction(found, "starting"))
+            log.info("creation_adopted", prediction=found.id, model=model, caller=caller.id)
+            return Created(found)
 
     async def finished(self, caller: Caller, prediction: Prediction, *, model: str) -> Prediction:
         return await self._watcher.finished(caller, prediction, model=model)
@@ -142,7 +139,8 @@ class Replicate:
     async def cancel(self, caller: Caller, prediction: Prediction) -> None:
         with suppress(TimeoutError):
             async with asyncio.timeout(CANCEL_PATIENCE):
-                for pause in self._cancel_pauses:
+                for pause in (*self._cancel_pauses, None):
+                    asked = None
                     try:
                         await self._other(
                             caller, lambda client: client.predictions.async_cancel(prediction.id)
@@ -151,12 +149,16 @@ class Replicate:
                     except Refusal as refusal:
                         if refusal.status in {401, 403, 404, 422}:
                             break
-                        await asyncio.sleep(seconds_to_wait(refusal) or pause)
+                        asked = seconds_to_wait(refusal)
                     except (NotSent, Lost):
-                        await asyncio.sleep(pause)
+                        pass
+                    if pause is None:
+                        break
+                    await asyncio.sleep(asked or pause)
         log.warning("cancel_failed", prediction=prediction.id, caller=caller.id)
 
     async def aclose(self) -> None:
+        await self._watcher.aclose()
         while self._clients:
             await _close(self._clients.popitem()[1])
         await self._connections.aclose()
@@ -184,6 +186,8 @@ class Replicate:
             failed = _look_failed(refusal, caller)
             # Refused for good: each is asked for by itself, and will tell what is the matter.
             raise failed if isinstance(failed, LookFailed) else NoPages from None
+        except TooLarge:
+            raise NoPages from None
         except (NotSent, Lost):
             raise LookFailed(UpstreamError()) from None
 

@@ -3,7 +3,7 @@
 Nothing passes without a lease: a creation by that of its admission, everything else by one of the second
 window. A lease is good for one request. This is checked here because the `replicate` client wraps whatever
 transport it is given in one that retries GETs by itself (on 429, 503 and 504, up to ten times, obeying any
-`Retry-After`): seen from anywhere above, those would not be counted.
+`Retry-After`): from anywhere above, those could not be counted. As it is, every answer is raised, so none happens.
 
 The client is asked only to put a request together. What comes back does not pass through it: it keeps three
 fields of an error and no header, trips over a JSON array, refuses statuses it does not know (`aborted`), and
@@ -43,6 +43,10 @@ class Lost(Exception):
     """It was sent, and no whole answer came. Whether it arrived is not known."""
 
 
+class TooLarge(Lost):
+    """It was answered at more length than can be read."""
+
+
 class Answered(Exception):
     """The answer came; it is in the exchange."""
 
@@ -60,7 +64,7 @@ class Refusal(Exception):
         """The error document; empty when it is none."""
         try:
             document = json.loads(self.body)
-        except ValueError:
+        except (ValueError, RecursionError):
             return {}
         return document if isinstance(document, dict) else {}
 
@@ -91,7 +95,7 @@ class Exchange:
         """The answer's JSON. Raises Lost when it is none: then nobody knows what happened."""
         try:
             return json.loads(self.body)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise Lost("the answer is not JSON") from error
 
 
@@ -176,5 +180,5 @@ async def _read(response: httpx.Response, most: int) -> bytes:
     async for chunk in response.aiter_bytes():
         body += chunk
         if len(body) > most:
-            raise httpx.ReadError("the answer is too large")
+            raise TooLarge("the answer is too large")
     return bytes(body)

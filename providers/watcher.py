@@ -7,7 +7,7 @@ spans ends, everything whose span has begun is looked at together:
   status and outputs, so whatever is due of one account costs one request, however much it is. A page also
   tells of those that are not due yet. Only when less than three are due does each get a look of its own.
 - **A page is not taken at its word alone.** What it does not show, shows as over without saying with what, or
-  has shown unfinished again and again, is asked for by itself; and so is everything while no page can be had.
+  has shown unfinished for twenty pages, is asked for by itself; and so is everything while no page can be had.
 - **When looks are scarce, the likeliest come first.** Beyond half of the window they are spread evenly over
   the minute, the look that tells of most predictions first; the last tenth is left to those who cancel.
 - **A failing upstream is not hammered.** An account whose look failed is tried with one look at a time, after
@@ -23,6 +23,8 @@ from collections.abc import Awaitable, Callable
 from datetime import datetime
 from functools import partial
 
+import structlog
+
 from auth import Caller
 from concurrency import WINDOW, Gate, Lease
 from errors import ServiceError
@@ -37,8 +39,14 @@ _PAUSES = (0.25, 8.0)
 _NO_PAGES = (1.0, 60.0)
 """Seconds without pages after one that could not be had, at first and at the most; it doubles."""
 
+_CROWDED_OUT = 5
+"""A page that tells of less than was worth it counts as so many: other people's predictions fill the list."""
+
 _PLAN_GOOD_FOR = 0.05
 """Seconds. Whoever waited longer for a place asks again who is likeliest."""
+
+
+log = structlog.get_logger("watcher")
 
 
 class LookFailed(Exception):
@@ -89,9 +97,8 @@ class Watcher:
             return prediction
         loop = asyncio.get_running_loop()
         durations = self._durations.setdefault(model, Durations())
-        created = loop.time() - prediction.age
-        created_at = prediction.created_at or UNDATED
-        watch = Watch(prediction.id, created_at, created, durations, loop.create_future())
+        since, created_at = loop.time() - prediction.age, prediction.created_at or UNDATED
+        watch = Watch(prediction.id, created_at, since, durations, loop.create_future())
         watch.alone = watch.created_at is UNDATED
         watch.schedule(loop.time())
         watch.first = watch.latest
@@ -103,6 +110,15 @@ class Watcher:
         finally:
             account.watches.pop(watch, None)
             self._forget(account)
+
+    async def aclose(self) -> None:
+        """Look no more, and wait for the looks under way to be gone. Nobody may wait any more."""
+        looks = [*self._looks, *([self._patrol] if self._patrol else [])]
+        for look in looks:
+            look.cancel()
+        await asyncio.gather(*looks, return_exceptions=True)
+        if self._timer is not None:
+            self._timer.cancel()
 
     def _forget(self, account: Account) -> None:
         """An account that nobody waits for, but not before the wait that its upstream asked for is over."""
@@ -138,12 +154,16 @@ class Watcher:
                     await self._pace()
                     lease = await self._places.acquire(look.account.caller.id, batch="looks")
                     look.watches = [watch for watch in look.watches if not watch.over.done()]
-                    if look.watches and look.account.looks_again <= now():
+                    if look.watches and look.account.may_begin(now()):
                         self._begin(look, lease)
                     else:
                         lease.release()
                     if now() - planned_at > _PLAN_GOOD_FOR:
                         break
+        except Exception as error:  # whatever it is, whoever waits must hear of it
+            for account in self._accounts.values():
+                for watch in account.watches:
+                    self._end(watch, error)
         finally:
             self._patrol = None
         self._wake_by(min((account.next_look() for account in self._accounts.values()), default=math.inf))
@@ -172,21 +192,27 @@ class Watcher:
             watch.schedule(now)
             if look.before is None and (stuck or watch.unanswered):
                 watch.earliest = watch.latest = now + UNANSWERED
+            watch.unanswered += look.before is None
+        look.account.under_way += 1
+        if look.before:
+            look.account.pages_under_way.append(now)
         if look.account.failures:  # one look at a time: the next when this one is answered
             look.account.looks_again = now + UNANSWERED
-        answer = self._list(look, look.before, lease) if look.before else self._look(look, lease)
+        answer = self._list(look, look.before, lease, now) if look.before else self._look(look, lease, now)
         task = asyncio.create_task(answer)
         self._looks.add(task)
-        look.account.under_way += 1
-        task.add_done_callback(partial(self._ended, look.account))
+        task.add_done_callback(partial(self._ended, look, now))
 
-    def _ended(self, account: Account, task: asyncio.Task[None]) -> None:
+    def _ended(self, look: Look, began: float, task: asyncio.Task[None]) -> None:
         self._looks.discard(task)
-        account.under_way -= 1
+        look.account.under_way -= 1
+        if look.before:
+            look.account.pages_under_way.remove(began)
+        else:
+            look.watches[0].unanswered -= 1
 
-    async def _look(self, look: Look, lease: Lease) -> None:
-        began, account, [watch] = asyncio.get_running_loop().time(), look.account, look.watches
-        watch.unanswered += 1
+    async def _look(self, look: Look, lease: Lease, began: float) -> None:
+        account, [watch] = look.account, look.watches
         try:
             with lease:
                 prediction = await self._get(account.caller, watch.id, lease)
@@ -205,25 +231,20 @@ class Watcher:
             self._is_well(account, began)
             watch.failures, watch.pages, watch.missing_since = 0, 0, None
             self._saw(watch, prediction, began, by_page=False)
-        finally:
-            watch.unanswered -= 1
         self._wake_by(account.next_look())
 
-    async def _list(self, look: Look, before: datetime, lease: Lease) -> None:
-        now = asyncio.get_running_loop().time
-        began, account = now(), look.account
-        account.pages_under_way.append(began)
+    async def _list(self, look: Look, before: datetime, lease: Lease, began: float) -> None:
+        now, account = asyncio.get_running_loop().time, look.account
         try:
             with lease:
                 page = await self._get_page(account.caller, before, lease)
-        except (LookFailed, NoPages) as failed:
+        except Exception as error:
+            if not isinstance(error, LookFailed | NoPages):
+                log.exception("page_crashed", caller=account.caller.id)
             if began >= account.pages_again:  # those that failed together have failed once
                 account.pages_again = now() + _doubled(_NO_PAGES, account.page_failures)
                 account.page_failures += 1
-            self._put_off(look, failed, began)
-        except Exception as error:
-            for watch in look.watches:
-                self._end(watch, error)
+            self._put_off(look, error, began)
         else:
             account.page_failures = 0
             self._is_well(account, began)
@@ -235,10 +256,8 @@ class Watcher:
             for watch in missing:
                 # By its date it should have been there, or else the page was too short for it.
                 watch.alone = page.oldest is None or watch.created_at >= page.oldest
-                watch.pages += PAGES_BELIEVED // 4 if told_few else 1
+                watch.pages += _CROWDED_OUT if told_few else 1
                 watch.latest = now()
-        finally:
-            account.pages_under_way.remove(began)
         self._wake_by(account.next_look())
 
     def _saw(self, watch: Watch, prediction: Prediction, began: float, *, by_page: bool) -> None:
@@ -261,14 +280,14 @@ class Watcher:
                 watch.durations.learn(min(prediction.seconds or took, took))
             self._end(watch, prediction)
 
-    def _put_off(self, look: Look, failed: LookFailed | NoPages, began: float) -> None:
+    def _put_off(self, look: Look, failed: Exception, began: float) -> None:
         now, account = asyncio.get_running_loop().time(), look.account
         for watch in look.watches:
             if look.before is None:
                 watch.schedule(now)
             elif not watch.over.done():  # it has waited for the page, and is still due
                 watch.latest = now
-        if isinstance(failed, NoPages) or failed.patience < math.inf:
+        if not isinstance(failed, LookFailed) or failed.patience < math.inf:
             self._is_well(account, began)
             return
         pause = failed.wait or _doubled(_PAUSES, account.failures)

@@ -56,7 +56,7 @@ def test_180_predictions_of_12_s_are_done_within_6_percent_of_the_ideal_and_4_re
     succeeded, makespan, delay, counts = run(story())
     assert 180 == succeeded == counts.creations_accepted
     assert makespan <= 1.06
-    assert sum(counts.requests.values()) <= 4 * 180
+    assert sum(counts.requests.values()) <= 2 * 180  # 4 were asked for
     assert delay <= 0.4
     assert {} == counts.refusals
 
@@ -96,35 +96,53 @@ def test_2000_creations_over_a_jittery_line_are_never_601_in_a_minute_and_waste_
     assert 2000 == succeeded == counts.creations_accepted
     assert 600 == counts.creations_peak_per_minute
     assert {} == counts.refusals
-    assert makespan <= 1.03 * (3 * 60 + 0.2)  # the 1,801st may go after three windows, and takes its 0.2 s
+    # The 1,801st may go after three windows and takes 0.2 s; the line carries it and its picture in 0.8 on average.
+    assert makespan <= 1.03 * (3 * 60 + 0.2 + 0.8)
 
 
 @pytest.mark.parametrize("seed", [1, 2, 3, 4])
 def test_the_limit_holds_while_both_limits_jump_and_every_fifth_creation_fails_and_is_tried_again(seed):
-    """What was in force when a window was spent still counts, so the most is the highest limit of the last minute."""
+    """No 60 seconds hold more than was allowed at some time in them, or while their first was on its way."""
     chance = random.Random(seed)
-    limits = [(chance.randint(20, 300), chance.randint(50, 600)) for _ in range(20)]
+    limits = [(chance.randint(20, 300), chance.randint(50, 550)) for _ in range(20)]
 
     async def story():
         async with replicate(
-            Options(**JITTERY, seed=seed), concurrent_limit=200, timeout=600, reserve=0.05
+            Options(**JITTERY, seed=seed),
+            concurrent_limit=200,
+            requests_per_minute=300,
+            timeout=600,
+            reserve=0.05,
         ) as (service, world):
+            in_force = [(0.0, 300)]
 
             async def configure():
                 for slots, rate in limits:
                     await asyncio.sleep(chance.uniform(1, 20))
                     service.gate.configure(concurrent_limit=slots, requests_per_minute=rate)
+                    in_force.append((clock(), rate))
 
             changes = asyncio.create_task(configure())
             prompts = [f"picture {n}" + " [[transient]]" * (n % 5 == 0) for n in range(1000)]
             batch = await service.run_batch(prompts)
             await changes
-            return batch.summary()["succeeded"], world.tally.snapshot(), service.gate.statistics()
+            arrivals = [world.book.loop_time(each.created_at) for each in world.book]
+            return (
+                batch.summary()["succeeded"],
+                arrivals,
+                in_force,
+                world.tally.snapshot(),
+                service.gate.statistics(),
+            )
 
-    succeeded, counts, gate = run(story())
+    succeeded, arrivals, in_force, counts, gate = run(story())
     assert 1000 == succeeded
     assert 1200 == counts.creations_accepted
-    assert counts.creations_peak_per_minute <= 600
+    for start in arrivals:
+        until = [until for until, _ in in_force[1:]] + [float("inf")]
+        allowed = [rate for (since, rate), end in zip(in_force, until, strict=True)
+                   if since < start + 60 and end > start - 0.8]  # fmt: skip
+        assert sum(start <= each < start + 60 for each in arrivals) <= max(allowed)
     assert {} == counts.refusals
     assert (0, 0) == (gate.current_concurrent, gate.waiting)
 
@@ -197,7 +215,7 @@ TROUBLE = {
 @pytest.mark.parametrize("on", ["create", "get", "list"])
 @pytest.mark.parametrize("fault", TROUBLE.values(), ids=TROUBLE)
 def test_whatever_befalls_a_request_each_picture_is_made_and_paid_for_once(on, fault):
-    """Twenty different pictures, and three requests in trouble, of the fourth on."""
+    """Twenty different pictures, and three requests in trouble, from the fifth on."""
 
     async def story():
         options = Options(prediction_seconds=8, jitter=0.2, answer_delay=(0.02, 0.1), seed=1)
@@ -208,9 +226,11 @@ def test_whatever_befalls_a_request_each_picture_is_made_and_paid_for_once(on, f
             await asyncio.sleep(60)
             gate, others = service.gate.statistics(), service.others.statistics()
             left = (gate.current_concurrent, gate.waiting, others.current_concurrent, others.waiting)
-            return batch, after, left, world.tally.snapshot(), [each.id for each in world.book]
+            made = [each.id for each in world.book]
+            return batch, after, left, world.tally.snapshot(), made, world.faults.as_json()
 
-    batch, after, left, counts, made = run(story())
+    batch, after, left, counts, made, not_struck = run(story())
+    assert [] == not_struck
     assert [True] * 20 == [each.succeeded for each in batch.generations], batch.generations[0].error
     assert after.succeeded
     assert 21 == counts.creations_accepted

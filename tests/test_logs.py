@@ -67,6 +67,22 @@ def test_a_crash_is_one_line_with_its_trace_and_the_request_that_met_it(logged):
     assert "AttributeError" in line["exception"]
 
 
+def test_an_operator_hears_when_the_limits_are_not_kept_or_shared_or_unknown(logged, tmp_path):
+    for name, directory in (
+        ("not_kept", tmp_path / "a file"),
+        ("unknown", tmp_path / "odd"),
+        ("shared", tmp_path / "odd"),
+    ):
+        directory.parent.mkdir(exist_ok=True)
+        if name == "not_kept":
+            directory.write_text("")
+        elif name == "unknown":
+            directory.mkdir()
+            (directory / "creations.window").write_text("x")
+        _, seen = logged(DATA_DIR=directory)
+        assert of(seen(), f"limits_{name}")
+
+
 @pytest.mark.parametrize("path", ["/a\nb", "/\x1b[31m", '/"}', "/\xff", "/\xe2\x80\xa8"])
 def test_no_path_breaks_a_line_in_two(logged, path):
     app, seen = logged()

@@ -40,7 +40,7 @@ class Account:
         """What became of a creation whose answer was lost at once: its id, or the name of the error."""
         with self.creations.begin(caller, MODEL, sent) as creation:
             try:
-                return await creation.find()
+                return (await creation.find()).id
             except (TryAgain, OutcomeUnknown) as error:
                 return type(error).__name__
 

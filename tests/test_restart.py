@@ -80,7 +80,7 @@ def test_a_worker_that_follows_a_killed_one_goes_on_with_its_window(simulator):
         assert before == _rates(service)
 
 
-@pytest.mark.parametrize("directory", ["/proc/nowhere", __file__])
+@pytest.mark.parametrize("directory", ["/proc/nowhere", __file__], ids=["no such place", "a file"])
 def test_a_directory_that_cannot_be_written_does_not_keep_the_service_from_serving(simulator, directory):
     with served(REPLICATE_BASE_URL=simulator.url, DATA_DIR=directory) as service:
         status, told = answer_of(service.connect("/generate", PICTURE, **USER))

@@ -275,14 +275,12 @@ def test_pages_that_fail_together_have_failed_once():
     assert tries[8] <= 3.0
 
 
-def test_an_error_of_a_page_reaches_those_it_was_for_and_nobody_else():
+def test_a_page_that_crashes_ends_nobodys_watch():
     async def story():
         upstream = Upstream()
         await upstream.learn(20.0, 20.0, 20.0)
-        upstream.trouble = lambda look: KeyError("a bug") if look.caller == "ann" else None
-        hers = [upstream.predict(20.0, f"p{n}") for n in range(3)]
-        his = [upstream.predict(20.0, f"p{n}", account="bob") for n in range(3)]
-        told = await asyncio.gather(*hers, *his, return_exceptions=True)
-        return [type(each) for each in told]
+        upstream.trouble = lambda look: KeyError("a bug") if look.id is None else None
+        late = await upstream.predict_many([20.0] * 5)
+        return max(late), sum(look.id is None for look in upstream.looks)
 
-    assert [KeyError] * 3 + [float] * 3 == run(story())
+    assert (0.0, 1) == run(story())

@@ -278,3 +278,30 @@ def test_however_few_looks_a_minute_everybody_is_told(per_minute):
     late, most = run(story())
     assert late <= 60.0 * (1 + 15 / per_minute)
     assert most <= per_minute
+
+
+def test_a_patrol_that_crashes_is_told_to_whoever_waits():
+    async def story():
+        upstream = Upstream()
+        upstream.watcher._places = None
+        with pytest.raises(AttributeError):
+            await upstream.predict(5.0)
+
+    run(story())
+
+
+def test_closing_ends_the_looks_under_way():
+    async def story():
+        upstream = Upstream()
+        upstream.trouble = lambda look: HANGS
+        waits = [asyncio.create_task(upstream.predict(5.0, f"p{n}")) for n in range(5)]
+        await asyncio.sleep(3.0)
+        looking = len(upstream.watcher._looks)
+        for wait in waits:
+            wait.cancel()
+        await upstream.watcher.aclose()
+        return looking, len(upstream.watcher._looks), upstream.gate.statistics().current_concurrent
+
+    looking, left, held = run(story())
+    assert looking > 0
+    assert (0, 0) == (left, held)

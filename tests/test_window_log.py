@@ -30,7 +30,7 @@ class Machine:
     def left(self, **of) -> list[tuple[float, int]]:
         log = self.log(**of)
         try:
-            return log.left()
+            return log.left(if_unknown=7)
         finally:
             log.close()
 
@@ -43,6 +43,7 @@ def machine(tmp_path):
 def spend(machine: Machine, *, answered: int = 0, unanswered: int = 0) -> None:
     """A process that dies."""
     log = machine.log()
+    log.left(if_unknown=7)
     for _ in range(answered + unanswered):
         log.taken()
     for _ in range(answered):
@@ -74,6 +75,7 @@ def test_a_place_without_an_answer_counts_from_the_next_start(machine):
 
 def test_a_place_given_back_does_not_count(machine):
     log = machine.log()
+    log.left(if_unknown=7)
     log.taken()
     log.given_back()
     log.close()
@@ -87,32 +89,55 @@ def test_what_was_spent_elsewhere_does_not_count(machine):
     assert [] == machine.left(of="another upstream")
 
 
-def test_a_clock_that_was_set_back_keeps_nobody_longer_than_a_window(machine):
+def test_a_clock_that_was_set_back_counts_places_once_more_and_not_at_every_start(machine):
     spend(machine, answered=3)
     machine.now -= 7200
 
     assert [(60.0, 3)] == machine.left()
+    machine.now += 30
+    assert [(30.75, 3)] == machine.left()
+    machine.now += 31
+    assert [] == machine.left()
 
 
 @pytest.mark.parametrize("content", [b"x", b"x" * 1048, b"x" * 5000])
 def test_a_file_that_cannot_be_read_is_a_window_that_was_spent_just_now(machine, content):
+    """For the process after the next, too, if the next dies at once."""
     machine.path.parent.mkdir()
     machine.path.write_bytes(content)
 
     async def story():
-        log = machine.log()
-        gate = Gate(concurrent_limit=2, requests_per_minute=3, log=log)
-        gate.resume()
+        gate = Gate(concurrent_limit=2, requests_per_minute=3)
+        gate.resume(machine.log())
         spent = gate.statistics().current_rate_per_minute
         with await gate.acquire("a"):
             return spent, asyncio.get_running_loop().time()
 
     assert (3, 60.0) == run(story())
-    assert machine.log().is_readable
+    machine.now += 20
+    assert [(40.75, 3)] == machine.left()
+
+
+def test_a_process_that_still_ends_beside_the_next_takes_none_of_its_places_away(machine):
+    old = machine.log()
+    old.left(if_unknown=7)
+    for _ in range(3):
+        old.taken()
+    new = machine.log()
+    assert [(60.0, 3)] == new.left(if_unknown=7)
+    for _ in range(3):
+        new.taken()
+    for _ in range(3):
+        old.answered()
+    old.close()
+    new.close()
+
+    assert 6 <= sum(places for _, places in machine.left())
 
 
 def test_a_second_process_is_noticed(machine):
     first = machine.log()
+    first.left(if_unknown=7)
     second = machine.log()
     with pytest.raises(BlockingIOError):
         machine.log(of="another upstream")
@@ -123,7 +148,7 @@ def test_a_second_process_is_noticed(machine):
     assert [False, True, False] == [first.is_shared, second.is_shared, third.is_shared]
 
 
-def test_a_directory_that_cannot_be_written_is_an_error_and_not_a_crash_later(tmp_path):
+def test_a_path_through_a_file_is_an_error_at_once(tmp_path):
     (tmp_path / "file").write_text("")
 
     with pytest.raises((NotADirectoryError, FileExistsError)):
@@ -151,7 +176,8 @@ class Stamps:
 )
 @settings(max_examples=60, deadline=None, derandomize=True)
 def test_no_window_is_over_the_limit_across_any_row_of_deaths(tmp_path_factory, lives, limit):
-    """Each life sends what it may, answered after up to 5 s, and is killed; the next begins at once."""
+    """Each life sends what it may, answered after up to 5 s, and is killed; the next begins at once. What was on its
+    way arrives at the death at the latest."""
     path, stamps = tmp_path_factory.mktemp("lives") / "w", Stamps()
 
     async def one(gate, round_trip):
@@ -168,8 +194,8 @@ def test_no_window_is_over_the_limit_across_any_row_of_deaths(tmp_path_factory, 
         clock = asyncio.get_running_loop().time
         for seconds, wanted, round_trip in lives:
             log = WindowLog(path, of="replicate", window=WINDOW, clock=clock)
-            gate = Gate(concurrent_limit=5, requests_per_minute=limit, log=log)
-            gate.resume()
+            gate = Gate(concurrent_limit=5, requests_per_minute=limit)
+            gate.resume(log)
             tasks = [asyncio.create_task(one(gate, round_trip)) for _ in range(wanted)]
             await asyncio.sleep(seconds)
             frozen = bytes(log._map)  # what a process that is killed leaves; nothing it does now counts
@@ -188,6 +214,7 @@ import os, signal, sys
 from pathlib import Path
 from window_log import WindowLog
 log = WindowLog(Path(sys.argv[1]), of="replicate", window=60)
+log.left(if_unknown=7)
 for _ in range(5):
     log.taken()
 for _ in range(3):
@@ -202,5 +229,5 @@ def test_what_was_written_survives_kill_9(tmp_path):
     log = WindowLog(path, of="replicate", window=WINDOW)
 
     assert -signal.SIGKILL == killed.returncode
-    assert 5 == sum(places for _, places in log.left())
+    assert 5 == sum(places for _, places in log.left(if_unknown=7))
     assert path.stat().st_size < 2048

@@ -1,6 +1,6 @@
 """The whole way of a generation in virtual time: gate, client, transport, watcher, and the simulator itself.
 
-Only the network is missing. `Wire` stands where the connections would: it takes a request from the service's
+Only the network is missing. `Loopback` stands where the connections would: it takes a request from the service's
 transport, hands it to the simulator's own routes, and brings the answer back. The simulator lives on the same
 loop, so its network delays, limits, counts and predictions all go by the clock that jumps.
 """
@@ -39,7 +39,7 @@ class _Line:
     close = abort
 
 
-class Wire(httpx.AsyncBaseTransport):
+class Loopback(httpx.AsyncBaseTransport):
     """Connections to a simulator on this loop. Raises httpx.ReadError where the simulator cuts the line."""
 
     def __init__(self, app: Application) -> None:
@@ -81,6 +81,8 @@ async def replicate(options: Options, **limits: Any) -> AsyncIterator[tuple[Part
     world = World(options, clock=lambda: round(asyncio.get_running_loop().time() * 1e9))
     app = application(world)
     app.freeze()
-    async with parts("http://replicate.test", connections=Wire(app), **limits) as service:
-        yield service, world
-    await world.close()
+    try:
+        async with parts("http://replicate.test", connections=Loopback(app), **limits) as service:
+            yield service, world
+    finally:
+        await world.close()
