@@ -31,11 +31,11 @@ format: .venv/dev ## format and mend what can be mended
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: .venv/dev ## measure against the simulator, as ratios, into bench/results.md
+bench: .venv/dev .venv-bench/made ## measure against the simulator, as ratios, into bench/results.md: six minutes
 	$(BIN)/python -m bench
 
 clean: ## remove what was made here
-	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-bench .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 .venv/simulator: requirements.txt requirements-simulator.txt | .venv/made
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-simulator.txt
@@ -48,4 +48,9 @@ clean: ## remove what was made here
 .venv/made:
 	@test -n "$(PYTHON)" || { echo "Python 3.11, 3.12 or 3.13 is needed, with venv; make run PYTHON=/path/to/python names one."; exit 1; }
 	$(PYTHON) -m venv .venv
+	@touch $@
+
+.venv-bench/made: requirements-bench.txt | .venv/made
+	$(BIN)/python -m venv .venv-bench
+	.venv-bench/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-bench.txt
 	@touch $@

@@ -1,29 +1,46 @@
-"""Run every measure, print the table, write it with its conditions. Exits with 1 if a target is missed."""
+"""Run every section, print it, write the report with its conditions. Exits with 1 if a target is missed."""
 
 import os
 import platform
+import signal
 import sys
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
-from bench.measures import MEASURES, Row
+from bench.beside import beside
+from bench.contest import contest
+from bench.measures import claims
+from bench.overhead import overhead
+from bench.report import Section, markdown
+from bench.trouble import trouble
+from bench.window import window
 
 RESULTS = Path(__file__).parent / "results.md"
 
 
 def main() -> int:
-    rows: list[Row] = []
-    for measure in MEASURES:
-        for row in measure():
-            print(f"{'ok  ' if row.met else 'MISS'} {row.what}: {row.figure}  {row.target}", flush=True)
-            rows.append(row)
-    RESULTS.write_text(_report(rows))
-    return 0 if all(row.met for row in rows) else 1
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # unwinds, so that nothing started here stays
+    conditions, done = _conditions(), []
+    for section in _sections():
+        done.append(section)
+        print(f"\n{markdown(section)}", flush=True)
+    RESULTS.write_text("\n".join([conditions, *map(markdown, done)]))
+    return 1 if any(section.missed for section in done) else 0
 
 
-def _report(rows: list[Row]) -> str:
-    lines = [f"| {row.what} | {row.figure} | {row.target} | {'yes' if row.met else 'no'} |" for row in rows]
+def _sections() -> Iterator[Section]:
+    """Those that use the machine by themselves, then the one that waits for minutes beside those that wait, too."""
+    yield claims()
+    yield overhead()
+    windows = beside(window)
+    yield contest()
+    yield trouble()
+    yield windows.result()
+
+
+def _conditions() -> str:
     packages = ", ".join(f"{name} {version(name)}" for name in ("gunicorn", "flask", "replicate", "aiohttp"))
     machine = f"Python {platform.python_version()}, {platform.system()}, {os.cpu_count()} cores, {packages}"
     return "\n".join(
@@ -31,11 +48,8 @@ def _report(rows: list[Row]) -> str:
             "# Results of `make bench`",
             "",
             f"{datetime.now(UTC):%Y-%m-%d}, {machine}.",
+            f"The machine's load average was {os.getloadavg()[0]:.1f} before it began.",
             "Service, simulator and callers share the machine over loopback; each is a process of its own.",
-            "",
-            "| what | figure | target | met |",
-            "| --- | --- | --- | --- |",
-            *lines,
             "",
         ]
     )

@@ -1,26 +1,35 @@
-"""What is measured. Each measure returns rows: what, figure, target, and whether it is met."""
+"""The claims, a measure each."""
 
+import asyncio
 import statistics
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 
 import requests
 
-from bench.setting import TOKEN, counts, post, prompts, resident_megabytes, service_before, simulated
+from bench.report import Claim, Section, claimed
+from bench.setting import (
+    TOKEN,
+    asked_of_replicate,
+    counts,
+    post,
+    prompts,
+    resident_megabytes,
+    service_before,
+    simulated,
+)
+from concurrency import Gate
 from tests.process import until
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
-    what: str
-    figure: str
-    target: str
-    met: bool
+def claims() -> Section:
+    """Every measure, one after another."""
+    return claimed("What is claimed", chain.from_iterable(measure() for measure in MEASURES))
 
 
-def makespan() -> Iterator[Row]:
+def makespan() -> Iterator[Claim]:
     """300 generations of exactly 1 s at 60 slots: five waves, ideally 5 s."""
     with simulated("--seconds", "1", "--jitter", "0") as simulator:
         with service_before(simulator, REPLICATE_CONCURRENT_LIMIT=60) as service:
@@ -28,20 +37,52 @@ def makespan() -> Iterator[Row]:
             batch = post(service, "/generate-batch", prompts(300))
             ratio = (time.perf_counter() - began) / 5
         seen = counts(simulator)
-    asked = seen["requests"]["create"] + seen["requests"]["get"]
-    yield Row("300 generations of 1 s at 60 slots: makespan / ideal", f"{ratio:.2f}", "≤ 1.25", ratio <= 1.25)
-    yield Row(
+    yield Claim(
+        "300 generations of 1 s at 60 slots: makespan / ideal", f"{ratio:.2f}", "≤ 1.25", ratio <= 1.25
+    )
+    yield Claim(
         "… lost, paid twice, refused",
         f"{300 - batch['succeeded']}, {seen['creations_accepted'] - 300}, {sum(seen['refusals'].values())}",
         "0, 0, 0",
         batch["succeeded"] == seen["creations_accepted"] == 300 and not seen["refusals"],
     )
-    yield Row("… requests to Replicate a picture", f"{asked / 300:.1f}", "", True)
+    yield Claim("… requests to Replicate a picture", f"{asked_of_replicate(seen) / 300:.1f}", "")
     peak = seen["in_flight_peak"]
-    yield Row("… predictions in flight at the most", f"{peak}", "≤ 60", peak <= 60)
+    yield Claim("… predictions in flight at the most", f"{peak}", "≤ 60", peak <= 60)
 
 
-def memory() -> Iterator[Row]:
+def admission() -> Iterator[Claim]:
+    """What it costs to let one in, by how many wait: the gate alone, a hundred callers with two batches each."""
+    few, many = (min(_admitting(waiting) for _ in range(5)) for waiting in (1000, 100_000))
+    what = f"admitting one of 100,000 who wait ({many:.0f} µs) / one of 1,000"
+    yield Claim(what, f"{many / few:.1f}", "≤ 3", many / few <= 3)
+
+
+def _admitting(waiting: int) -> float:
+    """Microseconds an admission, of a thousand."""
+
+    async def story() -> float:
+        gate = Gate(concurrent_limit=1, requests_per_minute=60_000)
+
+        async def one(number: int) -> None:
+            (await gate.acquire(f"caller {number % 100}", batch=f"batch {number % 2}")).release()
+
+        crowd = [asyncio.create_task(one(number)) for number in range(waiting)]
+        await asyncio.sleep(0)  # all have asked, and the first is in
+        began = time.perf_counter()
+        await asyncio.wait(crowd[:1])
+        while gate.statistics().waiting > waiting - 1000:  # noqa: ASYNC110 - nothing is told of each
+            await asyncio.sleep(0)
+        took = time.perf_counter() - began
+        for each in crowd:
+            each.cancel()
+        await asyncio.gather(*crowd, return_exceptions=True)
+        return took / 1000 * 1e6
+
+    return asyncio.run(story())
+
+
+def memory() -> Iterator[Claim]:
     """A batch accepted and queued, nothing of it done."""
     for size, target in ((1000, 150), (10_000, 250)):
         with (
@@ -54,10 +95,10 @@ def memory() -> Iterator[Row]:
             queued = resident_megabytes(service)
             caller.close()
         what = f"a batch of {size} queued: resident memory of the service ({idle:.0f} MB idle)"
-        yield Row(what, f"{queued:.0f} MB", f"< {target} MB", queued < target)
+        yield Claim(what, f"{queued:.0f} MB", f"< {target} MB", queued < target)
 
 
-def answers_under_load() -> Iterator[Row]:
+def answers_under_load() -> Iterator[Claim]:
     """`/health` and `/status` while 200 callers wait in `/generate`."""
     with (
         simulated("--seconds", "600") as simulator,
@@ -71,15 +112,15 @@ def answers_under_load() -> Iterator[Row]:
                 took = [_seconds(session, service.url + path) for _ in range(500)]
             p99 = statistics.quantiles(took, n=100)[98] * 1000
             what = f"200 callers waiting: {path} at p99 (p50 {statistics.median(took) * 1000:.1f} ms)"
-            yield Row(what, f"{p99:.1f} ms", "≤ 50 ms", p99 <= 50)
+            yield Claim(what, f"{p99:.1f} ms", "≤ 50 ms", p99 <= 50)
         for caller in callers:
             caller.close()
         until(lambda: _figures(service.url)["current_concurrent"] == 0)
         left = counts(simulator)["in_flight"]
-        yield Row("… after all hang up: predictions still running", str(left), "0", left == 0)
+        yield Claim("… after all hang up: predictions still running", str(left), "0", left == 0)
 
 
-MEASURES = (makespan, memory, answers_under_load)
+MEASURES = (makespan, admission, memory, answers_under_load)
 
 
 def _is_queued(service: str, simulator: str, size: int) -> bool:

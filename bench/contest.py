@@ -1,0 +1,132 @@
+"""A fair day: this service beside what a user would write or install instead, where nothing goes wrong.
+
+A makespan is compared with the ideal for what the simulator really drew in that run: the next picture goes to
+the slot that is free first, and nothing takes any time but the predictions. Only this service has targets.
+"""
+
+import heapq
+import math
+import os
+import statistics
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+from functools import partial
+from typing import Any
+
+from bench.beside import beside
+from bench.report import Section
+from bench.turn import (
+    COSTS,
+    IN_VAIN,
+    OURS,
+    THROTTLED,
+    Column,
+    Scenario,
+    Turn,
+    none_of,
+    requests_a_picture,
+    table,
+    turn_of,
+)
+from tests.process import ROOT
+
+_SECONDS = 12
+_SCENARIO = Scenario(
+    pictures=180,
+    slots=60,
+    simulator=(
+        *("--seconds", str(_SECONDS), "--jitter", "0.2", "--seed", "1"),
+        *("--delay", "0.025", "0.15"),  # each way: a creation is answered after 50 to 300 ms
+        *("--creations-per-minute", "600", "--others-per-minute", "3000"),
+    ),
+    bound=75,
+)
+_ALONE = (OURS, "async_run")
+_TOGETHER = ("polling", "threads", "batch_process")
+
+
+def contest() -> Section:
+    """The quick ones by themselves, the others, which wait more than they compute, at once: three minutes."""
+    turns = {name: turn_of(name, _SCENARIO) for name in _ALONE}
+    others = {name: beside(partial(turn_of, name, _SCENARIO)) for name in _TOGETHER}
+    turns |= {name: turn.result() for name, turn in others.items()}
+    title = (
+        f"{_SCENARIO.pictures} pictures of {_SECONDS} s at {_SCENARIO.slots} slots, and nothing goes wrong"
+    )
+    return table(title, _COLUMNS, turns, note=_note())
+
+
+def _ratio(it: Turn) -> float:
+    """Its makespan, as a multiple of the ideal one; infinite if it did not come to an end."""
+    if it.told is None:
+        return math.inf
+    ideal = _ideal(
+        (_ended(each) - _created(each) for each in it.made if each["completed_at"]), it.scenario.slots
+    )
+    return float(it.told["seconds"]) / ideal
+
+
+def _ideal(durations: Iterable[float], slots: int) -> float:
+    """Seconds a list schedule takes: each in turn goes to the slot that is free first."""
+    free = [0.0] * slots
+    for duration in durations:
+        heapq.heapreplace(free, free[0] + duration)
+    return max(free)
+
+
+def _delay(it: Turn) -> float | None:
+    """Median of the seconds from a prediction's end to when its link was known, by the clock both go by; None if
+    the contender does not tell."""
+    known = it.told["known"] if it.told else {}
+    ended = {each["id"]: _ended(each) for each in it.made if each["completed_at"]}
+    delays = [moment - ended[url.split("/")[-2]] for url, moment in known.items()]
+    return statistics.median(delays) if delays else None
+
+
+def _created(prediction: Mapping[str, Any]) -> float:
+    return datetime.fromisoformat(prediction["created_at"]).timestamp()
+
+
+def _ended(prediction: Mapping[str, Any]) -> float:
+    return datetime.fromisoformat(prediction["completed_at"]).timestamp()
+
+
+def _makespan_cell(it: Turn) -> str:
+    return f"{it.undone}: {it.got} of {it.scenario.pictures}" if it.undone else f"{_ratio(it):.2f}"
+
+
+def _delay_cell(it: Turn) -> str:
+    delay = _delay(it)
+    return "" if delay is None else f"{delay:.2f} s"
+
+
+_COLUMNS = (
+    Column("makespan / ideal", _makespan_cell, "≤ 1.06", lambda it: _ratio(it) <= 1.06),
+    Column(
+        "in flight at most",
+        lambda it: str(it.seen["in_flight_peak"]),
+        f"≤ {_SCENARIO.slots}",
+        lambda it: it.seen["in_flight_peak"] <= _SCENARIO.slots,
+    ),
+    requests_a_picture(most=4),
+    THROTTLED,
+    none_of("lost", lambda it: it.scenario.pictures - it.got),
+    IN_VAIN,
+    *COSTS,
+    Column("done to known, median", _delay_cell, "≤ 0.4 s", lambda it: (_delay(it) or math.inf) <= 0.4),
+)
+
+
+def _note() -> str:
+    pinned = (ROOT / "requirements-bench.txt").read_text().splitlines()
+    versions = ", ".join(line.split()[0] for line in pinned if line.startswith("replicate"))
+    threads = min(32, (os.cpu_count() or 1) + 4)  # as concurrent.futures has it
+    return f"""\
+Each before a fresh simulator with `{" ".join(_SCENARIO.simulator)}`; after {_SCENARIO.bound} s it is ended. Ideal is
+the list schedule of the durations that were drawn, with nothing in between. `async_run` asks Replicate to hold each
+creation open until the picture is there, so it has nothing to look for and nothing to be refused; after a minute
+Replicate lets go, and it polls every half second, as with `wait=False` from the start. `asyncio.to_thread` has
+{threads} threads on this machine, four more than cores, and `replicate-batch-process` works with it. Requests are
+all but downloads, which only `replicate-batch-process` makes. Lost is what its user did not get, substitutes included;
+paid in vain are predictions that did not fail, beyond one for each picture got. CPU and memory are the service's, or
+else the script's. Here with {versions}."""

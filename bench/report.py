@@ -1,0 +1,73 @@
+"""The report: sections, each a table under its title, as Markdown."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from textwrap import fill
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """A table of the report.
+
+    Attributes:
+        title: Its heading: what was measured.
+        columns: The head of the table.
+        rows: The table, as many cells a row as there are columns.
+        missed: What fell short of its target, a sentence each; empty when all is well.
+        note: What a reader of the table must know, as a paragraph above it; may be empty.
+
+    Raises:
+        ValueError: If a row has more or fewer cells than there are columns.
+    """
+
+    title: str
+    columns: tuple[str, ...]
+    rows: list[tuple[str, ...]]
+    missed: list[str]
+    note: str = ""
+
+    def __post_init__(self) -> None:
+        if any(len(row) != len(self.columns) for row in self.rows):
+            raise ValueError(f"{self.title}: every row must have {len(self.columns)} cells")
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """What is claimed, the figure that was measured, its target (empty if it is only told), and whether it is met."""
+
+    what: str
+    figure: str
+    target: str = ""
+    met: bool = True
+
+
+def claimed(title: str, claims: Iterable[Claim], *, note: str = "") -> Section:
+    """A claim a row; each is printed as it comes."""
+    rows: list[tuple[str, ...]] = []
+    missed = []
+    for it in claims:
+        print(f"{'ok  ' if it.met else 'MISS'} {it.what}: {it.figure}  {it.target}", flush=True)
+        rows.append((it.what, it.figure, it.target, "yes" if it.met else "no"))
+        if not it.met:
+            missed.append(f"{it.what}: {it.figure}, not {it.target}")
+    return Section(title, ("what", "figure", "target", "met"), rows, missed, note)
+
+
+def markdown(section: Section) -> str:
+    """Its heading, note and table, and what was missed; the text ends in one newline."""
+    table = [_line(section.columns), _line("---" for _ in section.columns), *map(_line, section.rows)]
+    parts = [
+        [f"## {section.title}"],
+        [_wrapped(section.note)],
+        table,
+        [f"- Missed: {each}" for each in section.missed],
+    ]
+    return "\n\n".join("\n".join(lines) for lines in parts if any(lines)) + "\n"
+
+
+def _wrapped(paragraph: str) -> str:
+    return fill(" ".join(paragraph.split()), 110, break_long_words=False, break_on_hyphens=False)
+
+
+def _line(cells: Iterable[str]) -> str:
+    return f"| {' | '.join(cells)} |"

@@ -1,0 +1,91 @@
+"""What users meet: more work than a minute's window holds, and a few things going wrong meanwhile.
+
+Ideal knows the window: as many creations as it holds at once, the rest after a minute, and no time lost.
+"""
+
+import math
+from functools import partial
+from typing import Any
+
+from bench.beside import beside
+from bench.report import Section
+from bench.turn import (
+    COSTS,
+    IN_VAIN,
+    OURS,
+    THROTTLED,
+    Column,
+    Scenario,
+    Turn,
+    none_of,
+    requests_a_picture,
+    table,
+    turn_of,
+)
+
+_SECONDS, _A_MINUTE = 2, 100
+_FAULTS: tuple[dict[str, Any], ...] = (
+    {"on": "create", "after": 70, "times": 3, "reset": "after"},
+    {"on": "create", "after": 80, "times": 2, "status": 503},
+    {"on": "get", "after": 10, "times": 2, "status": 500},
+    {"on": "list", "after": 3, "times": 2, "status": 500},
+)
+_SCENARIO = Scenario(
+    pictures=150,
+    slots=60,
+    simulator=(
+        *("--seconds", str(_SECONDS), "--jitter", "0", "--seed", "1", "--delay", "0.025", "0.15"),
+        *("--creations-per-minute", str(_A_MINUTE), "--others-per-minute", "3000"),
+    ),
+    service={"REPLICATE_REQUESTS_PER_MINUTE": _A_MINUTE},
+    faults=_FAULTS,
+    failing=3,
+    bound=120,
+)
+_IDEAL = 60 + _SECONDS
+_CONTENDERS = (OURS, "async_run", "polling", "retrying", "batch_process")
+
+
+def trouble() -> Section:
+    """All at once, since all of them mostly wait: two minutes at the most."""
+    started = {name: beside(partial(turn_of, name, _SCENARIO)) for name in _CONTENDERS}
+    turns = {name: turn.result() for name, turn in started.items()}
+    title = f"What users meet: {_SCENARIO.pictures} pictures, {_A_MINUTE} creations a minute, and a bad day"
+    return table(title, _COLUMNS, turns, note=_NOTE)
+
+
+def _ratio(it: Turn) -> float:
+    return it.told["seconds"] / _IDEAL if it.told else math.inf
+
+
+def _makespan_cell(it: Turn) -> str:
+    if it.undone:
+        return it.undone
+    return f"{_ratio(it):.2f}" + ", incomplete" * (it.got < it.scenario.pictures)
+
+
+_COLUMNS = (
+    Column(
+        "pictures got",
+        lambda it: f"{it.got} of {it.scenario.pictures}",
+        f"{_SCENARIO.pictures}",
+        lambda it: it.got == it.scenario.pictures,
+    ),
+    none_of("another model's, or black", lambda it: int(it.told["substitutes"]) if it.told else 0),
+    IN_VAIN,
+    THROTTLED,
+    requests_a_picture(most=6),
+    Column("makespan / ideal", _makespan_cell, "≤ 1.1", lambda it: _ratio(it) <= 1.1),
+    *COSTS,
+)
+
+_NOTE = f"""\
+Each before a fresh simulator with `{" ".join(_SCENARIO.simulator)}`, at {_SCENARIO.slots} slots; after
+{_SCENARIO.bound} s it is ended. The first three predictions fail and say that trying again will do. Of the
+creations, the answers to the 71st to 73rd are lost, though the predictions are made, and the 84th and 85th are
+answered with 503. Two looks at a prediction and two at a list of them are answered with 500; who holds creations open
+does not look. Ideal is {_IDEAL} s: {_A_MINUTE} pictures at once, the others after a minute, and {_SECONDS} s for the
+last; who gives up on pictures is done sooner. Pictures got are those that were asked for; another model's, or black,
+are substitutes handed over as a success. Paid in vain are predictions that did not fail, beyond one for each picture
+got: made twice, or made and never seen by who paid. What is tried again is so after pauses of 1, 2, 4, … 32 s,
+whatever went wrong."""
