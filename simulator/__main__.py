@@ -8,11 +8,13 @@ killed.
 
 import argparse
 import asyncio
+import contextlib
 import os
 import signal
 import sys
 import threading
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -57,11 +59,16 @@ async def _serve(server: "Server", *, exit_on_eof: bool) -> None:
     sys.stdout.write(f"simulator listening on {server.url}\n")
     sys.stdout.flush()
     if exit_on_eof:
-        _at_eof(lambda: loop.call_soon_threadsafe(told.set))
+        _at_eof(partial(_tell, loop, told))
     try:
         await told.wait()
     finally:
         await server.stop()
+
+
+def _tell(loop: asyncio.AbstractEventLoop, told: asyncio.Event) -> None:
+    with contextlib.suppress(RuntimeError):  # it was told otherwise before, and is gone
+        loop.call_soon_threadsafe(told.set)
 
 
 def _at_eof(tell: Callable[[], object]) -> None:

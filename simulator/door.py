@@ -47,7 +47,10 @@ class Door:
         """`handler`, for requests of `kind`, as a view aiohttp can route to."""
 
         async def served(request: web.Request) -> web.StreamResponse:
-            return await self._pass(kind, handler, request)
+            try:
+                return await self._pass(kind, handler, request)
+            except ConnectionResetError:  # its sender is gone, and so is whoever would read an answer
+                return web.Response()
 
         return served
 

@@ -9,7 +9,7 @@ import random
 import statistics
 
 import pytest
-from parts import OTHER_USER, USER, Parts
+from parts import ADMIN, OTHER_USER, USER, Parts
 from virtual_replicate import replicate
 from virtual_time import run
 
@@ -162,6 +162,52 @@ def test_a_lowered_limit_is_kept_by_replicates_count_from_the_next_minute_on():
             return world.tally.snapshot().creations_peak_per_minute
 
     assert run(story()) <= 100
+
+
+STEADY = {"prediction_seconds": 0.2, "jitter": 0, "answer_delay": (0.02, 0.1)}
+
+
+def test_a_batch_of_five_windows_is_done_when_five_windows_are_and_a_hundredth_at_the_most():
+    """3,000 at 600 a minute: the reserve of the last is taken evenly over its minute, as that of each."""
+
+    async def story():
+        async with replicate(Options(**STEADY, seed=1), concurrent_limit=200, timeout=600, reserve=0.05) as (
+            service,
+            world,
+        ):
+            batch = await service.run_batch([f"picture {n}" for n in range(3000)])
+            return batch.summary()["succeeded"], clock(), world.tally.snapshot()
+
+    succeeded, makespan, counts = run(story())
+    assert 3000 == succeeded
+    assert makespan <= 1.01 * 5 * 60
+    assert 600 == counts.creations_peak_per_minute
+    assert {} == counts.refusals
+
+
+@pytest.mark.parametrize("caller", [ADMIN, OTHER_USER], ids=["the batch's own caller", "another caller"])
+def test_beside_a_batch_of_5000_a_single_call_waits_two_seconds_at_the_most(caller):
+    """And at any time of the minute, though the batch has spent it: the pace of the reserve is a place in 2 s."""
+
+    async def story():
+        async with replicate(Options(**STEADY, seed=1), concurrent_limit=200, timeout=600, reserve=0.05) as (
+            service,
+            world,
+        ):
+            batch = asyncio.create_task(service.run_batch([f"picture {n}" for n in range(5000)]))
+            waited = []
+            for pause in [0.0, 3.0, *[7.3] * 30]:
+                await asyncio.sleep(pause)
+                single = await service.run("a single call", caller=caller)
+                waited.append(single.queued)
+            batch.cancel()
+            await asyncio.wait([batch])
+            return waited, world.tally.snapshot()
+
+    waited, counts = run(story())
+    assert max(waited) <= 2.2  # and the answer of the one whose place it takes
+    assert counts.creations_peak_per_minute <= 600
+    assert {} == counts.refusals
 
 
 def test_an_account_of_6_a_minute_is_served_at_its_pace_without_hammering_and_slows_no_other():
