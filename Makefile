@@ -34,7 +34,7 @@ format: .venv/dev ## format and mend what can be mended
 bench: .venv/dev .venv-bench/made ## measure against the simulator, as ratios, into bench/results.md: six minutes
 	$(BIN)/python -m bench
 
-clean: ## remove what was made here
+clean: ## remove what was made here, but the service's data/
 	rm -rf .venv .venv-bench .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 .venv/simulator: requirements.txt requirements-simulator.txt | .venv/made

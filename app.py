@@ -91,7 +91,7 @@ def generate() -> Response:
         work = service.generations.run(wanted, caller=caller, request_id=g.request_id)
         generation = waiting.result(waiting.submit(service.loop, work, _connection()))
     if generation.error is not None:
-        g.beside_the_error = generation.told()
+        g.beside_the_error = generation.told() | {"simulated": service.settings.REPLICATE_SIMULATE}
         raise generation.error
     return jsonify(generation.result(simulated=service.settings.REPLICATE_SIMULATE))
 

@@ -285,13 +285,16 @@ class Generations:
         clock = asyncio.get_running_loop().time
         generation.prediction = None
         asked = clock()
-        with await self._gate.acquire(
-            generation.caller.id,
-            batch=batch.id if batch else None,
-            max_concurrent=batch.max_concurrent if batch else None,
-        ) as lease:
+        try:
+            lease = await self._gate.acquire(
+                generation.caller.id,
+                batch=batch.id if batch else None,
+                max_concurrent=batch.max_concurrent if batch else None,
+            )
+        finally:
             admitted = clock()
             generation.queued += admitted - asked
+        with lease:
             generation.attempts += 1
             limit = generation.request.timeout or self._timeout
             try:

@@ -43,7 +43,7 @@ def configuration(settings: Settings) -> dict[str, Any]:
         "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "events"}},
         "root": {"handlers": ["stderr"], "level": settings.LOG_LEVEL.upper()},
         "loggers": {
-            "gunicorn.error": {"handlers": [], "propagate": True, "level": "INFO"},
+            "gunicorn.error": {"handlers": [], "propagate": True, "level": settings.LOG_LEVEL.upper()},
             "gunicorn.access": {"handlers": [], "propagate": False},
             # One line for every request that leaves would drown the rest.
             "httpx": {"level": "WARNING"},

@@ -24,7 +24,7 @@ from waiting import Seats
 from window_log import WindowLog
 
 NAME = "replicate-concurrent-generation"
-VERSION = "0.1.0"
+VERSION = "0.2.0"
 
 _OTHERS_AT_ONCE = 200
 """Requests under way that create nothing. Beyond this, more of them only wait at the other end."""

@@ -9,10 +9,9 @@ a crash of the whole machine the file may be old.
 Dates are by the machine's clock, the only one two processes share. If it is set back, places count from then on once
 more, but never longer than a window; if it jumps ahead, places from before may count too short for the next process.
 
-It stands in for the stamps of a ledger: once each creation is on record, the window can be read from there.
+Once every creation is on record in a ledger, the window can be read from there, and this file can go.
 """
 
-import errno
 import fcntl
 import io
 import math
@@ -60,7 +59,7 @@ class WindowLog:
         self._is_new = not self.is_readable or kept != self._of
         if self._is_new and self.is_shared:
             self._map.close()
-            raise BlockingIOError(errno.EWOULDBLOCK, "another process keeps something else there")
+            raise BlockingIOError("another process keeps the window of another upstream there")
 
     def left(self, *, if_unknown: int) -> list[tuple[float, int]]:
         """Places that still count, as seconds left and how many, soonest first; so many if the file does not say."""
@@ -121,11 +120,16 @@ def _place(second: int) -> int:
 
 
 def _lock(file: BinaryIO) -> bool:
-    """Whether nobody else has it. Where files cannot be locked, nobody is known to."""
+    """Whether nobody else had it; shared from now on, so that whoever comes next notices everybody who is left.
+
+    Where files cannot be locked, nobody is known to have it.
+    """
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        alone = True
     except BlockingIOError:
-        return False
+        alone = False
     except OSError:
-        pass
-    return True
+        return True
+    fcntl.flock(file, fcntl.LOCK_SH)
+    return alone

@@ -171,11 +171,12 @@ def test_draining_refuses_what_is_queued_and_lets_what_runs_finish():
         with pytest.raises(ShuttingDown):
             await generations.run(a_picture(), caller=ADMIN, request_id="req")
         ended = [await running, await queued]
-        return [(each.state, each.error and each.error.code) for each in ended], fake, held(gate)
+        ends = [(each.state, each.error and each.error.code, each.queued) for each in ended]
+        return ends, fake, held(gate)
 
     ends, fake, left = virtual_time.run(story())
 
-    assert [("succeeded", None), ("canceled", "shutting_down")] == ends
+    assert [("succeeded", None, 0.0), ("canceled", "shutting_down", 1.0)] == ends
     assert (1, [], (0, 1, 0)) == (len(fake.sent), fake.cancelled, left)
 
 

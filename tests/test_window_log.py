@@ -142,10 +142,13 @@ def test_a_second_process_is_noticed(machine):
     with pytest.raises(BlockingIOError):
         machine.log(of="another upstream")
     first.close()
-    second.close()
     third = machine.log()
+    second.close()
+    third.close()
+    fourth = machine.log()
 
-    assert [False, True, False] == [first.is_shared, second.is_shared, third.is_shared]
+    logs = (first, second, third, fourth)
+    assert [False, True, True, False] == [log.is_shared for log in logs]
 
 
 def test_a_path_through_a_file_is_an_error_at_once(tmp_path):
