@@ -19,7 +19,7 @@ from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, TypeVar
 
 import structlog
 
@@ -37,6 +37,7 @@ from parsing import BatchRequest, GenerationRequest
 from providers import Prediction, Provider, TryAgain
 from providers.outcomes import raise_unless_made
 
+T = TypeVar("T")
 State = Literal["queued", "submitting", "running", "succeeded", "failed", "canceled"]
 
 MAX_ATTEMPTS: Final = 4
@@ -337,7 +338,9 @@ class Generations:
             async with asyncio.timeout(limit):
                 return await self._provider.finished(caller, prediction, model=model)
         except TimeoutError:
-            await _to_the_end(self._provider.cancel(caller, prediction))
+            told = await _to_the_end(self._provider.cancel(caller, prediction))
+            if told is not None and told.status == "succeeded" and told.outputs:
+                return told  # it was done after all, and is paid for
             raise GenerationTimeout(f"It was cancelled after {limit:g} seconds.") from None
         except BaseException:
             await _to_the_end(self._provider.cancel(caller, prediction))
@@ -368,10 +371,10 @@ class Generations:
         return ShuttingDown("The service is shutting down and did not finish this.", retry_after=5)
 
 
-async def _to_the_end(work: Coroutine[Any, Any, None]) -> None:
+async def _to_the_end(work: Coroutine[Any, Any, T]) -> T:
     """Wait until it is done, however often the waiting is cancelled: what it stops is billed for."""
     task = asyncio.create_task(work)
     while not task.done():
         with suppress(asyncio.CancelledError):
             await asyncio.shield(task)
-    task.result()
+    return task.result()

@@ -1,10 +1,10 @@
 """What a sliding window holds, kept beside the process, so that the limits hold across a restart.
 
-The file is mapped into memory: a creation costs no system call, and what was written survives its process, however
-that dies. It is about a kilobyte and never grows: the places that were answered, counted by the second and rounded
-up, and how many were still unanswered. What a dead process had on its way is taken to have arrived by the start of
-the next. A file that cannot be read counts as a window that was spent just now. Nothing is flushed to the disk: after
-a crash of the whole machine the file may be old.
+The file is about a kilobyte and never grows: the places that were answered, counted by the second and rounded up, and
+how many were still unanswered. It is written at each change, which takes microseconds, and what was written survives
+its process, however that dies. What a dead process had on its way is taken to have arrived by the start of the next.
+A file that cannot be read counts as a window that was spent just now. Nothing is flushed to the disk: after a crash of
+the whole machine the file may be old.
 
 Dates are by the machine's clock, the only one two processes share. If it is set back, places count from then on once
 more, but never longer than a window; if it jumps ahead, places from before may count too short for the next process.
@@ -12,16 +12,17 @@ more, but never longer than a window; if it jumps ahead, places from before may 
 Once every creation is on record in a ledger, the window can be read from there, and this file can go.
 """
 
+import contextlib
 import fcntl
 import io
 import math
-import mmap
+import os
 import struct
 import time
 from collections.abc import Callable
 from hashlib import sha256
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any
 
 _HEAD = struct.Struct("<8s8sQ")
 _SECOND = struct.Struct("<QQ")
@@ -45,27 +46,35 @@ class WindowLog:
         self._clock = clock
         self._of = sha256(of.encode()).digest()[:8]
         path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("a+b") as file:
-            size = file.seek(0, io.SEEK_END)
-            self.is_shared = not _lock(file)
-            """Whether another process writes it, too: one that still ends, or one that spends the same allowance."""
-            # Written and not only made longer: on a full disk the map would have no page to write to.
-            file.write(bytes(max(0, _SIZE - size)))
-            file.truncate(_SIZE)
-            self._map = mmap.mmap(file.fileno(), _SIZE)  # holds the file, and the lock, by itself
-        magic, kept, _ = _HEAD.unpack_from(self._map)
-        self.is_readable = size == 0 or (size == _SIZE and magic == _MAGIC)
+        try:
+            self._file, is_first = path.open("x+b", buffering=0), True
+        except FileExistsError:
+            self._file, is_first = path.open("r+b", buffering=0), False
+        try:
+            self._open(is_first=is_first)
+        except BaseException:
+            self._file.close()
+            raise
+
+    def _open(self, *, is_first: bool) -> None:
+        self.is_shared = not _lock(self._file)
+        """Whether another process writes it, too: one that still ends, or one that spends the same allowance."""
+        head = self._file.read(_HEAD.size)
+        magic, kept, _ = _HEAD.unpack(head) if len(head) == _HEAD.size else (b"", b"", 0)
+        self.is_readable = is_first or (magic == _MAGIC and self._file.seek(0, io.SEEK_END) == _SIZE)
         """Whether it is known what the process before this one spent."""
-        self._is_new = not self.is_readable or kept != self._of
+        self._is_new = is_first or not self.is_readable or kept != self._of
         if self._is_new and self.is_shared:
-            self._map.close()
             raise BlockingIOError("another process keeps the window of another upstream there")
+        # A full disk is noticed here. Not the head: until `left` has written it, the file says nothing.
+        self._file.truncate(_SIZE)
+        os.pwrite(self._file.fileno(), self._read(_HEAD.size, _SIZE - _HEAD.size), _HEAD.size)
 
     def left(self, *, if_unknown: int) -> list[tuple[float, int]]:
         """Places that still count, as seconds left and how many, soonest first; so many if the file does not say."""
         now = self._clock()
         if self._is_new:
-            self._map[_HEAD.size :] = bytes(_SIZE - _HEAD.size)
+            self._write(_HEAD.size, bytes(_SIZE - _HEAD.size))
             unknown = 0 if self.is_readable else if_unknown
         else:
             unknown = self._unanswered
@@ -92,34 +101,47 @@ class WindowLog:
 
     def close(self) -> None:
         """Leave the file to whoever comes next. Twice is no error."""
-        self._map.close()
+        self._file.close()
 
     def _seconds(self) -> list[tuple[int, int]]:
-        return list(_SECOND.iter_unpack(self._map[_HEAD.size :]))
+        return list(_SECOND.iter_unpack(self._read(_HEAD.size, _SIZE - _HEAD.size)))
 
     def _count(self, now: float, places: int) -> None:
         second = math.ceil(now)
-        stood, counted = _SECOND.unpack_from(self._map, _place(second))
+        stood, counted = _SECOND.unpack(self._read(_place(second), _SECOND.size))
         self._set(second, places + (counted if stood == second else 0))
 
     def _set(self, second: int, places: int) -> None:
-        _SECOND.pack_into(self._map, _place(second), second, places)
+        self._write(_place(second), _SECOND.pack(second, places))
 
     @property
     def _unanswered(self) -> int:
-        number: int = _HEAD.unpack_from(self._map)[2]
+        number: int = _HEAD.unpack(self._read(0, _HEAD.size))[2]
         return number
 
     @_unanswered.setter
     def _unanswered(self, number: int) -> None:
-        _HEAD.pack_into(self._map, 0, _MAGIC, self._of, max(0, number))
+        self._write(0, _HEAD.pack(_MAGIC, self._of, max(0, number)))
+
+    def _read(self, at: int, size: int) -> bytes:
+        """What stands there, and zeros where somebody has cut the file."""
+        read = b""
+        with contextlib.suppress(OSError, ValueError):
+            read = os.pread(self._file.fileno(), size, at)
+        return read.ljust(size, b"\0")
+
+    def _write(self, at: int, content: bytes) -> None:
+        with contextlib.suppress(
+            OSError, ValueError
+        ):  # the window in memory holds, whatever becomes of the file
+            os.pwrite(self._file.fileno(), content, at)
 
 
 def _place(second: int) -> int:
     return _HEAD.size + second % _SECONDS * _SECOND.size
 
 
-def _lock(file: BinaryIO) -> bool:
+def _lock(file: Any) -> bool:
     """Whether nobody else had it; shared from now on, so that whoever comes next notices everybody who is left.
 
     Where files cannot be locked, nobody is known to have it.

@@ -77,8 +77,8 @@ class Provider(Protocol):
     async def finished(self, caller: Caller, prediction: Prediction, *, model: str) -> Prediction:
         """Wait until it is over. Raises ServiceError."""
 
-    async def cancel(self, caller: Caller, prediction: Prediction) -> None:
-        """Stop what still runs and bills; best effort, does not raise."""
+    async def cancel(self, caller: Caller, prediction: Prediction) -> Prediction | None:
+        """Stop what still runs and bills; best effort, does not raise. How it stands then, if that was told."""
 
     async def aclose(self) -> None:
         """Let go of every connection."""

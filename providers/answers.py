@@ -49,7 +49,8 @@ def read_page(answer: Any) -> Page:
             prediction = read_prediction(item)
         except Lost:
             continue
-        predictions[prediction.id] = prediction
+        if not (prediction.id in predictions and predictions[prediction.id].is_over):
+            predictions[prediction.id] = prediction
         oldest = prediction.created_at or oldest
     return Page(predictions, oldest if answer.get("next") else None)
 
@@ -82,4 +83,7 @@ def _error_text(error: Any) -> str | None:
 
 
 def _seconds(created: datetime | None, completed: datetime | None) -> float | None:
-    return None if created is None or completed is None else (completed - created).total_seconds()
+    """None, too, if it was completed before it was created."""
+    if created is None or completed is None or completed <= created:
+        return None
+    return (completed - created).total_seconds()

@@ -74,6 +74,9 @@ class Durations:
     def _interval(self, age: float) -> float:
         late, longest = self._quantile(0.8), self._by_length[-1]
         wait = (late - age) / 4 if age < late else (age - longest) / 4
+        wait = min(
+            wait, age / 4
+        )  # of a model of seconds or minutes, it is seconds that must not wait for minutes
         return _between(max(SHORTEST, _SHORTEST_SHARE * self._quantile(0.5)), wait, _LONGEST)
 
 

@@ -32,8 +32,8 @@ UNANSWERED = 2.0
 
 _PAGES_AT_ONCE = 8
 
-_AT_ONCE = 60
-"""Looks of one account under way. An upstream that hangs for one account must not take the room of all."""
+_AT_ONCE = 150
+"""Looks under way, shared evenly by the accounts. One that hangs must not take the room of all."""
 
 _TICK = timedelta(milliseconds=1)
 """How exactly the list may tell moments apart. More would show those of one burst again and again."""
@@ -89,13 +89,15 @@ class Account:
     pages_under_way: list[float] = field(default_factory=list)
     """When each began."""
     under_way: int = 0
+    share: int = _AT_ONCE
+    """How many may be under way."""
     failures: int = 0
     page_failures: int = 0
     failed_at: float = -math.inf
 
     def may_begin(self, now: float) -> bool:
         """Whether another look may be made now; asked again just before it is, since time has passed."""
-        return now >= self.looks_again and self.under_way < _AT_ONCE
+        return now >= self.looks_again and self.under_way < self.share
 
     def has_pages_enough(self) -> bool:
         """So many are under way that another must wait."""
@@ -124,10 +126,12 @@ class Look:
 def due(accounts: Iterable[Account], now: float) -> list[Look]:
     """The looks to make, the most urgent first. Of an account that fails it is one: the likeliest to be answered."""
     looks: list[Look] = []
+    accounts = list(accounts)
     for account in accounts:
         if account.next_look() > now:
             continue
-        if account.under_way >= _AT_ONCE:
+        account.share = max(2, _AT_ONCE // len(accounts))
+        if account.under_way >= account.share:
             account.looks_again = now + SHORTEST
             continue
         found = _looks_at(account, now)

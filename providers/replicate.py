@@ -56,8 +56,9 @@ LONGEST_DEADLINE = 1800
 
 CLIENTS_KEPT = 64
 
-MAX_PAGE = 4 * 1024 * 1024
-"""Bytes. Where inputs carry whole pictures a page costs more than it tells; then each is asked for by itself."""
+MAX_LOOK = 4 * 1024 * 1024
+"""Bytes of an answer to a look. Where inputs carry whole pictures, a page would be more, and each prediction is asked
+for by itself."""
 
 _MISSING_PATIENCE = 10.0
 """Seconds. A prediction that no look has found for so long is gone."""
@@ -65,8 +66,14 @@ _MISSING_PATIENCE = 10.0
 _UNTOLD_WAIT = 5.0
 """Seconds to look at nothing of an account that was refused for its rate without being told how long."""
 
+CANCEL_TIMEOUT = 4.0
+"""Seconds for a cancel's answer. It is asked again sooner than a look: what is not cancelled is billed."""
+
 CANCEL_PATIENCE = 30.0
-"""Seconds in which a prediction must be cancelled; then it is left to its deadline."""
+"""Seconds, from its first try, in which a prediction must be cancelled; then it is left to its deadline."""
+
+_CANCELS_AT_ONCE = 100
+"""So that cancels that hang leave room for looks."""
 
 CANCEL_PAUSES = (0.2, 0.4, 0.8, 1.6, 3.2, 6.4)
 """Seconds after each try to cancel that failed, unless a refusal says how long."""
@@ -97,6 +104,7 @@ class Replicate:
         self._create_timeout = create_timeout
         self._look_timeout = look_timeout
         self._cancel_pauses = cancel_pauses
+        self._cancelling = asyncio.Semaphore(_CANCELS_AT_ONCE)
         self._clients: OrderedDict[str, Client] = OrderedDict()
         self._connections = open_connections() if connections is None else connections
         self._transport = BudgetedTransport(self._connections)
@@ -136,26 +144,33 @@ class Replicate:
     async def finished(self, caller: Caller, prediction: Prediction, *, model: str) -> Prediction:
         return await self._watcher.finished(caller, prediction, model=model)
 
-    async def cancel(self, caller: Caller, prediction: Prediction) -> None:
-        with suppress(TimeoutError):
-            async with asyncio.timeout(CANCEL_PATIENCE):
-                for pause in (*self._cancel_pauses, None):
-                    asked = None
+    async def cancel(self, caller: Caller, prediction: Prediction) -> Prediction | None:
+        clock = asyncio.get_running_loop().time
+        give_up = math.inf
+        for pause in (*self._cancel_pauses, math.inf):
+            async with self._cancelling:
+                with await self._others.acquire(caller.id) as lease:
+                    give_up = min(give_up, clock() + CANCEL_PATIENCE)
                     try:
-                        await self._other(
-                            caller, lambda client: client.predictions.async_cancel(prediction.id)
+                        exchange = Exchange(lease, CANCEL_TIMEOUT, max_answer=MAX_LOOK)
+                        return read_prediction(
+                            await self._call(
+                                caller,
+                                exchange,
+                                lambda client: client.predictions.async_cancel(prediction.id),
+                            )
                         )
-                        return
                     except Refusal as refusal:
                         if refusal.status in {401, 403, 404, 422}:
                             break
-                        asked = seconds_to_wait(refusal)
+                        pause = max(pause, seconds_to_wait(refusal) or 0.0)
                     except (NotSent, Lost):
                         pass
-                    if pause is None:
-                        break
-                    await asyncio.sleep(asked or pause)
+            if clock() + pause > give_up:
+                break
+            await asyncio.sleep(pause)
         log.warning("cancel_failed", prediction=prediction.id, caller=caller.id)
+        return None
 
     async def aclose(self) -> None:
         await self._watcher.aclose()
@@ -165,11 +180,18 @@ class Replicate:
 
     async def _get(self, caller: Caller, prediction_id: str, lease: Lease) -> Prediction:
         try:
-            exchange = Exchange(lease, self._look_timeout)
+            exchange = Exchange(lease, self._look_timeout, max_answer=MAX_LOOK)
             answer = await self._call(
                 caller, exchange, lambda client: client.predictions.async_get(prediction_id)
             )
-            return read_prediction(answer)
+            prediction = read_prediction(answer)
+            if prediction.id != prediction_id:
+                raise Lost("the answer is another prediction")
+            return prediction
+        except TooLarge:
+            raise LookFailed(
+                UpstreamError("Replicate answered too much."), patience=_MISSING_PATIENCE
+            ) from None
         except Refusal as refusal:
             if refusal.status == 404:
                 raise LookFailed(service_error(refusal, caller), patience=_MISSING_PATIENCE) from None
@@ -179,7 +201,7 @@ class Replicate:
 
     async def _get_page(self, caller: Caller, before: datetime, lease: Lease) -> Page:
         try:
-            exchange = Exchange(lease, self._look_timeout, max_answer=MAX_PAGE)
+            exchange = Exchange(lease, self._look_timeout, max_answer=MAX_LOOK)
             query = urlencode({"created_before": before.isoformat().replace("+00:00", "Z")})
             return read_page(await self._list(caller, query, exchange))
         except Refusal as refusal:
@@ -199,10 +221,6 @@ class Replicate:
         """One page of the account's predictions. The client takes any address for a cursor; this is a path."""
         address = f"/v1/predictions?{query}"
         return await self._call(caller, exchange, lambda client: client.predictions.async_list(address))
-
-    async def _other(self, caller: Caller, act: Callable[[Client], Awaitable[object]]) -> Any:
-        with await self._others.acquire(caller.id) as lease:
-            return await self._call(caller, Exchange(lease, self._look_timeout), act)
 
     async def _call(
         self, caller: Caller, exchange: Exchange, act: Callable[[Client], Awaitable[object]]

@@ -277,7 +277,7 @@ class Watcher:
         else:
             if prediction.status == "succeeded":
                 took = now - watch.since
-                watch.durations.learn(min(prediction.seconds or took, took))
+                watch.durations.learn(min(took if prediction.seconds is None else prediction.seconds, took))
             self._end(watch, prediction)
 
     def _put_off(self, look: Look, failed: Exception, began: float) -> None:

@@ -97,3 +97,11 @@ def test_what_was_seen_unfinished_late_is_judged_by_those_that_took_longer():
 
     assert durations.chance(0.0, 11.0) == pytest.approx(0.5, abs=0.02)
     assert durations.chance(11.0, 12.0) < 0.01
+
+
+def test_a_model_of_seconds_or_minutes_does_not_let_its_seconds_wait_for_its_minutes():
+    durations = Durations()
+    for seconds in [1.5] * 7 + [30.0] * 3:
+        durations.learn(seconds)
+
+    assert durations.next_look(1.6)[1] <= 1.25 * 1.6

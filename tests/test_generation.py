@@ -132,6 +132,18 @@ def test_of_a_models_error_only_the_first_line_is_told():
 
 
 @on_a_loop
+async def test_a_prediction_that_was_done_though_nobody_could_look_is_a_success_at_its_deadline(simulator):
+    """It is paid for, and the answer to its cancel tells how it ended."""
+    for on in ("get", "list"):
+        simulator.order(on=on, times=100, status=429, headers={"Retry-After": "300"})
+    async with parts(simulator) as service:
+        ended = await service.run("[[slow=0.6]]", timeout=2)
+
+    (made,) = simulator.predictions()
+    assert (True, tuple(made.output)) == (ended.succeeded, ended.prediction.outputs)
+
+
+@on_a_loop
 async def test_a_prediction_that_never_ends_is_cancelled_and_told_as_a_timeout(simulator):
     async with parts(simulator, timeout=1) as service:
         endings = await asyncio.gather(service.run("[[hang]]"), service.run("[[cold]]"))

@@ -11,7 +11,7 @@ from parts import ADMIN, OTHER_USER, USER, a_picture, look, on_a_loop, parts, re
 from auth import Caller
 from providers.answers import read_prediction
 from providers.replicate import CLIENTS_KEPT, cancel_after_header
-from providers.transport import Lost, Refusal
+from providers.transport import Exchange, Lost, Refusal
 from providers.watcher import LookFailed
 
 # Trap 1: hidden retries of GETs, which obey any Retry-After.
@@ -176,8 +176,10 @@ async def test_trap_5_what_the_client_throws_away_of_an_error_is_kept(simulator)
     body = {"detail": "no", "retry_after": 7, "invalid_fields": [{"field": "input.seed"}]}
     simulator.order(on="get", status=422, headers={"X-Trace": "t"}, body=body)
     async with parts(simulator) as service:
-        with pytest.raises(Refusal) as refused:
-            await service.provider._other(ADMIN, lambda client: client.predictions.async_get("p1"))
+        with pytest.raises(Refusal) as refused, await service.others.acquire("admin") as lease:
+            await service.provider._call(
+                ADMIN, Exchange(lease, 5), lambda client: client.predictions.async_get("p1")
+            )
 
     assert (422, body, "t") == (
         refused.value.status,

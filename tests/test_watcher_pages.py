@@ -10,6 +10,7 @@ from upstream import HANGS, Made, Upstream, now, run
 
 from errors import UpstreamError
 from providers import Prediction
+from providers.answers import read_page, read_prediction
 from providers.watcher import LookFailed, NoPages
 
 
@@ -284,3 +285,17 @@ def test_a_page_that_crashes_ends_nobodys_watch():
         return max(late), sum(look.id is None for look in upstream.looks)
 
     assert (0.0, 1) == run(story())
+
+
+def test_a_page_with_an_id_twice_is_believed_where_it_says_it_is_over():
+    over = {"id": "p", "status": "succeeded", "output": ["https://a"]}
+    items = [over, {"id": "p", "status": "processing"}]
+
+    assert read_page({"results": items}).predictions["p"].is_over
+    assert read_page({"results": items[::-1]}).predictions["p"].is_over
+
+
+def test_a_date_of_completion_before_its_creation_teaches_nothing():
+    stamps = {"created_at": "2025-01-01T00:00:02Z", "completed_at": "2025-01-01T00:00:01Z"}
+
+    assert read_prediction({"id": "p", "status": "succeeded", **stamps}).seconds is None

@@ -305,3 +305,23 @@ def test_closing_ends_the_looks_under_way():
     looking, left, held = run(story())
     assert looking > 0
     assert (0, 0) == (left, held)
+
+
+def test_accounts_whose_looks_hang_leave_room_for_those_of_others():
+    async def story():
+        upstream = Upstream(round_trip=0.1)
+        upstream.trouble = lambda look: HANGS if look.caller != "well" else None
+        hung = [
+            asyncio.create_task(upstream.predict(5.0, f"{account} {n}", account=account))
+            for account in "abcdef"
+            for n in range(80)
+        ]
+        late = await asyncio.gather(
+            *(upstream.predict(5.0 + n / 10, f"w{n}", account="well") for n in range(20))
+        )
+        for each in hung:
+            each.cancel()
+        await asyncio.gather(*hung, return_exceptions=True)
+        return max(late)
+
+    assert run(story()) <= 3.0

@@ -23,9 +23,11 @@ class Machine:
     def __init__(self, directory: Path) -> None:
         self.now = 1_800_000_000.25
         self.path = directory / "a" / "creations.window"
+        self.logs: list[WindowLog] = []
 
     def log(self, of: str = "replicate") -> WindowLog:
-        return WindowLog(self.path, of=of, window=WINDOW, clock=lambda: self.now)
+        self.logs.append(WindowLog(self.path, of=of, window=WINDOW, clock=lambda: self.now))
+        return self.logs[-1]
 
     def left(self, **of) -> list[tuple[float, int]]:
         log = self.log(**of)
@@ -37,7 +39,10 @@ class Machine:
 
 @pytest.fixture
 def machine(tmp_path):
-    return Machine(tmp_path)
+    machine = Machine(tmp_path)
+    yield machine
+    for log in machine.logs:
+        log.close()
 
 
 def spend(machine: Machine, *, answered: int = 0, unanswered: int = 0) -> None:
@@ -100,7 +105,7 @@ def test_a_clock_that_was_set_back_counts_places_once_more_and_not_at_every_star
     assert [] == machine.left()
 
 
-@pytest.mark.parametrize("content", [b"x", b"x" * 1048, b"x" * 5000])
+@pytest.mark.parametrize("content", [b"", b"x", bytes(1048), b"x" * 1048, b"x" * 5000])
 def test_a_file_that_cannot_be_read_is_a_window_that_was_spent_just_now(machine, content):
     """For the process after the next, too, if the next dies at once."""
     machine.path.parent.mkdir()
@@ -114,8 +119,27 @@ def test_a_file_that_cannot_be_read_is_a_window_that_was_spent_just_now(machine,
             return spent, asyncio.get_running_loop().time()
 
     assert (3, 60.0) == run(story())
+    machine.logs[-1].close()
     machine.now += 20
     assert [(40.75, 3)] == machine.left()
+
+
+def test_a_file_that_is_cut_while_it_is_kept_stops_nobody_and_is_unknown_to_the_next(machine):
+    log = machine.log()
+    log.left(if_unknown=7)
+    log.taken()
+    machine.path.write_bytes(b"")
+    log.answered()
+    log.close()
+
+    assert [(60.0, 7)] == machine.left()
+
+
+def test_a_disk_that_is_full_is_an_error_at_once():
+    if not Path("/dev/full").exists():
+        return
+    with pytest.raises(OSError, match=r"No space left|Illegal seek|Invalid argument"):
+        WindowLog(Path("/dev/full"), of="replicate", window=WINDOW)
 
 
 def test_a_process_that_still_ends_beside_the_next_takes_none_of_its_places_away(machine):
@@ -201,12 +225,12 @@ def test_no_window_is_over_the_limit_across_any_row_of_deaths(tmp_path_factory, 
             gate.resume(log)
             tasks = [asyncio.create_task(one(gate, round_trip)) for _ in range(wanted)]
             await asyncio.sleep(seconds)
-            frozen = bytes(log._map)  # what a process that is killed leaves; nothing it does now counts
+            frozen = path.read_bytes()  # what a process that is killed leaves; nothing it does now counts
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-            log._map[:] = frozen
             log.close()
+            path.write_bytes(frozen)
         return stamps.most_in_a_window()
 
     assert run(story()) <= limit
@@ -231,6 +255,11 @@ def test_what_was_written_survives_kill_9(tmp_path):
     killed = subprocess.run([sys.executable, "-c", KILLED, path], cwd=ROOT, check=False)
     log = WindowLog(path, of="replicate", window=WINDOW)
 
+    try:
+        left = log.left(if_unknown=7)
+    finally:
+        log.close()
+
     assert -signal.SIGKILL == killed.returncode
-    assert 5 == sum(places for _, places in log.left(if_unknown=7))
+    assert 5 == sum(places for _, places in left)
     assert path.stat().st_size < 2048
