@@ -148,29 +148,28 @@ class Replicate:
         clock = asyncio.get_running_loop().time
         give_up = math.inf
         for pause in (*self._cancel_pauses, math.inf):
-            async with self._cancelling:
-                with await self._others.acquire(caller.id) as lease:
-                    give_up = min(give_up, clock() + CANCEL_PATIENCE)
-                    try:
-                        exchange = Exchange(lease, CANCEL_TIMEOUT, max_answer=MAX_LOOK)
-                        return read_prediction(
-                            await self._call(
-                                caller,
-                                exchange,
-                                lambda client: client.predictions.async_cancel(prediction.id),
-                            )
-                        )
-                    except Refusal as refusal:
-                        if refusal.status in {401, 403, 404, 422}:
-                            break
-                        pause = max(pause, seconds_to_wait(refusal) or 0.0)
-                    except (NotSent, Lost):
-                        pass
+            try:
+                async with self._cancelling:
+                    with await self._others.acquire(caller.id) as lease:
+                        give_up = min(give_up, clock() + CANCEL_PATIENCE)
+                        return await self._cancel_once(caller, prediction.id, lease)
+            except Refusal as refusal:
+                if refusal.status in {401, 403, 404, 422}:
+                    break
+                pause = max(pause, seconds_to_wait(refusal) or 0.0)
+            except (NotSent, Lost):
+                pass
             if clock() + pause > give_up:
                 break
             await asyncio.sleep(pause)
         log.warning("cancel_failed", prediction=prediction.id, caller=caller.id)
         return None
+
+    async def _cancel_once(self, caller: Caller, prediction_id: str, lease: Lease) -> Prediction:
+        exchange = Exchange(lease, CANCEL_TIMEOUT, max_answer=MAX_LOOK)
+        return read_prediction(
+            await self._call(caller, exchange, lambda client: client.predictions.async_cancel(prediction_id))
+        )
 
     async def aclose(self) -> None:
         await self._watcher.aclose()
