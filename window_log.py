@@ -78,14 +78,14 @@ class WindowLog:
             unknown = 0 if self.is_readable else if_unknown
         else:
             unknown = self._unanswered
-        if not self.is_shared:  # else the other process may still be told of its own
-            self._unanswered = 0
         for second, places in self._seconds():
             if second > math.ceil(now):  # the clock was set back
                 self._set(second, 0)
                 unknown += places
         if unknown:
             self._count(now, unknown)
+        if not self.is_shared:  # else the other process may still be told of its own
+            self._unanswered = 0  # last: whoever dies in here leaves the next to count again
         counted = [(second + self._window - now, places) for second, places in self._seconds()]
         return sorted((min(left, self._window), places) for left, places in counted if places and left > 0)
 
