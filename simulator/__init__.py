@@ -10,12 +10,14 @@ What the real one cannot do, this one can:
 - **Misbehave on order.** Refusals, resets before and after a request was handled, hangs, truncated
   and garbled answers (`faults`), and outcomes a prompt asks for itself (`directives`).
 - **Bear witness.** It counts what arrived, on its own clock, and knows the densest minute of
-  creations (`counts`). "Never more than 600 a minute" is a claim about the receiving side.
+  creations (`counts`). "Never more than 600 a minute" is a claim about the receiving side. And it bills
+  by prices of its own (`billing`).
 
-A request's way through it: `server` routes it, `door` counts, admits and spoils it, `api` handles
-it with `creation` reading what was asked, `world` holds what is known, `predictions` live their
-lives, `answers` writes them down. `delivery` hands out what `drawing` and `film` make of them.
-`controls` has the calls only a simulator has, and `handle` the same for Python.
+A request's way through it: `server` routes it, `door` counts and admits it, `api` handles it with
+`creation` reading what was asked, `world` holds what is known, `predictions` live their lives,
+`answers` writes them down, and `wire` sends that, or spoils it. `delivery` hands out what `drawing`
+and `film` make of them. `controls` has the calls only a simulator has, and `handle` the same for
+Python.
 
     from simulator import Options, running
 

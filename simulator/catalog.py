@@ -1,9 +1,9 @@
 """The models this Replicate hosts, as plain data.
 
 What is here is what a caller can notice: which inputs a model takes and within which bounds,
-whether its output is a list of URLs or one URL, whether it paints images or films, and how long it
-believably takes. The schema a refusal is judged by and the schema `GET /v1/models/{owner}/{name}`
-shows are the same data, so the two cannot disagree.
+whether its output is a list of URLs or one URL, whether it paints images or films, how long it
+believably takes, and what it costs. The schema a refusal is judged by and the schema
+`GET /v1/models/{owner}/{name}` shows are the same data, so the two cannot disagree.
 
 Only `prompt` is required anywhere. Inputs a schema does not name are ignored, as Replicate does.
 """
@@ -19,6 +19,14 @@ Property = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
+class Price:
+    """What Replicate charges: USD for each image, for a call as a whole, or for each second of video."""
+
+    usd: float
+    per: Literal["image", "call", "second"]
+
+
+@dataclass(frozen=True, slots=True)
 class Model:
     """One hosted model.
 
@@ -30,6 +38,7 @@ class Model:
     kind: Literal["image", "video"]
     output: Literal["list", "string"]
     seconds: float
+    price: Price
     inputs: Mapping[str, Property]
     validator: Draft202012Validator
     official: bool = True
@@ -43,6 +52,13 @@ class Model:
         """What the model takes for input `name` when the caller gives none."""
         return self.inputs.get(name, {}).get("default")
 
+    def outputs_asked(self, given: Mapping[str, Any]) -> int:
+        """How many outputs the input `given` asks for: one, where the model has no input for it."""
+        if self.inputs and "num_outputs" not in self.inputs:
+            return 1
+        asked = given.get("num_outputs")
+        return int(asked) if isinstance(asked, int | float) and 1 <= asked <= 4 else 1
+
 
 def find(name: str) -> Model | None:
     """The official model called `owner/name`, if there is one."""
@@ -50,8 +66,12 @@ def find(name: str) -> Model | None:
 
 
 def community(name: str, version: str) -> Model:
-    """The model behind a version id: a known one, or else somebody's LoRA that takes any input."""
-    return _BY_VERSION.get(version) or Model(name, "image", "list", 3.0, {}, _validator({}), False)
+    """The model behind a version id: a known one, or else somebody's LoRA that takes any input.
+
+    A LoRA costs nothing here: it is charged by the time its hardware ran, which nobody simulates.
+    """
+    free = Price(0.0, "call")
+    return _BY_VERSION.get(version) or Model(name, "image", "list", 3.0, free, {}, _validator({}), False)
 
 
 def _prompt() -> Property:
@@ -104,17 +124,19 @@ def _model(
     name: str,
     output: Literal["list", "string"],
     seconds: float,
+    price: Price,
     inputs: dict[str, Property],
     *,
     kind: Literal["image", "video"] = "image",
     rules: Mapping[str, Any] | None = None,
 ) -> Model:
     inputs = {"prompt": _prompt()} | inputs
-    return Model(name, kind, output, seconds, inputs, _validator(inputs, rules))
+    return Model(name, kind, output, seconds, price, inputs, _validator(inputs, rules))
 
 
 _SQUARE_FIRST = _choice("1:1", "16:9", "21:9", "3:2", "2:3", "4:5", "5:4", "3:4", "4:3", "9:16", "9:21")
 _PICTURE_FORMAT = _choice("webp", "jpg", "png")
+_WITH_CUSTOM = {"not": {}, "description": "Only allowed when aspect_ratio is custom"}
 
 _SCHNELL_INPUTS: dict[str, Property] = {
     "aspect_ratio": _SQUARE_FIRST,
@@ -133,6 +155,7 @@ MODELS = (
         "black-forest-labs/flux-dev",
         "list",
         2.5,
+        Price(0.025, "image"),
         _SCHNELL_INPUTS
         | {
             "image": _url(),
@@ -141,11 +164,12 @@ MODELS = (
             "guidance": _number(3, 0, 10),
         },
     ),
-    _model("black-forest-labs/flux-schnell", "list", 0.8, _SCHNELL_INPUTS),
+    _model("black-forest-labs/flux-schnell", "list", 0.8, Price(0.003, "image"), _SCHNELL_INPUTS),
     _model(
         "black-forest-labs/flux-1.1-pro",
         "string",
         3.0,
+        Price(0.04, "image"),
         {
             "aspect_ratio": _choice(
                 "1:1", "custom", "16:9", "3:2", "2:3", "4:5", "5:4", "9:16", "3:4", "4:3"
@@ -159,11 +183,16 @@ MODELS = (
             "prompt_upsampling": _flag(False),
             "seed": _seed(),
         },
+        rules={
+            "if": {"properties": {"aspect_ratio": {"const": "custom"}}, "required": ["aspect_ratio"]},
+            "else": {"properties": {"width": _WITH_CUSTOM, "height": _WITH_CUSTOM}},
+        },
     ),
     _model(
         "black-forest-labs/flux-kontext-max",
         "string",
         4.0,
+        Price(0.08, "image"),
         {
             "input_image": _url(),
             "aspect_ratio": _choice(
@@ -184,6 +213,7 @@ MODELS = (
         "qwen/qwen-image",
         "list",
         4.0,
+        Price(0.025, "image"),
         {
             "aspect_ratio": _choice("16:9", "1:1", "9:16", "4:3", "3:4", "3:2", "2:3"),
             "image_size": _choice("optimize_for_quality", "optimize_for_speed"),
@@ -206,6 +236,7 @@ MODELS = (
         "google/imagen-4-ultra",
         "string",
         8.0,
+        Price(0.06, "image"),
         {
             "aspect_ratio": _choice("1:1", "9:16", "16:9", "3:4", "4:3"),
             "image_size": _choice("1K", "2K"),
@@ -219,6 +250,7 @@ MODELS = (
         "google/nano-banana",
         "string",
         6.0,
+        Price(0.039, "image"),
         {
             "image_input": {"type": "array", "items": _url(), "default": []},
             "aspect_ratio": _choice(
@@ -232,6 +264,7 @@ MODELS = (
         "google/veo-3-fast",
         "string",
         20.0,
+        Price(3.32, "call"),
         {
             "aspect_ratio": _choice("16:9", "9:16"),
             "duration": _choice(8, 4, 6),
@@ -247,6 +280,7 @@ MODELS = (
         "kwaivgi/kling-v2.1-master",
         "string",
         20.0,
+        Price(0.28, "second"),
         {
             "aspect_ratio": _choice("16:9", "9:16", "1:1"),
             "duration": _choice(5, 10),

@@ -12,17 +12,17 @@ from typing import Any
 from aiohttp import web
 
 from simulator import refusals
-from simulator.door import sendable
 from simulator.predictions import Prediction, timestamp
 from simulator.refusals import Answer
+from simulator.wire import sendable
 from simulator.world import World
 
 _SHOWN = 1000
 _WELCOME = """\
 This is a simulated Replicate. It speaks Replicate's API under /v1 and draws what it is asked for;
-no model runs here and nothing is billed. Any token that begins with r8_ will do.
+no model runs here, and what it bills nobody pays. Any token that begins with r8_ will do.
 
-  GET     /simulator/counts        what arrived, what was refused, the densest minute
+  GET     /simulator/counts        what arrived, what was refused, the densest minute, the bill
   GET     /simulator/predictions   the latest predictions
   POST    /simulator/faults        order faults: [{"on": "create", "times": 2, "status": 503}]
   GET     /simulator/faults        what is still ordered; DELETE calls it off
@@ -115,6 +115,7 @@ def _shown(it: Prediction) -> dict[str, Any]:
         "completed_at": timestamp(it.completed_at) if it.completed_at else None,
         "webhook": made.webhook,
         "cancel_after": made.cancel_after,
+        "billed_usd": it.billed_usd,
     }
 
 

@@ -29,6 +29,9 @@ class Counts:
             truncated or garbled by a fault, or because the caller had gone.
         webhooks_delivered: Webhooks a receiver took.
         webhooks_refused: Attempts a receiver did not take.
+        deliveries_with_token: Deliveries asked for with an `Authorization` header, a cookie, or a
+            token in any other header or in the address. Outputs are anyone's hosts: none should be.
+        billed_usd: What all predictions have cost so far, in USD, rounded to millionths (`billing`).
     """
 
     requests: Mapping[str, int]
@@ -42,6 +45,8 @@ class Counts:
     answers_lost: int
     webhooks_delivered: int
     webhooks_refused: int
+    deliveries_with_token: int
+    billed_usd: float
 
     def as_json(self) -> dict[str, Any]:
         """The counts as a JSON object."""
@@ -65,6 +70,8 @@ class Tally:
         self._in_flight_peak = 0
         self._lost = 0
         self._webhooks = {True: 0, False: 0}
+        self._deliveries_with_token = 0
+        self._billed_usd = 0.0
 
     def arrived(self, kind: str) -> None:
         """A request of this kind came in."""
@@ -89,10 +96,15 @@ class Tally:
         self._in_flight += 1
         self._in_flight_peak = max(self._in_flight_peak, self._in_flight)
 
-    def settled(self, status: str) -> None:
-        """A prediction ended with this status."""
+    def settled(self, status: str, *, billed_usd: float) -> None:
+        """A prediction ended with this status, and cost this much."""
         self._in_flight -= 1
         self._finished[status] += 1
+        self._billed_usd += billed_usd
+
+    def delivery_with_token(self) -> None:
+        """Somebody who wanted an output gave away a secret."""
+        self._deliveries_with_token += 1
 
     def webhook(self, *, delivered: bool) -> None:
         """A webhook was sent once."""
@@ -112,4 +124,6 @@ class Tally:
             answers_lost=self._lost,
             webhooks_delivered=self._webhooks[True],
             webhooks_refused=self._webhooks[False],
+            deliveries_with_token=self._deliveries_with_token,
+            billed_usd=round(self._billed_usd, 6),
         )

@@ -1,21 +1,23 @@
 """Delivery: the files predictions put out, drawn when somebody asks for them.
 
 No token is needed, as on `replicate.delivery`; the prediction's unguessable id is in the path. A
-file vanishes an hour after its prediction ended. Drawing has one thread of its own, so that a page
-full of pictures delays no API answer.
+file vanishes an hour after its prediction ended. Who sends a token all the same is counted, for
+that token would have gone to a host that is none of its owner's. Faults ordered `on="delivery"`
+strike here. Drawing has one thread of its own, so that a page full of pictures delays no API answer.
 """
 
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 from aiohttp import web
 
-from simulator import directives, drawing, film
+from simulator import directives, drawing, film, wire
 from simulator.accounts import MINUTE
-from simulator.door import sendable
+from simulator.door import TOKEN_PREFIX
 from simulator.drawing import Picture
 from simulator.predictions import Prediction
-from simulator.refusals import not_found
+from simulator.refusals import Answer, not_found
 from simulator.world import World
 
 VANISH_AFTER = 60 * MINUTE
@@ -36,24 +38,50 @@ class Delivery:
         """Let the drawing thread go."""
         self._studio.shutdown(wait=True, cancel_futures=True)
 
-    async def deliver(self, request: web.Request) -> web.Response:
+    async def deliver(self, request: web.Request) -> web.StreamResponse:
         """The file, or 404 if the prediction has none by that name, or has it no more."""
-        self._world.tally.arrived("delivery")
+        world = self._world
+        world.tally.arrived("delivery")
+        if _gives_a_token_away(request):
+            world.tally.delivery_with_token()
+        prediction = world.book.find(request.match_info["id"])
+        fault = world.faults.strike("delivery", prediction.creation.token if prediction else None)
+        handle = partial(self._handled, request, prediction)
+        send = partial(self._send, request)
+        try:
+            if fault is None:
+                return await send(await handle())
+            return await wire.suffer(fault, request, handle=handle, send=send, tally=world.tally)
+        except ConnectionResetError:  # its sender is gone
+            return web.Response()
+
+    async def _handled(self, request: web.Request, prediction: Prediction | None) -> Answer:
         number, _, ending = request.match_info["file"].partition(".")
-        prediction = self._world.book.find(request.match_info["id"])
         if prediction is None or not self._has(prediction, f"/{number}.{ending}"):
-            return sendable(not_found().answer)
-        run = asyncio.get_running_loop().run_in_executor
-        content = await run(self._studio, _file, prediction, int(number), ending)
+            return not_found().answer
+        draw = partial(_file, prediction, int(number), ending)
+        # On a connection without a socket there is no other caller to be delayed, nor, where time is
+        # virtual, a loop that would wait for a thread.
+        apart = request.transport is None or request.transport.get_extra_info("socket") is not None
+        content = await asyncio.get_running_loop().run_in_executor(self._studio, draw) if apart else draw()
         kind = drawing.CONTENT_TYPES.get(ending, film.CONTENT_TYPE)
-        headers = {"Content-Type": kind, "Cache-Control": "public, max-age=3600"}
-        return web.Response(body=content, headers=headers)
+        return Answer(content, content_type=kind, headers={"Cache-Control": "public, max-age=3600"})
+
+    async def _send(self, request: web.Request, answer: Answer) -> web.Response:
+        return wire.leave(request, answer, self._world.tally)
 
     def _has(self, prediction: Prediction, name: str) -> bool:
         output, ended = prediction.output, prediction.settled_at
         if output is None or ended is None or self._world.clock() - ended > VANISH_AFTER:
             return False
         return any(url.endswith(name) for url in (output if isinstance(output, list) else [output]))
+
+
+def _gives_a_token_away(request: web.Request) -> bool:
+    said = [request.raw_path, *request.headers.values()]
+    return not {"Authorization", "Cookie"}.isdisjoint(request.headers) or any(
+        TOKEN_PREFIX in it for it in said
+    )
 
 
 def _file(prediction: Prediction, number: int, ending: str) -> bytes:
@@ -75,7 +103,7 @@ def _file(prediction: Prediction, number: int, ending: str) -> bytes:
         quality=quality if isinstance(quality, int) and 0 <= quality <= 100 else 80,
     )
     if is_film:
-        return film.encoded(picture, given.get("duration", model.default("duration")))
+        return film.encoded(picture, int(given.get("duration", model.default("duration"))))
     return drawing.encoded(picture)
 
 

@@ -15,8 +15,10 @@ to see:
     [[aborted]] [[canceled]] ended by Replicate, before or after it started
     [[early]]                its output is there while its status still says processing
     [[sparse]]               answers leave out every field they may
+    [[only=flux-dev,x/y]]    the others are meant for these models alone, by short or full name
 
-Durations and outcomes combine: `[[slow=0.2]] [[nsfw]]`.
+Durations and outcomes combine: `[[slow=0.2]] [[nsfw]]`. With `[[only=...]]` one prompt can fail on one
+model and succeed on the next: to any model it does not name, the prompt has no directives at all.
 """
 
 import re
@@ -55,11 +57,19 @@ class Plan:
     sparse: bool = False
 
 
-def read(prompt: str) -> dict[str, str]:
-    """The directives in `prompt`, each with its value or an empty string."""
+def read(prompt: str, *, model: str) -> dict[str, str]:
+    """The directives in `prompt` that are meant for `model`, each with its value or an empty string.
+
+    `model` is a full name: `owner/name`.
+    """
     if "[[" not in prompt:
         return {}
-    return dict(_DIRECTIVE.findall(prompt))
+    asked = dict(_DIRECTIVE.findall(prompt))
+    if "only" in asked:
+        meant = {name.strip() for name in asked.pop("only").split(",")}
+        if meant.isdisjoint({model, model.rpartition("/")[2]}):
+            return {}
+    return asked
 
 
 def without(prompt: str) -> str:

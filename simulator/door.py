@@ -2,23 +2,20 @@
 
 The order is the promise. A request is counted when it arrives, whatever becomes of it then; a token
 nobody knows is refused before it could use up anything; a fault strikes only what the limits let
-through, as a failing server stands behind the limiter; and the handler's answer is put on the wire
-here and nowhere else, so that a fault can do to it what it likes.
+through, as a failing server stands behind the limiter; and the handler's answer goes through here to
+the `wire`, so that a fault can do to it what it likes.
 """
 
 import asyncio
-import json
-import socket
-import struct
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import partial
 
 from aiohttp import web
 
-from simulator import faults, refusals
+from simulator import refusals, wire
 from simulator.accounts import Account
-from simulator.faults import Fault
-from simulator.refusals import JSON, Answer, Refusal
+from simulator.refusals import Answer, Refusal
 from simulator.world import World
 
 TOKEN: web.RequestKey[str] = web.RequestKey("token", str)
@@ -70,48 +67,21 @@ class Door:
             return await self._answer(request, _throttled(visit, now), visit)
         request[TOKEN] = token
         fault = world.faults.strike(kind, token)
-        if fault is not None:
-            return await self._suffer(fault, handler, visit)
-        return await self._answer(request, await _handled(handler, request), visit)
-
-    async def _suffer(self, fault: Fault, handler: Handler, visit: _Visit) -> web.StreamResponse:
-        request = visit.request
-        if fault.kind == "status":
-            return await self._answer(request, _ordered(fault), visit)
-        if fault.kind == "reset" and fault.value == "before":
-            return _hang_up(request)
-        answer = await _handled(handler, request)
-        if fault.kind in ("reset", "hang", "truncate", "garbage"):
-            self._world.tally.lost()
-        match fault.kind:
-            case "reset":
-                return _hang_up(request)
-            case "hang":
-                await asyncio.sleep(fault.value)
-                return _hang_up(request)
-            case "truncate":
-                await self._travel()
-                return await _truncated(request, answer)
-            case "garbage":
-                answer = replace(answer, body="<html><body>upstream connect error</body></html>")
-            case "delay":
-                await asyncio.sleep(fault.value)
-            case _:
-                answer = replace(answer, body=faults.edited(answer.body, fault))
-        return await self._answer(request, answer, visit)
+        handle = partial(_handled, handler, request)
+        if fault is None:
+            return await self._answer(request, await handle(), visit)
+        send = partial(self._answer, request, visit=visit)
+        return await wire.suffer(fault, request, handle=handle, send=send, tally=world.tally)
 
     async def _answer(
         self,
         request: web.Request,
         answer: Answer,
         visit: _Visit | None = None,
-    ) -> web.StreamResponse:
+    ) -> web.Response:
         """Send `answer`; a `visit` that reached an account is told what is left of its limit."""
         await self._travel()
-        self._world.tally.answered(answer.status)
-        if request.transport is None or request.transport.is_closing():
-            self._world.tally.lost()
-        response = sendable(answer)
+        response = wire.leave(request, answer, self._world.tally)
         if visit is not None:
             left = visit.account.allowance(self._world.clock(), creation=visit.creation)
             response.headers["ratelimit-remaining"] = str(left.remaining)
@@ -122,13 +92,6 @@ class Door:
         delay = self._world.network_delay()
         if delay:
             await asyncio.sleep(delay)
-
-
-def sendable(answer: Answer) -> web.Response:
-    """An answer as bytes and headers; a body that is text already goes as it is."""
-    text = answer.body if isinstance(answer.body, str) else json.dumps(answer.body)
-    headers = {"Content-Type": answer.content_type, **answer.headers}
-    return web.Response(body=text.encode(), status=answer.status, headers=headers)
 
 
 def _token(request: web.Request) -> str | None:
@@ -148,36 +111,3 @@ async def _handled(handler: Handler, request: web.Request) -> Answer:
         return await handler(request)
     except Refusal as refusal:
         return refusal.answer
-
-
-def _ordered(fault: Fault) -> Answer:
-    answer = refusals.of_status(fault.value)
-    if fault.body is not None:
-        answer = replace(answer, body=fault.body, content_type=JSON)
-    if fault.headers is not None:
-        answer = replace(answer, headers=dict(fault.headers))
-    return answer
-
-
-def _hang_up(request: web.Request) -> web.StreamResponse:
-    """Reset the connection: no goodbye, and whatever was on its way is lost."""
-    transport = request.transport
-    if transport is not None:
-        connection = transport.get_extra_info("socket")
-        if connection is not None:
-            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        transport.abort()
-    return web.Response()
-
-
-async def _truncated(request: web.Request, answer: Answer) -> web.StreamResponse:
-    content = sendable(answer).body
-    promised = content if isinstance(content, bytes) else b""
-    response = web.StreamResponse(status=answer.status)
-    response.content_type = answer.content_type
-    response.content_length = len(promised)
-    await response.prepare(request)
-    await response.write(promised[: len(promised) // 2])
-    if request.transport is not None:
-        request.transport.close()
-    return response

@@ -12,6 +12,12 @@ it does is exactly one of these:
     truncate=True         the request is handled; half of its answer comes, then a close
     drop=["version"]      the request is handled; its answer lacks these fields
     set={"status": "x"}   the request is handled; its answer has these fields
+    slow=seconds          the answer's bytes trickle in, the last of them that much later
+
+They are for requests of the API (`on="create"`, and so on; "any" is any of these), and for downloads of outputs
+with `on="delivery"`. A delivery cannot have `drop` or `set`, for it is not JSON; `slow` is for deliveries only. To a
+delivery, garbage is a page of HTML that says it is the picture; a redirect is `status=302` with
+`headers={"Location": url}`. Nobody downloads with a token: `token` there means outputs of that account's predictions.
 
 The ones that handle the request first are the expensive ones: the prediction exists, and is billed,
 whatever its creator gets to hear.
@@ -21,8 +27,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-KINDS = ("status", "reset", "hang", "delay", "garbage", "truncate", "drop", "set")
-REQUESTS = ("create", "get", "cancel", "list", "file", "account", "secret", "model", "any")
+KINDS = ("status", "reset", "hang", "delay", "garbage", "truncate", "drop", "set", "slow")
+REQUESTS = ("create", "get", "cancel", "list", "file", "account", "secret", "model", "any", "delivery")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,7 +72,7 @@ class Faults:
             on: The kind of request it is for.
             times: How many requests it strikes.
             after: How many such requests it lets through first.
-            rest: `token` for one account's requests only, and exactly one kind of fault.
+            rest: `token` for one account only, and exactly one kind of fault.
 
         Raises:
             ValueError: If the order makes no sense.
@@ -79,10 +85,11 @@ class Faults:
             raise ValueError("faults are ordered as a JSON list of objects")
         self._orders += [_parse(**({"on": "any", "times": 1, "after": 0} | o)) for o in orders]
 
-    def strike(self, kind: str, token: str) -> Fault | None:
-        """The fault that strikes this request of `kind`, if one does."""
+    def strike(self, kind: str, token: str | None) -> Fault | None:
+        """The fault that strikes this request of `kind`, if one does. Without a `token` it is nobody's."""
+        meant = (kind,) if kind == "delivery" else (kind, "any")
         for order in self._orders:
-            if order.on not in (kind, "any") or order.token not in (None, token):
+            if order.on not in meant or order.token not in (None, token):
                 continue
             if order.after:
                 order.after -= 1
@@ -131,6 +138,10 @@ def _parse(*, on: Any, times: Any, after: Any, token: Any = None, **rest: Any) -
     if kind != "status" and (headers is not None or body is not None):
         raise ValueError("headers and body go with status only")
     _check(kind, value)
+    if on == "delivery" and kind in ("drop", "set"):
+        raise ValueError(f"{kind} edits JSON, so on must be something else than delivery")
+    if on != "delivery" and kind == "slow":
+        raise ValueError(f"on must be delivery for slow, got {on!r}")
     fault = Fault(kind=kind, value=value, headers=headers, body=body)
     return Order(on=on, times=times, after=after, token=token, fault=fault)
 
@@ -141,7 +152,7 @@ def _check(kind: str, value: Any) -> None:
             good, wanted = _whole(value) and 200 <= value <= 599, "a status from 200 to 599"
         case "reset":
             good, wanted = value in ("before", "after"), '"before" or "after"'
-        case "hang" | "delay":
+        case "hang" | "delay" | "slow":
             good = _whole(value) or isinstance(value, float)
             good, wanted = good and 0 <= value <= 3600, "seconds, from 0 to 3600"
         case "garbage" | "truncate":

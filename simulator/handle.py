@@ -16,6 +16,7 @@ from simulator.counts import Counts
 from simulator.options import Options
 from simulator.predictions import PredictionRecord
 from simulator.server import Server
+from simulator.uploads import UploadRecord
 
 T = TypeVar("T")
 
@@ -72,7 +73,7 @@ class Simulator:
             on: The kind of request it is for.
             times: How many requests it strikes.
             after: How many such requests it lets through first.
-            rest: `token` for one account's requests only, and exactly one kind of fault.
+            rest: `token` for one account only, and exactly one kind of fault.
 
         Raises:
             ValueError: If the order makes no sense.
@@ -100,6 +101,10 @@ class Simulator:
     def predictions(self) -> list[PredictionRecord]:
         """Every prediction remembered, oldest first."""
         return self._call(lambda: [each.record() for each in self._server.world.book])
+
+    def uploads(self) -> list[UploadRecord]:
+        """Every uploaded file remembered, oldest first."""
+        return self._call(self._server.world.uploads.records)
 
     def reset(self) -> None:
         """Forget everything, as if just started."""

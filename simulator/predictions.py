@@ -19,6 +19,7 @@ from datetime import UTC, datetime, timedelta
 from itertools import count
 from typing import Any
 
+from simulator import billing
 from simulator.accounts import Clock
 from simulator.catalog import Model
 from simulator.counts import Tally
@@ -53,7 +54,10 @@ class Creation:
 
 @dataclass(frozen=True, slots=True)
 class PredictionRecord:
-    """A prediction at one moment, for a test to look at. `cancel_after` is in seconds."""
+    """A prediction at one moment, for a test to look at.
+
+    `cancel_after` is in seconds. `billed_usd` is what it cost, in USD: 0 until it has ended.
+    """
 
     id: str
     model: str
@@ -68,6 +72,7 @@ class PredictionRecord:
     cancel_after: float | None
     headers: Mapping[str, str] = field(repr=False)
     body: Mapping[str, Any]
+    billed_usd: float
 
 
 class Calendar:
@@ -105,6 +110,7 @@ class Prediction:
         self.settled = asyncio.Event()
         self.timers: list[asyncio.TimerHandle] = []
         self.settled_at: int | None = None
+        self.billed_usd = 0.0
         self._calendar = calendar
 
     @property
@@ -124,6 +130,10 @@ class Prediction:
         self.settled_at = now
         if status in TERMINAL:
             self.completed_at = self._calendar.now()
+        made, started = self.creation, self.started_at is not None
+        self.billed_usd = billing.charge(
+            made.model, made.input, status=status, started=started, output=self.output
+        )
         for timer in self.timers:
             timer.cancel()
         self.timers.clear()
@@ -148,6 +158,7 @@ class Prediction:
             cancel_after=made.cancel_after,
             headers=made.headers,
             body=made.body,
+            billed_usd=self.billed_usd,
         )
 
 
@@ -248,16 +259,18 @@ class Book:
     def _end(self, prediction: Prediction, status: str) -> None:
         if prediction.settled.is_set():
             return
-        prediction.settle(status, self._clock())
-        self._tally.settled(status)
+        self._settle(prediction, status)
         if status in TERMINAL:
             self._announce(prediction, "completed")
+
+    def _settle(self, prediction: Prediction, status: str) -> None:
+        prediction.settle(status, self._clock())
+        self._tally.settled(status, billed_usd=prediction.billed_usd)
 
     def _forget(self, prediction: Prediction) -> None:
         creation = prediction.creation
         if not prediction.settled.is_set():
-            prediction.settle("canceled", self._clock())
-            self._tally.settled("canceled")
+            self._settle(prediction, "canceled")
         del self._by_id[prediction.id]
         siblings = self._by_token[creation.token]
         del siblings[prediction.id]
@@ -276,8 +289,7 @@ def _output(prediction: Prediction) -> Any:
     if plan.outputs == "none":
         return None
     model = made.model
-    wanted = made.input.get("num_outputs", 1)
-    number = wanted if isinstance(wanted, int) and 1 <= wanted <= 4 else 1
+    number = model.outputs_asked(made.input)
     if plan.outputs == "fewer":
         number = max(1, number - 1)
     asked = made.input.get("output_format", model.default("output_format") or "webp")

@@ -20,7 +20,7 @@ PROBLEM = "application/problem+json"
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """An answer not sent yet: a status, a JSON value (or text), and headers."""
+    """An answer not sent yet: a status, a JSON value (or text, or the bytes of a file), and headers."""
 
     body: Any
     status: int = 200
@@ -140,6 +140,9 @@ def _as_problem(error: ValidationError) -> dict[str, str]:
             return problem("number_lte", where, f"Must be less than or equal to {bound}")
         case "multipleOf":
             return problem("multiple_of", where, f"Must be a multiple of {bound}")
+        case "not":
+            schema: Any = error.schema
+            return problem("number_not", where, schema.get("description", error.message))
         case other:
             return problem(str(other), where, error.message)
 

@@ -4,13 +4,15 @@ All of it lives on one event loop and is only ever touched there, so nothing her
 """
 
 import base64
+import math
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from simulator import answers, directives, webhooks
 from simulator.accounts import Accounts, Clock
 from simulator.counts import Tally
+from simulator.directives import Plan
 from simulator.faults import Faults
 from simulator.options import Options
 from simulator.predictions import Book, Creation, Prediction
@@ -36,7 +38,7 @@ class World:
         self.tally = Tally()
         self.accounts = Accounts(options)
         self.faults = Faults()
-        self.uploads = Uploads()
+        self.uploads = Uploads(clock)
         self.webhooks = webhooks.Webhooks(retry_seconds=options.webhook_retry_seconds, tally=self.tally)
         self.book = Book(keep=options.keep, clock=clock, tally=self.tally, announce=self._announce)
 
@@ -57,11 +59,7 @@ class World:
 
     def create(self, creation: Creation) -> Prediction:
         """Accept a creation: plan its life and let it begin."""
-        prompt = creation.input.get("prompt")
-        asked = directives.read(prompt) if isinstance(prompt, str) else {}
-        account = self.accounts.of(creation.token)
-        interrupted = "transient" in asked and account.trips(str(prompt))
-        plan = directives.plan(asked, usual=self._duration(creation), interrupted=interrupted)
+        plan = self._plan(creation)
         seed = creation.input.get("seed")
         seed = seed if isinstance(seed, int) else self.chance.randrange(2**31)
         return self.book.create(creation, plan, seed=seed)
@@ -70,6 +68,17 @@ class World:
         """Seconds the next message spends on its way."""
         least, most = self.options.answer_delay
         return self.chance.uniform(least, most) if most else 0.0
+
+    def _plan(self, creation: Creation) -> Plan:
+        prompt = creation.input.get("prompt")
+        asked = directives.read(prompt, model=creation.model.name) if isinstance(prompt, str) else {}
+        account = self.accounts.of(creation.token)
+        interrupted = "transient" in asked and account.trips(str(prompt))
+        plan = directives.plan(asked, usual=self._duration(creation), interrupted=interrupted)
+        error = self.uploads.failed_download(creation)
+        if error is None or math.isinf(plan.boot):  # what never starts downloads nothing
+            return plan
+        return replace(plan, total=plan.boot, ending="failed", error=error, outputs="none")
 
     def _duration(self, creation: Creation) -> float:
         usual = self.options.prediction_seconds
