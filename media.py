@@ -1,0 +1,67 @@
+"""What a file is, told by its first bytes: never by its name, nor by what somebody says it is.
+
+Signatures: PNG (W3C PNG 5.2), JPEG (ITU-T T.81 B.1.1.3), GIF (GIF89a 17), WebP (RFC 9649), MP4 and QuickTime
+(ISO/IEC 14496-12 4.3), WebM (RFC 9559).
+"""
+
+import struct
+import zlib
+from dataclasses import dataclass
+from typing import Literal
+
+HEAD = 16
+"""Bytes that are enough to tell."""
+
+
+@dataclass(frozen=True, slots=True)
+class MediaType:
+    """`name` as in Content-Type; `extension` begins with a dot."""
+
+    name: str
+    extension: str
+    kind: Literal["image", "video", "unknown"]
+
+
+PNG = MediaType("image/png", ".png", "image")
+JPEG = MediaType("image/jpeg", ".jpg", "image")
+WEBP = MediaType("image/webp", ".webp", "image")
+GIF = MediaType("image/gif", ".gif", "image")
+MP4 = MediaType("video/mp4", ".mp4", "video")
+QUICKTIME = MediaType("video/quicktime", ".mov", "video")
+WEBM = MediaType("video/webm", ".webm", "video")
+
+UNKNOWN = MediaType("application/octet-stream", "", "unknown")
+
+BY_EXTENSION = {each.extension: each for each in (PNG, JPEG, WEBP, GIF, MP4, QUICKTIME, WEBM)}
+
+_STILL = {b"avif", b"avis", b"heic", b"heix", b"heim", b"heis", b"hevc", b"mif1", b"msf1"}
+"""Brands of ISO files that are pictures, and none that is known here."""
+
+
+def media_type(head: bytes) -> MediaType | None:
+    """What the file is that begins with `head` (HEAD bytes, or all of it), or None if it is nothing known here."""
+    if head.startswith(b"\x89PNG\r\n\x1a\n"):
+        return PNG
+    if head.startswith(b"\xff\xd8\xff"):
+        return JPEG
+    if head.startswith((b"GIF87a", b"GIF89a")):
+        return GIF
+    if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
+        return WEBP
+    if head[4:8] == b"ftyp" and len(head) >= 12 and head[8:12] not in _STILL:
+        return QUICKTIME if head[8:12] == b"qt  " else MP4
+    if head.startswith(b"\x1a\x45\xdf\xa3"):
+        return WEBM
+    return None
+
+
+def black_png(width: int, height: int) -> bytes:
+    """A black picture of so many pixels, as a PNG: what stands in where nothing was made."""
+    rows = (b"\0" + b"\0\0\0" * width) * height  # filter type 0, then RGB
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(rows, 9)), (b"IEND", b""))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(_chunk(name, data) for name, data in chunks)
+
+
+def _chunk(name: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))

@@ -1,0 +1,98 @@
+"""What a file is, by its first bytes: real files, near misses, and every cut of them."""
+
+import zlib
+from io import BytesIO
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from media import BY_EXTENSION, GIF, HEAD, JPEG, MP4, PNG, QUICKTIME, WEBM, WEBP, black_png, media_type
+
+
+def drawn(format: str) -> bytes:  # noqa: A002 - Pillow's word
+    file = BytesIO()
+    Image.new("RGB", (3, 2)).save(file, format)
+    return file.getvalue()
+
+
+KNOWN = {
+    "png": (drawn("PNG"), PNG),
+    "jpeg": (drawn("JPEG"), JPEG),
+    "webp": (drawn("WEBP"), WEBP),
+    "gif": (drawn("GIF"), GIF),
+    "gif 87": (b"GIF87a" + bytes(20), GIF),
+    "mp4": (b"\0\0\0\x20ftypisom" + bytes(20), MP4),
+    "mp4, other brand": (b"\0\0\0\x18ftypmp42" + bytes(20), MP4),
+    "quicktime": (b"\0\0\0\x14ftypqt  " + bytes(20), QUICKTIME),
+    "webm": (b"\x1a\x45\xdf\xa3\x9fB\x86\x81\x01B\xf7\x81\x01B\xf2\x81", WEBM),
+}
+
+UNKNOWN = {
+    "nothing": b"",
+    "a page": b"<!doctype html><html>",
+    "svg": b'<svg xmlns="http://www.w3.org/2000/svg"/>',
+    "xml": b"<?xml version='1.0'?><svg/>",
+    "json": b'{"detail": "not found"}',
+    "a page that speaks of pictures": b"\n\n\x89PNG\r\n\x1a\n",
+    "png of old mac line ends": b"\x89PNG\n\x1a\n" + bytes(20),
+    "wav": b"RIFF\0\0\0\0WAVEfmt ",
+    "avi": b"RIFF\0\0\0\0AVI LIST",
+    "avif": b"\0\0\0\x1cftypavif" + bytes(20),
+    "heic": b"\0\0\0\x18ftypheic" + bytes(20),
+    "bmp": drawn("BMP"),
+    "tiff": drawn("TIFF"),
+    "pdf": b"%PDF-1.7\n" + bytes(20),
+    "zip": b"PK\3\4" + bytes(20),
+    "gzip": b"\x1f\x8b\x08" + bytes(20),
+    "elf": b"\x7fELF" + bytes(20),
+    "gif of no version": b"GIF88a" + bytes(20),
+}
+
+
+@pytest.mark.parametrize("name", KNOWN)
+def test_it_is_told_by_its_first_bytes_alone(name):
+    content, expected = KNOWN[name]
+    assert expected == media_type(content) == media_type(content[:HEAD])
+
+
+@pytest.mark.parametrize("name", UNKNOWN)
+def test_what_is_not_known_is_nothing(name):
+    assert media_type(UNKNOWN[name]) is None
+
+
+@pytest.mark.parametrize("name", KNOWN)
+def test_a_cut_head_is_told_right_or_not_at_all(name):
+    content, expected = KNOWN[name]
+    told = {media_type(content[:size]) for size in range(HEAD)}
+    assert {expected, None} >= told
+    assert media_type(content[:2]) is None
+
+
+@given(st.binary(max_size=64))
+def test_no_bytes_are_too_strange_and_what_follows_the_head_changes_nothing(content):
+    assert media_type(content[:HEAD]) == media_type(content)
+
+
+def test_every_type_has_one_extension_by_which_it_is_found():
+    every = [PNG, JPEG, WEBP, GIF, MP4, QUICKTIME, WEBM]
+    assert every == [BY_EXTENSION[each.extension] for each in every]
+    assert len(every) == len(BY_EXTENSION) == len({each.name for each in every})
+    assert all(each.name.startswith(f"{each.kind}/") for each in every)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 7), (64, 3), (1024, 1024)])
+def test_a_black_png_is_a_picture_of_that_size_and_black(size):
+    content = black_png(*size)
+    with Image.open(BytesIO(content)) as image:
+        image.verify()
+    with Image.open(BytesIO(content)) as image:
+        assert ("PNG", size, "RGB") == (image.format, image.size, image.mode)
+        assert [(size[0] * size[1], (0, 0, 0))] == image.getcolors()
+    assert PNG == media_type(content)
+
+
+def test_a_black_png_is_small_however_large_it_is():
+    assert 5000 > len(black_png(1024, 1024))
+    assert zlib.crc32(b"IEND") == int.from_bytes(black_png(1, 1)[-4:])
