@@ -1,0 +1,237 @@
+"""Outputs that last: fetched from Replicate, where they vanish after an hour, kept, and served from here.
+
+An output is fetched without any token (`hosts`), checked by its own bytes (`download`) and written to a temporary
+file (`spool`); whole, it is put into a storage (`directory`, `bucket`) under the unguessable id of its generation. It
+stays for `ttl` seconds, unless all files together pass `max_bytes`: then the oldest go. What cannot be kept is said in
+words. It is never raised: the picture was made and paid for, whatever becomes of our copy.
+
+Several processes may share one storage; each lists it now and then, and so sees what the others keep.
+"""
+
+import asyncio
+import errno
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+import structlog
+
+from files.download import Downloads, Patience
+from files.hosts import Hosts, NotHad, Source
+from files.index import Index
+from files.pool import Pool
+from files.spool import Spool, Temporary
+from files.storage import MOST_OUTPUTS, Opened, Storage, Stored, parsed
+from media import MediaType, media_type
+
+__all__ = ["Files", "Kept", "Opened", "Patience", "Storage", "Stored"]
+
+LARGEST: Final = 1_000_000_000
+"""Bytes of one output."""
+
+DOWNLOADS: Final = 32
+"""At once."""
+
+_BATCH: Final = 100
+"""Files that are deleted at one go."""
+
+_log = structlog.get_logger("files")
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """What became of a generation's outputs: for each its name, such as `0.webp`, or None if it could not be kept, and
+    then why, in a sentence for whoever asked for it."""
+
+    names: tuple[str | None, ...]
+    error: str | None
+
+
+class Files:
+    """Keeps outputs in `storage`, each for `ttl` seconds and all of them within `max_bytes`.
+
+    `spool` is the directory for temporary files; for a `Directory`, one on the same file system. `upstream` is the
+    base URL of Replicate's API. Every `interval` seconds what is too old is removed, every `relist` seconds the
+    storage is listed anew. All on one loop, but `open`.
+    """
+
+    def __init__(
+        self,
+        *,
+        storage: Storage,
+        spool: Path,
+        upstream: str,
+        ttl: float,
+        max_bytes: int,
+        largest: int = LARGEST,
+        patience: Patience | None = None,
+        interval: float = 60.0,
+        relist: float = 3600.0,
+        clock: Callable[[], float] = time.time,
+        source: Source | None = None,
+        executor: Executor | None = None,
+    ) -> None:
+        if ttl <= 0:
+            raise ValueError(f"ttl must be above 0, got {ttl}")
+        if max_bytes < 1:
+            raise ValueError(f"max_bytes must be at least 1, got {max_bytes}")
+        patience = patience or Patience()
+        self._storage = storage
+        self._ttl = ttl
+        self._max_bytes = max_bytes
+        self._interval = interval
+        self._relist = relist
+        self._clock = clock
+        # A thread for each download, so that a slow upload never holds up a write to the disk; and for the janitor.
+        self._pool = Pool(executor or ThreadPoolExecutor(DOWNLOADS + 2, thread_name_prefix="files"))
+        self._spool = Spool(spool, self._pool)
+        self._source = source or Hosts(upstream, stall=patience.stall)
+        self._downloads = Downloads(
+            self._source, largest=min(largest, max_bytes), patience=patience, pool=self._pool
+        )
+        self._places = asyncio.Semaphore(DOWNLOADS)
+        self._index = Index()
+        self._deleting = asyncio.Lock()
+        self._look_at = 0.0
+        self._janitor: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Look at what is there, and begin to tidy up. A storage that cannot be reached is asked again later."""
+        await self._look()
+        self._janitor = asyncio.create_task(self._tidy_up(), name="files-janitor")
+
+    async def keep(self, generation_id: str, outputs: Sequence[str]) -> Kept:
+        """Fetch all outputs of a generation, URLs or `data:` URIs, and keep them. Raises nothing but CancelledError."""
+        async with asyncio.TaskGroup() as group:
+            tasks = [
+                group.create_task(self._keep(generation_id, number, url))
+                for number, url in enumerate(outputs)
+            ]
+        await self._make_room()
+        ends = [self._still(generation_id, task.result()) for task in tasks]
+        reasons = list(dict.fromkeys(str(end) for end in ends if isinstance(end, NotHad)))
+        names = tuple(None if isinstance(end, NotHad) else end for end in ends)
+        return Kept(names, _sentence(names, reasons) if reasons else None)
+
+    async def put(self, generation_id: str, number: int, content: bytes) -> str:
+        """Keep what was made here as an output; its name. Raises OSError if it cannot be kept, and ValueError if it is
+        no picture or film or the id is none."""
+        media = media_type(content)
+        if media is None:
+            raise ValueError("the content is no picture or film of a kind that is known here")
+        if len(content) > self._max_bytes:
+            raise OSError(errno.EFBIG, f"it is larger than {self._max_bytes} bytes")
+        async with self._spool.temporary() as temporary:
+            await temporary.begin()
+            await temporary.write(content)
+            await temporary.finish()
+            name = await self._store(generation_id, number, media, temporary)
+        await self._make_room()
+        return name
+
+    def open(self, generation_id: str, name: str) -> Opened | None:
+        """The kept output of that name, or None if there is none (any more). On any thread; blocks. Raises OSError
+        if the storage cannot say."""
+        try:
+            opened = self._storage.open(f"{generation_id}/{name}")
+        except ValueError:
+            return None
+        if opened is not None and self._clock() - opened.modified >= self._ttl:
+            opened.close()
+            return None
+        return opened
+
+    async def aclose(self) -> None:
+        """Stop tidying up and let go of connections and threads, once nothing is being kept any more."""
+        if self._janitor is not None:
+            self._janitor.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._janitor
+        await self._source.aclose()
+        self._pool.close()
+
+    async def _keep(self, generation_id: str, number: int, url: str) -> str | NotHad:
+        try:
+            if number >= MOST_OUTPUTS:
+                return NotHad(f"more than {MOST_OUTPUTS} outputs are not kept")
+            async with self._places, self._spool.temporary() as temporary:
+                media = await self._downloads.fetch(url, temporary)
+                return await self._store(generation_id, number, media, temporary)
+        except NotHad as reason:
+            _log.warning("output_not_kept", generation=generation_id, number=number, reason=str(reason))
+            return reason
+        except OSError as error:
+            _log.error("output_not_stored", generation=generation_id, number=number, error=str(error))
+            return NotHad("it could not be stored")
+        except Exception:
+            _log.exception("output_not_kept", generation=generation_id, number=number)
+            return NotHad("something went wrong inside this service")
+
+    async def _store(self, generation_id: str, number: int, media: MediaType, whole: Temporary) -> str:
+        name = parsed(f"{generation_id}/{number}{media.extension}")
+        await self._pool.run(partial(self._storage.put, str(name), whole.path))
+        self._index.add(Stored(str(name), whole.size, self._clock()))
+        return name.file
+
+    def _still(self, generation_id: str, end: str | NotHad) -> str | NotHad:
+        """Outputs of one generation may push each other out."""
+        if isinstance(end, NotHad) or f"{generation_id}/{end}" in self._index:
+            return end
+        return NotHad("there is no room for it")
+
+    async def _tidy_up(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            await self._expire()
+            await self._make_room()
+            await asyncio.sleep(self._interval)
+            if loop.time() >= self._look_at:
+                await self._look()
+
+    async def _look(self) -> None:
+        """List what is kept, by whomever, and remove temporaries that nobody writes any more."""
+        since = self._clock()
+        try:
+            removed = await self._pool.run(partial(self._spool.sweep, since))
+            listed = await self._pool.run(lambda: list(self._storage.list()))
+        except Exception as error:
+            _log.error("files_not_listed", error=str(error), exc_info=not isinstance(error, OSError))
+            return
+        self._look_at = asyncio.get_running_loop().time() + self._relist
+        self._index.replace(listed, since=since)
+        _log.debug("files_listed", files=len(self._index), bytes=self._index.size, stale=removed)
+
+    async def _expire(self) -> None:
+        await self._delete("files_expired", lambda: self._index.up_to(self._clock() - self._ttl, most=_BATCH))
+
+    async def _make_room(self) -> None:
+        await self._delete("files_evicted", lambda: self._index.beyond(self._max_bytes, most=_BATCH))
+
+    async def _delete(self, event: str, chosen: Callable[[], list[str]]) -> None:
+        """Delete what is chosen, until there is nothing more, or it fails: then it is tried at the next occasion."""
+        async with self._deleting:
+            while names := chosen():
+                try:
+                    await self._pool.run(partial(_delete_all, self._storage, names))
+                except Exception as error:
+                    _log.error("files_not_deleted", error=str(error), exc_info=not isinstance(error, OSError))
+                    return
+                for name in names:
+                    self._index.remove(name)
+                _log.info(event, files=len(names), left=len(self._index), bytes=self._index.size)
+
+
+def _delete_all(storage: Storage, names: list[str]) -> None:
+    for name in names:
+        storage.delete(name)
+
+
+def _sentence(names: Sequence[str | None], reasons: Sequence[str]) -> str:
+    lost = sum(name is None for name in names)
+    which = "The output" if len(names) == 1 else f"{lost} of {len(names)} outputs"
+    return f"{which} could not be kept: {'; '.join(reasons)}."

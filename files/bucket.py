@@ -1,0 +1,123 @@
+"""Files kept in an S3-compatible store, so that many hosts serve the same ones and none needs a disk that lasts.
+
+By obstore (an extra, `requirements-s3.txt`), which streams both ways and reads the standard settings by itself:
+AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_REGION, AWS_ENDPOINT_URL, AWS_ALLOW_HTTP and the rest. An upload that is
+cut off leaves no object; its parts are for the bucket's rule about incomplete uploads to remove.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import obstore
+from obstore.exceptions import BaseError
+from obstore.store import S3Store
+
+from files.storage import Opened, Stored, parsed
+
+if TYPE_CHECKING:
+    from obstore.store import ClientConfig, RetryConfig, S3Config
+
+PIECE: Final = 4 * 1024 * 1024
+"""Bytes that one request reads. Most pictures are one piece, and no request outlasts its 30 seconds because the reader
+is slow."""
+
+PART: Final = 8 * 1024 * 1024
+"""Bytes of one part of an upload; S3 takes 10,000 of them."""
+
+_RETRIES: Final["RetryConfig"] = {"max_retries": 3, "retry_timeout": timedelta(seconds=30)}
+_SAID: Final = 300
+
+
+class Bucket:
+    """Keeps files below `url`, `s3://bucket/prefix`. What is not given is read from the environment."""
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        config: "S3Config | None" = None,
+        client_options: "ClientConfig | None" = None,
+        retry_config: "RetryConfig" = _RETRIES,
+    ) -> None:
+        if not url.startswith("s3://"):
+            raise ValueError("a bucket's URL must be like s3://bucket/prefix")
+        self._store = S3Store.from_url(
+            url,
+            config=config,
+            client_options=client_options,
+            retry_config=retry_config,
+            disable_bulk_delete=True,  # not every S3-compatible store has it
+        )
+
+    def put(self, name: str, source: Path) -> None:
+        media_type = parsed(name).media_type
+        with _as_os_error():
+            obstore.put(
+                self._store,
+                name,
+                source,
+                attributes={"Content-Type": media_type},
+                chunk_size=PART,
+                max_concurrency=2,
+            )
+
+    def open(self, name: str) -> Opened | None:
+        media_type = parsed(name).media_type
+        try:
+            with _as_os_error():
+                found = obstore.head(self._store, name)
+        except FileNotFoundError:
+            return None
+        etag = found["e_tag"]
+
+        def read(start: int, length: int) -> bytes:
+            with _as_os_error():
+                wanted = (start, start + length)
+                return bytes(
+                    obstore.get(self._store, name, options={"range": wanted, "if_match": etag}).bytes()
+                )
+
+        return Opened(
+            size=found["size"],
+            modified=found["last_modified"].timestamp(),
+            media_type=media_type,
+            etag=(etag or f"{found['last_modified'].timestamp():.0f}-{found['size']:x}").strip('"'),
+            path=None,
+            read=read,
+            piece=PIECE,
+            close=lambda: None,
+        )
+
+    def list(self) -> Iterator[Stored]:
+        with _as_os_error():
+            for page in obstore.list(self._store, chunk_size=1000):
+                for each in page:
+                    if _is_name(each["path"]):
+                        yield Stored(each["path"], each["size"], each["last_modified"].timestamp())
+
+    def delete(self, name: str) -> None:
+        parsed(name)
+        with _as_os_error():
+            try:
+                obstore.delete(self._store, name)
+            except FileNotFoundError:
+                return
+
+
+def _is_name(path: str) -> bool:
+    try:
+        parsed(path)
+    except ValueError:
+        return False
+    return True
+
+
+@contextmanager
+def _as_os_error() -> Iterator[None]:
+    try:
+        yield
+    except BaseError as error:
+        raise OSError(str(error).partition("\n")[0][:_SAID]) from error

@@ -1,0 +1,84 @@
+"""Files kept in a directory on this machine, in 256 directories, so that none grows huge.
+
+A file appears under its name whole or not at all: it is flushed to the disk under another name, then renamed, which
+wants that other name on the same file system. Nobody but this user can read it.
+"""
+
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Final
+
+from files.storage import Name, Opened, Stored, parsed
+
+_PIECE: Final = 256 * 1024
+
+
+class Directory:
+    """Keeps `gen_0123…/0.webp` as `01/gen_0123….0.webp` below `path`. Several processes may share one."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def put(self, name: str, source: Path) -> None:
+        target = self._place(parsed(name))
+        with source.open("rb") as file:
+            os.fsync(file.fileno())
+        self._path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        target.parent.mkdir(mode=0o700, exist_ok=True)
+        source.replace(target)
+        _flush(target.parent)
+
+    def open(self, name: str) -> Opened | None:
+        wanted = parsed(name)
+        path = self._place(wanted)
+        try:
+            descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+        except FileNotFoundError:
+            return None
+        file = os.fdopen(descriptor, "rb", buffering=0)
+        status = os.fstat(descriptor)
+        return Opened(
+            size=status.st_size,
+            modified=status.st_mtime,
+            media_type=wanted.media_type,
+            etag=f"{status.st_mtime_ns:x}-{status.st_size:x}",
+            path=path,
+            read=lambda start, length: os.pread(file.fileno(), length, start),
+            piece=_PIECE,
+            close=file.close,
+        )
+
+    def list(self) -> Iterator[Stored]:
+        with suppress(FileNotFoundError), os.scandir(self._path) as shelves:
+            for shelf in shelves:
+                if len(shelf.name) == 2 and shelf.is_dir(follow_symlinks=False):
+                    yield from _on(shelf)
+
+    def delete(self, name: str) -> None:
+        self._place(parsed(name)).unlink(missing_ok=True)
+
+    def _place(self, name: Name) -> Path:
+        shelf = name.generation.removeprefix("gen_")[:2]
+        return self._path / shelf / f"{name.generation}.{name.file}"
+
+
+def _on(shelf: os.DirEntry[str]) -> Iterator[Stored]:
+    with os.scandir(shelf.path) as entries:
+        for entry in entries:
+            with suppress(ValueError, FileNotFoundError):  # not ours, or gone since
+                name = str(parsed(entry.name.replace(".", "/", 1)))
+                status = entry.stat(follow_symlinks=False)
+                if stat.S_ISREG(status.st_mode):
+                    yield Stored(name, status.st_size, status.st_mtime)
+
+
+def _flush(directory: Path) -> None:
+    """So that a name outlives a crash of the machine as well."""
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,179 @@
+"""The hosts that outputs are fetched from, and no other.
+
+An output's URL comes from outside, and so does every redirect. So each is asked anew, at most three times: it is https
+at `replicate.delivery` or below it, or it has the scheme, host and port of the upstream that is configured. A delivery
+host must not turn out to be an address on a private network; that is asked of the very addresses a connection is then
+made to, so that no second look-up can answer otherwise. The upstream may be anywhere: whoever set it up chose it.
+
+Nothing secret is sent: no token, no cookie, nothing from `.netrc`, no proxy. A compressed answer is not unpacked.
+"""
+
+import re
+import socket
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+import aiohttp
+import httpx
+from aiohttp.abc import AbstractResolver, ResolveResult
+from yarl import URL
+
+from addresses import is_public_address
+
+REDIRECTS: Final = 3
+
+_HOST: Final = re.compile(r"(?:[a-z0-9_-]+\.)*replicate\.delivery")
+_URL: Final = re.compile(r"[!-~]{1,8192}")
+_REDIRECTS: Final = {301, 302, 303, 307, 308}
+_PASSING: Final = {404, 408, 425, 429}
+"""Statuses that may be others in a moment, as all from 500 may. 404: what was just made may still be on its way."""
+
+_HEADERS: Final = {
+    "Accept": "*/*",
+    "Accept-Encoding": "identity",
+    "User-Agent": "replicate-concurrent-generation",
+}
+
+
+class NotHad(Exception):
+    """The output cannot be had. The text completes "it could not be kept: …", for whoever asked for it."""
+
+
+class Lost(NotHad):
+    """Not this time: another try may help."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What came: `length` in bytes, as announced, and the bytes as they come."""
+
+    length: int | None
+    chunks: AsyncIterator[bytes]
+
+
+class Source(Protocol):
+    """Where bytes come from."""
+
+    def get(self, url: str) -> AbstractAsyncContextManager[Answer]:
+        """What the URL gives, while the block runs; Lost and NotHad are raised at its start and inside."""
+
+    async def aclose(self) -> None: ...
+
+
+class Hosts:
+    """A `Source` of what Replicate delivers. `upstream` is its API's base URL; `stall` is the seconds without a byte
+    after which a connection counts as lost. Use it on one loop."""
+
+    def __init__(self, upstream: str, *, stall: float, resolver: AbstractResolver | None = None) -> None:
+        self._upstream = _origin(URL(upstream))
+        self._stall = stall
+        self._resolver = resolver
+        self._sessions: dict[bool, aiohttp.ClientSession] = {}
+
+    @asynccontextmanager
+    async def get(self, url: str) -> AsyncIterator[Answer]:
+        at = self._allowed(url)
+        for _ in range(REDIRECTS + 1):
+            with _translated():
+                async with self._session(at).get(at, allow_redirects=False) as response:
+                    if response.status in _REDIRECTS:
+                        at = self._redirected(at, response.headers.get("Location", ""))
+                        continue
+                    _check(response)
+                    yield Answer(response.content_length, response.content.iter_any())
+                    return
+        raise NotHad(f"it was redirected more than {REDIRECTS} times")
+
+    async def aclose(self) -> None:
+        for session in self._sessions.values():
+            await session.close()
+        self._sessions.clear()
+
+    def _allowed(self, url: str) -> URL:
+        """The URL as it will be used, read by what connects: no two readers, no two readings."""
+        try:
+            parsed = URL(url, encoded=True) if _URL.fullmatch(url) else None
+            host, port = (parsed.raw_host or "", parsed.port) if parsed else ("", None)
+        except ValueError:
+            parsed = None
+        if parsed is None or parsed.raw_user is not None or parsed.raw_password is not None:
+            raise NotHad("its URL is not one that outputs have")
+        delivered = parsed.scheme == "https" and port == 443 and _HOST.fullmatch(host.lower())
+        if not delivered and _origin(parsed) != self._upstream:
+            raise NotHad("its host is not one that outputs come from")
+        return parsed
+
+    def _redirected(self, at: URL, location: str) -> URL:
+        try:
+            to = str(at.join(URL(location, encoded=True)))
+        except ValueError:
+            to = ""
+        return self._allowed(to)
+
+    def _session(self, at: URL) -> aiohttp.ClientSession:
+        exempt = _origin(at) == self._upstream
+        if exempt not in self._sessions:
+            resolver = None if exempt else _OnlyPublic(self._resolver or aiohttp.ThreadedResolver())
+            self._sessions[exempt] = aiohttp.ClientSession(
+                connector=aiohttp.TCPConnector(
+                    limit=0, ttl_dns_cache=60, resolver=resolver, ssl=httpx.create_ssl_context()
+                ),
+                cookie_jar=aiohttp.DummyCookieJar(),
+                headers=_HEADERS,
+                auto_decompress=False,
+                timeout=aiohttp.ClientTimeout(total=None, connect=self._stall, sock_read=self._stall),
+            )
+        return self._sessions[exempt]
+
+
+class _PrivateAddress(OSError):
+    pass
+
+
+class _OnlyPublic(AbstractResolver):
+    """What another resolver says, if all of it is out in the open."""
+
+    def __init__(self, inner: AbstractResolver) -> None:
+        self._inner = inner
+
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
+    ) -> list[ResolveResult]:
+        found = await self._inner.resolve(host, port, family)
+        if not all(is_public_address(each["host"]) for each in found):
+            raise _PrivateAddress("a private address")
+        return found
+
+    async def close(self) -> None:
+        await self._inner.close()
+
+
+def _origin(url: URL) -> tuple[str, str, int | None]:
+    return url.scheme, (url.raw_host or "").lower(), url.port
+
+
+def _check(response: aiohttp.ClientResponse) -> None:
+    if response.status in _PASSING or response.status >= 500:
+        raise Lost(f"its host answered {response.status}")
+    if response.status != 200:
+        raise NotHad(f"its host answered {response.status}")
+    if response.headers.get("Content-Encoding", "identity").strip().lower() not in ("", "identity"):
+        raise NotHad("it came compressed, which was not asked for")
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    try:
+        yield
+    except aiohttp.ClientConnectorDNSError as error:
+        if isinstance(error.os_error, _PrivateAddress):
+            raise NotHad("its host has an address on a private network") from error
+        raise Lost("its host was not found") from error
+    except aiohttp.ServerTimeoutError as error:
+        raise Lost("the download stalled") from error
+    except aiohttp.ClientConnectorError as error:
+        raise Lost("its host could not be reached") from error
+    except aiohttp.ClientError as error:
+        raise Lost("the connection was lost") from error

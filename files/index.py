@@ -1,0 +1,55 @@
+"""What is kept, oldest first, in memory: which files are too old, and which must go to make room."""
+
+from collections.abc import Iterable
+from itertools import islice
+
+from files.storage import Stored
+
+
+class Index:
+    """Names with their sizes (bytes) and dates (seconds since the epoch). `size` is the sum of the sizes."""
+
+    def __init__(self) -> None:
+        self._files: dict[str, tuple[int, float]] = {}  # in the order they came
+        self.size = 0
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._files
+
+    def add(self, file: Stored) -> None:
+        """The newest, whatever its date: clocks are set back at times."""
+        self.remove(file.name)
+        self._files[file.name] = (file.size, file.modified)
+        self.size += file.size
+
+    def remove(self, name: str) -> None:
+        size, _ = self._files.pop(name, (0, 0.0))
+        self.size -= size
+
+    def replace(self, listed: Iterable[Stored], *, since: float) -> None:
+        """It is as listed now. What came since the listing began may be missing from it, and stays."""
+        newer = [Stored(name, *file) for name, file in self._files.items() if file[1] >= since]
+        self._files.clear()
+        self.size = 0
+        for file in sorted(listed, key=lambda each: each.modified):
+            self.add(file)
+        for file in newer:
+            self.add(file)
+
+    def up_to(self, date: float, *, most: int) -> list[str]:
+        """The oldest that are not newer than that date."""
+        return [name for name, (_, modified) in islice(self._files.items(), most) if modified <= date]
+
+    def beyond(self, budget: int, *, most: int) -> list[str]:
+        """The oldest, as many as have to go for the rest to fit into so many bytes."""
+        names: list[str] = []
+        left = self.size
+        for name, (size, _) in islice(self._files.items(), most):
+            if left <= budget:
+                break
+            names.append(name)
+            left -= size
+        return names

@@ -1,0 +1,101 @@
+"""Temporary files: what comes in is written here first, and is moved away when it is whole."""
+
+import os
+import secrets
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from typing import IO, Final
+
+from files.pool import Pool
+from media import HEAD
+
+STALE: Final = 3600.0
+"""Seconds after which nobody writes any more to a temporary file. Another process may share the directory."""
+
+_BUFFER: Final = 1024 * 1024
+
+
+class Temporary:
+    """A file being written. `size` in bytes; `head` is its first bytes, enough to tell what it is."""
+
+    def __init__(self, path: Path, pool: Pool) -> None:
+        self.path = path
+        self.size = 0
+        self.head = b""
+        self._pool = pool
+        self._file: IO[bytes] | None = None
+        self._buffer = bytearray()
+
+    async def begin(self) -> None:
+        """An empty file, whatever was written before. Raises OSError."""
+        self._buffer.clear()
+        self.size, self.head = 0, b""
+        await self._pool.run(self._open)
+
+    async def write(self, content: bytes) -> None:
+        """Append. Raises OSError when the disk does not take it."""
+        if len(self.head) < HEAD:
+            self.head += content[: HEAD - len(self.head)]
+        self.size += len(content)
+        self._buffer += content
+        if len(self._buffer) >= _BUFFER:
+            await self._pool.run(self._flush)
+
+    async def finish(self) -> None:
+        """Nothing more will be written; the file at `path` is whole."""
+        await self._pool.run(self._close)
+
+    def discard(self) -> None:
+        """Blocks. Whatever there is of it is gone, unless it was moved away."""
+        if self._file is not None:
+            self._file.close()
+        with suppress(OSError):
+            self.path.unlink()
+
+    def _open(self) -> None:
+        self.discard()
+        self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        self._file = os.fdopen(descriptor, "wb", buffering=0)
+
+    def _flush(self) -> None:
+        if self._file is None:
+            raise ValueError("the file was not begun")
+        content, self._buffer = self._buffer, bytearray()
+        with memoryview(content) as left:
+            written = 0
+            while written < len(content):
+                written += self._file.write(left[written:])
+
+    def _close(self) -> None:
+        self._flush()
+        if self._file is not None:
+            self._file.close()
+
+
+class Spool:
+    """The directory `path`, made when it is needed, for nobody but this user."""
+
+    def __init__(self, path: Path, pool: Pool) -> None:
+        self._path = path
+        self._pool = pool
+
+    @asynccontextmanager
+    async def temporary(self) -> AsyncIterator[Temporary]:
+        """A file to be begun, gone at the end of the block unless it was moved away."""
+        file = Temporary(self._path / f"{secrets.token_hex(16)}.part", self._pool)
+        try:
+            yield file
+        finally:
+            await self._pool.run(file.discard)
+
+    def sweep(self, now: float) -> int:
+        """Blocks. Remove what dead processes left; how many files. Raises OSError."""
+        removed = 0
+        for path in self._path.glob("*.part"):
+            with suppress(FileNotFoundError):
+                if now - path.stat(follow_symlinks=False).st_mtime > STALE:
+                    path.unlink()
+                    removed += 1
+        return removed

@@ -1,0 +1,186 @@
+"""One output fetched: tries and pauses in virtual time, and what is never kept."""
+
+import asyncio
+import base64
+from itertools import pairwise
+
+import pytest
+from file_parts import MP4, PAGE, PNG, FakeSource, Inline, in_virtual_time, picture
+
+from files.download import Downloads, Patience
+from files.hosts import Lost, NotHad
+from files.pool import Pool
+from files.spool import Spool
+
+URL = "https://replicate.delivery/a.png"
+
+
+async def fetched(tmp_path, source, url=URL, *, largest=10_000, **patience):
+    """What is in the file, and what it is said to be."""
+    pool = Pool(Inline())
+    downloads = Downloads(source, largest=largest, patience=Patience(**patience), pool=pool)
+    async with Spool(tmp_path, pool).temporary() as temporary:
+        media = await downloads.fetch(url, temporary)
+        assert temporary.size == temporary.path.stat().st_size
+        return temporary.path.read_bytes(), media.name
+
+
+@in_virtual_time
+async def test_it_is_written_whole_and_told_by_its_content(tmp_path):
+    source = FakeSource([(1, MP4[:3]), (1, MP4[3:]), (1, b"more" * 100)])
+
+    assert (MP4 + b"more" * 100, "video/mp4") == await fetched(tmp_path, source)
+    assert [] == list(tmp_path.iterdir())
+
+
+@in_virtual_time
+async def test_a_lost_download_is_begun_anew_and_nothing_of_it_stays(tmp_path):
+    source = FakeSource([(0, PNG + b"half"), (1, Lost("the connection was lost"))], PNG)
+
+    assert (PNG, "image/png") == await fetched(tmp_path, source)
+    assert 2 == len(source.asked)
+
+
+@in_virtual_time
+async def test_pauses_grow_and_stray_and_four_tries_are_all(tmp_path):
+    source = FakeSource(Lost("the connection was lost"))
+    with pytest.raises(Lost, match="the connection was lost"):
+        await fetched(tmp_path, source, first_pause=1.0)
+
+    times = [time for time, _ in source.asked]
+    pauses = [later - sooner for sooner, later in pairwise(times)]
+    assert 4 == len(times)
+    for pause, longest in zip(pauses, [1, 2, 4], strict=True):
+        assert longest / 2 <= pause <= longest
+    assert [1, 2, 4] != pauses
+
+
+@in_virtual_time
+async def test_what_is_refused_is_not_tried_again(tmp_path):
+    source = FakeSource(NotHad("its host answered 403"))
+    with pytest.raises(NotHad, match="403"):
+        await fetched(tmp_path, source)
+    assert 1 == len(source.asked)
+
+
+@in_virtual_time
+async def test_a_try_that_drips_for_ever_ends_and_the_next_may_do_better(tmp_path):
+    drip = [(9, b"\7")] * 1000
+    source = FakeSource([(0, PNG[:16]), *drip], PNG)
+
+    assert (PNG, "image/png") == await fetched(tmp_path, source, one_try=120)
+    assert 120.25 <= source.asked[1][0] <= 120.5
+
+
+@in_virtual_time
+async def test_all_tries_together_end_in_time_and_the_reason_is_the_last(tmp_path):
+    source = FakeSource(Lost("its host answered 503"), [(1e6, PNG)])
+    with pytest.raises(Lost, match="its host answered 503"):
+        await fetched(tmp_path, source, one_try=1e5, overall=300)
+    assert 300 == asyncio.get_running_loop().time()
+
+
+@in_virtual_time
+async def test_what_never_answers_took_too_long(tmp_path):
+    source = FakeSource([(1e6, PNG)])
+    with pytest.raises(Lost, match="it took too long"):
+        await fetched(tmp_path, source, tries=1)
+    assert 120 == asyncio.get_running_loop().time()
+
+
+@pytest.mark.parametrize("tries", [0, -1])
+def test_no_try_is_no_patience(tries):
+    with pytest.raises(ValueError, match=f"tries must be at least 1, got {tries}"):
+        Patience(tries=tries)
+
+
+@pytest.mark.parametrize(
+    "body", [PAGE, b"<svg/>", b"", b"P", b'{"error": 1}', b"\x1f\x8b" + bytes(100), b"MZ" + bytes(100)]
+)
+@in_virtual_time
+async def test_what_is_no_picture_or_film_is_not_kept_and_may_be_one_the_next_time(tmp_path, body):
+    source = FakeSource(body)
+    with pytest.raises(NotHad, match="it is no picture or film"):
+        await fetched(tmp_path, source, tries=1)
+    assert 1 == len(source.asked)
+    await fetched(tmp_path, FakeSource(body, picture(16)), tries=2)
+
+
+@in_virtual_time
+async def test_a_page_is_known_by_its_first_bytes_and_not_read_to_its_end(tmp_path):
+    source = FakeSource([(0, PAGE[:5]), (1, PAGE[5:20]), (1e6, b"the rest")])
+    with pytest.raises(NotHad, match="it is no picture or film"):
+        await fetched(tmp_path, source, tries=1)
+    assert 1 == asyncio.get_running_loop().time()
+
+
+@in_virtual_time
+async def test_what_has_no_end_is_left_at_the_limit(tmp_path):
+    source = FakeSource([(1, picture(16))] + [(1, bytes(1000))] * 1000)
+    with pytest.raises(NotHad, match="it is larger than 10000 bytes"):
+        await fetched(tmp_path, source)
+    assert 11 == asyncio.get_running_loop().time()
+
+
+@in_virtual_time
+async def test_what_says_that_it_is_too_large_is_not_read_at_all(tmp_path):
+    source = FakeSource([(1, PNG)], length=10_001)
+    with pytest.raises(NotHad, match="it is larger than 10000 bytes"):
+        await fetched(tmp_path, source)
+    assert 0 == asyncio.get_running_loop().time()
+
+
+@pytest.mark.parametrize("size", [9_999, 10_000])
+@in_virtual_time
+async def test_the_limit_itself_is_not_too_large(tmp_path, size):
+    assert picture(size) == (await fetched(tmp_path, FakeSource(picture(size), length=size)))[0]
+
+
+@pytest.mark.parametrize(
+    "head", ["data:image/png;base64,", "DATA:text/html;charset=x;BASE64,", "data:;base64,"]
+)
+@in_virtual_time
+async def test_a_data_uri_is_decoded_and_told_by_its_content(tmp_path, head):
+    source = FakeSource(b"never asked")
+
+    assert (PNG, "image/png") == await fetched(tmp_path, source, head + base64.b64encode(PNG).decode())
+    assert [] == source.asked
+
+
+@pytest.mark.parametrize(
+    ("encoded", "reason"),
+    [
+        ("not base64!", "its data: URI is not base64"),
+        ("iVBORw0KG", "its data: URI is not base64"),
+        ("\u00e9\u00e9\u00e9\u00e9", "its data: URI is not base64"),
+        (base64.b64encode(PAGE).decode(), "it is no picture or film"),
+        ("", "it is no picture or film"),
+        (base64.b64encode(picture(10_001)).decode(), "it is larger than 10000 bytes"),
+        ("A" * 20_000, "it is larger than 10000 bytes"),
+    ],
+    ids=["garbage", "cut", "letters", "page", "empty", "just too large", "far too large"],
+)
+@in_virtual_time
+async def test_a_data_uri_is_held_to_the_same(tmp_path, encoded, reason):
+    with pytest.raises(NotHad, match=reason):
+        await fetched(tmp_path, FakeSource(b""), "data:image/png;base64," + encoded)
+    assert [] == list(tmp_path.iterdir())
+
+
+@in_virtual_time
+async def test_more_than_the_buffer_holds_arrives_in_order(tmp_path):
+    parts = [picture(1000)] + [bytes([number % 256]) * 70_001 for number in range(50)]
+    body, _ = await fetched(tmp_path, FakeSource([(0, part) for part in parts]), largest=10**8)
+
+    assert b"".join(parts) == body
+
+
+@in_virtual_time
+async def test_who_is_cancelled_leaves_no_temporary(tmp_path):
+    task = asyncio.create_task(fetched(tmp_path, FakeSource([(0, PNG), (1e6, b"")])))
+    await asyncio.sleep(1)
+    assert 1 == len(list(tmp_path.iterdir()))
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert [] == list(tmp_path.iterdir())

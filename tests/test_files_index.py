@@ -1,0 +1,77 @@
+"""What must go, and in which order: for every history."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from files.index import Index
+from files.storage import Stored
+
+FILES = st.lists(st.builds(Stored, st.sampled_from("abcdefgh"), st.integers(0, 100), st.floats(0, 1000)))
+
+
+def filled(history):
+    index = Index()
+    for file in history:
+        index.add(file)
+    return index
+
+
+def last_of_each(history):
+    """The files that are left, in the order in which they came last."""
+    left = {}
+    for file in history:
+        left.pop(file.name, None)
+        left[file.name] = file
+    return list(left.values())
+
+
+@given(FILES, st.lists(st.sampled_from("abcdefgh")))
+def test_its_size_is_that_of_what_is_in_it(history, removed):
+    index = filled(history)
+    for name in removed:
+        index.remove(name)
+
+    left = [file for file in last_of_each(history) if file.name not in removed]
+    assert (len(left), sum(file.size for file in left)) == (len(index), index.size)
+
+
+@given(FILES, st.integers(0, 800))
+def test_what_goes_is_the_shortest_row_of_the_oldest_after_which_the_rest_fits(history, budget):
+    left = last_of_each(history)
+    shortest = next(n for n in range(len(left) + 1) if sum(file.size for file in left[n:]) <= budget)
+
+    assert [file.name for file in left[:shortest]] == filled(history).beyond(budget, most=100)
+
+
+@given(FILES, st.integers(0, 800), st.integers(1, 3))
+def test_in_small_batches_the_same_ones_go(history, budget, most):
+    index = filled(history)
+    expected = index.beyond(budget, most=100)
+    gone = []
+    while batch := index.beyond(budget, most=most):
+        assert len(batch) <= most
+        gone += batch
+        for name in batch:
+            index.remove(name)
+
+    assert expected == gone
+
+
+@given(FILES, st.floats(0, 1000))
+def test_nothing_goes_before_its_date_and_at_its_date_it_does(history, date):
+    index = Index()
+    index.replace(last_of_each(history), since=2000)
+
+    due = {file.name for file in last_of_each(history) if file.modified <= date}
+    assert due == set(index.up_to(date, most=100))
+
+
+@given(FILES, FILES, st.floats(0, 1000))
+def test_a_listing_replaces_all_but_what_came_meanwhile(history, listing, since):
+    index = filled(history)
+    index.replace(last_of_each(listing), since=since)
+
+    meanwhile = [file for file in last_of_each(history) if file.modified >= since]
+    expected = last_of_each([*sorted(last_of_each(listing), key=lambda file: file.modified), *meanwhile])
+    assert [file.name for file in expected] == list(index._files)
+    assert sum(file.size for file in expected) == index.size
