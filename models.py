@@ -1,181 +1,53 @@
 """The registry: what each model takes, what it costs, and what a caller may call it.
 
-A model is one declarative class: its inputs with their types, ranges, choices and defaults, and above
-it the name, aliases and price. Validation, `/models`, OpenAPI, `/docs` and the README's table all follow
-from it, so adding a model is adding a class here.
+A model is one declarative class: its inputs with their types, ranges, choices and defaults, and above it what else
+there is to know. Adding a model is adding a class here.
 
 Ranges, choices, defaults and prices are those of the models' published input schemas and pricing pages
-(replicate.com/<owner>/<name>/api/schema). Where a model's launch page and its live schema disagree the
-stricter stands: qwen-image was launched with up to 100 steps, and would refuse 51 after the wait. The
-defaults are documentation: what the caller did not give is not sent, so that Replicate's own apply.
+(replicate.com/<owner>/<name>/api/schema). Where a model's launch page and its live schema disagree the stricter
+stands: qwen-image was launched with up to 100 steps, and would refuse 51 after the wait. The defaults are
+documentation: what the caller did not give is not sent, so that Replicate's own apply. `python -m models --check`
+compares all of it with what Replicate publishes.
+
+Tiers and credits are this service's own, for those who sell by plans; credits follow the price of an ordinary call.
 """
 
-import re
+import sys
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
-from functools import cached_property
+from difflib import SequenceMatcher
 from typing import Annotated, Any, Literal, TypeVar
-from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, WithJsonSchema
+import drift
+from pydantic import ConfigDict, Field
 
 from errors import Problem
-
-MAX_IMAGE = 256_000
-"""Characters of an image's `data:` URI, or URL; beyond about 256 kB Replicate wants a URL."""
-
-
-# ── The kinds of value a model takes ────────────────────────────────────────────────────────────────
-
-
-def _text(value: str) -> str:
-    if "\0" in value:
-        raise ValueError("must not contain NUL")
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        raise ValueError("must not contain lone surrogates") from None
-    return value
-
-
-def _prompt(value: str) -> str:
-    if not value.strip():
-        raise ValueError("must not be empty")
-    return value
-
-
-def _image(value: str) -> str:
-    if len(value) > MAX_IMAGE:
-        raise ValueError(f"must be at most {MAX_IMAGE} characters; give a URL of the image instead")
-    if value.startswith("data:"):
-        if not re.fullmatch(_DATA_URI, value):
-            raise ValueError("must be a base64 data: URI of a PNG, JPEG, WebP or GIF image")
-    elif not re.fullmatch(_URL, value) or not _has_host(value):
-        raise ValueError("must be an http(s) URL or a data: URI")
-    return value
-
-
-def _has_host(url: str) -> bool:
-    try:
-        parts = urlsplit(url)
-        return bool(parts.hostname) and parts.port != 0  # reading the port checks it
-    except ValueError:
-        return False
-
-
-_URL = r"[Hh][Tt][Tt][Pp][Ss]?://[!-~]+"
-_DATA_URI = r"data:image/(png|jpeg|webp|gif);base64,[A-Za-z0-9+/]+={0,2}"
+from registry import (
+    Fallback,
+    Fraction,
+    Image,
+    Images,
+    Inputs,
+    Model,
+    Percent,
+    Price,
+    References,
+    Seed,
+    Side,
+    Text,
+)
 
 AnInputs = TypeVar("AnInputs", bound="type[Inputs]")
-
-Text = Annotated[str, AfterValidator(_text), WithJsonSchema({"type": "string", "pattern": r"^[^\u0000]*$"})]
-Prompt = Annotated[
-    Text,
-    AfterValidator(_prompt),
-    WithJsonSchema({"type": "string", "pattern": r"^[^\u0000]*[^\s\u0000][^\u0000]*$"}),
-]
-Image = Annotated[
-    Text,
-    AfterValidator(_image),
-    WithJsonSchema(
-        {"type": "string", "format": "uri", "maxLength": MAX_IMAGE, "pattern": f"^({_URL}|{_DATA_URI})$"}
-    ),
-]
-Seed = Annotated[int, Field(ge=-(2**63), le=2**63 - 1)]
-Fraction = Annotated[float, Field(ge=0, le=1)]
-Percent = Annotated[int, Field(ge=0, le=100)]
-
-
-class Inputs(BaseModel):
-    """What a model takes: its own parameters by their own names. Only `prompt` is required."""
-
-    model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
-
-    prompt: Prompt
-
-    @classmethod
-    def rules(cls, given: Mapping[str, Any]) -> Iterator[Problem]:  # noqa: ARG003 - most models have none
-        """What holds between parameters. `given` has only values that are valid by themselves."""
-        yield from ()
-
-
-# ── Models ──────────────────────────────────────────────────────────────────────────────────────────
-
-
-@dataclass(frozen=True, slots=True)
-class Price:
-    """USD for one unit of what a model makes."""
-
-    usd: float
-    per: Literal["image", "call", "second"]
-
-    def of(self, images: int) -> float:
-        """USD for a prediction that returned so many images."""
-        return round(self.usd * images, 6)
-
-
-@dataclass(frozen=True)
-class Model:
-    """One entry of the registry. `asks_for` is sent when the caller names no value of their own."""
-
-    name: str
-    aliases: tuple[str, ...]
-    kind: Literal["image", "video"]
-    price: Price
-    inputs: type[Inputs]
-    example: Mapping[str, Any]
-    asks_for: Mapping[str, Any] = field(default_factory=dict)
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        return (self.name, *self.aliases)
-
-    @property
-    def extension(self) -> str:
-        """What a file of this model ends in when the caller names no format."""
-        if self.kind == "video":
-            return ".mp4"
-        return "." + str(self.input_schema["properties"]["output_format"]["default"])
-
-    @cached_property
-    def input_schema(self) -> dict[str, Any]:
-        """JSON Schema (2020-12) of the model's inputs, as validation reads them; the defaults are those that a
-        caller sees, so what is asked for counts."""
-        schema = self.inputs.model_json_schema()
-        for name, value in self.asks_for.items():
-            schema["properties"][name]["default"] = value
-        return schema
-
-    def as_json(self) -> dict[str, Any]:
-        """The model as `/models` tells it."""
-        return {
-            "name": self.name,
-            "aliases": list(self.aliases),
-            "kind": self.kind,
-            "price": {"usd": self.price.usd, "per": self.price.per},
-            "default_extension": self.extension,
-            "input_schema": self.input_schema,
-            "example": {"model_name": (*self.aliases, self.name)[0], **self.example},
-        }
-
 
 MODELS: dict[str, Model] = {}
 """The registry: models by full name, in the order they are declared."""
 
 
-def registered(
-    *,
-    name: str,
-    aliases: tuple[str, ...] = (),
-    kind: Literal["image", "video"],
-    price: Price,
-    example: Mapping[str, Any],
-    asks_for: Mapping[str, Any] | None = None,
-) -> Callable[[AnInputs], AnInputs]:
-    """Put a class of inputs into the registry, as the `Model` these say."""
+def registered(**facts: Any) -> Callable[[AnInputs], AnInputs]:
+    """Put a class of inputs into the registry, as the `Model` that these are the facts of."""
 
     def register(inputs: AnInputs) -> AnInputs:
-        MODELS[name] = Model(name, aliases, kind, price, inputs, example, asks_for or {})
+        model = Model(inputs=inputs, **facts)
+        MODELS[model.name] = model
         return inputs
 
     return register
@@ -186,11 +58,53 @@ def find(name: str) -> Model | None:
     return next((model for model in MODELS.values() if name in model.names), None)
 
 
+def nearest_first(name: str) -> list[str]:
+    """The full names of all models, those that read most like `name` first."""
+    wanted = name[:100].lower()
+
+    def likeness(model: Model) -> float:
+        return max(SequenceMatcher(None, wanted, known.lower()).ratio() for known in model.names)
+
+    return [model.name for model in sorted(MODELS.values(), key=likeness, reverse=True)]
+
+
+@registered(
+    name="black-forest-labs/flux-schnell",
+    aliases=("flux-schnell",),
+    kind="image",
+    price=Price(0.003, per="image"),
+    tier="free",
+    credits=1,
+    usual_seconds=0.8,
+    example={"prompt": "A paper boat on a puddle", "num_outputs": 2},
+)
+class FluxSchnell(Inputs):
+    aspect_ratio: Literal["1:1", "16:9", "21:9", "3:2", "2:3", "4:5", "5:4", "3:4", "4:3", "9:16", "9:21"] = (
+        "1:1"
+    )
+    num_outputs: Annotated[int, Field(ge=1, le=4)] = 1
+    num_inference_steps: Annotated[int, Field(ge=1, le=4)] = 4
+    seed: Seed | None = None
+    output_format: Literal["webp", "jpg", "png"] = "webp"
+    output_quality: Percent = 80
+    disable_safety_checker: bool = False
+    go_fast: bool = True
+    megapixels: Literal["1", "0.25"] = "1"
+
+
 @registered(
     name="black-forest-labs/flux-dev",
     aliases=("flux-dev",),
     kind="image",
     price=Price(0.025, per="image"),
+    tier="basic",
+    credits=2,
+    usual_seconds=2.5,
+    references=References("image"),
+    fallbacks=(
+        Fallback("black-forest-labs/flux-kontext-max", references=True),
+        Fallback("qwen/qwen-image", references=False),
+    ),
     asks_for={"output_format": "jpg"},
     example={"prompt": "A beautiful sunset over mountains", "aspect_ratio": "16:9"},
 )
@@ -212,11 +126,60 @@ class FluxDev(Inputs):
 
 
 @registered(
+    name="black-forest-labs/flux-1.1-pro",
+    aliases=("flux-1.1-pro",),
+    kind="image",
+    price=Price(0.04, per="image"),
+    tier="premium",
+    credits=5,
+    usual_seconds=3.0,
+    references=References("image_prompt"),
+    example={
+        "prompt": "A red lighthouse in fog",
+        "aspect_ratio": "custom",
+        "width": 1024,
+        "height": 768,
+        "safety_tolerance": 2,
+    },
+)
+class Flux11Pro(Inputs):
+    model_config = ConfigDict(
+        json_schema_extra={  # as `rules`
+            "if": {
+                "not": {"required": ["aspect_ratio"], "properties": {"aspect_ratio": {"const": "custom"}}}
+            },
+            "then": {"properties": {"width": {"type": "null"}, "height": {"type": "null"}}},
+        }
+    )
+
+    aspect_ratio: Literal["custom", "1:1", "16:9", "3:2", "2:3", "4:5", "5:4", "9:16", "3:4", "4:3"] = "1:1"
+    width: Side | None = None
+    height: Side | None = None
+    image_prompt: Image | None = None
+    output_format: Literal["webp", "jpg", "png"] = "webp"
+    output_quality: Percent = 80
+    safety_tolerance: Annotated[int, Field(ge=1, le=6)] = 2
+    prompt_upsampling: bool = False
+    seed: Seed | None = None
+
+    @classmethod
+    def rules(cls, given: Mapping[str, Any]) -> Iterator[Problem]:
+        for side in ("width", "height"):
+            if given.get(side) is not None and given.get("aspect_ratio") != "custom":
+                yield Problem(side, "goes only with aspect_ratio custom", given[side])
+
+
+@registered(
     name="black-forest-labs/flux-kontext-max",
     aliases=("flux-kontext-max", "kontext-max"),
     kind="image",
     price=Price(0.08, per="image"),
-    example={"prompt": "The same street in winter", "input_image": "https://example.com/street.jpg"},
+    tier="premium",
+    credits=10,
+    usual_seconds=4.0,
+    references=References("input_image"),
+    fallbacks=(Fallback("qwen/qwen-image", on=("content_refused",)),),
+    example={"prompt": "Make it a watercolour", "input_image": "https://example.com/street.png"},
 )
 class FluxKontextMax(Inputs):
     model_config = ConfigDict(
@@ -248,6 +211,11 @@ class FluxKontextMax(Inputs):
     aliases=("qwen-image",),
     kind="image",
     price=Price(0.025, per="image"),
+    tier="basic",
+    credits=2,
+    usual_seconds=4.0,
+    references=References("image"),
+    fallbacks=(Fallback("black-forest-labs/flux-dev"),),
     example={"prompt": "A shop sign that reads OPEN", "aspect_ratio": "4:3"},
 )
 class QwenImage(Inputs):
@@ -266,3 +234,90 @@ class QwenImage(Inputs):
     lora_weights: Text | None = None
     lora_scale: float = 1
     disable_safety_checker: bool = False
+
+
+@registered(
+    name="google/imagen-4-ultra",
+    aliases=("imagen-4-ultra",),
+    kind="image",
+    price=Price(0.06, per="image"),
+    tier="premium",
+    credits=8,
+    usual_seconds=8.0,
+    example={"prompt": "A macro photograph of a dew drop", "aspect_ratio": "3:4", "image_size": "2K"},
+)
+class Imagen4Ultra(Inputs):
+    aspect_ratio: Literal["1:1", "9:16", "16:9", "3:4", "4:3"] = "1:1"
+    image_size: Literal["1K", "2K"] = "1K"
+    safety_filter_level: Literal["block_low_and_above", "block_medium_and_above", "block_only_high"] = (
+        "block_only_high"
+    )
+    output_format: Literal["jpg", "png"] = "jpg"
+
+
+@registered(
+    name="google/nano-banana",
+    aliases=("nano-banana",),
+    kind="image",
+    price=Price(0.039, per="image"),
+    tier="premium",
+    credits=5,
+    usual_seconds=6.0,
+    references=References("image_input", most=3),
+    fallbacks=(Fallback("google/imagen-4-ultra"),),
+    example={
+        "prompt": "Put the hat of the first picture on the fox of the second",
+        "image_input": ["https://example.com/hat.png", "https://example.com/fox.jpg"],
+    },
+)
+class NanoBanana(Inputs):
+    image_input: Images = Field([])
+    aspect_ratio: Literal[
+        "match_input_image", "1:1", "2:3", "3:2", "3:4", "4:3", "4:5", "5:4", "9:16", "16:9", "21:9"
+    ] = "match_input_image"
+    output_format: Literal["jpg", "png"] = "jpg"
+
+
+@registered(
+    name="google/veo-3-fast",
+    aliases=("veo-3-fast",),
+    kind="video",
+    price=Price(3.32, per="call"),
+    tier="premium",
+    credits=400,
+    usual_seconds=20.0,
+    references=References("image"),
+    example={"prompt": "Waves roll over a pebble beach", "duration": 4, "resolution": "720p"},
+)
+class Veo3Fast(Inputs):
+    aspect_ratio: Literal["16:9", "9:16"] = "16:9"
+    duration: Literal[4, 6, 8] = 8
+    image: Image | None = None
+    negative_prompt: Text | None = None
+    resolution: Literal["720p", "1080p"] = "1080p"
+    generate_audio: bool = True
+    seed: Seed | None = None
+
+
+@registered(
+    name="kwaivgi/kling-v2.1-master",
+    aliases=("kling-v2.1-master",),
+    kind="video",
+    price=Price(0.28, per="second"),
+    tier="premium",
+    credits=180,
+    usual_seconds=20.0,
+    references=References("start_image"),
+    example={"prompt": "The fox turns its head", "start_image": "https://example.com/fox.jpg", "duration": 5},
+)
+class KlingV21Master(Inputs):
+    aspect_ratio: Annotated[
+        Literal["16:9", "9:16", "1:1"], Field(description="Ignored with a start_image, which has its own.")
+    ] = "16:9"
+    duration: Literal[5, 10] = 5
+    start_image: Image | None = None
+    negative_prompt: Text = ""
+
+
+if __name__ == "__main__":
+    sys.exit(drift.main(sys.argv[1:], MODELS))

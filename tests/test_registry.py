@@ -11,9 +11,10 @@ from problems import fields, problem
 
 import models
 from errors import InvalidRequest
-from models import MAX_IMAGE, MODELS, Inputs, Price, find, registered
+from models import MODELS, find, registered
 from openapi import openapi_document
 from parsing import parse_generation
+from registry import Inputs, Price
 from simulator import catalog
 
 PARAMETERS = [
@@ -23,18 +24,37 @@ PARAMETERS = [
 ]
 PICTURE_URL = "https://example.com/a.png"
 PICTURE_DATA = "data:image/png;base64,iVBORw0KGgo="
+CUSTOM = {"aspect_ratio": "custom"}
+BESIDE = {"width": CUSTOM, "height": CUSTOM}
+"""What must be given for a parameter to be taken at all."""
+
 STEP = {"integer": 1, "number": 0.001}
 
 PRICES = {
+    "black-forest-labs/flux-schnell": (0.003, "image"),
     "black-forest-labs/flux-dev": (0.025, "image"),
+    "black-forest-labs/flux-1.1-pro": (0.04, "image"),
     "black-forest-labs/flux-kontext-max": (0.08, "image"),
     "qwen/qwen-image": (0.025, "image"),
+    "google/imagen-4-ultra": (0.06, "image"),
+    "google/nano-banana": (0.039, "image"),
+    "google/veo-3-fast": (3.32, "call"),
+    "kwaivgi/kling-v2.1-master": (0.28, "second"),
 }
-ALIASES = {
-    "flux-dev": "black-forest-labs/flux-dev",
-    "flux-kontext-max": "black-forest-labs/flux-kontext-max",
-    "kontext-max": "black-forest-labs/flux-kontext-max",
-    "qwen-image": "qwen/qwen-image",
+ALIASES = {name.split("/")[1]: name for name in PRICES} | {
+    "kontext-max": "black-forest-labs/flux-kontext-max"
+}
+PLANS = {"flux-schnell": ("free", 1), "flux-dev": ("basic", 2), "flux-1.1-pro": ("premium", 5)}
+REFERENCES = {
+    "flux-schnell": None,
+    "flux-dev": ("image", 1),
+    "flux-1.1-pro": ("image_prompt", 1),
+    "flux-kontext-max": ("input_image", 1),
+    "qwen-image": ("image", 1),
+    "imagen-4-ultra": None,
+    "nano-banana": ("image_input", 3),
+    "veo-3-fast": ("image", 1),
+    "kling-v2.1-master": ("start_image", 1),
 }
 
 
@@ -53,6 +73,8 @@ def of_every_parameter(test):
 
 
 def allowed(schema) -> list[Any]:
+    if schema["type"] == "array":
+        return [[], *([each] * count for each in (PICTURE_URL, PICTURE_DATA) for count in (1, 2, 3))]
     if "enum" in schema:
         return schema["enum"]
     if schema.get("format") == "uri":
@@ -62,13 +84,29 @@ def allowed(schema) -> list[Any]:
             return [True, False]
         case "string":
             return ["x", " x ", "é\U0001f600"]
+    if "multipleOf" in schema:
+        return list(range(schema["minimum"], schema["maximum"] + 1, schema["multipleOf"]))
     return [schema.get("minimum", -(2**63)), schema.get("maximum", 2**63 - 1), schema.get("default", 3)]
 
 
 def foreign(schema) -> list[Any]:
     every = [[], {}, [1], {"a": 1}]
+    if schema["type"] == "array":
+        return [
+            {},
+            "foreign",
+            PICTURE_URL,
+            1,
+            True,
+            [1],
+            [None],
+            [[PICTURE_URL]],
+            ["foreign"],
+            [PICTURE_URL] * 4,
+        ]
     if "enum" in schema or schema.get("format") == "uri":
-        return [*every, "foreign", "", 1, 1.5, True, *(f" {value}" for value in schema.get("enum", ()))]
+        others = [each for each in (1, 2, 8, 10) if each not in schema.get("enum", ())]
+        return [*every, "foreign", "", *others, 1.5, True, *(f" {value}" for value in schema.get("enum", ()))]
     match schema["type"]:
         case "boolean":
             return [*every, "true", "", 0, 1, 1.0]
@@ -77,6 +115,8 @@ def foreign(schema) -> list[Any]:
     step = STEP[schema["type"]]
     outside = [schema[end] + way for end, way in (("minimum", -step), ("maximum", step)) if end in schema]
     fractional = [1.0, 1.5] if schema["type"] == "integer" else []
+    if "multipleOf" in schema:
+        outside += [schema["minimum"] + 1, 1000, 1439]
     return [*every, *outside, *fractional, "1", "", True, False, 10**400, float("inf"), float("nan")]
 
 
@@ -88,13 +128,16 @@ def test_a_model_takes_what_its_published_schema_names_and_nothing_else(model):
 @of_every_parameter
 def test_every_value_the_schema_allows_is_accepted_to_both_ends(model, parameter, schema):
     for value in allowed(schema):
-        assert [] == wrong(model, **{parameter: value}), value
+        assert [] == wrong(model, **BESIDE.get(parameter, {}), **{parameter: value}), value
 
 
 @of_every_parameter
 def test_every_value_the_schema_does_not_allow_is_refused_by_its_field(model, parameter, schema):
     for value in foreign(schema):
-        assert [parameter] == wrong(model, **{parameter: value}), value
+        found = {
+            each.partition("[")[0] for each in wrong(model, **BESIDE.get(parameter, {}), **{parameter: value})
+        }
+        assert {parameter} == found, value
 
 
 @of_every_parameter
@@ -127,31 +170,86 @@ def test_kontexts_safety_tolerance_is_at_most_2_with_an_input_image():
     assert ["safety_tolerance"] == wrong("kontext-max", safety_tolerance="3", input_image=PICTURE_URL)
 
 
-@pytest.mark.parametrize(
-    "image",
-    [
-        "", " ", "street.jpg", "/etc/passwd", "file:///etc/passwd", "ftp://a/b", "javascript:1", "//a/b", "http://",
-        "http:///x", "http://[::1", "http://a b/", "http://a/\n", "https://\xe9.com/", "http://user@/", "http://a:99999/",
-        "data:,x", "data:text/html;base64,AAAA", "data:image/svg+xml;base64,AAAA", "data:image/png;base64,",
-        "data:image/png;base64,A A", "data:image/png;base64,AAAA\n", "data:image/png,AAAA",
-        "http://a/" + "x" * MAX_IMAGE, "data:image/png;base64," + "A" * MAX_IMAGE,
-    ],
-    ids=lambda image: image[:30],
-)  # fmt: skip
-def test_what_is_no_image_is_refused(image):
-    assert ["image"] == wrong("flux-dev", image=image)
+def test_flux_1_1_pros_width_and_height_go_only_with_a_custom_aspect_ratio():
+    assert [] == wrong("flux-1.1-pro", aspect_ratio="custom", width=1024, height=768)
+    assert [] == wrong("flux-1.1-pro", aspect_ratio="1:1", width=None)
+    assert ["width", "height"] == wrong("flux-1.1-pro", width=1024, height=768)
+    assert ["height"] == wrong("flux-1.1-pro", aspect_ratio="16:9", height=768)
 
 
 @pytest.mark.parametrize(
-    "image",
+    ("model", "given", "cost"),
     [
-        "http://a/b", "HTTPS://example.com:8443/a?b=c#d", "http://[::1]/x", PICTURE_DATA,
-        "data:image/webp;base64,".ljust(MAX_IMAGE, "A"), "http://a/".ljust(MAX_IMAGE, "x"),
+        ("flux-schnell", {"num_outputs": 4}, 0.012), ("flux-dev", {}, 0.025), ("nano-banana", {}, 0.039),
+        ("veo-3-fast", {"duration": 4}, 3.32), ("veo-3-fast", {}, 3.32),
+        ("kling-v2.1-master", {}, 1.4), ("kling-v2.1-master", {"duration": 10}, 2.8),
     ],
-    ids=lambda image: image[:30],
 )  # fmt: skip
-def test_an_image_is_a_url_or_a_data_uri(image):
-    assert [] == wrong("flux-dev", image=image)
+def test_a_prediction_costs_by_image_by_call_or_by_second(model, given, cost):
+    assert cost == find(model).cost(given)
+    assert 0.0 == find(model).cost(given, outputs=0)
+
+
+def test_what_was_made_is_paid_for_and_not_what_was_asked_for():
+    assert 0.009 == find("flux-schnell").cost({"num_outputs": 4}, outputs=3)
+
+
+def test_tiers_credits_kinds_and_references_are_what_was_agreed():
+    told = {model.short_name: model for model in MODELS.values()}
+
+    assert PLANS == {name: (told[name].tier, told[name].credits) for name in PLANS}
+    assert ["veo-3-fast", "kling-v2.1-master"] == [
+        name for name, model in told.items() if model.kind == "video"
+    ]
+    assert REFERENCES == {
+        name: model.references and (model.references.parameter, model.references.most)
+        for name, model in told.items()
+    }
+
+
+@pytest.mark.parametrize(
+    ("query", "expected"),
+    [
+        ("tier=free", ["flux-schnell"]),
+        ("tier=basic", ["flux-dev", "qwen-image"]),
+        ("kind=video", ["veo-3-fast", "kling-v2.1-master"]),
+        ("kind=video&tier=basic", []),
+        ("tier=free&tier=basic", ["flux-schnell", "flux-dev", "qwen-image"]),
+        ("page=3", list(REFERENCES)),
+    ],
+)
+def test_models_are_listed_by_tier_and_by_kind(client, query, expected):
+    listed = client.get(f"/models?{query}").json["models"]
+
+    assert expected == [each["name"].split("/")[1] for each in listed]
+
+
+def test_a_tier_or_kind_that_there_is_not_is_refused_with_those_that_there_are(client):
+    answer = client.get("/models?tier=gold&kind=")
+
+    said = {each["field"]: each["message"] for each in problem(answer, 400, "invalid_request")["errors"]}
+    assert {"tier": "must be free or basic or premium", "kind": "must be image or video"} == said
+
+
+def test_a_parameter_of_another_model_is_refused_with_the_models_that_take_it():
+    def said(model, **given):
+        with pytest.raises(InvalidRequest) as refused:
+            parse_generation({"model_name": model, "prompt": "a", **given})
+        return {each.field: each.message for each in refused.value.problems}
+
+    assert {
+        "negative_prompt": "is not taken by flux-dev, but by qwen-image",
+        "strength": "is not taken by flux-dev, but by qwen-image",
+        "duration": "is not taken by flux-dev, but by veo-3-fast, kling-v2.1-master",
+    } == said("flux-dev", negative_prompt="a", strength=1, duration=3)
+    assert {
+        "image": "is not taken by flux-schnell, as no reference image is; "
+        "flux-kontext-max takes one (input_image), nano-banana takes up to three (image_input)"
+    } == said("flux-schnell", image=PICTURE_URL)
+    assert {
+        "image": "is not taken by flux-kontext-max, whose reference image is input_image",
+        "input_image": "must be one image for flux-kontext-max; nano-banana takes up to three (image_input)",
+    } == said("kontext-max", image=PICTURE_URL, input_image=[PICTURE_URL])
 
 
 def test_every_name_finds_its_model_and_no_two_models_share_one():
@@ -236,7 +334,12 @@ def test_an_unknown_model_is_refused_with_the_list_of_those_that_exist(client, n
 
     assert {"model_name"} == set(fields(answer))
     assert all(model in answer.json["errors"][-1]["message"] for model in MODELS)
-    assert name != "flux-devv" or "did you mean flux-dev?" in answer.json["errors"][0]["message"]
+    listed = answer.json["errors"][-1]["message"].partition("first: ")[2].split(", ")
+    assert sorted(MODELS) == sorted(listed)
+    assert (
+        name.lower() not in {"flux-devv", "flux-dev", " flux-dev"}
+        or "black-forest-labs/flux-dev" == listed[0]
+    )
 
 
 @pytest.fixture
@@ -246,6 +349,9 @@ def throw_away():
         aliases=("animator",),
         kind="video",
         price=Price(1.5, per="call"),
+        tier="premium",
+        credits=200,
+        usual_seconds=30.0,
         example={"prompt": "A dancing bear"},
     )
     class Animator(Inputs):
@@ -276,6 +382,7 @@ def test_models_tells_of_each_model_what_a_caller_needs(client):
 
     assert list(MODELS) == [each["name"] for each in answer["models"]]
     for each in answer["models"]:
-        assert ["name", "aliases", "kind", "price", "default_extension", "input_schema", "example"] == list(
-            each
-        )
+        assert [
+            "name", "aliases", "kind", "price", "tier", "credits", "references", "default_extension", "input_schema",
+            "example",
+        ] == list(each)  # fmt: skip

@@ -1,0 +1,78 @@
+"""What pydantic finds wrong with a body, as problems by field, in words the caller can act on."""
+
+from collections.abc import Collection, Mapping
+from difflib import get_close_matches
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from errors import ABSENT, Problem
+
+Shape = TypeVar("Shape", bound=BaseModel)
+
+
+def validated(shape: type[Shape], given: Mapping[str, Any], problems: list[Problem]) -> Shape | None:
+    """`given` as a `shape`, or None and what is wrong with it added to the problems."""
+    try:
+        return shape.model_validate(given)
+    except ValidationError as invalid:
+        problems += problems_of(invalid, known=tuple(shape.model_fields))
+        return None
+
+
+def problems_of(
+    invalid: ValidationError, *, known: Collection[str] = (), within: str = "", given: Any = ABSENT
+) -> list[Problem]:
+    """Each error as a problem, by the path of its field. `known` are the fields that there are; `within` is the
+    field that was looked at when it was no whole body, and `given` its value."""
+    problems = []
+    for error in invalid.errors(include_url=False):
+        path = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in error["loc"])
+        found = ABSENT if error["type"] == "missing" else error["input"]
+        if within:
+            problems.append(Problem(within + path, _message(error, known), found if path else given))
+        else:
+            problems.append(Problem(path[1:], _message(error, known), found))
+    return problems
+
+
+def not_a_field(name: str, known: Collection[str]) -> str:
+    """That there is no such field, and which was meant."""
+    nearest = get_close_matches(name[:100], known, n=1)
+    return "is not a known field; " + (
+        f"did you mean {nearest[0]}?" if nearest else f"there are {', '.join(known)}"
+    )
+
+
+def _message(error: Any, known: Collection[str]) -> str:
+    kind, context = error["type"], error.get("ctx", {})
+    if kind == "extra_forbidden":
+        return not_a_field(str(error["loc"][-1]), known)
+    if kind == "literal_error":
+        return "must be " + str(context["expected"]).replace("'", "")
+    if kind in _WORDS:
+        return _WORDS[kind].format_map({name: _plain(value) for name, value in context.items()})
+    message: str = error["msg"].removeprefix("Value error, ")
+    return message[0].lower() + message[1:]
+
+
+def _plain(value: Any) -> Any:
+    """A bound of 10.0 reads 10."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+_WORDS = {
+    "missing": "is required",
+    "int_type": "must be an integer",
+    "float_type": "must be a number",
+    "finite_number": "must be a finite number",
+    "string_type": "must be a string",
+    "bool_type": "must be true or false",
+    "list_type": "must be a list",
+    "too_long": "must have at most {max_length} items",
+    "too_short": "must have at least {min_length} items",
+    "less_than_equal": "must be at most {le}",
+    "greater_than_equal": "must be at least {ge}",
+    "multiple_of": "must be a multiple of {multiple_of}",
+}
+"""Messages for the kinds of error that pydantic's own words would tell less plainly."""
