@@ -6,10 +6,14 @@
 
 FROM python:3.13-slim AS build
 WORKDIR /app
-COPY requirements.txt .
+COPY requirements.txt requirements-s3.txt ./
+# --build-arg S3=1 adds what FILES_URL needs.
+ARG S3=
 RUN python -m venv /venv \
-    && /venv/bin/pip install --no-cache-dir --disable-pip-version-check -r requirements.txt
+    && /venv/bin/pip install --no-cache-dir --disable-pip-version-check \
+        -r requirements.txt ${S3:+-r requirements-s3.txt}
 COPY *.py ./
+COPY files files
 COPY providers providers
 COPY templates templates
 # The root may be read-only, so what Python would cache at the first import is made now.
@@ -21,7 +25,7 @@ COPY --from=build /venv /venv
 COPY --from=build /app /app
 COPY --from=build --chown=10001:10001 /app/data /app/data
 WORKDIR /app
-# What was spent in the last minute. Mount a named volume, so that the next container does not spend it again.
+# What was spent in the last minute, and the outputs. Mount a named volume, so that the next container has both.
 VOLUME /app/data
 USER 10001:10001
 EXPOSE 5000

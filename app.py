@@ -4,6 +4,7 @@ Every route is a few lines: who is calling, what they ask for, the service does 
 raised, and answered in one place as a problem document; no answer is ever an HTML error page.
 """
 
+import errno
 import json
 import queue
 import re
@@ -19,11 +20,13 @@ from flask import Flask, Response, current_app, g, jsonify, render_template, req
 from gunicorn.http.errors import ParseException
 from werkzeug.exceptions import HTTPException
 
+import delivery
 import logs
 import models
 import strict_json
 import waiting
 from auth import Caller
+from bodies import BatchRequest
 from errors import (
     Internal,
     InvalidRequest,
@@ -35,15 +38,20 @@ from errors import (
     UnsupportedMediaType,
     every_error,
 )
-from generation import Batch
+from forms import read_form
 from openapi import openapi_document
-from parsing import BatchRequest, parse_batch, parse_generation, parse_limits
+from parsing import parse_batch, parse_filter, parse_generation, parse_limits
+from planning import Plan
+from records import Batch, View
 from service import VERSION, Service
 from serving import serve
 from settings import Settings, SettingsError, load
 
 _REQUEST_ID = re.compile(r"[!-~]{1,200}")
 _NDJSON = "application/x-ndjson"
+_NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.ENOENT}
+"""What an upload fails for on our side."""
+
 _QUIET = frozenset({"/health", "/status"})
 
 log = structlog.get_logger("http")
@@ -71,6 +79,7 @@ def create_app(settings: Settings | None = None) -> Flask:
         ("/generate-batch", generate_batch, "POST"),
         ("/configure", configure, "POST"),
         ("/models", list_models, "GET"),
+        ("/files/<generation>/<name>", file, "GET"),
         ("/status", status, "GET"),
         ("/health", health, "GET"),
         ("/openapi.json", openapi, "GET"),
@@ -87,23 +96,28 @@ def generate() -> Response:
     """Generate: one generation, answered when it has ended."""
     service, caller = _service(), _spending_caller()
     with service.seats.taken(retry_after=service.seconds_per_release):
-        wanted = parse_generation(_body())
+        wanted = parse_generation(_body(forms=True), rules=service.fallbacks)
         work = service.generations.run(wanted, caller=caller, request_id=g.request_id)
         generation = waiting.result(waiting.submit(service.loop, work, _connection()))
-    if generation.error is not None:
-        g.beside_the_error = generation.told() | {"simulated": service.settings.REPLICATE_SIMULATE}
+    view = _view(service)
+    if generation.error is not None and not generation.placeholder:
+        g.beside_the_error = generation.told(view)
         raise generation.error
-    return jsonify(generation.result(simulated=service.settings.REPLICATE_SIMULATE))
+    return jsonify(generation.result(view))
 
 
 def generate_batch() -> Response:
-    """Generate a batch: every result in input order, or each as it is ready."""
+    """Generate a batch: every result in input order, or each as it is ready. Or only tell how it would go."""
     service, caller = _service(), _spending_caller()
     service.seats.take(retry_after=service.seconds_per_release)
     try:
-        wanted = parse_batch(_body())
-        accepted = request.accept_mimetypes.best_match(["application/json", _NDJSON])
-        response = (_stream if accepted == _NDJSON else _all_at_once)(service, caller, wanted)
+        wanted = parse_batch(_body(forms=True), rules=service.fallbacks)
+        plan = service.plan(wanted, caller)
+        if wanted.dry_run:
+            response = jsonify({"dry_run": True, "total": len(wanted.requests), **plan.as_json()})
+        else:
+            accepted = request.accept_mimetypes.best_match(["application/json", _NDJSON])
+            response = (_stream if accepted == _NDJSON else _all_at_once)(service, caller, wanted, plan)
     except BaseException:
         service.seats.leave()
         raise
@@ -122,8 +136,25 @@ def configure() -> Response:
 
 
 def list_models() -> Response:
-    """The registry."""
-    return jsonify({"models": [model.as_json() for model in models.MODELS.values()]})
+    """The registry, or those of it that are of one kind, or in one tier."""
+    wanted = parse_filter(request.args.to_dict(flat=False))
+    return jsonify({"models": [model.as_json() for model in models.MODELS.values() if wanted(model)]})
+
+
+def file(generation: str, name: str) -> Response:
+    """An output that was kept. Whoever has the link may have it: nobody can guess one."""
+    service = _service()
+    service.file_seats.take(retry_after=lambda: 1)
+    try:
+        opened = service.files.open(generation, name) if service.files else None
+        if opened is None:
+            raise NotFound("There is no such file, or no longer.")
+        response = delivery.answer(opened, request, name=name)
+    except BaseException:
+        service.file_seats.leave()
+        raise
+    response.call_on_close(service.file_seats.leave)
+    return response
 
 
 def status() -> Response:
@@ -149,33 +180,35 @@ def docs() -> Response:
     )
     page.headers["Content-Security-Policy"] = (
         f"default-src 'none'; script-src 'nonce-{nonce}'; style-src 'nonce-{nonce}'; connect-src 'self'; "
-        # The pictures a reader made are shown from where they lie.
+        # What a reader made is shown from where it lies.
         "img-src 'self' data: https: http://127.0.0.1:* http://localhost:*; "
+        "media-src 'self' https: http://127.0.0.1:* http://localhost:*; "
         "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
     )
     return page
 
 
-def _all_at_once(service: Service, caller: Caller, wanted: BatchRequest) -> Response:
-    work = service.generations.run_batch(wanted, caller=caller, request_id=g.request_id)
+def _all_at_once(service: Service, caller: Caller, wanted: BatchRequest, plan: Plan) -> Response:
+    work = service.generations.run_batch(wanted, plan=plan, caller=caller, request_id=g.request_id)
     batch = waiting.result(waiting.submit(service.loop, work, _connection()))
-    simulated = service.settings.REPLICATE_SIMULATE
-    results = [batch.item(index, simulated=simulated) for index in range(len(batch.generations))]
+    view = _view(service)
+    results = [batch.item(index, view) for index in range(len(batch.generations))]
     return jsonify({**batch.summary(), "results": results})
 
 
-def _stream(service: Service, caller: Caller, wanted: BatchRequest) -> Response:
+def _stream(service: Service, caller: Caller, wanted: BatchRequest, plan: Plan) -> Response:
     """A line a result, the moment it is ready, then the summary; refusals come before the first line."""
     ended: queue.SimpleQueue[tuple[Batch, int] | None] = queue.SimpleQueue()
     work = service.generations.run_batch(
         wanted,
+        plan=plan,
         caller=caller,
         request_id=g.request_id,
         tell=lambda batch, index: ended.put((batch, index)),
     )
     future = waiting.submit(service.loop, work, _connection())
     future.add_done_callback(lambda _: ended.put(None))
-    simulated = service.settings.REPLICATE_SIMULATE
+    view = _view(service)
     first = ended.get()
     if first is None:
         waiting.result(future)
@@ -184,7 +217,7 @@ def _stream(service: Service, caller: Caller, wanted: BatchRequest) -> Response:
         news = first
         while news is not None:
             batch, index = news
-            yield json.dumps(batch.item(index, simulated=simulated)) + "\n"
+            yield json.dumps(batch.item(index, view)) + "\n"
             news = ended.get()
         with suppress(waiting.CallerGone):
             yield json.dumps(waiting.result(future).summary()) + "\n"
@@ -249,7 +282,7 @@ def _from_werkzeug(error: HTTPException) -> ServiceError:
         case 405:
             return MethodNotAllowed(allowed=getattr(error, "valid_methods", None) or ())
         case 413:
-            limit = current_app.config["MAX_CONTENT_LENGTH"]
+            limit = request.max_content_length
             return PayloadTooLarge(f"The body may have at most {limit} bytes.")
         case 400:
             return InvalidRequest([Problem("request", "could not be read")])
@@ -271,9 +304,32 @@ def _spending_caller() -> Caller:
     return caller
 
 
-def _body() -> Any:
-    if request.mimetype != "application/json" or request.content_encoding:
+def _body(*, forms: bool = False) -> Any:
+    """The body, read: JSON, or a form that stands for it where forms are taken."""
+    is_form = forms and request.mimetype == "multipart/form-data"
+    if not (is_form or request.mimetype == "application/json") or request.content_encoding:
         raise UnsupportedMediaType
+    return _form() if is_form else _json()
+
+
+def _form() -> Any:
+    settings = _service().settings
+    request.max_content_length = max(settings.MAX_UPLOAD_BYTES, settings.MAX_BODY_BYTES)
+    try:
+        return read_form(
+            request.stream,
+            options=request.mimetype_params,
+            length=request.content_length,
+            most_text=settings.MAX_BODY_BYTES,
+            spool=_service().spool,
+        )
+    except (OSError, ParseException) as error:
+        if getattr(error, "errno", None) in _NO_ROOM:
+            raise
+        raise InvalidRequest([Problem("request", "could not be read")]) from None
+
+
+def _json() -> Any:
     try:
         body = request.get_data(cache=False)
         request.stream.read(1)  # raises when a chunked body is too large; get_data cuts it off
@@ -282,6 +338,12 @@ def _body() -> Any:
     if request.content_length not in {None, len(body)}:
         raise InvalidRequest([Problem("request", "is shorter than it said")])
     return strict_json.loads(body)
+
+
+def _view(service: Service) -> View:
+    """How this caller is told of what happened."""
+    address = service.settings.PUBLIC_URL or request.host_url.rstrip("/")
+    return View(service.settings.REPLICATE_SIMULATE, address)
 
 
 def _connection() -> Any:

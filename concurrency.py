@@ -26,7 +26,7 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Final, Self
 
-from fairness import FairQueue, Flow
+from fairness import FairQueue, Flow, Line
 from window_log import WindowLog
 
 WINDOW: Final = 60.0
@@ -47,6 +47,23 @@ class GateStats:
     @property
     def available_slots(self) -> int:
         return max(0, self.concurrent_limit - self.current_concurrent)
+
+
+@dataclass(frozen=True, slots=True)
+class Outlook:
+    """What decides when a newcomer is admitted, and how long slots were `held` lately. Moments by the loop's clock."""
+
+    now: float
+    caller: str | None
+    concurrent_limit: int
+    requests_per_minute: int
+    reserve: int
+    places: tuple[float, ...]
+    reserve_places: tuple[float, ...]
+    paced_until: float
+    held: tuple[float, ...]
+    paused_until: dict[str, float]
+    lines: tuple[Line, ...]
 
 
 class SlidingWindow:
@@ -73,6 +90,10 @@ class SlidingWindow:
     def next_expiry(self) -> float:
         """When the next answered place is free again; infinity when none is answered yet."""
         return self._expiries[0] if self._expiries else math.inf
+
+    def free_at(self) -> tuple[float, ...]:
+        """When each place taken is free again: never (infinity) as long as its answer is not here."""
+        return (*self._expiries, *[math.inf] * self._unanswered)
 
     def take(self) -> None:
         self._unanswered += 1
@@ -247,6 +268,22 @@ class Gate:
             requests_per_minute_limit=self._window.limit,
             current_rate_per_minute=self._window.used(now),
             paused_seconds=self._queue.longest_pause(now),
+        )
+
+    def outlook(self, caller: str | None = None) -> Outlook:
+        """What a newcomer of this caller would find, or one who has nothing here yet."""
+        return Outlook(
+            now=asyncio.get_running_loop().time(),
+            caller=caller,
+            concurrent_limit=self._slots,
+            requests_per_minute=self._window.limit,
+            reserve=self._reserve.limit,
+            places=self._window.free_at(),
+            reserve_places=self._reserve.free_at(),
+            paced_until=self._paced_until,
+            held=tuple(self._held_for),
+            paused_until=self._queue.paused_until(),
+            lines=self._queue.lines(),
         )
 
     def seconds_per_release(self) -> float:

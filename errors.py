@@ -10,6 +10,7 @@ same request may succeed later; whoever finds the trouble raises, and one handle
     ├── MethodNotAllowed        405 method_not_allowed
     ├── PayloadTooLarge         413 payload_too_large
     ├── UnsupportedMediaType    415 unsupported_media_type
+    ├── RangeNotSatisfiable     416 range_not_satisfiable
     ├── ContentRefused          422 content_refused
     ├── QueueFull               429 queue_full              carries Retry-After
     ├── ShuttingDown            503 shutting_down           carries Retry-After
@@ -62,6 +63,8 @@ class ServiceError(Exception):
     code: ClassVar[str] = "internal"
     title: ClassVar[str] = "Something went wrong here"
     retryable: bool = False
+    falls_back: bool = False
+    """Whether another model may do better: not when the account is in trouble, nor when this one may have been paid."""
 
     def __init__(self, detail: str = "") -> None:
         super().__init__(detail or self.title)
@@ -97,6 +100,7 @@ class InvalidRequest(ServiceError):
 
     status, code = 400, "invalid_request"
     title = "The request is not valid"
+    falls_back = True
 
     def __init__(self, problems: Iterable[Problem]) -> None:
         self.problems = tuple(problems)
@@ -144,12 +148,28 @@ class PayloadTooLarge(ServiceError):
 
 class UnsupportedMediaType(ServiceError):
     status, code = 415, "unsupported_media_type"
-    title = "The body must be application/json, without a Content-Encoding"
+    title = "The body must be application/json or multipart/form-data, without a Content-Encoding"
+
+
+class RangeNotSatisfiable(ServiceError):
+    """`size` in bytes is told, so that the next range can be within."""
+
+    status, code = 416, "range_not_satisfiable"
+    title = "The file has no such range"
+
+    def __init__(self, detail: str = "", *, size: int = 0) -> None:
+        super().__init__(detail)
+        self.size = size
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {"Content-Range": f"bytes */{self.size}"}
 
 
 class ContentRefused(ServiceError):
     status, code = 422, "content_refused"
     title = "The model's safety filter refused the prompt or the image"
+    falls_back = True
 
 
 class _ComeBackLater(ServiceError):
@@ -184,11 +204,13 @@ class Internal(ServiceError):
 class GenerationFailed(ServiceError):
     code = "generation_failed"
     title = "The model failed"
+    falls_back = True
 
 
 class GenerationTimeout(ServiceError):
     code = "generation_timeout"
     title = "The model did not finish in time"
+    falls_back = True
     retryable = True
 
 
@@ -200,6 +222,7 @@ class OutcomeUnknown(ServiceError):
 class UpstreamError(ServiceError):
     code = "upstream_error"
     title = "Replicate failed"
+    falls_back = True
     retryable = True
 
 
@@ -254,4 +277,4 @@ def _shown(given: Any) -> Any:
         return f"a list of {len(given)}"
     if isinstance(given, dict):
         return f"an object of {len(given)}"
-    return given
+    return given if given is None or isinstance(given, bool | int | float) else str(given)

@@ -14,6 +14,7 @@ import math
 from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
+from dataclasses import dataclass
 from heapq import heappop, heappush
 from itertools import count
 from typing import Any, Generic, TypeVar
@@ -128,6 +129,17 @@ class _Caller(Party):
         return found
 
 
+@dataclass(frozen=True, slots=True)
+class Line:
+    """What waits and runs of one batch, or (not `batched`) of one caller's single calls."""
+
+    caller: str
+    batched: bool
+    waiting: int
+    in_flight: int
+    max_concurrent: float
+
+
 class FairQueue:
     """Waiters (any hashable), each behind its caller and its batch."""
 
@@ -205,6 +217,19 @@ class FairQueue:
         for waiter in waiters:
             self.discard(waiter)
         return waiters
+
+    def lines(self) -> tuple[Line, ...]:
+        """Everybody who waits or runs."""
+        return tuple(
+            Line(name, flow.batch is not None, len(flow), flow.in_flight, flow.max_concurrent)
+            for name, caller in self._callers.items()
+            for flow in caller.flows.values()
+            if flow.is_busy()
+        )
+
+    def paused_until(self) -> dict[str, float]:
+        """Until when each caller is held back; most are past."""
+        return {name: caller.paused_until for name, caller in self._callers.items()}
 
     def pause_ends(self, now: float) -> list[float]:
         """When those who are paused may go again, of those who wait."""

@@ -6,6 +6,9 @@ One admission is one attempt: the slot and the place it got go back before the n
 so the limits hold for retries too. What is tried again is only what certainly was not started (refused, never
 connected) or failed for a passing reason that the model itself names; a refused prompt never is.
 
+Whoever asked for a fallback has a failure turned into an attempt of another model (`fallback.py`), admitted anew like
+any other. What was made is fetched and kept before anybody is told, but after the slot is free.
+
 Whoever stops waiting costs nothing. Cancelled while queued, a generation leaves no trace; cancelled while
 its creation is on its way, the answer is awaited and what it started is cancelled; cancelled while running, it
 is cancelled at Replicate too, for a prediction nobody waits for still bills.
@@ -15,30 +18,33 @@ import asyncio
 import random
 import secrets
 from collections import Counter
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Final, Literal, TypeVar
+from typing import Final, Protocol
 
 import structlog
 
+from attempts import Attempts
 from auth import Caller
-from concurrency import Gate, Lease
+from bodies import BatchRequest, GenerationRequest
+from concurrency import Gate, Outlook
 from errors import (
     AccountError,
-    GenerationTimeout,
     Internal,
+    InvalidRequest,
+    Problem,
     QueueFull,
     ServiceError,
     ShuttingDown,
 )
-from parsing import BatchRequest, GenerationRequest
-from providers import Prediction, Provider, TryAgain
-from providers.outcomes import raise_unless_made
-
-T = TypeVar("T")
-State = Literal["queued", "submitting", "running", "succeeded", "failed", "canceled"]
+from fallback import Step
+from files import Kept
+from media import black_png
+from planning import Pace, Plan
+from providers import Provider, TryAgain
+from records import Attempt, Batch, Generation, State
 
 MAX_ATTEMPTS: Final = 4
 MAX_THROTTLED: Final = 20
@@ -47,86 +53,10 @@ MAX_THROTTLED: Final = 20
 FIRST_BACKOFF: Final = 0.5
 """Seconds, at most, before the second attempt when Replicate names no time; it doubles up to 32-fold."""
 
-CANCEL_AFTER_MARGIN: Final = 10.0
-"""Seconds that Replicate's deadline, the safety net, is later than our own, up to its 30 minutes."""
+PLACEHOLDER: Final = (1600, 900)
+"""Pixels of the black picture that stands in for one, at a caller's wish."""
 
 log = structlog.get_logger("generation")
-
-
-@dataclass(eq=False, slots=True)
-class Generation:
-    """One generation, from acceptance to its end. Times are the loop's, in seconds."""
-
-    id: str
-    request: GenerationRequest
-    caller: Caller
-    request_id: str
-    accepted_at: float
-    state: State = "queued"
-    attempts: int = 0
-    queued: float = 0.0
-    predicting: float = 0.0
-    """Seconds waited for admission, and held a slot, over all attempts. Back-off between them is neither."""
-    ended_at: float | None = None
-    prediction: Prediction | None = None
-    error: ServiceError | None = None
-
-    @property
-    def succeeded(self) -> bool:
-        return self.state == "succeeded"
-
-    def result(self, *, simulated: bool) -> dict[str, Any]:
-        """What the caller is told once it has ended."""
-        told = {
-            "success": self.succeeded,
-            **self.told(),
-            "simulated": simulated,
-        }
-        if self.error is not None:
-            return told | {"error": self.error.as_item()}
-        outputs = self.prediction.outputs if self.prediction else ()
-        cost = self.request.model.price.of(len(outputs))
-        return told | {"output": list(outputs), "count": len(outputs), "cost_usd": cost}
-
-    def told(self) -> dict[str, Any]:
-        """What is told of it however it ended, beside an error too."""
-        return {
-            "id": self.id,
-            "status": self.state,
-            "model_name": self.request.model.name,
-            "requested_model": self.request.requested_model,
-            "prompt": self.request.prompt,
-            "prediction_id": self.prediction.id if self.prediction else None,
-            "attempts": self.attempts,
-            "timing": {name: round(seconds, 3) for name, seconds in self._timing().items()},
-        }
-
-    def _timing(self) -> dict[str, float]:
-        end = self.accepted_at if self.ended_at is None else self.ended_at
-        return {"queued": self.queued, "predicting": self.predicting, "total": end - self.accepted_at}
-
-
-@dataclass(eq=False, slots=True)
-class Batch:
-    """Generations that were asked for together, in input order."""
-
-    id: str
-    generations: list[Generation]
-    max_concurrent: int | None
-
-    def summary(self) -> dict[str, Any]:
-        succeeded = sum(generation.succeeded for generation in self.generations)
-        total = len(self.generations)
-        return {
-            "success": succeeded == total,
-            "id": self.id,
-            "total": total,
-            "succeeded": succeeded,
-            "failed": total - succeeded,
-        }
-
-    def item(self, index: int, *, simulated: bool) -> dict[str, Any]:
-        return {"index": index, **self.generations[index].result(simulated=simulated)}
 
 
 @dataclass(slots=True)
@@ -139,11 +69,21 @@ class Tally:
         return {state: self.ended[state] for state in ("succeeded", "failed", "canceled")}
 
 
+class Keeper(Protocol):
+    """Where what was made is kept (see `files.Files`)."""
+
+    async def keep(self, generation_id: str, outputs: Sequence[str]) -> Kept:
+        """Fetch these URLs and keep what they lead to. Raises nothing."""
+
+    async def put(self, generation_id: str, number: int, content: bytes) -> str:
+        """Keep this, and give its name. Raises OSError."""
+
+
 class Generations:
     """Runs generations through the gate and a provider. Lives on the loop.
 
-    `timeout` (seconds) is for predictions whose request names none. `on_change` hears of every transition
-    once it has happened.
+    `keeper` keeps what they made, if anything is to be kept; `timeout` (seconds) is for predictions whose request
+    names none. `on_change` hears of every transition once it has happened.
     """
 
     def __init__(
@@ -153,18 +93,20 @@ class Generations:
         gate: Gate,
         timeout: float,
         max_queued: int,
+        keeper: Keeper | None = None,
         first_backoff: float = FIRST_BACKOFF,
         on_change: Callable[[Generation], None] = lambda generation: None,
     ) -> None:
-        self._provider = provider
+        self._attempt = Attempts(provider=provider, gate=gate, timeout=timeout, move=self._move)
         self._gate = gate
-        self._timeout = timeout
+        self._keeper = keeper
         self._max_queued = max_queued
         self._first_backoff = first_backoff
         self._on_change = on_change
         self._lives: set[asyncio.Task[None]] = set()
         self._drain_began = asyncio.Event()
         self.tally = Tally()
+        self.pace = Pace()
 
     async def run(self, request: GenerationRequest, *, caller: Caller, request_id: str) -> Generation:
         """Run one generation to its end; how it ended is in it. Raises QueueFull or ShuttingDown at once."""
@@ -177,6 +119,7 @@ class Generations:
         self,
         request: BatchRequest,
         *,
+        plan: Plan,
         caller: Caller,
         request_id: str,
         tell: Callable[[Batch, int], object] = lambda batch, index: None,
@@ -184,7 +127,8 @@ class Generations:
         """Run a batch to its end; `tell` hears of each item as it ends. Raises QueueFull or ShuttingDown."""
         self._make_room(len(request.requests))
         generations = [self._accept(item, caller, request_id) for item in request.requests]
-        batch = Batch("batch_" + secrets.token_hex(16), generations, request.max_concurrent)
+        batch_id, now = "batch_" + secrets.token_hex(16), asyncio.get_running_loop().time()
+        batch = Batch(batch_id, generations, request.max_concurrent, plan, now)
         lives = []
         for index, generation in enumerate(generations):
             life = self._begin(generation, batch)
@@ -193,7 +137,14 @@ class Generations:
         # With `return_exceptions`, or a cancelled batch would return at its first cancelled item, while the
         # rest still ends.
         await asyncio.gather(*lives, return_exceptions=True)
+        batch.ended_at = asyncio.get_running_loop().time()
         return batch
+
+    def outlook(self, caller: Caller, wanted: int) -> Outlook:
+        """What a plan for so many generations of this caller goes by. Raises QueueFull or ShuttingDown if they would
+        not be taken."""
+        self._make_room(wanted)
+        return self._gate.outlook(caller.id)
 
     async def drain(self, seconds: float) -> None:
         """Take nothing new, refuse what is queued, give what runs so long to finish, and cancel the rest."""
@@ -236,11 +187,14 @@ class Generations:
 
     async def _live(self, generation: Generation, batch: Batch | None) -> None:
         try:
-            await self._attempts(generation, batch)
+            await self._make(generation, batch)
+            await self._keep(generation)
             self._end(generation, "succeeded")
         except ShuttingDown as error:
             self._end(generation, "canceled", error)
         except ServiceError as error:
+            if generation.request.placeholder:
+                await self._stand_in(generation)
             self._end(generation, "failed", error)
         except asyncio.CancelledError:
             self._end(generation, "canceled", self._shutting_down() if self._is_draining else None)
@@ -250,15 +204,37 @@ class Generations:
             log.exception("generation_crashed", generation=generation.id, request=generation.request_id)
             self._end(generation, "failed", Internal())
 
-    async def _attempts(self, generation: Generation, batch: Batch | None) -> None:
+    async def _make(self, generation: Generation, batch: Batch | None) -> None:
+        """Try the models that it may be made by until one makes it. Raises what the last one failed for."""
+        request, tried = generation.request, []
+        step: Step | None = request.first
+        while step is not None:
+            tried.append(step.model)
+            failure: ServiceError
+            try:
+                if step.unfit:
+                    raise _passed_over(generation, step, step.unfit)
+                return await self._attempts(generation, step, batch)
+            except ServiceError as error:
+                failure = error
+            step = (
+                request.route.after(tried, code=failure.code)
+                if request.route and failure.falls_back
+                else None
+            )
+        raise failure
+
+    async def _attempts(self, generation: Generation, step: Step, batch: Batch | None) -> None:
+        """Try one model until it makes something, or patience ends."""
         failures = throttled = 0
         while True:
             try:
-                return await self._attempt(generation, batch)
+                return await self._attempt.make(generation, step, batch)
             except TryAgain as again:
                 failures += not again.throttled
                 throttled += again.throttled
                 if failures >= MAX_ATTEMPTS or throttled >= MAX_THROTTLED:
+                    again.error.falls_back &= not again.unreachable
                     raise again.error from None
                 self._move(generation, "queued")
                 wait = again.wait
@@ -275,76 +251,39 @@ class Generations:
                     self._gate.dismiss(generation.caller.id, batch.id, refuse)
                 raise
 
+    async def _keep(self, generation: Generation) -> None:
+        """Fetch what was made. It is made and paid for, so no trouble here is its failure."""
+        began = asyncio.get_running_loop().time()
+        if self._keeper is not None and generation.prediction is not None:
+            try:
+                kept = await self._keeper.keep(generation.id, generation.prediction.outputs)
+            except asyncio.CancelledError:
+                if not self._is_draining:
+                    raise
+                kept = Kept((), "The service stopped before everything was fetched.")
+            generation.files = tuple(name for name in kept.names if name is not None)
+            generation.files_error = kept.error
+        if generation.attempts == 1:  # others are no example
+            keeping = asyncio.get_running_loop().time() - began
+            (attempt,) = generation.tries
+            self.pace.note(attempt.model.name, held=attempt.held, after=keeping, answered=attempt.answered)
+
+    async def _stand_in(self, generation: Generation) -> None:
+        """A black picture, for those who said that they would rather have that than nothing."""
+        generation.placeholder = True
+        if self._keeper is None:
+            return
+        try:
+            generation.files = (await self._keeper.put(generation.id, 0, black_png(*PLACEHOLDER)),)
+        except (OSError, asyncio.CancelledError):
+            generation.files_error = "The placeholder could not be kept."
+
     async def _sleep(self, seconds: float) -> None:
         """Raises ShuttingDown when a drain begins meanwhile."""
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await self._drain_began.wait()
             raise self._shutting_down()
-
-    async def _attempt(self, generation: Generation, batch: Batch | None) -> None:
-        clock = asyncio.get_running_loop().time
-        generation.prediction = None
-        asked = clock()
-        try:
-            lease = await self._gate.acquire(
-                generation.caller.id,
-                batch=batch.id if batch else None,
-                max_concurrent=batch.max_concurrent if batch else None,
-            )
-        finally:
-            admitted = clock()
-            generation.queued += admitted - asked
-        with lease:
-            generation.attempts += 1
-            limit = generation.request.timeout or self._timeout
-            try:
-                generation.prediction = await self._create(generation, lease, limit)
-                self._move(generation, "running")
-                generation.prediction = await self._watch(generation, generation.prediction, limit)
-            finally:
-                generation.predicting += clock() - admitted
-        raise_unless_made(generation.prediction)
-
-    async def _create(self, generation: Generation, lease: Lease, limit: float) -> Prediction:
-        self._move(generation, "submitting")
-        creation = asyncio.create_task(
-            self._provider.create(
-                generation.caller,
-                generation.request,
-                lease=lease,
-                cancel_after=limit + CANCEL_AFTER_MARGIN,
-            )
-        )
-        try:
-            created = await asyncio.shield(creation)
-        except asyncio.CancelledError:
-            await _to_the_end(self._undo(generation.caller, creation))
-            raise
-        self._gate.proceed(generation.caller.id, exhausted_for=created.exhausted_for)
-        return created.prediction
-
-    async def _undo(self, caller: Caller, creation: "asyncio.Task[Any]") -> None:
-        """It may be paid for already: hear what became of it, and cancel that."""
-        try:
-            created = await creation
-        except (TryAgain, ServiceError):
-            return
-        await self._provider.cancel(caller, created.prediction)
-
-    async def _watch(self, generation: Generation, prediction: Prediction, limit: float) -> Prediction:
-        caller, model = generation.caller, generation.request.model.name
-        try:
-            async with asyncio.timeout(limit):
-                return await self._provider.finished(caller, prediction, model=model)
-        except TimeoutError:
-            told = await _to_the_end(self._provider.cancel(caller, prediction))
-            if told is not None and told.status == "succeeded" and told.outputs:
-                return told  # it was done after all, and is paid for
-            raise GenerationTimeout(f"It was cancelled after {limit:g} seconds.") from None
-        except BaseException:
-            await _to_the_end(self._provider.cancel(caller, prediction))
-            raise
 
     def _end(self, generation: Generation, state: State, error: ServiceError | None = None) -> None:
         generation.ended_at = asyncio.get_running_loop().time()
@@ -356,7 +295,7 @@ class Generations:
             generation=generation.id,
             request=generation.request_id,
             state=state,
-            model=generation.request.model.name,
+            model=generation.model.name,
             attempts=generation.attempts,
             prediction=generation.prediction and generation.prediction.id,
             code=error and error.code,
@@ -371,10 +310,8 @@ class Generations:
         return ShuttingDown("The service is shutting down and did not finish this.", retry_after=5)
 
 
-async def _to_the_end(work: Coroutine[Any, Any, T]) -> T:
-    """Wait until it is done, however often the waiting is cancelled: what it stops is billed for."""
-    task = asyncio.create_task(work)
-    while not task.done():
-        with suppress(asyncio.CancelledError):
-            await asyncio.shield(task)
-    return task.result()
+def _passed_over(generation: Generation, step: Step, reason: str) -> ServiceError:
+    """A model that is not tried after all still is told of."""
+    error = InvalidRequest([Problem("fallback", reason)])
+    generation.tries.append(Attempt(step.model, step.input, step.changes, error=error))
+    return error

@@ -29,10 +29,10 @@ from gunicorn.workers.gthread import ThreadWorker
 
 import logs
 from errors import Internal, InvalidRequest, Problem, ServiceError
-from settings import SettingsError, load
+from settings import FILES_AT_ONCE, SettingsError, load
 
 _SPARE_THREADS = 32
-"""For whoever does not wait for a result: health checks, status, configuration, refusals."""
+"""For whoever neither waits for a result nor fetches a file: health checks, status, configuration, refusals."""
 
 _CLOSERS = 16
 """Connections that may linger at once when they are closed, up to two seconds each; more are closed at once."""
@@ -143,7 +143,7 @@ wsgi_app = "app:create_app()"
 bind = _settings.address
 worker_class = Worker
 workers = 1
-threads = _settings.MAX_WAITING_CALLERS + _SPARE_THREADS
+threads = _settings.MAX_WAITING_CALLERS + FILES_AT_ONCE + _SPARE_THREADS
 worker_connections = 2 * threads
 backlog = 2048
 keepalive = 15

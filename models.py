@@ -17,9 +17,9 @@ from collections.abc import Callable, Iterator, Mapping
 from difflib import SequenceMatcher
 from typing import Annotated, Any, Literal, TypeVar
 
-import drift
 from pydantic import ConfigDict, Field
 
+import drift
 from errors import Problem
 from registry import (
     Fallback,

@@ -1,7 +1,7 @@
 """The OpenAPI 3.1 document, assembled from the declarations that validate.
 
-Request schemas are the registry's and the parser's own; the error answers are the error tree. Only what
-the service answers on success is written here, and a test holds real answers against it. Why no framework does
+Request schemas are the registry's and the parser's own; the error answers are the error tree. Only what the service
+answers on success is written down (`schemas.py`), and a test holds real answers against it. Why no framework does
 this: docs/decisions/0006-openapi-from-declarations.md.
 """
 
@@ -11,10 +11,12 @@ from typing import Any
 
 import models
 from auth import ADMIN_HEADER, USER_HEADER
-from errors import ServiceError, every_error
-from parsing import MAX_BATCH_ITEMS, BatchFields, Limits, OwnFields
-
-JSON = dict[str, Any]
+from bodies import BatchFields, Limits, OwnFields
+from errors import every_error
+from parsing import MAX_BATCH_ITEMS
+from references import LARGEST
+from registry import KINDS, TIERS, Model
+from schemas import JSON, an_object, answers, ref
 
 _DRAFT = "https://json-schema.org/draft/2020-12/schema"
 
@@ -49,14 +51,15 @@ def _paths() -> JSON:
     return {
         "/generate": {
             "post": _operation(
-                "generate", "Generate one picture", "GenerationRequest", "Generation",
-                security=spending, errors=("400", "413", "415", *spent),
+                "generate", "Generate one picture or video", "GenerationRequest", "Generation",
+                security=spending, errors=("400", "413", "415", *spent), forms=True,
             )
         },
         "/generate-batch": {
             "post": _operation(
-                "generateBatch", "Generate many, results in input order", "BatchRequest", "Batch",
-                security=spending, errors=("400", "401", "413", "415", "429", "500", "503"), ndjson=True,
+                "generateBatch", "Generate many, results in input order; or only tell how it would go",
+                "BatchRequest", "BatchOrPlan", security=spending,
+                errors=("400", "401", "413", "415", "429", "500", "503"), ndjson=True, forms=True,
             )
         },
         "/configure": {
@@ -65,7 +68,13 @@ def _paths() -> JSON:
                 security=[{"admin": []}], errors=("400", "401", "403", "413", "415", "500"),
             )
         },
-        "/models": {"get": _operation("listModels", "The models and what they take", None, "Models")},
+        "/models": {
+            "get": _operation(
+                "listModels", "The models and what they take", None, "Models", errors=("400",),
+                parameters=[_query("kind", KINDS), _query("tier", TIERS)],
+            )
+        },
+        "/files/{generation}/{name}": {"get": _file()},
         "/status": {"get": _operation("status", "Live figures of the gate", None, "Status")},
         "/health": {
             "get": _operation("health", "Whether the service takes work", None, "Health", errors=("503",))
@@ -90,10 +99,12 @@ def _operation(
     security: list[JSON] | None = None,
     errors: Iterable[str] = (),
     ndjson: bool = False,
+    forms: bool = False,
+    parameters: Iterable[JSON] = (),
 ) -> JSON:
-    content: JSON = {"application/json": {"schema": _ref(answer)}}
+    content: JSON = {"application/json": {"schema": ref(answer)}}
     if ndjson:
-        content["application/x-ndjson"] = {"schema": {"anyOf": [_ref("BatchItem"), _ref("BatchSummary")]}}
+        content["application/x-ndjson"] = {"schema": {"anyOf": [ref("BatchItem"), ref("BatchSummary")]}}
     described: JSON = {
         "operationId": operation,
         "summary": summary,
@@ -103,7 +114,8 @@ def _operation(
                 "name": "X-Request-ID", "in": "header", "required": False,
                 "description": "Echoed and logged; made when absent.",
                 "schema": {"type": "string", "maxLength": 200},
-            }
+            },
+            *parameters,
         ],
         "responses": {
             "200": {"description": "Done", "content": content},
@@ -111,8 +123,36 @@ def _operation(
         },
     }  # fmt: skip
     if request:
-        schema = {"required": True, "content": {"application/json": {"schema": _ref(request)}}}
-        described["requestBody"] = schema
+        taken: JSON = {"application/json": {"schema": ref(request)}}
+        if forms:
+            taken["multipart/form-data"] = {"schema": ref("Form")}
+        described["requestBody"] = {"required": True, "content": taken}
+    return described
+
+
+def _query(name: str, choices: Iterable[str]) -> JSON:
+    return {
+        "name": name, "in": "query", "required": False, "explode": True,
+        "schema": {"type": "array", "items": {"enum": list(choices)}},
+    }  # fmt: skip
+
+
+def _file() -> JSON:
+    text = {"type": "string"}
+    described = _operation(
+        "file", "A kept output, whole or in part", None, "AnyObject", errors=("404", "416", "429")
+    )
+    described["parameters"] += [
+        {"name": "generation", "in": "path", "required": True, "schema": text},
+        {"name": "name", "in": "path", "required": True, "schema": text},
+        {"name": "Range", "in": "header", "required": False, "schema": text},
+        {"name": "name", "in": "query", "required": False, "schema": text, "description": "What it is saved as."},
+    ]  # fmt: skip
+    described["responses"] |= {
+        "200": {"description": "The file", "content": {"image/*": {}, "video/*": {}}},
+        "206": {"description": "The part that was asked for", "content": {"image/*": {}, "video/*": {}}},
+        "304": {"description": "It is what If-None-Match says"},
+    }
     return described
 
 
@@ -120,7 +160,7 @@ def _error_response(status: str) -> JSON:
     codes = [error for error in every_error() if str(error.status) == status]
     response: JSON = {
         "description": "; ".join(f"`{error.code}`: {error.title}" for error in codes),
-        "content": {"application/problem+json": {"schema": _ref("Problem")}},
+        "content": {"application/problem+json": {"schema": ref("Problem")}},
     }
     if status in {"429", "503"}:
         seconds = {"schema": {"type": "integer"}, "description": "Seconds"}
@@ -132,16 +172,16 @@ def _schemas() -> JSON:
     every = models.MODELS.values()
     requests = {_schema_name(model): _request_schema(model) for model in every}
     return {
-        "GenerationRequest": {"oneOf": [_ref(name) for name in requests]},
-        "BatchRequest": {"oneOf": [_ref("BatchOfPrompts"), _ref("BatchOfRequests")]},
+        "GenerationRequest": {"oneOf": [*(ref(name) for name in requests), ref("WithFallback")]},
+        "BatchRequest": {"oneOf": [ref("BatchOfPrompts"), ref("BatchOfRequests")]},
         "BatchOfPrompts": {
-            "oneOf": [_prompts_schema(schema) for schema in requests.values()],
+            "oneOf": [_prompts_schema(schema) for schema in (*requests.values(), _with_fallback())],
             "description": "One model and many prompts; what they share stands beside them.",
         },
-        "BatchOfRequests": _object(
+        "BatchOfRequests": an_object(
             {
                 "requests": {
-                    "type": "array", "items": _ref("GenerationRequest"),
+                    "type": "array", "items": ref("GenerationRequest"),
                     "minItems": 1, "maxItems": MAX_BATCH_ITEMS,
                 },
                 **_properties(BatchFields),
@@ -150,18 +190,21 @@ def _schemas() -> JSON:
             description="Whole requests, models mixed.",
         ),
         **requests,
-        "Limits": _object(
+        "WithFallback": _with_fallback(),
+        "Form": _form(),
+        "Limits": an_object(
             _properties(Limits), required=[], additionalProperties=False,
             anyOf=[{"required": [name], "properties": {name: {"type": "integer"}}} for name in Limits.model_fields],
         ),
-        **_answers(),
+        **answers(),
     }  # fmt: skip
 
 
-def _request_schema(model: models.Model) -> JSON:
+def _request_schema(model: Model) -> JSON:
     schema = model.input_schema
     own = _properties(OwnFields)
     own["model_name"] = {"enum": list(model.names), "description": f"{model.name}, or an alias."}
+    own["fallback"] = {"const": False, "default": False}
     return {
         **schema,
         "title": _schema_name(model),
@@ -171,94 +214,44 @@ def _request_schema(model: models.Model) -> JSON:
     }
 
 
+def _with_fallback() -> JSON:
+    every = models.MODELS.values()
+    own = _properties(OwnFields)
+    own["model_name"] = {"enum": [name for model in every for name in model.names]}
+    own["fallback"] = {
+        "anyOf": [{"const": True}, {"type": "array", "items": {"enum": own["model_name"]["enum"]}}],
+        "description": own["fallback"]["description"],
+    }
+    return an_object(
+        {**own, "prompt": next(iter(every)).input_schema["properties"]["prompt"]},
+        required=["model_name", "prompt", "fallback"],
+        description="Beside these, parameters of the model and of any other that it may fall back to; and reference "
+        "images under any of their names, one or several.",
+    )
+
+
+def _form() -> JSON:
+    return {
+        "type": "object",
+        "description": "The fields of the JSON body, one a part: text, or JSON where no text is expected. A file is a "
+        "reference image, in the part that is called like its parameter, or `requests[0].input_image`. PNG, JPEG, "
+        f"WebP or GIF, up to {LARGEST // 1_000_000} MB each.",
+        "additionalProperties": {"anyOf": [{"type": "string"}, {"type": "string", "format": "binary"}]},
+    }
+
+
 def _prompts_schema(request: JSON) -> JSON:
     properties = {**request["properties"], **_properties(BatchFields)}
-    prompt = properties.pop("prompt")
-    properties["prompts"] = {
-        "type": "array", "items": prompt, "minItems": 1, "maxItems": MAX_BATCH_ITEMS
-    }  # fmt: skip
-    rest = {name: value for name, value in request.items() if name not in {"title", "examples"}}
-    return {**rest, "properties": properties, "required": ["model_name", "prompts"]}
-
-
-def _answers() -> JSON:
-    text, number, count = {"type": "string"}, {"type": "number"}, {"type": "integer", "minimum": 0}
-    yes_no = {"type": "boolean"}
-    timing = _object({"queued": number, "predicting": number, "total": number}, description="Seconds.")
-    told: JSON = {
-        "success": yes_no, "id": text, "status": {"enum": ["succeeded", "failed", "canceled"]},
-        "model_name": text, "requested_model": text, "prompt": text,
-        "prediction_id": {"type": ["string", "null"]}, "attempts": count, "timing": timing, "simulated": yes_no,
-    }  # fmt: skip
-    made: JSON = {
-        "output": {"type": "array", "items": {"type": "string", "format": "uri"}, "minItems": 1},
-        "count": count,
-        "cost_usd": number,
+    many = {"minItems": 1, "maxItems": MAX_BATCH_ITEMS}
+    properties["prompts"] = {"type": "array", "items": properties.pop("prompt"), **many}
+    file_name = properties.pop("file_name")["anyOf"][0]
+    properties["file_names"] = {
+        "anyOf": [{"type": "array", "items": file_name, "uniqueItems": True, **many}, {"type": "null"}],
+        "description": "What each picture is called when it is downloaded.",
     }
-    error = _object(
-        {"code": _codes(), "detail": text, "retryable": yes_no, "errors": _problems()},
-        required=["code", "detail", "retryable"],
-    )
-    summary = {"success": yes_no, "id": text, "total": count, "succeeded": count, "failed": count}
-    figures = dict.fromkeys(
-        (
-            "concurrent_limit", "current_concurrent", "available_slots", "waiting",
-            "requests_per_minute_limit", "current_rate_per_minute",
-        ),
-        count,
-    )  # fmt: skip
-    concurrency = _object({**figures, "paused_seconds": number})
-    return {
-        "Generation": _object({**told, **made}),
-        "BatchItem": _object(
-            {"index": count, **told, **made, "error": error}, required=["index", *told]
-        ),
-        "BatchSummary": _object(summary),
-        "Batch": _object({**summary, "results": {"type": "array", "items": _ref("BatchItem")}}),
-        "Configured": _object({"success": yes_no, "concurrency": concurrency}),
-        "Models": _object({"models": {"type": "array", "items": _ref("Model")}}),
-        "Model": _object(
-            {
-                "name": text, "aliases": {"type": "array", "items": text},
-                "kind": {"enum": ["image", "video"]},
-                "price": _object({"usd": number, "per": {"enum": ["image", "call", "second"]}}),
-                "default_extension": text, "input_schema": {"type": "object"}, "example": {"type": "object"},
-            }
-        ),
-        "Status": _object(
-            {
-                "service": text, "version": text, "uptime_seconds": number, "simulated": yes_no,
-                "admin_api_configured": yes_no, "default_replicate_token_configured": yes_no,
-                "concurrency": concurrency,
-                "polling": _object({"requests_per_minute_limit": count, "current_rate_per_minute": count}),
-                "generations": _object({"succeeded": count, "failed": count, "canceled": count}),
-            }
-        ),
-        "Health": _object({"status": {"const": "healthy"}, "service": text, "version": text}),
-        "AnyObject": {"type": "object"},
-        "Problem": _object(
-            {
-                "type": text, "title": text, "status": {"type": "integer"}, "detail": text,
-                "code": _codes(), "request_id": text, "retryable": yes_no, "errors": _problems(),
-                "id": {"type": "string", "description": "The generation, when there was one; likewise the next six."},
-                "model_name": text, "requested_model": text, "prompt": text, "attempts": count, "timing": timing,
-                "prediction_id": {"type": ["string", "null"]},
-            },
-            required=["type", "title", "status", "detail", "code", "request_id", "retryable"],
-            description="A problem document (RFC 9457).",
-        ),
-    }  # fmt: skip
-
-
-def _codes() -> JSON:
-    kinds: tuple[type[ServiceError], ...] = every_error()
-    return {"enum": [kind.code for kind in kinds]}
-
-
-def _problems() -> JSON:
-    text = {"type": "string"}
-    problem = _object({"field": text, "message": text, "given": {}}, required=["field", "message"])
-    return {"type": "array", "items": problem}
+    rest = {name: value for name, value in request.items() if name not in {"title", "examples"}}
+    required = [name for name in request["required"] if name != "prompt"]
+    return {**rest, "properties": properties, "required": [*required, "prompts"]}
 
 
 def _properties(shape: Any) -> JSON:
@@ -266,18 +259,5 @@ def _properties(shape: Any) -> JSON:
     return properties
 
 
-def _schema_name(model: models.Model) -> str:
+def _schema_name(model: Model) -> str:
     return model.inputs.__name__
-
-
-def _object(properties: JSON, *, required: list[str] | None = None, **more: Any) -> JSON:
-    return {
-        "type": "object",
-        "properties": properties,
-        "required": list(properties) if required is None else required,
-        **more,
-    }
-
-
-def _ref(name: str) -> JSON:
-    return {"$ref": f"#/components/schemas/{name}"}

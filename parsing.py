@@ -1,125 +1,96 @@
-"""From a JSON body to requests that may be paid for.
+"""From a body to requests that may be paid for.
 
 Everything is checked before anything is spent, strictly (`true` is no integer, `"3"` no number), and all
 problems are told at once, by field, in words the caller can act on.
+
+Whoever asks for a `fallback` may also give parameters and reference images that their model does not take, as long as
+another does: they are kept for it (`fallback.py`). Without it they are a problem that names who takes them.
 """
 
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from difflib import get_close_matches
-from typing import Annotated, Any, Never
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, Never
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 import models
+import references
+from bodies import BatchFields, BatchRequest, FileName, GenerationRequest, Limits, OwnFields
 from errors import ABSENT, InvalidRequest, Problem
-from models import Model, Prompt, Text
-from settings import MAX_CONCURRENT_LIMIT, MAX_REQUESTS_PER_MINUTE
+from fallback import (
+    ONE_REFERENCE,
+    REGISTRY,
+    SEVERAL_REFERENCES,
+    Route,
+    Rules,
+    Step,
+    given_references,
+    is_taken,
+)
+from registry import KINDS, TIERS, Model, Prompt
+from validation import not_a_field, problems_of, validated
 
 MAX_BATCH_ITEMS = 10_000
-
-MAX_TIMEOUT = 1800
-"""Seconds: Replicate ends every prediction after 30 minutes."""
 
 _MAX_PROBLEMS_TOLD = 100
 _MAX_FIELDS = 100
 """Far more than any model takes. Looking for the nearest name of a million unknown ones would take minutes."""
 
 
-class OwnFields(BaseModel):
-    """The service's own fields, which stand beside the model's."""
-
-    model_config = ConfigDict(strict=True, frozen=True, allow_inf_nan=False)
-
-    model_name: Text = Field(description="Full name or alias of a model.")
-    timeout: Annotated[float, Field(ge=1, le=MAX_TIMEOUT)] | None = Field(
-        None, description="Seconds the prediction may take once it is created."
-    )
-
-
-class BatchFields(BaseModel):
-    """What a batch says of itself."""
-
-    model_config = ConfigDict(strict=True, frozen=True)
-
-    max_concurrent: Annotated[int, Field(ge=1)] | None = Field(
-        None, description="At most so many of the batch's items in flight at once."
-    )
-
-
-class Limits(BaseModel):
-    """What `POST /configure` changes."""
-
-    model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
-
-    concurrent_limit: Annotated[int, Field(ge=1, le=MAX_CONCURRENT_LIMIT)] | None = Field(
-        None, description="Predictions in flight at once."
-    )
-    requests_per_minute: Annotated[int, Field(ge=1, le=MAX_REQUESTS_PER_MINUTE)] | None = Field(
-        None, description="Creations in any 60 seconds."
-    )
-
-
-@dataclass(frozen=True, slots=True)
-class GenerationRequest:
-    """One generation, valid in full. `input` is what Replicate is sent."""
-
-    model: Model
-    requested_model: str
-    input: Mapping[str, Any]
-    timeout: float | None = None
-
-    @property
-    def prompt(self) -> str:
-        prompt: str = self.input["prompt"]
-        return prompt
-
-
-@dataclass(frozen=True, slots=True)
-class BatchRequest:
-    """Generations in the order they were asked for."""
-
-    requests: Sequence[GenerationRequest]
-    max_concurrent: int | None = None
-
-
-def parse_generation(body: Any) -> GenerationRequest:
-    """The generation that the body of `POST /generate` asks for. Raises InvalidRequest."""
+def parse_generation(body: Any, *, rules: Rules = REGISTRY) -> GenerationRequest:
+    """The generation that the body of `POST /generate` asks for; `rules` say where a fallback goes. Raises
+    InvalidRequest."""
     if unusable := _unusable("body", body):
         _refuse(unusable)
-    found = _read(body)
+    found = _read(body, rules)
     if not isinstance(found, GenerationRequest):
         _refuse(found)
     return found
 
 
-def parse_batch(body: Any) -> BatchRequest:
+def parse_batch(body: Any, *, rules: Rules = REGISTRY) -> BatchRequest:
     """The batch that the body of `POST /generate-batch` asks for. Raises InvalidRequest."""
     if unusable := _unusable("body", body):
         _refuse(unusable)
     own = {name: body[name] for name in BatchFields.model_fields if name in body}
     rest = {name: value for name, value in body.items() if name not in own}
-    problems = list(_invalid_fields(BatchFields, own))
-    requests = (_read_whole if "requests" in rest else _read_prompts)(rest, problems)
-    if problems:
+    problems: list[Problem] = []
+    fields = validated(BatchFields, own, problems)
+    requests = (_read_whole if "requests" in rest else _read_prompts)(rest, rules, problems)
+    if problems or fields is None:
         _refuse(problems)
-    return BatchRequest(requests, own.get("max_concurrent"))
+    return BatchRequest(requests, fields.max_concurrent, fields.dry_run)
 
 
 def parse_limits(body: Any) -> Limits:
     """The limits that the body of `POST /configure` asks for. Raises InvalidRequest."""
     if unusable := _unusable("body", body):
         _refuse(unusable)
-    problems = list(_invalid_fields(Limits, body))
-    if not problems and all(body.get(name) is None for name in Limits.model_fields):
+    problems: list[Problem] = []
+    limits = validated(Limits, body, problems)
+    if limits and all(value is None for value in limits.model_dump().values()):
         problems.append(Problem("body", "must name concurrent_limit, requests_per_minute, or both"))
+    if problems or limits is None:
+        _refuse(problems)
+    return limits
+
+
+def parse_filter(query: Mapping[str, Sequence[str]]) -> Callable[[Model], bool]:
+    """Which models the query of `GET /models` asks for: any of the kinds and of the tiers it names. Raises
+    InvalidRequest."""
+    choices = {"kind": KINDS, "tier": TIERS}
+    problems = [
+        Problem(name, f"must be {' or '.join(known)}", value)
+        for name, known in choices.items()
+        for value in query.get(name, ())
+        if value not in known
+    ]
     if problems:
         _refuse(problems)
-    return Limits(**body)
+    return lambda model: model.kind in query.get("kind", KINDS) and model.tier in query.get("tier", TIERS)
 
 
-def _read_whole(body: dict[str, Any], problems: list[Problem]) -> list[GenerationRequest]:
+def _read_whole(body: dict[str, Any], rules: Rules, problems: list[Problem]) -> list[GenerationRequest]:
     """`{"requests": [{…}, …]}`"""
     problems.extend(
         Problem(name, "cannot stand beside `requests`; put it into each of them", body[name])
@@ -131,7 +102,7 @@ def _read_whole(body: dict[str, Any], problems: list[Problem]) -> list[Generatio
         where = f"requests[{index}]"
         if unusable := _unusable(where, item):
             problems += unusable
-        elif isinstance(found := _read(item), GenerationRequest):
+        elif isinstance(found := _read(item, rules), GenerationRequest):
             requests.append(found)
         else:
             problems.extend(problem.within(where) for problem in found)
@@ -140,26 +111,39 @@ def _read_whole(body: dict[str, Any], problems: list[Problem]) -> list[Generatio
     return requests
 
 
-def _read_prompts(body: dict[str, Any], problems: list[Problem]) -> list[GenerationRequest]:
+def _read_prompts(body: dict[str, Any], rules: Rules, problems: list[Problem]) -> list[GenerationRequest]:
     """`{"model_name": "…", "prompts": ["…", …], …}`: what the prompts share is read once."""
-    shared = {name: value for name, value in body.items() if name != "prompts"}
-    if "prompt" in shared:
-        problems.append(Problem("prompt", "cannot stand beside `prompts`", shared.pop("prompt")))
-    found = _read(shared | {"prompt": "a stand-in"})
+    shared = {name: value for name, value in body.items() if name not in {"prompts", "file_names"}}
+    alone = [name for name in ("prompt", "file_name") if name in shared]
+    problems += [Problem(name, "cannot stand beside `prompts`", shared.pop(name)) for name in alone]
+    found = _read(shared | {"prompt": "a stand-in"}, rules)
     prompts = list(_listed("prompts", body.get("prompts", ABSENT), problems))
     for index, prompt in enumerate(prompts):
-        problems.extend(_invalid_prompt(f"prompts[{index}]", prompt))
+        problems += _invalid(_PROMPT, f"prompts[{index}]", prompt)
         if len(problems) > _MAX_PROBLEMS_TOLD:
             break
+    names = _file_names(body.get("file_names"), prompts, problems)
     if not isinstance(found, GenerationRequest):
-        problems.extend(found)
+        problems += found
         return []
-    return [
-        GenerationRequest(
-            found.model, found.requested_model, {**found.input, "prompt": prompt}, found.timeout
-        )
-        for prompt in prompts
-    ]
+    if problems:
+        return []
+    return [found.with_prompt(prompt, file_name=name) for prompt, name in zip(prompts, names, strict=True)]
+
+
+def _file_names(given: Any, prompts: Sequence[Any], problems: list[Problem]) -> Sequence[str | None]:
+    if given is None:
+        return [None] * len(prompts)
+    if not isinstance(given, list) or len(given) != len(prompts):
+        problems.append(Problem("file_names", "must be a list of one name for each prompt", given))
+        return ()
+    for index, name in enumerate(given):
+        problems += _invalid(_NAME, f"file_names[{index}]", name)
+        if len(problems) > _MAX_PROBLEMS_TOLD:
+            return ()
+    if not problems and len({name.casefold() for name in given}) < len(given):
+        problems.append(Problem("file_names", "must be distinct", given))
+    return given
 
 
 def _listed(name: str, given: Any, problems: list[Problem]) -> Iterable[Any]:
@@ -176,32 +160,126 @@ def _listed(name: str, given: Any, problems: list[Problem]) -> Iterable[Any]:
     return ()
 
 
-def _read(body: dict[str, Any]) -> GenerationRequest | list[Problem]:
+def _read(body: dict[str, Any], rules: Rules) -> GenerationRequest | list[Problem]:
     """One whole request, or everything that is wrong with it."""
     own = {name: body[name] for name in OwnFields.model_fields if name in body}
     given = {name: value for name, value in body.items() if name not in own}
-    problems = list(_invalid_fields(OwnFields, own))
+    problems: list[Problem] = []
+    fields = validated(OwnFields, own, problems)
     name = own.get("model_name")
     model = models.find(name) if isinstance(name, str) else None
     if model is None:
-        if isinstance(name, str):
-            problems.append(_unknown_model(name))
-        if "prompt" in given:
-            problems.extend(_invalid_prompt("prompt", given["prompt"]))
-        else:
-            problems.append(Problem("prompt", "is required"))
-        return problems + [
-            Problem(name, _not_a_field(name, _EVERY_FIELD), value)
-            for name, value in given.items()
-            if name not in _EVERY_FIELD
-        ]
-    problems += _invalid_fields(model.inputs, given)
+        return problems + list(_without_model(name, given))
+    asks_for_fallback = fields is not None and fields.fallback is not False
+    order = _order(fields.fallback, model, problems) if fields is not None else None
+    read = _read_for_any if asks_for_fallback else _read_for_one
+    valid = read(model, given, problems)
     wrong = {re.split(r"[.\[]", problem.field, maxsplit=1)[0] for problem in problems}
-    valid = {name: value for name, value in given.items() if name not in wrong and value is not None}
-    problems += model.inputs.rules(valid)
-    if problems:
+    problems += model.inputs.rules({name: value for name, value in valid.items() if name not in wrong})
+    if problems or fields is None:
         return problems
-    return GenerationRequest(model, own["model_name"], {**model.asks_for, **valid}, own.get("timeout"))
+    route = Route(model, valid, rules, order) if asks_for_fallback else None
+    first = route.first() if route else Step(model, {**model.asks_for, **valid})
+    if first is None:
+        return [_nobody_takes(valid)]
+    return GenerationRequest(
+        first, fields.model_name, fields.timeout, route, fields.placeholder, fields.file_name
+    )
+
+
+def _read_for_one(model: Model, given: Mapping[str, Any], problems: list[Problem]) -> dict[str, Any]:
+    """The model's own parameters. What it does not take but another does is a problem that names the other."""
+    strange = {name for name in given if name not in model.inputs.model_fields and name in _EVERY_FIELD}
+    takes = model.references
+    if takes and takes.most == 1 and isinstance(given.get(takes.parameter), list):
+        strange.add(takes.parameter)
+    problems += [
+        Problem(name, _taken_by_others(name, model), given[name]) for name in given if name in strange
+    ]
+    mine = {name: value for name, value in given.items() if name not in strange}
+    inputs = validated(model.inputs, mine, problems)
+    valid = {name: value for name, value in mine.items() if value is not None}
+    if inputs is not None and takes and takes.parameter in valid:
+        valid[takes.parameter] = getattr(inputs, takes.parameter)
+    return valid
+
+
+def _read_for_any(model: Model, given: Mapping[str, Any], problems: list[Problem]) -> dict[str, Any]:
+    """Parameters of this model or of any other, and reference images by any name, one or several."""
+    mine, valid = {}, {}
+    for name, value in given.items():
+        if name in references.NAMES:
+            found = _references(name, value, problems)
+            if found:
+                valid[name] = found
+        elif name in model.inputs.model_fields or name not in _EVERY_FIELD:
+            mine[name] = value
+        elif value is not None:
+            takers = [each for each in models.MODELS.values() if name in each.inputs.model_fields]
+            if any(is_taken(each, name, value) for each in takers):
+                valid[name] = value
+            else:
+                validated(takers[0].inputs, {"prompt": "a stand-in", name: value}, problems)
+    validated(model.inputs, mine, problems)
+    if len(given_references(valid)) > SEVERAL_REFERENCES.most_references:
+        problems.append(
+            Problem("fallback", f"takes at most {SEVERAL_REFERENCES.most_references} reference images in all")
+        )
+    return valid | {name: value for name, value in mine.items() if value is not None}
+
+
+def _references(name: str, given: Any, problems: list[Problem]) -> Any:
+    """Reference images, one or a list of them, as they can be handed on."""
+    several = isinstance(given, list)
+    found = []
+    for index, each in enumerate(given if several else [] if given is None else [given]):
+        try:
+            found.append(references.reference(each))
+        except ValueError as wrong:
+            problems.append(Problem(f"{name}[{index}]" if several else name, str(wrong), each))
+    return found if several else next(iter(found), None)
+
+
+def _order(given: Any, model: Model, problems: list[Problem]) -> tuple[Model, ...] | None:
+    """The models that the caller lists, None when they leave it to the rules."""
+    if not isinstance(given, list):
+        return None
+    order = []
+    for index, name in enumerate(given[:_MAX_FIELDS]):
+        found = models.find(name)
+        if found is None:
+            problems.append(Problem(f"fallback[{index}]", _unknown_model(name), name))
+        elif found.kind != model.kind:
+            problems.append(Problem(f"fallback[{index}]", f"makes a {found.kind}, not a {model.kind}", name))
+        else:
+            order.append(found)
+    return tuple(order)
+
+
+def _nobody_takes(valid: Mapping[str, Any]) -> Problem:
+    name = next(name for name in references.NAMES if name in valid)
+    count = len(given_references(valid))
+    images = "a reference image" if count == 1 else f"{count} reference images"
+    return Problem(name, f"holds {images}, which no model of `fallback` takes")
+
+
+def _taken_by_others(name: str, model: Model) -> str:
+    """That this model does not take it so, and which does."""
+    one, several = (
+        f"{taker.short_name} takes {number} ({taker.references.parameter})"
+        for taker, number in ((ONE_REFERENCE, "one"), (SEVERAL_REFERENCES, "up to three"))
+        if taker.references
+    )
+    if name in references.NAMES:
+        if model.references is None:
+            return f"is not taken by {model.short_name}, as no reference image is; {one}, {several}"
+        if name == model.references.parameter:
+            return f"must be one image for {model.short_name}; {several}"
+        return f"is not taken by {model.short_name}, whose reference image is {model.references.parameter}"
+    takers = [each for each in models.MODELS.values() if name in each.inputs.model_fields]
+    alike = [each.short_name for each in takers if each.kind == model.kind]
+    named = alike or [each.short_name for each in takers]
+    return f"is not taken by {model.short_name}, but by {', '.join(named)}"
 
 
 def _refuse(problems: list[Problem]) -> Never:
@@ -220,20 +298,29 @@ def _unusable(where: str, given: Any) -> list[Problem]:
     return []
 
 
-def _unknown_model(name: str) -> Problem:
-    every = [known for model in models.MODELS.values() for known in model.names]
-    nearest = get_close_matches(name[:100], every, n=1, cutoff=0.5)
-    guess = f"did you mean {nearest[0]}? " if nearest else ""
-    return Problem(
-        "model_name", f"is not a model known here; {guess}these are: {', '.join(models.MODELS)}", name
-    )
+def _without_model(name: Any, given: Mapping[str, Any]) -> Iterator[Problem]:
+    """What can be said of a request that names no model known here."""
+    if isinstance(name, str):
+        yield Problem("model_name", _unknown_model(name), name)
+    if "prompt" in given:
+        yield from _invalid(_PROMPT, "prompt", given["prompt"])
+    else:
+        yield Problem("prompt", "is required")
+    for field, value in given.items():
+        if field not in _EVERY_FIELD:
+            yield Problem(field, not_a_field(field, _EVERY_FIELD), value)
 
 
-def _invalid_prompt(where: str, given: Any) -> Iterator[Problem]:
+def _unknown_model(name: str) -> str:
+    return f"is not a model known here; these are, the nearest first: {', '.join(models.nearest_first(name))}"
+
+
+def _invalid(shape: TypeAdapter[Any], where: str, given: Any) -> list[Problem]:
     try:
-        _PROMPT.validate_python(given, strict=True)
+        shape.validate_python(given, strict=True)
     except ValidationError as invalid:
-        yield from (Problem(where, _message(error, ()), given) for error in invalid.errors())
+        return problems_of(invalid, within=where, given=given)
+    return []
 
 
 _EVERY_FIELD = dict.fromkeys(
@@ -245,55 +332,4 @@ _EVERY_FIELD = dict.fromkeys(
 """Whatever any model takes, for a request that does not say which."""
 
 _PROMPT: TypeAdapter[str] = TypeAdapter(Prompt)
-
-
-def _invalid_fields(shape: type[BaseModel], given: Mapping[str, Any]) -> Iterator[Problem]:
-    try:
-        shape.model_validate(given)
-    except ValidationError as invalid:
-        known = tuple(shape.model_fields)
-        for error in invalid.errors(include_url=False):
-            path = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in error["loc"])
-            missing = error["type"] == "missing"
-            yield Problem(path[1:], _message(error, known), ABSENT if missing else error["input"])
-
-
-def _message(error: Any, known: Collection[str]) -> str:
-    """What pydantic found, in the words of this service."""
-    kind, context = error["type"], error.get("ctx", {})
-    if kind == "extra_forbidden":
-        return _not_a_field(str(error["loc"][-1]), known)
-    if kind == "literal_error":
-        return "must be " + str(context["expected"]).replace("'", "")
-    if kind in _WORDS:
-        return _WORDS[kind].format_map({name: _plain(value) for name, value in context.items()})
-    message: str = error["msg"].removeprefix("Value error, ")
-    return message[0].lower() + message[1:]
-
-
-def _not_a_field(name: str, known: Collection[str]) -> str:
-    nearest = get_close_matches(name[:100], known, n=1)
-    return "is not a known field; " + (
-        f"did you mean {nearest[0]}?" if nearest else f"there are {', '.join(known)}"
-    )
-
-
-def _plain(value: Any) -> Any:
-    """A bound of 10.0 reads 10."""
-    return int(value) if isinstance(value, float) and value.is_integer() else value
-
-
-_WORDS = {
-    "missing": "is required",
-    "int_type": "must be an integer",
-    "float_type": "must be a number",
-    "finite_number": "must be a finite number",
-    "string_type": "must be a string",
-    "bool_type": "must be true or false",
-    "list_type": "must be a list",
-    "too_long": "must have at most {max_length} items",
-    "too_short": "must have at least {min_length} items",
-    "less_than_equal": "must be at most {le}",
-    "greater_than_equal": "must be at least {ge}",
-}
-"""Messages for the kinds of error that pydantic's own words would tell less plainly."""
+_NAME: TypeAdapter[str] = TypeAdapter(FileName)

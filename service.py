@@ -8,23 +8,30 @@ import concurrent.futures
 import time
 from collections.abc import Callable
 from contextlib import ExitStack, closing
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import structlog
 
-from auth import Doors
+from auth import Caller, Doors
+from bodies import BatchRequest, Limits
 from concurrency import WINDOW, Gate, GateStats
 from errors import ShuttingDown
+from fallback import REGISTRY, read_rules
+from files import Files
+from files.directory import Directory
+from files.storage import Storage
 from generation import Generations
 from loop_thread import LoopThread
-from parsing import Limits
+from planning import Item, Plan, plan
 from providers.replicate import Replicate
-from settings import Settings, SettingsError
+from settings import FILES_AT_ONCE, Settings, SettingsError
 from waiting import Seats
 from window_log import WindowLog
 
 NAME = "replicate-concurrent-generation"
-VERSION = "0.2.0"
+VERSION = "0.3.0"
 
 _OTHERS_AT_ONCE = 200
 """Requests under way that create nothing. Beyond this, more of them only wait at the other end."""
@@ -40,7 +47,10 @@ class Service:
             raise SettingsError("REPLICATE_SIMULATE: only `python app.py` starts a simulator; run that.")
         self.settings = settings
         self.doors = Doors(admin_key=settings.admin_key, server_token=settings.replicate_token)
+        self.fallbacks = read_rules(settings.FALLBACKS_FILE) if settings.FALLBACKS_FILE else REGISTRY
         self.seats = Seats(settings.MAX_WAITING_CALLERS)
+        self.file_seats = Seats(FILES_AT_ONCE)
+        self.spool = _spool(settings)
         self.loop = LoopThread("generations").start()
         self._started = time.monotonic()
         self._closed = False
@@ -48,6 +58,8 @@ class Service:
         self._window_logs = ExitStack()
         try:
             self.loop.call(self._build)
+            if self.files:
+                self.loop.submit(self.files.start()).result()
         except BaseException:
             self._window_logs.close()
             self.loop.stop()
@@ -67,11 +79,25 @@ class Service:
         self._resume(self.gate, "creations")
         self._resume(self._others, "others")
         self._provider = Replicate(base_url=settings.REPLICATE_BASE_URL, others=self._others)
+        self.files = self._open_files()
         self.generations = Generations(
             provider=self._provider,
             gate=self.gate,
+            keeper=self.files,
             timeout=settings.GENERATION_TIMEOUT,
             max_queued=settings.MAX_QUEUED,
+        )
+
+    def _open_files(self) -> Files | None:
+        settings = self.settings
+        if not settings.FILES_TTL:
+            return None
+        return Files(
+            storage=_storage(settings),
+            spool=settings.files_dir,
+            upstream=settings.REPLICATE_BASE_URL,
+            ttl=settings.FILES_TTL,
+            max_bytes=settings.FILES_MAX_BYTES,
         )
 
     def _resume(self, gate: Gate, name: str) -> None:
@@ -129,6 +155,12 @@ class Service:
 
         return {"success": True, "concurrency": concurrency_figures(self.loop.call(change))}
 
+    def plan(self, wanted: BatchRequest, caller: Caller) -> Plan:
+        """How a batch would go now. Raises QueueFull or ShuttingDown if it would not be taken."""
+        outlook = self.loop.call(partial(self.generations.outlook, caller, len(wanted.requests)))
+        pace = self.generations.pace
+        return plan(_items(wanted), outlook, pace, max_concurrent=wanted.max_concurrent)
+
     def seconds_per_release(self) -> float:
         return self.loop.call(self.gate.seconds_per_release)
 
@@ -155,6 +187,8 @@ class Service:
             await self.generations.drain(0)
         finally:
             await self._provider.aclose()
+            if self.files:
+                await self.files.aclose()
 
     def _figures(self) -> tuple[GateStats, GateStats, dict[str, int]]:
         return self.gate.statistics(), self._others.statistics(), self.generations.tally.as_json()
@@ -170,3 +204,36 @@ def concurrency_figures(gate: GateStats) -> dict[str, Any]:
         "current_rate_per_minute": gate.current_rate_per_minute,
         "paused_seconds": round(gate.paused_seconds, 1),
     }
+
+
+def _storage(settings: Settings) -> Storage:
+    """Where outputs are kept. Raises SettingsError."""
+    if settings.FILES_URL is None:
+        return Directory(settings.files_dir)
+    try:
+        from files.bucket import Bucket
+    except ImportError:
+        raise SettingsError(
+            "FILES_URL: what talks to S3 is not installed; requirements-s3.txt names it."
+        ) from None
+    return Bucket(settings.FILES_URL)
+
+
+def _spool(settings: Settings) -> Path | None:
+    """Where uploaded images lie while they are needed; the system's own place if DATA_DIR cannot be written."""
+    path = settings.DATA_DIR / "uploads"
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        log.warning("uploads_elsewhere", path=str(path), reason=str(error))
+        return None
+    return path
+
+
+def _items(wanted: BatchRequest) -> list[Item]:
+    """What there is to do, as far as a plan needs to know."""
+    return [
+        Item(model.name, model.usual_seconds, model.cost(request.first.input), model.credits)
+        for request in wanted.requests
+        for model in (request.model,)
+    ]

@@ -5,6 +5,7 @@ operator can act on; secrets never show in a `repr`.
 """
 
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -18,6 +19,9 @@ SIMULATED_TOKEN = "r8_simulated"  # noqa: S105 - opens nothing but the simulator
 MAX_CONCURRENT_LIMIT = 1000
 MAX_REQUESTS_PER_MINUTE = 60_000
 
+FILES_AT_ONCE = 64
+"""Kept files that may be on their way to callers at once; each holds a thread."""
+
 
 class SettingsError(Exception):
     """What is wrong with the environment, one sentence a line."""
@@ -30,8 +34,19 @@ def _visible(secret: SecretStr) -> SecretStr:
 
 
 def _base_url(url: str) -> str:
-    if not url.startswith(("http://", "https://")):
-        raise ValueError("must begin with http:// or https://")
+    try:
+        parts = urlsplit(url)
+        is_address = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        is_address = False
+    if not is_address:
+        raise ValueError("must be an address that begins with http:// or https://")
+    return url.rstrip("/")
+
+
+def _files_url(url: str) -> str:
+    if not re.fullmatch(r"s3://[^/\s]+(/[^\s]*)?", url):
+        raise ValueError("must be s3://bucket/prefix")
     return url.rstrip("/")
 
 
@@ -86,6 +101,11 @@ class Settings(BaseModel):
         description="HTTP callers that may wait for a result at once; more are refused with 429.",
     )
     MAX_BODY_BYTES: int = Field(16_777_216, ge=1024, description="The largest request body taken, in bytes.")
+    MAX_UPLOAD_BYTES: int = Field(
+        335_544_320,
+        ge=1024,
+        description="The largest multipart/form-data body taken, in bytes; no image in it may pass 100 MB.",
+    )
     DRAIN_SECONDS: float = Field(
         60,
         ge=0,
@@ -94,7 +114,26 @@ class Settings(BaseModel):
     )
     DATA_DIR: Path = Field(
         Path("data"),
-        description="Where the spent part of the windows outlives a restart; made if it is missing.",
+        description="Where the spent part of the windows and outputs outlive a restart; made if it is missing.",
+    )
+    FILES_DIR: Path | None = Field(None, description="Where outputs are kept; empty means files in DATA_DIR.")
+    FILES_URL: Annotated[str, AfterValidator(_files_url)] | None = Field(
+        None,
+        description="s3://bucket/prefix keeps outputs there instead (requirements-s3.txt; AWS_* variables say how).",
+    )
+    FILES_TTL: float = Field(
+        604_800, ge=0, description="Seconds that outputs are kept, seven days by default; 0 keeps none."
+    )
+    FILES_MAX_BYTES: int = Field(
+        10_737_418_240, ge=1, description="Bytes that all kept outputs may take; beyond, the oldest go first."
+    )
+    PUBLIC_URL: Annotated[str, AfterValidator(_base_url)] | None = Field(
+        None,
+        description="Where callers reach this service, for links to files; empty means as they asked for it.",
+    )
+    FALLBACKS_FILE: Path | None = Field(
+        None,
+        description="A TOML or JSON file that says which models follow which when a fallback is asked for.",
     )
     REPLICATE_BASE_URL: Annotated[str, AfterValidator(_base_url)] = Field(
         "https://api.replicate.com", description="Where Replicate is; a path in it is kept."
@@ -148,6 +187,11 @@ class Settings(BaseModel):
         if self.REPLICATE_API_TOKEN or "REPLICATE_SIMULATE" in self.model_fields_set:
             return self
         return self.model_copy(update={"REPLICATE_SIMULATE": True})
+
+    @property
+    def files_dir(self) -> Path:
+        """Where outputs are kept, or for a store elsewhere, where they are put together."""
+        return self.FILES_DIR or self.DATA_DIR / "files"
 
     @property
     def address(self) -> str:

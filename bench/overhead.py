@@ -38,6 +38,7 @@ _LIFTED = {
     "REPLICATE_REQUESTS_PER_MINUTE": 60_000,
     "REPLICATE_OTHER_REQUESTS_PER_MINUTE": 60_000,
     "MAX_WAITING_CALLERS": 300,
+    "FILES_TTL": 0,  # the forwarder fetches nothing
     "LOG_LEVEL": "info",
 }
 _INPUTS = {"prompt": "a red fox in the snow", "aspect_ratio": "16:9"}

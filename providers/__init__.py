@@ -4,14 +4,15 @@ A provider creates a prediction, knows when it is over, and cancels it. It raise
 matter is settled and `TryAgain` when another attempt may help.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Protocol
+from typing import Any, Protocol
 
 from auth import Caller
 from concurrency import Lease
 from errors import ServiceError
-from parsing import GenerationRequest
+from references import Upload
 
 _ENDED = frozenset({"succeeded", "failed", "canceled", "aborted"})
 
@@ -27,6 +28,8 @@ class Prediction:
     created_at: datetime | None = None
     seconds: float | None = None
     """Both by the upstream's clock, when it says; `seconds` from creation to completion."""
+    started: bool = False
+    """Whether it ever ran, as far as the upstream said: what never did is not billed."""
     age: float = 0.0
     """How old it was when we came to know of it, in seconds by our own clock, if that was late."""
 
@@ -69,10 +72,13 @@ class TryAgain(Exception):
 class Provider(Protocol):
     """The seam between the life of a generation and whoever runs its model."""
 
+    async def upload(self, caller: Caller, upload: Upload) -> str:
+        """The address under which a prediction of this caller can read the image. Raises TryAgain or ServiceError."""
+
     async def create(
-        self, caller: Caller, request: GenerationRequest, *, lease: Lease, cancel_after: float
+        self, caller: Caller, model: str, sent: Mapping[str, Any], *, lease: Lease, cancel_after: float
     ) -> Created:
-        """Start a prediction, once. Raises TryAgain or ServiceError."""
+        """Start a prediction of this model with this input, once. Raises TryAgain or ServiceError."""
 
     async def finished(self, caller: Caller, prediction: Prediction, *, model: str) -> Prediction:
         """Wait until it is over. Raises ServiceError."""

@@ -36,6 +36,7 @@ def read_prediction(answer: Any) -> Prediction:
         error=_error_text(answer.get("error")),
         created_at=created_at,
         seconds=_seconds(created_at, moment(answer.get("completed_at"))),
+        started=status in {"processing", "succeeded"} or bool(answer.get("started_at")),
     )
 
 

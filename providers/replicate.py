@@ -28,7 +28,6 @@ from replicate import Client
 from auth import Caller
 from concurrency import Gate, Lease
 from errors import UpstreamError, UpstreamRateLimited
-from parsing import GenerationRequest
 from providers import Created, Prediction, TryAgain
 from providers.answers import Page, read_page, read_prediction
 from providers.reconciliation import LOOKS, Creations
@@ -43,7 +42,9 @@ from providers.transport import (
     TooLarge,
     open_connections,
 )
+from providers.uploads import Content, Uploads
 from providers.watcher import LookFailed, NoPages, Watcher
+from references import Upload
 
 CREATE_TIMEOUT = 30.0
 """Seconds for a creation's answer; the client would wait for ever."""
@@ -65,6 +66,9 @@ _MISSING_PATIENCE = 10.0
 
 _UNTOLD_WAIT = 5.0
 """Seconds to look at nothing of an account that was refused for its rate without being told how long."""
+
+UPLOAD_TIMEOUT = 600.0
+"""Seconds for an image of up to 100 MB to be sent."""
 
 CANCEL_TIMEOUT = 4.0
 """Seconds for a cancel's answer. It is asked again sooner than a look: what is not cancelled is billed."""
@@ -110,13 +114,16 @@ class Replicate:
         self._transport = BudgetedTransport(self._connections)
         self._watcher = Watcher(places=others, get=self._get, get_page=self._get_page)
         self._creations = Creations(self._search, looks=looks)
+        self._uploads = Uploads(self._send_file)
+
+    async def upload(self, caller: Caller, upload: Upload) -> str:
+        return await self._uploads.address(caller, upload)
 
     async def create(
-        self, caller: Caller, request: GenerationRequest, *, lease: Lease, cancel_after: float
+        self, caller: Caller, model: str, sent: Mapping[str, Any], *, lease: Lease, cancel_after: float
     ) -> Created:
         headers = {"Cancel-After": cancel_after_header(cancel_after)}
         exchange = Exchange(lease, self._create_timeout, creates=True, headers=headers)
-        model, sent = request.model.name, dict(request.input)
         with self._creations.begin(caller, model, sent) as creation:
             try:
                 prediction = read_prediction(
@@ -170,6 +177,14 @@ class Replicate:
         return read_prediction(
             await self._call(caller, exchange, lambda client: client.predictions.async_cancel(prediction_id))
         )
+
+    async def _send_file(self, caller: Caller, upload: Upload) -> Any:
+        with await self._others.acquire(caller.id) as lease:
+            exchange = Exchange(lease, UPLOAD_TIMEOUT, max_answer=MAX_LOOK)
+            content, kind = Content(upload), upload.media.name
+            return await self._call(
+                caller, exchange, lambda client: client.files.async_create(content, content_type=kind)
+            )
 
     async def aclose(self) -> None:
         await self._watcher.aclose()

@@ -16,15 +16,22 @@ from callers import SERVER_TOKEN, USER_TOKEN
 
 from auth import Caller
 from concurrency import Gate
-from generation import Batch, Generation, Generations
+from generation import Generations
 from parsing import parse_batch, parse_generation
+from planning import Plan
 from providers import Created, Prediction
 from providers.replicate import Replicate
+from records import Batch, Generation, View
 from simulator import Simulator
 
 ADMIN = Caller("admin", "admin", SERVER_TOKEN)
 USER = Caller("user", "user_1", USER_TOKEN)
 OTHER_USER = Caller("user", "user_2", "r8_another")
+
+UNPLANNED = Plan("queue", 0.0, 0.0, 0)
+"""For batches of whose plan nothing is claimed."""
+
+VIEW = View(simulated=True, address="http://service.test")
 
 QUICK_LOOKS = (0.02, 0.1, 0.2)
 
@@ -65,7 +72,8 @@ class Parts:
 
     async def run_batch(self, prompts: list[str], *, caller: Caller = ADMIN, **fields) -> Batch:
         """How a batch ended."""
-        return await self.generations.run_batch(pictures(prompts, **fields), caller=caller, request_id="req")
+        wanted = pictures(prompts, **fields)
+        return await self.generations.run_batch(wanted, plan=UNPLANNED, caller=caller, request_id="req")
 
 
 @asynccontextmanager
@@ -155,7 +163,10 @@ class Fake:
         """When, by the loop's clock, and whose."""
         self.cancelled: list[str] = []
 
-    async def create(self, caller, request, *, lease, cancel_after) -> Created:  # noqa: ARG002
+    async def upload(self, caller, upload) -> str:  # noqa: ARG002
+        return "https://api.replicate.com/v1/files/f1"
+
+    async def create(self, caller, model, sent, *, lease, cancel_after) -> Created:  # noqa: ARG002
         lease.sent()
         self.sent.append((asyncio.get_running_loop().time(), caller.id))
         prediction_id = f"p{len(self.sent)}"

@@ -18,6 +18,15 @@ MIXED = {
 }
 
 
+def without_plan(summary):
+    """What is told of a batch, without how it was thought to go and what it took."""
+    planned = {"strategy", "credits"} | {
+        name for name in summary if name.startswith(("estimated_", "actual_"))
+    }
+    assert 6 == len(planned)
+    return {name: value for name, value in summary.items() if name not in planned}
+
+
 def outcome(item):
     return item["error"]["code"] if "error" in item else "succeeded"
 
@@ -26,7 +35,9 @@ def test_a_batch_has_one_result_an_input_in_input_order_whatever_failed(client):
     answer = client.post("/generate-batch", json=MIXED, headers=ADMIN).json
 
     results = answer.pop("results")
-    assert {"success": False, "id": answer["id"], "total": 5, "succeeded": 3, "failed": 2} == answer
+    assert {"success": False, "id": answer["id"], "total": 5, "succeeded": 3, "failed": 2} == without_plan(
+        answer
+    )
     assert answer["id"].startswith("batch_")
     assert [0, 1, 2, 3, 4] == [item["index"] for item in results]
     assert [each["prompt"] for each in MIXED["requests"]] == [item["prompt"] for item in results]
@@ -84,7 +95,8 @@ def test_a_stream_tells_each_result_the_moment_it_is_ready_and_the_summary_last(
     assert "application/x-ndjson" == answer.content_type
     assert 0 == told[2]["index"]
     assert {1, 2} == {line["index"] for line in told[:2]}
-    assert {"success": False, "id": told[3]["id"], "total": 3, "succeeded": 2, "failed": 1} == told[3]
+    summary = without_plan(told[3])
+    assert {"success": False, "id": summary["id"], "total": 3, "succeeded": 2, "failed": 1} == summary
     assert 4 == len(told)
     assert answer.headers["X-Request-ID"]
 

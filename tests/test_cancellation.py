@@ -5,7 +5,7 @@ import asyncio
 
 import pytest
 import virtual_time
-from parts import ADMIN, Fake, a_picture, on_a_loop, parts, pictures, until
+from parts import ADMIN, UNPLANNED, Fake, a_picture, on_a_loop, parts, pictures, until
 
 from concurrency import Gate
 from errors import ShuttingDown, UpstreamError
@@ -149,7 +149,7 @@ def test_a_cancelled_batch_cancels_what_runs_and_sends_nothing_more():
         fake = Fake(None, None)
         gate, generations = a_service(fake, concurrent_limit=2)
         batch = asyncio.create_task(
-            generations.run_batch(pictures(["a"] * 20), caller=ADMIN, request_id="req")
+            generations.run_batch(pictures(["a"] * 20), plan=UNPLANNED, caller=ADMIN, request_id="req")
         )
         await asyncio.sleep(5)
         await cancel(batch)

@@ -20,6 +20,7 @@ TABLE = {
     "method_not_allowed": 405,
     "payload_too_large": 413,
     "unsupported_media_type": 415,
+    "range_not_satisfiable": 416,
     "content_refused": 422,
     "queue_full": 429,
     "generation_failed": 500,

@@ -10,7 +10,9 @@ from hypothesis import strategies as st
 from parts import (
     ADMIN,
     OTHER_USER,
+    UNPLANNED,
     USER,
+    VIEW,
     Fake,
     a_picture,
     failed,
@@ -39,7 +41,7 @@ async def test_a_success_has_its_outputs_whether_they_came_as_text_or_as_a_list(
 
     (made,) = simulator.predictions()
     expected = [made.output] if isinstance(made.output, str) else made.output
-    told = ended.result(simulated=True)
+    told = ended.result(VIEW)
     assert (True, "succeeded", expected, len(expected), made.id) == (
         told["success"],
         told["status"],
@@ -68,7 +70,7 @@ async def test_each_end_has_its_code_and_is_paid_for_once(simulator):
     async with parts(simulator) as service:
         batch = await service.run_batch(list(CODES))
 
-    told = [batch.item(index, simulated=True) for index in range(len(CODES))]
+    told = [batch.item(index, VIEW) for index in range(len(CODES))]
     assert CODES == {each["prompt"]: each.get("error", {}).get("code") for each in told}
     assert [each["success"] for each in told] == ["output" in each for each in told]
     assert [1] * len(CODES) == [each["attempts"] for each in told]
@@ -80,7 +82,7 @@ async def test_fewer_outputs_than_asked_for_are_a_success_and_cost_what_there_is
     async with parts(simulator) as service:
         ended = await service.run("[[fewer]]", num_outputs=4)
 
-    told = ended.result(simulated=True)
+    told = ended.result(VIEW)
     assert (3, 0.075) == (told["count"], told["cost_usd"])
 
 
@@ -340,8 +342,8 @@ def test_a_refused_account_stops_its_own_batch_and_no_other():
         fake = Fake(InsufficientCredit())
         _, generations = a_service(fake, concurrent_limit=1)
         return await asyncio.gather(
-            generations.run_batch(pictures(["a", "b"]), caller=USER, request_id="req"),
-            generations.run_batch(pictures(["a", "b"]), caller=OTHER_USER, request_id="req"),
+            generations.run_batch(pictures(["a", "b"]), plan=UNPLANNED, caller=USER, request_id="req"),
+            generations.run_batch(pictures(["a", "b"]), plan=UNPLANNED, caller=OTHER_USER, request_id="req"),
         )
 
     refused, other = virtual_time.run(story())
@@ -374,6 +376,7 @@ async def test_each_item_is_told_of_once_when_it_ends(simulator):
     async with parts(simulator) as service:
         await service.generations.run_batch(
             pictures(["one", "[[nsfw]]", "[[slow=0.5]]"]),
+            plan=UNPLANNED,
             caller=ADMIN,
             request_id="req",
             tell=lambda batch, index: told.append((index, batch.generations[index].state)),
@@ -393,7 +396,7 @@ def test_more_than_may_wait_is_refused_whole_and_nothing_of_it_is_sent():
         )
         await asyncio.sleep(1)
         with pytest.raises(QueueFull) as refused:
-            await generations.run_batch(pictures(["a"] * 3), caller=ADMIN, request_id="req")
+            await generations.run_batch(pictures(["a"] * 3), plan=UNPLANNED, caller=ADMIN, request_id="req")
         waiting = gate.statistics().waiting
         await running
         return waiting, len(fake.sent), refused.value.retry_after
@@ -435,7 +438,7 @@ def test_whatever_a_batch_holds_its_results_are_in_order_and_every_prediction_is
         async with parts(simulator, concurrent_limit=concurrent_limit) as service:
             batch = await service.run_batch(prompts)
 
-        items = [batch.item(index, simulated=True) for index in range(len(prompts))]
+        items = [batch.item(index, VIEW) for index in range(len(prompts))]
         assert prompts == [item["prompt"] for item in items]
         assert list(range(len(prompts))) == [item["index"] for item in items]
         assert [ENDS[directive] for directive in directives] == [
@@ -468,7 +471,7 @@ def test_what_waits_for_its_turn_and_what_runs_are_timed_apart_over_all_attempts
         first, second = await asyncio.gather(
             *(generations.run(a_picture("a"), caller=ADMIN, request_id="r") for _ in range(2))
         )
-        return [each.result(simulated=True)["timing"] for each in (first, second)]
+        return [each.result(VIEW)["timing"] for each in (first, second)]
 
     assert [
         {"queued": 0.0, "predicting": 1.5, "total": 101.5},
@@ -503,17 +506,19 @@ def test_what_waits_is_bounded_for_whoever_comes_in_the_same_tick_too():
 
 def test_an_outage_is_sat_out_by_a_batch_without_wasting_its_attempts_or_the_window():
     class Unreachable(Fake):
-        async def create(self, caller, request, *, lease, cancel_after):
+        async def create(self, caller, model, sent, *, lease, cancel_after):
             if asyncio.get_running_loop().time() < 2:
                 lease.sent()
                 lease.not_sent()
                 raise TryAgain(UpstreamError(), unreachable=True)
-            return await super().create(caller, request, lease=lease, cancel_after=cancel_after)
+            return await super().create(caller, model, sent, lease=lease, cancel_after=cancel_after)
 
     async def story():
         gate = Gate(concurrent_limit=10, requests_per_minute=600)
         generations = Generations(provider=Unreachable(), gate=gate, timeout=10, max_queued=999)
-        batch = await generations.run_batch(pictures(["a"] * 200), caller=ADMIN, request_id="r")
+        batch = await generations.run_batch(
+            pictures(["a"] * 200), plan=UNPLANNED, caller=ADMIN, request_id="r"
+        )
         return batch.summary()["failed"], gate.statistics().current_rate_per_minute
 
     assert (0, 200) == virtual_time.run(story())

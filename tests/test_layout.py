@@ -11,11 +11,20 @@ ROOT = Path(__file__).parent.parent
 
 FLOORS = [
     {"app", "gunicorn.conf"},
-    {"service", "serving", "openapi"},
+    {"service", "serving", "openapi", "delivery"},
     {"generation"},
-    {"providers"},
-    {"parsing", "auth", "concurrency", "waiting", "strict_json", "logs"},
-    {"models", "fairness", "loop_thread", "window_log"},
+    {"attempts"},
+    {"records"},
+    {"providers", "files"},
+    {"parsing", "forms"},
+    {"planning"},
+    {"bodies", "waiting", "auth", "concurrency", "strict_json", "logs"},
+    {"fallback", "fairness", "loop_thread", "window_log"},
+    {"models", "schemas"},
+    {"drift"},
+    {"registry"},
+    {"references", "validation"},
+    {"media", "addresses"},
     {"errors", "settings"},
 ]
 """From the roof down. What is on one floor does not import its neighbours, save within `providers`."""

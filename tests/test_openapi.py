@@ -30,12 +30,21 @@ FULL = [
     for model in models.MODELS.values()
 ]
 VALID = {
-    "GenerationRequest": [*EXAMPLES, *FULL, PICTURE | {"image": "https://a/b", "seed": 1, "timeout": None}],
+    "GenerationRequest": [
+        *EXAMPLES,
+        *FULL,
+        PICTURE | {"image": "https://a.com/b", "seed": 1, "timeout": None},
+    ],
     "BatchRequest": [
         {"requests": EXAMPLES, "max_concurrent": 2},
         {"requests": FULL},
         {"model_name": "flux-dev", "prompts": ["a", "b"], "guidance": 2.5, "max_concurrent": None},
-        {"model_name": "kontext-max", "prompts": ["a"], "input_image": "https://a/b", "safety_tolerance": 2},
+        {
+            "model_name": "kontext-max",
+            "prompts": ["a"],
+            "input_image": "https://a.com/b",
+            "safety_tolerance": 2,
+        },
     ],
     "Limits": [
         {"concurrent_limit": 1},
@@ -46,10 +55,14 @@ VALID = {
 }
 STRANGE = [
     None, True, False, 0, -1, 1, 2, 3, 4, 7, 99, 10**9, 2**63, 0.5, 2.5, -0.1, "", " ", "\n", "a", "1", "3:2", "jpg",
-    "webp", "a\0b", "https://a/b", "http://", "ftp://a/b", "data:image/png;base64,AAAA", "data:text/html;base64,AAAA",
-    "/etc/passwd",
+    "webp", "a\0b", "https://a.com/b", "https://a/b", "http://a.com/b", "https://", "ftp://a/b", "/etc/passwd",
+    "data:image/png;base64,iVBORw0KGgo=", "data:image/png;base64,AAAA", "data:image/png,AAAA",
     "flux-dev", "kontext-max", "qwen-image", "nope", [], ["a"], [""], [1], [PICTURE], [{}], {}, {"a": 1}, PICTURE,
 ]  # fmt: skip
+
+
+UNSEEN = {"https://a/b", "data:image/png;base64,AAAA"}
+"""What JSON Schema cannot see: that a host is not public, and that a content is no picture."""
 
 
 def validator(name, document=DOCUMENT):
@@ -129,8 +142,9 @@ def test_the_schema_and_validation_agree_on_every_mutation_of_them(name):
         if accepted(PARSERS[name], body) is not check.is_valid(body)
     ]
 
-    # JSON Schema sees no host in an address; the service, which would send it, does.
-    assert [] == [body for body in differ if "http://" not in body.values()]
+    assert [] == [
+        body for body in differ if not any(each in UNSEEN for each in body.values() if isinstance(each, str))
+    ]
 
 
 def test_each_parameter_alone_is_judged_alike():
@@ -139,7 +153,7 @@ def test_each_parameter_alone_is_judged_alike():
         for parameter in model.input_schema["properties"]:
             for strange in STRANGE:
                 body = {"model_name": model.name, "prompt": "a", parameter: strange}
-                if strange != "http://":
+                if not (isinstance(strange, str) and strange in UNSEEN):
                     assert accepted(parse_generation, body) is check.is_valid(body), body
 
 

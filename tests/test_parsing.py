@@ -104,7 +104,9 @@ def test_prompts_share_what_stands_beside_them():
         {"model_name": "qwen-image", "prompts": ["a", "b"], "seed": 1, "max_concurrent": 2, "timeout": 9}
     )
 
-    assert [{"prompt": "a", "seed": 1}, {"prompt": "b", "seed": 1}] == [each.input for each in batch.requests]
+    assert [{"prompt": "a", "seed": 1}, {"prompt": "b", "seed": 1}] == [
+        each.first.input for each in batch.requests
+    ]
     assert [9, 9] == [each.timeout for each in batch.requests]
     assert 2 == batch.max_concurrent
 

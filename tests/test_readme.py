@@ -14,7 +14,8 @@ def model_row(model: models.Model) -> str:
     aliases = ", ".join(f"`{alias}`" for alias in model.aliases)
     parameters = ", ".join(f"`{name}`" for name in model.inputs.model_fields if name != "prompt")
     price = f"{model.price.usd:g} / {model.price.per}"
-    return f"| `{model.name}` | {aliases} | {model.kind}, `{model.extension}` | {price} | {parameters} |"
+    plan = f"{model.tier}, {model.credits}"
+    return f"| `{model.name}` | {aliases} | {model.kind}, `{model.extension}` | {price} | {plan} | {parameters} |"
 
 
 def test_the_table_of_models_is_the_registry():

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from callers import SERVER_TOKEN
-from parts import ADMIN, OTHER_USER, USER, a_picture, look, on_a_loop, parts, reply, suffered, until, wire
+from parts import ADMIN, OTHER_USER, USER, look, on_a_loop, parts, reply, suffered, until, wire
 
 from auth import Caller
 from providers.answers import read_prediction
@@ -418,7 +418,9 @@ async def test_an_adopted_prediction_is_watched_from_its_id_alone(simulator):
     simulator.order(on="list", times=10, drop=["status"])
     async with parts(simulator) as service:
         with await service.gate.acquire("admin") as lease:
-            created = await service.provider.create(ADMIN, a_picture(), lease=lease, cancel_after=60)
+            created = await service.provider.create(
+                ADMIN, "black-forest-labs/flux-dev", {"prompt": "a"}, lease=lease, cancel_after=60
+            )
 
     (made,) = simulator.predictions()
     assert (made.id, SERVER_TOKEN) == (created.prediction.id, made.token)

@@ -4,7 +4,7 @@ comes back is told apart by whether it may have arrived."""
 import asyncio
 
 import pytest
-from parts import ADMIN, a_picture, look, on_a_loop, parts, reply, until, wire
+from parts import ADMIN, look, on_a_loop, parts, reply, until, wire
 
 from concurrency import Gate, Lease
 from providers import Prediction, TryAgain
@@ -244,7 +244,9 @@ async def test_a_creation_that_never_connected_may_be_tried_again_and_costs_no_p
         pass
     async with parts(server.url) as service:
         with await service.gate.acquire("admin") as lease, pytest.raises(TryAgain):
-            await service.provider.create(ADMIN, a_picture(), lease=lease, cancel_after=60)
+            await service.provider.create(
+                ADMIN, "black-forest-labs/flux-dev", {}, lease=lease, cancel_after=60
+            )
 
         assert 0 == service.gate.statistics().current_rate_per_minute
 

@@ -1,0 +1,145 @@
+"""One attempt: admission, one creation, and the watch over what it started.
+
+The slot and the place are held from admission to the end of the prediction, and by nothing else: images are uploaded
+before, outputs fetched after. Whoever is cancelled meanwhile leaves nothing that bills: a creation on its way is
+awaited and what it started cancelled, a running prediction is cancelled at Replicate.
+"""
+
+import asyncio
+from collections.abc import Callable, Coroutine, Mapping
+from contextlib import suppress
+from typing import Any, Final, TypeVar
+
+from auth import Caller
+from concurrency import Gate, Lease
+from errors import GenerationTimeout, ServiceError
+from fallback import Step
+from providers import Prediction, Provider, TryAgain
+from providers.outcomes import raise_unless_made
+from records import Attempt, Batch, Generation, State
+from references import Upload
+
+T = TypeVar("T")
+
+CANCEL_AFTER_MARGIN: Final = 10.0
+"""Seconds that Replicate's deadline, the safety net, is later than our own, up to its 30 minutes."""
+
+
+class Attempts:
+    """Makes attempts, through the gate and at a provider. Lives on the loop.
+
+    `timeout` (seconds) is for predictions whose request names none; `move` is told of every transition.
+    """
+
+    def __init__(
+        self, *, provider: Provider, gate: Gate, timeout: float, move: Callable[[Generation, State], None]
+    ) -> None:
+        self._provider = provider
+        self._gate = gate
+        self._timeout = timeout
+        self._move = move
+
+    async def make(self, generation: Generation, step: Step, batch: Batch | None) -> None:
+        """Try this model once. Returns when it made something; raises TryAgain or ServiceError."""
+        sent = await self._uploaded(generation.caller, step)
+        clock = asyncio.get_running_loop().time
+        asked = clock()
+        try:
+            lease = await self._gate.acquire(
+                generation.caller.id,
+                batch=batch.id if batch else None,
+                max_concurrent=batch.max_concurrent if batch else None,
+            )
+        finally:
+            admitted = clock()
+            generation.queued += admitted - asked
+        attempt = Attempt(step.model, sent, step.changes)
+        generation.tries.append(attempt)
+        try:
+            with lease:
+                try:
+                    attempt.prediction = await self._create(generation, attempt, lease)
+                    attempt.answered = clock() - admitted
+                    await self._watch(generation, attempt, attempt.prediction)
+                finally:
+                    attempt.held = clock() - admitted
+                    generation.predicting += attempt.held
+            if attempt.prediction is not None:
+                raise_unless_made(attempt.prediction)
+        except TryAgain as again:
+            attempt.error = again.error
+            raise
+        except ServiceError as error:
+            attempt.error = error
+            raise
+
+    async def _uploaded(self, caller: Caller, step: Step) -> Mapping[str, Any]:
+        """The input with the address of each image that had to be sent ahead."""
+        takes = step.model.references
+        given = step.input.get(takes.parameter) if takes else None
+        if takes is None or given is None:
+            return step.input
+        images = given if isinstance(given, list) else [given]
+        sent = [
+            await self._provider.upload(caller, image) if isinstance(image, Upload) else image
+            for image in images
+        ]
+        return {**step.input, takes.parameter: sent if isinstance(given, list) else sent[0]}
+
+    async def _watch(self, generation: Generation, attempt: Attempt, created: Prediction) -> None:
+        caller, limit = generation.caller, self._limit(generation)
+        self._move(generation, "running")
+        try:
+            async with asyncio.timeout(limit):
+                attempt.prediction = await self._provider.finished(caller, created, model=attempt.model.name)
+        except TimeoutError:
+            attempt.prediction = ended = await self._cancelled(caller, created)
+            if not (ended.status == "succeeded" and ended.outputs):
+                raise GenerationTimeout(f"It was cancelled after {limit:g} seconds.") from None
+        except BaseException:
+            attempt.prediction = await self._cancelled(caller, created)
+            raise
+
+    def _limit(self, generation: Generation) -> float:
+        return generation.request.timeout or self._timeout
+
+    async def _cancelled(self, caller: Caller, prediction: Prediction) -> Prediction:
+        """How it stands when it has been cancelled: perhaps it was done after all, and is paid for."""
+        told = await _to_the_end(self._provider.cancel(caller, prediction))
+        return prediction if told is None else told
+
+    async def _create(self, generation: Generation, attempt: Attempt, lease: Lease) -> Prediction:
+        self._move(generation, "submitting")
+        creation = asyncio.create_task(
+            self._provider.create(
+                generation.caller,
+                attempt.model.name,
+                attempt.sent,
+                lease=lease,
+                cancel_after=self._limit(generation) + CANCEL_AFTER_MARGIN,
+            )
+        )
+        try:
+            created = await asyncio.shield(creation)
+        except asyncio.CancelledError:
+            await _to_the_end(self._undo(generation.caller, creation))
+            raise
+        self._gate.proceed(generation.caller.id, exhausted_for=created.exhausted_for)
+        return created.prediction
+
+    async def _undo(self, caller: Caller, creation: "asyncio.Task[Any]") -> None:
+        """It may be paid for already: hear what became of it, and cancel that."""
+        try:
+            created = await creation
+        except (TryAgain, ServiceError):
+            return
+        await self._provider.cancel(caller, created.prediction)
+
+
+async def _to_the_end(work: Coroutine[Any, Any, T]) -> T:
+    """Wait until it is done, however often the waiting is cancelled: what it stops is billed for."""
+    task = asyncio.create_task(work)
+    while not task.done():
+        with suppress(asyncio.CancelledError):
+            await asyncio.shield(task)
+    return task.result()

@@ -1,0 +1,121 @@
+"""What a body may hold beside a model's parameters, and what it becomes once it is read."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainValidator, WithJsonSchema
+
+from fallback import Route, Step
+from registry import Model, Text
+from settings import MAX_CONCURRENT_LIMIT, MAX_REQUESTS_PER_MINUTE
+
+MAX_TIMEOUT = 1800
+"""Seconds: Replicate ends every prediction after 30 minutes."""
+
+
+def _fallback(value: Any) -> Any:
+    if isinstance(value, bool) or (isinstance(value, list) and all(isinstance(each, str) for each in value)):
+        return value
+    raise ValueError("must be true, false, or a list of models in the order to try them")
+
+
+def _bare(name: str) -> str:
+    if not re.fullmatch(FILE_NAME, name) or set(name) <= {".", " "}:
+        raise ValueError(f"must be a bare file name of at most {_MAX_NAME} characters, without a path")
+    return name
+
+
+_MAX_NAME = 150
+FILE_NAME = rf'[^/\\:*?"<>|\u0000-\u001f\u007f]{{1,{_MAX_NAME}}}'
+
+FileName = Annotated[
+    Text, AfterValidator(_bare), WithJsonSchema({"type": "string", "pattern": rf"^(?![. ]*$){FILE_NAME}$"})
+]
+
+
+class OwnFields(BaseModel):
+    """The service's own fields, which stand beside the model's."""
+
+    model_config = ConfigDict(strict=True, frozen=True, allow_inf_nan=False)
+
+    model_name: Text = Field(description="Full name or alias of a model.")
+    timeout: Annotated[float, Field(ge=1, le=MAX_TIMEOUT)] | None = Field(
+        None, description="Seconds the prediction may take once it is created."
+    )
+    fallback: Annotated[
+        Any,
+        PlainValidator(_fallback),
+        WithJsonSchema({"anyOf": [{"type": "boolean"}, {"type": "array", "items": {"type": "string"}}]}),
+    ] = Field(
+        False,
+        description="Whether other models may be tried when this one fails, or which, in the order to try them.",
+    )
+    placeholder: bool = Field(
+        False,
+        description="Whether a black picture may stand in, marked as no success, when everything failed.",
+    )
+    file_name: FileName | None = Field(
+        None, description="What the picture is called when it is downloaded; its ending follows what it is."
+    )
+
+
+class BatchFields(BaseModel):
+    """What a batch says of itself."""
+
+    model_config = ConfigDict(strict=True, frozen=True)
+
+    max_concurrent: Annotated[int, Field(ge=1)] | None = Field(
+        None, description="At most so many of the batch's items in flight at once."
+    )
+    dry_run: bool = Field(False, description="Only tell how it would go, and what it would cost.")
+
+
+class Limits(BaseModel):
+    """What `POST /configure` changes."""
+
+    model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
+
+    concurrent_limit: Annotated[int, Field(ge=1, le=MAX_CONCURRENT_LIMIT)] | None = Field(
+        None, description="Predictions in flight at once."
+    )
+    requests_per_minute: Annotated[int, Field(ge=1, le=MAX_REQUESTS_PER_MINUTE)] | None = Field(
+        None, description="Creations in any 60 seconds."
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationRequest:
+    """One generation, valid in full: the model to begin with and what it is sent, save that images which are too
+    large are still to be uploaded. `route` is where to go from there, for those who asked for a fallback."""
+
+    first: Step
+    requested_model: str
+    timeout: float | None = None
+    route: Route | None = None
+    placeholder: bool = False
+    file_name: str | None = None
+
+    @property
+    def model(self) -> Model:
+        return self.first.model
+
+    @property
+    def prompt(self) -> str:
+        prompt: str = self.first.input["prompt"]
+        return prompt
+
+    def with_prompt(self, prompt: str, *, file_name: str | None) -> "GenerationRequest":
+        first = replace(self.first, input={**self.first.input, "prompt": prompt})
+        route = self.route and self.route.with_prompt(prompt)
+        return replace(self, first=first, route=route, file_name=file_name)
+
+
+@dataclass(frozen=True, slots=True)
+class BatchRequest:
+    """Generations in the order they were asked for."""
+
+    requests: Sequence[GenerationRequest]
+    max_concurrent: int | None = None
+    dry_run: bool = False

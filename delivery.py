@@ -1,0 +1,84 @@
+"""A kept file as an HTTP answer: validators, ranges, caching, a name for the download (RFC 9110 8.8, 13, 14; RFC 6266).
+
+What is kept under a name never changes, so it may be cached for a year, and its ETag is a strong one.
+"""
+
+import re
+import unicodedata
+from datetime import UTC, datetime
+from urllib.parse import quote
+
+from flask import Request, Response
+
+from bodies import FILE_NAME
+from errors import RangeNotSatisfiable
+from files import Opened
+
+CACHING = "public, max-age=31536000, immutable"
+
+
+def answer(opened: Opened, request: Request, *, name: str) -> Response:
+    """The file, the part of it that is asked for, or that it has not changed. It is closed with the answer, also if
+    this raises RangeNotSatisfiable. `name` is what it is called here."""
+    try:
+        response = _answer(opened, request)
+    except BaseException:
+        opened.close()
+        raise
+    response.call_on_close(opened.close)
+    response.set_etag(opened.etag)
+    response.last_modified = datetime.fromtimestamp(opened.modified, UTC)
+    response.headers["Cache-Control"] = CACHING
+    response.headers["Accept-Ranges"] = "bytes"
+    response.headers.set("Content-Disposition", "inline", **_file_name(request.args.get("name", ""), name))
+    return response
+
+
+def _answer(opened: Opened, request: Request) -> Response:
+    if _is_known(opened, request):
+        return Response(status=304)
+    part = _part(opened, request)
+    start, stop = part or (0, opened.size)
+    status = 206 if part else 200
+    response = Response(opened.chunks(start, stop), status=status, mimetype=opened.media_type)
+    response.content_length = stop - start
+    if part:
+        response.headers["Content-Range"] = f"bytes {start}-{stop - 1}/{opened.size}"
+    return response
+
+
+def _is_known(opened: Opened, request: Request) -> bool:
+    if request.if_none_match:
+        return request.if_none_match.contains_weak(opened.etag)
+    since = request.if_modified_since
+    return since is not None and int(opened.modified) <= since.timestamp()
+
+
+def _part(opened: Opened, request: Request) -> tuple[int, int] | None:
+    """From where to where, or None for all of it: also when several parts are asked for, or a part of what it is no
+    longer."""
+    wanted, only_if = request.range, request.if_range
+    if wanted is None or wanted.units != "bytes" or len(wanted.ranges) != 1:
+        return None
+    if only_if.etag is not None and only_if.etag != opened.etag:
+        return None
+    if only_if.date is not None and only_if.date.timestamp() != int(opened.modified):
+        return None
+    start, stop = wanted.ranges[0]
+    start = max(0, opened.size + start) if start < 0 else start
+    stop = opened.size if stop is None else min(stop, opened.size)
+    if start >= stop:
+        raise RangeNotSatisfiable(size=opened.size)
+    return start, stop
+
+
+def _file_name(wanted: str, name: str) -> dict[str, str]:
+    """What it is called when it is saved: as was wished, if that is a name, with the ending of what it is."""
+    if re.fullmatch(FILE_NAME, wanted):
+        name = wanted + name[name.index(".") :]
+    plain = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode()
+    return (
+        {"filename": name}
+        if plain == name
+        else {"filename": plain, "filename*": f"UTF-8''{quote(name, safe='')}"}
+    )

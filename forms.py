@@ -1,0 +1,133 @@
+"""`multipart/form-data` as the body it stands for, so that images can be sent as files.
+
+A part is a field: `model_name`, `prompt`, every parameter. Text stays text where a model takes text; anywhere else it
+is read as JSON, so `seed=3` is a number and `fallback=["qwen-image"]` a list. A field that comes twice is a list. A
+file is an image, and goes where its name says: `input_image`, `image_input` (up to three), or in a batch of whole
+requests `requests[3].input_image`. Files are streamed to disk as they come in, and never whole in memory.
+"""
+
+import re
+import tempfile
+from collections.abc import Mapping
+from io import BytesIO
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any, BinaryIO, cast
+
+from pydantic import BaseModel
+from werkzeug.datastructures import FileStorage, MultiDict
+from werkzeug.exceptions import RequestEntityTooLarge
+from werkzeug.formparser import FormDataParser
+
+import models
+import strict_json
+from bodies import BatchFields, OwnFields
+from errors import InvalidJSON, InvalidRequest, PayloadTooLarge, Problem
+from references import INLINE, NAMES, Upload
+
+if TYPE_CHECKING:
+    from werkzeug.formparser import TStreamFactory
+
+MAX_PARTS = 500
+"""Fields and files of one form."""
+
+_LISTS = {"prompts", "file_names"} | {
+    model.references.parameter
+    for model in models.MODELS.values()
+    if model.references and model.most_references > 1
+}
+"""Fields that hold a list of texts, also when there is one."""
+
+_PLACE = re.compile(r"requests\[(\d{1,5})\]\.(\w+)")
+
+
+def _is_text(schema: Mapping[str, Any]) -> bool:
+    return any(each.get("type") == "string" for each in (schema, *schema.get("anyOf", ())))
+
+
+_SHAPES: list[type[BaseModel]] = [OwnFields, BatchFields, *(model.inputs for model in models.MODELS.values())]
+_TEXTS = {
+    name
+    for shape in _SHAPES
+    for name, schema in shape.model_json_schema()["properties"].items()
+    if _is_text(schema)
+} | {*NAMES, *_LISTS}
+"""Fields that hold text, whatever it looks like. No model has a number by the same name."""
+
+
+def read_form(
+    stream: IO[bytes], *, options: Mapping[str, str], length: int | None, most_text: int, spool: Path | None
+) -> Any:
+    """The body that a form stands for.
+
+    `options` are the parameters of its Content-Type, `length` its bytes, if they are known. Text may take `most_text`
+    bytes; a file too large to be sent inline goes to the directory `spool`. Raises InvalidRequest or PayloadTooLarge.
+    """
+    opened: list[IO[bytes]] = []
+
+    def open_file(**_: Any) -> IO[bytes]:
+        opened.append(tempfile.SpooledTemporaryFile(INLINE, dir=str(spool) if spool else None))  # noqa: SIM115 - see Upload
+        return opened[-1]
+
+    parser = FormDataParser(
+        cast("TStreamFactory", open_file),
+        max_form_memory_size=most_text,
+        max_form_parts=MAX_PARTS,
+        silent=False,
+    )
+    try:
+        _, fields, files = parser.parse(stream, "multipart/form-data", length, dict(options))
+        return _body(fields, files)
+    except BaseException as error:
+        for file in opened:
+            file.close()
+        if isinstance(error, RequestEntityTooLarge):
+            raise PayloadTooLarge(
+                f"The form is too large, has more than {MAX_PARTS} parts, or {most_text} bytes in one text."
+            ) from None
+        if isinstance(error, ValueError):
+            raise InvalidRequest(
+                [Problem("body", "is not the multipart/form-data that it should be")]
+            ) from None
+        raise
+
+
+def _body(fields: MultiDict[str, str], files: MultiDict[str, FileStorage]) -> dict[str, Any]:
+    body: dict[str, Any] = {}
+    for name, texts in fields.lists():
+        values = [_value(name, text) for text in texts]
+        is_whole = len(values) == 1 and (name not in _LISTS or isinstance(values[0], list))
+        body[name] = values[0] if is_whole else values
+    for name, uploaded in files.items(multi=True):
+        _put(body, name, Upload(_taken_from(uploaded)))
+    return body
+
+
+def _value(name: str, text: str) -> Any:
+    if name in _TEXTS and not (name in _LISTS and text.startswith("[")):
+        return text
+    try:
+        return strict_json.loads(text.encode())
+    except InvalidJSON:
+        return text  # and what takes no text will say so
+
+
+def _put(body: dict[str, Any], name: str, upload: Upload) -> None:
+    """Where the name says; beside what is there by that name, as a list."""
+    place: Any = body
+    if found := _PLACE.fullmatch(name):
+        requests = body.get("requests")
+        index = int(found[1])
+        if isinstance(requests, list) and index < len(requests) and isinstance(requests[index], dict):
+            place, name = requests[index], found[2]
+    if name not in place:
+        place[name] = [upload] if name in _LISTS else upload
+    elif isinstance(place[name], list):
+        place[name].append(upload)
+    else:
+        place[name] = [place[name], upload]
+
+
+def _taken_from(uploaded: FileStorage) -> BinaryIO:
+    """Its file, which the end of the HTTP request would close, and a stream's batch outlives that."""
+    file, uploaded.stream = uploaded.stream, BytesIO()
+    return cast("BinaryIO", file)

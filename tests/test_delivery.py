@@ -1,0 +1,350 @@
+"""Outputs that last: fetched when they are made, and served by this service for as long as it keeps them."""
+
+from io import BytesIO
+from urllib.parse import urlsplit
+from urllib.request import urlopen
+
+import pytest
+from callers import ADMIN, PICTURE
+from PIL import Image
+from problems import fields, problem
+from streams import lines, stream
+
+
+def generate(client, headers=ADMIN, **given):
+    answer = client.post("/generate", json=PICTURE | given, headers=headers)
+    assert 200 == answer.status_code, answer.json
+    return answer.json
+
+
+def path(link: str) -> str:
+    parts = urlsplit(link)
+    return parts.path + (f"?{parts.query}" if parts.query else "")
+
+
+def fetched(client, link, **headers):
+    """Status, headers and body of a kept file, read to its end."""
+    with client.get(
+        path(link), headers={name.replace("_", "-"): value for name, value in headers.items()}
+    ) as answer:
+        return answer.status_code, answer.headers, answer.data
+
+
+def at_replicate(link: str) -> bytes:
+    with urlopen(link) as answer:
+        return answer.read()
+
+
+@pytest.mark.parametrize(
+    ("given", "ending", "kind"),
+    [
+        ({}, "jpg", "image/jpeg"),
+        ({"output_format": "webp"}, "webp", "image/webp"),
+        ({"output_format": "png"}, "png", "image/png"),
+        ({"model_name": "veo-3-fast"}, "mp4", "video/mp4"),
+    ],
+)
+def test_what_was_made_is_kept_byte_for_byte_and_served_as_what_it_is(client, simulator, given, ending, kind):
+    told = generate(client, **given)
+
+    (link,) = told["files"]
+    assert f"http://localhost/files/{told['id']}/0.{ending}" == link
+    status, headers, body = fetched(client, link)
+    assert (200, kind, "nosniff") == (status, headers["Content-Type"], headers["X-Content-Type-Options"])
+    assert "public, max-age=31536000, immutable" == headers["Cache-Control"]
+    assert str(len(body)) == headers["Content-Length"]
+    assert at_replicate(told["output"][0]) == body
+    assert 0 == simulator.counts().deliveries_with_token
+
+
+def test_each_output_has_a_file_in_its_order(client):
+    told = generate(client, num_outputs=3)
+
+    assert [f"{number}.jpg" for number in range(3)] == [link.rsplit("/", 1)[1] for link in told["files"]]
+    assert [at_replicate(url) for url in told["output"]] == [
+        fetched(client, link)[2] for link in told["files"]
+    ]
+
+
+def test_files_outlive_replicates(client, simulator):
+    told = generate(client)
+    before = fetched(client, told["files"][0])[2]
+
+    simulator.reset()
+
+    assert before == fetched(client, told["files"][0])[2]
+    with pytest.raises(Exception, match="404"):
+        at_replicate(told["output"][0])
+
+
+def test_files_outlive_the_process(make_app):
+    first = make_app()
+    (link,) = generate(first.test_client())["files"]
+    _, headers, body = fetched(first.test_client(), link)
+    first.extensions["service"].close()
+
+    _, later, same = fetched(make_app().test_client(), link)
+
+    assert (body, headers["ETag"]) == (same, later["ETag"])
+
+
+def test_a_part_of_a_file_is_served_as_http_says(client):
+    (link,) = generate(client)["files"]
+    _, headers, whole = fetched(client, link)
+    size, etag = len(whole), headers["ETag"]
+
+    for given, expected in {
+        "bytes=0-9": (0, 10), "bytes=10-": (10, size), "bytes=-5": (size - 5, size), f"bytes=3-{size + 9}": (3, size),
+        f"bytes={size - 1}-": (size - 1, size), f"bytes=-{size * 2}": (0, size),
+    }.items():  # fmt: skip
+        status, headers, body = fetched(client, link, Range=given)
+        start, stop = expected
+        assert (206, whole[start:stop]) == (status, body), given
+        assert f"bytes {start}-{stop - 1}/{size}" == headers["Content-Range"]
+        assert str(stop - start) == headers["Content-Length"]
+
+    for given in ("bytes=0-1,5-6", "lines=0-1", "bytes=", "bytes=9-3", "x"):
+        assert (200, whole) == fetched(client, link, Range=given)[::2], given
+    assert 206 == fetched(client, link, Range="bytes=0-1", If_Range=etag)[0]
+    assert 200 == fetched(client, link, Range="bytes=0-1", If_Range='"other"')[0]
+
+
+def test_a_range_beyond_the_end_is_refused_with_the_size(client):
+    (link,) = generate(client)["files"]
+    size = len(fetched(client, link)[2])
+
+    answer = client.get(path(link), headers={"Range": f"bytes={size}-"})
+
+    problem(answer, 416, "range_not_satisfiable")
+    assert f"bytes */{size}" == answer.headers["Content-Range"]
+
+
+def test_a_file_that_is_known_already_is_not_sent_again(client):
+    (link,) = generate(client)["files"]
+    _, headers, _ = fetched(client, link)
+
+    for given in (
+        {"If_None_Match": headers["ETag"]},
+        {"If_None_Match": "*"},
+        {"If_Modified_Since": headers["Last-Modified"]},
+    ):
+        status, again, body = fetched(client, link, **given)
+        assert (304, b"", headers["ETag"]) == (status, body, again["ETag"]), given
+    assert (
+        200 == fetched(client, link, If_None_Match='"other"', If_Modified_Since=headers["Last-Modified"])[0]
+    )
+
+
+def test_head_tells_what_get_would_without_sending_it(client):
+    (link,) = generate(client)["files"]
+    _, headers, body = fetched(client, link)
+
+    with client.head(path(link)) as answer:
+        assert (200, b"", str(len(body)), headers["ETag"]) == (
+            answer.status_code,
+            answer.data,
+            answer.headers["Content-Length"],
+            answer.headers["ETag"],
+        )
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "{id}/1.jpg", "{id}/0.png", "{id}/0", "{id}/00.jpg", "{id}/-1.jpg", "{id}/0.jpg.", "{id}/..",
+        "{id}/%2e%2e%2f0.jpg",
+        "{id}/0.jpg%00", "gen_%2e%2e/0.jpg", "../creations.window", "..%2fcreations.window", "%2fetc%2fpasswd/0.jpg",
+        "gen_00000000000000000000000000000000/0.jpg", "GEN_0/0.jpg", "{upper}/0.jpg", "{id}", "{id}/", "",
+        "{id}/0.jpg/0.jpg",
+    ],
+)  # fmt: skip
+def test_there_is_nothing_under_any_other_name(client, name):
+    told = generate(client)
+
+    answer = client.get("/files/" + name.format(id=told["id"], upper=told["id"].upper()))
+
+    problem(answer, 404, "not_found")
+
+
+def test_nobody_needs_a_key_for_a_link_and_only_get_is_taken(client):
+    (link,) = generate(client)["files"]
+
+    assert 200 == fetched(client, link)[0]
+    problem(client.delete(path(link), headers=ADMIN), 405, "method_not_allowed")
+
+
+# ── The name of a download ──────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("fox", 'inline; filename=fox.jpg'),
+        ("fox.jpg", 'inline; filename=fox.jpg'),
+        ("fox.PNG", 'inline; filename=fox.jpg'),
+        ("red fox v1.2", 'inline; filename="red fox v1.2.jpg"'),
+        ("fuchs ü", "inline; filename=\"fuchs u.jpg\"; filename*=UTF-8''fuchs%20%C3%BC.jpg"),
+        ("a;b=c'd%41", 'inline; filename="a;b=c\'d%41.jpg"'),
+    ],
+)  # fmt: skip
+def test_a_file_name_names_the_download_with_the_ending_of_what_it_is(client, name, expected):
+    (link,) = generate(client, file_name=name)["files"]
+
+    assert expected == fetched(client, link)[1]["Content-Disposition"]
+
+
+def test_several_outputs_get_names_of_their_own(client):
+    links = generate(client, file_name="fox.webp", num_outputs=3)["files"]
+
+    assert [f"inline; filename={name}.jpg" for name in ("fox", "fox-2", "fox-3")] == [
+        fetched(client, link)[1]["Content-Disposition"] for link in links
+    ]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "",
+        " ",
+        ".",
+        "..",
+        "a/b",
+        "/etc/passwd",
+        "a\\b",
+        "a\nb",
+        "a\0",
+        'a"b',
+        "C:a",
+        "x" * 151,
+        3,
+        ["a"],
+        True,
+    ],
+)
+def test_a_file_name_is_a_bare_name(client, name):
+    assert ["file_name"] == fields(
+        client.post("/generate", json=PICTURE | {"file_name": name}, headers=ADMIN)
+    )
+
+
+@pytest.mark.parametrize("wanted", ["../../x", "a%0d%0aSet-Cookie:b", "a%22b", "x" * 300, "%00", ""])
+def test_a_link_with_another_name_changes_nothing_but_the_name(client, wanted):
+    (link,) = generate(client)["files"]
+
+    status, headers, _ = fetched(client, f"{link}?name={wanted}")
+
+    assert (200, "inline; filename=0.jpg") == (status, headers["Content-Disposition"])
+    assert "Set-Cookie" not in headers
+
+
+def test_a_batch_takes_a_name_for_each_prompt(client):
+    body = {"model_name": "flux-dev", "prompts": ["a", "b"], "file_names": ["first", "second.jpg"]}
+
+    results = client.post("/generate-batch", json=body, headers=ADMIN).json["results"]
+
+    assert ["inline; filename=first.jpg", "inline; filename=second.jpg"] == [
+        fetched(client, each["files"][0])[1]["Content-Disposition"] for each in results
+    ]
+
+
+@pytest.mark.parametrize(
+    ("names", "wrong"),
+    [
+        (["a"], ["file_names"]),
+        (["a", "b", "c"], ["file_names"]),
+        (["a", "a"], ["file_names"]),
+        (["a", "A"], ["file_names"]),
+        (["a", "../b"], ["file_names[1]"]),
+        (["a", 3], ["file_names[1]"]),
+        ("ab", ["file_names"]),
+    ],
+)
+def test_a_batchs_names_are_one_a_prompt_and_distinct(client, simulator, names, wrong):
+    body = {"model_name": "flux-dev", "prompts": ["a", "b"], "file_names": names}
+
+    assert wrong == fields(client.post("/generate-batch", json=body, headers=ADMIN))
+    assert {} == dict(simulator.counts().requests)
+
+
+# ── When it goes wrong ──────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [{"reset": "before"}, {"truncate": True}, {"status": 503}, {"garbage": True}, {"reset": "after"}],
+    ids=str,
+)
+def test_a_download_that_goes_wrong_is_tried_again(client, simulator, fault):
+    simulator.order(on="delivery", times=2, **fault)
+
+    told = generate(client)
+
+    assert "files_error" not in told
+    assert at_replicate(told["output"][0]) == fetched(client, told["files"][0])[2]
+
+
+def test_what_cannot_be_had_is_said_beside_the_output_and_is_no_failure(client, simulator):
+    simulator.order(on="delivery", times=100, status=404)
+
+    told = generate(client)
+
+    assert (True, [], 1, 0.025) == (told["success"], told["files"], len(told["output"]), told["cost_usd"])
+    assert "0" in told["files_error"] or told["files_error"]
+    assert simulator.url not in told["files_error"]
+
+
+@pytest.mark.parametrize(
+    "where",
+    ["http://127.0.0.1:1/x", "https://169.254.169.254/latest", "https://example.com/x", "file:///etc/passwd"],
+)
+def test_a_redirect_does_not_lead_out_of_replicates_hosts(client, simulator, where):
+    simulator.order(on="delivery", times=100, status=302, headers={"Location": where})
+
+    told = generate(client)
+
+    assert (True, []) == (told["success"], told["files"])
+    assert told["files_error"]
+
+
+def test_a_stream_tells_of_files_as_well(client):
+    result, _ = lines(stream(client, ADMIN, "a"))
+
+    assert 200 == fetched(client, result["files"][0])[0]
+
+
+def test_the_oldest_go_first_when_there_is_no_more_room(make_app):
+    client = make_app(FILES_MAX_BYTES=60_000).test_client()
+    links = [generate(client, prompt=f"picture {n}", output_format="jpg")["files"] for n in range(12)]
+
+    there = [bool(link) and fetched(client, link[0])[0] == 200 for link in links]
+    assert there[-1]
+    assert not there[0]
+    assert sorted(there) == there
+
+
+def test_nothing_is_kept_where_nothing_is_to_be_kept(make_app, simulator):
+    client = make_app(FILES_TTL=0).test_client()
+
+    told = generate(client)
+
+    assert ([], False) == (told["files"], "files_error" in told)
+    assert 0 == simulator.counts().requests.get("delivery", 0)
+
+
+def test_links_begin_with_the_address_that_the_operator_names(make_app):
+    client = make_app(PUBLIC_URL="https://pictures.example.com/api/").test_client()
+
+    told = generate(client)
+
+    assert [f"https://pictures.example.com/api/files/{told['id']}/0.jpg"] == told["files"]
+
+
+def test_a_placeholder_is_a_file_like_any_other(client):
+    told = generate(client, prompt="[[nsfw]]", placeholder=True)
+
+    status, headers, body = fetched(client, told["files"][0])
+    assert (200, "image/png", (1600, 900)) == (
+        status,
+        headers["Content-Type"],
+        Image.open(BytesIO(body)).size,
+    )

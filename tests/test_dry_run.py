@@ -1,0 +1,144 @@
+"""How a batch will go, asked before anything is spent, and told beside what it took."""
+
+import pytest
+from callers import ADMIN, PICTURE, USER
+from problems import problem
+from streams import lines, stream
+
+PLAN = {"strategy", "estimated_seconds", "estimated_cost_usd", "credits"}
+
+
+def post(client, body, headers=ADMIN):
+    return client.post("/generate-batch", json=body, headers=headers)
+
+
+def prompts(number, model="flux-dev", **given):
+    return {"model_name": model, "prompts": ["a"] * number, **given}
+
+
+def test_a_dry_run_tells_how_it_would_go_and_spends_nothing(client, simulator):
+    answer = post(client, prompts(5, num_outputs=2, dry_run=True))
+
+    assert 200 == answer.status_code
+    assert {
+        "dry_run": True,
+        "total": 5,
+        "strategy": "immediate",
+        "estimated_cost_usd": 0.25,
+        "credits": 10,
+    } == {name: value for name, value in answer.json.items() if name != "estimated_seconds"}
+    assert 0 < answer.json["estimated_seconds"]
+    assert {} == dict(simulator.counts().requests)
+    assert {"succeeded": 0, "failed": 0, "canceled": 0} == client.get("/status").json["generations"]
+
+
+@pytest.mark.parametrize(
+    ("number", "given", "strategy"),
+    [
+        (10, {}, "immediate"),
+        (11, {}, "window"),
+        (5, {"max_concurrent": 4}, "window"),
+        (20, {}, "window"),
+        (21, {}, "queue"),
+    ],
+)
+def test_the_strategy_says_whether_it_fits_the_slots_the_window_or_neither(make_app, number, given, strategy):
+    client = make_app(REPLICATE_CONCURRENT_LIMIT=10, REPLICATE_REQUESTS_PER_MINUTE=20).test_client()
+
+    assert strategy == post(client, prompts(number, dry_run=True, **given)).json["strategy"]
+
+
+def test_what_is_spent_or_taken_already_counts(make_app):
+    client = make_app(REPLICATE_CONCURRENT_LIMIT=10, REPLICATE_REQUESTS_PER_MINUTE=20).test_client()
+    post(client, prompts(12))
+
+    assert "immediate" == post(client, prompts(8, dry_run=True)).json["strategy"]
+    assert "window" == post(client, prompts(9, dry_run=True)).json["strategy"]
+
+
+@pytest.mark.parametrize(
+    ("requests", "cost", "credits"),
+    [
+        ([{"model_name": "flux-schnell"}], 0.003, 1),
+        ([{"model_name": "flux-schnell", "num_outputs": 4}, {"model_name": "flux-1.1-pro"}], 0.052, 6),
+        ([{"model_name": "veo-3-fast", "duration": 4}], 3.32, 400),
+        (
+            [{"model_name": "kling-v2.1-master", "duration": 10}, {"model_name": "kling-v2.1-master"}],
+            4.2,
+            360,
+        ),
+        ([{"model_name": "flux-schnell", "image": "https://example.com/a.png", "fallback": True}], 0.08, 10),
+    ],
+)
+def test_the_cost_is_the_registrys_for_what_is_asked_for(client, requests, cost, credits):
+    body = {"requests": [each | {"prompt": "a"} for each in requests], "dry_run": True}
+
+    told = post(client, body).json
+
+    assert (cost, credits) == (told["estimated_cost_usd"], told["credits"])
+
+
+def test_every_batch_says_how_it_was_thought_to_go_and_what_it_took(client, simulator):
+    told = post(client, prompts(4, model="flux-schnell", num_outputs=3)).json
+
+    assert PLAN <= set(told)
+    assert ("immediate", 0.036, 0.036, 4) == (
+        told["strategy"],
+        told["estimated_cost_usd"],
+        told["actual_cost_usd"],
+        told["credits"],
+    )
+    assert 0.036 == simulator.counts().billed_usd
+    assert 0 < told["actual_seconds"]
+
+
+def test_a_streams_summary_says_so_too(client):
+    *_, summary = lines(stream(client, ADMIN, "a", "[[nsfw]] b"))
+
+    assert PLAN <= set(summary)
+    assert (0.05, 0.025) == (summary["estimated_cost_usd"], summary["actual_cost_usd"])
+
+
+@pytest.mark.parametrize(
+    ("prompt", "given", "billed"),
+    [
+        ("[[nsfw]]", {}, 0.0),
+        ("[[fail]]", {}, 0.0),
+        ("[[empty]]", {}, 0.0),
+        ("[[aborted]]", {}, 0.0),
+        ("[[fewer]]", {"num_outputs": 4}, 0.075),
+        ("[[early]]", {"num_outputs": 2}, 0.05),
+        ("[[transient]]", {}, 0.025),
+        ("[[canceled]]", {"num_outputs": 2}, 0.05),
+        ("[[hang]]", {"timeout": 1, "num_outputs": 2}, 0.05),
+        ("[[cold]]", {"timeout": 1}, 0.0),
+    ],
+)
+def test_a_generation_costs_what_replicate_bills_for_it(client, simulator, prompt, given, billed):
+    answer = client.post("/generate", json=PICTURE | {"prompt": prompt} | given, headers=ADMIN)
+
+    assert billed == answer.json["cost_usd"] == simulator.counts().billed_usd
+
+
+def test_a_dry_run_is_checked_like_the_batch_itself(client, make_app, simulator):
+    assert 400 == post(client, prompts(2, guidance=99, dry_run=True)).status_code
+    assert 400 == post(client, prompts(2, dry_run="yes")).status_code
+    assert 400 == client.post("/generate", json=PICTURE | {"dry_run": True}, headers=ADMIN).status_code
+    problem(post(client, prompts(2, dry_run=True), headers={}), 401, "unauthenticated")
+    full = make_app(MAX_QUEUED=3).test_client()
+    problem(post(full, prompts(4, dry_run=True)), 429, "queue_full")
+    assert {} == dict(simulator.counts().requests)
+
+
+def test_a_dry_run_that_asks_for_a_stream_gets_its_one_answer(client):
+    answer = post(client, prompts(2, dry_run=True), headers=USER | {"Accept": "application/x-ndjson"})
+
+    assert ("application/json", True) == (answer.content_type, answer.json["dry_run"])
+
+
+def test_what_was_measured_is_believed_more_than_what_is_usual(make_app):
+    client = make_app(REPLICATE_CONCURRENT_LIMIT=1).test_client()
+    before = post(client, prompts(10, dry_run=True)).json["estimated_seconds"]
+    post(client, prompts(3))
+
+    assert post(client, prompts(10, dry_run=True)).json["estimated_seconds"] < before / 2
