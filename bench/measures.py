@@ -46,9 +46,33 @@ def makespan() -> Iterator[Claim]:
         "0, 0, 0",
         batch["succeeded"] == seen["creations_accepted"] == 300 and not seen["refusals"],
     )
+    kept = sum(len(each["files"]) for each in batch["results"])
+    yield Claim("… pictures fetched and kept meanwhile", f"{kept}", "300", kept == 300)
     yield Claim("… requests to Replicate a picture", f"{asked_of_replicate(seen) / 300:.1f}", "")
     peak = seen["in_flight_peak"]
     yield Claim("… predictions in flight at the most", f"{peak}", "≤ 60", peak <= 60)
+
+
+def planned() -> Iterator[Claim]:
+    """What a batch was thought to take and to cost, when its model is known, and what it did."""
+    with (
+        simulated("--seconds", "3", "--jitter", "0.2") as simulator,
+        service_before(simulator, REPLICATE_CONCURRENT_LIMIT=30) as service,
+    ):
+        post(service, "/generate-batch", prompts(60))
+        before = counts(simulator)["billed_usd"]
+        batch = post(service, "/generate-batch", prompts(150))
+        billed = counts(simulator)["billed_usd"] - before
+    ratio = batch["estimated_seconds"] / batch["actual_seconds"]
+    yield Claim(
+        "150 generations of 3 s at 30 slots, 60 known: seconds estimated / taken",
+        f"{ratio:.2f}",
+        "0.9 to 1.1",
+        0.9 <= ratio <= 1.1,
+    )
+    told = (batch["estimated_cost_usd"], batch["actual_cost_usd"])
+    same = all(abs(each - billed) < 1e-6 for each in told)
+    yield Claim("… USD estimated, told, billed", f"{told[0]:g}, {told[1]:g}, {billed:g}", "the same", same)
 
 
 def admission() -> Iterator[Claim]:
@@ -120,7 +144,7 @@ def answers_under_load() -> Iterator[Claim]:
         yield Claim("… after all hang up: predictions still running", str(left), "0", left == 0)
 
 
-MEASURES = (makespan, admission, memory, answers_under_load)
+MEASURES = (makespan, planned, admission, memory, answers_under_load)
 
 
 def _is_queued(service: str, simulator: str, size: int) -> bool:

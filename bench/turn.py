@@ -160,7 +160,8 @@ def turn_of(name: str, scenario: Scenario) -> Turn:
         where = {"REPLICATE_BASE_URL": simulator, "REPLICATE_API_TOKEN": TOKEN["X-Replicate-API-Key"]}
         service = None
         if name == OURS:
-            settings = {"REPLICATE_CONCURRENT_LIMIT": scenario.slots, **scenario.service}
+            # Nobody else keeps what was made.
+            settings = {"REPLICATE_CONCURRENT_LIMIT": scenario.slots, "FILES_TTL": 0, **scenario.service}
             service = stack.enter_context(service_before(simulator, **settings))
             where["SERVICE_URL"] = service.url
         process = stack.enter_context(_started(name, scenario, where))

@@ -70,7 +70,7 @@ def _steady() -> list[Claim]:
     with (
         simulated(*_JITTERY, *limits) as simulator,
         service_before(
-            simulator, REPLICATE_CONCURRENT_LIMIT=200, REPLICATE_REQUESTS_PER_MINUTE=600
+            simulator, REPLICATE_CONCURRENT_LIMIT=200, REPLICATE_REQUESTS_PER_MINUTE=600, FILES_TTL=0
         ) as service,
     ):
         told = _told(service, simulator, [f"picture {n}" for n in range(2000)])
@@ -98,6 +98,7 @@ def _jumping() -> list[Claim]:
             simulator,
             REPLICATE_CONCURRENT_LIMIT=200,
             REPLICATE_REQUESTS_PER_MINUTE=highest,
+            FILES_TTL=0,
             CONCURRENT_DOCKER_ADMIN_API_KEY=_KEY["X-Admin-API-Key"],
         ) as service,
     ):

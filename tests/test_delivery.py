@@ -5,9 +5,12 @@ from urllib.parse import urlsplit
 from urllib.request import urlopen
 
 import pytest
-from callers import ADMIN, PICTURE
+import requests
+from callers import ADMIN, PICTURE, USER
+from file_parts import buckets
 from PIL import Image
 from problems import fields, problem
+from process import served
 from streams import lines, stream
 
 
@@ -348,3 +351,27 @@ def test_a_placeholder_is_a_file_like_any_other(client):
         headers["Content-Type"],
         Image.open(BytesIO(body)).size,
     )
+
+
+def test_outputs_are_kept_in_an_s3_store_and_served_from_there_also_after_a_restart(simulator, tmp_path):
+    with buckets() as store:
+        settings = {
+            "REPLICATE_BASE_URL": simulator.url, "DATA_DIR": tmp_path, "FILES_URL": f"s3://{store.make()}/kept",
+            "AWS_ENDPOINT_URL": store.url, "AWS_ALLOW_HTTP": "true", "AWS_REGION": "us-east-1",
+            "AWS_ACCESS_KEY_ID": "id", "AWS_SECRET_ACCESS_KEY": "secret",
+        }  # fmt: skip
+        with served(**settings) as service:
+            told = requests.post(f"{service.url}/generate", json=PICTURE, headers=USER, timeout=30).json()
+            (link,) = told["files"]
+            whole = requests.get(link, timeout=30)
+        with served(**settings) as service:
+            part = requests.get(service.url + path(link), headers={"Range": "bytes=5-9"}, timeout=30)
+
+    assert at_replicate(told["output"][0]) == whole.content
+    assert ("image/jpeg", 206, whole.content[5:10]) == (
+        whole.headers["Content-Type"],
+        part.status_code,
+        part.content,
+    )
+    assert whole.headers["ETag"] == part.headers["ETag"]
+    assert [] == [each for each in (tmp_path / "files").rglob("*") if each.is_file()]

@@ -57,7 +57,7 @@ def test_what_is_spent_or_taken_already_counts(make_app):
 
 
 @pytest.mark.parametrize(
-    ("requests", "cost", "credits"),
+    ("requests", "cost", "taken"),
     [
         ([{"model_name": "flux-schnell"}], 0.003, 1),
         ([{"model_name": "flux-schnell", "num_outputs": 4}, {"model_name": "flux-1.1-pro"}], 0.052, 6),
@@ -70,12 +70,12 @@ def test_what_is_spent_or_taken_already_counts(make_app):
         ([{"model_name": "flux-schnell", "image": "https://example.com/a.png", "fallback": True}], 0.08, 10),
     ],
 )
-def test_the_cost_is_the_registrys_for_what_is_asked_for(client, requests, cost, credits):
+def test_the_cost_is_the_registrys_for_what_is_asked_for(client, requests, cost, taken):
     body = {"requests": [each | {"prompt": "a"} for each in requests], "dry_run": True}
 
     told = post(client, body).json
 
-    assert (cost, credits) == (told["estimated_cost_usd"], told["credits"])
+    assert (cost, taken) == (told["estimated_cost_usd"], told["credits"])
 
 
 def test_every_batch_says_how_it_was_thought_to_go_and_what_it_took(client, simulator):

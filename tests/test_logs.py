@@ -1,6 +1,7 @@
 """The log: one JSON object a line, with the request's id, and never a token or key."""
 
 import json
+import logging
 
 import pytest
 import structlog
@@ -22,7 +23,8 @@ def logged(make_app, capfd):
 
         return app, seen
 
-    return make
+    yield make
+    logging.getLogger().handlers.clear()  # their stream ends with this test
 
 
 def of(events, name):

@@ -296,7 +296,7 @@ def test_a_batch_that_is_alone_takes_exactly_what_is_planned_once_durations_are_
     told, took, started_at_once = run(story())
     assert pytest.approx(took, abs=1e-6) == told.seconds
     assert (len(lengths) > places) == (told.strategy == "queue")
-    if told.strategy != "queue":
+    if told.strategy != "queue" and min(lengths) > 0:  # what takes no time makes room at once
         assert started_at_once == (told.strategy == "immediate")
 
 
