@@ -3,7 +3,6 @@
 import asyncio
 import errno
 import functools
-import json
 import logging
 import os
 import signal
@@ -78,16 +77,15 @@ def spool(tmp_path):
 
 
 @pytest.fixture
-def logged(capfd):
+def logged(caplog):
     """The events logged so far, or those of one level."""
-    logs.configure(Settings.from_env({"LOG_FORMAT": "json"}))
+    logs.configure(Settings.from_env({}))  # or they would not go by way of the standard library
+    logging.getLogger().handlers.clear()
 
     def seen(level=None):
-        lines = [json.loads(line) for line in capfd.readouterr().err.splitlines()]
-        return [line["event"] for line in lines if level in {None, line["level"]}]
+        return [each.msg["event"] for each in caplog.records if level in {None, each.levelname.lower()}]
 
-    yield seen
-    logging.getLogger().handlers.clear()  # their stream ends with this test
+    return seen
 
 
 @asynccontextmanager
@@ -177,12 +175,12 @@ async def test_what_nobody_expected_is_told_without_its_inside_and_logged(tmp_pa
 
 
 @in_virtual_time
-async def test_urls_are_neither_told_nor_logged(tmp_path, spool, logged, capfd):
+async def test_urls_are_neither_told_nor_logged(tmp_path, spool, logged, caplog):
     source = FakeSource(Lost("the connection was lost"))
     async with virtual(Directory(tmp_path), spool, source=source) as files:
         kept = await files.keep(GEN, [URL + "?signature=secret"])
 
-    said = capfd.readouterr().err + str(kept)
+    said = caplog.text + str(kept)
     assert "download_lost" in said
     assert "secret" not in said
     assert "delivery" not in said
