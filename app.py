@@ -4,7 +4,6 @@ Every route is a few lines: who is calling, what they ask for, the service does 
 raised, and answered in one place as a problem document; no answer is ever an HTML error page.
 """
 
-import errno
 import json
 import queue
 import re
@@ -43,14 +42,14 @@ from openapi import openapi_document
 from parsing import parse_batch, parse_filter, parse_generation, parse_limits
 from planning import Plan
 from records import Batch, View
-from service import VERSION, Service
+from service import VERSION, Service, check
 from serving import serve
 from settings import Settings, SettingsError, load
 
 _REQUEST_ID = re.compile(r"[!-~]{1,200}")
 _NDJSON = "application/x-ndjson"
-_NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.ENOENT}
-"""What an upload fails for on our side."""
+_UNREADABLE = (ConnectionError, TimeoutError, BlockingIOError, ParseException)
+"""Malformed chunks, or a caller who stopped sending. Other OSErrors are trouble of our own: a full disk, say."""
 
 _QUIET = frozenset({"/health", "/status"})
 
@@ -266,7 +265,8 @@ def _answer_error(error: Exception) -> Response:
         log.exception("request_crashed", request=g.request_id, exc_info=error)
         error = Internal()
     problem = error.as_problem(g.request_id)
-    problem = {**problem, **g.get("beside_the_error", {}), **problem}  # `status` is HTTP's
+    # First for the order of its fields, and last so that `status` is HTTP's and not the generation's.
+    problem = {**problem, **g.get("beside_the_error", {}), **problem}
     g.error_code, g.error_detail = error.code, error.detail
     response = jsonify(problem)
     response.status_code = error.status
@@ -321,11 +321,9 @@ def _form() -> Any:
             options=request.mimetype_params,
             length=request.content_length,
             most_text=settings.MAX_BODY_BYTES,
-            spool=_service().spool,
+            spool=_service().uploads_dir,
         )
-    except (OSError, ParseException) as error:
-        if getattr(error, "errno", None) in _NO_ROOM:
-            raise
+    except _UNREADABLE:
         raise InvalidRequest([Problem("request", "could not be read")]) from None
 
 
@@ -333,7 +331,7 @@ def _json() -> Any:
     try:
         body = request.get_data(cache=False)
         request.stream.read(1)  # raises when a chunked body is too large; get_data cuts it off
-    except (OSError, ParseException):  # malformed chunks, or a caller who stopped sending
+    except _UNREADABLE:
         raise InvalidRequest([Problem("request", "could not be read")]) from None
     if request.content_length not in {None, len(body)}:
         raise InvalidRequest([Problem("request", "is shorter than it said")])
@@ -355,6 +353,7 @@ def main(arguments: list[str]) -> int:
     """Serve until told to stop. Returns the exit status."""
     try:
         settings = load()
+        check(settings)
     except SettingsError as error:
         sys.stderr.write(f"{error}\n")
         return 2

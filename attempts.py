@@ -6,14 +6,14 @@ awaited and what it started cancelled, a running prediction is cancelled at Repl
 """
 
 import asyncio
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from typing import Any, Final, TypeVar
 
+from adaptation import Step
 from auth import Caller
 from concurrency import Gate, Lease
 from errors import GenerationTimeout, ServiceError
-from fallback import Step
 from providers import Prediction, Provider, TryAgain
 from providers.outcomes import raise_unless_made
 from records import Attempt, Batch, Generation, State
@@ -41,7 +41,22 @@ class Attempts:
 
     async def make(self, generation: Generation, step: Step, batch: Batch | None) -> None:
         """Try this model once. Returns when it made something; raises TryAgain or ServiceError."""
-        sent = await self._uploaded(generation.caller, step)
+        attempt = Attempt(step.model, step.input, step.changes)
+        try:
+            try:
+                await self._upload(generation.caller, attempt)
+            except (TryAgain, ServiceError):
+                generation.tries.append(attempt)
+                raise
+            await self._run(generation, attempt, batch)
+        except TryAgain as again:
+            attempt.error = again.error
+            raise
+        except ServiceError as error:
+            attempt.error = error
+            raise
+
+    async def _run(self, generation: Generation, attempt: Attempt, batch: Batch | None) -> None:
         clock = asyncio.get_running_loop().time
         asked = clock()
         try:
@@ -53,49 +68,44 @@ class Attempts:
         finally:
             admitted = clock()
             generation.queued += admitted - asked
-        attempt = Attempt(step.model, sent, step.changes)
         generation.tries.append(attempt)
-        try:
-            with lease:
-                try:
-                    attempt.prediction = await self._create(generation, attempt, lease)
-                    attempt.answered = clock() - admitted
-                    await self._watch(generation, attempt, attempt.prediction)
-                finally:
-                    attempt.held = clock() - admitted
-                    generation.predicting += attempt.held
-            if attempt.prediction is not None:
-                raise_unless_made(attempt.prediction)
-        except TryAgain as again:
-            attempt.error = again.error
-            raise
-        except ServiceError as error:
-            attempt.error = error
-            raise
+        with lease:
+            try:
+                await self._upload(
+                    generation.caller, attempt
+                )  # again, for whoever has waited for most of a day
+                attempt.prediction = await self._create(generation, attempt, lease)
+                attempt.answered = clock() - admitted
+                attempt.prediction = await self._watch(generation, attempt, attempt.prediction)
+            finally:
+                attempt.held = clock() - admitted
+                generation.predicting += attempt.held
+        raise_unless_made(attempt.prediction)
 
-    async def _uploaded(self, caller: Caller, step: Step) -> Mapping[str, Any]:
-        """The input with the address of each image that had to be sent ahead."""
-        takes = step.model.references
-        given = step.input.get(takes.parameter) if takes else None
+    async def _upload(self, caller: Caller, attempt: Attempt) -> None:
+        """Send the images ahead that have to be; then the input has their addresses."""
+        takes = attempt.model.references
+        given = attempt.input.get(takes.parameter) if takes else None
         if takes is None or given is None:
-            return step.input
+            return
         images = given if isinstance(given, list) else [given]
         sent = [
             await self._provider.upload(caller, image) if isinstance(image, Upload) else image
             for image in images
         ]
-        return {**step.input, takes.parameter: sent if isinstance(given, list) else sent[0]}
+        attempt.sent = {**attempt.input, takes.parameter: sent if isinstance(given, list) else sent[0]}
 
-    async def _watch(self, generation: Generation, attempt: Attempt, created: Prediction) -> None:
+    async def _watch(self, generation: Generation, attempt: Attempt, created: Prediction) -> Prediction:
         caller, limit = generation.caller, self._limit(generation)
         self._move(generation, "running")
         try:
             async with asyncio.timeout(limit):
-                attempt.prediction = await self._provider.finished(caller, created, model=attempt.model.name)
+                return await self._provider.finished(caller, created, model=attempt.model.name)
         except TimeoutError:
             attempt.prediction = ended = await self._cancelled(caller, created)
-            if not (ended.status == "succeeded" and ended.outputs):
-                raise GenerationTimeout(f"It was cancelled after {limit:g} seconds.") from None
+            if ended.status == "succeeded" and ended.outputs:
+                return ended
+            raise GenerationTimeout(f"It was cancelled after {limit:g} seconds.") from None
         except BaseException:
             attempt.prediction = await self._cancelled(caller, created)
             raise

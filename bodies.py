@@ -1,13 +1,14 @@
 """What a body may hold beside a model's parameters, and what it becomes once it is read."""
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainValidator, WithJsonSchema
+from pydantic import BaseModel, ConfigDict, Field, PlainValidator, WithJsonSchema
 
-from fallback import Route, Step
+from adaptation import Step
+from download_names import DownloadName
+from fallback import Route
 from registry import Model, Text
 from settings import MAX_CONCURRENT_LIMIT, MAX_REQUESTS_PER_MINUTE
 
@@ -19,20 +20,6 @@ def _fallback(value: Any) -> Any:
     if isinstance(value, bool) or (isinstance(value, list) and all(isinstance(each, str) for each in value)):
         return value
     raise ValueError("must be true, false, or a list of models in the order to try them")
-
-
-def _bare(name: str) -> str:
-    if not re.fullmatch(FILE_NAME, name) or set(name) <= {".", " "}:
-        raise ValueError(f"must be a bare file name of at most {_MAX_NAME} characters, without a path")
-    return name
-
-
-_MAX_NAME = 150
-FILE_NAME = rf'[^/\\:*?"<>|\u0000-\u001f\u007f]{{1,{_MAX_NAME}}}'
-
-FileName = Annotated[
-    Text, AfterValidator(_bare), WithJsonSchema({"type": "string", "pattern": rf"^(?![. ]*$){FILE_NAME}$"})
-]
 
 
 class OwnFields(BaseModel):
@@ -56,7 +43,7 @@ class OwnFields(BaseModel):
         False,
         description="Whether a black picture may stand in, marked as no success, when everything failed.",
     )
-    file_name: FileName | None = Field(
+    file_name: DownloadName | None = Field(
         None, description="What the picture is called when it is downloaded; its ending follows what it is."
     )
 

@@ -1,16 +1,13 @@
-"""A kept file as an HTTP answer: validators, ranges, caching, a name for the download (RFC 9110 8.8, 13, 14; RFC 6266).
+"""A kept file as an HTTP answer: validators, ranges, caching, a name for the download (RFC 9110 8.8, 13, 14).
 
 What is kept under a name never changes, so it may be cached for a year, and its ETag is a strong one.
 """
 
-import re
-import unicodedata
 from datetime import UTC, datetime
-from urllib.parse import quote
 
 from flask import Request, Response
 
-from bodies import FILE_NAME
+from download_names import disposition
 from errors import RangeNotSatisfiable
 from files import Opened
 
@@ -30,7 +27,7 @@ def answer(opened: Opened, request: Request, *, name: str) -> Response:
     response.last_modified = datetime.fromtimestamp(opened.modified, UTC)
     response.headers["Cache-Control"] = CACHING
     response.headers["Accept-Ranges"] = "bytes"
-    response.headers.set("Content-Disposition", "inline", **_file_name(request.args.get("name", ""), name))
+    response.headers.set("Content-Disposition", "inline", **disposition(request.args.get("name", ""), name))
     return response
 
 
@@ -70,15 +67,3 @@ def _part(opened: Opened, request: Request) -> tuple[int, int] | None:
     if start >= stop:
         raise RangeNotSatisfiable(size=opened.size)
     return start, stop
-
-
-def _file_name(wanted: str, name: str) -> dict[str, str]:
-    """What it is called when it is saved: as was wished, if that is a name, with the ending of what it is."""
-    if re.fullmatch(FILE_NAME, wanted):
-        name = wanted + name[name.index(".") :]
-    plain = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode()
-    return (
-        {"filename": name}
-        if plain == name
-        else {"filename": plain, "filename*": f"UTF-8''{quote(name, safe='')}"}
-    )

@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 MAX_PARTS = 500
 """Fields and files of one form."""
 
+_HEADERS = 1_000_000
+"""Bytes that the headers of all parts may take, and what has been read and not yet looked at."""
+
 _LISTS = {"prompts", "file_names"} | {
     model.references.parameter
     for model in models.MODELS.values()
@@ -62,33 +65,61 @@ def read_form(
     `options` are the parameters of its Content-Type, `length` its bytes, if they are known. Text may take `most_text`
     bytes; a file too large to be sent inline goes to the directory `spool`. Raises InvalidRequest or PayloadTooLarge.
     """
-    opened: list[IO[bytes]] = []
+    opened: list[_Spooled] = []
 
     def open_file(**_: Any) -> IO[bytes]:
-        opened.append(tempfile.SpooledTemporaryFile(INLINE, dir=str(spool) if spool else None))  # noqa: SIM115 - see Upload
+        opened.append(_Spooled(INLINE, dir=str(spool) if spool else None))
         return opened[-1]
 
     parser = FormDataParser(
         cast("TStreamFactory", open_file),
-        max_form_memory_size=most_text,
+        max_form_memory_size=most_text,  # of one text; that of all together is counted
         max_form_parts=MAX_PARTS,
         silent=False,
     )
     try:
-        _, fields, files = parser.parse(stream, "multipart/form-data", length, dict(options))
+        counted = cast("IO[bytes]", _Counted(stream, opened, most_text))
+        _, fields, files = parser.parse(counted, "multipart/form-data", length, dict(options))
         return _body(fields, files)
     except BaseException as error:
         for file in opened:
             file.close()
         if isinstance(error, RequestEntityTooLarge):
             raise PayloadTooLarge(
-                f"The form is too large, has more than {MAX_PARTS} parts, or {most_text} bytes in one text."
+                f"The form is too large, has more than {MAX_PARTS} parts, or {most_text} bytes of text."
             ) from None
         if isinstance(error, ValueError):
             raise InvalidRequest(
                 [Problem("body", "is not the multipart/form-data that it should be")]
             ) from None
         raise
+
+
+class _Spooled(tempfile.SpooledTemporaryFile[bytes]):
+    """A file in memory as long as it is small, which knows how much was written into it."""
+
+    written = 0
+
+    def write(self, content: Any) -> int:
+        self.written += len(content)
+        return super().write(content)
+
+
+class _Counted:
+    """A stream that is read no further when more of it has come than went into files: that is held in memory."""
+
+    def __init__(self, stream: IO[bytes], files: list[_Spooled], most_text: int) -> None:
+        self._stream = stream
+        self._files = files
+        self._most = most_text + _HEADERS
+        self._read = 0
+
+    def read(self, size: int = -1) -> bytes:
+        chunk = self._stream.read(size)
+        self._read += len(chunk)
+        if self._read - len(chunk) - sum(file.written for file in self._files) > self._most:
+            raise RequestEntityTooLarge
+        return chunk
 
 
 def _body(fields: MultiDict[str, str], files: MultiDict[str, FileStorage]) -> dict[str, Any]:

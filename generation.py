@@ -15,6 +15,7 @@ is cancelled at Replicate too, for a prediction nobody waits for still bills.
 """
 
 import asyncio
+import base64
 import random
 import secrets
 from collections import Counter
@@ -26,6 +27,7 @@ from typing import Final, Protocol
 
 import structlog
 
+from adaptation import Step
 from attempts import Attempts
 from auth import Caller
 from bodies import BatchRequest, GenerationRequest
@@ -39,7 +41,6 @@ from errors import (
     ServiceError,
     ShuttingDown,
 )
-from fallback import Step
 from files import Kept
 from media import black_png
 from planning import Pace, Plan
@@ -103,7 +104,8 @@ class Generations:
         self._max_queued = max_queued
         self._first_backoff = first_backoff
         self._on_change = on_change
-        self._lives: set[asyncio.Task[None]] = set()
+        self._lives: dict[asyncio.Task[None], Generation] = {}
+        self._keeping = 0
         self._drain_began = asyncio.Event()
         self.tally = Tally()
         self.pace = Pace()
@@ -150,6 +152,9 @@ class Generations:
         """Take nothing new, refuse what is queued, give what runs so long to finish, and cancel the rest."""
         self._drain_began.set()
         self._gate.close(self._shutting_down)
+        for life, generation in self._lives.items():
+            if generation.state == "queued":  # also those who are still uploading
+                life.cancel()
         if self._lives:
             await asyncio.wait(self._lives, timeout=seconds)
         left = list(self._lives)
@@ -166,7 +171,7 @@ class Generations:
     def _make_room(self, wanted: int) -> None:
         if self._is_draining:
             raise self._shutting_down()
-        waiting = len(self._lives) - self._gate.statistics().current_concurrent
+        waiting = len(self._lives) - self._gate.statistics().current_concurrent - self._keeping
         too_many = waiting + wanted - self._max_queued
         if too_many > 0:
             raise QueueFull(
@@ -181,19 +186,21 @@ class Generations:
 
     def _begin(self, generation: Generation, batch: Batch | None) -> asyncio.Task[None]:
         life = asyncio.create_task(self._live(generation, batch))
-        self._lives.add(life)
-        life.add_done_callback(self._lives.discard)
+        self._lives[life] = generation
+        life.add_done_callback(self._lives.pop)
         return life
 
     async def _live(self, generation: Generation, batch: Batch | None) -> None:
         try:
             await self._make(generation, batch)
+            made_at = asyncio.get_running_loop().time()
             await self._keep(generation)
+            self._note_pace(generation, asyncio.get_running_loop().time() - made_at)
             self._end(generation, "succeeded")
         except ShuttingDown as error:
             self._end(generation, "canceled", error)
         except ServiceError as error:
-            if generation.request.placeholder:
+            if generation.request.placeholder and error.falls_back:
                 await self._stand_in(generation)
             self._end(generation, "failed", error)
         except asyncio.CancelledError:
@@ -234,7 +241,8 @@ class Generations:
                 failures += not again.throttled
                 throttled += again.throttled
                 if failures >= MAX_ATTEMPTS or throttled >= MAX_THROTTLED:
-                    again.error.falls_back &= not again.unreachable
+                    if again.unreachable:  # no other model is any nearer
+                        again.error.falls_back = False
                     raise again.error from None
                 self._move(generation, "queued")
                 wait = again.wait
@@ -253,30 +261,36 @@ class Generations:
 
     async def _keep(self, generation: Generation) -> None:
         """Fetch what was made. It is made and paid for, so no trouble here is its failure."""
-        began = asyncio.get_running_loop().time()
-        if self._keeper is not None and generation.prediction is not None:
-            try:
-                kept = await self._keeper.keep(generation.id, generation.prediction.outputs)
-            except asyncio.CancelledError:
-                if not self._is_draining:
-                    raise
-                kept = Kept((), "The service stopped before everything was fetched.")
-            generation.files = tuple(name for name in kept.names if name is not None)
-            generation.files_error = kept.error
-        if generation.attempts == 1:  # others are no example
-            keeping = asyncio.get_running_loop().time() - began
+        if self._keeper is None or generation.prediction is None:
+            return
+        self._keeping += 1
+        try:
+            kept = await self._keeper.keep(generation.id, generation.prediction.outputs)
+        except asyncio.CancelledError:
+            if not self._is_draining:
+                raise
+            kept = Kept((), "The service stopped before everything was fetched.")
+        finally:
+            self._keeping -= 1
+        generation.files = tuple(name for name in kept.names if name is not None)
+        generation.files_error = kept.error
+
+    def _note_pace(self, generation: Generation, kept_in: float) -> None:
+        """Let plans go by what it took. Whatever had to be tried more than once is no example."""
+        if generation.attempts == 1:
             (attempt,) = generation.tries
-            self.pace.note(attempt.model.name, held=attempt.held, after=keeping, answered=attempt.answered)
+            self.pace.note(attempt.model.name, held=attempt.held, after=kept_in, answered=attempt.answered)
 
     async def _stand_in(self, generation: Generation) -> None:
         """A black picture, for those who said that they would rather have that than nothing."""
-        generation.placeholder = True
-        if self._keeper is None:
-            return
-        try:
-            generation.files = (await self._keeper.put(generation.id, 0, black_png(*PLACEHOLDER)),)
-        except (OSError, asyncio.CancelledError):
-            generation.files_error = "The placeholder could not be kept."
+        picture = black_png(*PLACEHOLDER)
+        link = f"data:image/png;base64,{base64.b64encode(picture).decode()}"
+        if self._keeper is not None:
+            try:
+                link = await self._keeper.put(generation.id, 0, picture)
+            except (OSError, asyncio.CancelledError):
+                generation.files_error = "The placeholder could not be kept."
+        generation.files, generation.placeholder = (link,), True
 
     async def _sleep(self, seconds: float) -> None:
         """Raises ShuttingDown when a drain begins meanwhile."""

@@ -7,6 +7,7 @@ Signatures: PNG (W3C PNG 5.2), JPEG (ITU-T T.81 B.1.1.3), GIF (GIF89a 17), WebP 
 import struct
 import zlib
 from dataclasses import dataclass
+from functools import cache
 from typing import Literal
 
 HEAD = 16
@@ -35,7 +36,7 @@ UNKNOWN = MediaType("application/octet-stream", "", "unknown")
 BY_EXTENSION = {each.extension: each for each in (PNG, JPEG, WEBP, GIF, MP4, QUICKTIME, WEBM)}
 
 _STILL = {b"avif", b"avis", b"heic", b"heix", b"heim", b"heis", b"hevc", b"mif1", b"msf1"}
-"""Brands of ISO files that are pictures, and none that is known here."""
+"""Brands of ISO files that are still pictures; none of them is known here."""
 
 
 def media_type(head: bytes) -> MediaType | None:
@@ -55,6 +56,7 @@ def media_type(head: bytes) -> MediaType | None:
     return None
 
 
+@cache
 def black_png(width: int, height: int) -> bytes:
     """A black picture of so many pixels, as a PNG: what stands in where nothing was made."""
     rows = (b"\0" + b"\0\0\0" * width) * height  # filter type 0, then RGB

@@ -15,18 +15,11 @@ from pydantic import TypeAdapter, ValidationError
 
 import models
 import references
-from bodies import BatchFields, BatchRequest, FileName, GenerationRequest, Limits, OwnFields
+from adaptation import Step, given_references, is_taken
+from bodies import BatchFields, BatchRequest, GenerationRequest, Limits, OwnFields
+from download_names import DownloadName, stem
 from errors import ABSENT, InvalidRequest, Problem
-from fallback import (
-    ONE_REFERENCE,
-    REGISTRY,
-    SEVERAL_REFERENCES,
-    Route,
-    Rules,
-    Step,
-    given_references,
-    is_taken,
-)
+from fallback import ONE_REFERENCE, REGISTRY, SEVERAL_REFERENCES, Route, Rules
 from registry import KINDS, TIERS, Model, Prompt
 from validation import not_a_field, problems_of, validated
 
@@ -141,7 +134,7 @@ def _file_names(given: Any, prompts: Sequence[Any], problems: list[Problem]) -> 
         problems += _invalid(_NAME, f"file_names[{index}]", name)
         if len(problems) > _MAX_PROBLEMS_TOLD:
             return ()
-    if not problems and len({name.casefold() for name in given}) < len(given):
+    if not problems and len({stem(name).casefold() for name in given}) < len(given):
         problems.append(Problem("file_names", "must be distinct", given))
     return given
 
@@ -244,8 +237,10 @@ def _order(given: Any, model: Model, problems: list[Problem]) -> tuple[Model, ..
     """The models that the caller lists, None when they leave it to the rules."""
     if not isinstance(given, list):
         return None
+    if len(given) > len(models.MODELS):
+        problems.append(Problem("fallback", f"must name at most {len(models.MODELS)} models", given))
     order = []
-    for index, name in enumerate(given[:_MAX_FIELDS]):
+    for index, name in enumerate(given[: len(models.MODELS)]):
         found = models.find(name)
         if found is None:
             problems.append(Problem(f"fallback[{index}]", _unknown_model(name), name))
@@ -260,7 +255,7 @@ def _nobody_takes(valid: Mapping[str, Any]) -> Problem:
     name = next(name for name in references.NAMES if name in valid)
     count = len(given_references(valid))
     images = "a reference image" if count == 1 else f"{count} reference images"
-    return Problem(name, f"holds {images}, which no model of `fallback` takes")
+    return Problem(name, f"makes it {images}, and none of the models that may be tried takes so many")
 
 
 def _taken_by_others(name: str, model: Model) -> str:
@@ -332,4 +327,4 @@ _EVERY_FIELD = dict.fromkeys(
 """Whatever any model takes, for a request that does not say which."""
 
 _PROMPT: TypeAdapter[str] = TypeAdapter(Prompt)
-_NAME: TypeAdapter[str] = TypeAdapter(FileName)
+_NAME: TypeAdapter[str] = TypeAdapter(DownloadName)

@@ -3,13 +3,12 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
-from urllib.parse import quote
 
+import download_names
+from adaptation import Change
 from auth import Caller
 from bodies import GenerationRequest
 from errors import ServiceError
-from fallback import Change
-from media import BY_EXTENSION
 from planning import Plan
 from providers import Prediction
 from registry import Model
@@ -31,13 +30,18 @@ class Attempt:
     """One try of one model: one admission, and one prediction at the most."""
 
     model: Model
-    sent: Mapping[str, Any]
+    input: Mapping[str, Any]
     changes: tuple[Change, ...] = ()
+    sent: Mapping[str, Any] = field(init=False)
+    """The input as it goes to the provider: with the addresses of images that were sent ahead."""
     prediction: Prediction | None = None
     error: ServiceError | None = None
     held: float = 0.0
     answered: float = 0.0
     """Seconds from admission until its slot was free again, and until the answer to its creation."""
+
+    def __post_init__(self) -> None:
+        self.sent = self.input
 
     @property
     def cost(self) -> float:
@@ -78,7 +82,7 @@ class Generation:
     files_error: str | None = None
     """What of its outputs is kept here, by name, and why not all of it."""
     placeholder: bool = False
-    """Whether a black picture stands among the files, in place of one."""
+    """Whether the one file is a black picture in place of what was not made; a `data:` URI if it is not kept."""
 
     @property
     def succeeded(self) -> bool:
@@ -132,13 +136,11 @@ class Generation:
         return told
 
     def _link(self, name: str, view: View) -> str:
-        link = f"{view.address}/files/{self.id}/{name}"
-        called = self.request.file_name
-        if called is None:
-            return link
-        number = int(name.partition(".")[0]) + 1
-        stem = called[: -len(ending)] if (ending := _ending(called)) else called
-        return f"{link}?name={quote(stem if number == 1 else f'{stem}-{number}')}"
+        if name.startswith("data:"):
+            return name
+        wished = self.request.file_name
+        query = "" if wished is None else download_names.link_query(wished, int(name.partition(".")[0]))
+        return f"{view.address}/files/{self.id}/{name}{query}"
 
     def _timing(self) -> dict[str, float]:
         end = self.accepted_at if self.ended_at is None else self.ended_at
@@ -173,9 +175,3 @@ class Batch:
 
     def item(self, index: int, view: View) -> dict[str, Any]:
         return {"index": index, **self.generations[index].result(view)}
-
-
-def _ending(name: str) -> str:
-    """What a name ends in that says what the file is; empty if it says nothing."""
-    ending = name[name.rfind(".") :] if name.rfind(".") > 0 else ""
-    return ending if ending.lower() in {*BY_EXTENSION, ".jpeg"} else ""

@@ -7,9 +7,10 @@ any thread; what they touch lives on the loop.
 import concurrent.futures
 import time
 from collections.abc import Callable
-from contextlib import ExitStack, closing
+from contextlib import AsyncExitStack, ExitStack, closing
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 import structlog
@@ -18,7 +19,7 @@ from auth import Caller, Doors
 from bodies import BatchRequest, Limits
 from concurrency import WINDOW, Gate, GateStats
 from errors import ShuttingDown
-from fallback import REGISTRY, read_rules
+from fallback import REGISTRY, Rules, read_rules
 from files import Files
 from files.directory import Directory
 from files.storage import Storage
@@ -47,10 +48,10 @@ class Service:
             raise SettingsError("REPLICATE_SIMULATE: only `python app.py` starts a simulator; run that.")
         self.settings = settings
         self.doors = Doors(admin_key=settings.admin_key, server_token=settings.replicate_token)
-        self.fallbacks = read_rules(settings.FALLBACKS_FILE) if settings.FALLBACKS_FILE else REGISTRY
-        self.seats = Seats(settings.MAX_WAITING_CALLERS)
-        self.file_seats = Seats(FILES_AT_ONCE)
-        self.spool = _spool(settings)
+        self.fallbacks = _fallbacks(settings)
+        self.seats = Seats(settings.MAX_WAITING_CALLERS, taken_by="callers are waiting for a result")
+        self.file_seats = Seats(FILES_AT_ONCE, taken_by="files are on their way to callers")
+        self.uploads_dir = _uploads_dir(settings)
         self.loop = LoopThread("generations").start()
         self._started = time.monotonic()
         self._closed = False
@@ -183,12 +184,11 @@ class Service:
                 self._window_logs.close()
 
     async def _end(self) -> None:
-        try:
-            await self.generations.drain(0)
-        finally:
-            await self._provider.aclose()
+        async with AsyncExitStack() as stack:
+            stack.push_async_callback(self._provider.aclose)
             if self.files:
-                await self.files.aclose()
+                stack.push_async_callback(self.files.aclose)
+            await self.generations.drain(0)
 
     def _figures(self) -> tuple[GateStats, GateStats, dict[str, int]]:
         return self.gate.statistics(), self._others.statistics(), self.generations.tally.as_json()
@@ -206,6 +206,16 @@ def concurrency_figures(gate: GateStats) -> dict[str, Any]:
     }
 
 
+def check(settings: Settings) -> None:
+    """What can be known to be wrong before anything is started. Raises SettingsError."""
+    _fallbacks(settings)
+    _storage(settings)
+
+
+def _fallbacks(settings: Settings) -> Rules:
+    return read_rules(settings.FALLBACKS_FILE) if settings.FALLBACKS_FILE else REGISTRY
+
+
 def _storage(settings: Settings) -> Storage:
     """Where outputs are kept. Raises SettingsError."""
     if settings.FILES_URL is None:
@@ -216,14 +226,18 @@ def _storage(settings: Settings) -> Storage:
         raise SettingsError(
             "FILES_URL: what talks to S3 is not installed; requirements-s3.txt names it."
         ) from None
-    return Bucket(settings.FILES_URL)
+    try:
+        return Bucket.told(settings.FILES_URL, settings.aws)
+    except ValueError as error:
+        raise SettingsError(f"FILES_URL: {error}.") from None
 
 
-def _spool(settings: Settings) -> Path | None:
+def _uploads_dir(settings: Settings) -> Path | None:
     """Where uploaded images lie while they are needed; the system's own place if DATA_DIR cannot be written."""
     path = settings.DATA_DIR / "uploads"
     try:
         path.mkdir(parents=True, exist_ok=True)
+        TemporaryFile(dir=path).close()
     except OSError as error:
         log.warning("uploads_elsewhere", path=str(path), reason=str(error))
         return None
@@ -233,7 +247,6 @@ def _spool(settings: Settings) -> Path | None:
 def _items(wanted: BatchRequest) -> list[Item]:
     """What there is to do, as far as a plan needs to know."""
     return [
-        Item(model.name, model.usual_seconds, model.cost(request.first.input), model.credits)
-        for request in wanted.requests
-        for model in (request.model,)
+        Item(each.model.name, each.model.usual_seconds, each.model.cost(each.first.input), each.model.credits)
+        for each in wanted.requests
     ]

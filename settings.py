@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 from dotenv import dotenv_values
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PrivateAttr, SecretStr, ValidationError
 
 SIMULATED_TOKEN = "r8_simulated"  # noqa: S105 - opens nothing but the simulator
 
@@ -21,6 +21,13 @@ MAX_REQUESTS_PER_MINUTE = 60_000
 
 FILES_AT_ONCE = 64
 """Kept files that may be on their way to callers at once; each holds a thread."""
+
+
+_AWS = (
+    "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_REGION", "AWS_DEFAULT_REGION",
+    "AWS_ENDPOINT_URL", "AWS_ALLOW_HTTP",
+)  # fmt: skip
+"""What a bucket needs to know. obstore reads these and more in the environment, but no `.env`."""
 
 
 class SettingsError(Exception):
@@ -77,7 +84,7 @@ class Settings(BaseModel):
         3000,
         ge=1,
         le=MAX_REQUESTS_PER_MINUTE,
-        description="Everything else sent to Replicate in any 60 seconds: looks at running predictions, cancels.",
+        description="Everything else sent to Replicate in any 60 seconds: looks at predictions, cancels, uploads.",
     )
     INTERACTIVE_RESERVE: float = Field(
         0.05,
@@ -100,7 +107,9 @@ class Settings(BaseModel):
         le=2000,
         description="HTTP callers that may wait for a result at once; more are refused with 429.",
     )
-    MAX_BODY_BYTES: int = Field(16_777_216, ge=1024, description="The largest request body taken, in bytes.")
+    MAX_BODY_BYTES: int = Field(
+        16_777_216, ge=1024, description="The largest JSON body taken, and the most text of a form, in bytes."
+    )
     MAX_UPLOAD_BYTES: int = Field(
         335_544_320,
         ge=1024,
@@ -114,9 +123,11 @@ class Settings(BaseModel):
     )
     DATA_DIR: Path = Field(
         Path("data"),
-        description="Where the spent part of the windows and outputs outlive a restart; made if it is missing.",
+        description="Where outputs and the spent part of the windows outlive a restart; made if it is missing.",
     )
-    FILES_DIR: Path | None = Field(None, description="Where outputs are kept; empty means files in DATA_DIR.")
+    FILES_DIR: Path | None = Field(
+        None, description="Where outputs are kept; empty means `files` in DATA_DIR."
+    )
     FILES_URL: Annotated[str, AfterValidator(_files_url)] | None = Field(
         None,
         description="s3://bucket/prefix keeps outputs there instead (requirements-s3.txt; AWS_* variables say how).",
@@ -151,6 +162,8 @@ class Settings(BaseModel):
         "auto", description="json or console; auto is console on a terminal and JSON anywhere else."
     )
 
+    _aws: dict[str, str] = PrivateAttr(default_factory=dict)
+
     @classmethod
     def from_env(cls, environ: Mapping[str, str]) -> "Settings":
         """Read the settings from `environ` (names to strings).
@@ -163,6 +176,9 @@ class Settings(BaseModel):
         wrong = [f"{name}: must not stand in quotes." for name, value in given.items() if value[0] in "\"'"]
         try:
             settings = cls.model_validate(given)
+            settings._aws = {  # noqa: SLF001 - its own
+                name: environ[name] for name in _AWS if environ.get(name)
+            }
         except ValidationError as invalid:
             wrong += [_sentence(error) for error in invalid.errors()]
         if wrong:
@@ -187,6 +203,11 @@ class Settings(BaseModel):
         if self.REPLICATE_API_TOKEN or "REPLICATE_SIMULATE" in self.model_fields_set:
             return self
         return self.model_copy(update={"REPLICATE_SIMULATE": True})
+
+    @property
+    def aws(self) -> Mapping[str, str]:
+        """The AWS_* variables that say how the store of FILES_URL is reached, of those that stand in `.env` too."""
+        return self._aws
 
     @property
     def files_dir(self) -> Path:

@@ -30,17 +30,21 @@ class CallerGone(Exception):
 
 
 class Seats:
-    """So many callers may wait at once. A seat may be left in another thread than it was taken in."""
+    """So many callers may do something at once. A seat may be left in another thread than it was taken in.
 
-    def __init__(self, seats: int) -> None:
+    `taken_by` says what those who have one do, as in "callers are waiting for a result".
+    """
+
+    def __init__(self, seats: int, *, taken_by: str) -> None:
         self._seats = seats
+        self._taken_by = taken_by
         self._free = threading.Semaphore(seats)
 
     def take(self, *, retry_after: Callable[[], float]) -> None:
         """Take a seat. Raises QueueFull, with the seconds until one is likely free."""
         if not self._free.acquire(blocking=False):
             raise QueueFull(
-                f"{self._seats} callers are waiting for a result, and no more may.",
+                f"{self._seats} {self._taken_by}, and no more may.",
                 retry_after=retry_after(),
             )
 

@@ -95,6 +95,7 @@ class Files:
             self._source, largest=min(largest, max_bytes), patience=patience, pool=self._pool
         )
         self._places = asyncio.Semaphore(DOWNLOADS)
+        self._overall = patience.overall
         self._index = Index()
         self._deleting = asyncio.Lock()
         self._look_at = 0.0
@@ -159,18 +160,26 @@ class Files:
         try:
             if number >= MOST_OUTPUTS:
                 return NotHad(f"more than {MOST_OUTPUTS} outputs are not kept")
-            async with self._places, self._spool.temporary() as temporary:
-                media = await self._downloads.fetch(url, temporary)
+            async with self._spool.temporary() as temporary:
+                # The wait for a place counts: whoever waits for the picture is told in time either way.
+                async with asyncio.timeout(self._overall), self._places:
+                    media = await self._downloads.fetch(url, temporary)
                 return await self._store(generation_id, number, media, temporary)
+        except TimeoutError:
+            return self._not_had(generation_id, number, NotHad("it took too long"))
         except NotHad as reason:
-            _log.warning("output_not_kept", generation=generation_id, number=number, reason=str(reason))
-            return reason
+            return self._not_had(generation_id, number, reason)
         except OSError as error:
             _log.error("output_not_stored", generation=generation_id, number=number, error=str(error))
             return NotHad("it could not be stored")
         except Exception:
             _log.exception("output_not_kept", generation=generation_id, number=number)
             return NotHad("something went wrong inside this service")
+
+    @staticmethod
+    def _not_had(generation_id: str, number: int, reason: NotHad) -> NotHad:
+        _log.warning("output_not_kept", generation=generation_id, number=number, reason=str(reason))
+        return reason
 
     async def _store(self, generation_id: str, number: int, media: MediaType, whole: Temporary) -> str:
         name = parsed(f"{generation_id}/{number}{media.extension}")
@@ -210,20 +219,29 @@ class Files:
         await self._delete("files_expired", lambda: self._index.up_to(self._clock() - self._ttl, most=_BATCH))
 
     async def _make_room(self) -> None:
+        if self._index.size <= self._max_bytes:
+            return  # and nobody waits until the janitor has deleted something else
         await self._delete("files_evicted", lambda: self._index.beyond(self._max_bytes, most=_BATCH))
 
     async def _delete(self, event: str, chosen: Callable[[], list[str]]) -> None:
         """Delete what is chosen, until there is nothing more, or it fails: then it is tried at the next occasion."""
+        while await self._delete_some(event, chosen):
+            pass
+
+    async def _delete_some(self, event: str, chosen: Callable[[], list[str]]) -> bool:
         async with self._deleting:
-            while names := chosen():
-                try:
-                    await self._pool.run(partial(_delete_all, self._storage, names))
-                except Exception as error:
-                    _log.error("files_not_deleted", error=str(error), exc_info=not isinstance(error, OSError))
-                    return
-                for name in names:
-                    self._index.remove(name)
-                _log.info(event, files=len(names), left=len(self._index), bytes=self._index.size)
+            names = chosen()
+            if not names:
+                return False
+            try:
+                await self._pool.run(partial(_delete_all, self._storage, names))
+            except Exception as error:
+                _log.error("files_not_deleted", error=str(error), exc_info=not isinstance(error, OSError))
+                return False
+            for name in names:
+                self._index.remove(name)
+            _log.info(event, files=len(names), left=len(self._index), bytes=self._index.size)
+            return True
 
 
 def _delete_all(storage: Storage, names: list[str]) -> None:

@@ -5,11 +5,11 @@ AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_REGION, AWS_ENDPOINT_URL, AWS_ALLO
 cut off leaves no object; its parts are for the bucket's rule about incomplete uploads to remove.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Self, cast
 
 import obstore
 from obstore.exceptions import BaseError
@@ -19,6 +19,8 @@ from files.storage import Opened, Stored, parsed
 
 if TYPE_CHECKING:
     from obstore.store import ClientConfig, RetryConfig, S3Config
+
+_ALLOW_HTTP = "AWS_ALLOW_HTTP"
 
 PIECE: Final = 4 * 1024 * 1024
 """Bytes that one request reads. Most pictures are one piece, and no request outlasts its 30 seconds because the reader
@@ -51,6 +53,18 @@ class Bucket:
             retry_config=retry_config,
             disable_bulk_delete=True,  # not every S3-compatible store has it
         )
+
+    @classmethod
+    def told(cls, url: str, aws: Mapping[str, str]) -> Self:
+        """A bucket with what AWS_* variables say, over what the environment says. Raises ValueError."""
+        config = {name: value for name, value in aws.items() if name != _ALLOW_HTTP}
+        options: ClientConfig | None = (
+            {"allow_http": True} if aws.get(_ALLOW_HTTP, "").lower() == "true" else None
+        )
+        try:
+            return cls(url, config=cast("S3Config", config), client_options=options)
+        except BaseError as error:
+            raise ValueError(str(error).partition("\n")[0]) from None
 
     def put(self, name: str, source: Path) -> None:
         media_type = parsed(name).media_type

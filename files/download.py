@@ -32,8 +32,8 @@ class Patience:
     tries: int = 4
     first_pause: float = 0.5
     stall: float = 10.0
-    one_try: float = 120.0
-    overall: float = 300.0
+    one_try: float = 60.0
+    overall: float = 180.0
 
     def __post_init__(self) -> None:
         if self.tries < 1:

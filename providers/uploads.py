@@ -9,7 +9,7 @@ import io
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, WeakValueDictionary
 
 from auth import Caller
 from errors import UpstreamError, UpstreamRateLimited
@@ -19,10 +19,10 @@ from providers.transport import Lost, NotSent, Refusal
 from references import Upload
 
 GOOD_FOR = 20 * 3600.0
-"""Seconds that an address is used for. It is read when the prediction starts, and that may be later."""
+"""Seconds that an address is used for; it is read when the prediction starts."""
 
-AT_ONCE = 8
-"""So that slow uploads leave room for looks and cancels."""
+AT_ONCE = 4
+"""Of one caller, so that slow uploads of one leave room for the others, and all of them for looks and cancels."""
 
 SendFile = Callable[[Caller, Upload], Awaitable[Any]]
 
@@ -56,7 +56,7 @@ class Uploads:
 
     def __init__(self, send_file: SendFile) -> None:
         self._send_file = send_file
-        self._sending = asyncio.Semaphore(AT_ONCE)
+        self._sending: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
         self._sent: WeakKeyDictionary[Upload, _Sent] = WeakKeyDictionary()
 
     async def address(self, caller: Caller, upload: Upload) -> str:
@@ -66,7 +66,8 @@ class Uploads:
         clock = asyncio.get_running_loop().time
         async with sent.lock:  # whoever waits here finds it sent, or tries in its turn
             if not sent.address or clock() >= sent.at + GOOD_FOR:
-                async with self._sending:
+                sending = self._sending.setdefault(caller.id, asyncio.Semaphore(AT_ONCE))
+                async with sending:
                     sent.address, sent.at = await self._send(caller, upload), clock()
         return sent.address
 

@@ -1,5 +1,9 @@
 """Outputs that last: fetched when they are made, and served by this service for as long as it keeps them."""
 
+import os
+import re
+import subprocess
+import sys
 from io import BytesIO
 from urllib.parse import urlsplit
 from urllib.request import urlopen
@@ -10,7 +14,7 @@ from callers import ADMIN, PICTURE, USER
 from file_parts import buckets
 from PIL import Image
 from problems import fields, problem
-from process import served
+from process import ROOT, free_port, served
 from streams import lines, stream
 
 
@@ -187,6 +191,8 @@ def test_nobody_needs_a_key_for_a_link_and_only_get_is_taken(client):
         ("fox.PNG", 'inline; filename=fox.jpg'),
         ("red fox v1.2", 'inline; filename="red fox v1.2.jpg"'),
         ("fuchs ü", "inline; filename=\"fuchs u.jpg\"; filename*=UTF-8''fuchs%20%C3%BC.jpg"),
+        ("狐", "inline; filename=0.jpg; filename*=UTF-8''%E7%8B%90.jpg"),
+        ("..\uff0fx\uff02y", "inline; filename=0.jpg; filename*=UTF-8''..%EF%BC%8Fx%EF%BC%82y.jpg"),
         ("a;b=c'd%41", 'inline; filename="a;b=c\'d%41.jpg"'),
     ],
 )  # fmt: skip
@@ -257,6 +263,7 @@ def test_a_batch_takes_a_name_for_each_prompt(client):
         (["a", "b", "c"], ["file_names"]),
         (["a", "a"], ["file_names"]),
         (["a", "A"], ["file_names"]),
+        (["a.jpg", "a.png"], ["file_names"]),
         (["a", "../b"], ["file_names[1]"]),
         (["a", 3], ["file_names[1]"]),
         ("ab", ["file_names"]),
@@ -292,7 +299,7 @@ def test_what_cannot_be_had_is_said_beside_the_output_and_is_no_failure(client, 
     told = generate(client)
 
     assert (True, [], 1, 0.025) == (told["success"], told["files"], len(told["output"]), told["cost_usd"])
-    assert "0" in told["files_error"] or told["files_error"]
+    assert "The output could not be kept: its host answered 404." == told["files_error"]
     assert simulator.url not in told["files_error"]
 
 
@@ -306,7 +313,10 @@ def test_a_redirect_does_not_lead_out_of_replicates_hosts(client, simulator, whe
     told = generate(client)
 
     assert (True, []) == (told["success"], told["files"])
-    assert told["files_error"]
+    assert re.fullmatch(
+        "The output could not be kept: its (host|URL) is not one that outputs (come from|have)[.]",
+        told["files_error"],
+    )
 
 
 def test_a_stream_tells_of_files_as_well(client):
@@ -351,6 +361,34 @@ def test_a_placeholder_is_a_file_like_any_other(client):
         headers["Content-Type"],
         Image.open(BytesIO(body)).size,
     )
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"FILES_URL": "s3://kept", "AWS_ACCESS_KEY_ID": "id"}, "FILES_URL: "),
+        ({"FALLBACKS_FILE": "/nowhere.toml"}, "FALLBACKS_FILE: /nowhere.toml cannot be read"),
+    ],
+)
+def test_what_is_known_to_be_wrong_stops_the_start_with_a_sentence(tmp_path, settings, said):
+    environ = {
+        "PATH": os.environ["PATH"],
+        "PORT": str(free_port()),
+        "REPLICATE_API_TOKEN": "r8_x",
+        **settings,
+    }
+
+    ended = subprocess.run(
+        [sys.executable, ROOT / "app.py"],
+        env=environ,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert (2, 1) == (ended.returncode, len(ended.stderr.splitlines())), ended.stderr
+    assert ended.stderr.startswith(said)
 
 
 def test_outputs_are_kept_in_an_s3_store_and_served_from_there_also_after_a_restart(simulator, tmp_path):

@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from adaptation import SAFETY, given_references
 from errors import InvalidRequest
-from fallback import CODES, REGISTRY, SAFETY, Route, given_references, read_rules
+from fallback import CODES, REGISTRY, Route, read_rules
 from models import MODELS, find
 from parsing import parse_generation
 from registry import Fallback
@@ -119,6 +120,18 @@ def test_no_model_comes_twice_whatever_the_rules_say(names, code, with_image):
     assert len(tried) == len({model.name for model in tried}) <= len(MODELS)
 
 
+@pytest.mark.parametrize(
+    ("order", "expected"),
+    [
+        (["imagen-4-ultra", "qwen-image"], ["qwen-image"]),
+        (["qwen-image", "flux-schnell"], ["qwen-image"]),
+        (["qwen-image", "imagen-4-ultra", "flux-dev"], ["qwen-image", "imagen-4-ultra", "flux-dev"]),
+    ],
+)
+def test_the_callers_own_list_is_never_gone_back_in(order, expected):
+    assert expected == way("flux-schnell", fallback=order, image=PICTURE)
+
+
 def test_the_callers_own_list_is_tried_in_its_order_and_each_once():
     listed = ["qwen-image", "flux-dev", "imagen-4-ultra", "qwen-image"]
 
@@ -220,20 +233,29 @@ SAFE = [
 def test_no_attempt_is_sent_a_safety_setting_weaker_than_the_callers_or_than_its_own_default(
     model, setting, to
 ):
-    for value in SAFETY[setting]:
+    scale = SAFETY[setting]
+    for value in scale:
         if model.kind != to.kind or model is to or [] != wrong(model, **{setting: value}):
             continue
         step = route(model.name, **{setting: value, "fallback": [to.name]}).after(
             [model], code="content_refused"
         )
-        if step.unfit:
-            continue
-        for name, scale in SAFETY.items():
-            if name in step.input:
-                assert scale.index(step.input[name]) <= scale.index(to.default(name))
-                assert name != setting or scale.index(step.input[name]) <= scale.index(value)
-        if setting in to.inputs.model_fields:
-            assert setting in step.input
+        sent = {name: each for name, each in step.input.items() if name in SAFETY}
+        for name, each in sent.items():
+            assert SAFETY[name].index(each) <= SAFETY[name].index(to.default(name))
+        if scale.index(value) < scale.index(model.default(setting)):
+            as_cautious = (
+                sent.get(setting) == value if setting in to.inputs.model_fields else most_cautious(to, sent)
+            )
+            assert step.unfit or as_cautious
+
+
+def most_cautious(model, sent):
+    """Whether these are a safety setting at the end where a model lets through least."""
+    return [
+        value == next(each for each in SAFETY[name] if [] == wrong(model, **{name: each}))
+        for name, value in sent.items()
+    ] == [True]
 
 
 def wrong(model, **given):
@@ -261,6 +283,20 @@ def test_safety_goes_along_as_far_as_it_is_no_weaker(model, to, given, expected)
     step = route(model, **{"fallback": [to], **given}).after([find(model)], code="content_refused")
 
     assert expected == {name: value for name, value in step.input.items() if name in SAFETY}
+
+
+def test_of_two_safety_settings_the_more_cautious_stays_in_whatever_order_they_are_given():
+    both = {"safety_filter_level": "block_low_and_above", "safety_tolerance": 2}
+    for ordered in (both, dict(reversed(both.items()))):
+        assert 1 == sent("flux-dev", "flux-1.1-pro", **ordered)[0]["safety_tolerance"]
+
+
+def test_a_model_without_any_such_setting_is_unfit_for_whoever_asked_for_more_caution():
+    for value, unfit in ((0, True), (1, True), (2, False), (6, False)):
+        step = route("kontext-max", safety_tolerance=value, fallback=["nano-banana"]).after(
+            [find("kontext-max")], code="content_refused"
+        )
+        assert unfit is bool(step.unfit), value
 
 
 def test_a_model_that_cannot_be_as_cautious_as_asked_is_passed_over():

@@ -465,6 +465,15 @@ async def test_a_full_disk_is_told_logged_and_leaves_nothing(spool, logged):
 
 
 @in_virtual_time
+async def test_whoever_waits_for_a_place_is_told_in_time_like_those_who_have_one(tmp_path, spool):
+    async with virtual(Directory(tmp_path), spool, source=FakeSource([(1e6, PNG)])) as files:
+        kept = await files.keep(GEN, [URL] * 200)
+
+    assert {None} == set(kept.names)
+    assert Patience().overall == asyncio.get_running_loop().time()
+
+
+@in_virtual_time
 async def test_a_spool_that_cannot_be_written_is_told(tmp_path):
     spool = written(tmp_path / "spool", b"a file where a directory should be")
     async with virtual(Directory(tmp_path / "kept"), spool, source=FakeSource(PNG)) as files:

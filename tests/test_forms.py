@@ -189,6 +189,9 @@ def test_a_form_has_bounds_of_its_own(make_app, simulator):
     problem(post(client, EDIT | {"prompt": "x" * 100_001}), 413, "payload_too_large")
     problem(post(client, {str(number): "x" for number in range(501)}), 413, "payload_too_large")
 
+    roomy = make_app(MAX_BODY_BYTES=100_000).test_client()
+    problem(post(roomy, {str(number): "x" * 90_000 for number in range(20)}), 413, "payload_too_large")
+
 
 def test_a_form_is_not_taken_where_nothing_is_generated(client):
     problem(post(client, {"concurrent_limit": "3"}, "/configure"), 415, "unsupported_media_type")

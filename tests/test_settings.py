@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from service import VERSION
-from settings import Settings, SettingsError
+from settings import Settings, SettingsError, load
 
 ROOT = Path(__file__).parent.parent
 SECRETS = ("REPLICATE_API_TOKEN", "CONCURRENT_DOCKER_ADMIN_API_KEY")
@@ -74,6 +74,17 @@ def test_secrets_are_hidden_in_every_rendering():
     assert (
         "s3cret-value" not in f"{settings!r} {settings} {settings.model_dump()} {settings.model_dump_json()}"
     )
+
+
+def test_what_a_store_needs_to_know_is_found_in_an_env_file_too(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / ".env").write_text("AWS_REGION=here\nAWS_ACCESS_KEY_ID=id\nAWS_OTHER=x\n")
+    monkeypatch.setenv("AWS_REGION", "there")
+
+    settings = load()
+
+    assert {"AWS_REGION": "there", "AWS_ACCESS_KEY_ID": "id"} == dict(settings.aws)
+    assert "'id'" not in f"{settings!r} {settings.model_dump()}"
 
 
 def test_settings_cannot_be_changed():

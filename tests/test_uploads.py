@@ -1,0 +1,202 @@
+"""Images sent ahead through Replicate's files: each once, in the window that creates nothing, holding no slot."""
+
+import asyncio
+from io import BytesIO
+
+import pytest
+from parts import ADMIN, USER, on_a_loop, parts, until
+from virtual_time import run
+
+from errors import UpstreamError
+from parsing import parse_generation
+from providers import TryAgain
+from providers.uploads import AT_ONCE, GOOD_FOR, Uploads
+from references import INLINE, Upload
+
+LARGE = b"\x89PNG\r\n\x1a\n".ljust(INLINE + 1)
+
+
+def an_image() -> Upload:
+    return Upload(BytesIO(LARGE))
+
+
+def editing(image: Upload, prompt: str = "a", **fields):
+    return parse_generation({"model_name": "kontext-max", "prompt": prompt, "input_image": image, **fields})
+
+
+@on_a_loop
+async def test_an_upload_takes_a_place_of_the_other_window_and_none_of_the_creations(simulator):
+    async with parts(simulator) as service:
+        await service.provider.upload(ADMIN, an_image())
+
+        assert (0, 1) == tuple(
+            gate.statistics().current_rate_per_minute for gate in (service.gate, service.others)
+        )
+    assert {"file": 1} == dict(simulator.counts().requests)
+
+
+@on_a_loop
+async def test_nothing_is_uploaded_while_the_other_window_is_spent(simulator):
+    async with parts(simulator, others_per_minute=1) as service:
+        with await service.others.acquire("somebody") as lease:
+            lease.sent()
+        upload = asyncio.create_task(service.provider.upload(ADMIN, an_image()))
+        await asyncio.sleep(0.1)
+
+        assert {} == dict(simulator.counts().requests)
+        upload.cancel()
+        await asyncio.wait([upload])
+
+
+@on_a_loop
+async def test_no_slot_is_held_while_an_image_is_on_its_way(simulator):
+    simulator.order(on="file", delay=0.3)
+    async with parts(simulator, concurrent_limit=1) as service:
+        editor = asyncio.create_task(
+            service.generations.run(editing(an_image()), caller=ADMIN, request_id="r")
+        )
+        await until(lambda: simulator.counts().requests.get("file"))
+        assert 0 == service.gate.statistics().current_concurrent
+        await service.run("another")
+
+        assert (await editor).succeeded
+
+
+FAULTS = {
+    "429": ({"status": 429, "headers": {"Retry-After": "0"}, "body": {}}, True),
+    "500": ({"status": 500}, True),
+    "503": ({"status": 503}, True),
+    "reset before": ({"reset": "before"}, True),
+    "reset after": ({"reset": "after"}, True),
+    "no JSON": ({"garbage": True}, True),
+    "cut": ({"truncate": True}, True),
+    "no urls": ({"drop": ["urls"]}, True),
+    "an odd address": ({"set": {"urls": {"get": 7}}}, True),
+    "refused": ({"status": 400}, False),
+    "too large": ({"status": 413}, False),
+}
+
+
+@pytest.mark.parametrize(("fault", "passes"), FAULTS.values(), ids=FAULTS)
+@on_a_loop
+async def test_an_upload_that_goes_wrong_in_passing_is_tried_again_and_costs_nothing(
+    simulator, fault, passes
+):
+    simulator.order(on="file", times=2, **fault)
+    async with parts(simulator) as service:
+        ended = await service.generations.run(editing(an_image()), caller=ADMIN, request_id="r")
+
+    assert passes is ended.succeeded, ended.error
+    assert int(passes) == simulator.counts().creations_accepted
+    if passes:
+        (made,) = simulator.predictions()
+        assert made.input["input_image"] == f"{simulator.url}/v1/files/{simulator.uploads()[-1].id}"
+
+
+@on_a_loop
+async def test_what_never_gets_through_is_told_and_nothing_is_created(simulator):
+    simulator.order(on="file", times=100, status=500)
+    async with parts(simulator) as service:
+        ended = await service.generations.run(editing(an_image()), caller=ADMIN, request_id="r")
+
+    assert ("upstream_error", 0) == (ended.error.code, simulator.counts().creations_accepted)
+    assert 4 == simulator.counts().requests["file"]
+
+
+@on_a_loop
+async def test_an_account_that_is_refused_is_told_so_before_anything_is_created(simulator):
+    simulator.account("r8_user", reject=True)
+    async with parts(simulator) as service:
+        ended = await service.generations.run(editing(an_image()), caller=USER, request_id="r")
+
+    assert ("replicate_token_rejected", 1) == (ended.error.code, sum(simulator.counts().requests.values()))
+
+
+@on_a_loop
+async def test_an_image_that_goes_to_a_second_model_is_not_sent_again(simulator):
+    async with parts(simulator) as service:
+        request = editing(an_image(), "[[only=flux-kontext-max]] [[nsfw]]", fallback=True)
+        ended = await service.generations.run(request, caller=ADMIN, request_id="r")
+
+    assert ended.succeeded
+    assert 1 == len(simulator.uploads())
+    first, second = simulator.predictions()
+    assert first.input["input_image"] == second.input["image"]
+
+
+class Sent:
+    """What stands where Replicate's files are: each takes a second, and some fail."""
+
+    def __init__(self, *outcomes) -> None:
+        self._outcomes = list(outcomes)
+        self.under_way = self.most = self.number = 0
+
+    async def __call__(self, caller, upload):  # noqa: ARG002
+        self.number += 1
+        number = self.number
+        self.under_way += 1
+        self.most = max(self.most, self.under_way)
+        await asyncio.sleep(1)
+        self.under_way -= 1
+        if self._outcomes:
+            raise self._outcomes.pop(0)
+        return {"urls": {"get": f"https://api.replicate.com/v1/files/{number}"}}
+
+
+def test_those_who_share_an_image_wait_for_one_upload_and_try_in_turn_when_it_fails():
+    async def story():
+        send, image = Sent(TryAgain(UpstreamError())), an_image()
+        uploads = Uploads(send)
+        return await asyncio.gather(
+            *(uploads.address(ADMIN, image) for _ in range(3)), return_exceptions=True
+        ), send.number
+
+    (first, *others), sent = run(story())
+    assert isinstance(first, TryAgain)
+    assert (["https://api.replicate.com/v1/files/2"] * 2, 2) == (others, sent)
+
+
+def test_whoever_gives_up_leaves_the_upload_to_those_who_still_wait():
+    async def story():
+        send, image = Sent(), an_image()
+        uploads = Uploads(send)
+        gone = asyncio.create_task(uploads.address(ADMIN, image))
+        await asyncio.sleep(0.5)
+        stays = asyncio.create_task(uploads.address(ADMIN, image))
+        await asyncio.sleep(0)
+        gone.cancel()
+        return await stays, send.number
+
+    assert ("https://api.replicate.com/v1/files/2", 2) == run(story())
+
+
+def test_an_address_is_used_for_20_hours_and_not_for_the_24_that_it_is_good():
+    async def story():
+        send, image = Sent(), an_image()
+        uploads = Uploads(send)
+        await uploads.address(ADMIN, image)
+        await asyncio.sleep(GOOD_FOR - 2)
+        before = await uploads.address(ADMIN, image)
+        await asyncio.sleep(3)
+        return before, await uploads.address(ADMIN, image)
+
+    assert ("https://api.replicate.com/v1/files/1", "https://api.replicate.com/v1/files/2") == run(story())
+
+
+def test_no_more_are_sent_at_once_than_leave_room_for_looks():
+    async def story():
+        send = Sent()
+        uploads = Uploads(send)
+        await asyncio.gather(*(uploads.address(ADMIN, an_image()) for _ in range(3 * AT_ONCE)))
+        return send.most, asyncio.get_running_loop().time()
+
+    assert (AT_ONCE, 3.0) == run(story())
+
+
+@on_a_loop
+async def test_each_caller_sends_with_their_own_token(simulator):
+    async with parts(simulator) as service:
+        for caller in (ADMIN, USER):
+            await service.provider.upload(caller, an_image())
+
+    assert [ADMIN.token, USER.token] == [each.token for each in simulator.uploads()]
