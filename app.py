@@ -278,7 +278,7 @@ def _answer_error(error: Exception) -> Response:
 def _from_werkzeug(error: HTTPException) -> ServiceError:
     match error.code:
         case 404:
-            return NotFound()
+            return NotFound("There is nothing here; /docs tells what there is.")
         case 405:
             return MethodNotAllowed(allowed=getattr(error, "valid_methods", None) or ())
         case 413:
@@ -308,7 +308,10 @@ def _body(*, forms: bool = False) -> Any:
     """The body, read: JSON, or a form that stands for it where forms are taken."""
     is_form = forms and request.mimetype == "multipart/form-data"
     if not (is_form or request.mimetype == "application/json") or request.content_encoding:
-        raise UnsupportedMediaType
+        said = (
+            (request.content_type or "nothing") if not request.content_encoding else request.content_encoding
+        )
+        raise UnsupportedMediaType(f"{UnsupportedMediaType.title}; this one says {said[:100]}.")
     return _form() if is_form else _json()
 
 

@@ -105,7 +105,7 @@ class Attempts:
             attempt.prediction = ended = await self._cancelled(caller, created)
             if ended.status == "succeeded" and ended.outputs:
                 return ended
-            raise GenerationTimeout(f"It was cancelled after {limit:g} seconds.") from None
+            raise GenerationTimeout(f"It was cancelled after {limit:g} s.") from None
         except BaseException:
             attempt.prediction = await self._cancelled(caller, created)
             raise

@@ -101,7 +101,8 @@ def read_rules(path: Path) -> Rules:
         content = path.read_text(encoding="utf-8")
         table = json.loads(content) if path.suffix == ".json" else tomllib.loads(content)
     except (OSError, ValueError) as error:
-        raise SettingsError(f"FALLBACKS_FILE: {path} cannot be read: {error}.") from None
+        kind = "JSON" if path.suffix == ".json" else "TOML"
+        raise SettingsError(f"FALLBACKS_FILE: {path} cannot be read as {kind}: {error}.") from None
     if not isinstance(table, dict):
         raise SettingsError(f"FALLBACKS_FILE: {path} must be a table of models.")
     wrong: list[str] = []
@@ -114,7 +115,8 @@ def read_rules(path: Path) -> Rules:
 def _read_rule(name: str, entries: Any, wrong: list[str]) -> tuple[str, list[Fallback]]:
     model = find(name)
     if model is None:
-        wrong.append(f"{name} is not a model known here")
+        quotes = "; a name with a dot in it wants quotes" if isinstance(entries, dict) else ""
+        wrong.append(f"{name} is not a model known here{quotes}")
         return name, []
     read = []
     for entry in entries if isinstance(entries, list) else [entries]:
@@ -123,7 +125,7 @@ def _read_rule(name: str, entries: Any, wrong: list[str]) -> tuple[str, list[Fal
         except ValidationError as invalid:
             where = " ".join(str(step) for step in invalid.errors()[0]["loc"])
             wrong.append(
-                f"{name}: {where or 'an entry'} is not what it should be: {invalid.errors()[0]['msg']}"
+                f"{name}: {where or 'an entry'} is not what it should be; there are to, references and on"
             )
             continue
         target = find(rule.to)
@@ -131,7 +133,7 @@ def _read_rule(name: str, entries: Any, wrong: list[str]) -> tuple[str, list[Fal
         if target is None or target is model:
             wrong.append(f"{name}: {rule.to} is not another model known here")
         elif target.kind != model.kind:
-            wrong.append(f"{name}: {rule.to} makes a {target.kind}, not a {model.kind}")
+            wrong.append(f"{name}: {rule.to} makes {target.kind}s, not {model.kind}s")
         elif strange:
             wrong.append(f"{name}: {strange[0]} is none of the codes that are followed: {', '.join(CODES)}")
         else:

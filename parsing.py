@@ -8,6 +8,7 @@ another does: they are kept for it (`fallback.py`). Without it they are a proble
 """
 
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Never
 
@@ -107,8 +108,14 @@ def _read_whole(body: dict[str, Any], rules: Rules, problems: list[Problem]) -> 
 def _read_prompts(body: dict[str, Any], rules: Rules, problems: list[Problem]) -> list[GenerationRequest]:
     """`{"model_name": "…", "prompts": ["…", …], …}`: what the prompts share is read once."""
     shared = {name: value for name, value in body.items() if name not in {"prompts", "file_names"}}
-    alone = [name for name in ("prompt", "file_name") if name in shared]
-    problems += [Problem(name, "cannot stand beside `prompts`", shared.pop(name)) for name in alone]
+    for name, several in (("prompt", "prompts"), ("file_name", "file_names")):
+        if name in shared:
+            why = (
+                "cannot stand beside `prompts`"
+                if "prompts" in body
+                else f"is for one; a batch has `{several}`"
+            )
+            problems.append(Problem(name, why, shared.pop(name)))
     found = _read(shared | {"prompt": "a stand-in"}, rules)
     prompts = list(_listed("prompts", body.get("prompts", ABSENT), problems))
     for index, prompt in enumerate(prompts):
@@ -134,8 +141,14 @@ def _file_names(given: Any, prompts: Sequence[Any], problems: list[Problem]) -> 
         problems += _invalid(_NAME, f"file_names[{index}]", name)
         if len(problems) > _MAX_PROBLEMS_TOLD:
             return ()
-    if not problems and len({stem(name).casefold() for name in given}) < len(given):
-        problems.append(Problem("file_names", "must be distinct", given))
+    stems = Counter(stem(name).casefold() for name in given) if not problems else Counter()
+    problems += [
+        Problem(
+            "file_names", f"must be distinct, also without their endings; there are {number} of {name}", given
+        )
+        for name, number in stems.most_common(1)
+        if number > 1
+    ]
     return given
 
 
@@ -182,6 +195,10 @@ def _read(body: dict[str, Any], rules: Rules) -> GenerationRequest | list[Proble
 
 def _read_for_one(model: Model, given: Mapping[str, Any], problems: list[Problem]) -> dict[str, Any]:
     """The model's own parameters. What it does not take but another does is a problem that names the other."""
+    problems += [
+        Problem(name, "is for POST /generate-batch", given[name]) for name in given if name in _BATCH_ONLY
+    ]
+    given = {name: value for name, value in given.items() if name not in _BATCH_ONLY}
     strange = {name for name in given if name not in model.inputs.model_fields and name in _EVERY_FIELD}
     takes = model.references
     if takes and takes.most == 1 and isinstance(given.get(takes.parameter), list):
@@ -190,7 +207,7 @@ def _read_for_one(model: Model, given: Mapping[str, Any], problems: list[Problem
         Problem(name, _taken_by_others(name, model), given[name]) for name in given if name in strange
     ]
     mine = {name: value for name, value in given.items() if name not in strange}
-    inputs = validated(model.inputs, mine, problems)
+    inputs = validated(model.inputs, mine, problems, beside=_BESIDE)
     valid = {name: value for name, value in mine.items() if value is not None}
     if inputs is not None and takes and takes.parameter in valid:
         valid[takes.parameter] = getattr(inputs, takes.parameter)
@@ -213,7 +230,7 @@ def _read_for_any(model: Model, given: Mapping[str, Any], problems: list[Problem
                 valid[name] = value
             else:
                 validated(takers[0].inputs, {"prompt": "a stand-in", name: value}, problems)
-    validated(model.inputs, mine, problems)
+    validated(model.inputs, mine, problems, beside=_BESIDE)
     if len(given_references(valid)) > SEVERAL_REFERENCES.most_references:
         problems.append(
             Problem("fallback", f"takes at most {SEVERAL_REFERENCES.most_references} reference images in all")
@@ -245,7 +262,7 @@ def _order(given: Any, model: Model, problems: list[Problem]) -> tuple[Model, ..
         if found is None:
             problems.append(Problem(f"fallback[{index}]", _unknown_model(name), name))
         elif found.kind != model.kind:
-            problems.append(Problem(f"fallback[{index}]", f"makes a {found.kind}, not a {model.kind}", name))
+            problems.append(Problem(f"fallback[{index}]", f"makes {found.kind}s, not {model.kind}s", name))
         else:
             order.append(found)
     return tuple(order)
@@ -269,7 +286,7 @@ def _taken_by_others(name: str, model: Model) -> str:
         if model.references is None:
             return f"is not taken by {model.short_name}, as no reference image is; {one}, {several}"
         if name == model.references.parameter:
-            return f"must be one image for {model.short_name}; {several}"
+            return f"must be one image and no list for {model.short_name}; {several}"
         return f"is not taken by {model.short_name}, whose reference image is {model.references.parameter}"
     takers = [each for each in models.MODELS.values() if name in each.inputs.model_fields]
     alike = [each.short_name for each in takers if each.kind == model.kind]
@@ -325,6 +342,11 @@ _EVERY_FIELD = dict.fromkeys(
     ]
 )
 """Whatever any model takes, for a request that does not say which."""
+
+_BATCH_ONLY = (*BatchFields.model_fields, "prompts", "file_names", "requests")
+
+_BESIDE = (*OwnFields.model_fields, *_BATCH_ONLY)
+"""What may stand beside a model's parameters, here or in a batch."""
 
 _PROMPT: TypeAdapter[str] = TypeAdapter(Prompt)
 _NAME: TypeAdapter[str] = TypeAdapter(DownloadName)

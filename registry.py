@@ -106,6 +106,9 @@ class Fallback:
     references: bool | None = None
     on: tuple[str, ...] = ()
 
+    def as_json(self) -> dict[str, Any]:
+        return {"to": self.to, "references": self.references, "on": list(self.on)}
+
     def applies(self, *, code: str, has_references: bool) -> bool:
         return self.references in {None, has_references} and (not self.on or code in self.on)
 
@@ -183,6 +186,7 @@ class Model:
             "tier": self.tier,
             "credits": self.credits,
             "references": takes,
+            "fallbacks": [rule.as_json() for rule in self.fallbacks],
             "default_extension": self.extension,
             "input_schema": self.input_schema,
             "example": {"model_name": self.short_name, **self.example},

@@ -64,6 +64,16 @@ def answers() -> JSON:
                     "anyOf": [an_object({"parameter": text, "most": count}), {"type": "null"}],
                     "description": "Which parameter takes reference images, and how many.",
                 },
+                "fallbacks": {
+                    "type": "array",
+                    "items": an_object(
+                        {
+                            "to": text, "references": {"type": ["boolean", "null"]},
+                            "on": {"type": "array", "items": text},
+                        }
+                    ),
+                    "description": "Where a request with `fallback` goes when this fails, by the built-in rules.",
+                },
                 "default_extension": text, "input_schema": {"type": "object"}, "example": {"type": "object"},
             }
         ),

@@ -11,12 +11,15 @@ from errors import ABSENT, Problem
 Shape = TypeVar("Shape", bound=BaseModel)
 
 
-def validated(shape: type[Shape], given: Mapping[str, Any], problems: list[Problem]) -> Shape | None:
-    """`given` as a `shape`, or None and what is wrong with it added to the problems."""
+def validated(
+    shape: type[Shape], given: Mapping[str, Any], problems: list[Problem], *, beside: Collection[str] = ()
+) -> Shape | None:
+    """`given` as a `shape`, or None and what is wrong with it added to the problems; `beside` are the fields that
+    there are beside those of the shape."""
     try:
         return shape.model_validate(given)
     except ValidationError as invalid:
-        problems += problems_of(invalid, known=tuple(shape.model_fields))
+        problems += problems_of(invalid, known=(*shape.model_fields, *beside))
         return None
 
 

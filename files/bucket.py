@@ -56,11 +56,14 @@ class Bucket:
 
     @classmethod
     def told(cls, url: str, aws: Mapping[str, str]) -> Self:
-        """A bucket with what AWS_* variables say, over what the environment says. Raises ValueError."""
+        """A bucket with what AWS_* variables say, over what the environment says; an endpoint that is written with
+        http:// is meant so. Raises ValueError."""
         config = {name: value for name, value in aws.items() if name != _ALLOW_HTTP}
-        options: ClientConfig | None = (
-            {"allow_http": True} if aws.get(_ALLOW_HTTP, "").lower() == "true" else None
+        plain = (
+            aws.get("AWS_ENDPOINT_URL", "").startswith("http://")
+            or aws.get(_ALLOW_HTTP, "").lower() == "true"
         )
+        options: ClientConfig | None = {"allow_http": True} if plain else None
         try:
             return cls(url, config=cast("S3Config", config), client_options=options)
         except BaseError as error:

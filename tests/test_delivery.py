@@ -395,7 +395,7 @@ def test_outputs_are_kept_in_an_s3_store_and_served_from_there_also_after_a_rest
     with buckets() as store:
         settings = {
             "REPLICATE_BASE_URL": simulator.url, "DATA_DIR": tmp_path, "FILES_URL": f"s3://{store.make()}/kept",
-            "AWS_ENDPOINT_URL": store.url, "AWS_ALLOW_HTTP": "true", "AWS_REGION": "us-east-1",
+            "AWS_ENDPOINT_URL": store.url, "AWS_REGION": "us-east-1",
             "AWS_ACCESS_KEY_ID": "id", "AWS_SECRET_ACCESS_KEY": "secret",
         }  # fmt: skip
         with served(**settings) as service:

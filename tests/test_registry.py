@@ -13,7 +13,7 @@ import models
 from errors import InvalidRequest
 from models import MODELS, find, registered
 from openapi import openapi_document
-from parsing import parse_generation
+from parsing import _BESIDE, parse_generation
 from registry import Inputs, Price
 from simulator import catalog
 
@@ -248,7 +248,8 @@ def test_a_parameter_of_another_model_is_refused_with_the_models_that_take_it():
     } == said("flux-schnell", image=PICTURE_URL)
     assert {
         "image": "is not taken by flux-kontext-max, whose reference image is input_image",
-        "input_image": "must be one image for flux-kontext-max; nano-banana takes up to three (image_input)",
+        "input_image": "must be one image and no list for flux-kontext-max; "
+        "nano-banana takes up to three (image_input)",
     } == said("kontext-max", image=PICTURE_URL, input_image=[PICTURE_URL])
 
 
@@ -319,7 +320,7 @@ def test_flux_dev_asks_for_jpg_unless_the_caller_names_a_format(client, simulato
 
 def test_an_unknown_field_is_refused_with_the_nearest_name(client):
     body = {"model_name": "flux-dev", "prompt": "a", "guidence": 3, "xyzzy": 1}
-    fields = find("flux-dev").inputs.model_fields
+    fields = [*find("flux-dev").inputs.model_fields, *_BESIDE]
     answer = client.post("/generate", json=body, headers=ADMIN)
 
     assert [
@@ -383,6 +384,6 @@ def test_models_tells_of_each_model_what_a_caller_needs(client):
     assert list(MODELS) == [each["name"] for each in answer["models"]]
     for each in answer["models"]:
         assert [
-            "name", "aliases", "kind", "price", "tier", "credits", "references", "default_extension", "input_schema",
-            "example",
+            "name", "aliases", "kind", "price", "tier", "credits", "references", "fallbacks",
+            "default_extension", "input_schema", "example",
         ] == list(each)  # fmt: skip
