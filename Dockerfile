@@ -14,6 +14,7 @@ RUN python -m venv /venv \
         -r requirements.txt ${S3:+-r requirements-s3.txt}
 COPY *.py ./
 COPY files files
+COPY intake intake
 COPY providers providers
 COPY templates templates
 # The root may be read-only, so what Python would cache at the first import is made now.

@@ -22,10 +22,8 @@ from werkzeug.exceptions import HTTPException
 import delivery
 import logs
 import models
-import strict_json
 import waiting
 from auth import Caller
-from bodies import BatchRequest
 from errors import (
     Internal,
     InvalidRequest,
@@ -37,9 +35,11 @@ from errors import (
     UnsupportedMediaType,
     every_error,
 )
-from forms import read_form
+from intake import strict_json
+from intake.forms import read_form
+from intake.parsing import parse_batch, parse_filter, parse_generation, parse_limits
+from intake.shapes import BatchRequest
 from openapi import openapi_document
-from parsing import parse_batch, parse_filter, parse_generation, parse_limits
 from planning import Plan
 from records import Batch, View
 from service import VERSION, Service, check

@@ -30,7 +30,6 @@ import structlog
 from adaptation import Step
 from attempts import Attempts
 from auth import Caller
-from bodies import BatchRequest, GenerationRequest
 from concurrency import Gate, Outlook
 from errors import (
     AccountError,
@@ -42,6 +41,7 @@ from errors import (
     ShuttingDown,
 )
 from files import Kept
+from intake.shapes import BatchRequest, GenerationRequest
 from media import black_png
 from planning import Pace, Plan
 from providers import Provider, TryAgain

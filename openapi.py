@@ -11,9 +11,9 @@ from typing import Any
 
 import models
 from auth import ADMIN_HEADER, USER_HEADER
-from bodies import BatchFields, Limits, OwnFields
 from errors import every_error
-from parsing import MAX_BATCH_ITEMS
+from intake.parsing import MAX_BATCH_ITEMS
+from intake.shapes import BatchFields, Limits, OwnFields
 from references import LARGEST
 from registry import KINDS, TIERS, Model
 from schemas import JSON, an_object, answers, ref

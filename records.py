@@ -7,8 +7,8 @@ from typing import Any, Literal
 import download_names
 from adaptation import Change
 from auth import Caller
-from bodies import GenerationRequest
 from errors import ServiceError
+from intake.shapes import GenerationRequest
 from planning import Plan
 from providers import Prediction
 from registry import Model

@@ -16,7 +16,6 @@ from typing import Any
 import structlog
 
 from auth import Caller, Doors
-from bodies import BatchRequest, Limits
 from concurrency import WINDOW, Gate, GateStats
 from errors import ShuttingDown
 from fallback import REGISTRY, Rules, read_rules
@@ -24,6 +23,7 @@ from files import Files
 from files.directory import Directory
 from files.storage import Storage
 from generation import Generations
+from intake.shapes import BatchRequest, Limits
 from loop_thread import LoopThread
 from planning import Item, Plan, plan
 from providers.replicate import Replicate

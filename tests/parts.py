@@ -17,7 +17,7 @@ from callers import SERVER_TOKEN, USER_TOKEN
 from auth import Caller
 from concurrency import Gate
 from generation import Generations
-from parsing import parse_batch, parse_generation
+from intake.parsing import parse_batch, parse_generation
 from planning import Plan
 from providers import Created, Prediction
 from providers.replicate import Replicate

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from adaptation import SAFETY, given_references
 from errors import InvalidRequest
 from fallback import CODES, REGISTRY, Route, read_rules
+from intake.parsing import parse_generation
 from models import MODELS, find
-from parsing import parse_generation
 from registry import Fallback
 from settings import SettingsError
 

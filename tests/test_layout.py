@@ -15,22 +15,21 @@ FLOORS = [
     {"generation"},
     {"attempts"},
     {"records"},
-    {"providers", "files"},
-    {"parsing", "forms"},
-    {"planning"},
-    {"bodies", "waiting", "auth", "concurrency", "strict_json", "logs"},
-    {"fallback"},
-    {"adaptation", "fairness", "loop_thread", "window_log"},
-    {"models", "schemas"},
-    {"drift", "download_names"},
+    {"providers", "files", "intake"},
+    {"planning", "fallback"},
+    {"waiting", "auth", "concurrency", "logs", "adaptation"},
+    {"fairness", "loop_thread", "window_log", "models"},
+    {"schemas", "drift", "download_names"},
     {"registry"},
-    {"references", "validation"},
+    {"references"},
     {"media", "addresses"},
     {"errors", "settings"},
 ]
-"""From the roof down. What is on one floor does not import its neighbours, save within `providers`."""
+"""From the roof down. What is on one floor does not import its neighbours, save within a package."""
 
-SERVICE = sorted([*ROOT.glob("*.py"), *ROOT.glob("providers/*.py")])
+PACKAGES = ("providers", "files", "intake")
+
+SERVICE = sorted([*ROOT.glob("*.py"), *(path for name in PACKAGES for path in ROOT.glob(f"{name}/*.py"))])
 SIMULATOR = sorted(ROOT.glob("simulator/*.py"))
 
 

@@ -14,7 +14,7 @@ from virtual_time import run
 
 from concurrency import WINDOW, Gate, Outlook
 from fairness import Line
-from parsing import parse_batch
+from intake.parsing import parse_batch
 from planning import REMEMBERED, Item, Pace, Plan, Took, plan
 from simulator import Options
 

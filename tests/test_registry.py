@@ -11,9 +11,9 @@ from problems import fields, problem
 
 import models
 from errors import InvalidRequest
+from intake.parsing import _BESIDE, parse_generation
 from models import MODELS, find, registered
 from openapi import openapi_document
-from parsing import _BESIDE, parse_generation
 from registry import Inputs, Price
 from simulator import catalog
 

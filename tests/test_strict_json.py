@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import strict_json
 from errors import InvalidJSON
+from intake import strict_json
 
 VALUES = st.recursive(
     st.none()

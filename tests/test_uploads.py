@@ -8,7 +8,7 @@ from parts import ADMIN, USER, on_a_loop, parts, until
 from virtual_time import run
 
 from errors import UpstreamError
-from parsing import parse_generation
+from intake.parsing import parse_generation
 from providers import TryAgain
 from providers.uploads import AT_ONCE, GOOD_FOR, Uploads
 from references import INLINE, Upload

@@ -19,9 +19,9 @@ from werkzeug.exceptions import RequestEntityTooLarge
 from werkzeug.formparser import FormDataParser
 
 import models
-import strict_json
-from bodies import BatchFields, OwnFields
 from errors import InvalidJSON, InvalidRequest, PayloadTooLarge, Problem
+from intake import strict_json
+from intake.shapes import BatchFields, OwnFields
 from references import INLINE, NAMES, Upload
 
 if TYPE_CHECKING:

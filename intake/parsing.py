@@ -17,12 +17,12 @@ from pydantic import TypeAdapter, ValidationError
 import models
 import references
 from adaptation import Step, given_references, is_taken
-from bodies import BatchFields, BatchRequest, GenerationRequest, Limits, OwnFields
 from download_names import DownloadName, stem
 from errors import ABSENT, InvalidRequest, Problem
 from fallback import ONE_REFERENCE, REGISTRY, SEVERAL_REFERENCES, Route, Rules
+from intake.shapes import BatchFields, BatchRequest, GenerationRequest, Limits, OwnFields
+from intake.validation import not_a_field, problems_of, validated
 from registry import KINDS, TIERS, Model, Prompt
-from validation import not_a_field, problems_of, validated
 
 MAX_BATCH_ITEMS = 10_000
 
