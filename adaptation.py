@@ -100,13 +100,12 @@ class Adaptation:
 
     def step(self, given: Mapping[str, Any]) -> Step:
         self._take_references(given)
+        self._take_safety(given)
         for name, value in given.items():
-            if name in references.NAMES:
+            if name in references.NAMES or name in SAFETY:
                 continue
             if not self._is_other and name in self._fields:
                 self._sent[name] = value
-            elif name in SAFETY:
-                self._take_safety(name, value)
             else:
                 self._take(name, value, given)
         for problem in list(self._model.inputs.rules(self._sent)):
@@ -158,31 +157,37 @@ class Adaptation:
         stand_in = _STAND_INS.get(name, {}).get(value)
         return stand_in if stand_in in choices else None
 
-    def _take_safety(self, name: str, value: Any) -> None:
+    def _take_safety(self, given: Mapping[str, Any]) -> None:
+        """What each setting asks for here; of several the most cautious is sent, in whatever order they were given."""
+        wishes = [
+            (name, *wish) for name in given if name in SAFETY and (wish := self._wish(name, given[name]))
+        ]
+        for _, parameter, value in wishes:
+            self._sent[parameter] = min(value, self._sent.get(parameter, value), key=SAFETY[parameter].index)
+        for name, parameter, _ in wishes:
+            if (name, given[name]) != (parameter, self._sent[parameter]):
+                self._changes.append(Change(name, given[name], parameter, self._sent[parameter]))
+
+    def _wish(self, name: str, value: Any) -> tuple[str, Any] | None:
+        """The parameter here that a setting speaks of and the value it should have; None if it changes nothing here."""
         scale, usual = SAFETY[name], _usual(name)
         if name in self._fields:
-            cautious = min(value, usual, key=scale.index)
+            cautious = min(value, usual, key=scale.index) if self._is_other else value
             if is_taken(self._model, name, cautious):
-                self._set_safety(name, cautious, given_as=name, given=value)
-            else:
-                self._unfit = f"{self._model.short_name} cannot be as cautious as {name} {value} asks."
-            return
-        other = next((each for each in SAFETY if each in self._fields), None)
-        if scale.index(value) >= scale.index(usual):
-            self._changes.append(Change(name, value))
-        elif other is None:
+                return name, cautious
+            self._unfit = f"{self._model.short_name} cannot be as cautious as {name} {value} asks."
+            return None
+        counterpart = next((each for each in SAFETY if each in self._fields), None)
+        if scale.index(value) < scale.index(usual):
+            if counterpart is not None:
+                return counterpart, next(
+                    each for each in SAFETY[counterpart] if is_taken(self._model, counterpart, each)
+                )
             self._unfit = (
                 f"{self._model.short_name} has nothing that could be as cautious as {name} {value} asks."
             )
-        else:
-            strictest = next(each for each in SAFETY[other] if is_taken(self._model, other, each))
-            self._set_safety(other, strictest, given_as=name, given=value)
-
-    def _set_safety(self, name: str, value: Any, *, given_as: str, given: Any) -> None:
-        """What is the more cautious stays, in whatever order they were given."""
-        self._sent[name] = min(value, self._sent.get(name, value), key=SAFETY[name].index)
-        if (given_as, given) != (name, self._sent[name]):
-            self._changes.append(Change(given_as, given, name, self._sent[name]))
+        self._changes.append(Change(name, value))
+        return None
 
     def _has_image(self) -> bool:
         return self._model.references is not None and self._model.references.parameter in self._sent

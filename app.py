@@ -47,6 +47,7 @@ from serving import serve
 from settings import Settings, SettingsError, load
 
 _REQUEST_ID = re.compile(r"[!-~]{1,200}")
+_HOST = re.compile(r"(?:[A-Za-z0-9._-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{1,5})?")
 _NDJSON = "application/x-ndjson"
 _UNREADABLE = (ConnectionError, TimeoutError, BlockingIOError, ParseException)
 """Malformed chunks, or a caller who stopped sending. Other OSErrors are trouble of our own: a full disk, say."""
@@ -94,11 +95,11 @@ def create_app(settings: Settings | None = None) -> Flask:
 def generate() -> Response:
     """Generate: one generation, answered when it has ended."""
     service, caller = _service(), _spending_caller()
+    view = _view(service)
     with service.seats.taken(retry_after=service.seconds_per_release):
         wanted = parse_generation(_body(forms=True), rules=service.fallbacks)
         work = service.generations.run(wanted, caller=caller, request_id=g.request_id)
         generation = waiting.result(waiting.submit(service.loop, work, _connection()))
-    view = _view(service)
     if generation.error is not None and not generation.placeholder:
         g.beside_the_error = generation.told(view)
         raise generation.error
@@ -108,15 +109,18 @@ def generate() -> Response:
 def generate_batch() -> Response:
     """Generate a batch: every result in input order, or each as it is ready. Or only tell how it would go."""
     service, caller = _service(), _spending_caller()
+    view = _view(service)
     service.seats.take(retry_after=service.seconds_per_release)
     try:
-        wanted = parse_batch(_body(forms=True), rules=service.fallbacks)
-        plan = service.plan(wanted, caller)
+        body = _body(forms=True)
+        with service.thinking:
+            wanted = parse_batch(body, rules=service.fallbacks)
+            plan = service.plan(wanted, caller)
         if wanted.dry_run:
             response = jsonify({"dry_run": True, "total": len(wanted.requests), **plan.as_json()})
         else:
             accepted = request.accept_mimetypes.best_match(["application/json", _NDJSON])
-            response = (_stream if accepted == _NDJSON else _all_at_once)(service, caller, wanted, plan)
+            response = (_stream if accepted == _NDJSON else _all_at_once)(service, caller, wanted, plan, view)
     except BaseException:
         service.seats.leave()
         raise
@@ -187,15 +191,14 @@ def docs() -> Response:
     return page
 
 
-def _all_at_once(service: Service, caller: Caller, wanted: BatchRequest, plan: Plan) -> Response:
+def _all_at_once(service: Service, caller: Caller, wanted: BatchRequest, plan: Plan, view: View) -> Response:
     work = service.generations.run_batch(wanted, plan=plan, caller=caller, request_id=g.request_id)
     batch = waiting.result(waiting.submit(service.loop, work, _connection()))
-    view = _view(service)
     results = [batch.item(index, view) for index in range(len(batch.generations))]
     return jsonify({**batch.summary(), "results": results})
 
 
-def _stream(service: Service, caller: Caller, wanted: BatchRequest, plan: Plan) -> Response:
+def _stream(service: Service, caller: Caller, wanted: BatchRequest, plan: Plan, view: View) -> Response:
     """A line a result, the moment it is ready, then the summary; refusals come before the first line."""
     ended: queue.SimpleQueue[tuple[Batch, int] | None] = queue.SimpleQueue()
     work = service.generations.run_batch(
@@ -207,7 +210,6 @@ def _stream(service: Service, caller: Caller, wanted: BatchRequest, plan: Plan) 
     )
     future = waiting.submit(service.loop, work, _connection())
     future.add_done_callback(lambda _: ended.put(None))
-    view = _view(service)
     first = ended.get()
     if first is None:
         waiting.result(future)
@@ -342,8 +344,11 @@ def _json() -> Any:
 
 
 def _view(service: Service) -> View:
-    """How this caller is told of what happened."""
-    address = service.settings.PUBLIC_URL or request.host_url.rstrip("/")
+    """How this caller is told of what will have happened. Asked before anything is spent, since it may raise."""
+    host = request.environ.get("HTTP_HOST", "")
+    if not _HOST.fullmatch(host):
+        host = f"{request.environ['SERVER_NAME']}:{request.environ['SERVER_PORT']}"
+    address = service.settings.PUBLIC_URL or f"{request.scheme}://{host}"
     return View(service.settings.REPLICATE_SIMULATE, address)
 
 

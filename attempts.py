@@ -45,7 +45,7 @@ class Attempts:
         try:
             try:
                 await self._upload(generation.caller, attempt)
-            except (TryAgain, ServiceError):
+            except ServiceError:
                 generation.tries.append(attempt)
                 raise
             await self._run(generation, attempt, batch)
@@ -102,21 +102,22 @@ class Attempts:
             async with asyncio.timeout(limit):
                 return await self._provider.finished(caller, created, model=attempt.model.name)
         except TimeoutError:
-            attempt.prediction = ended = await self._cancelled(caller, created)
-            if ended.status == "succeeded" and ended.outputs:
+            if (ended := await self._cancelled(caller, attempt, created)).is_made:
                 return ended
             raise GenerationTimeout(f"It was cancelled after {limit:g} s.") from None
         except BaseException:
-            attempt.prediction = await self._cancelled(caller, created)
+            if (ended := await self._cancelled(caller, attempt, created)).is_made:
+                return ended
             raise
 
     def _limit(self, generation: Generation) -> float:
         return generation.request.timeout or self._timeout
 
-    async def _cancelled(self, caller: Caller, prediction: Prediction) -> Prediction:
+    async def _cancelled(self, caller: Caller, attempt: Attempt, created: Prediction) -> Prediction:
         """How it stands when it has been cancelled: perhaps it was done after all, and is paid for."""
-        told = await _to_the_end(self._provider.cancel(caller, prediction))
-        return prediction if told is None else told
+        told = await _to_the_end(self._provider.cancel(caller, created))
+        attempt.prediction = created if told is None else told
+        return attempt.prediction
 
     async def _create(self, generation: Generation, attempt: Attempt, lease: Lease) -> Prediction:
         self._move(generation, "submitting")

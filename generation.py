@@ -265,10 +265,10 @@ class Generations:
             return
         self._keeping += 1
         try:
+            if (life := asyncio.current_task()) and life.cancelling():
+                raise asyncio.CancelledError  # it was done when it was to be cancelled; there is no time for more
             kept = await self._keeper.keep(generation.id, generation.prediction.outputs)
         except asyncio.CancelledError:
-            if not self._is_draining:
-                raise
             kept = Kept((), "The service stopped before everything was fetched.")
         finally:
             self._keeping -= 1

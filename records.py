@@ -48,7 +48,7 @@ class Attempt:
         """USD. Replicate bills what was made, and what was cancelled after it had begun; no failure."""
         if self.prediction is None:
             return 0.0
-        if self.prediction.is_over and self.prediction.status in {"succeeded", "processing"}:
+        if self.prediction.is_made:
             return self.model.cost(self.sent, outputs=len(self.prediction.outputs))
         was_cut_short = self.prediction.status == "canceled" and self.prediction.started
         return self.model.cost(self.sent) if was_cut_short else 0.0

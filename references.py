@@ -28,7 +28,7 @@ LONGEST_URL = 8192
 
 _TAKEN = (PNG, JPEG, WEBP, GIF)
 _URL = re.compile(r"[Hh][Tt][Tt][Pp][Ss]://[!-~]+")
-_DATA = re.compile(r"[Dd][Aa][Tt][Aa]:([^,;]*)(?:;[^,;]*)*?;base64,")
+_DATA = re.compile(r"data:[^,]{0,200};base64,", re.IGNORECASE)
 
 JSON_SCHEMA = {
     "type": "string",

@@ -5,6 +5,7 @@ any thread; what they touch lives on the loop.
 """
 
 import concurrent.futures
+import threading
 import time
 from collections.abc import Callable
 from contextlib import AsyncExitStack, ExitStack, closing
@@ -34,6 +35,10 @@ from window_log import WindowLog
 NAME = "replicate-concurrent-generation"
 VERSION = "0.3.0"
 
+_THINKING = 2
+"""Batches that are read and planned at once: a large one takes the processor for a while, and health checks must not
+wait for many."""
+
 _OTHERS_AT_ONCE = 200
 """Requests under way that create nothing. Beyond this, more of them only wait at the other end."""
 
@@ -50,6 +55,7 @@ class Service:
         self.doors = Doors(admin_key=settings.admin_key, server_token=settings.replicate_token)
         self.fallbacks = _fallbacks(settings)
         self.seats = Seats(settings.MAX_WAITING_CALLERS, taken_by="callers are waiting for a result")
+        self.thinking = threading.BoundedSemaphore(_THINKING)
         self.file_seats = Seats(FILES_AT_ONCE, taken_by="files are on their way to callers")
         self.uploads_dir = _uploads_dir(settings)
         self.loop = LoopThread("generations").start()

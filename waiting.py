@@ -76,29 +76,41 @@ def result(future: concurrent.futures.Future[T]) -> T:
 
 
 async def _unless_gone(work: Coroutine[Any, Any, T], connection: socket.socket) -> T:
-    # A handle of our own: the server may close its own before the loop has let go of it. The loop is given its
-    # number, since it asks a socket for more than it needs.
-    handle = connection.dup()
-    number = handle.fileno()
-    loop, task = asyncio.get_running_loop(), asyncio.current_task()
-    again: asyncio.TimerHandle | None = None
-
-    def look() -> None:
-        nonlocal again
-        loop.remove_reader(number)
-        if task is not None and _has_hung_up(handle):
-            task.cancel()
-        else:  # the next request is here early, and would be reported for ever
-            again = loop.call_later(_LOOK_AGAIN, look)
-
-    loop.add_reader(number, look)
+    watch = _Connection(connection, asyncio.current_task())
     try:
         return await work
     finally:
-        if again is not None:
-            again.cancel()
-        loop.remove_reader(number)
-        handle.close()
+        watch.end()
+
+
+class _Connection:
+    """Cancels the task when the peer closes the connection, until `end`."""
+
+    def __init__(self, connection: socket.socket, task: asyncio.Task[Any] | None) -> None:
+        # A handle of our own: the server may close its own before the loop has let go of it. The loop is given its
+        # number, since it asks a socket for more than it needs.
+        self._handle = connection.dup()
+        self._number = self._handle.fileno()
+        self._task = task
+        self._again: asyncio.TimerHandle | None = None
+        self._loop = asyncio.get_running_loop()
+        self._loop.add_reader(self._number, self._look)
+
+    def end(self) -> None:
+        if self._again is not None:
+            self._again.cancel()
+        self._loop.remove_reader(self._number)
+        self._handle.close()
+        self._task = (
+            None  # or the two would keep each other, and what the task made, until a later collection
+        )
+
+    def _look(self) -> None:
+        self._loop.remove_reader(self._number)
+        if self._task is not None and _has_hung_up(self._handle):
+            self._task.cancel()
+        else:  # the next request is here early, and would be reported for ever
+            self._again = self._loop.call_later(_LOOK_AGAIN, self._look)
 
 
 def _has_hung_up(connection: socket.socket) -> bool:

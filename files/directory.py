@@ -4,6 +4,7 @@ A file appears under its name whole or not at all: it is flushed to the disk und
 wants that other name on the same file system. Nobody but this user can read it.
 """
 
+import errno
 import os
 import stat
 from collections.abc import Iterator
@@ -14,6 +15,9 @@ from typing import Final
 from files.storage import Name, Opened, Stored, parsed
 
 _PIECE: Final = 256 * 1024
+
+_NOT_THERE: Final = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENXIO}
+"""Also what is no file of ours: a link, a socket."""
 
 
 class Directory:
@@ -35,11 +39,16 @@ class Directory:
         wanted = parsed(name)
         path = self._place(wanted)
         try:
-            descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
-        except FileNotFoundError:
+            descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        except OSError as error:
+            if error.errno in _NOT_THERE:
+                return None
+            raise
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            os.close(descriptor)
             return None
         file = os.fdopen(descriptor, "rb", buffering=0)
-        status = os.fstat(descriptor)
         return Opened(
             size=status.st_size,
             modified=status.st_mtime,

@@ -33,7 +33,7 @@ class Patience:
     first_pause: float = 0.5
     stall: float = 10.0
     one_try: float = 60.0
-    overall: float = 180.0
+    overall: float = 120.0
 
     def __post_init__(self) -> None:
         if self.tries < 1:

@@ -65,6 +65,8 @@ def read_form(
     `options` are the parameters of its Content-Type, `length` its bytes, if they are known. Text may take `most_text`
     bytes; a file too large to be sent inline goes to the directory `spool`. Raises InvalidRequest or PayloadTooLarge.
     """
+    if spool:
+        spool.mkdir(exist_ok=True)  # somebody may have tidied up
     opened: list[_Spooled] = []
 
     def open_file(**_: Any) -> IO[bytes]:
@@ -124,6 +126,8 @@ class _Counted:
 
 def _body(fields: MultiDict[str, str], files: MultiDict[str, FileStorage]) -> dict[str, Any]:
     body: dict[str, Any] = {}
+    if garbled := [name for name, text in fields.items(multi=True) if "\ufffd" in name + text]:
+        raise InvalidRequest([Problem(name, "is not UTF-8") for name in garbled])
     for name, texts in fields.lists():
         values = [_value(name, text) for text in texts]
         is_whole = len(values) == 1 and (name not in _LISTS or isinstance(values[0], list))

@@ -38,6 +38,11 @@ class Prediction:
         """Replicate may leave a finished prediction at `processing`; output tells (and null does not)."""
         return self.status in _ENDED or (self.status == "processing" and bool(self.outputs))
 
+    @property
+    def is_made(self) -> bool:
+        """Whether there is what was asked for."""
+        return self.status in {"succeeded", "processing"} and bool(self.outputs)
+
 
 @dataclass(frozen=True, slots=True)
 class Created:
@@ -73,7 +78,7 @@ class Provider(Protocol):
     """The seam between the life of a generation and whoever runs its model."""
 
     async def upload(self, caller: Caller, upload: Upload) -> str:
-        """The address under which a prediction of this caller can read the image. Raises TryAgain or ServiceError."""
+        """The address under which a prediction of this caller can read the image. Raises ServiceError."""
 
     async def create(
         self, caller: Caller, model: str, sent: Mapping[str, Any], *, lease: Lease, cancel_after: float

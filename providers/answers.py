@@ -36,7 +36,8 @@ def read_prediction(answer: Any) -> Prediction:
         error=_error_text(answer.get("error")),
         created_at=created_at,
         seconds=_seconds(created_at, moment(answer.get("completed_at"))),
-        started=status in {"processing", "succeeded"} or bool(answer.get("started_at")),
+        # A real answer may leave it out; who cannot know takes it for billed.
+        started=status in {"processing", "succeeded"} or bool(answer.get("started_at", status == "canceled")),
     )
 
 

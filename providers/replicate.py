@@ -42,7 +42,7 @@ from providers.transport import (
     TooLarge,
     open_connections,
 )
-from providers.uploads import Content, Uploads
+from providers.uploads import FIRST_PAUSE, Content, Uploads
 from providers.watcher import LookFailed, NoPages, Watcher
 from references import Upload
 
@@ -67,7 +67,7 @@ _MISSING_PATIENCE = 10.0
 _UNTOLD_WAIT = 5.0
 """Seconds to look at nothing of an account that was refused for its rate without being told how long."""
 
-UPLOAD_TIMEOUT = 600.0
+UPLOAD_TIMEOUT = 300.0
 """Seconds for an image of up to 100 MB to be sent."""
 
 CANCEL_TIMEOUT = 4.0
@@ -89,7 +89,8 @@ class Replicate:
     """The provider (see `providers.Provider`). Make it and close it on the loop that uses it.
 
     `others` is the window for all that creates nothing; timeouts, and the pauses before each look for a lost
-    creation and after each try to cancel, in seconds; `connections` is what requests leave by.
+    creation, after each try to cancel and before a second try to upload, in seconds; `connections` is what requests
+    leave by.
     """
 
     def __init__(
@@ -101,6 +102,7 @@ class Replicate:
         look_timeout: float = LOOK_TIMEOUT,
         looks: Sequence[float] = LOOKS,
         cancel_pauses: Sequence[float] = CANCEL_PAUSES,
+        upload_pause: float = FIRST_PAUSE,
         connections: httpx.AsyncBaseTransport | None = None,
     ) -> None:
         self._base_url = base_url
@@ -114,7 +116,7 @@ class Replicate:
         self._transport = BudgetedTransport(self._connections)
         self._watcher = Watcher(places=others, get=self._get, get_page=self._get_page)
         self._creations = Creations(self._search, looks=looks)
-        self._uploads = Uploads(self._send_file)
+        self._uploads = Uploads(self._send_file, first_pause=upload_pause)
 
     async def upload(self, caller: Caller, upload: Upload) -> str:
         return await self._uploads.address(caller, upload)

@@ -96,7 +96,9 @@ async def parts(
     )
     others = Gate(concurrent_limit=200, requests_per_minute=others_per_minute)
     provider = Replicate(
-        base_url=base_url, others=others, **{"looks": QUICK_LOOKS, "cancel_pauses": QUICK_LOOKS, **timing}
+        base_url=base_url,
+        others=others,
+        **{"looks": QUICK_LOOKS, "cancel_pauses": QUICK_LOOKS, "upload_pause": 0.01, **timing},
     )
     moves: list[tuple[Generation, str]] = []
     listeners: list[Callable[[Generation], object]] = []

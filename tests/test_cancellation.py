@@ -2,15 +2,18 @@
 service that shuts down."""
 
 import asyncio
+from dataclasses import replace
+from io import BytesIO
 
 import pytest
 import virtual_time
-from parts import ADMIN, UNPLANNED, Fake, a_picture, on_a_loop, parts, pictures, until
+from parts import ADMIN, UNPLANNED, VIEW, Fake, a_picture, on_a_loop, parts, pictures, succeeded, until
 
 from concurrency import Gate
 from errors import ShuttingDown, UpstreamError
 from generation import Generations
 from providers import TryAgain
+from references import INLINE, Upload
 
 
 def a_service(fake: Fake, *, concurrent_limit: int = 1):
@@ -192,6 +195,69 @@ def test_what_has_not_finished_when_the_drain_ends_is_cancelled(answer_after):
         return [each.error.code for each in ended], sorted(fake.cancelled), held(gate)[0]
 
     assert (["shutting_down"] * 2, ["p1", "p2"], 0) == virtual_time.run(story())
+
+
+def test_what_turns_out_done_when_it_is_to_be_cancelled_is_a_success_since_it_is_paid_for():
+    class DoneAfterAll(Fake):
+        async def cancel(self, caller, prediction):
+            await super().cancel(caller, prediction)
+            return replace(succeeded(), id=prediction.id)
+
+    async def story():
+        gate, generations = a_service(DoneAfterAll(None))
+        task = start(generations)
+        await asyncio.sleep(1)
+        await generations.drain(2)
+        return (await task).result(VIEW), held(gate)[0]
+
+    told, slots = virtual_time.run(story())
+    assert (True, ["https://replicate.delivery/a.jpg"], "p1", 0.025, 0) == (
+        told["success"],
+        told["output"],
+        told["prediction_id"],
+        told["cost_usd"],
+        slots,
+    )
+
+
+class Slow:
+    """A keeper that never comes to an end."""
+
+    async def keep(self, generation_id, outputs):  # noqa: ARG002
+        await asyncio.get_running_loop().create_future()
+
+    async def put(self, generation_id, number, content): ...
+
+
+def test_what_is_made_is_a_success_though_a_drain_leaves_no_time_to_fetch_it():
+    async def story():
+        gate = Gate(concurrent_limit=1, requests_per_minute=60)
+        generations = Generations(provider=Fake(), gate=gate, keeper=Slow(), timeout=600, max_queued=100)
+        task = start(generations)
+        await asyncio.sleep(5)
+        assert 0 == held(gate)[0]
+        await generations.drain(2)
+        return (await task).result(VIEW)
+
+    told = virtual_time.run(story())
+    assert (True, 1, []) == (told["success"], told["count"], told["files"])
+    assert "The service stopped before everything was fetched." == told["files_error"]
+
+
+def test_a_drain_refuses_at_once_whoever_is_still_uploading():
+    class Uploading(Fake):
+        async def upload(self, caller, upload):  # noqa: ARG002
+            await asyncio.get_running_loop().create_future()
+
+    async def story():
+        _, generations = a_service(fake := Uploading())
+        image = Upload(BytesIO(b"\x89PNG\r\n\x1a\n".ljust(INLINE + 1)))
+        task = asyncio.create_task(generations.run(a_picture(image=image), caller=ADMIN, request_id="req"))
+        await asyncio.sleep(1)
+        await generations.drain(60)
+        return (await task).error.code, asyncio.get_running_loop().time(), fake.sent
+
+    assert ("shutting_down", 1.0, []) == virtual_time.run(story())
 
 
 def test_a_second_drain_with_less_patience_loses_no_prediction():

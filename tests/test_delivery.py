@@ -352,6 +352,26 @@ def test_links_begin_with_the_address_that_the_operator_names(make_app):
     assert [f"https://pictures.example.com/api/files/{told['id']}/0.jpg"] == told["files"]
 
 
+@pytest.mark.parametrize(
+    ("host", "expected"),
+    [
+        ("pictures.example.com:8080", "http://pictures.example.com:8080"),
+        ("my_service:5000", "http://my_service:5000"),
+        ("[::1]:5000", "http://[::1]:5000"),
+        ("xn--", "http://xn--"),
+        ("a b", "http://localhost:80"),
+        ("evil.com/x?", "http://localhost:80"),
+        ("\xe9", "http://localhost:80"),
+        ("", "http://localhost:80"),
+    ],
+)
+def test_whatever_a_caller_says_its_host_is_a_paid_picture_has_a_link_and_no_error(app, host, expected):
+    client = app.test_client(use_cookies=False)  # or the client itself would trip over it
+    told = generate(client, headers=ADMIN | {"Host": host})
+
+    assert [f"{expected}/files/{told['id']}/0.jpg"] == told["files"]
+
+
 def test_a_placeholder_is_a_file_like_any_other(client):
     told = generate(client, prompt="[[nsfw]]", placeholder=True)
 

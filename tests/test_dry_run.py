@@ -112,6 +112,7 @@ def test_a_streams_summary_says_so_too(client):
         ("[[canceled]]", {"num_outputs": 2}, 0.05),
         ("[[hang]]", {"timeout": 1, "num_outputs": 2}, 0.05),
         ("[[cold]]", {"timeout": 1}, 0.0),
+        ("[[hang]] [[sparse]]", {"timeout": 1}, 0.025),
     ],
 )
 def test_a_generation_costs_what_replicate_bills_for_it(client, simulator, prompt, given, billed):

@@ -291,6 +291,24 @@ def test_of_two_safety_settings_the_more_cautious_stays_in_whatever_order_they_a
         assert 1 == sent("flux-dev", "flux-1.1-pro", **ordered)[0]["safety_tolerance"]
 
 
+@pytest.mark.parametrize("order", [1, -1])
+@pytest.mark.parametrize(
+    ("model", "to", "given", "expected"),
+    [
+        ("flux-dev", "imagen-4-ultra", {"safety_tolerance": 0, "safety_filter_level": "block_only_high"},
+         {"safety_filter_level": "block_low_and_above"}),
+        ("flux-dev", "flux-kontext-max", {"safety_filter_level": "block_low_and_above", "safety_tolerance": 6},
+         {"safety_tolerance": 0}),
+    ],
+)  # fmt: skip
+def test_what_is_told_of_safety_settings_is_what_is_sent(model, to, given, expected, order):
+    told_in = dict(list(given.items())[::order])
+    step = route(model, **told_in, fallback=[to]).after([find(model)], code="content_refused")
+
+    assert expected == {name: value for name, value in step.input.items() if name in SAFETY}
+    assert {change.sent for change in step.changes} == set(expected.values())
+
+
 def test_a_model_without_any_such_setting_is_unfit_for_whoever_asked_for_more_caution():
     for value, unfit in ((0, True), (1, True), (2, False), (6, False)):
         step = route("kontext-max", safety_tolerance=value, fallback=["nano-banana"]).after(

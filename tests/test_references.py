@@ -118,6 +118,11 @@ def test_up_to_100_mb_may_be_uploaded_and_a_byte_more_is_refused():
     assert refused(Upload(Larger(PNG)))
 
 
+def test_an_endless_head_of_a_data_uri_is_not_gone_through_again_and_again():
+    assert refused("data:" + ";" * 5_000_000)
+    assert refused("data:" + ";base64" * 1_000_000 + ",AAAA")
+
+
 def test_an_upload_that_is_no_image_is_refused():
     for content in (b"", b"x", b"<html>", b"\0\0\0\x20ftypisom", PNG[:7]):
         assert refused(Upload(BytesIO(content)))

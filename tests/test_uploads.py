@@ -9,8 +9,8 @@ from virtual_time import run
 
 from errors import UpstreamError
 from intake.parsing import parse_generation
-from providers import TryAgain
-from providers.uploads import AT_ONCE, GOOD_FOR, Uploads
+from providers.transport import Lost
+from providers.uploads import AT_ONCE, GOOD_FOR, TRIES, Uploads
 from references import INLINE, Upload
 
 LARGE = b"\x89PNG\r\n\x1a\n".ljust(INLINE + 1)
@@ -129,7 +129,7 @@ class Sent:
 
     def __init__(self, *outcomes) -> None:
         self._outcomes = list(outcomes)
-        self.under_way = self.most = self.number = 0
+        self.under_way = self.most = self.number = self.done = 0
 
     async def __call__(self, caller, upload):  # noqa: ARG002
         self.number += 1
@@ -138,22 +138,36 @@ class Sent:
         self.most = max(self.most, self.under_way)
         await asyncio.sleep(1)
         self.under_way -= 1
+        self.done += 1
         if self._outcomes:
             raise self._outcomes.pop(0)
         return {"urls": {"get": f"https://api.replicate.com/v1/files/{number}"}}
 
 
-def test_those_who_share_an_image_wait_for_one_upload_and_try_in_turn_when_it_fails():
+@pytest.mark.parametrize(("failures", "sent"), [(0, 1), (2, 3), (3, 4)])
+def test_those_who_share_an_image_share_its_upload_and_the_tries(failures, sent):
     async def story():
-        send, image = Sent(TryAgain(UpstreamError())), an_image()
+        send, image = Sent(*[Lost("cut")] * failures), an_image()
         uploads = Uploads(send)
-        return await asyncio.gather(
-            *(uploads.address(ADMIN, image) for _ in range(3)), return_exceptions=True
-        ), send.number
+        return await asyncio.gather(*(uploads.address(ADMIN, image) for _ in range(20))), send.number
 
-    (first, *others), sent = run(story())
-    assert isinstance(first, TryAgain)
-    assert (["https://api.replicate.com/v1/files/2"] * 2, 2) == (others, sent)
+    addresses, number = run(story())
+    assert ({f"https://api.replicate.com/v1/files/{sent}"}, sent) == (set(addresses), number)
+
+
+def test_what_failed_for_good_failed_for_all_who_share_it_and_is_not_tried_by_each():
+    async def story():
+        send, image = Sent(*[Lost("cut")] * 100), an_image()
+        uploads = Uploads(send)
+        first = await asyncio.gather(
+            *(uploads.address(ADMIN, image) for _ in range(20)), return_exceptions=True
+        )
+        with pytest.raises(UpstreamError):
+            await uploads.address(ADMIN, image)
+        return first, send.number
+
+    failed, number = run(story())
+    assert ([UpstreamError] * 20, TRIES) == ([type(each) for each in failed], number)
 
 
 def test_whoever_gives_up_leaves_the_upload_to_those_who_still_wait():
@@ -167,7 +181,20 @@ def test_whoever_gives_up_leaves_the_upload_to_those_who_still_wait():
         gone.cancel()
         return await stays, send.number
 
-    assert ("https://api.replicate.com/v1/files/2", 2) == run(story())
+    assert ("https://api.replicate.com/v1/files/1", 1) == run(story())
+
+
+def test_an_upload_that_nobody_waits_for_any_more_is_given_up_and_may_begin_anew():
+    async def story():
+        send, image = Sent(), an_image()
+        uploads = Uploads(send)
+        gone = asyncio.create_task(uploads.address(ADMIN, image))
+        await asyncio.sleep(0.5)
+        gone.cancel()
+        await asyncio.sleep(5)
+        return send.done, await uploads.address(ADMIN, image)
+
+    assert (0, "https://api.replicate.com/v1/files/2") == run(story())
 
 
 def test_an_address_is_used_for_20_hours_and_not_for_the_24_that_it_is_good():
