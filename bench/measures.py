@@ -14,6 +14,7 @@ from bench.setting import (
     TOKEN,
     asked_of_replicate,
     counts,
+    peak_megabytes,
     post,
     prompts,
     resident_megabytes,
@@ -122,6 +123,24 @@ def memory() -> Iterator[Claim]:
         yield Claim(what, f"{queued:.0f} MB", f"< {target} MB", queued < target)
 
 
+def uploads() -> Iterator[Claim]:
+    """An image of 90 MB that comes in as a file and goes on to Replicate's files."""
+    image = b"\x89PNG\r\n\x1a\n".ljust(90_000_000)
+    fields = {"model_name": "flux-kontext-max", "prompt": "a fox"}
+    with simulated("--seconds", "0.1") as simulator, service_before(simulator) as service:
+        requests.post(f"{service.url}/generate", json=fields, headers=TOKEN, timeout=60).raise_for_status()
+        before = peak_megabytes(service.process.pid)
+        sent = {"input_image": ("fox.png", image)}
+        answer = requests.post(f"{service.url}/generate", data=fields, files=sent, headers=TOKEN, timeout=120)
+        answer.raise_for_status()
+        grown = peak_megabytes(service.process.pid) - before
+        went = counts(simulator)["requests"].get("file", 0)
+    yield Claim(
+        "an image of 90 MB sent with a request: memory grows by", f"{grown:.0f} MB", "≤ 15 MB", grown <= 15
+    )
+    yield Claim("… uploads to Replicate", str(went), "1", went == 1)
+
+
 def answers_under_load() -> Iterator[Claim]:
     """`/health` and `/status` while 200 callers wait in `/generate`."""
     with (
@@ -144,7 +163,7 @@ def answers_under_load() -> Iterator[Claim]:
         yield Claim("… after all hang up: predictions still running", str(left), "0", left == 0)
 
 
-MEASURES = (makespan, planned, admission, memory, answers_under_load)
+MEASURES = (makespan, planned, admission, memory, uploads, answers_under_load)
 
 
 def _is_queued(service: str, simulator: str, size: int) -> bool:

@@ -83,7 +83,7 @@ def test_a_model_of_seconds_and_one_of_minutes_both_get_few_looks(seconds, reque
 JITTERY = {"prediction_seconds": 0.2, "jitter": 0, "answer_delay": (0, 0.8)}
 
 
-@pytest.mark.parametrize("seed", [1, 2, 3])
+@pytest.mark.parametrize("seed", [1, 2])
 def test_2000_creations_over_a_jittery_line_are_never_601_in_a_minute_and_waste_none(seed):
     async def story():
         async with replicate(
@@ -100,7 +100,7 @@ def test_2000_creations_over_a_jittery_line_are_never_601_in_a_minute_and_waste_
     assert makespan <= 1.03 * (3 * 60 + 0.2 + 0.8)
 
 
-@pytest.mark.parametrize("seed", [1, 2, 3, 4])
+@pytest.mark.parametrize("seed", [1, 2])
 def test_the_limit_holds_while_both_limits_jump_and_every_fifth_creation_fails_and_is_tried_again(seed):
     """No 60 seconds hold more than was allowed at some time in them, or while their first was on its way."""
     chance = random.Random(seed)

@@ -68,7 +68,7 @@ async def test_a_try_that_drips_for_ever_ends_and_the_next_may_do_better(tmp_pat
     drip = [(9, b"\7")] * 1000
     source = FakeSource([(0, PNG[:16]), *drip], PNG)
 
-    assert (PNG, "image/png") == await fetched(tmp_path, source, one_try=120)
+    assert (PNG, "image/png") == await fetched(tmp_path, source, one_try=120, overall=300)
     assert 120.25 <= source.asked[1][0] <= 120.5
 
 

@@ -420,7 +420,7 @@ def test_the_outlook_tells_of_places_lines_pauses_and_what_was_held():
     )  # fmt: skip
 
 
-def test_an_outlook_is_planned_with_in_any_thread_while_the_gate_goes_on():
+def test_an_outlook_may_be_planned_with_in_another_thread_and_after_the_gate_went_on():
     told = []
 
     async def story():
@@ -515,7 +515,7 @@ QUEUED = [
 ]
 
 
-@pytest.mark.parametrize("seed", [1, 2, 3])
+@pytest.mark.parametrize("seed", [1, 2])
 @pytest.mark.parametrize(
     ("strategy", "batch"),
     [
@@ -532,11 +532,10 @@ def test_a_plan_is_within_10_percent_of_what_the_batch_takes(strategy, batch, se
     assert pytest.approx(took, rel=0.1) == told.seconds
 
 
-@pytest.mark.parametrize("seed", [1, 2])
 @pytest.mark.parametrize("count", [1300, 2000])
-def test_a_plan_of_several_windows_is_within_3_percent_of_what_the_batch_takes(count, seed):
+def test_a_plan_of_several_windows_is_within_3_percent_of_what_the_batch_takes(count):
     """The window decides, and it is known exactly."""
-    told, took = run(told_and_took(count, slots=200, seed=seed))
+    told, took = run(told_and_took(count, slots=200, seed=1))
 
     assert "queue" == told.strategy
     assert pytest.approx(took, rel=0.03) == told.seconds

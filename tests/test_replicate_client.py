@@ -7,12 +7,15 @@ from pathlib import Path
 import pytest
 from callers import SERVER_TOKEN
 from parts import ADMIN, OTHER_USER, USER, look, on_a_loop, parts, reply, suffered, until, wire
+from virtual_replicate import replicate
+from virtual_time import run
 
 from auth import Caller
 from providers.answers import read_prediction
 from providers.replicate import CLIENTS_KEPT, cancel_after_header
 from providers.transport import Exchange, Lost, Refusal
 from providers.watcher import LookFailed
+from simulator import Options
 
 # Trap 1: hidden retries of GETs, which obey any Retry-After.
 
@@ -346,14 +349,17 @@ async def test_looks_that_fail_cost_a_generation_nothing(simulator):
         )
 
 
-@on_a_loop
-async def test_a_prediction_that_replicate_does_not_know_any_more_ends_in_an_error(simulator):
-    simulator.order(on="get", times=1000, status=404)
-    async with parts(simulator) as service:
-        ended = await service.run()
+@pytest.mark.parametrize(("prompt", "code"), [("[[hang]]", "upstream_error"), ("a fox", None)])
+def test_a_prediction_that_replicate_does_not_know_any_more_is_an_error_unless_cancelling_shows_it_done(
+    prompt, code
+):
+    async def story():
+        async with replicate(Options(prediction_seconds=1, jitter=0)) as (service, world):
+            world.faults.order(on="get", times=1000, status=404)
+            ended = await service.run(prompt)
+            return ended.error and ended.error.code, world.tally.snapshot().creations_accepted
 
-    assert "upstream_error" == ended.error.code
-    assert 1 == simulator.counts().creations_accepted
+    assert (code, 1) == run(story())
 
 
 @pytest.mark.parametrize(
