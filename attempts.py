@@ -14,7 +14,7 @@ from adaptation import Step
 from auth import Caller
 from concurrency import Gate, Lease
 from errors import GenerationTimeout, ServiceError
-from providers import Prediction, Provider, TryAgain
+from providers import Created, Prediction, Provider, TryAgain
 from providers.outcomes import raise_unless_made
 from records import Attempt, Batch, Generation, State
 from references import Upload
@@ -71,9 +71,8 @@ class Attempts:
         generation.tries.append(attempt)
         with lease:
             try:
-                await self._upload(
-                    generation.caller, attempt
-                )  # again, for whoever has waited for most of a day
+                # Again, since whoever has waited for most of a day needs fresh addresses.
+                await self._upload(generation.caller, attempt)
                 attempt.prediction = await self._create(generation, attempt, lease)
                 attempt.answered = clock() - admitted
                 attempt.prediction = await self._watch(generation, attempt, attempt.prediction)
@@ -133,18 +132,20 @@ class Attempts:
         try:
             created = await asyncio.shield(creation)
         except asyncio.CancelledError:
-            await _to_the_end(self._undo(generation.caller, creation))
-            raise
+            attempt.prediction = undone = await _to_the_end(self._undo(generation.caller, creation))
+            if undone is None or not undone.is_made:
+                raise
+            return undone
         self._gate.proceed(generation.caller.id, exhausted_for=created.exhausted_for)
         return created.prediction
 
-    async def _undo(self, caller: Caller, creation: "asyncio.Task[Any]") -> None:
-        """It may be paid for already: hear what became of it, and cancel that."""
+    async def _undo(self, caller: Caller, creation: "asyncio.Task[Created]") -> Prediction | None:
+        """It may be paid for already: hear what became of it, and cancel that. How it stands then, if it began."""
         try:
             created = await creation
         except (TryAgain, ServiceError):
-            return
-        await self._provider.cancel(caller, created.prediction)
+            return None
+        return await self._provider.cancel(caller, created.prediction) or created.prediction
 
 
 async def _to_the_end(work: Coroutine[Any, Any, T]) -> T:

@@ -98,7 +98,7 @@ class Generations:
         first_backoff: float = FIRST_BACKOFF,
         on_change: Callable[[Generation], None] = lambda generation: None,
     ) -> None:
-        self._attempt = Attempts(provider=provider, gate=gate, timeout=timeout, move=self._move)
+        self._attempts = Attempts(provider=provider, gate=gate, timeout=timeout, move=self._move)
         self._gate = gate
         self._keeper = keeper
         self._max_queued = max_queued
@@ -192,7 +192,7 @@ class Generations:
 
     async def _live(self, generation: Generation, batch: Batch | None) -> None:
         try:
-            await self._make(generation, batch)
+            await self._try_models(generation, batch)
             made_at = asyncio.get_running_loop().time()
             await self._keep(generation)
             self._note_pace(generation, asyncio.get_running_loop().time() - made_at)
@@ -211,7 +211,7 @@ class Generations:
             log.exception("generation_crashed", generation=generation.id, request=generation.request_id)
             self._end(generation, "failed", Internal())
 
-    async def _make(self, generation: Generation, batch: Batch | None) -> None:
+    async def _try_models(self, generation: Generation, batch: Batch | None) -> None:
         """Try the models that it may be made by until one makes it. Raises what the last one failed for."""
         request, tried = generation.request, []
         step: Step | None = request.first
@@ -221,7 +221,7 @@ class Generations:
             try:
                 if step.unfit:
                     raise _passed_over(generation, step, step.unfit)
-                return await self._attempts(generation, step, batch)
+                return await self._try_model(generation, step, batch)
             except ServiceError as error:
                 failure = error
             step = (
@@ -231,12 +231,12 @@ class Generations:
             )
         raise failure
 
-    async def _attempts(self, generation: Generation, step: Step, batch: Batch | None) -> None:
+    async def _try_model(self, generation: Generation, step: Step, batch: Batch | None) -> None:
         """Try one model until it makes something, or patience ends."""
         failures = throttled = 0
         while True:
             try:
-                return await self._attempt.make(generation, step, batch)
+                return await self._attempts.make(generation, step, batch)
             except TryAgain as again:
                 failures += not again.throttled
                 throttled += again.throttled

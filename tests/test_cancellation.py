@@ -197,14 +197,15 @@ def test_what_has_not_finished_when_the_drain_ends_is_cancelled(answer_after):
     assert (["shutting_down"] * 2, ["p1", "p2"], 0) == virtual_time.run(story())
 
 
-def test_what_turns_out_done_when_it_is_to_be_cancelled_is_a_success_since_it_is_paid_for():
+@pytest.mark.parametrize("answer_after", [0.25, 3.5], ids=["running", "creation on its way"])
+def test_what_turns_out_done_when_it_is_to_be_cancelled_is_a_success_since_it_is_paid_for(answer_after):
     class DoneAfterAll(Fake):
         async def cancel(self, caller, prediction):
             await super().cancel(caller, prediction)
             return replace(succeeded(), id=prediction.id)
 
     async def story():
-        gate, generations = a_service(DoneAfterAll(None))
+        gate, generations = a_service(DoneAfterAll(succeeded(), answer_after=answer_after, ends_after=100))
         task = start(generations)
         await asyncio.sleep(1)
         await generations.drain(2)
