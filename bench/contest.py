@@ -128,5 +128,5 @@ creation open until the picture is there, so it has nothing to look for and noth
 Replicate lets go, and it polls every half second, as with `wait=False` from the start. `asyncio.to_thread` has
 {threads} threads on this machine, four more than cores, and `replicate-batch-process` works with it. Requests are
 all but downloads, which only `replicate-batch-process` makes, for the service keeps none here. Lost is what its user
-did not get, substitutes included; paid in vain are predictions that did not fail, beyond one for each picture got. CPU and memory are the service's, or
-else the script's. Here with {versions}."""
+did not get, substitutes included; paid in vain are predictions that did not fail, beyond one for each picture got.
+CPU and memory are the service's, or else the script's. Here with {versions}."""
