@@ -19,6 +19,10 @@ from files.pool import Pool
 from files.spool import Temporary
 from media import HEAD, MediaType, media_type
 
+HOPELESS: Final = 32
+"""Tries lost in a row, of whatever outputs, after which each gets only one until one succeeds: whoever waits for
+pictures that are made and paid for need not wait for a host that answers nobody."""
+
 _DATA: Final = re.compile(r"data:[^,]{0,200};base64,", re.IGNORECASE)
 
 _log = structlog.get_logger("files")
@@ -48,6 +52,7 @@ class Downloads:
         self._largest = largest
         self._patience = patience
         self._pool = pool
+        self._lost_in_a_row = 0
 
     async def fetch(self, url: str, into: Temporary) -> MediaType:
         """What was written into the file, which is finished. Raises NotHad, and OSError if it cannot be written."""
@@ -56,12 +61,18 @@ class Downloads:
             async with asyncio.timeout(self._patience.overall):
                 for number in range(self._patience.tries):
                     if number:
+                        if self._lost_in_a_row >= HOPELESS:
+                            break
                         await asyncio.sleep(self._pause(number))
                     try:
-                        return await self._try(url, into)
+                        media = await self._try(url, into)
                     except Lost as error:
                         lost = error
+                        self._lost_in_a_row += 1
                         _log.info("download_lost", tried=number + 1, reason=str(error))
+                    else:
+                        self._lost_in_a_row = 0
+                        return media
         except TimeoutError:
             pass
         raise lost

@@ -2,12 +2,13 @@
 
 import asyncio
 import base64
+from contextlib import suppress
 from itertools import pairwise
 
 import pytest
 from file_parts import MP4, PAGE, PNG, FakeSource, Inline, in_virtual_time, picture
 
-from files.download import Downloads, Patience
+from files.download import HOPELESS, Downloads, Patience
 from files.hosts import Lost, NotHad
 from files.pool import Pool
 from files.spool import Spool
@@ -70,6 +71,21 @@ async def test_a_try_that_drips_for_ever_ends_and_the_next_may_do_better(tmp_pat
 
     assert (PNG, "image/png") == await fetched(tmp_path, source, one_try=120, overall=300)
     assert 120.25 <= source.asked[1][0] <= 120.5
+
+
+@in_virtual_time
+async def test_a_host_that_answers_nobody_gets_one_try_each_until_one_succeeds(tmp_path):
+    source = FakeSource(*[Lost("cut")] * (HOPELESS + 3), PNG, Lost("cut"), PNG)
+    downloads = Downloads(source, largest=10_000, patience=Patience(), pool=Pool(Inline()))
+    asked = []
+    for _ in range(13):
+        before = len(source.asked)
+        async with Spool(tmp_path, Pool(Inline())).temporary() as temporary:
+            with suppress(Lost):
+                await downloads.fetch(URL, temporary)
+        asked.append(len(source.asked) - before)
+
+    assert [4] * (HOPELESS // 4) + [1] * 3 + [1] + [2] == asked
 
 
 @in_virtual_time
