@@ -38,6 +38,9 @@ from registry import (
 
 AnInputs = TypeVar("AnInputs", bound="type[Inputs]")
 
+FluxRatio = Literal["1:1", "16:9", "21:9", "3:2", "2:3", "4:5", "5:4", "3:4", "4:3", "9:16", "9:21"]
+WebFormat = Literal["webp", "jpg", "png"]
+
 MODELS: dict[str, Model] = {}
 """The registry: models by full name, in the order they are declared."""
 
@@ -79,13 +82,11 @@ def nearest_first(name: str) -> list[str]:
     example={"prompt": "A paper boat on a puddle", "num_outputs": 2},
 )
 class FluxSchnell(Inputs):
-    aspect_ratio: Literal["1:1", "16:9", "21:9", "3:2", "2:3", "4:5", "5:4", "3:4", "4:3", "9:16", "9:21"] = (
-        "1:1"
-    )
+    aspect_ratio: FluxRatio = "1:1"
     num_outputs: Annotated[int, Field(ge=1, le=4)] = 1
     num_inference_steps: Annotated[int, Field(ge=1, le=4)] = 4
     seed: Seed | None = None
-    output_format: Literal["webp", "jpg", "png"] = "webp"
+    output_format: WebFormat = "webp"
     output_quality: Percent = 80
     disable_safety_checker: bool = False
     go_fast: bool = True
@@ -109,16 +110,14 @@ class FluxSchnell(Inputs):
     example={"prompt": "A beautiful sunset over mountains", "aspect_ratio": "16:9"},
 )
 class FluxDev(Inputs):
-    aspect_ratio: Literal["1:1", "16:9", "21:9", "3:2", "2:3", "4:5", "5:4", "3:4", "4:3", "9:16", "9:21"] = (
-        "1:1"
-    )
+    aspect_ratio: FluxRatio = "1:1"
     image: Image | None = None
     prompt_strength: Fraction = 0.8
     num_outputs: Annotated[int, Field(ge=1, le=4)] = 1
     num_inference_steps: Annotated[int, Field(ge=1, le=50)] = 28
     guidance: Annotated[float, Field(ge=0, le=10)] = 3
     seed: Seed | None = None
-    output_format: Literal["webp", "jpg", "png"] = "webp"
+    output_format: WebFormat = "webp"
     output_quality: Percent = 80
     disable_safety_checker: bool = False
     go_fast: bool = True
@@ -156,7 +155,7 @@ class Flux11Pro(Inputs):
     width: Side | None = None
     height: Side | None = None
     image_prompt: Image | None = None
-    output_format: Literal["webp", "jpg", "png"] = "webp"
+    output_format: WebFormat = "webp"
     output_quality: Percent = 80
     safety_tolerance: Annotated[int, Field(ge=1, le=6)] = 2
     prompt_upsampling: bool = False
@@ -228,7 +227,7 @@ class QwenImage(Inputs):
     enhance_prompt: bool = False
     image: Image | None = None
     strength: Fraction = 0.9
-    output_format: Literal["webp", "jpg", "png"] = "webp"
+    output_format: WebFormat = "webp"
     output_quality: Percent = 80
     seed: Seed | None = None
     lora_weights: Text | None = None
