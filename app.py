@@ -11,7 +11,7 @@ import secrets
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from typing import Any
 
 import structlog
@@ -51,6 +51,9 @@ _HOST = re.compile(r"(?:[A-Za-z0-9._-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{
 _NDJSON = "application/x-ndjson"
 _UNREADABLE = (ConnectionError, TimeoutError, BlockingIOError, ParseException)
 """Malformed chunks, or a caller who stopped sending. Other OSErrors are trouble of our own: a full disk, say."""
+
+_LARGE = 100_000
+"""Bytes of a body that takes a while to read."""
 
 _QUIET = frozenset({"/health", "/status"})
 
@@ -340,7 +343,8 @@ def _json() -> Any:
         raise InvalidRequest([Problem("request", "could not be read")]) from None
     if request.content_length not in {None, len(body)}:
         raise InvalidRequest([Problem("request", "is shorter than it said")])
-    return strict_json.loads(body)
+    with _service().thinking if len(body) > _LARGE else nullcontext():
+        return strict_json.loads(body)
 
 
 def _view(service: Service) -> View:

@@ -36,8 +36,8 @@ NAME = "replicate-concurrent-generation"
 VERSION = "0.3.0"
 
 _THINKING = 2
-"""Batches that are read and planned at once: a large one takes the processor for a while, and health checks must not
-wait for many."""
+"""Large bodies and batches that are read and planned at once: one takes the processor for a while, and health checks
+must not wait for many."""
 
 _OTHERS_AT_ONCE = 200
 """Requests under way that create nothing. Beyond this, more of them only wait at the other end."""
