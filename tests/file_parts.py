@@ -13,6 +13,7 @@ from uuid import uuid4
 import requests
 import virtual_time
 from moto.server import ThreadedMotoServer
+from parts import listening
 
 from files.bucket import Bucket
 from files.hosts import Answer
@@ -94,10 +95,8 @@ class Host:
     answer: Callable[[str, asyncio.StreamWriter], Awaitable[None]]
     seen: list[str] = field(default_factory=list)
     url: str = ""
-    _connections: set = field(default_factory=set)
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._connections.add(asyncio.current_task())
         with closing(writer), suppress(asyncio.IncompleteReadError, ConnectionError):
             self.seen.append((await reader.readuntil(b"\r\n\r\n")).decode())
             await self.answer(self.seen[-1].split(" ")[1], writer)
@@ -105,15 +104,8 @@ class Host:
 
     @asynccontextmanager
     async def listening(self) -> AsyncIterator["Host"]:
-        server = await asyncio.start_server(self.serve, "127.0.0.1", 0)
-        self.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-        try:
+        async with listening(self.serve) as self.url:
             yield self
-        finally:
-            server.close()
-            for connection in self._connections:
-                connection.cancel()
-            await asyncio.gather(*self._connections, return_exceptions=True)
 
 
 def host(answers: dict[str, bytes | Callable[[asyncio.StreamWriter], Awaitable[None]]]):
