@@ -21,16 +21,14 @@ across an await.
 import asyncio
 import math
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from statistics import fmean
-from typing import Final, Self
+from typing import Self
 
 from fairness import FairQueue, Flow, Line
+from sliding_window import WINDOW, SlidingWindow
 from window_log import WindowLog
-
-WINDOW: Final = 60.0
-"""Seconds. Replicate counts requests by the minute."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,59 +62,6 @@ class Outlook:
     held: tuple[float, ...]
     paused_until: dict[str, float]
     lines: tuple[Line, ...]
-
-
-class SlidingWindow:
-    """At most `limit` places in any 60 seconds, counted until 60 seconds after each place's answer.
-
-    Times are seconds on one monotonic clock. An expiry is computed once and compared as it is, since a sum
-    computed twice can differ by a rounding and wake a sleeper just before its time, again and again.
-    """
-
-    def __init__(self, limit: int) -> None:
-        self.limit = limit
-        self._log: WindowLog | None = None
-        self._unanswered = 0
-        self._expiries: deque[float] = deque()
-
-    def used(self, now: float) -> int:
-        while self._expiries and self._expiries[0] <= now:
-            self._expiries.popleft()
-        return self._unanswered + len(self._expiries)
-
-    def free(self, now: float) -> int:
-        return self.limit - self.used(now)
-
-    def next_expiry(self) -> float:
-        """When the next answered place is free again; infinity when none is answered yet."""
-        return self._expiries[0] if self._expiries else math.inf
-
-    def free_at(self) -> tuple[float, ...]:
-        """When each place taken is free again: never (infinity) as long as its answer is not here."""
-        return (*self._expiries, *[math.inf] * self._unanswered)
-
-    def take(self) -> None:
-        self._unanswered += 1
-        if self._log:
-            self._log.taken()
-
-    def answered(self, now: float) -> None:
-        self._unanswered -= 1
-        self._expiries.append(now + WINDOW)
-        if self._log:
-            self._log.answered()
-
-    def give_back(self) -> None:
-        """The place was never used."""
-        self._unanswered -= 1
-        if self._log:
-            self._log.given_back()
-
-    def resume(self, log: WindowLog, now: float) -> None:
-        """Go on where the process before left off, and keep the log from here on."""
-        self._log = log
-        for seconds, places in log.left(if_unknown=self.limit):
-            self._expiries.extend([now + seconds] * places)
 
 
 class Lease:
@@ -213,6 +158,20 @@ class Gate:
                 granted.result().release()
             raise
 
+    def adopt(self, caller: str, *, batch: str | None = None, max_concurrent: int | None = None) -> Lease:
+        """The slot of what a process before this one has in flight, be there one free or not. Its place was counted
+        when it was taken (`count`)."""
+        flow = self._queue.flow(caller, batch, max_concurrent)
+        lease = Lease(self, flow, (), asyncio.get_running_loop().time())
+        lease.sent()
+        self._in_flight += 1
+        flow.admitted(lease)
+        return lease
+
+    def place(self, caller: str, batch: str | None, behind: int) -> int:
+        """About which in line one is that has so many others of its caller and batch before it: 1 is the next."""
+        return self._queue.place(caller, batch, behind)
+
     def configure(
         self, *, concurrent_limit: int | None = None, requests_per_minute: int | None = None
     ) -> None:
@@ -249,6 +208,10 @@ class Gate:
     def resume(self, log: WindowLog) -> None:
         """Count what was spent before this process began, and keep the log from now on. Before any admission."""
         self._window.resume(log, asyncio.get_running_loop().time())
+
+    def count(self, spent: Iterable[float]) -> None:
+        """Count places that a process before this one used: seconds since each was answered. Before any admission."""
+        self._window.count(spent, asyncio.get_running_loop().time())
 
     def dismiss(self, caller: str, batch: str, reason: Callable[[], Exception]) -> None:
         """Send those of a batch away who still wait: each gets a `reason()` raised."""

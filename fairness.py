@@ -158,16 +158,29 @@ class FairQueue:
     def push(
         self, waiter: Waiter, caller: str, batch: str | None = None, max_concurrent: int | None = None
     ) -> None:
-        owner = self._caller(caller)
-        flow = owner.flow(batch)
-        if max_concurrent is not None:
-            flow.max_concurrent = max_concurrent
+        flow = self.flow(caller, batch, max_concurrent)
+        owner = flow.owner
         flow.waiting[waiter] = None
         owner.waiting += 1
         self._flow_of[waiter] = flow
         self.batched += batch is not None
         owner.turns.line_up(flow)
         self._turns.line_up(owner)
+
+    def flow(self, caller: str, batch: str | None, max_concurrent: int | None) -> Flow:
+        """A batch, or the single calls, of a caller."""
+        flow = self._caller(caller).flow(batch)
+        if max_concurrent is not None:
+            flow.max_concurrent = max_concurrent
+        return flow
+
+    def place(self, caller: str, batch: str | None, behind: int) -> int:
+        """Which in line one is, if all turns from now on are equal, with so many of its own flow before it."""
+        owner = self._caller(caller)
+        own = behind + 1
+        turns = own + sum(min(len(flow), own) for name, flow in owner.flows.items() if name != batch)
+        others = (each for each in self._callers.values() if each is not owner)
+        return turns + sum(min(len(each), turns) for each in others)
 
     def discard(self, waiter: Waiter) -> None:
         """Forget a waiter; one that is not here is no error."""

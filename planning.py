@@ -22,7 +22,8 @@ from itertools import count
 from statistics import fmean
 from typing import Any, Final, Literal
 
-from concurrency import WINDOW, Outlook
+from concurrency import Outlook
+from sliding_window import WINDOW
 
 Strategy = Literal["immediate", "window", "queue"]
 

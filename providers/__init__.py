@@ -4,7 +4,7 @@ A provider creates a prediction, knows when it is over, and cancels it. It raise
 matter is settled and `TryAgain` when another attempt may help.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Protocol
@@ -32,6 +32,8 @@ class Prediction:
     """Whether it ever ran, as far as the upstream said: what never did is not billed."""
     age: float = 0.0
     """How old it was when we came to know of it, in seconds by our own clock, if that was late."""
+    progress: float | None = None
+    """Per cent of it that the model last said were done, if it said so: a claim, and no promise."""
 
     @property
     def is_over(self) -> bool:
@@ -50,6 +52,17 @@ class Created:
 
     prediction: Prediction
     exhausted_for: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What an upstream told of a prediction by itself. `content` is the fingerprint of its input, and `webhook` the
+    address it was told to, if the message names them."""
+
+    prediction: Prediction
+    model: str | None = None
+    content: str | None = None
+    webhook: str | None = None
 
 
 class TryAgain(Exception):
@@ -81,12 +94,53 @@ class Provider(Protocol):
         """The address under which a prediction of this caller can read the image. Raises ServiceError."""
 
     async def create(
-        self, caller: Caller, model: str, sent: Mapping[str, Any], *, lease: Lease, cancel_after: float
+        self,
+        caller: Caller,
+        model: str,
+        sent: Mapping[str, Any],
+        *,
+        lease: Lease,
+        cancel_after: float,
+        reference: str,
+        callback: str | None = None,
     ) -> Created:
-        """Start a prediction of this model with this input, once. Raises TryAgain or ServiceError."""
+        """Start a prediction of this model with this input, once. Raises TryAgain or ServiceError.
 
-    async def finished(self, caller: Caller, prediction: Prediction, *, model: str) -> Prediction:
-        """Wait until it is over. Raises ServiceError."""
+        `cancel_after` in seconds. `reference` is this attempt's own id; `callback` the address to be told at when
+        the prediction is over.
+        """
+
+    async def recover(
+        self, caller: Caller, model: str, *, content: str, since: float, reference: str
+    ) -> Created:
+        """What became of a creation that an earlier process was about to send at `since` (Unix time, seconds).
+
+        `content` is the fingerprint of its input. Raises TryAgain when it never arrived, ServiceError when that
+        cannot be told. Those recovered together are begun together: alike ones are told apart by their number.
+        """
+
+    def lose(self, reference: str, caller_id: str, model: str, *, content: str, since: float) -> None:
+        """Count on a creation as `recover` has it, whose caller has not come back yet: what it made looks like what
+        others of them made."""
+
+    def know(self, ids: Iterable[str]) -> None:
+        """These predictions are on record, so that no creation in doubt takes one of them for its own."""
+
+    async def finished(
+        self, caller: Caller, prediction: Prediction, *, model: str, announced: bool = False
+    ) -> Prediction:
+        """Wait until it is over; `announced` says that its upstream was asked to tell. Raises ServiceError."""
+
+    def tell(self, reference: str, told: Told) -> None:
+        """The upstream told of the attempt of this reference. Whoever tells has checked that it was the upstream, and
+        that the attempt has no other prediction on record."""
+
+    async def webhook_secret(self, caller: Caller) -> str:
+        """What the upstream signs with when it tells of this caller's predictions. Raises ServiceError."""
+
+    def follow(self, prediction_id: str, listener: Callable[[Prediction], object]) -> Callable[[], None]:
+        """Tell how a prediction goes that is being waited for, about once a second, until it is over or what this
+        returns is called. Nothing happens if nobody waits for it."""
 
     async def cancel(self, caller: Caller, prediction: Prediction) -> Prediction | None:
         """Stop what still runs and bills; best effort, does not raise. How it stands then, if that was told."""

@@ -3,6 +3,7 @@
 Facts: replicate.com/docs/reference/http, and recorded answers.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -10,6 +11,11 @@ from typing import Any
 
 from providers import Prediction
 from providers.transport import Lost
+
+_LOGS_READ = 2_000
+"""Characters of the logs, from their end: they may be long, and are read at every look."""
+
+_PER_CENT = re.compile(r"(?<![0-9.])([0-9]{1,3}(?:\.[0-9]{1,9})?)%")
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +44,7 @@ def read_prediction(answer: Any) -> Prediction:
         seconds=_seconds(created_at, moment(answer.get("completed_at"))),
         # A real answer may leave it out; who cannot know takes it for billed.
         started=status in {"processing", "succeeded"} or bool(answer.get("started_at", status == "canceled")),
+        progress=_progress(answer.get("logs")),
     )
 
 
@@ -78,6 +85,14 @@ def _outputs(output: Any) -> tuple[str, ...]:
     """One URL or a list of them, by model; always a tuple here."""
     every = output if isinstance(output, list) else [output]
     return tuple(url for url in every if isinstance(url, str) and url)
+
+
+def _progress(logs: Any) -> float | None:
+    """The last percentage that was printed. Models mostly print bars: ` 40%|████      | 12/30`."""
+    if not isinstance(logs, str):
+        return None
+    told = [share for found in _PER_CENT.findall(logs[-_LOGS_READ:]) if (share := float(found)) <= 100]
+    return told[-1] if told else None
 
 
 def _error_text(error: Any) -> str | None:

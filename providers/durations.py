@@ -23,6 +23,16 @@ _FIRST, _LONGEST = 0.25, 10.0
 """Seconds between two looks at a prediction nothing is known of, at the least, and at any, at the most."""
 
 
+_LATE = 5.0
+"""Seconds after which a prediction that will be told of is looked at, since it is then most likely over."""
+
+_UNKNOWN = 10.0
+"""Its age, in seconds, at its first look if nothing is known of its model."""
+
+_SAFETY = 15.0, 60.0
+"""Seconds between two looks at it thereafter, at the least and at the most."""
+
+
 class Durations:
     """The latest durations of one model, in seconds, in order of age and of length."""
 
@@ -49,6 +59,14 @@ class Durations:
         if age + SHORTEST < soon:
             return max(age, soon - self._interval(soon) / 2), soon
         wait = self._interval(age)
+        return age + wait / 2, age + wait
+
+    def next_safety_look(self, age: float) -> tuple[float, float]:
+        """The same for a prediction that will be told of: the first when it should have been, then ever fewer."""
+        first = self._quantile(0.9) + _LATE if self._is_known else _UNKNOWN
+        if age + SHORTEST < first:
+            return max(age, first - _LATE / 2), first
+        wait = _between(_SAFETY[0], age - first, _SAFETY[1])
         return age + wait / 2, age + wait
 
     def chance(self, seen: float, age: float) -> float:

@@ -3,13 +3,18 @@
 An account's predictions can be listed, a hundred a page, the latest created first. So whatever is due of one
 account is asked for by pages, unless that is less than three, or no page can be had, or pages are not to be
 believed of it. The looks that will likely tell of most predictions come first.
+
+Pages show no logs. So a prediction that somebody follows gets looks of its own besides, about one a second. They are
+the least likely to tell that it is over, and come last.
 """
 
 import asyncio
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+
+import structlog
 
 from auth import Caller
 from providers import Prediction
@@ -41,6 +46,8 @@ _TICK = timedelta(milliseconds=1)
 _OVERDUE = 60.0
 """So many seconds overdue weigh as much as one prediction more to tell of: nobody waits for ever."""
 
+log = structlog.get_logger("watcher")
+
 
 @dataclass(slots=True, eq=False)
 class Watch:
@@ -65,10 +72,28 @@ class Watch:
     """How often in a row a page has shown it unfinished, or not at all."""
     failures: int = 0
     missing_since: float | None = None
+    will_be_told: Callable[[], bool] = bool
+    """Whether its upstream is relied on to tell how it ends. Unless it was asked to, it is not."""
+    followers: dict[object, Callable[[Prediction], object]] = field(default_factory=dict)
+    looked_at: float = -math.inf
+    follow_at: float = math.inf
+    """When its last look of its own was, and when its followers want one."""
 
     def schedule(self, now: float) -> None:
-        earliest, latest = self.durations.next_look(now - self.since)
+        next_look = self.durations.next_safety_look if self.will_be_told() else self.durations.next_look
+        earliest, latest = next_look(now - self.since)
         self.earliest, self.latest = self.since + earliest, self.since + latest
+
+    def look_for_followers(self, when: float) -> None:
+        self.follow_at = when if self.followers else math.inf
+
+    def show(self, prediction: Prediction) -> None:
+        """To those who follow it. What becomes of it there is no matter of whoever waits."""
+        for follower in list(self.followers.values()):
+            try:
+                follower(prediction)
+            except Exception:
+                log.exception("follower_failed", prediction=prediction.id)
 
     def chance(self, now: float) -> float:
         return self.durations.chance(self.seen, now - self.since)
@@ -104,7 +129,7 @@ class Account:
         return len(self.pages_under_way) >= _PAGES_AT_ONCE
 
     def next_look(self) -> float:
-        latest = min((watch.latest for watch in self.watches), default=math.inf)
+        latest = min((min(watch.latest, watch.follow_at) for watch in self.watches), default=math.inf)
         return max(latest, self.looks_again)
 
 
@@ -151,8 +176,12 @@ def _looks_at(account: Account, now: float) -> list[Look]:
                 watch.schedule(now)
         listable = []
     listed = set(listable)
-    single = [watch for watch in account.watches if watch.latest <= now and watch not in listed]
-    return [*_pages(account, listable, now), *(Look(account, [watch], watch.chance(now)) for watch in single)]
+    single = [
+        Look(account, [watch], watch.chance(now))
+        for watch in account.watches
+        if (watch.latest <= now and watch not in listed) or watch.follow_at <= now
+    ]
+    return [*_pages(account, listable, now), *single]
 
 
 def _pages(account: Account, listable: list[Watch], now: float) -> Iterator[Look]:

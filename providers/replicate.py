@@ -8,14 +8,16 @@
 - Answers are read here, leniently. The client's own reading raises on `aborted`, on a missing `version`, on
   an `error` that is no string.
 - A creation whose answer was lost is first looked for at Replicate (`reconciliation.py`).
+- What Replicate tells by itself (`webhooks.py`) is taken in by `tell`: it ends a watch, or a search, at once.
 
 Facts of the API: replicate.com/docs/reference/http. Facts of the client: its source at 1.0.7.
 """
 
 import asyncio
 import math
+import time
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
 from typing import Any
@@ -24,13 +26,14 @@ from urllib.parse import urlencode
 import httpx
 import structlog
 from replicate import Client
+from replicate.prediction import Predictions
 
 from auth import Caller
 from concurrency import Gate, Lease
 from errors import UpstreamError, UpstreamRateLimited
-from providers import Created, Prediction, TryAgain
+from providers import Created, Prediction, Told, TryAgain
 from providers.answers import Page, read_page, read_prediction
-from providers.reconciliation import LOOKS, Creations
+from providers.reconciliation import LOOKS, PATIENCE, Creation, Creations, fingerprint
 from providers.refusals import LONGEST_WAIT, seconds_to_wait, service_error
 from providers.transport import (
     Answered,
@@ -44,6 +47,7 @@ from providers.transport import (
 )
 from providers.uploads import FIRST_PAUSE, Content, Uploads
 from providers.watcher import LookFailed, NoPages, Watcher
+from providers.webhooks import Secrets
 from references import Upload
 
 CREATE_TIMEOUT = 30.0
@@ -117,22 +121,34 @@ class Replicate:
         self._watcher = Watcher(places=others, get=self._get, get_page=self._get_page)
         self._creations = Creations(self._search, looks=looks)
         self._uploads = Uploads(self._send_file, first_pause=upload_pause)
+        self._secrets = Secrets(self._get_secret)
 
     async def upload(self, caller: Caller, upload: Upload) -> str:
         return await self._uploads.address(caller, upload)
 
     async def create(
-        self, caller: Caller, model: str, sent: Mapping[str, Any], *, lease: Lease, cancel_after: float
+        self,
+        caller: Caller,
+        model: str,
+        sent: Mapping[str, Any],
+        *,
+        lease: Lease,
+        cancel_after: float,
+        reference: str,
+        callback: str | None = None,
     ) -> Created:
         headers = {"Cancel-After": cancel_after_header(cancel_after)}
         exchange = Exchange(lease, self._create_timeout, creates=True, headers=headers)
-        with self._creations.begin(caller, model, sent) as creation:
+        content, hooks = fingerprint(sent), _hooks(callback)
+        with self._creations.begin(
+            caller, model, content, reference=reference, since=time.time()
+        ) as creation:
             try:
                 prediction = read_prediction(
                     await self._call(
                         caller,
                         exchange,
-                        lambda client: client.models.predictions.async_create(model=model, input=sent),
+                        lambda client: client.models.predictions.async_create(model, sent, **hooks),
                     )
                 )
             except NotSent:
@@ -144,14 +160,58 @@ class Replicate:
                 reason = str(lost)
             else:
                 creation.answered(prediction.id)
+                if creation.told and creation.told.id == prediction.id:
+                    self._watcher.tell(creation.told)
                 return Created(prediction, _exhausted_for(exchange.answer_headers))
             log.warning("creation_uncertain", reason=reason, model=model, caller=caller.id)
-            found = await creation.find()
-            log.info("creation_adopted", prediction=found.id, model=model, caller=caller.id)
-            return Created(found)
+            return Created(await self._adopted(creation, caller, model))
 
-    async def finished(self, caller: Caller, prediction: Prediction, *, model: str) -> Prediction:
-        return await self._watcher.finished(caller, prediction, model=model)
+    async def recover(
+        self,
+        caller: Caller,
+        model: str,
+        *,
+        content: str,
+        since: float,
+        reference: str,
+        patience: float = PATIENCE,
+    ) -> Created:
+        """`patience`: how long to go on looking while Replicate answers no look, in seconds."""
+        with self._creations.begin(caller, model, content, reference=reference, since=since) as creation:
+            return Created(await self._adopted(creation, caller, model, patience=patience))
+
+    async def _adopted(
+        self, creation: Creation, caller: Caller, model: str, *, patience: float = 0.0
+    ) -> Prediction:
+        found = await creation.find(patience=patience)
+        log.info("creation_adopted", prediction=found.id, model=model, caller=caller.id)
+        return found
+
+    def lose(self, reference: str, caller_id: str, model: str, *, content: str, since: float) -> None:
+        self._creations.lose(reference, caller_id, model, content, since=since)
+
+    def know(self, ids: Iterable[str]) -> None:
+        for prediction_id in ids:
+            self._creations.know(prediction_id)
+
+    async def finished(
+        self, caller: Caller, prediction: Prediction, *, model: str, announced: bool = False
+    ) -> Prediction:
+        return await self._watcher.finished(caller, prediction, model=model, announced=announced)
+
+    def tell(self, reference: str, told: Told) -> None:
+        """While its creation is under way, a message is of this attempt alone, whatever prediction it names."""
+        creation = self._creations.of(reference)
+        if creation is not None:
+            creation.tell(told)
+        elif self._creations.may_be(told.prediction.id, reference):
+            self._watcher.tell(told.prediction)
+
+    async def webhook_secret(self, caller: Caller) -> str:
+        return await self._secrets.of(caller)
+
+    def follow(self, prediction_id: str, listener: Callable[[Prediction], object]) -> Callable[[], None]:
+        return self._watcher.follow(prediction_id, listener)
 
     async def cancel(self, caller: Caller, prediction: Prediction) -> Prediction | None:
         clock = asyncio.get_running_loop().time
@@ -188,7 +248,13 @@ class Replicate:
                 caller, exchange, lambda client: client.files.async_create(content, content_type=kind)
             )
 
+    async def _get_secret(self, caller: Caller) -> Any:
+        with await self._others.acquire(caller.id) as lease:
+            exchange = Exchange(lease, self._look_timeout, max_answer=MAX_LOOK)
+            return await self._call(caller, exchange, lambda client: client.webhooks.default.async_secret())
+
     async def aclose(self) -> None:
+        await self._secrets.aclose()
         await self._watcher.aclose()
         while self._clients:
             await _close(self._clients.popitem()[1])
@@ -262,6 +328,11 @@ def cancel_after_header(seconds: float) -> str:
     """Replicate's duration format (`45s`, `5m30s`, `30m`), within its bounds of 5 seconds and 30 minutes."""
     minutes, rest = divmod(min(max(5, math.ceil(seconds)), LONGEST_DEADLINE), 60)
     return "".join(f"{amount}{unit}" for amount, unit in ((minutes, "m"), (rest, "s")) if amount)
+
+
+def _hooks(callback: str | None) -> Predictions.CreatePredictionParams:
+    """What a creation says of where to tell that it is over."""
+    return {"webhook": callback, "webhook_events_filter": ["completed"]} if callback else {}
 
 
 def _raise_if_settled(refusal: Refusal, caller: Caller) -> None:

@@ -8,10 +8,11 @@ spans ends, everything whose span has begun is looked at together:
   tells of those that are not due yet. Only when less than three are due does each get a look of its own.
 - **A page is not taken at its word alone.** What it does not show, shows as over without saying with what, or
   has shown unfinished for twenty pages, is asked for by itself; and so is everything while no page can be had.
-- **When looks are scarce, the likeliest come first.** Beyond half of the window they are spread evenly over
-  the minute, the look that tells of most predictions first; the last tenth is left to those who cancel.
+- **When looks are scarce, the likeliest come first**, those that tell of most predictions; see `pace.py`.
 - **A failing upstream is not hammered.** An account whose look failed is tried with one look at a time, after
   a growing pause, or after the one it asked for.
+- **Who will be told need not look.** Where webhooks come (`announcements.py`), looks are rare: they find out what
+  was not told, and accounts that are not told of.
 
 The client's own `wait` is never used: it has no deadline and takes any status but `starting` for finished.
 Facts of the list: replicate.com/docs/reference/http#predictions.list.
@@ -19,19 +20,30 @@ Facts of the list: replicate.com/docs/reference/http#predictions.list.
 
 import asyncio
 import math
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from datetime import datetime
 from functools import partial
 
 import structlog
 
 from auth import Caller
-from concurrency import WINDOW, Gate, Lease
+from concurrency import Gate, Lease
 from errors import ServiceError
 from providers import Prediction
+from providers.announcements import Announcements
 from providers.answers import Page
 from providers.durations import Durations
-from providers.looks import PAGES_BELIEVED, UNANSWERED, UNDATED, WORTH_A_PAGE, Account, Look, Watch, due
+from providers.looks import (
+    PAGES_BELIEVED,
+    UNANSWERED,
+    UNDATED,
+    WORTH_A_PAGE,
+    Account,
+    Look,
+    Watch,
+    due,
+)
+from providers.pace import EACH_FOLLOWED, Pace
 
 _PAUSES = (0.25, 8.0)
 """Seconds after a look that failed, at first and at the most; it doubles."""
@@ -75,7 +87,8 @@ class NoPages(Exception):
 
 
 class Watcher:
-    """`finished` waits for one prediction; one timer and one patrol serve all that wait.
+    """`finished` waits for one prediction; one timer and one patrol serve all that wait. `tell` ends the waiting for
+    one that was told of, and `follow` lets somebody else see how it goes.
 
     `places` is the window that looks are made within.
     """
@@ -89,18 +102,26 @@ class Watcher:
         self._timer: asyncio.TimerHandle | None = None
         self._patrol: asyncio.Task[None] | None = None
         self._looks: set[asyncio.Task[None]] = set()
-        self._looked_at = -math.inf
+        self._pace = Pace(places)
+        self._announcements = Announcements(on_silence=self._look_as_usual)
 
-    async def finished(self, caller: Caller, prediction: Prediction, *, model: str) -> Prediction:
-        """Wait until the prediction is over and give back how it ended."""
+    async def finished(
+        self, caller: Caller, prediction: Prediction, *, model: str, announced: bool = False
+    ) -> Prediction:
+        """Wait until the prediction is over and give back how it ended. Whoever relies on being told of it says
+        that this was `announced`; what is watched late may have been told of already, and is looked at as usual."""
         if prediction.is_over:
             return prediction
+        if (early := self._announcements.early(prediction.id)) is not None:
+            return early
         loop = asyncio.get_running_loop()
         durations = self._durations.setdefault(model, Durations())
         since, created_at = loop.time() - prediction.age, prediction.created_at or UNDATED
         watch = Watch(prediction.id, created_at, since, durations, loop.create_future())
         watch.alone = watch.created_at is UNDATED
-        watch.schedule(loop.time())
+        if announced and prediction.age == 0:
+            watch.will_be_told = partial(self._announcements.are_relied_on, caller)
+        watch.schedule(since)  # as one never looked at, so what should be over by now is looked at at once
         watch.first = watch.latest
         account = self._accounts.setdefault(caller.id, Account(caller))
         account.watches[watch] = None
@@ -111,14 +132,54 @@ class Watcher:
             account.watches.pop(watch, None)
             self._forget(account)
 
+    def tell(self, prediction: Prediction) -> None:
+        """Its upstream says by itself how it ended. Twice, or of what nobody waits for, does no harm."""
+        if not prediction.is_over:
+            return
+        self._announcements.came(prediction.id)
+        watched = list(self._watches_of(prediction.id))
+        for watch in watched:
+            self._over(watch, prediction)
+        if not watched:
+            self._announcements.keep(prediction)
+
+    def follow(self, prediction_id: str, listener: Callable[[Prediction], object]) -> Callable[[], None]:
+        """Let the listener have every look at it that finds it unfinished, about one a second, until what this
+        returns is called. Nothing happens if it is not watched."""
+        watch = next(self._watches_of(prediction_id), None)
+        if watch is None:
+            return lambda: None
+        follower = object()
+        watch.followers[follower] = listener
+        watch.look_for_followers(max(asyncio.get_running_loop().time(), watch.looked_at + EACH_FOLLOWED))
+        self._wake_by(watch.follow_at)
+
+        def leave() -> None:
+            watch.followers.pop(follower, None)
+            watch.look_for_followers(watch.follow_at)
+
+        return leave
+
     async def aclose(self) -> None:
         """Look no more, and wait for the looks under way to be gone. Nobody may wait any more."""
+        self._announcements.close()
         looks = [*self._looks, *([self._patrol] if self._patrol else [])]
         for look in looks:
             look.cancel()
         await asyncio.gather(*looks, return_exceptions=True)
         if self._timer is not None:
             self._timer.cancel()
+
+    def _watches_of(self, prediction_id: str) -> Iterator[Watch]:
+        everything = (watch for account in self._accounts.values() for watch in account.watches)
+        return (watch for watch in everything if watch.id == prediction_id and not watch.over.done())
+
+    def _look_as_usual(self, caller: Caller) -> None:
+        """This account is not told of its predictions after all."""
+        if account := self._accounts.get(caller.id):
+            for watch in account.watches:
+                watch.schedule(asyncio.get_running_loop().time())
+            self._wake_by(account.next_look())
 
     def _forget(self, account: Account) -> None:
         """An account that nobody waits for, but not before the wait that its upstream asked for is over."""
@@ -151,7 +212,7 @@ class Watcher:
             while looks := due(self._accounts.values(), now()):
                 planned_at = now()
                 for look in looks:
-                    await self._pace()
+                    await self._pace.wait()
                     lease = await self._places.acquire(look.account.caller.id, batch="looks")
                     look.watches = [watch for watch in look.watches if not watch.over.done()]
                     if look.watches and look.account.may_begin(now()):
@@ -168,31 +229,20 @@ class Watcher:
             self._patrol = None
         self._wake_by(min((account.next_look() for account in self._accounts.values()), default=math.inf))
 
-    async def _pace(self) -> None:
-        """Wait while the window is too far spent for another look at once."""
-        now = asyncio.get_running_loop().time
-        while True:
-            window = self._places.statistics()
-            used, evenly = window.current_rate_per_minute, 2 * WINDOW / window.requests_per_minute_limit
-            if used < window.requests_per_minute_limit / 2:
-                return
-            spent = used >= window.requests_per_minute_limit * 0.9
-            wait = evenly if spent else self._looked_at + evenly - now()
-            if wait <= 0:
-                return
-            await asyncio.sleep(wait)
-
     # How: each look is a task, and hears for itself what comes of it.
 
     def _begin(self, look: Look, lease: Lease) -> None:
         # The next look does not wait for this one's answer: on a slow line it would come late.
-        self._looked_at = now = asyncio.get_running_loop().time()
+        now = asyncio.get_running_loop().time()
+        self._pace.looks()
         stuck = look.account.has_pages_enough()
         for watch in look.watches:
             watch.schedule(now)
             if look.before is None and (stuck or watch.unanswered):
                 watch.earliest = watch.latest = now + UNANSWERED
             watch.unanswered += look.before is None
+        if look.before is None:
+            self._looks_by_itself(look.watches[0], now)
         look.account.under_way += 1
         if look.before:
             look.account.pages_under_way.append(now)
@@ -202,6 +252,14 @@ class Watcher:
         task = asyncio.create_task(answer)
         self._looks.add(task)
         task.add_done_callback(partial(self._ended, look, now))
+
+    def _looks_by_itself(self, watch: Watch, now: float) -> None:
+        watch.looked_at = now
+        followed = sum(
+            bool(each.followers) for account in self._accounts.values() for each in account.watches
+        )
+        wait = max(self._pace.between_follows(followed), UNANSWERED if watch.unanswered > 1 else 0.0)
+        watch.look_for_followers(now + wait)
 
     def _ended(self, look: Look, began: float, task: asyncio.Task[None]) -> None:
         self._looks.discard(task)
@@ -230,7 +288,7 @@ class Watcher:
         else:
             self._is_well(account, began)
             watch.failures, watch.pages, watch.missing_since = 0, 0, None
-            self._saw(watch, prediction, began, by_page=False)
+            self._saw(account, watch, prediction, began, by_page=False)
         self._wake_by(account.next_look())
 
     async def _list(self, look: Look, before: datetime, lease: Lease, began: float) -> None:
@@ -250,7 +308,7 @@ class Watcher:
             self._is_well(account, began)
             for watch in list(account.watches):
                 if prediction := page.predictions.get(watch.id):
-                    self._saw(watch, prediction, began, by_page=True)
+                    self._saw(account, watch, prediction, began, by_page=True)
             missing = [watch for watch in look.watches if watch.id not in page.predictions]
             told_few = len(look.watches) - len(missing) < WORTH_A_PAGE
             for watch in missing:
@@ -260,7 +318,9 @@ class Watcher:
                 watch.latest = now()
         self._wake_by(account.next_look())
 
-    def _saw(self, watch: Watch, prediction: Prediction, began: float, *, by_page: bool) -> None:
+    def _saw(
+        self, account: Account, watch: Watch, prediction: Prediction, began: float, *, by_page: bool
+    ) -> None:
         now = asyncio.get_running_loop().time()
         if watch.over.done():
             return
@@ -271,14 +331,21 @@ class Watcher:
             watch.seen = max(watch.seen, began - watch.since)
             watch.schedule(now)
             watch.pages += by_page and now >= watch.first
+            if not by_page:
+                watch.show(prediction)
         elif by_page and not _says_why(prediction):
             watch.alone = True
             watch.latest = watch.latest if watch.unanswered else now
         else:
-            if prediction.status == "succeeded":
-                took = now - watch.since
-                watch.durations.learn(min(took if prediction.seconds is None else prediction.seconds, took))
-            self._end(watch, prediction)
+            if watch.will_be_told() and prediction.status != "processing":  # of which nothing is ever told
+                self._announcements.expect(account.caller, watch.id)
+            self._over(watch, prediction)
+
+    def _over(self, watch: Watch, prediction: Prediction) -> None:
+        if prediction.status == "succeeded" and not watch.over.done():
+            took = asyncio.get_running_loop().time() - watch.since
+            watch.durations.learn(min(took if prediction.seconds is None else prediction.seconds, took))
+        self._end(watch, prediction)
 
     def _put_off(self, look: Look, failed: Exception, began: float) -> None:
         now, account = asyncio.get_running_loop().time(), look.account
@@ -301,7 +368,7 @@ class Watcher:
             account.failures, account.looks_again = 0, -math.inf
 
     def _end(self, watch: Watch, end: Prediction | Exception) -> None:
-        watch.latest = math.inf
+        watch.latest = watch.follow_at = math.inf
         if watch.over.done():
             return
         if isinstance(end, Exception):

@@ -101,19 +101,26 @@ def _openapi(it: Model) -> dict[str, Any]:
 
 
 def _logs(it: Prediction) -> str:
+    """A seed, and a bar for every step done so far."""
     if it.started_at is None:
         return ""
     steps = it.creation.input.get("num_inference_steps")
     steps = steps or it.creation.model.default("num_inference_steps")
     steps = steps if isinstance(steps, int) and steps > 0 else 20
-    done = 1.0 if it.settled.is_set() else min(0.99, it.age / it.plan.total)
     lines = [f"Using seed: {it.seed}"]
-    for quarter in range(5):
-        if quarter / 4 > done:
-            break
-        bar = ("█" * (quarter * 2)).ljust(8)
-        lines.append(f"{quarter * 25:3d}%|{bar}| {steps * quarter // 4}/{steps} [it/s]")
+    for step in range(int(steps * _done(it)) + 1):
+        bar = ("█" * (step * 10 // steps)).ljust(10)
+        lines.append(f"{step * 100 // steps:3d}%|{bar}| {step}/{steps} [it/s]")
     return "\n".join(lines) + "\n"
+
+
+def _done(it: Prediction) -> float:
+    """The share of its run that is behind it: all of it only if it made something."""
+    if it.output is not None:
+        return 1.0
+    age = it.age if it.completed_at is None else (it.completed_at - it.created_at).total_seconds()
+    run = it.plan.total - it.plan.boot
+    return min(0.99, max(0.0, age - it.plan.boot) / run) if run > 0 else 0.0
 
 
 def _metrics(it: Prediction) -> dict[str, Any]:

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from virtual_time import VirtualLoop, run
 
-from concurrency import WINDOW, Gate
+from concurrency import Gate
+from sliding_window import WINDOW
 
 CALLERS = st.sampled_from(["ann", "bob", "cid"])
 BATCHES = st.sampled_from([None, None, "one", "two"])

@@ -12,11 +12,12 @@ from parts import ADMIN, OTHER_USER, Parts
 from virtual_replicate import replicate
 from virtual_time import run
 
-from concurrency import WINDOW, Gate, Outlook
+from concurrency import Gate, Outlook
 from fairness import Line
 from intake.parsing import parse_batch
 from planning import REMEMBERED, Item, Pace, Plan, Took, plan
 from simulator import Options
+from sliding_window import WINDOW
 
 NEVER = -math.inf
 

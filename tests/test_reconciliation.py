@@ -1,6 +1,10 @@
 """A creation whose answer was lost is looked for: exactly one paid prediction, or an honest "unknown"."""
 
 import asyncio
+import json
+import subprocess
+import sys
+import time
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -9,7 +13,7 @@ from parts import ADMIN, USER, on_a_loop, parts, suffered, until
 
 from errors import OutcomeUnknown
 from providers import TryAgain
-from providers.reconciliation import Creations
+from providers.reconciliation import Creations, fingerprint
 from providers.transport import Lost, NotSent, Refusal
 
 MODEL = "black-forest-labs/flux-dev"
@@ -36,9 +40,12 @@ class Account:
             raise answer
         return answer or {"results": list(self.items), "next": None}
 
+    def begin(self, caller=ADMIN, sent=SENT):
+        return self.creations.begin(caller, MODEL, fingerprint(sent), reference="gen_a.1", since=time.time())
+
     async def find(self, caller=ADMIN, sent=SENT) -> str:
         """What became of a creation whose answer was lost at once: its id, or the name of the error."""
-        with self.creations.begin(caller, MODEL, sent) as creation:
+        with self.begin(caller, sent) as creation:
             try:
                 return (await creation.find()).id
             except (TryAgain, OutcomeUnknown) as error:
@@ -121,6 +128,70 @@ def test_what_differs_in_model_input_or_time_is_not_ours(unlike):
     assert "TryAgain" == found(account)
 
 
+DEEP = json.loads('{"a":' * 400 + "1" + "}" * 400)
+
+
+@pytest.mark.parametrize(
+    "listed",
+    [
+        {"prompt": "a fox", "seed": 3, "strength": 1.0},
+        {"strength": 1, "seed": 3.0, "prompt": "a fox"},
+    ],
+)
+def test_neither_the_order_of_keys_nor_the_way_a_number_is_written_makes_an_input_another(listed):
+    account = Account()
+    account.holds("p1", input=listed)
+
+    sent = {"seed": 3, "prompt": "a fox", "strength": 1.0}
+    assert "p1" == virtual_time.run(account.find(sent=sent))
+
+
+@pytest.mark.parametrize(
+    "other", [True, "1", 1.5, None, [1], {"a": 1}, 10**400, float("inf"), float("nan"), "\ud800", DEEP]
+)
+def test_what_is_not_the_same_json_has_another_fingerprint(other):
+    """And has one at all: whatever JSON there is."""
+    assert fingerprint({"a": 1}) != fingerprint({"a": other})
+    assert fingerprint({"a": [1, {"b": other}]}) == fingerprint({"a": [1.0, {"b": other}]})
+
+
+def test_a_fingerprint_is_the_same_in_another_process():
+    sent = {
+        "prompt": "ein Fuchs im Grünen",
+        "seed": 7,
+        "guidance": 3.5,
+        "images": ["data:,x"],
+        "go_fast": True,
+    }
+    ask = f"from providers.reconciliation import fingerprint; print(fingerprint({sent!r}))"
+    told = subprocess.run([sys.executable, "-c", ask], capture_output=True, text=True, check=True)
+
+    assert fingerprint(sent) == told.stdout.strip()
+
+
+def test_an_input_nested_too_deep_to_be_read_is_not_ours():
+    deep: dict = {}
+    for _ in range(5_000):
+        deep = {"a": deep}
+    account = Account()
+    account.holds("p1", input=deep)
+
+    assert "TryAgain" == found(account)
+
+
+def test_of_two_matches_the_oldest_is_adopted_first():
+    """What was sent later may be in doubt, too, and cannot have made it."""
+
+    async def story():
+        return await asyncio.gather(account.find(), account.find())
+
+    account = Account()
+    account.holds("later", age=5)
+    account.holds("earlier", age=20)
+
+    assert ["earlier", "later"] == virtual_time.run(story())
+
+
 def test_an_id_that_an_answer_told_is_never_adopted():
     account = Account()
     account.holds("told")
@@ -177,7 +248,7 @@ def test_identical_creations_in_doubt_adopt_one_each():
 
 def test_what_an_identical_creation_may_yet_be_told_is_not_adopted():
     async def story():
-        with account.creations.begin(ADMIN, MODEL, SENT) as other:
+        with account.begin() as other:
             search = asyncio.create_task(account.find())
             await asyncio.sleep(7)
             other.answered("p1")
@@ -191,7 +262,7 @@ def test_what_an_identical_creation_may_yet_be_told_is_not_adopted():
 
 def test_a_creation_is_found_amid_a_stream_of_identical_ones():
     async def one(number):
-        with account.creations.begin(ADMIN, MODEL, SENT) as creation:
+        with account.begin() as creation:
             await asyncio.sleep(0.1)
             account.holds(f"p{number}")
             await asyncio.sleep(0.3)
@@ -220,7 +291,7 @@ def test_two_callers_with_one_token_share_one_account():
     twin = type(USER)("user", "user_9", ADMIN.token)
 
     async def story():
-        with account.creations.begin(twin, MODEL, SENT) as other:
+        with account.begin(twin) as other:
             search = asyncio.create_task(account.find())
             await asyncio.sleep(1)
             other.answered("p1")

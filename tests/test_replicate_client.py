@@ -12,6 +12,7 @@ from virtual_time import run
 
 from auth import Caller
 from providers.answers import read_prediction
+from providers.looks import UNDATED
 from providers.replicate import CLIENTS_KEPT, cancel_after_header
 from providers.transport import Exchange, Lost, Refusal
 from providers.watcher import LookFailed
@@ -418,6 +419,50 @@ def test_the_seconds_a_prediction_took_are_by_replicates_own_clock():
     assert read_prediction({"id": "p", "status": "succeeded", "created_at": "then"}).seconds is None
 
 
+@pytest.mark.parametrize(
+    ("logs", "progress"),
+    [
+        ("Using seed: 7\n  0%|          | 0/30\n 40%|████      | 12/30 [00:01<00:02]", 40.0),
+        ("12.5% done", 12.5),
+        ("100%|██████████| 30/30\nLoading upscaler: 3%", 3.0),
+        ("at 180% of the usual size, 20%", 20.0),
+        ("20%, at 180% of the usual size", 20.0),
+        ("5%" + "." * 3_000, None),
+        ("Using seed: 7", None),
+        ("", None),
+        (None, None),
+        (["40%"], None),
+    ],
+)
+def test_progress_is_the_last_percentage_that_the_logs_end_with(logs, progress):
+    assert progress == read_prediction({"id": "p", "status": "processing", "logs": logs}).progress
+
+
+def test_an_endless_line_of_digits_is_read_at_once():
+    logs = "1." + "1" * 10_000_000
+
+    assert read_prediction({"id": "p", "status": "processing", "logs": logs}).progress is None
+
+
+@on_a_loop
+async def test_a_simulated_prediction_tells_how_far_it_is_and_the_list_does_not(simulator):
+    shares = []
+    async with parts(simulator) as service:
+        running = asyncio.create_task(service.run("[[slow=1]]"))
+        await until(lambda: simulator.predictions() and simulator.predictions()[0].status == "processing")
+        (made,) = simulator.predictions()
+        while len(set(shares)) < 4:
+            shares.append((await look(service, made.id)).progress)
+            await asyncio.sleep(0.05)
+        with await service.others.acquire("admin") as lease:
+            page = await service.provider._get_page(ADMIN, UNDATED, lease)
+        await running
+
+    assert sorted(shares) == shares
+    assert all(0 <= share < 100 for share in shares)
+    assert page.predictions[made.id].progress is None
+
+
 @on_a_loop
 async def test_an_adopted_prediction_is_watched_from_its_id_alone(simulator):
     simulator.order(on="create", reset="after")
@@ -425,7 +470,12 @@ async def test_an_adopted_prediction_is_watched_from_its_id_alone(simulator):
     async with parts(simulator) as service:
         with await service.gate.acquire("admin") as lease:
             created = await service.provider.create(
-                ADMIN, "black-forest-labs/flux-dev", {"prompt": "a"}, lease=lease, cancel_after=60
+                ADMIN,
+                "black-forest-labs/flux-dev",
+                {"prompt": "a"},
+                lease=lease,
+                cancel_after=60,
+                reference="gen_a.1",
             )
 
     (made,) = simulator.predictions()

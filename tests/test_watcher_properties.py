@@ -1,11 +1,12 @@
 """What holds of the watcher for every history."""
 
 import asyncio
+import math
 from dataclasses import dataclass, replace
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from upstream import HANGS, Look, Made, Upstream, now, run
+from upstream import HANGS, OUTPUT, Look, Made, Upstream, caller, now, run
 
 from errors import UpstreamError
 from providers import Prediction
@@ -31,6 +32,9 @@ class Wanted:
     dated: bool
     on_pages: str
     cancelled_after: float | None
+    webhook: float | None
+    """How long after its end; None if none was asked for, infinity if it does not come."""
+    followed_after: float | None
 
 
 @dataclass(frozen=True)
@@ -55,6 +59,8 @@ WANTED = st.builds(
     dated=st.booleans(),
     on_pages=st.sampled_from(["true", "true", "true", "stale", "hidden", "bare"]),
     cancelled_after=st.none() | st.none() | st.floats(0, 100),
+    webhook=st.sampled_from([None, 0.3, 20.0, math.inf]),
+    followed_after=st.none() | st.none() | st.floats(0, 60),
 )
 TROUBLE = st.builds(
     Trouble,
@@ -86,6 +92,20 @@ def shown(wanted: Wanted, made: Made) -> Prediction | None:
     return None if wanted.on_pages == "hidden" else told
 
 
+async def watch(upstream: Upstream, wanted: Wanted, made: Made) -> None:
+    later = asyncio.get_running_loop().call_later
+    if wanted.webhook is not None and wanted.webhook < math.inf:
+        later(wanted.seconds + wanted.webhook, lambda: upstream.watcher.tell(made.end))
+    if wanted.followed_after is not None:
+        later(wanted.followed_after, lambda: upstream.watcher.follow(made.id, lambda told: None))
+    created_at = made.created_at if wanted.dated else None
+    prediction = Prediction(made.id, "starting", created_at=created_at)
+    announced = wanted.webhook is not None
+    assert made.end == await upstream.watcher.finished(
+        caller(wanted.account), prediction, model=wanted.model, announced=announced
+    )
+
+
 @given(
     wanted=st.lists(WANTED, min_size=1, max_size=40),
     troubles=st.lists(TROUBLE, max_size=4),
@@ -103,10 +123,11 @@ def test_everybody_is_told_in_time_within_the_window_and_nothing_is_left(
 
         async def live(number: int, each: Wanted) -> float:
             await asyncio.sleep(each.begins)
-            which = {"account": each.account, "model": each.model, "status": each.status, "dated": each.dated}
-            if each.status == "canceled":
-                which["outputs"] = ()
-            watched = upstream.predict(each.seconds, str(number), **which)
+            outputs = () if each.status == "canceled" else OUTPUT
+            made = upstream.make(
+                each.seconds, str(number), account=each.account, status=each.status, outputs=outputs
+            )
+            watched = watch(upstream, each, made)
             if each.cancelled_after is None:
                 await watched
             else:
@@ -115,14 +136,14 @@ def test_everybody_is_told_in_time_within_the_window_and_nothing_is_left(
             return now() - max(WELL_AFTER, each.begins + each.seconds)
 
         late = await asyncio.gather(*(live(number, each) for number, each in enumerate(wanted)))
-        await asyncio.sleep(60.0)
+        await asyncio.sleep(90.0)
         assert upstream.is_idle()
         assert upstream.most_in_a_minute() <= per_minute
         return max(late), len(upstream.looks)
 
     late, looks = run(story())
     assert late <= TOLD_WITHIN
-    assert looks <= 100 * len(wanted)
+    assert looks <= sum(100 if each.followed_after is None else 500 for each in wanted)
 
 
 @given(

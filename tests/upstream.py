@@ -14,11 +14,12 @@ from typing import Any
 from virtual_time import VirtualLoop
 
 from auth import Caller
-from concurrency import WINDOW, Gate
+from concurrency import Gate
 from errors import UpstreamError
 from providers import Prediction
 from providers.answers import Page
 from providers.watcher import LookFailed, Watcher
+from sliding_window import WINDOW
 
 MODEL = "someone/something"
 OUTPUT = ("https://replicate.delivery/picture.png",)
