@@ -9,18 +9,16 @@ Nothing secret is sent: no token, no cookie, nothing from `.netrc`, no proxy. A 
 """
 
 import re
-import socket
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import Final, Protocol
 
 import aiohttp
-import httpx
-from aiohttp.abc import AbstractResolver, ResolveResult
+from aiohttp.abc import AbstractResolver
 from yarl import URL
 
-from addresses import is_public_address
+import outside
 
 REDIRECTS: Final = 3
 
@@ -29,12 +27,6 @@ _URL: Final = re.compile(r"[!-~]{1,8192}")
 _REDIRECTS: Final = {301, 302, 303, 307, 308}
 _PASSING: Final = {404, 408, 425, 429}
 """Statuses that may be others in a moment, as all from 500 may. 404: what was just made may still be on its way."""
-
-_HEADERS: Final = {
-    "Accept": "*/*",
-    "Accept-Encoding": "identity",
-    "User-Agent": "replicate-concurrent-generation",
-}
 
 
 class NotHad(Exception):
@@ -115,39 +107,12 @@ class Hosts:
     def _session(self, at: URL) -> aiohttp.ClientSession:
         exempt = _origin(at) == self._upstream
         if exempt not in self._sessions:
-            resolver = None if exempt else _OnlyPublic(self._resolver or aiohttp.ThreadedResolver())
-            self._sessions[exempt] = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(
-                    limit=0, ttl_dns_cache=60, resolver=resolver, ssl=httpx.create_ssl_context()
-                ),
-                cookie_jar=aiohttp.DummyCookieJar(),
-                headers=_HEADERS,
-                auto_decompress=False,
+            resolver = None if exempt else outside.OnlyPublic(self._resolver or aiohttp.ThreadedResolver())
+            self._sessions[exempt] = outside.session(
+                resolver,
                 timeout=aiohttp.ClientTimeout(total=None, connect=self._stall, sock_read=self._stall),
             )
         return self._sessions[exempt]
-
-
-class _PrivateAddress(OSError):
-    pass
-
-
-class _OnlyPublic(AbstractResolver):
-    """What another resolver says, if all of it is out in the open."""
-
-    def __init__(self, inner: AbstractResolver) -> None:
-        self._inner = inner
-
-    async def resolve(
-        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
-    ) -> list[ResolveResult]:
-        found = await self._inner.resolve(host, port, family)
-        if not all(is_public_address(each["host"]) for each in found):
-            raise _PrivateAddress("a private address")
-        return found
-
-    async def close(self) -> None:
-        await self._inner.close()
 
 
 def _origin(url: URL) -> tuple[str, str, int | None]:
@@ -167,13 +132,7 @@ def _check(response: aiohttp.ClientResponse) -> None:
 def _translated() -> Iterator[None]:
     try:
         yield
-    except aiohttp.ClientConnectorDNSError as error:
-        if isinstance(error.os_error, _PrivateAddress):
-            raise NotHad("its host has an address on a private network") from error
-        raise Lost("its host was not found") from error
     except aiohttp.ServerTimeoutError as error:
         raise Lost("the download stalled") from error
-    except aiohttp.ClientConnectorError as error:
-        raise Lost("its host could not be reached") from error
     except aiohttp.ClientError as error:
-        raise Lost("the connection was lost") from error
+        raise (NotHad if outside.is_private(error) else Lost)(outside.reason(error)) from error

@@ -1,0 +1,395 @@
+"""Webhooks: whoever gave one is told how their generation or batch ended, at least once, and for a day if need be.
+
+A message is signed as Replicate signs its own: HMAC-SHA256 over `id.timestamp.body`, keyed with the bytes after
+`whsec_`. Its `webhook-id` stays, so that a receiver can tell a repetition; the timestamp is each attempt's. Only an
+answer of 2xx is one that it was heard; 410 means never again; anything else is tried again, ever more rarely.
+
+What is to be delivered is on record before it is tried, and so is what became of each try: a process that ends takes
+nothing with it. The next one goes on when it would have been time, perhaps with what was heard but not yet recorded.
+
+Receivers do not hold each other up: of the few attempts under way at once a host has a small part, and hosts take
+turns. What waits, waits in a heap and costs no task. Where a URL may lead is in `outside.py`.
+"""
+
+import asyncio
+import base64
+import hashlib
+import hmac
+import random
+import re
+import time
+from collections import Counter, deque
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from datetime import UTC
+from email.utils import parsedate_to_datetime
+from heapq import heappop, heappush
+from typing import Any, Final, Literal, Protocol
+from urllib.parse import urlsplit
+
+import aiohttp
+import structlog
+from aiohttp.abc import AbstractResolver
+from yarl import URL
+
+import outside
+from telling import dated
+
+AT_ONCE: Final = 32
+PER_HOST: Final = 4
+"""Attempts under way, and of them to one host."""
+
+_log = structlog.get_logger("callbacks")
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """What is to be told to `url`, and how far that is: the id of a generation or batch, and since when its result is
+    there. Moments are Unix times. `next_at` is when it is tried (again); None in a new one means at once. `trouble`
+    is why the last attempt failed, in words for the caller."""
+
+    id: str
+    url: str
+    since: float
+    state: Literal["pending", "delivered", "failed"] = "pending"
+    attempts: int = 0
+    next_at: float | None = None
+    trouble: str | None = None
+    delivered_at: float | None = None
+
+    @classmethod
+    def from_row(cls, row: Mapping[str, Any]) -> "Delivery":
+        return cls(**{field.name: row[field.name] for field in fields(cls)})
+
+    def as_row(self) -> dict[str, Any]:
+        return asdict(self)
+
+    def as_json(self) -> dict[str, Any]:
+        """What callers are told of it."""
+        return {
+            "url": self.url,
+            "state": self.state,
+            "attempts": self.attempts,
+            "next_attempt_at": None if self.next_at is None else dated(self.next_at),
+            "trouble": self.trouble,
+            "delivered_at": None if self.delivered_at is None else dated(self.delivered_at),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """How long to try, in seconds: pauses double from `first_pause` up to `longest_pause`, less up to half of each by
+    chance; no further try is planned for later than `overall` after the result was there. One may take `one_try`."""
+
+    first_pause: float = 5.0
+    longest_pause: float = 3600.0
+    overall: float = 86_400.0
+    one_try: float = 10.0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.first_pause <= self.longest_pause:
+            raise ValueError(f"first_pause must be above 0 and at most longest_pause, got {self.first_pause}")
+
+
+class Unheard(Exception):
+    """No answer came. The text says why, in words for whoever gave the URL."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a receiver says: its status, and its `Retry-After` as it came."""
+
+    status: int
+    retry_after: str | None = None
+
+
+class Courier(Protocol):
+    """What brings a message to its receiver."""
+
+    async def post(self, url: URL, content: bytes, headers: Mapping[str, str]) -> Answer:
+        """The answer to one attempt, whatever its status. Raises Unheard. May be cancelled when it takes too long."""
+
+    async def aclose(self) -> None: ...
+
+
+class Callbacks:
+    """Delivers what it is given to `take`. Use it on one loop; `get` on any thread.
+
+    `write` is handed the row of each delivery that changed, and must not block. `content` gives the body to send for
+    an id, as JSON, or None if that is not known any more. Without a `secret` (`whsec_` and base64) nothing is signed.
+    `loopback` allows receivers on this very machine. `clock` tells Unix time, `spread` a number between two.
+    """
+
+    def __init__(
+        self,
+        *,
+        write: Callable[[dict[str, Any]], None],
+        content: Callable[[str], Awaitable[bytes | None]],
+        secret: str | None,
+        loopback: bool,
+        patience: Patience | None = None,
+        at_once: int = AT_ONCE,
+        per_host: int = PER_HOST,
+        courier: Courier | None = None,
+        clock: Callable[[], float] = time.time,
+        spread: Callable[[float, float], float] = random.uniform,
+    ) -> None:
+        if secret is not None:
+            _key(secret)
+        self._write = write
+        self._content = content
+        self._secret = secret
+        self._loopback = loopback
+        self._patience = patience or Patience()
+        self._courier = courier or Web(loopback=loopback)
+        self._clock = clock
+        self._spread = spread
+        self._pending: dict[str, Delivery] = {}
+        self._queue = _Turns(at_once=at_once, per_host=per_host)
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._timer: asyncio.TimerHandle | None = None
+        self._closed = False
+
+    def take(self, delivery: Delivery) -> None:
+        """Begin with a new delivery, which is put on record, or go on with one that is. Twice is no error, and what is
+        over stays over. After `aclose` it is only put on record."""
+        if delivery.state != "pending" or delivery.id in self._pending:
+            return
+        now = self._clock()
+        if delivery.next_at is None:
+            delivery = replace(delivery, next_at=now)
+            self._write(delivery.as_row())
+        if not self._closed:
+            # Never longer than a pause: the clock may have been set back since it was recorded.
+            self._wait(delivery, min((delivery.next_at or now) - now, self._patience.longest_pause))
+            self._go_on()
+
+    def get(self, delivery_id: str) -> Delivery | None:
+        """A delivery as it stands, if it is not over."""
+        return self._pending.get(delivery_id)
+
+    async def aclose(self) -> None:
+        """Stop at once. What is pending stays on record; an attempt under way is as if it had not been."""
+        self._closed = True
+        if self._timer is not None:
+            self._timer.cancel()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._courier.aclose()
+
+    def _wait(self, delivery: Delivery, seconds: float) -> None:
+        self._pending[delivery.id] = delivery
+        self._queue.put(delivery.id, _host(delivery.url), asyncio.get_running_loop().time() + seconds)
+
+    def _go_on(self, moment: float = 0.0) -> None:
+        """Attempt what is due at the moment, or by now, and look again when more will be."""
+        if self._closed:
+            return
+        loop = asyncio.get_running_loop()
+        now = max(loop.time(), moment)
+        while turn := self._queue.next(now):
+            delivery_id, host = turn
+            task = loop.create_task(self._attempt(self._pending[delivery_id], host), name="webhook")
+            self._tasks.add(task)
+            task.add_done_callback(lambda task, host=host: self._done(task, host))  # type: ignore[misc]
+        when = self._queue.due_at
+        if self._timer is not None and self._timer.when() != when:
+            self._timer.cancel()
+            self._timer = None
+        if when is not None and self._timer is None:
+            self._timer = loop.call_at(when, self._ring, when)
+
+    def _ring(self, when: float) -> None:
+        self._timer = None
+        self._go_on(when)  # which the loop's clock may be a hair before
+
+    def _done(self, task: asyncio.Task[None], host: str) -> None:
+        self._tasks.discard(task)
+        self._queue.leave(host)
+        if not task.cancelled() and (error := task.exception()):
+            _log.error("webhook_not_recorded", host=host, exc_info=error)
+        self._go_on()
+
+    async def _attempt(self, delivery: Delivery, host: str) -> None:
+        outcome = await self._outcome(delivery)
+        now = self._clock()
+        tried = replace(delivery, attempts=delivery.attempts + 1, next_at=None, trouble=outcome.trouble)
+        pause = max(self._pause(tried.attempts), min(outcome.wait, self._patience.longest_pause))
+        if outcome.trouble is None:
+            tried = replace(tried, state="delivered", delivered_at=now)
+        elif outcome.is_final or now + pause > delivery.since + self._patience.overall:
+            tried = replace(tried, state="failed")
+        else:
+            tried = replace(tried, next_at=now + pause)
+        if tried.state == "pending":
+            self._wait(tried, pause)
+        else:
+            del self._pending[delivery.id]
+        # Not the URL, the rest of which may hold secrets.
+        tell = _log.warning if tried.state == "failed" else _log.info
+        said = {"host": host, "status": outcome.status, "attempt": tried.attempts, "trouble": tried.trouble}
+        tell(f"webhook_{tried.state}", id=tried.id, **said)
+        self._write(tried.as_row())
+
+    async def _outcome(self, delivery: Delivery) -> "_Outcome":
+        try:
+            url = outside.target(delivery.url, loopback=self._loopback)
+        except ValueError as wrong:
+            return _Outcome(f"it {wrong}", is_final=True)
+        try:
+            content = await self._content(delivery.id)
+            if content is None:
+                return _Outcome("the result is not known any more", is_final=True)
+            headers = signed(content, message=f"msg_{delivery.id}", secret=self._secret, now=self._clock())
+            return _understood(await self._post(url, content, headers), now=self._clock())
+        except Unheard as error:
+            return _Outcome(str(error))
+        except Exception:
+            _log.exception("webhook_not_tried", id=delivery.id)
+            return _Outcome("something went wrong inside this service")
+
+    async def _post(self, url: URL, content: bytes, headers: Mapping[str, str]) -> Answer:
+        try:
+            async with asyncio.timeout(self._patience.one_try):
+                return await self._courier.post(url, content, headers)
+        except TimeoutError:
+            raise Unheard(f"no answer within {self._patience.one_try:g} s") from None
+
+    def _pause(self, attempts: int) -> float:
+        """Seconds before another attempt after so many."""
+        whole = min(self._patience.first_pause * 2.0 ** min(attempts - 1, 64), self._patience.longest_pause)
+        return self._spread(whole / 2, whole)
+
+
+def signed(content: bytes, *, message: str, secret: str | None, now: float) -> dict[str, str]:
+    """The headers of an attempt at `now`, which prove that `content` comes from a holder of the secret. Raises
+    ValueError if that is none."""
+    stamp = str(int(now))
+    headers = {"Content-Type": "application/json", "webhook-id": message, "webhook-timestamp": stamp}
+    if secret is not None:
+        proof = hmac.digest(_key(secret), f"{message}.{stamp}.".encode() + content, hashlib.sha256)
+        headers["webhook-signature"] = f"v1,{base64.b64encode(proof).decode()}"
+    return headers
+
+
+class Web:
+    """The `Courier` of the open internet. An answer counts once its head is there: a body that does not end is let go.
+    No connection serves twice, since one that the receiver is about to close would cost an attempt."""
+
+    def __init__(self, *, loopback: bool, resolver: AbstractResolver | None = None) -> None:
+        names = resolver or outside.OwnThreads(threads=AT_ONCE)
+        self._resolver = outside.OnlyPublic(names, loopback=loopback)
+        self._session: aiohttp.ClientSession | None = None
+
+    async def post(self, url: URL, content: bytes, headers: Mapping[str, str]) -> Answer:
+        if self._session is None:
+            self._session = outside.session(
+                self._resolver, timeout=aiohttp.ClientTimeout(total=None), reused=False
+            )
+        sending = self._session.post(url, data=content, headers=headers, allow_redirects=False)
+        try:
+            async with sending as response:
+                return Answer(response.status, response.headers.get("Retry-After"))
+        except aiohttp.ClientError as error:
+            raise Unheard(outside.reason(error)) from error
+
+    async def aclose(self) -> None:
+        if self._session is not None:
+            await self._session.close()
+        await self._resolver.close()
+
+
+class _Turns:
+    """Who may be tried: ids by when they are due, and then by host, which take turns."""
+
+    def __init__(self, *, at_once: int, per_host: int) -> None:
+        if not 1 <= per_host <= at_once:
+            raise ValueError(f"per_host must be at least 1 and at most at_once, got {per_host} of {at_once}")
+        self._at_once = at_once
+        self._per_host = per_host
+        self._later: list[tuple[float, str, str]] = []
+        self._due: dict[str, deque[str]] = {}
+        self._turns: deque[str] = deque()  # the hosts of which more is due and may be tried
+        self._tried: Counter[str] = Counter()
+
+    @property
+    def due_at(self) -> float | None:
+        """When something is that was not yet."""
+        return self._later[0][0] if self._later else None
+
+    def put(self, delivery_id: str, host: str, at: float) -> None:
+        heappush(self._later, (at, delivery_id, host))
+
+    def next(self, now: float) -> tuple[str, str] | None:
+        """An id that is due, and its host, which it has a place at until `leave`; None if nothing may be tried."""
+        while self._later and self._later[0][0] <= now:
+            _, delivery_id, host = heappop(self._later)
+            self._due.setdefault(host, deque()).append(delivery_id)
+            if len(self._due[host]) == 1 and self._tried[host] < self._per_host:
+                self._turns.append(host)
+        if not self._turns or self._tried.total() >= self._at_once:
+            return None
+        host = self._turns.popleft()
+        delivery_id = self._due[host].popleft()
+        if not self._due[host]:
+            del self._due[host]
+        self._tried[host] += 1
+        if host in self._due and self._tried[host] < self._per_host:
+            self._turns.append(host)
+        return delivery_id, host
+
+    def leave(self, host: str) -> None:
+        if self._tried[host] == self._per_host and host in self._due:
+            self._turns.append(host)
+        self._tried[host] -= 1
+        if not self._tried[host]:
+            del self._tried[host]
+
+
+@dataclass(frozen=True, slots=True)
+class _Outcome:
+    """What came of an attempt: nothing to complain of, or trouble, perhaps for good; and how long to wait at least."""
+
+    trouble: str | None
+    status: int | None = None
+    is_final: bool = False
+    wait: float = 0.0
+
+
+def _understood(answer: Answer, *, now: float) -> _Outcome:
+    status = answer.status
+    if 200 <= status < 300:
+        return _Outcome(None, status)
+    more = ", and redirects are not followed" if 300 <= status < 400 else ""
+    wait = _seconds(answer.retry_after or "", now=now)
+    return _Outcome(f"it answered {status}{more}", status, is_final=status == 410, wait=wait)
+
+
+def _seconds(retry_after: str, *, now: float) -> float:
+    """How long a header asks to wait, in seconds or as a date (RFC 9110); 0 if it cannot be read."""
+    if re.fullmatch(r"[0-9]+", retry_after):
+        return float(retry_after)
+    try:
+        date = parsedate_to_datetime(retry_after)
+        return (date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp() - now
+    except (ValueError, TypeError, OverflowError):
+        return 0.0
+
+
+def _key(secret: str) -> bytes:
+    kind, _, encoded = secret.partition("_")
+    try:
+        key = base64.b64decode(encoded, validate=True)
+    except ValueError:
+        key = b""
+    if kind != "whsec" or not key:
+        raise ValueError("a webhook secret must be whsec_ and base64")
+    return key
+
+
+def _host(url: str) -> str:
+    try:
+        return (urlsplit(url).hostname or "").removesuffix(".")
+    except ValueError:
+        return ""
