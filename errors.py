@@ -11,6 +11,8 @@ same request may succeed later; whoever finds the trouble raises, and one handle
     ├── PayloadTooLarge         413 payload_too_large
     ├── UnsupportedMediaType    415 unsupported_media_type
     ├── RangeNotSatisfiable     416 range_not_satisfiable
+    ├── BudgetExceeded          402 budget_exceeded         nothing was spent
+    ├── IdempotencyConflict     409 idempotency_conflict
     ├── ContentRefused          422 content_refused
     ├── QueueFull               429 queue_full              carries Retry-After
     ├── ShuttingDown            503 shutting_down           carries Retry-After
@@ -19,7 +21,9 @@ same request may succeed later; whoever finds the trouble raises, and one handle
     ├── OutcomeUnknown          500 outcome_unknown         it may have been paid for
     ├── UpstreamError           500 upstream_error
     ├── UpstreamRateLimited     500 upstream_rate_limited
+    ├── Interrupted             500 interrupted
     ├── Internal                500 internal
+    ├── LedgerDown              500 internal                nothing new is taken, since it could be lost
     └── AccountError                                        every other call of the account fails alike
         ├── TokenRejected       401 replicate_token_rejected
         ├── InsufficientCredit  402 insufficient_credit
@@ -29,7 +33,7 @@ same request may succeed later; whoever finds the trouble raises, and one handle
 The answer is a problem document (RFC 9457) with `code`, `request_id` and `retryable` beside it.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -166,6 +170,16 @@ class RangeNotSatisfiable(ServiceError):
         return {"Content-Range": f"bytes */{self.size}"}
 
 
+class BudgetExceeded(ServiceError):
+    status, code = 402, "budget_exceeded"
+    title = "It would cost more than it may"
+
+
+class IdempotencyConflict(ServiceError):
+    status, code = 409, "idempotency_conflict"
+    title = "The idempotency key stands for another request"
+
+
 class ContentRefused(ServiceError):
     status, code = 422, "content_refused"
     title = "The model's safety filter refused the prompt or the image"
@@ -199,6 +213,20 @@ class ShuttingDown(_ComeBackLater):
 
 class Internal(ServiceError):
     """A fault of the service itself; the log has the trace, the caller the request id."""
+
+
+class LedgerDown(ServiceError):
+    """Nothing can be put on record now. The detail says why."""
+
+    code = Internal.code
+    title = "The ledger cannot be written or read"
+    retryable = True
+
+
+class Interrupted(ServiceError):
+    code = "interrupted"
+    title = "The service stopped before it was done, and nobody came back for it"
+    retryable = True
 
 
 class GenerationFailed(ServiceError):
@@ -257,13 +285,29 @@ class ServerOutOfCredit(AccountError):
 
 
 def every_error() -> tuple[type[ServiceError], ...]:
-    """The leaves of the tree, in the order they are written: what callers can be told."""
+    """The leaves of the tree, in the order they are written, one a code: what callers can be told."""
 
     def leaves(kind: type[ServiceError]) -> Iterable[type[ServiceError]]:
         below = kind.__subclasses__()
         return (leaf for child in below for leaf in leaves(child)) if below else (kind,)
 
-    return tuple(leaves(ServiceError))
+    by_code: dict[str, type[ServiceError]] = {}
+    for error in leaves(ServiceError):
+        by_code.setdefault(error.code, error)
+    return tuple(by_code.values())
+
+
+def error_told(item: Mapping[str, Any]) -> ServiceError:
+    """An error as it was before it was told as an item (`ServiceError.as_item`)."""
+    kind = next((error for error in every_error() if error.code == item["code"]), Internal)
+    if issubclass(kind, InvalidRequest):
+        return kind(
+            Problem(each["field"], each["message"], each.get("given", ABSENT)) for each in item["errors"]
+        )
+    error = kind.__new__(kind)
+    ServiceError.__init__(error, item["detail"])
+    error.retryable = item["retryable"]
+    return error
 
 
 def _shown(given: Any) -> Any:

@@ -1,11 +1,15 @@
 """The error table: every code is reachable, with its status, its headers and its shape, and nothing is HTML."""
 
+import json
+from collections import Counter
+
 import pytest
 from callers import ADMIN, PICTURE, SERVER_TOKEN, USER, USER_TOKEN
 from problems import problem
 
 import errors
-from errors import ServiceError, every_error
+from desk import Desk
+from errors import Problem, ServiceError, error_told, every_error
 from generation import Generations
 from providers import Created, Prediction
 
@@ -15,9 +19,11 @@ TABLE = {
     "unauthenticated": 401,
     "replicate_token_rejected": 401,
     "insufficient_credit": 402,
+    "budget_exceeded": 402,
     "forbidden": 403,
     "not_found": 404,
     "method_not_allowed": 405,
+    "idempotency_conflict": 409,
     "payload_too_large": 413,
     "unsupported_media_type": 415,
     "range_not_satisfiable": 416,
@@ -30,21 +36,44 @@ TABLE = {
     "upstream_rate_limited": 500,
     "server_token_rejected": 500,
     "server_out_of_credit": 500,
+    "interrupted": 500,
     "internal": 500,
     "shutting_down": 503,
 }
 
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "BREW")
-ROUTES = (
-    "/generate",
-    "/generate-batch",
-    "/configure",
-    "/models",
-    "/status",
-    "/health",
-    "/openapi.json",
-    "/docs",
-)
+READ = {"GET", "HEAD"}
+ROUTES = {
+    "/generate": {"POST"},
+    "/generate-batch": {"POST"},
+    "/configure": {"POST"},
+    "/models": READ,
+    "/status": READ,
+    "/health": READ,
+    "/openapi.json": READ,
+    "/docs": READ,
+    "/generations": READ,
+    "/generations/gen_1": READ | {"DELETE"},
+    "/generations/gen_1/events": READ,
+    "/batches/batch_1": READ | {"DELETE"},
+    "/usage": READ,
+    "/webhooks/replicate": {"POST"},
+}
+"""Addresses, and the methods that each takes."""
+
+ENDS = [
+    (errors.ContentRefused("no"), False),
+    (errors.GenerationFailed("no"), False),
+    (errors.GenerationTimeout("no"), True),
+    (errors.OutcomeUnknown("no"), False),
+    (errors.UpstreamError("no"), True),
+    (errors.UpstreamRateLimited("no"), True),
+    (errors.ServerTokenRejected("no"), False),
+    (errors.ServerOutOfCredit("no"), False),
+    (errors.TokenRejected("no"), False),
+    (errors.InsufficientCredit("no"), False),
+]
+"""What a generation may end with, and whether it is worth another try."""
 
 
 class Failing:
@@ -71,35 +100,61 @@ class Broken:
 
 
 def behind(app, provider):
+    """Have another provider behind the service's desk."""
     service = app.extensions["service"]
-    service.generations = Generations(provider=provider, gate=service.gate, timeout=10, max_queued=10)
+    generations = Generations(
+        provider=provider, gate=service.gate, ledger=service.ledger, timeout=10, max_queued=10
+    )
+    service.desk = Desk(
+        generations=generations,
+        ledger=service.ledger,
+        lookup=service.lookup,
+        recovery=service._recovery,
+        deliver=service.callbacks.take,
+        resume_ttl=60,
+    )
 
 
 def test_the_error_tree_has_every_promised_code_with_its_status_and_no_other():
     assert set(TABLE.items()) == {(error.code, error.status) for error in every_error()}
 
 
-def test_no_two_errors_share_a_code():
-    codes = [error.code for error in every_error()]
-    assert len(set(codes)) == len(codes)
+def test_no_two_errors_share_a_code_but_the_services_own_faults():
+    def leaves(kind):
+        below = kind.__subclasses__()
+        return [leaf for child in below for leaf in leaves(child)] if below else [kind]
+
+    codes = Counter(error.code for error in leaves(ServiceError))
+    assert {"internal"} == {code for code, times in codes.items() if times > 1}
+    assert {errors.Internal, errors.LedgerDown} == {
+        error for error in leaves(ServiceError) if error.code == "internal"
+    }
 
 
 @pytest.mark.parametrize(
-    ("error", "retryable"),
+    "error",
     [
-        (errors.ContentRefused("no"), False),
-        (errors.GenerationFailed("no"), False),
-        (errors.GenerationTimeout("no"), True),
-        (errors.OutcomeUnknown("no"), False),
-        (errors.UpstreamError("no"), True),
-        (errors.UpstreamRateLimited("no"), True),
-        (errors.ServerTokenRejected("no"), False),
-        (errors.ServerOutOfCredit("no"), False),
-        (errors.TokenRejected("no"), False),
-        (errors.InsufficientCredit("no"), False),
+        *(error for error, _ in ENDS),
+        errors.Interrupted("no"),
+        errors.Internal(),
+        errors.InvalidRequest(
+            [
+                Problem("prompt", "is too long", "x" * 5000),
+                Problem("size", "is required"),
+                Problem("n", "no", None),
+            ]
+        ),
     ],
-    ids=lambda value: getattr(value, "code", None),
+    ids=lambda error: error.code,
 )
+def test_an_error_on_record_is_told_later_as_it_was_at_once(error):
+    later = error_told(json.loads(json.dumps(error.as_item())))
+
+    assert (type(error), error.headers) == (type(later), later.headers)
+    assert error.as_problem("req_1") == later.as_problem("req_1")
+
+
+@pytest.mark.parametrize(("error", "retryable"), ENDS, ids=lambda value: getattr(value, "code", None))
 def test_what_a_generation_ends_with_is_told_with_its_status_and_the_generations_id(app, error, retryable):
     behind(app, Failing(error))
 
@@ -205,9 +260,18 @@ def test_a_draining_service_answers_503_with_retry_after(app, path):
     assert 1 <= int(answer.headers["Retry-After"])
 
 
+def test_a_draining_service_still_tells_of_what_it_has(app):
+    client = app.test_client()
+    made = client.post("/generate", json=PICTURE, headers=ADMIN).json
+    app.extensions["service"].begin_drain(0)
+
+    assert made == client.get(f"/generations/{made['id']}", headers=ADMIN).json
+    assert [made] == client.get("/generations", headers=ADMIN).json["generations"]
+
+
 @pytest.mark.parametrize("path", ROUTES)
 def test_a_method_that_a_route_does_not_take_is_405_with_allow(client, path):
-    takes = {"POST"} if path in {"/generate", "/generate-batch", "/configure"} else {"GET", "HEAD"}
+    takes = ROUTES[path]
 
     for method in set(METHODS) - takes:
         answer = client.open(path, method=method)

@@ -1,0 +1,311 @@
+"""The ledger: what is in it survives this process and this machine's power, and nothing is done before it is in it.
+
+One thread writes. Whoever changes something puts the whole row, or notes what has it, and goes on; whoever must not go
+on before it is on the disk awaits `synced`. What is put while one transaction is on its way is the next one, and the
+later row of the same key takes the place of the earlier, so a burst costs one wait for the disk (`synchronous=FULL`),
+not a thousand.
+
+What cannot be written (a full disk, a locked, broken or vanished file) is kept and tried again each second, and whoever
+awaits it hears `LedgerDown`. A fact that has happened is never given up; what has not begun yet must not begin.
+
+SQLAlchemy declares the tables, compiles what is written and asks what is read (`tables.py`, `lookup.py`); the compiled
+statement goes to the driver's own cursor, since everything in between would cost as much again as the writing.
+"""
+
+import asyncio
+import fcntl
+import os
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from queue import Empty, SimpleQueue
+from typing import Any, Final, Protocol, cast
+
+import structlog
+from sqlalchemy import Engine, create_engine, event
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.pool import QueuePool
+
+from errors import LedgerDown
+from tables import WRITINGS, TooNew, migrate
+
+SOON: Final = 0.02
+"""Seconds that a row may wait for company if nobody awaits it."""
+
+_AGAIN: Final = 1.0
+"""Seconds between tries while nothing can be written."""
+
+_BUSY: Final = 1.0
+"""Seconds to wait for whoever else has the file locked, such as a backup."""
+
+_READERS: Final = 8
+
+log = structlog.get_logger("store")
+
+Row = Mapping[str, Any]
+Key = tuple[Any, ...]
+
+
+class Noted(Protocol):
+    """What changes more often than it has to be written."""
+
+    @property
+    def id(self) -> str: ...
+
+    def row(self) -> Row: ...
+
+
+class Ledger:
+    """The ledger at `url` (`sqlite:///path`), from `start` to `close`.
+
+    `on_open` is called once, in the writer's thread, when it could be opened for the first time: before that nothing is
+    written. Put and await on the loop; anything else on any thread.
+    """
+
+    def __init__(self, url: str, *, on_open: Callable[[], None] = lambda: None) -> None:
+        self._path = Path(make_url(url).database or "")
+        self._file = str(self._path)
+        self._on_open = on_open
+        self.engine = _engine(url)
+        self._lock = threading.Lock()
+        self._noted: dict[tuple[str, Key], Noted] = {}
+        self._pending: dict[tuple[str, Key], Row | None] = {}
+        self._waiting: list[asyncio.Future[None]] = []
+        self._wake: SimpleQueue[bool] = SimpleQueue()
+        self._armed = False
+        self._first_try = threading.Event()
+        self._has_opened = False
+        self._owner: int | None = None
+        self._connection: sqlite3.Connection | None = None
+        self._inode = 0
+        self._thread = threading.Thread(target=self._run, name="ledger", daemon=True)
+        self.trouble: str | None = "The ledger is not open yet."
+        """Why nothing can be written, in a sentence; None while all is well."""
+
+    def start(self) -> None:
+        """Begin, and return when it is open or could not be opened; then it is tried again and again."""
+        self._thread.start()
+        self._first_try.wait()
+
+    def put(self, table: str, row: Row) -> None:
+        """Have this row written: soon, or at once if somebody awaits that. On the loop."""
+        self._put(table, WRITINGS[table].key_of(row), row)
+
+    def note(self, table: str, work: Noted) -> None:
+        """Have this work's row written, as it is by then. On the loop."""
+        self._noted[table, (work.id,)] = work
+        self._arm()
+
+    def remove(self, table: str, *key: Any) -> None:
+        """Have the row of that key removed, written already or not. On the loop."""
+        self._put(table, key, None)
+
+    async def synced(self) -> None:
+        """Wait until all that was put before is on the disk. Raises LedgerDown; it is tried again nonetheless."""
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._hand_over(future)
+        await future
+
+    def close(self) -> None:
+        """Write what is pending, if that can be, and leave the file to whoever comes next. On the loop, or after its
+        end. Twice is no error."""
+        self._hand_over()
+        self._wake.put(False)
+        if self._thread.is_alive():
+            self._thread.join()
+
+    def _put(self, table: str, key: Key, row: Row | None) -> None:
+        with self._lock:
+            self._pending[table, key] = row
+        self._noted.pop((table, key), None)
+        self._arm()
+
+    def _arm(self) -> None:
+        if not self._armed:
+            self._armed = True
+            asyncio.get_running_loop().call_later(SOON, self._disarm)
+
+    def _disarm(self) -> None:
+        self._armed = False
+        self._hand_over()
+
+    def _hand_over(self, *waiting: asyncio.Future[None]) -> None:
+        """Let the writer have what is here so far. On the loop, which is where noted work changes."""
+        rows = {key: work.row() for key, work in self._noted.items()}
+        self._noted.clear()
+        with self._lock:
+            self._pending |= rows
+            self._waiting += waiting
+        self._wake.put(True)
+
+    # ── The writer's thread
+
+    def _run(self) -> None:
+        going_on = True
+        while going_on:
+            self._heal()
+            self._first_try.set()
+            going_on = self._goes_on()
+            self._commit()
+        self._let_go()
+        self.engine.dispose()
+        if self._owner is not None:
+            os.close(self._owner)
+
+    def _goes_on(self) -> bool:
+        """Wait until there is something to write; whether this is not the last of it."""
+        if self._pending and not self.trouble:  # left from before it was open
+            return True
+        going_on = True
+        with suppress(Empty):
+            going_on = self._wake.get(timeout=_AGAIN if self.trouble else None)
+            while going_on:
+                going_on = self._wake.get_nowait()
+        return going_on
+
+    def _heal(self) -> None:
+        """Open it, if it is not open."""
+        if self._connection is not None:
+            return
+        try:
+            self._open()
+        except (OSError, SQLAlchemyError, sqlite3.Error, TooNew) as error:
+            self._let_go()
+            self._is_down(error)
+        except Exception as error:
+            self._let_go()
+            log.exception("ledger_not_taken_up")
+            self._is_down(error)
+        else:
+            if self.trouble and self._first_try.is_set():
+                log.warning("ledger_up")
+            self.trouble = None
+
+    def _open(self) -> None:
+        if self._owner is None:
+            self._owner = _owned(self._path)
+        with self.engine.connect() as connection:
+            migrate(connection)
+        pooled = self.engine.raw_connection()
+        self._connection = cast("sqlite3.Connection", pooled.driver_connection)
+        pooled.detach()  # the pool may have another
+        self._inode = self._path.stat().st_ino
+        self._write(
+            self._connection, {("meta", ("opened",)): {"name": "opened", "value": _now()}}
+        )  # a full disk shows
+        if not self._has_opened:
+            self._on_open()
+            self._has_opened = True
+
+    def _commit(self) -> None:
+        with self._lock:
+            pending, self._pending = self._pending, {}
+            waiting, self._waiting = self._waiting, []
+        down: LedgerDown | None = None
+        try:
+            if self._connection is None:
+                raise LedgerDown(self.trouble or "")
+            self._write(self._connection, pending)
+        except (OSError, sqlite3.Error) as error:
+            self._let_go()
+            self._is_down(error)
+            down = LedgerDown(self.trouble or "")
+        except LedgerDown as error:
+            down = error
+        if down is not None:
+            with self._lock:
+                self._pending = {**pending, **self._pending}
+        if waiting:
+            with suppress(RuntimeError):  # the loop is gone, and so is whoever waited
+                waiting[0].get_loop().call_soon_threadsafe(_tell, waiting, down)
+
+    def _write(self, connection: sqlite3.Connection, pending: Mapping[tuple[str, Key], Row | None]) -> None:
+        if not pending:
+            return
+        if os.stat(self._file).st_ino != self._inode:  # noqa: PTH116 - at every commit, and thrice as fast
+            raise FileNotFoundError("its file was replaced")
+        rows: dict[str, list[Key]] = {}
+        for (table, key), row in pending.items():
+            writing = WRITINGS[table]
+            if row is None:
+                rows.setdefault(writing.delete, []).append(key)
+            else:
+                rows.setdefault(writing.upsert, []).append(writing.values(row))
+        if len(pending) == 1:  # a statement by itself is a transaction
+            ((statement, (values,)),) = rows.items()
+            connection.execute(statement, values)
+            return
+        connection.execute("BEGIN IMMEDIATE")
+        try:
+            for statement, every in rows.items():
+                connection.executemany(statement, every)
+            connection.execute("COMMIT")
+        except BaseException:
+            with suppress(sqlite3.Error):
+                connection.execute("ROLLBACK")
+            raise
+
+    def _let_go(self) -> None:
+        if self._connection is not None:
+            with suppress(sqlite3.Error):
+                self._connection.close()
+            self._connection = None
+
+    def _is_down(self, error: Exception) -> None:
+        reason = getattr(error, "orig", None) or error
+        told = reason.strerror if isinstance(reason, OSError) and reason.strerror else str(reason)
+        trouble = f"The ledger cannot be written: {told}."
+        if trouble != self.trouble:
+            log.error("ledger_down", reason=told, path=str(self._path))
+        self.trouble = trouble
+
+
+def _engine(url: str) -> Engine:
+    """Connections that are in no transaction until somebody says so."""
+    engine = create_engine(
+        url,
+        poolclass=QueuePool,
+        pool_size=_READERS,
+        max_overflow=0,
+        connect_args={"timeout": _BUSY, "check_same_thread": False},
+    )
+
+    @event.listens_for(engine, "connect")
+    def on_connect(connection: sqlite3.Connection, _record: object) -> None:
+        connection.isolation_level = None
+        for pragma in ("journal_mode=WAL", "synchronous=FULL"):
+            connection.execute(f"PRAGMA {pragma}").close()
+
+    return engine
+
+
+def _owned(path: Path) -> int:
+    """The lock that one process at a time has on a ledger: two would run the same generations. Raises OSError."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    owner = os.open(path.with_name(path.name + ".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(owner, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(owner)
+        raise BlockingIOError("another process has it") from None
+    except OSError:
+        log.warning("ledger_not_locked", path=str(path))  # a file system without locks
+    return owner
+
+
+def _now() -> bytes:
+    return str(int(time.time())).encode()
+
+
+def _tell(waiting: list[asyncio.Future[None]], down: LedgerDown | None) -> None:
+    for future in waiting:
+        if future.done():
+            continue
+        if down is None:
+            future.set_result(None)
+        else:
+            future.set_exception(down)

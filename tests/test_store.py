@@ -1,0 +1,341 @@
+"""The ledger's writer: what is synced is on the disk, and what cannot be written is kept until it can."""
+
+import asyncio
+import sqlite3
+import threading
+import time
+from contextlib import closing, contextmanager
+from types import SimpleNamespace
+
+import pytest
+from process import until
+
+from errors import LedgerDown
+from lookup import Lookup, Page
+from store import Ledger
+from tables import GENERATIONS, METADATA, TooNew, migrate
+
+
+def row(generation_id: str, **changes) -> dict:
+    """A generation's row; its moments are of no matter here."""
+    nothing = {column.name: None for column in GENERATIONS.c if column.name != "seq"}
+    usual = {"id": generation_id, "caller": "admin", "state": "queued", "model": "m", "request_id": "r"}
+    usual |= {"address": "", "simulated": True, "accepted_at": 1.0, "changed_at": 1.0, "tries": "[]"}
+    usual |= {"facts": "{}", "succeeded": False, "cost_usd": 0.0, "images": 0, "video_seconds": 0.0}
+    return {**nothing, **usual, "credits": 0, **changes}
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "there" / "ledger.db"
+
+
+@contextmanager
+def opened(path, **options):
+    ledger = Ledger(f"sqlite:///{path}", **options)
+    ledger.start()
+    try:
+        yield ledger
+    finally:
+        ledger.close()
+
+
+def write(ledger, *rows) -> None:
+    """Put these rows and see them to the disk. Raises LedgerDown."""
+
+    async def story():
+        for each in rows:
+            ledger.put("generations", each)
+        await ledger.synced()
+
+    asyncio.run(story())
+
+
+def on_disk(path) -> dict[str, str]:
+    """What another process would read: the state of each generation."""
+    with closing(sqlite3.connect(path)) as other:
+        return dict(other.execute("SELECT id, state FROM generations ORDER BY seq"))
+
+
+@contextmanager
+def locked(path):
+    """Somebody else has the file for themselves."""
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        yield
+        other.execute("ROLLBACK")
+
+
+def test_what_is_synced_is_read_by_any_other_process(path):
+    with opened(path) as ledger:
+        write(ledger, row("a"), row("b"))
+
+        assert {"a": "queued", "b": "queued"} == on_disk(path)
+
+
+def test_every_commit_waits_for_the_disk(path):
+    with opened(path) as ledger:
+        pragma = ledger._connection.execute
+
+        assert (2, "wal") == (
+            pragma("PRAGMA synchronous").fetchone()[0],
+            pragma("PRAGMA journal_mode").fetchone()[0],
+        )
+
+
+def test_the_later_row_of_a_key_takes_the_place_of_the_earlier_and_keeps_its_place_in_line(path):
+    with opened(path) as ledger:
+        write(ledger, row("a"), row("b"))
+        write(ledger, row("a", state="running"), row("a", state="succeeded"))
+
+        assert [("a", "succeeded"), ("b", "queued")] == list(on_disk(path).items())
+
+
+def test_a_burst_is_one_transaction(path):
+    with opened(path) as ledger:
+        statements = []
+        ledger._connection.set_trace_callback(statements.append)
+        write(ledger, *(row(f"g{number}") for number in range(1000)))
+
+        assert 1000 == len(on_disk(path))
+        assert 2 >= sum(statement == "COMMIT" for statement in statements)
+
+
+def test_what_nobody_awaits_is_written_soon(path):
+    with opened(path) as ledger:
+
+        async def story():
+            ledger.put("generations", row("a"))
+            while not on_disk(path):  # noqa: ASYNC110 - written in another thread
+                await asyncio.sleep(0.001)
+
+        asyncio.run(asyncio.wait_for(story(), 10))
+
+
+def test_closing_writes_what_is_pending(path):
+    with opened(path) as ledger:
+
+        async def story():
+            ledger.put("generations", row("a"))
+
+        asyncio.run(story())
+
+    assert {"a": "queued"} == on_disk(path)
+
+
+def test_closing_writes_what_was_noted_a_moment_ago(path):
+    with opened(path) as ledger:
+
+        async def story():
+            ledger.note("generations", SimpleNamespace(id="a", row=lambda: row("a", state="running")))
+
+        asyncio.run(story())
+
+    assert {"a": "running"} == on_disk(path)
+
+
+def test_a_row_is_removed_whether_it_was_written_or_not(path):
+    with opened(path) as ledger:
+        write(ledger, row("a"))
+
+        async def story():
+            ledger.put("generations", row("b"))
+            ledger.remove("generations", "a")
+            ledger.remove("generations", "b")
+            await ledger.synced()
+
+        asyncio.run(story())
+
+        assert {} == on_disk(path)
+
+
+def test_many_may_await_at_once_and_each_finds_its_own_on_the_disk(path):
+    with opened(path) as ledger:
+
+        async def one(name):
+            ledger.put("generations", row(name))
+            await ledger.synced()
+            return name in on_disk(path)
+
+        async def story():
+            return await asyncio.gather(*(one(f"g{number}") for number in range(50)))
+
+        assert [True] * 50 == asyncio.run(story())
+
+
+# ── What cannot be written
+
+
+def test_while_another_has_the_file_locked_whoever_awaits_hears_so_and_it_is_written_afterwards(path):
+    with opened(path) as ledger:
+        with locked(path):
+            with pytest.raises(LedgerDown, match="database is locked"):
+                write(ledger, row("a"))
+            assert "database is locked" in ledger.trouble
+        until(lambda: ledger.trouble is None)
+
+        until(lambda: on_disk(path) == {"a": "queued"})
+
+
+def test_a_full_disk_is_trouble_until_there_is_room_and_what_was_put_is_not_lost(path):
+    with opened(path) as ledger:
+        pages = ledger._connection.execute("PRAGMA page_count").fetchone()[0]
+        ledger._connection.execute(f"PRAGMA max_page_count = {pages}")
+        with pytest.raises(LedgerDown, match="disk is full"):
+            write(ledger, row("a", request="x" * 100_000))
+
+        until(lambda: on_disk(path) == {"a": "queued"})
+        assert ledger.trouble is None
+
+
+def test_a_broken_file_is_trouble_and_is_not_touched_and_taken_up_once_it_is_mended(path):
+    path.parent.mkdir()
+    path.write_bytes(b"no database at all" * 1000)
+    taken_up = threading.Event()
+    with opened(path, on_open=taken_up.set) as ledger:
+        assert "file is not a database" in ledger.trouble
+        with pytest.raises(LedgerDown):
+            write(ledger, row("a"))
+        assert path.read_bytes() == b"no database at all" * 1000
+        assert not taken_up.is_set()
+
+        path.unlink()
+
+        until(taken_up.is_set)
+        until(lambda: on_disk(path) == {"a": "queued"})
+
+
+def test_a_file_that_is_replaced_is_noticed_before_anything_is_written_to_nowhere(path):
+    with opened(path) as ledger:
+        write(ledger, row("a"))
+        for each in path.parent.glob("ledger.db*"):
+            if each.suffix != ".lock":
+                each.unlink()
+        with pytest.raises(LedgerDown):
+            write(ledger, row("b"))
+
+        until(lambda: ledger.trouble is None)
+        write(ledger, row("c"))
+        assert {"b": "queued", "c": "queued"} == on_disk(path)
+
+
+def test_a_directory_that_cannot_be_made_is_trouble_and_no_crash(tmp_path):
+    (tmp_path / "a file").touch()
+    with opened(tmp_path / "a file" / "ledger.db") as ledger:
+        assert ledger.trouble.startswith("The ledger cannot be written: ")
+
+
+def test_one_process_at_a_time_has_a_ledger_and_the_next_takes_it_when_that_one_is_gone(path):
+    with opened(path) as first:
+        second = Ledger(f"sqlite:///{path}")
+        second.start()
+        assert "The ledger cannot be written: another process has it." == second.trouble
+        write(first, row("a"))
+    try:
+        until(lambda: second.trouble is None)
+        write(second, row("b"))
+    finally:
+        second.close()
+
+    assert {"a": "queued", "b": "queued"} == on_disk(path)
+
+
+def test_what_goes_wrong_when_it_is_taken_up_is_trouble_and_is_tried_again(path):
+    tries = []
+
+    def fails_once():
+        tries.append(time.monotonic())
+        if len(tries) == 1:
+            raise RuntimeError("once")
+
+    with opened(path, on_open=fails_once) as ledger:
+        assert ledger.trouble is not None
+        until(lambda: ledger.trouble is None)
+
+    assert 2 == len(tries)
+
+
+# ── Versions
+
+
+def tables(connection) -> set[str]:
+    return {
+        name for (name,) in connection.exec_driver_sql("SELECT name FROM sqlite_master WHERE type='table'")
+    }
+
+
+def version(connection) -> int:
+    return connection.exec_driver_sql("PRAGMA user_version").scalar_one()
+
+
+def test_a_new_ledger_has_all_tables_and_the_present_version(path):
+    with opened(path) as ledger, ledger.engine.connect() as connection:
+        assert set(METADATA.tables) <= tables(connection)
+        assert 1 == version(connection)
+
+
+def test_an_older_ledger_is_brought_up_to_date_step_by_step_with_its_rows(path):
+    steps = (
+        lambda connection: connection.exec_driver_sql("ALTER TABLE generations ADD COLUMN mood TEXT"),
+        lambda connection: connection.exec_driver_sql("UPDATE generations SET mood = 'calm'"),
+    )
+    with opened(path) as ledger:
+        write(ledger, row("a"))
+        with ledger.engine.connect() as connection:
+            migrate(connection, steps)
+            migrate(connection, steps)
+
+            assert [("a", "calm")] == list(connection.exec_driver_sql("SELECT id, mood FROM generations"))
+            assert 3 == version(connection)
+
+
+def test_a_step_that_fails_leaves_the_ledger_as_it_was(path):
+    def fails(connection):
+        connection.exec_driver_sql("ALTER TABLE generations ADD COLUMN mood TEXT")
+        raise RuntimeError("half way")
+
+    with opened(path) as ledger, ledger.engine.connect() as connection:
+        with pytest.raises(RuntimeError):
+            migrate(connection, (fails,))
+
+        assert 1 == version(connection)
+        columns = [name for _, name, *_ in connection.exec_driver_sql("PRAGMA table_info(generations)")]
+        assert "mood" not in columns
+
+
+def test_a_ledger_of_a_later_version_is_left_alone(path):
+    with opened(path) as ledger, ledger.engine.connect() as connection:
+        connection.exec_driver_sql("PRAGMA user_version = 9")
+        with pytest.raises(TooNew):
+            migrate(connection)
+    with opened(path) as ledger:
+        assert "it is of version 9, and this service knows 1" in ledger.trouble
+
+
+# ── What it is asked
+
+
+def test_a_ledger_that_cannot_be_read_says_so(path):
+    with opened(path) as ledger:
+        lookup = Lookup(ledger.engine)
+        with ledger.engine.connect() as connection:
+            connection.exec_driver_sql("DROP TABLE generations")
+
+        with pytest.raises(LedgerDown, match="The ledger cannot be read"):
+            lookup.generation("a")
+
+
+def test_a_callers_page_has_the_latest_first_and_nobody_elses(path):
+    with opened(path) as ledger:
+        write(ledger, row("a"), row("b", caller="other"), row("c", state="failed"), row("d", model="n"))
+        lookup = Lookup(ledger.engine)
+
+        def ids(**wanted):
+            return [each["id"] for each in lookup.page(Page("admin", **{"limit": 9, **wanted}))]
+
+        assert ["d", "c", "a"] == ids()
+        assert ["d", "c"] == ids(limit=2)
+        assert ["a"] == ids(before=lookup.generation("c")["seq"])
+        assert ["c"] == ids(state="failed")
+        assert ["d"] == ids(model="n")
+        assert [] == ids(since=2.0)
