@@ -11,6 +11,8 @@ from pathlib import Path
 
 from bench.beside import beside
 from bench.contest import contest
+from bench.kills import kills
+from bench.ledger import ledger
 from bench.measures import claims
 from bench.overhead import overhead
 from bench.report import Section, markdown
@@ -34,6 +36,8 @@ def _sections() -> Iterator[Section]:
     """Those that use the machine by themselves, then the one that waits for minutes beside those that wait, too."""
     yield claims()
     yield overhead()
+    yield ledger()
+    yield kills()
     windows = beside(window)
     yield contest()
     yield trouble()

@@ -33,7 +33,7 @@ MOST_ADDED = 4.0
 _ROUNDS = 5
 _SECONDS = 1.2
 _BOUNDLESS = "10000000"
-_LIFTED = {
+LIFTED: dict[str, Any] = {
     "REPLICATE_CONCURRENT_LIMIT": 1000,
     "REPLICATE_REQUESTS_PER_MINUTE": 60_000,
     "REPLICATE_OTHER_REQUESTS_PER_MINUTE": 60_000,
@@ -41,7 +41,15 @@ _LIFTED = {
     "FILES_TTL": 0,  # the forwarder fetches nothing
     "LOG_LEVEL": "info",
 }
+"""Settings of a service whose limits are not what is measured."""
+
+BOUNDLESS = ("--creations-per-minute", _BOUNDLESS, "--others-per-minute", _BOUNDLESS)
+"""Arguments of a simulator whose limits are not, either."""
+
 _INPUTS = {"prompt": "a red fox in the snow", "aspect_ratio": "16:9"}
+BODY = {"model_name": "flux-dev", **_INPUTS}
+"""What is asked of the service, again and again."""
+
 _FIGURES = ("p50 ms", "p99 ms", "req/s", "CPU ms")
 
 
@@ -111,7 +119,7 @@ def overhead() -> Section:
     """Service and forwarder under the same load. Takes about 80 seconds."""
     with _targets() as (service, bare, simulator):
         for target in (service, bare):
-            _round(target, callers=max(CALLERS))
+            round_of(target, callers=max(CALLERS))
         found = [_compared(service, bare, simulator, callers=callers) for callers in CALLERS]
     columns = [f"{who} {what}" for who in ("service", "forwarder") for what in _FIGURES]
     return Section(
@@ -125,17 +133,15 @@ def overhead() -> Section:
 @contextmanager
 def _targets() -> Iterator[tuple[Target, Target, Target]]:
     """Service, forwarder and simulator, each a process of its own."""
-    boundless = ("--creations-per-minute", _BOUNDLESS, "--others-per-minute", _BOUNDLESS)
-    body = {"model_name": "flux-dev", **_INPUTS}
     with (
-        simulated("--seconds", "0", *boundless) as simulator,
-        service_before(simulator, **_LIFTED) as service,
+        simulated("--seconds", "0", *BOUNDLESS) as simulator,
+        service_before(simulator, **LIFTED) as service,
         _forwarding(simulator) as (bare, pid),
     ):
         creations = f"{simulator}/v1/models/black-forest-labs/flux-dev/predictions"
         yield (
-            Target(f"{service.url}/generate", body, TOKEN, service.process.pid),
-            Target(f"{bare}/generate", body, {}, pid),
+            Target(f"{service.url}/generate", BODY, TOKEN, service.process.pid),
+            Target(f"{bare}/generate", BODY, {}, pid),
             Target(creations, {"input": _INPUTS}, {"Authorization": "Bearer r8_straight"}),
         )
 
@@ -158,14 +164,15 @@ def _forwarding(simulator: str) -> Iterator[tuple[str, int]]:
 def _compared(service: Target, bare: Target, simulator: Target, *, callers: int) -> Comparison:
     found = Comparison(callers, [], [], [])
     for _ in range(_ROUNDS):
-        found.service.append(_round(service, callers=callers))
-        found.forwarder.append(_round(bare, callers=callers))
+        found.service.append(round_of(service, callers=callers))
+        found.forwarder.append(round_of(bare, callers=callers))
         if callers == 1:
-            found.straight.append(_round(simulator, callers=callers))
+            found.straight.append(round_of(simulator, callers=callers))
     return found
 
 
-def _round(target: Target, *, callers: int) -> Round:
+def round_of(target: Target, *, callers: int) -> Round:
+    """A round of load from a process of its own."""
     command = [sys.executable, "-m", "bench.load", target.url, "--body", json.dumps(target.body)]
     command += ["--callers", str(callers), "--seconds", str(_SECONDS)]
     for name, value in target.headers.items():

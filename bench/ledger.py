@@ -1,0 +1,116 @@
+"""What the ledger costs: beside the same service with one that writes nothing, and until much work is accepted.
+
+Both services get the same load in short rounds by turns, and their CPU a request is compared round beside round, as in
+`overhead.py`, with its numbers of callers. The ledger's part is all that is done for it: making rows, writing them, and
+waiting for the disk. With one caller that is mostly the waiting: the machine falls idle twice a request, and to wake it
+up costs as much as to write. So each number is told, and what is claimed is the whole.
+"""
+
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from itertools import chain
+from pathlib import Path
+from statistics import median
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import requests
+
+from bench import unledgered
+from bench.overhead import BODY, BOUNDLESS, LIFTED, Target, round_of
+from bench.report import Claim, Section, claimed
+from bench.setting import TOKEN, prompts, service_before, simulated
+from lookup import Lookup
+from store import Ledger
+from tests.process import ROOT, Served, served
+
+CALLERS = (1, 10, 50, 200)
+
+MOST_ADDED = 0.20
+"""The part of a request's CPU that the ledger may add to it."""
+
+MOST_SECONDS = 3.0
+"""Until 5,000 generations are accepted."""
+
+_ROUNDS = 5
+
+
+def ledger() -> Section:
+    """Both measures. Takes about a minute and a half."""
+    return claimed("The ledger: what it adds", chain(_added(), _accepted(1, 5000), _accepted(10, 500)))
+
+
+def _added() -> Iterator[Claim]:
+    """CPU a request over the same without a ledger: at each number of callers, and over all requests of the bench."""
+    spent, requested = [0.0, 0.0], [0, 0]
+    with (
+        simulated("--seconds", "0", *BOUNDLESS) as simulator,
+        service_before(simulator, **LIFTED) as service,
+        _unledgered_before(simulator) as other,
+    ):
+        targets = [Target(f"{each.url}/generate", BODY, TOKEN, each.process.pid) for each in (service, other)]
+        for target in targets:
+            round_of(target, callers=max(CALLERS))
+        for callers in CALLERS:
+            rounds = [[round_of(target, callers=callers) for target in targets] for _ in range(_ROUNDS)]
+            ratio = median(with_it.cpu / without.cpu for with_it, without in rounds)
+            costs = median(with_it.cpu - without.cpu for with_it, without in rounds)
+            failed = sum(len(each.load.errors) for pair in rounds for each in pair)
+            for number in range(2):
+                spent[number] += sum(pair[number].cpu * pair[number].load.requests for pair in rounds)
+                requested[number] += sum(pair[number].load.requests for pair in rounds)
+            what = f"CPU a request over the same without a ledger, {callers} at once ({costs:.2f} ms more)"
+            yield Claim(what, f"{ratio:.2f}", "" if not failed else "no errors", not failed)
+    overall = (spent[0] / requested[0]) / (spent[1] / requested[1])
+    limit = 1 + MOST_ADDED
+    yield Claim("… over all requests of these rounds", f"{overall:.2f}", f"≤ {limit:.2f}", overall <= limit)
+
+
+def _accepted(batches: int, size: int) -> Iterator[Claim]:
+    """Batches at the same instant that nobody waits for, until the last is accepted and on the disk."""
+    with (
+        TemporaryDirectory() as data,
+        simulated("--seconds", "600") as simulator,
+        service_before(simulator, DATA_DIR=data) as service,
+        ThreadPoolExecutor(batches) as callers,
+    ):
+        began = time.perf_counter()
+        told = list(callers.map(lambda _: _accepted_by(service, size), range(batches)))
+        seconds = time.perf_counter() - began
+        on_disk = _on_disk(Path(data), told)
+    what = "one batch" if batches == 1 else f"{batches} batches at once"
+    yield Claim(
+        f"{batches * size} generations in {what}: accepted after",
+        f"{seconds:.1f} s",
+        f"< {MOST_SECONDS:g} s",
+        seconds < MOST_SECONDS,
+    )
+    yield Claim("… of them on the disk", f"{on_disk}", f"{batches * size}", on_disk == batches * size)
+
+
+def _accepted_by(service: Served, size: int) -> str:
+    answer = requests.post(
+        f"{service.url}/generate-batch",
+        json=prompts(size),
+        headers={**TOKEN, "Prefer": "respond-async"},
+        timeout=60,
+    )
+    if answer.status_code != 202:
+        raise RuntimeError(f"not accepted: {answer.status_code} {answer.text[:200]}")
+    accepted: dict[str, Any] = answer.json()
+    return str(accepted["id"])
+
+
+def _on_disk(data: Path, batches: list[str]) -> int:
+    asked = Lookup(Ledger(f"sqlite:///{data / 'ledger.db'}").engine)
+    return sum(len(asked.of_batch(each)) for each in batches)
+
+
+@contextmanager
+def _unledgered_before(simulator: str) -> Iterator[Served]:
+    command = ("-m", unledgered.__name__)
+    settings = {"PYTHONPATH": ROOT, "REPLICATE_BASE_URL": simulator, **LIFTED}
+    with served(_command=command, **settings) as service:
+        yield service
