@@ -26,13 +26,13 @@ COPY --from=build /venv /venv
 COPY --from=build /app /app
 COPY --from=build --chown=10001:10001 /app/data /app/data
 WORKDIR /app
-# What was spent in the last minute, and the outputs. Mount a named volume, so that the next container has both.
+# The ledger and the outputs. Mount a named volume, on a local disk: the next container goes on with what is in it.
 VOLUME /app/data
 USER 10001:10001
 EXPOSE 5000
 HEALTHCHECK --interval=30s --timeout=5s --start-period=20s \
     CMD ["python", "-c", "import os, urllib.request as r; r.urlopen('http://127.0.0.1:' + (os.environ.get('PORT') or '5000') + '/health', timeout=4)"]
-# SIGTERM drains: running predictions get DRAIN_SECONDS (60), then are cancelled at Replicate. Docker waits only
-# ten seconds by itself: stop with `docker stop -t 120`, or run by compose.yaml, which says so.
+# SIGTERM drains: running predictions get DRAIN_SECONDS (60), then are left to the next start. Docker waits only ten
+# seconds by itself: stop with `docker stop -t 120`, or run by compose.yaml, which says so.
 STOPSIGNAL SIGTERM
 CMD ["python", "app.py"]

@@ -4,26 +4,23 @@ Every route is a few lines: who is calling, what they ask for, the service does 
 raised, and answered in one place as a problem document; no answer is ever an HTML error page.
 """
 
-import json
-import queue
 import re
 import secrets
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import nullcontext, suppress
-from typing import Any
 
 import structlog
-from flask import Flask, Response, current_app, g, jsonify, render_template, request
-from gunicorn.http.errors import ParseException
+from flask import Flask, Response, g, jsonify, render_template, request
 from werkzeug.exceptions import HTTPException
 
+import answering
+import asked
 import delivery
 import logs
+import lookups
 import models
 import waiting
-from auth import Caller
+from desk import LeftToTheNext
 from errors import (
     Internal,
     InvalidRequest,
@@ -32,28 +29,15 @@ from errors import (
     PayloadTooLarge,
     Problem,
     ServiceError,
-    UnsupportedMediaType,
     every_error,
 )
-from intake import strict_json
-from intake.forms import read_form
 from intake.parsing import parse_batch, parse_filter, parse_generation, parse_limits
-from intake.shapes import BatchRequest
 from openapi import openapi_document
-from planning import Plan
-from records import Batch, View
 from service import VERSION, Service, check
 from serving import serve
 from settings import Settings, SettingsError, load
 
 _REQUEST_ID = re.compile(r"[!-~]{1,200}")
-_HOST = re.compile(r"(?:[A-Za-z0-9._-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{1,5})?")
-_NDJSON = "application/x-ndjson"
-_UNREADABLE = (ConnectionError, TimeoutError, BlockingIOError, ParseException)
-"""Malformed chunks, or a caller who stopped sending. Other OSErrors are trouble of our own: a full disk, say."""
-
-_LARGE = 100_000
-"""Bytes of a body that takes a while to read."""
 
 _QUIET = frozenset({"/health", "/status"})
 
@@ -89,6 +73,7 @@ def create_app(settings: Settings | None = None) -> Flask:
         ("/docs", docs, "GET"),
     ):
         app.add_url_rule(rule, view_func=view, methods=[method])
+    app.register_blueprint(lookups.blueprint)
     return app
 
 
@@ -96,34 +81,50 @@ def create_app(settings: Settings | None = None) -> Flask:
 
 
 def generate() -> Response:
-    """Generate: one generation, answered when it has ended."""
-    service, caller = _service(), _spending_caller()
-    view = _view(service)
+    """Generate: one generation, answered when it has ended, or as the caller prefers."""
+    service, caller = asked.service(), asked.spending_caller()
+    view, key, preference = asked.view(), asked.idempotency_key(), asked.preference()
     with service.seats.taken(retry_after=service.seconds_per_release):
-        wanted = parse_generation(_body(forms=True), rules=service.fallbacks)
-        work = service.generations.run(wanted, caller=caller, request_id=g.request_id)
-        generation = waiting.result(waiting.submit(service.loop, work, _connection()))
-    if generation.error is not None and not generation.placeholder:
-        g.beside_the_error = generation.told(view)
-        raise generation.error
-    return jsonify(generation.result(view))
+        body = asked.body(forms=True)
+        wanted = parse_generation(body, terms=service.terms)
+        order = service.reception.order(
+            "gen",
+            wanted,
+            body,
+            caller=caller,
+            view=view,
+            key=key,
+            seconds=preference.seconds,
+            request_id=g.request_id,
+        )
+        work = waiting.result(waiting.submit(service.loop, service.desk.serve(order), asked.connection()))
+    return answering.answer(service, work, view, preference)
 
 
 def generate_batch() -> Response:
     """Generate a batch: every result in input order, or each as it is ready. Or only tell how it would go."""
-    service, caller = _service(), _spending_caller()
-    view = _view(service)
+    service, caller = asked.service(), asked.spending_caller()
+    view, key, preference = asked.view(), asked.idempotency_key(), asked.preference()
     service.seats.take(retry_after=service.seconds_per_release)
     try:
-        body = _body(forms=True)
+        body = asked.body(forms=True)
         with service.thinking:
-            wanted = parse_batch(body, rules=service.fallbacks)
-            plan = service.plan(wanted, caller)
-        if wanted.dry_run:
-            response = jsonify({"dry_run": True, "total": len(wanted.requests), **plan.as_json()})
+            wanted = parse_batch(body, terms=service.terms)
+            plan = service.plan(wanted, caller, may_be_here=key is not None and not wanted.dry_run)
+            if wanted.dry_run:
+                response = jsonify({"dry_run": True, "total": len(wanted.requests), **plan.as_json()})
+                response.call_on_close(service.seats.leave)
+                return response
+            order = service.reception.order(
+                "batch", wanted, body, plan=plan, caller=caller, view=view, key=key,
+                seconds=preference.seconds, request_id=g.request_id,
+            )  # fmt: skip
+        accepted = request.accept_mimetypes.best_match(["application/json", answering.NDJSON])
+        if accepted == answering.NDJSON and preference.seconds is None:
+            response = answering.stream(service, order, asked.connection())
         else:
-            accepted = request.accept_mimetypes.best_match(["application/json", _NDJSON])
-            response = (_stream if accepted == _NDJSON else _all_at_once)(service, caller, wanted, plan, view)
+            work = waiting.result(waiting.submit(service.loop, service.desk.serve(order), asked.connection()))
+            response = answering.answer(service, work, view, preference)
     except BaseException:
         service.seats.leave()
         raise
@@ -133,9 +134,9 @@ def generate_batch() -> Response:
 
 def configure() -> Response:
     """Change the limits at once, both ways, under load."""
-    service = _service()
+    service = asked.service()
     service.doors.admit_admin(request.headers)
-    limits = parse_limits(_body())
+    limits = parse_limits(asked.body())
     configured = service.configure(limits)
     log.info("configured", request=g.request_id, **limits.model_dump(exclude_none=True))
     return jsonify(configured)
@@ -149,7 +150,7 @@ def list_models() -> Response:
 
 def file(generation: str, name: str) -> Response:
     """An output that was kept. Whoever has the link may have it: nobody can guess one."""
-    service = _service()
+    service = asked.service()
     service.file_seats.take(retry_after=lambda: 1)
     try:
         opened = service.files.open(generation, name) if service.files else None
@@ -165,12 +166,12 @@ def file(generation: str, name: str) -> Response:
 
 def status() -> Response:
     """The live figures of the gate."""
-    return jsonify(_service().status())
+    return jsonify(asked.service().status())
 
 
 def health() -> Response:
     """Whether this process takes work."""
-    return jsonify(_service().health())
+    return jsonify(asked.service().health())
 
 
 def openapi() -> Response:
@@ -192,43 +193,6 @@ def docs() -> Response:
         "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
     )
     return page
-
-
-def _all_at_once(service: Service, caller: Caller, wanted: BatchRequest, plan: Plan, view: View) -> Response:
-    work = service.generations.run_batch(wanted, plan=plan, caller=caller, request_id=g.request_id)
-    batch = waiting.result(waiting.submit(service.loop, work, _connection()))
-    results = [batch.item(index, view) for index in range(len(batch.generations))]
-    return jsonify({**batch.summary(), "results": results})
-
-
-def _stream(service: Service, caller: Caller, wanted: BatchRequest, plan: Plan, view: View) -> Response:
-    """A line a result, the moment it is ready, then the summary; refusals come before the first line."""
-    ended: queue.SimpleQueue[tuple[Batch, int] | None] = queue.SimpleQueue()
-    work = service.generations.run_batch(
-        wanted,
-        plan=plan,
-        caller=caller,
-        request_id=g.request_id,
-        tell=lambda batch, index: ended.put((batch, index)),
-    )
-    future = waiting.submit(service.loop, work, _connection())
-    future.add_done_callback(lambda _: ended.put(None))
-    first = ended.get()
-    if first is None:
-        waiting.result(future)
-
-    def lines() -> Iterator[str]:
-        news = first
-        while news is not None:
-            batch, index = news
-            yield json.dumps(batch.item(index, view)) + "\n"
-            news = ended.get()
-        with suppress(waiting.CallerGone):
-            yield json.dumps(waiting.result(future).summary()) + "\n"
-
-    response = Response(lines(), mimetype=_NDJSON)
-    response.call_on_close(future.cancel)  # not in `lines`: what is closed before its first line never runs
-    return response
 
 
 # ── What every request goes through ─────────────────────────────────────────────────────────────────
@@ -264,6 +228,8 @@ def _answer_error(error: Exception) -> Response:
     if isinstance(error, waiting.CallerGone):
         # Nobody reads it; the log shows what nginx would.
         return Response(status=499, mimetype="application/problem+json")
+    if isinstance(error, LeftToTheNext):
+        error = answering.refusal(error, asked.view())
     if isinstance(error, HTTPException):
         error = _from_werkzeug(error)
     if not isinstance(error, ServiceError):
@@ -293,72 +259,6 @@ def _from_werkzeug(error: HTTPException) -> ServiceError:
             return InvalidRequest([Problem("request", "could not be read")])
     log.error("unforeseen_http_error", status=error.code, request=g.request_id)
     return Internal()
-
-
-def _service() -> Service:
-    service: Service = current_app.extensions["service"]
-    return service
-
-
-def _spending_caller() -> Caller:
-    """Who is calling, ready to spend."""
-    service = _service()
-    service.raise_if_draining()
-    caller = service.doors.admit(request.headers)
-    g.caller = caller.id
-    return caller
-
-
-def _body(*, forms: bool = False) -> Any:
-    """The body, read: JSON, or a form that stands for it where forms are taken."""
-    is_form = forms and request.mimetype == "multipart/form-data"
-    if not (is_form or request.mimetype == "application/json") or request.content_encoding:
-        said = (
-            (request.content_type or "nothing") if not request.content_encoding else request.content_encoding
-        )
-        raise UnsupportedMediaType(f"{UnsupportedMediaType.title}; this one says {said[:100]}.")
-    return _form() if is_form else _json()
-
-
-def _form() -> Any:
-    settings = _service().settings
-    request.max_content_length = max(settings.MAX_UPLOAD_BYTES, settings.MAX_BODY_BYTES)
-    try:
-        return read_form(
-            request.stream,
-            options=request.mimetype_params,
-            length=request.content_length,
-            most_text=settings.MAX_BODY_BYTES,
-            spool=_service().uploads_dir,
-        )
-    except _UNREADABLE:
-        raise InvalidRequest([Problem("request", "could not be read")]) from None
-
-
-def _json() -> Any:
-    try:
-        body = request.get_data(cache=False)
-        request.stream.read(1)  # raises when a chunked body is too large; get_data cuts it off
-    except _UNREADABLE:
-        raise InvalidRequest([Problem("request", "could not be read")]) from None
-    if request.content_length not in {None, len(body)}:
-        raise InvalidRequest([Problem("request", "is shorter than it said")])
-    with _service().thinking if len(body) > _LARGE else nullcontext():
-        return strict_json.loads(body)
-
-
-def _view(service: Service) -> View:
-    """How this caller is told of what will have happened. Asked before anything is spent, since it may raise."""
-    host = request.environ.get("HTTP_HOST", "")
-    if not _HOST.fullmatch(host):
-        host = f"{request.environ['SERVER_NAME']}:{request.environ['SERVER_PORT']}"
-    address = service.settings.PUBLIC_URL or f"{request.scheme}://{host}"
-    return View(service.settings.REPLICATE_SIMULATE, address)
-
-
-def _connection() -> Any:
-    """The caller's socket, where the server tells it; it is how a hang-up is noticed."""
-    return request.environ.get("gunicorn.socket")
 
 
 def main(arguments: list[str]) -> int:

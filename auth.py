@@ -18,6 +18,9 @@ from errors import Forbidden, ServerTokenRejected, Unauthenticated
 ADMIN_HEADER = "X-Admin-API-Key"
 USER_HEADER = "X-Replicate-API-Key"
 
+ADMIN = "admin"
+"""The admin's id."""
+
 # Visible ASCII but no comma: a header sent twice arrives joined by one, and two tokens are none.
 _TOKEN = re.compile(r"[!-+\--~]{1,255}")
 
@@ -42,10 +45,22 @@ class Caller:
             raise ValueError("a caller has a token")
 
 
+@dataclass(frozen=True, slots=True)
+class Visitor:
+    """Someone who asks and spends nothing. `caller` is whom they could spend as: None for an admin without a token."""
+
+    id: str
+    is_admin: bool
+    caller: Caller | None
+
+    def may_see(self, owner: str) -> bool:
+        return self.is_admin or owner == self.id
+
+
 class Doors:
     """The two doors. `Doors(admin_key=…, server_token=…).admit(headers) -> Caller`.
 
-    Caller ids are keyed hashes; `hash_key` makes them stable from one process to the next.
+    Caller ids are keyed hashes; with the same `hash_key` they are the same from one process to the next.
     """
 
     def __init__(
@@ -53,7 +68,7 @@ class Doors:
     ) -> None:
         self._admin_key = admin_key
         self._server_token = server_token
-        self._hash_key = hash_key or secrets.token_bytes(32)
+        self.hash_key = hash_key or secrets.token_bytes(32)
 
     def admit(self, headers: Headers) -> Caller:
         """The caller these headers speak for. Raises Unauthenticated, or ServerTokenRejected to an admin whose
@@ -61,17 +76,29 @@ class Doors:
         presented = headers.get(ADMIN_HEADER)
         if presented is not None:
             self._check_admin_key(presented)
-            if not self._server_token:
+            if (admin := self.admin()) is None:
                 raise ServerTokenRejected(
                     "The service has no REPLICATE_API_TOKEN; the admin key alone cannot pay."
                 )
-            return Caller("admin", "admin", self._server_token)
+            return admin
         token = headers.get(USER_HEADER)
         if token is None:
             raise Unauthenticated(f"Send {ADMIN_HEADER}, or {USER_HEADER} with a Replicate token.")
         if not _TOKEN.fullmatch(token):
             raise Unauthenticated(f"The {USER_HEADER} header does not hold one Replicate token.")
         return Caller("user", self._caller_id(token), token)
+
+    def recognise(self, headers: Headers) -> Visitor:
+        """Who asks. Raises Unauthenticated."""
+        if headers.get(ADMIN_HEADER) is None:
+            caller = self.admit(headers)
+            return Visitor(caller.id, is_admin=False, caller=caller)
+        self.admit_admin(headers)
+        return Visitor(ADMIN, is_admin=True, caller=self.admin())
+
+    def admin(self) -> Caller | None:
+        """The admin, as far as anybody pays for them."""
+        return Caller("admin", ADMIN, self._server_token) if self._server_token else None
 
     def admit_admin(self, headers: Headers) -> None:
         """Let only the admin pass. Raises Unauthenticated or Forbidden."""
@@ -89,5 +116,5 @@ class Doors:
             raise Unauthenticated(f"The {ADMIN_HEADER} header does not hold the admin key.")
 
     def _caller_id(self, token: str) -> str:
-        digest = hmac.new(self._hash_key, token.encode(), hashlib.sha256)
+        digest = hmac.new(self.hash_key, token.encode(), hashlib.sha256)
         return "user_" + digest.hexdigest()[:32]

@@ -52,13 +52,13 @@ class Route:
         fitting = (
             each for each in options if each.most_references >= wanted and each.kind == self.asked_for.kind
         )
-        return next((self._step(model) for model in fitting), None)
+        return next((self.step(model) for model in fitting), None)
 
     def after(self, tried: Sequence[Model], *, code: str) -> Step | None:
         """Where to go when the last of these failed with that code; None if nowhere."""
         following = self._following(tried[-1], code) if self.order is None else self._listed_after(tried[-1])
         left = (model for model in following if model not in {*tried, self.asked_for})
-        return next(map(self._step, left), None)
+        return next(map(self.step, left), None)
 
     def with_prompt(self, prompt: str) -> "Route":
         return replace(self, given={**self.given, "prompt": prompt})
@@ -74,7 +74,7 @@ class Route:
         order = self.order or ()
         return order if model is self.asked_for else order[order.index(model) + 1 :]
 
-    def _step(self, model: Model) -> Step:
+    def step(self, model: Model) -> Step:
         return Adaptation(self.asked_for, model).step(self.given)
 
 

@@ -1,90 +1,56 @@
-"""The life of one generation, and of a batch.
+"""The generations and batches that are alive in this process: accepted, waited for, cancelled, gone on with, drained.
 
-    queued → submitting → running → succeeded | failed | canceled
+Whoever asks and whoever lives are two things. A generation is accepted and put on record; from then on it lives by
+itself (`life.py`), and callers wait for it, some for a while, some not at all. If nobody could come back for it (no
+idempotency key, no webhook, nobody was told its id), whoever stops waiting cancels it: queued it costs nothing, running
+it is cancelled at Replicate, for a prediction that nobody waits for still bills.
 
-One admission is one attempt: the slot and the place it got go back before the next attempt asks for its own,
-so the limits hold for retries too. What is tried again is only what certainly was not started (refused, never
-connected) or failed for a passing reason that the model itself names; a refused prompt never is.
-
-Whoever asked for a fallback has a failure turned into an attempt of another model (`fallback.py`), admitted anew like
-any other. What was made is fetched and kept before anybody is told, but after the slot is free.
-
-Whoever stops waiting costs nothing. Cancelled while queued, a generation leaves no trace; cancelled while
-its creation is on its way, the answer is awaited and what it started is cancelled; cancelled while running, it
-is cancelled at Replicate too, for a prediction nobody waits for still bills.
+When the service stops, what is queued stays on record for the next start, and so does what still runs after the drain's
+time. When it starts, `resume` goes on with what the process before left.
 """
 
 import asyncio
-import base64
-import random
+import json
 import secrets
-from collections import Counter
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
-from functools import partial
-from typing import Final, Protocol
+from typing import Any, Final, Literal
 
 import structlog
 
-from adaptation import Step
-from attempts import Attempts
+from attempts import Ledger, to_the_end
 from auth import Caller
+from budget import Budget, check_cost
+from callbacks import Delivery
 from concurrency import Gate, Outlook
-from errors import (
-    AccountError,
-    Internal,
-    InvalidRequest,
-    Problem,
-    QueueFull,
-    ServiceError,
-    ShuttingDown,
-)
-from files import Kept
+from errors import LedgerDown, QueueFull, ShuttingDown
 from intake.shapes import BatchRequest, GenerationRequest
-from media import black_png
-from planning import Pace, Plan
-from providers import Provider, TryAgain
-from records import Attempt, Batch, Generation, State
+from life import FIRST_BACKOFF, Keeper, Lives
+from planning import Plan
+from providers import Provider
+from records import Batch, Generation
+from telling import View
 
-MAX_ATTEMPTS: Final = 4
-MAX_THROTTLED: Final = 20
-"""Refusals for the account's rate that one generation sits out; each comes after the wait it asked for."""
-
-FIRST_BACKOFF: Final = 0.5
-"""Seconds, at most, before the second attempt when Replicate names no time; it doubles up to 32-fold."""
-
-PLACEHOLDER: Final = (1600, 900)
-"""Pixels of the black picture that stands in for one, at a caller's wish."""
+RETRY_AFTER: Final = 5
+"""Seconds after which the next process likely is there."""
 
 log = structlog.get_logger("generation")
 
-
-@dataclass(slots=True)
-class Tally:
-    """How generations ended since the service started."""
-
-    ended: Counter[str] = field(default_factory=Counter)
-
-    def as_json(self) -> dict[str, int]:
-        return {state: self.ended[state] for state in ("succeeded", "failed", "canceled")}
+_NOWHERE: Final = View(simulated=False, address="")
 
 
-class Keeper(Protocol):
-    """Where what was made is kept (see `files.Files`)."""
-
-    async def keep(self, generation_id: str, outputs: Sequence[str]) -> Kept:
-        """Fetch these URLs and keep what they lead to. Raises nothing."""
-
-    async def put(self, generation_id: str, number: int, content: bytes) -> str:
-        """Keep this, and give its name. Raises OSError."""
+def new_id(kind: Literal["gen", "batch"]) -> str:
+    """An id that nobody can guess."""
+    return f"{kind}_{secrets.token_hex(16)}"
 
 
 class Generations:
-    """Runs generations through the gate and a provider. Lives on the loop.
+    """Everything alive. Lives on the loop.
 
-    `keeper` keeps what they made, if anything is to be kept; `timeout` (seconds) is for predictions whose request
-    names none. `on_change` hears of every transition once it has happened.
+    `keeper` keeps what is made, if anything is to be kept; `timeout` (seconds) is for predictions whose request names
+    none; `callback` gives the URL by which Replicate tells of an attempt, `deliver` hears of results that a caller's
+    webhook waits for, `let_go` of whoever has ended, and `on_change` of every transition once it has happened.
     """
 
     def __init__(
@@ -92,29 +58,144 @@ class Generations:
         *,
         provider: Provider,
         gate: Gate,
+        ledger: Ledger,
         timeout: float,
         max_queued: int,
+        budget: Budget | None = None,
         keeper: Keeper | None = None,
         first_backoff: float = FIRST_BACKOFF,
+        callback: Callable[[str, int], str] | None = None,
+        deliver: Callable[[Delivery], None] = lambda delivery: None,
+        let_go: Callable[[Generation | Batch], None] = lambda work: None,
         on_change: Callable[[Generation], None] = lambda generation: None,
     ) -> None:
-        self._attempts = Attempts(provider=provider, gate=gate, timeout=timeout, move=self._move)
+        self._budget = budget or Budget()
+        self._lives_of = Lives(
+            provider=provider, gate=gate, ledger=ledger, budget=self._budget, timeout=timeout, keeper=keeper,
+            first_backoff=first_backoff, callback=callback, deliver=deliver, on_change=on_change,
+        )  # fmt: skip
         self._gate = gate
-        self._keeper = keeper
+        self._ledger = ledger
         self._max_queued = max_queued
-        self._first_backoff = first_backoff
-        self._on_change = on_change
-        self._lives: dict[asyncio.Task[None], Generation] = {}
-        self._keeping = 0
-        self._drain_began = asyncio.Event()
-        self.tally = Tally()
-        self.pace = Pace()
+        self._let_go = let_go
+        self._lives: dict[str, tuple[asyncio.Task[None], Generation]] = {}
+        self._batches: dict[str, tuple[asyncio.Task[None], Batch]] = {}
+        self._is_draining = False
+        self.tally = self._lives_of.tally
+        self.pace = self._lives_of.pace
+
+    # ── Accepted
+
+    def accept(
+        self,
+        request: GenerationRequest,
+        *,
+        caller: Caller,
+        request_id: str,
+        view: View = _NOWHERE,
+        generation_id: str | None = None,
+        written: str | None = None,
+        is_wanted: bool = False,
+    ) -> Generation:
+        """Take on one generation, which then lives by itself; it is on its way to the disk, and nothing is sent before.
+
+        Raises QueueFull, ShuttingDown, LedgerDown or BudgetExceeded, and nothing has begun."""
+        self._make_room(1)
+        cost = request.model_cost
+        check_cost(cost, request.max_cost)
+        generation = Generation(
+            id=generation_id or new_id("gen"),
+            request=request,
+            caller=caller,
+            request_id=request_id,
+            accepted_at=asyncio.get_running_loop().time(),
+            view=view,
+            written=_text(request.given) if written is None else written,
+            is_wanted=is_wanted or request.webhook is not None,
+            reserved=self._budget.reserve(cost),
+        )
+        self._ledger.note("generations", generation)
+        self._begin(generation, None)
+        return generation
+
+    def accept_batch(
+        self,
+        request: BatchRequest,
+        *,
+        plan: Plan,
+        caller: Caller,
+        request_id: str,
+        view: View = _NOWHERE,
+        batch_id: str | None = None,
+        written: Sequence[str] | None = None,
+        is_wanted: bool = False,
+    ) -> Batch:
+        """Take on a batch. `written` is what its items share, and then each item. Raises as `accept`."""
+        self._make_room(len(request.requests))
+        costs = [each.model_cost for each in request.requests]
+        check_cost(sum(costs), request.max_cost, where="The batch")
+        for index, (each, cost) in enumerate(zip(request.requests, costs, strict=True)):
+            check_cost(cost, each.max_cost, where=f"requests[{index}]")
+        self._budget.reserve(sum(costs))
+        batch_id, now = batch_id or new_id("batch"), asyncio.get_running_loop().time()
+        shared, *own = written or (_text(request.shared), *(_text(each.given) for each in request.requests))
+        generations = [
+            Generation(
+                id=new_id("gen"),
+                request=each,
+                caller=caller,
+                request_id=request_id,
+                accepted_at=now,
+                view=view,
+                written=text,
+                batch=batch_id,
+                position=position,
+                reserved=cost,
+            )
+            for position, (each, text, cost) in enumerate(zip(request.requests, own, costs, strict=True))
+        ]
+        batch = Batch(
+            id=batch_id, generations=generations, caller=caller, max_concurrent=request.max_concurrent, plan=plan,
+            accepted_at=now, view=view, written=shared, webhook=request.webhook,
+            is_wanted=is_wanted or request.webhook is not None,
+        )  # fmt: skip
+        self._ledger.note("batches", batch)
+        for generation in generations:
+            self._ledger.note("generations", generation)
+        self._begin_batch(batch, generations)
+        return batch
+
+    async def recorded(self, work: Generation | Batch) -> None:
+        """Wait until what was accepted is on the disk. Raises LedgerDown, and it was not accepted after all."""
+        try:
+            await self._ledger.synced()
+        except LedgerDown:
+            self.cancel(work)
+            raise
+        for generation in work.generations if isinstance(work, Batch) else [work]:
+            if isinstance(generation, Generation):
+                generation.is_on_record = True
+
+    def resume(self, generations: Iterable[Generation], batches: Iterable[Batch] = ()) -> None:
+        """Go on with what a process before this one left, unless that lives here already."""
+        for batch in batches:
+            if batch.id not in self._batches:
+                batch.accepted_at = _as_the_loop_tells(batch.born)
+                alive = [each for each in batch.generations if isinstance(each, Generation)]
+                for generation in alive:
+                    self._take_up(generation)
+                self._begin_batch(batch, alive)
+        for generation in generations:
+            if generation.id not in self._lives:
+                self._take_up(generation)
+                self._begin(generation, None)
+
+    # ── Waited for
 
     async def run(self, request: GenerationRequest, *, caller: Caller, request_id: str) -> Generation:
-        """Run one generation to its end; how it ended is in it. Raises QueueFull or ShuttingDown at once."""
-        self._make_room(1)
-        generation = self._accept(request, caller, request_id)
-        await self._begin(generation, None)
+        """Accept one generation and attend it."""
+        generation = self.accept(request, caller=caller, request_id=request_id)
+        await self.attend(generation)
         return generation
 
     async def run_batch(
@@ -124,54 +205,114 @@ class Generations:
         plan: Plan,
         caller: Caller,
         request_id: str,
-        tell: Callable[[Batch, int], object] = lambda batch, index: None,
+        tell: Callable[[Batch, int], object] | None = None,
     ) -> Batch:
-        """Run a batch to its end; `tell` hears of each item as it ends. Raises QueueFull or ShuttingDown."""
-        self._make_room(len(request.requests))
-        generations = [self._accept(item, caller, request_id) for item in request.requests]
-        batch_id, now = "batch_" + secrets.token_hex(16), asyncio.get_running_loop().time()
-        batch = Batch(batch_id, generations, request.max_concurrent, plan, now)
-        lives = []
-        for index, generation in enumerate(generations):
-            life = self._begin(generation, batch)
-            life.add_done_callback(lambda _, index=index: tell(batch, index))  # type: ignore[misc]
-            lives.append(life)
-        # With `return_exceptions`, or a cancelled batch would return at its first cancelled item, while the
-        # rest still ends.
-        await asyncio.gather(*lives, return_exceptions=True)
-        batch.ended_at = asyncio.get_running_loop().time()
+        """Accept a batch and attend it; `tell` hears of each item as it ends."""
+        batch = self.accept_batch(request, plan=plan, caller=caller, request_id=request_id)
+        if tell is not None:
+            self.follow(batch, tell)
+        await self.attend(batch)
         return batch
 
+    async def attend(self, work: Generation | Batch, *, seconds: float | None = None) -> None:
+        """Wait until it has ended, or for so many seconds. Raises ShuttingDown if it will not end in this process.
+
+        Whoever stops waiting (is cancelled) has it cancelled, unless it is wanted without them; whoever has waited long
+        enough may come back, so it goes on."""
+        if (task := self.task(work)) is not None:
+            try:
+                _, still = await asyncio.wait([task], timeout=seconds)
+                if still:
+                    work.is_wanted = True
+                    return
+            except asyncio.CancelledError:
+                if not work.is_wanted:
+                    self.cancel(work)
+                    await to_the_end(_waited_for(task))
+                raise
+        if not work.has_ended:
+            with suppress(LedgerDown):
+                await to_the_end(self._ledger.synced())  # whoever is told of it shall find it
+            raise self.shutting_down()
+
+    def follow(self, batch: Batch, tell: Callable[[Batch, int], object]) -> None:
+        """Have each item of a batch told of as it ends; those that have ended at once."""
+        for index, generation in enumerate(batch.generations):
+            alive = self._lives.get(generation.id)
+            if alive is None:
+                tell(batch, index)
+            else:
+                alive[0].add_done_callback(lambda _, index=index: tell(batch, index))  # type: ignore[misc]
+
+    def find(self, generation_id: str) -> Generation | None:
+        """One that is alive."""
+        return self._lives[generation_id][1] if generation_id in self._lives else None
+
+    def find_batch(self, batch_id: str) -> Batch | None:
+        return self._batches[batch_id][1] if batch_id in self._batches else None
+
+    def cancel(self, work: Generation | Batch) -> None:
+        """Nobody wants it any more: what it runs is cancelled."""
+        for each in work.generations if isinstance(work, Batch) else [work]:
+            alive = self._lives.get(each.id)
+            if alive is not None and not alive[1].is_cancelled:
+                alive[1].is_cancelled = True
+                # Not before its first step: a task that never began never ends in order.
+                asyncio.get_running_loop().call_soon(alive[0].cancel)
+
     def outlook(self, caller: Caller, wanted: int) -> Outlook:
-        """What a plan for so many generations of this caller goes by. Raises QueueFull or ShuttingDown if they would
-        not be taken."""
+        """What a plan for so many generations of this caller goes by. Raises QueueFull, LedgerDown or ShuttingDown if
+        they would not be taken."""
         self._make_room(wanted)
         return self._gate.outlook(caller.id)
 
-    async def drain(self, seconds: float) -> None:
-        """Take nothing new, refuse what is queued, give what runs so long to finish, and cancel the rest."""
-        self._drain_began.set()
-        self._gate.close(self._shutting_down)
-        for life, generation in self._lives.items():
-            if generation.state == "queued":  # also those who are still uploading
-                life.cancel()
-        if self._lives:
-            await asyncio.wait(self._lives, timeout=seconds)
-        left = list(self._lives)
-        for life in left:
-            life.cancel()
-        if left:
-            log.warning("drain_cancelled", generations=len(left))
-            await asyncio.wait(left)
+    def task(self, work: Generation | Batch) -> asyncio.Task[None] | None:
+        """What ends when it has ended or was interrupted; None if it is not alive."""
+        alive = self._batches if isinstance(work, Batch) else self._lives
+        return alive[work.id][0] if work.id in alive else None
 
-    @property
-    def _is_draining(self) -> bool:
-        return self._drain_began.is_set()
+    def place(self, generation: Generation) -> int:
+        """About which in line it is that waits."""
+        behind = 0
+        for _, other in self._lives.values():
+            if other is generation:
+                break
+            same = (other.caller.id, other.batch) == (generation.caller.id, generation.batch)
+            behind += same and other.state == "queued"
+        return self._gate.place(generation.caller.id, generation.batch, behind)
+
+    # ── Drained
+
+    async def drain(self, seconds: float) -> None:
+        """Take nothing new, leave what is queued on record, and what still runs after so many seconds too."""
+        self._is_draining = True
+        self._gate.close(self.shutting_down)
+        for task, generation in list(self._lives.values()):
+            if generation.state == "queued":  # also those who are still uploading
+                task.cancel()
+        await self._waited(seconds)
+        if self._lives:
+            log.warning("drain_left", generations=len(self._lives))
+        for task, _ in list(self._lives.values()):
+            task.cancel()
+        await self._waited(None)
+
+    async def _waited(self, seconds: float | None) -> None:
+        if tasks := [task for task, _ in [*self._lives.values(), *self._batches.values()]]:
+            await asyncio.wait(tasks, timeout=seconds)
+
+    def shutting_down(self) -> ShuttingDown:
+        return ShuttingDown(
+            "The service is shutting down and has not finished this; the next one goes on with it.",
+            retry_after=RETRY_AFTER,
+        )
 
     def _make_room(self, wanted: int) -> None:
         if self._is_draining:
-            raise self._shutting_down()
-        waiting = len(self._lives) - self._gate.statistics().current_concurrent - self._keeping
+            raise ShuttingDown(retry_after=RETRY_AFTER)
+        if self._ledger.trouble is not None:
+            raise LedgerDown(f"{self._ledger.trouble} Nothing was spent.")
+        waiting = len(self._lives) - self._gate.statistics().current_concurrent - self._lives_of.keeping
         too_many = waiting + wanted - self._max_queued
         if too_many > 0:
             raise QueueFull(
@@ -180,152 +321,51 @@ class Generations:
                 retryable=wanted <= self._max_queued,
             )
 
-    def _accept(self, request: GenerationRequest, caller: Caller, request_id: str) -> Generation:
-        now = asyncio.get_running_loop().time()
-        return Generation("gen_" + secrets.token_hex(16), request, caller, request_id, now)
+    def _take_up(self, generation: Generation) -> None:
+        generation.is_on_record = generation.is_wanted = True
+        generation.accepted_at = _as_the_loop_tells(generation.born)
+        generation.reserved = self._budget.hold(generation.request.model_cost)
+        self._ledger.note("generations", generation)  # it waits for its owner no more
 
     def _begin(self, generation: Generation, batch: Batch | None) -> asyncio.Task[None]:
-        life = asyncio.create_task(self._live(generation, batch))
-        self._lives[life] = generation
-        life.add_done_callback(self._lives.pop)
-        return life
+        task = asyncio.create_task(self._lives_of.live(generation, batch))
+        self._lives[generation.id] = task, generation
+        task.add_done_callback(lambda _: self._gone(generation))
+        return task
 
-    async def _live(self, generation: Generation, batch: Batch | None) -> None:
-        try:
-            await self._try_models(generation, batch)
-            made_at = asyncio.get_running_loop().time()
-            await self._keep(generation)
-            self._note_pace(generation, asyncio.get_running_loop().time() - made_at)
-            self._end(generation, "succeeded")
-        except ShuttingDown as error:
-            self._end(generation, "canceled", error)
-        except ServiceError as error:
-            if generation.request.placeholder and error.falls_back:
-                await self._stand_in(generation)
-            self._end(generation, "failed", error)
-        except asyncio.CancelledError:
-            self._end(generation, "canceled", self._shutting_down() if self._is_draining else None)
-            if not self._is_draining:
-                raise
-        except Exception:
-            log.exception("generation_crashed", generation=generation.id, request=generation.request_id)
-            self._end(generation, "failed", Internal())
+    def _begin_batch(self, batch: Batch, generations: Sequence[Generation]) -> None:
+        tasks = [self._begin(generation, batch) for generation in generations]
+        task = asyncio.create_task(self._live_batch(batch, tasks))
+        self._batches[batch.id] = task, batch
+        task.add_done_callback(lambda _: self._gone(batch))
 
-    async def _try_models(self, generation: Generation, batch: Batch | None) -> None:
-        """Try the models that it may be made by until one makes it. Raises what the last one failed for."""
-        request, tried = generation.request, []
-        step: Step | None = request.first
-        while step is not None:
-            tried.append(step.model)
-            failure: ServiceError
-            try:
-                if step.unfit:
-                    raise _passed_over(generation, step, step.unfit)
-                return await self._try_model(generation, step, batch)
-            except ServiceError as error:
-                failure = error
-            step = (
-                request.route.after(tried, code=failure.code)
-                if request.route and failure.falls_back
-                else None
-            )
-        raise failure
+    async def _live_batch(self, batch: Batch, tasks: Sequence[asyncio.Task[None]]) -> None:
+        if tasks:
+            await asyncio.wait(tasks)
+        if all(generation.has_ended for generation in batch.generations):
+            batch.ended_at = asyncio.get_running_loop().time()
+            delivery = self._lives_of.delivery(batch.id, batch.webhook)
+            self._ledger.note("batches", batch)
+            await self._lives_of.announce(delivery)
 
-    async def _try_model(self, generation: Generation, step: Step, batch: Batch | None) -> None:
-        """Try one model until it makes something, or patience ends."""
-        failures = throttled = 0
-        while True:
-            try:
-                return await self._attempts.make(generation, step, batch)
-            except TryAgain as again:
-                failures += not again.throttled
-                throttled += again.throttled
-                if failures >= MAX_ATTEMPTS or throttled >= MAX_THROTTLED:
-                    if again.unreachable:  # no other model is any nearer
-                        again.error.falls_back = False
-                    raise again.error from None
-                self._move(generation, "queued")
-                wait = again.wait
-                if wait is None:
-                    doubled = self._first_backoff * 2 ** min(failures + throttled - 1, 5)
-                    wait = doubled * random.uniform(0.5, 1)  # noqa: S311
-                if again.throttled or again.unreachable:
-                    self._gate.pause(generation.caller.id, wait)
-                else:
-                    await self._sleep(wait)
-            except AccountError as error:
-                if batch is not None:
-                    refuse = partial(type(error), error.detail)
-                    self._gate.dismiss(generation.caller.id, batch.id, refuse)
-                raise
-
-    async def _keep(self, generation: Generation) -> None:
-        """Fetch what was made. It is made and paid for, so no trouble here is its failure."""
-        if self._keeper is None or generation.prediction is None:
-            return
-        self._keeping += 1
-        try:
-            if (life := asyncio.current_task()) and life.cancelling():
-                raise asyncio.CancelledError  # it was done when it was to be cancelled; there is no time for more
-            kept = await self._keeper.keep(generation.id, generation.prediction.outputs)
-        except asyncio.CancelledError:
-            kept = Kept((), "The service stopped before everything was fetched.")
-        finally:
-            self._keeping -= 1
-        generation.files = tuple(name for name in kept.names if name is not None)
-        generation.files_error = kept.error
-
-    def _note_pace(self, generation: Generation, kept_in: float) -> None:
-        """Let plans go by what it took. Whatever had to be tried more than once is no example."""
-        if generation.attempts == 1:
-            (attempt,) = generation.tries
-            self.pace.note(attempt.model.name, held=attempt.held, after=kept_in, answered=attempt.answered)
-
-    async def _stand_in(self, generation: Generation) -> None:
-        """A black picture, for those who said that they would rather have that than nothing."""
-        picture = black_png(*PLACEHOLDER)
-        link = f"data:image/png;base64,{base64.b64encode(picture).decode()}"
-        if self._keeper is not None:
-            try:
-                link = await self._keeper.put(generation.id, 0, picture)
-            except (OSError, asyncio.CancelledError):
-                generation.files_error = "The placeholder could not be kept."
-        generation.files, generation.placeholder = (link,), True
-
-    async def _sleep(self, seconds: float) -> None:
-        """Raises ShuttingDown when a drain begins meanwhile."""
-        with suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
-                await self._drain_began.wait()
-            raise self._shutting_down()
-
-    def _end(self, generation: Generation, state: State, error: ServiceError | None = None) -> None:
-        generation.ended_at = asyncio.get_running_loop().time()
-        generation.error = error
-        self.tally.ended[state] += 1
-        self._move(generation, state)
-        log.info(
-            "generation_ended",
-            generation=generation.id,
-            request=generation.request_id,
-            state=state,
-            model=generation.model.name,
-            attempts=generation.attempts,
-            prediction=generation.prediction and generation.prediction.id,
-            code=error and error.code,
-        )
-
-    def _move(self, generation: Generation, state: State) -> None:
-        if generation.state != state:
-            generation.state = state
-            self._on_change(generation)
-
-    def _shutting_down(self) -> ShuttingDown:
-        return ShuttingDown("The service is shutting down and did not finish this.", retry_after=5)
+    def _gone(self, work: Generation | Batch) -> None:
+        if isinstance(work, Batch):
+            del self._batches[work.id]
+        else:
+            del self._lives[work.id]
+        if work.has_ended:
+            self._let_go(work)
 
 
-def _passed_over(generation: Generation, step: Step, reason: str) -> ServiceError:
-    """A model that is not tried after all still is told of."""
-    error = InvalidRequest([Problem("fallback", reason)])
-    generation.tries.append(Attempt(step.model, step.input, step.changes, error=error))
-    return error
+def _as_the_loop_tells(moment: float) -> float:
+    """A Unix time by the loop's clock."""
+    return asyncio.get_running_loop().time() - (time.time() - moment)
+
+
+async def _waited_for(task: asyncio.Task[Any]) -> None:
+    await asyncio.wait([task])
+
+
+def _text(given: object) -> str:
+    """For requests without files: those are kept by `intake.attachments`."""
+    return json.dumps(given, default=str)

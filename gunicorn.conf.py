@@ -2,7 +2,7 @@
 
 Never preload: the loop thread would be started before the fork and be missing after it. The hooks tie the
 process's signals to the service's drain: on SIGTERM the worker goes on accepting, so that `/health` can say
-503, until what runs has ended; only then does it stop. Ctrl-C and SIGQUIT cancel what runs at once.
+503, until what runs has ended or was given its time; only then does it stop. Ctrl-C and SIGQUIT give it none.
 """
 
 import errno
@@ -29,7 +29,7 @@ from gunicorn.workers.gthread import ThreadWorker
 
 import logs
 from errors import Internal, InvalidRequest, Problem, ServiceError
-from settings import FILES_AT_ONCE, SettingsError, load
+from settings import FILES_AT_ONCE, LISTENERS_AT_ONCE, SettingsError, load
 
 _SPARE_THREADS = 32
 """For whoever neither waits for a result nor fetches a file: health checks, status, configuration, refusals."""
@@ -46,8 +46,8 @@ _UNREAD_SECONDS = 60
 _LAST_WORDS_SECONDS = 5
 """What writing the last answers may take once nothing runs any more."""
 
-_CANCEL_SECONDS = 45
-"""What cancelling the rest may take after the drain. Whatever takes longer is left to its deadline at Replicate."""
+_HEARING_SECONDS = 45
+"""What hearing of creations on their way may take after the drain. What takes longer the next process looks for."""
 
 
 class Worker(ThreadWorker):  # type: ignore[misc] # gunicorn ships no types
@@ -143,12 +143,12 @@ wsgi_app = "app:create_app()"
 bind = _settings.address
 worker_class = Worker
 workers = 1
-threads = _settings.MAX_WAITING_CALLERS + FILES_AT_ONCE + _SPARE_THREADS
+threads = _settings.MAX_WAITING_CALLERS + FILES_AT_ONCE + LISTENERS_AT_ONCE + _SPARE_THREADS
 worker_connections = 2 * threads
 backlog = 2048
 keepalive = 15
 timeout = 120  # of the worker's main thread, which only accepts; requests may take longer
-graceful_timeout = int(_settings.DRAIN_SECONDS) + _CANCEL_SECONDS
+graceful_timeout = int(_settings.DRAIN_SECONDS) + _HEARING_SECONDS
 control_socket_disable = True  # it would be a file in the home directory, and roots are read-only
 worker_tmp_dir = "/dev/shm" if Path("/dev/shm").is_dir() else None  # noqa: S108 - a container's writable part
 logger_class = Logger
@@ -168,7 +168,7 @@ def on_starting(server: Any) -> None:
 
 def when_ready(server: Any) -> None:
     """Never a second worker beside the first, not even for a moment: each would spend the whole allowance. And
-    never gunicorn's quick shutdown, which kills after two seconds what is still cancelling."""
+    never gunicorn's quick shutdown, which kills after two seconds what still hears of a creation on its way."""
 
     def on_quit(_signum: int, _frame: FrameType | None) -> None:
         for pid in list(server.WORKERS):

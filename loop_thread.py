@@ -49,6 +49,10 @@ class LoopThread:
 
         return self.submit(called()).result(_CALL_TIMEOUT)
 
+    def in_background(self, work: Callable[[], object]) -> None:
+        """Have a thread do what would hold up the loop for a moment, such as removing a file. On the loop."""
+        self._loop.run_in_executor(None, work)
+
     def stop(self) -> None:
         """Cancel what still runs, wait for it to end, and end the thread. Twice is no error."""
         if self._thread.is_alive():

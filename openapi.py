@@ -1,24 +1,27 @@
 """The OpenAPI 3.1 document, assembled from the declarations that validate.
 
-Request schemas are the registry's and the parser's own; the error answers are the error tree. Only what the service
-answers on success is written down (`schemas.py`), and a test holds real answers against it. Why no framework does
-this: docs/decisions/0006-openapi-from-declarations.md.
+Request schemas are the registry's and the parser's own; the error answers are the error tree. Only the routes
+(`operations.py`) and what they answer on success (`schemas.py`) are written down, and a test holds real answers against
+both. Why no framework does this: docs/decisions/0006-openapi-from-declarations.md.
 """
 
-from collections.abc import Iterable
 from functools import cache
 from typing import Any
 
 import models
 from auth import ADMIN_HEADER, USER_HEADER
-from errors import every_error
 from intake.parsing import MAX_BATCH_ITEMS
 from intake.shapes import BatchFields, Limits, OwnFields
+from operations import paths
+from outside import LONGEST_URL
 from references import LARGEST
-from registry import KINDS, TIERS, Model
+from registry import Model
 from schemas import JSON, an_object, answers, ref
 
 _DRAFT = "https://json-schema.org/draft/2020-12/schema"
+
+_WEBHOOK = {"format": "uri", "pattern": rf"^[Hh][Tt][Tt][Pp][Ss]://[!-~]{{1,{LONGEST_URL - 8}}}$"}
+"""What can be said of a URL that is called (`outside.py`). Simulating, http to this very machine is taken too."""
 
 
 @cache
@@ -34,7 +37,7 @@ def openapi_document(version: str) -> JSON:
             "anything is spent, the whole allowance used and never more, each picture paid for once.",
         },
         "servers": [{"url": "/"}],
-        "paths": _paths(),
+        "paths": paths(),
         "components": {
             "schemas": _schemas(),
             "securitySchemes": {
@@ -43,129 +46,6 @@ def openapi_document(version: str) -> JSON:
             },
         },
     }
-
-
-def _paths() -> JSON:
-    spending: list[JSON] = [{"admin": []}, {"user": []}]
-    spent = ("401", "402", "422", "429", "500", "503")
-    return {
-        "/generate": {
-            "post": _operation(
-                "generate", "Generate one picture or video", "GenerationRequest", "Generation",
-                security=spending, errors=("400", "413", "415", *spent), forms=True,
-            )
-        },
-        "/generate-batch": {
-            "post": _operation(
-                "generateBatch", "Generate many, results in input order; or only tell how it would go",
-                "BatchRequest", "BatchOrPlan", security=spending,
-                errors=("400", "401", "413", "415", "429", "500", "503"), ndjson=True, forms=True,
-            )
-        },
-        "/configure": {
-            "post": _operation(
-                "configure", "Change the limits, live", "Limits", "Configured",
-                security=[{"admin": []}], errors=("400", "401", "403", "413", "415", "500"),
-            )
-        },
-        "/models": {
-            "get": _operation(
-                "listModels", "The models and what they take", None, "Models", errors=("400",),
-                parameters=[_query("kind", KINDS), _query("tier", TIERS)],
-            )
-        },
-        "/files/{generation}/{name}": {"get": _file()},
-        "/status": {"get": _operation("status", "Live figures of the gate", None, "Status")},
-        "/health": {
-            "get": _operation("health", "Whether the service takes work", None, "Health", errors=("503",))
-        },
-        "/openapi.json": {"get": _operation("openapi", "This document", None, "AnyObject")},
-        "/docs": {
-            "get": {
-                "operationId": "docs",
-                "summary": "A page to read and try the API",
-                "responses": {"200": {"description": "HTML", "content": {"text/html": {}}}},
-            }
-        },
-    }  # fmt: skip
-
-
-def _operation(
-    operation: str,
-    summary: str,
-    request: str | None,
-    answer: str,
-    *,
-    security: list[JSON] | None = None,
-    errors: Iterable[str] = (),
-    ndjson: bool = False,
-    forms: bool = False,
-    parameters: Iterable[JSON] = (),
-) -> JSON:
-    content: JSON = {"application/json": {"schema": ref(answer)}}
-    if ndjson:
-        content["application/x-ndjson"] = {"schema": {"anyOf": [ref("BatchItem"), ref("BatchSummary")]}}
-    described: JSON = {
-        "operationId": operation,
-        "summary": summary,
-        "security": security or [],
-        "parameters": [
-            {
-                "name": "X-Request-ID", "in": "header", "required": False,
-                "description": "Echoed and logged; made when absent.",
-                "schema": {"type": "string", "maxLength": 200},
-            },
-            *parameters,
-        ],
-        "responses": {
-            "200": {"description": "Done", "content": content},
-            **{status: _error_response(status) for status in errors},
-        },
-    }  # fmt: skip
-    if request:
-        taken: JSON = {"application/json": {"schema": ref(request)}}
-        if forms:
-            taken["multipart/form-data"] = {"schema": ref("Form")}
-        described["requestBody"] = {"required": True, "content": taken}
-    return described
-
-
-def _query(name: str, choices: Iterable[str]) -> JSON:
-    return {
-        "name": name, "in": "query", "required": False, "explode": True,
-        "schema": {"type": "array", "items": {"enum": list(choices)}},
-    }  # fmt: skip
-
-
-def _file() -> JSON:
-    text = {"type": "string"}
-    described = _operation(
-        "file", "A kept output, whole or in part", None, "AnyObject", errors=("404", "416", "429")
-    )
-    described["parameters"] += [
-        {"name": "generation", "in": "path", "required": True, "schema": text},
-        {"name": "name", "in": "path", "required": True, "schema": text},
-        {"name": "Range", "in": "header", "required": False, "schema": text},
-        {"name": "name", "in": "query", "required": False, "schema": text, "description": "What it is saved as."},
-    ]  # fmt: skip
-    described["responses"] |= {
-        "200": {"description": "The file", "content": {"image/*": {}, "video/*": {}}},
-        "206": {"description": "The part that was asked for", "content": {"image/*": {}, "video/*": {}}},
-        "304": {"description": "It is what If-None-Match says"},
-    }
-    return described
-
-
-def _error_response(status: str) -> JSON:
-    codes = [error for error in every_error() if str(error.status) == status]
-    response: JSON = {
-        "description": "; ".join(f"`{error.code}`: {error.title}" for error in codes),
-        "content": {"application/problem+json": {"schema": ref("Problem")}},
-    }
-    if status in {"429", "503"}:
-        seconds = {"schema": {"type": "integer"}, "description": "Seconds"}
-        response["headers"] = {"Retry-After": seconds}
-    return response
 
 
 def _schemas() -> JSON:
@@ -256,6 +136,8 @@ def _prompts_schema(request: JSON) -> JSON:
 
 def _properties(shape: Any) -> JSON:
     properties: JSON = shape.model_json_schema()["properties"]
+    if "webhook" in properties:
+        properties["webhook"]["anyOf"][0] |= _WEBHOOK
     return properties
 
 

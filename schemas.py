@@ -1,105 +1,225 @@
 """JSON Schemas of what the service answers. A test holds real answers against them."""
 
-from typing import Any
+from typing import Any, Final
 
 from errors import every_error
+from intake.queries import GROUPS
 from registry import TIERS
+from telling import ENDED, UNFINISHED
 
 JSON = dict[str, Any]
 
+TEXT: Final[JSON] = {"type": "string"}
+_NUMBER: Final[JSON] = {"type": "number"}
+_COUNT: Final[JSON] = {"type": "integer", "minimum": 0}
+_YES_NO: Final[JSON] = {"type": "boolean"}
+_MOMENT: Final[JSON] = {"type": "string", "format": "date-time"}
+_LINKS: Final[JSON] = {"type": "array", "items": {"type": "string", "format": "uri"}}
+
+_SOON: Final[JSON] = {
+    "estimated_seconds": {"type": "number", "description": "Until it has ended, about."},
+    "place": {"type": "integer", "minimum": 1, "description": "About which in line it is, while it waits."},
+}  # fmt: skip
+
 
 def answers() -> JSON:
-    text, number, count = {"type": "string"}, {"type": "number"}, {"type": "integer", "minimum": 0}
-    yes_no = {"type": "boolean"}
-    timing = an_object({"queued": number, "predicting": number, "total": number}, description="Seconds.")
-    error = an_object(
-        {"code": _codes(), "detail": text, "retryable": yes_no, "errors": _problems()},
-        required=["code", "detail", "retryable"],
-    )
-    links = {"type": "array", "items": {"type": "string", "format": "uri"}}
+    return {**_of_generations(), **_of_batches(), **_of_the_ledger(), **_of_the_service()}
+
+
+def _of_generations() -> JSON:
+    error = _error()
     told: JSON = {
-        "success": yes_no, "id": text, "status": {"enum": ["succeeded", "failed", "canceled"]},
-        "model_name": text, "requested_model": text, "prompt": text,
-        "prediction_id": {"type": ["string", "null"]}, "attempts": _attempts(error), "files": links,
-        "cost_usd": number, "timing": timing, "simulated": yes_no,
+        "id": TEXT, "status": {"enum": list(ENDED)}, "model_name": TEXT, "requested_model": TEXT, "prompt": TEXT,
+        "prediction_id": {"type": ["string", "null"]}, "attempts": _attempts(error), "files": _LINKS,
+        "cost_usd": _NUMBER,
+        "timing": an_object({"queued": _NUMBER, "predicting": _NUMBER, "total": _NUMBER}, description="Seconds."),
+        "created_at": _MOMENT, "simulated": _YES_NO,
     }  # fmt: skip
     sometimes: JSON = {
         "files_error": {"type": "string", "description": "Why not every output could be kept."},
         "placeholder": {"const": True, "description": "A black picture stands in for one, as was wished."},
-        "error": error,
+        "batch_id": {"type": "string", "description": "The batch that it is of."},
     }
-    made: JSON = {"output": {**links, "minItems": 1}, "count": count}
-    plan = {
+    ended: JSON = {"success": _YES_NO, **told}
+    outcome: JSON = {"output": {**_LINKS, "minItems": 1}, "count": _COUNT, **sometimes, "error": error}
+    alive: JSON = {**told, "status": {"enum": list(UNFINISHED)}}
+    percent: JSON = {
+        "type": "number",
+        "description": "Per cent, for models that print them, while somebody listens.",
+    }
+    return {
+        "Generation": an_object({**ended, **outcome}, required=list(ended)),
+        "BatchItem": an_object({"index": _COUNT, **ended, **outcome}, required=["index", *ended]),
+        "KnownGeneration": an_object(
+            {**ended, **outcome, "webhook": ref("Delivery")},
+            required=list(ended),
+            description="One that has ended, as it is looked up.",
+        ),
+        "UnfinishedGeneration": an_object(
+            {**alive, "batch_id": sometimes["batch_id"], **_SOON, "progress": percent, "webhook": ref("Delivery")},
+            required=list(alive),
+            description="One that has not ended. `submitting` is on its way to Replicate.",
+        ),
+        "AnyGeneration": {"anyOf": [ref("KnownGeneration"), ref("UnfinishedGeneration")]},
+        "Event": _event(),
+        "Problem": an_object(
+            {
+                "type": TEXT, "title": TEXT, "status": {"type": "integer"}, "detail": TEXT,
+                "code": _codes(), "request_id": TEXT, "retryable": _YES_NO, "errors": _problems(),
+                "id": {"type": "string", "description": "What there is of it by then, and all that is told of it."},
+                **{name: told[name] for name in told if name not in {"id", "status"}},
+                **sometimes,
+            },
+            required=["type", "title", "status", "detail", "code", "request_id", "retryable"],
+            description="A problem document (RFC 9457).",
+        ),
+    }  # fmt: skip
+
+
+def _event() -> JSON:
+    """What is told of a generation as it happens, as the name and the data of server-sent events."""
+    began = an_object({"id": TEXT, "created_at": _MOMENT})
+    started = an_object({"id": TEXT, "prediction_id": TEXT})
+    data: JSON = {
+        "queued": {"anyOf": [began, ref("UnfinishedGeneration")]},
+        "running": {"anyOf": [started, ref("UnfinishedGeneration")]},
+        "progress": an_object({"id": TEXT, "progress": {"type": "number", "description": "Per cent."}}),
+        "done": ref("Generation"),
+        "shutting_down": ref("UnfinishedGeneration"),
+        "interrupted": ref("UnfinishedGeneration"),
+    }
+    return {
+        "oneOf": [an_object({"event": {"const": name}, "data": each}) for name, each in data.items()],
+        "description": "Each event by its name and its data. The last is `done`, or `shutting_down`: then the next "
+        "process goes on, so ask again; or `interrupted`: then it waits for its owner to come back.",
+    }
+
+
+def _of_batches() -> JSON:
+    plan: JSON = {
         "strategy": {"enum": ["immediate", "window", "queue"]},
-        "estimated_seconds": number, "estimated_cost_usd": number, "credits": count,
+        "estimated_seconds": _NUMBER, "estimated_cost_usd": _NUMBER, "credits": _COUNT,
     }  # fmt: skip
-    summary = {
-        "success": yes_no, "id": text, "total": count, "succeeded": count, "failed": count, **plan,
-        "actual_seconds": number, "actual_cost_usd": number,
+    figures: JSON = {
+        "id": TEXT, "total": _COUNT, "succeeded": _COUNT, "failed": _COUNT, **plan,
+        "actual_seconds": _NUMBER, "actual_cost_usd": _NUMBER,
     }  # fmt: skip
+    summary = {"success": _YES_NO, **figures}
+    items: JSON = {"type": "array", "items": ref("BatchItem")}
+    counts = an_object(
+        dict.fromkeys((*UNFINISHED, *ENDED), _COUNT),
+        required=[],
+        description="How many of its generations are what.",
+    )
+    return {
+        "BatchPlan": an_object({"dry_run": {"const": True}, "total": _COUNT, **plan}),
+        "BatchOrPlan": {"anyOf": [ref("Batch"), ref("BatchPlan")]},
+        "BatchSummary": an_object({**summary, "error": _error()}, required=list(summary)),
+        "Batch": an_object({**summary, "results": items}),
+        "AnyBatch": an_object(
+            {
+                **summary, "status": {"enum": ["queued", "running", "completed"]}, "counts": counts,
+                "results": {**items, "description": "Those that have ended, in input order."},
+                **_SOON, "webhook": ref("Delivery"),
+            },
+            required=[*figures, "status", "counts", "results"],
+            description="A batch as it stands; `success` only when all of it has ended.",
+        ),
+    }  # fmt: skip
+
+
+def _of_the_ledger() -> JSON:
+    moment: JSON = {"anyOf": [_MOMENT, {"type": "null"}]}
+    used: JSON = {
+        "generations": _COUNT, "succeeded": _COUNT, "failures": _COUNT, "canceled": _COUNT, "images": _COUNT,
+        "video_seconds": _NUMBER, "usd": _NUMBER, "credits": _COUNT,
+    }  # fmt: skip
+    return {
+        "Delivery": an_object(
+            {
+                "url": TEXT, "state": {"enum": ["pending", "delivered", "failed"]}, "attempts": _COUNT,
+                "next_attempt_at": moment,
+                "trouble": {"type": ["string", "null"], "description": "Why the last attempt failed."},
+                "delivered_at": moment,
+            },
+            description="How telling a webhook goes.",
+        ),
+        "Generations": an_object(
+            {
+                "generations": {
+                    "type": "array", "items": {"anyOf": [ref("Generation"), ref("UnfinishedGeneration")]}
+                },
+                "next_cursor": {"type": ["string", "null"], "description": "For the page after this, if there is one."},
+            }
+        ),
+        "Usage": an_object(
+            {
+                "since": moment, "until": moment, "group_by": {"enum": [*GROUPS, None]},
+                "usage": {
+                    "type": "array",
+                    "items": an_object({**dict.fromkeys(GROUPS, TEXT), **used}, required=list(used)),
+                    "description": "One row a group, each with its name; without `group_by` one row for all.",
+                },
+                "total": an_object(used),
+            }
+        ),
+    }  # fmt: skip
+
+
+def _of_the_service() -> JSON:
     figures = dict.fromkeys(
         (
             "concurrent_limit", "current_concurrent", "available_slots", "waiting",
             "requests_per_minute_limit", "current_rate_per_minute",
         ),
-        count,
+        _COUNT,
     )  # fmt: skip
-    concurrency = an_object({**figures, "paused_seconds": number})
+    concurrency = an_object({**figures, "paused_seconds": _NUMBER})
     return {
-        "Generation": an_object({**told, **made, **sometimes}, required=list(told)),
-        "BatchItem": an_object({"index": count, **told, **made, **sometimes}, required=["index", *told]),
-        "BatchPlan": an_object({"dry_run": {"const": True}, "total": count, **plan}),
-        "BatchOrPlan": {"anyOf": [ref("Batch"), ref("BatchPlan")]},
-        "BatchSummary": an_object(summary),
-        "Batch": an_object({**summary, "results": {"type": "array", "items": ref("BatchItem")}}),
-        "Configured": an_object({"success": yes_no, "concurrency": concurrency}),
+        "Configured": an_object({"success": _YES_NO, "concurrency": concurrency}),
         "Models": an_object({"models": {"type": "array", "items": ref("Model")}}),
         "Model": an_object(
             {
-                "name": text, "aliases": {"type": "array", "items": text},
+                "name": TEXT, "aliases": {"type": "array", "items": TEXT},
                 "kind": {"enum": ["image", "video"]},
-                "price": an_object({"usd": number, "per": {"enum": ["image", "call", "second"]}}),
-                "tier": {"enum": list(TIERS)}, "credits": count,
+                "price": an_object({"usd": _NUMBER, "per": {"enum": ["image", "call", "second"]}}),
+                "tier": {"enum": list(TIERS)}, "credits": _COUNT,
                 "references": {
-                    "anyOf": [an_object({"parameter": text, "most": count}), {"type": "null"}],
+                    "anyOf": [an_object({"parameter": TEXT, "most": _COUNT}), {"type": "null"}],
                     "description": "Which parameter takes reference images, and how many.",
                 },
                 "fallbacks": {
                     "type": "array",
                     "items": an_object(
                         {
-                            "to": text, "references": {"type": ["boolean", "null"]},
-                            "on": {"type": "array", "items": text},
+                            "to": TEXT, "references": {"type": ["boolean", "null"]},
+                            "on": {"type": "array", "items": TEXT},
                         }
                     ),
                     "description": "Where a request with `fallback` goes when this fails, by the built-in rules.",
                 },
-                "default_extension": text, "input_schema": {"type": "object"}, "example": {"type": "object"},
+                "default_extension": TEXT, "input_schema": {"type": "object"}, "example": {"type": "object"},
             }
         ),
         "Status": an_object(
             {
-                "service": text, "version": text, "uptime_seconds": number, "simulated": yes_no,
-                "admin_api_configured": yes_no, "default_replicate_token_configured": yes_no,
+                "service": TEXT, "version": TEXT, "uptime_seconds": _NUMBER, "simulated": _YES_NO,
+                "admin_api_configured": _YES_NO, "default_replicate_token_configured": _YES_NO,
                 "concurrency": concurrency,
-                "polling": an_object({"requests_per_minute_limit": count, "current_rate_per_minute": count}),
-                "generations": an_object({"succeeded": count, "failed": count, "canceled": count}),
+                "polling": an_object({"requests_per_minute_limit": _COUNT, "current_rate_per_minute": _COUNT}),
+                "generations": an_object({"succeeded": _COUNT, "failed": _COUNT, "canceled": _COUNT}),
             }
         ),
-        "Health": an_object({"status": {"const": "healthy"}, "service": text, "version": text}),
+        "Health": an_object({"status": {"const": "healthy"}, "service": TEXT, "version": TEXT}),
         "AnyObject": {"type": "object"},
-        "Problem": an_object(
-            {
-                "type": text, "title": text, "status": {"type": "integer"}, "detail": text,
-                "code": _codes(), "request_id": text, "retryable": yes_no, "errors": _problems(),
-                "id": {"type": "string", "description": "The generation, when there was one; likewise the rest."},
-                **{name: told[name] for name in told if name not in {"success", "status", "id"}},
-                **{name: sometimes[name] for name in ("files_error", "placeholder")},
-            },
-            required=["type", "title", "status", "detail", "code", "request_id", "retryable"],
-            description="A problem document (RFC 9457).",
-        ),
     }  # fmt: skip
+
+
+def _error() -> JSON:
+    return an_object(
+        {"code": _codes(), "detail": TEXT, "retryable": _YES_NO, "errors": _problems()},
+        required=["code", "detail", "retryable"],
+    )
 
 
 def _attempts(error: JSON) -> JSON:

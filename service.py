@@ -4,10 +4,12 @@ Made in the process that serves, after any fork: it starts the loop thread. Its 
 any thread; what they touch lives on the loop.
 """
 
+import asyncio
 import concurrent.futures
+import json
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack, ExitStack, closing
 from functools import partial
 from pathlib import Path
@@ -17,23 +19,35 @@ from typing import Any
 import structlog
 
 from auth import Caller, Doors
-from concurrency import WINDOW, Gate, GateStats
-from errors import ShuttingDown
+from budget import Budget
+from callbacks import Callbacks
+from concurrency import Gate, GateStats
+from desk import Desk, Work, result_of
+from errors import LedgerDown, ShuttingDown
+from events import Events
 from fallback import REGISTRY, Rules, read_rules
 from files import Files
 from files.directory import Directory
 from files.storage import Storage
 from generation import Generations
+from intake.attachments import UPLOADED, Attachments
+from intake.parsing import Terms
 from intake.shapes import BatchRequest, Limits
+from lookup import Lookup
 from loop_thread import LoopThread
 from planning import Item, Plan, plan
 from providers.replicate import Replicate
-from settings import FILES_AT_ONCE, Settings, SettingsError
+from reception import Reception
+from recovery import Recovery, inherit
+from settings import FILES_AT_ONCE, LISTENERS_AT_ONCE, Settings, SettingsError
+from sliding_window import WINDOW
+from standing import Standing
+from store import Ledger
 from waiting import Seats
 from window_log import WindowLog
 
 NAME = "replicate-concurrent-generation"
-VERSION = "0.3.0"
+VERSION = "0.4.0"
 
 _THINKING = 2
 """Large bodies and batches that are read and planned at once: one takes the processor for a while, and health checks
@@ -41,6 +55,8 @@ must not wait for many."""
 
 _OTHERS_AT_ONCE = 200
 """Requests under way that create nothing. Beyond this, more of them only wait at the other end."""
+
+_HASH_KEY = "caller hash key"
 
 log = structlog.get_logger("service")
 
@@ -53,11 +69,15 @@ class Service:
             raise SettingsError("REPLICATE_SIMULATE: only `python app.py` starts a simulator; run that.")
         self.settings = settings
         self.doors = Doors(admin_key=settings.admin_key, server_token=settings.replicate_token)
-        self.fallbacks = _fallbacks(settings)
+        self.terms = Terms(_fallbacks(settings), loopback=settings.REPLICATE_SIMULATE)
         self.seats = Seats(settings.MAX_WAITING_CALLERS, taken_by="callers are waiting for a result")
         self.thinking = threading.BoundedSemaphore(_THINKING)
         self.file_seats = Seats(FILES_AT_ONCE, taken_by="files are on their way to callers")
+        self.listener_seats = Seats(LISTENERS_AT_ONCE, taken_by="callers are listening to events")
         self.uploads_dir = _uploads_dir(settings)
+        self.attachments = Attachments(self.uploads_dir)
+        self.ledger = Ledger(settings.database_url, on_open=self._take_over)
+        self.lookup = Lookup(self.ledger.engine)
         self.loop = LoopThread("generations").start()
         self._started = time.monotonic()
         self._closed = False
@@ -67,10 +87,12 @@ class Service:
             self.loop.call(self._build)
             if self.files:
                 self.loop.submit(self.files.start()).result()
+            self.ledger.start()
         except BaseException:
             self._window_logs.close()
             self.loop.stop()
             raise
+        self._janitor = self.loop.submit(self._tidy_up())
 
     def _build(self) -> None:
         settings = self.settings
@@ -83,16 +105,53 @@ class Service:
             concurrent_limit=_OTHERS_AT_ONCE,
             requests_per_minute=settings.REPLICATE_OTHER_REQUESTS_PER_MINUTE,
         )
-        self._resume(self.gate, "creations")
         self._resume(self._others, "others")
         self._provider = Replicate(base_url=settings.REPLICATE_BASE_URL, others=self._others)
         self.files = self._open_files()
+        self.budget = Budget(settings.BUDGET_USD_PER_DAY)
+        self.callbacks = Callbacks(
+            write=partial(self.ledger.put, "deliveries"),
+            content=self._content,
+            secret=settings.webhook_secret,
+            loopback=settings.REPLICATE_SIMULATE,
+        )
         self.generations = Generations(
             provider=self._provider,
             gate=self.gate,
+            ledger=self.ledger,
+            budget=self.budget,
             keeper=self.files,
             timeout=settings.GENERATION_TIMEOUT,
             max_queued=settings.MAX_QUEUED,
+            callback=self._callback_url if settings.webhooks_come else None,
+            deliver=self.callbacks.take,
+            let_go=self._let_go,
+        )
+        self._recovery = Recovery(attachments=self.attachments, terms=self.terms)
+        self.desk = Desk(
+            generations=self.generations,
+            ledger=self.ledger,
+            lookup=self.lookup,
+            recovery=self._recovery,
+            deliver=self.callbacks.take,
+            forget=self._forget,
+            resume_ttl=settings.RESUME_TTL,
+        )
+        standing = Standing(generations=self.generations, gate=self.gate)
+        self.reception = Reception(
+            loop=self.loop,
+            desk=self.desk,
+            standing=standing,
+            events=Events(
+                generations=self.generations, ledger=self.ledger, provider=self._provider, standing=standing
+            ),
+            ledger=self.ledger,
+            lookup=self.lookup,
+            provider=self._provider,
+            callbacks=self.callbacks,
+            attachments=self.attachments,
+            doors=self.doors,
+            simulated=self._simulated,
         )
 
     def _open_files(self) -> Files | None:
@@ -122,6 +181,77 @@ class Service:
             log.warning("limits_unknown", path=str(path), reason="the window counts as spent just now")
         gate.resume(window_log)
 
+    # ── The ledger, from one process to the next
+
+    def _take_over(self) -> None:
+        """Begin with what the ledger has. In its own thread, once it is open."""
+        now = time.time()
+        inherited = inherit(
+            self.lookup, self._recovery, self.doors.admin(), simulated=self._simulated, now=now
+        )
+        self.attachments.sweep(inherited.owners)
+        spent_today = self.lookup.cost_since(self.budget.day_began, simulated=self._simulated)
+        hash_key = self.lookup.meta(_HASH_KEY)
+
+        def begin() -> None:
+            if hash_key is None:
+                self.ledger.put("meta", {"name": _HASH_KEY, "value": self.doors.hash_key})
+            else:
+                self.doors.hash_key = hash_key
+            self.gate.count(inherited.answered_ago)
+            self.budget.begin(spent=spent_today)
+            self._provider.know(inherited.prediction_ids)
+            for doubt in inherited.in_doubt:
+                self._provider.lose(
+                    doubt.reference, doubt.caller, doubt.model, content=doubt.content, since=doubt.since
+                )
+            self.desk.put_ended(inherited.left.lost)
+            self.desk.resume(inherited.left)
+            self.desk.wait_for_owner(inherited.waiting)
+            for delivery in inherited.deliveries:
+                self.callbacks.take(delivery)
+
+        self.loop.call(begin)
+        if inherited.owners:
+            log.info("taken_over", running=len(inherited.owners), waiting_for_owner=len(inherited.waiting))
+
+    @property
+    def _simulated(self) -> bool:
+        return self.settings.REPLICATE_SIMULATE
+
+    async def _tidy_up(self) -> None:
+        """Now and then, what time alone brings about."""
+        pause = min(60.0, max(1.0, self.settings.RESUME_TTL / 4))
+        while True:
+            await asyncio.sleep(pause)
+            try:
+                await self.desk.tidy_up()
+            except LedgerDown as down:
+                log.warning("not_tidied_up", reason=str(down))
+            except Exception:
+                log.exception("not_tidied_up")
+
+    async def _content(self, target: str) -> bytes | None:
+        """What a caller's webhook is told."""
+        await self.ledger.synced()  # or the end it is to tell of may not be found
+        work = await self.desk.find(target)
+        if work is None or not work.has_ended:
+            return None
+        return await self.desk.in_thread(lambda: json.dumps(result_of(work, work.view)).encode())
+
+    def _callback_url(self, generation_id: str, attempt: int) -> str:
+        return f"{self.settings.PUBLIC_URL}/webhooks/replicate?generation={generation_id}&attempt={attempt}"
+
+    def _let_go(self, work: Work) -> None:
+        """It has ended: what only it needed can go. On the loop."""
+        self.desk.keys.release(work.id)
+        if work.written and UPLOADED in work.written:
+            self._forget([work.id])
+
+    def _forget(self, owners: Sequence[str]) -> None:
+        """Nobody needs the files any more that came with these. On the loop."""
+        self.loop.in_background(partial(self.attachments.remove, *owners))
+
     @property
     def is_draining(self) -> bool:
         return self._drained is not None
@@ -131,8 +261,10 @@ class Service:
             raise ShuttingDown(retry_after=5)
 
     def health(self) -> dict[str, Any]:
-        """Raises ShuttingDown while draining; asks nobody and waits on nothing."""
+        """Raises ShuttingDown while draining, and LedgerDown; asks nobody and waits on nothing."""
         self.raise_if_draining()
+        if self.ledger.trouble is not None:
+            raise LedgerDown(self.ledger.trouble)
         return {"status": "healthy", "service": NAME, "version": VERSION}
 
     def status(self) -> dict[str, Any]:
@@ -162,9 +294,11 @@ class Service:
 
         return {"success": True, "concurrency": concurrency_figures(self.loop.call(change))}
 
-    def plan(self, wanted: BatchRequest, caller: Caller) -> Plan:
-        """How a batch would go now. Raises QueueFull or ShuttingDown if it would not be taken."""
-        outlook = self.loop.call(partial(self.generations.outlook, caller, len(wanted.requests)))
+    def plan(self, wanted: BatchRequest, caller: Caller, *, may_be_here: bool = False) -> Plan:
+        """How a batch would go now. Raises QueueFull or ShuttingDown if it would not be taken; one that `may_be_here`,
+        under its key, needs no room for that."""
+        room = 0 if may_be_here else len(wanted.requests)
+        outlook = self.loop.call(partial(self.generations.outlook, caller, room))
         pace = self.generations.pace
         return plan(_items(wanted), outlook, pace, max_concurrent=wanted.max_concurrent)
 
@@ -187,13 +321,16 @@ class Service:
                 self.loop.submit(self._end()).result()
             finally:
                 self.loop.stop()
+                self.ledger.close()
                 self._window_logs.close()
 
     async def _end(self) -> None:
         async with AsyncExitStack() as stack:
+            stack.callback(self.desk.close)
             stack.push_async_callback(self._provider.aclose)
             if self.files:
                 stack.push_async_callback(self.files.aclose)
+            stack.push_async_callback(self.callbacks.aclose)
             await self.generations.drain(0)
 
     def _figures(self) -> tuple[GateStats, GateStats, dict[str, int]]:

@@ -4,6 +4,7 @@ A variable that is unset or empty means the default. Everything wrong is said at
 operator can act on; secrets never show in a `repr`.
 """
 
+import base64
 import os
 import re
 from collections.abc import Mapping
@@ -21,6 +22,9 @@ MAX_REQUESTS_PER_MINUTE = 60_000
 
 FILES_AT_ONCE = 64
 """Kept files that may be on their way to callers at once; each holds a thread."""
+
+LISTENERS_AT_ONCE = 64
+"""Callers that may listen to events at once; each holds a thread."""
 
 
 _AWS = (
@@ -55,6 +59,23 @@ def _files_url(url: str) -> str:
     if not re.fullmatch(r"s3://[^/\s]+(/[^\s]*)?", url):
         raise ValueError("must be s3://bucket/prefix")
     return url.rstrip("/")
+
+
+def _database_url(url: str) -> str:
+    if not re.fullmatch(r"sqlite:///[^?#]+", url):
+        raise ValueError("must be sqlite:/// and a path; other databases are not supported")
+    return url
+
+
+def _webhook_secret(secret: SecretStr) -> SecretStr:
+    text = secret.get_secret_value()
+    try:
+        key = base64.b64decode(text.removeprefix("whsec_"), validate=True)
+    except ValueError:
+        key = b""
+    if not text.startswith("whsec_") or not key:
+        raise ValueError("must be whsec_ and base64; `echo whsec_$(openssl rand -base64 24)` makes one")
+    return secret
 
 
 _Secret = Annotated[SecretStr, AfterValidator(_visible)]
@@ -123,7 +144,15 @@ class Settings(BaseModel):
     )
     DATA_DIR: Path = Field(
         Path("data"),
-        description="Where outputs and the spent part of the windows outlive a restart; made if it is missing.",
+        description="Where the ledger, outputs and all else that outlives a restart is; made if it is missing.",
+    )
+    DATABASE_URL: Annotated[str, AfterValidator(_database_url)] | None = Field(
+        None, description="Where the ledger is; empty means sqlite:///data/ledger.db, or as DATA_DIR says."
+    )
+    RESUME_TTL: float = Field(
+        86_400,
+        ge=0,
+        description="Seconds that a user's interrupted generations wait for their owner to return, then they fail.",
     )
     FILES_DIR: Path | None = Field(
         None, description="Where outputs are kept; empty means `files` in DATA_DIR."
@@ -140,7 +169,13 @@ class Settings(BaseModel):
     )
     PUBLIC_URL: Annotated[str, AfterValidator(_base_url)] | None = Field(
         None,
-        description="Where callers reach this service, for links to files; empty means as they asked for it.",
+        description="Where callers and Replicate reach this service: for links, and if https for Replicate's webhooks.",
+    )
+    WEBHOOK_SECRET: Annotated[SecretStr, AfterValidator(_webhook_secret)] | None = Field(
+        None, description="Signs what callers' webhooks are told: whsec_ and base64; empty signs nothing."
+    )
+    BUDGET_USD_PER_DAY: float | None = Field(
+        None, ge=0, description="USD that all generations of a day (UTC) may cost; more is refused with 402."
     )
     FALLBACKS_FILE: Path | None = Field(
         None,
@@ -208,6 +243,23 @@ class Settings(BaseModel):
     def aws(self) -> Mapping[str, str]:
         """The AWS_* variables that say how the store of FILES_URL is reached, of those that stand in `.env` too."""
         return self._aws
+
+    @property
+    def database_url(self) -> str:
+        """Where the ledger is."""
+        return self.DATABASE_URL or f"sqlite:///{self.DATA_DIR / 'ledger.db'}"
+
+    @property
+    def webhook_secret(self) -> str | None:
+        """What signs the webhooks of callers."""
+        return self.WEBHOOK_SECRET.get_secret_value() if self.WEBHOOK_SECRET else None
+
+    @property
+    def webhooks_come(self) -> bool:
+        """Whether Replicate would call PUBLIC_URL, which must be https; a simulator calls this very machine, too."""
+        address = urlsplit(self.PUBLIC_URL or "")
+        is_here = self.REPLICATE_SIMULATE and address.hostname in {"127.0.0.1", "::1", "localhost"}
+        return address.scheme == "https" or (address.scheme == "http" and is_here)
 
     @property
     def files_dir(self) -> Path:

@@ -75,6 +75,19 @@ def result(future: concurrent.futures.Future[T]) -> T:
         raise CallerGone from None
 
 
+def until_gone(
+    loop: LoopThread, connection: socket.socket | None, then: Callable[[], object]
+) -> concurrent.futures.Future[None]:
+    """Have `then` called once the caller behind this connection hangs up, or once what this gives is cancelled."""
+    future = submit(loop, _for_ever(), connection)
+    future.add_done_callback(lambda _: then())
+    return future
+
+
+async def _for_ever() -> None:
+    await asyncio.get_running_loop().create_future()
+
+
 async def _unless_gone(work: Coroutine[Any, Any, T], connection: socket.socket) -> T:
     watch = _Connection(connection, asyncio.current_task())
     try:

@@ -9,7 +9,7 @@ the whole machine the file may be old.
 Dates are by the machine's clock, the only one two processes share. If it is set back, places count from then on once
 more, but never longer than a window; if it jumps ahead, places from before may count too short for the next process.
 
-Once every creation is on record in a ledger, the window can be read from there, and this file can go.
+Creations are on record in the ledger, and their window is read back from there (`Gate.count`); this is for the rest.
 """
 
 import contextlib

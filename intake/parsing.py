@@ -10,6 +10,7 @@ another does: they are kept for it (`fallback.py`). Without it they are a proble
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Never
 
 from pydantic import TypeAdapter, ValidationError
@@ -22,6 +23,7 @@ from errors import ABSENT, InvalidRequest, Problem
 from fallback import ONE_REFERENCE, REGISTRY, SEVERAL_REFERENCES, Route, Rules
 from intake.shapes import BatchFields, BatchRequest, GenerationRequest, Limits, OwnFields
 from intake.validation import not_a_field, problems_of, validated
+from outside import check_url
 from registry import KINDS, TIERS, Model, Prompt
 
 MAX_BATCH_ITEMS = 10_000
@@ -31,18 +33,28 @@ _MAX_FIELDS = 100
 """Far more than any model takes. Looking for the nearest name of a million unknown ones would take minutes."""
 
 
-def parse_generation(body: Any, *, rules: Rules = REGISTRY) -> GenerationRequest:
-    """The generation that the body of `POST /generate` asks for; `rules` say where a fallback goes. Raises
-    InvalidRequest."""
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What holds here for every request: where a fallback goes, and whether webhooks may be on this very machine."""
+
+    rules: Rules = field(default_factory=lambda: REGISTRY)
+    loopback: bool = False
+
+
+USUAL = Terms()
+
+
+def parse_generation(body: Any, *, terms: Terms = USUAL) -> GenerationRequest:
+    """The generation that the body of `POST /generate` asks for. Raises InvalidRequest."""
     if unusable := _unusable("body", body):
         _refuse(unusable)
-    found = _read(body, rules)
+    found = _read(body, terms)
     if not isinstance(found, GenerationRequest):
         _refuse(found)
     return found
 
 
-def parse_batch(body: Any, *, rules: Rules = REGISTRY) -> BatchRequest:
+def parse_batch(body: Any, *, terms: Terms = USUAL) -> BatchRequest:
     """The batch that the body of `POST /generate-batch` asks for. Raises InvalidRequest."""
     if unusable := _unusable("body", body):
         _refuse(unusable)
@@ -50,10 +62,15 @@ def parse_batch(body: Any, *, rules: Rules = REGISTRY) -> BatchRequest:
     rest = {name: value for name, value in body.items() if name not in own}
     problems: list[Problem] = []
     fields = validated(BatchFields, own, problems)
-    requests = (_read_whole if "requests" in rest else _read_prompts)(rest, rules, problems)
+    problems += _webhook_problems(fields.webhook if fields else None, terms)
+    is_whole = "requests" in rest
+    requests = (_read_whole if is_whole else _read_prompts)(rest, terms, problems)
     if problems or fields is None:
         _refuse(problems)
-    return BatchRequest(requests, fields.max_concurrent, fields.dry_run)
+    shared = {} if is_whole else {name: rest[name] for name in rest if name not in {"prompts", "file_names"}}
+    return BatchRequest(
+        requests, fields.max_concurrent, fields.dry_run, fields.webhook, fields.max_cost_usd, shared
+    )
 
 
 def parse_limits(body: Any) -> Limits:
@@ -84,7 +101,7 @@ def parse_filter(query: Mapping[str, Sequence[str]]) -> Callable[[Model], bool]:
     return lambda model: model.kind in query.get("kind", KINDS) and model.tier in query.get("tier", TIERS)
 
 
-def _read_whole(body: dict[str, Any], rules: Rules, problems: list[Problem]) -> list[GenerationRequest]:
+def _read_whole(body: dict[str, Any], terms: Terms, problems: list[Problem]) -> list[GenerationRequest]:
     """`{"requests": [{…}, …]}`"""
     problems.extend(
         Problem(name, "cannot stand beside `requests`; put it into each of them", body[name])
@@ -96,7 +113,7 @@ def _read_whole(body: dict[str, Any], rules: Rules, problems: list[Problem]) -> 
         where = f"requests[{index}]"
         if unusable := _unusable(where, item):
             problems += unusable
-        elif isinstance(found := _read(item, rules), GenerationRequest):
+        elif isinstance(found := _read(item, terms), GenerationRequest):
             requests.append(found)
         else:
             problems.extend(problem.within(where) for problem in found)
@@ -105,7 +122,7 @@ def _read_whole(body: dict[str, Any], rules: Rules, problems: list[Problem]) -> 
     return requests
 
 
-def _read_prompts(body: dict[str, Any], rules: Rules, problems: list[Problem]) -> list[GenerationRequest]:
+def _read_prompts(body: dict[str, Any], terms: Terms, problems: list[Problem]) -> list[GenerationRequest]:
     """`{"model_name": "…", "prompts": ["…", …], …}`: what the prompts share is read once."""
     shared = {name: value for name, value in body.items() if name not in {"prompts", "file_names"}}
     for name, several in (("prompt", "prompts"), ("file_name", "file_names")):
@@ -116,7 +133,7 @@ def _read_prompts(body: dict[str, Any], rules: Rules, problems: list[Problem]) -
                 else f"is for one; a batch has `{several}`"
             )
             problems.append(Problem(name, why, shared.pop(name)))
-    found = _read(shared | {"prompt": "a stand-in"}, rules)
+    found = _read(shared | {"prompt": "a stand-in"}, terms)
     prompts = list(_listed("prompts", body.get("prompts", ABSENT), problems))
     for index, prompt in enumerate(prompts):
         problems += _invalid(_PROMPT, f"prompts[{index}]", prompt)
@@ -166,12 +183,13 @@ def _listed(name: str, given: Any, problems: list[Problem]) -> Iterable[Any]:
     return ()
 
 
-def _read(body: dict[str, Any], rules: Rules) -> GenerationRequest | list[Problem]:
+def _read(body: dict[str, Any], terms: Terms) -> GenerationRequest | list[Problem]:
     """One whole request, or everything that is wrong with it."""
     own = {name: body[name] for name in OwnFields.model_fields if name in body}
     given = {name: value for name, value in body.items() if name not in own}
     problems: list[Problem] = []
     fields = validated(OwnFields, own, problems)
+    problems += _webhook_problems(fields.webhook if fields else None, terms)
     name = own.get("model_name")
     model = models.find(name) if isinstance(name, str) else None
     if model is None:
@@ -184,13 +202,30 @@ def _read(body: dict[str, Any], rules: Rules) -> GenerationRequest | list[Proble
     problems += model.inputs.rules({name: value for name, value in valid.items() if name not in wrong})
     if problems or fields is None:
         return problems
-    route = Route(model, valid, rules, order) if asks_for_fallback else None
+    route = Route(model, valid, terms.rules, order) if asks_for_fallback else None
     first = route.first() if route else Step(model, {**model.asks_for, **valid})
     if first is None:
         return [_nobody_takes(valid)]
     return GenerationRequest(
-        first, fields.model_name, fields.timeout, route, fields.placeholder, fields.file_name
+        first,
+        fields.model_name,
+        timeout=fields.timeout,
+        route=route,
+        placeholder=fields.placeholder,
+        file_name=fields.file_name,
+        webhook=fields.webhook,
+        max_cost=fields.max_cost_usd,
+        given=body,
     )
+
+
+def _webhook_problems(url: str | None, terms: Terms) -> list[Problem]:
+    try:
+        if url is not None:
+            check_url(url, loopback=terms.loopback)
+    except ValueError as wrong:
+        return [Problem("webhook", str(wrong), url)]
+    return []
 
 
 def _read_for_one(model: Model, given: Mapping[str, Any], problems: list[Problem]) -> dict[str, Any]:
@@ -318,9 +353,9 @@ def _without_model(name: Any, given: Mapping[str, Any]) -> Iterator[Problem]:
         yield from _invalid(_PROMPT, "prompt", given["prompt"])
     else:
         yield Problem("prompt", "is required")
-    for field, value in given.items():
-        if field not in _EVERY_FIELD:
-            yield Problem(field, not_a_field(field, _EVERY_FIELD), value)
+    for each, value in given.items():
+        if each not in _EVERY_FIELD:
+            yield Problem(each, not_a_field(each, _EVERY_FIELD), value)
 
 
 def _unknown_model(name: str) -> str:

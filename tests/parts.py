@@ -16,13 +16,16 @@ from callers import SERVER_TOKEN, USER_TOKEN
 
 from auth import Caller
 from concurrency import Gate
+from errors import LedgerDown, UpstreamError
 from generation import Generations
 from intake.parsing import parse_batch, parse_generation
 from planning import Plan
-from providers import Created, Prediction
+from providers import Created, Prediction, TryAgain
 from providers.replicate import Replicate
-from records import Batch, Generation, View
+from records import Batch, Generation
 from simulator import Simulator
+from tables import WRITINGS
+from telling import View
 
 ADMIN = Caller("admin", "admin", SERVER_TOKEN)
 USER = Caller("user", "user_1", USER_TOKEN)
@@ -56,6 +59,34 @@ def pictures(prompts: list[str], **fields):
     return parse_batch({"model_name": "flux-dev", "prompts": prompts, **fields})
 
 
+class Notes:
+    """A ledger without a disk: `rows` by table and key, as the latest that were put. While there is `trouble`, nothing
+    is on the disk, and who awaits that hears so."""
+
+    def __init__(self) -> None:
+        self.rows: dict[tuple, dict] = {}
+        self.trouble: str | None = None
+        self.synced_times = 0
+
+    def note(self, table, work) -> None:
+        self.put(table, work.row())
+
+    def put(self, table, row) -> None:
+        self.rows[table, *WRITINGS[table].key_of(row)] = dict(row)
+
+    def remove(self, table, *key) -> None:
+        self.rows.pop((table, *key), None)
+
+    async def synced(self) -> None:
+        self.synced_times += 1
+        if self.trouble:
+            raise LedgerDown(self.trouble)
+
+    def of(self, table) -> list[dict]:
+        """A table's rows, in the order of their first writing."""
+        return [row for (name, *_), row in self.rows.items() if name == table]
+
+
 @dataclass
 class Parts:
     gate: Gate
@@ -63,6 +94,7 @@ class Parts:
     provider: Replicate
     generations: Generations
     moves: list[tuple[Generation, str]]
+    ledger: Notes
     listeners: list[Callable[[Generation], object]] = field(default_factory=list)
     """Told of every transition, too."""
 
@@ -108,16 +140,18 @@ async def parts(
         for listener in listeners:
             listener(generation)
 
+    ledger = Notes()
     generations = Generations(
         provider=provider,
         gate=gate,
+        ledger=ledger,
         timeout=timeout,
         max_queued=20_000,
         first_backoff=0.01,
         on_change=on_change,
     )
     try:
-        yield Parts(gate, others, provider, generations, moves, listeners)
+        yield Parts(gate, others, provider, generations, moves, ledger, listeners)
     finally:
         others.configure(requests_per_minute=3000)
         await generations.drain(0)
@@ -168,7 +202,7 @@ class Fake:
     async def upload(self, caller, upload) -> str:  # noqa: ARG002
         return "https://api.replicate.com/v1/files/f1"
 
-    async def create(self, caller, model, sent, *, lease, cancel_after) -> Created:  # noqa: ARG002
+    async def create(self, caller, model, sent, *, lease, **how) -> Created:  # noqa: ARG002
         lease.sent()
         self.sent.append((asyncio.get_running_loop().time(), caller.id))
         prediction_id = f"p{len(self.sent)}"
@@ -179,7 +213,22 @@ class Fake:
         self._ends[prediction_id] = outcome
         return Created(Prediction(prediction_id, "starting"))
 
-    async def finished(self, caller, prediction, *, model) -> Prediction:  # noqa: ARG002
+    async def recover(self, caller, model, *, content, since, reference) -> Created:  # noqa: ARG002
+        raise TryAgain(UpstreamError("Replicate did not take the prediction."))
+
+    def lose(self, reference, caller_id, model, *, content, since) -> None: ...
+
+    def know(self, ids) -> None: ...
+
+    def tell(self, reference, told) -> None: ...
+
+    async def webhook_secret(self, caller) -> str:  # noqa: ARG002
+        return "whsec_c2VjcmV0"
+
+    def follow(self, prediction_id, listener):  # noqa: ARG002
+        return lambda: None
+
+    async def finished(self, caller, prediction, *, model, announced=False) -> Prediction:  # noqa: ARG002
         end = self._ends[prediction.id]
         if end is None:
             await asyncio.get_running_loop().create_future()

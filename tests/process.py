@@ -2,13 +2,14 @@
 
 import json
 import os
+import select
 import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -70,8 +71,25 @@ class Served:
         until(lambda: len(children.read_text().split()) == 1)
         return int(children.read_text())
 
+    def is_serving(self, *, within: float) -> bool:
+        """Whether it says in so many seconds that it serves."""
+        assert self.process.stdout is not None
+        give_up, said = time.monotonic() + within, b""
+        while select.select([self.process.stdout], [], [], max(0.0, give_up - time.monotonic()))[0]:
+            said += (heard := os.read(self.process.stdout.fileno(), 65536))
+            if b"Serving on" in said:
+                return True
+            assert heard, f"it ended with {self.process.wait()} before it served"
+        return False
+
     def signal(self, number: signal.Signals) -> None:
         self.process.send_signal(number)
+
+    def kill(self) -> None:
+        """Master and worker at once, at whatever they are, as a machine's memory killer or a container's end does."""
+        os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+        until(lambda: not _is_alive(self.process.pid))
 
     def ended(self) -> int:
         """Its exit status, once it has one."""
@@ -89,8 +107,19 @@ def answer_of(caller: socket.socket) -> tuple[int, Any]:
 
 
 @contextmanager
-def served(*, _descriptors: int = 0, **settings: object) -> Iterator[Served]:
-    """The service, ready; ended by force if the test did not end it. `_descriptors` bounds its open files.
+def served(**settings: Any) -> Iterator[Served]:
+    """The service, ready; see `launched`."""
+    with launched(**settings) as service:
+        assert service.is_serving(within=60)
+        yield service
+
+
+@contextmanager
+def launched(
+    *, _descriptors: int = 0, _command: Sequence[str] = (str(ROOT / "app.py"),), **settings: object
+) -> Iterator[Served]:
+    """The service from its first moment; ended by force if the test did not end it. `_descriptors` bounds its open
+    files, `_command` is what Python is to run in its place.
 
     On Linux it outlives neither this process nor the thread that starts it, however they end.
     """
@@ -99,18 +128,16 @@ def served(*, _descriptors: int = 0, **settings: object) -> Iterator[Served]:
     environ |= {name: str(value) for name, value in settings.items()}
     elsewhere = TemporaryDirectory()  # where no .env lies
     process = subprocess.Popen(
-        [sys.executable, "-ISc", _LAUNCH, str(_descriptors), str(ROOT / "app.py")],
+        [sys.executable, "-ISc", _LAUNCH, str(_descriptors), *_command],
         env=environ,
         cwd=elsewhere.name,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         text=True,
+        process_group=0,  # so that all of it can be killed at once
     )
-    assert process.stdout is not None
     with elsewhere, process:
         try:
-            while "Serving on" not in (line := process.stdout.readline()):
-                assert line, f"it ended with {process.wait()} before it served"
             yield Served(process, port)
         finally:
             if process.poll() is None:
@@ -119,3 +146,13 @@ def served(*, _descriptors: int = 0, **settings: object) -> Iterator[Served]:
                     process.wait(timeout=15)
                 except subprocess.TimeoutExpired:
                     process.kill()
+
+
+def _is_alive(group: int) -> bool:
+    """Whether anybody runs of a process and what it started; who is dead and not buried does not."""
+    for process in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):
+            state, _, its_group = process.read_text().rpartition(") ")[2].split()[:3]
+            if int(its_group) == group and state != "Z":
+                return True
+    return False

@@ -1,11 +1,15 @@
 """`POST /generate-batch`: one result an input, in input order, at the end or each as it is ready."""
 
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 from callers import ADMIN, PICTURE, USER
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from problems import fields, problem
-from streams import lines, settle, stream
+from process import until
+from streams import NDJSON, lines, settle, stream
 
 MIXED = {
     "requests": [
@@ -131,6 +135,44 @@ def test_a_batch_is_streamed_to_those_who_ask_for_it_alone(client, accept, kind)
 
     with client.post("/generate-batch", json=body, headers=ADMIN | {"Accept": accept}) as answer:
         assert (200, kind) == (answer.status_code, answer.content_type)
+
+
+def test_who_is_told_nothing_yet_when_the_service_stops_hears_by_which_id_their_batch_goes_on(
+    make_app, simulator
+):
+    app = make_app(REPLICATE_CONCURRENT_LIMIT=1)
+    body = {"model_name": "flux-dev", "prompts": ["[[hang]]", "b"]}
+    with ThreadPoolExecutor(2) as callers:
+        answers = [
+            callers.submit(app.test_client().post, "/generate-batch", json=body, headers=ADMIN | accept)
+            for accept in ({}, NDJSON)
+        ]
+        until(lambda: app.test_client().get("/status").json["concurrency"]["waiting"] == 3)
+        until(lambda: simulator.counts().in_flight == 1)
+        app.extensions["service"].begin_drain(0)
+
+    left = Counter()
+    for answer in answers:
+        told = problem(answer.result(), 503, "shutting_down", retryable=True)
+        left.update(app.test_client().get(f"/batches/{told['id']}", headers=ADMIN).json["counts"])
+    assert {"running": 1, "queued": 3} == left
+    assert (1, {}) == (simulator.counts().creations_accepted, simulator.counts().finished)
+
+
+def test_a_stream_that_is_cut_short_by_a_stop_ends_with_a_summary_that_says_so(make_app, simulator):
+    app = make_app(REPLICATE_CONCURRENT_LIMIT=1)
+    told = lines(stream(app.test_client(), ADMIN, "quick", "[[hang]]", "c"))
+    first = next(told)
+    until(lambda: simulator.counts().in_flight == 1)
+    app.extensions["service"].begin_drain(0)
+    *more, summary = told
+
+    assert (0, True, []) == (first["index"], first["success"], more)
+    assert (False, 3, 1, 0) == tuple(summary[name] for name in ("success", "total", "succeeded", "failed"))
+    assert ("shutting_down", True) == (summary["error"]["code"], summary["error"]["retryable"])
+    left = app.test_client().get(f"/batches/{summary['id']}", headers=ADMIN).json
+    assert {"succeeded": 1, "running": 1, "queued": 1} == left["counts"]
+    assert (2, {"succeeded": 1}) == (simulator.counts().creations_accepted, simulator.counts().finished)
 
 
 def test_refusals_before_a_stream_are_ordinary_problems(make_app, simulator):

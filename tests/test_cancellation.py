@@ -1,40 +1,16 @@
-"""Whoever stops waiting costs nothing: no slot, no place, no prediction that runs on. And the same for a
-service that shuts down."""
+"""Whoever stops waiting costs nothing: no slot, no place, no prediction that runs on."""
 
 import asyncio
+import json
 from dataclasses import replace
-from io import BytesIO
 
 import pytest
 import virtual_time
-from parts import ADMIN, UNPLANNED, VIEW, Fake, a_picture, on_a_loop, parts, pictures, succeeded, until
+from leaving import Lost, Slow, a_service, cancel, held, lose_a_creation, next_service, on_record, start
+from parts import ADMIN, UNPLANNED, VIEW, Fake, Notes, a_picture, on_a_loop, parts, pictures, succeeded, until
 
-from concurrency import Gate
-from errors import ShuttingDown, UpstreamError
-from generation import Generations
+from errors import UpstreamError
 from providers import TryAgain
-from references import INLINE, Upload
-
-
-def a_service(fake: Fake, *, concurrent_limit: int = 1):
-    gate = Gate(concurrent_limit=concurrent_limit, requests_per_minute=60)
-    return gate, Generations(provider=fake, gate=gate, timeout=600, max_queued=100)
-
-
-def start(generations: Generations) -> "asyncio.Task":
-    return asyncio.create_task(generations.run(a_picture(), caller=ADMIN, request_id="req"))
-
-
-async def cancel(*tasks: "asyncio.Task") -> None:
-    for task in tasks:
-        task.cancel()
-    await asyncio.wait(tasks)
-
-
-def held(gate: Gate) -> tuple[int, int, int]:
-    """Slots taken, places taken, and how many wait."""
-    now = gate.statistics()
-    return now.current_concurrent, now.current_rate_per_minute, now.waiting
 
 
 def test_cancelled_while_queued_it_leaves_no_trace():
@@ -137,8 +113,7 @@ def test_cancelled_again_and_again_the_prediction_is_still_cancelled(moment):
 def test_cancelled_while_a_timed_out_prediction_is_being_cancelled_that_is_seen_through():
     async def story():
         fake = Fake(None, answer_after=5)
-        gate = Gate(concurrent_limit=1, requests_per_minute=60)
-        generations = Generations(provider=fake, gate=gate, timeout=10, max_queued=1)
+        gate, generations = a_service(fake, timeout=10, max_queued=1)
         task = start(generations)
         await asyncio.sleep(17)
         await cancel(task)
@@ -161,55 +136,42 @@ def test_a_cancelled_batch_cancels_what_runs_and_sends_nothing_more():
     assert (2, ["p1", "p2"], (0, 2, 0)) == virtual_time.run(story())
 
 
-# Draining.
-
-
-def test_draining_refuses_what_is_queued_and_lets_what_runs_finish():
+@pytest.mark.parametrize("moment", [0, 0.1, 10], ids=["queued", "creation on its way", "running"])
+def test_what_is_cancelled_is_on_record_as_that(moment):
     async def story():
-        fake = Fake(ends_after=20)
-        gate, generations = a_service(fake)
-        running, queued = start(generations), start(generations)
-        await asyncio.sleep(1)
-        await generations.drain(60)
-        with pytest.raises(ShuttingDown):
-            await generations.run(a_picture(), caller=ADMIN, request_id="req")
-        ended = [await running, await queued]
-        ends = [(each.state, each.error and each.error.code, each.queued) for each in ended]
-        return ends, fake, held(gate)
+        _, generations = a_service(Fake(None), ledger=(ledger := Notes()))
+        task = start(generations)
+        await asyncio.sleep(moment)
+        await cancel(task)
+        (row,) = ledger.of("generations")
+        return row, json.loads(row["facts"])
 
-    ends, fake, left = virtual_time.run(story())
+    row, facts = virtual_time.run(story())
+    assert ("canceled", "canceled", False) == (row["state"], facts["status"], row["ended_at"] is None)
+    assert ("generation_failed", "It was cancelled.", False) == (
+        facts["error"]["code"],
+        facts["error"]["detail"],
+        facts["error"]["retryable"],
+    )
 
-    assert [("succeeded", None, 0.0), ("canceled", "shutting_down", 1.0)] == ends
-    assert (1, [], (0, 1, 0)) == (len(fake.sent), fake.cancelled, left)
 
+class DoneAfterAll(Fake):
+    """Whatever is to be cancelled turns out to be done."""
 
-@pytest.mark.parametrize("answer_after", [0.25, 3.5], ids=["running", "creation on its way"])
-def test_what_has_not_finished_when_the_drain_ends_is_cancelled(answer_after):
-    async def story():
-        fake = Fake(None, None, answer_after=answer_after)
-        gate, generations = a_service(fake, concurrent_limit=2)
-        tasks = [start(generations), start(generations)]
-        await asyncio.sleep(1)
-        await generations.drain(2)
-        ended = [await task for task in tasks]
-        return [each.error.code for each in ended], sorted(fake.cancelled), held(gate)[0]
-
-    assert (["shutting_down"] * 2, ["p1", "p2"], 0) == virtual_time.run(story())
+    async def cancel(self, caller, prediction):
+        await super().cancel(caller, prediction)
+        return replace(succeeded(), id=prediction.id)
 
 
 @pytest.mark.parametrize("answer_after", [0.25, 3.5], ids=["running", "creation on its way"])
 def test_what_turns_out_done_when_it_is_to_be_cancelled_is_a_success_since_it_is_paid_for(answer_after):
-    class DoneAfterAll(Fake):
-        async def cancel(self, caller, prediction):
-            await super().cancel(caller, prediction)
-            return replace(succeeded(), id=prediction.id)
-
     async def story():
-        gate, generations = a_service(DoneAfterAll(succeeded(), answer_after=answer_after, ends_after=100))
-        task = start(generations)
+        gate, generations = a_service(DoneAfterAll(answer_after=answer_after, ends_after=100))
+        generation = generations.accept(a_picture(), caller=ADMIN, request_id="req")
+        caller = asyncio.create_task(generations.attend(generation))
         await asyncio.sleep(1)
-        await generations.drain(2)
-        return (await task).result(VIEW), held(gate)[0]
+        await cancel(caller)
+        return generation.result(VIEW), held(gate)[0]
 
     told, slots = virtual_time.run(story())
     assert (True, ["https://replicate.delivery/a.jpg"], "p1", 0.025, 0) == (
@@ -221,59 +183,33 @@ def test_what_turns_out_done_when_it_is_to_be_cancelled_is_a_success_since_it_is
     )
 
 
-class Slow:
-    """A keeper that never comes to an end."""
-
-    async def keep(self, generation_id, outputs):  # noqa: ARG002
-        await asyncio.get_running_loop().create_future()
-
-    async def put(self, generation_id, number, content): ...
-
-
-def test_what_is_made_is_a_success_though_a_drain_leaves_no_time_to_fetch_it():
+def test_what_is_made_is_a_success_though_whoever_hangs_up_leaves_no_time_to_fetch_it():
     async def story():
-        gate = Gate(concurrent_limit=1, requests_per_minute=60)
-        generations = Generations(provider=Fake(), gate=gate, keeper=Slow(), timeout=600, max_queued=100)
-        task = start(generations)
+        gate, generations = a_service(Fake(), keeper=Slow())
+        generation = generations.accept(a_picture(), caller=ADMIN, request_id="req")
+        caller = asyncio.create_task(generations.attend(generation))
         await asyncio.sleep(5)
         assert 0 == held(gate)[0]
-        await generations.drain(2)
-        return (await task).result(VIEW)
+        await cancel(caller)
+        return generation.result(VIEW)
 
     told = virtual_time.run(story())
     assert (True, 1, []) == (told["success"], told["count"], told["files"])
-    assert "The service stopped before everything was fetched." == told["files_error"]
+    assert "It was cancelled before everything was fetched." == told["files_error"]
 
 
-def test_a_drain_refuses_at_once_whoever_is_still_uploading():
-    class Uploading(Fake):
-        async def upload(self, caller, upload):  # noqa: ARG002
-            await asyncio.get_running_loop().create_future()
-
+@pytest.mark.parametrize("moment", [10, 40], ids=["looked for", "found"])
+def test_cancelled_while_a_lost_creation_is_looked_for_it_is_cancelled_once_it_is_found(moment):
     async def story():
-        _, generations = a_service(fake := Uploading())
-        image = Upload(BytesIO(b"\x89PNG\r\n\x1a\n".ljust(INLINE + 1)))
-        task = asyncio.create_task(generations.run(a_picture(image=image), caller=ADMIN, request_id="req"))
-        await asyncio.sleep(1)
-        await generations.drain(60)
-        return (await task).error.code, asyncio.get_running_loop().time(), fake.sent
+        fake, ledger = Lost(ends_after=600), Notes()
+        await lose_a_creation(ledger)
+        gate, generations, (generation,) = next_service(fake, ledger)
+        await asyncio.sleep(moment)
+        generations.cancel(generation)
+        await asyncio.wait([generations.task(generation)])
+        return fake.sent, fake.cancelled, on_record(ledger), held(gate)[0]
 
-    assert ("shutting_down", 1.0, []) == virtual_time.run(story())
-
-
-def test_a_second_drain_with_less_patience_loses_no_prediction():
-    async def story():
-        fake = Fake(None, answer_after=5)
-        gate, generations = a_service(fake)
-        task = start(generations)
-        await asyncio.sleep(1)
-        patient = asyncio.create_task(generations.drain(1))
-        await asyncio.sleep(2)
-        await generations.drain(0)
-        await patient
-        return (await task).error.code, fake.cancelled, held(gate)[0]
-
-    assert ("shutting_down", ["p1"], 0) == virtual_time.run(story())
+    assert ([], ["p1"], [("canceled", "p1", True)], 0) == virtual_time.run(story())
 
 
 # The same at Replicate's end.
@@ -305,17 +241,3 @@ async def test_replicate_is_told_to_cancel_what_was_just_being_created(simulator
         left = held(service.gate)
 
     assert ({"canceled": 1}, (0, 1, 0)) == (simulator.counts().finished, left)
-
-
-@on_a_loop
-async def test_replicate_is_told_to_cancel_what_runs_and_what_is_created_when_the_drain_ends(simulator):
-    simulator.order(on="create", after=2, delay=0.5)
-    async with parts(simulator, concurrent_limit=3) as service:
-        tasks = [asyncio.create_task(service.run("[[hang]]")) for _ in range(5)]
-        await until(lambda: simulator.counts().creations_accepted == 3)
-        await service.generations.drain(0.1)
-        ended = [await task for task in tasks]
-        left = held(service.gate)
-
-    assert [("canceled", "shutting_down")] * 5 == [(each.state, each.error.code) for each in ended]
-    assert ({"canceled": 3}, (0, 3, 0)) == (simulator.counts().finished, left)

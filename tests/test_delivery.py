@@ -160,7 +160,8 @@ def test_head_tells_what_get_would_without_sending_it(client):
 NO_NAMES = [
         "{id}/1.jpg", "{id}/0.png", "{id}/0", "{id}/00.jpg", "{id}/-1.jpg", "{id}/0.jpg.", "{id}/..",
         "{id}/%2e%2e%2f0.jpg",
-        "{id}/0.jpg%00", "gen_%2e%2e/0.jpg", "../creations.window", "..%2fcreations.window", "%2fetc%2fpasswd/0.jpg",
+        "{id}/0.jpg%00", "gen_%2e%2e/0.jpg", "../others.window", "..%2fothers.window", "../ledger.db",
+        "..%2fledger.db", "%2fetc%2fpasswd/0.jpg",
         "gen_00000000000000000000000000000000/0.jpg", "GEN_0/0.jpg", "{upper}/0.jpg", "{id}", "{id}/", "",
         "{id}/0.jpg/0.jpg",
     ]  # fmt: skip

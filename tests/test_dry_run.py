@@ -121,12 +121,12 @@ def test_a_generation_costs_what_replicate_bills_for_it(client, simulator, promp
     assert billed == answer.json["cost_usd"] == simulator.counts().billed_usd
 
 
-def test_a_dry_run_is_checked_like_the_batch_itself(client, make_app, simulator):
+def test_a_dry_run_is_checked_like_the_batch_itself(client, make_app, simulator, tmp_path):
     assert 400 == post(client, prompts(2, guidance=99, dry_run=True)).status_code
     assert 400 == post(client, prompts(2, dry_run="yes")).status_code
     assert 400 == client.post("/generate", json=PICTURE | {"dry_run": True}, headers=ADMIN).status_code
     problem(post(client, prompts(2, dry_run=True), headers={}), 401, "unauthenticated")
-    full = make_app(MAX_QUEUED=3).test_client()
+    full = make_app(MAX_QUEUED=3, DATA_DIR=tmp_path / "another").test_client()
     problem(post(full, prompts(4, dry_run=True)), 429, "queue_full")
     assert {} == dict(simulator.counts().requests)
 

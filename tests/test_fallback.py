@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from adaptation import SAFETY, given_references
 from errors import InvalidRequest
 from fallback import CODES, REGISTRY, Route, read_rules
-from intake.parsing import parse_generation
+from intake.parsing import Terms, parse_generation
 from models import MODELS, find
 from registry import Fallback
 from settings import SettingsError
@@ -22,7 +22,7 @@ PICTURE = "https://example.com/a.png"
 def route(model: str, rules=REGISTRY, **given) -> Route:
     """Where a request that asks for a fallback may go."""
     body = {"model_name": model, "prompt": "a", "fallback": True, **given}
-    return parse_generation(body, rules=rules).route
+    return parse_generation(body, terms=Terms(rules)).route
 
 
 def way(model: str, code: str = "generation_failed", **given) -> list[str]:

@@ -14,6 +14,7 @@ from parts import (
     USER,
     VIEW,
     Fake,
+    Notes,
     a_picture,
     failed,
     on_a_loop,
@@ -25,7 +26,8 @@ from parts import (
 
 from concurrency import Gate
 from errors import InsufficientCredit, QueueFull, TokenRejected, UpstreamError, UpstreamRateLimited
-from generation import MAX_ATTEMPTS, MAX_THROTTLED, Generations
+from generation import Generations
+from life import MAX_ATTEMPTS, MAX_THROTTLED
 from providers import TryAgain
 
 TRANSIENT = "Prediction interrupted; please retry (code: PA)"
@@ -97,7 +99,7 @@ async def test_fewer_outputs_than_asked_for_are_a_success_and_cost_what_there_is
 def test_a_passing_failure_is_tried_again_within_the_bound_and_each_attempt_is_admitted(error):
     async def story():
         gate, fake = Gate(concurrent_limit=1, requests_per_minute=600), Fake(*[failed(error)] * 9)
-        generations = Generations(provider=fake, gate=gate, timeout=60, max_queued=10)
+        generations = Generations(provider=fake, gate=gate, ledger=Notes(), timeout=60, max_queued=10)
         ended = await generations.run(a_picture(), caller=ADMIN, request_id="req")
         return ended, len(fake.sent), gate.statistics()
 
@@ -125,6 +127,7 @@ def test_of_a_models_error_only_the_first_line_is_told():
         generations = Generations(
             provider=fake,
             gate=Gate(concurrent_limit=1, requests_per_minute=60),
+            ledger=Notes(),
             timeout=60,
             max_queued=10,
         )
@@ -161,7 +164,7 @@ async def test_a_prediction_that_never_ends_is_cancelled_and_told_as_a_timeout(s
 
 def a_service(fake: Fake, *, concurrent_limit: int = 10, requests_per_minute: int = 600):
     gate = Gate(concurrent_limit=concurrent_limit, requests_per_minute=requests_per_minute)
-    return gate, Generations(provider=fake, gate=gate, timeout=60, max_queued=1000)
+    return gate, Generations(provider=fake, gate=gate, ledger=Notes(), timeout=60, max_queued=1000)
 
 
 @pytest.mark.parametrize("wait", [0.0, 2.0, 10.0, 300.0])
@@ -390,7 +393,7 @@ def test_more_than_may_wait_is_refused_whole_and_nothing_of_it_is_sent():
     async def story():
         fake = Fake(ends_after=100)
         gate = Gate(concurrent_limit=1, requests_per_minute=60)
-        generations = Generations(provider=fake, gate=gate, timeout=600, max_queued=3)
+        generations = Generations(provider=fake, gate=gate, ledger=Notes(), timeout=600, max_queued=3)
         running = asyncio.gather(
             *(generations.run(a_picture(), caller=ADMIN, request_id="req") for _ in range(2))
         )
@@ -467,7 +470,7 @@ def test_what_waits_for_its_turn_and_what_runs_are_timed_apart_over_all_attempts
     async def story():
         gate = Gate(concurrent_limit=1, requests_per_minute=600)
         provider = Fake(TryAgain(UpstreamError(), wait=100), answer_after=0.25, ends_after=1.0)
-        generations = Generations(provider=provider, gate=gate, timeout=10, max_queued=9)
+        generations = Generations(provider=provider, gate=gate, ledger=Notes(), timeout=10, max_queued=9)
         first, second = await asyncio.gather(
             *(generations.run(a_picture("a"), caller=ADMIN, request_id="r") for _ in range(2))
         )
@@ -483,7 +486,7 @@ def test_an_attempt_that_made_nothing_names_no_earlier_prediction():
     async def story():
         gate = Gate(concurrent_limit=1, requests_per_minute=600)
         provider = Fake(failed("Prediction interrupted; please retry (code: PA)"), TokenRejected())
-        generations = Generations(provider=provider, gate=gate, timeout=10, max_queued=9)
+        generations = Generations(provider=provider, gate=gate, ledger=Notes(), timeout=10, max_queued=9)
         return await generations.run(a_picture("a"), caller=ADMIN, request_id="r")
 
     ended = virtual_time.run(story())
@@ -494,7 +497,7 @@ def test_an_attempt_that_made_nothing_names_no_earlier_prediction():
 def test_what_waits_is_bounded_for_whoever_comes_in_the_same_tick_too():
     async def story():
         gate = Gate(concurrent_limit=1, requests_per_minute=600)
-        generations = Generations(provider=Fake(), gate=gate, timeout=10, max_queued=3)
+        generations = Generations(provider=Fake(), gate=gate, ledger=Notes(), timeout=10, max_queued=3)
         answers = await asyncio.gather(
             *(generations.run(a_picture("a"), caller=ADMIN, request_id="r") for _ in range(5)),
             return_exceptions=True,
@@ -506,16 +509,18 @@ def test_what_waits_is_bounded_for_whoever_comes_in_the_same_tick_too():
 
 def test_an_outage_is_sat_out_by_a_batch_without_wasting_its_attempts_or_the_window():
     class Unreachable(Fake):
-        async def create(self, caller, model, sent, *, lease, cancel_after):
+        async def create(self, caller, model, sent, *, lease, **named):
             if asyncio.get_running_loop().time() < 2:
                 lease.sent()
                 lease.not_sent()
                 raise TryAgain(UpstreamError(), unreachable=True)
-            return await super().create(caller, model, sent, lease=lease, cancel_after=cancel_after)
+            return await super().create(caller, model, sent, lease=lease, **named)
 
     async def story():
         gate = Gate(concurrent_limit=10, requests_per_minute=600)
-        generations = Generations(provider=Unreachable(), gate=gate, timeout=10, max_queued=999)
+        generations = Generations(
+            provider=Unreachable(), gate=gate, ledger=Notes(), timeout=10, max_queued=999
+        )
         batch = await generations.run_batch(
             pictures(["a"] * 200), plan=UNPLANNED, caller=ADMIN, request_id="r"
         )

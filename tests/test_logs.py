@@ -69,7 +69,9 @@ def test_a_crash_is_one_line_with_its_trace_and_the_request_that_met_it(logged):
     assert "AttributeError" in line["exception"]
 
 
-def test_an_operator_hears_when_the_limits_are_not_kept_or_shared_or_unknown(logged, tmp_path):
+def test_an_operator_hears_when_limits_are_not_kept_or_shared_or_unknown_and_when_there_is_no_ledger(
+    logged, tmp_path
+):
     for name, directory in (
         ("not_kept", tmp_path / "a file"),
         ("unknown", tmp_path / "odd"),
@@ -80,9 +82,11 @@ def test_an_operator_hears_when_the_limits_are_not_kept_or_shared_or_unknown(log
             directory.write_text("")
         elif name == "unknown":
             directory.mkdir()
-            (directory / "creations.window").write_text("x")
+            (directory / "others.window").write_text("x")
         _, seen = logged(DATA_DIR=directory)
-        assert of(seen(), f"limits_{name}")
+        told = seen()
+        assert of(told, f"limits_{name}")
+        assert (name != "unknown") is bool(of(told, "ledger_down"))
 
 
 @pytest.mark.parametrize("path", ["/a\nb", "/\x1b[31m", '/"}', "/\xff", "/\xe2\x80\xa8"])

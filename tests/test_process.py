@@ -3,9 +3,11 @@
 import json
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 from collections import Counter
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -25,6 +27,18 @@ def _picture(prompt):
 def service(simulator):
     with served(REPLICATE_BASE_URL=simulator.url, REPLICATE_CONCURRENT_LIMIT=2, DRAIN_SECONDS=20) as started:
         yield started
+
+
+def _on_record(simulator, data, **settings):
+    """A service whose ledger is in `data`."""
+    return served(REPLICATE_BASE_URL=simulator.url, REPLICATE_CONCURRENT_LIMIT=2, DATA_DIR=data, **settings)
+
+
+def _left(data):
+    """What a process left in its ledger: of each generation its state and its prediction."""
+    with closing(sqlite3.connect(data / "ledger.db")) as ledger:
+        rows = ledger.execute("SELECT id, state, json_extract(facts, '$.prediction_id') FROM generations")
+        return {target: (state, prediction) for target, state, prediction in rows}
 
 
 def test_parallel_callers_all_get_a_picture_of_their_own(simulator):
@@ -91,38 +105,48 @@ def test_hanging_up_on_a_stream_cancels_what_is_left_of_the_batch(service, simul
     assert 3 == simulator.counts().creations_accepted
 
 
-def test_sigterm_lets_what_runs_finish_and_refuses_everything_else(service, simulator):
-    calls = [service.connect("/generate", _picture("[[slow=3]]"), **USER) for _ in range(2)]
-    until(lambda: simulator.counts().in_flight == 2)
-    queued = service.connect("/generate", _picture("too late"), **USER)
-    until(lambda: requests.get(f"{service.url}/status", timeout=30).json()["concurrency"]["waiting"] == 1)
+def test_sigterm_lets_what_runs_finish_leaves_what_is_queued_on_record_and_refuses_the_rest(
+    simulator, tmp_path
+):
+    with _on_record(simulator, tmp_path, DRAIN_SECONDS=20) as service:
+        calls = [service.connect("/generate", _picture("[[slow=3]]"), **USER) for _ in range(2)]
+        until(lambda: simulator.counts().in_flight == 2)
+        queued = service.connect("/generate", _picture("too late"), **USER)
+        until(lambda: requests.get(f"{service.url}/status", timeout=30).json()["concurrency"]["waiting"] == 1)
 
-    service.signal(signal.SIGTERM)
-    refused, told = answer_of(queued)
-    health = requests.get(f"{service.url}/health", timeout=30)
-    late, _ = answer_of(service.connect("/generate", PICTURE, **USER))
-    finished = [answer_of(call)[0] for call in calls]
+        service.signal(signal.SIGTERM)
+        refused, told = answer_of(queued)
+        health = requests.get(f"{service.url}/health", timeout=30)
+        late, _ = answer_of(service.connect("/generate", PICTURE, **USER))
+        finished = [answer_of(call) for call in calls]
+        assert 0 == service.ended()
 
-    assert (503, "shutting_down") == (refused, told["code"])
+    assert (503, "shutting_down", None) == (refused, told["code"], told["prediction_id"])
     assert (503, 503) == (health.status_code, late)
     assert "Retry-After" in health.headers
-    assert [200, 200] == finished
-    assert 0 == service.ended()
+    assert [200, 200] == [status for status, _ in finished]
     assert 2 == simulator.counts().creations_accepted
+    ended = {result["id"]: ("succeeded", result["prediction_id"]) for _, result in finished}
+    assert {**ended, told["id"]: ("queued", None)} == _left(tmp_path)
 
 
 @pytest.mark.parametrize(("number", "patience"), [("SIGTERM", 0.2), ("SIGINT", 600)])
-def test_what_does_not_finish_in_time_is_cancelled_upstream_before_the_end(simulator, number, patience):
-    with served(REPLICATE_BASE_URL=simulator.url, DRAIN_SECONDS=patience) as service:
+def test_what_does_not_finish_in_time_is_left_running_and_its_caller_hears_where_to_find_it(
+    simulator, tmp_path, number, patience
+):
+    with _on_record(simulator, tmp_path, DRAIN_SECONDS=patience) as service:
         call = service.connect("/generate", _picture("[[hang]]"), **USER)
         until(lambda: simulator.counts().in_flight == 1)
 
         service.signal(signal.Signals[number])
         status, told = answer_of(call)
 
-        assert (503, "shutting_down") == (status, told["code"])
+        assert (503, "shutting_down", True) == (status, told["code"], told["retryable"])
         assert 0 == service.ended()
-    assert ["canceled"] == [made.status for made in simulator.predictions()]
+    (made,) = simulator.predictions()
+    assert {told["id"]: ("running", made.id)} == _left(tmp_path)
+    assert ("processing", made.id) == (made.status, told["prediction_id"])
+    assert "cancel" not in simulator.counts().requests
 
 
 def test_no_signal_starts_a_second_worker_and_hangup_drains(service, simulator):
@@ -317,30 +341,40 @@ def test_a_stuck_connection_does_not_hold_up_the_end(service):
         assert 0 == service.process.wait(timeout=30)  # not after DRAIN_SECONDS and what cancelling may take
 
 
-def test_impatience_during_a_drain_still_cancels_what_is_on_its_way(service, simulator):
+def test_impatience_during_a_drain_still_hears_of_what_is_on_its_way(simulator, tmp_path):
     simulator.order(on="create", times=2, delay=3)
-    calls = [service.connect("/generate", _picture("[[hang]]"), **USER) for _ in range(2)]
-    until(lambda: simulator.counts().requests.get("create") == 2)
+    with _on_record(simulator, tmp_path, DRAIN_SECONDS=20) as service:
+        calls = [service.connect("/generate", _picture("[[hang]]"), **USER) for _ in range(2)]
+        until(lambda: simulator.counts().requests.get("create") == 2)
 
-    service.signal(signal.SIGTERM)
-    until(lambda: not requests.get(f"{service.url}/health", timeout=30).ok)
-    service.signal(signal.SIGINT)
+        service.signal(signal.SIGTERM)
+        until(lambda: not requests.get(f"{service.url}/health", timeout=30).ok)
+        service.signal(signal.SIGINT)
 
-    assert [503, 503] == [answer_of(call)[0] for call in calls]
-    assert 0 == service.ended()
-    assert ["canceled"] * 2 == [made.status for made in simulator.predictions()]
+        answers = [answer_of(call) for call in calls]
+        assert 0 == service.ended()
+
+    assert [(503, "shutting_down")] * 2 == [(status, told["code"]) for status, told in answers]
+    made = {each.id: each.status for each in simulator.predictions()}
+    assert {told["prediction_id"]: "processing" for _, told in answers} == made
+    assert {told["id"]: ("running", told["prediction_id"]) for _, told in answers} == _left(tmp_path)
+    assert "cancel" not in simulator.counts().requests
 
 
-def test_when_the_master_is_killed_the_worker_cancels_what_runs_and_ends(service, simulator):
-    assert requests.get(f"{service.url}/health", timeout=30).ok
-    call = service.connect("/generate", _picture("[[hang]]"), **USER)
-    until(lambda: simulator.counts().in_flight == 1)
+def test_when_the_master_is_killed_the_worker_leaves_what_runs_on_record_and_ends(simulator, tmp_path):
+    with _on_record(simulator, tmp_path, DRAIN_SECONDS=20) as service:
+        worker = service.worker()
+        call = service.connect("/generate", _picture("[[hang]]"), **USER)
+        until(lambda: simulator.counts().in_flight == 1)
 
-    service.process.kill()
-    status, told = answer_of(call)
+        service.process.kill()
+        status, told = answer_of(call)
+        until(lambda: not Path(f"/proc/{worker}").exists())
 
+    (made,) = simulator.predictions()
     assert (503, "shutting_down") == (status, told["code"])
-    until(lambda: simulator.counts().in_flight == 0)
+    assert {told["id"]: ("running", made.id)} == _left(tmp_path)
+    assert ("processing", False) == (made.status, "cancel" in simulator.counts().requests)
 
 
 def test_a_full_table_of_descriptors_costs_no_running_work(simulator):

@@ -32,6 +32,14 @@ def test_the_two_commands_are_on_the_first_screen_and_exist():
     assert {"run", "test", "check", "bench"} <= set(targets)
 
 
+def test_the_list_of_files_names_every_module_and_package():
+    (listed,) = re.findall(r"```\napp\.py.*?```", README, re.DOTALL)
+    modules = {path.name for path in ROOT.glob("*.py")}
+    packages = {f"{path.parent.name}/" for path in ROOT.glob("[a-z]*/*.py")}
+
+    assert [] == [name for name in {*modules, *packages} if name not in listed]
+
+
 def test_every_file_the_readme_links_to_or_names_exists():
     linked = re.findall(r"\]\((?!http)([^)#]+)\)", README)
     named = re.findall(r"\b([a-z_]+(?:\.conf)?\.(?:py|yaml))\b", README)

@@ -55,6 +55,14 @@ def test_everything_wrong_is_said_at_once_and_nothing_given_is_repeated():
         ("REPLICATE_BASE_URL", "ftp://example.com"),
         ("REPLICATE_BASE_URL", "http://[::1"),
         ("PUBLIC_URL", "example.com"),
+        ("DATABASE_URL", "postgresql://here/ledger"),
+        ("DATABASE_URL", "sqlite://"),
+        ("RESUME_TTL", "-1"),
+        ("WEBHOOK_SECRET", "a secret"),
+        ("WEBHOOK_SECRET", "whsec_"),
+        ("WEBHOOK_SECRET", "whsec_not*base64"),
+        ("BUDGET_USD_PER_DAY", "-0.01"),
+        ("BUDGET_USD_PER_DAY", "nan"),
         ("FILES_URL", "s3:bucket"),
         ("FILES_TTL", "-1"),
         ("REPLICATE_SIMULATE", "perhaps"),
@@ -69,11 +77,38 @@ def test_a_value_out_of_range_is_refused_by_name(name, value):
 
 
 def test_secrets_are_hidden_in_every_rendering():
-    settings = Settings.from_env(dict.fromkeys(SECRETS, "s3cret-value"))
+    settings = Settings.from_env({**dict.fromkeys(SECRETS, "s3cret"), "WEBHOOK_SECRET": "whsec_s3cret=="})
 
+    assert "s3cret" not in f"{settings!r} {settings} {settings.model_dump()} {settings.model_dump_json()}"
+    assert "whsec_s3cret==" == settings.webhook_secret
+
+
+def test_the_ledger_is_in_the_data_directory_unless_it_is_said_where():
+    assert "sqlite:///data/ledger.db" == Settings.from_env({}).database_url
+    assert "sqlite:////srv/x/ledger.db" == Settings.from_env({"DATA_DIR": "/srv/x"}).database_url
     assert (
-        "s3cret-value" not in f"{settings!r} {settings} {settings.model_dump()} {settings.model_dump_json()}"
+        "sqlite:////a.db"
+        == Settings.from_env({"DATA_DIR": "/srv", "DATABASE_URL": "sqlite:////a.db"}).database_url
     )
+
+
+@pytest.mark.parametrize(
+    ("url", "real", "simulated"),
+    [
+        (None, False, False),
+        ("https://here.example/service", True, True),
+        ("http://here.example", False, False),
+        ("http://127.0.0.1:5000", False, True),
+        ("http://localhost:5000", False, True),
+    ],
+)
+def test_replicate_is_asked_to_call_only_an_https_address_and_a_simulator_this_machine_too(
+    url, real, simulated
+):
+    address = {"PUBLIC_URL": url} if url else {}
+
+    assert real is Settings.from_env(address).webhooks_come
+    assert simulated is Settings.from_env({**address, "REPLICATE_SIMULATE": "1"}).webhooks_come
 
 
 def test_what_a_store_needs_to_know_is_found_in_an_env_file_too(tmp_path, monkeypatch):

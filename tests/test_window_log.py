@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from virtual_time import run
 
-from concurrency import WINDOW, Gate
+from concurrency import Gate
+from sliding_window import WINDOW
 from window_log import WindowLog
 
 ROOT = Path(__file__).parent.parent
@@ -22,7 +23,7 @@ class Machine:
 
     def __init__(self, directory: Path) -> None:
         self.now = 1_800_000_000.25
-        self.path = directory / "a" / "creations.window"
+        self.path = directory / "a" / "others.window"
         self.logs: list[WindowLog] = []
 
     def log(self, of: str = "replicate") -> WindowLog:
@@ -251,7 +252,7 @@ os.kill(os.getpid(), signal.SIGKILL)
 
 
 def test_what_was_written_survives_kill_9(tmp_path):
-    path = tmp_path / "creations.window"
+    path = tmp_path / "others.window"
     killed = subprocess.run([sys.executable, "-c", KILLED, path], cwd=ROOT, check=False)
     log = WindowLog(path, of="replicate", window=WINDOW)
 

@@ -1,0 +1,130 @@
+"""What a route needs to know of the request at hand: who asks, for what, how they want to be told, and what it says.
+
+On Flask's threads, inside a request.
+"""
+
+import re
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any, Final
+
+from flask import current_app, g, request
+from gunicorn.http.errors import ParseException
+
+from auth import Caller, Visitor
+from errors import InvalidRequest, Problem, UnsupportedMediaType
+from intake import strict_json
+from intake.forms import read_form
+from service import Service
+from telling import View
+
+_HOST: Final = re.compile(r"(?:[A-Za-z0-9._-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{1,5})?")
+_KEY: Final = re.compile(r"[!-~]{1,255}")
+_WAIT: Final = re.compile(r"wait\s*=\s*(\"?)([0-9]{1,9})\1")
+_UNREADABLE: Final = (ConnectionError, TimeoutError, BlockingIOError, ParseException)
+"""Malformed chunks, or a caller who stopped sending. Other OSErrors are trouble of our own: a full disk, say."""
+
+_LARGE: Final = 100_000
+"""Bytes of a body that takes a while to read."""
+
+
+@dataclass(frozen=True, slots=True)
+class Preference:
+    """How long the caller waits for the end, in seconds (None: until it is there), and what of their wishes that is."""
+
+    seconds: float | None = None
+    applied: str | None = None
+
+
+def service() -> Service:
+    found: Service = current_app.extensions["service"]
+    return found
+
+
+def spending_caller() -> Caller:
+    """Who is calling, ready to spend."""
+    service().raise_if_draining()
+    caller = service().doors.admit(request.headers)
+    g.caller = caller.id
+    return caller
+
+
+def visitor() -> Visitor:
+    """Who is asking, without spending."""
+    found = service().doors.recognise(request.headers)
+    g.caller = found.id
+    return found
+
+
+def idempotency_key() -> str | None:
+    """Raises InvalidRequest."""
+    key = request.headers.get("Idempotency-Key")
+    if key is not None and not _KEY.fullmatch(key):
+        raise InvalidRequest([Problem("Idempotency-Key", "must be 1 to 255 visible ASCII characters", key)])
+    return key
+
+
+def preference() -> Preference:
+    """What `Prefer` says of waiting (RFC 7240); what is not understood there is not honoured, and no error."""
+    wishes = [wish.partition(";")[0].strip().lower() for wish in request.headers.get("Prefer", "").split(",")]
+    waits = [found for wish in wishes if (found := _WAIT.fullmatch(wish))]
+    if waits:
+        seconds = int(waits[0][2])
+        return Preference(seconds, f"wait={seconds}")
+    return Preference(0, "respond-async") if "respond-async" in wishes else Preference()
+
+
+def view() -> View:
+    """How this caller is told of what will have happened. Asked before anything is spent, since it may raise."""
+    host = request.environ.get("HTTP_HOST", "")
+    if not _HOST.fullmatch(host):
+        host = f"{request.environ['SERVER_NAME']}:{request.environ['SERVER_PORT']}"
+    settings = service().settings
+    return View(settings.REPLICATE_SIMULATE, settings.PUBLIC_URL or f"{request.scheme}://{host}")
+
+
+def connection() -> Any:
+    """The caller's socket, where the server tells it; it is how a hang-up is noticed."""
+    return request.environ.get("gunicorn.socket")
+
+
+def body(*, forms: bool = False) -> Any:
+    """The body, read: JSON, or a form that stands for it where forms are taken."""
+    is_form = forms and request.mimetype == "multipart/form-data"
+    if not (is_form or request.mimetype == "application/json") or request.content_encoding:
+        said = (
+            (request.content_type or "nothing") if not request.content_encoding else request.content_encoding
+        )
+        raise UnsupportedMediaType(f"{UnsupportedMediaType.title}; this one says {said[:100]}.")
+    if is_form:
+        return _form()
+    content = bytes_of_body()
+    with service().thinking if len(content) > _LARGE else nullcontext():
+        return strict_json.loads(content)
+
+
+def bytes_of_body() -> bytes:
+    """The body as it came. Raises InvalidRequest if it did not come whole."""
+    try:
+        content = request.get_data(cache=False)
+        request.stream.read(1)  # raises when a chunked body is too large; get_data cuts it off
+    except _UNREADABLE:
+        raise InvalidRequest([Problem("request", "could not be read")]) from None
+    if request.content_length not in {None, len(content)}:
+        raise InvalidRequest([Problem("request", "is shorter than it said")])
+    return content
+
+
+def _form() -> Any:
+    settings = service().settings
+    request.max_content_length = max(settings.MAX_UPLOAD_BYTES, settings.MAX_BODY_BYTES)
+    try:
+        return read_form(
+            request.stream,
+            options=request.mimetype_params,
+            length=request.content_length,
+            most_text=settings.MAX_BODY_BYTES,
+            spool=service().uploads_dir,
+        )
+    except _UNREADABLE:
+        raise InvalidRequest([Problem("request", "could not be read")]) from None

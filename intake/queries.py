@@ -1,0 +1,133 @@
+"""What the addresses of lists and of usage ask for, read from their query strings."""
+
+import base64
+import binascii
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Final, Literal, cast
+
+import models
+from errors import InvalidRequest, Problem
+from telling import ENDED, UNFINISHED, dated
+
+LONGEST_PAGE: Final = 200
+USUAL_PAGE: Final = 20
+
+GROUPS: Final = ("model", "caller", "day")
+
+
+@dataclass(frozen=True, slots=True)
+class ListQuery:
+    """`GET /generations`: `since` is a Unix time, `before` the place in the list that the cursor stands for."""
+
+    limit: int
+    state: str | None
+    model: str | None
+    since: float | None
+    before: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class UsageQuery:
+    """`GET /usage`: Unix times, from `since` to before `until`."""
+
+    since: float | None
+    until: float | None
+    group_by: Literal["model", "caller", "day"] | None
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "since": None if self.since is None else dated(self.since),
+            "until": None if self.until is None else dated(self.until),
+            "group_by": self.group_by,
+        }
+
+
+def parse_list(query: Mapping[str, str]) -> ListQuery:
+    """Raises InvalidRequest with everything that is wrong."""
+    problems = _unknown(query, ("state", "model", "since", "limit", "cursor"))
+    state = _chosen("state", query, (*UNFINISHED, *ENDED), problems)
+    model = models.find(query["model"]) if "model" in query else None
+    if "model" in query and model is None:
+        near = ", ".join(models.nearest_first(query["model"]))
+        problems.append(Problem("model", f"is not a model known here; these are: {near}", query["model"]))
+    since = _moment("since", query, problems)
+    limit, before = _limit(query, problems), _before(query, problems)
+    if problems:
+        raise InvalidRequest(problems)
+    return ListQuery(limit, state, model.name if model else None, since, before)
+
+
+def parse_usage(query: Mapping[str, str]) -> UsageQuery:
+    """Raises InvalidRequest with everything that is wrong."""
+    problems = _unknown(query, ("since", "until", "group_by"))
+    group = _chosen("group_by", query, GROUPS, problems)
+    since, until = _moment("since", query, problems), _moment("until", query, problems)
+    if problems:
+        raise InvalidRequest(problems)
+    return UsageQuery(since, until, cast("Literal['model', 'caller', 'day'] | None", group))
+
+
+def cursor(place: int) -> str:
+    """What stands for a place in the list: for whoever asks for the next page, and not to be read."""
+    return base64.urlsafe_b64encode(struct.pack(">Q", place)).rstrip(b"=").decode()
+
+
+def _before(query: Mapping[str, str], problems: list[Problem]) -> int | None:
+    given = query.get("cursor")
+    if given is None:
+        return None
+    try:
+        place: int = struct.unpack(">Q", base64.b64decode(given + "=", altchars=b"-_", validate=True))[0]
+        if place < 2**63:
+            return place
+    except (binascii.Error, struct.error, ValueError):
+        pass
+    problems.append(Problem("cursor", "must be a next_cursor of an earlier page", given))
+    return None
+
+
+def _limit(query: Mapping[str, str], problems: list[Problem]) -> int:
+    given = query.get("limit", str(USUAL_PAGE))
+    if given.isascii() and given.isdigit() and len(given) < 6 and 1 <= int(given) <= LONGEST_PAGE:
+        return int(given)
+    problems.append(Problem("limit", f"must be a whole number from 1 to {LONGEST_PAGE}", given))
+    return USUAL_PAGE
+
+
+def _chosen(
+    name: str, query: Mapping[str, str], choices: tuple[str, ...], problems: list[Problem]
+) -> str | None:
+    given = query.get(name)
+    if given is not None and given not in choices:
+        problems.append(Problem(name, f"must be one of {', '.join(choices)}", given))
+    return given
+
+
+def _moment(name: str, query: Mapping[str, str], problems: list[Problem]) -> float | None:
+    """A date, a date and time (UTC unless it says otherwise), or a Unix time."""
+    given = query.get(name)
+    if given is None:
+        return None
+    try:
+        if given.replace(".", "", 1).isdigit() and given.isascii():
+            moment = float(given)
+        else:
+            # A plus in a query is a space, and there is no other space in a moment of that form.
+            read = datetime.fromisoformat(given.replace(" ", "+") if "T" in given else given)
+            moment = (read if read.tzinfo else read.replace(tzinfo=UTC)).timestamp()
+        dated(moment)
+        return moment
+    except (ValueError, OverflowError, OSError):
+        problems.append(Problem(name, "must be a date, a date and time (ISO 8601) or a Unix time", given))
+        return None
+
+
+def _unknown(query: Mapping[str, str], known: tuple[str, ...]) -> list[Problem]:
+    return [
+        Problem(name, f"is not known here; {', '.join(known)} are", value)
+        for name, value in query.items()
+        if name not in known
+    ]

@@ -1,0 +1,77 @@
+"""How work stands: what is told of it before it has ended, with its place in line and how long it may still take.
+
+Both are estimates: turns are equal from now on, and what is to come takes as long as the latest of its model did.
+"""
+
+from collections import Counter
+from collections.abc import Mapping
+from statistics import fmean
+from typing import Any, Final
+
+from concurrency import Gate
+from generation import Generations
+from records import Batch, Generation
+from telling import Ended, State, View
+
+_OVERDUE: Final = 0.1
+"""The part of its usual time that one is given which has passed it already."""
+
+
+class Standing:
+    """On the loop."""
+
+    def __init__(self, *, generations: Generations, gate: Gate) -> None:
+        self._generations = generations
+        self._gate = gate
+
+    def of(self, work: Generation | Batch | Ended, view: View) -> dict[str, Any]:
+        """What is told of it now; of a batch without its results, which may be many."""
+        if isinstance(work, Batch):
+            return self._of_batch(work)
+        if isinstance(work, Generation) and not work.has_ended:
+            return {**work.told(view), **self._outlook(work)}
+        return work.result(view) if work.has_ended else work.told(view)
+
+    def _outlook(self, generation: Generation) -> dict[str, Any]:
+        told: dict[str, Any] = {"estimated_seconds": round(self._seconds(generation), 1)}
+        if generation.state == "queued":
+            told["place"] = self._generations.place(generation)
+        if generation.progress is not None:
+            told["progress"] = generation.progress
+        return told
+
+    def _seconds(self, generation: Generation) -> float:
+        took = self._generations.pace.of(generation.model.name)
+        usual = fmean(each.held + each.after for each in took) if took else generation.model.usual_seconds
+        if generation.state == "queued":
+            return self._generations.place(generation) * self._gate.seconds_per_release() + usual
+        held = generation.last.age if generation.last else 0.0
+        return max(usual - held, usual * _OVERDUE)
+
+    def _of_batch(self, batch: Batch) -> dict[str, Any]:
+        counts = Counter(each.state for each in batch.generations)
+        alive = [each for each in batch.generations if isinstance(each, Generation) and not each.has_ended]
+        told = {
+            **batch.summary(),
+            "status": _status(batch, counts),
+            "counts": dict(counts),
+        }
+        if not batch.has_ended:
+            del told["success"], told["estimated_seconds"]
+        if alive:
+            waiting = [each for each in alive if each.state == "queued"]
+            told["estimated_seconds"] = round(max(self._seconds(each) for each in (alive[0], alive[-1])), 1)
+            if waiting:
+                told["place"] = self._generations.place(waiting[0])
+        return told
+
+
+def ended_of(batch: Batch) -> list[int]:
+    """Which of a batch have ended, in input order."""
+    return [index for index, each in enumerate(batch.generations) if each.has_ended]
+
+
+def _status(batch: Batch, counts: Mapping[State, int]) -> str:
+    if batch.has_ended:
+        return "completed"
+    return "queued" if counts.get("queued") == len(batch.generations) else "running"

@@ -1,0 +1,101 @@
+"""Generations before a fake Replicate, callers who leave and services that stop: what the tests of both share."""
+
+import asyncio
+import json
+
+from parts import ADMIN, Fake, Notes, a_picture, succeeded
+
+from concurrency import Gate
+from files import Kept
+from generation import Generations
+from intake.attachments import Attachments
+from intake.parsing import Terms
+from providers import Created, Prediction
+from recovery import Recovery
+
+
+def a_service(fake: Fake, *, concurrent_limit: int = 1, ledger: Notes | None = None, **more):
+    gate = Gate(concurrent_limit=concurrent_limit, requests_per_minute=60)
+    how = {"timeout": 600, "max_queued": 100, **more}
+    return gate, Generations(provider=fake, gate=gate, ledger=ledger or Notes(), **how)
+
+
+def start(generations: Generations) -> "asyncio.Task":
+    return asyncio.create_task(generations.run(a_picture(), caller=ADMIN, request_id="req"))
+
+
+async def cancel(*tasks: "asyncio.Task") -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.wait(tasks)
+
+
+def held(gate: Gate) -> tuple[int, int, int]:
+    """Slots taken, places taken, and how many wait."""
+    now = gate.statistics()
+    return now.current_concurrent, now.current_rate_per_minute, now.waiting
+
+
+def on_record(ledger: Notes) -> list[tuple[str, str | None, bool]]:
+    """What the next process finds of each generation: its state, its prediction, and whether it has ended."""
+    return [
+        (row["state"], json.loads(row["facts"])["prediction_id"], row["ended_at"] is not None)
+        for row in ledger.of("generations")
+    ]
+
+
+async def heard(*callers: "asyncio.Task") -> list[str]:
+    """What each caller hears of their generation: how it ended, or what they were refused with."""
+    answers = await asyncio.gather(*callers, return_exceptions=True)
+    return [getattr(answer, "state", None) or answer.code for answer in answers]
+
+
+def next_service(fake: Fake, ledger: Notes, **how):
+    """The process after the one that left this ledger, which goes on with all of it."""
+    gate, generations = a_service(fake, ledger=ledger, **how)
+    recovery = Recovery(attachments=Attachments(None), terms=Terms())
+    rows = [row for row in ledger.of("generations") if row["ended_at"] is None]
+    batches = [
+        (batch, [row for row in ledger.of("generations") if row["batch"] == batch["id"]])
+        for batch in ledger.of("batches")
+        if batch["ended_at"] is None
+    ]
+    left = recovery.revived([row for row in rows if row["batch"] is None], batches, ADMIN)
+    assert [] == left.lost
+    generations.resume(left.generations, left.batches)
+    return gate, generations, [*left.generations, *left.batches]
+
+
+class Slow:
+    """A keeper that never comes to an end."""
+
+    async def keep(self, generation_id, outputs):  # noqa: ARG002
+        await asyncio.get_running_loop().create_future()
+
+    async def put(self, generation_id, number, content): ...
+
+
+class Quick(Slow):
+    """A keeper that has everything at once."""
+
+    async def keep(self, generation_id, outputs):  # noqa: ARG002
+        return Kept(("0.jpg",), None)
+
+
+class Lost(Fake):
+    """What it is asked to create while a process dies is found half a minute later."""
+
+    async def recover(self, *_caller_and_model, **_named):
+        await asyncio.sleep(30)
+        self._ends["p1"] = succeeded()
+        return Created(Prediction("p1", "processing"))
+
+
+async def lose_a_creation(ledger: Notes) -> None:
+    """Leave what a process leaves that dies just before it hears of its creation."""
+    _, generations = a_service(Fake(answer_after=10), ledger=ledger)
+    caller = start(generations)
+    await asyncio.sleep(1)
+    (row,) = ledger.of("generations")
+    await cancel(caller)
+    ledger.put("generations", row)

@@ -1,0 +1,227 @@
+"""A caller's `webhook`: the result is told where they asked for it, signed, until it was heard, a restart or not."""
+
+import pytest
+from asking import PICTURE, ended, left, left_batch, picture, told
+from callback_parts import SECRET, is_valid
+from callers import ADMIN, USER
+from online import receiving
+from problems import fields, problem
+from process import until
+
+
+@pytest.fixture
+def make_calling(make_app):
+    """Makes the service as it is where webhooks may be on this very machine."""
+
+    def make(**settings):
+        return make_app(REPLICATE_SIMULATE=1, WEBHOOK_SECRET=SECRET, **settings)
+
+    return make
+
+
+def delivered(client, target, *, by=USER):
+    """How its delivery stands, once it is over."""
+    until(lambda: told(client, target, by=by).get("webhook", {"state": "pending"})["state"] != "pending")
+    return told(client, target, by=by)["webhook"]
+
+
+def test_the_result_is_posted_as_it_would_have_been_answered_and_signed_as_replicate_signs(make_calling):
+    client = make_calling().test_client()
+    with receiving() as receiver:
+        answer = client.post(
+            "/generate", json=PICTURE | {"webhook": f"{receiver.url}/here?key=1"}, headers=USER
+        )
+        webhook = delivered(client, answer.json["id"])
+
+    (heard,) = receiver.heard
+    assert ("/here?key=1", "application/json") == (heard.path, heard.headers["content-type"])
+    assert answer.json == heard.told
+    assert f"msg_{answer.json['id']}" == heard.headers["webhook-id"]
+    is_valid(heard.headers, heard.body)
+    with pytest.raises(ValueError, match="signature"):
+        is_valid(heard.headers, heard.body.replace(b"succeeded", b"successful"))
+    assert {
+        "url": f"{receiver.url}/here?key=1",
+        "state": "delivered",
+        "attempts": 1,
+        "next_attempt_at": None,
+        "trouble": None,
+        "delivered_at": webhook["delivered_at"],
+    } == webhook
+
+
+@pytest.mark.parametrize("prompt", ["[[fail]]", "[[nsfw]]"])
+def test_a_failure_is_told_too(make_calling, prompt):
+    client = make_calling().test_client()
+    with receiving() as receiver:
+        target = left(client, prompt, webhook=receiver.url)
+        until(lambda: receiver.heard)
+
+    assert (False, "failed", target) == tuple(
+        receiver.heard[0].told[name] for name in ("success", "status", "id")
+    )
+    assert ended(client, target)["error"] == receiver.heard[0].told["error"]
+
+
+def test_a_cancelled_one_is_told_too(make_calling, simulator):
+    client = make_calling().test_client()
+    with receiving() as receiver:
+        target = left(client, "[[hang]]", webhook=receiver.url)
+        until(lambda: 1 == simulator.counts().in_flight)
+        client.delete(f"/generations/{target}", headers=USER)
+        until(lambda: receiver.heard)
+
+    assert "canceled" == receiver.heard[0].told["status"]
+
+
+def test_a_batch_is_told_once_and_whole_and_each_item_if_it_asked(make_calling):
+    client = make_calling().test_client()
+    with receiving() as whole, receiving() as item:
+        items = [picture("a"), picture("[[fail]] b", webhook=item.url)]
+        answer = client.post(
+            "/generate-batch", json={"requests": items, "webhook": whole.url}, headers=USER
+        ).json
+        assert "delivered" == delivered(client, answer["id"])["state"]
+        second = answer["results"][1]["id"]
+        assert "delivered" == delivered(client, second)["state"]
+
+    assert [answer] == [heard.told for heard in whole.heard]
+    assert [second] == [heard.told["id"] for heard in item.heard]
+    assert "webhook" not in told(client, answer["results"][0]["id"])
+
+
+def test_what_is_asked_for_again_is_not_told_again(make_calling):
+    client = make_calling().test_client()
+    key = USER | {"Idempotency-Key": "k"}
+    with receiving() as receiver:
+        for _ in range(2):
+            answer = client.post("/generate", json=PICTURE | {"webhook": receiver.url}, headers=key)
+            delivered(client, answer.json["id"])
+
+    assert 1 == len(receiver.heard)
+
+
+def test_without_a_webhook_nothing_is_said_of_one(client):
+    assert "webhook" not in ended(client, left(client))
+
+
+def test_without_a_secret_it_is_told_unsigned(make_app):
+    client = make_app(REPLICATE_SIMULATE=1).test_client()
+    with receiving() as receiver:
+        left(client, webhook=receiver.url)
+        until(lambda: receiver.heard)
+
+    assert "webhook-id" in receiver.heard[0].headers
+    assert "webhook-signature" not in receiver.heard[0].headers
+
+
+def test_who_said_they_want_no_more_is_left_alone(make_calling):
+    client = make_calling().test_client()
+    with receiving(410) as receiver:
+        webhook = delivered(client, left(client, webhook=receiver.url))
+
+    assert ("failed", 1, "it answered 410") == tuple(
+        webhook[name] for name in ("state", "attempts", "trouble")
+    )
+    assert 1 == len(receiver.heard)
+
+
+def test_what_was_not_heard_is_told_again_by_the_next_process_with_the_same_id(make_calling):
+    app = make_calling()
+    client = app.test_client()
+    with receiving(500, 204) as receiver:
+        answer = client.post("/generate", json=PICTURE | {"webhook": receiver.url}, headers=USER)
+        until(lambda: 1 == told(client, answer.json["id"])["webhook"]["attempts"])
+        waiting = told(client, answer.json["id"])["webhook"]
+        app.extensions["service"].close()
+        client = make_calling().test_client()
+        resumed = told(client, answer.json["id"])["webhook"]
+        webhook = delivered(client, answer.json["id"])
+
+    assert ("pending", "it answered 500", None) == tuple(
+        waiting[name] for name in ("state", "trouble", "delivered_at")
+    )
+    assert waiting["next_attempt_at"] is not None
+    assert waiting == resumed
+    assert ("delivered", 2, None) == tuple(webhook[name] for name in ("state", "attempts", "trouble"))
+    first, second = receiver.heard
+    assert answer.json == first.told == second.told
+    assert first.headers["webhook-id"] == second.headers["webhook-id"]
+    is_valid(second.headers, second.body)
+
+
+def test_an_attempt_that_a_restart_cut_short_is_made_again(make_calling):
+    app = make_calling()
+    with receiving(None, 204) as receiver:
+        target = left(app.test_client(), webhook=receiver.url)
+        until(lambda: receiver.heard)
+        app.extensions["service"].close()
+        webhook = delivered(make_calling().test_client(), target)
+
+    assert ("delivered", 1) == (webhook["state"], webhook["attempts"])
+    assert 2 == len(receiver.heard)
+
+
+def test_what_ends_only_after_a_restart_is_told_then(make_calling, simulator):
+    app = make_calling(REPLICATE_CONCURRENT_LIMIT=1)
+    client = app.test_client()
+    with receiving() as one, receiving() as several:
+        running = left(client, "[[slow=0.4]]", by=ADMIN, webhook=one.url)
+        until(lambda: 1 == simulator.counts().in_flight)
+        batch = left_batch(client, "a", "[[fail]] b", webhook=several.url)
+        app.extensions["service"].close()
+        assert ([], []) == (one.heard, several.heard)
+
+        client = make_calling().test_client()
+        until(lambda: one.heard)
+        assert [] == several.heard  # it waits for its owner
+        ended(client, batch)
+        until(lambda: several.heard)
+
+    assert (running, True) == tuple(one.heard[0].told[name] for name in ("id", "success"))
+    assert (batch, 1, 1) == tuple(several.heard[0].told[name] for name in ("id", "succeeded", "failed"))
+
+
+def test_what_is_cancelled_for_its_owner_after_a_restart_is_told_with_its_batch(make_calling, simulator):
+    app = make_calling(REPLICATE_CONCURRENT_LIMIT=1)
+    client = app.test_client()
+    left(client, "[[slow=0.3]]")
+    until(lambda: 1 == simulator.counts().in_flight)
+    with receiving() as receiver:
+        left_batch(client, "a", "b", webhook=receiver.url)
+        target = left(client, webhook=receiver.url)
+        batch = client.get("/generations?limit=2", headers=USER).json["generations"][1]["batch_id"]
+        app.extensions["service"].close()
+        client = make_calling().test_client()
+
+        client.delete(f"/batches/{batch}", headers=ADMIN)
+        client.delete(f"/generations/{target}", headers=ADMIN)
+        until(lambda: 2 == len(receiver.heard))
+
+    assert {batch, target} == {heard.told["id"] for heard in receiver.heard}
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://example.com/", "ftp://example.com/", "https://10.0.0.1/", "https://169.254.169.254/latest",
+        "https://[::1]/", "https://localhost/", "http://127.0.0.1:1/", "https://user:pass@example.com/", "", "x",
+        "https://", "https://intranet/", "https://example.com/" + "a" * 3000, 5, ["https://example.com"], True,
+    ],
+)  # fmt: skip
+def test_addresses_that_are_private_or_not_https_are_refused_before_anything_is_spent(client, simulator, url):
+    items = {"requests": [PICTURE, PICTURE | {"webhook": url}]}
+
+    assert ["webhook"] == fields(client.post("/generate", json=PICTURE | {"webhook": url}, headers=USER))
+    assert ["requests[1].webhook"] == fields(client.post("/generate-batch", json=items, headers=USER))
+    batch = {"model_name": "flux-dev", "prompts": ["a"], "webhook": url}
+    assert ["webhook"] == fields(client.post("/generate-batch", json=batch, headers=USER))
+    assert {} == dict(simulator.counts().requests)
+
+
+def test_in_simulation_this_very_machine_may_be_called_and_no_other_private_one(make_calling):
+    client = make_calling().test_client()
+
+    for url in ("http://10.0.0.1/", "http://example.com/", "http://169.254.169.254/", "http://0.0.0.0/"):
+        answer = client.post("/generate", json=PICTURE | {"webhook": url}, headers=USER)
+        problem(answer, 400, "invalid_request")
