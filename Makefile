@@ -18,7 +18,7 @@ simulator: .venv/simulator ## run the simulator of Replicate alone, on http://12
 	@exec $(BIN)/python -m simulator
 
 test: .venv/dev ## run the tests
-	$(BIN)/python -m pytest $(TEST)
+	$(BIN)/python -m pytest -n 2 --dist worksteal $(TEST)
 
 check: .venv/dev ## everything CI checks: format, lint, types, tests
 	$(BIN)/ruff format --check .
