@@ -241,20 +241,28 @@ class Attempts:
         """Have it on the disk that this is about to be sent. What was on record before waits until that can be."""
         attempt.submitted_at = time.time()
         self._move(generation, "submitting")
-        while True:
-            try:
-                await self._ledger.synced()
-                generation.is_on_record = True
-                return
-            except LedgerDown:
-                if not generation.is_on_record:
-                    generation.tries.remove(attempt)
-                    raise
+        try:
+            while not await self._is_on_record(generation):
                 await asyncio.sleep(_LEDGER_PAUSE)
-            except asyncio.CancelledError:  # nothing was sent
-                generation.tries.remove(attempt)
-                self._move(generation, "queued")
+                self._move(generation, "submitting")
+        except LedgerDown:
+            generation.tries.remove(attempt)
+            raise
+        except asyncio.CancelledError:  # nothing was sent
+            generation.tries.remove(attempt)
+            self._move(generation, "queued")
+            raise
+
+    async def _is_on_record(self, generation: Generation) -> bool:
+        """Whether what was put is on the disk now. Raises LedgerDown if nothing of it ever was."""
+        try:
+            await self._ledger.synced()
+        except LedgerDown:
+            if not generation.is_on_record:
                 raise
+            return False
+        generation.is_on_record = True
+        return True
 
     def _leave_to_the_next(
         self, generation: Generation, attempt: Attempt, creation: "asyncio.Task[Created]"

@@ -13,7 +13,7 @@ import secrets
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
-from errors import Forbidden, ServerTokenRejected, Unauthenticated
+from errors import Forbidden, LedgerDown, ServerTokenRejected, Unauthenticated
 
 ADMIN_HEADER = "X-Admin-API-Key"
 USER_HEADER = "X-Replicate-API-Key"
@@ -68,7 +68,8 @@ class Doors:
     ) -> None:
         self._admin_key = admin_key
         self._server_token = server_token
-        self.hash_key = hash_key or secrets.token_bytes(32)
+        self.hash_key: bytes | None = hash_key or secrets.token_bytes(32)
+        """None while it is not known who is who: then no user is let in."""
 
     def admit(self, headers: Headers) -> Caller:
         """The caller these headers speak for. Raises Unauthenticated, or ServerTokenRejected to an admin whose
@@ -116,5 +117,7 @@ class Doors:
             raise Unauthenticated(f"The {ADMIN_HEADER} header does not hold the admin key.")
 
     def _caller_id(self, token: str) -> str:
+        if self.hash_key is None:
+            raise LedgerDown("The ledger could not be opened yet, and with it who is who.")
         digest = hmac.new(self.hash_key, token.encode(), hashlib.sha256)
         return "user_" + digest.hexdigest()[:32]

@@ -108,11 +108,15 @@ class Desk:
 
     async def take(self, order: Order) -> Work | Ended:
         """The work that the order asks for: taken on now, or before under the same key. Raises what refuses it."""
+        work: Work | Ended | None = None
         try:
-            return await self._taken(order)
+            work = await self._taken(order)
         finally:
-            if UPLOADED in order.written[0] and self._alive(order.id) is None:
+            # Of work that was accepted, whoever ends it forgets the files.
+            is_mine = self._alive(order.id) is not None or (work is not None and work.id == order.id)
+            if not is_mine and any(UPLOADED in text for text in order.written):
                 self._forget([order.id])
+        return work
 
     async def _taken(self, order: Order) -> Work | Ended:
         if order.key is None:
@@ -154,7 +158,7 @@ class Desk:
                 return alive
             found = await self.in_thread(partial(self._look, target, owner))
             if found.left is not None and (ids := found.ids) and ids <= self._waiting_for_owner:
-                self._waiting_for_owner -= ids
+                self._waiting_for_owner -= ids | {batch.id for batch in found.left.batches}
                 self.resume(found.left)
                 if found.left.lost:
                     await self._ledger.synced()

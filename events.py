@@ -44,6 +44,7 @@ class Listener:
     news: "queue.SimpleQueue[Event | None]" = field(default_factory=queue.SimpleQueue)
     """None once nobody listens any more."""
     unfollow: Callable[[], None] = lambda: None
+    has_left: bool = False
     hear: Callable[[Generation], object] | None = None
 
 
@@ -82,6 +83,7 @@ class Events:
 
     def leave(self, listener: Listener) -> None:
         """Nobody listens any more."""
+        listener.has_left = True
         listener.unfollow()
         if listener.hear is not None and isinstance(listener.work, Generation):
             with suppress(ValueError):
@@ -107,7 +109,8 @@ class Events:
                     listener, Event("progress", {"id": generation.id, "progress": prediction.progress})
                 )
 
-        listener.unfollow = self._provider.follow(prediction_id, seen)
+        if not listener.has_left:
+            listener.unfollow = self._provider.follow(prediction_id, seen)
 
     def _tell(self, listener: Listener, event: Event) -> None:
         async def tell() -> None:

@@ -151,10 +151,9 @@ class Reception:
         except Untrusted as reason:
             log.warning("webhook_refused", generation=generation_id, reason=str(reason))
             raise Unauthenticated("The signature does not hold.") from None
-        known = work.prediction_id if isinstance(work, Generation) else None
-        if known not in {None, told.prediction.id} and attempt == str(
-            work.attempts if isinstance(work, Generation) else 0
-        ):
+        if not isinstance(work, Generation) or attempt != str(work.attempts):
+            return  # over, or about an attempt that is
+        if work.prediction_id not in {None, told.prediction.id}:
             return  # signed, but about another prediction than this attempt's
         self._loop.call(partial(self._provider.tell, f"{generation_id}.{attempt}", told))
 

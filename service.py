@@ -7,6 +7,7 @@ any thread; what they touch lives on the loop.
 import asyncio
 import concurrent.futures
 import json
+import secrets
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -38,6 +39,7 @@ from loop_thread import LoopThread
 from planning import Item, Plan, plan
 from providers.replicate import Replicate
 from reception import Reception
+from records import Batch
 from recovery import Recovery, inherit
 from settings import FILES_AT_ONCE, LISTENERS_AT_ONCE, Settings, SettingsError
 from sliding_window import WINDOW
@@ -69,6 +71,7 @@ class Service:
             raise SettingsError("REPLICATE_SIMULATE: only `python app.py` starts a simulator; run that.")
         self.settings = settings
         self.doors = Doors(admin_key=settings.admin_key, server_token=settings.replicate_token)
+        self.doors.hash_key = None  # the ledger has it
         self.terms = Terms(_fallbacks(settings), loopback=settings.REPLICATE_SIMULATE)
         self.seats = Seats(settings.MAX_WAITING_CALLERS, taken_by="callers are waiting for a result")
         self.thinking = threading.BoundedSemaphore(_THINKING)
@@ -194,10 +197,8 @@ class Service:
         hash_key = self.lookup.meta(_HASH_KEY)
 
         def begin() -> None:
-            if hash_key is None:
-                self.ledger.put("meta", {"name": _HASH_KEY, "value": self.doors.hash_key})
-            else:
-                self.doors.hash_key = hash_key
+            self.doors.hash_key = hash_key or secrets.token_bytes(32)
+            self.ledger.put("meta", {"name": _HASH_KEY, "value": self.doors.hash_key})
             self.gate.count(inherited.answered_ago)
             self.budget.begin(spent=spent_today)
             self._provider.know(inherited.prediction_ids)
@@ -245,7 +246,7 @@ class Service:
     def _let_go(self, work: Work) -> None:
         """It has ended: what only it needed can go. On the loop."""
         self.desk.keys.release(work.id)
-        if work.written and UPLOADED in work.written:
+        if isinstance(work, Batch) or UPLOADED in (work.written or ""):
             self._forget([work.id])
 
     def _forget(self, owners: Sequence[str]) -> None:

@@ -42,6 +42,8 @@ _AGAIN: Final = 1.0
 _BUSY: Final = 1.0
 """Seconds to wait for whoever else has the file locked, such as a backup."""
 
+_ROW_IS_WRONG: Final = (sqlite3.IntegrityError, sqlite3.DataError, sqlite3.ProgrammingError)
+
 _READERS: Final = 8
 
 log = structlog.get_logger("store")
@@ -135,7 +137,12 @@ class Ledger:
 
     def _hand_over(self, *waiting: asyncio.Future[None]) -> None:
         """Let the writer have what is here so far. On the loop, which is where noted work changes."""
-        rows = {key: work.row() for key, work in self._noted.items()}
+        rows: dict[tuple[str, Key], Row | None] = {}
+        for key, work in self._noted.items():
+            try:
+                rows[key] = work.row()
+            except Exception:  # of one, and not of all the others
+                log.exception("row_not_made", id=work.id)
         self._noted.clear()
         with self._lock:
             self._pending |= rows
@@ -148,18 +155,17 @@ class Ledger:
         going_on = True
         while going_on:
             self._heal()
+            self._commit()
             self._first_try.set()
             going_on = self._goes_on()
-            self._commit()
+        self._heal()
+        self._commit()
         self._let_go()
-        self.engine.dispose()
         if self._owner is not None:
             os.close(self._owner)
 
     def _goes_on(self) -> bool:
-        """Wait until there is something to write; whether this is not the last of it."""
-        if self._pending and not self.trouble:  # left from before it was open
-            return True
+        """Wait until there is something to write, or to be tried again; whether this is not the last of it."""
         going_on = True
         with suppress(Empty):
             going_on = self._wake.get(timeout=_AGAIN if self.trouble else None)
@@ -168,7 +174,7 @@ class Ledger:
         return going_on
 
     def _heal(self) -> None:
-        """Open it, if it is not open."""
+        """Open it, if it is not open. Whether it can be written is seen at the next commit."""
         if self._connection is not None:
             return
         try:
@@ -180,23 +186,18 @@ class Ledger:
             self._let_go()
             log.exception("ledger_not_taken_up")
             self._is_down(error)
-        else:
-            if self.trouble and self._first_try.is_set():
-                log.warning("ledger_up")
-            self.trouble = None
 
     def _open(self) -> None:
         if self._owner is None:
             self._owner = _owned(self._path)
         with self.engine.connect() as connection:
+            self._inode = os.stat(self._file).st_ino  # noqa: PTH116 - as in `_write`
             migrate(connection)
         pooled = self.engine.raw_connection()
         self._connection = cast("sqlite3.Connection", pooled.driver_connection)
         pooled.detach()  # the pool may have another
-        self._inode = self._path.stat().st_ino
-        self._write(
-            self._connection, {("meta", ("opened",)): {"name": "opened", "value": _now()}}
-        )  # a full disk shows
+        # A full disk shows, and so does a file that was replaced meanwhile.
+        self._write(self._connection, {("meta", ("opened",)): {"name": "opened", "value": _now()}})
         if not self._has_opened:
             self._on_open()
             self._has_opened = True
@@ -210,18 +211,39 @@ class Ledger:
             if self._connection is None:
                 raise LedgerDown(self.trouble or "")
             self._write(self._connection, pending)
-        except (OSError, sqlite3.Error) as error:
-            self._let_go()
-            self._is_down(error)
-            down = LedgerDown(self.trouble or "")
+            self._is_up()
         except LedgerDown as error:
             down = error
-        if down is not None:
+        except (OSError, sqlite3.DatabaseError) as error:
+            if isinstance(error, _ROW_IS_WRONG):
+                down = self._without_the_wrong(pending)
+            else:
+                self._let_go()
+                self._is_down(error)
+                down = LedgerDown(self.trouble or "")
+        except Exception:  # whatever it is, this thread must outlive it
+            down = self._without_the_wrong(pending)
+        if self.trouble is not None:
             with self._lock:
                 self._pending = {**pending, **self._pending}
         if waiting:
             with suppress(RuntimeError):  # the loop is gone, and so is whoever waited
                 waiting[0].get_loop().call_soon_threadsafe(_tell, waiting, down)
+
+    def _without_the_wrong(self, pending: Mapping[tuple[str, Key], Row | None]) -> LedgerDown:
+        """Write each row by itself, so that one which cannot be written holds up no other."""
+        wrong = 0
+        for key, row in pending.items():
+            try:
+                if self._connection is not None:
+                    self._write(self._connection, {key: row})
+            except (OSError, sqlite3.OperationalError) as error:
+                self._let_go()
+                self._is_down(error)
+            except Exception:
+                wrong += 1
+                log.exception("row_not_written", table=key[0], key=key[1])
+        return LedgerDown(f"{wrong} of {len(pending)} changes cannot be put on record.")
 
     def _write(self, connection: sqlite3.Connection, pending: Mapping[tuple[str, Key], Row | None]) -> None:
         if not pending:
@@ -254,6 +276,12 @@ class Ledger:
             with suppress(sqlite3.Error):
                 self._connection.close()
             self._connection = None
+        self.engine.dispose()  # what is pooled may be connected to a file that is not there any more
+
+    def _is_up(self) -> None:
+        if self.trouble is not None and self._first_try.is_set():
+            log.warning("ledger_up")
+        self.trouble = None
 
     def _is_down(self, error: Exception) -> None:
         reason = getattr(error, "orig", None) or error

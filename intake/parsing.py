@@ -68,9 +68,8 @@ def parse_batch(body: Any, *, terms: Terms = USUAL) -> BatchRequest:
     if problems or fields is None:
         _refuse(problems)
     shared = {} if is_whole else {name: rest[name] for name in rest if name not in {"prompts", "file_names"}}
-    return BatchRequest(
-        requests, fields.max_concurrent, fields.dry_run, fields.webhook, fields.max_cost_usd, shared
-    )
+    bound = fields.max_concurrent and min(fields.max_concurrent, MAX_BATCH_ITEMS)  # more bounds nothing
+    return BatchRequest(requests, bound, fields.dry_run, fields.webhook, fields.max_cost_usd, shared)
 
 
 def parse_limits(body: Any) -> Limits:

@@ -233,3 +233,11 @@ def test_an_accounts_trouble_fails_each_item_and_is_asked_once_or_little_more(cl
     assert (200, 5) == (answer.status_code, answer.json["failed"])
     assert ["insufficient_credit"] * 5 == [outcome(item) for item in answer.json["results"]]
     assert 1 == simulator.counts().requests["create"]
+
+
+def test_a_bound_beyond_all_bounds_bounds_nothing_and_harms_nobody(client, simulator):
+    body = {"model_name": "flux-dev", "prompts": ["a", "b"], "max_concurrent": 10**20}
+
+    assert client.post("/generate-batch", json=body, headers=ADMIN).get_json()["success"] is True
+    assert client.post("/generate", json=PICTURE, headers=ADMIN).get_json()["success"] is True
+    assert 3 == simulator.counts().creations_accepted

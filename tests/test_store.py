@@ -255,6 +255,74 @@ def test_what_goes_wrong_when_it_is_taken_up_is_trouble_and_is_tried_again(path)
     assert 2 == len(tries)
 
 
+def test_a_file_that_is_replaced_after_somebody_looked_into_it_is_not_written_to_nowhere_either(path):
+    with opened(path) as ledger:
+        write(ledger, row("a"))
+        assert "queued" == Lookup(ledger.engine).generation("a")["state"]
+        for each in path.parent.glob("ledger.db*"):
+            if each.suffix != ".lock":
+                each.unlink()
+        with pytest.raises(LedgerDown):
+            write(ledger, row("b"))
+        until(lambda: ledger.trouble is None)
+        write(ledger, row("c"))
+
+        assert {"b": "queued", "c": "queued"} == on_disk(path)
+        assert None is Lookup(ledger.engine).generation("a")
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"position": 10**20}, {"caller": None}, {"model": object()}, {"state": "\ud800"}]
+)
+def test_a_row_that_cannot_be_written_fails_whoever_awaits_it_and_holds_up_no_other(path, wrong):
+    with opened(path) as ledger:
+        with pytest.raises(LedgerDown, match="1 of 2 changes cannot be put on record"):
+            write(ledger, row("a", **wrong), row("b"))
+        write(ledger, row("c"))
+
+        assert {"b": "queued", "c": "queued"} == on_disk(path)
+        assert ledger.trouble is None
+
+
+def test_work_whose_row_cannot_be_made_holds_up_no_other(path):
+    class Broken:
+        id = "a"
+
+        def row(self):
+            raise RuntimeError("no")
+
+    with opened(path) as ledger:
+
+        async def story():
+            ledger.note("generations", Broken())
+            ledger.put("generations", row("b"))
+            await ledger.synced()
+
+        asyncio.run(story())
+
+        assert {"b": "queued"} == on_disk(path)
+
+
+def test_a_disk_with_room_for_little_is_tried_once_a_second_and_can_still_be_closed(path):
+    with opened(path) as ledger:
+        tries = []
+
+        def full(connection, pending):
+            if any(table == "generations" for table, _ in pending):
+                tries.append(time.monotonic())
+                raise sqlite3.OperationalError("database or disk is full")
+
+        ledger._write = full
+        with pytest.raises(LedgerDown, match="disk is full"):
+            write(ledger, row("a"))
+        until(lambda: len(tries) >= 3)
+
+        assert "disk is full" in ledger.trouble
+        assert 0.9 <= tries[2] - tries[1]
+        ledger.close()
+        assert not ledger._thread.is_alive()
+
+
 # ── Versions
 
 
