@@ -25,8 +25,8 @@ from tests.process import ROOT, free_port
 CALLERS = (1, 10, 50, 200)
 
 MOST_CPU = 3.0
-"""The service's CPU a request over the forwarder's, at the most, at any number of callers: 2.5 times, and a fifth of that
-for the ledger (`bench/ledger.py`)."""
+"""The service's CPU a request over the forwarder's, at the most, at any number of callers: 2.5 times, and a fifth of
+that for the ledger (`bench/ledger.py`)."""
 
 MOST_ADDED = 4.0
 """Milliseconds at one caller, at the most, that p50 through the service is above p50 straight to the simulator."""
