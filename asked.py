@@ -4,19 +4,22 @@ On Flask's threads, inside a request.
 """
 
 import re
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from flask import current_app, g, request
 from gunicorn.http.errors import ParseException
 
-from auth import Caller, Visitor
-from errors import InvalidRequest, Problem, UnsupportedMediaType
+from auth import Caller, Headers, Visitor
+from errors import InvalidRequest, LedgerDown, Problem, UnsupportedMediaType
 from intake import strict_json
 from intake.forms import read_form
 from service import Service
 from telling import View
+
+T = TypeVar("T")
 
 _HOST: Final = re.compile(r"(?:[A-Za-z0-9._-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{1,5})?")
 _KEY: Final = re.compile(r"[!-~]{1,255}")
@@ -44,16 +47,24 @@ def service() -> Service:
 def spending_caller() -> Caller:
     """Who is calling, ready to spend."""
     service().raise_if_draining()
-    caller = service().doors.admit(request.headers)
+    caller = _let_in(service().doors.admit)
     g.caller = caller.id
     return caller
 
 
 def visitor() -> Visitor:
     """Who is asking, without spending."""
-    found = service().doors.recognise(request.headers)
+    found = _let_in(service().doors.recognise)
     g.caller = found.id
     return found
+
+
+def _let_in(door: Callable[[Headers], T]) -> T:
+    """Through a door; while it is not known yet who is who, with the ledger's own reason."""
+    try:
+        return door(request.headers)
+    except LedgerDown as down:
+        raise LedgerDown(service().ledger.trouble or down.detail) from None
 
 
 def idempotency_key() -> str | None:
