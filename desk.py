@@ -7,12 +7,12 @@ last process stopped, their coming brings it back to life (`recovery.py`).
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 from attempts import Ledger
 from auth import Caller
@@ -32,6 +32,9 @@ T = TypeVar("T")
 
 Work = Generation | Batch
 Row = Mapping[str, Any]
+
+_LAST_ANSWERS: Final = 5.0
+"""Seconds at most that a stop waits for them: they are milliseconds of the disk away."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,6 +106,7 @@ class Desk:
         self._forget = forget
         self._resume_ttl = resume_ttl
         self._waiting_for_owner: set[str] = set()
+        self._callers: set[asyncio.Task[Any]] = set()
         self._readers = ThreadPoolExecutor(2, thread_name_prefix="ledger-reader")
         self.keys = Keys(ledger=ledger, ask=self._ask_for_key, is_unfinished=self._is_unfinished)
 
@@ -132,23 +136,25 @@ class Desk:
 
     async def serve(self, order: Order) -> Work | Ended:
         """Take the order, and wait for its end as long as its caller does."""
-        work = await self.take(order)
-        if order.seconds != 0 and not isinstance(work, Ended):
-            try:
-                await self._generations.attend(work, seconds=order.seconds)
-            except ShuttingDown as error:
-                raise LeftToTheNext(work, error) from None
-        return work
+        with self._waiting():
+            work = await self.take(order)
+            if order.seconds != 0 and not isinstance(work, Ended):
+                try:
+                    await self._generations.attend(work, seconds=order.seconds)
+                except ShuttingDown as error:
+                    raise LeftToTheNext(work, error) from None
+            return work
 
     async def follow(self, order: Order, tell: Callable[[Batch, int], object]) -> Batch:
         """Take the order of a batch and wait for its end, or until it is interrupted; `tell` hears of each item as it
         ends."""
-        batch = await self.take(order)
-        assert isinstance(batch, Batch)  # noqa: S101 - what a batch's key stands for
-        self._generations.follow(batch, tell)
-        with suppress(ShuttingDown):
-            await self._generations.attend(batch)
-        return batch
+        with self._waiting():
+            batch = await self.take(order)
+            assert isinstance(batch, Batch)  # noqa: S101 - what a batch's key stands for
+            self._generations.follow(batch, tell)
+            with suppress(ShuttingDown):
+                await self._generations.attend(batch)
+            return batch
 
     async def find(self, target: str, owner: Caller | None = None) -> Work | Ended | None:
         """A generation or batch by its id. If its owner asks and it waits for them, it goes on."""
@@ -225,8 +231,24 @@ class Desk:
         await self._ledger.synced()
         await self._end_batches(rows)
 
+    async def answered(self) -> None:
+        """Once all lives have ended: have everybody who waits for one told so. Whoever is still here when the loop
+        stops gets no answer at all."""
+        if self._callers:
+            await asyncio.wait(self._callers, timeout=_LAST_ANSWERS)
+
     def close(self) -> None:
         self._readers.shutdown()
+
+    @contextmanager
+    def _waiting(self) -> Iterator[None]:
+        task = asyncio.current_task()
+        assert task is not None  # noqa: S101 - coroutines run in one
+        self._callers.add(task)
+        try:
+            yield
+        finally:
+            self._callers.discard(task)
 
     async def _end_batches(self, rows: Iterable[Row]) -> None:
         """Have those batches end of which the last have ended with these."""

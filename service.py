@@ -333,6 +333,7 @@ class Service:
                 stack.push_async_callback(self.files.aclose)
             stack.push_async_callback(self.callbacks.aclose)
             await self.generations.drain(0)
+            await self.desk.answered()
 
     def _figures(self) -> tuple[GateStats, GateStats, dict[str, int]]:
         return self.gate.statistics(), self._others.statistics(), self.generations.tally.as_json()

@@ -1,5 +1,6 @@
 """`Idempotency-Key`: whoever asks again gets what they asked for the first time, and it is paid for once."""
 
+import asyncio
 import sqlite3
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -330,8 +331,12 @@ def test_an_admins_key_stands_for_what_went_on_by_itself(make_app, simulator):
     assert 2 == simulator.counts().creations_accepted
 
 
-def test_whoever_waits_when_the_service_stops_finds_it_by_their_key_in_the_next(make_app, simulator):
+@pytest.mark.parametrize("syncs_take", [0, 0.2])
+def test_whoever_waits_when_the_service_stops_finds_it_by_their_key_in_the_next(
+    make_app, simulator, monkeypatch, syncs_take
+):
     app = make_app(REPLICATE_CONCURRENT_LIMIT=1)
+    slow_down(monkeypatch, app.extensions["service"].ledger, syncs_take)
     body = picture("[[slow=0.4]]")
     with ThreadPoolExecutor(2) as callers:
         calls = [
@@ -351,6 +356,17 @@ def test_whoever_waits_when_the_service_stops_finds_it_by_their_key_in_the_next(
     assert [200, 200] == [each.status_code for each in again]
     assert [one.json["id"], several.json["id"]] == [each.json["id"] for each in again]
     assert 3 == simulator.counts().creations_accepted
+
+
+def slow_down(monkeypatch, ledger, seconds):
+    """Have each wait for the disk be longer by so many seconds."""
+    synced = ledger.synced
+
+    async def later():
+        await synced()
+        await asyncio.sleep(seconds)
+
+    monkeypatch.setattr(ledger, "synced", later)
 
 
 def accepted(app):
