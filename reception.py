@@ -3,6 +3,7 @@
 Every method may be called on any thread, and waits for the loop where it must.
 """
 
+import time
 from collections.abc import Mapping
 from contextlib import suppress
 from functools import partial
@@ -123,10 +124,17 @@ class Reception:
         body, ended = self._loop.submit(told()).result()
         if isinstance(work, Batch):
             body["results"] = [work.item(index, view) for index in ended]
-        delivery = self._callbacks.get(work.id)
-        if delivery is None and (row := self._lookup.delivery(work.id)) is not None:
-            delivery = Delivery.from_row(row)
+        delivery = self._delivery(work)
         return body | {"webhook": delivery.as_json()} if delivery else body
+
+    def _delivery(self, work: Work | Ended) -> Delivery | None:
+        """How telling its webhook stands, if it has one; before it has ended it is yet to begin."""
+        if work.webhook is None:
+            return None
+        if (alive := self._callbacks.get(work.id)) is not None:
+            return alive
+        row = self._lookup.delivery(work.id)
+        return Delivery(work.id, work.webhook, since=time.time()) if row is None else Delivery.from_row(row)
 
     def listen(self, work: Work | Ended, view: View) -> Listener:
         return self._loop.call(partial(self._events.listen, work, view))

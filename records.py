@@ -189,6 +189,10 @@ class Generation:
         return self.state in ENDED
 
     @property
+    def webhook(self) -> str | None:
+        return self.request.webhook
+
+    @property
     def attempts(self) -> int:
         return len(self.tries)
 
@@ -260,7 +264,7 @@ class Generation:
             "model": (self.at or self.model).name,
             "request": None if over else self.written,
             "request_id": self.request_id,
-            "webhook": self.request.webhook,
+            "webhook": self.webhook,
             "address": self.view.address,
             "simulated": self.view.simulated,
             "accepted_at": self.born,

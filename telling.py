@@ -39,13 +39,16 @@ class Ended:
     state: State
     cost: float
     view: View
+    webhook: str | None
     stored: str
     """Its facts, as JSON: of a large batch they are only read when they are told."""
 
     @classmethod
     def of(cls, row: Row) -> "Ended":
         view = View(row["simulated"], row["address"])
-        return cls(row["id"], row["caller"], row["batch"], row["state"], row["cost_usd"], view, row["facts"])
+        return cls(
+            row["id"], row["caller"], row["batch"], row["state"], row["cost_usd"], view, row["webhook"], row["facts"]
+        )  # fmt: skip
 
     @property
     def succeeded(self) -> bool:

@@ -101,6 +101,20 @@ def test_what_is_asked_for_again_is_not_told_again(make_calling):
     assert 1 == len(receiver.heard)
 
 
+def test_before_the_result_is_there_its_telling_is_pending(make_calling, simulator):
+    client = make_calling().test_client()
+    with receiving() as receiver:
+        targets = [
+            left(client, "[[hang]]", webhook=receiver.url),
+            left_batch(client, "[[hang]]", webhook=receiver.url),
+        ]
+        until(lambda: 2 == simulator.counts().in_flight)
+        pending = [told(client, target)["webhook"] for target in targets]
+
+    nothing_yet = {"attempts": 0, "next_attempt_at": None, "trouble": None, "delivered_at": None}
+    assert 2 * [{"url": receiver.url, "state": "pending", **nothing_yet}] == pending
+
+
 def test_without_a_webhook_nothing_is_said_of_one(client):
     assert "webhook" not in ended(client, left(client))
 
