@@ -170,38 +170,45 @@ class Lives:
         return delivery
 
     async def _try_models(self, generation: Generation, batch: Batch | None) -> None:
-        """Try the models that it may be made by until one makes it. Raises what the last one failed for."""
+        """Try the models that it may be made by until one makes it. Raises what the last that was tried failed for, and
+        only if none was, what the last was passed over for."""
         request = generation.request
         tried = list(dict.fromkeys(each.model for each in generation.tries))
         begun, generation.at = generation.at, generation.at or request.first.model
-        step: Step | None = request.first
+        step = request.first
         if request.route and generation.at is not request.first.model:
             step = request.route.step(generation.at)  # which a process before this one had come to
-        while step is not None:
+        failure: ServiceError | None = None
+        while True:
             tried.append(step.model)
-            failure: ServiceError
-            try:
-                if step.model is not begun:
-                    self._allow(generation, step)
-                return await self._try_model(generation, step, batch)
-            except ServiceError as error:
-                failure = error
-            step = (
-                request.route.after(tried, code=failure.code)
-                if request.route and failure.falls_back
-                else None
+            why = None if step.model is begun else self._passed_over(generation, step)
+            if why is None:
+                try:
+                    return await self._try_model(generation, step, batch)
+                except ServiceError as error:
+                    why = failure = error
+            following = (
+                request.route.after(tried, code=why.code) if request.route and why.falls_back else None
             )
-            if step is not None:
-                generation.at = step.model
-                self.move(generation, "queued")
-        raise failure
+            if following is None:
+                raise failure or why
+            step = following
+            generation.at = step.model
+            self.move(generation, "queued")
 
-    def _allow(self, generation: Generation, step: Step) -> None:
-        """Raises what a model is passed over for."""
-        if step.unfit:
-            raise _passed_over(generation, step, step.unfit)
+    def _passed_over(self, generation: Generation, step: Step) -> ServiceError | None:
+        """What a model is passed over for, if it is: it is told of all the same."""
+        reason = step.unfit or self._too_dear(generation, step)
+        if reason is None:
+            return None
+        error = InvalidRequest([Problem("fallback", reason)])
+        generation.tries.append(Attempt(step.model, step.input, step.changes, error=error))
+        return error
+
+    def _too_dear(self, generation: Generation, step: Step) -> str | None:
+        """Which limit it would not keep; otherwise what it may cost is reserved."""
         if step.model is generation.request.first.model:
-            return  # it was allowed when it was accepted
+            return None  # it was allowed when it was accepted
         cost = step.model.cost(step.input)
         try:
             check_cost(
@@ -209,7 +216,8 @@ class Lives:
             )
             generation.reserved += self._budget.reserve(max(0.0, cost - generation.reserved))
         except BudgetExceeded as error:
-            raise _passed_over(generation, step, error.detail) from None
+            return error.detail
+        return None
 
     async def _try_model(self, generation: Generation, step: Step, batch: Batch | None) -> None:
         """Try one model until it makes something, or patience ends."""
@@ -295,10 +303,3 @@ class Lives:
             prediction=generation.prediction_id,
             code=error and error.code,
         )
-
-
-def _passed_over(generation: Generation, step: Step, reason: str) -> ServiceError:
-    """A model that is not tried after all still is told of."""
-    error = InvalidRequest([Problem("fallback", reason)])
-    generation.tries.append(Attempt(step.model, step.input, step.changes, error=error))
-    return error
