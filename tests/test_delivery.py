@@ -348,11 +348,11 @@ def test_nothing_is_kept_where_nothing_is_to_be_kept(make_app, simulator):
 
 
 def test_links_begin_with_the_address_that_the_operator_names(make_app):
-    client = make_app(PUBLIC_URL="https://pictures.example.com/api/").test_client()
+    client = make_app(PUBLIC_URL="http://pictures.example.com/api/").test_client()
 
     told = generate(client)
 
-    assert [f"https://pictures.example.com/api/files/{told['id']}/0.jpg"] == told["files"]
+    assert [f"http://pictures.example.com/api/files/{told['id']}/0.jpg"] == told["files"]
 
 
 HOSTS = [
