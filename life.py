@@ -202,7 +202,7 @@ class Lives:
         if reason is None:
             return None
         error = InvalidRequest([Problem("fallback", reason)])
-        generation.tries.append(Attempt(step.model, step.input, step.changes, error=error))
+        generation.tries.append(Attempt(step.model, step.input, step.changes, error=error, passed_over=True))
         return error
 
     def _too_dear(self, generation: Generation, step: Step) -> str | None:

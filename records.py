@@ -30,6 +30,8 @@ class Try(Protocol):
     def prediction_id(self) -> str | None: ...
     @property
     def cost(self) -> float: ...
+    @property
+    def passed_over(self) -> bool: ...
     def as_json(self) -> dict[str, Any]: ...
     def as_record(self) -> dict[str, Any]: ...
 
@@ -52,6 +54,8 @@ class Attempt:
     answered_at: float | None = None
     content: str = ""
     """The fingerprint of what was sent."""
+    passed_over: bool = False
+    """Whether it was no try after all: `error` says why."""
 
     def __post_init__(self) -> None:
         self.sent = self.input
@@ -98,6 +102,7 @@ class Attempt:
             "answered_at": self.answered_at,
             "content": self.content,
             "created_at": made.created_at.isoformat() if made and made.created_at else None,
+            "passed_over": self.passed_over,
         }
 
     def go_on_from(self, record: Row) -> None:
@@ -130,6 +135,11 @@ class PastAttempt:
     def cost(self) -> float:
         cost: float = self.record["cost"]
         return cost
+
+    @property
+    def passed_over(self) -> bool:
+        passed_over: bool = self.record["passed_over"]
+        return passed_over
 
     def as_json(self) -> dict[str, Any]:
         told: dict[str, Any] = self.record["told"]
@@ -205,7 +215,7 @@ class Generation:
     @property
     def model(self) -> Model:
         """The model that ran last, or that would have been the first."""
-        return self.tries[-1].model if self.tries else self.at or self.request.model
+        return self._ran_last.model if self._ran_last else self.at or self.request.model
 
     @property
     def prediction(self) -> Prediction | None:
@@ -213,7 +223,11 @@ class Generation:
 
     @property
     def prediction_id(self) -> str | None:
-        return self.tries[-1].prediction_id if self.tries else None
+        return self._ran_last.prediction_id if self._ran_last else None
+
+    @property
+    def _ran_last(self) -> Try | None:
+        return next((each for each in reversed(self.tries) if not each.passed_over), None)
 
     @property
     def cost(self) -> float:
@@ -261,7 +275,7 @@ class Generation:
             "batch": self.batch,
             "position": self.position,
             "state": self.state,
-            "model": (self.at or self.model).name,
+            "model": (self.model if over else self.at or self.model).name,
             "request": None if over else self.written,
             "request_id": self.request_id,
             "webhook": self.webhook,

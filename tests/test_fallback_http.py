@@ -184,6 +184,8 @@ def test_a_model_that_is_passed_over_is_told_of_too(client):
     told = problem(answer, 422, "content_refused")  # what the last that was tried failed for
     assert [("flux-kontext-max", "content_refused"), ("flux-1.1-pro", "invalid_request")] == tried(told)
     assert None is told["attempts"][1]["prediction_id"]
+    ran = ("black-forest-labs/flux-kontext-max", told["attempts"][0]["prediction_id"])
+    assert ran == (told["model_name"], told["prediction_id"])
 
 
 def black(client, link):
