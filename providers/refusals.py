@@ -36,10 +36,10 @@ def service_error(refusal: Refusal, caller: Caller) -> ServiceError:
             return TokenRejected() if caller.kind == "user" else ServerTokenRejected()
         case 402:
             if caller.kind == "user":
-                return InsufficientCredit(str(refusal.json().get("detail") or ""))
+                return InsufficientCredit(_quoted(refusal.json().get("detail") or "", caller))
             return ServerOutOfCredit()
         case 422:
-            return _invalid_input(refusal)
+            return _invalid_input(refusal, caller)
         case 429:
             return UpstreamRateLimited()
         case 404:
@@ -71,13 +71,21 @@ def _from_header(text: str) -> float | None:
         return None
 
 
-def _invalid_input(refusal: Refusal) -> ServiceError:
+def _invalid_input(refusal: Refusal, caller: Caller) -> ServiceError:
     """Replicate's schema is stricter than the registry knew: still the caller's to mend."""
     fields = refusal.json().get("invalid_fields")
     problems = [
-        Problem(str(field.get("field", "input")).removeprefix("input."), str(field.get("description", "")))
+        Problem(
+            _quoted(field.get("field", "input"), caller).removeprefix("input."),
+            _quoted(field.get("description", ""), caller),
+        )
         for field in (fields if isinstance(fields, list) else ())
         if isinstance(field, dict)
     ]
-    detail = str(refusal.json().get("detail") or "Replicate refused the input").strip("- \n")
+    detail = _quoted(refusal.json().get("detail") or "Replicate refused the input", caller).strip("- \n")
     return InvalidRequest(problems or [Problem("input", detail[:300])])
+
+
+def _quoted(told: object, caller: Caller) -> str:
+    """Replicate's words, without the token that they may be about: they are logged, kept and shown."""
+    return str(told).replace(caller.token, "[token]")

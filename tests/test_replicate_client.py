@@ -1,6 +1,7 @@
 """What is wrong with the `replicate` 1.0.7 client, trap by trap, and that none of it reaches a caller."""
 
 import asyncio
+import json
 import tomllib
 from pathlib import Path
 
@@ -202,6 +203,23 @@ async def test_trap_5_replicates_own_validation_is_told_by_field(simulator):
     assert [{"field": "seed", "message": "Must be less than or equal to 4"}] == ended.error.as_item()[
         "errors"
     ]
+
+
+@pytest.mark.parametrize(
+    ("status", "told"),
+    [(402, {"detail": "r8_user is out"}), (422, {"detail": "r8_user no"}),
+     (422, {"detail": "no", "invalid_fields": [{"field": "r8_user", "description": "r8_user"}]})],
+)  # fmt: skip
+@on_a_loop
+async def test_a_token_in_what_replicate_says_is_not_passed_on(simulator, status, told):
+    simulator.order(
+        on="create", status=status, body=json.loads(json.dumps(told).replace("r8_user", USER.token))
+    )
+    async with parts(simulator) as service:
+        ended = await service.run(caller=USER)
+
+    assert "[token]" in json.dumps(ended.error.as_item())
+    assert USER.token not in json.dumps(ended.error.as_item())
 
 
 # Trap 6: the token goes wherever an output points, or a next page.
