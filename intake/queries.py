@@ -2,6 +2,7 @@
 
 import base64
 import binascii
+import re
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,6 +15,9 @@ from telling import ENDED, UNFINISHED, dated
 
 LONGEST_PAGE: Final = 200
 USUAL_PAGE: Final = 20
+
+_BASIC_DATE: Final = re.compile(r"[0-9]{8}")
+"""As in 20261121; as a Unix time it would be of 1970."""
 
 GROUPS: Final = ("model", "caller", "day")
 
@@ -112,7 +116,7 @@ def _moment(name: str, query: Mapping[str, str], problems: list[Problem]) -> flo
     if given is None:
         return None
     try:
-        if given.replace(".", "", 1).isdigit() and given.isascii():
+        if given.replace(".", "", 1).isdigit() and given.isascii() and not _BASIC_DATE.fullmatch(given):
             moment = float(given)
         else:
             # A plus in a query is a space, and there is no other space in a moment of that form.

@@ -77,7 +77,8 @@ def test_a_moment_is_read_however_it_is_written(text):
 
 
 def test_a_date_is_its_beginning_in_utc():
-    assert datetime(2026, 3, 4, tzinfo=UTC).timestamp() == parse_usage({"since": "2026-03-04"}).since
+    for date in ("2026-03-04", "20260304"):
+        assert datetime(2026, 3, 4, tzinfo=UTC).timestamp() == parse_usage({"since": date}).since
 
 
 @given(st.datetimes(min_value=datetime(1, 1, 3), max_value=datetime(9999, 12, 29)), st.integers(-1439, 1439))  # noqa: DTZ001
