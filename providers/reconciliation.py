@@ -5,7 +5,8 @@ an id that is not on record. Several looks over some seconds, since a list may l
 
 - as many as are in doubt, or fewer: each is adopted by one of those in doubt. Identical requests make
   identical predictions, so it does not matter which is whose.
-- none: it never arrived, and may be sent again.
+- none: it never arrived, and may be sent again. A process that died may have left it on its way, so the next one looks
+  again until it would have given up waiting for the answer.
 - more than are in doubt, or the last look fails: nobody can know. It is told, not retried.
 
 What is found may be that of an identical creation which still waits for its answer, so the answer is
@@ -36,6 +37,9 @@ from providers.transport import Lost, NotSent, Refusal
 
 LOOKS = (0.5, 1.5, 3.0)
 """Seconds before each look."""
+
+_LATER_LOOKS = 5.0
+"""Seconds between looks for what may still be on its way."""
 
 CLOCK_SKEW = timedelta(seconds=60)
 """How far Replicate's clock may be from ours."""
@@ -161,16 +165,17 @@ class Creation:
         if self._search is not None:
             self._search.reschedule(-math.inf)
 
-    async def find(self, *, patience: float = 0.0) -> Prediction:
+    async def find(self, *, patience: float = 0.0, on_its_way: float = 0.0) -> Prediction:
         """The prediction that was made after all. Raises TryAgain when there is none, OutcomeUnknown.
 
         With `patience` (seconds), looks that fail are made again so long, and do not count; and when the account
-        may not be searched at all, that ServiceError is raised.
+        may not be searched at all, that ServiceError is raised. For so many seconds after it was sent, it may still be
+        `on_its_way`.
         """
         self.heard.set()
         try:
             async with asyncio.timeout(None) as self._search:
-                return self._told_of() or await self._found(patience)
+                return self._told_of() or await self._found(patience, self._began + on_its_way)
         except (TimeoutError, TryAgain, ServiceError):
             # Told, perhaps in the very tick in which the search ended without it.
             if (told := self._told_of()) is None:
@@ -185,10 +190,10 @@ class Creation:
     def _age(self) -> float:
         return _now() - self._began
 
-    async def _found(self, patience: float) -> Prediction:
+    async def _found(self, patience: float, arrived_by: float) -> Prediction:
         give_up = _now() + patience
         undecided = True
-        for delay in self._creations.looks:
+        for delay in self._delays(arrived_by):
             await asyncio.sleep(delay)
             matches = await self._matches(give_up)
             if matches is None:
@@ -209,6 +214,12 @@ class Creation:
                 "cannot be told. It is not tried again, since it may have been paid for."
             )
         raise TryAgain(UpstreamError("Replicate did not take the prediction."))
+
+    def _delays(self, arrived_by: float) -> Iterator[float]:
+        """Seconds before each look; the last is not before everything has arrived."""
+        yield from self._creations.looks
+        while (left := arrived_by - _now()) > 0:
+            yield min(_LATER_LOOKS, left)
 
     async def _matches(self, give_up: float) -> Mapping[str, datetime | None] | None:
         """The predictions that could be its own, and when each was made. None if no look was answered."""

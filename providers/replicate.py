@@ -33,7 +33,7 @@ from concurrency import Gate, Lease
 from errors import UpstreamError, UpstreamRateLimited
 from providers import Created, Prediction, Told, TryAgain
 from providers.answers import Page, read_page, read_prediction
-from providers.reconciliation import LOOKS, PATIENCE, Creation, Creations, fingerprint
+from providers.reconciliation import LOOKS, PATIENCE, Creations, fingerprint
 from providers.refusals import LONGEST_WAIT, seconds_to_wait, service_error
 from providers.transport import (
     Answered,
@@ -164,7 +164,7 @@ class Replicate:
                     self._watcher.tell(creation.told)
                 return Created(prediction, _exhausted_for(exchange.answer_headers))
             log.warning("creation_uncertain", reason=reason, model=model, caller=caller.id)
-            return Created(await self._adopted(creation, caller, model))
+            return Created(await self._adopted(creation.find(), caller, model))
 
     async def recover(
         self,
@@ -178,12 +178,11 @@ class Replicate:
     ) -> Created:
         """`patience`: how long to go on looking while Replicate answers no look, in seconds."""
         with self._creations.begin(caller, model, content, reference=reference, since=since) as creation:
-            return Created(await self._adopted(creation, caller, model, patience=patience))
+            found = creation.find(patience=patience, on_its_way=self._create_timeout)
+            return Created(await self._adopted(found, caller, model))
 
-    async def _adopted(
-        self, creation: Creation, caller: Caller, model: str, *, patience: float = 0.0
-    ) -> Prediction:
-        found = await creation.find(patience=patience)
+    async def _adopted(self, search: Awaitable[Prediction], caller: Caller, model: str) -> Prediction:
+        found = await search
         log.info("creation_adopted", prediction=found.id, model=model, caller=caller.id)
         return found
 

@@ -93,6 +93,26 @@ def test_what_is_older_or_made_of_another_input_is_not_its_own(age, sent):
     assert "TryAgain" == run(ends(recovering(provider(account))))
 
 
+def test_what_was_just_sent_may_be_on_its_way_for_as_long_as_its_answer_would_have_been_awaited():
+    async def story():
+        recovery = asyncio.create_task(ends(recovering(provider(account), ago=2.0)))
+        await asyncio.sleep(10)
+        account.holds("p1", age=11)
+        return await recovery
+
+    account = Account()
+
+    assert "p1" == run(story())
+    assert [0.5, 2.0, 5.0, 10.0] == account.looks[:4]
+
+
+def test_what_never_arrived_is_sent_again_as_soon_as_it_cannot_be_on_its_way_any_more():
+    account = Account()
+
+    assert "TryAgain" == run(ends(recovering(provider(account), ago=2.0)))
+    assert [0.5, 2.0, 5.0, 10.0, 15.0, 20.0, 25.0, 28.0] == [round(look, 1) for look in account.looks]
+
+
 def test_what_never_arrived_may_be_sent_again_after_three_looks():
     account = Account()
 
