@@ -18,7 +18,7 @@ COPY intake intake
 COPY providers providers
 COPY templates templates
 # The root may be read-only, so what Python would cache at the first import is made now.
-RUN /venv/bin/python -m compileall -q . && mkdir data
+RUN /venv/bin/python -m compileall -q . && mkdir -m 700 data
 
 FROM python:3.13-slim
 ENV PATH=/venv/bin:$PATH PYTHONUNBUFFERED=1 HOST=0.0.0.0

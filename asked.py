@@ -11,6 +11,7 @@ from typing import Any, Final, TypeVar
 
 from flask import current_app, g, request
 from gunicorn.http.errors import ParseException
+from werkzeug.http import parse_list_header
 
 from auth import Caller, Headers, Visitor
 from errors import InvalidRequest, LedgerDown, Problem, UnsupportedMediaType
@@ -23,7 +24,7 @@ T = TypeVar("T")
 
 _HOST: Final = re.compile(r"(?:[A-Za-z0-9._-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{1,5})?")
 _KEY: Final = re.compile(r"[!-~]{1,255}")
-_WAIT: Final = re.compile(r"wait\s*=\s*(\"?)([0-9]{1,9})\1")
+_SECONDS: Final = re.compile(r"[0-9]{1,9}")
 _UNREADABLE: Final = (ConnectionError, TimeoutError, BlockingIOError, ParseException)
 """Malformed chunks, or a caller who stopped sending. Other OSErrors are trouble of our own: a full disk, say."""
 
@@ -77,12 +78,18 @@ def idempotency_key() -> str | None:
 
 def preference() -> Preference:
     """What `Prefer` says of waiting (RFC 7240); what is not understood there is not honoured, and no error."""
-    wishes = [wish.partition(";")[0].strip().lower() for wish in request.headers.get("Prefer", "").split(",")]
-    waits = [found for wish in wishes if (found := _WAIT.fullmatch(wish))]
-    if waits:
-        seconds = int(waits[0][2])
-        return Preference(seconds, f"wait={seconds}")
-    return Preference(0, "respond-async") if "respond-async" in wishes else Preference()
+    wishes: dict[str, str] = {}
+    for wish in parse_list_header(request.headers.get("Prefer", "")):
+        name, _, value = wish.partition(";")[0].partition("=")
+        wishes.setdefault(name.strip().lower(), _unquoted(value.strip()))
+    if _SECONDS.fullmatch(wait := wishes.get("wait", "")):
+        return Preference(int(wait), f"wait={int(wait)}")
+    return Preference(0, "respond-async") if wishes.get("respond-async") == "" else Preference()
+
+
+def _unquoted(word: str) -> str:
+    is_quoted = len(word) > 1 and word[0] == word[-1] == '"'
+    return word[1:-1] if is_quoted else word
 
 
 def view() -> View:
@@ -102,10 +109,9 @@ def connection() -> Any:
 def body(*, forms: bool = False) -> Any:
     """The body, read: JSON, or a form that stands for it where forms are taken."""
     is_form = forms and request.mimetype == "multipart/form-data"
-    if not (is_form or request.mimetype == "application/json") or request.content_encoding:
-        said = (
-            (request.content_type or "nothing") if not request.content_encoding else request.content_encoding
-        )
+    encoding = request.content_encoding
+    if not (is_form or request.mimetype == "application/json") or encoding not in {None, "", "identity"}:
+        said = encoding or request.content_type or "nothing"
         raise UnsupportedMediaType(f"{UnsupportedMediaType.title}; this one says {said[:100]}.")
     if is_form:
         return _form()

@@ -17,7 +17,7 @@ from events import Listener
 from intake.queries import cursor, parse_list, parse_usage
 from lookup import Page
 from records import Batch
-from telling import Ended
+from telling import Recorded
 
 _STILL_HERE: Final = 15.0
 """Seconds after which a comment shows a listener, and everything in between, that the line is alive."""
@@ -60,11 +60,11 @@ def generations() -> Response:
     rows = service.lookup.page(page)
     told = rows[: wanted.limit]
     more = cursor(told[-1]["seq"]) if len(rows) > len(told) else None
-    ended = (Ended.of(row) for row in told)
+    recorded = (Recorded.of(row) for row in told)
     view = asked.view()
     return jsonify(
         {
-            "generations": [each.result(view) if each.has_ended else each.told(view) for each in ended],
+            "generations": [each.result(view) if each.has_ended else each.told(view) for each in recorded],
             "next_cursor": more,
         }
     )
@@ -103,7 +103,7 @@ def told_by_replicate() -> Response:
         request.args.get("generation", ""),
         request.args.get("attempt", ""),
         dict(request.headers),
-        asked.bytes_of_body(),
+        asked.bytes_of_body,
     )
     response = Response(status=204)
     del response.headers["Content-Type"]

@@ -45,7 +45,7 @@ class WindowLog:
         self._window = window
         self._clock = clock
         self._of = sha256(of.encode()).digest()[:8]
-        path.parent.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         try:
             self._file, is_first = path.open("x+b", buffering=0), True
         except FileExistsError:

@@ -55,7 +55,7 @@ class Attachments:
         if self._directory is None:
             return None
         place = self._directory / owner
-        place.mkdir(parents=True, exist_ok=True)
+        place.mkdir(mode=0o700, parents=True, exist_ok=True)
         number = sum(1 for _ in place.iterdir())
         upload.file.seek(0)
         with (place / str(number)).open("xb") as kept:

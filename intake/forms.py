@@ -66,7 +66,7 @@ def read_form(
     bytes; a file too large to be sent inline goes to the directory `spool`. Raises InvalidRequest or PayloadTooLarge.
     """
     if spool:
-        spool.mkdir(exist_ok=True)  # somebody may have tidied up
+        spool.mkdir(mode=0o700, exist_ok=True)  # somebody may have tidied up
     opened: list[_Spooled] = []
 
     def open_file(**_: Any) -> IO[bytes]:

@@ -24,10 +24,16 @@ def _fallback(value: Any) -> Any:
 
 _Webhook = Annotated[
     str | None,
-    Field(description="Where the result is posted once there is one, signed; an https URL.", max_length=2048),
+    Field(
+        description="Where the result is posted once there is one, signed if the service has a secret; an https URL.",
+        max_length=2048,
+    ),
 ]
 _MaxCost = Annotated[
-    float | None, Field(ge=0, description="USD that it may cost at the most; else it is refused.")
+    float | None,
+    Field(
+        ge=0, description="USD that it may cost at the most; else it is refused, and a fallback passed over."
+    ),
 ]
 
 

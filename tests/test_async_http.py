@@ -20,6 +20,25 @@ def test_who_does_not_wait_is_told_at_once_where_to_look_and_the_work_goes_on(cl
     assert (True, list(prediction.output), 1) == (result["success"], result["output"], result["count"])
 
 
+@pytest.mark.parametrize(
+    "prefer", ["Respond-Async", "respond-async=", 'respond-async=""', "respond-async; x=y"]
+)
+def test_not_to_wait_is_said_in_many_ways(client, prefer):
+    answer = client.post("/generate", json=picture("[[slow=0.3]]"), headers=USER | {"Prefer": prefer})
+
+    assert (202, "respond-async") == (answer.status_code, answer.headers["Preference-Applied"])
+    ended(client, answer.json["id"])
+
+
+def test_what_had_ended_already_is_answered_whole_and_not_as_if_it_had_been_left(client):
+    key = USER | {"Idempotency-Key": "k"}
+    client.post("/generate", json=PICTURE, headers=key)
+
+    answer = client.post("/generate", json=PICTURE, headers=key | ASYNC)
+
+    assert (200, False) == (answer.status_code, "Preference-Applied" in answer.headers)
+
+
 def test_what_is_told_later_is_what_would_have_been_answered(client):
     waited = client.post("/generate", json=PICTURE, headers=USER).json
     later = told(client, waited["id"])
@@ -35,7 +54,17 @@ def test_what_was_taken_on_is_on_the_disk_before_anybody_is_told_so(app, client)
     assert client.delete(f"/generations/{target}", headers=USER).json["status"] == "canceled"
 
 
-@pytest.mark.parametrize("prefer", ["wait=0", 'WAIT = "0"', "handling=strict, wait=0", "wait=0; x=y"])
+@pytest.mark.parametrize(
+    "prefer",
+    [
+        "wait=0",
+        'WAIT = "0"',
+        "handling=strict, wait=0",
+        "wait=0; x=y",
+        "wait=0, wait=20",
+        'a="b, wait=9", wait=0',
+    ],
+)
 def test_to_wait_no_time_at_all_is_not_to_wait(client, prefer):
     answer = client.post("/generate", json=picture("[[slow=0.3]]"), headers=USER | {"Prefer": prefer})
 
@@ -71,7 +100,8 @@ def test_what_takes_longer_is_left_going_on(client, simulator):
 def test_what_is_no_preference_known_here_is_not_honoured_and_no_error(client):
     strange = (
         "wait", "wait=", "wait=abc", "wait=-1", "wait=1.5", "wait=1e3", "wait=99999999999", "wait=٣",
-        "respond-asyncx", "respond", "", ",,;;==", "x" * 5000, 'wait="1', "=0", "return=minimal",
+        "respond-asyncx", "respond", "", ",,;;==", "x" * 5000, 'wait="1', "=0", "return=minimal", "respond-async=1",
+        'a="b, respond-async, c"', "wait=x, wait=0", "respond-async=no, respond-async",
     )  # fmt: skip
     for prefer in strange:
         answer = client.post(

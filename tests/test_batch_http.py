@@ -128,6 +128,7 @@ def test_a_streams_first_line_is_there_while_the_rest_still_runs(app, client):
         ("application/x-ndjson", "application/x-ndjson"),
         ("application/x-ndjson, */*", "application/x-ndjson"),
         ("Application/X-NDJSON", "application/x-ndjson"),
+        ("application/x-ndjson; charset=utf-8", "application/x-ndjson"),
     ],
 )
 def test_a_batch_is_streamed_to_those_who_ask_for_it_alone(client, accept, kind):

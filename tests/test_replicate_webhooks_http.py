@@ -230,10 +230,13 @@ def test_the_secret_is_asked_for_once_however_much_is_told(client, running, simu
     assert 1 == simulator.counts().requests["secret"]
 
 
-def test_a_body_that_is_too_large_is_refused(make_app, secret):
+def test_a_body_that_is_too_large_is_refused_and_not_even_read_if_it_is_about_nothing(make_app, simulator):
     client = make_app(MAX_BODY_BYTES=2048).test_client()
+    target = left(client, "[[hang]]", by=ADMIN)
+    until(lambda: "running" == state(client, target, by=ADMIN))
 
-    problem(client.post(PATH, data=b"x" * 4096), 413, "payload_too_large")
+    problem(client.post(f"{PATH}?generation={target}&attempt=1", data=b"x" * 4096), 413, "payload_too_large")
+    assert 204 == client.post(f"{PATH}?generation=gen_0&attempt=1", data=b"x" * 4096).status_code
 
 
 def test_a_creation_whose_answer_was_lost_is_adopted_as_soon_as_replicate_tells_of_it(
