@@ -8,13 +8,39 @@ import asyncio
 import concurrent.futures
 import threading
 from collections.abc import Callable, Coroutine
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any, Final, Self, TypeVar
 
 T = TypeVar("T")
 
 _CALL_TIMEOUT: Final = 10.0
 """Seconds for a plain function on the loop: far beyond any, but whoever asks must not wait for ever."""
+
+
+class Pool:
+    """Runs what blocks, such as disks and stores, on threads of its own, and waits for it on the loop."""
+
+    def __init__(self, executor: Executor) -> None:
+        self._executor = executor
+
+    async def run(self, function: Callable[[], T]) -> T:
+        """What it returns or raises. A thread cannot be stopped, so who is cancelled waits for its end: then nothing
+        is still being done that is about to be undone."""
+        work = asyncio.get_running_loop().run_in_executor(self._executor, function)
+        try:
+            return await asyncio.shield(work)
+        except asyncio.CancelledError:
+            while not work.done():
+                with suppress(asyncio.CancelledError):
+                    await asyncio.wait([work])
+            if not work.cancelled():
+                work.exception()  # it is told to nobody
+            raise
+
+    def close(self) -> None:
+        """Once nobody waits for anything."""
+        self._executor.shutdown()
 
 
 class LoopThread:

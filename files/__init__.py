@@ -24,9 +24,9 @@ import structlog
 from files.download import Downloads, Patience
 from files.hosts import Hosts, NotHad, Source
 from files.index import Index
-from files.pool import Pool
 from files.spool import Spool, Temporary
 from files.storage import MOST_OUTPUTS, Opened, Storage, Stored, parsed
+from loop_thread import Pool
 from media import MediaType, media_type
 
 __all__ = ["Files", "Kept", "Opened", "Patience", "Storage", "Stored"]

@@ -15,8 +15,8 @@ from typing import Final
 import structlog
 
 from files.hosts import Lost, NotHad, Source
-from files.pool import Pool
 from files.spool import Temporary
+from loop_thread import Pool
 from media import HEAD, MediaType, media_type
 
 HOPELESS: Final = 32

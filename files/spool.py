@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import IO, Final
 
-from files.pool import Pool
+from loop_thread import Pool
 from media import HEAD
 
 STALE: Final = 3600.0

@@ -10,8 +10,8 @@ from file_parts import MP4, PAGE, PNG, FakeSource, Inline, in_virtual_time, pict
 
 from files.download import HOPELESS, Downloads, Patience
 from files.hosts import Lost, NotHad
-from files.pool import Pool
 from files.spool import Spool
+from loop_thread import Pool
 
 URL = "https://replicate.delivery/a.png"
 

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from parts import on_a_loop
 
-from files.pool import Pool
+from loop_thread import Pool
 
 
 @pytest.fixture
