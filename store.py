@@ -74,7 +74,9 @@ class Ledger:
         self._on_open = on_open
         self.engine = _engine(url)
         self._lock = threading.Lock()
-        self._noted: dict[tuple[str, Key], Noted] = {}
+        self._changed: dict[tuple[str, Key], Row | Noted | None] = {}
+        """What the loop has and the writer has not yet: handed over all at once, so that what was put together is
+        written together."""
         self._pending: dict[tuple[str, Key], Row | None] = {}
         self._waiting: list[asyncio.Future[None]] = []
         self._wake: SimpleQueue[bool] = SimpleQueue()
@@ -95,16 +97,15 @@ class Ledger:
 
     def put(self, table: str, row: Row) -> None:
         """Have this row written: soon, or at once if somebody awaits that. On the loop."""
-        self._put(table, WRITINGS[table].key_of(row), row)
+        self._change(table, WRITINGS[table].key_of(row), row)
 
     def note(self, table: str, work: Noted) -> None:
         """Have this work's row written, as it is by then. On the loop."""
-        self._noted[table, (work.id,)] = work
-        self._arm()
+        self._change(table, (work.id,), work)
 
     def remove(self, table: str, *key: Any) -> None:
         """Have the row of that key removed, written already or not. On the loop."""
-        self._put(table, key, None)
+        self._change(table, key, None)
 
     async def synced(self) -> None:
         """Wait until all that was put before is on the disk. Raises LedgerDown; it is tried again nonetheless."""
@@ -120,13 +121,8 @@ class Ledger:
         if self._thread.is_alive():
             self._thread.join()
 
-    def _put(self, table: str, key: Key, row: Row | None) -> None:
-        with self._lock:
-            self._pending[table, key] = row
-        self._noted.pop((table, key), None)
-        self._arm()
-
-    def _arm(self) -> None:
+    def _change(self, table: str, key: Key, to: Row | Noted | None) -> None:
+        self._changed[table, key] = to
         if not self._armed:
             self._armed = True
             asyncio.get_running_loop().call_later(SOON, self._disarm)
@@ -138,12 +134,12 @@ class Ledger:
     def _hand_over(self, *waiting: asyncio.Future[None]) -> None:
         """Let the writer have what is here so far. On the loop, which is where noted work changes."""
         rows: dict[tuple[str, Key], Row | None] = {}
-        for key, work in self._noted.items():
+        for key, change in self._changed.items():
             try:
-                rows[key] = work.row()
+                rows[key] = change if change is None or isinstance(change, Mapping) else change.row()
             except Exception:  # of one, and not of all the others
-                log.exception("row_not_made", id=work.id)
-        self._noted.clear()
+                log.exception("row_not_made", table=key[0], key=key[1])
+        self._changed.clear()
         with self._lock:
             self._pending |= rows
             self._waiting += waiting
@@ -190,6 +186,10 @@ class Ledger:
     def _open(self) -> None:
         if self._owner is None:
             self._owner = _owned(self._path)
+        # For nobody else to read: it has prompts. What belongs to it gets the same rights. Only if there is none: to
+        # close a file is to give up all locks that this process has on it, SQLite's among them.
+        with suppress(FileExistsError):
+            os.close(os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
         with self.engine.connect() as connection:
             self._inode = os.stat(self._file).st_ino  # noqa: PTH116 - as in `_write`
             migrate(connection)
@@ -234,15 +234,22 @@ class Ledger:
         """Write each row by itself, so that one which cannot be written holds up no other."""
         wrong = 0
         for key, row in pending.items():
+            if self._connection is None:
+                break
             try:
-                if self._connection is not None:
-                    self._write(self._connection, {key: row})
-            except (OSError, sqlite3.OperationalError) as error:
-                self._let_go()
-                self._is_down(error)
-            except Exception:
-                wrong += 1
-                log.exception("row_not_written", table=key[0], key=key[1])
+                self._write(self._connection, {key: row})
+            except Exception as error:
+                if isinstance(error, OSError | sqlite3.DatabaseError) and not isinstance(
+                    error, _ROW_IS_WRONG
+                ):
+                    self._let_go()
+                    self._is_down(error)
+                else:
+                    wrong += 1
+                    log.exception("row_not_written", table=key[0], key=key[1])
+        if self._connection is None:
+            return LedgerDown(self.trouble or "")
+        self._is_up()
         return LedgerDown(f"{wrong} of {len(pending)} changes cannot be put on record.")
 
     def _write(self, connection: sqlite3.Connection, pending: Mapping[tuple[str, Key], Row | None]) -> None:
@@ -313,7 +320,7 @@ def _engine(url: str) -> Engine:
 
 def _owned(path: Path) -> int:
     """The lock that one process at a time has on a ledger: two would run the same generations. Raises OSError."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     owner = os.open(path.with_name(path.name + ".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(owner, fcntl.LOCK_EX | fcntl.LOCK_NB)

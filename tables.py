@@ -44,13 +44,14 @@ GENERATIONS: Final = Table(
     Column("address", Text, nullable=False),  # that its caller reached this service by
     Column("simulated", Boolean, nullable=False),
     Column("accepted_at", Float, nullable=False),
-    Column("changed_at", Float, nullable=False),
     Column("ended_at", Float),
+    Column("cancelled", Boolean, nullable=False),  # nobody wants it any more, though it has not ended yet
     Column("interrupted_at", Float),  # since when it waits for its owner
     Column("tries", Text, nullable=False),
     Column("facts", Text, nullable=False),  # what is told of it
     Column("succeeded", Boolean, nullable=False),
     Column("cost_usd", Float, nullable=False),
+    Column("reserved_usd", Float, nullable=False),  # of the budget, until it has ended
     Column("images", Integer, nullable=False),
     Column("video_seconds", Float, nullable=False),
     Column("credits", Integer, nullable=False),
@@ -69,6 +70,7 @@ BATCHES: Final = Table(
     Column("total", Integer, nullable=False),
     Column("request", Text, nullable=False),  # what all items share
     Column("max_concurrent", Integer),
+    Column("max_cost_usd", Float),
     Column("webhook", Text),
     Column("plan", Text, nullable=False),
     Column("address", Text, nullable=False),
@@ -107,7 +109,7 @@ Index("deliveries_pending", DELIVERIES.c.state, sqlite_where=DELIVERIES.c.state 
 
 _NEVER_CHANGES: Final = {
     "seq", "id", "caller", "batch", "position", "request_id", "address", "simulated", "accepted_at", "key",
-    "total", "plan", "max_concurrent", "webhook", "url", "name",
+    "total", "plan", "max_concurrent", "max_cost_usd", "webhook", "url", "name",
 }  # fmt: skip
 
 

@@ -2,9 +2,12 @@
 
 import asyncio
 import sqlite3
+import subprocess
+import sys
 import threading
 import time
 from contextlib import closing, contextmanager
+from hashlib import sha256
 from types import SimpleNamespace
 
 import pytest
@@ -20,7 +23,14 @@ def row(generation_id: str, **changes) -> dict:
     """A generation's row; its moments are of no matter here."""
     nothing = {column.name: None for column in GENERATIONS.c if column.name != "seq"}
     usual = {"id": generation_id, "caller": "admin", "state": "queued", "model": "m", "request_id": "r"}
-    usual |= {"address": "", "simulated": True, "accepted_at": 1.0, "changed_at": 1.0, "tries": "[]"}
+    usual |= {
+        "address": "",
+        "simulated": True,
+        "accepted_at": 1.0,
+        "reserved_usd": 0.0,
+        "cancelled": False,
+        "tries": "[]",
+    }
     usual |= {"facts": "{}", "succeeded": False, "cost_usd": 0.0, "images": 0, "video_seconds": 0.0}
     return {**nothing, **usual, "credits": 0, **changes}
 
@@ -284,6 +294,62 @@ def test_a_row_that_cannot_be_written_fails_whoever_awaits_it_and_holds_up_no_ot
         assert ledger.trouble is None
 
 
+def test_a_row_that_cannot_be_written_does_not_keep_a_ledger_down_that_was_down_for_another_reason(path):
+    with opened(path) as ledger:
+        with locked(path), pytest.raises(LedgerDown, match="locked"):
+            write(ledger, row("a", caller=None), row("b"))
+        until(lambda: ledger.trouble is None)
+        write(ledger, row("c"))
+
+        assert {"b": "queued", "c": "queued"} == on_disk(path)
+
+
+def test_what_is_put_and_noted_in_one_go_is_written_together_or_not_at_all(path):
+    work = SimpleNamespace(id="b", row=lambda: row("b"))
+    with opened(path) as ledger:
+
+        async def story():
+            ledger.put("generations", row("a"))
+            ledger.note("generations", work)
+            ledger._wake.put(True)  # as something else would that was handed over before
+            time.sleep(0.1)  # noqa: ASYNC251 - the writer's thread has all the time it needs
+            before = on_disk(path)
+            await ledger.synced()
+            return before
+
+        assert {} == asyncio.run(story())
+        assert {"a": "queued", "b": "queued"} == on_disk(path)
+
+
+def test_opening_it_again_gives_up_no_lock_of_those_who_read_it(path):
+    """Without one, a copy that another process makes takes the last reader for gone, and the log of writes with it."""
+    copy = f"import sqlite3; d = sqlite3.connect({str(path)!r}); d.execute(\"VACUUM INTO '{path}.copy'\"); d.close()"
+    with opened(path) as ledger, closing(sqlite3.connect(path)) as reader:
+        write(ledger, row("a"))
+        with locked(path), pytest.raises(LedgerDown):
+            write(ledger, row("b"))
+        assert 1 == reader.execute("SELECT count(*) FROM generations").fetchone()[0]
+        until(lambda: ledger.trouble is None)
+
+        subprocess.run([sys.executable, "-c", copy], check=True)
+        write(ledger, row("c"))
+
+        assert path.with_name("ledger.db-wal").exists()
+        counted = "import sqlite3; print(*sqlite3.connect(%r).execute('SELECT count(*) FROM generations').fetchone())"
+        told = subprocess.run(
+            [sys.executable, "-c", counted % str(path)], check=True, capture_output=True, text=True
+        )
+        assert "3" == told.stdout.strip()
+
+
+def test_a_ledger_is_for_nobody_else_to_read(path):
+    with opened(path) as ledger:
+        write(ledger, row("a"))
+
+        assert {0o600} == {each.stat().st_mode & 0o777 for each in path.parent.iterdir()}
+        assert 0o700 == path.parent.stat().st_mode & 0o777
+
+
 def test_work_whose_row_cannot_be_made_holds_up_no_other(path):
     class Broken:
         id = "a"
@@ -340,6 +406,16 @@ def test_a_new_ledger_has_all_tables_and_the_present_version(path):
     with opened(path) as ledger, ledger.engine.connect() as connection:
         assert set(METADATA.tables) <= tables(connection)
         assert 1 == version(connection)
+
+
+def test_whoever_changes_the_tables_brings_older_ledgers_along(path):
+    """If this fails: write the step (`tables.STEPS`) that makes a ledger of the last version one of this, then the new
+    version and fingerprint here."""
+    with opened(path) as ledger, ledger.engine.connect() as connection:
+        made = sorted(
+            connection.exec_driver_sql("SELECT sql FROM sqlite_master WHERE sql IS NOT NULL").scalars()
+        )
+        assert (1, "76a68b71e383") == (version(connection), sha256("\n".join(made).encode()).hexdigest()[:12])
 
 
 def test_an_older_ledger_is_brought_up_to_date_step_by_step_with_its_rows(path):
