@@ -9,21 +9,27 @@ from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any, Final
 
-from flask import Response, g, jsonify
+from flask import Request, Response, g, jsonify
 
 import asked
 import waiting
-from desk import LeftToTheNext, Order, Work, result_of
-from errors import ServiceError, ShuttingDown, error_told
+from desk import LeftToTheNext, Order
+from errors import ShuttingDown
 from generation import RETRY_AFTER
-from records import Batch
+from records import Batch, Generation, Work
 from service import Service
-from telling import Ended, View
+from telling import Recorded, View
 
 NDJSON: Final = "application/x-ndjson"
 
 
-def answer(service: Service, work: Work | Ended, view: View, preference: asked.Preference) -> Response:
+def wants_lines(request: Request) -> bool:
+    """Whether its caller would rather have a line a result than one document."""
+    lines = (NDJSON, f"{NDJSON}; charset=utf-8")
+    return request.accept_mimetypes.best_match(["application/json", *lines]) in lines
+
+
+def answer(service: Service, work: Work | Recorded, view: View, preference: asked.Preference) -> Response:
     """The answer to a request that was to be done. Raises what a single generation failed for."""
     if not work.has_ended:
         response = jsonify(service.reception.standing(work, view))
@@ -33,8 +39,8 @@ def answer(service: Service, work: Work | Ended, view: View, preference: asked.P
     else:
         if not isinstance(work, Batch):
             _raise_if_failed(work, view)
-        response = jsonify(result_of(work, view))
-    if preference.applied:
+        response = jsonify(work.result(view))
+    if preference.applied and (response.status_code == 202 or preference.seconds):
         response.headers["Preference-Applied"] = preference.applied
     return response
 
@@ -88,9 +94,7 @@ def _summary(future: Any) -> dict[str, Any]:
     return told
 
 
-def _raise_if_failed(work: Any, view: View) -> None:
-    facts = work.facts()
-    if facts["error"] is not None and not facts["placeholder"]:
+def _raise_if_failed(work: Generation | Recorded, view: View) -> None:
+    if work.error is not None and not work.placeholder:
         g.beside_the_error = work.told(view)
-        error: ServiceError = getattr(work, "error", None) or error_told(facts["error"])
-        raise error
+        raise work.error

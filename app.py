@@ -33,7 +33,8 @@ from errors import (
 )
 from intake.parsing import parse_batch, parse_filter, parse_generation, parse_limits
 from openapi import openapi_document
-from service import VERSION, Service, check
+from resources import check
+from service import VERSION, Service
 from serving import serve
 from settings import Settings, SettingsError, load
 
@@ -119,8 +120,7 @@ def generate_batch() -> Response:
                 "batch", wanted, body, plan=plan, caller=caller, view=view, key=key,
                 seconds=preference.seconds, request_id=g.request_id,
             )  # fmt: skip
-        accepted = request.accept_mimetypes.best_match(["application/json", answering.NDJSON])
-        if accepted == answering.NDJSON and preference.seconds is None:
+        if answering.wants_lines(request) and preference.seconds is None:
             response = answering.stream(service, order, asked.connection())
         else:
             work = waiting.result(waiting.submit(service.loop, service.desk.serve(order), asked.connection()))

@@ -1,8 +1,8 @@
 """One attempt: admission, one creation, and the watch over what it started.
 
-The slot and the place are held from admission to the end of the prediction, and by nothing else: images are uploaded
-before, outputs fetched after. That a creation is about to be sent is on the disk before it is sent: whatever dies, the
-next process knows what to look for.
+The slot and the place are held from admission to the end of the prediction: images are uploaded before, outputs fetched
+after. That a creation is about to be sent is on the disk before it is sent: whatever dies, the next process knows what
+to look for.
 
 Whoever is not wanted any more leaves nothing that bills: a creation on its way is awaited, what it started cancelled, a
 running prediction is cancelled at Replicate. Whoever is only interrupted, since the service stops, leaves everything
@@ -22,9 +22,10 @@ from errors import GenerationTimeout, LedgerDown, ServiceError
 from providers import Created, Prediction, Provider, TryAgain
 from providers.outcomes import raise_unless_made
 from providers.reconciliation import fingerprint
-from records import Attempt, Batch, Generation
+from records import Batch, Generation
 from references import Upload
 from telling import State
+from tries import Attempt
 
 T = TypeVar("T")
 
@@ -94,18 +95,21 @@ class Attempts:
     async def resume(self, generation: Generation, attempt: Attempt, batch: Batch | None) -> None:
         """Go on with what a process before this one had begun: as `make`."""
         began = asyncio.get_running_loop().time()
-        with _noted(attempt), self._adopted(generation, batch):
-            try:
-                if attempt.prediction is None:
-                    attempt.prediction = await self._recovered(generation, attempt)
-                    attempt.answered_at = time.time()
-                spent = time.time() - (attempt.answered_at or time.time())
-                left = max(self._limit(generation) - spent, _LAST_LOOK)
-                attempt.prediction = await self._watch(generation, attempt, attempt.prediction, left)
-            finally:
-                attempt.held = asyncio.get_running_loop().time() - began
-                generation.predicting += attempt.held
-        raise_unless_made(attempt.prediction)
+        with _noted(attempt):
+            with self._adopted(generation, batch):
+                try:
+                    if attempt.prediction is None:
+                        attempt.prediction = await self._recovered(generation, attempt)
+                        attempt.answered_at = time.time()
+                    spent = time.time() - (attempt.answered_at or time.time())
+                    left = max(self._limit(generation) - spent, _LAST_LOOK)
+                    attempt.prediction = await self._watch(generation, attempt, attempt.prediction, left)
+                finally:
+                    attempt.held = asyncio.get_running_loop().time() - began
+                    generation.predicting += attempt.age
+            if attempt.prediction.status == "canceled" and attempt.age >= self._limit(generation):
+                raise GenerationTimeout("It was cancelled at its deadline, while this service was away.")
+            raise_unless_made(attempt.prediction)
 
     async def _run(self, generation: Generation, attempt: Attempt, batch: Batch | None) -> None:
         clock = asyncio.get_running_loop().time
@@ -130,7 +134,8 @@ class Attempts:
                 attempt.prediction = await self._watch(generation, attempt, attempt.prediction, limit)
             finally:
                 attempt.held = clock() - admitted
-                generation.predicting += attempt.held
+                if not _is_interrupted(generation):  # or the next process would count it again
+                    generation.predicting += attempt.held
         raise_unless_made(attempt.prediction)
 
     async def _upload(self, caller: Caller, attempt: Attempt) -> None:
@@ -179,7 +184,7 @@ class Attempts:
 
     async def _cancelled(self, caller: Caller, attempt: Attempt, created: Prediction) -> Prediction:
         """How it stands when it has been cancelled: perhaps it was done after all, and is paid for."""
-        told = await to_the_end(self._provider.cancel(caller, created))
+        told = await to_the_end(self._cancel(caller, created))
         attempt.prediction = created if told is None else told
         return attempt.prediction
 
@@ -205,7 +210,7 @@ class Attempts:
             if not generation.is_cancelled:
                 self._leave_to_the_next(generation, attempt, creation)
                 raise
-            attempt.prediction = undone = await to_the_end(self._undo(generation.caller, creation))
+            attempt.prediction = undone = await to_the_end(self._undo(generation.caller, attempt, creation))
             if undone is None or not undone.is_made:
                 raise
             return undone
@@ -232,19 +237,21 @@ class Attempts:
                 search.cancel()
                 await asyncio.wait([search])
                 raise
-            attempt.prediction = undone = await to_the_end(self._undo(generation.caller, search))
+            attempt.prediction = undone = await to_the_end(self._undo(generation.caller, attempt, search))
             if undone is None or not undone.is_made:
                 raise
             return undone
 
     async def _put_on_record(self, generation: Generation, attempt: Attempt) -> None:
         """Have it on the disk that this is about to be sent. What was on record before waits until that can be."""
-        attempt.submitted_at = time.time()
-        self._move(generation, "submitting")
         try:
-            while not await self._is_on_record(generation):
-                await asyncio.sleep(_LEDGER_PAUSE)
+            while True:
+                # Each time anew: by it the next process counts, and searches for what it made.
+                attempt.submitted_at = time.time()
                 self._move(generation, "submitting")
+                if await self._is_on_record(generation):
+                    return
+                await asyncio.sleep(_LEDGER_PAUSE)
         except LedgerDown:
             generation.tries.remove(attempt)
             raise
@@ -277,21 +284,37 @@ class Attempts:
         except ServiceError:
             pass
         else:
-            attempt.answered_at = time.time()
             self._move(generation, "running")
 
-    async def _undo(self, caller: Caller, creation: "asyncio.Task[Created]") -> Prediction | None:
+    async def _undo(
+        self, caller: Caller, attempt: Attempt, creation: "asyncio.Task[Created]"
+    ) -> Prediction | None:
         """It may be paid for already: hear what became of it, and cancel that. How it stands then, if it began."""
         try:
             created = await creation
-        except (TryAgain, ServiceError):
+        except TryAgain as again:
+            attempt.error = again.error
             return None
-        return await self._provider.cancel(caller, created.prediction) or created.prediction
+        except ServiceError as error:
+            attempt.error = error
+            return None
+        return await self._cancel(caller, created.prediction) or created.prediction
+
+    async def _cancel(self, caller: Caller, prediction: Prediction) -> Prediction | None:
+        """Once it is on the disk that nobody wants it, or after a crash it would be taken for a failure."""
+        with suppress(LedgerDown):
+            await self._ledger.synced()
+        return await self._provider.cancel(caller, prediction)
 
 
 def reference(generation: Generation, attempt: Attempt) -> str:
     """What an attempt is called towards Replicate."""
     return f"{generation.id}.{generation.tries.index(attempt) + 1}"
+
+
+def _is_interrupted(generation: Generation) -> bool:
+    life = asyncio.current_task()
+    return life is not None and life.cancelling() > 0 and not generation.is_cancelled
 
 
 @contextmanager

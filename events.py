@@ -18,7 +18,7 @@ from generation import Generations
 from providers import Prediction, Provider
 from records import Batch, Generation
 from standing import Standing
-from telling import Ended, View
+from telling import Recorded, View
 
 Name = Literal["queued", "running", "progress", "done", "shutting_down", "interrupted"]
 
@@ -39,7 +39,7 @@ class Event:
 class Listener:
     """One who listens, in another thread."""
 
-    work: Generation | Ended
+    work: Generation | Recorded
     view: View
     news: "queue.SimpleQueue[Event | None]" = field(default_factory=queue.SimpleQueue)
     """None once nobody listens any more."""
@@ -60,7 +60,7 @@ class Events:
         self._standing = standing
         self._telling: set[asyncio.Task[None]] = set()
 
-    def listen(self, work: Generation | Batch | Ended, view: View) -> Listener:
+    def listen(self, work: Generation | Batch | Recorded, view: View) -> Listener:
         """Begin with how it stands."""
         assert not isinstance(work, Batch)  # noqa: S101 - only generations have events
         listener = Listener(work, view)
@@ -125,6 +125,6 @@ class Events:
     def _last(self, listener: Listener) -> None:
         self.leave(listener)
         work = listener.work
-        stopped: Name = "interrupted" if isinstance(work, Ended) else "shutting_down"
+        stopped: Name = "interrupted" if isinstance(work, Recorded) else "shutting_down"
         name: Name = "done" if work.has_ended else stopped
         self._tell(listener, Event(name, self._standing.of(work, listener.view)))

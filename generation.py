@@ -70,7 +70,7 @@ class Generations:
         on_change: Callable[[Generation], None] = lambda generation: None,
     ) -> None:
         self._budget = budget or Budget()
-        self._lives_of = Lives(
+        self._lives = Lives(
             provider=provider, gate=gate, ledger=ledger, budget=self._budget, timeout=timeout, keeper=keeper,
             first_backoff=first_backoff, callback=callback, deliver=deliver, on_change=on_change,
         )  # fmt: skip
@@ -78,11 +78,11 @@ class Generations:
         self._ledger = ledger
         self._max_queued = max_queued
         self._let_go = let_go
-        self._lives: dict[str, tuple[asyncio.Task[None], Generation]] = {}
+        self._alive: dict[str, tuple[asyncio.Task[None], Generation]] = {}
         self._batches: dict[str, tuple[asyncio.Task[None], Batch]] = {}
         self._is_draining = False
-        self.tally = self._lives_of.tally
-        self.pace = self._lives_of.pace
+        self.tally = self._lives.tally
+        self.pace = self._lives.pace
 
     # ── Accepted
 
@@ -155,8 +155,8 @@ class Generations:
             for position, (each, text, cost) in enumerate(zip(request.requests, own, costs, strict=True))
         ]
         batch = Batch(
-            id=batch_id, generations=generations, caller=caller, max_concurrent=request.max_concurrent, plan=plan,
-            accepted_at=now, view=view, written=shared, webhook=request.webhook,
+            id=batch_id, generations=generations, caller=caller, max_concurrent=request.max_concurrent,
+            max_cost=request.max_cost, plan=plan, accepted_at=now, view=view, written=shared, webhook=request.webhook,
             is_wanted=is_wanted or request.webhook is not None,
         )  # fmt: skip
         self._ledger.note("batches", batch)
@@ -186,7 +186,7 @@ class Generations:
                     self._take_up(generation)
                 self._begin_batch(batch, alive)
         for generation in generations:
-            if generation.id not in self._lives:
+            if generation.id not in self._alive:
                 self._take_up(generation)
                 self._begin(generation, None)
 
@@ -230,7 +230,7 @@ class Generations:
                     self.cancel(work)
                     await to_the_end(_waited_for(task))
                 raise
-        if not work.has_ended:
+        if self._is_draining and not work.has_ended:
             with suppress(LedgerDown):
                 await to_the_end(self._ledger.synced())  # whoever is told of it shall find it
             raise self.shutting_down()
@@ -238,7 +238,7 @@ class Generations:
     def follow(self, batch: Batch, tell: Callable[[Batch, int], object]) -> None:
         """Have each item of a batch told of as it ends; those that have ended at once."""
         for index, generation in enumerate(batch.generations):
-            alive = self._lives.get(generation.id)
+            alive = self._alive.get(generation.id)
             if alive is None:
                 tell(batch, index)
             else:
@@ -246,7 +246,7 @@ class Generations:
 
     def find(self, generation_id: str) -> Generation | None:
         """One that is alive."""
-        return self._lives[generation_id][1] if generation_id in self._lives else None
+        return self._alive[generation_id][1] if generation_id in self._alive else None
 
     def find_batch(self, batch_id: str) -> Batch | None:
         return self._batches[batch_id][1] if batch_id in self._batches else None
@@ -254,11 +254,11 @@ class Generations:
     def cancel(self, work: Generation | Batch) -> None:
         """Nobody wants it any more: what it runs is cancelled."""
         for each in work.generations if isinstance(work, Batch) else [work]:
-            alive = self._lives.get(each.id)
+            alive = self._alive.get(each.id)
             if alive is not None and not alive[1].is_cancelled:
                 alive[1].is_cancelled = True
-                # Not before its first step: a task that never began never ends in order.
-                asyncio.get_running_loop().call_soon(alive[0].cancel)
+                self._ledger.note("generations", alive[1])  # or after a crash it would be gone on with
+                _cancel_soon(alive[0])
 
     def outlook(self, caller: Caller, wanted: int) -> Outlook:
         """What a plan for so many generations of this caller goes by. Raises QueueFull, LedgerDown or ShuttingDown if
@@ -268,13 +268,13 @@ class Generations:
 
     def task(self, work: Generation | Batch) -> asyncio.Task[None] | None:
         """What ends when it has ended or was interrupted; None if it is not alive."""
-        alive = self._batches if isinstance(work, Batch) else self._lives
+        alive = self._batches if isinstance(work, Batch) else self._alive
         return alive[work.id][0] if work.id in alive else None
 
     def place(self, generation: Generation) -> int:
         """About which in line it is that waits."""
         behind = 0
-        for _, other in self._lives.values():
+        for _, other in self._alive.values():
             if other is generation:
                 break
             same = (other.caller.id, other.batch) == (generation.caller.id, generation.batch)
@@ -287,18 +287,18 @@ class Generations:
         """Take nothing new, leave what is queued on record, and what still runs after so many seconds too."""
         self._is_draining = True
         self._gate.close(self.shutting_down)
-        for task, generation in list(self._lives.values()):
+        for task, generation in list(self._alive.values()):
             if generation.state == "queued":  # also those who are still uploading
                 task.cancel()
         await self._waited(seconds)
-        if self._lives:
-            log.warning("drain_left", generations=len(self._lives))
-        for task, _ in list(self._lives.values()):
+        if self._alive:
+            log.warning("drain_left", generations=len(self._alive))
+        for task, _ in list(self._alive.values()):
             task.cancel()
         await self._waited(None)
 
     async def _waited(self, seconds: float | None) -> None:
-        if tasks := [task for task, _ in [*self._lives.values(), *self._batches.values()]]:
+        if tasks := [task for task, _ in [*self._alive.values(), *self._batches.values()]]:
             await asyncio.wait(tasks, timeout=seconds)
 
     def shutting_down(self) -> ShuttingDown:
@@ -312,7 +312,7 @@ class Generations:
             raise ShuttingDown(retry_after=RETRY_AFTER)
         if self._ledger.trouble is not None:
             raise LedgerDown(f"{self._ledger.trouble} Nothing was spent.")
-        waiting = len(self._lives) - self._gate.statistics().current_concurrent - self._lives_of.keeping
+        waiting = len(self._alive) - self._gate.statistics().current_concurrent - self._lives.keeping
         too_many = waiting + wanted - self._max_queued
         if too_many > 0:
             raise QueueFull(
@@ -324,12 +324,14 @@ class Generations:
     def _take_up(self, generation: Generation) -> None:
         generation.is_on_record = generation.is_wanted = True
         generation.accepted_at = _as_the_loop_tells(generation.born)
-        generation.reserved = self._budget.hold(generation.request.model_cost)
+        self._budget.hold(generation.reserved)
         self._ledger.note("generations", generation)  # it waits for its owner no more
 
     def _begin(self, generation: Generation, batch: Batch | None) -> asyncio.Task[None]:
-        task = asyncio.create_task(self._lives_of.live(generation, batch))
-        self._lives[generation.id] = task, generation
+        task = asyncio.create_task(self._lives.live(generation, batch))
+        self._alive[generation.id] = task, generation
+        if generation.is_cancelled:  # in the process before
+            _cancel_soon(task)
         task.add_done_callback(lambda _: self._gone(generation))
         return task
 
@@ -344,17 +346,22 @@ class Generations:
             await asyncio.wait(tasks)
         if all(generation.has_ended for generation in batch.generations):
             batch.ended_at = asyncio.get_running_loop().time()
-            delivery = self._lives_of.delivery(batch.id, batch.webhook)
+            delivery = self._lives.delivery(batch.id, batch.webhook)
             self._ledger.note("batches", batch)
-            await self._lives_of.announce(delivery)
+            await self._lives.announce(delivery)
 
     def _gone(self, work: Generation | Batch) -> None:
         if isinstance(work, Batch):
             del self._batches[work.id]
         else:
-            del self._lives[work.id]
+            del self._alive[work.id]
         if work.has_ended:
             self._let_go(work)
+
+
+def _cancel_soon(task: asyncio.Task[None]) -> None:
+    """Not before its first step: a task that never began never ends in order."""
+    asyncio.get_running_loop().call_soon(task.cancel)
 
 
 def _as_the_loop_tells(moment: float) -> float:

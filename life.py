@@ -36,6 +36,7 @@ from errors import (
     Internal,
     InvalidRequest,
     LedgerDown,
+    OutcomeUnknown,
     Problem,
     ServiceError,
     ShuttingDown,
@@ -44,8 +45,9 @@ from files import Kept
 from media import black_png
 from planning import Pace
 from providers import Provider, TryAgain
-from records import Attempt, Batch, Generation
+from records import Batch, Generation
 from telling import State
+from tries import Attempt
 
 MAX_ATTEMPTS: Final = 4
 MAX_THROTTLED: Final = 20
@@ -133,7 +135,11 @@ class Lives:
         except asyncio.CancelledError:
             if not generation.is_cancelled:
                 raise
-            await self._end(generation, "canceled", GenerationFailed("It was cancelled."))
+            is_known = generation.last is None or not isinstance(generation.last.error, OutcomeUnknown)
+            detail = "It was cancelled." + (
+                "" if is_known else " Whether it had begun is not known: it may be billed."
+            )
+            await self._end(generation, "canceled", GenerationFailed(detail))
         except Exception:
             log.exception("generation_crashed", generation=generation.id, request=generation.request_id)
             await self._end(generation, "failed", Internal())
@@ -141,6 +147,8 @@ class Lives:
     def move(self, generation: Generation, state: State) -> None:
         """Put a transition on record; whoever acts on it waits for the disk first."""
         changed, generation.state = generation.state != state, state
+        if state in {"queued", "submitting"}:
+            generation.progress = None  # of an attempt before
         self._ledger.note("generations", generation)
         if changed:
             self._on_change(generation)
@@ -181,7 +189,7 @@ class Lives:
         failure: ServiceError | None = None
         while True:
             tried.append(step.model)
-            why = None if step.model is begun else self._passed_over(generation, step)
+            why = None if step.model is begun else self._passed_over(generation, step, batch)
             if why is None:
                 try:
                     return await self._try_model(generation, step, batch)
@@ -196,25 +204,27 @@ class Lives:
             generation.at = step.model
             self.move(generation, "queued")
 
-    def _passed_over(self, generation: Generation, step: Step) -> ServiceError | None:
+    def _passed_over(self, generation: Generation, step: Step, batch: Batch | None) -> ServiceError | None:
         """What a model is passed over for, if it is: it is told of all the same."""
-        reason = step.unfit or self._too_dear(generation, step)
+        reason = step.unfit or self._too_dear(generation, step, batch)
         if reason is None:
             return None
         error = InvalidRequest([Problem("fallback", reason)])
         generation.tries.append(Attempt(step.model, step.input, step.changes, error=error, passed_over=True))
         return error
 
-    def _too_dear(self, generation: Generation, step: Step) -> str | None:
+    def _too_dear(self, generation: Generation, step: Step, batch: Batch | None) -> str | None:
         """Which limit it would not keep; otherwise what it may cost is reserved."""
         if step.model is generation.request.first.model:
             return None  # it was allowed when it was accepted
-        cost = step.model.cost(step.input)
+        cost = generation.cost + step.model.cost(step.input)  # a try that ran out of time is paid for, too
+        more = max(0.0, cost - generation.reserved)
+        with_it = f"With {step.model.short_name}"
         try:
-            check_cost(
-                generation.cost + cost, generation.request.max_cost, where=f"With {step.model.short_name} it"
-            )
-            generation.reserved += self._budget.reserve(max(0.0, cost - generation.reserved))
+            check_cost(cost, generation.request.max_cost, where=f"{with_it} it")
+            if batch is not None and batch.max_cost is not None:
+                check_cost(batch.expected_cost + more, batch.max_cost, where=f"{with_it} the batch")
+            generation.reserved += self._budget.reserve(more)
         except BudgetExceeded as error:
             return error.detail
         return None

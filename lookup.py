@@ -96,8 +96,8 @@ class Lookup:
         """What has waited for its owner since before then."""
         return self._all(select(GENERATIONS).where(_UNFINISHED, _G.interrupted_at < before))
 
-    def changed_since(self, since: float) -> Sequence[str]:
-        """The attempts of every generation that may have changed since then, as they are written."""
+    def recent_tries(self, since: float) -> Sequence[str]:
+        """The attempts of every generation that ended since then, or has not ended, as they are written."""
         with self._reading() as connection:
             recent = select(_G.tries).where(_G.ended_at >= since)
             return connection.execute(union_all(recent, select(_G.tries).where(_UNFINISHED))).scalars().all()

@@ -4,7 +4,7 @@ Every method may be called on any thread, and waits for the loop where it must.
 """
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import partial
 from typing import Any, Final, Literal
@@ -13,7 +13,7 @@ import structlog
 
 from auth import Caller, Doors, Visitor
 from callbacks import Callbacks, Delivery
-from desk import Desk, Order, Work, owner_of
+from desk import Desk, Order
 from errors import LedgerDown, NotFound, Unauthenticated
 from events import Events, Listener
 from generation import new_id
@@ -26,10 +26,10 @@ from loop_thread import LoopThread
 from planning import Plan
 from providers import Provider
 from providers.webhooks import Untrusted, verified
-from records import Batch, Generation
+from records import Batch, Generation, Work
 from standing import Standing, ended_of
 from store import Ledger
-from telling import Ended, View
+from telling import Recorded, View
 
 _CANCEL_PATIENCE: Final = 10.0
 """Seconds in which what is cancelled usually has ended."""
@@ -98,21 +98,22 @@ class Reception:
             key=key, fingerprint=fingerprint, seconds=seconds,
         )  # fmt: skip
 
-    def find(self, target: str, visitor: Visitor) -> Work | Ended:
+    def find(self, target: str, visitor: Visitor) -> Work | Recorded:
         """Work by its id, for whoever may see it; its owner brings it back to life if it waits for them. Raises
         NotFound and LedgerDown."""
         work = self._loop.submit(self._desk.find(target, visitor.caller)).result()
-        if work is None or not visitor.may_see(owner_of(work)):
-            raise NotFound("There is nothing by that id, or it is somebody else's.")
+        if work is None or not visitor.may_see(work.owner):
+            raise _not_found()
         return work
 
-    def cancel(self, target: str, visitor: Visitor) -> Work | Ended:
+    def cancel(self, target: str, visitor: Visitor) -> Work | Recorded:
         """Cancel what runs or waits of it, and give back how it stands then. Raises NotFound and LedgerDown."""
-        self.find(target, visitor)
-        found = self._loop.submit(self._desk.cancel(target, seconds=_CANCEL_PATIENCE)).result()
-        return self.find(target, visitor) if found is None else found
+        work = self._loop.submit(self._desk.cancel(target, visitor, seconds=_CANCEL_PATIENCE)).result()
+        if work is None:
+            raise _not_found()
+        return work
 
-    def standing(self, work: Work | Ended, view: View) -> dict[str, Any]:
+    def standing(self, work: Work | Recorded, view: View) -> dict[str, Any]:
         """What is told of work now: nothing that is not on the disk yet, as long as the disk can be written."""
 
         async def told() -> tuple[dict[str, Any], list[int]]:
@@ -127,7 +128,7 @@ class Reception:
         delivery = self._delivery(work)
         return body | {"webhook": delivery.as_json()} if delivery else body
 
-    def _delivery(self, work: Work | Ended) -> Delivery | None:
+    def _delivery(self, work: Work | Recorded) -> Delivery | None:
         """How telling its webhook stands, if it has one; before it has ended it is yet to begin."""
         if work.webhook is None:
             return None
@@ -136,26 +137,26 @@ class Reception:
         row = self._lookup.delivery(work.id)
         return Delivery(work.id, work.webhook, since=time.time()) if row is None else Delivery.from_row(row)
 
-    def listen(self, work: Work | Ended, view: View) -> Listener:
+    def listen(self, work: Work | Recorded, view: View) -> Listener:
         return self._loop.call(partial(self._events.listen, work, view))
 
     def unlisten(self, listener: Listener) -> None:
         self._loop.call(partial(self._events.leave, listener))
 
     def told_by_replicate(
-        self, generation_id: str, attempt: str, headers: Mapping[str, str], body: bytes
+        self, generation_id: str, attempt: str, headers: Mapping[str, str], body: Callable[[], bytes]
     ) -> None:
         """A webhook of Replicate's. Raises Unauthenticated if it is not believed; what it tells of something that is
-        not here (any more) is no news."""
+        not here (any more) is no news, and not even read: anybody may send it."""
         work = self._loop.submit(self._desk.find(generation_id)).result()
         if work is None or isinstance(work, Batch):
             return
         caller = work.caller if isinstance(work, Generation) else self._doors.admin()
-        if caller is None or caller.id != owner_of(work):
+        if caller is None or caller.id != work.owner:
             return  # its account cannot be asked for the secret, and it waits for its owner
         secret = self._loop.submit(self._provider.webhook_secret(caller)).result()
         try:
-            told = verified(headers, body, secret)
+            told = verified(headers, body(), secret)
         except Untrusted as reason:
             log.warning("webhook_refused", generation=generation_id, reason=str(reason))
             raise Unauthenticated("The signature does not hold.") from None
@@ -179,3 +180,7 @@ class Reception:
         )
         figures = [{**row, "usd": round(row["usd"], 6)} for row in (*rows, *total)]
         return {**asked.as_json(), "usage": figures[: len(rows)], "total": figures[-1]}
+
+
+def _not_found() -> NotFound:
+    return NotFound("There is nothing by that id, or it is somebody else's.")

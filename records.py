@@ -1,152 +1,23 @@
-"""What is known of a generation and of a batch while they live: their states, their attempts, and the rows that the
-ledger has of them. What callers are told of it is made of a row's facts (`telling.py`).
+"""What is known of a generation and of a batch while they live: their states, and the rows that the ledger has of
+them. What callers are told of it is made of a row's facts (`telling.py`).
 
 The loop's clock measures; Unix time dates what outlives the process.
 """
 
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
-from datetime import datetime
-from typing import Any, Protocol
+from typing import Any
 
-from adaptation import Change
 from auth import Caller
 from errors import ServiceError
 from intake.shapes import GenerationRequest
 from planning import Plan
 from providers import Prediction
 from registry import Model
-from telling import ENDED, Ended, Row, State, View, dated, result, told
-
-
-class Try(Protocol):
-    """One try of one model, whether in this process or in one before."""
-
-    @property
-    def model(self) -> Model: ...
-    @property
-    def prediction_id(self) -> str | None: ...
-    @property
-    def cost(self) -> float: ...
-    @property
-    def passed_over(self) -> bool: ...
-    def as_json(self) -> dict[str, Any]: ...
-    def as_record(self) -> dict[str, Any]: ...
-
-
-@dataclass(eq=False, slots=True)
-class Attempt:
-    """One try of one model: one admission, and one prediction at the most. Dates are Unix times."""
-
-    model: Model
-    input: Mapping[str, Any]
-    changes: tuple[Change, ...] = ()
-    sent: Mapping[str, Any] = field(init=False)
-    """The input as it goes to the provider: with the addresses of images that were sent ahead."""
-    prediction: Prediction | None = None
-    error: ServiceError | None = None
-    held: float = 0.0
-    answered: float = 0.0
-    """Seconds from admission until its slot was free again, and until the answer to its creation."""
-    submitted_at: float | None = None
-    answered_at: float | None = None
-    content: str = ""
-    """The fingerprint of what was sent."""
-    passed_over: bool = False
-    """Whether it was no try after all: `error` says why."""
-
-    def __post_init__(self) -> None:
-        self.sent = self.input
-
-    @property
-    def prediction_id(self) -> str | None:
-        return self.prediction.id if self.prediction else None
-
-    @property
-    def cost(self) -> float:
-        """USD. Replicate bills what was made, and what was cancelled after it had begun; no failure."""
-        if self.prediction is None:
-            return 0.0
-        if self.prediction.is_made:
-            return self.model.cost(self.sent, outputs=len(self.prediction.outputs))
-        was_cut_short = self.prediction.status == "canceled" and self.prediction.started
-        return self.model.cost(self.sent) if was_cut_short else 0.0
-
-    @property
-    def age(self) -> float:
-        """Seconds since it was submitted."""
-        return 0.0 if self.submitted_at is None else max(0.0, time.time() - self.submitted_at)
-
-    @property
-    def is_open(self) -> bool:
-        """Whether something may have been started of which it is not known yet how it ended."""
-        return self.submitted_at is not None and self.error is None
-
-    def as_json(self) -> dict[str, Any]:
-        return {
-            "model_name": self.model.name,
-            "prediction_id": self.prediction_id,
-            "error": self.error and self.error.as_item(),
-            "changes": [change.as_json() for change in self.changes],
-        }
-
-    def as_record(self) -> dict[str, Any]:
-        made = self.prediction
-        return {
-            "told": self.as_json(),
-            "cost": self.cost,
-            "open": self.is_open,
-            "submitted_at": self.submitted_at,
-            "answered_at": self.answered_at,
-            "content": self.content,
-            "created_at": made.created_at.isoformat() if made and made.created_at else None,
-            "passed_over": self.passed_over,
-        }
-
-    def go_on_from(self, record: Row) -> None:
-        """Know what the process before knew of this attempt."""
-        self.submitted_at, self.answered_at = record["submitted_at"], record["answered_at"]
-        self.content = record["content"]
-        if (prediction_id := record["told"]["prediction_id"]) is not None:
-            dated, since = record["created_at"], self.answered_at or self.submitted_at or 0.0
-            self.prediction = Prediction(
-                prediction_id,
-                "starting",
-                created_at=datetime.fromisoformat(dated) if dated else None,
-                age=max(0.0, time.time() - since),
-            )
-
-
-@dataclass(frozen=True, slots=True)
-class PastAttempt:
-    """An attempt that was over in a process before this one."""
-
-    model: Model
-    record: Row
-
-    @property
-    def prediction_id(self) -> str | None:
-        found: str | None = self.record["told"]["prediction_id"]
-        return found
-
-    @property
-    def cost(self) -> float:
-        cost: float = self.record["cost"]
-        return cost
-
-    @property
-    def passed_over(self) -> bool:
-        passed_over: bool = self.record["passed_over"]
-        return passed_over
-
-    def as_json(self) -> dict[str, Any]:
-        told: dict[str, Any] = self.record["told"]
-        return told
-
-    def as_record(self) -> dict[str, Any]:
-        return dict(self.record)
+from telling import ENDED, Recorded, State, View, dated, result, told
+from tries import Attempt, Try
 
 
 @dataclass(eq=False, slots=True, kw_only=True)
@@ -170,7 +41,8 @@ class Generation:
     """The model whose turn it is."""
     queued: float = 0.0
     predicting: float = 0.0
-    """Seconds waited for admission, and held a slot, over all attempts. Back-off between them is neither."""
+    """Seconds waited for admission, and held a slot, over all attempts; of one that a stop interrupted, since it was
+    sent. Back-off between them is neither."""
     ended_at: float | None = None
     error: ServiceError | None = None
     files: tuple[str, ...] = ()
@@ -184,11 +56,15 @@ class Generation:
     """Whether nobody wants it any more. A life that ends early without this is only interrupted."""
     is_on_record: bool = False
     reserved: float = 0.0
-    """USD of the budget that it may still cost."""
+    """USD of the budget that are held for it: what it has cost so far and may still."""
     progress: float | None = None
     """Per cent, as its model printed it last."""
     listeners: list[Callable[["Generation"], object]] = field(default_factory=list)
-    """Told of every transition and progress, on the loop."""
+    """Told of every transition, on the loop."""
+
+    @property
+    def owner(self) -> str:
+        return self.caller.id
 
     @property
     def succeeded(self) -> bool:
@@ -282,13 +158,14 @@ class Generation:
             "address": self.view.address,
             "simulated": self.view.simulated,
             "accepted_at": self.born,
-            "changed_at": now,
             "ended_at": now if over else None,
+            "cancelled": self.is_cancelled,
             "interrupted_at": None,
             "tries": json.dumps([each.as_record() for each in self.tries]),
             "facts": json.dumps(facts),
             "succeeded": self.succeeded,
             "cost_usd": facts["cost_usd"],
+            "reserved_usd": 0.0 if over else self.reserved,
             "images": images,
             "video_seconds": seconds,
             "credits": self.model.credits if self.succeeded else 0,
@@ -313,9 +190,11 @@ class Batch:
     """Generations that were asked for together, in input order, and how it was thought to go. Times are the loop's."""
 
     id: str
-    generations: Sequence[Generation | Ended]
+    generations: Sequence[Generation | Recorded]
     caller: Caller
     max_concurrent: int | None
+    max_cost: float | None
+    """USD."""
     plan: Plan
     accepted_at: float
     view: View
@@ -327,8 +206,22 @@ class Batch:
     is_wanted: bool = False
 
     @property
+    def owner(self) -> str:
+        return self.caller.id
+
+    @property
     def has_ended(self) -> bool:
         return self.ended_at is not None
+
+    @property
+    def expected_cost(self) -> float:
+        """USD that it has cost, and may still cost."""
+        return sum(
+            max(each.cost, each.reserved)
+            if isinstance(each, Generation) and not each.has_ended
+            else each.cost
+            for each in self.generations
+        )
 
     def summary(self) -> dict[str, Any]:
         succeeded = sum(generation.succeeded for generation in self.generations)
@@ -348,6 +241,13 @@ class Batch:
     def item(self, index: int, view: View) -> dict[str, Any]:
         return {"index": index, **self.generations[index].result(view)}
 
+    def result(self, view: View) -> dict[str, Any]:
+        """What the caller is told once it has ended."""
+        return {
+            **self.summary(),
+            "results": [self.item(index, view) for index in range(len(self.generations))],
+        }
+
     def row(self) -> dict[str, Any]:
         """The whole of it, for the ledger (`tables.BATCHES`)."""
         return {
@@ -356,6 +256,7 @@ class Batch:
             "total": len(self.generations),
             "request": self.written,
             "max_concurrent": self.max_concurrent,
+            "max_cost_usd": self.max_cost,
             "webhook": self.webhook,
             "plan": json.dumps(asdict(self.plan)),
             "address": self.view.address,
@@ -369,3 +270,7 @@ class Batch:
         return round(
             time.time() - self.born if self.ended_at is None else self.ended_at - self.accepted_at, 3
         )
+
+
+Work = Generation | Batch
+"""What lives in this process, or did."""

@@ -2,7 +2,7 @@
 
 The admin's work goes on at once. A user's token was never written down, so a user's work waits for its owner: whoever
 comes back with it, by the same idempotency key or to look it up, brings the token along. What nobody came back for in
-`ttl` seconds fails as `interrupted`; a prediction of it that still ran has ended by its deadline at Replicate.
+time fails as `interrupted`; a prediction of it that still ran has ended by its deadline at Replicate.
 
 What was simulated never goes on as anything else.
 """
@@ -18,14 +18,15 @@ import structlog
 import models
 from auth import Caller
 from callbacks import Delivery
-from errors import Internal, Interrupted, InvalidRequest, OutcomeUnknown, ServiceError
+from errors import GenerationFailed, Internal, Interrupted, InvalidRequest, OutcomeUnknown, ServiceError
 from intake.attachments import Attachments, Gone
 from intake.parsing import Terms, parse_generation
 from lookup import Lookup
 from planning import Plan
 from providers.reconciliation import CLOCK_SKEW
-from records import Attempt, Batch, Generation, PastAttempt, Try
-from telling import Ended, State, View
+from records import Batch, Generation
+from telling import Recorded, State, View
+from tries import Attempt, PastAttempt, Try
 
 log = structlog.get_logger("recovery")
 
@@ -48,6 +49,13 @@ class Left:
     generations: Sequence[Generation]
     batches: Sequence[Batch]
     lost: Sequence[Row]
+
+    @property
+    def ids(self) -> set[str]:
+        """Of all of it, the batches too."""
+        members = (each for batch in self.batches for each in batch.generations)
+        alive = (each.id for each in (*self.generations, *members) if isinstance(each, Generation))
+        return {*alive, *(batch.id for batch in self.batches), *(row["id"] for row in self.lost)}
 
 
 class Recovery:
@@ -76,21 +84,25 @@ class Recovery:
             try:
                 shared = self._attachments.read(row["id"], row["request"])
             except Gone as gone:
-                lost += [
-                    ended_as(each, Interrupted(str(gone))) for each in members if each["ended_at"] is None
-                ]
-                members = [next((new for new in lost if new["id"] == each["id"]), each) for each in members]
+                over = {
+                    each["id"]: ended_as(each, Interrupted(str(gone)))
+                    for each in members
+                    if each["ended_at"] is None
+                }
+                members = [over.get(each["id"], each) for each in members]
+                lost += over.values()
         took = None if row["ended_at"] is None else row["ended_at"] - row["accepted_at"]
         return Batch(
             id=row["id"],
             generations=[
                 self._revived(each, shared, caller, lost)
                 if caller is not None and each["ended_at"] is None
-                else Ended.of(each)
+                else Recorded.of(each)
                 for each in members
             ],
             caller=caller or Caller("user", row["caller"], "unknown"),
             max_concurrent=row["max_concurrent"],
+            max_cost=row["max_cost_usd"],
             plan=Plan(**json.loads(row["plan"])),
             accepted_at=0.0,
             ended_at=took,
@@ -103,7 +115,7 @@ class Recovery:
 
     def _revived(
         self, row: Row, shared: Mapping[str, Any], caller: Caller, lost: list[Row]
-    ) -> Generation | Ended:
+    ) -> Generation | Recorded:
         try:
             return self._alive(row, shared, caller)
         except Gone as gone:
@@ -114,7 +126,7 @@ class Recovery:
             log.exception("row_not_understood", generation=row["id"])
             error = Internal()
         lost.append(ended_as(row, error))
-        return Ended.of(lost[-1])
+        return Recorded.of(lost[-1])
 
     def _alive(self, row: Row, shared: Mapping[str, Any], caller: Caller) -> Generation:
         owner = row["batch"] or row["id"]
@@ -152,6 +164,8 @@ class Recovery:
             at=model,
             queued=facts["timing"]["queued"],
             predicting=facts["timing"]["predicting"],
+            reserved=row["reserved_usd"],
+            is_cancelled=row["cancelled"],
         )
 
 
@@ -170,7 +184,7 @@ class Doubt:
 class Inheritance:
     """What a process before this one left: what goes on, and what waits for its owner; how many seconds ago its last
     creations were answered; its latest predictions, and of which creations that wait it is not known whether they made
-    any; what it did not deliver; and who may still have files here."""
+    any; what it did not deliver; by which ids files may still be needed; and USD that `left.lost` cost."""
 
     left: Left
     waiting: Sequence[Row]
@@ -178,7 +192,13 @@ class Inheritance:
     prediction_ids: Sequence[str]
     in_doubt: Sequence[Doubt]
     deliveries: Sequence[Delivery]
-    owners: Collection[str]
+    files_of: Collection[str]
+    lost_usd: float
+
+    @property
+    def going_on(self) -> int:
+        """How many generations."""
+        return len(self.left.ids) - len(self.left.batches) - len(self.left.lost)
 
 
 def inherit(
@@ -188,12 +208,12 @@ def inherit(
     unfinished = lookup.unfinished()
     lost = [ended_as(row, Interrupted(_ANOTHER_WORLD)) for row in unfinished if row["simulated"] != simulated]
     rows = [row for row in unfinished if row["simulated"] == simulated]
+    over_now = {row["id"]: row for row in lost}
     batches = [
-        (batch, lookup.of_batch(batch["id"]))
+        (batch, [over_now.get(each["id"], each) for each in lookup.of_batch(batch["id"])])
         for batch in lookup.unfinished_batches()
-        if batch["simulated"] == simulated
     ]
-    # A crash between the end of its last item and its own.
+    # Those of the other world, and after a crash between the end of the last item and the batch's own.
     done = [
         recovery.batch(batch, members, None, [])
         for batch, members in batches
@@ -211,15 +231,18 @@ def inherit(
         left = Left(revived.generations, [*done, *revived.batches], [*lost, *revived.lost])
         waiting = [row for row in rows if row["caller"] != admin.id]
     doubtful = min((doubt.since for row in rows for doubt in _doubts(row)), default=now)
-    owners = {owner for row in rows for owner in (row["id"], row["batch"]) if owner}
+    unfinished_ids = {each for row in rows for each in (row["id"], row["batch"]) if each}
     return Inheritance(
         left=left,
         waiting=waiting,
-        answered_ago=seconds_since(lookup.changed_since(now - SPENT_FOR), now=now),
-        prediction_ids=prediction_ids(lookup.changed_since(doubtful - KNOWN_FOR)),
+        answered_ago=seconds_since(lookup.recent_tries(now - SPENT_FOR), now=now),
+        prediction_ids=prediction_ids(lookup.recent_tries(doubtful - KNOWN_FOR)),
         in_doubt=[doubt for row in waiting for doubt in _doubts(row)],
-        deliveries=[Delivery.from_row(row) for row in lookup.pending_deliveries() if row["id"] not in owners],
-        owners=owners,
+        deliveries=[
+            Delivery.from_row(row) for row in lookup.pending_deliveries() if row["id"] not in unfinished_ids
+        ],
+        files_of=unfinished_ids,
+        lost_usd=sum(row["cost_usd"] for row in left.lost if row["simulated"] == simulated),
     )
 
 
@@ -231,30 +254,49 @@ def _doubts(row: Row) -> Iterator[Doubt]:
 
 
 def ended_as(row: Row, error: ServiceError, state: State = "failed") -> dict[str, Any]:
-    """A row whose generation ended like this without having lived here."""
+    """A row whose generation ended like this without having lived here. What runs of it, or may, counts as billed."""
     now, facts = time.time(), json.loads(row["facts"])
-    facts |= {"status": state, "error": error.as_item()}
+    may_run = row["state"] in {"submitting", "running"}
+    cost = max(row["cost_usd"], row["reserved_usd"]) if may_run else row["cost_usd"]
+    facts |= {"status": state, "error": error.as_item(), "cost_usd": cost}
     facts["timing"]["total"] = round(now - row["accepted_at"], 3)
     return dict(row) | {
         "state": state,
         "request": None,
-        "changed_at": now,
         "ended_at": now,
         "interrupted_at": None,
         "facts": json.dumps(facts),
+        "cost_usd": cost,
+        "reserved_usd": 0.0,
     }
 
 
 def given_up(row: Row) -> dict[str, Any]:
     """A row that nobody came back for."""
+    if row["cancelled"]:
+        return cancelled(row)
     if row["state"] == "queued":
         return ended_as(row, Interrupted())
     if row["state"] == "submitting":
         return ended_as(row, OutcomeUnknown("The service stopped while its prediction was being created."))
-    prediction = json.loads(row["facts"])["prediction_id"]
     return ended_as(
-        row, Interrupted(f"Its prediction {prediction} ended without us, and may have been billed.")
+        row, Interrupted(f"Its prediction {_prediction(row)} ended without us, and may have been billed.")
     )
+
+
+def cancelled(row: Row) -> dict[str, Any]:
+    """A row that somebody cancels who cannot cancel its prediction: that takes its owner's token."""
+    detail = "It was cancelled."
+    if row["state"] == "submitting":
+        detail += " The service had stopped while its prediction was being created, which may be billed."
+    elif row["state"] == "running":
+        detail += f" Its prediction {_prediction(row)} may run until its deadline, and be billed."
+    return ended_as(row, GenerationFailed(detail), "canceled")
+
+
+def _prediction(row: Row) -> str | None:
+    prediction_id: str | None = json.loads(row["facts"])["prediction_id"]
+    return prediction_id
 
 
 def seconds_since(tries: Iterable[str], *, now: float) -> list[float]:

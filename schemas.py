@@ -56,7 +56,12 @@ def _of_generations() -> JSON:
             description="One that has ended, as it is looked up.",
         ),
         "UnfinishedGeneration": an_object(
-            {**alive, "batch_id": sometimes["batch_id"], **_SOON, "progress": percent, "webhook": ref("Delivery")},
+            {
+                **alive, "batch_id": sometimes["batch_id"], **_SOON, "progress": percent, "webhook": ref("Delivery"),
+                "waiting_for_owner_since": {
+                    **_MOMENT, "description": "A stop interrupted it, and it goes on once its owner comes back."
+                },
+            },
             required=list(alive),
             description="One that has not ended. `submitting` is on its way to Replicate.",
         ),

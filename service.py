@@ -11,36 +11,34 @@ import secrets
 import threading
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, ExitStack, closing
 from functools import partial
-from pathlib import Path
-from tempfile import TemporaryFile
 from typing import Any
 
 import structlog
 
 from auth import Caller, Doors
 from budget import Budget
-from callbacks import Callbacks
+from callbacks import Callbacks, Unheard
 from concurrency import Gate, GateStats
-from desk import Desk, Work, result_of
+from desk import Desk
 from errors import LedgerDown, ShuttingDown
 from events import Events
-from fallback import REGISTRY, Rules, read_rules
 from files import Files
-from files.directory import Directory
-from files.storage import Storage
 from generation import Generations
 from intake.attachments import UPLOADED, Attachments
 from intake.parsing import Terms
 from intake.shapes import BatchRequest, Limits
+from interrupted import InterruptedWork
 from lookup import Lookup
-from loop_thread import LoopThread
+from loop_thread import LoopThread, Pool
 from planning import Item, Plan, plan
 from providers.replicate import Replicate
 from reception import Reception
-from records import Batch
+from records import Batch, Work
 from recovery import Recovery, inherit
+from resources import fallbacks, storage, uploads_dir
 from settings import FILES_AT_ONCE, LISTENERS_AT_ONCE, Settings, SettingsError
 from sliding_window import WINDOW
 from standing import Standing
@@ -59,6 +57,8 @@ _OTHERS_AT_ONCE = 200
 """Requests under way that create nothing. Beyond this, more of them only wait at the other end."""
 
 _HASH_KEY = "caller hash key"
+_READERS = 2
+"""How many of the loop's questions to the ledger are asked at once."""
 
 log = structlog.get_logger("service")
 
@@ -72,12 +72,12 @@ class Service:
         self.settings = settings
         self.doors = Doors(admin_key=settings.admin_key, server_token=settings.replicate_token)
         self.doors.hash_key = None  # the ledger has it
-        self.terms = Terms(_fallbacks(settings), loopback=settings.REPLICATE_SIMULATE)
+        self.terms = Terms(fallbacks(settings), loopback=settings.REPLICATE_SIMULATE)
         self.seats = Seats(settings.MAX_WAITING_CALLERS, taken_by="callers are waiting for a result")
         self.thinking = threading.BoundedSemaphore(_THINKING)
         self.file_seats = Seats(FILES_AT_ONCE, taken_by="files are on their way to callers")
         self.listener_seats = Seats(LISTENERS_AT_ONCE, taken_by="callers are listening to events")
-        self.uploads_dir = _uploads_dir(settings)
+        self.uploads_dir = uploads_dir(settings)
         self.attachments = Attachments(self.uploads_dir)
         self.ledger = Ledger(settings.database_url, on_open=self._take_over)
         self.lookup = Lookup(self.ledger.engine)
@@ -131,12 +131,24 @@ class Service:
             let_go=self._let_go,
         )
         self._recovery = Recovery(attachments=self.attachments, terms=self.terms)
+        self._threads = Pool(ThreadPoolExecutor(_READERS, thread_name_prefix="ledger-reader"))
+        self._interrupted = InterruptedWork(
+            generations=self.generations,
+            ledger=self.ledger,
+            lookup=self.lookup,
+            recovery=self._recovery,
+            budget=self.budget,
+            deliver=self.callbacks.take,
+            forget=self._forget,
+            threads=self._threads,
+        )
         self.desk = Desk(
             generations=self.generations,
             ledger=self.ledger,
             lookup=self.lookup,
             recovery=self._recovery,
-            deliver=self.callbacks.take,
+            interrupted=self._interrupted,
+            threads=self._threads,
             forget=self._forget,
             resume_ttl=settings.RESUME_TTL,
         )
@@ -162,7 +174,7 @@ class Service:
         if not settings.FILES_TTL:
             return None
         return Files(
-            storage=_storage(settings),
+            storage=storage(settings),
             spool=settings.files_dir,
             upstream=settings.REPLICATE_BASE_URL,
             ttl=settings.FILES_TTL,
@@ -192,7 +204,7 @@ class Service:
         inherited = inherit(
             self.lookup, self._recovery, self.doors.admin(), simulated=self._simulated, now=now
         )
-        self.attachments.sweep(inherited.owners)
+        self.attachments.sweep(inherited.files_of)
         spent_today = self.lookup.cost_since(self.budget.day_began, simulated=self._simulated)
         hash_key = self.lookup.meta(_HASH_KEY)
 
@@ -200,21 +212,20 @@ class Service:
             self.doors.hash_key = hash_key or secrets.token_bytes(32)
             self.ledger.put("meta", {"name": _HASH_KEY, "value": self.doors.hash_key})
             self.gate.count(inherited.answered_ago)
-            self.budget.begin(spent=spent_today)
             self._provider.know(inherited.prediction_ids)
             for doubt in inherited.in_doubt:
                 self._provider.lose(
                     doubt.reference, doubt.caller, doubt.model, content=doubt.content, since=doubt.since
                 )
-            self.desk.put_ended(inherited.left.lost)
-            self.desk.resume(inherited.left)
-            self.desk.wait_for_owner(inherited.waiting)
+            self._interrupted.resume(inherited.left)
+            self._interrupted.wait(inherited.waiting)
+            self.budget.begin(spent=spent_today + inherited.lost_usd)
             for delivery in inherited.deliveries:
                 self.callbacks.take(delivery)
 
         self.loop.call(begin)
-        if inherited.owners:
-            log.info("taken_over", running=len(inherited.owners), waiting_for_owner=len(inherited.waiting))
+        if inherited.going_on or inherited.waiting:
+            log.info("taken_over", going_on=inherited.going_on, waiting_for_owner=len(inherited.waiting))
 
     @property
     def _simulated(self) -> bool:
@@ -234,11 +245,14 @@ class Service:
 
     async def _content(self, target: str) -> bytes | None:
         """What a caller's webhook is told."""
-        await self.ledger.synced()  # or the end it is to tell of may not be found
+        try:
+            await self.ledger.synced()  # or the end it is to tell of may not be found
+        except LedgerDown:
+            raise Unheard("what there is to tell is not on the disk yet") from None
         work = await self.desk.find(target)
         if work is None or not work.has_ended:
             return None
-        return await self.desk.in_thread(lambda: json.dumps(result_of(work, work.view)).encode())
+        return await self._threads.run(lambda: json.dumps(work.result(work.view)).encode())
 
     def _callback_url(self, generation_id: str, attempt: int) -> str:
         return f"{self.settings.PUBLIC_URL}/webhooks/replicate?generation={generation_id}&attempt={attempt}"
@@ -327,7 +341,7 @@ class Service:
 
     async def _end(self) -> None:
         async with AsyncExitStack() as stack:
-            stack.callback(self.desk.close)
+            stack.callback(self._threads.close)
             stack.push_async_callback(self._provider.aclose)
             if self.files:
                 stack.push_async_callback(self.files.aclose)
@@ -349,44 +363,6 @@ def concurrency_figures(gate: GateStats) -> dict[str, Any]:
         "current_rate_per_minute": gate.current_rate_per_minute,
         "paused_seconds": round(gate.paused_seconds, 1),
     }
-
-
-def check(settings: Settings) -> None:
-    """What can be known to be wrong before anything is started. Raises SettingsError."""
-    _fallbacks(settings)
-    _storage(settings)
-
-
-def _fallbacks(settings: Settings) -> Rules:
-    return read_rules(settings.FALLBACKS_FILE) if settings.FALLBACKS_FILE else REGISTRY
-
-
-def _storage(settings: Settings) -> Storage:
-    """Where outputs are kept. Raises SettingsError."""
-    if settings.FILES_URL is None:
-        return Directory(settings.files_dir)
-    try:
-        from files.bucket import Bucket
-    except ImportError:
-        raise SettingsError(
-            "FILES_URL: what talks to S3 is not installed; requirements-s3.txt names it."
-        ) from None
-    try:
-        return Bucket.told(settings.FILES_URL, settings.aws)
-    except ValueError as error:
-        raise SettingsError(f"FILES_URL: {error}.") from None
-
-
-def _uploads_dir(settings: Settings) -> Path | None:
-    """Where uploaded images lie while they are needed; the system's own place if DATA_DIR cannot be written."""
-    path = settings.DATA_DIR / "uploads"
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        TemporaryFile(dir=path).close()
-    except OSError as error:
-        log.warning("uploads_elsewhere", path=str(path), reason=str(error))
-        return None
-    return path
 
 
 def _items(wanted: BatchRequest) -> list[Item]:

@@ -11,7 +11,7 @@ from typing import Any, Final
 from concurrency import Gate
 from generation import Generations
 from records import Batch, Generation
-from telling import Ended, State, View
+from telling import Recorded, State, View
 
 _OVERDUE: Final = 0.1
 """The part of its usual time that one is given which has passed it already."""
@@ -24,7 +24,7 @@ class Standing:
         self._generations = generations
         self._gate = gate
 
-    def of(self, work: Generation | Batch | Ended, view: View) -> dict[str, Any]:
+    def of(self, work: Generation | Batch | Recorded, view: View) -> dict[str, Any]:
         """What is told of it now; of a batch without its results, which may be many."""
         if isinstance(work, Batch):
             return self._of_batch(work)

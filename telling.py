@@ -1,7 +1,7 @@
 """What callers are told of a generation, made of its facts.
 
 The facts are what the ledger has of it, so it is told the same whether it lives in this process or ended in another
-long ago (`Ended`). What depends on who asks, such as the address of its files, is added when it is told.
+long ago (`Recorded`). What depends on who asks, such as the address of its files, is added when it is told.
 """
 
 import json
@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from typing import Any, Literal
 
 import download_names
+from errors import ServiceError, error_told
 
 State = Literal["queued", "submitting", "running", "succeeded", "failed", "canceled"]
 
@@ -30,24 +31,28 @@ class View:
 
 
 @dataclass(frozen=True, slots=True)
-class Ended:
+class Recorded:
     """A generation as the ledger has it: one that has ended, or that waits for its owner."""
 
     id: str
-    caller: str
+    owner: str
+    """The id of the caller whose it is."""
     batch: str | None
     state: State
     cost: float
     view: View
     webhook: str | None
+    waits_since: float | None
+    """Unix time, while it waits for its owner."""
     stored: str
     """Its facts, as JSON: of a large batch they are only read when they are told."""
 
     @classmethod
-    def of(cls, row: Row) -> "Ended":
+    def of(cls, row: Row) -> "Recorded":
         view = View(row["simulated"], row["address"])
         return cls(
-            row["id"], row["caller"], row["batch"], row["state"], row["cost_usd"], view, row["webhook"], row["facts"]
+            row["id"], row["caller"], row["batch"], row["state"], row["cost_usd"], view, row["webhook"],
+            row["interrupted_at"], row["facts"],
         )  # fmt: skip
 
     @property
@@ -58,6 +63,16 @@ class Ended:
     def has_ended(self) -> bool:
         return self.state in ENDED
 
+    @property
+    def error(self) -> ServiceError | None:
+        error = self.facts()["error"]
+        return None if error is None else error_told(error)
+
+    @property
+    def placeholder(self) -> bool:
+        placeholder: bool = self.facts()["placeholder"]
+        return placeholder
+
     def facts(self) -> dict[str, Any]:
         facts: dict[str, Any] = json.loads(self.stored)
         return facts
@@ -66,7 +81,10 @@ class Ended:
         return result(self.facts(), replace(view, simulated=self.view.simulated))
 
     def told(self, view: View) -> dict[str, Any]:
-        return told(self.facts(), replace(view, simulated=self.view.simulated))
+        body = told(self.facts(), replace(view, simulated=self.view.simulated))
+        return (
+            body if self.waits_since is None else body | {"waiting_for_owner_since": dated(self.waits_since)}
+        )
 
 
 def result(facts: Row, view: View) -> dict[str, Any]:

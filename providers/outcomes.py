@@ -20,7 +20,9 @@ def raise_unless_made(prediction: Prediction) -> None:
     if prediction.status == "aborted":
         raise GenerationTimeout("Replicate did not start the prediction before its deadline.")
     if prediction.status == "canceled":
-        raise GenerationFailed("The prediction was cancelled at Replicate.")
+        cancelled = GenerationFailed("The prediction was cancelled at Replicate.")
+        cancelled.falls_back = False  # somebody wanted it to end
+        raise cancelled
     told = _first_line(prediction.error or "The model failed without saying why.")
     if _REFUSED.search(prediction.error or ""):
         raise ContentRefused(told)

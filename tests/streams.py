@@ -28,7 +28,7 @@ def settle(app: Flask) -> None:
     service = app.extensions["service"]
 
     async def ended() -> None:
-        if lives := [task for task, _ in service.generations._lives.values()]:
+        if lives := [task for task, _ in service.generations._alive.values()]:
             await asyncio.wait(lives)
 
     service.loop.submit(ended()).result(30)

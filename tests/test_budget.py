@@ -1,5 +1,6 @@
 """What may be spent in a day, and by one request: refused before anything is."""
 
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 
 import pytest
@@ -213,6 +214,35 @@ def test_what_the_first_model_cost_counts_for_what_the_next_may(client, simulato
     assert (False, 0.025) == (too_little["success"], too_little["cost_usd"])
     assert "more than max_cost_usd: 0.104" in too_little["attempts"][1]["error"]["detail"]
     assert 0.13 == simulator.counts().billed_usd
+
+
+def test_a_fallback_that_would_cost_more_than_the_batch_may_is_passed_over(client, simulator):
+    failing = "[[only=flux-dev]] [[fail]] [[slow=0]]"
+    body = {
+        "model_name": "flux-dev",
+        "prompts": [f"a {failing}", f"b {failing}"],
+        "fallback": ["flux-kontext-max"],
+    }
+
+    def cost(most):
+        told = client.post("/generate-batch", json=body | {"max_cost_usd": most}, headers=USER).json
+        return told["succeeded"], told["actual_cost_usd"]
+
+    assert [(0, 0.0), (1, 0.08), (2, 0.16)] == [cost(most) for most in (0.05, 0.105, 0.16)]
+    assert 0.24 == simulator.counts().billed_usd
+
+
+def test_what_was_paid_for_a_try_that_ran_out_of_time_counts_in_the_days_budget_beside_the_next(
+    make_app, simulator
+):
+    client = make_app(BUDGET_USD_PER_DAY=0.1).test_client()
+    late = picture("[[only=flux-dev]] [[hang]]", fallback=["qwen-image"], timeout=1)
+
+    with ThreadPoolExecutor(4) as callers:
+        told = list(callers.map(lambda _: client.post("/generate", json=late, headers=USER), range(4)))
+
+    assert 0.1 == simulator.counts().billed_usd
+    assert 4 * [(500, "generation_timeout")] == [(each.status_code, each.json.get("code")) for each in told]
 
 
 def test_the_day_has_a_budget_for_everybody_and_what_waits_counts(make_app, simulator):

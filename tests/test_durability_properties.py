@@ -21,6 +21,7 @@ from virtual_replicate import Loopback
 from virtual_time import VirtualLoop
 
 from attempts import Ledger
+from budget import Budget
 from concurrency import Gate
 from desk import Desk, Order
 from errors import ServiceError
@@ -28,6 +29,8 @@ from generation import Generations, new_id
 from idempotency import body_fingerprint
 from intake.attachments import Attachments
 from intake.parsing import Terms
+from interrupted import InterruptedWork
+from loop_thread import Pool
 from providers.replicate import Replicate
 from recovery import Recovery, inherit
 from simulator import Options
@@ -61,8 +64,9 @@ class Disk:
             key=lambda row: row["position"],
         )
 
-    def changed_since(self, since):
-        return [row["tries"] for row in self.rows["generations"].values() if row["changed_at"] >= since]
+    def recent_tries(self, since):
+        rows = self.rows["generations"].values()
+        return [row["tries"] for row in rows if row["ended_at"] is None or row["ended_at"] >= since]
 
     def pending_deliveries(self):
         return []
@@ -144,33 +148,36 @@ class Process:
         gate = Gate(concurrent_limit=3, requests_per_minute=600)
         others = Gate(concurrent_limit=200, requests_per_minute=3000)
         self.provider = Replicate(base_url="http://replicate.test", others=others, connections=Line(loopback))
+        budget = Budget()
         self.generations = Generations(
             provider=self.provider,
             gate=gate,
             ledger=self.ledger,
+            budget=budget,
             timeout=600,
             max_queued=1000,
             let_go=lambda work: self.desk.keys.release(work.id),
         )
         recovery = Recovery(attachments=Attachments(None), terms=Terms())
-        self.desk = Desk(
-            generations=self.generations,
-            ledger=self.ledger,
-            lookup=disk,
-            recovery=recovery,
-            deliver=lambda delivery: None,
-            resume_ttl=1e9,
+        shared = {
+            "generations": self.generations,
+            "ledger": self.ledger,
+            "lookup": disk,
+            "recovery": recovery,
+            "threads": AtOnce(),
+        }
+        interrupted = InterruptedWork(
+            **shared, budget=budget, deliver=lambda delivery: None, forget=lambda ids: None
         )
-        self.desk.in_thread = _at_once  # virtual time has no other threads
+        self.desk = Desk(**shared, interrupted=interrupted, resume_ttl=1e9)
         left = inherit(disk, recovery, ADMIN, simulated=True, now=time.time())
         self.provider.know(left.prediction_ids)
         for doubt in left.in_doubt:
             self.provider.lose(
                 doubt.reference, doubt.caller, doubt.model, content=doubt.content, since=doubt.since
             )
-        self.desk.put_ended(left.left.lost)
-        self.desk.resume(left.left)
-        self.desk.wait_for_owner(left.waiting)
+        interrupted.resume(left.left)
+        interrupted.wait(left.waiting)
 
     async def killed(self) -> None:
         self.ledger.is_dead = True
@@ -184,8 +191,13 @@ class Process:
             await asyncio.wait(mine)
 
 
-async def _at_once(ask):
-    return ask()
+class AtOnce(Pool):
+    """Virtual time has no other threads."""
+
+    def __init__(self) -> None: ...
+
+    async def run(self, function):
+        return function()
 
 
 class Durability(RuleBasedStateMachine):

@@ -110,7 +110,8 @@ def behind(app, provider):
         ledger=service.ledger,
         lookup=service.lookup,
         recovery=service._recovery,
-        deliver=service.callbacks.take,
+        interrupted=service._interrupted,
+        threads=service._threads,
         resume_ttl=60,
     )
 

@@ -2,6 +2,7 @@
 is admitted anew."""
 
 import asyncio
+import time
 
 import pytest
 import virtual_time
@@ -119,6 +120,23 @@ async def test_a_passing_failure_that_passes_ends_well_with_the_second_predictio
     assert ["submitting", "running", "queued", "submitting", "running", "succeeded"] == [
         state for _, state in service.moves
     ]
+
+
+def test_a_creation_that_waits_for_the_disk_is_dated_when_it_is_sent_and_not_when_it_would_have_been():
+    """By that date the next process counts it in the window, and searches for what it made."""
+
+    async def story():
+        gate, ledger = Gate(concurrent_limit=1, requests_per_minute=600), Notes()
+        generations = Generations(provider=Fake(None), gate=gate, ledger=ledger, timeout=60, max_queued=10)
+        generation = generations.accept(a_picture(), caller=ADMIN, request_id="req")
+        await generations.recorded(generation)
+        ledger.trouble = "The disk is full."
+        await asyncio.sleep(100)
+        back_at, ledger.trouble = time.time(), None
+        await asyncio.sleep(5)
+        return generation.last.submitted_at >= back_at
+
+    assert virtual_time.run(story())
 
 
 def test_of_a_models_error_only_the_first_line_is_told():

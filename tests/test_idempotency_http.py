@@ -219,7 +219,7 @@ def served_and_left(service, path, body) -> str:
     from intake.parsing import parse_batch, parse_generation
 
     caller, is_one = asked.spending_caller(), path == "/generate"
-    wanted = (parse_generation if is_one else parse_batch)(body)
+    wanted = (parse_generation if is_one else parse_batch)(body, terms=service.terms)
     order = service.reception.order(
         "gen" if is_one else "batch",
         wanted,
@@ -250,6 +250,21 @@ def test_without_a_key_nothing_is_left_of_whoever_hangs_up_before_they_are_told(
 
     assert {} == dict(simulator.counts().requests)
     assert 2 == app.test_client().get("/status").json["generations"]["canceled"]
+
+
+def test_what_a_webhook_waits_for_is_made_though_its_caller_hung_up_before_they_were_told(
+    make_app, simulator, tmp_path
+):
+    app = make_app(REPLICATE_SIMULATE=1)
+    service = app.extensions["service"]
+    body = PICTURE | {"webhook": "http://127.0.0.1:1/"}
+    with closing(sqlite3.connect(tmp_path / "ledger.db", isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        with app.test_request_context("/generate", headers=USER, method="POST"):
+            target = served_and_left(service, "/generate", body)
+        other.execute("ROLLBACK")
+
+    assert "succeeded" == ended(app.test_client(), target)["status"]
 
 
 def test_who_hung_up_comes_back_with_the_key_and_finds_it_done(simulator, tmp_path):
