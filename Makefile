@@ -31,7 +31,7 @@ format: .venv/dev ## format and mend what can be mended
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: .venv/dev .venv-bench/made ## measure against the simulator, as ratios, into bench/results.md: thirteen minutes
+bench: .venv/dev .venv-bench/made ## measure against the simulator, as ratios, into bench/results.md: twelve minutes
 	$(BIN)/python -m bench
 
 clean: ## remove what was made here, but the service's data/
