@@ -13,9 +13,10 @@ import asyncio
 import json
 import secrets
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from contextlib import suppress
-from typing import Any, Final, Literal
+from inspect import CORO_CREATED, getcoroutinestate
+from typing import Any, Final, Literal, cast
 
 import structlog
 
@@ -258,7 +259,7 @@ class Generations:
             if alive is not None and not alive[1].is_cancelled:
                 alive[1].is_cancelled = True
                 self._ledger.note("generations", alive[1])  # or after a crash it would be gone on with
-                _cancel_soon(alive[0])
+                _cancel(alive[0])
 
     def outlook(self, caller: Caller, wanted: int) -> Outlook:
         """What a plan for so many generations of this caller goes by. Raises QueueFull, LedgerDown or ShuttingDown if
@@ -331,7 +332,7 @@ class Generations:
         task = asyncio.create_task(self._lives.live(generation, batch))
         self._alive[generation.id] = task, generation
         if generation.is_cancelled:  # in the process before
-            _cancel_soon(task)
+            _cancel(task)
         task.add_done_callback(lambda _: self._gone(generation))
         return task
 
@@ -359,9 +360,13 @@ class Generations:
             self._let_go(work)
 
 
-def _cancel_soon(task: asyncio.Task[None]) -> None:
-    """Not before its first step: a task that never began never ends in order."""
-    asyncio.get_running_loop().call_soon(task.cancel)
+def _cancel(task: asyncio.Task[None]) -> None:
+    """At once, so that it takes no other step, but not before its first: what never began never ends in order."""
+    life = cast("Coroutine[Any, Any, None]", task.get_coro())
+    if getcoroutinestate(life) == CORO_CREATED:
+        asyncio.get_running_loop().call_soon(task.cancel)
+    else:
+        task.cancel()
 
 
 def _as_the_loop_tells(moment: float) -> float:

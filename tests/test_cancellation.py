@@ -40,6 +40,25 @@ def test_cancelled_in_the_tick_it_was_asked_for_nothing_is_sent():
     assert ((0, 0, 0), []) == virtual_time.run(story())
 
 
+def test_cancelled_in_the_tick_that_its_record_is_on_the_disk_nothing_is_sent():
+    class Disk(Notes):
+        is_written = asyncio.Event()
+
+        async def synced(self):
+            await self.is_written.wait()
+
+    async def story():
+        gate, generations = a_service(fake := Fake(), ledger=(disk := Disk()))
+        generation = generations.accept(a_picture(), caller=ADMIN, request_id="req")
+        await asyncio.sleep(1)
+        disk.is_written.set()
+        generations.cancel(generation)
+        await asyncio.sleep(10)
+        return held(gate), fake.sent, generations.tally.as_json()["canceled"]
+
+    assert ((0, 0, 0), [], 1) == virtual_time.run(story())
+
+
 def test_cancelled_while_its_creation_is_on_its_way_the_answer_is_awaited_and_the_prediction_cancelled():
     async def story():
         fake = Fake(None, answer_after=5)
