@@ -51,7 +51,7 @@ class Generations:
 
     `keeper` keeps what is made, if anything is to be kept; `timeout` (seconds) is for predictions whose request names
     none; `callback` gives the URL by which Replicate tells of an attempt, `deliver` hears of results that a caller's
-    webhook waits for, `let_go` of whoever has ended, and `on_change` of every transition once it has happened.
+    webhook waits for, and `let_go` of whoever has ended.
     """
 
     def __init__(
@@ -68,12 +68,11 @@ class Generations:
         callback: Callable[[str, int], str] | None = None,
         deliver: Callable[[Delivery], None] = lambda delivery: None,
         let_go: Callable[[Generation | Batch], None] = lambda work: None,
-        on_change: Callable[[Generation], None] = lambda generation: None,
     ) -> None:
         self._budget = budget or Budget()
         self._lives = Lives(
             provider=provider, gate=gate, ledger=ledger, budget=self._budget, timeout=timeout, keeper=keeper,
-            first_backoff=first_backoff, callback=callback, deliver=deliver, on_change=on_change,
+            first_backoff=first_backoff, callback=callback, deliver=deliver,
         )  # fmt: skip
         self._gate = gate
         self._ledger = ledger
@@ -192,28 +191,6 @@ class Generations:
                 self._begin(generation, None)
 
     # ── Waited for
-
-    async def run(self, request: GenerationRequest, *, caller: Caller, request_id: str) -> Generation:
-        """Accept one generation and attend it."""
-        generation = self.accept(request, caller=caller, request_id=request_id)
-        await self.attend(generation)
-        return generation
-
-    async def run_batch(
-        self,
-        request: BatchRequest,
-        *,
-        plan: Plan,
-        caller: Caller,
-        request_id: str,
-        tell: Callable[[Batch, int], object] | None = None,
-    ) -> Batch:
-        """Accept a batch and attend it; `tell` hears of each item as it ends."""
-        batch = self.accept_batch(request, plan=plan, caller=caller, request_id=request_id)
-        if tell is not None:
-            self.follow(batch, tell)
-        await self.attend(batch)
-        return batch
 
     async def attend(self, work: Generation | Batch, *, seconds: float | None = None) -> None:
         """Wait until it has ended, or for so many seconds. Raises ShuttingDown if it will not end in this process.

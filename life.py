@@ -85,8 +85,7 @@ class Keeper(Protocol):
 class Lives:
     """Lets generations live: through the gate, at a provider, on record. On the loop.
 
-    `on_change` hears of every transition once it has happened, `deliver` of every result that a caller's webhook waits
-    for once it is on the disk.
+    `deliver` hears of every result that a caller's webhook waits for, once it is on the disk.
     """
 
     def __init__(
@@ -101,7 +100,6 @@ class Lives:
         first_backoff: float,
         callback: Callable[[str, int], str] | None,
         deliver: Callable[[Delivery], None],
-        on_change: Callable[[Generation], None],
     ) -> None:
         self._attempts = Attempts(
             provider=provider, gate=gate, ledger=ledger, timeout=timeout, move=self.move, callback=callback
@@ -112,7 +110,6 @@ class Lives:
         self._keeper = keeper
         self._first_backoff = first_backoff
         self._deliver = deliver
-        self._on_change = on_change
         self.keeping = 0
         """How many are fetching what was made: they wait for no slot and hold none."""
         self.tally = Tally()
@@ -151,7 +148,6 @@ class Lives:
             generation.progress = None  # of an attempt before
         self._ledger.note("generations", generation)
         if changed:
-            self._on_change(generation)
             for listener in generation.listeners:
                 listener(generation)
 

@@ -3,7 +3,7 @@
 import asyncio
 import json
 
-from parts import ADMIN, Fake, Notes, a_picture, succeeded
+from parts import ADMIN, Fake, Notes, a_picture, run, succeeded
 
 from concurrency import Gate
 from files import Kept
@@ -21,7 +21,7 @@ def a_service(fake: Fake, *, concurrent_limit: int = 1, ledger: Notes | None = N
 
 
 def start(generations: Generations) -> "asyncio.Task":
-    return asyncio.create_task(generations.run(a_picture(), caller=ADMIN, request_id="req"))
+    return asyncio.create_task(run(generations, a_picture()))
 
 
 async def cancel(*tasks: "asyncio.Task") -> None:

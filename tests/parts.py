@@ -10,7 +10,7 @@ import asyncio
 import functools
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, closing, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from callers import SERVER_TOKEN, USER_TOKEN
 
@@ -67,9 +67,18 @@ class Notes:
         self.rows: dict[tuple, dict] = {}
         self.trouble: str | None = None
         self.synced_times = 0
+        self.moves: list[tuple[Generation, str]] = []
+        """Every transition of a generation, in order."""
+        self.listeners: list[Callable[[Generation], object]] = []
+        """Told of every transition, too."""
 
     def note(self, table, work) -> None:
-        self.put(table, work.row())
+        row, before = work.row(), self.rows.get((table, work.id))
+        self.put(table, row)
+        if table == "generations" and before is not None and before["state"] != row["state"]:
+            self.moves.append((work, work.state))
+            for listener in self.listeners:
+                listener(work)
 
     def put(self, table, row) -> None:
         self.rows[table, *WRITINGS[table].key_of(row)] = dict(row)
@@ -87,25 +96,37 @@ class Notes:
         return [row for (name, *_), row in self.rows.items() if name == table]
 
 
+async def run(generations: Generations, request, *, caller: Caller = ADMIN) -> Generation:
+    """How one generation ended. Whoever stops waiting has it cancelled."""
+    generation = generations.accept(request, caller=caller, request_id="req")
+    await generations.attend(generation)
+    return generation
+
+
+async def run_batch(generations: Generations, request, *, caller: Caller = ADMIN, plan=UNPLANNED, tell=None):
+    """How a batch ended; `tell` hears of each item as it ends."""
+    batch = generations.accept_batch(request, plan=plan, caller=caller, request_id="req")
+    if tell is not None:
+        generations.follow(batch, tell)
+    await generations.attend(batch)
+    return batch
+
+
 @dataclass
 class Parts:
     gate: Gate
     others: Gate
     provider: Replicate
     generations: Generations
-    moves: list[tuple[Generation, str]]
     ledger: Notes
-    listeners: list[Callable[[Generation], object]] = field(default_factory=list)
-    """Told of every transition, too."""
 
     async def run(self, prompt: str = "A lighthouse at dusk", *, caller: Caller = ADMIN, **fields):
         """How one generation ended."""
-        return await self.generations.run(a_picture(prompt, **fields), caller=caller, request_id="req")
+        return await run(self.generations, a_picture(prompt, **fields), caller=caller)
 
     async def run_batch(self, prompts: list[str], *, caller: Caller = ADMIN, **fields) -> Batch:
         """How a batch ended."""
-        wanted = pictures(prompts, **fields)
-        return await self.generations.run_batch(wanted, plan=UNPLANNED, caller=caller, request_id="req")
+        return await run_batch(self.generations, pictures(prompts, **fields), caller=caller)
 
 
 @asynccontextmanager
@@ -132,14 +153,6 @@ async def parts(
         others=others,
         **{"looks": QUICK_LOOKS, "cancel_pauses": QUICK_LOOKS, "upload_pause": 0.01, **timing},
     )
-    moves: list[tuple[Generation, str]] = []
-    listeners: list[Callable[[Generation], object]] = []
-
-    def on_change(generation: Generation) -> None:
-        moves.append((generation, generation.state))
-        for listener in listeners:
-            listener(generation)
-
     ledger = Notes()
     generations = Generations(
         provider=provider,
@@ -148,10 +161,9 @@ async def parts(
         timeout=timeout,
         max_queued=20_000,
         first_backoff=0.01,
-        on_change=on_change,
     )
     try:
-        yield Parts(gate, others, provider, generations, moves, ledger, listeners)
+        yield Parts(gate, others, provider, generations, ledger)
     finally:
         others.configure(requests_per_minute=3000)
         await generations.drain(0)

@@ -38,7 +38,7 @@ def knew(service: Parts) -> dict[str, float]:
         if generation.ended_at is not None:
             at[generation.prediction.id] = clock()
 
-    service.listeners.append(note)
+    service.ledger.listeners.append(note)
     return at
 
 

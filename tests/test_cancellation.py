@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import virtual_time
 from leaving import Lost, Slow, a_service, cancel, held, lose_a_creation, next_service, on_record, start
-from parts import ADMIN, UNPLANNED, VIEW, Fake, Notes, a_picture, on_a_loop, parts, pictures, succeeded, until
+from parts import ADMIN, VIEW, Fake, Notes, a_picture, on_a_loop, parts, pictures, run_batch, succeeded, until
 
 from errors import UpstreamError
 from providers import TryAgain
@@ -145,9 +145,7 @@ def test_a_cancelled_batch_cancels_what_runs_and_sends_nothing_more():
     async def story():
         fake = Fake(None, None)
         gate, generations = a_service(fake, concurrent_limit=2)
-        batch = asyncio.create_task(
-            generations.run_batch(pictures(["a"] * 20), plan=UNPLANNED, caller=ADMIN, request_id="req")
-        )
+        batch = asyncio.create_task(run_batch(generations, pictures(["a"] * 20)))
         await asyncio.sleep(5)
         await cancel(batch)
         return len(fake.sent), sorted(fake.cancelled), held(gate)

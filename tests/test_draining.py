@@ -19,7 +19,7 @@ from leaving import (
     on_record,
     start,
 )
-from parts import ADMIN, UNPLANNED, VIEW, Fake, Notes, a_picture, on_a_loop, parts, pictures, until
+from parts import VIEW, Fake, Notes, a_picture, on_a_loop, parts, pictures, run, run_batch, until
 
 from errors import ShuttingDown, UpstreamError
 from generation import RETRY_AFTER
@@ -38,7 +38,7 @@ def test_draining_leaves_what_is_queued_on_record_and_lets_what_runs_finish():
             await queued
         told_at = asyncio.get_running_loop().time()
         with pytest.raises(ShuttingDown):
-            await generations.run(a_picture(), caller=ADMIN, request_id="req")
+            await run(generations, a_picture())
         await drain
         return (await running).state, told_at, refused.value.retry_after, fake, on_record(ledger), held(gate)
 
@@ -109,9 +109,7 @@ def test_a_drained_batch_keeps_what_has_ended_and_the_next_ends_the_rest():
         fake, ledger = Fake(ends_after=20), Notes()
         _, generations = a_service(fake, ledger=ledger)
         wanted = pictures(["a", "b", "c"])
-        caller = asyncio.create_task(
-            generations.run_batch(wanted, plan=UNPLANNED, caller=ADMIN, request_id="req")
-        )
+        caller = asyncio.create_task(run_batch(generations, wanted))
         await asyncio.sleep(1)
         await generations.drain(60)
         (row,) = ledger.of("batches")
@@ -156,7 +154,7 @@ def test_a_drain_leaves_whoever_is_still_uploading_on_record_at_once():
     async def story():
         _, generations = a_service(fake := Uploading(), ledger=(ledger := Notes()))
         image = Upload(BytesIO(b"\x89PNG\r\n\x1a\n".ljust(INLINE + 1)))
-        caller = asyncio.create_task(generations.run(a_picture(image=image), caller=ADMIN, request_id="req"))
+        caller = asyncio.create_task(run(generations, a_picture(image=image)))
         await asyncio.sleep(1)
         await generations.drain(60)
         return await heard(caller), asyncio.get_running_loop().time(), fake.sent, on_record(ledger)

@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from parts import (
     ADMIN,
     OTHER_USER,
-    UNPLANNED,
     USER,
     VIEW,
     Fake,
@@ -21,6 +20,8 @@ from parts import (
     on_a_loop,
     parts,
     pictures,
+    run,
+    run_batch,
     suffered,
     until,
 )
@@ -101,7 +102,7 @@ def test_a_passing_failure_is_tried_again_within_the_bound_and_each_attempt_is_a
     async def story():
         gate, fake = Gate(concurrent_limit=1, requests_per_minute=600), Fake(*[failed(error)] * 9)
         generations = Generations(provider=fake, gate=gate, ledger=Notes(), timeout=60, max_queued=10)
-        ended = await generations.run(a_picture(), caller=ADMIN, request_id="req")
+        ended = await run(generations, a_picture())
         return ended, len(fake.sent), gate.statistics()
 
     ended, sent, gate = virtual_time.run(story())
@@ -118,7 +119,7 @@ async def test_a_passing_failure_that_passes_ends_well_with_the_second_predictio
     (_, second) = simulator.predictions()
     assert (True, 2, second.id) == (ended.succeeded, ended.attempts, ended.prediction.id)
     assert ["submitting", "running", "queued", "submitting", "running", "succeeded"] == [
-        state for _, state in service.moves
+        state for _, state in service.ledger.moves
     ]
 
 
@@ -149,7 +150,7 @@ def test_of_a_models_error_only_the_first_line_is_told():
             timeout=60,
             max_queued=10,
         )
-        return await generations.run(a_picture(), caller=ADMIN, request_id="req")
+        return await run(generations, a_picture())
 
     assert "CUDA out of memory." == virtual_time.run(story()).error.detail
 
@@ -190,7 +191,7 @@ def test_a_throttled_creation_waits_as_long_as_it_was_told(wait):
     async def story():
         fake = Fake(TryAgain(UpstreamRateLimited(), wait=wait, throttled=True))
         _, generations = a_service(fake)
-        await generations.run(a_picture(), caller=ADMIN, request_id="req")
+        await run(generations, a_picture())
         return fake.sent
 
     assert [(0.0, "admin"), (0.25 + wait, "admin")] == virtual_time.run(story())
@@ -201,12 +202,10 @@ def test_a_throttled_account_pauses_alone_and_then_goes_one_at_a_time():
         throttled = TryAgain(UpstreamRateLimited(), wait=10, throttled=True)
         fake = Fake(throttled, throttled)
         _, generations = a_service(fake)
-        first = [generations.run(a_picture(), caller=USER, request_id="req") for _ in range(2)]
+        first = [run(generations, a_picture(), caller=USER) for _ in range(2)]
         paused = asyncio.gather(*first)
         await asyncio.sleep(1)
-        later = [
-            generations.run(a_picture(), caller=caller, request_id="req") for caller in (USER, OTHER_USER)
-        ]
+        later = [run(generations, a_picture(), caller=caller) for caller in (USER, OTHER_USER)]
         await asyncio.gather(paused, *later)
         return fake.sent
 
@@ -220,7 +219,7 @@ def test_a_throttled_account_is_asked_once_a_pause_and_not_once_a_generation():
     async def story():
         fake = Fake(*[TryAgain(UpstreamRateLimited(), wait=10, throttled=True)] * 4)
         _, generations = a_service(fake, concurrent_limit=1)
-        await asyncio.gather(*(generations.run(a_picture(), caller=USER, request_id="req") for _ in range(3)))
+        await asyncio.gather(*(run(generations, a_picture(), caller=USER) for _ in range(3)))
         return [time for time, _ in fake.sent]
 
     assert [0.0, 10.25, 20.5, 30.75] == virtual_time.run(story())[:4]
@@ -232,7 +231,7 @@ async def test_an_account_that_said_this_was_its_last_creation_is_not_asked_for_
     simulator.order(on="create", token=USER.token, status=429, headers={"Retry-After": "0"})
     async with parts(simulator, concurrent_limit=4) as service:
         first = asyncio.create_task(service.run(caller=USER))
-        await until(lambda: [state for _, state in service.moves] == ["submitting", "queued"])
+        await until(lambda: [state for _, state in service.ledger.moves] == ["submitting", "queued"])
         rest = [asyncio.create_task(service.run(caller=USER)) for _ in range(3)]
         await first
         waiting = service.gate.statistics()
@@ -283,7 +282,7 @@ def test_an_account_that_stays_throttled_is_given_up_in_the_end():
     async def story():
         fake = Fake(*[TryAgain(UpstreamRateLimited(), wait=10, throttled=True)] * 100)
         _, generations = a_service(fake)
-        return await generations.run(a_picture(), caller=ADMIN, request_id="req"), len(fake.sent)
+        return await run(generations, a_picture()), len(fake.sent)
 
     ended, sent = virtual_time.run(story())
 
@@ -295,7 +294,7 @@ def test_throttled_attempts_do_not_use_up_the_patience_for_failures():
         throttled = [TryAgain(UpstreamRateLimited(), wait=10, throttled=True)] * (MAX_THROTTLED - 1)
         fake = Fake(*throttled, *[TryAgain(UpstreamError())] * (MAX_ATTEMPTS - 1))
         _, generations = a_service(fake)
-        return await generations.run(a_picture(), caller=ADMIN, request_id="req")
+        return await run(generations, a_picture())
 
     ended = virtual_time.run(story())
 
@@ -306,9 +305,7 @@ def test_a_back_off_holds_no_slot():
     async def story():
         fake = Fake(TryAgain(UpstreamError(), wait=30))
         _, generations = a_service(fake, concurrent_limit=1)
-        await asyncio.gather(
-            *(generations.run(a_picture(), caller=ADMIN, request_id="req") for _ in range(2))
-        )
+        await asyncio.gather(*(run(generations, a_picture()) for _ in range(2)))
         return [time for time, _ in fake.sent]
 
     assert [0.0, 0.25, 30.25] == virtual_time.run(story())
@@ -363,8 +360,8 @@ def test_a_refused_account_stops_its_own_batch_and_no_other():
         fake = Fake(InsufficientCredit())
         _, generations = a_service(fake, concurrent_limit=1)
         return await asyncio.gather(
-            generations.run_batch(pictures(["a", "b"]), plan=UNPLANNED, caller=USER, request_id="req"),
-            generations.run_batch(pictures(["a", "b"]), plan=UNPLANNED, caller=OTHER_USER, request_id="req"),
+            run_batch(generations, pictures(["a", "b"]), caller=USER),
+            run_batch(generations, pictures(["a", "b"]), caller=OTHER_USER),
         )
 
     refused, other = virtual_time.run(story())
@@ -395,11 +392,9 @@ async def test_a_batchs_own_bound_holds_within_the_slots(simulator):
 async def test_each_item_is_told_of_once_when_it_ends(simulator):
     told = []
     async with parts(simulator) as service:
-        await service.generations.run_batch(
+        await run_batch(
+            service.generations,
             pictures(["one", "[[nsfw]]", "[[slow=0.5]]"]),
-            plan=UNPLANNED,
-            caller=ADMIN,
-            request_id="req",
             tell=lambda batch, index: told.append((index, batch.generations[index].state)),
         )
 
@@ -412,12 +407,10 @@ def test_more_than_may_wait_is_refused_whole_and_nothing_of_it_is_sent():
         fake = Fake(ends_after=100)
         gate = Gate(concurrent_limit=1, requests_per_minute=60)
         generations = Generations(provider=fake, gate=gate, ledger=Notes(), timeout=600, max_queued=3)
-        running = asyncio.gather(
-            *(generations.run(a_picture(), caller=ADMIN, request_id="req") for _ in range(2))
-        )
+        running = asyncio.gather(*(run(generations, a_picture()) for _ in range(2)))
         await asyncio.sleep(1)
         with pytest.raises(QueueFull) as refused:
-            await generations.run_batch(pictures(["a"] * 3), plan=UNPLANNED, caller=ADMIN, request_id="req")
+            await run_batch(generations, pictures(["a"] * 3))
         waiting = gate.statistics().waiting
         await running
         return waiting, len(fake.sent), refused.value.retry_after
@@ -478,7 +471,7 @@ def test_a_crash_inside_is_told_as_internal_and_leaves_nothing_held():
     async def story():
         fake = Fake(ZeroDivisionError())
         gate, generations = a_service(fake)
-        ended = await generations.run(a_picture(), caller=ADMIN, request_id="req")
+        ended = await run(generations, a_picture())
         return ended.error.code, gate.statistics().current_concurrent
 
     assert ("internal", 0) == virtual_time.run(story())
@@ -489,9 +482,7 @@ def test_what_waits_for_its_turn_and_what_runs_are_timed_apart_over_all_attempts
         gate = Gate(concurrent_limit=1, requests_per_minute=600)
         provider = Fake(TryAgain(UpstreamError(), wait=100), answer_after=0.25, ends_after=1.0)
         generations = Generations(provider=provider, gate=gate, ledger=Notes(), timeout=10, max_queued=9)
-        first, second = await asyncio.gather(
-            *(generations.run(a_picture("a"), caller=ADMIN, request_id="r") for _ in range(2))
-        )
+        first, second = await asyncio.gather(*(run(generations, a_picture("a")) for _ in range(2)))
         return [each.result(VIEW)["timing"] for each in (first, second)]
 
     assert [
@@ -505,7 +496,7 @@ def test_an_attempt_that_made_nothing_names_no_earlier_prediction():
         gate = Gate(concurrent_limit=1, requests_per_minute=600)
         provider = Fake(failed("Prediction interrupted; please retry (code: PA)"), TokenRejected())
         generations = Generations(provider=provider, gate=gate, ledger=Notes(), timeout=10, max_queued=9)
-        return await generations.run(a_picture("a"), caller=ADMIN, request_id="r")
+        return await run(generations, a_picture("a"))
 
     ended = virtual_time.run(story())
 
@@ -517,7 +508,7 @@ def test_what_waits_is_bounded_for_whoever_comes_in_the_same_tick_too():
         gate = Gate(concurrent_limit=1, requests_per_minute=600)
         generations = Generations(provider=Fake(), gate=gate, ledger=Notes(), timeout=10, max_queued=3)
         answers = await asyncio.gather(
-            *(generations.run(a_picture("a"), caller=ADMIN, request_id="r") for _ in range(5)),
+            *(run(generations, a_picture("a")) for _ in range(5)),
             return_exceptions=True,
         )
         return [type(answer).__name__ for answer in answers]
@@ -539,9 +530,7 @@ def test_an_outage_is_sat_out_by_a_batch_without_wasting_its_attempts_or_the_win
         generations = Generations(
             provider=Unreachable(), gate=gate, ledger=Notes(), timeout=10, max_queued=999
         )
-        batch = await generations.run_batch(
-            pictures(["a"] * 200), plan=UNPLANNED, caller=ADMIN, request_id="r"
-        )
+        batch = await run_batch(generations, pictures(["a"] * 200))
         return batch.summary()["failed"], gate.statistics().current_rate_per_minute
 
     assert (0, 200) == virtual_time.run(story())

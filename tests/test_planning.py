@@ -8,7 +8,7 @@ from threading import Thread
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from parts import ADMIN, OTHER_USER, Parts
+from parts import ADMIN, OTHER_USER, Parts, run_batch
 from virtual_replicate import replicate
 from virtual_time import run
 
@@ -455,7 +455,7 @@ async def made(service: Parts, models: list[str], *, caller=ADMIN, **fields) -> 
         max_concurrent=wanted.max_concurrent,
     )
     began = clock()
-    batch = await service.generations.run_batch(wanted, plan=told, caller=caller, request_id="req")
+    batch = await run_batch(service.generations, wanted, plan=told, caller=caller)
     assert [] == [each.error for each in batch.generations if not each.succeeded]
     return told, clock() - began
 

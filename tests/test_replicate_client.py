@@ -408,7 +408,7 @@ async def test_a_cancel_that_fails_is_tried_again(simulator):
     simulator.order(on="cancel", times=2, status=500)
     async with parts(simulator) as service:
         waiting = asyncio.create_task(service.run("[[hang]]"))
-        await until(lambda: [state for _, state in service.moves] == ["submitting", "running"])
+        await until(lambda: [state for _, state in service.ledger.moves] == ["submitting", "running"])
         waiting.cancel()
         await asyncio.wait([waiting])
 

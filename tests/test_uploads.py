@@ -4,8 +4,8 @@ import asyncio
 from io import BytesIO
 
 import pytest
-from parts import ADMIN, USER, on_a_loop, parts, until
-from virtual_time import run
+import virtual_time
+from parts import ADMIN, USER, on_a_loop, parts, run, until
 
 from errors import UpstreamError
 from intake.parsing import parse_generation
@@ -52,9 +52,7 @@ async def test_nothing_is_uploaded_while_the_other_window_is_spent(simulator):
 async def test_no_slot_is_held_while_an_image_is_on_its_way(simulator):
     simulator.order(on="file", delay=0.3)
     async with parts(simulator, concurrent_limit=1) as service:
-        editor = asyncio.create_task(
-            service.generations.run(editing(an_image()), caller=ADMIN, request_id="r")
-        )
+        editor = asyncio.create_task(run(service.generations, editing(an_image())))
         await until(lambda: simulator.counts().requests.get("file"))
         assert 0 == service.gate.statistics().current_concurrent
         await service.run("another")
@@ -84,7 +82,7 @@ async def test_an_upload_that_goes_wrong_in_passing_is_tried_again_and_costs_not
 ):
     simulator.order(on="file", times=2, **fault)
     async with parts(simulator) as service:
-        ended = await service.generations.run(editing(an_image()), caller=ADMIN, request_id="r")
+        ended = await run(service.generations, editing(an_image()))
 
     assert passes is ended.succeeded, ended.error
     assert int(passes) == simulator.counts().creations_accepted
@@ -97,7 +95,7 @@ async def test_an_upload_that_goes_wrong_in_passing_is_tried_again_and_costs_not
 async def test_what_never_gets_through_is_told_and_nothing_is_created(simulator):
     simulator.order(on="file", times=100, status=500)
     async with parts(simulator) as service:
-        ended = await service.generations.run(editing(an_image()), caller=ADMIN, request_id="r")
+        ended = await run(service.generations, editing(an_image()))
 
     assert ("upstream_error", 0) == (ended.error.code, simulator.counts().creations_accepted)
     assert 4 == simulator.counts().requests["file"]
@@ -107,7 +105,7 @@ async def test_what_never_gets_through_is_told_and_nothing_is_created(simulator)
 async def test_an_account_that_is_refused_is_told_so_before_anything_is_created(simulator):
     simulator.account("r8_user", reject=True)
     async with parts(simulator) as service:
-        ended = await service.generations.run(editing(an_image()), caller=USER, request_id="r")
+        ended = await run(service.generations, editing(an_image()), caller=USER)
 
     assert ("replicate_token_rejected", 1) == (ended.error.code, sum(simulator.counts().requests.values()))
 
@@ -116,7 +114,7 @@ async def test_an_account_that_is_refused_is_told_so_before_anything_is_created(
 async def test_an_image_that_goes_to_a_second_model_is_not_sent_again(simulator):
     async with parts(simulator) as service:
         request = editing(an_image(), "[[only=flux-kontext-max]] [[nsfw]]", fallback=True)
-        ended = await service.generations.run(request, caller=ADMIN, request_id="r")
+        ended = await run(service.generations, request)
 
     assert ended.succeeded
     assert 1 == len(simulator.uploads())
@@ -151,7 +149,7 @@ def test_those_who_share_an_image_share_its_upload_and_the_tries(failures, sent)
         uploads = Uploads(send)
         return await asyncio.gather(*(uploads.address(ADMIN, image) for _ in range(20))), send.number
 
-    addresses, number = run(story())
+    addresses, number = virtual_time.run(story())
     assert ({f"https://api.replicate.com/v1/files/{sent}"}, sent) == (set(addresses), number)
 
 
@@ -166,7 +164,7 @@ def test_what_failed_for_good_failed_for_all_who_share_it_and_is_not_tried_by_ea
             await uploads.address(ADMIN, image)
         return first, send.number
 
-    failed, number = run(story())
+    failed, number = virtual_time.run(story())
     assert ([UpstreamError] * 20, TRIES) == ([type(each) for each in failed], number)
 
 
@@ -181,7 +179,7 @@ def test_whoever_gives_up_leaves_the_upload_to_those_who_still_wait():
         gone.cancel()
         return await stays, send.number
 
-    assert ("https://api.replicate.com/v1/files/1", 1) == run(story())
+    assert ("https://api.replicate.com/v1/files/1", 1) == virtual_time.run(story())
 
 
 def test_an_upload_that_nobody_waits_for_any_more_is_given_up_and_may_begin_anew():
@@ -194,7 +192,7 @@ def test_an_upload_that_nobody_waits_for_any_more_is_given_up_and_may_begin_anew
         await asyncio.sleep(5)
         return send.done, await uploads.address(ADMIN, image)
 
-    assert (0, "https://api.replicate.com/v1/files/2") == run(story())
+    assert (0, "https://api.replicate.com/v1/files/2") == virtual_time.run(story())
 
 
 def test_an_address_is_used_for_20_hours_and_not_for_the_24_that_it_is_good():
@@ -207,7 +205,10 @@ def test_an_address_is_used_for_20_hours_and_not_for_the_24_that_it_is_good():
         await asyncio.sleep(3)
         return before, await uploads.address(ADMIN, image)
 
-    assert ("https://api.replicate.com/v1/files/1", "https://api.replicate.com/v1/files/2") == run(story())
+    assert (
+        "https://api.replicate.com/v1/files/1",
+        "https://api.replicate.com/v1/files/2",
+    ) == virtual_time.run(story())
 
 
 def test_no_more_are_sent_at_once_than_leave_room_for_looks():
@@ -217,7 +218,7 @@ def test_no_more_are_sent_at_once_than_leave_room_for_looks():
         await asyncio.gather(*(uploads.address(ADMIN, an_image()) for _ in range(3 * AT_ONCE)))
         return send.most, asyncio.get_running_loop().time()
 
-    assert (AT_ONCE, 3.0) == run(story())
+    assert (AT_ONCE, 3.0) == virtual_time.run(story())
 
 
 @on_a_loop
