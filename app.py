@@ -15,7 +15,7 @@ from werkzeug.exceptions import HTTPException
 
 import answering
 import asked
-import delivery
+import downloads
 import logs
 import lookups
 import models
@@ -156,7 +156,7 @@ def file(generation: str, name: str) -> Response:
         opened = service.files.open(generation, name) if service.files else None
         if opened is None:
             raise NotFound("There is no such file, or no longer.")
-        response = delivery.answer(opened, request, name=name)
+        response = downloads.answer(opened, request, name=name)
     except BaseException:
         service.file_seats.leave()
         raise

@@ -14,7 +14,7 @@ FLOORS = [
     {"lookups"},
     {"answering"},
     {"asked"},
-    {"service", "serving", "openapi", "delivery"},
+    {"service", "serving", "openapi", "downloads"},
     {"reception", "resources"},
     {"desk", "events", "operations"},
     {"interrupted"},

@@ -53,9 +53,9 @@ def _is_known(opened: Opened, request: Request) -> bool:
 
 def _part(opened: Opened, request: Request) -> tuple[int, int] | None:
     """From where to where, or None for all of it: also when several parts are asked for, or a part of what it is no
-    longer."""
+    longer. Ranges are for GET alone (RFC 9110 14.2)."""
     wanted, only_if = request.range, request.if_range
-    if wanted is None or wanted.units != "bytes" or len(wanted.ranges) != 1:
+    if wanted is None or request.method != "GET" or wanted.units != "bytes" or len(wanted.ranges) != 1:
         return None
     if only_if.etag is not None and only_if.etag != opened.etag:
         return None
