@@ -31,7 +31,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.pool import QueuePool
 
 from errors import LedgerDown
-from tables import WRITINGS, TooNew, migrate
+from tables import WRITINGS, TooNew, migrate, name_of
 
 SOON: Final = 0.02
 """Seconds that a row may wait for company if nobody awaits it."""
@@ -45,6 +45,10 @@ _BUSY: Final = 1.0
 _ROW_IS_WRONG: Final = (sqlite3.IntegrityError, sqlite3.DataError, sqlite3.ProgrammingError)
 
 _READERS: Final = 8
+
+_NOT_OURS: Final = (
+    "its file is gone or another; put it back, or start the service again to go on with what is there"
+)
 
 log = structlog.get_logger("store")
 
@@ -86,6 +90,8 @@ class Ledger:
         self._owner: int | None = None
         self._connection: sqlite3.Connection | None = None
         self._inode = 0
+        self._name: bytes | None = None
+        """Which ledger this is, once it was opened: another in its place would know nothing of what was promised."""
         self._thread = threading.Thread(target=self._run, name="ledger", daemon=True)
         self.trouble: str | None = "The ledger is not open yet."
         """Why nothing can be written, in a sentence; None while all is well."""
@@ -186,13 +192,18 @@ class Ledger:
     def _open(self) -> None:
         if self._owner is None:
             self._owner = _owned(self._path)
+        if self._name is not None and not self._path.exists():
+            raise FileNotFoundError(_NOT_OURS)
         # For nobody else to read: it has prompts. What belongs to it gets the same rights. Only if there is none: to
         # close a file is to give up all locks that this process has on it, SQLite's among them.
         with suppress(FileExistsError):
             os.close(os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
         with self.engine.connect() as connection:
             self._inode = os.stat(self._file).st_ino  # noqa: PTH116 - as in `_write`
+            if self._name is not None and name_of(connection) != self._name:
+                raise FileNotFoundError(_NOT_OURS)
             migrate(connection)
+            self._name = name_of(connection)
         pooled = self.engine.raw_connection()
         self._connection = cast("sqlite3.Connection", pooled.driver_connection)
         pooled.detach()  # the pool may have another

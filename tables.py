@@ -4,6 +4,7 @@ A row is written whole each time it changes, so the latest row is the whole trut
 Moments are Unix times in seconds, amounts are USD. What has structure is JSON: nothing here asks into it.
 """
 
+import secrets
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
@@ -18,6 +19,7 @@ from sqlalchemy import (
     MetaData,
     Table,
     Text,
+    select,
 )
 from sqlalchemy.dialects import sqlite
 
@@ -26,7 +28,8 @@ METADATA: Final = MetaData()
 META: Final = Table(
     "meta", METADATA, Column("name", Text, primary_key=True), Column("value", LargeBinary, nullable=False)
 )
-"""What the ledger remembers for itself: the key that callers are hashed with."""
+"""What the ledger remembers for itself: the key that callers are hashed with, and its name."""
+_NAME: Final = "name"
 
 GENERATIONS: Final = Table(
     "generations",
@@ -166,7 +169,16 @@ def migrate(connection: Connection, steps: Sequence[Callable[[Connection], None]
                 step(connection)
         if version != present:
             connection.exec_driver_sql(f"PRAGMA user_version = {present}")
+        named = sqlite.insert(META).values(name=_NAME, value=secrets.token_bytes(16))
+        connection.execute(named.on_conflict_do_nothing())
     except BaseException:
         connection.exec_driver_sql("ROLLBACK")
         raise
     connection.exec_driver_sql("COMMIT")
+
+
+def name_of(connection: Connection) -> bytes | None:
+    """What tells this ledger from any other, also from one that is made anew in its place; None if it is none."""
+    if connection.exec_driver_sql("PRAGMA user_version").scalar_one() == 0:
+        return None
+    return connection.execute(select(META.c.value).where(META.c.name == _NAME)).scalar_one_or_none()

@@ -215,18 +215,60 @@ def test_a_broken_file_is_trouble_and_is_not_touched_and_taken_up_once_it_is_men
         until(lambda: on_disk(path) == {"a": "queued"})
 
 
-def test_a_file_that_is_replaced_is_noticed_before_anything_is_written_to_nowhere(path):
+def gone(path):
+    for each in path.parent.glob("ledger.db*"):
+        if each.suffix != ".lock":
+            each.unlink(missing_ok=True)
+
+
+def another(path):
+    gone(path)
+    with closing(sqlite3.connect(path)) as other:
+        other.execute("CREATE TABLE something (of TEXT)")
+
+
+def another_ledger(path):
+    gone(path)
+    ledger = Ledger(f"sqlite:///{path.with_name('another.db')}")
+    ledger.start()
+    ledger.close()
+    path.with_name("another.db").rename(path)
+
+
+@pytest.mark.parametrize("lost", [gone, another, another_ledger])
+@pytest.mark.parametrize("is_read", [False, True])
+def test_a_lost_ledger_is_not_begun_anew_by_itself_and_is_taken_again_once_it_is_back(path, lost, is_read):
+    """With an empty one, keys would stand for nothing, and what was told would be unknown."""
     with opened(path) as ledger:
         write(ledger, row("a"))
-        for each in path.parent.glob("ledger.db*"):
-            if each.suffix != ".lock":
-                each.unlink()
-        with pytest.raises(LedgerDown):
-            write(ledger, row("b"))
+        if is_read:
+            assert "queued" == Lookup(ledger.engine).generation("a")["state"]
+        copy = path.with_name("copy.db")
+        with closing(sqlite3.connect(path)) as other:
+            other.execute("VACUUM INTO ?", [str(copy)])
+        lost(path)
+        for name in ("b", "c"):
+            with pytest.raises(LedgerDown):
+                write(ledger, row(name))
+            ledger._wake.put(True)  # try again now
+        assert "start the service again to go on with what is there" in ledger.trouble
+
+        gone(path)
+        copy.rename(path)
 
         until(lambda: ledger.trouble is None)
-        write(ledger, row("c"))
-        assert {"b": "queued", "c": "queued"} == on_disk(path)
+        write(ledger, row("d"))
+        assert {"a": "queued", "b": "queued", "c": "queued", "d": "queued"} == on_disk(path)
+
+
+def test_after_a_restart_whatever_is_there_is_the_ledger(path):
+    with opened(path) as ledger:
+        write(ledger, row("a"))
+    gone(path)
+
+    with opened(path) as ledger:
+        write(ledger, row("b"))
+        assert {"b": "queued"} == on_disk(path)
 
 
 def test_a_directory_that_cannot_be_made_is_trouble_and_no_crash(tmp_path):
@@ -263,22 +305,6 @@ def test_what_goes_wrong_when_it_is_taken_up_is_trouble_and_is_tried_again(path)
         until(lambda: ledger.trouble is None)
 
     assert 2 == len(tries)
-
-
-def test_a_file_that_is_replaced_after_somebody_looked_into_it_is_not_written_to_nowhere_either(path):
-    with opened(path) as ledger:
-        write(ledger, row("a"))
-        assert "queued" == Lookup(ledger.engine).generation("a")["state"]
-        for each in path.parent.glob("ledger.db*"):
-            if each.suffix != ".lock":
-                each.unlink()
-        with pytest.raises(LedgerDown):
-            write(ledger, row("b"))
-        until(lambda: ledger.trouble is None)
-        write(ledger, row("c"))
-
-        assert {"b": "queued", "c": "queued"} == on_disk(path)
-        assert None is Lookup(ledger.engine).generation("a")
 
 
 @pytest.mark.parametrize(
