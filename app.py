@@ -85,7 +85,7 @@ def generate() -> Response:
     """Generate: one generation, answered when it has ended, or as the caller prefers."""
     service, caller = asked.service(), asked.spending_caller()
     view, key, preference = asked.view(), asked.idempotency_key(), asked.preference()
-    with service.seats.taken(retry_after=service.seconds_per_release):
+    with asked.seats(preference).taken(retry_after=service.seconds_per_release):
         body = asked.body(forms=True)
         wanted = parse_generation(body, terms=service.terms)
         order = service.reception.order(
@@ -106,7 +106,8 @@ def generate_batch() -> Response:
     """Generate a batch: every result in input order, or each as it is ready. Or only tell how it would go."""
     service, caller = asked.service(), asked.spending_caller()
     view, key, preference = asked.view(), asked.idempotency_key(), asked.preference()
-    service.seats.take(retry_after=service.seconds_per_release)
+    seats = asked.seats(preference)
+    seats.take(retry_after=service.seconds_per_release)
     try:
         body = asked.body(forms=True)
         with service.thinking:
@@ -114,7 +115,7 @@ def generate_batch() -> Response:
             plan = service.plan(wanted, caller, may_be_here=key is not None and not wanted.dry_run)
             if wanted.dry_run:
                 response = jsonify({"dry_run": True, "total": len(wanted.requests), **plan.as_json()})
-                response.call_on_close(service.seats.leave)
+                response.call_on_close(seats.leave)
                 return response
             order = service.reception.order(
                 "batch", wanted, body, plan=plan, caller=caller, view=view, key=key,
@@ -126,9 +127,9 @@ def generate_batch() -> Response:
             work = waiting.result(waiting.submit(service.loop, service.desk.serve(order), asked.connection()))
             response = answering.answer(service, work, view, preference)
     except BaseException:
-        service.seats.leave()
+        seats.leave()
         raise
-    response.call_on_close(service.seats.leave)
+    response.call_on_close(seats.leave)
     return response
 
 

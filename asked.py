@@ -19,6 +19,7 @@ from intake import strict_json
 from intake.forms import read_form
 from service import Service
 from telling import View
+from waiting import Seats
 
 T = TypeVar("T")
 
@@ -85,6 +86,11 @@ def preference() -> Preference:
     if _SECONDS.fullmatch(wait := wishes.get("wait", "")):
         return Preference(int(wait), f"wait={int(wait)}")
     return Preference(0, "respond-async") if wishes.get("respond-async") == "" else Preference()
+
+
+def seats(preference: Preference) -> Seats:
+    """Those of the callers who wait for the end, or of those who only hand their work in."""
+    return service().brief_seats if preference.seconds == 0 else service().seats
 
 
 def _unquoted(word: str) -> str:

@@ -37,7 +37,7 @@ class Budget:
     def reserve(self, usd: float) -> float:
         """Reserve so much, and give it back. Raises BudgetExceeded."""
         self._turn_the_day()
-        left = self._most - self._spent - self._reserved
+        left = round(self._most - self._spent - self._reserved, 9)
         if usd > left + _NOTHING:
             raise BudgetExceeded(
                 f"It would cost about {usd:g} USD, and {max(0.0, left):g} of today's {self._most:g} USD are left."

@@ -252,10 +252,23 @@ class Gate:
     def seconds_per_release(self) -> float:
         """How long it takes, while others wait, until one more generation is done: as the window allows, or
         as the slots turn over with what was held lately, whichever is slower."""
-        by_window = WINDOW / self._window.limit
-        if not self._held_for:
-            return by_window
-        return max(by_window, fmean(self._held_for) / self._slots)
+        return max(WINDOW / self._window.limit, self._turnover(usual=0.0))
+
+    def wait(self, place: int, *, usual: float) -> float:
+        """Seconds until whoever has that place in line is admitted, about. `usual` is how long a slot is held as long
+        as nothing is known of that."""
+        now = asyncio.get_running_loop().time()
+        by_slots = max(0, place - (self._slots - self._in_flight)) * self._turnover(usual)
+        free = self._window.free(now)
+        if place <= free:
+            return by_slots
+        taken = [min(free_at - now, WINDOW) for free_at in self._window.free_at()] + [WINDOW] * free
+        windows, index = divmod(place - free - 1, len(taken))
+        return max(by_slots, taken[index] + windows * WINDOW)
+
+    def _turnover(self, usual: float) -> float:
+        """Seconds from one release of a slot to the next while all are held."""
+        return (fmean(self._held_for) if self._held_for else usual) / self._slots
 
     def on_answered(self, lease: Lease) -> None:
         """For the lease alone: its 60 seconds begin."""

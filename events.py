@@ -45,6 +45,8 @@ class Listener:
     """None once nobody listens any more."""
     unfollow: Callable[[], None] = lambda: None
     has_left: bool = False
+    progress: float | None = None
+    """The per cent that were told last, of the prediction that is followed."""
     hear: Callable[[Generation], object] | None = None
 
 
@@ -102,14 +104,17 @@ class Events:
 
     def _follow(self, listener: Listener, generation: Generation, prediction_id: str) -> None:
         def seen(prediction: Prediction) -> None:
-            if prediction.progress is not None and prediction.progress != generation.progress:
-                generation.progress = prediction.progress
-            if prediction.progress is not None:
+            if prediction.progress is None:
+                return
+            generation.progress = prediction.progress
+            if listener.progress != prediction.progress:
+                listener.progress = prediction.progress
                 self._tell(
                     listener, Event("progress", {"id": generation.id, "progress": prediction.progress})
                 )
 
         if not listener.has_left:
+            listener.progress = None
             listener.unfollow = self._provider.follow(prediction_id, seen)
 
     def _tell(self, listener: Listener, event: Event) -> None:
@@ -125,6 +130,7 @@ class Events:
     def _last(self, listener: Listener) -> None:
         self.leave(listener)
         work = listener.work
-        stopped: Name = "interrupted" if isinstance(work, Recorded) else "shutting_down"
+        waits = isinstance(work, Recorded) and work.waits_since is not None
+        stopped: Name = "interrupted" if waits else "shutting_down"
         name: Name = "done" if work.has_ended else stopped
         self._tell(listener, Event(name, self._standing.of(work, listener.view)))

@@ -80,7 +80,7 @@ class Generations:
         self._let_go = let_go
         self._alive: dict[str, tuple[asyncio.Task[None], Generation]] = {}
         self._batches: dict[str, tuple[asyncio.Task[None], Batch]] = {}
-        self._is_draining = False
+        self.is_draining = False
         self.tally = self._lives.tally
         self.pace = self._lives.pace
 
@@ -150,6 +150,7 @@ class Generations:
                 written=text,
                 batch=batch_id,
                 position=position,
+                is_wanted=each.webhook is not None,
                 reserved=cost,
             )
             for position, (each, text, cost) in enumerate(zip(request.requests, own, costs, strict=True))
@@ -204,11 +205,10 @@ class Generations:
                     work.is_wanted = True
                     return
             except asyncio.CancelledError:
-                if not work.is_wanted:
-                    self.cancel(work)
-                    await to_the_end(_waited_for(task))
+                if not work.is_wanted and (abandoned := self.abandon(work)):
+                    await to_the_end(asyncio.wait(abandoned))
                 raise
-        if self._is_draining and not work.has_ended:
+        if self.is_draining and not work.has_ended:
             with suppress(LedgerDown):
                 await to_the_end(self._ledger.synced())  # whoever is told of it shall find it
             raise self.shutting_down()
@@ -231,12 +231,23 @@ class Generations:
 
     def cancel(self, work: Generation | Batch) -> None:
         """Nobody wants it any more: what it runs is cancelled."""
-        for each in work.generations if isinstance(work, Batch) else [work]:
-            alive = self._alive.get(each.id)
-            if alive is not None and not alive[1].is_cancelled:
-                alive[1].is_cancelled = True
-                self._ledger.note("generations", alive[1])  # or after a crash it would be gone on with
-                _cancel(alive[0])
+        for task, generation in self._living(work):
+            if not generation.is_cancelled:
+                generation.is_cancelled = True
+                self._ledger.note("generations", generation)  # or after a crash it would be gone on with
+                _cancel(task)
+
+    def abandon(self, work: Generation | Batch) -> list[asyncio.Task[None]]:
+        """Cancel it, since whoever waited for it is gone, but not what somebody can come back for of a batch. What ends
+        with what was cancelled."""
+        lives = [life for life in self._living(work) if life[1] is work or not life[1].is_wanted]
+        for _, generation in lives:
+            self.cancel(generation)
+        return [task for task, _ in lives]
+
+    def _living(self, work: Generation | Batch) -> list[tuple[asyncio.Task[None], Generation]]:
+        generations = work.generations if isinstance(work, Batch) else [work]
+        return [self._alive[each.id] for each in generations if each.id in self._alive]
 
     def outlook(self, caller: Caller, wanted: int) -> Outlook:
         """What a plan for so many generations of this caller goes by. Raises QueueFull, LedgerDown or ShuttingDown if
@@ -249,21 +260,21 @@ class Generations:
         alive = self._batches if isinstance(work, Batch) else self._alive
         return alive[work.id][0] if work.id in alive else None
 
-    def place(self, generation: Generation) -> int:
-        """About which in line it is that waits."""
+    def behind(self, generation: Generation) -> int:
+        """How many of its caller and batch wait that came before it."""
         behind = 0
         for _, other in self._alive.values():
             if other is generation:
                 break
             same = (other.caller.id, other.batch) == (generation.caller.id, generation.batch)
             behind += same and other.state == "queued"
-        return self._gate.place(generation.caller.id, generation.batch, behind)
+        return behind
 
     # ── Drained
 
     async def drain(self, seconds: float) -> None:
         """Take nothing new, leave what is queued on record, and what still runs after so many seconds too."""
-        self._is_draining = True
+        self.is_draining = True
         self._gate.close(self.shutting_down)
         for task, generation in list(self._alive.values()):
             if generation.state == "queued":  # also those who are still uploading
@@ -286,7 +297,7 @@ class Generations:
         )
 
     def _make_room(self, wanted: int) -> None:
-        if self._is_draining:
+        if self.is_draining:
             raise ShuttingDown(retry_after=RETRY_AFTER)
         if self._ledger.trouble is not None:
             raise LedgerDown(f"{self._ledger.trouble} Nothing was spent.")
@@ -349,10 +360,6 @@ def _cancel(task: asyncio.Task[None]) -> None:
 def _as_the_loop_tells(moment: float) -> float:
     """A Unix time by the loop's clock."""
     return asyncio.get_running_loop().time() - (time.time() - moment)
-
-
-async def _waited_for(task: asyncio.Task[Any]) -> None:
-    await asyncio.wait([task])
 
 
 def _text(given: object) -> str:

@@ -29,7 +29,7 @@ from gunicorn.workers.gthread import ThreadWorker
 
 import logs
 from errors import Internal, InvalidRequest, Problem, ServiceError
-from settings import FILES_AT_ONCE, LISTENERS_AT_ONCE, SettingsError, load
+from settings import FILES_AT_ONCE, HANDED_IN_AT_ONCE, LISTENERS_AT_ONCE, SettingsError, load
 
 _SPARE_THREADS = 32
 """For whoever neither waits for a result nor fetches a file: health checks, status, configuration, refusals."""
@@ -143,7 +143,9 @@ wsgi_app = "app:create_app()"
 bind = _settings.address
 worker_class = Worker
 workers = 1
-threads = _settings.MAX_WAITING_CALLERS + FILES_AT_ONCE + LISTENERS_AT_ONCE + _SPARE_THREADS
+threads = (
+    _settings.MAX_WAITING_CALLERS + HANDED_IN_AT_ONCE + FILES_AT_ONCE + LISTENERS_AT_ONCE + _SPARE_THREADS
+)
 worker_connections = 2 * threads
 backlog = 2048
 keepalive = 15

@@ -14,7 +14,7 @@ import asked
 import waiting
 from errors import NotFound
 from events import Listener
-from intake.queries import cursor, parse_list, parse_usage
+from intake.queries import cursor, each_once, parse_list, parse_usage
 from lookup import Page
 from records import Batch
 from telling import Recorded
@@ -55,7 +55,7 @@ def cancel_batch(target: str) -> Response:
 def generations() -> Response:
     """The caller's own generations, the latest first."""
     service, visitor = asked.service(), asked.visitor()
-    wanted = parse_list(request.args)
+    wanted = parse_list(_query())
     page = Page(visitor.id, wanted.limit + 1, wanted.state, wanted.model, wanted.since, wanted.before)
     rows = service.lookup.page(page)
     told = rows[: wanted.limit]
@@ -93,7 +93,7 @@ def events(target: str) -> Response:
 def usage() -> Response:
     """What was made and what it cost: of everybody for the admin, of their own for users."""
     visitor = asked.visitor()
-    return jsonify(asked.service().reception.usage(parse_usage(request.args), visitor))
+    return jsonify(asked.service().reception.usage(parse_usage(_query()), visitor))
 
 
 @blueprint.post("/webhooks/replicate")
@@ -122,6 +122,10 @@ def _cancelled(kind: str, target: str) -> Response:
     work = service.reception.cancel(_of_kind(kind, target), visitor)
     log.info("cancelled", request=g.request_id, target=target, batch=isinstance(work, Batch))
     return jsonify(service.reception.standing(work, asked.view()))
+
+
+def _query() -> dict[str, str]:
+    return each_once(request.args.to_dict(flat=False))
 
 
 def _of_kind(kind: str, target: str) -> str:

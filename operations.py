@@ -53,6 +53,7 @@ def paths() -> JSON:
 def _routes() -> dict[str, dict[str, _Operation]]:
     generation = {"parameters": (_target("generation"),), "who": _EITHER, "errors": ("401", "404", "500")}
     batch = {**generation, "parameters": (_target("batch"),)}
+    cancelling = (*generation["errors"], "503")
     return {
         "/generate": {"post": _generate()},
         "/generate-batch": {"post": _generate_batch()},
@@ -62,13 +63,17 @@ def _routes() -> dict[str, dict[str, _Operation]]:
                 "generation", "How a generation stands, or how it ended", "AnyGeneration", **generation
             ),
             "delete": _operation(
-                "cancelGeneration", "Cancel a generation, unless it has ended", "AnyGeneration", **generation
+                "cancelGeneration", "Cancel a generation, unless it has ended", "AnyGeneration",
+                **generation | {"errors": cancelling},
             ),
         },
         "/generations/{target}/events": {"get": _events()},
         "/batches/{target}": {
             "get": _operation("batch", "How a batch stands, with what has ended of it", "AnyBatch", **batch),
-            "delete": _operation("cancelBatch", "Cancel what has not ended of a batch", "AnyBatch", **batch),
+            "delete": _operation(
+                "cancelBatch", "Cancel what has not ended of a batch", "AnyBatch",
+                **batch | {"errors": cancelling},
+            ),
         },
         "/usage": {"get": _usage()},
         "/configure": {

@@ -101,13 +101,14 @@ class Reception:
     def find(self, target: str, visitor: Visitor) -> Work | Recorded:
         """Work by its id, for whoever may see it; its owner brings it back to life if it waits for them. Raises
         NotFound and LedgerDown."""
-        work = self._loop.submit(self._desk.find(target, visitor.caller)).result()
-        if work is None or not visitor.may_see(work.owner):
+        work = self._loop.submit(self._desk.look(target, visitor)).result()
+        if work is None:
             raise _not_found()
         return work
 
     def cancel(self, target: str, visitor: Visitor) -> Work | Recorded:
-        """Cancel what runs or waits of it, and give back how it stands then. Raises NotFound and LedgerDown."""
+        """Cancel what runs or waits of it, and give back how it stands then. Raises NotFound, LedgerDown and
+        ShuttingDown."""
         work = self._loop.submit(self._desk.cancel(target, visitor, seconds=_CANCEL_PATIENCE)).result()
         if work is None:
             raise _not_found()

@@ -16,6 +16,10 @@ _YES_NO: Final[JSON] = {"type": "boolean"}
 _MOMENT: Final[JSON] = {"type": "string", "format": "date-time"}
 _LINKS: Final[JSON] = {"type": "array", "items": {"type": "string", "format": "uri"}}
 
+_WAITING: Final[JSON] = {
+    **_MOMENT, "description": "A stop interrupted it, and it goes on once its owner comes back."
+}  # fmt: skip
+
 _SOON: Final[JSON] = {
     "estimated_seconds": {"type": "number", "description": "Until it has ended, about."},
     "place": {"type": "integer", "minimum": 1, "description": "About which in line it is, while it waits."},
@@ -58,9 +62,7 @@ def _of_generations() -> JSON:
         "UnfinishedGeneration": an_object(
             {
                 **alive, "batch_id": sometimes["batch_id"], **_SOON, "progress": percent, "webhook": ref("Delivery"),
-                "waiting_for_owner_since": {
-                    **_MOMENT, "description": "A stop interrupted it, and it goes on once its owner comes back."
-                },
+                "waiting_for_owner_since": _WAITING,
             },
             required=list(alive),
             description="One that has not ended. `submitting` is on its way to Replicate.",
@@ -125,7 +127,7 @@ def _of_batches() -> JSON:
             {
                 **summary, "status": {"enum": ["queued", "running", "completed"]}, "counts": counts,
                 "results": {**items, "description": "Those that have ended, in input order."},
-                **_SOON, "webhook": ref("Delivery"),
+                **_SOON, "webhook": ref("Delivery"), "waiting_for_owner_since": _WAITING,
             },
             required=[*figures, "status", "counts", "results"],
             description="A batch as it stands; `success` only when all of it has ended.",

@@ -39,7 +39,7 @@ from reception import Reception
 from records import Batch, Work
 from recovery import Recovery, inherit
 from resources import fallbacks, storage, uploads_dir
-from settings import FILES_AT_ONCE, LISTENERS_AT_ONCE, Settings, SettingsError
+from settings import FILES_AT_ONCE, HANDED_IN_AT_ONCE, LISTENERS_AT_ONCE, Settings, SettingsError
 from sliding_window import WINDOW
 from standing import Standing
 from store import Ledger
@@ -74,6 +74,7 @@ class Service:
         self.doors.hash_key = None  # the ledger has it
         self.terms = Terms(fallbacks(settings), loopback=settings.REPLICATE_SIMULATE)
         self.seats = Seats(settings.MAX_WAITING_CALLERS, taken_by="callers are waiting for a result")
+        self.brief_seats = Seats(HANDED_IN_AT_ONCE, taken_by="callers are handing in work")
         self.thinking = threading.BoundedSemaphore(_THINKING)
         self.file_seats = Seats(FILES_AT_ONCE, taken_by="files are on their way to callers")
         self.listener_seats = Seats(LISTENERS_AT_ONCE, taken_by="callers are listening to events")

@@ -26,6 +26,9 @@ FILES_AT_ONCE = 64
 LISTENERS_AT_ONCE = 64
 """Callers that may listen to events at once; each holds a thread."""
 
+HANDED_IN_AT_ONCE = 32
+"""Callers that may hand in work at once for whose end they do not wait; each holds a thread until it is taken on."""
+
 
 _AWS = (
     "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_REGION", "AWS_DEFAULT_REGION",

@@ -11,7 +11,7 @@ from typing import Any, Final
 from concurrency import Gate
 from generation import Generations
 from records import Batch, Generation
-from telling import Recorded, State, View
+from telling import Recorded, State, View, dated
 
 _OVERDUE: Final = 0.1
 """The part of its usual time that one is given which has passed it already."""
@@ -35,7 +35,7 @@ class Standing:
     def _outlook(self, generation: Generation) -> dict[str, Any]:
         told: dict[str, Any] = {"estimated_seconds": round(self._seconds(generation), 1)}
         if generation.state == "queued":
-            told["place"] = self._generations.place(generation)
+            told["place"] = self._place(generation)
         if generation.progress is not None:
             told["progress"] = generation.progress
         return told
@@ -44,9 +44,20 @@ class Standing:
         took = self._generations.pace.of(generation.model.name)
         usual = fmean(each.held + each.after for each in took) if took else generation.model.usual_seconds
         if generation.state == "queued":
-            return self._generations.place(generation) * self._gate.seconds_per_release() + usual
+            wait = self._gate.wait(self._place(generation), usual=usual)
+            if (bound := self._bound(generation)) is not None:
+                wait = max(wait, (self._generations.behind(generation) + 1) * usual / bound)
+            return wait + usual
         held = generation.last.age if generation.last else 0.0
         return max(usual - held, usual * _OVERDUE)
+
+    def _place(self, generation: Generation) -> int:
+        return self._gate.place(generation.caller.id, generation.batch, self._generations.behind(generation))
+
+    def _bound(self, generation: Generation) -> int | None:
+        """Of its batch: how many of that may be in flight at once."""
+        batch = self._generations.find_batch(generation.batch) if generation.batch else None
+        return batch.max_concurrent if batch else None
 
     def _of_batch(self, batch: Batch) -> dict[str, Any]:
         counts = Counter(each.state for each in batch.generations)
@@ -62,13 +73,21 @@ class Standing:
             waiting = [each for each in alive if each.state == "queued"]
             told["estimated_seconds"] = round(max(self._seconds(each) for each in (alive[0], alive[-1])), 1)
             if waiting:
-                told["place"] = self._generations.place(waiting[0])
+                told["place"] = self._place(waiting[0])
+        elif not batch.has_ended and (since := _waits_since(batch)) is not None:
+            told["waiting_for_owner_since"] = dated(since)
         return told
 
 
 def ended_of(batch: Batch) -> list[int]:
     """Which of a batch have ended, in input order."""
     return [index for index, each in enumerate(batch.generations) if each.has_ended]
+
+
+def _waits_since(batch: Batch) -> float | None:
+    """Since when the first of it waits for its owner, if any does."""
+    since = (each.waits_since for each in batch.generations if isinstance(each, Recorded))
+    return min((each for each in since if each is not None), default=None)
 
 
 def _status(batch: Batch, counts: Mapping[State, int]) -> str:

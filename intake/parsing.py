@@ -62,7 +62,7 @@ def parse_batch(body: Any, *, terms: Terms = USUAL) -> BatchRequest:
     rest = {name: value for name, value in body.items() if name not in own}
     problems: list[Problem] = []
     fields = validated(BatchFields, own, problems)
-    problems += _webhook_problems(fields.webhook if fields else None, terms)
+    _check_webhook(own.get("webhook"), terms, problems)
     is_whole = "requests" in rest
     requests = (_read_whole if is_whole else _read_prompts)(rest, terms, problems)
     if problems or fields is None:
@@ -188,13 +188,14 @@ def _read(body: dict[str, Any], terms: Terms) -> GenerationRequest | list[Proble
     given = {name: value for name, value in body.items() if name not in own}
     problems: list[Problem] = []
     fields = validated(OwnFields, own, problems)
-    problems += _webhook_problems(fields.webhook if fields else None, terms)
+    _check_webhook(own.get("webhook"), terms, problems)
     name = own.get("model_name")
     model = models.find(name) if isinstance(name, str) else None
     if model is None:
         return problems + list(_without_model(name, given))
-    asks_for_fallback = fields is not None and fields.fallback is not False
-    order = _order(fields.fallback, model, problems) if fields is not None else None
+    wished = own.get("fallback", False)
+    asks_for_fallback = wished is not False
+    order = _order(wished, model, problems)
     read = _read_for_any if asks_for_fallback else _read_for_one
     valid = read(model, given, problems)
     wrong = {re.split(r"[.\[]", problem.field, maxsplit=1)[0] for problem in problems}
@@ -218,13 +219,12 @@ def _read(body: dict[str, Any], terms: Terms) -> GenerationRequest | list[Proble
     )
 
 
-def _webhook_problems(url: str | None, terms: Terms) -> list[Problem]:
-    try:
-        if url is not None:
+def _check_webhook(url: Any, terms: Terms, problems: list[Problem]) -> None:
+    if isinstance(url, str) and all(problem.field != "webhook" for problem in problems):
+        try:
             check_url(url, loopback=terms.loopback)
-    except ValueError as wrong:
-        return [Problem("webhook", str(wrong), url)]
-    return []
+        except ValueError as wrong:
+            problems.append(Problem("webhook", str(wrong), url))
 
 
 def _read_for_one(model: Model, given: Mapping[str, Any], problems: list[Problem]) -> dict[str, Any]:
@@ -286,7 +286,7 @@ def _references(name: str, given: Any, problems: list[Problem]) -> Any:
 
 def _order(given: Any, model: Model, problems: list[Problem]) -> tuple[Model, ...] | None:
     """The models that the caller lists, None when they leave it to the rules."""
-    if not isinstance(given, list):
+    if not isinstance(given, list) or not all(isinstance(each, str) for each in given):
         return None
     if len(given) > len(models.MODELS):
         problems.append(Problem("fallback", f"must name at most {len(models.MODELS)} models", given))

@@ -4,7 +4,7 @@ import base64
 import binascii
 import re
 import struct
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final, Literal, cast
@@ -47,6 +47,16 @@ class UsageQuery:
             "until": None if self.until is None else dated(self.until),
             "group_by": self.group_by,
         }
+
+
+def each_once(query: Mapping[str, Sequence[str]]) -> dict[str, str]:
+    """A query that says everything once. Raises InvalidRequest: nobody shall take a part of it for the whole."""
+    problems = [
+        Problem(name, "is there more than once", values) for name, values in query.items() if len(values) > 1
+    ]
+    if problems:
+        raise InvalidRequest(problems)
+    return {name: values[0] for name, values in query.items()}
 
 
 def parse_list(query: Mapping[str, str]) -> ListQuery:

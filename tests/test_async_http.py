@@ -1,11 +1,11 @@
 """`Prefer`: callers who do not wait, or not for ever. What they left goes on without them."""
 
 import pytest
-from asking import ASYNC, PICTURE, ended, left, picture, told
+from asking import ASYNC, PICTURE, ended, left, left_batch, picture, told
 from callers import ADMIN, USER
 from problems import fields, problem
 from process import until
-from streams import NDJSON
+from streams import NDJSON, stream
 
 
 def test_who_does_not_wait_is_told_at_once_where_to_look_and_the_work_goes_on(client, simulator):
@@ -157,5 +157,10 @@ def test_what_nobody_waits_for_takes_no_seat(make_app, simulator):
 
     until(lambda: 3 == simulator.counts().in_flight)
     assert 200 == client.post("/generate", json=PICTURE, headers=USER).status_code
+    with stream(client, USER, "quick", "[[hang]]"):  # the only seat is taken
+        problem(client.post("/generate", json=PICTURE, headers=USER), 429, "queue_full", retryable=True)
+        targets.append(left(client, "[[hang]]"))
+        batch = left_batch(client, "[[hang]]")
+    client.delete(f"/batches/{batch}", headers=USER)
     for target in targets:
         client.delete(f"/generations/{target}", headers=USER)

@@ -98,7 +98,7 @@ def test_per_cent_are_told_where_the_model_prints_them_and_they_only_grow(client
 
     names = [name for name, _ in events]
     progress = [data["progress"] for name, data in events if name == "progress"]
-    assert sorted(progress) == progress != []
+    assert sorted(set(progress)) == progress != []
     assert all(0 <= each <= 100 for each in progress)
     assert names.index("running") < names.index("progress")
     assert "done" == names[-1]
@@ -116,7 +116,7 @@ def test_many_hear_the_same(app, client):
     assert 1 == len({each.rpartition("event: done")[2] for each in told})
 
 
-def test_listening_does_not_keep_what_nobody_else_wants_and_leaving_does_not_end_it(app, client, simulator):
+def test_leaving_does_not_end_it(app, client, simulator):
     target = left(client, "[[slow=0.3]]")
     listen(client, target).close()
     listen(client, target).close()

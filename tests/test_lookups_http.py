@@ -279,7 +279,90 @@ def test_whoever_waits_for_what_another_cancels_is_told(app, client):
     settle(app)
 
 
-# ── After a restart
+def by_id(client, batch, item):
+    client.get(f"/generations/{item}", headers=USER)
+
+
+def as_the_admin(client, batch, item):
+    client.get(f"/generations/{item}", headers=ADMIN)
+
+
+def its_events(client, batch, item):
+    client.get(f"/generations/{item}/events", headers=USER).close()
+
+
+def its_batch(client, batch, item):
+    client.get(f"/batches/{batch}", headers=USER)
+
+
+def as_anybody_else(client, batch, item):
+    client.get(f"/generations/{item}", headers=OTHER)
+    client.get("/generations", headers=USER)
+
+
+@pytest.mark.parametrize(
+    ("looks", "ends"),
+    [
+        (by_id, ["succeeded", "succeeded", "canceled"]),
+        (as_the_admin, ["succeeded", "succeeded", "canceled"]),
+        (its_events, ["succeeded", "succeeded", "canceled"]),
+        (its_batch, ["succeeded", "succeeded", "succeeded"]),
+        (as_anybody_else, ["succeeded", "canceled", "canceled"]),
+    ],
+)
+def test_what_somebody_looked_up_goes_on_when_whoever_waits_for_it_hangs_up(app, client, looks, ends):
+    with stream(client, USER, "quick", "[[slow=1]] a", "[[slow=1]] b") as answer:
+        batch = next(lines(answer))["batch_id"]
+        items = {each["prompt"][-1]: each["id"] for each in listed(client)["generations"]}
+        looks(client, batch, items["a"])
+    settle(app)
+
+    assert ends == [state(client, items[name]) for name in ("k", "a", "b")]
+
+
+# ── While it stops, and after a restart
+
+
+def test_what_a_stop_leaves_to_the_next_process_is_cancelled_there(make_app, simulator):
+    app = make_app(REPLICATE_CONCURRENT_LIMIT=1)
+    client, service = app.test_client(), app.extensions["service"]
+    running = left(client, "[[hang]]")
+    until(lambda: "running" == state(client, running))
+    one, several = left(client), left_batch(client, "a", "b")
+    service.begin_drain(600)
+    until(lambda: "1" == str(len(service.loop.call(lambda: dict(service.generations._alive)))))
+
+    for address in (f"/generations/{one}", f"/batches/{several}"):
+        refused = client.delete(address, headers=USER)
+        problem(refused, 503, "shutting_down", retryable=True)
+        assert "Retry-After" in refused.headers
+    with client.get(f"/generations/{one}/events", headers=USER) as events:
+        assert "shutting_down" in events.text.split("event: ")[-1]
+    assert "canceled" == client.delete(f"/generations/{running}", headers=USER).json["status"]
+    service.close()
+    client = make_app().test_client()
+
+    assert "canceled" == client.delete(f"/generations/{one}", headers=USER).json["status"]
+    assert {"canceled": 2} == client.delete(f"/batches/{several}", headers=USER).json["counts"]
+    assert 1 == simulator.counts().creations_accepted
+
+
+def test_what_waits_for_its_owner_says_since_when_a_batch_too(make_app, simulator):
+    app = make_app(REPLICATE_CONCURRENT_LIMIT=1)
+    client = app.test_client()
+    left(client, "[[hang]]")
+    until(lambda: 1 == simulator.counts().in_flight)
+    several = left_batch(client, "a", "b")
+    assert "waiting_for_owner_since" not in told(client, several)
+    app.extensions["service"].close()
+    client = make_app(REPLICATE_CONCURRENT_LIMIT=3).test_client()
+
+    until(lambda: "waiting_for_owner_since" in told(client, several, by=ADMIN))
+    since = [each["waiting_for_owner_since"] for each in listed(client)["generations"]]
+
+    assert min(since) == told(client, several, by=ADMIN)["waiting_for_owner_since"]
+    assert "waiting_for_owner_since" not in told(client, several)
+    assert "waiting_for_owner_since" not in ended(client, several)
 
 
 def test_what_waited_for_its_owner_goes_on_when_they_look(make_app, simulator):
@@ -439,6 +522,13 @@ def test_everything_wrong_with_a_query_is_said_at_once(client):
         fields(client.get("/usage?since=x&until=y&group_by=z&by=model", headers=USER))
     )
     problem(client.get("/generations?limit=0"), 401, "unauthenticated")
+
+
+def test_a_query_says_each_thing_once(client):
+    assert ["state", "x"] == fields(
+        client.get("/generations?state=failed&state=queued&x=1&x=1", headers=USER)
+    )
+    assert ["group_by"] == fields(client.get("/usage?group_by=day&group_by=day", headers=USER))
 
 
 @settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])

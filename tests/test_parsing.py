@@ -17,6 +17,25 @@ def told(parse, body):
     return {each.field: each.message for each in refused.value.problems}
 
 
+@pytest.mark.parametrize(
+    "wrong",
+    [{"timeout": 0}, {"max_cost_usd": -1}, {"model_name": "nope"}, {"guidance": 99}, {"fallback": 3}],
+)
+def test_a_webhook_that_cannot_be_is_told_beside_whatever_else_is_wrong(wrong):
+    body = PICTURE | {"webhook": "x"} | wrong
+
+    assert {"webhook", *wrong} == set(told(parse_generation, body))
+    assert {"webhook", "max_concurrent", *(f"requests[0].{name}" for name in ("webhook", *wrong))} == set(
+        told(parse_batch, {"requests": [body], "webhook": "x", "max_concurrent": 0})
+    )
+
+
+def test_who_wishes_for_a_fallback_is_told_so_whatever_else_is_wrong():
+    body = PICTURE | {"timeout": 0, "negative_prompt": "blur", "fallback": ["nope"]}
+
+    assert {"timeout", "fallback[0]"} == set(told(parse_generation, body))
+
+
 def test_everything_wrong_is_told_at_once_by_field(client, simulator):
     body = {
         "model_name": "flux-dev",

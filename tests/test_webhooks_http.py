@@ -7,6 +7,7 @@ from callers import ADMIN, USER
 from online import receiving
 from problems import fields, problem
 from process import until
+from streams import NDJSON, lines, settle
 
 
 @pytest.fixture
@@ -88,6 +89,22 @@ def test_a_batch_is_told_once_and_whole_and_each_item_if_it_asked(make_calling):
     assert [answer] == [heard.told for heard in whole.heard]
     assert [second] == [heard.told["id"] for heard in item.heard]
     assert "webhook" not in told(client, answer["results"][0]["id"])
+
+
+def test_what_a_webhook_waits_for_goes_on_though_the_rest_of_its_batch_is_given_up(make_calling):
+    app = make_calling()
+    client = app.test_client()
+    with receiving() as receiver:
+        items = [picture("quick"), picture("[[slow=0.5]]", webhook=receiver.url), picture("[[hang]]")]
+        answer = client.post("/generate-batch", json={"requests": items}, headers=USER | NDJSON)
+        next(lines(answer))
+        answer.close()
+        settle(app)
+        until(lambda: receiver.heard)
+
+    assert ["succeeded"] == [heard.told["status"] for heard in receiver.heard]
+    states = [each["status"] for each in client.get("/generations", headers=USER).json["generations"]]
+    assert ["canceled", "succeeded", "succeeded"] == states
 
 
 def test_what_is_asked_for_again_is_not_told_again(make_calling):
