@@ -13,6 +13,7 @@ import asyncio
 import time
 from collections.abc import Callable, Coroutine, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from typing import Any, Final, Protocol, TypeVar
 
 from adaptation import Step
@@ -83,6 +84,8 @@ class Attempts:
 
     async def make(self, generation: Generation, step: Step, batch: Batch | None) -> None:
         """Try this model once. Returns when it made something; raises TryAgain or ServiceError."""
+        if generation.is_cancelled:  # while what was before it was seen to its end
+            raise asyncio.CancelledError
         attempt = Attempt(step.model, step.input, step.changes)
         with _noted(attempt):
             try:
@@ -171,12 +174,16 @@ class Attempts:
         except TimeoutError:
             if (ended := await self._cancelled(caller, attempt, created)).is_made:
                 return ended
-            raise GenerationTimeout(f"It was cancelled after {self._limit(generation):g} s.") from None
+            late = GenerationTimeout(f"It was cancelled after {self._limit(generation):g} s.")
+            late.falls_back = not ended.is_lost
+            raise late from None
         except BaseException as reason:
             if isinstance(reason, asyncio.CancelledError) and not generation.is_cancelled:
                 raise  # only interrupted
             if (ended := await self._cancelled(caller, attempt, created)).is_made:
                 return ended
+            if isinstance(reason, ServiceError) and ended.is_lost:
+                reason.falls_back = False  # it may still be made, and paid
             raise
 
     def _limit(self, generation: Generation) -> float:
@@ -184,8 +191,7 @@ class Attempts:
 
     async def _cancelled(self, caller: Caller, attempt: Attempt, created: Prediction) -> Prediction:
         """How it stands when it has been cancelled: perhaps it was done after all, and is paid for."""
-        told = await to_the_end(self._cancel(caller, created))
-        attempt.prediction = created if told is None else told
+        attempt.prediction = await to_the_end(self._cancel(caller, created))
         return attempt.prediction
 
     async def _create(self, generation: Generation, attempt: Attempt, lease: Lease) -> Prediction:
@@ -298,13 +304,14 @@ class Attempts:
         except ServiceError as error:
             attempt.error = error
             return None
-        return await self._cancel(caller, created.prediction) or created.prediction
+        return await self._cancel(caller, created.prediction)
 
-    async def _cancel(self, caller: Caller, prediction: Prediction) -> Prediction | None:
+    async def _cancel(self, caller: Caller, prediction: Prediction) -> Prediction:
         """Once it is on the disk that nobody wants it, or after a crash it would be taken for a failure."""
         with suppress(LedgerDown):
             await self._ledger.synced()
-        return await self._provider.cancel(caller, prediction)
+        told = await self._provider.cancel(caller, prediction)
+        return replace(prediction, is_lost=True) if told is None else told
 
 
 def reference(generation: Generation, attempt: Attempt) -> str:

@@ -165,7 +165,7 @@ class Gate:
         lease = Lease(self, flow, (), asyncio.get_running_loop().time())
         lease.sent()
         self._in_flight += 1
-        flow.admitted(lease)
+        flow.adopted()
         return lease
 
     def place(self, caller: str, batch: str | None, behind: int) -> int:
@@ -210,7 +210,8 @@ class Gate:
         self._window.resume(log, asyncio.get_running_loop().time())
 
     def count(self, spent: Iterable[float]) -> None:
-        """Count places that a process before this one used: seconds since each was answered. Before any admission."""
+        """Count places that a process before this one used: seconds since each was answered, less than none if it may
+        yet be. Before any admission."""
         self._window.count(spent, asyncio.get_running_loop().time())
 
     def dismiss(self, caller: str, batch: str, reason: Callable[[], Exception]) -> None:

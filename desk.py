@@ -16,7 +16,7 @@ from typing import Any, Final
 from attempts import Ledger
 from auth import Caller, Visitor
 from errors import LedgerDown, ShuttingDown
-from generation import RETRY_AFTER, Generations
+from generation import Generations
 from idempotency import KEPT_FOR, Keys
 from intake.attachments import UPLOADED
 from intake.shapes import BatchRequest, GenerationRequest
@@ -165,27 +165,25 @@ class Desk:
     async def cancel(self, target: str, visitor: Visitor, *, seconds: float) -> Work | Recorded | None:
         """Cancel what runs or waits of it if they may, and wait up to so many seconds for its end: it as it stands
         then; None if they may not see it. What waits for its owner is brought back if it is them, so that what runs
-        of it can be cancelled at Replicate, too. Raises ShuttingDown if it is left to the next process."""
+        of it can be cancelled at Replicate, too. What a stop has left to the next process, that process cancels."""
         work = await self.find(target, visitor.caller)
         if work is None or not visitor.may_see(work.owner):
             return None
         for _ in range(2):  # again if its owner came back for it between the two looks
             if (alive := self._alive(target)) is not None:
-                work = alive
                 # If it is back since this very moment, what was queued of it is cancelled before it can be sent.
                 self._generations.cancel(alive)
                 if (task := self._generations.task(alive)) is not None:
                     await asyncio.wait([task], timeout=seconds)
-                break
+                return alive
+            if (left := self._generations.interrupted(target)) is not None:
+                self._generations.cancel(left)
+                await self._ledger.synced()
+                return left
             if target not in self._interrupted:
-                break
+                return work
             await self._interrupted.cancel(target)
             work = await self.find(target)
-        if work is not None and not work.has_ended and self._generations.is_draining:
-            raise ShuttingDown(
-                "The service is shutting down, and the next one goes on with this: cancel it there.",
-                retry_after=RETRY_AFTER,
-            )
         return work
 
     async def tidy_up(self) -> None:

@@ -95,6 +95,10 @@ class Flow(Party):
         if self.owner.cautious:
             self.owner.probe = lease
 
+    def adopted(self) -> None:
+        """What was in flight before this process went before any pause that is known here, and proves nothing of it."""
+        self.in_flight += 1
+
     def released(self, lease: object) -> None:
         self.in_flight -= 1
         if self.owner.probe is lease:

@@ -80,6 +80,8 @@ class Generations:
         self._let_go = let_go
         self._alive: dict[str, tuple[asyncio.Task[None], Generation]] = {}
         self._batches: dict[str, tuple[asyncio.Task[None], Batch]] = {}
+        self._interrupted: dict[str, Generation | Batch] = {}
+        """What a stop has left to the next process."""
         self.is_draining = False
         self.tally = self._lives.tally
         self.pace = self._lives.pace
@@ -230,24 +232,25 @@ class Generations:
         return self._batches[batch_id][1] if batch_id in self._batches else None
 
     def cancel(self, work: Generation | Batch) -> None:
-        """Nobody wants it any more: what it runs is cancelled."""
-        for task, generation in self._living(work):
+        """Nobody wants it any more: what it runs is cancelled, by the next process if a stop has left it to that."""
+        for generation in _unfinished(work):
             if not generation.is_cancelled:
                 generation.is_cancelled = True
-                self._ledger.note("generations", generation)  # or after a crash it would be gone on with
-                _cancel(task)
+                self._ledger.note("generations", generation)  # or it would be gone on with
+                if (task := self.task(generation)) is not None:
+                    _cancel(task)
 
     def abandon(self, work: Generation | Batch) -> list[asyncio.Task[None]]:
         """Cancel it, since whoever waited for it is gone, but not what somebody can come back for of a batch. What ends
         with what was cancelled."""
-        lives = [life for life in self._living(work) if life[1] is work or not life[1].is_wanted]
-        for _, generation in lives:
+        abandoned = [each for each in _unfinished(work) if each is work or not each.is_wanted]
+        for generation in abandoned:
             self.cancel(generation)
-        return [task for task, _ in lives]
+        return [task for each in abandoned if (task := self.task(each)) is not None]
 
-    def _living(self, work: Generation | Batch) -> list[tuple[asyncio.Task[None], Generation]]:
-        generations = work.generations if isinstance(work, Batch) else [work]
-        return [self._alive[each.id] for each in generations if each.id in self._alive]
+    def interrupted(self, target: str) -> Generation | Batch | None:
+        """What a stop has left to the next process, until this one ends."""
+        return self._interrupted.get(target)
 
     def outlook(self, caller: Caller, wanted: int) -> Outlook:
         """What a plan for so many generations of this caller goes by. Raises QueueFull, LedgerDown or ShuttingDown if
@@ -346,6 +349,13 @@ class Generations:
             del self._alive[work.id]
         if work.has_ended:
             self._let_go(work)
+        else:
+            self._interrupted[work.id] = work
+
+
+def _unfinished(work: Generation | Batch) -> list[Generation]:
+    generations = work.generations if isinstance(work, Batch) else [work]
+    return [each for each in generations if isinstance(each, Generation) and not each.has_ended]
 
 
 def _cancel(task: asyncio.Task[None]) -> None:

@@ -53,7 +53,6 @@ def paths() -> JSON:
 def _routes() -> dict[str, dict[str, _Operation]]:
     generation = {"parameters": (_target("generation"),), "who": _EITHER, "errors": ("401", "404", "500")}
     batch = {**generation, "parameters": (_target("batch"),)}
-    cancelling = (*generation["errors"], "503")
     return {
         "/generate": {"post": _generate()},
         "/generate-batch": {"post": _generate_batch()},
@@ -64,7 +63,7 @@ def _routes() -> dict[str, dict[str, _Operation]]:
             ),
             "delete": _operation(
                 "cancelGeneration", "Cancel a generation, unless it has ended", "AnyGeneration",
-                **generation | {"errors": cancelling},
+                **generation,
             ),
         },
         "/generations/{target}/events": {"get": _events()},
@@ -72,7 +71,7 @@ def _routes() -> dict[str, dict[str, _Operation]]:
             "get": _operation("batch", "How a batch stands, with what has ended of it", "AnyBatch", **batch),
             "delete": _operation(
                 "cancelBatch", "Cancel what has not ended of a batch", "AnyBatch",
-                **batch | {"errors": cancelling},
+                **batch,
             ),
         },
         "/usage": {"get": _usage()},

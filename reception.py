@@ -93,6 +93,8 @@ class Reception:
             self._attachments.remove(target)
             raise LedgerDown(f"Its images cannot be kept: {error.strerror}. Nothing was spent.") from error
         fingerprint = body_fingerprint(kind, body) if key is not None else ""
+        if key is not None and self._simulated:
+            key = f"simulated {key}"  # what was simulated is no answer once it is not; no key of theirs has a space
         return Order(
             id=target, wanted=wanted, written=written, plan=plan, caller=caller, request_id=request_id, view=view,
             key=key, fingerprint=fingerprint, seconds=seconds,
@@ -107,8 +109,7 @@ class Reception:
         return work
 
     def cancel(self, target: str, visitor: Visitor) -> Work | Recorded:
-        """Cancel what runs or waits of it, and give back how it stands then. Raises NotFound, LedgerDown and
-        ShuttingDown."""
+        """Cancel what runs or waits of it, and give back how it stands then. Raises NotFound and LedgerDown."""
         work = self._loop.submit(self._desk.cancel(target, visitor, seconds=_CANCEL_PATIENCE)).result()
         if work is None:
             raise _not_found()

@@ -24,6 +24,7 @@ from intake.parsing import Terms, parse_generation
 from lookup import Lookup
 from planning import Plan
 from providers.reconciliation import CLOCK_SKEW
+from providers.replicate import CREATE_TIMEOUT
 from records import Batch, Generation
 from telling import Recorded, State, View
 from tries import Attempt, PastAttempt, Try
@@ -206,9 +207,9 @@ def inherit(
 ) -> Inheritance:
     """All that the ledger has for a process that begins. `admin` can pay for the admin's. Raises LedgerDown."""
     unfinished = lookup.unfinished()
-    lost = [ended_as(row, Interrupted(_ANOTHER_WORLD)) for row in unfinished if row["simulated"] != simulated]
-    rows = [row for row in unfinished if row["simulated"] == simulated]
-    over_now = {row["id"]: row for row in lost}
+    over_now = {row["id"]: row for each in unfinished if (row := _over(each, simulated)) is not None}
+    lost = list(over_now.values())
+    rows = [row for row in unfinished if row["id"] not in over_now]
     batches = [
         (batch, [over_now.get(each["id"], each) for each in lookup.of_batch(batch["id"])])
         for batch in lookup.unfinished_batches()
@@ -244,6 +245,13 @@ def inherit(
         files_of=unfinished_ids,
         lost_usd=sum(row["cost_usd"] for row in left.lost if row["simulated"] == simulated),
     )
+
+
+def _over(row: Row, simulated: bool) -> dict[str, Any] | None:
+    """How it has ended, if nobody can go on with it, or nobody wants it and nothing of it runs."""
+    if row["simulated"] != simulated:
+        return ended_as(row, Interrupted(_ANOTHER_WORLD))
+    return cancelled(row) if row["cancelled"] and row["state"] == "queued" else None
 
 
 def _doubts(row: Row) -> Iterator[Doubt]:
@@ -300,9 +308,12 @@ def _prediction(row: Row) -> str | None:
 
 
 def seconds_since(tries: Iterable[str], *, now: float) -> list[float]:
-    """Of the attempts of the last minutes, as they are written: how long ago each creation was answered."""
+    """Of the attempts of the last minutes, as they are written: how long ago each creation was answered. What a dead
+    process had on its way may still arrive, for as long as that would have waited for the answer: less than none."""
     return [
-        now - (record["answered_at"] or now)
+        max(0.0, now - record["answered_at"])
+        if record["answered_at"] is not None
+        else -max(0.0, record["submitted_at"] + CREATE_TIMEOUT - now)
         for written in tries
         for record in json.loads(written)
         if record["submitted_at"] is not None and now - record["submitted_at"] < SPENT_FOR

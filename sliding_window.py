@@ -5,6 +5,7 @@ answer keeps the limit there, whatever the network does in between.
 """
 
 import math
+from bisect import insort
 from collections import deque
 from collections.abc import Iterable
 from typing import Final
@@ -51,7 +52,11 @@ class SlidingWindow:
 
     def answered(self, now: float) -> None:
         self._unanswered -= 1
-        self._expiries.append(now + WINDOW)
+        expiry = now + WINDOW
+        if self._expiries and self._expiries[-1] > expiry:  # behind what an earlier process had on its way
+            insort(self._expiries, expiry)
+        else:
+            self._expiries.append(expiry)
         if self._log:
             self._log.answered()
 
@@ -62,8 +67,9 @@ class SlidingWindow:
             self._log.given_back()
 
     def count(self, spent: Iterable[float], now: float) -> None:
-        """Count places that were answered so many seconds ago; in whatever order, and by clocks that were set."""
-        left = sorted(WINDOW - min(max(0.0, seconds), WINDOW) for seconds in spent)
+        """Count places that were answered so many seconds ago, or will be in less than none; in whatever order, and by
+        clocks that were set."""
+        left = sorted(WINDOW - min(max(-WINDOW, seconds), WINDOW) for seconds in spent)
         self._expiries.extend(now + seconds for seconds in left)
 
     def resume(self, log: WindowLog, now: float) -> None:

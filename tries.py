@@ -68,7 +68,9 @@ class Attempt:
         if self.prediction.is_made:
             return self.model.cost(self.sent, outputs=len(self.prediction.outputs))
         was_cut_short = self.prediction.status == "canceled" and self.prediction.started
-        return self.model.cost(self.sent) if was_cut_short else 0.0
+        was_removed = self.prediction.status == "succeeded" and self.prediction.is_removed
+        may_be_billed = was_cut_short or was_removed or self.prediction.is_lost
+        return self.model.cost(self.sent) if may_be_billed else 0.0
 
     @property
     def age(self) -> float:

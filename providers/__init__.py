@@ -32,6 +32,10 @@ class Prediction:
     """Whether it ever ran, as far as the upstream said: what never did is not billed."""
     age: float = 0.0
     """How old it was when we came to know of it, in seconds by our own clock, if that was late."""
+    is_lost: bool = False
+    """Whether it could neither be watched to its end nor cancelled: it may be billed."""
+    is_removed: bool = False
+    """Whether its upstream has thrown away what it was asked and what it made."""
     progress: float | None = None
     """Per cent of it that the model last said were done, if it said so: a claim, and no promise."""
 

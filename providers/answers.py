@@ -44,6 +44,7 @@ def read_prediction(answer: Any) -> Prediction:
         seconds=_seconds(created_at, moment(answer.get("completed_at"))),
         # A real answer may leave it out; who cannot know takes it for billed.
         started=status in {"processing", "succeeded"} or bool(answer.get("started_at", status == "canceled")),
+        is_removed=answer.get("data_removed") is True,
         progress=_progress(answer.get("logs")),
     )
 

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterable
 
-from errors import ContentRefused, GenerationFailed, GenerationTimeout
+from errors import ContentRefused, GenerationFailed, GenerationTimeout, Interrupted
 from providers import Prediction, TryAgain
 
 # What models report; the strings and codes are Replicate's own.
@@ -14,6 +14,8 @@ _PASSING = re.compile(r"\(code: PA\)|\b(E6716|E9828)\b")
 def raise_unless_made(prediction: Prediction) -> None:
     """Raise what a prediction's end means, unless it made something."""
     if prediction.status in {"succeeded", "processing"}:
+        if not prediction.outputs and prediction.is_removed:
+            raise Interrupted("It was made, but Replicate keeps outputs for an hour only, and we came later.")
         if not prediction.outputs:
             raise GenerationFailed("The model reported success and returned nothing.")
         return

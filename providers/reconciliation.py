@@ -7,7 +7,8 @@ an id that is not on record. Several looks over some seconds, since a list may l
   identical predictions, so it does not matter which is whose.
 - none: it never arrived, and may be sent again. A process that died may have left it on its way, so the next one looks
   again until it would have given up waiting for the answer.
-- more than are in doubt, or the last look fails: nobody can know. It is told, not retried.
+- more than are in doubt, or the last look fails, or Replicate has thrown away what one of that time was asked for (it
+  does after an hour): nobody can know. It is told, not retried.
 
 What is found may be that of an identical creation which still waits for its answer, so the answer is
 awaited before anybody adopts. A webhook may name the prediction while it is searched for, and ends the search.
@@ -146,6 +147,10 @@ class Creation:
         self.told: Prediction | None = None
         """The prediction it made, as a webhook told it."""
         self._search: asyncio.Timeout | None = None
+        self._is_unreadable = False
+        """Whether something was listed that may be its own, and does not say so any more."""
+        self._latest = datetime.max.replace(tzinfo=UTC)
+        """When it would have arrived at the latest, by Replicate's clock."""
         self.since = since
         self._since = datetime.fromtimestamp(since, UTC) - CLOCK_SKEW
         self._began = _now() - max(0.0, time.time() - since)
@@ -173,6 +178,7 @@ class Creation:
         `on_its_way`.
         """
         self.heard.set()
+        self._latest = self._since + timedelta(seconds=on_its_way) + 2 * CLOCK_SKEW
         try:
             async with asyncio.timeout(None) as self._search:
                 return self._told_of() or await self._found(patience, self._began + on_its_way)
@@ -201,7 +207,7 @@ class Creation:
                 continue
             in_doubt = await self._alike_in_doubt()
             candidates = [identity for identity in matches if not self._creations.is_known(identity)]
-            undecided = bool(candidates)
+            undecided = bool(candidates) or self._is_unreadable
             if 1 <= len(candidates) <= in_doubt:
                 # The oldest: what was sent later than this may be in doubt, too, and cannot have made it.
                 mine = min(candidates, key=lambda identity: matches[identity] or datetime.now(UTC))
@@ -227,11 +233,13 @@ class Creation:
         while True:
             asked_for = 0.0
             try:
-                return {
-                    item["id"]: moment(item.get("created_at"))
-                    async for item in self._recent()
-                    if self._could_be_mine(item)
-                }
+                found: dict[str, datetime | None] = {}
+                self._is_unreadable = False
+                async for item in self._recent():
+                    if self._could_be_mine(item):
+                        found[item["id"]] = moment(item.get("created_at"))
+                    self._is_unreadable = self._is_unreadable or self._was_perhaps_mine(item)
+                return found
             except Refusal as refusal:
                 if _now() < give_up and refusal.status in {401, 403}:
                     raise service_error(refusal, self._caller) from None
@@ -281,6 +289,14 @@ class Creation:
             return isinstance(item.get("id"), str) and fingerprint(sent) == content
         except (ValueError, RecursionError):
             return False
+
+    def _was_perhaps_mine(self, item: Mapping[str, Any]) -> bool:
+        return (
+            item.get("data_removed") is True
+            and item.get("model") == self.content[1]
+            and self._since <= _made(item) <= self._latest
+            and not self._creations.is_known(str(item.get("id")))
+        )
 
 
 def _made(item: Any) -> datetime:

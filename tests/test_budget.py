@@ -34,6 +34,20 @@ def refused(budget: Budget, usd: float) -> bool:
     return False
 
 
+def test_what_could_not_be_cancelled_counts(make_app, simulator):
+    client = make_app(BUDGET_USD_PER_DAY=0.05).test_client()
+    simulator.order(on="cancel", times=1000, status=403)
+
+    answers = [
+        client.post("/generate", json=PICTURE | {"prompt": "[[slow=2]]", "timeout": 1}, headers=ADMIN)
+        for _ in range(3)
+    ]
+
+    assert [500, 500, 402] == [answer.status_code for answer in answers]
+    until(lambda: 2 == simulator.counts().finished.get("succeeded"))
+    assert 0.05 == simulator.counts().billed_usd == client.get("/usage", headers=ADMIN).json["total"]["usd"]
+
+
 def test_without_a_bound_anything_goes():
     assert 1e12 == Budget().reserve(1e12)
 

@@ -141,6 +141,56 @@ def test_cancelled_while_a_timed_out_prediction_is_being_cancelled_that_is_seen_
     assert (["p1"], 0) == virtual_time.run(story())
 
 
+class Unseen(Fake):
+    """Nobody can look at what it makes."""
+
+    async def finished(self, *arguments, **how):  # noqa: ARG002
+        raise UpstreamError
+
+
+@pytest.mark.parametrize(
+    ("fake", "moment"), [(Fake, 17), (Unseen, 7)], ids=["timed out at 15", "lost sight of at 5"]
+)
+def test_cancelled_while_that_is_seen_to_its_end_no_other_attempt_is_made(fake, moment):
+    """The answer of its cancel comes 5 seconds after."""
+
+    class Answering(fake):
+        async def cancel(self, caller, prediction):
+            await super().cancel(caller, prediction)
+            return replace(prediction, status="canceled")
+
+    async def story():
+        at_replicate = Answering(None, answer_after=5)
+        _, generations = a_service(at_replicate, timeout=10)
+        wanted = a_picture(fallback=["qwen-image"])
+        generation = generations.accept(wanted, caller=ADMIN, request_id="req")
+        await asyncio.sleep(moment)
+        generations.cancel(generation)
+        await asyncio.sleep(1000)
+        return len(at_replicate.sent), at_replicate.cancelled, generation.state
+
+    assert (1, ["p1"], "canceled") == virtual_time.run(story())
+
+
+@pytest.mark.parametrize(
+    ("fake", "moment"), [(Fake, 1000), (Unseen, 1000), (Fake, 6)], ids=["late", "lost", "wanted no more"]
+)
+def test_what_can_neither_be_watched_nor_cancelled_counts_as_billed_and_nothing_is_made_in_its_place(
+    fake, moment
+):
+    async def story():
+        at_replicate = fake(None, answer_after=5)  # its cancels fail
+        _, generations = a_service(at_replicate, timeout=10)
+        wanted = a_picture(fallback=["qwen-image"])
+        generation = generations.accept(wanted, caller=ADMIN, request_id="req")
+        await asyncio.sleep(moment)
+        generations.cancel(generation)
+        await asyncio.sleep(1000)
+        return len(at_replicate.sent), generation.cost
+
+    assert (1, 0.025) == virtual_time.run(story())
+
+
 def test_a_cancelled_batch_cancels_what_runs_and_sends_nothing_more():
     async def story():
         fake = Fake(None, None)

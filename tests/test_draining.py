@@ -199,6 +199,24 @@ def test_who_hangs_up_during_a_drain_has_it_cancelled_all_the_same(answer_after,
     assert (["p1"], [("canceled", "p1", True)]) == virtual_time.run(story())
 
 
+def test_who_hangs_up_on_a_batch_during_a_drain_has_all_of_it_cancelled():
+    async def story():
+        fake, ledger = Fake(None), Notes()
+        _, generations = a_service(fake, ledger=ledger)
+        caller = asyncio.create_task(run_batch(generations, pictures(["a", "b", "c"])))
+        await asyncio.sleep(1)
+        drain = asyncio.create_task(generations.drain(60))
+        await asyncio.sleep(1)
+        await cancel(caller)
+        await drain
+        _, later, works = next_service(fake, ledger)
+        for work in works:
+            await later.attend(work)
+        return fake.cancelled, len(fake.sent), [row["state"] for row in ledger.of("generations")]
+
+    assert (["p1"], 1, ["canceled"] * 3) == virtual_time.run(story())
+
+
 def test_drained_while_a_lost_creation_is_looked_for_it_is_left_to_be_looked_for_by_the_next():
     async def story():
         fake, ledger = Lost(), Notes()

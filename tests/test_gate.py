@@ -51,6 +51,34 @@ def figures(gate) -> tuple[int, int, int]:
 # ── The window ──────────────────────────────────────────────────────────────────────────────────────
 
 
+def test_what_may_yet_arrive_keeps_no_other_place_longer_than_its_minute():
+    """A place of those that may arrive in 20 seconds is free in 80, and one that is answered meanwhile in its 60."""
+
+    async def story():
+        gate = Gate(concurrent_limit=10, requests_per_minute=2)
+        gate.count([-20.0])
+        came = []
+        for _ in range(3):
+            with await gate.acquire("ann") as lease:
+                lease.sent()
+                lease.answered()
+            came.append(asyncio.get_running_loop().time())
+        return came
+
+    assert [0.0, 60.0, 80.0] == run(story())
+
+
+def test_what_runs_since_before_holds_up_nobody_after_a_pause():
+    async def story():
+        gate = Gate(concurrent_limit=10, requests_per_minute=60)
+        gate.pause("ann", 5.0)
+        with gate.adopt("ann"):
+            await gate.acquire("ann")
+            return asyncio.get_running_loop().time()
+
+    assert 5.0 == run(story())
+
+
 def test_1800_admissions_at_600_a_minute_take_exactly_two_minutes():
     async def story():
         gate = Gate(concurrent_limit=1800, requests_per_minute=600)

@@ -317,6 +317,15 @@ def test_a_key_stands_for_what_ended_before_a_restart(make_app, simulator):
     assert 4 == simulator.counts().creations_accepted
 
 
+def test_a_key_of_the_simulation_stands_for_nothing_once_it_is_over(make_app):
+    app = make_app(REPLICATE_SIMULATE=1)
+    simulated = ask(app.test_client()).json
+
+    real = ask(restarted(make_app, app)).json
+
+    assert (True, False) == (simulated["simulated"], real["simulated"])
+
+
 def test_what_waited_or_ran_at_a_restart_goes_on_when_its_owner_returns_with_the_key(make_app, simulator):
     app = make_app(REPLICATE_CONCURRENT_LIMIT=1)
     client = app.test_client()

@@ -1,13 +1,16 @@
 """What a process knows of those before it, when it begins: enough that nothing is taken for what it is not."""
 
+import asyncio
 import json
 import time
 
-from parts import USER
+import virtual_time
+from leaving import a_service, cancel, start
+from parts import USER, Fake, Notes
 
 from intake.attachments import Attachments
 from intake.parsing import Terms
-from recovery import KNOWN_FOR, Recovery, inherit
+from recovery import KNOWN_FOR, Recovery, inherit, seconds_since
 
 NOW = time.time()
 MODEL = "black-forest-labs/flux-dev"
@@ -23,8 +26,9 @@ def _row(name, *, submitted_at, ended_at=None, prediction_id=None):
         "content": "the same",
     }
     return {
-        "id": name, "caller": USER.id, "batch": None, "simulated": True, "ended_at": ended_at, "cost_usd": 0.0,
-        "state": "submitting" if prediction_id is None else "succeeded", "tries": json.dumps([attempt]),
+        "id": name, "caller": USER.id, "batch": None, "simulated": True, "cancelled": False, "cost_usd": 0.0,
+        "ended_at": ended_at, "state": "submitting" if prediction_id is None else "succeeded",
+        "tries": json.dumps([attempt]),
     }  # fmt: skip
 
 
@@ -60,3 +64,35 @@ def test_predictions_of_others_stay_known_as_long_as_one_that_may_be_theirs_is_i
     inherited = inherit(Left(in_doubt, *made), recovery, None, simulated=True, now=NOW)
 
     assert {"p1119.0", "p999", "p500", "p1"} == set(inherited.prediction_ids)
+
+
+def test_what_a_dead_process_had_on_its_way_counts_for_as_long_as_it_may_arrive():
+    """Its three creations arrive 25 seconds after they were sent, 24 after it died."""
+    arrivals = []
+
+    class Late(Fake):
+        async def create(self, caller, model, sent, *, lease, **how):  # noqa: ARG002
+            lease.sent()
+            loop = asyncio.get_running_loop()
+            loop.call_later(25, lambda: arrivals.append(loop.time()))
+            await asyncio.sleep(30)
+
+    class Prompt(Fake):
+        async def create(self, *arguments, **how):
+            arrivals.append(asyncio.get_running_loop().time())
+            return await super().create(*arguments, **how)
+
+    async def story():
+        _, dead = a_service(Late(), ledger=(ledger := Notes()), concurrent_limit=3)
+        dying = [start(dead) for _ in range(3)]
+        await asyncio.sleep(1)
+        gate, alive = a_service(Prompt(), concurrent_limit=3)
+        gate.configure(requests_per_minute=3)
+        gate.count(seconds_since([row["tries"] for row in ledger.of("generations")], now=time.time()))
+        await asyncio.wait([start(alive) for _ in range(3)])
+        await cancel(*dying)
+        return sorted(arrivals)
+
+    *late, first, _, _ = virtual_time.run(story())
+    assert 3 * [25] == late
+    assert 85 < first <= 91

@@ -174,6 +174,38 @@ def test_a_batch_ends_though_the_disk_was_full_when_its_last_item_did(
     assert ("completed", {"canceled": 2}) == (batch["status"], batch["counts"])
 
 
+@pytest.mark.parametrize("by", [USER, ADMIN], ids=["user", "admin"])
+def test_what_was_made_longer_ago_than_replicate_keeps_it_is_not_made_again_and_counts(
+    make_app, restarted, simulator, by
+):
+    app = make_app()
+    target = left(app.test_client(), "[[slow=0.5]]", by=by, fallback=["qwen-image"])
+    until(lambda: "running" == state(app.test_client(), target, by=by))
+    app.extensions["service"].close()
+    until(lambda: simulator.counts().finished.get("succeeded"))
+    thrown_away = {"input": {}, "output": None, "logs": None, "data_removed": True}
+    simulator.order(on="get", times=1, set=thrown_away)
+
+    result = ended(restarted(app), target, by=by)
+
+    assert ("failed", "interrupted") == (result["status"], result["error"]["code"])
+    assert 1 == simulator.counts().creations_accepted
+    assert result["cost_usd"] == simulator.counts().billed_usd > 0
+
+
+def test_what_another_account_made_is_not_made_again_and_counts(make_app, restarted, simulator):
+    app = make_app()
+    target = left(app.test_client(), "[[slow=0.5]]", by=ADMIN, fallback=["qwen-image"])
+    until(lambda: "running" == state(app.test_client(), target, by=ADMIN))
+
+    client = restarted(app, REPLICATE_API_TOKEN="r8_of_another")
+    result = ended(client, target, by=ADMIN)
+
+    assert ("failed", "upstream_error") == (result["status"], result["error"]["code"])
+    assert 1 == simulator.counts().creations_accepted
+    assert result["cost_usd"] == simulator.counts().billed_usd > 0
+
+
 def test_what_waits_for_its_owner_counts_in_the_budget_until_it_has_ended(make_app, restarted, simulator):
     budget = {"BUDGET_USD_PER_DAY": 0.125}
     app = make_app(REPLICATE_CONCURRENT_LIMIT=1, **budget)

@@ -323,28 +323,33 @@ def test_what_somebody_looked_up_goes_on_when_whoever_waits_for_it_hangs_up(app,
 # ── While it stops, and after a restart
 
 
-def test_what_a_stop_leaves_to_the_next_process_is_cancelled_there(make_app, simulator):
+@pytest.mark.parametrize("by", [USER, ADMIN], ids=["user", "admin"])
+def test_what_is_cancelled_while_the_service_stops_is_not_gone_on_with(make_app, simulator, by):
     app = make_app(REPLICATE_CONCURRENT_LIMIT=1)
     client, service = app.test_client(), app.extensions["service"]
-    running = left(client, "[[hang]]")
-    until(lambda: "running" == state(client, running))
-    one, several = left(client), left_batch(client, "a", "b")
+    running, partly = left(client, "[[hang]]", by=by), left_batch(client, "c", "d", by=by)
+    until(lambda: "running" == state(client, running, by=by))
+    one, several, kept = left(client, by=by), left_batch(client, "a", "b", by=by), left(client, by=by)
     service.begin_drain(600)
-    until(lambda: "1" == str(len(service.loop.call(lambda: dict(service.generations._alive)))))
+    until(lambda: 1 == service.loop.call(lambda: len(service.generations._alive)))
+    item = client.get("/generations", headers=by).json["generations"][-2]["id"]
 
-    for address in (f"/generations/{one}", f"/batches/{several}"):
-        refused = client.delete(address, headers=USER)
-        problem(refused, 503, "shutting_down", retryable=True)
-        assert "Retry-After" in refused.headers
-    with client.get(f"/generations/{one}/events", headers=USER) as events:
+    with client.get(f"/generations/{one}/events", headers=by) as events:
         assert "shutting_down" in events.text.split("event: ")[-1]
-    assert "canceled" == client.delete(f"/generations/{running}", headers=USER).json["status"]
+    for address in (f"/generations/{one}", f"/batches/{several}", f"/generations/{item}"):
+        assert 200 == client.delete(address, headers=by).status_code
+    assert "canceled" == client.delete(f"/generations/{running}", headers=by).json["status"]
     service.close()
     client = make_app().test_client()
 
-    assert "canceled" == client.delete(f"/generations/{one}", headers=USER).json["status"]
-    assert {"canceled": 2} == client.delete(f"/batches/{several}", headers=USER).json["counts"]
-    assert 1 == simulator.counts().creations_accepted
+    def at_last(target):  # as somebody sees it who brings nothing back
+        return told(client, target, by=ADMIN)
+
+    until(lambda: at_last(one)["status"] == "canceled" and at_last(several)["status"] == "completed")
+    assert {"canceled": 2} == at_last(several)["counts"]
+    assert "succeeded" == ended(client, kept, by=by)["status"]
+    assert {"canceled": 1, "succeeded": 1} == ended(client, partly, by=by)["counts"]
+    assert 3 == simulator.counts().creations_accepted
 
 
 def test_what_waits_for_its_owner_says_since_when_a_batch_too(make_app, simulator):

@@ -106,6 +106,28 @@ def test_what_was_just_sent_may_be_on_its_way_for_as_long_as_its_answer_would_ha
     assert [0.5, 2.0, 5.0, 10.0] == account.looks[:4]
 
 
+@pytest.mark.parametrize(
+    ("after", "then"), [(1, "OutcomeUnknown"), (25, "OutcomeUnknown"), (200, "TryAgain")]
+)
+def test_whose_input_replicate_has_thrown_away_may_be_its_own_if_it_is_of_that_time(after, then):
+    """API inputs go after an hour, and users may return after a day."""
+    account, ago = Account(), 2 * 3600
+    account.holds("p1", age=ago - after, sent={})
+    account.items[0] |= {"data_removed": True, "output": None, "status": "succeeded"}
+
+    assert then == run(ends(recovering(provider(account), ago=ago)))
+
+
+def test_what_others_are_known_to_have_made_is_not_its_own_though_its_input_is_thrown_away():
+    account, ago = Account(), 2 * 3600
+    account.holds("p1", age=ago - 1, sent={})
+    account.items[0] |= {"data_removed": True}
+    service = provider(account)
+    service.know(["p1"])
+
+    assert "TryAgain" == run(ends(recovering(service, ago=ago)))
+
+
 def test_what_never_arrived_is_sent_again_as_soon_as_it_cannot_be_on_its_way_any_more():
     account = Account()
 
