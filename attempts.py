@@ -227,15 +227,7 @@ class Attempts:
 
     async def _recovered(self, generation: Generation, attempt: Attempt) -> Prediction:
         """What came of a creation of which the process before this one did not hear."""
-        search = asyncio.create_task(
-            self._provider.recover(
-                generation.caller,
-                attempt.model.name,
-                content=attempt.content,
-                since=attempt.submitted_at or time.time(),
-                reference=reference(generation, attempt),
-            )
-        )
+        search = asyncio.create_task(self._recover(generation, attempt))
         try:
             return (await asyncio.shield(search)).prediction
         except asyncio.CancelledError:
@@ -247,6 +239,19 @@ class Attempts:
             if undone is None or not undone.is_made:
                 raise
             return undone
+
+    async def _recover(self, generation: Generation, attempt: Attempt) -> Created:
+        try:
+            return await self._provider.recover(
+                generation.caller,
+                attempt.model.name,
+                content=attempt.content,
+                since=attempt.submitted_at or time.time(),
+                reference=reference(generation, attempt),
+            )
+        except ServiceError:
+            attempt.is_lost = True
+            raise
 
     async def _put_on_record(self, generation: Generation, attempt: Attempt) -> None:
         """Have it on the disk that this is about to be sent. What was on record before waits until that can be."""

@@ -51,6 +51,8 @@ class Attempt:
     """The fingerprint of what was sent."""
     passed_over: bool = False
     """Whether it was no try after all: `error` says why."""
+    is_lost: bool = False
+    """Whether it could not be asked what became of it."""
 
     def __post_init__(self) -> None:
         self.sent = self.input
@@ -64,7 +66,8 @@ class Attempt:
         """USD. Replicate bills what was made, and what was cancelled after it had begun; no failure. What cannot be
         known counts as billed."""
         if self.prediction is None:
-            return self.model.cost(self.sent) if isinstance(self.error, OutcomeUnknown) else 0.0
+            is_unknown = self.is_lost or isinstance(self.error, OutcomeUnknown)
+            return self.model.cost(self.sent) if is_unknown else 0.0
         if self.prediction.is_made:
             return self.model.cost(self.sent, outputs=len(self.prediction.outputs))
         was_cut_short = self.prediction.status == "canceled" and self.prediction.started

@@ -21,7 +21,7 @@ from leaving import (
 )
 from parts import VIEW, Fake, Notes, a_picture, on_a_loop, parts, pictures, run, run_batch, until
 
-from errors import ShuttingDown, UpstreamError
+from errors import ServerTokenRejected, ShuttingDown, UpstreamError
 from generation import RETRY_AFTER
 from providers import TryAgain
 from references import INLINE, Upload
@@ -235,6 +235,26 @@ def test_drained_while_a_lost_creation_is_looked_for_it_is_left_to_be_looked_for
 
 
 # The same at Replicate's end.
+
+
+@pytest.mark.parametrize("is_cancelled", [False, True])
+def test_what_cannot_be_asked_after_since_the_token_is_refused_counts_as_billed(is_cancelled):
+    class Refused(Fake):
+        async def recover(self, *_caller_and_model, **_named):
+            await asyncio.sleep(5)
+            raise ServerTokenRejected
+
+    async def story():
+        await lose_a_creation(ledger := Notes())
+        _, generations, (generation,) = next_service(Refused(), ledger)
+        await asyncio.sleep(1)
+        if is_cancelled:
+            generations.cancel(generation)
+        await generations.attend(generation)
+        return generation.state, generation.cost
+
+    ends = ("canceled" if is_cancelled else "failed", 0.025)
+    assert ends == virtual_time.run(story())
 
 
 @on_a_loop
