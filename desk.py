@@ -155,10 +155,8 @@ class Desk:
     async def look(self, target: str, visitor: Visitor) -> Work | Recorded | None:
         """A generation or batch for whoever asks for it by its id; None if they may not see it. It goes on from now on,
         whoever else stops waiting for it: they may come back."""
-        work = await self.find(target, visitor.caller)
-        if work is None or not visitor.may_see(work.owner):
-            return None
-        if not isinstance(work, Recorded):
+        work = await self._seen_by(visitor, target)
+        if isinstance(work, Work):
             work.is_wanted = True
         return work
 
@@ -166,8 +164,8 @@ class Desk:
         """Cancel what runs or waits of it if they may, and wait up to so many seconds for its end: it as it stands
         then; None if they may not see it. What waits for its owner is brought back if it is them, so that what runs
         of it can be cancelled at Replicate, too. What a stop has left to the next process, that process cancels."""
-        work = await self.find(target, visitor.caller)
-        if work is None or not visitor.may_see(work.owner):
+        work = await self._seen_by(visitor, target)
+        if work is None:
             return None
         for _ in range(2):  # again if its owner came back for it between the two looks
             if (alive := self._alive(target)) is not None:
@@ -185,6 +183,10 @@ class Desk:
             await self._interrupted.cancel(target)
             work = await self.find(target)
         return work
+
+    async def _seen_by(self, visitor: Visitor, target: str) -> Work | Recorded | None:
+        work = await self.find(target, visitor.caller)
+        return work if work is not None and visitor.may_see(work.owner) else None
 
     async def tidy_up(self) -> None:
         """Give up what nobody came back for in time, and forget keys that are older than they are kept."""

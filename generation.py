@@ -82,7 +82,7 @@ class Generations:
         self._batches: dict[str, tuple[asyncio.Task[None], Batch]] = {}
         self._interrupted: dict[str, Generation | Batch] = {}
         """What a stop has left to the next process."""
-        self.is_draining = False
+        self._is_draining = False
         self.tally = self._lives.tally
         self.pace = self._lives.pace
 
@@ -210,7 +210,7 @@ class Generations:
                 if not work.is_wanted and (abandoned := self.abandon(work)):
                     await to_the_end(asyncio.wait(abandoned))
                 raise
-        if self.is_draining and not work.has_ended:
+        if self._is_draining and not work.has_ended:
             with suppress(LedgerDown):
                 await to_the_end(self._ledger.synced())  # whoever is told of it shall find it
             raise self.shutting_down()
@@ -277,7 +277,7 @@ class Generations:
 
     async def drain(self, seconds: float) -> None:
         """Take nothing new, leave what is queued on record, and what still runs after so many seconds too."""
-        self.is_draining = True
+        self._is_draining = True
         self._gate.close(self.shutting_down)
         for task, generation in list(self._alive.values()):
             if generation.state == "queued":  # also those who are still uploading
@@ -300,7 +300,7 @@ class Generations:
         )
 
     def _make_room(self, wanted: int) -> None:
-        if self.is_draining:
+        if self._is_draining:
             raise ShuttingDown(retry_after=RETRY_AFTER)
         if self._ledger.trouble is not None:
             raise LedgerDown(f"{self._ledger.trouble} Nothing was spent.")

@@ -62,17 +62,13 @@ def _routes() -> dict[str, dict[str, _Operation]]:
                 "generation", "How a generation stands, or how it ended", "AnyGeneration", **generation
             ),
             "delete": _operation(
-                "cancelGeneration", "Cancel a generation, unless it has ended", "AnyGeneration",
-                **generation,
+                "cancelGeneration", "Cancel a generation, unless it has ended", "AnyGeneration", **generation
             ),
         },
         "/generations/{target}/events": {"get": _events()},
         "/batches/{target}": {
             "get": _operation("batch", "How a batch stands, with what has ended of it", "AnyBatch", **batch),
-            "delete": _operation(
-                "cancelBatch", "Cancel what has not ended of a batch", "AnyBatch",
-                **batch,
-            ),
+            "delete": _operation("cancelBatch", "Cancel what has not ended of a batch", "AnyBatch", **batch),
         },
         "/usage": {"get": _usage()},
         "/configure": {

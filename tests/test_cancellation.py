@@ -141,6 +141,17 @@ def test_cancelled_while_a_timed_out_prediction_is_being_cancelled_that_is_seen_
     assert (["p1"], 0) == virtual_time.run(story())
 
 
+async def cancelled_at(moment, at_replicate):
+    """One with a fallback and 10 seconds of patience that is cancelled then, long after."""
+    _, generations = a_service(at_replicate, timeout=10)
+    wanted = a_picture(fallback=["qwen-image"])
+    generation = generations.accept(wanted, caller=ADMIN, request_id="req")
+    await asyncio.sleep(moment)
+    generations.cancel(generation)
+    await asyncio.sleep(1000)
+    return generation
+
+
 class Unseen(Fake):
     """Nobody can look at what it makes."""
 
@@ -161,12 +172,7 @@ def test_cancelled_while_that_is_seen_to_its_end_no_other_attempt_is_made(fake, 
 
     async def story():
         at_replicate = Answering(None, answer_after=5)
-        _, generations = a_service(at_replicate, timeout=10)
-        wanted = a_picture(fallback=["qwen-image"])
-        generation = generations.accept(wanted, caller=ADMIN, request_id="req")
-        await asyncio.sleep(moment)
-        generations.cancel(generation)
-        await asyncio.sleep(1000)
+        generation = await cancelled_at(moment, at_replicate)
         return len(at_replicate.sent), at_replicate.cancelled, generation.state
 
     assert (1, ["p1"], "canceled") == virtual_time.run(story())
@@ -180,12 +186,7 @@ def test_what_can_neither_be_watched_nor_cancelled_counts_as_billed_and_nothing_
 ):
     async def story():
         at_replicate = fake(None, answer_after=5)  # its cancels fail
-        _, generations = a_service(at_replicate, timeout=10)
-        wanted = a_picture(fallback=["qwen-image"])
-        generation = generations.accept(wanted, caller=ADMIN, request_id="req")
-        await asyncio.sleep(moment)
-        generations.cancel(generation)
-        await asyncio.sleep(1000)
+        generation = await cancelled_at(moment, at_replicate)
         return len(at_replicate.sent), generation.cost
 
     assert (1, 0.025) == virtual_time.run(story())
