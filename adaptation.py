@@ -14,9 +14,9 @@ from typing import Any
 
 from pydantic import ValidationError
 
-import references
+from catalog import references
+from catalog.model import Model
 from models import MODELS
-from registry import Model
 
 INSTEAD_OF_MATCHING = "16:9"
 """The aspect ratio asked for when there is no image to match."""

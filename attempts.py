@@ -18,13 +18,13 @@ from typing import Any, Final, Protocol, TypeVar
 
 from adaptation import Step
 from auth import Caller
+from catalog.references import Upload
 from concurrency import Gate, Lease
 from errors import GenerationTimeout, LedgerDown, ServiceError
 from providers import Created, Prediction, Provider, TryAgain
 from providers.outcomes import raise_unless_made
 from providers.reconciliation import fingerprint
 from records import Batch, Generation
-from references import Upload
 from telling import State
 from tries import Attempt
 

@@ -15,9 +15,9 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from adaptation import Adaptation, Step, given_references
+from catalog.model import Fallback, Model
 from errors import every_error
 from models import MODELS, find
-from registry import Fallback, Model
 from settings import SettingsError
 
 Rules = Mapping[str, Sequence[Fallback]]

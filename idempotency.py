@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from attempts import Ledger
+from catalog.references import Upload
 from errors import IdempotencyConflict
-from references import Upload
 
 KEPT_FOR: Final = 86_400.0
 """Seconds, and in any case until the work has ended."""

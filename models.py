@@ -19,9 +19,8 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import ConfigDict, Field
 
-import drift
-from errors import Problem
-from registry import (
+from catalog import drift
+from catalog.model import (
     Fallback,
     Fraction,
     Image,
@@ -35,6 +34,7 @@ from registry import (
     Side,
     Text,
 )
+from errors import Problem
 
 AnInputs = TypeVar("AnInputs", bound="type[Inputs]")
 

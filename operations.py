@@ -4,9 +4,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
+from catalog.model import KINDS, TIERS
 from errors import every_error
 from intake.queries import GROUPS, LONGEST_PAGE, USUAL_PAGE
-from registry import KINDS, TIERS
 from schemas import JSON, TEXT, ref
 from telling import ENDED, UNFINISHED
 

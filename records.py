@@ -11,11 +11,11 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from auth import Caller
+from catalog.model import Model
 from errors import ServiceError
 from intake.shapes import GenerationRequest
 from planning import Plan
 from providers import Prediction
-from registry import Model
 from telling import ENDED, Recorded, State, View, dated, result, told
 from tries import Attempt, Try
 

@@ -2,9 +2,9 @@
 
 from typing import Any, Final
 
+from catalog.model import TIERS
 from errors import every_error
 from intake.queries import GROUPS
-from registry import TIERS
 from telling import ENDED, UNFINISHED
 
 JSON = dict[str, Any]

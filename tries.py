@@ -10,9 +10,9 @@ from datetime import datetime
 from typing import Any, Protocol
 
 from adaptation import Change
+from catalog.model import Model
 from errors import OutcomeUnknown, ServiceError
 from providers import Prediction
-from registry import Model
 from telling import Row
 
 

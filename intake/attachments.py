@@ -11,7 +11,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from references import Upload
+from catalog.references import Upload
 
 _REFERENCE: Final = "uploaded"
 

@@ -19,10 +19,10 @@ from werkzeug.exceptions import RequestEntityTooLarge
 from werkzeug.formparser import FormDataParser
 
 import models
+from catalog.references import INLINE, NAMES, Upload
 from errors import InvalidJSON, InvalidRequest, PayloadTooLarge, Problem
 from intake import strict_json
 from intake.shapes import BatchFields, OwnFields
-from references import INLINE, NAMES, Upload
 
 if TYPE_CHECKING:
     from werkzeug.formparser import TStreamFactory

@@ -16,15 +16,15 @@ from typing import Any, Never
 from pydantic import TypeAdapter, ValidationError
 
 import models
-import references
 from adaptation import Step, given_references, is_taken
+from catalog import references
+from catalog.model import KINDS, TIERS, Model, Prompt
 from download_names import DownloadName, stem
 from errors import ABSENT, InvalidRequest, Problem
 from fallback import ONE_REFERENCE, REGISTRY, SEVERAL_REFERENCES, Route, Rules
 from intake.shapes import BatchFields, BatchRequest, GenerationRequest, Limits, OwnFields
 from intake.validation import not_a_field, problems_of, validated
 from outside import check_url
-from registry import KINDS, TIERS, Model, Prompt
 
 MAX_BATCH_ITEMS = 10_000
 

@@ -7,9 +7,9 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, PlainValidator, WithJsonSchema
 
 from adaptation import Step
+from catalog.model import Model, Text
 from download_names import DownloadName
 from fallback import Route
-from registry import Model, Text
 from settings import MAX_CONCURRENT_LIMIT, MAX_REQUESTS_PER_MINUTE
 
 MAX_TIMEOUT = 1800

@@ -10,9 +10,9 @@ from datetime import datetime
 from typing import Any, Protocol
 
 from auth import Caller
+from catalog.references import Upload
 from concurrency import Lease
 from errors import ServiceError
-from references import Upload
 
 _ENDED = frozenset({"succeeded", "failed", "canceled", "aborted"})
 

@@ -29,6 +29,7 @@ from replicate import Client
 from replicate.prediction import Predictions
 
 from auth import Caller
+from catalog.references import Upload
 from concurrency import Gate, Lease
 from errors import UpstreamError, UpstreamRateLimited
 from providers import Created, Prediction, Told, TryAgain
@@ -48,7 +49,6 @@ from providers.transport import (
 from providers.uploads import FIRST_PAUSE, Content, Uploads
 from providers.watcher import LookFailed, NoPages, Watcher
 from providers.webhooks import Secrets
-from references import Upload
 
 CREATE_TIMEOUT = 30.0
 """Seconds for a creation's answer; the client would wait for ever."""

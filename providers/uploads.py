@@ -14,10 +14,10 @@ from typing import Any
 from weakref import WeakKeyDictionary, WeakValueDictionary
 
 from auth import Caller
+from catalog.references import Upload
 from errors import ServiceError, UpstreamError
 from providers.refusals import seconds_to_wait, service_error
 from providers.transport import Lost, NotSent, Refusal
-from references import Upload
 
 GOOD_FOR = 20 * 3600.0
 """Seconds that an address is used for; it is read when the prediction starts."""

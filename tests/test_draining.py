@@ -21,10 +21,10 @@ from leaving import (
 )
 from parts import VIEW, Fake, Notes, a_picture, on_a_loop, parts, pictures, run, run_batch, until
 
+from catalog.references import INLINE, Upload
 from errors import ServerTokenRejected, ShuttingDown, UpstreamError
 from generation import RETRY_AFTER
 from providers import TryAgain
-from references import INLINE, Upload
 
 
 def test_draining_leaves_what_is_queued_on_record_and_lets_what_runs_finish():

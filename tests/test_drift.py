@@ -16,7 +16,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from process import free_port
 
-import drift
+from catalog import drift
 from models import MODELS, find
 from settings import Settings
 from simulator import Options, answers, catalog, running

@@ -9,11 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from adaptation import SAFETY, given_references
+from catalog.model import Fallback
 from errors import InvalidRequest
 from fallback import CODES, REGISTRY, Route, read_rules
 from intake.parsing import Terms, parse_generation
 from models import MODELS, find
-from registry import Fallback
 from settings import SettingsError
 
 PICTURE = "https://example.com/a.png"

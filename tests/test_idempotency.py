@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from parts import Notes
 
+from catalog.references import Upload
 from errors import IdempotencyConflict, LedgerDown
 from idempotency import KEPT_FOR, Keys, body_fingerprint
-from references import Upload
 
 
 @dataclass

@@ -10,11 +10,11 @@ from callers import ADMIN
 from problems import fields, problem
 
 import models
+from catalog.model import Inputs, Price
 from errors import InvalidRequest
 from intake.parsing import _BESIDE, parse_generation
 from models import MODELS, find, registered
 from openapi import openapi_document
-from registry import Inputs, Price
 from simulator import catalog
 
 PARAMETERS = [

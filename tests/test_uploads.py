@@ -7,11 +7,11 @@ import pytest
 import virtual_time
 from parts import ADMIN, USER, on_a_loop, parts, run, until
 
+from catalog.references import INLINE, Upload
 from errors import UpstreamError
 from intake.parsing import parse_generation
 from providers.transport import Lost
 from providers.uploads import AT_ONCE, GOOD_FOR, TRIES, Uploads
-from references import INLINE, Upload
 
 LARGE = b"\x89PNG\r\n\x1a\n".ljust(INLINE + 1)
 

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainValidator, WithJsonSchema
 
-import references
+from catalog import references
 from errors import Problem
 
 Kind = Literal["image", "video"]

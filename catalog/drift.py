@@ -32,7 +32,7 @@ from typing import Any
 
 import httpx
 
-from registry import Model
+from catalog.model import Model
 from settings import Settings, SettingsError, load
 
 AGREE, DIFFER, UNCHECKED = 0, 1, 2
