@@ -15,7 +15,7 @@ RUN python -m venv /venv \
 COPY *.py ./
 COPY catalog catalog
 COPY files files
-COPY intake intake
+COPY parsing parsing
 COPY providers providers
 COPY templates templates
 # The root may be read-only, so what Python would cache at the first import is made now.

@@ -31,8 +31,8 @@ from errors import (
     ServiceError,
     every_error,
 )
-from intake.parsing import parse_batch, parse_filter, parse_generation, parse_limits
 from openapi import openapi_document
+from parsing.generation import parse_batch, parse_filter, parse_generation, parse_limits
 from resources import check
 from service import VERSION, Service
 from serving import serve

@@ -15,8 +15,8 @@ from werkzeug.http import parse_list_header
 
 from auth import Caller, Headers, Visitor
 from errors import InvalidRequest, LedgerDown, Problem, UnsupportedMediaType
-from intake import strict_json
-from intake.forms import read_form
+from parsing import strict_json
+from parsing.multipart_form import read_form
 from service import Service
 from telling import View
 from waiting import Seats

@@ -18,11 +18,11 @@ from auth import Caller, Visitor
 from errors import LedgerDown, ShuttingDown
 from generation import Generations
 from idempotency import KEPT_FOR, Keys
-from intake.attachments import UPLOADED
-from intake.shapes import BatchRequest, GenerationRequest
 from interrupted import InterruptedWork
 from lookup import Lookup
 from loop_thread import Pool
+from parsing.attachments import UPLOADED
+from parsing.shapes import BatchRequest, GenerationRequest
 from planning import Plan
 from records import Batch, Work
 from recovery import Recovery

@@ -26,8 +26,8 @@ from budget import Budget, check_cost
 from callbacks import Delivery
 from concurrency import Gate, Outlook
 from errors import LedgerDown, QueueFull, ShuttingDown
-from intake.shapes import BatchRequest, GenerationRequest
 from life import FIRST_BACKOFF, Keeper, Lives
+from parsing.shapes import BatchRequest, GenerationRequest
 from planning import Plan
 from providers import Provider
 from records import Batch, Generation
@@ -373,5 +373,5 @@ def _as_the_loop_tells(moment: float) -> float:
 
 
 def _text(given: object) -> str:
-    """For requests without files: those are kept by `intake.attachments`."""
+    """For requests without files: those are kept by `parsing.attachments`."""
     return json.dumps(given, default=str)

@@ -14,8 +14,8 @@ import asked
 import waiting
 from errors import NotFound
 from events import Listener
-from intake.queries import cursor, each_once, parse_list, parse_usage
 from lookup import Page
+from parsing.queries import cursor, each_once, parse_list, parse_usage
 from records import Batch
 from telling import Recorded
 

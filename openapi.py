@@ -12,10 +12,10 @@ import models
 from auth import ADMIN_HEADER, USER_HEADER
 from catalog.model import Model
 from catalog.references import LARGEST
-from intake.parsing import MAX_BATCH_ITEMS
-from intake.shapes import BatchFields, Limits, OwnFields
 from operations import paths
 from outside import LONGEST_URL
+from parsing.generation import MAX_BATCH_ITEMS
+from parsing.shapes import BatchFields, Limits, OwnFields
 from schemas import JSON, an_object, answers, ref
 
 _DRAFT = "https://json-schema.org/draft/2020-12/schema"

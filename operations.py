@@ -6,7 +6,7 @@ from typing import Final
 
 from catalog.model import KINDS, TIERS
 from errors import every_error
-from intake.queries import GROUPS, LONGEST_PAGE, USUAL_PAGE
+from parsing.queries import GROUPS, LONGEST_PAGE, USUAL_PAGE
 from schemas import JSON, TEXT, ref
 from telling import ENDED, UNFINISHED
 

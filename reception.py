@@ -18,11 +18,11 @@ from errors import LedgerDown, NotFound, Unauthenticated
 from events import Events, Listener
 from generation import new_id
 from idempotency import body_fingerprint
-from intake.attachments import Attachments
-from intake.queries import UsageQuery
-from intake.shapes import BatchRequest, GenerationRequest
 from lookup import Lookup
 from loop_thread import LoopThread
+from parsing.attachments import Attachments
+from parsing.queries import UsageQuery
+from parsing.shapes import BatchRequest, GenerationRequest
 from planning import Plan
 from providers import Provider
 from providers.webhooks import Untrusted, verified

@@ -13,7 +13,7 @@ from typing import Any
 from auth import Caller
 from catalog.model import Model
 from errors import ServiceError
-from intake.shapes import GenerationRequest
+from parsing.shapes import GenerationRequest
 from planning import Plan
 from providers import Prediction
 from telling import ENDED, Recorded, State, View, dated, result, told
@@ -31,7 +31,7 @@ class Generation:
     accepted_at: float
     view: View
     written: str | None = None
-    """What it is read from again in another process (`intake.attachments`)."""
+    """What it is read from again in another process (`parsing.attachments`)."""
     batch: str | None = None
     position: int | None = None
     born: float = field(default_factory=time.time)

@@ -19,9 +19,9 @@ import models
 from auth import Caller
 from callbacks import Delivery
 from errors import GenerationFailed, Internal, Interrupted, InvalidRequest, OutcomeUnknown, ServiceError
-from intake.attachments import Attachments, Gone
-from intake.parsing import Terms, parse_generation
 from lookup import Lookup
+from parsing.attachments import Attachments, Gone
+from parsing.generation import Terms, parse_generation
 from planning import Plan
 from providers.reconciliation import CLOCK_SKEW
 from providers.replicate import CREATE_TIMEOUT

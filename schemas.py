@@ -4,7 +4,7 @@ from typing import Any, Final
 
 from catalog.model import TIERS
 from errors import every_error
-from intake.queries import GROUPS
+from parsing.queries import GROUPS
 from telling import ENDED, UNFINISHED
 
 JSON = dict[str, Any]

@@ -27,12 +27,12 @@ from errors import LedgerDown, ShuttingDown
 from events import Events
 from files import Files
 from generation import Generations
-from intake.attachments import UPLOADED, Attachments
-from intake.parsing import Terms
-from intake.shapes import BatchRequest, Limits
 from interrupted import InterruptedWork
 from lookup import Lookup
 from loop_thread import LoopThread, Pool
+from parsing.attachments import UPLOADED, Attachments
+from parsing.generation import Terms
+from parsing.shapes import BatchRequest, Limits
 from planning import Item, Plan, plan
 from providers.replicate import Replicate
 from reception import Reception

@@ -8,8 +8,8 @@ from parts import ADMIN, Fake, Notes, a_picture, run, succeeded
 from concurrency import Gate
 from files import Kept
 from generation import Generations
-from intake.attachments import Attachments
-from intake.parsing import Terms
+from parsing.attachments import Attachments
+from parsing.generation import Terms
 from providers import Created, Prediction
 from recovery import Recovery
 

@@ -21,10 +21,10 @@ from desk import Desk, Order
 from errors import LedgerDown, ServiceError
 from generation import Generations, new_id
 from idempotency import body_fingerprint
-from intake.attachments import Attachments
-from intake.parsing import Terms
 from interrupted import InterruptedWork
 from loop_thread import Pool
+from parsing.attachments import Attachments
+from parsing.generation import Terms
 from providers.replicate import Replicate
 from recovery import Recovery, inherit
 from simulator import Options

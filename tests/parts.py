@@ -18,7 +18,7 @@ from auth import Caller
 from concurrency import Gate
 from errors import LedgerDown, UpstreamError
 from generation import Generations
-from intake.parsing import parse_batch, parse_generation
+from parsing.generation import parse_batch, parse_generation
 from planning import Plan
 from providers import Created, Prediction, TryAgain
 from providers.replicate import Replicate

@@ -18,7 +18,7 @@ from werkzeug.datastructures import MultiDict
 from werkzeug.test import encode_multipart
 
 from catalog.references import Upload
-from intake.attachments import UPLOADED, Attachments, Gone
+from parsing.attachments import UPLOADED, Attachments, Gone
 
 IMAGE = PNG + os.urandom(300_000)
 DIGEST = hashlib.sha256(IMAGE).hexdigest()

@@ -12,8 +12,8 @@ from adaptation import SAFETY, given_references
 from catalog.model import Fallback
 from errors import InvalidRequest
 from fallback import CODES, REGISTRY, Route, read_rules
-from intake.parsing import Terms, parse_generation
 from models import MODELS, find
+from parsing.generation import Terms, parse_generation
 from settings import SettingsError
 
 PICTURE = "https://example.com/a.png"

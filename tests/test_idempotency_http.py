@@ -213,7 +213,7 @@ def served_and_left(service, path, body) -> str:
     """The id of what was taken on for a caller who hung up while it was being put on record."""
     import asked
     import waiting
-    from intake.parsing import parse_batch, parse_generation
+    from parsing.generation import parse_batch, parse_generation
 
     caller, is_one = asked.spending_caller(), path == "/generate"
     wanted = (parse_generation if is_one else parse_batch)(body, terms=service.terms)

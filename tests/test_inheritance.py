@@ -8,8 +8,8 @@ import virtual_time
 from leaving import a_service, cancel, start
 from parts import USER, Fake, Notes
 
-from intake.attachments import Attachments
-from intake.parsing import Terms
+from parsing.attachments import Attachments
+from parsing.generation import Terms
 from recovery import KNOWN_FOR, Recovery, inherit, seconds_since
 
 NOW = time.time()

@@ -25,7 +25,7 @@ FLOORS = [
     {"records"},
     {"tries"},
     {"callbacks", "providers", "files", "schemas"},
-    {"intake", "lookup"},
+    {"parsing", "lookup"},
     {"telling", "store", "budget"},
     {"planning", "fallback", "outside"},
     {"waiting", "auth", "concurrency", "logs", "adaptation", "tables"},
@@ -37,7 +37,7 @@ FLOORS = [
 ]
 """From the roof down. What is on one floor does not import its neighbours, save within a package."""
 
-PACKAGES = ("catalog", "providers", "files", "intake")
+PACKAGES = ("catalog", "files", "parsing", "providers")
 
 SERVICE = sorted([*ROOT.glob("*.py"), *(path for name in PACKAGES for path in ROOT.glob(f"{name}/*.py"))])
 SIMULATOR = sorted(ROOT.glob("simulator/*.py"))

@@ -14,7 +14,7 @@ from problems import fields, problem
 from process import until
 from streams import lines, settle, stream
 
-from intake.queries import cursor
+from parsing.queries import cursor
 
 OTHER = {"X-Replicate-API-Key": "r8_other"}
 

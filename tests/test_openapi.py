@@ -18,8 +18,8 @@ from streams import lines, stream
 
 import models
 from errors import InvalidRequest, every_error
-from intake.parsing import parse_batch, parse_generation, parse_limits
 from openapi import openapi_document
+from parsing.generation import parse_batch, parse_generation, parse_limits
 from service import VERSION
 
 DOCUMENT = openapi_document(VERSION)

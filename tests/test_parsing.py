@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from problems import fields
 
 from errors import InvalidRequest
-from intake.parsing import MAX_BATCH_ITEMS, parse_batch, parse_generation, parse_limits
+from parsing.generation import MAX_BATCH_ITEMS, parse_batch, parse_generation, parse_limits
 
 
 def told(parse, body):

@@ -14,7 +14,7 @@ from virtual_time import run
 
 from concurrency import Gate, Outlook
 from fairness import Line
-from intake.parsing import parse_batch
+from parsing.generation import parse_batch
 from planning import REMEMBERED, Item, Pace, Plan, Took, plan
 from simulator import Options
 from sliding_window import WINDOW

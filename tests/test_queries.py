@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from errors import InvalidRequest
-from intake.queries import LONGEST_PAGE, USUAL_PAGE, ListQuery, cursor, parse_list, parse_usage
+from parsing.queries import LONGEST_PAGE, USUAL_PAGE, ListQuery, cursor, parse_list, parse_usage
 
 
 def refused(parse, query) -> list[str]:

@@ -12,9 +12,9 @@ from problems import fields, problem
 import models
 from catalog.model import Inputs, Price
 from errors import InvalidRequest
-from intake.parsing import _BESIDE, parse_generation
 from models import MODELS, find, registered
 from openapi import openapi_document
+from parsing.generation import _BESIDE, parse_generation
 from simulator import catalog
 
 PARAMETERS = [

@@ -9,7 +9,7 @@ from parts import ADMIN, USER, on_a_loop, parts, run, until
 
 from catalog.references import INLINE, Upload
 from errors import UpstreamError
-from intake.parsing import parse_generation
+from parsing.generation import parse_generation
 from providers.transport import Lost
 from providers.uploads import AT_ONCE, GOOD_FOR, TRIES, Uploads
 

@@ -22,9 +22,9 @@ from catalog.model import KINDS, TIERS, Model, Prompt
 from download_names import DownloadName, stem
 from errors import ABSENT, InvalidRequest, Problem
 from fallback import ONE_REFERENCE, REGISTRY, SEVERAL_REFERENCES, Route, Rules
-from intake.shapes import BatchFields, BatchRequest, GenerationRequest, Limits, OwnFields
-from intake.validation import not_a_field, problems_of, validated
 from outside import check_url
+from parsing.shapes import BatchFields, BatchRequest, GenerationRequest, Limits, OwnFields
+from parsing.validation import not_a_field, problems_of, validated
 
 MAX_BATCH_ITEMS = 10_000
 

@@ -21,8 +21,8 @@ from werkzeug.formparser import FormDataParser
 import models
 from catalog.references import INLINE, NAMES, Upload
 from errors import InvalidJSON, InvalidRequest, PayloadTooLarge, Problem
-from intake import strict_json
-from intake.shapes import BatchFields, OwnFields
+from parsing import strict_json
+from parsing.shapes import BatchFields, OwnFields
 
 if TYPE_CHECKING:
     from werkzeug.formparser import TStreamFactory
