@@ -14,9 +14,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from catalog import references
 from catalog.model import Model
-from models import MODELS
+from catalog.registry import Registry
 
 INSTEAD_OF_MATCHING = "16:9"
 """The aspect ratio asked for when there is no image to match."""
@@ -39,12 +38,14 @@ _RATIO = re.compile(r"([1-9]\d*):([1-9]\d*)")
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """One parameter that is not sent as the caller gave it: under which name it is (None: not at all) and how."""
+    """One parameter that is not sent as the caller gave it: under which name it is (None: not at all) and how.
+    Reference images are reported by their number, since they may be long."""
 
     field: str
     given: Any
     sent_as: str | None = None
     sent: Any = None
+    of_references: bool = False
 
     @property
     def kind(self) -> str:
@@ -56,10 +57,16 @@ class Change:
         return {
             "field": self.field,
             "change": self.kind,
-            "given": _shown(self.field, self.given),
+            "given": self._shown(self.given),
             "sent_as": self.sent_as,
-            "sent": _shown(self.field, self.sent),
+            "sent": self._shown(self.sent),
         }
+
+    def _shown(self, value: Any) -> Any:
+        if not self.of_references or value is None:
+            return value
+        count = len(value) if isinstance(value, list) else 1
+        return "an image" if count == 1 else f"{count} images"
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,12 +77,6 @@ class Step:
     input: Mapping[str, Any]
     changes: tuple[Change, ...] = ()
     unfit: str | None = None
-
-
-def given_references(given: Mapping[str, Any]) -> list[Any]:
-    """All reference images, whatever they were given as."""
-    values = (given.get(name) for name in references.NAMES)
-    return [image for value in values if value for image in (value if isinstance(value, list) else [value])]
 
 
 def is_taken(model: Model, name: str, value: Any) -> bool:
@@ -90,8 +91,9 @@ def is_taken(model: Model, name: str, value: Any) -> bool:
 class Adaptation:
     """What one model is sent of what was given for another."""
 
-    def __init__(self, asked_for: Model, model: Model) -> None:
-        self._is_other = model is not asked_for
+    def __init__(self, requested: Model, model: Model, registry: Registry) -> None:
+        self._is_other = model is not requested
+        self._registry = registry
         self._model = model
         self._fields = model.inputs.model_fields
         self._sent: dict[str, Any] = {}
@@ -102,27 +104,29 @@ class Adaptation:
         self._take_references(given)
         self._take_safety(given)
         for name, value in given.items():
-            if name in references.NAMES or name in SAFETY:
+            if name in self._registry.reference_names or name in SAFETY:
                 continue
             if not self._is_other and name in self._fields:
                 self._sent[name] = value
             else:
                 self._take(name, value, given)
         for problem in list(self._model.inputs.rules(self._sent)):
-            self._changes.append(Change(problem.field, self._sent.pop(problem.field)))
+            is_reference = problem.field in self._registry.reference_names
+            value = self._sent.pop(problem.field)
+            self._changes.append(Change(problem.field, value, of_references=is_reference))
         return Step(self._model, {**self._model.asks_for, **self._sent}, tuple(self._changes), self._unfit)
 
     def _take_references(self, given: Mapping[str, Any]) -> None:
         """As many images as the model takes, in the order they were given, under the name it has for them."""
         takes, taken = self._model.references, list[Any]()
-        for name in (name for name in given if name in references.NAMES):
-            images = given_references({name: given[name]})
+        for name in (name for name in given if name in self._registry.reference_names):
+            images = self._registry.references_in({name: given[name]})
             fitting = images[: takes.most - len(taken)] if takes else []
             taken += fitting
             if takes is None or not fitting:
-                self._changes.append(Change(name, images))
+                self._changes.append(Change(name, images, of_references=True))
             elif (name, fitting) != (takes.parameter, images):
-                self._changes.append(Change(name, images, takes.parameter, fitting))
+                self._changes.append(Change(name, images, takes.parameter, fitting, of_references=True))
         if takes is not None and taken:
             self._sent[takes.parameter] = taken if takes.most > 1 else taken[0]
 
@@ -170,7 +174,7 @@ class Adaptation:
 
     def _wish(self, name: str, value: Any) -> tuple[str, Any] | None:
         """The parameter here that a setting speaks of and the value it should have; None if it changes nothing here."""
-        scale, usual = SAFETY[name], _usual(name)
+        scale, usual = SAFETY[name], self._usual(name)
         if name in self._fields:
             cautious = min(value, usual, key=scale.index) if self._is_other else value
             if is_taken(self._model, name, cautious):
@@ -188,6 +192,10 @@ class Adaptation:
             )
         self._changes.append(Change(name, value))
         return None
+
+    def _usual(self, name: str) -> Any:
+        """A safety setting's default, which is the same for all models that have it."""
+        return self._registry.takers[name][0].default(name)
 
     def _has_image(self) -> bool:
         return self._model.references is not None and self._model.references.parameter in self._sent
@@ -215,18 +223,5 @@ def _shape(ratio: str) -> float | None:
     return math.log(int(found[1]) / int(found[2])) if found else None
 
 
-def _usual(name: str) -> Any:
-    """A safety setting's default, which is the same for all models that have it."""
-    return next(model.default(name) for model in MODELS.values() if name in model.inputs.model_fields)
-
-
 def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def _shown(name: str, value: Any) -> Any:
-    """A value as it is told: images by their number, since they may be long."""
-    if name not in references.NAMES or value is None:
-        return value
-    count = len(value) if isinstance(value, list) else 1
-    return "an image" if count == 1 else f"{count} images"

@@ -18,7 +18,6 @@ import asked
 import downloads
 import logs
 import lookups
-import models
 import waiting
 from desk import LeftToTheNext
 from errors import (
@@ -87,7 +86,7 @@ def generate() -> Response:
     view, key, preference = asked.view(), asked.idempotency_key(), asked.preference()
     with asked.seats(preference).taken(retry_after=service.seconds_per_release):
         body = asked.body(forms=True)
-        wanted = parse_generation(body, terms=service.terms)
+        wanted = parse_generation(body, service.parse_context)
         order = service.reception.order(
             "gen",
             wanted,
@@ -111,7 +110,7 @@ def generate_batch() -> Response:
     try:
         body = asked.body(forms=True)
         with service.thinking:
-            wanted = parse_batch(body, terms=service.terms)
+            wanted = parse_batch(body, service.parse_context)
             plan = service.plan(wanted, caller, may_be_here=key is not None and not wanted.dry_run)
             if wanted.dry_run:
                 response = jsonify({"dry_run": True, "total": len(wanted.requests), **plan.as_json()})
@@ -146,7 +145,9 @@ def configure() -> Response:
 def list_models() -> Response:
     """The registry, or those of it that are of one kind, or in one tier."""
     wanted = parse_filter(request.args.to_dict(flat=False))
-    return jsonify({"models": [model.as_json() for model in models.MODELS.values() if wanted(model)]})
+    return jsonify(
+        {"models": [model.as_json() for model in asked.service().registry.models if wanted(model)]}
+    )
 
 
 def file(generation: str, name: str) -> Response:
@@ -177,7 +178,7 @@ def health() -> Response:
 
 def openapi() -> Response:
     """The OpenAPI document."""
-    return jsonify(openapi_document(VERSION))
+    return jsonify(openapi_document(VERSION, asked.service().registry.models))
 
 
 def docs() -> Response:

@@ -144,6 +144,7 @@ def _form() -> Any:
     try:
         return read_form(
             request.stream,
+            registry=service().registry,
             options=request.mimetype_params,
             length=request.content_length,
             most_text=settings.MAX_BODY_BYTES,

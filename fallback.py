@@ -1,8 +1,8 @@
 """Another model when one fails, only for those who asked for it.
 
-Which is next is data: the registry's rules, or the operator's in their place, or the caller's own list. No model comes
-twice. What it is sent is worked out from what the caller gave (`adaptation.py`), never from what an earlier attempt was
-sent, so nothing is lost on the way.
+Which is next is data of the registry: each model's rules, or the operator's in their place; or the caller's own list.
+No model comes twice. What it is sent is worked out from what the caller gave (`adaptation.py`), never from what an
+earlier attempt was sent, so nothing is lost on the way.
 """
 
 import json
@@ -14,68 +14,60 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from adaptation import Adaptation, Step, given_references
+from adaptation import Adaptation, Step
 from catalog.model import Fallback, Model
+from catalog.registry import Registry, Rules
 from errors import every_error
-from models import MODELS, find
 from settings import SettingsError
-
-Rules = Mapping[str, Sequence[Fallback]]
-
-REGISTRY: Rules = {model.name: model.fallbacks for model in MODELS.values()}
 
 CODES = tuple(error.code for error in every_error() if error.falls_back)
 """What a failure may be for another model to be tried."""
 
-ONE_REFERENCE = MODELS["black-forest-labs/flux-kontext-max"]
-SEVERAL_REFERENCES = MODELS["google/nano-banana"]
-"""Where reference images go that the model asked for does not take."""
-
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """Where a request may go. `given` are the caller's parameters, each valid for the model they asked for or for
-    some other; `order` is their own list of models, if they gave one; `rules` apply if not."""
+    """Where a request may go. `given` are the caller's parameters, each valid for the requested model or for some
+    other; `order` is the caller's own list of models, if there is one; without it the registry's rules apply."""
 
-    asked_for: Model
+    requested: Model
     given: Mapping[str, Any]
-    rules: Rules
+    registry: Registry
     order: tuple[Model, ...] | None = None
 
     def first(self) -> Step | None:
-        """The model asked for, or where its reference images lead; None if nowhere."""
-        wanted = len(given_references(self.given))
-        options: Sequence[Model] = (self.asked_for,)
-        if wanted > self.asked_for.most_references:
-            detected = ONE_REFERENCE if wanted == 1 else SEVERAL_REFERENCES
-            options = self.order if self.order is not None else (detected,)
+        """The requested model, or where its reference images lead; None if nowhere."""
+        images = len(self.registry.references_in(self.given))
+        options: Sequence[Model] = (self.requested,)
+        if images > self.requested.most_references:
+            options = self.registry.reference_models if self.order is None else self.order
         fitting = (
-            each for each in options if each.most_references >= wanted and each.kind == self.asked_for.kind
+            each for each in options if each.most_references >= images and each.kind == self.requested.kind
         )
         return next((self.step(model) for model in fitting), None)
 
     def after(self, tried: Sequence[Model], *, code: str) -> Step | None:
         """Where to go when the last of these failed with that code; None if nowhere."""
         following = self._following(tried[-1], code) if self.order is None else self._listed_after(tried[-1])
-        left = (model for model in following if model not in {*tried, self.asked_for})
+        left = (model for model in following if model not in {*tried, self.requested})
         return next(map(self.step, left), None)
 
     def with_prompt(self, prompt: str) -> "Route":
         return replace(self, given={**self.given, "prompt": prompt})
 
     def _following(self, failed: Model, code: str) -> Iterator[Model]:
-        has_references = bool(given_references(self.given))
-        for rule in self.rules.get(failed.name, ()):
-            if rule.applies(code=code, has_references=has_references):
-                yield MODELS[rule.to]
+        has_references = bool(self.registry.references_in(self.given))
+        for rule in self.registry.fallbacks(failed):
+            model = self.registry.find(rule.to)
+            if model is not None and rule.applies(code=code, has_references=has_references):
+                yield model
 
     def _listed_after(self, model: Model) -> Sequence[Model]:
-        """What stands behind a model in the caller's list, before which the model asked for was tried."""
+        """What stands behind a model in the caller's list, before which the requested model was tried."""
         order = self.order or ()
-        return order if model is self.asked_for else order[order.index(model) + 1 :]
+        return order if model is self.requested else order[order.index(model) + 1 :]
 
     def step(self, model: Model) -> Step:
-        return Adaptation(self.asked_for, model).step(self.given)
+        return Adaptation(self.requested, model, self.registry).step(self.given)
 
 
 class _Rule(BaseModel):
@@ -88,8 +80,8 @@ class _Rule(BaseModel):
     on: list[str] = []
 
 
-def read_rules(path: Path) -> Rules:
-    """The registry's rules with those of a file in their place, model by model. TOML or JSON, by the file's ending:
+def read_rules(path: Path, registry: Registry) -> Rules:
+    """The rules of a file, which stand in for the registry's model by model. TOML or JSON, by the file's ending:
 
         flux-dev = ["qwen-image"]
         nano-banana = [{to = "imagen-4-ultra", on = ["content_refused"]}, {to = "flux-dev", references = true}]
@@ -106,14 +98,14 @@ def read_rules(path: Path) -> Rules:
     if not isinstance(table, dict):
         raise SettingsError(f"FALLBACKS_FILE: {path} must be a table of models.")
     wrong: list[str] = []
-    rules = {**REGISTRY, **dict(_read_rule(name, entries, wrong) for name, entries in table.items())}
+    rules = dict(_read_rule(name, entries, registry, wrong) for name, entries in table.items())
     if wrong:
         raise SettingsError("\n".join(f"FALLBACKS_FILE: {sentence}." for sentence in wrong))
     return rules
 
 
-def _read_rule(name: str, entries: Any, wrong: list[str]) -> tuple[str, list[Fallback]]:
-    model = find(name)
+def _read_rule(name: str, entries: Any, registry: Registry, wrong: list[str]) -> tuple[str, list[Fallback]]:
+    model = registry.find(name)
     if model is None:
         quotes = "; a name with a dot in it wants quotes" if isinstance(entries, dict) else ""
         wrong.append(f"{name} is not a model known here{quotes}")
@@ -128,7 +120,7 @@ def _read_rule(name: str, entries: Any, wrong: list[str]) -> tuple[str, list[Fal
                 f"{name}: {where or 'an entry'} is not what it should be; there are to, references and on"
             )
             continue
-        target = find(rule.to)
+        target = registry.find(rule.to)
         strange = [code for code in rule.on if code not in CODES]
         if target is None or target is model:
             wrong.append(f"{name}: {rule.to} is not another model known here")

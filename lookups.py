@@ -55,7 +55,7 @@ def cancel_batch(target: str) -> Response:
 def generations() -> Response:
     """The caller's own generations, the latest first."""
     service, visitor = asked.service(), asked.visitor()
-    wanted = parse_list(_query())
+    wanted = parse_list(_query(), asked.service().registry)
     page = Page(visitor.id, wanted.limit + 1, wanted.state, wanted.model, wanted.since, wanted.before)
     rows = service.lookup.page(page)
     told = rows[: wanted.limit]

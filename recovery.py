@@ -15,13 +15,12 @@ from typing import Any, Final
 
 import structlog
 
-import models
 from auth import Caller
 from callbacks import Delivery
 from errors import GenerationFailed, Internal, Interrupted, InvalidRequest, OutcomeUnknown, ServiceError
 from lookup import Lookup
 from parsing.attachments import Attachments, Gone
-from parsing.generation import Terms, parse_generation
+from parsing.generation import ParseContext, parse_generation
 from planning import Plan
 from providers.reconciliation import CLOCK_SKEW
 from providers.replicate import CREATE_TIMEOUT
@@ -62,9 +61,9 @@ class Left:
 class Recovery:
     """Makes rows of the ledger live again. Any thread."""
 
-    def __init__(self, *, attachments: Attachments, terms: Terms) -> None:
+    def __init__(self, *, attachments: Attachments, context: ParseContext) -> None:
         self._attachments = attachments
-        self._terms = terms
+        self._context = context
 
     def revived(
         self, rows: Sequence[Row], batches: Iterable[tuple[Row, Sequence[Row]]], caller: Caller
@@ -132,14 +131,15 @@ class Recovery:
     def _alive(self, row: Row, shared: Mapping[str, Any], caller: Caller) -> Generation:
         owner = row["batch"] or row["id"]
         given = {**shared, **self._attachments.read(owner, row["request"])}
-        request = parse_generation(given, terms=self._terms)
+        request = parse_generation(given, self._context)
         facts = json.loads(row["facts"])
-        model = models.find(row["model"]) or request.model
+        find = self._context.registry.find
+        model = find(row["model"]) or request.model
         tries: list[Try] = []
         for record in json.loads(row["tries"]):
             if record["submitted_at"] is None and record["told"]["error"] is None:
                 continue  # nothing was sent
-            tried = models.find(record["told"]["model_name"]) or model
+            tried = find(record["told"]["model_name"]) or model
             if not record["open"]:
                 tries.append(PastAttempt(tried, record))
                 continue

@@ -31,14 +31,14 @@ from interrupted import InterruptedWork
 from lookup import Lookup
 from loop_thread import LoopThread, Pool
 from parsing.attachments import UPLOADED, Attachments
-from parsing.generation import Terms
+from parsing.generation import ParseContext
 from parsing.shapes import BatchRequest, Limits
 from planning import Item, Plan, plan
 from providers.replicate import Replicate
 from reception import Reception
 from records import Batch, Work
 from recovery import Recovery, inherit
-from resources import fallbacks, storage, uploads_dir
+from resources import registry, storage, uploads_dir
 from settings import FILES_AT_ONCE, HANDED_IN_AT_ONCE, LISTENERS_AT_ONCE, Settings, SettingsError
 from sliding_window import WINDOW
 from standing import Standing
@@ -72,7 +72,8 @@ class Service:
         self.settings = settings
         self.doors = Doors(admin_key=settings.admin_key, server_token=settings.replicate_token)
         self.doors.hash_key = None  # the ledger has it
-        self.terms = Terms(fallbacks(settings), loopback=settings.REPLICATE_SIMULATE)
+        self.registry = registry(settings)
+        self.parse_context = ParseContext(self.registry, loopback=settings.REPLICATE_SIMULATE)
         self.seats = Seats(settings.MAX_WAITING_CALLERS, taken_by="callers are waiting for a result")
         self.brief_seats = Seats(HANDED_IN_AT_ONCE, taken_by="callers are handing in work")
         self.thinking = threading.BoundedSemaphore(_THINKING)
@@ -131,7 +132,7 @@ class Service:
             deliver=self.callbacks.take,
             let_go=self._let_go,
         )
-        self._recovery = Recovery(attachments=self.attachments, terms=self.terms)
+        self._recovery = Recovery(attachments=self.attachments, context=self.parse_context)
         self._threads = Pool(ThreadPoolExecutor(_READERS, thread_name_prefix="ledger-reader"))
         self._interrupted = InterruptedWork(
             generations=self.generations,

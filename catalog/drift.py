@@ -33,6 +33,7 @@ from typing import Any
 import httpx
 
 from catalog.model import Model
+from catalog.registry import Registry
 from settings import Settings, SettingsError, load
 
 AGREE, DIFFER, UNCHECKED = 0, 1, 2
@@ -49,22 +50,17 @@ class CannotCheck(Exception):
     """Why a model could not be checked, in a sentence."""
 
 
-def main(
-    arguments: Sequence[str],
-    models: Mapping[str, Model],
-    *,
-    load: Callable[[], Settings] = load,
-) -> int:
+def main(arguments: Sequence[str], registry: Registry, *, load: Callable[[], Settings] = load) -> int:
     """The command: differences to stdout, one a line, what could not be checked to stderr. Returns the exit status.
 
-    `models` are those of the registry by full name. Raises SystemExit as argparse does.
+    Raises SystemExit as argparse does.
     """
     raw = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser("python -m models", description=__doc__, formatter_class=raw)
     parser.add_argument("--check", nargs="*", required=True, metavar="[NAME=]SCHEMA.json")
     files = parser.parse_args(arguments).check
     agreeing, status = set[str](), AGREE
-    for outcome in _of_files(files, models) if files else _of_replicate(models, load):
+    for outcome in _of_files(files, registry) if files else _of_replicate(registry, load):
         if isinstance(outcome, CannotCheck):
             sys.stderr.write(f"{outcome}\n")
             status = UNCHECKED
@@ -273,22 +269,23 @@ class _NoneCanBeChecked(CannotCheck):
     """What would be so for every other model too."""
 
 
-def _of_files(files: Sequence[str], models: Mapping[str, Model]) -> Iterator[Outcome]:
+def _of_files(files: Sequence[str], registry: Registry) -> Iterator[Outcome]:
     for file in files:
         try:
-            yield _of_file(file, models)
+            yield _of_file(file, registry)
         except CannotCheck as reason:
             yield CannotCheck(f"{file}: {reason}")
 
 
-def _of_file(file: str, models: Mapping[str, Model]) -> tuple[Model, list[str]]:
+def _of_file(file: str, registry: Registry) -> tuple[Model, list[str]]:
     name, equals, path = file.rpartition("=")
-    model = _called(models, name)
+    model = _called(registry, name)
     if equals and model is None:
-        raise CannotCheck(f"there is no model called {name}; there are {', '.join(models)}.")
+        names = ", ".join(each.name for each in registry.models)
+        raise CannotCheck(f"there is no model called {name}; there are {names}.")
     told, schema = _opened(_read(path))
     if model is None:
-        model = models.get(told) if told else _called(models, Path(path).stem, Path(path).name)
+        model = registry.find(told) if told else _called(registry, Path(path).stem, Path(path).name)
     return _compared(model, told, schema)
 
 
@@ -302,18 +299,18 @@ def _read(path: str) -> bytes:
         raise CannotCheck(f"it cannot be read: {error.strerror}.") from None
 
 
-def _called(models: Mapping[str, Model], *texts: str) -> Model | None:
+def _called(registry: Registry, *texts: str) -> Model | None:
     """The model of this name or alias, or the only one of this owner and name, or of this name without its owner."""
 
     def loose(*names: str) -> set[str]:
         return {re.sub("[^A-Za-z0-9]+", "-", name) for name in names}
 
-    exact = [it for it in models.values() if {*texts} & {*it.names}]
-    found = exact or [it for it in models.values() if loose(*texts) & loose(it.name, it.name.split("/")[-1])]
+    exact = [it for it in registry.models if {*texts} & {*it.names}]
+    found = exact or [it for it in registry.models if loose(*texts) & loose(it.name, it.name.split("/")[-1])]
     return found[0] if len(found) == 1 else None
 
 
-def _of_replicate(models: Mapping[str, Model], load: Callable[[], Settings]) -> Iterator[Outcome]:
+def _of_replicate(registry: Registry, load: Callable[[], Settings]) -> Iterator[Outcome]:
     try:
         settings = load()
         headers = {"Authorization": f"Bearer {_token(settings)}"}
@@ -322,7 +319,7 @@ def _of_replicate(models: Mapping[str, Model], load: Callable[[], Settings]) -> 
         return
     # No redirect is followed, and no proxy of the environment heeded: the token goes to the configured base alone.
     with httpx.Client(headers=headers, timeout=TIMEOUT, trust_env=False) as client:
-        for model in models.values():
+        for model in registry.models:
             try:
                 body = _asked(client, f"{settings.REPLICATE_BASE_URL}/v1/models/{model.name}")
                 yield _compared(model, *_opened(body))

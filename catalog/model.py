@@ -91,10 +91,12 @@ class Price:
 
 @dataclass(frozen=True, slots=True)
 class References:
-    """Which parameter takes reference images, and how many at the most."""
+    """Which parameter takes reference images, and how many at the most. The images of a request whose own model does
+    not take them go to a model where they are `preferred`."""
 
     parameter: str
     most: int = 1
+    preferred: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,6 +162,11 @@ class Model:
             schema["properties"][name]["default"] = value
         return schema
 
+    @cached_property
+    def text_parameters(self) -> set[str]:
+        """The parameters that hold text."""
+        return text_fields(self.input_schema)
+
     def default(self, name: str) -> Any:
         """What the model itself takes for a parameter that is not sent."""
         return self.inputs.model_fields[name].default if name in self.inputs.model_fields else None
@@ -191,3 +198,12 @@ class Model:
             "input_schema": self.input_schema,
             "example": {"model_name": self.short_name, **self.example},
         }
+
+
+def text_fields(schema: Mapping[str, Any]) -> set[str]:
+    """The properties of a JSON Schema that hold text."""
+    return {
+        name
+        for name, each in schema["properties"].items()
+        if any(option.get("type") == "string" for option in (each, *each.get("anyOf", ())))
+    }

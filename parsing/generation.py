@@ -10,18 +10,18 @@ another does: they are kept for it (`fallback.py`). Without it they are a proble
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Never
 
 from pydantic import TypeAdapter, ValidationError
 
-import models
-from adaptation import Step, given_references, is_taken
+from adaptation import Step, is_taken
 from catalog import references
 from catalog.model import KINDS, TIERS, Model, Prompt
+from catalog.registry import Registry
 from download_names import DownloadName, stem
 from errors import ABSENT, InvalidRequest, Problem
-from fallback import ONE_REFERENCE, REGISTRY, SEVERAL_REFERENCES, Route, Rules
+from fallback import Route
 from outside import check_url
 from parsing.shapes import BatchFields, BatchRequest, GenerationRequest, Limits, OwnFields
 from parsing.validation import not_a_field, problems_of, validated
@@ -34,27 +34,24 @@ _MAX_FIELDS = 100
 
 
 @dataclass(frozen=True, slots=True)
-class Terms:
-    """What holds here for every request: where a fallback goes, and whether webhooks may be on this very machine."""
+class ParseContext:
+    """What holds for every request of a service: its models, and whether webhooks may be on this very machine."""
 
-    rules: Rules = field(default_factory=lambda: REGISTRY)
+    registry: Registry
     loopback: bool = False
 
 
-USUAL = Terms()
-
-
-def parse_generation(body: Any, *, terms: Terms = USUAL) -> GenerationRequest:
+def parse_generation(body: Any, context: ParseContext) -> GenerationRequest:
     """The generation that the body of `POST /generate` asks for. Raises InvalidRequest."""
     if unusable := _unusable("body", body):
         _refuse(unusable)
-    found = _read(body, terms)
+    found = _read(body, context)
     if not isinstance(found, GenerationRequest):
         _refuse(found)
     return found
 
 
-def parse_batch(body: Any, *, terms: Terms = USUAL) -> BatchRequest:
+def parse_batch(body: Any, context: ParseContext) -> BatchRequest:
     """The batch that the body of `POST /generate-batch` asks for. Raises InvalidRequest."""
     if unusable := _unusable("body", body):
         _refuse(unusable)
@@ -62,9 +59,9 @@ def parse_batch(body: Any, *, terms: Terms = USUAL) -> BatchRequest:
     rest = {name: value for name, value in body.items() if name not in own}
     problems: list[Problem] = []
     fields = validated(BatchFields, own, problems)
-    _check_webhook(own.get("webhook"), terms, problems)
+    _check_webhook(own.get("webhook"), context, problems)
     is_whole = "requests" in rest
-    requests = (_read_whole if is_whole else _read_prompts)(rest, terms, problems)
+    requests = (_read_whole if is_whole else _read_prompts)(rest, context, problems)
     if problems or fields is None:
         _refuse(problems)
     shared = {} if is_whole else {name: rest[name] for name in rest if name not in {"prompts", "file_names"}}
@@ -100,7 +97,9 @@ def parse_filter(query: Mapping[str, Sequence[str]]) -> Callable[[Model], bool]:
     return lambda model: model.kind in query.get("kind", KINDS) and model.tier in query.get("tier", TIERS)
 
 
-def _read_whole(body: dict[str, Any], terms: Terms, problems: list[Problem]) -> list[GenerationRequest]:
+def _read_whole(
+    body: dict[str, Any], context: ParseContext, problems: list[Problem]
+) -> list[GenerationRequest]:
     """`{"requests": [{…}, …]}`"""
     problems.extend(
         Problem(name, "cannot stand beside `requests`; put it into each of them", body[name])
@@ -112,7 +111,7 @@ def _read_whole(body: dict[str, Any], terms: Terms, problems: list[Problem]) -> 
         where = f"requests[{index}]"
         if unusable := _unusable(where, item):
             problems += unusable
-        elif isinstance(found := _read(item, terms), GenerationRequest):
+        elif isinstance(found := _read(item, context), GenerationRequest):
             requests.append(found)
         else:
             problems.extend(problem.within(where) for problem in found)
@@ -121,7 +120,9 @@ def _read_whole(body: dict[str, Any], terms: Terms, problems: list[Problem]) -> 
     return requests
 
 
-def _read_prompts(body: dict[str, Any], terms: Terms, problems: list[Problem]) -> list[GenerationRequest]:
+def _read_prompts(
+    body: dict[str, Any], context: ParseContext, problems: list[Problem]
+) -> list[GenerationRequest]:
     """`{"model_name": "…", "prompts": ["…", …], …}`: what the prompts share is read once."""
     shared = {name: value for name, value in body.items() if name not in {"prompts", "file_names"}}
     for name, several in (("prompt", "prompts"), ("file_name", "file_names")):
@@ -132,7 +133,7 @@ def _read_prompts(body: dict[str, Any], terms: Terms, problems: list[Problem]) -
                 else f"is for one; a batch has `{several}`"
             )
             problems.append(Problem(name, why, shared.pop(name)))
-    found = _read(shared | {"prompt": "a stand-in"}, terms)
+    found = _read(shared | {"prompt": "a stand-in"}, context)
     prompts = list(_listed("prompts", body.get("prompts", ABSENT), problems))
     for index, prompt in enumerate(prompts):
         problems += _invalid(_PROMPT, f"prompts[{index}]", prompt)
@@ -182,30 +183,31 @@ def _listed(name: str, given: Any, problems: list[Problem]) -> Iterable[Any]:
     return ()
 
 
-def _read(body: dict[str, Any], terms: Terms) -> GenerationRequest | list[Problem]:
+def _read(body: dict[str, Any], context: ParseContext) -> GenerationRequest | list[Problem]:
     """One whole request, or everything that is wrong with it."""
     own = {name: body[name] for name in OwnFields.model_fields if name in body}
     given = {name: value for name, value in body.items() if name not in own}
     problems: list[Problem] = []
     fields = validated(OwnFields, own, problems)
-    _check_webhook(own.get("webhook"), terms, problems)
+    _check_webhook(own.get("webhook"), context, problems)
     name = own.get("model_name")
-    model = models.find(name) if isinstance(name, str) else None
+    registry = context.registry
+    model = registry.find(name) if isinstance(name, str) else None
     if model is None:
-        return problems + list(_without_model(name, given))
+        return problems + list(_without_model(name, given, registry))
     wished = own.get("fallback", False)
     asks_for_fallback = wished is not False
-    order = _order(wished, model, problems)
+    order = _order(wished, model, registry, problems)
     read = _read_for_any if asks_for_fallback else _read_for_one
-    valid = read(model, given, problems)
+    valid = read(model, given, registry, problems)
     wrong = {re.split(r"[.\[]", problem.field, maxsplit=1)[0] for problem in problems}
     problems += model.inputs.rules({name: value for name, value in valid.items() if name not in wrong})
     if problems or fields is None:
         return problems
-    route = Route(model, valid, terms.rules, order) if asks_for_fallback else None
+    route = Route(model, valid, registry, order) if asks_for_fallback else None
     first = route.first() if route else Step(model, {**model.asks_for, **valid})
     if first is None:
-        return [_nobody_takes(valid)]
+        return [_no_model_takes(valid, registry)]
     return GenerationRequest(
         first,
         fields.model_name,
@@ -219,26 +221,30 @@ def _read(body: dict[str, Any], terms: Terms) -> GenerationRequest | list[Proble
     )
 
 
-def _check_webhook(url: Any, terms: Terms, problems: list[Problem]) -> None:
+def _check_webhook(url: Any, context: ParseContext, problems: list[Problem]) -> None:
     if isinstance(url, str) and all(problem.field != "webhook" for problem in problems):
         try:
-            check_url(url, loopback=terms.loopback)
+            check_url(url, loopback=context.loopback)
         except ValueError as wrong:
             problems.append(Problem("webhook", str(wrong), url))
 
 
-def _read_for_one(model: Model, given: Mapping[str, Any], problems: list[Problem]) -> dict[str, Any]:
+def _read_for_one(
+    model: Model, given: Mapping[str, Any], registry: Registry, problems: list[Problem]
+) -> dict[str, Any]:
     """The model's own parameters. What it does not take but another does is a problem that names the other."""
     problems += [
         Problem(name, "is for POST /generate-batch", given[name]) for name in given if name in _BATCH_ONLY
     ]
     given = {name: value for name, value in given.items() if name not in _BATCH_ONLY}
-    strange = {name for name in given if name not in model.inputs.model_fields and name in _EVERY_FIELD}
+    strange = {name for name in given if name not in model.inputs.model_fields and name in registry.takers}
     takes = model.references
     if takes and takes.most == 1 and isinstance(given.get(takes.parameter), list):
         strange.add(takes.parameter)
     problems += [
-        Problem(name, _taken_by_others(name, model), given[name]) for name in given if name in strange
+        Problem(name, _taken_by_others(name, model, registry), given[name])
+        for name in given
+        if name in strange
     ]
     mine = {name: value for name, value in given.items() if name not in strange}
     inputs = validated(model.inputs, mine, problems, beside=_BESIDE)
@@ -248,27 +254,28 @@ def _read_for_one(model: Model, given: Mapping[str, Any], problems: list[Problem
     return valid
 
 
-def _read_for_any(model: Model, given: Mapping[str, Any], problems: list[Problem]) -> dict[str, Any]:
+def _read_for_any(
+    model: Model, given: Mapping[str, Any], registry: Registry, problems: list[Problem]
+) -> dict[str, Any]:
     """Parameters of this model or of any other, and reference images by any name, one or several."""
     mine, valid = {}, {}
     for name, value in given.items():
-        if name in references.NAMES:
+        if name in registry.reference_names:
             found = _references(name, value, problems)
             if found:
                 valid[name] = found
-        elif name in model.inputs.model_fields or name not in _EVERY_FIELD:
+        elif name in model.inputs.model_fields or name not in registry.takers:
             mine[name] = value
         elif value is not None:
-            takers = [each for each in models.MODELS.values() if name in each.inputs.model_fields]
+            takers = registry.takers[name]
             if any(is_taken(each, name, value) for each in takers):
                 valid[name] = value
             else:
                 validated(takers[0].inputs, {"prompt": "a stand-in", name: value}, problems)
     validated(model.inputs, mine, problems, beside=_BESIDE)
-    if len(given_references(valid)) > SEVERAL_REFERENCES.most_references:
-        problems.append(
-            Problem("fallback", f"takes at most {SEVERAL_REFERENCES.most_references} reference images in all")
-        )
+    most = registry.most_references
+    if len(registry.references_in(valid)) > most:
+        problems.append(Problem("fallback", f"takes at most {most} reference images in all"))
     return valid | {name: value for name, value in mine.items() if value is not None}
 
 
@@ -284,17 +291,18 @@ def _references(name: str, given: Any, problems: list[Problem]) -> Any:
     return found if several else next(iter(found), None)
 
 
-def _order(given: Any, model: Model, problems: list[Problem]) -> tuple[Model, ...] | None:
+def _order(given: Any, model: Model, registry: Registry, problems: list[Problem]) -> tuple[Model, ...] | None:
     """The models that the caller lists, None when they leave it to the rules."""
     if not isinstance(given, list) or not all(isinstance(each, str) for each in given):
         return None
-    if len(given) > len(models.MODELS):
-        problems.append(Problem("fallback", f"must name at most {len(models.MODELS)} models", given))
+    most = len(registry.models)
+    if len(given) > most:
+        problems.append(Problem("fallback", f"must name at most {most} models", given))
     order = []
-    for index, name in enumerate(given[: len(models.MODELS)]):
-        found = models.find(name)
+    for index, name in enumerate(given[:most]):
+        found = registry.find(name)
         if found is None:
-            problems.append(Problem(f"fallback[{index}]", _unknown_model(name), name))
+            problems.append(Problem(f"fallback[{index}]", _unknown_model(name, registry), name))
         elif found.kind != model.kind:
             problems.append(Problem(f"fallback[{index}]", f"makes {found.kind}s, not {model.kind}s", name))
         else:
@@ -302,30 +310,35 @@ def _order(given: Any, model: Model, problems: list[Problem]) -> tuple[Model, ..
     return tuple(order)
 
 
-def _nobody_takes(valid: Mapping[str, Any]) -> Problem:
-    name = next(name for name in references.NAMES if name in valid)
-    count = len(given_references(valid))
+def _no_model_takes(valid: Mapping[str, Any], registry: Registry) -> Problem:
+    name = next(name for name in registry.reference_names if name in valid)
+    count = len(registry.references_in(valid))
     images = "a reference image" if count == 1 else f"{count} reference images"
     return Problem(name, f"makes it {images}, and none of the models that may be tried takes so many")
 
 
-def _taken_by_others(name: str, model: Model) -> str:
+def _taken_by_others(name: str, model: Model, registry: Registry) -> str:
     """That this model does not take it so, and which does."""
-    one, several = (
-        f"{taker.short_name} takes {number} ({taker.references.parameter})"
-        for taker, number in ((ONE_REFERENCE, "one"), (SEVERAL_REFERENCES, "up to three"))
-        if taker.references
-    )
-    if name in references.NAMES:
+    if name in registry.reference_names:
         if model.references is None:
-            return f"is not taken by {model.short_name}, as no reference image is; {one}, {several}"
+            return f"is not taken by {model.short_name}, as no reference image is{_takers_of(1, registry)}"
         if name == model.references.parameter:
-            return f"must be one image and no list for {model.short_name}; {several}"
+            return f"must be one image and no list for {model.short_name}{_takers_of(2, registry)}"
         return f"is not taken by {model.short_name}, whose reference image is {model.references.parameter}"
-    takers = [each for each in models.MODELS.values() if name in each.inputs.model_fields]
+    takers = registry.takers[name]
     alike = [each.short_name for each in takers if each.kind == model.kind]
     named = alike or [each.short_name for each in takers]
     return f"is not taken by {model.short_name}, but by {', '.join(named)}"
+
+
+def _takers_of(least: int, registry: Registry) -> str:
+    """Which models take at least so many reference images, as the rest of a sentence."""
+    takers = [
+        f"{each.short_name} takes {_UP_TO.get(most, f'up to {most}')} ({each.references.parameter})"
+        for each in registry.reference_models
+        if each.references and (most := each.references.most) >= least
+    ]
+    return f"; {', '.join(takers)}" if takers else ""
 
 
 def _refuse(problems: list[Problem]) -> Never:
@@ -344,21 +357,22 @@ def _unusable(where: str, given: Any) -> list[Problem]:
     return []
 
 
-def _without_model(name: Any, given: Mapping[str, Any]) -> Iterator[Problem]:
+def _without_model(name: Any, given: Mapping[str, Any], registry: Registry) -> Iterator[Problem]:
     """What can be said of a request that names no model known here."""
     if isinstance(name, str):
-        yield Problem("model_name", _unknown_model(name), name)
+        yield Problem("model_name", _unknown_model(name, registry), name)
     if "prompt" in given:
         yield from _invalid(_PROMPT, "prompt", given["prompt"])
     else:
         yield Problem("prompt", "is required")
     for each, value in given.items():
-        if each not in _EVERY_FIELD:
-            yield Problem(each, not_a_field(each, _EVERY_FIELD), value)
+        if each not in registry.takers:
+            yield Problem(each, not_a_field(each, (*OwnFields.model_fields, *registry.takers)), value)
 
 
-def _unknown_model(name: str) -> str:
-    return f"is not a model known here; these are, the nearest first: {', '.join(models.nearest_first(name))}"
+def _unknown_model(name: str, registry: Registry) -> str:
+    near = ", ".join(registry.nearest_first(name))
+    return f"is not a model known here; these are, the nearest first: {near}"
 
 
 def _invalid(shape: TypeAdapter[Any], where: str, given: Any) -> list[Problem]:
@@ -369,13 +383,7 @@ def _invalid(shape: TypeAdapter[Any], where: str, given: Any) -> list[Problem]:
     return []
 
 
-_EVERY_FIELD = dict.fromkeys(
-    [
-        *OwnFields.model_fields,
-        *(name for model in models.MODELS.values() for name in model.inputs.model_fields),
-    ]
-)
-"""Whatever any model takes, for a request that does not say which."""
+_UP_TO = {1: "one", 2: "up to two", 3: "up to three"}
 
 _BATCH_ONLY = (*BatchFields.model_fields, "prompts", "file_names", "requests")
 

@@ -13,13 +13,13 @@ from io import BytesIO
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, BinaryIO, cast
 
-from pydantic import BaseModel
 from werkzeug.datastructures import FileStorage, MultiDict
 from werkzeug.exceptions import RequestEntityTooLarge
 from werkzeug.formparser import FormDataParser
 
-import models
-from catalog.references import INLINE, NAMES, Upload
+from catalog.model import text_fields
+from catalog.references import INLINE, Upload
+from catalog.registry import Registry
 from errors import InvalidJSON, InvalidRequest, PayloadTooLarge, Problem
 from parsing import strict_json
 from parsing.shapes import BatchFields, OwnFields
@@ -33,34 +33,26 @@ MAX_PARTS = 500
 _HEADERS = 1_000_000
 """Bytes that the headers of all parts may take, and what has been read and not yet looked at."""
 
-_LISTS = {"prompts", "file_names"} | {
-    model.references.parameter
-    for model in models.MODELS.values()
-    if model.references and model.most_references > 1
+_OWN_LISTS = ("prompts", "file_names")
+
+_OWN_TEXTS = {
+    *_OWN_LISTS,
+    *(name for shape in (OwnFields, BatchFields) for name in text_fields(shape.model_json_schema())),
 }
-"""Fields that hold a list of texts, also when there is one."""
 
 _PLACE = re.compile(r"requests\[(\d{1,5})\]\.(\w+)")
 
 
-def _is_text(schema: Mapping[str, Any]) -> bool:
-    return any(each.get("type") == "string" for each in (schema, *schema.get("anyOf", ())))
-
-
-_SHAPES: list[type[BaseModel]] = [OwnFields, BatchFields, *(model.inputs for model in models.MODELS.values())]
-_TEXTS = {
-    name
-    for shape in _SHAPES
-    for name, schema in shape.model_json_schema()["properties"].items()
-    if _is_text(schema)
-} | {*NAMES, *_LISTS}
-"""Fields that hold text, whatever it looks like. No model has a number by the same name."""
-
-
 def read_form(
-    stream: IO[bytes], *, options: Mapping[str, str], length: int | None, most_text: int, spool: Path | None
+    stream: IO[bytes],
+    *,
+    registry: Registry,
+    options: Mapping[str, str],
+    length: int | None,
+    most_text: int,
+    spool: Path | None,
 ) -> Any:
-    """The body that a form stands for.
+    """The body that a form stands for. The models of the `registry` say which fields hold text, and which a list.
 
     `options` are the parameters of its Content-Type, `length` its bytes, if they are known. Text may take `most_text`
     bytes; a file too large to be sent inline goes to the directory `spool`. Raises InvalidRequest or PayloadTooLarge.
@@ -82,7 +74,7 @@ def read_form(
     try:
         counted = cast("IO[bytes]", _Counted(stream, opened, most_text))
         _, fields, files = parser.parse(counted, "multipart/form-data", length, dict(options))
-        return _body(fields, files)
+        return _Reader(registry).body(fields, files)
     except BaseException as error:
         for file in opened:
             file.close()
@@ -124,42 +116,48 @@ class _Counted:
         return chunk
 
 
-def _body(fields: MultiDict[str, str], files: MultiDict[str, FileStorage]) -> dict[str, Any]:
-    body: dict[str, Any] = {}
-    if garbled := [name for name, text in fields.items(multi=True) if "\ufffd" in name + text]:
-        raise InvalidRequest([Problem(name, "is not UTF-8") for name in garbled])
-    for name, texts in fields.lists():
-        values = [_value(name, text) for text in texts]
-        is_whole = len(values) == 1 and (name not in _LISTS or isinstance(values[0], list))
-        body[name] = values[0] if is_whole else values
-    for name, uploaded in files.items(multi=True):
-        _put(body, name, Upload(_taken_from(uploaded)))
-    return body
+class _Reader:
+    """Makes a body of fields and files. Some fields hold text, whatever it looks like: no model has a number by
+    the same name. Some hold a list of texts, also when there is only one."""
 
+    def __init__(self, registry: Registry) -> None:
+        self._lists = {*_OWN_LISTS, *registry.list_parameters}
+        self._texts = _OWN_TEXTS | registry.text_parameters
 
-def _value(name: str, text: str) -> Any:
-    if name in _TEXTS and not (name in _LISTS and text.startswith("[")):
-        return text
-    try:
-        return strict_json.loads(text.encode())
-    except InvalidJSON:
-        return text  # and what takes no text will say so
+    def body(self, fields: MultiDict[str, str], files: MultiDict[str, FileStorage]) -> dict[str, Any]:
+        body: dict[str, Any] = {}
+        if garbled := [name for name, text in fields.items(multi=True) if "\ufffd" in name + text]:
+            raise InvalidRequest([Problem(name, "is not UTF-8") for name in garbled])
+        for name, texts in fields.lists():
+            values = [self._value(name, text) for text in texts]
+            is_whole = len(values) == 1 and (name not in self._lists or isinstance(values[0], list))
+            body[name] = values[0] if is_whole else values
+        for name, uploaded in files.items(multi=True):
+            self._put(body, name, Upload(_taken_from(uploaded)))
+        return body
 
+    def _value(self, name: str, text: str) -> Any:
+        if name in self._texts and not (name in self._lists and text.startswith("[")):
+            return text
+        try:
+            return strict_json.loads(text.encode())
+        except InvalidJSON:
+            return text  # and what takes no text will say so
 
-def _put(body: dict[str, Any], name: str, upload: Upload) -> None:
-    """Where the name says; beside what is there by that name, as a list."""
-    place: Any = body
-    if found := _PLACE.fullmatch(name):
-        requests = body.get("requests")
-        index = int(found[1])
-        if isinstance(requests, list) and index < len(requests) and isinstance(requests[index], dict):
-            place, name = requests[index], found[2]
-    if name not in place:
-        place[name] = [upload] if name in _LISTS else upload
-    elif isinstance(place[name], list):
-        place[name].append(upload)
-    else:
-        place[name] = [place[name], upload]
+    def _put(self, body: dict[str, Any], name: str, upload: Upload) -> None:
+        """Where the name says; beside what is there by that name, as a list."""
+        place: Any = body
+        if found := _PLACE.fullmatch(name):
+            requests = body.get("requests")
+            index = int(found[1])
+            if isinstance(requests, list) and index < len(requests) and isinstance(requests[index], dict):
+                place, name = requests[index], found[2]
+        if name not in place:
+            place[name] = [upload] if name in self._lists else upload
+        elif isinstance(place[name], list):
+            place[name].append(upload)
+        else:
+            place[name] = [place[name], upload]
 
 
 def _taken_from(uploaded: FileStorage) -> BinaryIO:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final, Literal, cast
 
-import models
+from catalog.registry import Registry
 from errors import InvalidRequest, Problem
 from telling import ENDED, UNFINISHED, dated
 
@@ -59,13 +59,13 @@ def each_once(query: Mapping[str, Sequence[str]]) -> dict[str, str]:
     return {name: values[0] for name, values in query.items()}
 
 
-def parse_list(query: Mapping[str, str]) -> ListQuery:
+def parse_list(query: Mapping[str, str], registry: Registry) -> ListQuery:
     """Raises InvalidRequest with everything that is wrong."""
     problems = _unknown(query, ("state", "model", "since", "limit", "cursor"))
     state = _chosen("state", query, (*UNFINISHED, *ENDED), problems)
-    model = models.find(query["model"]) if "model" in query else None
+    model = registry.find(query["model"]) if "model" in query else None
     if "model" in query and model is None:
-        near = ", ".join(models.nearest_first(query["model"]))
+        near = ", ".join(registry.nearest_first(query["model"]))
         problems.append(Problem("model", f"is not a model known here; these are: {near}", query["model"]))
     since = _moment("since", query, problems)
     limit, before = _limit(query, problems), _before(query, problems)

@@ -3,13 +3,13 @@
 import asyncio
 import json
 
+from declarations import CONTEXT
 from parts import ADMIN, Fake, Notes, a_picture, run, succeeded
 
 from concurrency import Gate
 from files import Kept
 from generation import Generations
 from parsing.attachments import Attachments
-from parsing.generation import Terms
 from providers import Created, Prediction
 from recovery import Recovery
 
@@ -53,7 +53,7 @@ async def heard(*callers: "asyncio.Task") -> list[str]:
 def next_service(fake: Fake, ledger: Notes, **how):
     """The process after the one that left this ledger, which goes on with all of it."""
     gate, generations = a_service(fake, ledger=ledger, **how)
-    recovery = Recovery(attachments=Attachments(None), terms=Terms())
+    recovery = Recovery(attachments=Attachments(None), context=CONTEXT)
     rows = [row for row in ledger.of("generations") if row["ended_at"] is None]
     batches = [
         (batch, [row for row in ledger.of("generations") if row["batch"] == batch["id"]])

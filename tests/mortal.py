@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import httpx
+from declarations import CONTEXT
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, rule
 from parts import ADMIN, UNPLANNED, USER, VIEW
@@ -24,7 +25,6 @@ from idempotency import body_fingerprint
 from interrupted import InterruptedWork
 from loop_thread import Pool
 from parsing.attachments import Attachments
-from parsing.generation import Terms
 from providers.replicate import Replicate
 from recovery import Recovery, inherit
 from simulator import Options
@@ -167,7 +167,7 @@ class Process:
             max_queued=1000,
             let_go=lambda work: self.desk.keys.release(work.id),
         )
-        recovery = Recovery(attachments=Attachments(None), terms=Terms())
+        recovery = Recovery(attachments=Attachments(None), context=CONTEXT)
         shared = {
             "generations": self.generations,
             "ledger": self.ledger,

@@ -13,12 +13,12 @@ from contextlib import asynccontextmanager, closing, suppress
 from dataclasses import dataclass
 
 from callers import SERVER_TOKEN, USER_TOKEN
+from declarations import parse_batch, parse_generation
 
 from auth import Caller
 from concurrency import Gate
 from errors import LedgerDown, UpstreamError
 from generation import Generations
-from parsing.generation import parse_batch, parse_generation
 from planning import Plan
 from providers import Created, Prediction, TryAgain
 from providers.replicate import Replicate

@@ -4,12 +4,12 @@ from io import BytesIO
 
 import pytest
 from callers import ADMIN, USER
+from declarations import MODELS, find
 from PIL import Image
 from problems import fields, problem
 from virtual_replicate import replicate
 from virtual_time import run
 
-from models import MODELS, find
 from simulator import Options
 
 PICTURE = "https://example.com/a.png"

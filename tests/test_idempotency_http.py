@@ -216,7 +216,7 @@ def served_and_left(service, path, body) -> str:
     from parsing.generation import parse_batch, parse_generation
 
     caller, is_one = asked.spending_caller(), path == "/generate"
-    wanted = (parse_generation if is_one else parse_batch)(body, terms=service.terms)
+    wanted = (parse_generation if is_one else parse_batch)(body, service.parse_context)
     order = service.reception.order(
         "gen" if is_one else "batch",
         wanted,

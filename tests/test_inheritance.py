@@ -5,11 +5,11 @@ import json
 import time
 
 import virtual_time
+from declarations import CONTEXT
 from leaving import a_service, cancel, start
 from parts import USER, Fake, Notes
 
 from parsing.attachments import Attachments
-from parsing.generation import Terms
 from recovery import KNOWN_FOR, Recovery, inherit, seconds_since
 
 NOW = time.time()
@@ -60,7 +60,7 @@ def test_predictions_of_others_stay_known_as_long_as_one_that_may_be_theirs_is_i
         for ago in (1000 + KNOWN_FOR - 1, 999, 500, 1)
     ]
 
-    recovery = Recovery(attachments=Attachments(None), terms=Terms())
+    recovery = Recovery(attachments=Attachments(None), context=CONTEXT)
     inherited = inherit(Left(in_doubt, *made), recovery, None, simulated=True, now=NOW)
 
     assert {"p1119.0", "p999", "p500", "p1"} == set(inherited.prediction_ids)

@@ -6,6 +6,7 @@ from collections import Counter
 from threading import Thread
 
 import pytest
+from declarations import parse_batch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from parts import ADMIN, OTHER_USER, Parts, run_batch
@@ -14,7 +15,6 @@ from virtual_time import run
 
 from concurrency import Gate, Outlook
 from fairness import Line
-from parsing.generation import parse_batch
 from planning import REMEMBERED, Item, Pace, Plan, Took, plan
 from simulator import Options
 from sliding_window import WINDOW

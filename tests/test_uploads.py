@@ -5,11 +5,11 @@ from io import BytesIO
 
 import pytest
 import virtual_time
+from declarations import parse_generation
 from parts import ADMIN, USER, on_a_loop, parts, run, until
 
 from catalog.references import INLINE, Upload
 from errors import UpstreamError
-from parsing.generation import parse_generation
 from providers.transport import Lost
 from providers.uploads import AT_ONCE, GOOD_FOR, TRIES, Uploads
 
