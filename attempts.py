@@ -16,8 +16,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import Any, Final, Protocol, TypeVar
 
-from adaptation import Step
 from auth import Caller
+from catalog.adaptation import Step
 from catalog.references import Upload
 from concurrency import Gate, Lease
 from errors import GenerationTimeout, LedgerDown, ServiceError

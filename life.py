@@ -5,7 +5,7 @@
 One admission is one attempt (`attempts.py`): the slot and the place it got go back before the next attempt asks for its
 own, so the limits hold for retries too. What is tried again is only what certainly was not started (refused, never
 connected) or failed for a passing reason that the model itself names; a refused prompt never is. Whoever asked for a
-fallback has a failure turned into an attempt of another model (`fallback.py`), admitted anew like any other.
+fallback has a failure turned into an attempt of another model (`catalog/fallback.py`), admitted anew like any other.
 
 What was made is fetched and kept before anybody is told, but after the slot is free. Every transition is put on record,
 and its end is on the disk before anybody hears of it. A life that ends early is either cancelled, which is an end, or
@@ -24,10 +24,10 @@ from typing import Final, Protocol
 
 import structlog
 
-from adaptation import Step
 from attempts import Attempts, Ledger, to_the_end
 from budget import Budget, check_cost
 from callbacks import Delivery
+from catalog.adaptation import Step
 from concurrency import Gate
 from errors import (
     AccountError,

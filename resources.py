@@ -5,8 +5,8 @@ from tempfile import TemporaryFile
 
 import structlog
 
+from catalog.fallback import read_rules
 from catalog.registry import Registry
-from fallback import read_rules
 from files.directory import Directory
 from files.storage import Storage
 from models import declared

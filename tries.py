@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Protocol
 
-from adaptation import Change
+from catalog.adaptation import Change
 from catalog.model import Model
 from errors import OutcomeUnknown, ServiceError
 from providers import Prediction

@@ -1,4 +1,5 @@
-"""The catalog of models: their inputs, prices and reference images, and how they compare with what Replicate publishes.
+"""The catalog of models: their inputs, prices and reference images, and which model is tried when another fails.
 
-`models.py` declares the models with it.
+`model.py` says what a model is, `registry.py` holds those the service knows, `fallback.py` and `adaptation.py` lead
+from one to another, and `drift.py` compares them with what Replicate publishes. `models.py` declares them.
 """

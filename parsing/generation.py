@@ -4,7 +4,7 @@ Everything is checked before anything is spent, strictly (`true` is no integer, 
 problems are told at once, by field, in words the caller can act on.
 
 Whoever asks for a `fallback` may also give parameters and reference images that their model does not take, as long as
-another does: they are kept for it (`fallback.py`). Without it they are a problem that names who takes them.
+another does: they are kept for it (`catalog/fallback.py`). Without it they are a problem that names who takes them.
 """
 
 import re
@@ -15,13 +15,13 @@ from typing import Any, Never
 
 from pydantic import TypeAdapter, ValidationError
 
-from adaptation import Step, is_taken
 from catalog import references
+from catalog.adaptation import Step, is_taken
+from catalog.fallback import Route
 from catalog.model import KINDS, TIERS, Model, Prompt
 from catalog.registry import Registry
 from download_names import DownloadName, stem
 from errors import ABSENT, InvalidRequest, Problem
-from fallback import Route
 from outside import check_url
 from parsing.shapes import BatchFields, BatchRequest, GenerationRequest, Limits, OwnFields
 from parsing.validation import not_a_field, problems_of, validated

@@ -6,10 +6,10 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, PlainValidator, WithJsonSchema
 
-from adaptation import Step
+from catalog.adaptation import Step
+from catalog.fallback import Route
 from catalog.model import Model, Text
 from download_names import DownloadName
-from fallback import Route
 from settings import MAX_CONCURRENT_LIMIT, MAX_REQUESTS_PER_MINUTE
 
 MAX_TIMEOUT = 1800

@@ -9,10 +9,10 @@ from declarations import MODELS, REGISTRY, find, parse_generation
 from hypothesis import given
 from hypothesis import strategies as st
 
-from adaptation import SAFETY
+from catalog.adaptation import SAFETY
+from catalog.fallback import CODES, Route, read_rules
 from catalog.model import Fallback
 from errors import InvalidRequest
-from fallback import CODES, Route, read_rules
 from models import declared
 from parsing.generation import ParseContext
 from settings import SettingsError

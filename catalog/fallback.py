@@ -14,7 +14,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from adaptation import Adaptation, Step
+from catalog.adaptation import Adaptation, Step
 from catalog.model import Fallback, Model
 from catalog.registry import Registry, Rules
 from errors import every_error
