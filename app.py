@@ -31,7 +31,10 @@ from errors import (
     every_error,
 )
 from openapi import openapi_document
-from parsing.generation import parse_batch, parse_filter, parse_generation, parse_limits
+from parsing.batch import parse_batch
+from parsing.generation import parse_generation
+from parsing.limits import parse_limits
+from parsing.queries import parse_filter
 from resources import check
 from service import VERSION, Service
 from serving import serve

@@ -13,8 +13,9 @@ from catalog.model import Model
 from catalog.references import LARGEST
 from operations import paths
 from outside import LONGEST_URL
-from parsing.generation import MAX_BATCH_ITEMS
-from parsing.shapes import BatchFields, Limits, OwnFields
+from parsing.batch import MAX_BATCH_ITEMS
+from parsing.limits import Limits
+from parsing.shapes import BatchFields, OwnFields
 from schemas import JSON, an_object, answers, ref
 
 _DRAFT = "https://json-schema.org/draft/2020-12/schema"

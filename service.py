@@ -32,7 +32,8 @@ from lookup import Lookup
 from loop_thread import LoopThread, Pool
 from parsing.attachments import UPLOADED, Attachments
 from parsing.generation import ParseContext
-from parsing.shapes import BatchRequest, Limits
+from parsing.limits import Limits
+from parsing.shapes import BatchRequest
 from planning import Item, Plan, plan
 from providers.replicate import Replicate
 from reception import Reception

@@ -162,11 +162,6 @@ class Model:
             schema["properties"][name]["default"] = value
         return schema
 
-    @cached_property
-    def text_parameters(self) -> set[str]:
-        """The parameters that hold text."""
-        return text_fields(self.input_schema)
-
     def default(self, name: str) -> Any:
         """What the model itself takes for a parameter that is not sent."""
         return self.inputs.model_fields[name].default if name in self.inputs.model_fields else None

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from difflib import SequenceMatcher
 from typing import Any
 
-from catalog.model import Fallback, Model
+from catalog.model import Fallback, Model, text_fields
 from catalog.references import NAMES
 
 Rules = Mapping[str, Sequence[Fallback]]
@@ -92,4 +92,4 @@ class Registry:
     @property
     def text_parameters(self) -> set[str]:
         """The parameters that hold text; reference images count."""
-        return set(self.reference_names).union(*(each.text_parameters for each in self.models))
+        return set(self.reference_names).union(*(text_fields(each.input_schema) for each in self.models))

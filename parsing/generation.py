@@ -1,36 +1,30 @@
-"""From a body to requests that may be paid for.
+"""From a body to a generation that may be paid for.
 
 Everything is checked before anything is spent, strictly (`true` is no integer, `"3"` no number), and all
-problems are told at once, by field, in words the caller can act on.
+problems are reported at once, by field, in words the caller can act on.
 
-Whoever asks for a `fallback` may also give parameters and reference images that their model does not take, as long as
-another does: they are kept for it (`catalog/fallback.py`). Without it they are a problem that names who takes them.
+A caller who asks for a `fallback` may also give parameters and reference images that their model does not take, as long
+as another does: they are kept for it (`catalog/fallback.py`). Without it they are a problem that names who takes them.
 """
 
 import re
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Never
+from typing import Any
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 
 from catalog import references
 from catalog.adaptation import Step, is_taken
 from catalog.fallback import Route
-from catalog.model import KINDS, TIERS, Model, Prompt
+from catalog.model import Model, Prompt
 from catalog.registry import Registry
-from download_names import DownloadName, stem
-from errors import ABSENT, InvalidRequest, Problem
+from errors import Problem
 from outside import check_url
-from parsing.shapes import BatchFields, BatchRequest, GenerationRequest, Limits, OwnFields
-from parsing.validation import not_a_field, problems_of, validated
+from parsing.shapes import BatchFields, GenerationRequest, OwnFields
+from parsing.validation import not_a_field, problems_with, refuse, unusable_reasons, validated
 
-MAX_BATCH_ITEMS = 10_000
-
-_MAX_PROBLEMS_TOLD = 100
-_MAX_FIELDS = 100
-"""Far more than any model takes. Looking for the nearest name of a million unknown ones would take minutes."""
+PROMPT: TypeAdapter[str] = TypeAdapter(Prompt)
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,153 +37,21 @@ class ParseContext:
 
 def parse_generation(body: Any, context: ParseContext) -> GenerationRequest:
     """The generation that the body of `POST /generate` asks for. Raises InvalidRequest."""
-    if unusable := _unusable("body", body):
-        _refuse(unusable)
-    found = _read(body, context)
+    if unusable := unusable_reasons("body", body):
+        refuse(unusable)
+    found = read_generation(body, context)
     if not isinstance(found, GenerationRequest):
-        _refuse(found)
+        refuse(found)
     return found
 
 
-def parse_batch(body: Any, context: ParseContext) -> BatchRequest:
-    """The batch that the body of `POST /generate-batch` asks for. Raises InvalidRequest."""
-    if unusable := _unusable("body", body):
-        _refuse(unusable)
-    own = {name: body[name] for name in BatchFields.model_fields if name in body}
-    rest = {name: value for name, value in body.items() if name not in own}
-    problems: list[Problem] = []
-    fields = validated(BatchFields, own, problems)
-    _check_webhook(own.get("webhook"), context, problems)
-    is_whole = "requests" in rest
-    requests = (_read_whole if is_whole else _read_prompts)(rest, context, problems)
-    if problems or fields is None:
-        _refuse(problems)
-    shared = {} if is_whole else {name: rest[name] for name in rest if name not in {"prompts", "file_names"}}
-    bound = fields.max_concurrent and min(fields.max_concurrent, MAX_BATCH_ITEMS)  # more bounds nothing
-    return BatchRequest(requests, bound, fields.dry_run, fields.webhook, fields.max_cost_usd, shared)
-
-
-def parse_limits(body: Any) -> Limits:
-    """The limits that the body of `POST /configure` asks for. Raises InvalidRequest."""
-    if unusable := _unusable("body", body):
-        _refuse(unusable)
-    problems: list[Problem] = []
-    limits = validated(Limits, body, problems)
-    if limits and all(value is None for value in limits.model_dump().values()):
-        problems.append(Problem("body", "must name concurrent_limit, requests_per_minute, or both"))
-    if problems or limits is None:
-        _refuse(problems)
-    return limits
-
-
-def parse_filter(query: Mapping[str, Sequence[str]]) -> Callable[[Model], bool]:
-    """Which models the query of `GET /models` asks for: any of the kinds and of the tiers it names. Raises
-    InvalidRequest."""
-    choices = {"kind": KINDS, "tier": TIERS}
-    problems = [
-        Problem(name, f"must be {' or '.join(known)}", value)
-        for name, known in choices.items()
-        for value in query.get(name, ())
-        if value not in known
-    ]
-    if problems:
-        _refuse(problems)
-    return lambda model: model.kind in query.get("kind", KINDS) and model.tier in query.get("tier", TIERS)
-
-
-def _read_whole(
-    body: dict[str, Any], context: ParseContext, problems: list[Problem]
-) -> list[GenerationRequest]:
-    """`{"requests": [{…}, …]}`"""
-    problems.extend(
-        Problem(name, "cannot stand beside `requests`; put it into each of them", body[name])
-        for name in body
-        if name != "requests"
-    )
-    requests = []
-    for index, item in enumerate(_listed("requests", body["requests"], problems)):
-        where = f"requests[{index}]"
-        if unusable := _unusable(where, item):
-            problems += unusable
-        elif isinstance(found := _read(item, context), GenerationRequest):
-            requests.append(found)
-        else:
-            problems.extend(problem.within(where) for problem in found)
-        if len(problems) > _MAX_PROBLEMS_TOLD:
-            break
-    return requests
-
-
-def _read_prompts(
-    body: dict[str, Any], context: ParseContext, problems: list[Problem]
-) -> list[GenerationRequest]:
-    """`{"model_name": "…", "prompts": ["…", …], …}`: what the prompts share is read once."""
-    shared = {name: value for name, value in body.items() if name not in {"prompts", "file_names"}}
-    for name, several in (("prompt", "prompts"), ("file_name", "file_names")):
-        if name in shared:
-            why = (
-                "cannot stand beside `prompts`"
-                if "prompts" in body
-                else f"is for one; a batch has `{several}`"
-            )
-            problems.append(Problem(name, why, shared.pop(name)))
-    found = _read(shared | {"prompt": "a stand-in"}, context)
-    prompts = list(_listed("prompts", body.get("prompts", ABSENT), problems))
-    for index, prompt in enumerate(prompts):
-        problems += _invalid(_PROMPT, f"prompts[{index}]", prompt)
-        if len(problems) > _MAX_PROBLEMS_TOLD:
-            break
-    names = _file_names(body.get("file_names"), prompts, problems)
-    if not isinstance(found, GenerationRequest):
-        problems += found
-        return []
-    if problems:
-        return []
-    return [found.with_prompt(prompt, file_name=name) for prompt, name in zip(prompts, names, strict=True)]
-
-
-def _file_names(given: Any, prompts: Sequence[Any], problems: list[Problem]) -> Sequence[str | None]:
-    if given is None:
-        return [None] * len(prompts)
-    if not isinstance(given, list) or len(given) != len(prompts):
-        problems.append(Problem("file_names", "must be a list of one name for each prompt", given))
-        return ()
-    for index, name in enumerate(given):
-        problems += _invalid(_NAME, f"file_names[{index}]", name)
-        if len(problems) > _MAX_PROBLEMS_TOLD:
-            return ()
-    stems = Counter(stem(name).casefold() for name in given) if not problems else Counter()
-    problems += [
-        Problem(
-            "file_names", f"must be distinct, also without their endings; there are {number} of {name}", given
-        )
-        for name, number in stems.most_common(1)
-        if number > 1
-    ]
-    return given
-
-
-def _listed(name: str, given: Any, problems: list[Problem]) -> Iterable[Any]:
-    if given is ABSENT:
-        problems.append(Problem(name, "is required, or `requests` in its place"))
-    elif not isinstance(given, list):
-        problems.append(Problem(name, "must be a list", given))
-    elif not given:
-        problems.append(Problem(name, "must hold at least one item"))
-    elif len(given) > MAX_BATCH_ITEMS:
-        problems.append(Problem(name, f"must hold at most {MAX_BATCH_ITEMS} items", given))
-    else:
-        return given
-    return ()
-
-
-def _read(body: dict[str, Any], context: ParseContext) -> GenerationRequest | list[Problem]:
+def read_generation(body: dict[str, Any], context: ParseContext) -> GenerationRequest | list[Problem]:
     """One whole request, or everything that is wrong with it."""
     own = {name: body[name] for name in OwnFields.model_fields if name in body}
     given = {name: value for name, value in body.items() if name not in own}
     problems: list[Problem] = []
     fields = validated(OwnFields, own, problems)
-    _check_webhook(own.get("webhook"), context, problems)
+    check_webhook(own.get("webhook"), context, problems)
     name = own.get("model_name")
     registry = context.registry
     model = registry.find(name) if isinstance(name, str) else None
@@ -221,7 +83,8 @@ def _read(body: dict[str, Any], context: ParseContext) -> GenerationRequest | li
     )
 
 
-def _check_webhook(url: Any, context: ParseContext, problems: list[Problem]) -> None:
+def check_webhook(url: Any, context: ParseContext, problems: list[Problem]) -> None:
+    """Add what is wrong with a URL that is to be called, unless something is already known to be."""
     if isinstance(url, str) and all(problem.field != "webhook" for problem in problems):
         try:
             check_url(url, loopback=context.loopback)
@@ -341,28 +204,12 @@ def _takers_of(least: int, registry: Registry) -> str:
     return f"; {', '.join(takers)}" if takers else ""
 
 
-def _refuse(problems: list[Problem]) -> Never:
-    told = problems[:_MAX_PROBLEMS_TOLD]
-    if len(problems) > len(told):
-        told.append(Problem("body", "has more problems than these"))
-    raise InvalidRequest(told)
-
-
-def _unusable(where: str, given: Any) -> list[Problem]:
-    """Why there is no looking at its fields."""
-    if not isinstance(given, dict):
-        return [Problem(where, "must be a JSON object", given)]
-    if len(given) > _MAX_FIELDS:
-        return [Problem(where, f"must have at most {_MAX_FIELDS} fields", given)]
-    return []
-
-
 def _without_model(name: Any, given: Mapping[str, Any], registry: Registry) -> Iterator[Problem]:
     """What can be said of a request that names no model known here."""
     if isinstance(name, str):
         yield Problem("model_name", _unknown_model(name, registry), name)
     if "prompt" in given:
-        yield from _invalid(_PROMPT, "prompt", given["prompt"])
+        yield from problems_with(PROMPT, "prompt", given["prompt"])
     else:
         yield Problem("prompt", "is required")
     for each, value in given.items():
@@ -375,20 +222,9 @@ def _unknown_model(name: str, registry: Registry) -> str:
     return f"is not a model known here; these are, the nearest first: {near}"
 
 
-def _invalid(shape: TypeAdapter[Any], where: str, given: Any) -> list[Problem]:
-    try:
-        shape.validate_python(given, strict=True)
-    except ValidationError as invalid:
-        return problems_of(invalid, within=where, given=given)
-    return []
-
-
 _UP_TO = {1: "one", 2: "up to two", 3: "up to three"}
 
 _BATCH_ONLY = (*BatchFields.model_fields, "prompts", "file_names", "requests")
 
 _BESIDE = (*OwnFields.model_fields, *_BATCH_ONLY)
 """What may stand beside a model's parameters, here or in a batch."""
-
-_PROMPT: TypeAdapter[str] = TypeAdapter(Prompt)
-_NAME: TypeAdapter[str] = TypeAdapter(DownloadName)

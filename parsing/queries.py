@@ -1,16 +1,18 @@
-"""What the addresses of lists and of usage ask for, read from their query strings."""
+"""From the query strings of lists, of usage and of `/models` to what they ask for."""
 
 import base64
 import binascii
 import re
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final, Literal, cast
 
+from catalog.model import KINDS, TIERS, Model
 from catalog.registry import Registry
 from errors import InvalidRequest, Problem
+from parsing.validation import refuse
 from telling import ENDED, UNFINISHED, dated
 
 LONGEST_PAGE: Final = 200
@@ -72,6 +74,21 @@ def parse_list(query: Mapping[str, str], registry: Registry) -> ListQuery:
     if problems:
         raise InvalidRequest(problems)
     return ListQuery(limit, state, model.name if model else None, since, before)
+
+
+def parse_filter(query: Mapping[str, Sequence[str]]) -> Callable[[Model], bool]:
+    """Which models the query of `GET /models` asks for: any of the kinds and of the tiers it names. Raises
+    InvalidRequest."""
+    choices = {"kind": KINDS, "tier": TIERS}
+    problems = [
+        Problem(name, f"must be {' or '.join(known)}", value)
+        for name, known in choices.items()
+        for value in query.get(name, ())
+        if value not in known
+    ]
+    if problems:
+        refuse(problems)
+    return lambda model: model.kind in query.get("kind", KINDS) and model.tier in query.get("tier", TIERS)
 
 
 def parse_usage(query: Mapping[str, str]) -> UsageQuery:

@@ -10,7 +10,6 @@ from catalog.adaptation import Step
 from catalog.fallback import Route
 from catalog.model import Model, Text
 from download_names import DownloadName
-from settings import MAX_CONCURRENT_LIMIT, MAX_REQUESTS_PER_MINUTE
 
 MAX_TIMEOUT = 1800
 """Seconds: Replicate ends every prediction after 30 minutes."""
@@ -76,19 +75,6 @@ class BatchFields(BaseModel):
     dry_run: bool = Field(False, description="Only tell how it would go, and what it would cost.")
     webhook: _Webhook = None
     max_cost_usd: _MaxCost = None
-
-
-class Limits(BaseModel):
-    """What `POST /configure` changes."""
-
-    model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
-
-    concurrent_limit: Annotated[int, Field(ge=1, le=MAX_CONCURRENT_LIMIT)] | None = Field(
-        None, description="Predictions in flight at once."
-    )
-    requests_per_minute: Annotated[int, Field(ge=1, le=MAX_REQUESTS_PER_MINUTE)] | None = Field(
-        None, description="Creations in any 60 seconds."
-    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,13 +2,19 @@
 
 from collections.abc import Collection, Mapping
 from difflib import get_close_matches
-from typing import Any, TypeVar
+from typing import Any, Never, TypeVar
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from errors import ABSENT, Problem
+from errors import ABSENT, InvalidRequest, Problem
 
 Shape = TypeVar("Shape", bound=BaseModel)
+
+MAX_PROBLEMS = 100
+"""How many problems of one request are reported."""
+
+_MAX_FIELDS = 100
+"""Far more than any model takes. Looking for the nearest name of a million unknown ones would take minutes."""
 
 
 def validated(
@@ -45,6 +51,30 @@ def not_a_field(name: str, known: Collection[str]) -> str:
     return "is not a known field; " + (
         f"did you mean {nearest[0]}?" if nearest else f"there are {', '.join(known)}"
     )
+
+
+def refuse(problems: list[Problem]) -> Never:
+    """Raise InvalidRequest with the first of these problems."""
+    more = [Problem("body", "has more problems than these")] if len(problems) > MAX_PROBLEMS else []
+    raise InvalidRequest(problems[:MAX_PROBLEMS] + more)
+
+
+def unusable_reasons(where: str, given: Any) -> list[Problem]:
+    """Why the fields of a body, or of a part of it, cannot be looked at."""
+    if not isinstance(given, dict):
+        return [Problem(where, "must be a JSON object", given)]
+    if len(given) > _MAX_FIELDS:
+        return [Problem(where, f"must have at most {_MAX_FIELDS} fields", given)]
+    return []
+
+
+def problems_with(shape: TypeAdapter[Any], where: str, given: Any) -> list[Problem]:
+    """Why a value does not fit a shape, as problems of the field that it stands in."""
+    try:
+        shape.validate_python(given, strict=True)
+    except ValidationError as invalid:
+        return problems_of(invalid, within=where, given=given)
+    return []
 
 
 def _message(error: Any, known: Collection[str]) -> str:

@@ -6,7 +6,7 @@ A test that registers a model makes a registry of its own.
 from functools import partial
 
 from models import declared
-from parsing import generation
+from parsing import batch, generation
 from parsing.generation import ParseContext
 
 REGISTRY = declared()
@@ -15,4 +15,4 @@ CONTEXT = ParseContext(REGISTRY)
 
 find = REGISTRY.find
 parse_generation = partial(generation.parse_generation, context=CONTEXT)
-parse_batch = partial(generation.parse_batch, context=CONTEXT)
+parse_batch = partial(batch.parse_batch, context=CONTEXT)

@@ -213,7 +213,8 @@ def served_and_left(service, path, body) -> str:
     """The id of what was taken on for a caller who hung up while it was being put on record."""
     import asked
     import waiting
-    from parsing.generation import parse_batch, parse_generation
+    from parsing.batch import parse_batch
+    from parsing.generation import parse_generation
 
     caller, is_one = asked.spending_caller(), path == "/generate"
     wanted = (parse_generation if is_one else parse_batch)(body, service.parse_context)

@@ -19,7 +19,7 @@ from streams import lines, stream
 
 from errors import InvalidRequest, every_error
 from openapi import openapi_document
-from parsing.generation import parse_limits
+from parsing.limits import parse_limits
 from service import VERSION
 
 DOCUMENT = openapi_document(VERSION, REGISTRY.models)

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from problems import fields
 
 from errors import InvalidRequest
-from parsing.generation import MAX_BATCH_ITEMS, parse_limits
+from parsing.batch import MAX_BATCH_ITEMS
+from parsing.limits import parse_limits
 
 
 def told(parse, body):
