@@ -23,7 +23,7 @@ def model_row(model: Model) -> str:
 def test_the_table_of_models_is_the_registry():
     rows = [line for line in README.splitlines() if line.startswith("| `") and "/" in line.split("|")[1]]
 
-    assert [model_row(model) for model in MODELS.values()] == rows
+    assert [model_row(model) for model in MODELS.values()] == rows, "run `make generated`"
 
 
 def test_the_two_commands_are_on_the_first_screen_and_exist():
