@@ -6,13 +6,13 @@ follow from the declarations; a test compares them.
 
 import re
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from catalog.model import Fallback, Model
 from errors import every_error
-from models import MODELS, declared
+from models import MODELS
 from settings import Settings
 
 ROOT = Path(__file__).parent.parent
@@ -37,15 +37,31 @@ _COMMENTED_OUT = {"HOST", "PORT"}
 
 def documents() -> dict[Path, str]:
     """The whole text that each document should have."""
+    models = [_model(model) for model in MODELS]
+    fallbacks = [
+        (f"`{model.short_name}`", ", ".join(map(_rule, model.fallbacks)))
+        for model in MODELS
+        if model.fallbacks
+    ]
+    settings = [
+        (f"`{name}`", f"`{_default(field)}`" if _default(field) else "", field.description or "")
+        for name, field in Settings.model_fields.items()
+    ]
+    errors = [
+        (f"`{error.code}`", str(error.status), error.title, "yes" if error.falls_back else "")
+        for error in sorted(every_error(), key=lambda error: error.status)
+    ]
+    tables = {
+        "models": _table(
+            "model | aliases | makes | USD | tier, credits | parameters beside `prompt`", models
+        ),
+        "fallbacks": _table("when this fails | this is tried", fallbacks),
+        "settings": _table("variable | default | ", settings),
+        "errors": _table("code | status | meaning | a fallback follows", errors),
+    }
     paths = (ROOT / "README.md", ROOT / "docs" / "errors.md")
-    tables = {"models": _models(), "fallbacks": _fallbacks(), "settings": _settings(), "errors": _errors()}
     filled = {path: _TABLE.sub(lambda at: at[1] + tables[at[2]] + at[3], path.read_text()) for path in paths}
     return {**filled, ROOT / ".env.example": _env_example()}
-
-
-def _models() -> str:
-    head = ("model", "aliases", "makes", "USD", "tier, credits", "parameters beside `prompt`")
-    return _table(head, map(_model, MODELS))
 
 
 def _model(model: Model) -> Sequence[str]:
@@ -59,32 +75,10 @@ def _model(model: Model) -> Sequence[str]:
     )
 
 
-def _fallbacks() -> str:
-    rows = ((f"`{model.short_name}`", ", ".join(map(_rule, model.fallbacks))) for model in MODELS)
-    return _table(("when this fails", "this is tried"), (row for row in rows if row[1]))
-
-
 def _rule(rule: Fallback) -> str:
-    to = declared().find(rule.to)
+    to = next((model.short_name for model in MODELS if model.name == rule.to), rule.to)
     when = {None: "", True: "with a reference image ", False: "without one "}[rule.references]
-    after = f" after {' or '.join(f'`{code}`' for code in rule.on)}" if rule.on else ""
-    return f"{when}`{to.short_name if to else rule.to}`{after}"
-
-
-def _settings() -> str:
-    rows = (
-        (f"`{name}`", f"`{default}`" if (default := _default(field)) else "", field.description or "")
-        for name, field in Settings.model_fields.items()
-    )
-    return _table(("variable", "default", ""), rows)
-
-
-def _errors() -> str:
-    rows = (
-        (f"`{error.code}`", str(error.status), error.title, "yes" if error.falls_back else "")
-        for error in sorted(every_error(), key=lambda error: error.status)
-    )
-    return _table(("code", "status", "meaning", "a fallback follows"), rows)
+    return f"{when}`{to}`" + (f" after {' or '.join(f'`{code}`' for code in rule.on)}" if rule.on else "")
 
 
 def _env_example() -> str:
@@ -106,8 +100,8 @@ def _default(field: Any) -> str:
     return f"{field.default:g}" if isinstance(field.default, float) else str(field.default)
 
 
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = (head, ["---"] * len(head), *rows)
+def _table(head: str, rows: Sequence[Sequence[str]]) -> str:
+    lines = (head.split(" | "), ["---"] * len(rows[0]), *rows)
     return "".join(f"|{'|'.join(f' {cell} ' if cell else ' ' for cell in line)}|\n" for line in lines)
 
 
