@@ -22,7 +22,7 @@ from concurrency import Gate, Lease
 from errors import GenerationTimeout, LedgerDown, ServiceError
 from providers import Created, Prediction, Provider, TryAgain
 from providers.outcomes import raise_unless_made
-from providers.reconciliation import fingerprint
+from providers.replicate.reconciliation import fingerprint
 from records import Batch, Generation
 from references import Upload
 from telling import State

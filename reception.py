@@ -25,7 +25,7 @@ from lookup import Lookup
 from loop_thread import LoopThread
 from planning import Plan
 from providers import Provider
-from providers.webhooks import Untrusted, verified
+from providers.replicate.push import Untrusted, verified
 from records import Batch, Generation, Work
 from standing import Standing, ended_of
 from store import Ledger

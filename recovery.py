@@ -23,8 +23,8 @@ from intake.attachments import Attachments, Gone
 from intake.parsing import Terms, parse_generation
 from lookup import Lookup
 from planning import Plan
-from providers.reconciliation import CLOCK_SKEW
-from providers.replicate import CREATE_TIMEOUT
+from providers.replicate.provider import CREATE_TIMEOUT
+from providers.replicate.reconciliation import CLOCK_SKEW
 from records import Batch, Generation
 from telling import Recorded, State, View
 from tries import Attempt, PastAttempt, Try

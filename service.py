@@ -34,7 +34,7 @@ from interrupted import InterruptedWork
 from lookup import Lookup
 from loop_thread import LoopThread, Pool
 from planning import Item, Plan, plan
-from providers.replicate import Replicate
+from providers.replicate.provider import Replicate
 from reception import Reception
 from records import Batch, Work
 from recovery import Recovery, inherit

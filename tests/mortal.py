@@ -25,7 +25,7 @@ from intake.attachments import Attachments
 from intake.parsing import Terms
 from interrupted import InterruptedWork
 from loop_thread import Pool
-from providers.replicate import Replicate
+from providers.replicate.provider import Replicate
 from recovery import Recovery, inherit
 from simulator import Options
 from simulator.server import application

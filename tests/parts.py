@@ -21,7 +21,7 @@ from generation import Generations
 from intake.parsing import parse_batch, parse_generation
 from planning import Plan
 from providers import Created, Prediction, TryAgain
-from providers.replicate import Replicate
+from providers.replicate.provider import Replicate
 from records import Batch, Generation
 from simulator import Simulator
 from tables import WRITINGS

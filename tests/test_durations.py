@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from providers.durations import ENOUGH, REMEMBERED, SHORTEST, Durations
+from providers.replicate.durations import ENOUGH, REMEMBERED, SHORTEST, Durations
 
 LEARNED = st.lists(st.floats(0, 1000), max_size=200)
 

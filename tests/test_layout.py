@@ -40,12 +40,12 @@ FLOORS = [
 
 PACKAGES = ("providers", "files", "intake")
 
-SERVICE = sorted([*ROOT.glob("*.py"), *(path for name in PACKAGES for path in ROOT.glob(f"{name}/*.py"))])
+SERVICE = sorted([*ROOT.glob("*.py"), *(path for name in PACKAGES for path in ROOT.glob(f"{name}/**/*.py"))])
 SIMULATOR = sorted(ROOT.glob("simulator/*.py"))
 
 
 def own_name(path):
-    return path.stem if path.parent == ROOT else path.parent.name
+    return path.stem if path.parent == ROOT else path.relative_to(ROOT).parts[0]
 
 
 def imported(path):
@@ -108,7 +108,7 @@ IMPORT_ALL = """
 import sys, threading
 opened = []
 sys.addaudithook(lambda event, _: opened.append(event) if event.startswith("socket.") else None)
-import app, serving, providers.replicate
+import app, serving, providers.replicate.provider
 print([event for event in opened if event in {"socket.bind", "socket.connect", "socket.getaddrinfo"}])
 print([thread.name for thread in threading.enumerate()])
 """

@@ -13,8 +13,8 @@ from parts import ADMIN, USER, on_a_loop, parts, suffered, until
 
 from errors import OutcomeUnknown
 from providers import TryAgain
-from providers.reconciliation import Creations, fingerprint
-from providers.transport import Lost, NotSent, Refusal
+from providers.replicate.reconciliation import Creations, fingerprint
+from providers.replicate.transport import Lost, NotSent, Refusal
 
 MODEL = "black-forest-labs/flux-dev"
 SENT = {"prompt": "a fox"}
@@ -163,7 +163,7 @@ def test_a_fingerprint_is_the_same_in_another_process():
         "images": ["data:,x"],
         "go_fast": True,
     }
-    ask = f"from providers.reconciliation import fingerprint; print(fingerprint({sent!r}))"
+    ask = f"from providers.replicate.reconciliation import fingerprint; print(fingerprint({sent!r}))"
     told = subprocess.run([sys.executable, "-c", ask], capture_output=True, text=True, check=True)
 
     assert fingerprint(sent) == told.stdout.strip()

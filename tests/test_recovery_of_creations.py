@@ -15,8 +15,8 @@ from virtual_time import run
 from concurrency import Gate
 from errors import OutcomeUnknown, ServerTokenRejected, TokenRejected
 from providers import Prediction, Told, TryAgain
-from providers.reconciliation import fingerprint
-from providers.replicate import Replicate
+from providers.replicate.provider import Replicate
+from providers.replicate.reconciliation import fingerprint
 from simulator import Options
 
 MODEL = "black-forest-labs/flux-dev"

@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from parts import ADMIN, USER, VIEW, on_a_loop, parts
 
-from providers.refusals import LONGEST_WAIT, seconds_to_wait, service_error
-from providers.replicate import _exhausted_for
-from providers.transport import Refusal
+from providers.replicate.errors import LONGEST_WAIT, seconds_to_wait, service_error
+from providers.replicate.provider import _exhausted_for
+from providers.replicate.transport import Refusal
 
 
 def refusal(status: int = 429, body: object = None, **headers: str) -> Refusal:

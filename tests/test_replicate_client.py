@@ -12,11 +12,11 @@ from virtual_replicate import replicate
 from virtual_time import run
 
 from auth import Caller
-from providers.answers import read_prediction
-from providers.looks import UNDATED
-from providers.replicate import CLIENTS_KEPT, cancel_after_header
-from providers.transport import Exchange, Lost, Refusal
-from providers.watcher import LookFailed
+from providers.replicate.answers import read_prediction
+from providers.replicate.polling import UNDATED
+from providers.replicate.provider import CLIENTS_KEPT, cancel_after_header
+from providers.replicate.transport import Exchange, Lost, Refusal
+from providers.replicate.watcher import LookFailed
 from simulator import Options
 
 # Trap 1: hidden retries of GETs, which obey any Retry-After.

@@ -18,8 +18,8 @@ from virtual_replicate import replicate
 
 from errors import OutcomeUnknown, ServerTokenRejected, UpstreamError
 from providers import Prediction, TryAgain
-from providers.reconciliation import Creations, fingerprint
-from providers.webhooks import GOOD_FOR, SECRETS_KEPT, Secrets, Told, Untrusted, verified
+from providers.replicate.push import GOOD_FOR, SECRETS_KEPT, Secrets, Told, Untrusted, verified
+from providers.replicate.reconciliation import Creations, fingerprint
 from simulator import Options
 from simulator.webhooks import signed
 

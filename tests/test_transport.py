@@ -8,9 +8,9 @@ from parts import ADMIN, look, on_a_loop, parts, reply, until, wire
 
 from concurrency import Gate, Lease
 from providers import Prediction, TryAgain
-from providers.replicate import Replicate
-from providers.transport import MAX_ANSWER, Exchange, Lost, NotSent, Refusal
-from providers.watcher import LookFailed
+from providers.replicate.provider import Replicate
+from providers.replicate.transport import MAX_ANSWER, Exchange, Lost, NotSent, Refusal
+from providers.replicate.watcher import LookFailed
 
 
 async def get(service, prediction_id: str = "p1", *, seconds: float = 5):

@@ -9,8 +9,8 @@ from parts import ADMIN, USER, on_a_loop, parts, run, until
 
 from errors import UpstreamError
 from intake.parsing import parse_generation
-from providers.transport import Lost
-from providers.uploads import AT_ONCE, GOOD_FOR, TRIES, Uploads
+from providers.replicate.transport import Lost
+from providers.replicate.uploads import AT_ONCE, GOOD_FOR, TRIES, Uploads
 from references import INLINE, Upload
 
 LARGE = b"\x89PNG\r\n\x1a\n".ljust(INLINE + 1)

@@ -7,7 +7,7 @@ import pytest
 from upstream import MODEL, OUTPUT, Made, Upstream, caller, now, run
 
 from providers import Prediction
-from providers.announcements import GRACE, KEPT, SILENCE, Announcements
+from providers.replicate.push import GRACE, KEPT, SILENCE, Announcements
 
 UNDER_WAY = 0.3
 """Seconds that a webhook takes."""

@@ -7,7 +7,7 @@ from upstream import HANGS, MODEL, Upstream, caller, now, run
 
 from errors import UpstreamError
 from providers import Prediction
-from providers.watcher import LookFailed
+from providers.replicate.watcher import LookFailed
 
 
 async def followed(

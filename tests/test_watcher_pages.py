@@ -10,8 +10,8 @@ from upstream import HANGS, Made, Upstream, now, run
 
 from errors import UpstreamError
 from providers import Prediction
-from providers.answers import read_page, read_prediction
-from providers.watcher import LookFailed, NoPages
+from providers.replicate.answers import read_page, read_prediction
+from providers.replicate.watcher import LookFailed, NoPages
 
 
 @asynccontextmanager

@@ -10,7 +10,7 @@ from upstream import HANGS, OUTPUT, Look, Made, Upstream, caller, now, run
 
 from errors import UpstreamError
 from providers import Prediction
-from providers.watcher import LookFailed, NoPages
+from providers.replicate.watcher import LookFailed, NoPages
 
 WELL_AFTER = 120.0
 """Seconds. No trouble begins later than this."""

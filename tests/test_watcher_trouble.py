@@ -6,7 +6,7 @@ import pytest
 from upstream import HANGS, Look, Upstream, caller, now, run
 
 from errors import UpstreamError
-from providers.watcher import LookFailed
+from providers.replicate.watcher import LookFailed
 
 DOWN = LookFailed(UpstreamError())
 

@@ -17,15 +17,15 @@ from auth import Caller
 from concurrency import Gate
 from errors import UpstreamError
 from providers import Prediction
-from providers.answers import Page
-from providers.watcher import LookFailed, Watcher
+from providers.replicate.answers import Page
+from providers.replicate.watcher import LookFailed, Watcher
 from sliding_window import WINDOW
 
 MODEL = "someone/something"
 OUTPUT = ("https://replicate.delivery/picture.png",)
 HANGS = "hangs"
 LOOK_TIMEOUT = 10.0
-"""Seconds after which the client gives a look up, as `providers.replicate` does."""
+"""Seconds after which the client gives a look up, as `providers.replicate.provider` does."""
 
 _START = datetime(2026, 1, 1, tzinfo=UTC)
 _PAGE = 100

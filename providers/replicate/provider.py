@@ -32,10 +32,11 @@ from auth import Caller
 from concurrency import Gate, Lease
 from errors import UpstreamError, UpstreamRateLimited
 from providers import Created, Prediction, Told, TryAgain
-from providers.answers import Page, read_page, read_prediction
-from providers.reconciliation import LOOKS, PATIENCE, Creations, fingerprint
-from providers.refusals import LONGEST_WAIT, seconds_to_wait, service_error
-from providers.transport import (
+from providers.replicate.answers import Page, read_page, read_prediction
+from providers.replicate.errors import LONGEST_WAIT, seconds_to_wait, service_error
+from providers.replicate.push import Secrets
+from providers.replicate.reconciliation import LOOKS, PATIENCE, Creations, fingerprint
+from providers.replicate.transport import (
     Answered,
     BudgetedTransport,
     Exchange,
@@ -45,9 +46,8 @@ from providers.transport import (
     TooLarge,
     open_connections,
 )
-from providers.uploads import FIRST_PAUSE, Content, Uploads
-from providers.watcher import LookFailed, NoPages, Watcher
-from providers.webhooks import Secrets
+from providers.replicate.uploads import FIRST_PAUSE, Content, Uploads
+from providers.replicate.watcher import LookFailed, NoPages, Watcher
 from references import Upload
 
 CREATE_TIMEOUT = 30.0

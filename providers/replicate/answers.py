@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from providers import Prediction
-from providers.transport import Lost
+from providers.replicate.transport import Lost
 
 _LOGS_READ = 2_000
 """Characters of the logs, from their end: they may be long, and are read at every look."""

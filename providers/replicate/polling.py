@@ -6,6 +6,11 @@ believed of it. The looks that will likely tell of most predictions come first.
 
 Pages show no logs. So a prediction that somebody follows gets looks of its own besides, about one a second. They are
 the least likely to tell that it is over, and come last.
+
+How fast looks are made: at once while the window has room, evenly spread beyond half of it, and the last tenth is
+left to those who cancel.
+
+Looks for followers never take more than a third of the window: the more is followed, the less often each is looked at.
 """
 
 import asyncio
@@ -17,8 +22,10 @@ from datetime import UTC, datetime, timedelta
 import structlog
 
 from auth import Caller
+from concurrency import Gate
 from providers import Prediction
-from providers.durations import SHORTEST, Durations
+from providers.replicate.durations import SHORTEST, Durations
+from sliding_window import WINDOW
 
 PAGE = 100
 """Predictions on a page of the list."""
@@ -45,6 +52,14 @@ _TICK = timedelta(milliseconds=1)
 
 _OVERDUE = 60.0
 """So many seconds overdue weigh as much as one prediction more to tell of: nobody waits for ever."""
+
+EACH_FOLLOWED = 1.0
+"""Seconds between two looks at a prediction that somebody follows, at the least."""
+
+_EVENLY_FROM = 1 / 2
+_NONE_FROM = 0.9
+_FOLLOWED = 1 / 3
+"""Shares of the window."""
 
 log = structlog.get_logger("watcher")
 
@@ -191,3 +206,37 @@ def _pages(account: Account, listable: list[Watch], now: float) -> Iterator[Look
         page = listable[start : start + PAGE]
         before = min(page[0].created_at, UNDATED - _TICK) + _TICK
         yield Look(account, page, sum(watch.chance(now) for watch in page), before)
+
+
+class Pace:
+    """The pace within the window `places`."""
+
+    def __init__(self, places: Gate) -> None:
+        self._places = places
+        self._looked_at = -math.inf
+
+    async def wait(self) -> None:
+        """Return when the next look may be made."""
+        now = asyncio.get_running_loop().time
+        while self._used() >= _EVENLY_FROM:
+            evenly = self._each(1 - _EVENLY_FROM)
+            wait = evenly if self._used() >= _NONE_FROM else self._looked_at + evenly - now()
+            if wait <= 0:
+                return
+            await asyncio.sleep(wait)
+
+    def looks(self) -> None:
+        """A look is made now."""
+        self._looked_at = asyncio.get_running_loop().time()
+
+    def between_follows(self, followed: int) -> float:
+        """Seconds between two looks at each prediction, if so many are followed."""
+        return max(EACH_FOLLOWED, followed * self._each(_FOLLOWED))
+
+    def _used(self) -> float:
+        window = self._places.statistics()
+        return window.current_rate_per_minute / window.requests_per_minute_limit
+
+    def _each(self, share: float) -> float:
+        """Seconds for each place, if this share of them is spread over the window."""
+        return WINDOW / (share * self._places.statistics().requests_per_minute_limit)

@@ -21,7 +21,7 @@ from errors import (
     UpstreamError,
     UpstreamRateLimited,
 )
-from providers.transport import Refusal
+from providers.replicate.transport import Refusal
 
 LONGEST_WAIT = 300.0
 """Seconds. A refusal that asks for more is asked again after this."""

@@ -15,8 +15,8 @@ from weakref import WeakKeyDictionary, WeakValueDictionary
 
 from auth import Caller
 from errors import ServiceError, UpstreamError
-from providers.refusals import seconds_to_wait, service_error
-from providers.transport import Lost, NotSent, Refusal
+from providers.replicate.errors import seconds_to_wait, service_error
+from providers.replicate.transport import Lost, NotSent, Refusal
 from references import Upload
 
 GOOD_FOR = 20 * 3600.0

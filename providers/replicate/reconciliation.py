@@ -32,9 +32,9 @@ from urllib.parse import urlencode
 from auth import Caller
 from errors import OutcomeUnknown, ServiceError, UpstreamError
 from providers import Prediction, Told, TryAgain
-from providers.answers import listed, moment
-from providers.refusals import seconds_to_wait, service_error
-from providers.transport import Lost, NotSent, Refusal
+from providers.replicate.answers import listed, moment
+from providers.replicate.errors import seconds_to_wait, service_error
+from providers.replicate.transport import Lost, NotSent, Refusal
 
 LOOKS = (0.5, 1.5, 3.0)
 """Seconds before each look."""

@@ -30,20 +30,21 @@ from auth import Caller
 from concurrency import Gate, Lease
 from errors import ServiceError
 from providers import Prediction
-from providers.announcements import Announcements
-from providers.answers import Page
-from providers.durations import Durations
-from providers.looks import (
+from providers.replicate.answers import Page
+from providers.replicate.durations import Durations
+from providers.replicate.polling import (
+    EACH_FOLLOWED,
     PAGES_BELIEVED,
     UNANSWERED,
     UNDATED,
     WORTH_A_PAGE,
     Account,
     Look,
+    Pace,
     Watch,
     due,
 )
-from providers.pace import EACH_FOLLOWED, Pace
+from providers.replicate.push import Announcements
 
 _PAUSES = (0.25, 8.0)
 """Seconds after a look that failed, at first and at the most; it doubles."""

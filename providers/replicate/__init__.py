@@ -1,0 +1,1 @@
+"""Replicate, the provider: its HTTP API, and what its answers mean."""
