@@ -20,9 +20,8 @@ from adaptation import Step
 from auth import Caller
 from concurrency import Gate, Lease
 from errors import GenerationTimeout, LedgerDown, ServiceError
-from providers import Created, Prediction, Provider, TryAgain
+from providers import Created, Prediction, Provider, TryAgain, fingerprint
 from providers.outcomes import raise_unless_made
-from providers.replicate.reconciliation import fingerprint
 from records import Batch, Generation
 from references import Upload
 from telling import State
@@ -168,7 +167,7 @@ class Attempts:
         self._move(generation, "running")
         try:
             async with asyncio.timeout(left):
-                return await self._provider.finished(
+                return await self._provider.wait(
                     caller, created, model=attempt.model.name, announced=self._callback is not None
                 )
         except TimeoutError:

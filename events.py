@@ -15,7 +15,7 @@ from typing import Any, Literal
 from attempts import Ledger
 from errors import LedgerDown
 from generation import Generations
-from providers import Prediction, Provider
+from providers import Prediction, ProgressSource
 from records import Batch, Generation
 from standing import Standing
 from telling import Recorded, View
@@ -54,7 +54,7 @@ class Events:
     """On the loop."""
 
     def __init__(
-        self, *, generations: Generations, ledger: Ledger, provider: Provider, standing: Standing
+        self, *, generations: Generations, ledger: Ledger, provider: ProgressSource, standing: Standing
     ) -> None:
         self._generations = generations
         self._ledger = ledger

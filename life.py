@@ -264,7 +264,9 @@ class Lives:
         try:
             if (life := asyncio.current_task()) and life.cancelling():
                 raise asyncio.CancelledError  # it was done when it was to be cancelled; there is no time for more
-            kept = await self._keeper.keep(generation.id, generation.prediction.outputs)
+            kept = await self._keeper.keep(
+                generation.id, [str(each.value) for each in generation.prediction.outputs]
+            )
         except asyncio.CancelledError:
             if not generation.is_cancelled:
                 raise

@@ -24,8 +24,7 @@ from intake.shapes import BatchRequest, GenerationRequest
 from lookup import Lookup
 from loop_thread import LoopThread
 from planning import Plan
-from providers import Provider
-from providers.replicate.push import Untrusted, verified
+from providers import PushReceiver, Untrusted
 from records import Batch, Generation, Work
 from standing import Standing, ended_of
 from store import Ledger
@@ -49,7 +48,7 @@ class Reception:
         events: Events,
         ledger: Ledger,
         lookup: Lookup,
-        provider: Provider,
+        provider: PushReceiver,
         callbacks: Callbacks,
         attachments: Attachments,
         doors: Doors,
@@ -158,15 +157,15 @@ class Reception:
             return  # its account cannot be asked for the secret, and it waits for its owner
         secret = self._loop.submit(self._provider.webhook_secret(caller)).result()
         try:
-            told = verified(headers, body(), secret)
+            pushed = self._provider.read_push(headers, body(), secret)
         except Untrusted as reason:
             log.warning("webhook_refused", generation=generation_id, reason=str(reason))
             raise Unauthenticated("The signature does not hold.") from None
         if not isinstance(work, Generation) or attempt != str(work.attempts):
             return  # over, or about an attempt that is
-        if work.prediction_id not in {None, told.prediction.id}:
+        if work.prediction_id not in {None, pushed.prediction.id}:
             return  # signed, but about another prediction than this attempt's
-        self._loop.call(partial(self._provider.tell, f"{generation_id}.{attempt}", told))
+        self._loop.call(partial(self._provider.receive_push, f"{generation_id}.{attempt}", pushed))
 
     def usage(self, asked: UsageQuery, visitor: Visitor) -> dict[str, Any]:
         """What all or one's own generations took and cost."""

@@ -136,7 +136,7 @@ class Generation:
             "cost_usd": self.cost,
             "timing": {name: round(seconds, 3) for name, seconds in self._timing().items()},
             "error": self.error and self.error.as_item(),
-            "output": made,
+            "output": [each.value for each in made],
             "batch_id": self.batch,
             "created_at": dated(self.born),
         }

@@ -16,14 +16,15 @@ from typing import Any, Final
 import structlog
 
 import models
-from auth import Caller
+from auth import Caller, credentials
 from callbacks import Delivery
 from errors import GenerationFailed, Internal, Interrupted, InvalidRequest, OutcomeUnknown, ServiceError
 from intake.attachments import Attachments, Gone
 from intake.parsing import Terms, parse_generation
 from lookup import Lookup
 from planning import Plan
-from providers.replicate.provider import CREATE_TIMEOUT
+from providers import UncertainCreation
+from providers.replicate.client import CREATE_TIMEOUT
 from providers.replicate.reconciliation import CLOCK_SKEW
 from records import Batch, Generation
 from telling import Recorded, State, View
@@ -101,7 +102,7 @@ class Recovery:
                 else Recorded.of(each)
                 for each in members
             ],
-            caller=caller or Caller("user", row["caller"], "unknown"),
+            caller=caller or Caller("user", row["caller"], credentials()),
             max_concurrent=row["max_concurrent"],
             max_cost=row["max_cost_usd"],
             plan=Plan(**json.loads(row["plan"])),
@@ -171,17 +172,6 @@ class Recovery:
 
 
 @dataclass(frozen=True, slots=True)
-class Doubt:
-    """A creation that may have been sent at `since`, and whose caller has to come back before that can be asked."""
-
-    reference: str
-    caller: str
-    model: str
-    content: str
-    since: float
-
-
-@dataclass(frozen=True, slots=True)
 class Inheritance:
     """What a process before this one left: what goes on, and what waits for its owner; how many seconds ago its last
     creations were answered; its latest predictions, and of which creations that wait it is not known whether they made
@@ -191,7 +181,7 @@ class Inheritance:
     waiting: Sequence[Row]
     answered_ago: Sequence[float]
     prediction_ids: Sequence[str]
-    in_doubt: Sequence[Doubt]
+    in_doubt: Sequence[UncertainCreation]
     deliveries: Sequence[Delivery]
     files_of: Collection[str]
     lost_usd: float
@@ -254,11 +244,11 @@ def _over(row: Row, simulated: bool) -> dict[str, Any] | None:
     return cancelled(row) if row["cancelled"] and row["state"] == "queued" else None
 
 
-def _doubts(row: Row) -> Iterator[Doubt]:
+def _doubts(row: Row) -> Iterator[UncertainCreation]:
     for number, record in enumerate(json.loads(row["tries"]), 1):
         if record["open"] and record["told"]["prediction_id"] is None:
             model, since = record["told"]["model_name"], record["submitted_at"]
-            yield Doubt(f"{row['id']}.{number}", row["caller"], model, record["content"], since)
+            yield UncertainCreation(f"{row['id']}.{number}", row["caller"], model, record["content"], since)
 
 
 def ended_as(row: Row, error: ServiceError, state: State = "failed") -> dict[str, Any]:

@@ -213,11 +213,9 @@ class Service:
             self.doors.hash_key = hash_key or secrets.token_bytes(32)
             self.ledger.put("meta", {"name": _HASH_KEY, "value": self.doors.hash_key})
             self.gate.count(inherited.answered_ago)
-            self._provider.know(inherited.prediction_ids)
+            self._provider.register_known(inherited.prediction_ids)
             for doubt in inherited.in_doubt:
-                self._provider.lose(
-                    doubt.reference, doubt.caller, doubt.model, content=doubt.content, since=doubt.since
-                )
+                self._provider.register_uncertain(doubt)
             self._interrupted.resume(inherited.left)
             self._interrupted.wait(inherited.waiting)
             self.budget.begin(spent=spent_today + inherited.lost_usd)

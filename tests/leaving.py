@@ -3,7 +3,7 @@
 import asyncio
 import json
 
-from parts import ADMIN, Fake, Notes, a_picture, run, succeeded
+from parts import ADMIN, Notes, a_picture, run, succeeded
 
 from concurrency import Gate
 from files import Kept
@@ -11,10 +11,11 @@ from generation import Generations
 from intake.attachments import Attachments
 from intake.parsing import Terms
 from providers import Created, Prediction
+from providers.memory import MemoryProvider
 from recovery import Recovery
 
 
-def a_service(fake: Fake, *, concurrent_limit: int = 1, ledger: Notes | None = None, **more):
+def a_service(fake: MemoryProvider, *, concurrent_limit: int = 1, ledger: Notes | None = None, **more):
     gate = Gate(concurrent_limit=concurrent_limit, requests_per_minute=60)
     how = {"timeout": 600, "max_queued": 100, **more}
     return gate, Generations(provider=fake, gate=gate, ledger=ledger or Notes(), **how)
@@ -50,7 +51,7 @@ async def heard(*callers: "asyncio.Task") -> list[str]:
     return [getattr(answer, "state", None) or answer.code for answer in answers]
 
 
-def next_service(fake: Fake, ledger: Notes, **how):
+def next_service(fake: MemoryProvider, ledger: Notes, **how):
     """The process after the one that left this ledger, which goes on with all of it."""
     gate, generations = a_service(fake, ledger=ledger, **how)
     recovery = Recovery(attachments=Attachments(None), terms=Terms())
@@ -82,18 +83,19 @@ class Quick(Slow):
         return Kept(("0.jpg",), None)
 
 
-class Lost(Fake):
+class Lost(MemoryProvider):
     """What it is asked to create while a process dies is found half a minute later."""
 
-    async def recover(self, *_caller_and_model, **_named):
+    async def recover(self, *_caller_and_model, reference, **_named):
         await asyncio.sleep(30)
-        self._ends["p1"] = succeeded()
-        return Created(Prediction("p1", "processing"))
+        found = Prediction("p1", "processing")
+        self.start(found, succeeded(), reference=reference)
+        return Created(found)
 
 
 async def lose_a_creation(ledger: Notes) -> None:
     """Leave what a process leaves that dies just before it hears of its creation."""
-    _, generations = a_service(Fake(answer_after=10), ledger=ledger)
+    _, generations = a_service(MemoryProvider(answer_after=10), ledger=ledger)
     caller = start(generations)
     await asyncio.sleep(1)
     (row,) = ledger.of("generations")

@@ -180,11 +180,9 @@ class Process:
         )
         self.desk = Desk(**shared, interrupted=interrupted, resume_ttl=1e9)
         left = inherit(disk, recovery, ADMIN, simulated=True, now=time.time())
-        self.provider.know(left.prediction_ids)
+        self.provider.register_known(left.prediction_ids)
         for doubt in left.in_doubt:
-            self.provider.lose(
-                doubt.reference, doubt.caller, doubt.model, content=doubt.content, since=doubt.since
-            )
+            self.provider.register_uncertain(doubt)
         interrupted.resume(left.left)
         interrupted.wait(left.waiting)
 

@@ -2,41 +2,44 @@
 
 - `parts` wires gate, provider and generations as `service.py` does, on the test's own loop, in front of the
   simulator. What takes seconds in production (looks for a lost creation, back-offs) takes milliseconds here.
-- `Fake` is a provider without a network, for claims about time that are checked in virtual time.
+- `MemoryProvider` is a provider without a network, for claims about time that are checked in virtual time.
 - `Wire` is a server that answers bytes as told, for what no decent server does, not even the simulator.
 """
 
 import asyncio
 import functools
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, closing, suppress
 from dataclasses import dataclass
 
+import httpx
 from callers import SERVER_TOKEN, USER_TOKEN
 
-from auth import Caller
+from auth import Caller, credentials
 from concurrency import Gate
-from errors import LedgerDown, UpstreamError
+from errors import LedgerDown
 from generation import Generations
 from intake.parsing import parse_batch, parse_generation
 from planning import Plan
-from providers import Created, Prediction, TryAgain
-from providers.replicate.provider import Replicate
+from providers import Prediction, Url
+from providers.replicate.client import Timeouts
+from providers.replicate.errors import cause_of
+from providers.replicate.provider import Replicate, Timing
 from records import Batch, Generation
 from simulator import Simulator
 from tables import WRITINGS
 from telling import View
 
-ADMIN = Caller("admin", "admin", SERVER_TOKEN)
-USER = Caller("user", "user_1", USER_TOKEN)
-OTHER_USER = Caller("user", "user_2", "r8_another")
+ADMIN = Caller("admin", "admin", credentials(replicate=SERVER_TOKEN))
+USER = Caller("user", "user_1", credentials(replicate=USER_TOKEN))
+OTHER_USER = Caller("user", "user_2", credentials(replicate="r8_another"))
 
 UNPLANNED = Plan("queue", 0.0, 0.0, 0)
 """For batches of whose plan nothing is claimed."""
 
 VIEW = View(simulated=True, address="http://service.test")
 
-QUICK_LOOKS = (0.02, 0.1, 0.2)
+QUICK = (0.02, 0.1, 0.2)
 
 
 def on_a_loop(test):
@@ -138,9 +141,12 @@ async def parts(
     others_per_minute: int = 3000,
     reserve: float = 0.0,
     timeout: float = 20,  # noqa: ASYNC109 - the service's own
-    **timing,
+    create_timeout: float = 30.0,
+    poll_timeout: float = 10.0,
+    search_pauses: Sequence[float] = QUICK,
+    connections: httpx.AsyncBaseTransport | None = None,
 ) -> AsyncIterator[Parts]:
-    """The inside of a service in front of a simulator; `timing` is what `Replicate` takes."""
+    """The inside of a service in front of a simulator; see `Timing` for the seconds."""
     base_url = base_url.url if isinstance(base_url, Simulator) else base_url
     gate = Gate(
         concurrent_limit=concurrent_limit,
@@ -151,7 +157,13 @@ async def parts(
     provider = Replicate(
         base_url=base_url,
         others=others,
-        **{"looks": QUICK_LOOKS, "cancel_pauses": QUICK_LOOKS, "upload_pause": 0.01, **timing},
+        timing=Timing(
+            timeouts=Timeouts(create=create_timeout, poll=poll_timeout),
+            search_pauses=search_pauses,
+            cancel_pauses=QUICK,
+            upload_pause=0.01,
+        ),
+        connections=connections,
     )
     ledger = Notes()
     generations = Generations(
@@ -179,14 +191,17 @@ async def look(service: Parts, prediction_id: str = "p1") -> Prediction:
 async def suffered(simulator: Simulator, faults: list[dict], *, on: str, times: int = 1, **timing):
     """What becomes of one generation for each fault, at once, each paid by an account of its own: a list of the
     fault, how the generation ended, and the predictions that were made for it."""
-    callers = [Caller("user", f"user_{number}", f"r8_{number}") for number in range(len(faults))]
+    callers = [
+        Caller("user", f"user_{number}", credentials(replicate=f"r8_{number}"))
+        for number in range(len(faults))
+    ]
     for caller, fault in zip(callers, faults, strict=True):
-        simulator.order(on=on, times=times, token=caller.token, **fault)
+        simulator.order(on=on, times=times, token=caller.credentials["replicate"], **fault)
     async with parts(simulator, **timing) as service:
         endings = await asyncio.gather(*(service.run("[[slow=0.01]]", caller=caller) for caller in callers))
     made = simulator.predictions()
     return [
-        (fault, ended, [each for each in made if each.token == caller.token])
+        (fault, ended, [each for each in made if each.token == caller.credentials["replicate"]])
         for caller, fault, ended in zip(callers, faults, endings, strict=True)
     ]
 
@@ -198,69 +213,12 @@ async def until(condition: Callable[[], bool], *, within: float = 10) -> None:
             await asyncio.sleep(0)
 
 
-class Fake:
-    """A provider on the loop's clock. Its creations end as `outcomes` say, in order, and well after that;
-    an outcome is an exception, or how the prediction ends (None: never)."""
-
-    def __init__(self, *outcomes, answer_after: float = 0.25, ends_after: float = 1.0) -> None:
-        self._outcomes = list(outcomes)
-        self._answer_after = answer_after
-        self._ends_after = ends_after
-        self._ends: dict[str, Prediction | None] = {}
-        self.sent: list[tuple[float, str]] = []
-        """When, by the loop's clock, and whose."""
-        self.cancelled: list[str] = []
-
-    async def upload(self, caller, upload) -> str:  # noqa: ARG002
-        return "https://api.replicate.com/v1/files/f1"
-
-    async def create(self, caller, model, sent, *, lease, **how) -> Created:  # noqa: ARG002
-        lease.sent()
-        self.sent.append((asyncio.get_running_loop().time(), caller.id))
-        prediction_id = f"p{len(self.sent)}"
-        outcome = self._outcomes.pop(0) if self._outcomes else succeeded()
-        await asyncio.sleep(self._answer_after)
-        if isinstance(outcome, Exception):
-            raise outcome
-        self._ends[prediction_id] = outcome
-        return Created(Prediction(prediction_id, "starting"))
-
-    async def recover(self, caller, model, *, content, since, reference) -> Created:  # noqa: ARG002
-        raise TryAgain(UpstreamError("Replicate did not take the prediction."))
-
-    def lose(self, reference, caller_id, model, *, content, since) -> None: ...
-
-    def know(self, ids) -> None: ...
-
-    def tell(self, reference, told) -> None: ...
-
-    async def webhook_secret(self, caller) -> str:  # noqa: ARG002
-        return "whsec_c2VjcmV0"
-
-    def follow(self, prediction_id, listener):  # noqa: ARG002
-        return lambda: None
-
-    async def finished(self, caller, prediction, *, model, announced=False) -> Prediction:  # noqa: ARG002
-        end = self._ends[prediction.id]
-        if end is None:
-            await asyncio.get_running_loop().create_future()
-        await asyncio.sleep(self._ends_after)
-        return Prediction(prediction.id, end.status, end.outputs, end.error)
-
-    async def cancel(self, caller, prediction) -> None:  # noqa: ARG002
-        await asyncio.sleep(self._answer_after)
-        self.cancelled.append(prediction.id)
-
-    async def aclose(self) -> None:
-        pass
-
-
 def succeeded() -> Prediction:
-    return Prediction("", "succeeded", ("https://replicate.delivery/a.jpg",))
+    return Prediction("", "succeeded", (Url("https://replicate.delivery/a.jpg"),))
 
 
 def failed(error: str | None) -> Prediction:
-    return Prediction("", "failed", error=error)
+    return Prediction("", "failed", error=error, cause=cause_of(error))
 
 
 @dataclass(frozen=True)

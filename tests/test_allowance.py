@@ -217,7 +217,7 @@ def test_an_account_of_6_a_minute_is_served_at_its_pace_without_hammering_and_sl
             concurrent_limit=20,
             timeout=600,
         ) as (service, world):
-            world.accounts.configure(USER.token, credit="low")
+            world.accounts.configure(USER.credentials["replicate"], credit="low")
             poor = asyncio.create_task(service.run_batch([f"poor {n}" for n in range(13)], caller=USER))
             began = clock()
             rich = await service.run_batch([f"rich {n}" for n in range(200)], caller=OTHER_USER)

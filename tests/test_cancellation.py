@@ -7,15 +7,16 @@ from dataclasses import replace
 import pytest
 import virtual_time
 from leaving import Lost, Slow, a_service, cancel, held, lose_a_creation, next_service, on_record, start
-from parts import ADMIN, VIEW, Fake, Notes, a_picture, on_a_loop, parts, pictures, run_batch, succeeded, until
+from parts import ADMIN, VIEW, Notes, a_picture, on_a_loop, parts, pictures, run_batch, succeeded, until
 
 from errors import UpstreamError
 from providers import TryAgain
+from providers.memory import MemoryProvider
 
 
 def test_cancelled_while_queued_it_leaves_no_trace():
     async def story():
-        fake = Fake()
+        fake = MemoryProvider()
         gate, generations = a_service(fake)
         first, second = start(generations), start(generations)
         await asyncio.sleep(1)
@@ -29,7 +30,7 @@ def test_cancelled_while_queued_it_leaves_no_trace():
 
 def test_cancelled_in_the_tick_it_was_asked_for_nothing_is_sent():
     async def story():
-        fake = Fake()
+        fake = MemoryProvider()
         gate, generations = a_service(fake)
         task = start(generations)
         await asyncio.sleep(0)
@@ -48,7 +49,7 @@ def test_cancelled_in_the_tick_that_its_record_is_on_the_disk_nothing_is_sent():
             await self.is_written.wait()
 
     async def story():
-        gate, generations = a_service(fake := Fake(), ledger=(disk := Disk()))
+        gate, generations = a_service(fake := MemoryProvider(), ledger=(disk := Disk()))
         generation = generations.accept(a_picture(), caller=ADMIN, request_id="req")
         await asyncio.sleep(1)
         disk.is_written.set()
@@ -61,7 +62,7 @@ def test_cancelled_in_the_tick_that_its_record_is_on_the_disk_nothing_is_sent():
 
 def test_cancelled_while_its_creation_is_on_its_way_the_answer_is_awaited_and_the_prediction_cancelled():
     async def story():
-        fake = Fake(None, answer_after=5)
+        fake = MemoryProvider(None, answer_after=5)
         gate, generations = a_service(fake)
         task = start(generations)
         await asyncio.sleep(1)
@@ -76,7 +77,7 @@ def test_cancelled_while_its_creation_is_on_its_way_the_answer_is_awaited_and_th
 
 def test_cancelled_while_its_creation_is_refused_there_is_nothing_to_cancel():
     async def story():
-        fake = Fake(TryAgain(UpstreamError()))
+        fake = MemoryProvider(TryAgain(UpstreamError()))
         gate, generations = a_service(fake)
         task = start(generations)
         await asyncio.sleep(0.1)
@@ -88,7 +89,7 @@ def test_cancelled_while_its_creation_is_refused_there_is_nothing_to_cancel():
 
 def test_cancelled_while_running_the_prediction_is_cancelled():
     async def story():
-        fake = Fake(None)
+        fake = MemoryProvider(None)
         gate, generations = a_service(fake)
         task = start(generations)
         await asyncio.sleep(10)
@@ -100,7 +101,7 @@ def test_cancelled_while_running_the_prediction_is_cancelled():
 
 def test_cancelled_between_two_attempts_no_other_is_made():
     async def story():
-        fake = Fake(TryAgain(UpstreamError(), wait=30))
+        fake = MemoryProvider(TryAgain(UpstreamError(), wait=30))
         gate, generations = a_service(fake)
         task = start(generations)
         await asyncio.sleep(10)
@@ -116,7 +117,7 @@ def test_cancelled_again_and_again_the_prediction_is_still_cancelled(moment):
     """First while the creation is on its way, its answer at 5 seconds and the cancel's at 10, or while it runs."""
 
     async def story():
-        fake = Fake(None, answer_after=5)
+        fake = MemoryProvider(None, answer_after=5)
         gate, generations = a_service(fake)
         task = start(generations)
         await asyncio.sleep(moment)
@@ -131,7 +132,7 @@ def test_cancelled_again_and_again_the_prediction_is_still_cancelled(moment):
 
 def test_cancelled_while_a_timed_out_prediction_is_being_cancelled_that_is_seen_through():
     async def story():
-        fake = Fake(None, answer_after=5)
+        fake = MemoryProvider(None, answer_after=5)
         gate, generations = a_service(fake, timeout=10, max_queued=1)
         task = start(generations)
         await asyncio.sleep(17)
@@ -152,26 +153,21 @@ async def cancelled_at(moment, at_replicate):
     return generation
 
 
-class Unseen(Fake):
+class Unseen(MemoryProvider):
     """Nobody can look at what it makes."""
 
-    async def finished(self, *arguments, **how):  # noqa: ARG002
+    async def wait(self, *arguments, **how):  # noqa: ARG002
         raise UpstreamError
 
 
 @pytest.mark.parametrize(
-    ("fake", "moment"), [(Fake, 17), (Unseen, 7)], ids=["timed out at 15", "lost sight of at 5"]
+    ("fake", "moment"), [(MemoryProvider, 17), (Unseen, 7)], ids=["timed out at 15", "lost sight of at 5"]
 )
 def test_cancelled_while_that_is_seen_to_its_end_no_other_attempt_is_made(fake, moment):
     """The answer of its cancel comes 5 seconds after."""
 
-    class Answering(fake):
-        async def cancel(self, caller, prediction):
-            await super().cancel(caller, prediction)
-            return replace(prediction, status="canceled")
-
     async def story():
-        at_replicate = Answering(None, answer_after=5)
+        at_replicate = fake(None, answer_after=5)
         generation = await cancelled_at(moment, at_replicate)
         return len(at_replicate.sent), at_replicate.cancelled, generation.state
 
@@ -179,13 +175,19 @@ def test_cancelled_while_that_is_seen_to_its_end_no_other_attempt_is_made(fake, 
 
 
 @pytest.mark.parametrize(
-    ("fake", "moment"), [(Fake, 1000), (Unseen, 1000), (Fake, 6)], ids=["late", "lost", "wanted no more"]
+    ("fake", "moment"),
+    [(MemoryProvider, 1000), (Unseen, 1000), (MemoryProvider, 6)],
+    ids=["late", "lost", "wanted no more"],
 )
 def test_what_can_neither_be_watched_nor_cancelled_counts_as_billed_and_nothing_is_made_in_its_place(
     fake, moment
 ):
+    class Uncancellable(fake):
+        async def cancel(self, caller, prediction):
+            await super().cancel(caller, prediction)
+
     async def story():
-        at_replicate = fake(None, answer_after=5)  # its cancels fail
+        at_replicate = Uncancellable(None, answer_after=5)
         generation = await cancelled_at(moment, at_replicate)
         return len(at_replicate.sent), generation.cost
 
@@ -194,7 +196,7 @@ def test_what_can_neither_be_watched_nor_cancelled_counts_as_billed_and_nothing_
 
 def test_a_cancelled_batch_cancels_what_runs_and_sends_nothing_more():
     async def story():
-        fake = Fake(None, None)
+        fake = MemoryProvider(None, None)
         gate, generations = a_service(fake, concurrent_limit=2)
         batch = asyncio.create_task(run_batch(generations, pictures(["a"] * 20)))
         await asyncio.sleep(5)
@@ -207,7 +209,7 @@ def test_a_cancelled_batch_cancels_what_runs_and_sends_nothing_more():
 @pytest.mark.parametrize("moment", [0, 0.1, 10], ids=["queued", "creation on its way", "running"])
 def test_what_is_cancelled_is_on_record_as_that(moment):
     async def story():
-        _, generations = a_service(Fake(None), ledger=(ledger := Notes()))
+        _, generations = a_service(MemoryProvider(None), ledger=(ledger := Notes()))
         task = start(generations)
         await asyncio.sleep(moment)
         await cancel(task)
@@ -223,7 +225,7 @@ def test_what_is_cancelled_is_on_record_as_that(moment):
     )
 
 
-class DoneAfterAll(Fake):
+class DoneAfterAll(MemoryProvider):
     """Whatever is to be cancelled turns out to be done."""
 
     async def cancel(self, caller, prediction):
@@ -253,7 +255,7 @@ def test_what_turns_out_done_when_it_is_to_be_cancelled_is_a_success_since_it_is
 
 def test_what_is_made_is_a_success_though_whoever_hangs_up_leaves_no_time_to_fetch_it():
     async def story():
-        gate, generations = a_service(Fake(), keeper=Slow())
+        gate, generations = a_service(MemoryProvider(), keeper=Slow())
         generation = generations.accept(a_picture(), caller=ADMIN, request_id="req")
         caller = asyncio.create_task(generations.attend(generation))
         await asyncio.sleep(5)

@@ -19,17 +19,18 @@ from leaving import (
     on_record,
     start,
 )
-from parts import VIEW, Fake, Notes, a_picture, on_a_loop, parts, pictures, run, run_batch, until
+from parts import VIEW, Notes, a_picture, on_a_loop, parts, pictures, run, run_batch, until
 
 from errors import ServerTokenRejected, ShuttingDown, UpstreamError
 from generation import RETRY_AFTER
 from providers import TryAgain
+from providers.memory import MemoryProvider
 from references import INLINE, Upload
 
 
 def test_draining_leaves_what_is_queued_on_record_and_lets_what_runs_finish():
     async def story():
-        fake, ledger = Fake(ends_after=20), Notes()
+        fake, ledger = MemoryProvider(ends_after=20), Notes()
         gate, generations = a_service(fake, ledger=ledger)
         running, queued = start(generations), start(generations)
         await asyncio.sleep(1)
@@ -54,7 +55,7 @@ def test_draining_leaves_what_is_queued_on_record_and_lets_what_runs_finish():
 )
 def test_what_has_not_finished_when_the_drain_ends_is_left_running_and_on_record(answer_after, ends):
     async def story():
-        fake, ledger = Fake(None, None, answer_after=answer_after), Notes()
+        fake, ledger = MemoryProvider(None, None, answer_after=answer_after), Notes()
         gate, generations = a_service(fake, concurrent_limit=2, ledger=ledger)
         callers = [start(generations), start(generations)]
         await asyncio.sleep(1)
@@ -68,7 +69,7 @@ def test_what_has_not_finished_when_the_drain_ends_is_left_running_and_on_record
 
 def test_a_creation_that_is_refused_when_the_drain_has_ended_is_left_queued():
     async def story():
-        fake, ledger = Fake(TryAgain(UpstreamError()), answer_after=5), Notes()
+        fake, ledger = MemoryProvider(TryAgain(UpstreamError()), answer_after=5), Notes()
         _, generations = a_service(fake, ledger=ledger)
         caller = start(generations)
         await asyncio.sleep(1)
@@ -84,7 +85,7 @@ def test_a_creation_that_is_refused_when_the_drain_has_ended_is_left_queued():
 @pytest.mark.parametrize("patience", [0, 2, 30], ids=["at once", "soon", "after the first"])
 def test_what_a_drain_left_is_finished_by_the_next_and_nothing_is_created_twice(patience):
     async def story():
-        fake, ledger = Fake(ends_after=20, answer_after=5), Notes()
+        fake, ledger = MemoryProvider(ends_after=20, answer_after=5), Notes()
         _, generations = a_service(fake, concurrent_limit=2, ledger=ledger)
         callers = [start(generations) for _ in range(4)]
         await asyncio.sleep(1)
@@ -106,7 +107,7 @@ def test_what_a_drain_left_is_finished_by_the_next_and_nothing_is_created_twice(
 
 def test_a_drained_batch_keeps_what_has_ended_and_the_next_ends_the_rest():
     async def story():
-        fake, ledger = Fake(ends_after=20), Notes()
+        fake, ledger = MemoryProvider(ends_after=20), Notes()
         _, generations = a_service(fake, ledger=ledger)
         wanted = pictures(["a", "b", "c"])
         caller = asyncio.create_task(run_batch(generations, wanted))
@@ -128,7 +129,7 @@ def test_a_drained_batch_keeps_what_has_ended_and_the_next_ends_the_rest():
 
 def test_what_is_made_but_not_fetched_when_the_drain_ends_is_fetched_by_the_next():
     async def story():
-        fake, ledger = Fake(), Notes()
+        fake, ledger = MemoryProvider(), Notes()
         gate, generations = a_service(fake, ledger=ledger, keeper=Slow())
         caller = start(generations)
         await asyncio.sleep(5)
@@ -147,7 +148,7 @@ def test_what_is_made_but_not_fetched_when_the_drain_ends_is_fetched_by_the_next
 
 
 def test_a_drain_leaves_whoever_is_still_uploading_on_record_at_once():
-    class Uploading(Fake):
+    class Uploading(MemoryProvider):
         async def upload(self, caller, upload):  # noqa: ARG002
             await asyncio.get_running_loop().create_future()
 
@@ -164,7 +165,7 @@ def test_a_drain_leaves_whoever_is_still_uploading_on_record_at_once():
 
 def test_a_second_drain_with_less_patience_loses_no_prediction():
     async def story():
-        fake, ledger = Fake(None, answer_after=5), Notes()
+        fake, ledger = MemoryProvider(None, answer_after=5), Notes()
         gate, generations = a_service(fake, ledger=ledger)
         caller = start(generations)
         await asyncio.sleep(1)
@@ -186,7 +187,7 @@ def test_who_hangs_up_during_a_drain_has_it_cancelled_all_the_same(answer_after,
     """The last while the drain, over after 3 seconds, still waits for the creation's answer."""
 
     async def story():
-        fake, ledger = Fake(None, answer_after=answer_after), Notes()
+        fake, ledger = MemoryProvider(None, answer_after=answer_after), Notes()
         _, generations = a_service(fake, ledger=ledger)
         caller = start(generations)
         await asyncio.sleep(1)
@@ -201,7 +202,7 @@ def test_who_hangs_up_during_a_drain_has_it_cancelled_all_the_same(answer_after,
 
 def test_who_hangs_up_on_a_batch_during_a_drain_has_all_of_it_cancelled():
     async def story():
-        fake, ledger = Fake(None), Notes()
+        fake, ledger = MemoryProvider(None), Notes()
         _, generations = a_service(fake, ledger=ledger)
         caller = asyncio.create_task(run_batch(generations, pictures(["a", "b", "c"])))
         await asyncio.sleep(1)
@@ -239,7 +240,7 @@ def test_drained_while_a_lost_creation_is_looked_for_it_is_left_to_be_looked_for
 
 @pytest.mark.parametrize("is_cancelled", [False, True])
 def test_what_cannot_be_asked_after_since_the_token_is_refused_counts_as_billed(is_cancelled):
-    class Refused(Fake):
+    class Refused(MemoryProvider):
         async def recover(self, *_caller_and_model, **_named):
             await asyncio.sleep(5)
             raise ServerTokenRejected

@@ -80,7 +80,10 @@ class Durability(Mortal):
         assert [] == [(each["prompt"], each["error"]) for each in facts if each["status"] != "succeeded"]
         wanted = Counter((row["caller"], prompt_of(row)) for row in rows)
         made = Counter(
-            (ADMIN.id if each.creation.token == ADMIN.token else USER.id, each.creation.input["prompt"])
+            (
+                ADMIN.id if each.creation.token == ADMIN.credentials["replicate"] else USER.id,
+                each.creation.input["prompt"],
+            )
             for each in self.world.book
         )
         assert wanted == made

@@ -85,7 +85,7 @@ class Failing:
     async def create(self, *_args: object, **_named: object) -> Created:
         raise self._error
 
-    async def finished(self, *_args: object, **_named: object) -> Prediction:
+    async def wait(self, *_args: object, **_named: object) -> Prediction:
         raise self._error
 
     async def cancel(self, *_args: object, **_named: object) -> None:

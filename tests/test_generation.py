@@ -13,7 +13,6 @@ from parts import (
     OTHER_USER,
     USER,
     VIEW,
-    Fake,
     Notes,
     a_picture,
     failed,
@@ -30,7 +29,8 @@ from concurrency import Gate
 from errors import InsufficientCredit, QueueFull, TokenRejected, UpstreamError, UpstreamRateLimited
 from generation import Generations
 from life import MAX_ATTEMPTS, MAX_THROTTLED
-from providers import TryAgain
+from providers import TryAgain, Url
+from providers.memory import MemoryProvider
 
 TRANSIENT = "Prediction interrupted; please retry (code: PA)"
 
@@ -100,7 +100,7 @@ async def test_fewer_outputs_than_asked_for_are_a_success_and_cost_what_there_is
 )
 def test_a_passing_failure_is_tried_again_within_the_bound_and_each_attempt_is_admitted(error):
     async def story():
-        gate, fake = Gate(concurrent_limit=1, requests_per_minute=600), Fake(*[failed(error)] * 9)
+        gate, fake = Gate(concurrent_limit=1, requests_per_minute=600), MemoryProvider(*[failed(error)] * 9)
         generations = Generations(provider=fake, gate=gate, ledger=Notes(), timeout=60, max_queued=10)
         ended = await run(generations, a_picture())
         return ended, len(fake.sent), gate.statistics()
@@ -128,7 +128,9 @@ def test_a_creation_that_waits_for_the_disk_is_dated_when_it_is_sent_and_not_whe
 
     async def story():
         gate, ledger = Gate(concurrent_limit=1, requests_per_minute=600), Notes()
-        generations = Generations(provider=Fake(None), gate=gate, ledger=ledger, timeout=60, max_queued=10)
+        generations = Generations(
+            provider=MemoryProvider(None), gate=gate, ledger=ledger, timeout=60, max_queued=10
+        )
         generation = generations.accept(a_picture(), caller=ADMIN, request_id="req")
         await generations.recorded(generation)
         ledger.trouble = "The disk is full."
@@ -142,7 +144,9 @@ def test_a_creation_that_waits_for_the_disk_is_dated_when_it_is_sent_and_not_whe
 
 def test_of_a_models_error_only_the_first_line_is_told():
     async def story():
-        fake = Fake(failed("\n  CUDA out of memory.  \nTraceback (most recent call last):\n  File …"))
+        fake = MemoryProvider(
+            failed("\n  CUDA out of memory.  \nTraceback (most recent call last):\n  File …")
+        )
         generations = Generations(
             provider=fake,
             gate=Gate(concurrent_limit=1, requests_per_minute=60),
@@ -164,7 +168,7 @@ async def test_a_prediction_that_was_done_though_nobody_could_look_is_a_success_
         ended = await service.run("[[slow=0.6]]", timeout=2)
 
     (made,) = simulator.predictions()
-    assert (True, tuple(made.output)) == (ended.succeeded, ended.prediction.outputs)
+    assert (True, tuple(map(Url, made.output))) == (ended.succeeded, ended.prediction.outputs)
 
 
 @on_a_loop
@@ -181,7 +185,7 @@ async def test_a_prediction_that_never_ends_is_cancelled_and_told_as_a_timeout(s
 # Creations that are refused.
 
 
-def a_service(fake: Fake, *, concurrent_limit: int = 10, requests_per_minute: int = 600):
+def a_service(fake: MemoryProvider, *, concurrent_limit: int = 10, requests_per_minute: int = 600):
     gate = Gate(concurrent_limit=concurrent_limit, requests_per_minute=requests_per_minute)
     return gate, Generations(provider=fake, gate=gate, ledger=Notes(), timeout=60, max_queued=1000)
 
@@ -189,7 +193,7 @@ def a_service(fake: Fake, *, concurrent_limit: int = 10, requests_per_minute: in
 @pytest.mark.parametrize("wait", [0.0, 2.0, 10.0, 300.0])
 def test_a_throttled_creation_waits_as_long_as_it_was_told(wait):
     async def story():
-        fake = Fake(TryAgain(UpstreamRateLimited(), wait=wait, throttled=True))
+        fake = MemoryProvider(TryAgain(UpstreamRateLimited(), wait=wait, throttled=True))
         _, generations = a_service(fake)
         await run(generations, a_picture())
         return fake.sent
@@ -200,7 +204,7 @@ def test_a_throttled_creation_waits_as_long_as_it_was_told(wait):
 def test_a_throttled_account_pauses_alone_and_then_goes_one_at_a_time():
     async def story():
         throttled = TryAgain(UpstreamRateLimited(), wait=10, throttled=True)
-        fake = Fake(throttled, throttled)
+        fake = MemoryProvider(throttled, throttled)
         _, generations = a_service(fake)
         first = [run(generations, a_picture(), caller=USER) for _ in range(2)]
         paused = asyncio.gather(*first)
@@ -217,7 +221,7 @@ def test_a_throttled_account_pauses_alone_and_then_goes_one_at_a_time():
 
 def test_a_throttled_account_is_asked_once_a_pause_and_not_once_a_generation():
     async def story():
-        fake = Fake(*[TryAgain(UpstreamRateLimited(), wait=10, throttled=True)] * 4)
+        fake = MemoryProvider(*[TryAgain(UpstreamRateLimited(), wait=10, throttled=True)] * 4)
         _, generations = a_service(fake, concurrent_limit=1)
         await asyncio.gather(*(run(generations, a_picture(), caller=USER) for _ in range(3)))
         return [time for time, _ in fake.sent]
@@ -227,8 +231,10 @@ def test_a_throttled_account_is_asked_once_a_pause_and_not_once_a_generation():
 
 @on_a_loop
 async def test_an_account_that_said_this_was_its_last_creation_is_not_asked_for_one_more(simulator):
-    simulator.account(USER.token, creations_per_minute=2)
-    simulator.order(on="create", token=USER.token, status=429, headers={"Retry-After": "0"})
+    simulator.account(USER.credentials["replicate"], creations_per_minute=2)
+    simulator.order(
+        on="create", token=USER.credentials["replicate"], status=429, headers={"Retry-After": "0"}
+    )
     async with parts(simulator, concurrent_limit=4) as service:
         first = asyncio.create_task(service.run(caller=USER))
         await until(lambda: [state for _, state in service.ledger.moves] == ["submitting", "queued"])
@@ -265,7 +271,9 @@ async def test_a_429_is_waited_out_however_it_is_told_and_the_prediction_paid_on
 
 @on_a_loop
 async def test_a_long_429_pauses_its_account_and_no_other(simulator):
-    simulator.order(on="create", token=USER.token, status=429, headers={"Retry-After": "100000"})
+    simulator.order(
+        on="create", token=USER.credentials["replicate"], status=429, headers={"Retry-After": "100000"}
+    )
     async with parts(simulator) as service:
         paused = asyncio.create_task(service.run(caller=USER))
         await until(lambda: service.gate.statistics().paused_seconds > 0)
@@ -275,12 +283,12 @@ async def test_a_long_429_pauses_its_account_and_no_other(simulator):
         await asyncio.wait([paused])
 
     assert (True, 1, 0) == (other.succeeded, gate.waiting, gate.current_concurrent)
-    assert [OTHER_USER.token] == [made.token for made in simulator.predictions()]
+    assert [OTHER_USER.credentials["replicate"]] == [made.token for made in simulator.predictions()]
 
 
 def test_an_account_that_stays_throttled_is_given_up_in_the_end():
     async def story():
-        fake = Fake(*[TryAgain(UpstreamRateLimited(), wait=10, throttled=True)] * 100)
+        fake = MemoryProvider(*[TryAgain(UpstreamRateLimited(), wait=10, throttled=True)] * 100)
         _, generations = a_service(fake)
         return await run(generations, a_picture()), len(fake.sent)
 
@@ -292,7 +300,7 @@ def test_an_account_that_stays_throttled_is_given_up_in_the_end():
 def test_throttled_attempts_do_not_use_up_the_patience_for_failures():
     async def story():
         throttled = [TryAgain(UpstreamRateLimited(), wait=10, throttled=True)] * (MAX_THROTTLED - 1)
-        fake = Fake(*throttled, *[TryAgain(UpstreamError())] * (MAX_ATTEMPTS - 1))
+        fake = MemoryProvider(*throttled, *[TryAgain(UpstreamError())] * (MAX_ATTEMPTS - 1))
         _, generations = a_service(fake)
         return await run(generations, a_picture())
 
@@ -303,7 +311,7 @@ def test_throttled_attempts_do_not_use_up_the_patience_for_failures():
 
 def test_a_back_off_holds_no_slot():
     async def story():
-        fake = Fake(TryAgain(UpstreamError(), wait=30))
+        fake = MemoryProvider(TryAgain(UpstreamError(), wait=30))
         _, generations = a_service(fake, concurrent_limit=1)
         await asyncio.gather(*(run(generations, a_picture()) for _ in range(2)))
         return [time for time, _ in fake.sent]
@@ -345,7 +353,7 @@ async def test_a_refused_input_is_not_tried_again(simulator):
 @pytest.mark.parametrize("trouble", [{"reject": True}, {"credit": "empty"}], ids=str)
 @on_a_loop
 async def test_once_the_account_is_refused_what_still_waits_of_a_batch_is_not_sent(simulator, trouble):
-    simulator.account(USER.token, **trouble)
+    simulator.account(USER.credentials["replicate"], **trouble)
     async with parts(simulator, concurrent_limit=3) as service:
         batch = await service.run_batch(["a fox"] * 50, caller=USER)
 
@@ -357,7 +365,7 @@ async def test_once_the_account_is_refused_what_still_waits_of_a_batch_is_not_se
 
 def test_a_refused_account_stops_its_own_batch_and_no_other():
     async def story():
-        fake = Fake(InsufficientCredit())
+        fake = MemoryProvider(InsufficientCredit())
         _, generations = a_service(fake, concurrent_limit=1)
         return await asyncio.gather(
             run_batch(generations, pictures(["a", "b"]), caller=USER),
@@ -404,7 +412,7 @@ async def test_each_item_is_told_of_once_when_it_ends(simulator):
 
 def test_more_than_may_wait_is_refused_whole_and_nothing_of_it_is_sent():
     async def story():
-        fake = Fake(ends_after=100)
+        fake = MemoryProvider(ends_after=100)
         gate = Gate(concurrent_limit=1, requests_per_minute=60)
         generations = Generations(provider=fake, gate=gate, ledger=Notes(), timeout=600, max_queued=3)
         running = asyncio.gather(*(run(generations, a_picture()) for _ in range(2)))
@@ -469,7 +477,7 @@ def test_whatever_a_batch_holds_its_results_are_in_order_and_every_prediction_is
 
 def test_a_crash_inside_is_told_as_internal_and_leaves_nothing_held():
     async def story():
-        fake = Fake(ZeroDivisionError())
+        fake = MemoryProvider(ZeroDivisionError())
         gate, generations = a_service(fake)
         ended = await run(generations, a_picture())
         return ended.error.code, gate.statistics().current_concurrent
@@ -480,7 +488,7 @@ def test_a_crash_inside_is_told_as_internal_and_leaves_nothing_held():
 def test_what_waits_for_its_turn_and_what_runs_are_timed_apart_over_all_attempts():
     async def story():
         gate = Gate(concurrent_limit=1, requests_per_minute=600)
-        provider = Fake(TryAgain(UpstreamError(), wait=100), answer_after=0.25, ends_after=1.0)
+        provider = MemoryProvider(TryAgain(UpstreamError(), wait=100), answer_after=0.25, ends_after=1.0)
         generations = Generations(provider=provider, gate=gate, ledger=Notes(), timeout=10, max_queued=9)
         first, second = await asyncio.gather(*(run(generations, a_picture("a")) for _ in range(2)))
         return [each.result(VIEW)["timing"] for each in (first, second)]
@@ -494,7 +502,7 @@ def test_what_waits_for_its_turn_and_what_runs_are_timed_apart_over_all_attempts
 def test_an_attempt_that_made_nothing_names_no_earlier_prediction():
     async def story():
         gate = Gate(concurrent_limit=1, requests_per_minute=600)
-        provider = Fake(failed("Prediction interrupted; please retry (code: PA)"), TokenRejected())
+        provider = MemoryProvider(failed("Prediction interrupted; please retry (code: PA)"), TokenRejected())
         generations = Generations(provider=provider, gate=gate, ledger=Notes(), timeout=10, max_queued=9)
         return await run(generations, a_picture("a"))
 
@@ -506,7 +514,9 @@ def test_an_attempt_that_made_nothing_names_no_earlier_prediction():
 def test_what_waits_is_bounded_for_whoever_comes_in_the_same_tick_too():
     async def story():
         gate = Gate(concurrent_limit=1, requests_per_minute=600)
-        generations = Generations(provider=Fake(), gate=gate, ledger=Notes(), timeout=10, max_queued=3)
+        generations = Generations(
+            provider=MemoryProvider(), gate=gate, ledger=Notes(), timeout=10, max_queued=3
+        )
         answers = await asyncio.gather(
             *(run(generations, a_picture("a")) for _ in range(5)),
             return_exceptions=True,
@@ -517,7 +527,7 @@ def test_what_waits_is_bounded_for_whoever_comes_in_the_same_tick_too():
 
 
 def test_an_outage_is_sat_out_by_a_batch_without_wasting_its_attempts_or_the_window():
-    class Unreachable(Fake):
+    class Unreachable(MemoryProvider):
         async def create(self, caller, model, sent, *, lease, **named):
             if asyncio.get_running_loop().time() < 2:
                 lease.sent()

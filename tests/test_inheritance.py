@@ -6,10 +6,11 @@ import time
 
 import virtual_time
 from leaving import a_service, cancel, start
-from parts import USER, Fake, Notes
+from parts import USER, Notes
 
 from intake.attachments import Attachments
 from intake.parsing import Terms
+from providers.memory import MemoryProvider
 from recovery import KNOWN_FOR, Recovery, inherit, seconds_since
 
 NOW = time.time()
@@ -70,14 +71,14 @@ def test_what_a_dead_process_had_on_its_way_counts_for_as_long_as_it_may_arrive(
     """Its three creations arrive 25 seconds after they were sent, 24 after it died."""
     arrivals = []
 
-    class Late(Fake):
+    class Late(MemoryProvider):
         async def create(self, caller, model, sent, *, lease, **how):  # noqa: ARG002
             lease.sent()
             loop = asyncio.get_running_loop()
             loop.call_later(25, lambda: arrivals.append(loop.time()))
             await asyncio.sleep(30)
 
-    class Prompt(Fake):
+    class Prompt(MemoryProvider):
         async def create(self, *arguments, **how):
             arrivals.append(asyncio.get_running_loop().time())
             return await super().create(*arguments, **how)

@@ -4,17 +4,18 @@ import asyncio
 
 import pytest
 import virtual_time
-from parts import ADMIN, USER, VIEW, Fake, Notes, a_picture, pictures, run
+from parts import ADMIN, USER, VIEW, Notes, a_picture, pictures, run
 
 from concurrency import Gate
 from generation import Generations
 from planning import Plan
+from providers.memory import MemoryProvider
 from standing import Standing
 
 
 def a_service(*, slots: int, lasts: float, rpm: int = 600):
     gate = Gate(concurrent_limit=slots, requests_per_minute=rpm)
-    fake = Fake(ends_after=lasts - 0.25, answer_after=0.25)
+    fake = MemoryProvider(ends_after=lasts - 0.25, answer_after=0.25)
     generations = Generations(provider=fake, gate=gate, ledger=Notes(), timeout=600, max_queued=100)
     return generations, Standing(generations=generations, gate=gate)
 

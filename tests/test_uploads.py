@@ -139,7 +139,7 @@ class Sent:
         self.done += 1
         if self._outcomes:
             raise self._outcomes.pop(0)
-        return {"urls": {"get": f"https://api.replicate.com/v1/files/{number}"}}
+        return f"https://api.replicate.com/v1/files/{number}"
 
 
 @pytest.mark.parametrize(("failures", "sent"), [(0, 1), (2, 3), (3, 4)])
@@ -227,4 +227,6 @@ async def test_each_caller_sends_with_their_own_token(simulator):
         for caller in (ADMIN, USER):
             await service.provider.upload(caller, an_image())
 
-    assert [ADMIN.token, USER.token] == [each.token for each in simulator.uploads()]
+    assert [ADMIN.credentials["replicate"], USER.credentials["replicate"]] == [
+        each.token for each in simulator.uploads()
+    ]

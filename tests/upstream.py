@@ -13,16 +13,16 @@ from typing import Any
 
 from virtual_time import VirtualLoop
 
-from auth import Caller
+from auth import Caller, credentials
 from concurrency import Gate
 from errors import UpstreamError
-from providers import Prediction
+from providers import Output, Prediction, Url
 from providers.replicate.answers import Page
-from providers.replicate.watcher import LookFailed, Watcher
+from providers.replicate.watcher import PollFailed, Watcher
 from sliding_window import WINDOW
 
 MODEL = "someone/something"
-OUTPUT = ("https://replicate.delivery/picture.png",)
+OUTPUT = (Url("https://replicate.delivery/picture.png"),)
 HANGS = "hangs"
 LOOK_TIMEOUT = 10.0
 """Seconds after which the client gives a look up, as `providers.replicate.provider` does."""
@@ -38,7 +38,7 @@ def now() -> float:
 
 
 def caller(name: str) -> Caller:
-    return Caller("user", name, f"r8_{name}")
+    return Caller("user", name, credentials(replicate=f"r8_{name}"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +91,7 @@ class Upstream:
         *,
         account: str = "ann",
         status: str = "succeeded",
-        outputs: tuple[str, ...] = OUTPUT,
+        outputs: tuple[Output, ...] = OUTPUT,
         says_seconds: bool = True,
     ) -> Made:
         """A prediction that begins now."""
@@ -111,7 +111,7 @@ class Upstream:
         """Wait for it. Returns how long after its end that was told."""
         created_at = made.created_at if dated else None
         prediction = Prediction(made.id, "starting", created_at=created_at)
-        told = await self.watcher.finished(caller(account), prediction, model=model)
+        told = await self.watcher.wait(caller(account), prediction, model=model)
         assert made.end == told
         return now() - made.ends_at
 
@@ -162,7 +162,7 @@ class Upstream:
     def is_idle(self) -> bool:
         """Nobody waits, nothing is under way, and nothing is left of those who waited."""
         watcher = self.watcher
-        at_rest = watcher._patrol is None and not watcher._looks and not watcher._accounts
+        at_rest = watcher._patrol is None and not watcher._polls and not watcher._accounts
         return at_rest and 0 == self.gate.statistics().current_concurrent == self.gate.statistics().waiting
 
     async def _get(self, who: Caller, prediction_id: str, lease) -> Prediction:
@@ -189,7 +189,7 @@ class Upstream:
         trouble = self.trouble(look)
         if trouble is HANGS:
             await asyncio.sleep(LOOK_TIMEOUT - self.round_trip / 2)
-            raise LookFailed(UpstreamError())
+            raise PollFailed(UpstreamError())
         if trouble is not None:
             await asyncio.sleep(self.round_trip / 2)
             raise trouble

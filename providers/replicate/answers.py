@@ -1,4 +1,4 @@
-"""What Replicate answers, read leniently: real answers leave fields out, and none of that is an error.
+"""Replicate's answers, read leniently: real answers leave fields out, and none of that is an error.
 
 Facts: replicate.com/docs/reference/http, and recorded answers.
 """
@@ -9,12 +9,16 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from providers import Prediction
+from auth import Secret
+from errors import UpstreamError
+from providers import Output, Prediction, Text, Url
+from providers.replicate.errors import LONGEST_WAIT, cause_of
 from providers.replicate.transport import Lost
 
 _LOGS_READ = 2_000
 """Characters of the logs, from their end: they may be long, and are read at every look."""
 
+_URL = re.compile(r"(https?|data):", re.IGNORECASE)
 _PER_CENT = re.compile(r"(?<![0-9.])([0-9]{1,3}(?:\.[0-9]{1,9})?)%")
 
 
@@ -34,12 +38,13 @@ def read_prediction(answer: Any) -> Prediction:
     identity, status = answer.get("id"), answer.get("status")
     if not isinstance(identity, str) or not identity or not isinstance(status, str):
         raise Lost("the answer is no prediction")
-    created_at = moment(answer.get("created_at"))
+    created_at, error = moment(answer.get("created_at")), _error_text(answer.get("error"))
     return Prediction(
         id=identity,
         status=status,
         outputs=_outputs(answer.get("output")),
-        error=_error_text(answer.get("error")),
+        error=error,
+        cause=cause_of(error),
         created_at=created_at,
         seconds=_seconds(created_at, moment(answer.get("completed_at"))),
         # A real answer may leave it out; who cannot know takes it for billed.
@@ -73,6 +78,32 @@ def listed(page: Any) -> list[Any]:
     return items
 
 
+def read_file_address(answer: Any) -> str:
+    """Where a prediction can read an uploaded file. Raises Lost when the answer is no file."""
+    urls = answer.get("urls") if isinstance(answer, dict) else None
+    address = urls.get("get") if isinstance(urls, dict) else None
+    if not isinstance(address, str) or not address:
+        raise Lost("the answer is no file")
+    return address
+
+
+def read_secret(answer: Any) -> Secret:
+    """An account's signing secret. Raises UpstreamError when the answer has none."""
+    key = answer.get("key") if isinstance(answer, dict) else None
+    if not isinstance(key, str) or not key:
+        raise UpstreamError("Replicate did not tell what it signs webhooks with.")
+    return Secret(key)
+
+
+def exhausted_for(headers: Mapping[str, str]) -> float:
+    """Seconds until the account may create again, when the answer says that this was its last creation for now."""
+    try:
+        remaining, reset = float(headers["ratelimit-remaining"]), float(headers["ratelimit-reset"])
+    except (KeyError, ValueError):
+        return 0.0
+    return min(max(0.0, reset), LONGEST_WAIT) if remaining < 1 else 0.0
+
+
 def moment(text: Any) -> datetime | None:
     """A time as Replicate tells it (ISO 8601, UTC unless it says otherwise), or None."""
     try:
@@ -82,10 +113,12 @@ def moment(text: Any) -> datetime | None:
         return None
 
 
-def _outputs(output: Any) -> tuple[str, ...]:
-    """One URL or a list of them, by model; always a tuple here."""
+def _outputs(output: Any) -> tuple[Output, ...]:
+    """One text or a list of them, by model. What is neither counts as no output."""
     every = output if isinstance(output, list) else [output]
-    return tuple(url for url in every if isinstance(url, str) and url)
+    return tuple(
+        Url(each) if _URL.match(each) else Text(each) for each in every if isinstance(each, str) and each
+    )
 
 
 def _progress(logs: Any) -> float | None:

@@ -1,4 +1,4 @@
-"""What Replicate's refusals mean to a caller: status and error document in, our own error out.
+"""What Replicate's refusals and failures mean: status and error document in, our own error out.
 
 The admin's callers do not own the account that pays, so its token and billing trouble reaches them without
 Replicate's billing advice; a user hears of their own account in Replicate's words.
@@ -21,10 +21,16 @@ from errors import (
     UpstreamError,
     UpstreamRateLimited,
 )
+from providers import Cause, TryAgain
+from providers.replicate import token_of
 from providers.replicate.transport import Refusal
 
 LONGEST_WAIT = 300.0
 """Seconds. A refusal that asks for more is asked again after this."""
+
+# What models report; the strings and codes are Replicate's own.
+_REFUSED = re.compile(r"NSFW|flagged as sensitive|\(E005\)", re.IGNORECASE)
+_PASSING = re.compile(r"\(code: PA\)|\b(E6716|E9828)\b")
 
 _RESETS_IN = re.compile(r"resets in ~?\s*(\d+(?:\.\d+)?)\s*s")
 
@@ -45,6 +51,27 @@ def service_error(refusal: Refusal, caller: Caller) -> ServiceError:
         case 404:
             return UpstreamError("Replicate does not know what it was asked for.")
     return UpstreamError(f"Replicate answered with status {refusal.status}.")
+
+
+def raise_if_settled(refusal: Refusal, caller: Caller) -> None:
+    """Raise what a refused creation means, unless it may have arrived.
+
+    A 5xx may come from a gateway behind which the request arrived. Only 503 says that nothing did; below 500, Replicate
+    itself refused.
+    """
+    if refusal.status == 429:
+        raise TryAgain(UpstreamRateLimited(), wait=seconds_to_wait(refusal), throttled=True) from None
+    if refusal.status == 503:
+        raise TryAgain(service_error(refusal, caller), wait=seconds_to_wait(refusal)) from None
+    if refusal.status < 500:
+        raise service_error(refusal, caller) from None
+
+
+def cause_of(error: str | None) -> Cause:
+    """Why a prediction failed, by the error it reports."""
+    if _REFUSED.search(error or ""):
+        return "content"
+    return "passing" if _PASSING.search(error or "") else "model"
 
 
 def seconds_to_wait(refusal: Refusal) -> float | None:
@@ -88,4 +115,4 @@ def _invalid_input(refusal: Refusal, caller: Caller) -> ServiceError:
 
 def _quoted(told: object, caller: Caller) -> str:
     """Replicate's words, without the token that they may be about: they are logged, kept and shown."""
-    return str(told).replace(caller.token, "[token]")
+    return str(told).replace(token_of(caller), "[token]")

@@ -1,16 +1,14 @@
-"""Which looks are worth making now: whoever is due, in as few requests as will tell of them all.
+"""Which polls are worth making now, and how fast: as few requests as show everything that is due.
 
-An account's predictions can be listed, a hundred a page, the latest created first. So whatever is due of one
-account is asked for by pages, unless that is less than three, or no page can be had, or pages are not to be
-believed of it. The looks that will likely tell of most predictions come first.
+An account's predictions can be listed, a hundred a page, the latest created first. So all that is due of one account is
+polled by pages, unless that is less than three, or no page can be had, or its pages proved wrong. The polls that will
+likely show most ended predictions come first.
 
-Pages show no logs. So a prediction that somebody follows gets looks of its own besides, about one a second. They are
-the least likely to tell that it is over, and come last.
+Pages show no logs. So a followed prediction gets polls of its own besides, about one a second. They are the least
+likely to find it over, and come last.
 
-How fast looks are made: at once while the window has room, evenly spread beyond half of it, and the last tenth is
-left to those who cancel.
-
-Looks for followers never take more than a third of the window: the more is followed, the less often each is looked at.
+Polls are made at once while the window has room and evenly spread beyond half of it; the last tenth is left to cancels.
+Polls for followers never take more than a third of the window: the more is followed, the less often each is polled.
 """
 
 import asyncio
@@ -40,7 +38,7 @@ UNDATED = datetime.max.replace(tzinfo=UTC)
 """When a prediction was created that does not say when."""
 
 UNANSWERED = 2.0
-"""Seconds after which pages without an answer are not waited for, and between looks while one's own hang."""
+"""Seconds after which pages without an answer are not waited for, and between polls while one's own hang."""
 
 _PAGES_AT_ONCE = 8
 
@@ -54,7 +52,7 @@ _OVERDUE = 60.0
 """So many seconds overdue weigh as much as one prediction more to tell of: nobody waits for ever."""
 
 EACH_FOLLOWED = 1.0
-"""Seconds between two looks at a prediction that somebody follows, at the least."""
+"""Seconds between two polls of a followed prediction, at the least."""
 
 _EVENLY_FROM = 1 / 2
 _NONE_FROM = 0.9
@@ -78,11 +76,11 @@ class Watch:
     earliest: float = 0.0
     latest: float = 0.0
     first: float = 0.0
-    """When its next look is wanted, and when its first was."""
+    """When its next poll is wanted, and when its first was."""
     alone: bool = False
-    """Its next look must be its own."""
+    """Its next poll must be its own."""
     unanswered: int = 0
-    """How many of its own looks are under way."""
+    """How many of its own polls are under way."""
     pages: int = 0
     """How often in a row a page has shown it unfinished, or not at all."""
     failures: int = 0
@@ -90,16 +88,16 @@ class Watch:
     will_be_told: Callable[[], bool] = bool
     """Whether its upstream is relied on to tell how it ends. Unless it was asked to, it is not."""
     followers: dict[object, Callable[[Prediction], object]] = field(default_factory=dict)
-    looked_at: float = -math.inf
+    polled_at: float = -math.inf
     follow_at: float = math.inf
-    """When its last look of its own was, and when its followers want one."""
+    """When its last poll of its own was, and when its followers want one."""
 
     def schedule(self, now: float) -> None:
-        next_look = self.durations.next_safety_look if self.will_be_told() else self.durations.next_look
-        earliest, latest = next_look(now - self.since)
+        next_poll = self.durations.next_safety_look if self.will_be_told() else self.durations.next_look
+        earliest, latest = next_poll(now - self.since)
         self.earliest, self.latest = self.since + earliest, self.since + latest
 
-    def look_for_followers(self, when: float) -> None:
+    def poll_for_followers(self, when: float) -> None:
         self.follow_at = when if self.followers else math.inf
 
     def show(self, prediction: Prediction) -> None:
@@ -124,7 +122,7 @@ class Account:
     caller: Caller
     watches: dict[Watch, None] = field(default_factory=dict)
     """As a set that keeps its order."""
-    looks_again: float = -math.inf
+    polls_again: float = -math.inf
     pages_again: float = -math.inf
     pages_under_way: list[float] = field(default_factory=list)
     """When each began."""
@@ -136,20 +134,20 @@ class Account:
     failed_at: float = -math.inf
 
     def may_begin(self, now: float) -> bool:
-        """Whether another look may be made now; asked again just before it is, since time has passed."""
-        return now >= self.looks_again and self.under_way < self.share
+        """Whether another poll may be made now; asked again just before it is, since time has passed."""
+        return now >= self.polls_again and self.under_way < self.share
 
     def has_pages_enough(self) -> bool:
         """So many are under way that another must wait."""
         return len(self.pages_under_way) >= _PAGES_AT_ONCE
 
-    def next_look(self) -> float:
+    def next_poll(self) -> float:
         latest = min((min(watch.latest, watch.follow_at) for watch in self.watches), default=math.inf)
-        return max(latest, self.looks_again)
+        return max(latest, self.polls_again)
 
 
 @dataclass(slots=True)
-class Look:
+class Poll:
     """One request to come, and whom it is for: by a page if `before` is set, else one prediction alone."""
 
     account: Account
@@ -163,25 +161,25 @@ class Look:
         return self.expected + max(0.0, overdue) / _OVERDUE
 
 
-def due(accounts: Iterable[Account], now: float) -> list[Look]:
-    """The looks to make, the most urgent first. Of an account that fails it is one: the likeliest to be answered."""
-    looks: list[Look] = []
+def due(accounts: Iterable[Account], now: float) -> list[Poll]:
+    """The polls to make, the most urgent first. Of an account that fails it is one: the likeliest to be answered."""
+    polls: list[Poll] = []
     accounts = list(accounts)
     for account in accounts:
-        if account.next_look() > now:
+        if account.next_poll() > now:
             continue
         account.share = max(2, _AT_ONCE // len(accounts))
         if account.under_way >= account.share:
-            account.looks_again = now + SHORTEST
+            account.polls_again = now + SHORTEST
             continue
-        found = _looks_at(account, now)
+        found = _polls_of(account, now)
         if account.failures:
-            found = [min(found, key=lambda look: (look.watches[0].failures, -look.urgency(now)))]
-        looks += found
-    return sorted(looks, key=lambda look: -look.urgency(now))
+            found = [min(found, key=lambda poll: (poll.watches[0].failures, -poll.urgency(now)))]
+        polls += found
+    return sorted(polls, key=lambda poll: -poll.urgency(now))
 
 
-def _looks_at(account: Account, now: float) -> list[Look]:
+def _polls_of(account: Account, now: float) -> list[Poll]:
     listable = [watch for watch in account.watches if watch.earliest <= now and watch.is_listable()]
     if len(listable) < WORTH_A_PAGE or now < account.pages_again or account.failures:
         listable = []
@@ -192,45 +190,45 @@ def _looks_at(account: Account, now: float) -> list[Look]:
         listable = []
     listed = set(listable)
     single = [
-        Look(account, [watch], watch.chance(now))
+        Poll(account, [watch], watch.chance(now))
         for watch in account.watches
         if (watch.latest <= now and watch not in listed) or watch.follow_at <= now
     ]
     return [*_pages(account, listable, now), *single]
 
 
-def _pages(account: Account, listable: list[Watch], now: float) -> Iterator[Look]:
+def _pages(account: Account, listable: list[Watch], now: float) -> Iterator[Poll]:
     """The latest created first: whoever is crowded out by other people's predictions is due again at once."""
     listable.sort(key=lambda watch: watch.created_at, reverse=True)
     for start in range(0, len(listable), PAGE):
         page = listable[start : start + PAGE]
         before = min(page[0].created_at, UNDATED - _TICK) + _TICK
-        yield Look(account, page, sum(watch.chance(now) for watch in page), before)
+        yield Poll(account, page, sum(watch.chance(now) for watch in page), before)
 
 
-class Pace:
+class PollThrottle:
     """The pace within the window `places`."""
 
     def __init__(self, places: Gate) -> None:
         self._places = places
-        self._looked_at = -math.inf
+        self._polled_at = -math.inf
 
     async def wait(self) -> None:
-        """Return when the next look may be made."""
+        """Return when the next poll may be made."""
         now = asyncio.get_running_loop().time
         while self._used() >= _EVENLY_FROM:
             evenly = self._each(1 - _EVENLY_FROM)
-            wait = evenly if self._used() >= _NONE_FROM else self._looked_at + evenly - now()
+            wait = evenly if self._used() >= _NONE_FROM else self._polled_at + evenly - now()
             if wait <= 0:
                 return
             await asyncio.sleep(wait)
 
-    def looks(self) -> None:
-        """A look is made now."""
-        self._looked_at = asyncio.get_running_loop().time()
+    def note_poll(self) -> None:
+        """A poll is made now."""
+        self._polled_at = asyncio.get_running_loop().time()
 
     def between_follows(self, followed: int) -> float:
-        """Seconds between two looks at each prediction, if so many are followed."""
+        """Seconds between two polls of each prediction, if so many are followed."""
         return max(EACH_FOLLOWED, followed * self._each(_FOLLOWED))
 
     def _used(self) -> float:

@@ -17,8 +17,6 @@ Inputs are compared by their fingerprints: that is all that is left of one when 
 """
 
 import asyncio
-import hashlib
-import json
 import math
 import time
 from collections import OrderedDict
@@ -31,15 +29,16 @@ from urllib.parse import urlencode
 
 from auth import Caller
 from errors import OutcomeUnknown, ServiceError, UpstreamError
-from providers import Prediction, Told, TryAgain
+from providers import Prediction, PushedResult, TryAgain, UncertainCreation, fingerprint
+from providers.replicate import token_of
 from providers.replicate.answers import listed, moment
 from providers.replicate.errors import seconds_to_wait, service_error
 from providers.replicate.transport import Lost, NotSent, Refusal
 
-LOOKS = (0.5, 1.5, 3.0)
+SEARCH_PAUSES = (0.5, 1.5, 3.0)
 """Seconds before each look."""
 
-_LATER_LOOKS = 5.0
+_LATER_PAUSE = 5.0
 """Seconds between looks for what may still be on its way."""
 
 CLOCK_SKEW = timedelta(seconds=60)
@@ -61,23 +60,15 @@ class _TooLong(Lost):
     """The list goes on for longer than can be searched, and will tomorrow."""
 
 
-def fingerprint(sent: Mapping[str, Any]) -> str:
-    """What an input is known by, here and in any other process: alike whatever the order of its keys, and whether
-    a whole number is written 3 or 3.0. Raises RecursionError for what is nested too deep to be read."""
-    # Read again, so that every float passes by, however deep: Replicate may give back 3 for 3.0.
-    alike = json.loads(json.dumps(dict(sent)), parse_float=_number)
-    return hashlib.sha256(json.dumps(alike, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
-
-
 class Creations:
     """The creations under way, and the ids on record. `page(caller, query)` fetches one page of the list;
-    `looks` are the seconds before each look."""
+    `pauses` are the seconds before each look."""
 
-    def __init__(self, page: FetchPage, *, looks: Sequence[float] = LOOKS) -> None:
+    def __init__(self, page: FetchPage, *, pauses: Sequence[float] = SEARCH_PAUSES) -> None:
         self.page = page
-        self.looks = looks
+        self.pauses = pauses
         self.under_way: set[Creation] = set()
-        self._lost: dict[str, tuple[tuple[str, str, str], float]] = {}
+        self._uncertain: dict[str, UncertainCreation] = {}
         self._known_ids: OrderedDict[str, str | None] = OrderedDict()
         """Each with the reference of the attempt it was made by, if that is known."""
 
@@ -88,7 +79,7 @@ class Creations:
         """One creation, from before it is sent, or was at `since` (Unix time, seconds), until it is settled."""
         creation = Creation(self, caller, model, content, reference=reference, since=since)
         self.under_way.add(creation)
-        self._lost.pop(reference, None)
+        self._uncertain.pop(reference, None)
         try:
             yield creation
         finally:
@@ -99,22 +90,23 @@ class Creations:
         """The creation of this attempt, while it is under way."""
         return next((each for each in self.under_way if each.reference == reference), None)
 
-    def lose(self, reference: str, caller_id: str, model: str, content: str, *, since: float) -> None:
-        """One that an earlier process was about to send at `since`, and that nobody can ask after yet."""
-        self._lost[reference] = (caller_id, model, content), since
+    def register_uncertain(self, creation: UncertainCreation) -> None:
+        """A creation of an earlier process that cannot be searched for until its caller comes back."""
+        self._uncertain[creation.reference] = creation
 
-    def lost_like(self, creation: "Creation") -> int:
-        """How many of those may own what this one could own."""
+    def uncertain_like(self, creation: "Creation") -> int:
+        """How many of the uncertain ones may own a prediction that this one could own."""
         earliest = creation.since - 2 * CLOCK_SKEW.total_seconds()
         return sum(
-            lost == (creation.caller_id, *creation.content[1:]) and since >= earliest
-            for lost, since in self._lost.values()
+            (each.caller, each.model, each.content) == (creation.caller_id, *creation.content[1:])
+            and each.since >= earliest
+            for each in self._uncertain.values()
         )
 
     def is_known(self, prediction_id: str) -> bool:
         return prediction_id in self._known_ids
 
-    def know(self, prediction_id: str, reference: str | None = None) -> None:
+    def register_known(self, prediction_id: str, reference: str | None = None) -> None:
         self._known_ids[prediction_id] = reference
         if len(self._known_ids) > _IDS_KEPT:
             self._known_ids.popitem(last=False)
@@ -140,12 +132,12 @@ class Creation:
         self._creations = creations
         self._caller = caller
         self.caller_id = caller.id
-        self.content = (caller.token, model, content)
+        self.content = (token_of(caller), model, content)
         self.reference = reference
         self.heard = asyncio.Event()
         """Set once nothing more is to be heard: it is settled, or in doubt."""
-        self.told: Prediction | None = None
-        """The prediction it made, as a webhook told it."""
+        self.pushed: Prediction | None = None
+        """The prediction it made, as a webhook showed it."""
         self._search: asyncio.Timeout | None = None
         self._is_unreadable = False
         """Whether something was listed that may be its own, and does not say so any more."""
@@ -157,15 +149,15 @@ class Creation:
 
     def answered(self, prediction_id: str) -> None:
         """The ordinary end: the answer came."""
-        self._creations.know(prediction_id, self.reference)
+        self._creations.register_known(prediction_id, self.reference)
 
-    def tell(self, told: Told) -> None:
-        """A webhook says what it made. Whatever the answer will say counts for more; a search ends with it."""
-        is_mine = self.content[1:] == (told.model, told.content)
-        if self.told is not None or not is_mine or self._creations.is_known(told.prediction.id):
+    def receive_push(self, pushed: PushedResult) -> None:
+        """A webhook names the prediction. The answer to the creation counts for more; a search ends with it."""
+        is_mine = self.content[1:] == (pushed.model, pushed.content)
+        if self.pushed is not None or not is_mine or self._creations.is_known(pushed.prediction.id):
             return
-        self.told = told.prediction
-        self._creations.know(told.prediction.id, self.reference)
+        self.pushed = pushed.prediction
+        self._creations.register_known(pushed.prediction.id, self.reference)
         self.heard.set()
         if self._search is not None:
             self._search.reschedule(-math.inf)
@@ -181,17 +173,17 @@ class Creation:
         self._latest = self._since + timedelta(seconds=on_its_way) + 2 * CLOCK_SKEW
         try:
             async with asyncio.timeout(None) as self._search:
-                return self._told_of() or await self._found(patience, self._began + on_its_way)
+                return self._pushed_by_now() or await self._found(patience, self._began + on_its_way)
         except (TimeoutError, TryAgain, ServiceError):
-            # Told, perhaps in the very tick in which the search ended without it.
-            if (told := self._told_of()) is None:
+            # Pushed, perhaps in the very tick in which the search ended without it.
+            if (pushed := self._pushed_by_now()) is None:
                 raise
-            return told
+            return pushed
         finally:
             self._search = None
 
-    def _told_of(self) -> Prediction | None:
-        return self.told and replace(self.told, age=self._age())
+    def _pushed_by_now(self) -> Prediction | None:
+        return self.pushed and replace(self.pushed, age=self._age())
 
     def _age(self) -> float:
         return _now() - self._began
@@ -211,7 +203,7 @@ class Creation:
             if 1 <= len(candidates) <= in_doubt:
                 # The oldest: what was sent later than this may be in doubt, too, and cannot have made it.
                 mine = min(candidates, key=lambda identity: matches[identity] or datetime.now(UTC))
-                self._creations.know(mine, self.reference)
+                self._creations.register_known(mine, self.reference)
                 # How it stands is left to be looked up: a list may tell less than there is.
                 return Prediction(mine, "starting", created_at=matches[mine], age=self._age())
         if undecided:
@@ -223,9 +215,9 @@ class Creation:
 
     def _delays(self, arrived_by: float) -> Iterator[float]:
         """Seconds before each look; the last is not before everything has arrived."""
-        yield from self._creations.looks
+        yield from self._creations.pauses
         while (left := arrived_by - _now()) > 0:
-            yield min(_LATER_LOOKS, left)
+            yield min(_LATER_PAUSE, left)
 
     async def _matches(self, give_up: float) -> Mapping[str, datetime | None] | None:
         """The predictions that could be its own, and when each was made. None if no look was answered."""
@@ -255,15 +247,15 @@ class Creation:
             pause = min(2 * pause, longest)
 
     async def _alike_in_doubt(self) -> int:
-        """How many of those that may own what was just listed are in doubt, this one included unless it was told.
+        """How many that may own what was just listed are in doubt, this one included unless its result was pushed.
 
         Whoever begins later owns none of it and need not be awaited, or a stream of them would never end.
         """
         alike = [other for other in self._creations.under_way if other.content == self.content]
         for other in alike:
             await other.heard.wait()
-        in_doubt = sum(other in self._creations.under_way and other.told is None for other in alike)
-        return in_doubt + self._creations.lost_like(self)
+        in_doubt = sum(other in self._creations.under_way and other.pushed is None for other in alike)
+        return in_doubt + self._creations.uncertain_like(self)
 
     async def _recent(self) -> AsyncIterator[Mapping[str, Any]]:
         query = urlencode({"created_after": self._since.isoformat().replace("+00:00", "Z")})
@@ -306,8 +298,3 @@ def _made(item: Any) -> datetime:
 
 def _now() -> float:
     return asyncio.get_running_loop().time()
-
-
-def _number(text: str) -> int | float:
-    value = float(text)
-    return int(value) if value.is_integer() else value

@@ -1,24 +1,16 @@
-"""The one door by which every byte leaves for Replicate, and where both budgets are kept.
+"""The one way out to Replicate. Every request takes a lease, so both budgets are kept here.
 
-Nothing passes without a lease: a creation by that of its admission, everything else by one of the second
-window. A lease is good for one request. This is checked here because the `replicate` client wraps whatever
-transport it is given in one that retries GETs by itself (on 429, 503 and 504, up to ten times, obeying any
-`Retry-After`): from anywhere above, those could not be counted. As it is, every answer is raised, so none happens.
-
-The client is asked only to put a request together. What comes back does not pass through it: it keeps three
-fields of an error and no header, trips over a JSON array, refuses statuses it does not know (`aborted`), and
-takes most of a millisecond to read a prediction. So an answer is kept whole in the `Exchange` of its call,
-and raised from here as `Answered`, or as a `Refusal` if its status is an error's.
+A lease is good for one request: a creation takes the lease of its admission, every other request one of the second
+window. The lease is stamped when the request leaves and again when its answer is here. `send` returns the answer of a
+success. It raises Refusal for an error status, NotSent when nothing can have arrived, and Lost when that is unknown.
 
 Underneath is aiohttp (by `httpx-aiohttp`): httpx's own pool slows down beyond about 30 requests in flight.
 """
 
 import asyncio
 import json
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from contextvars import ContextVar
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import aiohttp
@@ -32,7 +24,7 @@ MAX_ANSWER = 128 * 1024 * 1024
 
 
 CONNECT_TIMEOUT = 5.0
-"""Seconds. Below every exchange's own timeout, so that not having connected is known as such."""
+"""Seconds. Below every request's own timeout, so that not having connected is known as such."""
 
 
 class NotSent(Exception):
@@ -45,10 +37,6 @@ class Lost(Exception):
 
 class TooLarge(Lost):
     """It was answered at more length than can be read."""
-
-
-class Answered(Exception):
-    """The answer came; it is in the exchange."""
 
 
 class Refusal(Exception):
@@ -69,65 +57,57 @@ class Refusal(Exception):
         return document if isinstance(document, dict) else {}
 
 
-@dataclass(slots=True)
-class Exchange:
-    """One call: what to send with it and, afterwards, what came back. `timeout` in seconds, for all of it;
-    `max_answer` in bytes. `creates` says which of the two windows the lease is of."""
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What came back with a status of success."""
 
-    lease: Lease
-    timeout: float
-    creates: bool = False
-    headers: Mapping[str, str] = field(default_factory=dict)
-    max_answer: int = MAX_ANSWER
-    answer_headers: Mapping[str, str] = field(default_factory=dict)
-    body: bytes = b""
-
-    @contextmanager
-    def under_way(self) -> Iterator[None]:
-        """Whatever this task sends inside the block belongs to this exchange."""
-        token = _current.set(self)
-        try:
-            yield
-        finally:
-            _current.reset(token)
+    headers: Mapping[str, str]
+    body: bytes
 
     def json(self) -> Any:
-        """The answer's JSON. Raises Lost when it is none: then nobody knows what happened."""
+        """The answer's JSON. Raises Lost when it is none: then the outcome is unknown."""
         try:
             return json.loads(self.body)
         except (ValueError, RecursionError) as error:
             raise Lost("the answer is not JSON") from error
 
 
-_current: ContextVar[Exchange] = ContextVar("exchange")
+class BudgetedTransport:
+    """Sends requests over `connections`, each with a lease."""
 
+    def __init__(self, connections: httpx.AsyncBaseTransport) -> None:
+        self._connections = connections
 
-class BudgetedTransport(httpx.AsyncBaseTransport):
-    """Sends by `inner` what has a lease. Raises Answered, Refusal, NotSent or Lost, and never returns."""
+    async def send(
+        self,
+        request: httpx.Request,
+        lease: Lease,
+        *,
+        seconds: float,
+        creates: bool = False,
+        max_answer: int = MAX_ANSWER,
+    ) -> Answer:
+        """The answer to one request, within `seconds` for all of it and of at most `max_answer` bytes.
 
-    def __init__(self, inner: httpx.AsyncBaseTransport) -> None:
-        self._inner = inner
-
-    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        exchange = _current.get()
-        if _creates(request) is not exchange.creates:
+        `creates` says that the lease is of an admission. Raises Refusal, NotSent, Lost or TooLarge.
+        """
+        if _creates(request) is not creates:
             raise RuntimeError(
                 "a creation needs the lease of its admission, and all else one of the other window"
             )
-        request.headers.update(exchange.headers)
-        # The client sends creations with no timeout at all; ours bounds the whole exchange.
+        # httpx would time each read and write; here one timeout bounds the whole exchange.
         request.extensions["timeout"] = {
             "connect": CONNECT_TIMEOUT,
             "pool": CONNECT_TIMEOUT,
             "read": None,
             "write": None,
         }
-        exchange.lease.sent()
+        lease.sent()
         try:
-            async with asyncio.timeout(exchange.timeout):
-                response = await self._inner.handle_async_request(request)
+            async with asyncio.timeout(seconds):
+                response = await self._connections.handle_async_request(request)
                 try:
-                    exchange.body = await _read(response, exchange.max_answer)
+                    body = await _read(response, max_answer)
                 finally:
                     await response.aclose()
         except TimeoutError as error:
@@ -135,19 +115,15 @@ class BudgetedTransport(httpx.AsyncBaseTransport):
         except httpx.HTTPError as error:
             if not _never_connected(error):
                 raise Lost(str(error)) from error
-            exchange.lease.not_sent()
+            lease.not_sent()
             raise NotSent(str(error)) from error
         except aiohttp.ClientError as error:  # what httpx-aiohttp does not translate
             raise Lost(str(error)) from error
         finally:
-            exchange.lease.answered()
+            lease.answered()
         if response.status_code >= 300:
-            raise Refusal(response.status_code, response.headers, exchange.body)
-        exchange.answer_headers = response.headers
-        raise Answered
-
-    async def aclose(self) -> None:
-        """Nothing: the connections are shared, and their owner closes them."""
+            raise Refusal(response.status_code, response.headers, body)
+        return Answer(response.headers, body)
 
 
 def open_connections() -> httpx.AsyncBaseTransport:

@@ -6,11 +6,9 @@ Files take up to 100 MB and are kept for 24 hours (replicate.com/docs/reference/
 """
 
 import asyncio
-import io
 import math
 import random
 from collections.abc import Awaitable, Callable
-from typing import Any
 from weakref import WeakKeyDictionary, WeakValueDictionary
 
 from auth import Caller
@@ -30,24 +28,7 @@ TRIES = 4
 FIRST_PAUSE = 0.5
 """Seconds, at most, before the second try, if a refusal does not say how long; it doubles."""
 
-SendFile = Callable[[Caller, Upload], Awaitable[Any]]
-
-
-class Content(io.BufferedIOBase):
-    """An image as the client takes a file: its name must be text, and that of a temporary file is a number."""
-
-    def __init__(self, upload: Upload) -> None:
-        self.name = f"image{upload.media.extension}"
-        self._file = upload.file
-
-    def read(self, size: int | None = -1, /) -> bytes:
-        return self._file.read(-1 if size is None else size)
-
-    def seek(self, offset: int, whence: int = 0, /) -> int:
-        return self._file.seek(offset, whence)
-
-    def tell(self) -> int:
-        return self._file.tell()
+SendFile = Callable[[Caller, Upload], Awaitable[str]]
 
 
 class _Sending:
@@ -77,7 +58,7 @@ class _Sending:
 
 
 class Uploads:
-    """What has been sent ahead. `send_file(caller, upload)` sends a file and gives Replicate's answer."""
+    """What has been sent ahead. `send_file(caller, upload)` sends a file and returns its address."""
 
     def __init__(self, send_file: SendFile, *, first_pause: float = FIRST_PAUSE) -> None:
         self._send_file = send_file
@@ -98,7 +79,7 @@ class Uploads:
         async with turn:
             for number in range(TRIES):
                 try:
-                    return _address(await self._send_file(caller, upload))
+                    return await self._send_file(caller, upload)
                 except NotSent:
                     error: ServiceError = UpstreamError("Replicate cannot be reached.")
                     error.falls_back = False  # no other model is any nearer
@@ -113,11 +94,3 @@ class Uploads:
                     pause = self._first_pause * 2**number * random.uniform(0.5, 1)  # noqa: S311
                     await asyncio.sleep(pause if wait is None else wait)
         raise error
-
-
-def _address(answer: Any) -> str:
-    urls = answer.get("urls") if isinstance(answer, dict) else None
-    address = urls.get("get") if isinstance(urls, dict) else None
-    if not isinstance(address, str) or not address:
-        raise Lost("the answer is no file")
-    return address
