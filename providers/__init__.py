@@ -89,7 +89,7 @@ class Prediction:
 
     @property
     def is_over(self) -> bool:
-        """Replicate may leave a finished prediction at `processing`; output tells (and null does not)."""
+        """Replicate may leave a finished prediction at `processing`; output decides (and null is none)."""
         return self.status in _ENDED or (self.status == "processing" and bool(self.outputs))
 
     @property
@@ -132,8 +132,8 @@ class UncertainCreation:
 class TryAgain(Exception):
     """This attempt made nothing: nothing was started, or the model failed for a passing reason.
 
-    `wait` is how long the provider asked for, in seconds. All predictions of this caller should wait when the account
-    is `throttled`, or the provider `unreachable`. The caller gets `error` when no attempt is left.
+    `wait` is how long the provider says to wait, in seconds. All predictions of this caller should wait when the
+    account is `throttled`, or the provider `unreachable`. The caller gets `error` when no attempt is left.
     """
 
     def __init__(

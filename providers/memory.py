@@ -41,7 +41,7 @@ class MemoryProvider:
     def __init__(
         self, *outcomes: Prediction | Exception | None, answer_after: float = 0.25, ends_after: float = 1.0
     ) -> None:
-        self._outcomes = list(outcomes)
+        self.outcomes = list(outcomes)
         self._answer_after = answer_after
         self._ends_after = ends_after
         self._made: dict[str, _Made] = {}
@@ -66,7 +66,7 @@ class MemoryProvider:
     ) -> Created:
         lease.sent()
         self.sent.append((asyncio.get_running_loop().time(), caller.id))
-        outcome = self._outcomes.pop(0) if self._outcomes else SUCCEEDED
+        outcome = self.outcomes.pop(0) if self.outcomes else SUCCEEDED
         prediction = Prediction(f"p{len(self.sent)}", "starting")
         try:
             await asyncio.sleep(self._answer_after)
@@ -129,8 +129,8 @@ class MemoryProvider:
         """`body` is JSON: `{"id", "status", "output"}`; the header `Authorization` is the secret."""
         if headers.get("authorization") != secret:
             raise Untrusted("The message does not have the secret.")
-        told = json.loads(body)
-        return PushedResult(Prediction(told["id"], told["status"], tuple(map(Url, told["output"]))))
+        sent = json.loads(body)
+        return PushedResult(Prediction(sent["id"], sent["status"], tuple(map(Url, sent["output"]))))
 
     def receive_push(self, reference: str, pushed: PushedResult) -> None:
         made = self._made.get(pushed.prediction.id)

@@ -18,14 +18,14 @@ def raise_unless_made(prediction: Prediction) -> None:
         raise GenerationTimeout("Replicate did not start the prediction before its deadline.")
     if prediction.status == "canceled":
         cancelled = GenerationFailed("The prediction was cancelled at Replicate.")
-        cancelled.falls_back = False  # somebody wanted it to end
+        cancelled.falls_back = False  # it was cancelled on purpose
         raise cancelled
-    told = _first_line(prediction.error or "The model failed without saying why.")
+    detail = _first_line(prediction.error or "The model failed without saying why.")
     if prediction.cause == "content":
-        raise ContentRefused(told)
+        raise ContentRefused(detail)
     if prediction.cause == "passing":
-        raise TryAgain(GenerationFailed(told))
-    raise GenerationFailed(told)
+        raise TryAgain(GenerationFailed(detail))
+    raise GenerationFailed(detail)
 
 
 def _first_line(text: str) -> str:

@@ -85,6 +85,12 @@ def test_the_service_and_the_simulator_do_not_know_each_other(path):
     assert set() == imported(path) & others
 
 
+def test_only_replicates_client_knows_the_official_one():
+    assert ["providers/replicate/client.py"] == [
+        shown(path) for path in SERVICE if "replicate" in imported(path)
+    ]
+
+
 @pytest.mark.parametrize("path", [each for each in SERVICE if each.stem != "settings"], ids=shown)
 def test_only_settings_reads_the_environment(path):
     nodes = list(ast.walk(ast.parse(path.read_text())))

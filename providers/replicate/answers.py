@@ -47,7 +47,7 @@ def read_prediction(answer: Any) -> Prediction:
         cause=cause_of(error),
         created_at=created_at,
         seconds=_seconds(created_at, moment(answer.get("completed_at"))),
-        # A real answer may leave it out; who cannot know takes it for billed.
+        # A real answer may leave it out; without it, a cancelled one counts as billed.
         started=status in {"processing", "succeeded"} or bool(answer.get("started_at", status == "canceled")),
         is_removed=answer.get("data_removed") is True,
         progress=_progress(answer.get("logs")),
@@ -105,7 +105,7 @@ def exhausted_for(headers: Mapping[str, str]) -> float:
 
 
 def moment(text: Any) -> datetime | None:
-    """A time as Replicate tells it (ISO 8601, UTC unless it says otherwise), or None."""
+    """A time as Replicate writes it (ISO 8601, UTC unless it says otherwise), or None."""
     try:
         read = datetime.fromisoformat(text)
         return read.astimezone(UTC) if read.tzinfo else read.replace(tzinfo=UTC)
@@ -125,8 +125,8 @@ def _progress(logs: Any) -> float | None:
     """The last percentage that was printed. Models mostly print bars: ` 40%|████      | 12/30`."""
     if not isinstance(logs, str):
         return None
-    told = [share for found in _PER_CENT.findall(logs[-_LOGS_READ:]) if (share := float(found)) <= 100]
-    return told[-1] if told else None
+    shares = [share for found in _PER_CENT.findall(logs[-_LOGS_READ:]) if (share := float(found)) <= 100]
+    return shares[-1] if shares else None
 
 
 def _error_text(error: Any) -> str | None:

@@ -39,8 +39,8 @@ CREATE_TIMEOUT: Final = 30.0
 CLIENTS_KEPT: Final = 64
 
 MAX_POLL: Final = 4 * 1024 * 1024
-"""Bytes of an answer to a poll. Where inputs carry whole pictures, a page would be more, and each prediction is asked
-for by itself."""
+"""Bytes of an answer to a poll. Where inputs carry whole pictures, a page would be more, and each prediction is
+polled by itself."""
 
 SIGNATURE_TOLERANCE: Final = 300
 """Seconds between a webhook's timestamp and now. An older one may be one that was overheard."""

@@ -1,7 +1,7 @@
 """What Replicate's refusals and failures mean: status and error document in, our own error out.
 
 The admin's callers do not own the account that pays, so its token and billing trouble reaches them without
-Replicate's billing advice; a user hears of their own account in Replicate's words.
+Replicate's billing advice; a user gets Replicate's own words about their account.
 """
 
 import math
@@ -26,7 +26,7 @@ from providers.replicate import token_of
 from providers.replicate.transport import Refusal
 
 LONGEST_WAIT = 300.0
-"""Seconds. A refusal that asks for more is asked again after this."""
+"""Seconds. The longest wait: a request that was refused for longer is repeated after this."""
 
 # What models report; the strings and codes are Replicate's own.
 _REFUSED = re.compile(r"NSFW|flagged as sensitive|\(E005\)", re.IGNORECASE)
@@ -76,14 +76,14 @@ def cause_of(error: str | None) -> Cause:
 
 def seconds_to_wait(refusal: Refusal) -> float | None:
     """How long the refusal asks to wait: its header, else its `retry_after`, else its text; None if it is silent."""
-    told = _from_header(refusal.headers.get("retry-after", ""))
+    seconds = _from_header(refusal.headers.get("retry-after", ""))
     document = refusal.json()
-    if told is None and isinstance(document.get("retry_after"), int | float):
-        told = float(document["retry_after"])
-    if told is None:
+    if seconds is None and isinstance(document.get("retry_after"), int | float):
+        seconds = float(document["retry_after"])
+    if seconds is None:
         found = _RESETS_IN.search(str(document.get("detail", "")))
-        told = float(found.group(1)) if found else None
-    return None if told is None or math.isnan(told) else min(max(told, 0.0), LONGEST_WAIT)
+        seconds = float(found.group(1)) if found else None
+    return None if seconds is None or math.isnan(seconds) else min(max(seconds, 0.0), LONGEST_WAIT)
 
 
 def _from_header(text: str) -> float | None:
@@ -113,6 +113,6 @@ def _invalid_input(refusal: Refusal, caller: Caller) -> ServiceError:
     return InvalidRequest(problems or [Problem("input", detail[:300])])
 
 
-def _quoted(told: object, caller: Caller) -> str:
+def _quoted(text: object, caller: Caller) -> str:
     """Replicate's words, without the token that they may be about: they are logged, kept and shown."""
-    return str(told).replace(token_of(caller), "[token]")
+    return str(text).replace(token_of(caller), "[token]")

@@ -29,10 +29,10 @@ PAGE = 100
 """Predictions on a page of the list."""
 
 WORTH_A_PAGE = 3
-"""So many due at once are asked for by a page."""
+"""So many due at once are polled by a page."""
 
 PAGES_BELIEVED = 20
-"""So many pages in a row may show a prediction unfinished before it is asked for by itself."""
+"""So many pages in a row may show a prediction unfinished before it is polled by itself."""
 
 UNDATED = datetime.max.replace(tzinfo=UTC)
 """When a prediction was created that does not say when."""
@@ -46,10 +46,10 @@ _AT_ONCE = 150
 """Looks under way, shared evenly by the accounts. One that hangs must not take the room of all."""
 
 _TICK = timedelta(milliseconds=1)
-"""How exactly the list may tell moments apart. More would show those of one burst again and again."""
+"""How exactly the list may compare times. A coarser one would show those of one burst again and again."""
 
 _OVERDUE = 60.0
-"""So many seconds overdue weigh as much as one prediction more to tell of: nobody waits for ever."""
+"""So many seconds overdue weigh as much as one more prediction found over, so that none waits for ever."""
 
 EACH_FOLLOWED = 1.0
 """Seconds between two polls of a followed prediction, at the least."""
@@ -64,7 +64,7 @@ log = structlog.get_logger("watcher")
 
 @dataclass(slots=True, eq=False)
 class Watch:
-    """One prediction that somebody waits for. Times are the loop's, in seconds; `created_at` is the upstream's."""
+    """One prediction that is waited for. Times are the loop's, in seconds; `created_at` is the upstream's."""
 
     id: str
     created_at: datetime
@@ -85,15 +85,15 @@ class Watch:
     """How often in a row a page has shown it unfinished, or not at all."""
     failures: int = 0
     missing_since: float | None = None
-    will_be_told: Callable[[], bool] = bool
-    """Whether its upstream is relied on to tell how it ends. Unless it was asked to, it is not."""
+    is_pushed: Callable[[], bool] = bool
+    """Whether its result is pushed and the account's webhooks come."""
     followers: dict[object, Callable[[Prediction], object]] = field(default_factory=dict)
     polled_at: float = -math.inf
     follow_at: float = math.inf
     """When its last poll of its own was, and when its followers want one."""
 
     def schedule(self, now: float) -> None:
-        next_poll = self.durations.next_safety_look if self.will_be_told() else self.durations.next_look
+        next_poll = self.durations.next_safety_look if self.is_pushed() else self.durations.next_look
         earliest, latest = next_poll(now - self.since)
         self.earliest, self.latest = self.since + earliest, self.since + latest
 
@@ -101,7 +101,7 @@ class Watch:
         self.follow_at = when if self.followers else math.inf
 
     def show(self, prediction: Prediction) -> None:
-        """To those who follow it. What becomes of it there is no matter of whoever waits."""
+        """To its followers. An error of theirs does not concern the wait."""
         for follower in list(self.followers.values()):
             try:
                 follower(prediction)
@@ -117,7 +117,7 @@ class Watch:
 
 @dataclass(slots=True, eq=False)
 class Account:
-    """Whom an upstream tells of its predictions, and how well that goes."""
+    """A caller's predictions that are waited for, and how well their polls go."""
 
     caller: Caller
     watches: dict[Watch, None] = field(default_factory=dict)
@@ -134,7 +134,7 @@ class Account:
     failed_at: float = -math.inf
 
     def may_begin(self, now: float) -> bool:
-        """Whether another poll may be made now; asked again just before it is, since time has passed."""
+        """Whether another poll may be made now. To be checked again just before, since time has passed."""
         return now >= self.polls_again and self.under_way < self.share
 
     def has_pages_enough(self) -> bool:
@@ -153,7 +153,7 @@ class Poll:
     account: Account
     watches: list[Watch]
     expected: float
-    """How many it will likely tell of."""
+    """How many it will likely find over."""
     before: datetime | None = None
 
     def urgency(self, now: float) -> float:
@@ -185,7 +185,7 @@ def _polls_of(account: Account, now: float) -> list[Poll]:
         listable = []
     elif account.has_pages_enough():
         if now - account.pages_under_way[0] < UNANSWERED:
-            for watch in listable:  # one of those will tell
+            for watch in listable:  # one of the pages under way will show it
                 watch.schedule(now)
         listable = []
     listed = set(listable)
@@ -198,7 +198,7 @@ def _polls_of(account: Account, now: float) -> list[Poll]:
 
 
 def _pages(account: Account, listable: list[Watch], now: float) -> Iterator[Poll]:
-    """The latest created first: whoever is crowded out by other people's predictions is due again at once."""
+    """The latest created first: one that other predictions crowd off its page is due again at once."""
     listable.sort(key=lambda watch: watch.created_at, reverse=True)
     for start in range(0, len(listable), PAGE):
         page = listable[start : start + PAGE]

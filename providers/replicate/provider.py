@@ -38,7 +38,7 @@ _MISSING_PATIENCE = 10.0
 """Seconds. A prediction that no poll has found for so long is gone."""
 
 _UNTOLD_WAIT = 5.0
-"""Seconds without polls of an account that was refused for its rate and not told for how long."""
+"""Seconds without polls of an account that was refused for its rate without a time to wait."""
 
 CANCEL_PATIENCE = 30.0
 """Seconds, from its first try, in which a prediction must be cancelled; then it is left to its deadline."""
@@ -240,7 +240,7 @@ class Replicate:
             )
         except Refusal as refusal:
             failed = _poll_failed(refusal, caller)
-            # Refused for good: each is asked for by itself, and its answer says why.
+            # Refused for good: each is polled by itself, and its answer says why.
             raise failed if isinstance(failed, PollFailed) else NoPages from None
         except TooLarge:
             raise NoPages from None

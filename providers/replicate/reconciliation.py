@@ -1,4 +1,4 @@
-"""Whether a creation whose answer was lost ever arrived: asked of Replicate, never guessed.
+"""Finds out whether a creation whose answer was lost ever arrived: from Replicate, never by guessing.
 
 The account's recent predictions are searched for the same model and input, made since it was sent, under
 an id that is not on record. Several looks over some seconds, since a list may lag:
@@ -7,11 +7,11 @@ an id that is not on record. Several looks over some seconds, since a list may l
   identical predictions, so it does not matter which is whose.
 - none: it never arrived, and may be sent again. A process that died may have left it on its way, so the next one looks
   again until it would have given up waiting for the answer.
-- more than are in doubt, or the last look fails, or Replicate has thrown away what one of that time was asked for (it
-  does after an hour): nobody can know. It is told, not retried.
+- more than are in doubt, or the last look fails, or Replicate has deleted the input of one of that time (it does after
+  an hour): the outcome is unknown. The caller gets that as an error, and no retry.
 
 What is found may be that of an identical creation which still waits for its answer, so the answer is
-awaited before anybody adopts. A webhook may name the prediction while it is searched for, and ends the search.
+awaited before any is adopted. A webhook may name the prediction while it is searched for, and ends the search.
 
 Inputs are compared by their fingerprints: that is all that is left of one when the process died that sent it.
 """
@@ -135,7 +135,7 @@ class Creation:
         self.content = (token_of(caller), model, content)
         self.reference = reference
         self.heard = asyncio.Event()
-        """Set once nothing more is to be heard: it is settled, or in doubt."""
+        """Set once no answer is to come: it is settled, or in doubt."""
         self.pushed: Prediction | None = None
         """The prediction it made, as a webhook showed it."""
         self._search: asyncio.Timeout | None = None
@@ -204,7 +204,7 @@ class Creation:
                 # The oldest: what was sent later than this may be in doubt, too, and cannot have made it.
                 mine = min(candidates, key=lambda identity: matches[identity] or datetime.now(UTC))
                 self._creations.register_known(mine, self.reference)
-                # How it stands is left to be looked up: a list may tell less than there is.
+                # How it stands is left to a poll: a list may show less than there is.
                 return Prediction(mine, "starting", created_at=matches[mine], age=self._age())
         if undecided:
             raise OutcomeUnknown(
@@ -249,7 +249,7 @@ class Creation:
     async def _alike_in_doubt(self) -> int:
         """How many that may own what was just listed are in doubt, this one included unless its result was pushed.
 
-        Whoever begins later owns none of it and need not be awaited, or a stream of them would never end.
+        One that begins later owns none of it and need not be awaited, or a stream of them would never end.
         """
         alike = [other for other in self._creations.under_way if other.content == self.content]
         for other in alike:

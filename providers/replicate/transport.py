@@ -147,7 +147,7 @@ def _creates(request: httpx.Request) -> bool:
 
 
 def _never_connected(error: httpx.HTTPError) -> bool:
-    """httpx-aiohttp calls a lost connection a ConnectTimeout, so what aiohttp itself said is asked."""
+    """By aiohttp's own error, since httpx-aiohttp calls a lost connection a ConnectTimeout."""
     return isinstance(error.__cause__, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError)
 
 

@@ -32,7 +32,7 @@ SendFile = Callable[[Caller, Upload], Awaitable[str]]
 
 
 class _Sending:
-    """One image on its way, for everybody who waits for it; nobody waits: it is given up."""
+    """One image on its way, for all who wait for it. Without any it is given up."""
 
     def __init__(self, task: asyncio.Task[str]) -> None:
         self.task = task

@@ -10,7 +10,7 @@ ends, everything whose span has begun is polled together:
   shown unfinished for twenty pages, is polled by itself; and so is everything while no page can be had.
 - **When polls are scarce, the likeliest come first**, those that show most ended predictions; see `polling.py`.
 - **A failing upstream is not hammered.** An account whose poll failed is tried with one poll at a time, after a growing
-  pause, or after the one it asked for.
+  pause, or after the one that a refusal names.
 - **Pushed results save polls.** Where webhooks come (`push.py`), polls are rare: they find what was not pushed, and
   accounts whose webhooks do not come.
 
@@ -53,19 +53,19 @@ _NO_PAGES = (1.0, 60.0)
 """Seconds without pages after one that could not be had, at first and at the most; it doubles."""
 
 _CROWDED_OUT = 5
-"""A page that tells of less than was worth it counts as so many: other people's predictions fill the list."""
+"""A page that shows less than was worth it counts as so many: other predictions fill the list."""
 
 _PLAN_GOOD_FOR = 0.05
-"""Seconds. Whoever waited longer for a place asks again who is likeliest."""
+"""Seconds. After a longer wait for a place, the polls are chosen again."""
 
 
 log = structlog.get_logger("watcher")
 
 
 class PollFailed(Exception):
-    """This poll told nothing; another may.
+    """This poll found out nothing; another may.
 
-    `wait` is how long the upstream asked for, in seconds. With `patience` it is the prediction that fails, and
+    `wait` is how long the refusal says to wait, in seconds. With `patience` it is the prediction that fails, and
     not the upstream: after so many seconds of that in a row its watch ends with `error`.
     """
 
@@ -84,14 +84,14 @@ GetPage = Callable[[Caller, datetime, Lease], Awaitable[Page]]
 
 
 class NoPages(Exception):
-    """The list will not be shown, whoever asks."""
+    """The list cannot be had."""
 
 
 class Watcher:
-    """`finished` waits for one prediction; one timer and one patrol serve all that wait. `tell` ends the waiting for
-    one that was told of, and `follow` lets somebody else see how it goes.
+    """`wait` returns one prediction when it is over; one timer and one patrol serve all waits. `receive` takes a pushed
+    result, and `follow` shows progress.
 
-    `places` is the window that polls are made within.
+    `places` is the window of the polls.
     """
 
     def __init__(self, *, places: Gate, get: Get, get_page: GetPage) -> None:
@@ -109,8 +109,8 @@ class Watcher:
     async def wait(
         self, caller: Caller, prediction: Prediction, *, model: str, announced: bool = False
     ) -> Prediction:
-        """Wait until the prediction is over and give back how it ended. Whoever relies on being told of it says
-        that this was `announced`; what is watched late may have been told of already, and is polled as usual."""
+        """The prediction as it is when it is over. `announced`: its result is pushed. One that is watched late may have
+        been pushed already, and is polled as usual."""
         if prediction.is_over:
             return prediction
         if (early := self._pushes.early(prediction.id)) is not None:
@@ -121,7 +121,7 @@ class Watcher:
         watch = Watch(prediction.id, created_at, since, durations, loop.create_future())
         watch.alone = watch.created_at is UNDATED
         if announced and prediction.age == 0:
-            watch.will_be_told = partial(self._pushes.are_relied_on, caller)
+            watch.is_pushed = partial(self._pushes.are_relied_on, caller)
         watch.schedule(since)  # as one never polled, so what should be over by now is polled at once
         watch.first = watch.latest
         account = self._accounts.setdefault(caller.id, Account(caller))
@@ -134,7 +134,7 @@ class Watcher:
             self._forget(account)
 
     def receive(self, prediction: Prediction) -> None:
-        """Its upstream says by itself how it ended. Twice, or of what nobody waits for, does no harm."""
+        """Take a pushed result. Twice, or of a prediction that is not waited for, does no harm."""
         if not prediction.is_over:
             return
         self._pushes.came(prediction.id)
@@ -145,8 +145,8 @@ class Watcher:
             self._pushes.keep(prediction)
 
     def follow(self, prediction_id: str, listener: Callable[[Prediction], object]) -> Callable[[], None]:
-        """Let the listener have every poll at it that finds it unfinished, about one a second, until what this
-        returns is called. Nothing happens if it is not watched."""
+        """Call the listener with each poll's answer while the prediction is unfinished, about once a second, until the
+        returned function is called. Does nothing if it is not watched."""
         watch = next(self._watches_of(prediction_id), None)
         if watch is None:
             return lambda: None
@@ -162,7 +162,7 @@ class Watcher:
         return leave
 
     async def aclose(self) -> None:
-        """Poll no more, and wait for the polls under way to be gone. Nobody may wait any more."""
+        """Stop polling, and wait for the polls under way to be gone. No wait may be left."""
         self._pushes.close()
         polls = [*self._polls, *([self._patrol] if self._patrol else [])]
         for poll in polls:
@@ -176,14 +176,14 @@ class Watcher:
         return (watch for watch in everything if watch.id == prediction_id and not watch.over.done())
 
     def _poll_as_usual(self, caller: Caller) -> None:
-        """This account is not told of its predictions after all."""
+        """This account's webhooks do not come."""
         if account := self._accounts.get(caller.id):
             for watch in account.watches:
                 watch.schedule(asyncio.get_running_loop().time())
             self._wake_by(account.next_poll())
 
     def _forget(self, account: Account) -> None:
-        """An account that nobody waits for, but not before the wait that its upstream asked for is over."""
+        """Drop an account without waits, but not before the pause that a refusal named is over."""
         loop = asyncio.get_running_loop()
         if account.watches or self._accounts.get(account.caller.id) is not account:
             return
@@ -222,7 +222,7 @@ class Watcher:
                         lease.release()
                     if now() - planned_at > _PLAN_GOOD_FOR:
                         break
-        except Exception as error:  # whatever it is, whoever waits must hear of it
+        except Exception as error:  # whatever it is, the waits must end with it
             for account in self._accounts.values():
                 for watch in account.watches:
                     self._end(watch, error)
@@ -230,7 +230,7 @@ class Watcher:
             self._patrol = None
         self._wake_by(min((account.next_poll() for account in self._accounts.values()), default=math.inf))
 
-    # How: each poll is a task, and hears for itself what comes of it.
+    # How: each poll is a task, and handles its own answer.
 
     def _begin(self, poll: Poll, lease: Lease) -> None:
         # The next poll does not wait for this one's answer: on a slow line it would come late.
@@ -284,7 +284,7 @@ class Watcher:
             elif began - watch.missing_since >= failed.patience:
                 self._end(watch, failed.error)
             self._put_off(poll, failed, began)
-        except Exception as error:  # whatever it is, whoever waits must hear of it
+        except Exception as error:  # whatever it is, the waits must end with it
             self._end(watch, error)
         else:
             self._is_well(account, began)
@@ -338,7 +338,7 @@ class Watcher:
             watch.alone = True
             watch.latest = watch.latest if watch.unanswered else now
         else:
-            if watch.will_be_told() and prediction.status != "processing":  # of which nothing is ever told
+            if watch.is_pushed() and prediction.status != "processing":  # which is never pushed
                 self._pushes.expect(account.caller, watch.id)
             self._over(watch, prediction)
 
