@@ -167,9 +167,7 @@ class Attempts:
         self._move(generation, "running")
         try:
             async with asyncio.timeout(left):
-                return await self._provider.wait(
-                    caller, created, model=attempt.model.name, announced=self._callback is not None
-                )
+                return await self._provider.wait(caller, created, model=attempt.model.name)
         except TimeoutError:
             if (ended := await self._cancelled(caller, attempt, created)).is_made:
                 return ended

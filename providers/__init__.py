@@ -80,6 +80,8 @@ class Prediction:
     """Whether it ever ran, as far as the provider said: what never did is not billed."""
     age: float = 0.0
     """Its age when it was found, in seconds by our own clock; 0 if its creation was answered."""
+    is_announced: bool = False
+    """Whether its provider was asked to push its result."""
     is_lost: bool = False
     """Whether it could neither be watched to its end nor cancelled: it may be billed."""
     is_removed: bool = False
@@ -159,8 +161,7 @@ class Untrusted(Exception):
 class Provider(Protocol):
     """Runs predictions. Every method is called on the loop."""
 
-    @property
-    def limits(self) -> Limits: ...
+    limits: Limits
 
     async def upload(self, caller: Caller, upload: Upload) -> str:
         """The address under which a prediction of this caller can read the image. Raises ServiceError."""
@@ -182,10 +183,8 @@ class Provider(Protocol):
         `cancel_after` in seconds. `reference` is this attempt's own id. `callback` is where to push the result.
         """
 
-    async def wait(
-        self, caller: Caller, prediction: Prediction, *, model: str, announced: bool = False
-    ) -> Prediction:
-        """The prediction as it is when it is over. `announced`: its result is pushed. Raises ServiceError."""
+    async def wait(self, caller: Caller, prediction: Prediction, *, model: str) -> Prediction:
+        """The prediction as it is when it is over. Raises ServiceError."""
 
     async def cancel(self, caller: Caller, prediction: Prediction) -> Prediction | None:
         """Stop a prediction that still runs and bills. The prediction as it is then, or None if that is unknown. Does

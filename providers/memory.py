@@ -12,7 +12,20 @@ from typing import Any
 from auth import Caller, Secret
 from concurrency import Lease
 from errors import UpstreamError
-from providers import Created, Limits, Prediction, PushedResult, TryAgain, UncertainCreation, Untrusted, Url
+from providers import (
+    Created,
+    CreationRegistry,
+    Limits,
+    Prediction,
+    ProgressSource,
+    Provider,
+    PushedResult,
+    PushReceiver,
+    TryAgain,
+    UncertainCreation,
+    Untrusted,
+    Url,
+)
 from references import INLINE, LARGEST, Upload
 
 SUCCEEDED = Prediction("", "succeeded", (Url("https://memory.invalid/picture.png"),), started=True)
@@ -26,12 +39,11 @@ class _Made:
     over: asyncio.Future[Prediction]
 
 
-class MemoryProvider:
-    """A `Provider`, `PushReceiver`, `CreationRegistry` and `ProgressSource`.
+class MemoryProvider(Provider, PushReceiver, CreationRegistry, ProgressSource):
+    """Creations are answered after `answer_after` seconds, and predictions end `ends_after` seconds later.
 
-    Creations are answered after `answer_after` seconds, and predictions end `ends_after` seconds later. `outcomes` say
-    how, in order: an exception that the creation raises, or the prediction at its end, or None if it never ends. A
-    creation beyond them succeeds.
+    `outcomes` say how, in order: an exception that the creation raises, or the prediction at its end, or None if it
+    never ends. A creation beyond them succeeds.
     """
 
     limits = Limits(
@@ -90,7 +102,6 @@ class MemoryProvider:
         prediction: Prediction,
         *,
         model: str,  # noqa: ARG002
-        announced: bool = False,  # noqa: ARG002
     ) -> Prediction:
         if prediction.is_over:
             return prediction

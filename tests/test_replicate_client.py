@@ -14,7 +14,7 @@ from virtual_time import run
 from auth import Caller, credentials
 from providers import Url
 from providers.replicate.answers import read_prediction
-from providers.replicate.client import CLIENTS_KEPT, cancel_after_header
+from providers.replicate.client import CLIENTS_KEPT, NoDirectRequests, cancel_after_header
 from providers.replicate.polling import UNDATED
 from providers.replicate.transport import Lost, Refusal
 from providers.replicate.watcher import PollFailed
@@ -294,17 +294,16 @@ async def test_trap_7_a_token_in_the_environment_is_never_used(simulator, monkey
 
 
 @on_a_loop
-async def test_trap_8_a_token_has_one_client_and_clients_are_bounded_and_closed(simulator):
+async def test_trap_8_a_token_has_one_client_and_clients_are_bounded_and_hold_no_connection(simulator):
     async with parts(simulator) as service:
-        clients = [
-            await service.provider._client._client(f"r8_{number}") for number in range(CLIENTS_KEPT + 3)
-        ]
-        again = await service.provider._client._client("r8_9")
-        closed = [number for number, client in enumerate(clients) if client._async_client.is_closed]
+        client_of = service.provider._client._client
+        clients = [client_of(f"r8_{number}") for number in range(CLIENTS_KEPT + 3)]
+        is_same = [client_of(f"r8_{number}") is clients[number] for number in (9, CLIENTS_KEPT + 2, 0)]
+        ways_out = {type(each._async_client._transport._wrapped_transport) for each in clients}
 
-    assert clients[9] is again
-    assert [0, 1, 2] == closed
-    assert CLIENTS_KEPT + 3 == sum(client._async_client.is_closed for client in clients)
+    assert [True, True, False] == is_same
+    assert CLIENTS_KEPT == client_of.cache_info().currsize
+    assert {NoDirectRequests} == ways_out
 
 
 @on_a_loop
@@ -316,7 +315,7 @@ async def test_trap_8_a_client_evicted_while_in_use_loses_nothing(simulator):
     ]
     async with parts(simulator, concurrent_limit=len(callers)) as service:
         endings = await asyncio.gather(*(service.run(caller=caller) for caller in callers))
-        kept = len(service.provider._client._clients)
+        kept = service.provider._client._client.cache_info().currsize
 
     assert CLIENTS_KEPT == kept
     assert [True] * len(callers) == [ended.succeeded for ended in endings]

@@ -461,7 +461,7 @@ def test_what_is_told_before_the_answer_is_read_is_there_when_it_is_waited_for()
                 (made,) = world.book
                 provider.receive_push("gen_a.1", over(made.id))
                 created = await creation
-            ended = await provider.wait(ADMIN, created.prediction, model=MODEL, announced=True)
+            ended = await provider.wait(ADMIN, created.prediction, model=MODEL)
             at = asyncio.get_running_loop().time()
             return ended.outputs, at, world.tally.snapshot().requests
 
@@ -556,7 +556,7 @@ async def test_a_creation_with_a_callback_is_told_of_when_it_is_over_and_not_loo
     async with parts(simulator) as service, receiving(service.provider) as (callback, told):
         with await service.gate.acquire("admin") as lease:
             created = await creating(service, lease=lease, callback=callback)
-        ended = await service.provider.wait(ADMIN, created.prediction, model=MODEL, announced=True)
+        ended = await service.provider.wait(ADMIN, created.prediction, model=MODEL)
 
     (made,) = simulator.predictions()
     assert {"webhook": callback, "webhook_events_filter": ["completed"]} == {

@@ -54,7 +54,7 @@ async def test_one_lease_is_one_request(simulator):
 @on_a_loop
 async def test_a_request_of_the_official_clients_own_methods_cannot_leave(simulator):
     async with parts(simulator) as service:
-        client = await service.provider._client._client("r8_server")
+        client = service.provider._client._client("r8_server")
         with pytest.raises(RuntimeError, match="has no lease"):
             await client.predictions.async_get("p1")
 
@@ -224,14 +224,16 @@ async def test_a_path_in_the_base_url_is_kept():
 
 
 @on_a_loop
-async def test_closing_leaves_no_client_open_and_twice_is_no_error(simulator):
+async def test_closing_leaves_no_connection_open_and_twice_is_no_error(simulator):
     provider = Replicate(base_url=simulator.url, others=Gate(concurrent_limit=1, requests_per_minute=10))
-    client = await provider._client._client("r8_server")
+    await provider.webhook_secret(ADMIN)
+    session = provider._client._connections.client
+    assert not session.closed
 
     await provider.aclose()
     await provider.aclose()
 
-    assert client._async_client.is_closed
+    assert session.closed
 
 
 @on_a_loop

@@ -22,11 +22,11 @@ async def announced(
     webhook: float | None = UNDER_WAY,
 ) -> float:
     """Wait for it, of which a webhook tells so many seconds after its end, or never. Returns how late it was told."""
-    prediction = Prediction(made.id, "starting", created_at=made.created_at)
+    prediction = Prediction(made.id, "starting", created_at=made.created_at, is_announced=True)
     if webhook is not None:
         at = made.ends_at + webhook
         asyncio.get_running_loop().call_at(at, lambda: upstream.watcher.receive(made.end))
-    told = await upstream.watcher.wait(caller(account), prediction, model=model, announced=True)
+    told = await upstream.watcher.wait(caller(account), prediction, model=model)
     assert made.end == told
     return now() - made.ends_at
 
@@ -190,9 +190,9 @@ def test_what_is_watched_late_is_looked_at_as_usual_and_costs_no_trust():
         await upstream.learn(12.0, 12.0, 12.0)
         made = upstream.make(12.0)
         await asyncio.sleep(60.0)
-        late = Prediction(made.id, "starting", created_at=made.created_at, age=60.0)
+        late = Prediction(made.id, "starting", created_at=made.created_at, age=60.0, is_announced=True)
         began = now()
-        await upstream.watcher.wait(caller("ann"), late, model=MODEL, announced=True)
+        await upstream.watcher.wait(caller("ann"), late, model=MODEL)
         waited = now() - began
         await asyncio.sleep(20.0)
         upstream.looks.clear()

@@ -14,10 +14,8 @@ async def followed(
     upstream: Upstream, made, listener, *, after: float = 0.0, announced: bool = True
 ) -> float:
     """Wait for it while the listener follows it. Returns how late it was told."""
-    prediction = Prediction(made.id, "starting", created_at=made.created_at)
-    waiting = asyncio.create_task(
-        upstream.watcher.wait(caller("ann"), prediction, model=MODEL, announced=announced)
-    )
+    prediction = Prediction(made.id, "starting", created_at=made.created_at, is_announced=announced)
+    waiting = asyncio.create_task(upstream.watcher.wait(caller("ann"), prediction, model=MODEL))
     await asyncio.sleep(after)
     upstream.watcher.follow(made.id, listener)
     await waiting

@@ -99,11 +99,9 @@ async def watch(upstream: Upstream, wanted: Wanted, made: Made) -> None:
     if wanted.followed_after is not None:
         later(wanted.followed_after, lambda: upstream.watcher.follow(made.id, lambda told: None))
     created_at = made.created_at if wanted.dated else None
-    prediction = Prediction(made.id, "starting", created_at=created_at)
     announced = wanted.webhook is not None
-    assert made.end == await upstream.watcher.wait(
-        caller(wanted.account), prediction, model=wanted.model, announced=announced
-    )
+    prediction = Prediction(made.id, "starting", created_at=created_at, is_announced=announced)
+    assert made.end == await upstream.watcher.wait(caller(wanted.account), prediction, model=wanted.model)
 
 
 @given(

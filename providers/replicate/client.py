@@ -5,17 +5,17 @@ The official client (`replicate` 1.0.7) holds the address and the token and puts
 503 and 504, unseen by any window. They take most of a millisecond to read a prediction, raise on `aborted`, on a
 missing `version` or an `error` that is no string, and keep neither headers nor most fields of an error.
 
-One client serves a token, in a bounded cache. A token never goes into `os.environ`, and clients share no headers: the
-client writes its Authorization header into the dict that it is given.
+One client serves a token, in a bounded cache, and holds no connection. A token never goes into `os.environ`, and
+clients share no headers: the client writes its Authorization header into the dict that it is given.
 
 Every method takes the lease that its request uses, and raises Refusal, NotSent, Lost or TooLarge.
 Facts of the API: replicate.com/docs/reference/http. Facts of the client: its source at 1.0.7.
 """
 
 import math
-from collections import OrderedDict
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any, Final
 
 import httpx
@@ -75,7 +75,7 @@ class ReplicateClient:
         self._timeouts = timeouts
         self._connections = open_connections() if connections is None else connections
         self._transport = BudgetedTransport(self._connections)
-        self._clients: OrderedDict[str, Client] = OrderedDict()
+        self._client = lru_cache(CLIENTS_KEPT)(self._new_client)
 
     async def create_prediction(
         self,
@@ -102,7 +102,8 @@ class ReplicateClient:
             json={"input": sent, **hooks},
             headers={"Cancel-After": cancel_after_header(cancel_after)},
         )
-        return Created(read_prediction(answer.json()), exhausted_for(answer.headers))
+        prediction = replace(read_prediction(answer.json()), is_announced=webhook is not None)
+        return Created(prediction, exhausted_for(answer.headers))
 
     async def get_prediction(self, caller: Caller, prediction_id: str, *, lease: Lease) -> Prediction:
         prediction = read_prediction(
@@ -150,8 +151,6 @@ class ReplicateClient:
 
     async def aclose(self) -> None:
         """Close every connection."""
-        while self._clients:
-            await _close(self._clients.popitem()[1])
         await self._connections.aclose()
 
     async def _get(self, caller: Caller, path: str, lease: Lease, *, max_answer: int) -> Any:
@@ -172,29 +171,22 @@ class ReplicateClient:
         creates: bool = False,
         **content: Any,
     ) -> Answer:
-        client = await self._client(token_of(caller))
-        request = client._async_client.build_request(method, path, **content)  # noqa: SLF001
+        builder = self._client(token_of(caller))._async_client  # noqa: SLF001
+        request = builder.build_request(method, path, **content)
         return await self._transport.send(
             request, lease, seconds=seconds, creates=creates, max_answer=max_answer
         )
 
-    async def _client(self, token: str) -> Client:
-        client = self._clients.get(token)
-        if client is None:
-            client = Client(api_token=token, base_url=self._base_url, transport=NoDirectRequests())
-            self._clients[token] = client
-        self._clients.move_to_end(token)
-        if len(self._clients) > CLIENTS_KEPT:
-            await _close(self._clients.popitem(last=False)[1])
-        return client
+    def _new_client(self, token: str) -> Client:
+        return Client(api_token=token, base_url=self._base_url, transport=NoDirectRequests())
 
 
-def is_signed(headers: Mapping[str, str], body: str, secret: str) -> bool:
+def is_signed(headers: Mapping[str, str], body: bytes, secret: str) -> bool:
     """Whether this secret signed a webhook, and lately. Facts: replicate.com/docs/topics/webhooks/verify-webhook."""
     try:
         Webhooks.validate(
             headers=dict(headers),
-            body=body,
+            body=body.decode(),
             secret=WebhookSigningSecret(key=str(secret)),
             tolerance=SIGNATURE_TOLERANCE,
         )
@@ -207,8 +199,3 @@ def cancel_after_header(seconds: float) -> str:
     """Replicate's duration format (`45s`, `5m30s`, `30m`), within its bounds of 5 seconds and 30 minutes."""
     minutes, rest = divmod(min(max(5, math.ceil(seconds)), LONGEST_DEADLINE), 60)
     return "".join(f"{amount}{unit}" for amount, unit in ((minutes, "m"), (rest, "s")) if amount)
-
-
-async def _close(client: Client) -> None:
-    # The official client has no aclose of its own.
-    await client._async_client.aclose()  # noqa: SLF001

@@ -11,7 +11,7 @@ Each request goes through `client.py`, with a lease of the creation's admission 
 import asyncio
 import math
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -23,7 +23,19 @@ import structlog
 from auth import Caller, Secret
 from concurrency import Gate, Lease
 from errors import UpstreamError
-from providers import Created, Limits, Prediction, PushedResult, TryAgain, UncertainCreation, fingerprint
+from providers import (
+    Created,
+    CreationRegistry,
+    Limits,
+    Prediction,
+    ProgressSource,
+    Provider,
+    PushedResult,
+    PushReceiver,
+    TryAgain,
+    UncertainCreation,
+    fingerprint,
+)
 from providers.replicate.answers import Page, read_page
 from providers.replicate.client import LONGEST_DEADLINE, MAX_POLL, ReplicateClient, Timeouts
 from providers.replicate.errors import raise_if_settled, seconds_to_wait, service_error
@@ -62,9 +74,8 @@ class Timing:
     """Before a second try to upload, at most."""
 
 
-class Replicate:
-    """A `Provider`, `PushReceiver`, `CreationRegistry` and `ProgressSource`. Make it and close it on the loop that uses
-    it.
+class Replicate(Provider, PushReceiver, CreationRegistry, ProgressSource):
+    """Make it and close it on the loop that uses it.
 
     `others` is the window for all requests that create nothing; `connections` carry the requests.
     """
@@ -129,7 +140,7 @@ class Replicate:
                     self._watcher.receive(creation.pushed)
                 return created
             log.warning("creation_uncertain", reason=reason, model=model, caller=caller.id)
-            return Created(await self._adopted(creation.find(), caller, model))
+            return Created(await creation.find())
 
     async def recover(
         self,
@@ -143,13 +154,7 @@ class Replicate:
     ) -> Created:
         """`patience`: how long to go on searching while Replicate answers no look, in seconds."""
         with self._creations.begin(caller, model, content, reference=reference, since=since) as creation:
-            found = creation.find(patience=patience, on_its_way=self.limits.answer_timeout)
-            return Created(await self._adopted(found, caller, model))
-
-    async def _adopted(self, search: Awaitable[Prediction], caller: Caller, model: str) -> Prediction:
-        found = await search
-        log.info("creation_adopted", prediction=found.id, model=model, caller=caller.id)
-        return found
+            return Created(await creation.find(patience=patience, on_its_way=self.limits.answer_timeout))
 
     def register_uncertain(self, creation: UncertainCreation) -> None:
         self._creations.register_uncertain(creation)
@@ -158,10 +163,8 @@ class Replicate:
         for prediction_id in ids:
             self._creations.register_known(prediction_id)
 
-    async def wait(
-        self, caller: Caller, prediction: Prediction, *, model: str, announced: bool = False
-    ) -> Prediction:
-        return await self._watcher.wait(caller, prediction, model=model, announced=announced)
+    async def wait(self, caller: Caller, prediction: Prediction, *, model: str) -> Prediction:
+        return await self._watcher.wait(caller, prediction, model=model)
 
     def follow(self, prediction_id: str, listener: Callable[[Prediction], object]) -> Callable[[], None]:
         return self._watcher.follow(prediction_id, listener)

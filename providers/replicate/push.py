@@ -51,11 +51,8 @@ Fetch = Callable[[Caller], Awaitable[Secret]]
 
 def read_push(headers: Mapping[str, str], body: bytes, secret: str) -> PushedResult:
     """What a webhook says. Raises Untrusted, and nothing else whatever was sent."""
-    try:
-        if not is_signed(headers, body.decode(), secret):
-            raise Untrusted("The webhook is not signed by Replicate, or not lately.")
-    except UnicodeDecodeError:
-        raise Untrusted("The webhook is not signed by Replicate, or not lately.") from None
+    if not is_signed(headers, body, secret):
+        raise Untrusted("The webhook is not signed by Replicate, or not lately.")
     try:
         document = json.loads(body)
         prediction = read_prediction(document)
@@ -72,27 +69,27 @@ class Secrets:
     def __init__(self, fetch: Fetch) -> None:
         self._fetch = fetch
         self._secrets: OrderedDict[str, tuple[Secret, float]] = OrderedDict()
-        self._asking: dict[str, asyncio.Task[Secret]] = {}
+        self._fetching: dict[str, asyncio.Task[Secret]] = {}
 
     async def of(self, caller: Caller) -> str:
         """Raises ServiceError."""
         secret, good_until = self._secrets.get(caller.id, ("", -math.inf))
         if asyncio.get_running_loop().time() < good_until:
             return secret
-        asking = self._asking.get(caller.id)
-        if asking is None:
-            asking = self._asking[caller.id] = asyncio.create_task(self._ask(caller))
-            asking.add_done_callback(lambda done: self._asked(caller, done))
-        return await asyncio.shield(asking)  # it is shared: one caller's cancellation is not the others'
+        fetching = self._fetching.get(caller.id)
+        if fetching is None:
+            fetching = self._fetching[caller.id] = asyncio.create_task(self._answer(caller))
+            fetching.add_done_callback(lambda done: self._fetched(caller, done))
+        return await asyncio.shield(fetching)  # it is shared: one caller's cancellation is not the others'
 
     async def aclose(self) -> None:
         """Stop fetching."""
-        asking = list(self._asking.values())
-        for task in asking:
+        fetching = list(self._fetching.values())
+        for task in fetching:
             task.cancel()
-        await asyncio.gather(*asking, return_exceptions=True)
+        await asyncio.gather(*fetching, return_exceptions=True)
 
-    async def _ask(self, caller: Caller) -> Secret:
+    async def _answer(self, caller: Caller) -> Secret:
         try:
             return await self._fetch(caller)
         except Refusal as refusal:
@@ -100,8 +97,8 @@ class Secrets:
         except (NotSent, Lost):
             raise UpstreamError from None
 
-    def _asked(self, caller: Caller, done: "asyncio.Task[Secret]") -> None:
-        del self._asking[caller.id]
+    def _fetched(self, caller: Caller, done: "asyncio.Task[Secret]") -> None:
+        del self._fetching[caller.id]
         if done.cancelled() or done.exception() is not None:
             return
         self._secrets[caller.id] = done.result(), asyncio.get_running_loop().time() + GOOD_FOR

@@ -27,6 +27,8 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 from urllib.parse import urlencode
 
+import structlog
+
 from auth import Caller
 from errors import OutcomeUnknown, ServiceError, UpstreamError
 from providers import Prediction, PushedResult, TryAgain, UncertainCreation, fingerprint
@@ -52,6 +54,8 @@ _PAUSES = (1.0, 30.0)
 
 _PAGES = 20
 _IDS_KEPT = 50_000
+
+log = structlog.get_logger("replicate")
 
 FetchPage = Callable[[Caller, str], Awaitable[Any]]
 
@@ -173,14 +177,16 @@ class Creation:
         self._latest = self._since + timedelta(seconds=on_its_way) + 2 * CLOCK_SKEW
         try:
             async with asyncio.timeout(None) as self._search:
-                return self._pushed_by_now() or await self._found(patience, self._began + on_its_way)
+                found = self._pushed_by_now() or await self._found(patience, self._began + on_its_way)
         except (TimeoutError, TryAgain, ServiceError):
             # Pushed, perhaps in the very tick in which the search ended without it.
             if (pushed := self._pushed_by_now()) is None:
                 raise
-            return pushed
+            found = pushed
         finally:
             self._search = None
+        log.info("creation_adopted", prediction=found.id, model=self.content[1], caller=self.caller_id)
+        return found
 
     def _pushed_by_now(self) -> Prediction | None:
         return self.pushed and replace(self.pushed, age=self._age())

@@ -106,11 +106,9 @@ class Watcher:
         self._throttle = PollThrottle(places)
         self._pushes = PushTracker(on_silence=self._poll_as_usual)
 
-    async def wait(
-        self, caller: Caller, prediction: Prediction, *, model: str, announced: bool = False
-    ) -> Prediction:
-        """The prediction as it is when it is over. `announced`: its result is pushed. One that is watched late may have
-        been pushed already, and is polled as usual."""
+    async def wait(self, caller: Caller, prediction: Prediction, *, model: str) -> Prediction:
+        """The prediction as it is when it is over. The result of one that is watched late may have been pushed already,
+        so it is polled as usual."""
         if prediction.is_over:
             return prediction
         if (early := self._pushes.early(prediction.id)) is not None:
@@ -120,7 +118,7 @@ class Watcher:
         since, created_at = loop.time() - prediction.age, prediction.created_at or UNDATED
         watch = Watch(prediction.id, created_at, since, durations, loop.create_future())
         watch.alone = watch.created_at is UNDATED
-        if announced and prediction.age == 0:
+        if prediction.is_announced and prediction.age == 0:
             watch.is_pushed = partial(self._pushes.are_relied_on, caller)
         watch.schedule(since)  # as one never polled, so what should be over by now is polled at once
         watch.first = watch.latest

@@ -404,7 +404,7 @@ def test_limits_are_the_providers_own(story):
 def test_a_signed_message_ends_a_wait_at_once(story):
     async def act(subject):
         created = await subject.create("hangs")
-        waiting = asyncio.create_task(subject.provider.wait(ADMIN, created, model=MODEL, announced=True))
+        waiting = asyncio.create_task(subject.wait(created))
         await asyncio.sleep(1)
         headers, body = subject.push(created.id, await subject.provider.webhook_secret(ADMIN))
         pushed = subject.provider.read_push(headers, body, await subject.provider.webhook_secret(ADMIN))
