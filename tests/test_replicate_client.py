@@ -3,11 +3,15 @@
 import asyncio
 import json
 import tomllib
+from contextlib import suppress
+from io import BytesIO
 from pathlib import Path
 
+import httpx
 import pytest
 from callers import SERVER_TOKEN
 from parts import ADMIN, OTHER_USER, USER, look, on_a_loop, parts, reply, suffered, until, wire
+from replicate import Client
 from virtual_replicate import replicate
 from virtual_time import run
 
@@ -18,6 +22,7 @@ from providers.replicate.client import CLIENTS_KEPT, NoDirectRequests, cancel_af
 from providers.replicate.polling import UNDATED
 from providers.replicate.transport import Lost, Refusal
 from providers.replicate.watcher import PollFailed
+from references import Upload
 from simulator import Options
 
 # Trap 1: hidden retries of GETs, which obey any Retry-After.
@@ -288,6 +293,65 @@ async def test_trap_7_a_token_in_the_environment_is_never_used(simulator, monkey
     assert [USER.credentials["replicate"]] == [made.token for made in simulator.predictions()]
     with pytest.raises(ValueError, match="a token must not be empty"):
         Caller("admin", "admin", credentials(replicate=""))
+
+
+class Recording(httpx.AsyncBaseTransport):
+    """Connections that keep what is sent, and answer with what every endpoint's answer has."""
+
+    def __init__(self) -> None:
+        self.sent: list[tuple] = []
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        body, kind = await request.aread(), request.headers.get("content-type", "")
+        _, _, boundary = kind.partition("boundary=")
+        headers = {name: value for name, value in request.headers.items() if name != "cancel-after"}
+        headers |= {"content-type": kind.partition(";")[0]}
+        self.sent.append((request.method, str(request.url), headers, body.replace(boundary.encode(), b"")))
+        answer = {"id": "p1", "status": "starting", "results": [], "urls": {"get": "https://f"}, "key": "k"}
+        return httpx.Response(200, json=answer)
+
+
+class Named(BytesIO):
+    name = "image.png"
+
+
+@on_a_loop
+async def test_every_request_is_the_one_that_the_official_client_makes():
+    ours, theirs = Recording(), Recording()
+    image, told = b"\x89PNG\r\n\x1a\n" + bytes(1_000), {"prompt": "ü", "numbers": [1, 2.0], "pair": (1, 2)}
+    hooks = {"webhook": "https://here.test", "webhook_events_filter": ["completed"]}
+    async with parts("http://replicate.test/proxy", connections=ours) as service:
+        client, others = service.provider._client, service.others
+        for webhook in (None, "https://here.test"):
+            with await service.gate.acquire("admin") as lease:
+                await client.create_prediction(
+                    ADMIN, "a/b", told, lease=lease, cancel_after=60, webhook=webhook
+                )
+        for method, *given in (
+            (client.get_prediction, "p1"),
+            (client.list_predictions, "cursor=a%3D"),
+            (client.cancel_prediction, "p1"),
+            (client.create_file, Upload(BytesIO(image))),
+            (client.default_webhook_secret,),
+        ):
+            with await others.acquire("admin") as lease:
+                await method(ADMIN, *given, lease=lease)
+
+    official = Client(api_token=SERVER_TOKEN, base_url="http://replicate.test/proxy", transport=theirs)
+    for request in (
+        official.models.predictions.async_create("a/b", told),
+        official.models.predictions.async_create("a/b", told, **hooks),
+        official.predictions.async_get("p1"),
+        official.predictions.async_list("/v1/predictions?cursor=a%3D"),
+        official.predictions.async_cancel("p1"),
+        official.files.async_create(Named(image), content_type="image/png"),
+        official.webhooks.default.async_secret(),
+    ):
+        with suppress(ValueError):  # by which it reads the answer
+            await request
+
+    assert 7 == len(theirs.sent)
+    assert theirs.sent == ours.sent
 
 
 # Trap 8: clients belong to a loop and are not closed by anybody else.

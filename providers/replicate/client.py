@@ -3,7 +3,8 @@
 The official client (`replicate` 1.0.7) holds the address and the token and puts requests together. They are sent by the
 `BudgetedTransport`, each with a lease, and not by the client's own methods. Those repeat a GET up to ten times on 429,
 503 and 504, unseen by any window. They take most of a millisecond to read a prediction, raise on `aborted`, on a
-missing `version` or an `error` that is no string, and keep neither headers nor most fields of an error.
+missing `version` or an `error` that is no string, and keep neither headers nor most fields of an error. A test compares
+every request with the one that the official client makes.
 
 One client serves a token, in a bounded cache, and holds no connection. A token never goes into `os.environ`, and
 clients share no headers: the client writes its Authorization header into the dict that it is given.
