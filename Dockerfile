@@ -13,6 +13,7 @@ RUN python -m venv /venv \
     && /venv/bin/pip install --no-cache-dir --disable-pip-version-check \
         -r requirements.txt ${S3:+-r requirements-s3.txt}
 COPY *.py ./
+COPY admission admission
 COPY files files
 COPY intake intake
 COPY providers providers

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final
 
+from admission.forecast import Plan
 from attempts import Ledger
 from auth import Caller, Visitor
 from errors import LedgerDown, ShuttingDown
@@ -23,7 +24,6 @@ from intake.shapes import BatchRequest, GenerationRequest
 from interrupted import InterruptedWork
 from lookup import Lookup
 from loop_thread import Pool
-from planning import Plan
 from records import Batch, Work
 from recovery import Recovery
 from telling import Recorded, View

@@ -20,15 +20,16 @@ from typing import Any, Final, Literal, cast
 
 import structlog
 
+from admission.forecast import Plan
+from admission.policy import GateSnapshot
 from attempts import Ledger, to_the_end
 from auth import Caller
 from budget import Budget, check_cost
 from callbacks import Delivery
-from concurrency import Gate, Outlook
+from concurrency import Gate
 from errors import LedgerDown, QueueFull, ShuttingDown
 from intake.shapes import BatchRequest, GenerationRequest
 from life import FIRST_BACKOFF, Keeper, Lives
-from planning import Plan
 from providers import Provider
 from records import Batch, Generation
 from telling import View
@@ -84,7 +85,6 @@ class Generations:
         """What a stop has left to the next process."""
         self._is_draining = False
         self.tally = self._lives.tally
-        self.pace = self._lives.pace
 
     # ── Accepted
 
@@ -252,11 +252,11 @@ class Generations:
         """What a stop has left to the next process, until this one ends."""
         return self._interrupted.get(target)
 
-    def outlook(self, caller: Caller, wanted: int) -> Outlook:
-        """What a plan for so many generations of this caller goes by. Raises QueueFull, LedgerDown or ShuttingDown if
-        they would not be taken."""
-        self._make_room(wanted)
-        return self._gate.outlook(caller.id)
+    def snapshot(self, more: int) -> GateSnapshot:
+        """The gate, for a plan of so many generations more. Raises QueueFull, LedgerDown or ShuttingDown if they would
+        not be taken."""
+        self._make_room(more)
+        return self._gate.snapshot()
 
     def task(self, work: Generation | Batch) -> asyncio.Task[None] | None:
         """What ends when it has ended or was interrupted; None if it is not alive."""

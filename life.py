@@ -25,6 +25,7 @@ from typing import Final, Protocol
 import structlog
 
 from adaptation import Step
+from admission.durations import Took
 from attempts import Attempts, Ledger, to_the_end
 from budget import Budget, check_cost
 from callbacks import Delivery
@@ -43,7 +44,6 @@ from errors import (
 )
 from files import Kept
 from media import black_png
-from planning import Pace
 from providers import Provider, TryAgain
 from records import Batch, Generation
 from telling import State
@@ -113,7 +113,6 @@ class Lives:
         self.keeping = 0
         """How many are fetching what was made: they wait for no slot and hold none."""
         self.tally = Tally()
-        self.pace = Pace()
 
     async def live(self, generation: Generation, batch: Batch | None) -> None:
         """Live until the end, which is then on the disk, or until interrupted."""
@@ -278,7 +277,8 @@ class Lives:
         """Let plans go by what it took. Whatever had to be tried more than once is no example."""
         attempt = generation.last
         if generation.attempts == 1 and attempt is not None and attempt.answered:
-            self.pace.note(attempt.model.name, held=attempt.held, after=kept_in, answered=attempt.answered)
+            took = Took(attempt.held, after=kept_in, answered=attempt.answered)
+            self._gate.durations.note(attempt.model.name, took)
 
     async def _stand_in(self, generation: Generation) -> None:
         """A black picture, for those who said that they would rather have that than nothing."""

@@ -11,6 +11,7 @@ from typing import Any, Final, Literal
 
 import structlog
 
+from admission.forecast import Plan
 from auth import Caller, Doors, Visitor
 from callbacks import Callbacks, Delivery
 from desk import Desk, Order
@@ -23,7 +24,6 @@ from intake.queries import UsageQuery
 from intake.shapes import BatchRequest, GenerationRequest
 from lookup import Lookup
 from loop_thread import LoopThread
-from planning import Plan
 from providers import Provider
 from providers.webhooks import Untrusted, verified
 from records import Batch, Generation, Work

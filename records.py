@@ -10,10 +10,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from admission.forecast import Plan
 from auth import Caller
 from errors import ServiceError
 from intake.shapes import GenerationRequest
-from planning import Plan
 from providers import Prediction
 from registry import Model
 from telling import ENDED, Recorded, State, View, dated, result, told

@@ -16,13 +16,13 @@ from typing import Any, Final
 import structlog
 
 import models
+from admission.forecast import Plan
 from auth import Caller
 from callbacks import Delivery
 from errors import GenerationFailed, Internal, Interrupted, InvalidRequest, OutcomeUnknown, ServiceError
 from intake.attachments import Attachments, Gone
 from intake.parsing import Terms, parse_generation
 from lookup import Lookup
-from planning import Plan
 from providers.reconciliation import CLOCK_SKEW
 from providers.replicate import CREATE_TIMEOUT
 from records import Batch, Generation

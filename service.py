@@ -18,6 +18,9 @@ from typing import Any
 
 import structlog
 
+from admission.durations import Durations
+from admission.forecast import Item, Plan, plan
+from admission.sliding_window import WINDOW
 from auth import Caller, Doors
 from budget import Budget
 from callbacks import Callbacks, Unheard
@@ -33,14 +36,12 @@ from intake.shapes import BatchRequest, Limits
 from interrupted import InterruptedWork
 from lookup import Lookup
 from loop_thread import LoopThread, Pool
-from planning import Item, Plan, plan
 from providers.replicate import Replicate
 from reception import Reception
 from records import Batch, Work
 from recovery import Recovery, inherit
 from resources import fallbacks, storage, uploads_dir
 from settings import FILES_AT_ONCE, HANDED_IN_AT_ONCE, LISTENERS_AT_ONCE, Settings, SettingsError
-from sliding_window import WINDOW
 from standing import Standing
 from store import Ledger
 from waiting import Seats
@@ -99,18 +100,21 @@ class Service:
         self._janitor = self.loop.submit(self._tidy_up())
 
     def _build(self) -> None:
-        settings = self.settings
+        settings, durations = self.settings, Durations()
         self.gate = Gate(
             concurrent_limit=settings.REPLICATE_CONCURRENT_LIMIT,
             requests_per_minute=settings.REPLICATE_REQUESTS_PER_MINUTE,
             interactive_reserve=settings.INTERACTIVE_RESERVE,
+            durations=durations,
         )
         self._others = Gate(
             concurrent_limit=_OTHERS_AT_ONCE,
             requests_per_minute=settings.REPLICATE_OTHER_REQUESTS_PER_MINUTE,
         )
         self._resume(self._others, "others")
-        self._provider = Replicate(base_url=settings.REPLICATE_BASE_URL, others=self._others)
+        self._provider = Replicate(
+            base_url=settings.REPLICATE_BASE_URL, others=self._others, durations=durations
+        )
         self.files = self._open_files()
         self.budget = Budget(settings.BUDGET_USD_PER_DAY)
         self.callbacks = Callbacks(
@@ -314,9 +318,13 @@ class Service:
         """How a batch would go now. Raises QueueFull or ShuttingDown if it would not be taken; one that `may_be_here`,
         under its key, needs no room for that."""
         room = 0 if may_be_here else len(wanted.requests)
-        outlook = self.loop.call(partial(self.generations.outlook, caller, room))
-        pace = self.generations.pace
-        return plan(_items(wanted), outlook, pace, max_concurrent=wanted.max_concurrent)
+        return plan(
+            _items(wanted),
+            self.loop.call(partial(self.generations.snapshot, room)),
+            self.gate.durations,
+            caller=caller.id,
+            max_concurrent=wanted.max_concurrent,
+        )
 
     def seconds_per_release(self) -> float:
         return self.loop.call(self.gate.seconds_per_release)

@@ -1,20 +1,17 @@
 """How work stands: what is told of it before it has ended, with its place in line and how long it may still take.
 
-Both are estimates: turns are equal from now on, and what is to come takes as long as the latest of its model did.
+Both are the gate's estimates: turns are equal from now on, and work takes as long as the latest of its model did.
 """
 
 from collections import Counter
 from collections.abc import Mapping
-from statistics import fmean
-from typing import Any, Final
+from typing import Any
 
+from admission.forecast import seconds_left
 from concurrency import Gate
 from generation import Generations
 from records import Batch, Generation
 from telling import Recorded, State, View, dated
-
-_OVERDUE: Final = 0.1
-"""The part of its usual time that one is given which has passed it already."""
 
 
 class Standing:
@@ -41,18 +38,20 @@ class Standing:
         return told
 
     def _seconds(self, generation: Generation) -> float:
-        took = self._generations.pace.of(generation.model.name)
-        usual = fmean(each.held + each.after for each in took) if took else generation.model.usual_seconds
+        model = generation.model
+        usual = self._gate.durations.usual(model.name, model.usual_seconds)
         if generation.state == "queued":
-            wait = self._gate.wait(self._place(generation), usual=usual)
-            if (bound := self._bound(generation)) is not None:
-                wait = max(wait, (self._generations.behind(generation) + 1) * usual / bound)
-            return wait + usual
-        held = generation.last.age if generation.last else 0.0
-        return max(usual - held, usual * _OVERDUE)
+            return usual + self._gate.wait(
+                *self._line(generation), usual=usual, bound=self._bound(generation)
+            )
+        return seconds_left(usual, held=generation.last.age if generation.last else 0.0)
 
     def _place(self, generation: Generation) -> int:
-        return self._gate.place(generation.caller.id, generation.batch, self._generations.behind(generation))
+        return self._gate.place(*self._line(generation))
+
+    def _line(self, generation: Generation) -> tuple[str, str | None, int]:
+        """Its caller, its batch, and how many of both are ahead of it."""
+        return generation.caller.id, generation.batch, self._generations.behind(generation)
 
     def _bound(self, generation: Generation) -> int | None:
         """Of its batch: how many of that may be in flight at once."""

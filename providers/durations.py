@@ -1,16 +1,13 @@
-"""How long a model's predictions take, learnt as they end: when the next look is due, and how likely it tells.
+"""When the next look at a prediction is due, and how likely it tells, by how long its model's predictions took.
 
-A model is known by its latest durations. Its predictions are first looked at when a fifth of them were done,
-then at shrinking intervals while most of them end, and at growing ones once a prediction is older than any
-before it. A model that is not known yet is looked at after another quarter of a prediction's age. So seconds
-and minutes both get few looks.
+`lengths` are the latest durations of a model, in seconds, the shortest first (`admission.durations.Lengths`). Its
+predictions are first looked at when a fifth of them were done, then at shrinking intervals while most of them end,
+and at growing ones once a prediction is older than any before it. A model that is not known yet is looked at after
+another quarter of a prediction's age. So seconds and minutes both get few looks.
 """
 
-from bisect import bisect_left, bisect_right, insort
-from collections import deque
-
-REMEMBERED = 64
-"""Durations kept: enough for a quantile, few enough to follow a model that changes."""
+from bisect import bisect_right
+from collections.abc import Sequence
 
 ENOUGH = 3
 """Durations from which a model counts as known."""
@@ -33,69 +30,59 @@ _SAFETY = 15.0, 60.0
 """Seconds between two looks at it thereafter, at the least and at the most."""
 
 
-class Durations:
-    """The latest durations of one model, in seconds, in order of age and of length."""
+def next_look(lengths: Sequence[float], age: float) -> tuple[float, float]:
+    """The least and the greatest age, in seconds, to look again at a prediction not over at `age`.
 
-    def __init__(self) -> None:
-        self._by_age: deque[float] = deque()
-        self._by_length: list[float] = []
-
-    def learn(self, seconds: float) -> None:
-        if len(self._by_age) == REMEMBERED:
-            oldest = self._by_age.popleft()
-            del self._by_length[bisect_left(self._by_length, oldest)]
-        self._by_age.append(seconds)
-        insort(self._by_length, seconds)
-
-    def next_look(self, age: float) -> tuple[float, float]:
-        """The least and the greatest age, in seconds, to look again at a prediction not over at `age`.
-
-        The greatest is when it is wanted; from the least on, a look made for another will do as well.
-        """
-        if not self._is_known:
-            wait = _between(_FIRST, age / 4, _LONGEST)
-            return age + wait / 2, age + wait
-        soon = self._quantile(0.2)
-        if age + SHORTEST < soon:
-            return max(age, soon - self._interval(soon) / 2), soon
-        wait = self._interval(age)
+    The greatest is when it is wanted; from the least on, a look made for another will do as well.
+    """
+    if not _is_known(lengths):
+        wait = _between(_FIRST, age / 4, _LONGEST)
         return age + wait / 2, age + wait
+    soon = _quantile(lengths, 0.2)
+    if age + SHORTEST < soon:
+        return max(age, soon - _interval(lengths, soon) / 2), soon
+    wait = _interval(lengths, age)
+    return age + wait / 2, age + wait
 
-    def next_safety_look(self, age: float) -> tuple[float, float]:
-        """The same for a prediction that will be told of: the first when it should have been, then ever fewer."""
-        first = self._quantile(0.9) + _LATE if self._is_known else _UNKNOWN
-        if age + SHORTEST < first:
-            return max(age, first - _LATE / 2), first
-        wait = _between(_SAFETY[0], age - first, _SAFETY[1])
-        return age + wait / 2, age + wait
 
-    def chance(self, seen: float, age: float) -> float:
-        """How likely a prediction is over at `age` that was not at `seen`, from 0 to 1.
+def next_safety_look(lengths: Sequence[float], age: float) -> tuple[float, float]:
+    """The same for a prediction that will be told of: the first when it should have been, then ever fewer."""
+    first = _quantile(lengths, 0.9) + _LATE if _is_known(lengths) else _UNKNOWN
+    if age + SHORTEST < first:
+        return max(age, first - _LATE / 2), first
+    wait = _between(_SAFETY[0], age - first, _SAFETY[1])
+    return age + wait / 2, age + wait
 
-        By how many of those remembered that outlasted `seen` were over by then, as if there were one more that
-        is as likely to go on as it has gone on so far.
-        """
-        unheard_of = 1 - seen / age if age > seen else 0.0
-        if not self._is_known:
-            return unheard_of
-        outlasted = bisect_right(self._by_length, seen)
-        left, over = len(self._by_length) - outlasted, bisect_right(self._by_length, age) - outlasted
-        return (over + unheard_of) / (left + 1)
 
-    @property
-    def _is_known(self) -> bool:
-        return len(self._by_length) >= ENOUGH
+def chance(lengths: Sequence[float], seen: float, age: float) -> float:
+    """How likely a prediction is over at `age` that was not at `seen`, from 0 to 1.
 
-    def _quantile(self, share: float) -> float:
-        return self._by_length[int(share * len(self._by_length))]
+    By how many of those remembered that outlasted `seen` were over by then, as if there were one more that
+    is as likely to go on as it has gone on so far.
+    """
+    unheard_of = 1 - seen / age if age > seen else 0.0
+    if not _is_known(lengths):
+        return unheard_of
+    outlasted = bisect_right(lengths, seen)
+    left, over = len(lengths) - outlasted, bisect_right(lengths, age) - outlasted
+    return (over + unheard_of) / (left + 1)
 
-    def _interval(self, age: float) -> float:
-        late, longest = self._quantile(0.8), self._by_length[-1]
-        wait = (late - age) / 4 if age < late else (age - longest) / 4
-        wait = min(
-            wait, age / 4
-        )  # of a model of seconds or minutes, it is seconds that must not wait for minutes
-        return _between(max(SHORTEST, _SHORTEST_SHARE * self._quantile(0.5)), wait, _LONGEST)
+
+def _is_known(lengths: Sequence[float]) -> bool:
+    return len(lengths) >= ENOUGH
+
+
+def _quantile(lengths: Sequence[float], share: float) -> float:
+    return lengths[int(share * len(lengths))]
+
+
+def _interval(lengths: Sequence[float], age: float) -> float:
+    late, longest = _quantile(lengths, 0.8), lengths[-1]
+    wait = (late - age) / 4 if age < late else (age - longest) / 4
+    wait = min(
+        wait, age / 4
+    )  # of a model of seconds or minutes, it is seconds that must not wait for minutes
+    return _between(max(SHORTEST, _SHORTEST_SHARE * _quantile(lengths, 0.5)), wait, _LONGEST)
 
 
 def _between(least: float, value: float, most: float) -> float:

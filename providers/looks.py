@@ -16,9 +16,10 @@ from datetime import UTC, datetime, timedelta
 
 import structlog
 
+from admission.durations import Lengths
 from auth import Caller
 from providers import Prediction
-from providers.durations import SHORTEST, Durations
+from providers.durations import SHORTEST, chance, next_look, next_safety_look
 
 PAGE = 100
 """Predictions on a page of the list."""
@@ -56,7 +57,7 @@ class Watch:
     id: str
     created_at: datetime
     since: float
-    durations: Durations
+    lengths: Lengths
     over: asyncio.Future[Prediction]
     seen: float = 0.0
     """Its age, in seconds, when it was last seen unfinished."""
@@ -80,8 +81,8 @@ class Watch:
     """When its last look of its own was, and when its followers want one."""
 
     def schedule(self, now: float) -> None:
-        next_look = self.durations.next_safety_look if self.will_be_told() else self.durations.next_look
-        earliest, latest = next_look(now - self.since)
+        schedule = next_safety_look if self.will_be_told() else next_look
+        earliest, latest = schedule(self.lengths.ordered, now - self.since)
         self.earliest, self.latest = self.since + earliest, self.since + latest
 
     def look_for_followers(self, when: float) -> None:
@@ -96,7 +97,7 @@ class Watch:
                 log.exception("follower_failed", prediction=prediction.id)
 
     def chance(self, now: float) -> float:
-        return self.durations.chance(self.seen, now - self.since)
+        return chance(self.lengths.ordered, self.seen, now - self.since)
 
     def is_listable(self) -> bool:
         return not self.alone and self.pages < PAGES_BELIEVED

@@ -7,8 +7,8 @@ Looks for followers never take more than a third of the window: the more is foll
 import asyncio
 import math
 
+from admission.sliding_window import WINDOW
 from concurrency import Gate
-from sliding_window import WINDOW
 
 EACH_FOLLOWED = 1.0
 """Seconds between two looks at a prediction that somebody follows, at the least."""

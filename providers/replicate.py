@@ -28,6 +28,7 @@ import structlog
 from replicate import Client
 from replicate.prediction import Predictions
 
+from admission.durations import Durations
 from auth import Caller
 from concurrency import Gate, Lease
 from errors import UpstreamError, UpstreamRateLimited
@@ -92,9 +93,9 @@ log = structlog.get_logger("replicate")
 class Replicate:
     """The provider (see `providers.Provider`). Make it and close it on the loop that uses it.
 
-    `others` is the window for all that creates nothing; timeouts, and the pauses before each look for a lost
-    creation, after each try to cancel and before a second try to upload, in seconds; `connections` is what requests
-    leave by.
+    `others` is the window for all that creates nothing; `durations` learns how long predictions take; timeouts, and
+    the pauses before each look for a lost creation, after each try to cancel and before a second try to upload, in
+    seconds; `connections` is what requests leave by.
     """
 
     def __init__(
@@ -102,6 +103,7 @@ class Replicate:
         *,
         base_url: str,
         others: Gate,
+        durations: Durations | None = None,
         create_timeout: float = CREATE_TIMEOUT,
         look_timeout: float = LOOK_TIMEOUT,
         looks: Sequence[float] = LOOKS,
@@ -118,7 +120,9 @@ class Replicate:
         self._clients: OrderedDict[str, Client] = OrderedDict()
         self._connections = open_connections() if connections is None else connections
         self._transport = BudgetedTransport(self._connections)
-        self._watcher = Watcher(places=others, get=self._get, get_page=self._get_page)
+        self._watcher = Watcher(
+            places=others, get=self._get, get_page=self._get_page, durations=durations or Durations()
+        )
         self._creations = Creations(self._search, looks=looks)
         self._uploads = Uploads(self._send_file, first_pause=upload_pause)
         self._secrets = Secrets(self._get_secret)

@@ -26,13 +26,13 @@ from functools import partial
 
 import structlog
 
+from admission.durations import Durations
 from auth import Caller
 from concurrency import Gate, Lease
 from errors import ServiceError
 from providers import Prediction
 from providers.announcements import Announcements
 from providers.answers import Page
-from providers.durations import Durations
 from providers.looks import (
     PAGES_BELIEVED,
     UNANSWERED,
@@ -90,14 +90,14 @@ class Watcher:
     """`finished` waits for one prediction; one timer and one patrol serve all that wait. `tell` ends the waiting for
     one that was told of, and `follow` lets somebody else see how it goes.
 
-    `places` is the window that looks are made within.
+    `places` is the window that looks are made within; `durations` remembers how long each model's predictions take.
     """
 
-    def __init__(self, *, places: Gate, get: Get, get_page: GetPage) -> None:
+    def __init__(self, *, places: Gate, get: Get, get_page: GetPage, durations: Durations) -> None:
         self._places = places
         self._get = get
         self._get_page = get_page
-        self._durations: dict[str, Durations] = {}
+        self._durations = durations
         self._accounts: dict[str, Account] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._patrol: asyncio.Task[None] | None = None
@@ -115,9 +115,9 @@ class Watcher:
         if (early := self._announcements.early(prediction.id)) is not None:
             return early
         loop = asyncio.get_running_loop()
-        durations = self._durations.setdefault(model, Durations())
+        lengths = self._durations.lengths(model)
         since, created_at = loop.time() - prediction.age, prediction.created_at or UNDATED
-        watch = Watch(prediction.id, created_at, since, durations, loop.create_future())
+        watch = Watch(prediction.id, created_at, since, lengths, loop.create_future())
         watch.alone = watch.created_at is UNDATED
         if announced and prediction.age == 0:
             watch.will_be_told = partial(self._announcements.are_relied_on, caller)
@@ -344,7 +344,7 @@ class Watcher:
     def _over(self, watch: Watch, prediction: Prediction) -> None:
         if prediction.status == "succeeded" and not watch.over.done():
             took = asyncio.get_running_loop().time() - watch.since
-            watch.durations.learn(min(took if prediction.seconds is None else prediction.seconds, took))
+            watch.lengths.learn(min(took if prediction.seconds is None else prediction.seconds, took))
         self._end(watch, prediction)
 
     def _put_off(self, look: Look, failed: Exception, began: float) -> None:

@@ -14,12 +14,12 @@ from dataclasses import dataclass
 
 from callers import SERVER_TOKEN, USER_TOKEN
 
+from admission.forecast import Plan
 from auth import Caller
 from concurrency import Gate
 from errors import LedgerDown, UpstreamError
 from generation import Generations
 from intake.parsing import parse_batch, parse_generation
-from planning import Plan
 from providers import Created, Prediction, TryAgain
 from providers.replicate import Replicate
 from records import Batch, Generation

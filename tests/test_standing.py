@@ -6,9 +6,9 @@ import pytest
 import virtual_time
 from parts import ADMIN, USER, VIEW, Fake, Notes, a_picture, pictures, run
 
+from admission.forecast import Plan
 from concurrency import Gate
 from generation import Generations
-from planning import Plan
 from standing import Standing
 
 

@@ -13,13 +13,14 @@ from typing import Any
 
 from virtual_time import VirtualLoop
 
+from admission.durations import Durations
+from admission.sliding_window import WINDOW
 from auth import Caller
 from concurrency import Gate
 from errors import UpstreamError
 from providers import Prediction
 from providers.answers import Page
 from providers.watcher import LookFailed, Watcher
-from sliding_window import WINDOW
 
 MODEL = "someone/something"
 OUTPUT = ("https://replicate.delivery/picture.png",)
@@ -74,7 +75,9 @@ class Upstream:
 
     def __init__(self, *, round_trip: float = 0.0, per_minute: int = 3000) -> None:
         self.gate = Gate(concurrent_limit=200, requests_per_minute=per_minute)
-        self.watcher = Watcher(places=self.gate, get=self._get, get_page=self._get_page)
+        self.watcher = Watcher(
+            places=self.gate, get=self._get, get_page=self._get_page, durations=Durations()
+        )
         self.round_trip = round_trip
         self.made: dict[str, list[Made]] = {}
         """By account, in order of creation."""

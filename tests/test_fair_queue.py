@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from virtual_time import run
 
-import fairness
+from admission import fair_queue
+from admission.fair_queue import FairQueue
 from concurrency import Gate
-from fairness import FairQueue
 
 
 def names(queue: FairQueue, count: int) -> list[str]:
@@ -20,8 +20,7 @@ def names(queue: FairQueue, count: int) -> list[str]:
 
 
 def line_up(queue: FairQueue, name: str, count: int, caller: str, batch: str | None = None, **how) -> None:
-    for number in range(count):
-        queue.push((name, number), caller, batch, **how)
+    queue.add([(name, number) for number in range(count)], caller, batch, **how)
 
 
 @pytest.mark.parametrize("caller", ["ann", "bob"])
@@ -78,7 +77,7 @@ def test_two_batches_of_one_caller_and_its_single_calls_share_evenly():
 def test_many_batches_get_a_caller_no_more_turns_than_one():
     queue = FairQueue()
     for number in range(50):
-        line_up(queue, "many", 10, "ann", f"batch {number}")
+        queue.add([("many", (number, each)) for each in range(10)], "ann", f"batch {number}")
     line_up(queue, "one", 100, "bob", "only")
     assert 50 == names(queue, 100).count("one")
 
@@ -89,7 +88,7 @@ def test_a_caller_who_returns_again_and_again_does_not_starve_others():
     taken = []
     for number in range(100):
         if number % 2 == 0:
-            queue.push(("returning", number), "bob")
+            queue.add([("returning", number)], "bob")
         taken += names(queue, 1)
     assert (50, 50) == (taken.count("patient"), taken.count("returning"))
 
@@ -99,7 +98,7 @@ def test_a_batch_that_returns_under_new_names_does_not_starve_the_callers_other_
     line_up(queue, "patient", 100, "ann", "big")
     taken = []
     for number in range(0, 100, 2):
-        queue.push(("returning", number), "ann", f"batch {number}")
+        queue.add([("returning", number)], "ann", f"batch {number}")
         taken += names(queue, 2)
     assert (50, 50) == (taken.count("patient"), taken.count("returning"))
 
@@ -181,7 +180,7 @@ def test_forgetting_a_waiter_who_is_not_here_is_no_error():
 def test_callers_who_have_nothing_here_are_forgotten():
     queue = FairQueue()
     for number in range(10_000):
-        queue.push(number, f"caller {number}", f"batch {number}")
+        queue.add([number], f"caller {number}", f"batch {number}")
         queue.take(0.0)
     assert len(queue._callers) <= 128
 
@@ -190,10 +189,10 @@ def test_a_paused_caller_is_not_forgotten_until_the_pause_is_over():
     queue = FairQueue()
     queue.pause("ann", 10.0)
     for number in range(1_000):
-        queue.push(number, f"caller {number}")
+        queue.add([number], f"caller {number}")
         queue.take(0.0)
-    queue.push("held", "ann")
-    assert (None, [10.0], 10.0) == (queue.take(0.0), queue.pause_ends(0.0), queue.longest_pause(0.0))
+    queue.add(["held"], "ann")
+    assert (None, 10.0, 10.0) == (queue.take(0.0), queue.next_pause_end(0.0), queue.longest_pause(0.0))
     assert "held" == queue.take(10.0)[0]
 
 
@@ -220,7 +219,7 @@ def test_while_two_callers_wait_neither_gets_two_turns_more_than_the_other(pushe
 
     for step, (caller, batch, count, takes) in enumerate(pushed):
         for number in range(count):
-            queue.push((caller, step, number), caller, batch)
+            queue.add([(caller, step, number)], caller, batch)
         for _ in range(takes):
             take()
     while queue:
@@ -243,11 +242,11 @@ def test_the_work_of_an_admission_does_not_grow_with_those_who_wait():
         queue, seen = FairQueue(), []
 
         def note(frame, event, argument):
-            if frame.f_code.co_filename == fairness.__file__:  # and not what a garbage collection runs
+            if frame.f_code.co_filename == fair_queue.__file__:  # and not what a garbage collection runs
                 seen.append(event)
 
         for number in range(waiting):
-            queue.push(number, f"caller {number % (waiting // 4)}", f"batch {number % 3}")
+            queue.add([number], f"caller {number % (waiting // 4)}", f"batch {number % 3}")
         sys.setprofile(note)
         try:
             queue.take(0.0)

@@ -12,21 +12,22 @@ from parts import ADMIN, OTHER_USER, Parts, run_batch
 from virtual_replicate import replicate
 from virtual_time import run
 
-from concurrency import Gate, Outlook
-from fairness import Line
+from admission.durations import REMEMBERED, Durations, Took
+from admission.fair_queue import Line
+from admission.forecast import Item, Plan, plan
+from admission.policy import GateSnapshot
+from admission.sliding_window import WINDOW
+from concurrency import Gate
 from intake.parsing import parse_batch
-from planning import REMEMBERED, Item, Pace, Plan, Took, plan
 from simulator import Options
-from sliding_window import WINDOW
 
 NEVER = -math.inf
 
 
-def looks(*lines: Line, slots: int = 10, rpm: int = 600, **seen) -> Outlook:
+def looks(*lines: Line, slots: int = 10, rpm: int = 600, **seen) -> GateSnapshot:
     """A gate at 100 seconds that has nothing but these lines, and what else is named."""
     nothing = {
         "now": 100.0,
-        "caller": "ann",
         "reserve": 0,
         "places": (),
         "reserve_places": (),
@@ -34,11 +35,11 @@ def looks(*lines: Line, slots: int = 10, rpm: int = 600, **seen) -> Outlook:
         "paused_until": {},
         "held": (),
     }
-    return Outlook(concurrent_limit=slots, requests_per_minute=rpm, lines=lines, **(nothing | seen))
+    return GateSnapshot(concurrent_limit=slots, requests_per_minute=rpm, lines=lines, **(nothing | seen))
 
 
 def line(caller="bob", *, batched=True, waiting=0, in_flight=0, most=math.inf) -> Line:
-    return Line(caller, batched, waiting, in_flight, most)
+    return Line(caller, "earlier" if batched else None, waiting, in_flight, most)
 
 
 def items(*usual: float) -> list[Item]:
@@ -46,46 +47,47 @@ def items(*usual: float) -> list[Item]:
     return [Item(f"{seconds} s", seconds, 0.03, 2) for seconds in usual]
 
 
-def planned(wanted: list[Item], outlook: Outlook, pace: Pace | None = None, **how) -> Plan:
-    return plan(wanted, outlook, pace or Pace(), **{"max_concurrent": None, **how})
+def planned(wanted: list[Item], snapshot: GateSnapshot, durations: Durations | None = None, **how) -> Plan:
+    how = {"caller": "ann", "max_concurrent": None, **how}
+    return plan(wanted, snapshot, durations or Durations(), **how)
 
 
-def seconds(wanted: list[Item], outlook: Outlook, pace: Pace | None = None, **how) -> float:
-    return planned(wanted, outlook, pace, **how).seconds
+def seconds(wanted: list[Item], snapshot: GateSnapshot, durations: Durations | None = None, **how) -> float:
+    return planned(wanted, snapshot, durations, **how).seconds
 
 
 # ── What generations took lately ────────────────────────────────────────────────────────────────────
 
 
 def test_a_model_that_was_never_measured_takes_its_usual_seconds():
-    assert Pace().of("a model") is None
+    assert () == Durations().of("a model")
     assert 12.5 == seconds(items(12.5), looks())
 
 
 def test_a_model_that_was_measured_takes_what_it_took_and_not_its_usual_seconds():
-    pace = Pace()
-    pace.note("12 s", held=3.0, after=0.5, answered=0.25)
+    durations = Durations()
+    durations.note("12 s", Took(held=3.0, after=0.5, answered=0.25))
 
-    assert (Took(3.0, 0.5, 0.25),) == pace.of("12 s")
-    assert 3.5 == seconds(items(12), looks(), pace)
+    assert (Took(3.0, 0.5, 0.25),) == durations.of("12 s")
+    assert 3.5 == seconds(items(12), looks(), durations)
 
 
 def test_each_model_is_remembered_by_its_latest_64():
-    pace = Pace()
+    durations = Durations()
     for number in range(200):
-        pace.note("a model", held=number)
-    pace.note("another", held=1000)
+        durations.note("a model", Took(held=number))
+    durations.note("another", Took(held=1000))
 
-    assert list(range(200 - REMEMBERED, 200)) == [took.held for took in pace.of("a model")]
-    assert [1000] == [took.held for took in pace.of("another")]
+    assert list(range(200 - REMEMBERED, 200)) == [took.held for took in durations.of("a model")]
+    assert [1000] == [took.held for took in durations.of("another")]
 
 
 def test_the_first_of_a_model_are_forgotten_as_soon_as_there_are_16_others():
-    pace = Pace()
+    durations = Durations()
     for number in range(24):
-        pace.note("a model", held=number)
+        durations.note("a model", Took(held=number))
 
-    assert list(range(8, 24)) == [took.held for took in pace.of("a model")]
+    assert list(range(8, 24)) == [took.held for took in durations.of("a model")]
 
 
 # ── The schedule, by hand ───────────────────────────────────────────────────────────────────────────
@@ -106,10 +108,10 @@ def test_more_than_a_window_waits_for_the_windows():
 
 
 def test_a_place_counts_from_the_answer_and_not_from_the_admission():
-    pace = Pace()
-    pace.note("5 s", held=3, answered=2)
+    durations = Durations()
+    durations.note("5 s", Took(held=3, answered=2))
 
-    assert 62 + 62 + 3 == seconds(items(*[5] * 25), looks(slots=100, rpm=10), pace)
+    assert 62 + 62 + 3 == seconds(items(*[5] * 25), looks(slots=100, rpm=10), durations)
 
 
 def test_places_that_are_spent_are_waited_for():
@@ -121,10 +123,10 @@ def test_places_that_are_spent_are_waited_for():
 
 
 def test_a_place_without_an_answer_counts_as_if_the_answer_came_as_usual():
-    pace = Pace()
-    pace.note("1 s", held=1, answered=0.5)
+    durations = Durations()
+    durations.note("1 s", Took(held=1, answered=0.5))
 
-    assert 61.5 == seconds(items(1, 1), looks(rpm=2, places=(math.inf,)), pace)
+    assert 61.5 == seconds(items(1, 1), looks(rpm=2, places=(math.inf,)), durations)
 
 
 def test_the_reserve_is_taken_evenly_while_more_waits_than_there_is():
@@ -178,27 +180,27 @@ def test_a_caller_who_is_paused_waits_and_the_others_go():
 
 
 def test_the_files_of_the_last_are_fetched_after_its_slot_is_free():
-    pace = Pace()
-    pace.note("1 s", held=2, after=5)
+    durations = Durations()
+    durations.note("1 s", Took(held=2, after=5))
 
-    assert 2 * 3 + 5 == seconds(items(1, 1, 1), looks(slots=1), pace)
+    assert 2 * 3 + 5 == seconds(items(1, 1, 1), looks(slots=1), durations)
 
 
 def test_of_many_at_once_the_slowest_is_waited_for_and_not_the_mean():
-    pace = Pace()
+    durations = Durations()
     for held in (1, 1, 1, 9):
-        pace.note("1 s", held=held)
+        durations.note("1 s", Took(held=held))
 
-    assert 9 == seconds(items(*[1] * 50), looks(slots=50), pace)
-    assert 1 < seconds(items(1), looks(), pace) < seconds(items(1, 1), looks(), pace) < 9
+    assert 9 == seconds(items(*[1] * 50), looks(slots=50), durations)
+    assert 1 < seconds(items(1), looks(), durations) < seconds(items(1, 1), looks(), durations) < 9
 
 
 def test_the_same_question_has_the_same_answer():
-    pace = Pace()
+    durations = Durations()
     for held in range(1, 30):
-        pace.note("1 s", held=held)
+        durations.note("1 s", Took(held=held))
 
-    assert planned(items(*[1] * 99), looks(), pace) == planned(items(*[1] * 99), looks(), pace)
+    assert planned(items(*[1] * 99), looks(), durations) == planned(items(*[1] * 99), looks(), durations)
 
 
 def test_10000_items_among_10000_others_are_planned():
@@ -212,7 +214,7 @@ def test_10000_items_among_10000_others_are_planned():
 
 
 @pytest.mark.parametrize(
-    ("strategy", "count", "outlook", "bound"),
+    ("strategy", "count", "snapshot", "bound"),
     [
         ("immediate", 10, looks(slots=10), None),
         ("window", 11, looks(slots=10), None),
@@ -229,9 +231,9 @@ def test_10000_items_among_10000_others_are_planned():
     ],
 )
 def test_a_batch_is_immediate_if_all_of_it_starts_now_and_a_queue_beyond_one_window(
-    strategy, count, outlook, bound
+    strategy, count, snapshot, bound
 ):
-    assert strategy == planned(items(*[1] * count), outlook, max_concurrent=bound).strategy
+    assert strategy == planned(items(*[1] * count), snapshot, max_concurrent=bound).strategy
 
 
 def test_money_is_exact():
@@ -269,9 +271,9 @@ BOUNDS = st.none() | st.integers(1, 6)
 def test_a_batch_that_is_alone_takes_exactly_what_is_planned_once_durations_are_known(
     spent, rests, lengths, answer, slots, places, reserve, bound
 ):
-    pace = Pace()
+    durations = Durations()
     for held in lengths:
-        pace.note(f"{held} s", held=held, answered=min(answer, held))
+        durations.note(f"{held} s", Took(held=held, answered=min(answer, held)))
 
     async def live(gate, admitted, held, **how):
         with await gate.acquire("ann", **how) as lease:
@@ -287,7 +289,7 @@ def test_a_batch_that_is_alone_takes_exactly_what_is_planned_once_durations_are_
         await asyncio.gather(*(live(gate, admitted, 1, batch="before") for _ in range(spent)))
         await asyncio.sleep(rests)
         wanted = items(*lengths)
-        told = plan(wanted, gate.outlook("ann"), pace, max_concurrent=bound)
+        told = plan(wanted, gate.snapshot(), durations, caller="ann", max_concurrent=bound)
         began = asyncio.get_running_loop().time()
         admitted.clear()
         lives = (live(gate, admitted, held, batch="this", max_concurrent=bound) for held in lengths)
@@ -332,7 +334,7 @@ def test_more_slots_more_places_a_wider_bound_or_fewer_items_never_make_it_longe
         st.builds(
             Line,
             caller=st.sampled_from(["ann", "bob", "cid"]),
-            batched=st.booleans(),
+            batch=st.sampled_from([None, "one", "two"]),
             waiting=st.integers(0, 30),
             in_flight=st.integers(0, 5),
             max_concurrent=st.sampled_from([1, 3, math.inf]),
@@ -345,7 +347,7 @@ def test_more_slots_more_places_a_wider_bound_or_fewer_items_never_make_it_longe
     reserve=st.sampled_from([0.0, 0.25, 0.5]),
     spent=st.lists(st.integers(60, 160) | st.just(math.inf), max_size=20).map(tuple),
     pauses=st.fixed_dictionaries({}, optional={name: st.integers(90, 200) for name in ("ann", "bob")}),
-    caller=st.sampled_from(["ann", None]),
+    caller=st.sampled_from(["ann", "a newcomer"]),
     bound=BOUNDS,
 )
 @settings(max_examples=400, deadline=None, derandomize=True)
@@ -353,11 +355,10 @@ def test_whatever_is_found_a_plan_comes_to_an_end(
     lengths, lines, held, slots, places, reserve, spent, pauses, caller, bound
 ):
     part = int(places * reserve)
-    outlook = looks(
+    snapshot = looks(
         *lines,
         slots=slots,
         rpm=places,
-        caller=caller,
         reserve=part,
         places=spent,
         reserve_places=spent[:part],
@@ -366,7 +367,8 @@ def test_whatever_is_found_a_plan_comes_to_an_end(
         held=held,
     )
 
-    assert max(lengths) <= seconds(items(*lengths), outlook, max_concurrent=bound) < math.inf
+    told = seconds(items(*lengths), snapshot, caller=caller, max_concurrent=bound)
+    assert max(lengths) <= told < math.inf
 
 
 # ── What the gate tells ─────────────────────────────────────────────────────────────────────────────
@@ -374,12 +376,12 @@ def test_whatever_is_found_a_plan_comes_to_an_end(
 
 def test_a_gate_that_has_nothing_to_do_says_so():
     async def story():
-        return Gate(concurrent_limit=7, requests_per_minute=90, interactive_reserve=0.1).outlook()
+        return Gate(concurrent_limit=7, requests_per_minute=90, interactive_reserve=0.1).snapshot()
 
-    assert looks(now=0.0, caller=None, slots=7, rpm=90, reserve=9) == run(story())
+    assert looks(now=0.0, slots=7, rpm=90, reserve=9) == run(story())
 
 
-def test_the_outlook_tells_of_places_lines_pauses_and_what_was_held():
+def test_the_snapshot_tells_of_places_lines_pauses_and_what_was_held():
     async def story():
         gate = Gate(concurrent_limit=2, requests_per_minute=4, interactive_reserve=0.5)
         first = await gate.acquire("ann")
@@ -395,7 +397,7 @@ def test_the_outlook_tells_of_places_lines_pauses_and_what_was_held():
         ]
         await asyncio.sleep(0)
         gate.pause("bob", 30)
-        seen = gate.outlook("bob")
+        seen = gate.snapshot()
         for task in waiting:
             task.cancel()
         await asyncio.wait(waiting)
@@ -404,29 +406,28 @@ def test_the_outlook_tells_of_places_lines_pauses_and_what_was_held():
         return seen
 
     assert (
-        Outlook(
+        GateSnapshot(
             now=7.0,
-            caller="bob",
             concurrent_limit=2,
             requests_per_minute=4,
             reserve=2,
             places=(63.0, math.inf, math.inf),
             reserve_places=(math.inf,),
             paced_until=37.0,
-            paused_until={"ann": NEVER, "bob": 37.0},
-            lines=(Line("ann", True, 1, 2, 2), Line("bob", False, 3, 0, math.inf)),
+            paused_until={"bob": 37.0},
+            lines=(Line("ann", "one", 1, 2, 2), Line("bob", None, 3, 0, math.inf)),
             held=(7.0,),
         )
         == run(story())
     )  # fmt: skip
 
 
-def test_an_outlook_may_be_planned_with_in_another_thread_and_after_the_gate_went_on():
+def test_a_snapshot_may_be_planned_with_in_another_thread_and_after_the_gate_went_on():
     told = []
 
     async def story():
         gate = Gate(concurrent_limit=1, requests_per_minute=2)
-        seen = gate.outlook()
+        seen = gate.snapshot()
         (await gate.acquire("ann")).release()
         thread = Thread(target=lambda: told.append(planned(items(1, 1), seen)))
         thread.start()
@@ -450,8 +451,9 @@ async def made(service: Parts, models: list[str], *, caller=ADMIN, **fields) -> 
     wanted = parse_batch({"requests": [{"model_name": name, "prompt": "a fox"} for name in models], **fields})
     told = plan(
         [Item(name, 1.0, 0.03, 1) for name in models],
-        service.generations.outlook(caller, len(models)),
-        service.generations.pace,
+        service.generations.snapshot(len(models)),
+        service.gate.durations,
+        caller=caller.id,
         max_concurrent=wanted.max_concurrent,
     )
     began = clock()
