@@ -197,17 +197,17 @@ class Policy:
     def step(self, now: float) -> Step:
         """Admit all that may go now."""
         admitted: list[Ticket] = []
-        while len(self._in_flight) < self.concurrent_limit and (free := self.window.free(now)) > 0:
+        while (free := self.window.free(now)) > 0 and len(self._in_flight) < self.concurrent_limit:
             # Only the reserve's part of the window is left. It is paced when a place came from it lately and
             # more tickets of batches wait than there are places: then batches wait, and single calls still go.
-            from_reserve = free <= self._reserve.free(now)
+            from_reserve = free <= self._reserve.limit and free <= self._reserve.free(now)
             is_paced = from_reserve and now < self._paced_until and free < self.queue.batched
             taken = self.queue.take(now, batches=not is_paced)
             if taken is None:
                 break
             self._admit(*taken, now, from_reserve=from_reserve)
             admitted.append(taken[0])
-        return Step(admitted, self._next_chance(now))
+        return Step(admitted, self._next_chance(now, free))
 
     def wait(
         self, caller: str, batch: str | None, ahead: int, *, usual: float, bound: int | None, now: float
@@ -267,10 +267,10 @@ class Policy:
             window.take()
         flow.admitted(ticket)
 
-    def _next_chance(self, now: float) -> float:
-        if not self.queue or len(self._in_flight) >= self.concurrent_limit:
+    def _next_chance(self, now: float, free: int) -> float:
+        if len(self._in_flight) >= self.concurrent_limit or not self.queue:
             return math.inf
-        if self.window.free(now) <= 0:
+        if free <= 0:
             return self.window.next_expiry()
         pause_end = self.queue.next_pause_end(now)
         if self._paced_until > now and self.queue.batched:
