@@ -64,7 +64,13 @@ class AnyHistory(RuleBasedStateMachine):
 
     @rule()
     def step(self):
+        callers = self.policy.queue._callers
+        cautious = {
+            name: self.now >= caller.paused_until for name, caller in callers.items() if caller.cautious
+        }
         step = self.policy.step(self.now)
+        went = Counter(self.caller_of[ticket] for ticket in step.admitted)
+        assert [] == [name for name, may_probe in cautious.items() if went[name] > may_probe]
         used, in_flight = self.used(), self.in_flight()
         for ticket in step.admitted:
             self.waiting.remove(ticket)
@@ -84,10 +90,12 @@ class AnyHistory(RuleBasedStateMachine):
         if not self.has_reserve and self.in_flight() < self.slots and self.used() < self.places:
             assert set() == self.may_go()
 
+    @invariant()
     def turns_are_taken(self):
         """Callers who wait together are admitted in turn. Unless the window is paced: then single calls go before
-        batches, whosever they are."""
+        batches, of any caller, and the count begins anew."""
         if self.has_reserve:
+            self.together = {}
             return
         waiting, ahead = self.may_go(), {}
         for pair in combinations(sorted(waiting), 2):
