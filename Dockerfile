@@ -13,8 +13,13 @@ RUN python -m venv /venv \
     && /venv/bin/pip install --no-cache-dir --disable-pip-version-check \
         -r requirements.txt ${S3:+-r requirements-s3.txt}
 COPY *.py ./
+COPY admission admission
+COPY catalog catalog
+COPY contract contract
 COPY files files
-COPY intake intake
+COPY generations generations
+COPY ledger ledger
+COPY parsing parsing
 COPY providers providers
 COPY templates templates
 # The root may be read-only, so what Python would cache at the first import is made now.

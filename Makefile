@@ -1,6 +1,6 @@
 # What this project can do. `make` lists it.
 .DEFAULT_GOAL := help
-.PHONY: help run simulator test check format bench clean
+.PHONY: help run simulator test check format generated recording bench clean
 
 # The first Python at hand that the service runs on (3.11 to 3.13).
 PYTHON ?= $(shell for python in python3.13 python3.12 python3.11 python3; do \
@@ -30,6 +30,13 @@ check: .venv/dev ## everything CI checks: format, lint, types, tests
 format: .venv/dev ## format and mend what can be mended
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+generated: .venv/dev ## write the tables of README and docs, and .env.example, from the declarations
+	$(BIN)/python -m docs.generate
+
+recording: .venv/dev ## compare what the service answers with what 0.4.0 did, to 500 requests: half a minute
+	$(BIN)/python -m tests.recorder .recording.json
+	$(BIN)/python -m tests.recorder --compare tests/data/recording-0.4.0.json.xz .recording.json
 
 bench: .venv/dev .venv-bench/made ## measure against the simulator, as ratios, into bench/results.md: twelve minutes
 	$(BIN)/python -m bench

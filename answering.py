@@ -6,19 +6,23 @@ On Flask's threads, inside a request.
 import json
 import queue
 from collections.abc import Iterator
+from concurrent.futures import Future
 from contextlib import suppress
 from typing import Any, Final
 
 from flask import Request, Response, g, jsonify
 
 import asked
-import waiting
-from desk import LeftToTheNext, Order
 from errors import ShuttingDown
-from generation import RETRY_AFTER
-from records import Batch, Generation, Work
-from service import Service
-from telling import Recorded, View
+from generations import views
+from generations.archive import Stored
+from generations.batch import Batch, Work
+from generations.service import HandedOver
+from generations.submission import Submission
+from generations.supervisor import RETRY_AFTER
+from ledger.records import GenerationRecord
+from loop_thread import ClientDisconnected, result
+from service import Runtime
 
 NDJSON: Final = "application/x-ndjson"
 
@@ -29,72 +33,76 @@ def wants_lines(request: Request) -> bool:
     return request.accept_mimetypes.best_match(["application/json", *lines]) in lines
 
 
-def answer(service: Service, work: Work | Recorded, view: View, preference: asked.Preference) -> Response:
-    """The answer to a request that was to be done. Raises what a single generation failed for."""
+def answer(service: Runtime, work: Work | Stored, address: str, preference: asked.Preference) -> Response:
+    """The answer to a submission. Raises the error of a single generation that failed."""
     if not work.has_ended:
-        response = jsonify(service.reception.standing(work, view))
+        response = jsonify(service.loop.run(service.generations.describe(work, address)))
         response.status_code = 202
         kind = "batches" if isinstance(work, Batch) else "generations"
         response.headers["Location"] = f"/{kind}/{work.id}"
+    elif isinstance(work, Batch):
+        response = jsonify(work.result(address))
     else:
-        if not isinstance(work, Batch):
-            _raise_if_failed(work, view)
-        response = jsonify(work.result(view))
+        record = work.record()
+        _raise_if_failed(record, address)
+        response = jsonify(views.generation(record, address))
     if preference.applied and (response.status_code == 202 or preference.seconds):
         response.headers["Preference-Applied"] = preference.applied
     return response
 
 
-def refusal(left: LeftToTheNext, view: View) -> ShuttingDown:
-    """What a caller is told whose work goes on in the next process: by which id to find it then."""
-    work = left.work
-    g.beside_the_error = {"id": work.id} if isinstance(work, Batch) else work.told(view)
-    return left.error
+def refusal(handed_over: HandedOver, address: str) -> ShuttingDown:
+    """The error for a caller whose work goes on in the next process, with the id to find it by."""
+    work = handed_over.work
+    g.beside_the_error = {"id": work.id} if isinstance(work, Batch) else views.facts(work.record(), address)
+    return handed_over.error
 
 
-def stream(service: Service, order: Order, connection: Any) -> Response:
-    """A line a result, the moment it is ready, then the summary; refusals come before the first line."""
+def stream(service: Runtime, submission: Submission, connection: Any) -> Response:
+    """A line for each result the moment it is ready, then the summary. A refusal comes before the first line."""
     ended: queue.SimpleQueue[tuple[Batch, int] | None] = queue.SimpleQueue()
-    future = waiting.submit(
-        service.loop, service.desk.follow(order, lambda batch, index: ended.put((batch, index))), connection
-    )
+    work = service.generations.submit_and_follow(submission, lambda batch, index: ended.put((batch, index)))
+    future = service.loop.submit(work, disconnect=connection)
     future.add_done_callback(lambda _: ended.put(None))
     first = _next(ended)
-    if first is None and not (batch := waiting.result(future)).has_ended:
-        raise LeftToTheNext(batch, ShuttingDown(retry_after=RETRY_AFTER))
+    if first is None and not (batch := result(future)).has_ended:
+        raise HandedOver(batch, ShuttingDown(retry_after=RETRY_AFTER))
 
     def lines() -> Iterator[str]:
         news = first
         while news is not None:
             batch, index = news
-            yield json.dumps(batch.item(index, order.view)) + "\n"
+            yield json.dumps(batch.item(index, submission.address)) + "\n"
             news = _next(ended)
-        with suppress(waiting.CallerGone):
+        with suppress(ClientDisconnected):
             yield json.dumps(_summary(future)) + "\n"
 
     response = Response(lines(), mimetype=NDJSON)
-    response.call_on_close(future.cancel)  # not in `lines`: what is closed before its first line never runs
+    response.call_on_close(
+        future.cancel
+    )  # not in `lines`: a generator closed before its first line never runs
     return response
 
 
-def _next(told: "queue.SimpleQueue[tuple[Batch, int] | None]") -> tuple[Batch, int] | None:
-    """The next item that has ended, and not merely been interrupted; None after the last."""
-    while (news := told.get()) is not None:
+def _next(ended: "queue.SimpleQueue[tuple[Batch, int] | None]") -> tuple[Batch, int] | None:
+    """The next item that has ended, and was not only interrupted; None after the last."""
+    while (news := ended.get()) is not None:
         batch, index = news
-        if batch.generations[index].has_ended:
+        if batch.items[index].has_ended:
             return news
     return None
 
 
-def _summary(future: Any) -> dict[str, Any]:
-    batch = waiting.result(future)
-    told: dict[str, Any] = batch.summary()
+def _summary(future: "Future[Batch]") -> dict[str, Any]:
+    batch = result(future)
+    body = batch.summary()
     if not batch.has_ended:
-        told["error"] = ShuttingDown(retry_after=RETRY_AFTER).as_item()
-    return told
+        body["error"] = ShuttingDown(retry_after=RETRY_AFTER).as_item()
+    return body
 
 
-def _raise_if_failed(work: Generation | Recorded, view: View) -> None:
-    if work.error is not None and not work.placeholder:
-        g.beside_the_error = work.told(view)
-        raise work.error
+def _raise_if_failed(record: GenerationRecord, address: str) -> None:
+    error = views.error(record)
+    if error is not None and not record.placeholder:
+        g.beside_the_error = views.facts(record, address)
+        raise error

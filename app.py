@@ -18,9 +18,6 @@ import asked
 import downloads
 import logs
 import lookups
-import models
-import waiting
-from desk import LeftToTheNext
 from errors import (
     Internal,
     InvalidRequest,
@@ -31,10 +28,17 @@ from errors import (
     ServiceError,
     every_error,
 )
-from intake.parsing import parse_batch, parse_filter, parse_generation, parse_limits
+from generations import views
+from generations.core import FullProvider
+from generations.service import HandedOver
+from loop_thread import ClientDisconnected
 from openapi import openapi_document
+from parsing.batch import parse_batch
+from parsing.generation import parse_generation
+from parsing.limits import parse_limits
+from parsing.queries import parse_filter
 from resources import check
-from service import VERSION, Service
+from service import VERSION, started
 from serving import serve
 from settings import Settings, SettingsError, load
 
@@ -45,8 +49,8 @@ _QUIET = frozenset({"/health", "/status"})
 log = structlog.get_logger("http")
 
 
-def create_app(settings: Settings | None = None) -> Flask:
-    """The service as a WSGI application; without `settings`, those of the environment.
+def create_app(settings: Settings | None = None, *, provider: FullProvider | None = None) -> Flask:
+    """The service as a WSGI application; without `settings`, those of the environment. `provider` replaces Replicate.
 
     It starts the loop thread, so make it in the process that serves, after any fork. The running service is
     `app.extensions["service"]`: whoever makes the application closes that.
@@ -58,7 +62,7 @@ def create_app(settings: Settings | None = None) -> Flask:
     app.config["PROVIDE_AUTOMATIC_OPTIONS"] = False  # an empty page of HTML; OPTIONS is a 405 like the rest
     app.url_map.merge_slashes = False  # a redirect would be a page of HTML
     app.json.sort_keys = False  # type: ignore[attr-defined] # answers read in the order they are written
-    app.extensions["service"] = Service(settings)
+    app.extensions["service"] = started(settings, provider=provider)
     app.before_request(_begin)
     app.after_request(_finish)
     app.register_error_handler(Exception, _answer_error)
@@ -84,48 +88,46 @@ def create_app(settings: Settings | None = None) -> Flask:
 def generate() -> Response:
     """Generate: one generation, answered when it has ended, or as the caller prefers."""
     service, caller = asked.service(), asked.spending_caller()
-    view, key, preference = asked.view(), asked.idempotency_key(), asked.preference()
+    address, key, preference = asked.address(), asked.idempotency_key(), asked.preference()
     with asked.seats(preference).taken(retry_after=service.seconds_per_release):
         body = asked.body(forms=True)
-        wanted = parse_generation(body, terms=service.terms)
-        order = service.reception.order(
-            "gen",
-            wanted,
-            body,
-            caller=caller,
-            view=view,
-            key=key,
-            seconds=preference.seconds,
-            request_id=g.request_id,
+        wanted = parse_generation(body, service.context)
+        submission = asked.submission(
+            "gen", wanted, body, caller=caller, address=address, key=key, seconds=preference.seconds
         )
-        work = waiting.result(waiting.submit(service.loop, service.desk.serve(order), asked.connection()))
-    return answering.answer(service, work, view, preference)
+        work = service.loop.run(
+            service.generations.submit_and_wait(submission), disconnect=asked.connection()
+        )
+    return answering.answer(service, work, address, preference)
 
 
 def generate_batch() -> Response:
     """Generate a batch: every result in input order, or each as it is ready. Or only tell how it would go."""
     service, caller = asked.service(), asked.spending_caller()
-    view, key, preference = asked.view(), asked.idempotency_key(), asked.preference()
+    address, key, preference = asked.address(), asked.idempotency_key(), asked.preference()
     seats = asked.seats(preference)
     seats.take(retry_after=service.seconds_per_release)
     try:
         body = asked.body(forms=True)
-        with service.thinking:
-            wanted = parse_batch(body, terms=service.terms)
-            plan = service.plan(wanted, caller, may_be_here=key is not None and not wanted.dry_run)
+        with service.limits.parsing:
+            wanted = parse_batch(body, service.context)
+            may_exist = key is not None and not wanted.dry_run
+            plan = service.loop.run(service.generations.forecast(wanted, caller, may_exist=may_exist))
             if wanted.dry_run:
-                response = jsonify({"dry_run": True, "total": len(wanted.requests), **plan.as_json()})
+                response = jsonify({"dry_run": True, "total": len(wanted.requests), **views.plan(plan)})
                 response.call_on_close(seats.leave)
                 return response
-            order = service.reception.order(
-                "batch", wanted, body, plan=plan, caller=caller, view=view, key=key,
-                seconds=preference.seconds, request_id=g.request_id,
+            submission = asked.submission(
+                "batch", wanted, body, caller=caller, address=address, key=key,
+                seconds=preference.seconds, plan=plan,
             )  # fmt: skip
         if answering.wants_lines(request) and preference.seconds is None:
-            response = answering.stream(service, order, asked.connection())
+            response = answering.stream(service, submission, asked.connection())
         else:
-            work = waiting.result(waiting.submit(service.loop, service.desk.serve(order), asked.connection()))
-            response = answering.answer(service, work, view, preference)
+            work = service.loop.run(
+                service.generations.submit_and_wait(submission), disconnect=asked.connection()
+            )
+            response = answering.answer(service, work, address, preference)
     except BaseException:
         seats.leave()
         raise
@@ -146,22 +148,24 @@ def configure() -> Response:
 def list_models() -> Response:
     """The registry, or those of it that are of one kind, or in one tier."""
     wanted = parse_filter(request.args.to_dict(flat=False))
-    return jsonify({"models": [model.as_json() for model in models.MODELS.values() if wanted(model)]})
+    return jsonify(
+        {"models": [model.as_json() for model in asked.service().context.registry.models if wanted(model)]}
+    )
 
 
 def file(generation: str, name: str) -> Response:
     """An output that was kept. Whoever has the link may have it: nobody can guess one."""
     service = asked.service()
-    service.file_seats.take(retry_after=lambda: 1)
+    service.limits.files.take(retry_after=lambda: 1)
     try:
         opened = service.files.open(generation, name) if service.files else None
         if opened is None:
             raise NotFound("There is no such file, or no longer.")
         response = downloads.answer(opened, request, name=name)
     except BaseException:
-        service.file_seats.leave()
+        service.limits.files.leave()
         raise
-    response.call_on_close(service.file_seats.leave)
+    response.call_on_close(service.limits.files.leave)
     return response
 
 
@@ -177,7 +181,7 @@ def health() -> Response:
 
 def openapi() -> Response:
     """The OpenAPI document."""
-    return jsonify(openapi_document(VERSION))
+    return jsonify(openapi_document(VERSION, asked.service().context.registry.models))
 
 
 def docs() -> Response:
@@ -226,11 +230,11 @@ def _finish(response: Response) -> Response:
 
 def _answer_error(error: Exception) -> Response:
     """The one place where an error becomes an answer."""
-    if isinstance(error, waiting.CallerGone):
-        # Nobody reads it; the log shows what nginx would.
+    if isinstance(error, ClientDisconnected):
+        # The client is gone; the log shows what nginx would.
         return Response(status=499, mimetype="application/problem+json")
-    if isinstance(error, LeftToTheNext):
-        error = answering.refusal(error, asked.view())
+    if isinstance(error, HandedOver):
+        error = answering.refusal(error, asked.address())
     if isinstance(error, HTTPException):
         error = _from_werkzeug(error)
     if not isinstance(error, ServiceError):

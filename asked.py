@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Literal, TypeVar
 
 from flask import current_app, g, request
 from gunicorn.http.errors import ParseException
@@ -15,10 +15,13 @@ from werkzeug.http import parse_list_header
 
 from auth import Caller, Headers, Visitor
 from errors import InvalidRequest, LedgerDown, Problem, UnsupportedMediaType
-from intake import strict_json
-from intake.forms import read_form
-from service import Service
-from telling import View
+from generations.submission import Submission, body_fingerprint, kept_key, request_texts
+from generations.supervisor import new_id
+from ledger.records import PlanRecord
+from parsing import strict_json
+from parsing.multipart_form import read_form
+from parsing.shapes import BatchRequest, GenerationRequest
+from service import Runtime
 from waiting import Seats
 
 T = TypeVar("T")
@@ -41,8 +44,8 @@ class Preference:
     applied: str | None = None
 
 
-def service() -> Service:
-    found: Service = current_app.extensions["service"]
+def service() -> Runtime:
+    found: Runtime = current_app.extensions["service"]
     return found
 
 
@@ -90,7 +93,8 @@ def preference() -> Preference:
 
 def seats(preference: Preference) -> Seats:
     """Those of the callers who wait for the end, or of those who only hand their work in."""
-    return service().brief_seats if preference.seconds == 0 else service().seats
+    limits = service().limits
+    return limits.submitting if preference.seconds == 0 else limits.waiting
 
 
 def _unquoted(word: str) -> str:
@@ -98,13 +102,40 @@ def _unquoted(word: str) -> str:
     return word[1:-1] if is_quoted else word
 
 
-def view() -> View:
-    """How this caller is told of what will have happened. Asked before anything is spent, since it may raise."""
+def address() -> str:
+    """The base URL under which this caller reaches the service. Call it before anything is spent: it may raise."""
     host = request.environ.get("HTTP_HOST", "")
     if not _HOST.fullmatch(host):
         host = f"{request.environ['SERVER_NAME']}:{request.environ['SERVER_PORT']}"
-    settings = service().settings
-    return View(settings.REPLICATE_SIMULATE, settings.PUBLIC_URL or f"{request.scheme}://{host}")
+    return service().settings.PUBLIC_URL or f"{request.scheme}://{host}"
+
+
+def submission(
+    kind: Literal["gen", "batch"],
+    wanted: GenerationRequest | BatchRequest,
+    body: Any,
+    *,
+    caller: Caller,
+    address: str,
+    key: str | None,
+    seconds: float | None,
+    plan: PlanRecord | None = None,
+) -> Submission:
+    """This request as it is submitted, its uploaded files kept. Raises LedgerDown if they cannot be."""
+    work_id, simulated = new_id(kind), service().settings.REPLICATE_SIMULATE
+    return Submission(
+        id=work_id,
+        request=wanted,
+        request_json=request_texts(work_id, wanted, service().attachments),
+        caller=caller,
+        request_id=g.request_id,
+        address=address,
+        simulated=simulated,
+        plan=plan,
+        key=kept_key(key, simulated=simulated),
+        fingerprint=body_fingerprint(kind, body) if key is not None else "",
+        wait_seconds=seconds,
+    )
 
 
 def connection() -> Any:
@@ -122,7 +153,7 @@ def body(*, forms: bool = False) -> Any:
     if is_form:
         return _form()
     content = bytes_of_body()
-    with service().thinking if len(content) > _LARGE else nullcontext():
+    with service().limits.parsing if len(content) > _LARGE else nullcontext():
         return strict_json.loads(content)
 
 
@@ -144,6 +175,7 @@ def _form() -> Any:
     try:
         return read_form(
             request.stream,
+            registry=service().context.registry,
             options=request.mimetype_params,
             length=request.content_length,
             most_text=settings.MAX_BODY_BYTES,

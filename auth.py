@@ -10,7 +10,9 @@ import hashlib
 import hmac
 import re
 import secrets
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Literal, Protocol
 
 from errors import Forbidden, LedgerDown, ServerTokenRejected, Unauthenticated
@@ -31,18 +33,31 @@ class Headers(Protocol):
     def get(self, name: str, /) -> str | None: ...
 
 
+class Secret(str):
+    """Text whose repr does not show it."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return "Secret(…)"
+
+
+def credentials(**tokens: str) -> Mapping[str, Secret]:
+    """What pays, by the provider's name. Raises ValueError for an empty token, in whose place a provider's client may
+    take one from the environment."""
+    if not all(tokens.values()):
+        raise ValueError("a token must not be empty")
+    return MappingProxyType({provider: Secret(token) for provider, token in tokens.items()})
+
+
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Someone who may spend. `id` tells callers apart without telling anyone their token."""
+    """Someone who may spend. `id` tells callers apart and shows no token."""
 
     kind: Literal["admin", "user"]
     id: str
-    token: str = field(repr=False)
-
-    def __post_init__(self) -> None:
-        # The client would look for a token in the environment: somebody else's.
-        if not self.token:
-            raise ValueError("a caller has a token")
+    credentials: Mapping[str, Secret] = field(repr=False, hash=False)
+    """By provider (see `credentials`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +102,7 @@ class Doors:
             raise Unauthenticated(f"Send {ADMIN_HEADER}, or {USER_HEADER} with a Replicate token.")
         if not _TOKEN.fullmatch(token):
             raise Unauthenticated(f"The {USER_HEADER} header does not hold one Replicate token.")
-        return Caller("user", self._caller_id(token), token)
+        return Caller("user", self._caller_id(token), credentials(replicate=token))
 
     def recognise(self, headers: Headers) -> Visitor:
         """Who asks. Raises Unauthenticated."""
@@ -99,7 +114,9 @@ class Doors:
 
     def admin(self) -> Caller | None:
         """The admin, as far as anybody pays for them."""
-        return Caller("admin", ADMIN, self._server_token) if self._server_token else None
+        if not self._server_token:
+            return None
+        return Caller("admin", ADMIN, credentials(replicate=self._server_token))
 
     def admit_admin(self, headers: Headers) -> None:
         """Let only the admin pass. Raises Unauthenticated or Forbidden."""

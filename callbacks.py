@@ -20,11 +20,11 @@ import re
 import time
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, replace
 from datetime import UTC
 from email.utils import parsedate_to_datetime
 from heapq import heappop, heappush
-from typing import Any, Final, Literal, Protocol
+from typing import Final, Protocol
 from urllib.parse import urlsplit
 
 import aiohttp
@@ -33,58 +33,28 @@ from aiohttp.abc import AbstractResolver
 from yarl import URL
 
 import outside
-from telling import dated
+from ledger import Ledger
+from ledger.records import Delivery
 
 AT_ONCE: Final = 32
-PER_HOST: Final = 4
-"""Attempts under way, and of them to one host."""
+"""Attempts under way."""
 
 _log = structlog.get_logger("callbacks")
 
 
 @dataclass(frozen=True, slots=True)
-class Delivery:
-    """What is to be told to `url`, and how far that is: the id of a generation or batch, and since when its result is
-    there. Moments are Unix times. `next_at` is when it is tried (again); None in a new one means at once. `trouble`
-    is why the last attempt failed, in words for the caller."""
-
-    id: str
-    url: str
-    since: float
-    state: Literal["pending", "delivered", "failed"] = "pending"
-    attempts: int = 0
-    next_at: float | None = None
-    trouble: str | None = None
-    delivered_at: float | None = None
-
-    @classmethod
-    def from_row(cls, row: Mapping[str, Any]) -> "Delivery":
-        return cls(**{field.name: row[field.name] for field in fields(cls)})
-
-    def as_row(self) -> dict[str, Any]:
-        return asdict(self)
-
-    def as_json(self) -> dict[str, Any]:
-        """What callers are told of it."""
-        return {
-            "url": self.url,
-            "state": self.state,
-            "attempts": self.attempts,
-            "next_attempt_at": None if self.next_at is None else dated(self.next_at),
-            "trouble": self.trouble,
-            "delivered_at": None if self.delivered_at is None else dated(self.delivered_at),
-        }
-
-
-@dataclass(frozen=True, slots=True)
 class Patience:
     """How long to try, in seconds: pauses double from `first_pause` up to `longest_pause`, less up to half of each by
-    chance; no further try is planned for later than `overall` after the result was there. One may take `one_try`."""
+    chance; no further try is planned for later than `overall` after the result was there. One may take `one_try`.
+
+    At most `at_once` attempts are under way, and at most `per_host` of them to one host."""
 
     first_pause: float = 5.0
     longest_pause: float = 3600.0
     overall: float = 86_400.0
     one_try: float = 10.0
+    at_once: int = AT_ONCE
+    per_host: int = 4
 
     def __post_init__(self) -> None:
         if not 0 < self.first_pause <= self.longest_pause:
@@ -113,30 +83,28 @@ class Courier(Protocol):
 
 
 class Callbacks:
-    """Delivers what it is given to `take`. Use it on one loop; `get` on any thread.
+    """Delivers results to the webhooks of callers. Use it on one loop; `get` on any thread.
 
-    `write` is handed the row of each delivery that changed, and must not block. `content` gives the body to send for
-    an id, as JSON, or None if that is not known any more. Without a `secret` (`whsec_` and base64) nothing is signed.
-    `loopback` allows receivers on this very machine. `clock` tells Unix time, `spread` a number between two.
+    Each change of a delivery is written to the `ledger`. `content` returns the body to send for an id, as JSON, or
+    None if its result is not known any more. Without a `secret` (`whsec_` and base64) nothing is signed. `loopback`
+    allows receivers on this machine. `clock` returns Unix time, `spread` a number between two.
     """
 
     def __init__(
         self,
         *,
-        write: Callable[[dict[str, Any]], None],
+        ledger: Ledger,
         content: Callable[[str], Awaitable[bytes | None]],
         secret: str | None,
         loopback: bool,
         patience: Patience | None = None,
-        at_once: int = AT_ONCE,
-        per_host: int = PER_HOST,
         courier: Courier | None = None,
         clock: Callable[[], float] = time.time,
         spread: Callable[[float, float], float] = random.uniform,
     ) -> None:
         if secret is not None:
             _key(secret)
-        self._write = write
+        self._ledger = ledger
         self._content = content
         self._secret = secret
         self._loopback = loopback
@@ -145,10 +113,16 @@ class Callbacks:
         self._clock = clock
         self._spread = spread
         self._pending: dict[str, Delivery] = {}
-        self._queue = _Turns(at_once=at_once, per_host=per_host)
+        self._queue = _Turns(at_once=self._patience.at_once, per_host=self._patience.per_host)
         self._tasks: set[asyncio.Task[None]] = set()
         self._timer: asyncio.TimerHandle | None = None
         self._closed = False
+
+    def prepare(self, work_id: str, url: str) -> Delivery:
+        """Record a new delivery, of a result that is about to be recorded as well. Start it with `take`."""
+        delivery = Delivery(work_id, url, since=self._clock())
+        self._ledger.upsert(delivery)
+        return delivery
 
     def take(self, delivery: Delivery) -> None:
         """Begin with a new delivery, which is put on record, or go on with one that is. Twice is no error, and what is
@@ -158,7 +132,7 @@ class Callbacks:
         now = self._clock()
         if delivery.next_at is None:
             delivery = replace(delivery, next_at=now)
-            self._write(delivery.as_row())
+            self._ledger.upsert(delivery)
         if not self._closed:
             # Never longer than a pause: the clock may have been set back since it was recorded.
             self._wait(delivery, min((delivery.next_at or now) - now, self._patience.longest_pause))
@@ -230,7 +204,7 @@ class Callbacks:
         tell = _log.warning if tried.state == "failed" else _log.info
         said = {"host": host, "status": outcome.status, "attempt": tried.attempts, "trouble": tried.trouble}
         tell(f"webhook_{tried.state}", id=tried.id, **said)
-        self._write(tried.as_row())
+        self._ledger.upsert(tried)
 
     async def _outcome(self, delivery: Delivery) -> "_Outcome":
         try:

@@ -1,33 +1,19 @@
-"""Admission: a generation starts when a slot and a place in the window are both free. Neither is taken
-alone, so waiting burns no budget.
+"""The gate: `admission.Policy` on one event loop, whose clock is its only clock.
 
-A *slot* is one prediction in flight, from just before its creation to its terminal state. A *place* is
-one creation in the sliding window. Three choices make the gate what it is:
-
-- **The window is exact**, a log of times and no bucket: at 600 a minute a leaky bucket lets 1,199 starts
-  into one 60-second window. A place is counted from its admission, without end while its request is on the
-  way, and for 60 seconds after its *answer*. An arrival at Replicate lies between its sending and its answer,
-  so place *k + N* arrives at least 60 seconds after place *k*, whatever the network does in between.
-- **Callers take turns, then each caller's batches** (start-time fair queueing, Goyal et al. 1996, with
-  equal weights): one call beside a batch of 10,000 waits for a turn, not for the batch.
-- **The last part of the window is paced.** Turns do not help once a batch has spent the minute in its first
-  seconds. So while batches want more than there is, they take the last places (`interactive_reserve`)
-  evenly over the minute, and single calls take them first. Nobody wastes a place that nobody else wants.
-
-Everything here lives on one event loop, whose clock is the only clock; no lock is needed, and none is held
-across an await.
+The policy decides who is admitted and when. The gate lets callers wait for that: a future for each, one timer for the
+next moment at which time alone may admit more, and one step for all that happens in one tick. No lock is needed, and
+none is held across an await.
 """
 
 import asyncio
 import math
-from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from statistics import fmean
 from typing import Self
 
-from fairness import FairQueue, Flow, Line
-from sliding_window import WINDOW, SlidingWindow
+from admission.durations import Durations
+from admission.policy import GateSnapshot, Policy
+from admission.sliding_window import WINDOW
 from window_log import WindowLog
 
 
@@ -47,48 +33,31 @@ class GateStats:
         return max(0, self.concurrent_limit - self.current_concurrent)
 
 
-@dataclass(frozen=True, slots=True)
-class Outlook:
-    """What decides when a newcomer is admitted, and how long slots were `held` lately. Moments by the loop's clock."""
-
-    now: float
-    caller: str | None
-    concurrent_limit: int
-    requests_per_minute: int
-    reserve: int
-    places: tuple[float, ...]
-    reserve_places: tuple[float, ...]
-    paced_until: float
-    held: tuple[float, ...]
-    paused_until: dict[str, float]
-    lines: tuple[Line, ...]
-
-
 class Lease:
     """A slot and a place, held together: `with await gate.acquire(…) as lease`.
 
-    Whoever sends the creation says so (`sent`, once) and says when its answer or failure came (`answered`).
-    Leaving the block frees the slot, and the place too if nothing was sent.
+    The sender of the creation says so (`sent`, once) and says when its answer or failure came (`answered`).
+    Leaving the block frees the slot, and the place too if nothing was sent. `granted` is for the gate alone.
     """
 
-    __slots__ = ("_gate", "_state", "flow", "since", "windows")
+    __slots__ = ("_gate", "_state", "granted")
 
-    def __init__(self, gate: "Gate", flow: Flow, windows: tuple[SlidingWindow, ...], since: float) -> None:
+    def __init__(self, gate: "Gate") -> None:
         self._gate = gate
         self._state = "held"
-        self.flow = flow
-        self.windows = windows
-        self.since = since
+        self.granted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     def sent(self) -> None:
         if self._state != "held":
             raise RuntimeError(f"one place is one request; this one is {self._state}")
         self._state = "sent"
+        self._gate.on_sent()
 
     def not_sent(self) -> None:
         """Nothing left after all: there was no connection."""
         if self._state == "sent":
             self._state = "held"
+            self._gate.on_not_sent()
 
     def answered(self) -> None:
         if self._state == "sent":
@@ -111,8 +80,9 @@ class Lease:
 class Gate:
     """The shared gate: slots, an exact sliding window, and a fair queue before both.
 
-    `acquire` waits; `configure` changes the limits at once and loses nobody; `pause` holds one caller back
-    and no other. `interactive_reserve` is the share of the window that large batches take paced.
+    `acquire` waits; `configure` changes the limits at once and loses no waiter; `pause` holds one caller back
+    and no other. `interactive_reserve` is the share of the window that large batches take paced. `durations` learns how
+    long slots are held.
     """
 
     def __init__(
@@ -121,248 +91,180 @@ class Gate:
         concurrent_limit: int,
         requests_per_minute: int,
         interactive_reserve: float = 0.0,
+        durations: Durations | None = None,
     ) -> None:
-        if not 0 <= interactive_reserve < 1:
-            raise ValueError(f"interactive_reserve must be from 0 to below 1, got {interactive_reserve}")
-        self._in_flight = 0
-        self._window = SlidingWindow(0)
-        self._reserve = SlidingWindow(0)
-        self._reserve_share = interactive_reserve
-        self._set_limits(concurrent_limit, requests_per_minute)
-        self._paced_until = -math.inf
-        self._queue = FairQueue()
+        self.durations = durations or Durations()
+        self._policy = Policy(
+            concurrent_limit=concurrent_limit,
+            requests_per_minute=requests_per_minute,
+            interactive_reserve=interactive_reserve,
+            durations=self.durations,
+        )
+        self._log: WindowLog | None = None
         self._closed: Callable[[], Exception] | None = None
         self._admitting = False
         self._timer: asyncio.TimerHandle | None = None
-        self._held_for: deque[float] = deque(maxlen=256)
 
     async def acquire(
         self, caller: str, *, batch: str | None = None, max_concurrent: int | None = None
     ) -> Lease:
-        """Wait for a slot and a place together, in turn with everybody else.
+        """Wait for a slot and a place together, in turn with all others.
 
-        `batch` groups what belongs together; without it this is a single call, which somebody waits for.
+        `batch` groups what belongs together; without it this is a single call, for which a user waits.
         `max_concurrent` bounds the batch below the gate's own limit. Cancelling the wait, even in the very
         tick it was granted, leaves nothing behind.
         """
         if self._closed is not None:
             raise self._closed()
-        granted: asyncio.Future[Lease] = asyncio.get_running_loop().create_future()
-        self._queue.push(granted, caller, batch, max_concurrent)
+        lease = Lease(self)
+        self._policy.enqueue((lease,), caller, batch=batch, max_concurrent=max_concurrent)
         self._admit_soon()
         try:
-            return await granted
+            await lease.granted
         except asyncio.CancelledError:
-            self._queue.discard(granted)
-            if granted.done() and not granted.cancelled() and granted.exception() is None:
-                granted.result().release()
+            lease.release()
             raise
+        return lease
 
     def adopt(self, caller: str, *, batch: str | None = None, max_concurrent: int | None = None) -> Lease:
-        """The slot of what a process before this one has in flight, be there one free or not. Its place was counted
-        when it was taken (`count`)."""
-        flow = self._queue.flow(caller, batch, max_concurrent)
-        lease = Lease(self, flow, (), asyncio.get_running_loop().time())
+        """The slot of a prediction that an earlier process has in flight, whether one is free or not. `count` counted
+        its place."""
+        lease = Lease(self)
         lease.sent()
-        self._in_flight += 1
-        flow.adopted()
+        self._policy.adopt(lease, caller, batch=batch, max_concurrent=max_concurrent, now=_now())
         return lease
 
     def place(self, caller: str, batch: str | None, behind: int) -> int:
-        """About which in line one is that has so many others of its caller and batch before it: 1 is the next."""
-        return self._queue.place(caller, batch, behind)
+        """The place in line, about, with so many of its own caller and batch before it: 1 is the next."""
+        return self._policy.queue.place(caller, batch, behind)
+
+    def wait(
+        self, caller: str, batch: str | None, behind: int, *, usual: float, bound: int | None = None
+    ) -> float:
+        """Seconds until what has that place in line is admitted, as `Policy.wait` estimates."""
+        return self._policy.wait(caller, batch, behind, usual=usual, bound=bound, now=_now())
 
     def configure(
         self, *, concurrent_limit: int | None = None, requests_per_minute: int | None = None
     ) -> None:
         """Change both limits or none. Raises ValueError; running work is never touched."""
-        self._set_limits(
-            self._slots if concurrent_limit is None else concurrent_limit,
-            self._window.limit if requests_per_minute is None else requests_per_minute,
+        self._policy.configure(
+            _now(), concurrent_limit=concurrent_limit, requests_per_minute=requests_per_minute
         )
-        if self._reserve.limit:  # nobody waits by the pace of the old limit
-            now = asyncio.get_running_loop().time()
-            self._paced_until = min(self._paced_until, now + WINDOW / self._reserve.limit)
         self._admit_soon()
 
     def pause(self, caller: str, seconds: float) -> None:
         """Admit nothing of this caller for so long, then one at a time until `proceed`."""
-        loop = asyncio.get_running_loop()
-        self._queue.pause(caller, loop.time() + seconds)
+        self._policy.pause(caller, _now() + seconds)
         self._admit_soon()
 
     def proceed(self, caller: str, *, exhausted_for: float = 0.0) -> None:
-        """Replicate took a creation of this caller, which ends the caution that followed a pause.
-
-        Not if it said that this was the last for so many seconds: then the caller pauses again. Not if the
-        creation was sent before the pause: it proves nothing. A caller who never was paused is left alone,
-        since this window is stricter than what Replicate says of its own."""
-        if not self._queue.is_cautious(caller):
-            return
-        if exhausted_for > 0:
-            self.pause(caller, exhausted_for)
-        else:
-            self._queue.proceed(caller)
-            self._admit_soon()
+        """Replicate accepted a creation of this caller, as `Policy.proceed`: it may have been the last for so many
+        seconds."""
+        self._policy.proceed(caller, _now(), exhausted_for=exhausted_for)
+        self._admit_soon()
 
     def resume(self, log: WindowLog) -> None:
         """Count what was spent before this process began, and keep the log from now on. Before any admission."""
-        self._window.resume(log, asyncio.get_running_loop().time())
+        self._log = log
+        for left, places in log.left(if_unknown=self._policy.window.limit):
+            self.count([WINDOW - left] * places)
 
     def count(self, spent: Iterable[float]) -> None:
-        """Count places that a process before this one used: seconds since each was answered, less than none if it may
-        yet be. Before any admission."""
-        self._window.count(spent, asyncio.get_running_loop().time())
+        """Count places of an earlier process: seconds since each was answered, negative if its answer may yet come.
+        Before any admission."""
+        self._policy.count(spent, _now())
 
     def dismiss(self, caller: str, batch: str, reason: Callable[[], Exception]) -> None:
         """Send those of a batch away who still wait: each gets a `reason()` raised."""
-        self._send_away(self._queue.clear(caller, batch), reason)
+        self._send_away(self._policy.dismiss(caller, batch), reason)
 
     def close(self, reason: Callable[[], Exception]) -> None:
-        """Admit nobody any more: whoever waits, or comes later, gets a `reason()` raised."""
+        """Admit nothing any more: all who wait, or come later, get a `reason()` raised."""
         self._closed = reason
-        self._send_away(self._queue.clear(), reason)
+        self._send_away(self._policy.dismiss(), reason)
 
     def statistics(self) -> GateStats:
-        now = asyncio.get_running_loop().time()
+        now, policy = _now(), self._policy
         return GateStats(
-            concurrent_limit=self._slots,
-            current_concurrent=self._in_flight,
-            waiting=len(self._queue),
-            requests_per_minute_limit=self._window.limit,
-            current_rate_per_minute=self._window.used(now),
-            paused_seconds=self._queue.longest_pause(now),
+            concurrent_limit=policy.concurrent_limit,
+            current_concurrent=policy.in_flight,
+            waiting=len(policy.queue),
+            requests_per_minute_limit=policy.window.limit,
+            current_rate_per_minute=policy.window.used(now),
+            paused_seconds=policy.queue.longest_pause(now),
         )
 
-    def outlook(self, caller: str | None = None) -> Outlook:
-        """What a newcomer of this caller would find, or one who has nothing here yet."""
-        return Outlook(
-            now=asyncio.get_running_loop().time(),
-            caller=caller,
-            concurrent_limit=self._slots,
-            requests_per_minute=self._window.limit,
-            reserve=self._reserve.limit,
-            places=self._window.free_at(),
-            reserve_places=self._reserve.free_at(),
-            paced_until=self._paced_until,
-            held=tuple(self._held_for),
-            paused_until=self._queue.paused_until(),
-            lines=self._queue.lines(),
-        )
+    def snapshot(self) -> GateSnapshot:
+        """All that decides when a newcomer is admitted, for `forecast.plan`."""
+        return self._policy.snapshot(_now())
 
     def seconds_per_release(self) -> float:
-        """How long it takes, while others wait, until one more generation is done: as the window allows, or
-        as the slots turn over with what was held lately, whichever is slower."""
-        return max(WINDOW / self._window.limit, self._turnover(usual=0.0))
+        """Seconds until one more generation is done while others wait."""
+        return self._policy.seconds_per_release()
 
-    def wait(self, place: int, *, usual: float) -> float:
-        """Seconds until whoever has that place in line is admitted, about. `usual` is how long a slot is held as long
-        as nothing is known of that."""
-        now = asyncio.get_running_loop().time()
-        by_slots = max(0, place - (self._slots - self._in_flight)) * self._turnover(usual)
-        free = self._window.free(now)
-        if place <= free:
-            return by_slots
-        taken = [min(free_at - now, WINDOW) for free_at in self._window.free_at()] + [WINDOW] * free
-        windows, index = divmod(place - free - 1, len(taken))
-        return max(by_slots, taken[index] + windows * WINDOW)
+    def on_sent(self) -> None:
+        """For a lease alone: the next process counts its place until its answer is known."""
+        if self._log:
+            self._log.taken()
 
-    def _turnover(self, usual: float) -> float:
-        """Seconds from one release of a slot to the next while all are held."""
-        return (fmean(self._held_for) if self._held_for else usual) / self._slots
+    def on_not_sent(self) -> None:
+        """For a lease alone: nothing left after all."""
+        if self._log:
+            self._log.given_back()
 
     def on_answered(self, lease: Lease) -> None:
         """For the lease alone: its 60 seconds begin."""
-        now = asyncio.get_running_loop().time()
-        for window in lease.windows:
-            window.answered(now)
+        self._policy.answered(lease, _now())
+        if self._log:
+            self._log.answered()
         self._admit_soon()
 
     def on_released(self, lease: Lease, *, unused: bool) -> None:
         """For the lease alone: its slot is free, and its place too if it is unused."""
-        self._in_flight -= 1
-        lease.flow.released(lease)
         if unused:
-            for window in lease.windows:
-                window.give_back()
+            self._policy.withdraw(lease)
         else:
-            self._held_for.append(asyncio.get_running_loop().time() - lease.since)
+            self._policy.release(lease, _now())
         self._admit_soon()
 
     @staticmethod
-    def _send_away(waiters: list[asyncio.Future[Lease]], reason: Callable[[], Exception]) -> None:
-        for granted in waiters:
-            if not granted.done():
-                granted.set_exception(reason())
-
-    def _set_limits(self, concurrent_limit: int, requests_per_minute: int) -> None:
-        if concurrent_limit < 1:
-            raise ValueError(f"concurrent_limit must be at least 1, got {concurrent_limit}")
-        if requests_per_minute < 1:
-            raise ValueError(f"requests_per_minute must be at least 1, got {requests_per_minute}")
-        self._slots = concurrent_limit
-        self._window.limit = requests_per_minute
-        self._reserve.limit = int(requests_per_minute * self._reserve_share)
+    def _send_away(leases: list[Lease], reason: Callable[[], Exception]) -> None:
+        for lease in leases:
+            if not lease.granted.done():
+                lease.granted.set_exception(reason())
 
     def _admit_soon(self) -> None:
-        """Admit in the next tick: whoever comes in one tick is seen together, so a batch is seen whole."""
+        """Admit in the next tick: all who come in one tick are seen together, so a batch is seen whole."""
         if not self._admitting:
             self._admitting = True
-            loop = asyncio.get_running_loop()
-            loop.call_soon(self._admit, loop)
+            asyncio.get_running_loop().call_soon(self._admit)
 
-    def _admit(self, loop: asyncio.AbstractEventLoop) -> None:
+    def _admit(self) -> None:
         self._admitting = False
-        now = loop.time()
-        while self._queue and self._in_flight < self._slots:
-            free = self._window.free(now)
-            if free <= 0:
-                break
-            # Only the reserve's part of the window is left. It is paced when a place came from it lately and
-            # more of batches waits than there are places: then batches wait, and single calls still go.
-            from_reserve = free <= self._reserve.free(now)
-            paced = from_reserve and now < self._paced_until and free < self._queue.batched
-            found = self._queue.take(now, batches=not paced)
-            if found is None:
-                break
-            granted, flow = found
-            if not granted.done():  # else it was cancelled in this tick; its task has not run yet
-                granted.set_result(self._lease(flow, now, from_reserve=from_reserve))
-        self._arm(loop, now)
+        step = self._policy.step(_now())
+        for lease in step.admitted:
+            if (
+                lease.granted.done()
+            ):  # it was cancelled in this tick; its task, which has not run yet, releases it
+                continue
+            lease.granted.set_result(None)
+        self._arm(step.next_chance)
 
-    def _lease(self, flow: Flow, now: float, *, from_reserve: bool) -> Lease:
-        windows: tuple[SlidingWindow, ...] = (self._window,)
-        if from_reserve:
-            windows += (self._reserve,)
-            self._paced_until = max(self._paced_until, now) + WINDOW / self._reserve.limit
-        for window in windows:
-            window.take()
-        lease = Lease(self, flow, windows, now)
-        self._in_flight += 1
-        flow.admitted(lease)
-        return lease
-
-    def _arm(self, loop: asyncio.AbstractEventLoop, now: float) -> None:
-        """One timer, for the first moment at which time alone may let somebody in."""
-        wake = self._next_chance(now)
+    def _arm(self, wake: float) -> None:
+        """One timer, for the first moment at which time alone may admit more."""
         if self._timer is not None:
             if self._timer.when() == wake:
                 return
             self._timer.cancel()
             self._timer = None
         if wake < math.inf:
-            self._timer = loop.call_at(wake, self._wake, loop)
+            self._timer = asyncio.get_running_loop().call_at(wake, self._wake)
 
-    def _wake(self, loop: asyncio.AbstractEventLoop) -> None:
+    def _wake(self) -> None:
         self._timer = None
-        self._admit(loop)
+        self._admit()
 
-    def _next_chance(self, now: float) -> float:
-        if not self._queue or self._in_flight >= self._slots:
-            return math.inf
-        if self._window.free(now) <= 0:
-            return self._window.next_expiry()
-        ends = self._queue.pause_ends(now)
-        if self._paced_until > now and self._queue.batched:
-            ends += [self._paced_until, self._window.next_expiry()]
-        return min(ends, default=math.inf)
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()

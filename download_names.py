@@ -11,8 +11,8 @@ from urllib.parse import quote
 
 from pydantic import AfterValidator, WithJsonSchema
 
+from catalog.model import Text
 from media import BY_EXTENSION
-from registry import Text
 
 LONGEST = 150
 """Characters. With four bytes for each and an ending, every file system takes it by half."""

@@ -297,8 +297,8 @@ def every_error() -> tuple[type[ServiceError], ...]:
     return tuple(by_code.values())
 
 
-def error_told(item: Mapping[str, Any]) -> ServiceError:
-    """An error as it was before it was told as an item (`ServiceError.as_item`)."""
+def restored(item: Mapping[str, Any]) -> ServiceError:
+    """The error that an item describes (`ServiceError.as_item`)."""
     kind = next((error for error in every_error() if error.code == item["code"]), Internal)
     if issubclass(kind, InvalidRequest):
         return kind(

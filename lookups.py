@@ -5,19 +5,19 @@ import json
 import queue
 from collections.abc import Iterator
 from functools import partial
-from typing import Any, Final
+from typing import Final
 
 import structlog
 from flask import Blueprint, Response, g, jsonify, request
 
 import asked
-import waiting
-from errors import NotFound
-from events import Listener
-from intake.queries import cursor, each_once, parse_list, parse_usage
-from lookup import Page
-from records import Batch
-from telling import Recorded
+from errors import NotFound, Unauthenticated
+from generations import views
+from generations.batch import Batch
+from generations.events import Subscription
+from ledger import Page, Period
+from parsing.queries import cursor, each_once, parse_list, parse_usage
+from providers import Untrusted
 
 _STILL_HERE: Final = 15.0
 """Seconds after which a comment shows a listener, and everything in between, that the line is alive."""
@@ -55,56 +55,63 @@ def cancel_batch(target: str) -> Response:
 def generations() -> Response:
     """The caller's own generations, the latest first."""
     service, visitor = asked.service(), asked.visitor()
-    wanted = parse_list(_query())
+    wanted = parse_list(_query(), service.context.registry)
     page = Page(visitor.id, wanted.limit + 1, wanted.state, wanted.model, wanted.since, wanted.before)
-    rows = service.lookup.page(page)
-    told = rows[: wanted.limit]
-    more = cursor(told[-1]["seq"]) if len(rows) > len(told) else None
-    recorded = (Recorded.of(row) for row in told)
-    view = asked.view()
-    return jsonify(
-        {
-            "generations": [each.result(view) if each.has_ended else each.told(view) for each in recorded],
-            "next_cursor": more,
-        }
-    )
+    records = service.loop.run(service.generations.page(page))
+    shown, address = records[: wanted.limit], asked.address()
+    more = cursor(shown[-1].seq or 0) if len(records) > len(shown) else None
+    return jsonify({"generations": [views.generation(each, address) for each in shown], "next_cursor": more})
 
 
 @blueprint.get("/generations/<target>/events")
 def events(target: str) -> Response:
     """What happens to a generation, as it happens (server-sent events)."""
-    service, visitor, view = asked.service(), asked.visitor(), asked.view()
-    work = service.reception.find(_of_kind("gen", target), visitor)
-    service.listener_seats.take(retry_after=service.seconds_per_release)
+    service, visitor, address = asked.service(), asked.visitor(), asked.address()
+    generations = service.generations
+    work = service.loop.run(generations.get(_of_kind("gen", target), visitor))
+    service.limits.listeners.take(retry_after=service.seconds_per_release)
     try:
-        listener = service.reception.listen(work, view)
+        subscription = service.loop.run(generations.subscribe(work, address))
     except BaseException:
-        service.listener_seats.leave()
+        service.limits.listeners.leave()
         raise
-    response = Response(_events(listener), mimetype="text/event-stream")
-    gone = waiting.until_gone(service.loop, asked.connection(), partial(listener.news.put, None))
-    response.call_on_close(service.listener_seats.leave)
+    response = Response(_events(subscription), mimetype="text/event-stream")
+    gone = service.loop.on_disconnect(asked.connection(), partial(subscription.news.put, None))
+    response.call_on_close(service.limits.listeners.leave)
     response.call_on_close(gone.cancel)
-    response.call_on_close(partial(service.reception.unlisten, listener))
+    response.call_on_close(lambda: service.loop.run(generations.unsubscribe(subscription)))
     return response
 
 
 @blueprint.get("/usage")
 def usage() -> Response:
     """What was made and what it cost: of everybody for the admin, of their own for users."""
-    visitor = asked.visitor()
-    return jsonify(asked.service().reception.usage(parse_usage(_query()), visitor))
+    service, visitor = asked.service(), asked.visitor()
+    query = parse_usage(_query())
+    period = Period(
+        simulated=service.settings.REPLICATE_SIMULATE,
+        caller_id=None if visitor.is_admin else visitor.id,
+        since=query.since,
+        until=query.until,
+    )
+    groups, total = service.loop.run(service.generations.usage(period, by=query.group_by))
+    figures = [{**each, "usd": round(each["usd"], 6)} for each in (*groups, total)]
+    return jsonify({**query.as_json(), "usage": figures[:-1], "total": figures[-1]})
 
 
 @blueprint.post("/webhooks/replicate")
-def told_by_replicate() -> Response:
-    """Replicate tells how a prediction ended."""
-    asked.service().reception.told_by_replicate(
-        request.args.get("generation", ""),
-        request.args.get("attempt", ""),
-        dict(request.headers),
-        asked.bytes_of_body,
-    )
+def pushed_by_replicate() -> Response:
+    """Replicate pushes how a prediction ended. What concerns nothing here is no news, and is not even read."""
+    service = asked.service()
+    push, generation_id = service.core.push, request.args.get("generation", "")
+    expected = service.loop.run(push.expect(generation_id))
+    if expected is not None:
+        try:
+            pushed = push.read(dict(request.headers), asked.bytes_of_body(), expected)
+        except Untrusted as reason:
+            log.warning("webhook_refused", generation=generation_id, reason=str(reason))
+            raise Unauthenticated("The signature does not hold.") from None
+        service.loop.run(push.receive(expected, request.args.get("attempt", ""), pushed))
     response = Response(status=204)
     del response.headers["Content-Type"]
     return response
@@ -112,16 +119,15 @@ def told_by_replicate() -> Response:
 
 def _standing(kind: str, target: str) -> Response:
     service, visitor = asked.service(), asked.visitor()
-    return jsonify(
-        service.reception.standing(service.reception.find(_of_kind(kind, target), visitor), asked.view())
-    )
+    work = service.loop.run(service.generations.get(_of_kind(kind, target), visitor))
+    return jsonify(service.loop.run(service.generations.describe(work, asked.address())))
 
 
 def _cancelled(kind: str, target: str) -> Response:
     service, visitor = asked.service(), asked.visitor()
-    work = service.reception.cancel(_of_kind(kind, target), visitor)
+    work = service.loop.run(service.generations.cancel(_of_kind(kind, target), visitor))
     log.info("cancelled", request=g.request_id, target=target, batch=isinstance(work, Batch))
-    return jsonify(service.reception.standing(work, asked.view()))
+    return jsonify(service.loop.run(service.generations.describe(work, asked.address())))
 
 
 def _query() -> dict[str, str]:
@@ -134,19 +140,15 @@ def _of_kind(kind: str, target: str) -> str:
     return target
 
 
-def _events(listener: Listener) -> Iterator[str]:
+def _events(subscription: Subscription) -> Iterator[str]:
     while True:
         try:
-            event = listener.news.get(timeout=_STILL_HERE)
+            event = subscription.news.get(timeout=_STILL_HERE)
         except queue.Empty:
             yield ": still here\n\n"
             continue
         if event is None:
             return
-        yield f"event: {event.name}\ndata: {_line(event.data)}\n\n"
+        yield f"event: {event.name}\ndata: {json.dumps(event.data)}\n\n"
         if event.is_last:
             return
-
-
-def _line(data: dict[str, Any]) -> str:
-    return json.dumps(data)

@@ -1,7 +1,7 @@
-"""The registry: what each model takes, what it costs, and what a caller may call it.
+"""The declared models: what each takes, what it costs, and what a caller may call it.
 
-A model is one declarative class: its inputs with their types, ranges, choices and defaults, and above it what else
-there is to know. Adding a model is adding a class here.
+A model's inputs are one declarative class, with types, ranges, choices and defaults; the list below has what else there
+is to know of it. To add a model, add its class and its entry in the list here.
 
 Ranges, choices, defaults and prices are those of the models' published input schemas and pricing pages
 (replicate.com/<owner>/<name>/api/schema). Where a model's launch page and its live schema disagree the stricter
@@ -13,15 +13,13 @@ Tiers and credits are this service's own, for those who sell by plans; credits f
 """
 
 import sys
-from collections.abc import Callable, Iterator, Mapping
-from difflib import SequenceMatcher
-from typing import Annotated, Any, Literal, TypeVar
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field
 
-import drift
-from errors import Problem
-from registry import (
+from catalog import drift
+from catalog.model import (
     Fallback,
     Fraction,
     Image,
@@ -35,52 +33,13 @@ from registry import (
     Side,
     Text,
 )
-
-AnInputs = TypeVar("AnInputs", bound="type[Inputs]")
+from catalog.registry import Registry, Rules
+from errors import Problem
 
 FluxRatio = Literal["1:1", "16:9", "21:9", "3:2", "2:3", "4:5", "5:4", "3:4", "4:3", "9:16", "9:21"]
 WebFormat = Literal["webp", "jpg", "png"]
 
-MODELS: dict[str, Model] = {}
-"""The registry: models by full name, in the order they are declared."""
 
-
-def registered(**facts: Any) -> Callable[[AnInputs], AnInputs]:
-    """Put a class of inputs into the registry, as the `Model` that these are the facts of."""
-
-    def register(inputs: AnInputs) -> AnInputs:
-        model = Model(inputs=inputs, **facts)
-        MODELS[model.name] = model
-        return inputs
-
-    return register
-
-
-def find(name: str) -> Model | None:
-    """The model of this full name or alias."""
-    return next((model for model in MODELS.values() if name in model.names), None)
-
-
-def nearest_first(name: str) -> list[str]:
-    """The full names of all models, those that read most like `name` first."""
-    wanted = name[:100].lower()
-
-    def likeness(model: Model) -> float:
-        return max(SequenceMatcher(None, wanted, known.lower()).ratio() for known in model.names)
-
-    return [model.name for model in sorted(MODELS.values(), key=likeness, reverse=True)]
-
-
-@registered(
-    name="black-forest-labs/flux-schnell",
-    aliases=("flux-schnell",),
-    kind="image",
-    price=Price(0.003, per="image"),
-    tier="free",
-    credits=1,
-    usual_seconds=0.8,
-    example={"prompt": "A paper boat on a puddle", "num_outputs": 2},
-)
 class FluxSchnell(Inputs):
     aspect_ratio: FluxRatio = "1:1"
     num_outputs: Annotated[int, Field(ge=1, le=4)] = 1
@@ -93,22 +52,6 @@ class FluxSchnell(Inputs):
     megapixels: Literal["1", "0.25"] = "1"
 
 
-@registered(
-    name="black-forest-labs/flux-dev",
-    aliases=("flux-dev",),
-    kind="image",
-    price=Price(0.025, per="image"),
-    tier="basic",
-    credits=2,
-    usual_seconds=2.5,
-    references=References("image"),
-    fallbacks=(
-        Fallback("black-forest-labs/flux-kontext-max", references=True),
-        Fallback("qwen/qwen-image", references=False),
-    ),
-    asks_for={"output_format": "jpg"},
-    example={"prompt": "A beautiful sunset over mountains", "aspect_ratio": "16:9"},
-)
 class FluxDev(Inputs):
     aspect_ratio: FluxRatio = "1:1"
     image: Image | None = None
@@ -124,23 +67,6 @@ class FluxDev(Inputs):
     megapixels: Literal["1", "0.25"] = "1"
 
 
-@registered(
-    name="black-forest-labs/flux-1.1-pro",
-    aliases=("flux-1.1-pro",),
-    kind="image",
-    price=Price(0.04, per="image"),
-    tier="premium",
-    credits=5,
-    usual_seconds=3.0,
-    references=References("image_prompt"),
-    example={
-        "prompt": "A red lighthouse in fog",
-        "aspect_ratio": "custom",
-        "width": 1024,
-        "height": 768,
-        "safety_tolerance": 2,
-    },
-)
 class Flux11Pro(Inputs):
     model_config = ConfigDict(
         json_schema_extra={  # as `rules`
@@ -168,18 +94,6 @@ class Flux11Pro(Inputs):
                 yield Problem(side, "goes only with aspect_ratio custom", given[side])
 
 
-@registered(
-    name="black-forest-labs/flux-kontext-max",
-    aliases=("flux-kontext-max", "kontext-max"),
-    kind="image",
-    price=Price(0.08, per="image"),
-    tier="premium",
-    credits=10,
-    usual_seconds=4.0,
-    references=References("input_image"),
-    fallbacks=(Fallback("qwen/qwen-image", on=("content_refused",)),),
-    example={"prompt": "Make it a watercolour", "input_image": "https://example.com/street.png"},
-)
 class FluxKontextMax(Inputs):
     model_config = ConfigDict(
         json_schema_extra={  # as `rules`
@@ -205,18 +119,6 @@ class FluxKontextMax(Inputs):
             yield Problem("safety_tolerance", "must be at most 2 with an input image", tolerance)
 
 
-@registered(
-    name="qwen/qwen-image",
-    aliases=("qwen-image",),
-    kind="image",
-    price=Price(0.025, per="image"),
-    tier="basic",
-    credits=2,
-    usual_seconds=4.0,
-    references=References("image"),
-    fallbacks=(Fallback("black-forest-labs/flux-dev"),),
-    example={"prompt": "A shop sign that reads OPEN", "aspect_ratio": "4:3"},
-)
 class QwenImage(Inputs):
     aspect_ratio: Literal["1:1", "16:9", "9:16", "4:3", "3:4", "3:2", "2:3"] = "16:9"
     image_size: Literal["optimize_for_quality", "optimize_for_speed"] = "optimize_for_quality"
@@ -235,16 +137,6 @@ class QwenImage(Inputs):
     disable_safety_checker: bool = False
 
 
-@registered(
-    name="google/imagen-4-ultra",
-    aliases=("imagen-4-ultra",),
-    kind="image",
-    price=Price(0.06, per="image"),
-    tier="premium",
-    credits=8,
-    usual_seconds=8.0,
-    example={"prompt": "A macro photograph of a dew drop", "aspect_ratio": "3:4", "image_size": "2K"},
-)
 class Imagen4Ultra(Inputs):
     aspect_ratio: Literal["1:1", "9:16", "16:9", "3:4", "4:3"] = "1:1"
     image_size: Literal["1K", "2K"] = "1K"
@@ -254,21 +146,6 @@ class Imagen4Ultra(Inputs):
     output_format: Literal["jpg", "png"] = "jpg"
 
 
-@registered(
-    name="google/nano-banana",
-    aliases=("nano-banana",),
-    kind="image",
-    price=Price(0.039, per="image"),
-    tier="premium",
-    credits=5,
-    usual_seconds=6.0,
-    references=References("image_input", most=3),
-    fallbacks=(Fallback("google/imagen-4-ultra"),),
-    example={
-        "prompt": "Put the hat of the first picture on the fox of the second",
-        "image_input": ["https://example.com/hat.png", "https://example.com/fox.jpg"],
-    },
-)
 class NanoBanana(Inputs):
     image_input: Images = Field([])
     aspect_ratio: Literal[
@@ -277,17 +154,6 @@ class NanoBanana(Inputs):
     output_format: Literal["jpg", "png"] = "jpg"
 
 
-@registered(
-    name="google/veo-3-fast",
-    aliases=("veo-3-fast",),
-    kind="video",
-    price=Price(3.32, per="call"),
-    tier="premium",
-    credits=400,
-    usual_seconds=20.0,
-    references=References("image"),
-    example={"prompt": "Waves roll over a pebble beach", "duration": 4, "resolution": "720p"},
-)
 class Veo3Fast(Inputs):
     aspect_ratio: Literal["16:9", "9:16"] = "16:9"
     duration: Literal[4, 6, 8] = 8
@@ -298,17 +164,6 @@ class Veo3Fast(Inputs):
     seed: Seed | None = None
 
 
-@registered(
-    name="kwaivgi/kling-v2.1-master",
-    aliases=("kling-v2.1-master",),
-    kind="video",
-    price=Price(0.28, per="second"),
-    tier="premium",
-    credits=180,
-    usual_seconds=20.0,
-    references=References("start_image"),
-    example={"prompt": "The fox turns its head", "start_image": "https://example.com/fox.jpg", "duration": 5},
-)
 class KlingV21Master(Inputs):
     aspect_ratio: Annotated[
         Literal["16:9", "9:16", "1:1"], Field(description="Ignored with a start_image, which has its own.")
@@ -318,5 +173,141 @@ class KlingV21Master(Inputs):
     negative_prompt: Text = ""
 
 
+MODELS = (
+    Model(
+        name="black-forest-labs/flux-schnell",
+        inputs=FluxSchnell,
+        aliases=("flux-schnell",),
+        kind="image",
+        price=Price(0.003, per="image"),
+        tier="free",
+        credits=1,
+        usual_seconds=0.8,
+        example={"prompt": "A paper boat on a puddle", "num_outputs": 2},
+    ),
+    Model(
+        name="black-forest-labs/flux-dev",
+        inputs=FluxDev,
+        aliases=("flux-dev",),
+        kind="image",
+        price=Price(0.025, per="image"),
+        tier="basic",
+        credits=2,
+        usual_seconds=2.5,
+        references=References("image"),
+        fallbacks=(
+            Fallback("black-forest-labs/flux-kontext-max", references=True),
+            Fallback("qwen/qwen-image", references=False),
+        ),
+        asks_for={"output_format": "jpg"},
+        example={"prompt": "A beautiful sunset over mountains", "aspect_ratio": "16:9"},
+    ),
+    Model(
+        name="black-forest-labs/flux-1.1-pro",
+        inputs=Flux11Pro,
+        aliases=("flux-1.1-pro",),
+        kind="image",
+        price=Price(0.04, per="image"),
+        tier="premium",
+        credits=5,
+        usual_seconds=3.0,
+        references=References("image_prompt"),
+        example={
+            "prompt": "A red lighthouse in fog",
+            "aspect_ratio": "custom",
+            "width": 1024,
+            "height": 768,
+            "safety_tolerance": 2,
+        },
+    ),
+    Model(
+        name="black-forest-labs/flux-kontext-max",
+        inputs=FluxKontextMax,
+        aliases=("flux-kontext-max", "kontext-max"),
+        kind="image",
+        price=Price(0.08, per="image"),
+        tier="premium",
+        credits=10,
+        usual_seconds=4.0,
+        references=References("input_image", preferred=True),
+        fallbacks=(Fallback("qwen/qwen-image", on=("content_refused",)),),
+        example={"prompt": "Make it a watercolour", "input_image": "https://example.com/street.png"},
+    ),
+    Model(
+        name="qwen/qwen-image",
+        inputs=QwenImage,
+        aliases=("qwen-image",),
+        kind="image",
+        price=Price(0.025, per="image"),
+        tier="basic",
+        credits=2,
+        usual_seconds=4.0,
+        references=References("image"),
+        fallbacks=(Fallback("black-forest-labs/flux-dev"),),
+        example={"prompt": "A shop sign that reads OPEN", "aspect_ratio": "4:3"},
+    ),
+    Model(
+        name="google/imagen-4-ultra",
+        inputs=Imagen4Ultra,
+        aliases=("imagen-4-ultra",),
+        kind="image",
+        price=Price(0.06, per="image"),
+        tier="premium",
+        credits=8,
+        usual_seconds=8.0,
+        example={"prompt": "A macro photograph of a dew drop", "aspect_ratio": "3:4", "image_size": "2K"},
+    ),
+    Model(
+        name="google/nano-banana",
+        inputs=NanoBanana,
+        aliases=("nano-banana",),
+        kind="image",
+        price=Price(0.039, per="image"),
+        tier="premium",
+        credits=5,
+        usual_seconds=6.0,
+        references=References("image_input", most=3, preferred=True),
+        fallbacks=(Fallback("google/imagen-4-ultra"),),
+        example={
+            "prompt": "Put the hat of the first picture on the fox of the second",
+            "image_input": ["https://example.com/hat.png", "https://example.com/fox.jpg"],
+        },
+    ),
+    Model(
+        name="google/veo-3-fast",
+        inputs=Veo3Fast,
+        aliases=("veo-3-fast",),
+        kind="video",
+        price=Price(3.32, per="call"),
+        tier="premium",
+        credits=400,
+        usual_seconds=20.0,
+        references=References("image"),
+        example={"prompt": "Waves roll over a pebble beach", "duration": 4, "resolution": "720p"},
+    ),
+    Model(
+        name="kwaivgi/kling-v2.1-master",
+        inputs=KlingV21Master,
+        aliases=("kling-v2.1-master",),
+        kind="video",
+        price=Price(0.28, per="second"),
+        tier="premium",
+        credits=180,
+        usual_seconds=20.0,
+        references=References("start_image"),
+        example={
+            "prompt": "The fox turns its head",
+            "start_image": "https://example.com/fox.jpg",
+            "duration": 5,
+        },
+    ),
+)
+
+
+def declared(rules: Rules | None = None) -> Registry:
+    """A registry of the models above; `rules` stand in for the fallbacks they declare."""
+    return Registry(MODELS, rules=rules)
+
+
 if __name__ == "__main__":
-    sys.exit(drift.main(sys.argv[1:], MODELS))
+    sys.exit(drift.main(sys.argv[1:], declared()))

@@ -5,17 +5,17 @@ Request schemas are the registry's and the parser's own; the error answers are t
 both. Why no framework does this: docs/decisions/0006-openapi-from-declarations.md.
 """
 
-from functools import cache
+from functools import lru_cache
 from typing import Any
 
-import models
 from auth import ADMIN_HEADER, USER_HEADER
-from intake.parsing import MAX_BATCH_ITEMS
-from intake.shapes import BatchFields, Limits, OwnFields
+from catalog.model import Model
+from catalog.references import LARGEST
 from operations import paths
 from outside import LONGEST_URL
-from references import LARGEST
-from registry import Model
+from parsing.batch import MAX_BATCH_ITEMS
+from parsing.limits import Limits
+from parsing.shapes import BatchFields, OwnFields
 from schemas import JSON, an_object, answers, ref
 
 _DRAFT = "https://json-schema.org/draft/2020-12/schema"
@@ -24,9 +24,9 @@ _WEBHOOK = {"format": "uri", "pattern": rf"^[Hh][Tt][Tt][Pp][Ss]://[!-~]{{1,{LON
 """What can be said of a URL that is called (`outside.py`). Simulating, http to this very machine is taken too."""
 
 
-@cache
-def openapi_document(version: str) -> JSON:
-    """The document, ready to be served."""
+@lru_cache(maxsize=1)
+def openapi_document(version: str, models: tuple[Model, ...]) -> JSON:
+    """The document of a service that has these models, ready to be served."""
     return {
         "openapi": "3.1.0",
         "jsonSchemaDialect": _DRAFT,
@@ -39,7 +39,7 @@ def openapi_document(version: str) -> JSON:
         "servers": [{"url": "/"}],
         "paths": paths(),
         "components": {
-            "schemas": _schemas(),
+            "schemas": _schemas(models),
             "securitySchemes": {
                 "admin": {"type": "apiKey", "in": "header", "name": ADMIN_HEADER},
                 "user": {"type": "apiKey", "in": "header", "name": USER_HEADER},
@@ -48,14 +48,14 @@ def openapi_document(version: str) -> JSON:
     }
 
 
-def _schemas() -> JSON:
-    every = models.MODELS.values()
-    requests = {_schema_name(model): _request_schema(model) for model in every}
+def _schemas(models: tuple[Model, ...]) -> JSON:
+    requests = {_schema_name(model): _request_schema(model) for model in models}
+    with_fallback = _with_fallback(models)
     return {
         "GenerationRequest": {"oneOf": [*(ref(name) for name in requests), ref("WithFallback")]},
         "BatchRequest": {"oneOf": [ref("BatchOfPrompts"), ref("BatchOfRequests")]},
         "BatchOfPrompts": {
-            "oneOf": [_prompts_schema(schema) for schema in (*requests.values(), _with_fallback())],
+            "oneOf": [_prompts_schema(schema) for schema in (*requests.values(), with_fallback)],
             "description": "One model and many prompts; what they share stands beside them.",
         },
         "BatchOfRequests": an_object(
@@ -70,7 +70,7 @@ def _schemas() -> JSON:
             description="Whole requests, models mixed.",
         ),
         **requests,
-        "WithFallback": _with_fallback(),
+        "WithFallback": with_fallback,
         "Form": _form(),
         "Limits": an_object(
             _properties(Limits), required=[], additionalProperties=False,
@@ -94,16 +94,15 @@ def _request_schema(model: Model) -> JSON:
     }
 
 
-def _with_fallback() -> JSON:
-    every = models.MODELS.values()
+def _with_fallback(models: tuple[Model, ...]) -> JSON:
     own = _properties(OwnFields)
-    own["model_name"] = {"enum": [name for model in every for name in model.names]}
+    own["model_name"] = {"enum": [name for model in models for name in model.names]}
     own["fallback"] = {
         "anyOf": [{"const": True}, {"type": "array", "items": {"enum": own["model_name"]["enum"]}}],
         "description": own["fallback"]["description"],
     }
     return an_object(
-        {**own, "prompt": next(iter(every)).input_schema["properties"]["prompt"]},
+        {**own, "prompt": models[0].input_schema["properties"]["prompt"]},
         required=["model_name", "prompt", "fallback"],
         description="Beside these, parameters of the model and of any other that it may fall back to; and reference "
         "images under any of their names, one or several.",

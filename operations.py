@@ -4,11 +4,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
+from catalog.model import KINDS, TIERS
+from contract.states import ENDED, UNFINISHED
 from errors import every_error
-from intake.queries import GROUPS, LONGEST_PAGE, USUAL_PAGE
-from registry import KINDS, TIERS
+from parsing.queries import GROUPS, LONGEST_PAGE, USUAL_PAGE
 from schemas import JSON, TEXT, ref
-from telling import ENDED, UNFINISHED
 
 _ADMIN: Final[Sequence[JSON]] = ({"admin": []},)
 _EITHER: Final[Sequence[JSON]] = ({"admin": []}, {"user": []})

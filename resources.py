@@ -1,13 +1,15 @@
-"""What the settings name beside numbers: the rules of fallbacks, and where outputs and uploads lie."""
+"""What the settings name beside numbers: the models with their fallbacks, and where outputs and uploads lie."""
 
 from pathlib import Path
 from tempfile import TemporaryFile
 
 import structlog
 
-from fallback import REGISTRY, Rules, read_rules
+from catalog.fallback import read_rules
+from catalog.registry import Registry
 from files.directory import Directory
 from files.storage import Storage
+from models import declared
 from settings import Settings, SettingsError
 
 log = structlog.get_logger("service")
@@ -15,13 +17,14 @@ log = structlog.get_logger("service")
 
 def check(settings: Settings) -> None:
     """What can be known to be wrong before anything is started. Raises SettingsError."""
-    fallbacks(settings)
+    registry(settings)
     storage(settings)
 
 
-def fallbacks(settings: Settings) -> Rules:
-    """What follows which model when it fails. Raises SettingsError."""
-    return read_rules(settings.FALLBACKS_FILE) if settings.FALLBACKS_FILE else REGISTRY
+def registry(settings: Settings) -> Registry:
+    """The declared models, with the operator's rules in place of their fallbacks. Raises SettingsError."""
+    path = settings.FALLBACKS_FILE
+    return declared(rules=read_rules(path, declared()) if path else None)
 
 
 def storage(settings: Settings) -> Storage:

@@ -2,10 +2,10 @@
 
 from typing import Any, Final
 
+from catalog.model import TIERS
+from contract.states import ENDED, UNFINISHED
 from errors import every_error
-from intake.queries import GROUPS
-from registry import TIERS
-from telling import ENDED, UNFINISHED
+from parsing.queries import GROUPS
 
 JSON = dict[str, Any]
 

@@ -13,7 +13,7 @@ from typing import Any
 from flask import Flask
 from gunicorn.app.base import Application
 
-import models
+from models import declared
 from settings import SIMULATED_TOKEN, Settings
 
 HERE = Path(__file__).parent
@@ -107,7 +107,7 @@ def _banner(settings: Settings) -> str:
             f"Replicate: {settings.REPLICATE_BASE_URL}; server token: {token}; admin door: {admin}\n"
             f"At once: {settings.REPLICATE_CONCURRENT_LIMIT}; a minute: {settings.REPLICATE_REQUESTS_PER_MINUTE}\n\n"
         )
-    example = json.dumps(next(iter(models.MODELS.values())).as_json()["example"])
+    example = json.dumps(declared().models[0].as_json()["example"])
     return (
         f"\n{'=' * 78}\n"
         "  SIMULATED: pictures come from a simulator of Replicate, not from Replicate.\n"

@@ -22,8 +22,8 @@ from bench import unledgered
 from bench.overhead import BODY, BOUNDLESS, LIFTED, Target, round_of
 from bench.report import Claim, Section, claimed
 from bench.setting import TOKEN, prompts, service_before, simulated
-from lookup import Lookup
-from store import Ledger
+from ledger.queries import SqlQueries
+from ledger.sqlite import SqliteLedger
 from tests.process import ROOT, Served, served
 
 CALLERS = (1, 10, 50, 200)
@@ -104,8 +104,8 @@ def _accepted_by(service: Served, size: int) -> str:
 
 
 def _on_disk(data: Path, batches: list[str]) -> int:
-    asked = Lookup(Ledger(f"sqlite:///{data / 'ledger.db'}").engine)
-    return sum(len(asked.of_batch(each)) for each in batches)
+    queries = SqlQueries(SqliteLedger(f"sqlite:///{data / 'ledger.db'}").engine)
+    return sum(len(queries.batch_items(each)) for each in batches)
 
 
 @contextmanager

@@ -6,30 +6,31 @@ Never use it for anything else: it forgets everything.
 """
 
 import sys
-from collections.abc import Mapping
 from typing import Any
 
 import app
 import service
-from store import Ledger, Noted
+from ledger import Source
+from ledger.records import Record
+from ledger.sqlite import SqliteLedger
 
 
-class Forgetful(Ledger):
-    """A ledger that can be asked, and has nothing."""
+class Forgetful(SqliteLedger):
+    """A ledger that can be queried, and has nothing."""
 
-    def put(self, table: str, row: Mapping[str, Any]) -> None:
+    def upsert(self, record: Record) -> None:
         """Forget it."""
 
-    def note(self, table: str, work: Noted) -> None:
+    def mark_dirty(self, source: Source) -> None:
         """Forget it."""
 
-    def remove(self, table: str, *key: Any) -> None:
+    def delete(self, kind: type[Record], *key: Any) -> None:
         """Forget it."""
 
-    async def synced(self) -> None:
+    async def flush(self) -> None:
         """There is nothing to wait for."""
 
 
 if __name__ == "__main__":
-    service.Ledger = Forgetful  # type: ignore[attr-defined]
+    service.SqliteLedger = Forgetful  # type: ignore[attr-defined]
     sys.exit(app.main(sys.argv[1:]))

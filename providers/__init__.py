@@ -1,67 +1,117 @@
-"""What talks to an upstream, one file each; what they have in common is here.
+"""Providers run the models. This module says what any provider promises, in neutral types; each has a package or file.
 
-A provider creates a prediction, knows when it is over, and cancels it. It raises a `ServiceError` when the
-matter is settled and `TryAgain` when another attempt may help.
+Every provider is a `Provider`. Three abilities only some have, each a protocol of its own: pushed results
+(`PushReceiver`), knowing other attempts' creations (`CreationRegistry`), and progress (`ProgressSource`).
+
+A method raises ServiceError when the matter is settled, and TryAgain when another attempt may help.
 """
 
+import hashlib
+import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from auth import Caller
+from catalog.references import Upload
 from concurrency import Lease
 from errors import ServiceError
-from references import Upload
 
 _ENDED = frozenset({"succeeded", "failed", "canceled", "aborted"})
 
 
 @dataclass(frozen=True, slots=True)
+class Url:
+    """An output to be fetched from an address, or a `data:` URI."""
+
+    value: str
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """An output that is the text itself."""
+
+    value: str
+
+
+@dataclass(frozen=True, slots=True)
+class Json:
+    """An output that is a JSON value."""
+
+    value: Any
+
+
+Output = Url | Text | Json
+
+Cause = Literal["model", "content", "passing"]
+"""Why a prediction failed: the model did, it refused the content, or for a reason that passes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a provider allows. Seconds and bytes."""
+
+    longest_deadline: float
+    """From a prediction's creation to its end."""
+    answer_timeout: float
+    """For the answer to a creation: what was sent longer ago has arrived, or never will."""
+    clock_skew: float
+    """How far the provider's clock may be from ours."""
+    inline_bytes: int
+    """An image of up to so many is sent with the input, a larger one is uploaded before."""
+    upload_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class Prediction:
-    """A prediction as its upstream tells it. `outputs` are URLs, however the upstream wraps them."""
+    """A prediction as its provider shows it."""
 
     id: str
     status: str
-    outputs: tuple[str, ...] = ()
+    outputs: tuple[Output, ...] = ()
     error: str | None = None
+    cause: Cause = "model"
+    """Why it failed, if it did."""
     created_at: datetime | None = None
     seconds: float | None = None
-    """Both by the upstream's clock, when it says; `seconds` from creation to completion."""
+    """Both by the provider's clock, if it says; `seconds` from creation to completion."""
     started: bool = False
-    """Whether it ever ran, as far as the upstream said: what never did is not billed."""
+    """Whether it ever ran, as far as the provider said: what never did is not billed."""
     age: float = 0.0
-    """How old it was when we came to know of it, in seconds by our own clock, if that was late."""
+    """Its age when it was found, in seconds by our own clock; 0 if its creation was answered."""
+    is_announced: bool = False
+    """Whether its provider was asked to push its result."""
     is_lost: bool = False
     """Whether it could neither be watched to its end nor cancelled: it may be billed."""
     is_removed: bool = False
-    """Whether its upstream has thrown away what it was asked and what it made."""
+    """Whether the provider has deleted its input and outputs."""
     progress: float | None = None
-    """Per cent of it that the model last said were done, if it said so: a claim, and no promise."""
+    """Per cent done, as the model last said: no promise."""
 
     @property
     def is_over(self) -> bool:
-        """Replicate may leave a finished prediction at `processing`; output tells (and null does not)."""
+        """Replicate may leave a finished prediction at `processing`; output decides (and null is none)."""
         return self.status in _ENDED or (self.status == "processing" and bool(self.outputs))
 
     @property
     def is_made(self) -> bool:
-        """Whether there is what was asked for."""
+        """Whether it has outputs."""
         return self.status in {"succeeded", "processing"} and bool(self.outputs)
 
 
 @dataclass(frozen=True, slots=True)
 class Created:
-    """A prediction just started. `exhausted_for` is how long, in seconds, the account may start no other."""
+    """A prediction just started. `exhausted_for`: seconds in which the account may start no other."""
 
     prediction: Prediction
     exhausted_for: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
-    """What an upstream told of a prediction by itself. `content` is the fingerprint of its input, and `webhook` the
-    address it was told to, if the message names them."""
+class PushedResult:
+    """A provider's message about a prediction. `content` is the fingerprint of its input, and `webhook` the address it
+    was sent to, if the message names them."""
 
     prediction: Prediction
     model: str | None = None
@@ -69,11 +119,23 @@ class Told:
     webhook: str | None = None
 
 
-class TryAgain(Exception):
-    """This attempt made nothing: nothing was started, or the model failed for what it calls a passing reason.
+@dataclass(frozen=True, slots=True)
+class UncertainCreation:
+    """A creation that an earlier process may have sent at `since` (Unix time, seconds), and whose caller has not come
+    back yet. `caller` is their id, `content` the fingerprint of its input."""
 
-    `wait` is how long the upstream asked for, in seconds. Everything of this caller had better wait when the
-    account is `throttled`, or the upstream `unreachable`. `error` is told to the caller when patience ends.
+    reference: str
+    caller: str
+    model: str
+    content: str
+    since: float
+
+
+class TryAgain(Exception):
+    """This attempt made nothing: nothing was started, or the model failed for a passing reason.
+
+    `wait` is how long the provider says to wait, in seconds. All predictions of this caller should wait when the
+    account is `throttled`, or the provider `unreachable`. The caller gets `error` when no attempt is left.
     """
 
     def __init__(
@@ -91,8 +153,15 @@ class TryAgain(Exception):
         self.unreachable = unreachable
 
 
+class Untrusted(Exception):
+    """A pushed message that did not come from the provider, or says nothing of a prediction. The text is for a log and
+    not for its sender."""
+
+
 class Provider(Protocol):
-    """The seam between the life of a generation and whoever runs its model."""
+    """Runs predictions. Every method is called on the loop."""
+
+    limits: Limits
 
     async def upload(self, caller: Caller, upload: Upload) -> str:
         """The address under which a prediction of this caller can read the image. Raises ServiceError."""
@@ -110,44 +179,70 @@ class Provider(Protocol):
     ) -> Created:
         """Start a prediction of this model with this input, once. Raises TryAgain or ServiceError.
 
-        `cancel_after` in seconds. `reference` is this attempt's own id; `callback` the address to be told at when
-        the prediction is over.
+        The lease is marked as sent when the creation leaves, and as answered when its answer or failure is here.
+        `cancel_after` in seconds. `reference` is this attempt's own id. `callback` is where to push the result.
         """
+
+    async def wait(self, caller: Caller, prediction: Prediction, *, model: str) -> Prediction:
+        """The prediction as it is when it is over. Raises ServiceError."""
+
+    async def cancel(self, caller: Caller, prediction: Prediction) -> Prediction | None:
+        """Stop a prediction that still runs and bills. The prediction as it is then, or None if that is unknown. Does
+        not raise."""
 
     async def recover(
         self, caller: Caller, model: str, *, content: str, since: float, reference: str
     ) -> Created:
-        """What became of a creation that an earlier process was about to send at `since` (Unix time, seconds).
+        """The prediction of a creation that an earlier process was about to send at `since` (Unix time, seconds).
 
-        `content` is the fingerprint of its input. Raises TryAgain when it never arrived, ServiceError when that
-        cannot be told. Those recovered together are begun together: alike ones are told apart by their number.
+        `content` is the fingerprint of its input. Raises TryAgain when it never arrived, ServiceError when that is
+        unknown. Begin those that are recovered together before awaiting one: identical ones are told apart by number.
         """
 
-    def lose(self, reference: str, caller_id: str, model: str, *, content: str, since: float) -> None:
-        """Count on a creation as `recover` has it, whose caller has not come back yet: what it made looks like what
-        others of them made."""
+    async def aclose(self) -> None:
+        """Close every connection."""
 
-    def know(self, ids: Iterable[str]) -> None:
-        """These predictions are on record, so that no creation in doubt takes one of them for its own."""
 
-    async def finished(
-        self, caller: Caller, prediction: Prediction, *, model: str, announced: bool = False
-    ) -> Prediction:
-        """Wait until it is over; `announced` says that its upstream was asked to tell. Raises ServiceError."""
-
-    def tell(self, reference: str, told: Told) -> None:
-        """The upstream told of the attempt of this reference. Whoever tells has checked that it was the upstream, and
-        that the attempt has no other prediction on record."""
+class PushReceiver(Protocol):
+    """A provider that pushes results."""
 
     async def webhook_secret(self, caller: Caller) -> str:
-        """What the upstream signs with when it tells of this caller's predictions. Raises ServiceError."""
+        """What the provider signs with when it pushes results of this caller. Raises ServiceError."""
+
+    def read_push(self, headers: Mapping[str, str], body: bytes, secret: str) -> PushedResult:
+        """What a message says. Any thread. Raises Untrusted unless it is signed with the secret."""
+
+    def receive_push(self, reference: str, pushed: PushedResult) -> None:
+        """Use a message about the attempt of this reference, once it is known that the attempt has no other prediction
+        on record."""
+
+
+class CreationRegistry(Protocol):
+    """A provider that finds lost creations by looking for them, and so must know what belongs to other attempts."""
+
+    def register_uncertain(self, creation: UncertainCreation) -> None:
+        """Until this creation is recovered, a prediction like it may be its own."""
+
+    def register_known(self, ids: Iterable[str]) -> None:
+        """These predictions are on record: none of them belongs to a lost creation."""
+
+
+class ProgressSource(Protocol):
+    """A provider that shows how far a prediction is."""
 
     def follow(self, prediction_id: str, listener: Callable[[Prediction], object]) -> Callable[[], None]:
-        """Tell how a prediction goes that is being waited for, about once a second, until it is over or what this
-        returns is called. Nothing happens if nobody waits for it."""
+        """Call the listener with an unfinished prediction that is waited for, about once a second, until it is over or
+        the returned function is called."""
 
-    async def cancel(self, caller: Caller, prediction: Prediction) -> Prediction | None:
-        """Stop what still runs and bills; best effort, does not raise. How it stands then, if that was told."""
 
-    async def aclose(self) -> None:
-        """Let go of every connection."""
+def fingerprint(sent: Mapping[str, Any]) -> str:
+    """A digest that identifies an input in any process: the same whatever the order of its keys, and whether a whole
+    number is written 3 or 3.0. Raises RecursionError for an input nested too deep."""
+    # Read again, so that every float passes by, however deep: a provider may give back 3 for 3.0.
+    alike = json.loads(json.dumps(dict(sent)), parse_float=_number)
+    return hashlib.sha256(json.dumps(alike, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def _number(text: str) -> int | float:
+    value = float(text)
+    return int(value) if value.is_integer() else value

@@ -1,14 +1,9 @@
 """What the end of a prediction means: a success with outputs, or an error that says why there is none."""
 
-import re
 from collections.abc import Iterable
 
 from errors import ContentRefused, GenerationFailed, GenerationTimeout, Interrupted
 from providers import Prediction, TryAgain
-
-# What models report; the strings and codes are Replicate's own.
-_REFUSED = re.compile(r"NSFW|flagged as sensitive|\(E005\)", re.IGNORECASE)
-_PASSING = re.compile(r"\(code: PA\)|\b(E6716|E9828)\b")
 
 
 def raise_unless_made(prediction: Prediction) -> None:
@@ -23,14 +18,14 @@ def raise_unless_made(prediction: Prediction) -> None:
         raise GenerationTimeout("Replicate did not start the prediction before its deadline.")
     if prediction.status == "canceled":
         cancelled = GenerationFailed("The prediction was cancelled at Replicate.")
-        cancelled.falls_back = False  # somebody wanted it to end
+        cancelled.falls_back = False  # it was cancelled on purpose
         raise cancelled
-    told = _first_line(prediction.error or "The model failed without saying why.")
-    if _REFUSED.search(prediction.error or ""):
-        raise ContentRefused(told)
-    if _PASSING.search(prediction.error or ""):
-        raise TryAgain(GenerationFailed(told))
-    raise GenerationFailed(told)
+    detail = _first_line(prediction.error or "The model failed without saying why.")
+    if prediction.cause == "content":
+        raise ContentRefused(detail)
+    if prediction.cause == "passing":
+        raise TryAgain(GenerationFailed(detail))
+    raise GenerationFailed(detail)
 
 
 def _first_line(text: str) -> str:

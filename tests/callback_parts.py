@@ -13,7 +13,8 @@ import virtual_time
 from aiohttp.abc import AbstractResolver
 from replicate.webhook import Webhooks, WebhookSigningSecret
 
-from callbacks import Answer, Callbacks, Delivery, Unheard
+from callbacks import Answer, Callbacks, Unheard
+from ledger.records import Delivery
 
 EPOCH = 1_800_000_000
 """The Unix time at which virtual time starts: 2027-01-15T08:00:00Z."""
@@ -118,15 +119,15 @@ class Story:
 
     courier: Fake
     options: dict = field(default_factory=dict)
-    rows: dict[str, dict] = field(default_factory=dict)
-    written: list[dict] = field(default_factory=list)
+    rows: dict[str, Delivery] = field(default_factory=dict)
+    written: list[Delivery] = field(default_factory=list)
     moments: list[float] = field(default_factory=list)
     """When each was."""
 
     def begun(self) -> Callbacks:
         return Callbacks(
             **{
-                "write": self.write,
+                "ledger": self,
                 "content": self.content,
                 "secret": SECRET,
                 "loopback": False,
@@ -137,17 +138,17 @@ class Story:
             }
         )
 
-    def write(self, row) -> None:
-        self.written.append(row)
+    def upsert(self, delivery: Delivery) -> None:
+        self.written.append(delivery)
         self.moments.append(now())
-        self.rows[row["id"]] = row
+        self.rows[delivery.id] = delivery
 
     async def content(self, delivery_id) -> bytes:
         return json.dumps({"id": delivery_id}).encode()
 
     def delivery(self, delivery_id: str = "gen_1") -> Delivery:
         """As it is on record."""
-        return Delivery.from_row(self.rows[delivery_id])
+        return self.rows[delivery_id]
 
     async def of(self, *deliveries: Delivery, seconds: float = 3 * DAY) -> "Story":
         """All that happens to them in this time."""

@@ -27,10 +27,10 @@ def simulator() -> Iterator[Simulator]:
 
 @pytest.fixture
 def make_app(simulator: Simulator, tmp_path: Path) -> Iterator[Callable[..., Flask]]:
-    """Makes the service in front of the simulator; settings by their names."""
+    """Makes the service in front of the simulator, or of another provider; settings by their names."""
     with ExitStack() as stack:
 
-        def make(**settings: object) -> Flask:
+        def make(*, provider: object = None, **settings: object) -> Flask:
             environ = {
                 "REPLICATE_API_TOKEN": SERVER_TOKEN,
                 "CONCURRENT_DOCKER_ADMIN_API_KEY": ADMIN_KEY,
@@ -39,7 +39,7 @@ def make_app(simulator: Simulator, tmp_path: Path) -> Iterator[Callable[..., Fla
                 "DATA_DIR": str(tmp_path),
                 **{name: str(value) for name, value in settings.items()},
             }
-            app = create_app(Settings.from_env(environ))
+            app = create_app(Settings.from_env(environ), provider=provider)
             stack.callback(app.extensions["service"].close)
             return app
 

@@ -267,7 +267,7 @@ class Story:
 
     def _misunderstood(self, generations: int) -> Iterator[str]:
         """A key is one generation or one batch, and without one an errand is at most one."""
-        keys = {row["key"]: row["target"] for row in self._rows("SELECT key, target FROM keys")}
+        keys = {row["key"]: row["work_id"] for row in self._rows("SELECT key, work_id FROM idempotency_keys")}
         certain, perhaps = 0, 0
         for errand in self._errands:
             if errand.key is not None and errand.told and errand.told != {keys.get(errand.key)}:

@@ -1,27 +1,23 @@
 """Generations before a fake Replicate, callers who leave and services that stop: what the tests of both share."""
 
 import asyncio
-import json
 
-from parts import ADMIN, Fake, Notes, a_picture, run, succeeded
+from parts import ADMIN, Notes, a_picture, core, run, succeeded
 
 from concurrency import Gate
 from files import Kept
-from generation import Generations
-from intake.attachments import Attachments
-from intake.parsing import Terms
+from ledger.records import GenerationRecord
 from providers import Created, Prediction
-from recovery import Recovery
+from providers.memory import MemoryProvider
 
 
-def a_service(fake: Fake, *, concurrent_limit: int = 1, ledger: Notes | None = None, **more):
+def a_service(fake: MemoryProvider, *, concurrent_limit: int = 1, ledger: Notes | None = None, **more):
     gate = Gate(concurrent_limit=concurrent_limit, requests_per_minute=60)
-    how = {"timeout": 600, "max_queued": 100, **more}
-    return gate, Generations(provider=fake, gate=gate, ledger=ledger or Notes(), **how)
+    return gate, core(fake, gate=gate, ledger=ledger, **{"MAX_QUEUED": 100, **more})
 
 
-def start(generations: Generations) -> "asyncio.Task":
-    return asyncio.create_task(run(generations, a_picture()))
+def start(inside) -> "asyncio.Task":
+    return asyncio.create_task(run(inside, a_picture()))
 
 
 async def cancel(*tasks: "asyncio.Task") -> None:
@@ -39,8 +35,7 @@ def held(gate: Gate) -> tuple[int, int, int]:
 def on_record(ledger: Notes) -> list[tuple[str, str | None, bool]]:
     """What the next process finds of each generation: its state, its prediction, and whether it has ended."""
     return [
-        (row["state"], json.loads(row["facts"])["prediction_id"], row["ended_at"] is not None)
-        for row in ledger.of("generations")
+        (each.state, each.prediction_id, each.ended_at is not None) for each in ledger.all(GenerationRecord)
     ]
 
 
@@ -50,20 +45,15 @@ async def heard(*callers: "asyncio.Task") -> list[str]:
     return [getattr(answer, "state", None) or answer.code for answer in answers]
 
 
-def next_service(fake: Fake, ledger: Notes, **how):
+def next_service(fake: MemoryProvider, ledger: Notes, **how):
     """The process after the one that left this ledger, which goes on with all of it."""
-    gate, generations = a_service(fake, ledger=ledger, **how)
-    recovery = Recovery(attachments=Attachments(None), terms=Terms())
-    rows = [row for row in ledger.of("generations") if row["ended_at"] is None]
-    batches = [
-        (batch, [row for row in ledger.of("generations") if row["batch"] == batch["id"]])
-        for batch in ledger.of("batches")
-        if batch["ended_at"] is None
-    ]
-    left = recovery.revived([row for row in rows if row["batch"] is None], batches, ADMIN)
-    assert [] == left.lost
-    generations.resume(left.generations, left.batches)
-    return gate, generations, [*left.generations, *left.batches]
+    gate, inside = a_service(fake, ledger=ledger, **how)
+    batches = [(batch, ledger.batch_items(batch.id)) for batch in ledger.unfinished_batches()]
+    single = [each for each in ledger.unfinished() if each.batch_id is None]
+    restored = inside.recovery.restore(single, batches, ADMIN)
+    assert [] == restored.ended
+    inside.supervisor.resume(restored.generations, restored.batches)
+    return gate, inside, [*restored.generations, *restored.batches]
 
 
 class Slow:
@@ -82,20 +72,22 @@ class Quick(Slow):
         return Kept(("0.jpg",), None)
 
 
-class Lost(Fake):
+class Lost(MemoryProvider):
     """What it is asked to create while a process dies is found half a minute later."""
 
-    async def recover(self, *_caller_and_model, **_named):
+    async def recover(self, *_caller_and_model, reference, **_named):
         await asyncio.sleep(30)
-        self._ends["p1"] = succeeded()
-        return Created(Prediction("p1", "processing"))
+        found = Prediction("p1", "processing")
+        self.start(found, succeeded(), reference=reference)
+        return Created(found)
 
 
 async def lose_a_creation(ledger: Notes) -> None:
     """Leave what a process leaves that dies just before it hears of its creation."""
-    _, generations = a_service(Fake(answer_after=10), ledger=ledger)
-    caller = start(generations)
+    _, inside = a_service(MemoryProvider(answer_after=10), ledger=ledger)
+    caller = start(inside)
     await asyncio.sleep(1)
-    (row,) = ledger.of("generations")
+    (record,) = ledger.all(GenerationRecord)
     await cancel(caller)
-    ledger.put("generations", row)
+    ledger.upsert(record)
+    await ledger.flush()

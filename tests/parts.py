@@ -1,42 +1,52 @@
 """The inside of the service without its HTTP door: what the tests of its parts share.
 
-- `parts` wires gate, provider and generations as `service.py` does, on the test's own loop, in front of the
+- `core` and `parts` build the inside with `service.assemble`, on the test's own loop, in front of the
   simulator. What takes seconds in production (looks for a lost creation, back-offs) takes milliseconds here.
-- `Fake` is a provider without a network, for claims about time that are checked in virtual time.
+- `MemoryProvider` is a provider without a network, for claims about time that are checked in virtual time.
 - `Wire` is a server that answers bytes as told, for what no decent server does, not even the simulator.
 """
 
 import asyncio
 import functools
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, closing, suppress
 from dataclasses import dataclass
 
+import httpx
 from callers import SERVER_TOKEN, USER_TOKEN
+from declarations import CONTEXT, parse_batch, parse_generation
 
-from auth import Caller
+from auth import Caller, Doors, credentials
 from concurrency import Gate
-from errors import LedgerDown, UpstreamError
-from generation import Generations
-from intake.parsing import parse_batch, parse_generation
-from planning import Plan
-from providers import Created, Prediction, TryAgain
-from providers.replicate import Replicate
-from records import Batch, Generation
+from generations import views
+from generations.batch import Batch
+from generations.core import Core, assemble
+from generations.generation import Generation
+from generations.lifecycle import FIRST_BACKOFF
+from generations.submission import Submission, body_fingerprint, request_texts
+from generations.supervisor import new_id
+from ledger.memory import MemoryLedger
+from ledger.records import PlanRecord
+from loop_thread import Pool
+from parsing.attachments import Attachments
+from parsing.shapes import BatchRequest
+from providers import Prediction, Url
+from providers.replicate.client import Timeouts
+from providers.replicate.errors import cause_of
+from providers.replicate.provider import Replicate, Timing
+from settings import Settings
 from simulator import Simulator
-from tables import WRITINGS
-from telling import View
 
-ADMIN = Caller("admin", "admin", SERVER_TOKEN)
-USER = Caller("user", "user_1", USER_TOKEN)
-OTHER_USER = Caller("user", "user_2", "r8_another")
+ADMIN = Caller("admin", "admin", credentials(replicate=SERVER_TOKEN))
+USER = Caller("user", "user_1", credentials(replicate=USER_TOKEN))
+OTHER_USER = Caller("user", "user_2", credentials(replicate="r8_another"))
 
-UNPLANNED = Plan("queue", 0.0, 0.0, 0)
+UNPLANNED = PlanRecord("queue", 0.0, 0.0, 0)
 """For batches of whose plan nothing is claimed."""
 
-VIEW = View(simulated=True, address="http://service.test")
+ADDRESS = "http://service.test"
 
-QUICK_LOOKS = (0.02, 0.1, 0.2)
+QUICK = (0.02, 0.1, 0.2)
 
 
 def on_a_loop(test):
@@ -59,57 +69,119 @@ def pictures(prompts: list[str], **fields):
     return parse_batch({"model_name": "flux-dev", "prompts": prompts, **fields})
 
 
-class Notes:
-    """A ledger without a disk: `rows` by table and key, as the latest that were put. While there is `trouble`, nothing
-    is on the disk, and who awaits that hears so."""
+class Immediate(MemoryLedger):
+    """A ledger whose every change is on the disk at once."""
+
+    def _commit_in(self, seconds: float) -> None:  # noqa: ARG002
+        if self.trouble is None:
+            self._commit_all()
+
+
+class Notes(Immediate):
+    """A ledger that remembers every transition of a generation."""
 
     def __init__(self) -> None:
-        self.rows: dict[tuple, dict] = {}
-        self.trouble: str | None = None
-        self.synced_times = 0
+        super().__init__()
+        self.flushed = 0
         self.moves: list[tuple[Generation, str]] = []
-        """Every transition of a generation, in order."""
-        self.listeners: list[Callable[[Generation], object]] = []
-        """Told of every transition, too."""
+        self.on_move: list[Callable[[Generation], object]] = []
+        self._states: dict[str, str] = {}
 
-    def note(self, table, work) -> None:
-        row, before = work.row(), self.rows.get((table, work.id))
-        self.put(table, row)
-        if table == "generations" and before is not None and before["state"] != row["state"]:
-            self.moves.append((work, work.state))
-            for listener in self.listeners:
-                listener(work)
+    def mark_dirty(self, source) -> None:
+        super().mark_dirty(source)
+        if isinstance(source, Generation):
+            before = self._states.get(source.id)
+            self._states[source.id] = source.state
+            if before not in {None, source.state}:
+                self.moves.append((source, source.state))
+                for listener in self.on_move:
+                    listener(source)
 
-    def put(self, table, row) -> None:
-        self.rows[table, *WRITINGS[table].key_of(row)] = dict(row)
-
-    def remove(self, table, *key) -> None:
-        self.rows.pop((table, *key), None)
-
-    async def synced(self) -> None:
-        self.synced_times += 1
-        if self.trouble:
-            raise LedgerDown(self.trouble)
-
-    def of(self, table) -> list[dict]:
-        """A table's rows, in the order of their first writing."""
-        return [row for (name, *_), row in self.rows.items() if name == table]
+    async def flush(self) -> None:
+        self.flushed += 1
+        await super().flush()
 
 
-async def run(generations: Generations, request, *, caller: Caller = ADMIN) -> Generation:
+class AtOnce(Pool):
+    """Virtual time has no other threads."""
+
+    def __init__(self) -> None: ...
+
+    async def run(self, function):
+        return function()
+
+    def start(self, function) -> None:
+        function()
+
+
+def settings(**named) -> Settings:
+    """Settings by their names."""
+    return Settings.from_env({name: str(value) for name, value in named.items()})
+
+
+def core(
+    provider,
+    *,
+    gate: Gate | None = None,
+    ledger: MemoryLedger | None = None,
+    outputs=None,
+    first_backoff: float = FIRST_BACKOFF,
+    attachments: Attachments | None = None,
+    **named,
+) -> Core:
+    """The inside of the service on the loop of the test; what is not named is as in production, but for the ledger."""
+    ledger = ledger or Notes()
+    return assemble(
+        settings(**named),
+        ledger=ledger,
+        queries=ledger,
+        provider=provider,
+        gate=gate or Gate(concurrent_limit=50, requests_per_minute=600),
+        threads=AtOnce(),
+        doors=Doors(admin_key=None, server_token=SERVER_TOKEN),
+        attachments=attachments or Attachments(None),
+        context=CONTEXT,
+        outputs=outputs,
+        first_backoff=first_backoff,
+    )
+
+
+def submission(request, caller: Caller = ADMIN, *, plan=UNPLANNED, **more) -> Submission:
+    """A request as a door submits it."""
+    is_batch = isinstance(request, BatchRequest)
+    work_id = new_id("batch" if is_batch else "gen")
+    texts = request_texts(work_id, request, Attachments(None))
+    usual = {"request_id": "req", "address": ADDRESS, "simulated": True}
+    return Submission(
+        id=work_id,
+        request=request,
+        request_json=texts,
+        caller=caller,
+        plan=plan if is_batch else None,
+        fingerprint=body_fingerprint("", texts),
+        **usual | more,
+    )
+
+
+async def run(inside: Core, request, *, caller: Caller = ADMIN) -> Generation:
     """How one generation ended. Whoever stops waiting has it cancelled."""
-    generation = generations.accept(request, caller=caller, request_id="req")
-    await generations.attend(generation)
+    generation = inside.supervisor.accept(submission(request, caller))
+    await inside.supervisor.wait(generation)
     return generation
 
 
-async def run_batch(generations: Generations, request, *, caller: Caller = ADMIN, plan=UNPLANNED, tell=None):
+async def run_batch(inside: Core, request, *, caller: Caller = ADMIN, plan=UNPLANNED, tell=None) -> Batch:
     """How a batch ended; `tell` hears of each item as it ends."""
-    batch = generations.accept_batch(request, plan=plan, caller=caller, request_id="req")
+    batch = inside.supervisor.accept(submission(request, caller, plan=plan))
     if tell is not None:
-        generations.follow(batch, tell)
-    await generations.attend(batch)
+        inside.supervisor.follow(batch, tell)
+    await inside.supervisor.wait(batch)
     return batch
+
+
+def result(work: Generation) -> dict:
+    """The body of a generation that has ended."""
+    return views.generation(work.record(), ADDRESS)
 
 
 @dataclass
@@ -117,16 +189,16 @@ class Parts:
     gate: Gate
     others: Gate
     provider: Replicate
-    generations: Generations
+    core: Core
     ledger: Notes
 
     async def run(self, prompt: str = "A lighthouse at dusk", *, caller: Caller = ADMIN, **fields):
         """How one generation ended."""
-        return await run(self.generations, a_picture(prompt, **fields), caller=caller)
+        return await run(self.core, a_picture(prompt, **fields), caller=caller)
 
     async def run_batch(self, prompts: list[str], *, caller: Caller = ADMIN, **fields) -> Batch:
         """How a batch ended."""
-        return await run_batch(self.generations, pictures(prompts, **fields), caller=caller)
+        return await run_batch(self.core, pictures(prompts, **fields), caller=caller)
 
 
 @asynccontextmanager
@@ -138,9 +210,12 @@ async def parts(
     others_per_minute: int = 3000,
     reserve: float = 0.0,
     timeout: float = 20,  # noqa: ASYNC109 - the service's own
-    **timing,
+    create_timeout: float = 30.0,
+    poll_timeout: float = 10.0,
+    search_pauses: Sequence[float] = QUICK,
+    connections: httpx.AsyncBaseTransport | None = None,
 ) -> AsyncIterator[Parts]:
-    """The inside of a service in front of a simulator; `timing` is what `Replicate` takes."""
+    """The inside of a service in front of a simulator; see `Timing` for the seconds."""
     base_url = base_url.url if isinstance(base_url, Simulator) else base_url
     gate = Gate(
         concurrent_limit=concurrent_limit,
@@ -151,22 +226,21 @@ async def parts(
     provider = Replicate(
         base_url=base_url,
         others=others,
-        **{"looks": QUICK_LOOKS, "cancel_pauses": QUICK_LOOKS, "upload_pause": 0.01, **timing},
+        timing=Timing(
+            timeouts=Timeouts(create=create_timeout, poll=poll_timeout),
+            search_pauses=search_pauses,
+            cancel_pauses=QUICK,
+            upload_pause=0.01,
+        ),
+        connections=connections,
     )
     ledger = Notes()
-    generations = Generations(
-        provider=provider,
-        gate=gate,
-        ledger=ledger,
-        timeout=timeout,
-        max_queued=20_000,
-        first_backoff=0.01,
-    )
+    inside = core(provider, gate=gate, ledger=ledger, first_backoff=0.01, GENERATION_TIMEOUT=timeout)
     try:
-        yield Parts(gate, others, provider, generations, ledger)
+        yield Parts(gate, others, provider, inside, ledger)
     finally:
         others.configure(requests_per_minute=3000)
-        await generations.drain(0)
+        await inside.supervisor.drain(0)
         await provider.aclose()
 
 
@@ -179,14 +253,17 @@ async def look(service: Parts, prediction_id: str = "p1") -> Prediction:
 async def suffered(simulator: Simulator, faults: list[dict], *, on: str, times: int = 1, **timing):
     """What becomes of one generation for each fault, at once, each paid by an account of its own: a list of the
     fault, how the generation ended, and the predictions that were made for it."""
-    callers = [Caller("user", f"user_{number}", f"r8_{number}") for number in range(len(faults))]
+    callers = [
+        Caller("user", f"user_{number}", credentials(replicate=f"r8_{number}"))
+        for number in range(len(faults))
+    ]
     for caller, fault in zip(callers, faults, strict=True):
-        simulator.order(on=on, times=times, token=caller.token, **fault)
+        simulator.order(on=on, times=times, token=caller.credentials["replicate"], **fault)
     async with parts(simulator, **timing) as service:
         endings = await asyncio.gather(*(service.run("[[slow=0.01]]", caller=caller) for caller in callers))
     made = simulator.predictions()
     return [
-        (fault, ended, [each for each in made if each.token == caller.token])
+        (fault, ended, [each for each in made if each.token == caller.credentials["replicate"]])
         for caller, fault, ended in zip(callers, faults, endings, strict=True)
     ]
 
@@ -198,69 +275,12 @@ async def until(condition: Callable[[], bool], *, within: float = 10) -> None:
             await asyncio.sleep(0)
 
 
-class Fake:
-    """A provider on the loop's clock. Its creations end as `outcomes` say, in order, and well after that;
-    an outcome is an exception, or how the prediction ends (None: never)."""
-
-    def __init__(self, *outcomes, answer_after: float = 0.25, ends_after: float = 1.0) -> None:
-        self._outcomes = list(outcomes)
-        self._answer_after = answer_after
-        self._ends_after = ends_after
-        self._ends: dict[str, Prediction | None] = {}
-        self.sent: list[tuple[float, str]] = []
-        """When, by the loop's clock, and whose."""
-        self.cancelled: list[str] = []
-
-    async def upload(self, caller, upload) -> str:  # noqa: ARG002
-        return "https://api.replicate.com/v1/files/f1"
-
-    async def create(self, caller, model, sent, *, lease, **how) -> Created:  # noqa: ARG002
-        lease.sent()
-        self.sent.append((asyncio.get_running_loop().time(), caller.id))
-        prediction_id = f"p{len(self.sent)}"
-        outcome = self._outcomes.pop(0) if self._outcomes else succeeded()
-        await asyncio.sleep(self._answer_after)
-        if isinstance(outcome, Exception):
-            raise outcome
-        self._ends[prediction_id] = outcome
-        return Created(Prediction(prediction_id, "starting"))
-
-    async def recover(self, caller, model, *, content, since, reference) -> Created:  # noqa: ARG002
-        raise TryAgain(UpstreamError("Replicate did not take the prediction."))
-
-    def lose(self, reference, caller_id, model, *, content, since) -> None: ...
-
-    def know(self, ids) -> None: ...
-
-    def tell(self, reference, told) -> None: ...
-
-    async def webhook_secret(self, caller) -> str:  # noqa: ARG002
-        return "whsec_c2VjcmV0"
-
-    def follow(self, prediction_id, listener):  # noqa: ARG002
-        return lambda: None
-
-    async def finished(self, caller, prediction, *, model, announced=False) -> Prediction:  # noqa: ARG002
-        end = self._ends[prediction.id]
-        if end is None:
-            await asyncio.get_running_loop().create_future()
-        await asyncio.sleep(self._ends_after)
-        return Prediction(prediction.id, end.status, end.outputs, end.error)
-
-    async def cancel(self, caller, prediction) -> None:  # noqa: ARG002
-        await asyncio.sleep(self._answer_after)
-        self.cancelled.append(prediction.id)
-
-    async def aclose(self) -> None:
-        pass
-
-
 def succeeded() -> Prediction:
-    return Prediction("", "succeeded", ("https://replicate.delivery/a.jpg",))
+    return Prediction("", "succeeded", (Url("https://replicate.delivery/a.jpg"),))
 
 
 def failed(error: str | None) -> Prediction:
-    return Prediction("", "failed", error=error)
+    return Prediction("", "failed", error=error, cause=cause_of(error))
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ def settle(app: Flask) -> None:
     service = app.extensions["service"]
 
     async def ended() -> None:
-        if lives := [task for task, _ in service.generations._alive.values()]:
-            await asyncio.wait(lives)
+        if running := service.core.supervisor.tasks():
+            await asyncio.wait(running)
 
     service.loop.submit(ended()).result(30)

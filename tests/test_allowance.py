@@ -38,7 +38,7 @@ def knew(service: Parts) -> dict[str, float]:
         if generation.ended_at is not None:
             at[generation.prediction.id] = clock()
 
-    service.ledger.listeners.append(note)
+    service.ledger.on_move.append(note)
     return at
 
 
@@ -217,7 +217,7 @@ def test_an_account_of_6_a_minute_is_served_at_its_pace_without_hammering_and_sl
             concurrent_limit=20,
             timeout=600,
         ) as (service, world):
-            world.accounts.configure(USER.token, credit="low")
+            world.accounts.configure(USER.credentials["replicate"], credit="low")
             poor = asyncio.create_task(service.run_batch([f"poor {n}" for n in range(13)], caller=USER))
             began = clock()
             rich = await service.run_batch([f"rich {n}" for n in range(200)], caller=OTHER_USER)
@@ -277,9 +277,9 @@ def test_whatever_befalls_a_request_each_picture_is_made_and_paid_for_once(on, f
 
     batch, after, left, counts, made, not_struck = run(story())
     assert [] == not_struck
-    assert [True] * 20 == [each.succeeded for each in batch.generations], batch.generations[0].error
+    assert [True] * 20 == [each.succeeded for each in batch.items], batch.items[0].error
     assert after.succeeded
     assert 21 == counts.creations_accepted
-    assert sorted(made) == sorted(each.prediction.id for each in [*batch.generations, after])
+    assert sorted(made) == sorted(each.prediction.id for each in [*batch.items, after])
     assert (0, 0, 0, 0) == left
     assert 0 == counts.in_flight

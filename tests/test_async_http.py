@@ -49,7 +49,7 @@ def test_what_is_told_later_is_what_would_have_been_answered(client):
 def test_what_was_taken_on_is_on_the_disk_before_anybody_is_told_so(app, client):
     target = left(client, "[[hang]]")
 
-    row = app.extensions["service"].lookup.generation(target)
+    row = app.extensions["service"].queries.generation(target)
     assert row is not None
     assert client.delete(f"/generations/{target}", headers=USER).json["status"] == "canceled"
 

@@ -17,8 +17,8 @@ from test_forms import EDIT, PNG, a_file
 from werkzeug.datastructures import MultiDict
 from werkzeug.test import encode_multipart
 
-from intake.attachments import UPLOADED, Attachments, Gone
-from references import Upload
+from catalog.references import Upload
+from parsing.attachments import UPLOADED, Attachments, Gone
 
 IMAGE = PNG + os.urandom(300_000)
 DIGEST = hashlib.sha256(IMAGE).hexdigest()

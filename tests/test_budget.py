@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 import pytest
 from asking import PICTURE, ended, left, left_batch, picture
 from callers import ADMIN, USER
+from declarations import MODELS
 from hypothesis import given
 from hypothesis import strategies as st
 from problems import fields, problem
@@ -13,7 +14,6 @@ from process import until
 
 from budget import Budget, check_cost
 from errors import BudgetExceeded
-from models import MODELS
 
 DAY = 86_400
 

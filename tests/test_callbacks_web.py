@@ -13,7 +13,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from parts import listening, on_a_loop, until
 
-from callbacks import Delivery, Web
+from callbacks import Web
+from ledger.records import Delivery
 from outside import target
 
 
@@ -54,7 +55,7 @@ async def calling(receiver: Receiver, *, loopback: bool = True, resolver=None):
         callbacks.take(new(f"gen_{len(told.rows)}", url, since=now()))
         tries = asyncio.all_tasks() - {asyncio.current_task()}
         await asyncio.wait([task for task in tries if task.get_name() == "webhook"])
-        return Delivery.from_row(told.written[-1])
+        return told.written[-1]
 
     before = asyncio.all_tasks()
     async with listening(receiver.serve) as url:

@@ -1,23 +1,36 @@
 """Whoever stops waiting costs nothing: no slot, no place, no prediction that runs on."""
 
 import asyncio
-import json
 from dataclasses import replace
 
 import pytest
 import virtual_time
 from leaving import Lost, Slow, a_service, cancel, held, lose_a_creation, next_service, on_record, start
-from parts import ADMIN, VIEW, Fake, Notes, a_picture, on_a_loop, parts, pictures, run_batch, succeeded, until
+from parts import (
+    ADMIN,
+    Notes,
+    a_picture,
+    on_a_loop,
+    parts,
+    pictures,
+    result,
+    run_batch,
+    submission,
+    succeeded,
+    until,
+)
 
 from errors import UpstreamError
+from ledger.records import Failure, GenerationRecord
 from providers import TryAgain
+from providers.memory import MemoryProvider
 
 
 def test_cancelled_while_queued_it_leaves_no_trace():
     async def story():
-        fake = Fake()
-        gate, generations = a_service(fake)
-        first, second = start(generations), start(generations)
+        fake = MemoryProvider()
+        gate, inside = a_service(fake)
+        first, second = start(inside), start(inside)
         await asyncio.sleep(1)
         await cancel(second)
         while_running = held(gate)
@@ -29,9 +42,9 @@ def test_cancelled_while_queued_it_leaves_no_trace():
 
 def test_cancelled_in_the_tick_it_was_asked_for_nothing_is_sent():
     async def story():
-        fake = Fake()
-        gate, generations = a_service(fake)
-        task = start(generations)
+        fake = MemoryProvider()
+        gate, inside = a_service(fake)
+        task = start(inside)
         await asyncio.sleep(0)
         await cancel(task)
         await asyncio.sleep(10)
@@ -44,26 +57,26 @@ def test_cancelled_in_the_tick_that_its_record_is_on_the_disk_nothing_is_sent():
     class Disk(Notes):
         is_written = asyncio.Event()
 
-        async def synced(self):
+        async def flush(self):
             await self.is_written.wait()
 
     async def story():
-        gate, generations = a_service(fake := Fake(), ledger=(disk := Disk()))
-        generation = generations.accept(a_picture(), caller=ADMIN, request_id="req")
+        gate, inside = a_service(fake := MemoryProvider(), ledger=(disk := Disk()))
+        generation = inside.supervisor.accept(submission(a_picture(), ADMIN))
         await asyncio.sleep(1)
         disk.is_written.set()
-        generations.cancel(generation)
+        inside.supervisor.cancel(generation)
         await asyncio.sleep(10)
-        return held(gate), fake.sent, generations.tally.as_json()["canceled"]
+        return held(gate), fake.sent, inside.runner.tally.as_json()["canceled"]
 
     assert ((0, 0, 0), [], 1) == virtual_time.run(story())
 
 
 def test_cancelled_while_its_creation_is_on_its_way_the_answer_is_awaited_and_the_prediction_cancelled():
     async def story():
-        fake = Fake(None, answer_after=5)
-        gate, generations = a_service(fake)
-        task = start(generations)
+        fake = MemoryProvider(None, answer_after=5)
+        gate, inside = a_service(fake)
+        task = start(inside)
         await asyncio.sleep(1)
         task.cancel()
         await asyncio.sleep(1)
@@ -76,9 +89,9 @@ def test_cancelled_while_its_creation_is_on_its_way_the_answer_is_awaited_and_th
 
 def test_cancelled_while_its_creation_is_refused_there_is_nothing_to_cancel():
     async def story():
-        fake = Fake(TryAgain(UpstreamError()))
-        gate, generations = a_service(fake)
-        task = start(generations)
+        fake = MemoryProvider(TryAgain(UpstreamError()))
+        gate, inside = a_service(fake)
+        task = start(inside)
         await asyncio.sleep(0.1)
         await cancel(task)
         return len(fake.sent), fake.cancelled, held(gate)
@@ -88,21 +101,21 @@ def test_cancelled_while_its_creation_is_refused_there_is_nothing_to_cancel():
 
 def test_cancelled_while_running_the_prediction_is_cancelled():
     async def story():
-        fake = Fake(None)
-        gate, generations = a_service(fake)
-        task = start(generations)
+        fake = MemoryProvider(None)
+        gate, inside = a_service(fake)
+        task = start(inside)
         await asyncio.sleep(10)
         await cancel(task)
-        return fake.cancelled, held(gate), generations.tally.as_json()
+        return fake.cancelled, held(gate), inside.runner.tally.as_json()
 
     assert (["p1"], (0, 1, 0), {"succeeded": 0, "failed": 0, "canceled": 1}) == virtual_time.run(story())
 
 
 def test_cancelled_between_two_attempts_no_other_is_made():
     async def story():
-        fake = Fake(TryAgain(UpstreamError(), wait=30))
-        gate, generations = a_service(fake)
-        task = start(generations)
+        fake = MemoryProvider(TryAgain(UpstreamError(), wait=30))
+        gate, inside = a_service(fake)
+        task = start(inside)
         await asyncio.sleep(10)
         await cancel(task)
         await asyncio.sleep(100)
@@ -116,9 +129,9 @@ def test_cancelled_again_and_again_the_prediction_is_still_cancelled(moment):
     """First while the creation is on its way, its answer at 5 seconds and the cancel's at 10, or while it runs."""
 
     async def story():
-        fake = Fake(None, answer_after=5)
-        gate, generations = a_service(fake)
-        task = start(generations)
+        fake = MemoryProvider(None, answer_after=5)
+        gate, inside = a_service(fake)
+        task = start(inside)
         await asyncio.sleep(moment)
         for _ in range(40):
             task.cancel()
@@ -131,9 +144,9 @@ def test_cancelled_again_and_again_the_prediction_is_still_cancelled(moment):
 
 def test_cancelled_while_a_timed_out_prediction_is_being_cancelled_that_is_seen_through():
     async def story():
-        fake = Fake(None, answer_after=5)
-        gate, generations = a_service(fake, timeout=10, max_queued=1)
-        task = start(generations)
+        fake = MemoryProvider(None, answer_after=5)
+        gate, inside = a_service(fake, timeout=10, max_queued=1)
+        task = start(inside)
         await asyncio.sleep(17)
         await cancel(task)
         return fake.cancelled, held(gate)[0]
@@ -143,35 +156,30 @@ def test_cancelled_while_a_timed_out_prediction_is_being_cancelled_that_is_seen_
 
 async def cancelled_at(moment, at_replicate):
     """One with a fallback and 10 seconds of patience that is cancelled then, long after."""
-    _, generations = a_service(at_replicate, timeout=10)
+    _, inside = a_service(at_replicate, timeout=10)
     wanted = a_picture(fallback=["qwen-image"])
-    generation = generations.accept(wanted, caller=ADMIN, request_id="req")
+    generation = inside.supervisor.accept(submission(wanted, ADMIN))
     await asyncio.sleep(moment)
-    generations.cancel(generation)
+    inside.supervisor.cancel(generation)
     await asyncio.sleep(1000)
     return generation
 
 
-class Unseen(Fake):
+class Unseen(MemoryProvider):
     """Nobody can look at what it makes."""
 
-    async def finished(self, *arguments, **how):  # noqa: ARG002
+    async def wait(self, *arguments, **how):  # noqa: ARG002
         raise UpstreamError
 
 
 @pytest.mark.parametrize(
-    ("fake", "moment"), [(Fake, 17), (Unseen, 7)], ids=["timed out at 15", "lost sight of at 5"]
+    ("fake", "moment"), [(MemoryProvider, 17), (Unseen, 7)], ids=["timed out at 15", "lost sight of at 5"]
 )
 def test_cancelled_while_that_is_seen_to_its_end_no_other_attempt_is_made(fake, moment):
     """The answer of its cancel comes 5 seconds after."""
 
-    class Answering(fake):
-        async def cancel(self, caller, prediction):
-            await super().cancel(caller, prediction)
-            return replace(prediction, status="canceled")
-
     async def story():
-        at_replicate = Answering(None, answer_after=5)
+        at_replicate = fake(None, answer_after=5)
         generation = await cancelled_at(moment, at_replicate)
         return len(at_replicate.sent), at_replicate.cancelled, generation.state
 
@@ -179,24 +187,30 @@ def test_cancelled_while_that_is_seen_to_its_end_no_other_attempt_is_made(fake, 
 
 
 @pytest.mark.parametrize(
-    ("fake", "moment"), [(Fake, 1000), (Unseen, 1000), (Fake, 6)], ids=["late", "lost", "wanted no more"]
+    ("fake", "moment"),
+    [(MemoryProvider, 1000), (Unseen, 1000), (MemoryProvider, 6)],
+    ids=["late", "lost", "wanted no more"],
 )
 def test_what_can_neither_be_watched_nor_cancelled_counts_as_billed_and_nothing_is_made_in_its_place(
     fake, moment
 ):
+    class Uncancellable(fake):
+        async def cancel(self, caller, prediction):
+            await super().cancel(caller, prediction)
+
     async def story():
-        at_replicate = fake(None, answer_after=5)  # its cancels fail
+        at_replicate = Uncancellable(None, answer_after=5)
         generation = await cancelled_at(moment, at_replicate)
-        return len(at_replicate.sent), generation.cost
+        return len(at_replicate.sent), generation.cost_usd
 
     assert (1, 0.025) == virtual_time.run(story())
 
 
 def test_a_cancelled_batch_cancels_what_runs_and_sends_nothing_more():
     async def story():
-        fake = Fake(None, None)
-        gate, generations = a_service(fake, concurrent_limit=2)
-        batch = asyncio.create_task(run_batch(generations, pictures(["a"] * 20)))
+        fake = MemoryProvider(None, None)
+        gate, inside = a_service(fake, concurrent_limit=2)
+        batch = asyncio.create_task(run_batch(inside, pictures(["a"] * 20)))
         await asyncio.sleep(5)
         await cancel(batch)
         return len(fake.sent), sorted(fake.cancelled), held(gate)
@@ -207,23 +221,19 @@ def test_a_cancelled_batch_cancels_what_runs_and_sends_nothing_more():
 @pytest.mark.parametrize("moment", [0, 0.1, 10], ids=["queued", "creation on its way", "running"])
 def test_what_is_cancelled_is_on_record_as_that(moment):
     async def story():
-        _, generations = a_service(Fake(None), ledger=(ledger := Notes()))
-        task = start(generations)
+        _, inside = a_service(MemoryProvider(None), ledger=(ledger := Notes()))
+        task = start(inside)
         await asyncio.sleep(moment)
         await cancel(task)
-        (row,) = ledger.of("generations")
-        return row, json.loads(row["facts"])
+        (record,) = ledger.all(GenerationRecord)
+        return record
 
-    row, facts = virtual_time.run(story())
-    assert ("canceled", "canceled", False) == (row["state"], facts["status"], row["ended_at"] is None)
-    assert ("generation_failed", "It was cancelled.", False) == (
-        facts["error"]["code"],
-        facts["error"]["detail"],
-        facts["error"]["retryable"],
-    )
+    record = virtual_time.run(story())
+    assert ("canceled", False) == (record.state, record.ended_at is None)
+    assert Failure("generation_failed", "It was cancelled.", retryable=False) == record.error
 
 
-class DoneAfterAll(Fake):
+class DoneAfterAll(MemoryProvider):
     """Whatever is to be cancelled turns out to be done."""
 
     async def cancel(self, caller, prediction):
@@ -234,12 +244,12 @@ class DoneAfterAll(Fake):
 @pytest.mark.parametrize("answer_after", [0.25, 3.5], ids=["running", "creation on its way"])
 def test_what_turns_out_done_when_it_is_to_be_cancelled_is_a_success_since_it_is_paid_for(answer_after):
     async def story():
-        gate, generations = a_service(DoneAfterAll(answer_after=answer_after, ends_after=100))
-        generation = generations.accept(a_picture(), caller=ADMIN, request_id="req")
-        caller = asyncio.create_task(generations.attend(generation))
+        gate, inside = a_service(DoneAfterAll(answer_after=answer_after, ends_after=100))
+        generation = inside.supervisor.accept(submission(a_picture(), ADMIN))
+        caller = asyncio.create_task(inside.supervisor.wait(generation))
         await asyncio.sleep(1)
         await cancel(caller)
-        return generation.result(VIEW), held(gate)[0]
+        return result(generation), held(gate)[0]
 
     told, slots = virtual_time.run(story())
     assert (True, ["https://replicate.delivery/a.jpg"], "p1", 0.025, 0) == (
@@ -253,13 +263,13 @@ def test_what_turns_out_done_when_it_is_to_be_cancelled_is_a_success_since_it_is
 
 def test_what_is_made_is_a_success_though_whoever_hangs_up_leaves_no_time_to_fetch_it():
     async def story():
-        gate, generations = a_service(Fake(), keeper=Slow())
-        generation = generations.accept(a_picture(), caller=ADMIN, request_id="req")
-        caller = asyncio.create_task(generations.attend(generation))
+        gate, inside = a_service(MemoryProvider(), outputs=Slow())
+        generation = inside.supervisor.accept(submission(a_picture(), ADMIN))
+        caller = asyncio.create_task(inside.supervisor.wait(generation))
         await asyncio.sleep(5)
         assert 0 == held(gate)[0]
         await cancel(caller)
-        return generation.result(VIEW)
+        return result(generation)
 
     told = virtual_time.run(story())
     assert (True, 1, []) == (told["success"], told["count"], told["files"])
@@ -271,10 +281,10 @@ def test_cancelled_while_a_lost_creation_is_looked_for_it_is_cancelled_once_it_i
     async def story():
         fake, ledger = Lost(ends_after=600), Notes()
         await lose_a_creation(ledger)
-        gate, generations, (generation,) = next_service(fake, ledger)
+        gate, inside, (generation,) = next_service(fake, ledger)
         await asyncio.sleep(moment)
-        generations.cancel(generation)
-        await asyncio.wait([generations.task(generation)])
+        inside.supervisor.cancel(generation)
+        await asyncio.wait([inside.supervisor.task(generation)])
         return fake.sent, fake.cancelled, on_record(ledger), held(gate)[0]
 
     assert ([], ["p1"], [("canceled", "p1", True)], 0) == virtual_time.run(story())

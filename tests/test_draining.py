@@ -19,26 +19,28 @@ from leaving import (
     on_record,
     start,
 )
-from parts import VIEW, Fake, Notes, a_picture, on_a_loop, parts, pictures, run, run_batch, until
+from parts import ADDRESS, Notes, a_picture, on_a_loop, parts, pictures, result, run, run_batch, until
 
+from catalog.references import INLINE, Upload
 from errors import ServerTokenRejected, ShuttingDown, UpstreamError
-from generation import RETRY_AFTER
+from generations.supervisor import RETRY_AFTER
+from ledger.records import BatchRecord, GenerationRecord
 from providers import TryAgain
-from references import INLINE, Upload
+from providers.memory import MemoryProvider
 
 
 def test_draining_leaves_what_is_queued_on_record_and_lets_what_runs_finish():
     async def story():
-        fake, ledger = Fake(ends_after=20), Notes()
-        gate, generations = a_service(fake, ledger=ledger)
-        running, queued = start(generations), start(generations)
+        fake, ledger = MemoryProvider(ends_after=20), Notes()
+        gate, inside = a_service(fake, ledger=ledger)
+        running, queued = start(inside), start(inside)
         await asyncio.sleep(1)
-        drain = asyncio.create_task(generations.drain(60))
+        drain = asyncio.create_task(inside.supervisor.drain(60))
         with pytest.raises(ShuttingDown) as refused:
             await queued
         told_at = asyncio.get_running_loop().time()
         with pytest.raises(ShuttingDown):
-            await run(generations, a_picture())
+            await run(inside, a_picture())
         await drain
         return (await running).state, told_at, refused.value.retry_after, fake, on_record(ledger), held(gate)
 
@@ -54,11 +56,11 @@ def test_draining_leaves_what_is_queued_on_record_and_lets_what_runs_finish():
 )
 def test_what_has_not_finished_when_the_drain_ends_is_left_running_and_on_record(answer_after, ends):
     async def story():
-        fake, ledger = Fake(None, None, answer_after=answer_after), Notes()
-        gate, generations = a_service(fake, concurrent_limit=2, ledger=ledger)
-        callers = [start(generations), start(generations)]
+        fake, ledger = MemoryProvider(None, None, answer_after=answer_after), Notes()
+        gate, inside = a_service(fake, concurrent_limit=2, ledger=ledger)
+        callers = [start(inside), start(inside)]
         await asyncio.sleep(1)
-        await generations.drain(2)
+        await inside.supervisor.drain(2)
         ended_at = asyncio.get_running_loop().time()
         return await heard(*callers), ended_at, fake.cancelled, on_record(ledger), held(gate)[0]
 
@@ -68,14 +70,14 @@ def test_what_has_not_finished_when_the_drain_ends_is_left_running_and_on_record
 
 def test_a_creation_that_is_refused_when_the_drain_has_ended_is_left_queued():
     async def story():
-        fake, ledger = Fake(TryAgain(UpstreamError()), answer_after=5), Notes()
-        _, generations = a_service(fake, ledger=ledger)
-        caller = start(generations)
+        fake, ledger = MemoryProvider(TryAgain(UpstreamError()), answer_after=5), Notes()
+        _, inside = a_service(fake, ledger=ledger)
+        caller = start(inside)
         await asyncio.sleep(1)
-        await generations.drain(2)
+        await inside.supervisor.drain(2)
         left = on_record(ledger)
         _, later, (generation,) = next_service(fake, ledger)
-        await later.attend(generation)
+        await later.supervisor.wait(generation)
         return await heard(caller), left, generation.state, len(fake.sent)
 
     assert (["shutting_down"], [("queued", None, False)], "succeeded", 2) == virtual_time.run(story())
@@ -84,15 +86,15 @@ def test_a_creation_that_is_refused_when_the_drain_has_ended_is_left_queued():
 @pytest.mark.parametrize("patience", [0, 2, 30], ids=["at once", "soon", "after the first"])
 def test_what_a_drain_left_is_finished_by_the_next_and_nothing_is_created_twice(patience):
     async def story():
-        fake, ledger = Fake(ends_after=20, answer_after=5), Notes()
-        _, generations = a_service(fake, concurrent_limit=2, ledger=ledger)
-        callers = [start(generations) for _ in range(4)]
+        fake, ledger = MemoryProvider(ends_after=20, answer_after=5), Notes()
+        _, inside = a_service(fake, concurrent_limit=2, ledger=ledger)
+        callers = [start(inside) for _ in range(4)]
         await asyncio.sleep(1)
-        await generations.drain(patience)
+        await inside.supervisor.drain(patience)
         told = await heard(*callers)
         gate, later, left = next_service(fake, ledger, concurrent_limit=2)
         for each in left:
-            await later.attend(each)
+            await later.supervisor.wait(each)
         return told, len(left), len(fake.sent), fake.cancelled, on_record(ledger), held(gate)
 
     told, left, sent, cancelled, rows, slots = virtual_time.run(story())
@@ -106,19 +108,19 @@ def test_what_a_drain_left_is_finished_by_the_next_and_nothing_is_created_twice(
 
 def test_a_drained_batch_keeps_what_has_ended_and_the_next_ends_the_rest():
     async def story():
-        fake, ledger = Fake(ends_after=20), Notes()
-        _, generations = a_service(fake, ledger=ledger)
+        fake, ledger = MemoryProvider(ends_after=20), Notes()
+        _, inside = a_service(fake, ledger=ledger)
         wanted = pictures(["a", "b", "c"])
-        caller = asyncio.create_task(run_batch(generations, wanted))
+        caller = asyncio.create_task(run_batch(inside, wanted))
         await asyncio.sleep(1)
-        await generations.drain(60)
-        (row,) = ledger.of("batches")
-        left = await heard(caller), row["ended_at"], [state for state, *_ in on_record(ledger)]
+        await inside.supervisor.drain(60)
+        (row,) = ledger.all(BatchRecord)
+        left = await heard(caller), row.ended_at, [state for state, *_ in on_record(ledger)]
         _, later, (batch,) = next_service(fake, ledger)
-        await later.attend(batch)
-        (row,) = ledger.of("batches")
-        prompts = [batch.item(index, VIEW)["prompt"] for index in range(3)]
-        return left, row["ended_at"], batch.summary(), prompts, len(fake.sent)
+        await later.supervisor.wait(batch)
+        (row,) = ledger.all(BatchRecord)
+        prompts = [batch.item(index, ADDRESS)["prompt"] for index in range(3)]
+        return left, row.ended_at, batch.summary(), prompts, len(fake.sent)
 
     left, ended_at, summary, prompts, sent = virtual_time.run(story())
 
@@ -128,35 +130,35 @@ def test_a_drained_batch_keeps_what_has_ended_and_the_next_ends_the_rest():
 
 def test_what_is_made_but_not_fetched_when_the_drain_ends_is_fetched_by_the_next():
     async def story():
-        fake, ledger = Fake(), Notes()
-        gate, generations = a_service(fake, ledger=ledger, keeper=Slow())
-        caller = start(generations)
+        fake, ledger = MemoryProvider(), Notes()
+        gate, inside = a_service(fake, ledger=ledger, outputs=Slow())
+        caller = start(inside)
         await asyncio.sleep(5)
         assert 0 == held(gate)[0]
-        await generations.drain(2)
+        await inside.supervisor.drain(2)
         left = await heard(caller), on_record(ledger)
-        _, later, (generation,) = next_service(fake, ledger, keeper=Quick())
-        await later.attend(generation)
-        return left, generation.result(VIEW), len(fake.sent), fake.cancelled
+        _, later, (generation,) = next_service(fake, ledger, outputs=Quick())
+        await later.supervisor.wait(generation)
+        return left, result(generation), len(fake.sent), fake.cancelled
 
     left, told, sent, cancelled = virtual_time.run(story())
 
     assert (["shutting_down"], [("running", "p1", False)]) == left
-    assert (True, [f"{VIEW.address}/files/{told['id']}/0.jpg"]) == (told["success"], told["files"])
+    assert (True, [f"{ADDRESS}/files/{told['id']}/0.jpg"]) == (told["success"], told["files"])
     assert (1, []) == (sent, cancelled)
 
 
 def test_a_drain_leaves_whoever_is_still_uploading_on_record_at_once():
-    class Uploading(Fake):
+    class Uploading(MemoryProvider):
         async def upload(self, caller, upload):  # noqa: ARG002
             await asyncio.get_running_loop().create_future()
 
     async def story():
-        _, generations = a_service(fake := Uploading(), ledger=(ledger := Notes()))
+        _, inside = a_service(fake := Uploading(), ledger=(ledger := Notes()))
         image = Upload(BytesIO(b"\x89PNG\r\n\x1a\n".ljust(INLINE + 1)))
-        caller = asyncio.create_task(run(generations, a_picture(image=image)))
+        caller = asyncio.create_task(run(inside, a_picture(image=image)))
         await asyncio.sleep(1)
-        await generations.drain(60)
+        await inside.supervisor.drain(60)
         return await heard(caller), asyncio.get_running_loop().time(), fake.sent, on_record(ledger)
 
     assert (["shutting_down"], 1.0, [], [("queued", None, False)]) == virtual_time.run(story())
@@ -164,13 +166,13 @@ def test_a_drain_leaves_whoever_is_still_uploading_on_record_at_once():
 
 def test_a_second_drain_with_less_patience_loses_no_prediction():
     async def story():
-        fake, ledger = Fake(None, answer_after=5), Notes()
-        gate, generations = a_service(fake, ledger=ledger)
-        caller = start(generations)
+        fake, ledger = MemoryProvider(None, answer_after=5), Notes()
+        gate, inside = a_service(fake, ledger=ledger)
+        caller = start(inside)
         await asyncio.sleep(1)
-        patient = asyncio.create_task(generations.drain(1))
+        patient = asyncio.create_task(inside.supervisor.drain(1))
         await asyncio.sleep(2)
-        await generations.drain(0)
+        await inside.supervisor.drain(0)
         await patient
         ended_at = asyncio.get_running_loop().time()
         return await heard(caller), ended_at, fake.cancelled, on_record(ledger), held(gate)[0]
@@ -186,11 +188,11 @@ def test_who_hangs_up_during_a_drain_has_it_cancelled_all_the_same(answer_after,
     """The last while the drain, over after 3 seconds, still waits for the creation's answer."""
 
     async def story():
-        fake, ledger = Fake(None, answer_after=answer_after), Notes()
-        _, generations = a_service(fake, ledger=ledger)
-        caller = start(generations)
+        fake, ledger = MemoryProvider(None, answer_after=answer_after), Notes()
+        _, inside = a_service(fake, ledger=ledger)
+        caller = start(inside)
         await asyncio.sleep(1)
-        drain = asyncio.create_task(generations.drain(2))
+        drain = asyncio.create_task(inside.supervisor.drain(2))
         await asyncio.sleep(hangs_up - 1)
         await cancel(caller)
         await drain
@@ -201,18 +203,18 @@ def test_who_hangs_up_during_a_drain_has_it_cancelled_all_the_same(answer_after,
 
 def test_who_hangs_up_on_a_batch_during_a_drain_has_all_of_it_cancelled():
     async def story():
-        fake, ledger = Fake(None), Notes()
-        _, generations = a_service(fake, ledger=ledger)
-        caller = asyncio.create_task(run_batch(generations, pictures(["a", "b", "c"])))
+        fake, ledger = MemoryProvider(None), Notes()
+        _, inside = a_service(fake, ledger=ledger)
+        caller = asyncio.create_task(run_batch(inside, pictures(["a", "b", "c"])))
         await asyncio.sleep(1)
-        drain = asyncio.create_task(generations.drain(60))
+        drain = asyncio.create_task(inside.supervisor.drain(60))
         await asyncio.sleep(1)
         await cancel(caller)
         await drain
         _, later, works = next_service(fake, ledger)
         for work in works:
-            await later.attend(work)
-        return fake.cancelled, len(fake.sent), [row["state"] for row in ledger.of("generations")]
+            await later.supervisor.wait(work)
+        return fake.cancelled, len(fake.sent), [row.state for row in ledger.all(GenerationRecord)]
 
     assert (["p1"], 1, ["canceled"] * 3) == virtual_time.run(story())
 
@@ -221,13 +223,13 @@ def test_drained_while_a_lost_creation_is_looked_for_it_is_left_to_be_looked_for
     async def story():
         fake, ledger = Lost(), Notes()
         await lose_a_creation(ledger)
-        _, generations, _ = next_service(fake, ledger)
+        _, inside, _ = next_service(fake, ledger)
         began = asyncio.get_running_loop().time()
         await asyncio.sleep(1)
-        await generations.drain(2)
+        await inside.supervisor.drain(2)
         took, left = asyncio.get_running_loop().time() - began, on_record(ledger)
         _, later, (generation,) = next_service(fake, ledger)
-        await later.attend(generation)
+        await later.supervisor.wait(generation)
         return took, left, fake.sent, fake.cancelled, on_record(ledger)
 
     left, ended = [("submitting", None, False)], [("succeeded", "p1", True)]
@@ -239,19 +241,19 @@ def test_drained_while_a_lost_creation_is_looked_for_it_is_left_to_be_looked_for
 
 @pytest.mark.parametrize("is_cancelled", [False, True])
 def test_what_cannot_be_asked_after_since_the_token_is_refused_counts_as_billed(is_cancelled):
-    class Refused(Fake):
+    class Refused(MemoryProvider):
         async def recover(self, *_caller_and_model, **_named):
             await asyncio.sleep(5)
             raise ServerTokenRejected
 
     async def story():
         await lose_a_creation(ledger := Notes())
-        _, generations, (generation,) = next_service(Refused(), ledger)
+        _, inside, (generation,) = next_service(Refused(), ledger)
         await asyncio.sleep(1)
         if is_cancelled:
-            generations.cancel(generation)
-        await generations.attend(generation)
-        return generation.state, generation.cost
+            inside.supervisor.cancel(generation)
+        await inside.supervisor.wait(generation)
+        return generation.state, generation.cost_usd
 
     ends = ("canceled" if is_cancelled else "failed", 0.025)
     assert ends == virtual_time.run(story())
@@ -263,7 +265,7 @@ async def test_replicate_hears_of_nothing_when_a_drain_ends_and_all_that_it_has_
     async with parts(simulator, concurrent_limit=3) as service:
         callers = [asyncio.create_task(service.run("[[hang]]")) for _ in range(5)]
         await until(lambda: simulator.counts().creations_accepted == 3)
-        await service.generations.drain(0.1)
+        await service.core.supervisor.drain(0.1)
         told, left = await heard(*callers), held(service.gate)
 
     rows, made = on_record(service.ledger), {each.id for each in simulator.predictions()}

@@ -12,12 +12,13 @@ from typing import Any
 
 import pytest
 from callers import SERVER_TOKEN
+from declarations import MODELS, REGISTRY, find
 from hypothesis import assume, given
 from hypothesis import strategies as st
 from process import free_port
 
-import drift
-from models import MODELS, find
+from catalog import drift
+from catalog.registry import Registry
 from settings import Settings
 from simulator import Options, answers, catalog, running
 
@@ -363,9 +364,9 @@ def check(capsys, tmp_path, monkeypatch):
     """Runs the command where only what a test wrote lies: its exit status, and the lines of both outputs."""
     monkeypatch.chdir(tmp_path)
 
-    def run(*files: str, models=MODELS, **settings: object) -> tuple[int, list[str], list[str]]:
+    def run(*files: str, registry=REGISTRY, **settings: object) -> tuple[int, list[str], list[str]]:
         environ = {name: str(value) for name, value in settings.items()}
-        status = drift.main(["--check", *files], models, load=lambda: Settings.from_env(environ))
+        status = drift.main(["--check", *files], registry, load=lambda: Settings.from_env(environ))
         written = capsys.readouterr()
         return status, written.out.splitlines(), written.err.splitlines()
 
@@ -515,10 +516,10 @@ def test_a_file_must_say_which_model_it_is_of(check):
 
 def test_a_short_name_that_two_owners_share_names_neither(check):
     ours = MODELS["qwen/qwen-image"]
-    twins = {name: dataclasses.replace(ours, name=name, aliases=()) for name in ("acme/twin", "qwen/twin")}
+    twins = [dataclasses.replace(ours, name=name, aliases=()) for name in ("acme/twin", "qwen/twin")]
     files = [write(name, openapi("qwen-image")) for name in ("twin.json", "qwen_twin.json")]
 
-    status, out, err = check(*files, models=twins)
+    status, out, err = check(*files, registry=Registry(twins))
 
     assert (2, ["1 model agrees."], 1) == (status, out, len(err))
     assert err[0].startswith("twin.json: it does not say which model it is of")
@@ -581,10 +582,10 @@ def test_a_model_that_replicate_does_not_show_is_told_and_the_others_are_checked
 
 
 def test_a_model_that_replicate_does_not_have_is_told(check, simulator):
-    gone = dataclasses.replace(MODELS["qwen/qwen-image"], name="acme/gone")
+    gone = dataclasses.replace(MODELS["qwen/qwen-image"], name="acme/gone", aliases=())
 
     assert (2, ["1 model agrees."], ["acme/gone: Replicate has no model of this name (404)."]) == check(
-        models={"acme/gone": gone, "qwen/qwen-image": MODELS["qwen/qwen-image"]},
+        registry=Registry([gone, MODELS["qwen/qwen-image"]]),
         REPLICATE_API_TOKEN=SERVER_TOKEN,
         REPLICATE_BASE_URL=simulator.url,
     )

@@ -4,15 +4,16 @@ Hypothesis asks for pictures, loses answers, lets time pass, kills the process i
 order, and begins the next one; at the end the simulator's book and the disk are held against each other.
 """
 
-import json
 from collections import Counter
 from typing import Any
 
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import rule
-from mortal import CALLERS, Mortal, an_order, patiently, prompt_of
-from parts import ADMIN, USER, a_picture, pictures
+from mortal import CALLERS, Mortal, patiently
+from parts import ADMIN, USER, a_picture, pictures, submission
+
+from ledger.records import BatchRecord, GenerationRecord, KeyRecord
 
 PROMPTS = st.sampled_from(["a fox [[slow=1]]", "a hare [[slow=3]]", "an owl [[slow=0]]"])
 
@@ -26,7 +27,7 @@ class Durability(Mortal):
 
     async def order(self, wanted, caller, key) -> None:
         """Ask as a client does who wants to hear an id, and remember it if one is told."""
-        work = await self.process.desk.take(an_order(wanted, caller, key=key, seconds=0))
+        work = await self.process.generations.submit(submission(wanted, caller, key=key, wait_seconds=0))
         self.told.append((work.id, caller))
 
     @rule(prompt=PROMPTS, caller=CALLERS, keyed=st.booleans(), patience=st.sampled_from([0.0001, 1.0]))
@@ -75,19 +76,21 @@ class Durability(Mortal):
         self.world.faults.order(on="create", **fault)
 
     async def check(self) -> None:
-        rows = list(self.disk.rows["generations"].values())
-        facts = [json.loads(row["facts"]) for row in rows]
-        assert [] == [(each["prompt"], each["error"]) for each in facts if each["status"] != "succeeded"]
-        wanted = Counter((row["caller"], prompt_of(row)) for row in rows)
+        records = self.disk.all(GenerationRecord)
+        assert [] == [(each.prompt, each.error) for each in records if each.state != "succeeded"]
+        wanted = Counter((each.caller_id, each.prompt) for each in records)
         made = Counter(
-            (ADMIN.id if each.creation.token == ADMIN.token else USER.id, each.creation.input["prompt"])
+            (
+                ADMIN.id if each.creation.token == ADMIN.credentials["replicate"] else USER.id,
+                each.creation.input["prompt"],
+            )
             for each in self.world.book
         )
         assert wanted == made
-        on_disk = {key for (key,) in (*self.disk.rows["generations"], *self.disk.rows["batches"])}
+        on_disk = {each.id for each in (*records, *self.disk.all(BatchRecord))}
         assert {target for target, _ in self.told} <= on_disk
-        for (caller, key), row in self.disk.rows["keys"].items():
-            assert row["target"] in on_disk, (caller, key)
+        for key in self.disk.all(KeyRecord):
+            assert key.work_id in on_disk, key
 
 
 Durability.TestCase.settings = settings(

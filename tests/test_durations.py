@@ -6,28 +6,29 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from providers.durations import ENOUGH, REMEMBERED, SHORTEST, Durations
+from admission.durations import REMEMBERED, Lengths
+from providers.replicate.durations import ENOUGH, SHORTEST, chance, next_look
 
 LEARNED = st.lists(st.floats(0, 1000), max_size=200)
 
 
-def learned(*seconds: float) -> Durations:
-    durations = Durations()
+def learned(*seconds: float) -> list[float]:
+    lengths = Lengths()
     for each in seconds:
-        durations.learn(each)
-    return durations
+        lengths.learn(each)
+    return lengths.ordered
 
 
-def looks(durations: Durations, until: float) -> list[float]:
+def looks(lengths: list[float], until: float) -> list[float]:
     """The ages at which it wants looks, each made as late as it may be."""
     ages = [0.0]
     while ages[-1] < until:
-        ages.append(durations.next_look(ages[-1])[1])
+        ages.append(next_look(lengths, ages[-1])[1])
     return ages
 
 
 def test_a_model_that_is_not_known_is_looked_at_at_growing_intervals():
-    gaps = [later - earlier for earlier, later in pairwise(looks(Durations(), 600.0))]
+    gaps = [later - earlier for earlier, later in pairwise(looks([], 600.0))]
 
     assert 0.25 == gaps[0]
     assert 10.0 == gaps[-1]
@@ -36,19 +37,19 @@ def test_a_model_that_is_not_known_is_looked_at_at_growing_intervals():
 
 def test_two_durations_do_not_make_a_model_known_and_three_do():
     assert 3 == ENOUGH
-    assert 0.25 == learned(20.0, 20.0).next_look(0.0)[1]
-    assert 20.0 == learned(20.0, 20.0, 20.0).next_look(0.0)[1]
+    assert 0.25 == next_look(learned(20.0, 20.0), 0.0)[1]
+    assert 20.0 == next_look(learned(20.0, 20.0, 20.0), 0.0)[1]
 
 
 def test_a_known_model_is_first_looked_at_when_a_fifth_of_its_predictions_were_done():
-    assert 3.0 == learned(*(float(n) for n in range(1, 11))).next_look(0.0)[1]
+    assert 3.0 == next_look(learned(*(float(n) for n in range(1, 11))), 0.0)[1]
 
 
 def test_durations_forget_the_oldest():
     durations = learned(*[500.0] * REMEMBERED, *[2.0] * REMEMBERED)
 
-    assert 2.0 == durations.next_look(0.0)[1]
-    assert REMEMBERED == len(durations._by_age) == len(durations._by_length)
+    assert [2.0] * REMEMBERED == durations
+    assert 2.0 == next_look(durations, 0.0)[1]
 
 
 def test_looks_shrink_while_most_end_and_grow_once_a_prediction_is_older_than_any():
@@ -65,12 +66,12 @@ def test_looks_shrink_while_most_end_and_grow_once_a_prediction_is_older_than_an
 @settings(max_examples=200, deadline=None, derandomize=True)
 def test_the_next_look_is_always_later_and_never_much_later_than_what_was_usual(learned_seconds, age):
     durations = learned(*learned_seconds)
-    earliest, latest = durations.next_look(age)
+    earliest, latest = next_look(durations, age)
 
     assert age <= earliest <= latest
     assert age + SHORTEST - 1e-6 < latest
     assert latest <= max(max(learned_seconds[-REMEMBERED:], default=0.0), age + 10.0)
-    assert sorted(learned_seconds[-REMEMBERED:]) == durations._by_length
+    assert sorted(learned_seconds[-REMEMBERED:]) == durations
 
 
 @given(
@@ -79,29 +80,27 @@ def test_the_next_look_is_always_later_and_never_much_later_than_what_was_usual(
 @settings(max_examples=200, deadline=None, derandomize=True)
 def test_the_chance_is_a_probability_that_grows_with_age(learned_seconds, seen, later):
     durations = learned(*learned_seconds)
-    sooner, later = sorted(durations.chance(seen, seen + each) for each in sorted(later))
+    sooner, later = sorted(chance(durations, seen, seen + each) for each in sorted(later))
 
     assert 0.0 <= sooner <= later <= 1.0
-    assert 0.0 == durations.chance(seen, seen)
+    assert 0.0 == chance(durations, seen, seen)
 
 
 def test_a_prediction_is_likely_over_when_most_of_its_model_were():
     durations = learned(*(float(n) for n in range(1, 61)))
 
-    assert durations.chance(0.0, 6.0) < 0.15
-    assert durations.chance(0.0, 54.0) > 0.85
+    assert chance(durations, 0.0, 6.0) < 0.15
+    assert chance(durations, 0.0, 54.0) > 0.85
 
 
 def test_what_was_seen_unfinished_late_is_judged_by_those_that_took_longer():
     durations = learned(*[10.0] * 30, *[100.0] * 30)
 
-    assert durations.chance(0.0, 11.0) == pytest.approx(0.5, abs=0.02)
-    assert durations.chance(11.0, 12.0) < 0.01
+    assert chance(durations, 0.0, 11.0) == pytest.approx(0.5, abs=0.02)
+    assert chance(durations, 11.0, 12.0) < 0.01
 
 
 def test_a_model_of_seconds_or_minutes_does_not_let_its_seconds_wait_for_its_minutes():
-    durations = Durations()
-    for seconds in [1.5] * 7 + [30.0] * 3:
-        durations.learn(seconds)
+    durations = learned(*[1.5] * 7, *[30.0] * 3)
 
-    assert durations.next_look(1.6)[1] <= 1.25 * 1.6
+    assert next_look(durations, 1.6)[1] <= 1.25 * 1.6

@@ -8,10 +8,9 @@ from callers import ADMIN, PICTURE, SERVER_TOKEN, USER, USER_TOKEN
 from problems import problem
 
 import errors
-from desk import Desk
-from errors import Problem, ServiceError, error_told, every_error
-from generation import Generations
-from providers import Created, Prediction
+from errors import Problem, ServiceError, every_error, restored
+from providers import Created
+from providers.memory import MemoryProvider
 
 TABLE = {
     "invalid_json": 400,
@@ -76,44 +75,19 @@ ENDS = [
 """What a generation may end with, and whether it is worth another try."""
 
 
-class Failing:
+class Failing(MemoryProvider):
     """A provider whose every creation raises."""
 
     def __init__(self, error: Exception) -> None:
+        super().__init__()
         self._error = error
 
     async def create(self, *_args: object, **_named: object) -> Created:
         raise self._error
 
-    async def finished(self, *_args: object, **_named: object) -> Prediction:
-        raise self._error
-
-    async def cancel(self, *_args: object, **_named: object) -> None:
-        raise self._error
-
-    async def aclose(self) -> None:
-        pass
-
 
 class Broken:
     """A service that has nothing it should have."""
-
-
-def behind(app, provider):
-    """Have another provider behind the service's desk."""
-    service = app.extensions["service"]
-    generations = Generations(
-        provider=provider, gate=service.gate, ledger=service.ledger, timeout=10, max_queued=10
-    )
-    service.desk = Desk(
-        generations=generations,
-        ledger=service.ledger,
-        lookup=service.lookup,
-        recovery=service._recovery,
-        interrupted=service._interrupted,
-        threads=service._threads,
-        resume_ttl=60,
-    )
 
 
 def test_the_error_tree_has_every_promised_code_with_its_status_and_no_other():
@@ -149,15 +123,17 @@ def test_no_two_errors_share_a_code_but_the_services_own_faults():
     ids=lambda error: error.code,
 )
 def test_an_error_on_record_is_told_later_as_it_was_at_once(error):
-    later = error_told(json.loads(json.dumps(error.as_item())))
+    later = restored(json.loads(json.dumps(error.as_item())))
 
     assert (type(error), error.headers) == (type(later), later.headers)
     assert error.as_problem("req_1") == later.as_problem("req_1")
 
 
 @pytest.mark.parametrize(("error", "retryable"), ENDS, ids=lambda value: getattr(value, "code", None))
-def test_what_a_generation_ends_with_is_told_with_its_status_and_the_generations_id(app, error, retryable):
-    behind(app, Failing(error))
+def test_what_a_generation_ends_with_is_told_with_its_status_and_the_generations_id(
+    make_app, error, retryable
+):
+    app = make_app(provider=Failing(error))
 
     answer = app.test_client().post("/generate", json=PICTURE, headers=ADMIN)
 
@@ -166,8 +142,8 @@ def test_what_a_generation_ends_with_is_told_with_its_status_and_the_generations
     assert told["id"].startswith("gen_")
 
 
-def test_a_crash_inside_a_generation_is_internal_and_tells_nothing_of_itself(app):
-    behind(app, Failing(ZeroDivisionError("the secret is r8_server")))
+def test_a_crash_inside_a_generation_is_internal_and_tells_nothing_of_itself(make_app):
+    app = make_app(provider=Failing(ZeroDivisionError("the secret is r8_server")))
 
     answer = app.test_client().post("/generate", json=PICTURE, headers=ADMIN)
 

@@ -130,7 +130,7 @@ def test_replicate_is_asked_how_far_it_is_only_as_long_as_somebody_listens(app, 
     target = left(client, "[[hang]]")
     until(lambda: "running" == told(client, target)["status"])
     service = app.extensions["service"]
-    watcher = service.reception._provider._watcher
+    watcher = service.core.provider._watcher
 
     prediction_id = told(client, target)["prediction_id"]
 
@@ -161,7 +161,7 @@ def test_there_are_seats_for_so_many_listeners_and_they_are_free_again_afterward
     for each in sitting:
         each.close()
     listen(client, target).close()
-    assert 0 == len(app.extensions["service"].reception._events._telling)
+    assert 0 == len(app.extensions["service"].core.generations._events._sending)
 
 
 def test_whoever_asks_only_for_the_head_takes_no_seat_for_long(client):

@@ -5,24 +5,25 @@ import tomllib
 from itertools import permutations
 
 import pytest
+from declarations import MODELS, REGISTRY, find, parse_generation
 from hypothesis import given
 from hypothesis import strategies as st
 
-from adaptation import SAFETY, given_references
+from catalog.adaptation import SAFETY
+from catalog.fallback import CODES, Route, read_rules
+from catalog.model import Fallback
 from errors import InvalidRequest
-from fallback import CODES, REGISTRY, Route, read_rules
-from intake.parsing import Terms, parse_generation
-from models import MODELS, find
-from registry import Fallback
+from models import declared
+from parsing.generation import ParseContext
 from settings import SettingsError
 
 PICTURE = "https://example.com/a.png"
 
 
-def route(model: str, rules=REGISTRY, **given) -> Route:
+def route(model: str, rules=None, **given) -> Route:
     """Where a request that asks for a fallback may go."""
     body = {"model_name": model, "prompt": "a", "fallback": True, **given}
-    return parse_generation(body, terms=Terms(rules)).route
+    return parse_generation(body, context=ParseContext(declared(rules))).route
 
 
 def way(model: str, code: str = "generation_failed", **given) -> list[str]:
@@ -80,7 +81,7 @@ def test_reference_images_lead_to_a_model_that_takes_as_many(model, given, expec
     path = route(model, **given)
 
     assert expected == path.first().model.short_name
-    assert given_references(path.given) == given_references(path.first().input)
+    assert REGISTRY.references_in(path.given) == REGISTRY.references_in(path.first().input)
 
 
 @pytest.mark.parametrize(
@@ -349,7 +350,7 @@ qwen-image = []
 def test_a_file_takes_the_place_of_the_registrys_rules_model_by_model(tmp_path, ending):
     path = tmp_path / f"rules{ending}"
     path.write_text(TOML if ending == ".toml" else json.dumps(tomllib.loads(TOML)))
-    rules = read_rules(path)
+    rules = read_rules(path, REGISTRY)
 
     def goes(model, code="generation_failed", **given):
         found = route(model, rules=rules, **given)
@@ -384,13 +385,13 @@ def test_what_is_wrong_with_the_file_is_said_in_a_sentence(tmp_path, content, sa
     path.write_text(content)
 
     with pytest.raises(SettingsError, match=f"^FALLBACKS_FILE: .*{said}"):
-        read_rules(path)
+        read_rules(path, REGISTRY)
 
 
 def test_a_missing_file_and_one_that_is_no_table_are_said_too(tmp_path):
     for content in ("[1]", "null", '"a"', "{"):
         (tmp_path / "rules.json").write_text(content)
         with pytest.raises(SettingsError, match=r"^FALLBACKS_FILE: "):
-            read_rules(tmp_path / "rules.json")
+            read_rules(tmp_path / "rules.json", REGISTRY)
     with pytest.raises(SettingsError, match="cannot be read"):
-        read_rules(tmp_path / "nowhere.toml")
+        read_rules(tmp_path / "nowhere.toml", REGISTRY)

@@ -4,12 +4,12 @@ from io import BytesIO
 
 import pytest
 from callers import ADMIN, USER
+from declarations import MODELS, find
 from PIL import Image
 from problems import fields, problem
 from virtual_replicate import replicate
 from virtual_time import run
 
-from models import MODELS, find
 from simulator import Options
 
 PICTURE = "https://example.com/a.png"
@@ -268,4 +268,4 @@ def test_the_limit_holds_for_fallbacks_alike():
     assert 900 == counts.creations_accepted
     assert counts.creations_peak_per_minute <= 600
     assert {} == counts.refusals
-    assert {find("flux-dev"), find("qwen-image")} == {each.model for each in batch.generations}
+    assert {find("flux-dev"), find("qwen-image")} == {each.model for each in batch.items}

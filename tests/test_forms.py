@@ -11,7 +11,7 @@ from streams import NDJSON, lines
 from werkzeug.datastructures import FileStorage, MultiDict
 from werkzeug.test import encode_multipart
 
-from references import INLINE, LARGEST
+from catalog.references import INLINE, LARGEST
 
 PNG = b"\x89PNG\r\n\x1a\n"
 SMALL = PNG + b"small"

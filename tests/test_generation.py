@@ -9,28 +9,30 @@ import virtual_time
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from parts import (
+    ADDRESS,
     ADMIN,
     OTHER_USER,
     USER,
-    VIEW,
-    Fake,
     Notes,
     a_picture,
+    core,
     failed,
     on_a_loop,
     parts,
     pictures,
+    result,
     run,
     run_batch,
+    submission,
     suffered,
     until,
 )
 
 from concurrency import Gate
 from errors import InsufficientCredit, QueueFull, TokenRejected, UpstreamError, UpstreamRateLimited
-from generation import Generations
-from life import MAX_ATTEMPTS, MAX_THROTTLED
-from providers import TryAgain
+from generations.lifecycle import MAX_ATTEMPTS, MAX_THROTTLED
+from providers import TryAgain, Url
+from providers.memory import MemoryProvider
 
 TRANSIENT = "Prediction interrupted; please retry (code: PA)"
 
@@ -45,7 +47,7 @@ async def test_a_success_has_its_outputs_whether_they_came_as_text_or_as_a_list(
 
     (made,) = simulator.predictions()
     expected = [made.output] if isinstance(made.output, str) else made.output
-    told = ended.result(VIEW)
+    told = result(ended)
     assert (True, "succeeded", expected, len(expected), made.id) == (
         told["success"],
         told["status"],
@@ -74,7 +76,7 @@ async def test_each_end_has_its_code_and_is_paid_for_once(simulator):
     async with parts(simulator) as service:
         batch = await service.run_batch(list(CODES))
 
-    told = [batch.item(index, VIEW) for index in range(len(CODES))]
+    told = [batch.item(index, ADDRESS) for index in range(len(CODES))]
     assert CODES == {each["prompt"]: each.get("error", {}).get("code") for each in told}
     assert [each["success"] for each in told] == ["output" in each for each in told]
     assert [1] * len(CODES) == [each["attempts"] for each in told]
@@ -86,7 +88,7 @@ async def test_fewer_outputs_than_asked_for_are_a_success_and_cost_what_there_is
     async with parts(simulator) as service:
         ended = await service.run("[[fewer]]", num_outputs=4)
 
-    told = ended.result(VIEW)
+    told = result(ended)
     assert (3, 0.075) == (told["count"], told["cost_usd"])
 
 
@@ -100,14 +102,14 @@ async def test_fewer_outputs_than_asked_for_are_a_success_and_cost_what_there_is
 )
 def test_a_passing_failure_is_tried_again_within_the_bound_and_each_attempt_is_admitted(error):
     async def story():
-        gate, fake = Gate(concurrent_limit=1, requests_per_minute=600), Fake(*[failed(error)] * 9)
-        generations = Generations(provider=fake, gate=gate, ledger=Notes(), timeout=60, max_queued=10)
-        ended = await run(generations, a_picture())
+        gate, fake = Gate(concurrent_limit=1, requests_per_minute=600), MemoryProvider(*[failed(error)] * 9)
+        inside = core(fake, gate=gate, GENERATION_TIMEOUT=60, MAX_QUEUED=10)
+        ended = await run(inside, a_picture())
         return ended, len(fake.sent), gate.statistics()
 
     ended, sent, gate = virtual_time.run(story())
 
-    assert ("generation_failed", MAX_ATTEMPTS, MAX_ATTEMPTS) == (ended.error.code, ended.attempts, sent)
+    assert ("generation_failed", MAX_ATTEMPTS, MAX_ATTEMPTS) == (ended.error.code, len(ended.attempts), sent)
     assert (0, MAX_ATTEMPTS) == (gate.current_concurrent, gate.current_rate_per_minute)
 
 
@@ -117,7 +119,7 @@ async def test_a_passing_failure_that_passes_ends_well_with_the_second_predictio
         ended = await service.run("[[transient]]")
 
     (_, second) = simulator.predictions()
-    assert (True, 2, second.id) == (ended.succeeded, ended.attempts, ended.prediction.id)
+    assert (True, 2, second.id) == (ended.succeeded, len(ended.attempts), ended.prediction.id)
     assert ["submitting", "running", "queued", "submitting", "running", "succeeded"] == [
         state for _, state in service.ledger.moves
     ]
@@ -128,9 +130,9 @@ def test_a_creation_that_waits_for_the_disk_is_dated_when_it_is_sent_and_not_whe
 
     async def story():
         gate, ledger = Gate(concurrent_limit=1, requests_per_minute=600), Notes()
-        generations = Generations(provider=Fake(None), gate=gate, ledger=ledger, timeout=60, max_queued=10)
-        generation = generations.accept(a_picture(), caller=ADMIN, request_id="req")
-        await generations.recorded(generation)
+        inside = core(MemoryProvider(None), gate=gate, ledger=ledger, GENERATION_TIMEOUT=60, MAX_QUEUED=10)
+        generation = inside.supervisor.accept(submission(a_picture(), ADMIN))
+        await inside.supervisor.persist(generation)
         ledger.trouble = "The disk is full."
         await asyncio.sleep(100)
         back_at, ledger.trouble = time.time(), None
@@ -142,15 +144,11 @@ def test_a_creation_that_waits_for_the_disk_is_dated_when_it_is_sent_and_not_whe
 
 def test_of_a_models_error_only_the_first_line_is_told():
     async def story():
-        fake = Fake(failed("\n  CUDA out of memory.  \nTraceback (most recent call last):\n  File …"))
-        generations = Generations(
-            provider=fake,
-            gate=Gate(concurrent_limit=1, requests_per_minute=60),
-            ledger=Notes(),
-            timeout=60,
-            max_queued=10,
+        fake = MemoryProvider(
+            failed("\n  CUDA out of memory.  \nTraceback (most recent call last):\n  File …")
         )
-        return await run(generations, a_picture())
+        inside = core(fake, gate=Gate(concurrent_limit=1, requests_per_minute=60))
+        return await run(inside, a_picture())
 
     assert "CUDA out of memory." == virtual_time.run(story()).error.detail
 
@@ -164,7 +162,7 @@ async def test_a_prediction_that_was_done_though_nobody_could_look_is_a_success_
         ended = await service.run("[[slow=0.6]]", timeout=2)
 
     (made,) = simulator.predictions()
-    assert (True, tuple(made.output)) == (ended.succeeded, ended.prediction.outputs)
+    assert (True, tuple(map(Url, made.output))) == (ended.succeeded, ended.prediction.outputs)
 
 
 @on_a_loop
@@ -181,17 +179,17 @@ async def test_a_prediction_that_never_ends_is_cancelled_and_told_as_a_timeout(s
 # Creations that are refused.
 
 
-def a_service(fake: Fake, *, concurrent_limit: int = 10, requests_per_minute: int = 600):
+def a_service(fake: MemoryProvider, *, concurrent_limit: int = 10, requests_per_minute: int = 600):
     gate = Gate(concurrent_limit=concurrent_limit, requests_per_minute=requests_per_minute)
-    return gate, Generations(provider=fake, gate=gate, ledger=Notes(), timeout=60, max_queued=1000)
+    return gate, core(fake, gate=gate, GENERATION_TIMEOUT=60, MAX_QUEUED=1000)
 
 
 @pytest.mark.parametrize("wait", [0.0, 2.0, 10.0, 300.0])
 def test_a_throttled_creation_waits_as_long_as_it_was_told(wait):
     async def story():
-        fake = Fake(TryAgain(UpstreamRateLimited(), wait=wait, throttled=True))
-        _, generations = a_service(fake)
-        await run(generations, a_picture())
+        fake = MemoryProvider(TryAgain(UpstreamRateLimited(), wait=wait, throttled=True))
+        _, inside = a_service(fake)
+        await run(inside, a_picture())
         return fake.sent
 
     assert [(0.0, "admin"), (0.25 + wait, "admin")] == virtual_time.run(story())
@@ -200,12 +198,12 @@ def test_a_throttled_creation_waits_as_long_as_it_was_told(wait):
 def test_a_throttled_account_pauses_alone_and_then_goes_one_at_a_time():
     async def story():
         throttled = TryAgain(UpstreamRateLimited(), wait=10, throttled=True)
-        fake = Fake(throttled, throttled)
-        _, generations = a_service(fake)
-        first = [run(generations, a_picture(), caller=USER) for _ in range(2)]
+        fake = MemoryProvider(throttled, throttled)
+        _, inside = a_service(fake)
+        first = [run(inside, a_picture(), caller=USER) for _ in range(2)]
         paused = asyncio.gather(*first)
         await asyncio.sleep(1)
-        later = [run(generations, a_picture(), caller=caller) for caller in (USER, OTHER_USER)]
+        later = [run(inside, a_picture(), caller=caller) for caller in (USER, OTHER_USER)]
         await asyncio.gather(paused, *later)
         return fake.sent
 
@@ -217,9 +215,9 @@ def test_a_throttled_account_pauses_alone_and_then_goes_one_at_a_time():
 
 def test_a_throttled_account_is_asked_once_a_pause_and_not_once_a_generation():
     async def story():
-        fake = Fake(*[TryAgain(UpstreamRateLimited(), wait=10, throttled=True)] * 4)
-        _, generations = a_service(fake, concurrent_limit=1)
-        await asyncio.gather(*(run(generations, a_picture(), caller=USER) for _ in range(3)))
+        fake = MemoryProvider(*[TryAgain(UpstreamRateLimited(), wait=10, throttled=True)] * 4)
+        _, inside = a_service(fake, concurrent_limit=1)
+        await asyncio.gather(*(run(inside, a_picture(), caller=USER) for _ in range(3)))
         return [time for time, _ in fake.sent]
 
     assert [0.0, 10.25, 20.5, 30.75] == virtual_time.run(story())[:4]
@@ -227,8 +225,10 @@ def test_a_throttled_account_is_asked_once_a_pause_and_not_once_a_generation():
 
 @on_a_loop
 async def test_an_account_that_said_this_was_its_last_creation_is_not_asked_for_one_more(simulator):
-    simulator.account(USER.token, creations_per_minute=2)
-    simulator.order(on="create", token=USER.token, status=429, headers={"Retry-After": "0"})
+    simulator.account(USER.credentials["replicate"], creations_per_minute=2)
+    simulator.order(
+        on="create", token=USER.credentials["replicate"], status=429, headers={"Retry-After": "0"}
+    )
     async with parts(simulator, concurrent_limit=4) as service:
         first = asyncio.create_task(service.run(caller=USER))
         await until(lambda: [state for _, state in service.ledger.moves] == ["submitting", "queued"])
@@ -259,13 +259,17 @@ async def test_a_429_is_waited_out_however_it_is_told_and_the_prediction_paid_on
 
     endings = await suffered(simulator, refusals, on="create", times=2)
 
-    assert [(True, 3, 1)] * 4 == [(ended.succeeded, ended.attempts, len(made)) for _, ended, made in endings]
+    assert [(True, 3, 1)] * 4 == [
+        (ended.succeeded, len(ended.attempts), len(made)) for _, ended, made in endings
+    ]
     assert (12, 4) == (simulator.counts().requests["create"], simulator.counts().creations_accepted)
 
 
 @on_a_loop
 async def test_a_long_429_pauses_its_account_and_no_other(simulator):
-    simulator.order(on="create", token=USER.token, status=429, headers={"Retry-After": "100000"})
+    simulator.order(
+        on="create", token=USER.credentials["replicate"], status=429, headers={"Retry-After": "100000"}
+    )
     async with parts(simulator) as service:
         paused = asyncio.create_task(service.run(caller=USER))
         await until(lambda: service.gate.statistics().paused_seconds > 0)
@@ -275,14 +279,14 @@ async def test_a_long_429_pauses_its_account_and_no_other(simulator):
         await asyncio.wait([paused])
 
     assert (True, 1, 0) == (other.succeeded, gate.waiting, gate.current_concurrent)
-    assert [OTHER_USER.token] == [made.token for made in simulator.predictions()]
+    assert [OTHER_USER.credentials["replicate"]] == [made.token for made in simulator.predictions()]
 
 
 def test_an_account_that_stays_throttled_is_given_up_in_the_end():
     async def story():
-        fake = Fake(*[TryAgain(UpstreamRateLimited(), wait=10, throttled=True)] * 100)
-        _, generations = a_service(fake)
-        return await run(generations, a_picture()), len(fake.sent)
+        fake = MemoryProvider(*[TryAgain(UpstreamRateLimited(), wait=10, throttled=True)] * 100)
+        _, inside = a_service(fake)
+        return await run(inside, a_picture()), len(fake.sent)
 
     ended, sent = virtual_time.run(story())
 
@@ -292,20 +296,20 @@ def test_an_account_that_stays_throttled_is_given_up_in_the_end():
 def test_throttled_attempts_do_not_use_up_the_patience_for_failures():
     async def story():
         throttled = [TryAgain(UpstreamRateLimited(), wait=10, throttled=True)] * (MAX_THROTTLED - 1)
-        fake = Fake(*throttled, *[TryAgain(UpstreamError())] * (MAX_ATTEMPTS - 1))
-        _, generations = a_service(fake)
-        return await run(generations, a_picture())
+        fake = MemoryProvider(*throttled, *[TryAgain(UpstreamError())] * (MAX_ATTEMPTS - 1))
+        _, inside = a_service(fake)
+        return await run(inside, a_picture())
 
     ended = virtual_time.run(story())
 
-    assert (True, MAX_THROTTLED + MAX_ATTEMPTS - 1) == (ended.succeeded, ended.attempts)
+    assert (True, MAX_THROTTLED + MAX_ATTEMPTS - 1) == (ended.succeeded, len(ended.attempts))
 
 
 def test_a_back_off_holds_no_slot():
     async def story():
-        fake = Fake(TryAgain(UpstreamError(), wait=30))
-        _, generations = a_service(fake, concurrent_limit=1)
-        await asyncio.gather(*(run(generations, a_picture()) for _ in range(2)))
+        fake = MemoryProvider(TryAgain(UpstreamError(), wait=30))
+        _, inside = a_service(fake, concurrent_limit=1)
+        await asyncio.gather(*(run(inside, a_picture()) for _ in range(2)))
         return [time for time, _ in fake.sent]
 
     assert [0.0, 0.25, 30.25] == virtual_time.run(story())
@@ -317,7 +321,7 @@ async def test_a_503_is_sent_again(simulator):
     async with parts(simulator) as service:
         ended = await service.run()
 
-    assert (True, MAX_ATTEMPTS) == (ended.succeeded, ended.attempts)
+    assert (True, MAX_ATTEMPTS) == (ended.succeeded, len(ended.attempts))
     assert 1 == simulator.counts().creations_accepted
 
 
@@ -327,7 +331,7 @@ async def test_replicate_out_of_reach_is_tried_again_and_then_told(simulator):
     async with parts(simulator) as service:
         ended = await service.run()
 
-    assert ("upstream_error", MAX_ATTEMPTS) == (ended.error.code, ended.attempts)
+    assert ("upstream_error", MAX_ATTEMPTS) == (ended.error.code, len(ended.attempts))
 
 
 @on_a_loop
@@ -336,7 +340,7 @@ async def test_a_refused_input_is_not_tried_again(simulator):
     async with parts(simulator) as service:
         ended = await service.run()
 
-    assert ("invalid_request", 1) == (ended.error.code, ended.attempts)
+    assert ("invalid_request", 1) == (ended.error.code, len(ended.attempts))
 
 
 # Batches.
@@ -345,23 +349,23 @@ async def test_a_refused_input_is_not_tried_again(simulator):
 @pytest.mark.parametrize("trouble", [{"reject": True}, {"credit": "empty"}], ids=str)
 @on_a_loop
 async def test_once_the_account_is_refused_what_still_waits_of_a_batch_is_not_sent(simulator, trouble):
-    simulator.account(USER.token, **trouble)
+    simulator.account(USER.credentials["replicate"], **trouble)
     async with parts(simulator, concurrent_limit=3) as service:
         batch = await service.run_batch(["a fox"] * 50, caller=USER)
 
-    codes = {generation.error.code for generation in batch.generations}
+    codes = {generation.error.code for generation in batch.items}
     assert 1 == len(codes)
     assert 3 == simulator.counts().requests["create"]
-    assert [1] * 3 + [0] * 47 == [generation.attempts for generation in batch.generations]
+    assert [1] * 3 + [0] * 47 == [len(generation.attempts) for generation in batch.items]
 
 
 def test_a_refused_account_stops_its_own_batch_and_no_other():
     async def story():
-        fake = Fake(InsufficientCredit())
-        _, generations = a_service(fake, concurrent_limit=1)
+        fake = MemoryProvider(InsufficientCredit())
+        _, inside = a_service(fake, concurrent_limit=1)
         return await asyncio.gather(
-            run_batch(generations, pictures(["a", "b"]), caller=USER),
-            run_batch(generations, pictures(["a", "b"]), caller=OTHER_USER),
+            run_batch(inside, pictures(["a", "b"]), caller=USER),
+            run_batch(inside, pictures(["a", "b"]), caller=OTHER_USER),
         )
 
     refused, other = virtual_time.run(story())
@@ -393,9 +397,9 @@ async def test_each_item_is_told_of_once_when_it_ends(simulator):
     told = []
     async with parts(simulator) as service:
         await run_batch(
-            service.generations,
+            service.core,
             pictures(["one", "[[nsfw]]", "[[slow=0.5]]"]),
-            tell=lambda batch, index: told.append((index, batch.generations[index].state)),
+            tell=lambda batch, index: told.append((index, batch.items[index].state)),
         )
 
     assert [(0, "succeeded"), (1, "failed"), (2, "succeeded")] == sorted(told)
@@ -404,13 +408,13 @@ async def test_each_item_is_told_of_once_when_it_ends(simulator):
 
 def test_more_than_may_wait_is_refused_whole_and_nothing_of_it_is_sent():
     async def story():
-        fake = Fake(ends_after=100)
+        fake = MemoryProvider(ends_after=100)
         gate = Gate(concurrent_limit=1, requests_per_minute=60)
-        generations = Generations(provider=fake, gate=gate, ledger=Notes(), timeout=600, max_queued=3)
-        running = asyncio.gather(*(run(generations, a_picture()) for _ in range(2)))
+        inside = core(fake, gate=gate, GENERATION_TIMEOUT=600, MAX_QUEUED=3)
+        running = asyncio.gather(*(run(inside, a_picture()) for _ in range(2)))
         await asyncio.sleep(1)
         with pytest.raises(QueueFull) as refused:
-            await run_batch(generations, pictures(["a"] * 3))
+            await run_batch(inside, pictures(["a"] * 3))
         waiting = gate.statistics().waiting
         await running
         return waiting, len(fake.sent), refused.value.retry_after
@@ -452,7 +456,7 @@ def test_whatever_a_batch_holds_its_results_are_in_order_and_every_prediction_is
         async with parts(simulator, concurrent_limit=concurrent_limit) as service:
             batch = await service.run_batch(prompts)
 
-        items = [batch.item(index, VIEW) for index in range(len(prompts))]
+        items = [batch.item(index, ADDRESS) for index in range(len(prompts))]
         assert prompts == [item["prompt"] for item in items]
         assert list(range(len(prompts))) == [item["index"] for item in items]
         assert [ENDS[directive] for directive in directives] == [
@@ -469,9 +473,9 @@ def test_whatever_a_batch_holds_its_results_are_in_order_and_every_prediction_is
 
 def test_a_crash_inside_is_told_as_internal_and_leaves_nothing_held():
     async def story():
-        fake = Fake(ZeroDivisionError())
-        gate, generations = a_service(fake)
-        ended = await run(generations, a_picture())
+        fake = MemoryProvider(ZeroDivisionError())
+        gate, inside = a_service(fake)
+        ended = await run(inside, a_picture())
         return ended.error.code, gate.statistics().current_concurrent
 
     assert ("internal", 0) == virtual_time.run(story())
@@ -480,10 +484,10 @@ def test_a_crash_inside_is_told_as_internal_and_leaves_nothing_held():
 def test_what_waits_for_its_turn_and_what_runs_are_timed_apart_over_all_attempts():
     async def story():
         gate = Gate(concurrent_limit=1, requests_per_minute=600)
-        provider = Fake(TryAgain(UpstreamError(), wait=100), answer_after=0.25, ends_after=1.0)
-        generations = Generations(provider=provider, gate=gate, ledger=Notes(), timeout=10, max_queued=9)
-        first, second = await asyncio.gather(*(run(generations, a_picture("a")) for _ in range(2)))
-        return [each.result(VIEW)["timing"] for each in (first, second)]
+        provider = MemoryProvider(TryAgain(UpstreamError(), wait=100), answer_after=0.25, ends_after=1.0)
+        inside = core(provider, gate=gate, GENERATION_TIMEOUT=10, MAX_QUEUED=9)
+        first, second = await asyncio.gather(*(run(inside, a_picture("a")) for _ in range(2)))
+        return [result(each)["timing"] for each in (first, second)]
 
     assert [
         {"queued": 0.0, "predicting": 1.5, "total": 101.5},
@@ -494,9 +498,9 @@ def test_what_waits_for_its_turn_and_what_runs_are_timed_apart_over_all_attempts
 def test_an_attempt_that_made_nothing_names_no_earlier_prediction():
     async def story():
         gate = Gate(concurrent_limit=1, requests_per_minute=600)
-        provider = Fake(failed("Prediction interrupted; please retry (code: PA)"), TokenRejected())
-        generations = Generations(provider=provider, gate=gate, ledger=Notes(), timeout=10, max_queued=9)
-        return await run(generations, a_picture("a"))
+        provider = MemoryProvider(failed("Prediction interrupted; please retry (code: PA)"), TokenRejected())
+        inside = core(provider, gate=gate, GENERATION_TIMEOUT=10, MAX_QUEUED=9)
+        return await run(inside, a_picture("a"))
 
     ended = virtual_time.run(story())
 
@@ -506,9 +510,9 @@ def test_an_attempt_that_made_nothing_names_no_earlier_prediction():
 def test_what_waits_is_bounded_for_whoever_comes_in_the_same_tick_too():
     async def story():
         gate = Gate(concurrent_limit=1, requests_per_minute=600)
-        generations = Generations(provider=Fake(), gate=gate, ledger=Notes(), timeout=10, max_queued=3)
+        inside = core(MemoryProvider(), gate=gate, GENERATION_TIMEOUT=10, MAX_QUEUED=3)
         answers = await asyncio.gather(
-            *(run(generations, a_picture("a")) for _ in range(5)),
+            *(run(inside, a_picture("a")) for _ in range(5)),
             return_exceptions=True,
         )
         return [type(answer).__name__ for answer in answers]
@@ -517,7 +521,7 @@ def test_what_waits_is_bounded_for_whoever_comes_in_the_same_tick_too():
 
 
 def test_an_outage_is_sat_out_by_a_batch_without_wasting_its_attempts_or_the_window():
-    class Unreachable(Fake):
+    class Unreachable(MemoryProvider):
         async def create(self, caller, model, sent, *, lease, **named):
             if asyncio.get_running_loop().time() < 2:
                 lease.sent()
@@ -527,10 +531,8 @@ def test_an_outage_is_sat_out_by_a_batch_without_wasting_its_attempts_or_the_win
 
     async def story():
         gate = Gate(concurrent_limit=10, requests_per_minute=600)
-        generations = Generations(
-            provider=Unreachable(), gate=gate, ledger=Notes(), timeout=10, max_queued=999
-        )
-        batch = await run_batch(generations, pictures(["a"] * 200))
+        inside = core(Unreachable(), gate=gate, GENERATION_TIMEOUT=10)
+        batch = await run_batch(inside, pictures(["a"] * 200))
         return batch.summary()["failed"], gate.statistics().current_rate_per_minute
 
     assert (0, 200) == virtual_time.run(story())

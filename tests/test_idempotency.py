@@ -9,40 +9,52 @@ import virtual_time
 from callback_parts import in_virtual_time
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from parts import Notes
+from parts import AtOnce, Immediate
 
+from catalog.references import Upload
 from errors import IdempotencyConflict, LedgerDown
-from idempotency import KEPT_FOR, Keys, body_fingerprint
-from references import Upload
+from generations.idempotency import KEPT_FOR, IdempotencyKeys
+from generations.submission import body_fingerprint
+from ledger.records import KeyRecord
+
+
+class Kept(Immediate):
+    """A ledger in which work that is `going_on` has not ended."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.going_on: set[str] = set()
+
+    def is_unfinished(self, work_id: str) -> bool:
+        return work_id in self.going_on
 
 
 @dataclass
-class Story:
+class Story(AtOnce):
     """Keys before a ledger that answers after a moment, on virtual time."""
 
-    ledger: Notes = field(default_factory=Notes)
-    unfinished: set[str] = field(default_factory=set)
+    ledger: Kept = field(default_factory=Kept)
     down: bool = False
     asked: int = 0
 
     def __post_init__(self) -> None:
         self.keys = self.begun()
 
-    def begun(self) -> Keys:
+    def begun(self) -> IdempotencyKeys:
         """As after a restart: the ledger is all that is known."""
-        return Keys(
+        return IdempotencyKeys(
             ledger=self.ledger,
-            ask=self._ask,
-            is_unfinished=self.unfinished.__contains__,
+            queries=self.ledger,
+            threads=self,
             clock=lambda: asyncio.get_running_loop().time(),
         )
 
-    async def _ask(self, caller, key):
+    async def run(self, function):
         self.asked += 1
         await asyncio.sleep(0.01)
         if self.down:
             raise LedgerDown("It cannot be read.")
-        return self.ledger.rows.get(("keys", caller, key))
+        return function()
 
     async def claimed(self, key="k", fingerprint="f", target="gen_1", *, caller="anna") -> str:
         """What the key stands for: `target`, unless it stood for something before."""
@@ -118,8 +130,7 @@ async def test_what_could_not_be_put_on_record_leaves_its_key_free():
 
     story.keys.abandon("anna", "k")
 
-    assert [] == story.ledger.of("keys")
-    assert not story.keys.is_held("anna", "k")
+    assert [] == story.ledger.all(KeyRecord)
     assert "gen_2" == await story.claimed(fingerprint="other", target="gen_2")
 
 
@@ -131,7 +142,7 @@ async def test_what_has_ended_before_it_was_given_up_is_no_error():
 
     story.keys.abandon("anna", "k")
 
-    assert [] == story.ledger.of("keys")
+    assert [] == story.ledger.all(KeyRecord)
 
 
 @in_virtual_time
@@ -146,7 +157,7 @@ async def test_who_stops_waiting_leaves_nothing_behind():
     second.cancel()
 
     assert "gen_3" == await third
-    assert {"gen_3"} == {row["target"] for row in story.ledger.of("keys")}
+    assert {"gen_3"} == {each.work_id for each in story.ledger.all(KeyRecord)}
 
 
 @in_virtual_time
@@ -154,7 +165,6 @@ async def test_if_nobody_can_know_nothing_is_begun_and_the_next_may_ask_again():
     story = Story(down=True)
     told = await asyncio.gather(*(story.claimed() for _ in range(3)), return_exceptions=True)
     assert [LedgerDown] * 3 == [type(each) for each in told]
-    assert not story.keys.is_held("anna", "k")
 
     story.down = False
     assert "gen_1" == await story.claimed()
@@ -169,9 +179,9 @@ async def test_a_key_is_kept_a_day_and_longer_if_its_work_has_not_ended():
     await asyncio.sleep(KEPT_FOR - 1)
     assert "gen_1" == await story.claimed(target="gen_2")
     await asyncio.sleep(1)
-    story.unfinished.add("gen_1")
+    story.ledger.going_on.add("gen_1")
     assert "gen_1" == await story.claimed(target="gen_2")
-    story.unfinished.clear()
+    story.ledger.going_on.clear()
     assert "gen_2" == await story.claimed(fingerprint="other", target="gen_2")
 
 
@@ -213,7 +223,7 @@ async def _history(steps):
     await asyncio.gather(*history.tasks)
 
     assert all(1 == len(each) for each in history.accepted.values()), history.accepted
-    recorded = {(row["caller"], row["key"]): row["target"] for row in history.story.ledger.of("keys")}
+    recorded = {(each.caller_id, each.key): each.work_id for each in history.story.ledger.all(KeyRecord)}
     assert {place: each[0][0] for place, each in history.accepted.items()}.items() <= recorded.items()
 
 

@@ -11,6 +11,7 @@ import pytest
 import requests
 from asking import ASYNC, PICTURE, ended, left, left_batch, picture, state
 from callers import ADMIN, USER
+from flask import g
 from online import online
 from problems import fields, problem
 from process import served, until
@@ -18,6 +19,8 @@ from streams import NDJSON, lines, settle
 from test_forms import LARGE, PNG, a_file
 from werkzeug.datastructures import MultiDict
 from werkzeug.test import encode_multipart
+
+from loop_thread import ClientDisconnected, result
 
 KEY = {"Idempotency-Key": "order-1"}
 OTHER = {"X-Replicate-API-Key": "r8_other"}
@@ -212,29 +215,29 @@ def test_a_caller_who_hangs_up_before_they_are_told_finds_it_by_their_key(app, c
 def served_and_left(service, path, body) -> str:
     """The id of what was taken on for a caller who hung up while it was being put on record."""
     import asked
-    import waiting
-    from intake.parsing import parse_batch, parse_generation
+    from parsing.batch import parse_batch
+    from parsing.generation import parse_generation
 
     caller, is_one = asked.spending_caller(), path == "/generate"
-    wanted = (parse_generation if is_one else parse_batch)(body, terms=service.terms)
-    order = service.reception.order(
+    wanted = (parse_generation if is_one else parse_batch)(body, service.context)
+    g.request_id = "req"
+    submission = asked.submission(
         "gen" if is_one else "batch",
         wanted,
         body,
-        plan=None if is_one else service.plan(wanted, caller),
+        plan=None if is_one else service.loop.run(service.generations.forecast(wanted, caller)),
         caller=caller,
-        view=asked.view(),
+        address=asked.address(),
         key=asked.idempotency_key(),
         seconds=None,
-        request_id="req",
     )
     with written_later(service.ledger):
-        future = waiting.submit(service.loop, service.desk.serve(order), None)
-        until(lambda: service.loop.call(lambda: service.desk._alive(order.id)))
+        future = service.loop.submit(service.generations.submit_and_wait(submission))
+        until(lambda: service.loop.call(lambda: service.core.supervisor.find(submission.id)))
         future.cancel()
-        with pytest.raises(waiting.CallerGone):
-            waiting.result(future)
-    return order.id
+        with pytest.raises(ClientDisconnected):
+            result(future)
+    return submission.id
 
 
 @contextmanager
@@ -391,18 +394,18 @@ def test_whoever_waits_when_the_service_stops_finds_it_by_their_key_in_the_next(
 
 def slow_down(monkeypatch, ledger, seconds):
     """Have each wait for the disk be longer by so many seconds."""
-    synced = ledger.synced
+    flush = ledger.flush
 
     async def later():
-        await synced()
+        await flush()
         await asyncio.sleep(seconds)
 
-    monkeypatch.setattr(ledger, "synced", later)
+    monkeypatch.setattr(ledger, "flush", later)
 
 
 def accepted(app):
     """How many keys stand for work that is alive."""
-    return len(app.extensions["service"].desk.keys._place_of)
+    return len(app.extensions["service"].generations._keys._place_of)
 
 
 def test_a_key_outlives_its_day_while_its_work_waits_for_its_owner(make_app, simulator, tmp_path):
@@ -414,11 +417,11 @@ def test_a_key_outlives_its_day_while_its_work_waits_for_its_owner(make_app, sim
     target = left(client, by=USER | KEY)
     app.extensions["service"].close()
     with closing(sqlite3.connect(tmp_path / "ledger.db")) as ledger, ledger:
-        ledger.execute("UPDATE keys SET since = since - 90000")
+        ledger.execute("UPDATE idempotency_keys SET created_at = created_at - 90000")
 
     app = make_app()
     service = app.extensions["service"]
-    service.loop.submit(service.desk.tidy_up()).result()
+    service.loop.run(service.generations.tidy_up(resume_ttl=service.settings.RESUME_TTL))
 
     again = ask(app.test_client())
     assert (200, target) == (again.status_code, again.json["id"])
@@ -438,7 +441,7 @@ def test_what_nobody_came_back_for_is_told_as_interrupted_whoever_asks_by_its_ke
     client = app.test_client()
 
     def is_given_up():
-        service.loop.submit(service.desk.tidy_up()).result()
+        service.loop.run(service.generations.tidy_up(resume_ttl=service.settings.RESUME_TTL))
         return "failed" == state(client, target, by=ADMIN)
 
     until(is_given_up)

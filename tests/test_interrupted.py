@@ -86,10 +86,10 @@ def test_that_nobody_wants_it_any_more_is_on_the_disk_before_replicate_hears_of_
     with ThreadPoolExecutor(1) as caller:
         answer = caller.submit(app.test_client().delete, f"/generations/{target}", headers=USER)
         until(lambda: "cancel" in simulator.counts().requests)
-        row = app.extensions["service"].lookup.generation(target)
+        row = app.extensions["service"].queries.generation(target)
         assert "canceled" == answer.result().json["status"]
 
-    assert ("running", True) == (row["state"], row["cancelled"])
+    assert ("running", True) == (row.state, row.cancelled)
 
 
 @pytest.mark.parametrize("by", [ADMIN, USER], ids=["the admin's", "a user's"])
@@ -168,7 +168,7 @@ def test_a_batch_ends_though_the_disk_was_full_when_its_last_item_did(
         problem(client.delete(f"/batches/{several}", headers=ADMIN), 500, "internal", retryable=True)
         other.execute("ROLLBACK")
     until(lambda: 200 == client.get("/health").status_code)
-    service.loop.submit(service.desk.tidy_up()).result()
+    service.loop.run(service.generations.tidy_up(resume_ttl=service.settings.RESUME_TTL))
 
     batch = told(client, several)
     assert ("completed", {"canceled": 2}) == (batch["status"], batch["counts"])
@@ -273,7 +273,7 @@ def test_batches_that_are_cancelled_item_by_item_by_many_at_once_all_end_and_onc
         service = client.application.extensions["service"]
 
         def cancel(target):
-            service.loop.submit(service.desk.tidy_up()).result()
+            service.loop.run(service.generations.tidy_up(resume_ttl=service.settings.RESUME_TTL))
             return (
                 client.application.test_client().delete(f"/generations/{target}", headers=ADMIN).status_code
             )

@@ -10,42 +10,35 @@ import pytest
 ROOT = Path(__file__).parent.parent
 
 FLOORS = [
-    {"app", "gunicorn.conf"},
+    {"app", "gunicorn.conf", "docs"},
     {"lookups"},
     {"answering"},
     {"asked"},
     {"service", "serving", "openapi", "downloads"},
-    {"reception", "resources"},
-    {"desk", "events", "operations"},
-    {"interrupted"},
-    {"recovery", "standing"},
-    {"generation", "idempotency"},
-    {"life"},
-    {"attempts"},
-    {"records"},
-    {"tries"},
+    {"resources", "operations"},
+    {"generations", "models"},
     {"callbacks", "providers", "files", "schemas"},
-    {"intake", "lookup"},
-    {"telling", "store", "budget"},
-    {"planning", "fallback", "outside"},
-    {"waiting", "auth", "concurrency", "logs", "adaptation", "tables"},
-    {"fairness", "loop_thread", "sliding_window", "models"},
-    {"drift", "download_names", "window_log"},
-    {"registry"},
-    {"references"},
+    {"parsing", "budget"},
+    {"outside", "ledger"},
+    {"waiting", "auth", "concurrency", "logs"},
+    {"loop_thread"},
+    {"download_names", "window_log"},
+    {"catalog"},
     {"media", "addresses"},
-    {"errors", "settings"},
+    {"errors", "settings", "admission", "contract"},
 ]
 """From the roof down. What is on one floor does not import its neighbours, save within a package."""
 
-PACKAGES = ("providers", "files", "intake")
+PACKAGES = (
+    "admission", "catalog", "contract", "docs", "files", "generations", "ledger", "parsing", "providers",
+)  # fmt: skip
 
-SERVICE = sorted([*ROOT.glob("*.py"), *(path for name in PACKAGES for path in ROOT.glob(f"{name}/*.py"))])
+SERVICE = sorted([*ROOT.glob("*.py"), *(path for name in PACKAGES for path in ROOT.glob(f"{name}/**/*.py"))])
 SIMULATOR = sorted(ROOT.glob("simulator/*.py"))
 
 
 def own_name(path):
-    return path.stem if path.parent == ROOT else path.parent.name
+    return path.stem if path.parent == ROOT else path.relative_to(ROOT).parts[0]
 
 
 def imported(path):
@@ -85,6 +78,12 @@ def test_the_service_and_the_simulator_do_not_know_each_other(path):
     assert set() == imported(path) & others
 
 
+def test_only_replicates_client_knows_the_official_one():
+    assert ["providers/replicate/client.py"] == [
+        shown(path) for path in SERVICE if "replicate" in imported(path)
+    ]
+
+
 @pytest.mark.parametrize("path", [each for each in SERVICE if each.stem != "settings"], ids=shown)
 def test_only_settings_reads_the_environment(path):
     nodes = list(ast.walk(ast.parse(path.read_text())))
@@ -108,7 +107,7 @@ IMPORT_ALL = """
 import sys, threading
 opened = []
 sys.addaudithook(lambda event, _: opened.append(event) if event.startswith("socket.") else None)
-import app, serving, providers.replicate
+import app, serving, providers.replicate.provider
 print([event for event in opened if event in {"socket.bind", "socket.connect", "socket.getaddrinfo"}])
 print([thread.name for thread in threading.enumerate()])
 """

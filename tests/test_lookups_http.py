@@ -14,7 +14,7 @@ from problems import fields, problem
 from process import until
 from streams import lines, settle, stream
 
-from intake.queries import cursor
+from parsing.queries import cursor
 
 OTHER = {"X-Replicate-API-Key": "r8_other"}
 
@@ -331,7 +331,7 @@ def test_what_is_cancelled_while_the_service_stops_is_not_gone_on_with(make_app,
     until(lambda: "running" == state(client, running, by=by))
     one, several, kept = left(client, by=by), left_batch(client, "a", "b", by=by), left(client, by=by)
     service.begin_drain(600)
-    until(lambda: 1 == service.loop.call(lambda: len(service.generations._alive)))
+    until(lambda: 1 == service.loop.call(lambda: len(service.core.supervisor.tasks())))
     item = client.get("/generations", headers=by).json["generations"][-2]["id"]
 
     with client.get(f"/generations/{one}/events", headers=by) as events:

@@ -11,22 +11,22 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 from callers import ADMIN, PICTURE, USER
+from declarations import MODELS, REGISTRY, parse_batch, parse_generation
 from jsonschema import Draft202012Validator
 from openapi_spec_validator import OpenAPIV31SpecValidator
 from replicate.webhook import Webhooks, WebhookSigningSecret
 from streams import lines, stream
 
-import models
 from errors import InvalidRequest, every_error
-from intake.parsing import parse_batch, parse_generation, parse_limits
 from openapi import openapi_document
+from parsing.limits import parse_limits
 from service import VERSION
 
-DOCUMENT = openapi_document(VERSION)
+DOCUMENT = openapi_document(VERSION, REGISTRY.models)
 SECRET = "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD"
 PARSERS = {"GenerationRequest": parse_generation, "BatchRequest": parse_batch, "Limits": parse_limits}
 
-EXAMPLES = [model.as_json()["example"] for model in models.MODELS.values()]
+EXAMPLES = [model.as_json()["example"] for model in MODELS.values()]
 FULL = [
     {
         name: schema["default"]
@@ -34,7 +34,7 @@ FULL = [
         if "default" in schema
     }
     | {"model_name": model.name, "prompt": "a", "timeout": 60}
-    for model in models.MODELS.values()
+    for model in MODELS.values()
 ]
 VALID = {
     "GenerationRequest": [
@@ -158,7 +158,7 @@ def test_the_schema_and_validation_agree_on_every_mutation_of_them(name):
 
 
 def test_each_parameter_alone_is_judged_alike():
-    for model in models.MODELS.values():
+    for model in MODELS.values():
         check = validator(model.inputs.__name__)
         for parameter in model.input_schema["properties"]:
             for strange in STRANGE:

@@ -2,12 +2,14 @@
 
 import pytest
 from callers import ADMIN, PICTURE
+from declarations import parse_batch, parse_generation
 from hypothesis import given
 from hypothesis import strategies as st
 from problems import fields
 
 from errors import InvalidRequest
-from intake.parsing import MAX_BATCH_ITEMS, parse_batch, parse_generation, parse_limits
+from parsing.batch import MAX_BATCH_ITEMS
+from parsing.limits import parse_limits
 
 
 def told(parse, body):

@@ -37,7 +37,9 @@ def _on_record(simulator, data, **settings):
 def _left(data):
     """What a process left in its ledger: of each generation its state and its prediction."""
     with closing(sqlite3.connect(data / "ledger.db")) as ledger:
-        rows = ledger.execute("SELECT id, state, json_extract(facts, '$.prediction_id') FROM generations")
+        rows = ledger.execute(
+            "SELECT id, state, prediction_id FROM generations LEFT JOIN attempts ON generation_id = id"
+        )
         return {target: (state, prediction) for target, state, prediction in rows}
 
 

@@ -1,13 +1,18 @@
 """Query strings: read strictly, and refused with everything that is wrong at once."""
 
 from datetime import UTC, datetime, timedelta, timezone
+from functools import partial
 
 import pytest
+from declarations import REGISTRY
 from hypothesis import given
 from hypothesis import strategies as st
 
 from errors import InvalidRequest
-from intake.queries import LONGEST_PAGE, USUAL_PAGE, ListQuery, cursor, parse_list, parse_usage
+from parsing import queries
+from parsing.queries import LONGEST_PAGE, USUAL_PAGE, ListQuery, cursor, parse_usage
+
+parse_list = partial(queries.parse_list, registry=REGISTRY)
 
 
 def refused(parse, query) -> list[str]:

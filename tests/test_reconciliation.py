@@ -11,10 +11,11 @@ import pytest
 import virtual_time
 from parts import ADMIN, USER, on_a_loop, parts, suffered, until
 
+from auth import credentials
 from errors import OutcomeUnknown
-from providers import TryAgain
-from providers.reconciliation import Creations, fingerprint
-from providers.transport import Lost, NotSent, Refusal
+from providers import TryAgain, Url, fingerprint
+from providers.replicate.reconciliation import Creations
+from providers.replicate.transport import Lost, NotSent, Refusal
 
 MODEL = "black-forest-labs/flux-dev"
 SENT = {"prompt": "a fox"}
@@ -163,7 +164,7 @@ def test_a_fingerprint_is_the_same_in_another_process():
         "images": ["data:,x"],
         "go_fast": True,
     }
-    ask = f"from providers.reconciliation import fingerprint; print(fingerprint({sent!r}))"
+    ask = f"from providers import fingerprint; print(fingerprint({sent!r}))"
     told = subprocess.run([sys.executable, "-c", ask], capture_output=True, text=True, check=True)
 
     assert fingerprint(sent) == told.stdout.strip()
@@ -195,7 +196,7 @@ def test_of_two_matches_the_oldest_is_adopted_first():
 def test_an_id_that_an_answer_told_is_never_adopted():
     account = Account()
     account.holds("told")
-    account.creations.know("told")
+    account.creations.register_known("told")
 
     assert "TryAgain" == found(account)
 
@@ -288,7 +289,7 @@ def test_a_creation_is_found_amid_a_stream_of_identical_ones():
 
 
 def test_two_callers_with_one_token_share_one_account():
-    twin = type(USER)("user", "user_9", ADMIN.token)
+    twin = type(USER)("user", "user_9", credentials(replicate=ADMIN.credentials["replicate"]))
 
     async def story():
         with account.begin(twin) as other:
@@ -322,9 +323,9 @@ async def test_a_prediction_whose_answer_was_lost_is_adopted_and_paid_once(simul
             fault,
             ended.succeeded,
             [each.id for each in made],
-            ended.attempts,
+            len(ended.attempts),
         )
-        assert [ended.prediction.outputs] == [tuple(each.output) for each in made]
+        assert [ended.prediction.outputs] == [tuple(Url(url) for url in each.output) for each in made]
 
 
 @on_a_loop
@@ -334,7 +335,7 @@ async def test_a_creation_that_never_arrived_is_sent_again_and_paid_once(simulat
             fault,
             ended.succeeded,
             [each.id for each in made],
-            ended.attempts,
+            len(ended.attempts),
         )
 
 
@@ -344,7 +345,7 @@ async def test_of_twenty_identical_requests_that_lose_three_answers_each_gets_it
     async with parts(simulator) as service:
         batch = await service.run_batch(["[[slow=0.3]] a fox"] * 20)
 
-    results = [generation.prediction.id for generation in batch.generations]
+    results = [generation.prediction.id for generation in batch.items]
     assert 20 == batch.summary()["succeeded"]
     assert {made.id for made in simulator.predictions()} == set(results)
     assert (20, 20, 20) == (len(results), len(set(results)), simulator.counts().creations_accepted)
@@ -357,7 +358,7 @@ async def test_of_identical_requests_some_lost_before_and_some_after_arriving_no
     async with parts(simulator) as service:
         batch = await service.run_batch(["[[slow=0.3]] a fox"] * 10)
 
-    results = {generation.prediction.id for generation in batch.generations}
+    results = {generation.prediction.id for generation in batch.items}
     assert (10, 10) == (batch.summary()["succeeded"], simulator.counts().creations_accepted)
     assert {made.id for made in simulator.predictions()} == results
 
@@ -371,7 +372,7 @@ async def test_somebody_elses_identical_prediction_beside_ours_is_unknown_and_ne
         simulator.order(on="create", reset="after")
         ended = await service.run("a fox")
 
-    assert ("outcome_unknown", 1, False) == (ended.error.code, ended.attempts, ended.error.retryable)
+    assert ("outcome_unknown", 1, False) == (ended.error.code, len(ended.attempts), ended.error.retryable)
     assert 2 == simulator.counts().creations_accepted
 
 
@@ -382,7 +383,7 @@ async def test_when_the_list_fails_too_the_outcome_is_unknown_and_nothing_is_sen
     async with parts(simulator) as service:
         ended = await service.run()
 
-    assert ("outcome_unknown", 1) == (ended.error.code, ended.attempts)
+    assert ("outcome_unknown", 1) == (ended.error.code, len(ended.attempts))
     assert 1 == simulator.counts().requests["create"]
 
 
@@ -394,12 +395,12 @@ async def test_another_accounts_identical_prediction_is_never_adopted(simulator)
         ended = await service.run("a fox", caller=ADMIN)
 
     (_, ours) = simulator.predictions()
-    assert (ours.id, ADMIN.token) == (ended.prediction.id, ours.token)
+    assert (ours.id, ADMIN.credentials["replicate"]) == (ended.prediction.id, ours.token)
 
 
 @on_a_loop
 async def test_a_lost_creation_beyond_the_first_page_is_found(simulator):
-    async with parts(simulator, concurrent_limit=200, looks=(1.0, 1.0, 1.0)) as service:
+    async with parts(simulator, concurrent_limit=200, search_pauses=(1.0, 1.0, 1.0)) as service:
         simulator.order(on="create", reset="after")
         lost = asyncio.create_task(service.run("the one"))
         await until(lambda: simulator.counts().creations_accepted == 1)

@@ -14,9 +14,8 @@ from virtual_time import run
 
 from concurrency import Gate
 from errors import OutcomeUnknown, ServerTokenRejected, TokenRejected
-from providers import Prediction, Told, TryAgain
-from providers.reconciliation import fingerprint
-from providers.replicate import Replicate
+from providers import Prediction, PushedResult, TryAgain, Url, fingerprint
+from providers.replicate.provider import Replicate
 from simulator import Options
 
 MODEL = "black-forest-labs/flux-dev"
@@ -123,7 +122,7 @@ def test_what_others_are_known_to_have_made_is_not_its_own_though_its_input_is_t
     account.holds("p1", age=ago - 1, sent={})
     account.items[0] |= {"data_removed": True}
     service = provider(account)
-    service.know(["p1"])
+    service.register_known(["p1"])
 
     assert "TryAgain" == run(ends(recovering(service, ago=ago)))
 
@@ -185,7 +184,7 @@ def test_one_more_than_were_about_to_be_sent_is_unknown():
 def test_an_id_on_record_is_never_adopted():
     async def story():
         service = provider(account)
-        service.know(["on record", "another"])
+        service.register_known(["on record", "another"])
         return await ends(recovering(service))
 
     account = Account()
@@ -279,7 +278,10 @@ def test_a_webhook_that_names_it_ends_the_search_at_once_even_while_replicate_is
         service = provider(account)
         recovery = asyncio.create_task(recovering(service))
         await asyncio.sleep(40)
-        service.tell("gen_a.1", Told(Prediction("p1", "succeeded", ("https://a",)), MODEL, fingerprint(SENT)))
+        service.receive_push(
+            "gen_a.1",
+            PushedResult(Prediction("p1", "succeeded", (Url("https://a"),)), MODEL, fingerprint(SENT)),
+        )
         found = (await recovery).prediction
         return found.id, found.is_made, asyncio.get_running_loop().time()
 
@@ -316,7 +318,7 @@ def test_what_a_killed_process_created_at_replicate_is_found_with_its_outputs(ca
             created = await service.provider.recover(
                 caller, MODEL, content=fingerprint(SENT), since=since, reference="gen_a.1"
             )
-            ended = await service.provider.finished(caller, created.prediction, model=MODEL)
+            ended = await service.provider.wait(caller, created.prediction, model=MODEL)
             return lost.prediction.id, ended.id, ended.is_made, world.tally.snapshot().creations_accepted
 
     lost, found, made, paid = run(story())

@@ -5,7 +5,7 @@ from io import BytesIO
 
 import pytest
 
-from references import INLINE, LARGEST, Upload, reference
+from catalog.references import INLINE, LARGEST, Upload, reference
 
 PNG = b"\x89PNG\r\n\x1a\n"
 HEADS = {

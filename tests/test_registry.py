@@ -3,18 +3,21 @@
 The schemas are the simulator's, which were written down independently: where the two disagree, one is wrong.
 """
 
-from typing import Any
+import dataclasses
+from typing import Annotated, Any, Literal
 
 import pytest
 from callers import ADMIN
+from declarations import MODELS, REGISTRY, find, parse_generation
 from problems import fields, problem
+from pydantic import Field
 
-import models
+import asked
+from catalog.model import Fallback, Image, Inputs, Model, Price, References, Text
+from catalog.registry import Registry
 from errors import InvalidRequest
-from intake.parsing import _BESIDE, parse_generation
-from models import MODELS, find, registered
-from openapi import openapi_document
-from registry import Inputs, Price
+from models import declared
+from parsing.generation import _BESIDE, ParseContext
 from simulator import catalog
 
 PARAMETERS = [
@@ -24,6 +27,7 @@ PARAMETERS = [
 ]
 PICTURE_URL = "https://example.com/a.png"
 PICTURE_DATA = "data:image/png;base64,iVBORw0KGgo="
+FORM = "multipart/form-data"
 CUSTOM = {"aspect_ratio": "custom"}
 BESIDE = {"width": CUSTOM, "height": CUSTOM}
 """What must be given for a parameter to be taken at all."""
@@ -257,7 +261,7 @@ def test_every_name_finds_its_model_and_no_two_models_share_one():
     names = [name for model in MODELS.values() for name in model.names]
 
     assert len(names) == len(set(names))
-    assert all(models.find(name) is model for model in MODELS.values() for name in model.names)
+    assert all(REGISTRY.find(name) is model for model in MODELS.values() for name in model.names)
     assert ALIASES == {alias: model.name for model in MODELS.values() for alias in model.aliases}
     assert {name: PRICES[name] for name in MODELS} == {
         model.name: (model.price.usd, model.price.per) for model in MODELS.values()
@@ -343,39 +347,127 @@ def test_an_unknown_model_is_refused_with_the_list_of_those_that_exist(client, n
     )
 
 
+class AnimatorInputs(Inputs):
+    beats: int = 4
+    output_format: Literal["jpg", "png"] = "png"
+    lyrics: Text | None = None
+    photos: Annotated[list[Image], Field(max_length=5)] = Field([])
+
+
+ANIMATOR = Model(
+    name="acme/animator",
+    aliases=("animator",),
+    kind="image",
+    price=Price(1.5, per="call"),
+    tier="premium",
+    credits=200,
+    usual_seconds=30.0,
+    inputs=AnimatorInputs,
+    example={"prompt": "A dancing bear"},
+    references=References("photos", most=5, preferred=True),
+    fallbacks=(Fallback("black-forest-labs/flux-dev"),),
+)
+
+
 @pytest.fixture
-def throw_away():
-    @registered(
-        name="acme/animator",
-        aliases=("animator",),
-        kind="video",
-        price=Price(1.5, per="call"),
-        tier="premium",
-        credits=200,
-        usual_seconds=30.0,
-        example={"prompt": "A dancing bear"},
-    )
-    class Animator(Inputs):
-        beats: int = 4
-
-    openapi_document.cache_clear()
-    yield Animator
-    del MODELS["acme/animator"]
-    openapi_document.cache_clear()
+def animated(app, client):
+    """A client of a service whose registry got another model after its first answers."""
+    client.get("/openapi.json")
+    client.get("/models")
+    app.extensions["service"].context.registry.register(ANIMATOR)
+    return client
 
 
-def test_adding_a_model_is_adding_one_class(throw_away, client):
-    (shown,) = [each for each in client.get("/models").json["models"] if each["name"] == "acme/animator"]
+def test_a_model_registered_later_is_listed_and_documented(animated):
+    shown = animated.get("/models").json["models"][-1]
     assert {"model_name": "animator", "prompt": "A dancing bear"} == shown["example"]
-    assert ".mp4" == shown["default_extension"]
     assert 4 == shown["input_schema"]["properties"]["beats"]["default"]
 
-    schemas = client.get("/openapi.json").json["components"]["schemas"]
-    assert ["acme/animator", "animator"] == schemas["Animator"]["properties"]["model_name"]["enum"]
-    assert {"$ref": "#/components/schemas/Animator"} in schemas["GenerationRequest"]["oneOf"]
+    schemas = animated.get("/openapi.json").json["components"]["schemas"]
+    assert ["acme/animator", "animator"] == schemas["AnimatorInputs"]["properties"]["model_name"]["enum"]
+    assert {"$ref": "#/components/schemas/AnimatorInputs"} in schemas["GenerationRequest"]["oneOf"]
+    assert "animator" in schemas["WithFallback"]["properties"]["model_name"]["enum"]
 
-    assert ["beats"] == wrong("animator", beats="4")
-    assert [] == wrong("acme/animator", beats=8)
+
+def test_a_model_registered_later_is_parsed_and_named_to_those_who_use_another(animated):
+    def refused(**given):
+        answer = animated.post("/generate", json={"prompt": "a"} | given, headers=ADMIN)
+        return {each["field"]: each["message"] for each in problem(answer, 400, "invalid_request")["errors"]}
+
+    assert {"beats": "must be an integer"} == refused(model_name="animator", beats="4")
+    assert {"beats": "is not taken by flux-dev, but by animator"} == refused(model_name="flux-dev", beats=8)
+    assert {
+        "photos": "is not taken by flux-schnell, as no reference image is; flux-kontext-max takes one "
+        "(input_image), nano-banana takes up to three (image_input), animator takes up to 5 (photos)"
+    } == refused(model_name="flux-schnell", photos=[PICTURE_URL])
+    assert "acme/animator" in refused(model_name="animate")["model_name"]
+    listed = animated.get("/generations?model=animator", headers=ADMIN)
+    assert (200, []) == (listed.status_code, listed.json["generations"])
+
+
+def test_the_fields_of_a_model_registered_later_are_text_and_lists_in_a_form(app, animated):
+    service = app.extensions["service"]
+    fields = {"model_name": "animator", "prompt": "1", "lyrics": "2", "beats": "3", "photos": PICTURE_URL}
+
+    with app.test_request_context("/generate", method="POST", data=fields, content_type=FORM):
+        body = asked.body(forms=True)
+
+    given = parse_generation(body, context=service.context).first.input
+    assert {"prompt": "1", "lyrics": "2", "beats": 3, "photos": [PICTURE_URL]} == given
+
+
+def test_a_fallback_leads_to_and_from_a_model_registered_later():
+    context = ParseContext(declared())
+    context.registry.register(ANIMATOR)
+
+    def parse(**given):
+        return parse_generation({"prompt": "a", "fallback": True} | given, context=context)
+
+    many = parse(model_name="flux-schnell", image=[PICTURE_URL] * 4, beats=8)
+    assert ("animator", [PICTURE_URL] * 4, 8) == (
+        many.model.short_name,
+        many.first.input["photos"],
+        many.first.input["beats"],
+    )
+    path = parse(model_name="animator", photos=[PICTURE_DATA]).route
+    step = path.after([ANIMATOR], code="generation_failed")
+    assert ("flux-dev", PICTURE_DATA) == (step.model.short_name, step.input["image"])
+    assert {
+        "field": "photos",
+        "change": "mapped",
+        "given": "an image",
+        "sent_as": "image",
+        "sent": "an image",
+    } in [each.as_json() for each in step.changes]
+    ordered = parse(model_name="flux-dev", fallback=["animator"])
+    assert [ANIMATOR] == [ordered.route.after([find("flux-dev")], code="generation_failed").model]
+
+
+def test_a_name_is_one_models_and_a_refused_model_is_not_known_at_all():
+    registry = Registry([ANIMATOR])
+
+    for names in ({"name": "acme/animator", "aliases": ()}, {"name": "acme/new", "aliases": ("animator",)}):
+        with pytest.raises(ValueError, match="is already the name of a model"):
+            registry.register(dataclasses.replace(ANIMATOR, **names))
+    assert ((ANIMATOR,), None) == (registry.models, registry.find("acme/new"))
+
+
+def test_two_registries_know_nothing_of_each_other():
+    one, other = declared(), declared()
+    one.register(ANIMATOR)
+
+    assert (ANIMATOR, None) == (one.find("animator"), other.find("animator"))
+    assert "beats" in one.takers
+    assert "beats" not in other.takers
+
+
+def test_a_fallback_to_a_model_that_the_registry_lacks_is_passed_over():
+    context = ParseContext(Registry([ANIMATOR]))
+    body = {"model_name": "animator", "prompt": "a", "fallback": True}
+
+    path = parse_generation(body, context=context).route
+
+    assert path.after([ANIMATOR], code="generation_failed") is None
 
 
 def test_models_tells_of_each_model_what_a_caller_needs(client):

@@ -16,10 +16,12 @@ from hypothesis import strategies as st
 from parts import ADMIN, OTHER_USER, USER, listening, on_a_loop, parts, until
 from virtual_replicate import replicate
 
+from auth import credentials
 from errors import OutcomeUnknown, ServerTokenRejected, UpstreamError
-from providers import Prediction, TryAgain
-from providers.reconciliation import Creations, fingerprint
-from providers.webhooks import GOOD_FOR, SECRETS_KEPT, Secrets, Told, Untrusted, verified
+from providers import Prediction, PushedResult, TryAgain, Untrusted, Url, fingerprint
+from providers.replicate.answers import read_secret
+from providers.replicate.push import GOOD_FOR, SECRETS_KEPT, Secrets, read_push
+from providers.replicate.reconciliation import Creations
 from simulator import Options
 from simulator.webhooks import signed
 
@@ -48,14 +50,14 @@ def headers(content: bytes, *, secret: str = SECRET, **changed: str | None) -> d
 
 def refused(sent: dict[str, str], content: bytes, secret: str = SECRET) -> bool:
     with pytest.raises(Untrusted) as untrusted:
-        verified(sent, content, secret)
+        read_push(sent, content, secret)
     return secret not in str(untrusted.value)
 
 
 def test_what_replicate_signed_is_read():
-    told = verified(headers(body()), body(), SECRET)
+    told = read_push(headers(body()), body(), SECRET)
 
-    assert ("p1", "succeeded", (OVER["output"][0],)) == (
+    assert ("p1", "succeeded", (Url(OVER["output"][0]),)) == (
         told.prediction.id,
         told.prediction.status,
         told.prediction.outputs,
@@ -66,23 +68,23 @@ def test_what_replicate_signed_is_read():
 def test_header_names_are_read_in_any_case():
     sent = {name.title(): value for name, value in headers(body()).items()}
 
-    assert "p1" == verified(sent, body(), SECRET).prediction.id
+    assert "p1" == read_push(sent, body(), SECRET).prediction.id
 
 
 def test_any_of_several_signatures_is_enough():
     good = headers(body())
     sent = good | {"webhook-signature": f"v1,AAAA {good['webhook-signature']}"}
 
-    assert "p1" == verified(sent, body(), SECRET).prediction.id
+    assert "p1" == read_push(sent, body(), SECRET).prediction.id
 
 
 def test_what_a_message_leaves_out_is_not_known():
     content = json.dumps({"id": "p1", "status": "failed"}).encode()
 
-    told = verified(headers(content), content, SECRET)
+    told = read_push(headers(content), content, SECRET)
     assert (None, None, None) == (told.model, told.content, told.webhook)
     odd = body(model=7, input=["a"], webhook={})
-    told = verified(headers(odd), odd, SECRET)
+    told = read_push(headers(odd), odd, SECRET)
     assert (None, None, None) == (told.model, told.content, told.webhook)
 
 
@@ -112,7 +114,7 @@ def test_a_timestamp_that_is_no_number_is_not_believed_though_it_is_signed(stamp
 
 @pytest.mark.parametrize("age", [-200, 0, 290])
 def test_a_message_a_few_minutes_old_is_believed(age):
-    assert "p1" == verified(stamped(str(int(time.time()) - age)), body(), SECRET).prediction.id
+    assert "p1" == read_push(stamped(str(int(time.time()) - age)), body(), SECRET).prediction.id
 
 
 def stamped(stamp: str) -> dict[str, str]:
@@ -133,7 +135,7 @@ def test_a_malformed_signature_is_not_believed(signature):
 )
 def test_with_a_malformed_secret_nothing_is_believed_and_it_is_not_told(secret):
     with pytest.raises(Untrusted) as untrusted:
-        verified(headers(body()), body(), secret)
+        read_push(headers(body()), body(), secret)
     assert "The webhook is not signed by Replicate, or not lately." == str(untrusted.value)
 
 
@@ -155,7 +157,7 @@ def test_with_a_malformed_secret_nothing_is_believed_and_it_is_not_told(secret):
 )
 def test_what_is_no_prediction_is_not_believed_though_it_is_signed(content):
     try:
-        told = verified(headers(content), content, SECRET)
+        told = read_push(headers(content), content, SECRET)
     except Untrusted:
         return
     assert "p1" == told.prediction.id  # as deep as this can still be read
@@ -178,7 +180,7 @@ JSON = st.recursive(
 def test_whatever_a_signed_message_holds_it_is_told_or_not_believed(fields):
     content = body(**fields)
     with suppress(Untrusted):
-        assert isinstance(verified(headers(content), content, SECRET), Told)
+        assert isinstance(read_push(headers(content), content, SECRET), PushedResult)
 
 
 @given(
@@ -191,7 +193,7 @@ def test_whatever_a_signed_message_holds_it_is_told_or_not_believed(fields):
 @settings(max_examples=300, deadline=None, derandomize=True)
 def test_whatever_is_sent_it_is_not_believed_and_nothing_else_is_raised(sent, content, secret):
     with pytest.raises(Untrusted):
-        verified(sent, content, secret)
+        read_push(sent, content, secret)
 
 
 # The secret: asked for once.
@@ -210,7 +212,7 @@ class Asked:
         answer = self._answers.pop(0) if self._answers else {"key": f"whsec_{caller.id}"}
         if isinstance(answer, Exception):
             raise answer
-        return answer
+        return read_secret(answer)
 
 
 def test_a_hundred_who_ask_at_once_cost_one_request():
@@ -261,7 +263,7 @@ def test_secrets_are_bounded_and_asked_for_again_after_an_hour():
         await secrets.of(ADMIN)
         after = len(asked.callers)
         for number in range(SECRETS_KEPT):
-            await secrets.of(type(USER)("user", f"user_{number}", "r8_x"))
+            await secrets.of(type(USER)("user", f"user_{number}", credentials(replicate="r8_x")))
         await secrets.of(ADMIN)
         return before, after, asked.callers.count("admin"), len(secrets._secrets)
 
@@ -302,8 +304,10 @@ async def test_a_secret_that_replicate_does_not_give_is_a_service_error(simulato
 # What is told of a creation whose answer was lost, or has not come yet.
 
 
-def over(prediction_id: str = "p1", *, model: str | None = MODEL, sent=SENT) -> Told:
-    return Told(Prediction(prediction_id, "succeeded", ("https://a",)), model, sent and fingerprint(sent))
+def over(prediction_id: str = "p1", *, model: str | None = MODEL, sent=SENT) -> PushedResult:
+    return PushedResult(
+        Prediction(prediction_id, "succeeded", (Url("https://a"),)), model, sent and fingerprint(sent)
+    )
 
 
 class Account:
@@ -328,7 +332,7 @@ def test_a_search_ends_at_once_with_what_a_webhook_tells(at):
     async def story():
         account = Account()
         with account.begin() as creation:
-            asyncio.get_running_loop().call_at(at, account.creations.of("gen_a.1").tell, over())
+            asyncio.get_running_loop().call_at(at, account.creations.of("gen_a.1").receive_push, over())
             found = await creation.find()
         return found.id, found.is_made, round(found.age, 2), asyncio.get_running_loop().time()
 
@@ -339,7 +343,7 @@ def test_what_was_told_while_the_answer_was_awaited_is_adopted_without_a_look():
     async def story():
         account = Account()
         with account.begin() as creation:
-            creation.tell(over())
+            creation.receive_push(over())
             await asyncio.sleep(30)
             found = await creation.find()
         return found.id, account.looks
@@ -354,7 +358,7 @@ def test_what_is_of_another_model_or_input_ends_no_search(told):
     async def story():
         account = Account()
         with account.begin() as creation:
-            creation.tell(told)
+            creation.receive_push(told)
             with pytest.raises(TryAgain):
                 await creation.find()
         return account.creations.is_known("p1")
@@ -365,9 +369,9 @@ def test_what_is_of_another_model_or_input_ends_no_search(told):
 def test_a_prediction_on_record_is_adopted_by_no_other_creation_that_is_told_of_it():
     async def story():
         account = Account()
-        account.creations.know("p1")
+        account.creations.register_known("p1")
         with account.begin() as creation:
-            creation.tell(over())
+            creation.receive_push(over())
             with pytest.raises(TryAgain):
                 await creation.find()
 
@@ -381,7 +385,7 @@ def test_the_first_that_was_told_counts_however_often_it_is_told():
             finding = asyncio.create_task(creation.find())
             await asyncio.sleep(1)
             for prediction_id in ("p1", "p1", "p2"):
-                creation.tell(over(prediction_id))
+                creation.receive_push(over(prediction_id))
             return (await finding).id
 
     assert "p1" == virtual_time.run(story())
@@ -393,7 +397,7 @@ def test_an_alike_creation_in_doubt_does_not_adopt_what_another_was_told_nor_cou
     async def story():
         account = Account("p1", "p2", "p3")
         with account.begin() as told, account.begin("gen_b.1") as creation:
-            asyncio.get_running_loop().call_at(2, told.tell, over("p1"))
+            asyncio.get_running_loop().call_at(2, told.receive_push, over("p1"))
             with pytest.raises(OutcomeUnknown):
                 await creation.find()
 
@@ -412,7 +416,7 @@ def test_in_whatever_tick_the_search_is_told_it_never_ends_with_nothing_or_with_
             for _ in range(tick):
                 await asyncio.sleep(0)
             was_over = finding.done()
-            creation.tell(over())
+            creation.receive_push(over())
             ended, *_ = await asyncio.gather(finding, return_exceptions=True)
             await asyncio.sleep(0)
         return was_over, type(ended)
@@ -428,7 +432,7 @@ def test_a_search_that_is_cancelled_in_the_tick_it_is_told_stays_cancelled():
             finding = asyncio.create_task(creation.find())
             await asyncio.sleep(1)
             finding.cancel()
-            creation.tell(over())
+            creation.receive_push(over())
             await asyncio.gather(finding, return_exceptions=True)
             return finding.cancelled()
 
@@ -455,13 +459,13 @@ def test_what_is_told_before_the_answer_is_read_is_there_when_it_is_waited_for()
                 creation = asyncio.create_task(creating(service, lease=lease))
                 await asyncio.sleep(1.8)
                 (made,) = world.book
-                provider.tell("gen_a.1", over(made.id))
+                provider.receive_push("gen_a.1", over(made.id))
                 created = await creation
-            ended = await provider.finished(ADMIN, created.prediction, model=MODEL, announced=True)
+            ended = await provider.wait(ADMIN, created.prediction, model=MODEL)
             at = asyncio.get_running_loop().time()
             return ended.outputs, at, world.tally.snapshot().requests
 
-    assert (("https://a",), 2.0, {"create": 1}) == virtual_time.run(story())
+    assert ((Url("https://a"),), 2.0, {"create": 1}) == virtual_time.run(story())
 
 
 def test_what_names_another_prediction_than_the_answer_does_tells_of_neither():
@@ -474,9 +478,9 @@ def test_what_names_another_prediction_than_the_answer_does_tells_of_neither():
             with await service.gate.acquire("admin") as lease:
                 creation = asyncio.create_task(creating(service, lease=lease))
                 await asyncio.sleep(1.5)
-                provider.tell("gen_a.1", over("forged"))
+                provider.receive_push("gen_a.1", over("forged"))
                 created = await creation
-            return created.prediction.id == next(iter(world.book)).id, provider._watcher._announcements.early(
+            return created.prediction.id == next(iter(world.book)).id, provider._watcher._pushes.early(
                 "forged"
             )
 
@@ -489,26 +493,29 @@ def test_nobody_can_end_the_watch_over_a_prediction_that_another_attempt_made():
             provider = service.provider
             with await service.gate.acquire("admin") as lease:
                 created = await creating(service, lease=lease)
-            waiting = asyncio.create_task(provider.finished(ADMIN, created.prediction, model=MODEL))
+            waiting = asyncio.create_task(provider.wait(ADMIN, created.prediction, model=MODEL))
             await asyncio.sleep(1)
-            provider.tell("gen_b.1", over(created.prediction.id))
+            provider.receive_push("gen_b.1", over(created.prediction.id))
             await asyncio.sleep(1)
             still = waiting.done()
-            provider.tell("gen_a.1", over(created.prediction.id))
+            provider.receive_push("gen_a.1", over(created.prediction.id))
             return still, (await waiting).outputs, asyncio.get_running_loop().time()
 
-    assert (False, ("https://a",), 2.0) == virtual_time.run(story())
+    assert (False, (Url("https://a"),), 2.0) == virtual_time.run(story())
 
 
 def test_a_lost_answer_that_a_webhook_makes_up_for_costs_no_look():
     async def story():
-        async with replicate(Options(prediction_seconds=8, jitter=0), looks=(5.0, 5.0)) as (service, world):
+        async with replicate(Options(prediction_seconds=8, jitter=0), search_pauses=(5.0, 5.0)) as (
+            service,
+            world,
+        ):
             world.faults.order(on="create", reset="after")
             with await service.gate.acquire("admin") as lease:
                 creation = asyncio.create_task(creating(service, lease=lease))
                 await asyncio.sleep(1)
                 (made,) = world.book
-                service.provider.tell("gen_a.1", over(made.id))
+                service.provider.receive_push("gen_a.1", over(made.id))
                 created = await creation
             at = asyncio.get_running_loop().time()
             return (
@@ -527,15 +534,15 @@ def test_a_lost_answer_that_a_webhook_makes_up_for_costs_no_look():
 @asynccontextmanager
 async def receiving(provider, caller=ADMIN):
     """The address of a receiver that believes as the service does, and what it was told."""
-    told: list[Told] = []
+    told: list[PushedResult] = []
 
     async def serve(reader, writer):
         head = (await reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")
         sent = dict(line.split(": ", 1) for line in head[1:] if line)
         length = next(int(value) for name, value in sent.items() if name.lower() == "content-length")
         content = await reader.readexactly(length)
-        told.append(verified(sent, content, await provider.webhook_secret(caller)))
-        provider.tell(head[0].split(" ")[1].strip("/"), told[-1])
+        told.append(read_push(sent, content, await provider.webhook_secret(caller)))
+        provider.receive_push(head[0].split(" ")[1].strip("/"), told[-1])
         writer.write(b"HTTP/1.1 204 No Content\r\nConnection: close\r\n\r\n")
         await writer.drain()
         writer.close()
@@ -549,13 +556,13 @@ async def test_a_creation_with_a_callback_is_told_of_when_it_is_over_and_not_loo
     async with parts(simulator) as service, receiving(service.provider) as (callback, told):
         with await service.gate.acquire("admin") as lease:
             created = await creating(service, lease=lease, callback=callback)
-        ended = await service.provider.finished(ADMIN, created.prediction, model=MODEL, announced=True)
+        ended = await service.provider.wait(ADMIN, created.prediction, model=MODEL)
 
     (made,) = simulator.predictions()
     assert {"webhook": callback, "webhook_events_filter": ["completed"]} == {
         name: value for name, value in made.body.items() if name != "input"
     }
-    assert (made.id, tuple(made.output)) == (ended.id, ended.outputs)
+    assert (made.id, tuple(map(Url, made.output))) == (ended.id, ended.outputs)
     assert [(made.id, MODEL, fingerprint(made.input), callback)] == [
         (each.prediction.id, each.model, each.content, each.webhook) for each in told
     ]
@@ -566,13 +573,16 @@ async def test_a_creation_with_a_callback_is_told_of_when_it_is_over_and_not_loo
 async def test_a_lost_answer_is_adopted_from_the_webhook_over_real_sockets(simulator):
     simulator.order(on="create", reset="after")
     simulator.order(on="list", times=100, status=500)
-    async with parts(simulator, looks=(5.0,)) as service, receiving(service.provider) as (callback, told):
+    async with (
+        parts(simulator, search_pauses=(5.0,)) as service,
+        receiving(service.provider) as (callback, told),
+    ):
         with await service.gate.acquire("admin") as lease:
             created = await creating(service, lease=lease, callback=callback)
         await until(lambda: told)
 
     (made,) = simulator.predictions()
-    assert (made.id, tuple(made.output), SERVER_TOKEN) == (
+    assert (made.id, tuple(map(Url, made.output)), SERVER_TOKEN) == (
         created.prediction.id,
         created.prediction.outputs,
         made.token,

@@ -166,7 +166,7 @@ def test_the_example_file_says_every_setting_with_its_sentence_and_default():
     declared = {
         name: (field.description, _documented_default(name)) for name, field in Settings.model_fields.items()
     }
-    assert declared == said
+    assert declared == said, "run `make generated`"
 
 
 def test_the_example_file_as_it_is_gives_the_defaults():
@@ -187,4 +187,4 @@ def test_the_readme_says_every_setting_with_its_default():
     declared = [
         (name, _documented_default(name), field.description) for name, field in Settings.model_fields.items()
     ]
-    assert declared == rows
+    assert declared == rows, "run `make generated`"

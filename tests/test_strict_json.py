@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from errors import InvalidJSON
-from intake import strict_json
+from parsing import strict_json
 
 VALUES = st.recursive(
     st.none()

@@ -8,26 +8,24 @@ from parts import ADMIN, look, on_a_loop, parts, reply, until, wire
 
 from concurrency import Gate, Lease
 from providers import Prediction, TryAgain
-from providers.replicate import Replicate
-from providers.transport import MAX_ANSWER, Exchange, Lost, NotSent, Refusal
-from providers.watcher import LookFailed
+from providers.replicate.provider import Replicate
+from providers.replicate.transport import MAX_ANSWER, Lost, NotSent, Refusal
+from providers.replicate.watcher import PollFailed
 
 
 async def get(service, prediction_id: str = "p1", *, seconds: float = 5):
     with await service.others.acquire("admin") as lease:
-        return await service.provider._call(
-            ADMIN, Exchange(lease, seconds), lambda client: client.predictions.async_get(prediction_id)
-        )
+        path = f"/v1/predictions/{prediction_id}"
+        return (await service.provider._client._call(ADMIN, "GET", path, lease, seconds=seconds)).json()
 
 
-def create(service, lease: Lease, *, seconds: float = 5, creates: bool = True):
-    return service.provider._call(
-        ADMIN,
-        Exchange(lease, seconds, creates=creates),
-        lambda client: client.models.predictions.async_create(
-            model="black-forest-labs/flux-dev", input={"prompt": "a fox"}
-        ),
+async def create(service, lease: Lease, *, seconds: float = 5, creates: bool = True):
+    path = "/v1/models/black-forest-labs/flux-dev/predictions"
+    sent = {"input": {"prompt": "a fox"}}
+    answer = await service.provider._client._call(
+        ADMIN, "POST", path, lease, seconds=seconds, creates=creates, json=sent
     )
+    return answer.json()
 
 
 @on_a_loop
@@ -54,10 +52,10 @@ async def test_one_lease_is_one_request(simulator):
 
 
 @on_a_loop
-async def test_a_request_outside_an_exchange_cannot_leave(simulator):
+async def test_a_request_of_the_official_clients_own_methods_cannot_leave(simulator):
     async with parts(simulator) as service:
-        client = await service.provider._client(ADMIN)
-        with pytest.raises(LookupError):
+        client = service.provider._client._client("r8_server")
+        with pytest.raises(RuntimeError, match="has no lease"):
             await client.predictions.async_get("p1")
 
     assert {} == simulator.counts().requests
@@ -82,7 +80,7 @@ async def test_everything_that_creates_nothing_takes_a_place_in_the_other_window
 async def test_a_refused_look_is_one_look(simulator, status):
     simulator.order(on="get", times=10, status=status)
     async with parts(simulator) as service:
-        with pytest.raises(LookFailed):
+        with pytest.raises(PollFailed):
             await look(service)
 
     assert {"get": 1} == simulator.counts().requests
@@ -226,16 +224,16 @@ async def test_a_path_in_the_base_url_is_kept():
 
 
 @on_a_loop
-async def test_closing_leaves_no_client_open_and_twice_is_no_error(simulator):
-    provider = Replicate(
-        base_url=simulator.url, others=Gate(concurrent_limit=1, requests_per_minute=10), looks=()
-    )
-    client = await provider._client(ADMIN)
+async def test_closing_leaves_no_connection_open_and_twice_is_no_error(simulator):
+    provider = Replicate(base_url=simulator.url, others=Gate(concurrent_limit=1, requests_per_minute=10))
+    await provider.webhook_secret(ADMIN)
+    session = provider._client._connections.client
+    assert not session.closed
 
     await provider.aclose()
     await provider.aclose()
 
-    assert client._async_client.is_closed
+    assert session.closed
 
 
 @on_a_loop

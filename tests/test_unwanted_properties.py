@@ -14,10 +14,12 @@ import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import rule
-from mortal import CALLERS, Mortal, an_order, patiently, prompt_of
-from parts import ADMIN, a_picture, pictures
+from mortal import CALLERS, Mortal, patiently
+from parts import ADMIN, a_picture, pictures, submission
 
 from auth import Visitor
+from errors import NotFound
+from ledger.records import GenerationRecord
 
 KINDS = st.sampled_from(
     [
@@ -71,7 +73,7 @@ class Unwanted(Mortal):
         wanted, prompts = self.wanted(kinds, fields, single=single)
 
         async def story():
-            work = await self.process.desk.take(an_order(wanted, caller, seconds=0))
+            work = await self.process.generations.submit(submission(wanted, caller, wait_seconds=0))
             self.works.append((work.id, caller, prompts))
 
         self.do(patiently(story(), 1.0))
@@ -88,9 +90,11 @@ class Unwanted(Mortal):
         wanted, prompts = self.wanted(kinds, fields, single=single)
 
         async def story():
-            waiting = asyncio.create_task(self.process.desk.serve(an_order(wanted, caller)))
+            waiting = asyncio.create_task(
+                self.process.generations.submit_and_wait(submission(wanted, caller))
+            )
             await asyncio.sleep(seconds)
-            draining = asyncio.create_task(self.process.generations.drain(30)) if stops else None
+            draining = asyncio.create_task(self.process.core.supervisor.drain(30)) if stops else None
             waiting.cancel()
             await asyncio.wait([waiting])
             if waiting.cancelled():
@@ -113,7 +117,7 @@ class Unwanted(Mortal):
     )
     def cancel_while_it_stops(self, data, whose, moment, patience):
         async def story():
-            draining = asyncio.create_task(self.process.generations.drain(patience))
+            draining = asyncio.create_task(self.process.core.supervisor.drain(patience))
             await asyncio.sleep(moment)
             await patiently(self.cancel_one(data, whose, 0.01), 60.0)
             await draining
@@ -126,15 +130,18 @@ class Unwanted(Mortal):
         if not self.works:
             return
         target, caller, prompts = data.draw(st.sampled_from(self.works))
-        items = self.disk.of_batch(target)
+        items = self.disk.batch_items(target)
         if items and data.draw(st.booleans()):
-            row = data.draw(st.sampled_from(items))
-            target, prompts = row["id"], [prompts[row["position"]]]
+            record = data.draw(st.sampled_from(items))
+            target, prompts = record.id, [prompts[record.position]]
         is_admin = whose == "admin" or caller is ADMIN
         visitor = Visitor("admin", True, ADMIN) if is_admin else Visitor(caller.id, False, caller)
-        if await self.process.desk.cancel(target, visitor, seconds=seconds) is not None:
-            await self.process.ledger.synced()  # nothing is told before
-            self.no_more(prompts)
+        try:
+            await self.process.generations.cancel(target, visitor, patience=seconds)
+        except NotFound:
+            return
+        await self.process.ledger.flush()  # nothing is answered before
+        self.no_more(prompts)
 
     def no_more(self, prompts) -> None:
         """If that could be put on record, it is the last that is heard of these."""
@@ -156,7 +163,7 @@ class Unwanted(Mortal):
 
         async def story():
             ledger.trouble = "The disk is full."
-            asyncio.get_running_loop().call_later(seconds, ledger.mend)
+            asyncio.get_running_loop().call_later(seconds, setattr, ledger, "trouble", None)
             self.given_up.clear()  # whoever was told so while it was lost may yet be wrong, and dies with the process
             await asyncio.sleep(seconds if waits else 0)
 
@@ -164,7 +171,7 @@ class Unwanted(Mortal):
 
     @rule()
     def give_up_on_those_who_stay_away(self):
-        self.do(patiently(self.process.interrupted.give_up(before=1e12), 5.0))
+        self.do(patiently(self.process.core.suspension.expire(before=1e12), 5.0))
 
     async def come_to_the_end(self) -> None:
         await super().come_to_the_end()
@@ -176,10 +183,10 @@ class Unwanted(Mortal):
             prompt = each.creation.input["prompt"]
             made[prompt].append(each)
             billed[prompt] += each.billed_usd
-        for row in self.disk.rows["generations"].values():
-            prompt = prompt_of(row)
-            assert [each.status for each in made[prompt]].count("succeeded") <= 1, row
-            assert row["cost_usd"] >= billed[prompt] - 1e-9, row
+        for record in self.disk.all(GenerationRecord):
+            prompt = record.prompt
+            assert [each.status for each in made[prompt]].count("succeeded") <= 1, record
+            assert record.cost_usd >= billed[prompt] - 1e-9, record
         for prompt, since in self.given_up.items():
             late = [
                 each for each in made[prompt] if self.world.book.loop_time(each.created_at) > since + ARRIVED

@@ -5,13 +5,13 @@ from io import BytesIO
 
 import pytest
 import virtual_time
+from declarations import parse_generation
 from parts import ADMIN, USER, on_a_loop, parts, run, until
 
+from catalog.references import INLINE, Upload
 from errors import UpstreamError
-from intake.parsing import parse_generation
-from providers.transport import Lost
-from providers.uploads import AT_ONCE, GOOD_FOR, TRIES, Uploads
-from references import INLINE, Upload
+from providers.replicate.transport import Lost
+from providers.replicate.uploads import AT_ONCE, GOOD_FOR, TRIES, Uploads
 
 LARGE = b"\x89PNG\r\n\x1a\n".ljust(INLINE + 1)
 
@@ -52,7 +52,7 @@ async def test_nothing_is_uploaded_while_the_other_window_is_spent(simulator):
 async def test_no_slot_is_held_while_an_image_is_on_its_way(simulator):
     simulator.order(on="file", delay=0.3)
     async with parts(simulator, concurrent_limit=1) as service:
-        editor = asyncio.create_task(run(service.generations, editing(an_image())))
+        editor = asyncio.create_task(run(service.core, editing(an_image())))
         await until(lambda: simulator.counts().requests.get("file"))
         assert 0 == service.gate.statistics().current_concurrent
         await service.run("another")
@@ -82,7 +82,7 @@ async def test_an_upload_that_goes_wrong_in_passing_is_tried_again_and_costs_not
 ):
     simulator.order(on="file", times=2, **fault)
     async with parts(simulator) as service:
-        ended = await run(service.generations, editing(an_image()))
+        ended = await run(service.core, editing(an_image()))
 
     assert passes is ended.succeeded, ended.error
     assert int(passes) == simulator.counts().creations_accepted
@@ -95,7 +95,7 @@ async def test_an_upload_that_goes_wrong_in_passing_is_tried_again_and_costs_not
 async def test_what_never_gets_through_is_told_and_nothing_is_created(simulator):
     simulator.order(on="file", times=100, status=500)
     async with parts(simulator) as service:
-        ended = await run(service.generations, editing(an_image()))
+        ended = await run(service.core, editing(an_image()))
 
     assert ("upstream_error", 0) == (ended.error.code, simulator.counts().creations_accepted)
     assert 4 == simulator.counts().requests["file"]
@@ -105,7 +105,7 @@ async def test_what_never_gets_through_is_told_and_nothing_is_created(simulator)
 async def test_an_account_that_is_refused_is_told_so_before_anything_is_created(simulator):
     simulator.account("r8_user", reject=True)
     async with parts(simulator) as service:
-        ended = await run(service.generations, editing(an_image()), caller=USER)
+        ended = await run(service.core, editing(an_image()), caller=USER)
 
     assert ("replicate_token_rejected", 1) == (ended.error.code, sum(simulator.counts().requests.values()))
 
@@ -114,7 +114,7 @@ async def test_an_account_that_is_refused_is_told_so_before_anything_is_created(
 async def test_an_image_that_goes_to_a_second_model_is_not_sent_again(simulator):
     async with parts(simulator) as service:
         request = editing(an_image(), "[[only=flux-kontext-max]] [[nsfw]]", fallback=True)
-        ended = await run(service.generations, request)
+        ended = await run(service.core, request)
 
     assert ended.succeeded
     assert 1 == len(simulator.uploads())
@@ -139,7 +139,7 @@ class Sent:
         self.done += 1
         if self._outcomes:
             raise self._outcomes.pop(0)
-        return {"urls": {"get": f"https://api.replicate.com/v1/files/{number}"}}
+        return f"https://api.replicate.com/v1/files/{number}"
 
 
 @pytest.mark.parametrize(("failures", "sent"), [(0, 1), (2, 3), (3, 4)])
@@ -227,4 +227,6 @@ async def test_each_caller_sends_with_their_own_token(simulator):
         for caller in (ADMIN, USER):
             await service.provider.upload(caller, an_image())
 
-    assert [ADMIN.token, USER.token] == [each.token for each in simulator.uploads()]
+    assert [ADMIN.credentials["replicate"], USER.credentials["replicate"]] == [
+        each.token for each in simulator.uploads()
+    ]

@@ -4,7 +4,6 @@ import gc
 import socket
 import weakref
 
-import waiting
 from loop_thread import LoopThread
 
 
@@ -23,7 +22,7 @@ def test_what_work_gave_is_let_go_of_without_waiting_for_a_collection():
             async def work():
                 return Made()
 
-            given = weakref.ref(waiting.result(waiting.submit(loop, work(), ours)))
+            given = weakref.ref(loop.run(work(), disconnect=ours))
             loop.call(lambda: None)  # whatever the loop still had to do is done
             assert given() is None
     finally:

@@ -128,7 +128,7 @@ def test_a_prediction_that_is_over_is_told_and_not_looked_at_any_more(status, ou
         looks = len(upstream.looks)
         await asyncio.sleep(1000)
         end = upstream.made["ann"][0].end
-        assert end is await upstream.watcher.finished(caller("ann"), end, model=MODEL)
+        assert end is await upstream.watcher.wait(caller("ann"), end, model=MODEL)
         return looks == len(upstream.looks) and upstream.is_idle()
 
     assert run(story())
@@ -147,7 +147,7 @@ def test_a_prediction_watched_late_is_as_old_as_it_is_said_to_be():
         await upstream.learn(20.0, 20.0, 20.0)
         made = upstream.make(20.0)
         await asyncio.sleep(15.0)
-        await upstream.watcher.finished(caller("ann"), Prediction("p", "starting", age=15.0), model=MODEL)
+        await upstream.watcher.wait(caller("ann"), Prediction("p", "starting", age=15.0), model=MODEL)
         return now() - made.ends_at, len(upstream.looks)
 
     assert (0.0, 1) == run(story())

@@ -7,7 +7,7 @@ import pytest
 from upstream import MODEL, OUTPUT, Made, Upstream, caller, now, run
 
 from providers import Prediction
-from providers.announcements import GRACE, KEPT, SILENCE, Announcements
+from providers.replicate.push import GRACE, KEPT, SILENCE, PushTracker
 
 UNDER_WAY = 0.3
 """Seconds that a webhook takes."""
@@ -22,11 +22,11 @@ async def announced(
     webhook: float | None = UNDER_WAY,
 ) -> float:
     """Wait for it, of which a webhook tells so many seconds after its end, or never. Returns how late it was told."""
-    prediction = Prediction(made.id, "starting", created_at=made.created_at)
+    prediction = Prediction(made.id, "starting", created_at=made.created_at, is_announced=True)
     if webhook is not None:
         at = made.ends_at + webhook
-        asyncio.get_running_loop().call_at(at, lambda: upstream.watcher.tell(made.end))
-    told = await upstream.watcher.finished(caller(account), prediction, model=model, announced=True)
+        asyncio.get_running_loop().call_at(at, lambda: upstream.watcher.receive(made.end))
+    told = await upstream.watcher.wait(caller(account), prediction, model=model)
     assert made.end == told
     return now() - made.ends_at
 
@@ -190,9 +190,9 @@ def test_what_is_watched_late_is_looked_at_as_usual_and_costs_no_trust():
         await upstream.learn(12.0, 12.0, 12.0)
         made = upstream.make(12.0)
         await asyncio.sleep(60.0)
-        late = Prediction(made.id, "starting", created_at=made.created_at, age=60.0)
+        late = Prediction(made.id, "starting", created_at=made.created_at, age=60.0, is_announced=True)
         began = now()
-        await upstream.watcher.finished(caller("ann"), late, model=MODEL, announced=True)
+        await upstream.watcher.wait(caller("ann"), late, model=MODEL)
         waited = now() - began
         await asyncio.sleep(20.0)
         upstream.looks.clear()
@@ -206,7 +206,7 @@ def test_what_was_told_before_anybody_waited_is_there_at_once():
     async def story():
         upstream = Upstream()
         made = upstream.make(0.0)
-        upstream.watcher.tell(made.end)
+        upstream.watcher.receive(made.end)
         return await announced(upstream, made, webhook=None), len(upstream.looks)
 
     assert (0.0, 0) == run(story())
@@ -217,8 +217,8 @@ def test_of_what_nobody_waits_for_only_the_latest_thousand_are_kept():
         upstream = Upstream()
         ends = [Prediction(f"p{n}", "succeeded", OUTPUT) for n in range(KEPT + 1)]
         for end in ends:
-            upstream.watcher.tell(end)
-        kept = upstream.watcher._announcements
+            upstream.watcher.receive(end)
+        kept = upstream.watcher._pushes
         return [kept.early("p0"), kept.early("p1"), kept.early(f"p{KEPT}")] == [None, ends[1], ends[KEPT]]
 
     assert run(story())
@@ -230,14 +230,14 @@ def test_a_webhook_told_twice_or_of_what_is_not_over_or_nobodys_does_no_harm():
         made = upstream.make(12.0)
         waiting = asyncio.create_task(announced(upstream, made, webhook=None))
         await asyncio.sleep(1.0)
-        upstream.watcher.tell(Prediction(made.id, "processing"))
-        upstream.watcher.tell(Prediction("nobody's", "failed"))
+        upstream.watcher.receive(Prediction(made.id, "processing"))
+        upstream.watcher.receive(Prediction("nobody's", "failed"))
         assert not waiting.done()
         await asyncio.sleep(11.0)
         for _ in range(3):
-            upstream.watcher.tell(made.end)
+            upstream.watcher.receive(made.end)
         late = await waiting
-        upstream.watcher.tell(made.end)
+        upstream.watcher.receive(made.end)
         return late, upstream.is_idle()
 
     assert (0.0, True) == run(story())
@@ -256,7 +256,7 @@ def test_webhooks_tell_of_those_that_relied_on_none():
     async def story():
         upstream = Upstream()
         made = upstream.make(12.0)
-        asyncio.get_running_loop().call_at(made.ends_at, lambda: upstream.watcher.tell(made.end))
+        asyncio.get_running_loop().call_at(made.ends_at, lambda: upstream.watcher.receive(made.end))
         return await upstream.watch(made)
 
     assert 0.0 == run(story())
@@ -276,7 +276,7 @@ def test_webhooks_teach_how_long_a_model_takes():
 def test_an_account_is_found_out_once_however_many_webhooks_it_misses():
     async def story():
         heard = []
-        announcements = Announcements(on_silence=lambda who: heard.append((who.id, now())))
+        announcements = PushTracker(on_silence=lambda who: heard.append((who.id, now())))
         for n in range(3):
             announcements.expect(caller("ann"), f"p{n}")
             await asyncio.sleep(1.0)
@@ -296,7 +296,7 @@ def test_closing_leaves_no_timer_that_waits_for_a_webhook(webhook):
         made = upstream.make(12.0)
         await announced(upstream, made, webhook=None)
         if webhook is not None:
-            upstream.watcher.tell(made.end)
+            upstream.watcher.receive(made.end)
         await upstream.watcher.aclose()
         return [each for each in asyncio.get_running_loop()._scheduled if not each.cancelled()]
 

@@ -7,17 +7,15 @@ from upstream import HANGS, MODEL, Upstream, caller, now, run
 
 from errors import UpstreamError
 from providers import Prediction
-from providers.watcher import LookFailed
+from providers.replicate.watcher import PollFailed
 
 
 async def followed(
     upstream: Upstream, made, listener, *, after: float = 0.0, announced: bool = True
 ) -> float:
     """Wait for it while the listener follows it. Returns how late it was told."""
-    prediction = Prediction(made.id, "starting", created_at=made.created_at)
-    waiting = asyncio.create_task(
-        upstream.watcher.finished(caller("ann"), prediction, model=MODEL, announced=announced)
-    )
+    prediction = Prediction(made.id, "starting", created_at=made.created_at, is_announced=announced)
+    waiting = asyncio.create_task(upstream.watcher.wait(caller("ann"), prediction, model=MODEL))
     await asyncio.sleep(after)
     upstream.watcher.follow(made.id, listener)
     await waiting
@@ -159,7 +157,7 @@ def test_when_looks_are_scarce_followers_see_next_to_nothing(crowd, least, most_
         ]
         await asyncio.sleep(60.0)
         made = upstream.make(39.5)
-        asyncio.get_running_loop().call_at(made.ends_at, lambda: upstream.watcher.tell(made.end))
+        asyncio.get_running_loop().call_at(made.ends_at, lambda: upstream.watcher.receive(made.end))
         await followed(upstream, made, shown.append)
         for each in others:
             each.cancel()
@@ -183,7 +181,7 @@ def test_looks_that_hang_are_not_begun_every_second():
 def test_an_account_that_was_asked_to_wait_is_not_looked_at_for_its_followers():
     async def story():
         upstream = Upstream()
-        busy = LookFailed(UpstreamError(), wait=30.0)
+        busy = PollFailed(UpstreamError(), wait=30.0)
         upstream.trouble = lambda look: busy if len(upstream.looks) == 5 else None
         await followed(upstream, upstream.make(60.0), lambda told: None)
         times = [look.at for look in upstream.looks]

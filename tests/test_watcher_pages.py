@@ -10,8 +10,8 @@ from upstream import HANGS, Made, Upstream, now, run
 
 from errors import UpstreamError
 from providers import Prediction
-from providers.answers import read_page, read_prediction
-from providers.watcher import LookFailed, NoPages
+from providers.replicate.answers import read_page, read_prediction
+from providers.replicate.watcher import NoPages, PollFailed
 
 
 @asynccontextmanager
@@ -230,7 +230,7 @@ def test_an_impossible_date_stops_nobodys_looks(date):
 
 
 @pytest.mark.parametrize(
-    "trouble", [NoPages(), LookFailed(UpstreamError()), HANGS], ids=["refused", "fail", "hang"]
+    "trouble", [NoPages(), PollFailed(UpstreamError()), HANGS], ids=["refused", "fail", "hang"]
 )
 def test_without_pages_each_is_asked_for_by_itself_within_bounded_time(trouble):
     async def story():
@@ -246,7 +246,7 @@ def test_without_pages_each_is_asked_for_by_itself_within_bounded_time(trouble):
 
 
 @pytest.mark.parametrize(
-    "trouble", [NoPages(), LookFailed(UpstreamError()), HANGS], ids=["refused", "fail", "hang"]
+    "trouble", [NoPages(), PollFailed(UpstreamError()), HANGS], ids=["refused", "fail", "hang"]
 )
 def test_pages_are_tried_again_after_a_while(trouble):
     async def story():

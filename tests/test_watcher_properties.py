@@ -10,7 +10,7 @@ from upstream import HANGS, OUTPUT, Look, Made, Upstream, caller, now, run
 
 from errors import UpstreamError
 from providers import Prediction
-from providers.watcher import LookFailed, NoPages
+from providers.replicate.watcher import NoPages, PollFailed
 
 WELL_AFTER = 120.0
 """Seconds. No trouble begins later than this."""
@@ -81,7 +81,7 @@ def suffered(troubles: list[Trouble], look: Look) -> Exception | str | None:
                 return HANGS
             if each.what == "refused" and look.id is None:
                 return NoPages()
-            return LookFailed(UpstreamError(), wait=20.0 if each.what == "wait" else 0.0)
+            return PollFailed(UpstreamError(), wait=20.0 if each.what == "wait" else 0.0)
     return None
 
 
@@ -95,15 +95,13 @@ def shown(wanted: Wanted, made: Made) -> Prediction | None:
 async def watch(upstream: Upstream, wanted: Wanted, made: Made) -> None:
     later = asyncio.get_running_loop().call_later
     if wanted.webhook is not None and wanted.webhook < math.inf:
-        later(wanted.seconds + wanted.webhook, lambda: upstream.watcher.tell(made.end))
+        later(wanted.seconds + wanted.webhook, lambda: upstream.watcher.receive(made.end))
     if wanted.followed_after is not None:
         later(wanted.followed_after, lambda: upstream.watcher.follow(made.id, lambda told: None))
     created_at = made.created_at if wanted.dated else None
-    prediction = Prediction(made.id, "starting", created_at=created_at)
     announced = wanted.webhook is not None
-    assert made.end == await upstream.watcher.finished(
-        caller(wanted.account), prediction, model=wanted.model, announced=announced
-    )
+    prediction = Prediction(made.id, "starting", created_at=created_at, is_announced=announced)
+    assert made.end == await upstream.watcher.wait(caller(wanted.account), prediction, model=wanted.model)
 
 
 @given(

@@ -6,9 +6,9 @@ import pytest
 from upstream import HANGS, Look, Upstream, caller, now, run
 
 from errors import UpstreamError
-from providers.watcher import LookFailed
+from providers.replicate.watcher import PollFailed
 
-DOWN = LookFailed(UpstreamError())
+DOWN = PollFailed(UpstreamError())
 
 
 def test_looks_that_fail_do_not_end_the_watch():
@@ -81,7 +81,7 @@ def test_patience_is_for_what_fails_without_a_break():
     async def story():
         upstream = Upstream()
         error = UpstreamError("gone")
-        upstream.trouble = lambda look: None if 4 < look.at < 6 else LookFailed(error, patience=5.0)
+        upstream.trouble = lambda look: None if 4 < look.at < 6 else PollFailed(error, patience=5.0)
         with pytest.raises(UpstreamError) as told:
             await upstream.predict(1000.0)
         good = [look.at for look in upstream.looks if 4 < look.at < 6]
@@ -95,7 +95,7 @@ def test_patience_is_for_what_fails_without_a_break():
 def test_an_upstream_that_was_down_uses_up_no_patience():
     async def story():
         upstream = Upstream()
-        missing = LookFailed(UpstreamError("gone"), patience=3.0)
+        missing = PollFailed(UpstreamError("gone"), patience=3.0)
         script = [missing, *[DOWN] * 5, missing]
         upstream.trouble = lambda look: script.pop(0) if script else None
         return await upstream.predict(60.0)
@@ -114,7 +114,7 @@ def test_the_wait_that_was_asked_for_holds_for_the_whole_account_and_for_no_othe
         def busy(look: Look):
             if look.caller == "ann" and look.at > 5.0 and not asked:
                 asked.append(now() + 0.2)
-                return LookFailed(UpstreamError(), wait=30.0)
+                return PollFailed(UpstreamError(), wait=30.0)
             return None
 
         async def later(n: int) -> None:
@@ -139,7 +139,7 @@ def test_a_look_that_waited_for_its_place_is_not_made_within_the_wait_asked_for_
         await upstream.learn(20.0, 20.0, 20.0)
         upstream.gate.configure(concurrent_limit=1)
         upstream.trouble = lambda look: (
-            LookFailed(UpstreamError(), wait=30.0) if len(upstream.looks) == 1 else None
+            PollFailed(UpstreamError(), wait=30.0) if len(upstream.looks) == 1 else None
         )
         await asyncio.gather(upstream.predict(20.0, "a"), upstream.predict(20.0, "b"))
         first, second, *_ = (look.at for look in upstream.looks)
@@ -296,11 +296,11 @@ def test_closing_ends_the_looks_under_way():
         upstream.trouble = lambda look: HANGS
         waits = [asyncio.create_task(upstream.predict(5.0, f"p{n}")) for n in range(5)]
         await asyncio.sleep(3.0)
-        looking = len(upstream.watcher._looks)
+        looking = len(upstream.watcher._polls)
         for wait in waits:
             wait.cancel()
         await upstream.watcher.aclose()
-        return looking, len(upstream.watcher._looks), upstream.gate.statistics().current_concurrent
+        return looking, len(upstream.watcher._polls), upstream.gate.statistics().current_concurrent
 
     looking, left, held = run(story())
     assert looking > 0

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from virtual_time import run
 
+from admission.sliding_window import WINDOW
 from concurrency import Gate
-from sliding_window import WINDOW
 from window_log import WindowLog
 
 ROOT = Path(__file__).parent.parent

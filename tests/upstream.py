@@ -13,19 +13,20 @@ from typing import Any
 
 from virtual_time import VirtualLoop
 
-from auth import Caller
+from admission.durations import Durations
+from admission.sliding_window import WINDOW
+from auth import Caller, credentials
 from concurrency import Gate
 from errors import UpstreamError
-from providers import Prediction
-from providers.answers import Page
-from providers.watcher import LookFailed, Watcher
-from sliding_window import WINDOW
+from providers import Output, Prediction, Url
+from providers.replicate.answers import Page
+from providers.replicate.watcher import PollFailed, Watcher
 
 MODEL = "someone/something"
-OUTPUT = ("https://replicate.delivery/picture.png",)
+OUTPUT = (Url("https://replicate.delivery/picture.png"),)
 HANGS = "hangs"
 LOOK_TIMEOUT = 10.0
-"""Seconds after which the client gives a look up, as `providers.replicate` does."""
+"""Seconds after which the client gives a look up, as `providers.replicate.provider` does."""
 
 _START = datetime(2026, 1, 1, tzinfo=UTC)
 _PAGE = 100
@@ -38,7 +39,7 @@ def now() -> float:
 
 
 def caller(name: str) -> Caller:
-    return Caller("user", name, f"r8_{name}")
+    return Caller("user", name, credentials(replicate=f"r8_{name}"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +75,9 @@ class Upstream:
 
     def __init__(self, *, round_trip: float = 0.0, per_minute: int = 3000) -> None:
         self.gate = Gate(concurrent_limit=200, requests_per_minute=per_minute)
-        self.watcher = Watcher(places=self.gate, get=self._get, get_page=self._get_page)
+        self.watcher = Watcher(
+            places=self.gate, get=self._get, get_page=self._get_page, durations=Durations()
+        )
         self.round_trip = round_trip
         self.made: dict[str, list[Made]] = {}
         """By account, in order of creation."""
@@ -91,7 +94,7 @@ class Upstream:
         *,
         account: str = "ann",
         status: str = "succeeded",
-        outputs: tuple[str, ...] = OUTPUT,
+        outputs: tuple[Output, ...] = OUTPUT,
         says_seconds: bool = True,
     ) -> Made:
         """A prediction that begins now."""
@@ -111,7 +114,7 @@ class Upstream:
         """Wait for it. Returns how long after its end that was told."""
         created_at = made.created_at if dated else None
         prediction = Prediction(made.id, "starting", created_at=created_at)
-        told = await self.watcher.finished(caller(account), prediction, model=model)
+        told = await self.watcher.wait(caller(account), prediction, model=model)
         assert made.end == told
         return now() - made.ends_at
 
@@ -162,7 +165,7 @@ class Upstream:
     def is_idle(self) -> bool:
         """Nobody waits, nothing is under way, and nothing is left of those who waited."""
         watcher = self.watcher
-        at_rest = watcher._patrol is None and not watcher._looks and not watcher._accounts
+        at_rest = watcher._patrol is None and not watcher._polls and not watcher._accounts
         return at_rest and 0 == self.gate.statistics().current_concurrent == self.gate.statistics().waiting
 
     async def _get(self, who: Caller, prediction_id: str, lease) -> Prediction:
@@ -189,7 +192,7 @@ class Upstream:
         trouble = self.trouble(look)
         if trouble is HANGS:
             await asyncio.sleep(LOOK_TIMEOUT - self.round_trip / 2)
-            raise LookFailed(UpstreamError())
+            raise PollFailed(UpstreamError())
         if trouble is not None:
             await asyncio.sleep(self.round_trip / 2)
             raise trouble

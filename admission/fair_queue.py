@@ -1,0 +1,292 @@
+"""Whose turn it is: callers take turns, then each caller's batches (start-time fair queueing).
+
+Each turn has a start tag: the end of the party's last turn, or the queue's present turn if that is later.
+The smallest tag goes next. So being away saves no turns up, a caller who returns again and again gets one turn a
+round like all others, and none starves. Goyal, Vin and Cheng, "Start-time Fair Queueing", SIGCOMM 1996, here with
+equal weights and turns of length one.
+
+Adding, taking and discarding cost O(log n) in those who wait. A party that may not go now (a paused account, a batch at
+its own bound, a batch while the window is paced) is stepped over: O(log n) for each of those, and there are few.
+"""
+
+import math
+from abc import ABC, abstractmethod
+from collections import OrderedDict
+from collections.abc import Iterable
+from dataclasses import dataclass
+from heapq import heappop, heappush
+from itertools import count
+from typing import Any, Generic, TypeAlias, TypeVar
+
+Ticket: TypeAlias = Any
+"""The name of what waits or runs: any hashable value, of the owner's choice."""
+
+
+class Party(ABC):
+    """One of those who take turns. `waiting` says by its truth whether tickets wait behind it."""
+
+    turn_end = 0
+    lined_up = False
+    waiting: Any
+
+    @abstractmethod
+    def take(self, now: float, batches: bool) -> "tuple[Ticket, Flow] | None":
+        """The next ticket that may go and its flow, or None. Without `batches`, of single calls only."""
+
+
+P = TypeVar("P", bound=Party)
+
+
+class Turns(Generic[P]):
+    """Parties in the order of their start tags."""
+
+    def __init__(self) -> None:
+        self._line: list[tuple[int, int, P]] = []
+        self._arrivals = count()
+        self.turn = 0
+
+    def line_up(self, party: P) -> None:
+        if not party.lined_up:
+            party.lined_up = True
+            start = max(self.turn, party.turn_end)
+            heappush(self._line, (start, next(self._arrivals), party))
+
+    def take(self, now: float, batches: bool) -> "tuple[Ticket, Flow] | None":
+        """What the first party gives that gives anything; its turn is then used up."""
+        line = self._line
+        stepped_over: list[tuple[int, int, P]] = []
+        taken = None
+        while line and taken is None:
+            start, arrival, party = heappop(line)
+            taken = party.take(now, batches)
+            if taken is not None:
+                self.turn = max(self.turn, start)
+                party.turn_end = start + 1
+            if not party.waiting:
+                party.lined_up = False
+            elif taken is None:
+                stepped_over.append((start, arrival, party))
+            else:
+                heappush(line, (party.turn_end, next(self._arrivals), party))
+        for start, arrival, party in stepped_over:
+            # Being held back saves no turns up.
+            heappush(line, (max(start, self.turn), arrival, party))
+        if taken is not None and not line:
+            self.turn += 1  # nothing waits: the next to come start even with all others
+        return taken
+
+
+class Flow(Party):
+    """One batch of one caller, or (`batch` is None) the caller's single calls: first come, first served."""
+
+    def __init__(self, owner: "_Caller", batch: str | None) -> None:
+        self.owner = owner
+        self.batch = batch
+        self.max_concurrent = math.inf
+        self.in_flight = 0
+        self.waiting: OrderedDict[Ticket, None] = OrderedDict()
+
+    def take(self, now: float, batches: bool) -> "tuple[Ticket, Flow] | None":  # noqa: ARG002
+        is_held_back = self.in_flight >= self.max_concurrent or (self.batch is not None and not batches)
+        if is_held_back or not self.waiting:
+            return None
+        ticket, _ = self.waiting.popitem(last=False)
+        self.owner.waiting -= 1
+        return ticket, self
+
+    def is_busy(self) -> bool:
+        return bool(self.waiting) or self.in_flight > 0
+
+    def admitted(self, ticket: Ticket) -> None:
+        self.in_flight += 1
+        if self.owner.cautious:
+            self.owner.probe = ticket
+
+    def released(self, ticket: Ticket) -> None:
+        self.in_flight -= 1
+        if self.owner.probe == ticket:
+            self.owner.probe = None
+
+
+class _Caller(Party):
+    def __init__(self) -> None:
+        self.turns: Turns[Flow] = Turns()
+        self.flows: dict[str | None, Flow] = {}
+        self.waiting: int = 0
+        self.paused_until = -math.inf
+        self.cautious = False
+        self.probe: Ticket | None = None
+        """The one ticket that went since the pause. The next goes when the fate of this one is known."""
+
+    def take(self, now: float, batches: bool) -> tuple[Ticket, Flow] | None:
+        return None if self.is_held_back(now) else self.turns.take(now, batches)
+
+    def is_held_back(self, now: float) -> bool:
+        return now < self.paused_until or self.probe is not None
+
+    def is_idle(self) -> bool:
+        return not self.waiting and not any(map(Flow.is_busy, self.flows.values()))
+
+    def flow(self, batch: str | None) -> Flow:
+        found = self.flows.get(batch)
+        if found is None:
+            # A batch comes once: forget those that are done when the next one comes.
+            self.flows = {name: flow for name, flow in self.flows.items() if flow.is_busy()}
+            found = self.flows[batch] = Flow(self, batch)
+        return found
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """How many tickets of one flow wait and run."""
+
+    caller: str
+    batch: str | None
+    waiting: int
+    in_flight: int
+    max_concurrent: float
+
+
+class FairQueue:
+    """Tickets, each behind its caller and its batch."""
+
+    def __init__(self) -> None:
+        self._turns: Turns[_Caller] = Turns()
+        self._callers: dict[str, _Caller] = {}
+        self._flow_of: dict[Ticket, Flow] = {}
+        self._paused: set[_Caller] = set()
+        self._tidy_at = 64
+        self.batched = 0
+        """How many of the tickets that wait belong to batches."""
+
+    def __len__(self) -> int:
+        return len(self._flow_of)
+
+    def add(
+        self,
+        tickets: Iterable[Ticket],
+        caller: str,
+        batch: str | None = None,
+        max_concurrent: float | None = None,
+    ) -> None:
+        """Line tickets up in this order, behind those of the same flow."""
+        flow = self.flow(caller, batch, max_concurrent)
+        owner, before = flow.owner, len(self._flow_of)
+        for ticket in tickets:
+            flow.waiting[ticket] = None
+            self._flow_of[ticket] = flow
+        added = len(self._flow_of) - before
+        owner.waiting += added
+        if batch is not None:
+            self.batched += added
+        if added:
+            owner.turns.line_up(flow)
+            self._turns.line_up(owner)
+
+    def flow(self, caller: str, batch: str | None, max_concurrent: float | None) -> Flow:
+        """A batch, or the single calls, of a caller."""
+        flow = self._caller(caller).flow(batch)
+        if max_concurrent is not None:
+            flow.max_concurrent = max_concurrent
+        return flow
+
+    def place(self, caller: str, batch: str | None, ahead: int) -> int:
+        """The place in line of a ticket with so many of its own flow ahead of it, if all turns from now on are equal: 1
+        is the next. The ticket itself need not be here yet."""
+        owner = self._callers.get(caller)
+        turns = own = ahead + 1
+        if owner is not None:
+            turns += sum(min(len(flow.waiting), own) for name, flow in owner.flows.items() if name != batch)
+        others = (each for each in self._callers.values() if each is not owner)
+        return turns + sum(min(each.waiting, turns) for each in others)
+
+    def discard(self, ticket: Ticket) -> None:
+        """Forget a ticket; one that is not here is no error."""
+        flow = self._flow_of.pop(ticket, None)
+        if flow is not None:
+            del flow.waiting[ticket]
+            flow.owner.waiting -= 1
+            self.batched -= flow.batch is not None
+
+    def take(self, now: float, *, batches: bool = True) -> tuple[Ticket, Flow] | None:
+        """The next ticket that may go and its flow, or None. Without `batches`, of single calls only."""
+        if not batches and self.batched == len(self._flow_of):
+            return None
+        taken = self._turns.take(now, batches)
+        if taken is not None:
+            del self._flow_of[taken[0]]
+            self.batched -= taken[1].batch is not None
+        return taken
+
+    def pause(self, caller: str, until: float) -> None:
+        """Hold a caller back until then, and afterwards let one ticket go at a time."""
+        paused = self._caller(caller)
+        paused.paused_until = max(paused.paused_until, until)
+        paused.cautious = True
+        paused.probe = None
+        self._paused.add(paused)
+
+    def proceed(self, caller: str, *, unless_until: float = -math.inf) -> None:
+        """End a caller's caution, if a ticket has gone since the pause, or prolong the pause until a moment."""
+        cautious = self._callers.get(caller)
+        if cautious is None or not cautious.cautious:
+            return
+        if unless_until > -math.inf:
+            self.pause(caller, unless_until)
+        elif cautious.probe is not None:
+            cautious.cautious = False
+            cautious.probe = None
+
+    def clear(self, caller: str | None = None, batch: str | None = None) -> list[Ticket]:
+        """Take all tickets out, or only those of one batch of one caller."""
+        tickets = list(self._flow_of if caller is None else self._caller(caller).flow(batch).waiting)
+        for ticket in tickets:
+            self.discard(ticket)
+        return tickets
+
+    def lines(self) -> tuple[Line, ...]:
+        """Each flow of which tickets wait or run."""
+        return tuple(
+            Line(name, flow.batch, len(flow.waiting), flow.in_flight, flow.max_concurrent)
+            for name, caller in self._callers.items()
+            for flow in caller.flows.values()
+            if flow.is_busy()
+        )
+
+    def paused_until(self, now: float) -> dict[str, float]:
+        """Until when each caller is held back who is paused now."""
+        return {
+            name: caller.paused_until for name, caller in self._callers.items() if caller.paused_until > now
+        }
+
+    def next_pause_end(self, now: float) -> float:
+        """When the first paused caller with tickets that wait may go again; infinity if there is none."""
+        if not self._paused:
+            return math.inf
+        paused = self._still_paused(now)
+        return min((caller.paused_until for caller in paused if caller.waiting), default=math.inf)
+
+    def longest_pause(self, now: float) -> float:
+        """Seconds until the last paused caller may go again."""
+        return max((caller.paused_until - now for caller in self._still_paused(now)), default=0.0)
+
+    def _still_paused(self, now: float) -> set[_Caller]:
+        self._paused = {caller for caller in self._paused if caller.paused_until > now}
+        return self._paused
+
+    def _caller(self, name: str) -> _Caller:
+        found = self._callers.get(name)
+        if found is None:
+            if len(self._callers) >= self._tidy_at:
+                self._tidy()
+            found = self._callers[name] = _Caller()
+        return found
+
+    def _tidy(self) -> None:
+        """Forget callers who have nothing here, not even a turn that counts against them."""
+        self._callers = {
+            name: caller
+            for name, caller in self._callers.items()
+            if not caller.is_idle() or caller.turn_end > self._turns.turn or caller in self._paused
+        }
+        self._tidy_at = 2 * len(self._callers) + 64

@@ -1,0 +1,184 @@
+"""How work will go: a batch before anything is spent, and a generation that has begun.
+
+`plan` lets a batch pass through a copy of the gate's own `Policy` on a clock of its own. Nothing here touches the gate,
+so it runs in any thread; `Policy.snapshot`, taken on the loop, is what it starts from. Two choices make it good:
+
+- **A duration is drawn, not averaged.** A batch ends with its slowest, of which a mean knows nothing. Each item gets
+  one of its model's latest, drawn by a generator with a fixed seed, so the same question has the same answer; and a
+  small batch, in which a draw weighs much, is simulated many times.
+- **What cannot be known is spread evenly**: how far those in flight have come. What may go wrong is left out: a
+  batch with retries, fallbacks or pauses yet to come takes longer than its plan says.
+"""
+
+import math
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from heapq import heappop, heappush
+from itertools import count
+from statistics import fmean
+from typing import Final, Literal
+
+from admission.durations import Durations, Took
+from admission.fair_queue import Line
+from admission.policy import GateSnapshot, Policy
+from admission.sliding_window import WINDOW
+
+Strategy = Literal["immediate", "window", "queue"]
+
+_SIMULATED: Final = 2_000
+_MOST_SIMULATIONS: Final = 50
+"""A plan simulates about so many admissions in all, and the batch so many times at the most. At least once."""
+
+_OVERDUE: Final = 0.1
+"""The part of its usual time that is left to a generation which has passed it already."""
+
+_NEWCOMER: Final = ""
+"""The batch that is planned; no real one has this name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """The facts of one generation that a plan needs. `usual_seconds` is believed until one was measured."""
+
+    model: str
+    usual_seconds: float
+    cost_usd: float
+    credits: int
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How a batch will go: `immediate` if all of it starts at once, `queue` if it takes more than a window has,
+    `window` if it has to wait otherwise."""
+
+    strategy: Strategy
+    seconds: float
+    cost_usd: float
+    credits: int
+
+
+def seconds_left(usual: float, *, held: float) -> float:
+    """Seconds until a generation ends that has held its slot for so long, if it takes as long as `usual`."""
+    return max(usual - held, usual * _OVERDUE)
+
+
+def plan(
+    items: Sequence[Item],
+    seen: GateSnapshot,
+    durations: Durations,
+    *,
+    caller: str,
+    max_concurrent: int | None,
+) -> Plan:
+    """How these items, in this order, would go as one batch of this caller that comes right now, in flight at most
+    `max_concurrent` at once. In any thread."""
+    chance = random.Random(0)  # noqa: S311 - the same question has the same answer
+    expected = {item.model: durations.of(item.model) or (Took(item.usual_seconds),) for item in items}
+    admissions = len(items) + sum(line.waiting for line in seen.lines)
+    runs = [
+        Simulation(
+            [chance.choice(expected[item.model]) for item in items], seen, caller, max_concurrent
+        ).run()
+        for _ in range(max(1, min(_MOST_SIMULATIONS, _SIMULATED // max(1, admissions))))
+    ]
+    return Plan(
+        strategy=_strategy(len(items), seen, at_once=runs[0][1]),
+        seconds=fmean(seconds for seconds, _ in runs),
+        cost_usd=round(math.fsum(item.cost_usd for item in items), 6),
+        credits=sum(item.credits for item in items),
+    )
+
+
+def _strategy(items: int, seen: GateSnapshot, *, at_once: int) -> Strategy:
+    if items > seen.requests_per_minute:
+        return "queue"
+    others_wait = any(line.waiting for line in seen.lines)
+    return "immediate" if at_once == items and not others_wait else "window"
+
+
+class Simulation:
+    """One way the batch may go: `draws` are the durations of its items, in input order.
+
+    A ticket is the number of its line, of which the last is the batch, and its own number in that.
+    """
+
+    def __init__(
+        self, draws: Sequence[Took], seen: GateSnapshot, caller: str, max_concurrent: int | None
+    ) -> None:
+        self._began = self._now = self._end = seen.now
+        self._draws = draws
+        self._left = len(draws)
+        self._own = len(seen.lines)
+        self._answer = fmean([took.answered for took in draws] or [0.0])
+        self._held = seen.held or [took.held for took in draws] or [0.0]
+        self._chance = random.Random(1)  # noqa: S311 - others change no draw of the batch's
+        self._events: list[tuple[float, int, bool, tuple[int, int]]] = []
+        """When a ticket is over, or (False) its answer shows that its caller's pause has ended. The serial number keeps
+        the order of those at one moment."""
+        self._serial = count()
+        self._paused = seen.paused_until
+        self._callers = [*(line.caller for line in seen.lines), caller]
+        self._policy = Policy(
+            concurrent_limit=seen.concurrent_limit,
+            requests_per_minute=seen.requests_per_minute,
+            durations=Durations(),
+        )
+        self._policy.restore(seen, unanswered=seen.now + self._answer + WINDOW)
+        for number, line in enumerate(seen.lines):
+            self._bring_in(number, line)
+        own = ((self._own, item) for item in range(len(draws)))
+        self._policy.enqueue(own, caller, batch=_NEWCOMER, max_concurrent=max_concurrent)
+
+    def run(self) -> tuple[float, int]:
+        """Seconds until the last item has ended, and how many items were admitted at once."""
+        next_chance = self._step()
+        at_once = len(self._draws) - self._left
+        while self._left:
+            self._pass_until(min(next_chance, self._events[0][0]) if self._events else next_chance)
+            next_chance = self._step()
+        return self._end - self._began, at_once
+
+    def _bring_in(self, number: int, line: Line) -> None:
+        usual = fmean(self._held)
+        for running in range(line.in_flight):
+            ticket = (number, line.waiting + running)
+            self._policy.adopt(ticket, line.caller, batch=line.batch, now=self._now)
+            self._after(usual * (running + 0.5) / line.in_flight, ticket, is_over=True)
+        self._policy.enqueue(
+            ((number, waiting) for waiting in range(line.waiting)),
+            line.caller,
+            batch=line.batch,
+            max_concurrent=line.max_concurrent,
+        )
+
+    def _step(self) -> float:
+        """Admit all that may go; the next moment at which time alone may admit more."""
+        step = self._policy.step(self._now)
+        for ticket in step.admitted:
+            line, number = ticket
+            if line == self._own:
+                took = self._draws[number]
+                held, answered = took.held, took.answered
+                self._left -= 1
+                self._end = max(self._end, self._now + held + took.after)
+            else:
+                held = self._chance.choice(self._held)
+                answered = min(held, self._answer)
+            self._policy.answered(ticket, self._now + answered)
+            if self._paused:
+                self._after(answered, ticket, is_over=False)
+            self._after(held, ticket, is_over=True)
+        return step.next_chance
+
+    def _after(self, seconds: float, ticket: tuple[int, int], *, is_over: bool) -> None:
+        heappush(self._events, (self._now + seconds, next(self._serial), is_over, ticket))
+
+    def _pass_until(self, moment: float) -> None:
+        self._now = moment
+        while self._events and self._events[0][0] <= moment:
+            _, _, is_over, ticket = heappop(self._events)
+            if is_over:
+                self._policy.release(ticket, moment)
+            else:
+                self._policy.proceed(self._callers[ticket[0]], moment)

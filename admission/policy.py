@@ -1,0 +1,283 @@
+"""Admission: a generation starts when a slot and a place in the window are both free. Neither is taken
+alone, so waiting burns no budget.
+
+A *slot* is one prediction in flight, from just before its creation to its terminal state. A *place* is
+one creation in the sliding window. Three choices make the policy:
+
+- **The window is exact**, a log of times and no bucket: at 600 a minute a leaky bucket lets 1,199 starts
+  into one 60-second window. A place is counted from its admission, without end while its request is on the
+  way, and for 60 seconds after its *answer*. An arrival at Replicate lies between its sending and its answer,
+  so place *k + N* arrives at least 60 seconds after place *k*, whatever the network does in between.
+- **Callers take turns, then each caller's batches** (`fair_queue`): one call beside a batch of 10,000 waits for a
+  turn, not for the batch.
+- **The last part of the window is paced.** Turns do not help once a batch has spent the minute in its first
+  seconds. So while batches want more than there is, they take the last places (`interactive_reserve`)
+  evenly over the minute, and single calls take them first. A place that only batches want is never wasted.
+
+Every rule stands here, once, and `now` is an argument (seconds of any monotonic clock). What waits or runs is known by
+its *ticket*, any hashable value of the caller's choice, so that a gate can be driven by futures, rows or numbers.
+"""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from statistics import fmean
+from typing import NamedTuple
+
+from admission.durations import Durations
+from admission.fair_queue import FairQueue, Flow, Line, Ticket
+from admission.sliding_window import WINDOW, SlidingWindow
+
+
+class Step(NamedTuple):
+    """The tickets that are admitted now, in order, and when time alone may admit more (infinity: never)."""
+
+    admitted: list[Ticket]
+    next_chance: float
+
+
+@dataclass(frozen=True, slots=True)
+class GateSnapshot:
+    """All that decides when a newcomer is admitted. Moments are by the gate's clock.
+
+    Attributes:
+        places: When each place taken is free again; infinity without an answer.
+        reserve_places: The same for the places taken of the reserve.
+        held: How long slots were held lately, in seconds.
+        paused_until: The callers who are paused now.
+        lines: What waits and runs.
+    """
+
+    now: float
+    concurrent_limit: int
+    requests_per_minute: int
+    reserve: int
+    places: tuple[float, ...]
+    reserve_places: tuple[float, ...]
+    paced_until: float
+    held: tuple[float, ...]
+    paused_until: dict[str, float]
+    lines: tuple[Line, ...]
+
+
+@dataclass(slots=True, eq=False)
+class _Admission:
+    flow: Flow
+    since: float
+    unanswered: tuple[SlidingWindow, ...] = ()
+    """The windows in which its place has no answer yet."""
+    pace: float = 0.0
+    """Seconds by which it put off the next place of the reserve."""
+
+
+class Policy:
+    """Slots, an exact sliding window, and a fair queue before both.
+
+    Tell it what happens, and then `step`. `interactive_reserve` is the share of the window that batches take paced.
+    `durations` learns how long slots are held. The limit of slots, `window` and `queue` are public for reading alone.
+    """
+
+    def __init__(
+        self,
+        *,
+        concurrent_limit: int,
+        requests_per_minute: int,
+        interactive_reserve: float = 0.0,
+        durations: Durations,
+    ) -> None:
+        if not 0 <= interactive_reserve < 1:
+            raise ValueError(f"interactive_reserve must be from 0 to below 1, got {interactive_reserve}")
+        self._in_flight: dict[Ticket, _Admission] = {}
+        self.queue = FairQueue()
+        self.window = SlidingWindow(0)
+        self._reserve = SlidingWindow(0)
+        self._reserve_share = interactive_reserve
+        self._paced_until = -math.inf
+        self._durations = durations
+        self._set_limits(concurrent_limit, requests_per_minute)
+
+    # ── What happens
+
+    def enqueue(
+        self,
+        tickets: Iterable[Ticket],
+        caller: str,
+        *,
+        batch: str | None = None,
+        max_concurrent: float | None = None,
+    ) -> None:
+        """Let tickets wait, in this order. `batch` groups what belongs together; without it they are single calls.
+        `max_concurrent` bounds the batch below the policy's own limit."""
+        self.queue.add(tickets, caller, batch, max_concurrent)
+
+    def withdraw(self, ticket: Ticket) -> None:
+        """A ticket leaves that still waits, or was admitted and sent nothing: as if it had never been. One that is not
+        here is no error."""
+        admission = self._in_flight.pop(ticket, None)
+        if admission is None:
+            self.queue.discard(ticket)
+            return
+        admission.flow.released(ticket)
+        for window in admission.unanswered:
+            window.give_back()
+        self._paced_until -= admission.pace
+
+    def adopt(
+        self,
+        ticket: Ticket,
+        caller: str,
+        *,
+        batch: str | None = None,
+        max_concurrent: float | None = None,
+        now: float,
+    ) -> None:
+        """A ticket that an earlier process has in flight takes a slot, free or not. `count` counted its place."""
+        flow = self.queue.flow(caller, batch, max_concurrent)
+        flow.in_flight += 1  # begun before any pause that is known here, so it proves nothing of one
+        self._in_flight[ticket] = _Admission(flow, now)
+
+    def answered(self, ticket: Ticket, now: float) -> None:
+        """The creation of an admitted ticket is answered at this moment, perhaps one yet to come. Its place counts for
+        60 seconds from then. Twice is no error."""
+        admission = self._in_flight[ticket]
+        for window in admission.unanswered:
+            window.answered(now)
+        admission.unanswered = ()
+
+    def release(self, ticket: Ticket, now: float) -> None:
+        """An admitted ticket is over and frees its slot. Without an answer its place counts from now."""
+        self.answered(ticket, now)
+        admission = self._in_flight.pop(ticket)
+        admission.flow.released(ticket)
+        self._durations.note_slot(now - admission.since)
+
+    def count(self, spent: Iterable[float], now: float) -> None:
+        """Count places of an earlier process: seconds since each was answered, negative if its answer may yet come."""
+        self.window.count(spent, now)
+
+    def pause(self, caller: str, until: float) -> None:
+        """Admit nothing of this caller until then, afterwards one ticket at a time until `proceed`."""
+        self.queue.pause(caller, until)
+
+    def proceed(self, caller: str, now: float, *, exhausted_for: float = 0.0) -> None:
+        """A creation of this caller was accepted, which ends the caution after a pause.
+
+        If it was the last for `exhausted_for` seconds, the caller pauses again. If it was sent before the pause, it
+        proves nothing. A caller who was never paused is left alone: this window is stricter than what Replicate says of
+        its own."""
+        self.queue.proceed(caller, unless_until=now + exhausted_for if exhausted_for > 0 else -math.inf)
+
+    def configure(
+        self, now: float, *, concurrent_limit: int | None = None, requests_per_minute: int | None = None
+    ) -> None:
+        """Change both limits or none. Raises ValueError; running work is never touched."""
+        self._set_limits(
+            self.concurrent_limit if concurrent_limit is None else concurrent_limit,
+            self.window.limit if requests_per_minute is None else requests_per_minute,
+        )
+        if self._reserve.limit:  # the pace of the old limit holds nothing up
+            self._paced_until = min(self._paced_until, now + WINDOW / self._reserve.limit)
+
+    def dismiss(self, caller: str | None = None, batch: str | None = None) -> list[Ticket]:
+        """Take out all tickets that wait, or those of one batch of one caller."""
+        return self.queue.clear(caller, batch)
+
+    def restore(self, seen: GateSnapshot, *, unanswered: float) -> None:
+        """Take over the windows, the pace and the pauses of another policy: `adopt` and `enqueue` bring in its tickets.
+        Places without an answer are taken to be free again at the moment `unanswered`."""
+        for window, free_at in ((self.window, seen.places), (self._reserve, seen.reserve_places)):
+            window.restore(unanswered if moment == math.inf else moment for moment in free_at)
+        self._reserve.limit = seen.reserve
+        self._paced_until = seen.paced_until
+        for caller, until in seen.paused_until.items():
+            self.queue.pause(caller, until)
+
+    # ── What follows
+
+    def step(self, now: float) -> Step:
+        """Admit all that may go now."""
+        admitted: list[Ticket] = []
+        while (free := self.window.free(now)) > 0 and len(self._in_flight) < self.concurrent_limit:
+            # Only the reserve's part of the window is left. It is paced when a place came from it lately and
+            # more tickets of batches wait than there are places: then batches wait, and single calls still go.
+            from_reserve = free <= self._reserve.limit and free <= self._reserve.free(now)
+            is_paced = from_reserve and now < self._paced_until and free < self.queue.batched
+            taken = self.queue.take(now, batches=not is_paced)
+            if taken is None:
+                break
+            self._admit(*taken, now, from_reserve=from_reserve)
+            admitted.append(taken[0])
+        return Step(admitted, self._next_chance(now, free))
+
+    def wait(
+        self, caller: str, batch: str | None, ahead: int, *, usual: float, bound: int | None, now: float
+    ) -> float:
+        """Seconds until the ticket with so many of its own ahead is admitted, about. `usual` is how long its like
+        takes, and how long slots are held until one was; `bound` is the batch's own."""
+        place = self.queue.place(caller, batch, ahead)
+        slots = max(0, place - (self.concurrent_limit - len(self._in_flight))) * self._turnover(usual)
+        own = 0.0 if bound is None else (ahead + 1) * usual / bound
+        free = self.window.free(now)
+        if place <= free:
+            return max(slots, own)
+        taken = [min(free_at - now, WINDOW) for free_at in self.window.free_at()] + [WINDOW] * free
+        windows, index = divmod(place - free - 1, len(taken))
+        return max(slots, own, taken[index] + windows * WINDOW)
+
+    def seconds_per_release(self) -> float:
+        """Seconds until one more generation is done while others wait: as the window allows, or as the slots turn over
+        with what was held lately, whichever is slower."""
+        return max(WINDOW / self.window.limit, self._turnover(usual=0.0))
+
+    def snapshot(self, now: float) -> GateSnapshot:
+        """All that `restore` needs, and the tickets by number."""
+        return GateSnapshot(
+            now=now,
+            concurrent_limit=self.concurrent_limit,
+            requests_per_minute=self.window.limit,
+            reserve=self._reserve.limit,
+            places=self.window.free_at(),
+            reserve_places=self._reserve.free_at(),
+            paced_until=self._paced_until,
+            held=self._durations.slots(),
+            paused_until=self.queue.paused_until(now),
+            lines=self.queue.lines(),
+        )
+
+    @property
+    def in_flight(self) -> int:
+        return len(self._in_flight)
+
+    def _set_limits(self, concurrent_limit: int, requests_per_minute: int) -> None:
+        if concurrent_limit < 1:
+            raise ValueError(f"concurrent_limit must be at least 1, got {concurrent_limit}")
+        if requests_per_minute < 1:
+            raise ValueError(f"requests_per_minute must be at least 1, got {requests_per_minute}")
+        self.concurrent_limit = concurrent_limit
+        self.window.limit = requests_per_minute
+        self._reserve.limit = int(requests_per_minute * self._reserve_share)
+
+    def _admit(self, ticket: Ticket, flow: Flow, now: float, *, from_reserve: bool) -> None:
+        admission = self._in_flight[ticket] = _Admission(flow, now, (self.window,))
+        if from_reserve:
+            admission.unanswered = (self.window, self._reserve)
+            admission.pace = WINDOW / self._reserve.limit
+            self._paced_until = max(self._paced_until, now) + admission.pace
+        for window in admission.unanswered:
+            window.take()
+        flow.admitted(ticket)
+
+    def _next_chance(self, now: float, free: int) -> float:
+        if len(self._in_flight) >= self.concurrent_limit or not self.queue:
+            return math.inf
+        if free <= 0:
+            return self.window.next_expiry()
+        pause_end = self.queue.next_pause_end(now)
+        if self._paced_until > now and self.queue.batched:
+            return min(pause_end, self._paced_until, self.window.next_expiry())
+        return pause_end
+
+    def _turnover(self, usual: float) -> float:
+        """Seconds from one release of a slot to the next while all are held."""
+        held = self._durations.slots()
+        return (fmean(held) if held else usual) / self.concurrent_limit

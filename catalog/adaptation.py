@@ -1,0 +1,227 @@
+"""What one model is sent of what a caller gave for another: as it is, as near to it as the model can, or not at all;
+and every change is told.
+
+No safety setting is weakened. What the caller set for the model they asked for is sent to another at most as permissive
+as that one is by itself. Whoever asked for more caution than usual gets the most cautious value of what the other has
+instead; and a model that has nothing of the kind, or cannot be as cautious as the same setting asks, is unfit.
+"""
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import ValidationError
+
+from catalog.model import Model
+from catalog.registry import Registry
+
+INSTEAD_OF_MATCHING = "16:9"
+"""The aspect ratio asked for when there is no image to match."""
+
+SAFETY: Mapping[str, tuple[Any, ...]] = {
+    "safety_tolerance": (0, 1, 2, 3, 4, 5, 6),
+    "disable_safety_checker": (False, True),
+    "safety_filter_level": ("block_low_and_above", "block_medium_and_above", "block_only_high"),
+}
+"""How much a model lets through: each setting's values, from the most cautious to the least."""
+
+_ALIKE = {"strength": "prompt_strength", "prompt_strength": "strength"}
+"""How far a picture may leave its reference, from 0 to 1: one meaning, two names."""
+
+_STAND_INS = {"output_format": {"webp": "jpg"}}
+"""What comes nearest to a choice that a model does not have."""
+
+_RATIO = re.compile(r"([1-9]\d*):([1-9]\d*)")
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One parameter that is not sent as the caller gave it: under which name it is (None: not at all) and how.
+    Reference images are reported by their number, since they may be long."""
+
+    field: str
+    given: Any
+    sent_as: str | None = None
+    sent: Any = None
+    of_references: bool = False
+
+    @property
+    def kind(self) -> str:
+        if self.sent_as is None:
+            return "dropped"
+        return "clamped" if self.sent_as == self.field and _is_number(self.sent) else "mapped"
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "field": self.field,
+            "change": self.kind,
+            "given": self._shown(self.given),
+            "sent_as": self.sent_as,
+            "sent": self._shown(self.sent),
+        }
+
+    def _shown(self, value: Any) -> Any:
+        if not self.of_references or value is None:
+            return value
+        count = len(value) if isinstance(value, list) else 1
+        return "an image" if count == 1 else f"{count} images"
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One model to try, what it is sent, and what was changed for it. `unfit` says why it is passed over."""
+
+    model: Model
+    input: Mapping[str, Any]
+    changes: tuple[Change, ...] = ()
+    unfit: str | None = None
+
+
+def is_taken(model: Model, name: str, value: Any) -> bool:
+    """Whether the model has a parameter of that name which may have this value."""
+    try:
+        model.inputs.model_validate({"prompt": "a", name: value})
+    except ValidationError:
+        return False
+    return True
+
+
+class Adaptation:
+    """What one model is sent of what was given for another."""
+
+    def __init__(self, requested: Model, model: Model, registry: Registry) -> None:
+        self._is_other = model is not requested
+        self._registry = registry
+        self._model = model
+        self._fields = model.inputs.model_fields
+        self._sent: dict[str, Any] = {}
+        self._changes: list[Change] = []
+        self._unfit: str | None = None
+
+    def step(self, given: Mapping[str, Any]) -> Step:
+        self._take_references(given)
+        self._take_safety(given)
+        for name, value in given.items():
+            if name in self._registry.reference_names or name in SAFETY:
+                continue
+            if not self._is_other and name in self._fields:
+                self._sent[name] = value
+            else:
+                self._take(name, value, given)
+        for problem in list(self._model.inputs.rules(self._sent)):
+            is_reference = problem.field in self._registry.reference_names
+            value = self._sent.pop(problem.field)
+            self._changes.append(Change(problem.field, value, of_references=is_reference))
+        return Step(self._model, {**self._model.asks_for, **self._sent}, tuple(self._changes), self._unfit)
+
+    def _take_references(self, given: Mapping[str, Any]) -> None:
+        """As many images as the model takes, in the order they were given, under the name it has for them."""
+        takes, taken = self._model.references, list[Any]()
+        for name in (name for name in given if name in self._registry.reference_names):
+            images = self._registry.references_in({name: given[name]})
+            fitting = images[: takes.most - len(taken)] if takes else []
+            taken += fitting
+            if takes is None or not fitting:
+                self._changes.append(Change(name, images, of_references=True))
+            elif (name, fitting) != (takes.parameter, images):
+                self._changes.append(Change(name, images, takes.parameter, fitting, of_references=True))
+        if takes is not None and taken:
+            self._sent[takes.parameter] = taken if takes.most > 1 else taken[0]
+
+    def _take(self, name: str, value: Any, given: Mapping[str, Any]) -> None:
+        """Send it as it is if the model takes that, else as near to it as the model can."""
+        alike = _ALIKE.get(name, name)
+        parameter = name if name in self._fields or alike in given else alike
+        fitting = self._fitting(parameter, value, given) if parameter in self._fields else None
+        if fitting is None:
+            self._changes.append(Change(name, value))
+            return
+        self._sent[parameter] = fitting
+        if (parameter, fitting) != (name, value):
+            self._changes.append(Change(name, value, parameter, fitting))
+
+    def _fitting(self, name: str, value: Any, given: Mapping[str, Any]) -> Any:
+        schema = plain_schema(self._model, name)
+        choices = schema.get("enum", ())
+        if value == "match_input_image" and not self._has_image():
+            return INSTEAD_OF_MATCHING if INSTEAD_OF_MATCHING in choices else None
+        if is_taken(self._model, name, value):
+            return value
+        if name == "aspect_ratio":
+            return _nearest_ratio(value, given, choices)
+        if _is_number(value):
+            if choices:
+                return min(
+                    filter(_is_number, choices), key=lambda each: (abs(each - value), each), default=None
+                )
+            clamped = min(max(value, schema.get("minimum", -math.inf)), schema.get("maximum", math.inf))
+            return clamped if is_taken(self._model, name, clamped) else None
+        stand_in = _STAND_INS.get(name, {}).get(value)
+        return stand_in if stand_in in choices else None
+
+    def _take_safety(self, given: Mapping[str, Any]) -> None:
+        """What each setting asks for here; of several the most cautious is sent, in whatever order they were given."""
+        wishes = [
+            (name, *wish) for name in given if name in SAFETY and (wish := self._wish(name, given[name]))
+        ]
+        for _, parameter, value in wishes:
+            self._sent[parameter] = min(value, self._sent.get(parameter, value), key=SAFETY[parameter].index)
+        for name, parameter, _ in wishes:
+            if (name, given[name]) != (parameter, self._sent[parameter]):
+                self._changes.append(Change(name, given[name], parameter, self._sent[parameter]))
+
+    def _wish(self, name: str, value: Any) -> tuple[str, Any] | None:
+        """The parameter here that a setting speaks of and the value it should have; None if it changes nothing here."""
+        scale, usual = SAFETY[name], self._usual(name)
+        if name in self._fields:
+            cautious = min(value, usual, key=scale.index) if self._is_other else value
+            if is_taken(self._model, name, cautious):
+                return name, cautious
+            self._unfit = f"{self._model.short_name} cannot be as cautious as {name} {value} asks."
+            return None
+        counterpart = next((each for each in SAFETY if each in self._fields), None)
+        if scale.index(value) < scale.index(usual):
+            if counterpart is not None:
+                return counterpart, next(
+                    each for each in SAFETY[counterpart] if is_taken(self._model, counterpart, each)
+                )
+            self._unfit = (
+                f"{self._model.short_name} has nothing that could be as cautious as {name} {value} asks."
+            )
+        self._changes.append(Change(name, value))
+        return None
+
+    def _usual(self, name: str) -> Any:
+        """A safety setting's default, which is the same for all models that have it."""
+        return self._registry.takers[name][0].default(name)
+
+    def _has_image(self) -> bool:
+        return self._model.references is not None and self._model.references.parameter in self._sent
+
+
+def plain_schema(model: Model, name: str) -> Mapping[str, Any]:
+    """The JSON Schema of one parameter, without its null."""
+    schema: Mapping[str, Any] = model.input_schema["properties"][name]
+    return next((each for each in schema.get("anyOf", ()) if each.get("type") != "null"), schema)
+
+
+def _nearest_ratio(value: Any, given: Mapping[str, Any], choices: Sequence[Any]) -> str | None:
+    """The choice whose shape is most like the one asked for; `custom` is that of its width and height."""
+    wanted = _shape(f"{given.get('width')}:{given.get('height')}" if value == "custom" else value)
+    shapes = {each: shape for each in choices if (shape := _shape(each)) is not None}
+    if wanted is None or not shapes:
+        return None
+    nearest: str = min(shapes, key=lambda each: abs(shapes[each] - wanted))
+    return nearest
+
+
+def _shape(ratio: str) -> float | None:
+    """How wide for its height, as a logarithm, so that 16:9 and 9:16 are equally far from square."""
+    found = _RATIO.fullmatch(ratio)
+    return math.log(int(found[1]) / int(found[2])) if found else None
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)

@@ -1,0 +1,396 @@
+"""Drift: every difference between the registry and the input schemas that Replicate publishes, found by a command.
+
+    python -m models --check                      asks Replicate for every model, with the token of the settings
+    python -m models --check flux-dev.json …      reads what was saved before; `-` is the standard input
+
+A file holds what `GET /v1/models/{owner}/{name}` answers, a version with its `openapi_schema`, a bare `openapi_schema`,
+or the input schema alone, as replicate.com/<owner>/<name>/api/schema shows it. Only the first says which model it is
+of; of the others the file's name does (`flux-dev.json`, `qwen--qwen-image.json`), or `NAME=` before it.
+
+Both sides are brought into one plain form first: references resolved, `allOf` merged, null taken out of the type. A
+keyword that is not known here is compared as it stands, so that what is new is told and not passed over. Titles,
+descriptions, examples and order mean nothing; a default of one space is a default. The registry's own by design are:
+
+- null, where Replicate does not speak of it: it means "not given", and is never sent;
+- the 64 bits of a `seed` or of any other integer, where Replicate publishes no bound;
+- `pattern`, `maxLength`, `maxItems` and `multipleOf`, where Replicate publishes none: what no text or image may be,
+  how many images are passed on, and the steps that a model tells in words only, since Cog cannot publish a step;
+- what is asked for in place of the model's own default (`Model.asks_for`);
+- rules between parameters, and the refusal of unknown ones: Replicate ignores those, and publishes neither.
+
+The exit status is 0 if all agree, 1 if some differ, 2 if some could not be checked. How Replicate writes schemas:
+github.com/replicate/cog, docs/python.md; the form is OpenAPI 3.0.2's.
+"""
+
+import argparse
+import json
+import re
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from catalog.model import Model
+from catalog.registry import Registry
+from settings import Settings, SettingsError, load
+
+AGREE, DIFFER, UNCHECKED = 0, 1, 2
+"""What could not be checked outweighs what differs, as with diff(1)."""
+
+MAX_DOCUMENT = 8 * 1024 * 1024
+"""Bytes; more than any schema with examples comes to."""
+
+TIMEOUT = 10.0
+"""Seconds, for each step of asking Replicate for one model."""
+
+
+class CannotCheck(Exception):
+    """Why a model could not be checked, in a sentence."""
+
+
+def main(arguments: Sequence[str], registry: Registry, *, load: Callable[[], Settings] = load) -> int:
+    """The command: differences to stdout, one a line, what could not be checked to stderr. Returns the exit status.
+
+    Raises SystemExit as argparse does.
+    """
+    raw = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser("python -m models", description=__doc__, formatter_class=raw)
+    parser.add_argument("--check", nargs="*", required=True, metavar="[NAME=]SCHEMA.json")
+    files = parser.parse_args(arguments).check
+    agreeing, status = set[str](), AGREE
+    for outcome in _of_files(files, registry) if files else _of_replicate(registry, load):
+        if isinstance(outcome, CannotCheck):
+            sys.stderr.write(f"{outcome}\n")
+            status = UNCHECKED
+            continue
+        model, found = outcome
+        sys.stdout.writelines(f"{line}\n" for line in found)
+        status = max(status, DIFFER if found else AGREE)
+        agreeing |= set() if found else {model.name}
+    if agreeing:
+        sys.stdout.write(f"{len(agreeing)} model{' agrees' if len(agreeing) == 1 else 's agree'}.\n")
+    return status
+
+
+def differences(model: Model, schema: Mapping[str, Any]) -> list[str]:
+    """What a published OpenAPI document says of the model's inputs and the registry does not, or the other way round:
+    lines `model: parameter: what`. Raises CannotCheck if it describes no inputs."""
+    theirs, they_require, their_rest = _inputs(schema, "#/components/schemas/Input")
+    ours, we_require, our_rest = _inputs(model.inputs.model_json_schema(), "#")
+    found = []
+    for name, input_ in theirs.items():
+        if name not in ours:
+            does = "requires" if name in they_require else "takes"
+            found.append((name, f"the registry lacks this input, which Replicate {does}: {_shown(input_)}"))
+            continue
+        found += [(name, what) for what in _unlike(input_, _without_our_own(ours[name], input_))]
+        if (name in they_require) != (name in we_require):
+            found.append((name, f"required: {_told(name in they_require, name in we_require)}"))
+    found += [(name, "Replicate lacks this input of the registry's") for name in ours if name not in theirs]
+    spoken_of = {keyword: value for keyword, value in our_rest.items() if keyword in their_rest}
+    found += [("Input", what) for what in _unlike(their_rest, spoken_of)]
+    return [f"{model.name}: {_shown(name)[1:-1]}: {what}" for name, what in found]
+
+
+# ── What is compared, and in which words ────────────────────────────────────────────────────────────
+
+_OUR_OWN = {"nullable", "pattern", "maxLength", "maxItems", "multipleOf"}
+_SIXTY_FOUR_BITS = {"minimum": -(2**63), "maximum": 2**63 - 1}
+
+_KNOWN = _OUR_OWN | {
+    "type", "format", "default", "enum", "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum",
+    "minLength", "minItems", "uniqueItems", "items", "deprecated",
+}  # fmt: skip
+
+
+def _without_our_own(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> dict[str, Any]:
+    """The registry's side without what is its own by design; see above."""
+    kept = {
+        keyword: value
+        for keyword, value in ours.items()
+        if keyword in theirs or (keyword not in _OUR_OWN and _SIXTY_FOUR_BITS.get(keyword) != value)
+    }
+    if isinstance(kept.get("items"), dict) and isinstance(theirs.get("items"), dict):
+        kept["items"] = _without_our_own(kept["items"], theirs["items"])
+    return kept
+
+
+def _unlike(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> Iterator[str]:
+    for keyword in sorted(theirs.keys() | ours.keys()):
+        there, here = theirs.get(keyword), ours.get(keyword)
+        if _canonical(there) == _canonical(here):
+            continue
+        if keyword == "items" and isinstance(there, dict) and isinstance(here, dict):
+            yield from (f"each item's {what}" for what in _unlike(there, here))
+        elif keyword == "enum" and isinstance(there, list) and isinstance(here, list):
+            sides = (("added at Replicate", there, here), ("gone at Replicate", here, there))
+            told = [f"{side}: {', '.join(which)}" for side, *both in sides if (which := _only_in(*both))]
+            yield from [f"choices: {'; '.join(told)}"] if told else []
+        else:
+            unknown = "" if keyword in _KNOWN else " (a keyword that this check does not understand)"
+            yield f"{'choices' if keyword == 'enum' else _shown(keyword)[1:-1]}: {_told(there, here)}{unknown}"
+
+
+def _only_in(these: list[Any], those: list[Any]) -> list[str]:
+    known = {_canonical(choice) for choice in those}
+    return [_shown(choice) for choice in these if _canonical(choice) not in known]
+
+
+def _told(there: Any, here: Any) -> str:
+    sides = ("none" if side is None else _shown(side) for side in (there, here))
+    return "{} at Replicate, {} in the registry".format(*sides)
+
+
+def _canonical(value: Any) -> str:
+    """One text for each JSON value: 3 is 3.0, and neither is "3"."""
+    return json.dumps(_whole(value), sort_keys=True)
+
+
+def _whole(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _whole(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_whole(each) for each in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def _shown(value: Any) -> str:
+    text = json.dumps(value)  # ASCII on one line, whatever is in it
+    return text if len(text) <= 200 else f"{text[:200]}..."
+
+
+# ── A schema in its plain form ──────────────────────────────────────────────────────────────────────
+
+_NOTES = {"title", "description", "example", "examples", "externalDocs", "$comment", "x-order"}
+_COMBINED = ("$ref", "allOf", "anyOf", "oneOf")
+
+_SAYS_NOTHING = {
+    ("default", "null"), ("nullable", "false"), ("deprecated", "false"), ("readOnly", "false"), ("items", "{}"),
+    ("writeOnly", "false"), ("uniqueItems", "false"), ("minItems", "0"), ("minLength", "0"),
+    ("exclusiveMinimum", "false"), ("exclusiveMaximum", "false"), ("additionalProperties", "true"),
+}  # fmt: skip
+"""What means the same as leaving the keyword out."""
+
+_TYPES = {str: "string", bool: "boolean", int: "integer", float: "number", list: "array", dict: "object"}
+
+
+def _inputs(document: Mapping[str, Any], where: str) -> tuple[dict[str, Any], list[str], dict[str, Any]]:
+    """The inputs by name, the names of the required ones, and whatever else is said of the whole."""
+    plain = _Plain(document)
+    rest = plain.of({"$ref": where})
+    inputs, required = rest.pop("properties", None), rest.pop("required", [])
+    if not isinstance(inputs, Mapping) or not isinstance(required, list):
+        raise CannotCheck("it does not describe its inputs (components.schemas.Input: properties, required).")
+    names = [str(name) for name in required]
+    described = {name: plain.of(schema) for name, schema in inputs.items()}
+    return described | {name: {} for name in names if name not in described}, names, rest
+
+
+class _Plain:
+    """The schemas of one document, each as one flat dict of the keywords that constrain it."""
+
+    def __init__(self, document: Mapping[str, Any]) -> None:
+        self._document = document
+        self._targets: dict[str, dict[str, Any]] = {}
+
+    def of(self, schema: Any) -> dict[str, Any]:
+        if not isinstance(schema, Mapping):
+            return {} if schema is True else {"schema": schema}
+        plain = {key: value for key, value in schema.items() if key not in _NOTES and key not in _COMBINED}
+        if "items" in plain:
+            plain["items"] = self.of(plain["items"])
+        for keyword in (each for each in _COMBINED if each in schema):
+            self._combine(plain, keyword, schema[keyword])
+        return _tidy(plain)
+
+    def _combine(self, plain: dict[str, Any], keyword: str, value: Any) -> None:
+        if keyword != "$ref" and not isinstance(value, list):
+            plain[keyword] = value
+            return
+        parts = [self._target(value)] if keyword == "$ref" else [self.of(part) for part in value]
+        if keyword in ("anyOf", "oneOf"):
+            if {"type": "null"} in parts:
+                plain["nullable"] = True
+                parts = [part for part in parts if part != {"type": "null"}]
+            if len(parts) > 1:
+                plain[keyword] = sorted(parts, key=_canonical)
+                return
+        for part in parts:  # none in an empty `anyOf`, such as Replicate writes into items
+            _merge(plain, part)
+
+    def _target(self, pointer: Any) -> dict[str, Any]:
+        """What a `$ref` points at; itself, as a keyword like any other, when that is nowhere or in a circle."""
+        if not isinstance(pointer, str) or not pointer.startswith("#"):
+            return {"$ref": pointer}
+        if pointer not in self._targets:
+            self._targets[pointer] = {"$ref": pointer}
+            found: Any = self._document
+            for step in pointer.split("/")[1:]:
+                found = found.get(step) if isinstance(found, Mapping) else None
+            if found is not None:
+                self._targets[pointer] = self.of(found)
+        return self._targets[pointer]
+
+
+def _merge(plain: dict[str, Any], part: Mapping[str, Any]) -> None:
+    """Add what a part says. What is said twice and differently is kept, and so told; the default is the whole's."""
+    for keyword, value in part.items():
+        if _canonical(plain.setdefault(keyword, value)) != _canonical(value) and keyword != "default":
+            plain[f"{keyword} (another)"] = value
+
+
+def _tidy(plain: dict[str, Any]) -> dict[str, Any]:
+    """One way to say what can be said in several: null, one choice, exclusive bounds, the type of choices."""
+    if "const" in plain and "enum" not in plain:
+        plain["enum"] = [plain.pop("const")]
+    for keyword, null in (("type", "null"), ("enum", None)):
+        values = plain.get(keyword)
+        if isinstance(values, list) and null in values and len(values) > 1:
+            plain |= {keyword: [value for value in values if value != null], "nullable": True}
+    kinds, choices = plain.get("type"), plain.get("enum")
+    if isinstance(choices, list) and kinds is None:
+        kinds = list({_TYPES.get(type(choice)) for choice in choices} - {None})
+    if isinstance(kinds, list) and len(kinds) == 1:
+        plain["type"] = kinds[0]
+    for bound, exclusive in (("minimum", "exclusiveMinimum"), ("maximum", "exclusiveMaximum")):
+        if plain.get(exclusive) is True and bound in plain:  # as OpenAPI 3.0 has it
+            plain[exclusive] = plain.pop(bound)
+    return {key: value for key, value in plain.items() if (key, _canonical(value)) not in _SAYS_NOTHING}
+
+
+# ── Where the documents come from ───────────────────────────────────────────────────────────────────
+
+Outcome = tuple[Model, list[str]] | CannotCheck
+
+
+class _NoneCanBeChecked(CannotCheck):
+    """What would be so for every other model too."""
+
+
+def _of_files(files: Sequence[str], registry: Registry) -> Iterator[Outcome]:
+    for file in files:
+        try:
+            yield _of_file(file, registry)
+        except CannotCheck as reason:
+            yield CannotCheck(f"{file}: {reason}")
+
+
+def _of_file(file: str, registry: Registry) -> tuple[Model, list[str]]:
+    name, equals, path = file.rpartition("=")
+    model = _called(registry, name)
+    if equals and model is None:
+        names = ", ".join(each.name for each in registry.models)
+        raise CannotCheck(f"there is no model called {name}; there are {names}.")
+    told, schema = _opened(_read(path))
+    if model is None:
+        model = registry.find(told) if told else _called(registry, Path(path).stem, Path(path).name)
+    return _compared(model, told, schema)
+
+
+def _read(path: str) -> bytes:
+    try:
+        if path == "-":
+            return sys.stdin.buffer.read(MAX_DOCUMENT + 1)
+        with Path(path).open("rb") as file:
+            return file.read(MAX_DOCUMENT + 1)
+    except OSError as error:
+        raise CannotCheck(f"it cannot be read: {error.strerror}.") from None
+
+
+def _called(registry: Registry, *texts: str) -> Model | None:
+    """The model of this name or alias, or the only one of this owner and name, or of this name without its owner."""
+
+    def loose(*names: str) -> set[str]:
+        return {re.sub("[^A-Za-z0-9]+", "-", name) for name in names}
+
+    exact = [it for it in registry.models if {*texts} & {*it.names}]
+    found = exact or [it for it in registry.models if loose(*texts) & loose(it.name, it.name.split("/")[-1])]
+    return found[0] if len(found) == 1 else None
+
+
+def _of_replicate(registry: Registry, load: Callable[[], Settings]) -> Iterator[Outcome]:
+    try:
+        settings = load()
+        headers = {"Authorization": f"Bearer {_token(settings)}"}
+    except (CannotCheck, SettingsError) as reason:
+        yield CannotCheck(str(reason))
+        return
+    # No redirect is followed, and no proxy of the environment heeded: the token goes to the configured base alone.
+    with httpx.Client(headers=headers, timeout=TIMEOUT, trust_env=False) as client:
+        for model in registry.models:
+            try:
+                body = _asked(client, f"{settings.REPLICATE_BASE_URL}/v1/models/{model.name}")
+                yield _compared(model, *_opened(body))
+            except _NoneCanBeChecked as reason:
+                yield reason
+                return
+            except CannotCheck as reason:
+                yield CannotCheck(f"{model.name}: {reason}")
+
+
+def _token(settings: Settings) -> str:
+    if settings.needs_simulator:
+        raise CannotCheck("REPLICATE_SIMULATE is set, so Replicate is not asked; unset it, or give files.")
+    if settings.replicate_token is None:
+        raise CannotCheck("REPLICATE_API_TOKEN is not set, so Replicate is not asked; set it, or give files.")
+    return settings.replicate_token
+
+
+def _asked(client: httpx.Client, url: str) -> bytes:
+    """What Replicate answers, or as much of it as is too much."""
+    body = b""
+    try:
+        with client.stream("GET", url) as answer:
+            for chunk in answer.iter_bytes():
+                body += chunk
+                if len(body) > MAX_DOCUMENT:
+                    break
+    except (httpx.ConnectError, httpx.ConnectTimeout, httpx.UnsupportedProtocol, httpx.InvalidURL) as error:
+        raise _NoneCanBeChecked(f"REPLICATE_BASE_URL cannot be reached: {error}.") from None
+    except httpx.HTTPError as error:
+        raise CannotCheck(f"no whole answer came ({type(error).__name__}).") from None
+    status = answer.status_code
+    if status in (401, 403):
+        raise _NoneCanBeChecked(f"Replicate refused the token ({status}): check REPLICATE_API_TOKEN.")
+    if status == 404:
+        raise CannotCheck("Replicate has no model of this name (404).")
+    if status != 200:
+        raise CannotCheck(f"Replicate answered {status}.")
+    return body
+
+
+def _opened(body: bytes) -> tuple[str | None, Mapping[str, Any]]:
+    """The model's name, if the document tells it, and the OpenAPI document within."""
+    if len(body) > MAX_DOCUMENT:
+        raise CannotCheck(f"it is larger than {MAX_DOCUMENT} bytes.")
+    try:
+        document = json.loads(body.decode("utf-8-sig"))
+    except (ValueError, RecursionError) as error:
+        raise CannotCheck(f"it cannot be read as JSON: {error}.") from None
+    match document:
+        case {"owner": str(owner), "name": str(name), "latest_version": {"openapi_schema": dict(schema)}}:
+            return f"{owner}/{name}", schema
+        case {"latest_version": {"openapi_schema": dict(schema)}} | {"openapi_schema": dict(schema)}:
+            return None, schema
+        case {"components": dict()}:
+            return None, document
+        case {"properties": dict()}:
+            return None, {"components": {"schemas": {"Input": document}}}
+    raise CannotCheck("it holds no model with a latest_version, no version and no openapi_schema.")
+
+
+def _compared(model: Model | None, told: str | None, schema: Mapping[str, Any]) -> tuple[Model, list[str]]:
+    if model is None and told is None:
+        raise CannotCheck(
+            "it does not say which model it is of; put the model's name and = before the file's."
+        )
+    if model is None:
+        raise CannotCheck(f"it is of {_shown(told)}, which the registry does not have.")
+    if told not in {None, model.name}:
+        raise CannotCheck(f"it is of {_shown(told)}, not of {model.name}.")
+    try:
+        return model, differences(model, schema)
+    except RecursionError:
+        raise CannotCheck("it is nested too deeply.") from None

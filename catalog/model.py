@@ -1,0 +1,204 @@
+"""What a model is here: its inputs, as one declarative pydantic class, and what is to be known about it beside them.
+
+`models.py` declares the models with this. Validation, `/models`, OpenAPI, `/docs` and the README's table all follow
+from those declarations.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Annotated, Any, Literal, get_args
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainValidator, WithJsonSchema
+
+from catalog import references
+from errors import Problem
+
+Kind = Literal["image", "video"]
+Tier = Literal["free", "basic", "premium"]
+
+KINDS: tuple[str, ...] = get_args(Kind)
+TIERS: tuple[str, ...] = get_args(Tier)
+
+
+# ── The kinds of value a model takes ────────────────────────────────────────────────────────────────
+
+
+def _text(value: str) -> str:
+    if "\0" in value:
+        raise ValueError("must not contain NUL")
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise ValueError("must not contain lone surrogates") from None
+    return value
+
+
+def _prompt(value: str) -> str:
+    if not value.strip():
+        raise ValueError("must not be empty")
+    return value
+
+
+Text = Annotated[str, AfterValidator(_text), WithJsonSchema({"type": "string", "pattern": r"^[^\u0000]*$"})]
+Prompt = Annotated[
+    Text,
+    AfterValidator(_prompt),
+    WithJsonSchema({"type": "string", "pattern": r"^[^\u0000]*[^\s\u0000][^\u0000]*$"}),
+]
+Image = Annotated[
+    str | references.Upload, PlainValidator(references.reference), WithJsonSchema(references.JSON_SCHEMA)
+]
+Images = Annotated[list[Image], Field(max_length=3)]
+Seed = Annotated[int, Field(ge=-(2**63), le=2**63 - 1)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Percent = Annotated[int, Field(ge=0, le=100)]
+Side = Annotated[int, Field(ge=256, le=1440, multiple_of=32)]
+
+
+class Inputs(BaseModel):
+    """What a model takes: its own parameters by their own names. Only `prompt` is required."""
+
+    model_config = ConfigDict(
+        strict=True, extra="forbid", frozen=True, allow_inf_nan=False, arbitrary_types_allowed=True
+    )
+
+    prompt: Prompt
+
+    @classmethod
+    def rules(cls, given: Mapping[str, Any]) -> Iterator[Problem]:  # noqa: ARG003 - most models have none
+        """What holds between parameters. `given` has only values that are valid by themselves."""
+        yield from ()
+
+
+# ── What is to be known about it beside them ────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True, slots=True)
+class Price:
+    """USD for one unit of what a model makes."""
+
+    usd: float
+    per: Literal["image", "call", "second"]
+
+    def of(self, *, outputs: int, seconds: float) -> float:
+        """USD for a prediction that made so many outputs, each of so many seconds."""
+        if not outputs:
+            return 0.0
+        amount = {"image": outputs, "call": 1, "second": seconds}[self.per]
+        return round(self.usd * amount, 6)
+
+
+@dataclass(frozen=True, slots=True)
+class References:
+    """Which parameter takes reference images, and how many at the most. The images of a request whose own model does
+    not take them go to a model where they are `preferred`."""
+
+    parameter: str
+    most: int = 1
+    preferred: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Fallback:
+    """A model to go to when another has failed: always, or only with or without reference images, or only after
+    errors of these codes."""
+
+    to: str
+    references: bool | None = None
+    on: tuple[str, ...] = ()
+
+    def as_json(self) -> dict[str, Any]:
+        return {"to": self.to, "references": self.references, "on": list(self.on)}
+
+    def applies(self, *, code: str, has_references: bool) -> bool:
+        return self.references in {None, has_references} and (not self.on or code in self.on)
+
+
+@dataclass(frozen=True, eq=False)
+class Model:
+    """One entry of the registry. `asks_for` is sent when the caller names no value of their own; `credits` are
+    what one generation takes of a plan; `usual_seconds` is a guess, good until generations have been measured."""
+
+    name: str
+    aliases: tuple[str, ...]
+    kind: Kind
+    price: Price
+    tier: Tier
+    credits: int
+    usual_seconds: float
+    inputs: type[Inputs]
+    example: Mapping[str, Any]
+    references: References | None = None
+    fallbacks: tuple[Fallback, ...] = ()
+    asks_for: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return (self.name, *self.aliases)
+
+    @property
+    def short_name(self) -> str:
+        """What a caller would write."""
+        return (*self.aliases, self.name)[0]
+
+    @property
+    def most_references(self) -> int:
+        return self.references.most if self.references else 0
+
+    @property
+    def extension(self) -> str:
+        """What a file of this model ends in when the caller names no format."""
+        if self.kind == "video":
+            return ".mp4"
+        return "." + str(self.input_schema["properties"]["output_format"]["default"])
+
+    @cached_property
+    def input_schema(self) -> dict[str, Any]:
+        """JSON Schema (2020-12) of the model's inputs, as validation reads them; the defaults are those that a
+        caller sees, so what is asked for counts."""
+        schema = self.inputs.model_json_schema()
+        for name, value in self.asks_for.items():
+            schema["properties"][name]["default"] = value
+        return schema
+
+    def default(self, name: str) -> Any:
+        """What the model itself takes for a parameter that is not sent."""
+        return self.inputs.model_fields[name].default if name in self.inputs.model_fields else None
+
+    def cost(self, sent: Mapping[str, Any], *, outputs: int | None = None) -> float:
+        """USD for a prediction with this input that made so many outputs; without a number, as many as were asked
+        for."""
+        asked = int(sent.get("num_outputs", 1)) if outputs is None else outputs
+        seconds = sent.get("duration") or self.default("duration") or 0
+        return self.price.of(outputs=asked, seconds=float(seconds))
+
+    def as_json(self) -> dict[str, Any]:
+        """The model as `/models` tells it."""
+        takes = (
+            {"parameter": self.references.parameter, "most": self.references.most}
+            if self.references
+            else None
+        )
+        return {
+            "name": self.name,
+            "aliases": list(self.aliases),
+            "kind": self.kind,
+            "price": {"usd": self.price.usd, "per": self.price.per},
+            "tier": self.tier,
+            "credits": self.credits,
+            "references": takes,
+            "fallbacks": [rule.as_json() for rule in self.fallbacks],
+            "default_extension": self.extension,
+            "input_schema": self.input_schema,
+            "example": {"model_name": self.short_name, **self.example},
+        }
+
+
+def text_fields(schema: Mapping[str, Any]) -> set[str]:
+    """The properties of a JSON Schema that hold text."""
+    return {
+        name
+        for name, each in schema["properties"].items()
+        if any(option.get("type") == "string" for option in (each, *each.get("anyOf", ())))
+    }

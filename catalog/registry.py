@@ -1,0 +1,95 @@
+"""The registry: every model the service knows, found by name, and what follows from all of them together.
+
+It is an object that is handed in. A model may be registered while the service runs; parsing, forms, `/models`, OpenAPI
+and fallbacks know it from then on.
+"""
+
+import threading
+from collections.abc import Iterable, Mapping, Sequence
+from difflib import SequenceMatcher
+from typing import Any
+
+from catalog.model import Fallback, Model, text_fields
+from catalog.references import NAMES
+
+Rules = Mapping[str, Sequence[Fallback]]
+"""The fallbacks of models, by full name."""
+
+
+class Registry:
+    """Models in the order they were registered. Any thread may read it while another registers a model.
+
+    `models` are all of them; `takers` names each parameter, and which models take it; `reference_names` are the
+    parameters that take reference images; `rules` stand in for the fallbacks that a model declares itself.
+    """
+
+    def __init__(self, models: Iterable[Model] = (), *, rules: Rules | None = None) -> None:
+        self._rules = rules or {}
+        self._registering = threading.Lock()
+        self._by_name: Mapping[str, Model] = {}
+        self.models: tuple[Model, ...] = ()
+        self.takers: Mapping[str, tuple[Model, ...]] = {}
+        self.reference_names: tuple[str, ...] = NAMES
+        for model in models:
+            self.register(model)
+
+    def register(self, model: Model) -> None:
+        """Add a model, behind all others. Raises ValueError if one of its names is another's."""
+        with self._registering:  # each attribute is replaced and never changed, so readers need no lock
+            for name in model.names:
+                if name in self._by_name:
+                    raise ValueError(f"{name} is already the name of a model")
+            also = {name: (*self.takers.get(name, ()), model) for name in model.inputs.model_fields}
+            self.takers = {**self.takers, **also}
+            if model.references and model.references.parameter not in self.reference_names:
+                self.reference_names = (*self.reference_names, model.references.parameter)
+            self.models = (*self.models, model)
+            self._by_name = {**self._by_name, **dict.fromkeys(model.names, model)}
+
+    def find(self, name: str) -> Model | None:
+        """The model of this full name or alias."""
+        return self._by_name.get(name)
+
+    def nearest_first(self, name: str) -> list[str]:
+        """The full names of all models, those that read most like `name` first."""
+        given = name[:100].lower()
+
+        def likeness(model: Model) -> float:
+            return max(SequenceMatcher(None, given, known.lower()).ratio() for known in model.names)
+
+        return [model.name for model in sorted(self.models, key=likeness, reverse=True)]
+
+    def fallbacks(self, model: Model) -> Sequence[Fallback]:
+        """The rules for where to go when this model has failed."""
+        return self._rules.get(model.name, model.fallbacks)
+
+    def references_in(self, params: Mapping[str, Any]) -> list[Any]:
+        """All reference images among parameters, under whatever names they were given."""
+        values = (params.get(name) for name in self.reference_names)
+        return [
+            image for value in values if value for image in (value if isinstance(value, list) else [value])
+        ]
+
+    @property
+    def reference_models(self) -> list[Model]:
+        """The models that reference images go to when the requested model does not take them, those that take the
+        fewest first."""
+        preferred = (each for each in self.models if each.references and each.references.preferred)
+        return sorted(preferred, key=lambda each: each.most_references)
+
+    @property
+    def most_references(self) -> int:
+        """How many reference images any model takes at most."""
+        return max((each.most_references for each in self.models), default=0)
+
+    @property
+    def list_parameters(self) -> set[str]:
+        """The parameters that take a list of reference images."""
+        return {
+            each.references.parameter for each in self.models if each.references and each.references.most > 1
+        }
+
+    @property
+    def text_parameters(self) -> set[str]:
+        """The parameters that hold text; reference images count."""
+        return set(self.reference_names).union(*(text_fields(each.input_schema) for each in self.models))

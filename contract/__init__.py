@@ -1,0 +1,1 @@
+"""The words of the HTTP contract that every layer uses. Imports nothing of this project."""

@@ -1,0 +1,144 @@
+"""The part of the service that lives on one event loop, built from a ledger and a provider that are handed in."""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from auth import Doors
+from budget import Budget
+from callbacks import Callbacks
+from concurrency import Gate
+from generations.archive import Archive
+from generations.attempt import AttemptRunner
+from generations.events import Events
+from generations.idempotency import IdempotencyKeys
+from generations.lifecycle import FIRST_BACKOFF, OutputStore, Runner
+from generations.push import PushInbox
+from generations.recovery import Recovery, StartupState
+from generations.service import GenerationService
+from generations.status import Status
+from generations.supervisor import Supervisor
+from generations.suspension import Suspension
+from ledger import Ledger, Queries
+from loop_thread import Pool
+from parsing.attachments import Attachments
+from parsing.generation import ParseContext
+from providers import CreationRegistry, ProgressSource, Provider, PushReceiver
+from settings import Settings
+
+
+class FullProvider(Provider, PushReceiver, CreationRegistry, ProgressSource, Protocol):
+    """A provider with every ability."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Core:
+    """The part of the service that lives on the loop."""
+
+    gate: Gate
+    provider: FullProvider
+    budget: Budget
+    ledger: Ledger
+    outbox: Callbacks
+    runner: Runner
+    supervisor: Supervisor
+    suspension: Suspension
+    recovery: Recovery
+    generations: GenerationService
+    push: PushInbox
+
+    def begin(self, state: StartupState, *, spent_today: float) -> None:
+        """Go on from what earlier processes left."""
+        self.gate.count(state.answered_ago)
+        self.provider.register_known(state.prediction_ids)
+        for each in state.uncertain:
+            self.provider.register_uncertain(each)
+        self.suspension.resume(state.restored)
+        self.suspension.suspend(state.suspended)
+        self.budget.begin(spent=spent_today + state.ended_usd)
+        for delivery in state.deliveries:
+            self.outbox.take(delivery)
+
+
+def assemble(
+    settings: Settings,
+    *,
+    ledger: Ledger,
+    queries: Queries,
+    provider: FullProvider,
+    gate: Gate,
+    threads: Pool,
+    doors: Doors,
+    attachments: Attachments,
+    context: ParseContext,
+    outputs: OutputStore | None = None,
+    first_backoff: float = FIRST_BACKOFF,
+) -> Core:
+    """Build the part that lives on the loop. On that loop; starts nothing."""
+    budget = Budget(settings.BUDGET_USD_PER_DAY)
+    recovery = Recovery(attachments=attachments, context=context)
+    archive = Archive(ledger=ledger, queries=queries, threads=threads)
+    keys = IdempotencyKeys(ledger=ledger, queries=queries, threads=threads)
+    outbox = Callbacks(
+        ledger=ledger,
+        content=archive.result,
+        secret=settings.webhook_secret,
+        loopback=settings.REPLICATE_SIMULATE,
+    )
+    runner = Runner(
+        attempts=AttemptRunner(
+            provider=provider,
+            gate=gate,
+            ledger=ledger,
+            timeout=settings.GENERATION_TIMEOUT,
+            push_url=settings.PUBLIC_URL if settings.webhooks_come else None,
+        ),
+        gate=gate,
+        ledger=ledger,
+        budget=budget,
+        outbox=outbox,
+        outputs=outputs,
+        first_backoff=first_backoff,
+    )
+    supervisor = Supervisor(
+        runner=runner,
+        gate=gate,
+        ledger=ledger,
+        budget=budget,
+        keys=keys,
+        attachments=attachments,
+        threads=threads,
+        max_queued=settings.MAX_QUEUED,
+    )
+    suspension = Suspension(
+        supervisor=supervisor,
+        archive=archive,
+        recovery=recovery,
+        ledger=ledger,
+        queries=queries,
+        budget=budget,
+        outbox=outbox,
+        threads=threads,
+    )
+    status = Status(supervisor=supervisor, gate=gate, threads=threads)
+    return Core(
+        gate=gate,
+        provider=provider,
+        budget=budget,
+        ledger=ledger,
+        outbox=outbox,
+        runner=runner,
+        supervisor=supervisor,
+        suspension=suspension,
+        recovery=recovery,
+        generations=GenerationService(
+            supervisor=supervisor,
+            suspension=suspension,
+            archive=archive,
+            keys=keys,
+            status=status,
+            events=Events(supervisor=supervisor, ledger=ledger, provider=provider, status=status),
+            outbox=outbox,
+            ledger=ledger,
+        ),
+        push=PushInbox(supervisor=supervisor, archive=archive, provider=provider, doors=doors),
+    )

@@ -1,0 +1,293 @@
+"""How one generation runs.
+
+    queued → submitting → running → succeeded | failed | canceled
+
+One admission is one attempt (`attempt.py`). The slot and the place of an attempt are returned before the next attempt
+queues for its own, so the limits hold for retries too. A creation is retried only if it certainly was not accepted
+(refused, never connected), or if the model itself reports a passing failure. A refused prompt is never retried. If the
+request has a fallback, a failure leads to an attempt of another model (`fallback.py`), admitted like any other.
+
+Outputs are fetched after the slot is free, and before the result is answered. Every transition is recorded, and the end
+of a generation is on the disk before anyone learns of it. A run that stops early was either cancelled, which is an end,
+or interrupted: then the ledger has how far it came, and the next process goes on.
+"""
+
+import asyncio
+import base64
+import random
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Final, Protocol
+
+import structlog
+
+from admission.durations import Took
+from budget import Budget, check_cost
+from callbacks import Callbacks
+from catalog.adaptation import Step
+from concurrency import Gate
+from contract.states import State
+from errors import (
+    AccountError,
+    BudgetExceeded,
+    GenerationFailed,
+    Internal,
+    InvalidRequest,
+    LedgerDown,
+    OutcomeUnknown,
+    Problem,
+    ServiceError,
+    ShuttingDown,
+)
+from files import Kept
+from generations.attempt import AttemptRunner, finish
+from generations.batch import Batch, Work
+from generations.generation import Attempt, Generation
+from ledger import Ledger
+from media import black_png
+from providers import TryAgain
+
+MAX_ATTEMPTS: Final = 4
+MAX_THROTTLED: Final = 20
+"""Refusals for the account's rate that one generation sits out; each comes after the wait that Replicate named."""
+
+FIRST_BACKOFF: Final = 0.5
+"""Seconds, at most, before the second attempt when Replicate names no time; it doubles up to 32-fold."""
+
+PLACEHOLDER: Final = (1600, 900)
+"""Pixels of the black picture that replaces a missing one, if the request allows it."""
+
+log = structlog.get_logger("generation")
+
+
+@dataclass(slots=True)
+class Tally:
+    """How generations ended since the service started."""
+
+    ended: Counter[str] = field(default_factory=Counter)
+
+    def as_json(self) -> dict[str, int]:
+        return {state: self.ended[state] for state in ("succeeded", "failed", "canceled")}
+
+
+class OutputStore(Protocol):
+    """Where outputs are kept (see `files.Files`)."""
+
+    async def keep(self, generation_id: str, outputs: Sequence[str]) -> Kept:
+        """Fetch these URLs and keep their content. Raises nothing."""
+
+    async def put(self, generation_id: str, number: int, content: bytes) -> str:
+        """Keep this content; returns its name. Raises OSError."""
+
+
+class Runner:
+    """Runs generations: through the gate, at a provider, recorded in the ledger."""
+
+    def __init__(
+        self,
+        *,
+        attempts: AttemptRunner,
+        gate: Gate,
+        ledger: Ledger,
+        budget: Budget,
+        outbox: Callbacks,
+        outputs: OutputStore | None,
+        first_backoff: float = FIRST_BACKOFF,
+    ) -> None:
+        self._attempts = attempts
+        self._gate = gate
+        self._ledger = ledger
+        self._budget = budget
+        self._outbox = outbox
+        self._outputs = outputs
+        self._first_backoff = first_backoff
+        self.fetching = 0
+        """Generations that fetch their outputs: they hold no slot and do not queue."""
+        self.tally = Tally()
+
+    async def run(self, generation: Generation, batch: Batch | None) -> None:
+        """Run until the end, which is then on the disk, or until interrupted."""
+        try:
+            await self._try_models(generation, batch)
+            made_at = asyncio.get_running_loop().time()
+            await self._keep_outputs(generation)
+            self._note_pace(generation, asyncio.get_running_loop().time() - made_at)
+            await self._end(generation, "succeeded")
+        except ShuttingDown:
+            pass  # interrupted in the queue
+        except ServiceError as error:
+            if generation.request.placeholder and error.falls_back:
+                await self._make_placeholder(generation)
+            await self._end(generation, "failed", error)
+        except asyncio.CancelledError:
+            if not generation.is_cancelled:
+                raise
+            is_known = generation.last is None or not isinstance(generation.last.error, OutcomeUnknown)
+            detail = "It was cancelled." + (
+                "" if is_known else " Whether it had begun is not known: it may be billed."
+            )
+            await self._end(generation, "canceled", GenerationFailed(detail))
+        except Exception:
+            log.exception("generation_crashed", generation=generation.id, request=generation.request_id)
+            await self._end(generation, "failed", Internal())
+
+    async def publish(self, work: Work) -> None:
+        """Record an end on the disk, and then start the delivery to the webhook of its caller.
+
+        The delivery is recorded together with the end, or a crash between the two would lose it."""
+        delivery = self._outbox.prepare(work.id, work.webhook) if work.webhook is not None else None
+        self._ledger.mark_dirty(work)
+        try:
+            try:
+                await self._ledger.flush()
+            except asyncio.CancelledError:  # it has ended all the same
+                await finish(self._ledger.flush())
+        except LedgerDown as down:
+            # It has happened and stays in the ledger's memory. After a crash the next process finds out the same.
+            log.error("end_not_on_record", reason=str(down))
+        if delivery is not None:
+            self._outbox.take(delivery)
+
+    async def _try_models(self, generation: Generation, batch: Batch | None) -> None:
+        """Try the models in turn until one makes it. Raises the failure of the last model that was called; if none
+        was, why the last was passed over."""
+        request = generation.request
+        tried = list(dict.fromkeys(each.model for each in generation.attempts))
+        begun, generation.next_model = generation.next_model, generation.next_model or request.first.model
+        step = request.first
+        if request.route and generation.next_model is not request.first.model:
+            step = request.route.step(generation.next_model)  # where an earlier process had arrived
+        failed: ServiceError | None = None
+        while True:
+            tried.append(step.model)
+            why = None if step.model is begun else self._passed_over(generation, step, batch)
+            if why is None:
+                try:
+                    return await self._try_model(generation, step, batch)
+                except ServiceError as error:
+                    why = failed = error
+            following = (
+                request.route.after(tried, code=why.code) if request.route and why.falls_back else None
+            )
+            if following is None:
+                raise failed or why
+            step = following
+            generation.next_model = step.model
+            generation.transition("queued", self._ledger)
+
+    def _passed_over(self, generation: Generation, step: Step, batch: Batch | None) -> ServiceError | None:
+        """Why a model is not called, if it is not; the reason is listed among the attempts."""
+        reason = step.unfit or self._too_dear(generation, step, batch)
+        if reason is None:
+            return None
+        error = InvalidRequest([Problem("fallback", reason)])
+        generation.attempts.append(
+            Attempt(step.model, step.input, step.changes, error=error, passed_over=True)
+        )
+        return error
+
+    def _too_dear(self, generation: Generation, step: Step, batch: Batch | None) -> str | None:
+        """Which limit of cost it would pass. If none, its cost is reserved."""
+        if step.model is generation.request.first.model:
+            return None  # reserved at acceptance
+        cost = generation.cost_usd + step.model.cost(
+            step.input
+        )  # an attempt that ran out of time is paid, too
+        more = max(0.0, cost - generation.reserved)
+        with_it = f"With {step.model.short_name}"
+        try:
+            check_cost(cost, generation.request.max_cost, where=f"{with_it} it")
+            if batch is not None and batch.max_cost is not None:
+                check_cost(batch.expected_cost + more, batch.max_cost, where=f"{with_it} the batch")
+            generation.reserved += self._budget.reserve(more)
+        except BudgetExceeded as error:
+            return error.detail
+        return None
+
+    async def _try_model(self, generation: Generation, step: Step, batch: Batch | None) -> None:
+        """Try one model until it makes something, or its attempts are used up."""
+        failures = throttled = 0
+        while True:
+            try:
+                last = generation.last
+                if last is not None and last.is_open:
+                    return await self._attempts.resume(generation, last, batch)
+                return await self._attempts.make(generation, step, batch)
+            except TryAgain as again:
+                failures += not again.throttled
+                throttled += again.throttled
+                if failures >= MAX_ATTEMPTS or throttled >= MAX_THROTTLED:
+                    if again.unreachable:  # for other models as well
+                        again.error.falls_back = False
+                    raise again.error from None
+                generation.transition("queued", self._ledger)
+                wait = again.wait
+                if wait is None:
+                    doubled = self._first_backoff * 2 ** min(failures + throttled - 1, 5)
+                    wait = doubled * random.uniform(0.5, 1)  # noqa: S311
+                if again.throttled or again.unreachable:
+                    self._gate.pause(generation.caller.id, wait)
+                else:
+                    await asyncio.sleep(wait)
+            except AccountError as error:
+                if batch is not None:
+                    refuse = partial(type(error), error.detail)
+                    self._gate.dismiss(generation.caller.id, batch.id, refuse)
+                raise
+
+    async def _keep_outputs(self, generation: Generation) -> None:
+        """Fetch the outputs. They are made and paid for, so no trouble here fails the generation."""
+        if self._outputs is None or generation.prediction is None:
+            return
+        self.fetching += 1
+        try:
+            if (task := asyncio.current_task()) and task.cancelling():
+                raise asyncio.CancelledError  # it was done when it was to be cancelled: there is no time to fetch
+            outputs = [str(each.value) for each in generation.prediction.outputs]
+            kept = await self._outputs.keep(generation.id, outputs)
+        except asyncio.CancelledError:
+            if not generation.is_cancelled:
+                raise
+            kept = Kept((), "It was cancelled before everything was fetched.")
+        finally:
+            self.fetching -= 1
+        generation.files = tuple(name for name in kept.names if name is not None)
+        generation.files_error = kept.error
+
+    def _note_pace(self, generation: Generation, kept_in: float) -> None:
+        """Let plans go by these durations, unless a retry distorted them."""
+        attempt = generation.last
+        if len(generation.attempts) == 1 and attempt is not None and attempt.answered:
+            took = Took(attempt.held, after=kept_in, answered=attempt.answered)
+            self._gate.durations.note(attempt.model.name, took)
+
+    async def _make_placeholder(self, generation: Generation) -> None:
+        """A black picture, for requests that prefer it to none."""
+        picture = black_png(*PLACEHOLDER)
+        link = f"data:image/png;base64,{base64.b64encode(picture).decode()}"
+        if self._outputs is not None:
+            try:
+                link = await self._outputs.put(generation.id, 0, picture)
+            except (OSError, asyncio.CancelledError):
+                generation.files_error = "The placeholder could not be kept."
+        generation.files, generation.placeholder = (link,), True
+
+    async def _end(self, generation: Generation, state: State, error: ServiceError | None = None) -> None:
+        generation.ended_at = asyncio.get_running_loop().time()
+        generation.error = error
+        self._budget.settle(reserved=generation.reserved, cost=generation.cost_usd)
+        self.tally.ended[state] += 1
+        generation.transition(state, self._ledger)
+        await self.publish(generation)
+        log.info(
+            "generation_ended",
+            generation=generation.id,
+            request=generation.request_id,
+            state=state,
+            model=generation.model.name,
+            attempts=len(generation.attempts),
+            prediction=generation.prediction_id,
+            code=error and error.code,
+        )

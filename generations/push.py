@@ -1,0 +1,56 @@
+"""Results that Replicate pushes: which generation they are for, and whether they are believed."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from auth import Caller, Doors
+from generations.archive import Archive
+from generations.batch import Batch
+from generations.generation import Generation
+from generations.supervisor import Supervisor
+from providers import PushedResult, PushReceiver
+
+
+@dataclass(frozen=True, slots=True)
+class Expected:
+    """The secret that signs pushed results for this generation, if any are expected."""
+
+    generation: Generation | None
+    """None if it does not run here (any more): a signed message is no news then."""
+    secret: str
+
+
+class PushInbox:
+    """Takes in what Replicate pushes."""
+
+    def __init__(
+        self, *, supervisor: Supervisor, archive: Archive, provider: PushReceiver, doors: Doors
+    ) -> None:
+        self._supervisor = supervisor
+        self._archive = archive
+        self._provider = provider
+        self._doors = doors
+
+    async def expect(self, generation_id: str) -> Expected | None:
+        """What to check a message with. None if there is no such generation, or its account cannot be asked for the
+        secret: a message is not even read then, since anyone may send it. Raises LedgerDown and ServiceError."""
+        work = self._supervisor.find(generation_id) or await self._archive.load(generation_id)
+        if work is None or isinstance(work, Batch):
+            return None
+        caller: Caller | None = work.caller if isinstance(work, Generation) else self._doors.admin()
+        if caller is None or caller.id != work.caller_id:
+            return None  # it is suspended
+        secret = await self._provider.webhook_secret(caller)
+        return Expected(work if isinstance(work, Generation) else None, secret)
+
+    def read(self, headers: Mapping[str, str], body: bytes, expected: Expected) -> PushedResult:
+        """What a message says. Any thread. Raises Untrusted unless its signature holds."""
+        return self._provider.read_push(headers, body, expected.secret)
+
+    async def receive(self, expected: Expected, attempt: str, pushed: PushedResult) -> None:
+        """Take in a message that could be read. One about another attempt or prediction is ignored."""
+        generation = expected.generation
+        if generation is None or attempt != str(len(generation.attempts)):
+            return
+        if generation.prediction_id in {None, pushed.prediction.id}:
+            self._provider.receive_push(f"{generation.id}.{attempt}", pushed)

@@ -1,0 +1,322 @@
+"""Restores unfinished work from the ledger when the service starts.
+
+The admin's work goes on at once. A user's token is never stored, so a user's work is suspended until its owner comes
+back with the same idempotency key or looks it up, and so brings the token. What is not resumed in time fails as
+`interrupted`; its prediction, if it still ran, has ended by its deadline at Replicate.
+
+Simulated work never goes on as real work, nor real work as simulated.
+"""
+
+import time
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+import structlog
+
+from auth import Caller
+from catalog.model import Model
+from contract.states import State
+from errors import GenerationFailed, Internal, Interrupted, InvalidRequest, OutcomeUnknown, ServiceError
+from generations.batch import Batch
+from generations.generation import Attempt, FinishedAttempt, Generation, failure
+from ledger import Queries
+from ledger.records import AttemptRecord, BatchRecord, Delivery, GenerationRecord
+from parsing.attachments import Attachments, Gone
+from parsing.generation import ParseContext, parse_generation
+from parsing.shapes import GenerationRequest
+from providers import Limits, UncertainCreation
+
+log = structlog.get_logger("recovery")
+
+_ANOTHER_WORLD: Final = "It was simulated and the service is not any more, or the other way round."
+
+SPENT_FOR: Final = 100.0
+"""Seconds for which a creation may count in the window: until its answer, and a minute from then."""
+
+
+@dataclass(frozen=True, slots=True)
+class Restored:
+    """Work that goes on, and records of generations that ended now because they cannot."""
+
+    generations: Sequence[Generation]
+    batches: Sequence[Batch]
+    ended: Sequence[GenerationRecord]
+
+    @property
+    def ids(self) -> set[str]:
+        """The ids of all of it, batches included."""
+        items = (item for batch in self.batches for item in batch.items)
+        running = (each.id for each in (*self.generations, *items) if isinstance(each, Generation))
+        return {*running, *(batch.id for batch in self.batches), *(record.id for record in self.ended)}
+
+
+class Recovery:
+    """Makes live work from records. Any thread; reads attached files."""
+
+    def __init__(self, *, attachments: Attachments, context: ParseContext) -> None:
+        self._attachments = attachments
+        self._context = context
+
+    def restore(
+        self,
+        records: Sequence[GenerationRecord],
+        batches: Iterable[tuple[BatchRecord, Sequence[GenerationRecord]]],
+        caller: Caller,
+    ) -> Restored:
+        """Single generations, and whole batches, of one caller."""
+        ended: list[GenerationRecord] = []
+        generations = [self._restored(record, {}, caller, ended) for record in records]
+        return Restored(
+            [each for each in generations if isinstance(each, Generation)],
+            [self._restored_batch(record, items, caller, ended) for record, items in batches],
+            ended,
+        )
+
+    def _restored_batch(
+        self,
+        record: BatchRecord,
+        items: Sequence[GenerationRecord],
+        caller: Caller,
+        ended: list[GenerationRecord],
+    ) -> Batch:
+        try:
+            shared = self._attachments.read(record.id, record.request)
+        except Gone as gone:
+            over = [item if item.has_ended else ended_record(item, Interrupted(str(gone))) for item in items]
+            ended += [item for item, before in zip(over, items, strict=True) if item is not before]
+            return stored_batch(record, over)
+        return replace(
+            stored_batch(record, items),
+            items=[item if item.has_ended else self._restored(item, shared, caller, ended) for item in items],
+        )
+
+    def _restored(
+        self,
+        record: GenerationRecord,
+        shared: Mapping[str, Any],
+        caller: Caller,
+        ended: list[GenerationRecord],
+    ) -> Generation | GenerationRecord:
+        try:
+            return self._running(record, shared, caller)
+        except Gone as gone:
+            error: ServiceError = Interrupted(str(gone))
+        except InvalidRequest as invalid:  # this version may not know its model any more
+            error = invalid
+        except Exception:
+            log.exception("row_not_understood", generation=record.id)
+            error = Internal()
+        ended.append(ended_record(record, error))
+        return ended[-1]
+
+    def _running(self, record: GenerationRecord, shared: Mapping[str, Any], caller: Caller) -> Generation:
+        if record.request is None:
+            raise ValueError("an unfinished generation has its request")
+        given = {**shared, **self._attachments.read(record.batch_id or record.id, record.request)}
+        request = parse_generation(given, self._context)
+        find = self._context.registry.find
+        model = find(record.model) or request.model
+        return Generation(
+            id=record.id,
+            request=request,
+            caller=caller,
+            request_id=record.request_id,
+            accepted_at=0.0,
+            address=record.address,
+            simulated=record.simulated,
+            request_json=record.request,
+            batch_id=record.batch_id,
+            position=record.position,
+            born=record.accepted_at,
+            state=record.state,
+            attempts=[
+                _attempt(attempt, request, find(attempt.model) or model)
+                for attempt in record.attempts
+                if attempt.submitted_at is not None or attempt.error is not None  # else nothing was sent
+            ],
+            next_model=model,
+            queued=record.queued_seconds,
+            predicting=record.predicting_seconds,
+            reserved=record.reserved_usd,
+            is_cancelled=record.cancelled,
+        )
+
+
+def _attempt(record: AttemptRecord, request: GenerationRequest, model: Model) -> Attempt | FinishedAttempt:
+    if not record.open:
+        return FinishedAttempt(model, record)
+    step = request.route.step(model) if request.route and model is not request.model else request.first
+    return Attempt.resumed(record, replace(step, model=model))
+
+
+def stored_batch(record: BatchRecord, items: Sequence[GenerationRecord]) -> Batch:
+    """A batch as the ledger has it."""
+    took = None if record.ended_at is None else record.ended_at - record.accepted_at
+    return Batch(
+        id=record.id,
+        caller_id=record.caller_id,
+        items=items,
+        max_concurrent=record.max_concurrent,
+        max_cost=record.max_cost_usd,
+        plan=record.plan,
+        accepted_at=0.0,
+        ended_at=took,
+        address=record.address,
+        simulated=record.simulated,
+        request_json=record.request,
+        webhook=record.webhook,
+        born=record.accepted_at,
+        detached=True,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class StartupState:
+    """What earlier processes left in the ledger.
+
+    `restored` goes on; `suspended` waits for its owners. `answered_ago` is how many seconds ago the last creations were
+    answered. `prediction_ids` are the latest predictions, `uncertain` the creations among the suspended work that may
+    have made one. `attached_to` are the ids whose attached files may still be needed. `ended_usd` is the cost of
+    `restored.ended`.
+    """
+
+    restored: Restored
+    suspended: Sequence[GenerationRecord]
+    answered_ago: Sequence[float]
+    prediction_ids: Sequence[str]
+    uncertain: Sequence[UncertainCreation]
+    deliveries: Sequence[Delivery]
+    attached_to: Collection[str]
+    ended_usd: float
+
+    @property
+    def resumed(self) -> int:
+        """The number of generations that go on."""
+        return len(self.restored.ids) - len(self.restored.batches) - len(self.restored.ended)
+
+
+def load_startup_state(
+    queries: Queries,
+    recovery: Recovery,
+    admin: Caller | None,
+    *,
+    limits: Limits,
+    simulated: bool,
+    now: float,
+) -> StartupState:
+    """Everything that a starting process needs from the ledger; `admin` pays for the admin's. Raises LedgerDown."""
+    unfinished = queries.unfinished()
+    over_now = {
+        record.id: over for record in unfinished if (over := _cannot_go_on(record, simulated)) is not None
+    }
+    ended = list(over_now.values())
+    records = [record for record in unfinished if record.id not in over_now]
+    batches = [
+        (batch, [over_now.get(item.id, item) for item in queries.batch_items(batch.id)])
+        for batch in queries.unfinished_batches()
+    ]
+    # Batches of another world, or whose own end was lost in a crash after that of the last item.
+    done = [stored_batch(batch, items) for batch, items in batches if all(item.has_ended for item in items)]
+    restored, suspended = Restored((), done, ended), records
+    if admin is not None:
+        done_ids = {batch.id for batch in done}
+        whole = [
+            (batch, items)
+            for batch, items in batches
+            if batch.caller_id == admin.id and batch.id not in done_ids
+        ]
+        in_whole = {batch.id for batch, _ in whole}
+        single = [each for each in records if each.caller_id == admin.id and each.batch_id not in in_whole]
+        theirs = recovery.restore(single, whole, admin)
+        restored = Restored(theirs.generations, [*done, *theirs.batches], [*ended, *theirs.ended])
+        suspended = [record for record in records if record.caller_id != admin.id]
+    uncertain_since = min((each.since for record in records for each in _uncertain(record)), default=now)
+    # A prediction of that time may be its own by a skewed clock, so those of other attempts must be known.
+    known_since = uncertain_since - 2 * limits.clock_skew
+    unfinished_ids = {each for record in records for each in (record.id, record.batch_id) if each}
+    return StartupState(
+        restored=restored,
+        suspended=suspended,
+        answered_ago=seconds_since(queries.recent_attempts(now - SPENT_FOR), limits.answer_timeout, now=now),
+        prediction_ids=[
+            each.prediction_id
+            for each in queries.recent_attempts(known_since)
+            if each.prediction_id is not None
+        ],
+        uncertain=[each for record in suspended for each in _uncertain(record)],
+        deliveries=[each for each in queries.pending_deliveries() if each.id not in unfinished_ids],
+        attached_to=unfinished_ids,
+        ended_usd=sum(record.cost_usd for record in restored.ended if record.simulated == simulated),
+    )
+
+
+def _cannot_go_on(record: GenerationRecord, simulated: bool) -> GenerationRecord | None:
+    """How it has ended, if it is of another world, or was cancelled before anything was sent."""
+    if record.simulated != simulated:
+        return ended_record(record, Interrupted(_ANOTHER_WORLD))
+    return cancelled(record) if record.cancelled and record.state == "queued" else None
+
+
+def _uncertain(record: GenerationRecord) -> Iterator[UncertainCreation]:
+    for each in record.attempts:
+        if each.open and each.prediction_id is None and each.submitted_at is not None:
+            attempt_id = f"{record.id}.{each.number}"
+            yield UncertainCreation(
+                attempt_id, record.caller_id, each.model, each.fingerprint, each.submitted_at
+            )
+
+
+def ended_record(record: GenerationRecord, error: ServiceError, state: State = "failed") -> GenerationRecord:
+    """The record of a generation that ended now without running here. A prediction that may run counts as billed."""
+    now = time.time()
+    may_run = record.state in {"submitting", "running"}
+    return replace(
+        record,
+        state=state,
+        request=None,
+        ended_at=now,
+        suspended_at=None,
+        total_seconds=round(now - record.accepted_at, 3),
+        error=failure(error),
+        cost_usd=max(record.cost_usd, record.reserved_usd) if may_run else record.cost_usd,
+        reserved_usd=0.0,
+    )
+
+
+def expired(record: GenerationRecord) -> GenerationRecord:
+    """The record of a generation whose owner did not come back in time."""
+    if record.cancelled:
+        return cancelled(record)
+    if record.state == "queued":
+        return ended_record(record, Interrupted())
+    if record.state == "submitting":
+        return ended_record(
+            record, OutcomeUnknown("The service stopped while its prediction was being created.")
+        )
+    return ended_record(
+        record,
+        Interrupted(f"Its prediction {record.prediction_id} ended without us, and may have been billed."),
+    )
+
+
+def cancelled(record: GenerationRecord) -> GenerationRecord:
+    """The record of a generation that is cancelled without its owner, whose token could cancel its prediction."""
+    detail = "It was cancelled."
+    if record.state == "submitting":
+        detail += " The service had stopped while its prediction was being created, which may be billed."
+    elif record.state == "running":
+        detail += f" Its prediction {record.prediction_id} may run until its deadline, and be billed."
+    return ended_record(record, GenerationFailed(detail), "canceled")
+
+
+def seconds_since(attempts: Iterable[AttemptRecord], answer_timeout: float, *, now: float) -> list[float]:
+    """How many seconds ago each recent creation was answered. A request of a dead process may still arrive for as long
+    as the process would have waited for its answer, `answer_timeout`: those are negative."""
+    return [
+        max(0.0, now - each.answered_at)
+        if each.answered_at is not None
+        else -max(0.0, each.submitted_at + answer_timeout - now)
+        for each in attempts
+        if each.submitted_at is not None and now - each.submitted_at < SPENT_FOR
+    ]

@@ -1,0 +1,276 @@
+"""The service that every door uses: submit work, find it again, cancel it, follow it, and sum up what it cost.
+
+All methods are coroutines on the loop. Accepted work is on the disk before its caller learns of it. A caller who comes
+back finds the work in memory, or as the ledger has it; suspended work of theirs goes on then (`suspension.py`).
+"""
+
+import asyncio
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from typing import Any, Final
+
+from auth import Caller, Visitor
+from callbacks import Callbacks
+from errors import LedgerDown, NotFound, ShuttingDown
+from generations import views
+from generations.archive import Archive, Stored, Usage
+from generations.batch import Batch, Work, ended_items
+from generations.events import Events, Subscription
+from generations.idempotency import IdempotencyKeys
+from generations.status import Status
+from generations.submission import Submission
+from generations.supervisor import Supervisor
+from generations.suspension import Suspension
+from ledger import Grouping, Ledger, Page, Period
+from ledger.records import Delivery, GenerationRecord, PlanRecord
+from parsing.attachments import UPLOADED
+from parsing.shapes import BatchRequest
+
+_LAST_ANSWERS: Final = 5.0
+"""Seconds at most that a stop waits for the last answers, which are milliseconds of the disk away."""
+
+_CANCEL_PATIENCE: Final = 10.0
+"""Seconds in which cancelled work usually has ended."""
+
+
+class HandedOver(Exception):
+    """The service stops, and the next process goes on with the work. `error` is answered beside the id of the work."""
+
+    def __init__(self, work: Work, error: ShuttingDown) -> None:
+        super().__init__(work.id)
+        self.work = work
+        self.error = error
+
+
+class GenerationService:
+    """One object for all doors. Every method that takes an id raises LedgerDown if the ledger cannot be read."""
+
+    def __init__(
+        self,
+        *,
+        supervisor: Supervisor,
+        suspension: Suspension,
+        archive: Archive,
+        keys: IdempotencyKeys,
+        status: Status,
+        events: Events,
+        outbox: Callbacks,
+        ledger: Ledger,
+    ) -> None:
+        self._supervisor = supervisor
+        self._suspension = suspension
+        self._archive = archive
+        self._keys = keys
+        self._status = status
+        self._events = events
+        self._outbox = outbox
+        self._ledger = ledger
+        self._waiting: set[asyncio.Task[Any]] = set()
+
+    # ── Submit
+
+    async def submit(self, submission: Submission) -> Work | Stored:
+        """Accept a submission; returns the work that it stands for, which an earlier request with the same key may have
+        begun. Raises what refuses it."""
+        work: Work | Stored | None = None
+        try:
+            work = await self._submitted(submission)
+        finally:
+            # The files of accepted work are removed at its end.
+            is_mine = self._supervisor.find(submission.id) is not None or (
+                work is not None and work.id == submission.id
+            )
+            if not is_mine and any(UPLOADED in text for text in submission.request_json):
+                self._supervisor.forget_attachments(submission.id)
+        return work
+
+    async def submit_and_wait(self, submission: Submission) -> Work | Stored:
+        """Submit, and wait for the end for as long as the caller does. Raises HandedOver if the service stops first."""
+        with self._counted_as_waiting():
+            work = await self.submit(submission)
+            if submission.wait_seconds != 0 and not isinstance(work, GenerationRecord):
+                try:
+                    await self._supervisor.wait(work, seconds=submission.wait_seconds)
+                except ShuttingDown as error:
+                    raise HandedOver(work, error) from None
+            return work
+
+    async def submit_and_follow(
+        self, submission: Submission, on_item_done: Callable[[Batch, int], object]
+    ) -> Batch:
+        """Submit a batch, and wait for its end or interruption; `on_item_done` is called for each item as it ends."""
+        with self._counted_as_waiting():
+            batch = await self.submit(submission)
+            assert isinstance(batch, Batch)  # noqa: S101 - what a batch's key stands for
+            self._supervisor.follow(batch, on_item_done)
+            with suppress(ShuttingDown):
+                await self._supervisor.wait(batch)
+            return batch
+
+    async def forecast(self, request: BatchRequest, caller: Caller, *, may_exist: bool = False) -> PlanRecord:
+        """How a batch would go now. Raises QueueFull or ShuttingDown if it would not be accepted; one that `may_exist`
+        already, under its key, needs no room."""
+        self._supervisor.make_room(0 if may_exist else len(request.requests))
+        return await self._status.forecast(request, caller)
+
+    # ── Find, cancel, follow
+
+    async def get(self, work_id: str, visitor: Visitor) -> Work | Stored:
+        """A generation or batch. It goes on from now on, even without a waiting caller: this one may come back.
+
+        Raises NotFound if there is none, or the visitor may not see it."""
+        work = await self._seen_by(visitor, work_id)
+        if isinstance(work, Work):
+            work.detached = True
+        return work
+
+    async def cancel(
+        self, work_id: str, visitor: Visitor, *, patience: float = _CANCEL_PATIENCE
+    ) -> Work | Stored:
+        """Cancel what runs or queues of it, and wait up to `patience` seconds for its end; returns it as it is then.
+
+        Suspended work is resumed first if its owner cancels, so that its prediction can be cancelled at Replicate. The
+        next process cancels what a stop has handed over. Raises NotFound."""
+        work: Work | Stored | None = await self._seen_by(visitor, work_id)
+        for _ in range(2):  # again if its owner came back for it between the two looks
+            if (running := self._supervisor.find(work_id)) is not None:
+                # If it was resumed this very moment, its queued items are cancelled before they can be sent.
+                self._supervisor.cancel(running)
+                if (task := self._supervisor.task(running)) is not None:
+                    await asyncio.wait([task], timeout=patience)
+                return running
+            if (left := self._supervisor.handed_over(work_id)) is not None:
+                self._supervisor.cancel(left)
+                await self._ledger.flush()
+                return left
+            if work_id not in self._suspension and work is not None:
+                return work
+            await self._suspension.cancel(work_id)
+            work = await self._find(work_id)
+        if work is None:
+            raise _not_found()
+        return work
+
+    async def describe(self, work: Work | Stored, address: str) -> dict[str, Any]:
+        """The body for work in any state, batches with the results they have. Everything in it is on the disk, as long
+        as the disk can be written."""
+        ended = ended_items(work) if isinstance(work, Batch) else []
+        body = self._status.of(work, address)
+        with suppress(LedgerDown):
+            await self._ledger.flush()
+        if isinstance(work, Batch):
+            body["results"] = await self._status.results(work, ended, address)
+        delivery = await self._delivery(work)
+        return body | {"webhook": views.webhook(delivery)} if delivery else body
+
+    async def page(self, page: Page) -> Sequence[GenerationRecord]:
+        """A caller's generations, the latest first."""
+        return await self._archive.page(page)
+
+    async def usage(self, period: Period, *, by: Grouping | None) -> tuple[list[Usage], Usage]:
+        """What ended generations made and cost: by group, and in total."""
+        return await self._archive.usage(period, by=by)
+
+    async def subscribe(self, work: Work | Stored, address: str) -> Subscription:
+        """The events of a generation."""
+        assert not isinstance(work, Batch)  # noqa: S101 - only generations have events
+        return self._events.subscribe(work, address)
+
+    async def unsubscribe(self, subscription: Subscription) -> None:
+        """End a subscription. Twice is no error."""
+        self._events.unsubscribe(subscription)
+
+    # ── Time passes
+
+    async def tidy_up(self, *, resume_ttl: float) -> None:
+        """End work that was suspended `resume_ttl` seconds ago, and forget expired keys. Raises LedgerDown."""
+        await self._suspension.expire(before=time.time() - resume_ttl)
+        await self._keys.forget_expired()
+
+    async def answered(self) -> None:
+        """After a drain: let everyone who waits be answered. Callers who wait when the loop stops get no answer."""
+        if self._waiting:
+            await asyncio.wait(self._waiting, timeout=_LAST_ANSWERS)
+
+    @contextmanager
+    def _counted_as_waiting(self) -> Iterator[None]:
+        task = asyncio.current_task()
+        assert task is not None  # noqa: S101 - coroutines run in one
+        self._waiting.add(task)
+        try:
+            yield
+        finally:
+            self._waiting.discard(task)
+
+    async def _submitted(self, submission: Submission) -> Work | Stored:
+        if submission.key is None:
+            return await self._accepted(submission)
+        work_id = await self._keys.claim(submission.caller.id, submission.key, submission.fingerprint)
+        if work_id is None:
+            return await self._accepted(submission)
+        found = await self._find(work_id, submission.caller)
+        if found is None:
+            raise LedgerDown(f"What the key stands for, {work_id}, is not in the ledger.")
+        await self._ledger.flush()  # the first request may not have been answered yet
+        return found
+
+    async def _accepted(self, submission: Submission) -> Work:
+        try:
+            work = self._supervisor.accept(submission)
+        except BaseException:
+            self._abandon_key(submission)
+            raise
+        if submission.key is not None:
+            self._keys.settle(submission.caller.id, submission.key, work.id)
+        if work.detached or isinstance(work, Batch):  # any other work is on the disk before it is sent
+            try:
+                await self._supervisor.persist(work)
+            except LedgerDown:
+                self._abandon_key(submission)
+                raise
+            except asyncio.CancelledError:
+                # Its caller went away without an answer, cannot come back, and has no webhook.
+                if submission.key is None and work.webhook is None:
+                    self._supervisor.abandon(work)
+                raise
+        return work
+
+    def _abandon_key(self, submission: Submission) -> None:
+        if submission.key is not None:
+            self._keys.abandon(submission.caller.id, submission.key)
+
+    async def _find(self, work_id: str, owner: Caller | None = None) -> Work | Stored | None:
+        """Work by its id, in memory or as the ledger has it. Suspended work of the `owner` is resumed."""
+        stored: Stored | None = None
+        for _ in range(2):  # again if it ended between the two looks
+            was_resumed = (
+                owner is not None
+                and work_id in self._suspension
+                and await self._suspension.resume_for(work_id, owner)
+            )
+            if (running := self._supervisor.find(work_id)) is not None:
+                return running
+            if was_resumed:  # but could not go on
+                await self._ledger.flush()
+            stored = await self._archive.load(work_id)
+            if stored is None or stored.has_ended or work_id in self._suspension:
+                break
+        return self._supervisor.find(work_id) or stored
+
+    async def _seen_by(self, visitor: Visitor, work_id: str) -> Work | Stored:
+        work = await self._find(work_id, visitor.caller)
+        if work is None or not visitor.may_see(work.caller_id):
+            raise _not_found()
+        return work
+
+    async def _delivery(self, work: Work | Stored) -> Delivery | None:
+        """The delivery to its webhook, if it has one. Before the end it has yet to begin."""
+        if work.webhook is None:
+            return None
+        stored = self._outbox.get(work.id) or await self._archive.delivery(work.id)
+        return stored or Delivery(work.id, work.webhook, since=time.time())
+
+
+def _not_found() -> NotFound:
+    return NotFound("There is nothing by that id, or it is somebody else's.")

@@ -1,0 +1,79 @@
+"""A submission: one valid request with everything that is needed to accept it, handed in whole."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from auth import Caller
+from catalog.references import Upload
+from errors import LedgerDown
+from ledger.records import PlanRecord
+from parsing.attachments import Attachments
+from parsing.shapes import BatchRequest, GenerationRequest
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Submission:
+    """One request of a caller.
+
+    `request_json` is the request as text, for a batch what its items share and then each item; it is parsed again if
+    the process dies. `wait_seconds` is how long its caller waits for the end: None for as long as it takes, 0 not at
+    all. `address` is where the caller reached this service.
+    """
+
+    id: str
+    request: GenerationRequest | BatchRequest
+    request_json: Sequence[str]
+    caller: Caller
+    request_id: str
+    address: str
+    simulated: bool
+    plan: PlanRecord | None = None
+    key: str | None = None
+    fingerprint: str = ""
+    wait_seconds: float | None = None
+
+    @property
+    def detached(self) -> bool:
+        """Whether its caller can come back for it."""
+        return self.key is not None or self.wait_seconds == 0
+
+
+def request_texts(
+    work_id: str, request: GenerationRequest | BatchRequest, attachments: Attachments
+) -> list[str]:
+    """The request as `Submission.request_json` has it, its uploaded files kept under `work_id`. Blocks.
+
+    Raises LedgerDown if the files cannot be kept."""
+    if isinstance(request, BatchRequest):
+        parts = [request.shared, *(each.given for each in request.requests)]
+    else:
+        parts = [request.given]
+    try:
+        return [attachments.written(work_id, part) for part in parts]
+    except OSError as error:
+        attachments.remove(work_id)
+        raise LedgerDown(f"Its images cannot be kept: {error.strerror}. Nothing was spent.") from error
+
+
+def kept_key(key: str | None, *, simulated: bool) -> str | None:
+    """The key under which the ledger keeps the caller's. The result of a simulation never answers a real request, so
+    its keys are apart: no key of a caller has a space."""
+    return f"simulated {key}" if key is not None and simulated else key
+
+
+def body_fingerprint(route: str, body: Any) -> str:
+    """Equal for two bodies of the same route that ask for the same. Reads the files that came with them; blocks."""
+    text = json.dumps([route, body], sort_keys=True, default=_content)
+    return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()
+
+
+def _content(upload: Upload) -> str:
+    upload.file.seek(0)
+    digest = hashlib.sha256()
+    while chunk := upload.file.read(1024 * 1024):
+        digest.update(chunk)
+    upload.file.seek(0)
+    return digest.hexdigest()

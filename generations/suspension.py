@@ -1,0 +1,147 @@
+"""Suspended work: users' generations that an earlier process left, until their owner returns.
+
+The return of the owner resumes them (`recovery.py`). They end without running here if they are cancelled, or if the
+owner does not return in time. Until then the budget holds what they may still cost.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from functools import partial
+
+from auth import Caller
+from budget import Budget
+from callbacks import Callbacks
+from generations.archive import Archive
+from generations.recovery import Recovery, Restored, cancelled, expired, stored_batch
+from generations.supervisor import Supervisor
+from ledger import Ledger, Queries
+from ledger.records import GenerationRecord
+from loop_thread import Pool
+
+
+class Suspension:
+    """What is suspended, and how it goes on or ends."""
+
+    def __init__(
+        self,
+        *,
+        supervisor: Supervisor,
+        archive: Archive,
+        recovery: Recovery,
+        ledger: Ledger,
+        queries: Queries,
+        budget: Budget,
+        outbox: Callbacks,
+        threads: Pool,
+    ) -> None:
+        self._supervisor = supervisor
+        self._archive = archive
+        self._recovery = recovery
+        self._ledger = ledger
+        self._queries = queries
+        self._budget = budget
+        self._outbox = outbox
+        self._threads = threads
+        self._held: dict[str, float] = {}
+        """The suspended generations, each with the USD held for it, and the batches with suspended items."""
+        self._perhaps_over: set[str] = set()
+        """Batches of which an item ended here: it may have been the last one."""
+        self._ending = asyncio.Lock()
+
+    def __contains__(self, work_id: str) -> bool:
+        return work_id in self._held
+
+    def suspend(self, records: Iterable[GenerationRecord]) -> None:
+        """Keep these until their owner returns. They may be suspended since an earlier process."""
+        for record in records:
+            self._held[record.id] = self._budget.hold(record.reserved_usd)
+            if record.batch_id:
+                self._held[record.batch_id] = 0.0
+            if record.suspended_at is None:
+                self._ledger.upsert(replace(record, suspended_at=time.time()))
+
+    async def resume_for(self, work_id: str, owner: Caller) -> bool:
+        """Go on with suspended work of this caller: a generation, or with an item of a batch all of the batch. Returns
+        whether it was suspended."""
+        restored = await self._threads.run(partial(self._restored, work_id, owner))
+        if restored is None or not restored.ids <= self._held.keys():
+            return False
+        self.resume(restored)
+        return True
+
+    def resume(self, restored: Restored) -> None:
+        """Go on with work of an earlier process, and record what cannot go on."""
+        for record in restored.ended:
+            self._release(record.id, cost=record.cost_usd)
+            self._record_end(record)
+        for each in restored.ids:
+            self._release(each)
+        self._perhaps_over -= restored.ids  # what runs ends by itself
+        self._supervisor.resume(restored.generations, restored.batches)
+
+    async def cancel(self, work_id: str) -> None:
+        """End what is suspended of it. Raises LedgerDown."""
+        await self._end(cancelled, partial(self._queries.members, work_id))
+
+    async def expire(self, *, before: float) -> None:
+        """End what was suspended before then. Raises LedgerDown."""
+        await self._end(expired, partial(self._queries.suspended, before))
+
+    async def _end(
+        self,
+        end: Callable[[GenerationRecord], GenerationRecord],
+        find: Callable[[], Sequence[GenerationRecord]],
+    ) -> None:
+        batches: set[str] = set()
+        for found in await self._threads.run(find):
+            if found.id in self._held:
+                record = end(found)
+                self._release(record.id, cost=record.cost_usd)
+                self._record_end(record)
+                if record.batch_id:
+                    batches.add(record.batch_id)
+        # Each batch after its own items are on the disk, and one at a time: two would end it twice.
+        async with self._ending:
+            self._perhaps_over |= batches
+            await self._ledger.flush()
+            for batch_id in tuple(self._perhaps_over):
+                await self._end_if_over(batch_id)
+                self._perhaps_over.discard(batch_id)
+
+    async def _end_if_over(self, batch_id: str) -> None:
+        record, items = await self._archive.batch(batch_id)
+        if record is None or record.ended_at is not None or not all(item.has_ended for item in items):
+            return
+        self._release(batch_id)
+        batch = stored_batch(record, items)
+        self._supervisor.resume((), [batch])
+        if (task := self._supervisor.task(batch)) is not None:
+            await asyncio.wait([task])
+
+    def _release(self, work_id: str, *, cost: float = 0.0) -> None:
+        self._budget.settle(reserved=self._held.pop(work_id, 0.0), cost=cost)
+
+    def _record_end(self, record: GenerationRecord) -> None:
+        """Record an end, and deliver it to the webhook of its caller."""
+        if record.webhook:
+            self._outbox.take(self._outbox.prepare(record.id, record.webhook))
+        self._ledger.upsert(record)
+        if record.batch_id is None:
+            self._supervisor.forget_attachments(record.id)
+
+    def _restored(self, work_id: str, owner: Caller) -> Restored | None:
+        """What is to go on if it is the owner's. On a thread of `threads`."""
+        batch_id = work_id
+        if not work_id.startswith("batch_"):
+            record = self._queries.generation(work_id)
+            if record is None or record.caller_id != owner.id or record.has_ended:
+                return None
+            if record.batch_id is None:
+                return self._recovery.restore([record], (), owner)
+            batch_id = record.batch_id
+        batch = self._queries.batch(batch_id)
+        if batch is None or batch.caller_id != owner.id or batch.ended_at is not None:
+            return None
+        return self._recovery.restore((), [(batch, self._queries.batch_items(batch.id))], owner)

@@ -1,0 +1,146 @@
+"""The bodies of answers, made from records when they are read.
+
+A generation in memory and one in the ledger are described by the same record, so their bodies are the same. `address`
+is the base URL under which the reader reaches this service; kept files are linked below it.
+"""
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import download_names
+from contract.states import State, iso8601
+from errors import ServiceError, restored
+from ledger.records import AttemptRecord, Delivery, Failure, GenerationRecord, PlanRecord
+
+Body = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """What is expected of a generation that has not ended: seconds until its end, its place in line (1 is the next)
+    while it is queued, and the progress that its model printed, in per cent."""
+
+    seconds: float
+    place: int | None = None
+    progress: float | None = None
+
+
+def generation(record: GenerationRecord, address: str, *, estimate: Estimate | None = None) -> Body:
+    """A generation as it is read: its result if it has ended, else how far it is."""
+    if record.has_ended:
+        body = _result(record, address)
+    else:
+        body = facts(record, address) | (_estimate(estimate) if estimate else {})
+        if record.suspended_at is not None:
+            body["waiting_for_owner_since"] = iso8601(record.suspended_at)
+    return body
+
+
+def facts(record: GenerationRecord, address: str) -> Body:
+    """What is known of a generation in any state, also beside the error of one that failed."""
+    last = record.last_called
+    body = {
+        "id": record.id,
+        "status": record.state,
+        "model_name": last.model if last else record.model,
+        "requested_model": record.requested_model,
+        "prompt": record.prompt,
+        "prediction_id": record.prediction_id,
+        "attempts": [_attempt(each) for each in record.attempts]
+        if record.lists_attempts
+        else len(record.attempts),
+        "files": [_link(name, record, address) for name in record.files],
+        "cost_usd": record.cost_usd,
+        "timing": {
+            "queued": record.queued_seconds,
+            "predicting": record.predicting_seconds,
+            "total": record.total_seconds,
+        },
+        "created_at": iso8601(record.accepted_at),
+        "simulated": record.simulated,
+    }
+    if record.files_error is not None:
+        body["files_error"] = record.files_error
+    if record.batch_id is not None:
+        body["batch_id"] = record.batch_id
+    return body | {"placeholder": True} if record.placeholder else body
+
+
+def failure(record: Failure) -> Body:
+    """The error of a generation, an attempt or a batch's item."""
+    body = {"code": record.code, "detail": record.detail, "retryable": record.retryable}
+    return body if record.problems is None else body | {"errors": list(record.problems)}
+
+
+def error(record: GenerationRecord) -> ServiceError | None:
+    """The error to raise for a generation that failed."""
+    return None if record.error is None else restored(failure(record.error))
+
+
+def item(index: int, record: GenerationRecord, address: str) -> Body:
+    """The result of one item of a batch."""
+    return {"index": index, **_result(record, address)}
+
+
+def webhook(delivery: Delivery) -> Body:
+    """How far the delivery of a result to the caller's webhook is."""
+    return {
+        "url": delivery.url,
+        "state": delivery.state,
+        "attempts": delivery.attempts,
+        "next_attempt_at": None if delivery.next_at is None else iso8601(delivery.next_at),
+        "trouble": delivery.trouble,
+        "delivered_at": None if delivery.delivered_at is None else iso8601(delivery.delivered_at),
+    }
+
+
+def plan(record: PlanRecord) -> Body:
+    """How a batch is expected to go."""
+    return {
+        "strategy": record.strategy,
+        "estimated_seconds": round(record.seconds, 3),
+        "estimated_cost_usd": record.cost_usd,
+        "credits": record.credits,
+    }
+
+
+def batch_status(states: Iterable[State], *, has_ended: bool) -> Body:
+    """The status of a batch by the states of its items, and how many are in each."""
+    counts = Counter(states)
+    status = "queued" if counts.get("queued") == counts.total() else "running"
+    return {"status": "completed" if has_ended else status, "counts": dict(counts)}
+
+
+def _result(record: GenerationRecord, address: str) -> Body:
+    body = {"success": record.succeeded, **facts(record, address)}
+    if record.error is not None:
+        return body | {"error": failure(record.error)}
+    return body | {"output": list(record.outputs), "count": len(record.outputs)}
+
+
+def _attempt(record: AttemptRecord) -> Body:
+    return {
+        "model_name": record.model,
+        "prediction_id": record.prediction_id,
+        "error": record.error and failure(record.error),
+        "changes": list(record.changes),
+    }
+
+
+def _estimate(estimate: Estimate) -> Body:
+    body: Body = {"estimated_seconds": round(estimate.seconds, 1)}
+    if estimate.place is not None:
+        body["place"] = estimate.place
+    if estimate.progress is not None:
+        body["progress"] = estimate.progress
+    return body
+
+
+def _link(name: str, record: GenerationRecord, address: str) -> str:
+    if name.startswith("data:"):
+        return name
+    wished = record.file_name
+    query = "" if wished is None else download_names.link_query(wished, int(name.partition(".")[0]))
+    return f"{address}/files/{record.id}/{name}{query}"

@@ -1,0 +1,237 @@
+"""The ledger in memory: a record that was flushed outlives its process, but not this program.
+
+Tests run the whole service on it, in virtual time. A commit takes `commit_seconds`, in which a process may be killed:
+after `crash` nothing is committed any more, and the ledger of the next process begins with the same `rows`.
+"""
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Any, Final, TypeVar, cast
+
+from errors import LedgerDown
+from ledger import Grouping, Page, Period, Source
+from ledger.records import (
+    AttemptRecord,
+    BatchRecord,
+    Delivery,
+    GenerationRecord,
+    KeyRecord,
+    MetaRecord,
+    Record,
+)
+from ledger.tables import MAPPINGS, Key
+
+R = TypeVar("R", bound=Record)
+
+Rows = dict[type[Record], dict[Key, Record]]
+
+SOON: Final = 0.02
+"""Seconds after which a change is committed if no `flush` asks for it earlier."""
+
+_AGAIN: Final = 1.0
+"""Seconds between tries while there is trouble."""
+
+
+class MemoryLedger:
+    """`ledger.Ledger` and `ledger.Queries`. While `trouble` is set, nothing is committed."""
+
+    def __init__(self, rows: Rows | None = None, *, commit_seconds: float = 0.0) -> None:
+        self.rows: Rows = {kind: {} for kind in MAPPINGS} if rows is None else rows
+        self.trouble: str | None = None
+        self._commit_seconds = commit_seconds
+        self._pending: dict[tuple[type[Record], Key], Record | None] = {}
+        self._dirty: dict[str, Source] = {}
+        self._timer: asyncio.TimerHandle | None = None
+        self._crashed = False
+
+    # ── Writes
+
+    def upsert(self, record: Record) -> None:
+        self._pending[type(record), MAPPINGS[type(record)].key_of(record)] = record
+        self._commit_in(SOON)
+
+    def mark_dirty(self, source: Source) -> None:
+        self._dirty[source.id] = source
+        self._commit_in(SOON)
+
+    def delete(self, kind: type[Record], *key: Any) -> None:
+        self._pending[kind, key] = None
+        self._commit_in(SOON)
+
+    async def flush(self) -> None:
+        self._take_records()
+        changes = dict(self._pending)
+        await asyncio.sleep(self._commit_seconds)
+        if self._crashed:
+            await asyncio.get_running_loop().create_future()
+        if self.trouble is not None:
+            self._commit_in(_AGAIN)
+            raise LedgerDown(self.trouble)
+        self._commit(changes)
+
+    def crash(self) -> None:
+        """Lose everything that is not committed."""
+        self._crashed = True
+
+    def _commit_in(self, seconds: float) -> None:
+        if self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(seconds, self._commit_all)
+
+    def _commit_all(self) -> None:
+        self._timer = None
+        self._take_records()
+        if self.trouble is not None:
+            self._commit_in(_AGAIN)
+        elif not self._crashed:
+            self._commit(dict(self._pending))
+
+    def _take_records(self) -> None:
+        """The records of all changed sources, as they are now."""
+        for source in self._dirty.values():
+            record = source.record()
+            self._pending[type(record), MAPPINGS[type(record)].key_of(record)] = record
+        self._dirty.clear()
+
+    def _commit(self, changes: Mapping[tuple[type[Record], Key], Record | None]) -> None:
+        for (kind, key), record in changes.items():
+            if self._pending.get((kind, key), self) is not record:
+                continue  # a later change has replaced it
+            del self._pending[kind, key]
+            if kind is AttemptRecord:
+                self._forget_attempt(*key)
+            elif record is None:
+                self.rows[kind].pop(key, None)
+            else:
+                self.rows[kind][key] = self._numbered(record, key)
+
+    def _forget_attempt(self, generation_id: str, number: int) -> None:
+        """Attempts are kept inside their generation here; a record without this one may have replaced it already."""
+        found = self.generation(generation_id)
+        if found is not None and any(each.open and each.number == number for each in found.attempts):
+            left = tuple(each for each in found.attempts if each.number != number)
+            self.rows[GenerationRecord][generation_id,] = replace(found, attempts=left)
+
+    def _numbered(self, record: Record, key: Key) -> Record:
+        if not isinstance(record, GenerationRecord):
+            return record
+        before = self.rows[GenerationRecord].get(key)
+        seq = before.seq if isinstance(before, GenerationRecord) else len(self.rows[GenerationRecord]) + 1
+        return replace(record, seq=seq)
+
+    # ── Queries
+
+    def generation(self, generation_id: str) -> GenerationRecord | None:
+        return cast("GenerationRecord | None", self.rows[GenerationRecord].get((generation_id,)))
+
+    def batch(self, batch_id: str) -> BatchRecord | None:
+        return cast("BatchRecord | None", self.rows[BatchRecord].get((batch_id,)))
+
+    def batch_items(self, batch_id: str) -> Sequence[GenerationRecord]:
+        items = self._generations(lambda each: each.batch_id == batch_id)
+        return sorted(items, key=lambda each: each.position or 0)
+
+    def members(self, work_id: str) -> Sequence[GenerationRecord]:
+        return self._generations(lambda each: work_id in {each.id, each.batch_id})
+
+    def page(self, page: Page) -> Sequence[GenerationRecord]:
+        found = self._generations(
+            lambda each: (
+                each.caller_id == page.caller_id
+                and page.state in {None, each.state}
+                and page.model in {None, each.model}
+                and (page.since is None or each.accepted_at >= page.since)
+                and (page.before is None or (each.seq or 0) < page.before)
+            )
+        )
+        return found[::-1][: page.limit]
+
+    def unfinished(self) -> Sequence[GenerationRecord]:
+        return self._generations(lambda each: not each.has_ended)
+
+    def unfinished_batches(self) -> Sequence[BatchRecord]:
+        return [each for each in self.all(BatchRecord) if each.ended_at is None]
+
+    def suspended(self, before: float) -> Sequence[GenerationRecord]:
+        return self._generations(
+            lambda each: not each.has_ended and each.suspended_at is not None and each.suspended_at < before
+        )
+
+    def recent_attempts(self, since: float) -> Sequence[AttemptRecord]:
+        recent = self._generations(lambda each: each.ended_at is None or each.ended_at >= since)
+        return [attempt for each in recent for attempt in each.attempts]
+
+    def key(self, caller_id: str, key: str) -> KeyRecord | None:
+        return cast("KeyRecord | None", self.rows[KeyRecord].get((caller_id, key)))
+
+    def expired_keys(self, before: float) -> Sequence[KeyRecord]:
+        return [
+            each
+            for each in self.all(KeyRecord)
+            if each.created_at < before and not self.is_unfinished(each.work_id)
+        ]
+
+    def is_unfinished(self, work_id: str) -> bool:
+        found = self.generation(work_id) or self.batch(work_id)
+        return found is not None and found.ended_at is None
+
+    def delivery(self, work_id: str) -> Delivery | None:
+        return cast("Delivery | None", self.rows[Delivery].get((work_id,)))
+
+    def pending_deliveries(self) -> Sequence[Delivery]:
+        return [each for each in self.all(Delivery) if each.state == "pending"]
+
+    def meta(self, name: str) -> bytes | None:
+        found = cast("MetaRecord | None", self.rows[MetaRecord].get((name,)))
+        return found.value if found else None
+
+    def cost_since(self, since: float, *, simulated: bool) -> float:
+        return sum((each.cost_usd for each in self._ended(Period(simulated, since=since))), 0.0)
+
+    def usage(self, period: Period, *, by: Grouping | None) -> Sequence[dict[str, Any]]:
+        groups: defaultdict[str | None, list[GenerationRecord]] = defaultdict(list)
+        for each in self._ended(period):
+            groups[_group(each, by)].append(each)
+        if by is None:
+            return [_figures(groups[None])]
+        return [{by: group} | _figures(groups[group]) for group in sorted(groups, key=str)]
+
+    def all(self, kind: type[R]) -> list[R]:
+        """Every committed record of this kind, in the order of its first commit."""
+        return cast("list[R]", list(self.rows[cast("type[Record]", kind)].values()))
+
+    def _generations(self, matches: Callable[[GenerationRecord], bool]) -> list[GenerationRecord]:
+        return [each for each in self.all(GenerationRecord) if matches(each)]
+
+    def _ended(self, period: Period) -> list[GenerationRecord]:
+        since, until = period.since, period.until
+        return self._generations(
+            lambda each: (
+                each.ended_at is not None
+                and each.simulated == period.simulated
+                and period.caller_id in {None, each.caller_id}
+                and (since is None or each.ended_at >= since)
+                and (until is None or each.ended_at < until)
+            )
+        )
+
+
+def _group(record: GenerationRecord, by: Grouping | None) -> str | None:
+    if by == "day":
+        return datetime.fromtimestamp(record.ended_at or 0.0, UTC).strftime("%Y-%m-%d")
+    return {"model": record.model, "caller": record.caller_id, None: None}[by]
+
+
+def _figures(records: Sequence[GenerationRecord]) -> dict[str, Any]:
+    return {
+        "generations": len(records),
+        "succeeded": sum(each.state == "succeeded" for each in records),
+        "failures": sum(each.state == "failed" for each in records),
+        "canceled": sum(each.state == "canceled" for each in records),
+        "images": sum(each.images for each in records),
+        "video_seconds": sum((each.video_seconds for each in records), 0.0),
+        "usd": sum((each.cost_usd for each in records), 0.0),
+        "credits": sum(each.credits for each in records),
+    }

@@ -1,0 +1,84 @@
+"""How a SQLite ledger of an older version becomes one of this version.
+
+All steps run in one transaction, so a process that dies leaves the old file whole. A copy of the old file is made
+first, named after its version: `ledger.db.version-1`.
+"""
+
+import secrets
+import sqlite3
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Final
+
+from sqlalchemy import Connection, select
+from sqlalchemy.dialects import sqlite
+
+from ledger.tables import META, METADATA
+from ledger.to_version_2 import facts_in_columns
+
+Step = Callable[[sqlite3.Connection], None]
+
+STEPS: Final[Sequence[Step]] = (facts_in_columns,)
+"""Step *n*, counted from 1, makes a ledger of version *n* one of version *n + 1*. What was released stays as it is."""
+
+_NAME: Final = "name"
+_CACHE: Final = "PRAGMA cache_size = -262144"
+"""256 MB while rows are moved: their ids are random, so each row changes another page of the index."""
+
+
+class TooNew(Exception):
+    """A later version of this service has written the ledger."""
+
+
+def migrate(connection: Connection, steps: Sequence[Step] = STEPS) -> None:
+    """Make the tables, or bring those of an older version up to date: everything or nothing. Raises TooNew."""
+    driver = connection.connection.driver_connection  # whose own loops are several times as fast
+    assert isinstance(driver, sqlite3.Connection)  # noqa: S101 - the engine is SQLite's
+    present = 1 + len(steps)
+    if 0 < _version(driver) < present:
+        _copy(driver, Path(str(connection.engine.url.database)))
+        driver.execute(_CACHE)
+    driver.execute("BEGIN IMMEDIATE")
+    try:
+        version = _version(driver)
+        if version > present:
+            raise TooNew(f"it is of version {version}, and this service knows {present}")
+        if version == 0:
+            METADATA.create_all(connection)
+        else:
+            for step in steps[version - 1 :]:
+                step(driver)
+        if version != present:
+            driver.execute(f"PRAGMA user_version = {present}")
+        named = sqlite.insert(META).values(name=_NAME, value=secrets.token_bytes(16))
+        connection.execute(named.on_conflict_do_nothing())
+    except BaseException:
+        driver.execute("ROLLBACK")
+        raise
+    driver.execute("COMMIT")
+
+
+def name_of(connection: Connection) -> bytes | None:
+    """Identifies this ledger, also against one that is made anew in its place; None if the file is no ledger."""
+    if connection.exec_driver_sql("PRAGMA user_version").scalar_one() == 0:
+        return None
+    return connection.execute(select(META.c.value).where(META.c.name == _NAME)).scalar_one_or_none()
+
+
+def _version(driver: sqlite3.Connection) -> int:
+    version: int = driver.execute("PRAGMA user_version").fetchone()[0]
+    return version
+
+
+def _copy(driver: sqlite3.Connection, path: Path) -> None:
+    """Copy the file beside itself, whole or not at all, unless an earlier start has."""
+    copy = path.with_name(f"{path.name}.version-{_version(driver)}")
+    if copy.exists():
+        return
+    part = copy.with_name(copy.name + ".part")
+    part.unlink(missing_ok=True)
+    part.touch(mode=0o600)
+    with closing(sqlite3.connect(part)) as target:
+        driver.backup(target)
+    part.rename(copy)

@@ -1,0 +1,242 @@
+"""The ledger's tables, and how records are written to them and read back.
+
+A row is written whole each time it changes, so the latest row is the whole truth and writing it twice does no harm.
+Moments are Unix times in seconds, amounts are USD. Only lists are JSON: output URLs, file names, changes, problems.
+"""
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import fields
+from typing import Any, Final, Generic, TypeVar, cast
+
+from sqlalchemy import JSON, Boolean, Column, Float, Index, Integer, LargeBinary, MetaData, Table, Text
+from sqlalchemy import RowMapping as SqlRow
+from sqlalchemy.dialects import sqlite
+
+from ledger.records import (
+    AttemptRecord,
+    BatchRecord,
+    Delivery,
+    Failure,
+    GenerationRecord,
+    KeyRecord,
+    MetaRecord,
+    PlanRecord,
+    Record,
+)
+
+R = TypeVar("R", bound=Record)
+Key = tuple[Any, ...]
+Row = Mapping[str, Any] | SqlRow
+
+METADATA: Final = MetaData()
+
+META: Final = Table(
+    "meta", METADATA, Column("name", Text, primary_key=True), Column("value", LargeBinary, nullable=False)
+)
+"""What the ledger remembers for the service: the key that callers are hashed with, and the ledger's own name."""
+
+
+def _failure() -> Iterator[Column[Any]]:
+    """The columns of a `Failure`; all NULL if there is none."""
+    yield Column("error_code", Text)
+    yield Column("error_detail", Text)
+    yield Column("error_retryable", Boolean)
+    yield Column("error_problems", JSON)
+
+
+GENERATIONS: Final = Table(
+    "generations",
+    METADATA,
+    Column("seq", Integer, primary_key=True),
+    Column("id", Text, nullable=False, unique=True),
+    Column("caller_id", Text, nullable=False),
+    Column("batch_id", Text),
+    Column("position", Integer),
+    Column("state", Text, nullable=False),
+    Column("model", Text, nullable=False),
+    Column("requested_model", Text, nullable=False),
+    Column("prompt", Text, nullable=False),
+    Column("file_name", Text),
+    Column("lists_attempts", Boolean, nullable=False),
+    Column("request", Text),
+    Column("request_id", Text, nullable=False),
+    Column("webhook", Text),
+    Column("address", Text, nullable=False),
+    Column("simulated", Boolean, nullable=False),
+    Column("accepted_at", Float, nullable=False),
+    Column("ended_at", Float),
+    Column("cancelled", Boolean, nullable=False),
+    Column("suspended_at", Float),
+    Column("queued_seconds", Float, nullable=False),
+    Column("predicting_seconds", Float, nullable=False),
+    Column("total_seconds", Float, nullable=False),
+    Column("outputs", JSON, nullable=False),
+    Column("files", JSON, nullable=False),
+    Column("files_error", Text),
+    Column("placeholder", Boolean, nullable=False),
+    *_failure(),
+    Column("cost_usd", Float, nullable=False),
+    Column("reserved_usd", Float, nullable=False),
+    Column("images", Integer, nullable=False),
+    Column("video_seconds", Float, nullable=False),
+    Column("credits", Integer, nullable=False),
+)
+# An index is another page to write whenever something in it changes, so most cover a part of the table.
+Index("generations_by_caller", GENERATIONS.c.caller_id)
+Index("generations_by_end", GENERATIONS.c.ended_at, sqlite_where=GENERATIONS.c.ended_at.is_not(None))
+Index("generations_by_batch", GENERATIONS.c.batch_id, sqlite_where=GENERATIONS.c.batch_id.is_not(None))
+Index("generations_unfinished", GENERATIONS.c.seq, sqlite_where=GENERATIONS.c.ended_at.is_(None))
+
+ATTEMPTS: Final = Table(
+    "attempts",
+    METADATA,
+    Column("generation_id", Text, primary_key=True),
+    Column("number", Integer, primary_key=True),
+    Column("model", Text, nullable=False),
+    Column("prediction_id", Text),
+    *_failure(),
+    Column("changes", JSON, nullable=False),
+    Column("cost_usd", Float, nullable=False),
+    Column("open", Boolean, nullable=False),
+    Column("submitted_at", Float),
+    Column("answered_at", Float),
+    Column("fingerprint", Text, nullable=False),
+    Column("created_at", Float),
+    Column("passed_over", Boolean, nullable=False),
+    sqlite_with_rowid=False,
+)
+
+BATCHES: Final = Table(
+    "batches",
+    METADATA,
+    Column("id", Text, primary_key=True),
+    Column("caller_id", Text, nullable=False),
+    Column("total", Integer, nullable=False),
+    Column("request", Text, nullable=False),
+    Column("max_concurrent", Integer),
+    Column("max_cost_usd", Float),
+    Column("webhook", Text),
+    Column("plan_strategy", Text, nullable=False),
+    Column("plan_seconds", Float, nullable=False),
+    Column("plan_cost_usd", Float, nullable=False),
+    Column("plan_credits", Integer, nullable=False),
+    Column("address", Text, nullable=False),
+    Column("simulated", Boolean, nullable=False),
+    Column("accepted_at", Float, nullable=False),
+    Column("ended_at", Float),
+)
+
+KEYS: Final = Table(
+    "idempotency_keys",
+    METADATA,
+    Column("caller_id", Text, primary_key=True),
+    Column("key", Text, primary_key=True),
+    Column("fingerprint", Text, nullable=False),
+    Column("work_id", Text, nullable=False),
+    Column("created_at", Float, nullable=False),
+    sqlite_with_rowid=False,
+)
+Index("idempotency_keys_by_age", KEYS.c.created_at)
+
+DELIVERIES: Final = Table(
+    "deliveries",
+    METADATA,
+    Column("id", Text, primary_key=True),
+    Column("url", Text, nullable=False),
+    Column("since", Float, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("attempts", Integer, nullable=False),
+    Column("next_at", Float),
+    Column("trouble", Text),
+    Column("delivered_at", Float),
+)
+Index("deliveries_pending", DELIVERIES.c.state, sqlite_where=DELIVERIES.c.state == "pending")
+
+_NEVER_CHANGES: Final = {
+    "seq", "id", "caller_id", "batch_id", "position", "requested_model", "prompt", "file_name", "lists_attempts",
+    "request_id", "webhook", "address", "simulated", "accepted_at", "key", "total", "max_concurrent", "max_cost_usd",
+    "plan_strategy", "plan_seconds", "plan_cost_usd", "plan_credits", "url", "name", "generation_id", "number",
+}  # fmt: skip
+
+_NESTED: Final[Mapping[str, type]] = {"error": Failure, "plan": PlanRecord}
+"""Fields that are records themselves: a column for each of their fields, named after both."""
+
+
+class RowMapping(Generic[R]):
+    """Writes one kind of record to its table, in the place of a row with the same key, and reads it back."""
+
+    def __init__(self, record: type[R], table: Table, *key: str) -> None:
+        self.table = table
+        self._record = record
+        self._names = [
+            field.name for field in fields(record) if field.name != "attempts" or "attempts" in table.c
+        ]
+        insert = sqlite.insert(table)
+        changing = [column.name for column in table.c if column.name not in {*key, *_NEVER_CHANGES}]
+        compiled = insert.on_conflict_do_update(
+            index_elements=list(key), set_={name: insert.excluded[name] for name in changing}
+        ).compile(dialect=sqlite.dialect(), column_keys=[c.name for c in table.c if c.name != "seq"])
+        self.upsert = str(compiled)
+        self._getters = [_getter(table.c[name]) for name in compiled.positiontup or ()]
+        self._key = [_getter(table.c[name]) for name in key]
+        conditions = [table.c[name] == "" for name in key]
+        self.delete = str(table.delete().where(*conditions).compile(dialect=sqlite.dialect()))
+
+    def values(self, record: Record) -> tuple[Any, ...]:
+        """The parameters of `upsert`."""
+        return tuple([get(record) for get in self._getters])
+
+    def key_of(self, record: Record) -> Key:
+        """The parameters of `delete`."""
+        return tuple([get(record) for get in self._key])
+
+    def read(self, row: Row, **more: Any) -> R:
+        """The record of a row as SQLAlchemy reads it; `more` are fields that are not in it."""
+        found = {name: _read(row, name) for name in self._names if name not in more}
+        return self._record(**found, **more)
+
+
+def _getter(column: Column[Any]) -> Callable[[Any], Any]:
+    name = column.name
+    outer, _, inner = name.partition("_")
+    if outer in _NESTED:
+        return lambda record: _encoded(getattr(getattr(record, outer), inner, None))
+    if isinstance(column.type, JSON):
+        return lambda record: _encoded(getattr(record, name))
+    return lambda record: getattr(record, name)
+
+
+def _encoded(value: Any) -> Any:
+    return json.dumps(value) if isinstance(value, tuple) else value
+
+
+def _read(row: Row, name: str) -> Any:
+    if (nested := _NESTED.get(name)) is not None:
+        inner = {field.name: _as_tuple(row[f"{name}_{field.name}"]) for field in fields(nested)}
+        return None if all(value is None for value in inner.values()) else nested(**inner)
+    return _as_tuple(row[name])
+
+
+def _as_tuple(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+MAPPINGS: Final[Mapping[type[Record], RowMapping[Any]]] = {
+    GenerationRecord: RowMapping(GenerationRecord, GENERATIONS, "id"),
+    AttemptRecord: RowMapping(AttemptRecord, ATTEMPTS, "generation_id", "number"),
+    BatchRecord: RowMapping(BatchRecord, BATCHES, "id"),
+    KeyRecord: RowMapping(KeyRecord, KEYS, "caller_id", "key"),
+    Delivery: RowMapping(Delivery, DELIVERIES, "id"),
+    MetaRecord: RowMapping(MetaRecord, META, "name"),
+}
+
+
+def mapping(record: type[R]) -> RowMapping[R]:
+    """How this kind of record is written and read."""
+    return cast("RowMapping[R]", MAPPINGS[cast("type[Record]", record)])
+
+
+def with_attempts(record: Record) -> Sequence[Record]:
+    """A record and the records of its own that are written with it."""
+    return (record, *record.attempts) if isinstance(record, GenerationRecord) else (record,)

@@ -1,0 +1,80 @@
+"""A request as text, to be read again in another process, with the files that came with it beside it.
+
+An uploaded image may be 100 MB and is needed until its generation has ended, so it lies in a directory by the name of
+its generation or batch, and the text refers to it. Everything else is the JSON that the caller gave.
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from catalog.references import Upload
+
+_REFERENCE: Final = "uploaded"
+
+UPLOADED: Final = json.dumps({_REFERENCE: 0})[:-2]
+"""What is in the text of a request that files came with."""
+
+
+class Gone(Exception):
+    """A file that came with the request is not there any more."""
+
+
+class Attachments:
+    """Files that came with requests, in `directory`; without one, none outlive this process. Any thread; blocks."""
+
+    def __init__(self, directory: Path | None) -> None:
+        self._directory = directory
+
+    def written(self, owner: str, given: Mapping[str, Any]) -> str:
+        """The request as text, its files kept under `owner`. Raises OSError if they cannot be."""
+        return json.dumps(given, default=lambda upload: {_REFERENCE: self._keep(owner, upload)})
+
+    def read(self, owner: str, written: str) -> dict[str, Any]:
+        """The request again. Raises Gone."""
+        found: dict[str, Any] = json.loads(written, object_hook=lambda found: self._found(owner, found))
+        return found
+
+    def remove(self, *owners: str) -> None:
+        """Nobody needs their files any more."""
+        if self._directory is not None:
+            for owner in owners:
+                shutil.rmtree(self._directory / owner, ignore_errors=True)
+
+    def sweep(self, owners: Collection[str]) -> None:
+        """Remove all files but those of these owners."""
+        if self._directory is not None and self._directory.is_dir():
+            for owner in self._directory.iterdir():
+                if owner.is_dir() and owner.name not in owners:
+                    self.remove(owner.name)
+
+    def _keep(self, owner: str, upload: Upload) -> int | None:
+        if self._directory is None:
+            return None
+        place = self._directory / owner
+        place.mkdir(mode=0o700, parents=True, exist_ok=True)
+        number = sum(1 for _ in place.iterdir())
+        upload.file.seek(0)
+        with (place / str(number)).open("xb") as kept:
+            shutil.copyfileobj(upload.file, kept, 1024 * 1024)
+            kept.flush()
+            os.fsync(kept.fileno())
+        descriptor = os.open(place, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        return number
+
+    def _found(self, owner: str, found: dict[str, Any]) -> Any:
+        if found.keys() != {_REFERENCE}:
+            return found
+        try:
+            if self._directory is None or not isinstance(found[_REFERENCE], int):
+                raise FileNotFoundError
+            return Upload((self._directory / owner / str(found[_REFERENCE])).open("rb"))
+        except OSError:
+            raise Gone("An image that was uploaded with the request is not there any more.") from None

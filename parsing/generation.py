@@ -1,0 +1,230 @@
+"""From a body to a generation that may be paid for.
+
+Everything is checked before anything is spent, strictly (`true` is no integer, `"3"` no number), and all
+problems are reported at once, by field, in words the caller can act on.
+
+A caller who asks for a `fallback` may also give parameters and reference images that their model does not take, as long
+as another does: they are kept for it (`catalog/fallback.py`). Without it they are a problem that names who takes them.
+"""
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import TypeAdapter
+
+from catalog import references
+from catalog.adaptation import Step, is_taken
+from catalog.fallback import Route
+from catalog.model import Model, Prompt
+from catalog.registry import Registry
+from errors import Problem
+from outside import check_url
+from parsing.shapes import BatchFields, GenerationRequest, OwnFields
+from parsing.validation import not_a_field, problems_with, refuse, unusable_reasons, validated
+
+PROMPT: TypeAdapter[str] = TypeAdapter(Prompt)
+
+
+@dataclass(frozen=True, slots=True)
+class ParseContext:
+    """What holds for every request of a service: its models, and whether webhooks may be on this very machine."""
+
+    registry: Registry
+    loopback: bool = False
+
+
+def parse_generation(body: Any, context: ParseContext) -> GenerationRequest:
+    """The generation that the body of `POST /generate` asks for. Raises InvalidRequest."""
+    if unusable := unusable_reasons("body", body):
+        refuse(unusable)
+    found = read_generation(body, context)
+    if not isinstance(found, GenerationRequest):
+        refuse(found)
+    return found
+
+
+def read_generation(body: dict[str, Any], context: ParseContext) -> GenerationRequest | list[Problem]:
+    """One whole request, or everything that is wrong with it."""
+    own = {name: body[name] for name in OwnFields.model_fields if name in body}
+    given = {name: value for name, value in body.items() if name not in own}
+    problems: list[Problem] = []
+    fields = validated(OwnFields, own, problems)
+    check_webhook(own.get("webhook"), context, problems)
+    name = own.get("model_name")
+    registry = context.registry
+    model = registry.find(name) if isinstance(name, str) else None
+    if model is None:
+        return problems + list(_without_model(name, given, registry))
+    wished = own.get("fallback", False)
+    asks_for_fallback = wished is not False
+    order = _order(wished, model, registry, problems)
+    read = _read_for_any if asks_for_fallback else _read_for_one
+    valid = read(model, given, registry, problems)
+    wrong = {re.split(r"[.\[]", problem.field, maxsplit=1)[0] for problem in problems}
+    problems += model.inputs.rules({name: value for name, value in valid.items() if name not in wrong})
+    if problems or fields is None:
+        return problems
+    route = Route(model, valid, registry, order) if asks_for_fallback else None
+    first = route.first() if route else Step(model, {**model.asks_for, **valid})
+    if first is None:
+        return [_no_model_takes(valid, registry)]
+    return GenerationRequest(
+        first,
+        fields.model_name,
+        timeout=fields.timeout,
+        route=route,
+        placeholder=fields.placeholder,
+        file_name=fields.file_name,
+        webhook=fields.webhook,
+        max_cost=fields.max_cost_usd,
+        given=body,
+    )
+
+
+def check_webhook(url: Any, context: ParseContext, problems: list[Problem]) -> None:
+    """Add what is wrong with a URL that is to be called, unless something is already known to be."""
+    if isinstance(url, str) and all(problem.field != "webhook" for problem in problems):
+        try:
+            check_url(url, loopback=context.loopback)
+        except ValueError as wrong:
+            problems.append(Problem("webhook", str(wrong), url))
+
+
+def _read_for_one(
+    model: Model, given: Mapping[str, Any], registry: Registry, problems: list[Problem]
+) -> dict[str, Any]:
+    """The model's own parameters. What it does not take but another does is a problem that names the other."""
+    problems += [
+        Problem(name, "is for POST /generate-batch", given[name]) for name in given if name in _BATCH_ONLY
+    ]
+    given = {name: value for name, value in given.items() if name not in _BATCH_ONLY}
+    strange = {name for name in given if name not in model.inputs.model_fields and name in registry.takers}
+    takes = model.references
+    if takes and takes.most == 1 and isinstance(given.get(takes.parameter), list):
+        strange.add(takes.parameter)
+    problems += [
+        Problem(name, _taken_by_others(name, model, registry), given[name])
+        for name in given
+        if name in strange
+    ]
+    mine = {name: value for name, value in given.items() if name not in strange}
+    inputs = validated(model.inputs, mine, problems, beside=_BESIDE)
+    valid = {name: value for name, value in mine.items() if value is not None}
+    if inputs is not None and takes and takes.parameter in valid:
+        valid[takes.parameter] = getattr(inputs, takes.parameter)
+    return valid
+
+
+def _read_for_any(
+    model: Model, given: Mapping[str, Any], registry: Registry, problems: list[Problem]
+) -> dict[str, Any]:
+    """Parameters of this model or of any other, and reference images by any name, one or several."""
+    mine, valid = {}, {}
+    for name, value in given.items():
+        if name in registry.reference_names:
+            found = _references(name, value, problems)
+            if found:
+                valid[name] = found
+        elif name in model.inputs.model_fields or name not in registry.takers:
+            mine[name] = value
+        elif value is not None:
+            takers = registry.takers[name]
+            if any(is_taken(each, name, value) for each in takers):
+                valid[name] = value
+            else:
+                validated(takers[0].inputs, {"prompt": "a stand-in", name: value}, problems)
+    validated(model.inputs, mine, problems, beside=_BESIDE)
+    most = registry.most_references
+    if len(registry.references_in(valid)) > most:
+        problems.append(Problem("fallback", f"takes at most {most} reference images in all"))
+    return valid | {name: value for name, value in mine.items() if value is not None}
+
+
+def _references(name: str, given: Any, problems: list[Problem]) -> Any:
+    """Reference images, one or a list of them, as they can be handed on."""
+    several = isinstance(given, list)
+    found = []
+    for index, each in enumerate(given if several else [] if given is None else [given]):
+        try:
+            found.append(references.reference(each))
+        except ValueError as wrong:
+            problems.append(Problem(f"{name}[{index}]" if several else name, str(wrong), each))
+    return found if several else next(iter(found), None)
+
+
+def _order(given: Any, model: Model, registry: Registry, problems: list[Problem]) -> tuple[Model, ...] | None:
+    """The models that the caller lists, None when they leave it to the rules."""
+    if not isinstance(given, list) or not all(isinstance(each, str) for each in given):
+        return None
+    most = len(registry.models)
+    if len(given) > most:
+        problems.append(Problem("fallback", f"must name at most {most} models", given))
+    order = []
+    for index, name in enumerate(given[:most]):
+        found = registry.find(name)
+        if found is None:
+            problems.append(Problem(f"fallback[{index}]", _unknown_model(name, registry), name))
+        elif found.kind != model.kind:
+            problems.append(Problem(f"fallback[{index}]", f"makes {found.kind}s, not {model.kind}s", name))
+        else:
+            order.append(found)
+    return tuple(order)
+
+
+def _no_model_takes(valid: Mapping[str, Any], registry: Registry) -> Problem:
+    name = next(name for name in registry.reference_names if name in valid)
+    count = len(registry.references_in(valid))
+    images = "a reference image" if count == 1 else f"{count} reference images"
+    return Problem(name, f"makes it {images}, and none of the models that may be tried takes so many")
+
+
+def _taken_by_others(name: str, model: Model, registry: Registry) -> str:
+    """That this model does not take it so, and which does."""
+    if name in registry.reference_names:
+        if model.references is None:
+            return f"is not taken by {model.short_name}, as no reference image is{_takers_of(1, registry)}"
+        if name == model.references.parameter:
+            return f"must be one image and no list for {model.short_name}{_takers_of(2, registry)}"
+        return f"is not taken by {model.short_name}, whose reference image is {model.references.parameter}"
+    takers = registry.takers[name]
+    alike = [each.short_name for each in takers if each.kind == model.kind]
+    named = alike or [each.short_name for each in takers]
+    return f"is not taken by {model.short_name}, but by {', '.join(named)}"
+
+
+def _takers_of(least: int, registry: Registry) -> str:
+    """Which models take at least so many reference images, as the rest of a sentence."""
+    takers = [
+        f"{each.short_name} takes {_UP_TO.get(most, f'up to {most}')} ({each.references.parameter})"
+        for each in registry.reference_models
+        if each.references and (most := each.references.most) >= least
+    ]
+    return f"; {', '.join(takers)}" if takers else ""
+
+
+def _without_model(name: Any, given: Mapping[str, Any], registry: Registry) -> Iterator[Problem]:
+    """What can be said of a request that names no model known here."""
+    if isinstance(name, str):
+        yield Problem("model_name", _unknown_model(name, registry), name)
+    if "prompt" in given:
+        yield from problems_with(PROMPT, "prompt", given["prompt"])
+    else:
+        yield Problem("prompt", "is required")
+    for each, value in given.items():
+        if each not in registry.takers:
+            yield Problem(each, not_a_field(each, (*OwnFields.model_fields, *registry.takers)), value)
+
+
+def _unknown_model(name: str, registry: Registry) -> str:
+    near = ", ".join(registry.nearest_first(name))
+    return f"is not a model known here; these are, the nearest first: {near}"
+
+
+_UP_TO = {1: "one", 2: "up to two", 3: "up to three"}
+
+_BATCH_ONLY = (*BatchFields.model_fields, "prompts", "file_names", "requests")
+
+_BESIDE = (*OwnFields.model_fields, *_BATCH_ONLY)
+"""What may stand beside a model's parameters, here or in a batch."""

@@ -1,0 +1,35 @@
+"""From the body of `POST /configure` to new limits of the gate."""
+
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from errors import Problem
+from parsing.validation import refuse, unusable_reasons, validated
+from settings import MAX_CONCURRENT_LIMIT, MAX_REQUESTS_PER_MINUTE
+
+
+class Limits(BaseModel):
+    """What `POST /configure` changes."""
+
+    model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
+
+    concurrent_limit: Annotated[int, Field(ge=1, le=MAX_CONCURRENT_LIMIT)] | None = Field(
+        None, description="Predictions in flight at once."
+    )
+    requests_per_minute: Annotated[int, Field(ge=1, le=MAX_REQUESTS_PER_MINUTE)] | None = Field(
+        None, description="Creations in any 60 seconds."
+    )
+
+
+def parse_limits(body: Any) -> Limits:
+    """The limits that the body of `POST /configure` asks for. Raises InvalidRequest."""
+    if unusable := unusable_reasons("body", body):
+        refuse(unusable)
+    problems: list[Problem] = []
+    limits = validated(Limits, body, problems)
+    if limits and all(value is None for value in limits.model_dump().values()):
+        problems.append(Problem("body", "must name concurrent_limit, requests_per_minute, or both"))
+    if problems or limits is None:
+        refuse(problems)
+    return limits

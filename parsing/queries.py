@@ -1,0 +1,164 @@
+"""From the query strings of lists, of usage and of `/models` to what they ask for."""
+
+import base64
+import binascii
+import re
+import struct
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Final, Literal, cast
+
+from catalog.model import KINDS, TIERS, Model
+from catalog.registry import Registry
+from contract.states import ENDED, UNFINISHED, iso8601
+from errors import InvalidRequest, Problem
+from parsing.validation import refuse
+
+LONGEST_PAGE: Final = 200
+USUAL_PAGE: Final = 20
+
+_BASIC_DATE: Final = re.compile(r"[0-9]{8}")
+"""As in 20261121; as a Unix time it would be of 1970."""
+
+GROUPS: Final = ("model", "caller", "day")
+
+
+@dataclass(frozen=True, slots=True)
+class ListQuery:
+    """`GET /generations`: `since` is a Unix time, `before` the place in the list that the cursor stands for."""
+
+    limit: int
+    state: str | None
+    model: str | None
+    since: float | None
+    before: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class UsageQuery:
+    """`GET /usage`: Unix times, from `since` to before `until`."""
+
+    since: float | None
+    until: float | None
+    group_by: Literal["model", "caller", "day"] | None
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "since": None if self.since is None else iso8601(self.since),
+            "until": None if self.until is None else iso8601(self.until),
+            "group_by": self.group_by,
+        }
+
+
+def each_once(query: Mapping[str, Sequence[str]]) -> dict[str, str]:
+    """A query that says everything once. Raises InvalidRequest: nobody shall take a part of it for the whole."""
+    problems = [
+        Problem(name, "is there more than once", values) for name, values in query.items() if len(values) > 1
+    ]
+    if problems:
+        raise InvalidRequest(problems)
+    return {name: values[0] for name, values in query.items()}
+
+
+def parse_list(query: Mapping[str, str], registry: Registry) -> ListQuery:
+    """Raises InvalidRequest with everything that is wrong."""
+    problems = _unknown(query, ("state", "model", "since", "limit", "cursor"))
+    state = _chosen("state", query, (*UNFINISHED, *ENDED), problems)
+    model = registry.find(query["model"]) if "model" in query else None
+    if "model" in query and model is None:
+        near = ", ".join(registry.nearest_first(query["model"]))
+        problems.append(Problem("model", f"is not a model known here; these are: {near}", query["model"]))
+    since = _moment("since", query, problems)
+    limit, before = _limit(query, problems), _before(query, problems)
+    if problems:
+        raise InvalidRequest(problems)
+    return ListQuery(limit, state, model.name if model else None, since, before)
+
+
+def parse_filter(query: Mapping[str, Sequence[str]]) -> Callable[[Model], bool]:
+    """Which models the query of `GET /models` asks for: any of the kinds and of the tiers it names. Raises
+    InvalidRequest."""
+    choices = {"kind": KINDS, "tier": TIERS}
+    problems = [
+        Problem(name, f"must be {' or '.join(known)}", value)
+        for name, known in choices.items()
+        for value in query.get(name, ())
+        if value not in known
+    ]
+    if problems:
+        refuse(problems)
+    return lambda model: model.kind in query.get("kind", KINDS) and model.tier in query.get("tier", TIERS)
+
+
+def parse_usage(query: Mapping[str, str]) -> UsageQuery:
+    """Raises InvalidRequest with everything that is wrong."""
+    problems = _unknown(query, ("since", "until", "group_by"))
+    group = _chosen("group_by", query, GROUPS, problems)
+    since, until = _moment("since", query, problems), _moment("until", query, problems)
+    if problems:
+        raise InvalidRequest(problems)
+    return UsageQuery(since, until, cast("Literal['model', 'caller', 'day'] | None", group))
+
+
+def cursor(place: int) -> str:
+    """What stands for a place in the list: for whoever asks for the next page, and not to be read."""
+    return base64.urlsafe_b64encode(struct.pack(">Q", place)).rstrip(b"=").decode()
+
+
+def _before(query: Mapping[str, str], problems: list[Problem]) -> int | None:
+    given = query.get("cursor")
+    if given is None:
+        return None
+    try:
+        place: int = struct.unpack(">Q", base64.b64decode(given + "=", altchars=b"-_", validate=True))[0]
+        if place < 2**63:
+            return place
+    except (binascii.Error, struct.error, ValueError):
+        pass
+    problems.append(Problem("cursor", "must be a next_cursor of an earlier page", given))
+    return None
+
+
+def _limit(query: Mapping[str, str], problems: list[Problem]) -> int:
+    given = query.get("limit", str(USUAL_PAGE))
+    if given.isascii() and given.isdigit() and len(given) < 6 and 1 <= int(given) <= LONGEST_PAGE:
+        return int(given)
+    problems.append(Problem("limit", f"must be a whole number from 1 to {LONGEST_PAGE}", given))
+    return USUAL_PAGE
+
+
+def _chosen(
+    name: str, query: Mapping[str, str], choices: tuple[str, ...], problems: list[Problem]
+) -> str | None:
+    given = query.get(name)
+    if given is not None and given not in choices:
+        problems.append(Problem(name, f"must be one of {', '.join(choices)}", given))
+    return given
+
+
+def _moment(name: str, query: Mapping[str, str], problems: list[Problem]) -> float | None:
+    """A date, a date and time (UTC unless it says otherwise), or a Unix time."""
+    given = query.get(name)
+    if given is None:
+        return None
+    try:
+        if given.replace(".", "", 1).isdigit() and given.isascii() and not _BASIC_DATE.fullmatch(given):
+            moment = float(given)
+        else:
+            # A plus in a query is a space, and there is no other space in a moment of that form.
+            read = datetime.fromisoformat(given.replace(" ", "+") if "T" in given else given)
+            moment = (read if read.tzinfo else read.replace(tzinfo=UTC)).timestamp()
+        iso8601(moment)
+        return moment
+    except (ValueError, OverflowError, OSError):
+        problems.append(Problem(name, "must be a date, a date and time (ISO 8601) or a Unix time", given))
+        return None
+
+
+def _unknown(query: Mapping[str, str], known: tuple[str, ...]) -> list[Problem]:
+    return [
+        Problem(name, f"is not known here; {', '.join(known)} are", value)
+        for name, value in query.items()
+        if name not in known
+    ]

@@ -1,0 +1,126 @@
+"""What a body may hold beside a model's parameters, and what it becomes once it is read."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, PlainValidator, WithJsonSchema
+
+from catalog.adaptation import Step
+from catalog.fallback import Route
+from catalog.model import Model, Text
+from download_names import DownloadName
+
+MAX_TIMEOUT = 1800
+"""Seconds: Replicate ends every prediction after 30 minutes."""
+
+
+def _fallback(value: Any) -> Any:
+    if isinstance(value, bool) or (isinstance(value, list) and all(isinstance(each, str) for each in value)):
+        return value
+    raise ValueError("must be true, false, or a list of models in the order to try them")
+
+
+_Webhook = Annotated[
+    str | None,
+    Field(
+        description="Where the result is posted once there is one, signed if the service has a secret; an https URL.",
+        max_length=2048,
+    ),
+]
+_MaxCost = Annotated[
+    float | None,
+    Field(
+        ge=0, description="USD that it may cost at the most; else it is refused, and a fallback passed over."
+    ),
+]
+
+
+class OwnFields(BaseModel):
+    """The service's own fields, which stand beside the model's."""
+
+    model_config = ConfigDict(strict=True, frozen=True, allow_inf_nan=False)
+
+    model_name: Text = Field(description="Full name or alias of a model.")
+    timeout: Annotated[float, Field(ge=1, le=MAX_TIMEOUT)] | None = Field(
+        None, description="Seconds the prediction may take once it is created."
+    )
+    fallback: Annotated[
+        Any,
+        PlainValidator(_fallback),
+        WithJsonSchema({"anyOf": [{"type": "boolean"}, {"type": "array", "items": {"type": "string"}}]}),
+    ] = Field(
+        False,
+        description="Whether other models may be tried when this one fails, or which, in the order to try them.",
+    )
+    placeholder: bool = Field(
+        False,
+        description="Whether a black picture may stand in, marked as no success, when everything failed.",
+    )
+    file_name: DownloadName | None = Field(
+        None, description="What the picture is called when it is downloaded; its ending follows what it is."
+    )
+    webhook: _Webhook = None
+    max_cost_usd: _MaxCost = None
+
+
+class BatchFields(BaseModel):
+    """What a batch says of itself."""
+
+    model_config = ConfigDict(strict=True, frozen=True)
+
+    max_concurrent: Annotated[int, Field(ge=1)] | None = Field(
+        None, description="At most so many of the batch's items in flight at once."
+    )
+    dry_run: bool = Field(False, description="Only tell how it would go, and what it would cost.")
+    webhook: _Webhook = None
+    max_cost_usd: _MaxCost = None
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationRequest:
+    """One generation, valid in full: the model to begin with and what it is sent, save that images which are too
+    large are still to be uploaded. `route` is where to go from there, for those who asked for a fallback. `given` is
+    the body it was read from, or in a batch of prompts its own part of that."""
+
+    first: Step
+    requested_model: str
+    timeout: float | None = None
+    route: Route | None = None
+    placeholder: bool = False
+    file_name: str | None = None
+    webhook: str | None = None
+    max_cost: float | None = None
+    given: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def model(self) -> Model:
+        return self.first.model
+
+    @property
+    def prompt(self) -> str:
+        prompt: str = self.first.input["prompt"]
+        return prompt
+
+    @property
+    def model_cost(self) -> float:
+        """USD that it is expected to cost."""
+        return self.first.model.cost(self.first.input)
+
+    def with_prompt(self, prompt: str, *, file_name: str | None) -> "GenerationRequest":
+        first = replace(self.first, input={**self.first.input, "prompt": prompt})
+        route = self.route and self.route.with_prompt(prompt)
+        given = {"prompt": prompt} if file_name is None else {"prompt": prompt, "file_name": file_name}
+        return replace(self, first=first, route=route, file_name=file_name, given=given)
+
+
+@dataclass(frozen=True, slots=True)
+class BatchRequest:
+    """Generations in the order they were asked for. `shared` is the part of the body that is each one's."""
+
+    requests: Sequence[GenerationRequest]
+    max_concurrent: int | None = None
+    dry_run: bool = False
+    webhook: str | None = None
+    max_cost: float | None = None
+    shared: Mapping[str, Any] = field(default_factory=dict)

@@ -1,0 +1,111 @@
+"""What pydantic finds wrong with a body, as problems by field, in words the caller can act on."""
+
+from collections.abc import Collection, Mapping
+from difflib import get_close_matches
+from typing import Any, Never, TypeVar
+
+from pydantic import BaseModel, TypeAdapter, ValidationError
+
+from errors import ABSENT, InvalidRequest, Problem
+
+Shape = TypeVar("Shape", bound=BaseModel)
+
+MAX_PROBLEMS = 100
+"""How many problems of one request are reported."""
+
+_MAX_FIELDS = 100
+"""Far more than any model takes. Looking for the nearest name of a million unknown ones would take minutes."""
+
+
+def validated(
+    shape: type[Shape], given: Mapping[str, Any], problems: list[Problem], *, beside: Collection[str] = ()
+) -> Shape | None:
+    """`given` as a `shape`, or None and what is wrong with it added to the problems; `beside` are the fields that
+    there are beside those of the shape."""
+    try:
+        return shape.model_validate(given)
+    except ValidationError as invalid:
+        problems += problems_of(invalid, known=(*shape.model_fields, *beside))
+        return None
+
+
+def problems_of(
+    invalid: ValidationError, *, known: Collection[str] = (), within: str = "", given: Any = ABSENT
+) -> list[Problem]:
+    """Each error as a problem, by the path of its field. `known` are the fields that there are; `within` is the
+    field that was looked at when it was no whole body, and `given` its value."""
+    problems = []
+    for error in invalid.errors(include_url=False):
+        path = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in error["loc"])
+        found = ABSENT if error["type"] == "missing" else error["input"]
+        if within:
+            problems.append(Problem(within + path, _message(error, known), found if path else given))
+        else:
+            problems.append(Problem(path[1:], _message(error, known), found))
+    return problems
+
+
+def not_a_field(name: str, known: Collection[str]) -> str:
+    """That there is no such field, and which was meant."""
+    nearest = get_close_matches(name[:100], known, n=1)
+    return "is not a known field; " + (
+        f"did you mean {nearest[0]}?" if nearest else f"there are {', '.join(known)}"
+    )
+
+
+def refuse(problems: list[Problem]) -> Never:
+    """Raise InvalidRequest with the first of these problems."""
+    more = [Problem("body", "has more problems than these")] if len(problems) > MAX_PROBLEMS else []
+    raise InvalidRequest(problems[:MAX_PROBLEMS] + more)
+
+
+def unusable_reasons(where: str, given: Any) -> list[Problem]:
+    """Why the fields of a body, or of a part of it, cannot be looked at."""
+    if not isinstance(given, dict):
+        return [Problem(where, "must be a JSON object", given)]
+    if len(given) > _MAX_FIELDS:
+        return [Problem(where, f"must have at most {_MAX_FIELDS} fields", given)]
+    return []
+
+
+def problems_with(shape: TypeAdapter[Any], where: str, given: Any) -> list[Problem]:
+    """Why a value does not fit a shape, as problems of the field that it stands in."""
+    try:
+        shape.validate_python(given, strict=True)
+    except ValidationError as invalid:
+        return problems_of(invalid, within=where, given=given)
+    return []
+
+
+def _message(error: Any, known: Collection[str]) -> str:
+    kind, context = error["type"], error.get("ctx", {})
+    if kind == "extra_forbidden":
+        return not_a_field(str(error["loc"][-1]), known)
+    if kind == "literal_error":
+        return "must be " + str(context["expected"]).replace("'", "")
+    if kind in _WORDS:
+        return _WORDS[kind].format_map({name: _plain(value) for name, value in context.items()})
+    message: str = error["msg"].removeprefix("Value error, ")
+    return message[0].lower() + message[1:]
+
+
+def _plain(value: Any) -> Any:
+    """A bound of 10.0 reads 10."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+_WORDS = {
+    "missing": "is required",
+    "int_type": "must be an integer",
+    "float_type": "must be a number",
+    "finite_number": "must be a finite number",
+    "string_type": "must be a string",
+    "bool_type": "must be true or false",
+    "list_type": "must be a list",
+    "too_long": "must have at most {max_length} items",
+    "too_short": "must have at least {min_length} items",
+    "less_than_equal": "must be at most {le}",
+    "greater_than_equal": "must be at least {ge}",
+    "multiple_of": "must be a multiple of {multiple_of}",
+}
+"""Messages for the kinds of error that pydantic's own words would tell less plainly."""

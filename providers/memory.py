@@ -1,0 +1,180 @@
+"""A provider without a network: its predictions are in memory and end by the loop's clock.
+
+It keeps every promise of a provider and charges nothing. Tests use it, and a service can be tried without an account.
+"""
+
+import asyncio
+import json
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from auth import Caller, Secret
+from catalog.references import INLINE, LARGEST, Upload
+from concurrency import Lease
+from errors import UpstreamError
+from providers import (
+    Created,
+    CreationRegistry,
+    Limits,
+    Prediction,
+    ProgressSource,
+    Provider,
+    PushedResult,
+    PushReceiver,
+    TryAgain,
+    UncertainCreation,
+    Untrusted,
+    Url,
+)
+
+SUCCEEDED = Prediction("", "succeeded", (Url("https://memory.invalid/picture.png"),), started=True)
+
+
+@dataclass(frozen=True, slots=True)
+class _Made:
+    reference: str
+    now: Prediction
+    """The prediction until it is over."""
+    over: asyncio.Future[Prediction]
+
+
+class MemoryProvider(Provider, PushReceiver, CreationRegistry, ProgressSource):
+    """Creations are answered after `answer_after` seconds, and predictions end `ends_after` seconds later.
+
+    `outcomes` say how, in order: an exception that the creation raises, or the prediction at its end, or None if it
+    never ends. A creation beyond them succeeds.
+    """
+
+    limits = Limits(
+        longest_deadline=1800, answer_timeout=30, clock_skew=0, inline_bytes=INLINE, upload_bytes=LARGEST
+    )
+
+    def __init__(
+        self, *outcomes: Prediction | Exception | None, answer_after: float = 0.25, ends_after: float = 1.0
+    ) -> None:
+        self.outcomes = list(outcomes)
+        self._answer_after = answer_after
+        self._ends_after = ends_after
+        self._made: dict[str, _Made] = {}
+        self.sent: list[tuple[float, str]] = []
+        """When each creation was sent, by the loop's clock, and the caller's id."""
+        self.cancelled: list[str] = []
+
+    async def upload(self, caller: Caller, upload: Upload) -> str:
+        await asyncio.sleep(self._answer_after)
+        return f"https://memory.invalid/{caller.id}/{id(upload)}"
+
+    async def create(
+        self,
+        caller: Caller,
+        model: str,  # noqa: ARG002
+        sent: Mapping[str, Any],  # noqa: ARG002
+        *,
+        lease: Lease,
+        cancel_after: float,  # noqa: ARG002
+        reference: str,
+        callback: str | None = None,  # noqa: ARG002
+    ) -> Created:
+        lease.sent()
+        self.sent.append((asyncio.get_running_loop().time(), caller.id))
+        outcome = self.outcomes.pop(0) if self.outcomes else SUCCEEDED
+        prediction = Prediction(f"p{len(self.sent)}", "starting")
+        try:
+            await asyncio.sleep(self._answer_after)
+        finally:
+            lease.answered()
+        if isinstance(outcome, Exception):
+            raise outcome
+        self.start(prediction, outcome, reference=reference)
+        return Created(prediction)
+
+    def start(self, prediction: Prediction, end: Prediction | None, *, reference: str) -> None:
+        """Have a prediction that ends like this, as if it had just been created."""
+        loop = asyncio.get_running_loop()
+        made = self._made[prediction.id] = _Made(reference, prediction, loop.create_future())
+        if end is not None:
+            loop.call_later(self._ends_after, _end, made, replace(end, id=prediction.id))
+
+    async def wait(
+        self,
+        caller: Caller,  # noqa: ARG002
+        prediction: Prediction,
+        *,
+        model: str,  # noqa: ARG002
+    ) -> Prediction:
+        if prediction.is_over:
+            return prediction
+        if prediction.id not in self._made:
+            raise UpstreamError
+        return await asyncio.shield(self._made[prediction.id].over)
+
+    async def cancel(self, caller: Caller, prediction: Prediction) -> Prediction | None:  # noqa: ARG002
+        await asyncio.sleep(self._answer_after)
+        self.cancelled.append(prediction.id)
+        if (made := self._made.get(prediction.id)) is None:
+            return None
+        _end(made, replace(made.now, status="canceled"))
+        return made.over.result()
+
+    async def recover(
+        self,
+        caller: Caller,  # noqa: ARG002
+        model: str,  # noqa: ARG002
+        *,
+        content: str,  # noqa: ARG002
+        since: float,  # noqa: ARG002
+        reference: str,
+    ) -> Created:
+        for made in self._made.values():
+            if made.reference == reference:
+                return Created(made.now)
+        raise TryAgain(UpstreamError("The prediction was not created."))
+
+    async def aclose(self) -> None: ...
+
+    async def webhook_secret(self, caller: Caller) -> Secret:
+        return Secret(f"secret of {caller.id}")
+
+    def read_push(self, headers: Mapping[str, str], body: bytes, secret: str) -> PushedResult:
+        """`body` is JSON: `{"id", "status", "output"}`; the header `Authorization` is the secret."""
+        if headers.get("authorization") != secret:
+            raise Untrusted("The message does not have the secret.")
+        sent = json.loads(body)
+        return PushedResult(Prediction(sent["id"], sent["status"], tuple(map(Url, sent["output"]))))
+
+    def receive_push(self, reference: str, pushed: PushedResult) -> None:
+        made = self._made.get(pushed.prediction.id)
+        if made is not None and made.reference == reference:
+            _end(made, pushed.prediction)
+
+    def register_uncertain(self, creation: UncertainCreation) -> None:
+        """Nothing: `recover` finds a creation by its reference."""
+
+    def register_known(self, ids: Iterable[str]) -> None:
+        """Nothing, likewise."""
+
+    def follow(self, prediction_id: str, listener: Callable[[Prediction], object]) -> Callable[[], None]:
+        made = self._made.get(prediction_id)
+        if made is None:
+            return lambda: None
+
+        async def show() -> None:
+            clock = asyncio.get_running_loop().time
+            begun = clock()
+            while not made.over.done():
+                done = 100 * min(1.0, (clock() - begun) / self._ends_after)
+                listener(replace(made.now, status="processing", progress=done))
+                await asyncio.sleep(1)
+
+        showing = asyncio.create_task(show())
+
+        def leave() -> None:
+            showing.cancel()
+
+        return leave
+
+
+def _end(made: _Made, end: Prediction) -> None:
+    if not made.over.done():
+        made.over.set_result(end)

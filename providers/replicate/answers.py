@@ -1,0 +1,140 @@
+"""Replicate's answers, read leniently: real answers leave fields out, and none of that is an error.
+
+Facts: replicate.com/docs/reference/http, and recorded answers.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from auth import Secret
+from errors import UpstreamError
+from providers import Output, Prediction, Text, Url
+from providers.replicate.errors import LONGEST_WAIT, cause_of
+from providers.replicate.transport import Lost
+
+_LOGS_READ = 2_000
+"""Characters of the logs, from their end: they may be long, and are read at every look."""
+
+_URL = re.compile(r"(https?|data):", re.IGNORECASE)
+_PER_CENT = re.compile(r"(?<![0-9.])([0-9]{1,3}(?:\.[0-9]{1,9})?)%")
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Part of an account's predictions, by id. `oldest` is when the oldest of them was created, by the
+    upstream's clock; None if there are no older ones."""
+
+    predictions: Mapping[str, Prediction]
+    oldest: datetime | None
+
+
+def read_prediction(answer: Any) -> Prediction:
+    """A prediction from its JSON; only `id` and `status` must be there. Raises Lost when they are not."""
+    if not isinstance(answer, dict):
+        raise Lost("the answer is no prediction")
+    identity, status = answer.get("id"), answer.get("status")
+    if not isinstance(identity, str) or not identity or not isinstance(status, str):
+        raise Lost("the answer is no prediction")
+    created_at, error = moment(answer.get("created_at")), _error_text(answer.get("error"))
+    return Prediction(
+        id=identity,
+        status=status,
+        outputs=_outputs(answer.get("output")),
+        error=error,
+        cause=cause_of(error),
+        created_at=created_at,
+        seconds=_seconds(created_at, moment(answer.get("completed_at"))),
+        # A real answer may leave it out; without it, a cancelled one counts as billed.
+        started=status in {"processing", "succeeded"} or bool(answer.get("started_at", status == "canceled")),
+        is_removed=answer.get("data_removed") is True,
+        progress=_progress(answer.get("logs")),
+    )
+
+
+def read_page(answer: Any) -> Page:
+    """A page of predictions; what is none of them is left out. Raises Lost when it is no page."""
+    items = listed(answer)
+    predictions: dict[str, Prediction] = {}
+    oldest: datetime | None = None
+    for item in items:
+        try:
+            prediction = read_prediction(item)
+        except Lost:
+            continue
+        if not (prediction.id in predictions and predictions[prediction.id].is_over):
+            predictions[prediction.id] = prediction
+        oldest = prediction.created_at or oldest
+    return Page(predictions, oldest if answer.get("next") else None)
+
+
+def listed(page: Any) -> list[Any]:
+    """What stands on a page of a list. Raises Lost when it is no page."""
+    items = page.get("results") if isinstance(page, dict) else None
+    if not isinstance(items, list):
+        raise Lost("the answer is no list of predictions")
+    return items
+
+
+def read_file_address(answer: Any) -> str:
+    """Where a prediction can read an uploaded file. Raises Lost when the answer is no file."""
+    urls = answer.get("urls") if isinstance(answer, dict) else None
+    address = urls.get("get") if isinstance(urls, dict) else None
+    if not isinstance(address, str) or not address:
+        raise Lost("the answer is no file")
+    return address
+
+
+def read_secret(answer: Any) -> Secret:
+    """An account's signing secret. Raises UpstreamError when the answer has none."""
+    key = answer.get("key") if isinstance(answer, dict) else None
+    if not isinstance(key, str) or not key:
+        raise UpstreamError("Replicate did not tell what it signs webhooks with.")
+    return Secret(key)
+
+
+def exhausted_for(headers: Mapping[str, str]) -> float:
+    """Seconds until the account may create again, when the answer says that this was its last creation for now."""
+    try:
+        remaining, reset = float(headers["ratelimit-remaining"]), float(headers["ratelimit-reset"])
+    except (KeyError, ValueError):
+        return 0.0
+    return min(max(0.0, reset), LONGEST_WAIT) if remaining < 1 else 0.0
+
+
+def moment(text: Any) -> datetime | None:
+    """A time as Replicate writes it (ISO 8601, UTC unless it says otherwise), or None."""
+    try:
+        read = datetime.fromisoformat(text)
+        return read.astimezone(UTC) if read.tzinfo else read.replace(tzinfo=UTC)
+    except (TypeError, ValueError, OverflowError):
+        return None
+
+
+def _outputs(output: Any) -> tuple[Output, ...]:
+    """One text or a list of them, by model. What is neither counts as no output."""
+    every = output if isinstance(output, list) else [output]
+    return tuple(
+        Url(each) if _URL.match(each) else Text(each) for each in every if isinstance(each, str) and each
+    )
+
+
+def _progress(logs: Any) -> float | None:
+    """The last percentage that was printed. Models mostly print bars: ` 40%|████      | 12/30`."""
+    if not isinstance(logs, str):
+        return None
+    shares = [share for found in _PER_CENT.findall(logs[-_LOGS_READ:]) if (share := float(found)) <= 100]
+    return shares[-1] if shares else None
+
+
+def _error_text(error: Any) -> str | None:
+    return error if error is None or isinstance(error, str) else str(error)
+
+
+def _seconds(created: datetime | None, completed: datetime | None) -> float | None:
+    """None, too, if it was completed before it was created."""
+    if created is None or completed is None or completed <= created:
+        return None
+    return (completed - created).total_seconds()

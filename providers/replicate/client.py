@@ -1,0 +1,202 @@
+"""Replicate's HTTP API, one method for each endpoint in use: it returns what the answer says, read leniently.
+
+The official client (`replicate` 1.0.7) holds the address and the token and puts requests together. They are sent by the
+`BudgetedTransport`, each with a lease, and not by the client's own methods. Those repeat a GET up to ten times on 429,
+503 and 504, unseen by any window. They take most of a millisecond to read a prediction, raise on `aborted`, on a
+missing `version` or an `error` that is no string, and keep neither headers nor most fields of an error. A test compares
+every request with the one that the official client makes.
+
+One client serves a token, in a bounded cache, and holds no connection. A token never goes into `os.environ`, and
+clients share no headers: the client writes its Authorization header into the dict that it is given.
+
+Every method takes the lease that its request uses, and raises Refusal, NotSent, Lost or TooLarge.
+Facts of the API: replicate.com/docs/reference/http. Facts of the client: its source at 1.0.7.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Any, Final
+
+import httpx
+from replicate import Client
+from replicate.webhook import Webhooks, WebhookSigningSecret
+
+from auth import Caller, Secret
+from catalog.references import Upload
+from concurrency import Lease
+from providers import Created, Prediction
+from providers.replicate import token_of
+from providers.replicate.answers import exhausted_for, read_file_address, read_prediction, read_secret
+from providers.replicate.transport import MAX_ANSWER, Answer, BudgetedTransport, Lost, open_connections
+
+LONGEST_DEADLINE: Final = 1800
+"""Seconds. Replicate ends every prediction after 30 minutes."""
+
+CREATE_TIMEOUT: Final = 30.0
+"""Seconds for the answer to a creation. The official client would wait for ever."""
+
+CLIENTS_KEPT: Final = 64
+
+MAX_POLL: Final = 4 * 1024 * 1024
+"""Bytes of an answer to a poll. Where inputs carry whole pictures, a page would be more, and each prediction is
+polled by itself."""
+
+SIGNATURE_TOLERANCE: Final = 300
+"""Seconds between a webhook's timestamp and now. An older one may be one that was overheard."""
+
+
+@dataclass(frozen=True, slots=True)
+class Timeouts:
+    """Seconds for the answer to each kind of request."""
+
+    create: float = CREATE_TIMEOUT
+    poll: float = 10.0
+    cancel: float = 4.0
+    """Shorter than a poll's, since what is not cancelled is billed."""
+    upload: float = 300.0
+    """For an image of up to 100 MB to be sent."""
+
+
+class NoDirectRequests(httpx.AsyncBaseTransport):
+    """In place of the official client's own connections: its methods would send without a lease."""
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        raise RuntimeError(f"{request.method} {request.url.path} has no lease")
+
+
+class ReplicateClient:
+    """The endpoints, for every caller. Make it and close it on the loop that uses it."""
+
+    def __init__(
+        self, *, base_url: str, timeouts: Timeouts, connections: httpx.AsyncBaseTransport | None = None
+    ) -> None:
+        self._base_url = base_url
+        self._timeouts = timeouts
+        self._connections = open_connections() if connections is None else connections
+        self._transport = BudgetedTransport(self._connections)
+        self._client = lru_cache(CLIENTS_KEPT)(self._new_client)
+
+    async def create_prediction(
+        self,
+        caller: Caller,
+        model: str,
+        sent: Mapping[str, Any],
+        *,
+        lease: Lease,
+        cancel_after: float,
+        webhook: str | None = None,
+    ) -> Created:
+        """`cancel_after` in seconds; `webhook` is the address that Replicate calls when the prediction is over.
+
+        Without `Prefer: wait`, which would keep the prediction's id unknown for up to a minute.
+        """
+        hooks = {"webhook": webhook, "webhook_events_filter": ["completed"]} if webhook else {}
+        answer = await self._call(
+            caller,
+            "POST",
+            f"/v1/models/{model}/predictions",
+            lease,
+            seconds=self._timeouts.create,
+            creates=True,
+            json={"input": sent, **hooks},
+            headers={"Cancel-After": cancel_after_header(cancel_after)},
+        )
+        prediction = replace(read_prediction(answer.json()), is_announced=webhook is not None)
+        return Created(prediction, exhausted_for(answer.headers))
+
+    async def get_prediction(self, caller: Caller, prediction_id: str, *, lease: Lease) -> Prediction:
+        prediction = read_prediction(
+            await self._get(caller, f"/v1/predictions/{prediction_id}", lease, max_answer=MAX_POLL)
+        )
+        if prediction.id != prediction_id:
+            raise Lost("the answer is another prediction")
+        return prediction
+
+    async def list_predictions(
+        self, caller: Caller, query: str, *, lease: Lease, max_answer: int = MAX_ANSWER
+    ) -> Any:
+        """The JSON of one page of the account's predictions, latest first (see `answers.listed` and `read_page`)."""
+        return await self._get(caller, f"/v1/predictions?{query}", lease, max_answer=max_answer)
+
+    async def cancel_prediction(self, caller: Caller, prediction_id: str, *, lease: Lease) -> Prediction:
+        answer = await self._call(
+            caller,
+            "POST",
+            f"/v1/predictions/{prediction_id}/cancel",
+            lease,
+            seconds=self._timeouts.cancel,
+            max_answer=MAX_POLL,
+        )
+        return read_prediction(answer.json())
+
+    async def create_file(self, caller: Caller, upload: Upload, *, lease: Lease) -> str:
+        """The address of the file."""
+        upload.file.seek(0)
+        content = (f"image{upload.media.extension}", upload.file, upload.media.name)
+        answer = await self._call(
+            caller,
+            "POST",
+            "/v1/files",
+            lease,
+            seconds=self._timeouts.upload,
+            max_answer=MAX_POLL,
+            files={"content": content},
+        )
+        return read_file_address(answer.json())
+
+    async def default_webhook_secret(self, caller: Caller, *, lease: Lease) -> Secret:
+        """What the account's webhooks are signed with. Raises UpstreamError if the answer has none."""
+        return read_secret(await self._get(caller, "/v1/webhooks/default/secret", lease, max_answer=MAX_POLL))
+
+    async def aclose(self) -> None:
+        """Close every connection."""
+        await self._connections.aclose()
+
+    async def _get(self, caller: Caller, path: str, lease: Lease, *, max_answer: int) -> Any:
+        answer = await self._call(
+            caller, "GET", path, lease, seconds=self._timeouts.poll, max_answer=max_answer
+        )
+        return answer.json()
+
+    async def _call(
+        self,
+        caller: Caller,
+        method: str,
+        path: str,
+        lease: Lease,
+        *,
+        seconds: float,
+        max_answer: int = MAX_ANSWER,
+        creates: bool = False,
+        **content: Any,
+    ) -> Answer:
+        builder = self._client(token_of(caller))._async_client  # noqa: SLF001
+        request = builder.build_request(method, path, **content)
+        return await self._transport.send(
+            request, lease, seconds=seconds, creates=creates, max_answer=max_answer
+        )
+
+    def _new_client(self, token: str) -> Client:
+        return Client(api_token=token, base_url=self._base_url, transport=NoDirectRequests())
+
+
+def is_signed(headers: Mapping[str, str], body: bytes, secret: str) -> bool:
+    """Whether this secret signed a webhook, and lately. Facts: replicate.com/docs/topics/webhooks/verify-webhook."""
+    try:
+        Webhooks.validate(
+            headers=dict(headers),
+            body=body.decode(),
+            secret=WebhookSigningSecret(key=str(secret)),
+            tolerance=SIGNATURE_TOLERANCE,
+        )
+    except ValueError:  # every way in which it fails; what it says of a malformed secret is the secret
+        return False
+    return True
+
+
+def cancel_after_header(seconds: float) -> str:
+    """Replicate's duration format (`45s`, `5m30s`, `30m`), within its bounds of 5 seconds and 30 minutes."""
+    minutes, rest = divmod(min(max(5, math.ceil(seconds)), LONGEST_DEADLINE), 60)
+    return "".join(f"{amount}{unit}" for amount, unit in ((minutes, "m"), (rest, "s")) if amount)

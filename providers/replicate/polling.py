@@ -1,0 +1,241 @@
+"""Which polls are worth making now, and how fast: as few requests as show everything that is due.
+
+An account's predictions can be listed, a hundred a page, the latest created first. So all that is due of one account is
+polled by pages, unless that is less than three, or no page can be had, or its pages proved wrong. The polls that will
+likely show most ended predictions come first.
+
+Pages show no logs. So a followed prediction gets polls of its own besides, about one a second. They are the least
+likely to find it over, and come last.
+
+Polls are made at once while the window has room and evenly spread beyond half of it; the last tenth is left to cancels.
+Polls for followers never take more than a third of the window: the more is followed, the less often each is polled.
+"""
+
+import asyncio
+import math
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+
+import structlog
+
+from admission.durations import Lengths
+from admission.sliding_window import WINDOW
+from auth import Caller
+from concurrency import Gate
+from providers import Prediction
+from providers.replicate.durations import SHORTEST, chance, next_look, next_safety_look
+
+PAGE = 100
+"""Predictions on a page of the list."""
+
+WORTH_A_PAGE = 3
+"""So many due at once are polled by a page."""
+
+PAGES_BELIEVED = 20
+"""So many pages in a row may show a prediction unfinished before it is polled by itself."""
+
+UNDATED = datetime.max.replace(tzinfo=UTC)
+"""When a prediction was created that does not say when."""
+
+UNANSWERED = 2.0
+"""Seconds after which pages without an answer are not waited for, and between polls while one's own hang."""
+
+_PAGES_AT_ONCE = 8
+
+_AT_ONCE = 150
+"""Looks under way, shared evenly by the accounts. One that hangs must not take the room of all."""
+
+_TICK = timedelta(milliseconds=1)
+"""How exactly the list may compare times. A coarser one would show those of one burst again and again."""
+
+_OVERDUE = 60.0
+"""So many seconds overdue weigh as much as one more prediction found over, so that none waits for ever."""
+
+EACH_FOLLOWED = 1.0
+"""Seconds between two polls of a followed prediction, at the least."""
+
+_EVENLY_FROM = 1 / 2
+_NONE_FROM = 0.9
+_FOLLOWED = 1 / 3
+"""Shares of the window."""
+
+log = structlog.get_logger("watcher")
+
+
+@dataclass(slots=True, eq=False)
+class Watch:
+    """One prediction that is waited for. Times are the loop's, in seconds; `created_at` is the upstream's."""
+
+    id: str
+    created_at: datetime
+    since: float
+    lengths: Lengths
+    over: asyncio.Future[Prediction]
+    seen: float = 0.0
+    """Its age, in seconds, when it was last seen unfinished."""
+    earliest: float = 0.0
+    latest: float = 0.0
+    first: float = 0.0
+    """When its next poll is wanted, and when its first was."""
+    alone: bool = False
+    """Its next poll must be its own."""
+    unanswered: int = 0
+    """How many of its own polls are under way."""
+    pages: int = 0
+    """How often in a row a page has shown it unfinished, or not at all."""
+    failures: int = 0
+    missing_since: float | None = None
+    is_pushed: Callable[[], bool] = bool
+    """Whether its result is pushed and the account's webhooks come."""
+    followers: dict[object, Callable[[Prediction], object]] = field(default_factory=dict)
+    polled_at: float = -math.inf
+    follow_at: float = math.inf
+    """When its last poll of its own was, and when its followers want one."""
+
+    def schedule(self, now: float) -> None:
+        next_poll = next_safety_look if self.is_pushed() else next_look
+        earliest, latest = next_poll(self.lengths.ordered, now - self.since)
+        self.earliest, self.latest = self.since + earliest, self.since + latest
+
+    def poll_for_followers(self, when: float) -> None:
+        self.follow_at = when if self.followers else math.inf
+
+    def show(self, prediction: Prediction) -> None:
+        """To its followers. An error of theirs does not concern the wait."""
+        for follower in list(self.followers.values()):
+            try:
+                follower(prediction)
+            except Exception:
+                log.exception("follower_failed", prediction=prediction.id)
+
+    def chance(self, now: float) -> float:
+        return chance(self.lengths.ordered, self.seen, now - self.since)
+
+    def is_listable(self) -> bool:
+        return not self.alone and self.pages < PAGES_BELIEVED
+
+
+@dataclass(slots=True, eq=False)
+class Account:
+    """A caller's predictions that are waited for, and how well their polls go."""
+
+    caller: Caller
+    watches: dict[Watch, None] = field(default_factory=dict)
+    """As a set that keeps its order."""
+    polls_again: float = -math.inf
+    pages_again: float = -math.inf
+    pages_under_way: list[float] = field(default_factory=list)
+    """When each began."""
+    under_way: int = 0
+    share: int = _AT_ONCE
+    """How many may be under way."""
+    failures: int = 0
+    page_failures: int = 0
+    failed_at: float = -math.inf
+
+    def may_begin(self, now: float) -> bool:
+        """Whether another poll may be made now. To be checked again just before, since time has passed."""
+        return now >= self.polls_again and self.under_way < self.share
+
+    def has_pages_enough(self) -> bool:
+        """So many are under way that another must wait."""
+        return len(self.pages_under_way) >= _PAGES_AT_ONCE
+
+    def next_poll(self) -> float:
+        latest = min((min(watch.latest, watch.follow_at) for watch in self.watches), default=math.inf)
+        return max(latest, self.polls_again)
+
+
+@dataclass(slots=True)
+class Poll:
+    """One request to come, and whom it is for: by a page if `before` is set, else one prediction alone."""
+
+    account: Account
+    watches: list[Watch]
+    expected: float
+    """How many it will likely find over."""
+    before: datetime | None = None
+
+    def urgency(self, now: float) -> float:
+        overdue = now - min(watch.latest for watch in self.watches)
+        return self.expected + max(0.0, overdue) / _OVERDUE
+
+
+def due(accounts: Iterable[Account], now: float) -> list[Poll]:
+    """The polls to make, the most urgent first. Of an account that fails it is one: the likeliest to be answered."""
+    polls: list[Poll] = []
+    accounts = list(accounts)
+    for account in accounts:
+        if account.next_poll() > now:
+            continue
+        account.share = max(2, _AT_ONCE // len(accounts))
+        if account.under_way >= account.share:
+            account.polls_again = now + SHORTEST
+            continue
+        found = _polls_of(account, now)
+        if account.failures:
+            found = [min(found, key=lambda poll: (poll.watches[0].failures, -poll.urgency(now)))]
+        polls += found
+    return sorted(polls, key=lambda poll: -poll.urgency(now))
+
+
+def _polls_of(account: Account, now: float) -> list[Poll]:
+    listable = [watch for watch in account.watches if watch.earliest <= now and watch.is_listable()]
+    if len(listable) < WORTH_A_PAGE or now < account.pages_again or account.failures:
+        listable = []
+    elif account.has_pages_enough():
+        if now - account.pages_under_way[0] < UNANSWERED:
+            for watch in listable:  # one of the pages under way will show it
+                watch.schedule(now)
+        listable = []
+    listed = set(listable)
+    single = [
+        Poll(account, [watch], watch.chance(now))
+        for watch in account.watches
+        if (watch.latest <= now and watch not in listed) or watch.follow_at <= now
+    ]
+    return [*_pages(account, listable, now), *single]
+
+
+def _pages(account: Account, listable: list[Watch], now: float) -> Iterator[Poll]:
+    """The latest created first: one that other predictions crowd off its page is due again at once."""
+    listable.sort(key=lambda watch: watch.created_at, reverse=True)
+    for start in range(0, len(listable), PAGE):
+        page = listable[start : start + PAGE]
+        before = min(page[0].created_at, UNDATED - _TICK) + _TICK
+        yield Poll(account, page, sum(watch.chance(now) for watch in page), before)
+
+
+class PollThrottle:
+    """The pace within the window `places`."""
+
+    def __init__(self, places: Gate) -> None:
+        self._places = places
+        self._polled_at = -math.inf
+
+    async def wait(self) -> None:
+        """Return when the next poll may be made."""
+        now = asyncio.get_running_loop().time
+        while self._used() >= _EVENLY_FROM:
+            evenly = self._each(1 - _EVENLY_FROM)
+            wait = evenly if self._used() >= _NONE_FROM else self._polled_at + evenly - now()
+            if wait <= 0:
+                return
+            await asyncio.sleep(wait)
+
+    def note_poll(self) -> None:
+        """A poll is made now."""
+        self._polled_at = asyncio.get_running_loop().time()
+
+    def between_follows(self, followed: int) -> float:
+        """Seconds between two polls of each prediction, if so many are followed."""
+        return max(EACH_FOLLOWED, followed * self._each(_FOLLOWED))
+
+    def _used(self) -> float:
+        window = self._places.statistics()
+        return window.current_rate_per_minute / window.requests_per_minute_limit
+
+    def _each(self, share: float) -> float:
+        """Seconds for each place, if this share of them is spread over the window."""
+        return WINDOW / (share * self._places.statistics().requests_per_minute_limit)

@@ -1,0 +1,265 @@
+"""Replicate as a provider: creations that happen once, watched predictions, cancels and uploads.
+
+- A creation has a timeout and a deadline (`Cancel-After`), so that nothing bills for ever, whatever becomes of us.
+- A creation whose answer was lost is searched for before it counts as not made (`reconciliation.py`).
+- A prediction is watched by polls (`watcher.py`); a result that Replicate pushes ends a watch, or a search, at once
+  (`push.py`).
+
+Each request goes through `client.py`, with a lease of the creation's admission or of the window for all others.
+"""
+
+import asyncio
+import math
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+from urllib.parse import urlencode
+
+import httpx
+import structlog
+
+from admission.durations import Durations
+from auth import Caller, Secret
+from catalog.references import INLINE, LARGEST, Upload
+from concurrency import Gate, Lease
+from errors import UpstreamError
+from providers import (
+    Created,
+    CreationRegistry,
+    Limits,
+    Prediction,
+    ProgressSource,
+    Provider,
+    PushedResult,
+    PushReceiver,
+    TryAgain,
+    UncertainCreation,
+    fingerprint,
+)
+from providers.replicate.answers import Page, read_page
+from providers.replicate.client import LONGEST_DEADLINE, MAX_POLL, ReplicateClient, Timeouts
+from providers.replicate.errors import raise_if_settled, seconds_to_wait, service_error
+from providers.replicate.push import Secrets, read_push
+from providers.replicate.reconciliation import CLOCK_SKEW, PATIENCE, SEARCH_PAUSES, Creations
+from providers.replicate.transport import Lost, NotSent, Refusal, TooLarge
+from providers.replicate.uploads import FIRST_PAUSE, Uploads
+from providers.replicate.watcher import NoPages, PollFailed, Watcher
+
+_MISSING_PATIENCE = 10.0
+"""Seconds. A prediction that no poll has found for so long is gone."""
+
+_UNTOLD_WAIT = 5.0
+"""Seconds without polls of an account that was refused for its rate without a time to wait."""
+
+CANCEL_PATIENCE = 30.0
+"""Seconds, from its first try, in which a prediction must be cancelled; then it is left to its deadline."""
+
+_CANCELS_AT_ONCE = 100
+"""So that cancels that hang leave room for polls."""
+
+log = structlog.get_logger("replicate")
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """Seconds: timeouts, and pauses between tries."""
+
+    timeouts: Timeouts = field(default_factory=Timeouts)
+    search_pauses: Sequence[float] = SEARCH_PAUSES
+    """Before each look for a lost creation."""
+    cancel_pauses: Sequence[float] = (0.2, 0.4, 0.8, 1.6, 3.2, 6.4)
+    """After each try to cancel that failed, unless a refusal says how long."""
+    upload_pause: float = FIRST_PAUSE
+    """Before a second try to upload, at most."""
+
+
+class Replicate(Provider, PushReceiver, CreationRegistry, ProgressSource):
+    """Make it and close it on the loop that uses it.
+
+    `others` is the window for all requests that create nothing; `connections` carry the requests.
+    """
+
+    def __init__(
+        self,
+        *,
+        base_url: str,
+        others: Gate,
+        durations: Durations | None = None,
+        timing: Timing | None = None,
+        connections: httpx.AsyncBaseTransport | None = None,
+    ) -> None:
+        timing = timing or Timing()
+        self.limits = Limits(
+            longest_deadline=LONGEST_DEADLINE,
+            answer_timeout=timing.timeouts.create,
+            clock_skew=CLOCK_SKEW.total_seconds(),
+            inline_bytes=INLINE,
+            upload_bytes=LARGEST,
+        )
+        self._others = others
+        self._cancel_pauses = timing.cancel_pauses
+        self._cancelling = asyncio.Semaphore(_CANCELS_AT_ONCE)
+        self._client = ReplicateClient(base_url=base_url, timeouts=timing.timeouts, connections=connections)
+        self._watcher = Watcher(
+            places=others, get=self._get, get_page=self._get_page, durations=durations or Durations()
+        )
+        self._creations = Creations(self._search, pauses=timing.search_pauses)
+        self._uploads = Uploads(self._send_file, first_pause=timing.upload_pause)
+        self._secrets = Secrets(self._get_secret)
+
+    async def upload(self, caller: Caller, upload: Upload) -> str:
+        return await self._uploads.address(caller, upload)
+
+    async def create(
+        self,
+        caller: Caller,
+        model: str,
+        sent: Mapping[str, Any],
+        *,
+        lease: Lease,
+        cancel_after: float,
+        reference: str,
+        callback: str | None = None,
+    ) -> Created:
+        content = fingerprint(sent)
+        with self._creations.begin(
+            caller, model, content, reference=reference, since=time.time()
+        ) as creation:
+            try:
+                created = await self._client.create_prediction(
+                    caller, model, sent, lease=lease, cancel_after=cancel_after, webhook=callback
+                )
+            except NotSent:
+                raise TryAgain(UpstreamError("Replicate cannot be reached."), unreachable=True) from None
+            except Refusal as refusal:
+                raise_if_settled(refusal, caller)
+                reason = str(refusal)
+            except Lost as lost:
+                reason = str(lost)
+            else:
+                creation.answered(created.prediction.id)
+                if creation.pushed and creation.pushed.id == created.prediction.id:
+                    self._watcher.receive(creation.pushed)
+                return created
+            log.warning("creation_uncertain", reason=reason, model=model, caller=caller.id)
+            return Created(await creation.find())
+
+    async def recover(
+        self,
+        caller: Caller,
+        model: str,
+        *,
+        content: str,
+        since: float,
+        reference: str,
+        patience: float = PATIENCE,
+    ) -> Created:
+        """`patience`: how long to go on searching while Replicate answers no look, in seconds."""
+        with self._creations.begin(caller, model, content, reference=reference, since=since) as creation:
+            return Created(await creation.find(patience=patience, on_its_way=self.limits.answer_timeout))
+
+    def register_uncertain(self, creation: UncertainCreation) -> None:
+        self._creations.register_uncertain(creation)
+
+    def register_known(self, ids: Iterable[str]) -> None:
+        for prediction_id in ids:
+            self._creations.register_known(prediction_id)
+
+    async def wait(self, caller: Caller, prediction: Prediction, *, model: str) -> Prediction:
+        return await self._watcher.wait(caller, prediction, model=model)
+
+    def follow(self, prediction_id: str, listener: Callable[[Prediction], object]) -> Callable[[], None]:
+        return self._watcher.follow(prediction_id, listener)
+
+    async def webhook_secret(self, caller: Caller) -> str:
+        return await self._secrets.of(caller)
+
+    def read_push(self, headers: Mapping[str, str], body: bytes, secret: str) -> PushedResult:
+        return read_push(headers, body, secret)
+
+    def receive_push(self, reference: str, pushed: PushedResult) -> None:
+        """While its creation is under way, a message concerns this attempt alone, whatever prediction it names."""
+        creation = self._creations.of(reference)
+        if creation is not None:
+            creation.receive_push(pushed)
+        elif self._creations.may_be(pushed.prediction.id, reference):
+            self._watcher.receive(pushed.prediction)
+
+    async def cancel(self, caller: Caller, prediction: Prediction) -> Prediction | None:
+        clock = asyncio.get_running_loop().time
+        give_up = math.inf
+        for pause in (*self._cancel_pauses, math.inf):
+            try:
+                async with self._cancelling:
+                    with await self._others.acquire(caller.id) as lease:
+                        give_up = min(give_up, clock() + CANCEL_PATIENCE)
+                        return await self._client.cancel_prediction(caller, prediction.id, lease=lease)
+            except Refusal as refusal:
+                if refusal.status in {401, 403, 404, 422}:
+                    break
+                pause = max(pause, seconds_to_wait(refusal) or 0.0)
+            except (NotSent, Lost):
+                pass
+            if clock() + pause > give_up:
+                break
+            await asyncio.sleep(pause)
+        log.warning("cancel_failed", prediction=prediction.id, caller=caller.id)
+        return None
+
+    async def aclose(self) -> None:
+        await self._secrets.aclose()
+        await self._watcher.aclose()
+        await self._client.aclose()
+
+    async def _send_file(self, caller: Caller, upload: Upload) -> str:
+        with await self._others.acquire(caller.id) as lease:
+            return await self._client.create_file(caller, upload, lease=lease)
+
+    async def _get_secret(self, caller: Caller) -> Secret:
+        with await self._others.acquire(caller.id) as lease:
+            return await self._client.default_webhook_secret(caller, lease=lease)
+
+    async def _search(self, caller: Caller, query: str) -> Any:
+        with await self._others.acquire(caller.id) as lease:
+            return await self._client.list_predictions(caller, query, lease=lease)
+
+    async def _get(self, caller: Caller, prediction_id: str, lease: Lease) -> Prediction:
+        try:
+            return await self._client.get_prediction(caller, prediction_id, lease=lease)
+        except TooLarge:
+            raise PollFailed(
+                UpstreamError("Replicate answered too much."), patience=_MISSING_PATIENCE
+            ) from None
+        except Refusal as refusal:
+            if refusal.status == 404:
+                raise PollFailed(service_error(refusal, caller), patience=_MISSING_PATIENCE) from None
+            raise _poll_failed(refusal, caller) from None
+        except (NotSent, Lost):
+            raise PollFailed(UpstreamError()) from None
+
+    async def _get_page(self, caller: Caller, before: datetime, lease: Lease) -> Page:
+        query = urlencode({"created_before": before.isoformat().replace("+00:00", "Z")})
+        try:
+            return read_page(
+                await self._client.list_predictions(caller, query, lease=lease, max_answer=MAX_POLL)
+            )
+        except Refusal as refusal:
+            failed = _poll_failed(refusal, caller)
+            # Refused for good: each is polled by itself, and its answer says why.
+            raise failed if isinstance(failed, PollFailed) else NoPages from None
+        except TooLarge:
+            raise NoPages from None
+        except (NotSent, Lost):
+            raise PollFailed(UpstreamError()) from None
+
+
+def _poll_failed(refusal: Refusal, caller: Caller) -> Exception:
+    """A PollFailed for what passes; for anything else the error that ends the watch."""
+    error = service_error(refusal, caller)
+    if refusal.status == 429:
+        return PollFailed(error, wait=seconds_to_wait(refusal) or _UNTOLD_WAIT)
+    if refusal.status == 408 or refusal.status >= 500:
+        return PollFailed(error, wait=seconds_to_wait(refusal) or 0.0)
+    return error

@@ -1,0 +1,162 @@
+"""Results that Replicate pushes: whether to believe a message, and whether to rely on an account's messages.
+
+Anyone on the internet can reach the address of the webhooks, so a message is bytes until its signature holds, and its
+timestamp shows that it is not an old one replayed. It is then read as leniently as any answer. An account's signing
+secret is fetched once an hour and kept in memory. Callers that need it meanwhile share one request. A failure is not
+kept.
+
+Pushed results come first, and polls are the safety net.
+
+- A result that comes before anything waits for it is kept: a prediction may be over before the answer to its creation
+  has been read.
+- A poll finds out an account whose webhooks do not come: the prediction was over, and no message came within a few
+  seconds. For ten minutes then, nothing relies on that account's webhooks.
+"""
+
+import asyncio
+import json
+import math
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+
+import structlog
+
+from auth import Caller, Secret
+from errors import UpstreamError
+from providers import Prediction, PushedResult, Untrusted, fingerprint
+from providers.replicate.answers import read_prediction
+from providers.replicate.client import is_signed
+from providers.replicate.errors import service_error
+from providers.replicate.transport import Lost, NotSent, Refusal
+
+SECRETS_KEPT = 1_000
+
+GOOD_FOR = 3600.0
+"""Seconds after which a secret is fetched again: its owner may have taken a new one."""
+
+GRACE = 5.0
+"""Seconds that a webhook may come later than a poll that found the same."""
+
+SILENCE = 600.0
+"""Seconds without reliance on an account's webhooks after one did not come."""
+
+KEPT = 1_000
+"""Results kept that nothing waits for yet."""
+
+log = structlog.get_logger("announcements")
+
+Fetch = Callable[[Caller], Awaitable[Secret]]
+
+
+def read_push(headers: Mapping[str, str], body: bytes, secret: str) -> PushedResult:
+    """What a webhook says. Raises Untrusted, and nothing else whatever was sent."""
+    if not is_signed(headers, body, secret):
+        raise Untrusted("The webhook is not signed by Replicate, or not lately.")
+    try:
+        document = json.loads(body)
+        prediction = read_prediction(document)
+        sent = document.get("input")
+        content = fingerprint(sent) if isinstance(sent, dict) else None
+    except (ValueError, RecursionError, Lost):
+        raise Untrusted("The webhook tells of no prediction.") from None
+    return PushedResult(prediction, _text(document.get("model")), content, _text(document.get("webhook")))
+
+
+class Secrets:
+    """The signing secrets of the accounts that were needed last. `fetch(caller)` fetches one."""
+
+    def __init__(self, fetch: Fetch) -> None:
+        self._fetch = fetch
+        self._secrets: OrderedDict[str, tuple[Secret, float]] = OrderedDict()
+        self._fetching: dict[str, asyncio.Task[Secret]] = {}
+
+    async def of(self, caller: Caller) -> str:
+        """Raises ServiceError."""
+        secret, good_until = self._secrets.get(caller.id, ("", -math.inf))
+        if asyncio.get_running_loop().time() < good_until:
+            return secret
+        fetching = self._fetching.get(caller.id)
+        if fetching is None:
+            fetching = self._fetching[caller.id] = asyncio.create_task(self._answer(caller))
+            fetching.add_done_callback(lambda done: self._fetched(caller, done))
+        return await asyncio.shield(fetching)  # it is shared: one caller's cancellation is not the others'
+
+    async def aclose(self) -> None:
+        """Stop fetching."""
+        fetching = list(self._fetching.values())
+        for task in fetching:
+            task.cancel()
+        await asyncio.gather(*fetching, return_exceptions=True)
+
+    async def _answer(self, caller: Caller) -> Secret:
+        try:
+            return await self._fetch(caller)
+        except Refusal as refusal:
+            raise service_error(refusal, caller) from None
+        except (NotSent, Lost):
+            raise UpstreamError from None
+
+    def _fetched(self, caller: Caller, done: "asyncio.Task[Secret]") -> None:
+        del self._fetching[caller.id]
+        if done.cancelled() or done.exception() is not None:
+            return
+        self._secrets[caller.id] = done.result(), asyncio.get_running_loop().time() + GOOD_FOR
+        self._secrets.move_to_end(caller.id)
+        if len(self._secrets) > SECRETS_KEPT:
+            self._secrets.popitem(last=False)
+
+
+class PushTracker:
+    """Results that came early, and accounts whose webhooks do not come: `on_silence(caller)` is called for each."""
+
+    def __init__(self, *, on_silence: Callable[[Caller], None]) -> None:
+        self._on_silence = on_silence
+        self._early: OrderedDict[str, Prediction] = OrderedDict()
+        self._expected: dict[str, asyncio.TimerHandle] = {}
+        self._silent_until: dict[str, float] = {}
+
+    def keep(self, prediction: Prediction) -> None:
+        """Nothing waits for it yet."""
+        self._early[prediction.id] = prediction
+        if len(self._early) > KEPT:
+            self._early.popitem(last=False)
+
+    def early(self, prediction_id: str) -> Prediction | None:
+        """How it ended, if that was pushed before anything waited."""
+        return self._early.get(prediction_id)
+
+    def came(self, prediction_id: str) -> None:
+        """Its webhook, which a poll may have preceded."""
+        if timer := self._expected.pop(prediction_id, None):
+            timer.cancel()
+
+    def expect(self, caller: Caller, prediction_id: str) -> None:
+        """A poll found it over: its webhook must come now."""
+        if prediction_id not in self._expected and self.are_relied_on(caller):
+            loop = asyncio.get_running_loop()
+            self._expected[prediction_id] = loop.call_later(GRACE, self._missed, caller, prediction_id)
+
+    def are_relied_on(self, caller: Caller) -> bool:
+        """Whether this account's webhooks come, as far as is known."""
+        return asyncio.get_running_loop().time() >= self._silent_until.get(caller.id, 0.0)
+
+    def close(self) -> None:
+        """Expect no more webhooks."""
+        for timer in self._expected.values():
+            timer.cancel()
+        self._expected.clear()
+
+    def _missed(self, caller: Caller, prediction_id: str) -> None:
+        del self._expected[prediction_id]
+        if not self.are_relied_on(caller):  # one is enough
+            return
+        now = asyncio.get_running_loop().time()
+        self._silent_until = {each: until for each, until in self._silent_until.items() if until > now}
+        self._silent_until[caller.id] = now + SILENCE
+        log.warning("webhooks_silent", caller=caller.id, prediction=prediction_id)
+        self._on_silence(caller)
+
+
+def _text(value: Any) -> str | None:
+    return value if isinstance(value, str) else None

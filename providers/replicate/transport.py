@@ -1,0 +1,160 @@
+"""The one way out to Replicate. Every request takes a lease, so both budgets are kept here.
+
+A lease is good for one request: a creation takes the lease of its admission, every other request one of the second
+window. The lease is stamped when the request leaves and again when its answer is here. `send` returns the answer of a
+success. It raises Refusal for an error status, NotSent when nothing can have arrived, and Lost when that is unknown.
+
+Underneath is aiohttp (by `httpx-aiohttp`): httpx's own pool slows down beyond about 30 requests in flight.
+"""
+
+import asyncio
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import aiohttp
+import httpx
+from httpx_aiohttp import AiohttpTransport
+
+from concurrency import Lease
+
+MAX_ANSWER = 128 * 1024 * 1024
+"""Bytes. A page of a hundred predictions, each with four inline images of 256 kB, is below."""
+
+
+CONNECT_TIMEOUT = 5.0
+"""Seconds. Below every request's own timeout, so that not having connected is known as such."""
+
+
+class NotSent(Exception):
+    """Certainly nothing arrived: there was no connection."""
+
+
+class Lost(Exception):
+    """It was sent, and no whole answer came. Whether it arrived is not known."""
+
+
+class TooLarge(Lost):
+    """It was answered at more length than can be read."""
+
+
+class Refusal(Exception):
+    """Replicate answered with an error status."""
+
+    def __init__(self, status: int, headers: Mapping[str, str], body: bytes) -> None:
+        super().__init__(f"Replicate answered {status}")
+        self.status = status
+        self.headers = headers
+        self.body = body
+
+    def json(self) -> Mapping[str, Any]:
+        """The error document; empty when it is none."""
+        try:
+            document = json.loads(self.body)
+        except (ValueError, RecursionError):
+            return {}
+        return document if isinstance(document, dict) else {}
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What came back with a status of success."""
+
+    headers: Mapping[str, str]
+    body: bytes
+
+    def json(self) -> Any:
+        """The answer's JSON. Raises Lost when it is none: then the outcome is unknown."""
+        try:
+            return json.loads(self.body)
+        except (ValueError, RecursionError) as error:
+            raise Lost("the answer is not JSON") from error
+
+
+class BudgetedTransport:
+    """Sends requests over `connections`, each with a lease."""
+
+    def __init__(self, connections: httpx.AsyncBaseTransport) -> None:
+        self._connections = connections
+
+    async def send(
+        self,
+        request: httpx.Request,
+        lease: Lease,
+        *,
+        seconds: float,
+        creates: bool = False,
+        max_answer: int = MAX_ANSWER,
+    ) -> Answer:
+        """The answer to one request, within `seconds` for all of it and of at most `max_answer` bytes.
+
+        `creates` says that the lease is of an admission. Raises Refusal, NotSent, Lost or TooLarge.
+        """
+        if _creates(request) is not creates:
+            raise RuntimeError(
+                "a creation needs the lease of its admission, and all else one of the other window"
+            )
+        # httpx would time each read and write; here one timeout bounds the whole exchange.
+        request.extensions["timeout"] = {
+            "connect": CONNECT_TIMEOUT,
+            "pool": CONNECT_TIMEOUT,
+            "read": None,
+            "write": None,
+        }
+        lease.sent()
+        try:
+            async with asyncio.timeout(seconds):
+                response = await self._connections.handle_async_request(request)
+                try:
+                    body = await _read(response, max_answer)
+                finally:
+                    await response.aclose()
+        except TimeoutError as error:
+            raise Lost("no answer in time") from error
+        except httpx.HTTPError as error:
+            if not _never_connected(error):
+                raise Lost(str(error)) from error
+            lease.not_sent()
+            raise NotSent(str(error)) from error
+        except aiohttp.ClientError as error:  # what httpx-aiohttp does not translate
+            raise Lost(str(error)) from error
+        finally:
+            lease.answered()
+        if response.status_code >= 300:
+            raise Refusal(response.status_code, response.headers, body)
+        return Answer(response.headers, body)
+
+
+def open_connections() -> httpx.AsyncBaseTransport:
+    """The pool under every account's client. Make it on the loop that uses it, and close it there."""
+
+    def session() -> aiohttp.ClientSession:
+        made = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=0, ttl_dns_cache=60, ssl=transport.ssl_context),
+            cookie_jar=aiohttp.DummyCookieJar(),  # one account's cookies are no other's
+        )
+        # aiohttp would quietly repeat a GET on a connection that turned out closed: uncounted.
+        made._retry_connection = False  # noqa: SLF001
+        return made
+
+    transport = AiohttpTransport(client=session)
+    return transport
+
+
+def _creates(request: httpx.Request) -> bool:
+    return request.method == "POST" and request.url.path.endswith("/predictions")
+
+
+def _never_connected(error: httpx.HTTPError) -> bool:
+    """By aiohttp's own error, since httpx-aiohttp calls a lost connection a ConnectTimeout."""
+    return isinstance(error.__cause__, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError)
+
+
+async def _read(response: httpx.Response, most: int) -> bytes:
+    body = bytearray()
+    async for chunk in response.aiter_bytes():
+        body += chunk
+        if len(body) > most:
+            raise TooLarge("the answer is too large")
+    return bytes(body)

@@ -1,0 +1,96 @@
+"""Images that are too large to be sent inline: Replicate's files take them first, and a prediction is given their
+address. Each is sent once for all the generations that share it, and again when the address is about to run out. What
+fails in passing is tried again, and when it fails for good it has for all who share it.
+
+Files take up to 100 MB and are kept for 24 hours (replicate.com/docs/reference/http#files.create).
+"""
+
+import asyncio
+import math
+import random
+from collections.abc import Awaitable, Callable
+from weakref import WeakKeyDictionary, WeakValueDictionary
+
+from auth import Caller
+from catalog.references import Upload
+from errors import ServiceError, UpstreamError
+from providers.replicate.errors import seconds_to_wait, service_error
+from providers.replicate.transport import Lost, NotSent, Refusal
+
+GOOD_FOR = 20 * 3600.0
+"""Seconds that an address is used for; it is read when the prediction starts."""
+
+AT_ONCE = 4
+"""Of one caller, so that slow uploads of one leave room for the others, and all of them for looks and cancels."""
+
+TRIES = 4
+
+FIRST_PAUSE = 0.5
+"""Seconds, at most, before the second try, if a refusal does not say how long; it doubles."""
+
+SendFile = Callable[[Caller, Upload], Awaitable[str]]
+
+
+class _Sending:
+    """One image on its way, for all who wait for it. Without any it is given up."""
+
+    def __init__(self, task: asyncio.Task[str]) -> None:
+        self.task = task
+        self.waiting = 0
+        self.sent_at = math.inf
+
+    async def address(self) -> str:
+        self.waiting += 1
+        try:
+            address = await asyncio.shield(self.task)
+        finally:
+            self.waiting -= 1
+            if not self.waiting:
+                self.task.cancel()
+        self.sent_at = min(self.sent_at, asyncio.get_running_loop().time())
+        return address
+
+    @property
+    def is_of_use(self) -> bool:
+        """Failed, it failed for all: they share the image, and the tries."""
+        is_stale = asyncio.get_running_loop().time() >= self.sent_at + GOOD_FOR
+        return not self.task.cancelled() and not self.task.cancelling() and not is_stale
+
+
+class Uploads:
+    """What has been sent ahead. `send_file(caller, upload)` sends a file and returns its address."""
+
+    def __init__(self, send_file: SendFile, *, first_pause: float = FIRST_PAUSE) -> None:
+        self._send_file = send_file
+        self._first_pause = first_pause
+        self._turns: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
+        self._sendings: WeakKeyDictionary[Upload, _Sending] = WeakKeyDictionary()
+
+    async def address(self, caller: Caller, upload: Upload) -> str:
+        """Where the image is, sent if it was not yet. An upload belongs to one caller. Raises ServiceError."""
+        sending = self._sendings.get(upload)
+        if sending is None or not sending.is_of_use:
+            sending = _Sending(asyncio.create_task(self._send(caller, upload)))
+            self._sendings[upload] = sending
+        return await sending.address()
+
+    async def _send(self, caller: Caller, upload: Upload) -> str:
+        turn = self._turns.setdefault(caller.id, asyncio.Semaphore(AT_ONCE))
+        async with turn:
+            for number in range(TRIES):
+                try:
+                    return await self._send_file(caller, upload)
+                except NotSent:
+                    error: ServiceError = UpstreamError("Replicate cannot be reached.")
+                    error.falls_back = False  # no other model is any nearer
+                    wait = None
+                except Lost:  # a file that is there twice costs nothing
+                    error, wait = UpstreamError("The image could not be uploaded to Replicate."), None
+                except Refusal as refusal:
+                    error, wait = service_error(refusal, caller), seconds_to_wait(refusal)
+                    if refusal.status < 500 and refusal.status not in {408, 429}:
+                        raise error from None
+                if number + 1 < TRIES:
+                    pause = self._first_pause * 2**number * random.uniform(0.5, 1)  # noqa: S311
+                    await asyncio.sleep(pause if wait is None else wait)
+        raise error

@@ -1,0 +1,385 @@
+"""The watcher: one schedule for every prediction in flight, so that polling costs little and finds ends soon.
+
+Each prediction has a span of time in which its next poll is wanted (`durations.py`). When the first of these spans
+ends, everything whose span has begun is polled together:
+
+- **One request shows a hundred.** An account's predictions can be listed, a hundred a page with their status and
+  outputs, so all that is due of one account costs one request, however much it is. A page also shows predictions that
+  are not due yet. Only when less than three are due does each get a poll of its own.
+- **A page alone is not trusted.** A prediction that it does not show, shows as over without saying with what, or has
+  shown unfinished for twenty pages, is polled by itself; and so is everything while no page can be had.
+- **When polls are scarce, the likeliest come first**, those that show most ended predictions; see `polling.py`.
+- **A failing upstream is not hammered.** An account whose poll failed is tried with one poll at a time, after a growing
+  pause, or after the one that a refusal names.
+- **Pushed results save polls.** Where webhooks come (`push.py`), polls are rare: they find what was not pushed, and
+  accounts whose webhooks do not come.
+
+The official client's own `wait` is never used: it has no deadline and takes any status but `starting` for finished.
+Facts of the list: replicate.com/docs/reference/http#predictions.list.
+"""
+
+import asyncio
+import math
+from collections.abc import Awaitable, Callable, Iterator
+from datetime import datetime
+from functools import partial
+
+import structlog
+
+from admission.durations import Durations
+from auth import Caller
+from concurrency import Gate, Lease
+from errors import ServiceError
+from providers import Prediction
+from providers.replicate.answers import Page
+from providers.replicate.polling import (
+    EACH_FOLLOWED,
+    PAGES_BELIEVED,
+    UNANSWERED,
+    UNDATED,
+    WORTH_A_PAGE,
+    Account,
+    Poll,
+    PollThrottle,
+    Watch,
+    due,
+)
+from providers.replicate.push import PushTracker
+
+_PAUSES = (0.25, 8.0)
+"""Seconds after a poll that failed, at first and at the most; it doubles."""
+
+_NO_PAGES = (1.0, 60.0)
+"""Seconds without pages after one that could not be had, at first and at the most; it doubles."""
+
+_CROWDED_OUT = 5
+"""A page that shows less than was worth it counts as so many: other predictions fill the list."""
+
+_PLAN_GOOD_FOR = 0.05
+"""Seconds. After a longer wait for a place, the polls are chosen again."""
+
+
+log = structlog.get_logger("watcher")
+
+
+class PollFailed(Exception):
+    """This poll found out nothing; another may.
+
+    `wait` is how long the refusal says to wait, in seconds. With `patience` it is the prediction that fails, and
+    not the upstream: after so many seconds of that in a row its watch ends with `error`.
+    """
+
+    def __init__(self, error: ServiceError, *, wait: float = 0.0, patience: float = math.inf) -> None:
+        super().__init__(str(error))
+        self.error = error
+        self.wait = wait
+        self.patience = patience
+
+
+Get = Callable[[Caller, str, Lease], Awaitable[Prediction]]
+"""One prediction. Raises PollFailed for what may pass; anything else ends the watch with that error."""
+
+GetPage = Callable[[Caller, datetime, Lease], Awaitable[Page]]
+"""The latest hundred created before a moment. Raises PollFailed for what may pass, and NoPages."""
+
+
+class NoPages(Exception):
+    """The list cannot be had."""
+
+
+class Watcher:
+    """`wait` returns one prediction when it is over; one timer and one patrol serve all waits. `receive` takes a pushed
+    result, and `follow` shows progress.
+
+    `places` is the window of the polls; `durations` remembers how long each model's predictions take.
+    """
+
+    def __init__(self, *, places: Gate, get: Get, get_page: GetPage, durations: Durations) -> None:
+        self._places = places
+        self._get = get
+        self._get_page = get_page
+        self._durations = durations
+        self._accounts: dict[str, Account] = {}
+        self._timer: asyncio.TimerHandle | None = None
+        self._patrol: asyncio.Task[None] | None = None
+        self._polls: set[asyncio.Task[None]] = set()
+        self._throttle = PollThrottle(places)
+        self._pushes = PushTracker(on_silence=self._poll_as_usual)
+
+    async def wait(self, caller: Caller, prediction: Prediction, *, model: str) -> Prediction:
+        """The prediction as it is when it is over. The result of one that is watched late may have been pushed already,
+        so it is polled as usual."""
+        if prediction.is_over:
+            return prediction
+        if (early := self._pushes.early(prediction.id)) is not None:
+            return early
+        loop = asyncio.get_running_loop()
+        lengths = self._durations.lengths(model)
+        since, created_at = loop.time() - prediction.age, prediction.created_at or UNDATED
+        watch = Watch(prediction.id, created_at, since, lengths, loop.create_future())
+        watch.alone = watch.created_at is UNDATED
+        if prediction.is_announced and prediction.age == 0:
+            watch.is_pushed = partial(self._pushes.are_relied_on, caller)
+        watch.schedule(since)  # as one never polled, so what should be over by now is polled at once
+        watch.first = watch.latest
+        account = self._accounts.setdefault(caller.id, Account(caller))
+        account.watches[watch] = None
+        self._wake_by(max(watch.latest, account.polls_again))
+        try:
+            return await watch.over
+        finally:
+            account.watches.pop(watch, None)
+            self._forget(account)
+
+    def receive(self, prediction: Prediction) -> None:
+        """Take a pushed result. Twice, or of a prediction that is not waited for, does no harm."""
+        if not prediction.is_over:
+            return
+        self._pushes.came(prediction.id)
+        watched = list(self._watches_of(prediction.id))
+        for watch in watched:
+            self._over(watch, prediction)
+        if not watched:
+            self._pushes.keep(prediction)
+
+    def follow(self, prediction_id: str, listener: Callable[[Prediction], object]) -> Callable[[], None]:
+        """Call the listener with each poll's answer while the prediction is unfinished, about once a second, until the
+        returned function is called. Does nothing if it is not watched."""
+        watch = next(self._watches_of(prediction_id), None)
+        if watch is None:
+            return lambda: None
+        follower = object()
+        watch.followers[follower] = listener
+        watch.poll_for_followers(max(asyncio.get_running_loop().time(), watch.polled_at + EACH_FOLLOWED))
+        self._wake_by(watch.follow_at)
+
+        def leave() -> None:
+            watch.followers.pop(follower, None)
+            watch.poll_for_followers(watch.follow_at)
+
+        return leave
+
+    async def aclose(self) -> None:
+        """Stop polling, and wait for the polls under way to be gone. No wait may be left."""
+        self._pushes.close()
+        polls = [*self._polls, *([self._patrol] if self._patrol else [])]
+        for poll in polls:
+            poll.cancel()
+        await asyncio.gather(*polls, return_exceptions=True)
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _watches_of(self, prediction_id: str) -> Iterator[Watch]:
+        everything = (watch for account in self._accounts.values() for watch in account.watches)
+        return (watch for watch in everything if watch.id == prediction_id and not watch.over.done())
+
+    def _poll_as_usual(self, caller: Caller) -> None:
+        """This account's webhooks do not come."""
+        if account := self._accounts.get(caller.id):
+            for watch in account.watches:
+                watch.schedule(asyncio.get_running_loop().time())
+            self._wake_by(account.next_poll())
+
+    def _forget(self, account: Account) -> None:
+        """Drop an account without waits, but not before the pause that a refusal named is over."""
+        loop = asyncio.get_running_loop()
+        if account.watches or self._accounts.get(account.caller.id) is not account:
+            return
+        if account.polls_again > loop.time():
+            loop.call_at(account.polls_again, self._forget, account)
+        else:
+            del self._accounts[account.caller.id]
+
+    # When: one timer while nothing is due, and one patrol while something is.
+
+    def _wake_by(self, when: float) -> None:
+        if self._patrol is not None or when == math.inf:
+            return
+        if self._timer is not None:
+            if self._timer.when() <= when:
+                return
+            self._timer.cancel()
+        self._timer = asyncio.get_running_loop().call_at(when, self._wake)
+
+    def _wake(self) -> None:
+        self._timer = None
+        self._patrol = asyncio.create_task(self._poll_while_due())
+
+    async def _poll_while_due(self) -> None:
+        now = asyncio.get_running_loop().time
+        try:
+            while polls := due(self._accounts.values(), now()):
+                planned_at = now()
+                for poll in polls:
+                    await self._throttle.wait()
+                    lease = await self._places.acquire(poll.account.caller.id, batch="polls")
+                    poll.watches = [watch for watch in poll.watches if not watch.over.done()]
+                    if poll.watches and poll.account.may_begin(now()):
+                        self._begin(poll, lease)
+                    else:
+                        lease.release()
+                    if now() - planned_at > _PLAN_GOOD_FOR:
+                        break
+        except Exception as error:  # whatever it is, the waits must end with it
+            for account in self._accounts.values():
+                for watch in account.watches:
+                    self._end(watch, error)
+        finally:
+            self._patrol = None
+        self._wake_by(min((account.next_poll() for account in self._accounts.values()), default=math.inf))
+
+    # How: each poll is a task, and handles its own answer.
+
+    def _begin(self, poll: Poll, lease: Lease) -> None:
+        # The next poll does not wait for this one's answer: on a slow line it would come late.
+        now = asyncio.get_running_loop().time()
+        self._throttle.note_poll()
+        stuck = poll.account.has_pages_enough()
+        for watch in poll.watches:
+            watch.schedule(now)
+            if poll.before is None and (stuck or watch.unanswered):
+                watch.earliest = watch.latest = now + UNANSWERED
+            watch.unanswered += poll.before is None
+        if poll.before is None:
+            self._note_single(poll.watches[0], now)
+        poll.account.under_way += 1
+        if poll.before:
+            poll.account.pages_under_way.append(now)
+        if poll.account.failures:  # one poll at a time: the next when this one is answered
+            poll.account.polls_again = now + UNANSWERED
+        answer = self._list(poll, poll.before, lease, now) if poll.before else self._poll(poll, lease, now)
+        task = asyncio.create_task(answer)
+        self._polls.add(task)
+        task.add_done_callback(partial(self._ended, poll, now))
+
+    def _note_single(self, watch: Watch, now: float) -> None:
+        watch.polled_at = now
+        followed = sum(
+            bool(each.followers) for account in self._accounts.values() for each in account.watches
+        )
+        wait = max(self._throttle.between_follows(followed), UNANSWERED if watch.unanswered > 1 else 0.0)
+        watch.poll_for_followers(now + wait)
+
+    def _ended(self, poll: Poll, began: float, task: asyncio.Task[None]) -> None:
+        self._polls.discard(task)
+        poll.account.under_way -= 1
+        if poll.before:
+            poll.account.pages_under_way.remove(began)
+        else:
+            poll.watches[0].unanswered -= 1
+
+    async def _poll(self, poll: Poll, lease: Lease, began: float) -> None:
+        account, [watch] = poll.account, poll.watches
+        try:
+            with lease:
+                prediction = await self._get(account.caller, watch.id, lease)
+        except PollFailed as failed:
+            watch.failures += 1
+            if failed.patience == math.inf:
+                watch.missing_since = None
+            elif watch.missing_since is None:
+                watch.missing_since = began
+            elif began - watch.missing_since >= failed.patience:
+                self._end(watch, failed.error)
+            self._put_off(poll, failed, began)
+        except Exception as error:  # whatever it is, the waits must end with it
+            self._end(watch, error)
+        else:
+            self._is_well(account, began)
+            watch.failures, watch.pages, watch.missing_since = 0, 0, None
+            self._saw(account, watch, prediction, began, by_page=False)
+        self._wake_by(account.next_poll())
+
+    async def _list(self, poll: Poll, before: datetime, lease: Lease, began: float) -> None:
+        now, account = asyncio.get_running_loop().time, poll.account
+        try:
+            with lease:
+                page = await self._get_page(account.caller, before, lease)
+        except Exception as error:
+            if not isinstance(error, PollFailed | NoPages):
+                log.exception("page_crashed", caller=account.caller.id)
+            if began >= account.pages_again:  # those that failed together have failed once
+                account.pages_again = now() + _doubled(_NO_PAGES, account.page_failures)
+                account.page_failures += 1
+            self._put_off(poll, error, began)
+        else:
+            account.page_failures = 0
+            self._is_well(account, began)
+            for watch in list(account.watches):
+                if prediction := page.predictions.get(watch.id):
+                    self._saw(account, watch, prediction, began, by_page=True)
+            missing = [watch for watch in poll.watches if watch.id not in page.predictions]
+            told_few = len(poll.watches) - len(missing) < WORTH_A_PAGE
+            for watch in missing:
+                # By its date it should have been there, or else the page was too short for it.
+                watch.alone = page.oldest is None or watch.created_at >= page.oldest
+                watch.pages += _CROWDED_OUT if told_few else 1
+                watch.latest = now()
+        self._wake_by(account.next_poll())
+
+    def _saw(
+        self, account: Account, watch: Watch, prediction: Prediction, began: float, *, by_page: bool
+    ) -> None:
+        now = asyncio.get_running_loop().time()
+        if watch.over.done():
+            return
+        if not prediction.is_over:
+            if by_page and watch.pages >= PAGES_BELIEVED:
+                return  # what is doubted does not put off its own poll
+            watch.alone = watch.created_at is UNDATED
+            watch.seen = max(watch.seen, began - watch.since)
+            watch.schedule(now)
+            watch.pages += by_page and now >= watch.first
+            if not by_page:
+                watch.show(prediction)
+        elif by_page and not _says_why(prediction):
+            watch.alone = True
+            watch.latest = watch.latest if watch.unanswered else now
+        else:
+            if watch.is_pushed() and prediction.status != "processing":  # which is never pushed
+                self._pushes.expect(account.caller, watch.id)
+            self._over(watch, prediction)
+
+    def _over(self, watch: Watch, prediction: Prediction) -> None:
+        if prediction.status == "succeeded" and not watch.over.done():
+            took = asyncio.get_running_loop().time() - watch.since
+            watch.lengths.learn(min(took if prediction.seconds is None else prediction.seconds, took))
+        self._end(watch, prediction)
+
+    def _put_off(self, poll: Poll, failed: Exception, began: float) -> None:
+        now, account = asyncio.get_running_loop().time(), poll.account
+        for watch in poll.watches:
+            if poll.before is None:
+                watch.schedule(now)
+            elif not watch.over.done():  # it has waited for the page, and is still due
+                watch.latest = now
+        if not isinstance(failed, PollFailed) or failed.patience < math.inf:
+            self._is_well(account, began)
+            return
+        pause = failed.wait or _doubled(_PAUSES, account.failures)
+        if began >= account.failed_at:  # polls that failed together have failed once
+            account.failures += 1
+        account.failed_at = now
+        account.polls_again = max(account.polls_again, now + pause)
+
+    def _is_well(self, account: Account, began: float) -> None:
+        if began >= account.failed_at:  # an answer to what began before proves nothing
+            account.failures, account.polls_again = 0, -math.inf
+
+    def _end(self, watch: Watch, end: Prediction | Exception) -> None:
+        watch.latest = watch.follow_at = math.inf
+        if watch.over.done():
+            return
+        if isinstance(end, Exception):
+            watch.over.set_exception(end)
+        else:
+            watch.over.set_result(end)
+
+
+def _says_why(prediction: Prediction) -> bool:
+    return bool(prediction.outputs or prediction.error) or prediction.status in {"canceled", "aborted"}
+
+
+def _doubled(bounds: tuple[float, float], times: int) -> float:
+    first, most = bounds
+    return min(first * 2.0 ** min(times, 10), most)

@@ -1,0 +1,673 @@
+"""The contract of a gate: what an admission costs, when it comes, and that giving up leaves nothing behind.
+
+A further implementation is one more line in `GATES`.
+"""
+
+import asyncio
+from collections import Counter
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from virtual_time import run
+
+from concurrency import Gate, GateStats
+
+GATES = {"of one process": Gate}
+
+
+@pytest.fixture(scope="module", params=GATES.values(), ids=GATES.keys())
+def open_gate(request):
+    """Opens a gate on the running loop, with the limits that are given."""
+    return request.param
+
+
+def now() -> float:
+    return asyncio.get_running_loop().time()
+
+
+async def tick(times: int = 4) -> None:
+    """Let everything run that is ready; no time passes."""
+    for _ in range(times):
+        await asyncio.sleep(0)
+
+
+async def generate(gate, admissions, caller="ann", *, answer=0.0, more=0.0, **how) -> float:
+    """One generation, answered after so many seconds and over after some `more`. Returns what it waited."""
+    asked_at = now()
+    with await gate.acquire(caller, **how) as lease:
+        waited = now() - asked_at
+        admissions.append(now())
+        lease.sent()
+        await asyncio.sleep(answer)
+        lease.answered()
+        await asyncio.sleep(more)
+    return waited
+
+
+async def generate_many(gate, count, caller="ann", **how) -> list[float]:
+    """When each of so many generations was admitted."""
+    admissions: list[float] = []
+    await asyncio.gather(*(generate(gate, admissions, caller, **how) for _ in range(count)))
+    return admissions
+
+
+def figures(gate) -> tuple[int, int, int]:
+    """In flight, in the window, waiting."""
+    seen = gate.statistics()
+    return seen.current_concurrent, seen.current_rate_per_minute, seen.waiting
+
+
+# ── The window ──────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_what_may_yet_arrive_keeps_no_other_place_longer_than_its_minute(open_gate):
+    """A place of those that may arrive in 20 seconds is free in 80, and one that is answered meanwhile in its 60."""
+
+    async def story():
+        gate = open_gate(concurrent_limit=10, requests_per_minute=2)
+        gate.count([-20.0])
+        came = []
+        for _ in range(3):
+            with await gate.acquire("ann") as lease:
+                lease.sent()
+                lease.answered()
+            came.append(asyncio.get_running_loop().time())
+        return came
+
+    assert [0.0, 60.0, 80.0] == run(story())
+
+
+def test_what_runs_since_before_holds_up_nobody_after_a_pause(open_gate):
+    async def story():
+        gate = open_gate(concurrent_limit=10, requests_per_minute=60)
+        gate.pause("ann", 5.0)
+        with gate.adopt("ann"):
+            await gate.acquire("ann")
+            return asyncio.get_running_loop().time()
+
+    assert 5.0 == run(story())
+
+
+def test_1800_admissions_at_600_a_minute_take_exactly_two_minutes(open_gate):
+    async def story():
+        gate = open_gate(concurrent_limit=1800, requests_per_minute=600)
+        return Counter(await generate_many(gate, 1800))
+
+    assert {0.0: 600, 60.0: 600, 120.0: 600} == run(story())
+
+
+def test_slots_alone_bound_a_batch_when_the_window_is_wide(open_gate):
+    async def story():
+        gate = open_gate(concurrent_limit=50, requests_per_minute=3000)
+        return Counter(await generate_many(gate, 200, more=2.0))
+
+    assert {0.0: 50, 2.0: 50, 4.0: 50, 6.0: 50} == run(story())
+
+
+def test_an_answered_place_counts_exactly_60_seconds_from_its_answer(open_gate):
+    async def story():
+        gate = open_gate(concurrent_limit=2, requests_per_minute=1)
+        admissions = []
+        await asyncio.gather(*(generate(gate, admissions, answer=7.5) for _ in range(3)))
+        return admissions
+
+    assert [0.0, 67.5, 135.0] == run(story())
+
+
+def test_a_sent_and_unanswered_place_counts_without_end(open_gate):
+    async def story():
+        gate = open_gate(concurrent_limit=2, requests_per_minute=1)
+        lease = await gate.acquire("ann")
+        lease.sent()
+        waiter = asyncio.create_task(gate.acquire("bob"))
+        await asyncio.sleep(1_000_000)
+        assert (1, 1, 1) == figures(gate)
+        lease.answered()
+        await waiter
+        return now()
+
+    assert 1_000_060.0 == run(story())
+
+
+def test_a_lease_released_without_an_answer_counts_from_its_release(open_gate):
+    async def story():
+        gate = open_gate(concurrent_limit=2, requests_per_minute=1)
+        with await gate.acquire("ann") as lease:
+            lease.sent()
+            await asyncio.sleep(5)
+        await gate.acquire("bob")
+        return now()
+
+    assert 65.0 == run(story())
+
+
+def test_a_lease_never_sent_gives_its_place_back_at_once(open_gate):
+    async def story():
+        gate = open_gate(concurrent_limit=1, requests_per_minute=1, interactive_reserve=0.5)
+        for _ in range(5):
+            with await gate.acquire("ann"):
+                assert (1, 1, 0) == figures(gate)
+        return now(), figures(gate)
+
+    assert (0.0, (0, 0, 0)) == run(story())
+
+
+def test_one_place_is_one_request(open_gate):
+    async def story():
+        gate = open_gate(concurrent_limit=1, requests_per_minute=5)
+        with await gate.acquire("ann") as lease:
+            lease.sent()
+            with pytest.raises(RuntimeError, match=r"^one place is one request; this one is sent$"):
+                lease.sent()
+            lease.answered()
+            with pytest.raises(RuntimeError, match=r"^one place is one request; this one is answered$"):
+                lease.sent()
+        with pytest.raises(RuntimeError, match=r"^one place is one request; this one is released$"):
+            lease.sent()
+        return figures(gate)
+
+    assert (0, 1, 0) == run(story())
+
+
+def test_saying_twice_that_it_was_answered_or_released_counts_once(open_gate):
+    async def story():
+        gate = open_gate(concurrent_limit=2, requests_per_minute=5)
+        lease, _other = await gate.acquire("ann"), await gate.acquire("ann")
+        lease.sent()
+        for act in (lease.answered, lease.answered, lease.release, lease.release, lease.answered):
+            act()
+        return figures(gate)
+
+    assert (1, 2, 0) == run(story())
+
+
+# ── Slot and place together ─────────────────────────────────────────────────────────────────────────
+
+
+def test_who_waits_for_a_slot_holds_no_place(open_gate):
+    async def story():
+        gate = open_gate(concurrent_limit=1, requests_per_minute=10)
+        await gate.acquire("ann")
+        waiters = [asyncio.create_task(gate.acquire("bob")) for _ in range(3)]
+        await tick()
+        seen = figures(gate)
+        for waiter in waiters:
+            waiter.cancel()
+        return seen
+
+    assert (1, 1, 3) == run(story())
+
+
+def test_who_waits_for_a_place_holds_no_slot(open_gate):
+    async def story():
+        gate = open_gate(concurrent_limit=10, requests_per_minute=1)
+        await generate_many(gate, 1)
+        waiters = [asyncio.create_task(gate.acquire("bob")) for _ in range(3)]
+        await tick()
+        seen = figures(gate)
+        for waiter in waiters:
+            waiter.cancel()
+        return seen
+
+    assert (0, 1, 3) == run(story())
+
+
+# ── Waiters who leave ───────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_cancelled_waiter_costs_no_slot_and_no_stamp(open_gate):
+    async def story():
+        gate = open_gate(concurrent_limit=1, requests_per_minute=10)
+        lease = await gate.acquire("ann")
+        waiter = asyncio.create_task(gate.acquire("bob"))
+        await tick()
+        waiter.cancel()
+        await tick()
+        assert (1, 1, 0) == figures(gate)
+        lease.release()
+        await tick()
+        return waiter.cancelled(), figures(gate)
+
+    assert (True, (0, 0, 0)) == run(story())
+
+
+def test_a_timed_out_waiter_costs_no_slot_and_no_stamp(open_gate):
+    async def story():
+        gate = open_gate(concurrent_limit=1, requests_per_minute=10)
+        lease = await gate.acquire("ann")
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(5):
+                await gate.acquire("bob")
+        lease.release()
+        await tick()
+        return now(), figures(gate)
+
+    assert (5.0, (0, 0, 0)) == run(story())
+
+
+# ── Changing the limits ─────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    ("limits", "message"),
+    [
+        ({"concurrent_limit": 0}, "concurrent_limit must be at least 1, got 0"),
+        ({"requests_per_minute": 0}, "requests_per_minute must be at least 1, got 0"),
+        (
+            {"concurrent_limit": 9, "requests_per_minute": -1},
+            "requests_per_minute must be at least 1, got -1",
+        ),
+        (
+            {"concurrent_limit": -2, "requests_per_minute": 9},
+            "concurrent_limit must be at least 1, got -2",
+        ),
+    ],
+)
+def test_a_bad_limit_changes_nothing(open_gate, limits, message):
+    async def story():
+        gate = open_gate(concurrent_limit=3, requests_per_minute=4)
+        before = gate.statistics()
+        with pytest.raises(ValueError) as refusal:  # noqa: PT011 - compared whole below
+            gate.configure(**limits)
+        assert message == str(refusal.value)
+        assert before == gate.statistics()
+        with pytest.raises(ValueError) as refusal:  # noqa: PT011
+            open_gate(**{"concurrent_limit": 3, "requests_per_minute": 4} | limits)
+        assert message == str(refusal.value)
+
+    run(story())
+
+
+@pytest.mark.parametrize("share", [-0.1, 1, 1.5])
+def test_a_reserve_is_from_0_to_below_1(open_gate, share):
+    with pytest.raises(ValueError) as refusal:  # noqa: PT011
+        open_gate(concurrent_limit=1, requests_per_minute=1, interactive_reserve=share)
+    assert f"interactive_reserve must be from 0 to below 1, got {share}" == str(refusal.value)
+
+
+def test_raising_the_slots_admits_at_once(open_gate):
+    async def story():
+        gate = open_gate(concurrent_limit=1, requests_per_minute=100)
+        lives = asyncio.gather(*(gate.acquire("ann") for _ in range(10)))
+        await asyncio.sleep(5)
+        gate.configure(concurrent_limit=7)
+        await tick()
+        assert (7, 7, 3) == figures(gate)
+        gate.configure(concurrent_limit=10)
+        await lives
+        return now()
+
+    assert 5.0 == run(story())
+
+
+def test_raising_the_window_admits_at_once(open_gate):
+    async def story():
+        gate = open_gate(concurrent_limit=100, requests_per_minute=2)
+        work = asyncio.create_task(generate_many(gate, 10))
+        await asyncio.sleep(5)
+        gate.configure(requests_per_minute=10)
+        return Counter(await work)
+
+    assert {0.0: 2, 5.0: 8} == run(story())
+
+
+def test_lowering_the_slots_cancels_nobody_and_admits_again_below_the_limit(open_gate):
+    async def story():
+        gate = open_gate(concurrent_limit=4, requests_per_minute=100)
+        leases = [await gate.acquire("ann") for _ in range(4)]
+        waiter = asyncio.create_task(gate.acquire("bob"))
+        gate.configure(concurrent_limit=2)
+        seen = []
+        for lease in leases[:3]:
+            await tick()
+            seen.append(figures(gate)[0::2])
+            lease.release()
+        await waiter
+        return seen, figures(gate)[0::2], gate.statistics().available_slots
+
+    assert ([(4, 1), (3, 1), (2, 1)], (2, 0), 0) == run(story())
+
+
+def test_lowering_the_window_lets_it_run_empty_to_the_new_limit(open_gate):
+    async def story():
+        gate = open_gate(concurrent_limit=100, requests_per_minute=10)
+        admissions = []
+        early = asyncio.gather(*(generate(gate, admissions, answer=float(n)) for n in range(10)))
+        await tick()
+        gate.configure(requests_per_minute=2)
+        await early
+        return await generate_many(gate, 4)
+
+    assert [68.0, 69.0, 128.0, 129.0] == run(story())
+
+
+# ── Pausing one caller ──────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_pause_holds_only_its_caller(open_gate):
+    async def story():
+        gate = open_gate(concurrent_limit=10, requests_per_minute=10)
+        gate.pause("ann", 30.0)
+        ann, bob = await asyncio.gather(generate_many(gate, 2, "ann"), generate_many(gate, 2, "bob"))
+        return ann, bob
+
+    assert ([30.0, 30.0], [0.0, 0.0]) == run(story())
+
+
+def test_after_a_pause_one_goes_at_a_time_until_one_was_taken(open_gate):
+    async def story():
+        gate = open_gate(concurrent_limit=10, requests_per_minute=100)
+        gate.pause("ann", 10.0)
+        admissions = []
+        works = [asyncio.create_task(generate(gate, admissions, answer=2.0)) for _ in range(5)]
+        await asyncio.sleep(13)
+        assert [10.0, 12.0] == admissions
+        gate.proceed("ann")
+        await asyncio.gather(*works)
+        return admissions
+
+    assert [10.0, 12.0, 13.0, 13.0, 13.0] == run(story())
+
+
+def test_a_creation_sent_before_the_pause_does_not_end_caution(open_gate):
+    async def story():
+        gate = open_gate(concurrent_limit=10, requests_per_minute=100)
+        early = await gate.acquire("ann")
+        gate.pause("ann", 10.0)
+        works = asyncio.create_task(generate_many(gate, 3, answer=2.0))
+        early.sent()
+        await asyncio.sleep(5)
+        early.answered()
+        gate.proceed("ann")
+        return await works
+
+    assert [10.0, 12.0, 14.0] == run(story())
+
+
+def test_a_shorter_pause_does_not_end_a_longer_one(open_gate):
+    async def story():
+        gate = open_gate(concurrent_limit=10, requests_per_minute=100)
+        gate.pause("ann", 20.0)
+        gate.pause("ann", 5.0)
+        return await generate_many(gate, 1)
+
+    assert [20.0] == run(story())
+
+
+class PoorAccount:
+    """Takes one creation each ten seconds, as Replicate does of an account with little credit."""
+
+    def __init__(self) -> None:
+        self.free_at = 0.0
+        self.taken: list[float] = []
+        self.refused: list[float] = []
+
+    def create(self) -> bool:
+        is_free = now() >= self.free_at
+        if is_free:
+            self.free_at = now() + 10
+        (self.taken if is_free else self.refused).append(now())
+        return is_free
+
+
+def test_a_low_credit_account_is_paced_without_a_second_refusal(open_gate):
+    async def story():
+        account, gate = PoorAccount(), open_gate(concurrent_limit=20, requests_per_minute=600)
+
+        async def live():
+            created = False
+            while not created:
+                with await gate.acquire("poor") as lease:
+                    lease.sent()
+                    created = account.create()
+                    await asyncio.sleep(0.25)
+                    lease.answered()
+                    await tick(10)  # the answer passes through several tasks before it is understood
+                    if created:
+                        gate.proceed("poor", exhausted_for=account.free_at - now())
+                        await asyncio.sleep(30)
+                if not created:
+                    gate.pause("poor", account.free_at - now())
+
+        await asyncio.gather(*(live() for _ in range(20)))
+        return account.taken, account.refused
+
+    assert ([10.0 * n for n in range(20)], [0.0] * 19) == run(story())
+
+
+def test_a_caller_who_was_never_paused_is_not_paused_by_its_success(open_gate):
+    async def story():
+        gate = open_gate(concurrent_limit=10, requests_per_minute=100)
+        gate.proceed("ann", exhausted_for=30.0)
+        return await generate_many(gate, 2)
+
+    assert [0.0, 0.0] == run(story())
+
+
+# ── Pacing: the reserve for single calls ────────────────────────────────────────────────────────────
+
+
+def reserved(open_gate) -> Gate:
+    return open_gate(concurrent_limit=10_000, requests_per_minute=600, interactive_reserve=0.05)
+
+
+@given(moment=st.floats(0, 238))
+@settings(max_examples=30, deadline=None, derandomize=True)
+def test_a_single_call_beside_a_spent_window_waits_at_most_2_seconds(open_gate, moment):
+    async def story():
+        gate = reserved(open_gate)
+        work = asyncio.create_task(generate_many(gate, 3000, batch="big"))
+        await asyncio.sleep(moment)
+        waited = await generate(gate, [], "bob")
+        work.cancel()
+        return waited
+
+    assert run(story()) <= 2.0
+
+
+def test_a_spent_window_costs_a_single_call_at_most_the_pace_and_one_answer(open_gate):
+    async def story():
+        gate = reserved(open_gate)
+        work = asyncio.create_task(generate_many(gate, 3000, batch="big", answer=0.5))
+        longest = 0.0
+        for _ in range(40):
+            longest = max(longest, await generate(gate, [], "bob", answer=0.5))
+            await asyncio.sleep(5.25)
+        work.cancel()
+        return longest
+
+    assert run(story()) <= 2.5
+
+
+def test_a_batch_that_fits_the_free_places_is_not_paced(open_gate):
+    async def story():
+        return Counter(await generate_many(reserved(open_gate), 600, batch="fits"))
+
+    assert {0.0: 600} == run(story())
+
+
+def test_a_batch_beyond_the_free_places_takes_the_last_thirty_over_the_minute(open_gate):
+    async def story():
+        admissions = Counter(await generate_many(reserved(open_gate), 1200, batch="big"))
+        return {at: count for at, count in admissions.items() if at < 60}
+
+    assert {0.0: 571} | {2.0 * n: 1 for n in range(1, 30)} == run(story())
+
+
+def test_a_batch_of_five_windows_wastes_no_place_and_ends_58_seconds_later_than_unpaced(open_gate):
+    """Unpaced it ends at 240 s. The last of the thirty paced places comes 29 · 2 s into the fifth window."""
+
+    async def story():
+        return await generate_many(reserved(open_gate), 3000, batch="big")
+
+    admissions = run(story())
+    assert dict.fromkeys(range(5), 600) == Counter(int(at // 60) for at in admissions)
+    assert 240.0 + 58.0 == max(admissions)
+
+
+def test_leases_never_sent_leave_the_reserve_whole(open_gate):
+    async def story():
+        gate = open_gate(concurrent_limit=100, requests_per_minute=8, interactive_reserve=0.25)
+        for lease in [await gate.acquire("ann") for _ in range(8)]:
+            lease.release()
+        await asyncio.sleep(60)
+        admissions = Counter(at - 60 for at in await generate_many(gate, 16, batch="big"))
+        return {at: count for at, count in admissions.items() if at < 60}
+
+    assert {0.0: 7, 30.0: 1} == run(story())
+
+
+def test_single_calls_alone_are_never_paced(open_gate):
+    async def story():
+        return Counter(await generate_many(reserved(open_gate), 1200))
+
+    assert {0.0: 600, 60.0: 600} == run(story())
+
+
+def test_raising_the_window_admits_a_paced_batch_at_once(open_gate):
+    async def story():
+        gate = reserved(open_gate)
+        work = asyncio.create_task(generate_many(gate, 3000, batch="big"))
+        await asyncio.sleep(1)
+        gate.configure(requests_per_minute=1200)
+        await asyncio.sleep(0.5)
+        work.cancel()
+        return figures(gate)[1]
+
+    assert 1200 * 0.95 + 1 == run(story())
+
+
+# ── The end ─────────────────────────────────────────────────────────────────────────────────────────
+
+
+class Closing(Exception):
+    """What the tests close the gate with."""
+
+
+def test_close_raises_for_those_who_wait_and_those_who_come_later(open_gate):
+    async def story():
+        gate = open_gate(concurrent_limit=1, requests_per_minute=10)
+        lease = await gate.acquire("ann")
+        waiters = [asyncio.create_task(gate.acquire(name)) for name in ("ann", "bob")]
+        await tick()
+        gate.close(lambda: Closing("now"))
+        for waiter in waiters:
+            with pytest.raises(Closing, match="now"):
+                await waiter
+        with pytest.raises(Closing, match="now"):
+            await gate.acquire("cid")
+        assert (1, 1, 0) == figures(gate)
+        lease.sent()
+        lease.answered()
+        lease.release()
+        await tick()
+        return figures(gate)
+
+    assert (0, 1, 0) == run(story())
+
+
+# ── What it tells ───────────────────────────────────────────────────────────────────────────────────
+
+
+def test_statistics_are_right_at_each_instant(open_gate):
+    async def story():
+        gate = open_gate(concurrent_limit=2, requests_per_minute=5)
+        for_each = asyncio.create_task(generate_many(gate, 3, answer=1.0, more=9.0))
+        gate.pause("bob", 8.0)
+        seen = {}
+        for at in (0.5, 7.0, 10.5, 20.5, 60.5, 61.5, 71.5):
+            await asyncio.sleep(at - now())
+            seen[at] = gate.statistics()
+        await for_each
+        return seen
+
+    def stats(in_flight, waiting, rate, paused=0.0):
+        return GateStats(
+            concurrent_limit=2,
+            current_concurrent=in_flight,
+            waiting=waiting,
+            requests_per_minute_limit=5,
+            current_rate_per_minute=rate,
+            paused_seconds=paused,
+        )
+
+    expected = {
+        0.5: stats(2, 1, 2, 7.5),
+        7.0: stats(2, 1, 2, 1.0),
+        10.5: stats(1, 0, 3),
+        20.5: stats(0, 0, 3),
+        60.5: stats(0, 0, 3),
+        61.5: stats(0, 0, 1),
+        71.5: stats(0, 0, 0),
+    }
+    assert expected == run(story())
+    assert [0, 0, 1, 2, 2, 2, 2] == [seen.available_slots for seen in expected.values()]
+
+
+def test_a_pause_that_is_over_is_told_as_no_pause(open_gate):
+    async def story():
+        gate = open_gate(concurrent_limit=2, requests_per_minute=5)
+        gate.pause("ann", 10.0)
+        await asyncio.sleep(25)
+        return gate.statistics().paused_seconds
+
+    assert 0.0 == run(story())
+
+
+def test_a_release_is_told_by_the_window_while_slots_turn_over_faster(open_gate):
+    async def story():
+        gate = open_gate(concurrent_limit=100, requests_per_minute=600)
+        before = gate.seconds_per_release()
+        await generate_many(gate, 50, more=4.0)
+        return before, gate.seconds_per_release()
+
+    assert (0.1, 0.1) == run(story())
+
+
+def test_a_release_is_told_by_the_slots_while_the_window_is_wide_and_idling_changes_nothing(open_gate):
+    async def story():
+        gate = open_gate(concurrent_limit=5, requests_per_minute=600)
+        await generate_many(gate, 50, more=4.0)
+        with await gate.acquire("gave up unsent"):
+            busy = gate.seconds_per_release()
+        await asyncio.sleep(3600)
+        idle = gate.seconds_per_release()
+        gate.configure(concurrent_limit=2)
+        return busy, idle, gate.seconds_per_release()
+
+    assert (0.8, 0.8, 2.0) == run(story())
+
+
+def test_a_request_that_never_left_gives_its_place_back(open_gate):
+    async def story():
+        gate = open_gate(concurrent_limit=1, requests_per_minute=1)
+        with await gate.acquire("a") as lease:
+            lease.sent()
+            lease.not_sent()
+        with await gate.acquire("a"):
+            return asyncio.get_running_loop().time()
+
+    assert 0.0 == run(story())
+
+
+def test_raising_the_limit_ends_the_pace_of_the_old_one(open_gate):
+    async def story():
+        loop = asyncio.get_running_loop()
+        gate = open_gate(concurrent_limit=1000, requests_per_minute=20, interactive_reserve=0.05)
+        admitted = []
+
+        async def one():
+            with await gate.acquire("a", batch="b") as lease:
+                lease.sent()
+                admitted.append(loop.time())
+
+        batch = [asyncio.create_task(one()) for _ in range(400)]
+        await asyncio.sleep(5)
+        gate.configure(requests_per_minute=200)
+        await asyncio.sleep(55)
+        for task in batch:
+            task.cancel()
+        return len([time for time in admitted if time < 60])
+
+    assert 200 == run(story())

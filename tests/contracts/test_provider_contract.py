@@ -1,0 +1,486 @@
+"""The promises of every provider, each kept by Replicate's before the simulator and by the one in memory.
+
+All in virtual time: a creation is answered after half a second, and a prediction takes eight.
+"""
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from io import BytesIO
+from typing import Any
+
+import pytest
+from parts import ADMIN, USER, Parts
+from virtual_replicate import replicate
+from virtual_time import run
+
+from catalog.references import Upload
+from concurrency import Gate
+from errors import InvalidRequest, Problem, ServiceError, UpstreamError, UpstreamRateLimited
+from providers import Json, Prediction, Text, TryAgain, UncertainCreation, Untrusted, Url, fingerprint
+from providers.memory import SUCCEEDED, MemoryProvider
+from providers.replicate.provider import Replicate
+from simulator import Options
+from simulator.webhooks import signed
+from simulator.world import World
+
+MODEL = "black-forest-labs/flux-dev"
+TAKES = 8.0
+ENDS = {
+    "succeeds": ("a fox", SUCCEEDED),
+    "fails": ("[[fail]] a fox", Prediction("", "failed", error="CUDA out of memory")),
+    "is refused": ("[[nsfw]] a fox", Prediction("", "failed", error="NSFW", cause="content")),
+    "fails in passing": (
+        "[[transient]] a fox",
+        Prediction("", "failed", error="(code: PA)", cause="passing"),
+    ),
+    "hangs": ("[[hang]] a fox", None),
+}
+"""How a prediction ends: by a prompt at the simulator, and in memory."""
+
+REFUSALS = {
+    "throttled": (429, TryAgain(UpstreamRateLimited(), throttled=True)),
+    "unavailable": (503, TryAgain(UpstreamError())),
+    "invalid": (422, InvalidRequest([Problem("input", "Replicate refused the input")])),
+}
+
+
+@dataclass
+class Subject:
+    """A provider, the gate that its creations are admitted by, and what a test may ask of its upstream."""
+
+    provider: Any
+    gate: Gate
+    window: Gate
+    """For its requests that create nothing, if it makes any."""
+    will: Callable[[str], dict]
+    """The input of a prediction that ends so; the next creation is of it."""
+    refuse: Callable[[str], object]
+    """Have the next creation refused."""
+    created: Callable[[], int]
+    restarted: Callable[[], Any]
+    """The provider of the next process."""
+    push: Callable[[str, str], tuple[dict[str, str], bytes]]
+    """The signed message that this prediction has succeeded."""
+
+    async def create(self, end: str = "succeeds", *, caller=ADMIN, reference: str = "gen_a.1") -> Prediction:
+        sent = self.will(end)
+        with await self.gate.acquire(caller.id) as lease:
+            created = await self.provider.create(
+                caller, MODEL, sent, lease=lease, cancel_after=600, reference=reference
+            )
+        return created.prediction
+
+    async def wait(self, prediction: Prediction, *, caller=ADMIN) -> Prediction:
+        return await self.provider.wait(caller, prediction, model=MODEL)
+
+    def is_quiet(self) -> bool:
+        """No lease is held and nothing waits for one."""
+        held = [
+            (each.current_concurrent, each.waiting)
+            for each in (self.gate.statistics(), self.window.statistics())
+        ]
+        return held == [(0, 0), (0, 0)]
+
+
+def new_gate() -> Gate:
+    return Gate(concurrent_limit=50, requests_per_minute=600)
+
+
+@asynccontextmanager
+async def at_replicate() -> AsyncIterator[Subject]:
+    def restarted() -> Replicate:
+        connections = service.provider._client._connections
+        return Replicate(base_url="http://replicate.test", others=service.others, connections=connections)
+
+    def push(prediction_id: str, secret: str) -> tuple[dict[str, str], bytes]:
+        document = {"id": prediction_id, "status": "succeeded", "output": ["https://a"]}
+        body = json.dumps(document).encode()
+        return signed(body, message="msg_1", secret=secret), body
+
+    options = Options(prediction_seconds=TAKES, jitter=0, answer_delay=(0.25, 0.25))
+    service: Parts
+    world: World
+    async with replicate(options) as (service, world):
+        yield Subject(
+            service.provider,
+            service.gate,
+            service.others,
+            will=lambda end: {"prompt": ENDS[end][0]},
+            refuse=lambda how: world.faults.order(on="create", status=REFUSALS[how][0]),
+            created=lambda: world.tally.snapshot().creations_accepted,
+            restarted=restarted,
+            push=push,
+        )
+
+
+@asynccontextmanager
+async def in_memory() -> AsyncIterator[Subject]:
+    def will(end: str) -> dict:
+        provider.outcomes.append(ENDS[end][1])
+        return {"prompt": end}
+
+    def push(prediction_id: str, secret: str) -> tuple[dict[str, str], bytes]:
+        document = {"id": prediction_id, "status": "succeeded", "output": ["https://a"]}
+        return {"authorization": secret}, json.dumps(document).encode()
+
+    provider = MemoryProvider(answer_after=0.5, ends_after=TAKES)
+    yield Subject(
+        provider,
+        new_gate(),
+        new_gate(),
+        will=will,
+        refuse=lambda how: provider.outcomes.append(REFUSALS[how][1]),
+        created=lambda: len(provider._made),
+        restarted=lambda: provider,
+        push=push,
+    )
+    await provider.aclose()
+
+
+@pytest.fixture(params=[at_replicate, in_memory])
+def story(request):
+    """Runs a story of one provider, in virtual time."""
+
+    def tell(act):
+        async def whole():
+            async with request.param() as subject:
+                told = await act(subject)
+                await asyncio.sleep(1)  # what a cancelled request does at last
+                assert subject.is_quiet()
+                return told
+
+        return run(whole())
+
+    return tell
+
+
+def test_a_creation_is_answered_with_the_id_of_an_unfinished_prediction(story):
+    async def act(subject):
+        first, second = await asyncio.gather(subject.create(), subject.create(reference="gen_b.1"))
+        return first.is_over, first.id != second.id, first.age, subject.created()
+
+    assert (False, True, 0.0, 2) == story(act)
+
+
+def test_a_wait_ends_with_the_prediction_and_its_outputs(story):
+    async def act(subject):
+        created = await subject.create()
+        ended = await subject.wait(created)
+        return created.id == ended.id, ended.is_made, ended.outputs, subject.provider
+
+    is_same, is_made, outputs, _ = story(act)
+    assert (True, True, 1) == (is_same, is_made, len(outputs))
+    assert all(isinstance(each, Url | Text | Json) for each in outputs)
+
+
+@pytest.mark.parametrize(
+    ("end", "cause"), [("fails", "model"), ("is refused", "content"), ("fails in passing", "passing")]
+)
+def test_a_failure_is_a_prediction_that_says_why_and_not_an_exception(story, end, cause):
+    async def act(subject):
+        ended = await subject.wait(await subject.create(end))
+        return ended.status, bool(ended.error), ended.cause, ended.is_over, ended.is_made
+
+    assert ("failed", True, cause, True, False) == story(act)
+
+
+def test_several_can_wait_and_a_wait_for_an_ended_prediction_returns_it_at_once(story):
+    async def act(subject):
+        created = await subject.create()
+        endings = await asyncio.gather(subject.wait(created), subject.wait(created))
+        began = asyncio.get_running_loop().time()
+        again = await subject.wait(endings[0])
+        return {each.id for each in (*endings, again)} == {
+            created.id
+        }, asyncio.get_running_loop().time() - began
+
+    assert (True, 0.0) == story(act)
+
+
+def test_a_cancelled_wait_stops_neither_the_prediction_nor_the_other_waits(story):
+    async def act(subject):
+        created = await subject.create()
+        gone, stays = (asyncio.create_task(subject.wait(created)) for _ in range(2))
+        await asyncio.sleep(2)
+        gone.cancel()
+        return (await stays).is_made, gone.cancelled()
+
+    assert (True, True) == story(act)
+
+
+def test_a_creation_takes_one_place_and_a_lease_is_good_for_one(story):
+    async def act(subject):
+        with await subject.gate.acquire("admin") as lease:
+            how = {"lease": lease, "cancel_after": 600, "reference": "gen_a.1"}
+            await subject.provider.create(ADMIN, MODEL, subject.will("succeeds"), **how)
+            with pytest.raises(RuntimeError, match="one place is one request"):
+                await subject.provider.create(ADMIN, MODEL, subject.will("succeeds"), **how)
+        return subject.created(), subject.gate.statistics().current_rate_per_minute
+
+    assert (1, 1) == story(act)
+
+
+def test_the_place_of_a_creation_is_free_60_seconds_after_its_answer(story):
+    """Its slot is the caller's to free, when the prediction is over."""
+
+    async def act(subject):
+        sent = subject.will("succeeds")
+        with await subject.gate.acquire("admin") as lease:
+            await subject.provider.create(
+                ADMIN, MODEL, sent, lease=lease, cancel_after=600, reference="gen_a.1"
+            )
+            answered = asyncio.get_running_loop().time()
+            await asyncio.sleep(30)
+        await asyncio.sleep(answered + 59.9 - asyncio.get_running_loop().time())
+        before = subject.gate.statistics().current_rate_per_minute
+        await asyncio.sleep(0.2)
+        return before, subject.gate.statistics().current_rate_per_minute
+
+    assert (1, 0) == story(act)
+
+
+@pytest.mark.parametrize("how", ["throttled", "unavailable"])
+def test_a_creation_that_was_not_taken_may_be_tried_again(story, how):
+    async def act(subject):
+        subject.refuse(how)
+        with pytest.raises(TryAgain) as again, await subject.gate.acquire("admin") as lease:
+            await subject.provider.create(
+                ADMIN, MODEL, {"prompt": "a fox"}, lease=lease, cancel_after=600, reference="gen_a.1"
+            )
+        return again.value.throttled, subject.created(), subject.gate.statistics().current_rate_per_minute
+
+    assert (how == "throttled", 0, 1) == story(act)
+
+
+def test_an_input_that_is_refused_is_not_tried_again(story):
+    async def act(subject):
+        subject.refuse("invalid")
+        with pytest.raises(InvalidRequest), await subject.gate.acquire("admin") as lease:
+            await subject.provider.create(
+                ADMIN, MODEL, {"prompt": "a fox"}, lease=lease, cancel_after=600, reference="gen_a.1"
+            )
+        return subject.created()
+
+    assert 0 == story(act)
+
+
+@pytest.mark.parametrize("moment", [0.0, 0.1, 0.3, 0.49])
+def test_a_creation_that_is_cancelled_leaks_no_lease(story, moment):
+    async def act(subject):
+        creation = asyncio.create_task(subject.create())
+        await asyncio.sleep(moment)
+        creation.cancel()
+        await asyncio.wait([creation])
+        await asyncio.sleep(61)
+        return creation.cancelled(), subject.gate.statistics().current_rate_per_minute
+
+    assert (True, 0) == story(act)
+
+
+def test_a_prediction_that_is_cancelled_ends_for_all_who_wait(story):
+    async def act(subject):
+        created = await subject.create("hangs")
+        waiting = asyncio.create_task(subject.wait(created))
+        await asyncio.sleep(1)
+        cancelled = await subject.provider.cancel(ADMIN, created)
+        return cancelled.id == created.id, cancelled.status, (await waiting).status
+
+    assert (True, "canceled", "canceled") == story(act)
+
+
+def test_a_cancel_that_comes_too_late_returns_the_end(story):
+    async def act(subject):
+        ended = await subject.wait(await subject.create())
+        twice = [await subject.provider.cancel(ADMIN, ended) for _ in range(2)]
+        return [(each.id == ended.id, each.is_made) for each in twice]
+
+    assert [(True, True)] * 2 == story(act)
+
+
+def test_a_cancel_of_an_unknown_prediction_returns_nothing_and_raises_nothing(story):
+    async def act(subject):
+        return await subject.provider.cancel(ADMIN, Prediction("unknown", "starting"))
+
+    assert story(act) is None
+
+
+def test_the_next_process_recovers_a_creation_that_arrived_and_its_end(story):
+    async def act(subject):
+        since = time.time()
+        lost = await subject.create()
+        later = subject.restarted()
+        found = await later.recover(
+            ADMIN, MODEL, content=fingerprint(subject.will("succeeds")), since=since, reference="gen_a.1"
+        )
+        ended = await later.wait(ADMIN, found.prediction, model=MODEL)
+        await later.aclose()
+        return lost.id == found.prediction.id == ended.id, ended.is_made, subject.created()
+
+    assert (True, True, 1) == story(act)
+
+
+def test_a_creation_that_never_arrived_may_be_sent_again(story):
+    async def act(subject):
+        with pytest.raises(TryAgain):
+            await subject.provider.recover(
+                ADMIN,
+                MODEL,
+                content=fingerprint({"prompt": "a"}),
+                since=time.time() - 100,
+                reference="gen_b.1",
+            )
+        return subject.created()
+
+    assert 0 == story(act)
+
+
+def test_a_recovery_takes_no_prediction_that_another_attempt_made(story):
+    """Two identical creations, of which one is on record and one may have been lost: it was not."""
+
+    async def act(subject):
+        since = time.time()
+        known = await subject.create(reference="gen_a.1")
+        later = subject.restarted()
+        later.register_known([known.id])
+        with pytest.raises(TryAgain):
+            await later.recover(
+                ADMIN, MODEL, content=fingerprint(subject.will("succeeds")), since=since, reference="gen_b.1"
+            )
+        await later.aclose()
+
+    story(act)
+
+
+def test_two_identical_creations_are_recovered_as_one_each(story):
+    async def act(subject):
+        since, content = time.time(), fingerprint(subject.will("succeeds"))
+        made = {(await subject.create(reference=name)).id for name in ("gen_a.1", "gen_b.1")}
+        later = subject.restarted()
+        later.register_uncertain(UncertainCreation("gen_b.1", "admin", MODEL, content, since))
+        first = await later.recover(ADMIN, MODEL, content=content, since=since, reference="gen_a.1")
+        second = await later.recover(ADMIN, MODEL, content=content, since=since, reference="gen_b.1")
+        await later.aclose()
+        return made == {first.prediction.id, second.prediction.id}
+
+    assert story(act)
+
+
+def test_an_upload_has_an_address_for_each_caller(story):
+    async def act(subject):
+        first, second = (Upload(BytesIO(b"\x89PNG\r\n\x1a\n" + bytes(300_000))) for _ in range(2))
+        return [await subject.provider.upload(ADMIN, first), await subject.provider.upload(USER, second)]
+
+    addresses = story(act)
+    assert [True, True] == [each.startswith("http") for each in addresses]
+    assert 2 == len(set(addresses))
+
+
+def test_an_upload_that_is_cancelled_leaks_no_lease(story):
+    async def act(subject):
+        image = Upload(BytesIO(b"\x89PNG\r\n\x1a\n" + bytes(300_000)))
+        upload = asyncio.create_task(subject.provider.upload(ADMIN, image))
+        await asyncio.sleep(0.1)
+        upload.cancel()
+        await asyncio.wait([upload])
+        return upload.cancelled()
+
+    assert story(act)
+
+
+def test_limits_are_the_providers_own(story):
+    async def act(subject):
+        return subject.provider.limits
+
+    limits = story(act)
+    assert 0 < limits.answer_timeout < limits.longest_deadline
+    assert 0 < limits.inline_bytes < limits.upload_bytes
+    assert 0 <= limits.clock_skew
+
+
+def test_a_signed_message_ends_a_wait_at_once(story):
+    async def act(subject):
+        created = await subject.create("hangs")
+        waiting = asyncio.create_task(subject.wait(created))
+        await asyncio.sleep(1)
+        headers, body = subject.push(created.id, await subject.provider.webhook_secret(ADMIN))
+        pushed = subject.provider.read_push(headers, body, await subject.provider.webhook_secret(ADMIN))
+        began = asyncio.get_running_loop().time()
+        subject.provider.receive_push("gen_a.1", pushed)
+        ended = await waiting
+        return ended.id == created.id, ended.outputs, asyncio.get_running_loop().time() - began
+
+    assert (True, (Url("https://a"),), 0.0) == story(act)
+
+
+def test_a_message_about_another_attempts_prediction_ends_no_wait(story):
+    async def act(subject):
+        created = await subject.create()
+        waiting = asyncio.create_task(subject.wait(created))
+        secret = await subject.provider.webhook_secret(ADMIN)
+        pushed = subject.provider.read_push(*subject.push(created.id, secret), secret)
+        subject.provider.receive_push("gen_b.1", pushed)
+        await asyncio.sleep(1)
+        return waiting.done(), (await waiting).outputs == pushed.prediction.outputs
+
+    assert (False, False) == story(act)
+
+
+def test_a_message_signed_for_another_caller_is_not_trusted(story):
+    async def act(subject):
+        mine, theirs = [await subject.provider.webhook_secret(caller) for caller in (ADMIN, USER)]
+        with pytest.raises(Untrusted):
+            subject.provider.read_push(*subject.push("p1", theirs), mine)
+        with pytest.raises(Untrusted):
+            subject.provider.read_push({}, b"", mine)
+
+    story(act)
+
+
+def test_progress_is_shown_while_a_prediction_runs_and_until_the_listener_leaves(story):
+    async def act(subject):
+        created = await subject.create()
+        waiting = asyncio.create_task(subject.wait(created))
+        await asyncio.sleep(1)
+        seen, left = [], []
+        subject.provider.follow(created.id, seen.append)
+        leave = subject.provider.follow(created.id, left.append)
+        await asyncio.sleep(2.5)
+        leave()
+        before = len(left)
+        await waiting
+        return [each.progress for each in seen], {each.id for each in seen} == {created.id}, before, len(left)
+
+    shares, is_same, before, after = story(act)
+    assert sorted(shares) == shares
+    assert is_same
+    assert 5 <= len(shares) <= 9
+    assert 0 < before == after
+
+
+def test_following_an_unknown_prediction_does_nothing(story):
+    async def act(subject):
+        seen = []
+        subject.provider.follow("unknown", seen.append)()
+        return seen
+
+    assert [] == story(act)
+
+
+def test_a_wait_for_a_prediction_that_nobody_made_is_a_service_error(story):
+    async def act(subject):
+        with pytest.raises(ServiceError):
+            await subject.wait(Prediction("unknown", "starting"))
+
+    story(act)
+
+
+def test_closing_twice_is_no_error(story):
+    async def act(subject):
+        await subject.provider.aclose()
+        await subject.provider.aclose()
+
+    story(act)

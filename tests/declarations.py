@@ -1,0 +1,18 @@
+"""The declared models as the tests use them: a registry, and the parsers with it.
+
+A test that registers a model makes a registry of its own.
+"""
+
+from functools import partial
+
+from models import declared
+from parsing import batch, generation
+from parsing.generation import ParseContext
+
+REGISTRY = declared()
+MODELS = {model.name: model for model in REGISTRY.models}
+CONTEXT = ParseContext(REGISTRY)
+
+find = REGISTRY.find
+parse_generation = partial(generation.parse_generation, context=CONTEXT)
+parse_batch = partial(batch.parse_batch, context=CONTEXT)

@@ -1,0 +1,28 @@
+"""Records with usual facts, for tests to which only some facts matter."""
+
+from typing import Any
+
+from ledger.records import GenerationRecord
+
+_USUAL: dict[str, Any] = {
+    "caller_id": "admin",
+    "batch_id": None,
+    "position": None,
+    "state": "queued",
+    "model": "m",
+    "requested_model": "m",
+    "prompt": "A lighthouse at dusk",
+    "file_name": None,
+    "lists_attempts": False,
+    "request": "{}",
+    "request_id": "r",
+    "webhook": None,
+    "address": "",
+    "simulated": True,
+    "accepted_at": 1.0,
+}
+
+
+def generation(generation_id: str, **facts: Any) -> GenerationRecord:
+    """A generation's record."""
+    return GenerationRecord(id=generation_id, **_USUAL | facts)
