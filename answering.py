@@ -61,11 +61,13 @@ def refusal(handed_over: HandedOver, address: str) -> ShuttingDown:
 def stream(service: Runtime, submission: Submission, connection: Any) -> Response:
     """A line for each result the moment it is ready, then the summary. A refusal comes before the first line."""
     ended: queue.SimpleQueue[tuple[Batch, int] | None] = queue.SimpleQueue()
-    work = service.generations.submit_and_follow(submission, lambda batch, index: ended.put((batch, index)))
-    future = service.loop.submit(work, disconnect=connection)
+    submitted = service.generations.submit(
+        submission, on_item_done=lambda batch, index: ended.put((batch, index))
+    )
+    future = service.loop.submit(submitted, disconnect=connection)
     future.add_done_callback(lambda _: ended.put(None))
     first = _next(ended)
-    if first is None and not (batch := result(future)).has_ended:
+    if first is None and not (batch := _batch(future)).has_ended:
         raise HandedOver(batch, ShuttingDown(retry_after=RETRY_AFTER))
 
     def lines() -> Iterator[str]:
@@ -93,8 +95,18 @@ def _next(ended: "queue.SimpleQueue[tuple[Batch, int] | None]") -> tuple[Batch, 
     return None
 
 
-def _summary(future: "Future[Batch]") -> dict[str, Any]:
-    batch = result(future)
+def _batch(future: "Future[Work | Stored]") -> Batch:
+    """The batch that was submitted, at its end or at that of the service."""
+    try:
+        work = result(future)
+    except HandedOver as handed_over:
+        work = handed_over.work
+    assert isinstance(work, Batch)  # noqa: S101 - what a batch's key stands for
+    return work
+
+
+def _summary(future: "Future[Work | Stored]") -> dict[str, Any]:
+    batch = _batch(future)
     body = batch.summary()
     if not batch.has_ended:
         body["error"] = ShuttingDown(retry_after=RETRY_AFTER).as_item()

@@ -95,9 +95,7 @@ def generate() -> Response:
         submission = asked.submission(
             "gen", wanted, body, caller=caller, address=address, key=key, seconds=preference.seconds
         )
-        work = service.loop.run(
-            service.generations.submit_and_wait(submission), disconnect=asked.connection()
-        )
+        work = service.loop.run(service.generations.submit(submission), disconnect=asked.connection())
     return answering.answer(service, work, address, preference)
 
 
@@ -124,9 +122,7 @@ def generate_batch() -> Response:
         if answering.wants_lines(request) and preference.seconds is None:
             response = answering.stream(service, submission, asked.connection())
         else:
-            work = service.loop.run(
-                service.generations.submit_and_wait(submission), disconnect=asked.connection()
-            )
+            work = service.loop.run(service.generations.submit(submission), disconnect=asked.connection())
             response = answering.answer(service, work, address, preference)
     except BaseException:
         seats.leave()

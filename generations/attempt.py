@@ -5,7 +5,7 @@ fetched after. The record of a submission is on the disk before the request is s
 knows what to look for.
 
 Cancelling never leaves a billed prediction running: wait for a pending creation, then cancel its prediction. An
-interruption, when the service stops, leaves everything as it is, and the next process resumes it (`resume`).
+interruption, when the service stops, leaves everything as it is, and the next process resumes it (`_resume`).
 """
 
 import asyncio
@@ -62,7 +62,11 @@ class AttemptRunner:
         self._push_url = push_url
 
     async def make(self, generation: Generation, step: Step, batch: Batch | None) -> None:
-        """Try this model once. Returns when it made something; raises TryAgain or ServiceError."""
+        """Try this model once, or go on with the attempt that an earlier process had begun. Returns when it made
+        something; raises TryAgain or ServiceError."""
+        if (begun := generation.last) is not None and begun.is_open:
+            await self._resume(generation, begun, batch)
+            return
         if generation.is_cancelled:  # during the attempt before
             raise asyncio.CancelledError
         attempt = Attempt(step.model, step.input, step.changes)
@@ -72,10 +76,25 @@ class AttemptRunner:
             except ServiceError:
                 generation.attempts.append(attempt)
                 raise
-            await self._run(generation, attempt, batch)
+            clock = asyncio.get_running_loop().time
+            lease = await self._admitted(generation, batch)
+            admitted = clock()
+            generation.attempts.append(attempt)
+            with lease:
+                try:
+                    # Again, since after most of a day in the queue the addresses have expired.
+                    await self._upload(generation.caller, attempt)
+                    attempt.prediction = await self._create(generation, attempt, lease)
+                    attempt.answered = clock() - admitted
+                    limit = self._limit(generation)
+                    attempt.prediction = await self._watch(generation, attempt, attempt.prediction, limit)
+                finally:
+                    attempt.held = clock() - admitted
+                    if not _is_interrupted(generation):  # else the next process would count it again
+                        generation.predicting += attempt.held
+            raise_unless_made(attempt.prediction)
 
-    async def resume(self, generation: Generation, attempt: Attempt, batch: Batch | None) -> None:
-        """Go on with an attempt that an earlier process had begun: as `make`."""
+    async def _resume(self, generation: Generation, attempt: Attempt, batch: Batch | None) -> None:
         began = asyncio.get_running_loop().time()
         with _failure_kept(attempt):
             with self._adopted(generation, batch):
@@ -93,32 +112,16 @@ class AttemptRunner:
                 raise GenerationTimeout("It was cancelled at its deadline, while this service was away.")
             raise_unless_made(attempt.prediction)
 
-    async def _run(self, generation: Generation, attempt: Attempt, batch: Batch | None) -> None:
-        clock = asyncio.get_running_loop().time
-        queued_at = clock()
+    async def _admitted(self, generation: Generation, batch: Batch | None) -> Lease:
+        queued_at = asyncio.get_running_loop().time()
         try:
-            lease = await self._gate.acquire(
+            return await self._gate.acquire(
                 generation.caller.id,
                 batch=batch.id if batch else None,
                 max_concurrent=batch.max_concurrent if batch else None,
             )
         finally:
-            admitted = clock()
-            generation.queued += admitted - queued_at
-        generation.attempts.append(attempt)
-        with lease:
-            try:
-                # Again, since after most of a day in the queue the addresses have expired.
-                await self._upload(generation.caller, attempt)
-                attempt.prediction = await self._create(generation, attempt, lease)
-                attempt.answered = clock() - admitted
-                limit = self._limit(generation)
-                attempt.prediction = await self._watch(generation, attempt, attempt.prediction, limit)
-            finally:
-                attempt.held = clock() - admitted
-                if not _is_interrupted(generation):  # else the next process would count it again
-                    generation.predicting += attempt.held
-        raise_unless_made(attempt.prediction)
+            generation.queued += asyncio.get_running_loop().time() - queued_at
 
     async def _upload(self, caller: Caller, attempt: Attempt) -> None:
         """Upload the images that are too large to be sent inline, and put their addresses into the input."""

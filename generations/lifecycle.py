@@ -72,6 +72,30 @@ class Tally:
         return {state: self.ended[state] for state in ("succeeded", "failed", "canceled")}
 
 
+@dataclass(slots=True)
+class Retries:
+    """The attempts that a model has left, and the pause before the next one."""
+
+    first_backoff: float
+    failures: int = 0
+    throttled: int = 0
+
+    def are_left_after(self, again: TryAgain) -> bool:
+        """Count an attempt that may be made again."""
+        self.failures += not again.throttled
+        self.throttled += again.throttled
+        if self.failures < MAX_ATTEMPTS and self.throttled < MAX_THROTTLED:
+            return True
+        if again.unreachable:  # for other models as well
+            again.error.falls_back = False
+        return False
+
+    def pause(self) -> float:
+        """Seconds; they double with each attempt, less up to half by chance."""
+        doubled: float = self.first_backoff * 2 ** min(self.failures + self.throttled - 1, 5)
+        return doubled * random.uniform(0.5, 1)  # noqa: S311
+
+
 class OutputStore(Protocol):
     """Where outputs are kept (see `files.Files`)."""
 
@@ -110,7 +134,7 @@ class Runner:
     async def run(self, generation: Generation, batch: Batch | None) -> None:
         """Run until the end, which is then on the disk, or until interrupted."""
         try:
-            await self._try_models(generation, batch)
+            await self._produce(generation, batch)
             made_at = asyncio.get_running_loop().time()
             await self._keep_outputs(generation)
             self._note_pace(generation, asyncio.get_running_loop().time() - made_at)
@@ -150,32 +174,58 @@ class Runner:
         if delivery is not None:
             self._outbox.take(delivery)
 
-    async def _try_models(self, generation: Generation, batch: Batch | None) -> None:
-        """Try the models in turn until one makes it. Raises the failure of the last model that was called; if none
-        was, why the last was passed over."""
-        request = generation.request
-        tried = list(dict.fromkeys(each.model for each in generation.attempts))
-        begun, generation.next_model = generation.next_model, generation.next_model or request.first.model
-        step = request.first
-        if request.route and generation.next_model is not request.first.model:
-            step = request.route.step(generation.next_model)  # where an earlier process had arrived
-        failed: ServiceError | None = None
+    async def _produce(self, generation: Generation, batch: Batch | None) -> None:
+        """Try models until one has made it: each until its retries are used up, then the next one of the fallback.
+
+        Raises the failure of the last model that was called; if none was, why the last was passed over."""
+        begun, step = generation.next_model, self._first_step(generation)
+        generation.next_model = step.model
+        tried = [*dict.fromkeys(each.model for each in generation.attempts), step.model]
+        retries, failed = Retries(self._first_backoff), None
         while True:
-            tried.append(step.model)
             why = None if step.model is begun else self._passed_over(generation, step, batch)
+            begun = step.model  # its retries are allowed as well
             if why is None:
                 try:
-                    return await self._try_model(generation, step, batch)
+                    return await self._attempts.make(generation, step, batch)
+                except TryAgain as again:
+                    if retries.are_left_after(again):
+                        await self._back_off(generation, again, retries)
+                        continue
+                    why = failed = again.error
                 except ServiceError as error:
+                    self._dismiss_batch(generation, batch, error)
                     why = failed = error
-            following = (
-                request.route.after(tried, code=why.code) if request.route and why.falls_back else None
-            )
+            route = generation.request.route
+            following = route.after(tried, code=why.code) if route and why.falls_back else None
             if following is None:
                 raise failed or why
-            step = following
+            step, retries = following, Retries(self._first_backoff)
+            tried.append(step.model)
             generation.next_model = step.model
             generation.transition("queued", self._ledger)
+
+    @staticmethod
+    def _first_step(generation: Generation) -> Step:
+        """The step of the request, or the one at which an earlier process had arrived."""
+        request, model = generation.request, generation.next_model
+        if request.route and model is not None and model is not request.first.model:
+            return request.route.step(model)
+        return request.first
+
+    async def _back_off(self, generation: Generation, again: TryAgain, retries: "Retries") -> None:
+        """Wait before the next attempt: all of the caller's, if the account or the way to Replicate is in trouble."""
+        generation.transition("queued", self._ledger)
+        wait = retries.pause() if again.wait is None else again.wait
+        if again.throttled or again.unreachable:
+            self._gate.pause(generation.caller.id, wait)
+        else:
+            await asyncio.sleep(wait)
+
+    def _dismiss_batch(self, generation: Generation, batch: Batch | None, error: ServiceError) -> None:
+        """Refuse the rest of a batch whose account is in trouble."""
+        if batch is not None and isinstance(error, AccountError):
+            self._gate.dismiss(generation.caller.id, batch.id, partial(type(error), error.detail))
 
     def _passed_over(self, generation: Generation, step: Step, batch: Batch | None) -> ServiceError | None:
         """Why a model is not called, if it is not; the reason is listed among the attempts."""
@@ -205,37 +255,6 @@ class Runner:
         except BudgetExceeded as error:
             return error.detail
         return None
-
-    async def _try_model(self, generation: Generation, step: Step, batch: Batch | None) -> None:
-        """Try one model until it makes something, or its attempts are used up."""
-        failures = throttled = 0
-        while True:
-            try:
-                last = generation.last
-                if last is not None and last.is_open:
-                    return await self._attempts.resume(generation, last, batch)
-                return await self._attempts.make(generation, step, batch)
-            except TryAgain as again:
-                failures += not again.throttled
-                throttled += again.throttled
-                if failures >= MAX_ATTEMPTS or throttled >= MAX_THROTTLED:
-                    if again.unreachable:  # for other models as well
-                        again.error.falls_back = False
-                    raise again.error from None
-                generation.transition("queued", self._ledger)
-                wait = again.wait
-                if wait is None:
-                    doubled = self._first_backoff * 2 ** min(failures + throttled - 1, 5)
-                    wait = doubled * random.uniform(0.5, 1)  # noqa: S311
-                if again.throttled or again.unreachable:
-                    self._gate.pause(generation.caller.id, wait)
-                else:
-                    await asyncio.sleep(wait)
-            except AccountError as error:
-                if batch is not None:
-                    refuse = partial(type(error), error.detail)
-                    self._gate.dismiss(generation.caller.id, batch.id, refuse)
-                raise
 
     async def _keep_outputs(self, generation: Generation) -> None:
         """Fetch the outputs. They are made and paid for, so no trouble here fails the generation."""

@@ -17,6 +17,7 @@ from generations import views
 from generations.archive import Archive, Stored, Usage
 from generations.batch import Batch, Work, ended_items
 from generations.events import Events, Subscription
+from generations.generation import Generation
 from generations.idempotency import IdempotencyKeys
 from generations.status import Status
 from generations.submission import Submission
@@ -70,43 +71,31 @@ class GenerationService:
 
     # ── Submit
 
-    async def submit(self, submission: Submission) -> Work | Stored:
-        """Accept a submission; returns the work that it stands for, which an earlier request with the same key may have
-        begun. Raises what refuses it."""
-        work: Work | Stored | None = None
-        try:
-            work = await self._submitted(submission)
-        finally:
-            # The files of accepted work are removed at its end.
-            is_mine = self._supervisor.find(submission.id) is not None or (
-                work is not None and work.id == submission.id
-            )
-            if not is_mine and any(UPLOADED in text for text in submission.request_json):
-                self._supervisor.forget_attachments(submission.id)
-        return work
+    async def submit(
+        self, submission: Submission, *, on_item_done: Callable[[Batch, int], object] | None = None
+    ) -> Work | Stored:
+        """Accept a submission, and wait for its end for as long as its caller does. Returns the work, which an earlier
+        request with the same key may have begun. `on_item_done` is called for each item of a batch as it ends.
 
-    async def submit_and_wait(self, submission: Submission) -> Work | Stored:
-        """Submit, and wait for the end for as long as the caller does. Raises HandedOver if the service stops first."""
+        Raises what refuses the submission, and HandedOver if the service stops before the end."""
         with self._counted_as_waiting():
-            work = await self.submit(submission)
+            work = await self._existing(submission)
+            if work is None:
+                try:
+                    work = self._supervisor.accept(submission)
+                except BaseException:
+                    self._abandon_key(submission)
+                    self._forget_attachments(submission)
+                    raise
+                await self._persist(submission, work)
+            if on_item_done is not None and isinstance(work, Batch):
+                self._supervisor.follow(work, on_item_done)
             if submission.wait_seconds != 0 and not isinstance(work, GenerationRecord):
                 try:
                     await self._supervisor.wait(work, seconds=submission.wait_seconds)
                 except ShuttingDown as error:
                     raise HandedOver(work, error) from None
             return work
-
-    async def submit_and_follow(
-        self, submission: Submission, on_item_done: Callable[[Batch, int], object]
-    ) -> Batch:
-        """Submit a batch, and wait for its end or interruption; `on_item_done` is called for each item as it ends."""
-        with self._counted_as_waiting():
-            batch = await self.submit(submission)
-            assert isinstance(batch, Batch)  # noqa: S101 - what a batch's key stands for
-            self._supervisor.follow(batch, on_item_done)
-            with suppress(ShuttingDown):
-                await self._supervisor.wait(batch)
-            return batch
 
     async def forecast(self, request: BatchRequest, caller: Caller, *, may_exist: bool = False) -> PlanRecord:
         """How a batch would go now. Raises QueueFull or ShuttingDown if it would not be accepted; one that `may_exist`
@@ -203,38 +192,45 @@ class GenerationService:
         finally:
             self._waiting.discard(task)
 
-    async def _submitted(self, submission: Submission) -> Work | Stored:
+    async def _existing(self, submission: Submission) -> Work | Stored | None:
+        """The work that the key of a submission stands for. None if it has no key, or has claimed it now."""
         if submission.key is None:
-            return await self._accepted(submission)
-        work_id = await self._keys.claim(submission.caller.id, submission.key, submission.fingerprint)
-        if work_id is None:
-            return await self._accepted(submission)
-        found = await self._find(work_id, submission.caller)
-        if found is None:
-            raise LedgerDown(f"What the key stands for, {work_id}, is not in the ledger.")
-        await self._ledger.flush()  # the first request may not have been answered yet
+            return None
+        try:
+            work_id = await self._keys.claim(submission.caller.id, submission.key, submission.fingerprint)
+            if work_id is None:
+                return None
+            found = await self._find(work_id, submission.caller)
+            if found is None:
+                raise LedgerDown(f"What the key stands for, {work_id}, is not in the ledger.")
+            await self._ledger.flush()  # the first request may not have been answered yet
+        except BaseException:
+            self._forget_attachments(submission)
+            raise
+        self._forget_attachments(submission)
         return found
 
-    async def _accepted(self, submission: Submission) -> Work:
-        try:
-            work = self._supervisor.accept(submission)
-        except BaseException:
-            self._abandon_key(submission)
-            raise
+    async def _persist(self, submission: Submission, work: Work) -> None:
+        """Have accepted work on the disk, with its key, unless it will be there before it is sent."""
         if submission.key is not None:
             self._keys.settle(submission.caller.id, submission.key, work.id)
-        if work.detached or isinstance(work, Batch):  # any other work is on the disk before it is sent
-            try:
-                await self._supervisor.persist(work)
-            except LedgerDown:
-                self._abandon_key(submission)
-                raise
-            except asyncio.CancelledError:
-                # Its caller went away without an answer, cannot come back, and has no webhook.
-                if submission.key is None and work.webhook is None:
-                    self._supervisor.abandon(work)
-                raise
-        return work
+        if not work.detached and isinstance(work, Generation):
+            return
+        try:
+            await self._supervisor.persist(work)
+        except LedgerDown:
+            self._abandon_key(submission)
+            raise
+        except asyncio.CancelledError:
+            # Its caller went away without an answer, cannot come back, and has no webhook.
+            if submission.key is None and work.webhook is None:
+                self._supervisor.abandon(work)
+            raise
+
+    def _forget_attachments(self, submission: Submission) -> None:
+        """Remove the files that came with a submission that was not accepted. Else they are removed at its end."""
+        if any(UPLOADED in text for text in submission.request_json):
+            self._supervisor.forget_attachments(submission.id)
 
     def _abandon_key(self, submission: Submission) -> None:
         if submission.key is not None:

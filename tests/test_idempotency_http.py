@@ -232,7 +232,7 @@ def served_and_left(service, path, body) -> str:
         seconds=None,
     )
     with written_later(service.ledger):
-        future = service.loop.submit(service.generations.submit_and_wait(submission))
+        future = service.loop.submit(service.generations.submit(submission))
         until(lambda: service.loop.call(lambda: service.core.supervisor.find(submission.id)))
         future.cancel()
         with pytest.raises(ClientDisconnected):

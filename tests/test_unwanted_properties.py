@@ -90,9 +90,7 @@ class Unwanted(Mortal):
         wanted, prompts = self.wanted(kinds, fields, single=single)
 
         async def story():
-            waiting = asyncio.create_task(
-                self.process.generations.submit_and_wait(submission(wanted, caller))
-            )
+            waiting = asyncio.create_task(self.process.generations.submit(submission(wanted, caller)))
             await asyncio.sleep(seconds)
             draining = asyncio.create_task(self.process.core.supervisor.drain(30)) if stops else None
             waiting.cancel()
