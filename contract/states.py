@@ -1,13 +1,12 @@
 """The states of a generation, and how moments are written in answers."""
 
 from datetime import UTC, datetime
-from typing import Literal, get_args
+from typing import Literal
 
 State = Literal["queued", "submitting", "running", "succeeded", "failed", "canceled"]
 
 UNFINISHED: tuple[State, ...] = ("queued", "submitting", "running")
 ENDED: tuple[State, ...] = ("succeeded", "failed", "canceled")
-STATES: tuple[State, ...] = get_args(State)
 
 
 def iso8601(moment: float) -> str:

@@ -49,7 +49,7 @@ GENERATIONS: Final = Table(
     "generations",
     METADATA,
     Column("seq", Integer, primary_key=True),
-    Column("id", Text, nullable=False, unique=True),
+    Column("id", Text, nullable=False),
     Column("caller_id", Text, nullable=False),
     Column("batch_id", Text),
     Column("position", Integer),
@@ -83,6 +83,7 @@ GENERATIONS: Final = Table(
     Column("credits", Integer, nullable=False),
 )
 # An index is another page to write whenever something in it changes, so most cover a part of the table.
+Index("generations_by_id", GENERATIONS.c.id, unique=True)
 Index("generations_by_caller", GENERATIONS.c.caller_id)
 Index("generations_by_end", GENERATIONS.c.ended_at, sqlite_where=GENERATIONS.c.ended_at.is_not(None))
 Index("generations_by_batch", GENERATIONS.c.batch_id, sqlite_where=GENERATIONS.c.batch_id.is_not(None))

@@ -19,7 +19,7 @@ CREATE TABLE generations (
     queued_seconds FLOAT NOT NULL, predicting_seconds FLOAT NOT NULL, total_seconds FLOAT NOT NULL, outputs JSON NOT
     NULL, files JSON NOT NULL, files_error TEXT, placeholder BOOLEAN NOT NULL, error_code TEXT, error_detail TEXT,
     error_retryable BOOLEAN, error_problems JSON, cost_usd FLOAT NOT NULL, reserved_usd FLOAT NOT NULL, images
-    INTEGER NOT NULL, video_seconds FLOAT NOT NULL, credits INTEGER NOT NULL, PRIMARY KEY (seq), UNIQUE (id)
+    INTEGER NOT NULL, video_seconds FLOAT NOT NULL, credits INTEGER NOT NULL, PRIMARY KEY (seq)
 );
 CREATE TABLE attempts (
     generation_id TEXT NOT NULL, number INTEGER NOT NULL, model TEXT NOT NULL, prediction_id TEXT, error_code TEXT,
@@ -41,6 +41,7 @@ CREATE TABLE idempotency_keys (
 
 _INDEXES: Final = """
 CREATE INDEX generations_by_batch ON generations (batch_id) WHERE batch_id IS NOT NULL;
+CREATE UNIQUE INDEX generations_by_id ON generations (id);
 CREATE INDEX generations_by_caller ON generations (caller_id);
 CREATE INDEX generations_by_end ON generations (ended_at) WHERE ended_at IS NOT NULL;
 CREATE INDEX generations_unfinished ON generations (seq) WHERE ended_at IS NULL;
@@ -65,7 +66,8 @@ INSERT INTO attempts SELECT
     json_extract(value, '$.told.changes'), json_extract(value, '$.cost'), json_extract(value, '$.open'),
     json_extract(value, '$.submitted_at'), json_extract(value, '$.answered_at'), json_extract(value, '$.content'),
     unix_time(json_extract(value, '$.created_at')), json_extract(value, '$.passed_over')
-FROM (SELECT generations_1.id, each.key, each.value FROM generations_1, json_each(generations_1.tries) AS each);
+FROM (SELECT generations_1.id, each.key, each.value FROM generations_1, json_each(generations_1.tries) AS each)
+ORDER BY id, key;
 INSERT INTO batches SELECT
     id, caller, total, request, max_concurrent, max_cost_usd, webhook, json_extract(plan, '$.strategy'),
     json_extract(plan, '$.seconds'), json_extract(plan, '$.cost_usd'), json_extract(plan, '$.credits'), address,
@@ -88,7 +90,8 @@ def facts_in_columns(driver: sqlite3.Connection) -> None:
     driver.create_function("paired", 1, lambda text: _UNPAIRED.sub(r"\\ufffd", text), deterministic=True)
     driver.create_function("unix_time", 1, _unix_time, deterministic=True)
     driver.execute(
-        r"UPDATE generations SET facts = paired(facts), tries = paired(tries) WHERE facts || tries LIKE '%\ud%'"
+        r"UPDATE generations SET facts = paired(facts), tries = paired(tries)"
+        r" WHERE instr(facts, '\ud') OR instr(tries, '\ud')"
     )
     for index in _OLD_INDEXES:
         driver.execute(f"DROP INDEX {index}")

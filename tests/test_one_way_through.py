@@ -49,6 +49,8 @@ def test_nine_functions_stand_between_a_post_and_the_provider(make_app):
 
     assert 200 == answer.status_code
     ((*on_the_loop,),) = seen
-    on_the_loop = [name for name in on_the_loop if name not in {"_run", "call", "called", "_until_disconnect"}]
+    on_the_loop = [
+        name for name in on_the_loop if name not in {"_run", "call", "called", "_until_disconnect"}
+    ]
     assert ["submit", "accept", "_begin", "run", "_produce", "make", "_create"] == on_the_loop
     assert 9 == len(ON_FLASKS_THREAD) + len(on_the_loop)

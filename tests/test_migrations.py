@@ -1,0 +1,89 @@
+"""An older ledger becomes one of this version: the same as a new one, with a copy of what it was."""
+
+import sqlite3
+import stat
+from contextlib import closing
+
+import pytest
+from ledger_fixture import unpacked
+
+from ledger.sqlite import SqliteLedger
+
+
+@pytest.fixture
+def old(tmp_path):
+    """A ledger of 0.4.0."""
+    return unpacked(tmp_path / "old", 1_800_000_000).directory / "ledger.db"
+
+
+def opened(path) -> str | None:
+    """Open it and close it. Returns its trouble."""
+    ledger = SqliteLedger(f"sqlite:///{path}")
+    ledger.start()
+    ledger.close()
+    return ledger.trouble
+
+
+def asked(path, query: str) -> list:
+    with closing(sqlite3.connect(path)) as connection:
+        return connection.execute(query).fetchall()
+
+
+def layout(path) -> dict:
+    """Each table's columns with their types and keys, and each index with its columns and condition."""
+    tables = [
+        name for (name,) in asked(path, "SELECT name FROM sqlite_master WHERE type = 'table' ORDER BY name")
+    ]
+    columns = {name: asked(path, f"PRAGMA table_info({name})") for name in tables}
+    indexes = {
+        (name, unique, partial): asked(path, f"PRAGMA index_info({name})")
+        for table in tables
+        for _, name, unique, _, partial in asked(path, f"PRAGMA index_list({table})")
+    }
+    return {"columns": columns, "indexes": indexes}
+
+
+def test_a_migrated_ledger_has_the_tables_of_a_new_one(old, tmp_path):
+    assert opened(old) is None
+    assert opened(tmp_path / "new.db") is None
+
+    assert layout(tmp_path / "new.db") == layout(old)
+    assert [(2,)] == asked(old, "PRAGMA user_version")
+    assert [("ok",)] == asked(old, "PRAGMA integrity_check")
+
+
+def test_a_copy_of_the_old_ledger_is_made_once_whole_and_for_nobody_else_to_read(old):
+    before = asked(old, "SELECT * FROM generations ORDER BY seq")
+    opened(old)
+    copy = old.with_name("ledger.db.version-1")
+    made_at = copy.stat().st_mtime_ns
+
+    assert before == asked(copy, "SELECT * FROM generations ORDER BY seq")
+    assert [(1,)] == asked(copy, "PRAGMA user_version")
+    assert 0o600 == stat.S_IMODE(copy.stat().st_mode)
+    opened(old)
+    assert made_at == copy.stat().st_mtime_ns
+    assert [] == list(old.parent.glob("*.part"))
+
+
+def test_a_copy_that_a_dying_process_left_unfinished_is_made_anew(old):
+    old.with_name("ledger.db.version-1.part").write_bytes(b"half of it")
+
+    assert opened(old) is None
+
+    assert [(1,)] == asked(old.with_name("ledger.db.version-1"), "PRAGMA user_version")
+
+
+def test_half_a_surrogate_pair_in_an_old_error_is_replaced(old):
+    """Version 1 kept it as JSON escapes it; a column of text cannot hold it."""
+    with closing(sqlite3.connect(old)) as connection, connection:
+        connection.execute(
+            r"""UPDATE generations SET facts = json_set(facts, '$.error', json('{"code": "generation_failed",
+            "detail": "half \ud83d, whole \ud83d\ude00", "retryable": false}')) WHERE seq = 1"""
+        )
+
+    assert opened(old) is None
+
+    assert [("half \ufffd, whole \U0001f600",)] == asked(
+        old, "SELECT error_detail FROM generations WHERE seq = 1"
+    )
