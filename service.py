@@ -78,7 +78,7 @@ class Runtime:
     others: Gate
     ledger: SqliteLedger
     queries: Queries
-    threads: Pool
+    pools: tuple[Pool, ...]
     doors: Doors
     context: ParseContext
     attachments: Attachments
@@ -204,7 +204,8 @@ class Runtime:
 
     async def _end(self) -> None:
         async with AsyncExitStack() as stack:
-            stack.callback(self.threads.close)
+            for pool in self.pools:
+                stack.callback(pool.close)
             stack.push_async_callback(self.core.provider.aclose)
             if self.files:
                 stack.push_async_callback(self.files.aclose)
@@ -242,6 +243,7 @@ def build(settings: Settings, *, provider: FullProvider | None = None) -> Runtim
         )
         _resume_window(others, settings, window_logs)
         threads = Pool(ThreadPoolExecutor(_READERS, thread_name_prefix="ledger-reader"))
+        cpu = Pool(ThreadPoolExecutor(_PARSED_AT_ONCE, thread_name_prefix="forecast"))
         files = _open_files(settings)
         core = assemble(
             settings,
@@ -251,15 +253,16 @@ def build(settings: Settings, *, provider: FullProvider | None = None) -> Runtim
             or Replicate(base_url=settings.REPLICATE_BASE_URL, others=others, durations=durations),
             gate=gate,
             threads=threads,
+            cpu=cpu,
             doors=doors,
             attachments=attachments,
             context=context,
             outputs=files,
         )
         return Runtime(
-            settings=settings, loop=loop, core=core, others=others, ledger=ledger, queries=queries, threads=threads,
-            doors=doors, context=context, attachments=attachments, uploads_dir=uploads, files=files,
-            limits=_caller_limits(settings), window_logs=window_logs,
+            settings=settings, loop=loop, core=core, others=others, ledger=ledger, queries=queries,
+            pools=(threads, cpu), doors=doors, context=context, attachments=attachments, uploads_dir=uploads,
+            files=files, limits=_caller_limits(settings), window_logs=window_logs,
         )  # fmt: skip
 
     try:

@@ -67,13 +67,17 @@ def assemble(
     provider: FullProvider,
     gate: Gate,
     threads: Pool,
+    cpu: Pool,
     doors: Doors,
     attachments: Attachments,
     context: ParseContext,
     outputs: OutputStore | None = None,
     first_backoff: float = FIRST_BACKOFF,
 ) -> Core:
-    """Build the part that lives on the loop. On that loop; starts nothing."""
+    """Build the part that lives on the loop. On that loop; starts nothing.
+
+    The ledger is read on `threads`. Forecasts and the results of large batches, which take the processor for a while,
+    are made on `cpu`, so that no look-up waits for them."""
     budget = Budget(settings.BUDGET_USD_PER_DAY)
     recovery = Recovery(attachments=attachments, context=context)
     archive = Archive(ledger=ledger, queries=queries, threads=threads)
@@ -119,7 +123,7 @@ def assemble(
         outbox=outbox,
         threads=threads,
     )
-    status = Status(supervisor=supervisor, gate=gate, threads=threads)
+    status = Status(supervisor=supervisor, gate=gate, threads=cpu)
     return Core(
         gate=gate,
         provider=provider,

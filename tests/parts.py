@@ -138,6 +138,7 @@ def core(
         provider=provider,
         gate=gate or Gate(concurrent_limit=50, requests_per_minute=600),
         threads=AtOnce(),
+        cpu=AtOnce(),
         doors=Doors(admin_key=None, server_token=SERVER_TOKEN),
         attachments=attachments or Attachments(None),
         context=CONTEXT,

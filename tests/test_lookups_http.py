@@ -311,7 +311,7 @@ def as_anybody_else(client, batch, item):
     ],
 )
 def test_what_somebody_looked_up_goes_on_when_whoever_waits_for_it_hangs_up(app, client, looks, ends):
-    with stream(client, USER, "quick", "[[slow=1]] a", "[[slow=1]] b") as answer:
+    with stream(client, USER, "quick", "[[slow=3]] a", "[[slow=3]] b") as answer:
         batch = next(lines(answer))["batch_id"]
         items = {each["prompt"][-1]: each["id"] for each in listed(client)["generations"]}
         looks(client, batch, items["a"])
