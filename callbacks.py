@@ -24,7 +24,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC
 from email.utils import parsedate_to_datetime
 from heapq import heappop, heappush
-from typing import Final, Protocol
+from typing import Final
 from urllib.parse import urlsplit
 
 import aiohttp
@@ -73,15 +73,6 @@ class Answer:
     retry_after: str | None = None
 
 
-class Courier(Protocol):
-    """What brings a message to its receiver."""
-
-    async def post(self, url: URL, content: bytes, headers: Mapping[str, str]) -> Answer:
-        """The answer to one attempt, whatever its status. Raises Unheard. May be cancelled when it takes too long."""
-
-    async def aclose(self) -> None: ...
-
-
 class Callbacks:
     """Delivers results to the webhooks of callers. Use it on one loop; `get` on any thread.
 
@@ -98,7 +89,7 @@ class Callbacks:
         secret: str | None,
         loopback: bool,
         patience: Patience | None = None,
-        courier: Courier | None = None,
+        courier: "Web | None" = None,
         clock: Callable[[], float] = time.time,
         spread: Callable[[float, float], float] = random.uniform,
     ) -> None:
@@ -248,7 +239,7 @@ def signed(content: bytes, *, message: str, secret: str | None, now: float) -> d
 
 
 class Web:
-    """The `Courier` of the open internet. An answer counts once its head is there: a body that does not end is let go.
+    """Posts messages on the open internet. An answer counts once its head is there: a body that does not end is let go.
     No connection serves twice, since one that the receiver is about to close would cost an attempt."""
 
     def __init__(self, *, loopback: bool, resolver: AbstractResolver | None = None) -> None:
@@ -257,6 +248,7 @@ class Web:
         self._session: aiohttp.ClientSession | None = None
 
     async def post(self, url: URL, content: bytes, headers: Mapping[str, str]) -> Answer:
+        """The answer to one attempt, whatever its status. Raises Unheard. May be cancelled when it takes too long."""
         if self._session is None:
             self._session = outside.session(
                 self._resolver, timeout=aiohttp.ClientTimeout(total=None), reused=False

@@ -7,11 +7,12 @@ from auth import Doors
 from budget import Budget
 from callbacks import Callbacks
 from concurrency import Gate
+from files import Files
 from generations.archive import Archive
 from generations.attempt import AttemptRunner
 from generations.events import Events
 from generations.idempotency import IdempotencyKeys
-from generations.lifecycle import FIRST_BACKOFF, OutputStore, Runner
+from generations.lifecycle import FIRST_BACKOFF, Runner
 from generations.push import PushInbox
 from generations.recovery import Recovery, StartupState
 from generations.service import GenerationService
@@ -71,7 +72,7 @@ def assemble(
     doors: Doors,
     attachments: Attachments,
     context: ParseContext,
-    outputs: OutputStore | None = None,
+    outputs: Files | None = None,
     first_backoff: float = FIRST_BACKOFF,
 ) -> Core:
     """Build the part that lives on the loop. On that loop; starts nothing.

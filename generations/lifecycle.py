@@ -16,10 +16,9 @@ import asyncio
 import base64
 import random
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Final, Protocol
+from typing import Final
 
 import structlog
 
@@ -41,7 +40,7 @@ from errors import (
     ServiceError,
     ShuttingDown,
 )
-from files import Kept
+from files import Files, Kept
 from generations.attempt import AttemptRunner, finish
 from generations.batch import Batch, Work
 from generations.generation import Attempt, Generation
@@ -96,16 +95,6 @@ class Retries:
         return doubled * random.uniform(0.5, 1)  # noqa: S311
 
 
-class OutputStore(Protocol):
-    """Where outputs are kept (see `files.Files`)."""
-
-    async def keep(self, generation_id: str, outputs: Sequence[str]) -> Kept:
-        """Fetch these URLs and keep their content. Raises nothing."""
-
-    async def put(self, generation_id: str, number: int, content: bytes) -> str:
-        """Keep this content; returns its name. Raises OSError."""
-
-
 class Runner:
     """Runs generations: through the gate, at a provider, recorded in the ledger."""
 
@@ -117,7 +106,7 @@ class Runner:
         ledger: Ledger,
         budget: Budget,
         outbox: Callbacks,
-        outputs: OutputStore | None,
+        outputs: Files | None,
         first_backoff: float = FIRST_BACKOFF,
     ) -> None:
         self._attempts = attempts
