@@ -7,6 +7,7 @@ Moments are Unix times in seconds, amounts are USD. Only lists are JSON: output 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import fields
+from operator import attrgetter
 from typing import Any, Final, Generic, TypeVar, cast
 
 from sqlalchemy import JSON, Boolean, Column, Float, Index, Integer, LargeBinary, MetaData, Table, Text
@@ -179,14 +180,19 @@ class RowMapping(Generic[R]):
             index_elements=list(key), set_={name: insert.excluded[name] for name in changing}
         ).compile(dialect=sqlite.dialect(), column_keys=[c.name for c in table.c if c.name != "seq"])
         self.upsert = str(compiled)
-        self._getters = [_getter(table.c[name]) for name in compiled.positiontup or ()]
-        self._key = [_getter(table.c[name]) for name in key]
+        columns = [table.c[name] for name in compiled.positiontup or ()]
+        self._get = attrgetter(*(_outer(column) or column.name for column in columns))
+        self._encoded = [(at, _encoder(column)) for at, column in enumerate(columns) if _is_encoded(column)]
+        self._key = [attrgetter(name) for name in key]
         conditions = [table.c[name] == "" for name in key]
         self.delete = str(table.delete().where(*conditions).compile(dialect=sqlite.dialect()))
 
     def values(self, record: Record) -> tuple[Any, ...]:
         """The parameters of `upsert`."""
-        return tuple([get(record) for get in self._getters])
+        row = list(self._get(record))
+        for at, encode in self._encoded:
+            row[at] = encode(row[at])
+        return tuple(row)
 
     def key_of(self, record: Record) -> Key:
         """The parameters of `delete`."""
@@ -198,18 +204,28 @@ class RowMapping(Generic[R]):
         return self._record(**found, **more)
 
 
-def _getter(column: Column[Any]) -> Callable[[Any], Any]:
-    name = column.name
-    outer, _, inner = name.partition("_")
-    if outer in _NESTED:
-        return lambda record: _encoded(getattr(getattr(record, outer), inner, None))
-    if isinstance(column.type, JSON):
-        return lambda record: _encoded(getattr(record, name))
-    return lambda record: getattr(record, name)
+def _outer(column: Column[Any]) -> str | None:
+    """The field of a record whose own field the column holds, if it does."""
+    outer = column.name.partition("_")[0]
+    return outer if outer in _NESTED else None
 
 
-def _encoded(value: Any) -> Any:
-    return json.dumps(value) if isinstance(value, tuple) else value
+def _is_encoded(column: Column[Any]) -> bool:
+    return _outer(column) is not None or isinstance(column.type, JSON)
+
+
+def _encoder(column: Column[Any]) -> Callable[[Any], Any]:
+    """From the value of the record's field to that of the column."""
+    if (outer := _outer(column)) is None:
+        return _as_json
+    inner = attrgetter(column.name.removeprefix(f"{outer}_"))
+    return lambda value: None if value is None else _as_json(inner(value))
+
+
+def _as_json(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return json.dumps(value) if value else "[]"
+    return value
 
 
 def _read(row: Row, name: str) -> Any:
