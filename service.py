@@ -41,7 +41,7 @@ from waiting import Seats
 from window_log import WindowLog
 
 NAME: Final = "replicate-concurrent-generation"
-VERSION: Final = "0.4.0"
+VERSION: Final = "0.5.0"
 
 _PARSED_AT_ONCE: Final = 2
 """Large bodies and batches that are parsed and planned at once. One takes the processor for a while, and health checks

@@ -51,6 +51,10 @@ _MOMENTS: Final = {
 """The columns of 0.4.0 that hold Unix times. Its JSON holds more of them, and ISO 8601."""
 
 
+ADDED: Final[frozenset[str]] = frozenset()
+"""The fields that later versions added to answers. The answers of 0.4.0 do not have them, so they are not compared."""
+
+
 @dataclass(frozen=True, slots=True)
 class Ask:
     """One request. `{t-N}` in its path is a Unix time, N seconds before the ledger was written."""
@@ -184,6 +188,19 @@ def asked(client: FlaskClient, ask: Ask, written_at: int) -> Any:
         del body["timing"]
     answer.close()
     return [answer.status_code, counted(body, written_at)]
+
+
+def without_added(answer: Any, of_0_4_0: Any, added: frozenset[str] = ADDED) -> Any:
+    """An answer without the `added` fields, where that of 0.4.0 does not have them."""
+    if isinstance(answer, dict) and isinstance(of_0_4_0, dict):
+        return {
+            name: without_added(value, of_0_4_0.get(name), added)
+            for name, value in answer.items()
+            if name in of_0_4_0 or name not in added
+        }
+    if isinstance(answer, list) and isinstance(of_0_4_0, list) and len(answer) == len(of_0_4_0):
+        return [without_added(value, then, added) for value, then in zip(answer, of_0_4_0, strict=True)]
+    return answer
 
 
 def counted(value: Any, written_at: int) -> Any:

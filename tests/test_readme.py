@@ -44,6 +44,6 @@ def test_the_list_of_files_names_every_module_and_package():
 
 def test_every_file_the_readme_links_to_or_names_exists():
     linked = re.findall(r"\]\((?!http)([^)#]+)\)", README)
-    named = re.findall(r"\b([a-z_]+(?:\.conf)?\.(?:py|yaml))\b", README)
+    named = re.findall(r"\b([a-z0-9_/]+(?:\.conf)?\.(?:py|yaml))\b", README)
 
     assert [] == [name for name in {*linked, *named} if not (ROOT / name).exists()]

@@ -45,6 +45,23 @@ def test_answers_that_say_something_else_are_different(one, other):
     assert 1 == len(differences(recording(one), recording(other)))
 
 
+def of_version(version, **more):
+    health = {"asked": "GET /health by None", "status": 200, "headers": {}, "body": {"version": version}}
+    page = {
+        "asked": "GET /docs by None",
+        "status": 200,
+        "headers": {},
+        "body": [f"Version {version}"],
+        **more,
+    }
+    return {"scene": [page, health]}
+
+
+def test_answers_of_two_versions_are_equal_if_they_differ_in_the_version_alone():
+    assert [] == differences(of_version("0.4.0"), of_version("0.5.0"))
+    assert 1 == len(differences(of_version("0.4.0"), of_version("0.5.0", body=["Version 0.4.0"])))
+
+
 def test_the_kept_recording_has_an_answer_to_every_step():
     kept = read(DATA / "recording-0.4.0.json.xz")
     assert {scene.name: len(scene.steps) for scene in SCENES} == {
