@@ -6,12 +6,15 @@ The ledger is opened three times:
 - By a service that goes on with the unfinished. Its end is compared, since the body depends on when that comes.
 """
 
+import json
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from simulator import Options, running
-from tests.ledger_fixture import Ask, Copy, Kept, asked, read_kept, resumed, service, unpacked
+from tests.ledger_fixture import Ask, Copy, Kept, asked, headers_of, read_kept, resumed, service, unpacked
 
 NOWHERE = "http://127.0.0.1:9"
 
@@ -46,3 +49,28 @@ def test_what_was_unfinished_ends_as_it_did_with_0_4_0(kept, copy):
     ends = {target: end for target, (_, end) in kept.resumed.items()}
     with running(Options(prediction_seconds=0.02)) as simulator:
         assert ends == resumed(copy, simulator.url, owners, ends)
+
+
+@pytest.mark.parametrize(
+    ("written", "told"),
+    [
+        ("C:\\udd", "C:\\udd"),
+        ("C:\\udata\\", "C:\\udata\\"),
+        ("\\ud800", "\\ud800"),
+        ("a picture of \U0001f600", "a picture of \U0001f600"),
+        ("half \ud800", "half \ufffd"),
+        ("\udc00\ud800 the wrong way round", "\ufffd\ufffd the wrong way round"),
+        ("\ud83d\U0001f600\ude00", "\ufffd\U0001f600\ufffd"),
+        ("before\0after", "before\ufffdafter"),
+    ],
+)
+def test_only_what_no_column_of_text_can_hold_is_replaced_when_a_ledger_is_migrated(copy, written, told):
+    with closing(sqlite3.connect(copy.directory / "ledger.db")) as connection, connection:
+        failed = connection.execute("SELECT id, facts FROM generations WHERE state = 'failed' LIMIT 1")
+        target, text = failed.fetchone()
+        facts = json.loads(text)
+        facts["prompt"] = facts["error"]["detail"] = written
+        connection.execute("UPDATE generations SET facts = ? WHERE id = ?", (json.dumps(facts), target))
+    with service(copy.directory, NOWHERE) as app:
+        body = app.test_client().get(f"/generations/{target}", headers=headers_of("admin")).json
+    assert (told, told) == (body["prompt"], body["error"]["detail"])
