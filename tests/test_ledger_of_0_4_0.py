@@ -74,3 +74,19 @@ def test_only_what_no_column_of_text_can_hold_is_replaced_when_a_ledger_is_migra
     with service(copy.directory, NOWHERE) as app:
         body = app.test_client().get(f"/generations/{target}", headers=headers_of("admin")).json
     assert (told, told) == (body["prompt"], body["error"]["detail"])
+
+
+def test_the_copy_is_of_the_ledger_that_is_migrated_and_not_of_one_that_was_before(copy):
+    def opened_and_closed() -> str:
+        with service(copy.directory, NOWHERE):
+            pass
+        with closing(sqlite3.connect(copied)) as connection:
+            return connection.execute("SELECT value FROM meta WHERE name = 'note'").fetchone()[0]
+
+    ledger, copied = copy.directory / "ledger.db", copy.directory / "ledger.db.version-1"
+    older = ledger.read_bytes()
+    for note in ("first", "after a while with 0.4.0 again"):
+        ledger.write_bytes(older)
+        with closing(sqlite3.connect(ledger)) as connection, connection:
+            connection.execute("INSERT INTO meta VALUES ('note', ?)", (note,))
+        assert note == opened_and_closed()
