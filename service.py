@@ -52,7 +52,7 @@ _OTHERS_AT_ONCE: Final = 200
 
 _HASH_KEY: Final = "caller hash key"
 _READERS: Final = 2
-"""Questions of the loop to the ledger that are answered at once."""
+"""Questions of the loop to the ledger that are answered at once, beside the batches that are planned."""
 
 log = structlog.get_logger("service")
 
@@ -241,7 +241,8 @@ def build(settings: Settings, *, provider: FullProvider | None = None) -> Runtim
             requests_per_minute=settings.REPLICATE_OTHER_REQUESTS_PER_MINUTE,
         )
         _resume_window(others, settings, window_logs)
-        threads = Pool(ThreadPoolExecutor(_READERS, thread_name_prefix="ledger-reader"))
+        readers = ThreadPoolExecutor(_READERS + _PARSED_AT_ONCE, thread_name_prefix="ledger-reader")
+        threads = Pool(readers)
         files = _open_files(settings)
         core = assemble(
             settings,
