@@ -52,7 +52,7 @@ _OTHERS_AT_ONCE: Final = 200
 
 _HASH_KEY: Final = "caller hash key"
 _READERS: Final = 2
-"""Questions of the loop to the ledger that are answered at once."""
+"""Questions of the loop to the ledger that are answered at once, beside the batches that are planned."""
 
 log = structlog.get_logger("service")
 

@@ -30,6 +30,7 @@ from generations.idempotency import IdempotencyKeys
 from generations.lifecycle import Runner
 from generations.submission import Submission
 from ledger import Ledger
+from ledger.records import AttemptRecord
 from loop_thread import Pool
 from parsing.attachments import UPLOADED, Attachments
 from parsing.shapes import BatchRequest, GenerationRequest
@@ -298,6 +299,8 @@ class Supervisor:
         generation.persisted = generation.detached = True
         generation.accepted_at = _on_the_loops_clock(generation.born)
         self._budget.hold(generation.reserved)
+        # An attempt of which nothing was sent is not resumed: its record would be counted if no other takes its number.
+        self._ledger.delete(AttemptRecord, generation.id, len(generation.attempts) + 1)
         self._ledger.mark_dirty(generation)  # it is suspended no more
 
     def _begin(self, generation: Generation, batch: Batch | None) -> asyncio.Task[None]:

@@ -92,7 +92,9 @@ class MemoryLedger:
         """The records of all changed sources, as they are now."""
         for source in self._dirty.values():
             record = source.record()
-            self._pending[type(record), MAPPINGS[type(record)].key_of(record)] = record
+            place = type(record), MAPPINGS[type(record)].key_of(record)
+            self._pending.pop(place, None)  # so that it comes after what was deleted before it
+            self._pending[place] = record
         self._dirty.clear()
 
     def _commit(self, changes: Mapping[tuple[type[Record], Key], Record | None]) -> None:

@@ -72,10 +72,8 @@ def _version(driver: sqlite3.Connection) -> int:
 
 
 def _copy(driver: sqlite3.Connection, path: Path) -> None:
-    """Copy the file beside itself, whole or not at all, unless an earlier start has."""
+    """Copy the file beside itself, whole or not at all, in the place of an earlier copy."""
     copy = path.with_name(f"{path.name}.version-{_version(driver)}")
-    if copy.exists():
-        return
     part = copy.with_name(copy.name + ".part")
     part.unlink(missing_ok=True)
     part.touch(mode=0o600)

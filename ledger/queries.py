@@ -127,7 +127,7 @@ class SqlQueries:
     def _records(self, kind: type[R], *conditions: Any, limit: int | None = None) -> list[R]:
         read = mapping(kind)
         with self._reading() as connection:
-            rows = connection.execute(select(read.table).where(*conditions).limit(limit)).mappings()
+            rows = connection.execute(select(read.table).where(*conditions).limit(limit))
             return [read.read(row) for row in rows]
 
     def _generations(
@@ -141,13 +141,13 @@ class SqlQueries:
         with self._reading() as connection:
             connection.exec_driver_sql("BEGIN")
             try:
-                rows = connection.execute(found).mappings().all()
+                rows = connection.execute(found).all()
                 ordered = select(ATTEMPTS).where(theirs).order_by(ATTEMPTS.c.generation_id, ATTEMPTS.c.number)
-                for row in connection.execute(ordered).mappings() if rows else ():
-                    attempts[row["generation_id"]].append(read_attempt.read(row))
+                for row in connection.execute(ordered) if rows else ():
+                    attempts[row.generation_id].append(read_attempt.read(row))
             finally:
                 connection.exec_driver_sql("ROLLBACK")  # of a transaction that only read
-        return [read.read(row, attempts=tuple(attempts[row["id"]])) for row in rows]
+        return [read.read(row, attempts=tuple(attempts[row.id])) for row in rows]
 
     @contextmanager
     def _reading(self) -> Iterator[Connection]:

@@ -7,11 +7,10 @@ Moments are Unix times in seconds, amounts are USD. Only lists are JSON: output 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import fields
-from operator import attrgetter
+from operator import attrgetter, itemgetter
 from typing import Any, Final, Generic, TypeVar, cast
 
 from sqlalchemy import JSON, Boolean, Column, Float, Index, Integer, LargeBinary, MetaData, Table, Text
-from sqlalchemy import RowMapping as SqlRow
 from sqlalchemy.dialects import sqlite
 
 from ledger.records import (
@@ -28,7 +27,7 @@ from ledger.records import (
 
 R = TypeVar("R", bound=Record)
 Key = tuple[Any, ...]
-Row = Mapping[str, Any] | SqlRow
+Row = Sequence[Any]
 
 METADATA: Final = MetaData()
 
@@ -171,8 +170,10 @@ class RowMapping(Generic[R]):
     def __init__(self, record: type[R], table: Table, *key: str) -> None:
         self.table = table
         self._record = record
-        self._names = [
-            field.name for field in fields(record) if field.name != "attempts" or "attempts" in table.c
+        self._readers = [
+            (field.name, _reader(table, field.name))
+            for field in fields(record)
+            if field.name != "attempts" or "attempts" in table.c
         ]
         insert = sqlite.insert(table)
         changing = [column.name for column in table.c if column.name not in {*key, *_NEVER_CHANGES}]
@@ -199,9 +200,8 @@ class RowMapping(Generic[R]):
         return tuple([get(record) for get in self._key])
 
     def read(self, row: Row, **more: Any) -> R:
-        """The record of a row as SQLAlchemy reads it; `more` are fields that are not in it."""
-        found = {name: _read(row, name) for name in self._names if name not in more}
-        return self._record(**found, **more)
+        """The record of a row of the whole table, as SQLAlchemy reads it; `more` are fields that are not in it."""
+        return self._record(**{name: get(row) for name, get in self._readers}, **more)
 
 
 def _outer(column: Column[Any]) -> str | None:
@@ -228,11 +228,18 @@ def _as_json(value: Any) -> Any:
     return value
 
 
-def _read(row: Row, name: str) -> Any:
+def _reader(table: Table, name: str) -> Callable[[Row], Any]:
+    """Made once for each field, since a large batch has hundreds of thousands of them to read."""
     if (nested := _NESTED.get(name)) is not None:
-        inner = {field.name: _as_tuple(row[f"{name}_{field.name}"]) for field in fields(nested)}
-        return None if all(value is None for value in inner.values()) else nested(**inner)
-    return _as_tuple(row[name])
+        parts = [_reader(table, f"{name}_{field.name}") for field in fields(nested)]
+
+        def read(row: Row) -> Any:
+            inner = [get(row) for get in parts]
+            return None if all(value is None for value in inner) else nested(*inner)
+
+        return read
+    get = itemgetter(table.c.keys().index(name))
+    return (lambda row: _as_tuple(get(row))) if isinstance(table.c[name].type, JSON) else get
 
 
 def _as_tuple(value: Any) -> Any:

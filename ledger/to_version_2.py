@@ -81,17 +81,18 @@ _OLD_INDEXES: Final = (
     "generations_by_caller", "generations_by_end", "generations_by_batch", "generations_unfinished", "keys_by_age",
 )  # fmt: skip
 
-_UNPAIRED: Final = re.compile(r"\\ud[89ab]..(?!\\ud[c-f])|(?<!\\ud[89ab]..)\\ud[c-f]..")
-"""Half of a surrogate pair, as JSON escapes it. JSON may hold one, a column of text may not."""
+_ESCAPE: Final = re.compile(r"\\(?:ud[89ab]..\\ud[c-f]..|(ud[89a-f]..|u0000)|.)")
+"""One escape of JSON, or the two of a surrogate pair. The group is what JSON may hold and a column of text may not:
+half of a surrogate pair, or NUL, where SQLite cuts the text off."""
 
 
 def facts_in_columns(driver: sqlite3.Connection) -> None:
     """Build the tables of version 2 from those of version 1, inside the caller's transaction."""
-    driver.create_function("paired", 1, lambda text: _UNPAIRED.sub(r"\\ufffd", text), deterministic=True)
+    driver.create_function("storable", 1, _storable, deterministic=True)
     driver.create_function("unix_time", 1, _unix_time, deterministic=True)
     driver.execute(
-        r"UPDATE generations SET facts = paired(facts), tries = paired(tries)"
-        r" WHERE instr(facts, '\ud') OR instr(tries, '\ud')"
+        r"UPDATE generations SET facts = storable(facts), tries = storable(tries) WHERE instr(facts, '\\ud')"
+        r" OR instr(facts, '\\u0000') OR instr(tries, '\\ud') OR instr(tries, '\\u0000')"
     )
     for index in _OLD_INDEXES:
         driver.execute(f"DROP INDEX {index}")
@@ -103,6 +104,10 @@ def facts_in_columns(driver: sqlite3.Connection) -> None:
         driver.execute(f"DROP TABLE {table}_1")
     for statement in _INDEXES.split(";"):  # now, which is faster than with each row
         driver.execute(statement)
+
+
+def _storable(text: str) -> str:
+    return _ESCAPE.sub(lambda found: r"\ufffd" if found[1] else found[0], text)
 
 
 def _unix_time(moment: str | None) -> float | None:

@@ -301,3 +301,24 @@ def test_what_was_taken_over_is_told_to_the_operator(make_app, restarted, simula
     (said,) = [line for line in capsys.readouterr().err.splitlines() if "taken_over" in line]
     assert '"going_on": 2' in said
     assert '"waiting_for_owner": 2' in said
+
+
+def test_an_attempt_of_which_nothing_was_sent_is_forgotten_on_the_disk_too(make_app, simulator, tmp_path):
+    """A process may die between admission and the record of the submission."""
+    app = make_app(REPLICATE_CONCURRENT_LIMIT=1)
+    client = app.test_client()
+    left(client, "[[hang]]", by=ADMIN)
+    until(lambda: 1 == simulator.counts().in_flight)
+    target = left(client, "queued", by=ADMIN)
+    app.extensions["service"].close()
+    with closing(sqlite3.connect(tmp_path / "ledger.db")) as ledger, ledger:
+        ledger.execute(
+            "INSERT INTO attempts (generation_id, number, model, changes, cost_usd, open, fingerprint, passed_over)"
+            " VALUES (?, 1, 'black-forest-labs/flux-dev', '[]', 0, 0, '', 0)",
+            (target,),
+        )
+    client = make_app(REPLICATE_CONCURRENT_LIMIT=1).test_client()
+
+    client.delete(f"/generations/{target}", headers=ADMIN)
+
+    assert ("canceled", 0) == (state(client, target, by=ADMIN), told(client, target, by=ADMIN)["attempts"])

@@ -6,6 +6,9 @@ The ledger is opened three times:
 - By a service that goes on with the unfinished. Its end is compared, since the body depends on when that comes.
 """
 
+import json
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -16,6 +19,7 @@ from tests.ledger_fixture import (
     Copy,
     Kept,
     asked,
+    headers_of,
     read_kept,
     resumed,
     service,
@@ -70,3 +74,44 @@ def test_only_the_listed_fields_that_0_4_0_did_not_have_are_not_compared():
     assert then == without_added([200, {"a": 1, "new": 0, "results": [{"b": 2, "new": 0}]}], then, added)
     for other in ({"a": 1, "unlisted": 0}, {"new": 0}, {"a": 1, "results": [{"b": 3}]}):
         assert then != without_added([200, other], then, added)
+
+
+@pytest.mark.parametrize(
+    ("written", "told"),
+    [
+        ("C:\\udd", "C:\\udd"),
+        ("C:\\udata\\", "C:\\udata\\"),
+        ("\\ud800", "\\ud800"),
+        ("a picture of \U0001f600", "a picture of \U0001f600"),
+        ("half \ud800", "half \ufffd"),
+        ("\udc00\ud800 the wrong way round", "\ufffd\ufffd the wrong way round"),
+        ("\ud83d\U0001f600\ude00", "\ufffd\U0001f600\ufffd"),
+        ("before\0after", "before\ufffdafter"),
+    ],
+)
+def test_only_what_no_column_of_text_can_hold_is_replaced_when_a_ledger_is_migrated(copy, written, told):
+    with closing(sqlite3.connect(copy.directory / "ledger.db")) as connection, connection:
+        failed = connection.execute("SELECT id, facts FROM generations WHERE state = 'failed' LIMIT 1")
+        target, text = failed.fetchone()
+        facts = json.loads(text)
+        facts["prompt"] = facts["error"]["detail"] = written
+        connection.execute("UPDATE generations SET facts = ? WHERE id = ?", (json.dumps(facts), target))
+    with service(copy.directory, NOWHERE) as app:
+        body = app.test_client().get(f"/generations/{target}", headers=headers_of("admin")).json
+    assert (told, told) == (body["prompt"], body["error"]["detail"])
+
+
+def test_the_copy_is_of_the_ledger_that_is_migrated_and_not_of_one_that_was_before(copy):
+    def opened_and_closed() -> str:
+        with service(copy.directory, NOWHERE):
+            pass
+        with closing(sqlite3.connect(copied)) as connection:
+            return connection.execute("SELECT value FROM meta WHERE name = 'note'").fetchone()[0]
+
+    ledger, copied = copy.directory / "ledger.db", copy.directory / "ledger.db.version-1"
+    older = ledger.read_bytes()
+    for note in ("first", "after a while with 0.4.0 again"):
+        ledger.write_bytes(older)
+        with closing(sqlite3.connect(ledger)) as connection, connection:
+            connection.execute("INSERT INTO meta VALUES ('note', ?)", (note,))
+        assert note == opened_and_closed()
