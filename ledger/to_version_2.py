@@ -91,8 +91,8 @@ def facts_in_columns(driver: sqlite3.Connection) -> None:
     driver.create_function("storable", 1, _storable, deterministic=True)
     driver.create_function("unix_time", 1, _unix_time, deterministic=True)
     driver.execute(
-        r"UPDATE generations SET facts = storable(facts), tries = storable(tries) WHERE instr(facts, '\\ud')"
-        r" OR instr(facts, '\\u0000') OR instr(tries, '\\ud') OR instr(tries, '\\u0000')"
+        r"UPDATE generations SET facts = storable(facts), tries = storable(tries) WHERE instr(facts, '\ud')"
+        r" OR instr(facts, '\u0000') OR instr(tries, '\ud') OR instr(tries, '\u0000')"
     )
     for index in _OLD_INDEXES:
         driver.execute(f"DROP INDEX {index}")
