@@ -22,7 +22,7 @@ from typing import Final
 import structlog
 
 from files.download import Downloads, Patience
-from files.hosts import Hosts, NotHad, Source
+from files.hosts import NotHad, Source
 from files.index import Index
 from files.spool import Spool, Temporary
 from files.storage import MOST_OUTPUTS, Opened, Storage, Stored, parsed
@@ -36,6 +36,12 @@ LARGEST: Final = 1_000_000_000
 
 DOWNLOADS: Final = 32
 """At once."""
+
+TIDY_EVERY: Final = 60.0
+"""Seconds between two removals of outputs that are too old."""
+
+LIST_EVERY: Final = 3600.0
+"""Seconds between two listings of the storage."""
 
 _BATCH: Final = 100
 """Files that are deleted at one go."""
@@ -55,9 +61,8 @@ class Kept:
 class Files:
     """Keeps outputs in `storage`, each for `ttl` seconds and all of them within `max_bytes`.
 
-    `spool` is the directory for temporary files; for a `Directory`, one on the same file system. `upstream` is the
-    base URL of Replicate's API. Every `interval` seconds what is too old is removed, every `relist` seconds the
-    storage is listed anew. All on one loop, but `open`.
+    `spool` is the directory for temporary files; for a `Directory`, one on the same file system. `source` is where
+    outputs are fetched from, and is closed with this. All on one loop, but `open`.
     """
 
     def __init__(
@@ -65,15 +70,11 @@ class Files:
         *,
         storage: Storage,
         spool: Path,
-        upstream: str,
+        source: Source,
         ttl: float,
         max_bytes: int,
-        largest: int = LARGEST,
         patience: Patience | None = None,
-        interval: float = 60.0,
-        relist: float = 3600.0,
         clock: Callable[[], float] = time.time,
-        source: Source | None = None,
         executor: Executor | None = None,
     ) -> None:
         if ttl <= 0:
@@ -84,15 +85,13 @@ class Files:
         self._storage = storage
         self._ttl = ttl
         self._max_bytes = max_bytes
-        self._interval = interval
-        self._relist = relist
         self._clock = clock
         # A thread for each download, so that a slow upload never holds up a write to the disk; and for the janitor.
         self._pool = Pool(executor or ThreadPoolExecutor(DOWNLOADS + 2, thread_name_prefix="files"))
         self._spool = Spool(spool, self._pool)
-        self._source = source or Hosts(upstream, stall=patience.stall)
+        self._source = source
         self._downloads = Downloads(
-            self._source, largest=min(largest, max_bytes), patience=patience, pool=self._pool
+            source, largest=min(LARGEST, max_bytes), patience=patience, pool=self._pool
         )
         self._places = asyncio.Semaphore(DOWNLOADS)
         self._overall = patience.overall
@@ -198,7 +197,7 @@ class Files:
         while True:
             await self._expire()
             await self._make_room()
-            await asyncio.sleep(self._interval)
+            await asyncio.sleep(TIDY_EVERY)
             if loop.time() >= self._look_at:
                 await self._look()
 
@@ -211,7 +210,7 @@ class Files:
         except Exception as error:
             _log.error("files_not_listed", error=str(error), exc_info=not isinstance(error, OSError))
             return
-        self._look_at = asyncio.get_running_loop().time() + self._relist
+        self._look_at = asyncio.get_running_loop().time() + LIST_EVERY
         self._index.replace(listed, since=since)
         _log.debug("files_listed", files=len(self._index), bytes=self._index.size, stale=removed)
 

@@ -30,12 +30,11 @@ _log = structlog.get_logger("files")
 
 @dataclass(frozen=True, slots=True)
 class Patience:
-    """How long to try for one output; times in seconds. `stall` is how long no byte may come, `one_try` all that a try
-    may take, `overall` all tries with their pauses, which double from `first_pause`."""
+    """How long to try for one output; times in seconds. One try may take `one_try`, and all tries with their pauses,
+    which double from `first_pause`, `overall`."""
 
     tries: int = 4
     first_pause: float = 0.5
-    stall: float = 10.0
     one_try: float = 60.0
     overall: float = 120.0
 

@@ -58,7 +58,9 @@ class Hosts:
     """A `Source` of what Replicate delivers. `upstream` is its API's base URL; `stall` is the seconds without a byte
     after which a connection counts as lost. Use it on one loop."""
 
-    def __init__(self, upstream: str, *, stall: float, resolver: AbstractResolver | None = None) -> None:
+    def __init__(
+        self, upstream: str, *, stall: float = 10.0, resolver: AbstractResolver | None = None
+    ) -> None:
         self._upstream = _origin(URL(upstream))
         self._stall = stall
         self._resolver = resolver
