@@ -164,21 +164,16 @@ class Files:
                 async with asyncio.timeout(self._overall), self._places:
                     media = await self._downloads.fetch(url, temporary)
                 return await self._store(generation_id, number, media, temporary)
-        except TimeoutError:
-            return self._not_had(generation_id, number, NotHad("it took too long"))
-        except NotHad as reason:
-            return self._not_had(generation_id, number, reason)
+        except (TimeoutError, NotHad) as error:
+            reason = error if isinstance(error, NotHad) else NotHad("it took too long")
+            _log.warning("output_not_kept", generation=generation_id, number=number, reason=str(reason))
+            return reason
         except OSError as error:
             _log.error("output_not_stored", generation=generation_id, number=number, error=str(error))
             return NotHad("it could not be stored")
         except Exception:
             _log.exception("output_not_kept", generation=generation_id, number=number)
             return NotHad("something went wrong inside this service")
-
-    @staticmethod
-    def _not_had(generation_id: str, number: int, reason: NotHad) -> NotHad:
-        _log.warning("output_not_kept", generation=generation_id, number=number, reason=str(reason))
-        return reason
 
     async def _store(self, generation_id: str, number: int, media: MediaType, whole: Temporary) -> str:
         name = parsed(f"{generation_id}/{number}{media.extension}")
@@ -195,7 +190,9 @@ class Files:
     async def _tidy_up(self) -> None:
         loop = asyncio.get_running_loop()
         while True:
-            await self._expire()
+            await self._delete(
+                "files_expired", lambda: self._index.up_to(self._clock() - self._ttl, most=_BATCH)
+            )
             await self._make_room()
             await asyncio.sleep(TIDY_EVERY)
             if loop.time() >= self._look_at:
@@ -214,33 +211,27 @@ class Files:
         self._index.replace(listed, since=since)
         _log.debug("files_listed", files=len(self._index), bytes=self._index.size, stale=removed)
 
-    async def _expire(self) -> None:
-        await self._delete("files_expired", lambda: self._index.up_to(self._clock() - self._ttl, most=_BATCH))
-
     async def _make_room(self) -> None:
         if self._index.size <= self._max_bytes:
             return  # and nobody waits until the janitor has deleted something else
         await self._delete("files_evicted", lambda: self._index.beyond(self._max_bytes, most=_BATCH))
 
     async def _delete(self, event: str, chosen: Callable[[], list[str]]) -> None:
-        """Delete what is chosen, until there is nothing more, or it fails: then it is tried at the next occasion."""
-        while await self._delete_some(event, chosen):
-            pass
-
-    async def _delete_some(self, event: str, chosen: Callable[[], list[str]]) -> bool:
-        async with self._deleting:
-            names = chosen()
-            if not names:
-                return False
-            try:
-                await self._pool.run(partial(_delete_all, self._storage, names))
-            except Exception as error:
-                _log.error("files_not_deleted", error=str(error), exc_info=not isinstance(error, OSError))
-                return False
-            for name in names:
-                self._index.remove(name)
-            _log.info(event, files=len(names), left=len(self._index), bytes=self._index.size)
-            return True
+        """Delete the chosen files, a batch at a time, until none is left or a batch fails. Failed ones are chosen again
+        the next time."""
+        while True:
+            async with self._deleting:
+                names = chosen()
+                if not names:
+                    return
+                try:
+                    await self._pool.run(partial(_delete_all, self._storage, names))
+                except Exception as error:
+                    _log.error("files_not_deleted", error=str(error), exc_info=not isinstance(error, OSError))
+                    return
+                for name in names:
+                    self._index.remove(name)
+                _log.info(event, files=len(names), left=len(self._index), bytes=self._index.size)
 
 
 def _delete_all(storage: Storage, names: list[str]) -> None:

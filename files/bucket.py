@@ -6,7 +6,7 @@ cut off leaves no object; its parts are for the bucket's rule about incomplete u
 """
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Self, cast
@@ -117,11 +117,8 @@ class Bucket:
 
     def delete(self, name: str) -> None:
         parsed(name)
-        with _as_os_error():
-            try:
-                obstore.delete(self._store, name)
-            except FileNotFoundError:
-                return
+        with suppress(FileNotFoundError), _as_os_error():
+            obstore.delete(self._store, name)
 
 
 def _is_name(path: str) -> bool:

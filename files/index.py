@@ -34,9 +34,7 @@ class Index:
         newer = [Stored(name, *file) for name, file in self._files.items() if file[1] >= since]
         self._files.clear()
         self.size = 0
-        for file in sorted(listed, key=lambda each: each.modified):
-            self.add(file)
-        for file in newer:
+        for file in (*sorted(listed, key=lambda each: each.modified), *newer):
             self.add(file)
 
     def up_to(self, date: float, *, most: int) -> list[str]:
