@@ -50,17 +50,12 @@ Cause = Literal["model", "content", "passing"]
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What a provider allows. Seconds and bytes."""
+    """What recovery must know of a provider, in seconds."""
 
-    longest_deadline: float
-    """From a prediction's creation to its end."""
     answer_timeout: float
-    """For the answer to a creation: what was sent longer ago has arrived, or never will."""
+    """For the answer to a creation: a request sent longer ago has arrived, or never will."""
     clock_skew: float
     """How far the provider's clock may be from ours."""
-    inline_bytes: int
-    """An image of up to so many is sent with the input, a larger one is uploaded before."""
-    upload_bytes: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from auth import Caller, Secret
-from catalog.references import INLINE, LARGEST, Upload
+from catalog.references import Upload
 from concurrency import Lease
 from errors import UpstreamError
 from providers import (
@@ -46,9 +46,7 @@ class MemoryProvider(Provider, PushReceiver, CreationRegistry, ProgressSource):
     never ends. A creation beyond them succeeds.
     """
 
-    limits = Limits(
-        longest_deadline=1800, answer_timeout=30, clock_skew=0, inline_bytes=INLINE, upload_bytes=LARGEST
-    )
+    limits = Limits(answer_timeout=30, clock_skew=0)
 
     def __init__(
         self, *outcomes: Prediction | Exception | None, answer_after: float = 0.25, ends_after: float = 1.0

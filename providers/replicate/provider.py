@@ -22,7 +22,7 @@ import structlog
 
 from admission.durations import Durations
 from auth import Caller, Secret
-from catalog.references import INLINE, LARGEST, Upload
+from catalog.references import Upload
 from concurrency import Gate, Lease
 from errors import UpstreamError
 from providers import (
@@ -39,7 +39,7 @@ from providers import (
     fingerprint,
 )
 from providers.replicate.answers import Page, read_page
-from providers.replicate.client import LONGEST_DEADLINE, MAX_POLL, ReplicateClient, Timeouts
+from providers.replicate.client import MAX_POLL, ReplicateClient, Timeouts
 from providers.replicate.errors import raise_if_settled, seconds_to_wait, service_error
 from providers.replicate.push import Secrets, read_push
 from providers.replicate.reconciliation import CLOCK_SKEW, PATIENCE, SEARCH_PAUSES, Creations
@@ -91,13 +91,7 @@ class Replicate(Provider, PushReceiver, CreationRegistry, ProgressSource):
         connections: httpx.AsyncBaseTransport | None = None,
     ) -> None:
         timing = timing or Timing()
-        self.limits = Limits(
-            longest_deadline=LONGEST_DEADLINE,
-            answer_timeout=timing.timeouts.create,
-            clock_skew=CLOCK_SKEW.total_seconds(),
-            inline_bytes=INLINE,
-            upload_bytes=LARGEST,
-        )
+        self.limits = Limits(answer_timeout=timing.timeouts.create, clock_skew=CLOCK_SKEW.total_seconds())
         self._others = others
         self._cancel_pauses = timing.cancel_pauses
         self._cancelling = asyncio.Semaphore(_CANCELS_AT_ONCE)
