@@ -21,7 +21,7 @@ import httpx
 import structlog
 
 from admission.durations import Durations
-from auth import Caller, Secret
+from auth import Caller
 from catalog.references import Upload
 from concurrency import Gate, Lease
 from errors import UpstreamError
@@ -95,13 +95,15 @@ class Replicate(Provider, PushReceiver, CreationRegistry, ProgressSource):
         self._others = others
         self._cancel_pauses = timing.cancel_pauses
         self._cancelling = asyncio.Semaphore(_CANCELS_AT_ONCE)
-        self._client = ReplicateClient(base_url=base_url, timeouts=timing.timeouts, connections=connections)
+        self._client = ReplicateClient(
+            base_url=base_url, timeouts=timing.timeouts, others=others, connections=connections
+        )
         self._watcher = Watcher(
             places=others, get=self._get, get_page=self._get_page, durations=durations or Durations()
         )
-        self._creations = Creations(self._search, pauses=timing.search_pauses)
-        self._uploads = Uploads(self._send_file, first_pause=timing.upload_pause)
-        self._secrets = Secrets(self._get_secret)
+        self._creations = Creations(self._client.list_predictions, pauses=timing.search_pauses)
+        self._uploads = Uploads(self._client.create_file, first_pause=timing.upload_pause)
+        self._secrets = Secrets(self._client.default_webhook_secret)
 
     async def upload(self, caller: Caller, upload: Upload) -> str:
         return await self._uploads.address(caller, upload)
@@ -206,18 +208,6 @@ class Replicate(Provider, PushReceiver, CreationRegistry, ProgressSource):
         await self._secrets.aclose()
         await self._watcher.aclose()
         await self._client.aclose()
-
-    async def _send_file(self, caller: Caller, upload: Upload) -> str:
-        with await self._others.acquire(caller.id) as lease:
-            return await self._client.create_file(caller, upload, lease=lease)
-
-    async def _get_secret(self, caller: Caller) -> Secret:
-        with await self._others.acquire(caller.id) as lease:
-            return await self._client.default_webhook_secret(caller, lease=lease)
-
-    async def _search(self, caller: Caller, query: str) -> Any:
-        with await self._others.acquire(caller.id) as lease:
-            return await self._client.list_predictions(caller, query, lease=lease)
 
     async def _get(self, caller: Caller, prediction_id: str, lease: Lease) -> Prediction:
         try:
