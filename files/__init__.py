@@ -22,7 +22,7 @@ from typing import Final
 import structlog
 
 from files.download import Downloads, Patience
-from files.hosts import NotHad, Source
+from files.hosts import Hosts, NotHad
 from files.index import Index
 from files.spool import Spool, Temporary
 from files.storage import MOST_OUTPUTS, Opened, Storage, Stored, parsed
@@ -70,7 +70,7 @@ class Files:
         *,
         storage: Storage,
         spool: Path,
-        source: Source,
+        source: Hosts,
         ttl: float,
         max_bytes: int,
         patience: Patience | None = None,

@@ -14,7 +14,7 @@ from typing import Final
 
 import structlog
 
-from files.hosts import Lost, NotHad, Source
+from files.hosts import Hosts, Lost, NotHad
 from files.spool import Temporary
 from loop_thread import Pool
 from media import HEAD, MediaType, media_type
@@ -46,7 +46,7 @@ class Patience:
 class Downloads:
     """Fetches from `source` what is at most `largest` bytes."""
 
-    def __init__(self, source: Source, *, largest: int, patience: Patience, pool: Pool) -> None:
+    def __init__(self, source: Hosts, *, largest: int, patience: Patience, pool: Pool) -> None:
         self._source = source
         self._largest = largest
         self._patience = patience

@@ -10,9 +10,9 @@ Nothing secret is sent: no token, no cookie, nothing from `.netrc`, no proxy. A 
 
 import re
 from collections.abc import AsyncIterator, Iterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Final
 
 import aiohttp
 from aiohttp.abc import AbstractResolver
@@ -45,18 +45,9 @@ class Answer:
     chunks: AsyncIterator[bytes]
 
 
-class Source(Protocol):
-    """Where bytes come from."""
-
-    def get(self, url: str) -> AbstractAsyncContextManager[Answer]:
-        """What the URL gives, while the block runs; Lost and NotHad are raised at its start and inside."""
-
-    async def aclose(self) -> None: ...
-
-
 class Hosts:
-    """A `Source` of what Replicate delivers. `upstream` is its API's base URL; `stall` is the seconds without a byte
-    after which a connection counts as lost. Use it on one loop."""
+    """Fetches what Replicate delivers. `upstream` is its API's base URL; `stall` is the seconds without a byte after
+    which a connection counts as lost. Use it on one loop."""
 
     def __init__(
         self, upstream: str, *, stall: float = 10.0, resolver: AbstractResolver | None = None
@@ -68,6 +59,7 @@ class Hosts:
 
     @asynccontextmanager
     async def get(self, url: str) -> AsyncIterator[Answer]:
+        """The answer, while the block runs. Raises Lost and NotHad, at the start of the block and inside."""
         at = self._allowed(url)
         for _ in range(REDIRECTS + 1):
             with _translated():
