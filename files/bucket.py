@@ -55,9 +55,9 @@ class Bucket:
         )
 
     @classmethod
-    def told(cls, url: str, aws: Mapping[str, str]) -> Self:
-        """A bucket with what AWS_* variables say, over what the environment says; an endpoint that is written with
-        http:// is meant so. Raises ValueError."""
+    def from_variables(cls, url: str, aws: Mapping[str, str]) -> Self:
+        """A bucket configured by these AWS_* variables, which override the environment. An endpoint that begins with
+        http:// is used without TLS. Raises ValueError."""
         config = {name: value for name, value in aws.items() if name != _ALLOW_HTTP}
         plain = (
             aws.get("AWS_ENDPOINT_URL", "").startswith("http://")
@@ -92,9 +92,9 @@ class Bucket:
 
         def read(start: int, length: int) -> bytes:
             with _as_os_error():
-                wanted = (start, start + length)
+                span = (start, start + length)
                 return bytes(
-                    obstore.get(self._store, name, options={"range": wanted, "if_match": etag}).bytes()
+                    obstore.get(self._store, name, options={"range": span, "if_match": etag}).bytes()
                 )
 
         return Opened(

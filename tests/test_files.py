@@ -40,7 +40,7 @@ from parts import on_a_loop
 import logs
 from files import Files, Kept, Patience
 from files.directory import Directory
-from files.hosts import Hosts, Lost, NotHad
+from files.hosts import Hosts, Lost, OutputUnavailable
 from files.storage import Stored
 from settings import Settings
 
@@ -139,7 +139,7 @@ async def test_no_outputs_are_no_error(storage, spool):
 
 @in_virtual_time
 async def test_what_cannot_be_had_is_told_and_the_rest_is_kept(tmp_path, spool):
-    source = FakeSource(PNG, NotHad("its host answered 403"), PNG, PAGE, PAGE, PAGE, PAGE)
+    source = FakeSource(PNG, OutputUnavailable("its host answered 403"), PNG, PAGE, PAGE, PAGE, PAGE)
     async with virtual(Directory(tmp_path), spool, source=source) as files:
         kept = await files.keep(GEN, [URL + "?signature=secret"] * 4)
 

@@ -50,14 +50,14 @@ from providers.replicate.watcher import NoPages, PollFailed, Watcher
 _MISSING_PATIENCE = 10.0
 """Seconds. A prediction that no poll has found for so long is gone."""
 
-_UNTOLD_WAIT = 5.0
-"""Seconds without polls of an account that was refused for its rate without a time to wait."""
+_RATE_LIMIT_WAIT = 5.0
+"""Seconds without polls of an account after a 429 that does not say how long to wait."""
 
 CANCEL_PATIENCE = 30.0
-"""Seconds, from its first try, in which a prediction must be cancelled; then it is left to its deadline."""
+"""Seconds from the first try to cancel a prediction. After them it is left to its deadline."""
 
 _CANCELS_AT_ONCE = 100
-"""So that cancels that hang leave room for polls."""
+"""Bounded, so that cancels that hang leave room for polls."""
 
 log = structlog.get_logger("replicate")
 
@@ -68,7 +68,7 @@ class Timing:
 
     timeouts: Timeouts = field(default_factory=Timeouts)
     search_pauses: Sequence[float] = SEARCH_PAUSES
-    """Before each look for a lost creation."""
+    """Before each search for a lost creation."""
     cancel_pauses: Sequence[float] = (0.2, 0.4, 0.8, 1.6, 3.2, 6.4)
     """After each try to cancel that failed, unless a refusal says how long."""
     upload_pause: float = FIRST_PAUSE
@@ -152,7 +152,7 @@ class Replicate(Provider, PushReceiver, CreationRegistry, ProgressSource):
         reference: str,
         patience: float = PATIENCE,
     ) -> Created:
-        """`patience`: how long to go on searching while Replicate answers no look, in seconds."""
+        """`patience`: how many seconds to repeat a search that Replicate does not answer."""
         with self._creations.begin(caller, model, content, reference=reference, since=since) as creation:
             return Created(await creation.find(patience=patience, on_its_way=self.limits.answer_timeout))
 
@@ -243,7 +243,7 @@ def _poll_failed(refusal: Refusal, caller: Caller) -> Exception:
     """A PollFailed for what passes; for anything else the error that ends the watch."""
     error = service_error(refusal, caller)
     if refusal.status == 429:
-        return PollFailed(error, wait=seconds_to_wait(refusal) or _UNTOLD_WAIT)
+        return PollFailed(error, wait=seconds_to_wait(refusal) or _RATE_LIMIT_WAIT)
     if refusal.status == 408 or refusal.status >= 500:
         return PollFailed(error, wait=seconds_to_wait(refusal) or 0.0)
     return error
