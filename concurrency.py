@@ -36,8 +36,8 @@ class GateStats:
 class Lease:
     """A slot and a place, held together: `with await gate.acquire(…) as lease`.
 
-    The sender of the creation says so (`sent`, once) and says when its answer or failure came (`answered`).
-    Leaving the block frees the slot, and the place too if nothing was sent. `granted` is for the gate alone.
+    The sender calls `sent`, once, when the creation leaves, and `answered` when its answer or failure is here. Leaving
+    the block frees the slot, and the place too if nothing was sent. `granted` is for the gate alone.
     """
 
     __slots__ = ("_gate", "_state", "granted")
@@ -54,7 +54,7 @@ class Lease:
         self._gate.on_sent()
 
     def not_sent(self) -> None:
-        """Nothing left after all: there was no connection."""
+        """The creation did not leave after all, since there was no connection."""
         if self._state == "sent":
             self._state = "held"
             self._gate.on_not_sent()
@@ -135,13 +135,13 @@ class Gate:
         return lease
 
     def place(self, caller: str, batch: str | None, behind: int) -> int:
-        """The place in line, about, with so many of its own caller and batch before it: 1 is the next."""
+        """About the place in line, 1 for the next, with `behind` others of the same caller and batch before it."""
         return self._policy.queue.place(caller, batch, behind)
 
     def wait(
         self, caller: str, batch: str | None, behind: int, *, usual: float, bound: int | None = None
     ) -> float:
-        """Seconds until what has that place in line is admitted, as `Policy.wait` estimates."""
+        """Seconds until a newcomer at that place in line is admitted, as `Policy.wait` estimates them."""
         return self._policy.wait(caller, batch, behind, usual=usual, bound=bound, now=_now())
 
     def configure(
@@ -159,8 +159,8 @@ class Gate:
         self._admit_soon()
 
     def proceed(self, caller: str, *, exhausted_for: float = 0.0) -> None:
-        """Replicate accepted a creation of this caller, as `Policy.proceed`: it may have been the last for so many
-        seconds."""
+        """A creation of this caller was accepted; it may be the last for `exhausted_for` seconds. See
+        `Policy.proceed`."""
         self._policy.proceed(caller, _now(), exhausted_for=exhausted_for)
         self._admit_soon()
 
@@ -176,11 +176,11 @@ class Gate:
         self._policy.count(spent, _now())
 
     def dismiss(self, caller: str, batch: str, reason: Callable[[], Exception]) -> None:
-        """Send those of a batch away who still wait: each gets a `reason()` raised."""
+        """End the waits of a batch: `reason()` is raised in each."""
         self._send_away(self._policy.dismiss(caller, batch), reason)
 
     def close(self, reason: Callable[[], Exception]) -> None:
-        """Admit nothing any more: all who wait, or come later, get a `reason()` raised."""
+        """Admit nothing any more: `reason()` is raised in every wait, also in later ones."""
         self._closed = reason
         self._send_away(self._policy.dismiss(), reason)
 
@@ -209,7 +209,7 @@ class Gate:
             self._log.taken()
 
     def on_not_sent(self) -> None:
-        """For a lease alone: nothing left after all."""
+        """For a lease alone: its request did not leave after all."""
         if self._log:
             self._log.given_back()
 
@@ -235,7 +235,7 @@ class Gate:
                 lease.granted.set_exception(reason())
 
     def _admit_soon(self) -> None:
-        """Admit in the next tick: all who come in one tick are seen together, so a batch is seen whole."""
+        """Admit in the next tick, so that a batch, which comes in one tick, is seen whole."""
         if not self._admitting:
             self._admitting = True
             asyncio.get_running_loop().call_soon(self._admit)
@@ -244,11 +244,8 @@ class Gate:
         self._admitting = False
         step = self._policy.step(_now())
         for lease in step.admitted:
-            if (
-                lease.granted.done()
-            ):  # it was cancelled in this tick; its task, which has not run yet, releases it
-                continue
-            lease.granted.set_result(None)
+            if not lease.granted.done():  # else it was cancelled in this tick, and its task will release it
+                lease.granted.set_result(None)
         self._arm(step.next_chance)
 
     def _arm(self, wake: float) -> None:

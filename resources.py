@@ -38,7 +38,7 @@ def storage(settings: Settings) -> Storage:
             "FILES_URL: what talks to S3 is not installed; requirements-s3.txt names it."
         ) from None
     try:
-        return Bucket.told(settings.FILES_URL, settings.aws)
+        return Bucket.from_variables(settings.FILES_URL, settings.aws)
     except ValueError as error:
         raise SettingsError(f"FILES_URL: {error}.") from None
 

@@ -23,6 +23,7 @@ from auth import Doors
 from concurrency import Gate, GateStats
 from errors import LedgerDown, ShuttingDown
 from files import Files
+from files.hosts import Hosts
 from generations.core import Core, FullProvider, assemble
 from generations.recovery import load_startup_state
 from generations.service import GenerationService
@@ -312,7 +313,7 @@ def _open_files(settings: Settings) -> Files | None:
     return Files(
         storage=storage(settings),
         spool=settings.files_dir,
-        upstream=settings.REPLICATE_BASE_URL,
+        source=Hosts(settings.REPLICATE_BASE_URL),
         ttl=settings.FILES_TTL,
         max_bytes=settings.FILES_MAX_BYTES,
     )

@@ -84,8 +84,8 @@ class WindowLog:
                 unknown += places
         if unknown:
             self._count(now, unknown)
-        if not self.is_shared:  # else the other process may still be told of its own
-            self._unanswered = 0  # last: whoever dies in here leaves the next to count again
+        if not self.is_shared:  # else the other process may still get its own answers
+            self._unanswered = 0  # last: after a crash in here the next process counts again
         counted = [(second + self._window - now, places) for second, places in self._seconds()]
         return sorted((min(left, self._window), places) for left, places in counted if places and left > 0)
 
@@ -93,14 +93,14 @@ class WindowLog:
         self._unanswered += 1
 
     def answered(self) -> None:
-        self._count(self._clock(), 1)  # first: whoever dies between the two counts it twice, not never
+        self._count(self._clock(), 1)  # first: a crash between the two counts the place twice, and not never
         self._unanswered -= 1
 
     def given_back(self) -> None:
         self._unanswered -= 1
 
     def close(self) -> None:
-        """Leave the file to whoever comes next. Twice is no error."""
+        """Leave the file to the next process. A second call has no effect."""
         self._file.close()
 
     def _seconds(self) -> list[tuple[int, int]]:
@@ -124,7 +124,7 @@ class WindowLog:
         self._write(0, _HEAD.pack(_MAGIC, self._of, max(0, number)))
 
     def _read(self, at: int, size: int) -> bytes:
-        """What stands there, and zeros where somebody has cut the file."""
+        """The bytes there, and zeros where the file was cut off."""
         read = b""
         with contextlib.suppress(OSError, ValueError):
             read = os.pread(self._file.fileno(), size, at)
@@ -142,9 +142,9 @@ def _place(second: int) -> int:
 
 
 def _lock(file: Any) -> bool:
-    """Whether nobody else had it; shared from now on, so that whoever comes next notices everybody who is left.
+    """Whether no other process had the file. The lock is shared from now on, so that the next process notices this one.
 
-    Where files cannot be locked, nobody is known to have it.
+    Where files cannot be locked, no other process is known to have it.
     """
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -1,8 +1,8 @@
-"""How long things took lately: the one memory that plans, estimates, the gate's turnover and the watcher draw on.
+"""Recent durations: the one memory behind plans, estimates, the gate's turnover and the watcher's schedule.
 
-Three facts are kept, since they differ: how long a generation held its slot (with its answer before and its files
-after), how long the prediction itself took by the upstream's account, and how long slots were held whatever became of
-the work. The loop notes them; any thread may read what a model's generations took.
+It keeps three kinds, because they differ: how long a generation held its slot and fetched its files, how long its
+prediction ran by the provider's clock, and how long any slot was held, whatever the outcome. Only the loop adds to
+them. Any thread may read the durations of a model's generations.
 """
 
 from bisect import bisect_left, insort
@@ -12,19 +12,19 @@ from statistics import fmean
 from typing import Final
 
 REMEMBERED: Final = 64
-"""Durations kept of each model: enough for a quantile, few enough to follow a model that changes."""
+"""Durations kept of each model: enough for a quantile, and few enough to follow a model whose speed changes."""
 
 _KEPT: Final = 16
-"""So many generations are kept at first, and later the newer two thirds of all. A model that was not called for long
-starts cold, and its first generations are noticed late: they are no example for those that follow."""
+"""At first this many generations are kept, later the newest two thirds of all. A model that was idle starts cold, and
+the end of its first generations is noticed late, so these should not weigh on later estimates for long."""
 
 _SLOTS_REMEMBERED: Final = 256
 
 
 @dataclass(frozen=True, slots=True)
 class Took:
-    """How long one generation took, in seconds: `held` is how long it had its slot, `answered` the part of that until
-    the answer to its creation, `after` the time from the slot's release to its end, while its files were fetched."""
+    """How long one generation took, in seconds. It held its slot for `held`, of which `answered` passed until its
+    creation was answered. `after` is the time from the slot's release to its end, while its files were fetched."""
 
     held: float
     after: float = 0.0
@@ -48,7 +48,7 @@ class Lengths:
 
 
 class Durations:
-    """What is remembered of every model, and of all slots together."""
+    """The durations of every model, and of all slots together."""
 
     def __init__(self) -> None:
         self._latest: dict[str, tuple[Took, ...]] = {}
@@ -57,7 +57,7 @@ class Durations:
         self._slots: deque[float] = deque(maxlen=_SLOTS_REMEMBERED)
 
     def note(self, model: str, took: Took) -> None:
-        """A generation that succeeded at its first attempt: others are no example."""
+        """Remember a generation that succeeded at its first attempt. Others would distort the estimates."""
         self._noted[model] += 1
         kept = min(max(_KEPT, 2 * self._noted[model] // 3), REMEMBERED)
         self._latest[model] = (*self.of(model), took)[-kept:]
@@ -67,17 +67,16 @@ class Durations:
         return self._latest.get(model, ())
 
     def usual(self, model: str, declared: float) -> float:
-        """Seconds that a generation of this model takes once it is admitted. `declared` is believed until one was
-        noted."""
+        """Seconds that a generation of this model takes once it is admitted. This is `declared` until one was noted."""
         took = self.of(model)
         return fmean(each.held + each.after for each in took) if took else declared
 
     def lengths(self, model: str) -> Lengths:
-        """The predictions of a model, to learn of more and to time polls by."""
+        """The durations of a model's predictions, which the watcher adds to and times its polls by."""
         return self._lengths.setdefault(model, Lengths())
 
     def note_slot(self, seconds: float) -> None:
-        """A slot was held so long, whichever model it was and however that ended."""
+        """Remember how long a slot was held, whatever the model and the outcome."""
         self._slots.append(seconds)
 
     def slots(self) -> tuple[float, ...]:

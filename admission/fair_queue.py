@@ -1,12 +1,13 @@
 """Whose turn it is: callers take turns, then each caller's batches (start-time fair queueing).
 
 Each turn has a start tag: the end of the party's last turn, or the queue's present turn if that is later.
-The smallest tag goes next. So being away saves no turns up, a caller who returns again and again gets one turn a
+The smallest tag goes next. So an absent caller saves no turns up, a caller who returns again and again gets one turn a
 round like all others, and none starves. Goyal, Vin and Cheng, "Start-time Fair Queueing", SIGCOMM 1996, here with
 equal weights and turns of length one.
 
-Adding, taking and discarding cost O(log n) in those who wait. A party that may not go now (a paused account, a batch at
-its own bound, a batch while the window is paced) is stepped over: O(log n) for each of those, and there are few.
+Adding, taking and discarding cost O(log n) for n waiting parties. A party that may not go now (a paused account, a
+batch at its own bound, a batch while the window is paced) is stepped over. That costs O(log n) for each, and there are
+few.
 """
 
 import math
@@ -19,11 +20,11 @@ from itertools import count
 from typing import Any, Generic, TypeAlias, TypeVar
 
 Ticket: TypeAlias = Any
-"""The name of what waits or runs: any hashable value, of the owner's choice."""
+"""Identifies one item that waits or runs: any hashable value."""
 
 
 class Party(ABC):
-    """One of those who take turns. `waiting` says by its truth whether tickets wait behind it."""
+    """A caller or a batch that takes turns. `waiting` is truthy while tickets of it wait."""
 
     turn_end = 0
     lined_up = False
@@ -52,7 +53,7 @@ class Turns(Generic[P]):
             heappush(self._line, (start, next(self._arrivals), party))
 
     def take(self, now: float, batches: bool) -> "tuple[Ticket, Flow] | None":
-        """What the first party gives that gives anything; its turn is then used up."""
+        """The ticket of the first party that may give one, with its flow. The party's turn is then used up."""
         line = self._line
         stepped_over: list[tuple[int, int, P]] = []
         taken = None
@@ -72,7 +73,7 @@ class Turns(Generic[P]):
             # Being held back saves no turns up.
             heappush(line, (max(start, self.turn), arrival, party))
         if taken is not None and not line:
-            self.turn += 1  # nothing waits: the next to come start even with all others
+            self.turn += 1  # nothing waits: all parties that come next start even
         return taken
 
 
@@ -116,7 +117,7 @@ class _Caller(Party):
         self.paused_until = -math.inf
         self.cautious = False
         self.probe: Ticket | None = None
-        """The one ticket that went since the pause. The next goes when the fate of this one is known."""
+        """The one ticket admitted since the pause. The next is admitted when the outcome of this one is known."""
 
     def take(self, now: float, batches: bool) -> tuple[Ticket, Flow] | None:
         return None if self.is_held_back(now) else self.turns.take(now, batches)
@@ -130,7 +131,7 @@ class _Caller(Party):
     def flow(self, batch: str | None) -> Flow:
         found = self.flows.get(batch)
         if found is None:
-            # A batch comes once: forget those that are done when the next one comes.
+            # No batch comes twice: forget those that are done when a new one comes.
             self.flows = {name: flow for name, flow in self.flows.items() if flow.is_busy()}
             found = self.flows[batch] = Flow(self, batch)
         return found
@@ -191,8 +192,8 @@ class FairQueue:
         return flow
 
     def place(self, caller: str, batch: str | None, ahead: int) -> int:
-        """The place in line of a ticket with so many of its own flow ahead of it, if all turns from now on are equal: 1
-        is the next. The ticket itself need not be here yet."""
+        """The place in line, 1 for the next, of a ticket with `ahead` tickets of its own flow before it, if all turns
+        from now on are equal. The ticket itself need not be in the queue yet."""
         owner = self._callers.get(caller)
         turns = own = ahead + 1
         if owner is not None:
@@ -201,7 +202,7 @@ class FairQueue:
         return turns + sum(min(each.waiting, turns) for each in others)
 
     def discard(self, ticket: Ticket) -> None:
-        """Forget a ticket; one that is not here is no error."""
+        """Forget a ticket. One that is not in the queue is ignored."""
         flow = self._flow_of.pop(ticket, None)
         if flow is not None:
             del flow.waiting[ticket]
@@ -219,7 +220,7 @@ class FairQueue:
         return taken
 
     def pause(self, caller: str, until: float) -> None:
-        """Hold a caller back until then, and afterwards let one ticket go at a time."""
+        """Hold a caller back until the moment `until`, and afterwards let one ticket go at a time."""
         paused = self._caller(caller)
         paused.paused_until = max(paused.paused_until, until)
         paused.cautious = True
@@ -227,7 +228,8 @@ class FairQueue:
         self._paused.add(paused)
 
     def proceed(self, caller: str, *, unless_until: float = -math.inf) -> None:
-        """End a caller's caution, if a ticket has gone since the pause, or prolong the pause until a moment."""
+        """Let a cautious caller's tickets go freely again, if one has gone since the pause. With `unless_until`, pause
+        the caller until that moment instead."""
         cautious = self._callers.get(caller)
         if cautious is None or not cautious.cautious:
             return
@@ -245,7 +247,7 @@ class FairQueue:
         return tickets
 
     def lines(self) -> tuple[Line, ...]:
-        """Each flow of which tickets wait or run."""
+        """Every flow with tickets that wait or run."""
         return tuple(
             Line(name, flow.batch, len(flow.waiting), flow.in_flight, flow.max_concurrent)
             for name, caller in self._callers.items()
@@ -254,15 +256,13 @@ class FairQueue:
         )
 
     def paused_until(self, now: float) -> dict[str, float]:
-        """Until when each caller is held back who is paused now."""
+        """The callers that are paused now, and when each pause ends."""
         return {
             name: caller.paused_until for name, caller in self._callers.items() if caller.paused_until > now
         }
 
     def next_pause_end(self, now: float) -> float:
         """When the first paused caller with tickets that wait may go again; infinity if there is none."""
-        if not self._paused:
-            return math.inf
         paused = self._still_paused(now)
         return min((caller.paused_until for caller in paused if caller.waiting), default=math.inf)
 
@@ -283,7 +283,7 @@ class FairQueue:
         return found
 
     def _tidy(self) -> None:
-        """Forget callers who have nothing here, not even a turn that counts against them."""
+        """Forget callers without tickets, pauses, or a used turn that still counts."""
         self._callers = {
             name: caller
             for name, caller in self._callers.items()

@@ -1,13 +1,13 @@
-"""How work will go: a batch before anything is spent, and a generation that has begun.
+"""Forecasts: how long a batch will take before anything is spent, and how long a running generation still needs.
 
-`plan` lets a batch pass through a copy of the gate's own `Policy` on a clock of its own. Nothing here touches the gate,
-so it runs in any thread; `Policy.snapshot`, taken on the loop, is what it starts from. Two choices make it good:
+`plan` runs the batch through a copy of the gate's own `Policy` on a simulated clock. It starts from `Policy.snapshot`,
+taken on the loop, and does not touch the gate, so any thread may run it. Two choices make it good:
 
-- **A duration is drawn, not averaged.** A batch ends with its slowest, of which a mean knows nothing. Each item gets
-  one of its model's latest, drawn by a generator with a fixed seed, so the same question has the same answer; and a
-  small batch, in which a draw weighs much, is simulated many times.
-- **What cannot be known is spread evenly**: how far those in flight have come. What may go wrong is left out: a
-  batch with retries, fallbacks or pauses yet to come takes longer than its plan says.
+- **A duration is drawn, not averaged.** A batch ends with its slowest item, which a mean hides. Each item gets one of
+  its model's latest durations. The random generator has a fixed seed, so the same question has the same answer. A small
+  batch, in which one draw weighs much, is simulated many times.
+- **Unknown progress is spread evenly** over the generations in flight. Failures are left out: a batch that needs
+  retries, fallbacks or pauses takes longer than its plan says.
 """
 
 import math
@@ -28,10 +28,11 @@ Strategy = Literal["immediate", "window", "queue"]
 
 _SIMULATED: Final = 2_000
 _MOST_SIMULATIONS: Final = 50
-"""A plan simulates about so many admissions in all, and the batch so many times at the most. At least once."""
+"""A plan simulates about `_SIMULATED` admissions in all. It runs the batch at least once, at most `_MOST_SIMULATIONS`
+times."""
 
 _OVERDUE: Final = 0.1
-"""The part of its usual time that is left to a generation which has passed it already."""
+"""A generation that has exceeded its usual time is taken to need this part of that time more."""
 
 _NEWCOMER: Final = ""
 """The batch that is planned; no real one has this name."""
@@ -59,7 +60,7 @@ class Plan:
 
 
 def seconds_left(usual: float, *, held: float) -> float:
-    """Seconds until a generation ends that has held its slot for so long, if it takes as long as `usual`."""
+    """Seconds until the end of a generation that usually takes `usual` seconds and has held its slot for `held`."""
     return max(usual - held, usual * _OVERDUE)
 
 
@@ -71,8 +72,8 @@ def plan(
     caller: str,
     max_concurrent: int | None,
 ) -> Plan:
-    """How these items, in this order, would go as one batch of this caller that comes right now, in flight at most
-    `max_concurrent` at once. In any thread."""
+    """Forecast these items, in this order, as one batch that this caller submits now, with at most `max_concurrent` in
+    flight. In any thread."""
     chance = random.Random(0)  # noqa: S311 - the same question has the same answer
     expected = {item.model: durations.of(item.model) or (Took(item.usual_seconds),) for item in items}
     admissions = len(items) + sum(line.waiting for line in seen.lines)
@@ -114,8 +115,8 @@ class Simulation:
         self._held = seen.held or [took.held for took in draws] or [0.0]
         self._chance = random.Random(1)  # noqa: S311 - others change no draw of the batch's
         self._events: list[tuple[float, int, bool, tuple[int, int]]] = []
-        """When a ticket is over, or (False) its answer shows that its caller's pause has ended. The serial number keeps
-        the order of those at one moment."""
+        """The moment; a serial number, which keeps events of one moment in order; whether the ticket is over then; and
+        the ticket. A ticket that is not over is answered, which ends its caller's caution."""
         self._serial = count()
         self._paused = seen.paused_until
         self._callers = [*(line.caller for line in seen.lines), caller]

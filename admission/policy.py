@@ -7,7 +7,7 @@ one creation in the sliding window. Three choices make the policy:
 - **The window is exact**, a log of times and no bucket: at 600 a minute a leaky bucket lets 1,199 starts
   into one 60-second window. A place is counted from its admission, without end while its request is on the
   way, and for 60 seconds after its *answer*. An arrival at Replicate lies between its sending and its answer,
-  so place *k + N* arrives at least 60 seconds after place *k*, whatever the network does in between.
+  so place *k + N* arrives at least 60 seconds after place *k*, however long the network takes.
 - **Callers take turns, then each caller's batches** (`fair_queue`): one call beside a batch of 10,000 waits for a
   turn, not for the batch.
 - **The last part of the window is paced.** Turns do not help once a batch has spent the minute in its first
@@ -73,8 +73,9 @@ class _Admission:
 class Policy:
     """Slots, an exact sliding window, and a fair queue before both.
 
-    Tell it what happens, and then `step`. `interactive_reserve` is the share of the window that batches take paced.
-    `durations` learns how long slots are held. The limit of slots, `window` and `queue` are public for reading alone.
+    Report what happens by its methods, and then call `step`. `interactive_reserve` is the share of the window that
+    batches take paced. `durations` learns how long slots are held. The limit of slots, `window` and `queue` are public
+    for reading alone.
     """
 
     def __init__(
@@ -111,8 +112,8 @@ class Policy:
         self.queue.add(tickets, caller, batch, max_concurrent)
 
     def withdraw(self, ticket: Ticket) -> None:
-        """A ticket leaves that still waits, or was admitted and sent nothing: as if it had never been. One that is not
-        here is no error."""
+        """Remove a ticket that waits, or that was admitted and sent nothing. It leaves no trace. A ticket that is
+        not here is ignored."""
         admission = self._in_flight.pop(ticket, None)
         if admission is None:
             self.queue.discard(ticket)
@@ -137,8 +138,8 @@ class Policy:
         self._in_flight[ticket] = _Admission(flow, now)
 
     def answered(self, ticket: Ticket, now: float) -> None:
-        """The creation of an admitted ticket is answered at this moment, perhaps one yet to come. Its place counts for
-        60 seconds from then. Twice is no error."""
+        """The creation of an admitted ticket is answered at `now`, which may lie in the future. Its place counts for 60
+        seconds from then. A second call has no effect."""
         admission = self._in_flight[ticket]
         for window in admission.unanswered:
             window.answered(now)
@@ -212,8 +213,10 @@ class Policy:
     def wait(
         self, caller: str, batch: str | None, ahead: int, *, usual: float, bound: int | None, now: float
     ) -> float:
-        """Seconds until the ticket with so many of its own ahead is admitted, about. `usual` is how long its like
-        takes, and how long slots are held until one was; `bound` is the batch's own."""
+        """About how many seconds pass until a ticket is admitted that has `ahead` tickets of its own flow before it.
+
+        `usual` is how long such a generation takes. It also stands for how long slots are held, until one was. `bound`
+        is the batch's `max_concurrent`."""
         place = self.queue.place(caller, batch, ahead)
         slots = max(0, place - (self.concurrent_limit - len(self._in_flight))) * self._turnover(usual)
         own = 0.0 if bound is None else (ahead + 1) * usual / bound

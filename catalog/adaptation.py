@@ -1,9 +1,9 @@
-"""What one model is sent of what a caller gave for another: as it is, as near to it as the model can, or not at all;
-and every change is told.
+"""Adapts the parameters that a caller gave for one model to another model. Each is sent as it is, as near to it as the
+model allows, or not at all, and every change is reported.
 
-No safety setting is weakened. What the caller set for the model they asked for is sent to another at most as permissive
-as that one is by itself. Whoever asked for more caution than usual gets the most cautious value of what the other has
-instead; and a model that has nothing of the kind, or cannot be as cautious as the same setting asks, is unfit.
+No safety setting is weakened. A caller's setting is sent to another model, but never a more permissive value than the
+setting's default. If the caller is more cautious than the default, and the other model has a different setting, that
+is sent at its most cautious. A model without any such setting, or without a value cautious enough, is unfit.
 """
 
 import math
@@ -18,7 +18,7 @@ from catalog.model import Model
 from catalog.registry import Registry
 
 INSTEAD_OF_MATCHING = "16:9"
-"""The aspect ratio asked for when there is no image to match."""
+"""The aspect ratio that is sent when there is no image to match."""
 
 SAFETY: Mapping[str, tuple[Any, ...]] = {
     "safety_tolerance": (0, 1, 2, 3, 4, 5, 6),
@@ -38,8 +38,8 @@ _RATIO = re.compile(r"([1-9]\d*):([1-9]\d*)")
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """One parameter that is not sent as the caller gave it: under which name it is (None: not at all) and how.
-    Reference images are reported by their number, since they may be long."""
+    """One parameter that is not sent as the caller gave it. `sent_as` is the name it is sent under (None: not at all),
+    and `sent` its value. Reference images are reported by their number, since they may be long."""
 
     field: str
     given: Any
@@ -89,7 +89,7 @@ def is_taken(model: Model, name: str, value: Any) -> bool:
 
 
 class Adaptation:
-    """What one model is sent of what was given for another."""
+    """Adapts parameters given for the model `requested` to `model`."""
 
     def __init__(self, requested: Model, model: Model, registry: Registry) -> None:
         self._is_other = model is not requested
@@ -162,7 +162,8 @@ class Adaptation:
         return stand_in if stand_in in choices else None
 
     def _take_safety(self, given: Mapping[str, Any]) -> None:
-        """What each setting asks for here; of several the most cautious is sent, in whatever order they were given."""
+        """Send the value that each setting leads to in this model. If several lead to one parameter, send the most
+        cautious value, whatever the order in which they were given."""
         wishes = [
             (name, *wish) for name in given if name in SAFETY and (wish := self._wish(name, given[name]))
         ]
@@ -173,7 +174,7 @@ class Adaptation:
                 self._changes.append(Change(name, given[name], parameter, self._sent[parameter]))
 
     def _wish(self, name: str, value: Any) -> tuple[str, Any] | None:
-        """The parameter here that a setting speaks of and the value it should have; None if it changes nothing here."""
+        """The parameter of this model that a setting leads to, and its value. None if nothing is to be sent."""
         scale, usual = SAFETY[name], self._usual(name)
         if name in self._fields:
             cautious = min(value, usual, key=scale.index) if self._is_other else value
@@ -208,12 +209,12 @@ def plain_schema(model: Model, name: str) -> Mapping[str, Any]:
 
 
 def _nearest_ratio(value: Any, given: Mapping[str, Any], choices: Sequence[Any]) -> str | None:
-    """The choice whose shape is most like the one asked for; `custom` is that of its width and height."""
-    wanted = _shape(f"{given.get('width')}:{given.get('height')}" if value == "custom" else value)
+    """The choice whose shape is nearest to the given one. `custom` has the shape of the given width and height."""
+    target = _shape(f"{given.get('width')}:{given.get('height')}" if value == "custom" else value)
     shapes = {each: shape for each in choices if (shape := _shape(each)) is not None}
-    if wanted is None or not shapes:
+    if target is None or not shapes:
         return None
-    nearest: str = min(shapes, key=lambda each: abs(shapes[each] - wanted))
+    nearest: str = min(shapes, key=lambda each: abs(shapes[each] - target))
     return nearest
 
 

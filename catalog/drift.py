@@ -87,7 +87,7 @@ def differences(model: Model, schema: Mapping[str, Any]) -> list[str]:
             continue
         found += [(name, what) for what in _unlike(input_, _without_our_own(ours[name], input_))]
         if (name in they_require) != (name in we_require):
-            found.append((name, f"required: {_told(name in they_require, name in we_require)}"))
+            found.append((name, f"required: {_both_sides(name in they_require, name in we_require)}"))
     found += [(name, "Replicate lacks this input of the registry's") for name in ours if name not in theirs]
     spoken_of = {keyword: value for keyword, value in our_rest.items() if keyword in their_rest}
     found += [("Input", what) for what in _unlike(their_rest, spoken_of)]
@@ -126,11 +126,11 @@ def _unlike(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> Iterator[str]
             yield from (f"each item's {what}" for what in _unlike(there, here))
         elif keyword == "enum" and isinstance(there, list) and isinstance(here, list):
             sides = (("added at Replicate", there, here), ("gone at Replicate", here, there))
-            told = [f"{side}: {', '.join(which)}" for side, *both in sides if (which := _only_in(*both))]
-            yield from [f"choices: {'; '.join(told)}"] if told else []
+            changes = [f"{side}: {', '.join(which)}" for side, *both in sides if (which := _only_in(*both))]
+            yield from [f"choices: {'; '.join(changes)}"] if changes else []
         else:
             unknown = "" if keyword in _KNOWN else " (a keyword that this check does not understand)"
-            yield f"{'choices' if keyword == 'enum' else _shown(keyword)[1:-1]}: {_told(there, here)}{unknown}"
+            yield f"{'choices' if keyword == 'enum' else _shown(keyword)[1:-1]}: {_both_sides(there, here)}{unknown}"
 
 
 def _only_in(these: list[Any], those: list[Any]) -> list[str]:
@@ -138,7 +138,7 @@ def _only_in(these: list[Any], those: list[Any]) -> list[str]:
     return [_shown(choice) for choice in these if _canonical(choice) not in known]
 
 
-def _told(there: Any, here: Any) -> str:
+def _both_sides(there: Any, here: Any) -> str:
     sides = ("none" if side is None else _shown(side) for side in (there, here))
     return "{} at Replicate, {} in the registry".format(*sides)
 
@@ -235,7 +235,8 @@ class _Plain:
 
 
 def _merge(plain: dict[str, Any], part: Mapping[str, Any]) -> None:
-    """Add what a part says. What is said twice and differently is kept, and so told; the default is the whole's."""
+    """Add a part's keywords. A second, different value is kept under a name of its own, so that it is reported; but the
+    whole's default wins."""
     for keyword, value in part.items():
         if _canonical(plain.setdefault(keyword, value)) != _canonical(value) and keyword != "default":
             plain[f"{keyword} (another)"] = value
@@ -266,7 +267,7 @@ Outcome = tuple[Model, list[str]] | CannotCheck
 
 
 class _NoneCanBeChecked(CannotCheck):
-    """What would be so for every other model too."""
+    """A reason that holds for every other model too."""
 
 
 def _of_files(files: Sequence[str], registry: Registry) -> Iterator[Outcome]:
@@ -283,10 +284,10 @@ def _of_file(file: str, registry: Registry) -> tuple[Model, list[str]]:
     if equals and model is None:
         names = ", ".join(each.name for each in registry.models)
         raise CannotCheck(f"there is no model called {name}; there are {names}.")
-    told, schema = _opened(_read(path))
+    named, schema = _opened(_read(path))
     if model is None:
-        model = registry.find(told) if told else _called(registry, Path(path).stem, Path(path).name)
-    return _compared(model, told, schema)
+        model = registry.find(named) if named else _called(registry, Path(path).stem, Path(path).name)
+    return _compared(model, named, schema)
 
 
 def _read(path: str) -> bytes:
@@ -321,7 +322,7 @@ def _of_replicate(registry: Registry, load: Callable[[], Settings]) -> Iterator[
     with httpx.Client(headers=headers, timeout=TIMEOUT, trust_env=False) as client:
         for model in registry.models:
             try:
-                body = _asked(client, f"{settings.REPLICATE_BASE_URL}/v1/models/{model.name}")
+                body = _fetched(client, f"{settings.REPLICATE_BASE_URL}/v1/models/{model.name}")
                 yield _compared(model, *_opened(body))
             except _NoneCanBeChecked as reason:
                 yield reason
@@ -338,8 +339,8 @@ def _token(settings: Settings) -> str:
     return settings.replicate_token
 
 
-def _asked(client: httpx.Client, url: str) -> bytes:
-    """What Replicate answers, or as much of it as is too much."""
+def _fetched(client: httpx.Client, url: str) -> bytes:
+    """Replicate's answer, cut off once it exceeds `MAX_DOCUMENT`."""
     body = b""
     try:
         with client.stream("GET", url) as answer:
@@ -362,7 +363,7 @@ def _asked(client: httpx.Client, url: str) -> bytes:
 
 
 def _opened(body: bytes) -> tuple[str | None, Mapping[str, Any]]:
-    """The model's name, if the document tells it, and the OpenAPI document within."""
+    """The model's name, if the document has it, and the OpenAPI document within."""
     if len(body) > MAX_DOCUMENT:
         raise CannotCheck(f"it is larger than {MAX_DOCUMENT} bytes.")
     try:
@@ -381,15 +382,15 @@ def _opened(body: bytes) -> tuple[str | None, Mapping[str, Any]]:
     raise CannotCheck("it holds no model with a latest_version, no version and no openapi_schema.")
 
 
-def _compared(model: Model | None, told: str | None, schema: Mapping[str, Any]) -> tuple[Model, list[str]]:
-    if model is None and told is None:
+def _compared(model: Model | None, named: str | None, schema: Mapping[str, Any]) -> tuple[Model, list[str]]:
+    if model is None and named is None:
         raise CannotCheck(
             "it does not say which model it is of; put the model's name and = before the file's."
         )
     if model is None:
-        raise CannotCheck(f"it is of {_shown(told)}, which the registry does not have.")
-    if told not in {None, model.name}:
-        raise CannotCheck(f"it is of {_shown(told)}, not of {model.name}.")
+        raise CannotCheck(f"it is of {_shown(named)}, which the registry does not have.")
+    if named not in {None, model.name}:
+        raise CannotCheck(f"it is of {_shown(named)}, not of {model.name}.")
     try:
         return model, differences(model, schema)
     except RecursionError:

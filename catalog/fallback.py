@@ -1,8 +1,8 @@
-"""Another model when one fails, only for those who asked for it.
+"""Fallback: another model is tried when one fails, if the caller chose that.
 
-Which is next is data of the registry: each model's rules, or the operator's in their place; or the caller's own list.
-No model comes twice. What it is sent is worked out from what the caller gave (`adaptation.py`), never from what an
-earlier attempt was sent, so nothing is lost on the way.
+The next model follows from the caller's own list or, without one, from the rules of the failed model: its own, or the
+operator's in their place. No model is tried twice. Its input is adapted from the caller's parameters (`adaptation.py`)
+and not from the input of an earlier attempt, so nothing is lost on the way.
 """
 
 import json
@@ -21,7 +21,7 @@ from errors import every_error
 from settings import SettingsError
 
 CODES = tuple(error.code for error in every_error() if error.falls_back)
-"""What a failure may be for another model to be tried."""
+"""The error codes after which another model may be tried."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +62,7 @@ class Route:
                 yield model
 
     def _listed_after(self, model: Model) -> Sequence[Model]:
-        """What stands behind a model in the caller's list, before which the requested model was tried."""
+        """The models after this one in the caller's list. The requested model comes before the list."""
         order = self.order or ()
         return order if model is self.requested else order[order.index(model) + 1 :]
 

@@ -1,4 +1,4 @@
-"""What a model is here: its inputs, as one declarative pydantic class, and what is to be known about it beside them.
+"""The declaration of a model: its inputs as one pydantic class, and facts such as its price and its fallbacks.
 
 `models.py` declares the models with this. Validation, `/models`, OpenAPI, `/docs` and the README's table all follow
 from those declarations.
@@ -71,7 +71,7 @@ class Inputs(BaseModel):
         yield from ()
 
 
-# ── What is to be known about it beside them ────────────────────────────────────────────────────────
+# ── The facts beside its inputs ────────────────────────────────────────────────────────────────────
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,8 +117,9 @@ class Fallback:
 
 @dataclass(frozen=True, eq=False)
 class Model:
-    """One entry of the registry. `asks_for` is sent when the caller names no value of their own; `credits` are
-    what one generation takes of a plan; `usual_seconds` is a guess, good until generations have been measured."""
+    """One entry of the registry. `asks_for` has the values to send for parameters that the caller leaves out.
+    `credits` is the cost of one generation in a plan. `usual_seconds` is an estimate that counts until generations have
+    been measured."""
 
     name: str
     aliases: tuple[str, ...]
@@ -155,26 +156,25 @@ class Model:
 
     @cached_property
     def input_schema(self) -> dict[str, Any]:
-        """JSON Schema (2020-12) of the model's inputs, as validation reads them; the defaults are those that a
-        caller sees, so what is asked for counts."""
+        """JSON Schema (2020-12) of the model's inputs, as they are validated. The defaults are those that a caller
+        sees, so `asks_for` overrides the model's own."""
         schema = self.inputs.model_json_schema()
         for name, value in self.asks_for.items():
             schema["properties"][name]["default"] = value
         return schema
 
     def default(self, name: str) -> Any:
-        """What the model itself takes for a parameter that is not sent."""
+        """The model's own default of a parameter."""
         return self.inputs.model_fields[name].default if name in self.inputs.model_fields else None
 
     def cost(self, sent: Mapping[str, Any], *, outputs: int | None = None) -> float:
-        """USD for a prediction with this input that made so many outputs; without a number, as many as were asked
-        for."""
-        asked = int(sent.get("num_outputs", 1)) if outputs is None else outputs
+        """USD for a prediction with this input and this number of outputs, by default the number in the input."""
+        count = int(sent.get("num_outputs", 1)) if outputs is None else outputs
         seconds = sent.get("duration") or self.default("duration") or 0
-        return self.price.of(outputs=asked, seconds=float(seconds))
+        return self.price.of(outputs=count, seconds=float(seconds))
 
     def as_json(self) -> dict[str, Any]:
-        """The model as `/models` tells it."""
+        """The model as `/models` shows it."""
         takes = (
             {"parameter": self.references.parameter, "most": self.references.most}
             if self.references

@@ -1,8 +1,10 @@
 """Reference images: an https URL, a `data:` URI, or a file uploaded with the request.
 
-What an image is, is told by its content and not by its name. Up to 256 kB it is sent to Replicate inline, as a
-`data:` URI; more goes through Replicate's files (100 MB, kept there for 24 hours). A URL is Replicate's to fetch and
-never ours, so it must name a host that is out in the open. Facts: replicate.com/docs/topics/predictions/input-files.
+The type of an image follows from its content and not from its name. An image of up to 256 kB is sent to Replicate
+inline, as a `data:` URI. A larger one goes through Replicate's files (up to 100 MB, kept for 24 hours). Replicate
+fetches a URL, and this service never does, so the URL must name a public host.
+
+Facts: replicate.com/docs/topics/predictions/input-files.
 """
 
 import base64
@@ -16,7 +18,7 @@ from addresses import public_host
 from media import GIF, HEAD, JPEG, PNG, UNKNOWN, WEBP, media_type
 
 NAMES = ("image", "input_image", "image_input", "image_prompt", "start_image")
-"""What models call the parameter that takes one, or several."""
+"""The names under which models take one reference image or several."""
 
 INLINE = 256_000
 """Bytes of an image that is sent inline."""
@@ -37,11 +39,11 @@ JSON_SCHEMA = {
     "|[Dd][Aa][Tt][Aa]:[^,]*;base64,[A-Za-z0-9+/]+={0,2})$",
     "description": "An https URL, or a base64 data: URI of a PNG, JPEG, WebP or GIF image.",
 }
-"""What can be said of a reference without looking into it."""
+"""What JSON Schema can say of a reference."""
 
 
 class Upload:
-    """An image's bytes in a file, which is read from its start and closed when nobody needs this any more."""
+    """An image's bytes in a file. It is read from its start, and closed when this object is no longer used."""
 
     def __init__(self, file: BinaryIO) -> None:
         self.file = file
@@ -59,8 +61,8 @@ class Upload:
 
 
 def reference(given: Any) -> str | Upload:
-    """What a caller gave, as it can be handed on: a URL or `data:` URI to be sent as it is, or an `Upload` to be sent
-    ahead. Raises ValueError."""
+    """A valid reference: a URL or `data:` URI that is sent as it is, or an `Upload` that must be uploaded first. Raises
+    ValueError."""
     if isinstance(given, Upload):
         return _uploaded(given)
     if not isinstance(given, str):

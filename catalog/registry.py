@@ -1,6 +1,6 @@
-"""The registry: every model the service knows, found by name, and what follows from all of them together.
+"""The registry: every model the service knows, by name, and facts that follow from all models together.
 
-It is an object that is handed in. A model may be registered while the service runs; parsing, forms, `/models`, OpenAPI
+It is an object that is handed in. A model may be registered while the service runs. Parsing, forms, `/models`, OpenAPI
 and fallbacks know it from then on.
 """
 

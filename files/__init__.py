@@ -1,11 +1,11 @@
 """Outputs that last: fetched from Replicate, where they vanish after an hour, kept, and served from here.
 
 An output is fetched without any token (`hosts`), checked by its own bytes (`download`) and written to a temporary
-file (`spool`); whole, it is put into a storage (`directory`, `bucket`) under the unguessable id of its generation. It
-stays for `ttl` seconds, unless all files together pass `max_bytes`: then the oldest go. What cannot be kept is said in
-words. It is never raised: the picture was made and paid for, whatever becomes of our copy.
+file (`spool`). When it is whole, it goes into a storage (`directory`, `bucket`) under the unguessable id of its
+generation. It stays for `ttl` seconds; if all files together exceed `max_bytes`, the oldest are deleted before. An
+output that cannot be kept is reported in a sentence and never raised, since it was made and paid for.
 
-Several processes may share one storage; each lists it now and then, and so sees what the others keep.
+Several processes may share one storage. Each lists it now and then, and so sees the files of the others.
 """
 
 import asyncio
@@ -22,7 +22,7 @@ from typing import Final
 import structlog
 
 from files.download import Downloads, Patience
-from files.hosts import Hosts, NotHad, Source
+from files.hosts import Hosts, OutputUnavailable
 from files.index import Index
 from files.spool import Spool, Temporary
 from files.storage import MOST_OUTPUTS, Opened, Storage, Stored, parsed
@@ -37,16 +37,22 @@ LARGEST: Final = 1_000_000_000
 DOWNLOADS: Final = 32
 """At once."""
 
+TIDY_EVERY: Final = 60.0
+"""Seconds between two removals of outputs that are too old."""
+
+LIST_EVERY: Final = 3600.0
+"""Seconds between two listings of the storage."""
+
 _BATCH: Final = 100
-"""Files that are deleted at one go."""
+"""Files that are deleted in one batch."""
 
 _log = structlog.get_logger("files")
 
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """What became of a generation's outputs: for each its name, such as `0.webp`, or None if it could not be kept, and
-    then why, in a sentence for whoever asked for it."""
+    """A generation's outputs. `names` has one such as `0.webp` for each, or None if it could not be kept; then `error`
+    says why, in a sentence for the caller."""
 
     names: tuple[str | None, ...]
     error: str | None
@@ -55,9 +61,8 @@ class Kept:
 class Files:
     """Keeps outputs in `storage`, each for `ttl` seconds and all of them within `max_bytes`.
 
-    `spool` is the directory for temporary files; for a `Directory`, one on the same file system. `upstream` is the
-    base URL of Replicate's API. Every `interval` seconds what is too old is removed, every `relist` seconds the
-    storage is listed anew. All on one loop, but `open`.
+    `spool` is the directory for temporary files; for a `Directory`, one on the same file system. `source` is where
+    outputs are fetched from, and is closed with this. All on one loop, but `open`.
     """
 
     def __init__(
@@ -65,15 +70,11 @@ class Files:
         *,
         storage: Storage,
         spool: Path,
-        upstream: str,
+        source: Hosts,
         ttl: float,
         max_bytes: int,
-        largest: int = LARGEST,
         patience: Patience | None = None,
-        interval: float = 60.0,
-        relist: float = 3600.0,
         clock: Callable[[], float] = time.time,
-        source: Source | None = None,
         executor: Executor | None = None,
     ) -> None:
         if ttl <= 0:
@@ -84,26 +85,24 @@ class Files:
         self._storage = storage
         self._ttl = ttl
         self._max_bytes = max_bytes
-        self._interval = interval
-        self._relist = relist
         self._clock = clock
-        # A thread for each download, so that a slow upload never holds up a write to the disk; and for the janitor.
+        # One thread for each download, so that a slow upload to a bucket never delays a write. Two for the janitor.
         self._pool = Pool(executor or ThreadPoolExecutor(DOWNLOADS + 2, thread_name_prefix="files"))
         self._spool = Spool(spool, self._pool)
-        self._source = source or Hosts(upstream, stall=patience.stall)
+        self._source = source
         self._downloads = Downloads(
-            self._source, largest=min(largest, max_bytes), patience=patience, pool=self._pool
+            source, largest=min(LARGEST, max_bytes), patience=patience, pool=self._pool
         )
         self._places = asyncio.Semaphore(DOWNLOADS)
         self._overall = patience.overall
         self._index = Index()
         self._deleting = asyncio.Lock()
-        self._look_at = 0.0
+        self._list_at = 0.0
         self._janitor: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
-        """Look at what is there, and begin to tidy up. A storage that cannot be reached is asked again later."""
-        await self._look()
+        """List the storage, and begin to tidy up. A storage that cannot be reached is listed again later."""
+        await self._list()
         self._janitor = asyncio.create_task(self._tidy_up(), name="files-janitor")
 
     async def keep(self, generation_id: str, outputs: Sequence[str]) -> Kept:
@@ -115,13 +114,13 @@ class Files:
             ]
         await self._make_room()
         ends = [self._still(generation_id, task.result()) for task in tasks]
-        reasons = list(dict.fromkeys(str(end) for end in ends if isinstance(end, NotHad)))
-        names = tuple(None if isinstance(end, NotHad) else end for end in ends)
+        reasons = list(dict.fromkeys(str(end) for end in ends if isinstance(end, OutputUnavailable)))
+        names = tuple(None if isinstance(end, OutputUnavailable) else end for end in ends)
         return Kept(names, _sentence(names, reasons) if reasons else None)
 
     async def put(self, generation_id: str, number: int, content: bytes) -> str:
-        """Keep what was made here as an output; its name. Raises OSError if it cannot be kept, and ValueError if it is
-        no picture or film or the id is none."""
+        """Keep content that was made here as an output, and return its name. Raises OSError if it cannot be kept, and
+        ValueError if it is no picture or film or the id is malformed."""
         media = media_type(content)
         if media is None:
             raise ValueError("the content is no picture or film of a kind that is known here")
@@ -148,7 +147,7 @@ class Files:
         return opened
 
     async def aclose(self) -> None:
-        """Stop tidying up and let go of connections and threads, once nothing is being kept any more."""
+        """Stop tidying up, and close connections and threads. Call it when no `keep` or `put` is under way."""
         if self._janitor is not None:
             self._janitor.cancel()
             with suppress(asyncio.CancelledError):
@@ -156,30 +155,25 @@ class Files:
         await self._source.aclose()
         self._pool.close()
 
-    async def _keep(self, generation_id: str, number: int, url: str) -> str | NotHad:
+    async def _keep(self, generation_id: str, number: int, url: str) -> str | OutputUnavailable:
         try:
             if number >= MOST_OUTPUTS:
-                return NotHad(f"more than {MOST_OUTPUTS} outputs are not kept")
+                return OutputUnavailable(f"more than {MOST_OUTPUTS} outputs are not kept")
             async with self._spool.temporary() as temporary:
-                # The wait for a place counts: whoever waits for the picture is told in time either way.
+                # The wait for a place counts, so that the caller learns of a failure in time.
                 async with asyncio.timeout(self._overall), self._places:
                     media = await self._downloads.fetch(url, temporary)
                 return await self._store(generation_id, number, media, temporary)
-        except TimeoutError:
-            return self._not_had(generation_id, number, NotHad("it took too long"))
-        except NotHad as reason:
-            return self._not_had(generation_id, number, reason)
+        except (TimeoutError, OutputUnavailable) as error:
+            reason = error if isinstance(error, OutputUnavailable) else OutputUnavailable("it took too long")
+            _log.warning("output_not_kept", generation=generation_id, number=number, reason=str(reason))
+            return reason
         except OSError as error:
             _log.error("output_not_stored", generation=generation_id, number=number, error=str(error))
-            return NotHad("it could not be stored")
+            return OutputUnavailable("it could not be stored")
         except Exception:
             _log.exception("output_not_kept", generation=generation_id, number=number)
-            return NotHad("something went wrong inside this service")
-
-    @staticmethod
-    def _not_had(generation_id: str, number: int, reason: NotHad) -> NotHad:
-        _log.warning("output_not_kept", generation=generation_id, number=number, reason=str(reason))
-        return reason
+            return OutputUnavailable("something went wrong inside this service")
 
     async def _store(self, generation_id: str, number: int, media: MediaType, whole: Temporary) -> str:
         name = parsed(f"{generation_id}/{number}{media.extension}")
@@ -187,23 +181,25 @@ class Files:
         self._index.add(Stored(str(name), whole.size, self._clock()))
         return name.file
 
-    def _still(self, generation_id: str, end: str | NotHad) -> str | NotHad:
-        """Outputs of one generation may push each other out."""
-        if isinstance(end, NotHad) or f"{generation_id}/{end}" in self._index:
+    def _still(self, generation_id: str, end: str | OutputUnavailable) -> str | OutputUnavailable:
+        """The name if the file is still there: outputs of one generation may push each other out."""
+        if isinstance(end, OutputUnavailable) or f"{generation_id}/{end}" in self._index:
             return end
-        return NotHad("there is no room for it")
+        return OutputUnavailable("there is no room for it")
 
     async def _tidy_up(self) -> None:
         loop = asyncio.get_running_loop()
         while True:
-            await self._expire()
+            await self._delete(
+                "files_expired", lambda: self._index.up_to(self._clock() - self._ttl, most=_BATCH)
+            )
             await self._make_room()
-            await asyncio.sleep(self._interval)
-            if loop.time() >= self._look_at:
-                await self._look()
+            await asyncio.sleep(TIDY_EVERY)
+            if loop.time() >= self._list_at:
+                await self._list()
 
-    async def _look(self) -> None:
-        """List what is kept, by whomever, and remove temporaries that nobody writes any more."""
+    async def _list(self) -> None:
+        """List the files of all processes, and remove temporary files that are no longer written."""
         since = self._clock()
         try:
             removed = await self._pool.run(partial(self._spool.sweep, since))
@@ -211,37 +207,31 @@ class Files:
         except Exception as error:
             _log.error("files_not_listed", error=str(error), exc_info=not isinstance(error, OSError))
             return
-        self._look_at = asyncio.get_running_loop().time() + self._relist
+        self._list_at = asyncio.get_running_loop().time() + LIST_EVERY
         self._index.replace(listed, since=since)
         _log.debug("files_listed", files=len(self._index), bytes=self._index.size, stale=removed)
 
-    async def _expire(self) -> None:
-        await self._delete("files_expired", lambda: self._index.up_to(self._clock() - self._ttl, most=_BATCH))
-
     async def _make_room(self) -> None:
         if self._index.size <= self._max_bytes:
-            return  # and nobody waits until the janitor has deleted something else
+            return  # without waiting for the lock, which the janitor may hold
         await self._delete("files_evicted", lambda: self._index.beyond(self._max_bytes, most=_BATCH))
 
     async def _delete(self, event: str, chosen: Callable[[], list[str]]) -> None:
-        """Delete what is chosen, until there is nothing more, or it fails: then it is tried at the next occasion."""
-        while await self._delete_some(event, chosen):
-            pass
-
-    async def _delete_some(self, event: str, chosen: Callable[[], list[str]]) -> bool:
-        async with self._deleting:
-            names = chosen()
-            if not names:
-                return False
-            try:
-                await self._pool.run(partial(_delete_all, self._storage, names))
-            except Exception as error:
-                _log.error("files_not_deleted", error=str(error), exc_info=not isinstance(error, OSError))
-                return False
-            for name in names:
-                self._index.remove(name)
-            _log.info(event, files=len(names), left=len(self._index), bytes=self._index.size)
-            return True
+        """Delete the chosen files, a batch at a time, until none is left or a batch fails. Failed ones are chosen again
+        the next time."""
+        while True:
+            async with self._deleting:
+                names = chosen()
+                if not names:
+                    return
+                try:
+                    await self._pool.run(partial(_delete_all, self._storage, names))
+                except Exception as error:
+                    _log.error("files_not_deleted", error=str(error), exc_info=not isinstance(error, OSError))
+                    return
+                for name in names:
+                    self._index.remove(name)
+                _log.info(event, files=len(names), left=len(self._index), bytes=self._index.size)
 
 
 def _delete_all(storage: Storage, names: list[str]) -> None:

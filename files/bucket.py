@@ -6,7 +6,7 @@ cut off leaves no object; its parts are for the bucket's rule about incomplete u
 """
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Self, cast
@@ -55,9 +55,9 @@ class Bucket:
         )
 
     @classmethod
-    def told(cls, url: str, aws: Mapping[str, str]) -> Self:
-        """A bucket with what AWS_* variables say, over what the environment says; an endpoint that is written with
-        http:// is meant so. Raises ValueError."""
+    def from_variables(cls, url: str, aws: Mapping[str, str]) -> Self:
+        """A bucket configured by these AWS_* variables, which override the environment. An endpoint that begins with
+        http:// is used without TLS. Raises ValueError."""
         config = {name: value for name, value in aws.items() if name != _ALLOW_HTTP}
         plain = (
             aws.get("AWS_ENDPOINT_URL", "").startswith("http://")
@@ -92,9 +92,9 @@ class Bucket:
 
         def read(start: int, length: int) -> bytes:
             with _as_os_error():
-                wanted = (start, start + length)
+                span = (start, start + length)
                 return bytes(
-                    obstore.get(self._store, name, options={"range": wanted, "if_match": etag}).bytes()
+                    obstore.get(self._store, name, options={"range": span, "if_match": etag}).bytes()
                 )
 
         return Opened(
@@ -117,11 +117,8 @@ class Bucket:
 
     def delete(self, name: str) -> None:
         parsed(name)
-        with _as_os_error():
-            try:
-                obstore.delete(self._store, name)
-            except FileNotFoundError:
-                return
+        with suppress(FileNotFoundError), _as_os_error():
+            obstore.delete(self._store, name)
 
 
 def _is_name(path: str) -> bool:

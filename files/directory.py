@@ -1,7 +1,7 @@
 """Files kept in a directory on this machine, in 256 directories, so that none grows huge.
 
-A file appears under its name whole or not at all: it is flushed to the disk under another name, then renamed, which
-wants that other name on the same file system. Nobody but this user can read it.
+A file appears under its name whole or not at all: it is flushed to the disk under another name and then renamed. Both
+names must be on the same file system. Only this user can read the files.
 """
 
 import errno
@@ -36,8 +36,8 @@ class Directory:
         _flush(target.parent)
 
     def open(self, name: str) -> Opened | None:
-        wanted = parsed(name)
-        path = self._place(wanted)
+        known = parsed(name)
+        path = self._place(known)
         try:
             descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
         except OSError as error:
@@ -52,7 +52,7 @@ class Directory:
         return Opened(
             size=status.st_size,
             modified=status.st_mtime,
-            media_type=wanted.media_type,
+            media_type=known.media_type,
             etag=f"{status.st_mtime_ns:x}-{status.st_size:x}",
             path=path,
             read=lambda start, length: os.pread(file.fileno(), length, start),
@@ -85,7 +85,7 @@ def _on(shelf: os.DirEntry[str]) -> Iterator[Stored]:
 
 
 def _flush(directory: Path) -> None:
-    """So that a name outlives a crash of the machine as well."""
+    """Flush a directory, so that its names survive a crash of the machine."""
     descriptor = os.open(directory, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -1,7 +1,7 @@
 """One output, fetched into a temporary file: whole, not too large, and a picture or film by its own bytes.
 
-What fails in passing is tried again after growing pauses. Each try has an end, and so has all of it: whoever waits for
-a picture is told in time that it could not be had.
+A passing failure is tried again after growing pauses. Each try and the whole download have a time limit, so a caller
+who waits for a picture learns in time that it cannot be had.
 """
 
 import asyncio
@@ -14,14 +14,14 @@ from typing import Final
 
 import structlog
 
-from files.hosts import Lost, NotHad, Source
+from files.hosts import Hosts, Lost, OutputUnavailable
 from files.spool import Temporary
 from loop_thread import Pool
 from media import HEAD, MediaType, media_type
 
 HOPELESS: Final = 32
-"""Tries lost in a row, of whatever outputs, after which each gets only one until one succeeds: whoever waits for
-pictures that are made and paid for need not wait for a host that answers nobody."""
+"""After this many lost tries in a row, over all outputs, each output gets one try until one succeeds. So callers do not
+wait long for a host that is down, although their pictures are made and paid for."""
 
 _DATA: Final = re.compile(r"data:[^,]{0,200};base64,", re.IGNORECASE)
 
@@ -30,12 +30,11 @@ _log = structlog.get_logger("files")
 
 @dataclass(frozen=True, slots=True)
 class Patience:
-    """How long to try for one output; times in seconds. `stall` is how long no byte may come, `one_try` all that a try
-    may take, `overall` all tries with their pauses, which double from `first_pause`."""
+    """How long to try for one output; times in seconds. One try may take `one_try`, and all tries with their pauses,
+    which double from `first_pause`, `overall`."""
 
     tries: int = 4
     first_pause: float = 0.5
-    stall: float = 10.0
     one_try: float = 60.0
     overall: float = 120.0
 
@@ -47,7 +46,7 @@ class Patience:
 class Downloads:
     """Fetches from `source` what is at most `largest` bytes."""
 
-    def __init__(self, source: Source, *, largest: int, patience: Patience, pool: Pool) -> None:
+    def __init__(self, source: Hosts, *, largest: int, patience: Patience, pool: Pool) -> None:
         self._source = source
         self._largest = largest
         self._patience = patience
@@ -55,7 +54,8 @@ class Downloads:
         self._lost_in_a_row = 0
 
     async def fetch(self, url: str, into: Temporary) -> MediaType:
-        """What was written into the file, which is finished. Raises NotHad, and OSError if it cannot be written."""
+        """Write the output into a file, which is then finished, and return its type. Raises OutputUnavailable, and
+        OSError if the file cannot be written."""
         lost = Lost("it took too long")
         try:
             async with asyncio.timeout(self._patience.overall):
@@ -89,7 +89,7 @@ class Downloads:
         except TimeoutError as error:
             raise Lost("it took too long") from error
         await into.finish()
-        return _told(into.head)
+        return _type_of(into.head)
 
     async def _receive(self, url: str, into: Temporary) -> None:
         async with self._source.get(url) as answer:
@@ -99,7 +99,9 @@ class Downloads:
                 await into.write(chunk)
                 self._check(into.size)
                 if not begun and len(into.head) == HEAD:
-                    _told(into.head)  # now: what is a page or has no end is not read to its end
+                    _type_of(
+                        into.head
+                    )  # checked early, so that an error page or endless answer is not read to its end
 
     async def _decode(self, url: str, into: Temporary) -> None:
         start = url.index(",") + 1
@@ -107,18 +109,18 @@ class Downloads:
         try:
             content = await self._pool.run(lambda: base64.b64decode(url[start:], validate=True))
         except (binascii.Error, ValueError) as error:
-            raise NotHad("its data: URI is not base64") from error
+            raise OutputUnavailable("its data: URI is not base64") from error
         self._check(len(content))
         if media_type(content[:HEAD]) is None:
-            raise NotHad("it is no picture or film of a kind that is known here")
+            raise OutputUnavailable("it is no picture or film of a kind that is known here")
         await into.write(content)
 
     def _check(self, size: int) -> None:
         if size > self._largest:
-            raise NotHad(f"it is larger than {self._largest} bytes")
+            raise OutputUnavailable(f"it is larger than {self._largest} bytes")
 
 
-def _told(head: bytes) -> MediaType:
+def _type_of(head: bytes) -> MediaType:
     found = media_type(head)
     if found is None:
         raise Lost("it is no picture or film of a kind that is known here")

@@ -1,18 +1,19 @@
 """The hosts that outputs are fetched from, and no other.
 
-An output's URL comes from outside, and so does every redirect. So each is asked anew, at most three times: it is https
-at `replicate.delivery` or below it, or it has the scheme, host and port of the upstream that is configured. A delivery
-host must not turn out to be an address on a private network; that is asked of the very addresses a connection is then
-made to, so that no second look-up can answer otherwise. The upstream may be anywhere: whoever set it up chose it.
+An output's URL comes from outside, and so does every redirect. So each of them is checked, and at most three redirects
+are followed. A URL must be https at `replicate.delivery` or below it, or have the scheme, host and port of the
+configured upstream. A delivery host must not resolve to an address on a private network. The check uses the addresses
+that the connection is then made to, so a second look-up cannot change the result. The upstream may be anywhere, since
+the operator chose it.
 
-Nothing secret is sent: no token, no cookie, nothing from `.netrc`, no proxy. A compressed answer is not unpacked.
+Nothing secret is sent: no token, no cookie, nothing from `.netrc`, no proxy. A compressed answer is refused.
 """
 
 import re
 from collections.abc import AsyncIterator, Iterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Final
 
 import aiohttp
 from aiohttp.abc import AbstractResolver
@@ -26,39 +27,32 @@ _HOST: Final = re.compile(r"(?:[a-z0-9_-]+\.)*replicate\.delivery")
 _URL: Final = re.compile(r"[!-~]{1,8192}")
 _REDIRECTS: Final = {301, 302, 303, 307, 308}
 _PASSING: Final = {404, 408, 425, 429}
-"""Statuses that may be others in a moment, as all from 500 may. 404: what was just made may still be on its way."""
+"""Statuses that may pass, as all from 500 on may. 404 is among them: a new output may not have reached its host yet."""
 
 
-class NotHad(Exception):
-    """The output cannot be had. The text completes "it could not be kept: …", for whoever asked for it."""
+class OutputUnavailable(Exception):
+    """The output cannot be had. The text completes the caller's sentence "it could not be kept: …"."""
 
 
-class Lost(NotHad):
-    """Not this time: another try may help."""
+class Lost(OutputUnavailable):
+    """The output was not had this time. Another try may help."""
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What came: `length` in bytes, as announced, and the bytes as they come."""
+    """A successful answer: `length` is the announced number of bytes, `chunks` the bytes as they come."""
 
     length: int | None
     chunks: AsyncIterator[bytes]
 
 
-class Source(Protocol):
-    """Where bytes come from."""
-
-    def get(self, url: str) -> AbstractAsyncContextManager[Answer]:
-        """What the URL gives, while the block runs; Lost and NotHad are raised at its start and inside."""
-
-    async def aclose(self) -> None: ...
-
-
 class Hosts:
-    """A `Source` of what Replicate delivers. `upstream` is its API's base URL; `stall` is the seconds without a byte
-    after which a connection counts as lost. Use it on one loop."""
+    """Fetches what Replicate delivers. `upstream` is its API's base URL; `stall` is the seconds without a byte after
+    which a connection counts as lost. Use it on one loop."""
 
-    def __init__(self, upstream: str, *, stall: float, resolver: AbstractResolver | None = None) -> None:
+    def __init__(
+        self, upstream: str, *, stall: float = 10.0, resolver: AbstractResolver | None = None
+    ) -> None:
         self._upstream = _origin(URL(upstream))
         self._stall = stall
         self._resolver = resolver
@@ -66,6 +60,7 @@ class Hosts:
 
     @asynccontextmanager
     async def get(self, url: str) -> AsyncIterator[Answer]:
+        """The answer, while the block runs. Raises Lost and OutputUnavailable, at the start of the block and inside."""
         at = self._allowed(url)
         for _ in range(REDIRECTS + 1):
             with _translated():
@@ -76,7 +71,7 @@ class Hosts:
                     _check(response)
                     yield Answer(response.content_length, response.content.iter_any())
                     return
-        raise NotHad(f"it was redirected more than {REDIRECTS} times")
+        raise OutputUnavailable(f"it was redirected more than {REDIRECTS} times")
 
     async def aclose(self) -> None:
         for session in self._sessions.values():
@@ -84,17 +79,17 @@ class Hosts:
         self._sessions.clear()
 
     def _allowed(self, url: str) -> URL:
-        """The URL as it will be used, read by what connects: no two readers, no two readings."""
+        """The URL, parsed by the library that connects, so that the check and the connection read it alike."""
         try:
             parsed = URL(url, encoded=True) if _URL.fullmatch(url) else None
             host, port = (parsed.raw_host or "", parsed.port) if parsed else ("", None)
         except ValueError:
             parsed = None
         if parsed is None or parsed.raw_user is not None or parsed.raw_password is not None:
-            raise NotHad("its URL is not one that outputs have")
+            raise OutputUnavailable("its URL is not one that outputs have")
         delivered = parsed.scheme == "https" and port == 443 and _HOST.fullmatch(host.lower())
         if not delivered and _origin(parsed) != self._upstream:
-            raise NotHad("its host is not one that outputs come from")
+            raise OutputUnavailable("its host is not one that outputs come from")
         return parsed
 
     def _redirected(self, at: URL, location: str) -> URL:
@@ -123,9 +118,9 @@ def _check(response: aiohttp.ClientResponse) -> None:
     if response.status in _PASSING or response.status >= 500:
         raise Lost(f"its host answered {response.status}")
     if response.status != 200:
-        raise NotHad(f"its host answered {response.status}")
+        raise OutputUnavailable(f"its host answered {response.status}")
     if response.headers.get("Content-Encoding", "identity").strip().lower() not in ("", "identity"):
-        raise NotHad("it came compressed, which was not asked for")
+        raise OutputUnavailable("it came compressed, which was not asked for")
 
 
 @contextmanager
@@ -135,4 +130,4 @@ def _translated() -> Iterator[None]:
     except aiohttp.ServerTimeoutError as error:
         raise Lost("the download stalled") from error
     except aiohttp.ClientError as error:
-        raise (NotHad if outside.is_private(error) else Lost)(outside.reason(error)) from error
+        raise (OutputUnavailable if outside.is_private(error) else Lost)(outside.reason(error)) from error

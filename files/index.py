@@ -1,4 +1,4 @@
-"""What is kept, oldest first, in memory: which files are too old, and which must go to make room."""
+"""The kept files in memory, oldest first: which are too old, and which must go to make room."""
 
 from collections.abc import Iterable
 from itertools import islice
@@ -20,7 +20,7 @@ class Index:
         return name in self._files
 
     def add(self, file: Stored) -> None:
-        """The newest, whatever its date: clocks are set back at times."""
+        """Add a file as the newest, whatever its date, since clocks may be set back."""
         self.remove(file.name)
         self._files[file.name] = (file.size, file.modified)
         self.size += file.size
@@ -30,13 +30,12 @@ class Index:
         self.size -= size
 
     def replace(self, listed: Iterable[Stored], *, since: float) -> None:
-        """It is as listed now. What came since the listing began may be missing from it, and stays."""
+        """Replace all files by those listed. Files that were added since the listing began may be missing from it, so
+        they stay."""
         newer = [Stored(name, *file) for name, file in self._files.items() if file[1] >= since]
         self._files.clear()
         self.size = 0
-        for file in sorted(listed, key=lambda each: each.modified):
-            self.add(file)
-        for file in newer:
+        for file in (*sorted(listed, key=lambda each: each.modified), *newer):
             self.add(file)
 
     def up_to(self, date: float, *, most: int) -> list[str]:

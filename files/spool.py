@@ -1,4 +1,4 @@
-"""Temporary files: what comes in is written here first, and is moved away when it is whole."""
+"""Temporary files. A download is written here first, and moved away when it is whole."""
 
 import os
 import secrets
@@ -11,7 +11,7 @@ from loop_thread import Pool
 from media import HEAD
 
 STALE: Final = 3600.0
-"""Seconds after which nobody writes any more to a temporary file. Another process may share the directory."""
+"""Seconds after which a temporary file is no longer written. Another process may share the directory."""
 
 _BUFFER: Final = 1024 * 1024
 
@@ -47,7 +47,7 @@ class Temporary:
         await self._pool.run(self._close)
 
     def discard(self) -> None:
-        """Blocks. Whatever there is of it is gone, unless it was moved away."""
+        """Delete the file, unless it was moved away. Blocks."""
         if self._file is not None:
             self._file.close()
         with suppress(OSError):
@@ -75,7 +75,7 @@ class Temporary:
 
 
 class Spool:
-    """The directory `path`, made when it is needed, for nobody but this user."""
+    """The directory `path`. It is made when it is needed, and only this user can read it."""
 
     def __init__(self, path: Path, pool: Pool) -> None:
         self._path = path
@@ -91,7 +91,7 @@ class Spool:
             await self._pool.run(file.discard)
 
     def sweep(self, now: float) -> int:
-        """Blocks. Remove what dead processes left; how many files. Raises OSError."""
+        """Remove the files of processes that died, and return how many. Blocks. Raises OSError."""
         removed = 0
         for path in self._path.glob("*.part"):
             with suppress(FileNotFoundError):

@@ -2,7 +2,7 @@
 
 A storage knows names, bytes and dates. How long a file stays, how much there may be, and where it comes from is for
 `Files` to know. A name is a generation's unguessable id and the number of an output, `gen_<32 hex>/0.webp`, and
-nothing else is a name: whatever else is asked for is refused before it comes near a path or a key.
+nothing else is a name. Any other string is refused before it becomes part of a path or a key.
 """
 
 import re

@@ -1,6 +1,6 @@
 """A request as text, to be read again in another process, with the files that came with it beside it.
 
-An uploaded image may be 100 MB and is needed until its generation has ended, so it lies in a directory by the name of
+An uploaded image may have 100 MB and is needed until its generation has ended. So it is kept in a directory named after
 its generation or batch, and the text refers to it. Everything else is the JSON that the caller gave.
 """
 
@@ -16,7 +16,7 @@ from catalog.references import Upload
 _REFERENCE: Final = "uploaded"
 
 UPLOADED: Final = json.dumps({_REFERENCE: 0})[:-2]
-"""What is in the text of a request that files came with."""
+"""The text of a request with files contains this."""
 
 
 class Gone(Exception):
@@ -39,7 +39,7 @@ class Attachments:
         return found
 
     def remove(self, *owners: str) -> None:
-        """Nobody needs their files any more."""
+        """Delete the files of these owners."""
         if self._directory is not None:
             for owner in owners:
                 shutil.rmtree(self._directory / owner, ignore_errors=True)

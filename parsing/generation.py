@@ -3,8 +3,9 @@
 Everything is checked before anything is spent, strictly (`true` is no integer, `"3"` no number), and all
 problems are reported at once, by field, in words the caller can act on.
 
-A caller who asks for a `fallback` may also give parameters and reference images that their model does not take, as long
-as another does: they are kept for it (`catalog/fallback.py`). Without it they are a problem that names who takes them.
+With a `fallback`, a request may have parameters and reference images that its model does not take and another model
+does. They are kept for that one (`catalog/fallback.py`). Without a fallback they are a problem, which names the models
+that take them.
 """
 
 import re
@@ -29,7 +30,7 @@ PROMPT: TypeAdapter[str] = TypeAdapter(Prompt)
 
 @dataclass(frozen=True, slots=True)
 class ParseContext:
-    """What holds for every request of a service: its models, and whether webhooks may be on this very machine."""
+    """The facts that hold for every request: the models, and whether webhooks may go to this machine itself."""
 
     registry: Registry
     loopback: bool = False
@@ -84,7 +85,7 @@ def read_generation(body: dict[str, Any], context: ParseContext) -> GenerationRe
 
 
 def check_webhook(url: Any, context: ParseContext, problems: list[Problem]) -> None:
-    """Add what is wrong with a URL that is to be called, unless something is already known to be."""
+    """Add the problem of a webhook's URL, unless the field has one already."""
     if isinstance(url, str) and all(problem.field != "webhook" for problem in problems):
         try:
             check_url(url, loopback=context.loopback)
@@ -143,7 +144,7 @@ def _read_for_any(
 
 
 def _references(name: str, given: Any, problems: list[Problem]) -> Any:
-    """Reference images, one or a list of them, as they can be handed on."""
+    """Valid reference images, one or a list of them."""
     several = isinstance(given, list)
     found = []
     for index, each in enumerate(given if several else [] if given is None else [given]):
@@ -181,7 +182,7 @@ def _no_model_takes(valid: Mapping[str, Any], registry: Registry) -> Problem:
 
 
 def _taken_by_others(name: str, model: Model, registry: Registry) -> str:
-    """That this model does not take it so, and which does."""
+    """The message that this model does not take a parameter, and which models do."""
     if name in registry.reference_names:
         if model.references is None:
             return f"is not taken by {model.short_name}, as no reference image is{_takers_of(1, registry)}"
@@ -205,7 +206,7 @@ def _takers_of(least: int, registry: Registry) -> str:
 
 
 def _without_model(name: Any, given: Mapping[str, Any], registry: Registry) -> Iterator[Problem]:
-    """What can be said of a request that names no model known here."""
+    """The problems of a request without a known model."""
     if isinstance(name, str):
         yield Problem("model_name", _unknown_model(name, registry), name)
     if "prompt" in given:
@@ -227,4 +228,4 @@ _UP_TO = {1: "one", 2: "up to two", 3: "up to three"}
 _BATCH_ONLY = (*BatchFields.model_fields, "prompts", "file_names", "requests")
 
 _BESIDE = (*OwnFields.model_fields, *_BATCH_ONLY)
-"""What may stand beside a model's parameters, here or in a batch."""
+"""Known fields beside a model's parameters, of a generation or of a batch."""

@@ -58,7 +58,7 @@ def read_form(
     bytes; a file too large to be sent inline goes to the directory `spool`. Raises InvalidRequest or PayloadTooLarge.
     """
     if spool:
-        spool.mkdir(mode=0o700, exist_ok=True)  # somebody may have tidied up
+        spool.mkdir(mode=0o700, exist_ok=True)  # it may have been deleted
     opened: list[_Spooled] = []
 
     def open_file(**_: Any) -> IO[bytes]:
@@ -100,7 +100,7 @@ class _Spooled(tempfile.SpooledTemporaryFile[bytes]):
 
 
 class _Counted:
-    """A stream that is read no further when more of it has come than went into files: that is held in memory."""
+    """A stream that ends the reading when too much of it is in memory: what was read and did not go into files."""
 
     def __init__(self, stream: IO[bytes], files: list[_Spooled], most_text: int) -> None:
         self._stream = stream
@@ -117,8 +117,8 @@ class _Counted:
 
 
 class _Reader:
-    """Makes a body of fields and files. Some fields hold text, whatever it looks like: no model has a number by
-    the same name. Some hold a list of texts, also when there is only one."""
+    """Makes a body of fields and files. A field that holds text in any model stays text even if it reads like a number.
+    A field that holds a list is a list even if it comes once."""
 
     def __init__(self, registry: Registry) -> None:
         self._lists = {*_OWN_LISTS, *registry.list_parameters}
@@ -145,7 +145,7 @@ class _Reader:
             return text  # and what takes no text will say so
 
     def _put(self, body: dict[str, Any], name: str, upload: Upload) -> None:
-        """Where the name says; beside what is there by that name, as a list."""
+        """Put a file where its name says. Several files of one name make a list."""
         place: Any = body
         if found := _PLACE.fullmatch(name):
             requests = body.get("requests")
@@ -161,6 +161,6 @@ class _Reader:
 
 
 def _taken_from(uploaded: FileStorage) -> BinaryIO:
-    """Its file, which the end of the HTTP request would close, and a stream's batch outlives that."""
+    """The uploaded file, detached from the HTTP request: its end would close the file, and a batch may outlive it."""
     file, uploaded.stream = uploaded.stream, BytesIO()
     return cast("BinaryIO", file)

@@ -52,7 +52,8 @@ class UsageQuery:
 
 
 def each_once(query: Mapping[str, Sequence[str]]) -> dict[str, str]:
-    """A query that says everything once. Raises InvalidRequest: nobody shall take a part of it for the whole."""
+    """The query with one value for each name. Raises InvalidRequest if a name comes twice, so that no value
+    is ignored."""
     problems = [
         Problem(name, "is there more than once", values) for name, values in query.items() if len(values) > 1
     ]
@@ -102,7 +103,7 @@ def parse_usage(query: Mapping[str, str]) -> UsageQuery:
 
 
 def cursor(place: int) -> str:
-    """What stands for a place in the list: for whoever asks for the next page, and not to be read."""
+    """A place in the list as an opaque text, with which a caller gets the next page."""
     return base64.urlsafe_b64encode(struct.pack(">Q", place)).rstrip(b"=").decode()
 
 

@@ -1,4 +1,4 @@
-"""What a body may hold beside a model's parameters, and what it becomes once it is read."""
+"""The fields of a body beside a model's parameters, and the requests that bodies become."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -79,9 +79,9 @@ class BatchFields(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class GenerationRequest:
-    """One generation, valid in full: the model to begin with and what it is sent, save that images which are too
-    large are still to be uploaded. `route` is where to go from there, for those who asked for a fallback. `given` is
-    the body it was read from, or in a batch of prompts its own part of that."""
+    """One valid generation. `first` is the first model and its input, in which large images are still to be uploaded.
+    `route` leads to further models if the caller chose a fallback. `given` is the body that the request was read from;
+    in a batch of prompts it is the request's own part of the body."""
 
     first: Step
     requested_model: str
@@ -99,8 +99,7 @@ class GenerationRequest:
 
     @property
     def prompt(self) -> str:
-        prompt: str = self.first.input["prompt"]
-        return prompt
+        return str(self.first.input["prompt"])
 
     @property
     def model_cost(self) -> float:
@@ -116,7 +115,7 @@ class GenerationRequest:
 
 @dataclass(frozen=True, slots=True)
 class BatchRequest:
-    """Generations in the order they were asked for. `shared` is the part of the body that is each one's."""
+    """Generations in the caller's order. `shared` is the part of the body that holds for each of them."""
 
     requests: Sequence[GenerationRequest]
     max_concurrent: int | None = None

@@ -1,7 +1,7 @@
-"""JSON read strictly (RFC 8259), because a lenient reading guesses what somebody is about to pay for.
+"""JSON read strictly (RFC 8259), because a lenient reader guesses, and the caller pays for the guess.
 
-Python's reader takes NaN, lets the last of two equal keys win and turns 1e999 into infinity; each of
-these, and whatever else cannot be read, is an `InvalidJSON` that says what and where.
+Python's reader takes NaN, lets the last of two equal keys win and turns 1e999 into infinity. Here each of these, and
+any other text that is not JSON, raises an `InvalidJSON` that says what is wrong and where.
 """
 
 import json

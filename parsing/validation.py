@@ -1,4 +1,4 @@
-"""What pydantic finds wrong with a body, as problems by field, in words the caller can act on."""
+"""Turns pydantic's errors into problems by field, in words the caller can act on."""
 
 from collections.abc import Collection, Mapping
 from difflib import get_close_matches
@@ -20,8 +20,8 @@ _MAX_FIELDS = 100
 def validated(
     shape: type[Shape], given: Mapping[str, Any], problems: list[Problem], *, beside: Collection[str] = ()
 ) -> Shape | None:
-    """`given` as a `shape`, or None and what is wrong with it added to the problems; `beside` are the fields that
-    there are beside those of the shape."""
+    """`given` as a `shape`. If it is invalid, None, and its errors are added to the problems. `beside` are known fields
+    that the shape does not have."""
     try:
         return shape.model_validate(given)
     except ValidationError as invalid:
@@ -32,8 +32,8 @@ def validated(
 def problems_of(
     invalid: ValidationError, *, known: Collection[str] = (), within: str = "", given: Any = ABSENT
 ) -> list[Problem]:
-    """Each error as a problem, by the path of its field. `known` are the fields that there are; `within` is the
-    field that was looked at when it was no whole body, and `given` its value."""
+    """Each error as a problem, by the path of its field. `known` are all known fields. If only one field was validated
+    and not a whole body, `within` is its name and `given` its value."""
     problems = []
     for error in invalid.errors(include_url=False):
         path = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in error["loc"])
@@ -46,7 +46,7 @@ def problems_of(
 
 
 def not_a_field(name: str, known: Collection[str]) -> str:
-    """That there is no such field, and which was meant."""
+    """The message about an unknown field, with the field that was likely meant."""
     nearest = get_close_matches(name[:100], known, n=1)
     return "is not a known field; " + (
         f"did you mean {nearest[0]}?" if nearest else f"there are {', '.join(known)}"
@@ -60,7 +60,7 @@ def refuse(problems: list[Problem]) -> Never:
 
 
 def unusable_reasons(where: str, given: Any) -> list[Problem]:
-    """Why the fields of a body, or of a part of it, cannot be looked at."""
+    """Why a body, or a part of it, cannot be read as fields."""
     if not isinstance(given, dict):
         return [Problem(where, "must be a JSON object", given)]
     if len(given) > _MAX_FIELDS:
@@ -108,4 +108,4 @@ _WORDS = {
     "greater_than_equal": "must be at least {ge}",
     "multiple_of": "must be a multiple of {multiple_of}",
 }
-"""Messages for the kinds of error that pydantic's own words would tell less plainly."""
+"""Messages that are plainer than pydantic's own."""

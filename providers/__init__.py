@@ -3,7 +3,7 @@
 Every provider is a `Provider`. Three abilities only some have, each a protocol of its own: pushed results
 (`PushReceiver`), knowing other attempts' creations (`CreationRegistry`), and progress (`ProgressSource`).
 
-A method raises ServiceError when the matter is settled, and TryAgain when another attempt may help.
+A method raises ServiceError when the failure is final, and TryAgain when another attempt may help.
 """
 
 import hashlib
@@ -50,17 +50,12 @@ Cause = Literal["model", "content", "passing"]
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What a provider allows. Seconds and bytes."""
+    """What recovery must know of a provider, in seconds."""
 
-    longest_deadline: float
-    """From a prediction's creation to its end."""
     answer_timeout: float
-    """For the answer to a creation: what was sent longer ago has arrived, or never will."""
+    """For the answer to a creation: a request sent longer ago has arrived, or never will."""
     clock_skew: float
     """How far the provider's clock may be from ours."""
-    inline_bytes: int
-    """An image of up to so many is sent with the input, a larger one is uploaded before."""
-    upload_bytes: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,9 +70,9 @@ class Prediction:
     """Why it failed, if it did."""
     created_at: datetime | None = None
     seconds: float | None = None
-    """Both by the provider's clock, if it says; `seconds` from creation to completion."""
+    """From creation to completion. This and `created_at` are by the provider's clock, if it shows them."""
     started: bool = False
-    """Whether it ever ran, as far as the provider said: what never did is not billed."""
+    """Whether it ever ran, as far as the provider shows. A prediction that never ran is not billed."""
     age: float = 0.0
     """Its age when it was found, in seconds by our own clock; 0 if its creation was answered."""
     is_announced: bool = False
@@ -87,11 +82,11 @@ class Prediction:
     is_removed: bool = False
     """Whether the provider has deleted its input and outputs."""
     progress: float | None = None
-    """Per cent done, as the model last said: no promise."""
+    """Per cent done, as the model last printed. It may be wrong."""
 
     @property
     def is_over(self) -> bool:
-        """Replicate may leave a finished prediction at `processing`; output decides (and null is none)."""
+        """A prediction with outputs is over even at `processing`: a provider may leave it there."""
         return self.status in _ENDED or (self.status == "processing" and bool(self.outputs))
 
     @property
@@ -121,8 +116,8 @@ class PushedResult:
 
 @dataclass(frozen=True, slots=True)
 class UncertainCreation:
-    """A creation that an earlier process may have sent at `since` (Unix time, seconds), and whose caller has not come
-    back yet. `caller` is their id, `content` the fingerprint of its input."""
+    """A creation that an earlier process may have sent at `since` (Unix time, seconds). It is not recovered until its
+    caller comes back. `caller` is the caller's id, `content` the fingerprint of the input."""
 
     reference: str
     caller: str
@@ -196,7 +191,7 @@ class Provider(Protocol):
         """The prediction of a creation that an earlier process was about to send at `since` (Unix time, seconds).
 
         `content` is the fingerprint of its input. Raises TryAgain when it never arrived, ServiceError when that is
-        unknown. Begin those that are recovered together before awaiting one: identical ones are told apart by number.
+        unknown. Start all recoveries before awaiting one: identical creations can only be counted together.
         """
 
     async def aclose(self) -> None:
@@ -218,7 +213,7 @@ class PushReceiver(Protocol):
 
 
 class CreationRegistry(Protocol):
-    """A provider that finds lost creations by looking for them, and so must know what belongs to other attempts."""
+    """A provider that searches for lost creations, and so must know which predictions belong to other attempts."""
 
     def register_uncertain(self, creation: UncertainCreation) -> None:
         """Until this creation is recovered, a prediction like it may be its own."""
@@ -238,7 +233,7 @@ class ProgressSource(Protocol):
 def fingerprint(sent: Mapping[str, Any]) -> str:
     """A digest that identifies an input in any process: the same whatever the order of its keys, and whether a whole
     number is written 3 or 3.0. Raises RecursionError for an input nested too deep."""
-    # Read again, so that every float passes by, however deep: a provider may give back 3 for 3.0.
+    # Parsed again so that every float is seen, however deep: a provider may return 3 for 3.0.
     alike = json.loads(json.dumps(dict(sent)), parse_float=_number)
     return hashlib.sha256(json.dumps(alike, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from auth import Caller, Secret
-from catalog.references import INLINE, LARGEST, Upload
+from catalog.references import Upload
 from concurrency import Lease
 from errors import UpstreamError
 from providers import (
@@ -40,15 +40,13 @@ class _Made:
 
 
 class MemoryProvider(Provider, PushReceiver, CreationRegistry, ProgressSource):
-    """Creations are answered after `answer_after` seconds, and predictions end `ends_after` seconds later.
+    """Answers creations after `answer_after` seconds and ends predictions `ends_after` seconds later.
 
-    `outcomes` say how, in order: an exception that the creation raises, or the prediction at its end, or None if it
-    never ends. A creation beyond them succeeds.
+    `outcomes` are those of the creations, in order: an exception to raise, the prediction at its end, or None for a
+    prediction that never ends. Further creations succeed.
     """
 
-    limits = Limits(
-        longest_deadline=1800, answer_timeout=30, clock_skew=0, inline_bytes=INLINE, upload_bytes=LARGEST
-    )
+    limits = Limits(answer_timeout=30, clock_skew=0)
 
     def __init__(
         self, *outcomes: Prediction | Exception | None, answer_after: float = 0.25, ends_after: float = 1.0
@@ -90,7 +88,7 @@ class MemoryProvider(Provider, PushReceiver, CreationRegistry, ProgressSource):
         return Created(prediction)
 
     def start(self, prediction: Prediction, end: Prediction | None, *, reference: str) -> None:
-        """Have a prediction that ends like this, as if it had just been created."""
+        """Add a prediction with this end, as if it had just been created."""
         loop = asyncio.get_running_loop()
         made = self._made[prediction.id] = _Made(reference, prediction, loop.create_future())
         if end is not None:

@@ -1,4 +1,4 @@
-"""What the end of a prediction means: a success with outputs, or an error that says why there is none."""
+"""Turns the end of a prediction into a success with outputs, or into the error that explains why there are none."""
 
 from collections.abc import Iterable
 
@@ -7,7 +7,7 @@ from providers import Prediction, TryAgain
 
 
 def raise_unless_made(prediction: Prediction) -> None:
-    """Raise what a prediction's end means, unless it made something."""
+    """Raise the error that a prediction's end stands for, unless it has outputs."""
     if prediction.status in {"succeeded", "processing"}:
         if not prediction.outputs and prediction.is_removed:
             raise Interrupted("It was made, but Replicate keeps outputs for an hour only, and we came later.")

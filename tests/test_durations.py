@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from admission.durations import REMEMBERED, Lengths
-from providers.replicate.durations import ENOUGH, SHORTEST, chance, next_look
+from providers.replicate.durations import ENOUGH, SHORTEST, chance, next_poll
 
 LEARNED = st.lists(st.floats(0, 1000), max_size=200)
 
@@ -23,7 +23,7 @@ def looks(lengths: list[float], until: float) -> list[float]:
     """The ages at which it wants looks, each made as late as it may be."""
     ages = [0.0]
     while ages[-1] < until:
-        ages.append(next_look(lengths, ages[-1])[1])
+        ages.append(next_poll(lengths, ages[-1])[1])
     return ages
 
 
@@ -37,19 +37,19 @@ def test_a_model_that_is_not_known_is_looked_at_at_growing_intervals():
 
 def test_two_durations_do_not_make_a_model_known_and_three_do():
     assert 3 == ENOUGH
-    assert 0.25 == next_look(learned(20.0, 20.0), 0.0)[1]
-    assert 20.0 == next_look(learned(20.0, 20.0, 20.0), 0.0)[1]
+    assert 0.25 == next_poll(learned(20.0, 20.0), 0.0)[1]
+    assert 20.0 == next_poll(learned(20.0, 20.0, 20.0), 0.0)[1]
 
 
 def test_a_known_model_is_first_looked_at_when_a_fifth_of_its_predictions_were_done():
-    assert 3.0 == next_look(learned(*(float(n) for n in range(1, 11))), 0.0)[1]
+    assert 3.0 == next_poll(learned(*(float(n) for n in range(1, 11))), 0.0)[1]
 
 
 def test_durations_forget_the_oldest():
     durations = learned(*[500.0] * REMEMBERED, *[2.0] * REMEMBERED)
 
     assert [2.0] * REMEMBERED == durations
-    assert 2.0 == next_look(durations, 0.0)[1]
+    assert 2.0 == next_poll(durations, 0.0)[1]
 
 
 def test_looks_shrink_while_most_end_and_grow_once_a_prediction_is_older_than_any():
@@ -66,7 +66,7 @@ def test_looks_shrink_while_most_end_and_grow_once_a_prediction_is_older_than_an
 @settings(max_examples=200, deadline=None, derandomize=True)
 def test_the_next_look_is_always_later_and_never_much_later_than_what_was_usual(learned_seconds, age):
     durations = learned(*learned_seconds)
-    earliest, latest = next_look(durations, age)
+    earliest, latest = next_poll(durations, age)
 
     assert age <= earliest <= latest
     assert age + SHORTEST - 1e-6 < latest
@@ -103,4 +103,4 @@ def test_what_was_seen_unfinished_late_is_judged_by_those_that_took_longer():
 def test_a_model_of_seconds_or_minutes_does_not_let_its_seconds_wait_for_its_minutes():
     durations = learned(*[1.5] * 7, *[30.0] * 3)
 
-    assert next_look(durations, 1.6)[1] <= 1.25 * 1.6
+    assert next_poll(durations, 1.6)[1] <= 1.25 * 1.6

@@ -40,7 +40,7 @@ from parts import on_a_loop
 import logs
 from files import Files, Kept, Patience
 from files.directory import Directory
-from files.hosts import Lost, NotHad
+from files.hosts import Hosts, Lost, OutputUnavailable
 from files.storage import Stored
 from settings import Settings
 
@@ -89,15 +89,10 @@ def logged(caplog):
 
 
 @asynccontextmanager
-async def opened_files(storage, spool, *, source=None, executor=None, ttl=3600.0, max_bytes=10**6, **named):
+async def opened_files(storage, spool, *, source=None, ttl=3600.0, max_bytes=10**6, **named):
     """Files that are started, and closed at the end of the block."""
-    files = Files(
-        storage=storage,
-        spool=spool,
-        ttl=ttl,
-        max_bytes=max_bytes,
-        **{"upstream": UPSTREAM, "source": source, "executor": executor, **named},
-    )
+    source = source or Hosts(UPSTREAM)
+    files = Files(storage=storage, spool=spool, source=source, ttl=ttl, max_bytes=max_bytes, **named)
     await files.start()
     try:
         yield files
@@ -144,7 +139,7 @@ async def test_no_outputs_are_no_error(storage, spool):
 
 @in_virtual_time
 async def test_what_cannot_be_had_is_told_and_the_rest_is_kept(tmp_path, spool):
-    source = FakeSource(PNG, NotHad("its host answered 403"), PNG, PAGE, PAGE, PAGE, PAGE)
+    source = FakeSource(PNG, OutputUnavailable("its host answered 403"), PNG, PAGE, PAGE, PAGE, PAGE)
     async with virtual(Directory(tmp_path), spool, source=source) as files:
         kept = await files.keep(GEN, [URL + "?signature=secret"] * 4)
 
@@ -539,7 +534,7 @@ def test_a_number_that_makes_no_sense_is_refused(tmp_path, named, message):
             **{
                 "storage": Directory(tmp_path),
                 "spool": tmp_path,
-                "upstream": UPSTREAM,
+                "source": FakeSource(),
                 "ttl": 1.0,
                 "max_bytes": 1,
                 **named,
@@ -564,10 +559,16 @@ async def test_outputs_come_over_the_wire_in_all_the_ways_they_do(storage, spool
         "/7": then_silence(reply(PNG, length=1000)),
         "/8": reply(b"", status="503 Busy"),
     }
-    patience = Patience(tries=2, first_pause=0.01, stall=0.2)
+    patience = Patience(tries=2, first_pause=0.01)
     async with (
         host(answers) as upstream,
-        opened_files(storage, spool, upstream=upstream.url, patience=patience, max_bytes=4_000_000) as files,
+        opened_files(
+            storage,
+            spool,
+            source=Hosts(upstream.url, stall=0.2),
+            patience=patience,
+            max_bytes=4_000_000,
+        ) as files,
     ):
         kept = await files.keep(GEN, [upstream.url + target for target in answers])
         assert [PNG, film, PNG] == [content(files.open(GEN, name)) for name in kept.names[:3]]
@@ -587,7 +588,7 @@ async def test_outputs_come_over_the_wire_in_all_the_ways_they_do(storage, spool
 @on_a_loop
 async def test_many_keeps_at_once_all_get_their_own(storage, spool):
     answers = {f"/{number}": reply(picture(1000 + number)) for number in range(60)}
-    async with host(answers) as upstream, opened_files(storage, spool, upstream=upstream.url) as files:
+    async with host(answers) as upstream, opened_files(storage, spool, source=Hosts(upstream.url)) as files:
         kept = await asyncio.gather(
             *(files.keep(generation(number), [f"{upstream.url}/{number}"]) for number in range(60))
         )
@@ -601,7 +602,7 @@ async def test_who_is_cancelled_in_the_middle_leaves_nothing(tmp_path, spool):
     storage = Directory(tmp_path / "kept")
     async with (
         host({"/a": then_silence(reply(picture(3_000_000), length=4_000_000))}) as upstream,
-        opened_files(storage, spool, upstream=upstream.url, max_bytes=10**7) as files,
+        opened_files(storage, spool, source=Hosts(upstream.url), max_bytes=10**7) as files,
     ):
         task = asyncio.create_task(files.keep(GEN, [upstream.url + "/a"]))
         await until(lambda: task.done() or written_to(spool))
@@ -617,9 +618,11 @@ import asyncio, sys
 from pathlib import Path
 from files import Files
 from files.directory import Directory
+from files.hosts import Hosts
 
 async def keep(root, upstream, id):
-    files = Files(storage=Directory(root / "kept"), spool=root / "spool", upstream=upstream, ttl=60.0, max_bytes=10**9)
+    kept, source = Directory(root / "kept"), Hosts(upstream)
+    files = Files(storage=kept, spool=root / "spool", source=source, ttl=60.0, max_bytes=10**9)
     await files.start()
     await files.keep(id, [upstream + "/a"])
 

@@ -9,7 +9,7 @@ import pytest
 from file_parts import MP4, PAGE, PNG, FakeSource, Inline, in_virtual_time, picture
 
 from files.download import HOPELESS, Downloads, Patience
-from files.hosts import Lost, NotHad
+from files.hosts import Lost, OutputUnavailable
 from files.spool import Spool
 from loop_thread import Pool
 
@@ -58,8 +58,8 @@ async def test_pauses_grow_and_stray_and_four_tries_are_all(tmp_path):
 
 @in_virtual_time
 async def test_what_is_refused_is_not_tried_again(tmp_path):
-    source = FakeSource(NotHad("its host answered 403"))
-    with pytest.raises(NotHad, match="403"):
+    source = FakeSource(OutputUnavailable("its host answered 403"))
+    with pytest.raises(OutputUnavailable, match="403"):
         await fetched(tmp_path, source)
     assert 1 == len(source.asked)
 
@@ -116,7 +116,7 @@ def test_no_try_is_no_patience(tries):
 @in_virtual_time
 async def test_what_is_no_picture_or_film_is_not_kept_and_may_be_one_the_next_time(tmp_path, body):
     source = FakeSource(body)
-    with pytest.raises(NotHad, match="it is no picture or film"):
+    with pytest.raises(OutputUnavailable, match="it is no picture or film"):
         await fetched(tmp_path, source, tries=1)
     assert 1 == len(source.asked)
     await fetched(tmp_path, FakeSource(body, picture(16)), tries=2)
@@ -125,7 +125,7 @@ async def test_what_is_no_picture_or_film_is_not_kept_and_may_be_one_the_next_ti
 @in_virtual_time
 async def test_a_page_is_known_by_its_first_bytes_and_not_read_to_its_end(tmp_path):
     source = FakeSource([(0, PAGE[:5]), (1, PAGE[5:20]), (1e6, b"the rest")])
-    with pytest.raises(NotHad, match="it is no picture or film"):
+    with pytest.raises(OutputUnavailable, match="it is no picture or film"):
         await fetched(tmp_path, source, tries=1)
     assert 1 == asyncio.get_running_loop().time()
 
@@ -133,7 +133,7 @@ async def test_a_page_is_known_by_its_first_bytes_and_not_read_to_its_end(tmp_pa
 @in_virtual_time
 async def test_what_has_no_end_is_left_at_the_limit(tmp_path):
     source = FakeSource([(1, picture(16))] + [(1, bytes(1000))] * 1000)
-    with pytest.raises(NotHad, match="it is larger than 10000 bytes"):
+    with pytest.raises(OutputUnavailable, match="it is larger than 10000 bytes"):
         await fetched(tmp_path, source)
     assert 11 == asyncio.get_running_loop().time()
 
@@ -141,7 +141,7 @@ async def test_what_has_no_end_is_left_at_the_limit(tmp_path):
 @in_virtual_time
 async def test_what_says_that_it_is_too_large_is_not_read_at_all(tmp_path):
     source = FakeSource([(1, PNG)], length=10_001)
-    with pytest.raises(NotHad, match="it is larger than 10000 bytes"):
+    with pytest.raises(OutputUnavailable, match="it is larger than 10000 bytes"):
         await fetched(tmp_path, source)
     assert 0 == asyncio.get_running_loop().time()
 
@@ -178,7 +178,7 @@ async def test_a_data_uri_is_decoded_and_told_by_its_content(tmp_path, head):
 )
 @in_virtual_time
 async def test_a_data_uri_is_held_to_the_same(tmp_path, encoded, reason):
-    with pytest.raises(NotHad, match=reason):
+    with pytest.raises(OutputUnavailable, match=reason):
         await fetched(tmp_path, FakeSource(b""), "data:image/png;base64," + encoded)
     assert [] == list(tmp_path.iterdir())
 

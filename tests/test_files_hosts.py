@@ -11,7 +11,7 @@ from file_parts import PNG, host, redirect, reply, then_silence
 from parts import on_a_loop
 from yarl import URL
 
-from files.hosts import Hosts, Lost, NotHad
+from files.hosts import Hosts, Lost, OutputUnavailable
 from outside import OnlyPublic
 
 UPSTREAM = "https://api.replicate.com/v1"
@@ -101,10 +101,10 @@ NOWHERE = [
 @on_a_loop
 async def test_no_other_host_is_looked_up_or_reached(url):
     names = Names()
-    with pytest.raises(NotHad) as caught:
+    with pytest.raises(OutputUnavailable) as caught:
         await fetched(url, names=names)
 
-    assert NotHad is type(caught.value)
+    assert OutputUnavailable is type(caught.value)
     assert [] == names.asked
 
 
@@ -149,7 +149,7 @@ async def test_delivery_hosts_are_looked_up(url):
 @on_a_loop
 async def test_a_delivery_host_on_a_private_network_is_refused_for_good(addresses):
     names = Names(x=addresses)
-    with pytest.raises(NotHad, match="its host has an address on a private network") as caught:
+    with pytest.raises(OutputUnavailable, match="its host has an address on a private network") as caught:
         await fetched("https://x.replicate.delivery/a.png", names=names)
 
     assert not isinstance(caught.value, Lost)
@@ -174,7 +174,7 @@ async def test_the_upstream_may_be_private_and_is_reached_at_its_own_port_only()
             upstream.url.replace("http:", "https:") + "/a.png",
             upstream.url.replace("//", "//user:password@") + "/a.png",
         ):
-            with pytest.raises(NotHad, match="not one that outputs"):
+            with pytest.raises(OutputUnavailable, match="not one that outputs"):
                 await fetched(url, upstream=upstream.url)
 
     assert (1, 0) == (len(upstream.seen), len(other.seen))
@@ -218,7 +218,7 @@ async def test_three_redirects_are_followed_and_no_fourth(status):
     answers = {f"/{number}": redirect(f"/{number + 1}", status=status) for number in range(4)}
     async with host({**answers, "/4": reply(PNG)}) as upstream:
         assert await fetched(upstream.url + "/1", upstream=upstream.url) == PNG
-        with pytest.raises(NotHad, match="it was redirected more than 3 times"):
+        with pytest.raises(OutputUnavailable, match="it was redirected more than 3 times"):
             await fetched(upstream.url + "/0", upstream=upstream.url)
 
     assert ["/1", "/2", "/3", "/4", "/0", "/1", "/2", "/3"] == [seen.split(" ")[1] for seen in upstream.seen]
@@ -242,10 +242,10 @@ async def test_three_redirects_are_followed_and_no_fourth(status):
 async def test_a_redirect_elsewhere_is_not_followed(location):
     names = Names()
     async with host({"/a": redirect(location)}) as upstream:
-        with pytest.raises(NotHad) as caught:
+        with pytest.raises(OutputUnavailable) as caught:
             await fetched(upstream.url + "/a", upstream=upstream.url, names=names)
 
-    assert NotHad is type(caught.value)
+    assert OutputUnavailable is type(caught.value)
     assert [] == names.asked
     assert 1 == len(upstream.seen)
 
@@ -253,7 +253,7 @@ async def test_a_redirect_elsewhere_is_not_followed(location):
 @on_a_loop
 async def test_a_redirect_to_a_delivery_host_that_is_private_is_refused():
     async with host({"/a": redirect("https://x.replicate.delivery/a.png")}) as upstream:
-        with pytest.raises(NotHad, match="private network"):
+        with pytest.raises(OutputUnavailable, match="private network"):
             await fetched(upstream.url + "/a", upstream=upstream.url, names=Names(x=["127.0.0.1"]))
 
 
@@ -261,7 +261,7 @@ async def test_a_redirect_to_a_delivery_host_that_is_private_is_refused():
 @on_a_loop
 async def test_a_refusal_is_for_good(status):
     async with host({"/a": reply(b"no", status=f"{status} No")}) as upstream:
-        with pytest.raises(NotHad, match=f"its host answered {status}") as caught:
+        with pytest.raises(OutputUnavailable, match=f"its host answered {status}") as caught:
             await fetched(upstream.url + "/a", upstream=upstream.url)
     assert not isinstance(caught.value, Lost)
 
@@ -280,7 +280,7 @@ async def test_what_may_pass_is_lost_and_no_refusal(status):
 @on_a_loop
 async def test_only_a_200_has_the_whole_of_it(status):
     async with host({"/a": reply(b"", status=status)}) as upstream:
-        with pytest.raises(NotHad, match=f"its host answered {status[:3]}"):
+        with pytest.raises(OutputUnavailable, match=f"its host answered {status[:3]}"):
             await fetched(upstream.url + "/a", upstream=upstream.url)
 
 
@@ -289,7 +289,7 @@ async def test_only_a_200_has_the_whole_of_it(status):
 async def test_a_compressed_answer_is_refused_unread(encoding):
     packed = reply(gzip.compress(bytes(10**6)), headers=f"Content-Encoding: {encoding}\r\n")
     async with host({"/a": packed}) as upstream:
-        with pytest.raises(NotHad, match="it came compressed"):
+        with pytest.raises(OutputUnavailable, match="it came compressed"):
             await fetched(upstream.url + "/a", upstream=upstream.url)
 
 

@@ -17,9 +17,7 @@ from providers import Limits
 from providers.memory import MemoryProvider
 
 NOW = time.time()
-LIMITS = Limits(
-    longest_deadline=1800, answer_timeout=30, clock_skew=60, inline_bytes=256_000, upload_bytes=100_000_000
-)
+LIMITS = Limits(answer_timeout=30, clock_skew=60)
 MODEL = "black-forest-labs/flux-dev"
 
 

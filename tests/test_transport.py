@@ -216,7 +216,7 @@ async def test_a_path_in_the_base_url_is_kept():
 
     async with wire(answer) as server, parts(f"{server.url}/proxy") as service:
         await get(service)
-        await service.provider._search(ADMIN, "cursor=c")
+        await service.provider._client.list_predictions(ADMIN, "cursor=c")
 
     assert ["/proxy/v1/predictions/p1", "/proxy/v1/predictions?cursor=c"] == [
         seen.target for seen in server.seen

@@ -16,7 +16,7 @@ from providers.replicate.errors import LONGEST_WAIT, cause_of
 from providers.replicate.transport import Lost
 
 _LOGS_READ = 2_000
-"""Characters of the logs, from their end: they may be long, and are read at every look."""
+"""Characters read from the end of the logs, which may be long and are read at every poll."""
 
 _URL = re.compile(r"(https?|data):", re.IGNORECASE)
 _PER_CENT = re.compile(r"(?<![0-9.])([0-9]{1,3}(?:\.[0-9]{1,9})?)%")
@@ -55,7 +55,7 @@ def read_prediction(answer: Any) -> Prediction:
 
 
 def read_page(answer: Any) -> Page:
-    """A page of predictions; what is none of them is left out. Raises Lost when it is no page."""
+    """A page of predictions. Items that are no prediction are left out. Raises Lost when it is no page."""
     items = listed(answer)
     predictions: dict[str, Prediction] = {}
     oldest: datetime | None = None
@@ -71,7 +71,7 @@ def read_page(answer: Any) -> Page:
 
 
 def listed(page: Any) -> list[Any]:
-    """What stands on a page of a list. Raises Lost when it is no page."""
+    """The items on a page of a list. Raises Lost when it is no page."""
     items = page.get("results") if isinstance(page, dict) else None
     if not isinstance(items, list):
         raise Lost("the answer is no list of predictions")
@@ -114,7 +114,7 @@ def moment(text: Any) -> datetime | None:
 
 
 def _outputs(output: Any) -> tuple[Output, ...]:
-    """One text or a list of them, by model. What is neither counts as no output."""
+    """Models output one text or a list of texts. Anything else counts as no output."""
     every = output if isinstance(output, list) else [output]
     return tuple(
         Url(each) if _URL.match(each) else Text(each) for each in every if isinstance(each, str) and each

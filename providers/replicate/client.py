@@ -1,7 +1,7 @@
 """Replicate's HTTP API, one method for each endpoint in use: it returns what the answer says, read leniently.
 
 The official client (`replicate` 1.0.7) holds the address and the token and puts requests together. They are sent by the
-`BudgetedTransport`, each with a lease, and not by the client's own methods. Those repeat a GET up to ten times on 429,
+module `transport`, each with a lease, and not by the client's own methods. Those repeat a GET up to ten times on 429,
 503 and 504, unseen by any window. They take most of a millisecond to read a prediction, raise on `aborted`, on a
 missing `version` or an `error` that is no string, and keep neither headers nor most fields of an error. A test compares
 every request with the one that the official client makes.
@@ -9,12 +9,14 @@ every request with the one that the official client makes.
 One client serves a token, in a bounded cache, and holds no connection. A token never goes into `os.environ`, and
 clients share no headers: the client writes its Authorization header into the dict that it is given.
 
-Every method takes the lease that its request uses, and raises Refusal, NotSent, Lost or TooLarge.
+A creation uses the lease of its admission. Any other request uses the lease it is given, or else takes one of the
+window `others`. Every method raises Refusal, NotSent, Lost or TooLarge.
 Facts of the API: replicate.com/docs/reference/http. Facts of the client: its source at 1.0.7.
 """
 
 import math
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, Final
@@ -25,11 +27,11 @@ from replicate.webhook import Webhooks, WebhookSigningSecret
 
 from auth import Caller, Secret
 from catalog.references import Upload
-from concurrency import Lease
+from concurrency import Gate, Lease
 from providers import Created, Prediction
 from providers.replicate import token_of
 from providers.replicate.answers import exhausted_for, read_file_address, read_prediction, read_secret
-from providers.replicate.transport import MAX_ANSWER, Answer, BudgetedTransport, Lost, open_connections
+from providers.replicate.transport import MAX_ANSWER, Answer, Lost, open_connections, send
 
 LONGEST_DEADLINE: Final = 1800
 """Seconds. Replicate ends every prediction after 30 minutes."""
@@ -70,12 +72,17 @@ class ReplicateClient:
     """The endpoints, for every caller. Make it and close it on the loop that uses it."""
 
     def __init__(
-        self, *, base_url: str, timeouts: Timeouts, connections: httpx.AsyncBaseTransport | None = None
+        self,
+        *,
+        base_url: str,
+        timeouts: Timeouts,
+        others: Gate,
+        connections: httpx.AsyncBaseTransport | None = None,
     ) -> None:
         self._base_url = base_url
         self._timeouts = timeouts
+        self._others = others
         self._connections = open_connections() if connections is None else connections
-        self._transport = BudgetedTransport(self._connections)
         self._client = lru_cache(CLIENTS_KEPT)(self._new_client)
 
     async def create_prediction(
@@ -115,7 +122,7 @@ class ReplicateClient:
         return prediction
 
     async def list_predictions(
-        self, caller: Caller, query: str, *, lease: Lease, max_answer: int = MAX_ANSWER
+        self, caller: Caller, query: str, *, lease: Lease | None = None, max_answer: int = MAX_ANSWER
     ) -> Any:
         """The JSON of one page of the account's predictions, latest first (see `answers.listed` and `read_page`)."""
         return await self._get(caller, f"/v1/predictions?{query}", lease, max_answer=max_answer)
@@ -131,7 +138,7 @@ class ReplicateClient:
         )
         return read_prediction(answer.json())
 
-    async def create_file(self, caller: Caller, upload: Upload, *, lease: Lease) -> str:
+    async def create_file(self, caller: Caller, upload: Upload) -> str:
         """The address of the file."""
         upload.file.seek(0)
         content = (f"image{upload.media.extension}", upload.file, upload.media.name)
@@ -139,22 +146,21 @@ class ReplicateClient:
             caller,
             "POST",
             "/v1/files",
-            lease,
             seconds=self._timeouts.upload,
             max_answer=MAX_POLL,
             files={"content": content},
         )
         return read_file_address(answer.json())
 
-    async def default_webhook_secret(self, caller: Caller, *, lease: Lease) -> Secret:
+    async def default_webhook_secret(self, caller: Caller) -> Secret:
         """What the account's webhooks are signed with. Raises UpstreamError if the answer has none."""
-        return read_secret(await self._get(caller, "/v1/webhooks/default/secret", lease, max_answer=MAX_POLL))
+        return read_secret(await self._get(caller, "/v1/webhooks/default/secret", max_answer=MAX_POLL))
 
     async def aclose(self) -> None:
         """Close every connection."""
         await self._connections.aclose()
 
-    async def _get(self, caller: Caller, path: str, lease: Lease, *, max_answer: int) -> Any:
+    async def _get(self, caller: Caller, path: str, lease: Lease | None = None, *, max_answer: int) -> Any:
         answer = await self._call(
             caller, "GET", path, lease, seconds=self._timeouts.poll, max_answer=max_answer
         )
@@ -165,7 +171,7 @@ class ReplicateClient:
         caller: Caller,
         method: str,
         path: str,
-        lease: Lease,
+        lease: Lease | None = None,
         *,
         seconds: float,
         max_answer: int = MAX_ANSWER,
@@ -174,9 +180,10 @@ class ReplicateClient:
     ) -> Answer:
         builder = self._client(token_of(caller))._async_client  # noqa: SLF001
         request = builder.build_request(method, path, **content)
-        return await self._transport.send(
-            request, lease, seconds=seconds, creates=creates, max_answer=max_answer
-        )
+        with nullcontext(lease) if lease else await self._others.acquire(caller.id) as used:
+            return await send(
+                self._connections, request, used, seconds=seconds, creates=creates, max_answer=max_answer
+            )
 
     def _new_client(self, token: str) -> Client:
         return Client(api_token=token, base_url=self._base_url, transport=NoDirectRequests())

@@ -1,9 +1,9 @@
-"""When the next look at a prediction is due, and how likely it tells, by how long its model's predictions took.
+"""When the next poll of a prediction is due, and how likely it finds the prediction over, by its model's durations.
 
-`lengths` are the latest durations of a model, in seconds, the shortest first (`admission.durations.Lengths`). Its
-predictions are first looked at when a fifth of them were done, then at shrinking intervals while most of them end,
-and at growing ones once a prediction is older than any before it. A model that is not known yet is looked at after
-another quarter of a prediction's age. So seconds and minutes both get few looks.
+`lengths` are the latest durations of a model, in seconds, the shortest first (`admission.durations.Lengths`). A
+prediction is first polled at the age at which a fifth of them had ended, then at shrinking intervals while most end,
+and at growing ones once it is older than all of them. Without known durations, a prediction is polled each time it has
+aged by another quarter. So predictions of seconds and of minutes both need few polls.
 """
 
 from bisect import bisect_right
@@ -13,27 +13,27 @@ ENOUGH = 3
 """Durations from which a model counts as known."""
 
 SHORTEST = 0.1
-"""Seconds between two looks, at the least; and the share of the usual time that is not worth a look of its own."""
+"""The fewest seconds between two polls, and the same as a share of the model's median duration."""
 _SHORTEST_SHARE = 0.02
 
 _FIRST, _LONGEST = 0.25, 10.0
-"""Seconds between two looks at a prediction nothing is known of, at the least, and at any, at the most."""
+"""The fewest seconds between two polls of a prediction whose model is not known, and the most for any prediction."""
 
 
 _LATE = 5.0
-"""Seconds after which a prediction that will be told of is looked at, since it is then most likely over."""
+"""Seconds that a pushed result may be late before the prediction is polled."""
 
 _UNKNOWN = 10.0
-"""Its age, in seconds, at its first look if nothing is known of its model."""
+"""The age in seconds at which a prediction with a pushed result is first polled if its model is not known."""
 
 _SAFETY = 15.0, 60.0
-"""Seconds between two looks at it thereafter, at the least and at the most."""
+"""The fewest and the most seconds between two later polls of it."""
 
 
-def next_look(lengths: Sequence[float], age: float) -> tuple[float, float]:
-    """The least and the greatest age, in seconds, to look again at a prediction not over at `age`.
+def next_poll(lengths: Sequence[float], age: float) -> tuple[float, float]:
+    """The least and the greatest age, in seconds, to poll a prediction again that was not over at `age`.
 
-    The greatest is when it is wanted; from the least on, a look made for another will do as well.
+    The poll is due at the greatest. From the least on, a page that is fetched for another prediction counts as well.
     """
     if not _is_known(lengths):
         wait = _between(_FIRST, age / 4, _LONGEST)
@@ -45,8 +45,8 @@ def next_look(lengths: Sequence[float], age: float) -> tuple[float, float]:
     return age + wait / 2, age + wait
 
 
-def next_safety_look(lengths: Sequence[float], age: float) -> tuple[float, float]:
-    """The same for a prediction that will be told of: the first when it should have been, then ever fewer."""
+def next_safety_poll(lengths: Sequence[float], age: float) -> tuple[float, float]:
+    """The same for a prediction whose result is pushed: first when the push is overdue, then ever more rarely."""
     first = _quantile(lengths, 0.9) + _LATE if _is_known(lengths) else _UNKNOWN
     if age + SHORTEST < first:
         return max(age, first - _LATE / 2), first
@@ -55,10 +55,10 @@ def next_safety_look(lengths: Sequence[float], age: float) -> tuple[float, float
 
 
 def chance(lengths: Sequence[float], seen: float, age: float) -> float:
-    """How likely a prediction is over at `age` that was not at `seen`, from 0 to 1.
+    """How likely a prediction that was not over at `seen` is over at `age`, from 0 to 1.
 
-    By how many of those remembered that outlasted `seen` were over by then, as if there were one more that
-    is as likely to go on as it has gone on so far.
+    It is the share of the remembered predictions longer than `seen` that ended by `age`. One imagined prediction is
+    added, which ends by then with the chance `1 - seen / age`: so the result is defined when none is remembered.
     """
     unheard_of = 1 - seen / age if age > seen else 0.0
     if not _is_known(lengths):
@@ -79,9 +79,7 @@ def _quantile(lengths: Sequence[float], share: float) -> float:
 def _interval(lengths: Sequence[float], age: float) -> float:
     late, longest = _quantile(lengths, 0.8), lengths[-1]
     wait = (late - age) / 4 if age < late else (age - longest) / 4
-    wait = min(
-        wait, age / 4
-    )  # of a model of seconds or minutes, it is seconds that must not wait for minutes
+    wait = min(wait, age / 4)  # a model's short predictions must not be polled at the pace of its long ones
     return _between(max(SHORTEST, _SHORTEST_SHARE * _quantile(lengths, 0.5)), wait, _LONGEST)
 
 

@@ -36,7 +36,7 @@ _RESETS_IN = re.compile(r"resets in ~?\s*(\d+(?:\.\d+)?)\s*s")
 
 
 def service_error(refusal: Refusal, caller: Caller) -> ServiceError:
-    """The error that this refusal is to this caller."""
+    """The error that this caller gets for this refusal."""
     match refusal.status:
         case 401 | 403:
             return TokenRejected() if caller.kind == "user" else ServerTokenRejected()
@@ -54,7 +54,7 @@ def service_error(refusal: Refusal, caller: Caller) -> ServiceError:
 
 
 def raise_if_settled(refusal: Refusal, caller: Caller) -> None:
-    """Raise what a refused creation means, unless it may have arrived.
+    """Raise the error of a refused creation, unless the creation may have arrived.
 
     A 5xx may come from a gateway behind which the request arrived. Only 503 says that nothing did; below 500, Replicate
     itself refused.
@@ -75,7 +75,7 @@ def cause_of(error: str | None) -> Cause:
 
 
 def seconds_to_wait(refusal: Refusal) -> float | None:
-    """How long the refusal asks to wait: its header, else its `retry_after`, else its text; None if it is silent."""
+    """Seconds to wait, by the refusal's header, else its `retry_after`, else its text; None if none says."""
     seconds = _from_header(refusal.headers.get("retry-after", ""))
     document = refusal.json()
     if seconds is None and isinstance(document.get("retry_after"), int | float):
@@ -99,7 +99,7 @@ def _from_header(text: str) -> float | None:
 
 
 def _invalid_input(refusal: Refusal, caller: Caller) -> ServiceError:
-    """Replicate's schema is stricter than the registry knew: still the caller's to mend."""
+    """Replicate's schema is stricter than the registry's. The caller can still correct the input."""
     fields = refusal.json().get("invalid_fields")
     problems = [
         Problem(
@@ -114,5 +114,5 @@ def _invalid_input(refusal: Refusal, caller: Caller) -> ServiceError:
 
 
 def _quoted(text: object, caller: Caller) -> str:
-    """Replicate's words, without the token that they may be about: they are logged, kept and shown."""
+    """Replicate's words without the caller's token, since they are logged, kept and shown."""
     return str(text).replace(token_of(caller), "[token]")

@@ -24,33 +24,34 @@ from admission.sliding_window import WINDOW
 from auth import Caller
 from concurrency import Gate
 from providers import Prediction
-from providers.replicate.durations import SHORTEST, chance, next_look, next_safety_look
+from providers.replicate.durations import SHORTEST, chance, next_poll, next_safety_poll
 
 PAGE = 100
 """Predictions on a page of the list."""
 
 WORTH_A_PAGE = 3
-"""So many due at once are polled by a page."""
+"""From this many due predictions on, an account is polled by pages."""
 
 PAGES_BELIEVED = 20
-"""So many pages in a row may show a prediction unfinished before it is polled by itself."""
+"""A prediction that this many pages in a row show unfinished is polled by itself."""
 
 UNDATED = datetime.max.replace(tzinfo=UTC)
-"""When a prediction was created that does not say when."""
+"""Stands for the creation time of a prediction that does not show one."""
 
 UNANSWERED = 2.0
-"""Seconds after which pages without an answer are not waited for, and between polls while one's own hang."""
+"""Seconds after which an unanswered page is no longer waited for. Also the seconds between two polls of one prediction
+while an earlier one is unanswered."""
 
 _PAGES_AT_ONCE = 8
 
 _AT_ONCE = 150
-"""Looks under way, shared evenly by the accounts. One that hangs must not take the room of all."""
+"""Polls under way, shared evenly by the accounts, so that one account whose polls hang leaves room for the others."""
 
 _TICK = timedelta(milliseconds=1)
-"""How exactly the list may compare times. A coarser one would show those of one burst again and again."""
+"""The step in which the list is assumed to compare times. A coarser step would list one burst again and again."""
 
 _OVERDUE = 60.0
-"""So many seconds overdue weigh as much as one more prediction found over, so that none waits for ever."""
+"""Being this many seconds overdue counts like one more prediction found over, so that no poll waits for ever."""
 
 EACH_FOLLOWED = 1.0
 """Seconds between two polls of a followed prediction, at the least."""
@@ -77,7 +78,7 @@ class Watch:
     earliest: float = 0.0
     latest: float = 0.0
     first: float = 0.0
-    """When its next poll is wanted, and when its first was."""
+    """When its next poll is due, and when its first was."""
     alone: bool = False
     """Its next poll must be its own."""
     unanswered: int = 0
@@ -91,18 +92,18 @@ class Watch:
     followers: dict[object, Callable[[Prediction], object]] = field(default_factory=dict)
     polled_at: float = -math.inf
     follow_at: float = math.inf
-    """When its last poll of its own was, and when its followers want one."""
+    """When it was last polled by itself, and when the next such poll for its followers is due."""
 
     def schedule(self, now: float) -> None:
-        next_poll = next_safety_look if self.is_pushed() else next_look
-        earliest, latest = next_poll(self.lengths.ordered, now - self.since)
+        span = next_safety_poll if self.is_pushed() else next_poll
+        earliest, latest = span(self.lengths.ordered, now - self.since)
         self.earliest, self.latest = self.since + earliest, self.since + latest
 
     def poll_for_followers(self, when: float) -> None:
         self.follow_at = when if self.followers else math.inf
 
     def show(self, prediction: Prediction) -> None:
-        """To its followers. An error of theirs does not concern the wait."""
+        """Pass it to the followers. A follower's error does not end the wait."""
         for follower in list(self.followers.values()):
             try:
                 follower(prediction)
@@ -135,11 +136,11 @@ class Account:
     failed_at: float = -math.inf
 
     def may_begin(self, now: float) -> bool:
-        """Whether another poll may be made now. To be checked again just before, since time has passed."""
+        """Whether another poll may be made now. Check again just before each poll, since time has passed."""
         return now >= self.polls_again and self.under_way < self.share
 
     def has_pages_enough(self) -> bool:
-        """So many are under way that another must wait."""
+        """Whether another page must wait for one of those under way."""
         return len(self.pages_under_way) >= _PAGES_AT_ONCE
 
     def next_poll(self) -> float:
@@ -149,7 +150,7 @@ class Account:
 
 @dataclass(slots=True)
 class Poll:
-    """One request to come, and whom it is for: by a page if `before` is set, else one prediction alone."""
+    """One request to make, and the predictions it is for: a page if `before` is set, else one prediction."""
 
     account: Account
     watches: list[Watch]
@@ -163,7 +164,7 @@ class Poll:
 
 
 def due(accounts: Iterable[Account], now: float) -> list[Poll]:
-    """The polls to make, the most urgent first. Of an account that fails it is one: the likeliest to be answered."""
+    """The polls to make, the most urgent first. A failing account gets one, the likeliest to be answered."""
     polls: list[Poll] = []
     accounts = list(accounts)
     for account in accounts:
@@ -199,7 +200,8 @@ def _polls_of(account: Account, now: float) -> list[Poll]:
 
 
 def _pages(account: Account, listable: list[Watch], now: float) -> Iterator[Poll]:
-    """The latest created first: one that other predictions crowd off its page is due again at once."""
+    """Pages of the due predictions, the latest created first. A prediction that others crowd off its page is due again
+    at once."""
     listable.sort(key=lambda watch: watch.created_at, reverse=True)
     for start in range(0, len(listable), PAGE):
         page = listable[start : start + PAGE]
@@ -208,7 +210,7 @@ def _pages(account: Account, listable: list[Watch], now: float) -> Iterator[Poll
 
 
 class PollThrottle:
-    """The pace within the window `places`."""
+    """Spreads polls over the window `places`."""
 
     def __init__(self, places: Gate) -> None:
         self._places = places

@@ -21,8 +21,8 @@ import httpx
 import structlog
 
 from admission.durations import Durations
-from auth import Caller, Secret
-from catalog.references import INLINE, LARGEST, Upload
+from auth import Caller
+from catalog.references import Upload
 from concurrency import Gate, Lease
 from errors import UpstreamError
 from providers import (
@@ -39,7 +39,7 @@ from providers import (
     fingerprint,
 )
 from providers.replicate.answers import Page, read_page
-from providers.replicate.client import LONGEST_DEADLINE, MAX_POLL, ReplicateClient, Timeouts
+from providers.replicate.client import MAX_POLL, ReplicateClient, Timeouts
 from providers.replicate.errors import raise_if_settled, seconds_to_wait, service_error
 from providers.replicate.push import Secrets, read_push
 from providers.replicate.reconciliation import CLOCK_SKEW, PATIENCE, SEARCH_PAUSES, Creations
@@ -50,14 +50,14 @@ from providers.replicate.watcher import NoPages, PollFailed, Watcher
 _MISSING_PATIENCE = 10.0
 """Seconds. A prediction that no poll has found for so long is gone."""
 
-_UNTOLD_WAIT = 5.0
-"""Seconds without polls of an account that was refused for its rate without a time to wait."""
+_RATE_LIMIT_WAIT = 5.0
+"""Seconds without polls of an account after a 429 that does not say how long to wait."""
 
 CANCEL_PATIENCE = 30.0
-"""Seconds, from its first try, in which a prediction must be cancelled; then it is left to its deadline."""
+"""Seconds from the first try to cancel a prediction. After them it is left to its deadline."""
 
 _CANCELS_AT_ONCE = 100
-"""So that cancels that hang leave room for polls."""
+"""Bounded, so that cancels that hang leave room for polls."""
 
 log = structlog.get_logger("replicate")
 
@@ -68,7 +68,7 @@ class Timing:
 
     timeouts: Timeouts = field(default_factory=Timeouts)
     search_pauses: Sequence[float] = SEARCH_PAUSES
-    """Before each look for a lost creation."""
+    """Before each search for a lost creation."""
     cancel_pauses: Sequence[float] = (0.2, 0.4, 0.8, 1.6, 3.2, 6.4)
     """After each try to cancel that failed, unless a refusal says how long."""
     upload_pause: float = FIRST_PAUSE
@@ -91,23 +91,19 @@ class Replicate(Provider, PushReceiver, CreationRegistry, ProgressSource):
         connections: httpx.AsyncBaseTransport | None = None,
     ) -> None:
         timing = timing or Timing()
-        self.limits = Limits(
-            longest_deadline=LONGEST_DEADLINE,
-            answer_timeout=timing.timeouts.create,
-            clock_skew=CLOCK_SKEW.total_seconds(),
-            inline_bytes=INLINE,
-            upload_bytes=LARGEST,
-        )
+        self.limits = Limits(answer_timeout=timing.timeouts.create, clock_skew=CLOCK_SKEW.total_seconds())
         self._others = others
         self._cancel_pauses = timing.cancel_pauses
         self._cancelling = asyncio.Semaphore(_CANCELS_AT_ONCE)
-        self._client = ReplicateClient(base_url=base_url, timeouts=timing.timeouts, connections=connections)
+        self._client = ReplicateClient(
+            base_url=base_url, timeouts=timing.timeouts, others=others, connections=connections
+        )
         self._watcher = Watcher(
             places=others, get=self._get, get_page=self._get_page, durations=durations or Durations()
         )
-        self._creations = Creations(self._search, pauses=timing.search_pauses)
-        self._uploads = Uploads(self._send_file, first_pause=timing.upload_pause)
-        self._secrets = Secrets(self._get_secret)
+        self._creations = Creations(self._client.list_predictions, pauses=timing.search_pauses)
+        self._uploads = Uploads(self._client.create_file, first_pause=timing.upload_pause)
+        self._secrets = Secrets(self._client.default_webhook_secret)
 
     async def upload(self, caller: Caller, upload: Upload) -> str:
         return await self._uploads.address(caller, upload)
@@ -156,7 +152,7 @@ class Replicate(Provider, PushReceiver, CreationRegistry, ProgressSource):
         reference: str,
         patience: float = PATIENCE,
     ) -> Created:
-        """`patience`: how long to go on searching while Replicate answers no look, in seconds."""
+        """`patience`: how many seconds to repeat a search that Replicate does not answer."""
         with self._creations.begin(caller, model, content, reference=reference, since=since) as creation:
             return Created(await creation.find(patience=patience, on_its_way=self.limits.answer_timeout))
 
@@ -213,18 +209,6 @@ class Replicate(Provider, PushReceiver, CreationRegistry, ProgressSource):
         await self._watcher.aclose()
         await self._client.aclose()
 
-    async def _send_file(self, caller: Caller, upload: Upload) -> str:
-        with await self._others.acquire(caller.id) as lease:
-            return await self._client.create_file(caller, upload, lease=lease)
-
-    async def _get_secret(self, caller: Caller) -> Secret:
-        with await self._others.acquire(caller.id) as lease:
-            return await self._client.default_webhook_secret(caller, lease=lease)
-
-    async def _search(self, caller: Caller, query: str) -> Any:
-        with await self._others.acquire(caller.id) as lease:
-            return await self._client.list_predictions(caller, query, lease=lease)
-
     async def _get(self, caller: Caller, prediction_id: str, lease: Lease) -> Prediction:
         try:
             return await self._client.get_prediction(caller, prediction_id, lease=lease)
@@ -259,7 +243,7 @@ def _poll_failed(refusal: Refusal, caller: Caller) -> Exception:
     """A PollFailed for what passes; for anything else the error that ends the watch."""
     error = service_error(refusal, caller)
     if refusal.status == 429:
-        return PollFailed(error, wait=seconds_to_wait(refusal) or _UNTOLD_WAIT)
+        return PollFailed(error, wait=seconds_to_wait(refusal) or _RATE_LIMIT_WAIT)
     if refusal.status == 408 or refusal.status >= 500:
         return PollFailed(error, wait=seconds_to_wait(refusal) or 0.0)
     return error

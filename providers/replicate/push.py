@@ -1,16 +1,15 @@
 """Results that Replicate pushes: whether to believe a message, and whether to rely on an account's messages.
 
-Anyone on the internet can reach the address of the webhooks, so a message is bytes until its signature holds, and its
-timestamp shows that it is not an old one replayed. It is then read as leniently as any answer. An account's signing
-secret is fetched once an hour and kept in memory. Callers that need it meanwhile share one request. A failure is not
-kept.
+Anyone on the internet can send to the webhook address. So a message is not read before its signature is verified, and
+its timestamp shows that it is not replayed. Then it is read as leniently as any answer. An account's signing secret is
+fetched once an hour and kept in memory. Callers that need it at the same time share one request. A failure is not kept.
 
 Pushed results come first, and polls are the safety net.
 
-- A result that comes before anything waits for it is kept: a prediction may be over before the answer to its creation
-  has been read.
-- A poll finds out an account whose webhooks do not come: the prediction was over, and no message came within a few
-  seconds. For ten minutes then, nothing relies on that account's webhooks.
+- A result that comes before its wait begins is kept: a prediction may be over before the answer to its creation has
+  been read.
+- If a poll finds a prediction over and no message follows within a few seconds, the account's webhooks do not arrive.
+  They are then not relied on for ten minutes.
 """
 
 import asyncio
@@ -33,16 +32,16 @@ from providers.replicate.transport import Lost, NotSent, Refusal
 SECRETS_KEPT = 1_000
 
 GOOD_FOR = 3600.0
-"""Seconds after which a secret is fetched again: its owner may have taken a new one."""
+"""Seconds after which a secret is fetched again, since its owner may have changed it."""
 
 GRACE = 5.0
-"""Seconds that a webhook may come later than a poll that found the same."""
+"""Seconds that a webhook may lag behind a poll that found the same."""
 
 SILENCE = 600.0
-"""Seconds without reliance on an account's webhooks after one did not come."""
+"""Seconds for which an account's webhooks are not relied on after one did not come."""
 
 KEPT = 1_000
-"""Results kept that nothing waits for yet."""
+"""Results kept until their wait begins."""
 
 log = structlog.get_logger("announcements")
 
@@ -117,7 +116,7 @@ class PushTracker:
         self._silent_until: dict[str, float] = {}
 
     def keep(self, prediction: Prediction) -> None:
-        """Nothing waits for it yet."""
+        """Keep the result of a prediction whose wait has not begun."""
         self._early[prediction.id] = prediction
         if len(self._early) > KEPT:
             self._early.popitem(last=False)
@@ -127,12 +126,12 @@ class PushTracker:
         return self._early.get(prediction_id)
 
     def came(self, prediction_id: str) -> None:
-        """Its webhook, which a poll may have preceded."""
+        """The webhook of this prediction came. A poll may have come first."""
         if timer := self._expected.pop(prediction_id, None):
             timer.cancel()
 
     def expect(self, caller: Caller, prediction_id: str) -> None:
-        """A poll found it over: its webhook must come now."""
+        """A poll found the prediction over, so its webhook must come now."""
         if prediction_id not in self._expected and self.are_relied_on(caller):
             loop = asyncio.get_running_loop()
             self._expected[prediction_id] = loop.call_later(GRACE, self._missed, caller, prediction_id)

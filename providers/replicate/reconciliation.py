@@ -1,19 +1,20 @@
 """Finds out whether a creation whose answer was lost ever arrived: from Replicate, never by guessing.
 
-The account's recent predictions are searched for the same model and input, made since it was sent, under
-an id that is not on record. Several looks over some seconds, since a list may lag:
+It searches the account's recent predictions for the same model and input, created since the request was sent, under
+an id that is not on record. It searches several times over some seconds, since the list may lag. Then it counts the
+matches:
 
-- as many as are in doubt, or fewer: each is adopted by one of those in doubt. Identical requests make
-  identical predictions, so it does not matter which is whose.
-- none: it never arrived, and may be sent again. A process that died may have left it on its way, so the next one looks
-  again until it would have given up waiting for the answer.
-- more than are in doubt, or the last look fails, or Replicate has deleted the input of one of that time (it does after
-  an hour): the outcome is unknown. The caller gets that as an error, and no retry.
+- At most as many as there are uncertain creations: each of these adopts one. Identical requests make identical
+  predictions, so it does not matter which is whose.
+- None: the request never arrived and may be sent again. If the process that sent it has died, the request may still be
+  on its way, so the search goes on until that process would have stopped waiting for the answer.
+- More than there are uncertain creations, or the last search failed, or Replicate has deleted the input of a prediction
+  from that time (it does so after an hour): the outcome is unknown. The caller gets an error, and nothing is retried.
 
-What is found may be that of an identical creation which still waits for its answer, so the answer is
-awaited before any is adopted. A webhook may name the prediction while it is searched for, and ends the search.
+A match may belong to an identical creation that still waits for its answer, so all such answers are awaited before a
+match is adopted. A webhook that names the prediction ends the search.
 
-Inputs are compared by their fingerprints: that is all that is left of one when the process died that sent it.
+Inputs are compared by fingerprint, since the ledger keeps no more of an input than that.
 """
 
 import asyncio
@@ -38,19 +39,19 @@ from providers.replicate.errors import seconds_to_wait, service_error
 from providers.replicate.transport import Lost, NotSent, Refusal
 
 SEARCH_PAUSES = (0.5, 1.5, 3.0)
-"""Seconds before each look."""
+"""Seconds before each search."""
 
 _LATER_PAUSE = 5.0
-"""Seconds between looks for what may still be on its way."""
+"""Seconds between two searches while the request may still be on its way."""
 
 CLOCK_SKEW = timedelta(seconds=60)
 """How far Replicate's clock may be from ours."""
 
 PATIENCE = 600.0
-"""Seconds to go on looking for what an earlier process was creating while no look is answered."""
+"""Seconds to repeat an unanswered search for a creation of an earlier process."""
 
 _PAUSES = (1.0, 30.0)
-"""Seconds after such a look, at first and at the most; it doubles."""
+"""Seconds after an unanswered search, at first and at the most. They double."""
 
 _PAGES = 20
 _IDS_KEPT = 50_000
@@ -61,12 +62,12 @@ FetchPage = Callable[[Caller, str], Awaitable[Any]]
 
 
 class _TooLong(Lost):
-    """The list goes on for longer than can be searched, and will tomorrow."""
+    """The list has more pages than can be searched. Searching again would not help."""
 
 
 class Creations:
     """The creations under way, and the ids on record. `page(caller, query)` fetches one page of the list;
-    `pauses` are the seconds before each look."""
+    `pauses` are the seconds before each search."""
 
     def __init__(self, page: FetchPage, *, pauses: Sequence[float] = SEARCH_PAUSES) -> None:
         self.page = page
@@ -139,14 +140,14 @@ class Creation:
         self.content = (token_of(caller), model, content)
         self.reference = reference
         self.heard = asyncio.Event()
-        """Set once no answer is to come: it is settled, or in doubt."""
+        """Set once no answer will come: the creation is settled, or uncertain."""
         self.pushed: Prediction | None = None
         """The prediction it made, as a webhook showed it."""
         self._search: asyncio.Timeout | None = None
         self._is_unreadable = False
-        """Whether something was listed that may be its own, and does not say so any more."""
+        """Whether a listed prediction may be its own, but has lost the input that would show it."""
         self._latest = datetime.max.replace(tzinfo=UTC)
-        """When it would have arrived at the latest, by Replicate's clock."""
+        """The latest time at which it can have arrived, by Replicate's clock."""
         self.since = since
         self._since = datetime.fromtimestamp(since, UTC) - CLOCK_SKEW
         self._began = _now() - max(0.0, time.time() - since)
@@ -156,7 +157,7 @@ class Creation:
         self._creations.register_known(prediction_id, self.reference)
 
     def receive_push(self, pushed: PushedResult) -> None:
-        """A webhook names the prediction. The answer to the creation counts for more; a search ends with it."""
+        """A webhook names the prediction, which ends a search. If the creation is answered after all, that counts."""
         is_mine = self.content[1:] == (pushed.model, pushed.content)
         if self.pushed is not None or not is_mine or self._creations.is_known(pushed.prediction.id):
             return
@@ -167,11 +168,12 @@ class Creation:
             self._search.reschedule(-math.inf)
 
     async def find(self, *, patience: float = 0.0, on_its_way: float = 0.0) -> Prediction:
-        """The prediction that was made after all. Raises TryAgain when there is none, OutcomeUnknown.
+        """The prediction that was created after all. Raises TryAgain when there is none, and OutcomeUnknown when it
+        cannot be decided.
 
-        With `patience` (seconds), looks that fail are made again so long, and do not count; and when the account
-        may not be searched at all, that ServiceError is raised. For so many seconds after it was sent, it may still be
-        `on_its_way`.
+        With `patience` (seconds), failed searches are repeated for that long and do not count, and a ServiceError is
+        raised when Replicate refuses the account's token. `on_its_way` is how many seconds after its sending the
+        request may still arrive.
         """
         self.heard.set()
         self._latest = self._since + timedelta(seconds=on_its_way) + 2 * CLOCK_SKEW
@@ -207,10 +209,10 @@ class Creation:
             candidates = [identity for identity in matches if not self._creations.is_known(identity)]
             undecided = bool(candidates) or self._is_unreadable
             if 1 <= len(candidates) <= in_doubt:
-                # The oldest: what was sent later than this may be in doubt, too, and cannot have made it.
+                # The oldest: a later creation may be uncertain, too, and cannot have made it.
                 mine = min(candidates, key=lambda identity: matches[identity] or datetime.now(UTC))
                 self._creations.register_known(mine, self.reference)
-                # How it stands is left to a poll: a list may show less than there is.
+                # Its state is left to a poll, since the list may lag behind.
                 return Prediction(mine, "starting", created_at=matches[mine], age=self._age())
         if undecided:
             raise OutcomeUnknown(
@@ -220,16 +222,16 @@ class Creation:
         raise TryAgain(UpstreamError("Replicate did not take the prediction."))
 
     def _delays(self, arrived_by: float) -> Iterator[float]:
-        """Seconds before each look; the last is not before everything has arrived."""
+        """Seconds before each search. The last comes once the request must have arrived."""
         yield from self._creations.pauses
         while (left := arrived_by - _now()) > 0:
             yield min(_LATER_PAUSE, left)
 
     async def _matches(self, give_up: float) -> Mapping[str, datetime | None] | None:
-        """The predictions that could be its own, and when each was made. None if no look was answered."""
+        """The predictions that could be its own, and when each was created. None if no search was answered."""
         pause, longest = _PAUSES
         while True:
-            asked_for = 0.0
+            least = 0.0
             try:
                 found: dict[str, datetime | None] = {}
                 self._is_unreadable = False
@@ -241,21 +243,21 @@ class Creation:
             except Refusal as refusal:
                 if _now() < give_up and refusal.status in {401, 403}:
                     raise service_error(refusal, self._caller) from None
-                asked_for = seconds_to_wait(refusal) or 0.0
+                least = seconds_to_wait(refusal) or 0.0
             except _TooLong:
                 return None
             except (NotSent, Lost):
                 pass
-            wait = max(pause, asked_for)
+            wait = max(pause, least)
             if _now() + wait >= give_up:
                 return None
             await asyncio.sleep(wait)
             pause = min(2 * pause, longest)
 
     async def _alike_in_doubt(self) -> int:
-        """How many that may own what was just listed are in doubt, this one included unless its result was pushed.
+        """How many uncertain creations may own a prediction just listed; this one counts unless its result was pushed.
 
-        One that begins later owns none of it and need not be awaited, or a stream of them would never end.
+        A creation that begins later owns none of them. It is not awaited, since a stream of such would never end.
         """
         alike = [other for other in self._creations.under_way if other.content == self.content]
         for other in alike:

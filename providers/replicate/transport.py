@@ -72,58 +72,53 @@ class Answer:
             raise Lost("the answer is not JSON") from error
 
 
-class BudgetedTransport:
-    """Sends requests over `connections`, each with a lease."""
+async def send(
+    connections: httpx.AsyncBaseTransport,
+    request: httpx.Request,
+    lease: Lease,
+    *,
+    seconds: float,
+    creates: bool = False,
+    max_answer: int = MAX_ANSWER,
+) -> Answer:
+    """Send one request over `connections` and return its answer, of at most `max_answer` bytes.
 
-    def __init__(self, connections: httpx.AsyncBaseTransport) -> None:
-        self._connections = connections
-
-    async def send(
-        self,
-        request: httpx.Request,
-        lease: Lease,
-        *,
-        seconds: float,
-        creates: bool = False,
-        max_answer: int = MAX_ANSWER,
-    ) -> Answer:
-        """The answer to one request, within `seconds` for all of it and of at most `max_answer` bytes.
-
-        `creates` says that the lease is of an admission. Raises Refusal, NotSent, Lost or TooLarge.
-        """
-        if _creates(request) is not creates:
-            raise RuntimeError(
-                "a creation needs the lease of its admission, and all else one of the other window"
-            )
-        # httpx would time each read and write; here one timeout bounds the whole exchange.
-        request.extensions["timeout"] = {
-            "connect": CONNECT_TIMEOUT,
-            "pool": CONNECT_TIMEOUT,
-            "read": None,
-            "write": None,
-        }
-        lease.sent()
-        try:
-            async with asyncio.timeout(seconds):
-                response = await self._connections.handle_async_request(request)
-                try:
-                    body = await _read(response, max_answer)
-                finally:
-                    await response.aclose()
-        except TimeoutError as error:
-            raise Lost("no answer in time") from error
-        except httpx.HTTPError as error:
-            if not _never_connected(error):
-                raise Lost(str(error)) from error
-            lease.not_sent()
-            raise NotSent(str(error)) from error
-        except aiohttp.ClientError as error:  # what httpx-aiohttp does not translate
+    `seconds` bound the whole exchange. `creates` says that the lease is of an admission. Raises Refusal, NotSent, Lost
+    or TooLarge.
+    """
+    if _creates(request) is not creates:
+        raise RuntimeError(
+            "a creation needs the lease of its admission, and all else one of the other window"
+        )
+    # httpx would time each read and write; here one timeout bounds the whole exchange.
+    request.extensions["timeout"] = {
+        "connect": CONNECT_TIMEOUT,
+        "pool": CONNECT_TIMEOUT,
+        "read": None,
+        "write": None,
+    }
+    lease.sent()
+    try:
+        async with asyncio.timeout(seconds):
+            response = await connections.handle_async_request(request)
+            try:
+                body = await _read(response, max_answer)
+            finally:
+                await response.aclose()
+    except TimeoutError as error:
+        raise Lost("no answer in time") from error
+    except httpx.HTTPError as error:
+        if not _never_connected(error):
             raise Lost(str(error)) from error
-        finally:
-            lease.answered()
-        if response.status_code >= 300:
-            raise Refusal(response.status_code, response.headers, body)
-        return Answer(response.headers, body)
+        lease.not_sent()
+        raise NotSent(str(error)) from error
+    except aiohttp.ClientError as error:  # what httpx-aiohttp does not translate
+        raise Lost(str(error)) from error
+    finally:
+        lease.answered()
+    if response.status_code >= 300:
+        raise Refusal(response.status_code, response.headers, body)
+    return Answer(response.headers, body)
 
 
 def open_connections() -> httpx.AsyncBaseTransport:

@@ -1,6 +1,6 @@
-"""Images that are too large to be sent inline: Replicate's files take them first, and a prediction is given their
-address. Each is sent once for all the generations that share it, and again when the address is about to run out. What
-fails in passing is tried again, and when it fails for good it has for all who share it.
+"""Uploads of images that are too large to be sent inline. Replicate's files take them, and the prediction's input has
+their address. An image is sent once for all generations that share it, and again shortly before its address expires.
+A passing failure is tried again; a final one fails every generation that shares the image.
 
 Files take up to 100 MB and are kept for 24 hours (replicate.com/docs/reference/http#files.create).
 """
@@ -18,21 +18,21 @@ from providers.replicate.errors import seconds_to_wait, service_error
 from providers.replicate.transport import Lost, NotSent, Refusal
 
 GOOD_FOR = 20 * 3600.0
-"""Seconds that an address is used for; it is read when the prediction starts."""
+"""Seconds for which an address is used. A prediction reads it when it starts."""
 
 AT_ONCE = 4
-"""Of one caller, so that slow uploads of one leave room for the others, and all of them for looks and cancels."""
+"""Uploads of one caller at once, so that slow uploads leave room for other callers, for polls and for cancels."""
 
 TRIES = 4
 
 FIRST_PAUSE = 0.5
-"""Seconds, at most, before the second try, if a refusal does not say how long; it doubles."""
+"""The most seconds before the second try, if a refusal does not say how long. It doubles with each try."""
 
 SendFile = Callable[[Caller, Upload], Awaitable[str]]
 
 
 class _Sending:
-    """One image on its way, for all who wait for it. Without any it is given up."""
+    """One upload, shared by all generations that wait for it. It is cancelled when none waits any more."""
 
     def __init__(self, task: asyncio.Task[str]) -> None:
         self.task = task
@@ -52,13 +52,13 @@ class _Sending:
 
     @property
     def is_of_use(self) -> bool:
-        """Failed, it failed for all: they share the image, and the tries."""
+        """Whether to share it. A failed upload is shared too: its tries were for all."""
         is_stale = asyncio.get_running_loop().time() >= self.sent_at + GOOD_FOR
         return not self.task.cancelled() and not self.task.cancelling() and not is_stale
 
 
 class Uploads:
-    """What has been sent ahead. `send_file(caller, upload)` sends a file and returns its address."""
+    """The images uploaded so far. `send_file(caller, upload)` sends a file and returns its address."""
 
     def __init__(self, send_file: SendFile, *, first_pause: float = FIRST_PAUSE) -> None:
         self._send_file = send_file
@@ -67,7 +67,7 @@ class Uploads:
         self._sendings: WeakKeyDictionary[Upload, _Sending] = WeakKeyDictionary()
 
     async def address(self, caller: Caller, upload: Upload) -> str:
-        """Where the image is, sent if it was not yet. An upload belongs to one caller. Raises ServiceError."""
+        """The image's address. Uploads it first if need be. An upload belongs to one caller. Raises ServiceError."""
         sending = self._sendings.get(upload)
         if sending is None or not sending.is_of_use:
             sending = _Sending(asyncio.create_task(self._send(caller, upload)))

@@ -1,6 +1,6 @@
 """The watcher: one schedule for every prediction in flight, so that polling costs little and finds ends soon.
 
-Each prediction has a span of time in which its next poll is wanted (`durations.py`). When the first of these spans
+Each prediction has a span of time in which its next poll is due (`durations.py`). When the first of these spans
 ends, everything whose span has begun is polled together:
 
 - **One request shows a hundred.** An account's predictions can be listed, a hundred a page with their status and
@@ -63,7 +63,7 @@ log = structlog.get_logger("watcher")
 
 
 class PollFailed(Exception):
-    """This poll found out nothing; another may.
+    """The poll learned nothing; a later one may.
 
     `wait` is how long the refusal says to wait, in seconds. With `patience` it is the prediction that fails, and
     not the upstream: after so many seconds of that in a row its watch ends with `error`.
@@ -174,7 +174,7 @@ class Watcher:
         return (watch for watch in everything if watch.id == prediction_id and not watch.over.done())
 
     def _poll_as_usual(self, caller: Caller) -> None:
-        """This account's webhooks do not come."""
+        """Rely on polls alone, since this account's webhooks do not come."""
         if account := self._accounts.get(caller.id):
             for watch in account.watches:
                 watch.schedule(asyncio.get_running_loop().time())
@@ -309,11 +309,11 @@ class Watcher:
                 if prediction := page.predictions.get(watch.id):
                     self._saw(account, watch, prediction, began, by_page=True)
             missing = [watch for watch in poll.watches if watch.id not in page.predictions]
-            told_few = len(poll.watches) - len(missing) < WORTH_A_PAGE
+            shows_few = len(poll.watches) - len(missing) < WORTH_A_PAGE
             for watch in missing:
                 # By its date it should have been there, or else the page was too short for it.
                 watch.alone = page.oldest is None or watch.created_at >= page.oldest
-                watch.pages += _CROWDED_OUT if told_few else 1
+                watch.pages += _CROWDED_OUT if shows_few else 1
                 watch.latest = now()
         self._wake_by(account.next_poll())
 
@@ -325,7 +325,7 @@ class Watcher:
             return
         if not prediction.is_over:
             if by_page and watch.pages >= PAGES_BELIEVED:
-                return  # what is doubted does not put off its own poll
+                return  # a page that is not believed does not put off the prediction's own poll
             watch.alone = watch.created_at is UNDATED
             watch.seen = max(watch.seen, began - watch.since)
             watch.schedule(now)
