@@ -92,8 +92,10 @@ class LoopThread:
         return asyncio.run_coroutine_threadsafe(watched, self._loop)
 
     def run(self, work: Coroutine[Any, Any, T], *, disconnect: socket.socket | None = None) -> T:
-        """Run a coroutine on the loop; returns or raises as it does. Raises ClientDisconnected if it was cancelled."""
-        return result(self.submit(work, disconnect=disconnect))
+        """Run a coroutine on the loop; returns or raises as it does. Raises ClientDisconnected if the peer of the
+        socket `disconnect` closed the connection."""
+        future = self.submit(work, disconnect=disconnect)
+        return result(future) if disconnect else future.result()
 
     def on_disconnect(
         self, connection: socket.socket | None, then: Callable[[], object]

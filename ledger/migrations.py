@@ -25,6 +25,7 @@ STEPS: Final[Sequence[Step]] = (facts_in_columns,)
 _NAME: Final = "name"
 _CACHE: Final = "PRAGMA cache_size = -262144"
 """256 MB while rows are moved: their ids are random, so each row changes another page of the index."""
+_USUAL_CACHE: Final = "PRAGMA cache_size = -2000"
 
 
 class TooNew(Exception):
@@ -57,6 +58,7 @@ def migrate(connection: Connection, steps: Sequence[Step] = STEPS) -> None:
         driver.execute("ROLLBACK")
         raise
     driver.execute("COMMIT")
+    driver.execute(_USUAL_CACHE)
 
 
 def name_of(connection: Connection) -> bytes | None:
