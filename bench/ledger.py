@@ -1,4 +1,5 @@
-"""What the ledger costs: beside the same service with one that writes nothing, and until much work is accepted.
+"""What the ledger costs: beside the same service with one that writes nothing, until much work is accepted, and until
+the ledger of an older version is migrated.
 
 Both services get the same load in short rounds by turns, and their CPU a request is compared round beside round, as in
 `overhead.py`, with its numbers of callers. The ledger's part is all that is done for it: making rows, writing them, and
@@ -6,10 +7,11 @@ waiting for the disk. With one caller that is mostly the waiting: the machine fa
 up costs as much as to write. So each number is told, and what is claimed is the whole.
 """
 
+import sqlite3
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from itertools import chain
 from pathlib import Path
 from statistics import median
@@ -24,6 +26,7 @@ from bench.report import Claim, Section, claimed
 from bench.setting import TOKEN, prompts, service_before, simulated
 from ledger.queries import SqlQueries
 from ledger.sqlite import SqliteLedger
+from tests.ledger_fixture import unpacked
 from tests.process import ROOT, Served, served
 
 CALLERS = (1, 10, 50, 200)
@@ -34,12 +37,18 @@ MOST_ADDED = 0.20
 MOST_SECONDS = 3.0
 """Until 5,000 generations are accepted."""
 
+MIGRATED = 100_000
+MOST_MIGRATION_SECONDS = 5.0
+"""Generations of 0.4.0, and seconds until the service has migrated and opened them."""
+
 _ROUNDS = 5
 
 
 def ledger() -> Section:
-    """Both measures. Takes about a minute and a half."""
-    return claimed("The ledger: what it adds", chain(_added(), _accepted(1, 5000), _accepted(10, 500)))
+    """All measures. Takes about a minute and a half."""
+    return claimed(
+        "The ledger: what it adds", chain(_migrated(), _added(), _accepted(1, 5000), _accepted(10, 500))
+    )
 
 
 def _added() -> Iterator[Claim]:
@@ -101,6 +110,32 @@ def _accepted_by(service: Served, size: int) -> str:
         raise RuntimeError(f"not accepted: {answer.status_code} {answer.text[:200]}")
     accepted: dict[str, Any] = answer.json()
     return str(accepted["id"])
+
+
+def _migrated() -> Iterator[Claim]:
+    """The kept ledger of 0.4.0, its rows many times over, opened by the ledger of this version."""
+    with TemporaryDirectory() as data:
+        path = unpacked(Path(data), 0).directory / "ledger.db"
+        with closing(sqlite3.connect(path)) as connection, connection:
+            columns = [row[1] for row in connection.execute("PRAGMA table_info(generations)")]
+            same = ", ".join(name for name in columns if name not in {"seq", "id"})
+            (rows,) = connection.execute("SELECT count(*) FROM generations").fetchone()
+            for _ in range(1, -(-MIGRATED // rows)):  # random ids, as the service makes them
+                connection.execute(
+                    f"INSERT INTO generations (id, {same}) SELECT 'gen_' || lower(hex(randomblob(16))), {same}"
+                    f" FROM generations WHERE seq <= {rows}"
+                )
+        ledger = SqliteLedger(f"sqlite:///{path}")
+        began = time.perf_counter()
+        ledger.start()
+        seconds = time.perf_counter() - began
+        trouble = ledger.trouble
+        with ledger.engine.connect() as opened:
+            migrated = opened.exec_driver_sql("SELECT count(*) FROM generations").scalar_one()
+        ledger.close()
+    fits = trouble is None and migrated >= MIGRATED and seconds < MOST_MIGRATION_SECONDS
+    what = f"{migrated} generations of 0.4.0 migrated, a copy made before: ready after"
+    yield Claim(what, f"{seconds:.1f} s", f"< {MOST_MIGRATION_SECONDS:g} s", fits)
 
 
 def _on_disk(data: Path, batches: list[str]) -> int:

@@ -245,7 +245,7 @@ def resumed(
 
 
 def _end(client: FlaskClient, target: str, owner: str) -> list[Any]:
-    told = client.get(f"/generations/{target}", headers=headers_of(owner)).json
+    told: dict[str, Any] = client.get(f"/generations/{target}", headers=headers_of(owner)).get_json()
     attempts, error = told["attempts"], told.get("error")
     number = attempts if isinstance(attempts, int) else len(attempts)
     return [told["status"], error and error["code"], number, told["cost_usd"]]
