@@ -88,7 +88,6 @@ class Runtime:
     limits: CallerLimits
     window_logs: ExitStack
     started: float = field(default_factory=time.monotonic)
-    draining: threading.Event = field(default_factory=threading.Event)
 
     @property
     def generations(self) -> GenerationService:
@@ -108,8 +107,9 @@ class Runtime:
     def begin_drain(self, seconds: float, *, then: Callable[[], object] = lambda: None) -> None:
         """Stop accepting work and return at once. `then` is called, in another thread, when all work has ended.
 
-        A second call with fewer seconds cuts the first one short."""
-        self.draining.set()
+        A second call with fewer seconds cuts the first one short. Signal handlers call it, and one may interrupt
+        another at any line."""
+        self.core.supervisor.refuse_work()
         self.loop.submit(self.core.supervisor.drain(seconds)).add_done_callback(lambda _: then())
 
     def close(self) -> None:
@@ -124,7 +124,7 @@ class Runtime:
             self.window_logs.close()
 
     def raise_if_draining(self) -> None:
-        if self.draining.is_set():
+        if self.core.supervisor.is_draining:
             raise ShuttingDown(retry_after=5)
 
     def health(self) -> dict[str, Any]:

@@ -73,7 +73,7 @@ class Supervisor:
         self._batches: dict[str, tuple[asyncio.Task[None], Batch]] = {}
         self._handed_over: dict[str, Work] = {}
         """Work that this process, in its drain, leaves to the next."""
-        self._is_draining = False
+        self.is_draining = False
 
     # ── Accept
 
@@ -183,7 +183,7 @@ class Supervisor:
                 if not work.detached and (abandoned := self.abandon(work)):
                     await finish(asyncio.wait(abandoned))
                 raise
-        if self._is_draining and not work.has_ended:
+        if self.is_draining and not work.has_ended:
             with suppress(LedgerDown):
                 await finish(self._ledger.flush())  # so that the caller can find it
             raise self.shutting_down()
@@ -253,7 +253,7 @@ class Supervisor:
 
     def make_room(self, wanted: int) -> None:
         """Raises QueueFull, LedgerDown or ShuttingDown if so many more generations are not accepted now."""
-        if self._is_draining:
+        if self.is_draining:
             raise ShuttingDown(retry_after=RETRY_AFTER)
         if self._ledger.trouble is not None:
             raise LedgerDown(f"{self._ledger.trouble} Nothing was spent.")
@@ -268,9 +268,14 @@ class Supervisor:
 
     # ── Drain
 
+    def refuse_work(self) -> None:
+        """Accept nothing new from now on. Any thread, and any signal handler: it takes no lock, since one handler may
+        interrupt another."""
+        self.is_draining = True
+
     async def drain(self, seconds: float) -> None:
         """Accept nothing new; leave queued work to the next process, and what still runs after `seconds` as well."""
-        self._is_draining = True
+        self.refuse_work()
         self._gate.close(self.shutting_down)
         for task, generation in list(self._running.values()):
             if generation.state == "queued":  # also those that still upload

@@ -1,6 +1,9 @@
 """The error table: every code is reachable, with its status, its headers and its shape, and nothing is HTML."""
 
+import itertools
 import json
+import sys
+import threading
 from collections import Counter
 
 import pytest
@@ -236,6 +239,38 @@ def test_a_draining_service_answers_503_with_retry_after(app, path):
 
     problem(answer, 503, "shutting_down", retryable=True)
     assert 1 <= int(answer.headers["Retry-After"])
+
+
+def test_a_signal_may_begin_a_drain_at_any_line_of_another_that_begins(app):
+    service = app.extensions["service"]
+
+    def lines_until_interrupted(at):
+        lines = itertools.count(1)
+
+        def trace(*_):
+            if next(lines) == at:
+                sys.settrace(None)
+                service.begin_drain(0)
+            return trace
+
+        sys.settrace(trace)
+        service.begin_drain(0)
+        sys.settrace(None)
+        return next(lines)
+
+    def interrupted_everywhere():
+        at = 1
+        while lines_until_interrupted(at) > at:
+            at += 1
+        reached.append(at)
+
+    reached: list[int] = []
+    thread = threading.Thread(target=interrupted_everywhere, daemon=True)
+    thread.start()
+    thread.join(30)
+
+    assert reached, "one waits for the other for ever"
+    assert reached[0] > 10
 
 
 def test_a_draining_service_still_tells_of_what_it_has(app):
