@@ -43,8 +43,8 @@ class Secret(str):
 
 
 def credentials(**tokens: str) -> Mapping[str, Secret]:
-    """What pays, by the provider's name. Raises ValueError for an empty token, in whose place a provider's client may
-    take one from the environment."""
+    """Payment credentials by provider name. Raises ValueError for an empty token: a provider's client might replace it
+    by one from the environment."""
     if not all(tokens.values()):
         raise ValueError("a token must not be empty")
     return MappingProxyType({provider: Secret(token) for provider, token in tokens.items()})
@@ -52,7 +52,7 @@ def credentials(**tokens: str) -> Mapping[str, Secret]:
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Someone who may spend. `id` tells callers apart and shows no token."""
+    """A caller that may spend. `id` is unique to the caller and reveals no token."""
 
     kind: Literal["admin", "user"]
     id: str

@@ -248,7 +248,7 @@ class Web:
         self._session: aiohttp.ClientSession | None = None
 
     async def post(self, url: URL, content: bytes, headers: Mapping[str, str]) -> Answer:
-        """The answer to one attempt, whatever its status. Raises Unheard. May be cancelled when it takes too long."""
+        """The answer to one attempt, with any status. Raises Unheard. May be cancelled when it takes too long."""
         if self._session is None:
             self._session = outside.session(
                 self._resolver, timeout=aiohttp.ClientTimeout(total=None), reused=False

@@ -110,7 +110,7 @@ class Gate:
     ) -> Lease:
         """Wait for a slot and a place together, in turn with all others.
 
-        `batch` groups what belongs together; without it this is a single call, for which a user waits.
+        `batch` groups the calls of one batch; without it this is a single call, for which a user waits.
         `max_concurrent` bounds the batch below the gate's own limit. Cancelling the wait, even in the very
         tick it was granted, leaves nothing behind.
         """

@@ -27,7 +27,7 @@ _CALL_TIMEOUT: Final = 10.0
 
 
 class ClientDisconnected(Exception):
-    """The client closed the connection, so nobody will read the answer."""
+    """The client closed the connection, so the answer would not be read."""
 
 
 class Pool:
@@ -47,7 +47,7 @@ class Pool:
                 with suppress(asyncio.CancelledError):
                     await asyncio.wait([work])
             if not work.cancelled():
-                work.exception()  # it is told to nobody
+                work.exception()  # retrieved, so that asyncio does not log it
             raise
 
     def start(self, function: Callable[[], object]) -> None:

@@ -98,7 +98,7 @@ class Runtime:
         return self.core.gate
 
     def start(self) -> None:
-        """Begin to serve, with what the ledger has. Returns when it is open, or could not be opened."""
+        """Begin to serve, with the work in the ledger. Returns when it is open, or could not be opened."""
         if self.files:
             self.loop.run(self.files.start())
         self.ledger.start(on_open=self._restore)
@@ -113,7 +113,7 @@ class Runtime:
         self.loop.submit(self.core.supervisor.drain(seconds)).add_done_callback(lambda _: then())
 
     def close(self) -> None:
-        """Interrupt what still runs, and end the loop thread. Twice is no error."""
+        """Interrupt running work, and end the loop thread. Twice is no error."""
         if not self.loop.is_running:
             return
         try:
@@ -168,7 +168,7 @@ class Runtime:
         return self.gate.statistics(), self.others.statistics(), self.core.runner.tally.as_json()
 
     def _restore(self) -> None:
-        """Go on from what earlier processes left in the ledger. In the ledger's thread, once it is open."""
+        """Resume the work of earlier processes. In the ledger's thread, once it is open."""
         simulated = self.settings.REPLICATE_SIMULATE
         state = load_startup_state(
             self.queries,

@@ -1,7 +1,7 @@
 """Recent durations: the one memory behind plans, estimates, the gate's turnover and the watcher's schedule.
 
 It keeps three kinds, because they differ: how long a generation held its slot and fetched its files, how long its
-prediction ran by the provider's clock, and how long any slot was held, whatever the outcome. Only the loop adds to
+prediction ran by the provider's clock, and how long each slot was held, for every outcome. Only the loop adds to
 them. Any thread may read the durations of a model's generations.
 """
 
@@ -76,7 +76,7 @@ class Durations:
         return self._lengths.setdefault(model, Lengths())
 
     def note_slot(self, seconds: float) -> None:
-        """Remember how long a slot was held, whatever the model and the outcome."""
+        """Record how long a slot was held, for every model and outcome."""
         self._slots.append(seconds)
 
     def slots(self) -> tuple[float, ...]:

@@ -45,7 +45,7 @@ class GateSnapshot:
         reserve_places: The same for the places taken of the reserve.
         held: How long slots were held lately, in seconds.
         paused_until: The callers who are paused now.
-        lines: What waits and runs.
+        lines: The waiting and running tickets.
     """
 
     now: float
@@ -73,7 +73,7 @@ class _Admission:
 class Policy:
     """Slots, an exact sliding window, and a fair queue before both.
 
-    Report what happens by its methods, and then call `step`. `interactive_reserve` is the share of the window that
+    Report each event by a method, then call `step`. `interactive_reserve` is the share of the window that
     batches take paced. `durations` learns how long slots are held. The limit of slots, `window` and `queue` are public
     for reading alone.
     """
@@ -97,7 +97,7 @@ class Policy:
         self._durations = durations
         self._set_limits(concurrent_limit, requests_per_minute)
 
-    # ── What happens
+    # ── Inputs
 
     def enqueue(
         self,
@@ -107,7 +107,7 @@ class Policy:
         batch: str | None = None,
         max_concurrent: float | None = None,
     ) -> None:
-        """Let tickets wait, in this order. `batch` groups what belongs together; without it they are single calls.
+        """Let tickets wait, in this order. `batch` groups the tickets of one batch; without it they are single calls.
         `max_concurrent` bounds the batch below the policy's own limit."""
         self.queue.add(tickets, caller, batch, max_concurrent)
 
@@ -193,7 +193,7 @@ class Policy:
         for caller, until in seen.paused_until.items():
             self.queue.pause(caller, until)
 
-    # ── What follows
+    # ── Results
 
     def step(self, now: float) -> Step:
         """Admit all that may go now."""

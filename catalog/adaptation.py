@@ -163,7 +163,7 @@ class Adaptation:
 
     def _take_safety(self, given: Mapping[str, Any]) -> None:
         """Send the value that each setting leads to in this model. If several lead to one parameter, send the most
-        cautious value, whatever the order in which they were given."""
+        cautious value, in any order of the parameters."""
         wishes = [
             (name, *wish) for name in given if name in SAFETY and (wish := self._wish(name, given[name]))
         ]

@@ -39,7 +39,7 @@ JSON_SCHEMA = {
     "|[Dd][Aa][Tt][Aa]:[^,]*;base64,[A-Za-z0-9+/]+={0,2})$",
     "description": "An https URL, or a base64 data: URI of a PNG, JPEG, WebP or GIF image.",
 }
-"""What JSON Schema can say of a reference."""
+"""The JSON Schema of a reference."""
 
 
 class Upload:

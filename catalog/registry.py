@@ -64,7 +64,7 @@ class Registry:
         return self._rules.get(model.name, model.fallbacks)
 
     def references_in(self, params: Mapping[str, Any]) -> list[Any]:
-        """All reference images among parameters, under whatever names they were given."""
+        """All reference images among parameters, under any of their names."""
         values = (params.get(name) for name in self.reference_names)
         return [
             image for value in values if value for image in (value if isinstance(value, list) else [value])

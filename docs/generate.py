@@ -1,4 +1,4 @@
-"""Write what the documents repeat of the code: `make generated`.
+"""Write the parts of the documents that repeat the code: `make generated`.
 
 Settings, models, fallbacks and errors are declared once. `.env.example` and the tables between markers in Markdown
 follow from the declarations; a test compares them.

@@ -20,7 +20,7 @@ class Index:
         return name in self._files
 
     def add(self, file: Stored) -> None:
-        """Add a file as the newest, whatever its date, since clocks may be set back."""
+        """Add a file as the newest. Its date is ignored, since clocks may be set back."""
         self.remove(file.name)
         self._files[file.name] = (file.size, file.modified)
         self.size += file.size

@@ -48,7 +48,7 @@ class Archive:
         return await self._threads.run(partial(self._queries.delivery, work_id))
 
     async def usage(self, period: Period, *, by: Grouping | None) -> tuple[list[Usage], Usage]:
-        """What ended generations made and cost: by group, and in total."""
+        """Outputs and costs of ended generations, by group and in total."""
         rows, [total] = await self._threads.run(
             lambda: (self._queries.usage(period, by=by), self._queries.usage(period, by=None))
         )

@@ -2,7 +2,7 @@
 
 The slot and the place are held from admission to the end of the prediction. Images are uploaded before, outputs are
 fetched after. The record of a submission is on the disk before the request is sent, so after a crash the next process
-knows what to look for.
+can look for the prediction.
 
 Cancelling never leaves a billed prediction running: wait for a pending creation, then cancel its prediction. An
 interruption, when the service stops, leaves everything as it is, and the next process resumes it (`_resume`).
@@ -62,7 +62,7 @@ class AttemptRunner:
         self._push_url = push_url
 
     async def make(self, generation: Generation, step: Step, batch: Batch | None) -> None:
-        """Try this model once, or go on with the attempt that an earlier process had begun. Returns when it made
+        """Try this model once, or resume the attempt of an earlier process. Returns when it made
         something; raises TryAgain or ServiceError."""
         if (begun := generation.last) is not None and begun.is_open:
             await self._resume(generation, begun, batch)
@@ -209,7 +209,7 @@ class AttemptRunner:
         return f"{self._push_url}/webhooks/replicate?{query}"
 
     async def _recovered(self, generation: Generation, attempt: Attempt) -> Prediction:
-        """The prediction of a creation whose answer the process before this one did not get."""
+        """The prediction of a creation whose answer an earlier process did not receive."""
         search = asyncio.create_task(self._recover(generation, attempt))
         try:
             return (await asyncio.shield(search)).prediction
@@ -269,7 +269,7 @@ class AttemptRunner:
         return True
 
     def _hand_over(self, generation: Generation, attempt: Attempt, creation: "asyncio.Task[Created]") -> None:
-        """Record how an answered creation went. The next process finds out what was refused or is unknown."""
+        """Record how an answered creation went. The next process settles refused and unknown creations."""
         try:
             attempt.prediction = creation.result().prediction
         except TryAgain as again:
@@ -283,8 +283,8 @@ class AttemptRunner:
     async def _undone(
         self, generation: Generation, attempt: Attempt, creation: "asyncio.Task[Created]"
     ) -> Prediction:
-        """Cancel what a creation started, once that is known. Returns the prediction if it was made nonetheless, and
-        raises CancelledError if not."""
+        """Cancel the prediction of a creation, once its id is known. Returns the prediction if it succeeded
+        nonetheless; otherwise raises CancelledError."""
         attempt.prediction = undone = await finish(self._undo(generation.caller, attempt, creation))
         if undone is None or not undone.is_made:
             raise asyncio.CancelledError

@@ -33,7 +33,7 @@ class Batch:
     """When it was accepted, as a Unix time."""
     ended_at: float | None = None
     detached: bool = False
-    """It goes on without a waiting caller: the caller can come back for it."""
+    """It continues without a waiting caller, who can fetch it later."""
 
     @property
     def has_ended(self) -> bool:
@@ -98,7 +98,7 @@ class Batch:
 
 
 Work = Generation | Batch
-"""What lives in this process."""
+"""Work held in this process."""
 
 
 def ended_items(batch: Batch) -> list[int]:

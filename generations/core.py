@@ -1,4 +1,4 @@
-"""The part of the service that lives on one event loop, built from a ledger and a provider that are handed in."""
+"""The part of the service that runs on one event loop, built from a given ledger and provider."""
 
 from dataclasses import dataclass
 from typing import Protocol
@@ -33,7 +33,7 @@ class FullProvider(Provider, PushReceiver, CreationRegistry, ProgressSource, Pro
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Core:
-    """The part of the service that lives on the loop."""
+    """The part of the service that runs on the loop."""
 
     gate: Gate
     provider: FullProvider
@@ -48,7 +48,7 @@ class Core:
     push: PushInbox
 
     def begin(self, state: StartupState, *, spent_today: float) -> None:
-        """Go on from what earlier processes left."""
+        """Resume the work of earlier processes."""
         self.gate.count(state.answered_ago)
         self.provider.register_known(state.prediction_ids)
         for each in state.uncertain:
@@ -75,7 +75,7 @@ def assemble(
     outputs: Files | None = None,
     first_backoff: float = FIRST_BACKOFF,
 ) -> Core:
-    """Build the part that lives on the loop. On that loop; starts nothing.
+    """Build the part that runs on the loop. Call it on that loop; it starts nothing.
 
     The ledger is read on `threads`. Forecasts and the results of large batches, which take the processor for a while,
     are made on `cpu`, so that no look-up waits for them."""

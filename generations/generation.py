@@ -1,6 +1,6 @@
 """A generation and its attempts while they are in memory, and the records that the ledger keeps of them.
 
-The loop's clock measures durations; Unix times date what outlives the process.
+The loop's clock measures durations; stored dates are Unix times.
 """
 
 import time
@@ -47,7 +47,7 @@ class Attempt:
 
     @classmethod
     def resumed(cls, record: AttemptRecord, step: Step) -> "Attempt":
-        """The attempt that an earlier process had begun, with what it knew."""
+        """The attempt of an earlier process, as the ledger has it."""
         attempt = cls(step.model, step.input, step.changes)
         attempt.submitted_at, attempt.answered_at = record.submitted_at, record.answered_at
         attempt.fingerprint = record.fingerprint
@@ -68,7 +68,7 @@ class Attempt:
 
     @property
     def cost(self) -> float:
-        """USD. Replicate bills what was made and what was cancelled after it had begun, but no failure. An unknown
+        """USD. Replicate bills finished predictions and those cancelled after their start, but no failure. An unknown
         outcome counts as billed."""
         if self.prediction is None:
             is_unknown = self.unrecoverable or isinstance(self.error, OutcomeUnknown)
@@ -166,12 +166,12 @@ class Generation:
     placeholder: bool = False
     """The only file is a black picture in place of the missing output; a `data:` URI if it could not be kept."""
     detached: bool = False
-    """It goes on without a waiting caller: the caller can come back for it."""
+    """It continues without a waiting caller, who can fetch it later."""
     is_cancelled: bool = False
     """It was cancelled. A run that stops early without this was only interrupted."""
     persisted: bool = False
     reserved: float = 0.0
-    """USD of the budget that are held for it: what it has cost so far and may still cost."""
+    """USD of the budget that are held for it: its cost so far and its possible further cost."""
     progress: float | None = None
     """Per cent, as its model printed it last."""
     listeners: list[Callable[["Generation"], object]] = field(default_factory=list)

@@ -1,4 +1,4 @@
-"""Idempotency keys: the same key and body from the same caller is the same work, whatever happened in between.
+"""Idempotency keys: the same key and body from the same caller is the same work, also after a restart.
 
 The first request with a key claims it. Requests with the same key wait until that one is accepted, even at the same
 instant, and get the same work. The claim is held in memory until the work has ended; the ledger knows the key for a
@@ -96,7 +96,7 @@ class IdempotencyKeys:
             self._claims.pop(place, None)
 
     async def forget_expired(self) -> None:
-        """Delete the keys that are older than they are kept, unless their work goes on. Raises LedgerDown."""
+        """Delete expired keys, unless their work is unfinished. Raises LedgerDown."""
         before = self._clock() - KEPT_FOR
         for record in await self._threads.run(partial(self._queries.expired_keys, before)):
             if (record.caller_id, record.key) not in self._claims:

@@ -9,7 +9,7 @@ request has a fallback, a failure leads to an attempt of another model (`fallbac
 
 Outputs are fetched after the slot is free, and before the result is answered. Every transition is recorded, and the end
 of a generation is on the disk before anyone learns of it. A run that stops early was either cancelled, which is an end,
-or interrupted: then the ledger has how far it came, and the next process goes on.
+or interrupted: then the ledger has its progress, and the next process resumes it.
 """
 
 import asyncio

@@ -21,7 +21,7 @@ class Expected:
 
 
 class PushInbox:
-    """Takes in what Replicate pushes."""
+    """Receives the webhooks of Replicate."""
 
     def __init__(
         self, *, supervisor: Supervisor, archive: Archive, provider: PushReceiver, doors: Doors
@@ -32,8 +32,8 @@ class PushInbox:
         self._doors = doors
 
     async def expect(self, generation_id: str) -> Expected | None:
-        """What to check a message with. None if there is no such generation, or its account cannot be asked for the
-        secret: a message is not even read then, since anyone may send it. Raises LedgerDown and ServiceError."""
+        """The keys to verify a message with. None if there is no such generation, or its account's secret is not
+        available: the message is not read then, since anyone may send one. Raises LedgerDown and ServiceError."""
         work = self._supervisor.find(generation_id) or await self._archive.load(generation_id)
         if work is None or isinstance(work, Batch):
             return None
@@ -44,7 +44,7 @@ class PushInbox:
         return Expected(work if isinstance(work, Generation) else None, secret)
 
     def read(self, headers: Mapping[str, str], body: bytes, expected: Expected) -> PushedResult:
-        """What a message says. Any thread. Raises Untrusted unless its signature holds."""
+        """The prediction in a message. Any thread. Raises Untrusted unless its signature holds."""
         return self._provider.read_push(headers, body, expected.secret)
 
     async def receive(self, expected: Expected, attempt: str, pushed: PushedResult) -> None:

@@ -1,10 +1,10 @@
 """Restores unfinished work from the ledger when the service starts.
 
-The admin's work goes on at once. A user's token is never stored, so a user's work is suspended until its owner comes
-back with the same idempotency key or looks it up, and so brings the token. What is not resumed in time fails as
+The admin's work resumes at once. A user's token is never stored, so a user's work is suspended until its owner comes
+back with the same idempotency key or looks it up, and so brings the token. Work not resumed in time fails as
 `interrupted`; its prediction, if it still ran, has ended by its deadline at Replicate.
 
-Simulated work never goes on as real work, nor real work as simulated.
+Simulated work never resumes as real work, nor real work as simulated.
 """
 
 import time
@@ -37,7 +37,7 @@ SPENT_FOR: Final = 100.0
 
 @dataclass(frozen=True, slots=True)
 class Restored:
-    """Work that goes on, and records of generations that ended now because they cannot."""
+    """Work to resume, and records of generations that ended now because they cannot be resumed."""
 
     generations: Sequence[Generation]
     batches: Sequence[Batch]
@@ -173,10 +173,10 @@ def stored_batch(record: BatchRecord, items: Sequence[GenerationRecord]) -> Batc
 
 @dataclass(frozen=True, slots=True)
 class StartupState:
-    """What earlier processes left in the ledger.
+    """Unfinished work of earlier processes, from the ledger.
 
-    `restored` goes on; `suspended` waits for its owners. `answered_ago` is how many seconds ago the last creations were
-    answered. `prediction_ids` are the latest predictions, `uncertain` the creations among the suspended work that may
+    `restored` is resumed; `suspended` waits for its owners. `answered_ago` has the seconds since the last answered
+    creations. `prediction_ids` are the latest predictions, `uncertain` the creations among the suspended work that may
     have made one. `attached_to` are the ids whose attached files may still be needed. `ended_usd` is the cost of
     `restored.ended`.
     """
@@ -192,7 +192,7 @@ class StartupState:
 
     @property
     def resumed(self) -> int:
-        """The number of generations that go on."""
+        """The number of generations to resume."""
         return len(self.restored.ids) - len(self.restored.batches) - len(self.restored.ended)
 
 

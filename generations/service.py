@@ -1,7 +1,7 @@
-"""The service that every door uses: submit work, find it again, cancel it, follow it, and sum up what it cost.
+"""The service behind every route: submit, get, list, cancel and follow work, and sum up its cost.
 
 All methods are coroutines on the loop. Accepted work is on the disk before its caller learns of it. A caller who comes
-back finds the work in memory, or as the ledger has it; suspended work of theirs goes on then (`suspension.py`).
+back finds the work in memory or in the ledger; suspended work of that caller is resumed then (`suspension.py`).
 """
 
 import asyncio
@@ -36,7 +36,7 @@ _CANCEL_PATIENCE: Final = 10.0
 
 
 class HandedOver(Exception):
-    """The service stops, and the next process goes on with the work. `error` is answered beside the id of the work."""
+    """The service stops, and the next process resumes the work. `error` is answered beside the id of the work."""
 
     def __init__(self, work: Work, error: ShuttingDown) -> None:
         super().__init__(work.id)
@@ -77,7 +77,7 @@ class GenerationService:
         """Accept a submission, and wait for its end for as long as its caller does. Returns the work, which an earlier
         request with the same key may have begun. `on_item_done` is called for each item of a batch as it ends.
 
-        Raises what refuses the submission, and HandedOver if the service stops before the end."""
+        Raises the ServiceError that refuses the submission, and HandedOver if the service stops before the end."""
         with self._counted_as_waiting():
             work = await self._existing(submission)
             if work is None:
@@ -106,7 +106,7 @@ class GenerationService:
     # ── Find, cancel, follow
 
     async def get(self, work_id: str, visitor: Visitor) -> Work | Stored:
-        """A generation or batch. It goes on from now on, even without a waiting caller: this one may come back.
+        """A generation or batch. It continues from now on even without a waiting caller, who may come back.
 
         Raises NotFound if there is none, or the visitor may not see it."""
         work = await self._seen_by(visitor, work_id)
@@ -117,10 +117,10 @@ class GenerationService:
     async def cancel(
         self, work_id: str, visitor: Visitor, *, patience: float = _CANCEL_PATIENCE
     ) -> Work | Stored:
-        """Cancel what runs or queues of it, and wait up to `patience` seconds for its end; returns it as it is then.
+        """Cancel its unfinished generations, and wait up to `patience` seconds for its end; returns it as it is then.
 
         Suspended work is resumed first if its owner cancels, so that its prediction can be cancelled at Replicate. The
-        next process cancels what a stop has handed over. Raises NotFound."""
+        next process cancels work that a stop has handed over. Raises NotFound."""
         work: Work | Stored | None = await self._seen_by(visitor, work_id)
         for _ in range(2):  # again if its owner came back for it between the two looks
             if (running := self._supervisor.find(work_id)) is not None:
@@ -158,7 +158,7 @@ class GenerationService:
         return await self._archive.page(page)
 
     async def usage(self, period: Period, *, by: Grouping | None) -> tuple[list[Usage], Usage]:
-        """What ended generations made and cost: by group, and in total."""
+        """Outputs and costs of ended generations, by group and in total."""
         return await self._archive.usage(period, by=by)
 
     async def subscribe(self, work: Work | Stored, address: str) -> Subscription:
@@ -178,7 +178,7 @@ class GenerationService:
         await self._keys.forget_expired()
 
     async def answered(self) -> None:
-        """After a drain: let everyone who waits be answered. Callers who wait when the loop stops get no answer."""
+        """After a drain: answer every waiting caller. Callers that still wait when the loop stops get no answer."""
         if self._waiting:
             await asyncio.wait(self._waiting, timeout=_LAST_ANSWERS)
 
@@ -247,7 +247,7 @@ class GenerationService:
             )
             if (running := self._supervisor.find(work_id)) is not None:
                 return running
-            if was_resumed:  # but could not go on
+            if was_resumed:  # but could not continue
                 await self._ledger.flush()
             stored = await self._archive.load(work_id)
             if stored is None or stored.has_ended or work_id in self._suspension:

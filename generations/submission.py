@@ -18,7 +18,7 @@ from parsing.shapes import BatchRequest, GenerationRequest
 class Submission:
     """One request of a caller.
 
-    `request_json` is the request as text, for a batch what its items share and then each item; it is parsed again if
+    `request_json` is the request as text, for a batch the shared fields and then each item; it is parsed again if
     the process dies. `wait_seconds` is how long its caller waits for the end: None for as long as it takes, 0 not at
     all. `address` is where the caller reached this service.
     """

@@ -5,8 +5,8 @@ A generation outlives the request that created it. It is accepted and recorded, 
 idempotency key, no webhook, no answer with its id), it is cancelled when the caller stops waiting: a queued one costs
 nothing, a running one is cancelled at Replicate, since an unwanted prediction is billed as well.
 
-Stopping never cancels work. What is queued, and what still runs after the drain, stays in the ledger, and `resume`
-goes on with it at the next start.
+Stopping never cancels work. Queued work, and work that still runs after the drain, stays in the ledger, and `resume`
+continues it at the next start.
 """
 
 import asyncio
@@ -153,7 +153,7 @@ class Supervisor:
             generation.persisted = True
 
     def resume(self, generations: Iterable[Generation], batches: Iterable[Batch] = ()) -> None:
-        """Go on with what an earlier process left, unless it runs here already."""
+        """Resume the work of an earlier process, unless it runs here already."""
         for batch in batches:
             if batch.id not in self._batches:
                 batch.accepted_at = _on_the_loops_clock(batch.born)
@@ -221,7 +221,7 @@ class Supervisor:
         return [task for task, _ in (*self._running.values(), *self._batches.values())]
 
     def cancel(self, work: Work) -> None:
-        """Cancel it, and its predictions. The next process cancels what is handed over to it."""
+        """Cancel it, and its predictions. The next process cancels work handed over to it."""
         for generation in _unfinished(work):
             if not generation.is_cancelled:
                 generation.is_cancelled = True
@@ -274,7 +274,7 @@ class Supervisor:
         self.is_draining = True
 
     async def drain(self, seconds: float) -> None:
-        """Accept nothing new; leave queued work to the next process, and what still runs after `seconds` as well."""
+        """Accept nothing new. Queued work, and work that still runs after `seconds`, is left to the next process."""
         self.refuse_work()
         self._gate.close(self.shutting_down)
         for task, generation in list(self._running.values()):

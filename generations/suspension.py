@@ -22,7 +22,7 @@ from loop_thread import Pool
 
 
 class Suspension:
-    """What is suspended, and how it goes on or ends."""
+    """The suspended work: resumes, cancels and expires it."""
 
     def __init__(
         self,
@@ -63,7 +63,7 @@ class Suspension:
                 self._ledger.upsert(replace(record, suspended_at=time.time()))
 
     async def resume_for(self, work_id: str, owner: Caller) -> bool:
-        """Go on with suspended work of this caller: a generation, or with an item of a batch all of the batch. Returns
+        """Resume suspended work of this caller: a generation, or for an item of a batch all of the batch. Returns
         whether it was suspended."""
         restored = await self._threads.run(partial(self._restored, work_id, owner))
         if restored is None or not restored.ids <= self._held.keys():
@@ -72,21 +72,21 @@ class Suspension:
         return True
 
     def resume(self, restored: Restored) -> None:
-        """Go on with work of an earlier process, and record what cannot go on."""
+        """Resume work of an earlier process, and record the end of work that cannot be resumed."""
         for record in restored.ended:
             self._release(record.id, cost=record.cost_usd)
             self._record_end(record)
         for each in restored.ids:
             self._release(each)
-        self._perhaps_over -= restored.ids  # what runs ends by itself
+        self._perhaps_over -= restored.ids  # a running batch ends by itself
         self._supervisor.resume(restored.generations, restored.batches)
 
     async def cancel(self, work_id: str) -> None:
-        """End what is suspended of it. Raises LedgerDown."""
+        """End its suspended generations. Raises LedgerDown."""
         await self._end(cancelled, partial(self._queries.members, work_id))
 
     async def expire(self, *, before: float) -> None:
-        """End what was suspended before then. Raises LedgerDown."""
+        """End the work suspended before this Unix time. Raises LedgerDown."""
         await self._end(expired, partial(self._queries.suspended, before))
 
     async def _end(
@@ -132,7 +132,7 @@ class Suspension:
             self._supervisor.forget_attachments(record.id)
 
     def _restored(self, work_id: str, owner: Caller) -> Restored | None:
-        """What is to go on if it is the owner's. On a thread of `threads`."""
+        """The work to resume, if it is the owner's. On a thread of `threads`."""
         batch_id = work_id
         if not work_id.startswith("batch_"):
             record = self._queries.generation(work_id)

@@ -19,7 +19,7 @@ Body = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """What is expected of a generation that has not ended: seconds until its end, its place in line (1 is the next)
+    """The forecast of a generation that has not ended: seconds until its end, its place in line (1 is the next)
     while it is queued, and the progress that its model printed, in per cent."""
 
     seconds: float
@@ -39,7 +39,7 @@ def generation(record: GenerationRecord, address: str, *, estimate: Estimate | N
 
 
 def facts(record: GenerationRecord, address: str) -> Body:
-    """What is known of a generation in any state, also beside the error of one that failed."""
+    """The fields of a generation in any state, also beside the error of a failed one."""
     last = record.last_called
     body = {
         "id": record.id,

@@ -14,7 +14,7 @@ Grouping = Literal["model", "caller", "day"]
 
 
 class Source(Protocol):
-    """What changes more often than it has to be written: its record is taken when it is written."""
+    """An object that changes more often than it is written: its record is made at the write."""
 
     @property
     def id(self) -> str: ...
@@ -66,7 +66,7 @@ class Period:
 
 
 class Queries(Protocol):
-    """Call it on any thread; it blocks. What was written a moment ago may be missing. All raise LedgerDown."""
+    """Call it on any thread; it blocks. Unflushed records may be missing. All methods raise LedgerDown."""
 
     def generation(self, generation_id: str) -> GenerationRecord | None: ...
 

@@ -93,7 +93,7 @@ class MemoryLedger:
         for source in self._dirty.values():
             record = source.record()
             place = type(record), MAPPINGS[type(record)].key_of(record)
-            self._pending.pop(place, None)  # so that it comes after what was deleted before it
+            self._pending.pop(place, None)  # so that it comes after the deletions before it
             self._pending[place] = record
         self._dirty.clear()
 

@@ -20,7 +20,7 @@ from ledger.to_version_2 import facts_in_columns
 Step = Callable[[sqlite3.Connection], None]
 
 STEPS: Final[Sequence[Step]] = (facts_in_columns,)
-"""Step *n*, counted from 1, makes a ledger of version *n* one of version *n + 1*. What was released stays as it is."""
+"""Step *n*, counted from 1, makes a ledger of version *n* one of version *n + 1*. A released step is never changed."""
 
 _NAME: Final = "name"
 _CACHE: Final = "PRAGMA cache_size = -262144"

@@ -168,7 +168,7 @@ def _is_unfinished(work_id: ColumnElement[str]) -> ColumnElement[bool]:
 
 
 def _figures() -> Sequence[Any]:
-    """What `GET /usage` counts and sums."""
+    """The counts and sums of `GET /usage`."""
 
     def ended_as(state: str) -> Any:
         return func.coalesce(func.sum(case((_G.state == state, 1), else_=0)), 0)

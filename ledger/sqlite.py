@@ -120,7 +120,7 @@ class SqliteLedger:
         await future
 
     def close(self) -> None:
-        """Write what is pending, if possible, and release the file. On the loop, or after its end. Twice is no
+        """Write pending records, if possible, and release the file. On the loop, or after its end. Twice is no
         error."""
         self._hand_over()
         self._wake.put(False)

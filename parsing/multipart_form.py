@@ -100,7 +100,7 @@ class _Spooled(tempfile.SpooledTemporaryFile[bytes]):
 
 
 class _Counted:
-    """A stream that ends the reading when too much of it is in memory: what was read and did not go into files."""
+    """A stream that stops the parser when the parts outside files use too much memory."""
 
     def __init__(self, stream: IO[bytes], files: list[_Spooled], most_text: int) -> None:
         self._stream = stream

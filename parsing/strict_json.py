@@ -1,7 +1,7 @@
 """JSON read strictly (RFC 8259), because a lenient reader guesses, and the caller pays for the guess.
 
 Python's reader takes NaN, lets the last of two equal keys win and turns 1e999 into infinity. Here each of these, and
-any other text that is not JSON, raises an `InvalidJSON` that says what is wrong and where.
+any other text that is not JSON, raises an `InvalidJSON` that gives the fault and its position.
 """
 
 import json

@@ -231,7 +231,7 @@ class ProgressSource(Protocol):
 
 
 def fingerprint(sent: Mapping[str, Any]) -> str:
-    """A digest that identifies an input in any process: the same whatever the order of its keys, and whether a whole
+    """A digest that identifies an input in any process: the same for any order of its keys, and whether a whole
     number is written 3 or 3.0. Raises RecursionError for an input nested too deep."""
     # Parsed again so that every float is seen, however deep: a provider may return 3 for 3.0.
     alike = json.loads(json.dumps(dict(sent)), parse_float=_number)

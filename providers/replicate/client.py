@@ -56,7 +56,7 @@ class Timeouts:
     create: float = CREATE_TIMEOUT
     poll: float = 10.0
     cancel: float = 4.0
-    """Shorter than a poll's, since what is not cancelled is billed."""
+    """Shorter than a poll's, since a prediction is billed until it is cancelled."""
     upload: float = 300.0
     """For an image of up to 100 MB to be sent."""
 

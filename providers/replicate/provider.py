@@ -1,6 +1,6 @@
 """Replicate as a provider: creations that happen once, watched predictions, cancels and uploads.
 
-- A creation has a timeout and a deadline (`Cancel-After`), so that nothing bills for ever, whatever becomes of us.
+- A creation has a timeout and a deadline (`Cancel-After`), so no prediction bills for ever, even if this service ends.
 - A creation whose answer was lost is searched for before it counts as not made (`reconciliation.py`).
 - A prediction is watched by polls (`watcher.py`); a result that Replicate pushes ends a watch, or a search, at once
   (`push.py`).
@@ -176,7 +176,7 @@ class Replicate(Provider, PushReceiver, CreationRegistry, ProgressSource):
         return read_push(headers, body, secret)
 
     def receive_push(self, reference: str, pushed: PushedResult) -> None:
-        """While its creation is under way, a message concerns this attempt alone, whatever prediction it names."""
+        """During a creation, a message concerns this attempt alone, even if it names another prediction."""
         creation = self._creations.of(reference)
         if creation is not None:
             creation.receive_push(pushed)

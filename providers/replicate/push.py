@@ -49,7 +49,7 @@ Fetch = Callable[[Caller], Awaitable[Secret]]
 
 
 def read_push(headers: Mapping[str, str], body: bytes, secret: str) -> PushedResult:
-    """What a webhook says. Raises Untrusted, and nothing else whatever was sent."""
+    """The prediction in a webhook. Raises Untrusted, and nothing else for any input."""
     if not is_signed(headers, body, secret):
         raise Untrusted("The webhook is not signed by Replicate, or not lately.")
     try:

@@ -11,7 +11,7 @@ ends, everything whose span has begun is polled together:
 - **When polls are scarce, the likeliest come first**, those that show most ended predictions; see `polling.py`.
 - **A failing upstream is not hammered.** An account whose poll failed is tried with one poll at a time, after a growing
   pause, or after the one that a refusal names.
-- **Pushed results save polls.** Where webhooks come (`push.py`), polls are rare: they find what was not pushed, and
+- **Pushed results save polls.** Where webhooks come (`push.py`), polls are rare: they find missing webhooks, and
   accounts whose webhooks do not come.
 
 The official client's own `wait` is never used: it has no deadline and takes any status but `starting` for finished.
@@ -220,7 +220,7 @@ class Watcher:
                         lease.release()
                     if now() - planned_at > _PLAN_GOOD_FOR:
                         break
-        except Exception as error:  # whatever it is, the waits must end with it
+        except Exception as error:  # the waits must end with any error
             for account in self._accounts.values():
                 for watch in account.watches:
                     self._end(watch, error)
@@ -282,7 +282,7 @@ class Watcher:
             elif began - watch.missing_since >= failed.patience:
                 self._end(watch, failed.error)
             self._put_off(poll, failed, began)
-        except Exception as error:  # whatever it is, the waits must end with it
+        except Exception as error:  # the waits must end with any error
             self._end(watch, error)
         else:
             self._is_well(account, began)
