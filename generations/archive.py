@@ -49,10 +49,13 @@ class Archive:
 
     async def usage(self, period: Period, *, by: Grouping | None) -> tuple[list[Usage], Usage]:
         """Outputs and costs of ended generations, by group and in total."""
-        rows, [total] = await self._threads.run(
-            lambda: (self._queries.usage(period, by=by), self._queries.usage(period, by=None))
-        )
-        return list(rows), total
+
+        def read() -> tuple[list[Usage], Usage]:
+            groups = list(self._queries.usage(period, by=by))
+            [total] = groups if by is None else self._queries.usage(period, by=None)
+            return groups, total
+
+        return await self._threads.run(read)
 
     async def result(self, work_id: str) -> bytes | None:
         """The body that a caller's webhook gets; None if there is none (any more). Raises Unheard while the end of the

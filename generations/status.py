@@ -21,6 +21,9 @@ from ledger.records import GenerationRecord, PlanRecord
 from loop_thread import Pool
 from parsing.shapes import BatchRequest
 
+Line = tuple[str, str | None, int]
+"""A place in the queue: the caller, the batch, and how many of both are ahead."""
+
 
 class Status:
     """Describes work as it is now."""
@@ -60,25 +63,24 @@ class Status:
         return PlanRecord(found.strategy, found.seconds, found.cost_usd, found.credits)
 
     def _estimate(self, generation: Generation) -> Estimate:
-        place = self._place(generation) if generation.state == "queued" else None
-        return Estimate(self._seconds(generation), place, generation.progress)
+        line = self._line(generation)  # once for both: the queue may be long
+        place = None if line is None else self._gate.place(*line)
+        return Estimate(self._seconds(generation, line), place, generation.progress)
 
-    def _seconds(self, generation: Generation) -> float:
+    def _seconds(self, generation: Generation, line: Line | None) -> float:
         model = generation.model
         usual = self._gate.durations.usual(model.name, model.usual_seconds)
-        if generation.state == "queued":
+        if line is not None:
             batch = self._supervisor.find_batch(generation)
             bound = batch.max_concurrent if batch else None
-            return usual + self._gate.wait(*self._line(generation), usual=usual, bound=bound)
+            return usual + self._gate.wait(*line, usual=usual, bound=bound)
         return seconds_left(usual, held=generation.last.age if generation.last else 0.0)
 
-    def _place(self, generation: Generation) -> int:
-        return self._gate.place(*self._line(generation))
-
-    def _line(self, generation: Generation) -> tuple[str, str | None, int]:
-        """Its caller, its batch, and how many of both queue ahead of it."""
-        ahead = self._supervisor.queue_position(generation)
-        return generation.caller.id, generation.batch_id, ahead
+    def _line(self, generation: Generation) -> Line | None:
+        """Its caller, its batch, and how many of both queue ahead of it. None if it is not queued."""
+        if generation.state != "queued":
+            return None
+        return generation.caller.id, generation.batch_id, self._supervisor.queue_position(generation)
 
     def _of_batch(self, batch: Batch) -> dict[str, Any]:
         running = [each for each in batch.items if isinstance(each, Generation) and not each.has_ended]
@@ -89,12 +91,12 @@ class Status:
         if not batch.has_ended:
             del body["success"], body["estimated_seconds"]
         if running:
-            queued = [each for each in running if each.state == "queued"]
+            queued = next((each for each in running if each.state == "queued"), None)
             body["estimated_seconds"] = round(
-                max(self._seconds(each) for each in (running[0], running[-1])), 1
+                max(self._seconds(each, self._line(each)) for each in (running[0], running[-1])), 1
             )
-            if queued:
-                body["place"] = self._place(queued[0])
+            if queued is not None and (line := self._line(queued)) is not None:
+                body["place"] = self._gate.place(*line)
         elif not batch.has_ended and (since := _suspended_at(batch)) is not None:
             body["waiting_for_owner_since"] = iso8601(since)
         return body

@@ -185,30 +185,29 @@ def test_saying_twice_that_it_was_answered_or_released_counts_once(open_gate):
 # ── Slot and place together ─────────────────────────────────────────────────────────────────────────
 
 
-def test_who_waits_for_a_slot_holds_no_place(open_gate):
+async def figures_with_three_waiters(gate):
+    waiters = [asyncio.create_task(gate.acquire("bob")) for _ in range(3)]
+    await tick()
+    seen = figures(gate)
+    for waiter in waiters:
+        waiter.cancel()
+    return seen
+
+
+def test_a_waiter_for_a_slot_holds_no_place(open_gate):
     async def story():
         gate = open_gate(concurrent_limit=1, requests_per_minute=10)
         await gate.acquire("ann")
-        waiters = [asyncio.create_task(gate.acquire("bob")) for _ in range(3)]
-        await tick()
-        seen = figures(gate)
-        for waiter in waiters:
-            waiter.cancel()
-        return seen
+        return await figures_with_three_waiters(gate)
 
     assert (1, 1, 3) == run(story())
 
 
-def test_who_waits_for_a_place_holds_no_slot(open_gate):
+def test_a_waiter_for_a_place_holds_no_slot(open_gate):
     async def story():
         gate = open_gate(concurrent_limit=10, requests_per_minute=1)
         await generate_many(gate, 1)
-        waiters = [asyncio.create_task(gate.acquire("bob")) for _ in range(3)]
-        await tick()
-        seen = figures(gate)
-        for waiter in waiters:
-            waiter.cancel()
-        return seen
+        return await figures_with_three_waiters(gate)
 
     assert (0, 1, 3) == run(story())
 
