@@ -66,13 +66,13 @@ class Ask:
     body: Any = None
     prefer: str | None = None
     timed: bool = True
-    """Whether the answer is the same whenever it is asked. Otherwise it is compared without its times."""
+    """Whether the answer is the same at any time. Otherwise it is compared without its times."""
 
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """What was written beside the ledger: when (Unix time), what was asked and answered of it at rest, with and without
-    simulation, by a service without a token of its own, and what became of the unfinished at a service with one."""
+    """The answers beside the ledger: its Unix time, the requests and answers at rest and with simulation by a service
+    without a token of its own, and the ends of unfinished generations at a service with one."""
 
     written_at: int
     at_rest: Sequence[tuple[Ask, Any]]
@@ -170,8 +170,8 @@ def headers_of(who: str) -> dict[str, str]:
     return {"X-Admin-API-Key": ADMIN_KEY} if who == "admin" else {"X-Replicate-API-Key": TOKENS[who]}
 
 
-def asked(client: FlaskClient, ask: Ask, written_at: int) -> Any:
-    """What is answered: the status and the body, its moments counted from the writing."""
+def answer_to(client: FlaskClient, ask: Ask, written_at: int) -> Any:
+    """Send the request. Returns the status and the body, with moments counted from the writing."""
     headers = headers_of(ask.who)
     if ask.key is not None:
         headers["Idempotency-Key"] = ask.key
@@ -204,7 +204,7 @@ def without_added(answer: Any, of_0_4_0: Any, added: frozenset[str] = ADDED) -> 
 
 
 def counted(value: Any, written_at: int) -> Any:
-    """A body with its moments counted from the writing, and without what only the asking decides."""
+    """A body with its moments counted from the writing, and without the values that depend on the request."""
     if isinstance(value, list):
         return [counted(each, written_at) for each in value]
     if isinstance(value, dict):
@@ -223,18 +223,18 @@ def _field(name: str, value: Any, written_at: int) -> Any:
     if name == "day":
         day = datetime.fromisoformat(value).replace(tzinfo=UTC).timestamp()
         return f"day {(day - written_at // _DAY * _DAY) / _DAY:+g}"
-    told = counted(value, written_at)
-    if name == "waiting_for_owner_since" and told.startswith("t+"):
+    result = counted(value, written_at)
+    if name == "waiting_for_owner_since" and result.startswith("t+"):
         return "since it was opened"
-    return told
+    return result
 
 
 def resumed(
     copy: Copy, url: str, unfinished: Mapping[str, str], expected: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
-    """What becomes of unfinished generations, by id with their owners, when the service goes on with them and every
-    owner comes back: state, code of the error, number of attempts, and cost. Waits until that is as `expected`, or
-    without that for as long as anything may change."""
+    """Resume the unfinished generations, given as owners by id, and have every owner come back. Returns each one's end:
+    state, code of the error, number of attempts, and cost. Waits until the ends are as `expected`, or without
+    `expected` for as long as anything may change."""
     with service(copy.directory, url, simulate=False, REPLICATE_CONCURRENT_LIMIT=40) as app:
         client, patience = app.test_client(), time.monotonic() + 40
         while True:
@@ -245,7 +245,7 @@ def resumed(
 
 
 def _end(client: FlaskClient, target: str, owner: str) -> list[Any]:
-    told: dict[str, Any] = client.get(f"/generations/{target}", headers=headers_of(owner)).get_json()
-    attempts, error = told["attempts"], told.get("error")
+    body: dict[str, Any] = client.get(f"/generations/{target}", headers=headers_of(owner)).get_json()
+    attempts, error = body["attempts"], body.get("error")
     number = attempts if isinstance(attempts, int) else len(attempts)
-    return [told["status"], error and error["code"], number, told["cost_usd"]]
+    return [body["status"], error and error["code"], number, body["cost_usd"]]

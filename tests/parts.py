@@ -129,7 +129,7 @@ def core(
     attachments: Attachments | None = None,
     **named,
 ) -> Core:
-    """The inside of the service on the loop of the test; what is not named is as in production, but for the ledger."""
+    """The inside of the service on the loop of the test. All but the ledger is as in production, unless named."""
     ledger = ledger or Notes()
     return assemble(
         settings(**named),
@@ -171,11 +171,11 @@ async def run(inside: Core, request, *, caller: Caller = ADMIN) -> Generation:
     return generation
 
 
-async def run_batch(inside: Core, request, *, caller: Caller = ADMIN, plan=UNPLANNED, tell=None) -> Batch:
-    """How a batch ended; `tell` hears of each item as it ends."""
+async def run_batch(inside: Core, request, *, caller: Caller = ADMIN, plan=UNPLANNED, on_end=None) -> Batch:
+    """Run a batch to its end. `on_end` is called for each item as it ends."""
     batch = inside.supervisor.accept(submission(request, caller, plan=plan))
-    if tell is not None:
-        inside.supervisor.follow(batch, tell)
+    if on_end is not None:
+        inside.supervisor.follow(batch, on_end)
     await inside.supervisor.wait(batch)
     return batch
 

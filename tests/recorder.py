@@ -53,16 +53,16 @@ Send = Callable[[str, str, Mapping[str, str], bytes | None], Answer]
 
 
 class Receiver:
-    """Hears of results."""
+    """Receives webhooks."""
 
     def __init__(self) -> None:
-        self.heard: list[tuple[dict[str, str], bytes]] = []
-        heard = self.heard
+        self.received: list[tuple[dict[str, str], bytes]] = []
+        received = self.received
 
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers["Content-Length"]))
-                heard.append(({name.lower(): value for name, value in self.headers.items()}, body))
+                received.append(({name.lower(): value for name, value in self.headers.items()}, body))
                 self.send_response(204)
                 self.end_headers()
 
@@ -98,18 +98,18 @@ class Recorder:
         time.sleep(step.pause)
         give_up = time.monotonic() + _PATIENCE
         while True:
-            answer = self._asked(step)
-            told = _json(answer)
-            if step.until in {None, told.get("status")} or time.monotonic() > give_up:
+            answer = self._sent(step)
+            body = _json(answer)
+            if step.until in {None, body.get("status")} or time.monotonic() > give_up:
                 break
             time.sleep(0.02)
         if step.keep:
-            self._kept[step.keep] = told.get("id", "none")
-            if told.get("files"):
-                self._kept[f"{step.keep}.file"] = urlsplit(told["files"][0]).path
+            self._kept[step.keep] = body.get("id", "none")
+            if body.get("files"):
+                self._kept[f"{step.keep}.file"] = urlsplit(body["files"][0]).path
         return self._recorded(step, answer)
 
-    def _asked(self, step: Step) -> Answer:
+    def _sent(self, step: Step) -> Answer:
         headers = {**_keys(step.who), **step.headers}
         body: bytes | None = step.data
         if step.form is not None:
@@ -137,14 +137,14 @@ class Recorder:
             "headers": headers | {name: "present" for name in PRESENT if name in answer.headers},
             "body": self._names.body(answer.content, mimetype, exact=exact),
         }
-        if step.heard is not None:
-            until(lambda: len(self._receiver.heard) >= (step.heard or 0))
-            record["heard"] = [self._heard(*each) for each in self._receiver.heard[step.heard - 1 :]]
+        if step.webhooks is not None:
+            until(lambda: len(self._receiver.received) >= (step.webhooks or 0))
+            record["heard"] = [self._webhook(*each) for each in self._receiver.received[step.webhooks - 1 :]]
         return record
 
-    def _heard(self, headers: Mapping[str, str], body: bytes) -> Any:
-        told = {name: self._names.text(value) for name, value in headers.items() if name == "webhook-id"}
-        return [sorted(headers), told, self._names.body(body, headers["content-type"])]
+    def _webhook(self, headers: Mapping[str, str], body: bytes) -> Any:
+        kept = {name: self._names.text(value) for name, value in headers.items() if name == "webhook-id"}
+        return [sorted(headers), kept, self._names.body(body, headers["content-type"])]
 
 
 def _keys(who: str | None) -> dict[str, str]:
@@ -216,7 +216,7 @@ def _over_http(url: str) -> Send:
 
 
 def recorded(scenes: Sequence[Scene] = SCENES) -> dict[str, list[dict[str, Any]]]:
-    """What is answered to every step of every scene."""
+    """The answers to every step of every scene."""
     logging.getLogger("werkzeug").disabled = True
     recording = {}
     for scene in scenes:
@@ -233,7 +233,7 @@ def recorded(scenes: Sequence[Scene] = SCENES) -> dict[str, list[dict[str, Any]]
 
 
 def differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
-    """Where two recordings differ, each with what stands on both sides. Each may name the version it was made of."""
+    """The differences between two recordings, each with both values. The versions in `/health` may differ."""
     one, other = _unversioned(one), _unversioned(other)
     found = []
     for scene in [*one, *(name for name in other if name not in one)]:

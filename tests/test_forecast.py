@@ -291,18 +291,18 @@ def test_a_batch_that_is_alone_takes_exactly_what_is_planned_once_durations_are_
         await asyncio.gather(*(live(gate, admitted, 1, batch="before") for _ in range(spent)))
         await asyncio.sleep(rests)
         wanted = items(*lengths)
-        told = plan(wanted, gate.snapshot(), durations, caller="ann", max_concurrent=bound)
+        planned = plan(wanted, gate.snapshot(), durations, caller="ann", max_concurrent=bound)
         began = asyncio.get_running_loop().time()
         admitted.clear()
         lives = (live(gate, admitted, held, batch="this", max_concurrent=bound) for held in lengths)
         await asyncio.gather(*lives)
-        return told, asyncio.get_running_loop().time() - began, admitted[began] == len(lengths)
+        return planned, asyncio.get_running_loop().time() - began, admitted[began] == len(lengths)
 
-    told, took, started_at_once = run(story())
-    assert pytest.approx(took, abs=1e-6) == told.seconds
-    assert (len(lengths) > places) == (told.strategy == "queue")
-    if told.strategy != "queue" and min(lengths) > 0:  # what takes no time makes room at once
-        assert started_at_once == (told.strategy == "immediate")
+    planned, took, started_at_once = run(story())
+    assert pytest.approx(took, abs=1e-6) == planned.seconds
+    assert (len(lengths) > places) == (planned.strategy == "queue")
+    if planned.strategy != "queue" and min(lengths) > 0:  # what takes no time makes room at once
+        assert started_at_once == (planned.strategy == "immediate")
 
 
 @given(lengths=LENGTHS, slots=SLOTS, places=PLACES, bound=BOUNDS)
@@ -369,11 +369,11 @@ def test_whatever_is_found_a_plan_comes_to_an_end(
         held=held,
     )
 
-    told = seconds(items(*lengths), snapshot, caller=caller, max_concurrent=bound)
-    assert max(lengths) <= told < math.inf
+    planned = seconds(items(*lengths), snapshot, caller=caller, max_concurrent=bound)
+    assert max(lengths) <= planned < math.inf
 
 
-# ── What the gate tells ─────────────────────────────────────────────────────────────────────────────
+# ── The snapshot of the gate ────────────────────────────────────────────────────────────────────────
 
 
 def test_a_gate_that_has_nothing_to_do_says_so():
@@ -383,7 +383,7 @@ def test_a_gate_that_has_nothing_to_do_says_so():
     assert looks(now=0.0, slots=7, rpm=90, reserve=9) == run(story())
 
 
-def test_the_snapshot_tells_of_places_lines_pauses_and_what_was_held():
+def test_the_snapshot_has_places_lines_pauses_and_held_seconds():
     async def story():
         gate = Gate(concurrent_limit=2, requests_per_minute=4, interactive_reserve=0.5)
         first = await gate.acquire("ann")
@@ -449,9 +449,9 @@ def clock() -> float:
 
 
 async def made(service: Parts, models: list[str], *, caller=ADMIN, **fields) -> tuple[Plan, float]:
-    """Run a batch to its end, a picture for each of these models: what it was told, and how long it took."""
+    """Run a batch to its end, a picture for each of these models. Returns its plan, and how long it took."""
     wanted = parse_batch({"requests": [{"model_name": name, "prompt": "a fox"} for name in models], **fields})
-    told = plan(
+    planned = plan(
         [Item(name, 1.0, 0.03, 1) for name in models],
         service.gate.snapshot(),
         service.gate.durations,
@@ -459,9 +459,9 @@ async def made(service: Parts, models: list[str], *, caller=ADMIN, **fields) -> 
         max_concurrent=wanted.max_concurrent,
     )
     began = clock()
-    batch = await run_batch(service.core, wanted, plan=told, caller=caller)
+    batch = await run_batch(service.core, wanted, plan=planned, caller=caller)
     assert [] == [each.error for each in batch.items if not each.succeeded]
-    return told, clock() - began
+    return planned, clock() - began
 
 
 async def told_and_took(

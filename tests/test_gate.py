@@ -83,7 +83,7 @@ def test_statistics_are_frozen():
 
 @pytest.mark.parametrize("ticks", range(6))
 def test_a_waiter_cancelled_in_any_tick_of_its_admission_costs_no_pace(ticks):
-    """A batch goes on by the pace as if the one that left had never come."""
+    """A batch keeps its pace, as if the one that left had never come."""
 
     async def story():
         gate = Gate(concurrent_limit=100, requests_per_minute=8, interactive_reserve=0.25)

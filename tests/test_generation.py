@@ -47,13 +47,13 @@ async def test_a_success_has_its_outputs_whether_they_came_as_text_or_as_a_list(
 
     (made,) = simulator.predictions()
     expected = [made.output] if isinstance(made.output, str) else made.output
-    told = result(ended)
+    body = result(ended)
     assert (True, "succeeded", expected, len(expected), made.id) == (
-        told["success"],
-        told["status"],
-        told["output"],
-        told["count"],
-        told["prediction_id"],
+        body["success"],
+        body["status"],
+        body["output"],
+        body["count"],
+        body["prediction_id"],
     )
 
 
@@ -76,10 +76,10 @@ async def test_each_end_has_its_code_and_is_paid_for_once(simulator):
     async with parts(simulator) as service:
         batch = await service.run_batch(list(CODES))
 
-    told = [batch.item(index, ADDRESS) for index in range(len(CODES))]
-    assert CODES == {each["prompt"]: each.get("error", {}).get("code") for each in told}
-    assert [each["success"] for each in told] == ["output" in each for each in told]
-    assert [1] * len(CODES) == [each["attempts"] for each in told]
+    items = [batch.item(index, ADDRESS) for index in range(len(CODES))]
+    assert CODES == {each["prompt"]: each.get("error", {}).get("code") for each in items}
+    assert [each["success"] for each in items] == ["output" in each for each in items]
+    assert [1] * len(CODES) == [each["attempts"] for each in items]
     assert len(CODES) == simulator.counts().creations_accepted
 
 
@@ -88,8 +88,8 @@ async def test_fewer_outputs_than_asked_for_are_a_success_and_cost_what_there_is
     async with parts(simulator) as service:
         ended = await service.run("[[fewer]]", num_outputs=4)
 
-    told = result(ended)
-    assert (3, 0.075) == (told["count"], told["cost_usd"])
+    body = result(ended)
+    assert (3, 0.075) == (body["count"], body["cost_usd"])
 
 
 @pytest.mark.parametrize(
@@ -394,16 +394,16 @@ async def test_a_batchs_own_bound_holds_within_the_slots(simulator):
 
 @on_a_loop
 async def test_each_item_is_told_of_once_when_it_ends(simulator):
-    told = []
+    ended = []
     async with parts(simulator) as service:
         await run_batch(
             service.core,
             pictures(["one", "[[nsfw]]", "[[slow=0.5]]"]),
-            tell=lambda batch, index: told.append((index, batch.items[index].state)),
+            on_end=lambda batch, index: ended.append((index, batch.items[index].state)),
         )
 
-    assert [(0, "succeeded"), (1, "failed"), (2, "succeeded")] == sorted(told)
-    assert (2, "succeeded") == told[-1]
+    assert [(0, "succeeded"), (1, "failed"), (2, "succeeded")] == sorted(ended)
+    assert (2, "succeeded") == ended[-1]
 
 
 def test_more_than_may_wait_is_refused_whole_and_nothing_of_it_is_sent():

@@ -74,10 +74,10 @@ def test_what_runs_is_watched_to_its_end_and_told_and_is_on_record_afterwards(ap
     until(lambda: simulator.counts().in_flight == 1)
     with locked(tmp_path):
         problem(client.post("/generate", json=PICTURE, headers=ADMIN), 500, "internal", retryable=True)
-        told = answer().get_json()
-        assert (True, "succeeded") == (told["success"], told["status"])
+        body = answer().get_json()
+        assert (True, "succeeded") == (body["success"], body["status"])
 
-    until(lambda: service_of(app).queries.generation(told["id"]).state == "succeeded")
+    until(lambda: service_of(app).queries.generation(body["id"]).state == "succeeded")
 
 
 def test_what_is_queued_waits_until_the_ledger_is_back_and_is_made_once(make_app, simulator, tmp_path):

@@ -1,9 +1,9 @@
 """A ledger that 0.4.0 wrote: every answer about it is the one that 0.4.0 gave.
 
 The ledger is opened three times:
-- At rest, by a service without a token of its own: nothing goes on, and every body can be compared.
+- At rest, by a service without a token of its own: no work runs, and every body can be compared.
 - By a service that simulates. The unfinished work was not simulated, so it ends.
-- By a service that goes on with the unfinished. Its end is compared, since the body depends on when that comes.
+- By a service that resumes the unfinished work. Only the ends are compared: a body depends on when the work ends.
 """
 
 import json
@@ -18,7 +18,7 @@ from tests.ledger_fixture import (
     Ask,
     Copy,
     Kept,
-    asked,
+    answer_to,
     headers_of,
     read_kept,
     resumed,
@@ -42,7 +42,7 @@ def copy(kept: Kept, tmp_path: Path) -> Copy:
 
 
 def differences(client, copy: Copy, answers) -> list[tuple[Ask, object, object]]:
-    found = ((ask, expected, asked(client, ask, copy.written_at)) for ask, expected in answers)
+    found = ((ask, expected, answer_to(client, ask, copy.written_at)) for ask, expected in answers)
     return [
         (ask, expected, actual)
         for ask, expected, actual in found
@@ -55,12 +55,12 @@ def test_every_route_answers_as_0_4_0_did(kept, copy):
         assert [] == differences(app.test_client(), copy, kept.at_rest), IF_ADDED
 
 
-def test_a_service_that_simulates_answers_as_0_4_0_did_of_what_was_not_simulated(kept, copy):
+def test_a_service_that_simulates_answers_as_0_4_0_did_about_real_generations(kept, copy):
     with service(copy.directory, NOWHERE) as app:
         assert [] == differences(app.test_client(), copy, kept.other_world), IF_ADDED
 
 
-def test_what_was_unfinished_ends_as_it_did_with_0_4_0(kept, copy):
+def test_unfinished_generations_end_as_with_0_4_0(kept, copy):
     owners = {target: owner for target, (owner, _) in kept.resumed.items()}
     ends = {target: end for target, (_, end) in kept.resumed.items()}
     with running(Options(prediction_seconds=0.02)) as simulator:
@@ -77,7 +77,7 @@ def test_only_the_listed_fields_that_0_4_0_did_not_have_are_not_compared():
 
 
 @pytest.mark.parametrize(
-    ("written", "told"),
+    ("written", "kept_text"),
     [
         ("C:\\udd", "C:\\udd"),
         ("C:\\udata\\", "C:\\udata\\"),
@@ -89,7 +89,7 @@ def test_only_the_listed_fields_that_0_4_0_did_not_have_are_not_compared():
         ("before\0after", "before\ufffdafter"),
     ],
 )
-def test_only_what_no_column_of_text_can_hold_is_replaced_when_a_ledger_is_migrated(copy, written, told):
+def test_a_migration_replaces_only_characters_that_a_text_column_cannot_hold(copy, written, kept_text):
     with closing(sqlite3.connect(copy.directory / "ledger.db")) as connection, connection:
         failed = connection.execute("SELECT id, facts FROM generations WHERE state = 'failed' LIMIT 1")
         target, text = failed.fetchone()
@@ -98,7 +98,7 @@ def test_only_what_no_column_of_text_can_hold_is_replaced_when_a_ledger_is_migra
         connection.execute("UPDATE generations SET facts = ? WHERE id = ?", (json.dumps(facts), target))
     with service(copy.directory, NOWHERE) as app:
         body = app.test_client().get(f"/generations/{target}", headers=headers_of("admin")).json
-    assert (told, told) == (body["prompt"], body["error"]["detail"])
+    assert (kept_text, kept_text) == (body["prompt"], body["error"]["detail"])
 
 
 def test_the_copy_is_of_the_ledger_that_is_migrated_and_not_of_one_that_was_before(copy):

@@ -1,4 +1,4 @@
-"""An older ledger becomes one of this version: the same as a new one, with a copy of what it was."""
+"""A migrated ledger has the layout of a new one, and a copy of the old ledger is kept beside it."""
 
 import sqlite3
 import stat
@@ -24,7 +24,7 @@ def opened(path) -> str | None:
     return ledger.trouble
 
 
-def asked(path, query: str) -> list:
+def fetched(path, query: str) -> list:
     with closing(sqlite3.connect(path)) as connection:
         return connection.execute(query).fetchall()
 
@@ -32,13 +32,13 @@ def asked(path, query: str) -> list:
 def layout(path) -> dict:
     """Each table's columns with their types and keys, and each index with its columns and condition."""
     tables = [
-        name for (name,) in asked(path, "SELECT name FROM sqlite_master WHERE type = 'table' ORDER BY name")
+        name for (name,) in fetched(path, "SELECT name FROM sqlite_master WHERE type = 'table' ORDER BY name")
     ]
-    columns = {name: asked(path, f"PRAGMA table_info({name})") for name in tables}
+    columns = {name: fetched(path, f"PRAGMA table_info({name})") for name in tables}
     indexes = {
-        (name, unique, partial): asked(path, f"PRAGMA index_info({name})")
+        (name, unique, partial): fetched(path, f"PRAGMA index_info({name})")
         for table in tables
-        for _, name, unique, _, partial in asked(path, f"PRAGMA index_list({table})")
+        for _, name, unique, _, partial in fetched(path, f"PRAGMA index_list({table})")
     }
     return {"columns": columns, "indexes": indexes}
 
@@ -48,18 +48,18 @@ def test_a_migrated_ledger_has_the_tables_of_a_new_one(old, tmp_path):
     assert opened(tmp_path / "new.db") is None
 
     assert layout(tmp_path / "new.db") == layout(old)
-    assert [(2,)] == asked(old, "PRAGMA user_version")
-    assert [("ok",)] == asked(old, "PRAGMA integrity_check")
+    assert [(2,)] == fetched(old, "PRAGMA user_version")
+    assert [("ok",)] == fetched(old, "PRAGMA integrity_check")
 
 
-def test_a_copy_of_the_old_ledger_is_made_once_whole_and_for_nobody_else_to_read(old):
-    before = asked(old, "SELECT * FROM generations ORDER BY seq")
+def test_the_old_ledger_is_copied_once_and_whole_and_only_its_owner_can_read_the_copy(old):
+    before = fetched(old, "SELECT * FROM generations ORDER BY seq")
     opened(old)
     copy = old.with_name("ledger.db.version-1")
     made_at = copy.stat().st_mtime_ns
 
-    assert before == asked(copy, "SELECT * FROM generations ORDER BY seq")
-    assert [(1,)] == asked(copy, "PRAGMA user_version")
+    assert before == fetched(copy, "SELECT * FROM generations ORDER BY seq")
+    assert [(1,)] == fetched(copy, "PRAGMA user_version")
     assert 0o600 == stat.S_IMODE(copy.stat().st_mode)
     opened(old)
     assert made_at == copy.stat().st_mtime_ns
@@ -71,7 +71,7 @@ def test_a_copy_that_a_dying_process_left_unfinished_is_made_anew(old):
 
     assert opened(old) is None
 
-    assert [(1,)] == asked(old.with_name("ledger.db.version-1"), "PRAGMA user_version")
+    assert [(1,)] == fetched(old.with_name("ledger.db.version-1"), "PRAGMA user_version")
 
 
 def test_half_a_surrogate_pair_in_an_old_error_is_replaced(old):
@@ -84,6 +84,6 @@ def test_half_a_surrogate_pair_in_an_old_error_is_replaced(old):
 
     assert opened(old) is None
 
-    assert [("half \ufffd, whole \U0001f600",)] == asked(
+    assert [("half \ufffd, whole \U0001f600",)] == fetched(
         old, "SELECT error_detail FROM generations WHERE seq = 1"
     )

@@ -54,7 +54,7 @@ class AnyHistory(RuleBasedStateMachine):
         return len(self.unanswered) + len(self.running)
 
     def may_go(self) -> set[str]:
-        """The callers of whom tickets wait that nothing but the limits holds back."""
+        """The callers with waiting tickets that only the limits hold back."""
         return {
             name
             for name, caller in self.policy.queue._callers.items()

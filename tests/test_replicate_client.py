@@ -296,7 +296,7 @@ async def test_trap_7_a_token_in_the_environment_is_never_used(simulator, monkey
 
 
 class Recording(httpx.AsyncBaseTransport):
-    """Connections that keep what is sent, and answer with what every endpoint's answer has."""
+    """Connections that keep each request, and give one answer that fits every endpoint."""
 
     def __init__(self) -> None:
         self.sent: list[tuple] = []
@@ -318,14 +318,17 @@ class Named(BytesIO):
 @on_a_loop
 async def test_every_request_is_the_one_that_the_official_client_makes():
     ours, theirs = Recording(), Recording()
-    image, told = b"\x89PNG\r\n\x1a\n" + bytes(1_000), {"prompt": "ü", "numbers": [1, 2.0], "pair": (1, 2)}
+    image, sent_input = (
+        b"\x89PNG\r\n\x1a\n" + bytes(1_000),
+        {"prompt": "ü", "numbers": [1, 2.0], "pair": (1, 2)},
+    )
     hooks = {"webhook": "https://here.test", "webhook_events_filter": ["completed"]}
     async with parts("http://replicate.test/proxy", connections=ours) as service:
         client, others = service.provider._client, service.others
         for webhook in (None, "https://here.test"):
             with await service.gate.acquire("admin") as lease:
                 await client.create_prediction(
-                    ADMIN, "a/b", told, lease=lease, cancel_after=60, webhook=webhook
+                    ADMIN, "a/b", sent_input, lease=lease, cancel_after=60, webhook=webhook
                 )
         for method, *given in (
             (client.get_prediction, "p1"),
@@ -339,8 +342,8 @@ async def test_every_request_is_the_one_that_the_official_client_makes():
 
     official = Client(api_token=SERVER_TOKEN, base_url="http://replicate.test/proxy", transport=theirs)
     for request in (
-        official.models.predictions.async_create("a/b", told),
-        official.models.predictions.async_create("a/b", told, **hooks),
+        official.models.predictions.async_create("a/b", sent_input),
+        official.models.predictions.async_create("a/b", sent_input, **hooks),
         official.predictions.async_get("p1"),
         official.predictions.async_list("/v1/predictions?cursor=a%3D"),
         official.predictions.async_cancel("p1"),

@@ -55,14 +55,14 @@ def refused(sent: dict[str, str], content: bytes, secret: str = SECRET) -> bool:
 
 
 def test_what_replicate_signed_is_read():
-    told = read_push(headers(body()), body(), SECRET)
+    push = read_push(headers(body()), body(), SECRET)
 
     assert ("p1", "succeeded", (Url(OVER["output"][0]),)) == (
-        told.prediction.id,
-        told.prediction.status,
-        told.prediction.outputs,
+        push.prediction.id,
+        push.prediction.status,
+        push.prediction.outputs,
     )
-    assert (MODEL, fingerprint(SENT), OVER["webhook"]) == (told.model, told.content, told.webhook)
+    assert (MODEL, fingerprint(SENT), OVER["webhook"]) == (push.model, push.content, push.webhook)
 
 
 def test_header_names_are_read_in_any_case():
@@ -81,11 +81,11 @@ def test_any_of_several_signatures_is_enough():
 def test_what_a_message_leaves_out_is_not_known():
     content = json.dumps({"id": "p1", "status": "failed"}).encode()
 
-    told = read_push(headers(content), content, SECRET)
-    assert (None, None, None) == (told.model, told.content, told.webhook)
+    push = read_push(headers(content), content, SECRET)
+    assert (None, None, None) == (push.model, push.content, push.webhook)
     odd = body(model=7, input=["a"], webhook={})
-    told = read_push(headers(odd), odd, SECRET)
-    assert (None, None, None) == (told.model, told.content, told.webhook)
+    push = read_push(headers(odd), odd, SECRET)
+    assert (None, None, None) == (push.model, push.content, push.webhook)
 
 
 @pytest.mark.parametrize("name", ["webhook-id", "webhook-timestamp", "webhook-signature"])
@@ -157,10 +157,10 @@ def test_with_a_malformed_secret_nothing_is_believed_and_it_is_not_told(secret):
 )
 def test_what_is_no_prediction_is_not_believed_though_it_is_signed(content):
     try:
-        told = read_push(headers(content), content, SECRET)
+        push = read_push(headers(content), content, SECRET)
     except Untrusted:
         return
-    assert "p1" == told.prediction.id  # as deep as this can still be read
+    assert "p1" == push.prediction.id  # as deep as this can still be read
 
 
 @pytest.mark.parametrize("content", [b"", b"\xff\xfe", b"\x00", "\ud800".encode(errors="surrogatepass")])
@@ -352,13 +352,13 @@ def test_what_was_told_while_the_answer_was_awaited_is_adopted_without_a_look():
 
 
 @pytest.mark.parametrize(
-    "told", [over(model="another/model"), over(model=None), over(sent={"prompt": "a vixen"}), over(sent=None)]
+    "push", [over(model="another/model"), over(model=None), over(sent={"prompt": "a vixen"}), over(sent=None)]
 )
-def test_what_is_of_another_model_or_input_ends_no_search(told):
+def test_what_is_of_another_model_or_input_ends_no_search(push):
     async def story():
         account = Account()
         with account.begin() as creation:
-            creation.receive_push(told)
+            creation.receive_push(push)
             with pytest.raises(TryAgain):
                 await creation.find()
         return account.creations.is_known("p1")
@@ -396,8 +396,8 @@ def test_an_alike_creation_in_doubt_does_not_adopt_what_another_was_told_nor_cou
 
     async def story():
         account = Account("p1", "p2", "p3")
-        with account.begin() as told, account.begin("gen_b.1") as creation:
-            asyncio.get_running_loop().call_at(2, told.receive_push, over("p1"))
+        with account.begin() as other, account.begin("gen_b.1") as creation:
+            asyncio.get_running_loop().call_at(2, other.receive_push, over("p1"))
             with pytest.raises(OutcomeUnknown):
                 await creation.find()
 
@@ -533,22 +533,22 @@ def test_a_lost_answer_that_a_webhook_makes_up_for_costs_no_look():
 
 @asynccontextmanager
 async def receiving(provider, caller=ADMIN):
-    """The address of a receiver that believes as the service does, and what it was told."""
-    told: list[PushedResult] = []
+    """The address of a receiver that verifies as the service does, and the webhooks that it received."""
+    pushes: list[PushedResult] = []
 
     async def serve(reader, writer):
         head = (await reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")
         sent = dict(line.split(": ", 1) for line in head[1:] if line)
         length = next(int(value) for name, value in sent.items() if name.lower() == "content-length")
         content = await reader.readexactly(length)
-        told.append(read_push(sent, content, await provider.webhook_secret(caller)))
-        provider.receive_push(head[0].split(" ")[1].strip("/"), told[-1])
+        pushes.append(read_push(sent, content, await provider.webhook_secret(caller)))
+        provider.receive_push(head[0].split(" ")[1].strip("/"), pushes[-1])
         writer.write(b"HTTP/1.1 204 No Content\r\nConnection: close\r\n\r\n")
         await writer.drain()
         writer.close()
 
     async with listening(serve) as url:
-        yield f"{url}/gen_a.1", told
+        yield f"{url}/gen_a.1", pushes
 
 
 @on_a_loop
@@ -575,11 +575,11 @@ async def test_a_lost_answer_is_adopted_from_the_webhook_over_real_sockets(simul
     simulator.order(on="list", times=100, status=500)
     async with (
         parts(simulator, search_pauses=(5.0,)) as service,
-        receiving(service.provider) as (callback, told),
+        receiving(service.provider) as (callback, pushes),
     ):
         with await service.gate.acquire("admin") as lease:
             created = await creating(service, lease=lease, callback=callback)
-        await until(lambda: told)
+        await until(lambda: pushes)
 
     (made,) = simulator.predictions()
     assert (made.id, tuple(map(Url, made.output)), SERVER_TOKEN) == (

@@ -41,13 +41,16 @@ def test_it_is_told_about_how_long_those_in_line_will_take(slots, is_known):
             await run(inside, a_picture())
         works = accept(inside, 12)
         await inside.supervisor.persist(works[0])
-        told = [standing.of(work, ADDRESS)["estimated_seconds"] for work in works]
-        return told, await took(inside, works)
+        estimates = [standing.of(work, ADDRESS)["estimated_seconds"] for work in works]
+        return estimates, await took(inside, works)
 
-    told, truth = virtual_time.run(story())
-    assert sorted(told) == told
+    estimates, truth = virtual_time.run(story())
+    assert sorted(estimates) == estimates
     usual = truth[0]
-    assert all(abs(one - other) < usual for one, other in zip(told, truth, strict=True)), (told, truth)
+    assert all(abs(one - other) < usual for one, other in zip(estimates, truth, strict=True)), (
+        estimates,
+        truth,
+    )
 
 
 def test_whoever_has_to_wait_for_the_window_is_told_so():
@@ -57,11 +60,11 @@ def test_whoever_has_to_wait_for_the_window_is_told_so():
         await asyncio.sleep(10)
         works += accept(inside, 12)
         await inside.supervisor.persist(works[-1])
-        told = [standing.of(work, ADDRESS)["estimated_seconds"] for work in works[2:]]
-        return told, await took(inside, works[2:])
+        estimates = [standing.of(work, ADDRESS)["estimated_seconds"] for work in works[2:]]
+        return estimates, await took(inside, works[2:])
 
-    told, truth = virtual_time.run(story())
-    assert told == pytest.approx(truth, abs=5)
+    estimates, truth = virtual_time.run(story())
+    assert estimates == pytest.approx(truth, abs=5)
     assert truth[-1] > 170
 
 
@@ -73,8 +76,8 @@ def test_a_batch_that_bounds_itself_is_told_to_take_as_long_as_it_will(bound):
         wanted = pictures(["a"] * 12, max_concurrent=bound)
         batch = inside.supervisor.accept(submission(wanted))
         await inside.supervisor.persist(batch)
-        told = standing.of(batch, ADDRESS)["estimated_seconds"]
-        return told, await took(inside, [batch])
+        estimate = standing.of(batch, ADDRESS)["estimated_seconds"]
+        return estimate, await took(inside, [batch])
 
-    told, (truth,) = virtual_time.run(story())
-    assert abs(told - truth) <= 8, (told, truth)
+    estimate, (truth,) = virtual_time.run(story())
+    assert abs(estimate - truth) <= 8, (estimate, truth)

@@ -21,13 +21,13 @@ async def announced(
     model: str = MODEL,
     webhook: float | None = UNDER_WAY,
 ) -> float:
-    """Wait for it, of which a webhook tells so many seconds after its end, or never. Returns how late it was told."""
+    """Wait for it. Its webhook comes `webhook` seconds after its end, or never. Returns how late the wait ended."""
     prediction = Prediction(made.id, "starting", created_at=made.created_at, is_announced=True)
     if webhook is not None:
         at = made.ends_at + webhook
         asyncio.get_running_loop().call_at(at, lambda: upstream.watcher.receive(made.end))
-    told = await upstream.watcher.wait(caller(account), prediction, model=model)
-    assert made.end == told
+    outcome = await upstream.watcher.wait(caller(account), prediction, model=model)
+    assert made.end == outcome
     return now() - made.ends_at
 
 
@@ -275,15 +275,15 @@ def test_webhooks_teach_how_long_a_model_takes():
 
 def test_an_account_is_found_out_once_however_many_webhooks_it_misses():
     async def story():
-        heard = []
-        announcements = PushTracker(on_silence=lambda who: heard.append((who.id, now())))
+        missed = []
+        announcements = PushTracker(on_silence=lambda who: missed.append((who.id, now())))
         for n in range(3):
             announcements.expect(caller("ann"), f"p{n}")
             await asyncio.sleep(1.0)
         await asyncio.sleep(20.0)
         announcements.expect(caller("ann"), "p3")
         await asyncio.sleep(20.0)
-        return heard
+        return missed
 
     assert [("ann", GRACE)] == run(story())
 

@@ -111,11 +111,11 @@ class Upstream:
     async def watch(
         self, made: Made, *, account: str = "ann", model: str = MODEL, dated: bool = True
     ) -> float:
-        """Wait for it. Returns how long after its end that was told."""
+        """Wait for it. Returns the seconds from its end to the return of the wait."""
         created_at = made.created_at if dated else None
         prediction = Prediction(made.id, "starting", created_at=created_at)
-        told = await self.watcher.wait(caller(account), prediction, model=model)
-        assert made.end == told
+        outcome = await self.watcher.wait(caller(account), prediction, model=model)
+        assert made.end == outcome
         return now() - made.ends_at
 
     async def predict(

@@ -33,7 +33,7 @@ async def tick(times: int = 4) -> None:
 
 
 async def generate(gate, admissions, caller="ann", *, answer=0.0, more=0.0, **how) -> float:
-    """One generation, answered after so many seconds and over after some `more`. Returns what it waited."""
+    """Run one generation: `answer` seconds until its answer, then `more` until its end. Returns its seconds in line."""
     asked_at = now()
     with await gate.acquire(caller, **how) as lease:
         waited = now() - asked_at
@@ -288,13 +288,13 @@ def test_a_reserve_is_from_0_to_below_1(open_gate, share):
 def test_raising_the_slots_admits_at_once(open_gate):
     async def story():
         gate = open_gate(concurrent_limit=1, requests_per_minute=100)
-        lives = asyncio.gather(*(gate.acquire("ann") for _ in range(10)))
+        waiting = asyncio.gather(*(gate.acquire("ann") for _ in range(10)))
         await asyncio.sleep(5)
         gate.configure(concurrent_limit=7)
         await tick()
         assert (7, 7, 3) == figures(gate)
         gate.configure(concurrent_limit=10)
-        await lives
+        await waiting
         return now()
 
     assert 5.0 == run(story())
@@ -566,7 +566,7 @@ def test_close_raises_for_those_who_wait_and_those_who_come_later(open_gate):
     assert (0, 1, 0) == run(story())
 
 
-# ── What it tells ───────────────────────────────────────────────────────────────────────────────────
+# ── Statistics ──────────────────────────────────────────────────────────────────────────────────────
 
 
 def test_statistics_are_right_at_each_instant(open_gate):

@@ -1,5 +1,5 @@
-"""What every ledger promises: what is flushed is read back, the latest record of a key counts, and questions have the
-same answers whatever keeps the records."""
+"""The contract of every ledger: flushed records are read back, the latest record of a key counts, and every
+implementation answers a query alike."""
 
 import asyncio
 import tempfile
@@ -207,7 +207,7 @@ def test_a_ledger_that_cannot_be_written_says_so(opened):
         opened.write(generation("b"))
 
 
-# Every question, asked of all implementations about the same records.
+# Every query, sent to all implementations over the same records.
 
 CALLERS = st.sampled_from(["admin", "user_1"])
 MOMENTS = st.sampled_from([0.0, 1.5, 86_399.0, 86_400.0, 200_000.0])

@@ -145,17 +145,17 @@ async def in_memory() -> AsyncIterator[Subject]:
 def story(request):
     """Runs a story of one provider, in virtual time."""
 
-    def tell(act):
+    def play(act):
         async def whole():
             async with request.param() as subject:
-                told = await act(subject)
+                outcome = await act(subject)
                 await asyncio.sleep(1)  # what a cancelled request does at last
                 assert subject.is_quiet()
-                return told
+                return outcome
 
         return run(whole())
 
-    return tell
+    return play
 
 
 def test_a_creation_is_answered_with_the_id_of_an_unfinished_prediction(story):

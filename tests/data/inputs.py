@@ -1,4 +1,4 @@
-"""What `write_ledger.py` asks for that fails or changes on the way, and who hears of results."""
+"""The requests of `write_ledger.py` that fail or change on the way, and the receiver of its webhooks."""
 
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -33,7 +33,7 @@ FAILING: list[tuple[str, dict[str, Any]]] = [
 
 
 class Receiver:
-    """Hears of results: 204 at `/heard`, 410 at `/gone`, and at `/later` 503 with an hour to wait."""
+    """Receives webhooks: answers 204 at `/heard`, 410 at `/gone`, and 503 at `/later` with an hour to wait."""
 
     def __init__(self) -> None:
         class Handler(BaseHTTPRequestHandler):

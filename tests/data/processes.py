@@ -1,4 +1,4 @@
-"""Processes of the service, one after the other on one directory, and what callers ask of each."""
+"""Processes of the service, one after the other on one directory, and the requests that callers send to each."""
 
 import threading
 from collections.abc import Callable, Iterator
@@ -26,7 +26,7 @@ ASYNC = {"Prefer": "respond-async"}
 
 
 class Processes:
-    """One process after the other, and what is asked of each."""
+    """Starts one process after the other, and sends requests to each."""
 
     def __init__(self, data: Path, simulator: Simulator, receiver: Receiver) -> None:
         self.data = data
@@ -55,8 +55,8 @@ class Processes:
     def make(
         self, who: str, *, model: str = "flux-dev", what: str = "", wait: bool = True, **body: Any
     ) -> str:
-        told = self.post(who, "/generate", {"model_name": model, **body}, **({} if wait else ASYNC))
-        return self.note(what, told["id"])
+        answer = self.post(who, "/generate", {"model_name": model, **body}, **({} if wait else ASYNC))
+        return self.note(what, answer["id"])
 
     def batch(self, who: str, body: Any, *, what: str = "", wait: bool = True) -> str:
         return self.note(what, self.post(who, "/generate-batch", body, **({} if wait else ASYNC))["id"])
@@ -75,8 +75,8 @@ class Processes:
         return target
 
     def state(self, target: str) -> str:
-        told = self.client.get(f"/generations/{target}", headers=headers_of("admin")).json
-        return str(told["status"])
+        answer = self.client.get(f"/generations/{target}", headers=headers_of("admin")).json
+        return str(answer["status"])
 
     def come_to(self, state: str, *targets: str) -> None:
         until(lambda: all(self.state(each) == state for each in targets))

@@ -1,4 +1,4 @@
-"""What is asked of the kept ledger, and the answers of the service at hand: the other half of `write_ledger.py`."""
+"""The requests about the kept ledger, and the answers of the service at hand: the other half of `write_ledger.py`."""
 
 import itertools
 import sqlite3
@@ -9,7 +9,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from simulator import Options, running
-from tests.ledger_fixture import Ask, Kept, asked, resumed, service, unpacked
+from tests.ledger_fixture import Ask, Kept, answer_to, resumed, service, unpacked
 
 Keys = Sequence[tuple[str, str, str, Any, bool]]
 
@@ -28,20 +28,20 @@ def answered(written_at: int, described: Mapping[str, Sequence[str]], keys: Keys
             client = app.test_client()
             at_rest = []
             for ask in _at_rest(rows, described, keys):
-                answer = asked(client, ask, copy.written_at)
+                answer = answer_to(client, ask, copy.written_at)
                 at_rest.append((ask, answer))
                 while "cursor" in ask.path or "limit=" in ask.path:
                     if (following := answer[1].get("next_cursor")) is None:
                         break
                     ask = Ask(ask.who, f"{ask.path.partition('&cursor')[0]}&cursor={following}")
-                    answer = asked(client, ask, copy.written_at)
+                    answer = answer_to(client, ask, copy.written_at)
                     at_rest.append((ask, answer))
     with TemporaryDirectory() as directory:
         copy = unpacked(Path(directory), written_at)
         with service(copy.directory, _NOWHERE) as app:
             client = app.test_client()
             asks = [*_ended_in_the_other_world(rows), *_usages(), *_repeated(keys, "simulated", _WHO)]
-            other_world = [(ask, asked(client, ask, copy.written_at)) for ask in asks]
+            other_world = [(ask, answer_to(client, ask, copy.written_at)) for ask in asks]
     with TemporaryDirectory() as directory:
         copy = unpacked(Path(directory), written_at)
         unfinished = {target: owner for target, owner, state, _ in rows if state in _STATES[:3]}

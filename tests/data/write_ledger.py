@@ -33,7 +33,7 @@ class Writer(Processes):
     """The story of the ledger."""
 
     def ten_days_ago(self) -> None:
-        """Simulated, with files. What it leaves, the next one cannot go on with: it does not simulate."""
+        """Simulated, with files. The next process cannot resume the work that is left: it does not simulate."""
         with self.process(then_pass=2, FILES_TTL=604_800):
             models = self.client.get("/models").json["models"]
             for who in ("admin", "ann", "bob"):
@@ -52,7 +52,7 @@ class Writer(Processes):
         assert self.client.post("/generate-batch", json=body, headers=headers_of("ann")).json["dry_run"]
 
     def eight_days_ago(self) -> None:
-        """Not simulated: every way to fail. What it leaves, the next one gives up."""
+        """Not simulated: every way to fail. The next process gives up the work that is left."""
         with self.process(then_pass=1, simulate=False, REPLICATE_CONCURRENT_LIMIT=8, FILES_TTL=604_800):
             for who, body in FAILING:
                 self.make(who, what="special", **body)
@@ -148,7 +148,7 @@ class Writer(Processes):
         shutil.copytree(self.data / "uploads", self.data / "snapshot.uploads")
 
     def killed(self, *, passed: int = 0) -> None:
-        """The process never ended in order: what it wrote after the snapshot was not written."""
+        """The process was killed: everything that it wrote after the snapshot is lost."""
         for name in ("ledger.db-wal", "ledger.db-shm"):
             (self.data / name).unlink(missing_ok=True)
         (self.data / "snapshot.db").replace(self.data / "ledger.db")
@@ -158,7 +158,7 @@ class Writer(Processes):
             move(self.data / "ledger.db", -passed * DAY)
 
     def seven_days_ago(self) -> None:
-        """Gives up what nobody came back for, once some of it was cancelled by the admin."""
+        """Gives up the work of callers that did not come back, after the admin cancelled some of it."""
         self.call_off()
         with self.process(simulate=False):
             for number in (0, 5, 7):  # running, being created, queued
@@ -217,7 +217,7 @@ class Writer(Processes):
             self.young_keys("simulated")
 
     def today(self) -> None:
-        """Work of everybody's in every state; copied while it works."""
+        """Work of every caller in every state, copied while the process works."""
         self.call_off()
         with self.process(simulate=False, REPLICATE_CONCURRENT_LIMIT=12):
             self.young_keys("real")

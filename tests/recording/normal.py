@@ -15,12 +15,12 @@ _NUMBERS: Final = {
     "queued", "predicting", "total", "actual_seconds", "estimated_seconds", "uptime_seconds", "current_rate_per_minute",
     "paused_seconds", "progress",
 }  # fmt: skip
-"""Fields whose numbers are measured, or follow from what was."""
+"""Fields whose numbers are measured, or follow from measured ones."""
 _MOVING: Final = (
     "status", "place", "prediction_id", "attempts", "counts", "progress", "timing", "estimated_seconds", "cost_usd",
     "actual_cost_usd", "succeeded", "failed", "results",
 )  # fmt: skip
-"""What is told of unfinished work that may move on between the request and its answer."""
+"""Fields of unfinished work, which may change between the request and its answer."""
 _UNFINISHED: Final = ("queued", "submitting", "running")
 
 HEADERS: Final = (

@@ -22,8 +22,8 @@ IMAGE: Final = "https://example.com/a.png"
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One request. `until` is the state it is repeated for until it is answered, `fault` is ordered of the simulator
-    before, `account` is set up there, `heard` waits for so many webhooks."""
+    """One request. It is repeated until its answer has the status `until`. Before it, the simulator gets the order `fault`
+    and the account `account`. After it, the recorder waits until `webhooks` of them have come."""
 
     method: str
     path: str
@@ -36,14 +36,14 @@ class Step:
     until: str | None = None
     fault: Mapping[str, Any] | None = None
     account: Mapping[str, Any] | None = None
-    heard: int | None = None
+    webhooks: int | None = None
     pause: float = 0.0
-    """Seconds before it, in which what is on its way arrives."""
+    """Seconds before it, in which pending webhooks and answers arrive."""
 
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """`kind` is how the service runs: `app` in this process, `draining` as one that was told to stop, `kept` on a copy
+    """`kind` is how the service runs: `app` in this process, `draining` after SIGTERM, `kept` on a copy
     of the ledger of 0.4.0."""
 
     name: str
@@ -211,9 +211,9 @@ BATCH_STEPS = [
 ]  # fmt: skip
 
 HOOK_STEPS = [
-    generate(PICTURE | {"webhook": "{hook}"}, keep="a", heard=1), get("/generations/{a}"),
-    batch(BATCH | {"webhook": "{hook}"}, "admin", keep="b", heard=2), get("/batches/{b}", "admin"),
-    generate(PICTURE | {"webhook": "{hook}", "prompt": "[[fail]]"}, heard=3),
+    generate(PICTURE | {"webhook": "{hook}"}, keep="a", webhooks=1), get("/generations/{a}"),
+    batch(BATCH | {"webhook": "{hook}"}, "admin", keep="b", webhooks=2), get("/batches/{b}", "admin"),
+    generate(PICTURE | {"webhook": "{hook}", "prompt": "[[fail]]"}, webhooks=3),
 ]  # fmt: skip
 
 INBOUND: Final = {"webhook-id": "msg_1", "webhook-timestamp": "1", "webhook-signature": "v1,AAAA"}
