@@ -52,7 +52,7 @@ def answer(service: Runtime, work: Work | Stored, address: str, preference: aske
 
 
 def refusal(handed_over: HandedOver, address: str) -> ShuttingDown:
-    """The error for a caller whose work goes on in the next process, with the id to find it by."""
+    """The error for a caller whose work the next process continues, with the id to find it by."""
     work = handed_over.work
     g.beside_the_error = {"id": work.id} if isinstance(work, Batch) else views.facts(work.record(), address)
     return handed_over.error

@@ -1,6 +1,6 @@
 """The event loop on a thread of its own, and the one bridge to it from every other thread.
 
-Flask's threads run coroutines on it and wait for their results; every asyncio object of the service lives on this one
+Flask's threads run coroutines on it and wait for their results; every asyncio object of the service belongs to this
 loop. Objects made on one loop and used on another are what turns parallel calls into errors.
 
 A caller who disconnects is noticed by the loop, at once and at no cost: it watches the sockets of all who wait.
@@ -136,7 +136,7 @@ class LoopThread:
 
 
 def result(future: concurrent.futures.Future[T]) -> T:
-    """Wait for the work. Raises what it raised, or ClientDisconnected if it was cancelled."""
+    """Wait for the work. Raises its exception, or ClientDisconnected if it was cancelled."""
     try:
         return future.result()
     except concurrent.futures.CancelledError:

@@ -1,4 +1,4 @@
-"""The declared models: what each takes, what it costs, and what a caller may call it.
+"""The declared models, each with its parameters, its price and its aliases.
 
 A model's inputs are one declarative class, with types, ranges, choices and defaults; the list below has what else there
 is to know of it. To add a model, add its class and its entry in the list here.

@@ -1,4 +1,4 @@
-"""The running service: what it is built of, and its start, drain and end. Only this file chooses implementations.
+"""The running service: its parts, start, drain and end. Only this file chooses implementations.
 
 `build` makes the ledger and the provider as the settings say, and the rest (`generations/core.py`) on a loop thread of
 its own. Call it in the process that serves, after any fork.

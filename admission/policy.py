@@ -228,8 +228,8 @@ class Policy:
         return max(slots, own, taken[index] + windows * WINDOW)
 
     def seconds_per_release(self) -> float:
-        """Seconds until one more generation is done while others wait: as the window allows, or as the slots turn over
-        with what was held lately, whichever is slower."""
+        """Seconds until one more generation is done while others wait: by the window, or by recent slot times,
+        whichever is slower."""
         return max(WINDOW / self.window.limit, self._turnover(usual=0.0))
 
     def snapshot(self, now: float) -> GateSnapshot:

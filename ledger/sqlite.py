@@ -1,8 +1,8 @@
 """The ledger on SQLite: a record survives this process and a power cut, and nothing is sent before it is written.
 
-One thread writes. A caller hands in a whole record, or marks its source as changed, and goes on; `flush` waits for the
-disk. Records that arrive during one transaction form the next one, and a later record replaces an earlier one with the
-same key, so a burst costs one wait for the disk (`synchronous=FULL`), not a thousand.
+One thread writes. A caller hands in a whole record, or marks its source as changed, and continues; `flush` waits for
+the disk. Records that arrive during one transaction form the next one, and a later record replaces an earlier one with
+the same key, so a burst costs one wait for the disk (`synchronous=FULL`), not a thousand.
 
 A write that fails (a full disk, a locked, broken or missing file) is kept and retried each second, and `flush` raises
 `LedgerDown` meanwhile. A fact that has happened is never dropped; work that has not begun must not begin.

@@ -96,7 +96,7 @@ def check_webhook(url: Any, context: ParseContext, problems: list[Problem]) -> N
 def _read_for_one(
     model: Model, given: Mapping[str, Any], registry: Registry, problems: list[Problem]
 ) -> dict[str, Any]:
-    """The model's own parameters. What it does not take but another does is a problem that names the other."""
+    """The model's own parameters. A parameter of another model is a problem that names that model."""
     problems += [
         Problem(name, "is for POST /generate-batch", given[name]) for name in given if name in _BATCH_ONLY
     ]

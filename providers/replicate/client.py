@@ -198,7 +198,7 @@ def is_signed(headers: Mapping[str, str], body: bytes, secret: str) -> bool:
             secret=WebhookSigningSecret(key=str(secret)),
             tolerance=SIGNATURE_TOLERANCE,
         )
-    except ValueError:  # every way in which it fails; what it says of a malformed secret is the secret
+    except ValueError:  # every failure; the text of one for a malformed secret has the secret in it
         return False
     return True
 

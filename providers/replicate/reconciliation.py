@@ -7,7 +7,7 @@ matches:
 - At most as many as there are uncertain creations: each of these adopts one. Identical requests make identical
   predictions, so it does not matter which is whose.
 - None: the request never arrived and may be sent again. If the process that sent it has died, the request may still be
-  on its way, so the search goes on until that process would have stopped waiting for the answer.
+  on its way, so the search continues until that process would have stopped waiting for the answer.
 - More than there are uncertain creations, or the last search failed, or Replicate has deleted the input of a prediction
   from that time (it does so after an hour): the outcome is unknown. The caller gets an error, and nothing is retried.
 
