@@ -10,8 +10,9 @@ from dataclasses import fields
 from operator import attrgetter, itemgetter
 from typing import Any, Final, Generic, TypeVar, cast
 
-from sqlalchemy import JSON, Boolean, Column, Float, Index, Integer, LargeBinary, MetaData, Table, Text
+from sqlalchemy import Boolean, Column, Float, Index, Integer, LargeBinary, MetaData, Table, Text
 from sqlalchemy.dialects import sqlite
+from sqlalchemy.types import UserDefinedType
 
 from ledger.records import (
     AttemptRecord,
@@ -31,6 +32,19 @@ Row = Sequence[Any]
 
 METADATA: Final = MetaData()
 
+
+class JsonList(UserDefinedType[tuple[Any, ...]]):
+    """A JSON list, read as a tuple. Most lists are empty, and those are read without a parser."""
+
+    cache_ok = True
+
+    def get_col_spec(self, **_: Any) -> str:
+        return "JSON"
+
+    def result_processor(self, _dialect: Any, _type: Any) -> Callable[[str | None], tuple[Any, ...] | None]:
+        return lambda text: () if text == "[]" else None if text is None else tuple(json.loads(text))
+
+
 META: Final = Table(
     "meta", METADATA, Column("name", Text, primary_key=True), Column("value", LargeBinary, nullable=False)
 )
@@ -42,7 +56,7 @@ def _failure() -> Iterator[Column[Any]]:
     yield Column("error_code", Text)
     yield Column("error_detail", Text)
     yield Column("error_retryable", Boolean)
-    yield Column("error_problems", JSON)
+    yield Column("error_problems", JsonList)
 
 
 GENERATIONS: Final = Table(
@@ -71,8 +85,8 @@ GENERATIONS: Final = Table(
     Column("queued_seconds", Float, nullable=False),
     Column("predicting_seconds", Float, nullable=False),
     Column("total_seconds", Float, nullable=False),
-    Column("outputs", JSON, nullable=False),
-    Column("files", JSON, nullable=False),
+    Column("outputs", JsonList, nullable=False),
+    Column("files", JsonList, nullable=False),
     Column("files_error", Text),
     Column("placeholder", Boolean, nullable=False),
     *_failure(),
@@ -97,7 +111,7 @@ ATTEMPTS: Final = Table(
     Column("model", Text, nullable=False),
     Column("prediction_id", Text),
     *_failure(),
-    Column("changes", JSON, nullable=False),
+    Column("changes", JsonList, nullable=False),
     Column("cost_usd", Float, nullable=False),
     Column("open", Boolean, nullable=False),
     Column("submitted_at", Float),
@@ -170,11 +184,10 @@ class RowMapping(Generic[R]):
     def __init__(self, record: type[R], table: Table, *key: str) -> None:
         self.table = table
         self._record = record
-        self._readers = [
-            (field.name, _reader(table, field.name))
-            for field in fields(record)
-            if field.name != "attempts" or "attempts" in table.c
-        ]
+        names = [field.name for field in fields(record)]
+        self._plain = [name for name in names if name in table.c]
+        self._read = itemgetter(*(table.c.keys().index(name) for name in self._plain))
+        self._nested = [(name, _nested_reader(table, name)) for name in names if name in _NESTED]
         insert = sqlite.insert(table)
         changing = [column.name for column in table.c if column.name not in {*key, *_NEVER_CHANGES}]
         compiled = insert.on_conflict_do_update(
@@ -201,7 +214,8 @@ class RowMapping(Generic[R]):
 
     def read(self, row: Row, **more: Any) -> R:
         """The record of a row of the whole table, as SQLAlchemy reads it; `more` are fields that are not in it."""
-        return self._record(**{name: get(row) for name, get in self._readers}, **more)
+        more |= {name: read(row) for name, read in self._nested}
+        return self._record(**dict(zip(self._plain, self._read(row), strict=True)), **more)
 
 
 def _outer(column: Column[Any]) -> str | None:
@@ -211,7 +225,7 @@ def _outer(column: Column[Any]) -> str | None:
 
 
 def _is_encoded(column: Column[Any]) -> bool:
-    return _outer(column) is not None or isinstance(column.type, JSON)
+    return _outer(column) is not None or isinstance(column.type, JsonList)
 
 
 def _encoder(column: Column[Any]) -> Callable[[Any], Any]:
@@ -228,22 +242,16 @@ def _as_json(value: Any) -> Any:
     return value
 
 
-def _reader(table: Table, name: str) -> Callable[[Row], Any]:
-    """Made once for each field, since a large batch has hundreds of thousands of them to read."""
-    if (nested := _NESTED.get(name)) is not None:
-        parts = [_reader(table, f"{name}_{field.name}") for field in fields(nested)]
+def _nested_reader(table: Table, name: str) -> Callable[[Row], Any]:
+    nested = _NESTED[name]
+    read = itemgetter(*(table.c.keys().index(f"{name}_{field.name}") for field in fields(nested)))
 
-        def read(row: Row) -> Any:
-            inner = [get(row) for get in parts]
-            return None if all(value is None for value in inner) else nested(*inner)
+    def read_nested(row: Row) -> Any:
+        values = read(row)
+        # The first field of a record is never NULL, so its column says whether there is one.
+        return None if values[0] is None else nested(*values)
 
-        return read
-    get = itemgetter(table.c.keys().index(name))
-    return (lambda row: _as_tuple(get(row))) if isinstance(table.c[name].type, JSON) else get
-
-
-def _as_tuple(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
+    return read_nested
 
 
 MAPPINGS: Final[Mapping[type[Record], RowMapping[Any]]] = {
