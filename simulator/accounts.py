@@ -9,6 +9,7 @@ Refused requests take no place in the window. They do count as *arrivals*, whose
 what `Counts` reports.
 """
 
+import hashlib
 from collections import OrderedDict, deque
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -74,7 +75,8 @@ class Window:
 class Account:
     """One token: its limits, its credit, and how densely its requests arrived."""
 
-    def __init__(self, options: Options) -> None:
+    def __init__(self, options: Options, *, username: str = "simulated") -> None:
+        self.username = username
         self.rejected = False
         self.credit: Credit = "ok"
         self.creations_per_minute = options.creations_per_minute
@@ -142,7 +144,8 @@ class Accounts:
         """The account of `token`, opened on first sight."""
         account = self._by_token.get(token)
         if account is None:
-            account = self._by_token[token] = Account(self._options)
+            username = f"simulated-{hashlib.sha256(token.encode()).hexdigest()[:8]}"
+            account = self._by_token[token] = Account(self._options, username=username)
             if len(self._by_token) > _REMEMBERED_ACCOUNTS:
                 self._by_token.popitem(last=False)
         else:
@@ -154,8 +157,9 @@ class Accounts:
 
         Args:
             token: Whose account.
-            changes: `reject` (bool), `credit` ("ok", "low" or "empty"), `creations_per_minute`,
-                `others_per_minute` and `burst` (whole numbers of at least 1; `burst` may be None).
+            changes: `reject` (bool), `credit` ("ok", "low" or "empty"), `username` (a text; two tokens may have
+                the same), `creations_per_minute`, `others_per_minute` and `burst` (whole numbers of at least 1;
+                `burst` may be None).
 
         Raises:
             ValueError: If a change is unknown or makes no sense; then nothing is changed.
@@ -176,6 +180,9 @@ def _check_change(name: str, value: object) -> None:
         case "credit":
             if value not in ("ok", "low", "empty"):
                 raise ValueError(f'credit must be "ok", "low" or "empty", got {value!r}')
+        case "username":
+            if not isinstance(value, str) or not value:
+                raise ValueError(f"username must be a text, got {value!r}")
         case "creations_per_minute" | "others_per_minute" | "burst":
             if name == "burst" and value is None:
                 return

@@ -95,9 +95,9 @@ class Api:
             raise refusals.not_found()
         return Answer(facts)
 
-    async def account(self, _request: web.Request) -> Answer:
+    async def account(self, request: web.Request) -> Answer:
         """`GET /v1/account`"""
-        name = "simulated"
+        name = self._world.accounts.of(request[TOKEN]).username
         return Answer({"type": "organization", "username": name, "name": "Simulated", "github_url": None})
 
     async def secret(self, request: web.Request) -> Answer:

@@ -86,7 +86,7 @@ class Simulator:
 
         Args:
             token: Whose account.
-            changes: `reject` (bool), `credit` ("ok", "low" or "empty"), `creations_per_minute`,
+            changes: `reject` (bool), `credit` ("ok", "low" or "empty"), `username`, `creations_per_minute`,
                 `others_per_minute`, `burst`.
 
         Raises:

@@ -18,7 +18,7 @@ from virtual_time import run
 from auth import Caller, credentials
 from catalog.references import Upload
 from providers import Url
-from providers.replicate.answers import read_prediction
+from providers.replicate.answers import Account, read_prediction
 from providers.replicate.client import CLIENTS_KEPT, NoDirectRequests, cancel_after_header
 from providers.replicate.polling import UNDATED
 from providers.replicate.transport import Lost, Refusal
@@ -339,6 +339,7 @@ async def test_every_request_is_the_one_that_the_official_client_makes():
                 await method(ADMIN, *given, lease=lease)
         await client.create_file(ADMIN, Upload(BytesIO(image)))
         await client.default_webhook_secret(ADMIN)
+        await client.account(ADMIN)
 
     official = Client(api_token=SERVER_TOKEN, base_url="http://replicate.test/proxy", transport=theirs)
     for request in (
@@ -349,11 +350,12 @@ async def test_every_request_is_the_one_that_the_official_client_makes():
         official.predictions.async_cancel("p1"),
         official.files.async_create(Named(image), content_type="image/png"),
         official.webhooks.default.async_secret(),
+        official.accounts.async_current(),
     ):
         with suppress(ValueError):  # by which it reads the answer
             await request
 
-    assert 7 == len(theirs.sent)
+    assert 8 == len(theirs.sent)
     assert theirs.sent == ours.sent
 
 
@@ -569,3 +571,51 @@ async def test_an_adopted_prediction_is_watched_from_its_id_alone(simulator):
 
     (made,) = simulator.predictions()
     assert (made.id, SERVER_TOKEN) == (created.prediction.id, made.token)
+
+
+# What Replicate says of a token.
+
+
+@on_a_loop
+async def test_an_account_is_known_by_its_name_when_its_token_is_accepted(simulator):
+    simulator.account(USER.credentials["replicate"], username="ann")
+    async with parts(simulator) as service:
+        account = await service.provider._client.account(USER)
+
+    assert Account("accepted", "ann") == account
+
+
+@pytest.mark.parametrize(
+    ("fault", "standing"),
+    [
+        ({"status": 401}, "refused"),
+        ({"status": 403}, "forbidden"),
+        ({"status": 401, "body": "<html>Blocked</html>"}, "unknown"),
+        ({"status": 403, "body": ["no"]}, "unknown"),
+        ({"status": 402}, "unknown"),
+        ({"status": 429}, "unknown"),
+        ({"status": 500}, "unknown"),
+        ({"reset": "before"}, "unknown"),
+        ({"garbage": True}, "unknown"),
+        ({"truncate": True}, "unknown"),
+        ({"set": {"username": 7}}, "accepted"),
+        ({"set": {"username": "a\r\nb"}}, "accepted"),
+    ],
+)
+@on_a_loop
+async def test_a_token_is_refused_only_by_a_document_of_replicates(simulator, fault, standing):
+    simulator.order(on="account", **fault)
+    async with parts(simulator) as service:
+        account = await service.provider._client.account(USER)
+
+    assert Account(standing) == account
+
+
+def test_an_account_that_is_not_told_in_five_seconds_is_unknown():
+    async def story():
+        async with replicate(Options()) as (service, world):
+            world.faults.order(on="account", hang=60)
+            account = await service.provider._client.account(USER)
+            return account, asyncio.get_running_loop().time()
+
+    assert (Account("unknown"), 5.0) == run(story())

@@ -7,17 +7,18 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Literal
 
 from auth import Secret
 from errors import UpstreamError
 from providers import Output, Prediction, Text, Url
 from providers.replicate.errors import LONGEST_WAIT, cause_of
-from providers.replicate.transport import Lost
+from providers.replicate.transport import Lost, Refusal
 
 _LOGS_READ = 2_000
 """Characters read from the end of the logs, which may be long and are read at every poll."""
 
+_USERNAME = re.compile(r"[!-~]{1,200}")
 _URL = re.compile(r"(https?|data):", re.IGNORECASE)
 _PER_CENT = re.compile(r"(?<![0-9.])([0-9]{1,3}(?:\.[0-9]{1,9})?)%")
 
@@ -29,6 +30,15 @@ class Page:
 
     predictions: Mapping[str, Prediction]
     oldest: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """What Replicate says of a token. `refused` is a 401 and `forbidden` a 403 of Replicate's own; `unknown` is no
+    answer, or one that says neither. `username` is the account's, if the token is accepted and the answer has one."""
+
+    standing: Literal["accepted", "refused", "forbidden", "unknown"]
+    username: str | None = None
 
 
 def read_prediction(answer: Any) -> Prediction:
@@ -85,6 +95,22 @@ def read_file_address(answer: Any) -> str:
     if not isinstance(address, str) or not address:
         raise Lost("the answer is no file")
     return address
+
+
+def read_account(answer: Any) -> Account:
+    """The account of an accepted token. Unknown if the answer is none of Replicate's."""
+    if not isinstance(answer, dict):
+        return Account("unknown")
+    username = answer.get("username")
+    is_name = isinstance(username, str) and _USERNAME.fullmatch(username)
+    return Account("accepted", username if is_name else None)
+
+
+def refused_account(refusal: Refusal) -> Account:
+    """What a refused request for the account says of the token."""
+    if refusal.is_replicates and refusal.status in {401, 403}:
+        return Account("refused" if refusal.status == 401 else "forbidden")
+    return Account("unknown")
 
 
 def read_secret(answer: Any) -> Secret:

@@ -10,10 +10,11 @@ One client serves a token, in a bounded cache, and holds no connection. A token 
 clients share no headers: the client writes its Authorization header into the dict that it is given.
 
 A creation uses the lease of its admission. Any other request uses the lease it is given, or else takes one of the
-window `others`. Every method raises Refusal, NotSent, Lost or TooLarge.
+window `others`. Every method but `account` raises Refusal, NotSent, Lost or TooLarge.
 Facts of the API: replicate.com/docs/reference/http. Facts of the client: its source at 1.0.7.
 """
 
+import asyncio
 import math
 from collections.abc import Mapping
 from contextlib import nullcontext
@@ -30,8 +31,16 @@ from catalog.references import Upload
 from concurrency import Gate, Lease
 from providers import Created, Prediction
 from providers.replicate import token_of
-from providers.replicate.answers import exhausted_for, read_file_address, read_prediction, read_secret
-from providers.replicate.transport import MAX_ANSWER, Answer, Lost, open_connections, send
+from providers.replicate.answers import (
+    Account,
+    exhausted_for,
+    read_account,
+    read_file_address,
+    read_prediction,
+    read_secret,
+    refused_account,
+)
+from providers.replicate.transport import MAX_ANSWER, Answer, Lost, NotSent, Refusal, open_connections, send
 
 LONGEST_DEADLINE: Final = 1800
 """Seconds. Replicate ends every prediction after 30 minutes."""
@@ -59,6 +68,8 @@ class Timeouts:
     """Shorter than a poll's, since a prediction is billed until it is cancelled."""
     upload: float = 300.0
     """For an image of up to 100 MB to be sent."""
+    account: float = 5.0
+    """With the wait for a place in the window, since a caller waits for it."""
 
 
 class NoDirectRequests(httpx.AsyncBaseTransport):
@@ -155,6 +166,17 @@ class ReplicateClient:
     async def default_webhook_secret(self, caller: Caller) -> Secret:
         """What the account's webhooks are signed with. Raises UpstreamError if the answer has none."""
         return read_secret(await self._get(caller, "/v1/webhooks/default/secret", max_answer=MAX_POLL))
+
+    async def account(self, caller: Caller) -> Account:
+        """What Replicate says of the caller's token (`GET /v1/account`). Does not raise: without an answer in time, or
+        with one that says neither, it is unknown."""
+        try:
+            async with asyncio.timeout(self._timeouts.account):
+                return read_account(await self._get(caller, "/v1/account", max_answer=MAX_POLL))
+        except Refusal as refusal:
+            return refused_account(refusal)
+        except (TimeoutError, NotSent, Lost):
+            return Account("unknown")
 
     async def aclose(self) -> None:
         """Close every connection."""

@@ -56,6 +56,13 @@ class Refusal(Exception):
             return {}
         return document if isinstance(document, dict) else {}
 
+    @property
+    def is_replicates(self) -> bool:
+        """Whether the body is an error document of Replicate's, and not the page of something in between, such as a
+        firewall."""
+        document = self.json()
+        return isinstance(document.get("detail"), str) or isinstance(document.get("title"), str)
+
 
 @dataclass(frozen=True, slots=True)
 class Answer:

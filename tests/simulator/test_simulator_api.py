@@ -152,6 +152,18 @@ def test_a_rejected_account_is_refused(sim: Simulator, caller):
     assert caller.get("/v1/account").status_code == 200
 
 
+def test_each_token_has_an_account_of_its_own_unless_two_are_given_one_name(sim: Simulator, callers):
+    def names():
+        return [callers(token).get("/v1/account").json()["username"] for token in ("r8_a", "r8_a", "r8_b")]
+
+    first, again, other = names()
+    sim.account("r8_a", username="one")
+    sim.account("r8_b", username="one")
+
+    assert first == again != other
+    assert ["one"] * 3 == names()
+
+
 def test_empty_credit_buys_no_prediction(sim: Simulator, caller):
     sim.account("r8_tester", credit="empty")
     answer = caller.create()
