@@ -158,6 +158,14 @@ class Gate:
         self._policy.pause(caller, _now() + seconds)
         self._admit_soon()
 
+    def slow_down(self, caller: str) -> None:
+        """Admit one at a time of this caller until `proceed`."""
+        self._policy.slow_down(caller)
+
+    def refuse(self, caller: str, batch: str | None) -> bool:
+        """A creation was refused for want of credit. Whether that is the last word; see `Policy.refuse`."""
+        return self._policy.refuse(caller, batch, _now())
+
     def proceed(self, caller: str, *, exhausted_for: float = 0.0) -> None:
         """A creation of this caller was accepted; it may be the last for `exhausted_for` seconds. See
         `Policy.proceed`."""

@@ -26,9 +26,10 @@ same request may succeed later; whoever finds the trouble raises, and one handle
     ├── LedgerDown              500 internal                nothing new is taken, since it could be lost
     └── AccountError                                        every other call of the account fails alike
         ├── TokenRejected       401 replicate_token_rejected
-        ├── InsufficientCredit  402 insufficient_credit
         ├── ServerTokenRejected 500 server_token_rejected
-        └── ServerOutOfCredit   500 server_out_of_credit
+        └── OutOfCredit
+            ├── InsufficientCredit  402 insufficient_credit
+            └── ServerOutOfCredit   500 server_out_of_credit
 
 The answer is a problem document (RFC 9457) with `code`, `request_id` and `retryable` beside it.
 """
@@ -269,7 +270,11 @@ class TokenRejected(AccountError):
     title = "Replicate refused your token"
 
 
-class InsufficientCredit(AccountError):
+class OutOfCredit(AccountError):
+    """The account cannot pay, unless it is said in passing: another call shows that."""
+
+
+class InsufficientCredit(OutOfCredit):
     status, code = 402, "insufficient_credit"
     title = "Your Replicate account is out of credit"
 
@@ -279,7 +284,7 @@ class ServerTokenRejected(AccountError):
     title = "The service has no Replicate token that Replicate accepts"
 
 
-class ServerOutOfCredit(AccountError):
+class ServerOutOfCredit(OutOfCredit):
     code = "server_out_of_credit"
     title = "The service's Replicate account cannot run this now"
 

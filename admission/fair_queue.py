@@ -85,6 +85,8 @@ class Flow(Party):
         self.batch = batch
         self.max_concurrent = math.inf
         self.in_flight = 0
+        self.was_refused = False
+        """Whether a ticket was refused since the caller's tickets went freely."""
         self.waiting: OrderedDict[Ticket, None] = OrderedDict()
 
     def take(self, now: float, batches: bool) -> "tuple[Ticket, Flow] | None":  # noqa: ARG002
@@ -227,6 +229,16 @@ class FairQueue:
         paused.probe = None
         self._paused.add(paused)
 
+    def slow_down(self, caller: str) -> None:
+        """Let one ticket of a caller go at a time from now on. One that went before does not count."""
+        self._caller(caller).cautious = True
+
+    def refuse(self, caller: str, batch: str | None) -> bool:
+        """A ticket of this batch was refused. True if one was before, since the caller's tickets went freely."""
+        flow = self.flow(caller, batch, None)
+        before, flow.was_refused = flow.was_refused, True
+        return before
+
     def proceed(self, caller: str, *, unless_until: float = -math.inf) -> None:
         """Let a cautious caller's tickets go freely again, if one has gone since the pause. With `unless_until`, pause
         the caller until that moment instead."""
@@ -238,6 +250,8 @@ class FairQueue:
         elif cautious.probe is not None:
             cautious.cautious = False
             cautious.probe = None
+            for flow in cautious.flows.values():
+                flow.was_refused = False
 
     def clear(self, caller: str | None = None, batch: str | None = None) -> list[Ticket]:
         """Take all tickets out, or only those of one batch of one caller."""

@@ -28,6 +28,9 @@ from admission.durations import Durations
 from admission.fair_queue import FairQueue, Flow, Line, Ticket
 from admission.sliding_window import WINDOW, SlidingWindow
 
+UNDER_WAY = 1.0
+"""Seconds in which most creations under way are answered."""
+
 
 class Step(NamedTuple):
     """The tickets that are admitted now, in order, and when time alone may admit more (infinity: never)."""
@@ -159,6 +162,17 @@ class Policy:
     def pause(self, caller: str, until: float) -> None:
         """Admit nothing of this caller until then, afterwards one ticket at a time until `proceed`."""
         self.queue.pause(caller, until)
+
+    def slow_down(self, caller: str) -> None:
+        """Admit one ticket of this caller at a time until `proceed`."""
+        self.queue.slow_down(caller)
+
+    def refuse(self, caller: str, batch: str | None, now: float) -> bool:
+        """A creation was refused for want of credit, which is not believed at once: nothing of this caller is admitted
+        until those under way should be answered, and then one ticket at a time until `proceed`. True if it was the
+        second of its batch since then."""
+        self.pause(caller, now + UNDER_WAY)
+        return self.queue.refuse(caller, batch)
 
     def proceed(self, caller: str, now: float, *, exhausted_for: float = 0.0) -> None:
         """A creation of this caller was accepted, which ends the caution after a pause.

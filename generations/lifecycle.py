@@ -4,8 +4,9 @@
 
 One admission is one attempt (`attempt.py`). The slot and the place of an attempt are returned before the next attempt
 queues for its own, so the limits hold for retries too. A creation is retried only if it certainly was not accepted
-(refused, never connected), or if the model itself reports a passing failure. A refused prompt is never retried. If the
-request has a fallback, a failure leads to an attempt of another model (`fallback.py`), admitted like any other.
+(refused in passing, never connected), or if the model itself reports a passing failure. A refused prompt is never
+retried. If the request has a fallback, a failure leads to an attempt of another model (`fallback.py`), admitted like
+any other.
 
 Outputs are fetched after the slot is free, and before the result is answered. Every transition is recorded, and the end
 of a generation is on the disk before anyone learns of it. A run that stops early was either cancelled, which is an end,
@@ -36,6 +37,7 @@ from errors import (
     InvalidRequest,
     LedgerDown,
     OutcomeUnknown,
+    OutOfCredit,
     Problem,
     ServiceError,
     ShuttingDown,
@@ -51,6 +53,9 @@ from providers import TryAgain
 MAX_ATTEMPTS: Final = 4
 MAX_THROTTLED: Final = 20
 """Refusals for the account's rate that one generation sits out; each comes after the wait that Replicate named."""
+
+MAX_REFUSED: Final = 2
+"""Refusals of an account whose token is accepted that one generation gets."""
 
 FIRST_BACKOFF: Final = 0.5
 """Seconds, at most, before the second attempt when Replicate names no time; it doubles up to 32-fold."""
@@ -78,12 +83,14 @@ class Retries:
     first_backoff: float
     failures: int = 0
     throttled: int = 0
+    refused: int = 0
 
     def are_left_after(self, again: TryAgain) -> bool:
         """Count an attempt that may be made again."""
         self.failures += not again.throttled
         self.throttled += again.throttled
-        if self.failures < MAX_ATTEMPTS and self.throttled < MAX_THROTTLED:
+        self.refused += again.refused
+        if self.failures < MAX_ATTEMPTS and self.throttled < MAX_THROTTLED and self.refused < MAX_REFUSED:
             return True
         if again.unreachable:  # for other models as well
             again.error.falls_back = False
@@ -209,12 +216,17 @@ class Runner:
         if again.throttled or again.unreachable:
             self._gate.pause(generation.caller.id, wait)
         else:
+            if again.cautious:
+                self._gate.slow_down(generation.caller.id)
             await asyncio.sleep(wait)
 
     def _dismiss_batch(self, generation: Generation, batch: Batch | None, error: ServiceError) -> None:
-        """Refuse the rest of a batch whose account is in trouble."""
-        if batch is not None and isinstance(error, AccountError):
-            self._gate.dismiss(generation.caller.id, batch.id, partial(type(error), error.detail))
+        """Refuse the rest of a batch whose account is in trouble. Being out of credit is not believed at once."""
+        caller, batch_id = generation.caller.id, batch.id if batch else None
+        if isinstance(error, OutOfCredit) and not self._gate.refuse(caller, batch_id):
+            return
+        if batch_id is not None and isinstance(error, AccountError):
+            self._gate.dismiss(caller, batch_id, partial(type(error), error.detail))
 
     def _passed_over(self, generation: Generation, step: Step, batch: Batch | None) -> ServiceError | None:
         """Why a model is not called, if it is not; the reason is listed among the attempts."""

@@ -18,6 +18,8 @@ class Expected:
     generation: Generation | None
     """None if it does not run here (any more): a signed message is no news then."""
     secret: str
+    caller: Caller
+    """Whose prediction it is about."""
 
 
 class PushInbox:
@@ -41,11 +43,11 @@ class PushInbox:
         if caller is None or caller.id != work.caller_id:
             return None  # it is suspended
         secret = await self._provider.webhook_secret(caller)
-        return Expected(work if isinstance(work, Generation) else None, secret)
+        return Expected(work if isinstance(work, Generation) else None, secret, caller)
 
     def read(self, headers: Mapping[str, str], body: bytes, expected: Expected) -> PushedResult:
         """The prediction in a message. Any thread. Raises Untrusted unless its signature holds."""
-        return self._provider.read_push(headers, body, expected.secret)
+        return self._provider.read_push(headers, body, expected.secret, expected.caller)
 
     async def receive(self, expected: Expected, attempt: str, pushed: PushedResult) -> None:
         """Take in a message that could be read. One about another attempt or prediction is ignored."""

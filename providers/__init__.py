@@ -130,7 +130,9 @@ class TryAgain(Exception):
     """This attempt made nothing: nothing was started, or the model failed for a passing reason.
 
     `wait` is how long the provider says to wait, in seconds. All predictions of this caller should wait when the
-    account is `throttled`, or the provider `unreachable`. The caller gets `error` when no attempt is left.
+    account is `throttled`, or the provider `unreachable`, and go one at a time when something before the provider may
+    refuse them all: `cautious`. The provider `refused` this one for a reason that should not last: one more attempt
+    shows whether it does. The caller gets `error` when no attempt is left.
     """
 
     def __init__(
@@ -140,12 +142,16 @@ class TryAgain(Exception):
         wait: float | None = None,
         throttled: bool = False,
         unreachable: bool = False,
+        refused: bool = False,
+        cautious: bool = False,
     ) -> None:
         super().__init__(str(error))
         self.error = error
         self.wait = wait
         self.throttled = throttled
         self.unreachable = unreachable
+        self.refused = refused
+        self.cautious = cautious
 
 
 class Untrusted(Exception):
@@ -204,8 +210,11 @@ class PushReceiver(Protocol):
     async def webhook_secret(self, caller: Caller) -> str:
         """What the provider signs with when it pushes results of this caller. Raises ServiceError."""
 
-    def read_push(self, headers: Mapping[str, str], body: bytes, secret: str) -> PushedResult:
-        """What a message says. Any thread. Raises Untrusted unless it is signed with the secret."""
+    def read_push(
+        self, headers: Mapping[str, str], body: bytes, secret: str, caller: Caller | None = None
+    ) -> PushedResult:
+        """What a message says, without the secret and the credentials of the `caller` it is for. Any thread. Raises
+        Untrusted unless it is signed with the secret."""
 
     def receive_push(self, reference: str, pushed: PushedResult) -> None:
         """Use a message about the attempt of this reference, once it is known that the attempt has no other prediction

@@ -134,7 +134,13 @@ class MemoryProvider(Provider, PushReceiver, CreationRegistry, ProgressSource):
     async def webhook_secret(self, caller: Caller) -> Secret:
         return Secret(f"secret of {caller.id}")
 
-    def read_push(self, headers: Mapping[str, str], body: bytes, secret: str) -> PushedResult:
+    def read_push(
+        self,
+        headers: Mapping[str, str],
+        body: bytes,
+        secret: str,
+        caller: Caller | None = None,  # noqa: ARG002
+    ) -> PushedResult:
         """`body` is JSON: `{"id", "status", "output"}`; the header `Authorization` is the secret."""
         if headers.get("authorization") != secret:
             raise Untrusted("The message does not have the secret.")

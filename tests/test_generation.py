@@ -29,7 +29,7 @@ from parts import (
 )
 
 from concurrency import Gate
-from errors import InsufficientCredit, QueueFull, TokenRejected, UpstreamError, UpstreamRateLimited
+from errors import QueueFull, TokenRejected, UpstreamError, UpstreamRateLimited
 from generations.lifecycle import MAX_ATTEMPTS, MAX_THROTTLED
 from providers import TryAgain, Url
 from providers.memory import MemoryProvider
@@ -361,7 +361,7 @@ async def test_once_the_account_is_refused_what_still_waits_of_a_batch_is_not_se
 
 def test_a_refused_account_stops_its_own_batch_and_no_other():
     async def story():
-        fake = MemoryProvider(InsufficientCredit())
+        fake = MemoryProvider(TokenRejected())
         _, inside = a_service(fake, concurrent_limit=1)
         return await asyncio.gather(
             run_batch(inside, pictures(["a", "b"]), caller=USER),

@@ -248,7 +248,7 @@ def test_how_long_a_refusal_asks_to_wait_is_waited():
 def test_a_token_that_is_rejected_ends_it_at_once_and_says_so(caller, error, status):
     class Rejecting(httpx.AsyncBaseTransport):
         async def handle_async_request(self, request):  # noqa: ARG002
-            return httpx.Response(status, content=b"{}")
+            return httpx.Response(status, json={"title": "Unauthenticated", "status": status})
 
     async def story():
         with pytest.raises(error):

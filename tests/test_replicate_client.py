@@ -169,17 +169,17 @@ async def test_a_creation_answered_without_what_must_be_there_is_found_again(sim
     assert (True, made.id) == (ended.succeeded, ended.prediction.id)
 
 
-@pytest.mark.parametrize("body", [["boom"], [], None, "boom", 7])
-@pytest.mark.parametrize(
-    ("status", "code"), [(400, "upstream_error"), (422, "invalid_request"), (401, "server_token_rejected")]
-)
+@pytest.mark.parametrize("body", [["boom"], [], "boom", 7, {}, {"error": "blocked"}, "<html>Blocked</html>"])
+@pytest.mark.parametrize("status", [400, 401, 402, 403, 404, 405, 413, 422, 451, 307])
 @on_a_loop
-async def test_trap_5_an_error_body_that_is_no_object_is_still_a_refusal(simulator, status, code, body):
+async def test_trap_5_a_refusal_without_a_document_of_replicates_is_no_last_word(simulator, status, body):
     simulator.order(on="create", status=status, body=body)
     async with parts(simulator) as service:
         ended = await service.run()
 
-    assert code == ended.error.code
+    assert (True, 2) == (ended.succeeded, len(ended.attempts))
+    assert 1 == simulator.counts().creations_accepted
+    assert 0 == simulator.counts().requests.get("account", 0)
 
 
 @on_a_loop
@@ -460,10 +460,26 @@ def test_a_prediction_that_replicate_does_not_know_any_more_is_an_error_unless_c
 @on_a_loop
 async def test_a_token_rejected_while_its_prediction_runs_is_told_as_such(simulator, caller, code):
     simulator.order(on="get", times=1000, status=401)
+    simulator.order(on="account", times=1000, status=401)
     async with parts(simulator) as service:
         ended = await service.run("[[hang]]", caller=caller)
 
     assert (code, 1) == (ended.error.code, len(ended.attempts))
+
+
+@pytest.mark.parametrize("status", [401, 402, 403])
+@pytest.mark.parametrize("body", [None, "<html>Blocked</html>"])
+@pytest.mark.parametrize("on", ["get", "list"])
+def test_a_token_refused_in_passing_ends_no_watch(status, body, on):
+    async def story():
+        async with replicate(Options(prediction_seconds=10, jitter=0)) as (service, world):
+            batch = asyncio.create_task(service.run_batch(["a fox"] * 20))
+            await asyncio.sleep(5)
+            world.faults.order(on=on, times=5, status=status, body=body)
+            await batch
+            return batch.result().summary()["succeeded"], world.tally.snapshot().creations_accepted
+
+    assert (20, 20) == run(story())
 
 
 @on_a_loop

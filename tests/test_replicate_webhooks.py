@@ -265,7 +265,7 @@ def test_secrets_are_bounded_and_asked_for_again_after_an_hour():
         for number in range(SECRETS_KEPT):
             await secrets.of(type(USER)("user", f"user_{number}", credentials(replicate="r8_x")))
         await secrets.of(ADMIN)
-        return before, after, asked.callers.count("admin"), len(secrets._secrets)
+        return before, after, asked.callers.count("admin"), len(secrets._kept)
 
     assert (1, 2, 3, SECRETS_KEPT) == virtual_time.run(story())
 

@@ -107,7 +107,18 @@ async def test_an_account_that_is_refused_is_told_so_before_anything_is_created(
     async with parts(simulator) as service:
         ended = await run(service.core, editing(an_image()), caller=USER)
 
-    assert ("replicate_token_rejected", 1) == (ended.error.code, sum(simulator.counts().requests.values()))
+    assert "replicate_token_rejected" == ended.error.code
+    assert {"file": 1, "account": 1} == simulator.counts().requests
+
+
+@pytest.mark.parametrize("fault", [{"status": 401}, {"status": 403}, {"status": 403, "body": "<html>"}])
+@on_a_loop
+async def test_a_token_that_is_refused_in_passing_costs_an_upload_another_try(simulator, fault):
+    simulator.order(on="file", **fault)
+    async with parts(simulator) as service:
+        ended = await run(service.core, editing(an_image()))
+
+    assert (True, 2) == (ended.succeeded, simulator.counts().requests["file"])
 
 
 @on_a_loop

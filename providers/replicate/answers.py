@@ -1,8 +1,13 @@
-"""Replicate's answers, read leniently: real answers leave fields out, and none of that is an error.
+"""Replicate's answers, where its bytes become values that the rest of the service trusts.
+
+They are read leniently, since real answers leave fields out, and none of that is an error. But a value goes no further
+than here unless it can be used: an id is one that fits into an address and a log, an address is one, and every text is
+redacted (`redaction.py`).
 
 Facts: replicate.com/docs/reference/http, and recorded answers.
 """
 
+import hashlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,14 +18,26 @@ from auth import Secret
 from errors import UpstreamError
 from providers import Output, Prediction, Text, Url
 from providers.replicate.errors import LONGEST_WAIT, cause_of
+from providers.replicate.redaction import Redaction
 from providers.replicate.transport import Lost, Refusal
 
 _LOGS_READ = 2_000
 """Characters read from the end of the logs, which may be long and are read at every poll."""
 
+_ID = re.compile(r"(?!\.)[A-Za-z0-9 !$&'()*+,.:;=@_~-]{1,128}")
 _USERNAME = re.compile(r"[!-~]{1,200}")
+_ADDRESS = re.compile(r"https?://[!-~]{1,4000}", re.IGNORECASE)
+_NEXT = re.compile(r"[!-~]{0,8000}")
+_SECRET = re.compile(r"[!-~]{1,400}")
 _URL = re.compile(r"(https?|data):", re.IGNORECASE)
 _PER_CENT = re.compile(r"(?<![0-9.])([0-9]{1,3}(?:\.[0-9]{1,9})?)%")
+
+
+NOTHING_SECRET = Redaction()
+
+
+class Unusable(Lost):
+    """It is a prediction, but its id or status cannot be used."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,18 +58,19 @@ class Account:
     username: str | None = None
 
 
-def read_prediction(answer: Any) -> Prediction:
-    """A prediction from its JSON; only `id` and `status` must be there. Raises Lost when they are not."""
+def read_prediction(answer: Any, redact: Redaction = NOTHING_SECRET) -> Prediction:
+    """A prediction from its JSON; only `id` and `status` must be there. Raises Lost when they are not, and Unusable
+    when there is an id but they cannot be used."""
     if not isinstance(answer, dict):
         raise Lost("the answer is no prediction")
-    identity, status = answer.get("id"), answer.get("status")
-    if not isinstance(identity, str) or not identity or not isinstance(status, str):
-        raise Lost("the answer is no prediction")
-    created_at, error = moment(answer.get("created_at")), _error_text(answer.get("error"))
+    identity, status = usable_id(answer.get("id"), redact), answer.get("status")
+    if identity is None or not isinstance(status, str):
+        raise (Unusable if answer.get("id") else Lost)("the answer is no prediction")
+    created_at, error = moment(answer.get("created_at")), _error_text(answer.get("error"), redact)
     return Prediction(
         id=identity,
-        status=status,
-        outputs=_outputs(answer.get("output")),
+        status=redact(status),
+        outputs=_outputs(answer.get("output"), redact),
         error=error,
         cause=cause_of(error),
         created_at=created_at,
@@ -64,20 +82,46 @@ def read_prediction(answer: Any) -> Prediction:
     )
 
 
-def read_page(answer: Any) -> Page:
+def usable_id(value: Any, redact: Redaction = NOTHING_SECRET) -> str | None:
+    """The id, if it fits into an address, a log and a row, and is no credential."""
+    is_usable = isinstance(value, str) and _ID.fullmatch(value) and not redact.is_in(value)
+    return value if is_usable else None
+
+
+def read_page(answer: Any, redact: Redaction = NOTHING_SECRET) -> Page:
     """A page of predictions. Items that are no prediction are left out. Raises Lost when it is no page."""
     items = listed(answer)
     predictions: dict[str, Prediction] = {}
     oldest: datetime | None = None
     for item in items:
         try:
-            prediction = read_prediction(item)
+            prediction = read_prediction(item, redact)
         except Lost:
             continue
         if not (prediction.id in predictions and predictions[prediction.id].is_over):
             predictions[prediction.id] = prediction
         oldest = prediction.created_at or oldest
     return Page(predictions, oldest if answer.get("next") else None)
+
+
+def checked_page(answer: Any, redact: Redaction = NOTHING_SECRET) -> dict[str, Any]:
+    """A page as it came, but with ids that can be used, or else a stand-in that `usable_id` refuses, and with a `next`
+    that can be asked for. Raises Lost when it is no page, or has another `next`."""
+    items = [
+        {**item, "id": usable_id(item.get("id"), redact) or _stand_in(item.get("id"))}
+        for item in listed(answer)
+        if isinstance(item, dict)
+    ]
+    following = answer.get("next") or None
+    if following is not None and not (isinstance(following, str) and _NEXT.fullmatch(following)):
+        raise Lost("the next page cannot be asked for")
+    return {"results": items, "next": following}
+
+
+def _stand_in(identity: Any) -> str:
+    """For an id that cannot be used, the same each time."""
+    text = identity if isinstance(identity, str) else ""
+    return "%" + hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()[:16]
 
 
 def listed(page: Any) -> list[Any]:
@@ -88,21 +132,21 @@ def listed(page: Any) -> list[Any]:
     return items
 
 
-def read_file_address(answer: Any) -> str:
+def read_file_address(answer: Any, redact: Redaction = NOTHING_SECRET) -> str:
     """Where a prediction can read an uploaded file. Raises Lost when the answer is no file."""
     urls = answer.get("urls") if isinstance(answer, dict) else None
     address = urls.get("get") if isinstance(urls, dict) else None
-    if not isinstance(address, str) or not address:
+    if not isinstance(address, str) or not _ADDRESS.fullmatch(address) or redact.is_in(address):
         raise Lost("the answer is no file")
     return address
 
 
-def read_account(answer: Any) -> Account:
+def read_account(answer: Any, redact: Redaction = NOTHING_SECRET) -> Account:
     """The account of an accepted token. Unknown if the answer is none of Replicate's."""
     if not isinstance(answer, dict):
         return Account("unknown")
     username = answer.get("username")
-    is_name = isinstance(username, str) and _USERNAME.fullmatch(username)
+    is_name = isinstance(username, str) and _USERNAME.fullmatch(username) and not redact.is_in(username)
     return Account("accepted", username if is_name else None)
 
 
@@ -116,7 +160,7 @@ def refused_account(refusal: Refusal) -> Account:
 def read_secret(answer: Any) -> Secret:
     """An account's signing secret. Raises UpstreamError when the answer has none."""
     key = answer.get("key") if isinstance(answer, dict) else None
-    if not isinstance(key, str) or not key:
+    if not isinstance(key, str) or not _SECRET.fullmatch(key):
         raise UpstreamError("Replicate did not tell what it signs webhooks with.")
     return Secret(key)
 
@@ -139,11 +183,15 @@ def moment(text: Any) -> datetime | None:
         return None
 
 
-def _outputs(output: Any) -> tuple[Output, ...]:
-    """Models output one text or a list of texts. Anything else counts as no output."""
+def _outputs(output: Any, redact: Redaction) -> tuple[Output, ...]:
+    """Models output one text or a list of texts. Anything else counts as no output, and so does an address with a
+    credential in it: without it, it would lead nowhere."""
     every = output if isinstance(output, list) else [output]
+    texts = [each for each in every if isinstance(each, str) and each]
     return tuple(
-        Url(each) if _URL.match(each) else Text(each) for each in every if isinstance(each, str) and each
+        Url(redact(each)) if _URL.match(each) else Text(redact(each))
+        for each in texts
+        if not (_URL.match(each) and redact.is_in(each))
     )
 
 
@@ -155,8 +203,13 @@ def _progress(logs: Any) -> float | None:
     return shares[-1] if shares else None
 
 
-def _error_text(error: Any) -> str | None:
-    return error if error is None or isinstance(error, str) else str(error)
+def _error_text(error: Any, redact: Redaction) -> str | None:
+    if error is None or isinstance(error, str):
+        return None if error is None else redact(error)
+    try:
+        return redact(str(error))
+    except (RecursionError, ValueError):  # nested too deep, or a number too long to be written
+        return "The error is not readable."
 
 
 def _seconds(created: datetime | None, completed: datetime | None) -> float | None:

@@ -21,6 +21,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, Final
+from urllib.parse import quote
 
 import httpx
 from replicate import Client
@@ -40,6 +41,7 @@ from providers.replicate.answers import (
     read_secret,
     refused_account,
 )
+from providers.replicate.redaction import redaction_of
 from providers.replicate.transport import MAX_ANSWER, Answer, Lost, NotSent, Refusal, open_connections, send
 
 LONGEST_DEADLINE: Final = 1800
@@ -49,6 +51,9 @@ CREATE_TIMEOUT: Final = 30.0
 """Seconds for the answer to a creation. The official client would wait for ever."""
 
 CLIENTS_KEPT: Final = 64
+
+MAX_CREATED: Final = 32 * 1024 * 1024
+"""Bytes of an answer to a creation, which repeats its input."""
 
 MAX_POLL: Final = 4 * 1024 * 1024
 """Bytes of an answer to a poll. Where inputs carry whole pictures, a page would be more, and each prediction is
@@ -118,36 +123,37 @@ class ReplicateClient:
             lease,
             seconds=self._timeouts.create,
             creates=True,
+            max_answer=MAX_CREATED,
             json={"input": sent, **hooks},
             headers={"Cancel-After": cancel_after_header(cancel_after)},
         )
-        prediction = replace(read_prediction(answer.json()), is_announced=webhook is not None)
+        created = read_prediction(answer.json(), redaction_of(caller))
+        prediction = replace(created, is_announced=webhook is not None)
         return Created(prediction, exhausted_for(answer.headers))
 
     async def get_prediction(self, caller: Caller, prediction_id: str, *, lease: Lease) -> Prediction:
-        prediction = read_prediction(
-            await self._get(caller, f"/v1/predictions/{prediction_id}", lease, max_answer=MAX_POLL)
+        answer = await self._get(
+            caller, f"/v1/predictions/{quote(prediction_id, safe='')}", lease, max_answer=MAX_POLL
         )
-        if prediction.id != prediction_id:
-            raise Lost("the answer is another prediction")
-        return prediction
+        return _same(read_prediction(answer, redaction_of(caller)), prediction_id)
 
     async def list_predictions(
         self, caller: Caller, query: str, *, lease: Lease | None = None, max_answer: int = MAX_ANSWER
     ) -> Any:
-        """The JSON of one page of the account's predictions, latest first (see `answers.listed` and `read_page`)."""
+        """The JSON of one page of the account's predictions, latest first. It is not to be trusted before it is read
+        (`answers.read_page` and `checked_page`)."""
         return await self._get(caller, f"/v1/predictions?{query}", lease, max_answer=max_answer)
 
     async def cancel_prediction(self, caller: Caller, prediction_id: str, *, lease: Lease) -> Prediction:
         answer = await self._call(
             caller,
             "POST",
-            f"/v1/predictions/{prediction_id}/cancel",
+            f"/v1/predictions/{quote(prediction_id, safe='')}/cancel",
             lease,
             seconds=self._timeouts.cancel,
             max_answer=MAX_POLL,
         )
-        return read_prediction(answer.json())
+        return _same(read_prediction(answer.json(), redaction_of(caller)), prediction_id)
 
     async def create_file(self, caller: Caller, upload: Upload) -> str:
         """The address of the file."""
@@ -161,7 +167,7 @@ class ReplicateClient:
             max_answer=MAX_POLL,
             files={"content": content},
         )
-        return read_file_address(answer.json())
+        return read_file_address(answer.json(), redaction_of(caller))
 
     async def default_webhook_secret(self, caller: Caller) -> Secret:
         """What the account's webhooks are signed with. Raises UpstreamError if the answer has none."""
@@ -172,7 +178,8 @@ class ReplicateClient:
         with one that says neither, it is unknown."""
         try:
             async with asyncio.timeout(self._timeouts.account):
-                return read_account(await self._get(caller, "/v1/account", max_answer=MAX_POLL))
+                answer = await self._get(caller, "/v1/account", max_answer=MAX_POLL)
+                return read_account(answer, redaction_of(caller))
         except Refusal as refusal:
             return refused_account(refusal)
         except (TimeoutError, NotSent, Lost):
@@ -209,6 +216,12 @@ class ReplicateClient:
 
     def _new_client(self, token: str) -> Client:
         return Client(api_token=token, base_url=self._base_url, transport=NoDirectRequests())
+
+
+def _same(prediction: Prediction, prediction_id: str) -> Prediction:
+    if prediction.id != prediction_id:
+        raise Lost("the answer is another prediction")
+    return prediction
 
 
 def is_signed(headers: Mapping[str, str], body: bytes, secret: str) -> bool:

@@ -8,6 +8,7 @@ import math
 import re
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from typing import Any
 
 from auth import Caller
 from errors import (
@@ -21,12 +22,15 @@ from errors import (
     UpstreamError,
     UpstreamRateLimited,
 )
-from providers import Cause, TryAgain
-from providers.replicate import token_of
+from providers import Cause
+from providers.replicate.redaction import redaction_of
 from providers.replicate.transport import Refusal
 
 LONGEST_WAIT = 300.0
 """Seconds. The longest wait: a request that was refused for longer is repeated after this."""
+
+_PROBLEMS = 100
+"""Invalid fields that are passed on."""
 
 # What models report; the strings and codes are Replicate's own.
 _REFUSED = re.compile(r"NSFW|flagged as sensitive|\(E005\)", re.IGNORECASE)
@@ -36,13 +40,13 @@ _RESETS_IN = re.compile(r"resets in ~?\s*(\d+(?:\.\d+)?)\s*s")
 
 
 def service_error(refusal: Refusal, caller: Caller) -> ServiceError:
-    """The error that this caller gets for this refusal."""
+    """The error that this caller gets for this refusal, if it is Replicate's last word."""
     match refusal.status:
         case 401 | 403:
             return TokenRejected() if caller.kind == "user" else ServerTokenRejected()
         case 402:
             if caller.kind == "user":
-                return InsufficientCredit(_quoted(refusal.json().get("detail") or "", caller))
+                return InsufficientCredit(_quoted(refusal.json().get("detail"), caller, most=1_000))
             return ServerOutOfCredit()
         case 422:
             return _invalid_input(refusal, caller)
@@ -53,18 +57,32 @@ def service_error(refusal: Refusal, caller: Caller) -> ServiceError:
     return UpstreamError(f"Replicate answered with status {refusal.status}.")
 
 
-def raise_if_settled(refusal: Refusal, caller: Caller) -> None:
-    """Raise the error of a refused creation, unless the creation may have arrived.
+def may_have_arrived(refusal: Refusal) -> bool:
+    """Whether a refused creation may have been made.
 
-    A 5xx may come from a gateway behind which the request arrived. Only 503 says that nothing did; below 500, Replicate
-    itself refused.
+    A 5xx may come from a gateway behind which the request arrived; only 503 says that it did not. A redirect may follow
+    what is done, but for those that ask for the same request at another address.
     """
+    return refusal.status not in {301, 307, 308, 503} and not 400 <= refusal.status < 500
+
+
+def is_about_token(refusal: Refusal) -> bool:
+    """Whether Replicate refused the token. It may do so in passing, so only its account decides (`accounts.py`)."""
+    return refusal.is_replicates and refusal.status in {401, 403}
+
+
+def is_final(refusal: Refusal) -> bool:
+    """Whether the same request would be refused again, as far as the refusal says. What is not in Replicate's own words
+    comes from something in between, such as a firewall, and passes."""
+    return refusal.is_replicates and 400 <= refusal.status < 500 and refusal.status not in {408, 429}
+
+
+def passing_error(refusal: Refusal) -> ServiceError:
+    """The caller's error for a refusal that passes, when no try is left."""
     if refusal.status == 429:
-        raise TryAgain(UpstreamRateLimited(), wait=seconds_to_wait(refusal), throttled=True) from None
-    if refusal.status == 503:
-        raise TryAgain(service_error(refusal, caller), wait=seconds_to_wait(refusal)) from None
-    if refusal.status < 500:
-        raise service_error(refusal, caller) from None
+        return UpstreamRateLimited()
+    by = "Replicate" if refusal.is_replicates else "Something before Replicate"
+    return UpstreamError(f"{by} answered with status {refusal.status}.")
 
 
 def cause_of(error: str | None) -> Cause:
@@ -78,10 +96,13 @@ def seconds_to_wait(refusal: Refusal) -> float | None:
     """Seconds to wait, by the refusal's header, else its `retry_after`, else its text; None if none says."""
     seconds = _from_header(refusal.headers.get("retry-after", ""))
     document = refusal.json()
-    if seconds is None and isinstance(document.get("retry_after"), int | float):
-        seconds = float(document["retry_after"])
-    if seconds is None:
-        found = _RESETS_IN.search(str(document.get("detail", "")))
+    named, detail = document.get("retry_after"), document.get("detail")
+    if seconds is None and isinstance(named, int | float):
+        seconds = float(
+            min(named, LONGEST_WAIT)
+        )  # before it is a float, which a long number is too large for
+    if seconds is None and isinstance(detail, str):
+        found = _RESETS_IN.search(detail)
         seconds = float(found.group(1)) if found else None
     return None if seconds is None or math.isnan(seconds) else min(max(seconds, 0.0), LONGEST_WAIT)
 
@@ -94,7 +115,7 @@ def _from_header(text: str) -> float | None:
         pass
     try:
         return (parsedate_to_datetime(text) - datetime.now(UTC)).total_seconds()
-    except (ValueError, TypeError):
+    except Exception:  # the library's parser raises almost anything for what is no date
         return None
 
 
@@ -103,16 +124,16 @@ def _invalid_input(refusal: Refusal, caller: Caller) -> ServiceError:
     fields = refusal.json().get("invalid_fields")
     problems = [
         Problem(
-            _quoted(field.get("field", "input"), caller).removeprefix("input."),
-            _quoted(field.get("description", ""), caller),
+            (_quoted(field.get("field"), caller) or "input").removeprefix("input."),
+            _quoted(field.get("description"), caller),
         )
-        for field in (fields if isinstance(fields, list) else ())
+        for field in (fields[:_PROBLEMS] if isinstance(fields, list) else ())
         if isinstance(field, dict)
     ]
-    detail = _quoted(refusal.json().get("detail") or "Replicate refused the input", caller).strip("- \n")
-    return InvalidRequest(problems or [Problem("input", detail[:300])])
+    detail = _quoted(refusal.json().get("detail"), caller).strip("- \n")
+    return InvalidRequest(problems or [Problem("input", detail or "Replicate refused the input")])
 
 
-def _quoted(text: object, caller: Caller) -> str:
-    """Replicate's words without the caller's token, since they are logged, kept and shown."""
-    return str(text).replace(token_of(caller), "[token]")
+def _quoted(text: Any, caller: Caller, *, most: int = 300) -> str:
+    """Replicate's words, redacted, since they are logged, kept and shown. Empty if they are no text."""
+    return redaction_of(caller)(text)[:most] if isinstance(text, str) else ""

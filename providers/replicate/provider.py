@@ -11,10 +11,10 @@ Each request goes through `client.py`, with a lease of the creation's admission 
 import asyncio
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import urlencode
 
 import httpx
@@ -24,7 +24,7 @@ from admission.durations import Durations
 from auth import Caller
 from catalog.references import Upload
 from concurrency import Gate, Lease
-from errors import UpstreamError
+from errors import OutcomeUnknown, UpstreamError
 from providers import (
     Created,
     CreationRegistry,
@@ -38,11 +38,20 @@ from providers import (
     UncertainCreation,
     fingerprint,
 )
-from providers.replicate.answers import Page, read_page
+from providers.replicate.accounts import Accounts
+from providers.replicate.answers import Page, Unusable, checked_page, read_page, usable_id
 from providers.replicate.client import MAX_POLL, ReplicateClient, Timeouts
-from providers.replicate.errors import raise_if_settled, seconds_to_wait, service_error
+from providers.replicate.errors import (
+    is_about_token,
+    is_final,
+    may_have_arrived,
+    passing_error,
+    seconds_to_wait,
+    service_error,
+)
 from providers.replicate.push import Secrets, read_push
 from providers.replicate.reconciliation import CLOCK_SKEW, PATIENCE, SEARCH_PAUSES, Creations
+from providers.replicate.redaction import redaction_of
 from providers.replicate.transport import Lost, NotSent, Refusal, TooLarge
 from providers.replicate.uploads import FIRST_PAUSE, Uploads
 from providers.replicate.watcher import NoPages, PollFailed, Watcher
@@ -56,8 +65,15 @@ _RATE_LIMIT_WAIT = 5.0
 CANCEL_PATIENCE = 30.0
 """Seconds from the first try to cancel a prediction. After them it is left to its deadline."""
 
+_UNUSABLE = (
+    "Replicate created the prediction and named it in a way that cannot be used. It ends by its deadline, and may have "
+    "been paid for."
+)
+
 _CANCELS_AT_ONCE = 100
 """Bounded, so that cancels that hang leave room for polls."""
+
+T = TypeVar("T")
 
 log = structlog.get_logger("replicate")
 
@@ -101,8 +117,9 @@ class Replicate(Provider, PushReceiver, CreationRegistry, ProgressSource):
         self._watcher = Watcher(
             places=others, get=self._get, get_page=self._get_page, durations=durations or Durations()
         )
-        self._creations = Creations(self._client.list_predictions, pauses=timing.search_pauses)
-        self._uploads = Uploads(self._client.create_file, first_pause=timing.upload_pause)
+        self._accounts = Accounts(self._client.account)
+        self._creations = Creations(self._search, pauses=timing.search_pauses)
+        self._uploads = Uploads(self._send_file, first_pause=timing.upload_pause)
         self._secrets = Secrets(self._client.default_webhook_secret)
 
     async def upload(self, caller: Caller, upload: Upload) -> str:
@@ -119,7 +136,25 @@ class Replicate(Provider, PushReceiver, CreationRegistry, ProgressSource):
         reference: str,
         callback: str | None = None,
     ) -> Created:
-        content = fingerprint(sent)
+        try:
+            return await self._create(caller, model, sent, lease, cancel_after, reference, callback)
+        except NotSent:
+            raise TryAgain(UpstreamError("Replicate cannot be reached."), unreachable=True) from None
+        except Refusal as refusal:
+            raise await self._refused(refusal, caller) from None
+
+    async def _create(
+        self,
+        caller: Caller,
+        model: str,
+        sent: Mapping[str, Any],
+        lease: Lease,
+        cancel_after: float,
+        reference: str,
+        callback: str | None,
+    ) -> Created:
+        """Raises NotSent, and Refusal if certainly nothing was created."""
+        content, is_made = fingerprint(sent), False
         with self._creations.begin(
             caller, model, content, reference=reference, since=time.time()
         ) as creation:
@@ -127,20 +162,36 @@ class Replicate(Provider, PushReceiver, CreationRegistry, ProgressSource):
                 created = await self._client.create_prediction(
                     caller, model, sent, lease=lease, cancel_after=cancel_after, webhook=callback
                 )
-            except NotSent:
-                raise TryAgain(UpstreamError("Replicate cannot be reached."), unreachable=True) from None
             except Refusal as refusal:
-                raise_if_settled(refusal, caller)
+                if not may_have_arrived(refusal):
+                    raise
                 reason = str(refusal)
             except Lost as lost:
-                reason = str(lost)
+                reason, is_made = str(lost), isinstance(lost, Unusable)
             else:
                 creation.answered(created.prediction.id)
                 if creation.pushed and creation.pushed.id == created.prediction.id:
                     self._watcher.receive(creation.pushed)
                 return created
-            log.warning("creation_uncertain", reason=reason, model=model, caller=caller.id)
-            return Created(await creation.find())
+            log.warning("creation_uncertain", reason=reason, made=is_made, model=model, caller=caller.id)
+            try:
+                return _usable(await creation.find())
+            except TryAgain:
+                if not is_made:
+                    raise
+                raise OutcomeUnknown(_UNUSABLE) from None
+
+    async def _refused(self, refusal: Refusal, caller: Caller) -> Exception:
+        """What to raise for a creation that was refused, and so not made."""
+        if await self._accounts.is_final(refusal, caller):
+            return service_error(refusal, caller)
+        return TryAgain(
+            passing_error(refusal),
+            wait=seconds_to_wait(refusal),
+            throttled=refusal.status == 429,
+            refused=is_about_token(refusal),
+            cautious=not refusal.is_replicates and refusal.status != 503,
+        )
 
     async def recover(
         self,
@@ -154,7 +205,7 @@ class Replicate(Provider, PushReceiver, CreationRegistry, ProgressSource):
     ) -> Created:
         """`patience`: how many seconds to repeat a search that Replicate does not answer."""
         with self._creations.begin(caller, model, content, reference=reference, since=since) as creation:
-            return Created(await creation.find(patience=patience, on_its_way=self.limits.answer_timeout))
+            return _usable(await creation.find(patience=patience, on_its_way=self.limits.answer_timeout))
 
     def register_uncertain(self, creation: UncertainCreation) -> None:
         self._creations.register_uncertain(creation)
@@ -172,8 +223,10 @@ class Replicate(Provider, PushReceiver, CreationRegistry, ProgressSource):
     async def webhook_secret(self, caller: Caller) -> str:
         return await self._secrets.of(caller)
 
-    def read_push(self, headers: Mapping[str, str], body: bytes, secret: str) -> PushedResult:
-        return read_push(headers, body, secret)
+    def read_push(
+        self, headers: Mapping[str, str], body: bytes, secret: str, caller: Caller | None = None
+    ) -> PushedResult:
+        return read_push(headers, body, secret, redaction_of(caller, secret) if caller else None)
 
     def receive_push(self, reference: str, pushed: PushedResult) -> None:
         """During a creation, a message concerns this attempt alone, even if it names another prediction."""
@@ -186,6 +239,7 @@ class Replicate(Provider, PushReceiver, CreationRegistry, ProgressSource):
     async def cancel(self, caller: Caller, prediction: Prediction) -> Prediction | None:
         clock = asyncio.get_running_loop().time
         give_up = math.inf
+        refusals = 0
         for pause in (*self._cancel_pauses, math.inf):
             try:
                 async with self._cancelling:
@@ -193,7 +247,9 @@ class Replicate(Provider, PushReceiver, CreationRegistry, ProgressSource):
                         give_up = min(give_up, clock() + CANCEL_PATIENCE)
                         return await self._client.cancel_prediction(caller, prediction.id, lease=lease)
             except Refusal as refusal:
-                if refusal.status in {401, 403, 404, 422}:
+                # A token may be refused in passing, so it is tried once more.
+                refusals += is_about_token(refusal)
+                if refusals > 1 or (is_final(refusal) and not is_about_token(refusal)):
                     break
                 pause = max(pause, seconds_to_wait(refusal) or 0.0)
             except (NotSent, Lost):
@@ -206,6 +262,7 @@ class Replicate(Provider, PushReceiver, CreationRegistry, ProgressSource):
 
     async def aclose(self) -> None:
         await self._secrets.aclose()
+        await self._accounts.aclose()
         await self._watcher.aclose()
         await self._client.aclose()
 
@@ -217,20 +274,17 @@ class Replicate(Provider, PushReceiver, CreationRegistry, ProgressSource):
                 UpstreamError("Replicate answered too much."), patience=_MISSING_PATIENCE
             ) from None
         except Refusal as refusal:
-            if refusal.status == 404:
-                raise PollFailed(service_error(refusal, caller), patience=_MISSING_PATIENCE) from None
-            raise _poll_failed(refusal, caller) from None
+            raise await self._poll_failed(refusal, caller) from None
         except (NotSent, Lost):
             raise PollFailed(UpstreamError()) from None
 
     async def _get_page(self, caller: Caller, before: datetime, lease: Lease) -> Page:
         query = urlencode({"created_before": before.isoformat().replace("+00:00", "Z")})
         try:
-            return read_page(
-                await self._client.list_predictions(caller, query, lease=lease, max_answer=MAX_POLL)
-            )
+            page = await self._client.list_predictions(caller, query, lease=lease, max_answer=MAX_POLL)
+            return read_page(page, redaction_of(caller))
         except Refusal as refusal:
-            failed = _poll_failed(refusal, caller)
+            failed = await self._poll_failed(refusal, caller)
             # Refused for good: each is polled by itself, and its answer says why.
             raise failed if isinstance(failed, PollFailed) else NoPages from None
         except TooLarge:
@@ -238,12 +292,39 @@ class Replicate(Provider, PushReceiver, CreationRegistry, ProgressSource):
         except (NotSent, Lost):
             raise PollFailed(UpstreamError()) from None
 
+    async def _search(self, caller: Caller, query: str) -> dict[str, Any]:
+        page = await self._confirmed(caller, self._client.list_predictions(caller, query))
+        return checked_page(page, redaction_of(caller))
 
-def _poll_failed(refusal: Refusal, caller: Caller) -> Exception:
-    """A PollFailed for what passes; for anything else the error that ends the watch."""
-    error = service_error(refusal, caller)
-    if refusal.status == 429:
-        return PollFailed(error, wait=seconds_to_wait(refusal) or _RATE_LIMIT_WAIT)
-    if refusal.status == 408 or refusal.status >= 500:
-        return PollFailed(error, wait=seconds_to_wait(refusal) or 0.0)
-    return error
+    async def _send_file(self, caller: Caller, upload: Upload) -> str:
+        return await self._confirmed(caller, self._client.create_file(caller, upload))
+
+    async def _confirmed(self, caller: Caller, answer: Awaitable[T]) -> T:
+        """The answer to a request that may be sent again. Raises Lost where a token was refused in passing."""
+        try:
+            return await answer
+        except Refusal as refusal:
+            if refusal.status in {401, 403} and not await self._accounts.is_final(refusal, caller):
+                raise Lost("the token was refused in passing") from None
+            raise
+
+    async def _poll_failed(self, refusal: Refusal, caller: Caller) -> Exception:
+        """A PollFailed for what passes; for anything else the error that ends the watch."""
+        if refusal.status == 429:
+            return PollFailed(passing_error(refusal), wait=seconds_to_wait(refusal) or _RATE_LIMIT_WAIT)
+        if refusal.is_replicates and refusal.status == 404:
+            return PollFailed(service_error(refusal, caller), patience=_MISSING_PATIENCE)
+        if refusal.is_replicates and refusal.status == 402:
+            return PollFailed(passing_error(refusal), patience=_MISSING_PATIENCE)
+        if await self._accounts.is_final(refusal, caller):
+            return service_error(refusal, caller)
+        if is_about_token(refusal):
+            return PollFailed(passing_error(refusal), patience=_MISSING_PATIENCE)
+        return PollFailed(passing_error(refusal), wait=seconds_to_wait(refusal) or 0.0)
+
+
+def _usable(found: Prediction) -> Created:
+    if usable_id(found.id) is None:
+        log.error("prediction_unusable", stands_for=found.id)
+        raise OutcomeUnknown(_UNUSABLE)
+    return Created(found)

@@ -14,7 +14,6 @@ Pushed results come first, and polls are the safety net.
 
 import asyncio
 import json
-import math
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
@@ -26,7 +25,9 @@ from errors import UpstreamError
 from providers import Prediction, PushedResult, Untrusted, fingerprint
 from providers.replicate.answers import read_prediction
 from providers.replicate.client import is_signed
-from providers.replicate.errors import service_error
+from providers.replicate.errors import is_final, passing_error, service_error
+from providers.replicate.redaction import Redaction
+from providers.replicate.shared import Shared
 from providers.replicate.transport import Lost, NotSent, Refusal
 
 SECRETS_KEPT = 1_000
@@ -48,13 +49,16 @@ log = structlog.get_logger("announcements")
 Fetch = Callable[[Caller], Awaitable[Secret]]
 
 
-def read_push(headers: Mapping[str, str], body: bytes, secret: str) -> PushedResult:
-    """The prediction in a webhook. Raises Untrusted, and nothing else for any input."""
+def read_push(
+    headers: Mapping[str, str], body: bytes, secret: str, redact: Redaction | None = None
+) -> PushedResult:
+    """The prediction in a webhook. Raises Untrusted, and nothing else for any input. `redact` takes out what must not
+    pass; without it, the secret."""
     if not is_signed(headers, body, secret):
         raise Untrusted("The webhook is not signed by Replicate, or not lately.")
     try:
         document = json.loads(body)
-        prediction = read_prediction(document)
+        prediction = read_prediction(document, redact or Redaction(secret))
         sent = document.get("input")
         content = fingerprint(sent) if isinstance(sent, dict) else None
     except (ValueError, RecursionError, Lost):
@@ -62,48 +66,21 @@ def read_push(headers: Mapping[str, str], body: bytes, secret: str) -> PushedRes
     return PushedResult(prediction, _text(document.get("model")), content, _text(document.get("webhook")))
 
 
-class Secrets:
-    """The signing secrets of the accounts that were needed last. `fetch(caller)` fetches one."""
+class Secrets(Shared[Secret]):
+    """The signing secrets of the accounts that were needed last. `fetch(caller)` fetches one; `of` raises
+    ServiceError."""
 
     def __init__(self, fetch: Fetch) -> None:
-        self._fetch = fetch
-        self._secrets: OrderedDict[str, tuple[Secret, float]] = OrderedDict()
-        self._fetching: dict[str, asyncio.Task[Secret]] = {}
+        async def secret(caller: Caller) -> Secret:
+            try:
+                return await fetch(caller)
+            except Refusal as refusal:
+                final = is_final(refusal)
+                raise service_error(refusal, caller) if final else passing_error(refusal) from None
+            except (NotSent, Lost):
+                raise UpstreamError from None
 
-    async def of(self, caller: Caller) -> str:
-        """Raises ServiceError."""
-        secret, good_until = self._secrets.get(caller.id, ("", -math.inf))
-        if asyncio.get_running_loop().time() < good_until:
-            return secret
-        fetching = self._fetching.get(caller.id)
-        if fetching is None:
-            fetching = self._fetching[caller.id] = asyncio.create_task(self._answer(caller))
-            fetching.add_done_callback(lambda done: self._fetched(caller, done))
-        return await asyncio.shield(fetching)  # it is shared: one caller's cancellation is not the others'
-
-    async def aclose(self) -> None:
-        """Stop fetching."""
-        fetching = list(self._fetching.values())
-        for task in fetching:
-            task.cancel()
-        await asyncio.gather(*fetching, return_exceptions=True)
-
-    async def _answer(self, caller: Caller) -> Secret:
-        try:
-            return await self._fetch(caller)
-        except Refusal as refusal:
-            raise service_error(refusal, caller) from None
-        except (NotSent, Lost):
-            raise UpstreamError from None
-
-    def _fetched(self, caller: Caller, done: "asyncio.Task[Secret]") -> None:
-        del self._fetching[caller.id]
-        if done.cancelled() or done.exception() is not None:
-            return
-        self._secrets[caller.id] = done.result(), asyncio.get_running_loop().time() + GOOD_FOR
-        self._secrets.move_to_end(caller.id)
-        if len(self._secrets) > SECRETS_KEPT:
-            self._secrets.popitem(last=False)
+        super().__init__(secret, good_for=GOOD_FOR, most=SECRETS_KEPT)
 
 
 class PushTracker:

@@ -9,7 +9,8 @@ Underneath is aiohttp (by `httpx-aiohttp`): httpx's own pool slows down beyond a
 
 import asyncio
 import json
-from collections.abc import Mapping
+import zlib
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +23,10 @@ from concurrency import Lease
 MAX_ANSWER = 128 * 1024 * 1024
 """Bytes. A page of a hundred predictions, each with four inline images of 256 kB, is below."""
 
+MAX_REFUSAL = 256 * 1024
+"""Bytes of the body of an error status. A longer one is not read."""
+
+_GZIP_OR_ZLIB = 32 + zlib.MAX_WBITS
 
 CONNECT_TIMEOUT = 5.0
 """Seconds. Below every request's own timeout, so that not having connected is known as such."""
@@ -109,18 +114,18 @@ async def send(
         async with asyncio.timeout(seconds):
             response = await connections.handle_async_request(request)
             try:
-                body = await _read(response, max_answer)
+                body = await _body(response, max_answer)
             finally:
                 await response.aclose()
     except TimeoutError as error:
         raise Lost("no answer in time") from error
     except httpx.HTTPError as error:
         if not _never_connected(error):
-            raise Lost(str(error)) from error
+            raise Lost(_kind(error)) from error
         lease.not_sent()
-        raise NotSent(str(error)) from error
-    except aiohttp.ClientError as error:  # what httpx-aiohttp does not translate
-        raise Lost(str(error)) from error
+        raise NotSent(_kind(error)) from error
+    except (aiohttp.ClientError, ValueError) as error:  # what httpx-aiohttp does not translate
+        raise Lost(_kind(error)) from error
     finally:
         lease.answered()
     if response.status_code >= 300:
@@ -153,10 +158,47 @@ def _never_connected(error: httpx.HTTPError) -> bool:
     return isinstance(error.__cause__, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError)
 
 
+def _kind(error: Exception) -> str:
+    """For a log. An error's own text may quote what came."""
+    return f"the exchange failed ({type(error).__name__})"
+
+
+async def _body(response: httpx.Response, most: int) -> bytes:
+    if response.status_code < 300:
+        return await _read(response, most)
+    try:
+        return await _read(response, MAX_REFUSAL)
+    except (Lost, httpx.HTTPError, aiohttp.ClientError, ValueError):
+        return b""  # the status says that it was refused
+
+
 async def _read(response: httpx.Response, most: int) -> bytes:
-    body = bytearray()
+    inflate, body = _inflater(response), bytearray()
     async for chunk in response.aiter_bytes():
-        body += chunk
-        if len(body) > most:
-            raise TooLarge("the answer is too large")
+        rest = chunk
+        while rest:
+            part, rest = inflate(rest, most + 1 - len(body))
+            body += part
+            if len(body) > most:
+                raise TooLarge("the answer is too large")
     return bytes(body)
+
+
+def _inflater(response: httpx.Response) -> Callable[[bytes, int], tuple[bytes, bytes]]:
+    """Decompresses a chunk to at most so many bytes, and returns them and what is left of the chunk. In place of
+    httpx's own decoder, which inflates each chunk whole, however large that is."""
+    encoding = "" if response.is_stream_consumed else response.headers.pop("content-encoding", "")
+    encoding = encoding.strip().lower()
+    if encoding in {"", "identity"}:
+        return lambda chunk, _: (chunk, b"")
+    if encoding not in {"gzip", "deflate"}:
+        raise Lost("the answer is compressed in a way that was not asked for")
+    inflater = zlib.decompressobj(_GZIP_OR_ZLIB)
+
+    def inflate(chunk: bytes, most: int) -> tuple[bytes, bytes]:
+        try:
+            return inflater.decompress(chunk, most), inflater.unconsumed_tail
+        except zlib.error as error:
+            raise Lost("the answer cannot be decompressed") from error
+
+    return inflate

@@ -14,7 +14,7 @@ from weakref import WeakKeyDictionary, WeakValueDictionary
 from auth import Caller
 from catalog.references import Upload
 from errors import ServiceError, UpstreamError
-from providers.replicate.errors import seconds_to_wait, service_error
+from providers.replicate.errors import is_final, passing_error, seconds_to_wait, service_error
 from providers.replicate.transport import Lost, NotSent, Refusal
 
 GOOD_FOR = 20 * 3600.0
@@ -87,9 +87,9 @@ class Uploads:
                 except Lost:  # a file that is there twice costs nothing
                     error, wait = UpstreamError("The image could not be uploaded to Replicate."), None
                 except Refusal as refusal:
-                    error, wait = service_error(refusal, caller), seconds_to_wait(refusal)
-                    if refusal.status < 500 and refusal.status not in {408, 429}:
-                        raise error from None
+                    if is_final(refusal):
+                        raise service_error(refusal, caller) from None
+                    error, wait = passing_error(refusal), seconds_to_wait(refusal)
                 if number + 1 < TRIES:
                     pause = self._first_pause * 2**number * random.uniform(0.5, 1)  # noqa: S311
                     await asyncio.sleep(pause if wait is None else wait)

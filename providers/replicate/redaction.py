@@ -1,0 +1,56 @@
+"""Text of an upstream, made safe to log, keep and show.
+
+Two things never pass: a credential of the call, and what a database or a JSON reader may refuse (NUL, and halves of
+surrogate pairs). Text is made safe after its JSON is parsed, so that no escape hides anything.
+"""
+
+import re
+from functools import lru_cache
+from typing import Final
+
+from auth import Caller
+from providers.replicate import token_of
+
+REDACTED: Final = "[token]"
+
+SHORTEST: Final = 6
+"""Characters of the shortest credential that is taken out. A shorter one would take ordinary words out of texts."""
+
+_UNFIT: Final = re.compile("[\ud800-\udfff\0]")
+
+
+class Redaction:
+    """Takes these credentials out of text, raw and percent-encoded: in part or whole, in either case, once or more."""
+
+    def __init__(self, *credentials: str) -> None:
+        self._credentials = sorted(
+            {each for each in credentials if len(each) >= SHORTEST}, key=len, reverse=True
+        )
+        self._encoded = re.compile("|".join(map(_pattern, self._credentials)))
+
+    def __call__(self, text: str) -> str:
+        """The text without credentials, NULs and halves of surrogate pairs."""
+        if not text.isascii() or "\0" in text:
+            text = _UNFIT.sub("\ufffd", text)
+        return self._encoded.sub(REDACTED, text) if self.is_in(text) else text
+
+    def is_in(self, text: str) -> bool:
+        """Whether the text has a credential in it."""
+        if any(each in text for each in self._credentials):
+            return True
+        return "%" in text and bool(self._credentials) and self._encoded.search(text) is not None
+
+
+@lru_cache(64)
+def redaction_of(caller: Caller, *more: str) -> Redaction:
+    """For all that Replicate says to this caller, and `more` secrets that it knows."""
+    return Redaction(token_of(caller), *more)
+
+
+def _pattern(credential: str) -> str:
+    return "".join(f"(?:{re.escape(each)}|{_encoded(each)})" for each in credential)
+
+
+def _encoded(character: str) -> str:
+    """Any percent-encoding of a character. An encoded per cent sign is `%25`."""
+    return "".join(f"%(?:25)*(?i:{byte:02x})" for byte in character.encode(errors="surrogatepass"))
