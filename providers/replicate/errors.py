@@ -98,9 +98,8 @@ def seconds_to_wait(refusal: Refusal) -> float | None:
     document = refusal.json()
     named, detail = document.get("retry_after"), document.get("detail")
     if seconds is None and isinstance(named, int | float):
-        seconds = float(
-            min(named, LONGEST_WAIT)
-        )  # before it is a float, which a long number is too large for
+        # A whole number may be too long for a float.
+        seconds = float(max(-1, min(named, LONGEST_WAIT))) if isinstance(named, int) else named
     if seconds is None and isinstance(detail, str):
         found = _RESETS_IN.search(detail)
         seconds = float(found.group(1)) if found else None
