@@ -47,8 +47,6 @@ def configuration(settings: Settings) -> dict[str, Any]:
             "gunicorn.access": {"handlers": [], "propagate": False},
             # One line for every request that leaves would drown the rest.
             "httpx": {"level": "WARNING"},
-            # It quotes the cookies that it cannot read, whatever they hold. None is used.
-            "aiohttp.internal": {"level": "CRITICAL"},
         },
     }
 
