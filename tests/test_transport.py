@@ -2,9 +2,12 @@
 comes back is told apart by whether it may have arrived."""
 
 import asyncio
+from contextlib import closing, suppress
 
 import pytest
-from parts import ADMIN, look, on_a_loop, parts, reply, until, wire
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from parts import ADMIN, listening, look, on_a_loop, parts, reply, until, wire
 
 from concurrency import Gate, Lease
 from providers import Prediction, TryAgain
@@ -177,6 +180,45 @@ async def test_whatever_is_no_whole_answer_is_lost_and_may_have_arrived(answer):
             await create(service, lease, seconds=0.1 if answer is _never else 5)
 
     assert ["GET", "POST"] == [seen.method for seen in server.seen]
+
+
+HEADS = st.one_of(
+    st.binary(max_size=80),
+    st.builds(
+        lambda status, reason, name, value: (
+            b"HTTP/1.1 %d %s\r\n%s: %s\r\nConnection: close\r\n\r\n" % (status, reason, name, value)
+        ),
+        st.integers(100, 999),
+        st.binary(max_size=10),
+        st.sampled_from(
+            [b"Content-Length", b"Transfer-Encoding", b"Content-Encoding", b"Set-Cookie", b"Location"]
+        )
+        | st.binary(max_size=10),
+        st.sampled_from([b"chunked", b"5", b"-1", b"9" * 400, b"gzip", b"a b=1", b"x" * 100_000])
+        | st.binary(max_size=10),
+    ),
+)
+
+
+@given(heads=st.lists(st.tuples(HEADS, st.binary(max_size=30)), min_size=20, max_size=20))
+@settings(max_examples=10, deadline=None, derandomize=True)
+def test_whatever_bytes_come_they_are_an_answer_a_refusal_or_lost(heads):
+    @on_a_loop
+    async def story():
+        left = [head + body for head, body in heads]
+
+        async def serve(reader, writer):
+            with closing(writer):
+                await reader.readuntil(b"\r\n\r\n")
+                writer.write(left.pop())
+
+        async with listening(serve) as url, parts(url) as service:
+            for _ in heads:
+                with suppress(Lost, Refusal):
+                    await get(service)
+            assert 0 == service.others.statistics().current_concurrent
+
+    story()
 
 
 @pytest.mark.parametrize("status", ["301 Moved Permanently", "302 Found", "307 Temporary Redirect"])
