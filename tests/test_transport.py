@@ -254,7 +254,7 @@ async def test_cookies_of_one_account_are_no_others():
 @on_a_loop
 async def test_a_path_in_the_base_url_is_kept():
     async def answer(seen):
-        return reply(b'{"id": "p1", "status": "starting"}')
+        return reply(b'{"id": "p1", "status": "starting", "results": []}')
 
     async with wire(answer) as server, parts(f"{server.url}/proxy") as service:
         await get(service)

@@ -25,6 +25,7 @@ _LOGS_READ = 2_000
 """Characters read from the end of the logs, which may be long and are read at every poll."""
 
 _ID = re.compile(r"(?!\.)[A-Za-z0-9 !$&'()*+,.:;=@_~-]{1,128}")
+_STANDS_FOR = "unusable:"
 _USERNAME = re.compile(r"[!-~]{1,200}")
 _ADDRESS = re.compile(r"https?://[!-~]{1,4000}", re.IGNORECASE)
 _NEXT = re.compile(r"[!-~]{0,8000}")
@@ -105,8 +106,8 @@ def read_page(answer: Any, redact: Redaction = NOTHING_SECRET) -> Page:
 
 
 def checked_page(answer: Any, redact: Redaction = NOTHING_SECRET) -> dict[str, Any]:
-    """A page as it came, but with ids that can be used, or else a stand-in that `usable_id` refuses, and with a `next`
-    that can be asked for. Raises Lost when it is no page, or has another `next`."""
+    """A page as it came, but with ids that can be used, or else a stand-in (`is_stand_in`), and with a `next` that can
+    be asked for. Raises Lost when it is no page, or has another `next`."""
     items = [
         {**item, "id": usable_id(item.get("id"), redact) or _stand_in(item.get("id"))}
         for item in listed(answer)
@@ -118,10 +119,15 @@ def checked_page(answer: Any, redact: Redaction = NOTHING_SECRET) -> dict[str, A
     return {"results": items, "next": following}
 
 
+def is_stand_in(identity: str) -> bool:
+    """Whether it stands for an id that cannot be used: a search for a lost creation counts its prediction."""
+    return identity.startswith(_STANDS_FOR)
+
+
 def _stand_in(identity: Any) -> str:
-    """For an id that cannot be used, the same each time."""
+    """The same each time."""
     text = identity if isinstance(identity, str) else ""
-    return "%" + hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()[:16]
+    return _STANDS_FOR + hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()[:16]
 
 
 def listed(page: Any) -> list[Any]:

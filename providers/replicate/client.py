@@ -34,6 +34,7 @@ from providers import Created, Prediction
 from providers.replicate import token_of
 from providers.replicate.answers import (
     Account,
+    checked_page,
     exhausted_for,
     read_account,
     read_file_address,
@@ -139,10 +140,10 @@ class ReplicateClient:
 
     async def list_predictions(
         self, caller: Caller, query: str, *, lease: Lease | None = None, max_answer: int = MAX_ANSWER
-    ) -> Any:
-        """The JSON of one page of the account's predictions, latest first. It is not to be trusted before it is read
-        (`answers.read_page` and `checked_page`)."""
-        return await self._get(caller, f"/v1/predictions?{query}", lease, max_answer=max_answer)
+    ) -> dict[str, Any]:
+        """One page of the account's predictions, latest first, as `answers.checked_page` returns it."""
+        page = await self._get(caller, f"/v1/predictions?{query}", lease, max_answer=max_answer)
+        return checked_page(page, redaction_of(caller))
 
     async def cancel_prediction(self, caller: Caller, prediction_id: str, *, lease: Lease) -> Prediction:
         answer = await self._call(

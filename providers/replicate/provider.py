@@ -39,7 +39,7 @@ from providers import (
     fingerprint,
 )
 from providers.replicate.accounts import Accounts
-from providers.replicate.answers import Page, Unusable, checked_page, read_page, usable_id
+from providers.replicate.answers import Page, Unusable, is_stand_in, read_page
 from providers.replicate.client import MAX_POLL, ReplicateClient, Timeouts
 from providers.replicate.errors import (
     is_about_token,
@@ -293,8 +293,7 @@ class Replicate(Provider, PushReceiver, CreationRegistry, ProgressSource):
             raise PollFailed(UpstreamError()) from None
 
     async def _search(self, caller: Caller, query: str) -> dict[str, Any]:
-        page = await self._confirmed(caller, self._client.list_predictions(caller, query))
-        return checked_page(page, redaction_of(caller))
+        return await self._confirmed(caller, self._client.list_predictions(caller, query))
 
     async def _send_file(self, caller: Caller, upload: Upload) -> str:
         return await self._confirmed(caller, self._client.create_file(caller, upload))
@@ -324,7 +323,7 @@ class Replicate(Provider, PushReceiver, CreationRegistry, ProgressSource):
 
 
 def _usable(found: Prediction) -> Created:
-    if usable_id(found.id) is None:
+    if is_stand_in(found.id):
         log.error("prediction_unusable", stands_for=found.id)
         raise OutcomeUnknown(_UNUSABLE)
     return Created(found)
