@@ -22,7 +22,7 @@ from providers.replicate.redaction import Redaction
 
 TOKEN = "r8_marked_token"
 CALLER = Caller("user", "user_marked", credentials(replicate=TOKEN))
-PATIENT = 700.0
+PATIENT = 7_000.0
 """Seconds in which every search and every wait has ended."""
 
 
