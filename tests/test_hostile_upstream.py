@@ -3,10 +3,11 @@
 import asyncio
 import gzip
 import json
+from contextlib import suppress
 
 import pytest
 import structlog
-from hostile_replicate import MAKES, SAID, Hostile, Said
+from hostile_replicate import BODIES, MAKES, SAID, Hostile, Said
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from parts import ADDRESS, a_picture, parts, submission
@@ -18,22 +19,29 @@ from auth import Caller, credentials
 from errors import OutcomeUnknown
 from generations import views
 from ledger.tables import MAPPINGS, METADATA, with_attempts
+from providers import Untrusted
 from providers.replicate.redaction import Redaction
+from simulator.webhooks import signed
 
 TOKEN = "r8_marked_token"
 CALLER = Caller("user", "user_marked", credentials(replicate=TOKEN))
+SECRET = "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD"
 PATIENT = 7_000.0
 """Seconds in which every search and every wait has ended."""
 
 
-def story(upstream, request, *, cancel_after=None):
-    """Run one generation to its end, or cancel it. Returns it, what was logged, and what runs upstream at its end."""
+def story(upstream, request, *, cancel_after=None, pushes=()):
+    """Run one generation to its end, or cancel it. Returns it, what was logged, and what runs upstream at its end.
+    `pushes` are bodies of signed webhooks, and when each comes."""
 
     async def told():
         with structlog.testing.capture_logs() as logged:
             async with parts("http://replicate.test", connections=upstream, timeout=30) as service:
                 generation = service.core.supervisor.accept(submission(request, CALLER))
                 task = service.core.supervisor.task(generation)
+                for after, body in pushes:
+                    await asyncio.sleep(after)
+                    push(service.provider, generation, body)
                 if cancel_after is not None:
                     await asyncio.sleep(cancel_after)
                     service.core.supervisor.cancel(generation)
@@ -46,6 +54,12 @@ def story(upstream, request, *, cancel_after=None):
         return generation, logged, running
 
     return run(told())
+
+
+def push(provider, generation, body):
+    with suppress(Untrusted):
+        pushed = provider.read_push(signed(body, message="msg_1", secret=SECRET), body, SECRET, CALLER)
+        provider.receive_push(f"{generation.id}.1", pushed)
 
 
 def assert_clean(generation, logged):
@@ -66,6 +80,21 @@ def assert_clean(generation, logged):
         assert "\0" not in text
         assert r"\u0000" not in text
         assert not Redaction(TOKEN).is_in(text)
+
+
+@given(
+    bodies=st.lists(st.tuples(st.sampled_from([0.02, 0.5]), BODIES), min_size=1, max_size=3),
+    says=st.sampled_from([{}, {"create": [Said(200, (), b"", cut=-1)]}]),
+)
+@settings(max_examples=100, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+def test_whatever_replicate_pushes_a_generation_ends_and_leaves_nothing_behind(bodies, says):
+    upstream = Hostile(says)
+    generation, logged, running = story(upstream, a_picture(), pushes=bodies)
+
+    assert generation.has_ended
+    assert "internal" != (generation.error and generation.error.code)
+    assert [] == running or generation.prediction.is_over
+    assert_clean(generation, logged)
 
 
 UNUSABLE = [
@@ -191,6 +220,15 @@ def test_a_bomb_is_not_inflated_beyond_what_may_be_read(kind, encoding):
     generation, _, running = story(upstream, a_picture(), cancel_after=1.0 if kind == "cancel" else None)
 
     assert (kind != "cancel", 1, []) == (generation.succeeded, len(upstream.made), running)
+
+
+@pytest.mark.parametrize("value", [b"[],", b"{},", b"1,", b"[[],[]],"])
+def test_a_document_of_a_million_values_is_not_parsed(value):
+    said = Said(200, (), b'{"id": "p0", "status": "failed", "output": [' + value * 1_000_000 + b"0]}")
+    upstream = Hostile({"create": [said], "get": [said]})
+    generation, _, _ = story(upstream, a_picture())
+
+    assert (True, 1) == (generation.succeeded, len(upstream.made))
 
 
 def test_a_compressed_answer_is_read():

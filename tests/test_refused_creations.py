@@ -1,6 +1,6 @@
 """One refusal ends no batch: a token is refused when its account is, and credit is gone when it is twice.
 
-In virtual time, before the simulator.
+In virtual time, before the simulator; and the rules of the policy by themselves.
 """
 
 import asyncio
@@ -11,6 +11,8 @@ from parts import ADMIN, OTHER_USER, USER
 from virtual_replicate import replicate
 from virtual_time import run
 
+from admission.durations import Durations
+from admission.policy import UNDER_WAY, Policy
 from simulator import Options
 
 OPTIONS = Options(prediction_seconds=2, jitter=0, answer_delay=(0.05, 0.05))
@@ -165,3 +167,45 @@ def test_a_402_long_after_another_is_a_first_one_again():
     ended, _, made, _ = batch_with({"status": 402}, {"status": 402, "after": 120})
 
     assert ({"succeeded": 198, "server_out_of_credit": 2}, 198) == (ended, made)
+
+
+# The policy.
+
+
+def a_policy() -> Policy:
+    return Policy(concurrent_limit=10, requests_per_minute=600, durations=Durations())
+
+
+def test_a_caller_who_is_slowed_down_has_one_ticket_under_way_until_one_is_accepted():
+    policy = a_policy()
+    policy.slow_down("ann")
+    policy.enqueue("abcd", "ann")
+    policy.enqueue("xyz", "bob")
+
+    assert {"a", "x", "y", "z"} == set(policy.step(0.0).admitted)
+    policy.release("a", 1.0)
+    assert ["b"] == policy.step(1.0).admitted
+    policy.proceed("ann", 2.0)
+    assert ["c", "d"] == policy.step(2.0).admitted
+
+
+def test_a_ticket_that_went_before_its_caller_was_slowed_down_proves_nothing():
+    policy = a_policy()
+    policy.enqueue("a", "ann")
+    policy.step(0.0)
+    policy.slow_down("ann")
+    policy.proceed("ann", 1.0)
+    policy.enqueue("bc", "ann")
+
+    assert ["b"] == policy.step(1.0).admitted
+
+
+def test_only_the_second_refusal_of_one_batch_is_the_last_word_and_an_acceptance_starts_anew():
+    policy = a_policy()
+    policy.enqueue("ab", "ann", batch="one")
+
+    assert [False, False, True] == [policy.refuse("ann", each, 0.0) for each in ("one", "two", "one")]
+    assert ([], UNDER_WAY) == policy.step(0.0)
+    assert ["a"] == policy.step(UNDER_WAY).admitted
+    policy.proceed("ann", 2.0)
+    assert not policy.refuse("ann", "one", 3.0)

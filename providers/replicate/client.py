@@ -53,7 +53,7 @@ CREATE_TIMEOUT: Final = 30.0
 
 CLIENTS_KEPT: Final = 64
 
-MAX_CREATED: Final = 32 * 1024 * 1024
+MAX_CREATED: Final = 16 * 1024 * 1024
 """Bytes of an answer to a creation, which repeats its input."""
 
 MAX_POLL: Final = 4 * 1024 * 1024

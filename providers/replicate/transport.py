@@ -23,6 +23,9 @@ from concurrency import Lease
 MAX_ANSWER = 128 * 1024 * 1024
 """Bytes. A page of a hundred predictions, each with four inline images of 256 kB, is below."""
 
+MOST_VALUES = 500_000
+"""Of a JSON document, by its commas and brackets. Each takes up to a hundred bytes of memory, and time."""
+
 MAX_REFUSAL = 256 * 1024
 """Bytes of the body of an error status. A longer one is not read."""
 
@@ -77,7 +80,10 @@ class Answer:
     body: bytes
 
     def json(self) -> Any:
-        """The answer's JSON. Raises Lost when it is none: then the outcome is unknown."""
+        """The answer's JSON. Raises Lost when it is none, and TooLarge when it has too many values to be read: then the
+        outcome is unknown."""
+        if sum(self.body.count(each) for each in (b",", b"[", b"{")) > MOST_VALUES:
+            raise TooLarge("the answer has too many values")
         try:
             return json.loads(self.body)
         except (ValueError, RecursionError) as error:
