@@ -164,7 +164,9 @@ class Gate:
 
     def refuse(self, caller: str, batch: str | None) -> bool:
         """A creation was refused for want of credit. Whether that is the last word; see `Policy.refuse`."""
-        return self._policy.refuse(caller, batch, _now())
+        is_last_word = self._policy.refuse(caller, batch, _now())
+        self._admit_soon()
+        return is_last_word
 
     def proceed(self, caller: str, *, exhausted_for: float = 0.0) -> None:
         """A creation of this caller was accepted; it may be the last for `exhausted_for` seconds. See

@@ -482,6 +482,21 @@ def test_a_token_refused_in_passing_ends_no_watch(status, body, on):
     assert (20, 20) == run(story())
 
 
+@pytest.mark.parametrize(("seconds", "succeeds"), [(50, True), (80, False)])
+def test_a_watch_whose_polls_are_refused_for_a_minute_with_a_good_token_is_given_up(seconds, succeeds):
+    async def story():
+        async with replicate(Options(prediction_seconds=100, jitter=0), timeout=300) as (service, world):
+            generation = asyncio.create_task(service.run())
+            await asyncio.sleep(5)
+            world.faults.order(on="get", times=10_000, status=403)
+            await asyncio.sleep(seconds)
+            world.faults.clear()
+            await generation
+            return generation.result().succeeded
+
+    assert succeeds is run(story())
+
+
 @on_a_loop
 async def test_a_prediction_that_cannot_be_watched_any_more_is_cancelled(simulator):
     simulator.order(on="get", status=400)
@@ -503,6 +518,19 @@ async def test_a_cancel_that_fails_is_tried_again(simulator):
 
     assert {"canceled": 1} == simulator.counts().finished
     assert 3 == simulator.counts().requests["cancel"]
+
+
+@pytest.mark.parametrize("body", [None, "<html>Blocked</html>"])
+@pytest.mark.parametrize("status", [401, 403, 404])
+def test_a_cancel_that_is_refused_in_passing_is_tried_again(status, body):
+    async def story():
+        async with replicate(Options(jitter=0)) as (service, world):
+            if (status, body) != (404, None):  # which says that there is nothing to cancel
+                world.faults.order(on="cancel", status=status, body=body)
+            await service.run("[[hang]]", timeout=5)
+            return dict(world.tally.snapshot().finished)
+
+    assert {"canceled": 1} == run(story())
 
 
 @pytest.mark.parametrize("answer", [[], None, "text", 7, {}, {"id": "p1"}, {"id": 7, "status": "starting"}])

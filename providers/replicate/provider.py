@@ -43,7 +43,6 @@ from providers.replicate.answers import Page, Unusable, is_stand_in, read_page
 from providers.replicate.client import MAX_POLL, ReplicateClient, Timeouts
 from providers.replicate.errors import (
     is_about_token,
-    is_final,
     may_have_arrived,
     passing_error,
     seconds_to_wait,
@@ -58,6 +57,9 @@ from providers.replicate.watcher import NoPages, PollFailed, Watcher
 
 _MISSING_PATIENCE = 10.0
 """Seconds. A prediction that no poll has found for so long is gone."""
+
+_REFUSED_PATIENCE = 60.0
+"""Seconds. A prediction that may not be polled for so long, with a token that is accepted, is given up."""
 
 _RATE_LIMIT_WAIT = 5.0
 """Seconds without polls of an account after a 429 that does not say how long to wait."""
@@ -247,9 +249,8 @@ class Replicate(Provider, PushReceiver, CreationRegistry, ProgressSource):
                         give_up = min(give_up, clock() + CANCEL_PATIENCE)
                         return await self._client.cancel_prediction(caller, prediction.id, lease=lease)
             except Refusal as refusal:
-                # A token may be refused in passing, so it is tried once more.
-                refusals += is_about_token(refusal)
-                if refusals > 1 or (is_final(refusal) and not is_about_token(refusal)):
+                refusals += is_about_token(refusal)  # the first may be in passing
+                if refusals > 1 or (refusal.is_replicates and refusal.status in {404, 422}):
                     break
                 pause = max(pause, seconds_to_wait(refusal) or 0.0)
             except (NotSent, Lost):
@@ -314,11 +315,11 @@ class Replicate(Provider, PushReceiver, CreationRegistry, ProgressSource):
         if refusal.is_replicates and refusal.status == 404:
             return PollFailed(service_error(refusal, caller), patience=_MISSING_PATIENCE)
         if refusal.is_replicates and refusal.status == 402:
-            return PollFailed(passing_error(refusal), patience=_MISSING_PATIENCE)
+            return PollFailed(passing_error(refusal), patience=_REFUSED_PATIENCE)
         if await self._accounts.is_final(refusal, caller):
             return service_error(refusal, caller)
         if is_about_token(refusal):
-            return PollFailed(passing_error(refusal), patience=_MISSING_PATIENCE)
+            return PollFailed(passing_error(refusal), patience=_REFUSED_PATIENCE)
         return PollFailed(passing_error(refusal), wait=seconds_to_wait(refusal) or 0.0)
 
 
