@@ -26,10 +26,9 @@ same request may succeed later; whoever finds the trouble raises, and one handle
     ├── LedgerDown              500 internal                nothing new is taken, since it could be lost
     └── AccountError                                        every other call of the account fails alike
         ├── TokenRejected       401 replicate_token_rejected
+        ├── InsufficientCredit  402 insufficient_credit
         ├── ServerTokenRejected 500 server_token_rejected
-        └── OutOfCredit
-            ├── InsufficientCredit  402 insufficient_credit
-            └── ServerOutOfCredit   500 server_out_of_credit
+        └── ServerOutOfCredit   500 server_out_of_credit
 
 The answer is a problem document (RFC 9457) with `code`, `request_id` and `retryable` beside it.
 """
@@ -270,11 +269,7 @@ class TokenRejected(AccountError):
     title = "Replicate refused your token"
 
 
-class OutOfCredit(AccountError):
-    """The account cannot pay, unless it is said in passing: another call shows that."""
-
-
-class InsufficientCredit(OutOfCredit):
+class InsufficientCredit(AccountError):
     status, code = 402, "insufficient_credit"
     title = "Your Replicate account is out of credit"
 
@@ -284,7 +279,7 @@ class ServerTokenRejected(AccountError):
     title = "The service has no Replicate token that Replicate accepts"
 
 
-class ServerOutOfCredit(OutOfCredit):
+class ServerOutOfCredit(AccountError):
     code = "server_out_of_credit"
     title = "The service's Replicate account cannot run this now"
 

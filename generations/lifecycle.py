@@ -33,12 +33,13 @@ from errors import (
     AccountError,
     BudgetExceeded,
     GenerationFailed,
+    InsufficientCredit,
     Internal,
     InvalidRequest,
     LedgerDown,
     OutcomeUnknown,
-    OutOfCredit,
     Problem,
+    ServerOutOfCredit,
     ServiceError,
     ShuttingDown,
 )
@@ -62,6 +63,8 @@ FIRST_BACKOFF: Final = 0.5
 
 PLACEHOLDER: Final = (1600, 900)
 """Pixels of the black picture that replaces a missing one, if the request allows it."""
+
+_OUT_OF_CREDIT: Final = (InsufficientCredit, ServerOutOfCredit)
 
 log = structlog.get_logger("generation")
 
@@ -223,7 +226,7 @@ class Runner:
     def _dismiss_batch(self, generation: Generation, batch: Batch | None, error: ServiceError) -> None:
         """Refuse the rest of a batch whose account is in trouble. Being out of credit is not believed at once."""
         caller, batch_id = generation.caller.id, batch.id if batch else None
-        if isinstance(error, OutOfCredit) and not self._gate.refuse(caller, batch_id):
+        if isinstance(error, _OUT_OF_CREDIT) and not self._gate.refuse(caller, batch_id):
             return
         if batch_id is not None and isinstance(error, AccountError):
             self._gate.dismiss(caller, batch_id, partial(type(error), error.detail))
