@@ -233,7 +233,7 @@ def test_an_accounts_trouble_fails_each_item_and_is_asked_once_or_little_more(cl
 
     assert (200, 5) == (answer.status_code, answer.json["failed"])
     assert ["insufficient_credit"] * 5 == [outcome(item) for item in answer.json["results"]]
-    assert 1 == simulator.counts().requests["create"]
+    assert 2 == simulator.counts().requests["create"]
 
 
 def test_a_bound_beyond_all_bounds_bounds_nothing_and_harms_nobody(client, simulator):
