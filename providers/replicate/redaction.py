@@ -9,7 +9,6 @@ from functools import lru_cache
 from typing import Final
 
 from auth import Caller
-from providers.replicate import token_of
 
 REDACTED: Final = "[token]"
 
@@ -44,7 +43,7 @@ class Redaction:
 @lru_cache(64)
 def redaction_of(caller: Caller, *more: str) -> Redaction:
     """For all that Replicate says to this caller, and `more` secrets that it knows."""
-    return Redaction(token_of(caller), *more)
+    return Redaction(*caller.credentials.values(), *more)
 
 
 def _pattern(credential: str) -> str:
