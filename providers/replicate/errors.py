@@ -67,7 +67,7 @@ def may_have_arrived(refusal: Refusal) -> bool:
 
 
 def is_about_token(refusal: Refusal) -> bool:
-    """Whether Replicate refused the token. It may do so in passing, so only its account decides (`accounts.py`)."""
+    """Whether Replicate refused the token. It may do so in passing, so only its account decides (`refusals.py`)."""
     return refusal.is_replicates and refusal.status in {401, 403}
 
 

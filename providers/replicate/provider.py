@@ -14,7 +14,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, TypeVar
+from typing import Any
 from urllib.parse import urlencode
 
 import httpx
@@ -38,44 +38,22 @@ from providers import (
     UncertainCreation,
     fingerprint,
 )
-from providers.replicate.accounts import Accounts
 from providers.replicate.answers import Page, Unusable, is_stand_in, read_page
 from providers.replicate.client import MAX_POLL, ReplicateClient, Timeouts
-from providers.replicate.errors import (
-    is_about_token,
-    may_have_arrived,
-    passing_error,
-    seconds_to_wait,
-    service_error,
-)
+from providers.replicate.errors import is_about_token, may_have_arrived, seconds_to_wait
 from providers.replicate.push import Secrets, read_push
 from providers.replicate.reconciliation import CLOCK_SKEW, PATIENCE, SEARCH_PAUSES, Creations
 from providers.replicate.redaction import redaction_of
+from providers.replicate.refusals import MISSING_PATIENCE, Refusals
 from providers.replicate.transport import Lost, NotSent, Refusal, TooLarge
 from providers.replicate.uploads import FIRST_PAUSE, Uploads
 from providers.replicate.watcher import NoPages, PollFailed, Watcher
 
-_MISSING_PATIENCE = 10.0
-"""Seconds. A prediction that no poll has found for so long is gone."""
-
-_REFUSED_PATIENCE = 60.0
-"""Seconds. A prediction that may not be polled for so long, with a token that is accepted, is given up."""
-
-_RATE_LIMIT_WAIT = 5.0
-"""Seconds without polls of an account after a 429 that does not say how long to wait."""
-
 CANCEL_PATIENCE = 30.0
 """Seconds from the first try to cancel a prediction. After them it is left to its deadline."""
 
-_UNUSABLE = (
-    "Replicate created the prediction and named it in a way that cannot be used. It ends by its deadline, and may have "
-    "been paid for."
-)
-
 _CANCELS_AT_ONCE = 100
 """Bounded, so that cancels that hang leave room for polls."""
-
-T = TypeVar("T")
 
 log = structlog.get_logger("replicate")
 
@@ -119,7 +97,7 @@ class Replicate(Provider, PushReceiver, CreationRegistry, ProgressSource):
         self._watcher = Watcher(
             places=others, get=self._get, get_page=self._get_page, durations=durations or Durations()
         )
-        self._accounts = Accounts(self._client.account)
+        self._refusals = Refusals(self._client.account)
         self._creations = Creations(self._search, pauses=timing.search_pauses)
         self._uploads = Uploads(self._send_file, first_pause=timing.upload_pause)
         self._secrets = Secrets(self._client.default_webhook_secret)
@@ -138,24 +116,6 @@ class Replicate(Provider, PushReceiver, CreationRegistry, ProgressSource):
         reference: str,
         callback: str | None = None,
     ) -> Created:
-        try:
-            return await self._create(caller, model, sent, lease, cancel_after, reference, callback)
-        except NotSent:
-            raise TryAgain(UpstreamError("Replicate cannot be reached."), unreachable=True) from None
-        except Refusal as refusal:
-            raise await self._refused(refusal, caller) from None
-
-    async def _create(
-        self,
-        caller: Caller,
-        model: str,
-        sent: Mapping[str, Any],
-        lease: Lease,
-        cancel_after: float,
-        reference: str,
-        callback: str | None,
-    ) -> Created:
-        """Raises NotSent, and Refusal if certainly nothing was created."""
         content, is_made = fingerprint(sent), False
         with self._creations.begin(
             caller, model, content, reference=reference, since=time.time()
@@ -164,9 +124,11 @@ class Replicate(Provider, PushReceiver, CreationRegistry, ProgressSource):
                 created = await self._client.create_prediction(
                     caller, model, sent, lease=lease, cancel_after=cancel_after, webhook=callback
                 )
+            except NotSent:
+                raise TryAgain(UpstreamError("Replicate cannot be reached."), unreachable=True) from None
             except Refusal as refusal:
                 if not may_have_arrived(refusal):
-                    raise
+                    raise await self._refusals.of_creation(refusal, caller) from None
                 reason = str(refusal)
             except Lost as lost:
                 reason, is_made = str(lost), isinstance(lost, Unusable)
@@ -176,24 +138,7 @@ class Replicate(Provider, PushReceiver, CreationRegistry, ProgressSource):
                     self._watcher.receive(creation.pushed)
                 return created
             log.warning("creation_uncertain", reason=reason, made=is_made, model=model, caller=caller.id)
-            try:
-                return _usable(await creation.find())
-            except TryAgain:
-                if not is_made:
-                    raise
-                raise OutcomeUnknown(_UNUSABLE) from None
-
-    async def _refused(self, refusal: Refusal, caller: Caller) -> Exception:
-        """What to raise for a creation that was refused, and so not made."""
-        if await self._accounts.is_final(refusal, caller):
-            return service_error(refusal, caller)
-        return TryAgain(
-            passing_error(refusal),
-            wait=seconds_to_wait(refusal),
-            throttled=refusal.status == 429,
-            refused=is_about_token(refusal),
-            cautious=not refusal.is_replicates and refusal.status != 503,
-        )
+            return await _adopted(creation.find(), is_made=is_made)
 
     async def recover(
         self,
@@ -207,7 +152,8 @@ class Replicate(Provider, PushReceiver, CreationRegistry, ProgressSource):
     ) -> Created:
         """`patience`: how many seconds to repeat a search that Replicate does not answer."""
         with self._creations.begin(caller, model, content, reference=reference, since=since) as creation:
-            return _usable(await creation.find(patience=patience, on_its_way=self.limits.answer_timeout))
+            search = creation.find(patience=patience, on_its_way=self.limits.answer_timeout)
+            return await _adopted(search, is_made=False)
 
     def register_uncertain(self, creation: UncertainCreation) -> None:
         self._creations.register_uncertain(creation)
@@ -263,7 +209,7 @@ class Replicate(Provider, PushReceiver, CreationRegistry, ProgressSource):
 
     async def aclose(self) -> None:
         await self._secrets.aclose()
-        await self._accounts.aclose()
+        await self._refusals.aclose()
         await self._watcher.aclose()
         await self._client.aclose()
 
@@ -272,10 +218,10 @@ class Replicate(Provider, PushReceiver, CreationRegistry, ProgressSource):
             return await self._client.get_prediction(caller, prediction_id, lease=lease)
         except TooLarge:
             raise PollFailed(
-                UpstreamError("Replicate answered too much."), patience=_MISSING_PATIENCE
+                UpstreamError("Replicate answered too much."), patience=MISSING_PATIENCE
             ) from None
         except Refusal as refusal:
-            raise await self._poll_failed(refusal, caller) from None
+            raise await self._refusals.of_poll(refusal, caller) from None
         except (NotSent, Lost):
             raise PollFailed(UpstreamError()) from None
 
@@ -285,7 +231,7 @@ class Replicate(Provider, PushReceiver, CreationRegistry, ProgressSource):
             page = await self._client.list_predictions(caller, query, lease=lease, max_answer=MAX_POLL)
             return read_page(page, redaction_of(caller))
         except Refusal as refusal:
-            failed = await self._poll_failed(refusal, caller)
+            failed = await self._refusals.of_poll(refusal, caller)
             # Refused for good: each is polled by itself, and its answer says why.
             raise failed if isinstance(failed, PollFailed) else NoPages from None
         except TooLarge:
@@ -294,37 +240,25 @@ class Replicate(Provider, PushReceiver, CreationRegistry, ProgressSource):
             raise PollFailed(UpstreamError()) from None
 
     async def _search(self, caller: Caller, query: str) -> dict[str, Any]:
-        return await self._confirmed(caller, self._client.list_predictions(caller, query))
+        return await self._refusals.confirmed(caller, self._client.list_predictions(caller, query))
 
     async def _send_file(self, caller: Caller, upload: Upload) -> str:
-        return await self._confirmed(caller, self._client.create_file(caller, upload))
+        return await self._refusals.confirmed(caller, self._client.create_file(caller, upload))
 
-    async def _confirmed(self, caller: Caller, answer: Awaitable[T]) -> T:
-        """The answer to a request that may be sent again. Raises Lost where a token was refused in passing."""
-        try:
-            return await answer
-        except Refusal as refusal:
-            if refusal.status in {401, 403} and not await self._accounts.is_final(refusal, caller):
-                raise Lost("the token was refused in passing") from None
+
+async def _adopted(search: Awaitable[Prediction], *, is_made: bool) -> Created:
+    """What a search finds. Raises OutcomeUnknown for a prediction whose id cannot be used, found or not, if it
+    `is_made` for certain."""
+    try:
+        found = await search
+    except TryAgain:
+        if not is_made:
             raise
-
-    async def _poll_failed(self, refusal: Refusal, caller: Caller) -> Exception:
-        """A PollFailed for what passes; for anything else the error that ends the watch."""
-        if refusal.status == 429:
-            return PollFailed(passing_error(refusal), wait=seconds_to_wait(refusal) or _RATE_LIMIT_WAIT)
-        if refusal.is_replicates and refusal.status == 404:
-            return PollFailed(service_error(refusal, caller), patience=_MISSING_PATIENCE)
-        if refusal.is_replicates and refusal.status == 402:
-            return PollFailed(passing_error(refusal), patience=_REFUSED_PATIENCE)
-        if await self._accounts.is_final(refusal, caller):
-            return service_error(refusal, caller)
-        if is_about_token(refusal):
-            return PollFailed(passing_error(refusal), patience=_REFUSED_PATIENCE)
-        return PollFailed(passing_error(refusal), wait=seconds_to_wait(refusal) or 0.0)
-
-
-def _usable(found: Prediction) -> Created:
-    if is_stand_in(found.id):
-        log.error("prediction_unusable", stands_for=found.id)
-        raise OutcomeUnknown(_UNUSABLE)
-    return Created(found)
+    else:
+        if not is_stand_in(found.id):
+            return Created(found)
+    log.error("prediction_unusable")
+    raise OutcomeUnknown(
+        "Replicate created the prediction under an id that cannot be used. It ends by its deadline, and may have been "
+        "paid for."
+    )

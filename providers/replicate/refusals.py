@@ -1,0 +1,84 @@
+"""What follows from a refusal: whether it is Replicate's last word, and what to raise for it.
+
+A token may be refused in passing. So when Replicate refuses one, its account is asked for. Only when that is refused as
+well, all other calls with the token would fail alike. Those that are refused at the same time share one request.
+"""
+
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, Final, TypeVar
+
+from auth import Caller
+from providers import TryAgain
+from providers.replicate.answers import Account
+from providers.replicate.errors import is_about_token, is_final, passing_error, seconds_to_wait, service_error
+from providers.replicate.shared import Shared
+from providers.replicate.transport import Lost, Refusal
+from providers.replicate.watcher import PollFailed
+
+GOOD_FOR: Final = 5.0
+"""Seconds for which an account is not asked for again."""
+
+ACCOUNTS_KEPT: Final = 1_000
+
+MISSING_PATIENCE: Final = 10.0
+"""Seconds. A prediction that no poll has found for so long is gone."""
+
+_REFUSED_PATIENCE: Final = 60.0
+"""Seconds. A prediction that may not be polled for so long, with a token that is accepted, is given up."""
+
+_RATE_LIMIT_WAIT: Final = 5.0
+"""Seconds without polls of an account after a 429 that does not say how long to wait."""
+
+T = TypeVar("T")
+
+
+class Refusals:
+    """Reads refusals. `ask(caller)` asks for an account, and does not raise."""
+
+    def __init__(self, ask: Callable[[Caller], Coroutine[Any, Any, Account]]) -> None:
+        self._accounts = Shared(ask, good_for=GOOD_FOR, most=ACCOUNTS_KEPT)
+
+    async def of_creation(self, refusal: Refusal, caller: Caller) -> Exception:
+        """What to raise for a creation that was refused, and so not made."""
+        if await self._is_final(refusal, caller):
+            return service_error(refusal, caller)
+        return TryAgain(
+            passing_error(refusal),
+            wait=seconds_to_wait(refusal),
+            throttled=refusal.status == 429,
+            refused=is_about_token(refusal),
+            cautious=not refusal.is_replicates and refusal.status != 503,
+        )
+
+    async def of_poll(self, refusal: Refusal, caller: Caller) -> Exception:
+        """A PollFailed for what passes; for anything else the error that ends the watch."""
+        if refusal.status == 429:
+            return PollFailed(passing_error(refusal), wait=seconds_to_wait(refusal) or _RATE_LIMIT_WAIT)
+        if refusal.is_replicates and refusal.status == 404:
+            return PollFailed(service_error(refusal, caller), patience=MISSING_PATIENCE)
+        if refusal.is_replicates and refusal.status == 402:
+            return PollFailed(passing_error(refusal), patience=_REFUSED_PATIENCE)
+        if await self._is_final(refusal, caller):
+            return service_error(refusal, caller)
+        if is_about_token(refusal):
+            return PollFailed(passing_error(refusal), patience=_REFUSED_PATIENCE)
+        return PollFailed(passing_error(refusal), wait=seconds_to_wait(refusal) or 0.0)
+
+    async def confirmed(self, caller: Caller, answer: Awaitable[T]) -> T:
+        """The answer to a request that may be sent again. Raises Lost where a token was refused in passing."""
+        try:
+            return await answer
+        except Refusal as refusal:
+            if refusal.status in {401, 403} and not await self._is_final(refusal, caller):
+                raise Lost("the token was refused in passing") from None
+            raise
+
+    async def aclose(self) -> None:
+        """Stop asking."""
+        await self._accounts.aclose()
+
+    async def _is_final(self, refusal: Refusal, caller: Caller) -> bool:
+        """Whether the same request would be refused again."""
+        if is_about_token(refusal):
+            return (await self._accounts.of(caller)).standing in {"refused", "forbidden"}
+        return is_final(refusal)
