@@ -5,7 +5,7 @@ surrogate pairs). Text is made safe after its JSON is parsed, so that no escape 
 """
 
 import re
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Final
 
 from auth import Caller
@@ -22,22 +22,24 @@ class Redaction:
     """Takes these credentials out of text, raw and percent-encoded: in part or whole, in either case, once or more."""
 
     def __init__(self, *credentials: str) -> None:
-        self._credentials = sorted(
-            {each for each in credentials if len(each) >= SHORTEST}, key=len, reverse=True
-        )
-        self._encoded = re.compile("|".join(map(_pattern, self._credentials)))
+        self._credentials = tuple(each for each in credentials if len(each) >= SHORTEST)
 
     def __call__(self, text: str) -> str:
         """The text without credentials, NULs and halves of surrogate pairs."""
         if not text.isascii() or "\0" in text:
             text = _UNFIT.sub("\ufffd", text)
-        return self._encoded.sub(REDACTED, text) if self.is_in(text) else text
+        return self._pattern.sub(REDACTED, text) if self.is_in(text) else text
 
     def is_in(self, text: str) -> bool:
         """Whether the text has a credential in it."""
         if any(each in text for each in self._credentials):
             return True
-        return "%" in text and bool(self._credentials) and self._encoded.search(text) is not None
+        return "%" in text and bool(self._credentials) and self._pattern.search(text) is not None
+
+    @cached_property
+    def _pattern(self) -> re.Pattern[str]:
+        """The longest first: one may be a part of another. Made when it is needed, which is rare and takes a while."""
+        return re.compile("|".join(map(_in_any_form, sorted(self._credentials, key=len, reverse=True))))
 
 
 @lru_cache(64)
@@ -46,7 +48,7 @@ def redaction_of(caller: Caller, *more: str) -> Redaction:
     return Redaction(*caller.credentials.values(), *more)
 
 
-def _pattern(credential: str) -> str:
+def _in_any_form(credential: str) -> str:
     return "".join(f"(?:{re.escape(each)}|{_encoded(each)})" for each in credential)
 
 
