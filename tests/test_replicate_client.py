@@ -539,6 +539,22 @@ def test_what_is_no_prediction_is_lost_and_not_guessed(answer):
         read_prediction(answer)
 
 
+@pytest.mark.parametrize(
+    ("error", "text"),
+    [
+        ("no", "no"),
+        ({"message": "a\ud800"}, '{"message": "a\ufffd"}'),
+        (["é", None], '["é", null]'),
+        (17, "17"),
+        ([10**5_000], "The error is not readable."),
+        (float("nan"), "NaN"),
+        (None, None),
+    ],
+)
+def test_an_error_that_is_no_text_is_told_as_json(error, text):
+    assert text == read_prediction({"id": "p", "status": "failed", "error": error}).error
+
+
 def test_one_output_or_many_are_a_tuple():
     many = {"id": "p", "status": "succeeded", "output": ["https://a", "https://b"]}
     one = {"id": "p", "status": "succeeded", "output": "https://a"}

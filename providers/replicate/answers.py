@@ -8,6 +8,7 @@ Facts: replicate.com/docs/reference/http, and recorded answers.
 """
 
 import hashlib
+import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -210,10 +211,10 @@ def _progress(logs: Any) -> float | None:
 
 
 def _error_text(error: Any, redact: Redaction) -> str | None:
-    if error is None or isinstance(error, str):
-        return None if error is None else redact(error)
+    if error is None:
+        return None
     try:
-        return redact(str(error))
+        return redact(error if isinstance(error, str) else json.dumps(error, ensure_ascii=False))
     except (RecursionError, ValueError):  # nested too deep, or a number too long to be written
         return "The error is not readable."
 
