@@ -81,8 +81,8 @@ class Gate:
     """The shared gate: slots, an exact sliding window, and a fair queue before both.
 
     `acquire` waits; `configure` changes the limits at once and loses no waiter; `pause` holds one caller back
-    and no other. `interactive_reserve` is the share of the window that large batches take paced. `durations` learns how
-    long slots are held.
+    and no other. `interactive_reserve` is the largest share of the window for which single calls go before batches.
+    `durations` learns how long slots are held.
     """
 
     def __init__(
@@ -136,7 +136,7 @@ class Gate:
 
     def place(self, caller: str, batch: str | None, behind: int) -> int:
         """About the place in line, 1 for the next, with `behind` others of the same caller and batch before it."""
-        return self._policy.queue.place(caller, batch, behind)
+        return self._policy.place(caller, batch, behind, _now())
 
     def wait(
         self, caller: str, batch: str | None, behind: int, *, usual: float, bound: int | None = None
@@ -193,6 +193,10 @@ class Gate:
         """Admit nothing any more: `reason()` is raised in every wait, also in later ones."""
         self._closed = reason
         self._send_away(self._policy.dismiss(), reason)
+
+    def in_flight(self, caller: str) -> int:
+        """How many slots a caller holds."""
+        return self._policy.queue.in_flight(caller)
 
     def statistics(self) -> GateStats:
         now, policy = _now(), self._policy

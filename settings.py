@@ -111,10 +111,10 @@ class Settings(BaseModel):
         description="Everything else sent to Replicate in any 60 seconds: looks at predictions, cancels, uploads.",
     )
     INTERACTIVE_RESERVE: float = Field(
-        0.05,
+        0.5,
         ge=0,
         le=0.5,
-        description="The share of the window that large batches take evenly paced, so that single calls find a place.",
+        description="The largest share of the window in which single calls go before batches; 0 keeps none for them.",
     )
     GENERATION_TIMEOUT: float = Field(
         600,
@@ -123,7 +123,9 @@ class Settings(BaseModel):
         description="Seconds a prediction may take once it is created, unless the request says otherwise.",
     )
     MAX_QUEUED: int = Field(
-        20_000, ge=1, description="Generations that may wait for a slot; more are refused with 429."
+        40_000,
+        ge=1,
+        description="Generations that may wait; more are refused with 429. One caller has three quarters at most.",
     )
     MAX_WAITING_CALLERS: int = Field(
         256,

@@ -55,6 +55,7 @@ class Durations:
         self._noted: Counter[str] = Counter()
         self._lengths: dict[str, Lengths] = {}
         self._slots: deque[float] = deque(maxlen=_SLOTS_REMEMBERED)
+        self._slots_sum = 0.0
 
     def note(self, model: str, took: Took) -> None:
         """Remember a generation that succeeded at its first attempt. Others would distort the estimates."""
@@ -77,8 +78,16 @@ class Durations:
 
     def note_slot(self, seconds: float) -> None:
         """Record how long a slot was held, for every model and outcome."""
-        self._slots.append(seconds)
+        slots = self._slots
+        if len(slots) == _SLOTS_REMEMBERED:
+            self._slots_sum -= slots[0]
+        slots.append(seconds)
+        self._slots_sum += seconds
 
     def slots(self) -> tuple[float, ...]:
         """How long slots were held lately, in seconds, the oldest first."""
         return tuple(self._slots)
+
+    def mean_slot(self, unknown: float = 0.0) -> float:
+        """How long slots were held lately on the average, in seconds; `unknown` before any was."""
+        return self._slots_sum / len(self._slots) if self._slots else unknown

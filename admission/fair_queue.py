@@ -13,14 +13,31 @@ few.
 import math
 from abc import ABC, abstractmethod
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from heapq import heappop, heappush
+from heapq import heappop, heappush, heapreplace
 from itertools import count
 from typing import Any, Generic, TypeAlias, TypeVar
 
 Ticket: TypeAlias = Any
 """Identifies one item that waits or runs: any hashable value."""
+
+
+MayGo: TypeAlias = Callable[["Flow"], bool]
+"""Whether the next ticket of a flow may go. None instead of it lets all go."""
+
+
+def is_single(flow: "Flow") -> bool:
+    """Lets single calls go, and no batch."""
+    return flow.batch is None
+
+
+def all_of(*rules: MayGo | None) -> MayGo | None:
+    """Lets go what each of the rules lets go."""
+    strict = [rule for rule in rules if rule is not None]
+    if len(strict) < 2:
+        return strict[0] if strict else None
+    return lambda flow: all(rule(flow) for rule in strict)
 
 
 class Party(ABC):
@@ -31,8 +48,8 @@ class Party(ABC):
     waiting: Any
 
     @abstractmethod
-    def take(self, now: float, batches: bool) -> "tuple[Ticket, Flow] | None":
-        """The next ticket that may go and its flow, or None. Without `batches`, of single calls only."""
+    def take(self, now: float, may_go: MayGo | None) -> "tuple[Ticket, Flow] | None":
+        """The next ticket of a flow that may go, and the flow, or None."""
 
 
 P = TypeVar("P", bound=Party)
@@ -42,7 +59,7 @@ class Turns(Generic[P]):
     """Parties in the order of their start tags."""
 
     def __init__(self) -> None:
-        self._line: list[tuple[int, int, P]] = []
+        self.line: list[tuple[int, int, P]] = []
         self._arrivals = count()
         self.turn = 0
 
@@ -50,25 +67,27 @@ class Turns(Generic[P]):
         if not party.lined_up:
             party.lined_up = True
             start = max(self.turn, party.turn_end)
-            heappush(self._line, (start, next(self._arrivals), party))
+            heappush(self.line, (start, next(self._arrivals), party))
 
-    def take(self, now: float, batches: bool) -> "tuple[Ticket, Flow] | None":
+    def take(self, now: float, may_go: MayGo | None) -> "tuple[Ticket, Flow] | None":
         """The ticket of the first party that may give one, with its flow. The party's turn is then used up."""
-        line = self._line
+        line = self.line
         stepped_over: list[tuple[int, int, P]] = []
         taken = None
         while line and taken is None:
-            start, arrival, party = heappop(line)
-            taken = party.take(now, batches)
+            start, arrival, party = line[0]
+            taken = party.take(now, may_go)
             if taken is not None:
                 self.turn = max(self.turn, start)
                 party.turn_end = start + 1
-            if not party.waiting:
-                party.lined_up = False
-            elif taken is None:
+            if taken is not None and party.waiting:
+                heapreplace(line, (party.turn_end, next(self._arrivals), party))
+                continue
+            heappop(line)
+            if party.waiting:
                 stepped_over.append((start, arrival, party))
             else:
-                heappush(line, (party.turn_end, next(self._arrivals), party))
+                party.lined_up = False
         for start, arrival, party in stepped_over:
             # Being held back saves no turns up.
             heappush(line, (max(start, self.turn), arrival, party))
@@ -89,46 +108,65 @@ class Flow(Party):
         """Whether a ticket was refused since the caller's tickets went freely."""
         self.waiting: OrderedDict[Ticket, None] = OrderedDict()
 
-    def take(self, now: float, batches: bool) -> "tuple[Ticket, Flow] | None":  # noqa: ARG002
-        is_held_back = self.in_flight >= self.max_concurrent or (self.batch is not None and not batches)
-        if is_held_back or not self.waiting:
+    def take(self, now: float, may_go: MayGo | None) -> "tuple[Ticket, Flow] | None":  # noqa: ARG002
+        if self.in_flight >= self.max_concurrent or not self.waiting:
+            return None
+        if may_go is not None and not may_go(self):
             return None
         ticket, _ = self.waiting.popitem(last=False)
-        self.owner.waiting -= 1
+        owner = self.owner
+        owner.waiting -= 1
+        owner.in_flight += 1
+        self.in_flight += 1
+        if owner.cautious:
+            owner.probe = ticket
         return ticket, self
 
     def is_busy(self) -> bool:
         return bool(self.waiting) or self.in_flight > 0
 
-    def admitted(self, ticket: Ticket) -> None:
+    def holds(self) -> int:
+        """How many slots count as held by it: for a batch all of its caller, for single calls their own."""
+        return self.in_flight if self.batch is None else self.owner.in_flight
+
+    def adopted(self) -> None:
+        """A ticket that was admitted elsewhere runs here."""
         self.in_flight += 1
-        if self.owner.cautious:
-            self.owner.probe = ticket
+        self.owner.in_flight += 1
 
     def released(self, ticket: Ticket) -> None:
         self.in_flight -= 1
+        self.owner.in_flight -= 1
         if self.owner.probe == ticket:
             self.owner.probe = None
 
 
 class _Caller(Party):
-    def __init__(self) -> None:
+    def __init__(self, name: str) -> None:
+        self.name = name
         self.turns: Turns[Flow] = Turns()
         self.flows: dict[str | None, Flow] = {}
         self.waiting: int = 0
+        self.in_flight = 0
         self.paused_until = -math.inf
         self.cautious = False
         self.probe: Ticket | None = None
         """The one ticket admitted since the pause. The next is admitted when the outcome of this one is known."""
 
-    def take(self, now: float, batches: bool) -> tuple[Ticket, Flow] | None:
-        return None if self.is_held_back(now) else self.turns.take(now, batches)
+    def take(self, now: float, may_go: MayGo | None) -> tuple[Ticket, Flow] | None:
+        return None if self.is_held_back(now) else self.turns.take(now, may_go)
+
+    @property
+    def singles(self) -> int:
+        """How many single calls wait."""
+        flow = self.flows.get(None)
+        return len(flow.waiting) if flow else 0
 
     def is_held_back(self, now: float) -> bool:
         return now < self.paused_until or self.probe is not None
 
     def is_idle(self) -> bool:
-        return not self.waiting and not any(map(Flow.is_busy, self.flows.values()))
+        return not self.waiting and not self.in_flight
 
     def flow(self, batch: str | None) -> Flow:
         found = self.flows.get(batch)
@@ -165,6 +203,11 @@ class FairQueue:
     def __len__(self) -> int:
         return len(self._flow_of)
 
+    @property
+    def singles(self) -> int:
+        """How many of the tickets that wait are single calls."""
+        return len(self._flow_of) - self.batched
+
     def add(
         self,
         tickets: Iterable[Ticket],
@@ -193,15 +236,20 @@ class FairQueue:
             flow.max_concurrent = max_concurrent
         return flow
 
-    def place(self, caller: str, batch: str | None, ahead: int) -> int:
+    def place(self, caller: str, batch: str | None, ahead: int, *, singles_first: bool = False) -> int:
         """The place in line, 1 for the next, of a ticket with `ahead` tickets of its own flow before it, if all turns
-        from now on are equal. The ticket itself need not be in the queue yet."""
+        from now on are equal, or all single calls go before batches. The ticket itself need not be in the queue yet."""
         owner = self._callers.get(caller)
         turns = own = ahead + 1
-        if owner is not None:
+        if owner is not None and not singles_first:
             turns += sum(min(len(flow.waiting), own) for name, flow in owner.flows.items() if name != batch)
         others = (each for each in self._callers.values() if each is not owner)
-        return turns + sum(min(each.waiting, turns) for each in others)
+        return turns + sum(min(each.singles if singles_first else each.waiting, turns) for each in others)
+
+    def is_contested(self) -> bool:
+        """Whether tickets of more than one flow may wait. False is certain."""
+        line = self._turns.line
+        return len(line) > 1 or (bool(line) and len(line[0][2].turns.line) > 1)
 
     def discard(self, ticket: Ticket) -> None:
         """Forget a ticket. One that is not in the queue is ignored."""
@@ -211,14 +259,19 @@ class FairQueue:
             flow.owner.waiting -= 1
             self.batched -= flow.batch is not None
 
-    def take(self, now: float, *, batches: bool = True) -> tuple[Ticket, Flow] | None:
-        """The next ticket that may go and its flow, or None. Without `batches`, of single calls only."""
-        if not batches and self.batched == len(self._flow_of):
-            return None
-        taken = self._turns.take(now, batches)
+    def take(self, now: float, may_go: MayGo | None = None) -> tuple[Ticket, Flow] | None:
+        """The next ticket of a flow that may go, and the flow, or None. It is in flight until `Flow.released`."""
+        taken = self._turns.take(now, may_go)
         if taken is not None:
             del self._flow_of[taken[0]]
             self.batched -= taken[1].batch is not None
+        return taken
+
+    def take_several(self, now: float, most: int) -> list[tuple[Ticket, Flow]]:
+        """The next tickets, at most so many, as `take` gives them."""
+        taken: list[tuple[Ticket, Flow]] = []
+        while len(taken) < most and (one := self.take(now)):
+            taken.append(one)
         return taken
 
     def pause(self, caller: str, until: float) -> None:
@@ -260,6 +313,11 @@ class FairQueue:
             self.discard(ticket)
         return tickets
 
+    def in_flight(self, caller: str) -> int:
+        """How many tickets of a caller are in flight."""
+        found = self._callers.get(caller)
+        return found.in_flight if found else 0
+
     def lines(self) -> tuple[Line, ...]:
         """Every flow with tickets that wait or run."""
         return tuple(
@@ -293,7 +351,7 @@ class FairQueue:
         if found is None:
             if len(self._callers) >= self._tidy_at:
                 self._tidy()
-            found = self._callers[name] = _Caller()
+            found = self._callers[name] = _Caller(name)
         return found
 
     def _tidy(self) -> None:
@@ -304,3 +362,10 @@ class FairQueue:
             if not caller.is_idle() or caller.turn_end > self._turns.turn or caller in self._paused
         }
         self._tidy_at = 2 * len(self._callers) + 64
+
+
+def room(limit: int, *, waiting: int, own: int) -> int:
+    """How many more tickets a caller may bring, if at most `limit` may wait, `waiting` do, and `own` of them are the
+    caller's. The last quarter is for callers who have no more than a quarter with it, so none can fill the queue."""
+    quarter = limit // 4
+    return max(0, limit - quarter - waiting, min(quarter - own, limit - waiting))

@@ -21,7 +21,7 @@ from typing import Final, Literal
 
 from admission.durations import Durations, Took
 from admission.fair_queue import Line
-from admission.policy import GateSnapshot, Policy
+from admission.policy import GateSnapshot, Policy, Step
 from admission.sliding_window import WINDOW
 
 Strategy = Literal["immediate", "window", "queue"]
@@ -120,32 +120,43 @@ class Simulation:
         self._serial = count()
         self._paused = seen.paused_until
         self._callers = [*(line.caller for line in seen.lines), caller]
+        durations = Durations()
+        for held in seen.held:
+            durations.note_slot(held)
         self._policy = Policy(
             concurrent_limit=seen.concurrent_limit,
             requests_per_minute=seen.requests_per_minute,
-            durations=Durations(),
+            interactive_reserve=seen.reserve.share,
+            durations=durations,
         )
-        self._policy.restore(seen, unanswered=seen.now + self._answer + WINDOW)
         for number, line in enumerate(seen.lines):
             self._bring_in(number, line)
+        self._policy.restore(seen, unanswered=seen.now + self._answer + WINDOW)
         own = ((self._own, item) for item in range(len(draws)))
         self._policy.enqueue(own, caller, batch=_NEWCOMER, max_concurrent=max_concurrent)
 
     def run(self) -> tuple[float, int]:
         """Seconds until the last item has ended, and how many items were admitted at once."""
-        next_chance = self._step()
+        step = self._step()
         at_once = len(self._draws) - self._left
         while self._left:
-            self._pass_until(min(next_chance, self._events[0][0]) if self._events else next_chance)
-            next_chance = self._step()
+            # What this step admitted was answered after it: its places may be the first that are free again.
+            first = (
+                self._policy.window.next_expiry()
+                if step.only_time or not self._events
+                else self._events[0][0]
+            )
+            self._pass_until(min(step.next_chance, first))
+            step = self._step()
         return self._end - self._began, at_once
 
     def _bring_in(self, number: int, line: Line) -> None:
         usual = fmean(self._held)
         for running in range(line.in_flight):
             ticket = (number, line.waiting + running)
-            self._policy.adopt(ticket, line.caller, batch=line.batch, now=self._now)
-            self._after(usual * (running + 0.5) / line.in_flight, ticket, is_over=True)
+            left = usual * (running + 0.5) / line.in_flight
+            self._policy.adopt(ticket, line.caller, batch=line.batch, now=self._now + left - usual)
+            self._after(left, ticket, is_over=True)
         self._policy.enqueue(
             ((number, waiting) for waiting in range(line.waiting)),
             line.caller,
@@ -153,8 +164,8 @@ class Simulation:
             max_concurrent=line.max_concurrent,
         )
 
-    def _step(self) -> float:
-        """Admit all that may go; the next moment at which time alone may admit more."""
+    def _step(self) -> Step:
+        """Admit all that may go."""
         step = self._policy.step(self._now)
         for ticket in step.admitted:
             line, number = ticket
@@ -170,7 +181,7 @@ class Simulation:
             if self._paused:
                 self._after(answered, ticket, is_over=False)
             self._after(held, ticket, is_over=True)
-        return step.next_chance
+        return step
 
     def _after(self, seconds: float, ticket: tuple[int, int], *, is_over: bool) -> None:
         heappush(self._events, (self._now + seconds, next(self._serial), is_over, ticket))
@@ -178,8 +189,8 @@ class Simulation:
     def _pass_until(self, moment: float) -> None:
         self._now = moment
         while self._events and self._events[0][0] <= moment:
-            _, _, is_over, ticket = heappop(self._events)
+            at, _, is_over, ticket = heappop(self._events)
             if is_over:
-                self._policy.release(ticket, moment)
+                self._policy.release(ticket, at)
             else:
-                self._policy.proceed(self._callers[ticket[0]], moment)
+                self._policy.proceed(self._callers[ticket[0]], at)

@@ -10,9 +10,10 @@ one creation in the sliding window. Three choices make the policy:
   so place *k + N* arrives at least 60 seconds after place *k*, however long the network takes.
 - **Callers take turns, then each caller's batches** (`fair_queue`): one call beside a batch of 10,000 waits for a
   turn, not for the batch.
-- **The last part of the window is paced.** Turns do not help once a batch has spent the minute in its first
-  seconds. So while batches want more than there is, they take the last places (`interactive_reserve`)
-  evenly over the minute, and single calls take them first. A place that only batches want is never wasted.
+- **The last part of the window is paced** (`reserve`), as much of it as single calls are about to want. Turns do not
+  help once a batch has spent the minute in its first seconds. So batches take these places evenly over the minute,
+  and single calls take them first. A place that only batches want is never wasted.
+- **The last slots are kept** (`slots`) for those who hold none, as long as predictions are long and others are about.
 
 Every rule stands here, once, and `now` is an argument (seconds of any monotonic clock). What waits or runs is known by
 its *ticket*, any hashable value of the caller's choice, so that a gate can be driven by futures, rows or numbers.
@@ -21,11 +22,13 @@ its *ticket*, any hashable value of the caller's choice, so that a gate can be d
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from statistics import fmean
 from typing import NamedTuple
 
+from admission import slots
+from admission.arrivals import Arrivals, ArrivalsState
 from admission.durations import Durations
-from admission.fair_queue import FairQueue, Flow, Line, Ticket
+from admission.fair_queue import FairQueue, Flow, Line, MayGo, Ticket, all_of, is_single
+from admission.reserve import Reserve, ReserveState
 from admission.sliding_window import WINDOW, SlidingWindow
 
 UNDER_WAY = 1.0
@@ -33,10 +36,12 @@ UNDER_WAY = 1.0
 
 
 class Step(NamedTuple):
-    """The tickets that are admitted now, in order, and when time alone may admit more (infinity: never)."""
+    """The tickets that are admitted now, in order, and when time alone may admit more (infinity: never). With
+    `only_time`, a slot that is freed before admits none of those who wait."""
 
     admitted: list[Ticket]
     next_chance: float
+    only_time: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +50,8 @@ class GateSnapshot:
 
     Attributes:
         places: When each place taken is free again; infinity without an answer.
-        reserve_places: The same for the places taken of the reserve.
+        reserve: The reserve, and who took places from it.
+        arrivals: Who came lately.
         held: How long slots were held lately, in seconds.
         paused_until: The callers who are paused now.
         lines: The waiting and running tickets.
@@ -54,10 +60,9 @@ class GateSnapshot:
     now: float
     concurrent_limit: int
     requests_per_minute: int
-    reserve: int
     places: tuple[float, ...]
-    reserve_places: tuple[float, ...]
-    paced_until: float
+    reserve: ReserveState
+    arrivals: ArrivalsState
     held: tuple[float, ...]
     paused_until: dict[str, float]
     lines: tuple[Line, ...]
@@ -76,9 +81,9 @@ class _Admission:
 class Policy:
     """Slots, an exact sliding window, and a fair queue before both.
 
-    Report each event by a method, then call `step`. `interactive_reserve` is the share of the window that
-    batches take paced. `durations` learns how long slots are held. The limit of slots, `window` and `queue` are public
-    for reading alone.
+    Report each event by a method, then call `step`. `interactive_reserve` is the largest share of the window for which
+    single calls go before batches; 0 turns the reserve off. `durations` learns how long slots are held. The limit of
+    slots, `window` and `queue` are public for reading alone.
     """
 
     def __init__(
@@ -89,14 +94,11 @@ class Policy:
         interactive_reserve: float = 0.0,
         durations: Durations,
     ) -> None:
-        if not 0 <= interactive_reserve < 1:
-            raise ValueError(f"interactive_reserve must be from 0 to below 1, got {interactive_reserve}")
         self._in_flight: dict[Ticket, _Admission] = {}
         self.queue = FairQueue()
         self.window = SlidingWindow(0)
-        self._reserve = SlidingWindow(0)
-        self._reserve_share = interactive_reserve
-        self._paced_until = -math.inf
+        self._reserve = Reserve(interactive_reserve)
+        self._arrivals = Arrivals()
         self._durations = durations
         self._set_limits(concurrent_limit, requests_per_minute)
 
@@ -112,6 +114,7 @@ class Policy:
     ) -> None:
         """Let tickets wait, in this order. `batch` groups the tickets of one batch; without it they are single calls.
         `max_concurrent` bounds the batch below the policy's own limit."""
+        self._arrivals.note(caller, batch)
         self.queue.add(tickets, caller, batch, max_concurrent)
 
     def withdraw(self, ticket: Ticket) -> None:
@@ -124,7 +127,7 @@ class Policy:
         admission.flow.released(ticket)
         for window in admission.unanswered:
             window.give_back()
-        self._paced_until -= admission.pace
+        self._reserve.give_back(admission.pace)
 
     def adopt(
         self,
@@ -137,7 +140,7 @@ class Policy:
     ) -> None:
         """A ticket that an earlier process has in flight takes a slot, free or not. `count` counted its place."""
         flow = self.queue.flow(caller, batch, max_concurrent)
-        flow.in_flight += 1  # begun before any pause that is known here, so it proves nothing of one
+        flow.adopted()  # begun before any pause that is known here, so it proves nothing of one
         self._in_flight[ticket] = _Admission(flow, now)
 
     def answered(self, ticket: Ticket, now: float) -> None:
@@ -190,20 +193,19 @@ class Policy:
             self.concurrent_limit if concurrent_limit is None else concurrent_limit,
             self.window.limit if requests_per_minute is None else requests_per_minute,
         )
-        if self._reserve.limit:  # the pace of the old limit holds nothing up
-            self._paced_until = min(self._paced_until, now + WINDOW / self._reserve.limit)
+        self._follow(now)
+        self._reserve.hurry(now)
 
     def dismiss(self, caller: str | None = None, batch: str | None = None) -> list[Ticket]:
         """Take out all tickets that wait, or those of one batch of one caller."""
         return self.queue.clear(caller, batch)
 
     def restore(self, seen: GateSnapshot, *, unanswered: float) -> None:
-        """Take over the windows, the pace and the pauses of another policy: `adopt` and `enqueue` bring in its tickets.
-        Places without an answer are taken to be free again at the moment `unanswered`."""
-        for window, free_at in ((self.window, seen.places), (self._reserve, seen.reserve_places)):
-            window.restore(unanswered if moment == math.inf else moment for moment in free_at)
-        self._reserve.limit = seen.reserve
-        self._paced_until = seen.paced_until
+        """Take over the window, the reserve, the arrivals and the pauses of another policy, after `adopt` and `enqueue`
+        have brought in its tickets. Places without an answer are taken to be free again at the moment `unanswered`."""
+        self.window.restore(unanswered if moment == math.inf else moment for moment in seen.places)
+        self._reserve.restore(seen.reserve, unanswered=unanswered)
+        self._arrivals.restore(seen.arrivals)
         for caller, until in seen.paused_until.items():
             self.queue.pause(caller, until)
 
@@ -211,18 +213,22 @@ class Policy:
 
     def step(self, now: float) -> Step:
         """Admit all that may go now."""
+        self._follow(now)
         admitted: list[Ticket] = []
         while (free := self.window.free(now)) > 0 and len(self._in_flight) < self.concurrent_limit:
-            # Only the reserve's part of the window is left. It is paced when a place came from it lately and
-            # more tickets of batches wait than there are places: then batches wait, and single calls still go.
-            from_reserve = free <= self._reserve.limit and free <= self._reserve.free(now)
-            is_paced = from_reserve and now < self._paced_until and free < self.queue.batched
-            taken = self.queue.take(now, batches=not is_paced)
-            if taken is None:
+            reserve = self._reserve.left(now)
+            from_reserve = free <= reserve
+            by_turns = self._slots_by_turns()
+            if by_turns > 0 and not from_reserve:
+                taken = self.queue.take_several(now, most=min(free - reserve, by_turns))
+            else:
+                taken = self._choose(now, free, from_reserve=from_reserve)
+            if not taken:
                 break
-            self._admit(*taken, now, from_reserve=from_reserve)
-            admitted.append(taken[0])
-        return Step(admitted, self._next_chance(now, free))
+            for ticket, flow in taken:
+                self._admit(ticket, flow, now, from_reserve=from_reserve)
+                admitted.append(ticket)
+        return self._stepped(admitted, now, free)
 
     def wait(
         self, caller: str, batch: str | None, ahead: int, *, usual: float, bound: int | None, now: float
@@ -231,15 +237,28 @@ class Policy:
 
         `usual` is how long such a generation takes. It also stands for how long slots are held, until one was. `bound`
         is the batch's `max_concurrent`."""
-        place = self.queue.place(caller, batch, ahead)
-        slots = max(0, place - (self.concurrent_limit - len(self._in_flight))) * self._turnover(usual)
+        self._follow(now)
+        place = self.place(caller, batch, ahead, now)
+        free, free_slots = self.window.free(now), self.concurrent_limit - len(self._in_flight)
+        turnover = max(0, place - free_slots) * self._turnover(usual)
         own = 0.0 if bound is None else (ahead + 1) * usual / bound
-        free = self.window.free(now)
-        if place <= free:
-            return max(slots, own)
-        taken = [min(free_at - now, WINDOW) for free_at in self.window.free_at()] + [WINDOW] * free
-        windows, index = divmod(place - free - 1, len(taken))
-        return max(slots, own, taken[index] + windows * WINDOW)
+        if place > free:
+            taken = [min(free_at - now, WINDOW) for free_at in self.window.free_at()] + [WINDOW] * free
+            windows, index = divmod(place - free - 1, len(taken))
+            return max(turnover, own, taken[index] + windows * WINDOW)
+        wanted = max(self.queue.batched, ahead + 1)
+        unpaced = free - self._reserve.left(now)
+        if batch is None or place <= unpaced or not self._reserve.is_paced(free, now, wanted):
+            return max(turnover, own)
+        return max(turnover, own, self._reserve.wait(place - unpaced, now))
+
+    def place(self, caller: str, batch: str | None, ahead: int, now: float) -> int:
+        """The place in line, 1 for the next, of a ticket with `ahead` tickets of its own flow before it, if all turns
+        from now on are equal. The ticket itself need not be in the queue yet."""
+        is_first = batch is None and self.window.free(now) <= self._reserve.left(now)
+        return self.queue.place(
+            caller, batch, ahead, singles_first=is_first and self._reserve.singles_first(now)
+        )
 
     def seconds_per_release(self) -> float:
         """Seconds until one more generation is done while others wait: by the window, or by recent slot times,
@@ -248,14 +267,14 @@ class Policy:
 
     def snapshot(self, now: float) -> GateSnapshot:
         """All that `restore` needs, and the tickets by number."""
+        self._follow(now)
         return GateSnapshot(
             now=now,
             concurrent_limit=self.concurrent_limit,
             requests_per_minute=self.window.limit,
-            reserve=self._reserve.limit,
             places=self.window.free_at(),
-            reserve_places=self._reserve.free_at(),
-            paced_until=self._paced_until,
+            reserve=self._reserve.state(),
+            arrivals=self._arrivals.state(),
             held=self._durations.slots(),
             paused_until=self.queue.paused_until(now),
             lines=self.queue.lines(),
@@ -272,29 +291,64 @@ class Policy:
             raise ValueError(f"requests_per_minute must be at least 1, got {requests_per_minute}")
         self.concurrent_limit = concurrent_limit
         self.window.limit = requests_per_minute
-        self._reserve.limit = int(requests_per_minute * self._reserve_share)
+
+    def _follow(self, now: float) -> None:
+        self._arrivals.stamp(now)
+        has_singles = self._arrivals.has_singles(now)
+        self._reserve.follow(self.window.limit, self.queue.batched, has_singles=has_singles)
+
+    def _slots_by_turns(self) -> int:
+        """How many of the free slots go by turns alone: none of those that are kept, and no more than half of all when
+        those who wait may hold more or less than half."""
+        most = self.concurrent_limit - slots.kept(self.concurrent_limit, self._durations.mean_slot())
+        if self.queue.is_contested():
+            most = min(most, (self.concurrent_limit + 1) // 2)
+        return most - len(self._in_flight)
+
+    def _choose(self, now: float, free: int, *, from_reserve: bool) -> list[tuple[Ticket, Flow]]:
+        """The next ticket to go, if any. `free` places are left in the window."""
+        batches_wait = from_reserve and self._reserve.is_paced(free, now, self.queue.batched)
+        kinds: list[MayGo | None] = [] if batches_wait else [None]
+        if from_reserve and self.queue.singles and (batches_wait or self._reserve.singles_first(now)):
+            kinds.insert(0, is_single)
+        kept = slots.for_newcomers(self._arrivals, now) if self._is_kept() else None
+        for holding in (slots.holds_little(self.concurrent_limit), None):
+            for kind in kinds:
+                if taken := self.queue.take(now, all_of(kept, holding, kind)):
+                    return [taken]
+        return []
+
+    def _is_kept(self) -> bool:
+        """Whether only slots are free that are kept for those who hold none."""
+        free = self.concurrent_limit - len(self._in_flight)
+        return free <= slots.kept(self.concurrent_limit, self._durations.mean_slot())
 
     def _admit(self, ticket: Ticket, flow: Flow, now: float, *, from_reserve: bool) -> None:
         admission = self._in_flight[ticket] = _Admission(flow, now, (self.window,))
+        if flow.batch is None:
+            admission.unanswered += (self._reserve.singles,)
         if from_reserve:
-            admission.unanswered = (self.window, self._reserve)
-            admission.pace = WINDOW / self._reserve.limit
-            self._paced_until = max(self._paced_until, now) + admission.pace
+            admission.unanswered += (self._reserve.places,)
+            admission.pace = self._reserve.take(now)
         for window in admission.unanswered:
             window.take()
-        flow.admitted(ticket)
 
-    def _next_chance(self, now: float, free: int) -> float:
-        if len(self._in_flight) >= self.concurrent_limit or not self.queue:
-            return math.inf
+    def _stepped(self, admitted: list[Ticket], now: float, free: int) -> Step:
+        if not self.queue:
+            return Step(admitted, math.inf, only_time=False)
         if free <= 0:
-            return self.window.next_expiry()
-        pause_end = self.queue.next_pause_end(now)
-        if self._paced_until > now and self.queue.batched:
-            return min(pause_end, self._paced_until, self.window.next_expiry())
-        return pause_end
+            return Step(admitted, self.window.next_expiry(), only_time=True)
+        is_paced = free <= self._reserve.left(now) and self._reserve.is_paced(free, now, self.queue.batched)
+        only_time = is_paced and not self.queue.singles
+        if len(self._in_flight) >= self.concurrent_limit and not only_time:
+            return Step(admitted, math.inf, only_time=False)
+        next_chance = self.queue.next_pause_end(now)
+        if is_paced:
+            next_chance = min(next_chance, self._reserve.paced_until, self.window.next_expiry())
+        if is_paced or self._is_kept():
+            next_chance = min(next_chance, self._arrivals.next_end(now))
+        return Step(admitted, next_chance, only_time)
 
     def _turnover(self, usual: float) -> float:
         """Seconds from one release of a slot to the next while all are held."""
-        held = self._durations.slots()
-        return (fmean(held) if held else usual) / self.concurrent_limit
+        return self._durations.mean_slot(usual) / self.concurrent_limit

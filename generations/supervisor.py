@@ -12,6 +12,7 @@ continues it at the next start.
 import asyncio
 import secrets
 import time
+from collections import Counter
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from contextlib import suppress
 from functools import partial
@@ -20,6 +21,8 @@ from typing import Any, Final, Literal, cast
 
 import structlog
 
+from admission.fair_queue import room
+from auth import Caller
 from budget import Budget, check_cost
 from concurrency import Gate
 from errors import LedgerDown, QueueFull, ShuttingDown
@@ -70,6 +73,8 @@ class Supervisor:
         self._threads = threads
         self._max_queued = max_queued
         self._running: dict[str, tuple[asyncio.Task[None], Generation]] = {}
+        self._running_of: Counter[str] = Counter()
+        """How many generations of each caller run or wait."""
         self._batches: dict[str, tuple[asyncio.Task[None], Batch]] = {}
         self._handed_over: dict[str, Work] = {}
         """Work that this process, in its drain, leaves to the next."""
@@ -84,7 +89,7 @@ class Supervisor:
         if isinstance(submission.request, BatchRequest):
             return self._accept_batch(submission, submission.request)
         cost = submission.request.model_cost
-        self.make_room(1)
+        self.make_room(1, submission.caller)
         check_cost(cost, submission.request.max_cost)
         self._budget.reserve(cost)
         [text] = submission.request_json
@@ -95,7 +100,7 @@ class Supervisor:
         return generation
 
     def _accept_batch(self, submission: Submission, request: BatchRequest) -> Batch:
-        self.make_room(len(request.requests))
+        self.make_room(len(request.requests), submission.caller)
         costs = [each.model_cost for each in request.requests]
         check_cost(sum(costs), request.max_cost, where="The batch")
         for index, (each, cost) in enumerate(zip(request.requests, costs, strict=True)):
@@ -251,19 +256,22 @@ class Supervisor:
         """Remove the files that came with this work, which has ended or was not accepted."""
         self._threads.start(partial(self._attachments.remove, work_id))
 
-    def make_room(self, wanted: int) -> None:
-        """Raises QueueFull, LedgerDown or ShuttingDown if so many more generations are not accepted now."""
+    def make_room(self, wanted: int, caller: Caller) -> None:
+        """Raises QueueFull, LedgerDown or ShuttingDown if so many more generations of a caller are not accepted now."""
         if self.is_draining:
             raise ShuttingDown(retry_after=RETRY_AFTER)
         if self._ledger.trouble is not None:
             raise LedgerDown(f"{self._ledger.trouble} Nothing was spent.")
+        most = self._max_queued
         waiting = len(self._running) - self._gate.statistics().current_concurrent - self._runner.fetching
-        too_many = waiting + wanted - self._max_queued
+        own = self._running_of[caller.id] - self._gate.in_flight(caller.id)
+        too_many = wanted - room(most, waiting=waiting, own=own)
         if too_many > 0:
             raise QueueFull(
-                f"{waiting} generations are waiting, this adds {wanted}, and at most {self._max_queued} may wait.",
+                f"{waiting} generations are waiting, {own} of them yours, this adds {wanted}, and at most {most} may "
+                "wait. The last quarter is for callers who have no more than a quarter.",
                 retry_after=self._gate.seconds_per_release() * too_many,
-                retryable=wanted <= self._max_queued,
+                retryable=wanted <= room(most, waiting=0, own=0),
             )
 
     # ── Drain
@@ -311,6 +319,7 @@ class Supervisor:
     def _begin(self, generation: Generation, batch: Batch | None) -> asyncio.Task[None]:
         task = asyncio.create_task(self._runner.run(generation, batch))
         self._running[generation.id] = task, generation
+        self._running_of[generation.caller.id] += 1
         if generation.is_cancelled:  # in the process before
             _cancel(task)
         task.add_done_callback(lambda _: self._ended(generation))
@@ -334,6 +343,9 @@ class Supervisor:
             del self._batches[work.id]
         else:
             del self._running[work.id]
+            self._running_of[work.caller.id] -= 1
+            if not self._running_of[work.caller.id]:
+                del self._running_of[work.caller.id]
         if not work.has_ended:
             self._handed_over[work.id] = work
             return

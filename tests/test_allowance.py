@@ -168,7 +168,7 @@ STEADY = {"prediction_seconds": 0.2, "jitter": 0, "answer_delay": (0.02, 0.1)}
 
 
 def test_a_batch_of_five_windows_is_done_when_five_windows_are_and_a_hundredth_at_the_most():
-    """3,000 at 600 a minute: the reserve of the last is taken evenly over its minute, as that of each."""
+    """3,000 at 600 a minute. It is alone, so no place is kept for single calls."""
 
     async def story():
         async with replicate(Options(**STEADY, seed=1), concurrent_limit=200, timeout=600, reserve=0.05) as (
@@ -187,7 +187,7 @@ def test_a_batch_of_five_windows_is_done_when_five_windows_are_and_a_hundredth_a
 
 @pytest.mark.parametrize("caller", [ADMIN, OTHER_USER], ids=["the batch's own caller", "another caller"])
 def test_beside_a_batch_of_5000_a_single_call_waits_two_seconds_at_the_most(caller):
-    """And at any time of the minute, though the batch has spent it: the pace of the reserve is a place in 2 s."""
+    """And at any time of the minute, though the batch has spent it: with single calls about, it takes places evenly."""
 
     async def story():
         async with replicate(Options(**STEADY, seed=1), concurrent_limit=200, timeout=600, reserve=0.05) as (

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from virtual_time import run
 
 from admission import fair_queue
-from admission.fair_queue import FairQueue
+from admission.fair_queue import FairQueue, is_single
 from concurrency import Gate
 
 
@@ -119,7 +119,10 @@ def test_being_paused_saves_up_no_turns():
     line_up(queue, "steady", 1_000, "bob", "big")
     queue.pause("ann", 10.0)
     assert {"steady"} == set(names(queue, 500))
-    taken = [queue.take(10.0)[0][0] for _ in range(100)]
+    taken = []
+    for _ in range(100):
+        taken.append(queue.take(10.0)[0][0])
+        queue.proceed("ann")
     assert 50 == taken.count("paused")
 
 
@@ -127,7 +130,7 @@ def test_waiting_while_batches_are_paced_saves_up_no_turns():
     queue = FairQueue()
     line_up(queue, "batch", 500, "ann", "big")
     line_up(queue, "single", 1_000, "bob")
-    assert {"single"} == {queue.take(0.0, batches=False)[0][0] for _ in range(500)}
+    assert {"single"} == {queue.take(0.0, is_single)[0][0] for _ in range(500)}
     assert 50 == names(queue, 100).count("batch")
 
 
@@ -181,7 +184,8 @@ def test_callers_who_have_nothing_here_are_forgotten():
     queue = FairQueue()
     for number in range(10_000):
         queue.add([number], f"caller {number}", f"batch {number}")
-        queue.take(0.0)
+        ticket, flow = queue.take(0.0)
+        flow.released(ticket)
     assert len(queue._callers) <= 128
 
 

@@ -13,10 +13,12 @@ from parts import ADMIN, OTHER_USER, Parts, run_batch
 from virtual_replicate import replicate
 from virtual_time import run
 
+from admission.arrivals import ArrivalsState
 from admission.durations import REMEMBERED, Durations, Took
 from admission.fair_queue import Line
 from admission.forecast import Item, Plan, plan
 from admission.policy import GateSnapshot
+from admission.reserve import ReserveState
 from admission.sliding_window import WINDOW
 from concurrency import Gate
 from generations import views
@@ -30,10 +32,9 @@ def looks(*lines: Line, slots: int = 10, rpm: int = 600, **seen) -> GateSnapshot
     """A gate at 100 seconds that has nothing but these lines, and what else is named."""
     nothing = {
         "now": 100.0,
-        "reserve": 0,
         "places": (),
-        "reserve_places": (),
-        "paced_until": NEVER,
+        "reserve": ReserveState(),
+        "arrivals": ArrivalsState(),
         "paused_until": {},
         "held": (),
     }
@@ -131,9 +132,22 @@ def test_a_place_without_an_answer_counts_as_if_the_answer_came_as_usual():
     assert 61.5 == seconds(items(1, 1), looks(rpm=2, places=(math.inf,)), durations)
 
 
-def test_the_reserve_is_taken_evenly_while_more_waits_than_there_is():
-    # Eight at once and one of the reserve; another after 30 s; the last two come when the places do.
-    assert 60 == seconds(items(*[0] * 12), looks(rpm=10, reserve=2))
+def test_a_batch_that_is_alone_wastes_no_place():
+    assert 540 == seconds(items(*[0] * 100), looks(rpm=10, reserve=ReserveState(share=0.5)))
+
+
+def test_a_batch_of_more_than_ten_windows_takes_a_third_of_ten_places_evenly():
+    # Seven at once and three of the reserve, 0.97 * 20 s apart, in each minute. The last of 110 is one of the three.
+    planned = seconds(items(*[0] * 110), looks(rpm=10, reserve=ReserveState(share=0.5)))
+    assert 600 + 2 * 0.97 * 20 == pytest.approx(planned)
+
+
+def test_a_batch_takes_places_evenly_while_single_calls_are_about():
+    # One every 0.97 * 6 s, until those that are left fit into the free places but three.
+    singles = ArrivalsState(latest="bob", latest_until=500.0, singles_until=500.0)
+    about = looks(rpm=10, reserve=ReserveState(share=0.5), arrivals=singles)
+    assert 0 == seconds(items(*[0] * 7), about)
+    assert 7 * 0.97 * 6 == pytest.approx(seconds(items(*[0] * 8), about))
 
 
 def test_a_batch_keeps_to_its_own_bound():
@@ -169,10 +183,13 @@ def test_a_batch_that_keeps_to_its_bound_leaves_the_other_slots():
 
 def test_a_single_call_takes_its_place_of_the_paced_reserve_before_the_batch():
     single = line(batched=False, waiting=1)
-    last = {"rpm": 10, "reserve": 2, "places": (999.0,) * 8, "paced_until": 110.0, "held": (0.0,)}
+    reserve = ReserveState(share=0.5, paced_until=110.0)
+    singles = ArrivalsState(latest="bob", latest_until=999.0, singles_until=999.0)
+    last = {"rpm": 10, "places": (999.0,) * 8, "reserve": reserve, "arrivals": singles, "held": (0.0,)}
 
-    assert 70 == seconds(items(0, 0, 0), looks(**last))  # 10, 40, and when the place of the first is free
-    assert 100 == seconds(items(0, 0, 0), looks(single, **last))
+    assert 10 + 0.97 * 6 == pytest.approx(seconds(items(0, 0), looks(**last)))
+    # One place is left, and the next that is free is that of the single call.
+    assert 60 == seconds(items(0, 0), looks(single, **last))
 
 
 def test_a_caller_who_is_paused_waits_and_the_others_go():
@@ -343,10 +360,12 @@ def test_more_slots_more_places_a_wider_bound_or_fewer_items_never_make_it_longe
         ),
         max_size=5,
     ),
-    held=st.lists(st.sampled_from([0.0, 0.5, 7.0]), max_size=4).map(tuple),
+    held=st.lists(st.sampled_from([0.0, 0.5, 7.0, 99.0]), max_size=4).map(tuple),
     slots=SLOTS,
     places=PLACES,
     reserve=st.sampled_from([0.0, 0.25, 0.5]),
+    is_long=st.booleans(),
+    until=st.tuples(*[st.sampled_from([NEVER, 50.0, 120.0, 690.0])] * 2),
     spent=st.lists(st.integers(60, 160) | st.just(math.inf), max_size=20).map(tuple),
     pauses=st.fixed_dictionaries({}, optional={name: st.integers(90, 200) for name in ("ann", "bob")}),
     caller=st.sampled_from(["ann", "a newcomer"]),
@@ -354,17 +373,15 @@ def test_more_slots_more_places_a_wider_bound_or_fewer_items_never_make_it_longe
 )
 @settings(max_examples=400, deadline=None, derandomize=True)
 def test_whatever_is_found_a_plan_comes_to_an_end(
-    lengths, lines, held, slots, places, reserve, spent, pauses, caller, bound
+    lengths, lines, held, slots, places, reserve, is_long, until, spent, pauses, caller, bound
 ):
-    part = int(places * reserve)
     snapshot = looks(
         *lines,
         slots=slots,
         rpm=places,
-        reserve=part,
         places=spent,
-        reserve_places=spent[:part],
-        paced_until=110.0,
+        reserve=ReserveState(reserve, spent[: places // 2], spent[: places // 4], 110.0, is_long),
+        arrivals=ArrivalsState("bob", 400.0, *until),
         paused_until=pauses,
         held=held,
     )
@@ -380,7 +397,7 @@ def test_a_gate_that_has_nothing_to_do_says_so():
     async def story():
         return Gate(concurrent_limit=7, requests_per_minute=90, interactive_reserve=0.1).snapshot()
 
-    assert looks(now=0.0, slots=7, rpm=90, reserve=9) == run(story())
+    assert looks(now=0.0, slots=7, rpm=90, reserve=ReserveState(share=0.1)) == run(story())
 
 
 def test_the_snapshot_has_places_lines_pauses_and_held_seconds():
@@ -412,10 +429,14 @@ def test_the_snapshot_has_places_lines_pauses_and_held_seconds():
             now=7.0,
             concurrent_limit=2,
             requests_per_minute=4,
-            reserve=2,
             places=(63.0, math.inf, math.inf),
-            reserve_places=(math.inf,),
-            paced_until=37.0,
+            reserve=ReserveState(
+                share=0.5,
+                places=(63.0, math.inf, math.inf),
+                single_places=(63.0,),
+                paced_until=0.97 * 15 + 0.97 * 15 + 0.97 * 15,
+            ),
+            arrivals=ArrivalsState("bob", 607.0, 607.0, 607.0),
             paused_until={"bob": 37.0},
             lines=(Line("ann", "one", 1, 2, 2), Line("bob", None, 3, 0, math.inf)),
             held=(7.0,),

@@ -60,7 +60,7 @@ CHANGES = st.lists(st.tuples(st.integers(0, 400), SLOTS, PLACES), max_size=6)
 @given(
     wanted=st.lists(WANTED, min_size=1, max_size=40),
     changes=CHANGES,
-    reserve=st.sampled_from([0.0, 0.25]),
+    reserve=st.sampled_from([0.0, 0.5]),
     slots=SLOTS,
     places=PLACES,
 )
@@ -107,7 +107,7 @@ def test_no_60_seconds_of_arrivals_ever_hold_more_than_the_limit(wanted, changes
 class AnyHistory(RuleBasedStateMachine):
     """Every rule costs the loop one turn at most, so that the next rule falls into any tick of an admission."""
 
-    @initialize(slots=SLOTS, places=PLACES, reserve=st.sampled_from([0.0, 0.25]))
+    @initialize(slots=SLOTS, places=PLACES, reserve=st.sampled_from([0.0, 0.5]))
     def open(self, slots, places, reserve):
         self.loop = VirtualLoop()
         self.gate = Gate(concurrent_limit=slots, requests_per_minute=places, interactive_reserve=reserve)
@@ -202,7 +202,8 @@ class AnyHistory(RuleBasedStateMachine):
         assert [] == [waiter for waiter in self.waiters if not waiter.cancelled() and waiter.exception()]
         seen = self.gate.statistics()
         assert (0, 0, 0) == (seen.current_concurrent, seen.waiting, seen.current_rate_per_minute)
-        assert 0 == self.gate._policy._reserve.used(self.loop.time())
+        reserve = self.gate._policy._reserve
+        assert 0 == reserve.places.used(self.loop.time()) == reserve.singles.used(self.loop.time())
 
 
 class AnyHistoryWithPauses(AnyHistory):

@@ -4,7 +4,7 @@ A rule takes 0.4 ms on one core, most of it Hypothesis's own: 2,700 rules a seco
 """
 
 import math
-from collections import Counter
+from collections import Counter, deque
 from itertools import combinations
 
 from hypothesis import settings
@@ -26,7 +26,7 @@ class AnyHistory(RuleBasedStateMachine):
     """Tickets are numbers; seconds are whole, so that sums of them are exact. A model beside the policy counts for
     itself which tickets have a slot and which places still count."""
 
-    @initialize(slots=SLOTS, places=PLACES, reserve=st.sampled_from([0.0, 0.25]))
+    @initialize(slots=SLOTS, places=PLACES, reserve=st.sampled_from([0.0, 0.5]))
     def open(self, slots, places, reserve):
         self.policy = Policy(
             concurrent_limit=slots,
@@ -35,8 +35,13 @@ class AnyHistory(RuleBasedStateMachine):
             durations=Durations(),
         )
         self.now = 0.0
-        self.slots, self.places, self.has_reserve = slots, places, int(places * reserve) > 0
+        self.slots, self.places, self.share = slots, places, reserve
         self.caller_of: list[str] = []
+        self.batch_of: list[str | None] = []
+        self.came: dict[tuple[str, bool], float] = {}
+        """When each caller came last, with a batch or (True) with a single call."""
+        self.held: deque[float] = deque(maxlen=256)
+        self.since: dict[int, float] = {}
         self.waiting: set[int] = set()
         self.unanswered: set[int] = set()
         self.running: set[int] = set()
@@ -62,6 +67,36 @@ class AnyHistory(RuleBasedStateMachine):
             and any(flow.waiting and flow.in_flight < flow.max_concurrent for flow in caller.flows.values())
         }
 
+    def flows_that_may_go(self) -> list[tuple[str, str | None]]:
+        """The same by caller and batch."""
+        return [
+            (name, flow.batch)
+            for name, caller in self.policy.queue._callers.items()
+            if not caller.is_held_back(self.now)
+            for flow in caller.flows.values()
+            if flow.waiting and flow.in_flight < flow.max_concurrent
+        ]
+
+    def holds(self, caller: str, batch: str | None) -> int:
+        """How many slots count as held: for a batch all of its caller's, for single calls those of single calls."""
+        mine = [each for each in self.unanswered | self.running if self.caller_of[each] == caller]
+        return len(mine) if batch else sum(self.batch_of[each] is None for each in mine)
+
+    def others_came(self, caller: str, batch: str | None) -> bool:
+        """Whether another caller, or a single call beside this batch, came within ten minutes."""
+        return any(
+            self.now < at + 600 and (name != caller or (batch is not None and is_single))
+            for (name, is_single), at in self.came.items()
+        )
+
+    def kept(self) -> int:
+        """Slots that are kept for those who hold none."""
+        is_long = bool(self.held) and sum(self.held) / len(self.held) > 30
+        return max(1, self.slots // 10) if is_long and self.slots >= 3 else 0
+
+    def has_singles(self) -> bool:
+        return any(self.now < at + 600 for (_, is_single), at in self.came.items() if is_single)
+
     @rule()
     def step(self):
         callers = self.policy.queue._callers
@@ -72,10 +107,9 @@ class AnyHistory(RuleBasedStateMachine):
         went = Counter(self.caller_of[ticket] for ticket in step.admitted)
         assert [] == [name for name, may_probe in cautious.items() if went[name] > may_probe]
         used, in_flight = self.used(), self.in_flight()
-        for ticket in step.admitted:
-            self.waiting.remove(ticket)
-            self.unanswered.add(ticket)
-            self.admitted[self.caller_of[ticket]] += 1
+        held_much = self.admit(step.admitted)
+        if held_much and not self.share:
+            self.those_who_hold_less_went_first()
         if step.admitted:
             assert self.used() <= self.places
             assert self.in_flight() <= self.slots
@@ -86,28 +120,74 @@ class AnyHistory(RuleBasedStateMachine):
         self.turns_are_taken()
 
     def nothing_idles(self):
-        """A free slot with a free place is used at once; the last of a window may be paced."""
-        if not self.has_reserve and self.in_flight() < self.slots and self.used() < self.places:
-            assert set() == self.may_go()
+        """A free slot with a free place is used at once, with two exceptions. The last slots are kept for those who
+        hold none, while others are about and predictions are long. Batches take the reserve at its pace."""
+        if self.in_flight() >= self.slots or self.used() >= self.places:
+            return
+        for caller, batch in self.flows_that_may_go():
+            assert self.is_kept_from(caller, batch) or (batch is not None and self.is_paced())
+
+    def is_kept_from(self, caller: str, batch: str | None) -> bool:
+        """Whether the slots that are free are kept from this flow."""
+        return (
+            self.slots - self.in_flight() <= self.kept()
+            and self.holds(caller, batch) > 0
+            and self.others_came(caller, batch)
+        )
+
+    def is_paced(self) -> bool:
+        """Whether batches may have to wait for the pace of the reserve: there is one, since a single call came or more
+        than ten windows waited; it has a place left; and the last was taken from it within its pace."""
+        reserve = self.policy._reserve
+        size = self.places if self.has_singles() else min(25, self.places // 3)
+        return (
+            self.share > 0
+            and (self.has_singles() or reserve._is_long)
+            and self.places - self.used() <= size
+            and self.now < reserve.paced_until
+        )
 
     @invariant()
     def turns_are_taken(self):
-        """Callers who wait together are admitted in turn. Unless the window is paced: then single calls go before
-        batches, of any caller, and the count begins anew."""
-        if self.has_reserve:
+        """Callers who wait together are admitted in turn. The count begins anew where another rule chooses: batches or
+        slots wait for others, or one of the two holds half of the slots."""
+        if self.share or self.kept():
             self.together = {}
             return
-        waiting, ahead = self.may_go(), {}
+        waiting, ahead = (
+            {caller for caller in self.may_go() if self.holds(caller, "all") * 2 < self.slots},
+            {},
+        )
         for pair in combinations(sorted(waiting), 2):
             lead = self.admitted[pair[0]] - self.admitted[pair[1]]
             ahead[pair] = self.together.get(pair, lead)
             assert abs(lead - ahead[pair]) <= 2
         self.together = ahead
 
+    def admit(self, admitted: list[int]) -> bool:
+        """Count those who were admitted. Returns whether one of them held half of the slots or more before."""
+        held_much = False
+        for ticket in admitted:
+            flow = self.caller_of[ticket], self.batch_of[ticket]
+            assert not self.is_kept_from(*flow)
+            held_much |= 2 * self.holds(*flow) >= self.slots
+            self.waiting.remove(ticket)
+            self.unanswered.add(ticket)
+            self.since[ticket] = self.now
+            self.admitted[self.caller_of[ticket]] += 1
+        return held_much
+
+    def those_who_hold_less_went_first(self):
+        """One who held half of the slots was admitted: no other waits who holds less and may go."""
+        for flow in self.flows_that_may_go():
+            assert 2 * self.holds(*flow) >= self.slots or self.is_kept_from(*flow)
+
     @rule(caller=CALLERS, batch=BATCHES, bound=BOUNDS, count=st.integers(1, 12))
     def enqueue(self, caller, batch, bound, count):
         tickets = range(len(self.caller_of), len(self.caller_of) + count)
         self.caller_of += [caller] * count
+        self.batch_of += [batch] * count
+        self.came[caller, batch is None] = self.now
         self.waiting |= set(tickets)
         self.policy.enqueue(tickets, caller, batch=batch, max_concurrent=bound)
 
@@ -115,7 +195,9 @@ class AnyHistory(RuleBasedStateMachine):
     def adopt(self, caller, batch):
         self.running.add(len(self.caller_of))
         self.policy.adopt(len(self.caller_of), caller, batch=batch, now=self.now)
+        self.since[len(self.caller_of)] = self.now
         self.caller_of.append(caller)
+        self.batch_of.append(batch)
 
     @rule(ago=st.lists(st.integers(-30, 70), max_size=3))
     def count(self, ago):
@@ -148,6 +230,7 @@ class AnyHistory(RuleBasedStateMachine):
             self.unanswered.remove(ticket)
             self.spent.append(self.now + WINDOW)
         self.running.discard(ticket)
+        self.held.append(self.now - self.since[ticket])
         self.policy.release(ticket, self.now)
 
     @rule()
@@ -166,10 +249,9 @@ class AnyHistory(RuleBasedStateMachine):
     @rule(slots=SLOTS, places=PLACES)
     def configure(self, slots, places):
         self.slots, self.places = slots, places
-        self.has_reserve = self.policy._reserve_share * places >= 1
         self.policy.configure(self.now, concurrent_limit=slots, requests_per_minute=places)
 
-    @rule(seconds=st.integers(1, 70))
+    @rule(seconds=st.integers(1, 70) | st.just(600))
     def pass_time(self, seconds):
         """Time alone admits nothing before the moment that a step names, and the driver steps at each of those."""
         end = self.now + seconds
@@ -181,28 +263,30 @@ class AnyHistory(RuleBasedStateMachine):
         self.now = end
         assert [] == self.policy.step(end).admitted
 
-    @precondition(lambda self: not self.has_reserve)
+    @precondition(lambda self: not self.share)
     @rule()
     def a_copy_admits_as_many(self):
         self.step()
         seen = self.policy.snapshot(self.now)
         if seen.paused_until or any(each.cautious for each in self.policy.queue._callers.values()):
             return
+        durations = Durations()
+        for held in seen.held:
+            durations.note_slot(held)
         copy = Policy(
-            concurrent_limit=self.slots + 2, requests_per_minute=self.places + 3, durations=Durations()
+            concurrent_limit=self.slots + 2, requests_per_minute=self.places + 3, durations=durations
         )
-        copy.restore(seen, unanswered=math.inf)
         for number, line in enumerate(seen.lines):
             for running in range(line.in_flight):
                 copy.adopt((number, "runs", running), line.caller, batch=line.batch, now=self.now)
             waiting = [(number, "waits", waiting) for waiting in range(line.waiting)]
             copy.enqueue(waiting, line.caller, batch=line.batch, max_concurrent=line.max_concurrent)
+        copy.restore(seen, unanswered=math.inf)
         self.configure(self.slots + 2, self.places + 3)
-        if not self.has_reserve:
-            before = len(self.waiting)
-            admitted = copy.step(self.now).admitted
-            self.step()
-            assert len(admitted) == before - len(self.waiting)
+        before = len(self.waiting)
+        admitted = copy.step(self.now).admitted
+        self.step()
+        assert len(admitted) == before - len(self.waiting)
 
     @invariant()
     def the_policy_counts_as_the_model_does(self):
@@ -214,8 +298,10 @@ class AnyHistory(RuleBasedStateMachine):
         """Given time, all that is left is admitted, and nothing is left behind."""
         if not hasattr(self, "policy"):
             return
+        self.step()
         for _ in range(len(self.waiting) + 1):
             for ticket in self.unanswered | self.running:
+                self.held.append(self.now - self.since[ticket])
                 self.policy.release(ticket, self.now)
             self.unanswered, self.running = set(), set()
             self.now += 10_000
@@ -224,7 +310,10 @@ class AnyHistory(RuleBasedStateMachine):
                 break
         assert (set(), set(), set()) == (self.waiting, self.unanswered, self.running)
         assert (0, 0) == (self.policy.in_flight, len(self.policy.queue))
-        assert 0 == self.policy.window.used(self.now) == self.policy._reserve.used(self.now)
+        reserve = self.policy._reserve
+        assert [0] * 3 == [
+            each.used(self.now) for each in (self.policy.window, reserve.places, reserve.singles)
+        ]
 
 
 class AnyHistoryWithPauses(AnyHistory):
