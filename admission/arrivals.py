@@ -60,7 +60,7 @@ class Arrivals:
     def next_end(self, now: float) -> float:
         """When the next of them has been gone for ten minutes; infinity if all have been."""
         moments = (self._latest_until, self._other_until, self._singles_until)
-        return min((moment for moment in moments if moment > now), default=math.inf)
+        return min([moment for moment in moments if moment > now], default=math.inf)
 
     def state(self) -> ArrivalsState:
         """All that `restore` needs."""

@@ -40,6 +40,10 @@ def all_of(*rules: MayGo | None) -> MayGo | None:
     return lambda flow: all(rule(flow) for rule in strict)
 
 
+Taken: TypeAlias = tuple[list[Ticket], "Flow"]
+"""Tickets that were taken, in order, and their flow."""
+
+
 class Party(ABC):
     """A caller or a batch that takes turns. `waiting` is truthy while tickets of it wait."""
 
@@ -48,8 +52,8 @@ class Party(ABC):
     waiting: Any
 
     @abstractmethod
-    def take(self, now: float, may_go: MayGo | None) -> "tuple[Ticket, Flow] | None":
-        """The next ticket of a flow that may go, and the flow, or None."""
+    def take(self, now: float, most: int, may_go: MayGo | None) -> "Taken | None":
+        """The next tickets of a flow that may go, at most so many, and the flow, or None."""
 
 
 P = TypeVar("P", bound=Party)
@@ -69,17 +73,18 @@ class Turns(Generic[P]):
             start = max(self.turn, party.turn_end)
             heappush(self.line, (start, next(self._arrivals), party))
 
-    def take(self, now: float, may_go: MayGo | None) -> "tuple[Ticket, Flow] | None":
-        """The ticket of the first party that may give one, with its flow. The party's turn is then used up."""
+    def take(self, now: float, most: int, may_go: MayGo | None) -> Taken | None:
+        """The ticket of the first party that may give one, with its flow. The party's turn is then used up. A party
+        that is alone in line may use up several turns at once, at most so many."""
         line = self.line
         stepped_over: list[tuple[int, int, P]] = []
         taken = None
         while line and taken is None:
             start, arrival, party = line[0]
-            taken = party.take(now, may_go)
+            taken = party.take(now, most if len(line) == 1 and not stepped_over else 1, may_go)
             if taken is not None:
-                self.turn = max(self.turn, start)
-                party.turn_end = start + 1
+                party.turn_end = start + len(taken[0])
+                self.turn = max(self.turn, party.turn_end - 1)
             if taken is not None and party.waiting:
                 heapreplace(line, (party.turn_end, next(self._arrivals), party))
                 continue
@@ -108,19 +113,18 @@ class Flow(Party):
         """Whether a ticket was refused since the caller's tickets went freely."""
         self.waiting: OrderedDict[Ticket, None] = OrderedDict()
 
-    def take(self, now: float, may_go: MayGo | None) -> "tuple[Ticket, Flow] | None":  # noqa: ARG002
-        if self.in_flight >= self.max_concurrent or not self.waiting:
+    def take(self, now: float, most: int, may_go: MayGo | None) -> Taken | None:  # noqa: ARG002
+        owner, waiting = self.owner, self.waiting
+        count = min(1 if owner.cautious else most, self.max_concurrent - self.in_flight, len(waiting))
+        if count <= 0 or (may_go is not None and not may_go(self)):
             return None
-        if may_go is not None and not may_go(self):
-            return None
-        ticket, _ = self.waiting.popitem(last=False)
-        owner = self.owner
-        owner.waiting -= 1
-        owner.in_flight += 1
-        self.in_flight += 1
+        tickets = [waiting.popitem(last=False)[0] for _ in range(int(count))]
+        owner.waiting -= len(tickets)
+        owner.in_flight += len(tickets)
+        self.in_flight += len(tickets)
         if owner.cautious:
-            owner.probe = ticket
-        return ticket, self
+            owner.probe = tickets[0]
+        return tickets, self
 
     def is_busy(self) -> bool:
         return bool(self.waiting) or self.in_flight > 0
@@ -153,8 +157,8 @@ class _Caller(Party):
         self.probe: Ticket | None = None
         """The one ticket admitted since the pause. The next is admitted when the outcome of this one is known."""
 
-    def take(self, now: float, may_go: MayGo | None) -> tuple[Ticket, Flow] | None:
-        return None if self.is_held_back(now) else self.turns.take(now, may_go)
+    def take(self, now: float, most: int, may_go: MayGo | None) -> Taken | None:
+        return None if self.is_held_back(now) else self.turns.take(now, most, may_go)
 
     @property
     def singles(self) -> int:
@@ -259,19 +263,16 @@ class FairQueue:
             flow.owner.waiting -= 1
             self.batched -= flow.batch is not None
 
-    def take(self, now: float, may_go: MayGo | None = None) -> tuple[Ticket, Flow] | None:
-        """The next ticket of a flow that may go, and the flow, or None. It is in flight until `Flow.released`."""
-        taken = self._turns.take(now, may_go)
+    def take(self, now: float, most: int = 1, may_go: MayGo | None = None) -> Taken | None:
+        """The next tickets of a flow that may go, and the flow, or None: one ticket, or if all that wait are of this
+        flow, at most so many. They are in flight until `Flow.released`."""
+        taken = self._turns.take(now, most, may_go)
         if taken is not None:
-            del self._flow_of[taken[0]]
-            self.batched -= taken[1].batch is not None
-        return taken
-
-    def take_several(self, now: float, most: int) -> list[tuple[Ticket, Flow]]:
-        """The next tickets, at most so many, as `take` gives them."""
-        taken: list[tuple[Ticket, Flow]] = []
-        while len(taken) < most and (one := self.take(now)):
-            taken.append(one)
+            tickets, flow = taken
+            for ticket in tickets:
+                del self._flow_of[ticket]
+            if flow.batch is not None:
+                self.batched -= len(tickets)
         return taken
 
     def pause(self, caller: str, until: float) -> None:
@@ -335,6 +336,8 @@ class FairQueue:
 
     def next_pause_end(self, now: float) -> float:
         """When the first paused caller with tickets that wait may go again; infinity if there is none."""
+        if not self._paused:
+            return math.inf
         paused = self._still_paused(now)
         return min((caller.paused_until for caller in paused if caller.waiting), default=math.inf)
 

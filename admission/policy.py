@@ -27,7 +27,7 @@ from typing import NamedTuple
 from admission import slots
 from admission.arrivals import Arrivals, ArrivalsState
 from admission.durations import Durations
-from admission.fair_queue import FairQueue, Flow, Line, MayGo, Ticket, all_of, is_single
+from admission.fair_queue import FairQueue, Flow, Line, MayGo, Taken, Ticket, all_of, is_single
 from admission.reserve import Reserve, ReserveState
 from admission.sliding_window import WINDOW, SlidingWindow
 
@@ -153,7 +153,8 @@ class Policy:
 
     def release(self, ticket: Ticket, now: float) -> None:
         """An admitted ticket is over and frees its slot. Without an answer its place counts from now."""
-        self.answered(ticket, now)
+        if self._in_flight[ticket].unanswered:
+            self.answered(ticket, now)
         admission = self._in_flight.pop(ticket)
         admission.flow.released(ticket)
         self._durations.note_slot(now - admission.since)
@@ -218,16 +219,17 @@ class Policy:
         while (free := self.window.free(now)) > 0 and len(self._in_flight) < self.concurrent_limit:
             reserve = self._reserve.left(now)
             from_reserve = free <= reserve
-            by_turns = self._slots_by_turns()
-            if by_turns > 0 and not from_reserve:
-                taken = self.queue.take_several(now, most=min(free - reserve, by_turns))
+            by_turns = 0 if from_reserve else min(free - reserve, self._slots_by_turns())
+            if by_turns > 0:
+                taken = self.queue.take(now, by_turns)
             else:
                 taken = self._choose(now, free, from_reserve=from_reserve)
-            if not taken:
+            if taken is None:
                 break
-            for ticket, flow in taken:
+            tickets, flow = taken
+            for ticket in tickets:
                 self._admit(ticket, flow, now, from_reserve=from_reserve)
-                admitted.append(ticket)
+            admitted += tickets
         return self._stepped(admitted, now, free)
 
     def wait(
@@ -242,15 +244,19 @@ class Policy:
         free, free_slots = self.window.free(now), self.concurrent_limit - len(self._in_flight)
         turnover = max(0, place - free_slots) * self._turnover(usual)
         own = 0.0 if bound is None else (ahead + 1) * usual / bound
-        if place > free:
-            taken = [min(free_at - now, WINDOW) for free_at in self.window.free_at()] + [WINDOW] * free
-            windows, index = divmod(place - free - 1, len(taken))
-            return max(turnover, own, taken[index] + windows * WINDOW)
-        wanted = max(self.queue.batched, ahead + 1)
+        # When each place that is free now is taken, if no more than these tickets wait: the reserve's at its pace.
+        wanted = max(self.queue.batched, ahead + 1 if batch is not None else 0)
         unpaced = free - self._reserve.left(now)
-        if batch is None or place <= unpaced or not self._reserve.is_paced(free, now, wanted):
-            return max(turnover, own)
-        return max(turnover, own, self._reserve.wait(place - unpaced, now))
+        starts = [0.0] * max(0, unpaced)
+        starts += [self._reserve.wait(nth, free, wanted, now) for nth in range(1, free - len(starts) + 1)]
+        if place <= free:
+            return max(turnover, own, 0.0 if batch is None else starts[place - 1])
+        taken = [min(free_at - now, WINDOW) for free_at in self.window.free_at()]
+        taken += [start + WINDOW for start in starts]
+        windows, index = divmod(place - free - 1, len(taken))
+        is_paced = batch is not None and self._reserve.places.limit == self.window.limit
+        paced = self._reserve.wait(place, free, wanted, now) if is_paced else 0.0
+        return max(turnover, own, paced, taken[index] + windows * WINDOW)
 
     def place(self, caller: str, batch: str | None, ahead: int, now: float) -> int:
         """The place in line, 1 for the next, of a ticket with `ahead` tickets of its own flow before it, if all turns
@@ -305,7 +311,7 @@ class Policy:
             most = min(most, (self.concurrent_limit + 1) // 2)
         return most - len(self._in_flight)
 
-    def _choose(self, now: float, free: int, *, from_reserve: bool) -> list[tuple[Ticket, Flow]]:
+    def _choose(self, now: float, free: int, *, from_reserve: bool) -> Taken | None:
         """The next ticket to go, if any. `free` places are left in the window."""
         batches_wait = from_reserve and self._reserve.is_paced(free, now, self.queue.batched)
         kinds: list[MayGo | None] = [] if batches_wait else [None]
@@ -314,9 +320,9 @@ class Policy:
         kept = slots.for_newcomers(self._arrivals, now) if self._is_kept() else None
         for holding in (slots.holds_little(self.concurrent_limit), None):
             for kind in kinds:
-                if taken := self.queue.take(now, all_of(kept, holding, kind)):
-                    return [taken]
-        return []
+                if taken := self.queue.take(now, may_go=all_of(kept, holding, kind)):
+                    return taken
+        return None
 
     def _is_kept(self) -> bool:
         """Whether only slots are free that are kept for those who hold none."""
@@ -338,14 +344,14 @@ class Policy:
             return Step(admitted, math.inf, only_time=False)
         if free <= 0:
             return Step(admitted, self.window.next_expiry(), only_time=True)
-        is_paced = free <= self._reserve.left(now) and self._reserve.is_paced(free, now, self.queue.batched)
+        is_paced = self._reserve.is_paced(free, now, self.queue.batched) and free <= self._reserve.left(now)
         only_time = is_paced and not self.queue.singles
         if len(self._in_flight) >= self.concurrent_limit and not only_time:
             return Step(admitted, math.inf, only_time=False)
         next_chance = self.queue.next_pause_end(now)
         if is_paced:
             next_chance = min(next_chance, self._reserve.paced_until, self.window.next_expiry())
-        if is_paced or self._is_kept():
+        if self._arrivals.has_singles(now) or self._is_kept():
             next_chance = min(next_chance, self._arrivals.next_end(now))
         return Step(admitted, next_chance, only_time)
 

@@ -101,8 +101,11 @@ class Reserve:
         if self.places.limit:
             self.paced_until = min(self.paced_until, now + self._pace())
 
-    def wait(self, nth: int, now: float) -> float:
-        """Seconds until a batch takes the nth of the places that are left, 1 for the next, if all are paced."""
+    def wait(self, nth: int, free: int, wanted: int, now: float) -> float:
+        """Seconds until batches that want so many places take the nth of the reserve's, 1 for the next, while `free`
+        places are left in the window."""
+        if free - self._kept >= wanted:
+            return 0.0
         return max(0.0, self.paced_until - now) + (nth - 1) * self._pace()
 
     def state(self) -> ReserveState:

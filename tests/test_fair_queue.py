@@ -16,7 +16,7 @@ from concurrency import Gate
 
 def names(queue: FairQueue, count: int) -> list[str]:
     """Who is taken, one after the other; each waiter is a (name, number)."""
-    return [queue.take(0.0)[0][0] for _ in range(count)]
+    return [queue.take(0.0)[0][0][0] for _ in range(count)]
 
 
 def line_up(queue: FairQueue, name: str, count: int, caller: str, batch: str | None = None, **how) -> None:
@@ -121,7 +121,7 @@ def test_being_paused_saves_up_no_turns():
     assert {"steady"} == set(names(queue, 500))
     taken = []
     for _ in range(100):
-        taken.append(queue.take(10.0)[0][0])
+        taken.append(queue.take(10.0)[0][0][0])
         queue.proceed("ann")
     assert 50 == taken.count("paused")
 
@@ -130,7 +130,7 @@ def test_waiting_while_batches_are_paced_saves_up_no_turns():
     queue = FairQueue()
     line_up(queue, "batch", 500, "ann", "big")
     line_up(queue, "single", 1_000, "bob")
-    assert {"single"} == {queue.take(0.0, is_single)[0][0] for _ in range(500)}
+    assert {"single"} == {queue.take(0.0, may_go=is_single)[0][0][0] for _ in range(500)}
     assert 50 == names(queue, 100).count("batch")
 
 
@@ -171,7 +171,7 @@ def test_max_concurrent_holds_its_batch_and_hinders_nobody_else():
 def test_those_of_one_batch_go_in_the_order_they_came():
     queue = FairQueue()
     line_up(queue, "batch", 100, "ann", "big")
-    assert list(range(100)) == [queue.take(0.0)[0][1] for _ in range(100)]
+    assert list(range(100)) == [queue.take(0.0)[0][0][1] for _ in range(100)]
 
 
 def test_forgetting_a_waiter_who_is_not_here_is_no_error():
@@ -184,7 +184,7 @@ def test_callers_who_have_nothing_here_are_forgotten():
     queue = FairQueue()
     for number in range(10_000):
         queue.add([number], f"caller {number}", f"batch {number}")
-        ticket, flow = queue.take(0.0)
+        [ticket], flow = queue.take(0.0)
         flow.released(ticket)
     assert len(queue._callers) <= 128
 
@@ -197,7 +197,7 @@ def test_a_paused_caller_is_not_forgotten_until_the_pause_is_over():
         queue.take(0.0)
     queue.add(["held"], "ann")
     assert (None, 10.0, 10.0) == (queue.take(0.0), queue.next_pause_end(0.0), queue.longest_pause(0.0))
-    assert "held" == queue.take(10.0)[0]
+    assert ["held"] == queue.take(10.0)[0]
 
 
 @given(
@@ -218,7 +218,7 @@ def test_while_two_callers_wait_neither_gets_two_turns_more_than_the_other(pushe
     def take():
         found = queue.take(0.0)
         if found is not None:
-            taken.append(found[0][0])
+            taken.append(found[0][0][0])
             waiting.append(frozenset(name for name, caller in queue._callers.items() if caller.waiting))
 
     for step, (caller, batch, count, takes) in enumerate(pushed):

@@ -496,18 +496,22 @@ async def told_and_took(
     models: tuple[str, ...] = (FLUX,),
     spent: int = 0,
     beside: int = 0,
+    single: bool = False,
     **fields,
 ) -> tuple[Plan, float]:
     """What a batch is told and what it takes, once so many generations of each model are known, eight at a time.
 
-    `spent` of the window right before it; `beside` it another caller's batch of so many, begun 5 s before."""
+    `spent` of the window right before it, after a `single` call if so; `beside` it another caller's batch of so many,
+    begun 5 s before."""
     options = Options(prediction_seconds=lasts, jitter=0.2, answer_delay=(0.025, 0.15), seed=seed)
-    limits = {"concurrent_limit": slots, "requests_per_minute": rpm, "reserve": 0.05, "timeout": 900}
+    limits = {"concurrent_limit": slots, "requests_per_minute": rpm, "reserve": 0.5, "timeout": 900}
     async with replicate(options, **limits) as (service, _):
         for model in models:
             for _ in range(known // 8):
                 await made(service, [model] * 8)
         await asyncio.sleep(WINDOW)
+        if single:
+            await service.run("a single call", caller=OTHER_USER)
         if spent:
             await made(service, [FLUX] * spent)
         others = asyncio.create_task(made(service, [FLUX] * beside, caller=OTHER_USER)) if beside else None
@@ -530,6 +534,7 @@ WAITING = [
     {"count": 180, "slots": 60, "max_concurrent": 20},
     {"count": 80, "slots": 100, "rpm": 100, "spent": 60, "lasts": 3},
     {"count": 90, "slots": 20, "beside": 300},
+    {"count": 90, "slots": 100, "rpm": 100, "lasts": 3, "single": True},
     {"count": 120, "slots": 20, "models": (FLUX, QWEN), "lasts": None},
 ]
 QUEUED = [
@@ -537,6 +542,8 @@ QUEUED = [
     {"count": 250, "slots": 50, "rpm": 100, "spent": 50, "lasts": 3},
     {"count": 250, "slots": 50, "rpm": 100, "max_concurrent": 10},
     {"count": 250, "slots": 50, "rpm": 100, "beside": 200},
+    {"count": 250, "slots": 50, "rpm": 100, "lasts": 3, "single": True},
+    {"count": 250, "slots": 50, "rpm": 20, "lasts": 3},
     {"count": 250, "slots": 50, "rpm": 100, "models": (FLUX, QWEN), "lasts": None},
 ]
 

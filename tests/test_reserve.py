@@ -3,6 +3,9 @@
 import pytest
 from policy_load import Batch, Load, p90
 
+from admission.durations import Durations
+from admission.policy import Policy
+
 ANSWER = 0.8
 """Seconds of the slowest answer. A place counts for 60 seconds from its answer."""
 
@@ -115,3 +118,31 @@ def test_without_a_reserve_a_single_call_waits_for_the_window():
     run = Load(100, [Batch("ann", 1_200)], at=[5.0], share=0.0, until=120.0).run()
     assert 54 < run.waits[0][1] < 57
     assert 100 == sum(at == 0.0 for at in run.admissions)
+
+
+@pytest.mark.parametrize("size", [60, 90, 250])
+def test_estimates_know_the_pace(size):
+    """A batch comes to a free window after a single call has, or to one that is partly spent."""
+    for spent in (0, 30):
+        policy = Policy(
+            concurrent_limit=1_000, requests_per_minute=100, interactive_reserve=0.5, durations=Durations()
+        )
+        policy.enqueue(["single"], "bob")
+        policy.enqueue([("before", number) for number in range(spent)], "bob", batch="before")
+        for ticket in policy.step(0.0).admitted:
+            policy.answered(ticket, 0.0)
+        told = [policy.wait("ann", "big", ahead, usual=1.0, bound=None, now=1.0) for ahead in range(size)]
+        policy.enqueue(range(size), "ann", batch="big")
+        told_in_line = [
+            policy.wait("ann", "big", ahead, usual=1.0, bound=None, now=1.0) for ahead in range(size)
+        ]
+        admitted: dict[int, float] = {}
+        now = 1.0
+        while len(admitted) < size:
+            step = policy.step(now)
+            for ticket in step.admitted:
+                policy.answered(ticket, now)
+                admitted[ticket] = now - 1.0
+            now = step.next_chance
+        assert abs(told[-1] - admitted[size - 1]) <= 4
+        assert max(abs(told_in_line[number] - admitted[number]) for number in range(size)) <= 4
