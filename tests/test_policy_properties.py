@@ -263,7 +263,6 @@ class AnyHistory(RuleBasedStateMachine):
         self.now = end
         assert [] == self.policy.step(end).admitted
 
-    @precondition(lambda self: not self.share)
     @rule()
     def a_copy_admits_as_many(self):
         self.step()
@@ -274,7 +273,10 @@ class AnyHistory(RuleBasedStateMachine):
         for held in seen.held:
             durations.note_slot(held)
         copy = Policy(
-            concurrent_limit=self.slots + 2, requests_per_minute=self.places + 3, durations=durations
+            concurrent_limit=self.slots + 2,
+            requests_per_minute=self.places + 3,
+            interactive_reserve=seen.reserve.share,
+            durations=durations,
         )
         for number, line in enumerate(seen.lines):
             for running in range(line.in_flight):
