@@ -21,6 +21,7 @@ COPY generations generations
 COPY ledger ledger
 COPY parsing parsing
 COPY providers providers
+COPY server server
 COPY templates templates
 # The root may be read-only, so what Python would cache at the first import is made now.
 RUN /venv/bin/python -m compileall -q . && mkdir -m 700 data

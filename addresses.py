@@ -67,3 +67,14 @@ def _wrapped(address: IPv6Address) -> list[IPv4Address]:
     if address in _TRANSLATED:
         found.append(IPv4Address(int(address) & 0xFFFFFFFF))
     return [each for each in found if each is not None]
+
+
+def network_of(address: str) -> str:
+    """The network that stands for one peer: an IPv4 address, or the 64 bits of an IPv6 address that a host is given."""
+    try:
+        parsed = ip_address(address.partition("%")[0])
+    except ValueError:
+        return address
+    if isinstance(parsed, IPv4Address):
+        return address
+    return str(parsed.ipv4_mapped or IPv6Network((parsed, 64), strict=False))

@@ -5,127 +5,27 @@ process's signals to the service's drain: on SIGTERM the worker goes on acceptin
 503, until what runs has ended or was given its time; only then does it stop. Ctrl-C and SIGQUIT give it none.
 """
 
-import errno
 import gc
-import json
 import logging
 import os
 import resource
-import secrets
 import signal
-import socket
-import struct
 import sys
-import threading
-import time
-from concurrent.futures import ThreadPoolExecutor
-from http import HTTPStatus
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 from gunicorn import glogging
-from gunicorn.workers.gthread import ThreadWorker
 
 import logs
-from errors import Internal, InvalidRequest, Problem, ServiceError
+from server.worker import Worker, drain
 from settings import FILES_AT_ONCE, HANDED_IN_AT_ONCE, LISTENERS_AT_ONCE, SettingsError, load
 
 _SPARE_THREADS = 32
 """For whoever neither waits for a result nor fetches a file: health checks, status, configuration, refusals."""
 
-_CLOSERS = 16
-"""Connections that may linger at once when they are closed, up to two seconds each; more are closed at once."""
-
-_SILENT_SECONDS = 10
-"""A peer who stops in the middle of a request is given up after this."""
-
-_UNREAD_SECONDS = 60
-"""A peer who does not read is given up after this; with a stream, its batch too, so it is given more time."""
-
-_LAST_WORDS_SECONDS = 5
-"""What writing the last answers may take once nothing runs any more."""
-
 _HEARING_SECONDS = 45
 """What hearing of creations on their way may take after the drain. What takes longer the next process looks for."""
-
-
-class Worker(ThreadWorker):  # type: ignore[misc] # gunicorn ships no types
-    """gthread, with a few things put right: the thread that accepts neither lingers nor dies of a full table of
-    descriptors, a peer that stalls is given up, and what cannot even be parsed is answered by a problem document
-    instead of a page of HTML."""
-
-    def init_process(self) -> None:
-        self.closers = ThreadPoolExecutor(_CLOSERS, thread_name_prefix="closer")
-        self.may_linger = threading.Semaphore(_CLOSERS)
-        super().init_process()
-
-    def accept(self, listener: Any) -> None:
-        try:
-            super().accept(listener)
-        except OSError as error:
-            if error.errno not in {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}:
-                raise
-            self.log.error("Cannot accept a connection: %s", error.strerror)
-            time.sleep(0.1)  # or the listener, still readable, would be tried again at once
-
-    def enqueue_req(self, conn: Any) -> None:
-        if not conn.initialized:
-            for option, seconds in (
-                (socket.SO_RCVTIMEO, _SILENT_SECONDS),
-                (socket.SO_SNDTIMEO, _UNREAD_SECONDS),
-            ):
-                conn.sock.setsockopt(socket.SOL_SOCKET, option, struct.pack("ll", seconds, 0))
-        super().enqueue_req(conn)
-
-    def is_parent_alive(self) -> bool:
-        alive: bool = super().is_parent_alive()
-        if not alive:
-            _drain(self, 0)
-            self.cfg.set("graceful_timeout", _LAST_WORDS_SECONDS)
-        return alive
-
-    def finish_request(self, conn: Any, fs: Any) -> None:
-        # gunicorn 27 waits up to two seconds for the peer to close, on its only accepting thread: a few
-        # callers who do not read their answers would stop everybody, health checks included.
-        close = conn.close
-
-        def linger() -> None:
-            try:
-                close(graceful=True)
-            finally:
-                self.may_linger.release()
-
-        def close_elsewhere(*, graceful: bool = False) -> None:
-            if graceful and self.may_linger.acquire(blocking=False):
-                self.closers.submit(linger)
-            else:
-                close()
-
-        conn.close = close_elsewhere
-        super().finish_request(conn, fs)
-        conn.close = close
-
-    def handle_error(self, req: Any, client: Any, addr: Any, exc: Exception) -> None:  # noqa: ARG002
-        error: ServiceError
-        if req is None or type(exc).__module__ == "gunicorn.http.errors":
-            error = InvalidRequest(
-                [Problem("request", f"is not HTTP as this server reads it ({type(exc).__name__})")]
-            )
-        else:
-            self.log.exception("Error handling a request")
-            error = Internal()
-        request_id = "req_" + secrets.token_hex(12)
-        body = json.dumps(error.as_problem(request_id))
-        answer = (
-            f"HTTP/1.1 {error.status} {HTTPStatus(error.status).phrase}\r\nConnection: close\r\n"
-            f"Content-Type: application/problem+json\r\nContent-Length: {len(body)}\r\n"
-            f"X-Request-ID: {request_id}\r\n\r\n{body}"
-        )
-        try:
-            client.sendall(answer.encode())
-        except OSError:
-            self.log.debug("Failed to send the error answer.")
 
 
 class Logger(glogging.Logger):  # type: ignore[misc] # gunicorn ships no types
@@ -191,10 +91,10 @@ def post_worker_init(worker: Any) -> None:
     gc.freeze()
 
     def on_term(_signum: int, _frame: FrameType | None) -> None:
-        _drain(worker, _settings.DRAIN_SECONDS)
+        drain(worker, _settings.DRAIN_SECONDS)
 
     def on_quit(_signum: int, _frame: FrameType | None) -> None:
-        _drain(worker, 0)
+        drain(worker, 0)
 
     signal.signal(signal.SIGTERM, on_term)
     signal.signal(signal.SIGHUP, on_term)
@@ -207,11 +107,3 @@ def worker_exit(_server: Any, worker: Any) -> None:
         worker.wsgi.extensions["service"].close()
         logging.shutdown()
         os._exit(0)  # Python would first wait for threads that wait for a peer who stalls
-
-
-def _drain(worker: Any, seconds: float) -> None:
-    def exit_soon() -> None:
-        worker.cfg.set("graceful_timeout", _LAST_WORDS_SECONDS)
-        worker.handle_exit(signal.SIGTERM, None)
-
-    worker.wsgi.extensions["service"].begin_drain(seconds, then=exit_soon)

@@ -29,6 +29,9 @@ LISTENERS_AT_ONCE = 64
 HANDED_IN_AT_ONCE = 32
 """Callers that may hand in work at once for whose end they do not wait; each holds a thread until it is taken on."""
 
+SLOWEST = 16_000
+"""Bytes a second that a peer must take or send while the service waits for it."""
+
 
 _AWS = (
     "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_REGION", "AWS_DEFAULT_REGION",

@@ -1,0 +1,137 @@
+"""The socket of a caller. It gives up a peer that takes or sends too little while the service waits for it.
+
+A thread writes each answer and reads each body, so a peer that stalls holds one. A time limit for each call is not
+enough: a byte now and then keeps within it. So this counts bytes over the time spent waiting for the peer.
+"""
+
+import fcntl
+import select
+import socket
+import struct
+import termios
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Any, Final, Self
+
+from settings import SLOWEST
+
+PATIENCE: Final = 60.0
+"""Seconds over which they are counted: with an answer its work may be lost, so it is given more time."""
+
+BODY_SECONDS: Final = 10.0
+"""The same for a large body."""
+
+_SMALL_BODY: Final = 65_536
+_SAMPLE: Final = 0.25
+_LOOK_AGAIN_MS: Final = 500
+
+
+class TooSlow(TimeoutError):
+    """The peer takes or sends less than it must."""
+
+
+class Pace:
+    """How many bytes a peer moves in the time that is spent waiting for it. Both only grow."""
+
+    def __init__(self) -> None:
+        self._latest = (0.0, 0)
+        self._samples = deque([self._latest])
+
+    def note(self, waited: float, moved: int) -> None:
+        """In `waited` seconds in all, `moved` bytes in all."""
+        self._latest = (waited, moved)
+        if waited >= self._samples[-1][0] + _SAMPLE:
+            self._samples.append(self._latest)
+            while len(self._samples) > 1 and self._samples[1][0] <= waited - PATIENCE:
+                self._samples.popleft()
+
+    def rate(self, over: float) -> float | None:
+        """Bytes a second in the last `over` seconds of waiting; None if there were not so many."""
+        waited, moved = self._latest
+        for since, before in reversed(tuple(self._samples)):  # a copy, since another thread may look
+            if since <= waited - over:
+                return (moved - before) / (waited - since)
+        return None
+
+
+class Peer(socket.socket):
+    """An accepted connection."""
+
+    def __init__(self, *given: Any, **named: Any) -> None:
+        super().__init__(*given, **named)
+        self.patience = PATIENCE
+        """Seconds over which the reading of the answer is judged."""
+        self._clock: Callable[[], float] = time.monotonic
+        self._reading, self._sending = Pace(), Pace()
+        self._read_wait = self._sent_wait = 0.0
+        self._received = self._sent = 0
+
+    @classmethod
+    def of(cls, accepted: socket.socket) -> Self:
+        """Take over an accepted socket."""
+        family, kind, protocol = accepted.family, accepted.type, accepted.proto
+        return cls(family, kind, protocol, fileno=accepted.detach())
+
+    def begin_request(self) -> None:
+        """A new request begins: nothing is known of its answer, and no byte of its body has come."""
+        self.patience = PATIENCE
+        self._reading, self._sending = Pace(), Pace()
+        self._read_wait = self._sent_wait = 0.0
+        self._received = 0
+        self._sent = self._unacknowledged()
+
+    def rate(self, over: float) -> float | None:
+        """Bytes a second of the answer that the peer took in the last `over` seconds of waiting for it."""
+        return self._sending.rate(over)
+
+    def recv(self, size: int, flags: int = 0, /) -> bytes:
+        """Raises TooSlow if the peer sends a body too slowly."""
+        began = self._clock()
+        received = super().recv(size, flags)
+        if self.gettimeout() != 0 and not flags:
+            self._received += len(received)
+            self._read_wait += self._clock() - began
+            self._reading.note(self._read_wait, self._received)
+            self._raise_if_too_slow(
+                self._reading, BODY_SECONDS if self._received > _SMALL_BODY else PATIENCE, "sends"
+            )
+        return received
+
+    def sendall(self, data: Any, flags: int = 0, /) -> None:
+        """Raises TooSlow if the peer reads too slowly."""
+        left = memoryview(data).cast("B")
+        while left:
+            try:
+                sent = self.send(left, flags | socket.MSG_DONTWAIT)
+            except BlockingIOError:
+                self._wait_until_writable()
+            else:
+                self._sent += sent
+                left = left[sent:]
+
+    def abort(self) -> None:
+        """Close the connection from any thread, and throw away what the peer did not take."""
+        self.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.shutdown(socket.SHUT_RDWR)
+
+    def _wait_until_writable(self) -> None:
+        poll = select.poll()
+        poll.register(self, select.POLLOUT)
+        began = self._clock()
+        poll.poll(_LOOK_AGAIN_MS)
+        self._sent_wait += self._clock() - began
+        self._sending.note(self._sent_wait, self._sent - self._unacknowledged())
+        self._raise_if_too_slow(self._sending, self.patience, "reads")
+
+    def _raise_if_too_slow(self, pace: Pace, over: float, what: str) -> None:
+        rate = pace.rate(over)
+        if rate is not None and rate < SLOWEST:
+            raise TooSlow(f"the peer {what} {rate:.0f} bytes a second")
+
+    def _unacknowledged(self) -> int:
+        """Bytes that wait in the kernel: a large buffer takes more than a slow peer reads in a minute."""
+        try:
+            return int.from_bytes(fcntl.ioctl(self, termios.TIOCOUTQ, b"\0" * 4), "little")
+        except OSError:  # not every system tells
+            return 0

@@ -1,0 +1,267 @@
+"""gunicorn's threaded worker, with its front room rebuilt: a thread is for a request that has come.
+
+gunicorn gives every new connection to a thread, which waits there for the request. As many silent connections as there
+are threads then stop the service. Here the thread that accepts also collects the heads of requests, without ever
+waiting for one; a connection goes to a thread once its head is whole.
+
+The rest are a few things put right: the accepting thread neither lingers nor dies of a full table of descriptors, a
+peer that stalls is given up, and a request that cannot be parsed is answered by a problem document and not by HTML.
+"""
+
+import errno
+import json
+import math
+import secrets
+import selectors
+import signal
+import socket
+import struct
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from functools import partial
+from http import HTTPStatus
+from typing import Any, Final
+
+import structlog
+from gunicorn.http.errors import LimitRequestHeaders
+from gunicorn.workers.gthread import ThreadWorker
+
+from addresses import network_of
+from errors import Internal, InvalidRequest, Problem, ServiceError
+from server.arrivals import PATIENCE, Arrivals
+from server.peer import Peer, TooSlow
+
+_CLOSERS: Final = 16
+"""Connections that may linger at once when they are closed, up to two seconds each; more are closed at once."""
+
+_SILENT_SECONDS: Final = 10
+"""A peer who stops in the middle of a body is given up after this."""
+
+_LONGEST_HEAD: Final = 65_536
+"""Bytes of a request line and its headers."""
+
+_UNREAD_BODY_SECONDS: Final = 0.05
+"""How long a body that the application did not read may take to come; else the connection closes."""
+
+_LAST_WORDS_SECONDS: Final = 5
+"""What writing the last answers may take once nothing runs any more."""
+
+_LOG_PAUSE: Final = 60.0
+
+_FULL: Final = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
+
+
+log = structlog.get_logger("server")
+
+
+class Worker(ThreadWorker):  # type: ignore[misc] # gunicorn ships no types
+    """gthread with `Arrivals` in front of its threads. The first part of it runs on the accepting thread alone."""
+
+    def init_process(self) -> None:
+        self.closers = ThreadPoolExecutor(_CLOSERS, thread_name_prefix="closer")
+        self.may_linger = threading.Semaphore(_CLOSERS)
+        self.arrivals: Arrivals[Any] = Arrivals(self.worker_connections // 2)
+        self.stops_at = math.inf
+        self.given_up = Occurrences()
+        self.not_accepted = Occurrences()
+        super().init_process()
+
+    # ── From an accepted connection to a request
+
+    def accept(self, listener: Any) -> None:
+        try:
+            super().accept(listener)
+        except OSError as error:
+            if error.errno not in _FULL:
+                raise
+            if count := self.not_accepted.due():
+                log.error("connections_not_accepted", count=count, reason=error.strerror)
+            for oldest in (shed := self.arrivals.shed()):
+                self._give_up(oldest)
+            if not shed:
+                time.sleep(0.1)  # or the listener, still readable, would be tried again at once
+
+    def enqueue_req(self, conn: Any) -> None:
+        """Called with each new connection. A thread gets it when the head of its request is whole."""
+        conn.sock = Peer.of(conn.sock)
+        conn.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("ll", _SILENT_SECONDS, 0))
+        conn.init()
+        self._await_head(conn)
+
+    def finish_request(self, conn: Any, fs: Any) -> None:
+        """Called with each connection that a thread is done with: wait for its next request, or close it."""
+        try:
+            if not fs.cancelled() and fs.result():
+                self._await_head(conn)
+                return
+        except Exception:
+            self.log.exception("Error handling a connection")
+        self.nr_conns -= 1
+        if self.may_linger.acquire(blocking=False):
+            self.closers.submit(self._linger, conn)
+        else:
+            conn.close()
+
+    def murder_keepalived(self, force: bool = False) -> None:
+        """Called again and again: give up the connections whose request does not come."""
+        now = time.monotonic()
+        is_over = force or now >= self.stops_at
+        for late in self.arrivals.overdue(now, patience=0 if is_over else PATIENCE):
+            self._give_up(late)
+
+    def _cap_keepalive(self, deadline: float) -> None:
+        """Called when the worker stops: wait for requests until then."""
+        self.stops_at = deadline
+
+    def _await_head(self, conn: Any) -> None:
+        conn.head = bytearray()
+        conn.sock.setblocking(False)
+        if _add(conn, conn.parser.unreader.take_buffered()) or self._is_ready(conn):
+            self._dispatch(conn)
+            return
+        self.poller.register(conn.sock, selectors.EVENT_READ, partial(self._on_readable, conn))
+        for oldest in self.arrivals.add(conn, _network(conn), time.monotonic()):
+            self._give_up(oldest)
+
+    def _on_readable(self, conn: Any, sock: Any) -> None:
+        if self._is_ready(conn):
+            self.arrivals.remove(conn)
+            self.poller.unregister(sock)
+            self._dispatch(conn)
+
+    def _is_ready(self, conn: Any) -> bool:
+        """Read what is there. Whether a thread can take over: the head is whole, or will never be."""
+        try:
+            received = conn.sock.recv(_LONGEST_HEAD)
+        except BlockingIOError:
+            return False
+        except OSError:
+            received = b""
+        return _add(conn, received) or not received or len(conn.head) > _LONGEST_HEAD
+
+    def _dispatch(self, conn: Any) -> None:
+        conn.parser.unreader.unread(bytes(conn.head))
+        conn.data_ready = True
+        super().enqueue_req(conn)
+
+    def _give_up(self, conn: Any) -> None:
+        """Close a connection that `arrivals` has let go of."""
+        self.poller.unregister(conn.sock)
+        self.nr_conns -= 1
+        conn.close()
+        if conn.head or conn.parser.req_count == 0:  # else it was idle between two requests
+            self._count_given_up()
+
+    def _linger(self, conn: Any) -> None:
+        """Close, and wait up to two seconds for the peer to do so. On the accepting thread, a few callers who do not
+        read their answers would stop all others."""
+        try:
+            conn.close(graceful=True)
+        finally:
+            self.may_linger.release()
+
+    # ── On the threads
+
+    def handle(self, conn: Any) -> Any:
+        conn.sock.begin_request()
+        if len(conn.head) > _LONGEST_HEAD and not conn.is_whole:
+            conn.sock.setblocking(True)
+            self.handle_error(None, conn.sock, conn.client, LimitRequestHeaders("the head is too long"))
+            return False
+        return super().handle(conn)
+
+    def handle_request(self, req: Any, conn: Any) -> Any:
+        try:
+            return super().handle_request(req, conn)
+        except (BlockingIOError, TooSlow):
+            self._count_given_up()
+            with suppress(OSError):
+                conn.sock.abort()
+            return False
+
+    def _keepalive_after(self, conn: Any, keepalive: Any) -> bool:
+        """gunicorn waits five seconds here for a body that the application did not read."""
+        deadline = time.monotonic() + _UNREAD_BODY_SECONDS
+        return bool(keepalive) and bool(conn.parser.finish_body(deadline=deadline))
+
+    def handle_error(self, req: Any, client: Any, addr: Any, exc: Exception) -> None:  # noqa: ARG002
+        error: ServiceError
+        if req is None or type(exc).__module__ == "gunicorn.http.errors":
+            error = InvalidRequest(
+                [Problem("request", f"is not HTTP as this server reads it ({type(exc).__name__})")]
+            )
+        else:
+            self.log.exception("Error handling a request")
+            error = Internal()
+        request_id = "req_" + secrets.token_hex(12)
+        body = json.dumps(error.as_problem(request_id))
+        answer = (
+            f"HTTP/1.1 {error.status} {HTTPStatus(error.status).phrase}\r\nConnection: close\r\n"
+            f"Content-Type: application/problem+json\r\nContent-Length: {len(body)}\r\n"
+            f"X-Request-ID: {request_id}\r\n\r\n{body}"
+        )
+        try:
+            client.sendall(answer.encode())
+        except OSError:
+            self.log.debug("Failed to send the error answer.")
+
+    # ── The end
+
+    def is_parent_alive(self) -> bool:
+        alive: bool = super().is_parent_alive()
+        if not alive:
+            drain(self, 0)
+            self.cfg.set("graceful_timeout", _LAST_WORDS_SECONDS)
+        return alive
+
+    def _count_given_up(self) -> None:
+        if count := self.given_up.due():
+            log.warning("connections_given_up", count=count, reason="no complete request, or too slow")
+
+
+class Occurrences:
+    """Counts what may happen often, to be logged once a minute. Any thread."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._count = 0
+        self._logged = -math.inf
+
+    def due(self) -> int:
+        """Count one more. How many there were since the last line, if it is time for another, else 0."""
+        with self._lock:
+            self._count += 1
+            if self._clock() - self._logged < _LOG_PAUSE:
+                return 0
+            self._logged = self._clock()
+            count, self._count = self._count, 0
+            return count
+
+
+def drain(worker: Any, seconds: float) -> None:
+    """Let the service drain for so long, and then stop the worker."""
+
+    def exit_soon() -> None:
+        worker.cfg.set("graceful_timeout", _LAST_WORDS_SECONDS)
+        worker.handle_exit(signal.SIGTERM, None)
+
+    worker.wsgi.extensions["service"].begin_drain(seconds, then=exit_soon)
+
+
+def _add(conn: Any, received: bytes) -> bool:
+    """Add what came to the head of a request. Whether it is whole."""
+    searched = max(0, len(conn.head) - 3)
+    conn.head += received
+    if conn.head.startswith((b"\r", b"\n")):  # an empty line (RFC 9112 2.2) is not the end of a head
+        conn.head = conn.head.lstrip(b"\r\n")
+    is_whole: bool = conn.head.find(b"\r\n\r\n", searched) >= 0
+    conn.is_whole = is_whole
+    return is_whole
+
+
+def _network(conn: Any) -> str:
+    return network_of(conn.client[0]) if isinstance(conn.client, tuple) else ""
