@@ -18,6 +18,7 @@ import asked
 import downloads
 import logs
 import lookups
+from auth import ADMIN, Caller
 from errors import (
     Internal,
     InvalidRequest,
@@ -31,6 +32,7 @@ from errors import (
 from generations import views
 from generations.core import FullProvider
 from generations.service import HandedOver
+from generations.submission import Submission
 from loop_thread import ClientDisconnected
 from openapi import openapi_document
 from parsing.batch import parse_batch
@@ -38,7 +40,7 @@ from parsing.generation import parse_generation
 from parsing.limits import parse_limits
 from parsing.queries import parse_filter
 from resources import check
-from service import VERSION, started
+from service import VERSION, Runtime, started
 from serving import serve
 from settings import Settings, SettingsError, load
 
@@ -88,54 +90,65 @@ def create_app(settings: Settings | None = None, *, provider: FullProvider | Non
 def generate() -> Response:
     """Generate: one generation, answered when it has ended, or as the caller prefers."""
     service, caller = asked.service(), asked.spending_caller()
-    address, key, preference = asked.address(), asked.idempotency_key(), asked.preference()
-    with asked.seats(preference).taken(retry_after=service.seconds_per_release):
-        body = asked.body(forms=True)
-        wanted = parse_generation(body, service.context)
-        submission = asked.submission(
-            "gen", wanted, body, caller=caller, address=address, key=key, seconds=preference.seconds
-        )
+    preference = asked.preference()
+    with asked.quota(preference).held(caller.id, retry_after=service.seconds_per_release):
+        submission = _generation_of(service, caller, preference)
         work = service.loop.run(service.generations.submit(submission), disconnect=asked.connection())
-    return answering.answer(service, work, address, preference)
+    return answering.answer(service, work, submission.address, preference)
 
 
 def generate_batch() -> Response:
     """Generate a batch: every result in input order, or each as it is ready. Or only tell how it would go."""
     service, caller = asked.service(), asked.spending_caller()
-    address, key, preference = asked.address(), asked.idempotency_key(), asked.preference()
-    seats = asked.seats(preference)
-    seats.take(retry_after=service.seconds_per_release)
+    preference = asked.preference()
+    leave = asked.quota(preference).take(caller.id, retry_after=service.seconds_per_release)
     try:
-        body = asked.body(forms=True)
-        with service.limits.parsing:
-            wanted = parse_batch(body, service.context)
-            may_exist = key is not None and not wanted.dry_run
-            plan = service.loop.run(service.generations.forecast(wanted, caller, may_exist=may_exist))
-            if wanted.dry_run:
-                response = jsonify({"dry_run": True, "total": len(wanted.requests), **views.plan(plan)})
-                response.call_on_close(seats.leave)
-                return response
-            submission = asked.submission(
-                "batch", wanted, body, caller=caller, address=address, key=key,
-                seconds=preference.seconds, plan=plan,
-            )  # fmt: skip
-        if answering.wants_lines(request) and preference.seconds is None:
+        submission = _batch_of(service, caller, preference)
+        if isinstance(submission, Response):
+            response = submission
+        elif answering.wants_lines(request) and preference.seconds is None:
             response = answering.stream(service, submission, asked.connection())
         else:
             work = service.loop.run(service.generations.submit(submission), disconnect=asked.connection())
-            response = answering.answer(service, work, address, preference)
+            response = answering.answer(service, work, submission.address, preference)
     except BaseException:
-        seats.leave()
+        leave()
         raise
-    response.call_on_close(seats.leave)
+    response.call_on_close(leave)
     return response
+
+
+def _generation_of(service: Runtime, caller: Caller, preference: asked.Preference) -> Submission:
+    """The generation that the body asks for. Nothing of the body stays in memory but what it asks for."""
+    address, key = asked.address(), asked.idempotency_key()
+    with asked.body(caller.id, forms=True) as body:
+        wanted = parse_generation(asked.with_images_on_disk(body), service.context)
+        return asked.submission(
+            "gen", wanted, body, caller=caller, address=address, key=key, seconds=preference.seconds
+        )
+
+
+def _batch_of(service: Runtime, caller: Caller, preference: asked.Preference) -> Submission | Response:
+    """The batch that the body asks for, with its plan; or the answer if it asks for that alone."""
+    address, key = asked.address(), asked.idempotency_key()
+    with asked.body(caller.id, forms=True) as body, service.limits.parsing.turn(caller.id):
+        wanted = parse_batch(asked.with_images_on_disk(body), service.context)
+        may_exist = key is not None and not wanted.dry_run
+        plan = service.loop.run(service.generations.forecast(wanted, caller, may_exist=may_exist))
+        if wanted.dry_run:
+            return jsonify({"dry_run": True, "total": len(wanted.requests), **views.plan(plan)})
+        return asked.submission(
+            "batch", wanted, body, caller=caller, address=address, key=key,
+            seconds=preference.seconds, plan=plan,
+        )  # fmt: skip
 
 
 def configure() -> Response:
     """Change the limits at once, both ways, under load."""
     service = asked.service()
     service.doors.admit_admin(request.headers)
-    limits = parse_limits(asked.body())
+    with asked.body(ADMIN) as body:
+        limits = parse_limits(body)
     configured = service.configure(limits)
     log.info("configured", request=g.request_id, **limits.model_dump(exclude_none=True))
     return jsonify(configured)
@@ -152,16 +165,16 @@ def list_models() -> Response:
 def file(generation: str, name: str) -> Response:
     """An output that was kept. Whoever has the link may have it: nobody can guess one."""
     service = asked.service()
-    service.limits.files.take(retry_after=lambda: 1)
+    leave = service.limits.files.begin(asked.peer(), asked.connection())
     try:
         opened = service.files.open(generation, name) if service.files else None
         if opened is None:
             raise NotFound("There is no such file, or no longer.")
         response = downloads.answer(opened, request, name=name)
     except BaseException:
-        service.limits.files.leave()
+        leave()
         raise
-    response.call_on_close(service.limits.files.leave)
+    response.call_on_close(leave)
     return response
 
 

@@ -4,8 +4,8 @@ On Flask's threads, inside a request.
 """
 
 import re
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Final, Literal, TypeVar
 
@@ -13,16 +13,17 @@ from flask import current_app, g, request
 from gunicorn.http.errors import ParseException
 from werkzeug.http import parse_list_header
 
+from addresses import network_of
 from auth import Caller, Headers, Visitor
-from errors import InvalidRequest, LedgerDown, Problem, UnsupportedMediaType
+from errors import InvalidRequest, LedgerDown, PayloadTooLarge, Problem, UnsupportedMediaType
 from generations.submission import Submission, body_fingerprint, kept_key, request_texts
 from generations.supervisor import new_id
 from ledger.records import PlanRecord
-from parsing import strict_json
+from parsing import inline_images, strict_json
 from parsing.multipart_form import read_form
 from parsing.shapes import BatchRequest, GenerationRequest
 from service import Runtime
-from waiting import Seats
+from waiting import Quota
 
 T = TypeVar("T")
 
@@ -32,8 +33,11 @@ _SECONDS: Final = re.compile(r"[0-9]{1,9}")
 _UNREADABLE: Final = (ConnectionError, TimeoutError, BlockingIOError, ParseException)
 """Malformed chunks, or a caller who stopped sending. Other OSErrors are trouble of our own: a full disk, say."""
 
-_LARGE: Final = 100_000
-"""Bytes of a body that takes a while to read."""
+_SMALL: Final = 65_536
+"""Bytes of a body that is always read at once."""
+
+_SOON: Final = 1.0
+"""Seconds until the memory of another body is likely free."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,8 +95,8 @@ def preference() -> Preference:
     return Preference(0, "respond-async") if wishes.get("respond-async") == "" else Preference()
 
 
-def seats(preference: Preference) -> Seats:
-    """Those of the callers who wait for the end, or of those who only hand their work in."""
+def quota(preference: Preference) -> Quota:
+    """That of the requests that wait for the end, or of those that only hand their work in."""
     limits = service().limits
     return limits.submitting if preference.seconds == 0 else limits.waiting
 
@@ -138,30 +142,70 @@ def submission(
     )
 
 
+def peer() -> str:
+    """Who calls, as far as that is known without a key: the network that the connection comes from."""
+    return network_of(request.remote_addr or "")
+
+
 def connection() -> Any:
     """The caller's socket, where the server tells it; it is how a hang-up is noticed."""
     return request.environ.get("gunicorn.socket")
 
 
-def body(*, forms: bool = False) -> Any:
-    """The body, read: JSON, or a form that stands for it where forms are taken."""
+@contextmanager
+def body(caller_id: str, *, forms: bool = False) -> Iterator[Any]:
+    """The body, read: JSON, or a form that stands for it where forms are taken. A large one counts as memory of the
+    caller's until the context ends.
+
+    Raises QueueFull if there is no memory for it, and the error of a body that cannot be used."""
     is_form = forms and request.mimetype == "multipart/form-data"
     encoding = request.content_encoding
     if not (is_form or request.mimetype == "application/json") or encoding not in {None, "", "identity"}:
         said = encoding or request.content_type or "nothing"
         raise UnsupportedMediaType(f"{UnsupportedMediaType.title}; this one says {said[:100]}.")
-    if is_form:
-        return _form()
-    content = bytes_of_body()
-    with service().limits.parsing if len(content) > _LARGE else nullcontext():
+    with _Memory(caller_id) as memory:
+        yield _form(memory) if is_form else _json(caller_id, memory)
+
+
+@contextmanager
+def bytes_of_body(caller_id: str) -> Iterator[bytes]:
+    """The body as it came. Raises as `body` does."""
+    with _Memory(caller_id) as memory:
+        yield bytes(_bytes(memory))
+
+
+class _Memory(ExitStack):
+    """What a large body takes of the memory for all of them. It is given back when the context ends."""
+
+    def __init__(self, caller_id: str) -> None:
+        super().__init__()
+        self._caller_id = caller_id
+        self._size = 0
+
+    def hold(self, size: int) -> None:
+        """Let the body take so many bytes in all. Raises QueueFull, or PayloadTooLarge if it never could."""
+        limit = service().limits.large_bodies
+        if size > limit.share:
+            raise PayloadTooLarge(f"The body takes more than {limit.share} bytes of memory.")
+        if size > max(_SMALL, self._size):
+            self.callback(limit.take(self._caller_id, size - self._size, retry_after=lambda: _SOON))
+            self._size = size
+
+
+def _json(caller_id: str, memory: _Memory) -> Any:
+    content = _bytes(memory)
+    with service().limits.parsing.turn(caller_id) if len(content) > _SMALL else nullcontext():
         return strict_json.loads(content)
 
 
-def bytes_of_body() -> bytes:
-    """The body as it came. Raises InvalidRequest if it did not come whole."""
+def _bytes(memory: _Memory) -> bytearray:
+    content = bytearray()
     try:
-        content = request.get_data(cache=False)
-        request.stream.read(1)  # raises when a chunked body is too large; get_data cuts it off
+        stream = request.stream  # raises if it says that it is too large
+        memory.hold(request.content_length or 0)
+        while chunk := stream.read(_SMALL):  # raises once a chunked body is too large
+            content += chunk
+            memory.hold(len(content))
     except _UNREADABLE:
         raise InvalidRequest([Problem("request", "could not be read")]) from None
     if request.content_length not in {None, len(content)}:
@@ -169,7 +213,16 @@ def bytes_of_body() -> bytes:
     return content
 
 
-def _form() -> Any:
+def with_images_on_disk(body: Any) -> Any:
+    """The body with its large inline images in files, as if they had been uploaded, so that work which waits holds none
+    of them in memory. Raises LedgerDown if they cannot be written."""
+    try:
+        return inline_images.moved(body, service().uploads_dir)
+    except OSError as error:
+        raise LedgerDown(f"Its images cannot be kept: {error.strerror}. Nothing was spent.") from error
+
+
+def _form(memory: _Memory) -> Any:
     settings = service().settings
     request.max_content_length = max(settings.MAX_UPLOAD_BYTES, settings.MAX_BODY_BYTES)
     try:
@@ -179,6 +232,7 @@ def _form() -> Any:
             options=request.mimetype_params,
             length=request.content_length,
             most_text=settings.MAX_BODY_BYTES,
+            hold=memory.hold,
             spool=service().uploads_dir,
         )
     except _UNREADABLE:

@@ -69,15 +69,15 @@ def events(target: str) -> Response:
     service, visitor, address = asked.service(), asked.visitor(), asked.address()
     generations = service.generations
     work = service.loop.run(generations.get(_of_kind("gen", target), visitor))
-    service.limits.listeners.take(retry_after=service.seconds_per_release)
+    leave = service.limits.listeners.take(visitor.id, retry_after=service.seconds_per_release)
     try:
         subscription = service.loop.run(generations.subscribe(work, address))
     except BaseException:
-        service.limits.listeners.leave()
+        leave()
         raise
     response = Response(_events(subscription), mimetype="text/event-stream")
     gone = service.loop.on_disconnect(asked.connection(), partial(subscription.news.put, None))
-    response.call_on_close(service.limits.listeners.leave)
+    response.call_on_close(leave)
     response.call_on_close(gone.cancel)
     response.call_on_close(lambda: service.loop.run(generations.unsubscribe(subscription)))
     return response
@@ -107,7 +107,8 @@ def pushed_by_replicate() -> Response:
     expected = service.loop.run(push.expect(generation_id))
     if expected is not None:
         try:
-            pushed = push.read(dict(request.headers), asked.bytes_of_body(), expected)
+            with asked.bytes_of_body("replicate") as content:
+                pushed = push.read(dict(request.headers), content, expected)
         except Untrusted as reason:
             log.warning("webhook_refused", generation=generation_id, reason=str(reason))
             raise Unauthenticated("The signature does not hold.") from None

@@ -6,7 +6,6 @@ its own. Call it in the process that serves, after any fork.
 
 import asyncio
 import secrets
-import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -38,7 +37,7 @@ from parsing.limits import Limits
 from providers.replicate.provider import Replicate
 from resources import registry, storage, uploads_dir
 from settings import FILES_AT_ONCE, HANDED_IN_AT_ONCE, LISTENERS_AT_ONCE, Settings, SettingsError
-from waiting import Seats
+from waiting import Quota, Readers, Turns
 from window_log import WindowLog
 
 NAME: Final = "replicate-concurrent-generation"
@@ -60,13 +59,15 @@ log = structlog.get_logger("service")
 
 @dataclass(frozen=True, slots=True)
 class CallerLimits:
-    """How many callers may do each thing at once; each of them holds a thread."""
+    """What callers share, and how much of it one may have. All but `large_bodies`, which are bytes, hold a thread each.
+    `parsing` is turns on the processor."""
 
-    waiting: Seats
-    submitting: Seats
-    files: Seats
-    listeners: Seats
-    parsing: threading.BoundedSemaphore
+    waiting: Quota
+    submitting: Quota
+    files: Readers
+    listeners: Quota
+    large_bodies: Quota
+    parsing: Turns
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -299,11 +300,12 @@ def concurrency_figures(gate: GateStats) -> dict[str, Any]:
 
 def _caller_limits(settings: Settings) -> CallerLimits:
     return CallerLimits(
-        waiting=Seats(settings.MAX_WAITING_CALLERS, taken_by="callers are waiting for a result"),
-        submitting=Seats(HANDED_IN_AT_ONCE, taken_by="callers are handing in work"),
-        files=Seats(FILES_AT_ONCE, taken_by="files are on their way to callers"),
-        listeners=Seats(LISTENERS_AT_ONCE, taken_by="callers are listening to events"),
-        parsing=threading.BoundedSemaphore(_PARSED_AT_ONCE),
+        waiting=Quota(settings.MAX_WAITING_CALLERS, counted="requests waiting for a result"),
+        submitting=Quota(HANDED_IN_AT_ONCE, counted="requests handing in work"),
+        files=Readers(Quota(FILES_AT_ONCE, counted="files on their way")),
+        listeners=Quota(LISTENERS_AT_ONCE, counted="listeners to events"),
+        large_bodies=Quota(settings.large_bodies_bytes, counted="bytes of large bodies in memory"),
+        parsing=Turns(_PARSED_AT_ONCE),
     )
 
 

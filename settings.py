@@ -20,14 +20,18 @@ SIMULATED_TOKEN = "r8_simulated"  # noqa: S105 - opens nothing but the simulator
 MAX_CONCURRENT_LIMIT = 1000
 MAX_REQUESTS_PER_MINUTE = 60_000
 
-FILES_AT_ONCE = 64
+FILES_AT_ONCE = 128
 """Kept files that may be on their way to callers at once; each holds a thread."""
 
-LISTENERS_AT_ONCE = 64
+LISTENERS_AT_ONCE = 128
 """Callers that may listen to events at once; each holds a thread."""
 
-HANDED_IN_AT_ONCE = 32
+HANDED_IN_AT_ONCE = 64
 """Callers that may hand in work at once for whose end they do not wait; each holds a thread until it is taken on."""
+
+LARGE_BODIES_BYTES = 64 * 1024 * 1024
+"""Bytes of large bodies that may be in memory at once, over all callers. It grows with MAX_BODY_BYTES, so that one
+caller's half always takes one body."""
 
 SLOWEST = 16_000
 """Bytes a second that a peer must take or send while the service waits for it."""
@@ -131,10 +135,10 @@ class Settings(BaseModel):
         description="Generations that may wait; more are refused with 429. One caller has three quarters at most.",
     )
     MAX_WAITING_CALLERS: int = Field(
-        256,
+        1000,
         ge=1,
-        le=2000,
-        description="HTTP callers that may wait for a result at once; more are refused with 429.",
+        le=4000,
+        description="HTTP requests that may wait for a result at once, half of them of one caller; more get 429.",
     )
     MAX_BODY_BYTES: int = Field(
         16_777_216, ge=1024, description="The largest JSON body taken, and the most text of a form, in bytes."
@@ -251,6 +255,11 @@ class Settings(BaseModel):
     def aws(self) -> Mapping[str, str]:
         """The AWS_* variables that say how the store of FILES_URL is reached, of those that stand in `.env` too."""
         return self._aws
+
+    @property
+    def large_bodies_bytes(self) -> int:
+        """Bytes of large bodies that may be in memory at once."""
+        return max(LARGE_BODIES_BYTES, 2 * self.MAX_BODY_BYTES)
 
     @property
     def database_url(self) -> str:

@@ -1,43 +1,207 @@
-"""How many callers may do the same thing at once.
+"""What all callers share: threads, memory and the processor. No caller can take the whole of one.
 
-Threads are finite. A caller who waits for a result takes a seat before the body is even read, and there are fewer seats
-than threads, so `/health`, `/status` and `/configure` always have some. Callers who trickle their headers hold threads
-nonetheless: a proxy in front protects from those.
+Threads are finite, and a caller who waits for a result holds one. There are more threads than places for those who
+hold them, so `/health`, `/status` and `/configure` always have some.
 """
 
 import threading
+import time
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from typing import Final, Protocol
 
 from errors import QueueFull
+from settings import SLOWEST
+
+FILE_SECONDS: Final = 10.0
+"""Seconds over which the reader of a file is judged."""
+
+_JUDGED: Final = 1.0
+"""The same when all places are taken."""
+
+_PAUSE: Final = 0.1
+_NEWCOMERS: Final = 16
+"""Readers that may wait until it is known which reader is slow."""
 
 
-class Seats:
-    """So many callers may do something at once. A seat may be left in another thread than it was taken in.
+class Quota:
+    """So many units of one resource for all callers, and at most half of them for one. Any thread.
 
-    `taken_by` says what those who have one do, as in "callers are waiting for a result".
+    `counted` says of what, as in "callers waiting for a result".
     """
 
-    def __init__(self, seats: int, *, taken_by: str) -> None:
-        self._seats = seats
-        self._taken_by = taken_by
-        self._free = threading.Semaphore(seats)
+    def __init__(self, total: int, *, counted: str) -> None:
+        if total < 1:
+            raise ValueError(f"total must be at least 1, got {total}")
+        self.total: Final = total
+        self.share: Final = max(1, total // 2)
+        """What one caller may have."""
+        self._counted = counted
+        self._lock = threading.Lock()
+        self._taken: Counter[str] = Counter()
 
-    def take(self, *, retry_after: Callable[[], float]) -> None:
-        """Take a seat. Raises QueueFull, with the seconds until one is likely free."""
-        if not self._free.acquire(blocking=False):
-            raise QueueFull(
-                f"{self._seats} {self._taken_by}, and no more may.",
-                retry_after=retry_after(),
-            )
+    @property
+    def taken(self) -> int:
+        """What all callers have."""
+        with self._lock:
+            return self._taken.total()
 
-    def leave(self) -> None:
-        self._free.release()
+    def take(self, caller: str, amount: int = 1, *, retry_after: Callable[[], float]) -> Callable[[], None]:
+        """Take some. Returns what gives it back, in any thread, once; further calls do nothing.
+
+        Raises QueueFull, with the seconds until some is likely free."""
+        with self._lock:
+            reason = self._refusal(caller, amount)
+            if reason is None:
+                self._taken[caller] += amount
+        if reason is not None:
+            raise QueueFull(reason, retry_after=retry_after(), retryable=amount <= self.share)
+        held = [amount]
+
+        def leave() -> None:
+            with self._lock:
+                if held:
+                    self._taken[caller] -= held.pop()
+                    self._taken += Counter()  # forgets callers who have nothing
+
+        return leave
 
     @contextmanager
-    def taken(self, *, retry_after: Callable[[], float]) -> Iterator[None]:
-        self.take(retry_after=retry_after)
+    def held(self, caller: str, *, retry_after: Callable[[], float]) -> Iterator[None]:
+        """Have one for as long as the context lasts."""
+        leave = self.take(caller, retry_after=retry_after)
         try:
             yield
         finally:
-            self.leave()
+            leave()
+
+    def _refusal(self, caller: str, amount: int) -> str | None:
+        if self._taken.total() + amount > self.total:
+            return f"There can be {self.total} {self._counted}, and no more."
+        if self._taken[caller] + amount > self.share:
+            return f"There can be {self.share} {self._counted} of one caller, and no more."
+        return None
+
+
+class Turns:
+    """Admits so many threads at once, in turn by caller; one caller has at most half of the places. Any thread.
+
+    A caller who had a turn goes behind all callers who wait, so 100 requests of one caller delay another's single
+    request by at most one turn.
+    """
+
+    def __init__(self, at_once: int) -> None:
+        self._free = at_once
+        self._share = max(1, at_once // 2)
+        self._lock = threading.Lock()
+        self._queues: OrderedDict[str, list[threading.Event]] = OrderedDict()
+        self._busy: Counter[str] = Counter()
+
+    @property
+    def waiting(self) -> int:
+        """How many threads wait for a turn."""
+        with self._lock:
+            return sum(map(len, self._queues.values()))
+
+    @contextmanager
+    def turn(self, caller: str) -> Iterator[None]:
+        """Wait for a turn, and have it for as long as the context lasts."""
+        admitted = threading.Event()
+        with self._lock:
+            self._queues.setdefault(caller, []).append(admitted)
+            self._admit()
+        admitted.wait()
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._free += 1
+                self._busy[caller] -= 1
+                self._busy += Counter()
+                self._admit()
+
+    def _admit(self) -> None:
+        while self._free and (caller := self._next()) is not None:
+            queue = self._queues.pop(caller)
+            self._free -= 1
+            self._busy[caller] += 1
+            queue.pop(0).set()
+            if queue:
+                self._queues[caller] = queue  # behind all others
+
+    def _next(self) -> str | None:
+        """The first caller in line who may have another turn."""
+        return next((caller for caller in self._queues if self._busy[caller] < self._share), None)
+
+
+class Connection(Protocol):
+    """A reader's connection, as `server.peer` has it."""
+
+    patience: float
+
+    def rate(self, over: float) -> float | None:
+        """Bytes a second that it took in the last `over` seconds of waiting for it; None if there were not so many."""
+
+    def abort(self) -> None:
+        """Close it, from any thread."""
+
+
+class Readers:
+    """The readers of files, each with a place of the `quota`. A newcomer without a place takes that of the slowest."""
+
+    def __init__(self, quota: Quota, *, pause: Callable[[float], object] = time.sleep) -> None:
+        self._quota = quota
+        self._pause = pause
+        self._lock = threading.Lock()
+        self._readers: dict[Callable[[], None], tuple[str, Connection]] = {}
+        self._newcomers = threading.Semaphore(_NEWCOMERS)
+
+    def begin(self, address: str, connection: Connection | None) -> Callable[[], None]:
+        """Take a place. Returns what gives it back. Raises QueueFull if no reader is slow."""
+        free = self._place(address)
+
+        def leave() -> None:
+            with self._lock:
+                self._readers.pop(free, None)
+            free()
+
+        if connection is not None:
+            connection.patience = FILE_SECONDS
+            with self._lock:
+                self._readers[free] = (address, connection)
+        return leave
+
+    def _place(self, address: str) -> Callable[[], None]:
+        try:
+            return self._quota.take(address, retry_after=lambda: 1)
+        except QueueFull:
+            if not self._newcomers.acquire(blocking=False):
+                raise
+        try:
+            for _ in range(round(2 * _JUDGED / _PAUSE)):
+                self._drop_slowest(address)
+                with suppress(QueueFull):
+                    return self._quota.take(address, retry_after=lambda: 1)
+                self._pause(_PAUSE)
+            return self._quota.take(address, retry_after=lambda: 1)
+        finally:
+            self._newcomers.release()
+
+    def _drop_slowest(self, address: str) -> None:
+        """Drop a reader that is too slow: of this address, or of any if all places are taken."""
+        any_will_do = self._quota.taken >= self._quota.total
+        with self._lock:
+            rates = [
+                (rate, free, connection)
+                for free, (its_address, connection) in self._readers.items()
+                if any_will_do or its_address == address
+                if (rate := connection.rate(_JUDGED)) is not None and rate < SLOWEST
+            ]
+            if not rates:
+                return
+            _, free, connection = min(rates, key=lambda each: each[0])
+            del self._readers[free]
+        free()
+        with suppress(OSError):
+            connection.abort()

@@ -78,6 +78,18 @@ def reference(given: Any) -> str | Upload:
     return given
 
 
+def large_image(given: str) -> bytes | None:
+    """The content of a `data:` URI that is a valid reference and too large to be sent inline; else None."""
+    head = _DATA.match(given) if len(given) > INLINE else None
+    if head is None:
+        return None
+    try:
+        content = base64.b64decode(given[head.end() :], validate=True)
+    except (binascii.Error, ValueError):
+        return None
+    return content if len(content) > INLINE and media_type(content[:HEAD]) in _TAKEN else None
+
+
 def _data(given: str) -> str | Upload:
     head = _DATA.match(given)
     if head is None:

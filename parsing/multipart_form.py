@@ -8,7 +8,7 @@ requests `requests[3].input_image`. Files are streamed to disk as they come in, 
 
 import re
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from io import BytesIO
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, BinaryIO, cast
@@ -18,7 +18,7 @@ from werkzeug.exceptions import RequestEntityTooLarge
 from werkzeug.formparser import FormDataParser
 
 from catalog.model import text_fields
-from catalog.references import INLINE, Upload
+from catalog.references import Upload
 from catalog.registry import Registry
 from errors import InvalidJSON, InvalidRequest, PayloadTooLarge, Problem
 from parsing import strict_json
@@ -32,6 +32,9 @@ MAX_PARTS = 500
 
 _HEADERS = 1_000_000
 """Bytes that the headers of all parts may take, and what has been read and not yet looked at."""
+
+_SMALL_FILE = 16_384
+"""Bytes of a file that stays in memory: all of a form take less than one caller's share."""
 
 _OWN_LISTS = ("prompts", "file_names")
 
@@ -50,19 +53,21 @@ def read_form(
     options: Mapping[str, str],
     length: int | None,
     most_text: int,
+    hold: Callable[[int], object],
     spool: Path | None,
 ) -> Any:
     """The body that a form stands for. The models of the `registry` say which fields hold text, and which a list.
 
     `options` are the parameters of its Content-Type, `length` its bytes, if they are known. Text may take `most_text`
-    bytes; a file too large to be sent inline goes to the directory `spool`. Raises InvalidRequest or PayloadTooLarge.
+    bytes; files go to the directory `spool`. `hold` is called with the bytes in memory as they grow, and may raise.
+    Raises InvalidRequest or PayloadTooLarge.
     """
     if spool:
         spool.mkdir(mode=0o700, exist_ok=True)  # it may have been deleted
     opened: list[_Spooled] = []
 
     def open_file(**_: Any) -> IO[bytes]:
-        opened.append(_Spooled(INLINE, dir=str(spool) if spool else None))
+        opened.append(_Spooled(_SMALL_FILE, dir=str(spool) if spool else None))
         return opened[-1]
 
     parser = FormDataParser(
@@ -72,7 +77,7 @@ def read_form(
         silent=False,
     )
     try:
-        counted = cast("IO[bytes]", _Counted(stream, opened, most_text))
+        counted = cast("IO[bytes]", _Counted(stream, opened, most_text, hold))
         _, fields, files = parser.parse(counted, "multipart/form-data", length, dict(options))
         return _Reader(registry).body(fields, files)
     except BaseException as error:
@@ -100,12 +105,15 @@ class _Spooled(tempfile.SpooledTemporaryFile[bytes]):
 
 
 class _Counted:
-    """A stream that stops the parser when the parts outside files use too much memory."""
+    """A stream that stops the parser when the parts outside files use too much memory. `hold` learns how much it is."""
 
-    def __init__(self, stream: IO[bytes], files: list[_Spooled], most_text: int) -> None:
+    def __init__(
+        self, stream: IO[bytes], files: list[_Spooled], most_text: int, hold: Callable[[int], object]
+    ) -> None:
         self._stream = stream
         self._files = files
         self._most = most_text + _HEADERS
+        self._hold = hold
         self._read = 0
 
     def read(self, size: int = -1) -> bytes:
@@ -113,6 +121,7 @@ class _Counted:
         self._read += len(chunk)
         if self._read - len(chunk) - sum(file.written for file in self._files) > self._most:
             raise RequestEntityTooLarge
+        self._hold(self._read - sum(file.written for file in self._files if file.written > _SMALL_FILE))
         return chunk
 
 
@@ -123,6 +132,7 @@ class _Reader:
     def __init__(self, registry: Registry) -> None:
         self._lists = {*_OWN_LISTS, *registry.list_parameters}
         self._texts = _OWN_TEXTS | registry.text_parameters
+        self._values = 0
 
     def body(self, fields: MultiDict[str, str], files: MultiDict[str, FileStorage]) -> dict[str, Any]:
         body: dict[str, Any] = {}
@@ -139,8 +149,11 @@ class _Reader:
     def _value(self, name: str, text: str) -> Any:
         if name in self._texts and not (name in self._lists and text.startswith("[")):
             return text
+        content = text.encode()
+        self._values += strict_json.count_values(content)
+        strict_json.raise_if_too_many(self._values)
         try:
-            return strict_json.loads(text.encode())
+            return strict_json.loads(content)
         except InvalidJSON:
             return text  # and what takes no text will say so
 

@@ -11,7 +11,6 @@ import struct
 import termios
 import time
 from collections import deque
-from collections.abc import Callable
 from typing import Any, Final, Self
 
 from settings import SLOWEST
@@ -62,7 +61,6 @@ class Peer(socket.socket):
         super().__init__(*given, **named)
         self.patience = PATIENCE
         """Seconds over which the reading of the answer is judged."""
-        self._clock: Callable[[], float] = time.monotonic
         self._reading, self._sending = Pace(), Pace()
         self._read_wait = self._sent_wait = 0.0
         self._received = self._sent = 0
@@ -116,13 +114,20 @@ class Peer(socket.socket):
         self.shutdown(socket.SHUT_RDWR)
 
     def _wait_until_writable(self) -> None:
-        poll = select.poll()
-        poll.register(self, select.POLLOUT)
         began = self._clock()
-        poll.poll(_LOOK_AGAIN_MS)
+        self._poll()
         self._sent_wait += self._clock() - began
         self._sending.note(self._sent_wait, self._sent - self._unacknowledged())
         self._raise_if_too_slow(self._sending, self.patience, "reads")
+
+    def _poll(self) -> None:
+        poll = select.poll()
+        poll.register(self, select.POLLOUT)
+        poll.poll(_LOOK_AGAIN_MS)
+
+    @staticmethod
+    def _clock() -> float:
+        return time.monotonic()
 
     def _raise_if_too_slow(self, pace: Pace, over: float, what: str) -> None:
         rate = pace.rate(over)

@@ -43,8 +43,8 @@ _SILENT_SECONDS: Final = 10
 _LONGEST_HEAD: Final = 65_536
 """Bytes of a request line and its headers."""
 
-_UNREAD_BODY_SECONDS: Final = 0.05
-"""How long a body that the application did not read may take to come; else the connection closes."""
+_UNREAD_BODY: Final = 65_536
+"""Bytes of a body that the application did not read, after which the connection closes instead."""
 
 _LAST_WORDS_SECONDS: Final = 5
 """What writing the last answers may take once nothing runs any more."""
@@ -183,9 +183,13 @@ class Worker(ThreadWorker):  # type: ignore[misc] # gunicorn ships no types
             return False
 
     def _keepalive_after(self, conn: Any, keepalive: Any) -> bool:
-        """gunicorn waits five seconds here for a body that the application did not read."""
-        deadline = time.monotonic() + _UNREAD_BODY_SECONDS
-        return bool(keepalive) and bool(conn.parser.finish_body(deadline=deadline))
+        """Whether the connection can have another request. gunicorn waits five seconds here for a body that the
+        application did not read; a thread has better things to do, so only what has come of it is read."""
+        conn.sock.setblocking(False)
+        try:
+            return bool(keepalive) and bool(conn.parser.finish_body(max_bytes=_UNREAD_BODY))
+        except BlockingIOError:
+            return False
 
     def handle_error(self, req: Any, client: Any, addr: Any, exc: Exception) -> None:  # noqa: ARG002
         error: ServiceError

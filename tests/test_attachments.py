@@ -1,5 +1,6 @@
 """Files that came with a request: they lie beside the ledger until its generation has ended, a restart or not."""
 
+import base64
 import hashlib
 import json
 import os
@@ -183,6 +184,26 @@ def test_so_does_a_batch_whose_items_share_an_image(interrupted, make_app, simul
     assert 3 == ended(client, target, by=ADMIN)["succeeded"]
     assert {DIGEST} == {each.sha256 for each in simulator.uploads()}
     until(lambda: [] == files_in(uploads))
+
+
+def test_a_large_image_in_the_json_is_kept_as_a_file_and_not_in_memory(interrupted, make_app, simulator):
+    inline = "data:image/png;base64," + base64.b64encode(IMAGE).decode()
+    edit = EDIT | {"input_image": inline}
+    key = ADMIN | {"Prefer": "respond-async", "Idempotency-Key": "edit"}
+    client = interrupted.test_client()
+    service = interrupted.extensions["service"]
+
+    target = client.post("/generate", json=edit, headers=key).json["id"]
+    assert target == client.post("/generate", json=edit, headers=key).json["id"]
+    generation, _ = service.loop.call(lambda: service.generations._supervisor._running[target])[::-1]
+    assert 1000 > len(generation.request_json)
+    until(lambda: [f"{target}/0"] == files_in(service.uploads_dir))
+    service.close()
+
+    client = make_app().test_client()
+    assert target == client.post("/generate", json=edit, headers=key).json["id"]
+    assert "succeeded" == ended(client, target, by=ADMIN)["status"]
+    assert DIGEST == simulator.uploads()[-1].sha256
 
 
 def test_a_small_image_is_sent_inline_after_a_restart_too(interrupted, make_app, simulator):

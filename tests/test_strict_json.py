@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from errors import InvalidJSON
+from errors import InvalidJSON, PayloadTooLarge
 from parsing import strict_json
 
 VALUES = st.recursive(
@@ -78,3 +78,38 @@ def test_what_is_not_json_is_refused(body):
 
 def test_a_surrogate_pair_in_a_key_is_one_character():
     assert {"\U0001f600": 1} == strict_json.loads(b'{"\\ud83d\\ude00":1}')
+
+
+def values_in(value):
+    """How many values a JSON value consists of."""
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return 1 + sum(map(values_in, inner))
+
+
+def empty_in(value):
+    """How many empty lists and objects are in it."""
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return (value in ([], {})) + sum(map(empty_in, inner))
+
+
+@given(VALUES, st.integers(1, 9))
+def test_counting_finds_every_value_wherever_a_body_is_cut_into_pieces(value, size):
+    for body in (json.dumps(value).encode(), json.dumps(value, ensure_ascii=False, indent=1).encode()):
+        assert values_in(value) + empty_in(value) == strict_json.count_values(body, piece_size=size)
+
+
+def test_a_body_may_have_as_many_values_as_there_is_room_for_and_no_more():
+    text = json.dumps('a, [b], {c} and "d" \\ ' * 1000)
+    fitting = f"[{text}{',0' * (strict_json.MAX_VALUES - 2)}]".encode()
+
+    assert strict_json.MAX_VALUES - 1 == len(strict_json.loads(fitting))
+    with pytest.raises(PayloadTooLarge):
+        strict_json.loads(fitting[:-1] + b",0]")
+
+
+def test_the_largest_batch_has_room():
+    item = {"model_name": "m", "prompt": "p", **{f"parameter {n}": n for n in range(12)}}
+
+    assert (
+        strict_json.count_values(json.dumps({"requests": [item] * 10_000}).encode()) < strict_json.MAX_VALUES
+    )

@@ -1,0 +1,40 @@
+"""Large inline images of a body, moved to files.
+
+Work may wait for hours, and with it an image of 16 MB would be in memory three times: as text, as bytes, and as the
+request that the ledger keeps. In a file it takes no memory, and the rest of the service knows it as an upload.
+"""
+
+from pathlib import Path
+from tempfile import TemporaryFile
+from typing import Any
+
+from catalog.references import NAMES, Upload, large_image
+
+
+def moved(body: Any, directory: Path | None) -> Any:
+    """The body with each large `data:` image as an `Upload` in `directory`, in a batch those of each request. All else
+    stays as it is, and without a directory all of it. Raises OSError if an image cannot be written."""
+    if directory is None or not isinstance(body, dict):
+        return body
+    requests = body.get("requests")
+    if isinstance(requests, list):
+        body = body | {"requests": [_moved(each, directory) for each in requests]}
+    return _moved(body, directory)
+
+
+def _moved(fields: Any, directory: Path) -> Any:
+    if not isinstance(fields, dict):
+        return fields
+    return fields | {name: _image(fields[name], directory) for name in NAMES if name in fields}
+
+
+def _image(given: Any, directory: Path) -> Any:
+    if isinstance(given, list):
+        return [_image(each, directory) if isinstance(each, str) else each for each in given]
+    content = large_image(given) if isinstance(given, str) else None
+    if content is None:
+        return given
+    directory.mkdir(mode=0o700, exist_ok=True)  # it may have been deleted
+    file = TemporaryFile(dir=directory)  # noqa: SIM115 - the upload closes it
+    file.write(content)
+    return Upload(file)
