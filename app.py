@@ -131,7 +131,7 @@ def _generation_of(service: Runtime, caller: Caller, preference: asked.Preferenc
 def _batch_of(service: Runtime, caller: Caller, preference: asked.Preference) -> Submission | Response:
     """The batch that the body asks for, with its plan; or the answer if it asks for that alone."""
     address, key = asked.address(), asked.idempotency_key()
-    with asked.body(caller.id, forms=True) as body, service.limits.parsing.turn(caller.id):
+    with asked.body(caller.id, forms=True) as body, asked.turn_for(body, caller.id):
         wanted = parse_batch(asked.with_images_on_disk(body), service.context)
         may_exist = key is not None and not wanted.dry_run
         plan = service.loop.run(service.generations.forecast(wanted, caller, may_exist=may_exist))

@@ -5,7 +5,7 @@ On Flask's threads, inside a request.
 
 import re
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Final, Literal, TypeVar
 
@@ -35,6 +35,11 @@ _UNREADABLE: Final = (ConnectionError, TimeoutError, BlockingIOError, ParseExcep
 
 _SMALL: Final = 65_536
 """Bytes of a body that is always read at once."""
+
+_FEW: Final = 100
+"""Items of a batch that is read and planned in a moment."""
+
+_READ: Final = 1024 * 1024
 
 _SOON: Final = 1.0
 """Seconds until the memory of another body is likely free."""
@@ -203,7 +208,7 @@ def _bytes(memory: _Memory) -> bytearray:
     try:
         stream = request.stream  # raises if it says that it is too large
         memory.hold(request.content_length or 0)
-        while chunk := stream.read(_SMALL):  # raises once a chunked body is too large
+        while chunk := stream.read(_READ):  # raises once a chunked body is too large
             content += chunk
             memory.hold(len(content))
     except _UNREADABLE:
@@ -211,6 +216,13 @@ def _bytes(memory: _Memory) -> bytearray:
     if request.content_length not in {None, len(content)}:
         raise InvalidRequest([Problem("request", "is shorter than it said")])
     return content
+
+
+def turn_for(body: Any, caller_id: str) -> AbstractContextManager[None]:
+    """The caller's turn to have this batch read and planned, which takes the processor for a while if it is large."""
+    lists = [body.get(name) for name in ("prompts", "requests")] if isinstance(body, dict) else []
+    is_quick = all(len(each) <= _FEW for each in lists if isinstance(each, list))
+    return nullcontext() if is_quick else service().limits.parsing.turn(caller_id)
 
 
 def with_images_on_disk(body: Any) -> Any:

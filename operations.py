@@ -74,7 +74,7 @@ def _routes() -> dict[str, dict[str, _Operation]]:
         "/configure": {
             "post": _operation(
                 "configure", "Change the limits, live", "Configured", who=_ADMIN, takes=_json("Limits"),
-                errors=("400", "401", "403", "413", "415", "500"),
+                errors=("400", "401", "403", "413", "415", "429", "500"),
             )
         },
         "/models": {
@@ -213,7 +213,7 @@ def _told_by_replicate() -> _Operation:
         ),
         takes={"application/json": {"schema": {"type": "object"}}},
         answers={"204": {"description": "Heard, or no news"}},
-        errors=("400", "401", "413", "500"),
+        errors=("400", "401", "413", "429", "500"),
     )
 
 

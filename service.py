@@ -43,9 +43,9 @@ from window_log import WindowLog
 NAME: Final = "replicate-concurrent-generation"
 VERSION: Final = "0.5.0"
 
-_PARSED_AT_ONCE: Final = 2
-"""Large bodies and batches that are parsed and planned at once. One takes the processor for a while, and health checks
-must not wait for many."""
+_FORECASTS_AT_ONCE: Final = 2
+"""Plans and results of batches that are made at once. One takes the processor for a while, and health checks must not
+wait for many."""
 
 _OTHERS_AT_ONCE: Final = 200
 """Requests under way that create nothing. More of them would only wait at the other end."""
@@ -245,7 +245,7 @@ def build(settings: Settings, *, provider: FullProvider | None = None) -> Runtim
         )
         _resume_window(others, settings, window_logs)
         threads = Pool(ThreadPoolExecutor(_READERS, thread_name_prefix="ledger-reader"))
-        cpu = Pool(ThreadPoolExecutor(_PARSED_AT_ONCE, thread_name_prefix="forecast"))
+        cpu = Pool(ThreadPoolExecutor(_FORECASTS_AT_ONCE, thread_name_prefix="forecast"))
         files = _open_files(settings)
         core = assemble(
             settings,
@@ -305,7 +305,7 @@ def _caller_limits(settings: Settings) -> CallerLimits:
         files=Readers(Quota(FILES_AT_ONCE, counted="files on their way")),
         listeners=Quota(LISTENERS_AT_ONCE, counted="listeners to events"),
         large_bodies=Quota(settings.large_bodies_bytes, counted="bytes of large bodies in memory"),
-        parsing=Turns(_PARSED_AT_ONCE),
+        parsing=Turns(),
     )
 
 

@@ -6,7 +6,7 @@ hold them, so `/health`, `/status` and `/configure` always have some.
 
 import threading
 import time
-from collections import Counter, OrderedDict
+from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Final, Protocol
@@ -85,18 +85,21 @@ class Quota:
 
 
 class Turns:
-    """Admits so many threads at once, in turn by caller; one caller has at most half of the places. Any thread.
+    """One thread at a time, in turn by caller: start-time fair queueing by the seconds that turns took. Any thread.
 
-    A caller who had a turn goes behind all callers who wait, so 100 requests of one caller delay another's single
-    request by at most one turn.
+    The next turn is that of the caller who had least, so a caller with little to do waits for one turn of another, and
+    not for all that others have in line. A newcomer begins level with the caller whose turn it is.
     """
 
-    def __init__(self, at_once: int) -> None:
-        self._free = at_once
-        self._share = max(1, at_once // 2)
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
         self._lock = threading.Lock()
-        self._queues: OrderedDict[str, list[threading.Event]] = OrderedDict()
-        self._busy: Counter[str] = Counter()
+        self._queues: dict[str, deque[threading.Event]] = {}
+        self._had: dict[str, float] = {}
+        """By caller: what it had when it began, and seconds since."""
+        self._level = 0.0
+        """What the caller had whose turn it is."""
+        self._is_taken = False
 
     @property
     def waiting(self) -> int:
@@ -109,30 +112,33 @@ class Turns:
         """Wait for a turn, and have it for as long as the context lasts."""
         admitted = threading.Event()
         with self._lock:
-            self._queues.setdefault(caller, []).append(admitted)
+            self._had[caller] = max(self._had.get(caller, 0.0), self._level)
+            self._queues.setdefault(caller, deque()).append(admitted)
             self._admit()
         admitted.wait()
+        began = self._clock()
         try:
             yield
         finally:
             with self._lock:
-                self._free += 1
-                self._busy[caller] -= 1
-                self._busy += Counter()
+                self._had[caller] += self._clock() - began
+                self._is_taken = False
                 self._admit()
 
     def _admit(self) -> None:
-        while self._free and (caller := self._next()) is not None:
-            queue = self._queues.pop(caller)
-            self._free -= 1
-            self._busy[caller] += 1
-            queue.pop(0).set()
-            if queue:
-                self._queues[caller] = queue  # behind all others
-
-    def _next(self) -> str | None:
-        """The first caller in line who may have another turn."""
-        return next((caller for caller in self._queues if self._busy[caller] < self._share), None)
+        if self._is_taken:
+            return
+        if not self._queues:
+            self._had.clear()
+            self._level = 0.0
+            return
+        caller = min(self._queues, key=self._had.__getitem__)  # the first of equals
+        queue = self._queues.pop(caller)
+        self._level = self._had[caller]
+        self._is_taken = True
+        queue.popleft().set()
+        if queue:
+            self._queues[caller] = queue
 
 
 class Connection(Protocol):

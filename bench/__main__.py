@@ -11,6 +11,7 @@ from pathlib import Path
 
 from bench.beside import beside
 from bench.contest import contest
+from bench.crowd import crowd
 from bench.kills import kills
 from bench.ledger import ledger
 from bench.measures import claims
@@ -38,6 +39,7 @@ def _sections() -> Iterator[Section]:
     yield overhead()
     yield ledger()
     yield kills()
+    yield crowd()
     windows = beside(window)
     yield contest()
     yield trouble()

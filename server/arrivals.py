@@ -11,17 +11,19 @@ from typing import Final, Generic, TypeVar
 C = TypeVar("C")
 
 PATIENCE: Final = 15.0
-"""Seconds that a connection may take to send a whole request head. It is also how long an idle one is kept."""
+"""Seconds that a connection may take to send a whole request head. An idle one is kept as long after a request."""
 
 HURRIED: Final = 2.0
-"""The same once more than half of the bound wait."""
+"""The same once more than half of the bound wait for their first request."""
 
 
 class Arrivals(Generic[C]):
-    """Connections in the order in which they came, by address. `most` is the bound for all of them."""
+    """Connections in the order in which they came, by address. `most` is the bound for all of them; `hurried` is the
+    patience once more than half of it wait."""
 
-    def __init__(self, most: int) -> None:
+    def __init__(self, most: int, *, hurried: float = HURRIED) -> None:
         self._most = most
+        self._hurried = hurried
         self._share = max(1, most // 2)
         self._since: OrderedDict[C, tuple[float, str]] = OrderedDict()
         self._by_address: dict[str, OrderedDict[C, None]] = {}
@@ -56,7 +58,7 @@ class Arrivals(Generic[C]):
     def overdue(self, now: float, *, patience: float = PATIENCE) -> list[C]:
         """Those that took too long; they are removed."""
         if len(self._since) > self._most // 2:
-            patience = min(patience, HURRIED)
+            patience = min(patience, self._hurried)
         late = []
         while self._since:
             connection, (since, _) = next(iter(self._since.items()))

@@ -11,6 +11,7 @@ import struct
 import termios
 import time
 from collections import deque
+from contextlib import suppress
 from typing import Any, Final, Self
 
 from settings import SLOWEST
@@ -107,6 +108,19 @@ class Peer(socket.socket):
             else:
                 self._sent += sent
                 left = left[sent:]
+
+    def linger(self, seconds: float, most: int) -> None:
+        """End the answer, and throw away what the peer still sends until it closes, for so long and so many bytes. If a
+        connection is closed with something unread, the peer is told to forget the answer (RFC 9112 9.6)."""
+        deadline, rest = self._clock() + seconds, bytearray(262_144)
+        with suppress(OSError):
+            self.shutdown(socket.SHUT_WR)
+            while most > 0 and (left := deadline - self._clock()) > 0:
+                self.settimeout(left)
+                received = self.recv_into(rest)
+                if not received:
+                    return
+                most -= received
 
     def abort(self) -> None:
         """Close the connection from any thread, and throw away what the peer did not take."""

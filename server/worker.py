@@ -8,6 +8,7 @@ The rest are a few things put right: the accepting thread neither lingers nor di
 peer that stalls is given up, and a request that cannot be parsed is answered by a problem document and not by HTML.
 """
 
+import ctypes
 import errno
 import json
 import math
@@ -16,6 +17,7 @@ import selectors
 import signal
 import socket
 import struct
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -35,7 +37,11 @@ from server.arrivals import PATIENCE, Arrivals
 from server.peer import Peer, TooSlow
 
 _CLOSERS: Final = 16
-"""Connections that may linger at once when they are closed, up to two seconds each; more are closed at once."""
+"""Connections that may linger at once when they are closed; more are closed at once."""
+
+_LINGER_SECONDS: Final = 2.0
+_LINGER_BYTES: Final = 33_554_432
+"""What a refused client may still send: one that reads only after it has sent its body learns of the refusal then."""
 
 _SILENT_SECONDS: Final = 10
 """A peer who stops in the middle of a body is given up after this."""
@@ -46,10 +52,19 @@ _LONGEST_HEAD: Final = 65_536
 _UNREAD_BODY: Final = 65_536
 """Bytes of a body that the application did not read, after which the connection closes instead."""
 
+_SWITCH_SECONDS: Final = 0.001
+"""How long a thread may compute while another wants to. A health check wants to ten times, and Python's 5 ms add up."""
+
+_MAPPED: Final = 262_144
+"""Bytes from which an allocation is a mapping of its own, which is gone when it is freed."""
+
 _LAST_WORDS_SECONDS: Final = 5
 """What writing the last answers may take once nothing runs any more."""
 
 _LOG_PAUSE: Final = 60.0
+
+_M_MMAP_THRESHOLD: Final = -3
+_M_ARENA_MAX: Final = -8
 
 _FULL: Final = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 
@@ -61,9 +76,12 @@ class Worker(ThreadWorker):  # type: ignore[misc] # gunicorn ships no types
     """gthread with `Arrivals` in front of its threads. The first part of it runs on the accepting thread alone."""
 
     def init_process(self) -> None:
+        _give_memory_back()
+        sys.setswitchinterval(_SWITCH_SECONDS)
         self.closers = ThreadPoolExecutor(_CLOSERS, thread_name_prefix="closer")
         self.may_linger = threading.Semaphore(_CLOSERS)
-        self.arrivals: Arrivals[Any] = Arrivals(self.worker_connections // 2)
+        self.arrivals: Arrivals[Any] = Arrivals(self.worker_connections // 4)
+        self.idle: Arrivals[Any] = Arrivals(self.worker_connections // 4, hurried=PATIENCE)
         self.stops_at = math.inf
         self.given_up = Occurrences()
         self.not_accepted = Occurrences()
@@ -79,7 +97,7 @@ class Worker(ThreadWorker):  # type: ignore[misc] # gunicorn ships no types
                 raise
             if count := self.not_accepted.due():
                 log.error("connections_not_accepted", count=count, reason=error.strerror)
-            for oldest in (shed := self.arrivals.shed()):
+            for oldest in (shed := self.arrivals.shed() or self.idle.shed()):
                 self._give_up(oldest)
             if not shed:
                 time.sleep(0.1)  # or the listener, still readable, would be tried again at once
@@ -109,8 +127,9 @@ class Worker(ThreadWorker):  # type: ignore[misc] # gunicorn ships no types
         """Called again and again: give up the connections whose request does not come."""
         now = time.monotonic()
         is_over = force or now >= self.stops_at
-        for late in self.arrivals.overdue(now, patience=0 if is_over else PATIENCE):
-            self._give_up(late)
+        for waiting in (self.arrivals, self.idle):
+            for late in waiting.overdue(now, patience=0 if is_over else PATIENCE):
+                self._give_up(late)
 
     def _cap_keepalive(self, deadline: float) -> None:
         """Called when the worker stops: wait for requests until then."""
@@ -123,12 +142,13 @@ class Worker(ThreadWorker):  # type: ignore[misc] # gunicorn ships no types
             self._dispatch(conn)
             return
         self.poller.register(conn.sock, selectors.EVENT_READ, partial(self._on_readable, conn))
-        for oldest in self.arrivals.add(conn, _network(conn), time.monotonic()):
+        conn.waits_in = self.idle if conn.parser.req_count else self.arrivals
+        for oldest in conn.waits_in.add(conn, _network(conn), time.monotonic()):
             self._give_up(oldest)
 
     def _on_readable(self, conn: Any, sock: Any) -> None:
         if self._is_ready(conn):
-            self.arrivals.remove(conn)
+            conn.waits_in.remove(conn)
             self.poller.unregister(sock)
             self._dispatch(conn)
 
@@ -156,11 +176,12 @@ class Worker(ThreadWorker):  # type: ignore[misc] # gunicorn ships no types
             self._count_given_up()
 
     def _linger(self, conn: Any) -> None:
-        """Close, and wait up to two seconds for the peer to do so. On the accepting thread, a few callers who do not
-        read their answers would stop all others."""
+        """Close, but let the peer do so first. On the accepting thread, a few callers who do not read their answers
+        would stop all others."""
         try:
-            conn.close(graceful=True)
+            conn.sock.linger(_LINGER_SECONDS, _LINGER_BYTES)
         finally:
+            conn.close()
             self.may_linger.release()
 
     # ── On the threads
@@ -244,6 +265,15 @@ class Occurrences:
             self._logged = self._clock()
             count, self._count = self._count, 0
             return count
+
+
+def _give_memory_back() -> None:
+    """Have glibc return what large bodies took. By itself it keeps freed blocks of up to 32 MB, in an arena for each of
+    many threads (mallopt(3))."""
+    with suppress(OSError, AttributeError):
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(_M_MMAP_THRESHOLD, _MAPPED)
+        mallopt(_M_ARENA_MAX, 2)
 
 
 def drain(worker: Any, seconds: float) -> None:

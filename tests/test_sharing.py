@@ -81,49 +81,73 @@ def test_no_history_gives_a_caller_more_than_half_or_loses_any(total, steps):
 
 
 class Worker:
-    """A thread that waits for its turn, and has it until `done`."""
+    """A thread that waits for its turn, and has it until `end`."""
 
     def __init__(self, turns, caller, order):
-        self.done = threading.Event()
-        self.thread = threading.Thread(target=self._run, args=(turns, caller, order), daemon=True)
-        self.thread.start()
+        self.caller = caller
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._run, args=(turns, order), daemon=True)
+        self._thread.start()
 
-    def _run(self, turns, caller, order):
-        with turns.turn(caller):
-            order.append(caller)
-            self.done.wait()
+    def _run(self, turns, order):
+        with turns.turn(self.caller):
+            order.append(self)
+            self._done.wait()
+
+    def end(self):
+        self._done.set()
+        self._thread.join()
+
+
+def planned(arrivals, seconds):
+    """In which order callers have their turns who ask for them in this order. A turn takes the caller's seconds."""
+    now = {"is": 0.0}
+    turns, order = Turns(clock=lambda: now["is"]), []
+    for number, caller in enumerate(arrivals):
+        Worker(turns, caller, order)
+        until(lambda number=number: turns.waiting + len(order) == number + 1)
+    for admitted in range(len(arrivals)):
+        until(lambda admitted=admitted: len(order) == admitted + 1)
+        now["is"] += seconds[order[-1].caller]
+        order[-1].end()
+    return [each.caller for each in order]
 
 
 def test_turns_go_round_by_caller_however_many_requests_one_has():
-    turns, order = Turns(1), []
-    workers = []
-    for number, caller in enumerate(["greedy"] * 5 + list(POLITE)):
-        workers.append((caller, Worker(turns, caller, order)))
-        until(lambda number=number: turns.waiting + len(order) == number + 1)
+    seconds = dict.fromkeys(["greedy", *POLITE], 1)
 
-    for admitted in range(1, 10):
-        until(lambda admitted=admitted: len(order) == admitted)
-        caller = order[-1]
-        done = next(each for each in workers if each[0] == caller and not each[1].done.is_set())
-        done[1].done.set()
-        done[1].thread.join()
-
-    assert ["greedy", "greedy", *POLITE, "greedy", "greedy", "greedy"] == order
+    assert ["greedy", *POLITE, *["greedy"] * 4] == planned(["greedy"] * 5 + list(POLITE), seconds)
 
 
-def test_one_caller_has_at_most_half_of_the_turns_at_once():
-    turns, order = Turns(2), []
-    greedy = [Worker(turns, "greedy", order) for _ in range(3)]
-    until(lambda: turns.waiting == 2)
+def test_a_caller_with_little_to_do_goes_before_one_that_had_more():
+    order = planned(["greedy", "greedy", "greedy", "ann", "ann", "ann"], {"greedy": 3, "ann": 1})
 
-    polite = Worker(turns, "ann", order)
+    assert ["greedy", "ann", "ann", "ann", "greedy", "greedy"] == order
 
-    until(lambda: order == ["greedy", "ann"])
-    polite.done.set()
-    for each in greedy:
-        each.done.set()
-        each.thread.join()
-    until(lambda: turns.waiting == 0)
+
+def test_a_newcomer_has_no_claim_for_the_time_before_it_came():
+    now = {"is": 0.0}
+    turns, order = Turns(clock=lambda: now["is"]), []
+
+    def ask(caller):
+        before = turns.waiting + len(order)
+        Worker(turns, caller, order)
+        until(lambda: turns.waiting + len(order) == before + 1)
+
+    def end(seconds):
+        number = len(order)
+        now["is"] += seconds
+        order[-1].end()
+        until(lambda: turns.waiting == 0 or len(order) == number + 1)
+
+    for caller in ("old", "old", "old"):
+        ask(caller)
+    end(100)
+    for caller in ("new", "new", "new"):
+        ask(caller)
+    for _ in range(4):
+        end(10)
+    assert ["old", "old", "new", "old", "new"] == [each.caller for each in order][:5]
 
 
 class Connection:

@@ -216,3 +216,13 @@ def test_a_head_without_an_end_is_refused(simulator, data):
         caller = stack.enter_context(socket.create_connection(("127.0.0.1", service.port), timeout=30))
         caller.sendall(b"GET /health HTTP/1.1\r\n" + b"X-Filler: y\r\n" * 6000)
         until(lambda: status_of(caller) == 400)
+
+
+@pytest.mark.parametrize("headers", [GREEDY, {}], ids=["a body too large", "no key"])
+def test_a_client_that_sends_its_whole_body_before_it_reads_learns_of_its_refusal(simulator, data, headers):
+    body = b" " * 20_000_000
+    with sharing(simulator, data) as (service, stack):
+        caller = begun(service, stack, "POST", "/generate", length=len(body), **headers, Connection="close")
+        caller.sendall(body)
+
+        assert (413 if headers else 401) == answer_of(caller)[0]

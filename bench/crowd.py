@@ -1,0 +1,263 @@
+"""What greedy callers cost the others: silent connections, large bodies, slow readers, and one caller who wants all.
+
+All at once beside five callers who ask for a few pictures each and fetch them. A minute and a half at the most.
+"""
+
+import json
+import os
+import resource
+import socket
+import statistics
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
+from itertools import count
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import requests
+
+from bench.report import Claim, Section, claimed
+from bench.setting import counts, peak_megabytes, resident_megabytes, service_before, simulated
+from tests.process import ROOT, Served, until
+
+_SECONDS = 20.0
+_SLOTS = 12
+_CALLERS = 5
+_CALLS = 12
+"""Calls that a real caller has open at once."""
+
+_GREEDY_CALLS = 300
+_BODIES = 100
+_BODY_BYTES = 16_000_000
+_READERS = 80
+_FILE_BYTES = 50_000_000
+_THREADS = 1352
+"""Of the service, as gunicorn.conf.py has them by default. It takes twice as many connections."""
+
+_NOTE = f"""\
+The crowd is {_BODIES} connections that each send bodies of {_BODY_BYTES // 10**6} MB again and again (8 million
+values; one long text; a batch of 10,000), {_READERS} readers of a file of {_FILE_BYTES // 10**6} MB that take
+1 kB/s, and one caller with {_GREEDY_CALLS} calls of `POST /generate` open. Beside it {_CALLERS} callers have
+{_CALLS} calls open each, and fetch what was made. All come from one address. Predictions take 1 s at {_SLOTS} slots.
+An equal turn is a {_CALLERS + 1}th of all pictures made in {_SECONDS:g} s. The load shares the machine with the
+service."""
+
+
+def crowd() -> Section:
+    """The silent first, then the crowd, then those who only wait."""
+    _allow_descriptors()
+    return claimed("A crowd", _claims(), note=_NOTE)
+
+
+def _claims() -> Iterator[Claim]:
+    yield from silent()
+    yield from greedy()
+    yield from waiting()
+
+
+def silent() -> Iterator[Claim]:
+    """Connections without a request, 1.2 times what the server takes, and as many that trickle as there are threads."""
+    number = round(1.2 * 2 * _THREADS)
+    with simulated() as simulator, service_before(simulator) as service, ExitStack() as stack:
+        for _ in range(number):
+            stack.enter_context(_connected(service.port))
+        trickling = [stack.enter_context(_connected(service.port)) for _ in range(_THREADS)]
+        with _repeated(partial(_trickle, trickling)):
+            took = _health(service, seconds=10)
+    p99 = statistics.quantiles(took, n=100)[98]
+    what = f"{number} silent connections and {_THREADS} that trickle: /health at p99"
+    yield Claim(what, f"{p99 * 1000:.0f} ms", "≤ 1000 ms", p99 <= 1)
+
+
+def greedy() -> Iterator[Claim]:
+    """The crowd, and five callers beside it."""
+    answers, made = Counter[int](), Counter[str]()
+    with TemporaryDirectory() as data, simulated("--seconds", "1", "--jitter", "0") as simulator:
+        path = _kept(Path(data), _FILE_BYTES)
+        settings = {"DATA_DIR": data, "REPLICATE_CONCURRENT_LIMIT": _SLOTS}
+        with service_before(simulator, **settings) as service, ExitStack() as stack:
+            stack.enter_context(_greedy_beside(service, path))
+            for number in range(_CALLERS):
+                call = partial(_generate, service.url, f"real{number}", answers, made)
+                for _ in range(_CALLS):
+                    stack.enter_context(_repeated(call))
+            time.sleep(3)
+            made.clear()
+            before = counts(simulator)["creations_accepted"]
+            took = _health(service, seconds=_SECONDS)
+            got, told = made.copy(), answers.copy()
+            every = counts(simulator)["creations_accepted"] - before
+            memory = peak_megabytes(service.process.pid)
+    p99 = statistics.quantiles(took, n=100)[98]
+    refused = told.total() - told[200]
+    share = min(got[f"real{number}"] for number in range(_CALLERS)) / (every / (_CALLERS + 1))
+    yield Claim(
+        f"the crowd: /health at p99 (p50 {statistics.median(took) * 1000:.0f} ms)",
+        f"{p99 * 1000:.0f} ms", "≤ 100 ms", p99 <= 0.1,
+    )  # fmt: skip
+    yield Claim(f"… of {told.total()} answers to real callers, not 200", f"{refused}", "0", refused == 0)
+    yield Claim("… the least that one of them got of an equal turn", f"{share:.2f}", "≥ 0.95", share >= 0.95)
+    yield Claim("… peak memory of the service", f"{memory:.0f} MB", "≤ 450 MB", memory <= 450)
+
+
+def waiting() -> Iterator[Claim]:
+    """What callers who wait take of the memory: 256 of them, and 1,000."""
+    with (
+        simulated("--seconds", "600") as simulator,
+        service_before(simulator, REPLICATE_CONCURRENT_LIMIT=10) as service,
+        ExitStack() as stack,
+    ):
+        body = {"model_name": "flux-dev", "prompt": "a long wait"}
+        memory = {0: resident_megabytes(service)}
+        for number in (256, 1000):
+            for index in range(max(memory), number):
+                token = {"X-Replicate-API-Key": f"r8_caller{index % 4}"}
+                stack.enter_context(service.connect("/generate", body, **token))
+            until(partial(_are_waiting, service, number))
+            memory[number] = resident_megabytes(service)
+    for number in (256, 1000):
+        yield Claim(
+            f"{number} callers waiting: memory of the service ({memory[0]:.0f} MB idle)",
+            f"{memory[number]:.0f} MB",
+        )
+
+
+def _are_waiting(service: Served, number: int) -> bool:
+    figures = requests.get(f"{service.url}/status", timeout=30).json()["concurrency"]
+    return bool(figures["waiting"] + figures["current_concurrent"] == number)
+
+
+def _health(service: Served, *, seconds: float) -> list[float]:
+    """What each `/health` takes, on a connection of its own, 20 a second."""
+    took, end = [], time.monotonic() + seconds
+    while time.monotonic() < end:
+        began = time.perf_counter()
+        requests.get(f"{service.url}/health", timeout=60).raise_for_status()
+        took.append(time.perf_counter() - began)
+        time.sleep(max(0.0, 0.05 - took[-1]))
+    return took
+
+
+@contextmanager
+def _repeated(act: Callable[[], object]) -> Iterator[None]:
+    """Do it again and again in a thread of its own. The thread is a daemon, and an act under way is not waited for."""
+    is_over = threading.Event()
+
+    def run() -> None:
+        while not is_over.is_set():
+            try:
+                act()
+            except (OSError, requests.RequestException):
+                is_over.wait(0.2)
+
+    threading.Thread(target=run, daemon=True).start()
+    try:
+        yield
+    finally:
+        is_over.set()
+
+
+def _generate(url: str, name: str, answers: Counter[int], made: Counter[str]) -> None:
+    """One picture, and its file."""
+    body = {"model_name": "flux-dev", "prompt": f"a picture for {name}"}
+    headers = {"X-Replicate-API-Key": f"r8_{name}"}
+    answer = requests.post(f"{url}/generate", json=body, headers=headers, timeout=120)
+    answers[answer.status_code] += 1
+    if answer.status_code != 200:
+        time.sleep(0.5)
+        return
+    made[name] += 1
+    if name != "greedy":
+        answers[requests.get(answer.json()["files"][0], timeout=60).status_code] += 1
+
+
+def _attack(port: int, path: str) -> None:
+    """The greedy, as a process of their own, until its input ends."""
+    _allow_descriptors()
+    os.nice(10)  # they would be on other machines
+    numbers = count()
+    bodies = [partial(_large_body, port, numbers) for _ in range(_BODIES)]
+    readers = [partial(_read_slowly, port, path) for _ in range(_READERS)]
+    url = f"http://127.0.0.1:{port}"
+    wanting = [partial(_generate, url, "greedy", Counter(), Counter()) for _ in range(_GREEDY_CALLS)]
+    with ExitStack() as stack:
+        for each in (*bodies, *readers, *wanting):
+            stack.enter_context(_repeated(each))
+        sys.stdin.read()
+    os._exit(0)
+
+
+@contextmanager
+def _greedy_beside(service: Served, path: str) -> Iterator[None]:
+    command = [sys.executable, "-m", "bench.crowd", str(service.port), path]
+    with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
+        try:
+            yield
+        finally:
+            process.kill()
+
+
+def _allow_descriptors() -> None:
+    few, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(few, min(16_384, most)), most))
+
+
+_LARGE = (
+    b"[" + b"0," * (_BODY_BYTES // 2) + b"0]",
+    json.dumps({"model_name": "flux-dev", "prompt": "x" * (_BODY_BYTES - 100)}).encode(),
+    json.dumps({"model_name": "flux-dev", "prompts": ["x" * 1580] * 10_000, "dry_run": True}).encode(),
+)
+
+
+def _large_body(port: int, numbers: "count[int]") -> None:
+    """One large body of a caller who sends nothing else."""
+    body = _LARGE[(number := next(numbers)) % len(_LARGE)]
+    head = [
+        "POST /generate-batch HTTP/1.1", "Host: a", "Content-Type: application/json", "Connection: close",
+        f"X-Replicate-API-Key: r8_large{number % 10}", f"Content-Length: {len(body)}",
+    ]  # fmt: skip
+    with _connected(port) as caller:
+        caller.sendall("\r\n".join([*head, "", ""]).encode())
+        with suppress(OSError):
+            caller.sendall(body)
+        while caller.recv(65536):
+            pass
+    time.sleep(1)  # as `Retry-After` says
+
+
+def _read_slowly(port: int, path: str) -> None:
+    """1 kB/s of a file, until the service has enough of it."""
+    with _connected(port) as caller:
+        caller.sendall(f"GET {path} HTTP/1.1\r\nHost: a\r\n\r\n".encode())
+        while caller.recv(1000):
+            time.sleep(1)
+
+
+def _trickle(connections: list[socket.socket]) -> None:
+    """A byte of a request on each."""
+    for each in connections:
+        with suppress(OSError):
+            each.sendall(b"G")
+    time.sleep(1)
+
+
+def _connected(port: int) -> socket.socket:
+    return socket.create_connection(("127.0.0.1", port), timeout=60)
+
+
+def _kept(data: Path, size: int) -> str:
+    """The path of a kept file of so many bytes."""
+    place = data / "files" / "00"
+    place.mkdir(parents=True)
+    (place / f"gen_{'0' * 32}.0.mp4").write_bytes(os.urandom(size))
+    return f"/files/gen_{'0' * 32}/0.mp4"
+
+
+if __name__ == "__main__":
+    _attack(int(sys.argv[1]), sys.argv[2])
