@@ -39,7 +39,7 @@ _SMALL: Final = 65_536
 _FEW: Final = 100
 """Items of a batch that is read and planned in a moment."""
 
-_READ: Final = 1024 * 1024
+_READ: Final = 262_144
 
 _SOON: Final = 1.0
 """Seconds until the memory of another body is likely free."""

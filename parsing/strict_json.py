@@ -52,13 +52,15 @@ def count_values(body: bytes | bytearray, *, most: int = MAX_VALUES, piece_size:
     tenth of a second, in pieces short enough for other threads to run in between.
     """
     count, start, in_string = 1, 0, False
+    view = memoryview(body)
     while start < len(body) and count <= most:
         stop = start + piece_size
-        piece = bytes(body[start:stop])
+        piece = bytes(view[start:stop])
         if (len(piece) - len(piece.rstrip(b"\\"))) % 2:  # it would cut an escape in two
             stop += 1
-            piece = bytes(body[start:stop])
-        piece = piece.replace(rb"\\", b"").replace(rb"\"", b"")
+            piece = bytes(view[start:stop])
+        if b"\\" in piece:
+            piece = piece.replace(rb"\\", b"").replace(rb"\"", b"")
         between = piece.split(b'"')
         outside = b"".join(between[1 if in_string else 0 :: 2])
         count += outside.count(b",") + outside.count(b"[") + outside.count(b"{")

@@ -25,6 +25,8 @@ BODY_SECONDS: Final = 10.0
 _SMALL_BODY: Final = 65_536
 _SAMPLE: Final = 0.25
 _LOOK_AGAIN_MS: Final = 500
+_REST: Final = bytearray(1024 * 1024)
+"""Where bytes go that are thrown away."""
 
 
 class TooSlow(TimeoutError):
@@ -112,12 +114,12 @@ class Peer(socket.socket):
     def linger(self, seconds: float, most: int) -> None:
         """End the answer, and throw away what the peer still sends until it closes, for so long and so many bytes. If a
         connection is closed with something unread, the peer is told to forget the answer (RFC 9112 9.6)."""
-        deadline, rest = self._clock() + seconds, bytearray(262_144)
+        deadline = self._clock() + seconds
         with suppress(OSError):
             self.shutdown(socket.SHUT_WR)
             while most > 0 and (left := deadline - self._clock()) > 0:
                 self.settimeout(left)
-                received = self.recv_into(rest)
+                received = self.recv_into(_REST, len(_REST), socket.MSG_TRUNC)  # on Linux nothing is copied
                 if not received:
                     return
                 most -= received

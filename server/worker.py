@@ -55,7 +55,7 @@ _UNREAD_BODY: Final = 65_536
 _SWITCH_SECONDS: Final = 0.001
 """How long a thread may compute while another wants to. A health check wants to ten times, and Python's 5 ms add up."""
 
-_MAPPED: Final = 262_144
+_MAPPED: Final = 4_194_304
 """Bytes from which an allocation is a mapping of its own, which is gone when it is freed."""
 
 _LAST_WORDS_SECONDS: Final = 5
