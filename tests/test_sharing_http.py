@@ -153,7 +153,7 @@ def test_planning(simulator, data):
     small = {"model_name": "flux-dev", "prompts": ["a hare"], "dry_run": True}
     with sharing(simulator, data) as (service, stack):
         body = json.dumps(large).encode()
-        greedy = [begun(service, stack, "POST", "/generate-batch", body, **GREEDY) for _ in range(12)]
+        greedy = [begun(service, stack, "POST", "/generate-batch", body, **GREEDY) for _ in range(30)]
 
         polite = [service.connect("/generate-batch", small, **each) for each in POLITE]
         assert [200] * 4 == [answer_of(each)[0] for each in polite]
