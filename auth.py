@@ -75,14 +75,21 @@ class Visitor:
 class Doors:
     """The two doors. `Doors(admin_key=…, server_token=…).admit(headers) -> Caller`.
 
-    Caller ids are keyed hashes; with the same `hash_key` they are the same from one process to the next.
+    Caller ids are keyed hashes; with the same `hash_key` they are the same from one process to the next. Without
+    `user_tokens` the user's door is closed.
     """
 
     def __init__(
-        self, *, admin_key: str | None, server_token: str | None, hash_key: bytes | None = None
+        self,
+        *,
+        admin_key: str | None,
+        server_token: str | None,
+        user_tokens: bool = True,
+        hash_key: bytes | None = None,
     ) -> None:
         self._admin_key = admin_key
         self._server_token = server_token
+        self._user_tokens = user_tokens
         self.hash_key: bytes | None = hash_key or secrets.token_bytes(32)
         """None while it is not known who is who: then no user is let in."""
 
@@ -97,6 +104,8 @@ class Doors:
                     "The service has no REPLICATE_API_TOKEN; the admin key alone cannot pay."
                 )
             return admin
+        if not self._user_tokens:
+            raise Unauthenticated(f"Send {ADMIN_HEADER}; this service takes no callers' own tokens.")
         token = headers.get(USER_HEADER)
         if token is None:
             raise Unauthenticated(f"Send {ADMIN_HEADER}, or {USER_HEADER} with a Replicate token.")

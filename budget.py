@@ -1,66 +1,71 @@
-"""What the service may spend in a day, and what a request may cost: refused before anything is spent.
+"""The daily budget of the server's own money, and the maximum cost of one request: refusals before anything is spent.
 
-Whatever is accepted is reserved at the price it is expected to have, and settled at the price it had, so those who wait
-count as much as those who are done. A day is one of UTC; what a generation cost counts for the day on which it ended.
+Only work that the server's token pays for counts (`auth.ADMIN`); a user's token pays for itself. An accepted generation
+reserves its expected cost and settles its real one, so waiting work counts like finished work. A day is one of UTC, and
+a cost counts on the day on which its generation ended.
 """
 
 import math
 import time
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Mapping
 
+from auth import ADMIN
 from errors import BudgetExceeded
 
-_DAY = 86_400
+DAY = 86_400
+"""Seconds."""
+
 _NOTHING = 1e-9
 """USD. Sums of floats are compared, and the last cent may be spent."""
 
 
 class Budget:
-    """Lives on the loop. `usd_per_day` None is no bound; `clock` tells Unix time."""
+    """Lives on the loop. `usd_per_day` None is no bound; `clock` returns Unix time.
+
+    The costs are kept by day, so the clock may be set to another day, forward or back. Costs of later days count as
+    well: a clock that was ahead for a while has recorded the costs of today there.
+    """
 
     def __init__(self, usd_per_day: float | None = None, *, clock: Callable[[], float] = time.time) -> None:
         self._most = math.inf if usd_per_day is None else usd_per_day
         self._clock = clock
-        self._day = self._today()
-        self._spent = 0.0
+        self._spent: defaultdict[int, float] = defaultdict(float)
+        """USD by day, counted from 1970."""
         self._reserved = 0.0
 
-    @property
-    def day_began(self) -> float:
-        """Unix time."""
-        return self._today() * _DAY
+    def begin(self, spent: Mapping[int, float]) -> None:
+        """Add what the ledger has of earlier processes: USD by day, counted from 1970."""
+        for day, usd in spent.items():
+            self._spent[day] += usd
 
-    def begin(self, *, spent: float) -> None:
-        """Know what processes before this one spent today."""
-        self._day, self._spent = self._today(), spent
-
-    def reserve(self, usd: float) -> float:
-        """Reserve so much, and give it back. Raises BudgetExceeded."""
-        self._turn_the_day()
-        left = round(self._most - self._spent - self._reserved, 9)
+    def reserve(self, caller_id: str, usd: float) -> float:
+        """Reserve so much for this caller's work. Returns `usd`. Raises BudgetExceeded."""
+        if caller_id != ADMIN:
+            return usd
+        today = self._today()
+        spent = sum(cost for day, cost in self._spent.items() if day >= today)
+        left = round(self._most - spent - self._reserved, 9)
         if usd > left + _NOTHING:
             raise BudgetExceeded(
                 f"It would cost about {usd:g} USD, and {max(0.0, left):g} of today's {self._most:g} USD are left."
             )
-        return self.hold(usd)
+        return self.hold(caller_id, usd)
 
-    def hold(self, usd: float) -> float:
-        """Reserve what was accepted before, in another process, whatever is left."""
-        self._reserved += usd
+    def hold(self, caller_id: str, usd: float) -> float:
+        """Reserve what an earlier process accepted, whatever is left. Returns `usd`."""
+        if caller_id == ADMIN:
+            self._reserved += usd
         return usd
 
-    def settle(self, *, reserved: float, cost: float) -> None:
-        """It has ended, and cost so much."""
-        self._turn_the_day()
-        self._reserved = max(0.0, self._reserved - reserved)
-        self._spent += cost
-
-    def _turn_the_day(self) -> None:
-        if self._day != self._today():
-            self._day, self._spent = self._today(), 0.0
+    def settle(self, caller_id: str, *, reserved: float, cost: float) -> None:
+        """Work of this caller has ended. Releases its reservation and counts its cost."""
+        if caller_id == ADMIN:
+            self._reserved = max(0.0, self._reserved - reserved)
+            self._spent[self._today()] += cost
 
     def _today(self) -> int:
-        return int(self._clock() // _DAY)
+        return int(self._clock() // DAY)
 
 
 def check_cost(usd: float, most: float | None, *, where: str = "It") -> None:

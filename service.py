@@ -18,7 +18,8 @@ import structlog
 
 from admission.durations import Durations
 from admission.sliding_window import WINDOW
-from auth import Doors
+from auth import ADMIN, Doors
+from budget import DAY
 from concurrency import Gate, GateStats
 from errors import LedgerDown, ShuttingDown
 from files import Files
@@ -49,6 +50,9 @@ wait for many."""
 
 _OTHERS_AT_ONCE: Final = 200
 """Requests under way that create nothing. More of them would only wait at the other end."""
+
+_BUDGET_HORIZON: Final = 90 * DAY
+"""Seconds of costs that the budget knows at the start: further back no clock is set."""
 
 _HASH_KEY: Final = "caller hash key"
 _READERS: Final = 2
@@ -180,13 +184,13 @@ class Runtime:
             now=time.time(),
         )
         self.attachments.sweep(state.attached_to)
-        spent_today = self.queries.cost_since(self.core.budget.day_began, simulated=simulated)
+        spent = self.queries.cost_by_day(ADMIN, time.time() - _BUDGET_HORIZON, simulated=simulated)
         hash_key = self.queries.meta(_HASH_KEY) or secrets.token_bytes(32)
 
         def begin() -> None:
             self.doors.hash_key = hash_key
             self.ledger.upsert(MetaRecord(_HASH_KEY, hash_key))
-            self.core.begin(state, spent_today=spent_today)
+            self.core.begin(state, spent=spent)
 
         self.loop.call(begin)
         if state.resumed or state.suspended:
@@ -221,7 +225,11 @@ def build(settings: Settings, *, provider: FullProvider | None = None) -> Runtim
     on. Raises SettingsError."""
     if settings.needs_simulator:
         raise SettingsError("REPLICATE_SIMULATE: only `python app.py` starts a simulator; run that.")
-    doors = Doors(admin_key=settings.admin_key, server_token=settings.replicate_token)
+    doors = Doors(
+        admin_key=settings.admin_key,
+        server_token=settings.replicate_token,
+        user_tokens=settings.ALLOW_USER_TOKENS,
+    )
     doors.hash_key = None  # the ledger has it
     context = ParseContext(registry(settings), loopback=settings.REPLICATE_SIMULATE)
     ledger = SqliteLedger(settings.database_url)

@@ -105,6 +105,10 @@ class Settings(BaseModel):
     CONCURRENT_DOCKER_ADMIN_API_KEY: _Secret | None = Field(
         None, description="The admin key. Unset or empty closes the admin door; there is no default key."
     )
+    ALLOW_USER_TOKENS: bool = Field(
+        True,
+        description="0 refuses callers who bring a Replicate token of their own: only the admin key serves.",
+    )
     REPLICATE_CONCURRENT_LIMIT: int = Field(
         10, ge=1, le=MAX_CONCURRENT_LIMIT, description="Predictions in flight at once, 1 to 1000."
     )
@@ -187,7 +191,9 @@ class Settings(BaseModel):
         None, description="Signs what callers' webhooks are told: whsec_ and base64; empty signs nothing."
     )
     BUDGET_USD_PER_DAY: float | None = Field(
-        None, ge=0, description="USD that all generations of a day (UTC) may cost; more is refused with 402."
+        None,
+        ge=0,
+        description="USD of the server's own token that a day (UTC) may cost; more is refused with 402.",
     )
     FALLBACKS_FILE: Path | None = Field(
         None,

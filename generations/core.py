@@ -1,9 +1,10 @@
 """The part of the service that runs on one event loop, built from a given ledger and provider."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
-from auth import Doors
+from auth import ADMIN, Doors
 from budget import Budget
 from callbacks import Callbacks
 from concurrency import Gate
@@ -47,15 +48,16 @@ class Core:
     generations: GenerationService
     push: PushInbox
 
-    def begin(self, state: StartupState, *, spent_today: float) -> None:
-        """Resume the work of earlier processes."""
+    def begin(self, state: StartupState, *, spent: Mapping[int, float]) -> None:
+        """Resume the work of earlier processes. `spent`: USD by day, counted from 1970, of the server's own money."""
         self.gate.count(state.answered_ago)
         self.provider.register_known(state.prediction_ids)
         for each in state.uncertain:
             self.provider.register_uncertain(each)
         self.suspension.resume(state.restored)
         self.suspension.suspend(state.suspended)
-        self.budget.begin(spent=spent_today + state.ended_usd)
+        self.budget.begin(spent)
+        self.budget.settle(ADMIN, reserved=0.0, cost=state.ended_usd)
         for delivery in state.deliveries:
             self.outbox.take(delivery)
 
@@ -120,7 +122,6 @@ def assemble(
         recovery=recovery,
         ledger=ledger,
         queries=queries,
-        budget=budget,
         outbox=outbox,
         threads=threads,
     )

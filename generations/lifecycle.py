@@ -255,7 +255,7 @@ class Runner:
             check_cost(cost, generation.request.max_cost, where=f"{with_it} it")
             if batch is not None and batch.max_cost is not None:
                 check_cost(batch.expected_cost + more, batch.max_cost, where=f"{with_it} the batch")
-            generation.reserved += self._budget.reserve(more)
+            generation.reserved += self._budget.reserve(generation.caller_id, more)
         except BudgetExceeded as error:
             return error.detail
         return None
@@ -300,7 +300,7 @@ class Runner:
     async def _end(self, generation: Generation, state: State, error: ServiceError | None = None) -> None:
         generation.ended_at = asyncio.get_running_loop().time()
         generation.error = error
-        self._budget.settle(reserved=generation.reserved, cost=generation.cost_usd)
+        self._budget.settle(generation.caller_id, reserved=generation.reserved, cost=generation.cost_usd)
         self.tally.ended[state] += 1
         generation.transition(state, self._ledger)
         await self.publish(generation)

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import structlog
 
-from auth import Caller
+from auth import ADMIN, Caller
 from catalog.model import Model
 from contract.states import State
 from errors import GenerationFailed, Internal, Interrupted, InvalidRequest, OutcomeUnknown, ServiceError
@@ -178,7 +178,7 @@ class StartupState:
     `restored` is resumed; `suspended` waits for its owners. `answered_ago` has the seconds since the last answered
     creations. `prediction_ids` are the latest predictions, `uncertain` the creations among the suspended work that may
     have made one. `attached_to` are the ids whose attached files may still be needed. `ended_usd` is the cost of
-    `restored.ended`.
+    the admin's `restored.ended`.
     """
 
     restored: Restored
@@ -247,7 +247,11 @@ def load_startup_state(
         uncertain=[each for record in suspended for each in _uncertain(record)],
         deliveries=[each for each in queries.pending_deliveries() if each.id not in unfinished_ids],
         attached_to=unfinished_ids,
-        ended_usd=sum(record.cost_usd for record in restored.ended if record.simulated == simulated),
+        ended_usd=sum(
+            record.cost_usd
+            for record in restored.ended
+            if record.caller_id == ADMIN and record.simulated == simulated
+        ),
     )
 
 

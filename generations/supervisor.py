@@ -91,7 +91,7 @@ class Supervisor:
         cost = submission.request.model_cost
         self.make_room(1, submission.caller)
         check_cost(cost, submission.request.max_cost)
-        self._budget.reserve(cost)
+        self._budget.reserve(submission.caller.id, cost)
         [text] = submission.request_json
         generation = self._new(submission, submission.request, text, id=submission.id)
         generation.detached = generation.detached or submission.detached
@@ -105,7 +105,7 @@ class Supervisor:
         check_cost(sum(costs), request.max_cost, where="The batch")
         for index, (each, cost) in enumerate(zip(request.requests, costs, strict=True)):
             check_cost(cost, each.max_cost, where=f"requests[{index}]")
-        self._budget.reserve(sum(costs))
+        self._budget.reserve(submission.caller.id, sum(costs))
         assert submission.plan is not None  # noqa: S101 - every batch has one
         shared, *own = submission.request_json
         items = [
@@ -311,7 +311,7 @@ class Supervisor:
     def _take_up(self, generation: Generation) -> None:
         generation.persisted = generation.detached = True
         generation.accepted_at = _on_the_loops_clock(generation.born)
-        self._budget.hold(generation.reserved)
+        self._budget.hold(generation.caller_id, generation.reserved)
         # An attempt of which nothing was sent is not resumed: its record would be counted if no other takes its number.
         self._ledger.delete(AttemptRecord, generation.id, len(generation.attempts) + 1)
         self._ledger.mark_dirty(generation)  # it is suspended no more

@@ -1,7 +1,7 @@
 """Suspended work: users' generations that an earlier process left, until their owner returns.
 
 The return of the owner resumes them (`recovery.py`). They end without running here if they are cancelled, or if the
-owner does not return in time. Until then the budget holds what they may still cost.
+owner does not return in time.
 """
 
 import asyncio
@@ -11,7 +11,6 @@ from dataclasses import replace
 from functools import partial
 
 from auth import Caller
-from budget import Budget
 from callbacks import Callbacks
 from generations.archive import Archive
 from generations.recovery import Recovery, Restored, cancelled, expired, stored_batch
@@ -32,7 +31,6 @@ class Suspension:
         recovery: Recovery,
         ledger: Ledger,
         queries: Queries,
-        budget: Budget,
         outbox: Callbacks,
         threads: Pool,
     ) -> None:
@@ -41,11 +39,10 @@ class Suspension:
         self._recovery = recovery
         self._ledger = ledger
         self._queries = queries
-        self._budget = budget
         self._outbox = outbox
         self._threads = threads
-        self._held: dict[str, float] = {}
-        """The suspended generations, each with the USD held for it, and the batches with suspended items."""
+        self._held: set[str] = set()
+        """The suspended generations, and the batches with suspended items."""
         self._perhaps_over: set[str] = set()
         """Batches of which an item ended here: it may have been the last one."""
         self._ending = asyncio.Lock()
@@ -56,9 +53,7 @@ class Suspension:
     def suspend(self, records: Iterable[GenerationRecord]) -> None:
         """Keep these until their owner returns. They may be suspended since an earlier process."""
         for record in records:
-            self._held[record.id] = self._budget.hold(record.reserved_usd)
-            if record.batch_id:
-                self._held[record.batch_id] = 0.0
+            self._held |= {each for each in (record.id, record.batch_id) if each}
             if record.suspended_at is None:
                 self._ledger.upsert(replace(record, suspended_at=time.time()))
 
@@ -66,7 +61,7 @@ class Suspension:
         """Resume suspended work of this caller: a generation, or for an item of a batch all of the batch. Returns
         whether it was suspended."""
         restored = await self._threads.run(partial(self._restored, work_id, owner))
-        if restored is None or not restored.ids <= self._held.keys():
+        if restored is None or not restored.ids <= self._held:
             return False
         self.resume(restored)
         return True
@@ -74,10 +69,8 @@ class Suspension:
     def resume(self, restored: Restored) -> None:
         """Resume work of an earlier process, and record the end of work that cannot be resumed."""
         for record in restored.ended:
-            self._release(record.id, cost=record.cost_usd)
             self._record_end(record)
-        for each in restored.ids:
-            self._release(each)
+        self._held -= restored.ids
         self._perhaps_over -= restored.ids  # a running batch ends by itself
         self._supervisor.resume(restored.generations, restored.batches)
 
@@ -98,7 +91,7 @@ class Suspension:
         for found in await self._threads.run(find):
             if found.id in self._held:
                 record = end(found)
-                self._release(record.id, cost=record.cost_usd)
+                self._held.discard(record.id)
                 self._record_end(record)
                 if record.batch_id:
                     batches.add(record.batch_id)
@@ -114,14 +107,11 @@ class Suspension:
         record, items = await self._archive.batch(batch_id)
         if record is None or record.ended_at is not None or not all(item.has_ended for item in items):
             return
-        self._release(batch_id)
+        self._held.discard(batch_id)
         batch = stored_batch(record, items)
         self._supervisor.resume((), [batch])
         if (task := self._supervisor.task(batch)) is not None:
             await asyncio.wait([task])
-
-    def _release(self, work_id: str, *, cost: float = 0.0) -> None:
-        self._budget.settle(reserved=self._held.pop(work_id, 0.0), cost=cost)
 
     def _record_end(self, record: GenerationRecord) -> None:
         """Record an end, and deliver it to the webhook of its caller."""

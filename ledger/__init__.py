@@ -4,7 +4,7 @@
 every implementation (`tests/contracts/`).
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -106,8 +106,8 @@ class Queries(Protocol):
 
     def meta(self, name: str) -> bytes | None: ...
 
-    def cost_since(self, since: float, *, simulated: bool) -> float:
-        """USD of all generations that ended at or after `since`."""
+    def cost_by_day(self, caller_id: str, since: float, *, simulated: bool) -> Mapping[int, float]:
+        """USD of a caller's generations that ended at or after `since`, by day (UTC, counted from 1970)."""
 
     def usage(self, period: Period, *, by: Grouping | None) -> Sequence[dict[str, Any]]:
         """Counts and sums, one row a group in the group's order, or one row for all."""

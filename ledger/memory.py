@@ -189,8 +189,11 @@ class MemoryLedger:
         found = cast("MetaRecord | None", self.rows[MetaRecord].get((name,)))
         return found.value if found else None
 
-    def cost_since(self, since: float, *, simulated: bool) -> float:
-        return sum((each.cost_usd for each in self._ended(Period(simulated, since=since))), 0.0)
+    def cost_by_day(self, caller_id: str, since: float, *, simulated: bool) -> Mapping[int, float]:
+        days: defaultdict[int, float] = defaultdict(float)
+        for each in self._ended(Period(simulated, caller_id, since=since)):
+            days[int((each.ended_at or 0.0) // 86_400)] += each.cost_usd
+        return days
 
     def usage(self, period: Period, *, by: Grouping | None) -> Sequence[dict[str, Any]]:
         groups: defaultdict[str | None, list[GenerationRecord]] = defaultdict(list)

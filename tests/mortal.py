@@ -74,7 +74,7 @@ class Process:
             simulated=True,
             now=time.time(),
         )
-        self.core.begin(replace(state, answered_ago=()), spent_today=0.0)
+        self.core.begin(replace(state, answered_ago=()), spent={})
 
     async def killed(self) -> None:
         self.ledger.crash()

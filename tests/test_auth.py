@@ -28,6 +28,23 @@ def test_with_both_keys_valid_the_admin_pays(client, simulator):
     assert [SERVER_TOKEN] == paid_by(simulator)
 
 
+def test_without_user_tokens_only_the_admin_is_let_in(make_app, simulator):
+    client = make_app(ALLOW_USER_TOKENS=0).test_client()
+
+    for method, path in (
+        ("POST", "/generate"),
+        ("POST", "/generate-batch"),
+        ("POST", "/configure"),
+        ("GET", "/generations"),
+        ("GET", "/generations/gen_1"),
+        ("DELETE", "/batches/batch_1"),
+        ("GET", "/usage"),
+    ):
+        problem(client.open(path, method=method, json=PICTURE, headers=USER), 401, "unauthenticated")
+    assert {} == dict(simulator.counts().requests)
+    assert 200 == client.post("/generate", json=PICTURE, headers=ADMIN | USER).status_code
+
+
 def test_a_wrong_admin_key_is_401_even_beside_a_good_user_token(client, simulator):
     for wrong in ("", " ", "wrong", ADMIN_KEY + "x", ADMIN_KEY[:-1], ADMIN_KEY.upper(), "\xe9"):
         headers = USER | {ADMIN_DOOR: wrong}

@@ -1,5 +1,6 @@
 """What may be spent in a day, and by one request: refused before anything is."""
 
+import time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 
@@ -12,10 +13,13 @@ from hypothesis import strategies as st
 from problems import fields, problem
 from process import until
 
-from budget import Budget, check_cost
+from budget import DAY, Budget, check_cost
 from errors import BudgetExceeded
 
-DAY = 86_400
+PAYING = "admin"
+"""The caller whose work the server's token pays for."""
+
+TODAY = int(time.time() // DAY)
 
 
 class Clock:
@@ -28,7 +32,7 @@ class Clock:
 
 def refused(budget: Budget, usd: float) -> bool:
     try:
-        budget.reserve(usd)
+        budget.reserve(PAYING, usd)
     except BudgetExceeded:
         return True
     return False
@@ -49,14 +53,14 @@ def test_what_could_not_be_cancelled_counts(make_app, simulator):
 
 
 def test_without_a_bound_anything_goes():
-    assert 1e12 == Budget().reserve(1e12)
+    assert 1e12 == Budget().reserve(PAYING, 1e12)
 
 
 def test_those_who_wait_count_as_much_as_those_who_are_done():
     budget = Budget(1)
 
-    budget.settle(reserved=budget.reserve(0.4), cost=0.4)
-    budget.reserve(0.5)
+    budget.settle(PAYING, reserved=budget.reserve(PAYING, 0.4), cost=0.4)
+    budget.reserve(PAYING, 0.5)
 
     assert refused(budget, 0.2)
     assert not refused(budget, 0.1)
@@ -64,7 +68,7 @@ def test_those_who_wait_count_as_much_as_those_who_are_done():
 
 def test_what_cost_less_than_it_was_to_gives_the_rest_back():
     budget = Budget(1)
-    budget.settle(reserved=budget.reserve(1), cost=0.25)
+    budget.settle(PAYING, reserved=budget.reserve(PAYING, 1), cost=0.25)
 
     assert not refused(budget, 0.75)
     assert refused(budget, 0.01)
@@ -78,18 +82,18 @@ def test_the_last_cent_may_be_spent_though_floats_do_not_add_up():
 
 def test_a_refusal_says_what_it_would_cost_and_what_is_left():
     budget = Budget(1)
-    budget.begin(spent=0.75)
+    budget.begin({TODAY: 0.75})
 
     with pytest.raises(BudgetExceeded, match=r"about 0\.5 USD, and 0\.25 of today's 1 USD are left"):
-        budget.reserve(0.5)
+        budget.reserve(PAYING, 0.5)
 
 
 def test_what_was_overspent_is_not_told_as_a_negative_rest():
     budget = Budget(1)
-    budget.begin(spent=3)
+    budget.begin({TODAY: 3})
 
     with pytest.raises(BudgetExceeded, match=r"and 0 of today's 1 USD"):
-        budget.reserve(0.01)
+        budget.reserve(PAYING, 0.01)
 
 
 def test_a_budget_of_nothing_lets_only_through_what_costs_nothing():
@@ -99,22 +103,19 @@ def test_a_budget_of_nothing_lets_only_through_what_costs_nothing():
 def test_a_day_ends_at_midnight_utc_and_what_still_waits_counts_for_the_next():
     clock = Clock(2026, 2, 28, 23, 59, 59)
     budget = Budget(1, clock=clock)
-    budget.settle(reserved=budget.reserve(0.5), cost=0.5)
-    waiting = budget.reserve(0.5)
-    assert datetime(2026, 2, 28, tzinfo=UTC).timestamp() == budget.day_began
-
+    budget.settle(PAYING, reserved=budget.reserve(PAYING, 0.5), cost=0.5)
+    waiting = budget.reserve(PAYING, 0.5)
     clock.now += 1
 
-    assert datetime(2026, 3, 1, tzinfo=UTC).timestamp() == budget.day_began
     assert [False, True] == [refused(budget, 0.5), refused(budget, 0.1)]
-    budget.settle(reserved=waiting, cost=0)
+    budget.settle(PAYING, reserved=waiting, cost=0)
     assert not refused(budget, 0.5)
 
 
 def test_what_an_earlier_process_spent_on_another_day_is_none_of_today():
     clock = Clock(2026, 1, 1)
     budget = Budget(1, clock=clock)
-    budget.begin(spent=1)
+    budget.begin({int(clock.now // DAY): 1})
     assert refused(budget, 0.1)
 
     clock.now += DAY
@@ -122,11 +123,39 @@ def test_what_an_earlier_process_spent_on_another_day_is_none_of_today():
     assert not refused(budget, 1)
 
 
+@pytest.mark.parametrize("days", [1, -1, 40, -40])
+def test_a_clock_that_leaves_the_day_and_comes_back_forgets_nothing(days):
+    clock = Clock(2026, 7, 1, 12)
+    budget = Budget(1, clock=clock)
+    budget.settle(PAYING, reserved=budget.reserve(PAYING, 0.4), cost=0.4)
+
+    clock.now += days * DAY
+    budget.settle(PAYING, reserved=budget.reserve(PAYING, 0.3), cost=0.3)
+    clock.now -= days * DAY
+
+    spent_today = 0.7 if days > 0 else 0.4  # later dates count, earlier ones do not
+    assert refused(budget, 1 - spent_today + 0.01)
+    assert not refused(budget, 1 - spent_today)
+
+
+def test_a_clock_that_is_set_back_to_an_earlier_day_finds_what_the_ledger_has_of_it():
+    clock = Clock(2026, 7, 2)
+    budget = Budget(1, clock=clock)
+    budget.begin({int(clock.now // DAY) - 1: 0.5, int(clock.now // DAY): 0.3})
+    assert not refused(budget, 0.6)
+    budget.settle(PAYING, reserved=0.6, cost=0)
+
+    clock.now -= DAY
+
+    assert refused(budget, 0.3)
+    assert not refused(budget, 0.2)
+
+
 def test_what_was_accepted_before_is_held_whatever_is_left():
     budget = Budget(1)
-    budget.begin(spent=0.9)
+    budget.begin({TODAY: 0.9})
 
-    assert 0.5 == budget.hold(0.5)
+    assert 0.5 == budget.hold(PAYING, 0.5)
     assert refused(budget, 0.01)
 
 
@@ -142,7 +171,7 @@ def test_nobody_ever_spends_more_than_the_bound_if_prices_are_kept(most, wishes)
         if len(waiting) > 2:
             reserved, cost = waiting.pop(0)
             spent += cost
-            budget.settle(reserved=reserved, cost=cost)
+            budget.settle(PAYING, reserved=reserved, cost=cost)
 
     assert spent + sum(usd for usd, _ in waiting) <= most + 1e-6
 
@@ -253,46 +282,66 @@ def test_what_was_paid_for_a_try_that_ran_out_of_time_counts_in_the_days_budget_
     late = picture("[[only=flux-dev]] [[hang]]", fallback=["qwen-image"], timeout=1)
 
     with ThreadPoolExecutor(4) as callers:
-        told = list(callers.map(lambda _: client.post("/generate", json=late, headers=USER), range(4)))
+        told = list(callers.map(lambda _: client.post("/generate", json=late, headers=ADMIN), range(4)))
 
     assert 0.1 == simulator.counts().billed_usd
     assert 4 * [(500, "generation_timeout")] == [(each.status_code, each.json.get("code")) for each in told]
 
 
-def test_the_day_has_a_budget_for_everybody_and_what_waits_counts(make_app, simulator):
+def test_the_day_has_a_budget_and_what_waits_counts(make_app, simulator):
     client = make_app(BUDGET_USD_PER_DAY=0.1, REPLICATE_CONCURRENT_LIMIT=1).test_client()
-    running = left(client, "[[hang]]")
+    running = left(client, "[[hang]]", by=ADMIN)
     until(lambda: 1 == simulator.counts().in_flight)
     waiting = left_batch(client, "a", "b", by=ADMIN)
 
-    for by in (USER, ADMIN):
-        two = client.post("/generate", json=PICTURE | {"num_outputs": 2}, headers=by)
-        problem(two, 402, "budget_exceeded")
+    two = client.post("/generate", json=PICTURE | {"num_outputs": 2}, headers=ADMIN)
+    problem(two, 402, "budget_exceeded")
     three = {"model_name": "flux-dev", "prompts": ["a", "b"]}
-    problem(client.post("/generate-batch", json=three, headers=USER), 402, "budget_exceeded")
-    last = left(client)
-    problem(client.post("/generate", json=PICTURE, headers=USER), 402, "budget_exceeded")
+    problem(client.post("/generate-batch", json=three, headers=ADMIN), 402, "budget_exceeded")
+    last = left(client, by=ADMIN)
+    problem(client.post("/generate", json=PICTURE, headers=ADMIN), 402, "budget_exceeded")
 
     client.delete(f"/batches/{waiting}", headers=ADMIN)
-    client.delete(f"/generations/{running}", headers=USER)
-    assert "succeeded" == ended(client, last)["status"]
+    client.delete(f"/generations/{running}", headers=ADMIN)
+    assert "succeeded" == ended(client, last, by=ADMIN)["status"]
     spent = simulator.counts().billed_usd
     assert 0.05 == spent  # the one that ran is billed, what waited is not
-    assert 200 == client.post("/generate", json=PICTURE | {"num_outputs": 2}, headers=USER).status_code
-    problem(client.post("/generate", json=PICTURE, headers=USER), 402, "budget_exceeded")
+    assert 200 == client.post("/generate", json=PICTURE | {"num_outputs": 2}, headers=ADMIN).status_code
+    problem(client.post("/generate", json=PICTURE, headers=ADMIN), 402, "budget_exceeded")
+
+
+def test_a_users_own_token_neither_spends_the_budget_nor_is_refused_for_it(make_app, simulator):
+    app = make_app(BUDGET_USD_PER_DAY=0.05, REPLICATE_CONCURRENT_LIMIT=1)
+    client = app.test_client()
+    batch = {"model_name": "flux-dev", "prompts": 3 * ["[[slow=0]] a"]}
+    fallback = picture("[[only=flux-dev]] [[fail]] [[slow=0]]", fallback=["kontext-max"])
+
+    assert 200 == client.post("/generate-batch", json=batch, headers=USER).status_code
+    assert 200 == client.post("/generate", json=fallback, headers=USER).status_code
+    assert 0.155 == simulator.counts().billed_usd
+    left(client, "[[hang]]")
+    until(lambda: 1 == simulator.counts().in_flight)
+    left_batch(client, *(3 * ["a"]))
+    app.extensions["service"].close()
+
+    client = make_app(BUDGET_USD_PER_DAY=0.05).test_client()  # and so after a restart
+    two = PICTURE | {"num_outputs": 2}
+    assert 200 == client.post("/generate", json=two, headers=ADMIN).status_code
+    problem(client.post("/generate", json=PICTURE, headers=ADMIN), 402, "budget_exceeded")
+    assert 200 == client.post("/generate", json=PICTURE, headers=USER).status_code
 
 
 def test_failures_leave_the_days_budget_as_it_was(make_app):
     client = make_app(BUDGET_USD_PER_DAY=0.03).test_client()
 
     for prompt, status in (("[[fail]]", 500), ("[[nsfw]]", 422), ("a", 200), ("b", 402)):
-        assert status == client.post("/generate", json=picture(prompt), headers=USER).status_code
+        assert status == client.post("/generate", json=picture(prompt), headers=ADMIN).status_code
 
 
 def test_a_restart_is_no_new_day(make_app, simulator):
     app = make_app(BUDGET_USD_PER_DAY=0.1, REPLICATE_CONCURRENT_LIMIT=1)
     client = app.test_client()
-    client.post("/generate", json=PICTURE, headers=USER)
+    client.post("/generate", json=PICTURE, headers=ADMIN)
     left(client, "[[slow=0.5]]", by=ADMIN)
     until(lambda: 1 == simulator.counts().in_flight)
     waiting = left(client, by=ADMIN)
@@ -300,10 +349,11 @@ def test_a_restart_is_no_new_day(make_app, simulator):
 
     client = make_app(BUDGET_USD_PER_DAY=0.1).test_client()
 
-    problem(client.post("/generate", json=PICTURE | {"num_outputs": 2}, headers=USER), 402, "budget_exceeded")
-    assert 200 == client.post("/generate", json=PICTURE, headers=USER).status_code
+    two = client.post("/generate", json=PICTURE | {"num_outputs": 2}, headers=ADMIN)
+    problem(two, 402, "budget_exceeded")
+    assert 200 == client.post("/generate", json=PICTURE, headers=ADMIN).status_code
     ended(client, waiting, by=ADMIN)
-    problem(client.post("/generate", json=PICTURE, headers=USER), 402, "budget_exceeded")
+    problem(client.post("/generate", json=PICTURE, headers=ADMIN), 402, "budget_exceeded")
     until(lambda: 0.1 == simulator.counts().billed_usd)
 
 
@@ -311,19 +361,19 @@ def test_a_fallback_the_days_budget_has_nothing_left_for_is_passed_over(make_app
     client = make_app(BUDGET_USD_PER_DAY=0.05).test_client()
     body = picture("[[only=flux-dev]] [[fail]] a", fallback=["kontext-max"])
 
-    answer = client.post("/generate", json=body, headers=USER)
+    answer = client.post("/generate", json=body, headers=ADMIN)
 
     assert answer.status_code >= 400
     assert "of today's 0.05 USD are left" in answer.json["attempts"][1]["error"]["detail"]
     assert 1 == simulator.counts().creations_accepted
-    assert 200 == client.post("/generate", json=PICTURE | {"num_outputs": 2}, headers=USER).status_code
+    assert 200 == client.post("/generate", json=PICTURE | {"num_outputs": 2}, headers=ADMIN).status_code
 
 
 def test_a_dry_run_is_not_refused_for_what_it_would_cost_since_it_costs_nothing(make_app):
     client = make_app(BUDGET_USD_PER_DAY=0).test_client()
     body = {"model_name": "flux-dev", "prompts": ["a"], "dry_run": True}
 
-    assert 0.025 == client.post("/generate-batch", json=body, headers=USER).json["estimated_cost_usd"]
+    assert 0.025 == client.post("/generate-batch", json=body, headers=ADMIN).json["estimated_cost_usd"]
 
 
 def test_every_model_has_a_price_that_a_budget_can_go_by():

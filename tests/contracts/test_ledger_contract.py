@@ -275,7 +275,9 @@ def answers(queries: Queries, since: float, before: int) -> dict[str, Any]:
         ),
         "keys": sorted(queries.expired_keys(since), key=lambda record: record.key),
         "goes on": [queries.is_unfinished(each) for each in ("gen_0", "gen_1", "batch_0", "batch_1")],
-        "cost": round(queries.cost_since(since, simulated=True), 9),
+        "cost": {
+            day: round(usd, 9) for day, usd in queries.cost_by_day("admin", since, simulated=True).items()
+        },
         "usage": [
             [{**row, "usd": round(row["usd"], 9)} for row in queries.usage(period, by=by)]
             for period in periods
