@@ -43,6 +43,7 @@ from resources import check
 from service import VERSION, Runtime, started
 from serving import serve
 from settings import Settings, SettingsError, load
+from unread_body import CloseUnread
 
 _REQUEST_ID = re.compile(r"[!-~]{1,200}")
 
@@ -65,6 +66,7 @@ def create_app(settings: Settings | None = None, *, provider: FullProvider | Non
     app.url_map.merge_slashes = False  # a redirect would be a page of HTML
     app.json.sort_keys = False  # type: ignore[attr-defined] # answers read in the order they are written
     app.extensions["service"] = started(settings, provider=provider)
+    app.wsgi_app = CloseUnread(app.wsgi_app)  # type: ignore[method-assign] # as Flask says to
     app.before_request(_begin)
     app.after_request(_finish)
     app.register_error_handler(Exception, _answer_error)

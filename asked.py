@@ -16,7 +16,7 @@ from werkzeug.http import parse_list_header
 from addresses import network_of
 from auth import Caller, Headers, Visitor
 from errors import InvalidRequest, LedgerDown, PayloadTooLarge, Problem, UnsupportedMediaType
-from generations.submission import Submission, body_fingerprint, kept_key, request_texts
+from generations.submission import NO_FINGERPRINT, Submission, body_fingerprint, kept_key, request_texts
 from generations.supervisor import new_id
 from ledger.records import PlanRecord
 from parsing import inline_images, strict_json
@@ -142,7 +142,7 @@ def submission(
         simulated=simulated,
         plan=plan,
         key=kept_key(key, simulated=simulated),
-        fingerprint=body_fingerprint(kind, body) if key is not None else "",
+        fingerprint=body_fingerprint(kind, body) if key is not None else NO_FINGERPRINT,
         wait_seconds=seconds,
     )
 

@@ -17,11 +17,16 @@ from media import BY_EXTENSION
 LONGEST = 150
 """Characters. With four bytes for each and an ending, every file system takes it by half."""
 
-_BARE = rf'[^/\\:*?"<>|\u0000-\u001f\u007f]{{1,{LONGEST}}}'
+_DIRECTIONS = r"\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069"
+"""Characters that turn the direction of text and do not show: with them `gpj.exe` may read as `exe.jpg`."""
+
+_BARE = rf'[^/\\:*?"<>|\u0000-\u001f\u007f{_DIRECTIONS}]{{1,{LONGEST}}}'
 _ENDINGS = {*BY_EXTENSION, ".jpeg"}
 
 
 def _checked(name: str) -> str:
+    if re.search(f"[{_DIRECTIONS}]", name):
+        raise ValueError("must not hold characters that turn the direction of text")
     if not is_bare(name):
         raise ValueError(f"must be a bare file name of at most {LONGEST} characters, without a path")
     return name

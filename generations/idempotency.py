@@ -13,6 +13,7 @@ from functools import partial
 from typing import Final
 
 from errors import IdempotencyConflict
+from generations.submission import BodyFingerprint
 from ledger import Ledger, Queries
 from ledger.records import KeyRecord
 from loop_thread import Pool
@@ -25,7 +26,7 @@ Place = tuple[str, str]
 
 @dataclass(slots=True)
 class _Claim:
-    fingerprint: str
+    fingerprint: BodyFingerprint
     work_id: str | None = None
     settled: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -48,7 +49,7 @@ class IdempotencyKeys:
         self._claims: dict[Place, _Claim] = {}
         self._place_of: dict[str, Place] = {}
 
-    async def claim(self, caller_id: str, key: str, fingerprint: str) -> str | None:
+    async def claim(self, caller_id: str, key: str, fingerprint: BodyFingerprint) -> str | None:
         """The id of the work that the key stands for. None if it is free: then `settle` or `abandon` it.
 
         Raises IdempotencyConflict, and LedgerDown if the ledger cannot be read."""
@@ -56,7 +57,7 @@ class IdempotencyKeys:
         while (other := self._claims.get(place)) is not None:
             await other.settled.wait()
             if other.work_id is not None:
-                return _same(other.fingerprint, fingerprint, other.work_id)
+                return _same(other.fingerprint.current, fingerprint, other.work_id)
         claim = self._claims[place] = _Claim(fingerprint)
         try:
             record = await self._threads.run(partial(self._queries.key, caller_id, key))
@@ -76,7 +77,7 @@ class IdempotencyKeys:
         claim.work_id = work_id
         self._place_of[work_id] = place
         claim.settled.set()
-        self._ledger.upsert(KeyRecord(caller_id, key, claim.fingerprint, work_id, self._clock()))
+        self._ledger.upsert(KeyRecord(caller_id, key, claim.fingerprint.current, work_id, self._clock()))
 
     def abandon(self, caller_id: str, key: str) -> None:
         """The work was not accepted after all. The next request that waits claims the key anew."""
@@ -113,8 +114,8 @@ class IdempotencyKeys:
         claim.settled.set()
 
 
-def _same(known: str, given: str, work_id: str) -> str:
-    if known != given:
+def _same(known: str, given: BodyFingerprint, work_id: str) -> str:
+    if not given.matches(known):
         raise IdempotencyConflict(
             "This Idempotency-Key came with another body before; use a key for one request only."
         )

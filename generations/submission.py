@@ -4,7 +4,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from auth import Caller
 from catalog.references import Upload
@@ -12,6 +12,23 @@ from errors import LedgerDown
 from ledger.records import PlanRecord
 from parsing.attachments import Attachments
 from parsing.shapes import BatchRequest, GenerationRequest
+from providers import number
+
+
+@dataclass(frozen=True, slots=True)
+class BodyFingerprint:
+    """Identifies a body: two that ask for the same on the same route have the same `current`, however they write a
+    number. Before 0.6.0 the ledger kept `earlier`, by which 3 and 3.0 differ."""
+
+    current: str
+    earlier: str
+
+    def matches(self, kept: str) -> bool:
+        return kept in {self.current, self.earlier}
+
+
+NO_FINGERPRINT: Final = BodyFingerprint("", "")
+"""Of a submission without a key."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,7 +49,7 @@ class Submission:
     simulated: bool
     plan: PlanRecord | None = None
     key: str | None = None
-    fingerprint: str = ""
+    fingerprint: BodyFingerprint = NO_FINGERPRINT
     wait_seconds: float | None = None
 
     @property
@@ -64,9 +81,15 @@ def kept_key(key: str | None, *, simulated: bool) -> str | None:
     return f"simulated {key}" if key is not None and simulated else key
 
 
-def body_fingerprint(route: str, body: Any) -> str:
-    """Equal for two bodies of the same route that ask for the same. Reads the files that came with them; blocks."""
+def body_fingerprint(route: str, body: Any) -> BodyFingerprint:
+    """Reads the files that came with the body; blocks."""
     text = json.dumps([route, body], sort_keys=True, default=_content)
+    # Read again, so that every number is seen, however deep.
+    alike = json.dumps(json.loads(text, parse_float=number), sort_keys=True)
+    return BodyFingerprint(*(_digest(each) for each in (alike, text)))
+
+
+def _digest(text: str) -> str:
     return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()
 
 

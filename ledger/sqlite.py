@@ -39,7 +39,7 @@ SOON: Final = 0.02
 """Seconds that a row may wait for company if nobody awaits it."""
 
 _AGAIN: Final = 1.0
-"""Seconds between tries while nothing can be written."""
+"""Seconds between tries while nothing can be written, and between looks at the files while nothing is to be."""
 
 _BUSY: Final = 1.0
 """Seconds to wait for whoever else has the file locked, such as a backup."""
@@ -57,6 +57,10 @@ log = structlog.get_logger("ledger")
 Place = tuple[type[Record], Key]
 Changes = Mapping[Place, Record | None]
 """Records by kind and key; None removes the row."""
+
+
+class _LogLost(OSError):
+    """The write-ahead log was removed or replaced. Commits since the last checkpoint are in the open file alone."""
 
 
 class SqliteLedger:
@@ -83,7 +87,8 @@ class SqliteLedger:
         self._has_opened = False
         self._owner: int | None = None
         self._connection: sqlite3.Connection | None = None
-        self._inode = 0
+        self._log = f"{self._file}-wal"
+        self._inode = self._log_inode = 0
         self._name: bytes | None = None
         """Identifies this ledger once it was opened: another file in its place would have none of its promises."""
         self._thread = threading.Thread(target=self._run, name="ledger", daemon=True)
@@ -169,10 +174,11 @@ class SqliteLedger:
             os.close(self._owner)
 
     def _goes_on(self) -> bool:
-        """Wait until there is something to write, or to be tried again; whether this is not the last of it."""
+        """Wait for something to write, but not for long: a lost file is noticed while nothing is written, too. Returns
+        whether this is not the end."""
         going_on = True
         with suppress(Empty):
-            going_on = self._wake.get(timeout=_AGAIN if self.trouble else None)
+            going_on = self._wake.get(timeout=_AGAIN)
             while going_on:
                 going_on = self._wake.get_nowait()
         return going_on
@@ -211,6 +217,7 @@ class SqliteLedger:
         pooled.detach()  # the pool may have another
         # A full disk shows, and so does a file that was replaced meanwhile.
         self._write(self._connection, _opened())
+        self._log_inode = _inode_of(self._log)
         if not self._has_opened:
             self._on_open()
             self._has_opened = True
@@ -231,8 +238,7 @@ class SqliteLedger:
             if isinstance(error, _ROW_IS_WRONG):
                 down = self._without_the_wrong(pending)
             else:
-                self._let_go()
-                self._is_down(error)
+                self._fail(error)
                 down = LedgerDown(self.trouble or "")
         except Exception:  # whatever it is, this thread must outlive it
             down = self._without_the_wrong(pending)
@@ -248,28 +254,27 @@ class SqliteLedger:
         wrong = 0
         for place, record in pending.items():
             if self._connection is None:
-                break
+                return LedgerDown(self.trouble or "")
             try:
                 self._write(self._connection, {place: record})
             except Exception as error:
                 if isinstance(error, OSError | sqlite3.DatabaseError) and not isinstance(
                     error, _ROW_IS_WRONG
                 ):
-                    self._let_go()
-                    self._is_down(error)
-                else:
-                    wrong += 1
-                    log.exception("record_not_written", kind=place[0].__name__, key=place[1])
-        if self._connection is None:
-            return LedgerDown(self.trouble or "")
+                    self._fail(error)
+                    return LedgerDown(self.trouble or "")
+                wrong += 1
+                log.exception("record_not_written", kind=place[0].__name__, key=place[1])
         self._is_up()
         return LedgerDown(f"{wrong} of {len(pending)} changes cannot be put on record.")
 
     def _write(self, connection: sqlite3.Connection, pending: Changes) -> None:
-        if not pending:
-            return
         if os.stat(self._file).st_ino != self._inode:  # noqa: PTH116 - at every commit, and thrice as fast
             raise FileNotFoundError("its file was replaced")
+        if self._log_inode and _inode_of(self._log) != self._log_inode:
+            raise _LogLost(f"{self._path.name}-wal was removed or replaced")
+        if not pending:
+            return
         rows: dict[str, list[Key]] = {}
         for (kind, key), record in pending.items():
             mapping = MAPPINGS[kind]
@@ -291,7 +296,24 @@ class SqliteLedger:
                 connection.execute("ROLLBACK")
             raise
 
+    def _fail(self, error: Exception) -> None:
+        """Nothing can be written for now. The connection is closed, unless it alone has what was committed."""
+        if not isinstance(error, _LogLost) or self._is_saved():
+            self._let_go()
+        self._is_down(error)
+
+    def _is_saved(self) -> bool:
+        """Copy the commits of a lost log into the ledger itself. Returns whether none is missing there."""
+        assert self._connection is not None  # noqa: S101 - it wrote, or tried to
+        try:
+            is_busy, _, _ = self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        except sqlite3.Error as error:
+            log.error("ledger_log_not_saved", reason=str(error))
+            return False
+        return not is_busy
+
     def _let_go(self) -> None:
+        self._log_inode = 0
         if self._connection is not None:
             with suppress(sqlite3.Error):
                 self._connection.close()
@@ -343,6 +365,14 @@ def _owned(path: Path) -> int:
     except OSError:
         log.warning("ledger_not_locked", path=str(path))  # a file system without locks
     return owner
+
+
+def _inode_of(path: str) -> int:
+    """0 if there is no such file."""
+    try:
+        return os.stat(path).st_ino  # noqa: PTH116 - as in `_write`
+    except FileNotFoundError:
+        return 0
 
 
 def _opened() -> Changes:

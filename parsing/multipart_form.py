@@ -136,7 +136,10 @@ class _Reader:
 
     def body(self, fields: MultiDict[str, str], files: MultiDict[str, FileStorage]) -> dict[str, Any]:
         body: dict[str, Any] = {}
-        if garbled := [name for name, text in fields.items(multi=True) if "\ufffd" in name + text]:
+        if not all([*fields, *files]):
+            raise InvalidRequest([Problem("body", "has a part whose Content-Disposition gives no name")])
+        texts_of = [*fields.items(multi=True), *((name, "") for name in files)]
+        if garbled := [name for name, text in texts_of if "\ufffd" in name + text]:
             raise InvalidRequest([Problem(name, "is not UTF-8") for name in garbled])
         for name, texts in fields.lists():
             values = [self._value(name, text) for text in texts]

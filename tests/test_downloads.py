@@ -223,6 +223,10 @@ NO_FILE_NAMES = [
     "a\0",
     'a"b',
     "C:a",
+    *(f"a{chr(mark)}gpj.exe" for mark in (*range(0x202A, 0x202F), *range(0x2066, 0x206A))),
+    "\u061ca",
+    "a\u200e",
+    "a\u200fb",
     "x" * 151,
     3,
     ["a"],
@@ -237,7 +241,7 @@ def test_a_file_name_is_a_bare_name(client):
         )
 
 
-OTHER_NAMES = ["../../x", "a%0d%0aSet-Cookie:b", "a%22b", "x" * 300, "%00", ""]
+OTHER_NAMES = ["../../x", "a%0d%0aSet-Cookie:b", "a%22b", "x" * 300, "%00", "", "a%E2%80%AEgpj.exe"]
 
 
 def test_a_link_with_another_name_changes_nothing_but_the_name(client):
@@ -266,6 +270,7 @@ NO_NAMES_OF_A_BATCH = [
     (["a", "A"], ["file_names"]),
     (["a.jpg", "a.png"], ["file_names"]),
     (["a", "../b"], ["file_names[1]"]),
+    (["a", "\u202eb"], ["file_names[1]"]),
     (["a", 3], ["file_names[1]"]),
     ("ab", ["file_names"]),
 ]

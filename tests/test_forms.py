@@ -6,12 +6,17 @@ from io import BytesIO
 
 import pytest
 from callers import ADMIN
+from declarations import REGISTRY
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from problems import fields, problem
 from streams import NDJSON, lines
 from werkzeug.datastructures import FileStorage, MultiDict
 from werkzeug.test import encode_multipart
 
 from catalog.references import INLINE, LARGEST
+from errors import InvalidRequest, PayloadTooLarge
+from parsing.multipart_form import read_form
 
 PNG = b"\x89PNG\r\n\x1a\n"
 SMALL = PNG + b"small"
@@ -202,3 +207,80 @@ def test_an_image_of_more_than_100_mb_is_refused(make_app, simulator):
 
     assert ["input_image"] == fields(post(client, EDIT | {"input_image": a_file(PNG.ljust(LARGEST + 1))}))
     assert {} == dict(simulator.counts().requests)
+
+
+# Any headers of a part.
+
+DISPOSITION = b"Content-Disposition: "
+
+
+def raw_post(client, *parts: bytes, path="/generate"):
+    body = b"".join(b"--b\r\n" + part + b"\r\n" for part in parts) + b"--b--\r\n"
+    kind = "multipart/form-data; boundary=b"
+    return client.post(path, data=body, content_type=kind, headers=ADMIN)
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        DISPOSITION + b"form-data",
+        DISPOSITION + b"form-data; name",
+        DISPOSITION + b"form-data; name=",
+        DISPOSITION + b'form-data; name=""',
+        DISPOSITION + b"form-data; nam\xe9=prompt",
+        DISPOSITION + b'form-data; filename="a.png"',
+        DISPOSITION + b'form-data; name=""; filename="a.png"',
+        DISPOSITION + b"form-data; filename*=UTF-8''a.png",
+        DISPOSITION,
+        DISPOSITION + b"\xff",
+        b"Content-Type: text/plain",
+        b"",
+    ],
+)
+def test_a_part_without_a_readable_name_is_refused(client, headers):
+    for path in ("/generate", "/generate-batch"):
+        whole = DISPOSITION + b'form-data; name="prompt"\r\n\r\na'
+        assert ["body"] == fields(raw_post(client, whole, headers + b"\r\n\r\na", path=path))
+
+
+HEADER_PARTS = st.sampled_from(
+    [
+        b"Content-Disposition", b"Content-Type", b"Content-Length", b":", b" ", b";", b"=", b'"', b"'", b"\\", b"*",
+        b"\r\n", b"\n", b"\r\n ", b"form-data", b"name", b"filename", b"filename*", b"name*", b"name*0", b"UTF-8''",
+        b"prompt", b"input_image", b"requests[0].input_image", b"text/plain", b"charset", b"utf-16", b"%ff", b"\xff",
+        b"\x00", b"\xe2\x80\xae", b"-1", b"9" * 5000, b"attachment", b"--b",
+    ]
+)  # fmt: skip
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=300)
+@given(
+    st.lists(
+        st.one_of(
+            st.binary(max_size=60),
+            st.lists(HEADER_PARTS, max_size=12).map(b"".join),
+            st.lists(HEADER_PARTS, max_size=10).map(
+                lambda parts: DISPOSITION + b"form-data; " + b"".join(parts)
+            ),
+        ),
+        min_size=1,
+        max_size=3,
+    )
+)
+def test_no_headers_of_any_part_are_a_fault_of_the_service(tmp_path, parts):
+    def read():
+        body = b"".join(b"--b\r\n" + part + b"\r\n\r\na\r\n" for part in parts) + b"--b--\r\n"
+        return read_form(
+            BytesIO(body),
+            registry=REGISTRY,
+            options={"boundary": "b"},
+            length=None,
+            most_text=1000,
+            spool=tmp_path,
+        )
+
+    try:
+        body = read()
+    except (InvalidRequest, PayloadTooLarge):
+        return
+    assert all(isinstance(name, str) and name for name in body)

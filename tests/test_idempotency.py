@@ -1,6 +1,8 @@
 """Idempotency keys: one piece of work for each, whoever comes when."""
 
 import asyncio
+import hashlib
+import json
 from dataclasses import dataclass, field
 from io import BytesIO
 
@@ -14,8 +16,9 @@ from parts import AtOnce, Immediate
 from catalog.references import Upload
 from errors import IdempotencyConflict, LedgerDown
 from generations.idempotency import KEPT_FOR, IdempotencyKeys
-from generations.submission import body_fingerprint
+from generations.submission import BodyFingerprint, body_fingerprint
 from ledger.records import KeyRecord
+from parsing import strict_json
 
 
 class Kept(Immediate):
@@ -58,7 +61,7 @@ class Story(AtOnce):
 
     async def claimed(self, key="k", fingerprint="f", target="gen_1", *, caller="anna") -> str:
         """What the key stands for: `target`, unless it stood for something before."""
-        known = await self.keys.claim(caller, key, fingerprint)
+        known = await self.keys.claim(caller, key, BodyFingerprint(fingerprint, fingerprint))
         if known is not None:
             return known
         self.keys.settle(caller, key, target)
@@ -248,7 +251,7 @@ class History:
     async def _ask(self, what, place, fingerprint, target) -> None:
         keys = self.story.keys
         try:
-            known = await keys.claim(*place, fingerprint)
+            known = await keys.claim(*place, BodyFingerprint(fingerprint, fingerprint))
         except asyncio.CancelledError:
             return
         except IdempotencyConflict:
@@ -296,11 +299,49 @@ def test_bodies_are_alike_in_whatever_order_their_fields_came(body):
     ],
 )
 def test_bodies_that_ask_for_something_else_are_not_alike(route, body):
-    assert body_fingerprint("gen", {"prompt": "a", "n": 1}) != body_fingerprint(route, body)
+    asked, other = body_fingerprint("gen", {"prompt": "a", "n": 1}), body_fingerprint(route, body)
+
+    assert not asked.matches(other.current)
+    assert not asked.matches(other.earlier)
+
+
+NUMBERS = st.integers(-(2**53), 2**53)
+
+
+@given(NUMBERS, st.lists(st.sampled_from(["[{}]", '{{"a": {}}}', '[true, "1.0", {}, null]']), max_size=4))
+def test_a_whole_number_is_the_same_however_it_is_written_and_however_deep(number, around):
+    bodies = []
+    for text in (
+        f"{number}",
+        f"{number}.0",
+        f"{number}.000",
+        f"{number}e0",
+        f"{10 * number}E-1",
+        f"{number}.0e+0",
+    ):
+        for each in around:
+            text = each.format(text)
+        bodies.append(strict_json.loads(f'{{"n": {text}}}'.encode()))
+
+    assert 1 == len({body_fingerprint("gen", body).current for body in bodies})
+
+
+@given(st.floats(allow_nan=False, allow_infinity=False), st.integers())
+def test_numbers_that_differ_stay_different(one, other):
+    alike = body_fingerprint("gen", {"n": one}).matches(body_fingerprint("gen", {"n": other}).current)
+
+    assert (one == other) == alike
+
+
+@given(st.dictionaries(st.text(max_size=3), JSON, max_size=4))
+def test_a_body_matches_the_fingerprint_that_an_earlier_version_kept_of_it(body):
+    kept = hashlib.sha256(json.dumps(["gen", body], sort_keys=True).encode()).hexdigest()
+
+    assert body_fingerprint("gen", body).matches(kept)
 
 
 def test_half_a_surrogate_pair_has_a_fingerprint_too():
-    assert 64 == len(body_fingerprint("gen", {"prompt": "\ud800"}))
+    assert 64 == len(body_fingerprint("gen", {"prompt": "\ud800"}).current)
 
 
 def test_files_are_alike_by_their_content_and_are_left_as_they_were():

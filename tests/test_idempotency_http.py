@@ -49,6 +49,19 @@ def test_the_order_in_which_a_body_has_its_fields_does_not_matter(client):
     assert first.json["id"] == again.json["id"]
 
 
+def test_three_and_three_point_nought_are_the_same_body(client, simulator):
+    at = {"headers": USER | {"Idempotency-Key": "n", "Content-Type": "application/json"}}
+    text = '{"model_name": "flux-dev", "prompt": "[[slow=0]] a", "guidance": %s}'
+
+    answers = [
+        client.post("/generate", data=text % number, **at) for number in ("3", "3.0", "3e0", "30e-1", "3.5")
+    ]
+
+    assert [200, 200, 200, 200, 409] == [answer.status_code for answer in answers]
+    assert 1 == len({answer.json["id"] for answer in answers[:4]})
+    assert 1 == simulator.counts().creations_accepted
+
+
 @pytest.mark.parametrize(("prompt", "status"), [("[[fail]]", 500), ("[[nsfw]]", 422)])
 def test_what_failed_is_told_again_as_it_was_and_not_tried_again(client, simulator, prompt, status):
     first, again = ask(client, picture(prompt)), ask(client, picture(prompt))

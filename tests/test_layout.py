@@ -24,7 +24,7 @@ FLOORS = [
     {"loop_thread"},
     {"download_names", "window_log"},
     {"catalog"},
-    {"media", "addresses"},
+    {"media", "addresses", "unread_body"},
     {"errors", "settings", "admission", "contract"},
 ]
 """From the roof down. What is on one floor does not import its neighbours, save within a package."""

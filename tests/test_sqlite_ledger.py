@@ -6,8 +6,9 @@ import subprocess
 import sys
 import threading
 import time
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, nullcontext
 from hashlib import sha256
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -221,6 +222,72 @@ def another_ledger(path):
     ledger.start()
     ledger.close()
     path.with_name("another.db").rename(path)
+
+
+def removed(log):
+    log.unlink()
+
+
+def another_log(log):
+    log.with_name("other").write_bytes(log.read_bytes())
+    log.with_name("other").rename(log)
+
+
+def moved_away_and_an_empty_one_made(log):
+    log.rename(log.with_name("away"))
+    log.touch()
+
+
+@pytest.mark.parametrize("lost", [removed, another_log, moved_away_and_an_empty_one_made])
+@pytest.mark.parametrize("is_read", [False, True])
+def test_a_lost_log_is_noticed_and_what_it_held_is_not_lost(path, lost, is_read):
+    """SQLite would go on writing into the log that has no name any more, and a crash would lose all of it."""
+    with opened(path) as ledger:
+        write(ledger, generation("a"), generation("b"))
+        reading = ledger.engine.connect() if is_read else nullcontext()
+        with reading as reader:
+            if is_read:
+                reader.exec_driver_sql("SELECT * FROM generations").all()
+            lost(path.with_name("ledger.db-wal"))
+            with pytest.raises(LedgerDown, match=r"ledger\.db-wal was removed or replaced"):
+                write(ledger, generation("c"))
+
+        until(lambda: ledger.trouble is None)
+        write(ledger, generation("d"))
+        copy = path.with_name("crashed.db")  # what a crash would leave
+        for end in ("", "-wal"):
+            Path(f"{copy}{end}").write_bytes(Path(f"{path}{end}").read_bytes())
+        assert dict.fromkeys("abcd", "queued") == on_disk(copy) == on_disk(path)
+
+
+def test_lost_files_are_noticed_while_nothing_is_written(path):
+    with opened(path) as ledger:
+        write(ledger, generation("a"))
+        path.with_name("ledger.db-wal").unlink()
+        until(lambda: ledger.trouble is not None)
+        until(lambda: ledger.trouble is None)
+
+        path.rename(path.with_name("away"))
+        until(lambda: ledger.trouble is not None)
+        path.with_name("away").rename(path)
+        until(lambda: ledger.trouble is None)
+
+
+def test_a_lost_log_that_cannot_be_saved_now_is_saved_later(path):
+    with opened(path) as ledger:
+        write(ledger, generation("a"))
+        with ledger.engine.connect() as reader:
+            reader.exec_driver_sql("BEGIN")
+            reader.exec_driver_sql("SELECT * FROM generations").all()
+            write(ledger, generation("b"))
+            path.with_name("ledger.db-wal").unlink()
+            for name in ("c", "d"):
+                with pytest.raises(LedgerDown):
+                    write(ledger, generation(name))
+            reader.exec_driver_sql("ROLLBACK")
+
+        until(lambda: ledger.trouble is None)
+        assert dict.fromkeys("abcd", "queued") == on_disk(path)
 
 
 @pytest.mark.parametrize("lost", [gone, another, another_ledger])
