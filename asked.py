@@ -59,11 +59,13 @@ def service() -> Runtime:
 
 
 def spending_caller() -> Caller:
-    """Who is calling, ready to spend."""
+    """Who is calling, ready to spend. A user's token that is new is checked before the body is read. Raises
+    TokenRejected."""
     service().raise_if_draining()
     caller = _let_in(service().doors.admit)
     g.caller = caller.id
-    return caller
+    checks = service().core.checks
+    return checks.known(caller) or service().loop.run(checks.check(caller), disconnect=connection())
 
 
 def visitor() -> Visitor:

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Literal, Protocol
 
+from admission.fair_queue import UNPROVEN
 from errors import Forbidden, LedgerDown, ServerTokenRejected, Unauthenticated
 
 ADMIN_HEADER = "X-Admin-API-Key"
@@ -58,6 +59,12 @@ class Caller:
     id: str
     credentials: Mapping[str, Secret] = field(repr=False, hash=False)
     """By provider (see `credentials`)."""
+    turn: str = ""
+    """The caller as which it takes turns with others, its own id if empty: tokens of one account take them as one."""
+
+    def __post_init__(self) -> None:
+        if not self.turn:
+            object.__setattr__(self, "turn", self.id)
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,8 +101,8 @@ class Doors:
         """None while it is not known who is who: then no user is let in."""
 
     def admit(self, headers: Headers) -> Caller:
-        """The caller these headers speak for. Raises Unauthenticated, or ServerTokenRejected to an admin whose
-        calls nobody could pay."""
+        """The caller these headers speak for; a user's token is yet to be checked. Raises Unauthenticated, or
+        ServerTokenRejected to an admin whose calls nobody could pay."""
         presented = headers.get(ADMIN_HEADER)
         if presented is not None:
             self._check_admin_key(presented)
@@ -111,7 +118,7 @@ class Doors:
             raise Unauthenticated(f"Send {ADMIN_HEADER}, or {USER_HEADER} with a Replicate token.")
         if not _TOKEN.fullmatch(token):
             raise Unauthenticated(f"The {USER_HEADER} header does not hold one Replicate token.")
-        return Caller("user", self._caller_id(token), credentials(replicate=token))
+        return Caller("user", self._caller_id(token), credentials(replicate=token), turn=UNPROVEN)
 
     def recognise(self, headers: Headers) -> Visitor:
         """Who asks. Raises Unauthenticated."""

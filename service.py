@@ -213,6 +213,7 @@ class Runtime:
             for pool in self.pools:
                 stack.callback(pool.close)
             stack.push_async_callback(self.core.provider.aclose)
+            stack.push_async_callback(self.core.checks.aclose)
             if self.files:
                 stack.push_async_callback(self.files.aclose)
             stack.push_async_callback(self.core.outbox.aclose)

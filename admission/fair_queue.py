@@ -3,7 +3,7 @@
 Each turn has a start tag: the end of the party's last turn, or the queue's present turn if that is later.
 The smallest tag goes next. So an absent caller saves no turns up, a caller who returns again and again gets one turn a
 round like all others, and none starves. Goyal, Vin and Cheng, "Start-time Fair Queueing", SIGCOMM 1996, here with
-equal weights and turns of length one.
+turns of length one, but for the callers that are not known (`UNPROVEN`).
 
 Adding, taking and discarding cost O(log n) for n waiting parties. A party that may not go now (a paused account, a
 batch at its own bound, a batch while the window is paced) is stepped over. That costs O(log n) for each, and there are
@@ -17,7 +17,13 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from heapq import heappop, heappush, heapreplace
 from itertools import count
-from typing import Any, Generic, TypeAlias, TypeVar
+from typing import Any, Final, Generic, TypeAlias, TypeVar
+
+UNPROVEN: Final = "unproven"
+"""The caller that stands for all callers whose accounts are not known. It takes one turn where others take
+`UNPROVEN_TURN`: however many of them there are, those who are known get 95 per cent of what they would get alone."""
+
+UNPROVEN_TURN: Final = 20
 
 Ticket: TypeAlias = Any
 """Identifies one item that waits or runs: any hashable value."""
@@ -48,6 +54,7 @@ class Party(ABC):
     """A caller or a batch that takes turns. `waiting` is truthy while tickets of it wait."""
 
     turn_end = 0
+    turn_length = 1
     lined_up = False
     waiting: Any
 
@@ -83,8 +90,8 @@ class Turns(Generic[P]):
             start, arrival, party = line[0]
             taken = party.take(now, most if len(line) == 1 and not stepped_over else 1, may_go)
             if taken is not None:
-                party.turn_end = start + len(taken[0])
-                self.turn = max(self.turn, party.turn_end - 1)
+                party.turn_end = start + len(taken[0]) * party.turn_length
+                self.turn = max(self.turn, party.turn_end - party.turn_length)
             if taken is not None and party.waiting:
                 heapreplace(line, (party.turn_end, next(self._arrivals), party))
                 continue
@@ -355,6 +362,7 @@ class FairQueue:
             if len(self._callers) >= self._tidy_at:
                 self._tidy()
             found = self._callers[name] = _Caller(name)
+            found.turn_length = UNPROVEN_TURN if name == UNPROVEN else 1
         return found
 
     def _tidy(self) -> None:

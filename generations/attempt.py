@@ -116,7 +116,7 @@ class AttemptRunner:
         queued_at = asyncio.get_running_loop().time()
         try:
             return await self._gate.acquire(
-                generation.caller.id,
+                generation.caller.turn,
                 batch=batch.id if batch else None,
                 max_concurrent=batch.max_concurrent if batch else None,
             )
@@ -138,7 +138,7 @@ class AttemptRunner:
 
     def _adopted(self, generation: Generation, batch: Batch | None) -> Lease:
         return self._gate.adopt(
-            generation.caller.id,
+            generation.caller.turn,
             batch=batch.id if batch else None,
             max_concurrent=batch.max_concurrent if batch else None,
         )
@@ -199,7 +199,7 @@ class AttemptRunner:
             return await self._undone(generation, attempt, creation)
         finally:
             attempt.answered_at = time.time()
-        self._gate.proceed(generation.caller.id, exhausted_for=created.exhausted_for)
+        self._gate.proceed(generation.caller.turn, exhausted_for=created.exhausted_for)
         return created.prediction
 
     def _push_address(self, generation: Generation) -> str | None:

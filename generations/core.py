@@ -1,5 +1,6 @@
 """The part of the service that runs on one event loop, built from a given ledger and provider."""
 
+import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
@@ -24,11 +25,12 @@ from ledger import Ledger, Queries
 from loop_thread import Pool
 from parsing.attachments import Attachments
 from parsing.generation import ParseContext
-from providers import CreationRegistry, ProgressSource, Provider, PushReceiver
+from providers import AccountSource, CreationRegistry, ProgressSource, Provider, PushReceiver
+from providers.token_checks import TokenChecks
 from settings import Settings
 
 
-class FullProvider(Provider, PushReceiver, CreationRegistry, ProgressSource, Protocol):
+class FullProvider(Provider, PushReceiver, CreationRegistry, ProgressSource, AccountSource, Protocol):
     """A provider with every ability."""
 
 
@@ -47,6 +49,7 @@ class Core:
     recovery: Recovery
     generations: GenerationService
     push: PushInbox
+    checks: TokenChecks
 
     def begin(self, state: StartupState, *, spent: Mapping[int, float]) -> None:
         """Resume the work of earlier processes. `spent`: USD by day, counted from 1970, of the server's own money."""
@@ -83,6 +86,7 @@ def assemble(
     are made on `cpu`, so that no look-up waits for them."""
     budget = Budget(settings.BUDGET_USD_PER_DAY)
     recovery = Recovery(attachments=attachments, context=context)
+    checks = TokenChecks(provider, clock=asyncio.get_running_loop().time)
     archive = Archive(ledger=ledger, queries=queries, threads=threads)
     keys = IdempotencyKeys(ledger=ledger, queries=queries, threads=threads)
     outbox = Callbacks(
@@ -120,6 +124,7 @@ def assemble(
         supervisor=supervisor,
         archive=archive,
         recovery=recovery,
+        checks=checks,
         ledger=ledger,
         queries=queries,
         outbox=outbox,
@@ -146,5 +151,6 @@ def assemble(
             outbox=outbox,
             ledger=ledger,
         ),
+        checks=checks,
         push=PushInbox(supervisor=supervisor, archive=archive, provider=provider, doors=doors),
     )

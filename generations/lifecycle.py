@@ -217,19 +217,19 @@ class Runner:
         generation.transition("queued", self._ledger)
         wait = retries.pause() if again.wait is None else again.wait
         if again.throttled or again.unreachable:
-            self._gate.pause(generation.caller.id, wait)
+            self._gate.pause(generation.caller.turn, wait)
         else:
             if again.cautious:
-                self._gate.slow_down(generation.caller.id)
+                self._gate.slow_down(generation.caller.turn)
             await asyncio.sleep(wait)
 
     def _dismiss_batch(self, generation: Generation, batch: Batch | None, error: ServiceError) -> None:
         """Refuse the rest of a batch whose account is in trouble. Being out of credit is not believed at once."""
-        caller, batch_id = generation.caller.id, batch.id if batch else None
-        if isinstance(error, _OUT_OF_CREDIT) and not self._gate.refuse(caller, batch_id):
+        turn, batch_id = generation.caller.turn, batch.id if batch else None
+        if isinstance(error, _OUT_OF_CREDIT) and not self._gate.refuse(turn, batch_id):
             return
         if batch_id is not None and isinstance(error, AccountError):
-            self._gate.dismiss(caller, batch_id, partial(type(error), error.detail))
+            self._gate.dismiss(turn, batch_id, partial(type(error), error.detail))
 
     def _passed_over(self, generation: Generation, step: Step, batch: Batch | None) -> ServiceError | None:
         """Why a model is not called, if it is not; the reason is listed among the attempts."""

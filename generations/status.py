@@ -22,7 +22,7 @@ from loop_thread import Pool
 from parsing.shapes import BatchRequest
 
 Line = tuple[str, str | None, int]
-"""A place in the queue: the caller, the batch, and how many of both are ahead."""
+"""A place in the queue: the caller's turn, the batch, and how many of both are ahead."""
 
 
 class Status:
@@ -58,7 +58,9 @@ class Status:
         ]
         snapshot, durations = self._gate.snapshot(), self._gate.durations
         found = await self._threads.run(
-            partial(plan, items, snapshot, durations, caller=caller.id, max_concurrent=request.max_concurrent)
+            partial(
+                plan, items, snapshot, durations, caller=caller.turn, max_concurrent=request.max_concurrent
+            )
         )
         return PlanRecord(found.strategy, found.seconds, found.cost_usd, found.credits)
 
@@ -80,7 +82,7 @@ class Status:
         """Its caller, its batch, and how many of both queue ahead of it. None if it is not queued."""
         if generation.state != "queued":
             return None
-        return generation.caller.id, generation.batch_id, self._supervisor.queue_position(generation)
+        return generation.caller.turn, generation.batch_id, self._supervisor.queue_position(generation)
 
     def _of_batch(self, batch: Batch) -> dict[str, Any]:
         running = [each for each in batch.items if isinstance(each, Generation) and not each.has_ended]

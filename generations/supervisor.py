@@ -248,7 +248,7 @@ class Supervisor:
         for _, other in self._running.values():
             if other is generation:
                 break
-            same = (other.caller.id, other.batch_id) == (generation.caller.id, generation.batch_id)
+            same = (other.caller.turn, other.batch_id) == (generation.caller.turn, generation.batch_id)
             before += same and other.state == "queued"
         return before
 

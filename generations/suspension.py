@@ -7,17 +7,20 @@ owner does not return in time.
 import asyncio
 import time
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 
 from auth import Caller
 from callbacks import Callbacks
+from errors import TokenRejected
 from generations.archive import Archive
 from generations.recovery import Recovery, Restored, cancelled, expired, stored_batch
 from generations.supervisor import Supervisor
 from ledger import Ledger, Queries
 from ledger.records import GenerationRecord
 from loop_thread import Pool
+from providers.token_checks import TokenChecks
 
 
 class Suspension:
@@ -29,6 +32,7 @@ class Suspension:
         supervisor: Supervisor,
         archive: Archive,
         recovery: Recovery,
+        checks: TokenChecks,
         ledger: Ledger,
         queries: Queries,
         outbox: Callbacks,
@@ -37,12 +41,13 @@ class Suspension:
         self._supervisor = supervisor
         self._archive = archive
         self._recovery = recovery
+        self._checks = checks
         self._ledger = ledger
         self._queries = queries
         self._outbox = outbox
         self._threads = threads
-        self._held: set[str] = set()
-        """The suspended generations, and the batches with suspended items."""
+        self._held: dict[str, str] = {}
+        """The suspended generations, and the batches with suspended items, each with its owner's id."""
         self._perhaps_over: set[str] = set()
         """Batches of which an item ended here: it may have been the last one."""
         self._ending = asyncio.Lock()
@@ -53,15 +58,20 @@ class Suspension:
     def suspend(self, records: Iterable[GenerationRecord]) -> None:
         """Keep these until their owner returns. They may be suspended since an earlier process."""
         for record in records:
-            self._held |= {each for each in (record.id, record.batch_id) if each}
+            self._held |= {each: record.caller_id for each in (record.id, record.batch_id) if each}
             if record.suspended_at is None:
                 self._ledger.upsert(replace(record, suspended_at=time.time()))
 
     async def resume_for(self, work_id: str, owner: Caller) -> bool:
         """Resume suspended work of this caller: a generation, or for an item of a batch all of the batch. Returns
         whether it was suspended."""
+        if self._held.get(work_id) != owner.id:
+            return False
+        # Work of a refused token goes on all the same: its end says why it fails.
+        with suppress(TokenRejected):
+            owner = await self._checks.check(owner)
         restored = await self._threads.run(partial(self._restored, work_id, owner))
-        if restored is None or not restored.ids <= self._held:
+        if restored is None or not restored.ids <= self._held.keys():
             return False
         self.resume(restored)
         return True
@@ -70,7 +80,8 @@ class Suspension:
         """Resume work of an earlier process, and record the end of work that cannot be resumed."""
         for record in restored.ended:
             self._record_end(record)
-        self._held -= restored.ids
+        for each in restored.ids:
+            self._held.pop(each, None)
         self._perhaps_over -= restored.ids  # a running batch ends by itself
         self._supervisor.resume(restored.generations, restored.batches)
 
@@ -91,7 +102,7 @@ class Suspension:
         for found in await self._threads.run(find):
             if found.id in self._held:
                 record = end(found)
-                self._held.discard(record.id)
+                del self._held[record.id]
                 self._record_end(record)
                 if record.batch_id:
                     batches.add(record.batch_id)
@@ -107,7 +118,7 @@ class Suspension:
         record, items = await self._archive.batch(batch_id)
         if record is None or record.ended_at is not None or not all(item.has_ended for item in items):
             return
-        self._held.discard(batch_id)
+        self._held.pop(batch_id, None)
         batch = stored_batch(record, items)
         self._supervisor.resume((), [batch])
         if (task := self._supervisor.task(batch)) is not None:

@@ -1,7 +1,8 @@
 """Providers run the models. This module says what any provider promises, in neutral types; each has a package or file.
 
-Every provider is a `Provider`. Three abilities only some have, each a protocol of its own: pushed results
-(`PushReceiver`), knowing other attempts' creations (`CreationRegistry`), and progress (`ProgressSource`).
+Every provider is a `Provider`. Four abilities only some have, each a protocol of its own: pushed results
+(`PushReceiver`), knowing other attempts' creations (`CreationRegistry`), progress (`ProgressSource`), and the accounts
+of tokens (`AccountSource`).
 
 A method raises ServiceError when the failure is final, and TryAgain when another attempt may help.
 """
@@ -229,6 +230,14 @@ class CreationRegistry(Protocol):
 
     def register_known(self, ids: Iterable[str]) -> None:
         """These predictions are on record: none of them belongs to a lost creation."""
+
+
+class AccountSource(Protocol):
+    """A provider that can say whose token it is given."""
+
+    async def account_of(self, caller: Caller) -> str | None:
+        """The name of the account that the caller's token belongs to, empty if it has none. None if the provider does
+        not say in time. Raises TokenRejected, and no other ServiceError."""
 
 
 class ProgressSource(Protocol):

@@ -14,6 +14,7 @@ from catalog.references import Upload
 from concurrency import Lease
 from errors import UpstreamError
 from providers import (
+    AccountSource,
     Created,
     CreationRegistry,
     Limits,
@@ -39,7 +40,7 @@ class _Made:
     over: asyncio.Future[Prediction]
 
 
-class MemoryProvider(Provider, PushReceiver, CreationRegistry, ProgressSource):
+class MemoryProvider(Provider, PushReceiver, CreationRegistry, ProgressSource, AccountSource):
     """Answers creations after `answer_after` seconds and ends predictions `ends_after` seconds later.
 
     `outcomes` are those of the creations, in order: an exception to raise, the prediction at its end, or None for a
@@ -130,6 +131,9 @@ class MemoryProvider(Provider, PushReceiver, CreationRegistry, ProgressSource):
         raise TryAgain(UpstreamError("The prediction was not created."))
 
     async def aclose(self) -> None: ...
+
+    async def account_of(self, caller: Caller) -> str | None:
+        return caller.id
 
     async def webhook_secret(self, caller: Caller) -> Secret:
         return Secret(f"secret of {caller.id}")

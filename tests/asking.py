@@ -11,6 +11,9 @@ ASYNC = {"Prefer": "respond-async"}
 PICTURE = {"model_name": "flux-dev", "prompt": "[[slow=0]] A lighthouse at dusk"}
 """A request whose prediction is over when its creation is answered."""
 
+CHECKED = {"account": 1}
+"""What Replicate was sent when it was only asked whose token a caller has."""
+
 ENDED = {"succeeded", "failed", "canceled"}
 
 

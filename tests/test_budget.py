@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 
 import pytest
-from asking import PICTURE, ended, left, left_batch, picture
+from asking import CHECKED, PICTURE, ended, left, left_batch, picture
 from callers import ADMIN, USER
 from declarations import MODELS
 from hypothesis import given
@@ -198,7 +198,7 @@ def test_max_cost_usd_refuses_before_anything_is_spent(client, simulator):
         problem(
             client.post("/generate", json=body | {"max_cost_usd": most}, headers=USER), 402, "budget_exceeded"
         )
-    assert {} == dict(simulator.counts().requests)
+    assert CHECKED == dict(simulator.counts().requests)
     assert 200 == client.post("/generate", json=body | {"max_cost_usd": 0.1}, headers=USER).status_code
     assert 0.1 == simulator.counts().billed_usd
 
@@ -228,7 +228,7 @@ def test_a_batch_may_say_what_it_costs_as_a_whole_and_its_items_each_what_they_d
     item = problem(ask({"requests": items}), 402, "budget_exceeded")
     assert "The batch would cost about 0.05" in whole["detail"]
     assert "requests[1] would cost about 0.05" in item["detail"]
-    assert {} == dict(simulator.counts().requests)
+    assert CHECKED == dict(simulator.counts().requests)
     assert 200 == ask(prompts | {"max_cost_usd": 0.05}).status_code
 
 

@@ -6,12 +6,12 @@ import socket
 import sqlite3
 import subprocess
 import sys
-from collections import Counter
 from contextlib import closing
 from pathlib import Path
 
 import pytest
 import requests
+from asking import CHECKED
 from callers import PICTURE, USER
 from process import ROOT, answer_of, served, until
 
@@ -210,7 +210,7 @@ def test_a_body_over_the_limit_gets_its_answer_even_while_it_is_still_being_sent
     )  # fmt: skip
 
     assert (413, "payload_too_large") == (answer.status_code, answer.json()["code"])
-    assert Counter() == Counter(simulator.counts().requests)
+    assert CHECKED == dict(simulator.counts().requests)
 
 
 def _refused_start(directory, **environ):

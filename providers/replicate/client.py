@@ -210,7 +210,7 @@ class ReplicateClient:
     ) -> Answer:
         builder = self._client(token_of(caller))._async_client  # noqa: SLF001
         request = builder.build_request(method, path, **content)
-        with nullcontext(lease) if lease else await self._others.acquire(caller.id) as used:
+        with nullcontext(lease) if lease else await self._others.acquire(caller.turn) as used:
             return await send(
                 self._connections, request, used, seconds=seconds, creates=creates, max_answer=max_answer
             )

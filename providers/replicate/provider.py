@@ -24,8 +24,9 @@ from admission.durations import Durations
 from auth import Caller
 from catalog.references import Upload
 from concurrency import Gate, Lease
-from errors import OutcomeUnknown, UpstreamError
+from errors import OutcomeUnknown, TokenRejected, UpstreamError
 from providers import (
+    AccountSource,
     Created,
     CreationRegistry,
     Limits,
@@ -71,7 +72,7 @@ class Timing:
     """Before a second try to upload, at most."""
 
 
-class Replicate(Provider, PushReceiver, CreationRegistry, ProgressSource):
+class Replicate(Provider, PushReceiver, CreationRegistry, ProgressSource, AccountSource):
     """Make it and close it on the loop that uses it.
 
     `others` is the window for all requests that create nothing; `connections` carry the requests.
@@ -168,6 +169,12 @@ class Replicate(Provider, PushReceiver, CreationRegistry, ProgressSource):
     def follow(self, prediction_id: str, listener: Callable[[Prediction], object]) -> Callable[[], None]:
         return self._watcher.follow(prediction_id, listener)
 
+    async def account_of(self, caller: Caller) -> str | None:
+        account = await self._client.account(caller)
+        if account.standing == "refused":
+            raise TokenRejected
+        return (account.username or "") if account.standing == "accepted" else None
+
     async def webhook_secret(self, caller: Caller) -> str:
         return await self._secrets.of(caller)
 
@@ -191,7 +198,7 @@ class Replicate(Provider, PushReceiver, CreationRegistry, ProgressSource):
         for pause in (*self._cancel_pauses, math.inf):
             try:
                 async with self._cancelling:
-                    with await self._others.acquire(caller.id) as lease:
+                    with await self._others.acquire(caller.turn) as lease:
                         give_up = min(give_up, clock() + CANCEL_PATIENCE)
                         return await self._client.cancel_prediction(caller, prediction.id, lease=lease)
             except Refusal as refusal:

@@ -75,7 +75,7 @@ class Uploads:
         return await sending.address()
 
     async def _send(self, caller: Caller, upload: Upload) -> str:
-        turn = self._turns.setdefault(caller.id, asyncio.Semaphore(AT_ONCE))
+        turn = self._turns.setdefault(caller.turn, asyncio.Semaphore(AT_ONCE))
         async with turn:
             for number in range(TRIES):
                 try:

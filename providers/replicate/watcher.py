@@ -212,7 +212,7 @@ class Watcher:
                 planned_at = now()
                 for poll in polls:
                     await self._throttle.wait()
-                    lease = await self._places.acquire(poll.account.caller.id, batch="polls")
+                    lease = await self._places.acquire(poll.account.caller.turn, batch="polls")
                     poll.watches = [watch for watch in poll.watches if not watch.over.done()]
                     if poll.watches and poll.account.may_begin(now()):
                         self._begin(poll, lease)

@@ -13,7 +13,7 @@ from io import BytesIO
 from typing import Any
 
 import pytest
-from parts import ADMIN, USER, Parts
+from parts import ADMIN, OTHER_USER, USER, Parts
 from virtual_replicate import replicate
 from virtual_time import run
 
@@ -483,3 +483,16 @@ def test_closing_twice_is_no_error(story):
         await subject.provider.aclose()
 
     story(act)
+
+
+def test_each_token_has_an_account_and_asking_for_it_leaves_nothing_held(story):
+    async def accounts(at):
+        found = [await at.provider.account_of(caller) for caller in (USER, USER, OTHER_USER)]
+        assert at.is_quiet()
+        return found
+
+    mine, again, other = story(accounts)
+
+    assert mine == again != other
+    assert mine
+    assert other

@@ -1,0 +1,125 @@
+"""Which account a caller's token belongs to: a new token is checked once, so that invented ones take no turns.
+
+A refused token is refused here, before anything else is done for it. Tokens of one account share its turns. A token
+that cannot be checked now is let in, but shares the one turn of all the unproven (`admission.fair_queue.UNPROVEN`): a
+provider that does not answer stops no caller, and a flood of invented tokens takes no more than that turn.
+"""
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Final
+
+import structlog
+
+from auth import Caller
+from errors import TokenRejected
+from providers import AccountSource
+
+AT_ONCE: Final = 10
+PER_MINUTE: Final = 300
+SECONDS: Final = 5.0
+"""For one check, with the wait for one of the `AT_ONCE`."""
+
+PROVEN_FOR: Final = 3600.0
+REFUSED_FOR: Final = 60.0
+"""Seconds for which the outcome of a check is kept."""
+
+KEPT: Final = 10_000
+"""Tokens of which the outcome is kept, proven ones and refused ones each."""
+
+CHECKS: Final = "checks"
+"""The turn that all checks share in the window of the requests that create nothing."""
+
+log = structlog.get_logger("auth")
+
+
+@dataclass(frozen=True, slots=True)
+class _Outcome:
+    until: float
+    turn: str = ""
+
+
+class TokenChecks:
+    """The tokens that were checked lately, `kept` proven ones and as many refused ones. `clock` returns seconds of a
+    monotonic clock."""
+
+    def __init__(
+        self, provider: AccountSource, *, kept: int = KEPT, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._provider = provider
+        self._kept = kept
+        self._clock = clock
+        self._proven: dict[str, _Outcome] = {}
+        self._refused: dict[str, _Outcome] = {}
+        """By the caller's id, the oldest first."""
+        self._checking: dict[str, asyncio.Task[str | None]] = {}
+        self._begun: deque[float] = deque()
+        self._places = asyncio.Semaphore(AT_ONCE)
+
+    def known(self, caller: Caller) -> Caller | None:
+        """The caller with its turn, if nothing has to be checked. Any thread. Raises TokenRejected."""
+        if caller.kind == "admin":
+            return caller
+        now = self._clock()
+        refused, proven = self._refused.get(caller.id), self._proven.get(caller.id)
+        if refused is not None and now < refused.until:
+            raise TokenRejected
+        return replace(caller, turn=proven.turn) if proven is not None and now < proven.until else None
+
+    async def check(self, caller: Caller) -> Caller:
+        """The caller with its turn. All who need the same check wait for one. Raises TokenRejected."""
+        if (known := self.known(caller)) is not None:
+            return known
+        checking = self._checking.get(caller.id)
+        if checking is None:
+            if not self._may_begin():
+                return caller
+            checking = self._checking[caller.id] = asyncio.create_task(self._checked(caller))
+            checking.add_done_callback(lambda _: self._checking.pop(caller.id))
+        turn = await asyncio.shield(checking)  # it is shared: a caller who hangs up ends it for no other
+        return self.known(caller) or (caller if turn is None else replace(caller, turn=turn))
+
+    async def aclose(self) -> None:
+        """Stop checking."""
+        checking = list(self._checking.values())
+        for task in checking:
+            task.cancel()
+        await asyncio.gather(*checking, return_exceptions=True)
+
+    def _may_begin(self) -> bool:
+        now = self._clock()
+        while self._begun and self._begun[0] <= now - 60:
+            self._begun.popleft()
+        if len(self._begun) >= PER_MINUTE:
+            return False
+        self._begun.append(now)
+        return True
+
+    async def _checked(self, caller: Caller) -> str | None:
+        """The turn of an accepted token. None if it is refused or not known."""
+        try:
+            async with asyncio.timeout(SECONDS), self._places:
+                account = await self._provider.account_of(replace(caller, turn=CHECKS))
+        except TokenRejected:
+            self._keep(self._refused, caller, _Outcome(self._clock() + REFUSED_FOR))
+            return None
+        except TimeoutError:
+            return None
+        except Exception:
+            log.exception("token_check_failed", caller=caller.id)
+            return None
+        if account is None:
+            return None
+        turn = f"account {account}" if account else caller.id
+        self._refused.pop(caller.id, None)
+        self._keep(self._proven, caller, _Outcome(self._clock() + PROVEN_FOR, turn))
+        return turn
+
+    def _keep(self, kept: dict[str, _Outcome], caller: Caller, outcome: _Outcome) -> None:
+        kept.pop(caller.id, None)  # so that it comes last
+        kept[caller.id] = outcome
+        if len(kept) > self._kept:
+            del kept[next(iter(kept))]
