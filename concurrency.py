@@ -64,6 +64,10 @@ class Lease:
             self._state = "answered"
             self._gate.on_answered(self)
 
+    def window_has_room(self) -> bool:
+        """Whether its window has another place now."""
+        return self._gate.has_room()
+
     def release(self) -> None:
         if self._state != "released":
             self.answered()
@@ -212,6 +216,10 @@ class Gate:
     def snapshot(self) -> GateSnapshot:
         """All that decides when a newcomer is admitted, for `forecast.plan`."""
         return self._policy.snapshot(_now())
+
+    def has_room(self) -> bool:
+        """Whether the window has a place now."""
+        return self._policy.window.free(_now()) > 0
 
     def seconds_per_release(self) -> float:
         """Seconds until one more generation is done while others wait."""

@@ -215,6 +215,9 @@ def _of_the_service() -> JSON:
                 "concurrency": concurrency,
                 "polling": an_object({"requests_per_minute_limit": _COUNT, "current_rate_per_minute": _COUNT}),
                 "generations": an_object({"succeeded": _COUNT, "failed": _COUNT, "canceled": _COUNT}),
+                "account_shared": _YES_NO | {
+                    "description": "Whether something else spent the server's account in the last ten minutes."
+                },
             }
         ),
         "Health": an_object({"status": {"const": "healthy"}, "service": TEXT, "version": TEXT}),

@@ -141,7 +141,7 @@ class Runtime:
 
     def status(self) -> dict[str, Any]:
         """The live figures of `GET /status`. No secrets."""
-        gate, others, ended = self.loop.call(self._figures)
+        gate, others, ended, is_shared = self.loop.call(self._figures)
         return {
             "service": NAME,
             "version": VERSION,
@@ -155,6 +155,7 @@ class Runtime:
                 "current_rate_per_minute": others.current_rate_per_minute,
             },
             "generations": ended,
+            "account_shared": is_shared,
         }
 
     def configure(self, limits: Limits) -> dict[str, Any]:
@@ -169,8 +170,13 @@ class Runtime:
     def seconds_per_release(self) -> float:
         return self.loop.call(self.gate.seconds_per_release)
 
-    def _figures(self) -> tuple[GateStats, GateStats, dict[str, int]]:
-        return self.gate.statistics(), self.others.statistics(), self.core.runner.tally.as_json()
+    def _figures(self) -> tuple[GateStats, GateStats, dict[str, int], bool]:
+        return (
+            self.gate.statistics(),
+            self.others.statistics(),
+            self.core.runner.tally.as_json(),
+            self.core.provider.account_shared,
+        )
 
     def _restore(self) -> None:
         """Resume the work of earlier processes. In the ledger's thread, once it is open."""

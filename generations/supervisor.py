@@ -264,7 +264,7 @@ class Supervisor:
             raise LedgerDown(f"{self._ledger.trouble} Nothing was spent.")
         most = self._max_queued
         waiting = len(self._running) - self._gate.statistics().current_concurrent - self._runner.fetching
-        own = self._running_of[caller.id] - self._gate.in_flight(caller.id)
+        own = self._running_of[caller.turn] - self._gate.in_flight(caller.turn)
         too_many = wanted - room(most, waiting=waiting, own=own)
         if too_many > 0:
             raise QueueFull(
@@ -319,7 +319,7 @@ class Supervisor:
     def _begin(self, generation: Generation, batch: Batch | None) -> asyncio.Task[None]:
         task = asyncio.create_task(self._runner.run(generation, batch))
         self._running[generation.id] = task, generation
-        self._running_of[generation.caller.id] += 1
+        self._running_of[generation.caller.turn] += 1
         if generation.is_cancelled:  # in the process before
             _cancel(task)
         task.add_done_callback(lambda _: self._ended(generation))
@@ -343,9 +343,9 @@ class Supervisor:
             del self._batches[work.id]
         else:
             del self._running[work.id]
-            self._running_of[work.caller.id] -= 1
-            if not self._running_of[work.caller.id]:
-                del self._running_of[work.caller.id]
+            self._running_of[work.caller.turn] -= 1
+            if not self._running_of[work.caller.turn]:
+                del self._running_of[work.caller.turn]
         if not work.has_ended:
             self._handed_over[work.id] = work
             return

@@ -233,7 +233,11 @@ class CreationRegistry(Protocol):
 
 
 class AccountSource(Protocol):
-    """A provider that can say whose token it is given."""
+    """A provider that can say whose token it is given, and whether something else spends the server's account."""
+
+    @property
+    def account_shared(self) -> bool:
+        """Whether the server's account was spent by something else lately, as far as is known. On the loop."""
 
     async def account_of(self, caller: Caller) -> str | None:
         """The name of the account that the caller's token belongs to, empty if it has none. None if the provider does

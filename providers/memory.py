@@ -48,6 +48,7 @@ class MemoryProvider(Provider, PushReceiver, CreationRegistry, ProgressSource, A
     """
 
     limits = Limits(answer_timeout=30, clock_skew=0)
+    account_shared = False
 
     def __init__(
         self, *outcomes: Prediction | Exception | None, answer_after: float = 0.25, ends_after: float = 1.0

@@ -46,7 +46,8 @@ from providers.replicate.push import Secrets, read_push
 from providers.replicate.reconciliation import CLOCK_SKEW, PATIENCE, SEARCH_PAUSES, Creations
 from providers.replicate.redaction import redaction_of
 from providers.replicate.refusals import MISSING_PATIENCE, Refusals
-from providers.replicate.transport import Lost, NotSent, Refusal, TooLarge
+from providers.replicate.sharing import Sharing
+from providers.replicate.transport import MAX_ANSWER, Lost, NotSent, Refusal, TooLarge
 from providers.replicate.uploads import FIRST_PAUSE, Uploads
 from providers.replicate.watcher import NoPages, PollFailed, Watcher
 
@@ -99,9 +100,14 @@ class Replicate(Provider, PushReceiver, CreationRegistry, ProgressSource, Accoun
             places=others, get=self._get, get_page=self._get_page, durations=durations or Durations()
         )
         self._refusals = Refusals(self._client.account)
+        self._sharing = Sharing(self._list, is_known=lambda each: self._creations.is_known(each))
         self._creations = Creations(self._search, pauses=timing.search_pauses)
         self._uploads = Uploads(self._send_file, first_pause=timing.upload_pause)
         self._secrets = Secrets(self._client.default_webhook_secret)
+
+    @property
+    def account_shared(self) -> bool:
+        return self._sharing.is_seen
 
     async def upload(self, caller: Caller, upload: Upload) -> str:
         return await self._uploads.address(caller, upload)
@@ -117,7 +123,9 @@ class Replicate(Provider, PushReceiver, CreationRegistry, ProgressSource, Accoun
         reference: str,
         callback: str | None = None,
     ) -> Created:
-        content, is_made = fingerprint(sent), False
+        content, sent_at = fingerprint(sent), asyncio.get_running_loop().time()
+        is_made = False
+        self._sharing.begin(caller, content)
         with self._creations.begin(
             caller, model, content, reference=reference, since=time.time()
         ) as creation:
@@ -128,6 +136,7 @@ class Replicate(Provider, PushReceiver, CreationRegistry, ProgressSource, Accoun
             except NotSent:
                 raise TryAgain(UpstreamError("Replicate cannot be reached."), unreachable=True) from None
             except Refusal as refusal:
+                self._sharing.refused(caller, refusal, lease)
                 if not may_have_arrived(refusal):
                     raise await self._refusals.of_creation(refusal, caller) from None
                 reason = str(refusal)
@@ -135,6 +144,7 @@ class Replicate(Provider, PushReceiver, CreationRegistry, ProgressSource, Accoun
                 reason, is_made = str(lost), isinstance(lost, Unusable)
             else:
                 creation.answered(created.prediction.id)
+                self._sharing.created(caller, created.prediction, sent=sent_at)
                 if creation.pushed and creation.pushed.id == created.prediction.id:
                     self._watcher.receive(creation.pushed)
                 return created
@@ -152,6 +162,7 @@ class Replicate(Provider, PushReceiver, CreationRegistry, ProgressSource, Accoun
         patience: float = PATIENCE,
     ) -> Created:
         """`patience`: how many seconds to repeat a search that Replicate does not answer."""
+        self._sharing.begin(caller, content)
         with self._creations.begin(caller, model, content, reference=reference, since=since) as creation:
             search = creation.find(patience=patience, on_its_way=self.limits.answer_timeout)
             return await _adopted(search, is_made=False)
@@ -215,10 +226,18 @@ class Replicate(Provider, PushReceiver, CreationRegistry, ProgressSource, Accoun
         return None
 
     async def aclose(self) -> None:
+        await self._sharing.aclose()
         await self._secrets.aclose()
         await self._refusals.aclose()
         await self._watcher.aclose()
         await self._client.aclose()
+
+    async def _list(
+        self, caller: Caller, query: str, *, lease: Lease | None = None, max_answer: int = MAX_ANSWER
+    ) -> Any:
+        page = await self._client.list_predictions(caller, query, lease=lease, max_answer=max_answer)
+        self._sharing.listed(caller, page)
+        return page
 
     async def _get(self, caller: Caller, prediction_id: str, lease: Lease) -> Prediction:
         try:
@@ -235,7 +254,7 @@ class Replicate(Provider, PushReceiver, CreationRegistry, ProgressSource, Accoun
     async def _get_page(self, caller: Caller, before: datetime, lease: Lease) -> Page:
         query = urlencode({"created_before": before.isoformat().replace("+00:00", "Z")})
         try:
-            page = await self._client.list_predictions(caller, query, lease=lease, max_answer=MAX_POLL)
+            page = await self._list(caller, query, lease=lease, max_answer=MAX_POLL)
             return read_page(page, redaction_of(caller))
         except Refusal as refusal:
             failed = await self._refusals.of_poll(refusal, caller)
@@ -247,7 +266,7 @@ class Replicate(Provider, PushReceiver, CreationRegistry, ProgressSource, Accoun
             raise PollFailed(UpstreamError()) from None
 
     async def _search(self, caller: Caller, query: str) -> dict[str, Any]:
-        return await self._refusals.confirmed(caller, self._client.list_predictions(caller, query))
+        return await self._refusals.confirmed(caller, self._list(caller, query))
 
     async def _send_file(self, caller: Caller, upload: Upload) -> str:
         return await self._refusals.confirmed(caller, self._client.create_file(caller, upload))
