@@ -205,7 +205,8 @@ def test_only_the_second_refusal_of_one_batch_is_the_last_word_and_an_acceptance
     policy.enqueue("ab", "ann", batch="one")
 
     assert [False, False, True] == [policy.refuse("ann", each, 0.0) for each in ("one", "two", "one")]
-    assert ([], UNDER_WAY) == policy.step(0.0)
+    step = policy.step(0.0)
+    assert ([], UNDER_WAY) == (step.admitted, step.next_chance)
     assert ["a"] == policy.step(UNDER_WAY).admitted
     policy.proceed("ann", 2.0)
     assert not policy.refuse("ann", "one", 3.0)
