@@ -267,9 +267,13 @@ class Supervisor:
         own = self._running_of[caller.turn] - self._gate.in_flight(caller.turn)
         too_many = wanted - room(most, waiting=waiting, own=own)
         if too_many > 0:
+            detail = f"{waiting} generations are waiting, this adds {wanted}, and at most {most} may wait."
+            if waiting + wanted <= most:
+                detail += (
+                    f" {own} are yours, and the last quarter is for callers who have no more than a quarter."
+                )
             raise QueueFull(
-                f"{waiting} generations are waiting, {own} of them yours, this adds {wanted}, and at most {most} may "
-                "wait. The last quarter is for callers who have no more than a quarter.",
+                detail,
                 retry_after=self._gate.seconds_per_release() * too_many,
                 retryable=wanted <= room(most, waiting=0, own=0),
             )

@@ -19,6 +19,21 @@ GREEDY, *POLITE = (
 )
 
 
+def test_the_refusal_says_what_the_last_quarter_is_for():
+    async def story():
+        inside = core(MemoryProvider(), MAX_QUEUED=40, GENERATION_TIMEOUT=600)
+        with pytest.raises(QueueFull) as refused:
+            inside.supervisor.accept(submission(pictures(["a"] * 31), GREEDY))
+        return refused.value
+
+    refused = run(story())
+    assert not refused.retryable
+    assert (
+        "0 generations are waiting, this adds 31, and at most 40 may wait. 0 are yours, and the last quarter is for "
+        "callers who have no more than a quarter."
+    ) == refused.detail
+
+
 def test_one_greedy_caller_leaves_the_last_quarter_to_four_polite_ones():
     async def story():
         gate = Gate(concurrent_limit=1, requests_per_minute=60)
