@@ -12,6 +12,7 @@ import asyncio
 import math
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -100,7 +101,7 @@ class Replicate(Provider, PushReceiver, CreationRegistry, ProgressSource, Accoun
             places=others, get=self._get, get_page=self._get_page, durations=durations or Durations()
         )
         self._refusals = Refusals(self._client.account)
-        self._sharing = Sharing(self._list, is_known=lambda each: self._creations.is_known(each))
+        self._sharing = Sharing(is_known=lambda each: self._creations.is_known(each))
         self._creations = Creations(self._search, pauses=timing.search_pauses)
         self._uploads = Uploads(self._send_file, first_pause=timing.upload_pause)
         self._secrets = Secrets(self._client.default_webhook_secret)
@@ -226,7 +227,6 @@ class Replicate(Provider, PushReceiver, CreationRegistry, ProgressSource, Accoun
         return None
 
     async def aclose(self) -> None:
-        await self._sharing.aclose()
         await self._secrets.aclose()
         await self._refusals.aclose()
         await self._watcher.aclose()
@@ -241,6 +241,13 @@ class Replicate(Provider, PushReceiver, CreationRegistry, ProgressSource, Accoun
 
     async def _get(self, caller: Caller, prediction_id: str, lease: Lease) -> Prediction:
         try:
+            if (query := self._sharing.query(caller)) is not None:
+                with suppress(Refusal, NotSent, Lost):
+                    page = read_page(await self._list(caller, query, lease=lease, max_answer=MAX_POLL))
+                    if prediction_id in page.predictions:
+                        return page.predictions[prediction_id]
+                with await self._others.acquire(caller.turn, batch="polls") as another:
+                    return await self._client.get_prediction(caller, prediction_id, lease=another)
             return await self._client.get_prediction(caller, prediction_id, lease=lease)
         except TooLarge:
             raise PollFailed(

@@ -1,8 +1,8 @@
 """Signs that the account of the server's token is spent by something else than this service.
 
 There are two: Replicate refuses a creation for its rate although our own window has room, or it lists a prediction of
-the time since our start that no generation here asked for. Pages of the list are read as they come by; while creations
-are made and no page comes, one is fetched a minute.
+the time since our start that no generation here asked for. Pages of the list are read as they come by. When none came
+for a minute, the next poll is made by one, so that this costs no request.
 
 A prediction is known by its id once its creation is answered, and by its input from before it is sent: one whose answer
 is late or lost is no sign.
@@ -11,7 +11,7 @@ is late or lost is no sign.
 import asyncio
 import math
 from collections import OrderedDict
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from contextlib import suppress
 from datetime import datetime, timedelta
 from typing import Any, Final
@@ -23,16 +23,13 @@ from auth import Caller
 from concurrency import Lease
 from providers import Prediction, fingerprint
 from providers.replicate.answers import listed, moment
-from providers.replicate.transport import Lost, NotSent, Refusal
+from providers.replicate.transport import Refusal
 
 SHOWN_FOR: Final = 600.0
 """Seconds for which a sign counts."""
 
 WARNED_EVERY: Final = 60.0
-"""Seconds between two warnings, and between two pages that are fetched."""
-
-FIRST_LOOK: Final = 5.0
-"""Seconds from a creation to the page that is fetched after it."""
+"""Seconds between two warnings, and without a page before a poll is made by one."""
 
 KEPT: Final = 10_000
 """Inputs by which creations are known, the latest."""
@@ -41,13 +38,10 @@ log = structlog.get_logger("replicate")
 
 
 class Sharing:
-    """Make it on the loop, at the start. `fetch(caller, query)` fetches a page of the list, `is_known(id)` says whether
-    a prediction is on record. Only the admin's calls count."""
+    """Make it on the loop, at the start. `is_known(id)` says whether a prediction is on record. Only the admin's calls
+    count."""
 
-    def __init__(
-        self, fetch: Callable[[Caller, str], Coroutine[Any, Any, object]], *, is_known: Callable[[str], bool]
-    ) -> None:
-        self._fetch = fetch
+    def __init__(self, *, is_known: Callable[[str], bool]) -> None:
         self._is_known = is_known
         self._started: float | None = None
         with suppress(RuntimeError):  # made before its loop runs, it starts with the first creation
@@ -56,8 +50,6 @@ class Sharing:
         """Our start by Replicate's clock; None before the first creation is answered."""
         self._inputs: OrderedDict[str, None] = OrderedDict()
         self._seen_at = self._warned_at = self._listed_at = -math.inf
-        self._timer: asyncio.TimerHandle | None = None
-        self._look: asyncio.Task[None] | None = None
 
     @property
     def is_seen(self) -> bool:
@@ -79,10 +71,15 @@ class Sharing:
         if caller.kind != "admin" or prediction.created_at is None:
             return
         if self._since is None and self._started is not None:
+            self._listed_at = _now()
             self._since = prediction.created_at - timedelta(seconds=sent - self._started)
-        if self._timer is None:
-            loop, due = asyncio.get_running_loop(), self._listed_at + WARNED_EVERY
-            self._timer = loop.call_at(max(due, loop.time() + FIRST_LOOK), self._begin_look, caller)
+
+    def query(self, caller: Caller) -> str | None:
+        """The query of a page to poll by now, if one is due."""
+        if caller.kind != "admin" or self._since is None or _now() - self._listed_at < WARNED_EVERY:
+            return None
+        self._listed_at = _now()
+        return urlencode({"created_after": f"{self._since:%Y-%m-%dT%H:%M:%S.%fZ}"})
 
     def listed(self, caller: Caller, page: Any) -> None:
         """A page of the list, as Replicate sent it."""
@@ -98,14 +95,6 @@ class Sharing:
             return
         if "reduced" not in str(refusal.json().get("detail")):
             self._note("Replicate refused a creation for its rate, and our own window has room.")
-
-    async def aclose(self) -> None:
-        """Fetch no more pages."""
-        if self._timer is not None:
-            self._timer.cancel()
-        if self._look is not None:
-            self._look.cancel()
-            await asyncio.gather(self._look, return_exceptions=True)
 
     def _is_foreign(self, item: Any, since: datetime) -> bool:
         if not isinstance(item, dict) or not isinstance(item.get("input"), dict) or item.get("data_removed"):
@@ -125,18 +114,6 @@ class Sharing:
         if self._seen_at - self._warned_at >= WARNED_EVERY:
             self._warned_at = self._seen_at
             log.warning("account_shared", reason=reason)
-
-    def _begin_look(self, caller: Caller) -> None:
-        self._timer = None
-        if _now() - self._listed_at >= WARNED_EVERY:
-            self._look = asyncio.create_task(self._fetched(caller))
-
-    async def _fetched(self, caller: Caller) -> None:
-        try:
-            query = urlencode({"created_after": f"{self._since:%Y-%m-%dT%H:%M:%S.%fZ}"})
-            await self._fetch(caller, query)  # which calls `listed`
-        except (Refusal, NotSent, Lost):
-            self._listed_at = _now()  # not again at once
 
 
 def _now() -> float:
