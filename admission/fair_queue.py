@@ -215,6 +215,12 @@ class FairQueue:
         return len(self._flow_of)
 
     @property
+    def has_unproven(self) -> bool:
+        """Whether tickets of unproven callers wait."""
+        unproven = self._callers.get(UNPROVEN)
+        return unproven is not None and unproven.waiting > 0
+
+    @property
     def singles(self) -> int:
         """How many of the tickets that wait are single calls."""
         return len(self._flow_of) - self.batched

@@ -13,6 +13,8 @@ one creation in the sliding window. Three choices make the policy:
 - **The last part of the window is paced** (`reserve`), as much of it as single calls are about to want. Turns do not
   help once a batch has spent the minute in its first seconds. So batches take these places evenly over the minute,
   and single calls take them first. A place that only batches want is never wasted.
+- **Unproven callers** share one turn, and while others are about a twentieth of the window: their creations may all
+  be refused, which spends the place.
 - **The last slots are kept** (`slots`) for those who hold none, as long as predictions are long and others are about.
 
 Every rule stands here, once, and `now` is an argument (seconds of any monotonic clock). What waits or runs is known by
@@ -27,7 +29,18 @@ from typing import NamedTuple
 from admission import slots
 from admission.arrivals import Arrivals, ArrivalsState
 from admission.durations import Durations
-from admission.fair_queue import FairQueue, Flow, Line, MayGo, Taken, Ticket, all_of, is_single
+from admission.fair_queue import (
+    UNPROVEN,
+    UNPROVEN_TURN,
+    FairQueue,
+    Flow,
+    Line,
+    MayGo,
+    Taken,
+    Ticket,
+    all_of,
+    is_single,
+)
 from admission.reserve import Reserve, ReserveState
 from admission.sliding_window import WINDOW, SlidingWindow
 
@@ -50,6 +63,7 @@ class GateSnapshot:
 
     Attributes:
         places: When each place taken is free again; infinity without an answer.
+        unproven: The same for the places that unproven callers took.
         reserve: The reserve, and who took places from it.
         arrivals: Who came lately.
         held: How long slots were held lately, in seconds.
@@ -66,6 +80,7 @@ class GateSnapshot:
     held: tuple[float, ...]
     paused_until: dict[str, float]
     lines: tuple[Line, ...]
+    unproven: tuple[float, ...] = ()
 
 
 @dataclass(slots=True, eq=False)
@@ -99,6 +114,8 @@ class Policy:
         self.window = SlidingWindow(0)
         self._reserve = Reserve(interactive_reserve)
         self._arrivals = Arrivals()
+        self._unproven = SlidingWindow(0)
+        """The places of the last minute that unproven callers took. Its limit is theirs while others are about."""
         self._durations = durations
         self._set_limits(concurrent_limit, requests_per_minute)
 
@@ -114,7 +131,9 @@ class Policy:
     ) -> None:
         """Let tickets wait, in this order. `batch` groups the tickets of one batch; without it they are single calls.
         `max_concurrent` bounds the batch below the policy's own limit."""
-        self._arrivals.note(caller, batch)
+        batch = _group(caller, batch)
+        if caller != UNPROVEN:
+            self._arrivals.note(caller, batch)
         self.queue.add(tickets, caller, batch, max_concurrent)
 
     def withdraw(self, ticket: Ticket) -> None:
@@ -139,7 +158,7 @@ class Policy:
         now: float,
     ) -> None:
         """A ticket that an earlier process has in flight takes a slot, free or not. `count` counted its place."""
-        flow = self.queue.flow(caller, batch, max_concurrent)
+        flow = self.queue.flow(caller, _group(caller, batch), max_concurrent)
         flow.adopted()  # begun before any pause that is known here, so it proves nothing of one
         self._in_flight[ticket] = _Admission(flow, now)
 
@@ -204,7 +223,8 @@ class Policy:
     def restore(self, seen: GateSnapshot, *, unanswered: float) -> None:
         """Take over the window, the reserve, the arrivals and the pauses of another policy, after `adopt` and `enqueue`
         have brought in its tickets. Places without an answer are taken to be free again at the moment `unanswered`."""
-        self.window.restore(unanswered if moment == math.inf else moment for moment in seen.places)
+        for window, free_at in ((self.window, seen.places), (self._unproven, seen.unproven)):
+            window.restore(unanswered if moment == math.inf else moment for moment in free_at)
         self._reserve.restore(seen.reserve, unanswered=unanswered)
         self._arrivals.restore(seen.arrivals)
         for caller, until in seen.paused_until.items():
@@ -220,7 +240,7 @@ class Policy:
             reserve = self._reserve.left(now)
             from_reserve = free <= reserve
             by_turns = 0 if from_reserve else min(free - reserve, self._slots_by_turns())
-            if by_turns > 0:
+            if by_turns > 0 and not self.queue.has_unproven:
                 taken = self.queue.take(now, by_turns)
             else:
                 taken = self._choose(now, free, from_reserve=from_reserve)
@@ -239,6 +259,7 @@ class Policy:
 
         `usual` is how long such a generation takes. It also stands for how long slots are held, until one was. `bound`
         is the batch's `max_concurrent`."""
+        batch = _group(caller, batch)
         self._follow(now)
         place = self.place(caller, batch, ahead, now)
         free, free_slots = self.window.free(now), self.concurrent_limit - len(self._in_flight)
@@ -261,6 +282,7 @@ class Policy:
     def place(self, caller: str, batch: str | None, ahead: int, now: float) -> int:
         """The place in line, 1 for the next, of a ticket with `ahead` tickets of its own flow before it, if all turns
         from now on are equal. The ticket itself need not be in the queue yet."""
+        batch = _group(caller, batch)
         is_first = batch is None and self.window.free(now) <= self._reserve.left(now)
         return self.queue.place(
             caller, batch, ahead, singles_first=is_first and self._reserve.singles_first(now)
@@ -281,6 +303,7 @@ class Policy:
             places=self.window.free_at(),
             reserve=self._reserve.state(),
             arrivals=self._arrivals.state(),
+            unproven=self._unproven.free_at(),
             held=self._durations.slots(),
             paused_until=self.queue.paused_until(now),
             lines=self.queue.lines(),
@@ -297,6 +320,7 @@ class Policy:
             raise ValueError(f"requests_per_minute must be at least 1, got {requests_per_minute}")
         self.concurrent_limit = concurrent_limit
         self.window.limit = requests_per_minute
+        self._unproven.limit = max(1, requests_per_minute // UNPROVEN_TURN)
 
     def _follow(self, now: float) -> None:
         self._arrivals.stamp(now)
@@ -318,6 +342,10 @@ class Policy:
         if from_reserve and self.queue.singles and (batches_wait or self._reserve.singles_first(now)):
             kinds.insert(0, is_single)
         kept = slots.for_newcomers(self._arrivals, now) if self._is_kept() else None
+        if self.queue.has_unproven and self._unproven.free(now) <= 0:
+            kept = all_of(
+                kept, lambda flow: flow.owner.name != UNPROVEN or not self._arrivals.others_than(flow, now)
+            )
         for holding in (slots.holds_little(self.concurrent_limit), None):
             for kind in kinds:
                 if taken := self.queue.take(now, may_go=all_of(kept, holding, kind)):
@@ -333,6 +361,8 @@ class Policy:
         admission = self._in_flight[ticket] = _Admission(flow, now, (self.window,))
         if flow.batch is None:
             admission.unanswered += (self._reserve.singles,)
+        if flow.owner.name == UNPROVEN:
+            admission.unanswered += (self._unproven,)
         if from_reserve:
             admission.unanswered += (self._reserve.places,)
             admission.pace = self._reserve.take(now)
@@ -351,6 +381,8 @@ class Policy:
         next_chance = self.queue.next_pause_end(now)
         if is_paced:
             next_chance = min(next_chance, self._reserve.paced_until, self.window.next_expiry())
+        if self.queue.has_unproven:
+            next_chance = min(next_chance, self._unproven.next_expiry(), self._arrivals.next_end(now))
         if self._arrivals.has_singles(now) or self._is_kept():
             next_chance = min(next_chance, self._arrivals.next_end(now))
         return Step(admitted, next_chance, only_time)
@@ -358,3 +390,8 @@ class Policy:
     def _turnover(self, usual: float) -> float:
         """Seconds from one release of a slot to the next while all are held."""
         return self._durations.mean_slot(usual) / self.concurrent_limit
+
+
+def _group(caller: str, batch: str | None) -> str | None:
+    """The batch that tickets count to. Those of unproven callers are no single calls, which would go first."""
+    return UNPROVEN if caller == UNPROVEN and batch is None else batch

@@ -178,7 +178,7 @@ def test_beside_any_number_of_the_unproven_each_proven_caller_gets_95_per_cent_o
         queue.add([(name, number) for number in range(3000)], f"account {name}")
     queue.add([(UNPROVEN, number) for number in range(3000)], UNPROVEN)
 
-    taken = [queue.take(0.0)[0][0] for _ in range(2100)]
+    taken = [queue.take(0.0)[0][0][0] for _ in range(2100)]
 
     assert all(taken.count(name) >= 0.95 * 2100 / proven for name in range(proven))
     assert taken.count(UNPROVEN) >= 2100 // (UNPROVEN_TURN * proven + 1) - 1  # and they are not starved
