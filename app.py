@@ -93,7 +93,7 @@ def generate() -> Response:
     """Generate: one generation, answered when it has ended, or as the caller prefers."""
     service, caller = asked.service(), asked.spending_caller()
     preference = asked.preference()
-    with asked.quota(preference).held(caller.id, retry_after=service.seconds_per_release):
+    with asked.quota(preference).held(caller.turn, retry_after=service.seconds_per_release):
         submission = _generation_of(service, caller, preference)
         work = service.loop.run(service.generations.submit(submission), disconnect=asked.connection())
     return answering.answer(service, work, submission.address, preference)
@@ -103,7 +103,7 @@ def generate_batch() -> Response:
     """Generate a batch: every result in input order, or each as it is ready. Or only tell how it would go."""
     service, caller = asked.service(), asked.spending_caller()
     preference = asked.preference()
-    leave = asked.quota(preference).take(caller.id, retry_after=service.seconds_per_release)
+    leave = asked.quota(preference).take(caller.turn, retry_after=service.seconds_per_release)
     try:
         submission = _batch_of(service, caller, preference)
         if isinstance(submission, Response):
@@ -123,7 +123,7 @@ def generate_batch() -> Response:
 def _generation_of(service: Runtime, caller: Caller, preference: asked.Preference) -> Submission:
     """The generation that the body asks for. Nothing of the body stays in memory but what it asks for."""
     address, key = asked.address(), asked.idempotency_key()
-    with asked.body(caller.id, forms=True) as body:
+    with asked.body(caller.turn, forms=True) as body:
         wanted = parse_generation(asked.with_images_on_disk(body), service.context)
         return asked.submission(
             "gen", wanted, body, caller=caller, address=address, key=key, seconds=preference.seconds
@@ -133,7 +133,7 @@ def _generation_of(service: Runtime, caller: Caller, preference: asked.Preferenc
 def _batch_of(service: Runtime, caller: Caller, preference: asked.Preference) -> Submission | Response:
     """The batch that the body asks for, with its plan; or the answer if it asks for that alone."""
     address, key = asked.address(), asked.idempotency_key()
-    with asked.body(caller.id, forms=True) as body, asked.turn_for(body, caller.id):
+    with asked.body(caller.turn, forms=True) as body, asked.turn_for(body, caller.turn):
         wanted = parse_batch(asked.with_images_on_disk(body), service.context)
         may_exist = key is not None and not wanted.dry_run
         plan = service.loop.run(service.generations.forecast(wanted, caller, may_exist=may_exist))

@@ -277,6 +277,7 @@ def test_no_headers_of_any_part_are_a_fault_of_the_service(tmp_path, parts):
             length=None,
             most_text=1000,
             spool=tmp_path,
+            hold=lambda size: None,
         )
 
     try:

@@ -243,7 +243,8 @@ class Replicate(Provider, PushReceiver, CreationRegistry, ProgressSource, Accoun
         try:
             if (query := self._sharing.query(caller)) is not None:
                 with suppress(Refusal, NotSent, Lost):
-                    page = read_page(await self._list(caller, query, lease=lease, max_answer=MAX_POLL))
+                    answer = await self._list(caller, query, lease=lease, max_answer=MAX_POLL)
+                    page = read_page(answer, redaction_of(caller))
                     if prediction_id in page.predictions:
                         return page.predictions[prediction_id]
                 with await self._others.acquire(caller.turn, batch="polls") as another:
