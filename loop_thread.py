@@ -30,6 +30,15 @@ class ClientDisconnected(Exception):
     """The client closed the connection, so the answer would not be read."""
 
 
+async def finish(work: Coroutine[Any, Any, T]) -> T:
+    """Wait until it is done, however often the wait is cancelled: it ends something that is billed."""
+    task = asyncio.create_task(work)
+    while not task.done():
+        with suppress(asyncio.CancelledError):
+            await asyncio.shield(task)
+    return task.result()
+
+
 class Pool:
     """Runs what blocks, such as disks and stores, on threads of its own, and waits for it on the loop."""
 

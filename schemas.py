@@ -215,8 +215,11 @@ def _of_the_service() -> JSON:
                 "concurrency": concurrency,
                 "polling": an_object({"requests_per_minute_limit": _COUNT, "current_rate_per_minute": _COUNT}),
                 "generations": an_object({"succeeded": _COUNT, "failed": _COUNT, "canceled": _COUNT}),
-                "account_shared": _YES_NO | {
-                    "description": "Whether something else spent the server's account in the last ten minutes."
+                "account_shared": _YES_NO
+                | {"description": "Whether something else spent the server's account in the last ten minutes."},
+                "clock_skew_seconds": {
+                    "type": ["number", "null"],
+                    "description": "How far Replicate's clock is ahead of the service's; null if that is not known.",
                 },
             }
         ),

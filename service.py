@@ -156,6 +156,7 @@ class Runtime:
             },
             "generations": ended,
             "account_shared": is_shared,
+            "clock_skew_seconds": self.loop.call(self._clock_skew),
         }
 
     def configure(self, limits: Limits) -> dict[str, Any]:
@@ -177,6 +178,10 @@ class Runtime:
             self.core.runner.tally.as_json(),
             self.core.provider.account_shared,
         )
+
+    def _clock_skew(self) -> float | None:
+        skew = self.core.provider.clock_skew
+        return None if skew is None else round(skew, 1)
 
     def _restore(self) -> None:
         """Resume the work of earlier processes. In the ledger's thread, once it is open."""

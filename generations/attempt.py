@@ -5,15 +5,16 @@ fetched after. The record of a submission is on the disk before the request is s
 can look for the prediction.
 
 Cancelling never leaves a billed prediction running: wait for a pending creation, then cancel its prediction. An
-interruption, when the service stops, leaves everything as it is, and the next process resumes it (`_resume`).
+interruption, when the service stops, waits for an answer that is due, but ends a search for a lost creation. It leaves
+everything as it is, and the next process resumes it (`_resume`).
 """
 
 import asyncio
 import time
-from collections.abc import Coroutine, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
-from typing import Any, Final, TypeVar
+from typing import Final
 from urllib.parse import urlencode
 
 from auth import Caller
@@ -23,17 +24,17 @@ from concurrency import Gate, Lease
 from errors import GenerationTimeout, LedgerDown, ServiceError
 from generations.batch import Batch
 from generations.generation import Attempt, Generation
+from generations.late import LatePredictions
 from ledger import Ledger
+from loop_thread import finish
 from providers import Created, Prediction, Provider, TryAgain, fingerprint
 from providers.outcomes import raise_unless_made
-
-T = TypeVar("T")
 
 CANCEL_AFTER_MARGIN: Final = 10.0
 """Seconds between our own deadline and the later one at Replicate, which is a safety net of at most 30 minutes."""
 
 _LAST_LOOK: Final = 10.0
-"""Seconds to look at a prediction that was past its deadline when this process began."""
+"""Seconds to look at a prediction that was past its deadline when it was found."""
 
 _LEDGER_PAUSE: Final = 1.0
 """Seconds between retries while the record of a submission cannot be written."""
@@ -52,12 +53,14 @@ class AttemptRunner:
         provider: Provider,
         gate: Gate,
         ledger: Ledger,
+        late: LatePredictions,
         timeout: float,
         push_url: str | None = None,
     ) -> None:
         self._provider = provider
         self._gate = gate
         self._ledger = ledger
+        self._late = late
         self._timeout = timeout
         self._push_url = push_url
 
@@ -85,13 +88,16 @@ class AttemptRunner:
                     # Again, since after most of a day in the queue the addresses have expired.
                     await self._upload(generation.caller, attempt)
                     attempt.prediction = await self._create(generation, attempt, lease)
-                    attempt.answered = clock() - admitted
-                    limit = self._limit(generation)
-                    attempt.prediction = await self._watch(generation, attempt, attempt.prediction, limit)
+                    age = attempt.prediction.age
+                    if not age:  # else it was found by a search, which tells nothing of the usual pace
+                        attempt.answered = clock() - admitted
+                    left = max(self._limit(generation) - age, _LAST_LOOK)
+                    attempt.prediction = await self._watch(generation, attempt, attempt.prediction, left)
                 finally:
                     attempt.held = clock() - admitted
                     if not _is_interrupted(generation):  # else the next process would count it again
                         generation.predicting += attempt.held
+            self._raise_if_late(generation, attempt.prediction, age, "before its creation was found")
             raise_unless_made(attempt.prediction)
 
     async def _resume(self, generation: Generation, attempt: Attempt, batch: Batch | None) -> None:
@@ -108,8 +114,7 @@ class AttemptRunner:
                 finally:
                     attempt.held = asyncio.get_running_loop().time() - began
                     generation.predicting += attempt.age
-            if attempt.prediction.status == "canceled" and attempt.age >= self._limit(generation):
-                raise GenerationTimeout("It was cancelled at its deadline, while this service was away.")
+            self._raise_if_late(generation, attempt.prediction, attempt.age, "while this service was away")
             raise_unless_made(attempt.prediction)
 
     async def _admitted(self, generation: Generation, batch: Batch | None) -> Lease:
@@ -166,6 +171,11 @@ class AttemptRunner:
                 reason.falls_back = False  # it may still be made and billed
             raise
 
+    def _raise_if_late(self, generation: Generation, ended: Prediction, age: float, when: str) -> None:
+        """Raise GenerationTimeout if Replicate has ended it by its deadline, since nothing else did."""
+        if ended.status == "canceled" and age >= self._limit(generation):
+            raise GenerationTimeout(f"It was cancelled at its deadline, {when}.")
+
     def _limit(self, generation: Generation) -> float:
         return generation.request.timeout or self._timeout
 
@@ -187,18 +197,22 @@ class AttemptRunner:
                 cancel_after=self._limit(generation) + CANCEL_AFTER_MARGIN,
                 reference=attempt_id,
                 callback=self._push_address(generation),
+                on_late=self._late.listener(generation, attempt),
             )
         )
         try:
             created = await asyncio.shield(creation)
         except asyncio.CancelledError:
-            await finish(asyncio.wait([creation]))  # so that the next process need not search for it
+            if not generation.is_cancelled:
+                creation.cancel()
+                await finish(asyncio.wait([creation]))  # so that the next process need not search for it
             if not generation.is_cancelled:
                 self._hand_over(generation, attempt, creation)
                 raise
             return await self._undone(generation, attempt, creation)
         finally:
-            attempt.answered_at = time.time()
+            if not creation.cancelled():
+                attempt.answered_at = time.time()
         self._gate.proceed(generation.caller.turn, exhausted_for=created.exhausted_for)
         return created.prediction
 
@@ -228,6 +242,8 @@ class AttemptRunner:
                 content=attempt.fingerprint,
                 since=attempt.submitted_at or time.time(),
                 reference=attempt_id_of(generation, attempt),
+                skew=attempt.clock_skew,
+                on_late=self._late.listener(generation, attempt),
             )
         except ServiceError:
             attempt.unrecoverable = True
@@ -238,7 +254,7 @@ class AttemptRunner:
         try:
             while True:
                 # A new date each time: the next process counts places and searches by it.
-                attempt.submitted_at = time.time()
+                attempt.submitted_at, attempt.clock_skew = time.time(), self._provider.clock_skew
                 generation.transition("submitting", self._ledger)
                 if await self._is_persisted(generation):
                     return
@@ -269,13 +285,13 @@ class AttemptRunner:
         return True
 
     def _hand_over(self, generation: Generation, attempt: Attempt, creation: "asyncio.Task[Created]") -> None:
-        """Record how an answered creation went. The next process settles refused and unknown creations."""
+        """Record how an answered creation went. The next process settles refused, lost and unknown creations."""
         try:
             attempt.prediction = creation.result().prediction
         except TryAgain as again:
             attempt.error = again.error
             generation.transition("queued", self._ledger)
-        except ServiceError:
+        except (ServiceError, asyncio.CancelledError):
             pass
         else:
             generation.transition("running", self._ledger)
@@ -284,7 +300,14 @@ class AttemptRunner:
         self, generation: Generation, attempt: Attempt, creation: "asyncio.Task[Created]"
     ) -> Prediction:
         """Cancel the prediction of a creation, once its id is known. Returns the prediction if it succeeded
-        nonetheless; otherwise raises CancelledError."""
+        nonetheless; otherwise raises CancelledError, also if the service stops before its id is known."""
+        while not creation.done():
+            try:
+                await asyncio.wait([creation])
+            except asyncio.CancelledError:  # the generation is cancelled already, so this is a stop
+                creation.cancel()
+        if creation.cancelled():
+            raise asyncio.CancelledError
         attempt.prediction = undone = await finish(self._undo(generation.caller, attempt, creation))
         if undone is None or not undone.is_made:
             raise asyncio.CancelledError
@@ -334,12 +357,3 @@ def _failure_kept(attempt: Attempt) -> Iterator[None]:
     except ServiceError as error:
         attempt.error = error
         raise
-
-
-async def finish(work: Coroutine[Any, Any, T]) -> T:
-    """Wait until it is done, however often the wait is cancelled: it ends something that is billed."""
-    task = asyncio.create_task(work)
-    while not task.done():
-        with suppress(asyncio.CancelledError):
-            await asyncio.shield(task)
-    return task.result()

@@ -14,6 +14,7 @@ from generations.archive import Archive
 from generations.attempt import AttemptRunner
 from generations.events import Events
 from generations.idempotency import IdempotencyKeys
+from generations.late import LatePredictions
 from generations.lifecycle import FIRST_BACKOFF, Runner
 from generations.push import PushInbox
 from generations.recovery import Recovery, StartupState
@@ -100,6 +101,9 @@ def assemble(
             provider=provider,
             gate=gate,
             ledger=ledger,
+            late=LatePredictions(
+                provider=provider, ledger=ledger, queries=queries, threads=threads, budget=budget
+            ),
             timeout=settings.GENERATION_TIMEOUT,
             push_url=settings.PUBLIC_URL if settings.webhooks_come else None,
         ),

@@ -35,6 +35,8 @@ class Attempt:
     answered: float = 0.0
     """Seconds from admission to the release of the slot, and to the answer of the creation."""
     submitted_at: float | None = None
+    clock_skew: float | None = None
+    """Seconds by which the provider's clock was ahead then, if that was known."""
     answered_at: float | None = None
     fingerprint: str = ""
     passed_over: bool = False
@@ -50,7 +52,7 @@ class Attempt:
         """The attempt of an earlier process, as the ledger has it."""
         attempt = cls(step.model, step.input, step.changes)
         attempt.submitted_at, attempt.answered_at = record.submitted_at, record.answered_at
-        attempt.fingerprint = record.fingerprint
+        attempt.fingerprint, attempt.clock_skew = record.fingerprint, record.clock_skew
         if record.prediction_id is not None:
             since = record.answered_at or record.submitted_at or 0.0
             created_at = record.created_at
@@ -68,17 +70,13 @@ class Attempt:
 
     @property
     def cost(self) -> float:
-        """USD. Replicate bills finished predictions and those cancelled after their start, but no failure. An unknown
-        outcome counts as billed."""
+        """USD. An unknown outcome counts as billed."""
         if self.prediction is None:
             is_unknown = self.unrecoverable or isinstance(self.error, OutcomeUnknown)
             return self.model.cost(self.sent) if is_unknown else 0.0
         if self.prediction.is_made:
             return self.model.cost(self.sent, outputs=len(self.prediction.outputs))
-        was_cut_short = self.prediction.status == "canceled" and self.prediction.started
-        was_removed = self.prediction.status == "succeeded" and self.prediction.is_removed
-        may_be_billed = was_cut_short or was_removed or self.prediction.is_lost
-        return self.model.cost(self.sent) if may_be_billed else 0.0
+        return self.model.cost(self.sent) if self.prediction.may_be_billed else 0.0
 
     @property
     def age(self) -> float:
@@ -106,6 +104,7 @@ class Attempt:
             fingerprint=self.fingerprint,
             created_at=created_at.timestamp() if created_at else None,
             passed_over=self.passed_over,
+            clock_skew=self.clock_skew,
         )
 
 
@@ -132,7 +131,7 @@ class FinishedAttempt:
         return self.kept
 
 
-@dataclass(eq=False, slots=True, kw_only=True)
+@dataclass(eq=False, slots=True, weakref_slot=True, kw_only=True)
 class Generation:
     """One generation, from acceptance to its end. Times are the loop's, in seconds."""
 
@@ -222,6 +221,11 @@ class Generation:
     def cost_usd(self) -> float:
         """USD, over all attempts."""
         return round(sum((attempt.cost for attempt in self.attempts), 0.0), 6)
+
+    @property
+    def is_in_doubt(self) -> bool:
+        """Whether its last attempt may have made a prediction whose id is not known."""
+        return self.last is not None and self.last.is_open and self.last.prediction is None
 
     def transition(self, state: State, ledger: Ledger) -> None:
         """Enter a state and mark the record as changed. To act on it, wait for `ledger.flush()` first."""

@@ -44,10 +44,11 @@ from errors import (
     ShuttingDown,
 )
 from files import Files, Kept
-from generations.attempt import AttemptRunner, finish
+from generations.attempt import AttemptRunner
 from generations.batch import Batch, Work
 from generations.generation import Attempt, Generation
 from ledger import Ledger
+from loop_thread import finish
 from media import black_png
 from providers import TryAgain
 
@@ -145,8 +146,8 @@ class Runner:
                 await self._make_placeholder(generation)
             await self._end(generation, "failed", error)
         except asyncio.CancelledError:
-            if not generation.is_cancelled:
-                raise
+            if not generation.is_cancelled or generation.is_in_doubt:
+                raise  # the next process goes on, or cancels it
             is_known = generation.last is None or not isinstance(generation.last.error, OutcomeUnknown)
             detail = "It was cancelled." + (
                 "" if is_known else " Whether it had begun is not known: it may be billed."

@@ -26,7 +26,6 @@ from auth import Caller
 from budget import Budget, check_cost
 from concurrency import Gate
 from errors import LedgerDown, QueueFull, ShuttingDown
-from generations.attempt import finish
 from generations.batch import Batch, Work
 from generations.generation import Generation
 from generations.idempotency import IdempotencyKeys
@@ -34,7 +33,7 @@ from generations.lifecycle import Runner
 from generations.submission import Submission
 from ledger import Ledger
 from ledger.records import AttemptRecord
-from loop_thread import Pool
+from loop_thread import Pool, finish
 from parsing.attachments import UPLOADED, Attachments
 from parsing.shapes import BatchRequest, GenerationRequest
 

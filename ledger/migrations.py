@@ -1,7 +1,7 @@
 """How a SQLite ledger of an older version becomes one of this version.
 
 All steps run in one transaction, so a process that dies leaves the old file whole. A copy of the old file is made
-first, named after its version: `ledger.db.version-1`.
+first, named after its version: `ledger.db.version-2`.
 """
 
 import secrets
@@ -16,10 +16,11 @@ from sqlalchemy.dialects import sqlite
 
 from ledger.tables import META, METADATA
 from ledger.to_version_2 import facts_in_columns
+from ledger.to_version_3 import clock_skew_of_attempts
 
 Step = Callable[[sqlite3.Connection], None]
 
-STEPS: Final[Sequence[Step]] = (facts_in_columns,)
+STEPS: Final[Sequence[Step]] = (facts_in_columns, clock_skew_of_attempts)
 """Step *n*, counted from 1, makes a ledger of version *n* one of version *n + 1*. A released step is never changed."""
 
 _NAME: Final = "name"

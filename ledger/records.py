@@ -29,7 +29,8 @@ class AttemptRecord:
 
     `open` is true while the attempt may have started a prediction whose end is unknown. `fingerprint` identifies the
     input that was sent. `created_at` is the upstream's own date of the prediction. A model that was `passed_over` was
-    not called: `error` gives the reason.
+    not called: `error` gives the reason. `clock_skew` is how many seconds the upstream's clock was ahead of ours at
+    `submitted_at`, if that was known.
     """
 
     generation_id: str
@@ -45,6 +46,7 @@ class AttemptRecord:
     fingerprint: str = ""
     created_at: float | None = None
     passed_over: bool = False
+    clock_skew: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

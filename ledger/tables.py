@@ -119,6 +119,7 @@ ATTEMPTS: Final = Table(
     Column("fingerprint", Text, nullable=False),
     Column("created_at", Float),
     Column("passed_over", Boolean, nullable=False),
+    Column("clock_skew", Float),
     sqlite_with_rowid=False,
 )
 

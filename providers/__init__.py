@@ -9,7 +9,7 @@ A method raises ServiceError when the failure is final, and TryAgain when anothe
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal, Protocol
@@ -44,6 +44,8 @@ class Json:
 
 
 Output = Url | Text | Json
+
+OnLate = Callable[["Prediction"], Awaitable[None]]
 
 Cause = Literal["model", "content", "passing"]
 """Why a prediction failed: the model did, it refused the content, or for a reason that passes."""
@@ -94,6 +96,13 @@ class Prediction:
     def is_made(self) -> bool:
         """Whether it has outputs."""
         return self.status in {"succeeded", "processing"} and bool(self.outputs)
+
+    @property
+    def may_be_billed(self) -> bool:
+        """Billed are finished predictions and those cancelled after their start, but no failure."""
+        was_cut_short = self.status == "canceled" and self.started
+        was_removed = self.status == "succeeded" and self.is_removed
+        return self.is_made or was_cut_short or was_removed or self.is_lost
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,6 +174,10 @@ class Provider(Protocol):
 
     limits: Limits
 
+    @property
+    def clock_skew(self) -> float | None:
+        """Seconds by which the provider's clock is ahead of this machine's, as measured. None if that is not known."""
+
     async def upload(self, caller: Caller, upload: Upload) -> str:
         """The address under which a prediction of this caller can read the image. Raises ServiceError."""
 
@@ -178,11 +191,14 @@ class Provider(Protocol):
         cancel_after: float,
         reference: str,
         callback: str | None = None,
+        on_late: OnLate | None = None,
     ) -> Created:
         """Start a prediction of this model with this input, once. Raises TryAgain or ServiceError.
 
         The lease is marked as sent when the creation leaves, and as answered when its answer or failure is here.
-        `cancel_after` in seconds. `reference` is this attempt's own id. `callback` is where to push the result.
+        `cancel_after` in seconds. `reference` is this attempt's own id. `callback` is where to push the result. When
+        it is cancelled, it still waits for the answer. It raises CancelledError only if whether the creation arrived is
+        not known by then. `on_late` gets the prediction if there is one after all, after TryAgain or OutcomeUnknown.
         """
 
     async def wait(self, caller: Caller, prediction: Prediction, *, model: str) -> Prediction:
@@ -193,9 +209,18 @@ class Provider(Protocol):
         not raise."""
 
     async def recover(
-        self, caller: Caller, model: str, *, content: str, since: float, reference: str
+        self,
+        caller: Caller,
+        model: str,
+        *,
+        content: str,
+        since: float,
+        reference: str,
+        skew: float | None = None,
+        on_late: OnLate | None = None,
     ) -> Created:
-        """The prediction of a creation that an earlier process was about to send at `since` (Unix time, seconds).
+        """The prediction of a creation that an earlier process was about to send at `since` (Unix time, seconds), when
+        the provider's clock was `skew` seconds ahead. `on_late` as for `create`.
 
         `content` is the fingerprint of its input. Raises TryAgain when it never arrived, ServiceError when that is
         unknown. Start all recoveries before awaiting one: identical creations can only be counted together.

@@ -13,11 +13,13 @@ from auth import Caller, Secret
 from catalog.references import Upload
 from concurrency import Lease
 from errors import UpstreamError
+from loop_thread import finish
 from providers import (
     AccountSource,
     Created,
     CreationRegistry,
     Limits,
+    OnLate,
     Prediction,
     ProgressSource,
     Provider,
@@ -49,6 +51,7 @@ class MemoryProvider(Provider, PushReceiver, CreationRegistry, ProgressSource, A
 
     limits = Limits(answer_timeout=30, clock_skew=0)
     account_shared = False
+    clock_skew: float | None = 0.0
 
     def __init__(
         self, *outcomes: Prediction | Exception | None, answer_after: float = 0.25, ends_after: float = 1.0
@@ -75,13 +78,14 @@ class MemoryProvider(Provider, PushReceiver, CreationRegistry, ProgressSource, A
         cancel_after: float,  # noqa: ARG002
         reference: str,
         callback: str | None = None,  # noqa: ARG002
+        on_late: OnLate | None = None,  # noqa: ARG002
     ) -> Created:
         lease.sent()
         self.sent.append((asyncio.get_running_loop().time(), caller.id))
         outcome = self.outcomes.pop(0) if self.outcomes else SUCCEEDED
         prediction = Prediction(f"p{len(self.sent)}", "starting")
         try:
-            await asyncio.sleep(self._answer_after)
+            await finish(asyncio.sleep(self._answer_after))
         finally:
             lease.answered()
         if isinstance(outcome, Exception):
@@ -125,6 +129,8 @@ class MemoryProvider(Provider, PushReceiver, CreationRegistry, ProgressSource, A
         content: str,  # noqa: ARG002
         since: float,  # noqa: ARG002
         reference: str,
+        skew: float | None = None,  # noqa: ARG002
+        on_late: OnLate | None = None,  # noqa: ARG002
     ) -> Created:
         for made in self._made.values():
             if made.reference == reference:

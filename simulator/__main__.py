@@ -38,6 +38,8 @@ def main(arguments: list[str] | None = None) -> int:
             prediction_seconds=asked.seconds,
             jitter=asked.jitter,
             answer_delay=(asked.delay[0], asked.delay[-1]),
+            clock_skew=asked.clock_skew,
+            list_lag=(asked.list_lag[0], asked.list_lag[-1]),
             creations_per_minute=asked.creations_per_minute,
             others_per_minute=asked.others_per_minute,
             seed=asked.seed,
@@ -103,6 +105,21 @@ def _parser() -> argparse.ArgumentParser:
         default=[0.0],
         metavar="SECONDS",
         help="network delay each way: one value, or the least and the most",
+    )
+    add(
+        "--clock-skew",
+        type=float,
+        default=0.0,
+        metavar="SECONDS",
+        help="how far its clock is ahead, negative for behind (default %(default)s)",
+    )
+    add(
+        "--list-lag",
+        type=float,
+        nargs="+",
+        default=[0.0],
+        metavar="SECONDS",
+        help="how far the list of predictions is behind: one value, or the least and the most",
     )
     add("--creations-per-minute", type=int, default=600, help="an account's (default %(default)s)")
     add("--others-per-minute", type=int, default=3000, help="an account's (default %(default)s)")

@@ -7,7 +7,7 @@ returns an `Answer` or raises a `Refusal`. Another account's prediction is no pr
 import asyncio
 import contextlib
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 from aiohttp import web
 from yarl import URL
@@ -66,13 +66,14 @@ class Api:
         """`GET /v1/predictions`: a hundred a page, newest first."""
         query = request.query
         wanted = _between(query.get("created_after"), query.get("created_before"))
+        seen = self._world.book.now() - timedelta(seconds=self._world.list_lag())
         try:
             found = page(
                 self._world.book,
                 request[TOKEN],
                 query.get("cursor"),
                 size=PAGE,
-                keep=wanted,
+                keep=lambda each: wanted(each) and each.created_at <= seen,
             )
         except ValueError as reason:
             raise refusals.malformed("Invalid cursor") from reason

@@ -9,6 +9,7 @@ the `wire`, so that a fault can do to it what it likes.
 import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from email.utils import format_datetime
 from functools import partial
 
 from aiohttp import web
@@ -82,6 +83,7 @@ class Door:
         """Send `answer`; a `visit` that reached an account is told what is left of its limit."""
         await self._travel()
         response = wire.leave(request, answer, self._world.tally)
+        response.headers["Date"] = format_datetime(self._world.book.now(), usegmt=True)
         if visit is not None:
             left = visit.account.allowance(self._world.clock(), creation=visit.creation)
             response.headers["ratelimit-remaining"] = str(left.remaining)

@@ -3,6 +3,9 @@
 import ipaddress
 from dataclasses import dataclass
 
+_LARGEST_SKEW = 86_400.0
+"""Seconds."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
@@ -17,6 +20,10 @@ class Options:
         jitter: How far a duration may stray, as a fraction of it. 0 makes durations exact.
         answer_delay: The least and the most seconds a request spends on the network before it is
             counted, and again before its answer leaves.
+        clock_skew: How many seconds its clock is ahead: in all dates it writes, the `Date` of its
+            answers and those it is asked about. Negative if it is behind.
+        list_lag: The least and the most seconds by which the list of predictions is behind. Each
+            answer draws one, and leaves out what was created since.
         creations_per_minute: Predictions an account may create in any 60 seconds.
         others_per_minute: Other requests an account may make in any 60 seconds.
         webhook_retry_seconds: The first pause before a refused webhook is sent again; it doubles.
@@ -33,6 +40,8 @@ class Options:
     prediction_seconds: float | None = None
     jitter: float = 0.2
     answer_delay: tuple[float, float] = (0.0, 0.0)
+    clock_skew: float = 0.0
+    list_lag: tuple[float, float] = (0.0, 0.0)
     creations_per_minute: int = 600
     others_per_minute: int = 3000
     webhook_retry_seconds: float = 0.5
@@ -48,14 +57,21 @@ class Options:
             raise ValueError(f"prediction_seconds must be between 0 and 1800, got {self.prediction_seconds}")
         if not 0 <= self.jitter < 1:
             raise ValueError(f"jitter must be at least 0 and below 1, got {self.jitter}")
-        least, most = self.answer_delay
-        if not 0 <= least <= most:
-            raise ValueError(f"answer_delay must be (least, most) seconds, got {self.answer_delay}")
+        _check_bounds("answer_delay", self.answer_delay)
+        _check_bounds("list_lag", self.list_lag)
+        if not -_LARGEST_SKEW <= self.clock_skew <= _LARGEST_SKEW:
+            raise ValueError(f"clock_skew must be a day at the most, got {self.clock_skew}")
         if self.webhook_retry_seconds <= 0:
             raise ValueError(f"webhook_retry_seconds must be above 0, got {self.webhook_retry_seconds}")
         for name in ("creations_per_minute", "others_per_minute", "keep"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+
+
+def _check_bounds(name: str, bounds: tuple[float, float]) -> None:
+    least, most = bounds
+    if not 0 <= least <= most:
+        raise ValueError(f"{name} must be (least, most) seconds, got {bounds}")
 
 
 def _is_loopback(host: str) -> bool:

@@ -76,15 +76,17 @@ class PredictionRecord:
 
 
 class Calendar:
-    """Dates by the clock of the loop that predictions live on, so that they agree with its timers."""
+    """Dates by the clock of the loop that predictions live on, so that they agree with its timers, and `skew` seconds
+    ahead."""
 
-    def __init__(self) -> None:
+    def __init__(self, skew: float = 0.0) -> None:
+        self._skew = timedelta(seconds=skew)
         self._epoch: datetime | None = None
 
     def now(self) -> datetime:
         elapsed = timedelta(seconds=asyncio.get_running_loop().time())
         if self._epoch is None:
-            self._epoch = datetime.now(UTC) - elapsed
+            self._epoch = datetime.now(UTC) - elapsed + self._skew
         return self._epoch + elapsed
 
     def loop_time(self, date: datetime) -> float:
@@ -165,10 +167,12 @@ class Prediction:
 class Book:
     """The latest predictions of everybody, oldest first."""
 
-    def __init__(self, *, keep: int, clock: Clock, tally: Tally, announce: Announce) -> None:
+    def __init__(
+        self, *, keep: int, clock: Clock, tally: Tally, announce: Announce, skew: float = 0.0
+    ) -> None:
         self._keep = keep
         self._clock = clock
-        self._calendar = Calendar()
+        self._calendar = Calendar(skew)
         self._tally = tally
         self._announce = announce
         self._numbers = count(1)
@@ -200,6 +204,10 @@ class Book:
         if prediction and token is not None and prediction.creation.token != token:
             return None
         return prediction
+
+    def now(self) -> datetime:
+        """The date by which predictions are dated."""
+        return self._calendar.now()
 
     def loop_time(self, date: datetime) -> float:
         """A date of a prediction, as the loop's clock tells it."""

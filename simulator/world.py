@@ -40,7 +40,13 @@ class World:
         self.faults = Faults()
         self.uploads = Uploads(clock)
         self.webhooks = webhooks.Webhooks(retry_seconds=options.webhook_retry_seconds, tally=self.tally)
-        self.book = Book(keep=options.keep, clock=clock, tally=self.tally, announce=self._announce)
+        self.book = Book(
+            keep=options.keep,
+            clock=clock,
+            tally=self.tally,
+            announce=self._announce,
+            skew=options.clock_skew,
+        )
 
     def reset(self) -> None:
         """Forget everything, as if just started."""
@@ -66,7 +72,14 @@ class World:
 
     def network_delay(self) -> float:
         """Seconds the next message spends on its way."""
-        least, most = self.options.answer_delay
+        return self._drawn(self.options.answer_delay)
+
+    def list_lag(self) -> float:
+        """Seconds the next list is behind."""
+        return self._drawn(self.options.list_lag)
+
+    def _drawn(self, bounds: tuple[float, float]) -> float:
+        least, most = bounds
         return self.chance.uniform(least, most) if most else 0.0
 
     def _plan(self, creation: Creation) -> Plan:

@@ -8,7 +8,7 @@
 
 import asyncio
 import functools
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, closing, suppress
 from dataclasses import dataclass
 
@@ -31,6 +31,7 @@ from loop_thread import Pool
 from parsing.attachments import Attachments
 from parsing.shapes import BatchRequest
 from providers import Prediction, Url
+from providers.replicate.absence import SearchTiming
 from providers.replicate.client import Timeouts
 from providers.replicate.errors import cause_of
 from providers.replicate.provider import Replicate, Timing
@@ -47,6 +48,9 @@ UNPLANNED = PlanRecord("queue", 0.0, 0.0, 0)
 ADDRESS = "http://service.test"
 
 QUICK = (0.02, 0.1, 0.2)
+
+QUICK_SEARCH = SearchTiming().scaled(0.005)
+"""90 seconds are 0.45, and ten minutes are three seconds."""
 
 
 def on_a_loop(test):
@@ -213,7 +217,7 @@ async def parts(
     timeout: float = 20,  # noqa: ASYNC109 - the service's own
     create_timeout: float = 30.0,
     poll_timeout: float = 10.0,
-    search_pauses: Sequence[float] = QUICK,
+    search: SearchTiming = QUICK_SEARCH,
     connections: httpx.AsyncBaseTransport | None = None,
 ) -> AsyncIterator[Parts]:
     """The inside of a service in front of a simulator; see `Timing` for the seconds."""
@@ -229,7 +233,7 @@ async def parts(
         others=others,
         timing=Timing(
             timeouts=Timeouts(create=create_timeout, poll=poll_timeout),
-            search_pauses=search_pauses,
+            search=search,
             cancel_pauses=QUICK,
             upload_pause=0.01,
         ),

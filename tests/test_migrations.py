@@ -8,6 +8,7 @@ import pytest
 from ledger_fixture import unpacked
 
 from ledger.sqlite import SqliteLedger
+from ledger.to_version_2 import facts_in_columns
 
 
 @pytest.fixture
@@ -48,8 +49,21 @@ def test_a_migrated_ledger_has_the_tables_of_a_new_one(old, tmp_path):
     assert opened(tmp_path / "new.db") is None
 
     assert layout(tmp_path / "new.db") == layout(old)
-    assert [(2,)] == fetched(old, "PRAGMA user_version")
+    assert [(3,)] == fetched(old, "PRAGMA user_version")
     assert [("ok",)] == fetched(old, "PRAGMA integrity_check")
+
+
+def test_a_ledger_of_version_2_keeps_its_rows_and_knows_no_skew_of_its_attempts(old):
+    with closing(sqlite3.connect(old, isolation_level=None)) as connection:
+        facts_in_columns(connection)
+        connection.execute("PRAGMA user_version = 2")
+    before = fetched(old, "SELECT * FROM attempts")
+
+    assert opened(old) is None
+
+    assert before
+    assert [(*row, None) for row in before] == fetched(old, "SELECT * FROM attempts")
+    assert before == fetched(old.with_name("ledger.db.version-2"), "SELECT * FROM attempts")
 
 
 def test_the_old_ledger_is_copied_once_and_whole_and_only_its_owner_can_read_the_copy(old):

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 
 import pytest
 import virtual_time
@@ -13,7 +14,8 @@ from parts import ADMIN, USER, on_a_loop, parts, suffered, until
 
 from auth import credentials
 from errors import OutcomeUnknown
-from providers import TryAgain, Url, fingerprint
+from providers import Prediction, TryAgain, Url, fingerprint
+from providers.replicate.absence import SearchTiming
 from providers.replicate.reconciliation import Creations
 from providers.replicate.transport import Lost, NotSent, Refusal
 
@@ -62,6 +64,15 @@ def found(account: Account) -> str:
     return virtual_time.run(account.find())
 
 
+def ended(account: Account) -> tuple[str, float]:
+    """What became of it, and after how many seconds."""
+
+    async def story():
+        return await account.find(), asyncio.get_running_loop().time()
+
+    return virtual_time.run(story())
+
+
 def test_one_match_is_adopted():
     account = Account()
     account.holds("p1")
@@ -69,11 +80,13 @@ def test_one_match_is_adopted():
     assert "p1" == found(account)
 
 
-def test_none_is_sent_again_only_after_every_look():
+def test_what_never_arrived_is_sent_again_after_ninety_seconds_of_looks_if_nothing_is_known_of_the_list():
     account = Account()
 
     assert "TryAgain" == found(account)
-    assert [0.5, 2.0, 5.0] == [time for time, _ in account.asked]
+    looks = [time for time, _ in account.asked]
+    assert ([0.5, 2.0, 5.0, 10.0, 15.0], 95.0) == (looks[:5], looks[-1])
+    assert {5.0} == {after - before for before, after in pairwise(looks[2:])}
 
 
 def test_a_list_that_lags_is_waited_for():
@@ -86,23 +99,34 @@ def test_a_list_that_lags_is_waited_for():
     assert "p1" == virtual_time.run(story())[0]
 
 
-def test_more_matches_than_are_in_doubt_are_unknown():
+def test_more_matches_than_are_in_doubt_are_unknown_once_another_look_would_show_no_other():
     account = Account()
     account.holds("p1")
     account.holds("somebody else's")
 
-    assert "OutcomeUnknown" == found(account)
+    assert ("OutcomeUnknown", 95.0) == ended(account)
 
 
 @pytest.mark.parametrize(
     "failure", [Refusal(500, {}, b""), Refusal(401, {}, b""), NotSent(), Lost(), {"results": None}, ["x"]]
 )
-def test_a_list_that_cannot_be_read_leaves_it_unknown(failure):
-    assert "OutcomeUnknown" == found(Account(*[failure] * 3))
+def test_a_list_that_cannot_be_read_for_ten_minutes_leaves_it_unknown(failure):
+    account = Account(*[failure] * 200)
+
+    assert ("OutcomeUnknown", 600.0) == ended(account)
+    looks = [time for time, _ in account.asked]
+    assert {5.0} == {after - before for before, after in pairwise(looks) if 5 <= before < 120}
+    assert {15.0} == {after - before for before, after in pairwise(looks) if 120 <= before < 585}
 
 
-def test_a_list_that_cannot_be_read_at_last_leaves_it_unknown():
-    assert "OutcomeUnknown" == found(Account(None, None, Lost()))
+@pytest.mark.parametrize("failure", [Refusal(500, {}, b""), NotSent(), Lost()])
+def test_a_list_that_can_be_read_in_the_end_is_believed(failure):
+    account = Account(*[failure] * 40)
+    account.holds("p1")
+
+    assert "p1" == found(account)
+    account = Account(*[failure] * 40)
+    assert "TryAgain" == found(account)
 
 
 def test_one_look_that_succeeds_is_enough_to_adopt():
@@ -117,8 +141,6 @@ def test_one_look_that_succeeds_is_enough_to_adopt():
     [
         {"model": "black-forest-labs/flux-schnell"},
         {"input": {"prompt": "a fox", "seed": 1}},
-        {"input": None},
-        {"id": 7},
         {"age": 3600},
     ],
 )
@@ -127,6 +149,16 @@ def test_what_differs_in_model_input_or_time_is_not_ours(unlike):
     account.holds(**{"prediction_id": "other"} | unlike)
 
     assert "TryAgain" == found(account)
+
+
+@pytest.mark.parametrize(
+    "unreadable", [{"input": None}, {"input": "a fox"}, {"id": 7}, {"id": None}, {"id": ""}]
+)
+def test_what_may_be_ours_but_cannot_be_compared_or_adopted_is_unknown(unreadable):
+    account = Account()
+    account.holds(**{"prediction_id": "other"} | unreadable)
+
+    assert "OutcomeUnknown" == found(account)
 
 
 DEEP = json.loads('{"a":' * 400 + "1" + "}" * 400)
@@ -222,18 +254,27 @@ def test_a_next_page_is_asked_for_by_its_query_alone():
 
 
 def test_a_list_too_long_to_search_leaves_it_unknown():
+    pages = [
+        {"results": [{"id": f"x{n}", "created_at": "2999-01-01T00:00:00Z"}], "next": "?cursor=2"}
+        for n in range(101)
+    ]
+
+    assert ("OutcomeUnknown", 0.5) == ended(Account(*pages))
+
+
+def test_a_list_that_repeats_itself_for_ever_proves_nothing():
     page = {"results": [{"id": "x", "created_at": "2999-01-01T00:00:00Z"}], "next": "?cursor=2"}
 
-    assert "OutcomeUnknown" == found(Account(*[page] * 80))
+    assert ("OutcomeUnknown", 600.0) == ended(Account(*[page] * 1000))
 
 
 def test_a_list_is_not_read_further_back_than_the_creation():
     old = {"results": [{"id": "x", "created_at": "1999-01-01T00:00:00Z"}], "next": "?cursor=2"}
 
-    account = Account(*[old] * 3)
+    account = Account(*[old] * 100)
 
     assert "TryAgain" == found(account)
-    assert 3 == len(account.asked)
+    assert len(set(account.asked)) == len(account.asked)
 
 
 def test_identical_creations_in_doubt_adopt_one_each():
@@ -252,7 +293,7 @@ def test_what_an_identical_creation_may_yet_be_told_is_not_adopted():
         with account.begin() as other:
             search = asyncio.create_task(account.find())
             await asyncio.sleep(7)
-            other.answered("p1")
+            other.answered(Prediction("p1", "starting"))
         return await search
 
     account = Account()
@@ -267,7 +308,7 @@ def test_a_creation_is_found_amid_a_stream_of_identical_ones():
             await asyncio.sleep(0.1)
             account.holds(f"p{number}")
             await asyncio.sleep(0.3)
-            creation.answered(f"p{number}")
+            creation.answered(Prediction(f"p{number}", "starting"))
 
     async def stream():
         async with asyncio.TaskGroup() as group:
@@ -295,7 +336,7 @@ def test_two_callers_with_one_token_share_one_account():
         with account.begin(twin) as other:
             search = asyncio.create_task(account.find())
             await asyncio.sleep(1)
-            other.answered("p1")
+            other.answered(Prediction("p1", "starting"))
         return await search
 
     account = Account()
@@ -400,7 +441,7 @@ async def test_another_accounts_identical_prediction_is_never_adopted(simulator)
 
 @on_a_loop
 async def test_a_lost_creation_beyond_the_first_page_is_found(simulator):
-    async with parts(simulator, concurrent_limit=200, search_pauses=(1.0, 1.0, 1.0)) as service:
+    async with parts(simulator, concurrent_limit=200, search=SearchTiming(quick=(1.0, 1.0, 1.0))) as service:
         simulator.order(on="create", reset="after")
         lost = asyncio.create_task(service.run("the one"))
         await until(lambda: simulator.counts().creations_accepted == 1)

@@ -10,7 +10,7 @@ from pathlib import Path
 import httpx
 import pytest
 from callers import SERVER_TOKEN
-from parts import ADMIN, OTHER_USER, USER, look, on_a_loop, parts, reply, suffered, until, wire
+from parts import ADMIN, OTHER_USER, QUICK_SEARCH, USER, look, on_a_loop, parts, reply, suffered, until, wire
 from replicate import Client
 from virtual_replicate import replicate
 from virtual_time import run
@@ -259,7 +259,7 @@ async def test_trap_6_a_foreign_next_page_gets_no_token_and_no_visit():
             page = b'{"results": [{"id": "x", "model": "m"}], "next": "%s/v1/predictions?cursor=c"}'
             return reply(page % foreign.url.encode())
 
-        async with wire(lost_and_listed) as server, parts(server.url, search_pauses=(0.0,)) as service:
+        async with wire(lost_and_listed) as server, parts(server.url, search=QUICK_SEARCH) as service:
             await service.run()
 
     assert [] == foreign.seen

@@ -19,6 +19,7 @@ from virtual_replicate import replicate
 from auth import credentials
 from errors import OutcomeUnknown, ServerTokenRejected, UpstreamError
 from providers import Prediction, PushedResult, TryAgain, Untrusted, Url, fingerprint
+from providers.replicate.absence import SearchTiming
 from providers.replicate.answers import read_secret
 from providers.replicate.push import GOOD_FOR, SECRETS_KEPT, Secrets, read_push
 from providers.replicate.reconciliation import Creations
@@ -506,7 +507,9 @@ def test_nobody_can_end_the_watch_over_a_prediction_that_another_attempt_made():
 
 def test_a_lost_answer_that_a_webhook_makes_up_for_costs_no_look():
     async def story():
-        async with replicate(Options(prediction_seconds=8, jitter=0), search_pauses=(5.0, 5.0)) as (
+        async with replicate(
+            Options(prediction_seconds=8, jitter=0), search=SearchTiming(quick=(5.0, 5.0))
+        ) as (
             service,
             world,
         ):
@@ -574,7 +577,7 @@ async def test_a_lost_answer_is_adopted_from_the_webhook_over_real_sockets(simul
     simulator.order(on="create", reset="after")
     simulator.order(on="list", times=100, status=500)
     async with (
-        parts(simulator, search_pauses=(5.0,)) as service,
+        parts(simulator, search=SearchTiming(quick=(5.0,))) as service,
         receiving(service.provider) as (callback, pushes),
     ):
         with await service.gate.acquire("admin") as lease:

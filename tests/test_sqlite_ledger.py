@@ -486,7 +486,7 @@ def version(connection) -> int:
 def test_a_new_ledger_has_all_tables_and_the_present_version(path):
     with opened(path) as ledger, ledger.engine.connect() as connection:
         assert set(METADATA.tables) <= tables(connection)
-        assert 2 == version(connection)
+        assert 3 == version(connection)
 
 
 def test_whoever_changes_the_tables_brings_older_ledgers_along(path):
@@ -496,7 +496,7 @@ def test_whoever_changes_the_tables_brings_older_ledgers_along(path):
         made = sorted(
             connection.exec_driver_sql("SELECT sql FROM sqlite_master WHERE sql IS NOT NULL").scalars()
         )
-        assert (2, "c84dc57c5a31") == (version(connection), sha256("\n".join(made).encode()).hexdigest()[:12])
+        assert (3, "aeaee3e0ffdf") == (version(connection), sha256("\n".join(made).encode()).hexdigest()[:12])
 
 
 def test_an_older_ledger_is_brought_up_to_date_step_by_step_with_its_rows(path):
@@ -511,7 +511,7 @@ def test_an_older_ledger_is_brought_up_to_date_step_by_step_with_its_rows(path):
             migrate(connection, (*STEPS, *steps))
 
             assert [("a", "calm")] == list(connection.exec_driver_sql("SELECT id, mood FROM generations"))
-            assert 4 == version(connection)
+            assert 5 == version(connection)
 
 
 def test_a_step_that_fails_leaves_the_ledger_as_it_was(path):
@@ -523,7 +523,7 @@ def test_a_step_that_fails_leaves_the_ledger_as_it_was(path):
         with pytest.raises(RuntimeError):
             migrate(connection, (*STEPS, fails))
 
-        assert 2 == version(connection)
+        assert 3 == version(connection)
         columns = [name for _, name, *_ in connection.exec_driver_sql("PRAGMA table_info(generations)")]
         assert "mood" not in columns
 
@@ -534,7 +534,7 @@ def test_a_ledger_of_a_later_version_is_left_alone(path):
         with pytest.raises(TooNew):
             migrate(connection)
     with opened(path) as ledger:
-        assert "it is of version 9, and this service knows 2" in ledger.trouble
+        assert "it is of version 9, and this service knows 3" in ledger.trouble
 
 
 # ── What it is asked

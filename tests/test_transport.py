@@ -269,7 +269,7 @@ async def test_a_path_in_the_base_url_is_kept():
 async def test_closing_leaves_no_connection_open_and_twice_is_no_error(simulator):
     provider = Replicate(base_url=simulator.url, others=Gate(concurrent_limit=1, requests_per_minute=10))
     await provider.webhook_secret(ADMIN)
-    session = provider._client._connections.client
+    session = provider._client._connections.connections.client
     assert not session.closed
 
     await provider.aclose()

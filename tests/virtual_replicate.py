@@ -6,7 +6,8 @@ loop, so its network delays, limits, counts and predictions all go by the clock 
 """
 
 import asyncio
-from collections.abc import AsyncIterator
+import random
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -39,6 +40,28 @@ class _Line:
     close = abort
 
 
+class _Protocol:
+    """What aiohttp asks of the server's side of a connection. Mocks in its place take most of a test's time."""
+
+    max_field_size = max_line_length = 8190
+    max_headers = 128
+    peername = sockname = ssl_context = transport = writer = None
+
+
+class _Writer:
+    """Takes what a handler writes by itself: a part of an answer, before it cuts the line."""
+
+    transport = None
+
+    async def write_headers(self, *_: Any) -> None: ...
+
+    async def write(self, *_: Any) -> None: ...
+
+    async def write_eof(self, *_: Any) -> None: ...
+
+    async def drain(self) -> None: ...
+
+
 class Loopback(httpx.AsyncBaseTransport):
     """Connections to a simulator on this loop. Raises httpx.ReadError where the simulator cuts the line."""
 
@@ -54,6 +77,8 @@ class Loopback(httpx.AsyncBaseTransport):
             request.url.raw_path.decode(),
             headers=CIMultiDict(request.headers.multi_items()),
             transport=line,
+            protocol=_Protocol(),
+            writer=_Writer(),
             payload=body,
             app=self._app,
         )
@@ -75,14 +100,46 @@ class _Unlimited:
     def resume_reading(self, *, resume_parser: bool = True) -> None: ...
 
 
+class Losing(httpx.AsyncBaseTransport):
+    """Connections that lose some of the creations: `chance.random()` below `answers` loses the answer of one that was
+    made, and below that and `requests` the request itself."""
+
+    def __init__(
+        self,
+        connections: httpx.AsyncBaseTransport,
+        chance: random.Random,
+        *,
+        answers: float = 0.0,
+        requests: float = 0.0,
+    ) -> None:
+        self._connections = connections
+        self._chance = chance
+        self._answers = answers
+        self._requests = requests
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        drawn = self._chance.random() if request.url.path.endswith("/predictions") else 1.0
+        if request.method == "GET" or drawn >= self._answers + self._requests:
+            return await self._connections.handle_async_request(request)
+        if drawn < self._answers:
+            await self._connections.handle_async_request(request)
+        raise httpx.ReadError("the connection was reset")
+
+
 @asynccontextmanager
-async def replicate(options: Options, **limits: Any) -> AsyncIterator[tuple[Parts, World]]:
-    """The inside of a service (see `parts.parts`) before a simulator, both on this loop."""
+async def replicate(
+    options: Options,
+    *,
+    line: Callable[[Loopback], httpx.AsyncBaseTransport] = lambda loopback: loopback,
+    **limits: Any,
+) -> AsyncIterator[tuple[Parts, World]]:
+    """The inside of a service (see `parts.parts`) before a simulator, both on this loop. `line` may disturb the
+    connections between them."""
     world = World(options, clock=lambda: round(asyncio.get_running_loop().time() * 1e9))
     app = application(world)
     app.freeze()
     try:
-        async with parts("http://replicate.test", connections=Loopback(app), **limits) as service:
+        async with parts("http://replicate.test", connections=line(Loopback(app)), **limits) as service:
             yield service, world
     finally:
         await world.close()

@@ -26,11 +26,13 @@ from auth import Caller
 from catalog.references import Upload
 from concurrency import Gate, Lease
 from errors import OutcomeUnknown, TokenRejected, UpstreamError
+from loop_thread import finish
 from providers import (
     AccountSource,
     Created,
     CreationRegistry,
     Limits,
+    OnLate,
     Prediction,
     ProgressSource,
     Provider,
@@ -40,15 +42,17 @@ from providers import (
     UncertainCreation,
     fingerprint,
 )
+from providers.replicate.absence import SearchTiming
 from providers.replicate.answers import Page, Unusable, is_stand_in, read_page
 from providers.replicate.client import MAX_POLL, ReplicateClient, Timeouts
+from providers.replicate.clock import UNKNOWN_SKEW, TimedConnections, UpstreamClock
 from providers.replicate.errors import is_about_token, may_have_arrived, seconds_to_wait
 from providers.replicate.push import Secrets, read_push
-from providers.replicate.reconciliation import CLOCK_SKEW, PATIENCE, SEARCH_PAUSES, Creations
+from providers.replicate.reconciliation import Creation, Creations
 from providers.replicate.redaction import redaction_of
 from providers.replicate.refusals import MISSING_PATIENCE, Refusals
 from providers.replicate.sharing import Sharing
-from providers.replicate.transport import MAX_ANSWER, Lost, NotSent, Refusal, TooLarge
+from providers.replicate.transport import MAX_ANSWER, Lost, NotSent, Refusal, TooLarge, open_connections
 from providers.replicate.uploads import FIRST_PAUSE, Uploads
 from providers.replicate.watcher import NoPages, PollFailed, Watcher
 
@@ -66,8 +70,8 @@ class Timing:
     """Seconds: timeouts, and pauses between tries."""
 
     timeouts: Timeouts = field(default_factory=Timeouts)
-    search_pauses: Sequence[float] = SEARCH_PAUSES
-    """Before each search for a lost creation."""
+    search: SearchTiming = field(default_factory=SearchTiming)
+    """For lost creations."""
     cancel_pauses: Sequence[float] = (0.2, 0.4, 0.8, 1.6, 3.2, 6.4)
     """After each try to cancel that failed, unless a refusal says how long."""
     upload_pause: float = FIRST_PAUSE
@@ -90,25 +94,35 @@ class Replicate(Provider, PushReceiver, CreationRegistry, ProgressSource, Accoun
         connections: httpx.AsyncBaseTransport | None = None,
     ) -> None:
         timing = timing or Timing()
-        self.limits = Limits(answer_timeout=timing.timeouts.create, clock_skew=CLOCK_SKEW.total_seconds())
+        self.limits = Limits(answer_timeout=timing.timeouts.create, clock_skew=UNKNOWN_SKEW)
         self._others = others
         self._cancel_pauses = timing.cancel_pauses
         self._cancelling = asyncio.Semaphore(_CANCELS_AT_ONCE)
+        self._clock = UpstreamClock()
         self._client = ReplicateClient(
-            base_url=base_url, timeouts=timing.timeouts, others=others, connections=connections
+            base_url=base_url,
+            timeouts=timing.timeouts,
+            others=others,
+            connections=TimedConnections(connections or open_connections(), self._clock),
         )
         self._watcher = Watcher(
             places=others, get=self._get, get_page=self._get_page, durations=durations or Durations()
         )
         self._refusals = Refusals(self._client.account)
         self._sharing = Sharing(is_known=lambda each: self._creations.is_known(each))
-        self._creations = Creations(self._search, pauses=timing.search_pauses)
+        self._creations = Creations(
+            self._search, answer_timeout=timing.timeouts.create, clock=self._clock, timing=timing.search
+        )
         self._uploads = Uploads(self._send_file, first_pause=timing.upload_pause)
         self._secrets = Secrets(self._client.default_webhook_secret)
 
     @property
     def account_shared(self) -> bool:
         return self._sharing.is_seen
+
+    @property
+    def clock_skew(self) -> float | None:
+        return self._clock.skew
 
     async def upload(self, caller: Caller, upload: Upload) -> str:
         return await self._uploads.address(caller, upload)
@@ -123,6 +137,7 @@ class Replicate(Provider, PushReceiver, CreationRegistry, ProgressSource, Accoun
         cancel_after: float,
         reference: str,
         callback: str | None = None,
+        on_late: OnLate | None = None,
     ) -> Created:
         content, sent_at = fingerprint(sent), asyncio.get_running_loop().time()
         is_made = False
@@ -131,8 +146,10 @@ class Replicate(Provider, PushReceiver, CreationRegistry, ProgressSource, Accoun
             caller, model, content, reference=reference, since=time.time()
         ) as creation:
             try:
-                created = await self._client.create_prediction(
-                    caller, model, sent, lease=lease, cancel_after=cancel_after, webhook=callback
+                created = await finish(
+                    self._client.create_prediction(
+                        caller, model, sent, lease=lease, cancel_after=cancel_after, webhook=callback
+                    )
                 )
             except NotSent:
                 raise TryAgain(UpstreamError("Replicate cannot be reached."), unreachable=True) from None
@@ -144,13 +161,15 @@ class Replicate(Provider, PushReceiver, CreationRegistry, ProgressSource, Accoun
             except Lost as lost:
                 reason, is_made = str(lost), isinstance(lost, Unusable)
             else:
-                creation.answered(created.prediction.id)
+                creation.answered(created.prediction)
                 self._sharing.created(caller, created.prediction, sent=sent_at)
                 if creation.pushed and creation.pushed.id == created.prediction.id:
                     self._watcher.receive(creation.pushed)
                 return created
             log.warning("creation_uncertain", reason=reason, made=is_made, model=model, caller=caller.id)
-            return await _adopted(creation.find(), is_made=is_made)
+            if (task := asyncio.current_task()) and task.cancelling():
+                raise asyncio.CancelledError  # while its answer was awaited: the next process searches for it
+            return await _adopted(self._found(creation, on_late), is_made=is_made)
 
     async def recover(
         self,
@@ -160,13 +179,25 @@ class Replicate(Provider, PushReceiver, CreationRegistry, ProgressSource, Accoun
         content: str,
         since: float,
         reference: str,
-        patience: float = PATIENCE,
+        skew: float | None = None,
+        on_late: OnLate | None = None,
     ) -> Created:
-        """`patience`: how many seconds to repeat a search that Replicate does not answer."""
         self._sharing.begin(caller, content)
-        with self._creations.begin(caller, model, content, reference=reference, since=since) as creation:
-            search = creation.find(patience=patience, on_its_way=self.limits.answer_timeout)
+        with self._creations.begin(
+            caller, model, content, reference=reference, since=since, skew=skew
+        ) as creation:
+            search = self._found(creation, on_late, believes_refusals=True)
             return await _adopted(search, is_made=False)
+
+    async def _found(
+        self, creation: Creation, on_late: OnLate | None, *, believes_refusals: bool = False
+    ) -> Prediction:
+        try:
+            return await creation.find(believes_refusals=believes_refusals)
+        except (TryAgain, OutcomeUnknown):
+            if on_late is not None:
+                self._creations.stragglers.expect(creation, on_late)
+            raise
 
     def register_uncertain(self, creation: UncertainCreation) -> None:
         self._creations.register_uncertain(creation)
@@ -200,6 +231,8 @@ class Replicate(Provider, PushReceiver, CreationRegistry, ProgressSource, Accoun
         creation = self._creations.of(reference)
         if creation is not None:
             creation.receive_push(pushed)
+        elif self._creations.stragglers.receive_push(reference, pushed):
+            pass
         elif self._creations.may_be(pushed.prediction.id, reference):
             self._watcher.receive(pushed.prediction)
 
@@ -230,6 +263,7 @@ class Replicate(Provider, PushReceiver, CreationRegistry, ProgressSource, Accoun
         await self._secrets.aclose()
         await self._refusals.aclose()
         await self._watcher.aclose()
+        await self._creations.aclose()
         await self._client.aclose()
 
     async def _list(

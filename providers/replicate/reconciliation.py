@@ -1,15 +1,15 @@
 """Finds out whether a creation whose answer was lost ever arrived: from Replicate, never by guessing.
 
 It searches the account's recent predictions for the same model and input, created since the request was sent, under
-an id that is not on record. It searches several times over some seconds, since the list may lag. Then it counts the
-matches:
+an id that is not on record. Replicate's clock may differ from ours (`clock.py`), and its list may lag behind
+(`absence.py`), so the search goes on until it is decided, for ten minutes at the most:
 
-- At most as many as there are uncertain creations: each of these adopts one. Identical requests make identical
-  predictions, so it does not matter which is whose.
-- None: the request never arrived and may be sent again. If the process that sent it has died, the request may still be
-  on its way, so the search continues until that process would have stopped waiting for the answer.
-- More than there are uncertain creations, or the last search failed, or Replicate has deleted the input of a prediction
-  from that time (it does so after an hour): the outcome is unknown. The caller gets an error, and nothing is retried.
+- At most as many matches as there are uncertain creations: each of these adopts one. Identical requests make identical
+  predictions, so it does not matter which is whose. The creation sent first takes the oldest.
+- None, and it is proven that the list would show it: the request never arrived and may be sent again.
+- More matches than there are uncertain creations, or Replicate has deleted the input of a prediction from that time (it
+  does so after an hour), or nothing is proven after ten minutes: the outcome is unknown. The caller gets an error, and
+  nothing is retried.
 
 A match may belong to an identical creation that still waits for its answer, so all such answers are awaited before a
 match is adopted. A webhook that names the prediction ends the search.
@@ -21,68 +21,75 @@ import asyncio
 import math
 import time
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
-from typing import Any
-from urllib.parse import urlencode
+from typing import Final
 
 import structlog
 
 from auth import Caller
 from errors import OutcomeUnknown, ServiceError, UpstreamError
-from providers import Prediction, PushedResult, TryAgain, UncertainCreation, fingerprint
+from providers import Prediction, PushedResult, TryAgain, UncertainCreation
 from providers.replicate import token_of
-from providers.replicate.answers import listed, moment
+from providers.replicate.absence import Absence, Made, SearchTiming
+from providers.replicate.account_list import AccountList, FetchPage, Look, TooLong, Wanted
+from providers.replicate.client import CREATE_TIMEOUT
+from providers.replicate.clock import UNKNOWN_SKEW, Offset, UpstreamClock, wall_offset
 from providers.replicate.errors import seconds_to_wait, service_error
+from providers.replicate.stragglers import Stragglers
 from providers.replicate.transport import Lost, NotSent, Refusal
 
-SEARCH_PAUSES = (0.5, 1.5, 3.0)
-"""Seconds before each search."""
+CLOCK_MARGIN: Final = 60.0
+"""Seconds that Replicate's clock may be off from what was measured of it."""
 
-_LATER_PAUSE = 5.0
-"""Seconds between two searches while the request may still be on its way."""
+_IDS_KEPT: Final = 50_000
 
-CLOCK_SKEW = timedelta(seconds=60)
-"""How far Replicate's clock may be from ours."""
-
-PATIENCE = 600.0
-"""Seconds to repeat an unanswered search for a creation of an earlier process."""
-
-_PAUSES = (1.0, 30.0)
-"""Seconds after an unanswered search, at first and at the most. They double."""
-
-_PAGES = 20
-_IDS_KEPT = 50_000
+_UNDECIDED: Final = (
+    "The connection was lost while the prediction was being created, and whether it was cannot be told. "
+    "It is not tried again, since it may have been paid for."
+)
 
 log = structlog.get_logger("replicate")
-
-FetchPage = Callable[[Caller, str], Awaitable[Any]]
-
-
-class _TooLong(Lost):
-    """The list has more pages than can be searched. Searching again would not help."""
 
 
 class Creations:
     """The creations under way, and the ids on record. `page(caller, query)` fetches one page of the list;
-    `pauses` are the seconds before each search."""
+    `answer_timeout` is how many seconds a creation's answer is awaited."""
 
-    def __init__(self, page: FetchPage, *, pauses: Sequence[float] = SEARCH_PAUSES) -> None:
-        self.page = page
-        self.pauses = pauses
+    def __init__(
+        self,
+        page: FetchPage,
+        *,
+        answer_timeout: float = CREATE_TIMEOUT,
+        clock: UpstreamClock | None = None,
+        timing: SearchTiming | None = None,
+    ) -> None:
+        self.clock = clock or UpstreamClock()
+        self.timing = timing or SearchTiming()
+        self.answer_timeout = answer_timeout
         self.under_way: set[Creation] = set()
+        self.stragglers = Stragglers(self)
+        self._page = page
+        self._lists: dict[str, AccountList] = {}
         self._uncertain: dict[str, UncertainCreation] = {}
         self._known_ids: OrderedDict[str, str | None] = OrderedDict()
         """Each with the reference of the attempt it was made by, if that is known."""
 
     @contextmanager
     def begin(
-        self, caller: Caller, model: str, content: str, *, reference: str, since: float
+        self,
+        caller: Caller,
+        model: str,
+        content: str,
+        *,
+        reference: str,
+        since: float,
+        skew: float | None = None,
     ) -> Iterator["Creation"]:
-        """One creation, from before it is sent, or was at `since` (Unix time, seconds), until it is settled."""
-        creation = Creation(self, caller, model, content, reference=reference, since=since)
+        """One creation, from before it is sent, or was at `since` (Unix time, seconds), until it is settled. `skew` is
+        how far Replicate's clock was ahead then, in seconds, if an earlier process sent it and knew."""
+        creation = Creation(self, caller, model, content, reference=reference, since=since, skew=skew)
         self.under_way.add(creation)
         self._uncertain.pop(reference, None)
         try:
@@ -95,13 +102,21 @@ class Creations:
         """The creation of this attempt, while it is under way."""
         return next((each for each in self.under_way if each.reference == reference), None)
 
+    def list_of(self, caller: Caller) -> AccountList:
+        """The list of the account that pays for this caller."""
+        token = token_of(caller)
+        if token not in self._lists:
+            self._lists = {each: kept for each, kept in self._lists.items() if not kept.is_idle(_now())}
+            self._lists[token] = AccountList(self._page, is_known=self.is_known, timing=self.timing)
+        return self._lists[token]
+
     def register_uncertain(self, creation: UncertainCreation) -> None:
         """A creation of an earlier process that cannot be searched for until its caller comes back."""
         self._uncertain[creation.reference] = creation
 
     def uncertain_like(self, creation: "Creation") -> int:
         """How many of the uncertain ones may own a prediction that this one could own."""
-        earliest = creation.since - 2 * CLOCK_SKEW.total_seconds()
+        earliest = creation.since - 2 * UNKNOWN_SKEW
         return sum(
             (each.caller, each.model, each.content) == (creation.caller_id, *creation.content[1:])
             and each.since >= earliest
@@ -120,6 +135,12 @@ class Creations:
         """Whether the attempt of this reference may have made it, since no other is known to have."""
         return self._known_ids.get(prediction_id) in {None, reference}
 
+    async def aclose(self) -> None:
+        """End the looks. No search may be left."""
+        await self.stragglers.aclose()
+        for each in self._lists.values():
+            await each.aclose()
+
 
 class Creation:
     """One creation, until it is settled."""
@@ -133,6 +154,7 @@ class Creation:
         *,
         reference: str,
         since: float,
+        skew: float | None,
     ) -> None:
         self._creations = creations
         self._caller = caller
@@ -143,23 +165,26 @@ class Creation:
         """Set once no answer will come: the creation is settled, or uncertain."""
         self.pushed: Prediction | None = None
         """The prediction it made, as a webhook showed it."""
-        self._search: asyncio.Timeout | None = None
-        self._is_unreadable = False
-        """Whether a listed prediction may be its own, but has lost the input that would show it."""
-        self._latest = datetime.max.replace(tzinfo=UTC)
-        """The latest time at which it can have arrived, by Replicate's clock."""
         self.since = since
-        self._since = datetime.fromtimestamp(since, UTC) - CLOCK_SKEW
-        self._began = _now() - max(0.0, time.time() - since)
+        self.began = _now() - max(0.0, time.time() - since)
+        """When it was sent, by the loop's clock."""
+        self.absence = Absence(creations.timing, sent=self.began)
+        self._search: asyncio.Timeout | None = None
+        self._offset = creations.clock.offset
+        """That of Replicate's clock when it was sent."""
+        if skew is not None:
+            sent = since + skew - self.began
+            self._offset = Offset(sent, sent)
 
-    def answered(self, prediction_id: str) -> None:
+    def answered(self, prediction: Prediction) -> None:
         """The ordinary end: the answer came."""
-        self._creations.register_known(prediction_id, self.reference)
+        now = _now()
+        self._creations.clock.note_created(prediction.created_at, sent=self.began, answered=now)
+        self._is_made(prediction.id, known=now)
 
     def receive_push(self, pushed: PushedResult) -> None:
         """A webhook names the prediction, which ends a search. If the creation is answered after all, that counts."""
-        is_mine = self.content[1:] == (pushed.model, pushed.content)
-        if self.pushed is not None or not is_mine or self._creations.is_known(pushed.prediction.id):
+        if self.pushed is not None or not self.is_mine(pushed):
             return
         self.pushed = pushed.prediction
         self._creations.register_known(pushed.prediction.id, self.reference)
@@ -167,19 +192,21 @@ class Creation:
         if self._search is not None:
             self._search.reschedule(-math.inf)
 
-    async def find(self, *, patience: float = 0.0, on_its_way: float = 0.0) -> Prediction:
-        """The prediction that was created after all. Raises TryAgain when there is none, and OutcomeUnknown when it
-        cannot be decided.
+    def is_mine(self, pushed: PushedResult) -> bool:
+        """Whether it may have made this prediction, which is not on record."""
+        is_like_it = self.content[1:] == (pushed.model, pushed.content)
+        return is_like_it and not self._creations.is_known(pushed.prediction.id)
 
-        With `patience` (seconds), failed searches are repeated for that long and do not count, and a ServiceError is
-        raised when Replicate refuses the account's token. `on_its_way` is how many seconds after its sending the
-        request may still arrive.
-        """
+    async def find(self, *, patience: float | None = None, believes_refusals: bool = False) -> Prediction:
+        """The prediction that was created after all. Raises TryAgain when there is none, and OutcomeUnknown when it
+        cannot be decided within `patience` seconds.
+
+        A search that `believes_refusals` raises a ServiceError when Replicate refuses the account's token."""
         self.heard.set()
-        self._latest = self._since + timedelta(seconds=on_its_way) + 2 * CLOCK_SKEW
+        patience = self._creations.timing.patience if patience is None else patience
         try:
             async with asyncio.timeout(None) as self._search:
-                found = self._pushed_by_now() or await self._found(patience, self._began + on_its_way)
+                found = self._pushed_by_now() or await self._found(_now() + patience, believes_refusals)
         except (TimeoutError, TryAgain, ServiceError):
             # Pushed, perhaps in the very tick in which the search ended without it.
             if (pushed := self._pushed_by_now()) is None:
@@ -190,118 +217,114 @@ class Creation:
         log.info("creation_adopted", prediction=found.id, model=self.content[1], caller=self.caller_id)
         return found
 
+    def _is_made(self, prediction_id: str, *, known: float) -> None:
+        self._creations.register_known(prediction_id, self.reference)
+        self._creations.list_of(self._caller).note_made(Made(prediction_id, self.began, known))
+
     def _pushed_by_now(self) -> Prediction | None:
         return self.pushed and replace(self.pushed, age=self._age())
 
     def _age(self) -> float:
-        return _now() - self._began
+        return _now() - self.began
 
-    async def _found(self, patience: float, arrived_by: float) -> Prediction:
-        give_up = _now() + patience
-        undecided = True
-        for delay in self._delays(arrived_by):
-            await asyncio.sleep(delay)
-            matches = await self._matches(give_up)
-            if matches is None:
-                undecided = True
+    async def _found(self, give_up: float, believes_refusals: bool) -> Prediction:
+        delays, least = self._delays(), 0.0
+        while (left := give_up - _now()) > 0:
+            await asyncio.sleep(min(max(next(delays), least), left))
+            look, least = await self.look(believes_refusals=believes_refusals)
+            if look is None:
                 continue
-            in_doubt = await self._alike_in_doubt()
-            candidates = [identity for identity in matches if not self._creations.is_known(identity)]
-            undecided = bool(candidates) or self._is_unreadable
-            if 1 <= len(candidates) <= in_doubt:
-                # The oldest: a later creation may be uncertain, too, and cannot have made it.
-                mine = min(candidates, key=lambda identity: matches[identity] or datetime.now(UTC))
-                self._creations.register_known(mine, self.reference)
-                # Its state is left to a poll, since the list may lag behind.
-                return Prediction(mine, "starting", created_at=matches[mine], age=self._age())
-        if undecided:
-            raise OutcomeUnknown(
-                "The connection was lost while the prediction was being created, and whether it was "
-                "cannot be told. It is not tried again, since it may have been paid for."
-            )
-        raise TryAgain(UpstreamError("Replicate did not take the prediction."))
+            is_absent = self.absence.is_proven_by(look.freshness)
+            in_doubt, rank = await self.alike_in_doubt()
+            matches = self.matches(look)
+            if rank < len(matches) <= in_doubt:
+                return self._adopted(matches[rank], look)
+            if is_absent and not matches and not self._may_be_unreadable(look):
+                raise TryAgain(UpstreamError("Replicate did not take the prediction."))
+            if is_absent and (not matches or len(matches) > in_doubt):
+                break
+        raise OutcomeUnknown(_UNDECIDED)
 
-    def _delays(self, arrived_by: float) -> Iterator[float]:
-        """Seconds before each search. The last comes once the request must have arrived."""
-        yield from self._creations.pauses
-        while (left := arrived_by - _now()) > 0:
-            yield min(_LATER_PAUSE, left)
-
-    async def _matches(self, give_up: float) -> Mapping[str, datetime | None] | None:
-        """The predictions that could be its own, and when each was created. None if no search was answered."""
-        pause, longest = _PAUSES
+    def _delays(self) -> Iterator[float]:
+        """Seconds before each look."""
+        timing, began = self._creations.timing, _now()
+        yield from timing.quick
         while True:
-            least = 0.0
-            try:
-                found: dict[str, datetime | None] = {}
-                self._is_unreadable = False
-                async for item in self._recent():
-                    if self._could_be_mine(item):
-                        found[item["id"]] = moment(item.get("created_at"))
-                    self._is_unreadable = self._is_unreadable or self._was_perhaps_mine(item)
-                return found
-            except Refusal as refusal:
-                if _now() < give_up and refusal.status in {401, 403}:
-                    raise service_error(refusal, self._caller) from None
-                least = seconds_to_wait(refusal) or 0.0
-            except _TooLong:
-                return None
-            except (NotSent, Lost):
-                pass
-            wait = max(pause, least)
-            if _now() + wait >= give_up:
-                return None
-            await asyncio.sleep(wait)
-            pause = min(2 * pause, longest)
+            yield timing.pause if _now() < began + timing.long_from else timing.long_pause
 
-    async def _alike_in_doubt(self) -> int:
-        """How many uncertain creations may own a prediction just listed; this one counts unless its result was pushed.
+    async def look(self, *, believes_refusals: bool = False) -> tuple[Look | None, float]:
+        """A look. If it shows nothing, None, and for how many seconds there should be no other."""
+        wanted = Wanted(self.content[1], self.absence.sent, self._range()[0])
+        try:
+            return await self._creations.list_of(self._caller).look(self._caller, wanted), 0.0
+        except Refusal as refusal:
+            if believes_refusals and refusal.status in {401, 403}:
+                raise service_error(refusal, self._caller) from None
+            return None, seconds_to_wait(refusal) or 0.0
+        except TooLong:  # and longer the next time
+            raise OutcomeUnknown(_UNDECIDED) from None
+        except (NotSent, Lost):
+            self.absence.note_unanswered()
+            return None, 0.0
+
+    def _range(self) -> tuple[float, float]:
+        """When it can have been made, if its server did not stop: Unix times by Replicate's clock. Both what was known
+        at its sending and what is known by now may be true, since a clock may have jumped in between."""
+        known = [each for each in (self._offset, self._creations.clock.offset) if each is not None]
+        margin = CLOCK_MARGIN
+        if not known:
+            known, margin = [Offset(wall_offset(), wall_offset())], UNKNOWN_SKEW
+        earliest = self.absence.sent + min(each.least for each in known) - margin
+        latest = self.began + max(each.most for each in known) + margin
+        return earliest, latest + self._creations.answer_timeout
+
+    def matches(self, look: Look) -> list[Prediction]:
+        """The predictions that could be its own, the oldest first."""
+        _, model, content = self.content
+        earliest, _ = self._range()
+        matches = [
+            each
+            for identity, each in look.listed.items()
+            if (each.model, each.content) == (model, content)
+            and each.made >= earliest
+            and each.has_id
+            and not self._creations.is_known(identity)
+        ]
+        return [each.prediction for each in sorted(matches, key=lambda each: each.made)]
+
+    def _may_be_unreadable(self, look: Look) -> bool:
+        """Whether a prediction may be its own that has no id to adopt it by, or not the input that would show it."""
+        _, model, content = self.content
+        earliest, latest = self._range()
+        return any(
+            each.model == model
+            and (each.content is None or each.prediction.is_removed or not each.has_id)
+            and (each.content in {None, content} or each.prediction.is_removed)
+            and earliest <= each.made <= latest
+            and not self._creations.is_known(identity)
+            for identity, each in look.listed.items()
+        )
+
+    def _adopted(self, found: Prediction, look: Look) -> Prediction:
+        self._is_made(found.id, known=look.freshness.sent)
+        for other in self._creations.under_way - {self}:
+            if other.content == self.content and other.heard.is_set():
+                other.absence.absorb(self.absence)
+        # Its state is left to a poll, since the list may lag behind.
+        return Prediction(found.id, "starting", created_at=found.created_at, age=self._age())
+
+    async def alike_in_doubt(self) -> tuple[int, int]:
+        """How many uncertain creations may own a prediction just listed, and how many of those that are being searched
+        for were sent before this one. This one counts unless its result was pushed.
 
         A creation that begins later owns none of them. It is not awaited, since a stream of such would never end.
         """
         alike = [other for other in self._creations.under_way if other.content == self.content]
         for other in alike:
             await other.heard.wait()
-        in_doubt = sum(other in self._creations.under_way and other.pushed is None for other in alike)
-        return in_doubt + self._creations.uncertain_like(self)
-
-    async def _recent(self) -> AsyncIterator[Mapping[str, Any]]:
-        query = urlencode({"created_after": self._since.isoformat().replace("+00:00", "Z")})
-        for _ in range(_PAGES):
-            page = await self._creations.page(self._caller, query)
-            items = listed(page)
-            for item in items:
-                if isinstance(item, dict):
-                    yield item
-            following = page.get("next")
-            if not isinstance(following, str) or not items or _made(items[-1]) < self._since:
-                return
-            # Only its query: the token would go wherever a `next` points.
-            query = following.partition("?")[2]
-        raise _TooLong("the list is too long to search")
-
-    def _could_be_mine(self, item: Mapping[str, Any]) -> bool:
-        _, model, content = self.content
-        sent = item.get("input")
-        if item.get("model") != model or not isinstance(sent, dict) or _made(item) < self._since:
-            return False
-        try:
-            return isinstance(item.get("id"), str) and fingerprint(sent) == content
-        except (ValueError, RecursionError):
-            return False
-
-    def _was_perhaps_mine(self, item: Mapping[str, Any]) -> bool:
-        return (
-            item.get("data_removed") is True
-            and item.get("model") == self.content[1]
-            and self._since <= _made(item) <= self._latest
-            and not self._creations.is_known(str(item.get("id")))
-        )
-
-
-def _made(item: Any) -> datetime:
-    made = moment(item.get("created_at")) if isinstance(item, dict) else None
-    return made or datetime.now(UTC)
+        in_doubt = [other for other in alike if other in self._creations.under_way and other.pushed is None]
+        earlier = sum((other.began, other.reference) < (self.began, self.reference) for other in in_doubt)
+        return len(in_doubt) + self._creations.uncertain_like(self), earlier
 
 
 def _now() -> float:

@@ -1,6 +1,8 @@
 """The API speaks as Replicate's does."""
 
 import re
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 
 import pytest
 
@@ -280,6 +282,32 @@ def test_what_is_nowhere_is_not_found(caller):
     assert caller.get("/v1/predictions/unknown").status_code == 404
 
 
+@pytest.mark.parametrize("skew", [-250.0, 250.0])
+def test_a_clock_that_is_wrong_is_wrong_in_every_date(reach, skew):
+    with running(Options(prediction_seconds=0, clock_skew=skew)) as sim:
+        caller = reach(sim.url)
+        made = caller.create()
+        dates = [
+            parsedate_to_datetime(made.headers["Date"]),
+            datetime.fromisoformat(made.json()["created_at"]),
+        ]
+        after = caller.get(f"/v1/predictions?created_after={made.json()['created_at']}").json()["results"]
+
+    assert [skew, skew] == pytest.approx(
+        [(each - datetime.now(UTC)).total_seconds() for each in dates], abs=20
+    )
+    assert [made.json()["id"]] == [each["id"] for each in after]
+
+
+def test_a_list_that_lags_leaves_out_what_was_created_since(reach):
+    with running(Options(prediction_seconds=0, list_lag=(3600.0, 3600.0))) as sim:
+        caller = reach(sim.url)
+        made = caller.outcome()
+
+        assert [] == caller.get("/v1/predictions").json()["results"]
+        assert made["id"] == caller.get(f"/v1/predictions/{made['id']}").json()["id"]
+
+
 def test_the_first_page_says_what_this_is(caller):
     assert "simulated Replicate" in caller.get("/").text
 
@@ -300,6 +328,8 @@ def test_only_the_latest_predictions_are_kept(reach):
         {"prediction_seconds": -1},
         {"jitter": 1},
         {"answer_delay": (2, 1)},
+        {"list_lag": (2, 1)},
+        {"clock_skew": 1e9},
         {"creations_per_minute": 0},
         {"webhook_retry_seconds": 0},
         {"keep": 0},

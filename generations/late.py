@@ -1,0 +1,104 @@
+"""What becomes of a prediction that turns up after its attempt was over without it.
+
+It is of no use any more: its attempt was made again, or its generation has failed as `outcome_unknown`. It is cancelled
+if it runs, and its attempt on record gets its id and its cost.
+"""
+
+import asyncio
+import weakref
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from functools import partial
+from typing import Final
+
+import structlog
+
+from auth import Caller
+from budget import Budget
+from errors import LedgerDown
+from generations.generation import Attempt, Generation
+from ledger import Ledger, Queries
+from ledger.records import GenerationRecord
+from loop_thread import Pool
+from providers import Prediction, Provider
+
+_LEDGER_PAUSE: Final = 1.0
+"""Seconds between tries while the ledger cannot be read or written."""
+
+log = structlog.get_logger("generation")
+
+
+class LatePredictions:
+    """Ends late predictions, and records their cost."""
+
+    def __init__(
+        self, *, provider: Provider, ledger: Ledger, queries: Queries, threads: Pool, budget: Budget
+    ) -> None:
+        self._provider = provider
+        self._ledger = ledger
+        self._queries = queries
+        self._threads = threads
+        self._budget = budget
+
+    def listener(self, generation: Generation, attempt: Attempt) -> Callable[[Prediction], Awaitable[None]]:
+        """Takes the prediction of this attempt, should it turn up. Keeps neither of them in memory."""
+        number = generation.attempts.index(attempt) + 1
+        price = attempt.model.cost(attempt.sent)
+        return partial(self._take, weakref.ref(generation), generation.id, number, generation.caller, price)
+
+    async def _take(
+        self,
+        reference: "weakref.ref[Generation]",
+        generation_id: str,
+        number: int,
+        caller: Caller,
+        price: float,
+        found: Prediction,
+    ) -> None:
+        ended = found if found.is_over else await self._provider.cancel(caller, found)
+        if ended is None or (ended.status == "succeeded" and not ended.outputs):
+            # Either it could not be cancelled, or the list does not show what it made.
+            ended = replace(ended or found, is_lost=True)
+        cost = price if ended.may_be_billed else 0.0
+        generation = reference()
+        if generation is not None:
+            attempt = generation.attempts[number - 1]
+            assert isinstance(attempt, Attempt)  # noqa: S101 - it was made here
+            attempt.prediction = ended
+            cost = attempt.cost
+        if generation is not None and not generation.has_ended:
+            self._ledger.mark_dirty(generation)
+        else:
+            await self._record(generation_id, number, ended, cost)
+        log.warning(
+            "late_prediction_ended",
+            generation=generation_id,
+            attempt=number,
+            prediction=ended.id,
+            state=ended.status,
+            cost_usd=cost,
+        )
+
+    async def _record(self, generation_id: str, number: int, ended: Prediction, cost: float) -> None:
+        """Write it to the row of a generation that has ended."""
+        record = await self._read(generation_id)
+        attempts = tuple(
+            replace(each, prediction_id=ended.id, cost_usd=cost) if each.number == number else each
+            for each in record.attempts
+        )
+        total = round(sum((each.cost_usd for each in attempts), 0.0), 6)
+        self._budget.settle(record.caller_id, reserved=0.0, cost=max(0.0, total - record.cost_usd))
+        self._ledger.upsert(replace(record, attempts=attempts, cost_usd=total))
+
+    async def _read(self, generation_id: str) -> GenerationRecord:
+        """The record as it is on the disk, with all that was to be written to it."""
+        while True:
+            try:
+                await self._ledger.flush()
+                record = await self._threads.run(partial(self._queries.generation, generation_id))
+            except LedgerDown:
+                await asyncio.sleep(_LEDGER_PAUSE)
+                continue
+            if record is None:
+                raise LookupError(f"{generation_id} is not in the ledger")
+            return record

@@ -1,0 +1,136 @@
+"""How far Replicate's clock is from ours, measured by its answers.
+
+Replicate makes a prediction between the sending and the answer of its creation, so each `created_at` bounds the
+difference of the clocks. So does the `Date` of any answer, to a second. The bounds are against the loop's clock, which
+does not jump. Where measures contradict each other, most of them agree and few are wrong, or a clock has jumped and all
+from then on agree: the majority counts (Marzullo's algorithm), and a search covers those that are near it as well.
+"""
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import Final
+
+import httpx
+import structlog
+
+UNKNOWN_SKEW: Final = 600.0
+"""Seconds. How far the clocks are taken to be apart at the most while nothing is measured. A measure that differs more
+than that from what most say is not believed."""
+
+_REMEMBERED: Final = 8
+"""Measures. When a clock jumps, so many creations later the old ones are forgotten."""
+
+_WARN_FROM: Final = 5.0
+_WARN_EVERY: Final = 60.0
+"""Seconds of skew that are warned of, and seconds between two warnings."""
+
+log = structlog.get_logger("replicate")
+
+
+@dataclass(frozen=True, slots=True)
+class Offset:
+    """Bounds, in seconds, of what must be added to the loop's clock to get Replicate's as a Unix time."""
+
+    least: float
+    most: float
+
+    @property
+    def middle(self) -> float:
+        return (self.least + self.most) / 2
+
+
+class UpstreamClock:
+    """Replicate's clock, as far as it is known. Belongs to one loop."""
+
+    def __init__(self) -> None:
+        self._by_creation: deque[Offset] = deque(maxlen=_REMEMBERED)
+        self._by_date: Offset | None = None
+        self._warned_at = -_WARN_EVERY
+
+    def note_created(self, created_at: datetime | None, *, sent: float, answered: float) -> None:
+        """A creation of ours has this date. It was sent and answered at these times of the loop's clock."""
+        if created_at is not None:
+            made = created_at.timestamp()
+            self._by_creation.append(Offset(made - answered, made - sent))
+            self._warn(answered)
+
+    def note_date(self, date: str | None, *, sent: float, answered: float) -> None:
+        """An answer has this `Date`, which leaves out the fraction of the second."""
+        try:
+            read = parsedate_to_datetime(date or "")
+            written = (read if read.tzinfo else read.replace(tzinfo=UTC)).timestamp()
+        except (ValueError, TypeError, OverflowError):
+            return
+        self._by_date = Offset(written - answered, written + 1 - sent)
+        if not self._by_creation:
+            self._warn(answered)
+
+    @property
+    def offset(self) -> Offset | None:
+        """What may be true of the clocks now. None if nothing is known."""
+        if (agreed := self._agreed()) is None:
+            return None
+        every = [*self._by_creation, *([self._by_date] if self._by_date else [])]
+        near = [each for each in every if abs(each.middle - agreed.middle) <= UNKNOWN_SKEW]
+        return Offset(
+            min([agreed.least, *(each.least for each in near)]),
+            max([agreed.most, *(each.most for each in near)]),
+        )
+
+    @property
+    def skew(self) -> float | None:
+        """Seconds by which Replicate's clock is ahead of this machine's. None if nothing is known."""
+        agreed = self._agreed()
+        return None if agreed is None else agreed.middle - wall_offset()
+
+    def _agreed(self) -> Offset | None:
+        """What most creations say. Before the first one, what the latest `Date` says, and after it, if they are far
+        apart: one of both is wrong, and the second creation will show which."""
+        if not self._by_creation:
+            return self._by_date
+        agreed = _majority(self._by_creation)
+        if len(self._by_creation) > 1 or self._by_date is None:
+            return agreed
+        return self._by_date if abs(self._by_date.middle - agreed.middle) > UNKNOWN_SKEW else agreed
+
+    def _warn(self, now: float) -> None:
+        skew = self.skew
+        if skew is not None and abs(skew) >= _WARN_FROM and now >= self._warned_at + _WARN_EVERY:
+            self._warned_at = now
+            log.warning("clock_skew", seconds=round(skew, 1))
+
+
+class TimedConnections(httpx.AsyncBaseTransport):
+    """Connections whose every answer tells the clock its `Date`."""
+
+    def __init__(self, connections: httpx.AsyncBaseTransport, clock: UpstreamClock) -> None:
+        self.connections = connections
+        self._clock = clock
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        now = asyncio.get_running_loop().time
+        sent = now()
+        response = await self.connections.handle_async_request(request)
+        self._clock.note_date(response.headers.get("date"), sent=sent, answered=now())
+        return response
+
+    async def aclose(self) -> None:
+        await self.connections.aclose()
+
+
+def wall_offset() -> float:
+    """This machine's Unix time, less the loop's."""
+    return time.time() - asyncio.get_running_loop().time()
+
+
+def _majority(measures: Sequence[Offset]) -> Offset:
+    """The bounds that most measures share; of several such, those of the latest."""
+    points = [each.least for each in reversed(measures)]
+    shared = max(points, key=lambda point: sum(each.least <= point <= each.most for each in measures))
+    agreeing = [each for each in measures if each.least <= shared <= each.most]
+    return Offset(max(each.least for each in agreeing), min(each.most for each in agreeing))

@@ -1,0 +1,144 @@
+"""When looks at a list prove that a lost creation never arrived, and when they do not."""
+
+import pytest
+
+from providers.replicate.absence import Absence, Freshness, Lags, Made, SearchTiming, measured
+
+TIMING = SearchTiming()
+EVERY_FIVE = range(0, 605, 5)
+
+
+def proven_at(look, *, sent: float = -1.0, looks=EVERY_FIVE) -> float | None:
+    """When the first of the looks proves it; `look(at)` is how fresh one is, or None if it is not answered."""
+    absence = Absence(TIMING, sent=sent)
+    for at in looks:
+        found = look(float(at))
+        if found is None:
+            absence.note_unanswered()
+        elif absence.is_proven_by(found):
+            return at
+    return None
+
+
+def shows(*made: Made, lag: float = 0.0, lags: Lags | None = None):
+    """Looks at a list that lags so many seconds."""
+    lags = lags or Lags()
+
+    def look(at: float) -> Freshness:
+        listed = {each.id for each in made if each.sent <= at - lag}
+        known = [each for each in made if each.known <= at]
+        return measured(known, [listed], lags, sent=at, answered=at)
+
+    return look
+
+
+def made(*sent: float) -> list[Made]:
+    return [Made(f"p{at}", at, at + 0.1) for at in sent]
+
+
+def test_if_nothing_of_ours_is_listed_it_takes_ninety_seconds():
+    assert 90 == proven_at(shows())
+
+
+def test_a_later_creation_that_is_listed_proves_it_after_fifteen_seconds():
+    assert 15 == proven_at(shows(*made(6)))
+
+
+def test_a_later_creation_proves_it_once_it_is_listed():
+    assert 50 == proven_at(shows(*made(6), lag=42))
+
+
+def test_one_that_was_sent_before_the_buffers_of_a_stopped_server_are_empty_proves_nothing():
+    assert 125 == proven_at(shows(*made(4), lag=42))  # three times the lag that it measured
+
+
+def test_a_list_that_shows_a_young_creation_is_fresh_enough_after_fifteen_seconds():
+    assert 15 == proven_at(shows(*made(-3)))
+
+
+@pytest.mark.parametrize(("age", "expected"), [(8, 25), (15, 45), (29, 90), (200, 90)])
+def test_an_older_creation_says_less_of_the_lag(age, expected):
+    """A list that shows what was sent so long ago may lag by as much."""
+    assert expected == proven_at(shows(*made(-age)))
+
+
+@pytest.mark.parametrize(("lag", "expected"), [(12, 50), (30, 90), (60, 170)])
+def test_the_largest_lag_of_the_hour_is_waited_for_three_times(lag, expected):
+    assert expected == proven_at(shows(*made(-1), lag=lag))
+
+
+def test_while_something_of_ours_is_missing_nothing_is_proven():
+    assert proven_at(shows(*made(-1), lag=1000)) is None
+
+
+def test_a_page_that_misses_one_of_ours_amid_the_others_proves_nothing_by_the_later_ones():
+    lags, ours = Lags(), made(0, 3, 7)
+
+    def torn(at: float) -> Freshness:
+        known = [each for each in ours if each.known <= at]
+        return measured(known, [{"p0", "p7"}], lags, sent=at, answered=at)
+
+    assert 90 == proven_at(torn)
+
+
+def test_pages_of_different_moments_prove_nothing_of_what_may_have_been_made_in_between():
+    """The second page is behind the first by more than the first is long. All of ours are on them."""
+    lags, ours = Lags(), made(-9, 6, 7, 8)
+
+    def two_pages(at: float) -> Freshness:
+        known = [each for each in ours if each.known <= at]
+        return measured(known, [{"p6", "p7", "p8"}, {"p-9"}], lags, sent=at, answered=at)
+
+    assert 90 == proven_at(two_pages)
+
+
+def test_a_page_that_shows_what_was_made_before_and_after_proves_it_whatever_the_others_show():
+    lags, ours = Lags(), made(-9, -2, 6, 7)
+
+    def two_pages(at: float) -> Freshness:
+        known = [each for each in ours if each.known <= at]
+        return measured(known, [{"p-2", "p6", "p7"}, {"p-9"}], lags, sent=at, answered=at)
+
+    assert 15 == proven_at(two_pages)
+
+
+def test_what_is_missing_between_two_pages_measures_the_lag_of_the_second():
+    pages = [{"p6", "p7"}, {"p-9"}]
+
+    look = measured(made(-9, -2, 6, 7), pages, Lags(), sent=20.0, answered=20.0)
+
+    assert (0.0, pytest.approx(21.9)) == (look.lag, look.largest_lag)
+
+
+def test_one_of_ours_that_is_never_listed_does_not_hide_that_the_list_goes_on():
+    look = measured(made(-9, 3, 7), [{"p3", "p7"}], Lags(), sent=20.0, answered=20.0)
+
+    (page,) = look.spans
+    assert (0.0, 0.0, 7.0, -9.0) == (look.lag, look.largest_lag, page.newest, page.torn)
+
+
+def test_what_was_not_known_to_exist_when_the_look_was_sent_is_not_missing():
+    look = measured([Made("p", 1.0, 5.0)], [()], Lags(), sent=5.0, answered=5.2)
+
+    assert 0.0 == look.lag
+
+
+def test_fifteen_seconds_of_answered_looks_begin_again_when_one_is_not_answered():
+    look = shows(*made(6))
+
+    assert 30 == proven_at(lambda at: None if at == 10 else look(at))
+
+
+def test_the_lag_of_more_than_an_hour_ago_does_not_count():
+    lags = Lags()
+
+    assert 50.0 == lags.largest(0.0, 50.0)
+    assert 50.0 == lags.largest(3000.0, 20.0)
+    assert 20.0 == lags.largest(3700.0, 0.0)
+    assert 0.0 == lags.largest(7000.0, 0.0)
+
+
+def test_a_search_is_scaled_as_a_whole():
+    scaled = TIMING.scaled(2.0)
+
+    assert ((1.0, 3.0, 6.0), 30.0, 1200.0) == (scaled.quick, scaled.least, scaled.patience)
