@@ -38,7 +38,7 @@ recording: .venv/dev ## compare what the service answers with what 0.4.0 did, to
 	$(BIN)/python -m tests.recorder .recording.json
 	$(BIN)/python -m tests.recorder --compare tests/data/recording-0.4.0.json.xz .recording.json
 
-bench: .venv/dev .venv-bench/made ## measure against the simulator, as ratios, into bench/results.md: fourteen minutes
+bench: .venv/dev .venv-bench/made ## measure against the simulator, as ratios, into bench/results.md: eighteen minutes
 	$(BIN)/python -m bench
 
 clean: ## remove what was made here, but the service's data/

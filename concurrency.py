@@ -7,14 +7,34 @@ none is held across an await.
 
 import asyncio
 import math
+import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Self
+from typing import Final, Literal, Self
+
+import structlog
 
 from admission.durations import Durations
-from admission.policy import GateSnapshot, Policy
+from admission.policy import Policy
 from admission.sliding_window import WINDOW
+from admission.snapshot import GateSnapshot
 from window_log import WindowLog
+
+_STALL_NOTED_AFTER: Final = 1.0
+"""Seconds. A stall that is shorter is one lost creation, and the next search for it was answered."""
+
+log = structlog.get_logger("gate")
+
+
+@dataclass(frozen=True, slots=True)
+class StallStats:
+    """Whether the upstream stands still, when it last began to (`stalled_at`) and last answered again (`back_at`; both
+    Unix times), and how many creations are in doubt."""
+
+    is_on: bool = False
+    stalled_at: float | None = None
+    back_at: float | None = None
+    in_doubt: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +47,7 @@ class GateStats:
     requests_per_minute_limit: int
     current_rate_per_minute: int
     paused_seconds: float
+    stall: StallStats = StallStats()
 
     @property
     def available_slots(self) -> int:
@@ -36,22 +57,23 @@ class GateStats:
 class Lease:
     """A slot and a place, held together: `with await gate.acquire(…) as lease`.
 
-    The sender calls `sent`, once, when the creation leaves, and `answered` when its answer or failure is here. Leaving
-    the block frees the slot, and the place too if nothing was sent. `granted` is for the gate alone.
+    The sender calls `sent`, once, when the creation leaves, and `answered` when its answer is here. If none will come
+    that shows whether it arrived, the sender calls `lost`, and `answered` when a search has found out. Leaving the
+    block frees the slot, and the place too if nothing was sent. `granted` is for the gate alone.
     """
 
     __slots__ = ("_gate", "_state", "granted")
 
-    def __init__(self, gate: "Gate") -> None:
+    def __init__(self, gate: "Gate", state: Literal["held", "sent", "lost"] = "held") -> None:
         self._gate = gate
-        self._state = "held"
+        self._state: Literal["held", "sent", "lost", "answered", "released"] = state
         self.granted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     def sent(self) -> None:
         if self._state != "held":
             raise RuntimeError(f"one place is one request; this one is {self._state}")
         self._state = "sent"
-        self._gate.on_sent()
+        self._gate.on_sent(self)
 
     def not_sent(self) -> None:
         """The creation did not leave after all, since there was no connection."""
@@ -59,8 +81,18 @@ class Lease:
             self._state = "held"
             self._gate.on_not_sent()
 
-    def answered(self) -> None:
+    def lost(self) -> None:
+        """Whether the creation arrived is not known."""
         if self._state == "sent":
+            self._state = "lost"
+            self._gate.on_lost(self)
+
+    @property
+    def is_in_doubt(self) -> bool:
+        return self._state == "lost"
+
+    def answered(self) -> None:
+        if self._state in {"sent", "lost"}:
             self._state = "answered"
             self._gate.on_answered(self)
 
@@ -70,9 +102,8 @@ class Lease:
 
     def release(self) -> None:
         if self._state != "released":
-            self.answered()
-            unused, self._state = self._state == "held", "released"
-            self._gate.on_released(self, unused=unused)
+            before, self._state = self._state, "released"
+            self._gate.on_released(self, unused=before == "held", unanswered=before in {"sent", "lost"})
 
     def __enter__(self) -> Self:
         return self
@@ -108,6 +139,10 @@ class Gate:
         self._closed: Callable[[], Exception] | None = None
         self._admitting = False
         self._timer: asyncio.TimerHandle | None = None
+        self._stall_timer: asyncio.TimerHandle | None = None
+        self._is_stalled = False
+        self._stalled_at: float | None = None
+        self._back_at: float | None = None
 
     async def acquire(
         self, caller: str, *, batch: str | None = None, max_concurrent: int | None = None
@@ -130,12 +165,30 @@ class Gate:
             raise
         return lease
 
-    def adopt(self, caller: str, *, batch: str | None = None, max_concurrent: int | None = None) -> Lease:
+    def adopt(
+        self,
+        caller: str,
+        *,
+        batch: str | None = None,
+        max_concurrent: int | None = None,
+        lost: float | None = None,
+        expected: str | None = None,
+    ) -> Lease:
         """The slot of a prediction that an earlier process has in flight, whether one is free or not. `count` counted
-        its place."""
-        lease = Lease(self)
-        lease.sent()
-        self._policy.adopt(lease, caller, batch=batch, max_concurrent=max_concurrent, now=_now())
+        its place. With `lost`, the seconds since it was sent, its creation is in doubt and has a place as well: that
+        which is `expected` under this name, if one is."""
+        lease = Lease(self, "sent" if lost is None else "lost")
+        now = _now()
+        self._policy.adopt(
+            lease,
+            caller,
+            batch=batch,
+            max_concurrent=max_concurrent,
+            now=now,
+            lost=None if lost is None else now - lost,
+            expected=expected,
+        )
+        self._admit_soon()  # so that a stall is noted
         return lease
 
     def place(self, caller: str, batch: str | None, behind: int) -> int:
@@ -178,16 +231,26 @@ class Gate:
         self._policy.proceed(caller, _now(), exhausted_for=exhausted_for)
         self._admit_soon()
 
-    def resume(self, log: WindowLog) -> None:
+    def upstream_answered(self, sent: float) -> None:
+        """A request other than a creation, which left at this moment of the loop's clock, was answered."""
+        if self._policy.upstream_answered(sent):
+            self._admit_soon()
+
+    def resume(self, window_log: WindowLog) -> None:
         """Count what was spent before this process began, and keep the log from now on. Before any admission."""
-        self._log = log
-        for left, places in log.left(if_unknown=self._policy.window.limit):
+        self._log = window_log
+        for left, places in window_log.left(if_unknown=self._policy.window.limit):
             self.count([WINDOW - left] * places)
 
     def count(self, spent: Iterable[float]) -> None:
         """Count places of an earlier process: seconds since each was answered, negative if its answer may yet come.
         Before any admission."""
         self._policy.count(spent, _now())
+
+    def expect(self, name: str, seconds: float) -> None:
+        """Count the place of a creation of an earlier process that may arrive for so many seconds yet, until it is
+        adopted by its name. Before any admission."""
+        self._policy.expect(name, _now() + seconds)
 
     def dismiss(self, caller: str, batch: str, reason: Callable[[], Exception]) -> None:
         """End the waits of a batch: `reason()` is raised in each."""
@@ -211,6 +274,7 @@ class Gate:
             requests_per_minute_limit=policy.window.limit,
             current_rate_per_minute=policy.window.used(now),
             paused_seconds=policy.queue.longest_pause(now),
+            stall=StallStats(self._is_stalled, self._stalled_at, self._back_at, len(policy.stall.in_doubt)),
         )
 
     def snapshot(self) -> GateSnapshot:
@@ -225,8 +289,9 @@ class Gate:
         """Seconds until one more generation is done while others wait."""
         return self._policy.seconds_per_release()
 
-    def on_sent(self) -> None:
-        """For a lease alone: the next process counts its place until its answer is known."""
+    def on_sent(self, lease: Lease) -> None:
+        """For the lease alone: the next process counts its place until its answer is known."""
+        self._policy.sent(lease, _now())
         if self._log:
             self._log.taken()
 
@@ -235,6 +300,11 @@ class Gate:
         if self._log:
             self._log.given_back()
 
+    def on_lost(self, lease: Lease) -> None:
+        """For the lease alone: its place counts until its creation is in doubt no more."""
+        self._policy.lost(lease)
+        self._admit_soon()
+
     def on_answered(self, lease: Lease) -> None:
         """For the lease alone: its 60 seconds begin."""
         self._policy.answered(lease, _now())
@@ -242,12 +312,15 @@ class Gate:
             self._log.answered()
         self._admit_soon()
 
-    def on_released(self, lease: Lease, *, unused: bool) -> None:
-        """For the lease alone: its slot is free, and its place too if it is unused."""
+    def on_released(self, lease: Lease, *, unused: bool, unanswered: bool) -> None:
+        """For the lease alone: its slot is free. Its place is free if it is unused, and counts from now if it is
+        unanswered."""
         if unused:
             self._policy.withdraw(lease)
         else:
             self._policy.release(lease, _now())
+        if unanswered and self._log:
+            self._log.answered()
         self._admit_soon()
 
     @staticmethod
@@ -264,11 +337,33 @@ class Gate:
 
     def _admit(self) -> None:
         self._admitting = False
+        self._watch_stall()
         step = self._policy.step(_now())
         for lease in step.admitted:
             if not lease.granted.done():  # else it was cancelled in this tick, and its task will release it
                 lease.granted.set_result(None)
         self._arm(step.next_chance)
+
+    def _watch_stall(self) -> None:
+        if self._policy.stall.is_on:
+            if self._stall_timer is None and not self._is_stalled:
+                self._stall_timer = asyncio.get_running_loop().call_later(
+                    _STALL_NOTED_AFTER, self._note_stall
+                )
+            return
+        if self._stall_timer is not None:
+            self._stall_timer.cancel()
+            self._stall_timer = None
+        if self._is_stalled:
+            self._is_stalled, self._back_at = False, time.time()
+            log.warning("upstream_back", in_doubt=len(self._policy.stall.in_doubt))
+
+    def _note_stall(self) -> None:
+        self._stall_timer = None
+        self._is_stalled, self._stalled_at = True, time.time()
+        log.warning(
+            "upstream_stalled", in_doubt=len(self._policy.stall.in_doubt), waiting=len(self._policy.queue)
+        )
 
     def _arm(self, wake: float) -> None:
         """One timer, for the first moment at which time alone may admit more."""

@@ -20,6 +20,11 @@ _WAITING: Final[JSON] = {
     **_MOMENT, "description": "A stop interrupted it, and it goes on once its owner comes back."
 }  # fmt: skip
 
+_IN_DOUBT: Final[JSON] = {
+    "const": True, "description": "The answer to its creation was lost. Whether it arrived is being found out, or will "
+    "be once its owner comes back.",
+}  # fmt: skip
+
 _SOON: Final[JSON] = {
     "estimated_seconds": {"type": "number", "description": "Until it has ended, about."},
     "place": {"type": "integer", "minimum": 1, "description": "About which in line it is, while it waits."},
@@ -62,7 +67,7 @@ def _of_generations() -> JSON:
         "UnfinishedGeneration": an_object(
             {
                 **alive, "batch_id": sometimes["batch_id"], **_SOON, "progress": percent, "webhook": ref("Delivery"),
-                "waiting_for_owner_since": _WAITING,
+                "waiting_for_owner_since": _WAITING, "creation_in_doubt": _IN_DOUBT,
             },
             required=list(alive),
             description="One that has not ended. `submitting` is on its way to Replicate.",
@@ -182,6 +187,12 @@ def _of_the_service() -> JSON:
         _COUNT,
     )  # fmt: skip
     concurrency = an_object({**figures, "paused_seconds": _NUMBER})
+    moment: JSON = {"anyOf": [_MOMENT, {"type": "null"}]}
+    upstream = an_object(
+        {"stalled": _YES_NO, "stalled_at": moment, "back_at": moment, "creations_in_doubt": _COUNT},
+        description="Whether Replicate answers nothing, when that was last noticed and when it was last back, and "
+        "how many creations are searched for since their answer was lost.",
+    )
     return {
         "Configured": an_object({"success": _YES_NO, "concurrency": concurrency}),
         "Models": an_object({"models": {"type": "array", "items": ref("Model")}}),
@@ -212,7 +223,7 @@ def _of_the_service() -> JSON:
             {
                 "service": TEXT, "version": TEXT, "uptime_seconds": _NUMBER, "simulated": _YES_NO,
                 "admin_api_configured": _YES_NO, "default_replicate_token_configured": _YES_NO,
-                "concurrency": concurrency,
+                "concurrency": concurrency, "upstream": upstream,
                 "polling": an_object({"requests_per_minute_limit": _COUNT, "current_rate_per_minute": _COUNT}),
                 "generations": an_object({"succeeded": _COUNT, "failed": _COUNT, "canceled": _COUNT}),
                 "account_shared": _YES_NO

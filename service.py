@@ -20,7 +20,8 @@ from admission.durations import Durations
 from admission.sliding_window import WINDOW
 from auth import ADMIN, Doors
 from budget import DAY
-from concurrency import Gate, GateStats
+from concurrency import Gate, GateStats, StallStats
+from contract.states import iso8601
 from errors import LedgerDown, ShuttingDown
 from files import Files
 from files.hosts import Hosts
@@ -150,6 +151,7 @@ class Runtime:
             "admin_api_configured": self.settings.admin_key is not None,
             "default_replicate_token_configured": self.settings.replicate_token is not None,
             "concurrency": concurrency_figures(gate),
+            "upstream": _upstream_figures(gate.stall),
             "polling": {
                 "requests_per_minute_limit": others.requests_per_minute_limit,
                 "current_rate_per_minute": others.current_rate_per_minute,
@@ -272,7 +274,12 @@ def build(settings: Settings, *, provider: FullProvider | None = None) -> Runtim
             ledger=ledger,
             queries=queries,
             provider=provider
-            or Replicate(base_url=settings.REPLICATE_BASE_URL, others=others, durations=durations),
+            or Replicate(
+                base_url=settings.REPLICATE_BASE_URL,
+                others=others,
+                durations=durations,
+                on_answer=gate.upstream_answered,
+            ),
             gate=gate,
             threads=threads,
             cpu=cpu,
@@ -315,6 +322,15 @@ def concurrency_figures(gate: GateStats) -> dict[str, Any]:
         "requests_per_minute_limit": gate.requests_per_minute_limit,
         "current_rate_per_minute": gate.current_rate_per_minute,
         "paused_seconds": round(gate.paused_seconds, 1),
+    }
+
+
+def _upstream_figures(stall: StallStats) -> dict[str, Any]:
+    return {
+        "stalled": stall.is_on,
+        "stalled_at": None if stall.stalled_at is None else iso8601(stall.stalled_at),
+        "back_at": None if stall.back_at is None else iso8601(stall.back_at),
+        "creations_in_doubt": stall.in_doubt,
     }
 
 

@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 from typing import Final
 
-from admission.fair_queue import Flow
+from admission.fair_queue import UNPROVEN, Flow
 
 ABOUT: Final = 600.0
 """Seconds for which a caller, or a single call, counts as about."""
@@ -32,8 +32,9 @@ class Arrivals:
         self._singles_until = -math.inf
 
     def note(self, caller: str, batch: str | None) -> None:
-        """A caller brings tickets. They count from the next `stamp`."""
-        self._new[caller, batch is None] = None
+        """A caller brings tickets. They count from the next `stamp`. Unproven callers do not count."""
+        if caller != UNPROVEN:
+            self._new[caller, batch is None] = None
 
     def stamp(self, now: float) -> None:
         """Those who were noted since the last time came at `now`."""

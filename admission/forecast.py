@@ -21,8 +21,9 @@ from typing import Final, Literal
 
 from admission.durations import Durations, Took
 from admission.fair_queue import Line
-from admission.policy import GateSnapshot, Policy, Step
+from admission.policy import Policy, Step
 from admission.sliding_window import WINDOW
+from admission.snapshot import GateSnapshot
 
 Strategy = Literal["immediate", "window", "queue"]
 
@@ -131,7 +132,8 @@ class Simulation:
         )
         for number, line in enumerate(seen.lines):
             self._bring_in(number, line)
-        self._policy.restore(seen, unanswered=seen.now + self._answer + WINDOW)
+        answers_again = max(seen.now, seen.stalled_until)
+        self._policy.restore(seen, unanswered=answers_again + self._answer + WINDOW)
         own = ((self._own, item) for item in range(len(draws)))
         self._policy.enqueue(own, caller, batch=_NEWCOMER, max_concurrent=max_concurrent)
 

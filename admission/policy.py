@@ -1,20 +1,18 @@
-"""Admission: a generation starts when a slot and a place in the window are both free. Neither is taken
-alone, so waiting burns no budget.
+"""Admission: a generation starts when a slot and a place in the window are both free. Neither is taken alone.
 
-A *slot* is one prediction in flight, from just before its creation to its terminal state. A *place* is
-one creation in the sliding window. Three choices make the policy:
+A *slot* is one prediction in flight, from just before its creation to its terminal state. A *place* is one creation in
+the sliding window. Five choices make the policy:
 
-- **The window is exact**, a log of times and no bucket: at 600 a minute a leaky bucket lets 1,199 starts
-  into one 60-second window. A place is counted from its admission, without end while its request is on the
-  way, and for 60 seconds after its *answer*. An arrival at Replicate lies between its sending and its answer,
-  so place *k + N* arrives at least 60 seconds after place *k*, however long the network takes.
+- **The window is exact**, a log of times and no bucket: at 600 a minute a leaky bucket lets 1,199 starts into one
+  60-second window. A place counts from its admission, without end while its request is on the way, and for 60 seconds
+  after its *answer*. An arrival lies between its sending and its answer, so place *k + N* arrives at least 60 seconds
+  after place *k*. A creation whose answer was lost may arrive at any time: it keeps slot and place until a search has
+  found out, and its 60 seconds begin then.
+- **A stalled upstream gets nothing more** (`stall`) until it answers what was sent after the last lost creation.
 - **Callers take turns, then each caller's batches** (`fair_queue`): one call beside a batch of 10,000 waits for a
-  turn, not for the batch.
-- **The last part of the window is paced** (`reserve`), as much of it as single calls are about to want. Turns do not
-  help once a batch has spent the minute in its first seconds. So batches take these places evenly over the minute,
-  and single calls take them first. A place that only batches want is never wasted.
-- **Unproven callers** share one turn, and while others are about a twentieth of the window: their creations may all
-  be refused, which spends the place.
+  turn, not for the batch. Callers whose accounts are not known share one turn (`unproven`).
+- **The last part of the window is paced** (`reserve`), as much as single calls are about to want. Batches take these
+  places evenly over the minute, single calls take them first, and none that only batches want is wasted.
 - **The last slots are kept** (`slots`) for those who hold none, as long as predictions are long and others are about.
 
 Every rule stands here, once, and `now` is an argument (seconds of any monotonic clock). What waits or runs is known by
@@ -27,22 +25,14 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from admission import slots
-from admission.arrivals import Arrivals, ArrivalsState
+from admission.arrivals import Arrivals
 from admission.durations import Durations
-from admission.fair_queue import (
-    UNPROVEN,
-    UNPROVEN_TURN,
-    FairQueue,
-    Flow,
-    Line,
-    MayGo,
-    Taken,
-    Ticket,
-    all_of,
-    is_single,
-)
-from admission.reserve import Reserve, ReserveState
+from admission.fair_queue import FairQueue, Flow, MayGo, Taken, Ticket, all_of, is_single
+from admission.reserve import Reserve
 from admission.sliding_window import WINDOW, SlidingWindow
+from admission.snapshot import GateSnapshot
+from admission.stall import Stall
+from admission.unproven import Unproven, group, is_unproven
 
 UNDER_WAY = 1.0
 """Seconds in which most creations under way are answered."""
@@ -57,36 +47,12 @@ class Step(NamedTuple):
     only_time: bool
 
 
-@dataclass(frozen=True, slots=True)
-class GateSnapshot:
-    """All that decides when a newcomer is admitted. Moments are by the gate's clock.
-
-    Attributes:
-        places: When each place taken is free again; infinity without an answer.
-        unproven: The same for the places that unproven callers took.
-        reserve: The reserve, and who took places from it.
-        arrivals: Who came lately.
-        held: How long slots were held lately, in seconds.
-        paused_until: The callers who are paused now.
-        lines: The waiting and running tickets.
-    """
-
-    now: float
-    concurrent_limit: int
-    requests_per_minute: int
-    places: tuple[float, ...]
-    reserve: ReserveState
-    arrivals: ArrivalsState
-    held: tuple[float, ...]
-    paused_until: dict[str, float]
-    lines: tuple[Line, ...]
-    unproven: tuple[float, ...] = ()
-
-
 @dataclass(slots=True, eq=False)
 class _Admission:
     flow: Flow
     since: float
+    sent: float
+    """When its creation left; until then, when it was admitted."""
     unanswered: tuple[SlidingWindow, ...] = ()
     """The windows in which its place has no answer yet."""
     pace: float = 0.0
@@ -98,7 +64,7 @@ class Policy:
 
     Report each event by a method, then call `step`. `interactive_reserve` is the largest share of the window for which
     single calls go before batches; 0 turns the reserve off. `durations` learns how long slots are held. The limit of
-    slots, `window` and `queue` are public for reading alone.
+    slots, `window`, `queue` and `stall` are public for reading alone.
     """
 
     def __init__(
@@ -112,10 +78,12 @@ class Policy:
         self._in_flight: dict[Ticket, _Admission] = {}
         self.queue = FairQueue()
         self.window = SlidingWindow(0)
+        self.stall = Stall()
+        self._expected: dict[Ticket, float] = {}
+        """When each expected place is free."""
         self._reserve = Reserve(interactive_reserve)
         self._arrivals = Arrivals()
-        self._unproven = SlidingWindow(0)
-        """The places of the last minute that unproven callers took. Its limit is theirs while others are about."""
+        self._unproven = Unproven()
         self._durations = durations
         self._set_limits(concurrent_limit, requests_per_minute)
 
@@ -131,10 +99,8 @@ class Policy:
     ) -> None:
         """Let tickets wait, in this order. `batch` groups the tickets of one batch; without it they are single calls.
         `max_concurrent` bounds the batch below the policy's own limit."""
-        batch = _group(caller, batch)
-        if caller != UNPROVEN:
-            self._arrivals.note(caller, batch)
-        self.queue.add(tickets, caller, batch, max_concurrent)
+        self._arrivals.note(caller, batch)
+        self.queue.add(tickets, caller, group(caller, batch), max_concurrent)
 
     def withdraw(self, ticket: Ticket) -> None:
         """Remove a ticket that waits, or that was admitted and sent nothing. It leaves no trace. A ticket that is
@@ -144,6 +110,7 @@ class Policy:
             self.queue.discard(ticket)
             return
         admission.flow.released(ticket)
+        self.stall.gone(ticket)
         for window in admission.unanswered:
             window.give_back()
         self._reserve.give_back(admission.pace)
@@ -156,31 +123,56 @@ class Policy:
         batch: str | None = None,
         max_concurrent: float | None = None,
         now: float,
+        lost: float | None = None,
+        expected: Ticket | None = None,
     ) -> None:
-        """A ticket that an earlier process has in flight takes a slot, free or not. `count` counted its place."""
-        flow = self.queue.flow(caller, _group(caller, batch), max_concurrent)
+        """A ticket that an earlier process has in flight takes a slot, free or not. `count` counted its place. A
+        creation in doubt, which was sent at the moment `lost`, takes a place as well, or that which was `expected`."""
+        flow = self.queue.flow(caller, group(caller, batch), max_concurrent)
         flow.adopted()  # begun before any pause that is known here, so it proves nothing of one
-        self._in_flight[ticket] = _Admission(flow, now)
+        admission = self._in_flight[ticket] = _Admission(flow, now, now)
+        if lost is not None:
+            self.window.forget(self._expected.pop(expected, math.inf))
+            admission.unanswered = (self.window,)
+            self.window.take()
+            self.stall.lost(ticket, lost)
+
+    def sent(self, ticket: Ticket, now: float) -> None:
+        """The creation of an admitted ticket leaves."""
+        self._in_flight[ticket].sent = now
+
+    def lost(self, ticket: Ticket) -> None:
+        """The answer of a creation is lost. It keeps slot and place until `answered`, which is then the verdict of a
+        search, or `release`."""
+        self.stall.lost(ticket, self._in_flight[ticket].sent)
 
     def answered(self, ticket: Ticket, now: float) -> None:
         """The creation of an admitted ticket is answered at `now`, which may lie in the future. Its place counts for 60
         seconds from then. A second call has no effect."""
         admission = self._in_flight[ticket]
-        for window in admission.unanswered:
-            window.answered(now)
-        admission.unanswered = ()
+        if admission.unanswered and ticket not in self.stall.in_doubt:
+            self.stall.created(ticket, admission.sent)
+        self._count_from(now, ticket, admission)
 
     def release(self, ticket: Ticket, now: float) -> None:
         """An admitted ticket is over and frees its slot. Without an answer its place counts from now."""
-        if self._in_flight[ticket].unanswered:
-            self.answered(ticket, now)
         admission = self._in_flight.pop(ticket)
+        self._count_from(now, ticket, admission)
         admission.flow.released(ticket)
         self._durations.note_slot(now - admission.since)
+
+    def upstream_answered(self, sent: float) -> bool:
+        """Another request than a creation, which left at `sent`, is answered. Returns whether that ends a stall."""
+        return self.stall.answered(sent)
 
     def count(self, spent: Iterable[float], now: float) -> None:
         """Count places of an earlier process: seconds since each was answered, negative if its answer may yet come."""
         self.window.count(spent, now)
+
+    def expect(self, name: Ticket, until: float) -> None:
+        """Count a place of an earlier process whose creation may arrive until then, unless `adopt` takes it over."""
+        self.window.count((0.0,), until)
+        self._expected[name] = until + WINDOW
 
     def pause(self, caller: str, until: float) -> None:
         """Admit nothing of this caller until then, afterwards one ticket at a time until `proceed`."""
@@ -223,10 +215,11 @@ class Policy:
     def restore(self, seen: GateSnapshot, *, unanswered: float) -> None:
         """Take over the window, the reserve, the arrivals and the pauses of another policy, after `adopt` and `enqueue`
         have brought in its tickets. Places without an answer are taken to be free again at the moment `unanswered`."""
-        for window, free_at in ((self.window, seen.places), (self._unproven, seen.unproven)):
+        for window, free_at in ((self.window, seen.places), (self._unproven.places, seen.unproven)):
             window.restore(unanswered if moment == math.inf else moment for moment in free_at)
         self._reserve.restore(seen.reserve, unanswered=unanswered)
         self._arrivals.restore(seen.arrivals)
+        self.stall.expect(seen.stalled_until)
         for caller, until in seen.paused_until.items():
             self.queue.pause(caller, until)
 
@@ -236,12 +229,16 @@ class Policy:
         """Admit all that may go now."""
         self._follow(now)
         admitted: list[Ticket] = []
-        while (free := self.window.free(now)) > 0 and len(self._in_flight) < self.concurrent_limit:
+        while (
+            (free := self.window.free(now)) > 0
+            and len(self._in_flight) < self.concurrent_limit
+            and (most := self.stall.admits(now)) > 0
+        ):
             reserve = self._reserve.left(now)
             from_reserve = free <= reserve
             by_turns = 0 if from_reserve else min(free - reserve, self._slots_by_turns())
             if by_turns > 0 and not self.queue.has_unproven:
-                taken = self.queue.take(now, by_turns)
+                taken = self.queue.take(now, int(min(by_turns, most)))
             else:
                 taken = self._choose(now, free, from_reserve=from_reserve)
             if taken is None:
@@ -259,11 +256,12 @@ class Policy:
 
         `usual` is how long such a generation takes. It also stands for how long slots are held, until one was. `bound`
         is the batch's `max_concurrent`."""
-        batch = _group(caller, batch)
+        batch = group(caller, batch)
         self._follow(now)
         place = self.place(caller, batch, ahead, now)
         free, free_slots = self.window.free(now), self.concurrent_limit - len(self._in_flight)
-        turnover = max(0, place - free_slots) * self._turnover(usual)
+        turnover = max(0.0, self.stall.expected_until(now) - now)
+        turnover += max(0, place - free_slots) * self._turnover(usual)
         own = 0.0 if bound is None else (ahead + 1) * usual / bound
         # When each place that is free now is taken, if no more than these tickets wait: the reserve's at its pace.
         wanted = max(self.queue.batched, ahead + 1 if batch is not None else 0)
@@ -282,7 +280,7 @@ class Policy:
     def place(self, caller: str, batch: str | None, ahead: int, now: float) -> int:
         """The place in line, 1 for the next, of a ticket with `ahead` tickets of its own flow before it, if all turns
         from now on are equal. The ticket itself need not be in the queue yet."""
-        batch = _group(caller, batch)
+        batch = group(caller, batch)
         is_first = batch is None and self.window.free(now) <= self._reserve.left(now)
         return self.queue.place(
             caller, batch, ahead, singles_first=is_first and self._reserve.singles_first(now)
@@ -303,10 +301,11 @@ class Policy:
             places=self.window.free_at(),
             reserve=self._reserve.state(),
             arrivals=self._arrivals.state(),
-            unproven=self._unproven.free_at(),
+            unproven=self._unproven.places.free_at(),
             held=self._durations.slots(),
             paused_until=self.queue.paused_until(now),
             lines=self.queue.lines(),
+            stalled_until=self.stall.expected_until(now),
         )
 
     @property
@@ -320,7 +319,7 @@ class Policy:
             raise ValueError(f"requests_per_minute must be at least 1, got {requests_per_minute}")
         self.concurrent_limit = concurrent_limit
         self.window.limit = requests_per_minute
-        self._unproven.limit = max(1, requests_per_minute // UNPROVEN_TURN)
+        self._unproven.follow(requests_per_minute)
 
     def _follow(self, now: float) -> None:
         self._arrivals.stamp(now)
@@ -342,10 +341,8 @@ class Policy:
         if from_reserve and self.queue.singles and (batches_wait or self._reserve.singles_first(now)):
             kinds.insert(0, is_single)
         kept = slots.for_newcomers(self._arrivals, now) if self._is_kept() else None
-        if self.queue.has_unproven and self._unproven.free(now) <= 0:
-            kept = all_of(
-                kept, lambda flow: flow.owner.name != UNPROVEN or not self._arrivals.others_than(flow, now)
-            )
+        if self.queue.has_unproven:
+            kept = all_of(kept, self._unproven.rule(self._arrivals, now))
         for holding in (slots.holds_little(self.concurrent_limit), None):
             for kind in kinds:
                 if taken := self.queue.take(now, may_go=all_of(kept, holding, kind)):
@@ -358,20 +355,30 @@ class Policy:
         return free <= slots.kept(self.concurrent_limit, self._durations.mean_slot())
 
     def _admit(self, ticket: Ticket, flow: Flow, now: float, *, from_reserve: bool) -> None:
-        admission = self._in_flight[ticket] = _Admission(flow, now, (self.window,))
+        admission = self._in_flight[ticket] = _Admission(flow, now, now, (self.window,))
         if flow.batch is None:
             admission.unanswered += (self._reserve.singles,)
-        if flow.owner.name == UNPROVEN:
-            admission.unanswered += (self._unproven,)
+        if is_unproven(flow):
+            admission.unanswered += (self._unproven.places,)
         if from_reserve:
             admission.unanswered += (self._reserve.places,)
             admission.pace = self._reserve.take(now)
         for window in admission.unanswered:
             window.take()
+        self.stall.admitted(ticket)
+
+    def _count_from(self, moment: float, ticket: Ticket, admission: _Admission) -> None:
+        """Let its place count for 60 seconds from this moment, unless it does already."""
+        self.stall.gone(ticket)
+        for window in admission.unanswered:
+            window.answered(moment)
+        admission.unanswered = ()
 
     def _stepped(self, admitted: list[Ticket], now: float, free: int) -> Step:
         if not self.queue:
             return Step(admitted, math.inf, only_time=False)
+        if not self.stall.admits(now):
+            return Step(admitted, self.stall.next_chance(), only_time=self.stall.next_chance() < math.inf)
         if free <= 0:
             return Step(admitted, self.window.next_expiry(), only_time=True)
         is_paced = self._reserve.is_paced(free, now, self.queue.batched) and free <= self._reserve.left(now)
@@ -382,7 +389,7 @@ class Policy:
         if is_paced:
             next_chance = min(next_chance, self._reserve.paced_until, self.window.next_expiry())
         if self.queue.has_unproven:
-            next_chance = min(next_chance, self._unproven.next_expiry(), self._arrivals.next_end(now))
+            next_chance = min(next_chance, self._unproven.places.next_expiry(), self._arrivals.next_end(now))
         if self._arrivals.has_singles(now) or self._is_kept():
             next_chance = min(next_chance, self._arrivals.next_end(now))
         return Step(admitted, next_chance, only_time)
@@ -390,8 +397,3 @@ class Policy:
     def _turnover(self, usual: float) -> float:
         """Seconds from one release of a slot to the next while all are held."""
         return self._durations.mean_slot(usual) / self.concurrent_limit
-
-
-def _group(caller: str, batch: str | None) -> str | None:
-    """The batch that tickets count to. Those of unproven callers are no single calls, which would go first."""
-    return UNPROVEN if caller == UNPROVEN and batch is None else batch

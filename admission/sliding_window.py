@@ -8,6 +8,7 @@ import math
 from bisect import insort
 from collections import deque
 from collections.abc import Iterable
+from contextlib import suppress
 from typing import Final
 
 WINDOW: Final = 60.0
@@ -67,6 +68,11 @@ class SlidingWindow:
 
     def count(self, spent: Iterable[float], now: float) -> None:
         """Count places of an earlier process: seconds since each was answered, negative if its answer may yet come. In
-        any order, and by clocks that may have been set."""
-        left = (WINDOW - min(max(-WINDOW, seconds), WINDOW) for seconds in spent)
+        any order."""
+        left = (WINDOW - min(seconds, WINDOW) for seconds in spent)
         self.restore([*self._expiries, *(now + seconds for seconds in left)])
+
+    def forget(self, free_at: float) -> None:
+        """Take back a place that `count` counted until this moment, if it counts still."""
+        with suppress(ValueError):
+            self._expiries.remove(free_at)

@@ -17,6 +17,7 @@ from bench.ledger import ledger
 from bench.measures import claims
 from bench.overhead import overhead
 from bench.report import Section, markdown
+from bench.stalls import stalls
 from bench.trouble import trouble
 from bench.window import window
 
@@ -34,16 +35,17 @@ def main() -> int:
 
 
 def _sections() -> Iterator[Section]:
-    """Those that use the machine by themselves, then the one that waits for minutes beside those that wait, too."""
+    """Those that use the machine by themselves, then those that wait for minutes beside those that wait, too."""
     yield claims()
     yield overhead()
     yield ledger()
     yield kills()
     yield crowd()
-    windows = beside(window)
+    windows, still = beside(window), beside(stalls)
     yield contest()
     yield trouble()
     yield windows.result()
+    yield still.result()
 
 
 def _conditions() -> str:

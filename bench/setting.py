@@ -18,13 +18,21 @@ TOKEN = {"X-Replicate-API-Key": "r8_bench"}
 
 @contextmanager
 def simulated(*arguments: str) -> Iterator[str]:
-    """A simulator process; gives its URL. It ends when its standard input is closed, which leaving `Popen` does."""
+    """A simulator process; gives its URL."""
+    with simulator_process(*arguments) as (url, _):
+        yield url
+
+
+@contextmanager
+def simulator_process(*arguments: str) -> Iterator[tuple[str, int]]:
+    """A simulator process; gives its URL and its id. It ends when its standard input is closed, which leaving `Popen`
+    does."""
     command = [sys.executable, "-m", "simulator", "--port", "0", "--exit-on-stdin-eof", *arguments]
     with subprocess.Popen(
         command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as process:
         assert process.stdout is not None
-        yield process.stdout.readline().split()[-1]
+        yield process.stdout.readline().split()[-1], process.pid
 
 
 @contextmanager

@@ -84,6 +84,7 @@ class AttemptRunner:
             admitted = clock()
             generation.attempts.append(attempt)
             with lease:
+                attempt.lease = lease
                 try:
                     # Again, since after most of a day in the queue the addresses have expired.
                     await self._upload(generation.caller, attempt)
@@ -103,11 +104,12 @@ class AttemptRunner:
     async def _resume(self, generation: Generation, attempt: Attempt, batch: Batch | None) -> None:
         began = asyncio.get_running_loop().time()
         with _failure_kept(attempt):
-            with self._adopted(generation, batch):
+            with self._adopted(generation, attempt, batch) as lease:
+                attempt.lease = lease
                 try:
                     if attempt.prediction is None:
                         attempt.prediction = await self._recovered(generation, attempt)
-                        attempt.answered_at = time.time()
+                        lease.answered()
                     spent = time.time() - (attempt.answered_at or time.time())
                     left = max(self._limit(generation) - spent, _LAST_LOOK)
                     attempt.prediction = await self._watch(generation, attempt, attempt.prediction, left)
@@ -141,11 +143,13 @@ class AttemptRunner:
         ]
         attempt.sent = {**attempt.input, takes.parameter: sent if isinstance(given, list) else sent[0]}
 
-    def _adopted(self, generation: Generation, batch: Batch | None) -> Lease:
+    def _adopted(self, generation: Generation, attempt: Attempt, batch: Batch | None) -> Lease:
         return self._gate.adopt(
             generation.caller.turn,
             batch=batch.id if batch else None,
             max_concurrent=batch.max_concurrent if batch else None,
+            lost=attempt.age if attempt.prediction is None else None,
+            expected=attempt_id_of(generation, attempt),
         )
 
     async def _watch(
@@ -233,6 +237,9 @@ class AttemptRunner:
                 await asyncio.wait([search])
                 raise
             return await self._undone(generation, attempt, search)
+        finally:
+            if not search.cancelled():  # its place counts for a minute from now, also in the next process
+                attempt.answered_at = time.time()
 
     async def _recover(self, generation: Generation, attempt: Attempt) -> Created:
         try:

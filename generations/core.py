@@ -1,10 +1,12 @@
 """The part of the service that runs on one event loop, built from a given ledger and provider."""
 
 import asyncio
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
+from admission.sliding_window import WINDOW
 from auth import ADMIN, Doors
 from budget import Budget
 from callbacks import Callbacks
@@ -17,7 +19,7 @@ from generations.idempotency import IdempotencyKeys
 from generations.late import LatePredictions
 from generations.lifecycle import FIRST_BACKOFF, Runner
 from generations.push import PushInbox
-from generations.recovery import Recovery, StartupState
+from generations.recovery import Recovery, StartupState, seconds_in_doubt
 from generations.service import GenerationService
 from generations.status import Status
 from generations.supervisor import Supervisor
@@ -58,6 +60,8 @@ class Core:
         self.provider.register_known(state.prediction_ids)
         for each in state.uncertain:
             self.provider.register_uncertain(each)
+            if (seconds := seconds_in_doubt(each.since, now=time.time())) > -WINDOW:
+                self.gate.expect(each.reference, seconds)
         self.suspension.resume(state.restored)
         self.suspension.suspend(state.suspended)
         self.budget.begin(spent)

@@ -12,6 +12,7 @@ from typing import Any
 from auth import Caller
 from catalog.adaptation import Change, Step
 from catalog.model import Model
+from concurrency import Lease
 from contract.states import ENDED, State
 from errors import InvalidRequest, OutcomeUnknown, ServiceError
 from ledger import Ledger
@@ -43,6 +44,8 @@ class Attempt:
     """The model was not called, for the reason in `error`."""
     unrecoverable: bool = False
     """The upstream could not be searched for the prediction of this attempt."""
+    lease: Lease | None = None
+    """Its slot and place, while it has them."""
 
     def __post_init__(self) -> None:
         self.sent = self.input
@@ -87,6 +90,11 @@ class Attempt:
     def is_open(self) -> bool:
         """Whether it may have started a prediction whose end is unknown."""
         return self.submitted_at is not None and self.error is None
+
+    @property
+    def is_searched_for(self) -> bool:
+        """Whether its creation is searched for, since no answer shows whether it arrived."""
+        return self.lease is not None and self.lease.is_in_doubt
 
     def record(self, generation_id: str, number: int) -> AttemptRecord:
         created_at = self.prediction.created_at if self.prediction else None

@@ -14,6 +14,7 @@ from typing import Any, Final
 
 import structlog
 
+from admission.sliding_window import WINDOW
 from auth import ADMIN, Caller
 from catalog.model import Model
 from contract.states import State
@@ -31,8 +32,9 @@ log = structlog.get_logger("recovery")
 
 _ANOTHER_WORLD: Final = "It was simulated and the service is not any more, or the other way round."
 
-SPENT_FOR: Final = 100.0
-"""Seconds for which a creation may count in the window: until its answer, and a minute from then."""
+LONGEST_DOUBT: Final = 600.0
+"""Seconds after its sending for which a creation without an answer counts as one that may still arrive, if nothing
+searches for it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,10 +46,15 @@ class Restored:
     ended: Sequence[GenerationRecord]
 
     @property
+    def running(self) -> list[Generation]:
+        """The generations to resume, with those of batches."""
+        items = (item for batch in self.batches for item in batch.items)
+        return [each for each in (*self.generations, *items) if isinstance(each, Generation)]
+
+    @property
     def ids(self) -> set[str]:
         """The ids of all of it, batches included."""
-        items = (item for batch in self.batches for item in batch.items)
-        running = (each.id for each in (*self.generations, *items) if isinstance(each, Generation))
+        running = (each.id for each in self.running)
         return {*running, *(batch.id for batch in self.batches), *(record.id for record in self.ended)}
 
 
@@ -175,10 +182,10 @@ def stored_batch(record: BatchRecord, items: Sequence[GenerationRecord]) -> Batc
 class StartupState:
     """Unfinished work of earlier processes, from the ledger.
 
-    `restored` is resumed; `suspended` waits for its owners. `answered_ago` has the seconds since the last answered
-    creations. `prediction_ids` are the latest predictions, `uncertain` the creations among the suspended work that may
-    have made one. `attached_to` are the ids whose attached files may still be needed. `ended_usd` is the cost of
-    the admin's `restored.ended`.
+    `restored` is resumed; `suspended` waits for its owners. `answered_ago` has the seconds since the last creations
+    were answered (`seconds_since`). `prediction_ids` are the latest predictions, `uncertain` the creations among the
+    suspended work that may have made one. `attached_to` are the ids whose attached files may still be needed.
+    `ended_usd` is the cost of the admin's `restored.ended`.
     """
 
     restored: Restored
@@ -238,7 +245,11 @@ def load_startup_state(
     return StartupState(
         restored=restored,
         suspended=suspended,
-        answered_ago=seconds_since(queries.recent_attempts(now - SPENT_FOR), limits.answer_timeout, now=now),
+        answered_ago=seconds_since(
+            queries.recent_attempts(now - LONGEST_DOUBT - WINDOW),
+            now=now,
+            unfinished={each.id for each in restored.running} | {record.id for record in suspended},
+        ),
         prediction_ids=[
             each.prediction_id
             for each in queries.recent_attempts(known_since)
@@ -264,7 +275,7 @@ def _cannot_go_on(record: GenerationRecord, simulated: bool) -> GenerationRecord
 
 def _uncertain(record: GenerationRecord) -> Iterator[UncertainCreation]:
     for each in record.attempts:
-        if each.open and each.prediction_id is None and each.submitted_at is not None:
+        if each.is_in_doubt and each.submitted_at is not None:
             attempt_id = f"{record.id}.{each.number}"
             yield UncertainCreation(
                 attempt_id, record.caller_id, each.model, each.fingerprint, each.submitted_at
@@ -314,13 +325,24 @@ def cancelled(record: GenerationRecord) -> GenerationRecord:
     return ended_record(record, GenerationFailed(detail), "canceled")
 
 
-def seconds_since(attempts: Iterable[AttemptRecord], answer_timeout: float, *, now: float) -> list[float]:
-    """How many seconds ago each recent creation was answered. A request of a dead process may still arrive for as long
-    as the process would have waited for its answer, `answer_timeout`: those are negative."""
-    return [
-        max(0.0, now - each.answered_at)
+def seconds_in_doubt(since: float, *, now: float) -> float:
+    """How long a creation that was sent at `since` may still arrive if nothing searches for it; negative afterwards."""
+    return LONGEST_DOUBT - max(now - since, 0.0)
+
+
+def seconds_since(
+    attempts: Iterable[AttemptRecord], *, now: float, unfinished: Collection[str] = ()
+) -> list[float]:
+    """How many seconds ago each recent creation was answered, or was found to have arrived or not.
+
+    Negative for one without an answer, which may still arrive: it counts as answered at the end of the longest doubt.
+    Those of `unfinished` generations are left out, since each has a place of its own. No date is trusted to lie in the
+    past, for the clock may have been set back."""
+    ago = (
+        max(now - each.answered_at, 0.0)
         if each.answered_at is not None
-        else -max(0.0, each.submitted_at + answer_timeout - now)
+        else -seconds_in_doubt(each.submitted_at, now=now)
         for each in attempts
-        if each.submitted_at is not None and now - each.submitted_at < SPENT_FOR
-    ]
+        if each.submitted_at is not None and not (each.is_in_doubt and each.generation_id in unfinished)
+    )
+    return [seconds for seconds in ago if seconds < WINDOW]

@@ -67,7 +67,8 @@ class Status:
     def _estimate(self, generation: Generation) -> Estimate:
         line = self._line(generation)  # once for both: the queue may be long
         place = None if line is None else self._gate.place(*line)
-        return Estimate(self._seconds(generation, line), place, generation.progress)
+        in_doubt = generation.last is not None and generation.last.is_searched_for
+        return Estimate(self._seconds(generation, line), place, generation.progress, in_doubt)
 
     def _seconds(self, generation: Generation, line: Line | None) -> float:
         model = generation.model

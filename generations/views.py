@@ -20,11 +20,12 @@ Body = dict[str, Any]
 @dataclass(frozen=True, slots=True)
 class Estimate:
     """The forecast of a generation that has not ended: seconds until its end, its place in line (1 is the next)
-    while it is queued, and the progress that its model printed, in per cent."""
+    while it is queued, the progress that its model printed, in per cent, and whether its creation is in doubt."""
 
     seconds: float
     place: int | None = None
     progress: float | None = None
+    in_doubt: bool = False
 
 
 def generation(record: GenerationRecord, address: str, *, estimate: Estimate | None = None) -> Body:
@@ -35,6 +36,8 @@ def generation(record: GenerationRecord, address: str, *, estimate: Estimate | N
         body = facts(record, address) | (_estimate(estimate) if estimate else {})
         if record.suspended_at is not None:
             body["waiting_for_owner_since"] = iso8601(record.suspended_at)
+            if any(each.is_in_doubt for each in record.attempts):
+                body["creation_in_doubt"] = True
     return body
 
 
@@ -135,6 +138,8 @@ def _estimate(estimate: Estimate) -> Body:
         body["place"] = estimate.place
     if estimate.progress is not None:
         body["progress"] = estimate.progress
+    if estimate.in_doubt:
+        body["creation_in_doubt"] = True
     return body
 
 

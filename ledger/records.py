@@ -48,6 +48,11 @@ class AttemptRecord:
     passed_over: bool = False
     clock_skew: float | None = None
 
+    @property
+    def is_in_doubt(self) -> bool:
+        """Whether it was submitted, and it is not known whether that made a prediction."""
+        return self.open and self.submitted_at is not None and self.prediction_id is None
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GenerationRecord:

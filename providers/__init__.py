@@ -195,7 +195,8 @@ class Provider(Protocol):
     ) -> Created:
         """Start a prediction of this model with this input, once. Raises TryAgain or ServiceError.
 
-        The lease is marked as sent when the creation leaves, and as answered when its answer or failure is here.
+        The lease is marked as sent when the creation leaves, and as answered when its answer is here. If it is not
+        known whether the creation arrived, the lease is marked as lost, and as answered when that is known.
         `cancel_after` in seconds. `reference` is this attempt's own id. `callback` is where to push the result. When
         it is cancelled, it still waits for the answer. It raises CancelledError only if whether the creation arrived is
         not known by then. `on_late` gets the prediction if there is one after all, after TryAgain or OutcomeUnknown.

@@ -26,6 +26,7 @@ no model runs here, and what it bills nobody pays. Any token that begins with r8
   GET     /simulator/predictions   the latest predictions
   POST    /simulator/faults        order faults: [{"on": "create", "times": 2, "status": 503}]
   GET     /simulator/faults        what is still ordered; DELETE calls it off
+  POST    /simulator/stall         {"seconds": 60}: answer nothing, then serve what came meanwhile
   POST    /simulator/accounts      {"token": "r8_x", "credit": "low"}
   POST    /simulator/reset         forget everything
 
@@ -48,6 +49,7 @@ class Controls:
             web.get("/simulator/faults", self.faults),
             web.post("/simulator/faults", self.order),
             web.delete("/simulator/faults", self.call_off),
+            web.post("/simulator/stall", self.stall),
             web.post("/simulator/accounts", self.account),
             web.post("/simulator/reset", self.reset),
         ]
@@ -81,6 +83,17 @@ class Controls:
         """Calls every fault off."""
         self._world.faults.clear()
         return web.json_response([])
+
+    async def stall(self, request: web.Request) -> web.Response:
+        """Lets it stand still."""
+        try:
+            asked = await _json(request)
+            if not isinstance(asked, dict) or set(asked) != {"seconds"}:
+                raise ValueError('a stall is {"seconds": how many}')
+            self._world.stall(asked["seconds"])
+        except ValueError as reason:
+            return sendable(refusals.malformed(str(reason)).answer)
+        return sendable(Answer(asked))
 
     async def account(self, request: web.Request) -> web.Response:
         """Sets up an account."""

@@ -53,6 +53,8 @@ class Door:
         return served
 
     async def _pass(self, kind: str, handler: Handler, request: web.Request) -> web.StreamResponse:
+        if kind == "create":
+            await request.read()  # it is handled although its sender gives up meanwhile
         await self._travel()
         world, token = self._world, _token(request)
         world.tally.arrived(kind)
@@ -94,6 +96,7 @@ class Door:
         delay = self._world.network_delay()
         if delay:
             await asyncio.sleep(delay)
+        await self._world.goes_on()
 
 
 def _token(request: web.Request) -> str | None:

@@ -81,6 +81,15 @@ class Simulator:
         order = self._server.world.faults.order
         self._call(lambda: order(on=on, times=times, after=after, **rest))
 
+    def stall(self, seconds: float) -> None:
+        """Take requests in and serve them only after so many seconds, whether their senders wait or not. Only while it
+        runs.
+
+        Raises:
+            ValueError: If that is no number of seconds from 0 to 3600.
+        """
+        self._call(lambda: self._server.world.stall(seconds))
+
     def account(self, token: str, **changes: Any) -> None:
         """Set up an account; what `changes` leaves out stays.
 

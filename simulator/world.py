@@ -3,6 +3,7 @@
 All of it lives on one event loop and is only ever touched there, so nothing here needs a lock.
 """
 
+import asyncio
 import base64
 import math
 import random
@@ -48,8 +49,26 @@ class World:
             skew=options.clock_skew,
         )
 
+        self._stalled_until = -math.inf
+
+    def stall(self, seconds: float) -> None:
+        """Stand still: take requests in, and serve them after so many seconds, whether their senders wait or not.
+
+        Raises:
+            ValueError: If that is no number of seconds from 0 to 3600.
+        """
+        if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 <= seconds <= 3600:
+            raise ValueError(f"seconds must be between 0 and 3600, got {seconds}")
+        self._stalled_until = max(self._stalled_until, asyncio.get_running_loop().time() + seconds)
+
+    async def goes_on(self) -> None:
+        """Wait while it stands still."""
+        clock = asyncio.get_running_loop().time
+        while (left := self._stalled_until - clock()) > 0:  # noqa: ASYNC110 - it may be prolonged
+            await asyncio.sleep(left)
+
     def reset(self) -> None:
-        """Forget everything, as if just started."""
+        """Forget everything, as if just started. A stall that was begun ends at its time."""
         self.webhooks.abandon()
         self.book.close()
         self.uploads.clear()

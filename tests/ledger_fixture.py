@@ -51,7 +51,9 @@ _MOMENTS: Final = {
 """The columns of 0.4.0 that hold Unix times. Its JSON holds more of them, and ISO 8601."""
 
 
-ADDED: Final[frozenset[str]] = frozenset({"account_shared"})
+ADDED: Final[frozenset[str]] = frozenset(
+    {"account_shared", "clock_skew_seconds", "creation_in_doubt", "upstream"}
+)
 """The fields that later versions added to answers. The answers of 0.4.0 do not have them, so they are not compared."""
 
 

@@ -32,7 +32,7 @@ TIME_TO_DIE = 0.0003
 class Line(httpx.AsyncBaseTransport):
     """A process's way to Replicate. What was sent arrives, though the process dies; the dead send nothing."""
 
-    def __init__(self, loopback: Loopback) -> None:
+    def __init__(self, loopback: httpx.AsyncBaseTransport) -> None:
         self.is_dead = False
         self._loopback = loopback
         self._under_way: set[asyncio.Task] = set()
@@ -54,13 +54,20 @@ class Line(httpx.AsyncBaseTransport):
 class Process:
     """The inside of a service from its start to its death."""
 
-    def __init__(self, rows: Rows, loopback: Loopback) -> None:
+    def __init__(self, rows: Rows, loopback: httpx.AsyncBaseTransport, *, places: int | None = None) -> None:
+        """With a limit of `places` a minute, it counts those of earlier processes."""
         self.ledger = MemoryLedger(rows, commit_seconds=TIME_TO_DIE)
         self._line = Line(loopback)
         others = Gate(concurrent_limit=200, requests_per_minute=3000)
+        gate = Gate(concurrent_limit=3, requests_per_minute=places or 600)
         self.core = core(
-            Replicate(base_url="http://replicate.test", others=others, connections=self._line),
-            gate=Gate(concurrent_limit=3, requests_per_minute=600),
+            Replicate(
+                base_url="http://replicate.test",
+                others=others,
+                on_answer=gate.upstream_answered,
+                connections=self._line,
+            ),
+            gate=gate,
             ledger=self.ledger,
             MAX_QUEUED=1000,
         )
@@ -74,7 +81,7 @@ class Process:
             simulated=True,
             now=time.time(),
         )
-        self.core.begin(replace(state, answered_ago=()), spent={})
+        self.core.begin(state if places else replace(state, answered_ago=()), spent={})
 
     async def killed(self) -> None:
         self.ledger.crash()

@@ -237,6 +237,7 @@ async def parts(
             cancel_pauses=QUICK,
             upload_pause=0.01,
         ),
+        on_answer=gate.upstream_answered,
         connections=connections,
     )
     ledger = Notes()

@@ -33,7 +33,7 @@ from werkzeug.test import encode_multipart
 from app import create_app
 from settings import Settings
 from simulator import Options, Simulator, running
-from tests.ledger_fixture import ADMIN_KEY, SERVER_TOKEN, TOKENS, read_kept, unpacked
+from tests.ledger_fixture import ADDED, ADMIN_KEY, SERVER_TOKEN, TOKENS, read_kept, unpacked
 from tests.process import served, until
 from tests.recording.normal import HEADERS, PRESENT, Names
 from tests.recording.steps import ASYNC, PICTURE, SCENES, Scene, Step
@@ -264,6 +264,8 @@ def _unversioned(recording: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _different(path: str, one: Any, other: Any) -> Iterator[str]:
+    if isinstance(other, dict | list) and isinstance(one, type(other)):
+        other = _without_new_fields(one, other)
     if isinstance(one, dict) and isinstance(other, dict):
         if list(one) != list(other) and set(one) == set(other):
             yield f"{path}: the order of {list(one)} is {list(other)}"
@@ -274,6 +276,13 @@ def _different(path: str, one: Any, other: Any) -> Iterator[str]:
             yield from _different(f"{path}[{index}]", left, right)
     elif one != other or type(one) is not type(other):
         yield f"{path}: {json.dumps(one)[:500]} is {json.dumps(other)[:500]}"
+
+
+def _without_new_fields(one: Any, other: Any) -> Any:
+    """An object, or the list of an object's fields, without those that 0.4.0 did not have."""
+    if isinstance(other, dict):
+        return {name: each for name, each in other.items() if name not in ADDED or name in one}
+    return [each for each in other if not (isinstance(each, str) and each in ADDED) or each in one]
 
 
 def read(path: Path) -> dict[str, Any]:

@@ -17,9 +17,9 @@ from admission.arrivals import ArrivalsState
 from admission.durations import REMEMBERED, Durations, Took
 from admission.fair_queue import Line
 from admission.forecast import Item, Plan, plan
-from admission.policy import GateSnapshot
 from admission.reserve import ReserveState
 from admission.sliding_window import WINDOW
+from admission.snapshot import GateSnapshot
 from concurrency import Gate
 from generations import views
 from ledger.records import PlanRecord

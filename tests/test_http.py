@@ -98,6 +98,7 @@ def test_status_has_exactly_the_promised_fields(client):
             "current_rate_per_minute": 0,
             "paused_seconds": 0.0,
         },
+        "upstream": {"stalled": False, "stalled_at": None, "back_at": None, "creations_in_doubt": 0},
         "polling": {"requests_per_minute_limit": 3000, "current_rate_per_minute": 0},
         "generations": {"succeeded": 0, "failed": 0, "canceled": 0},
         "account_shared": False,

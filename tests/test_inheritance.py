@@ -55,15 +55,15 @@ def test_predictions_of_others_stay_known_as_long_as_one_that_may_be_theirs_is_i
     assert {"p1119", "p999", "p500", "p1"} == set(state.prediction_ids)
 
 
-def test_what_a_dead_process_had_on_its_way_counts_for_as_long_as_it_may_arrive():
-    """Its three creations arrive 25 seconds after they were sent, 24 after it died."""
+def test_what_a_dead_process_had_on_its_way_and_nothing_searches_for_counts_for_ten_minutes_more():
+    """Its three creations arrive 400 seconds after they were sent."""
     arrivals = []
 
     class Late(MemoryProvider):
         async def create(self, caller, model, sent, *, lease, **how):  # noqa: ARG002
             lease.sent()
             loop = asyncio.get_running_loop()
-            loop.call_later(25, lambda: arrivals.append(loop.time()))
+            loop.call_later(400, lambda: arrivals.append(loop.time()))
             await asyncio.sleep(30)
 
     class Prompt(MemoryProvider):
@@ -77,11 +77,37 @@ def test_what_a_dead_process_had_on_its_way_counts_for_as_long_as_it_may_arrive(
         await asyncio.sleep(1)
         gate, alive = a_service(Prompt(), concurrent_limit=3)
         gate.configure(requests_per_minute=3)
-        gate.count(seconds_since(ledger.recent_attempts(0), LIMITS.answer_timeout, now=time.time()))
+        gate.count(seconds_since(ledger.recent_attempts(0), now=time.time()))
         await asyncio.wait([start(alive) for _ in range(3)])
         await cancel(*dying)
         return sorted(arrivals)
 
     *late, first, _, _ = virtual_time.run(story())
-    assert 3 * [25] == late
-    assert 85 < first <= 91
+    assert 3 * [400] == late
+    assert 660 < first <= 662
+
+
+def _attempt(**fields) -> AttemptRecord:
+    return AttemptRecord(generation_id="gen_a", number=1, model=MODEL, **fields)
+
+
+def test_a_place_counts_from_the_answer_or_the_verdict_however_long_ago_the_creation_was_sent():
+    found = _attempt(submitted_at=NOW - 500, answered_at=NOW - 20, prediction_id="p1")
+    unknown = _attempt(submitted_at=NOW - 500, answered_at=NOW - 30)
+    old = _attempt(submitted_at=NOW - 500, answered_at=NOW - 61)
+
+    assert [20, 30] == [round(each) for each in seconds_since([found, unknown, old], now=NOW)]
+
+
+def test_a_clock_that_was_set_back_lets_no_place_count_for_longer():
+    answered = _attempt(submitted_at=NOW + 3000, answered_at=NOW + 3600, prediction_id="p1")
+    in_doubt = _attempt(submitted_at=NOW + 3600, open=True)
+
+    assert [0, -600] == seconds_since([answered, in_doubt], now=NOW)
+
+
+def test_a_creation_of_unfinished_work_has_a_place_of_its_own():
+    in_doubt = _attempt(submitted_at=NOW - 1, open=True)
+
+    assert [-599] == [round(each) for each in seconds_since([in_doubt], now=NOW)]
+    assert [] == seconds_since([in_doubt], now=NOW, unfinished={"gen_a"})

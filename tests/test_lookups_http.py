@@ -54,6 +54,28 @@ def test_what_runs_tells_how_long_it_may_take_and_what_waits_its_place_too(make_
         client.delete(f"/generations/{target}", headers=USER)
 
 
+def test_a_stall_and_a_creation_in_doubt_are_told_by_the_status_and_by_the_generation(client, simulator):
+    simulator.order(on="create", reset="after")
+    simulator.order(on="list", times=1000, status=502)
+    target = left(client, "a fox")
+    until(lambda: told(client, target).get("creation_in_doubt"))
+    waiting = left(client, "a hare")
+    until(lambda: client.get("/status").json["upstream"]["stalled"])
+
+    assert {"status": "queued"}.items() <= told(client, waiting).items()
+    assert "creation_in_doubt" not in told(client, waiting)
+    upstream = client.get("/status").json["upstream"]
+    assert (1, None) == (upstream["creations_in_doubt"], upstream["back_at"])
+    assert upstream["stalled_at"].endswith("Z")
+
+    simulator.reset()
+    until(lambda: client.get("/status").json["upstream"]["back_at"])
+    assert "creation_in_doubt" not in ended(client, target)
+    assert {"stalled": False, "creations_in_doubt": 0}.items() <= client.get("/status").json[
+        "upstream"
+    ].items()
+
+
 def test_how_one_failed_is_told_with_its_error(client):
     target = left(client, "[[nsfw]]")
 

@@ -44,10 +44,15 @@ class AnyHistory(RuleBasedStateMachine):
         self.since: dict[int, float] = {}
         self.waiting: set[int] = set()
         self.unanswered: set[int] = set()
+        self.in_doubt: set[int] = set()
+        """Of the unanswered, those whose answer is lost."""
+        self.last_sent = {"lost": -math.inf, "created": -math.inf, "answered": -math.inf}
+        """When the latest creation left that was lost, the latest that was answered, and any request that was."""
         self.running: set[int] = set()
         """Answered, and still in their slots."""
         self.spent: list[float] = []
         """When each place that was answered is free again."""
+        self.expected: dict[int, float] = {}
         self.admitted: Counter[str] = Counter()
         self.together: dict[tuple[str, str], int] = {}
         self.next_chance = math.inf
@@ -57,6 +62,18 @@ class AnyHistory(RuleBasedStateMachine):
 
     def in_flight(self) -> int:
         return len(self.unanswered) + len(self.running)
+
+    def state(self) -> str:
+        last = self.last_sent
+        if last["lost"] == -math.inf or last["lost"] < last["created"]:
+            return "open"
+        return "stalled" if self.in_doubt and last["lost"] >= last["answered"] else "cautious"
+
+    def most_by_the_stall(self) -> float:
+        """How many a stall lets go now."""
+        if self.state() == "open":
+            return math.inf
+        return self.state() == "cautious" and not self.unanswered - self.in_doubt
 
     def may_go(self) -> set[str]:
         """The callers with waiting tickets that only the limits hold back."""
@@ -103,7 +120,9 @@ class AnyHistory(RuleBasedStateMachine):
         cautious = {
             name: self.now >= caller.paused_until for name, caller in callers.items() if caller.cautious
         }
+        most = self.most_by_the_stall()
         step = self.policy.step(self.now)
+        assert len(step.admitted) <= most
         went = Counter(self.caller_of[ticket] for ticket in step.admitted)
         assert [] == [name for name, may_probe in cautious.items() if went[name] > may_probe]
         used, in_flight = self.used(), self.in_flight()
@@ -120,9 +139,10 @@ class AnyHistory(RuleBasedStateMachine):
         self.turns_are_taken()
 
     def nothing_idles(self):
-        """A free slot with a free place is used at once, with two exceptions. The last slots are kept for those who
-        hold none, while others are about and predictions are long. Batches take the reserve at its pace."""
-        if self.in_flight() >= self.slots or self.used() >= self.places:
+        """A free slot with a free place is used at once, with three exceptions. The last slots are kept for those who
+        hold none, while others are about and predictions are long. Batches take the reserve at its pace. A stall holds
+        all."""
+        if not self.most_by_the_stall() or self.in_flight() >= self.slots or self.used() >= self.places:
             return
         for caller, batch in self.flows_that_may_go():
             assert self.is_kept_from(caller, batch) or (batch is not None and self.is_paced())
@@ -199,16 +219,54 @@ class AnyHistory(RuleBasedStateMachine):
         self.caller_of.append(caller)
         self.batch_of.append(batch)
 
+    @rule(seconds=st.integers(-30, 600))
+    def expect(self, seconds):
+        name = len(self.expected)
+        self.expected[name] = self.now + seconds + WINDOW
+        self.spent.append(self.expected[name])
+        self.policy.expect(name, self.now + seconds)
+
+    @rule(caller=CALLERS, batch=BATCHES, ago=st.integers(0, 90), data=st.data())
+    def adopt_in_doubt(self, caller, batch, ago, data):
+        ticket, sent = len(self.caller_of), self.now - ago
+        name = data.draw(st.none() | st.sampled_from(sorted(self.expected)) if self.expected else st.none())
+        if name is not None and self.expected[name] in self.spent:
+            self.spent.remove(self.expected[name])
+            self.expected[name] = math.inf  # once
+        self.unanswered.add(ticket)
+        self.in_doubt.add(ticket)
+        self.note("lost", sent)
+        self.policy.adopt(ticket, caller, batch=batch, now=self.now, lost=sent, expected=name)
+        self.since[ticket] = self.now
+        self.caller_of.append(caller)
+        self.batch_of.append(batch)
+
+    def note(self, what, sent):
+        self.last_sent[what] = max(self.last_sent[what], sent)
+
+    @precondition(lambda self: self.unanswered - self.in_doubt)
+    @rule(data=st.data())
+    def lose(self, data):
+        ticket = data.draw(st.sampled_from(sorted(self.unanswered - self.in_doubt)))
+        self.in_doubt.add(ticket)
+        self.note("lost", self.since[ticket])
+        self.policy.lost(ticket)
+
+    @rule(ago=st.integers(0, 30))
+    def answer_another_request(self, ago):
+        self.note("answered", self.now - ago)
+        self.policy.upstream_answered(self.now - ago)
+
     @rule(ago=st.lists(st.integers(-30, 70), max_size=3))
     def count(self, ago):
         self.spent += [self.now + WINDOW - seconds for seconds in ago]
         self.policy.count(ago, self.now)
 
-    @precondition(lambda self: self.waiting or self.unanswered)
+    @precondition(lambda self: self.waiting or self.unanswered - self.in_doubt)
     @rule(data=st.data())
     def withdraw(self, data):
         """As one that is cancelled, in line or just admitted."""
-        ticket = data.draw(st.sampled_from(sorted(self.waiting | self.unanswered)))
+        ticket = data.draw(st.sampled_from(sorted(self.waiting | self.unanswered - self.in_doubt)))
         self.waiting.discard(ticket)
         self.unanswered.discard(ticket)
         self.policy.withdraw(ticket)
@@ -216,7 +274,12 @@ class AnyHistory(RuleBasedStateMachine):
     @precondition(lambda self: self.unanswered)
     @rule(data=st.data())
     def answer(self, data):
+        """A verdict, if it is in doubt: that is no answer of the upstream's."""
         ticket = data.draw(st.sampled_from(sorted(self.unanswered)))
+        if ticket not in self.in_doubt:
+            self.note("created", self.since[ticket])
+            self.note("answered", self.since[ticket])
+        self.in_doubt.discard(ticket)
         self.unanswered.remove(ticket)
         self.running.add(ticket)
         self.spent.append(self.now + WINDOW)
@@ -228,6 +291,7 @@ class AnyHistory(RuleBasedStateMachine):
         ticket = data.draw(st.sampled_from(sorted(self.unanswered | self.running)))
         if ticket in self.unanswered:
             self.unanswered.remove(ticket)
+            self.in_doubt.discard(ticket)
             self.spent.append(self.now + WINDOW)
         self.running.discard(ticket)
         self.held.append(self.now - self.since[ticket])
@@ -236,9 +300,9 @@ class AnyHistory(RuleBasedStateMachine):
     @rule()
     def leave_all(self):
         """Unsent, so that no window holds up the next."""
-        for ticket in self.unanswered:
+        for ticket in self.unanswered - self.in_doubt:
             self.policy.withdraw(ticket)
-        self.unanswered = set()
+        self.unanswered = set(self.in_doubt)
 
     @rule(caller=CALLERS, batch=BATCHES)
     def dismiss(self, caller, batch):
@@ -267,7 +331,8 @@ class AnyHistory(RuleBasedStateMachine):
     def a_copy_admits_as_many(self):
         self.step()
         seen = self.policy.snapshot(self.now)
-        if seen.paused_until or any(each.cautious for each in self.policy.queue._callers.values()):
+        cautious = any(each.cautious for each in self.policy.queue._callers.values())
+        if seen.paused_until or cautious or self.state() == "cautious":
             return
         durations = Durations()
         for held in seen.held:
@@ -295,6 +360,7 @@ class AnyHistory(RuleBasedStateMachine):
         assert self.in_flight() == self.policy.in_flight
         assert self.used() == self.policy.window.used(self.now)
         assert len(self.waiting) == len(self.policy.queue)
+        assert self.in_doubt == self.policy.stall.in_doubt
 
     def teardown(self):
         """Given time, all that is left is admitted, and nothing is left behind."""
@@ -305,7 +371,7 @@ class AnyHistory(RuleBasedStateMachine):
             for ticket in self.unanswered | self.running:
                 self.held.append(self.now - self.since[ticket])
                 self.policy.release(ticket, self.now)
-            self.unanswered, self.running = set(), set()
+            self.unanswered, self.running, self.in_doubt = set(), set(), set()
             self.now += 10_000
             self.step()
             if not (self.waiting or self.in_flight()):

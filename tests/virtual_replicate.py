@@ -55,6 +55,8 @@ class _Writer:
 
     async def write_headers(self, *_: Any) -> None: ...
 
+    def send_headers(self) -> None: ...
+
     async def write(self, *_: Any) -> None: ...
 
     async def write_eof(self, *_: Any) -> None: ...
@@ -88,6 +90,55 @@ class Loopback(httpx.AsyncBaseTransport):
         if line.cut or not isinstance(response, Response):  # a part of an answer
             raise httpx.ReadError("the connection was reset")
         return httpx.Response(response.status, headers=response.headers, content=response.body)
+
+
+class Stalling(httpx.AsyncBaseTransport):
+    """Connections to a Replicate that stands still at times. It takes requests in meanwhile, and serves them when it
+    goes on, whether their senders still wait or not. A message takes 0 to `jitter` seconds each way."""
+
+    def __init__(self, inner: httpx.AsyncBaseTransport, *, jitter: float = 0.0, seed: int = 1) -> None:
+        self._inner = inner
+        self._jitter = jitter
+        self._chance = random.Random(seed)
+        self._serving: set[asyncio.Task[httpx.Response]] = set()
+        self.arrivals: list[float] = []
+        """When each creation arrived: when it was served, by the loop's clock."""
+        self._goes_on = asyncio.Event()
+        self._goes_on.set()
+
+    def stop(self) -> None:
+        self._goes_on.clear()
+
+    def go_on(self) -> None:
+        self._goes_on.set()
+
+    async def stall(self, seconds: float) -> None:
+        self.stop()
+        await asyncio.sleep(seconds)
+        self.go_on()
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        served = asyncio.create_task(self._serve(request), name="the world's")
+        self._serving.add(served)
+        served.add_done_callback(self._done)
+        return await asyncio.shield(served)
+
+    async def _serve(self, request: httpx.Request) -> httpx.Response:
+        await self._under_way()
+        if request.method == "POST" and request.url.path.endswith("/predictions"):
+            self.arrivals.append(asyncio.get_running_loop().time())
+        response = await self._inner.handle_async_request(request)
+        await self._under_way()
+        return response
+
+    async def _under_way(self) -> None:
+        await asyncio.sleep(self._chance.uniform(0, self._jitter))
+        await self._goes_on.wait()
+
+    def _done(self, served: asyncio.Task[httpx.Response]) -> None:
+        self._serving.discard(served)
+        if not served.cancelled():
+            served.exception()
 
 
 class _Unlimited:
@@ -129,12 +180,11 @@ class Losing(httpx.AsyncBaseTransport):
 @asynccontextmanager
 async def replicate(
     options: Options,
-    *,
-    line: Callable[[Loopback], httpx.AsyncBaseTransport] = lambda loopback: loopback,
+    line: Callable[[httpx.AsyncBaseTransport], httpx.AsyncBaseTransport] = lambda loopback: loopback,
     **limits: Any,
 ) -> AsyncIterator[tuple[Parts, World]]:
-    """The inside of a service (see `parts.parts`) before a simulator, both on this loop. `line` may disturb the
-    connections between them."""
+    """The inside of a service (see `parts.parts`) before a simulator, both on this loop. `line` may put connections of
+    its own between them."""
     world = World(options, clock=lambda: round(asyncio.get_running_loop().time() * 1e9))
     app = application(world)
     app.freeze()

@@ -9,14 +9,15 @@ every request with the one that the official client makes.
 One client serves a token, in a bounded cache, and holds no connection. A token never goes into `os.environ`, and
 clients share no headers: the client writes its Authorization header into the dict that it is given.
 
-A creation uses the lease of its admission. Any other request uses the lease it is given, or else takes one of the
-window `others`. Every method but `account` raises Refusal, NotSent, Lost or TooLarge.
+A creation uses the lease of its admission, which the caller marks as answered or lost. Any other request uses the lease
+it is given, or else takes one of the window `others`. Every method but `account` raises Refusal, NotSent, Lost or
+TooLarge.
 Facts of the API: replicate.com/docs/reference/http. Facts of the client: its source at 1.0.7.
 """
 
 import asyncio
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -86,7 +87,10 @@ class NoDirectRequests(httpx.AsyncBaseTransport):
 
 
 class ReplicateClient:
-    """The endpoints, for every caller. Make it and close it on the loop that uses it."""
+    """The endpoints, for every caller. Make it and close it on the loop that uses it.
+
+    `on_answer` is called when Replicate has answered a request other than a creation, with the moment at which that was
+    sent, by the loop's clock."""
 
     def __init__(
         self,
@@ -94,11 +98,13 @@ class ReplicateClient:
         base_url: str,
         timeouts: Timeouts,
         others: Gate,
+        on_answer: Callable[[float], object] = lambda sent: None,
         connections: httpx.AsyncBaseTransport | None = None,
     ) -> None:
         self._base_url = base_url
         self._timeouts = timeouts
         self._others = others
+        self._on_answer = on_answer
         self._connections = open_connections() if connections is None else connections
         self._client = lru_cache(CLIENTS_KEPT)(self._new_client)
 
@@ -211,9 +217,18 @@ class ReplicateClient:
         builder = self._client(token_of(caller))._async_client  # noqa: SLF001
         request = builder.build_request(method, path, **content)
         with nullcontext(lease) if lease else await self._others.acquire(caller.turn) as used:
-            return await send(
-                self._connections, request, used, seconds=seconds, creates=creates, max_answer=max_answer
-            )
+            sent = asyncio.get_running_loop().time()
+            try:
+                answer = await send(
+                    self._connections, request, used, seconds=seconds, creates=creates, max_answer=max_answer
+                )
+            except Refusal as refusal:
+                if not creates and refusal.status < 500:  # else a gateway's, perhaps
+                    self._on_answer(sent)
+                raise
+            if not creates:
+                self._on_answer(sent)
+            return answer
 
     def _new_client(self, token: str) -> Client:
         return Client(api_token=token, base_url=self._base_url, transport=NoDirectRequests())

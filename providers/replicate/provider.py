@@ -81,7 +81,8 @@ class Timing:
 class Replicate(Provider, PushReceiver, CreationRegistry, ProgressSource, AccountSource):
     """Make it and close it on the loop that uses it.
 
-    `others` is the window for all requests that create nothing; `connections` carry the requests.
+    `others` is the window for all requests that create nothing, and `on_answer` is called with the moment at which one
+    of them was sent when it is answered. `connections` carry the requests.
     """
 
     def __init__(
@@ -91,6 +92,7 @@ class Replicate(Provider, PushReceiver, CreationRegistry, ProgressSource, Accoun
         others: Gate,
         durations: Durations | None = None,
         timing: Timing | None = None,
+        on_answer: Callable[[float], object] = lambda sent: None,
         connections: httpx.AsyncBaseTransport | None = None,
     ) -> None:
         timing = timing or Timing()
@@ -103,6 +105,7 @@ class Replicate(Provider, PushReceiver, CreationRegistry, ProgressSource, Accoun
             base_url=base_url,
             timeouts=timing.timeouts,
             others=others,
+            on_answer=on_answer,
             connections=TimedConnections(connections or open_connections(), self._clock),
         )
         self._watcher = Watcher(
@@ -156,20 +159,25 @@ class Replicate(Provider, PushReceiver, CreationRegistry, ProgressSource, Accoun
             except Refusal as refusal:
                 self._sharing.refused(caller, refusal, lease)
                 if not may_have_arrived(refusal):
+                    lease.answered()
                     raise await self._refusals.of_creation(refusal, caller) from None
                 reason = str(refusal)
             except Lost as lost:
                 reason, is_made = str(lost), isinstance(lost, Unusable)
             else:
+                lease.answered()
                 creation.answered(created.prediction)
                 self._sharing.created(caller, created.prediction, sent=sent_at)
                 if creation.pushed and creation.pushed.id == created.prediction.id:
                     self._watcher.receive(creation.pushed)
                 return created
+            lease.lost()
             log.warning("creation_uncertain", reason=reason, made=is_made, model=model, caller=caller.id)
             if (task := asyncio.current_task()) and task.cancelling():
                 raise asyncio.CancelledError  # while its answer was awaited: the next process searches for it
-            return await _adopted(self._found(creation, on_late), is_made=is_made)
+            found = await _adopted(self._found(creation, on_late), is_made=is_made)
+            lease.answered()
+            return found
 
     async def recover(
         self,

@@ -1,8 +1,10 @@
 """The one way out to Replicate. Every request takes a lease, so both budgets are kept here.
 
 A lease is good for one request: a creation takes the lease of its admission, every other request one of the second
-window. The lease is stamped when the request leaves and again when its answer is here. `send` returns the answer of a
-success. It raises Refusal for an error status, NotSent when nothing can have arrived, and Lost when that is unknown.
+window. The lease is stamped when the request leaves and again when its answer is here. That of a creation is not
+stamped here: only its reader can tell whether what came is an answer, and without one it may arrive at any time. `send`
+returns the answer of a success. It raises Refusal for an error status, NotSent when nothing can have arrived, and Lost
+when that is unknown.
 
 Underneath is aiohttp (by `httpx-aiohttp`): httpx's own pool slows down beyond about 30 requests in flight.
 """
@@ -101,8 +103,8 @@ async def send(
 ) -> Answer:
     """Send one request over `connections` and return its answer, of at most `max_answer` bytes.
 
-    `seconds` bound the whole exchange. `creates` says that the lease is of an admission. Raises Refusal, NotSent, Lost
-    or TooLarge.
+    `seconds` bound the whole exchange. `creates` says that the lease is of an admission, which the caller marks as
+    answered or lost. Raises Refusal, NotSent, Lost or TooLarge.
     """
     if _creates(request) is not creates:
         raise RuntimeError(
@@ -133,7 +135,8 @@ async def send(
     except (aiohttp.ClientError, ValueError) as error:  # what httpx-aiohttp does not translate
         raise Lost(_kind(error)) from error
     finally:
-        lease.answered()
+        if not creates:
+            lease.answered()
     if response.status_code >= 300:
         raise Refusal(response.status_code, response.headers, body)
     return Answer(response.headers, body)

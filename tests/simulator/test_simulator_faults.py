@@ -147,3 +147,27 @@ def test_an_order_that_makes_no_sense_is_refused_and_none_of_its_list_is_taken(s
     answer = caller.post("/simulator/faults", json=[{"status": 500}, order])
     assert answer.status_code == 400
     assert caller.get("/simulator/faults").json() == []
+
+
+def test_in_a_stall_nothing_is_answered_and_what_came_is_served_afterwards_though_its_sender_is_gone(
+    sim, caller
+):
+    assert 200 == caller.post("/simulator/stall", json={"seconds": 1}).status_code
+    with pytest.raises(requests.ReadTimeout):
+        caller.session.post(
+            f"{caller.url}/v1/models/black-forest-labs/flux-dev/predictions",
+            json={"input": {"prompt": "a fox"}},
+            timeout=0.1,
+        )
+    assert 0 == sim.counts().creations_accepted
+    listed = caller.get("/v1/predictions").json()["results"]
+    assert 200 == caller.get("/v1/account").status_code
+    assert 1 == sim.counts().creations_accepted
+    assert len(listed) <= 1
+
+
+@pytest.mark.parametrize(
+    "wrong", [{}, {"seconds": -1}, {"seconds": True}, {"seconds": "1"}, {"minutes": 1}, []]
+)
+def test_a_stall_of_no_seconds_is_refused(caller, wrong):
+    assert 400 == caller.post("/simulator/stall", json=wrong).status_code
