@@ -22,6 +22,7 @@ from bench.setting import (
     simulated,
 )
 from concurrency import Gate
+from media import black_png
 from tests.process import until
 
 
@@ -128,7 +129,7 @@ def memory() -> Iterator[Claim]:
 
 def uploads() -> Iterator[Claim]:
     """An image of 90 MB that comes in as a file and goes on to Replicate's files."""
-    image = b"\x89PNG\r\n\x1a\n".ljust(90_000_000)
+    image = black_png(1, 1).ljust(90_000_000)
     fields = {"model_name": "flux-kontext-max", "prompt": "a fox"}
     with simulated("--seconds", "0.1") as simulator, service_before(simulator) as service:
         requests.post(f"{service.url}/generate", json=fields, headers=TOKEN, timeout=60).raise_for_status()

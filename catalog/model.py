@@ -4,12 +4,21 @@
 from those declarations.
 """
 
+import unicodedata
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Final, Literal, get_args
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainValidator, WithJsonSchema
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    PlainValidator,
+    ValidationInfo,
+    WithJsonSchema,
+)
 
 from catalog import references
 from errors import Problem
@@ -21,7 +30,30 @@ KINDS: tuple[str, ...] = get_args(Kind)
 TIERS: tuple[str, ...] = get_args(Tier)
 
 
+ACCEPTED: Final = {"accepted": True}
+"""The context to validate a request in that was accepted before, maybe by an earlier version: rules that earlier
+versions did not have must not end work that is under way."""
+
+_BLANK_LETTERS: Final = frozenset("\u115f\u1160\u3164\uffa0\u2800")
+"""Hangul fillers and the empty Braille pattern: letters and symbols by class, and nothing to see."""
+
+
 # ── The kinds of value a model takes ────────────────────────────────────────────────────────────────
+
+
+def was_accepted(info: ValidationInfo) -> bool:
+    """Whether the value is part of a request that was accepted before."""
+    return info.context is ACCEPTED
+
+
+def is_blank(text: str) -> bool:
+    """Whether nothing of it is visible by itself: only spaces, controls, format characters, marks, blank letters."""
+    return all(
+        character in _BLANK_LETTERS
+        or unicodedata.category(character)[0] in "ZM"
+        or unicodedata.category(character) in {"Cc", "Cf"}
+        for character in set(text)
+    )
 
 
 def _text(value: str) -> str:
@@ -34,21 +66,29 @@ def _text(value: str) -> str:
     return value
 
 
-def _prompt(value: str) -> str:
-    if not value.strip():
+def _prompt(value: str, info: ValidationInfo) -> str:
+    if is_blank(value) and not was_accepted(info):
         raise ValueError("must not be empty")
     return value
+
+
+def _image(value: Any, info: ValidationInfo) -> str | references.Upload:
+    return references.reference(value, accepted=was_accepted(info))
 
 
 Text = Annotated[str, AfterValidator(_text), WithJsonSchema({"type": "string", "pattern": r"^[^\u0000]*$"})]
 Prompt = Annotated[
     Text,
     AfterValidator(_prompt),
-    WithJsonSchema({"type": "string", "pattern": r"^[^\u0000]*[^\s\u0000][^\u0000]*$"}),
+    WithJsonSchema(
+        {
+            "type": "string",
+            "pattern": r"^[^\u0000]*[^\s\u0000][^\u0000]*$",
+            "description": "With at least one visible character.",
+        }
+    ),
 ]
-Image = Annotated[
-    str | references.Upload, PlainValidator(references.reference), WithJsonSchema(references.JSON_SCHEMA)
-]
+Image = Annotated[str | references.Upload, PlainValidator(_image), WithJsonSchema(references.JSON_SCHEMA)]
 Images = Annotated[list[Image], Field(max_length=3)]
 Seed = Annotated[int, Field(ge=-(2**63), le=2**63 - 1)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -157,11 +197,11 @@ class Model:
     @cached_property
     def input_schema(self) -> dict[str, Any]:
         """JSON Schema (2020-12) of the model's inputs, as they are validated. The defaults are those that a caller
-        sees, so `asks_for` overrides the model's own."""
+        sees, so `asks_for` overrides the model's own. `null` for an optional parameter is not given."""
         schema = self.inputs.model_json_schema()
         for name, value in self.asks_for.items():
             schema["properties"][name]["default"] = value
-        return schema
+        return nullable(schema)
 
     def default(self, name: str) -> Any:
         """The model's own default of a parameter."""
@@ -195,10 +235,30 @@ class Model:
         }
 
 
+def nullable(schema: dict[str, Any]) -> dict[str, Any]:
+    """The JSON Schema of an object whose optional properties may be null."""
+    for name, each in schema["properties"].items():
+        if name not in schema.get("required", ()) and {"type": "null"} not in each.get("anyOf", ()):
+            about = {key: each[key] for key in ("title", "description", "default") if key in each}
+            alone = {key: value for key, value in each.items() if key not in about}
+            options = alone["anyOf"] if alone.keys() == {"anyOf"} else [alone]
+            schema["properties"][name] = {"anyOf": [*options, {"type": "null"}], **about}
+    return schema
+
+
 def text_fields(schema: Mapping[str, Any]) -> set[str]:
     """The properties of a JSON Schema that hold text."""
+    return {name for name, each in schema["properties"].items() if any(_texts(each))}
+
+
+def free_text_fields(schema: Mapping[str, Any]) -> set[str]:
+    """Those of `text_fields` that hold any text, neither one of some choices nor a URL."""
     return {
         name
         for name, each in schema["properties"].items()
-        if any(option.get("type") == "string" for option in (each, *each.get("anyOf", ())))
+        if any(not option.keys() & {"enum", "const", "format"} for option in _texts(each))
     }
+
+
+def _texts(schema: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    return (option for option in (schema, *schema.get("anyOf", ())) if option.get("type") == "string")

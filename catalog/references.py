@@ -1,14 +1,13 @@
 """Reference images: an https URL, a `data:` URI, or a file uploaded with the request.
 
-The type of an image follows from its content and not from its name. An image of up to 256 kB is sent to Replicate
-inline, as a `data:` URI. A larger one goes through Replicate's files (up to 100 MB, kept for 24 hours). Replicate
-fetches a URL, and this service never does, so the URL must name a public host.
+The type of an image follows from its content and not from its name, and it must be whole (`pictures.py`). An image of
+up to 256 kB is sent to Replicate inline, as a `data:` URI. A larger one goes through Replicate's files (up to 100 MB,
+kept for 24 hours). Replicate fetches a URL, and this service never does, so the URL must name a public host.
 
 Facts: replicate.com/docs/topics/predictions/input-files.
 """
 
 import base64
-import binascii
 import re
 import weakref
 from io import BytesIO
@@ -16,6 +15,8 @@ from typing import Any, BinaryIO
 
 from addresses import public_host
 from media import GIF, HEAD, JPEG, PNG, UNKNOWN, WEBP, media_type
+from pictures import check_whole
+from urls import encoded_url
 
 NAMES = ("image", "input_image", "image_input", "image_prompt", "start_image")
 """The names under which models take one reference image or several."""
@@ -29,15 +30,18 @@ LARGEST = 100_000_000
 LONGEST_URL = 8192
 
 _TAKEN = (PNG, JPEG, WEBP, GIF)
-_URL = re.compile(r"[Hh][Tt][Tt][Pp][Ss]://[!-~]+")
-_DATA = re.compile(r"data:[^,]{0,200};base64,", re.IGNORECASE)
+_URL = re.compile(r"https://[!-~]+", re.IGNORECASE)
+_DATA = re.compile(r"data:[^,]{0,200};\s*base64\s*,", re.IGNORECASE)
+_BARE = re.compile(r"[A-Za-z0-9+/_-]{24,}")
+_ESCAPES = {"%2B": "+", "%2F": "/", "%3D": "=", "%20": " ", "%09": "\t", "%0A": "\n", "%0D": "\r"}
+"""What percent-encoding leaves of base64."""
 
 JSON_SCHEMA = {
     "type": "string",
     "format": "uri",
-    "pattern": rf"^([Hh][Tt][Tt][Pp][Ss]://[!-~]{{1,{LONGEST_URL - 8}}}"
-    "|[Dd][Aa][Tt][Aa]:[^,]*;base64,[A-Za-z0-9+/]+={0,2})$",
-    "description": "An https URL, or a base64 data: URI of a PNG, JPEG, WebP or GIF image.",
+    "pattern": rf"^\s*(?:[Hh][Tt][Tt][Pp][Ss]://[^\u0000-\u001f\u007f]{{1,{LONGEST_URL - 8}}}"
+    r"|[Dd][Aa][Tt][Aa]:[^,]*;\s*[Bb][Aa][Ss][Ee]64\s*,[A-Za-z0-9+/_=%\s-]+)$",
+    "description": "An https URL, or a base64 data: URI of a PNG, JPEG, WebP or GIF image, which must be whole.",
 }
 """The JSON Schema of a reference."""
 
@@ -60,56 +64,86 @@ class Upload:
         return f"a file of {self.size} bytes"
 
 
-def reference(given: Any) -> str | Upload:
-    """A valid reference: a URL or `data:` URI that is sent as it is, or an `Upload` that must be uploaded first. Raises
-    ValueError."""
+def reference(given: Any, *, accepted: bool = False) -> str | Upload:
+    """A valid reference: a URL or `data:` URI that is sent as it is, or an `Upload` that must be uploaded first. Of an
+    `accepted` one, which an earlier version may have checked, the structure is not checked. Raises ValueError."""
     if isinstance(given, Upload):
-        return _uploaded(given)
+        return _uploaded(given, accepted)
     if not isinstance(given, str):
         raise ValueError("must be a string: an https URL or a data: URI")
+    given = given.strip()
     if given[:5].lower() == "data:":
-        return _data(given)
-    if not _URL.fullmatch(given):
-        raise ValueError("must be an https URL, a data: URI, or a file uploaded with the request")
-    if len(given) > LONGEST_URL:
+        return _data(given, accepted)
+    if given[:8].lower() != "https://":
+        what = "an https URL, a data: URI, or a file uploaded with the request"
+        raise ValueError(f"must be {what}{_hint_of_base64(given)}")
+    url = given if len(given) > LONGEST_URL else encoded_url(given)
+    if len(url) > LONGEST_URL:
         raise ValueError(f"must be at most {LONGEST_URL} characters")
-    if public_host(given) is None:
+    if not _URL.fullmatch(url):
+        raise ValueError("must be an https URL with a host")
+    if public_host(url) is None:
         raise ValueError("must name a public host, since Replicate fetches it")
-    return given
+    return url
 
 
 def large_image(given: str) -> bytes | None:
     """The content of a `data:` URI that is a valid reference and too large to be sent inline; else None."""
-    head = _DATA.match(given) if len(given) > INLINE else None
+    head = _DATA.match(given.strip()) if len(given) > INLINE else None
     if head is None:
         return None
     try:
-        content = base64.b64decode(given[head.end() :], validate=True)
-    except (binascii.Error, ValueError):
+        content = _decoded(given.strip()[head.end() :])
+    except ValueError:
         return None
     return content if len(content) > INLINE and media_type(content[:HEAD]) in _TAKEN else None
 
 
-def _data(given: str) -> str | Upload:
+def _data(given: str, accepted: bool) -> str | Upload:
     head = _DATA.match(given)
     if head is None:
         raise ValueError("must be a base64 data: URI of a PNG, JPEG, WebP or GIF image")
-    encoded = given[head.end() :]
+    return _uploaded(Upload(BytesIO(_decoded(given[head.end() :]))), accepted)
+
+
+def _decoded(encoded: str) -> bytes:
+    """The bytes of base64 as people make it: wrapped, percent-encoded, url-safe, unpadded. Raises ValueError."""
+    for escape, character in _ESCAPES.items() if "%" in encoded else ():
+        encoded = encoded.replace(escape, character).replace(escape.lower(), character)
+    lines = [line.strip() for line in encoded.splitlines()]
+    if any(" " in line and not _is_even(line.split(" ")) for line in lines):
+        raise ValueError("must be base64 after the comma of the data: URI; a space in it may have been a +")
+    text = "".join("".join(lines).split()).rstrip("=").translate(str.maketrans("-_", "+/"))
     try:
-        content = base64.b64decode(encoded, validate=True)
-    except (binascii.Error, ValueError):
+        return base64.b64decode(text + "=" * (-len(text) % 4), validate=True)
+    except ValueError:
         raise ValueError("must be base64 after the comma of the data: URI") from None
-    found = media_type(content[:HEAD])
-    if found not in _TAKEN or len(content) > INLINE:
-        return _uploaded(Upload(BytesIO(content)))
-    return given if head[0] == f"data:{found.name};base64," else f"data:{found.name};base64,{encoded}"
 
 
-def _uploaded(upload: Upload) -> str | Upload:
+def _is_even(groups: list[str]) -> bool:
+    """Whether they are lines that were joined by spaces. Spaces that a form made of `+` stand anywhere."""
+    return len(groups[0]) % 4 == 0 and all(len(each) == len(groups[0]) for each in groups[:-1])
+
+
+def _hint_of_base64(given: str) -> str:
+    """For base64 without its beginning, what that is."""
+    bare = _BARE.match(given[:100])
+    if bare is None or "." in given[:100]:
+        return ""
+    found = media_type(base64.urlsafe_b64decode(bare[0][:24].translate(str.maketrans("+/", "-_"))))
+    if found not in _TAKEN and (found is not None or len(bare[0]) < 100):
+        return ""
+    name = found.name if found else "image/…"
+    return f"; it reads like base64, so put data:{name};base64, before it"
+
+
+def _uploaded(upload: Upload, accepted: bool) -> str | Upload:
     if upload.media not in _TAKEN:
         raise ValueError("must be a PNG, JPEG, WebP or GIF image, by its content")
     if upload.size > LARGEST:
         raise ValueError(f"must be at most {LARGEST // 1_000_000} MB")
+    if not accepted:
+        check_whole(upload.file, upload.media)
     if upload.size > INLINE:
         return upload
     return f"data:{upload.media.name};base64,{base64.b64encode(upload.head(INLINE)).decode()}"

@@ -9,12 +9,12 @@ from io import BytesIO
 
 import pytest
 from asking import ended, left, state
-from callers import ADMIN, USER
+from callers import ADMIN, PNG, USER
 from hypothesis import given
 from hypothesis import strategies as st
 from problems import problem
 from process import until
-from test_forms import EDIT, PNG, a_file
+from test_forms import EDIT, INLINED, a_file
 from werkzeug.datastructures import MultiDict
 from werkzeug.test import encode_multipart
 
@@ -212,7 +212,7 @@ def test_a_small_image_is_sent_inline_after_a_restart_too(interrupted, make_app,
 
     assert "succeeded" == ended(make_app().test_client(), target, by=ADMIN)["status"]
 
-    assert "data:image/png;base64,iVBORw0KGgpzbWFsbA==" == simulator.predictions()[-1].input["input_image"]
+    assert INLINED == simulator.predictions()[-1].input["input_image"]
 
 
 def test_an_image_that_cannot_be_kept_refuses_its_request_before_anything_is_spent(app, client, simulator):

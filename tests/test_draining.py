@@ -6,6 +6,7 @@ from io import BytesIO
 
 import pytest
 import virtual_time
+from callers import PNG
 from leaving import (
     Lost,
     Quick,
@@ -155,7 +156,7 @@ def test_a_drain_leaves_whoever_is_still_uploading_on_record_at_once():
 
     async def story():
         _, inside = a_service(fake := Uploading(), ledger=(ledger := Notes()))
-        image = Upload(BytesIO(b"\x89PNG\r\n\x1a\n".ljust(INLINE + 1)))
+        image = Upload(BytesIO(PNG.ljust(INLINE + 1)))
         caller = asyncio.create_task(run(inside, a_picture(image=image)))
         await asyncio.sleep(1)
         await inside.supervisor.drain(60)

@@ -24,7 +24,8 @@ FLOORS = [
     {"loop_thread"},
     {"download_names", "window_log"},
     {"catalog"},
-    {"media", "addresses", "unread_body"},
+    {"pictures"},
+    {"media", "addresses", "urls", "unread_body"},
     {"errors", "settings", "admission", "contract"},
 ]
 """From the roof down. What is on one floor does not import its neighbours, save within a package."""

@@ -5,6 +5,7 @@ from io import BytesIO
 
 import pytest
 import virtual_time
+from callers import PNG
 from declarations import parse_generation
 from parts import ADMIN, USER, on_a_loop, parts, run, until
 
@@ -13,7 +14,7 @@ from errors import UpstreamError
 from providers.replicate.transport import Lost
 from providers.replicate.uploads import AT_ONCE, GOOD_FOR, TRIES, Uploads
 
-LARGE = b"\x89PNG\r\n\x1a\n".ljust(INLINE + 1)
+LARGE = PNG.ljust(INLINE + 1)
 
 
 def an_image() -> Upload:

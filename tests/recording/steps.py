@@ -5,11 +5,14 @@ the path of its first file.
 """
 # ruff: noqa: E501 - a table is read by its rows
 
+import base64
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-PNG: Final = b"\x89PNG\r\n\x1a\n"
+PNG: Final = base64.b64decode(
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAIAAACQd1PeAAAADElEQVR42mNgYGAAAAAEAAHI6uv5AAAAAElFTkSuQmCC"
+)
 PICTURE: Final = {"model_name": "flux-dev", "prompt": "[[slow=0]] A lighthouse", "seed": 7}
 BATCH: Final = {
     "model_name": "flux-dev",
