@@ -15,6 +15,7 @@ from werkzeug.exceptions import HTTPException
 
 import answering
 import asked
+import download_names
 import downloads
 import logs
 import lookups
@@ -169,10 +170,11 @@ def file(generation: str, name: str) -> Response:
     service = asked.service()
     leave = service.limits.files.begin(asked.peer(), asked.connection())
     try:
-        opened = service.files.open(generation, name) if service.files else None
+        kept_as = download_names.kept_name(generation, name)
+        opened = service.files.open(generation, kept_as) if service.files else None
         if opened is None:
             raise NotFound("There is no such file, or no longer.")
-        response = downloads.answer(opened, request, name=name)
+        response = downloads.answer(opened, request, name=download_names.link_name(generation, kept_as))
     except BaseException:
         leave()
         raise

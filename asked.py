@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final, Literal, TypeVar
 
 from flask import current_app, g, request
@@ -16,11 +17,19 @@ from werkzeug.http import parse_list_header
 from addresses import network_of
 from auth import Caller, Headers, Visitor
 from errors import InvalidRequest, LedgerDown, PayloadTooLarge, Problem, UnsupportedMediaType
-from generations.submission import NO_FINGERPRINT, Submission, body_fingerprint, kept_key, request_texts
+from generations.submission import (
+    NO_FINGERPRINT,
+    BodyFingerprint,
+    Submission,
+    body_fingerprint,
+    kept_key,
+    request_texts,
+)
 from generations.supervisor import new_id
 from ledger.records import PlanRecord
 from parsing import inline_images, strict_json
 from parsing.multipart_form import read_form
+from parsing.normal import normalised, normalised_batch
 from parsing.shapes import BatchRequest, GenerationRequest
 from service import Runtime
 from waiting import Quota
@@ -144,9 +153,14 @@ def submission(
         simulated=simulated,
         plan=plan,
         key=kept_key(key, simulated=simulated),
-        fingerprint=body_fingerprint(kind, body) if key is not None else NO_FINGERPRINT,
+        fingerprint=_fingerprint(kind, body) if key is not None else NO_FINGERPRINT,
         wait_seconds=seconds,
     )
+
+
+def _fingerprint(kind: Literal["gen", "batch"], body: Any) -> BodyFingerprint:
+    normalise = normalised if kind == "gen" else normalised_batch
+    return body_fingerprint(kind, body, normalise=partial(normalise, registry=service().context.registry))
 
 
 def peer() -> str:
@@ -244,7 +258,6 @@ def _form(memory: _Memory) -> Any:
             request.stream,
             registry=service().context.registry,
             options=request.mimetype_params,
-            length=request.content_length,
             most_text=settings.MAX_BODY_BYTES,
             hold=memory.hold,
             spool=service().uploads_dir,

@@ -9,7 +9,7 @@ from functools import lru_cache
 from typing import Any
 
 from auth import ADMIN_HEADER, USER_HEADER
-from catalog.model import Model
+from catalog.model import Model, nullable
 from catalog.references import LARGEST
 from operations import paths
 from outside import LONGEST_URL
@@ -20,7 +20,10 @@ from schemas import JSON, an_object, answers, ref
 
 _DRAFT = "https://json-schema.org/draft/2020-12/schema"
 
-_WEBHOOK = {"format": "uri", "pattern": rf"^[Hh][Tt][Tt][Pp][Ss]://[!-~]{{1,{LONGEST_URL - 8}}}$"}
+_WEBHOOK = {
+    "format": "uri",
+    "pattern": rf"^\s*[Hh][Tt][Tt][Pp][Ss]://[^\u0000-\u001f\u007f]{{1,{LONGEST_URL - 8}}}$",
+}
 """What can be said of a URL that is called (`outside.py`). Simulating, http to this very machine is taken too."""
 
 
@@ -84,7 +87,7 @@ def _request_schema(model: Model) -> JSON:
     schema = model.input_schema
     own = _properties(OwnFields)
     own["model_name"] = {"enum": list(model.names), "description": f"{model.name}, or an alias."}
-    own["fallback"] = {"const": False, "default": False}
+    own["fallback"] = {"enum": [False, None], "default": False}
     return {
         **schema,
         "title": _schema_name(model),
@@ -114,7 +117,7 @@ def _form() -> JSON:
         "type": "object",
         "description": "The fields of the JSON body, one a part: text, or JSON where no text is expected. A file is a "
         "reference image, in the part that is called like its parameter, or `requests[0].input_image`. PNG, JPEG, "
-        f"WebP or GIF, up to {LARGEST // 1_000_000} MB each.",
+        f"WebP or GIF, up to {LARGEST // 1_000_000} MB each. An empty part is not given, except in free text.",
         "additionalProperties": {"anyOf": [{"type": "string"}, {"type": "string", "format": "binary"}]},
     }
 
@@ -134,7 +137,7 @@ def _prompts_schema(request: JSON) -> JSON:
 
 
 def _properties(shape: Any) -> JSON:
-    properties: JSON = shape.model_json_schema()["properties"]
+    properties: JSON = nullable(shape.model_json_schema())["properties"]
     if "webhook" in properties:
         properties["webhook"]["anyOf"][0] |= _WEBHOOK
     return properties

@@ -45,6 +45,11 @@ def _of_generations() -> JSON:
         "created_at": _MOMENT, "simulated": _YES_NO,
     }  # fmt: skip
     sometimes: JSON = {
+        "file_name": {
+            "type": "string",
+            "description": "What its first output is saved as, without the ending. If several `requests` of a batch "
+            "wish for one name, all but the first have a number.",
+        },
         "files_error": {"type": "string", "description": "Why not every output could be kept."},
         "placeholder": {"const": True, "description": "A black picture stands in for one, as was wished."},
         "batch_id": {"type": "string", "description": "The batch that it is of."},
@@ -66,8 +71,9 @@ def _of_generations() -> JSON:
         ),
         "UnfinishedGeneration": an_object(
             {
-                **alive, "batch_id": sometimes["batch_id"], **_SOON, "progress": percent, "webhook": ref("Delivery"),
-                "waiting_for_owner_since": _WAITING, "creation_in_doubt": _IN_DOUBT,
+                **alive, "file_name": sometimes["file_name"], "batch_id": sometimes["batch_id"], **_SOON,
+                "progress": percent, "webhook": ref("Delivery"), "waiting_for_owner_since": _WAITING,
+                "creation_in_doubt": _IN_DOUBT,
             },
             required=list(alive),
             description="One that has not ended. `submitting` is on its way to Replicate.",

@@ -3,7 +3,8 @@ model allows, or not at all, and every change is reported.
 
 No safety setting is weakened. A caller's setting is sent to another model, but never a more permissive value than the
 setting's default. If the caller is more cautious than the default, and the other model has a different setting, that
-is sent at its most cautious. A model without any such setting, or without a value cautious enough, is unfit.
+is sent at its most cautious. A model without any such setting, or without a value cautious enough, is unfit. So is one
+that cannot make as many outputs as were ordered.
 """
 
 import math
@@ -14,8 +15,11 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from catalog.model import Model
+from catalog.model import ACCEPTED, Model
 from catalog.registry import Registry
+
+OUTPUTS = "num_outputs"
+"""The parameter that says how many outputs are ordered."""
 
 INSTEAD_OF_MATCHING = "16:9"
 """The aspect ratio that is sent when there is no image to match."""
@@ -82,10 +86,15 @@ class Step:
 def is_taken(model: Model, name: str, value: Any) -> bool:
     """Whether the model has a parameter of that name which may have this value."""
     try:
-        model.inputs.model_validate({"prompt": "a", name: value})
+        model.inputs.model_validate({"prompt": "a", name: value}, context=ACCEPTED)
     except ValidationError:
         return False
     return True
+
+
+def makes_enough(model: Model, given: Mapping[str, Any]) -> bool:
+    """Whether the model can make as many outputs as these parameters order."""
+    return given.get(OUTPUTS, 1) <= 1 or is_taken(model, OUTPUTS, given[OUTPUTS])
 
 
 class Adaptation:
@@ -101,6 +110,8 @@ class Adaptation:
         self._unfit: str | None = None
 
     def step(self, given: Mapping[str, Any]) -> Step:
+        if not makes_enough(self._model, given):
+            self._unfit = f"{self._model.short_name} does not make {given[OUTPUTS]} outputs at once."
         self._take_references(given)
         self._take_safety(given)
         for name, value in given.items():

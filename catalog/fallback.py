@@ -14,7 +14,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from catalog.adaptation import Adaptation, Step
+from catalog.adaptation import Adaptation, Step, makes_enough
 from catalog.model import Fallback, Model
 from catalog.registry import Registry, Rules
 from errors import every_error
@@ -35,15 +35,17 @@ class Route:
     order: tuple[Model, ...] | None = None
 
     def first(self) -> Step | None:
-        """The requested model, or where its reference images lead; None if nowhere."""
+        """The requested model, or where its reference images or its number of outputs lead; None if nowhere."""
         images = len(self.registry.references_in(self.given))
-        options: Sequence[Model] = (self.requested,)
-        if images > self.requested.most_references:
-            options = self.registry.reference_models if self.order is None else self.order
         fitting = (
-            each for each in options if each.most_references >= images and each.kind == self.requested.kind
+            each
+            for each in self._options(images)
+            if each.most_references >= images
+            and each.kind == self.requested.kind
+            and makes_enough(each, self.given)
         )
-        return next((self.step(model) for model in fitting), None)
+        steps = [self.step(model) for model in fitting]
+        return next((step for step in steps if step.unfit is None), next(iter(steps), None))
 
     def after(self, tried: Sequence[Model], *, code: str) -> Step | None:
         """Where to go when the last of these failed with that code; None if nowhere."""
@@ -53,6 +55,24 @@ class Route:
 
     def with_prompt(self, prompt: str) -> "Route":
         return replace(self, given={**self.given, "prompt": prompt})
+
+    def _options(self, images: int) -> Iterator[Model]:
+        """The models that may be the first, the likeliest first."""
+        yield self.requested
+        if self.order is not None:
+            yield from self.order
+        elif images > self.requested.most_references:
+            yield from self.registry.reference_models
+            yield from self.registry.models
+        else:
+            reached = [self.requested]
+            for model in reached:  # grows on the way
+                rules = self.registry.fallbacks(model)
+                found = (
+                    self.registry.find(rule.to) for rule in rules if rule.references in {None, images > 0}
+                )
+                reached += [each for each in dict.fromkeys(found) if each and each not in reached]
+            yield from reached[1:]
 
     def _following(self, failed: Model, code: str) -> Iterator[Model]:
         has_references = bool(self.registry.references_in(self.given))

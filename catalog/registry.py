@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from difflib import SequenceMatcher
 from typing import Any
 
-from catalog.model import Fallback, Model, text_fields
+from catalog.model import Fallback, Model, free_text_fields, text_fields
 from catalog.references import NAMES
 
 Rules = Mapping[str, Sequence[Fallback]]
@@ -93,3 +93,8 @@ class Registry:
     def text_parameters(self) -> set[str]:
         """The parameters that hold text; reference images count."""
         return set(self.reference_names).union(*(text_fields(each.input_schema) for each in self.models))
+
+    @property
+    def free_texts(self) -> set[str]:
+        """The parameters that hold any text, in which empty text is a value."""
+        return set().union(*(free_text_fields(each.input_schema) for each in self.models))

@@ -29,6 +29,7 @@ from callbacks import Callbacks
 from catalog.adaptation import Step
 from concurrency import Gate
 from contract.states import State
+from download_names import link_name
 from errors import (
     AccountError,
     BudgetExceeded,
@@ -277,7 +278,7 @@ class Runner:
             kept = Kept((), "It was cancelled before everything was fetched.")
         finally:
             self.fetching -= 1
-        generation.files = tuple(name for name in kept.names if name is not None)
+        generation.files = tuple(link_name(generation.id, name) for name in kept.names if name is not None)
         generation.files_error = kept.error
 
     def _note_pace(self, generation: Generation, kept_in: float) -> None:
@@ -293,7 +294,7 @@ class Runner:
         link = f"data:image/png;base64,{base64.b64encode(picture).decode()}"
         if self._outputs is not None:
             try:
-                link = await self._outputs.put(generation.id, 0, picture)
+                link = link_name(generation.id, await self._outputs.put(generation.id, 0, picture))
             except (OSError, asyncio.CancelledError):
                 generation.files_error = "The placeholder could not be kept."
         generation.files, generation.placeholder = (link,), True

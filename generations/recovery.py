@@ -63,7 +63,7 @@ class Recovery:
 
     def __init__(self, *, attachments: Attachments, context: ParseContext) -> None:
         self._attachments = attachments
-        self._context = context
+        self._context = replace(context, accepted=True)
 
     def restore(
         self,

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -18,7 +18,7 @@ from providers import number
 @dataclass(frozen=True, slots=True)
 class BodyFingerprint:
     """Identifies a body: two that ask for the same on the same route have the same `current`, however they write a
-    number. Before 0.6.0 the ledger kept `earlier`, by which 3 and 3.0 differ."""
+    number or leave out a field. Before 0.6.0 the ledger kept `earlier`, by which 3 and 3.0 differ."""
 
     current: str
     earlier: str
@@ -81,11 +81,14 @@ def kept_key(key: str | None, *, simulated: bool) -> str | None:
     return f"simulated {key}" if key is not None and simulated else key
 
 
-def body_fingerprint(route: str, body: Any) -> BodyFingerprint:
-    """Reads the files that came with the body; blocks."""
+def body_fingerprint(
+    route: str, body: Any, *, normalise: Callable[[Any], Any] = lambda body: body
+) -> BodyFingerprint:
+    """Two bodies that `normalise` makes equal have the same. Reads the files that came with the body; blocks."""
     text = json.dumps([route, body], sort_keys=True, default=_content)
     # Read again, so that every number is seen, however deep.
-    alike = json.dumps(json.loads(text, parse_float=number), sort_keys=True)
+    _, alone = json.loads(text, parse_float=number)
+    alike = json.dumps([route, normalise(alone)], sort_keys=True)
     return BodyFingerprint(*(_digest(each) for each in (alike, text)))
 
 

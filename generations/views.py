@@ -64,6 +64,8 @@ def facts(record: GenerationRecord, address: str) -> Body:
         "created_at": iso8601(record.accepted_at),
         "simulated": record.simulated,
     }
+    if record.file_name is not None:
+        body["file_name"] = download_names.stem(record.file_name)
     if record.files_error is not None:
         body["files_error"] = record.files_error
     if record.batch_id is not None:
@@ -147,5 +149,5 @@ def _link(name: str, record: GenerationRecord, address: str) -> str:
     if name.startswith("data:"):
         return name
     wished = record.file_name
-    query = "" if wished is None else download_names.link_query(wished, int(name.partition(".")[0]))
+    query = "" if wished is None else download_names.link_query(wished, record.id, name)
     return f"{address}/files/{record.id}/{name}{query}"

@@ -1,14 +1,14 @@
 """From a body to the generations of a batch, whole requests or one request with many prompts."""
 
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 from pydantic import TypeAdapter
 
-from download_names import DownloadName, stem
+from download_names import DownloadName, made_distinct, meeting
 from errors import ABSENT, Problem
-from parsing.generation import PROMPT, ParseContext, check_webhook, read_generation
+from parsing.generation import PROMPT, ParseContext, generation_fields, read_normalised, read_webhook
+from parsing.normal import normalised_batch
 from parsing.shapes import BatchFields, BatchRequest, GenerationRequest
 from parsing.validation import MAX_PROBLEMS, problems_with, refuse, unusable_reasons, validated
 
@@ -21,18 +21,19 @@ def parse_batch(body: Any, context: ParseContext) -> BatchRequest:
     """The batch that the body of `POST /generate-batch` asks for. Raises InvalidRequest."""
     if unusable := unusable_reasons("body", body):
         refuse(unusable)
+    body = normalised_batch(body, context.registry)
     own = {name: body[name] for name in BatchFields.model_fields if name in body}
     rest = {name: value for name, value in body.items() if name not in own}
     problems: list[Problem] = []
     fields = validated(BatchFields, own, problems)
-    check_webhook(own.get("webhook"), context, problems)
+    webhook = read_webhook(own.get("webhook"), context, problems)
     is_whole = "requests" in rest
     requests = (_read_whole if is_whole else _read_prompts)(rest, context, problems)
     if problems or fields is None:
         refuse(problems)
     shared = {} if is_whole else {name: rest[name] for name in rest if name not in {"prompts", "file_names"}}
     bound = fields.max_concurrent and min(fields.max_concurrent, MAX_BATCH_ITEMS)  # more bounds nothing
-    return BatchRequest(requests, bound, fields.dry_run, fields.webhook, fields.max_cost_usd, shared)
+    return BatchRequest(requests, bound, fields.dry_run, webhook, fields.max_cost_usd, shared)
 
 
 def _read_whole(
@@ -49,13 +50,17 @@ def _read_whole(
         where = f"requests[{index}]"
         if unusable := unusable_reasons(where, item):
             problems += unusable
-        elif isinstance(found := read_generation(item, context), GenerationRequest):
+        elif isinstance(found := read_normalised(item, context, generation_fields), GenerationRequest):
             requests.append(found)
         else:
             problems.extend(problem.within(where) for problem in found)
         if len(problems) > MAX_PROBLEMS:
             break
-    return requests
+    names = made_distinct([(each.file_name, each.outputs) if each.file_name else None for each in requests])
+    return [
+        each if name == each.file_name or name is None else each.named(name)
+        for each, name in zip(requests, names, strict=True)
+    ]
 
 
 def _read_prompts(
@@ -71,13 +76,14 @@ def _read_prompts(
                 else f"is for one; a batch has `{several}`"
             )
             problems.append(Problem(name, why, shared.pop(name)))
-    found = read_generation(shared | {"prompt": "a stand-in"}, context)
+    found = read_normalised(shared | {"prompt": "a stand-in"}, context, _fields_beside_prompts)
     prompts = list(_listed("prompts", body.get("prompts", ABSENT), problems))
     for index, prompt in enumerate(prompts):
         problems += problems_with(PROMPT, f"prompts[{index}]", prompt)
         if len(problems) > MAX_PROBLEMS:
             break
-    names = _file_names(body.get("file_names"), prompts, problems)
+    outputs = found.outputs if isinstance(found, GenerationRequest) else 1
+    names = _file_names(body.get("file_names"), prompts, outputs, problems)
     if not isinstance(found, GenerationRequest):
         problems += found
         return []
@@ -86,7 +92,16 @@ def _read_prompts(
     return [found.with_prompt(prompt, file_name=name) for prompt, name in zip(prompts, names, strict=True)]
 
 
-def _file_names(given: Any, prompts: Sequence[Any], problems: list[Problem]) -> Sequence[str | None]:
+def _fields_beside_prompts(inputs: Iterable[str]) -> tuple[str, ...]:
+    """The fields of a batch of prompts for a model with these inputs."""
+    fields = (*generation_fields(inputs), *BatchFields.model_fields, "prompts", "file_names")
+    return tuple(name for name in fields if name not in {"prompt", "file_name"})
+
+
+def _file_names(
+    given: Any, prompts: Sequence[Any], outputs: int, problems: list[Problem]
+) -> Sequence[str | None]:
+    """A name for each prompt, which makes so many outputs."""
     if given is None:
         return [None] * len(prompts)
     if not isinstance(given, list) or len(given) != len(prompts):
@@ -96,14 +111,11 @@ def _file_names(given: Any, prompts: Sequence[Any], problems: list[Problem]) -> 
         problems += problems_with(_NAME, f"file_names[{index}]", name)
         if len(problems) > MAX_PROBLEMS:
             return ()
-    stems = Counter(stem(name).casefold() for name in given) if not problems else Counter()
-    problems += [
-        Problem(
-            "file_names", f"must be distinct, also without their endings; there are {number} of {name}", given
-        )
-        for name, number in stems.most_common(1)
-        if number > 1
-    ]
+    met = None if problems else meeting((name, outputs) for name in given)
+    if met is not None:
+        numbers = f" with the numbers of {outputs} outputs" if outputs > 1 else ""
+        why = f"must be distinct as they are saved, without their endings{numbers}"
+        problems.append(Problem("file_names", f"{why}; {met[0]} and {met[1]} are not", given))
     return given
 
 

@@ -9,31 +9,43 @@ that take them.
 """
 
 import re
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pydantic import TypeAdapter
 
 from catalog import references
-from catalog.adaptation import Step, is_taken
+from catalog.adaptation import OUTPUTS, Step, is_taken
 from catalog.fallback import Route
-from catalog.model import Model, Prompt
+from catalog.model import ACCEPTED, Inputs, Model, Prompt
 from catalog.registry import Registry
 from errors import Problem
 from outside import check_url
+from parsing.normal import normalised
 from parsing.shapes import BatchFields, GenerationRequest, OwnFields
 from parsing.validation import not_a_field, problems_with, refuse, unusable_reasons, validated
+from urls import encoded_url
+
+FieldsOf = Callable[[Iterable[str]], tuple[str, ...]]
+"""The fields that a route takes, by those of the inputs of a model."""
 
 PROMPT: TypeAdapter[str] = TypeAdapter(Prompt)
 
 
 @dataclass(frozen=True, slots=True)
 class ParseContext:
-    """The facts that hold for every request: the models, and whether webhooks may go to this machine itself."""
+    """The facts that hold for every request: the models, and whether webhooks may go to this machine itself. If it was
+    `accepted` before, maybe by an earlier version, rules that came since do not refuse it."""
 
     registry: Registry
     loopback: bool = False
+    accepted: bool = False
+
+    @property
+    def validation(self) -> Mapping[str, Any] | None:
+        """The context of validators."""
+        return ACCEPTED if self.accepted else None
 
 
 def parse_generation(body: Any, context: ParseContext) -> GenerationRequest:
@@ -48,29 +60,39 @@ def parse_generation(body: Any, context: ParseContext) -> GenerationRequest:
 
 def read_generation(body: dict[str, Any], context: ParseContext) -> GenerationRequest | list[Problem]:
     """One whole request, or everything that is wrong with it."""
+    return read_normalised(normalised(body, context.registry), context, generation_fields)
+
+
+def read_normalised(
+    body: dict[str, Any], context: ParseContext, fields_of: FieldsOf
+) -> GenerationRequest | list[Problem]:
+    """As `read_generation`, of a body that is normalised. `fields_of` are the fields of the route for a model."""
     own = {name: body[name] for name in OwnFields.model_fields if name in body}
     given = {name: value for name, value in body.items() if name not in own}
     problems: list[Problem] = []
-    fields = validated(OwnFields, own, problems)
-    check_webhook(own.get("webhook"), context, problems)
+    fields = validated(OwnFields, own, problems, context=context.validation)
+    webhook = read_webhook(own.get("webhook"), context, problems)
     name = own.get("model_name")
     registry = context.registry
     model = registry.find(name) if isinstance(name, str) else None
     if model is None:
-        return problems + list(_without_model(name, given, registry))
+        return _without_model(name, given, problems, registry, fields_of)
     wished = own.get("fallback", False)
     asks_for_fallback = wished is not False
     order = _order(wished, model, registry, problems)
-    read = _read_for_any if asks_for_fallback else _read_for_one
-    valid = read(model, given, registry, problems)
+    reader = _Reader(model, context, fields_of, problems)
+    valid = reader.for_any(given) if asks_for_fallback else reader.for_one(given)
     wrong = {re.split(r"[.\[]", problem.field, maxsplit=1)[0] for problem in problems}
     problems += model.inputs.rules({name: value for name, value in valid.items() if name not in wrong})
     if problems or fields is None:
         return problems
     route = Route(model, valid, registry, order) if asks_for_fallback else None
     first = route.first() if route else Step(model, {**model.asks_for, **valid})
-    if first is None:
-        return [_no_model_takes(valid, registry)]
+    if first is None and route is not None and context.accepted:
+        first = route.step(model)
+    if first is None and route is not None:
+        return [_no_model_makes(route)]
+    assert first is not None  # noqa: S101 - only a route may lead nowhere
     return GenerationRequest(
         first,
         fields.model_name,
@@ -78,81 +100,100 @@ def read_generation(body: dict[str, Any], context: ParseContext) -> GenerationRe
         route=route,
         placeholder=fields.placeholder,
         file_name=fields.file_name,
-        webhook=fields.webhook,
+        webhook=webhook,
         max_cost=fields.max_cost_usd,
         given=body,
     )
 
 
-def check_webhook(url: Any, context: ParseContext, problems: list[Problem]) -> None:
-    """Add the problem of a webhook's URL, unless the field has one already."""
-    if isinstance(url, str) and all(problem.field != "webhook" for problem in problems):
-        try:
-            check_url(url, loopback=context.loopback)
-        except ValueError as wrong:
-            problems.append(Problem("webhook", str(wrong), url))
+def read_webhook(url: Any, context: ParseContext, problems: list[Problem]) -> str | None:
+    """The URL of a webhook, encoded. Its problem is added, unless the field has one already."""
+    if not isinstance(url, str) or any(problem.field == "webhook" for problem in problems):
+        return None
+    try:
+        return check_url(encoded_url(url), loopback=context.loopback)
+    except ValueError as wrong:
+        problems.append(Problem("webhook", str(wrong), url))
+        return None
 
 
-def _read_for_one(
-    model: Model, given: Mapping[str, Any], registry: Registry, problems: list[Problem]
-) -> dict[str, Any]:
-    """The model's own parameters. A parameter of another model is a problem that names that model."""
-    problems += [
-        Problem(name, "is for POST /generate-batch", given[name]) for name in given if name in _BATCH_ONLY
-    ]
-    given = {name: value for name, value in given.items() if name not in _BATCH_ONLY}
-    strange = {name for name in given if name not in model.inputs.model_fields and name in registry.takers}
-    takes = model.references
-    if takes and takes.most == 1 and isinstance(given.get(takes.parameter), list):
-        strange.add(takes.parameter)
-    problems += [
-        Problem(name, _taken_by_others(name, model, registry), given[name])
-        for name in given
-        if name in strange
-    ]
-    mine = {name: value for name, value in given.items() if name not in strange}
-    inputs = validated(model.inputs, mine, problems, beside=_BESIDE)
-    valid = {name: value for name, value in mine.items() if value is not None}
-    if inputs is not None and takes and takes.parameter in valid:
-        valid[takes.parameter] = getattr(inputs, takes.parameter)
-    return valid
+def generation_fields(inputs: Iterable[str]) -> tuple[str, ...]:
+    """The fields of `POST /generate` for a model with these inputs."""
+    return (*inputs, *OwnFields.model_fields)
 
 
-def _read_for_any(
-    model: Model, given: Mapping[str, Any], registry: Registry, problems: list[Problem]
-) -> dict[str, Any]:
-    """Parameters of this model or of any other, and reference images by any name, one or several."""
-    mine, valid = {}, {}
-    for name, value in given.items():
-        if name in registry.reference_names:
-            found = _references(name, value, problems)
-            if found:
-                valid[name] = found
-        elif name in model.inputs.model_fields or name not in registry.takers:
-            mine[name] = value
-        elif value is not None:
-            takers = registry.takers[name]
-            if any(is_taken(each, name, value) for each in takers):
-                valid[name] = value
+@dataclass(frozen=True, slots=True)
+class _Reader:
+    """Reads the parameters for `model`."""
+
+    model: Model
+    context: ParseContext
+    fields_of: FieldsOf
+    problems: list[Problem]
+
+    def for_one(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """The model's own parameters. A parameter of another model is a problem that names that model."""
+        model, registry = self.model, self.context.registry
+        self.problems.extend(
+            Problem(name, "is for POST /generate-batch", given[name]) for name in given if name in _BATCH_ONLY
+        )
+        given = {name: value for name, value in given.items() if name not in _BATCH_ONLY}
+        strange = {
+            name for name in given if name not in model.inputs.model_fields and name in registry.takers
+        }
+        takes = model.references
+        if takes and takes.most == 1 and isinstance(given.get(takes.parameter), list):
+            strange.add(takes.parameter)
+        self.problems.extend(
+            Problem(name, _taken_by_others(name, model, registry), given[name])
+            for name in given
+            if name in strange
+        )
+        mine = {name: value for name, value in given.items() if name not in strange}
+        inputs = self._validated(mine, model.inputs.model_fields)
+        if inputs is not None and takes and takes.parameter in mine:
+            mine[takes.parameter] = getattr(inputs, takes.parameter)
+        return mine
+
+    def for_any(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """Parameters of this model or of any other, and reference images by any name, one or several."""
+        model, registry = self.model, self.context.registry
+        mine, valid = {}, {}
+        for name, value in given.items():
+            if name in registry.reference_names:
+                found = self._references(name, value)
+                if found:
+                    valid[name] = found
+            elif name in model.inputs.model_fields or name not in registry.takers:
+                mine[name] = value
             else:
-                validated(takers[0].inputs, {"prompt": "a stand-in", name: value}, problems)
-    validated(model.inputs, mine, problems, beside=_BESIDE)
-    most = registry.most_references
-    if len(registry.references_in(valid)) > most:
-        problems.append(Problem("fallback", f"takes at most {most} reference images in all"))
-    return valid | {name: value for name, value in mine.items() if value is not None}
+                takers = registry.takers[name]
+                if any(is_taken(each, name, value) for each in takers):
+                    valid[name] = value
+                else:
+                    validated(takers[0].inputs, {"prompt": "a stand-in", name: value}, self.problems)
+        self._validated(mine, registry.takers)
+        most = registry.most_references
+        if len(registry.references_in(valid)) > most:
+            self.problems.append(Problem("fallback", f"takes at most {most} reference images in all"))
+        return valid | mine
 
+    def _validated(self, given: Mapping[str, Any], inputs: Iterable[str]) -> Inputs | None:
+        known = self.fields_of(inputs)
+        return validated(
+            self.model.inputs, given, self.problems, known=known, context=self.context.validation
+        )
 
-def _references(name: str, given: Any, problems: list[Problem]) -> Any:
-    """Valid reference images, one or a list of them."""
-    several = isinstance(given, list)
-    found = []
-    for index, each in enumerate(given if several else [] if given is None else [given]):
-        try:
-            found.append(references.reference(each))
-        except ValueError as wrong:
-            problems.append(Problem(f"{name}[{index}]" if several else name, str(wrong), each))
-    return found if several else next(iter(found), None)
+    def _references(self, name: str, given: Any) -> Any:
+        """Valid reference images, one or a list of them."""
+        several = isinstance(given, list)
+        found = []
+        for index, each in enumerate(given if several else [given]):
+            try:
+                found.append(references.reference(each, accepted=self.context.accepted))
+            except ValueError as wrong:
+                self.problems.append(Problem(f"{name}[{index}]" if several else name, str(wrong), each))
+        return found if several else next(iter(found), None)
 
 
 def _order(given: Any, model: Model, registry: Registry, problems: list[Problem]) -> tuple[Model, ...] | None:
@@ -174,9 +215,15 @@ def _order(given: Any, model: Model, registry: Registry, problems: list[Problem]
     return tuple(order)
 
 
-def _no_model_takes(valid: Mapping[str, Any], registry: Registry) -> Problem:
-    name = next(name for name in registry.reference_names if name in valid)
-    count = len(registry.references_in(valid))
+def _no_model_makes(route: Route) -> Problem:
+    """Why a route leads nowhere: too many outputs, or too many reference images."""
+    given, registry = route.given, route.registry
+    others = {name: value for name, value in given.items() if name != OUTPUTS}
+    if replace(route, given=others).first() is not None:
+        why = f"are more than {route.requested.short_name} makes, or any model that may be tried"
+        return Problem(OUTPUTS, why, given[OUTPUTS])
+    name = next(name for name in registry.reference_names if name in given)
+    count = len(registry.references_in(given))
     images = "a reference image" if count == 1 else f"{count} reference images"
     return Problem(name, f"makes it {images}, and none of the models that may be tried takes so many")
 
@@ -205,17 +252,26 @@ def _takers_of(least: int, registry: Registry) -> str:
     return f"; {', '.join(takers)}" if takers else ""
 
 
-def _without_model(name: Any, given: Mapping[str, Any], registry: Registry) -> Iterator[Problem]:
-    """The problems of a request without a known model."""
-    if isinstance(name, str):
-        yield Problem("model_name", _unknown_model(name, registry), name)
+def _without_model(
+    name: Any, given: Mapping[str, Any], problems: list[Problem], registry: Registry, fields_of: FieldsOf
+) -> list[Problem]:
+    """The problems of a request without a known model, and those before."""
+    names = ", ".join(model.name for model in registry.models)
+    found = [
+        replace(each, message=f"{each.message}; there are {names}") if each.field == "model_name" else each
+        for each in problems
+    ]
+    if isinstance(name, str) and len(found) == len(problems):
+        found.append(Problem("model_name", _unknown_model(name, registry), name))
     if "prompt" in given:
-        yield from problems_with(PROMPT, "prompt", given["prompt"])
+        found += problems_with(PROMPT, "prompt", given["prompt"])
     else:
-        yield Problem("prompt", "is required")
+        found.append(Problem("prompt", "is required"))
+    known = fields_of(registry.takers)
     for each, value in given.items():
         if each not in registry.takers:
-            yield Problem(each, not_a_field(each, (*OwnFields.model_fields, *registry.takers)), value)
+            found.append(Problem(each, not_a_field(each, known), value))
+    return found
 
 
 def _unknown_model(name: str, registry: Registry) -> str:
@@ -226,6 +282,3 @@ def _unknown_model(name: str, registry: Registry) -> str:
 _UP_TO = {1: "one", 2: "up to two", 3: "up to three"}
 
 _BATCH_ONLY = (*BatchFields.model_fields, "prompts", "file_names", "requests")
-
-_BESIDE = (*OwnFields.model_fields, *_BATCH_ONLY)
-"""Known fields beside a model's parameters, of a generation or of a batch."""

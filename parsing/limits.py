@@ -5,6 +5,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from errors import Problem
+from parsing.normal import whole
 from parsing.validation import refuse, unusable_reasons, validated
 from settings import MAX_CONCURRENT_LIMIT, MAX_REQUESTS_PER_MINUTE
 
@@ -27,7 +28,7 @@ def parse_limits(body: Any) -> Limits:
     if unusable := unusable_reasons("body", body):
         refuse(unusable)
     problems: list[Problem] = []
-    limits = validated(Limits, body, problems)
+    limits = validated(Limits, {name: whole(value) for name, value in body.items()}, problems)
     if limits and all(value is None for value in limits.model_dump().values()):
         problems.append(Problem("body", "must name concurrent_limit, requests_per_minute, or both"))
     if problems or limits is None:

@@ -9,23 +9,20 @@ requests `requests[3].input_image`. Files are streamed to disk as they come in, 
 import re
 import tempfile
 from collections.abc import Callable, Mapping
-from io import BytesIO
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, BinaryIO, cast
+from typing import IO, Any, BinaryIO, cast
 
-from werkzeug.datastructures import FileStorage, MultiDict
 from werkzeug.exceptions import RequestEntityTooLarge
-from werkzeug.formparser import FormDataParser
+from werkzeug.sansio.multipart import Field, File
 
 from catalog.model import text_fields
 from catalog.references import Upload
 from catalog.registry import Registry
 from errors import InvalidJSON, InvalidRequest, PayloadTooLarge, Problem
 from parsing import strict_json
+from parsing.form_parts import read_parts, text_of
+from parsing.normal import OF_ONE, OF_PROMPTS
 from parsing.shapes import BatchFields, OwnFields
-
-if TYPE_CHECKING:
-    from werkzeug.formparser import TStreamFactory
 
 MAX_PARTS = 500
 """Fields and files of one form."""
@@ -51,35 +48,34 @@ def read_form(
     *,
     registry: Registry,
     options: Mapping[str, str],
-    length: int | None,
     most_text: int,
     hold: Callable[[int], object],
     spool: Path | None,
 ) -> Any:
     """The body that a form stands for. The models of the `registry` say which fields hold text, and which a list.
 
-    `options` are the parameters of its Content-Type, `length` its bytes, if they are known. Text may take `most_text`
-    bytes; files go to the directory `spool`. `hold` is called with the bytes in memory as they grow, and may raise.
-    Raises InvalidRequest or PayloadTooLarge.
+    `options` are the parameters of its Content-Type. Text may take `most_text` bytes; files go to the directory `spool`.
+    `hold` is called with the bytes in memory as they grow, and may raise. Raises InvalidRequest or PayloadTooLarge.
     """
     if spool:
         spool.mkdir(mode=0o700, exist_ok=True)  # it may have been deleted
     opened: list[_Spooled] = []
 
-    def open_file(**_: Any) -> IO[bytes]:
+    def open_file() -> IO[bytes]:
         opened.append(_Spooled(_SMALL_FILE, dir=str(spool) if spool else None))
         return opened[-1]
 
-    parser = FormDataParser(
-        cast("TStreamFactory", open_file),
-        max_form_memory_size=most_text,  # of one text; that of all together is counted
-        max_form_parts=MAX_PARTS,
-        silent=False,
-    )
+    reader = _Reader(registry)
     try:
+        boundary = options.get("boundary", "").encode("ascii")
+        if not boundary:
+            raise ValueError("a form has a boundary")
         counted = cast("IO[bytes]", _Counted(stream, opened, most_text, hold))
-        _, fields, files = parser.parse(counted, "multipart/form-data", length, dict(options))
-        return _Reader(registry).body(fields, files)
+        for part, content in read_parts(
+            counted, boundary, most_parts=MAX_PARTS, most_text=most_text, open_file=open_file
+        ):
+            reader.take(part, content)
+        return reader.body()
     except BaseException as error:
         for file in opened:
             file.close()
@@ -127,27 +123,50 @@ class _Counted:
 
 class _Reader:
     """Makes a body of fields and files. A field that holds text in any model stays text even if it reads like a number.
-    A field that holds a list is a list even if it comes once."""
+    A field that holds a list is a list even if it comes once. What a browser sends of an empty input, a file without
+    name and bytes or empty text where nobody writes freely, is not given."""
 
     def __init__(self, registry: Registry) -> None:
+        self._known = {*OF_ONE, *OF_PROMPTS, *registry.takers, *registry.reference_names}
         self._lists = {*_OWN_LISTS, *registry.list_parameters}
         self._texts = _OWN_TEXTS | registry.text_parameters
         self._values = 0
+        self._free_texts = registry.free_texts
+        self._texts_by_name: dict[str, list[str]] = {}
+        self._files: list[tuple[str, IO[bytes]]] = []
 
-    def body(self, fields: MultiDict[str, str], files: MultiDict[str, FileStorage]) -> dict[str, Any]:
+    def take(self, part: Field | File, content: IO[bytes]) -> None:
+        if isinstance(part, Field):
+            self._texts_by_name.setdefault(part.name, []).append(text_of(part, content))
+        elif part.filename or content.read(1):
+            self._files.append((part.name, content))
+        else:
+            content.close()
+
+    def body(self) -> dict[str, Any]:
         body: dict[str, Any] = {}
-        if not all([*fields, *files]):
+        fields = self._texts_by_name
+        names = [*fields, *(name for name, _ in self._files)]
+        if not all(names):
             raise InvalidRequest([Problem("body", "has a part whose Content-Disposition gives no name")])
-        texts_of = [*fields.items(multi=True), *((name, "") for name in files)]
-        if garbled := [name for name, text in texts_of if "\ufffd" in name + text]:
+        if garbled := [name for name in names if "\ufffd" in name + "".join(fields.get(name, ()))]:
             raise InvalidRequest([Problem(name, "is not UTF-8") for name in garbled])
-        for name, texts in fields.lists():
-            values = [self._value(name, text) for text in texts]
+        for name, texts in fields.items():
+            values = [self._value(name, text) for text in self._given(name, texts)]
             is_whole = len(values) == 1 and (name not in self._lists or isinstance(values[0], list))
-            body[name] = values[0] if is_whole else values
-        for name, uploaded in files.items(multi=True):
-            self._put(body, name, Upload(_taken_from(uploaded)))
+            if values:
+                body[name] = values[0] if is_whole else values
+        for name, file in self._files:
+            self._put(body, name, Upload(cast("BinaryIO", file)))
         return body
+
+    def _given(self, name: str, texts: list[str]) -> list[str]:
+        """The texts of a field without those that stand for nothing."""
+        if name not in self._known or name in self._free_texts:
+            return texts
+        if name in _OWN_LISTS:  # by their place among the prompts
+            return texts if any(texts) else []
+        return [text for text in texts if text]
 
     def _value(self, name: str, text: str) -> Any:
         if name in self._texts and not (name in self._lists and text.startswith("[")):
@@ -156,9 +175,10 @@ class _Reader:
         self._values += strict_json.count_values(content)
         strict_json.raise_if_too_many(self._values)
         try:
-            return strict_json.loads(content)
+            value = strict_json.loads(content)
         except InvalidJSON:
             return text  # and what takes no text will say so
+        return text if value is None else value  # `null` is a word here
 
     def _put(self, body: dict[str, Any], name: str, upload: Upload) -> None:
         """Put a file where its name says. Several files of one name make a list."""
@@ -174,9 +194,3 @@ class _Reader:
             place[name].append(upload)
         else:
             place[name] = [place[name], upload]
-
-
-def _taken_from(uploaded: FileStorage) -> BinaryIO:
-    """The uploaded file, detached from the HTTP request: its end would close the file, and a batch may outlive it."""
-    file, uploaded.stream = uploaded.stream, BytesIO()
-    return cast("BinaryIO", file)

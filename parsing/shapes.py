@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, PlainValidator, WithJsonSchema
 
-from catalog.adaptation import Step
+from catalog.adaptation import OUTPUTS, Step
 from catalog.fallback import Route
 from catalog.model import Model, Text
 from download_names import DownloadName
@@ -105,6 +105,14 @@ class GenerationRequest:
     def model_cost(self) -> float:
         """USD that it is expected to cost."""
         return self.first.model.cost(self.first.input)
+
+    @property
+    def outputs(self) -> int:
+        """How many outputs are ordered."""
+        return int(self.first.input.get(OUTPUTS, 1))
+
+    def named(self, file_name: str) -> "GenerationRequest":
+        return replace(self, file_name=file_name, given={**self.given, "file_name": file_name})
 
     def with_prompt(self, prompt: str, *, file_name: str | None) -> "GenerationRequest":
         first = replace(self.first, input={**self.first.input, "prompt": prompt})

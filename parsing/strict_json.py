@@ -29,7 +29,7 @@ def loads(body: bytes | bytearray) -> Any:
         raise_if_too_many(count_values(body))
     try:
         return json.loads(
-            body.decode("utf-8"),
+            body.decode("utf-8-sig"),  # an editor may have written a byte order mark
             object_pairs_hook=_object,
             parse_float=_float,
             parse_int=_integer,

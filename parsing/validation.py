@@ -1,5 +1,6 @@
 """Turns pydantic's errors into problems by field, in words the caller can act on."""
 
+import re
 from collections.abc import Collection, Mapping
 from difflib import get_close_matches
 from typing import Any, Never, TypeVar
@@ -18,14 +19,19 @@ _MAX_FIELDS = 100
 
 
 def validated(
-    shape: type[Shape], given: Mapping[str, Any], problems: list[Problem], *, beside: Collection[str] = ()
+    shape: type[Shape],
+    given: Mapping[str, Any],
+    problems: list[Problem],
+    *,
+    known: Collection[str] | None = None,
+    context: Mapping[str, Any] | None = None,
 ) -> Shape | None:
-    """`given` as a `shape`. If it is invalid, None, and its errors are added to the problems. `beside` are known fields
-    that the shape does not have."""
+    """`given` as a `shape`. If it is invalid, None, and its errors are added to the problems. `known` are the fields to
+    name when one is unknown, by default those of the shape; `context` is for the validators of the shape."""
     try:
-        return shape.model_validate(given)
+        return shape.model_validate(given, context=context)
     except ValidationError as invalid:
-        problems += problems_of(invalid, known=(*shape.model_fields, *beside))
+        problems += problems_of(invalid, known=shape.model_fields if known is None else known)
         return None
 
 
@@ -47,7 +53,9 @@ def problems_of(
 
 def not_a_field(name: str, known: Collection[str]) -> str:
     """The message about an unknown field, with the field that was likely meant."""
-    nearest = get_close_matches(name[:100], known, n=1)
+    known = list(dict.fromkeys(known))
+    meant = (each for each in _MEANT.get(re.sub(r"[\W_]", "", name[:100].lower()), ()) if each in known)
+    nearest = [*meant, *get_close_matches(name[:100], known, n=1)]
     return "is not a known field; " + (
         f"did you mean {nearest[0]}?" if nearest else f"there are {', '.join(known)}"
     )
@@ -93,6 +101,35 @@ def _plain(value: Any) -> Any:
     """A bound of 10.0 reads 10."""
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
+
+_OTHER_NAMES = {
+    "file_name file_names": "output_filepath output_file_path output_path output_file output_filename output_name "
+    "filename filepath file_path save_as save_path save_to",
+    "file_names file_name": "output_filepaths output_paths output_files output_filenames filenames filepaths",
+    "num_outputs": "n num_images number_of_images images_count image_count num_samples samples count batch_size "
+    "number_of_outputs outputs num_images_per_prompt",
+    "model_name": "model model_id engine",
+    "prompt prompts": "text input description positive_prompt",
+    "prompts prompt": "texts inputs",
+    "num_inference_steps": "steps num_steps inference_steps sampling_steps",
+    "guidance": "guidance_scale cfg cfg_scale",
+    "negative_prompt": "negative uc",
+    "output_format": "format response_format image_format",
+    "output_quality": "quality jpeg_quality",
+    "aspect_ratio": "size ratio resolution",
+    "duration": "seconds length",
+    "image input_image image_input image_prompt start_image": "image_url image_urls input_images images init_image "
+    "source_image reference_image first_frame_image",
+    "webhook": "webhook_url callback callback_url",
+    "max_concurrent": "concurrency max_workers parallel",
+}
+"""What other services call a field, by the fields that may be meant, the likeliest first."""
+
+_MEANT = {
+    other.replace("_", ""): meant.split()
+    for meant, others in _OTHER_NAMES.items()
+    for other in others.split()
+}
 
 _WORDS = {
     "missing": "is required",

@@ -57,7 +57,8 @@ def test_what_was_made_is_kept_byte_for_byte_and_served_as_what_it_is(client, si
     told = generate(client, **given)
 
     (link,) = told["files"]
-    assert f"http://localhost/files/{told['id']}/0.{ending}" == link
+    assert f"http://localhost/files/{told['id']}/{told['id']}.{ending}" == link
+    assert f"inline; filename={told['id']}.{ending}" == fetched(client, link)[1]["Content-Disposition"]
     status, headers, body = fetched(client, link)
     assert (200, kind, "nosniff") == (status, headers["Content-Type"], headers["X-Content-Type-Options"])
     assert "public, max-age=31536000, immutable" == headers["Cache-Control"]
@@ -69,10 +70,35 @@ def test_what_was_made_is_kept_byte_for_byte_and_served_as_what_it_is(client, si
 def test_each_output_has_a_file_in_its_order(client):
     told = generate(client, num_outputs=3)
 
-    assert [f"{number}.jpg" for number in range(3)] == [link.rsplit("/", 1)[1] for link in told["files"]]
+    assert [f"{told['id']}{place}.jpg" for place in ("", "-2", "-3")] == [
+        link.rsplit("/", 1)[1] for link in told["files"]
+    ]
     assert [at_replicate(url) for url in told["output"]] == [
         fetched(client, link)[2] for link in told["files"]
     ]
+
+
+def test_old_links_are_answered_for_ever(client):
+    told = generate(client, num_outputs=3, file_name="fox")
+
+    for number, link in enumerate(told["files"]):
+        old = link.replace(f"/{told['id']}-{number + 1}.", f"/{number}.").replace(f"/{told['id']}.", "/0.")
+        assert old != link
+        assert fetched(client, link)[2] == fetched(client, old)[2]
+        for name in ("Content-Disposition", "ETag", "Content-Type", "Last-Modified", "Cache-Control"):
+            assert fetched(client, link)[1][name] == fetched(client, old)[1][name]
+        plain = fetched(client, old.partition("?")[0])[1]["Content-Disposition"]
+        assert f"inline; filename={link.rsplit('/', 1)[1].partition('?')[0]}" == plain
+
+
+def test_the_files_of_a_batch_all_have_names_of_their_own(client):
+    body = {"model_name": "flux-dev", "prompts": ["a", "b"], "num_outputs": 2, "file_names": ["狐", "犬"]}
+    results = client.post("/generate-batch", json=body, headers=ADMIN).json["results"]
+
+    links = [link for each in results for link in each["files"]]
+    said = [fetched(client, link)[1]["Content-Disposition"] for link in links]
+    assert 4 == len({urlsplit(link).path.rsplit("/", 1)[1] for link in links})
+    assert 4 == len({each.partition(";")[2].partition(";")[0] for each in said})
 
 
 def test_files_outlive_replicates(client, simulator):
@@ -158,12 +184,13 @@ def test_head_tells_what_get_would_without_sending_it(client):
 
 
 NO_NAMES = [
-        "{id}/1.jpg", "{id}/0.png", "{id}/0", "{id}/00.jpg", "{id}/-1.jpg", "{id}/0.jpg.", "{id}/..",
+        "{id}/1.jpg", "{id}/{id}-1.jpg", "{id}/{id}-2.jpg", "{id}/{id}-02.jpg", "{id}/{id}.png", "{id}/{id}",
+        "{id}/0.png", "{id}/0", "{id}/00.jpg", "{id}/-1.jpg", "{id}/0.jpg.", "{id}/..",
         "{id}/%2e%2e%2f0.jpg",
         "{id}/0.jpg%00", "gen_%2e%2e/0.jpg", "../others.window", "..%2fothers.window", "../ledger.db",
         "..%2fledger.db", "%2fetc%2fpasswd/0.jpg",
         "gen_00000000000000000000000000000000/0.jpg", "GEN_0/0.jpg", "{upper}/0.jpg", "{id}", "{id}/", "",
-        "{id}/0.jpg/0.jpg",
+        "{id}/0.jpg/0.jpg", "{id}/{id}-9999.jpg", "{id}/gen_00000000000000000000000000000000.jpg", "0/{id}.jpg",
     ]  # fmt: skip
 
 
@@ -191,16 +218,19 @@ DOWNLOADS = [
         ("fox.PNG", 'inline; filename=fox.jpg'),
         ("red fox v1.2", 'inline; filename="red fox v1.2.jpg"'),
         ("fuchs ü", "inline; filename=\"fuchs u.jpg\"; filename*=UTF-8''fuchs%20%C3%BC.jpg"),
-        ("狐", "inline; filename=0.jpg; filename*=UTF-8''%E7%8B%90.jpg"),
-        ("..\uff0fx\uff02y", "inline; filename=0.jpg; filename*=UTF-8''..%EF%BC%8Fx%EF%BC%82y.jpg"),
+        ("狐", "inline; filename={id}.jpg; filename*=UTF-8''%E7%8B%90.jpg"),
+        ("狐 b", "inline; filename={id}.jpg; filename*=UTF-8''%E7%8B%90%20b.jpg"),
+        ("\uff23on", "inline; filename={id}.jpg; filename*=UTF-8''%EF%BC%A3on.jpg"),
+        ("..\uff0fx\uff02y", "inline; filename={id}.jpg; filename*=UTF-8''..%EF%BC%8Fx%EF%BC%82y.jpg"),
         ("a;b=c'd%41", 'inline; filename="a;b=c\'d%41.jpg"'),
     ]  # fmt: skip
 
 
 def test_a_file_name_names_the_download_with_the_ending_of_what_it_is(client):
     for name, expected in DOWNLOADS:
-        (link,) = generate(client, file_name=name)["files"]
-        assert expected == fetched(client, link)[1]["Content-Disposition"], name
+        told = generate(client, file_name=name)
+        (link,) = told["files"]
+        assert expected.format(id=told["id"]) == fetched(client, link)[1]["Content-Disposition"], name
 
 
 def test_several_outputs_get_names_of_their_own(client):
@@ -241,15 +271,18 @@ def test_a_file_name_is_a_bare_name(client):
         )
 
 
-OTHER_NAMES = ["../../x", "a%0d%0aSet-Cookie:b", "a%22b", "x" * 300, "%00", "", "a%E2%80%AEgpj.exe"]
+OTHER_NAMES = [
+    "../../x", "a%0d%0aSet-Cookie:b", "a%22b", "x" * 300, "%00", "", "a%E2%80%AEgpj.exe", "nul", "COM1.x",
+]  # fmt: skip
 
 
 def test_a_link_with_another_name_changes_nothing_but_the_name(client):
-    (link,) = generate(client)["files"]
+    told = generate(client)
+    (link,) = told["files"]
 
     for wanted in OTHER_NAMES:
         status, headers, _ = fetched(client, f"{link}?name={wanted}")
-        assert (200, "inline; filename=0.jpg") == (status, headers["Content-Disposition"]), wanted
+        assert (200, f"inline; filename={told['id']}.jpg") == (status, headers["Content-Disposition"]), wanted
         assert "Set-Cookie" not in headers
 
 
@@ -273,7 +306,26 @@ NO_NAMES_OF_A_BATCH = [
     (["a", "\u202eb"], ["file_names[1]"]),
     (["a", 3], ["file_names[1]"]),
     ("ab", ["file_names"]),
+    (["a", None], ["file_names[1]"]),
+    (["a", "LPT9"], ["file_names[1]"]),
+    (["é", "e\u0301"], ["file_names"]),
 ]
+
+
+def test_repeated_names_over_requests_become_distinct_and_the_answer_tells_them(client):
+    names = ["fox", "Fox.png", "hare", None, "fox"]
+    requests_ = [PICTURE if name is None else PICTURE | {"file_name": name} for name in names]
+
+    results = client.post("/generate-batch", json={"requests": requests_}, headers=ADMIN).json["results"]
+
+    assert ["fox", "Fox-2", "hare", None, "fox-3"] == [each.get("file_name") for each in results]
+    saved = [fetched(client, each["files"][0])[1]["Content-Disposition"] for each in results]
+    assert ["fox.jpg", "Fox-2.jpg", "hare.jpg", f"{results[3]['id']}.jpg", "fox-3.jpg"] == [
+        each.removeprefix("inline; filename=") for each in saved
+    ]
+    for each in results:
+        again = client.get(f"/generations/{each['id']}", headers=ADMIN).json
+        assert (each.get("file_name"), each["files"]) == (again.get("file_name"), again["files"])
 
 
 def test_a_batchs_names_are_one_a_prompt_and_distinct(client, simulator):
@@ -357,7 +409,7 @@ def test_links_begin_with_the_address_that_the_operator_names(make_app):
 
     told = generate(client)
 
-    assert [f"http://pictures.example.com/api/files/{told['id']}/0.jpg"] == told["files"]
+    assert [f"http://pictures.example.com/api/files/{told['id']}/{told['id']}.jpg"] == told["files"]
 
 
 HOSTS = [
@@ -378,7 +430,7 @@ def test_whatever_a_caller_says_its_host_is_a_paid_picture_has_a_link_and_no_err
         environ = EnvironBuilder("/generate", method="POST", json=PICTURE, headers=ADMIN).get_environ()
         told = json.loads(b"".join(app.wsgi_app(environ | {"HTTP_HOST": host}, lambda status, headers: None)))
 
-        assert [f"{expected}/files/{told['id']}/0.jpg"] == told["files"]
+        assert [f"{expected}/files/{told['id']}/{told['id']}.jpg"] == told["files"]
 
 
 def test_a_placeholder_is_a_file_like_any_other(client):

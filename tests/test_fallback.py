@@ -75,6 +75,14 @@ def test_a_failure_leads_to_the_model_that_the_registry_says(model, given, code,
         ("flux-dev", {"input_image": PICTURE}, "flux-dev"),
         ("qwen-image", {"image_prompt": PICTURE}, "qwen-image"),
         ("flux-schnell", {"fallback": ["imagen-4-ultra", "qwen-image"], "image": PICTURE}, "qwen-image"),
+        ("flux-schnell", {"image": PICTURE, "num_outputs": 2}, "flux-dev"),
+        ("flux-schnell", {"image": PICTURE, "num_outputs": 1}, "flux-kontext-max"),
+        (
+            "flux-schnell",
+            {"fallback": ["nano-banana", "flux-dev"], "image": PICTURE, "num_outputs": 4},
+            "flux-dev",
+        ),
+        ("kontext-max", {"image": PICTURE, "num_outputs": 1}, "flux-kontext-max"),
     ],
 )
 def test_reference_images_lead_to_a_model_that_takes_as_many(model, given, expected):
@@ -85,8 +93,35 @@ def test_reference_images_lead_to_a_model_that_takes_as_many(model, given, expec
 
 
 @pytest.mark.parametrize(
+    ("model", "given", "expected"),
+    [
+        ("flux-dev", {"num_outputs": 4}, "flux-dev"),
+        ("qwen-image", {"num_outputs": 2}, "flux-dev"),
+        ("qwen-image", {"num_outputs": 1}, "qwen-image"),
+        ("flux-kontext-max", {"num_outputs": 2}, "flux-dev"),
+        ("imagen-4-ultra", {"num_outputs": 3, "fallback": ["qwen-image", "flux-schnell"]}, "flux-schnell"),
+        ("imagen-4-ultra", {"num_outputs": 1, "fallback": ["qwen-image", "flux-schnell"]}, "imagen-4-ultra"),
+    ],
+)
+def test_outputs_lead_to_a_model_that_makes_as_many(model, given, expected):
+    first = route(model, **given).first()
+
+    assert expected == first.model.short_name
+    assert given["num_outputs"] == first.input.get("num_outputs", 1)
+
+
+@pytest.mark.parametrize(
     ("model", "given", "wrong"),
     [
+        ("imagen-4-ultra", {"num_outputs": 2}, "num_outputs"),
+        ("nano-banana", {"num_outputs": 2}, "num_outputs"),
+        ("qwen-image", {"num_outputs": 2, "fallback": []}, "num_outputs"),
+        ("qwen-image", {"num_outputs": 2, "fallback": ["imagen-4-ultra"]}, "num_outputs"),
+        ("nano-banana", {"num_outputs": 2, "image_input": [PICTURE] * 2}, "num_outputs"),
+        ("qwen-image", {"num_outputs": 5}, "num_outputs"),
+        ("qwen-image", {"num_outputs": 1.5}, "num_outputs"),
+        ("veo-3-fast", {"num_outputs": 2}, "num_outputs"),
+        ("flux-schnell", {"num_outputs": 2, "fallback": ["imagen-4-ultra"], "image": PICTURE}, "image"),
         ("flux-schnell", {"image": [PICTURE] * 4}, "fallback"),
         ("flux-schnell", {"image": PICTURE, "image_input": [PICTURE] * 3}, "fallback"),
         ("flux-schnell", {"fallback": ["imagen-4-ultra"], "image": PICTURE}, "image"),
@@ -205,7 +240,10 @@ def test_a_parameter_of_another_model_is_left_out_of_the_first_and_kept_for_the_
 def test_a_change_tells_of_images_by_their_number_and_never_their_content():
     path = route(
         "imagen-4-ultra",
-        image_input=["data:image/gif;base64,R0lGODlh", PICTURE],
+        image_input=[
+            "data:image/gif;base64,R0lGODlhAQABAIAAAAAAAP///yH5BAEAAAAALAAAAAABAAEAAAIBRAA7",
+            PICTURE,
+        ],
         fallback=["nano-banana", "flux-dev"],
     )
 

@@ -5,7 +5,7 @@ import json
 from io import BytesIO
 
 import pytest
-from callers import ADMIN
+from callers import ADMIN, PNG
 from declarations import REGISTRY
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -18,10 +18,9 @@ from catalog.references import INLINE, LARGEST
 from errors import InvalidRequest, PayloadTooLarge
 from parsing.multipart_form import read_form
 
-PNG = b"\x89PNG\r\n\x1a\n"
 SMALL = PNG + b"small"
 LARGE = PNG.ljust(INLINE + 1, b"x")
-INLINED = "data:image/png;base64,iVBORw0KGgpzbWFsbA=="
+INLINED = "data:image/png;base64," + base64.b64encode(SMALL).decode()
 EDIT = {"model_name": "flux-kontext-max", "prompt": "make it blue"}
 
 
@@ -149,7 +148,7 @@ def test_text_is_read_as_what_the_field_holds(client, simulator):
         (EDIT | {"input_image": a_file(b"")}, ["input_image"]),
         (EDIT | {"prompt": a_file()}, ["prompt"]),
         (EDIT | {"seed": "three"}, ["seed"]),
-        (EDIT | {"seed": "3.0"}, ["seed"]),
+        (EDIT | {"seed": "3.5"}, ["seed"]),
         (EDIT | {"seed": ["1", "2"]}, ["seed"]),
         (EDIT | {"input_image": [a_file(), a_file()]}, ["input_image"]),
         (EDIT | {"input_image": "/etc/passwd"}, ["input_image"]),
@@ -274,7 +273,6 @@ def test_no_headers_of_any_part_are_a_fault_of_the_service(tmp_path, parts):
             BytesIO(body),
             registry=REGISTRY,
             options={"boundary": "b"},
-            length=None,
             most_text=1000,
             spool=tmp_path,
             hold=lambda size: None,
@@ -285,3 +283,163 @@ def test_no_headers_of_any_part_are_a_fault_of_the_service(tmp_path, parts):
     except (InvalidRequest, PayloadTooLarge):
         return
     assert all(isinstance(name, str) and name for name in body)
+
+
+# What browsers and scripts send
+
+
+def read(*parts: bytes, tmp_path):
+    """The body of a form of these parts, by its parser alone."""
+    body = b"".join(b"--b\r\n" + part + b"\r\n" for part in parts) + b"--b--\r\n"
+    return read_form(
+        BytesIO(body), registry=REGISTRY, options={"boundary": "b"}, most_text=10_000_000, spool=tmp_path
+    )
+
+
+def field(name: str, text: str | bytes) -> bytes:
+    text = text if isinstance(text, bytes) else text.encode()
+    return DISPOSITION + f'form-data; name="{name}"'.encode() + b"\r\n\r\n" + text
+
+
+def file(headers: bytes, content: bytes = SMALL, *, kind: bytes = b"") -> bytes:
+    typed = b"\r\nContent-Type: " + kind if kind else b""
+    return DISPOSITION + b"form-data; " + headers + typed + b"\r\n\r\n" + content
+
+
+FILES = {
+    "a Latin-1 name": file(b'name="input_image"; filename="caf\xe9.png"', kind=b"image/png"),
+    "a Latin-1 name, untyped": file(b'name="input_image"; filename="\xfcber.png"'),
+    "a Windows-1252 name": file(b'name="input_image"; filename="\x93fox\x94.png"'),
+    "a Shift-JIS name": file(b'name="input_image"; filename="\x8c\xcf.png"', kind=b"image/png"),
+    "a UTF-8 name": file('name="input_image"; filename="café.png"'.encode()),
+    "an encoded name": file(b"name=\"input_image\"; filename*=UTF-8''caf%C3%A9.png"),
+    "an encoded Latin-1 name": file(b"name=\"input_image\"; filename*=ISO-8859-1''caf%E9.png"),
+    "a name of nothing": file(b'name="input_image"; filename=""', kind=b"image/png"),
+    "typed, without a name": file(b'name="input_image"', kind=b"image/png"),
+    "typed as another image": file(b'name="input_image"', kind=b"image/jpeg; charset=binary"),
+    "typed in capitals": file(b'name="input_image"', kind=b"IMAGE/PNG"),
+    "typed as bytes, with a name": file(
+        b'name="input_image"; filename="a"', kind=b"application/octet-stream"
+    ),
+}
+
+
+@pytest.mark.parametrize("way", FILES)
+def test_a_file_is_one_whatever_its_name_and_type(tmp_path, way):
+    upload = read(FILES[way], tmp_path=tmp_path)["input_image"]
+
+    assert SMALL == upload.head(1000)
+
+
+@pytest.mark.parametrize("way", FILES)
+def test_such_a_file_is_sent_on(client, simulator, way):
+    parts = (field("model_name", "kontext-max"), field("prompt", "make it blue"), FILES[way])
+
+    assert 200 == raw_post(client, *parts).status_code
+    assert [INLINED] == [each["input_image"] for each in sent(simulator)]
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        file(b'name="input_image"', kind=b"text/plain"),
+        file(b'name="input_image"'),
+        file(b'name="input_image"; filename="a.png"', b""),
+        file(b'name="input_image"', b"<svg/>", kind=b"image/svg+xml"),
+        file(b'name="caf\xe9"; filename="a.png"'),
+        file(b'name="caf\xe9"', b"a"),
+        field("prompt", b"caf\xe9"),
+    ],
+)
+def test_what_is_no_file_or_no_picture_is_refused(client, simulator, part):
+    answer = raw_post(client, field("model_name", "kontext-max"), field("prompt", "a"), part)
+
+    assert 400 == answer.status_code
+    assert {} == dict(simulator.counts().requests)
+
+
+NOTHING = {
+    "a file input without a choice": file(b'name="input_image"; filename=""', b"", kind=b"application/octet-stream"),
+    "the same, typed as an image": file(b'name="input_image"', b"", kind=b"image/png"),
+    "the same, of no model": file(b'name="photo"; filename=""', b""),
+    "a number": field("seed", ""),
+    "a choice": field("aspect_ratio", ""),
+    "a switch": field("prompt_upsampling", ""),
+    "a reference": field("input_image", ""),
+    "a field of ours": field("timeout", ""),
+    "a webhook": field("webhook", ""),
+    "a name": field("file_name", ""),
+    "a fallback": field("fallback", ""),
+    "a parameter of another model": field("duration", ""),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", NOTHING)
+def test_what_an_empty_input_sends_is_not_given(tmp_path, client, what):
+    parts = (field("model_name", "kontext-max"), field("prompt", "a"))
+
+    assert read(*parts, tmp_path=tmp_path) == read(*parts, NOTHING[what], tmp_path=tmp_path)
+    assert 200 == raw_post(client, *parts, NOTHING[what]).status_code
+
+
+@pytest.mark.parametrize(
+    ("part", "wrong"),
+    [
+        (field("seed", "null"), "seed"),
+        (field("input_image", "null"), "input_image"),
+        (field("go_fast", "null"), "go_fast"),
+        (field("timeout", "null"), "timeout"),
+        (field("fallback", "null"), "fallback"),
+        (field("seed", "[null]"), "seed"),
+        (field("seed", " "), "seed"),
+        (field("unknown", ""), "unknown"),
+        (field("prompt", ""), "prompt"),
+        (field("model_name", ""), "model_name"),
+    ],
+)
+def test_null_is_a_word_in_a_form_and_a_required_field_is_not_empty(client, simulator, part, wrong):
+    name = wrong.encode()
+    parts = [field("model_name", "flux-dev"), field("prompt", "a")]
+    parts = [each for each in parts if b'name="' + name + b'"' not in each]
+
+    answer = raw_post(client, *parts, part)
+
+    assert [wrong] == fields(answer)
+    assert {} == dict(simulator.counts().requests)
+
+
+def test_free_text_may_be_empty_or_the_word_null(client, simulator):
+    for text in ("", "null", " ", "28.0"):
+        parts = (field("model_name", "qwen-image"), field("prompt", "null"), field("negative_prompt", text))
+        assert 200 == raw_post(client, *parts).status_code
+        assert {"prompt": "null", "negative_prompt": text} == sent(simulator)[-1]
+
+
+def test_whole_floats_of_a_form_are_integers(client, simulator):
+    parts = (
+        field("model_name", "flux-dev"),
+        field("prompt", "a"),
+        field("seed", "3.0"),
+        field("guidance", "3.0"),
+    )
+
+    assert 200 == raw_post(client, *parts).status_code
+    values = [sent(simulator)[-1][name] for name in ("seed", "guidance")]
+    assert [(3, int), (3, int)] == [(value, type(value)) for value in values]
+
+
+def test_the_names_of_a_form_keep_their_places(tmp_path):
+    def read_names(*names):
+        return read(*(field("file_names", name) for name in names), tmp_path=tmp_path).get("file_names")
+
+    assert ["a", "", "b"] == read_names("a", "", "b")
+    assert ["a"] == read_names("a")
+    assert None is read_names("", "")
+
+
+def test_a_picture_that_came_in_half_is_refused_before_anything_is_spent(client, simulator):
+    for content in (LARGE[:60], PNG[:-4], PNG[:20].ljust(900_000, b"\0")):
+        answer = post(client, EDIT | {"input_image": a_file(content)})
+        (found,) = problem(answer, 400, "invalid_request")["errors"]
+        assert "must be a whole PNG image" in found["message"]
+    assert {} == dict(simulator.counts().requests)

@@ -23,7 +23,7 @@ UNREADABLE = {
     "half": b'{"model_name": "flux-dev", "prompt": "a',
     "two": b"{}{}",
     "single quotes": b"{'prompt': 'a'}",
-    "byte order mark": b"\xef\xbb\xbf" + json.dumps(PICTURE).encode(),
+    "two byte order marks": b"\xef\xbb\xbf" * 2 + json.dumps(PICTURE).encode(),
     "UTF-16": json.dumps(PICTURE).encode("utf-16"),
     "UTF-16 without a mark": json.dumps(PICTURE).encode("utf-16-le"),
     "UTF-32": json.dumps(PICTURE).encode("utf-32"),

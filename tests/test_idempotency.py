@@ -4,11 +4,13 @@ import asyncio
 import hashlib
 import json
 from dataclasses import dataclass, field
+from functools import partial
 from io import BytesIO
 
 import pytest
 import virtual_time
 from callback_parts import in_virtual_time
+from declarations import REGISTRY
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from parts import AtOnce, Immediate
@@ -19,6 +21,7 @@ from generations.idempotency import KEPT_FOR, IdempotencyKeys
 from generations.submission import BodyFingerprint, body_fingerprint
 from ledger.records import KeyRecord
 from parsing import strict_json
+from parsing.normal import normalised, normalised_batch
 
 
 class Kept(Immediate):
@@ -338,6 +341,26 @@ def test_a_body_matches_the_fingerprint_that_an_earlier_version_kept_of_it(body)
     kept = hashlib.sha256(json.dumps(["gen", body], sort_keys=True).encode()).hexdigest()
 
     assert body_fingerprint("gen", body).matches(kept)
+
+
+@pytest.mark.parametrize("kind", ["gen", "batch"])
+def test_a_normalised_body_still_matches_what_an_earlier_version_kept_of_it(kind):
+    body = {
+        "model_name": "flux-dev",
+        "prompt": "a",
+        "seed": None,
+        "guidance": 3.0,
+        "image": Upload(BytesIO(b"x")),
+    }
+    sent = body if kind == "gen" else {"requests": [body], "webhook": None}
+    normalise = partial(normalised if kind == "gen" else normalised_batch, registry=REGISTRY)
+    text = json.dumps([kind, sent], sort_keys=True, default=lambda _: hashlib.sha256(b"x").hexdigest())
+
+    found = body_fingerprint(kind, sent, normalise=normalise)
+    least = {name: value for name, value in body.items() if value is not None} | {"guidance": 3}
+    assert found.matches(hashlib.sha256(text.encode()).hexdigest())
+    other = least if kind == "gen" else {"requests": [least]}
+    assert found.current == body_fingerprint(kind, other, normalise=normalise).current
 
 
 def test_half_a_surrogate_pair_has_a_fingerprint_too():

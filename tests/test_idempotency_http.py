@@ -62,6 +62,42 @@ def test_three_and_three_point_nought_are_the_same_body(client, simulator):
     assert 1 == simulator.counts().creations_accepted
 
 
+NULLS = {"seed": None, "image": None, "fallback": None, "timeout": None, "webhook": None}
+
+
+@pytest.mark.parametrize(
+    "body", [picture(), picture() | NULLS, picture() | {"num_outputs": 1.0, "go_fast": None}]
+)
+def test_a_body_is_the_same_under_its_key_with_and_without_null(client, simulator, body):
+    least = {name: value for name, value in body.items() if value is not None}
+    for kind, wrap in (
+        ("generate", lambda each: each),
+        ("generate-batch", lambda each: {"requests": [each]}),
+    ):
+        at = {"headers": USER | {"Idempotency-Key": "the-key-of-" + kind}}
+        answers = [
+            client.post(f"/{kind}", json=wrap(each), **at)
+            for each in (body, least, least | NULLS, least | {"seed": 1})
+        ]
+        assert [200, 200, 200, 409] == [answer.status_code for answer in answers]
+        assert 1 == len({answer.json["id"] for answer in answers[:3]})
+    assert 2 == simulator.counts().creations_accepted
+
+
+def test_a_batch_of_prompts_is_the_same_under_its_key_with_and_without_null(client, simulator):
+    body = {"model_name": "flux-dev", "prompts": ["[[slow=0]] a"], "guidance": 3.0}
+    at = {"headers": USER | {"Idempotency-Key": "prompts"}}
+    more = {"file_names": None, "max_concurrent": None, "seed": None}
+
+    answers = [
+        client.post("/generate-batch", json=each, **at)
+        for each in (body, body | more, body | {"guidance": 3})
+    ]
+
+    assert [200, 200, 200] == [answer.status_code for answer in answers]
+    assert 1 == simulator.counts().creations_accepted
+
+
 @pytest.mark.parametrize(("prompt", "status"), [("[[fail]]", 500), ("[[nsfw]]", 422)])
 def test_what_failed_is_told_again_as_it_was_and_not_tried_again(client, simulator, prompt, status):
     first, again = ask(client, picture(prompt)), ask(client, picture(prompt))

@@ -1,5 +1,6 @@
 """OpenAPI: valid, complete both ways, and of one mind with what validation and the answers really do."""
 
+import base64
 import copy
 import json
 import queue
@@ -10,7 +11,7 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
-from callers import ADMIN, PICTURE, USER
+from callers import ADMIN, PICTURE, PNG, USER
 from declarations import MODELS, REGISTRY, parse_batch, parse_generation
 from jsonschema import Draft202012Validator
 from openapi_spec_validator import OpenAPIV31SpecValidator
@@ -42,6 +43,10 @@ VALID = {
         *FULL,
         PICTURE | {"image": "https://a.com/b", "seed": 1, "timeout": None},
         PICTURE | {"webhook": "https://a.com/b?c", "max_cost_usd": 0.5},
+        PICTURE
+        | {"webhook": " https://a.com/b c", "file_name": "console", "num_outputs": 2.0, "fallback": None},
+        *(dict.fromkeys(full) | {"model_name": full["model_name"], "prompt": "a"} for full in FULL),
+        PICTURE | {"num_outputs": 1.0, "guidance": 3.0, "timeout": None, "placeholder": None},
     ],
     "BatchRequest": [
         {"requests": EXAMPLES, "max_concurrent": 2},
@@ -49,6 +54,8 @@ VALID = {
         {"requests": [PICTURE], "webhook": "https://a.com/b", "max_cost_usd": 3},
         {"model_name": "flux-dev", "prompts": ["a"], "webhook": "HTTPS://a.com", "max_cost_usd": 0},
         {"model_name": "flux-dev", "prompts": ["a", "b"], "guidance": 2.5, "max_concurrent": None},
+        {"model_name": "flux-dev", "prompts": ["a"], "file_names": None, "dry_run": None, "go_fast": None},
+        {"requests": [PICTURE | {"image": None, "seed": 3.0}], "max_concurrent": 2.0, "webhook": None},
         {
             "model_name": "kontext-max",
             "prompts": ["a"],
@@ -63,16 +70,18 @@ VALID = {
         {"concurrent_limit": 5, "requests_per_minute": None},
     ],
 }
+DATA = "data:image/png;base64," + base64.b64encode(PNG).decode()
 STRANGE = [
     None, True, False, 0, -1, 1, 2, 3, 4, 7, 99, 10**9, 2**63, 0.5, 2.5, -0.1, "", " ", "\n", "a", "1", "3:2", "jpg",
     "webp", "a\0b", "https://a.com/b", "https://a/b", "http://a.com/b", "https://", "ftp://a/b", "/etc/passwd",
-    "data:image/png;base64,iVBORw0KGgo=", "data:image/png;base64,AAAA", "data:image/png,AAAA",
+    "data:image/png;base64,iVBORw0KGgo=", "data:image/png;base64,AAAA", "data:image/png,AAAA", "CON", "nul.png",
+    DATA, DATA.rstrip("="), DATA.replace("=", "%3D"), f" {DATA}\n", "https://a.com/b c", "https://ü.com/ä ", 28.0, 4.0,
     "flux-dev", "kontext-max", "qwen-image", "nope", [], ["a"], [""], [1], [PICTURE], [{}], {}, {"a": 1}, PICTURE,
 ]  # fmt: skip
 
 
-UNSEEN = {"https://a/b", "data:image/png;base64,AAAA"}
-"""What JSON Schema cannot see: that a host is not public, and that a content is no picture."""
+UNSEEN = {"https://a/b", "data:image/png;base64,iVBORw0KGgo=", "data:image/png;base64,AAAA"}
+"""What JSON Schema cannot see: that a host is not public, and that a content is no whole picture."""
 
 
 def validator(name, document=DOCUMENT):

@@ -2,7 +2,7 @@
 
 import pytest
 from callers import ADMIN, PICTURE
-from declarations import parse_batch, parse_generation
+from declarations import MODELS, parse_batch, parse_generation
 from hypothesis import given
 from hypothesis import strategies as st
 from problems import fields
@@ -70,12 +70,36 @@ def test_a_body_that_is_no_object_is_refused(parse, body):
 
 
 def test_what_is_missing_is_told_without_a_given_value():
-    assert {"model_name": "is required", "prompt": "is required"} == told(parse_generation, {})
+    names = ", ".join(MODELS)
+
+    assert {"model_name": f"is required; there are {names}", "prompt": "is required"} == told(
+        parse_generation, {}
+    )
     assert {"prompt": "is required"} == told(parse_generation, {"model_name": "flux-dev"})
 
 
 def test_a_bad_prompt_is_told_even_when_the_model_is_unknown():
     assert {"model_name", "prompt"} == set(told(parse_generation, {"model_name": "nope", "prompt": 3}))
+
+
+@pytest.mark.parametrize(
+    ("given", "called"),
+    [
+        ("https://a.com/b?c=%2F", "https://a.com/b?c=%2F"),
+        (" https://a.com/b c\n", "https://a.com/b%20c"),
+        ("https://ü.com/ä", "https://xn--tda.com/%C3%A4"),
+    ],
+)
+def test_a_webhook_is_called_at_its_encoded_url(given, called):
+    assert called == parse_generation(PICTURE | {"webhook": given}).webhook
+    assert called == parse_batch({"requests": [PICTURE], "webhook": given}).webhook
+
+
+@pytest.mark.parametrize(
+    "given", ["https://a.com/b\nc", "https://a b.com", "https://a.com/\u200b", "https://ü/"]
+)
+def test_a_webhook_that_cannot_be_encoded_is_refused(given):
+    assert ["webhook"] == list(told(parse_generation, PICTURE | {"webhook": given}))
 
 
 @pytest.mark.parametrize("timeout", [1, 1.5, 1800, None])
@@ -181,7 +205,7 @@ def test_a_prompt_beside_prompts_is_refused():
     assert {"prompt": "cannot stand beside `prompts`"} == told(parse_batch, body)
 
 
-@pytest.mark.parametrize("given", [0, -1, 1.0, "1", True, []])
+@pytest.mark.parametrize("given", [0, -1, 1.5, 0.0, "1", True, [], [None]])
 def test_max_concurrent_is_a_whole_number_from_1(given):
     assert ["max_concurrent"] == list(told(parse_batch, {"requests": [PICTURE], "max_concurrent": given}))
 
@@ -234,7 +258,7 @@ def test_a_request_of_no_known_model_is_told_of_fields_that_no_model_knows():
     body = {"model": "flux-dev", "prompt": "a", "guidance": 3, "sead": 1}
 
     assert {
-        "model_name": "is required",
+        "model_name": f"is required; there are {', '.join(MODELS)}",
         "model": "is not a known field; did you mean model_name?",
         "sead": "is not a known field; did you mean seed?",
     } == told(parse_generation, body)

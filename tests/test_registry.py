@@ -3,12 +3,14 @@
 The schemas are the simulator's, which were written down independently: where the two disagree, one is wrong.
 """
 
+import base64
 import dataclasses
 from typing import Annotated, Any, Literal
 
 import pytest
-from callers import ADMIN
+from callers import ADMIN, PNG
 from declarations import MODELS, REGISTRY, find, parse_generation
+from jsonschema import Draft202012Validator
 from problems import fields, problem
 from pydantic import Field
 
@@ -17,7 +19,7 @@ from catalog.model import Fallback, Image, Inputs, Model, Price, References, Tex
 from catalog.registry import Registry
 from errors import InvalidRequest
 from models import declared
-from parsing.generation import _BESIDE, ParseContext
+from parsing.generation import ParseContext, generation_fields
 from simulator import catalog
 
 PARAMETERS = [
@@ -26,7 +28,7 @@ PARAMETERS = [
     for parameter, schema in catalog.find(name).inputs.items()  # type: ignore[union-attr]
 ]
 PICTURE_URL = "https://example.com/a.png"
-PICTURE_DATA = "data:image/png;base64,iVBORw0KGgo="
+PICTURE_DATA = "data:image/png;base64," + base64.b64encode(PNG).decode()
 FORM = "multipart/form-data"
 CUSTOM = {"aspect_ratio": "custom"}
 BESIDE = {"width": CUSTOM, "height": CUSTOM}
@@ -118,7 +120,7 @@ def foreign(schema) -> list[Any]:
             return [*every, 1, 1.5, True, "a\0b", "\ud800"]
     step = STEP[schema["type"]]
     outside = [schema[end] + way for end, way in (("minimum", -step), ("maximum", step)) if end in schema]
-    fractional = [1.0, 1.5] if schema["type"] == "integer" else []
+    fractional = [1.5, 4.000001] if schema["type"] == "integer" else []
     if "multipleOf" in schema:
         outside += [schema["minimum"] + 1, 1000, 1439]
     return [*every, *outside, *fractional, "1", "", True, False, 10**400, float("inf"), float("nan")]
@@ -145,10 +147,30 @@ def test_every_value_the_schema_does_not_allow_is_refused_by_its_field(model, pa
 
 
 @of_every_parameter
-def test_null_stands_only_where_leaving_out_has_no_default(model, parameter, schema):
-    nullable = "default" not in schema and parameter != "prompt"
+def test_null_for_an_optional_parameter_is_not_given_also_by_its_published_schema(model, parameter, schema):
+    is_optional = parameter != "prompt"
+    published = Draft202012Validator(MODELS[model].input_schema)
 
-    assert ([] if nullable else [parameter]) == wrong(model, **{parameter: None})
+    assert ([] if is_optional else [parameter]) == wrong(model, **{parameter: None})
+    assert is_optional is published.is_valid({"prompt": "a", parameter: None})
+    if is_optional:
+        least = {"model_name": model, "prompt": "a"}
+        for more in ({}, {"fallback": None}, {"fallback": []}):
+            sent = parse_generation(least | more | {parameter: None}).first.input
+            assert parse_generation(least | more).first.input == sent
+    assert parameter in wrong(model, **{parameter: [None]})[0]
+
+
+@of_every_parameter
+def test_a_whole_float_is_the_integer_that_is_sent(model, parameter, schema):
+    for value in (each for each in allowed(schema) if type(each) is int):
+        given = {"model_name": model, "prompt": "a", **BESIDE.get(parameter, {}), parameter: float(value)}
+        if float(value) == value <= schema.get("maximum", 2**53):
+            sent = parse_generation(given).first.input[parameter]
+            assert (value, int) == (sent, type(sent))
+            assert Draft202012Validator(MODELS[model].input_schema).is_valid(
+                {name: each for name, each in given.items() if name != "model_name"}
+            )
 
 
 @of_every_parameter
@@ -324,7 +346,7 @@ def test_flux_dev_asks_for_jpg_unless_the_caller_names_a_format(client, simulato
 
 def test_an_unknown_field_is_refused_with_the_nearest_name(client):
     body = {"model_name": "flux-dev", "prompt": "a", "guidence": 3, "xyzzy": 1}
-    fields = [*find("flux-dev").inputs.model_fields, *_BESIDE]
+    fields = generation_fields(find("flux-dev").inputs.model_fields)
     answer = client.post("/generate", json=body, headers=ADMIN)
 
     assert [

@@ -68,12 +68,19 @@ def test_a_refusal_says_what_is_wrong_and_where(body, detail):
     "body",
     [
         b"{", b"}", b"{'a':1}", b'{"a":1,}', b"[1,]", b"nul", b"True", b"01", b"+1", b".5", b"1.", b'"a', b"\x00",
-        b'{"a":"\x00"}', b'{"a":"\n"}', b"{} {}", b"// no\n{}", b'\xef\xbb\xbf{"a":1}', b'{a:1}', b'{"a"}', b'"\\x"',
+        b'{"a":"\x00"}', b'{"a":"\n"}', b"{} {}", b"// no\n{}", b'\xef\xbb\xbf', b'{a:1}', b'{"a"}', b'"\\x"',
     ],
 )  # fmt: skip
 def test_what_is_not_json_is_refused(body):
     with pytest.raises(InvalidJSON):
         strict_json.loads(body)
+
+
+@pytest.mark.parametrize("text", ['{"a":1}', ' {"a":1}', '\r\n{"a":1}\n', '{"a":1,"\ufeff":"\ufeff"}'])
+def test_one_byte_order_mark_before_json_is_skipped(text):
+    assert json.loads(text) == strict_json.loads(b"\xef\xbb\xbf" + text.encode())
+    with pytest.raises(InvalidJSON):
+        strict_json.loads(b"\xef\xbb\xbf" * 2 + text.encode())
 
 
 def test_a_surrogate_pair_in_a_key_is_one_character():
