@@ -10,7 +10,7 @@ from errors import ABSENT, Problem
 from parsing.generation import PROMPT, ParseContext, generation_fields, read_normalised, read_webhook
 from parsing.normal import normalised_batch
 from parsing.shapes import BatchFields, BatchRequest, GenerationRequest
-from parsing.validation import MAX_PROBLEMS, problems_with, refuse, unusable_reasons, validated
+from parsing.validation import MAX_PROBLEMS, not_a_field, problems_with, refuse, unusable_reasons, validated
 
 MAX_BATCH_ITEMS = 10_000
 
@@ -40,8 +40,17 @@ def _read_whole(
     body: dict[str, Any], context: ParseContext, problems: list[Problem]
 ) -> list[GenerationRequest]:
     """`{"requests": [{…}, …]}`"""
+    parameters = context.registry.takers
+    known = {*generation_fields(parameters), *_fields_beside_prompts(parameters)}
+    own = ("requests", *BatchFields.model_fields)
     problems.extend(
-        Problem(name, "cannot stand beside `requests`; put it into each of them", body[name])
+        Problem(
+            name,
+            "cannot stand beside `requests`; put it into each of them"
+            if name in known
+            else not_a_field(name, own),
+            body[name],
+        )
         for name in body
         if name != "requests"
     )

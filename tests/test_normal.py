@@ -288,6 +288,26 @@ def test_the_list_of_known_fields_has_each_field_of_the_route_once_and_no_other(
         assert (len(known), known) == (len(listed), set(listed))
 
 
+def test_beside_requests_an_unknown_field_is_told_of_the_fields_of_a_batch():
+    body = {
+        "requests": [PICTURE],
+        "seed": 1,
+        "max_parallel": 1,
+        "callback": 1,
+        "xyzzy": 1,
+        "file_names": ["a"],
+    }
+
+    apart = "cannot stand beside `requests`; put it into each of them"
+    assert {
+        "seed": apart,
+        "file_names": apart,
+        "max_parallel": "is not a known field; there are requests, max_concurrent, dry_run, webhook, max_cost_usd",
+        "callback": "is not a known field; did you mean webhook?",
+        "xyzzy": "is not a known field; there are requests, max_concurrent, dry_run, webhook, max_cost_usd",
+    } == told(parse_batch, body)
+
+
 def test_a_model_without_num_outputs_gets_no_hint_of_it():
     message = told(parse_generation, {"model_name": "qwen-image", "prompt": "a", "n": 2})["n"]
 
