@@ -145,7 +145,7 @@ def test_what_is_made_but_not_fetched_when_the_drain_ends_is_fetched_by_the_next
     left, body, sent, cancelled = virtual_time.run(story())
 
     assert (["shutting_down"], [("running", "p1", False)]) == left
-    assert (True, [f"{ADDRESS}/files/{body['id']}/0.jpg"]) == (body["success"], body["files"])
+    assert (True, [f"{ADDRESS}/files/{body['id']}/{body['id']}.jpg"]) == (body["success"], body["files"])
     assert (1, []) == (sent, cancelled)
 
 
