@@ -4,6 +4,7 @@ Every route is a few lines: who is calling, what they ask for, the service does 
 raised, and answered in one place as a problem document; no answer is ever an HTML error page.
 """
 
+import argparse
 import re
 import secrets
 import sys
@@ -41,7 +42,7 @@ from parsing.generation import parse_generation
 from parsing.limits import parse_limits
 from parsing.queries import parse_filter
 from resources import check
-from service import VERSION, Runtime, started
+from service import NAME, VERSION, Runtime, started
 from serving import serve
 from settings import Settings, SettingsError, load
 from unread_body import CloseUnread
@@ -280,15 +281,28 @@ def _from_werkzeug(error: HTTPException) -> ServiceError:
 
 
 def main(arguments: list[str]) -> int:
-    """Serve until told to stop. Returns the exit status."""
+    """Serve until told to stop. Returns the exit status. Raises SystemExit as argparse does."""
+    parser = argparse.ArgumentParser(
+        "python app.py",
+        description=f"{NAME} {VERSION}. Settings come from the environment and .env; see README.md.",
+    )
+    parser.add_argument("--port", help="the port to listen on, instead of PORT")
+    parser.add_argument(
+        "--simulate-without-token",
+        action="store_true",
+        help="simulate Replicate if REPLICATE_API_TOKEN is not set",
+    )
+    parser.add_argument("--version", action="version", version=VERSION)
+    options = parser.parse_args(arguments)
+    given = {} if options.port is None else {"PORT": options.port}
     try:
-        settings = load()
+        settings = load(**given)
+        if options.simulate_without_token:
+            settings = settings.simulating_without_token()
         check(settings)
     except SettingsError as error:
         sys.stderr.write(f"{error}\n")
         return 2
-    if "--simulate-without-token" in arguments:
-        settings = settings.simulating_without_token()
     return serve(settings, create_app)
 
 

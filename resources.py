@@ -10,15 +10,20 @@ from catalog.registry import Registry
 from files.directory import Directory
 from files.storage import Storage
 from models import declared
-from settings import Settings, SettingsError
+from settings import SHORTEST_ADMIN_KEY, Settings, SettingsError
 
 log = structlog.get_logger("service")
+
+_CONTAINER_MARKS = ("/.dockerenv", "/run/.containerenv")
+"""Files that Docker and Podman put into a container."""
 
 
 def check(settings: Settings) -> None:
     """What can be known to be wrong before anything is started. Raises SettingsError."""
+    settings.refuse_placeholders()
     registry(settings)
     storage(settings)
+    _make_data_dir(settings)
 
 
 def registry(settings: Settings) -> Registry:
@@ -54,3 +59,27 @@ def uploads_dir(settings: Settings) -> Path | None:
         log.warning("uploads_elsewhere", path=str(path), reason=str(error))
         return None
     return path
+
+
+def warn(settings: Settings) -> None:
+    """Log what an operator should know at each start."""
+    if settings.admin_key_is_weak:
+        log.warning("admin_key_weak", setting="CONCURRENT_DOCKER_ADMIN_API_KEY", shortest=SHORTEST_ADMIN_KEY)
+    for name, nearest in settings.unknown.items():
+        log.warning("setting_unknown", name=name, nearest=nearest)
+    if any(Path(mark).exists() for mark in _CONTAINER_MARKS) and not _is_on_a_volume(settings.DATA_DIR):
+        log.warning("data_dir_not_a_volume", path=str(settings.DATA_DIR.resolve()))
+
+
+def _make_data_dir(settings: Settings) -> None:
+    """Raises SettingsError if DATA_DIR is not a directory and cannot become one."""
+    path = settings.DATA_DIR
+    try:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise SettingsError(f"DATA_DIR: {path.resolve()} cannot be a directory: {error.strerror}.") from None
+
+
+def _is_on_a_volume(path: Path) -> bool:
+    """Whether the path or a directory above it, but the root, is mounted."""
+    return any(each.is_mount() for each in (path.resolve(), *path.resolve().parents[:-1]))

@@ -37,7 +37,7 @@ from parsing.attachments import Attachments
 from parsing.generation import ParseContext
 from parsing.limits import Limits
 from providers.replicate.provider import Replicate
-from resources import registry, storage, uploads_dir
+from resources import registry, storage, uploads_dir, warn
 from settings import FILES_AT_ONCE, HANDED_IN_AT_ONCE, LISTENERS_AT_ONCE, Settings, SettingsError
 from waiting import Quota, Readers, Turns
 from window_log import WindowLog
@@ -239,6 +239,8 @@ def build(settings: Settings, *, provider: FullProvider | None = None) -> Runtim
     on. Raises SettingsError."""
     if settings.needs_simulator:
         raise SettingsError("REPLICATE_SIMULATE: only `python app.py` starts a simulator; run that.")
+    settings.refuse_placeholders()
+    warn(settings)
     doors = Doors(
         admin_key=settings.admin_key,
         server_token=settings.replicate_token,

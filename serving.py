@@ -30,6 +30,7 @@ class Server(Application):  # type: ignore[misc] # gunicorn ships no types
 
     def load_config(self) -> None:
         self.load_config_from_file(str(HERE / "gunicorn.conf.py"))
+        self.cfg.set("bind", self._settings.address)
         configured = self.cfg.when_ready
 
         def when_ready(arbiter: Any) -> None:

@@ -7,7 +7,8 @@ operator can act on; secrets never show in a `repr`.
 import base64
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
@@ -42,6 +43,24 @@ _AWS = (
     "AWS_ENDPOINT_URL", "AWS_ALLOW_HTTP",
 )  # fmt: skip
 """What a bucket needs to know. obstore reads these and more in the environment, but no `.env`."""
+
+
+SHORTEST_ADMIN_KEY = 16
+"""Characters. A shorter admin key can be guessed: each start warns of it."""
+
+_PLACEHOLDER = re.compile(
+    r"""your\w* | x+ | todo | tbd | fixme | none | null | nil | undefined | \w*placeholder\w*
+    | \w*(change|replace|insert|fill|edit|put|enter|add)(me|it|this|in|with|your|here)\w*
+    | \w*(key|token|secret|password)(goes)?here""",
+    re.VERBOSE,
+)
+"""Values that documents, examples and templates put where a secret belongs: their letters and digits, in lower case."""
+
+_OTHER_PROGRAMS = (
+    "AWS_", "COMPOSE_", "DOCKER_", "GUNICORN_", "WEB_CONCURRENCY", "PYTHON", "PIP_", "UV_", "HTTP_PROXY", "HTTPS_PROXY",
+    "ALL_PROXY", "NO_PROXY", "SSL_CERT_", "TZ", "LANG", "LC_", "PATH", "HOME", "OTEL_",
+)  # fmt: skip
+"""How the names of variables begin that stand in a `.env` for another program."""
 
 
 class SettingsError(Exception):
@@ -216,6 +235,7 @@ class Settings(BaseModel):
     )
 
     _aws: dict[str, str] = PrivateAttr(default_factory=dict)
+    _unknown: dict[str, str | None] = PrivateAttr(default_factory=dict)
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str]) -> "Settings":
@@ -256,6 +276,29 @@ class Settings(BaseModel):
         if self.REPLICATE_API_TOKEN or "REPLICATE_SIMULATE" in self.model_fields_set:
             return self
         return self.model_copy(update={"REPLICATE_SIMULATE": True})
+
+    def refuse_placeholders(self) -> None:
+        """Raise SettingsError if a secret was never filled in. The simulator takes any."""
+        secrets = {
+            "REPLICATE_API_TOKEN": self.replicate_token,
+            "CONCURRENT_DOCKER_ADMIN_API_KEY": self.admin_key,
+        }
+        wrong = [name for name, secret in secrets.items() if secret is not None and _is_placeholder(secret)]
+        if wrong and not self.REPLICATE_SIMULATE:
+            raise SettingsError(
+                "\n".join(f"{name}: is a placeholder; set a real one, or leave it empty." for name in wrong)
+            )
+
+    @property
+    def unknown(self) -> Mapping[str, str | None]:
+        """Variables that look like settings and are none, each with the setting of the nearest name, if one is near."""
+        return self._unknown
+
+    @property
+    def admin_key_is_weak(self) -> bool:
+        """Whether the admin key is short enough to be guessed; not on the simulator, where it opens nothing."""
+        key = self.admin_key
+        return key is not None and len(key) < SHORTEST_ADMIN_KEY and not self.REPLICATE_SIMULATE
 
     @property
     def aws(self) -> Mapping[str, str]:
@@ -302,13 +345,34 @@ class Settings(BaseModel):
         return self.REPLICATE_SIMULATE and f".{host}".endswith(".replicate.com")
 
 
-def load() -> Settings:
-    """The settings of this process: a `.env` in the working directory, and over it the environment.
+def load(**given: str) -> Settings:
+    """The settings of this process: a `.env` in the working directory, then the environment, then those `given`.
 
     Raises SettingsError.
     """
     from_file = {name: value for name, value in dotenv_values(".env").items() if value is not None}
-    return Settings.from_env(from_file | {name: value for name, value in os.environ.items() if value})
+    environ = {name: value for name, value in os.environ.items() if value}
+    settings = Settings.from_env(from_file | environ | given)
+    settings._unknown = dict(_unknown(from_file, environ))  # noqa: SLF001 - its own
+    return settings
+
+
+def _unknown(from_file: Mapping[str, str], environ: Mapping[str, str]) -> Iterator[tuple[str, str | None]]:
+    """The variables that were meant for this service and are not settings.
+
+    All of a `.env` but other programs' are. The environment is shared with everything else, so only names like
+    a setting's are: nearly the same, or beginning with `REPLICATE_` or `CONCURRENT_DOCKER_`.
+    """
+    for name in sorted((from_file.keys() | environ.keys()) - Settings.model_fields.keys()):
+        is_ours = name.startswith(("REPLICATE_", "CONCURRENT_DOCKER_"))
+        near = get_close_matches(name, Settings.model_fields, n=1, cutoff=0.6 if is_ours else 0.85)
+        if is_ours or near or (name in from_file and not name.startswith(_OTHER_PROGRAMS)):
+            yield name, near[0] if near else None
+
+
+def _is_placeholder(secret: str) -> bool:
+    plain = re.sub(r"[^a-z0-9]", "", secret.lower().removeprefix("r8_"))
+    return not plain or bool(_PLACEHOLDER.fullmatch(plain) or re.search(r"<.*>|[$%{]{", secret))
 
 
 def _sentence(error: Any) -> str:

@@ -92,6 +92,7 @@ def test_an_operator_hears_when_limits_are_not_kept_or_shared_or_unknown_and_whe
 @pytest.mark.parametrize("path", ["/a\nb", "/\x1b[31m", '/"}', "/\xff", "/\xe2\x80\xa8"])
 def test_no_path_breaks_a_line_in_two(logged, path):
     app, seen = logged()
+    seen()  # of the start
 
     app.test_client().open(environ_overrides={"PATH_INFO": path})
 

@@ -1,6 +1,8 @@
 """Settings: read once, said in sentences, secrets hidden; and what three documents say of them agrees."""
 
+import random
 import re
+import string
 import tomllib
 from itertools import pairwise
 from pathlib import Path
@@ -188,3 +190,98 @@ def test_the_readme_says_every_setting_with_its_default():
         (name, _documented_default(name), field.description) for name, field in Settings.model_fields.items()
     ]
     assert declared == rows, "run `make generated`"
+
+
+PLACEHOLDERS = (
+    "your-admin-api-key", "your_token", "YOUR_KEY_HERE", "<your-token>", "${YOUR_TOKEN}", "changeme", "change-me",
+    "ChangeMe123", "change_this_key", "please-change-me", "REPLACE_ME", "replace-with-your-token", "insert-key-here",
+    "put_your_key_here", "xxx", "****", "...", "placeholder", "<placeholder>", "todo", "TBD", "none", "null",
+    "{{token}}", "enter-token-here", "api-key-goes-here", "fixme", "secret_here",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("value", PLACEHOLDERS)
+@pytest.mark.parametrize("name", SECRETS)
+def test_a_placeholder_is_refused_by_the_name_of_its_setting(name, value):
+    with pytest.raises(SettingsError, match=f"^{name}: is a placeholder"):
+        Settings.from_env({name: value}).refuse_placeholders()
+
+
+@pytest.mark.parametrize("value", ["r8_your_token", "r8_xxxxxxxxxxxxxxxxxxxx", "r8_...", "r8_", "r8_<token>"])
+def test_a_placeholder_may_look_like_a_token_of_replicate(value):
+    with pytest.raises(SettingsError):
+        Settings.from_env({"REPLICATE_API_TOKEN": value}).refuse_placeholders()
+
+
+def test_real_secrets_are_no_placeholders():
+    generator = random.Random(1)
+    for _ in range(2000):
+        token = "r8_" + "".join(generator.choices(string.ascii_letters + string.digits, k=37))
+        key = "".join(
+            generator.choices(string.ascii_letters + string.digits + "-_", k=generator.randint(8, 64))
+        )
+        environ = {"REPLICATE_API_TOKEN": token, "CONCURRENT_DOCKER_ADMIN_API_KEY": key}
+        Settings.from_env(environ).refuse_placeholders()
+    for key in ("ops", "team-gateway-7Qx", "the-admin-key", "test-key", "my-gateway-2f9c81d0"):
+        Settings.from_env({"CONCURRENT_DOCKER_ADMIN_API_KEY": key}).refuse_placeholders()
+
+
+def test_the_simulator_takes_placeholders_and_short_keys():
+    settings = Settings.from_env({"REPLICATE_SIMULATE": "1", "CONCURRENT_DOCKER_ADMIN_API_KEY": "changeme"})
+
+    settings.refuse_placeholders()
+
+    assert not settings.admin_key_is_weak
+
+
+def test_an_admin_key_below_sixteen_characters_is_weak():
+    weak = [
+        Settings.from_env({"CONCURRENT_DOCKER_ADMIN_API_KEY": "k7" * 7 + tail}).admin_key_is_weak
+        for tail in ("x", "xy")
+    ]
+
+    assert [True, False] == weak
+    assert not Settings.from_env({}).admin_key_is_weak
+
+
+@pytest.mark.parametrize(
+    ("name", "nearest"),
+    [
+        ("REPLICATE_REQUEST_PER_MINUTE", "REPLICATE_REQUESTS_PER_MINUTE"),
+        ("REPLICATE_CONCURENT_LIMIT", "REPLICATE_CONCURRENT_LIMIT"),
+        ("REPLICATE_TOKEN", "REPLICATE_API_TOKEN"),
+        ("CONCURRENT_DOCKER_ADMIN_KEY", "CONCURRENT_DOCKER_ADMIN_API_KEY"),
+        ("MAX_QUEUE", "MAX_QUEUED"),
+        ("FILE_TTL", "FILES_TTL"),
+        ("BUDGET_USD_DAY", "BUDGET_USD_PER_DAY"),
+    ],
+)
+def test_a_misspelt_variable_is_named_with_the_nearest_setting(name, nearest, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv(name, "5")
+
+    assert {name: nearest} == load().unknown
+
+
+def test_an_unknown_variable_of_our_prefix_is_named_though_nothing_is_near(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("REPLICATE_ZZ", "5")
+
+    assert ["REPLICATE_ZZ"] == list(load().unknown)
+
+
+def test_what_is_unknown_in_a_dotenv_is_named_unless_it_is_another_programs(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / ".env").write_text("FROBNICATE=1\nAWS_REGION=eu\nCOMPOSE_PROJECT_NAME=x\nTZ=UTC\nPORT=5001\n")
+
+    settings = load()
+
+    assert ({"FROBNICATE": None}, 5001) == (settings.unknown, settings.PORT)
+
+
+def test_variables_of_the_environment_that_are_no_setting_of_ours_are_left_alone(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    for name in ("HOSTNAME", "LOGNAME", "DATABASE", "PYTHONPATH", "MAX_MEMORY", "LOG_FILE", "PUBLIC_KEY"):
+        monkeypatch.setenv(name, "x")
+
+    assert {} == load().unknown

@@ -1,0 +1,74 @@
+"""What a start refuses or warns of, beside the settings themselves."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import resources
+from service import VERSION
+from settings import Settings, SettingsError
+
+ROOT = Path(__file__).parent.parent
+
+
+def _settings(**given: object) -> Settings:
+    return Settings.from_env({name: str(value) for name, value in given.items()})
+
+
+def _command(*arguments: str) -> "subprocess.CompletedProcess[str]":
+    command = [sys.executable, "app.py", *arguments]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+
+
+@pytest.mark.parametrize("below", ["", "deeper"])
+def test_a_data_dir_that_cannot_be_a_directory_ends_the_start_with_its_path(tmp_path, below):
+    file = tmp_path / "file"
+    file.write_text("")
+
+    with pytest.raises(SettingsError, match=f"^DATA_DIR: {file / below} cannot be a directory"):
+        resources.check(_settings(DATA_DIR=file / below))
+
+
+def test_a_data_dir_in_a_container_is_warned_of_unless_it_is_on_a_volume(tmp_path, monkeypatch, capsys):
+    mark = tmp_path / "mark"
+    mark.write_text("")
+    monkeypatch.setattr(resources, "_CONTAINER_MARKS", (str(mark),))
+    for is_mount in (False, True):
+        monkeypatch.setattr(Path, "is_mount", lambda path, is_mount=is_mount: is_mount and path == tmp_path)
+        resources.warn(_settings(DATA_DIR=tmp_path / "data"))
+
+        assert is_mount is ("data_dir_not_a_volume" not in capsys.readouterr().out)
+
+
+def test_a_weak_admin_key_and_unknown_variables_are_warned_of_by_name(monkeypatch, tmp_path, capsys):
+    monkeypatch.chdir(tmp_path)
+    settings = _settings(CONCURRENT_DOCKER_ADMIN_API_KEY="short")
+    settings._unknown = {"FILE_TTL": "FILES_TTL"}
+
+    resources.warn(settings)
+
+    said = capsys.readouterr().out
+    assert all(word in said for word in ("admin_key_weak", "setting_unknown", "FILE_TTL", "FILES_TTL"))
+    assert "short " not in said
+
+
+def test_the_command_tells_its_version_and_its_options():
+    assert f"{VERSION}\n" == _command("--version").stdout
+    assert all(option in _command("--help").stdout for option in ("--port", "--version"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--prot", "5001"), "unrecognized"),
+        (("--port", "x"), "PORT: must be a whole number"),
+        (("5001",), "5001"),
+    ],
+)
+def test_an_unknown_option_or_a_wrong_port_ends_the_start(arguments, said):
+    ended = _command(*arguments)
+
+    assert 2 == ended.returncode
+    assert said in ended.stderr
