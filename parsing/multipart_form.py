@@ -54,8 +54,8 @@ def read_form(
 ) -> Any:
     """The body that a form stands for. The models of the `registry` say which fields hold text, and which a list.
 
-    `options` are the parameters of its Content-Type. Text may take `most_text` bytes; files that are not small go to the
-    directory `spool`. `hold` is called with the bytes in memory as they grow, and may raise. Raises InvalidRequest or
+    `options` are the parameters of its Content-Type. Text may take `most_text` bytes; files that are not small go to
+    the directory `spool`. `hold` is called with the bytes in memory as they grow, and may raise. Raises InvalidRequest or
     PayloadTooLarge.
     """
     if spool:
