@@ -54,9 +54,9 @@ def read_form(
 ) -> Any:
     """The body that a form stands for. The models of the `registry` say which fields hold text, and which a list.
 
-    `options` are the parameters of its Content-Type. Text may take `most_text` bytes; files that are not small go to
-    the directory `spool`. `hold` is called with the bytes in memory as they grow, and may raise. Raises InvalidRequest or
-    PayloadTooLarge.
+    `options` are the parameters of its Content-Type. Text may take `most_text` bytes; large files go to the directory
+    `spool`. `hold` is called with the bytes in memory as they grow, and may raise.
+    Raises InvalidRequest or PayloadTooLarge.
     """
     if spool:
         spool.mkdir(mode=0o700, exist_ok=True)  # it may have been deleted
