@@ -89,10 +89,11 @@ class AttemptRunner:
                     # Again, since after most of a day in the queue the addresses have expired.
                     await self._upload(generation.caller, attempt)
                     attempt.prediction = await self._create(generation, attempt, lease)
-                    age = attempt.prediction.age
-                    if not age:  # else it was found by a search, which tells nothing of the usual pace
+                    age, left = attempt.prediction.age, self._limit(generation)
+                    if age:  # found by a search, which tells nothing of the usual pace
+                        left = max(left - age, _LAST_LOOK)
+                    else:
                         attempt.answered = clock() - admitted
-                    left = max(self._limit(generation) - age, _LAST_LOOK)
                     attempt.prediction = await self._watch(generation, attempt, attempt.prediction, left)
                 finally:
                     attempt.held = clock() - admitted
