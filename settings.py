@@ -49,7 +49,7 @@ SHORTEST_ADMIN_KEY = 16
 """Characters. A shorter admin key can be guessed: each start warns of it."""
 
 _PLACEHOLDER = re.compile(
-    r"""your\w* | x+ | todo | tbd | fixme | none | null | nil | undefined | \w*placeholder\w*
+    r"""your\w* | xxx+ | todo | tbd | fixme | none | null | nil | undefined | \w*placeholder\w*
     | \w*(change|replace|insert|fill|edit|put|enter|add)(me|it|this|in|with|your|here)\w*
     | \w*(key|token|secret|password)(goes)?here""",
     re.VERBOSE,

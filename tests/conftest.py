@@ -1,6 +1,6 @@
 """What the tests share: a simulated Replicate, and the service in front of it.
 
-Nothing is patched. The service talks by its real client over real sockets to the simulator, and what
+Nothing of ours is patched. The service talks by its real client over real sockets to the simulator, and what
 happened is asserted on the receiving side.
 """
 
@@ -9,6 +9,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+import structlog
 from callers import ADMIN_KEY, SERVER_TOKEN
 from flask import Flask
 from flask.testing import FlaskClient
@@ -16,6 +17,18 @@ from flask.testing import FlaskClient
 from app import create_app
 from settings import Settings
 from simulator import Options, Simulator, running
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _loggers_follow_the_configuration() -> Iterator[None]:
+    """A logger that the service has cached would keep the processors of its first use, and `capture_logs` would see
+    nothing of it in a later test."""
+    configure = structlog.configure
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            structlog, "configure", lambda **given: configure(**given | {"cache_logger_on_first_use": False})
+        )
+        yield
 
 
 @pytest.fixture

@@ -53,12 +53,13 @@ def told(story, **limits):
                 warned.append(asyncio.get_running_loop().time())
             raise structlog.DropEvent
 
-        structlog.configure(processors=[note], cache_logger_on_first_use=False)
+        before = structlog.get_config()
+        structlog.configure(processors=[note])
         try:
             async with replicate(OPTIONS, **limits) as (service, world):
                 return await story(service, world), warned
         finally:
-            structlog.reset_defaults()
+            structlog.configure(**before)
 
     return run(whole())
 

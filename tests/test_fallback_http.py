@@ -166,16 +166,6 @@ def test_an_account_in_trouble_would_be_in_trouble_with_every_model(client, simu
     assert 1 == simulator.counts().requests["create"] - before
 
 
-def test_what_may_have_been_paid_for_is_not_made_again_by_another_model(client, simulator):
-    simulator.order(on="create", reset="after")
-    simulator.order(on="list", times=100, status=500)
-
-    answer = generate(client, "flux-dev", fallback=True)
-
-    problem(answer, 500, "outcome_unknown")
-    assert 1 == simulator.counts().creations_accepted
-
-
 def test_a_prediction_that_ran_out_of_time_is_paid_for_beside_the_one_that_was_made(client, simulator):
     told = generate(
         client, "flux-dev", "[[only=flux-dev]] [[hang]]", fallback=["flux-schnell"], timeout=1, num_outputs=2

@@ -292,7 +292,12 @@ def read(*parts: bytes, tmp_path):
     """The body of a form of these parts, by its parser alone."""
     body = b"".join(b"--b\r\n" + part + b"\r\n" for part in parts) + b"--b--\r\n"
     return read_form(
-        BytesIO(body), registry=REGISTRY, options={"boundary": "b"}, most_text=10_000_000, spool=tmp_path
+        BytesIO(body),
+        registry=REGISTRY,
+        options={"boundary": "b"},
+        most_text=10_000_000,
+        spool=tmp_path,
+        hold=lambda size: None,
     )
 
 

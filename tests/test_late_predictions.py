@@ -61,7 +61,7 @@ async def after_all(
             await asyncio.sleep(wait)
             record = service.ledger.generation(work.id)
             states = [(each.id, each.status) for each in world.book]
-            spent = service.core.budget._spent
+            spent = sum(service.core.budget._spent.values())
     return record, states, round(spent, 6), [each["event"] for each in logs]
 
 

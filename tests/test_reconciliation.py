@@ -418,11 +418,13 @@ async def test_somebody_elses_identical_prediction_beside_ours_is_unknown_and_ne
 
 
 @on_a_loop
-async def test_when_the_list_fails_too_the_outcome_is_unknown_and_nothing_is_sent_again(simulator):
+async def test_when_the_list_fails_too_the_outcome_is_unknown_and_nothing_is_sent_again_to_any_model(
+    simulator,
+):
     simulator.order(on="create", reset="after")
     simulator.order(on="list", times=100, status=500)
     async with parts(simulator) as service:
-        ended = await service.run()
+        ended = await service.run(fallback=True)
 
     assert ("outcome_unknown", 1) == (ended.error.code, len(ended.attempts))
     assert 1 == simulator.counts().requests["create"]

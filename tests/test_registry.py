@@ -431,8 +431,11 @@ def test_the_fields_of_a_model_registered_later_are_text_and_lists_in_a_form(app
     service = app.extensions["service"]
     fields = {"model_name": "animator", "prompt": "1", "lyrics": "2", "beats": "3", "photos": PICTURE_URL}
 
-    with app.test_request_context("/generate", method="POST", data=fields, content_type=FORM):
-        body = asked.body(forms=True)
+    with (
+        app.test_request_context("/generate", method="POST", data=fields, content_type=FORM),
+        asked.body("ann", forms=True) as body,
+    ):
+        pass
 
     given = parse_generation(body, context=service.context).first.input
     assert {"prompt": "1", "lyrics": "2", "beats": 3, "photos": [PICTURE_URL]} == given

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
 import resources
 from service import VERSION
@@ -31,27 +32,29 @@ def test_a_data_dir_that_cannot_be_a_directory_ends_the_start_with_its_path(tmp_
         resources.check(_settings(DATA_DIR=file / below))
 
 
-def test_a_data_dir_in_a_container_is_warned_of_unless_it_is_on_a_volume(tmp_path, monkeypatch, capsys):
+def test_a_data_dir_in_a_container_is_warned_of_unless_it_is_on_a_volume(tmp_path, monkeypatch):
     mark = tmp_path / "mark"
     mark.write_text("")
     monkeypatch.setattr(resources, "_CONTAINER_MARKS", (str(mark),))
     for is_mount in (False, True):
         monkeypatch.setattr(Path, "is_mount", lambda path, is_mount=is_mount: is_mount and path == tmp_path)
-        resources.warn(_settings(DATA_DIR=tmp_path / "data"))
+        with capture_logs() as logs:
+            resources.warn(_settings(DATA_DIR=tmp_path / "data"))
 
-        assert is_mount is ("data_dir_not_a_volume" not in capsys.readouterr().out)
+        assert is_mount is ("data_dir_not_a_volume" not in [each["event"] for each in logs])
 
 
-def test_a_weak_admin_key_and_unknown_variables_are_warned_of_by_name(monkeypatch, tmp_path, capsys):
-    monkeypatch.chdir(tmp_path)
+def test_a_weak_admin_key_and_unknown_variables_are_warned_of_by_name():
     settings = _settings(CONCURRENT_DOCKER_ADMIN_API_KEY="short")
     settings._unknown = {"FILE_TTL": "FILES_TTL"}
 
-    resources.warn(settings)
+    with capture_logs() as logs:
+        resources.warn(settings)
 
-    said = capsys.readouterr().out
-    assert all(word in said for word in ("admin_key_weak", "setting_unknown", "FILE_TTL", "FILES_TTL"))
-    assert "short " not in said
+    said = {each["event"]: each for each in logs}
+    assert "admin_key_weak" in said
+    assert ("FILE_TTL", "FILES_TTL") == (said["setting_unknown"]["name"], said["setting_unknown"]["nearest"])
+    assert "short" not in [value for each in logs for value in each.values()]
 
 
 def test_the_command_tells_its_version_and_its_options():

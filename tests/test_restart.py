@@ -4,7 +4,6 @@ import os
 import signal
 from pathlib import Path
 
-import pytest
 import requests
 from callers import ADMIN, ADMIN_KEY, PICTURE, SERVER_TOKEN, USER
 from process import Served, answer_of, served, until
@@ -139,25 +138,22 @@ def test_a_users_work_waits_for_its_owner_and_goes_on_when_they_come(simulator, 
     assert ["canceled", "succeeded"] == [made.status for made in simulator.predictions()]
 
 
-DIRECTORIES = pytest.mark.parametrize(
-    "directory", ["/proc/nowhere", __file__], ids=["no such place", "a file"]
-)
+UNWRITABLE = "/proc"
+"""A directory in which nobody can make a file."""
 
 
-@DIRECTORIES
 def test_a_directory_that_cannot_be_written_does_not_keep_a_service_from_serving_whose_ledger_is_elsewhere(
-    simulator, tmp_path, directory
+    simulator, tmp_path
 ):
     ledger = f"sqlite:///{tmp_path}/ledger.db"
-    with served(REPLICATE_BASE_URL=simulator.url, DATA_DIR=directory, DATABASE_URL=ledger) as service:
+    with served(REPLICATE_BASE_URL=simulator.url, DATA_DIR=UNWRITABLE, DATABASE_URL=ledger) as service:
         status, told = answer_of(service.connect("/generate", PICTURE, **USER))
 
     assert (200, True) == (status, told["success"])
 
 
-@DIRECTORIES
-def test_where_no_ledger_can_be_written_nothing_is_spent_and_health_says_why(simulator, directory):
-    with served(REPLICATE_BASE_URL=simulator.url, DATA_DIR=directory) as service:
+def test_where_no_ledger_can_be_written_nothing_is_spent_and_health_says_why(simulator):
+    with served(REPLICATE_BASE_URL=simulator.url, DATA_DIR=UNWRITABLE) as service:
         status, told = answer_of(service.connect("/generate", PICTURE, **USER))
         health, reason = answer_of(service.connect("/health"))
         figures, _ = answer_of(service.connect("/status"))
