@@ -126,6 +126,7 @@ class Gate:
         concurrent_limit: int,
         requests_per_minute: int,
         interactive_reserve: float = 0.0,
+        bounds_unproven: bool = True,
         durations: Durations | None = None,
     ) -> None:
         self.durations = durations or Durations()
@@ -133,6 +134,7 @@ class Gate:
             concurrent_limit=concurrent_limit,
             requests_per_minute=requests_per_minute,
             interactive_reserve=interactive_reserve,
+            bounds_unproven=bounds_unproven,
             durations=self.durations,
         )
         self._log: WindowLog | None = None

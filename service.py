@@ -266,6 +266,7 @@ def build(settings: Settings, *, provider: FullProvider | None = None) -> Runtim
         others = Gate(
             concurrent_limit=_OTHERS_AT_ONCE,
             requests_per_minute=settings.REPLICATE_OTHER_REQUESTS_PER_MINUTE,
+            bounds_unproven=False,  # the poll of one account would wait, and with it all others
         )
         _resume_window(others, settings, window_logs)
         threads = Pool(ThreadPoolExecutor(_READERS, thread_name_prefix="ledger-reader"))

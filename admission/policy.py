@@ -62,9 +62,8 @@ class _Admission:
 class Policy:
     """Slots, an exact sliding window, and a fair queue before both.
 
-    Report each event by a method, then call `step`. `interactive_reserve` is the largest share of the window for which
-    single calls go before batches; 0 turns the reserve off. `durations` learns how long slots are held. The limit of
-    slots, `window`, `queue` and `stall` are public for reading alone.
+    Report each event by a method, then call `step`. `interactive_reserve` is as in `Reserve`, `bounds_unproven` as in
+    `Unproven`. `durations` learns how long slots are held. Attributes without an underscore are for reading alone.
     """
 
     def __init__(
@@ -73,6 +72,7 @@ class Policy:
         concurrent_limit: int,
         requests_per_minute: int,
         interactive_reserve: float = 0.0,
+        bounds_unproven: bool = True,
         durations: Durations,
     ) -> None:
         self._in_flight: dict[Ticket, _Admission] = {}
@@ -83,7 +83,7 @@ class Policy:
         """When each expected place is free."""
         self._reserve = Reserve(interactive_reserve)
         self._arrivals = Arrivals()
-        self._unproven = Unproven()
+        self._unproven = Unproven(is_bounded=bounds_unproven)
         self._durations = durations
         self._set_limits(concurrent_limit, requests_per_minute)
 
@@ -389,7 +389,7 @@ class Policy:
         if is_paced:
             next_chance = min(next_chance, self._reserve.paced_until, self.window.next_expiry())
         if self.queue.has_unproven:
-            next_chance = min(next_chance, self._unproven.places.next_expiry(), self._arrivals.next_end(now))
+            next_chance = min(next_chance, self._unproven.next_chance(now), self._arrivals.next_end(now))
         if self._arrivals.has_singles(now) or self._is_kept():
             next_chance = min(next_chance, self._arrivals.next_end(now))
         return Step(admitted, next_chance, only_time)

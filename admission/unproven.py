@@ -10,10 +10,12 @@ from admission.sliding_window import SlidingWindow
 
 
 class Unproven:
-    """The share of unproven callers. `places` are those of the last minute that they took."""
+    """The share of unproven callers. `places` are those of the last minute that they took. If it is not `is_bounded`,
+    turns alone bound them."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, is_bounded: bool = True) -> None:
         self.places = SlidingWindow(0)
+        self._is_bounded = is_bounded
 
     def follow(self, limit: int) -> None:
         """The window has this limit."""
@@ -21,9 +23,14 @@ class Unproven:
 
     def rule(self, arrivals: Arrivals, now: float) -> MayGo | None:
         """Which flows may go: all, or all that are proven when the share is used up and others are about."""
-        if self.places.free(now) > 0:
+        if not self._is_bounded or self.places.free(now) > 0:
             return None
         return lambda flow: not is_unproven(flow) or not arrivals.others_than(flow, now)
+
+    def next_chance(self, now: float) -> float:
+        """When the next of their places is free again."""
+        self.places.free(now)  # drops those that are
+        return self.places.next_expiry()
 
 
 def is_unproven(flow: Flow) -> bool:

@@ -112,7 +112,7 @@ class AttemptRunner:
                         attempt.prediction = await self._recovered(generation, attempt)
                         lease.answered()
                     spent = time.time() - (attempt.answered_at or time.time())
-                    left = max(self._limit(generation) - spent, _LAST_LOOK)
+                    left = max(self._limit(generation) - max(spent, attempt.prediction.age), _LAST_LOOK)
                     attempt.prediction = await self._watch(generation, attempt, attempt.prediction, left)
                 finally:
                     attempt.held = asyncio.get_running_loop().time() - began

@@ -39,6 +39,7 @@ class LatePredictions:
         self._queries = queries
         self._threads = threads
         self._budget = budget
+        self._recording = asyncio.Lock()
 
     def listener(self, generation: Generation, attempt: Attempt) -> Callable[[Prediction], Awaitable[None]]:
         """Takes the prediction of this attempt, should it turn up. Keeps neither of them in memory."""
@@ -81,6 +82,10 @@ class LatePredictions:
 
     async def _record(self, generation_id: str, number: int, ended: Prediction, cost: float) -> None:
         """Write it to the row of a generation that has ended."""
+        async with self._recording:  # two of one generation would write over each other
+            await self._add(generation_id, number, ended, cost)
+
+    async def _add(self, generation_id: str, number: int, ended: Prediction, cost: float) -> None:
         record = await self._read(generation_id)
         attempts = tuple(
             replace(each, prediction_id=ended.id, cost_usd=cost) if each.number == number else each

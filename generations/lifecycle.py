@@ -24,6 +24,7 @@ from typing import Final
 import structlog
 
 from admission.durations import Took
+from admission.fair_queue import UNPROVEN
 from budget import Budget, check_cost
 from callbacks import Callbacks
 from catalog.adaptation import Step
@@ -218,17 +219,20 @@ class Runner:
         """Wait before the next attempt: all of the caller's, if the account or the way to Replicate is in trouble."""
         generation.transition("queued", self._ledger)
         wait = retries.pause() if again.wait is None else again.wait
-        if again.throttled or again.unreachable:
+        # Unproven callers share a turn, and the trouble of one is not that of the others.
+        is_shared = generation.caller.turn == UNPROVEN
+        if (again.throttled or again.unreachable) and not is_shared:
             self._gate.pause(generation.caller.turn, wait)
         else:
-            if again.cautious:
+            if again.cautious and not is_shared:
                 self._gate.slow_down(generation.caller.turn)
             await asyncio.sleep(wait)
 
     def _dismiss_batch(self, generation: Generation, batch: Batch | None, error: ServiceError) -> None:
         """Refuse the rest of a batch whose account is in trouble. Being out of credit is not believed at once."""
         turn, batch_id = generation.caller.turn, batch.id if batch else None
-        if isinstance(error, _OUT_OF_CREDIT) and not self._gate.refuse(turn, batch_id):
+        is_shared = turn == UNPROVEN
+        if isinstance(error, _OUT_OF_CREDIT) and (is_shared or not self._gate.refuse(turn, batch_id)):
             return
         if batch_id is not None and isinstance(error, AccountError):
             self._gate.dismiss(turn, batch_id, partial(type(error), error.detail))

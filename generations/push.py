@@ -15,6 +15,7 @@ from providers import PushedResult, PushReceiver
 class Expected:
     """The secret that signs pushed results for this generation, if any are expected."""
 
+    generation_id: str
     generation: Generation | None
     """None if it does not run here (any more): a signed message is no news then."""
     secret: str
@@ -43,7 +44,7 @@ class PushInbox:
         if caller is None or caller.id != work.caller_id:
             return None  # it is suspended
         secret = await self._provider.webhook_secret(caller)
-        return Expected(work if isinstance(work, Generation) else None, secret, caller)
+        return Expected(generation_id, work if isinstance(work, Generation) else None, secret, caller)
 
     def read(self, headers: Mapping[str, str], body: bytes, expected: Expected) -> PushedResult:
         """The prediction in a message. Any thread. Raises Untrusted unless its signature holds."""
@@ -52,6 +53,8 @@ class PushInbox:
     async def receive(self, expected: Expected, attempt: str, pushed: PushedResult) -> None:
         """Take in a message that could be read. One about another attempt or prediction is ignored."""
         generation = expected.generation
+        if self._provider.receive_late(f"{expected.generation_id}.{attempt}", pushed):
+            return
         if generation is None or attempt != str(len(generation.attempts)):
             return
         if generation.prediction_id in {None, pushed.prediction.id}:

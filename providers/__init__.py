@@ -247,6 +247,9 @@ class PushReceiver(Protocol):
         """Use a message about the attempt of this reference, once it is known that the attempt has no other prediction
         on record."""
 
+    def receive_late(self, reference: str, pushed: PushedResult) -> bool:
+        """Use a message about an attempt that was settled without its prediction. Returns whether it names that."""
+
 
 class CreationRegistry(Protocol):
     """A provider that searches for lost creations, and so must know which predictions belong to other attempts."""

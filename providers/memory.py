@@ -163,6 +163,10 @@ class MemoryProvider(Provider, PushReceiver, CreationRegistry, ProgressSource, A
         if made is not None and made.reference == reference:
             _end(made, pushed.prediction)
 
+    def receive_late(self, reference: str, pushed: PushedResult) -> bool:  # noqa: ARG002
+        """Never: no creation is lost here."""
+        return False
+
     def register_uncertain(self, creation: UncertainCreation) -> None:
         """Nothing: `recover` finds a creation by its reference."""
 

@@ -107,16 +107,24 @@ class TokenChecks:
             self._keep(self._refused, caller, _Outcome(self._clock() + REFUSED_FOR))
             return None
         except TimeoutError:
-            return None
+            return self._kept_turn(caller)
         except Exception:
             log.exception("token_check_failed", caller=caller.id)
             return None
         if account is None:
-            return None
+            return self._kept_turn(caller)
         turn = f"account {account}" if account else caller.id
         self._refused.pop(caller.id, None)
         self._keep(self._proven, caller, _Outcome(self._clock() + PROVEN_FOR, turn))
         return turn
+
+    def _kept_turn(self, caller: Caller) -> str | None:
+        """The turn of a token that was proven before, for another minute: no answer says nothing against it."""
+        proven = self._proven.get(caller.id)
+        if proven is None:
+            return None
+        self._keep(self._proven, caller, _Outcome(self._clock() + REFUSED_FOR, proven.turn))
+        return proven.turn
 
     def _keep(self, kept: dict[str, _Outcome], caller: Caller, outcome: _Outcome) -> None:
         kept.pop(caller.id, None)  # so that it comes last

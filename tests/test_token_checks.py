@@ -75,6 +75,21 @@ def test_many_at_once_with_one_token_are_one_check_by_the_turn_of_all_checks():
     assert [replace(user("a"), turn=CHECKS)] == accounts.asked
 
 
+def test_a_proven_token_keeps_its_turn_while_replicate_does_not_answer():
+    outcomes = ["one", None, TimeoutError(), "one"]
+    accounts = Accounts(lambda _: outcomes.pop(0))
+
+    async def story(checks, _):
+        found = await turns(checks, user("a"))
+        for pause in (PROVEN_FOR, REFUSED_FOR, REFUSED_FOR):
+            await asyncio.sleep(pause)
+            found += await turns(checks, user("a"))
+        return found
+
+    assert ["account one"] * 4 == checked(story)(accounts)
+    assert [] == outcomes
+
+
 @pytest.mark.parametrize(
     ("outcome", "turn", "good_for"),
     [

@@ -106,3 +106,24 @@ def test_a_copy_knows_what_the_unproven_took():
     copy.enqueue(range(50), UNPROVEN)
 
     assert [] == copy.step(1.0).admitted
+
+
+def test_a_step_never_names_a_moment_that_is_past():
+    policy = a_policy(concurrent_limit=1, requests_per_minute=6)
+    policy.enqueue(["call"], "ann")
+    policy.release(*policy.step(0.0).admitted, 0.1)
+    policy.enqueue(["first"], UNPROVEN)
+    policy.release(*policy.step(1.0).admitted, 1.0)
+    policy.enqueue(range(8), "ann", batch="one")
+    policy.enqueue(["second"], UNPROVEN)
+    assert 1 == len(policy.step(60.5).admitted)
+
+    assert all(policy.step(now).next_chance > now for now in (61.0, 61.1, 62.0, 65.0))
+
+
+def test_where_turns_alone_bound_them_the_unproven_go_on_beside_others():
+    policy = a_policy(bounds_unproven=False)
+    policy.enqueue(["known"], "ann")
+    policy.enqueue(range(50), UNPROVEN)
+
+    assert 51 == len(policy.step(0.0).admitted)

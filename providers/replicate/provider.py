@@ -54,7 +54,7 @@ from providers.replicate.refusals import MISSING_PATIENCE, Refusals
 from providers.replicate.sharing import Sharing
 from providers.replicate.transport import MAX_ANSWER, Lost, NotSent, Refusal, TooLarge, open_connections
 from providers.replicate.uploads import FIRST_PAUSE, Uploads
-from providers.replicate.watcher import NoPages, PollFailed, Watcher
+from providers.replicate.watcher import NoPages, PollFailed, Watcher, says_why
 
 CANCEL_PATIENCE = 30.0
 """Seconds from the first try to cancel a prediction. After them it is left to its deadline."""
@@ -98,6 +98,7 @@ class Replicate(Provider, PushReceiver, CreationRegistry, ProgressSource, Accoun
         timing = timing or Timing()
         self.limits = Limits(answer_timeout=timing.timeouts.create, clock_skew=UNKNOWN_SKEW)
         self._others = others
+        self._on_answer = on_answer
         self._cancel_pauses = timing.cancel_pauses
         self._cancelling = asyncio.Semaphore(_CANCELS_AT_ONCE)
         self._clock = UpstreamClock()
@@ -144,7 +145,7 @@ class Replicate(Provider, PushReceiver, CreationRegistry, ProgressSource, Accoun
     ) -> Created:
         content, sent_at = fingerprint(sent), asyncio.get_running_loop().time()
         is_made = False
-        self._sharing.begin(caller, content)
+        self._sharing.begin(content)
         with self._creations.begin(
             caller, model, content, reference=reference, since=time.time()
         ) as creation:
@@ -172,6 +173,8 @@ class Replicate(Provider, PushReceiver, CreationRegistry, ProgressSource, Accoun
                     self._watcher.receive(creation.pushed)
                 return created
             lease.lost()
+            if is_made:  # it was answered, only not in a way that can be used
+                self._on_answer(asyncio.get_running_loop().time())
             log.warning("creation_uncertain", reason=reason, made=is_made, model=model, caller=caller.id)
             if (task := asyncio.current_task()) and task.cancelling():
                 raise asyncio.CancelledError  # while its answer was awaited: the next process searches for it
@@ -190,7 +193,7 @@ class Replicate(Provider, PushReceiver, CreationRegistry, ProgressSource, Accoun
         skew: float | None = None,
         on_late: OnLate | None = None,
     ) -> Created:
-        self._sharing.begin(caller, content)
+        self._sharing.begin(content)
         with self._creations.begin(
             caller, model, content, reference=reference, since=since, skew=skew
         ) as creation:
@@ -233,6 +236,9 @@ class Replicate(Provider, PushReceiver, CreationRegistry, ProgressSource, Accoun
         self, headers: Mapping[str, str], body: bytes, secret: str, caller: Caller | None = None
     ) -> PushedResult:
         return read_push(headers, body, secret, redaction_of(caller, secret) if caller else None)
+
+    def receive_late(self, reference: str, pushed: PushedResult) -> bool:
+        return self._creations.stragglers.receive_push(reference, pushed)
 
     def receive_push(self, reference: str, pushed: PushedResult) -> None:
         """During a creation, a message concerns this attempt alone, even if it names another prediction."""
@@ -287,8 +293,9 @@ class Replicate(Provider, PushReceiver, CreationRegistry, ProgressSource, Accoun
                 with suppress(Refusal, NotSent, Lost):
                     answer = await self._list(caller, query, lease=lease, max_answer=MAX_POLL)
                     page = read_page(answer, redaction_of(caller))
-                    if prediction_id in page.predictions:
-                        return page.predictions[prediction_id]
+                    found = page.predictions.get(prediction_id)
+                    if found is not None and (says_why(found) or not found.is_over):
+                        return found
                 with await self._others.acquire(caller.turn, batch="polls") as another:
                     return await self._client.get_prediction(caller, prediction_id, lease=another)
             return await self._client.get_prediction(caller, prediction_id, lease=lease)

@@ -56,10 +56,9 @@ class Sharing:
         """Whether there was a sign lately."""
         return _now() - self._seen_at < SHOWN_FOR
 
-    def begin(self, caller: Caller, content: str) -> None:
-        """A creation of this input (`providers.fingerprint`) is about to be sent, or may have been."""
-        if caller.kind != "admin":
-            return
+    def begin(self, content: str) -> None:
+        """A creation of this input (`providers.fingerprint`) is about to be sent, or may have been. A user's counts as
+        well: the token may be another one of the server's account."""
         self._started = _now() if self._started is None else self._started
         self._inputs[content] = None
         self._inputs.move_to_end(content)

@@ -101,7 +101,10 @@ class Stragglers:
                 model=creation.content[1],
                 caller=creation.caller_id,
             )
-            await straggler.listener(found)
+            try:
+                await straggler.listener(found)
+            except Exception:
+                log.exception("straggler_crashed", model=creation.content[1], caller=creation.caller_id)
 
     def _forget(self, straggler: _Straggler) -> bool:
         """Whether it was expected until now."""

@@ -123,6 +123,7 @@ class Watcher:
         watch.schedule(since)  # as one never polled, so what should be over by now is polled at once
         watch.first = watch.latest
         account = self._accounts.setdefault(caller.id, Account(caller))
+        account.caller = caller  # it may be proven by now, and has another turn
         account.watches[watch] = None
         self._wake_by(max(watch.latest, account.polls_again))
         try:
@@ -332,7 +333,7 @@ class Watcher:
             watch.pages += by_page and now >= watch.first
             if not by_page:
                 watch.show(prediction)
-        elif by_page and not _says_why(prediction):
+        elif by_page and not says_why(prediction):
             watch.alone = True
             watch.latest = watch.latest if watch.unanswered else now
         else:
@@ -376,7 +377,8 @@ class Watcher:
             watch.over.set_result(end)
 
 
-def _says_why(prediction: Prediction) -> bool:
+def says_why(prediction: Prediction) -> bool:
+    """Whether a prediction that is over says with what. A page may show it before that."""
     return bool(prediction.outputs or prediction.error) or prediction.status in {"canceled", "aborted"}
 
 
