@@ -175,3 +175,16 @@ def test_it_costs_no_request_for_a_poll_a_minute_is_made_by_a_page():
 def test_the_status_shows_it(client):
     assert client.get("/status").json["account_shared"] is False
     assert 200 == client.post("/generate", json=PICTURE, headers=ADMIN).status_code
+
+
+def test_a_page_that_shows_a_success_before_its_output_ends_no_generation():
+    async def story(service, world):
+        await service.run()
+        await asyncio.sleep(61)  # so that the next poll is made by a page
+        running = asyncio.create_task(service.run("[[slow=20]]"))
+        await asyncio.sleep(0.01)
+        early = {"id": next(reversed(world.book)).id, "status": "succeeded", "output": None}
+        world.faults.order(on="list", status=200, body={"next": None, "results": [early]})
+        return (await running).succeeded, world.faults.as_json()
+
+    assert (True, []) == told(story)[0]
