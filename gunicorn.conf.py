@@ -21,8 +21,9 @@ import logs
 from server.worker import Worker, drain
 from settings import FILES_AT_ONCE, HANDED_IN_AT_ONCE, LISTENERS_AT_ONCE, SettingsError, load
 
-_SPARE_THREADS = 32
-"""For whoever neither waits for a result nor fetches a file: health checks, status, configuration, refusals."""
+_SPARE_THREADS = 64
+"""For requests that neither wait for a result nor fetch a file: health checks, status, configuration, refusals. The
+checks of new tokens may hold 25 of them: 300 a minute, for 5 seconds each."""
 
 _HEARING_SECONDS = 45
 """What hearing of creations on their way may take after the drain. What takes longer the next process looks for."""

@@ -168,7 +168,7 @@ def threads_of(pid):
 def test_connections_without_a_complete_request_take_no_thread(simulator, data, sent):
     few, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(4096, most), most))
-    threads = 10 + HANDED_IN_AT_ONCE + FILES_AT_ONCE + LISTENERS_AT_ONCE + 32
+    threads = 10 + HANDED_IN_AT_ONCE + FILES_AT_ONCE + LISTENERS_AT_ONCE + 64
     try:
         with sharing(simulator, data, MAX_WAITING_CALLERS=10) as (service, stack):
             worker = service.worker()
