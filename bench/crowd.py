@@ -91,17 +91,17 @@ def greedy() -> Iterator[Claim]:
             made.clear()
             before = counts(simulator)["creations_accepted"]
             took = _health(service, seconds=_SECONDS)
-            got, told = made.copy(), answers.copy()
+            got, statuses = made.copy(), answers.copy()
             every = counts(simulator)["creations_accepted"] - before
             memory = peak_megabytes(service.process.pid)
     p99 = statistics.quantiles(took, n=100)[98]
-    refused = told.total() - told[200]
+    refused = statuses.total() - statuses[200]
     share = min(got[f"real{number}"] for number in range(_CALLERS)) / (every / (_CALLERS + 1))
     yield Claim(
         f"the crowd: /health at p99 (p50 {statistics.median(took) * 1000:.0f} ms)",
         f"{p99 * 1000:.0f} ms", "≤ 100 ms", p99 <= 0.1,
     )  # fmt: skip
-    yield Claim(f"… of {told.total()} answers to real callers, not 200", f"{refused}", "0", refused == 0)
+    yield Claim(f"… of {statuses.total()} answers to real callers, not 200", f"{refused}", "0", refused == 0)
     yield Claim("… the least that one of them got of an equal turn", f"{share:.2f}", "≥ 0.95", share >= 0.95)
     yield Claim("… peak memory of the service", f"{memory:.0f} MB", "≤ 450 MB", memory <= 450)
 

@@ -63,8 +63,8 @@ def _claims() -> Iterator[Claim]:
         batch = _batch(pid, settings)
         seen, made = counts(url), predictions(url)
     results = batch["results"]
-    told = [each["prediction_id"] for each in results if each["prediction_id"] is not None]
-    unknown = {each["id"] for each in made} - set(told)
+    known_ids = [each["prediction_id"] for each in results if each["prediction_id"] is not None]
+    unknown = {each["id"] for each in made} - set(known_ids)
     twice = [
         prompt for prompt, times in Counter(each["input"]["prompt"] for each in made).items() if times > 1
     ]

@@ -42,7 +42,7 @@ class Elsewhere:
             )
 
 
-def told(story, **limits):
+def outcome_of(story, **limits):
     """What `story(service, world)` returns, and when `account_shared` was logged."""
 
     async def whole():
@@ -80,7 +80,7 @@ def test_a_prediction_that_is_not_ours_is_seen_by_the_first_poll_after_a_minute(
         await asyncio.sleep(SHOWN_FOR)
         return seen, service.provider.account_shared
 
-    assert ((True, False), 1) == ((result := told(story))[0], len(result[1]))
+    assert ((True, False), 1) == ((result := outcome_of(story))[0], len(result[1]))
 
 
 def test_what_is_ours_is_no_sign_whatever_becomes_of_it():
@@ -99,7 +99,7 @@ def test_what_is_ours_is_no_sign_whatever_becomes_of_it():
         await service.run()
         return world.tally.snapshot().requests["list"]
 
-    lists, warned = told(story)
+    lists, warned = outcome_of(story)
     assert lists >= 4
     assert [] == warned
 
@@ -115,7 +115,7 @@ def test_a_creation_whose_outcome_stays_unknown_is_no_sign_when_it_is_listed_aft
         await service.run("later")
         return lost.error.code
 
-    assert ("outcome_unknown", []) == told(story)
+    assert ("outcome_unknown", []) == outcome_of(story)
 
 
 def test_what_users_of_their_own_accounts_make_is_no_sign():
@@ -125,7 +125,7 @@ def test_what_users_of_their_own_accounts_make_is_no_sign():
         await asyncio.sleep(70)
         await service.run()
 
-    assert (None, []) == told(story)
+    assert (None, []) == outcome_of(story)
 
 
 @pytest.mark.parametrize(
@@ -146,7 +146,7 @@ def test_a_429_is_a_sign_if_it_names_no_reduced_limit_and_our_window_has_room(bo
         await service.run("one more")
         return service.provider.account_shared
 
-    assert is_sign == told(story, requests_per_minute=3)[0]
+    assert is_sign == outcome_of(story, requests_per_minute=3)[0]
 
 
 def test_it_is_warned_of_once_a_minute():
@@ -155,7 +155,7 @@ def test_it_is_warned_of_once_a_minute():
         world.faults.order(on="create", times=15, status=429, headers={}, body=answer)
         await service.run()
 
-    _, warned = told(story)
+    _, warned = outcome_of(story)
     assert 3 == len(warned)
     assert all(later - earlier >= 60 for earlier, later in pairwise(warned))
 
@@ -167,7 +167,7 @@ def test_it_costs_no_request_for_a_poll_a_minute_is_made_by_a_page():
             await asyncio.sleep(10)
         return world.tally.snapshot().requests
 
-    requests, _ = told(story)
+    requests, _ = outcome_of(story)
     assert 2 == requests["list"]
     assert requests["get"] + requests["list"] <= 12 * 6
 
@@ -187,4 +187,4 @@ def test_a_page_that_shows_a_success_before_its_output_ends_no_generation():
         world.faults.order(on="list", status=200, body={"next": None, "results": [early]})
         return (await running).succeeded, world.faults.as_json()
 
-    assert (True, []) == told(story)[0]
+    assert (True, []) == outcome_of(story)[0]

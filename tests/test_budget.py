@@ -235,14 +235,17 @@ def test_a_batch_may_say_what_it_costs_as_a_whole_and_its_items_each_what_they_d
 def test_a_fallback_that_would_cost_more_than_the_request_may_is_passed_over_and_told(client, simulator):
     body = picture("[[only=flux-dev,flux-kontext-max]] [[fail]] a", fallback=["kontext-max", "qwen-image"])
 
-    told = client.post("/generate", json=body | {"max_cost_usd": 0.05}, headers=USER).json
+    answered = client.post("/generate", json=body | {"max_cost_usd": 0.05}, headers=USER).json
 
     assert ["flux-dev", "flux-kontext-max", "qwen-image"] == [
-        each["model_name"].split("/")[1] for each in told["attempts"]
+        each["model_name"].split("/")[1] for each in answered["attempts"]
     ]
-    assert "max_cost_usd" in told["attempts"][1]["error"]["detail"]
-    assert [None, "qwen-image"] == [told["attempts"][1]["prediction_id"], told["model_name"].split("/")[1]]
-    assert 0.025 == told["cost_usd"] == simulator.counts().billed_usd
+    assert "max_cost_usd" in answered["attempts"][1]["error"]["detail"]
+    assert [None, "qwen-image"] == [
+        answered["attempts"][1]["prediction_id"],
+        answered["model_name"].split("/")[1],
+    ]
+    assert 0.025 == answered["cost_usd"] == simulator.counts().billed_usd
 
 
 def test_what_the_first_model_cost_counts_for_what_the_next_may(client, simulator):
@@ -268,8 +271,8 @@ def test_a_fallback_that_would_cost_more_than_the_batch_may_is_passed_over(clien
     }
 
     def cost(most):
-        told = client.post("/generate-batch", json=body | {"max_cost_usd": most}, headers=USER).json
-        return told["succeeded"], told["actual_cost_usd"]
+        answered = client.post("/generate-batch", json=body | {"max_cost_usd": most}, headers=USER).json
+        return answered["succeeded"], answered["actual_cost_usd"]
 
     assert [(0, 0.0), (1, 0.08), (2, 0.16)] == [cost(most) for most in (0.05, 0.105, 0.16)]
     assert 0.24 == simulator.counts().billed_usd
@@ -282,10 +285,12 @@ def test_what_was_paid_for_a_try_that_ran_out_of_time_counts_in_the_days_budget_
     late = picture("[[only=flux-dev]] [[hang]]", fallback=["qwen-image"], timeout=1)
 
     with ThreadPoolExecutor(4) as callers:
-        told = list(callers.map(lambda _: client.post("/generate", json=late, headers=ADMIN), range(4)))
+        answered = list(callers.map(lambda _: client.post("/generate", json=late, headers=ADMIN), range(4)))
 
     assert 0.1 == simulator.counts().billed_usd
-    assert 4 * [(500, "generation_timeout")] == [(each.status_code, each.json.get("code")) for each in told]
+    assert 4 * [(500, "generation_timeout")] == [
+        (each.status_code, each.json.get("code")) for each in answered
+    ]
 
 
 def test_the_day_has_a_budget_and_what_waits_counts(make_app, simulator):

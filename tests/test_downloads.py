@@ -54,35 +54,37 @@ def at_replicate(link: str) -> bytes:
     ],
 )
 def test_what_was_made_is_kept_byte_for_byte_and_served_as_what_it_is(client, simulator, given, ending, kind):
-    told = generate(client, **given)
+    generated = generate(client, **given)
 
-    (link,) = told["files"]
-    assert f"http://localhost/files/{told['id']}/{told['id']}.{ending}" == link
-    assert f"inline; filename={told['id']}.{ending}" == fetched(client, link)[1]["Content-Disposition"]
+    (link,) = generated["files"]
+    assert f"http://localhost/files/{generated['id']}/{generated['id']}.{ending}" == link
+    assert f"inline; filename={generated['id']}.{ending}" == fetched(client, link)[1]["Content-Disposition"]
     status, headers, body = fetched(client, link)
     assert (200, kind, "nosniff") == (status, headers["Content-Type"], headers["X-Content-Type-Options"])
     assert "public, max-age=31536000, immutable" == headers["Cache-Control"]
     assert str(len(body)) == headers["Content-Length"]
-    assert at_replicate(told["output"][0]) == body
+    assert at_replicate(generated["output"][0]) == body
     assert 0 == simulator.counts().deliveries_with_token
 
 
 def test_each_output_has_a_file_in_its_order(client):
-    told = generate(client, num_outputs=3)
+    generated = generate(client, num_outputs=3)
 
-    assert [f"{told['id']}{place}.jpg" for place in ("", "-2", "-3")] == [
-        link.rsplit("/", 1)[1] for link in told["files"]
+    assert [f"{generated['id']}{place}.jpg" for place in ("", "-2", "-3")] == [
+        link.rsplit("/", 1)[1] for link in generated["files"]
     ]
-    assert [at_replicate(url) for url in told["output"]] == [
-        fetched(client, link)[2] for link in told["files"]
+    assert [at_replicate(url) for url in generated["output"]] == [
+        fetched(client, link)[2] for link in generated["files"]
     ]
 
 
 def test_old_links_are_answered_for_ever(client):
-    told = generate(client, num_outputs=3, file_name="fox")
+    generated = generate(client, num_outputs=3, file_name="fox")
 
-    for number, link in enumerate(told["files"]):
-        old = link.replace(f"/{told['id']}-{number + 1}.", f"/{number}.").replace(f"/{told['id']}.", "/0.")
+    for number, link in enumerate(generated["files"]):
+        old = link.replace(f"/{generated['id']}-{number + 1}.", f"/{number}.").replace(
+            f"/{generated['id']}.", "/0."
+        )
         assert old != link
         assert fetched(client, link)[2] == fetched(client, old)[2]
         for name in ("Content-Disposition", "ETag", "Content-Type", "Last-Modified", "Cache-Control"):
@@ -102,14 +104,14 @@ def test_the_files_of_a_batch_all_have_names_of_their_own(client):
 
 
 def test_files_outlive_replicates(client, simulator):
-    told = generate(client)
-    before = fetched(client, told["files"][0])[2]
+    generated = generate(client)
+    before = fetched(client, generated["files"][0])[2]
 
     simulator.reset()
 
-    assert before == fetched(client, told["files"][0])[2]
+    assert before == fetched(client, generated["files"][0])[2]
     with pytest.raises(Exception, match="404"):
-        at_replicate(told["output"][0])
+        at_replicate(generated["output"][0])
 
 
 def test_files_outlive_the_process(make_app):
@@ -195,10 +197,10 @@ NO_NAMES = [
 
 
 def test_there_is_nothing_under_any_other_name(client):
-    told = generate(client)
+    generated = generate(client)
 
     for name in NO_NAMES:
-        answer = client.get("/files/" + name.format(id=told["id"], upper=told["id"].upper()))
+        answer = client.get("/files/" + name.format(id=generated["id"], upper=generated["id"].upper()))
         problem(answer, 404, "not_found")
 
 
@@ -228,9 +230,9 @@ DOWNLOADS = [
 
 def test_a_file_name_names_the_download_with_the_ending_of_what_it_is(client):
     for name, expected in DOWNLOADS:
-        told = generate(client, file_name=name)
-        (link,) = told["files"]
-        assert expected.format(id=told["id"]) == fetched(client, link)[1]["Content-Disposition"], name
+        generated = generate(client, file_name=name)
+        (link,) = generated["files"]
+        assert expected.format(id=generated["id"]) == fetched(client, link)[1]["Content-Disposition"], name
 
 
 def test_several_outputs_get_names_of_their_own(client):
@@ -277,12 +279,14 @@ OTHER_NAMES = [
 
 
 def test_a_link_with_another_name_changes_nothing_but_the_name(client):
-    told = generate(client)
-    (link,) = told["files"]
+    generated = generate(client)
+    (link,) = generated["files"]
 
     for wanted in OTHER_NAMES:
         status, headers, _ = fetched(client, f"{link}?name={wanted}")
-        assert (200, f"inline; filename={told['id']}.jpg") == (status, headers["Content-Disposition"]), wanted
+        assert (200, f"inline; filename={generated['id']}.jpg") == (status, headers["Content-Disposition"]), (
+            wanted
+        )
         assert "Set-Cookie" not in headers
 
 
@@ -347,20 +351,25 @@ def test_a_batchs_names_are_one_a_prompt_and_distinct(client, simulator):
 def test_a_download_that_goes_wrong_is_tried_again(client, simulator, fault):
     simulator.order(on="delivery", **fault)
 
-    told = generate(client)
+    generated = generate(client)
 
-    assert "files_error" not in told
-    assert at_replicate(told["output"][0]) == fetched(client, told["files"][0])[2]
+    assert "files_error" not in generated
+    assert at_replicate(generated["output"][0]) == fetched(client, generated["files"][0])[2]
 
 
 def test_what_cannot_be_had_is_said_beside_the_output_and_is_no_failure(client, simulator):
     simulator.order(on="delivery", times=100, status=404)
 
-    told = generate(client)
+    generated = generate(client)
 
-    assert (True, [], 1, 0.025) == (told["success"], told["files"], len(told["output"]), told["cost_usd"])
-    assert "The output could not be kept: its host answered 404." == told["files_error"]
-    assert simulator.url not in told["files_error"]
+    assert (True, [], 1, 0.025) == (
+        generated["success"],
+        generated["files"],
+        len(generated["output"]),
+        generated["cost_usd"],
+    )
+    assert "The output could not be kept: its host answered 404." == generated["files_error"]
+    assert simulator.url not in generated["files_error"]
 
 
 @pytest.mark.parametrize(
@@ -370,12 +379,12 @@ def test_what_cannot_be_had_is_said_beside_the_output_and_is_no_failure(client, 
 def test_a_redirect_does_not_lead_out_of_replicates_hosts(client, simulator, where):
     simulator.order(on="delivery", times=100, status=302, headers={"Location": where})
 
-    told = generate(client)
+    generated = generate(client)
 
-    assert (True, []) == (told["success"], told["files"])
+    assert (True, []) == (generated["success"], generated["files"])
     assert re.fullmatch(
         "The output could not be kept: its (host|URL) is not one that outputs (come from|have)[.]",
-        told["files_error"],
+        generated["files_error"],
     )
 
 
@@ -398,18 +407,20 @@ def test_the_oldest_go_first_when_there_is_no_more_room(make_app):
 def test_nothing_is_kept_where_nothing_is_to_be_kept(make_app, simulator):
     client = make_app(FILES_TTL=0).test_client()
 
-    told = generate(client)
+    generated = generate(client)
 
-    assert ([], False) == (told["files"], "files_error" in told)
+    assert ([], False) == (generated["files"], "files_error" in generated)
     assert 0 == simulator.counts().requests.get("delivery", 0)
 
 
 def test_links_begin_with_the_address_that_the_operator_names(make_app):
     client = make_app(PUBLIC_URL="http://pictures.example.com/api/").test_client()
 
-    told = generate(client)
+    generated = generate(client)
 
-    assert [f"http://pictures.example.com/api/files/{told['id']}/{told['id']}.jpg"] == told["files"]
+    assert [f"http://pictures.example.com/api/files/{generated['id']}/{generated['id']}.jpg"] == generated[
+        "files"
+    ]
 
 
 HOSTS = [
@@ -428,15 +439,17 @@ def test_whatever_a_caller_says_its_host_is_a_paid_picture_has_a_link_and_no_err
     for host, expected in HOSTS:
         # By WSGI itself: the test client would trip over some.
         environ = EnvironBuilder("/generate", method="POST", json=PICTURE, headers=ADMIN).get_environ()
-        told = json.loads(b"".join(app.wsgi_app(environ | {"HTTP_HOST": host}, lambda status, headers: None)))
+        generated = json.loads(
+            b"".join(app.wsgi_app(environ | {"HTTP_HOST": host}, lambda status, headers: None))
+        )
 
-        assert [f"{expected}/files/{told['id']}/{told['id']}.jpg"] == told["files"]
+        assert [f"{expected}/files/{generated['id']}/{generated['id']}.jpg"] == generated["files"]
 
 
 def test_a_placeholder_is_a_file_like_any_other(client):
-    told = generate(client, prompt="[[nsfw]]", placeholder=True)
+    generated = generate(client, prompt="[[nsfw]]", placeholder=True)
 
-    status, headers, body = fetched(client, told["files"][0])
+    status, headers, body = fetched(client, generated["files"][0])
     assert (200, "image/png", (1600, 900)) == (
         status,
         headers["Content-Type"],
@@ -480,13 +493,15 @@ def test_outputs_are_kept_in_an_s3_store_and_served_from_there_also_after_a_rest
             "AWS_ACCESS_KEY_ID": "id", "AWS_SECRET_ACCESS_KEY": "secret",
         }  # fmt: skip
         with served(**settings) as service:
-            told = requests.post(f"{service.url}/generate", json=PICTURE, headers=USER, timeout=30).json()
-            (link,) = told["files"]
+            generated = requests.post(
+                f"{service.url}/generate", json=PICTURE, headers=USER, timeout=30
+            ).json()
+            (link,) = generated["files"]
             whole = requests.get(link, timeout=30)
         with served(**settings) as service:
             part = requests.get(service.url + path(link), headers={"Range": "bytes=5-9"}, timeout=30)
 
-    assert at_replicate(told["output"][0]) == whole.content
+    assert at_replicate(generated["output"][0]) == whole.content
     assert ("image/jpeg", 206, whole.content[5:10]) == (
         whole.headers["Content-Type"],
         part.status_code,

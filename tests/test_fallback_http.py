@@ -20,30 +20,30 @@ def generate(client, model, prompt="a", headers=ADMIN, **given):
     return client.post("/generate", json={"model_name": model, "prompt": prompt, **given}, headers=headers)
 
 
-def tried(told):
+def tried(answered):
     return [
         (each["model_name"].split("/")[1], each["error"] and each["error"]["code"])
-        for each in told["attempts"]
+        for each in answered["attempts"]
     ]
 
 
 def test_a_refused_prompt_becomes_a_picture_of_the_next_model_and_every_attempt_is_told(client, simulator):
-    told = generate(
+    answered = generate(
         client, "flux-dev", "[[only=flux-dev]] [[nsfw]] a", fallback=True, guidance=3, megapixels="0.25"
     ).json
 
     first, second = simulator.predictions()
     assert (True, "flux-dev", "qwen/qwen-image") == (
-        told["success"],
-        told["requested_model"],
-        told["model_name"],
+        answered["success"],
+        answered["requested_model"],
+        answered["model_name"],
     )
-    assert second.id == told["prediction_id"]
+    assert second.id == answered["prediction_id"]
     assert [
         {
             "model_name": "black-forest-labs/flux-dev",
             "prediction_id": first.id,
-            "error": told["attempts"][0]["error"],
+            "error": answered["attempts"][0]["error"],
             "changes": [],
         },
         {
@@ -54,10 +54,10 @@ def test_a_refused_prompt_becomes_a_picture_of_the_next_model_and_every_attempt_
                 {"field": "megapixels", "change": "dropped", "given": "0.25", "sent_as": None, "sent": None},
             ],
         },
-    ] == told["attempts"]
-    assert "content_refused" == told["attempts"][0]["error"]["code"]
+    ] == answered["attempts"]
+    assert "content_refused" == answered["attempts"][0]["error"]["code"]
     assert {"prompt": first.input["prompt"], "guidance": 3} == second.input
-    assert 0.025 == told["cost_usd"] == simulator.counts().billed_usd
+    assert 0.025 == answered["cost_usd"] == simulator.counts().billed_usd
 
 
 @pytest.mark.parametrize(
@@ -77,34 +77,34 @@ def test_a_refused_prompt_becomes_a_picture_of_the_next_model_and_every_attempt_
     ],
 )  # fmt: skip
 def test_the_failure_loop_goes_the_way_it_is_written(client, simulator, model, given, prompt, expected):
-    told = generate(client, model, prompt, **{"fallback": True, **given}).json
+    answered = generate(client, model, prompt, **{"fallback": True, **given}).json
 
-    assert expected == tried(told), told
-    assert told["success"]
+    assert expected == tried(answered), answered
+    assert answered["success"]
     assert [each.id for each in simulator.predictions()] == [
-        each["prediction_id"] for each in told["attempts"]
+        each["prediction_id"] for each in answered["attempts"]
     ]
 
 
 def test_references_lead_to_a_model_that_takes_them(client, simulator):
-    told = generate(client, "flux-schnell", image=PICTURE, num_outputs=1, fallback=True).json
+    answered = generate(client, "flux-schnell", image=PICTURE, num_outputs=1, fallback=True).json
 
     assert ("flux-schnell", "black-forest-labs/flux-kontext-max") == (
-        told["requested_model"],
-        told["model_name"],
+        answered["requested_model"],
+        answered["model_name"],
     )
     assert [{"prompt": "a", "input_image": PICTURE}] == [each.input for each in simulator.predictions()]
-    assert ["image", "num_outputs"] == [each["field"] for each in told["attempts"][0]["changes"]]
+    assert ["image", "num_outputs"] == [each["field"] for each in answered["attempts"][0]["changes"]]
 
 
 def test_a_model_that_makes_fewer_outputs_is_passed_over_for_one_that_makes_as_many(client, simulator):
     order = ["qwen-image", "nano-banana", "flux-schnell"]
-    told = generate(client, "flux-dev", "[[only=flux-dev]] [[fail]]", fallback=order, num_outputs=3).json
+    answered = generate(client, "flux-dev", "[[only=flux-dev]] [[fail]]", fallback=order, num_outputs=3).json
 
     over = [("qwen-image", "invalid_request"), ("nano-banana", "invalid_request")]
-    assert [("flux-dev", "generation_failed"), *over, ("flux-schnell", None)] == tried(told)
-    assert (3, 3) == (told["count"], len(told["files"]))
-    assert "qwen-image does not make 3 outputs at once." in str(told["attempts"][1]["error"])
+    assert [("flux-dev", "generation_failed"), *over, ("flux-schnell", None)] == tried(answered)
+    assert (3, 3) == (answered["count"], len(answered["files"]))
+    assert "qwen-image does not make 3 outputs at once." in str(answered["attempts"][1]["error"])
     assert 2 == simulator.counts().creations_accepted
 
 
@@ -167,12 +167,12 @@ def test_an_account_in_trouble_would_be_in_trouble_with_every_model(client, simu
 
 
 def test_a_prediction_that_ran_out_of_time_is_paid_for_beside_the_one_that_was_made(client, simulator):
-    told = generate(
+    answered = generate(
         client, "flux-dev", "[[only=flux-dev]] [[hang]]", fallback=["flux-schnell"], timeout=1, num_outputs=2
     ).json
 
-    assert [("flux-dev", "generation_timeout"), ("flux-schnell", None)] == tried(told)
-    assert 0.056 == told["cost_usd"] == simulator.counts().billed_usd
+    assert [("flux-dev", "generation_timeout"), ("flux-schnell", None)] == tried(answered)
+    assert 0.056 == answered["cost_usd"] == simulator.counts().billed_usd
 
 
 def test_no_attempt_weakens_a_safety_setting_at_the_receiving_side(client, simulator):
@@ -198,11 +198,11 @@ def test_no_attempt_weakens_a_safety_setting_at_the_receiving_side(client, simul
 def test_a_model_that_is_passed_over_is_told_of_too(client):
     answer = generate(client, "kontext-max", "[[nsfw]]", fallback=["flux-1.1-pro"], safety_tolerance=0)
 
-    told = problem(answer, 422, "content_refused")  # what the last that was tried failed for
-    assert [("flux-kontext-max", "content_refused"), ("flux-1.1-pro", "invalid_request")] == tried(told)
-    assert None is told["attempts"][1]["prediction_id"]
-    ran = ("black-forest-labs/flux-kontext-max", told["attempts"][0]["prediction_id"])
-    assert ran == (told["model_name"], told["prediction_id"])
+    answered = problem(answer, 422, "content_refused")  # what the last that was tried failed for
+    assert [("flux-kontext-max", "content_refused"), ("flux-1.1-pro", "invalid_request")] == tried(answered)
+    assert None is answered["attempts"][1]["prediction_id"]
+    ran = ("black-forest-labs/flux-kontext-max", answered["attempts"][0]["prediction_id"])
+    assert ran == (answered["model_name"], answered["prediction_id"])
 
 
 def black(client, link):
@@ -215,15 +215,19 @@ def black(client, link):
 def test_a_placeholder_is_a_black_picture_that_is_no_success_and_costs_nothing(client, simulator, given):
     answer = generate(client, "flux-schnell", "[[fail]]", placeholder=True, **given)
 
-    told = answer.json
+    answered = answer.json
     assert (200, False, True, "failed") == (
         answer.status_code,
-        told["success"],
-        told["placeholder"],
-        told["status"],
+        answered["success"],
+        answered["placeholder"],
+        answered["status"],
     )
-    assert ("generation_failed", 0.0, []) == (told["error"]["code"], told["cost_usd"], told.get("output", []))
-    (link,) = told["files"]
+    assert ("generation_failed", 0.0, []) == (
+        answered["error"]["code"],
+        answered["cost_usd"],
+        answered.get("output", []),
+    )
+    (link,) = answered["files"]
     assert (200, (1600, 900), ((0, 0),) * 3) == black(client, link)
     assert {"succeeded": 0, "failed": 1, "canceled": 0} == client.get("/status").json["generations"]
 
@@ -231,11 +235,11 @@ def test_a_placeholder_is_a_black_picture_that_is_no_success_and_costs_nothing(c
 def test_a_batchs_placeholders_are_counted_as_failures(client):
     body = {"model_name": "flux-schnell", "prompts": ["a", "[[nsfw]]"], "placeholder": True}
 
-    told = client.post("/generate-batch", json=body, headers=ADMIN).json
+    answered = client.post("/generate-batch", json=body, headers=ADMIN).json
 
-    assert (False, 1, 1) == (told["success"], told["succeeded"], told["failed"])
-    assert [None, True] == [each.get("placeholder") for each in told["results"]]
-    assert (0.003, 0.006) == (told["actual_cost_usd"], told["estimated_cost_usd"])
+    assert (False, 1, 1) == (answered["success"], answered["succeeded"], answered["failed"])
+    assert [None, True] == [each.get("placeholder") for each in answered["results"]]
+    assert (0.003, 0.006) == (answered["actual_cost_usd"], answered["estimated_cost_usd"])
 
 
 @pytest.mark.parametrize("given", [{}, {"placeholder": False}, {"fallback": True}])
@@ -262,13 +266,13 @@ def test_the_examples_of_all_models_can_be_gone_on_from_by_every_other_of_their_
         if model.kind == other.kind and model is not other and makes_enough(other, model.example)
     ]  # fmt: skip
 
-    told = client.post("/generate-batch", json={"requests": requests}, headers=ADMIN).json
+    answered = client.post("/generate-batch", json={"requests": requests}, headers=ADMIN).json
 
-    assert {True} == {each["success"] for each in told["results"]}, [
-        each for each in told["results"] if not each["success"]
+    assert {True} == {each["success"] for each in answered["results"]}, [
+        each for each in answered["results"] if not each["success"]
     ]
     assert {} == {status: number for status, number in simulator.counts().refusals.items() if status != 404}
-    assert told["actual_cost_usd"] == pytest.approx(simulator.counts().billed_usd)
+    assert answered["actual_cost_usd"] == pytest.approx(simulator.counts().billed_usd)
 
 
 def test_the_limit_holds_for_fallbacks_alike():

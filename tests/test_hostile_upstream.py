@@ -34,7 +34,7 @@ def story(upstream, request, *, cancel_after=None, pushes=()):
     """Run one generation to its end, or cancel it. Returns it, what was logged, and what runs upstream at its end.
     `pushes` are bodies of signed webhooks, and when each comes."""
 
-    async def told():
+    async def whole():
         with structlog.testing.capture_logs() as logged:
             async with parts("http://replicate.test", connections=upstream, timeout=30) as service:
                 generation = service.core.supervisor.accept(submission(request, CALLER))
@@ -53,7 +53,7 @@ def story(upstream, request, *, cancel_after=None, pushes=()):
                 assert [(0, 0)] * 2 == [(each.current_concurrent, each.waiting) for each in gates]
         return generation, logged, running
 
-    return run(told())
+    return run(whole())
 
 
 def push(provider, generation, body):

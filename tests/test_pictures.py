@@ -135,8 +135,8 @@ def test_a_picture_that_is_cut_anywhere_is_refused_because_its_end_is_missing(na
     content = WHOLE[name]
     cuts = {*range(16, min(len(content), 1500)), *range(max(len(content) - 300, 16), len(content))}
 
-    told = {size: reason(content[:size]) for size in cuts}
-    assert {} == {size: why for size, why in told.items() if why is None or "is missing" not in why}
+    reasons = {size: reason(content[:size]) for size in cuts}
+    assert {} == {size: why for size, why in reasons.items() if why is None or "is missing" not in why}
 
 
 @pytest.mark.parametrize("name", DAMAGED)

@@ -131,7 +131,9 @@ def test_estimates_know_the_pace(size):
         policy.enqueue([("before", number) for number in range(spent)], "bob", batch="before")
         for ticket in policy.step(0.0).admitted:
             policy.answered(ticket, 0.0)
-        told = [policy.wait("ann", "big", ahead, usual=1.0, bound=None, now=1.0) for ahead in range(size)]
+        estimates = [
+            policy.wait("ann", "big", ahead, usual=1.0, bound=None, now=1.0) for ahead in range(size)
+        ]
         policy.enqueue(range(size), "ann", batch="big")
         told_in_line = [
             policy.wait("ann", "big", ahead, usual=1.0, bound=None, now=1.0) for ahead in range(size)
@@ -144,5 +146,5 @@ def test_estimates_know_the_pace(size):
                 policy.answered(ticket, now)
                 admitted[ticket] = now - 1.0
             now = step.next_chance
-        assert abs(told[-1] - admitted[size - 1]) <= 4
+        assert abs(estimates[-1] - admitted[size - 1]) <= 4
         assert max(abs(told_in_line[number] - admitted[number]) for number in range(size)) <= 4

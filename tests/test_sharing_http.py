@@ -101,8 +101,8 @@ def test_listening(simulator, data):
 
         targets = {}
         for caller in (GREEDY, *POLITE):
-            _, told = answer_of(service.connect("/generate", json.loads(body), **caller, **ASYNC))
-            targets[str(caller)] = told["id"]
+            _, answered = answer_of(service.connect("/generate", json.loads(body), **caller, **ASYNC))
+            targets[str(caller)] = answered["id"]
         greedy = [listen(GREEDY) for _ in range(most + 6)]
         until(lambda: refused(greedy) == 6)
 
