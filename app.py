@@ -123,7 +123,7 @@ def generate_batch() -> Response:
 
 
 def _generation_of(service: Runtime, caller: Caller, preference: asked.Preference) -> Submission:
-    """The generation that the body asks for. Nothing of the body stays in memory but what it asks for."""
+    """The generation that the body requests. Nothing else of the body stays in memory."""
     address, key = asked.address(), asked.idempotency_key()
     with asked.body(caller.turn, forms=True) as body:
         wanted = parse_generation(asked.with_images_on_disk(body), service.context)
@@ -133,7 +133,7 @@ def _generation_of(service: Runtime, caller: Caller, preference: asked.Preferenc
 
 
 def _batch_of(service: Runtime, caller: Caller, preference: asked.Preference) -> Submission | Response:
-    """The batch that the body asks for, with its plan; or the answer if it asks for that alone."""
+    """The batch that the body requests, with its plan; or the answer, if it requests the plan alone."""
     address, key = asked.address(), asked.idempotency_key()
     with asked.body(caller.turn, forms=True) as body, asked.turn_for(body, caller.turn):
         wanted = parse_batch(asked.with_images_on_disk(body), service.context)
@@ -281,7 +281,7 @@ def _from_werkzeug(error: HTTPException) -> ServiceError:
 
 
 def main(arguments: list[str]) -> int:
-    """Serve until told to stop. Returns the exit status. Raises SystemExit as argparse does."""
+    """Serve until a signal ends it. Returns the exit status. Raises SystemExit as argparse does."""
     parser = argparse.ArgumentParser(
         "python app.py",
         description=f"{NAME} {VERSION}. Settings come from the environment and .env; see README.md.",

@@ -21,7 +21,7 @@ _NOTHING = 1e-9
 
 
 class Budget:
-    """Lives on the loop. `usd_per_day` None is no bound; `clock` returns Unix time.
+    """Belongs to the loop. `usd_per_day` None is no bound; `clock` returns Unix time.
 
     The costs are kept by day, so the clock may be set to another day, forward or back. Costs of later days count as
     well: a clock that was ahead for a while has recorded the costs of today there.
@@ -53,7 +53,7 @@ class Budget:
         return self.hold(caller_id, usd)
 
     def hold(self, caller_id: str, usd: float) -> float:
-        """Reserve what an earlier process accepted, whatever is left. Returns `usd`."""
+        """Reserve work that an earlier process accepted, even beyond the budget. Returns `usd`."""
         if caller_id == ADMIN:
             self._reserved += usd
         return usd

@@ -4,8 +4,9 @@ An output is linked as `/files/{generation}/{generation}.webp`, and the second a
 files of a batch do not overwrite each other when they are saved under the last part of their links. It is kept as
 `0.webp`. Links of before 0.6.0 end in that, and are answered for ever.
 
-A caller may wish for a name: a bare one, and never a path. It travels in the link to the file, so anybody may write
-another one there; it is checked again before it goes into a header. Its ending follows what the file is.
+A caller may wish for a name: a bare one, and never a path. It travels in the link to the file, so any holder
+of the link may write another one there; it is checked again before it goes into a header. Its ending follows
+the file's type.
 """
 
 import re

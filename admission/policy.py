@@ -8,7 +8,7 @@ the sliding window. Five choices make the policy:
   after its *answer*. An arrival lies between its sending and its answer, so place *k + N* arrives at least 60 seconds
   after place *k*. A creation whose answer was lost may arrive at any time: it keeps slot and place until a search has
   found out, and its 60 seconds begin then.
-- **A stalled upstream gets nothing more** (`stall`) until it answers what was sent after the last lost creation.
+- **A stalled upstream gets nothing more** (`stall`) until it answers a request sent after the last lost creation.
 - **Callers take turns, then each caller's batches** (`fair_queue`): one call beside a batch of 10,000 waits for a
   turn, not for the batch. Callers whose accounts are not known share one turn (`unproven`).
 - **The last part of the window is paced** (`reserve`), as much as single calls are about to want. Batches take these

@@ -2,8 +2,8 @@
 
 An upstream that stands still takes connections, answers nothing, and may serve what it has taken in much later. A
 creation whose answer was lost is *in doubt* until a search finds out whether it arrived. Three states follow from
-which requests were answered, each compared by the moment it was *sent*, since an answer proves nothing of what was sent
-after its request:
+which requests were answered, each compared by the moment it was *sent*, since an answer proves nothing about requests
+sent after its own:
 
 - **Stalled**: nothing that was sent after a lost creation has been answered. No creation goes. The requests that
   search for the lost ones are the probes. If nothing is in doubt any more, a creation is the probe.
@@ -19,7 +19,7 @@ from typing import Final
 from admission.fair_queue import Ticket
 
 _EXPECTED: Final = (1.0, 60.0)
-"""Seconds, at the least and at the most, that a stall is expected to go on."""
+"""Seconds, at the least and at the most, that a stall is expected to last."""
 
 
 class Stall:

@@ -44,7 +44,7 @@ _NOTE = f"""\
 The crowd is {_BODIES} connections that each send bodies of {_BODY_BYTES // 10**6} MB again and again (8 million
 values; one long text; a batch of 10,000), {_READERS} readers of a file of {_FILE_BYTES // 10**6} MB that take
 1 kB/s, and one caller with {_GREEDY_CALLS} calls of `POST /generate` open. Beside it {_CALLERS} callers have
-{_CALLS} calls open each, and fetch what was made. All come from one address. Predictions take 1 s at {_SLOTS} slots.
+{_CALLS} calls open each, and fetch the outputs. All come from one address. Predictions take 1 s at {_SLOTS} slots.
 An equal turn is a {_CALLERS + 1}th of all pictures made in {_SECONDS:g} s. The load shares the machine with the
 service."""
 

@@ -1,7 +1,7 @@
 """Replicate stands still: the process of the simulator is stopped five times under load, the service killed in three.
 
-What the simulator has in its sockets it serves when it goes on, also for senders who have given up or died.
-`tests/test_stalls.py` tells the same in virtual time. It takes seven minutes, and mostly waits.
+The simulator serves the requests in its sockets when it continues, also those whose senders have given up or died.
+`tests/test_stalls.py` makes the same claims in virtual time. It takes seven minutes, and mostly waits.
 """
 
 import os
@@ -83,7 +83,7 @@ def _claims() -> Iterator[Claim]:
 
 
 def _batch(simulator: int, settings: dict[str, Any]) -> dict[str, Any]:
-    """The batch as it is told at its end."""
+    """The body of the batch at its end."""
     with ExitStack() as stack:
         service = stack.enter_context(served(**settings))
         where = _submitted(service)
@@ -99,7 +99,7 @@ def _batch(simulator: int, settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def _submitted(service: Served) -> str:
-    """The path of a batch that goes on whatever happens."""
+    """The path of a batch that runs to its end, kills or not."""
     answer = requests.post(
         f"{service.url}/generate-batch",
         json={"model_name": "flux-dev", "prompts": [f"picture {number}" for number in range(_PICTURES)]},

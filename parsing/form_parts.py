@@ -22,7 +22,7 @@ def read_parts(
     stream: IO[bytes], boundary: bytes, *, most_parts: int, most_text: int, open_file: Callable[[], IO[bytes]]
 ) -> Iterator[tuple[Field | File, IO[bytes]]]:
     """Each part with its content, to be read from the start. A file is written into what `open_file` returns; a field
-    has at most `most_text` bytes. Raises ValueError for what is no form, and RequestEntityTooLarge."""
+    has at most `most_text` bytes. Raises ValueError if it is no form, and RequestEntityTooLarge."""
     decoder = _Decoder(boundary, most_text, max_parts=most_parts)
     part: Field | File | None = None
     content: IO[bytes] = BytesIO()

@@ -125,7 +125,7 @@ class _Counted:
 class _Reader:
     """Makes a body of fields and files. A field that holds text in any model stays text even if it reads like a number.
     A field that holds a list is a list even if it comes once. What a browser sends of an empty input, a file without
-    name and bytes or empty text where nobody writes freely, is not given."""
+    name and bytes or empty text in a field that is no free text, is not given."""
 
     def __init__(self, registry: Registry) -> None:
         self._known = {*OF_ONE, *OF_PROMPTS, *registry.takers, *registry.reference_names}

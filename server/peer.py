@@ -113,7 +113,7 @@ class Peer(socket.socket):
 
     def linger(self, seconds: float, most: int) -> None:
         """End the answer, and throw away what the peer still sends until it closes, for so long and so many bytes. If a
-        connection is closed with something unread, the peer is told to forget the answer (RFC 9112 9.6)."""
+        connection is closed with something unread, the peer may discard the answer (RFC 9112 9.6)."""
         deadline = self._clock() + seconds
         with suppress(OSError):
             self.shutdown(socket.SHUT_WR)
@@ -154,5 +154,5 @@ class Peer(socket.socket):
         """Bytes that wait in the kernel: a large buffer takes more than a slow peer reads in a minute."""
         try:
             return int.from_bytes(fcntl.ioctl(self, termios.TIOCOUTQ, b"\0" * 4), "little")
-        except OSError:  # not every system tells
+        except OSError:  # not on every system
             return 0

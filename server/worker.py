@@ -153,7 +153,7 @@ class Worker(ThreadWorker):  # type: ignore[misc] # gunicorn ships no types
             self._dispatch(conn)
 
     def _is_ready(self, conn: Any) -> bool:
-        """Read what is there. Whether a thread can take over: the head is whole, or will never be."""
+        """Read the bytes that have come. Whether a thread can take over: the head is whole, or will never be."""
         try:
             received = conn.sock.recv(_LONGEST_HEAD)
         except BlockingIOError:
@@ -205,7 +205,7 @@ class Worker(ThreadWorker):  # type: ignore[misc] # gunicorn ships no types
 
     def _keepalive_after(self, conn: Any, keepalive: Any) -> bool:
         """Whether the connection can have another request. gunicorn waits five seconds here for a body that the
-        application did not read; a thread has better things to do, so only what has come of it is read."""
+        application did not read; only the bytes that have come are read, so that no thread waits for the rest."""
         conn.sock.setblocking(False)
         try:
             return bool(keepalive) and bool(conn.parser.finish_body(max_bytes=_UNREAD_BODY))

@@ -21,9 +21,9 @@ class Options:
         answer_delay: The least and the most seconds a request spends on the network before it is
             counted, and again before its answer leaves.
         clock_skew: How many seconds its clock is ahead: in all dates it writes, the `Date` of its
-            answers and those it is asked about. Negative if it is behind.
+            answers and those in queries. Negative if it is behind.
         list_lag: The least and the most seconds by which the list of predictions is behind. Each
-            answer draws one, and leaves out what was created since.
+            answer draws one, and leaves out predictions created since.
         creations_per_minute: Predictions an account may create in any 60 seconds.
         others_per_minute: Other requests an account may make in any 60 seconds.
         webhook_retry_seconds: The first pause before a refused webhook is sent again; it doubles.

@@ -12,7 +12,7 @@ PICTURE = {"model_name": "flux-dev", "prompt": "[[slow=0]] A lighthouse at dusk"
 """A request whose prediction is over when its creation is answered."""
 
 CHECKED = {"account": 1}
-"""What Replicate was sent when it was only asked whose token a caller has."""
+"""The requests to Replicate after a check of the token alone."""
 
 ENDED = {"succeeded", "failed", "canceled"}
 

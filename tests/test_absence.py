@@ -58,7 +58,7 @@ def test_a_list_that_shows_a_young_creation_is_fresh_enough_after_fifteen_second
 
 @pytest.mark.parametrize(("age", "expected"), [(8, 25), (15, 45), (29, 90), (200, 90)])
 def test_an_older_creation_says_less_of_the_lag(age, expected):
-    """A list that shows what was sent so long ago may lag by as much."""
+    """A list that shows creations sent so long ago may lag by as much."""
     assert expected == proven_at(shows(*made(-age)))
 
 

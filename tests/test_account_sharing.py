@@ -1,4 +1,4 @@
-"""Whether something else spends the server's account: what is a sign of it, and what is none. In virtual time."""
+"""Whether something else spends the server's account: signs of it, and events that are none. In virtual time."""
 
 import asyncio
 from itertools import pairwise

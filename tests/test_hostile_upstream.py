@@ -1,4 +1,4 @@
-"""Whatever Replicate says, a generation ends, tells the truth, and leaves nothing behind."""
+"""For any answer of Replicate's, a generation ends, reports the truth, and leaves nothing behind."""
 
 import asyncio
 import gzip

@@ -91,7 +91,7 @@ def test_one_that_turns_up_while_the_next_attempt_runs_is_ended_at_once():
         record.state,
         states,
     )
-    assert (PRICE, 0.0) == (first.cost_usd, spent)  # the budget counts what has ended
+    assert (PRICE, 0.0) == (first.cost_usd, spent)  # the budget counts ended work
 
 
 def test_one_that_counted_as_unknown_is_cancelled_when_the_list_shows_it():

@@ -204,7 +204,7 @@ def test_blank_prompts_are_refused_over_http_and_nothing_is_spent(client, simula
     assert {} == dict(simulator.counts().requests)
 
 
-# ── What was accepted before
+# ── Requests accepted before
 
 
 @pytest.mark.parametrize(

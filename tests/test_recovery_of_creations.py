@@ -26,7 +26,7 @@ SENT = {"prompt": "a fox"}
 
 class Account(httpx.AsyncBaseTransport):
     """Connections to a Replicate that lists what it holds, with a clock that is `skew` seconds ahead; `trouble(at)`
-    answers in its place: a status, or what is raised."""
+    answers in its place: a status, or an exception."""
 
     def __init__(self, skew: float = 0.0) -> None:
         self.skew = skew

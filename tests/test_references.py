@@ -1,4 +1,4 @@
-"""Reference images: which are taken, by their content, however they are written, and what is sent of them."""
+"""Reference images: which are taken, by their content and in any notation, and which bytes are sent."""
 
 import base64
 import textwrap

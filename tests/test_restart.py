@@ -139,7 +139,7 @@ def test_a_users_work_waits_for_its_owner_and_goes_on_when_they_come(simulator, 
 
 
 UNWRITABLE = "/proc"
-"""A directory in which nobody can make a file."""
+"""A directory in which no file can be made."""
 
 
 def test_a_directory_that_cannot_be_written_does_not_keep_a_service_from_serving_whose_ledger_is_elsewhere(

@@ -183,7 +183,7 @@ def test_connections_without_a_complete_request_take_no_thread(simulator, data, 
             answers = [requests.get(f"{service.url}/health", timeout=30).status_code for _ in range(20)]
 
             assert [200] * 20 == answers
-            # A few answer the requests, and a few close what is given up: not one for each connection.
+            # A few answer the requests, and a few close connections that are given up: not one for each connection.
             assert threads_of(worker) - before < threads / 2
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (few, most))

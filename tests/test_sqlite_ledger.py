@@ -241,7 +241,7 @@ def moved_away_and_an_empty_one_made(log):
 @pytest.mark.parametrize("lost", [removed, another_log, moved_away_and_an_empty_one_made])
 @pytest.mark.parametrize("is_read", [False, True])
 def test_a_lost_log_is_noticed_and_what_it_held_is_not_lost(path, lost, is_read):
-    """SQLite would go on writing into the log that has no name any more, and a crash would lose all of it."""
+    """SQLite would keep writing into the log that has no name any more, and a crash would lose all of it."""
     with opened(path) as ledger:
         write(ledger, generation("a"), generation("b"))
         reading = ledger.engine.connect() if is_read else nullcontext()

@@ -403,7 +403,7 @@ def test_many_kills_in_stalls_exceed_no_minute_and_pay_nothing_twice():
     assert densest_minute(arrivals) <= 6
 
 
-# ── What is told
+# ── Status, events and bodies
 
 
 def test_a_stall_and_its_end_are_logged_once_each():

@@ -41,7 +41,7 @@ class _Line:
 
 
 class _Protocol:
-    """What aiohttp asks of the server's side of a connection. Mocks in its place take most of a test's time."""
+    """The server's side of a connection, as aiohttp needs it. Mocks in its place take most of a test's time."""
 
     max_field_size = max_line_length = 8190
     max_headers = 128
@@ -94,7 +94,7 @@ class Loopback(httpx.AsyncBaseTransport):
 
 class Stalling(httpx.AsyncBaseTransport):
     """Connections to a Replicate that stands still at times. It takes requests in meanwhile, and serves them when it
-    goes on, whether their senders still wait or not. A message takes 0 to `jitter` seconds each way."""
+    continues, whether their senders still wait or not. A message takes 0 to `jitter` seconds each way."""
 
     def __init__(self, inner: httpx.AsyncBaseTransport, *, jitter: float = 0.0, seed: int = 1) -> None:
         self._inner = inner
