@@ -196,7 +196,7 @@ def bytes_of_body(caller_id: str) -> Iterator[bytes]:
 
 
 class _Memory(ExitStack):
-    """What a large body takes of the memory for all of them. It is given back when the context ends."""
+    """The share of a large body in the memory for all of them. It is given back when the context ends."""
 
     def __init__(self, caller_id: str) -> None:
         super().__init__()

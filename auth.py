@@ -102,7 +102,7 @@ class Doors:
 
     def admit(self, headers: Headers) -> Caller:
         """The caller these headers speak for; a user's token is yet to be checked. Raises Unauthenticated, or
-        ServerTokenRejected to an admin whose calls nobody could pay."""
+        ServerTokenRejected to an admin if there is no server token."""
         presented = headers.get(ADMIN_HEADER)
         if presented is not None:
             self._check_admin_key(presented)

@@ -35,7 +35,7 @@ class Budget:
         self._reserved = 0.0
 
     def begin(self, spent: Mapping[int, float]) -> None:
-        """Add what the ledger has of earlier processes: USD by day, counted from 1970."""
+        """Add the costs of earlier processes from the ledger: USD by day, counted from 1970."""
         for day, usd in spent.items():
             self._spent[day] += usd
 

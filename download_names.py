@@ -82,13 +82,13 @@ def stem(name: str) -> str:
 
 
 def saved_name(wished: str, number: int) -> str:
-    """What output `number` (from 0) of a generation is saved as, without its ending."""
+    """The name under which output `number` (from 0) of a generation is saved, without its ending."""
     ending = f"-{number + 1}" if number else ""
     return stem(wished)[: LONGEST - len(ending)] + ending
 
 
 def saved_keys(wished: str, outputs: int) -> set[str]:
-    """What names are compared by: two that are equal here could overwrite each other on some file system."""
+    """The form in which names are compared: two that are equal here could overwrite each other on some file system."""
     names = (unicodedata.normalize("NFC", saved_name(wished, number)) for number in range(outputs))
     return {unicodedata.normalize("NFC", name.casefold()) for name in names}
 

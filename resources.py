@@ -62,7 +62,7 @@ def uploads_dir(settings: Settings) -> Path | None:
 
 
 def warn(settings: Settings) -> None:
-    """Log what an operator should know at each start."""
+    """Log the warnings of a start: weak keys, unknown settings, a data directory on no volume."""
     if settings.admin_key_is_weak:
         log.warning("admin_key_weak", setting="CONCURRENT_DOCKER_ADMIN_API_KEY", shortest=SHORTEST_ADMIN_KEY)
     for name, nearest in settings.unknown.items():

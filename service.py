@@ -64,8 +64,8 @@ log = structlog.get_logger("service")
 
 @dataclass(frozen=True, slots=True)
 class CallerLimits:
-    """What callers share, and how much of it one may have. All but `large_bodies`, which are bytes, hold a thread each.
-    `parsing` is turns on the processor."""
+    """The resources that callers share, and how much of each one may have. All but `large_bodies`, which are bytes,
+    hold a thread each. `parsing` gives turns on the processor."""
 
     waiting: Quota
     submitting: Quota

@@ -1,6 +1,6 @@
-"""What greedy callers cost the others: silent connections, large bodies, slow readers, and one caller who wants all.
+"""The cost of greedy callers to the others: silent connections, large bodies, slow readers, one caller with 300 calls.
 
-All at once beside five callers who ask for a few pictures each and fetch them. A minute and a half at the most.
+All at once beside five callers who request a few pictures each and fetch them. A minute and a half at the most.
 """
 
 import json
@@ -62,7 +62,7 @@ def _claims() -> Iterator[Claim]:
 
 
 def silent() -> Iterator[Claim]:
-    """Connections without a request, 1.2 times what the server takes, and as many that trickle as there are threads."""
+    """Connections without a request, 1.2 times as many as the server takes, and one that trickles for each thread."""
     number = round(1.2 * 2 * _THREADS)
     with simulated() as simulator, service_before(simulator) as service, ExitStack() as stack:
         for _ in range(number):
@@ -107,7 +107,7 @@ def greedy() -> Iterator[Claim]:
 
 
 def waiting() -> Iterator[Claim]:
-    """What callers who wait take of the memory: 256 of them, and 1,000."""
+    """The memory that 256 and 1,000 waiting callers take."""
     with (
         simulated("--seconds", "600") as simulator,
         service_before(simulator, REPLICATE_CONCURRENT_LIMIT=10) as service,
@@ -134,7 +134,7 @@ def _are_waiting(service: Served, number: int) -> bool:
 
 
 def _health(service: Served, *, seconds: float) -> list[float]:
-    """What each `/health` takes, on a connection of its own, 20 a second."""
+    """The seconds of each `/health`, on a connection of its own, 20 a second."""
     took, end = [], time.monotonic() + seconds
     while time.monotonic() < end:
         began = time.perf_counter()

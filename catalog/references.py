@@ -34,7 +34,7 @@ _URL = re.compile(r"https://[!-~]+", re.IGNORECASE)
 _DATA = re.compile(r"data:[^,]{0,200};\s*base64\s*,", re.IGNORECASE)
 _BARE = re.compile(r"[A-Za-z0-9+/_-]{24,}")
 _ESCAPES = {"%2B": "+", "%2F": "/", "%3D": "=", "%20": " ", "%09": "\t", "%0A": "\n", "%0D": "\r"}
-"""What percent-encoding leaves of base64."""
+"""Characters of base64 in percent-encoding."""
 
 JSON_SCHEMA = {
     "type": "string",
@@ -126,7 +126,7 @@ def _is_even(groups: list[str]) -> bool:
 
 
 def _hint_of_base64(given: str) -> str:
-    """For base64 without its beginning, what that is."""
+    """The missing beginning of bare base64, as a hint; empty for anything else."""
     bare = _BARE.match(given[:100])
     if bare is None or "." in given[:100]:
         return ""

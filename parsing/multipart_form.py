@@ -124,7 +124,7 @@ class _Counted:
 
 class _Reader:
     """Makes a body of fields and files. A field that holds text in any model stays text even if it reads like a number.
-    A field that holds a list is a list even if it comes once. What a browser sends of an empty input, a file without
+    A field that holds a list is a list even if it comes once. An empty input of a browser's form, a file without
     name and bytes or empty text in a field that is no free text, is not given."""
 
     def __init__(self, registry: Registry) -> None:

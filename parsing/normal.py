@@ -22,8 +22,8 @@ OF_PROMPTS: Final = OF_ONE - {"file_name"} | OF_A_BATCH | {"file_names"}
 def normalised(
     request: Mapping[str, Any], registry: Registry, *, own: frozenset[str] = OF_ONE
 ) -> dict[str, Any]:
-    """One request, or what the prompts of a batch share, with every field as it is meant. `own` are the optional fields
-    of this service."""
+    """One request, or the shared fields of a batch of prompts, with every field as it is meant. `own` are the
+    optional fields of this service."""
     return {
         name: whole(value)
         for name, value in request.items()

@@ -123,7 +123,7 @@ _OTHER_NAMES = {
     "webhook": "webhook_url callback callback_url",
     "max_concurrent": "concurrency max_workers parallel",
 }
-"""What other services call a field, by the fields that may be meant, the likeliest first."""
+"""Names of fields at other services, each with the fields that may be meant, the likeliest first."""
 
 _MEANT = {
     other.replace("_", ""): meant.split()

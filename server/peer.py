@@ -112,8 +112,8 @@ class Peer(socket.socket):
                 left = left[sent:]
 
     def linger(self, seconds: float, most: int) -> None:
-        """End the answer, and throw away what the peer still sends until it closes, for so long and so many bytes. If a
-        connection is closed with something unread, the peer may discard the answer (RFC 9112 9.6)."""
+        """End the answer, and throw away the bytes that the peer still sends until it closes, `seconds` long and `most`
+        bytes at most. If a connection is closed with something unread, the peer may discard the answer (RFC 9112 9.6)."""
         deadline = self._clock() + seconds
         with suppress(OSError):
             self.shutdown(socket.SHUT_WR)
@@ -125,7 +125,7 @@ class Peer(socket.socket):
                 most -= received
 
     def abort(self) -> None:
-        """Close the connection from any thread, and throw away what the peer did not take."""
+        """Close the connection from any thread, and throw away the bytes that the peer did not take."""
         self.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.shutdown(socket.SHUT_RDWR)
 

@@ -41,7 +41,7 @@ _CLOSERS: Final = 16
 
 _LINGER_SECONDS: Final = 2.0
 _LINGER_BYTES: Final = 33_554_432
-"""What a refused client may still send: one that reads only after it has sent its body learns of the refusal then."""
+"""Bytes that a refused client may still send. One that reads only after it has sent its body sees the refusal then."""
 
 _SILENT_SECONDS: Final = 10
 """A peer who stops in the middle of a body is given up after this."""
@@ -59,7 +59,7 @@ _MAPPED: Final = 4_194_304
 """Bytes from which an allocation is a mapping of its own, which is gone when it is freed."""
 
 _LAST_WORDS_SECONDS: Final = 5
-"""What writing the last answers may take once nothing runs any more."""
+"""Seconds to write the last answers once nothing runs any more."""
 
 _LOG_PAUSE: Final = 60.0
 
@@ -248,7 +248,7 @@ class Worker(ThreadWorker):  # type: ignore[misc] # gunicorn ships no types
 
 
 class Occurrences:
-    """Counts what may happen often, to be logged once a minute. Any thread."""
+    """Counts events that may be frequent, to be logged once a minute. Any thread."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -268,8 +268,8 @@ class Occurrences:
 
 
 def _give_memory_back() -> None:
-    """Have glibc return what large bodies took. By itself it keeps freed blocks of up to 32 MB, in an arena for each of
-    many threads (mallopt(3))."""
+    """Have glibc return the memory of large bodies. By itself it keeps freed blocks of up to 32 MB, in an arena for
+    each of many threads (mallopt(3))."""
     with suppress(OSError, AttributeError):
         mallopt = ctypes.CDLL(None).mallopt
         mallopt(_M_MMAP_THRESHOLD, _MAPPED)
@@ -287,7 +287,7 @@ def drain(worker: Any, seconds: float) -> None:
 
 
 def _add(conn: Any, received: bytes) -> bool:
-    """Add what came to the head of a request. Whether it is whole."""
+    """Add the bytes that came to the head of a request. Returns whether it is whole."""
     searched = max(0, len(conn.head) - 3)
     conn.head += received
     if conn.head.startswith((b"\r", b"\n")):  # an empty line (RFC 9112 2.2) is not the end of a head

@@ -26,7 +26,7 @@ no model runs here, and what it bills nobody pays. Any token that begins with r8
   GET     /simulator/predictions   the latest predictions
   POST    /simulator/faults        order faults: [{"on": "create", "times": 2, "status": 503}]
   GET     /simulator/faults        what is still ordered; DELETE calls it off
-  POST    /simulator/stall         {"seconds": 60}: answer nothing, then serve what came meanwhile
+  POST    /simulator/stall         {"seconds": 60}: answer nothing, then serve the requests that came meanwhile
   POST    /simulator/accounts      {"token": "r8_x", "credit": "low"}
   POST    /simulator/reset         forget everything
 

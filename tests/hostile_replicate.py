@@ -144,7 +144,7 @@ def _named(request: httpx.Request) -> str:
     return request.url.path.removeprefix("/v1/predictions/").removesuffix("/cancel")
 
 
-# What to say: anything, and mostly something that looks like an answer.
+# Answers: any JSON, and mostly JSON that looks like an answer.
 
 TEXTS = st.text(max_size=20) | st.sampled_from(
     [

@@ -1,4 +1,4 @@
-"""What all callers share: no caller takes the whole of it, and each gets a turn."""
+"""Shared resources: no caller takes the whole of one, and each caller gets a turn."""
 
 import threading
 
