@@ -112,8 +112,8 @@ class Peer(socket.socket):
                 left = left[sent:]
 
     def linger(self, seconds: float, most: int) -> None:
-        """End the answer, and throw away the bytes that the peer still sends until it closes, `seconds` long and `most`
-        bytes at most. If a connection is closed with something unread, the peer may discard the answer (RFC 9112 9.6)."""
+        """End the answer, and throw away the bytes that the peer still sends until it closes, for `seconds` and
+        `most` bytes. If a connection is closed with bytes unread, the peer may discard the answer (RFC 9112 9.6)."""
         deadline = self._clock() + seconds
         with suppress(OSError):
             self.shutdown(socket.SHUT_WR)
