@@ -104,24 +104,24 @@ class Sends:
         received = ours.recv(size)
         self.received += len(received)
 
+    def is_given_up_after(self, seconds, *, size):
+        """With one piece a second, and not before."""
+        for _ in range(seconds - 1):
+            self.piece(size, 1)
+        with pytest.raises(TooSlow):
+            self.piece(size, 1)
+
 
 def test_a_large_body_that_comes_too_slowly_is_given_up(ends):
     sends = Sends(*ends)
     sends.piece(65_536, 0)
     sends.piece(1, 0)
 
-    for _ in range(9):
-        sends.piece(1000, 1)
-    with pytest.raises(TooSlow):
-        sends.piece(1000, 1)
+    sends.is_given_up_after(10, size=1000)
 
 
 def test_a_small_body_is_given_a_minute(ends):
-    sends = Sends(*ends)
-    for _ in range(59):
-        sends.piece(1, 1)
-    with pytest.raises(TooSlow):
-        sends.piece(1, 1)
+    Sends(*ends).is_given_up_after(60, size=1)
 
 
 def test_a_large_body_that_comes_fast_enough_is_read(ends):
