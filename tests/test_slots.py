@@ -51,6 +51,16 @@ class Slots:
         return sum(each[0] == caller for each in self.running)
 
 
+def all_of_anns(limit: int, *, held: float) -> Slots:
+    """Bob has come and gone, and a large batch of Ann's has every slot that it may have."""
+    slots = Slots(limit, held=held)
+    slots.come("bob")
+    slots.come("ann", 1_000, batch="big")
+    slots.now = held
+    slots.free("bob")
+    return slots
+
+
 @pytest.mark.parametrize("limit", [1, 2, 3, 10, 60])
 def test_a_caller_who_is_alone_uses_all_slots_however_long_predictions_are(limit):
     slots = Slots(limit, held=300)
@@ -75,11 +85,7 @@ def test_freed_slots_go_to_four_polite_callers_until_the_greedy_one_holds_half()
 
 @pytest.mark.parametrize(("limit", "kept"), [(2, 0), (3, 1), (10, 1), (19, 1), (20, 2), (60, 6)])
 def test_the_last_tenth_is_kept_for_those_who_hold_none_while_others_are_about(limit, kept):
-    slots = Slots(limit, held=31)
-    slots.come("bob")
-    slots.come("ann", 1_000, batch="big")
-    slots.now = 31.0
-    slots.free("bob")
+    slots = all_of_anns(limit, held=31)
     assert limit - kept == slots.holds("ann") == slots.policy.in_flight
     newcomers = [slots.come(caller, 5, batch="small") for caller in (*POLITE, "fay", "gus")[:kept]]
     assert [[caller] for caller in (*POLITE, "fay", "gus")[:kept]] == newcomers
@@ -87,20 +93,12 @@ def test_the_last_tenth_is_kept_for_those_who_hold_none_while_others_are_about(l
 
 
 def test_predictions_of_30_seconds_keep_no_slot():
-    slots = Slots(10, held=30)
-    slots.come("bob")
-    slots.come("ann", 1_000, batch="big")
-    slots.now = 30.0
-    slots.free("bob")
+    slots = all_of_anns(10, held=30)
     assert 10 == slots.holds("ann")
 
 
 def test_the_last_tenth_is_used_again_when_no_other_came_for_ten_minutes():
-    slots = Slots(10, held=300)
-    slots.come("bob")
-    slots.come("ann", 1_000, batch="big")
-    slots.now = 300.0
-    slots.free("bob")
+    slots = all_of_anns(10, held=300)
     assert 9 == slots.holds("ann")
     assert 600.0 == slots.policy.step(599.0).next_chance
     slots.now = 600.0
