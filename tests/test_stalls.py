@@ -50,6 +50,15 @@ async def before_a_simulator(*, slots=60, places=60, jitter=0.0, seconds=8.0, se
         yield service, world, lines[0]
 
 
+async def drained(service, line) -> tuple[float, GenerationRecord]:
+    """How many seconds a drain takes in a stall, and the one generation that it leaves."""
+    began = now()
+    await service.core.supervisor.drain(0)
+    [record] = service.ledger.unfinished()
+    line.go_on()
+    return now() - began, record
+
+
 def densest_minute(arrivals: list[float]) -> int:
     return max(sum(start <= each < start + 60 for each in arrivals) for start in arrivals)
 
@@ -165,12 +174,9 @@ def test_a_drain_does_not_wait_for_the_search_and_leaves_the_creation_without_an
             running = service.core.supervisor.accept(submission(a_picture()))
             line.stop()
             await asyncio.sleep(40)
-            began = now()
-            await service.core.supervisor.drain(0)
-            [record] = service.ledger.unfinished()
-            line.go_on()
+            seconds, record = await drained(service, line)
             return (
-                now() - began,
+                seconds,
                 running.state,
                 record.attempts[0].is_in_doubt,
                 record.attempts[0].answered_at,
@@ -187,11 +193,8 @@ def test_a_drain_leaves_the_search_for_a_cancelled_creation_to_the_next_process(
             await asyncio.sleep(40)
             service.core.supervisor.cancel(cancelled)
             await asyncio.sleep(1)
-            began = now()
-            await service.core.supervisor.drain(0)
-            [record] = service.ledger.unfinished()
-            line.go_on()
-            return now() - began, record.state, record.cancelled, record.attempts[0].is_in_doubt
+            seconds, record = await drained(service, line)
+            return seconds, record.state, record.cancelled, record.attempts[0].is_in_doubt
 
     assert (0.0, "submitting", True, True) == run(story())
 
@@ -203,9 +206,7 @@ def test_a_drain_begun_while_a_cancelled_creation_is_on_its_way_does_not_search_
             line.stop()
             await asyncio.sleep(10)
             service.core.supervisor.cancel(cancelled)
-            await service.core.supervisor.drain(0)
-            [record] = service.ledger.unfinished()
-            line.go_on()
+            _, record = await drained(service, line)
             return now(), record.cancelled, record.attempts[0].is_in_doubt
 
     assert (30.0, True, True) == run(story())
