@@ -32,6 +32,17 @@ def shows(*made: Made, lag: float = 0.0, lags: Lags | None = None):
     return look
 
 
+def shows_pages(ours: list[Made], *pages: set[str]):
+    """Looks that all find these pages."""
+    lags = Lags()
+
+    def look(at: float) -> Freshness:
+        known = [each for each in ours if each.known <= at]
+        return measured(known, pages, lags, sent=at, answered=at)
+
+    return look
+
+
 def made(*sent: float) -> list[Made]:
     return [Made(f"p{at}", at, at + 0.1) for at in sent]
 
@@ -72,34 +83,16 @@ def test_while_something_of_ours_is_missing_nothing_is_proven():
 
 
 def test_a_page_that_misses_one_of_ours_amid_the_others_proves_nothing_by_the_later_ones():
-    lags, ours = Lags(), made(0, 3, 7)
-
-    def torn(at: float) -> Freshness:
-        known = [each for each in ours if each.known <= at]
-        return measured(known, [{"p0", "p7"}], lags, sent=at, answered=at)
-
-    assert 90 == proven_at(torn)
+    assert 90 == proven_at(shows_pages(made(0, 3, 7), {"p0", "p7"}))
 
 
 def test_pages_of_different_moments_prove_nothing_of_what_may_have_been_made_in_between():
     """The second page is behind the first by more than the first is long. All of ours are on them."""
-    lags, ours = Lags(), made(-9, 6, 7, 8)
-
-    def two_pages(at: float) -> Freshness:
-        known = [each for each in ours if each.known <= at]
-        return measured(known, [{"p6", "p7", "p8"}, {"p-9"}], lags, sent=at, answered=at)
-
-    assert 90 == proven_at(two_pages)
+    assert 90 == proven_at(shows_pages(made(-9, 6, 7, 8), {"p6", "p7", "p8"}, {"p-9"}))
 
 
 def test_a_page_that_shows_what_was_made_before_and_after_proves_it_whatever_the_others_show():
-    lags, ours = Lags(), made(-9, -2, 6, 7)
-
-    def two_pages(at: float) -> Freshness:
-        known = [each for each in ours if each.known <= at]
-        return measured(known, [{"p-2", "p6", "p7"}, {"p-9"}], lags, sent=at, answered=at)
-
-    assert 15 == proven_at(two_pages)
+    assert 15 == proven_at(shows_pages(made(-9, -2, 6, 7), {"p-2", "p6", "p7"}, {"p-9"}))
 
 
 def test_what_is_missing_between_two_pages_measures_the_lag_of_the_second():
