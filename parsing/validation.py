@@ -8,6 +8,7 @@ from typing import Any, Never, TypeVar
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from errors import ABSENT, InvalidRequest, Problem
+from parsing.normal import whole
 
 Shape = TypeVar("Shape", bound=BaseModel)
 
@@ -92,14 +93,10 @@ def _message(error: Any, known: Collection[str]) -> str:
     if kind == "literal_error":
         return "must be " + str(context["expected"]).replace("'", "")
     if kind in _WORDS:
-        return _WORDS[kind].format_map({name: _plain(value) for name, value in context.items()})
+        # A bound of 10.0 reads 10.
+        return _WORDS[kind].format_map({name: whole(value) for name, value in context.items()})
     message: str = error["msg"].removeprefix("Value error, ")
     return message[0].lower() + message[1:]
-
-
-def _plain(value: Any) -> Any:
-    """A bound of 10.0 reads 10."""
-    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 _OTHER_NAMES = {
