@@ -89,11 +89,12 @@ def reference(given: Any, *, accepted: bool = False) -> str | Upload:
 
 def large_image(given: str) -> bytes | None:
     """The content of a `data:` URI that is a valid reference and too large to be sent inline; else None."""
-    head = _DATA.match(given.strip()) if len(given) > INLINE else None
+    given = given.strip()
+    head = _DATA.match(given) if len(given) > INLINE else None
     if head is None:
         return None
     try:
-        content = _decoded(given.strip()[head.end() :])
+        content = _decoded(given[head.end() :])
     except ValueError:
         return None
     return content if len(content) > INLINE and media_type(content[:HEAD]) in _TAKEN else None
