@@ -19,11 +19,7 @@ from gunicorn import glogging
 
 import logs
 from server.worker import Worker, drain
-from settings import FILES_AT_ONCE, HANDED_IN_AT_ONCE, LISTENERS_AT_ONCE, SettingsError, load
-
-_SPARE_THREADS = 64
-"""For requests that neither wait for a result nor fetch a file: health checks, status, configuration, refusals. The
-checks of new tokens may hold 25 of them: 300 a minute, for 5 seconds each."""
+from settings import SettingsError, load
 
 _HEARING_SECONDS = 45
 """What hearing of creations on their way may take after the drain. What takes longer the next process looks for."""
@@ -44,9 +40,7 @@ wsgi_app = "app:create_app()"
 bind = _settings.address
 worker_class = Worker
 workers = 1
-threads = (
-    _settings.MAX_WAITING_CALLERS + HANDED_IN_AT_ONCE + FILES_AT_ONCE + LISTENERS_AT_ONCE + _SPARE_THREADS
-)
+threads = _settings.threads
 worker_connections = 2 * threads
 backlog = 2048
 keepalive = 15

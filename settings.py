@@ -30,6 +30,10 @@ LISTENERS_AT_ONCE = 128
 HANDED_IN_AT_ONCE = 64
 """Callers that may hand in work at once for whose end they do not wait; each holds a thread until it is taken on."""
 
+SPARE_THREADS = 64
+"""For requests that neither wait for a result nor fetch a file: health checks, status, configuration, refusals. The
+checks of new tokens may hold 25 of them: 300 a minute, for 5 seconds each."""
+
 LARGE_BODIES_BYTES = 64 * 1024 * 1024
 """Bytes of large bodies that may be in memory at once, over all callers. It grows with MAX_BODY_BYTES, so that one
 caller's half always takes one body."""
@@ -304,6 +308,12 @@ class Settings(BaseModel):
     def aws(self) -> Mapping[str, str]:
         """The AWS_* variables that say how the store of FILES_URL is reached, of those that stand in `.env` too."""
         return self._aws
+
+    @property
+    def threads(self) -> int:
+        """Threads that answer requests: one for each of those that may hold one, and the spare ones."""
+        held = self.MAX_WAITING_CALLERS + HANDED_IN_AT_ONCE + FILES_AT_ONCE + LISTENERS_AT_ONCE
+        return held + SPARE_THREADS
 
     @property
     def large_bodies_bytes(self) -> int:

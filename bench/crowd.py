@@ -24,6 +24,7 @@ import requests
 
 from bench.report import Claim, Section, claimed
 from bench.setting import counts, peak_megabytes, resident_megabytes, service_before, simulated
+from settings import Settings
 from tests.process import ROOT, Served, until
 
 _SECONDS = 20.0
@@ -37,8 +38,8 @@ _BODIES = 100
 _BODY_BYTES = 16_000_000
 _READERS = 80
 _FILE_BYTES = 50_000_000
-_THREADS = 1352
-"""Of the service, as gunicorn.conf.py has them by default. It takes twice as many connections."""
+_THREADS = Settings.from_env({}).threads
+"""Of the service by default. It takes twice as many connections."""
 
 _NOTE = f"""\
 The crowd is {_BODIES} connections that each send bodies of {_BODY_BYTES // 10**6} MB again and again (8 million
