@@ -1,9 +1,12 @@
 """What every refusal has in common, asserted in one place."""
 
 import json
+from collections.abc import Callable
 from typing import Any
 
 from werkzeug.test import TestResponse
+
+from errors import InvalidRequest
 
 
 def problem(answer: TestResponse, status: int, code: str, *, retryable: bool = False) -> dict[str, Any]:
@@ -24,3 +27,12 @@ def problem(answer: TestResponse, status: int, code: str, *, retryable: bool = F
 def fields(answer: TestResponse) -> list[str]:
     """The fields an invalid request was refused for, in the order they were told."""
     return [each["field"] for each in problem(answer, 400, "invalid_request")["errors"]]
+
+
+def told(parse: Callable[[Any], object], body: Any) -> dict[str, str]:
+    """The messages of a parser that refuses a body, by field; empty if it is taken."""
+    try:
+        parse(body)
+    except InvalidRequest as invalid:
+        return {each.field: each.message for each in invalid.problems}
+    return {}

@@ -7,20 +7,11 @@ from callers import PICTURE
 from declarations import parse_batch, parse_generation
 from hypothesis import given
 from hypothesis import strategies as st
+from problems import told
 
 from download_names import LONGEST, disposition, kept_name, link_name, made_distinct, saved_keys, saved_name
-from errors import InvalidRequest
 
 ID = "gen_" + "0a" * 16
-
-
-def refused(parse, body) -> dict[str, str]:
-    """Messages by field; empty if it is taken."""
-    try:
-        parse(body)
-    except InvalidRequest as invalid:
-        return {each.field: each.message for each in invalid.problems}
-    return {}
 
 
 DEVICES = [
@@ -38,17 +29,15 @@ NO_DEVICES = [
 def test_the_name_of_a_device_is_refused(name):
     batch = {"model_name": "flux-dev", "prompts": ["a"], "file_names": [name]}
 
-    assert "device" in refused(parse_generation, PICTURE | {"file_name": name})["file_name"]
-    assert ["file_names[0]"] == list(refused(parse_batch, batch))
-    assert ["requests[0].file_name"] == list(
-        refused(parse_batch, {"requests": [PICTURE | {"file_name": name}]})
-    )
+    assert "device" in told(parse_generation, PICTURE | {"file_name": name})["file_name"]
+    assert ["file_names[0]"] == list(told(parse_batch, batch))
+    assert ["requests[0].file_name"] == list(told(parse_batch, {"requests": [PICTURE | {"file_name": name}]}))
     assert {"filename": "x.jpg"} == disposition(name, "x.jpg")
 
 
 @pytest.mark.parametrize("name", NO_DEVICES)
 def test_what_only_looks_like_a_device_is_taken(name):
-    assert {} == refused(parse_generation, PICTURE | {"file_name": name})
+    assert {} == told(parse_generation, PICTURE | {"file_name": name})
 
 
 MEETING = [
@@ -77,7 +66,7 @@ def of_prompts(names, outputs):
 
 @pytest.mark.parametrize(("names", "outputs"), MEETING)
 def test_names_that_would_meet_when_they_are_saved_are_refused(names, outputs):
-    found = refused(parse_batch, of_prompts(names, outputs))
+    found = told(parse_batch, of_prompts(names, outputs))
 
     assert ["file_names"] == list(found)
     assert "must be distinct as they are saved" in found["file_names"]
@@ -85,7 +74,7 @@ def test_names_that_would_meet_when_they_are_saved_are_refused(names, outputs):
 
 @pytest.mark.parametrize(("names", "outputs"), APART)
 def test_names_that_stay_apart_are_taken(names, outputs):
-    assert {} == refused(parse_batch, of_prompts(names, outputs))
+    assert {} == told(parse_batch, of_prompts(names, outputs))
 
 
 DISTINCT = [
