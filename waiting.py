@@ -9,6 +9,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from typing import Final, Protocol
 
 from errors import QueueFull
@@ -179,8 +180,9 @@ class Readers:
         return leave
 
     def _place(self, address: str) -> Callable[[], None]:
+        take = partial(self._quota.take, address, retry_after=lambda: 1)
         try:
-            return self._quota.take(address, retry_after=lambda: 1)
+            return take()
         except QueueFull:
             if not self._newcomers.acquire(blocking=False):
                 raise
@@ -188,9 +190,9 @@ class Readers:
             for _ in range(round(2 * _JUDGED / _PAUSE)):
                 self._drop_slowest(address)
                 with suppress(QueueFull):
-                    return self._quota.take(address, retry_after=lambda: 1)
+                    return take()
                 self._pause(_PAUSE)
-            return self._quota.take(address, retry_after=lambda: 1)
+            return take()
         finally:
             self._newcomers.release()
 
