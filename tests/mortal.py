@@ -10,7 +10,7 @@ import httpx
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, rule
 from parts import ADMIN, USER, core
-from virtual_replicate import Loopback
+from virtual_replicate import simulator_here
 from virtual_time import VirtualLoop
 
 from auth import Visitor
@@ -20,8 +20,6 @@ from generations.recovery import load_startup_state
 from ledger.memory import MemoryLedger, Rows
 from providers.replicate.provider import Replicate
 from simulator import Options
-from simulator.server import application
-from simulator.world import World
 
 CALLERS = st.sampled_from([ADMIN, USER])
 
@@ -110,12 +108,8 @@ class Mortal(RuleBasedStateMachine):
         return self.runner.run(work)
 
     async def begin_world(self) -> None:
-        loop = asyncio.get_running_loop()
         options = Options(prediction_seconds=1.0, jitter=0.0, answer_delay=(0.0, 0.2), seed=1)
-        self.world = World(options, clock=lambda: round(loop.time() * 1e9))
-        app = application(self.world)
-        app.freeze()
-        self.loopback = Loopback(app)
+        self.world, self.loopback = simulator_here(options)
         self.process = Process(self.rows, self.loopback)
 
     @property

@@ -8,15 +8,13 @@ import pytest
 from mortal import Process
 from parts import a_picture, submission
 from parts import run as run_one
-from virtual_replicate import Loopback, Losing, replicate
+from virtual_replicate import Losing, replicate, simulator_here
 from virtual_time import run
 
 from ledger.memory import MemoryLedger
 from ledger.records import GenerationRecord
 from providers.replicate.absence import SearchTiming
 from simulator import Options
-from simulator.server import application
-from simulator.world import World
 
 AS_IN_PRODUCTION = {"search": SearchTiming(), "timeout": 600}
 
@@ -167,12 +165,9 @@ def test_a_prediction_that_is_found_late_has_what_is_left_of_its_time():
 @pytest.mark.parametrize("skew", [-300.0, 300.0])
 def test_a_search_that_a_kill_ends_goes_on_in_the_next_process_by_the_same_rules(fault, skew):
     async def story():
-        loop = asyncio.get_running_loop()
         options = Options(prediction_seconds=3, seed=1, clock_skew=skew, list_lag=(40.0, 40.0))
-        world = World(options, clock=lambda: round(loop.time() * 1e9))
-        app = application(world)
-        app.freeze()
-        rows, loopback = MemoryLedger().rows, Loopback(app)
+        world, loopback = simulator_here(options)
+        rows = MemoryLedger().rows
         process = Process(rows, loopback)
         await run_one(process.core, a_picture("a hare"))
         world.faults.order(on="create", **fault)

@@ -12,7 +12,7 @@ import pytest
 from mortal import Process
 from parts import ADMIN, USER, a_picture, submission, until
 from structlog.testing import capture_logs
-from virtual_replicate import Loopback, Stalling, replicate
+from virtual_replicate import Stalling, replicate, simulator_here
 from virtual_time import run
 
 from admission.durations import Durations
@@ -22,8 +22,6 @@ from ledger.memory import MemoryLedger
 from ledger.records import GenerationRecord
 from providers.replicate.absence import SearchTiming
 from simulator import Options
-from simulator.server import application
-from simulator.world import World
 
 
 def now() -> float:
@@ -326,21 +324,16 @@ def test_outcomes_that_stay_unknown_do_not_shut_the_gate_for_ever():
 # ── Restarts
 
 
-async def a_world_that_can_stall():
+def a_world_that_can_stall():
     """The simulator on this loop, and the line to it."""
-    loop = asyncio.get_running_loop()
-    world = World(
-        Options(prediction_seconds=1, answer_delay=(0.0, 0.2), seed=1), clock=lambda: round(loop.time() * 1e9)
-    )
-    app = application(world)
-    app.freeze()
-    return world, Stalling(Loopback(app))
+    world, loopback = simulator_here(Options(prediction_seconds=1, answer_delay=(0.0, 0.2), seed=1))
+    return world, Stalling(loopback)
 
 
 @pytest.mark.parametrize("caller", [ADMIN, USER], ids=["the admin's", "a user's"])
 def test_the_next_process_counts_a_creation_in_doubt_until_it_has_found_it(caller):
     async def story():
-        world, line = await a_world_that_can_stall()
+        world, line = a_world_that_can_stall()
         rows = MemoryLedger().rows
         first = Process(rows, line)
         wanted = submission(a_picture(), caller, key="one", wait_seconds=0)
@@ -376,7 +369,7 @@ def test_many_kills_in_stalls_exceed_no_minute_and_pay_nothing_twice():
     chance = random.Random(1)
 
     async def story():
-        world, line = await a_world_that_can_stall()
+        world, line = a_world_that_can_stall()
         rows, made = MemoryLedger().rows, 0
         process = Process(rows, line, places=6)
         for _ in range(12):

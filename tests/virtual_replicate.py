@@ -177,6 +177,15 @@ class Losing(httpx.AsyncBaseTransport):
         raise httpx.ReadError("the connection was reset")
 
 
+def simulator_here(options: Options) -> tuple[World, Loopback]:
+    """The simulator on the running loop, and the connections to it."""
+    loop = asyncio.get_running_loop()
+    world = World(options, clock=lambda: round(loop.time() * 1e9))
+    app = application(world)
+    app.freeze()
+    return world, Loopback(app)
+
+
 @asynccontextmanager
 async def replicate(
     options: Options,
@@ -185,11 +194,9 @@ async def replicate(
 ) -> AsyncIterator[tuple[Parts, World]]:
     """The inside of a service (see `parts.parts`) before a simulator, both on this loop. `line` may put connections of
     its own between them."""
-    world = World(options, clock=lambda: round(asyncio.get_running_loop().time() * 1e9))
-    app = application(world)
-    app.freeze()
+    world, loopback = simulator_here(options)
     try:
-        async with parts("http://replicate.test", connections=line(Loopback(app)), **limits) as service:
+        async with parts("http://replicate.test", connections=line(loopback), **limits) as service:
             yield service, world
     finally:
         await world.close()
