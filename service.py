@@ -142,7 +142,7 @@ class Runtime:
 
     def status(self) -> dict[str, Any]:
         """The live figures of `GET /status`. No secrets."""
-        gate, others, ended, is_shared = self.loop.call(self._figures)
+        gate, others, ended, is_shared, skew = self.loop.call(self._figures)
         return {
             "service": NAME,
             "version": VERSION,
@@ -158,7 +158,7 @@ class Runtime:
             },
             "generations": ended,
             "account_shared": is_shared,
-            "clock_skew_seconds": self.loop.call(self._clock_skew),
+            "clock_skew_seconds": None if skew is None else round(skew, 1),
         }
 
     def configure(self, limits: Limits) -> dict[str, Any]:
@@ -173,17 +173,14 @@ class Runtime:
     def seconds_per_release(self) -> float:
         return self.loop.call(self.gate.seconds_per_release)
 
-    def _figures(self) -> tuple[GateStats, GateStats, dict[str, int], bool]:
+    def _figures(self) -> tuple[GateStats, GateStats, dict[str, int], bool, float | None]:
         return (
             self.gate.statistics(),
             self.others.statistics(),
             self.core.runner.tally.as_json(),
             self.core.provider.account_shared,
+            self.core.provider.clock_skew,
         )
-
-    def _clock_skew(self) -> float | None:
-        skew = self.core.provider.clock_skew
-        return None if skew is None else round(skew, 1)
 
     def _restore(self) -> None:
         """Resume the work of earlier processes. In the ledger's thread, once it is open."""
