@@ -215,8 +215,8 @@ class Policy:
     def restore(self, seen: GateSnapshot, *, unanswered: float) -> None:
         """Take over the window, the reserve, the arrivals and the pauses of another policy, after `adopt` and `enqueue`
         have brought in its tickets. Places without an answer are taken to be free again at the moment `unanswered`."""
-        for window, free_at in ((self.window, seen.places), (self._unproven.places, seen.unproven)):
-            window.restore(unanswered if moment == math.inf else moment for moment in free_at)
+        self.window.restore(seen.places, unanswered=unanswered)
+        self._unproven.places.restore(seen.unproven, unanswered=unanswered)
         self._reserve.restore(seen.reserve, unanswered=unanswered)
         self._arrivals.restore(seen.arrivals)
         self.stall.expect(seen.stalled_until)

@@ -120,8 +120,8 @@ class Reserve:
 
     def restore(self, state: ReserveState, *, unanswered: float) -> None:
         """Take over another's state. Places without an answer are taken to be free at the moment `unanswered`."""
-        for window, free_at in ((self.places, state.places), (self.singles, state.single_places)):
-            window.restore(unanswered if moment == math.inf else moment for moment in free_at)
+        self.places.restore(state.places, unanswered=unanswered)
+        self.singles.restore(state.single_places, unanswered=unanswered)
         self.paced_until = state.paced_until
         self._is_long = state.is_long
 

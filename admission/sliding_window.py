@@ -62,15 +62,16 @@ class SlidingWindow:
         """The place was never used."""
         self._unanswered -= 1
 
-    def restore(self, free_at: Iterable[float]) -> None:
-        """Begin with places that are free again at these moments."""
-        self._expiries = deque(sorted(free_at))
+    def restore(self, free_at: Iterable[float], *, unanswered: float) -> None:
+        """Begin with places that are free again at these moments (`free_at`). Those without an answer are taken to be
+        free again at the moment `unanswered`."""
+        self._expiries = deque(sorted(unanswered if moment == math.inf else moment for moment in free_at))
 
     def count(self, spent: Iterable[float], now: float) -> None:
         """Count places of an earlier process: seconds since each was answered, negative if its answer may yet come. In
         any order."""
         left = (WINDOW - min(seconds, WINDOW) for seconds in spent)
-        self.restore([*self._expiries, *(now + seconds for seconds in left)])
+        self._expiries = deque(sorted([*self._expiries, *(now + seconds for seconds in left)]))
 
     def forget(self, free_at: float) -> None:
         """Take back a place that `count` counted until this moment, if it counts still."""
