@@ -192,7 +192,7 @@ async def test_trap_5_what_the_client_throws_away_of_an_error_is_kept(simulator)
 
     assert (422, body, "t") == (
         refused.value.status,
-        refused.value.json(),
+        refused.value.document,
         refused.value.headers["x-trace"],
     )
 

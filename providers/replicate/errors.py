@@ -46,7 +46,7 @@ def service_error(refusal: Refusal, caller: Caller) -> ServiceError:
             return TokenRejected() if caller.kind == "user" else ServerTokenRejected()
         case 402:
             if caller.kind == "user":
-                return InsufficientCredit(_quoted(refusal.json().get("detail"), caller, most=1_000))
+                return InsufficientCredit(_quoted(refusal.document.get("detail"), caller, most=1_000))
             return ServerOutOfCredit()
         case 422:
             return _invalid_input(refusal, caller)
@@ -95,7 +95,7 @@ def cause_of(error: str | None) -> Cause:
 def seconds_to_wait(refusal: Refusal) -> float | None:
     """Seconds to wait, by the refusal's header, else its `retry_after`, else its text; None if none says."""
     seconds = _from_header(refusal.headers.get("retry-after", ""))
-    document = refusal.json()
+    document = refusal.document
     named, detail = document.get("retry_after"), document.get("detail")
     if seconds is None and isinstance(named, int | float):
         # A whole number may be too long for a float.
@@ -120,7 +120,7 @@ def _from_header(text: str) -> float | None:
 
 def _invalid_input(refusal: Refusal, caller: Caller) -> ServiceError:
     """Replicate's schema is stricter than the registry's. The caller can still correct the input."""
-    fields = refusal.json().get("invalid_fields")
+    fields = refusal.document.get("invalid_fields")
     problems = [
         Problem(
             (_quoted(field.get("field"), caller) or "input").removeprefix("input."),
@@ -129,7 +129,7 @@ def _invalid_input(refusal: Refusal, caller: Caller) -> ServiceError:
         for field in (fields[:_PROBLEMS] if isinstance(fields, list) else ())
         if isinstance(field, dict)
     ]
-    detail = _quoted(refusal.json().get("detail"), caller).strip("- \n")
+    detail = _quoted(refusal.document.get("detail"), caller).strip("- \n")
     return InvalidRequest(problems or [Problem("input", detail or "Replicate refused the input")])
 
 

@@ -92,7 +92,7 @@ class Sharing:
         """A creation was refused."""
         if caller.kind != "admin" or refusal.status != 429 or not lease.window_has_room():
             return
-        if "reduced" not in str(refusal.json().get("detail")):
+        if "reduced" not in str(refusal.document.get("detail")):
             self._note("Replicate refused a creation for its rate, and our own window has room.")
 
     def _is_foreign(self, item: Any, since: datetime) -> bool:

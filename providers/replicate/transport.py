@@ -14,6 +14,7 @@ import json
 import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import aiohttp
@@ -58,8 +59,9 @@ class Refusal(Exception):
         self.headers = headers
         self.body = body
 
-    def json(self) -> Mapping[str, Any]:
-        """The error document; empty when it is none."""
+    @cached_property
+    def document(self) -> Mapping[str, Any]:
+        """The error document, parsed once; empty when it is none."""
         try:
             document = json.loads(self.body)
         except (ValueError, RecursionError):
@@ -70,8 +72,7 @@ class Refusal(Exception):
     def is_replicates(self) -> bool:
         """Whether the body is an error document of Replicate's, and not the page of something in between, such as a
         firewall."""
-        document = self.json()
-        return isinstance(document.get("detail"), str) or isinstance(document.get("title"), str)
+        return isinstance(self.document.get("detail"), str) or isinstance(self.document.get("title"), str)
 
 
 @dataclass(frozen=True, slots=True)
