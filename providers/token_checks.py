@@ -10,6 +10,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Final
 
 import structlog
@@ -17,6 +18,7 @@ import structlog
 from auth import Caller
 from errors import TokenRejected
 from providers import AccountSource
+from providers.single_flight import SingleFlight
 
 AT_ONCE: Final = 10
 PER_MINUTE: Final = 300
@@ -55,7 +57,7 @@ class TokenChecks:
         self._proven: dict[str, _Outcome] = {}
         self._refused: dict[str, _Outcome] = {}
         """By the caller's id, the oldest first."""
-        self._checking: dict[str, asyncio.Task[str | None]] = {}
+        self._checking: SingleFlight[str | None] = SingleFlight()
         self._begun: deque[float] = deque()
         self._places = asyncio.Semaphore(AT_ONCE)
 
@@ -73,21 +75,14 @@ class TokenChecks:
         """The caller with its turn. All who need the same check wait for one. Raises TokenRejected."""
         if (known := self.known(caller)) is not None:
             return known
-        checking = self._checking.get(caller.id)
-        if checking is None:
-            if not self._may_begin():
-                return caller
-            checking = self._checking[caller.id] = asyncio.create_task(self._checked(caller))
-            checking.add_done_callback(lambda _: self._checking.pop(caller.id))
-        turn = await asyncio.shield(checking)  # it is shared: a caller who hangs up ends it for no other
+        if caller.id not in self._checking and not self._may_begin():
+            return caller
+        turn = await self._checking.run(caller.id, partial(self._checked, caller))
         return self.known(caller) or (caller if turn is None else replace(caller, turn=turn))
 
     async def aclose(self) -> None:
         """Stop checking."""
-        checking = list(self._checking.values())
-        for task in checking:
-            task.cancel()
-        await asyncio.gather(*checking, return_exceptions=True)
+        await self._checking.aclose()
 
     def _may_begin(self) -> bool:
         now = self._clock()

@@ -3,9 +3,11 @@
 import asyncio
 from collections import OrderedDict
 from collections.abc import Callable, Coroutine
+from functools import partial
 from typing import Any, Generic, TypeVar
 
 from auth import Caller
+from providers.single_flight import SingleFlight
 
 T = TypeVar("T")
 
@@ -21,31 +23,23 @@ class Shared(Generic[T]):
         self._good_for = good_for
         self._most = most
         self._kept: OrderedDict[str, tuple[T, float]] = OrderedDict()
-        self._fetching: dict[str, asyncio.Task[T]] = {}
+        self._fetching: SingleFlight[T] = SingleFlight()
 
     async def of(self, caller: Caller) -> T:
         """Raises what `fetch` raises."""
         kept = self._kept.get(caller.id)
         if kept is not None and asyncio.get_running_loop().time() < kept[1]:
             return kept[0]
-        fetching = self._fetching.get(caller.id)
-        if fetching is None:
-            fetching = self._fetching[caller.id] = asyncio.create_task(self._fetch(caller))
-            fetching.add_done_callback(lambda done: self._fetched(caller, done))
-        return await asyncio.shield(fetching)  # it is shared: one caller's cancellation is not the others'
+        return await self._fetching.run(caller.id, partial(self._fetched, caller))
 
     async def aclose(self) -> None:
         """Stop fetching."""
-        fetching = list(self._fetching.values())
-        for task in fetching:
-            task.cancel()
-        await asyncio.gather(*fetching, return_exceptions=True)
+        await self._fetching.aclose()
 
-    def _fetched(self, caller: Caller, done: "asyncio.Task[T]") -> None:
-        del self._fetching[caller.id]
-        if done.cancelled() or done.exception() is not None:
-            return
-        self._kept[caller.id] = done.result(), asyncio.get_running_loop().time() + self._good_for
+    async def _fetched(self, caller: Caller) -> T:
+        fetched = await self._fetch(caller)
+        self._kept[caller.id] = fetched, asyncio.get_running_loop().time() + self._good_for
         self._kept.move_to_end(caller.id)
         if len(self._kept) > self._most:
             self._kept.popitem(last=False)
+        return fetched
