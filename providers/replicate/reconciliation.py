@@ -197,16 +197,16 @@ class Creation:
         is_like_it = self.content[1:] == (pushed.model, pushed.content)
         return is_like_it and not self._creations.is_known(pushed.prediction.id)
 
-    async def find(self, *, patience: float | None = None, believes_refusals: bool = False) -> Prediction:
+    async def find(self, *, believes_refusals: bool = False) -> Prediction:
         """The prediction that was created after all. Raises TryAgain when there is none, and OutcomeUnknown when it
-        cannot be decided within `patience` seconds.
+        cannot be decided in time.
 
         A search that `believes_refusals` raises a ServiceError when Replicate refuses the account's token."""
         self.heard.set()
-        patience = self._creations.timing.patience if patience is None else patience
+        give_up = _now() + self._creations.timing.patience
         try:
             async with asyncio.timeout(None) as self._search:
-                found = self._pushed_by_now() or await self._found(_now() + patience, believes_refusals)
+                found = self._pushed_by_now() or await self._found(give_up, believes_refusals)
         except (TimeoutError, TryAgain, ServiceError):
             # Pushed, perhaps in the very tick in which the search ended without it.
             if (pushed := self._pushed_by_now()) is None:
