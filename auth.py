@@ -66,6 +66,12 @@ class Caller:
         if not self.turn:
             object.__setattr__(self, "turn", self.id)
 
+    @property
+    def is_proven(self) -> bool:
+        """Whether its account is known. Callers whose accounts are not known share one turn, so nothing that concerns
+        one of them may hold that turn back."""
+        return self.turn != UNPROVEN
+
 
 @dataclass(frozen=True, slots=True)
 class Visitor:

@@ -24,7 +24,6 @@ from typing import Final
 import structlog
 
 from admission.durations import Took
-from admission.fair_queue import UNPROVEN
 from budget import Budget, check_cost
 from callbacks import Callbacks
 from catalog.adaptation import Step
@@ -219,23 +218,23 @@ class Runner:
         """Wait before the next attempt: all of the caller's, if the account or the way to Replicate is in trouble."""
         generation.transition("queued", self._ledger)
         wait = retries.pause() if again.wait is None else again.wait
-        # Unproven callers share a turn, and the trouble of one is not that of the others.
-        is_shared = generation.caller.turn == UNPROVEN
-        if (again.throttled or again.unreachable) and not is_shared:
-            self._gate.pause(generation.caller.turn, wait)
+        caller = generation.caller
+        if (again.throttled or again.unreachable) and caller.is_proven:
+            self._gate.pause(caller.turn, wait)
         else:
-            if again.cautious and not is_shared:
-                self._gate.slow_down(generation.caller.turn)
+            if again.cautious and caller.is_proven:
+                self._gate.slow_down(caller.turn)
             await asyncio.sleep(wait)
 
     def _dismiss_batch(self, generation: Generation, batch: Batch | None, error: ServiceError) -> None:
         """Refuse the rest of a batch whose account is in trouble. Being out of credit is not believed at once."""
-        turn, batch_id = generation.caller.turn, batch.id if batch else None
-        is_shared = turn == UNPROVEN
-        if isinstance(error, _OUT_OF_CREDIT) and (is_shared or not self._gate.refuse(turn, batch_id)):
-            return
+        caller, batch_id = generation.caller, batch.id if batch else None
+        if isinstance(error, _OUT_OF_CREDIT):
+            is_believed = caller.is_proven and self._gate.refuse(caller.turn, batch_id)
+            if not is_believed:
+                return
         if batch_id is not None and isinstance(error, AccountError):
-            self._gate.dismiss(turn, batch_id, partial(type(error), error.detail))
+            self._gate.dismiss(caller.turn, batch_id, partial(type(error), error.detail))
 
     def _passed_over(self, generation: Generation, step: Step, batch: Batch | None) -> ServiceError | None:
         """Why a model is not called, if it is not; the reason is listed among the attempts."""
