@@ -17,6 +17,7 @@ class ArrivalsState:
     latest: str = ""
     latest_until: float = -math.inf
     other_until: float = -math.inf
+    """When the last arrival of any other caller than the latest is ten minutes old."""
     singles_until: float = -math.inf
 
 
@@ -25,11 +26,7 @@ class Arrivals:
 
     def __init__(self) -> None:
         self._new: dict[tuple[str, bool], None] = {}
-        self._latest = ""
-        self._latest_until = -math.inf
-        self._other_until = -math.inf
-        """When the last arrival of any other caller than the latest is ten minutes old."""
-        self._singles_until = -math.inf
+        self._state = ArrivalsState()
 
     def note(self, caller: str, batch: str | None) -> None:
         """A caller brings tickets. They count from the next `stamp`. Unproven callers do not count."""
@@ -38,39 +35,38 @@ class Arrivals:
 
     def stamp(self, now: float) -> None:
         """Those who were noted since the last time came at `now`."""
-        if not self._new:
-            return
         until = now + ABOUT
         for caller, is_single in self._new:
-            if caller != self._latest:
-                self._latest, self._other_until = caller, self._latest_until
-            self._latest_until = until
-            if is_single:
-                self._singles_until = until
+            seen = self._state
+            self._state = ArrivalsState(
+                latest=caller,
+                latest_until=until,
+                other_until=seen.other_until if caller == seen.latest else seen.latest_until,
+                singles_until=until if is_single else seen.singles_until,
+            )
         self._new.clear()
 
     def others_than(self, flow: Flow, now: float) -> bool:
         """Whether another caller, or a single call beside this batch, came within ten minutes."""
-        until = self._other_until if flow.owner.name == self._latest else self._latest_until
-        return now < until or (flow.batch is not None and now < self._singles_until)
+        seen = self._state
+        until = seen.other_until if flow.owner.name == seen.latest else seen.latest_until
+        return now < until or (flow.batch is not None and now < seen.singles_until)
 
     def has_singles(self, now: float) -> bool:
         """Whether a single call came within ten minutes."""
-        return now < self._singles_until
+        return now < self._state.singles_until
 
     def next_end(self, now: float) -> float:
         """When the next of them has been gone for ten minutes; infinity if all have been."""
-        moments = (self._latest_until, self._other_until, self._singles_until)
+        seen = self._state
+        moments = (seen.latest_until, seen.other_until, seen.singles_until)
         return min([moment for moment in moments if moment > now], default=math.inf)
 
     def state(self) -> ArrivalsState:
         """All that `restore` needs."""
-        return ArrivalsState(self._latest, self._latest_until, self._other_until, self._singles_until)
+        return self._state
 
     def restore(self, state: ArrivalsState) -> None:
         """Take over another's state, and forget who was noted here."""
         self._new.clear()
-        self._latest = state.latest
-        self._latest_until = state.latest_until
-        self._other_until = state.other_until
-        self._singles_until = state.singles_until
+        self._state = state
