@@ -83,17 +83,14 @@ class LatePredictions:
     async def _record(self, generation_id: str, number: int, ended: Prediction, cost: float) -> None:
         """Write it to the row of a generation that has ended."""
         async with self._recording:  # two of one generation would write over each other
-            await self._add(generation_id, number, ended, cost)
-
-    async def _add(self, generation_id: str, number: int, ended: Prediction, cost: float) -> None:
-        record = await self._read(generation_id)
-        attempts = tuple(
-            replace(each, prediction_id=ended.id, cost_usd=cost) if each.number == number else each
-            for each in record.attempts
-        )
-        total = round(sum((each.cost_usd for each in attempts), 0.0), 6)
-        self._budget.settle(record.caller_id, reserved=0.0, cost=max(0.0, total - record.cost_usd))
-        self._ledger.upsert(replace(record, attempts=attempts, cost_usd=total))
+            record = await self._read(generation_id)
+            attempts = tuple(
+                replace(each, prediction_id=ended.id, cost_usd=cost) if each.number == number else each
+                for each in record.attempts
+            )
+            total = round(sum((each.cost_usd for each in attempts), 0.0), 6)
+            self._budget.settle(record.caller_id, reserved=0.0, cost=max(0.0, total - record.cost_usd))
+            self._ledger.upsert(replace(record, attempts=attempts, cost_usd=total))
 
     async def _read(self, generation_id: str) -> GenerationRecord:
         """The record as it is on the disk, with all that was to be written to it."""
