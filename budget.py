@@ -12,9 +12,7 @@ from collections.abc import Callable, Mapping
 
 from auth import ADMIN
 from errors import BudgetExceeded
-
-DAY = 86_400
-"""Seconds."""
+from ledger import DAY
 
 _NOTHING = 1e-9
 """USD. Sums of floats are compared, and the last cent may be spent."""

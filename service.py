@@ -19,7 +19,6 @@ import structlog
 from admission.durations import Durations
 from admission.sliding_window import WINDOW
 from auth import ADMIN, Doors
-from budget import DAY
 from concurrency import Gate, GateStats, StallStats
 from contract.states import iso8601
 from errors import LedgerDown, ShuttingDown
@@ -28,7 +27,7 @@ from files.hosts import Hosts
 from generations.core import Core, FullProvider, assemble
 from generations.recovery import load_startup_state
 from generations.service import GenerationService
-from ledger import Queries
+from ledger import DAY, Queries
 from ledger.queries import SqlQueries
 from ledger.records import MetaRecord
 from ledger.sqlite import SqliteLedger

@@ -6,9 +6,12 @@ every implementation (`tests/contracts/`).
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Final, Literal, Protocol
 
 from ledger.records import AttemptRecord, BatchRecord, Delivery, GenerationRecord, KeyRecord, Record
+
+DAY: Final = 86_400
+"""Seconds. A day is one of UTC; days are counted from 1970."""
 
 Grouping = Literal["model", "caller", "day"]
 

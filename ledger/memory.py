@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from typing import Any, Final, TypeVar, cast
 
 from errors import LedgerDown
-from ledger import Grouping, Page, Period, Source
+from ledger import DAY, Grouping, Page, Period, Source
 from ledger.records import (
     AttemptRecord,
     BatchRecord,
@@ -192,7 +192,7 @@ class MemoryLedger:
     def cost_by_day(self, caller_id: str, since: float, *, simulated: bool) -> Mapping[int, float]:
         days: defaultdict[int, float] = defaultdict(float)
         for each in self._ended(Period(simulated, caller_id, since=since)):
-            days[int((each.ended_at or 0.0) // 86_400)] += each.cost_usd
+            days[int((each.ended_at or 0.0) // DAY)] += each.cost_usd
         return days
 
     def usage(self, period: Period, *, by: Grouping | None) -> Sequence[dict[str, Any]]:

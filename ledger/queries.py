@@ -23,14 +23,13 @@ from sqlalchemy import (
 from sqlalchemy.exc import SQLAlchemyError
 
 from errors import LedgerDown
-from ledger import Grouping, Page, Period
+from ledger import DAY, Grouping, Page, Period
 from ledger.records import AttemptRecord, BatchRecord, Delivery, GenerationRecord, KeyRecord, Record
 from ledger.tables import ATTEMPTS, BATCHES, DELIVERIES, GENERATIONS, KEYS, META, mapping
 
 R = TypeVar("R", bound=Record)
 
 _KEYS_AT_ONCE: Final = 10_000
-_DAY: Final = 86_400
 
 _G: Final = GENERATIONS.c
 _UNFINISHED: Final = _G.ended_at.is_(None)
@@ -102,7 +101,7 @@ class SqlQueries:
             return connection.execute(select(META.c.value).where(META.c.name == name)).scalar_one_or_none()
 
     def cost_by_day(self, caller_id: str, since: float, *, simulated: bool) -> Mapping[int, float]:
-        day = cast(_G.ended_at / _DAY, Integer)
+        day = cast(_G.ended_at / DAY, Integer)
         # The plus keeps SQLite from the index by caller, which is no help where one caller has most of the rows.
         mine = _G.caller_id.op("||")("") == caller_id
         query = select(day, func.sum(_G.cost_usd)).where(
