@@ -1,4 +1,4 @@
-"""Who came lately: the reserve and the last slots depend on who else is about."""
+"""Recent arrivals: the reserve and the last slots depend on which other callers came lately."""
 
 import math
 from dataclasses import dataclass

@@ -39,7 +39,7 @@ def is_single(flow: "Flow") -> bool:
 
 
 def all_of(*rules: MayGo | None) -> MayGo | None:
-    """Lets go what each of the rules lets go."""
+    """Lets a flow go if each of the rules does."""
     strict = [rule for rule in rules if rule is not None]
     if len(strict) < 2:
         return strict[0] if strict else None

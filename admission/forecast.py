@@ -142,7 +142,7 @@ class Simulation:
         step = self._step()
         at_once = len(self._draws) - self._left
         while self._left:
-            # What this step admitted was answered after it: its places may be the first that are free again.
+            # Tickets that this step admitted are answered after it: their places may be free again first.
             first = (
                 self._policy.window.next_expiry()
                 if step.only_time or not self._events

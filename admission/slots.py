@@ -1,6 +1,6 @@
 """The last slots: whom they are kept for, and who goes first to a slot that was freed.
 
-Slots are work-conserving: a caller who is alone uses all of them, and what runs is never withdrawn. But predictions may
+Slots are work-conserving: a caller who is alone uses all of them, and no running prediction is stopped. But one may
 hold a slot for minutes, and a caller who comes when all are held waits as long. So as long as predictions are long and
 others came within ten minutes, the last tenth is kept for those who hold no slot. A free slot also goes to those who
 hold less than half of all before it goes to one who holds more.

@@ -1,6 +1,6 @@
 """The stall: an upstream that answers nothing gets no further creation until it answers again.
 
-An upstream that stands still takes connections, answers nothing, and may serve what it has taken in much later. A
+An upstream that stands still takes connections, answers nothing, and may serve the requests it took much later. A
 creation whose answer was lost is *in doubt* until a search finds out whether it arrived. Three states follow from
 which requests were answered, each compared by the moment it was *sent*, since an answer proves nothing about requests
 sent after its own:
@@ -77,7 +77,7 @@ class Stall:
             self._began = sent
 
     def answered(self, sent: float) -> bool:
-        """A request that was sent at this moment is answered. Returns whether that changes what may go."""
+        """A request that was sent at this moment is answered. Returns whether that ends the stall."""
         was_on = self.is_on
         self._answered = max(self._answered, sent)
         return was_on and not self.is_on

@@ -90,7 +90,7 @@ class AttemptRunner:
                     await self._upload(generation.caller, attempt)
                     attempt.prediction = await self._create(generation, attempt, lease)
                     age, left = attempt.prediction.age, self._limit(generation)
-                    if age:  # found by a search, which tells nothing of the usual pace
+                    if age:  # found by a search, so its time is not the usual one
                         left = max(left - age, _LAST_LOOK)
                     else:
                         attempt.answered = clock() - admitted

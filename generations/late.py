@@ -1,7 +1,7 @@
-"""What becomes of a prediction that turns up after its attempt was over without it.
+"""Late predictions: those found after their attempt was over without them.
 
-It is of no use any more: its attempt was made again, or its generation has failed as `outcome_unknown`. It is cancelled
-if it runs, and its attempt on record gets its id and its cost.
+A late prediction is of no use: its attempt was made again, or its generation has failed as `outcome_unknown`. If it
+still runs, it is cancelled. Its id and its cost are written to the attempt on record.
 """
 
 import asyncio
@@ -58,7 +58,7 @@ class LatePredictions:
     ) -> None:
         ended = found if found.is_over else await self._provider.cancel(caller, found)
         if ended is None or (ended.status == "succeeded" and not ended.outputs):
-            # Either it could not be cancelled, or the list does not show what it made.
+            # Either it could not be cancelled, or the list does not show its outputs.
             ended = replace(ended or found, is_lost=True)
         cost = price if ended.may_be_billed else 0.0
         generation = reference()

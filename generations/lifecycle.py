@@ -148,7 +148,7 @@ class Runner:
             await self._end(generation, "failed", error)
         except asyncio.CancelledError:
             if not generation.is_cancelled or generation.is_in_doubt:
-                raise  # the next process goes on, or cancels it
+                raise  # the next process resumes or cancels it
             is_known = generation.last is None or not isinstance(generation.last.error, OutcomeUnknown)
             detail = "It was cancelled." + (
                 "" if is_known else " Whether it had begun is not known: it may be billed."

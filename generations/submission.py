@@ -17,8 +17,8 @@ from providers import number
 
 @dataclass(frozen=True, slots=True)
 class BodyFingerprint:
-    """Identifies a body: two that ask for the same on the same route have the same `current`, however they write a
-    number or leave out a field. Before 0.6.0 the ledger kept `earlier`, by which 3 and 3.0 differ."""
+    """Identifies a body. Equivalent bodies on the same route have the same `current`, however they write a number or
+    leave out a field. Before 0.6.0 the ledger kept `earlier`, by which 3 and 3.0 differ."""
 
     current: str
     earlier: str

@@ -67,7 +67,7 @@ class Suspension:
         whether it was suspended."""
         if self._held.get(work_id) != owner.id:
             return False
-        # Work of a refused token goes on all the same: its end says why it fails.
+        # Work of a refused token is resumed, too. It then fails with that reason.
         with suppress(TokenRejected):
             owner = await self._checks.check(owner)
         restored = await self._threads.run(partial(self._restored, work_id, owner))

@@ -297,7 +297,7 @@ class SqliteLedger:
             raise
 
     def _fail(self, error: Exception) -> None:
-        """Nothing can be written for now. The connection is closed, unless it alone has what was committed."""
+        """Nothing can be written for now. The connection is closed, unless only it has the last commits."""
         if not isinstance(error, _LogLost) or self._is_saved():
             self._let_go()
         self._is_down(error)

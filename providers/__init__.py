@@ -240,8 +240,8 @@ class PushReceiver(Protocol):
     def read_push(
         self, headers: Mapping[str, str], body: bytes, secret: str, caller: Caller | None = None
     ) -> PushedResult:
-        """What a message says, without the secret and the credentials of the `caller` it is for. Any thread. Raises
-        Untrusted unless it is signed with the secret."""
+        """Read a message, and take the secret and the credentials of the `caller` it is for out of its texts. Any
+        thread. Raises Untrusted unless it is signed with the secret."""
 
     def receive_push(self, reference: str, pushed: PushedResult) -> None:
         """Use a message about the attempt of this reference, once it is known that the attempt has no other prediction
@@ -262,7 +262,7 @@ class CreationRegistry(Protocol):
 
 
 class AccountSource(Protocol):
-    """A provider that can say whose token it is given, and whether something else spends the server's account."""
+    """A provider that names the account of a token, and notices if something else spends the server's account."""
 
     @property
     def account_shared(self) -> bool:

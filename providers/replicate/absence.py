@@ -9,9 +9,9 @@ creation proves its absence only if the list is known to be newer than the momen
   times the age of the youngest creation of ours that a look showed, which is as old as the list can have been. If that
   says little or nothing, 90 seconds.
 
-A request that waits in the buffer of a server that has stopped arrives when the server goes on. Then looks are answered
-as well, so the first answered look after the loss is the moment by which it would have arrived, and 'never arrived'
-takes looks that are answered over at least 15 seconds.
+A request that waits in the buffer of a server that has stopped arrives when the server continues. Then looks are
+answered as well, so the first answered look after the loss is the moment by which it would have arrived, and 'never
+arrived' takes looks that are answered over at least 15 seconds.
 """
 
 import math
@@ -69,8 +69,8 @@ class Made:
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """What one page of a look shows without a gap: all that was made between two of ours. Pages are of different
-    moments, so there may be a gap between two of them."""
+    """The part of the list that one page shows without a gap: all that was made between two creations of ours. Pages
+    are of different moments, so there may be a gap between two of them."""
 
     oldest: float = -math.inf
     """When the oldest of ours on it was known to exist. It shows all that was sent from then on."""
@@ -82,13 +82,13 @@ class Span:
 
 @dataclass(frozen=True, slots=True)
 class Freshness:
-    """What one look says about the list. `sent` and `answered` are when."""
+    """How fresh the list is by one look, which was `sent` and `answered` at these times."""
 
     sent: float
     answered: float
     spans: tuple[Span, ...] = ()
     lag: float = 0.0
-    """At least so old is what it shows; 0 if nothing of ours is missing at its beginning."""
+    """The list is at least so old; 0 if nothing of ours is missing at its beginning."""
     largest_lag: float = 0.0
     """In the last hour."""
 
@@ -113,7 +113,7 @@ class Lags:
 def measured(
     made: Iterable[Made], pages: Sequence[Collection[str]], lags: Lags, *, sent: float, answered: float
 ) -> Freshness:
-    """What a look says that shows these ids on its pages, if it reaches back before all in `made`."""
+    """The freshness by a look whose pages show these ids. It must reach back before all in `made`."""
     ours = list(made)
     shown = {identity for page in pages for identity in page}
     newest = max((each.sent for each in ours if each.id in shown), default=-math.inf)
@@ -121,7 +121,7 @@ def measured(
     late = [each.known for each in missing if each.known > newest]
     lag = sent - min(late) if late else 0.0
     between = [each.known for each in missing if each.known <= newest]
-    # A page that is behind the one before leaves out what was made in between. One of ours may also never be listed.
+    # A page older than the one before it leaves out creations in between. One of ours may also never be listed.
     gap = min(sent - min(between), _LONGEST_GAP) if between and len(pages) > 1 else 0.0
     spans = tuple(_span(ours, missing, page, is_last=page is pages[-1]) for page in pages)
     return Freshness(sent, answered, spans, lag, lags.largest(answered, max(lag, gap)))

@@ -1,7 +1,7 @@
 """The list of an account's predictions, as the searches for lost creations look at it.
 
-All searches of an account share their looks: whoever wants one while another is under way waits for the next. Each look
-says how far the list lags behind (`absence.py`), by the creations of ours that it should show.
+All searches of an account share their looks: a search that wants one while another is under way waits for the next.
+Each look says how far the list lags behind (`absence.py`), by the creations of ours that it should show.
 """
 
 import asyncio
@@ -30,7 +30,7 @@ _LAST: Final = 250_000_000_000.0
 
 _MADE_KEPT: Final = 20_000
 _MADE_FOR: Final = 900.0
-"""Creations of ours that are remembered, and for how many seconds: for as long as a search goes on."""
+"""Creations of ours that are remembered, and for how many seconds: for as long as a search takes."""
 
 FetchPage = Callable[[Caller, str], Awaitable[Any]]
 
@@ -58,7 +58,7 @@ class Listed:
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """What one look at the list shows: the predictions that are not on record by id, and how fresh it is."""
+    """The result of one look at the list: the predictions that are not on record, by id, and how fresh the list is."""
 
     listed: Mapping[str, Listed]
     freshness: Freshness
@@ -66,8 +66,8 @@ class Look:
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """What a search wants to see: predictions of this model made since then (Unix time by Replicate's clock), for a
-    creation that was `sent` then by the loop's clock."""
+    """The predictions that a search wants to see: those of this model made `since` then (Unix time by Replicate's
+    clock), for a creation that was `sent` then by the loop's clock."""
 
     model: str
     sent: float
@@ -178,7 +178,7 @@ class AccountList:
 
 
 def _written(since: float) -> str:
-    """Within the years that a date can be of, since it comes from what Replicate says of its clock."""
+    """As a date for Replicate, within the years that a date can have, since it depends on Replicate's clock."""
     return datetime.fromtimestamp(min(max(since, 0.0), _LAST), UTC).isoformat().replace("+00:00", "Z")
 
 

@@ -53,8 +53,9 @@ class Page:
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """What Replicate says of a token. `refused` is a 401 and `forbidden` a 403 of Replicate's own; `unknown` is no
-    answer, or one that says neither. `username` is the account's, if the token is accepted and the answer has one."""
+    """The standing of a token at Replicate. `refused` is a 401 and `forbidden` a 403 of Replicate's own; `unknown` is
+    no answer, or one that says neither. `username` is the account's, if the token is accepted and the answer names
+    one."""
 
     standing: Literal["accepted", "refused", "forbidden", "unknown"]
     username: str | None = None
@@ -108,7 +109,7 @@ def read_page(answer: Any, redact: Redaction = NOTHING_SECRET) -> Page:
 
 def checked_page(answer: Any, redact: Redaction = NOTHING_SECRET) -> dict[str, Any]:
     """A page as it came, but with ids that can be used, or else a stand-in (`is_stand_in`), and with a `next` that can
-    be asked for. Raises Lost when it is no page, or has another `next`."""
+    be requested. Raises Lost when it is no page, or has another `next`."""
     items = [
         {**item, "id": usable_id(item.get("id"), redact) or _stand_in(item.get("id"))}
         for item in listed(answer)
@@ -158,7 +159,7 @@ def read_account(answer: Any, redact: Redaction = NOTHING_SECRET) -> Account:
 
 
 def refused_account(refusal: Refusal) -> Account:
-    """What a refused request for the account says of the token."""
+    """The standing of a token whose request for the account was refused."""
     if refusal.is_replicates and refusal.status in {401, 403}:
         return Account("refused" if refusal.status == 401 else "forbidden")
     return Account("unknown")

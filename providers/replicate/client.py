@@ -181,7 +181,7 @@ class ReplicateClient:
         return read_secret(await self._get(caller, "/v1/webhooks/default/secret", max_answer=MAX_POLL))
 
     async def account(self, caller: Caller) -> Account:
-        """What Replicate says of the caller's token (`GET /v1/account`). Does not raise: without an answer in time, or
+        """The account of the caller's token (`GET /v1/account`). Does not raise: without an answer in time, or
         with one that says neither, it is unknown."""
         try:
             async with asyncio.timeout(self._timeouts.account):

@@ -20,7 +20,7 @@ import structlog
 
 UNKNOWN_SKEW: Final = 600.0
 """Seconds. How far the clocks are taken to be apart at the most while nothing is measured. A measure that differs more
-than that from what most say is not believed."""
+than that from the majority is not believed."""
 
 _REMEMBERED: Final = 8
 """Measures. When a clock jumps, so many creations later the old ones are forgotten."""
@@ -34,7 +34,7 @@ log = structlog.get_logger("replicate")
 
 @dataclass(frozen=True, slots=True)
 class Offset:
-    """Bounds, in seconds, of what must be added to the loop's clock to get Replicate's as a Unix time."""
+    """Bounds, in seconds, of the offset that turns the loop's clock into Replicate's (Unix time) when it is added."""
 
     least: float
     most: float
@@ -72,7 +72,7 @@ class UpstreamClock:
 
     @property
     def offset(self) -> Offset | None:
-        """What may be true of the clocks now. None if nothing is known."""
+        """The bounds that may hold now. None if nothing is known."""
         if (agreed := self._agreed()) is None:
             return None
         every = [*self._by_creation, *([self._by_date] if self._by_date else [])]
@@ -89,8 +89,8 @@ class UpstreamClock:
         return None if agreed is None else agreed.middle - wall_offset()
 
     def _agreed(self) -> Offset | None:
-        """What most creations say. Before the first one, what the latest `Date` says, and after it, if they are far
-        apart: one of both is wrong, and the second creation will show which."""
+        """The bounds that most creations share. Before the first one, those of the latest `Date`, and after it as well,
+        if they are far apart: one of both is wrong, and the second creation will show which."""
         if not self._by_creation:
             return self._by_date
         agreed = _majority(self._by_creation)
@@ -106,7 +106,7 @@ class UpstreamClock:
 
 
 class TimedConnections(httpx.AsyncBaseTransport):
-    """Connections whose every answer tells the clock its `Date`."""
+    """Connections that report the `Date` of every answer to the clock."""
 
     def __init__(self, connections: httpx.AsyncBaseTransport, clock: UpstreamClock) -> None:
         self.connections = connections

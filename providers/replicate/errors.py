@@ -61,7 +61,7 @@ def may_have_arrived(refusal: Refusal) -> bool:
     """Whether a refused creation may have been made.
 
     A 5xx may come from a gateway behind which the request arrived; only 503 says that it did not. A redirect may follow
-    what is done, but for those that ask for the same request at another address.
+    a request that was carried out, except for those that want the same request at another address.
     """
     return refusal.status not in {301, 307, 308, 503} and not 400 <= refusal.status < 500
 
@@ -72,8 +72,8 @@ def is_about_token(refusal: Refusal) -> bool:
 
 
 def is_final(refusal: Refusal) -> bool:
-    """Whether the same request would be refused again, as far as the refusal says. What is not in Replicate's own words
-    comes from something in between, such as a firewall, and passes."""
+    """Whether the same request would be refused again, as far as the refusal says. One that is not in Replicate's own
+    words comes from something in between, such as a firewall, and passes."""
     return refusal.is_replicates and 400 <= refusal.status < 500 and refusal.status not in {408, 429}
 
 
@@ -114,7 +114,7 @@ def _from_header(text: str) -> float | None:
         pass
     try:
         return (parsedate_to_datetime(text) - datetime.now(UTC)).total_seconds()
-    except Exception:  # the library's parser raises almost anything for what is no date
+    except Exception:  # the library's parser raises almost anything for a text that is no date
         return None
 
 

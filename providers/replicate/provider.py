@@ -330,8 +330,8 @@ class Replicate(Provider, PushReceiver, CreationRegistry, ProgressSource, Accoun
 
 
 async def _adopted(search: Awaitable[Prediction], *, is_made: bool) -> Created:
-    """What a search finds. Raises OutcomeUnknown for a prediction whose id cannot be used, found or not, if it
-    `is_made` for certain."""
+    """The prediction that a search finds. Raises OutcomeUnknown for a prediction whose id cannot be used, found or
+    not, if it `is_made` for certain."""
     try:
         found = await search
     except TryAgain:

@@ -52,8 +52,8 @@ Fetch = Callable[[Caller], Awaitable[Secret]]
 def read_push(
     headers: Mapping[str, str], body: bytes, secret: str, redact: Redaction | None = None
 ) -> PushedResult:
-    """The prediction in a webhook. Raises Untrusted, and nothing else for any input. `redact` takes out what must not
-    pass; without it, the secret."""
+    """The prediction in a webhook. Raises Untrusted, and nothing else for any input. `redact` takes
+    credentials out of its texts; without it, the secret is taken out."""
     if not is_signed(headers, body, secret):
         raise Untrusted("The webhook is not signed by Replicate, or not lately.")
     try:

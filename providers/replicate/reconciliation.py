@@ -2,7 +2,7 @@
 
 It searches the account's recent predictions for the same model and input, created since the request was sent, under
 an id that is not on record. Replicate's clock may differ from ours (`clock.py`), and its list may lag behind
-(`absence.py`), so the search goes on until it is decided, for ten minutes at the most:
+(`absence.py`), so the search continues until it is decided, for ten minutes at the most:
 
 - At most as many matches as there are uncertain creations: each of these adopts one. Identical requests make identical
   predictions, so it does not matter which is whose. The creation sent first takes the oldest.
@@ -41,7 +41,7 @@ from providers.replicate.stragglers import Stragglers
 from providers.replicate.transport import Lost, NotSent, Refusal
 
 CLOCK_MARGIN: Final = 60.0
-"""Seconds that Replicate's clock may be off from what was measured of it."""
+"""Seconds by which Replicate's clock may differ from its measured offset."""
 
 _IDS_KEPT: Final = 50_000
 
@@ -268,8 +268,8 @@ class Creation:
             return None, 0.0
 
     def _range(self) -> tuple[float, float]:
-        """When it can have been made, if its server did not stop: Unix times by Replicate's clock. Both what was known
-        at its sending and what is known by now may be true, since a clock may have jumped in between."""
+        """When it can have been made, if its server did not stop: Unix times by Replicate's clock. Both the offset
+        known at its sending and the one known by now may be true, since a clock may have jumped in between."""
         known = [each for each in (self._offset, self._creations.clock.offset) if each is not None]
         margin = CLOCK_MARGIN
         if not known:

@@ -1,7 +1,7 @@
 """Text of an upstream, made safe to log, keep and show.
 
-Two things never pass: a credential of the call, and what a database or a JSON reader may refuse (NUL, and halves of
-surrogate pairs). Text is made safe after its JSON is parsed, so that no escape hides anything.
+Two things never pass: a credential of the call, and characters that a database or a JSON reader may refuse (NUL, and
+halves of surrogate pairs). Text is made safe after its JSON is parsed, so that no escape hides anything.
 """
 
 import re
@@ -44,7 +44,7 @@ class Redaction:
 
 @lru_cache(64)
 def redaction_of(caller: Caller, *more: str) -> Redaction:
-    """For all that Replicate says to this caller, and `more` secrets that it knows."""
+    """The redaction of all answers to this caller. `more` are other secrets that Replicate knows."""
     return Redaction(*caller.credentials.values(), *more)
 
 

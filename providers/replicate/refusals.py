@@ -1,7 +1,7 @@
-"""What follows from a refusal: whether it is Replicate's last word, and what to raise for it.
+"""Refusals: whether one is final, and which exception to raise for it.
 
-A token may be refused in passing. So when Replicate refuses one, its account is asked for. Only when that is refused as
-well, all other calls with the token would fail alike. Those that are refused at the same time share one request.
+A token may be refused in passing. So when Replicate refuses one, its account is requested. Only if that is refused as
+well, all other calls with the token would fail alike. Calls that are refused at the same time share one request.
 """
 
 from collections.abc import Awaitable, Callable, Coroutine
@@ -16,7 +16,7 @@ from providers.replicate.transport import Lost, Refusal
 from providers.replicate.watcher import PollFailed
 
 GOOD_FOR: Final = 5.0
-"""Seconds for which an account is not asked for again."""
+"""Seconds for which an account is not requested again."""
 
 ACCOUNTS_KEPT: Final = 1_000
 
@@ -33,13 +33,13 @@ T = TypeVar("T")
 
 
 class Refusals:
-    """Reads refusals. `ask(caller)` asks for an account, and does not raise."""
+    """Reads refusals. `ask(caller)` requests an account, and does not raise."""
 
     def __init__(self, ask: Callable[[Caller], Coroutine[Any, Any, Account]]) -> None:
         self._accounts = Shared(ask, good_for=GOOD_FOR, most=ACCOUNTS_KEPT)
 
     async def of_creation(self, refusal: Refusal, caller: Caller) -> Exception:
-        """What to raise for a creation that was refused, and so not made."""
+        """The exception for a creation that was refused, and so not made."""
         if await self._is_final(refusal, caller):
             return service_error(refusal, caller)
         return TryAgain(
@@ -74,7 +74,7 @@ class Refusals:
             raise
 
     async def aclose(self) -> None:
-        """Stop asking."""
+        """Stop requesting accounts."""
         await self._accounts.aclose()
 
     async def _is_final(self, refusal: Refusal, caller: Caller) -> bool:

@@ -13,8 +13,8 @@ T = TypeVar("T")
 
 
 class Shared(Generic[T]):
-    """What `fetch(caller)` returned for the `most` callers that needed it last, each for `good_for` seconds. A failure
-    is not kept."""
+    """The results of `fetch(caller)` for the `most` callers that needed one last, each kept for `good_for` seconds. A
+    failure is not kept."""
 
     def __init__(
         self, fetch: Callable[[Caller], Coroutine[Any, Any, T]], *, good_for: float, most: int

@@ -1,7 +1,7 @@
 """Signs that the account of the server's token is spent by something else than this service.
 
 There are two: Replicate refuses a creation for its rate although our own window has room, or it lists a prediction of
-the time since our start that no generation here asked for. Pages of the list are read as they come by. When none came
+the time since our start that no generation here created. Pages of the list are read as they come by. When none came
 for a minute, the next poll is made by one, so that this costs no request.
 
 A prediction is known by its id once its creation is answered, and by its input from before it is sent: one whose answer

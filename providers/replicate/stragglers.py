@@ -2,7 +2,7 @@
 
 A request may wait in a server that has stopped for longer than any search. If it is served after all, its prediction
 runs and is billed. So the list is looked at now and then for another quarter of an hour, and a webhook may name it at
-any time in between. What turns up is registered, and handed to the `listener` of its creation, once.
+any time in between. A prediction that turns up is registered, and handed to the `listener` of its creation, once.
 """
 
 import asyncio

@@ -2,9 +2,9 @@
 
 A lease is good for one request: a creation takes the lease of its admission, every other request one of the second
 window. The lease is stamped when the request leaves and again when its answer is here. That of a creation is not
-stamped here: only its reader can tell whether what came is an answer, and without one it may arrive at any time. `send`
-returns the answer of a success. It raises Refusal for an error status, NotSent when nothing can have arrived, and Lost
-when that is unknown.
+stamped here: only its reader knows whether the response is an answer, and without one it may arrive at any time.
+`send` returns the answer of a success. It raises Refusal for an error status, NotSent when nothing can have arrived,
+and Lost when that is unknown.
 
 Underneath is aiohttp (by `httpx-aiohttp`): httpx's own pool slows down beyond about 30 requests in flight.
 """
@@ -133,7 +133,7 @@ async def send(
             raise Lost(_kind(error)) from error
         lease.not_sent()
         raise NotSent(_kind(error)) from error
-    except (aiohttp.ClientError, ValueError) as error:  # what httpx-aiohttp does not translate
+    except (aiohttp.ClientError, ValueError) as error:  # errors that httpx-aiohttp does not translate
         raise Lost(_kind(error)) from error
     finally:
         if not creates:
@@ -169,7 +169,7 @@ def _never_connected(error: httpx.HTTPError) -> bool:
 
 
 def _kind(error: Exception) -> str:
-    """For a log. An error's own text may quote what came."""
+    """For a log. An error's own text may quote the response."""
     return f"the exchange failed ({type(error).__name__})"
 
 
@@ -195,7 +195,7 @@ async def _read(response: httpx.Response, most: int) -> bytes:
 
 
 def _inflater(response: httpx.Response) -> Callable[[bytes, int], tuple[bytes, bytes]]:
-    """Decompresses a chunk to at most so many bytes, and returns them and what is left of the chunk. In place of
+    """Decompresses a chunk to at most so many bytes, and returns them and the rest of the chunk. In place of
     httpx's own decoder, which inflates each chunk whole, however large that is."""
     encoding = "" if response.is_stream_consumed else response.headers.pop("content-encoding", "")
     encoding = encoding.strip().lower()

@@ -378,7 +378,7 @@ class Watcher:
 
 
 def says_why(prediction: Prediction) -> bool:
-    """Whether a prediction that is over says with what. A page may show it before that."""
+    """Whether a prediction that is over shows its outputs or its error. A page may show the end before either."""
     return bool(prediction.outputs or prediction.error) or prediction.status in {"canceled", "aborted"}
 
 
