@@ -8,7 +8,7 @@ import pytest
 from structlog.testing import capture_logs
 from virtual_time import run
 
-from providers.replicate.clock import UNKNOWN_SKEW, UpstreamClock
+from providers.replicate.clock import UNKNOWN_SKEW, UpstreamClock, wall_offset
 
 EPOCH = datetime(2026, 1, 1, tzinfo=UTC)
 """What Replicate's clock says when the loop's is 0, and the skew is."""
@@ -51,6 +51,15 @@ def test_a_creation_bounds_it_by_its_sending_and_its_answer():
         return clock.offset.most - clock.offset.least, covers(clock, 120.0)
 
     assert (pytest.approx(0.4), True) == on_a_loop(story)
+
+
+def test_a_slow_answer_alone_is_no_skew():
+    def story(clock):
+        by_this_machine = datetime.fromtimestamp(wall_offset(), UTC)
+        clock.note_created(by_this_machine, sent=0.0, answered=20.0)
+        return clock.skew
+
+    assert abs(on_a_loop(story)) < 1
 
 
 def test_the_tightest_of_many_counts_for_what_is_told_and_all_for_what_is_searched():

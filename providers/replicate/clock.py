@@ -84,9 +84,12 @@ class UpstreamClock:
 
     @property
     def skew(self) -> float | None:
-        """Seconds by which Replicate's clock is ahead of this machine's. None if nothing is known."""
-        agreed = self._agreed()
-        return None if agreed is None else agreed.middle - wall_offset()
+        """Seconds by which Replicate's clock is ahead of this machine's, the fewest that the bounds allow: a slow
+        answer is no skew. None if nothing is known."""
+        if (agreed := self._agreed()) is None:
+            return None
+        same = wall_offset()
+        return min(max(same, agreed.least), agreed.most) - same
 
     def _agreed(self) -> Offset | None:
         """The bounds that most creations share. Before the first one, those of the latest `Date`, and after it as well,

@@ -169,8 +169,8 @@ def _never_connected(error: httpx.HTTPError) -> bool:
 
 
 def _kind(error: Exception) -> str:
-    """For a log. An error's own text may quote the response."""
-    return f"the exchange failed ({type(error).__name__})"
+    """For a log. An error's own text may quote the response. By aiohttp's error, as in `_never_connected`."""
+    return f"the exchange failed ({type(error.__cause__ or error).__name__})"
 
 
 async def _body(response: httpx.Response, most: int) -> bytes:
