@@ -7,7 +7,16 @@ from pydantic import TypeAdapter
 
 from download_names import DownloadName, made_distinct, meeting
 from errors import ABSENT, Problem
-from parsing.generation import PROMPT, ParseContext, generation_fields, read_normalised, read_webhook
+from parsing.generation import (
+    LONGEST_INPUT,
+    PROMPT,
+    ParseContext,
+    generation_fields,
+    input_size,
+    read_normalised,
+    read_webhook,
+    too_long,
+)
 from parsing.normal import normalised_batch
 from parsing.shapes import BatchFields, BatchRequest, GenerationRequest
 from parsing.validation import MAX_PROBLEMS, not_a_field, problems_with, refuse, unusable_reasons, validated
@@ -87,8 +96,10 @@ def _read_prompts(
             problems.append(Problem(name, why, shared.pop(name)))
     found = read_normalised(shared | {"prompt": "a stand-in"}, context, _fields_beside_prompts)
     prompts = list(_listed("prompts", body.get("prompts", ABSENT), problems))
+    beside = input_size(found.first.input) if isinstance(found, GenerationRequest) else 0
     for index, prompt in enumerate(prompts):
-        problems += problems_with(PROMPT, f"prompts[{index}]", prompt)
+        where = f"prompts[{index}]"
+        problems += problems_with(PROMPT, where, prompt) or too_long(where, prompt, LONGEST_INPUT - beside)
         if len(problems) > MAX_PROBLEMS:
             break
     outputs = found.outputs if isinstance(found, GenerationRequest) else 1

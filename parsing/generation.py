@@ -8,10 +8,11 @@ does. They are kept for that one (`catalog/fallback.py`). Without a fallback the
 that take them.
 """
 
+import json
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Final
 
 from pydantic import TypeAdapter
 
@@ -31,6 +32,15 @@ FieldsOf = Callable[[Iterable[str]], tuple[str, ...]]
 """The fields that a route takes, by those of the inputs of a model."""
 
 PROMPT: TypeAdapter[str] = TypeAdapter(Prompt)
+
+LONGEST_INPUT: Final = 4_000_000
+"""Bytes of a model's input as JSON. Replicate repeats the input in each answer, and an answer that is too long to be
+read would leave the prediction without an end."""
+
+_TOO_LONG: Final = f"is too long: the input of a model may have {LONGEST_INPUT:,} bytes as JSON"
+
+_LONGEST_ESCAPE: Final = 12
+"""Bytes of one character as JSON in ASCII."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +92,9 @@ def read_normalised(
     order = _order(wished, model, registry, problems)
     reader = _Reader(model, context, fields_of, problems)
     valid = reader.for_any(given) if asks_for_fallback else reader.for_one(given)
+    if not context.accepted and input_size(valid) > LONGEST_INPUT:
+        longest = max(valid, key=lambda name: input_size(valid[name]))
+        problems.append(Problem(longest, _TOO_LONG))
     wrong = {re.split(r"[.\[]", problem.field, maxsplit=1)[0] for problem in problems}
     problems += model.inputs.rules({name: value for name, value in valid.items() if name not in wrong})
     if problems or fields is None:
@@ -104,6 +117,18 @@ def read_normalised(
         max_cost=fields.max_cost_usd,
         given=body,
     )
+
+
+def input_size(params: object) -> int:
+    """The bytes of a model's parameters as JSON, uploads not counted: these are sent as links or small images."""
+    return len(json.dumps(params, default=lambda upload: ""))
+
+
+def too_long(field: str, text: str, room: int) -> list[Problem]:
+    """The problem of a text that has more than `room` bytes as JSON, or none."""
+    if len(text) * _LONGEST_ESCAPE <= room or input_size(text) <= room:
+        return []
+    return [Problem(field, _TOO_LONG)]
 
 
 def read_webhook(url: Any, context: ParseContext, problems: list[Problem]) -> str | None:

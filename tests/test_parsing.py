@@ -9,7 +9,9 @@ from problems import fields
 
 from errors import InvalidRequest
 from parsing.batch import MAX_BATCH_ITEMS
+from parsing.generation import LONGEST_INPUT
 from parsing.limits import parse_limits
+from providers.replicate.client import MAX_PREDICTION
 
 
 def told(parse, body):
@@ -142,6 +144,39 @@ def test_prompts_are_refused_by_their_index_and_what_they_share_by_its_name():
         "prompts[3]": "must not contain NUL",
         "guidance": "must be at most 10",
     } == told(parse_batch, body)
+
+
+TOO_LONG = "is too long: the input of a model may have 4,000,000 bytes as JSON"
+
+
+@pytest.mark.parametrize("prompt", ["a" * LONGEST_INPUT, "\u00e9" * 700_000, "\U0001f98a" * 340_000])
+@pytest.mark.parametrize("fallback", [False, True])
+def test_an_input_that_replicate_would_repeat_at_too_great_length_is_refused_at_its_longest_field(
+    prompt, fallback
+):
+    body = PICTURE | {"prompt": prompt, "fallback": fallback}
+
+    assert {"prompt": TOO_LONG} == told(parse_generation, body)
+    assert {"requests[1].prompt": TOO_LONG} == told(parse_batch, {"requests": [PICTURE, body]})
+
+
+def test_each_prompt_of_a_batch_is_measured_with_the_fields_it_shares():
+    body = {"model_name": "qwen-image", "negative_prompt": "b" * 2_000_000}
+
+    wrong = told(parse_batch, body | {"prompts": ["a" * 1_900_000, "a" * 2_000_001, "\u00e9" * 333_334]})
+
+    assert {"prompts[1]": TOO_LONG, "prompts[2]": TOO_LONG} == wrong
+
+
+@pytest.mark.parametrize("prompt", ["a" * 3_999_000, "\u00e9" * 660_000])
+def test_an_input_that_can_be_repeated_is_taken(prompt):
+    assert prompt == parse_generation(PICTURE | {"prompt": prompt}).first.input["prompt"]
+    batch = parse_batch({"model_name": "flux-dev", "prompts": ["a", prompt]})
+    assert prompt == batch.requests[1].first.input["prompt"]
+
+
+def test_what_may_be_sent_fits_an_answer_with_as_many_inline_images():
+    assert 4 * LONGEST_INPUT <= MAX_PREDICTION
 
 
 def test_prompts_share_what_stands_beside_them():

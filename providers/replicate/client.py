@@ -54,12 +54,12 @@ CREATE_TIMEOUT: Final = 30.0
 
 CLIENTS_KEPT: Final = 64
 
-MAX_CREATED: Final = 16 * 1024 * 1024
-"""Bytes of an answer to a creation, which repeats its input."""
+MAX_PREDICTION: Final = 16 * 1024 * 1024
+"""Bytes of one prediction, which repeats its input (`parsing.generation.LONGEST_INPUT`, and inline images)."""
 
 MAX_POLL: Final = 4 * 1024 * 1024
-"""Bytes of an answer to a poll. Where inputs carry whole pictures, a page would be more, and each prediction is
-polled by itself."""
+"""Bytes of any other answer. Where inputs carry whole pictures, a page would be more, and each prediction is polled by
+itself."""
 
 SIGNATURE_TOLERANCE: Final = 300
 """Seconds between a webhook's timestamp and now. An older one may be one that was overheard."""
@@ -130,7 +130,7 @@ class ReplicateClient:
             lease,
             seconds=self._timeouts.create,
             creates=True,
-            max_answer=MAX_CREATED,
+            max_answer=MAX_PREDICTION,
             json={"input": sent, **hooks},
             headers={"Cancel-After": cancel_after_header(cancel_after)},
         )
@@ -140,7 +140,7 @@ class ReplicateClient:
 
     async def get_prediction(self, caller: Caller, prediction_id: str, *, lease: Lease) -> Prediction:
         answer = await self._get(
-            caller, f"/v1/predictions/{quote(prediction_id, safe='')}", lease, max_answer=MAX_POLL
+            caller, f"/v1/predictions/{quote(prediction_id, safe='')}", lease, max_answer=MAX_PREDICTION
         )
         return _same(read_prediction(answer, redaction_of(caller)), prediction_id)
 
@@ -158,7 +158,7 @@ class ReplicateClient:
             f"/v1/predictions/{quote(prediction_id, safe='')}/cancel",
             lease,
             seconds=self._timeouts.cancel,
-            max_answer=MAX_POLL,
+            max_answer=MAX_PREDICTION,
         )
         return _same(read_prediction(answer.json(), redaction_of(caller)), prediction_id)
 
