@@ -11,7 +11,6 @@ import struct
 import termios
 import time
 from collections import deque
-from contextlib import suppress
 from typing import Any, Final, Self
 
 from settings import SLOWEST
@@ -111,18 +110,14 @@ class Peer(socket.socket):
                 self._sent += sent
                 left = left[sent:]
 
-    def linger(self, seconds: float, most: int) -> None:
-        """End the answer, and throw away the bytes that the peer still sends until it closes, for `seconds` and
-        `most` bytes. If a connection is closed with bytes unread, the peer may discard the answer (RFC 9112 9.6)."""
-        deadline = self._clock() + seconds
-        with suppress(OSError):
-            self.shutdown(socket.SHUT_WR)
-            while most > 0 and (left := deadline - self._clock()) > 0:
-                self.settimeout(left)
-                received = self.recv_into(_REST, len(_REST), socket.MSG_TRUNC)  # on Linux nothing is copied
-                if not received:
-                    return
-                most -= received
+    def discard(self) -> int:
+        """Throw away the bytes that have come. Returns how many; none if the peer has closed."""
+        try:
+            return self.recv_into(
+                _REST, len(_REST), socket.MSG_TRUNC | socket.MSG_DONTWAIT
+            )  # Linux copies nothing
+        except OSError:
+            return 0
 
     def abort(self) -> None:
         """Close the connection from any thread, and throw away the bytes that the peer did not take."""

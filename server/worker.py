@@ -21,27 +21,22 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
 from http import HTTPStatus
 from typing import Any, Final
 
 import structlog
+from gunicorn.http import get_parser
 from gunicorn.http.errors import LimitRequestHeaders
-from gunicorn.workers.gthread import ThreadWorker
+from gunicorn.workers.gthread import TConn, ThreadWorker
 
 from addresses import network_of
 from errors import Internal, InvalidRequest, Problem, ServiceError
 from server.arrivals import PATIENCE, Arrivals
+from server.closer import Closer
 from server.peer import Peer, TooSlow
-
-_CLOSERS: Final = 16
-"""Connections that may linger at once when they are closed; more are closed at once."""
-
-_LINGER_SECONDS: Final = 2.0
-_LINGER_BYTES: Final = 33_554_432
-"""Bytes that a refused client may still send. One that reads only after it has sent its body sees the refusal then."""
+from server.threads import Threads
 
 _SILENT_SECONDS: Final = 10
 """A peer who stops in the middle of a body is given up after this."""
@@ -72,14 +67,24 @@ _FULL: Final = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 log = structlog.get_logger("server")
 
 
+class Connection(TConn):  # type: ignore[misc] # gunicorn ships no types
+    """A connection that is ready to be read. gunicorn prepares it on a thread, for TLS and HTTP/2."""
+
+    def __init__(self, cfg: Any, peer: Peer, client: Any, server: Any) -> None:
+        super().__init__(cfg, peer, client, server)
+        self.parser = get_parser(cfg, peer, client)
+        self.initialized = True
+
+
 class Worker(ThreadWorker):  # type: ignore[misc] # gunicorn ships no types
     """gthread with `Arrivals` in front of its threads. The first part of it runs on the accepting thread alone."""
 
     def init_process(self) -> None:
         _give_memory_back()
         sys.setswitchinterval(_SWITCH_SECONDS)
-        self.closers = ThreadPoolExecutor(_CLOSERS, thread_name_prefix="closer")
-        self.may_linger = threading.Semaphore(_CLOSERS)
+        self.closer = Closer()
+        self.closer.start()
+        self.names = {listener: listener.getsockname() for listener in self.sockets}
         self.arrivals: Arrivals[Any] = Arrivals(self.worker_connections // 4)
         self.idle: Arrivals[Any] = Arrivals(self.worker_connections // 4, hurried=PATIENCE)
         self.stops_at = math.inf
@@ -87,11 +92,20 @@ class Worker(ThreadWorker):  # type: ignore[misc] # gunicorn ships no types
         self.not_accepted = Occurrences()
         super().init_process()
 
+    def get_thread_pool(self) -> Threads:
+        return Threads(self.cfg.threads)
+
     # ── From an accepted connection to a request
 
     def accept(self, listener: Any) -> None:
+        """Called when there is a new connection. It goes to a thread when the head of its request is whole.
+
+        Each call of the system that may wait lets another thread compute, so there are few of them here.
+        """
         try:
-            super().accept(listener)
+            accepted, client = listener.accept()
+        except (BlockingIOError, ConnectionAbortedError):
+            return
         except OSError as error:
             if error.errno not in _FULL:
                 raise
@@ -101,27 +115,18 @@ class Worker(ThreadWorker):  # type: ignore[misc] # gunicorn ships no types
                 self._give_up(oldest)
             if not shed:
                 time.sleep(0.1)  # or the listener, still readable, would be tried again at once
+            return
+        self.nr_conns += 1
+        peer = Peer.of(accepted)
+        peer.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("ll", _SILENT_SECONDS, 0))
+        self._await_head(Connection(self.cfg, peer, client, self.names[listener]))
 
-    def enqueue_req(self, conn: Any) -> None:
-        """Called with each new connection. A thread gets it when the head of its request is whole."""
-        conn.sock = Peer.of(conn.sock)
-        conn.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("ll", _SILENT_SECONDS, 0))
-        conn.init()
-        self._await_head(conn)
-
-    def finish_request(self, conn: Any, fs: Any) -> None:
-        """Called with each connection that a thread is done with: wait for its next request, or close it."""
-        try:
-            if not fs.cancelled() and fs.result():
-                self._await_head(conn)
-                return
-        except Exception:
-            self.log.exception("Error handling a connection")
-        self.nr_conns -= 1
-        if self.may_linger.acquire(blocking=False):
-            self.closers.submit(self._linger, conn)
+    def _finish(self, conn: Any, is_kept: bool) -> None:
+        """Called with each connection that a thread is done with: wait for its next request, if it is kept."""
+        if is_kept:
+            self._await_head(conn)
         else:
-            conn.close()
+            self.nr_conns -= 1
 
     def murder_keepalived(self, force: bool = False) -> None:
         """Called again and again: give up the connections whose request does not come."""
@@ -137,7 +142,6 @@ class Worker(ThreadWorker):  # type: ignore[misc] # gunicorn ships no types
 
     def _await_head(self, conn: Any) -> None:
         conn.head = bytearray()
-        conn.sock.setblocking(False)
         if _add(conn, conn.parser.unreader.take_buffered()) or self._is_ready(conn):
             self._dispatch(conn)
             return
@@ -164,8 +168,7 @@ class Worker(ThreadWorker):  # type: ignore[misc] # gunicorn ships no types
 
     def _dispatch(self, conn: Any) -> None:
         conn.parser.unreader.unread(bytes(conn.head))
-        conn.data_ready = True
-        super().enqueue_req(conn)
+        self.tpool.run(partial(self._serve, conn))
 
     def _give_up(self, conn: Any) -> None:
         """Close a connection that `arrivals` has let go of."""
@@ -175,16 +178,18 @@ class Worker(ThreadWorker):  # type: ignore[misc] # gunicorn ships no types
         if conn.head or conn.parser.req_count == 0:  # else it was idle between two requests
             self._count_given_up()
 
-    def _linger(self, conn: Any) -> None:
-        """Close, but let the peer do so first. On the accepting thread, a few callers who do not read their answers
-        would stop all others."""
-        try:
-            conn.sock.linger(_LINGER_SECONDS, _LINGER_BYTES)
-        finally:
-            conn.close()
-            self.may_linger.release()
-
     # ── On the threads
+
+    def _serve(self, conn: Any) -> None:
+        is_kept = False
+        try:
+            is_kept = bool(self.handle(conn))
+        except Exception:
+            self.log.exception("Error handling a connection")
+        finally:
+            if not is_kept:
+                self.closer.close(conn)
+            self.method_queue.defer(self._finish, conn, is_kept)
 
     def handle(self, conn: Any) -> Any:
         conn.sock.begin_request()

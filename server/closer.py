@@ -1,0 +1,74 @@
+"""The end of connections, on one thread for all of them.
+
+If a connection is closed with bytes unread, its peer may discard the answer (RFC 9112 9.6). So the bytes that a refused
+client still sends are thrown away until it closes.
+"""
+
+import selectors
+import socket
+import threading
+import time
+from collections.abc import Callable
+from typing import Any, Final
+
+from gunicorn.workers.gthread import PollableMethodQueue
+
+MOST: Final = 64
+"""Connections that may linger at once. More are closed at once."""
+
+SECONDS: Final = 2.0
+BYTES: Final = 33_554_432
+"""A client that reads only after it has sent its body sees the refusal then."""
+
+_PAUSE: Final = 0.01
+"""Seconds between two rounds. What comes meanwhile is in the kernel's buffers, and other threads can run."""
+
+
+class Closer(threading.Thread):
+    """Closes connections once their peers do, or when these were given enough time."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        super().__init__(name="closer", daemon=True)
+        self._clock = clock
+        self._calls = PollableMethodQueue()
+        self._calls.init()
+        self._poller = selectors.DefaultSelector()
+        self._poller.register(self._calls.fileno(), selectors.EVENT_READ, self._calls.run_callbacks)
+        self._lingering: dict[Any, tuple[float, int]] = {}
+        """By connection: until when it may linger, and how many bytes its peer may still send."""
+
+    def close(self, conn: Any) -> None:
+        """End the answer on a connection of gunicorn's, and close it later. Any thread."""
+        self._calls.defer(self._begin, conn)
+
+    def run(self) -> None:
+        while True:
+            for key, _ in self._poller.select(SECONDS if self._lingering else None):
+                key.data(key.fileobj)
+            now = self._clock()
+            for conn in [each for each, (deadline, _) in self._lingering.items() if deadline <= now]:
+                self._end(conn)
+            time.sleep(_PAUSE)
+
+    def _begin(self, conn: Any) -> None:
+        try:
+            conn.sock.shutdown(socket.SHUT_WR)
+            if len(self._lingering) < MOST:
+                self._poller.register(conn.sock, selectors.EVENT_READ, lambda _: self._discard(conn))
+                self._lingering[conn] = (self._clock() + SECONDS, BYTES)
+                return
+        except OSError:
+            pass  # the peer is gone
+        conn.close()
+
+    def _discard(self, conn: Any) -> None:
+        deadline, left = self._lingering[conn]
+        left -= (discarded := conn.sock.discard())
+        self._lingering[conn] = (deadline, left)
+        if not discarded or left <= 0:
+            self._end(conn)
+
+    def _end(self, conn: Any) -> None:
+        del self._lingering[conn]
+        self._poller.unregister(conn.sock)
+        conn.close()
