@@ -1,4 +1,5 @@
-"""The cost of greedy callers to the others: silent connections, large bodies, slow readers, one caller with 300 calls.
+"""The cost of greedy callers to the others: silent connections, large bodies, slow readers, one caller with 300 calls,
+and callers with invented tokens.
 
 All at once beside five callers who request a few pictures each and fetch them. A minute and a half at the most.
 """
@@ -6,6 +7,7 @@ All at once beside five callers who request a few pictures each and fetch them. 
 import json
 import os
 import resource
+import secrets
 import socket
 import statistics
 import subprocess
@@ -19,11 +21,13 @@ from functools import partial
 from itertools import count
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import requests
+from requests.adapters import HTTPAdapter
 
 from bench.report import Claim, Section, claimed
-from bench.setting import counts, peak_megabytes, resident_megabytes, service_before, simulated
+from bench.setting import peak_megabytes, predictions, resident_megabytes, service_before, simulated
 from settings import Settings
 from tests.process import ROOT, Served, until
 
@@ -33,7 +37,11 @@ _CALLERS = 5
 _CALLS = 12
 """Calls that a real caller has open at once."""
 
+_GREEDY = "r8_greedy"  # a token of the simulator's
 _GREEDY_CALLS = 300
+_INVENTING = 20
+"""Connections that each send one call after the other, with a token that Replicate refuses."""
+
 _BODIES = 100
 _BODY_BYTES = 16_000_000
 _READERS = 80
@@ -44,10 +52,11 @@ _THREADS = Settings.from_env({}).threads
 _NOTE = f"""\
 The crowd is {_BODIES} connections that each send bodies of {_BODY_BYTES // 10**6} MB again and again (8 million
 values; one long text; a batch of 10,000), {_READERS} readers of a file of {_FILE_BYTES // 10**6} MB that take
-1 kB/s, and one caller with {_GREEDY_CALLS} calls of `POST /generate` open. Beside it {_CALLERS} callers have
-{_CALLS} calls open each, and fetch the outputs. All come from one address. Predictions take 1 s at {_SLOTS} slots.
-An equal turn is a {_CALLERS + 1}th of all pictures made in {_SECONDS:g} s. The load shares the machine with the
-service."""
+1 kB/s, {_INVENTING} connections that call with an invented token again and again, and one caller with
+{_GREEDY_CALLS} calls of `POST /generate` open. All of it comes from one address. Beside it {_CALLERS} callers, each
+from an address of its own, have {_CALLS} calls open each, and fetch the outputs. Predictions take 1 s at {_SLOTS}
+slots. An equal turn is a {_CALLERS + 1}th of all predictions that the simulator counted in {_SECONDS:g} s. The load
+shares the machine with the service."""
 
 
 def crowd() -> Section:
@@ -78,26 +87,26 @@ def silent() -> Iterator[Claim]:
 
 def greedy() -> Iterator[Claim]:
     """The crowd, and five callers beside it."""
-    answers, made = Counter[int](), Counter[str]()
+    answers = Counter[int]()
     with TemporaryDirectory() as data, simulated("--seconds", "1", "--jitter", "0") as simulator:
         path = _kept(Path(data), _FILE_BYTES)
         settings = {"DATA_DIR": data, "REPLICATE_CONCURRENT_LIMIT": _SLOTS}
         with service_before(simulator, **settings) as service, ExitStack() as stack:
             stack.enter_context(_greedy_beside(service, path))
             for number in range(_CALLERS):
-                call = partial(_generate, service.url, f"real{number}", answers, made)
+                session = _session_from(f"127.0.0.{10 + number}")
+                call = partial(_generate, session, service.url, f"r8_real{number}", answers)
                 for _ in range(_CALLS):
                     stack.enter_context(_repeated(call))
             time.sleep(3)
-            made.clear()
-            before = counts(simulator)["creations_accepted"]
+            before = _made(simulator)
             took = _health(service, seconds=_SECONDS)
-            got, statuses = made.copy(), answers.copy()
-            every = counts(simulator)["creations_accepted"] - before
+            made, statuses = _made(simulator) - before, answers.copy()
             memory = peak_megabytes(service.process.pid)
     p99 = statistics.quantiles(took, n=100)[98]
     refused = statuses.total() - statuses[200]
-    share = min(got[f"real{number}"] for number in range(_CALLERS)) / (every / (_CALLERS + 1))
+    least = min(made[_prompt(f"r8_real{number}")] for number in range(_CALLERS))
+    share = least / (made.total() / (_CALLERS + 1))
     yield Claim(
         f"the crowd: /health at p99 (p50 {statistics.median(took) * 1000:.0f} ms)",
         f"{p99 * 1000:.0f} ms", "≤ 100 ms", p99 <= 0.1,
@@ -164,18 +173,48 @@ def _repeated(act: Callable[[], object]) -> Iterator[None]:
         is_over.set()
 
 
-def _generate(url: str, name: str, answers: Counter[int], made: Counter[str]) -> None:
+def _prompt(token: str) -> str:
+    return f"a picture for {token}"
+
+
+def _made(simulator: str) -> Counter[str]:
+    """How many predictions there are, by prompt."""
+    return Counter(each["input"]["prompt"] for each in predictions(simulator))
+
+
+class _From(HTTPAdapter):
+    """Connections from a local address."""
+
+    def __init__(self, address: str) -> None:
+        self._address = address
+        super().__init__(pool_maxsize=_CALLS)
+
+    def init_poolmanager(self, *given: Any, **named: Any) -> None:
+        super().init_poolmanager(*given, **named, source_address=(self._address, 0))
+
+
+def _session_from(address: str) -> requests.Session:
+    session = requests.Session()
+    session.mount("http://", _From(address))
+    return session
+
+
+def _generate(session: requests.Session, url: str, token: str, answers: Counter[int]) -> None:
     """One picture, and its file."""
-    body = {"model_name": "flux-dev", "prompt": f"a picture for {name}"}
-    headers = {"X-Replicate-API-Key": f"r8_{name}"}
-    answer = requests.post(f"{url}/generate", json=body, headers=headers, timeout=120)
+    body = {"model_name": "flux-dev", "prompt": _prompt(token)}
+    answer = session.post(f"{url}/generate", json=body, headers={"X-Replicate-API-Key": token}, timeout=120)
     answers[answer.status_code] += 1
     if answer.status_code != 200:
         time.sleep(0.5)
-        return
-    made[name] += 1
-    if name != "greedy":
-        answers[requests.get(answer.json()["files"][0], timeout=60).status_code] += 1
+    elif token != _GREEDY:
+        answers[session.get(answer.json()["files"][0], timeout=60).status_code] += 1
+
+
+def _invent(url: str) -> None:
+    """One call with a token that nobody has."""
+    body = {"model_name": "flux-dev", "prompt": "never made"}
+    token = f"invented_{secrets.token_hex(8)}"
+    requests.post(f"{url}/generate", json=body, headers={"X-Replicate-API-Key": token}, timeout=120)
 
 
 def _attack(port: int, path: str) -> None:
@@ -186,9 +225,10 @@ def _attack(port: int, path: str) -> None:
     bodies = [partial(_large_body, port, numbers) for _ in range(_BODIES)]
     readers = [partial(_read_slowly, port, path) for _ in range(_READERS)]
     url = f"http://127.0.0.1:{port}"
-    wanting = [partial(_generate, url, "greedy", Counter(), Counter()) for _ in range(_GREEDY_CALLS)]
+    wanting = [partial(_generate, requests.Session(), url, _GREEDY, Counter()) for _ in range(_GREEDY_CALLS)]
+    inventing = [partial(_invent, url) for _ in range(_INVENTING)]
     with ExitStack() as stack:
-        for each in (*bodies, *readers, *wanting):
+        for each in (*bodies, *readers, *wanting, *inventing):
             stack.enter_context(_repeated(each))
         sys.stdin.read()
     os._exit(0)
