@@ -183,7 +183,10 @@ def body(caller_id: str, *, forms: bool = False) -> Iterator[Any]:
     encoding = request.content_encoding
     if not (is_form or request.mimetype == "application/json") or encoding not in {None, "", "identity"}:
         said = encoding or request.content_type or "nothing"
-        raise UnsupportedMediaType(f"{UnsupportedMediaType.title}; this one says {said[:100]}.")
+        taken = "application/json or multipart/form-data" if forms else "application/json"
+        raise UnsupportedMediaType(
+            f"The body must be {taken}, without a Content-Encoding; this one says {said[:100]}."
+        )
     with _Memory(caller_id) as memory:
         yield _form(memory) if is_form else _json(caller_id, memory)
 

@@ -112,7 +112,9 @@ class AtOnce(Pool):
     def __init__(self) -> None: ...
 
     async def run(self, function):
-        return function()
+        found = function()
+        await asyncio.sleep(0)  # a thread's answer comes in a later turn of the loop
+        return found
 
     def start(self, function) -> None:
         function()

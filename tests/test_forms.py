@@ -198,7 +198,8 @@ def test_a_form_has_bounds_of_its_own(make_app, simulator):
 
 
 def test_a_form_is_not_taken_where_nothing_is_generated(client):
-    problem(post(client, {"concurrent_limit": "3"}, "/configure"), 415, "unsupported_media_type")
+    refused = problem(post(client, {"concurrent_limit": "3"}, "/configure"), 415, "unsupported_media_type")
+    assert "must be application/json, without" in refused["detail"]
 
 
 def test_an_image_of_more_than_100_mb_is_refused(make_app, simulator):

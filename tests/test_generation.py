@@ -3,6 +3,7 @@ is admitted anew."""
 
 import asyncio
 import time
+from dataclasses import replace
 
 import pytest
 import virtual_time
@@ -28,6 +29,7 @@ from parts import (
     until,
 )
 
+from admission.fair_queue import UNPROVEN
 from concurrency import Gate
 from errors import QueueFull, TokenRejected, UpstreamError, UpstreamRateLimited
 from generations.lifecycle import MAX_ATTEMPTS, MAX_THROTTLED
@@ -211,6 +213,23 @@ def test_a_throttled_account_pauses_alone_and_then_goes_one_at_a_time():
 
     assert [0.0, 0.0, 10.25, 10.5, 10.5] == [time for time, caller in sent if caller == USER.id]
     assert [1.0] == [time for time, caller in sent if caller == OTHER_USER.id]
+
+
+@pytest.mark.parametrize("throttled", [True, False], ids=["throttled", "unreachable"])
+def test_a_pause_of_a_caller_whose_account_is_unknown_holds_no_other_unknown_one_back(throttled):
+    """They share one turn."""
+
+    async def story():
+        refused = TryAgain(UpstreamRateLimited(), wait=10, throttled=throttled, unreachable=not throttled)
+        fake = MemoryProvider(refused)
+        _, inside = a_service(fake)
+        first = asyncio.create_task(run(inside, a_picture(), caller=replace(USER, turn=UNPROVEN)))
+        await asyncio.sleep(1)
+        await run(inside, a_picture(), caller=replace(OTHER_USER, turn=UNPROVEN))
+        await first
+        return fake.sent
+
+    assert [(0.0, USER.id), (1.0, OTHER_USER.id), (10.25, USER.id)] == virtual_time.run(story())
 
 
 def test_a_throttled_account_is_asked_once_a_pause_and_not_once_a_generation():

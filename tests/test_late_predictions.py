@@ -11,29 +11,37 @@ from virtual_replicate import replicate
 from virtual_time import run
 
 from ledger.records import GenerationRecord
-from providers import Prediction, PushedResult, Url, fingerprint
 from providers.replicate.absence import SearchTiming
 from simulator import Options
+from simulator.webhooks import signed
 
 PRICE = 0.025
 """USD, of one picture by flux-dev."""
 
 
 class Stuck(httpx.AsyncBaseTransport):
-    """Connections on which the first creation is lost, and arrives so many seconds later. Lists fail until then if
+    """Connections on which the first creations are lost, and arrive so many seconds later. Lists fail until then if
     `lists_fail`."""
 
-    def __init__(self, connections: httpx.AsyncBaseTransport, seconds: float, *, lists_fail: bool) -> None:
+    def __init__(
+        self,
+        connections: httpx.AsyncBaseTransport,
+        seconds: float,
+        *,
+        lists_fail: bool = False,
+        lost: int = 1,
+    ) -> None:
         self._connections = connections
         self._seconds = seconds
         self._lists_fail = lists_fail
-        self._arrival: asyncio.Task[None] | None = None
+        self._lost = lost
+        self._arrivals: list[asyncio.Task[None]] = []
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        if request.method == "POST" and self._arrival is None:
-            self._arrival = asyncio.create_task(self._arrive(request))
+        if request.method == "POST" and len(self._arrivals) < self._lost:
+            self._arrivals.append(asyncio.create_task(self._arrive(request)))
             raise httpx.ReadError("the connection was reset")
-        if self._lists_fail and request.url.path.endswith("/predictions") and not self._arrival.done():
+        if self._lists_fail and request.url.path.endswith("/predictions") and not self._arrivals[0].done():
             raise httpx.ReadError("the connection was reset")
         return await self._connections.handle_async_request(request)
 
@@ -42,14 +50,12 @@ class Stuck(httpx.AsyncBaseTransport):
         await self._connections.handle_async_request(request)
 
 
-async def after_all(
-    prompt, *, arrives: float, wait: float, lists_fail=False, act=lambda service: None, **fields
-):
+async def after_all(prompt, *, arrives: float, wait: float, act=None, lists_fail=False, lost=1, **fields):
     """Run one; then the record, the predictions by age with their states, what the budget counts, and the log."""
     with capture_logs() as logs:
         async with replicate(
             Options(prediction_seconds=3, jitter=0, seed=1),
-            line=lambda loopback: Stuck(loopback, arrives, lists_fail=lists_fail),
+            line=lambda loopback: Stuck(loopback, arrives, lists_fail=lists_fail, lost=lost),
             search=SearchTiming(),
             timeout=600,
         ) as (service, world):
@@ -57,7 +63,8 @@ async def after_all(
                 submission(a_picture(prompt, **fields), ADMIN, wait_seconds=0)
             )
             await asyncio.sleep(arrives + 1)
-            act(service)
+            if act is not None:
+                await act(service)
             await asyncio.sleep(wait)
             record = service.ledger.generation(work.id)
             states = [(each.id, each.status) for each in world.book]
@@ -105,23 +112,54 @@ def test_one_that_counted_as_unknown_is_cancelled_when_the_list_shows_it():
     assert "creation_turned_up" in events
 
 
-def test_a_webhook_that_names_it_is_enough():
-    """It ends between two looks, of which the next one is minutes away."""
+async def pushed_late(service, *named: tuple[str, str]):
+    """Webhooks for the attempts of the one generation, all at once: attempts and the ids of their predictions."""
+    (work,) = service.ledger.all(GenerationRecord)
+    inbox = service.core.push
+    expected = await inbox.expect(work.id)
+    results = []
+    for _, prediction_id in named:
+        body = PUSHED % prediction_id.encode()
+        results.append(inbox.read(signed(body, message="msg_1", secret=expected.secret), body, expected))
+    await asyncio.gather(
+        *(
+            inbox.receive(expected, attempt, result)
+            for (attempt, _), result in zip(named, results, strict=True)
+        )
+    )
 
-    def push(service):
-        found = Prediction("late", "succeeded", (Url("https://a"),))
-        content = fingerprint({"prompt": "a fox", "output_format": "jpg"})
-        (work,) = service.ledger.all(GenerationRecord)
-        pushed = PushedResult(found, "black-forest-labs/flux-dev", content)
-        for _ in range(2):  # at least once
-            service.provider.receive_push(f"{work.id}.1", pushed)
+
+PUSHED = b"""{"id": "%s", "status": "succeeded", "model": "black-forest-labs/flux-dev",
+    "input": {"prompt": "a fox", "output_format": "jpg"}, "output": ["https://a"]}"""
+
+
+@pytest.mark.parametrize(("attempt", "found"), [("1", "late"), ("2", None)])
+def test_a_webhook_that_names_it_is_enough(attempt, found):
+    """It ends between two looks, minutes apart. The webhook is believed of its attempt alone, and counts once."""
+
+    async def push(service):
+        await pushed_late(service, (attempt, "late"), (attempt, "late"))
 
     record, _, spent, _ = run(after_all("a fox", arrives=110, wait=1, act=push))
-    assert ("late", 2 * PRICE, 2 * PRICE) == (record.attempts[0].prediction_id, record.cost_usd, spent)
+
+    cost = 2 * PRICE if found else PRICE
+    assert (found, cost, cost) == (record.attempts[0].prediction_id, record.cost_usd, spent)
+
+
+def test_two_that_end_at_the_same_moment_are_both_on_record():
+    async def push(service):
+        await pushed_late(service, ("1", "late"), ("2", "later"))
+
+    record, _, spent, _ = run(after_all("a fox", arrives=250, wait=1, act=push, lost=2))
+
+    first, second, third = record.attempts
+    assert ("late", "later", "succeeded") == (first.prediction_id, second.prediction_id, record.state)
+    assert third.prediction_id not in {None, "late", "later"}
+    assert (0.075, 0.075) == (record.cost_usd, spent)
 
 
 def test_its_cost_is_recorded_once_the_disk_has_room_again():
-    def fill(service):
+    async def fill(service):
         service.ledger.trouble = "The disk is full."
         asyncio.get_running_loop().call_later(300, setattr, service.ledger, "trouble", None)
 
@@ -136,7 +174,7 @@ def test_two_that_may_be_its_prediction_are_left_alone():
     async def story():
         async with replicate(
             Options(prediction_seconds=500, jitter=0, seed=1),
-            line=lambda loopback: Stuck(loopback, 150, lists_fail=False),
+            line=lambda loopback: Stuck(loopback, 150),
             search=SearchTiming(),
             timeout=600,
         ) as (service, world):

@@ -1,6 +1,7 @@
 """The watcher: how often it looks, how soon it tells, and what it leaves behind."""
 
 import asyncio
+from dataclasses import replace
 from random import Random
 
 import pytest
@@ -8,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from upstream import HANGS, MODEL, OUTPUT, Upstream, caller, now, run
 
+from admission.fair_queue import UNPROVEN
 from providers import Prediction
 
 
@@ -263,3 +265,30 @@ def test_cancelled_in_any_tick_around_being_told_nothing_is_left(ticks):
         return await _left_behind(upstream, waiters)
 
     assert (True, 0) == run(story())
+
+
+def test_polls_take_the_turn_of_the_account_once_that_is_known():
+    async def story():
+        upstream = Upstream()
+        turns, acquire = [], upstream.gate.acquire
+
+        async def recorded(turn, **named):
+            turns.append(turn)
+            return await acquire(turn, **named)
+
+        upstream.gate.acquire = recorded
+        stranger = replace(caller("ann"), turn=UNPROVEN)
+        waits = []
+        for who in (stranger, caller("ann")):
+            made = upstream.make(60, who.turn)
+            prediction = Prediction(made.id, "starting", created_at=made.created_at)
+            waits.append(asyncio.create_task(upstream.watcher.wait(who, prediction, model=MODEL)))
+            await asyncio.sleep(30)
+        await asyncio.gather(*waits)
+        return turns
+
+    turns = run(story())
+
+    known_from = turns.index("ann")
+    assert {UNPROVEN} == set(turns[:known_from])
+    assert {"ann"} == set(turns[known_from:])

@@ -245,8 +245,6 @@ class Replicate(Provider, PushReceiver, CreationRegistry, ProgressSource, Accoun
         creation = self._creations.of(reference)
         if creation is not None:
             creation.receive_push(pushed)
-        elif self._creations.stragglers.receive_push(reference, pushed):
-            pass
         elif self._creations.may_be(pushed.prediction.id, reference):
             self._watcher.receive(pushed.prediction)
 
