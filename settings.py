@@ -4,7 +4,6 @@ A variable that is unset or empty means the default. Everything wrong is said at
 operator can act on; secrets never show in a `repr`.
 """
 
-import base64
 import os
 import re
 from collections.abc import Iterator, Mapping
@@ -15,6 +14,8 @@ from urllib.parse import urlsplit
 
 from dotenv import dotenv_values
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PrivateAttr, SecretStr, ValidationError
+
+import setting_values
 
 SIMULATED_TOKEN = "r8_simulated"  # noqa: S105 - opens nothing but the simulator
 
@@ -71,49 +72,6 @@ class SettingsError(Exception):
     """What is wrong with the environment, one sentence a line."""
 
 
-def _visible(secret: SecretStr) -> SecretStr:
-    if not all("!" <= character <= "~" for character in secret.get_secret_value()):
-        raise ValueError("must be visible ASCII without spaces, since it travels in a header")
-    return secret
-
-
-def _base_url(url: str) -> str:
-    try:
-        parts = urlsplit(url)
-        is_address = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
-    except ValueError:
-        is_address = False
-    if not is_address:
-        raise ValueError("must be an address that begins with http:// or https://")
-    return url.rstrip("/")
-
-
-def _files_url(url: str) -> str:
-    if not re.fullmatch(r"s3://[^/\s]+(/[^\s]*)?", url):
-        raise ValueError("must be s3://bucket/prefix")
-    return url.rstrip("/")
-
-
-def _database_url(url: str) -> str:
-    if not re.fullmatch(r"sqlite:///[^?#]+", url):
-        raise ValueError("must be sqlite:/// and a path; other databases are not supported")
-    return url
-
-
-def _webhook_secret(secret: SecretStr) -> SecretStr:
-    text = secret.get_secret_value()
-    try:
-        key = base64.b64decode(text.removeprefix("whsec_"), validate=True)
-    except ValueError:
-        key = b""
-    if not text.startswith("whsec_") or not key:
-        raise ValueError("must be whsec_ and base64; `echo whsec_$(openssl rand -base64 24)` makes one")
-    return secret
-
-
-_Secret = Annotated[SecretStr, AfterValidator(_visible)]
-
-
 class Settings(BaseModel):
     """One value a variable; units are in the names or the sentences.
 
@@ -122,10 +80,10 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
-    REPLICATE_API_TOKEN: _Secret | None = Field(
+    REPLICATE_API_TOKEN: setting_values.Secret | None = Field(
         None, description="The server's own Replicate token (r8_…): it pays for what the admin key asks for."
     )
-    CONCURRENT_DOCKER_ADMIN_API_KEY: _Secret | None = Field(
+    CONCURRENT_DOCKER_ADMIN_API_KEY: setting_values.Secret | None = Field(
         None, description="The admin key. Unset or empty closes the admin door; there is no default key."
     )
     ALLOW_USER_TOKENS: bool = Field(
@@ -185,7 +143,7 @@ class Settings(BaseModel):
         Path("data"),
         description="Where the ledger, outputs and all else that outlives a restart is; made if it is missing.",
     )
-    DATABASE_URL: Annotated[str, AfterValidator(_database_url)] | None = Field(
+    DATABASE_URL: Annotated[str, AfterValidator(setting_values.database_url)] | None = Field(
         None, description="Where the ledger is; empty means sqlite:///data/ledger.db, or as DATA_DIR says."
     )
     RESUME_TTL: float = Field(
@@ -196,7 +154,7 @@ class Settings(BaseModel):
     FILES_DIR: Path | None = Field(
         None, description="Where outputs are kept; empty means `files` in DATA_DIR."
     )
-    FILES_URL: Annotated[str, AfterValidator(_files_url)] | None = Field(
+    FILES_URL: Annotated[str, AfterValidator(setting_values.files_url)] | None = Field(
         None,
         description="s3://bucket/prefix keeps outputs there instead (requirements-s3.txt; AWS_* variables say how).",
     )
@@ -206,11 +164,11 @@ class Settings(BaseModel):
     FILES_MAX_BYTES: int = Field(
         10_737_418_240, ge=1, description="Bytes that all kept outputs may take; beyond, the oldest go first."
     )
-    PUBLIC_URL: Annotated[str, AfterValidator(_base_url)] | None = Field(
+    PUBLIC_URL: Annotated[str, AfterValidator(setting_values.base_url)] | None = Field(
         None,
         description="Where callers and Replicate reach this service: for links, and if https for Replicate's webhooks.",
     )
-    WEBHOOK_SECRET: Annotated[SecretStr, AfterValidator(_webhook_secret)] | None = Field(
+    WEBHOOK_SECRET: Annotated[SecretStr, AfterValidator(setting_values.webhook_secret)] | None = Field(
         None, description="Signs what callers' webhooks are told: whsec_ and base64; empty signs nothing."
     )
     BUDGET_USD_PER_DAY: float | None = Field(
@@ -222,7 +180,7 @@ class Settings(BaseModel):
         None,
         description="A TOML or JSON file that says which models follow which when a fallback is asked for.",
     )
-    REPLICATE_BASE_URL: Annotated[str, AfterValidator(_base_url)] = Field(
+    REPLICATE_BASE_URL: Annotated[str, AfterValidator(setting_values.base_url)] = Field(
         "https://api.replicate.com", description="Where Replicate is; a path in it is kept."
     )
     REPLICATE_SIMULATE: bool = Field(

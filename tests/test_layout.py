@@ -27,6 +27,7 @@ FLOORS = [
     {"pictures"},
     {"media", "addresses", "urls", "unread_body"},
     {"errors", "settings", "admission", "contract"},
+    {"setting_values"},
 ]
 """From the roof down. What is on one floor does not import its neighbours, save within a package."""
 

@@ -1,0 +1,55 @@
+"""Checks of the values of settings, beyond their types.
+
+Each check returns the value to use, or raises ValueError with the rule that the value breaks, as in "must be …". The
+error does not repeat the value, which may be a secret.
+"""
+
+import base64
+import re
+from typing import Annotated
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, SecretStr
+
+
+def visible(secret: SecretStr) -> SecretStr:
+    if not all("!" <= character <= "~" for character in secret.get_secret_value()):
+        raise ValueError("must be visible ASCII without spaces, since it travels in a header")
+    return secret
+
+
+def base_url(url: str) -> str:
+    try:
+        parts = urlsplit(url)
+        is_address = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        is_address = False
+    if not is_address:
+        raise ValueError("must be an address that begins with http:// or https://")
+    return url.rstrip("/")
+
+
+def files_url(url: str) -> str:
+    if not re.fullmatch(r"s3://[^/\s]+(/[^\s]*)?", url):
+        raise ValueError("must be s3://bucket/prefix")
+    return url.rstrip("/")
+
+
+def database_url(url: str) -> str:
+    if not re.fullmatch(r"sqlite:///[^?#]+", url):
+        raise ValueError("must be sqlite:/// and a path; other databases are not supported")
+    return url
+
+
+def webhook_secret(secret: SecretStr) -> SecretStr:
+    text = secret.get_secret_value()
+    try:
+        key = base64.b64decode(text.removeprefix("whsec_"), validate=True)
+    except ValueError:
+        key = b""
+    if not text.startswith("whsec_") or not key:
+        raise ValueError("must be whsec_ and base64; `echo whsec_$(openssl rand -base64 24)` makes one")
+    return secret
+
+
+Secret = Annotated[SecretStr, AfterValidator(visible)]
