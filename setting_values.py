@@ -11,6 +11,14 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, SecretStr
 
+_PLACEHOLDER = re.compile(
+    r"""your\w* | xxx+ | todo | tbd | fixme | none | null | nil | undefined | \w*placeholder\w*
+    | \w*(change|replace|insert|fill|edit|put|enter|add)(me|it|this|in|with|your|here)\w*
+    | \w*(key|token|secret|password)(goes)?here""",
+    re.VERBOSE,
+)
+"""Values that documents, examples and templates put where a secret belongs: their letters and digits, in lower case."""
+
 
 def visible(secret: SecretStr) -> SecretStr:
     if not all("!" <= character <= "~" for character in secret.get_secret_value()):
@@ -53,3 +61,9 @@ def webhook_secret(secret: SecretStr) -> SecretStr:
 
 
 Secret = Annotated[SecretStr, AfterValidator(visible)]
+
+
+def is_placeholder(secret: str) -> bool:
+    """Whether a secret was never filled in."""
+    plain = re.sub(r"[^a-z0-9]", "", secret.lower().removeprefix("r8_"))
+    return not plain or bool(_PLACEHOLDER.fullmatch(plain) or re.search(r"<.*>|[$%{]{", secret))

@@ -5,7 +5,6 @@ operator can act on; secrets never show in a `repr`.
 """
 
 import os
-import re
 from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
 from pathlib import Path
@@ -52,14 +51,6 @@ _AWS = (
 
 SHORTEST_ADMIN_KEY = 16
 """Characters. A shorter admin key can be guessed: each start warns of it."""
-
-_PLACEHOLDER = re.compile(
-    r"""your\w* | xxx+ | todo | tbd | fixme | none | null | nil | undefined | \w*placeholder\w*
-    | \w*(change|replace|insert|fill|edit|put|enter|add)(me|it|this|in|with|your|here)\w*
-    | \w*(key|token|secret|password)(goes)?here""",
-    re.VERBOSE,
-)
-"""Values that documents, examples and templates put where a secret belongs: their letters and digits, in lower case."""
 
 _OTHER_PROGRAMS = (
     "AWS_", "COMPOSE_", "DOCKER_", "GUNICORN_", "WEB_CONCURRENCY", "PYTHON", "PIP_", "UV_", "HTTP_PROXY", "HTTPS_PROXY",
@@ -245,7 +236,11 @@ class Settings(BaseModel):
             "REPLICATE_API_TOKEN": self.replicate_token,
             "CONCURRENT_DOCKER_ADMIN_API_KEY": self.admin_key,
         }
-        wrong = [name for name, secret in secrets.items() if secret is not None and _is_placeholder(secret)]
+        wrong = [
+            name
+            for name, secret in secrets.items()
+            if secret is not None and setting_values.is_placeholder(secret)
+        ]
         if wrong and not self.REPLICATE_SIMULATE:
             raise SettingsError(
                 "\n".join(f"{name}: is a placeholder; set a real one, or leave it empty." for name in wrong)
@@ -336,11 +331,6 @@ def _unknown(from_file: Mapping[str, str], environ: Mapping[str, str]) -> Iterat
         near = get_close_matches(name, Settings.model_fields, n=1, cutoff=0.6 if is_ours else 0.85)
         if is_ours or near or (name in from_file and not name.startswith(_OTHER_PROGRAMS)):
             yield name, near[0] if near else None
-
-
-def _is_placeholder(secret: str) -> bool:
-    plain = re.sub(r"[^a-z0-9]", "", secret.lower().removeprefix("r8_"))
-    return not plain or bool(_PLACEHOLDER.fullmatch(plain) or re.search(r"<.*>|[$%{]{", secret))
 
 
 def _sentence(error: Any) -> str:
