@@ -2,8 +2,8 @@
 
 A URL is checked when it is given, and again whenever it is used. What its name resolves to is checked of the very
 addresses that a connection is then made to, so that no second look-up can answer otherwise. No token, no cookie,
-nothing from `.netrc` is sent, and through no proxy; certificates are checked. Redirects are the caller's to follow,
-each as a new URL.
+nothing from `.netrc` is sent, and no proxy of the environment is used; certificates are checked. Redirects are the
+caller's to follow, each as a new URL.
 """
 
 import asyncio
@@ -159,6 +159,10 @@ def reason(error: aiohttp.ClientError) -> str:
             return "its host was not found"
         case aiohttp.ClientConnectorCertificateError():
             return "its host has no valid certificate"
+        case aiohttp.ClientProxyConnectionError():
+            return "the proxy could not be reached"
+        case aiohttp.ClientHttpProxyError():
+            return f"the proxy answered {error.status}"
         case aiohttp.ClientConnectorError():
             return "its host could not be reached"
     return "the connection was lost"

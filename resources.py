@@ -62,7 +62,9 @@ def uploads_dir(settings: Settings) -> Path | None:
 
 
 def warn(settings: Settings) -> None:
-    """Log the warnings of a start: weak keys, unknown settings, a data directory on no volume."""
+    """Log the proxy in use, and the warnings of a start: weak keys, unknown settings, a data directory on no volume."""
+    if proxy := settings.proxies.for_url(settings.REPLICATE_BASE_URL):
+        log.info("proxy_in_use", proxy=str(proxy.url))
     if settings.admin_key_is_weak:
         log.warning("admin_key_weak", setting="CONCURRENT_DOCKER_ADMIN_API_KEY", shortest=SHORTEST_ADMIN_KEY)
     for name, nearest in settings.unknown.items():

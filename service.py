@@ -278,6 +278,7 @@ def build(settings: Settings, *, provider: FullProvider | None = None) -> Runtim
                 others=others,
                 durations=durations,
                 on_answer=gate.upstream_answered,
+                proxy=settings.proxies.for_url(settings.REPLICATE_BASE_URL),
             ),
             gate=gate,
             threads=threads,
@@ -350,7 +351,7 @@ def _open_files(settings: Settings) -> Files | None:
     return Files(
         storage=storage(settings),
         spool=settings.files_dir,
-        source=Hosts(settings.REPLICATE_BASE_URL),
+        source=Hosts(settings.REPLICATE_BASE_URL, proxies=settings.proxies),
         ttl=settings.FILES_TTL,
         max_bytes=settings.FILES_MAX_BYTES,
     )

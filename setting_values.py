@@ -11,6 +11,8 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, SecretStr
 
+from proxies import read_proxy
+
 _PLACEHOLDER = re.compile(
     r"""your\w* | xxx+ | todo | tbd | fixme | none | null | nil | undefined | \w*placeholder\w*
     | \w*(change|replace|insert|fill|edit|put|enter|add)(me|it|this|in|with|your|here)\w*
@@ -58,6 +60,11 @@ def webhook_secret(secret: SecretStr) -> SecretStr:
     if not text.startswith("whsec_") or not key:
         raise ValueError("must be whsec_ and base64; `echo whsec_$(openssl rand -base64 24)` makes one")
     return secret
+
+
+def proxy_url(url: SecretStr) -> SecretStr:
+    read_proxy(url.get_secret_value())
+    return url
 
 
 Secret = Annotated[SecretStr, AfterValidator(visible)]

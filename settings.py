@@ -15,6 +15,7 @@ from dotenv import dotenv_values
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PrivateAttr, SecretStr, ValidationError
 
 import setting_values
+from proxies import Proxies, read_proxies
 
 SIMULATED_TOKEN = "r8_simulated"  # noqa: S105 - opens nothing but the simulator
 
@@ -56,7 +57,10 @@ _OTHER_PROGRAMS = (
     "AWS_", "COMPOSE_", "DOCKER_", "GUNICORN_", "WEB_CONCURRENCY", "PYTHON", "PIP_", "UV_", "HTTP_PROXY", "HTTPS_PROXY",
     "ALL_PROXY", "NO_PROXY", "SSL_CERT_", "TZ", "LANG", "LC_", "PATH", "HOME", "OTEL_",
 )  # fmt: skip
-"""How the names of variables begin that stand in a `.env` for another program."""
+"""How the names of other programs' variables begin, in upper or lower case."""
+
+_IN_EITHER_CASE = {"HTTPS_PROXY", "NO_PROXY"}
+"""Settings that other programs read in lower case, too. The name in upper case counts if both are set."""
 
 
 class SettingsError(Exception):
@@ -178,6 +182,14 @@ class Settings(BaseModel):
         False,
         description="1 for a simulator: the one REPLICATE_BASE_URL names, or one started beside the service.",
     )
+    HTTPS_PROXY: Annotated[SecretStr, AfterValidator(setting_values.proxy_url)] | None = Field(
+        None,
+        description="The proxy to Replicate and its outputs: http://user:password@host:3128. All else goes directly.",
+    )
+    NO_PROXY: str | None = Field(
+        None,
+        description="Hosts that HTTPS_PROXY is not for: example.com (with all below), host:port, 10.0.0.0/8 or *.",
+    )
     HOST: str = Field("127.0.0.1", description="The address to listen on. The container listens on 0.0.0.0.")
     PORT: int = Field(5000, ge=1, le=65535, description="The port to listen on.")
     LOG_LEVEL: Literal["debug", "info", "warning", "error"] = Field(
@@ -197,7 +209,7 @@ class Settings(BaseModel):
         Raises SettingsError naming every variable that is wrong; the values themselves are not repeated,
         since one of them may be a secret in the wrong place.
         """
-        given = {name: environ[name].strip() for name in cls.model_fields if environ.get(name, "").strip()}
+        given = {name: value for name in cls.model_fields if (value := _value(environ, name))}
         # Docker hands over what stands in an env file literally, quotes and all.
         wrong = [f"{name}: must not stand in quotes." for name, value in given.items() if value[0] in "\"'"]
         try:
@@ -263,6 +275,12 @@ class Settings(BaseModel):
         return self._aws
 
     @property
+    def proxies(self) -> Proxies:
+        """The proxy to Replicate, and the hosts that are reached without it."""
+        url = self.HTTPS_PROXY.get_secret_value() if self.HTTPS_PROXY else ""
+        return read_proxies(url, self.NO_PROXY or "")
+
+    @property
     def threads(self) -> int:
         """Threads that answer requests: one for each of those that may hold one, and the spare ones."""
         held = self.MAX_WAITING_CALLERS + HANDED_IN_AT_ONCE + FILES_AT_ONCE + LISTENERS_AT_ONCE
@@ -320,6 +338,12 @@ def load(**given: str) -> Settings:
     return settings
 
 
+def _value(environ: Mapping[str, str], name: str) -> str:
+    """The value of a setting, "" if it has none."""
+    value = environ.get(name, "").strip()
+    return value if value or name not in _IN_EITHER_CASE else environ.get(name.lower(), "").strip()
+
+
 def _unknown(from_file: Mapping[str, str], environ: Mapping[str, str]) -> Iterator[tuple[str, str | None]]:
     """The variables that were meant for this service and are not settings.
 
@@ -327,9 +351,11 @@ def _unknown(from_file: Mapping[str, str], environ: Mapping[str, str]) -> Iterat
     a setting's are: nearly the same, or beginning with `REPLICATE_` or `CONCURRENT_DOCKER_`.
     """
     for name in sorted((from_file.keys() | environ.keys()) - Settings.model_fields.keys()):
+        if name.upper().startswith(_OTHER_PROGRAMS):
+            continue
         is_ours = name.startswith(("REPLICATE_", "CONCURRENT_DOCKER_"))
         near = get_close_matches(name, Settings.model_fields, n=1, cutoff=0.6 if is_ours else 0.85)
-        if is_ours or near or (name in from_file and not name.startswith(_OTHER_PROGRAMS)):
+        if is_ours or near or name in from_file:
             yield name, near[0] if near else None
 
 

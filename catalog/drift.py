@@ -318,8 +318,10 @@ def _of_replicate(registry: Registry, load: Callable[[], Settings]) -> Iterator[
     except (CannotCheck, SettingsError) as reason:
         yield CannotCheck(str(reason))
         return
-    # No redirect is followed, and no proxy of the environment heeded: the token goes to the configured base alone.
-    with httpx.Client(headers=headers, timeout=TIMEOUT, trust_env=False) as client:
+    # No redirect is followed, and only the proxy of the settings is used: the token goes to the configured base alone.
+    proxy = settings.proxies.for_url(settings.REPLICATE_BASE_URL)
+    tls = httpx.create_ssl_context()
+    with httpx.Client(headers=headers, timeout=TIMEOUT, trust_env=False, verify=tls, proxy=proxy) as client:
         for model in registry.models:
             try:
                 body = _fetched(client, f"{settings.REPLICATE_BASE_URL}/v1/models/{model.name}")

@@ -6,20 +6,25 @@ configured upstream. A delivery host must not resolve to an address on a private
 that the connection is then made to, so a second look-up cannot change the result. The upstream may be anywhere, since
 the operator chose it.
 
-Nothing secret is sent: no token, no cookie, nothing from `.netrc`, no proxy. A compressed answer is refused.
+Where the operator has a proxy, an output goes through it. The proxy resolves the name of the delivery host, so there is
+no address to check; the certificate still proves that the host is Replicate's. A redirect is checked as before.
+
+Nothing secret is sent: no token, no cookie, nothing from `.netrc`. A compressed answer is refused.
 """
 
 import re
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import aiohttp
+import httpx
 from aiohttp.abc import AbstractResolver
 from yarl import URL
 
 import outside
+from proxies import DIRECT, Proxies
 
 REDIRECTS: Final = 3
 
@@ -48,14 +53,20 @@ class Answer:
 
 class Hosts:
     """Fetches what Replicate delivers. `upstream` is its API's base URL; `stall` is the seconds without a byte after
-    which a connection counts as lost. Use it on one loop."""
+    which a connection counts as lost; `proxies` may lead to any of the hosts. Use it on one loop."""
 
     def __init__(
-        self, upstream: str, *, stall: float = 10.0, resolver: AbstractResolver | None = None
+        self,
+        upstream: str,
+        *,
+        stall: float = 10.0,
+        resolver: AbstractResolver | None = None,
+        proxies: Proxies = DIRECT,
     ) -> None:
         self._upstream = _origin(URL(upstream))
         self._stall = stall
         self._resolver = resolver
+        self._proxies = proxies
         self._sessions: dict[bool, aiohttp.ClientSession] = {}
 
     @asynccontextmanager
@@ -63,8 +74,12 @@ class Hosts:
         """The answer, while the block runs. Raises Lost and OutputUnavailable, at the start of the block and inside."""
         at = self._allowed(url)
         for _ in range(REDIRECTS + 1):
+            proxy = self._proxies.for_url(str(at))
+            through: dict[str, Any] = (
+                {"proxy": str(proxy.url), "proxy_headers": proxy.headers} if proxy else {}
+            )
             with _translated():
-                async with self._session(at).get(at, allow_redirects=False) as response:
+                async with self._session(at, proxy).get(at, allow_redirects=False, **through) as response:
                     if response.status in _REDIRECTS:
                         at = self._redirected(at, response.headers.get("Location", ""))
                         continue
@@ -99,8 +114,9 @@ class Hosts:
             to = ""
         return self._allowed(to)
 
-    def _session(self, at: URL) -> aiohttp.ClientSession:
-        exempt = _origin(at) == self._upstream
+    def _session(self, at: URL, proxy: httpx.Proxy | None) -> aiohttp.ClientSession:
+        """Of two sessions, the one that resolves any name, or the one that connects to public addresses only."""
+        exempt = proxy is not None or _origin(at) == self._upstream
         if exempt not in self._sessions:
             resolver = None if exempt else outside.OnlyPublic(self._resolver or aiohttp.ThreadedResolver())
             self._sessions[exempt] = outside.session(

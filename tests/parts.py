@@ -8,6 +8,7 @@
 
 import asyncio
 import functools
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, closing, suppress
 from dataclasses import dataclass
@@ -306,17 +307,21 @@ Answer = Callable[[Seen], Awaitable[bytes | None]]
 @asynccontextmanager
 async def listening(
     serve: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]],
+    *,
+    tls: ssl.SSLContext | None = None,
 ) -> AsyncIterator[str]:
-    """The URL of a server on loopback that serves each connection so; what is left of them ends with the block."""
+    """The URL of a server on loopback that serves each connection so; what is left of them ends with the block. With
+    `tls` it is called `localhost`."""
     connections: set[asyncio.Task[None]] = set()
 
     async def tracked(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         connections.add(asyncio.current_task())
         await serve(reader, writer)
 
-    server = await asyncio.start_server(tracked, "127.0.0.1", 0)
+    server = await asyncio.start_server(tracked, "127.0.0.1", 0, ssl=tls)
     try:
-        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        host = "https://localhost" if tls else "http://127.0.0.1"
+        yield f"{host}:{server.sockets[0].getsockname()[1]}"
     finally:
         server.close()
         for connection in connections:

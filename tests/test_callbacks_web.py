@@ -1,16 +1,12 @@
 """What is sent to those who gave a webhook, and what is made of their answers: real connections to loopback."""
 
 import asyncio
-import datetime
 import json
-import ssl
 from contextlib import asynccontextmanager, closing, suppress
 
 import pytest
 from callback_parts import Fake, Names, Story, is_valid, new, now
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
+from certificates import certified
 from parts import listening, on_a_loop, until
 
 from callbacks import Web
@@ -208,33 +204,13 @@ async def test_a_name_of_this_machine_is_not_called_where_that_is_not_allowed():
     assert ([], []) == (names.asked, receiver.seen)
 
 
-def certified(path) -> ssl.SSLContext:
-    """A server's side of TLS for `localhost`, with a certificate of its own making, which is written there."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
-    today = datetime.datetime.now(datetime.UTC)
-    certificate = (
-        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
-        .not_valid_before(today - datetime.timedelta(days=1))
-        .not_valid_after(today + datetime.timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
-        .sign(key, hashes.SHA256())
-    )
-    pem, plain = serialization.Encoding.PEM, serialization.NoEncryption()
-    private = key.private_bytes(pem, serialization.PrivateFormat.PKCS8, plain)
-    path.write_bytes(private + certificate.public_bytes(pem))
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(path)
-    return context
-
-
 @pytest.mark.parametrize(
     ("is_trusted", "state", "trouble"),
     [(True, "delivered", None), (False, "pending", "its host has no valid certificate")],
 )
 @on_a_loop
 async def test_a_host_must_prove_who_it_is(is_trusted, state, trouble, tmp_path, monkeypatch):
-    context = certified(tmp_path / "localhost.pem")
+    context = certified(tmp_path / "localhost.pem", "localhost")
     if is_trusted:
         monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "localhost.pem"))
     receiver = Receiver(reply("200 OK"))

@@ -28,6 +28,8 @@ FLOORS = [
     {"media", "addresses", "urls", "unread_body"},
     {"errors", "settings", "admission", "contract"},
     {"setting_values"},
+    {"proxies"},
+    {"host_rules"},
 ]
 """From the roof down. What is on one floor does not import its neighbours, save within a package."""
 

@@ -82,7 +82,8 @@ class Replicate(Provider, PushReceiver, CreationRegistry, ProgressSource, Accoun
     """Make it and close it on the loop that uses it.
 
     `others` is the window for all requests that create nothing, and `on_answer` is called with the moment at which one
-    of them was sent when it is answered. `connections` carry the requests.
+    of them was sent when it is answered. `connections` carry the requests; else they are made here, through `proxy` if
+    there is one.
     """
 
     def __init__(
@@ -94,6 +95,7 @@ class Replicate(Provider, PushReceiver, CreationRegistry, ProgressSource, Accoun
         timing: Timing | None = None,
         on_answer: Callable[[float], object] = lambda sent: None,
         connections: httpx.AsyncBaseTransport | None = None,
+        proxy: httpx.Proxy | None = None,
     ) -> None:
         timing = timing or Timing()
         self.limits = Limits(answer_timeout=timing.timeouts.create, clock_skew=UNKNOWN_SKEW)
@@ -107,7 +109,7 @@ class Replicate(Provider, PushReceiver, CreationRegistry, ProgressSource, Accoun
             timeouts=timing.timeouts,
             others=others,
             on_answer=on_answer,
-            connections=TimedConnections(connections or open_connections(), self._clock),
+            connections=TimedConnections(connections or open_connections(proxy), self._clock),
         )
         self._watcher = Watcher(
             places=others, get=self._get, get_page=self._get_page, durations=durations or Durations()
@@ -155,7 +157,8 @@ class Replicate(Provider, PushReceiver, CreationRegistry, ProgressSource, Accoun
                         caller, model, sent, lease=lease, cancel_after=cancel_after, webhook=callback
                     )
                 )
-            except NotSent:
+            except NotSent as error:
+                log.info("creation_not_sent", reason=str(error), model=model, caller=caller.id)
                 raise TryAgain(UpstreamError("Replicate cannot be reached."), unreachable=True) from None
             except Refusal as refusal:
                 self._sharing.refused(caller, refusal, lease)

@@ -32,6 +32,8 @@ MOST_VALUES = 500_000
 MAX_REFUSAL = 256 * 1024
 """Bytes of the body of an error status. A longer one is not read."""
 
+_UNCONNECTED = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError, aiohttp.ClientHttpProxyError)
+
 _GZIP_OR_ZLIB = 32 + zlib.MAX_WBITS
 
 CONNECT_TIMEOUT = 5.0
@@ -143,8 +145,9 @@ async def send(
     return Answer(response.headers, body)
 
 
-def open_connections() -> httpx.AsyncBaseTransport:
-    """The pool under every account's client. Make it on the loop that uses it, and close it there."""
+def open_connections(proxy: httpx.Proxy | None = None) -> httpx.AsyncBaseTransport:
+    """The pool under every account's client, through `proxy` if given. Make it on the loop that uses it, and close it
+    there."""
 
     def session() -> aiohttp.ClientSession:
         made = aiohttp.ClientSession(
@@ -155,7 +158,7 @@ def open_connections() -> httpx.AsyncBaseTransport:
         made._retry_connection = False  # noqa: SLF001
         return made
 
-    transport = AiohttpTransport(client=session)
+    transport = AiohttpTransport(client=session, proxy=proxy)
     return transport
 
 
@@ -164,13 +167,17 @@ def _creates(request: httpx.Request) -> bool:
 
 
 def _never_connected(error: httpx.HTTPError) -> bool:
-    """By aiohttp's own error, since httpx-aiohttp calls a lost connection a ConnectTimeout."""
-    return isinstance(error.__cause__, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError)
+    """By aiohttp's own error, since httpx-aiohttp calls a lost connection a ConnectTimeout. A proxy that refuses the
+    connection has sent nothing on."""
+    return isinstance(error.__cause__, _UNCONNECTED)
 
 
 def _kind(error: Exception) -> str:
     """For a log. An error's own text may quote the response. By aiohttp's error, as in `_never_connected`."""
-    return f"the exchange failed ({type(error.__cause__ or error).__name__})"
+    cause = error.__cause__ or error
+    if isinstance(cause, aiohttp.ClientHttpProxyError):
+        return f"the proxy answered {cause.status}"
+    return f"the exchange failed ({type(cause).__name__})"
 
 
 async def _body(response: httpx.Response, most: int) -> bytes:
