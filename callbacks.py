@@ -33,6 +33,7 @@ from aiohttp.abc import AbstractResolver
 from yarl import URL
 
 import outside
+from host_rules import NO_HOSTS, HostRules
 from ledger import Ledger
 from ledger.records import Delivery
 
@@ -78,7 +79,8 @@ class Callbacks:
 
     Each change of a delivery is written to the `ledger`. `content` returns the body to send for an id, as JSON, or
     None if its result is not known any more. Without a `secret` (`whsec_` and base64) nothing is signed. `loopback`
-    allows receivers on this machine. `clock` returns Unix time, `spread` a number between two.
+    allows receivers on this machine, `own` those on the operator's hosts. `clock` returns Unix time, `spread` a number
+    between two.
     """
 
     def __init__(
@@ -88,6 +90,7 @@ class Callbacks:
         content: Callable[[str], Awaitable[bytes | None]],
         secret: str | None,
         loopback: bool,
+        own: HostRules = NO_HOSTS,
         patience: Patience | None = None,
         courier: "Web | None" = None,
         clock: Callable[[], float] = time.time,
@@ -99,8 +102,9 @@ class Callbacks:
         self._content = content
         self._secret = secret
         self._loopback = loopback
+        self._own = own
         self._patience = patience or Patience()
-        self._courier = courier or Web(loopback=loopback)
+        self._courier = courier or Web(loopback=loopback, own=own)
         self._clock = clock
         self._spread = spread
         self._pending: dict[str, Delivery] = {}
@@ -199,7 +203,7 @@ class Callbacks:
 
     async def _outcome(self, delivery: Delivery) -> "_Outcome":
         try:
-            url = outside.target(delivery.url, loopback=self._loopback)
+            url = outside.target(delivery.url, loopback=self._loopback, own=self._own)
         except ValueError as wrong:
             return _Outcome(f"it {wrong}", is_final=True)
         try:
@@ -239,21 +243,27 @@ def signed(content: bytes, *, message: str, secret: str | None, now: float) -> d
 
 
 class Web:
-    """Posts messages on the open internet. An answer counts once its head is there: a body that does not end is let go.
-    No connection serves twice, since one that the receiver is about to close would cost an attempt."""
+    """Posts messages on the open internet, and to the operator's `own` hosts. An answer counts once its head is there:
+    a body that does not end is let go. No connection serves twice, since one that the receiver is about to close would
+    cost an attempt."""
 
-    def __init__(self, *, loopback: bool, resolver: AbstractResolver | None = None) -> None:
-        names = resolver or outside.OwnThreads(threads=AT_ONCE)
-        self._resolver = outside.OnlyPublic(names, loopback=loopback)
-        self._session: aiohttp.ClientSession | None = None
+    def __init__(
+        self, *, loopback: bool, own: HostRules = NO_HOSTS, resolver: AbstractResolver | None = None
+    ) -> None:
+        self._names = resolver or outside.OwnThreads(threads=AT_ONCE)
+        self._resolvers = {
+            scheme: outside.OnlyPublic(self._names, loopback=loopback, own=own, tls=scheme == "https")
+            for scheme in ("http", "https")
+        }
+        self._sessions: dict[str, aiohttp.ClientSession] = {}
 
     async def post(self, url: URL, content: bytes, headers: Mapping[str, str]) -> Answer:
         """The answer to one attempt, with any status. Raises Unheard. May be cancelled when it takes too long."""
-        if self._session is None:
-            self._session = outside.session(
-                self._resolver, timeout=aiohttp.ClientTimeout(total=None), reused=False
+        if url.scheme not in self._sessions:
+            self._sessions[url.scheme] = outside.session(
+                self._resolvers[url.scheme], timeout=aiohttp.ClientTimeout(total=None), reused=False
             )
-        sending = self._session.post(url, data=content, headers=headers, allow_redirects=False)
+        sending = self._sessions[url.scheme].post(url, data=content, headers=headers, allow_redirects=False)
         try:
             async with sending as response:
                 return Answer(response.status, response.headers.get("Retry-After"))
@@ -261,9 +271,9 @@ class Web:
             raise Unheard(outside.reason(error)) from error
 
     async def aclose(self) -> None:
-        if self._session is not None:
-            await self._session.close()
-        await self._resolver.close()
+        for session in self._sessions.values():
+            await session.close()
+        await self._names.close()
 
 
 class _Turns:

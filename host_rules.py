@@ -64,6 +64,20 @@ def entries(text: str) -> Iterator[str]:
     return filter(None, re.split(r"[,\s]+", text))
 
 
+def host_rules(text: str) -> HostRules:
+    """The list that a text has. Raises ValueError with what it must be, as in "must be …"."""
+    rules: list[HostRule] = []
+    for number, entry in enumerate(entries(text), 1):
+        try:
+            rules.append(host_rule(entry))
+        except ValueError:
+            raise ValueError(
+                "must list hosts such as hooks.internal, .internal.example, 10.0.0.5:8080 or 10.0.0.0/8; "
+                f"entry {number} is none"
+            ) from None
+    return HostRules(tuple(rules))
+
+
 def host_rule(entry: str) -> HostRule:
     """Raises ValueError if the entry is no rule."""
     entry = entry.lower()
@@ -89,7 +103,8 @@ def is_host(host: str) -> bool:
 
 
 def _name(host: str) -> str:
-    host = host.removeprefix("*").removesuffix(".")
+    host = host.removesuffix(".")
+    host = host[1:] if host.startswith("*.") else host
     if not is_name(host.removeprefix(".")):
         raise ValueError("a host must be a name, an address or a network")
     return host

@@ -24,7 +24,8 @@ _WEBHOOK = {
     "format": "uri",
     "pattern": rf"^\s*[Hh][Tt][Tt][Pp][Ss]://[^\u0000-\u001f\u007f]{{1,{LONGEST_URL - 8}}}$",
 }
-"""What can be said of a URL that is called (`outside.py`). Simulating, http to this very machine is taken too."""
+"""What can be said of a URL that is called (`outside.py`). To hosts that the operator allows, http is taken too, and to
+this very machine when simulating."""
 
 
 @lru_cache(maxsize=1)

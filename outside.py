@@ -1,4 +1,5 @@
-"""The way out to hosts that somebody else names: only those in the open, and nothing of ours goes along.
+"""The way out to hosts that somebody else names: only those in the open, and those that the operator allows. Nothing of
+ours goes along.
 
 A URL is checked when it is given, and again whenever it is used. What its name resolves to is checked of the very
 addresses that a connection is then made to, so that no second look-up can answer otherwise. No token, no cookie,
@@ -21,6 +22,7 @@ from aiohttp.abc import AbstractResolver, ResolveResult
 from yarl import URL
 
 from addresses import is_public_address, public_host
+from host_rules import NO_HOSTS, HostRules
 
 LONGEST_URL: Final = 2048
 
@@ -32,16 +34,17 @@ _HEADERS: Final = {
 }
 
 
-def check_url(url: str, *, loopback: bool) -> str:
+def check_url(url: str, *, loopback: bool, own: HostRules = NO_HOSTS) -> str:
     """The URL, if it may be called. Raises ValueError with what it must be instead, as in "must be an https URL".
 
-    `loopback` allows this very machine, too, by its names and addresses, and that without TLS.
+    `loopback` allows this very machine, too, by its names and addresses, and that without TLS. `own` are the operator's
+    hosts, which are allowed likewise. With a network among them a name is allowed until it is resolved (`OnlyPublic`).
     """
-    target(url, loopback=loopback)
+    target(url, loopback=loopback, own=own)
     return url
 
 
-def target(url: str, *, loopback: bool) -> URL:
+def target(url: str, *, loopback: bool, own: HostRules = NO_HOSTS) -> URL:
     """The URL as what connects reads it; otherwise as `check_url`."""
     if len(url) > LONGEST_URL:
         raise ValueError(f"must be at most {LONGEST_URL} characters")
@@ -49,17 +52,17 @@ def target(url: str, *, loopback: bool) -> URL:
         raise ValueError("must be an https URL")
     try:
         parts, parsed = urlsplit(url), URL(url, encoded=True)
-        host, port = (parsed.raw_host or "").lower(), parsed.port  # reading the port checks it
+        host, port = (parsed.raw_host or "").lower(), parsed.port or 0  # reading the port checks it
     except ValueError:
         raise ValueError("must name a public host") from None
     if parts.username is not None:
         raise ValueError("must not hold a user name or password")
-    is_here = loopback and _is_loopback(host) and port != 0
-    if parsed.scheme != "https" and not is_here:
+    # Where two readers differ, neither is believed.
+    is_allowed = port != 0 and host == parts.hostname and own.may_match(host, port)
+    is_allowed |= port != 0 and loopback and _is_loopback(host)
+    if parsed.scheme != "https" and not is_allowed:
         raise ValueError("must be an https URL")
-    if not is_here and (
-        not host or host != public_host(url)
-    ):  # where two readers differ, neither is believed
+    if not is_allowed and (not host or host != public_host(url)):
         raise ValueError("must name a public host")
     return parsed
 
@@ -68,29 +71,49 @@ class PrivateAddress(OSError):
     """A name resolves to an address that is not out in the open."""
 
 
+class NeedsTLS(PrivateAddress):
+    """Without TLS, a name resolves to no address that the operator allows."""
+
+
 class OnlyPublic(AbstractResolver):
     """What another resolver says, if all of it is out in the open; else PrivateAddress.
 
-    `loopback` lets the names of this very machine be this machine, and no other name.
+    `loopback` lets the names of this very machine be this machine, and no other name. `own` are the operator's hosts:
+    what a name on the list resolves to is allowed, and what any name resolves to in a network on it. Where some
+    addresses are allowed so, the others are left out. Without `tls` no others are allowed: else NeedsTLS.
     """
 
-    def __init__(self, inner: AbstractResolver, *, loopback: bool = False) -> None:
+    def __init__(
+        self,
+        inner: AbstractResolver,
+        *,
+        loopback: bool = False,
+        own: HostRules = NO_HOSTS,
+        tls: bool = True,
+    ) -> None:
         self._inner = inner
         self._loopback = loopback
+        self._own = own
+        self._tls = tls
 
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
     ) -> list[ResolveResult]:
         found = await self._inner.resolve(host, port, family)
-        may_be_here = self._loopback and _is_loopback(host)
-        for each in found:
-            address = each["host"]
-            if not is_public_address(address) and not (may_be_here and _is_loopback(address)):
-                raise PrivateAddress("a private address")
+        if allowed := [each for each in found if self._is_allowed(host, each["host"], port)]:
+            return allowed
+        if not self._tls:
+            raise NeedsTLS("an address that is not allowed without TLS")
+        if not all(is_public_address(each["host"]) for each in found):
+            raise PrivateAddress("a private address")
         return found
 
     async def close(self) -> None:
         await self._inner.close()
+
+    def _is_allowed(self, host: str, address: str, port: int) -> bool:
+        is_here = self._loopback and _is_loopback(host) and _is_loopback(address)
+        return is_here or self._own.match(host, port) or self._own.match(address, port)
 
 
 class OwnThreads(AbstractResolver):
@@ -152,9 +175,11 @@ def is_private(error: aiohttp.ClientError) -> bool:
 
 def reason(error: aiohttp.ClientError) -> str:
     """Why there is no answer, for whoever named the host: words without a URL or an address."""
-    if is_private(error):
-        return "its host has an address on a private network"
     match error:
+        case aiohttp.ClientConnectorDNSError(os_error=NeedsTLS()):
+            return "its host may be called by https only"
+        case aiohttp.ClientConnectorDNSError(os_error=PrivateAddress()):
+            return "its host has an address on a private network"
         case aiohttp.ClientConnectorDNSError():
             return "its host was not found"
         case aiohttp.ClientConnectorCertificateError():

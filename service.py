@@ -243,7 +243,9 @@ def build(settings: Settings, *, provider: FullProvider | None = None) -> Runtim
         user_tokens=settings.ALLOW_USER_TOKENS,
     )
     doors.hash_key = None  # the ledger has it
-    context = ParseContext(registry(settings), loopback=settings.REPLICATE_SIMULATE)
+    context = ParseContext(
+        registry(settings), loopback=settings.REPLICATE_SIMULATE, webhook_hosts=settings.webhook_hosts
+    )
     ledger = SqliteLedger(settings.database_url)
     queries = SqlQueries(ledger.engine)
     uploads = uploads_dir(settings)

@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, SecretStr
 
+from host_rules import host_rules
 from proxies import read_proxy
 
 _PLACEHOLDER = re.compile(
@@ -65,6 +66,11 @@ def webhook_secret(secret: SecretStr) -> SecretStr:
 def proxy_url(url: SecretStr) -> SecretStr:
     read_proxy(url.get_secret_value())
     return url
+
+
+def webhook_hosts(text: str) -> str:
+    host_rules(text)
+    return text
 
 
 Secret = Annotated[SecretStr, AfterValidator(visible)]

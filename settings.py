@@ -15,6 +15,7 @@ from dotenv import dotenv_values
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PrivateAttr, SecretStr, ValidationError
 
 import setting_values
+from host_rules import HostRules, host_rules
 from proxies import Proxies, read_proxies
 
 SIMULATED_TOKEN = "r8_simulated"  # noqa: S105 - opens nothing but the simulator
@@ -166,6 +167,10 @@ class Settings(BaseModel):
     WEBHOOK_SECRET: Annotated[SecretStr, AfterValidator(setting_values.webhook_secret)] | None = Field(
         None, description="Signs what callers' webhooks are told: whsec_ and base64; empty signs nothing."
     )
+    WEBHOOK_HOSTS: Annotated[str, AfterValidator(setting_values.webhook_hosts)] | None = Field(
+        None,
+        description="Private hosts for callers' webhooks, by http too: hooks.internal, .corp:8080, 10.0.0.0/8.",
+    )
     BUDGET_USD_PER_DAY: float | None = Field(
         None,
         ge=0,
@@ -300,6 +305,11 @@ class Settings(BaseModel):
     def webhook_secret(self) -> str | None:
         """What signs the webhooks of callers."""
         return self.WEBHOOK_SECRET.get_secret_value() if self.WEBHOOK_SECRET else None
+
+    @property
+    def webhook_hosts(self) -> HostRules:
+        """The operator's own hosts that the webhooks of callers may go to."""
+        return host_rules(self.WEBHOOK_HOSTS or "")
 
     @property
     def webhooks_come(self) -> bool:

@@ -99,6 +99,7 @@ def assemble(
         content=archive.result,
         secret=settings.webhook_secret,
         loopback=settings.REPLICATE_SIMULATE,
+        own=settings.webhook_hosts,
     )
     runner = Runner(
         attempts=AttemptRunner(

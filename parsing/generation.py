@@ -22,6 +22,7 @@ from catalog.fallback import Route
 from catalog.model import ACCEPTED, Inputs, Model, Prompt
 from catalog.registry import Registry
 from errors import Problem
+from host_rules import NO_HOSTS, HostRules
 from outside import check_url
 from parsing.normal import normalised
 from parsing.shapes import BatchFields, GenerationRequest, OwnFields
@@ -45,11 +46,13 @@ _LONGEST_ESCAPE: Final = 12
 
 @dataclass(frozen=True, slots=True)
 class ParseContext:
-    """The facts that hold for every request: the models, and whether webhooks may go to this machine itself. If it was
-    `accepted` before, maybe by an earlier version, rules that came since do not refuse it."""
+    """The facts that hold for every request: the models, and whether webhooks may go to this machine itself, and to
+    which hosts of the operator. If it was `accepted` before, maybe by an earlier version or under other settings, rules
+    that came since do not refuse it."""
 
     registry: Registry
     loopback: bool = False
+    webhook_hosts: HostRules = NO_HOSTS
     accepted: bool = False
 
     @property
@@ -136,7 +139,10 @@ def read_webhook(url: Any, context: ParseContext, problems: list[Problem]) -> st
     if not isinstance(url, str) or any(problem.field == "webhook" for problem in problems):
         return None
     try:
-        return check_url(encoded_url(url), loopback=context.loopback)
+        encoded = encoded_url(url)
+        if context.accepted:  # it is checked again when it is called
+            return encoded
+        return check_url(encoded, loopback=context.loopback, own=context.webhook_hosts)
     except ValueError as wrong:
         problems.append(Problem("webhook", str(wrong), url))
         return None

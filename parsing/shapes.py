@@ -24,7 +24,8 @@ def _fallback(value: Any) -> Any:
 _Webhook = Annotated[
     str | None,
     Field(
-        description="Where the result is posted once there is one, signed if the service has a secret; an https URL.",
+        description="Where the result is posted once there is one, signed if the service has a secret: an https URL of "
+        "a public host. The operator may allow further hosts, also by http.",
         max_length=2048,
     ),
 ]

@@ -10,6 +10,7 @@ from certificates import certified
 from parts import listening, on_a_loop, until
 
 from callbacks import Web
+from host_rules import NO_HOSTS
 from ledger.records import Delivery
 from outside import target
 
@@ -42,9 +43,10 @@ def reply(status: str, headers: str = "", body: bytes = b"") -> bytes:
 
 
 @asynccontextmanager
-async def calling(receiver: Receiver, *, loopback: bool = True, resolver=None):
+async def calling(receiver: Receiver, *, loopback: bool = True, resolver=None, own=NO_HOSTS):
     """A URL of the receiver, and what tells one delivery once and gives it back as it then is."""
-    told = Story(Fake(200), {"loopback": loopback, "courier": Web(loopback=loopback, resolver=resolver)})
+    web = Web(loopback=loopback, own=own, resolver=resolver)
+    told = Story(Fake(200), {"loopback": loopback, "own": own, "courier": web})
     callbacks = told.begun()
 
     async def tell(url: str) -> Delivery:
