@@ -1,9 +1,14 @@
 """Turns the end of a prediction into a success with outputs, or into the error that explains why there are none."""
 
-from collections.abc import Iterable
+from typing import Final
 
 from errors import ContentRefused, GenerationFailed, GenerationTimeout, Interrupted
 from providers import Prediction, TryAgain
+
+_TRACEBACK: Final = "Traceback (most recent call last):"
+
+_READ: Final = 20_000
+"""Characters of an error that are read from its start, and as many from its end."""
 
 
 def raise_unless_made(prediction: Prediction) -> None:
@@ -20,15 +25,33 @@ def raise_unless_made(prediction: Prediction) -> None:
         cancelled = GenerationFailed("The prediction was cancelled at Replicate.")
         cancelled.falls_back = False  # it was cancelled on purpose
         raise cancelled
-    detail = _first_line(prediction.error or "The model failed without saying why.")
+    detail = _told(prediction.error or "The model failed without saying why.")
     if prediction.cause == "content":
         raise ContentRefused(detail)
     if prediction.cause == "passing":
-        raise TryAgain(GenerationFailed(detail))
+        failed = GenerationFailed(detail)
+        failed.retryable = True
+        raise TryAgain(failed)
     raise GenerationFailed(detail)
 
 
-def _first_line(text: str) -> str:
-    """Models put whole traces into their errors."""
-    lines: Iterable[str] = (line.strip() for line in text.splitlines())
-    return next((line for line in lines if line), "The model failed.")[:300]
+def lines_said(text: str) -> list[str]:
+    """The lines of an error that say something: all, or of a traceback those of the exception at its end. If that was
+    cut off, the first line of the text."""
+    if len(text) > 2 * _READ:
+        text = f"{text[:_READ]}\n{text[-_READ:]}"
+    said: list[str] = []
+    before: list[str] = []
+    margin: str | None = None  # of a traceback, whose frames are indented further
+    for line in filter(str.strip, text.splitlines()):
+        if _TRACEBACK in line:
+            before, said, margin = before + said, [], line[: -len(line.lstrip())]
+        elif margin is None or not line.removeprefix(margin)[0].isspace():
+            said.append(line.strip())
+    return said or before[:1]
+
+
+def _told(text: str) -> str:
+    """One line of an error: the first, or the last of a traceback."""
+    lines = lines_said(text) or ["The model failed."]
+    return lines[-1 if _TRACEBACK in text else 0][:300]

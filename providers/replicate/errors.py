@@ -23,8 +23,10 @@ from errors import (
     UpstreamRateLimited,
 )
 from providers import Cause
+from providers.outcomes import lines_said
 from providers.replicate.redaction import redaction_of
 from providers.replicate.transport import Refusal
+from providers.replicate.wordings import cause_in
 
 LONGEST_WAIT = 300.0
 """Seconds. The longest wait: a request that was refused for longer is repeated after this."""
@@ -32,9 +34,6 @@ LONGEST_WAIT = 300.0
 _PROBLEMS = 100
 """Invalid fields that are passed on."""
 
-# What models report; the strings and codes are Replicate's own.
-_REFUSED = re.compile(r"NSFW|flagged as sensitive|\(E005\)", re.IGNORECASE)
-_PASSING = re.compile(r"\(code: PA\)|\b(E6716|E9828)\b")
 
 _RESETS_IN = re.compile(r"resets in ~?\s*(\d+(?:\.\d+)?)\s*s")
 
@@ -87,9 +86,7 @@ def passing_error(refusal: Refusal) -> ServiceError:
 
 def cause_of(error: str | None) -> Cause:
     """Why a prediction failed, by the error it reports."""
-    if _REFUSED.search(error or ""):
-        return "content"
-    return "passing" if _PASSING.search(error or "") else "model"
+    return cause_in("\n".join(lines_said(error or "")))
 
 
 def seconds_to_wait(refusal: Refusal) -> float | None:
