@@ -4,9 +4,9 @@
 
 One admission is one attempt (`attempt.py`). The slot and the place of an attempt are returned before the next attempt
 queues for its own, so the limits hold for retries too. A creation is retried only if it certainly was not accepted
-(refused in passing, never connected), or if the model itself reports a passing failure. A refused prompt is never
-retried. If the request has a fallback, a failure leads to an attempt of another model (`fallback.py`), admitted like
-any other.
+(refused in passing, never connected), or if the model itself reports a passing failure. A model gets four attempts, or
+two predictions if each costs more than 1 USD. A refused prompt is never retried. If the request has a fallback, a
+failure leads to an attempt of another model (`fallback.py`), admitted like any other.
 
 Outputs are fetched after the slot is free, and before the result is answered. Every transition is recorded, and the end
 of a generation is on the disk before anyone learns of it. A run that stops early was either cancelled, which is an end,
@@ -54,6 +54,12 @@ from media import black_png
 from providers import TryAgain
 
 MAX_ATTEMPTS: Final = 4
+MAX_COSTLY_ATTEMPTS: Final = 2
+"""Predictions of one model that one generation gets while they fail in passing, if each costs more than `COSTLY`."""
+
+COSTLY: Final = 1.0
+"""USD."""
+
 MAX_THROTTLED: Final = 20
 """Refusals for the account's rate that one generation sits out; each comes after the wait that Replicate named."""
 
@@ -190,7 +196,7 @@ class Runner:
                 try:
                     return await self._attempts.make(generation, step, batch)
                 except TryAgain as again:
-                    if retries.are_left_after(again):
+                    if retries.are_left_after(again) and self._may_repeat(generation, step):
                         await self._back_off(generation, again, retries)
                         continue
                     why = failed = again.error
@@ -213,6 +219,12 @@ class Runner:
         if request.route and model is not None and model is not request.first.model:
             return request.route.step(model)
         return request.first
+
+    @staticmethod
+    def _may_repeat(generation: Generation, step: Step) -> bool:
+        """Whether the model may run again: if it is costly, a failure that passes is tried again only once."""
+        ran = sum(each.model == step.model and each.prediction_id is not None for each in generation.attempts)
+        return ran < MAX_COSTLY_ATTEMPTS or step.model.cost(step.input) <= COSTLY
 
     async def _back_off(self, generation: Generation, again: TryAgain, retries: "Retries") -> None:
         """Wait before the next attempt: all of the caller's, if the account or the way to Replicate is in trouble."""

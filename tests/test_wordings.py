@@ -12,7 +12,7 @@ from test_errors import ADMIN, PICTURE, problem
 
 from concurrency import Gate
 from errors import GenerationFailed
-from generations.lifecycle import MAX_ATTEMPTS
+from generations.lifecycle import COSTLY, MAX_ATTEMPTS, MAX_COSTLY_ATTEMPTS
 from providers import TryAgain
 from providers.memory import MemoryProvider
 from providers.outcomes import raise_unless_made
@@ -158,6 +158,21 @@ def test_a_passing_failure_is_retryable_when_it_is_given_up(error):
 )
 def test_a_refusal_and_an_unknown_failure_are_final_at_once(code, error):
     assert (1, code, False) == run_to_the_end(error)
+
+
+@pytest.mark.parametrize(
+    ("attempts", "fields"),
+    [
+        (MAX_COSTLY_ATTEMPTS, {"model_name": "veo-3-fast"}),
+        (MAX_COSTLY_ATTEMPTS, {"model_name": "kling-v2.1-master", "duration": 5}),
+        (MAX_ATTEMPTS, {"model_name": "flux-dev", "num_outputs": 4}),
+    ],
+)
+def test_what_costs_over_a_dollar_is_tried_again_once(attempts, fields):
+    model = a_picture(**fields).first
+    assert (attempts == MAX_COSTLY_ATTEMPTS) == (model.model.cost(model.input) > COSTLY)
+
+    assert (attempts, "generation_failed", True) == run_to_the_end(OVERLOADED, **fields)
 
 
 def test_an_attempt_that_is_tried_again_tells_that_it_may_be():
