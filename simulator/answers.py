@@ -131,7 +131,7 @@ def _metrics(it: Prediction) -> dict[str, Any]:
         return total
     metrics = {"predict_time": (it.completed_at - it.started_at).total_seconds()} | total
     if it.output is not None and it.creation.model.kind == "image":
-        metrics["image_count"] = len(it.output) if isinstance(it.output, list) else 1
+        metrics["image_count"] = it.pictures
     return metrics
 
 

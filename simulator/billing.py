@@ -2,7 +2,8 @@
 
 What succeeded is charged for what it put out; what was cancelled while it ran, for what it had been asked for. What
 failed, never started or was aborted costs nothing, and neither does a success with nothing to show, since every price
-is one of outputs. The prices are the catalog's own: what a caller believes it spends can be held against them.
+is one of outputs. A text in place of a picture costs nothing by the picture, and all of a price by call or second. The
+prices are the catalog's own: what a caller believes it spends can be held against them.
 """
 
 from collections.abc import Mapping
@@ -11,7 +12,9 @@ from typing import Any
 from simulator.catalog import Model
 
 
-def charge(model: Model, given: Mapping[str, Any], *, status: str, started: bool, output: Any) -> float:
+def charge(
+    model: Model, given: Mapping[str, Any], *, status: str, started: bool, output: Any, pictures: int
+) -> float:
     """USD for a prediction of `model` with the input `given`, rounded to millionths.
 
     Args:
@@ -19,25 +22,18 @@ def charge(model: Model, given: Mapping[str, Any], *, status: str, started: bool
         given: The input it was created with.
         status: How it ended; "processing" with an output is as good as succeeded.
         started: Whether it left "starting" before it ended.
-        output: What came out: a list of URLs, one URL, or None.
+        output: What came out: a list of texts, one text, or None.
+        pictures: How many pictures or films are among it.
     """
-    outputs = _charged(model, given, status=status, started=started, output=output)
-    if not outputs:
+    if status == "canceled" and started:
+        pictures = model.outputs_asked(given)
+    elif status not in ("succeeded", "processing") or output is None:
         return 0.0
     match model.price.per:
         case "image":
-            amount: float = outputs
+            amount: float = pictures
         case "second":
             amount = given.get("duration", model.default("duration"))
         case _:
             amount = 1
     return round(model.price.usd * amount, 6)
-
-
-def _charged(model: Model, given: Mapping[str, Any], *, status: str, started: bool, output: Any) -> int:
-    """How many outputs are to be paid for."""
-    if status == "canceled" and started:
-        return model.outputs_asked(given)
-    if status not in ("succeeded", "processing") or output is None:
-        return 0
-    return len(output) if isinstance(output, list) else 1

@@ -22,6 +22,8 @@ from simulator.world import World
 
 VANISH_AFTER = 60 * MINUTE
 
+_PAGE = "<!doctype html><title>Something went wrong</title>"
+
 
 class Delivery:
     """Serves `/delivery/{prediction id}/{n}.{ext}`."""
@@ -59,6 +61,13 @@ class Delivery:
         number, _, ending = request.match_info["file"].partition(".")
         if prediction is None or not self._has(prediction, f"/{number}.{ending}"):
             return not_found().answer
+        match prediction.plan.instead:
+            case "gone":
+                return not_found().answer
+            case "blank":
+                return Answer(b"", content_type=drawing.CONTENT_TYPES.get(ending, film.CONTENT_TYPE))
+            case "page":
+                return Answer(_PAGE, content_type="text/html")
         draw = partial(_file, prediction, int(number), ending)
         # On a connection without a socket there is no other caller to be delayed, nor, where time is
         # virtual, a loop that would wait for a thread.

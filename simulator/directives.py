@@ -12,6 +12,8 @@ to see:
     [[slow=3]]               exactly three seconds; with 0 it is over when its creation is answered
     [[empty]]                succeeded with no output at all
     [[fewer]]                succeeded with one output fewer than asked for
+    [[text]] [[text=words]]  succeeded with a text and no picture; with [[fewer]], one picture fewer and the text
+    [[gone]] [[blank]] [[page]]  succeeded, and each output is a 404, an empty file or a web page when it is fetched
     [[aborted]] [[canceled]] ended by Replicate, before or after it started
     [[early]]                its output is there while its status still says processing
     [[sparse]]               answers leave out every field they may
@@ -29,6 +31,7 @@ OUT_OF_MEMORY = (
     "which 1.19 GiB is free."
 )
 NSFW = "NSFW content detected. Try running it again, or try a different prompt."
+DECLINED = "I cannot draw that."
 INTERRUPTED = "Prediction interrupted; please retry (code: PA)"
 
 FOREVER = float("inf")
@@ -46,6 +49,8 @@ class Plan:
         ending: The status it ends with; "processing" for one whose output comes early.
         error: The error it ends with.
         outputs: What becomes of its outputs: "all", "fewer" or "none".
+        text: The text that it puts out in place of pictures.
+        instead: What is at the addresses of its outputs in place of pictures: "gone", "blank" or "page".
         sparse: Whether its JSON leaves out every field that may be left out.
     """
 
@@ -55,6 +60,8 @@ class Plan:
     error: str | None = None
     outputs: str = "all"
     sparse: bool = False
+    text: str | None = None
+    instead: str | None = None
 
 
 def read(prompt: str, *, model: str) -> dict[str, str]:
@@ -91,7 +98,9 @@ def plan(asked: dict[str, str], *, usual: float, interrupted: bool) -> Plan:
     ending, error, outputs = _outcome(asked, interrupted=interrupted)
     if ending == "aborted":
         boot = FOREVER
-    return Plan(boot, total, ending, error, outputs, sparse="sparse" in asked)
+    text = (asked["text"] or DECLINED) if "text" in asked else None
+    instead = next((each for each in ("gone", "blank", "page") if each in asked), None)
+    return Plan(boot, total, ending, error, outputs, "sparse" in asked, text, instead)
 
 
 def _seconds(value: str | None, usual: float) -> float:

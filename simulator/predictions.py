@@ -126,6 +126,12 @@ class Prediction:
         after = self.creation.cancel_after
         return None if after is None else self.created_at + timedelta(seconds=after)
 
+    @property
+    def pictures(self) -> int:
+        """The number of pictures or films it has made."""
+        every = self.output if isinstance(self.output, list) else [self.output]
+        return 0 if self.plan.instead else sum(_is_link(each, self.creation) for each in every)
+
     def settle(self, status: str, now: int) -> None:
         """End it at `now`, in nanoseconds of the simulator's clock."""
         self.status = status
@@ -134,7 +140,7 @@ class Prediction:
             self.completed_at = self._calendar.now()
         made, started = self.creation, self.started_at is not None
         self.billed_usd = billing.charge(
-            made.model, made.input, status=status, started=started, output=self.output
+            made.model, made.input, status=status, started=started, output=self.output, pictures=self.pictures
         )
         for timer in self.timers:
             timer.cancel()
@@ -292,6 +298,10 @@ def timestamp(moment: datetime) -> str:
     return moment.strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
 
+def _is_link(output: Any, made: Creation) -> bool:
+    return isinstance(output, str) and output.startswith(f"{made.base_url}/delivery/")
+
+
 def _output(prediction: Prediction) -> Any:
     plan, made = prediction.plan, prediction.creation
     if plan.outputs == "none":
@@ -304,4 +314,7 @@ def _output(prediction: Prediction) -> Any:
     picture = asked if asked in ("webp", "jpg", "png") else "webp"
     ending = "mp4" if model.kind == "video" else picture
     urls = [f"{made.base_url}/delivery/{prediction.id}/{n}.{ending}" for n in range(number)]
+    if plan.text is not None:
+        kept = urls[: model.outputs_asked(made.input) - 1] if plan.outputs == "fewer" else []
+        urls = [*kept, plan.text]
     return urls if model.output == "list" else urls[0]

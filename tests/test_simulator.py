@@ -341,6 +341,14 @@ def test_outputs_that_did_not_come_are_not_paid_for():
     assert ("succeeded", 0.0) == bill("[[empty]]", model=VEO)
 
 
+@pytest.mark.parametrize("prompt", ["[[text]]", "[[gone]]", "[[blank]]", "[[page]]"])
+def test_what_is_no_picture_costs_nothing_by_the_picture_and_its_price_by_call_or_second(prompt):
+    assert ("succeeded", 0.0) == bill(prompt, num_outputs=4)
+    assert ("succeeded", 3.32) == bill(prompt, model=VEO)
+    assert ("succeeded", 2.8) == bill(prompt, model=KLING, duration=10)
+    assert ("succeeded", 0.075) == bill("[[fewer]] [[text]]", num_outputs=4)
+
+
 @pytest.mark.parametrize("prompt", ["[[fail]]", "[[nsfw]]", "[[transient]]"])
 @pytest.mark.parametrize("model", [FLUX_DEV, VEO, KLING])
 def test_a_failure_costs_nothing(model, prompt):

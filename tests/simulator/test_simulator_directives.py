@@ -3,6 +3,7 @@
 import asyncio
 import time
 
+import httpx
 import pytest
 
 from simulator import catalog
@@ -71,6 +72,28 @@ def test_an_empty_prediction_succeeds_with_nothing(caller):
 
 def test_fewer_outputs_than_asked_for_can_come(caller):
     assert len(caller.outcome("[[fewer]]", num_outputs=3)["output"]) == 2
+
+
+def test_text_can_come_in_place_of_pictures(caller):
+    assert ["I cannot draw that."] == caller.outcome("[[text]]", num_outputs=3)["output"]
+    outcome = caller.outcome("[[fewer]] [[text=Two are enough.]]", num_outputs=3)
+    assert "Two are enough." == outcome["output"][2]
+    assert (3, 2) == (len(outcome["output"]), outcome["metrics"]["image_count"])
+
+
+@pytest.mark.parametrize(
+    ("directive", "expected"),
+    [
+        ("gone", (404, "application/json", b"{")),
+        ("blank", (200, "image/webp", b"")),
+        ("page", (200, "text/html", b"<")),
+    ],
+)
+def test_an_output_can_lead_to_no_picture(caller, directive, expected):
+    (link,) = caller.outcome(f"[[{directive}]]")["output"]
+    answer = httpx.get(link)
+
+    assert expected == (answer.status_code, answer.headers["Content-Type"], answer.content[:1])
 
 
 def test_an_aborted_prediction_never_started(caller):
