@@ -56,6 +56,11 @@ def media_type(head: bytes) -> MediaType | None:
     return None
 
 
+def is_html(head: bytes) -> bool:
+    """Whether what begins with `head` is a web page."""
+    return head.removeprefix(b"\xef\xbb\xbf").lstrip().lower().startswith((b"<!doctype h", b"<html"))
+
+
 @cache
 def black_png(width: int, height: int) -> bytes:
     """A black picture of so many pixels, as a PNG: what stands in where nothing was made."""

@@ -55,7 +55,12 @@ def _of_generations() -> JSON:
         "batch_id": {"type": "string", "description": "The batch that it is of."},
     }
     ended: JSON = {"success": _YES_NO, **told}
-    outcome: JSON = {"output": {**_LINKS, "minItems": 1}, "count": _COUNT, **sometimes, "error": error}
+    output = {
+        **_LINKS,
+        "minItems": 1,
+        "description": "Links to the images or videos that exist, and to nothing else.",
+    }
+    outcome: JSON = {"output": output, "count": _COUNT, **sometimes, "error": error}
     alive: JSON = {**told, "status": {"enum": list(UNFINISHED)}}
     percent: JSON = {
         "type": "number",

@@ -34,6 +34,11 @@ def encoded_url(url: str) -> str:
     return scheme + _ascii_authority(authority) + quote(rest, safe=_ASCII)
 
 
+def origin(url: URL) -> tuple[str, str, int | None]:
+    """Scheme, host and port."""
+    return url.scheme, (url.raw_host or "").lower(), url.port
+
+
 def _ascii_authority(authority: str) -> str:
     if _VALID.fullmatch(authority):
         return authority

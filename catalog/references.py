@@ -94,7 +94,7 @@ def large_image(given: str) -> bytes | None:
     if head is None:
         return None
     try:
-        content = _decoded(given[head.end() :])
+        content = decoded_base64(given[head.end() :])
     except ValueError:
         return None
     return content if len(content) > INLINE and media_type(content[:HEAD]) in _TAKEN else None
@@ -104,10 +104,10 @@ def _data(given: str, accepted: bool) -> str | Upload:
     head = _DATA.match(given)
     if head is None:
         raise ValueError("must be a base64 data: URI of a PNG, JPEG, WebP or GIF image")
-    return _uploaded(Upload(BytesIO(_decoded(given[head.end() :]))), accepted)
+    return _uploaded(Upload(BytesIO(decoded_base64(given[head.end() :]))), accepted)
 
 
-def _decoded(encoded: str) -> bytes:
+def decoded_base64(encoded: str) -> bytes:
     """The bytes of base64 as people make it: wrapped, percent-encoded, url-safe, unpadded. Raises ValueError."""
     for escape, character in _ESCAPES.items() if "%" in encoded else ():
         encoded = encoded.replace(escape, character).replace(escape.lower(), character)

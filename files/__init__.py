@@ -52,10 +52,11 @@ _log = structlog.get_logger("files")
 @dataclass(frozen=True, slots=True)
 class Kept:
     """A generation's outputs. `names` has one such as `0.webp` for each, or None if it could not be kept; then `error`
-    says why, in a sentence for the caller."""
+    says why, in a sentence for the caller. `missing` are the numbers of those that do not exist."""
 
     names: tuple[str | None, ...]
     error: str | None
+    missing: frozenset[int] = frozenset()
 
 
 class Files:
@@ -114,9 +115,11 @@ class Files:
             ]
         await self._make_room()
         ends = [self._still(generation_id, task.result()) for task in tasks]
-        reasons = list(dict.fromkeys(str(end) for end in ends if isinstance(end, OutputUnavailable)))
+        lost = {number: end for number, end in enumerate(ends) if isinstance(end, OutputUnavailable)}
+        reasons = list(dict.fromkeys(map(str, lost.values())))
         names = tuple(None if isinstance(end, OutputUnavailable) else end for end in ends)
-        return Kept(names, _sentence(names, reasons) if reasons else None)
+        missing = frozenset(number for number, end in lost.items() if end.missing)
+        return Kept(names, _sentence(names, reasons) if reasons else None, missing)
 
     async def put(self, generation_id: str, number: int, content: bytes) -> str:
         """Keep content that was made here as an output, and return its name. Raises OSError if it cannot be kept, and

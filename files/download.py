@@ -5,8 +5,6 @@ who waits for a picture learns in time that it cannot be had.
 """
 
 import asyncio
-import base64
-import binascii
 import random
 import re
 from dataclasses import dataclass
@@ -14,14 +12,17 @@ from typing import Final
 
 import structlog
 
+from catalog.references import decoded_base64
 from files.hosts import Hosts, Lost, OutputUnavailable
 from files.spool import Temporary
 from loop_thread import Pool
-from media import HEAD, MediaType, media_type
+from media import HEAD, MediaType, is_html, media_type
 
 HOPELESS: Final = 32
 """After this many lost tries in a row, over all outputs, each output gets one try until one succeeds. So callers do not
 wait long for a host that is down, although their pictures are made and paid for."""
+
+_PAGES: Final = {"text/html", "application/xhtml+xml"}
 
 _DATA: Final = re.compile(r"data:[^,]{0,200};base64,", re.IGNORECASE)
 
@@ -61,14 +62,14 @@ class Downloads:
             async with asyncio.timeout(self._patience.overall):
                 for number in range(self._patience.tries):
                     if number:
-                        if self._lost_in_a_row >= HOPELESS:
+                        if self._lost_in_a_row >= HOPELESS and not lost.missing:
                             break
                         await asyncio.sleep(self._pause(number))
                     try:
                         media = await self._try(url, into)
                     except Lost as error:
                         lost = error
-                        self._lost_in_a_row += 1
+                        self._lost_in_a_row += not error.missing  # its host is there
                         _log.info("download_lost", tried=number + 1, reason=str(error))
                     else:
                         self._lost_in_a_row = 0
@@ -85,13 +86,14 @@ class Downloads:
         await into.begin()
         try:
             async with asyncio.timeout(self._patience.one_try):
-                await (self._decode if _DATA.match(url) else self._receive)(url, into)
+                announced = await (self._decode if _DATA.match(url) else self._receive)(url, into)
         except TimeoutError as error:
             raise Lost("it took too long") from error
         await into.finish()
-        return _type_of(into.head)
+        return _type_of(into.head, announced)
 
-    async def _receive(self, url: str, into: Temporary) -> None:
+    async def _receive(self, url: str, into: Temporary) -> str:
+        """Returns the media type that the host announces."""
         async with self._source.get(url) as answer:
             self._check(answer.length or 0)
             async for chunk in answer.chunks:
@@ -99,29 +101,31 @@ class Downloads:
                 await into.write(chunk)
                 self._check(into.size)
                 if not begun and len(into.head) == HEAD:
-                    _type_of(
-                        into.head
-                    )  # checked early, so that an error page or endless answer is not read to its end
+                    # Checked early, so that an error page or endless answer is not read to its end.
+                    _type_of(into.head, answer.media_type)
+            return answer.media_type
 
-    async def _decode(self, url: str, into: Temporary) -> None:
+    async def _decode(self, url: str, into: Temporary) -> str:
         start = url.index(",") + 1
         self._check((len(url) - start) * 3 // 4 - 2)
         try:
-            content = await self._pool.run(lambda: base64.b64decode(url[start:], validate=True))
-        except (binascii.Error, ValueError) as error:
+            content = await self._pool.run(lambda: decoded_base64(url[start:]))
+        except ValueError as error:
             raise OutputUnavailable("its data: URI is not base64") from error
         self._check(len(content))
         if media_type(content[:HEAD]) is None:
             raise OutputUnavailable("it is no picture or film of a kind that is known here")
         await into.write(content)
+        return ""
 
     def _check(self, size: int) -> None:
         if size > self._largest:
             raise OutputUnavailable(f"it is larger than {self._largest} bytes")
 
 
-def _type_of(head: bytes) -> MediaType:
+def _type_of(head: bytes, announced: str) -> MediaType:
     found = media_type(head)
     if found is None:
-        raise Lost("it is no picture or film of a kind that is known here")
+        missing = not head or announced in _PAGES or is_html(head)
+        raise Lost("it is no picture or film of a kind that is known here", missing=missing)
     return found

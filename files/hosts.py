@@ -25,6 +25,7 @@ from yarl import URL
 
 import outside
 from proxies import DIRECT, Proxies
+from urls import origin
 
 REDIRECTS: Final = 3
 
@@ -34,9 +35,16 @@ _REDIRECTS: Final = {301, 302, 303, 307, 308}
 _PASSING: Final = {404, 408, 425, 429}
 """Statuses that may pass, as all from 500 on may. 404 is among them: a new output may not have reached its host yet."""
 
+_MISSING: Final = {204, 404, 410}
+
 
 class OutputUnavailable(Exception):
-    """The output cannot be had. The text completes the caller's sentence "it could not be kept: …"."""
+    """The output cannot be had. The text completes the caller's sentence "it could not be kept: …". `missing` is true
+    if there is no output at its address: nothing, or a web page."""
+
+    def __init__(self, reason: str, *, missing: bool = False) -> None:
+        super().__init__(reason)
+        self.missing = missing
 
 
 class Lost(OutputUnavailable):
@@ -45,10 +53,12 @@ class Lost(OutputUnavailable):
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A successful answer: `length` is the announced number of bytes, `chunks` the bytes as they come."""
+    """A successful answer: `length` is the announced number of bytes, `chunks` the bytes as they come. `media_type` is
+    what its host says that it is, in lower case."""
 
     length: int | None
     chunks: AsyncIterator[bytes]
+    media_type: str = ""
 
 
 class Hosts:
@@ -63,7 +73,7 @@ class Hosts:
         resolver: AbstractResolver | None = None,
         proxies: Proxies = DIRECT,
     ) -> None:
-        self._upstream = _origin(URL(upstream))
+        self._upstream = origin(URL(upstream))
         self._stall = stall
         self._resolver = resolver
         self._proxies = proxies
@@ -84,7 +94,7 @@ class Hosts:
                         at = self._redirected(at, response.headers.get("Location", ""))
                         continue
                     _check(response)
-                    yield Answer(response.content_length, response.content.iter_any())
+                    yield Answer(response.content_length, response.content.iter_any(), response.content_type)
                     return
         raise OutputUnavailable(f"it was redirected more than {REDIRECTS} times")
 
@@ -103,7 +113,7 @@ class Hosts:
         if parsed is None or parsed.raw_user is not None or parsed.raw_password is not None:
             raise OutputUnavailable("its URL is not one that outputs have")
         delivered = parsed.scheme == "https" and port == 443 and _HOST.fullmatch(host.lower())
-        if not delivered and _origin(parsed) != self._upstream:
+        if not delivered and origin(parsed) != self._upstream:
             raise OutputUnavailable("its host is not one that outputs come from")
         return parsed
 
@@ -116,7 +126,7 @@ class Hosts:
 
     def _session(self, at: URL, proxy: httpx.Proxy | None) -> aiohttp.ClientSession:
         """Of two sessions, the one that resolves any name, or the one that connects to public addresses only."""
-        exempt = proxy is not None or _origin(at) == self._upstream
+        exempt = proxy is not None or origin(at) == self._upstream
         if exempt not in self._sessions:
             resolver = None if exempt else outside.OnlyPublic(self._resolver or aiohttp.ThreadedResolver())
             self._sessions[exempt] = outside.session(
@@ -126,15 +136,11 @@ class Hosts:
         return self._sessions[exempt]
 
 
-def _origin(url: URL) -> tuple[str, str, int | None]:
-    return url.scheme, (url.raw_host or "").lower(), url.port
-
-
 def _check(response: aiohttp.ClientResponse) -> None:
-    if response.status in _PASSING or response.status >= 500:
-        raise Lost(f"its host answered {response.status}")
     if response.status != 200:
-        raise OutputUnavailable(f"its host answered {response.status}")
+        passes = response.status in _PASSING or response.status >= 500
+        missing = response.status in _MISSING
+        raise (Lost if passes else OutputUnavailable)(f"its host answered {response.status}", missing=missing)
     if response.headers.get("Content-Encoding", "identity").strip().lower() not in ("", "identity"):
         raise OutputUnavailable("it came compressed, which was not asked for")
 

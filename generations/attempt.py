@@ -33,6 +33,9 @@ from providers.outcomes import raise_unless_made
 CANCEL_AFTER_MARGIN: Final = 10.0
 """Seconds between our own deadline and the later one at Replicate, which is a safety net of at most 30 minutes."""
 
+OUTPUTS_LAST: Final = 3600.0
+"""Seconds after which Replicate deletes outputs."""
+
 _LAST_LOOK: Final = 10.0
 """Seconds to look at a prediction that was past its deadline when it was found."""
 
@@ -340,6 +343,19 @@ class AttemptRunner:
             await self._ledger.flush()
         answered = await self._provider.cancel(caller, prediction)
         return replace(prediction, is_lost=True) if answered is None else answered
+
+
+def raise_nothing_made(attempt: Attempt, reason: str) -> None:
+    """Fail an attempt none of whose outputs exists. `reason` is a sentence for the caller."""
+    prediction = attempt.prediction
+    assert prediction is not None  # noqa: S101 - it has succeeded
+    if attempt.age >= OUTPUTS_LAST:
+        prediction = attempt.prediction = replace(prediction, outputs=(), is_removed=True)
+    with _failure_kept(attempt):
+        raise_unless_made(
+            replace(prediction, outputs=()),
+            otherwise=f"The model reported success without an output. {reason}",
+        )
 
 
 def attempt_id_of(generation: Generation, attempt: Attempt) -> str:

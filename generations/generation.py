@@ -4,7 +4,7 @@ The loop's clock measures durations; stored dates are Unix times.
 """
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -18,7 +18,7 @@ from errors import InvalidRequest, OutcomeUnknown, ServiceError
 from ledger import Ledger
 from ledger.records import AttemptRecord, Failure, GenerationRecord
 from parsing.shapes import GenerationRequest
-from providers import Prediction
+from providers import Prediction, Url
 
 
 @dataclass(eq=False, slots=True)
@@ -46,6 +46,8 @@ class Attempt:
     """The upstream could not be searched for the prediction of this attempt."""
     lease: Lease | None = None
     """Its slot and place, while it has them."""
+    missing: Collection[int] = ()
+    """The numbers of its pictures or films that turned out not to exist when they were fetched."""
 
     def __post_init__(self) -> None:
         self.sent = self.input
@@ -72,13 +74,21 @@ class Attempt:
         return self.prediction.id if self.prediction else None
 
     @property
+    def made(self) -> tuple[Url, ...]:
+        """Its pictures or films that exist, as far as is known."""
+        media = self.prediction.media if self.prediction else ()
+        return tuple(each for number, each in enumerate(media) if number not in self.missing)
+
+    @property
     def cost(self) -> float:
         """USD. An unknown outcome counts as billed."""
         if self.prediction is None:
             is_unknown = self.unrecoverable or isinstance(self.error, OutcomeUnknown)
             return self.model.cost(self.sent) if is_unknown else 0.0
-        if self.prediction.is_made:
-            return self.model.cost(self.sent, outputs=len(self.prediction.outputs))
+        if self.prediction.has_succeeded:
+            # A text in place of a picture costs nothing by the picture, and all of a price by the call.
+            billed = self.made if self.model.price.per == "image" else self.prediction.outputs
+            return self.model.cost(self.sent, outputs=len(billed))
         return self.model.cost(self.sent) if self.prediction.may_be_billed else 0.0
 
     @property
@@ -286,15 +296,15 @@ class Generation:
         )
 
     def _outputs(self) -> tuple[str, ...]:
-        if self.prediction is None or self.error is not None:
+        if self.last is None or self.error is not None:
             return ()
-        return tuple(str(each.value) for each in self.prediction.outputs)
+        return tuple(each.value for each in self.last.made)
 
     def _made(self) -> tuple[int, float]:
         """The number of pictures, and seconds of video."""
-        if not self.succeeded or self.last is None or self.prediction is None:
+        if not self.succeeded or self.last is None:
             return 0, 0.0
-        outputs = len(self.prediction.outputs)
+        outputs = len(self.last.made)
         if self.model.kind == "image":
             return outputs, 0.0
         return 0, outputs * float(self.last.sent.get("duration") or self.model.default("duration") or 0)

@@ -8,9 +8,10 @@ queues for its own, so the limits hold for retries too. A creation is retried on
 two predictions if each costs more than 1 USD. A refused prompt is never retried. If the request has a fallback, a
 failure leads to an attempt of another model (`fallback.py`), admitted like any other.
 
-Outputs are fetched after the slot is free, and before the result is answered. Every transition is recorded, and the end
-of a generation is on the disk before anyone learns of it. A run that stops early was either cancelled, which is an end,
-or interrupted: then the ledger has its progress, and the next process resumes it.
+Outputs are fetched after the slot is free, and before the result is answered. A model none of whose outputs exists has
+failed. Every transition is recorded, and the end of a generation is on the disk before anyone learns of it. A run that
+stops early was either cancelled, which is an end, or interrupted: then the ledger has its progress, and the next
+process resumes it.
 """
 
 import asyncio
@@ -45,7 +46,7 @@ from errors import (
     ShuttingDown,
 )
 from files import Files, Kept
-from generations.attempt import AttemptRunner
+from generations.attempt import AttemptRunner, raise_nothing_made
 from generations.batch import Batch, Work
 from generations.generation import Attempt, Generation
 from ledger import Ledger
@@ -142,9 +143,6 @@ class Runner:
         """Run until the end, which is then on the disk, or until interrupted."""
         try:
             await self._produce(generation, batch)
-            made_at = asyncio.get_running_loop().time()
-            await self._keep_outputs(generation)
-            self._note_pace(generation, asyncio.get_running_loop().time() - made_at)
             await self._end(generation, "succeeded")
         except ShuttingDown:
             pass  # interrupted in the queue
@@ -194,7 +192,7 @@ class Runner:
             begun = step.model  # its retries are allowed as well
             if why is None:
                 try:
-                    return await self._attempts.make(generation, step, batch)
+                    return await self._make(generation, step, batch)
                 except TryAgain as again:
                     if retries.are_left_after(again) and self._may_repeat(generation, step):
                         await self._back_off(generation, again, retries)
@@ -211,6 +209,14 @@ class Runner:
             tried.append(step.model)
             generation.next_model = step.model
             generation.transition("queued", self._ledger)
+
+    async def _make(self, generation: Generation, step: Step, batch: Batch | None) -> None:
+        """Try this model once, and fetch what it made. Raises TryAgain or ServiceError."""
+        await self._attempts.make(generation, step, batch)
+        made_at = asyncio.get_running_loop().time()
+        if self._outputs is not None and generation.last is not None:
+            await self._keep_outputs(self._outputs, generation, generation.last)
+        self._note_pace(generation, asyncio.get_running_loop().time() - made_at)
 
     @staticmethod
     def _first_step(generation: Generation) -> Step:
@@ -277,22 +283,23 @@ class Runner:
             return error.detail
         return None
 
-    async def _keep_outputs(self, generation: Generation) -> None:
-        """Fetch the outputs. They are made and paid for, so no trouble here fails the generation."""
-        if self._outputs is None or generation.prediction is None:
-            return
+    async def _keep_outputs(self, files: Files, generation: Generation, attempt: Attempt) -> None:
+        """Fetch the outputs. They are made and paid for, so no trouble here fails the attempt, unless it shows that
+        none of them exists."""
         self.fetching += 1
         try:
             if (task := asyncio.current_task()) and task.cancelling():
                 raise asyncio.CancelledError  # it was done when it was to be cancelled: there is no time to fetch
-            outputs = [str(each.value) for each in generation.prediction.outputs]
-            kept = await self._outputs.keep(generation.id, outputs)
+            kept = await files.keep(generation.id, [each.value for each in attempt.made])
         except asyncio.CancelledError:
             if not generation.is_cancelled:
                 raise
             kept = Kept((), "It was cancelled before everything was fetched.")
         finally:
             self.fetching -= 1
+        attempt.missing = kept.missing
+        if not attempt.made:
+            raise_nothing_made(attempt, kept.error or "")
         generation.files = tuple(link_name(generation.id, name) for name in kept.names if name is not None)
         generation.files_error = kept.error
 

@@ -69,6 +69,7 @@ class Prediction:
     status: str
     outputs: tuple[Output, ...] = ()
     error: str | None = None
+    """Why it failed, or the text that it made in place of a picture or film."""
     cause: Cause = "model"
     """Why it failed, if it did."""
     created_at: datetime | None = None
@@ -94,15 +95,25 @@ class Prediction:
 
     @property
     def is_made(self) -> bool:
-        """Whether it has outputs."""
+        """Whether it has made a picture or film."""
+        return self.has_succeeded and bool(self.media)
+
+    @property
+    def has_succeeded(self) -> bool:
+        """Whether it has finished with outputs of any type."""
         return self.status in {"succeeded", "processing"} and bool(self.outputs)
+
+    @property
+    def media(self) -> tuple[Url, ...]:
+        """Its pictures or films. All models make these, so an output of another type does not count."""
+        return tuple(each for each in self.outputs if isinstance(each, Url))
 
     @property
     def may_be_billed(self) -> bool:
         """Billed are finished predictions and those cancelled after their start, but no failure."""
         was_cut_short = self.status == "canceled" and self.started
         was_removed = self.status == "succeeded" and self.is_removed
-        return self.is_made or was_cut_short or was_removed or self.is_lost
+        return self.has_succeeded or was_cut_short or was_removed or self.is_lost
 
 
 @dataclass(frozen=True, slots=True)

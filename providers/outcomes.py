@@ -11,14 +11,19 @@ _READ: Final = 20_000
 """Characters of an error that are read from its start, and as many from its end."""
 
 
-def raise_unless_made(prediction: Prediction) -> None:
-    """Raise the error that a prediction's end stands for, unless it has outputs."""
-    if prediction.status in {"succeeded", "processing"}:
+def raise_unless_made(
+    prediction: Prediction, *, otherwise: str = "The model reported success and returned nothing."
+) -> None:
+    """Raise the error that a prediction's end stands for, unless it has made a picture or film. `otherwise` is the
+    detail for one that has succeeded and made no text either."""
+    if prediction.is_made:
+        return
+    has_succeeded = prediction.status in {"succeeded", "processing"}
+    if has_succeeded:
         if not prediction.outputs and prediction.is_removed:
             raise Interrupted("It was made, but Replicate keeps outputs for an hour only, and we came later.")
-        if not prediction.outputs:
-            raise GenerationFailed("The model reported success and returned nothing.")
-        return
+        if not prediction.error:
+            raise GenerationFailed(otherwise)
     if prediction.status == "aborted":
         raise GenerationTimeout("Replicate did not start the prediction before its deadline.")
     if prediction.status == "canceled":
@@ -28,7 +33,7 @@ def raise_unless_made(prediction: Prediction) -> None:
     detail = _told(prediction.error or "The model failed without saying why.")
     if prediction.cause == "content":
         raise ContentRefused(detail)
-    if prediction.cause == "passing":
+    if prediction.cause == "passing" and not has_succeeded:  # a success may be billed
         failed = GenerationFailed(detail)
         failed.retryable = True
         raise TryAgain(failed)

@@ -61,8 +61,9 @@ class FakeSource:
     """A source on the loop's clock. What it is asked for comes as `outcomes` say, in order, the last of them for ever:
     bytes, an exception, or pairs of seconds and bytes (or an exception) that come so much later."""
 
-    def __init__(self, *outcomes, length: int | None = None) -> None:
+    def __init__(self, *outcomes, length: int | None = None, media_type: str = "") -> None:
         self._outcomes = list(outcomes)
+        self._media_type = media_type
         self._length = length
         self.asked: list[tuple[float, str]] = []
         """When, by the loop's clock, and for what."""
@@ -73,7 +74,8 @@ class FakeSource:
         outcome = self._outcomes.pop(0) if len(self._outcomes) > 1 else self._outcomes[0]
         if isinstance(outcome, Exception):
             raise outcome
-        yield Answer(self._length, _coming([(0, outcome)] if isinstance(outcome, bytes) else outcome))
+        parts = [(0, outcome)] if isinstance(outcome, bytes) else outcome
+        yield Answer(self._length, _coming(parts), self._media_type)
 
     async def aclose(self) -> None:
         pass

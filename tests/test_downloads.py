@@ -358,7 +358,7 @@ def test_a_download_that_goes_wrong_is_tried_again(client, simulator, fault):
 
 
 def test_what_cannot_be_had_is_said_beside_the_output_and_is_no_failure(client, simulator):
-    simulator.order(on="delivery", times=100, status=404)
+    simulator.order(on="delivery", times=100, status=503)
 
     generated = generate(client)
 
@@ -368,8 +368,19 @@ def test_what_cannot_be_had_is_said_beside_the_output_and_is_no_failure(client, 
         len(generated["output"]),
         generated["cost_usd"],
     )
-    assert "The output could not be kept: its host answered 404." == generated["files_error"]
+    assert "The output could not be kept: its host answered 503." == generated["files_error"]
     assert simulator.url not in generated["files_error"]
+
+
+def test_what_is_not_there_is_no_output(client, simulator):
+    simulator.order(on="delivery", times=100, status=404)
+
+    told = problem(client.post("/generate", json=PICTURE, headers=ADMIN), 500, "generation_failed")
+
+    assert ([], 0.0) == (told["files"], told["cost_usd"])
+    assert told["detail"] == (
+        "The model reported success without an output. The output could not be kept: its host answered 404."
+    )
 
 
 @pytest.mark.parametrize(

@@ -152,6 +152,19 @@ async def test_what_cannot_be_had_is_told_and_the_rest_is_kept(tmp_path, spool):
 
 
 @in_virtual_time
+async def test_what_does_not_exist_is_told_apart_from_what_could_not_be_kept(tmp_path, spool):
+    gone, down = Lost("its host answered 404", missing=True), Lost("its host answered 503")
+    source = FakeSource(
+        PNG, OutputUnavailable("its host answered 410", missing=True), down, down, down, down, gone
+    )
+    async with virtual(Directory(tmp_path), spool, source=source, patience=Patience(tries=1)) as files:
+        kept = await files.keep(GEN, [URL] * 7)
+
+    assert ("0.png", *[None] * 6) == kept.names
+    assert {1, 6} == kept.missing
+
+
+@in_virtual_time
 async def test_the_only_output_is_spoken_of_as_that(tmp_path, spool):
     async with virtual(Directory(tmp_path), spool, source=FakeSource(Lost("the download stalled"))) as files:
         kept = await files.keep(GEN, [URL])

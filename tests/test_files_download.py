@@ -122,6 +122,52 @@ async def test_what_is_no_picture_or_film_is_not_kept_and_may_be_one_the_next_ti
     await fetched(tmp_path, FakeSource(body, picture(16)), tries=2)
 
 
+@pytest.mark.parametrize(
+    ("body", "announced", "missing"),
+    [
+        (b"", "image/png", True),
+        (PAGE, "image/png", True),
+        (b"<HTML><body>", "", True),
+        (b"\xef\xbb\xbf\n <html>", "", True),
+        (b"<!-- an error -->" * 9, "text/html", True),
+        (b'<?xml version="1.0"?><html/>', "application/xhtml+xml", True),
+        (b"P", "image/png", False),
+        (b"\0\0\0\x20ftypavif" + bytes(20), "image/avif", False),
+        (b'<?xml version="1.0"?><svg/>', "image/svg+xml", False),
+        (b"<!doctype svg><svg/>", "image/svg+xml", False),
+        (b'{"error": 1}', "application/json", False),
+    ],
+)
+@in_virtual_time
+async def test_nothing_and_a_page_are_no_output_and_what_is_unknown_may_be_one(
+    tmp_path, body, announced, missing
+):
+    source = FakeSource(body, media_type=announced)
+    with pytest.raises(Lost, match="it is no picture or film") as lost:
+        await fetched(tmp_path, source)
+
+    assert (missing, 4) == (lost.value.missing, len(source.asked))
+
+
+@in_virtual_time
+async def test_a_picture_that_is_announced_as_a_page_is_one(tmp_path):
+    assert (PNG, "image/png") == await fetched(tmp_path, FakeSource(PNG, media_type="text/html"))
+
+
+@in_virtual_time
+async def test_an_output_that_is_not_there_is_looked_for_four_times_though_its_host_lost_others(tmp_path):
+    gone = Lost("its host answered 404", missing=True)
+    source = FakeSource(*[Lost("cut")] * HOPELESS, gone)
+    downloads = Downloads(source, largest=10_000, patience=Patience(), pool=Pool(Inline()))
+    for _ in range(HOPELESS // 4 + 1):
+        before = len(source.asked)
+        async with Spool(tmp_path, Pool(Inline())).temporary() as temporary:
+            with suppress(Lost):
+                await downloads.fetch(URL, temporary)
+
+    assert 4 == len(source.asked) - before
+
+
 @in_virtual_time
 async def test_a_page_is_known_by_its_first_bytes_and_not_read_to_its_end(tmp_path):
     source = FakeSource([(0, PAGE[:5]), (1, PAGE[5:20]), (1e6, b"the rest")])

@@ -264,14 +264,16 @@ async def test_a_refusal_is_for_good(status):
         with pytest.raises(OutputUnavailable, match=f"its host answered {status}") as caught:
             await fetched(upstream.url + "/a", upstream=upstream.url)
     assert not isinstance(caught.value, Lost)
+    assert (status == 410) == caught.value.missing
 
 
 @pytest.mark.parametrize("status", [404, 408, 425, 429, 500, 502, 503, 504])
 @on_a_loop
 async def test_what_may_pass_is_lost_and_no_refusal(status):
     async with host({"/a": reply(b"later", status=f"{status} Later")}) as upstream:
-        with pytest.raises(Lost, match=f"its host answered {status}"):
+        with pytest.raises(Lost, match=f"its host answered {status}") as caught:
             await fetched(upstream.url + "/a", upstream=upstream.url)
+    assert (status == 404) == caught.value.missing
 
 
 @pytest.mark.parametrize(

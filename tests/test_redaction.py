@@ -94,7 +94,7 @@ def says(form):
             None,
         ),
         ({"set": over | {"status": "succeeded", "output": address}}, "generation_failed"),
-        ({"set": over | {"status": "succeeded", "output": f"for {form}"}}, None),
+        ({"set": over | {"status": "succeeded", "output": f"for {form}"}}, "generation_failed"),
         ({"status": 402, "body": {"title": form, "detail": form}}, "insufficient_credit"),
         ({"status": 422, "body": {"detail": f"- {form}: no"}}, "invalid_request"),
         (

@@ -17,7 +17,7 @@ from virtual_time import run
 
 from auth import Caller, credentials
 from catalog.references import Upload
-from providers import Url
+from providers import Text, Url
 from providers.replicate.answers import Account, read_prediction
 from providers.replicate.client import CLIENTS_KEPT, NoDirectRequests, cancel_after_header
 from providers.replicate.polling import UNDATED
@@ -240,7 +240,7 @@ async def test_trap_6_an_output_host_gets_no_token_and_no_visit(simulator):
         simulator.order(on="get", times=100, set={"status": "succeeded", "output": [f"{host.url}/a.png"]})
         ended = await service.run()
 
-    assert (Url(f"{host.url}/a.png"),) == ended.prediction.outputs
+    assert (Text(f"{host.url}/a.png"),) == ended.prediction.outputs
     assert [] == host.seen
 
 

@@ -31,7 +31,7 @@ _USERNAME = re.compile(r"[!-~]{1,200}")
 _ADDRESS = re.compile(r"https?://[!-~]{1,4000}", re.IGNORECASE)
 _NEXT = re.compile(r"[!-~]{0,8000}")
 _SECRET = re.compile(r"[!-~]{1,400}")
-_URL = re.compile(r"(https?|data):", re.IGNORECASE)
+_URL = re.compile(r"\s*(https?|data):", re.IGNORECASE)
 _PER_CENT = re.compile(r"(?<![0-9.])([0-9]{1,3}(?:\.[0-9]{1,9})?)%")
 
 
@@ -69,7 +69,7 @@ def read_prediction(answer: Any, redact: Redaction = NOTHING_SECRET) -> Predicti
     identity, status = usable_id(answer.get("id"), redact), answer.get("status")
     if identity is None or not isinstance(status, str):
         raise (Unusable if answer.get("id") else Lost)("the answer is no prediction")
-    created_at, error = moment(answer.get("created_at")), _error_text(answer.get("error"), redact)
+    created_at, error = moment(answer.get("created_at")), _text(answer.get("error"), redact)
     return Prediction(
         id=identity,
         status=redact(status),
@@ -192,15 +192,18 @@ def moment(text: Any) -> datetime | None:
 
 
 def _outputs(output: Any, redact: Redaction) -> tuple[Output, ...]:
-    """Models output one text or a list of texts. Anything else counts as no output, and so does an address with a
-    credential in it: without it, it would lead nowhere."""
+    """Models output one text or a list of texts; anything else becomes a text, as JSON. An address with a credential in
+    it counts as no output: without it, it would lead nowhere."""
     every = output if isinstance(output, list) else [output]
-    texts = [each for each in every if isinstance(each, str) and each]
     return tuple(
-        Url(redact(each)) if _URL.match(each) else Text(redact(each))
-        for each in texts
-        if not (_URL.match(each) and redact.is_in(each))
+        Url(redact(each).strip()) if _is_url(each) else Text(_text(each, redact) or "")
+        for each in every
+        if each and not (_is_url(each) and redact.is_in(each))
     )
+
+
+def _is_url(output: Any) -> bool:
+    return isinstance(output, str) and _URL.match(output) is not None
 
 
 def _progress(logs: Any) -> float | None:
@@ -211,11 +214,11 @@ def _progress(logs: Any) -> float | None:
     return shares[-1] if shares else None
 
 
-def _error_text(error: Any, redact: Redaction) -> str | None:
-    if error is None:
+def _text(value: Any, redact: Redaction) -> str | None:
+    if value is None:
         return None
     try:
-        return redact(error if isinstance(error, str) else json.dumps(error, ensure_ascii=False))
+        return redact(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
     except (RecursionError, ValueError):  # nested too deep, or a number too long to be written
         return "The error is not readable."
 

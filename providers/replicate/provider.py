@@ -20,6 +20,7 @@ from urllib.parse import urlencode
 
 import httpx
 import structlog
+from yarl import URL
 
 from admission.durations import Durations
 from auth import Caller
@@ -47,6 +48,7 @@ from providers.replicate.answers import Page, Unusable, is_stand_in, read_page
 from providers.replicate.client import MAX_POLL, ReplicateClient, Timeouts
 from providers.replicate.clock import UNKNOWN_SKEW, TimedConnections, UpstreamClock
 from providers.replicate.errors import is_about_token, may_have_arrived, seconds_to_wait
+from providers.replicate.outputs import with_media_checked
 from providers.replicate.push import Secrets, read_push
 from providers.replicate.reconciliation import Creation, Creations
 from providers.replicate.redaction import redaction_of
@@ -98,6 +100,7 @@ class Replicate(Provider, PushReceiver, CreationRegistry, ProgressSource, Accoun
         proxy: httpx.Proxy | None = None,
     ) -> None:
         timing = timing or Timing()
+        self._base_url = URL(base_url)
         self.limits = Limits(answer_timeout=timing.timeouts.create, clock_skew=UNKNOWN_SKEW)
         self._others = others
         self._on_answer = on_answer
@@ -221,7 +224,7 @@ class Replicate(Provider, PushReceiver, CreationRegistry, ProgressSource, Accoun
             self._creations.register_known(prediction_id)
 
     async def wait(self, caller: Caller, prediction: Prediction, *, model: str) -> Prediction:
-        return await self._watcher.wait(caller, prediction, model=model)
+        return self._checked(caller, await self._watcher.wait(caller, prediction, model=model))
 
     def follow(self, prediction_id: str, listener: Callable[[Prediction], object]) -> Callable[[], None]:
         return self._watcher.follow(prediction_id, listener)
@@ -260,7 +263,8 @@ class Replicate(Provider, PushReceiver, CreationRegistry, ProgressSource, Accoun
                 async with self._cancelling:
                     with await self._others.acquire(caller.turn) as lease:
                         give_up = min(give_up, clock() + CANCEL_PATIENCE)
-                        return await self._client.cancel_prediction(caller, prediction.id, lease=lease)
+                        ended = await self._client.cancel_prediction(caller, prediction.id, lease=lease)
+                        return self._checked(caller, ended)
             except Refusal as refusal:
                 refusals += is_about_token(refusal)  # the first may be in passing
                 if refusals > 1 or (refusal.is_replicates and refusal.status in {404, 422}):
@@ -280,6 +284,9 @@ class Replicate(Provider, PushReceiver, CreationRegistry, ProgressSource, Accoun
         await self._watcher.aclose()
         await self._creations.aclose()
         await self._client.aclose()
+
+    def _checked(self, caller: Caller, prediction: Prediction) -> Prediction:
+        return with_media_checked(prediction, upstream=self._base_url, redact=redaction_of(caller))
 
     async def _list(
         self, caller: Caller, query: str, *, lease: Lease | None = None, max_answer: int = MAX_ANSWER

@@ -1,0 +1,71 @@
+"""Which outputs of a prediction are pictures or films, and what the model said if they are not.
+
+All models make pictures or films, but some answer with text instead, mostly to refuse. Such a prediction succeeds at
+Replicate. Only an address that a picture or film can be fetched from counts, and a `data:` URI that contains one.
+"""
+
+import re
+from dataclasses import replace
+from typing import Final
+from urllib.parse import unquote_to_bytes
+
+from yarl import URL
+
+from catalog.references import decoded_base64
+from media import BY_EXTENSION, HEAD, is_html, media_type
+from providers import Output, Prediction, Text, Url
+from providers.replicate.errors import cause_of
+from providers.replicate.redaction import Redaction
+from urls import origin
+
+_ADDRESS: Final = re.compile(r"https?://\S+", re.IGNORECASE)
+_HOST: Final = re.compile(r"(?=.*\w)[\w.:-]+")
+_LARGEST_ERROR: Final = 2_000
+"""Characters that are kept of a text in place of a picture."""
+
+_KNOWN: Final = {"image/jpg", *(each.name for each in BY_EXTENSION.values())}
+"""Types that are recognized by content. What is announced as one of them and is not recognized is something else."""
+
+
+def with_media_checked(prediction: Prediction, *, upstream: URL, redact: Redaction) -> Prediction:
+    """The prediction with every output as a `Text` that is no picture or film. Their text is its `error` if it has no
+    other. Plain HTTP is for the `upstream` alone, which may be a simulator."""
+    outputs = tuple(_checked(each, upstream) for each in prediction.outputs)
+    checked = replace(prediction, outputs=outputs)
+    # Redacted as a whole: a credential may be spread over several pieces.
+    said = " ".join(redact("".join(each.value for each in outputs if isinstance(each, Text))).split())
+    if prediction.error or not said:
+        return checked
+    said = said[:_LARGEST_ERROR]
+    # It succeeded and may be billed, so it is not tried again.
+    return replace(checked, error=said, cause="content" if cause_of(said) == "content" else "model")
+
+
+def _checked(output: Output, upstream: URL) -> Output:
+    if not isinstance(output, Url):
+        return output
+    value = output.value
+    counts = _is_media(value) if value[:5].lower() == "data:" else _is_address(value, upstream)
+    return output if counts else Text(value)
+
+
+def _is_address(value: str, upstream: URL) -> bool:
+    try:
+        url = URL(value, encoded=True) if _ADDRESS.fullmatch(value) else URL()
+        is_ours = origin(url) == origin(upstream)
+        return bool(_HOST.fullmatch(url.raw_host or "")) and (url.scheme == "https" or is_ours)
+    except ValueError:
+        return False
+
+
+def _is_media(data_uri: str) -> bool:
+    announced, _, data = data_uri[5:].partition(",")
+    name, *parameters = (each.strip() for each in announced.lower().split(";"))
+    try:
+        content = decoded_base64(data) if "base64" in parameters else unquote_to_bytes(data)
+    except ValueError:
+        return False
+    is_other = name.startswith(("image/", "video/")) and name not in _KNOWN
+    return media_type(content[:HEAD]) is not None or (
+        is_other and bool(content.strip()) and not is_html(content[:HEAD])
+    )
