@@ -41,6 +41,7 @@ from parsing.batch import parse_batch
 from parsing.generation import parse_generation
 from parsing.limits import parse_limits
 from parsing.queries import parse_filter
+from parsing.shapes import BatchRequest
 from resources import check
 from service import NAME, VERSION, Runtime, started
 from serving import serve
@@ -92,11 +93,13 @@ def create_app(settings: Settings | None = None, *, provider: FullProvider | Non
 
 
 def generate() -> Response:
-    """Generate: one generation, answered when it has ended, or as the caller prefers."""
+    """Generate: one generation, answered when it has ended, or as the caller prefers. Or only tell how it would go."""
     service, caller = asked.service(), asked.spending_caller()
     preference = asked.preference()
     with asked.quota(preference).held(caller.turn, retry_after=service.seconds_per_release):
         submission = _generation_of(service, caller, preference)
+        if isinstance(submission, Response):
+            return submission
         work = service.loop.run(service.generations.submit(submission), disconnect=asked.connection())
     return answering.answer(service, work, submission.address, preference)
 
@@ -122,11 +125,15 @@ def generate_batch() -> Response:
     return response
 
 
-def _generation_of(service: Runtime, caller: Caller, preference: asked.Preference) -> Submission:
-    """The generation that the body requests. Nothing else of the body stays in memory."""
+def _generation_of(service: Runtime, caller: Caller, preference: asked.Preference) -> Submission | Response:
+    """The generation that the body requests, and nothing else of the body stays in memory; or the answer, if it
+    requests a dry run."""
     address, key = asked.address(), asked.idempotency_key()
     with asked.body(caller.turn, forms=True) as body:
         wanted = parse_generation(asked.with_images_on_disk(body), service.context)
+        if wanted.dry_run:
+            plan = service.loop.run(service.generations.forecast(BatchRequest([wanted]), caller))
+            return jsonify(views.dry_run(wanted, plan))
         return asked.submission(
             "gen", wanted, body, caller=caller, address=address, key=key, seconds=preference.seconds
         )

@@ -15,7 +15,7 @@ from operations import paths
 from outside import LONGEST_URL
 from parsing.batch import MAX_BATCH_ITEMS
 from parsing.limits import Limits
-from parsing.shapes import BatchFields, OwnFields
+from parsing.shapes import BatchFields, SingleFields
 from schemas import JSON, an_object, answers, ref
 
 _DRAFT = "https://json-schema.org/draft/2020-12/schema"
@@ -65,7 +65,7 @@ def _schemas(models: tuple[Model, ...]) -> JSON:
         "BatchOfRequests": an_object(
             {
                 "requests": {
-                    "type": "array", "items": ref("GenerationRequest"),
+                    "type": "array", "items": {**ref("GenerationRequest"), "properties": {"dry_run": False}},
                     "minItems": 1, "maxItems": MAX_BATCH_ITEMS,
                 },
                 **_properties(BatchFields),
@@ -86,7 +86,7 @@ def _schemas(models: tuple[Model, ...]) -> JSON:
 
 def _request_schema(model: Model) -> JSON:
     schema = model.input_schema
-    own = _properties(OwnFields)
+    own = _properties(SingleFields)
     own["model_name"] = {"enum": list(model.names), "description": f"{model.name}, or an alias."}
     own["fallback"] = {"enum": [False, None], "default": False}
     return {
@@ -99,7 +99,7 @@ def _request_schema(model: Model) -> JSON:
 
 
 def _with_fallback(models: tuple[Model, ...]) -> JSON:
-    own = _properties(OwnFields)
+    own = _properties(SingleFields)
     own["model_name"] = {"enum": [name for model in models for name in model.names]}
     own["fallback"] = {
         "anyOf": [{"const": True}, {"type": "array", "items": {"enum": own["model_name"]["enum"]}}],

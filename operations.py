@@ -105,12 +105,12 @@ def _routes() -> dict[str, dict[str, _Operation]]:
 def _generate() -> _Operation:
     return _Operation(
         name="generate",
-        summary="Generate one picture or video",
+        summary="Generate one picture or video; or only tell how it would go",
         who=_EITHER,
         parameters=(_PREFER, _KEY),
         takes={**_json("GenerationRequest"), **_FORM},
         answers={
-            "200": {"description": "Done", "content": _json("Generation"), "headers": _APPLIED},
+            "200": {"description": "Done", "content": _json("GenerationOrPlan"), "headers": _APPLIED},
             "202": _goes_on("UnfinishedGeneration"),
         },
         errors=("400", "401", "402", "409", "413", "415", "422", "429", "500", "503"),

@@ -123,6 +123,7 @@ def _of_batches() -> JSON:
         "strategy": {"enum": ["immediate", "window", "queue"]},
         "estimated_seconds": _NUMBER, "estimated_cost_usd": _NUMBER, "credits": _COUNT,
     }  # fmt: skip
+    planned: JSON = {"dry_run": {"const": True}, "total": _COUNT, **plan}
     figures: JSON = {
         "id": TEXT, "total": _COUNT, "succeeded": _COUNT, "failed": _COUNT, **plan,
         "actual_seconds": _NUMBER, "actual_cost_usd": _NUMBER,
@@ -135,7 +136,18 @@ def _of_batches() -> JSON:
         description="How many of its generations are what.",
     )
     return {
-        "BatchPlan": an_object({"dry_run": {"const": True}, "total": _COUNT, **plan}),
+        "BatchPlan": an_object(planned),
+        "GenerationPlan": an_object(
+            {
+                **planned, "model_name": TEXT, "requested_model": TEXT,
+                "input": {
+                    "type": "object",
+                    "description": "What would be sent to the model; of an image without a URL only what it is.",
+                },
+                "changes": _changes(),
+            }
+        ),
+        "GenerationOrPlan": {"anyOf": [ref("Generation"), ref("GenerationPlan")]},
         "BatchOrPlan": {"anyOf": [ref("Batch"), ref("BatchPlan")]},
         "BatchSummary": an_object({**summary, "error": _error()}, required=list(summary)),
         "Batch": an_object({**summary, "results": items}),
@@ -259,6 +271,20 @@ def _error() -> JSON:
 
 def _attempts(error: JSON) -> JSON:
     text: JSON = {"type": ["string", "null"]}
+    attempt = an_object(
+        {
+            "model_name": text, "prediction_id": text, "error": {"anyOf": [error, {"type": "null"}]},
+            "changes": _changes(),
+        }
+    )  # fmt: skip
+    return {
+        "oneOf": [{"type": "integer", "minimum": 0}, {"type": "array", "items": attempt}],
+        "description": "How many there were; with `fallback`, each of them.",
+    }
+
+
+def _changes() -> JSON:
+    text: JSON = {"type": ["string", "null"]}
     change = an_object(
         {
             "field": text,
@@ -268,16 +294,7 @@ def _attempts(error: JSON) -> JSON:
             "sent": {},
         }
     )
-    attempt = an_object(
-        {
-            "model_name": text, "prediction_id": text, "error": {"anyOf": [error, {"type": "null"}]},
-            "changes": {"type": "array", "items": change},
-        }
-    )  # fmt: skip
-    return {
-        "oneOf": [{"type": "integer", "minimum": 0}, {"type": "array", "items": attempt}],
-        "description": "How many there were; with `fallback`, each of them.",
-    }
+    return {"type": "array", "items": change}
 
 
 def _codes() -> JSON:

@@ -10,9 +10,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import download_names
+from catalog.references import NAMES
 from contract.states import State, iso8601
 from errors import ServiceError, restored
 from ledger.records import AttemptRecord, Delivery, Failure, GenerationRecord, PlanRecord
+from parsing.shapes import GenerationRequest
 
 Body = dict[str, Any]
 
@@ -111,6 +113,21 @@ def plan(record: PlanRecord) -> Body:
     }
 
 
+def dry_run(request: GenerationRequest, forecast: PlanRecord) -> Body:
+    """How a generation is expected to go, and what would be sent to its first model. The content of images is left
+    out."""
+    first = request.first
+    return {
+        "dry_run": True,
+        "total": 1,
+        **plan(forecast),
+        "model_name": first.model.name,
+        "requested_model": request.requested_model,
+        "input": {name: _shown(value) if name in NAMES else value for name, value in first.input.items()},
+        "changes": [change.as_json() for change in first.changes],
+    }
+
+
 def batch_status(states: Iterable[State], *, has_ended: bool) -> Body:
     """The status of a batch by the states of its items, and how many are in each."""
     counts = Counter(states)
@@ -132,6 +149,14 @@ def _attempt(record: AttemptRecord) -> Body:
         "error": record.error and failure(record.error),
         "changes": list(record.changes),
     }
+
+
+def _shown(images: Any) -> Any:
+    """Reference images without their content."""
+    if isinstance(images, list):
+        return [_shown(each) for each in images]
+    head, comma, _ = str(images).partition(",")
+    return f"{head}{comma}…" if head[:5].lower() == "data:" else str(images)
 
 
 def _estimate(estimate: Estimate) -> Body:

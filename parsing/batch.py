@@ -11,8 +11,8 @@ from parsing.generation import (
     LONGEST_INPUT,
     PROMPT,
     ParseContext,
-    generation_fields,
     input_size,
+    item_fields,
     read_normalised,
     read_webhook,
     too_long,
@@ -50,7 +50,7 @@ def _read_whole(
 ) -> list[GenerationRequest]:
     """`{"requests": [{…}, …]}`"""
     parameters = context.registry.takers
-    known = {*generation_fields(parameters), *_fields_beside_prompts(parameters)}
+    known = {*item_fields(parameters), *_fields_beside_prompts(parameters)}
     own = ("requests", *BatchFields.model_fields)
     problems.extend(
         Problem(
@@ -68,7 +68,7 @@ def _read_whole(
         where = f"requests[{index}]"
         if unusable := unusable_reasons(where, item):
             problems += unusable
-        elif isinstance(found := read_normalised(item, context, generation_fields), GenerationRequest):
+        elif isinstance(found := read_normalised(item, context, item_fields), GenerationRequest):
             requests.append(found)
         else:
             problems.extend(problem.within(where) for problem in found)
@@ -114,7 +114,7 @@ def _read_prompts(
 
 def _fields_beside_prompts(inputs: Iterable[str]) -> tuple[str, ...]:
     """The fields of a batch of prompts for a model with these inputs."""
-    fields = (*generation_fields(inputs), *BatchFields.model_fields, "prompts", "file_names")
+    fields = (*item_fields(inputs), *BatchFields.model_fields, "prompts", "file_names")
     return tuple(name for name in fields if name not in {"prompt", "file_name"})
 
 

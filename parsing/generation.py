@@ -25,7 +25,7 @@ from errors import Problem
 from host_rules import NO_HOSTS, HostRules
 from outside import check_url
 from parsing.normal import normalised
-from parsing.shapes import BatchFields, GenerationRequest, OwnFields
+from parsing.shapes import BatchFields, GenerationRequest, OwnFields, SingleFields
 from parsing.validation import not_a_field, problems_with, refuse, unusable_reasons, validated
 from urls import encoded_url
 
@@ -65,25 +65,27 @@ def parse_generation(body: Any, context: ParseContext) -> GenerationRequest:
     """The generation that the body of `POST /generate` asks for. Raises InvalidRequest."""
     if unusable := unusable_reasons("body", body):
         refuse(unusable)
-    found = read_generation(body, context)
+    found = read_normalised(
+        normalised(body, context.registry), context, _single_fields, own_fields=SingleFields
+    )
     if not isinstance(found, GenerationRequest):
         refuse(found)
     return found
 
 
-def read_generation(body: dict[str, Any], context: ParseContext) -> GenerationRequest | list[Problem]:
-    """One whole request, or everything that is wrong with it."""
-    return read_normalised(normalised(body, context.registry), context, generation_fields)
-
-
 def read_normalised(
-    body: dict[str, Any], context: ParseContext, fields_of: FieldsOf
+    body: dict[str, Any],
+    context: ParseContext,
+    fields_of: FieldsOf,
+    *,
+    own_fields: type[OwnFields] = OwnFields,
 ) -> GenerationRequest | list[Problem]:
-    """As `read_generation`, of a body that is normalised. `fields_of` are the fields of the route for a model."""
-    own = {name: body[name] for name in OwnFields.model_fields if name in body}
+    """One whole request that is normalised, or everything that is wrong with it. `own_fields` are the service's own
+    fields, and `fields_of` all fields of the route for a model."""
+    own = {name: body[name] for name in own_fields.model_fields if name in body}
     given = {name: value for name, value in body.items() if name not in own}
     problems: list[Problem] = []
-    fields = validated(OwnFields, own, problems, context=context.validation)
+    fields = validated(own_fields, own, problems, context=context.validation)
     webhook = read_webhook(own.get("webhook"), context, problems)
     name = own.get("model_name")
     registry = context.registry
@@ -118,6 +120,7 @@ def read_normalised(
         file_name=fields.file_name,
         webhook=webhook,
         max_cost=fields.max_cost_usd,
+        dry_run=isinstance(fields, SingleFields) and fields.dry_run,
         given=body,
     )
 
@@ -148,9 +151,14 @@ def read_webhook(url: Any, context: ParseContext, problems: list[Problem]) -> st
         return None
 
 
-def generation_fields(inputs: Iterable[str]) -> tuple[str, ...]:
-    """The fields of `POST /generate` for a model with these inputs."""
+def item_fields(inputs: Iterable[str]) -> tuple[str, ...]:
+    """The fields of one of the `requests` of a batch for a model with these inputs."""
     return (*inputs, *OwnFields.model_fields)
+
+
+def _single_fields(inputs: Iterable[str]) -> tuple[str, ...]:
+    """The fields of `POST /generate`, likewise."""
+    return (*inputs, *SingleFields.model_fields)
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,14 +8,17 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from catalog.registry import Registry
-from parsing.shapes import BatchFields, OwnFields
+from parsing.shapes import BatchFields, OwnFields, SingleFields
 
-OF_ONE: Final = frozenset(OwnFields.model_fields) - {"model_name"}
-"""The optional fields of a generation, beside its model's."""
+OF_ONE: Final = frozenset(SingleFields.model_fields) - {"model_name"}
+"""The optional fields of `POST /generate`, beside its model's."""
+
+OF_AN_ITEM: Final = frozenset(OwnFields.model_fields) - {"model_name"}
+"""The optional fields of each of the `requests` of a batch, likewise."""
 
 OF_A_BATCH: Final = frozenset(BatchFields.model_fields)
 
-OF_PROMPTS: Final = OF_ONE - {"file_name"} | OF_A_BATCH | {"file_names"}
+OF_PROMPTS: Final = OF_AN_ITEM - {"file_name"} | OF_A_BATCH | {"file_names"}
 """The optional fields of a batch of prompts, beside its model's."""
 
 
@@ -40,7 +43,8 @@ def normalised_batch(body: Mapping[str, Any], registry: Registry) -> dict[str, A
     }
     if isinstance(requests := batch["requests"], list):
         batch["requests"] = [
-            normalised(each, registry) if isinstance(each, dict) else each for each in requests
+            normalised(each, registry, own=OF_AN_ITEM) if isinstance(each, dict) else each
+            for each in requests
         ]
     return batch
 

@@ -37,6 +37,9 @@ _MaxCost = Annotated[
 ]
 
 
+_DryRun = Annotated[bool, Field(description="Only tell how it would go, and what it would cost.")]
+
+
 class OwnFields(BaseModel):
     """The service's own fields, which stand beside the model's."""
 
@@ -65,6 +68,12 @@ class OwnFields(BaseModel):
     max_cost_usd: _MaxCost = None
 
 
+class SingleFields(OwnFields):
+    """Those of `POST /generate`, which sends one generation and no batch."""
+
+    dry_run: _DryRun = False
+
+
 class BatchFields(BaseModel):
     """What a batch says of itself."""
 
@@ -73,7 +82,7 @@ class BatchFields(BaseModel):
     max_concurrent: Annotated[int, Field(ge=1)] | None = Field(
         None, description="At most so many of the batch's items in flight at once."
     )
-    dry_run: bool = Field(False, description="Only tell how it would go, and what it would cost.")
+    dry_run: _DryRun = False
     webhook: _Webhook = None
     max_cost_usd: _MaxCost = None
 
@@ -92,6 +101,7 @@ class GenerationRequest:
     file_name: str | None = None
     webhook: str | None = None
     max_cost: float | None = None
+    dry_run: bool = False
     given: Mapping[str, Any] = field(default_factory=dict)
 
     @property

@@ -1,7 +1,10 @@
-"""How a batch will go, asked before anything is spent, and told beside what it took."""
+"""How a generation or a batch will go, asked before anything is spent, and told beside what it took."""
+
+import base64
+import io
 
 import pytest
-from callers import ADMIN, PICTURE, USER
+from callers import ADMIN, PICTURE, PNG, USER
 from problems import problem
 from streams import lines, stream
 
@@ -124,11 +127,112 @@ def test_a_generation_costs_what_replicate_bills_for_it(client, simulator, promp
 def test_a_dry_run_is_checked_like_the_batch_itself(client, make_app, simulator, tmp_path):
     assert 400 == post(client, prompts(2, guidance=99, dry_run=True)).status_code
     assert 400 == post(client, prompts(2, dry_run="yes")).status_code
-    assert 400 == client.post("/generate", json=PICTURE | {"dry_run": True}, headers=ADMIN).status_code
     problem(post(client, prompts(2, dry_run=True), headers={}), 401, "unauthenticated")
     full = make_app(MAX_QUEUED=3, DATA_DIR=tmp_path / "another").test_client()
     problem(post(full, prompts(4, dry_run=True)), 429, "queue_full")
     assert {} == dict(simulator.counts().requests)
+
+
+def single(client, headers=ADMIN, **given):
+    return client.post("/generate", json=PICTURE | {"dry_run": True} | given, headers=headers)
+
+
+def test_a_dry_run_of_one_generation_shows_its_forecast_and_its_input(client, simulator):
+    answer = single(client, num_outputs=2, guidance=3.0, timeout=60)
+
+    assert (200, "application/json") == (answer.status_code, answer.content_type)
+    assert {
+        "dry_run": True,
+        "total": 1,
+        "strategy": "immediate",
+        "estimated_cost_usd": 0.05,
+        "credits": 2,
+        "model_name": "black-forest-labs/flux-dev",
+        "requested_model": "flux-dev",
+        "input": {
+            "output_format": "jpg",
+            "prompt": PICTURE["prompt"],
+            "num_outputs": 2,
+            "guidance": 3,
+        },
+        "changes": [],
+    } == {name: value for name, value in answer.json.items() if name != "estimated_seconds"}
+    assert 0 < answer.json["estimated_seconds"]
+    assert {} == dict(simulator.counts().requests)
+    assert {"succeeded": 0, "failed": 0, "canceled": 0} == client.get("/status").json["generations"]
+    assert [] == client.get("/generations", headers=ADMIN).json["generations"]
+
+
+def test_both_dry_runs_of_one_generation_give_the_same_forecast(client):
+    batch = post(client, {"requests": [PICTURE | {"num_outputs": 3}], "dry_run": True}).json
+
+    assert batch.items() <= single(client, num_outputs=3).json.items()
+
+
+def test_a_dry_run_with_a_fallback_names_the_model_that_would_be_first(client):
+    told = single(client, model_name="flux-schnell", image="https://example.com/a.png", fallback=True).json
+
+    assert "black-forest-labs/flux-kontext-max" == told["model_name"]
+    assert ("flux-schnell", 0.08) == (told["requested_model"], told["estimated_cost_usd"])
+    assert "https://example.com/a.png" == told["input"]["input_image"]
+    assert [("image", "mapped", "input_image")] == [
+        (each["field"], each["change"], each["sent_as"]) for each in told["changes"]
+    ]
+
+
+def test_a_dry_run_repeats_no_image(client, simulator, tmp_path):
+    inline = "data:image/png;base64," + base64.b64encode(PNG).decode()
+    large = "data:image/png;base64," + base64.b64encode(PNG + b"x" * 300_000).decode()
+    images = {"image_input": [inline, "https://example.com/a.png"]}
+
+    assert "data:image/png;base64,…" == single(client, image=inline).json["input"]["image"]
+    assert f"a file of {len(PNG) + 300_000} bytes" == single(client, image=large).json["input"]["image"]
+    assert ["data:image/png;base64,…", "https://example.com/a.png"] == single(
+        client, model_name="nano-banana", **images
+    ).json["input"]["image_input"]
+    assert {} == dict(simulator.counts().requests)
+    assert [] == [each for each in (tmp_path / "uploads").rglob("*") if each.is_file()]
+
+
+def test_a_form_can_ask_for_a_dry_run_too(client, simulator):
+    form = {**PICTURE, "dry_run": "true", "image": (io.BytesIO(PNG), "a.png")}
+
+    told = client.post("/generate", data=form, headers=ADMIN).json
+
+    assert (True, "data:image/png;base64,…") == (told["dry_run"], told["input"]["image"])
+    assert {} == dict(simulator.counts().requests)
+
+
+@pytest.mark.parametrize("given", [False, None])
+def test_a_dry_run_that_is_not_wanted_is_none(client, simulator, given):
+    assert single(client, dry_run=given).json["success"]
+    assert 1 == simulator.counts().creations_accepted
+
+
+def test_a_dry_run_leaves_its_key_free_and_waits_for_nothing(client, simulator):
+    keyed = ADMIN | {"Idempotency-Key": "key", "Prefer": "respond-async"}
+
+    assert (200, True) == ((told := single(client, headers=keyed)).status_code, told.json["dry_run"])
+    assert 202 == client.post("/generate", json=PICTURE, headers=keyed).status_code
+
+
+def test_a_dry_run_of_one_generation_is_checked_like_the_generation_itself(make_app, simulator, tmp_path):
+    client = make_app().test_client()
+    wrong = problem(single(client, dry_run="yes", guidance=99), 400, "invalid_request")
+    assert {"dry_run", "guidance"} == {each["field"] for each in wrong["errors"]}
+    problem(single(client, headers={}), 401, "unauthenticated")
+    client.application.extensions["service"].begin_drain(0)
+    problem(single(client), 503, "shutting_down", retryable=True)
+    assert {} == dict(simulator.counts().requests)
+
+
+@pytest.mark.parametrize("given", [True, False, None])
+def test_one_of_several_requests_has_no_dry_run_of_its_own(client, given):
+    answer = post(client, {"requests": [PICTURE | {"dry_run": given}]})
+
+    assert ["requests[0].dry_run"] == [
+        each["field"] for each in problem(answer, 400, "invalid_request")["errors"]
+    ]
 
 
 def test_a_dry_run_that_asks_for_a_stream_gets_its_one_answer(client):

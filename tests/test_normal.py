@@ -263,7 +263,7 @@ def test_the_list_of_known_fields_has_each_field_of_the_route_once_and_no_other(
     own, batch = set(OwnFields.model_fields), set(BatchFields.model_fields)
     alone = {"model_name": model, "prompt": "a", "xyzzy": 1}
     cases = [
-        (parse_generation, alone, "xyzzy", parameters | own),
+        (parse_generation, alone, "xyzzy", parameters | own | {"dry_run"}),
         (parse_batch, {"requests": [alone]}, "requests[0].xyzzy", parameters | own),
         (
             parse_batch,
@@ -296,6 +296,12 @@ def test_beside_requests_an_unknown_field_is_told_of_the_fields_of_a_batch():
         "callback": "is not a known field; did you mean webhook?",
         "xyzzy": "is not a known field; there are requests, max_concurrent, dry_run, webhook, max_cost_usd",
     } == told(parse_batch, body)
+
+
+def test_a_mistyped_dry_run_is_never_a_generation():
+    expected = "is not a known field; did you mean dry_run?"
+
+    assert {"dryRun": expected} == told(parse_generation, PICTURE | {"dryRun": True})
 
 
 def test_a_model_without_num_outputs_gets_no_hint_of_it():

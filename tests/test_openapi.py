@@ -46,10 +46,12 @@ VALID = {
         PICTURE
         | {"webhook": " https://a.com/b c", "file_name": "console", "num_outputs": 2.0, "fallback": None},
         PICTURE | {"num_outputs": 1.0, "guidance": 3.0, "timeout": None, "placeholder": None},
+        PICTURE | {"dry_run": True},
+        PICTURE | {"dry_run": None, "seed": None},
     ],
     "BatchRequest": [
         {"requests": EXAMPLES, "max_concurrent": 2},
-        {"requests": FULL},
+        {"requests": FULL, "dry_run": False},
         {"requests": [PICTURE], "webhook": "https://a.com/b", "max_cost_usd": 3},
         {"model_name": "flux-dev", "prompts": ["a"], "webhook": "HTTPS://a.com", "max_cost_usd": 0},
         {"model_name": "flux-dev", "prompts": ["a", "b"], "guidance": 2.5, "max_concurrent": None},
@@ -225,6 +227,20 @@ def test_real_answers_are_what_the_document_says_and_no_more(client, simulator):
         ),
         ("/generate", PICTURE | {"guidance": 99, "x": None}, ADMIN),
         ("/generate", PICTURE | {"max_cost_usd": 0.01}, ADMIN),
+        ("/generate", PICTURE | {"dry_run": True}, ADMIN),
+        (
+            "/generate",
+            PICTURE
+            | {
+                "image": "https://a.com/b",
+                "model_name": "qwen-image",
+                "seed": 1,
+                "go_fast": True,
+                "dry_run": True,
+                "fallback": ["kontext-max"],
+            },
+            ADMIN,
+        ),
         ("/generate", PICTURE, {}),
         ("/generate", PICTURE, ADMIN | {"Idempotency-Key": "a key"}),
         ("/generate-batch", mixed, ADMIN),
