@@ -2,8 +2,9 @@
 
 Two doors. `X-Admin-API-Key` equal to the configured key opens the admin's: the server's own Replicate
 token pays. `X-Replicate-API-Key` is a user's: the token it carries pays, and lives only as long as its
-call. An admin header that is present decides alone, so a wrong key never falls through to the user door;
-an unset key equals nothing, not even an empty header.
+call. Without that header, a Replicate token in `Authorization: Bearer` counts as if it stood there. An admin
+header that is present decides alone, so a wrong key never falls through to the user door; an unset key equals
+nothing, not even an empty header.
 """
 
 import hashlib
@@ -20,12 +21,16 @@ from errors import Forbidden, LedgerDown, ServerTokenRejected, Unauthenticated
 
 ADMIN_HEADER = "X-Admin-API-Key"
 USER_HEADER = "X-Replicate-API-Key"
+BEARER_HEADER = "Authorization"
 
 ADMIN = "admin"
 """The admin's id."""
 
 # Visible ASCII but no comma: a header sent twice arrives joined by one, and two tokens are none.
 _TOKEN = re.compile(r"[!-+\--~]{1,255}")
+
+# Replicate's tokens begin with r8_. Any other bearer is for something between the caller and the service.
+_BEARER = re.compile(r"(?i:bearer) +(r8_.*)", re.DOTALL)
 
 
 class Headers(Protocol):
@@ -119,11 +124,15 @@ class Doors:
             return admin
         if not self._user_tokens:
             raise Unauthenticated(f"Send {ADMIN_HEADER}; this service takes no callers' own tokens.")
-        token = headers.get(USER_HEADER)
+        header, token = USER_HEADER, headers.get(USER_HEADER)
+        if token is None and (bearer := _BEARER.fullmatch(headers.get(BEARER_HEADER) or "")):
+            header, token = BEARER_HEADER, bearer[1]
         if token is None:
-            raise Unauthenticated(f"Send {ADMIN_HEADER}, or {USER_HEADER} with a Replicate token.")
+            raise Unauthenticated(
+                f"Send {ADMIN_HEADER}, or {USER_HEADER} or `Authorization: Bearer` with a Replicate token."
+            )
         if not _TOKEN.fullmatch(token):
-            raise Unauthenticated(f"The {USER_HEADER} header does not hold one Replicate token.")
+            raise Unauthenticated(f"The {header} header does not hold one Replicate token.")
         return Caller("user", self._caller_id(token), credentials(replicate=token), turn=UNPROVEN)
 
     def recognise(self, headers: Headers) -> Visitor:

@@ -47,9 +47,13 @@ def openapi_document(version: str, models: tuple[Model, ...]) -> JSON:
             "securitySchemes": {
                 "admin": {"type": "apiKey", "in": "header", "name": ADMIN_HEADER},
                 "user": {"type": "apiKey", "in": "header", "name": USER_HEADER},
+                "bearer": {
+                    "type": "http", "scheme": "bearer",
+                    "description": f"A user's token that begins with r8_, where there is no {USER_HEADER}.",
+                },
             },
         },
-    }
+    }  # fmt: skip
 
 
 def _schemas(models: tuple[Model, ...]) -> JSON:

@@ -11,7 +11,7 @@ from parsing.queries import GROUPS, LONGEST_PAGE, USUAL_PAGE
 from schemas import JSON, TEXT, ref
 
 _ADMIN: Final[Sequence[JSON]] = ({"admin": []},)
-_EITHER: Final[Sequence[JSON]] = ({"admin": []}, {"user": []})
+_EITHER: Final[Sequence[JSON]] = ({"admin": []}, {"user": []}, {"bearer": []})
 
 _SECONDS: Final[JSON] = {"schema": {"type": "integer"}, "description": "Seconds"}
 

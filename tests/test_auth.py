@@ -28,6 +28,55 @@ def test_with_both_keys_valid_the_admin_pays(client, simulator):
     assert [SERVER_TOKEN] == paid_by(simulator)
 
 
+def bearer(token, scheme="Bearer"):
+    return {"Authorization": f"{scheme} {token}"}
+
+
+@pytest.mark.parametrize("scheme", ["Bearer", "bearer", "BEARER", "Bearer  "])
+def test_a_replicate_token_as_a_bearer_is_a_users(client, simulator, scheme):
+    first = client.post("/generate", json=PICTURE, headers=bearer(USER_TOKEN, scheme))
+    again = client.get(f"/generations/{first.json['id']}", headers=USER)
+
+    assert [USER_TOKEN] == paid_by(simulator)
+    assert first.json == again.json
+    assert first.json == client.get(f"/generations/{first.json['id']}", headers=bearer(USER_TOKEN)).json
+    problem(
+        client.post("/configure", json={"concurrent_limit": 1}, headers=bearer(USER_TOKEN)), 403, "forbidden"
+    )
+
+
+def test_the_headers_of_the_service_are_decisive_beside_a_bearer(client, simulator):
+    client.post("/generate", json=PICTURE, headers=ADMIN | bearer("r8_other"))
+    client.post("/generate", json=PICTURE, headers=USER | bearer("r8_other"))
+
+    assert [SERVER_TOKEN, USER_TOKEN] == paid_by(simulator)
+    for wrong in ({ADMIN_DOOR: "wrong"}, {USER_DOOR: ""}, {USER_DOOR: "r8_a,r8_b"}):
+        headers = wrong | bearer(USER_TOKEN)
+        problem(client.post("/generate", json=PICTURE, headers=headers), 401, "unauthenticated")
+    assert 2 == len(paid_by(simulator))
+
+
+@pytest.mark.parametrize(
+    "authorization",
+    [
+        "", "Bearer", "Bearer ", "Bearer r8", "r8_user", "Bearer sk-user", "Bearer eyJhbGciOi.e30.x", "Basic r8_user",
+        "Bearer R8_user", "Bearerr8_user", "Bearer\tr8_user", "Token r8_user", "Bearer r8_a,r8_b", "Bearer r8_a r8_b",
+        "Bearer r8_a, Bearer r8_a", "Bearer r8_\xe9", "Bearer r8_" + "x" * 253, f"Bearer {ADMIN_KEY}",
+    ],
+)  # fmt: skip
+def test_any_other_authorization_lets_nobody_in(client, simulator, authorization):
+    answer = client.post("/generate", json=PICTURE, headers={"Authorization": authorization})
+
+    problem(answer, 401, "unauthenticated")
+    assert {} == dict(simulator.counts().requests)
+
+
+def test_a_foreign_authorization_beside_a_users_token_changes_nothing(client, simulator):
+    client.post("/generate", json=PICTURE, headers=USER | bearer("eyJhbGciOi.e30.x"))
+
+    assert [USER_TOKEN] == paid_by(simulator)
+
+
 def test_without_user_tokens_only_the_admin_is_let_in(make_app, simulator):
     client = make_app(ALLOW_USER_TOKENS=0).test_client()
 
@@ -40,7 +89,8 @@ def test_without_user_tokens_only_the_admin_is_let_in(make_app, simulator):
         ("DELETE", "/batches/batch_1"),
         ("GET", "/usage"),
     ):
-        problem(client.open(path, method=method, json=PICTURE, headers=USER), 401, "unauthenticated")
+        for headers in (USER, bearer(USER_TOKEN)):
+            problem(client.open(path, method=method, json=PICTURE, headers=headers), 401, "unauthenticated")
     assert {} == dict(simulator.counts().requests)
     assert 200 == client.post("/generate", json=PICTURE, headers=ADMIN | USER).status_code
 
@@ -173,8 +223,11 @@ def test_no_answer_shows_a_token_or_key(client):
             ("/docs", "GET", None),
             ("/nowhere", "GET", None),
         )
-        for headers in (ADMIN, USER, {ADMIN_DOOR: "wrong-key"}, {USER_DOOR: "wrong,key"})
-    ]
+        for headers in (
+            ADMIN, USER, bearer(USER_TOKEN), {ADMIN_DOOR: "wrong-key"}, {USER_DOOR: "wrong,key"},
+            bearer("r8_wrong,key"),
+        )
+    ]  # fmt: skip
 
     for answer in answers:
         seen = answer.get_data(as_text=True) + str(answer.headers)
