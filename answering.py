@@ -39,7 +39,7 @@ def answer(service: Runtime, work: Work | Stored, address: str, preference: aske
         response = jsonify(service.loop.run(service.generations.describe(work, address)))
         response.status_code = 202
         kind = "batches" if isinstance(work, Batch) else "generations"
-        response.headers["Location"] = f"/{kind}/{work.id}"
+        response.headers["Location"] = f"{asked.root()}/{kind}/{work.id}"
     elif isinstance(work, Batch):
         response = jsonify(work.result(address))
     else:

@@ -9,9 +9,10 @@ import re
 import secrets
 import sys
 import time
+from urllib.parse import unquote, urlsplit
 
 import structlog
-from flask import Flask, Response, g, jsonify, render_template, request
+from flask import Blueprint, Flask, Response, g, jsonify, render_template, request
 from werkzeug.exceptions import HTTPException
 
 import answering
@@ -50,7 +51,8 @@ from unread_body import CloseUnread
 
 _REQUEST_ID = re.compile(r"[!-~]{1,200}")
 
-_QUIET = frozenset({"/health", "/status"})
+_QUIET = frozenset({"health", "status"})
+"""Views that are asked again and again."""
 
 log = structlog.get_logger("http")
 
@@ -68,11 +70,20 @@ def create_app(settings: Settings | None = None, *, provider: FullProvider | Non
     app.config["PROVIDE_AUTOMATIC_OPTIONS"] = False  # an empty page of HTML; OPTIONS is a 405 like the rest
     app.url_map.merge_slashes = False  # a redirect would be a page of HTML
     app.json.sort_keys = False  # type: ignore[attr-defined] # answers read in the order they are written
+    app.config["PUBLIC_PATH"] = path = urlsplit(settings.PUBLIC_URL or "").path
     app.extensions["service"] = started(settings, provider=provider)
     app.wsgi_app = CloseUnread(app.wsgi_app)  # type: ignore[method-assign] # as Flask says to
     app.before_request(_begin)
     app.after_request(_finish)
     app.register_error_handler(Exception, _answer_error)
+    app.register_blueprint(routes := _routes())
+    if path:  # a proxy in front may strip it or not
+        app.register_blueprint(routes, url_prefix=unquote(path), name="routes_below_the_public_path")
+    return app
+
+
+def _routes() -> Blueprint:
+    routes = Blueprint("routes", __name__)
     for rule, view, method in (
         ("/generate", generate, "POST"),
         ("/generate-batch", generate_batch, "POST"),
@@ -84,9 +95,9 @@ def create_app(settings: Settings | None = None, *, provider: FullProvider | Non
         ("/openapi.json", openapi, "GET"),
         ("/docs", docs, "GET"),
     ):
-        app.add_url_rule(rule, view_func=view, methods=[method])
-    app.register_blueprint(lookups.blueprint)
-    return app
+        routes.add_url_rule(rule, view_func=view, methods=[method])
+    routes.register_blueprint(lookups.blueprint)
+    return routes
 
 
 # ── Routes ──────────────────────────────────────────────────────────────────────────────────────────
@@ -202,14 +213,15 @@ def health() -> Response:
 
 def openapi() -> Response:
     """The OpenAPI document."""
-    return jsonify(openapi_document(VERSION, asked.service().context.registry.models))
+    return jsonify(openapi_document(VERSION, asked.service().context.registry.models, root=asked.root()))
 
 
 def docs() -> Response:
     """A page to read and try it; nothing in it comes from elsewhere."""
     nonce = secrets.token_urlsafe(16)
     page = Response(
-        render_template("docs.html", nonce=nonce, version=VERSION, errors=every_error()), mimetype="text/html"
+        render_template("docs.html", nonce=nonce, version=VERSION, errors=every_error(), root=asked.root()),
+        mimetype="text/html",
     )
     page.headers["Content-Security-Policy"] = (
         f"default-src 'none'; script-src 'nonce-{nonce}'; style-src 'nonce-{nonce}'; connect-src 'self'; "
@@ -234,7 +246,7 @@ def _finish(response: Response) -> Response:
     response.headers["X-Request-ID"] = g.request_id
     response.headers["X-Content-Type-Options"] = "nosniff"
     response.headers.setdefault("Cache-Control", "no-store")
-    record = log.debug if request.path in _QUIET else log.info
+    record = log.debug if asked.view_name() in _QUIET else log.info
     record(
         "request",
         method=request.method,
@@ -261,7 +273,7 @@ def _answer_error(error: Exception) -> Response:
     if not isinstance(error, ServiceError):
         log.exception("request_crashed", request=g.request_id, exc_info=error)
         error = Internal()
-    problem = error.as_problem(g.request_id)
+    problem = error.as_problem(g.request_id, root=asked.root())
     # First for the order of its fields, and last so that `status` is HTTP's and not the generation's.
     problem = {**problem, **g.get("beside_the_error", {}), **problem}
     g.error_code, g.error_detail = error.code, error.detail
@@ -275,7 +287,7 @@ def _answer_error(error: Exception) -> Response:
 def _from_werkzeug(error: HTTPException) -> ServiceError:
     match error.code:
         case 404:
-            return NotFound("There is nothing here; /docs tells what there is.")
+            return NotFound(f"There is nothing here; {asked.root()}/docs tells what there is.")
         case 405:
             return MethodNotAllowed(allowed=getattr(error, "valid_methods", None) or ())
         case 413:

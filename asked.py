@@ -130,6 +130,17 @@ def address() -> str:
     return service().settings.PUBLIC_URL or f"{request.scheme}://{host}"
 
 
+def root() -> str:
+    """The path of PUBLIC_URL, below which callers find every route; empty if there is none."""
+    path: str = current_app.config["PUBLIC_PATH"]
+    return path
+
+
+def view_name() -> str:
+    """The name of the view that answers, however the caller reaches it; empty if none does."""
+    return (request.endpoint or "").rpartition(".")[2]
+
+
 def submission(
     kind: Literal["gen", "batch"],
     wanted: GenerationRequest | BatchRequest,

@@ -83,10 +83,10 @@ class ServiceError(Exception):
         """The error as a batch tells it for one of its items."""
         return {"code": self.code, "detail": self.detail, "retryable": self.retryable}
 
-    def as_problem(self, request_id: str) -> dict[str, Any]:
-        """The error as a problem document."""
+    def as_problem(self, request_id: str, *, root: str = "") -> dict[str, Any]:
+        """The error as a problem document. `root` is the path below which the caller finds the service."""
         return {
-            "type": f"/docs#{self.code}",
+            "type": f"{root}/docs#{self.code}",
             "title": self.title,
             "status": self.status,
             "request_id": request_id,

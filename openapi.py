@@ -29,8 +29,8 @@ this very machine when simulating."""
 
 
 @lru_cache(maxsize=1)
-def openapi_document(version: str, models: tuple[Model, ...]) -> JSON:
-    """The document of a service that has these models, ready to be served."""
+def openapi_document(version: str, models: tuple[Model, ...], *, root: str = "") -> JSON:
+    """The document of a service that has these models, ready to be served. `root` is the path of its routes."""
     return {
         "openapi": "3.1.0",
         "jsonSchemaDialect": _DRAFT,
@@ -40,7 +40,7 @@ def openapi_document(version: str, models: tuple[Model, ...]) -> JSON:
             "description": "One door between a team and its Replicate account: every parameter checked before "
             "anything is spent, the whole allowance used and never more, each picture paid for once.",
         },
-        "servers": [{"url": "/"}],
+        "servers": [{"url": root or "/"}],
         "paths": paths(),
         "components": {
             "schemas": _schemas(models),

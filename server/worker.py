@@ -227,7 +227,7 @@ class Worker(ThreadWorker):  # type: ignore[misc] # gunicorn ships no types
             self.log.exception("Error handling a request")
             error = Internal()
         request_id = "req_" + secrets.token_hex(12)
-        body = json.dumps(error.as_problem(request_id))
+        body = json.dumps(error.as_problem(request_id, root=self.wsgi.config["PUBLIC_PATH"]))
         answer = (
             f"HTTP/1.1 {error.status} {HTTPStatus(error.status).phrase}\r\nConnection: close\r\n"
             f"Content-Type: application/problem+json\r\nContent-Length: {len(body)}\r\n"
