@@ -85,6 +85,7 @@ def create_app(settings: Settings | None = None, *, provider: FullProvider | Non
 def _routes() -> Blueprint:
     routes = Blueprint("routes", __name__)
     for rule, view, method in (
+        ("/", index, "GET"),
         ("/generate", generate, "POST"),
         ("/generate-batch", generate_batch, "POST"),
         ("/configure", configure, "POST"),
@@ -95,12 +96,36 @@ def _routes() -> Blueprint:
         ("/openapi.json", openapi, "GET"),
         ("/docs", docs, "GET"),
     ):
-        routes.add_url_rule(rule, view_func=view, methods=[method])
+        routes.add_url_rule(
+            rule,
+            view_func=view,
+            methods=[method],
+            strict_slashes=rule
+            != "/",  # or the public path without a slash would be a redirect, a page of HTML
+        )
     routes.register_blueprint(lookups.blueprint)
     return routes
 
 
 # ── Routes ──────────────────────────────────────────────────────────────────────────────────────────
+
+
+def index() -> Response:
+    """What this is and where to go on. A browser is led to the page."""
+    if request.accept_mimetypes.best_match(["application/json", "text/html"]) == "text/html":
+        response = Response(status=302, headers={"Location": f"{asked.root()}/docs"})
+        del response.headers["Content-Type"]
+        return response
+    address = asked.address()
+    paths = {
+        "docs": "docs",
+        "openapi": "openapi.json",
+        "models": "models",
+        "status": "status",
+        "health": "health",
+    }
+    links = {name: f"{address}/{path}" for name, path in paths.items()}
+    return jsonify({"name": NAME, "version": VERSION, "links": links})
 
 
 def generate() -> Response:

@@ -54,6 +54,7 @@ def _routes() -> dict[str, dict[str, _Operation]]:
     generation = {"parameters": (_target("generation"),), "who": _EITHER, "errors": ("401", "404", "500")}
     batch = {**generation, "parameters": (_target("batch"),)}
     return {
+        "/": {"get": _index()},
         "/generate": {"post": _generate()},
         "/generate-batch": {"post": _generate_batch()},
         "/generations": {"get": _list()},
@@ -100,6 +101,20 @@ def _routes() -> dict[str, dict[str, _Operation]]:
 
 
 # ── Operations with more to them
+
+
+def _index() -> _Operation:
+    return _Operation(
+        name="index",
+        summary="What this is, and where to go on; leads a browser to the page",
+        answers={
+            "200": {"description": "Done", "content": _json("Index")},
+            "302": {
+                "description": "To `/docs`, if HTML is accepted best",
+                "headers": {"Location": {"schema": TEXT}},
+            },
+        },
+    )
 
 
 def _generate() -> _Operation:

@@ -257,6 +257,12 @@ def _of_the_service() -> JSON:
                 },
             }
         ),
+        "Index": an_object(
+            {
+                "name": TEXT, "version": TEXT,
+                "links": an_object(dict.fromkeys(("docs", "openapi", "models", "status", "health"), TEXT)),
+            }
+        ),
         "Health": an_object({"status": {"const": "healthy"}, "service": TEXT, "version": TEXT}),
         "AnyObject": {"type": "object"},
     }  # fmt: skip

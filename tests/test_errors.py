@@ -46,6 +46,7 @@ TABLE = {
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "BREW")
 READ = {"GET", "HEAD"}
 ROUTES = {
+    "/": READ,
     "/generate": {"POST"},
     "/generate-batch": {"POST"},
     "/configure": {"POST"},
@@ -296,7 +297,7 @@ def test_a_method_that_a_route_does_not_take_is_405_with_allow(client, path):
 
 def test_an_address_that_is_none_is_404_whatever_it_looks_like(client):
     for path in (
-        "/", "/nowhere", "/generate/", "/health/", "/health//", "/a//b", "/%00", "/health%00",
+        "/nowhere", "/generate/", "/health/", "/health//", "/a//b", "/%00", "/health%00",
         "/health\0", "/\xff", "/static/app.py", "/../etc/passwd", "/docs/../app.py", "/.env", "/" + "a" * 5000,
         "/<script>", "/{{7*7}}", "/GENERATE", "*",
     ):  # fmt: skip
@@ -305,7 +306,7 @@ def test_an_address_that_is_none_is_404_whatever_it_looks_like(client):
 
 
 def test_head_is_get_without_the_body(client):
-    for path in ("/models", "/status", "/health", "/openapi.json", "/docs"):
+    for path in ("/", "/models", "/status", "/health", "/openapi.json", "/docs"):
         answer = client.head(path)
         assert (200, b"") == (answer.status_code, answer.data)
 

@@ -258,7 +258,7 @@ def test_real_answers_are_what_the_document_says_and_no_more(client, simulator):
         conforms(client.post(path, json=body, headers=headers), path)
         conforms(client.post(path, data="x", headers=ADMIN), path)
         conforms(client.post(path, data=b"{", content_type="application/json", headers=ADMIN), path)
-    for path in ("/models", "/status", "/health"):
+    for path in ("/", "/models", "/status", "/health"):
         conforms(client.get(path), path, "get")
     conforms(client.get("/openapi.json"), "/openapi.json", "get", DOCUMENT)
     for account in ({"reject": True}, {"credit": "empty"}):
