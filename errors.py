@@ -11,6 +11,7 @@ same request may succeed later; whoever finds the trouble raises, and one handle
     ├── PayloadTooLarge         413 payload_too_large
     ├── UnsupportedMediaType    415 unsupported_media_type
     ├── RangeNotSatisfiable     416 range_not_satisfiable
+    ├── HeadersTooLarge         431 headers_too_large
     ├── BudgetExceeded          402 budget_exceeded         nothing was spent
     ├── IdempotencyConflict     409 idempotency_conflict
     ├── ContentRefused          422 content_refused
@@ -168,6 +169,11 @@ class RangeNotSatisfiable(ServiceError):
     @property
     def headers(self) -> dict[str, str]:
         return {"Content-Range": f"bytes */{self.size}"}
+
+
+class HeadersTooLarge(ServiceError):
+    status, code = 431, "headers_too_large"
+    title = "The headers of the request are larger than the service takes"
 
 
 class BudgetExceeded(ServiceError):

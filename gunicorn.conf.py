@@ -18,7 +18,7 @@ from typing import Any
 from gunicorn import glogging
 
 import logs
-from server.worker import Worker, drain
+from server.worker import LONGEST_HEADERS, MOST_HEADERS, Worker, drain
 from settings import SettingsError, load
 
 _HEARING_SECONDS = 45
@@ -43,6 +43,8 @@ workers = 1
 threads = _settings.threads
 worker_connections = 2 * threads
 backlog = 2048
+limit_request_field_size = LONGEST_HEADERS
+limit_request_fields = MOST_HEADERS
 keepalive = 15
 timeout = 120  # of the worker's main thread, which only accepts; requests may take longer
 graceful_timeout = int(_settings.DRAIN_SECONDS) + _HEARING_SECONDS

@@ -35,7 +35,7 @@ class _Operation:
             "summary": self.summary,
             "security": list(self.who),
             "parameters": [*self.parameters, _REQUEST_ID],
-            "responses": {**self.answers, **{status: _error(status) for status in self.errors}},
+            "responses": {**self.answers, **{status: _error(status) for status in (*self.errors, "431")}},
         }
         if self.takes:
             described["requestBody"] = {"required": True, "content": self.takes}

@@ -29,10 +29,11 @@ from typing import Any, Final
 import structlog
 from gunicorn.http import get_parser
 from gunicorn.http.errors import LimitRequestHeaders
+from gunicorn.http.message import MAX_REQUEST_LINE
 from gunicorn.workers.gthread import TConn, ThreadWorker
 
 from addresses import network_of
-from errors import Internal, InvalidRequest, Problem, ServiceError
+from errors import HeadersTooLarge, Internal, InvalidRequest, Problem, ServiceError
 from server.arrivals import PATIENCE, Arrivals
 from server.closer import Closer
 from server.peer import Peer, TooSlow
@@ -41,8 +42,14 @@ from server.threads import Threads
 _SILENT_SECONDS: Final = 10
 """A peer who stops in the middle of a body is given up after this."""
 
-_LONGEST_HEAD: Final = 65_536
-"""Bytes of a request line and its headers."""
+MOST_HEADERS: Final = 1000
+"""Headers of one request. Parsing takes gunicorn a time that grows with their square: 10 ms for so many."""
+
+LONGEST_HEADERS: Final = 32_768
+"""Bytes of all of them, each with its line's end."""
+
+_LONGEST_HEAD: Final = MAX_REQUEST_LINE + LONGEST_HEADERS + len(b"\r\n\r\n")
+"""Bytes of the longest request line and these headers."""
 
 _UNREAD_BODY: Final = 65_536
 """Bytes of a body that the application did not read, after which the connection closes instead."""
@@ -193,9 +200,9 @@ class Worker(ThreadWorker):  # type: ignore[misc] # gunicorn ships no types
 
     def handle(self, conn: Any) -> Any:
         conn.sock.begin_request()
-        if len(conn.head) > _LONGEST_HEAD and not conn.is_whole:
+        if _header_bytes(conn.head) > LONGEST_HEADERS:
             conn.sock.setblocking(True)
-            self.handle_error(None, conn.sock, conn.client, LimitRequestHeaders("the head is too long"))
+            self.handle_error(None, conn.sock, conn.client, LimitRequestHeaders("the headers are too long"))
             return False
         return super().handle(conn)
 
@@ -219,7 +226,11 @@ class Worker(ThreadWorker):  # type: ignore[misc] # gunicorn ships no types
 
     def handle_error(self, req: Any, client: Any, addr: Any, exc: Exception) -> None:  # noqa: ARG002
         error: ServiceError
-        if req is None or type(exc).__module__ == "gunicorn.http.errors":
+        if isinstance(exc, LimitRequestHeaders):
+            error = HeadersTooLarge(
+                f"A request may have at most {LONGEST_HEADERS} bytes of headers, and {MOST_HEADERS} of them."
+            )
+        elif req is None or type(exc).__module__ == "gunicorn.http.errors":
             error = InvalidRequest(
                 [Problem("request", f"is not HTTP as this server reads it ({type(exc).__name__})")]
             )
@@ -297,9 +308,14 @@ def _add(conn: Any, received: bytes) -> bool:
     conn.head += received
     if conn.head.startswith((b"\r", b"\n")):  # an empty line (RFC 9112 2.2) is not the end of a head
         conn.head = conn.head.lstrip(b"\r\n")
-    is_whole: bool = conn.head.find(b"\r\n\r\n", searched) >= 0
-    conn.is_whole = is_whole
-    return is_whole
+    return bool(conn.head.find(b"\r\n\r\n", searched) >= 0)
+
+
+def _header_bytes(head: bytes) -> int:
+    """The bytes that follow the request line, up to the end of the head or as far as it has come."""
+    end = head.find(b"\r\n\r\n")
+    line = head.find(b"\r\n")
+    return (len(head) if end < 0 else end) - line if line >= 0 else 0
 
 
 def _network(conn: Any) -> str:

@@ -30,6 +30,7 @@ TABLE = {
     "unsupported_media_type": 415,
     "range_not_satisfiable": 416,
     "content_refused": 422,
+    "headers_too_large": 431,
     "queue_full": 429,
     "generation_failed": 500,
     "generation_timeout": 500,
