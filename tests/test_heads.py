@@ -1,4 +1,4 @@
-"""The heads of requests as the server reads them: how large they may be."""
+"""The heads of requests as the server reads them: how large they may be, and empty lines before them."""
 
 import json
 import re
@@ -10,6 +10,7 @@ from process import served
 from server.worker import LONGEST_HEADERS, MOST_HEADERS
 
 LINE = b"GET /health HTTP/1.1\r\n"
+HEALTH = LINE + b"Host: a\r\n\r\n"
 CONFIGURE = (
     b"POST /configure HTTP/1.1\r\nHost: a\r\nX-Admin-API-Key: ops\r\nContent-Type: application/json\r\n"
     b'Content-Length: 23\r\n\r\n{"concurrent_limit": 7}'
@@ -137,3 +138,35 @@ def test_a_request_line_that_is_too_long_is_400(caller, size, end):
 
     status, _, problem = answer(caller)
     assert (400, "invalid_request") == (status, problem["code"])
+
+
+@pytest.mark.parametrize("before", [b"\r\n", b"\r\n\r\n", b"\r\n" * 10])
+@pytest.mark.parametrize("request_", [HEALTH, CONFIGURE], ids=["get", "post"])
+def test_empty_lines_before_a_request_are_skipped(caller, before, request_):
+    for _ in range(3):  # the first of a connection, and later ones
+        caller.sendall(before + request_)
+        assert 200 == answer(caller)[0]
+
+
+@pytest.mark.parametrize("request_", [HEALTH, CONFIGURE], ids=["get", "post"])
+def test_an_empty_line_behind_a_request_is_none_of_the_next(caller, request_):
+    caller.sendall(request_ + b"\r\n" + request_ + b"\r\n")
+    assert [200, 200] == [answer(caller)[0] for _ in range(2)]
+
+    caller.sendall(request_)
+    assert 200 == answer(caller)[0]
+
+
+def test_an_empty_line_may_come_in_pieces(caller):
+    caller.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    for piece in (b"\r", b"\n", b"\r\n", b"GET", HEALTH.removeprefix(b"GET")):
+        caller.sendall(piece)
+
+    assert 200 == answer(caller)[0]
+
+
+def test_empty_lines_alone_are_no_request(caller):
+    caller.sendall(b"\r\n" * 50_000)
+    caller.shutdown(socket.SHUT_WR)
+
+    assert b"" == caller.recv(1)
