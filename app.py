@@ -54,6 +54,9 @@ _REQUEST_ID = re.compile(r"[!-~]{1,200}")
 _QUIET = frozenset({"health", "status"})
 """Views that are asked again and again."""
 
+_OPEN_TO_PAGES = frozenset({"file", "list_models", "openapi"})
+"""Views whose answers a page of any other site may read. They need no key, and tell every caller the same."""
+
 log = structlog.get_logger("http")
 
 
@@ -271,6 +274,8 @@ def _finish(response: Response) -> Response:
     response.headers["X-Request-ID"] = g.request_id
     response.headers["X-Content-Type-Options"] = "nosniff"
     response.headers.setdefault("Cache-Control", "no-store")
+    if asked.view_name() in _OPEN_TO_PAGES:
+        response.headers["Access-Control-Allow-Origin"] = "*"
     record = log.debug if asked.view_name() in _QUIET else log.info
     record(
         "request",
