@@ -46,7 +46,7 @@ from parsing.shapes import BatchRequest
 from resources import check
 from service import NAME, VERSION, Runtime, started
 from serving import serve
-from settings import Settings, SettingsError, load
+from settings import SIMULATED_TOKEN, Settings, SettingsError, load
 from unread_body import CloseUnread
 
 _REQUEST_ID = re.compile(r"[!-~]{1,200}")
@@ -246,11 +246,18 @@ def openapi() -> Response:
 
 def docs() -> Response:
     """A page to read and try it; nothing in it comes from elsewhere."""
-    nonce = secrets.token_urlsafe(16)
-    page = Response(
-        render_template("docs.html", nonce=nonce, version=VERSION, errors=every_error(), root=asked.root()),
-        mimetype="text/html",
+    nonce, settings = secrets.token_urlsafe(16), asked.service().settings
+    simulated = settings.REPLICATE_SIMULATE
+    html = render_template(
+        "docs.html",
+        nonce=nonce,
+        version=VERSION,
+        errors=every_error(),
+        root=asked.root(),
+        simulated=simulated,
+        token=SIMULATED_TOKEN if simulated and settings.ALLOW_USER_TOKENS else "",
     )
+    page = Response(html, mimetype="text/html")
     page.headers["Content-Security-Policy"] = (
         f"default-src 'none'; script-src 'nonce-{nonce}'; style-src 'nonce-{nonce}'; connect-src 'self'; "
         # What a reader made is shown from where it lies.

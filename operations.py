@@ -54,7 +54,6 @@ def _routes() -> dict[str, dict[str, _Operation]]:
     generation = {"parameters": (_target("generation"),), "who": _EITHER, "errors": ("401", "404", "500")}
     batch = {**generation, "parameters": (_target("batch"),)}
     return {
-        "/": {"get": _index()},
         "/generate": {"post": _generate()},
         "/generate-batch": {"post": _generate_batch()},
         "/generations": {"get": _list()},
@@ -90,6 +89,7 @@ def _routes() -> dict[str, dict[str, _Operation]]:
             "get": _operation("health", "Whether the service takes work", "Health", errors=("500", "503"))
         },
         "/webhooks/replicate": {"post": _told_by_replicate()},
+        "/": {"get": _index()},
         "/openapi.json": {"get": _operation("openapi", "This document", "AnyObject")},
         "/docs": {
             "get": _Operation(

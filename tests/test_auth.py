@@ -64,7 +64,7 @@ def test_the_headers_of_the_service_are_decisive_beside_a_bearer(client, simulat
         "Bearer r8_a, Bearer r8_a", "Bearer r8_\xe9", "Bearer r8_" + "x" * 253, f"Bearer {ADMIN_KEY}",
     ],
 )  # fmt: skip
-def test_any_other_authorization_lets_nobody_in(client, simulator, authorization):
+def test_any_other_authorization_is_no_key(client, simulator, authorization):
     answer = client.post("/generate", json=PICTURE, headers={"Authorization": authorization})
 
     problem(answer, 401, "unauthenticated")
