@@ -99,13 +99,8 @@ def _routes() -> Blueprint:
         ("/openapi.json", openapi, "GET"),
         ("/docs", docs, "GET"),
     ):
-        routes.add_url_rule(
-            rule,
-            view_func=view,
-            methods=[method],
-            strict_slashes=rule
-            != "/",  # or the public path without a slash would be a redirect, a page of HTML
-        )
+        # The public path without its slash is no redirect, which would be a page of HTML.
+        routes.add_url_rule(rule, view_func=view, methods=[method], strict_slashes=rule != "/")
     routes.register_blueprint(lookups.blueprint)
     return routes
 
@@ -120,13 +115,7 @@ def index() -> Response:
         del response.headers["Content-Type"]
         return response
     address = asked.address()
-    paths = {
-        "docs": "docs",
-        "openapi": "openapi.json",
-        "models": "models",
-        "status": "status",
-        "health": "health",
-    }
+    paths = {"openapi": "openapi.json"} | {name: name for name in ("docs", "models", "status", "health")}
     links = {name: f"{address}/{path}" for name, path in paths.items()}
     return jsonify({"name": NAME, "version": VERSION, "links": links})
 
