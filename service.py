@@ -11,6 +11,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, ExitStack, closing
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -23,6 +24,7 @@ from concurrency import Gate, GateStats, StallStats
 from contract.states import iso8601
 from errors import LedgerDown, ShuttingDown
 from files import Files
+from files.directory import disk_usage
 from files.hosts import Hosts
 from generations.core import Core, FullProvider, assemble
 from generations.recovery import load_startup_state
@@ -356,6 +358,7 @@ def _open_files(settings: Settings) -> Files | None:
         source=Hosts(settings.REPLICATE_BASE_URL, proxies=settings.proxies),
         ttl=settings.FILES_TTL,
         max_bytes=settings.FILES_MAX_BYTES,
+        disk_usage=None if settings.FILES_URL else partial(disk_usage, settings.files_dir),
     )
 
 

@@ -2,18 +2,20 @@
 
 An output is fetched without any token (`hosts`), checked by its own bytes (`download`) and written to a temporary
 file (`spool`). When it is whole, it goes into a storage (`directory`, `bucket`) under the unguessable id of its
-generation. It stays for `ttl` seconds; if all files together exceed `max_bytes`, the oldest are deleted before. An
-output that cannot be kept is reported in a sentence and never raised, since it was made and paid for.
+generation. It stays for `ttl` seconds; if all files together exceed `max_bytes`, the oldest are deleted before. So
+are they if their volume runs full, since the ledger may be on the same one. An output that cannot be kept is reported
+in a sentence and never raised, since it was made and paid for.
 
 Several processes may share one storage. Each lists it now and then, and so sees the files of the others.
 """
 
 import asyncio
 import errno
+import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -43,6 +45,9 @@ TIDY_EVERY: Final = 60.0
 LIST_EVERY: Final = 3600.0
 """Seconds between two listings of the storage."""
 
+RESERVE: Final = 64 * 1024 * 1024
+"""Bytes of their volume that kept files leave free, or a hundredth of it if that is more."""
+
 _BATCH: Final = 100
 """Files that are deleted in one batch."""
 
@@ -63,7 +68,8 @@ class Files:
     """Keeps outputs in `storage`, each for `ttl` seconds and all of them within `max_bytes`.
 
     `spool` is the directory for temporary files; for a `Directory`, one on the same file system. `source` is where
-    outputs are fetched from, and is closed with this. All on one loop, but `open`.
+    outputs are fetched from, and is closed with this. `disk_usage` returns the total, used and free bytes of the volume
+    that the files are on; without it, no reserve is left there. All on one loop, but `open`.
     """
 
     def __init__(
@@ -75,6 +81,7 @@ class Files:
         ttl: float,
         max_bytes: int,
         patience: Patience | None = None,
+        disk_usage: Callable[[], tuple[int, int, int]] | None = None,
         clock: Callable[[], float] = time.time,
         executor: Executor | None = None,
     ) -> None:
@@ -86,10 +93,11 @@ class Files:
         self._storage = storage
         self._ttl = ttl
         self._max_bytes = max_bytes
+        self._disk_usage = disk_usage
         self._clock = clock
         # One thread for each download, so that a slow upload to a bucket never delays a write. Two for the janitor.
         self._pool = Pool(executor or ThreadPoolExecutor(DOWNLOADS + 2, thread_name_prefix="files"))
-        self._spool = Spool(spool, self._pool)
+        self._spool = Spool(spool, self._pool, self._room)
         self._source = source
         self._downloads = Downloads(
             source, largest=min(LARGEST, max_bytes), patience=patience, pool=self._pool
@@ -98,12 +106,16 @@ class Files:
         self._overall = patience.overall
         self._index = Index()
         self._deleting = asyncio.Lock()
+        self._writing = asyncio.Lock()
         self._list_at = 0.0
         self._janitor: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
         """List the storage, and begin to tidy up. A storage that cannot be reached is listed again later."""
         await self._list()
+        room = self._index.size + await self._spare()
+        if self._max_bytes > room:
+            _log.warning("files_exceed_volume", max_bytes=self._max_bytes, room=max(0, room))
         self._janitor = asyncio.create_task(self._tidy_up(), name="files-janitor")
 
     async def keep(self, generation_id: str, outputs: Sequence[str]) -> Kept:
@@ -214,10 +226,40 @@ class Files:
         self._index.replace(listed, since=since)
         _log.debug("files_listed", files=len(self._index), bytes=self._index.size, stale=removed)
 
-    async def _make_room(self) -> None:
-        if self._index.size <= self._max_bytes:
+    async def _make_room(self, wanted: int = 0) -> None:
+        """Delete the oldest files until the others are within `max_bytes`, and so many bytes are free on the volume
+        beyond its reserve."""
+        lacking = max(self._index.size - self._max_bytes, wanted - await self._spare())
+        if lacking <= 0:
             return  # without waiting for the lock, which the janitor may hold
-        await self._delete("files_evicted", lambda: self._index.beyond(self._max_bytes, most=_BATCH))
+        # Decided once: the volume has its room back only when readers have closed the deleted files.
+        left = self._index.size - lacking
+        await self._delete("files_evicted", lambda: self._index.beyond(left, most=_BATCH))
+
+    @asynccontextmanager
+    async def _room(self, wanted: int) -> AsyncIterator[None]:
+        """Room on the volume for so many bytes, to be written inside the block: one block at a time, or one would write
+        into the room of another. Raises OSError if all kept files together have not so much."""
+        if self._disk_usage is None:
+            yield
+            return
+        async with self._writing:
+            if wanted > await self._spare():
+                await self._make_room(wanted)
+                if wanted > await self._spare():
+                    raise OSError(errno.ENOSPC, "the rest of the volume is reserved")
+            yield
+
+    async def _spare(self) -> float:
+        """Free bytes of the volume beyond its reserve, negative if that is not whole. Infinite if they are unknown: on
+        a volume that is gone, the write itself fails."""
+        if self._disk_usage is None:
+            return math.inf
+        try:
+            total, _, free = await self._pool.run(self._disk_usage)
+        except OSError:
+            return math.inf
+        return free - max(RESERVE, total // 100)
 
     async def _delete(self, event: str, chosen: Callable[[], list[str]]) -> None:
         """Delete the chosen files, a batch at a time, until none is left or a batch fails. Failed ones are chosen again

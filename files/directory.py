@@ -6,6 +6,7 @@ names must be on the same file system. Only this user can read the files.
 
 import errno
 import os
+import shutil
 import stat
 from collections.abc import Iterator
 from contextlib import suppress
@@ -72,6 +73,11 @@ class Directory:
     def _place(self, name: Name) -> Path:
         shelf = name.generation.removeprefix("gen_")[:2]
         return self._path / shelf / f"{name.generation}.{name.file}"
+
+
+def disk_usage(path: Path) -> tuple[int, int, int]:
+    """Total, used and free bytes of the volume of a path, which need not be there yet."""
+    return shutil.disk_usage(next(each for each in (path, *path.parents) if each.exists()))
 
 
 def _on(shelf: os.DirEntry[str]) -> Iterator[Stored]:

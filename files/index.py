@@ -42,7 +42,7 @@ class Index:
         """The oldest that are not newer than that date."""
         return [name for name, (_, modified) in islice(self._files.items(), most) if modified <= date]
 
-    def beyond(self, budget: int, *, most: int) -> list[str]:
+    def beyond(self, budget: float, *, most: int) -> list[str]:
         """The oldest, as many as have to go for the rest to fit into so many bytes."""
         names: list[str] = []
         left = self.size

@@ -2,8 +2,8 @@
 
 import os
 import secrets
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import IO, Final
 
@@ -15,15 +15,19 @@ STALE: Final = 3600.0
 
 _BUFFER: Final = 1024 * 1024
 
+Room = Callable[[int], AbstractAsyncContextManager[None]]
+"""Room for so many bytes, to be written inside the block. Raises OSError if there is none."""
+
 
 class Temporary:
     """A file being written. `size` in bytes; `head` is its first bytes, enough to tell what it is."""
 
-    def __init__(self, path: Path, pool: Pool) -> None:
+    def __init__(self, path: Path, pool: Pool, room: Room) -> None:
         self.path = path
         self.size = 0
         self.head = b""
         self._pool = pool
+        self._room = room
         self._file: IO[bytes] | None = None
         self._buffer = bytearray()
 
@@ -40,11 +44,13 @@ class Temporary:
         self.size += len(content)
         self._buffer += content
         if len(self._buffer) >= _BUFFER:
-            await self._pool.run(self._flush)
+            async with self._room(len(self._buffer)):
+                await self._pool.run(self._flush)
 
     async def finish(self) -> None:
-        """Nothing more will be written; the file at `path` is whole."""
-        await self._pool.run(self._close)
+        """Nothing more will be written; the file at `path` is whole. Raises OSError when the disk does not take it."""
+        async with self._room(len(self._buffer)):
+            await self._pool.run(self._close)
 
     def discard(self) -> None:
         """Delete the file, unless it was moved away. Blocks."""
@@ -77,14 +83,15 @@ class Temporary:
 class Spool:
     """The directory `path`. It is made when it is needed, and only this user can read it."""
 
-    def __init__(self, path: Path, pool: Pool) -> None:
+    def __init__(self, path: Path, pool: Pool, room: Room = lambda _: nullcontext()) -> None:
         self._path = path
         self._pool = pool
+        self._room = room
 
     @asynccontextmanager
     async def temporary(self) -> AsyncIterator[Temporary]:
         """A file to be begun, gone at the end of the block unless it was moved away."""
-        file = Temporary(self._path / f"{secrets.token_hex(16)}.part", self._pool)
+        file = Temporary(self._path / f"{secrets.token_hex(16)}.part", self._pool, self._room)
         try:
             yield file
         finally:
