@@ -110,6 +110,8 @@ class Runtime:
             self.loop.run(self.files.start())
         self.ledger.start(on_open=self._restore)
         self.loop.submit(self._tidy_up())
+        if self.core.retention:
+            self.loop.submit(self.core.retention.run())
 
     def begin_drain(self, seconds: float, *, then: Callable[[], object] = lambda: None) -> None:
         """Stop accepting work and return at once. `then` is called, in another thread, when all work has ended.

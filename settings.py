@@ -43,13 +43,11 @@ caller's half always takes one body."""
 SLOWEST = 16_000
 """Bytes a second that a peer must take or send while the service waits for it."""
 
-
 _AWS = (
     "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_REGION", "AWS_DEFAULT_REGION",
     "AWS_ENDPOINT_URL", "AWS_ALLOW_HTTP",
 )  # fmt: skip
 """What a bucket needs to know. obstore reads these and more in the environment, but no `.env`."""
-
 
 SHORTEST_ADMIN_KEY = 16
 """Characters. A shorter admin key can be guessed: each start warns of it."""
@@ -142,6 +140,9 @@ class Settings(BaseModel):
     DATABASE_URL: Annotated[str, AfterValidator(setting_values.database_url)] | None = Field(
         None, description="Where the ledger is; empty means sqlite:///data/ledger.db, or as DATA_DIR says."
     )
+    LEDGER_KEEP_DAYS: int | None = Field(
+        None, ge=2, description="Days that ended work is kept, 2 or more; empty keeps it for ever."
+    )
     RESUME_TTL: float = Field(
         86_400,
         ge=0,
@@ -219,9 +220,7 @@ class Settings(BaseModel):
         wrong = [f"{name}: must not stand in quotes." for name, value in given.items() if value[0] in "\"'"]
         try:
             settings = cls.model_validate(given)
-            settings._aws = {  # noqa: SLF001 - its own
-                name: environ[name] for name in _AWS if environ.get(name)
-            }
+            settings._aws = {name: environ[name] for name in _AWS if environ.get(name)}  # noqa: SLF001 - its own
         except ValidationError as invalid:
             wrong += [_sentence(error) for error in invalid.errors()]
         if wrong:

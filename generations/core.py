@@ -20,6 +20,7 @@ from generations.late import LatePredictions
 from generations.lifecycle import FIRST_BACKOFF, Runner
 from generations.push import PushInbox
 from generations.recovery import Recovery, StartupState, seconds_in_doubt
+from generations.retention import Retention
 from generations.service import GenerationService
 from generations.status import Status
 from generations.supervisor import Supervisor
@@ -53,6 +54,7 @@ class Core:
     generations: GenerationService
     push: PushInbox
     checks: TokenChecks
+    retention: Retention | None
 
     def begin(self, state: StartupState, *, spent: Mapping[int, float]) -> None:
         """Resume the work of earlier processes. `spent`: USD by day, counted from 1970, of the server's own money."""
@@ -161,5 +163,14 @@ def assemble(
             ledger=ledger,
         ),
         checks=checks,
+        retention=None
+        if settings.LEDGER_KEEP_DAYS is None
+        else Retention(
+            ledger=ledger,
+            queries=queries,
+            threads=threads,
+            days=settings.LEDGER_KEEP_DAYS,
+            files_ttl=settings.FILES_TTL,
+        ),
         push=PushInbox(supervisor=supervisor, archive=archive, provider=provider, doors=doors),
     )

@@ -40,7 +40,9 @@ class Ledger(Protocol):
         """Write the record of this source, as it is by then."""
 
     def delete(self, kind: type[Record], *key: Any) -> None:
-        """Remove the record with this key, written already or not."""
+        """Remove the record with this key, written already or not. A batch goes with its generations, a generation with
+        its attempts, and both with their deliveries, in one transaction in which generations that had ended are added
+        to the usage of their day: `usage` and `cost_by_day` go on counting them."""
 
     async def flush(self) -> None:
         """Wait until everything before this call is on the disk. Raises LedgerDown; the writes are retried."""
@@ -60,7 +62,8 @@ class Page:
 
 @dataclass(frozen=True, slots=True)
 class Period:
-    """Which ended generations a sum is over: from `since` to before `until`, Unix times. None is no bound."""
+    """Which ended generations a sum is over: from `since` to before `until`, Unix times. None is no bound. Of a deleted
+    generation only the day is known: it counts as ended at the beginning of that day."""
 
     simulated: bool
     caller_id: str | None = None
@@ -106,6 +109,18 @@ class Queries(Protocol):
     def delivery(self, work_id: str) -> Delivery | None: ...
 
     def pending_deliveries(self) -> Sequence[Delivery]: ...
+
+    def oldest_doubt(self) -> float | None:
+        """When the earliest creation was sent (Unix time) that is still in doubt in an unfinished generation."""
+
+    def forgettable(
+        self, before: float, *, files_before: float, most: int
+    ) -> Sequence[tuple[type[Record], str]]:
+        """Kinds and ids of work to delete that ended before then: of about `most` generations, but whole batches, or
+        nothing if nothing is left. Work with kept files ended before `files_before`, too.
+
+        Left out is work that an idempotency key stands for, or that is still to be delivered to a webhook. A batch is
+        left out with all its generations if one of them is."""
 
     def meta(self, name: str) -> bytes | None: ...
 

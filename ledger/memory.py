@@ -21,8 +21,9 @@ from ledger.records import (
     KeyRecord,
     MetaRecord,
     Record,
+    UsageRecord,
 )
-from ledger.tables import MAPPINGS, Key
+from ledger.tables import FIGURES, MAPPINGS, Key
 
 R = TypeVar("R", bound=Record)
 
@@ -105,9 +106,23 @@ class MemoryLedger:
             if kind is AttemptRecord:
                 self._forget_attempt(*key)
             elif record is None:
-                self.rows[kind].pop(key, None)
+                self._delete(kind, key)
             else:
                 self.rows[kind][key] = self._numbered(record, key)
+
+    def _delete(self, kind: type[Record], key: Key) -> None:
+        """Remove a record and what goes with it. Generations that had ended stay in the usage of their day."""
+        found = self.rows[kind].pop(key, None)
+        if isinstance(found, GenerationRecord | BatchRecord):
+            self.rows[Delivery].pop(key, None)
+        if isinstance(found, BatchRecord):
+            for item in self.batch_items(found.id):
+                self._delete(GenerationRecord, (item.id,))
+        if isinstance(found, GenerationRecord) and found.ended_at is not None:
+            one = _usage_of(found)
+            place = MAPPINGS[UsageRecord].key_of(one)
+            others = [each for each in self.all(UsageRecord) if MAPPINGS[UsageRecord].key_of(each) == place]
+            self.rows[UsageRecord][place] = replace(one, **_figures([one, *others]))
 
     def _forget_attempt(self, generation_id: str, number: int) -> None:
         """Attempts are kept inside their generation here; a record without this one may have replaced it already."""
@@ -119,9 +134,9 @@ class MemoryLedger:
     def _numbered(self, record: Record, key: Key) -> Record:
         if not isinstance(record, GenerationRecord):
             return record
-        before = self.rows[GenerationRecord].get(key)
-        seq = before.seq if isinstance(before, GenerationRecord) else len(self.rows[GenerationRecord]) + 1
-        return replace(record, seq=seq)
+        before = self.generation(*key) or next(reversed(self.rows[GenerationRecord].values()), None)
+        seq = before.seq if isinstance(before, GenerationRecord) and before.seq else 0
+        return replace(record, seq=seq if key in self.rows[GenerationRecord] else seq + 1)
 
     # ── Queries
 
@@ -189,19 +204,51 @@ class MemoryLedger:
         found = cast("MetaRecord | None", self.rows[MetaRecord].get((name,)))
         return found.value if found else None
 
+    def oldest_doubt(self) -> float | None:
+        attempts = (attempt for each in self.unfinished() for attempt in each.attempts)
+        return min((each.submitted_at or 0.0 for each in attempts if each.is_in_doubt), default=None)
+
+    def forgettable(
+        self, before: float, *, files_before: float, most: int
+    ) -> Sequence[tuple[type[Record], str]]:
+        keyed = {each.work_id for each in self.all(KeyRecord)}
+        pending = {each.id for each in self.pending_deliveries()}
+
+        def may_go(each: GenerationRecord | BatchRecord) -> bool:
+            moment = (
+                min(before, files_before) if isinstance(each, GenerationRecord) and each.files else before
+            )
+            return each.ended_at is not None and each.ended_at < moment and each.id not in pending
+
+        found: list[tuple[type[Record], str]] = []
+        items = 0
+        for batch in sorted(self.all(BatchRecord), key=lambda each: each.ended_at or 0.0):
+            items_may_go = all(may_go(each) for each in self.batch_items(batch.id))
+            if may_go(batch) and items_may_go and batch.id not in keyed:
+                if found and items + batch.total > most:
+                    break
+                found.append((BatchRecord, batch.id))
+                items += batch.total
+        singles = self._generations(lambda each: not each.batch_id and may_go(each) and each.id not in keyed)
+        singles.sort(key=lambda each: each.ended_at or 0.0)
+        return found or [(GenerationRecord, each.id) for each in singles[:most]]
+
     def cost_by_day(self, caller_id: str, since: float, *, simulated: bool) -> Mapping[int, float]:
         days: defaultdict[int, float] = defaultdict(float)
-        for each in self._ended(Period(simulated, caller_id, since=since)):
-            days[int((each.ended_at or 0.0) // DAY)] += each.cost_usd
+        for each in self._counted(Period(simulated, caller_id, since=since)):
+            days[each.day] += each.usd
         return days
 
     def usage(self, period: Period, *, by: Grouping | None) -> Sequence[dict[str, Any]]:
-        groups: defaultdict[str | None, list[GenerationRecord]] = defaultdict(list)
-        for each in self._ended(period):
-            groups[_group(each, by)].append(each)
+        groups: defaultdict[Any, list[UsageRecord]] = defaultdict(list)
+        for each in self._counted(period):
+            groups[{"day": each.day, "model": each.model, "caller": each.caller_id, None: None}[by]].append(
+                each
+            )
         if by is None:
             return [_figures(groups[None])]
-        return [{by: group} | _figures(groups[group]) for group in sorted(groups, key=str)]
+        name = _date if by == "day" else str
+        return [{by: name(group)} | _figures(groups[group]) for group in sorted(groups)]
 
     def all(self, kind: type[R]) -> list[R]:
         """Every committed record of this kind, in the order of its first commit."""
@@ -210,33 +257,45 @@ class MemoryLedger:
     def _generations(self, matches: Callable[[GenerationRecord], bool]) -> list[GenerationRecord]:
         return [each for each in self.all(GenerationRecord) if matches(each)]
 
-    def _ended(self, period: Period) -> list[GenerationRecord]:
+    def _counted(self, period: Period) -> list[UsageRecord]:
+        """The usage of each ended generation that is there, and of deleted ones by day."""
+        present = [
+            (each.ended_at, _usage_of(each))
+            for each in self.all(GenerationRecord)
+            if each.ended_at is not None
+        ]
+        deleted = [(float(each.day * DAY), each) for each in self.all(UsageRecord)]
         since, until = period.since, period.until
-        return self._generations(
-            lambda each: (
-                each.ended_at is not None
-                and each.simulated == period.simulated
-                and period.caller_id in {None, each.caller_id}
-                and (since is None or each.ended_at >= since)
-                and (until is None or each.ended_at < until)
-            )
-        )
+        return [
+            each
+            for ended_at, each in (*present, *deleted)
+            if each.simulated == period.simulated
+            and period.caller_id in {None, each.caller_id}
+            and (since is None or ended_at >= since)
+            and (until is None or ended_at < until)
+        ]
 
 
-def _group(record: GenerationRecord, by: Grouping | None) -> str | None:
-    if by == "day":
-        return datetime.fromtimestamp(record.ended_at or 0.0, UTC).strftime("%Y-%m-%d")
-    return {"model": record.model, "caller": record.caller_id, None: None}[by]
+def _usage_of(record: GenerationRecord) -> UsageRecord:
+    return UsageRecord(
+        day=int((record.ended_at or 0.0) // DAY),
+        caller_id=record.caller_id,
+        model=record.model,
+        simulated=record.simulated,
+        generations=1,
+        succeeded=int(record.state == "succeeded"),
+        failures=int(record.state == "failed"),
+        canceled=int(record.state == "canceled"),
+        images=record.images,
+        video_seconds=record.video_seconds,
+        usd=record.cost_usd,
+        credits=record.credits,
+    )
 
 
-def _figures(records: Sequence[GenerationRecord]) -> dict[str, Any]:
-    return {
-        "generations": len(records),
-        "succeeded": sum(each.state == "succeeded" for each in records),
-        "failures": sum(each.state == "failed" for each in records),
-        "canceled": sum(each.state == "canceled" for each in records),
-        "images": sum(each.images for each in records),
-        "video_seconds": sum((each.video_seconds for each in records), 0.0),
-        "usd": sum((each.cost_usd for each in records), 0.0),
-        "credits": sum(each.credits for each in records),
-    }
+def _figures(records: Sequence[UsageRecord]) -> dict[str, Any]:
+    return {name: sum(getattr(each, name) for each in records) for name in FIGURES}
+
+
+def _date(day: int) -> str:
+    return datetime.fromtimestamp(day * DAY, UTC).strftime("%Y-%m-%d")

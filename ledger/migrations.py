@@ -17,10 +17,11 @@ from sqlalchemy.dialects import sqlite
 from ledger.tables import META, METADATA
 from ledger.to_version_2 import facts_in_columns
 from ledger.to_version_3 import clock_skew_of_attempts
+from ledger.to_version_4 import usage_by_day
 
 Step = Callable[[sqlite3.Connection], None]
 
-STEPS: Final[Sequence[Step]] = (facts_in_columns, clock_skew_of_attempts)
+STEPS: Final[Sequence[Step]] = (facts_in_columns, clock_skew_of_attempts, usage_by_day)
 """Step *n*, counted from 1, makes a ledger of version *n* one of version *n + 1*. A released step is never changed."""
 
 _NAME: Final = "name"

@@ -9,29 +9,41 @@ from sqlalchemy import (
     ColumnElement,
     Connection,
     Engine,
-    Integer,
     Select,
-    case,
-    cast,
+    and_,
     exists,
     func,
     literal,
     not_,
     or_,
     select,
+    union_all,
 )
 from sqlalchemy.exc import SQLAlchemyError
 
 from errors import LedgerDown
 from ledger import DAY, Grouping, Page, Period
 from ledger.records import AttemptRecord, BatchRecord, Delivery, GenerationRecord, KeyRecord, Record
-from ledger.tables import ATTEMPTS, BATCHES, DELIVERIES, GENERATIONS, KEYS, META, mapping
+from ledger.tables import (
+    ATTEMPTS,
+    BATCHES,
+    DAY_OF_END,
+    DELIVERIES,
+    FIGURES,
+    GENERATIONS,
+    KEYS,
+    META,
+    USAGE_BY_DAY,
+    USAGE_OF_ONE,
+    mapping,
+)
 
 R = TypeVar("R", bound=Record)
 
 _KEYS_AT_ONCE: Final = 10_000
 
 _G: Final = GENERATIONS.c
+_U: Final = USAGE_BY_DAY.c
 _UNFINISHED: Final = _G.ended_at.is_(None)
 
 
@@ -100,33 +112,68 @@ class SqlQueries:
         with self._reading() as connection:
             return connection.execute(select(META.c.value).where(META.c.name == name)).scalar_one_or_none()
 
+    def oldest_doubt(self) -> float | None:
+        in_doubt = ATTEMPTS.c.open, ATTEMPTS.c.prediction_id.is_(None)
+        attempts = ATTEMPTS.join(GENERATIONS, ATTEMPTS.c.generation_id == _G.id)
+        query = select(func.min(ATTEMPTS.c.submitted_at)).select_from(attempts).where(_UNFINISHED, *in_doubt)
+        with self._reading() as connection:
+            oldest: float | None = connection.scalar(query)
+        return oldest
+
+    def forgettable(
+        self, before: float, *, files_before: float, most: int
+    ) -> Sequence[tuple[type[Record], str]]:
+        keyed = select(KEYS.c.work_id)
+        pending = select(DELIVERIES.c.id).where(DELIVERIES.c.state == "pending")
+        may_go = and_(
+            _G.ended_at < before, or_(_G.files == "[]", _G.ended_at < files_before), _G.id.not_in(pending)
+        )
+        item_stays = exists().where(_G.batch_id == BATCHES.c.id, or_(_UNFINISHED, not_(may_go)))
+        batches = select(BATCHES.c.id, BATCHES.c.total).where(
+            BATCHES.c.ended_at < before,
+            BATCHES.c.id.not_in(keyed),
+            BATCHES.c.id.not_in(pending),
+            not_(item_stays),
+        )
+        single = select(_G.id).where(may_go, _G.batch_id.is_(None), _G.id.not_in(keyed))
+        found: list[tuple[type[Record], str]] = []
+        items = 0
+        with self._reading() as connection:
+            for batch_id, total in connection.execute(batches.order_by(BATCHES.c.ended_at).limit(most)):
+                if found and items + total > most:
+                    break
+                found.append((BatchRecord, batch_id))
+                items += total
+            if found:
+                return found
+            singles = connection.execute(single.order_by(_G.ended_at).limit(most)).scalars()
+            return [(GenerationRecord, each) for each in singles]
+
     def cost_by_day(self, caller_id: str, since: float, *, simulated: bool) -> Mapping[int, float]:
-        day = cast(_G.ended_at / DAY, Integer)
         # The plus keeps SQLite from the index by caller, which is no help where one caller has most of the rows.
         mine = _G.caller_id.op("||")("") == caller_id
-        query = select(day, func.sum(_G.cost_usd)).where(
+        present = select(DAY_OF_END, func.sum(_G.cost_usd)).where(
             _G.ended_at >= since, mine, _G.simulated == simulated
         )
+        deleted = select(_U.day, func.sum(_U.usd)).where(
+            _U.day * DAY >= since, _U.caller_id == caller_id, _U.simulated == simulated
+        )
+        days: defaultdict[int, float] = defaultdict(float)
         with self._reading() as connection:
-            return {int(day): float(usd) for day, usd in connection.execute(query.group_by(day))}
+            # One statement, so that none is deleted between two.
+            query = union_all(present.group_by(DAY_OF_END), deleted.group_by(_U.day))
+            for day, usd in connection.execute(query):
+                days[int(day)] += usd
+        return days
 
     def usage(self, period: Period, *, by: Grouping | None) -> Sequence[dict[str, Any]]:
-        groups = {
-            "model": _G.model,
-            "caller": _G.caller_id,
-            "day": func.strftime("%Y-%m-%d", _G.ended_at, "unixepoch"),
-        }
-        group = groups[by].label(by) if by else None
-        query: Select[Any] = select(*_figures()) if group is None else select(group, *_figures())
-        query = query.where(_G.ended_at.is_not(None), _G.simulated == period.simulated)
-        if period.caller_id is not None:
-            query = query.where(_G.caller_id == period.caller_id)
-        if period.since is not None:
-            query = query.where(_G.ended_at >= period.since)
-        if period.until is not None:
-            query = query.where(_G.ended_at < period.until)
-        if group is not None:
-            query = query.group_by(group).order_by(group)
+        present, deleted = _usage(_G, period, by), _usage(_U, period, by)
+        sums = union_all(present, deleted).subquery().c
+        figures = [func.coalesce(func.sum(sums[name]), 0).label(name) for name in FIGURES]
+        query = select(*figures)
+        if by is not None:
+            group = func.strftime("%Y-%m-%d", sums.group * DAY, "unixepoch") if by == "day" else sums.group
+            query = select(group.label(by), *figures).group_by(sums.group).order_by(sums.group)
         with self._reading() as connection:
             return [dict(row) for row in connection.execute(query).mappings()]
 
@@ -173,19 +220,29 @@ def _is_unfinished(work_id: ColumnElement[str]) -> ColumnElement[bool]:
     )
 
 
-def _figures() -> Sequence[Any]:
-    """The counts and sums of `GET /usage`."""
-
-    def ended_as(state: str) -> Any:
-        return func.coalesce(func.sum(case((_G.state == state, 1), else_=0)), 0)
-
+def _usage(columns: Any, period: Period, by: Grouping | None) -> Select[Any]:
+    """The figures of the generations that are there (`_G`), or of those that were deleted (`_U`), by group."""
+    is_present = columns is _G
+    ended_at = _G.ended_at if is_present else _U.day * DAY
+    groups = {
+        "model": columns.model,
+        "caller": columns.caller_id,
+        "day": DAY_OF_END if is_present else _U.day,
+        None: literal(0),
+    }
+    conditions = [columns.simulated == period.simulated]
+    if is_present:
+        conditions.append(_G.ended_at.is_not(None))
+    if period.caller_id is not None:
+        conditions.append(columns.caller_id == period.caller_id)
+    if period.since is not None:
+        conditions.append(ended_at >= period.since)
+    if period.until is not None:
+        conditions.append(ended_at < period.until)
+    group = groups[by].label("group")
+    figures = USAGE_OF_ONE if is_present else _U
     return (
-        func.count().label("generations"),
-        ended_as("succeeded").label("succeeded"),
-        ended_as("failed").label("failures"),
-        ended_as("canceled").label("canceled"),
-        func.coalesce(func.sum(_G.images), 0).label("images"),
-        func.coalesce(func.sum(_G.video_seconds), 0.0).label("video_seconds"),
-        func.coalesce(func.sum(_G.cost_usd), 0.0).label("usd"),
-        func.coalesce(func.sum(_G.credits), 0).label("credits"),
+        select(group, *(func.sum(figures[name]).label(name) for name in FIGURES))
+        .where(*conditions)
+        .group_by(group)
     )

@@ -177,6 +177,25 @@ class Delivery:
     delivered_at: float | None = None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UsageRecord:
+    """What forgotten generations add up to: those of one caller with one model that ended on one `day` (UTC, counted
+    from 1970). The figures are those of `GET /usage`."""
+
+    day: int
+    caller_id: str
+    model: str
+    simulated: bool
+    generations: int
+    succeeded: int
+    failures: int
+    canceled: int
+    images: int
+    video_seconds: float
+    usd: float
+    credits: int
+
+
 @dataclass(frozen=True, slots=True)
 class MetaRecord:
     """Something that the ledger remembers for the service itself."""
@@ -185,4 +204,4 @@ class MetaRecord:
     value: bytes
 
 
-Record = GenerationRecord | AttemptRecord | BatchRecord | KeyRecord | Delivery | MetaRecord
+Record = GenerationRecord | AttemptRecord | BatchRecord | KeyRecord | Delivery | UsageRecord | MetaRecord

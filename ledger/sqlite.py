@@ -279,10 +279,11 @@ class SqliteLedger:
         for (kind, key), record in pending.items():
             mapping = MAPPINGS[kind]
             if record is None:
-                rows.setdefault(mapping.delete, []).append(key)
+                for statement in mapping.deletions:
+                    rows.setdefault(statement, []).append(key)
             else:
                 rows.setdefault(mapping.upsert, []).append(mapping.values(record))
-        if len(pending) == 1:  # a statement by itself is a transaction
+        if len(pending) == len(rows) == 1:  # a statement by itself is a transaction
             ((statement, (values,)),) = rows.items()
             connection.execute(statement, values)
             return

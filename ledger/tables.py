@@ -10,10 +10,29 @@ from dataclasses import fields
 from operator import attrgetter, itemgetter
 from typing import Any, Final, Generic, TypeVar, cast
 
-from sqlalchemy import Boolean, Column, Float, Index, Integer, LargeBinary, MetaData, Table, Text
+from sqlalchemy import (
+    Boolean,
+    ClauseElement,
+    Column,
+    ColumnElement,
+    Float,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    Table,
+    Text,
+    case,
+    func,
+    literal,
+    literal_column,
+    select,
+)
+from sqlalchemy import cast as cast_as
 from sqlalchemy.dialects import sqlite
 from sqlalchemy.types import UserDefinedType
 
+from ledger import DAY
 from ledger.records import (
     AttemptRecord,
     BatchRecord,
@@ -24,6 +43,7 @@ from ledger.records import (
     MetaRecord,
     PlanRecord,
     Record,
+    UsageRecord,
 )
 
 R = TypeVar("R", bound=Record)
@@ -142,6 +162,7 @@ BATCHES: Final = Table(
     Column("accepted_at", Float, nullable=False),
     Column("ended_at", Float),
 )
+Index("batches_by_end", BATCHES.c.ended_at, sqlite_where=BATCHES.c.ended_at.is_not(None))
 
 KEYS: Final = Table(
     "idempotency_keys",
@@ -169,6 +190,42 @@ DELIVERIES: Final = Table(
 )
 Index("deliveries_pending", DELIVERIES.c.state, sqlite_where=DELIVERIES.c.state == "pending")
 
+USAGE_BY_DAY: Final = Table(
+    "usage_by_day",
+    METADATA,
+    Column("day", Integer, primary_key=True),
+    Column("caller_id", Text, primary_key=True),
+    Column("model", Text, primary_key=True),
+    Column("simulated", Boolean, primary_key=True),
+    Column("generations", Integer, nullable=False),
+    Column("succeeded", Integer, nullable=False),
+    Column("failures", Integer, nullable=False),
+    Column("canceled", Integer, nullable=False),
+    Column("images", Integer, nullable=False),
+    Column("video_seconds", Float, nullable=False),
+    Column("usd", Float, nullable=False),
+    Column("credits", Integer, nullable=False),
+    sqlite_with_rowid=False,
+)
+"""The usage of deleted generations. Those that are there count by themselves."""
+
+DAY_OF_END: Final = cast_as(GENERATIONS.c.ended_at / DAY, Integer)
+
+USAGE_OF_ONE: Final[Mapping[str, ColumnElement[Any]]] = {
+    "generations": literal(1),
+    "succeeded": case((GENERATIONS.c.state == "succeeded", 1), else_=0),
+    "failures": case((GENERATIONS.c.state == "failed", 1), else_=0),
+    "canceled": case((GENERATIONS.c.state == "canceled", 1), else_=0),
+    "images": GENERATIONS.c.images,
+    "video_seconds": GENERATIONS.c.video_seconds,
+    "usd": GENERATIONS.c.cost_usd,
+    "credits": GENERATIONS.c.credits,
+}
+"""What one generation adds to each figure of `GET /usage`."""
+
+FIGURES: Final = tuple(USAGE_OF_ONE)
+"""The names of the figures, which are columns of `usage_by_day`."""
+
 _NEVER_CHANGES: Final = {
     "seq", "id", "caller_id", "batch_id", "position", "requested_model", "prompt", "file_name", "lists_attempts",
     "request_id", "webhook", "address", "simulated", "accepted_at", "key", "total", "max_concurrent", "max_cost_usd",
@@ -177,6 +234,43 @@ _NEVER_CHANGES: Final = {
 
 _NESTED: Final[Mapping[str, type]] = {"error": Failure, "plan": PlanRecord}
 """Fields that are records themselves: a column for each of their fields, named after both."""
+
+
+def _with(generations: ColumnElement[bool]) -> Sequence[ClauseElement]:
+    """Statements that add generations to the usage of their days, and delete what belongs to them."""
+    ended = GENERATIONS.c.ended_at.is_not(None)
+    groups = [DAY_OF_END, GENERATIONS.c.caller_id, GENERATIONS.c.model, GENERATIONS.c.simulated]
+    sums = [func.sum(USAGE_OF_ONE[name]) for name in FIGURES]
+    added = sqlite.insert(USAGE_BY_DAY).from_select(
+        [*USAGE_BY_DAY.primary_key.columns.keys(), *FIGURES],
+        select(*groups, *sums).where(generations, ended).group_by(*groups),
+    )
+    ids = select(GENERATIONS.c.id).where(generations)
+    return (
+        added.on_conflict_do_update(
+            index_elements=list(USAGE_BY_DAY.primary_key),
+            set_={name: USAGE_BY_DAY.c[name] + added.excluded[name] for name in FIGURES},
+        ),
+        ATTEMPTS.delete().where(ATTEMPTS.c.generation_id.in_(ids)),
+        DELIVERIES.delete().where(DELIVERIES.c.id.in_(ids)),
+    )
+
+
+_KEY: Final[ColumnElement[Any]] = literal_column("?")
+
+_BEFORE_DELETION: Final[Mapping[Table, Sequence[ClauseElement]]] = {
+    GENERATIONS: _with(GENERATIONS.c.id == _KEY),
+    BATCHES: (
+        *_with(GENERATIONS.c.batch_id == _KEY),
+        GENERATIONS.delete().where(GENERATIONS.c.batch_id == _KEY),
+        DELIVERIES.delete().where(DELIVERIES.c.id == _KEY),
+    ),
+}
+"""What is done before a row is deleted, in the same transaction. Each statement takes the key of the row."""
+
+
+def _compiled(statement: ClauseElement) -> str:
+    return str(statement.compile(dialect=sqlite.dialect(), compile_kwargs={"literal_binds": True}))
 
 
 class RowMapping(Generic[R]):
@@ -199,8 +293,8 @@ class RowMapping(Generic[R]):
         self._get = attrgetter(*(_outer(column) or column.name for column in columns))
         self._encoded = [(at, _encoder(column)) for at, column in enumerate(columns) if _is_encoded(column)]
         self._key = [attrgetter(name) for name in key]
-        conditions = [table.c[name] == "" for name in key]
-        self.delete = str(table.delete().where(*conditions).compile(dialect=sqlite.dialect()))
+        delete = table.delete().where(*(table.c[name] == _KEY for name in key))
+        self.deletions = [_compiled(each) for each in (*_BEFORE_DELETION.get(table, ()), delete)]
 
     def values(self, record: Record) -> tuple[Any, ...]:
         """The parameters of `upsert`."""
@@ -210,7 +304,7 @@ class RowMapping(Generic[R]):
         return tuple(row)
 
     def key_of(self, record: Record) -> Key:
-        """The parameters of `delete`."""
+        """The parameters of each of `deletions`."""
         return tuple([get(record) for get in self._key])
 
     def read(self, row: Row, **more: Any) -> R:
@@ -261,6 +355,7 @@ MAPPINGS: Final[Mapping[type[Record], RowMapping[Any]]] = {
     BatchRecord: RowMapping(BatchRecord, BATCHES, "id"),
     KeyRecord: RowMapping(KeyRecord, KEYS, "caller_id", "key"),
     Delivery: RowMapping(Delivery, DELIVERIES, "id"),
+    UsageRecord: RowMapping(UsageRecord, USAGE_BY_DAY, "day", "caller_id", "model", "simulated"),
     MetaRecord: RowMapping(MetaRecord, META, "name"),
 }
 

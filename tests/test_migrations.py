@@ -9,6 +9,7 @@ from ledger_fixture import unpacked
 
 from ledger.sqlite import SqliteLedger
 from ledger.to_version_2 import facts_in_columns
+from ledger.to_version_3 import clock_skew_of_attempts
 
 
 @pytest.fixture
@@ -49,7 +50,7 @@ def test_a_migrated_ledger_has_the_tables_of_a_new_one(old, tmp_path):
     assert opened(tmp_path / "new.db") is None
 
     assert layout(tmp_path / "new.db") == layout(old)
-    assert [(3,)] == fetched(old, "PRAGMA user_version")
+    assert [(4,)] == fetched(old, "PRAGMA user_version")
     assert [("ok",)] == fetched(old, "PRAGMA integrity_check")
 
 
@@ -64,6 +65,22 @@ def test_a_ledger_of_version_2_keeps_its_rows_and_knows_no_skew_of_its_attempts(
     assert before
     assert [(*row, None) for row in before] == fetched(old, "SELECT * FROM attempts")
     assert before == fetched(old.with_name("ledger.db.version-2"), "SELECT * FROM attempts")
+
+
+def test_a_ledger_of_version_3_keeps_its_rows_and_has_no_usage_of_deleted_ones(old):
+    with closing(sqlite3.connect(old, isolation_level=None)) as connection:
+        facts_in_columns(connection)
+        clock_skew_of_attempts(connection)
+        connection.execute("PRAGMA user_version = 3")
+    every = "SELECT * FROM generations", "SELECT * FROM attempts", "SELECT * FROM batches"
+    before = [fetched(old, query) for query in every]
+
+    assert opened(old) is None
+
+    assert all(before)
+    assert before == [fetched(old, query) for query in every]
+    assert before == [fetched(old.with_name("ledger.db.version-3"), query) for query in every]
+    assert [] == fetched(old, "SELECT * FROM usage_by_day")
 
 
 def test_the_old_ledger_is_copied_once_and_whole_and_only_its_owner_can_read_the_copy(old):

@@ -17,10 +17,10 @@ from records import generation
 from structlog.testing import capture_logs
 
 from errors import LedgerDown
-from ledger import Page
+from ledger import Page, Period
 from ledger.migrations import STEPS, TooNew, migrate
 from ledger.queries import SqlQueries
-from ledger.records import GenerationRecord
+from ledger.records import BatchRecord, GenerationRecord
 from ledger.sqlite import SqliteLedger
 from ledger.tables import METADATA
 
@@ -473,6 +473,77 @@ def test_a_disk_with_room_for_little_is_tried_once_a_second_and_can_still_be_clo
         assert not ledger._thread.is_alive()
 
 
+# ── What is deleted
+
+
+def ended(name, **facts):
+    return generation(name, state="failed", ended_at=9.0, **facts)
+
+
+def delete(ledger, *works) -> None:
+    """See these deletions to the disk. Raises LedgerDown."""
+
+    async def story():
+        for kind, work_id in works:
+            ledger.delete(kind, work_id)
+        await ledger.flush()
+
+    asyncio.run(story())
+
+
+def counted(ledger) -> int:
+    """How many generations usage knows of."""
+    return SqlQueries(ledger.engine).usage(Period(simulated=True), by=None)[0]["generations"]
+
+
+def test_a_deletion_that_fails_half_way_is_undone_and_counts_once_when_it_is_done_again(path):
+    with opened(path) as ledger:
+        write(ledger, *(ended(f"g{number}") for number in range(3)))
+        with ledger.engine.connect() as other:
+            other.exec_driver_sql(
+                "CREATE TRIGGER no BEFORE DELETE ON generations WHEN old.id = 'g1'"
+                " BEGIN SELECT RAISE(ROLLBACK, 'no'); END"
+            )
+            with pytest.raises(LedgerDown):
+                delete(ledger, (GenerationRecord, "g1"))
+            assert (3, 3) == (counted(ledger), len(on_disk(path)))
+            other.exec_driver_sql("DROP TRIGGER no")
+
+        delete(ledger, *((GenerationRecord, f"g{number}") for number in range(3)))
+        delete(ledger, (GenerationRecord, "g1"))
+
+        assert (3, 0) == (counted(ledger), len(on_disk(path)))
+
+
+@pytest.mark.parametrize("work", [(GenerationRecord, "g"), (BatchRecord, "b")])
+def test_what_is_deleted_and_what_is_counted_is_one_transaction(path, work):
+    with opened(path) as ledger:
+        write(ledger, ended("g", batch_id="b"))
+        statements = []
+        ledger._connection.set_trace_callback(statements.append)
+        delete(ledger, work)
+
+        first = statements.index("BEGIN IMMEDIATE")
+        last = statements.index("COMMIT")
+        changing = [at for at, each in enumerate(statements) if each.startswith(("INSERT", "DELETE"))]
+        assert changing
+        assert first < min(changing) <= max(changing) < last
+        assert (1, {}) == (counted(ledger), on_disk(path))
+
+
+def test_the_room_of_deleted_rows_is_used_again(path):
+    def pages(ledger):
+        return ledger._connection.execute("PRAGMA page_count").fetchone()[0]
+
+    with opened(path) as ledger:
+        write(ledger, *(ended(f"a{number:04}", prompt="x" * 500) for number in range(500)))
+        before = pages(ledger)
+        delete(ledger, *((GenerationRecord, f"a{number:04}") for number in range(500)))
+        write(ledger, *(ended(f"b{number:04}", prompt="x" * 500) for number in range(500)))
+
+        assert 1.05 * before > pages(ledger)
+
+
 # ── Versions
 
 
@@ -489,7 +560,7 @@ def version(connection) -> int:
 def test_a_new_ledger_has_all_tables_and_the_present_version(path):
     with opened(path) as ledger, ledger.engine.connect() as connection:
         assert set(METADATA.tables) <= tables(connection)
-        assert 3 == version(connection)
+        assert 4 == version(connection)
 
 
 def test_whoever_changes_the_tables_brings_older_ledgers_along(path):
@@ -499,7 +570,7 @@ def test_whoever_changes_the_tables_brings_older_ledgers_along(path):
         made = sorted(
             connection.exec_driver_sql("SELECT sql FROM sqlite_master WHERE sql IS NOT NULL").scalars()
         )
-        assert (3, "aeaee3e0ffdf") == (version(connection), sha256("\n".join(made).encode()).hexdigest()[:12])
+        assert (4, "7e26a9554a09") == (version(connection), sha256("\n".join(made).encode()).hexdigest()[:12])
 
 
 def test_an_older_ledger_is_brought_up_to_date_step_by_step_with_its_rows(path):
@@ -514,7 +585,7 @@ def test_an_older_ledger_is_brought_up_to_date_step_by_step_with_its_rows(path):
             migrate(connection, (*STEPS, *steps))
 
             assert [("a", "calm")] == list(connection.exec_driver_sql("SELECT id, mood FROM generations"))
-            assert 5 == version(connection)
+            assert 6 == version(connection)
 
 
 def test_a_step_that_fails_leaves_the_ledger_as_it_was(path):
@@ -526,7 +597,7 @@ def test_a_step_that_fails_leaves_the_ledger_as_it_was(path):
         with pytest.raises(RuntimeError):
             migrate(connection, (*STEPS, fails))
 
-        assert 3 == version(connection)
+        assert 4 == version(connection)
         columns = [name for _, name, *_ in connection.exec_driver_sql("PRAGMA table_info(generations)")]
         assert "mood" not in columns
 
@@ -537,7 +608,7 @@ def test_a_ledger_of_a_later_version_is_left_alone(path):
         with pytest.raises(TooNew):
             migrate(connection)
     with opened(path) as ledger:
-        assert "it is of version 9, and this service knows 3" in ledger.trouble
+        assert "it is of version 9, and this service knows 4" in ledger.trouble
 
 
 # ── What it is asked

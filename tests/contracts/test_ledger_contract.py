@@ -49,6 +49,16 @@ class Opened:
 
         asyncio.run(story())
 
+    def delete(self, *works) -> None:
+        """Delete these, given by kind and id, in one flush."""
+
+        async def story():
+            for kind, work_id in works:
+                self.ledger.delete(kind, work_id)
+            await self.ledger.flush()
+
+        asyncio.run(story())
+
 
 @contextmanager
 def in_memory() -> Iterator[Opened]:
@@ -232,6 +242,7 @@ FACTS = st.fixed_dictionaries(
         "images": st.integers(0, 4),
         "video_seconds": st.sampled_from([0.0, 5.0]),
         "credits": st.integers(0, 5),
+        "files": st.sampled_from([(), ("0.png",)]),
         "attempts": st.lists(ATTEMPT, max_size=2),
     }
 )
@@ -274,6 +285,8 @@ def answers(queries: Queries, since: float, before: int) -> dict[str, Any]:
             queries.recent_attempts(since), key=lambda each: (each.generation_id, each.number)
         ),
         "keys": sorted(queries.expired_keys(since), key=lambda record: record.key),
+        "doubt": queries.oldest_doubt(),
+        "forgettable": queries.forgettable(since, files_before=before * 30_000.0, most=3),
         "goes on": [queries.is_unfinished(each) for each in ("gen_0", "gen_1", "batch_0", "batch_1")],
         "cost": {
             day: round(usd, 9) for day, usd in queries.cost_by_day("admin", since, simulated=True).items()
@@ -305,8 +318,235 @@ def test_every_ledger_gives_the_same_answer_to_every_question(generations, keys,
     for name, open_it in LEDGERS.items():
         with open_it() as opened:
             opened.write(*records)
-            every[name] = answers(opened.queries, since, before)
+            every[name] = [answers(opened.queries, since, before)]
+            opened.delete(*opened.queries.forgettable(1e6, files_before=since, most=9))
+            every[name].append(answers(opened.queries, since, before))
 
     (first, *others) = every.values()
     for other in others:
         assert first == other
+
+
+# What is deleted
+
+
+def usage(queries: Queries) -> list[Any]:
+    """What was made and spent, in all periods of whole days and by every group."""
+    periods = [
+        Period(simulated=True),
+        Period(simulated=False),
+        Period(True, "user_1", since=86_400.0),
+        Period(True, "admin", until=86_400.0),
+        Period(True, since=86_400.0, until=172_800.0),
+    ]
+    rows = [queries.usage(period, by=by) for period in periods for by in (None, "model", "caller", "day")]
+    costs = [queries.cost_by_day("admin", since, simulated=True) for since in (0.0, 86_400.0)]
+    return [
+        [{**row, "usd": round(row["usd"], 9)} for each in rows for row in each],
+        [{day: round(usd, 9) for day, usd in each.items()} for each in costs],
+    ]
+
+
+@settings(deadline=None, max_examples=20)
+@given(st.lists(FACTS, max_size=8), st.sets(st.integers(0, 7)), st.booleans())
+def test_usage_is_the_same_by_whole_days_whatever_was_deleted(generations, deleted, is_batch_deleted):
+    generations = [facts if facts["state"] in ENDED else facts | {"state": "failed"} for facts in generations]
+    records = [recorded(number, facts) for number, facts in enumerate(generations)]
+    for open_it in LEDGERS.values():
+        with open_it() as opened:
+            opened.write(*records, BATCH)
+            before = usage(opened.queries)
+
+            opened.delete(*((GenerationRecord, f"gen_{number}") for number in deleted))
+            if is_batch_deleted:
+                opened.delete((BatchRecord, "batch_1"))
+
+            assert before == usage(opened.queries)
+            left = [each.id for each in records if int(each.id[4:]) not in deleted]
+            if is_batch_deleted:
+                left = [each for each in left if records[int(each[4:])].batch_id != "batch_1"]
+            assert left == [
+                each for each in (f"gen_{n}" for n in range(8)) if opened.queries.generation(each)
+            ]
+
+
+def test_a_deleted_generation_goes_with_its_attempts_and_its_delivery(opened):
+    other = replace(ATTEMPTS[0], generation_id="gen_2")
+    opened.write(
+        replace(WHOLE, batch_id=None),
+        generation("gen_2", attempts=(other,)),
+        *(Delivery(each, "https://hooks.example.com/", 9.0, "delivered") for each in ("gen_1", "gen_2")),
+    )
+
+    opened.delete((GenerationRecord, "gen_1"))
+    opened.delete((GenerationRecord, "gen_1"))
+
+    queries = opened.queries
+    assert (None, None) == (queries.generation("gen_1"), queries.delivery("gen_1"))
+    assert [other] == queries.recent_attempts(0.0)
+    assert queries.delivery("gen_2") is not None
+    assert [1] == [row["generations"] for row in queries.usage(Period(simulated=True), by=None)]
+
+
+def test_a_generation_that_had_not_ended_is_deleted_without_a_trace_in_usage(opened):
+    opened.write(generation("gen_1", cost_usd=0.5))
+
+    opened.delete((GenerationRecord, "gen_1"))
+
+    assert [0] == [row["generations"] for row in opened.queries.usage(Period(simulated=True), by=None)]
+
+
+def test_a_deleted_batch_goes_with_its_generations_and_all_deliveries(opened):
+    ended = {"batch_id": "batch_1", "state": "succeeded", "ended_at": 9.0, "attempts": ()}
+    items = [replace(WHOLE, id=f"gen_{number}", position=number, **ended) for number in range(3)]
+    deliveries = [
+        Delivery(each, "https://a.example/", 9.0, "failed") for each in ("batch_1", "gen_0", "gen_x")
+    ]
+    opened.write(*items, generation("gen_x"), replace(BATCH, ended_at=9.0), *deliveries)
+
+    opened.delete((BatchRecord, "batch_1"))
+
+    queries = opened.queries
+    assert (None, []) == (queries.batch("batch_1"), list(queries.batch_items("batch_1")))
+    assert [None, None, deliveries[2]] == [queries.delivery(each.id) for each in deliveries]
+    assert ["gen_x"] == [each.id for each in queries.page(Page("admin", 9))]
+    assert [3] == [row["succeeded"] for row in queries.usage(Period(simulated=True), by=None)]
+
+
+def test_a_list_goes_on_where_it_was_after_its_rows_were_deleted_and_new_ones_are_first(opened):
+    opened.write(*(generation(f"gen_{number}", state="failed", ended_at=1.0) for number in range(6)))
+    first = opened.queries.page(Page("admin", 2))
+
+    opened.delete(*((GenerationRecord, f"gen_{number}") for number in (0, 3, 4)))
+    opened.write(generation("gen_6"))
+
+    rest = opened.queries.page(Page("admin", 9, before=first[-1].seq))
+    assert ["gen_5", "gen_4"] == [each.id for each in first]
+    assert ["gen_2", "gen_1"] == [each.id for each in rest]
+    assert ["gen_6", "gen_5"] == [each.id for each in opened.queries.page(Page("admin", 2))]
+
+
+DAY_2 = 172_800.0
+
+
+@dataclass(frozen=True)
+class Old:
+    """Ended work, alone in a ledger: a generation, or a batch of two."""
+
+    generation: dict[str, Any] | None = None
+    batch: dict[str, Any] | None = None
+    others: tuple[Any, ...] = ()
+
+    def records(self, *, is_batch: bool):
+        facts = {"state": "succeeded", "ended_at": 5.0, **(self.generation or {})}
+        if not is_batch:
+            return (generation("gen_1", **facts), *self.others)
+        items = [
+            generation("gen_0", batch_id="batch_1", position=0, state="failed", ended_at=5.0),
+            generation("gen_1", batch_id="batch_1", position=1, **facts),
+        ]
+        return (*items, replace(BATCH, **{"ended_at": 5.0, **(self.batch or {})}), *self.others)
+
+
+def due(work_id: str, state: Any = "pending") -> Delivery:
+    return Delivery(work_id, "https://hooks.example.com/", 5.0, state)
+
+
+STAYS = {
+    "it has not ended": Old({"state": "running", "ended_at": None}, {"ended_at": None}),
+    "one of the batch has not ended": Old({"state": "running", "ended_at": None}),
+    "it ended at that moment": Old({"ended_at": DAY_2}, {"ended_at": DAY_2}),
+    "one of the batch ended at that moment": Old({"ended_at": DAY_2}),
+    "its file is still served": Old({"files": ("0.png",), "ended_at": 100.0}),
+    "its webhook is still to be called": Old(others=(due("gen_1"),)),
+}
+GOES = {
+    "it is old": Old(),
+    "it ended just before": Old({"ended_at": DAY_2 - 0.001}, {"ended_at": DAY_2 - 0.001}),
+    "its file is gone": Old({"files": ("0.png",), "ended_at": 99.9}),
+    "its webhook was called": Old(others=(due("gen_1", "delivered"), due("batch_1", "failed"))),
+    "others are to be called": Old(others=(due("gen_2"), KeyRecord("admin", "k", "f", "gen_2", 1.0))),
+}
+
+
+@pytest.mark.parametrize("is_batch", [False, True], ids=["generation", "batch"])
+@pytest.mark.parametrize("old", STAYS.values(), ids=STAYS)
+def test_work_is_not_forgotten_while(opened, old, is_batch):
+    opened.write(*old.records(is_batch=is_batch))
+
+    assert [] == opened.queries.forgettable(DAY_2, files_before=100.0, most=9)
+
+
+@pytest.mark.parametrize("is_batch", [False, True], ids=["generation", "batch"])
+@pytest.mark.parametrize("old", GOES.values(), ids=GOES)
+def test_work_is_forgotten_when(opened, old, is_batch):
+    opened.write(*old.records(is_batch=is_batch))
+
+    work = (BatchRecord, "batch_1") if is_batch else (GenerationRecord, "gen_1")
+    assert [work] == opened.queries.forgettable(DAY_2, files_before=100.0, most=9)
+
+
+@pytest.mark.parametrize("is_batch", [False, True], ids=["generation", "batch"])
+def test_work_is_not_forgotten_while_an_idempotency_key_stands_for_it(opened, is_batch):
+    work_id = "batch_1" if is_batch else "gen_1"
+    opened.write(*Old().records(is_batch=is_batch), KeyRecord("anna", "k", "f", work_id, 1.0))
+
+    assert [] == opened.queries.forgettable(DAY_2, files_before=100.0, most=9)
+
+
+def test_a_batch_whose_own_webhook_is_still_to_be_called_is_not_forgotten(opened):
+    opened.write(*Old().records(is_batch=True), due("batch_1"))
+
+    assert [] == opened.queries.forgettable(DAY_2, files_before=100.0, most=9)
+
+
+def test_the_oldest_work_is_forgotten_first_in_steps_and_batches_whole(opened):
+    opened.write(
+        *(
+            generation(f"gen_{number}", state="failed", ended_at=moment)
+            for number, moment in enumerate((4.0, 2.0, 3.0, 1.0))
+        ),
+        *(
+            generation(f"gen_{batch}_{number}", batch_id=batch, position=number, state="failed", ended_at=1.0)
+            for batch in "abc"
+            for number in range(4)
+        ),
+        *(
+            replace(BATCH, id=batch, total=4, ended_at=moment)
+            for batch, moment in [("a", 8.0), ("b", 6.0), ("c", 7.0)]
+        ),
+    )
+    steps = []
+    while found := opened.queries.forgettable(DAY_2, files_before=DAY_2, most=3):
+        steps.append([work_id for _, work_id in found])
+        opened.delete(*found)
+
+    assert [["b"], ["c"], ["a"], ["gen_3", "gen_1", "gen_2"], ["gen_0"]] == steps
+    assert [] == opened.queries.page(Page("admin", 99))
+
+
+def test_several_small_batches_are_forgotten_in_one_step(opened):
+    for number in range(4):
+        opened.write(replace(BATCH, id=f"batch_{number}", total=3, ended_at=float(number)))
+
+    found = opened.queries.forgettable(DAY_2, files_before=DAY_2, most=6)
+
+    assert ["batch_0", "batch_1"] == [work_id for _, work_id in found]
+
+
+def test_the_oldest_doubt_is_of_an_unfinished_generation_whose_creation_has_no_answer(opened):
+    sent = AttemptRecord(generation_id="", number=1, model="a/b", open=True, submitted_at=7.0)
+
+    def one(name, attempt, **facts):
+        return generation(name, attempts=(replace(attempt, generation_id=name),), **facts)
+
+    assert opened.queries.oldest_doubt() is None
+    opened.write(
+        one("ended", replace(sent, submitted_at=1.0), state="failed", ended_at=2.0),
+        one("known", replace(sent, submitted_at=2.0, prediction_id="p")),
+        one("closed", replace(sent, submitted_at=3.0, open=False)),
+        one("unsent", replace(sent, submitted_at=None)),
+    )
+    assert opened.queries.oldest_doubt() is None
+    opened.write(one("a", sent), one("b", replace(sent, submitted_at=6.0)))
+    assert 6.0 == opened.queries.oldest_doubt()
