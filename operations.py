@@ -191,7 +191,7 @@ def _usage() -> _Operation:
         who=_EITHER, errors=("400", "401", "500"),
         parameters=(
             _query("since", TEXT, f"Ended at or after; {_MOMENT}"),
-            _query("until", TEXT, "Ended before then."),
+            _query("until", TEXT, "Ended before then. Forgotten work counts as ended when its day (UTC) began."),
             _query("group_by", {"enum": list(GROUPS)}),
         ),
     )  # fmt: skip

@@ -9,6 +9,7 @@ from sqlalchemy import (
     ColumnElement,
     Connection,
     Engine,
+    Float,
     Select,
     and_,
     exists,
@@ -113,9 +114,11 @@ class SqlQueries:
             return connection.execute(select(META.c.value).where(META.c.name == name)).scalar_one_or_none()
 
     def oldest_doubt(self) -> float | None:
-        in_doubt = ATTEMPTS.c.open, ATTEMPTS.c.prediction_id.is_(None)
-        attempts = ATTEMPTS.join(GENERATIONS, ATTEMPTS.c.generation_id == _G.id)
-        query = select(func.min(ATTEMPTS.c.submitted_at)).select_from(attempts).where(_UNFINISHED, *in_doubt)
+        query = select(func.min(ATTEMPTS.c.submitted_at)).where(
+            ATTEMPTS.c.generation_id.in_(select(_G.id).where(_UNFINISHED)),
+            ATTEMPTS.c.open,
+            ATTEMPTS.c.prediction_id.is_(None),
+        )
         with self._reading() as connection:
             oldest: float | None = connection.scalar(query)
         return oldest
@@ -169,7 +172,8 @@ class SqlQueries:
     def usage(self, period: Period, *, by: Grouping | None) -> Sequence[dict[str, Any]]:
         present, deleted = _usage(_G, period, by), _usage(_U, period, by)
         sums = union_all(present, deleted).subquery().c
-        figures = [func.coalesce(func.sum(sums[name]), 0).label(name) for name in FIGURES]
+        nothing = {name: 0.0 if isinstance(_U[name].type, Float) else 0 for name in FIGURES}
+        figures = [func.coalesce(func.sum(sums[name]), nothing[name]).label(name) for name in FIGURES]
         query = select(*figures)
         if by is not None:
             group = func.strftime("%Y-%m-%d", sums.group * DAY, "unixepoch") if by == "day" else sums.group
@@ -230,9 +234,7 @@ def _usage(columns: Any, period: Period, by: Grouping | None) -> Select[Any]:
         "day": DAY_OF_END if is_present else _U.day,
         None: literal(0),
     }
-    conditions = [columns.simulated == period.simulated]
-    if is_present:
-        conditions.append(_G.ended_at.is_not(None))
+    conditions = [ended_at.is_not(None), columns.simulated == period.simulated]
     if period.caller_id is not None:
         conditions.append(columns.caller_id == period.caller_id)
     if period.since is not None:
@@ -241,8 +243,5 @@ def _usage(columns: Any, period: Period, by: Grouping | None) -> Select[Any]:
         conditions.append(ended_at < period.until)
     group = groups[by].label("group")
     figures = USAGE_OF_ONE if is_present else _U
-    return (
-        select(group, *(func.sum(figures[name]).label(name) for name in FIGURES))
-        .where(*conditions)
-        .group_by(group)
-    )
+    sums = select(group, *(func.sum(figures[name]).label(name) for name in FIGURES)).where(*conditions)
+    return sums if by is None else sums.group_by(group)
