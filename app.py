@@ -299,6 +299,7 @@ def _answer_error(error: Exception) -> Response:
     if not isinstance(error, ServiceError):
         log.exception("request_crashed", request=g.request_id, exc_info=error)
         error = Internal()
+        error.may_be_paid = request.method == "POST"  # where it stopped is not known
     problem = error.as_problem(g.request_id, root=asked.root())
     # First for the order of its fields, and last so that `status` is HTTP's and not the generation's.
     problem = {**problem, **g.get("beside_the_error", {}), **problem}

@@ -31,7 +31,8 @@ same request may succeed later; whoever finds the trouble raises, and one handle
         ├── ServerTokenRejected 500 server_token_rejected
         └── ServerOutOfCredit   500 server_out_of_credit
 
-The answer is a problem document (RFC 9457) with `code`, `request_id` and `retryable` beside it.
+The answer is a problem document (RFC 9457) with `code`, `request_id` and `retryable` beside it. A client that repeats a
+request for which a prediction was made may pay twice, so the answer to such a failure says `x-should-retry: false`.
 """
 
 from collections.abc import Iterable, Mapping
@@ -70,6 +71,8 @@ class ServiceError(Exception):
     retryable: bool = False
     falls_back: bool = False
     """Whether another model may do better: not when the account is in trouble, nor when this one may have been paid."""
+    may_be_paid: bool = False
+    """Whether a prediction was made for the request that failed, may have been, or will be by the next process."""
 
     def __init__(self, detail: str = "") -> None:
         super().__init__(detail or self.title)
@@ -77,8 +80,8 @@ class ServiceError(Exception):
 
     @property
     def headers(self) -> dict[str, str]:
-        """What the answer carries beside its body."""
-        return {}
+        """What the answer carries beside its body. Clients made with Stainless obey `x-should-retry`."""
+        return {"x-should-retry": "false"} if self.may_be_paid else {}
 
     def as_item(self) -> dict[str, Any]:
         """The error as a batch tells it for one of its items."""
@@ -193,7 +196,7 @@ class ContentRefused(ServiceError):
 
 
 class _ComeBackLater(ServiceError):
-    """`retry_after` in seconds, told as a whole number from 1 to 3600."""
+    """`retry_after` in seconds, told as a whole number from 1 to 3600, unless repeating the request may pay twice."""
 
     retryable = True
 
@@ -204,7 +207,7 @@ class _ComeBackLater(ServiceError):
 
     @property
     def headers(self) -> dict[str, str]:
-        return {"Retry-After": str(self.retry_after)}
+        return super().headers or {"Retry-After": str(self.retry_after)}
 
 
 class QueueFull(_ComeBackLater):

@@ -14,6 +14,13 @@ _ADMIN: Final[Sequence[JSON]] = ({"admin": []},)
 _EITHER: Final[Sequence[JSON]] = ({"admin": []}, {"user": []}, {"bearer": []})
 
 _SECONDS: Final[JSON] = {"schema": {"type": "integer"}, "description": "Seconds"}
+_PAID: Final[JSON] = {
+    "x-should-retry": {
+        "schema": {"const": "false"},
+        "description": "Present if a prediction was made for the request, may have been, or will be. Then "
+        "`Retry-After` is absent, and to send the request again without its `Idempotency-Key` may pay again.",
+    }
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,7 +42,13 @@ class _Operation:
             "summary": self.summary,
             "security": list(self.who),
             "parameters": [*self.parameters, _REQUEST_ID],
-            "responses": {**self.answers, **{status: _error(status) for status in (*self.errors, "431")}},
+            "responses": {
+                **self.answers,
+                **{
+                    status: _error(status, creates=self.callback is not None)
+                    for status in (*self.errors, "431")
+                },
+            },
         }
         if self.takes:
             described["requestBody"] = {"required": True, "content": self.takes}
@@ -267,15 +280,14 @@ def _goes_on(name: str) -> JSON:
     }
 
 
-def _error(status: str) -> JSON:
+def _error(status: str, *, creates: bool) -> JSON:
     codes = [error for error in every_error() if str(error.status) == status]
-    response: JSON = {
+    headers = ({"Retry-After": _SECONDS} if status in {"429", "503"} else {}) | (_PAID if creates else {})
+    return {
         "description": "; ".join(f"`{error.code}`: {error.title}" for error in codes),
         "content": {"application/problem+json": {"schema": ref("Problem")}},
+        **({"headers": headers} if headers else {}),
     }
-    if status in {"429", "503"}:
-        response["headers"] = {"Retry-After": _SECONDS}
-    return response
 
 
 def _target(kind: str) -> JSON:

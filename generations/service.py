@@ -42,6 +42,7 @@ class HandedOver(Exception):
         super().__init__(work.id)
         self.work = work
         self.error = error
+        error.may_be_paid = True  # once the next process has resumed it
 
 
 class GenerationService:
@@ -204,6 +205,11 @@ class GenerationService:
             if found is None:
                 raise LedgerDown(f"What the key stands for, {work_id}, is not in the ledger.")
             await self._ledger.flush()  # the first request may not have been answered yet
+        except LedgerDown as down:
+            self._forget_attachments(submission)
+            unknown = LedgerDown(down.detail)  # `down` is raised to all who waited for the disk
+            unknown.may_be_paid = True  # for an earlier request with the key
+            raise unknown from down
         except BaseException:
             self._forget_attachments(submission)
             raise
@@ -264,7 +270,9 @@ class GenerationService:
         """The delivery to its webhook, if it has one. Before the end it has yet to begin."""
         if work.webhook is None:
             return None
-        stored = self._outbox.get(work.id) or await self._archive.delivery(work.id)
+        stored = self._outbox.get(work.id)
+        if stored is None and work.has_ended:
+            stored = await self._archive.delivery(work.id)
         return stored or Delivery(work.id, work.webhook, since=time.time())
 
 

@@ -83,7 +83,11 @@ def failure(record: Failure) -> Body:
 
 def error(record: GenerationRecord) -> ServiceError | None:
     """The error to raise for a generation that failed."""
-    return None if record.error is None else restored(failure(record.error))
+    if record.error is None:
+        return None
+    error = restored(failure(record.error))
+    error.may_be_paid = record.may_be_paid
+    return error
 
 
 def item(index: int, record: GenerationRecord, address: str) -> Body:

@@ -53,6 +53,11 @@ class AttemptRecord:
         """Whether it was submitted, and it is not known whether that made a prediction."""
         return self.open and self.submitted_at is not None and self.prediction_id is None
 
+    @property
+    def may_have_created(self) -> bool:
+        """Whether it made a prediction, or may have. One whose outcome is unknown has a cost."""
+        return self.prediction_id is not None or self.is_in_doubt or self.cost_usd > 0
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GenerationRecord:
@@ -110,6 +115,11 @@ class GenerationRecord:
     def last_called(self) -> AttemptRecord | None:
         """The last attempt whose model was called."""
         return next((each for each in reversed(self.attempts) if not each.passed_over), None)
+
+    @property
+    def may_be_paid(self) -> bool:
+        """Whether a prediction was made for it, or may have been."""
+        return self.cost_usd > 0 or any(each.may_have_created for each in self.attempts)
 
     @property
     def prediction_id(self) -> str | None:

@@ -237,12 +237,14 @@ class Worker(ThreadWorker):  # type: ignore[misc] # gunicorn ships no types
         else:
             self.log.exception("Error handling a request")
             error = Internal()
+            error.may_be_paid = True  # where it stopped is not known
         request_id = "req_" + secrets.token_hex(12)
         body = json.dumps(error.as_problem(request_id, root=self.wsgi.config["PUBLIC_PATH"]))
+        headers = "".join(f"{name}: {value}\r\n" for name, value in error.headers.items())
         answer = (
             f"HTTP/1.1 {error.status} {HTTPStatus(error.status).phrase}\r\nConnection: close\r\n"
             f"Content-Type: application/problem+json\r\nContent-Length: {len(body)}\r\n"
-            f"X-Request-ID: {request_id}\r\n\r\n{body}"
+            f"{headers}X-Request-ID: {request_id}\r\n\r\n{body}"
         )
         try:
             client.sendall(answer.encode())

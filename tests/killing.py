@@ -205,7 +205,7 @@ class Story:
             told = answer.json()
         except (requests.RequestException, ValueError):
             return None
-        if answer.status_code == 503 and "Retry-After" in answer.headers:
+        if answer.status_code == 503 and told["code"] == "shutting_down":
             # It stops. What it has taken is the next one's.
             errand.told |= {told["id"]} if "id" in told else set()
             time.sleep(0.05)
