@@ -19,6 +19,7 @@ import answering
 import asked
 import download_names
 import downloads
+import figures
 import logs
 import lookups
 from auth import ADMIN, Caller
@@ -186,10 +187,12 @@ def configure() -> Response:
     """Change the limits at once, both ways, under load."""
     service = asked.service()
     service.doors.admit_admin(request.headers)
+    g.caller = ADMIN
     with asked.body(ADMIN) as body:
         limits = parse_limits(body)
     configured = service.configure(limits)
-    log.info("configured", request=g.request_id, **limits.model_dump(exclude_none=True))
+    who = {"caller": ADMIN, "peer": request.remote_addr}
+    log.info("configured", request=g.request_id, **who, **limits.model_dump(exclude_none=True))
     return jsonify(configured)
 
 
@@ -219,8 +222,9 @@ def file(generation: str, name: str) -> Response:
 
 
 def status() -> Response:
-    """The live figures of the gate."""
-    return jsonify(asked.service().status())
+    """The live figures, and for the admin those of the work. A wrong key is no error: anyone may have the figures."""
+    service = asked.service()
+    return jsonify(figures.status(service, for_admin=service.doors.is_admin(request.headers)))
 
 
 def health() -> Response:
@@ -272,18 +276,22 @@ def _finish(response: Response) -> Response:
     response.headers.setdefault("Cache-Control", "no-store")
     if asked.view_name() in _OPEN_TO_PAGES:
         response.headers["Access-Control-Allow-Origin"] = "*"
-    record = log.debug if asked.view_name() in _QUIET else log.info
-    record(
-        "request",
-        method=request.method,
-        path=request.path,
-        status=response.status_code,
-        seconds=round(time.perf_counter() - g.began, 3),
-        request=g.request_id,
-        caller=g.get("caller"),
-        code=g.get("error_code"),
-        detail=g.get("error_detail"),
-    )
+    facts = {
+        "method": request.method,
+        "path": request.path,
+        "status": response.status_code,
+        "seconds": round(time.perf_counter() - g.began, 3),
+        "request": g.request_id,
+        "caller": g.get("caller"),
+        "code": g.get("error_code"),
+        "detail": g.get("error_detail"),
+    }
+    if response.status_code == 500 and "crashed" not in g:  # a crash has its own line
+        log.error("request", **facts)
+    elif asked.view_name() in _QUIET:
+        log.debug("request", **facts)
+    else:
+        log.info("request", **facts)
     return response
 
 
@@ -298,6 +306,7 @@ def _answer_error(error: Exception) -> Response:
         error = _from_werkzeug(error)
     if not isinstance(error, ServiceError):
         log.exception("request_crashed", request=g.request_id, exc_info=error)
+        g.crashed = True
         error = Internal()
         error.may_be_paid = request.method == "POST"  # where it stopped is not known
     problem = error.as_problem(g.request_id, root=asked.root())

@@ -157,12 +157,22 @@ class Doors:
             raise Forbidden(f"Only the holder of the {ADMIN_HEADER} may do this.")
         self._check_admin_key(presented)
 
+    def is_admin(self, headers: Headers) -> bool:
+        """Whether the headers hold the admin key, for a route that anyone may call."""
+        presented = headers.get(ADMIN_HEADER)
+        return presented is not None and self._is_admin_key(presented)
+
     def _check_admin_key(self, presented: str) -> None:
         if not self._admin_key:
             raise Unauthenticated("No admin key is configured, so the admin door is closed.")
-        # Bytes, since text beyond ASCII cannot be compared in constant time; no character stands in for another.
-        if not hmac.compare_digest(presented.encode(errors="surrogatepass"), self._admin_key.encode()):
+        if not self._is_admin_key(presented):
             raise Unauthenticated(f"The {ADMIN_HEADER} header does not hold the admin key.")
+
+    def _is_admin_key(self, presented: str) -> bool:
+        # Bytes, since text beyond ASCII cannot be compared in constant time; no character stands in for another.
+        return bool(self._admin_key) and hmac.compare_digest(
+            presented.encode(errors="surrogatepass"), (self._admin_key or "").encode()
+        )
 
     def _caller_id(self, token: str) -> str:
         if self.hash_key is None:

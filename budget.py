@@ -37,13 +37,17 @@ class Budget:
         for day, usd in spent.items():
             self._spent[day] += usd
 
+    @property
+    def left(self) -> float | None:
+        """USD that today may still cost. None if there is no budget."""
+        left = self._left()
+        return None if math.isinf(left) else max(0.0, left)
+
     def reserve(self, caller_id: str, usd: float) -> float:
         """Reserve so much for this caller's work. Returns `usd`. Raises BudgetExceeded."""
         if caller_id != ADMIN:
             return usd
-        today = self._today()
-        spent = sum(cost for day, cost in self._spent.items() if day >= today)
-        left = round(self._most - spent - self._reserved, 9)
+        left = self._left()
         if usd > left + _NOTHING:
             raise BudgetExceeded(
                 f"It would cost about {usd:g} USD, and {max(0.0, left):g} of today's {self._most:g} USD are left."
@@ -61,6 +65,11 @@ class Budget:
         if caller_id == ADMIN:
             self._reserved = max(0.0, self._reserved - reserved)
             self._spent[self._today()] += cost
+
+    def _left(self) -> float:
+        today = self._today()
+        spent = sum(cost for day, cost in self._spent.items() if day >= today)
+        return round(self._most - spent - self._reserved, 9)
 
     def _today(self) -> int:
         return int(self._clock() // DAY)

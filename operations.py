@@ -97,7 +97,7 @@ def _routes() -> dict[str, dict[str, _Operation]]:
             )
         },
         "/files/{generation}/{name}": {"get": _file()},
-        "/status": {"get": _operation("status", "Live figures of the gate", "Status")},
+        "/status": {"get": _operation("status", "Live figures; with the admin key also of its work", "Status")},
         "/health": {
             "get": _operation("health", "Whether the service takes work", "Health", errors=("500", "503"))
         },

@@ -212,10 +212,56 @@ def _of_the_service() -> JSON:
     concurrency = an_object({**figures, "paused_seconds": _NUMBER})
     moment: JSON = {"anyOf": [_MOMENT, {"type": "null"}]}
     upstream = an_object(
-        {"stalled": _YES_NO, "stalled_at": moment, "back_at": moment, "creations_in_doubt": _COUNT},
-        description="Whether Replicate answers nothing, when that was last noticed and when it was last back, and "
-        "how many creations are searched for since their answer was lost.",
+        {
+            "last_answer_at": moment,
+            "failing_since": moment
+            | {"description": "When the first request failed that no successful one has followed."},
+            "throttled_until": moment
+            | {"description": "The end of the latest wait that Replicate asked for, for any account."},
+            "stalled": _YES_NO,
+            "stalled_at": moment,
+            "back_at": moment,
+            "creations_in_doubt": _COUNT,
+        },
+        description="How Replicate answers. `stalled`: whether it answers nothing since a creation was lost; "
+        "`stalled_at` and `back_at`: when that was last noticed, and when it was last back; `creations_in_doubt`: how "
+        "many creations are searched for since their answer was lost.",
     )
+    public: JSON = {
+        "service": TEXT,
+        "version": TEXT,
+        "uptime_seconds": _NUMBER,
+        "simulated": _YES_NO,
+        "admin_api_configured": _YES_NO,
+        "default_replicate_token_configured": _YES_NO,
+        "ledger": {"enum": ["ok", "down"], "description": "While it is down, no new work is accepted."},
+        "concurrency": concurrency,
+        "upstream": upstream,
+        "polling": an_object({"requests_per_minute_limit": _COUNT, "current_rate_per_minute": _COUNT}),
+        "generations": an_object({"succeeded": _COUNT, "failed": _COUNT, "canceled": _COUNT}),
+        "account_shared": _YES_NO
+        | {"description": "Whether something else spent the server's account in the last ten minutes."},
+        "clock_skew_seconds": {
+            "type": ["number", "null"],
+            "description": "How far Replicate's clock is ahead of the service's; null if that is not known.",
+        },
+    }
+    for_admin: JSON = {
+        "budget_left_usd": {
+            "type": ["number", "null"],
+            "description": "What is left of today's `BUDGET_USD_PER_DAY`, less what accepted work may cost; null if "
+            "there is no budget. With the admin key only, as are the next two.",
+        },
+        "oldest_waiting_seconds": {
+            "type": ["number", "null"],
+            "description": "Seconds since the oldest generation in the queue was accepted; null if the queue is empty.",
+        },
+        "failures_last_hour": {
+            "anyOf": [{"type": "object", "additionalProperties": _COUNT}, {"type": "null"}],
+            "description": "How many generations failed in the last hour, by the code of their error; null while the "
+            "ledger cannot be read.",
+        },
+    }
     return {
         "Configured": an_object({"success": _YES_NO, "concurrency": concurrency}),
         "Models": an_object({"models": {"type": "array", "items": ref("Model")}}),
@@ -242,21 +288,7 @@ def _of_the_service() -> JSON:
                 "default_extension": TEXT, "input_schema": {"type": "object"}, "example": {"type": "object"},
             }
         ),
-        "Status": an_object(
-            {
-                "service": TEXT, "version": TEXT, "uptime_seconds": _NUMBER, "simulated": _YES_NO,
-                "admin_api_configured": _YES_NO, "default_replicate_token_configured": _YES_NO,
-                "concurrency": concurrency, "upstream": upstream,
-                "polling": an_object({"requests_per_minute_limit": _COUNT, "current_rate_per_minute": _COUNT}),
-                "generations": an_object({"succeeded": _COUNT, "failed": _COUNT, "canceled": _COUNT}),
-                "account_shared": _YES_NO
-                | {"description": "Whether something else spent the server's account in the last ten minutes."},
-                "clock_skew_seconds": {
-                    "type": ["number", "null"],
-                    "description": "How far Replicate's clock is ahead of the service's; null if that is not known.",
-                },
-            }
-        ),
+        "Status": an_object({**public, **for_admin}, required=list(public)),
         "Index": an_object(
             {
                 "name": TEXT, "version": TEXT,

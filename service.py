@@ -20,8 +20,7 @@ import structlog
 from admission.durations import Durations
 from admission.sliding_window import WINDOW
 from auth import ADMIN, Doors
-from concurrency import Gate, GateStats, StallStats
-from contract.states import iso8601
+from concurrency import Gate, GateStats
 from errors import LedgerDown, ShuttingDown
 from files import Files
 from files.directory import disk_usage
@@ -143,27 +142,6 @@ class Runtime:
             raise LedgerDown(self.ledger.trouble)
         return {"status": "healthy", "service": NAME, "version": VERSION}
 
-    def status(self) -> dict[str, Any]:
-        """The live figures of `GET /status`. No secrets."""
-        gate, others, ended, is_shared, skew = self.loop.call(self._figures)
-        return {
-            "service": NAME,
-            "version": VERSION,
-            "uptime_seconds": round(time.monotonic() - self.started, 1),
-            "simulated": self.settings.REPLICATE_SIMULATE,
-            "admin_api_configured": self.settings.admin_key is not None,
-            "default_replicate_token_configured": self.settings.replicate_token is not None,
-            "concurrency": concurrency_figures(gate),
-            "upstream": _upstream_figures(gate.stall),
-            "polling": {
-                "requests_per_minute_limit": others.requests_per_minute_limit,
-                "current_rate_per_minute": others.current_rate_per_minute,
-            },
-            "generations": ended,
-            "account_shared": is_shared,
-            "clock_skew_seconds": None if skew is None else round(skew, 1),
-        }
-
     def configure(self, limits: Limits) -> dict[str, Any]:
         """Change the gate's limits at once; returns its figures then."""
 
@@ -175,15 +153,6 @@ class Runtime:
 
     def seconds_per_release(self) -> float:
         return self.loop.call(self.gate.seconds_per_release)
-
-    def _figures(self) -> tuple[GateStats, GateStats, dict[str, int], bool, float | None]:
-        return (
-            self.gate.statistics(),
-            self.others.statistics(),
-            self.core.runner.tally.as_json(),
-            self.core.provider.account_shared,
-            self.core.provider.clock_skew,
-        )
 
     def _restore(self) -> None:
         """Resume the work of earlier processes. In the ledger's thread, once it is open."""
@@ -328,15 +297,6 @@ def concurrency_figures(gate: GateStats) -> dict[str, Any]:
         "requests_per_minute_limit": gate.requests_per_minute_limit,
         "current_rate_per_minute": gate.current_rate_per_minute,
         "paused_seconds": round(gate.paused_seconds, 1),
-    }
-
-
-def _upstream_figures(stall: StallStats) -> dict[str, Any]:
-    return {
-        "stalled": stall.is_on,
-        "stalled_at": None if stall.stalled_at is None else iso8601(stall.stalled_at),
-        "back_at": None if stall.back_at is None else iso8601(stall.back_at),
-        "creations_in_doubt": stall.in_doubt,
     }
 
 

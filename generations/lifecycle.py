@@ -50,6 +50,7 @@ from generations.attempt import AttemptRunner, raise_nothing_made
 from generations.batch import Batch, Work
 from generations.generation import Attempt, Generation
 from ledger import Ledger
+from ledger.records import GenerationRecord
 from loop_thread import finish
 from media import black_png
 from providers import TryAgain
@@ -328,13 +329,20 @@ class Runner:
         self.tally.ended[state] += 1
         generation.transition(state, self._ledger)
         await self.publish(generation)
-        log.info(
-            "generation_ended",
-            generation=generation.id,
-            request=generation.request_id,
-            state=state,
-            model=generation.model.name,
-            attempts=len(generation.attempts),
-            prediction=generation.prediction_id,
-            code=error and error.code,
-        )
+        log_end(generation.record())
+
+
+def log_end(record: GenerationRecord) -> None:
+    """Log that a generation has ended, in this process or without running in it."""
+    log.info(
+        "generation_ended",
+        generation=record.id,
+        request=record.request_id,
+        caller=record.caller_id,
+        state=record.state,
+        model=record.model,
+        attempts=len(record.attempts),
+        prediction=record.prediction_id,
+        cost_usd=record.cost_usd,
+        code=record.error and record.error.code,
+    )

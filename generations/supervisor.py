@@ -251,6 +251,11 @@ class Supervisor:
             before += same and other.state == "queued"
         return before
 
+    def longest_waiting(self) -> float | None:
+        """Seconds since the acceptance of the oldest generation that waits for admission. None if none waits."""
+        waiting = [each.accepted_at for _, each in self._running.values() if each.state == "queued"]
+        return asyncio.get_running_loop().time() - min(waiting) if waiting else None
+
     def forget_attachments(self, work_id: str) -> None:
         """Remove the files that came with this work, which has ended or was not accepted."""
         self._threads.start(partial(self._attachments.remove, work_id))

@@ -15,6 +15,7 @@ from auth import Caller
 from callbacks import Callbacks
 from errors import TokenRejected
 from generations.archive import Archive
+from generations.lifecycle import log_end
 from generations.recovery import Recovery, Restored, cancelled, expired, stored_batch
 from generations.supervisor import Supervisor
 from ledger import Ledger, Queries
@@ -129,6 +130,7 @@ class Suspension:
         if record.webhook:
             self._outbox.take(self._outbox.prepare(record.id, record.webhook))
         self._ledger.upsert(record)
+        log_end(record)
         if record.batch_id is None:
             self._supervisor.forget_attachments(record.id)
 

@@ -127,5 +127,8 @@ class Queries(Protocol):
     def cost_by_day(self, caller_id: str, since: float, *, simulated: bool) -> Mapping[int, float]:
         """USD of a caller's generations that ended at or after `since`, by day (UTC, counted from 1970)."""
 
+    def failures(self, since: float, *, simulated: bool) -> Mapping[str, int]:
+        """How many generations failed at or after `since`, by the code of their error."""
+
     def usage(self, period: Period, *, by: Grouping | None) -> Sequence[dict[str, Any]]:
         """Counts and sums, one row a group in the group's order, or one row for all."""

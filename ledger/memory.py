@@ -5,7 +5,7 @@ after `crash` nothing is committed any more, and the ledger of the next process 
 """
 
 import asyncio
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -238,6 +238,10 @@ class MemoryLedger:
         for each in self._counted(Period(simulated, caller_id, since=since)):
             days[each.day] += each.usd
         return days
+
+    def failures(self, since: float, *, simulated: bool) -> Mapping[str, int]:
+        ended = self._ended(Period(simulated, since=since))
+        return Counter(each.error.code for each in ended if each.state == "failed" and each.error)
 
     def usage(self, period: Period, *, by: Grouping | None) -> Sequence[dict[str, Any]]:
         groups: defaultdict[Any, list[UsageRecord]] = defaultdict(list)

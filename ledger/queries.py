@@ -169,6 +169,16 @@ class SqlQueries:
                 days[int(day)] += usd
         return days
 
+    def failures(self, since: float, *, simulated: bool) -> Mapping[str, int]:
+        query = (
+            select(_G.error_code, func.count())
+            .where(_G.ended_at >= since, _G.state == "failed", _G.simulated == simulated)
+            .where(_G.error_code.is_not(None))
+            .group_by(_G.error_code)
+        )
+        with self._reading() as connection:
+            return {str(code): int(count) for code, count in connection.execute(query)}
+
     def usage(self, period: Period, *, by: Grouping | None) -> Sequence[dict[str, Any]]:
         present, deleted = _usage(_G, period, by), _usage(_U, period, by)
         sums = union_all(present, deleted).subquery().c

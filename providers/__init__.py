@@ -62,6 +62,16 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True)
+class UpstreamState:
+    """How a provider answers; Unix times. `failing_since` is the first failure that no success has followed, and
+    `throttled_until` the end of the latest wait that a refusal for the rate asked for, unless it is over."""
+
+    last_answer_at: float | None = None
+    failing_since: float | None = None
+    throttled_until: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Prediction:
     """A prediction as its provider shows it."""
 
@@ -188,6 +198,10 @@ class Provider(Protocol):
     @property
     def clock_skew(self) -> float | None:
         """Seconds by which the provider's clock is ahead of this machine's, as measured. None if that is not known."""
+
+    @property
+    def upstream(self) -> UpstreamState:
+        """How the provider answers, whoever pays."""
 
     async def upload(self, caller: Caller, upload: Upload) -> str:
         """The address under which a prediction of this caller can read the image. Raises ServiceError."""

@@ -28,6 +28,7 @@ from providers import (
     TryAgain,
     UncertainCreation,
     Untrusted,
+    UpstreamState,
     Url,
 )
 
@@ -52,6 +53,7 @@ class MemoryProvider(Provider, PushReceiver, CreationRegistry, ProgressSource, A
     limits = Limits(answer_timeout=30, clock_skew=0)
     account_shared = False
     clock_skew: float | None = 0.0
+    upstream = UpstreamState()
 
     def __init__(
         self, *outcomes: Prediction | Exception | None, answer_after: float = 0.25, ends_after: float = 1.0

@@ -52,7 +52,7 @@ _MOMENTS: Final = {
 
 
 ADDED: Final[frozenset[str]] = frozenset(
-    {"account_shared", "clock_skew_seconds", "creation_in_doubt", "file_name", "upstream"}
+    {"account_shared", "clock_skew_seconds", "creation_in_doubt", "file_name", "ledger", "upstream"}
 )
 """The fields that later versions added to answers. The answers of 0.4.0 do not have them, so they are not compared."""
 

@@ -13,7 +13,7 @@ FLOORS = [
     {"app", "gunicorn.conf", "docs"},
     {"lookups"},
     {"answering"},
-    {"asked"},
+    {"asked", "figures"},
     {"service", "serving", "server", "openapi", "downloads"},
     {"resources", "operations"},
     {"generations", "models"},

@@ -6,6 +6,7 @@ import logging
 import pytest
 import structlog
 from callers import ADMIN, ADMIN_KEY, PICTURE, SERVER_TOKEN, USER, USER_TOKEN
+from process import until
 
 import logs
 from settings import Settings
@@ -87,6 +88,70 @@ def test_an_operator_hears_when_limits_are_not_kept_or_shared_or_unknown_and_whe
         told = seen()
         assert of(told, f"limits_{name}")
         assert (name != "unknown") is bool(of(told, "ledger_down"))
+
+
+def test_an_answer_of_500_is_an_error_and_no_other_is(logged, tmp_path):
+    app, seen = logged(LOG_LEVEL="debug")
+    client, service = app.test_client(), app.extensions["service"]
+    seen()
+    client.post("/generate", json=PICTURE | {"prompt": "[[fail]]"}, headers=USER)
+    client.post("/generate", json=PICTURE | {"prompt": "[[nsfw]]"}, headers=USER)
+    client.get("/health")
+    service.ledger.trouble = "It is gone."
+    client.get("/health")
+    service.begin_drain(0)
+    client.get("/health")
+
+    lines = [(each["path"], each["status"], each["level"]) for each in of(seen(), "request")]
+    assert [
+        ("/generate", 500, "error"),
+        ("/generate", 422, "info"),
+        ("/health", 200, "debug"),
+        ("/health", 500, "error"),
+        ("/health", 503, "debug"),
+    ] == lines
+
+
+def test_the_end_of_a_generation_names_its_caller_and_its_cost(logged):
+    app, seen = logged()
+    client = app.test_client()
+
+    paid, unpaid = (
+        client.post("/generate", json=PICTURE | {"prompt": prompt}, headers=USER).json["id"]
+        for prompt in ("a", "[[fail]]")
+    )
+
+    events = seen()
+    ends = {each["generation"]: (each["cost_usd"], each["caller"]) for each in of(events, "generation_ended")}
+    caller = of(events, "request")[0]["caller"]
+    assert {paid: (0.025, caller), unpaid: (0.0, caller)} == ends
+
+
+def test_the_end_of_suspended_work_is_logged_like_any_other(logged, make_app):
+    app, _ = logged()
+    client = app.test_client()
+    later = USER | {"Prefer": "respond-async"}
+    target = client.post("/generate", json=PICTURE | {"prompt": "[[hang]]"}, headers=later).json["id"]
+    until(lambda: client.get(f"/generations/{target}", headers=USER).json["status"] == "running")
+    app.extensions["service"].close()
+
+    app, seen = logged()
+    app.test_client().delete(f"/generations/{target}", headers=ADMIN)
+
+    (end,) = of(seen(), "generation_ended")
+    assert (target, "canceled", 0.025) == (end["generation"], end["state"], end["cost_usd"])
+    assert end["caller"].startswith("user_")
+
+
+def test_a_change_of_the_limits_names_who_made_it(logged):
+    app, seen = logged()
+
+    app.test_client().post("/configure", json={"concurrent_limit": 3}, headers=ADMIN)
+    app.test_client().post("/configure", json={"concurrent_limit": 4}, headers=USER)
+
+    (changed,) = of(events := seen(), "configured")
+    assert ("admin", "127.0.0.1", 3) == (changed["caller"], changed["peer"], changed["concurrent_limit"])
+    assert "admin" == of(events, "request")[0]["caller"]
 
 
 @pytest.mark.parametrize("path", ["/a\nb", "/\x1b[31m", '/"}', "/\xff", "/\xe2\x80\xa8"])

@@ -259,6 +259,7 @@ def test_real_answers_are_what_the_document_says_and_no_more(client, simulator):
         conforms(client.post(path, data=b"{", content_type="application/json", headers=ADMIN), path)
     for path in ("/", "/models", "/status", "/health"):
         conforms(client.get(path), path, "get")
+    conforms(client.get("/status", headers=ADMIN), "/status", "get")
     conforms(client.get("/openapi.json"), "/openapi.json", "get", DOCUMENT)
     for account in ({"reject": True}, {"credit": "empty"}):
         simulator.account("r8_user", **account)

@@ -43,8 +43,18 @@ from providers.replicate.answers import (
     read_secret,
     refused_account,
 )
+from providers.replicate.health import Health
 from providers.replicate.redaction import redaction_of
-from providers.replicate.transport import MAX_ANSWER, Answer, Lost, NotSent, Refusal, open_connections, send
+from providers.replicate.transport import (
+    MAX_ANSWER,
+    Answer,
+    Lost,
+    NotSent,
+    Refusal,
+    TooLarge,
+    open_connections,
+    send,
+)
 
 LONGEST_DEADLINE: Final = 1800
 """Seconds. Replicate ends every prediction after 30 minutes."""
@@ -105,6 +115,7 @@ class ReplicateClient:
         self._timeouts = timeouts
         self._others = others
         self._on_answer = on_answer
+        self.health = Health()
         self._connections = open_connections() if connections is None else connections
         self._client = lru_cache(CLIENTS_KEPT)(self._new_client)
 
@@ -222,10 +233,15 @@ class ReplicateClient:
                 answer = await send(
                     self._connections, request, used, seconds=seconds, creates=creates, max_answer=max_answer
                 )
+            except (NotSent, Lost) as error:
+                (self.health.answered if isinstance(error, TooLarge) else self.health.failed)()
+                raise
             except Refusal as refusal:
+                self.health.refused(refusal)
                 if not creates and refusal.status < 500:  # else a gateway's, perhaps
                     self._on_answer(sent)
                 raise
+            self.health.answered()
             if not creates:
                 self._on_answer(sent)
             return answer

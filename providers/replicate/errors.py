@@ -31,6 +31,9 @@ from providers.replicate.wordings import cause_in
 LONGEST_WAIT = 300.0
 """Seconds. The longest wait: a request that was refused for longer is repeated after this."""
 
+RATE_LIMIT_WAIT = 5.0
+"""Seconds for which a 429 that names no time counts."""
+
 _PROBLEMS = 100
 """Invalid fields that are passed on."""
 

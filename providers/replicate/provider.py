@@ -41,6 +41,7 @@ from providers import (
     PushReceiver,
     TryAgain,
     UncertainCreation,
+    UpstreamState,
     fingerprint,
 )
 from providers.replicate.absence import SearchTiming
@@ -132,6 +133,10 @@ class Replicate(Provider, PushReceiver, CreationRegistry, ProgressSource, Accoun
     @property
     def clock_skew(self) -> float | None:
         return self._clock.skew
+
+    @property
+    def upstream(self) -> UpstreamState:
+        return self._client.health.state
 
     async def upload(self, caller: Caller, upload: Upload) -> str:
         return await self._uploads.address(caller, upload)

@@ -10,7 +10,14 @@ from typing import Any, Final, TypeVar
 from auth import Caller
 from providers import TryAgain
 from providers.replicate.answers import Account
-from providers.replicate.errors import is_about_token, is_final, passing_error, seconds_to_wait, service_error
+from providers.replicate.errors import (
+    RATE_LIMIT_WAIT,
+    is_about_token,
+    is_final,
+    passing_error,
+    seconds_to_wait,
+    service_error,
+)
 from providers.replicate.shared import Shared
 from providers.replicate.transport import Lost, Refusal
 from providers.replicate.watcher import PollFailed
@@ -25,9 +32,6 @@ MISSING_PATIENCE: Final = 10.0
 
 _REFUSED_PATIENCE: Final = 60.0
 """Seconds. A prediction that may not be polled for so long, with a token that is accepted, is given up."""
-
-_RATE_LIMIT_WAIT: Final = 5.0
-"""Seconds without polls of an account after a 429 that does not say how long to wait."""
 
 T = TypeVar("T")
 
@@ -53,7 +57,7 @@ class Refusals:
     async def of_poll(self, refusal: Refusal, caller: Caller) -> Exception:
         """A PollFailed for what passes; for anything else the error that ends the watch."""
         if refusal.status == 429:
-            return PollFailed(passing_error(refusal), wait=seconds_to_wait(refusal) or _RATE_LIMIT_WAIT)
+            return PollFailed(passing_error(refusal), wait=seconds_to_wait(refusal) or RATE_LIMIT_WAIT)
         if refusal.is_replicates and refusal.status == 404:
             return PollFailed(service_error(refusal, caller), patience=MISSING_PATIENCE)
         if refusal.is_replicates and refusal.status == 402:

@@ -291,6 +291,7 @@ def answers(queries: Queries, since: float, before: int) -> dict[str, Any]:
         "cost": {
             day: round(usd, 9) for day, usd in queries.cost_by_day("admin", since, simulated=True).items()
         },
+        "failures": [queries.failures(since, simulated=simulated) for simulated in (True, False)],
         "usage": [
             [{**row, "usd": round(row["usd"], 9)} for row in queries.usage(period, by=by)]
             for period in periods

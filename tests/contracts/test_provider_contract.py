@@ -400,6 +400,15 @@ def test_limits_are_the_providers_own(story):
     assert 0 <= limits.clock_skew
 
 
+def test_a_provider_that_answers_does_not_fail(story):
+    async def act(subject):
+        await subject.create()
+        return subject.provider.upstream
+
+    upstream = story(act)
+    assert (None, None) == (upstream.failing_since, upstream.throttled_until)
+
+
 def test_a_signed_message_ends_a_wait_at_once(story):
     async def act(subject):
         created = await subject.create("hangs")

@@ -1,0 +1,86 @@
+"""The live figures of `GET /status`: those for anyone, and those beside them for the admin. No secrets."""
+
+import time
+from typing import Any, Final
+
+from concurrency import GateStats, StallStats
+from contract.states import iso8601
+from errors import LedgerDown
+from providers import UpstreamState
+from service import NAME, VERSION, Runtime, concurrency_figures
+
+_HOUR: Final = 3600.0
+
+
+def status(service: Runtime, *, for_admin: bool) -> dict[str, Any]:
+    """Waits for nothing but a moment of the loop, and for the admin a read of the ledger."""
+    gate, others, ended, is_shared, skew, upstream = service.loop.call(lambda: _of_the_loop(service))
+    return {
+        "service": NAME,
+        "version": VERSION,
+        "uptime_seconds": round(time.monotonic() - service.started, 1),
+        "simulated": service.settings.REPLICATE_SIMULATE,
+        "admin_api_configured": service.settings.admin_key is not None,
+        "default_replicate_token_configured": service.settings.replicate_token is not None,
+        "ledger": "ok" if service.ledger.trouble is None else "down",
+        "concurrency": concurrency_figures(gate),
+        "upstream": _upstream(gate.stall, upstream),
+        "polling": {
+            "requests_per_minute_limit": others.requests_per_minute_limit,
+            "current_rate_per_minute": others.current_rate_per_minute,
+        },
+        "generations": ended,
+        "account_shared": is_shared,
+        "clock_skew_seconds": None if skew is None else round(skew, 1),
+        **(_for_admin(service) if for_admin else {}),
+    }
+
+
+def _of_the_loop(
+    service: Runtime,
+) -> tuple[GateStats, GateStats, dict[str, int], bool, float | None, UpstreamState]:
+    provider = service.core.provider
+    return (
+        service.gate.statistics(),
+        service.others.statistics(),
+        service.core.runner.tally.as_json(),
+        provider.account_shared,
+        provider.clock_skew,
+        provider.upstream,
+    )
+
+
+def _upstream(stall: StallStats, state: UpstreamState) -> dict[str, Any]:
+    return {
+        "last_answer_at": _moment(state.last_answer_at),
+        "failing_since": _moment(state.failing_since),
+        "throttled_until": _moment(state.throttled_until),
+        "stalled": stall.is_on,
+        "stalled_at": _moment(stall.stalled_at),
+        "back_at": _moment(stall.back_at),
+        "creations_in_doubt": stall.in_doubt,
+    }
+
+
+def _for_admin(service: Runtime) -> dict[str, Any]:
+    left, waiting = service.loop.call(
+        lambda: (service.core.budget.left, service.core.supervisor.longest_waiting())
+    )
+    return {
+        "budget_left_usd": left,
+        "oldest_waiting_seconds": None if waiting is None else round(waiting, 1),
+        "failures_last_hour": _failures(service),
+    }
+
+
+def _failures(service: Runtime) -> dict[str, int] | None:
+    """The number of generations that failed within an hour, by code; None while the ledger cannot be read."""
+    simulated = service.settings.REPLICATE_SIMULATE
+    try:
+        return dict(service.queries.failures(time.time() - _HOUR, simulated=simulated))
+    except LedgerDown:
+        return None
+
+
+def _moment(at: float | None) -> str | None:
+    return None if at is None else iso8601(at)
