@@ -196,9 +196,11 @@ class Callbacks:
         else:
             del self._pending[delivery.id]
         # Not the URL, the rest of which may hold secrets.
-        tell = _log.warning if tried.state == "failed" else _log.info
         said = {"host": host, "status": outcome.status, "attempt": tried.attempts, "trouble": tried.trouble}
-        tell(f"webhook_{tried.state}", id=tried.id, **said)
+        if tried.state == "failed":
+            _log.warning("webhook_failed", id=tried.id, **said)
+        else:
+            _log.info(f"webhook_{tried.state}", id=tried.id, **said)
         self._ledger.upsert(tried)
 
     async def _outcome(self, delivery: Delivery) -> "_Outcome":

@@ -15,6 +15,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import structlog
 from gunicorn import glogging
 
 import logs
@@ -54,12 +55,13 @@ logger_class = Logger
 logconfig_dict = logs.configuration(_settings)
 
 
-def on_starting(server: Any) -> None:
+def on_starting(_server: Any) -> None:
     """See to file descriptors: every caller who waits holds two."""
     wanted = 2 * worker_connections + _settings.REPLICATE_CONCURRENT_LIMIT + 512
     few, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     if most != resource.RLIM_INFINITY and most < wanted:
-        server.log.warning("Only %d file descriptors may be open; %d would always suffice.", most, wanted)
+        logs.configure(_settings)
+        structlog.get_logger("server").warning("file_descriptors_few", most=most, wanted=wanted)
         wanted = most
     if few != resource.RLIM_INFINITY:
         resource.setrlimit(resource.RLIMIT_NOFILE, (max(few, wanted), most))

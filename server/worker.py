@@ -192,7 +192,7 @@ class Worker(ThreadWorker):  # type: ignore[misc] # gunicorn ships no types
         try:
             is_kept = bool(self.handle(conn))
         except Exception:
-            self.log.exception("Error handling a connection")
+            log.exception("connection_crashed")
         finally:
             if not is_kept:
                 self.closer.close(conn)
@@ -226,6 +226,7 @@ class Worker(ThreadWorker):  # type: ignore[misc] # gunicorn ships no types
 
     def handle_error(self, req: Any, client: Any, addr: Any, exc: Exception) -> None:  # noqa: ARG002
         error: ServiceError
+        request_id = "req_" + secrets.token_hex(12)
         if isinstance(exc, LimitRequestHeaders):
             error = HeadersTooLarge(
                 f"A request may have at most {LONGEST_HEADERS} bytes of headers, and {MOST_HEADERS} of them."
@@ -235,10 +236,9 @@ class Worker(ThreadWorker):  # type: ignore[misc] # gunicorn ships no types
                 [Problem("request", f"is not HTTP as this server reads it ({type(exc).__name__})")]
             )
         else:
-            self.log.exception("Error handling a request")
+            log.exception("request_crashed", request=request_id)
             error = Internal()
             error.may_be_paid = True  # where it stopped is not known
-        request_id = "req_" + secrets.token_hex(12)
         body = json.dumps(error.as_problem(request_id, root=self.wsgi.config["PUBLIC_PATH"]))
         headers = "".join(f"{name}: {value}\r\n" for name, value in error.headers.items())
         answer = (

@@ -1,6 +1,8 @@
 """A failure after which a prediction exists, may exist or will says `x-should-retry: false`, and no `Retry-After`."""
 
 from concurrent.futures import ThreadPoolExecutor
+from email import message_from_bytes
+from types import SimpleNamespace
 
 import pytest
 from asking import picture
@@ -8,10 +10,12 @@ from callers import ADMIN, PICTURE, SERVER_TOKEN, USER, USER_TOKEN
 from problems import problem
 from process import until
 from streams import NDJSON, lines
+from structlog.testing import capture_logs
 from test_errors import Broken, Failing
 from test_ledger_down import locked
 
 import errors
+from server.worker import Worker
 
 KEY = {"Idempotency-Key": "once"}
 BATCH = {"model_name": "flux-dev", "prompts": ["[[hang]]", "[[hang]]"]}
@@ -167,6 +171,25 @@ def test_a_crash_while_a_request_spends_may_be_paid_and_one_of_a_look_is_not(app
 
     assert [500, 500] == [posted.status_code, looked_at.status_code]
     assert [MAY_BE_PAID, UNPAID] == [headers_of(posted), headers_of(looked_at)]
+
+
+def test_a_crash_of_the_server_itself_may_be_paid_and_is_logged_with_the_id_of_its_answer():
+    sent = []
+    client = SimpleNamespace(sendall=sent.append)
+    with capture_logs() as events:
+        Worker.handle_error(SimpleNamespace(), object(), client, None, ValueError())
+        Worker.handle_error(SimpleNamespace(), None, client, None, ValueError())
+
+    crashed, unreadable = (message_from_bytes(answer.partition(b"\r\n")[2]) for answer in sent)
+    assert [MAY_BE_PAID, UNPAID] == [
+        headers_of(SimpleNamespace(headers=each)) for each in (crashed, unreadable)
+    ]
+    (event,) = events
+    assert ("request_crashed", "error", crashed["X-Request-ID"]) == (
+        event["event"],
+        event["log_level"],
+        event["request"],
+    )
 
 
 def test_a_failed_generation_may_be_read_again_and_again(client):
