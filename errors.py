@@ -196,7 +196,7 @@ class ContentRefused(ServiceError):
 
 
 class _ComeBackLater(ServiceError):
-    """`retry_after` in seconds, told as a whole number from 1 to 3600, unless repeating the request may pay twice."""
+    """`retry_after` in seconds, sent as a whole number from 1 to 3600 unless a prediction `was_created`."""
 
     retryable = True
 
@@ -204,10 +204,11 @@ class _ComeBackLater(ServiceError):
         super().__init__(detail)
         self.retryable = retryable
         self.retry_after = max(1, min(3600, round(retry_after)))
+        self.was_created = False
 
     @property
     def headers(self) -> dict[str, str]:
-        return super().headers or {"Retry-After": str(self.retry_after)}
+        return super().headers | ({} if self.was_created else {"Retry-After": str(self.retry_after)})
 
 
 class QueueFull(_ComeBackLater):

@@ -17,8 +17,8 @@ _SECONDS: Final[JSON] = {"schema": {"type": "integer"}, "description": "Seconds"
 _PAID: Final[JSON] = {
     "x-should-retry": {
         "schema": {"const": "false"},
-        "description": "Present if a prediction was made for the request, may have been, or will be. Then "
-        "`Retry-After` is absent, and to send the request again without its `Idempotency-Key` may pay again.",
+        "description": "Present if a prediction was made for the request, may have been, or will be. To send "
+        "the request again without its `Idempotency-Key` may then pay again.",
     }
 }
 

@@ -43,6 +43,8 @@ class HandedOver(Exception):
         self.work = work
         self.error = error
         error.may_be_paid = True  # once the next process has resumed it
+        parts = work.items if isinstance(work, Batch) else (work,)
+        error.was_created = any(each.record().may_be_paid for each in parts)
 
 
 class GenerationService:

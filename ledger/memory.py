@@ -240,8 +240,12 @@ class MemoryLedger:
         return days
 
     def failures(self, since: float, *, simulated: bool) -> Mapping[str, int]:
-        ended = self._ended(Period(simulated, since=since))
-        return Counter(each.error.code for each in ended if each.state == "failed" and each.error)
+        failed = self._generations(
+            lambda each: (
+                each.state == "failed" and each.simulated == simulated and (each.ended_at or 0.0) >= since
+            )
+        )
+        return Counter(each.error.code for each in failed if each.error)
 
     def usage(self, period: Period, *, by: Grouping | None) -> Sequence[dict[str, Any]]:
         groups: defaultdict[Any, list[UsageRecord]] = defaultdict(list)

@@ -160,7 +160,10 @@ def test_work_that_the_next_process_goes_on_with_is_not_to_be_ordered_again(make
 
     for call in calls:
         problem(call.result(), 503, "shutting_down", retryable=True)
-        assert MAY_BE_PAID == headers_of(call.result())
+    told = [headers_of(call.result()) for call in calls]
+    assert {"false"} == {should_retry for should_retry, _ in told}
+    # Nothing was created yet for what waits for the one slot.
+    assert (1 if limit == 1 else 4) == [retry_after for _, retry_after in told].count(None)
 
 
 def test_a_crash_while_a_request_spends_may_be_paid_and_one_of_a_look_is_not(app):
@@ -177,7 +180,8 @@ def test_a_crash_of_the_server_itself_may_be_paid_and_is_logged_with_the_id_of_i
     sent = []
     client = SimpleNamespace(sendall=sent.append)
     with capture_logs() as events:
-        Worker.handle_error(SimpleNamespace(), object(), client, None, ValueError())
+        worker = SimpleNamespace(wsgi=SimpleNamespace(config={"PUBLIC_PATH": ""}))
+        Worker.handle_error(worker, object(), client, None, ValueError())
         Worker.handle_error(SimpleNamespace(), None, client, None, ValueError())
 
     crashed, unreadable = (message_from_bytes(answer.partition(b"\r\n")[2]) for answer in sent)
