@@ -433,7 +433,9 @@ def test_whoever_waits_when_the_service_stops_finds_it_by_their_key_in_the_next(
     for answer in (one, several):
         problem(answer, 503, "shutting_down", retryable=True)
         assert "false" == answer.headers["x-should-retry"]
-    assert 1 == [answer.headers.get("Retry-After") for answer in (one, several)].count(None)  # one slot was taken
+    assert 1 == [answer.headers.get("Retry-After") for answer in (one, several)].count(
+        None
+    )  # one slot was taken
 
     client = make_app().test_client()
     again = ask(client, body), ask(client, BATCH, "/generate-batch", **{"Idempotency-Key": "b"})

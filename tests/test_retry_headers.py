@@ -182,7 +182,7 @@ def test_a_crash_of_the_server_itself_may_be_paid_and_is_logged_with_the_id_of_i
     with capture_logs() as events:
         worker = SimpleNamespace(wsgi=SimpleNamespace(config={"PUBLIC_PATH": ""}))
         Worker.handle_error(worker, object(), client, None, ValueError())
-        Worker.handle_error(SimpleNamespace(), None, client, None, ValueError())
+        Worker.handle_error(worker, None, client, None, ValueError())
 
     crashed, unreadable = (message_from_bytes(answer.partition(b"\r\n")[2]) for answer in sent)
     assert [MAY_BE_PAID, UNPAID] == [
