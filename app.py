@@ -116,8 +116,8 @@ def index() -> Response:
         del response.headers["Content-Type"]
         return response
     address = asked.address()
-    paths = {"openapi": "openapi.json"} | {name: name for name in ("docs", "models", "status", "health")}
-    links = {name: f"{address}/{path}" for name, path in paths.items()}
+    paths = ("docs", "openapi.json", "models", "status", "health")
+    links = {path.removesuffix(".json"): f"{address}/{path}" for path in paths}
     return jsonify({"name": NAME, "version": VERSION, "links": links})
 
 

@@ -193,7 +193,8 @@ class Runner:
             begun = step.model  # its retries are allowed as well
             if why is None:
                 try:
-                    return await self._make(generation, step, batch)
+                    await self._attempts.make(generation, step, batch)
+                    return await self._fetch(generation)
                 except TryAgain as again:
                     if retries.are_left_after(again) and self._may_repeat(generation, step):
                         await self._back_off(generation, again, retries)
@@ -211,9 +212,8 @@ class Runner:
             generation.next_model = step.model
             generation.transition("queued", self._ledger)
 
-    async def _make(self, generation: Generation, step: Step, batch: Batch | None) -> None:
-        """Try this model once, and fetch what it made. Raises TryAgain or ServiceError."""
-        await self._attempts.make(generation, step, batch)
+    async def _fetch(self, generation: Generation) -> None:
+        """Fetch the outputs of the last attempt. Raises ServiceError if none of them exists."""
         made_at = asyncio.get_running_loop().time()
         if self._outputs is not None and generation.last is not None:
             await self._keep_outputs(self._outputs, generation, generation.last)

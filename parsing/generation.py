@@ -66,7 +66,7 @@ def parse_generation(body: Any, context: ParseContext) -> GenerationRequest:
     if unusable := unusable_reasons("body", body):
         refuse(unusable)
     found = read_normalised(
-        normalised(body, context.registry), context, _single_fields, own_fields=SingleFields
+        normalised(body, context.registry), context, generation_fields, own_fields=SingleFields
     )
     if not isinstance(found, GenerationRequest):
         refuse(found)
@@ -156,7 +156,7 @@ def item_fields(inputs: Iterable[str]) -> tuple[str, ...]:
     return (*inputs, *OwnFields.model_fields)
 
 
-def _single_fields(inputs: Iterable[str]) -> tuple[str, ...]:
+def generation_fields(inputs: Iterable[str]) -> tuple[str, ...]:
     """The fields of `POST /generate`, likewise."""
     return (*inputs, *SingleFields.model_fields)
 

@@ -216,7 +216,7 @@ def test_a_head_without_an_end_is_refused(simulator, data):
     with sharing(simulator, data) as (service, stack):
         caller = stack.enter_context(socket.create_connection(("127.0.0.1", service.port), timeout=30))
         caller.sendall(b"GET /health HTTP/1.1\r\n" + b"X-Filler: y\r\n" * 6000)
-        until(lambda: status_of(caller) == 400)
+        until(lambda: status_of(caller) == 431)
 
 
 @pytest.mark.parametrize("headers", [GREEDY, {}], ids=["a body too large", "no key"])
