@@ -34,9 +34,9 @@ format: .venv/dev ## format and mend what can be mended
 generated: .venv/dev ## write the tables of README and docs, and .env.example, from the declarations
 	$(BIN)/python -m docs.generate
 
-recording: .venv/dev ## compare what the service answers with what 0.6.0 did, to 500 requests: half a minute
+recording: .venv/dev ## compare what the service answers with what 0.7.0 did, to 500 requests: half a minute
 	$(BIN)/python -m tests.recorder .recording.json
-	$(BIN)/python -m tests.recorder --compare tests/data/recording-0.6.0.json.xz .recording.json
+	$(BIN)/python -m tests.recorder --compare tests/data/recording-0.7.0.json.xz .recording.json
 
 bench: .venv/dev .venv-bench/made ## measure against the simulator, as ratios, into bench/results.md: eighteen minutes
 	$(BIN)/python -m bench

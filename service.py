@@ -43,7 +43,7 @@ from waiting import Quota, Readers, Turns
 from window_log import WindowLog
 
 NAME: Final = "replicate-concurrent-generation"
-VERSION: Final = "0.6.0"
+VERSION: Final = "0.7.0"
 
 _FORECASTS_AT_ONCE: Final = 2
 """Plans and results of batches that are made at once. One takes the processor for a while, and health checks must not

@@ -38,7 +38,6 @@ LIFTED: dict[str, Any] = {
     "REPLICATE_CONCURRENT_LIMIT": 1000,
     "REPLICATE_REQUESTS_PER_MINUTE": 60_000,
     "REPLICATE_OTHER_REQUESTS_PER_MINUTE": 60_000,
-    "MAX_WAITING_CALLERS": 300,
     "FILES_TTL": 0,  # the forwarder fetches nothing
     "LOG_LEVEL": "info",
 }

@@ -18,13 +18,13 @@ HURRIED: Final = 2.0
 
 
 class Arrivals(Generic[C]):
-    """Connections in the order in which they came, by address. `most` is the bound for all of them; `hurried` is the
-    patience once more than half of it wait."""
+    """Connections in the order in which they came, by address. `most` is the bound for all of them and `share` for one
+    address, by default half of it; `hurried` is the patience once more than half of the bound wait."""
 
-    def __init__(self, most: int, *, hurried: float = HURRIED) -> None:
+    def __init__(self, most: int, *, share: int | None = None, hurried: float = HURRIED) -> None:
         self._most = most
         self._hurried = hurried
-        self._share = max(1, most // 2)
+        self._share = max(1, most // 2) if share is None else share
         self._since: OrderedDict[C, tuple[float, str]] = OrderedDict()
         self._by_address: dict[str, OrderedDict[C, None]] = {}
 

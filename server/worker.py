@@ -92,8 +92,10 @@ class Worker(ThreadWorker):  # type: ignore[misc] # gunicorn ships no types
         self.closer = Closer()
         self.closer.start()
         self.names = {listener: listener.getsockname() for listener in self.sockets}
-        self.arrivals: Arrivals[Any] = Arrivals(self.worker_connections // 4)
-        self.idle: Arrivals[Any] = Arrivals(self.worker_connections // 4, hurried=PATIENCE)
+        most = self.worker_connections // 4
+        self.arrivals: Arrivals[Any] = Arrivals(most)
+        # A client whose idle connection is closed may be sending its next request on it, so one address may have all.
+        self.idle: Arrivals[Any] = Arrivals(most, share=most, hurried=PATIENCE)
         self.stops_at = math.inf
         self.given_up = Occurrences()
         self.not_accepted = Occurrences()

@@ -32,6 +32,16 @@ def test_a_newcomer_of_the_same_address_comes_in():
     assert "polite" in arrivals
 
 
+def test_one_address_may_have_all_of_a_bound_and_still_displaces_itself_alone():
+    """As idle connections do, each of which may be in use again at any moment."""
+    idle = Arrivals(8, share=8)
+    assert [] == [gone for number in range(8) for gone in idle.add(number, "10.9.9.9", now=0)]
+
+    assert [0] == idle.add("polite", "10.0.0.1", now=0)
+    assert [1] == idle.add(8, "10.9.9.9", now=0)
+    assert "polite" in idle
+
+
 def test_a_connection_is_given_up_by_its_age_and_sooner_when_many_wait():
     arrivals = Arrivals(8)
     for number in range(4):

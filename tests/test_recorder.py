@@ -63,7 +63,7 @@ def test_answers_of_two_versions_are_equal_if_they_differ_in_the_version_alone()
 
 
 def test_the_kept_recording_has_an_answer_to_every_step():
-    kept = read(DATA / "recording-0.6.0.json.xz")
+    kept = read(DATA / "recording-0.7.0.json.xz")
     assert {scene.name: len(scene.steps) for scene in SCENES} == {
         name: len(each) for name, each in kept.items()
     }
