@@ -69,8 +69,9 @@ def service() -> Runtime:
 
 def spending_caller() -> Caller:
     """Who is calling, ready to spend. A user's token that is new is checked before the body is read. Raises
-    TokenRejected."""
-    service().raise_if_draining()
+    TokenRejected, and ShuttingDown unless a key may stand for earlier work."""
+    if "Idempotency-Key" not in request.headers:
+        service().raise_if_draining()
     caller = _let_in(service().doors.admit)
     g.caller = caller.id
     checks = service().core.checks

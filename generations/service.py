@@ -101,9 +101,10 @@ class GenerationService:
             return work
 
     async def forecast(self, request: BatchRequest, caller: Caller, *, may_exist: bool = False) -> PlanRecord:
-        """How a batch would go now. Raises QueueFull or ShuttingDown if it would not be accepted; one that `may_exist`
-        already, under its key, needs no room."""
-        self._supervisor.make_room(0 if may_exist else len(request.requests), caller)
+        """How a batch would go now. Raises QueueFull, LedgerDown or ShuttingDown if it would not be accepted; one that
+        `may_exist` already, under its key, needs no room."""
+        if not may_exist:
+            self._supervisor.make_room(len(request.requests), caller)
         return await self._status.forecast(request, caller)
 
     # ── Find, cancel, follow

@@ -433,15 +433,41 @@ def test_whoever_waits_when_the_service_stops_finds_it_by_their_key_in_the_next(
     for answer in (one, several):
         problem(answer, 503, "shutting_down", retryable=True)
         assert "false" == answer.headers["x-should-retry"]
-    assert 1 == [answer.headers.get("Retry-After") for answer in (one, several)].count(
-        None
-    )  # one slot was taken
+    waits = [answer.headers.get("Retry-After") for answer in (one, several)]
+    assert 1 == waits.count(None)  # one slot was taken
 
     client = make_app().test_client()
     again = ask(client, body), ask(client, BATCH, "/generate-batch", **{"Idempotency-Key": "b"})
     assert [200, 200] == [each.status_code for each in again]
     assert [one.json["id"], several.json["id"]] == [each.json["id"] for each in again]
     assert 3 == simulator.counts().creations_accepted
+
+
+def test_a_key_still_stands_for_its_work_while_the_service_stops(make_app, simulator):
+    app = make_app(REPLICATE_CONCURRENT_LIMIT=1)
+    client = app.test_client()
+    asked = {
+        "made": (picture(), "/generate"),
+        "failed": (picture("[[fail]]"), "/generate"),
+        "several": (BATCH, "/generate-batch"),
+    }
+    ends = {key: ask(client, *each, **{"Idempotency-Key": key}) for key, each in asked.items()}
+    hanging = ask(client, picture("[[hang]]"), Prefer="respond-async", **{"Idempotency-Key": "hanging"})
+    until(lambda: 1 == simulator.counts().in_flight)
+    made = simulator.counts().creations_accepted
+
+    app.extensions["service"].begin_drain(60)
+
+    for key, end in ends.items():
+        again = ask(client, *asked[key], **{"Idempotency-Key": key})
+        assert (end.status_code, end.json["id"]) == (again.status_code, again.json["id"])
+    going_on = ask(client, picture("[[hang]]"), Prefer="respond-async", **{"Idempotency-Key": "hanging"})
+    assert (202, hanging.json["id"]) == (going_on.status_code, going_on.json["id"])
+    for path, body in (("/generate", picture("new")), ("/generate-batch", BATCH)):
+        new = ask(client, body, path, **{"Idempotency-Key": "new"})
+        problem(new, 503, "shutting_down", retryable=True)
+        assert (None, "5") == (new.headers.get("x-should-retry"), new.headers["Retry-After"])
+    assert made == simulator.counts().creations_accepted
 
 
 def slow_down(monkeypatch, ledger, seconds):
