@@ -10,11 +10,12 @@ from typing import Any
 
 from auth import ADMIN_HEADER, USER_HEADER
 from catalog.model import Model, nullable
-from catalog.references import LARGEST
+from catalog.references import LARGEST, NAMES
 from operations import paths
 from outside import LONGEST_URL
 from parsing.batch import MAX_BATCH_ITEMS
 from parsing.limits import Limits
+from parsing.normal import OPTIONAL
 from parsing.shapes import BatchFields, SingleFields
 from schemas import JSON, an_object, answers, ref
 
@@ -57,25 +58,34 @@ def openapi_document(version: str, models: tuple[Model, ...], *, root: str = "")
 
 
 def _schemas(models: tuple[Model, ...]) -> JSON:
-    requests = {_schema_name(model): _request_schema(model) for model in models}
+    taken = {name for model in models for name in model.inputs.model_fields}
+    optional = OPTIONAL.union(NAMES, taken) - {"prompt"}
+    requests = {_schema_name(model): _with_nulls(_request_schema(model), optional) for model in models}
     with_fallback = _with_fallback(models)
     return {
         "GenerationRequest": {"oneOf": [*(ref(name) for name in requests), ref("WithFallback")]},
         "BatchRequest": {"oneOf": [ref("BatchOfPrompts"), ref("BatchOfRequests")]},
         "BatchOfPrompts": {
-            "oneOf": [_prompts_schema(schema) for schema in (*requests.values(), with_fallback)],
+            "oneOf": [
+                _with_nulls(_prompts_schema(schema), optional)
+                for schema in (*requests.values(), with_fallback)
+            ],
             "description": "One model and many prompts; what they share stands beside them.",
         },
-        "BatchOfRequests": an_object(
-            {
-                "requests": {
-                    "type": "array", "items": {**ref("GenerationRequest"), "properties": {"dry_run": False}},
-                    "minItems": 1, "maxItems": MAX_BATCH_ITEMS,
+        "BatchOfRequests": _with_nulls(
+            an_object(
+                {
+                    "requests": {
+                        "type": "array",
+                        "items": {**ref("GenerationRequest"), "properties": {"dry_run": {"type": "null"}}},
+                        "minItems": 1, "maxItems": MAX_BATCH_ITEMS,
+                    },
+                    **_properties(BatchFields),
                 },
-                **_properties(BatchFields),
-            },
-            required=["requests"], additionalProperties=False,
-            description="Whole requests, models mixed.",
+                required=["requests"], additionalProperties=False,
+                description="Whole requests, models mixed.",
+            ),
+            optional,
         ),
         **requests,
         "WithFallback": with_fallback,
@@ -100,6 +110,12 @@ def _request_schema(model: Model) -> JSON:
         "required": ["model_name", *schema["required"]],
         "examples": [model.as_json()["example"]],
     }
+
+
+def _with_nulls(schema: JSON, optional: frozenset[str]) -> JSON:
+    """The schema, but null also for each of the optional fields that it does not have."""
+    others = "|".join(sorted(optional - schema["properties"].keys()))
+    return {**schema, "patternProperties": {f"^({others})$": {"type": "null"}}}
 
 
 def _with_fallback(models: tuple[Model, ...]) -> JSON:

@@ -21,7 +21,7 @@ from catalog.registry import Registry
 from errors import InvalidJSON, InvalidRequest, PayloadTooLarge, Problem
 from parsing import strict_json
 from parsing.form_parts import read_parts, text_of
-from parsing.normal import OF_ONE, OF_PROMPTS
+from parsing.normal import OPTIONAL
 from parsing.shapes import BatchFields, OwnFields
 
 MAX_PARTS = 500
@@ -128,7 +128,7 @@ class _Reader:
     name and bytes or empty text in a field that is no free text, is not given."""
 
     def __init__(self, registry: Registry) -> None:
-        self._known = {*OF_ONE, *OF_PROMPTS, *registry.takers, *registry.reference_names}
+        self._known = {*OPTIONAL, *registry.takers, *registry.reference_names}
         self._lists = {*_OWN_LISTS, *registry.list_parameters}
         self._texts = _OWN_TEXTS | registry.text_parameters
         self._values = 0
@@ -163,7 +163,9 @@ class _Reader:
 
     def _given(self, name: str, texts: list[str]) -> list[str]:
         """The texts of a field without those that stand for nothing."""
-        if name not in self._known or name in self._free_texts:
+        found = _PLACE.fullmatch(name)
+        field = found[2] if found else name
+        if field not in self._known or field in self._free_texts:
             return texts
         if name in _OWN_LISTS:  # by their place among the prompts
             return texts if any(texts) else []
@@ -189,7 +191,7 @@ class _Reader:
             index = int(found[1])
             if isinstance(requests, list) and index < len(requests) and isinstance(requests[index], dict):
                 place, name = requests[index], found[2]
-        if name not in place:
+        if place.get(name) is None:
             place[name] = [upload] if name in self._lists else upload
         elif isinstance(place[name], list):
             place[name].append(upload)

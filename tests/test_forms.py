@@ -124,6 +124,40 @@ def test_a_file_finds_its_request_in_a_batch_of_whole_ones(client, simulator):
     assert [INLINED] * 2 == by_prompt["third"]["image_input"]
 
 
+@pytest.mark.parametrize(
+    ("model", "field", "sent_as"),
+    [("flux-kontext-max", "input_image", INLINED), ("nano-banana", "image_input", [INLINED])],
+)
+def test_a_file_takes_the_place_of_null_in_its_request(client, simulator, model, field, sent_as):
+    request = {"model_name": model, "prompt": "a", field: None}
+    form = {"requests": json.dumps([request]), f"requests[0].{field}": a_file()}
+
+    assert 200 == post(client, form, "/generate-batch").status_code
+
+    assert [sent_as] == [each[field] for each in sent(simulator)]
+
+
+@pytest.mark.parametrize(
+    ("form", "empty"),
+    [
+        ({"requests": json.dumps([EDIT])}, "requests[0].input_image"),
+        ({"requests": json.dumps([EDIT])}, "requests[0].seed"),
+        ({"requests": json.dumps([EDIT])}, "prompts"),
+        ({"model_name": "flux-dev", "prompts": ["a"]}, "requests"),
+        ({"model_name": "flux-dev", "prompts": ["a"]}, "requests[0].file_name"),
+    ],
+)
+def test_empty_text_is_not_given_in_either_form_of_a_batch(client, form, empty):
+    assert 200 == post(client, form | {empty: ""}, "/generate-batch").status_code
+
+
+@pytest.mark.parametrize("name", ["requests[0].prompt", "requests[0].model_name", "requests[0].xyzzy"])
+def test_empty_text_of_a_required_or_unknown_field_of_a_request_is_refused(client, name):
+    form = {"requests": json.dumps([EDIT]), name: ""}
+
+    assert [name] == fields(post(client, form, "/generate-batch"))
+
+
 def test_text_is_read_as_what_the_field_holds(client, simulator):
     form = {
         "model_name": "flux-dev", "prompt": "3", "seed": "3", "guidance": "2.5", "go_fast": "false", "megapixels": "1",

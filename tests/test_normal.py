@@ -10,14 +10,21 @@ from catalog.model import is_blank
 from openapi import openapi_document
 from parsing import generation
 from parsing.limits import parse_limits
+from parsing.normal import OPTIONAL
 from parsing.shapes import BatchFields, OwnFields
 from service import VERSION
 
 DOCUMENT = openapi_document(VERSION, CONTEXT.registry.models)
 
 
+VALIDATORS = {
+    name: Draft202012Validator(DOCUMENT | {"$ref": f"#/components/schemas/{name}"})
+    for name in ("GenerationRequest", "BatchRequest")
+}
+
+
 def is_published(name, body) -> bool:
-    return Draft202012Validator(DOCUMENT | {"$ref": f"#/components/schemas/{name}"}).is_valid(body)
+    return VALIDATORS[name].is_valid(body)
 
 
 # ── null
@@ -59,9 +66,6 @@ def test_null_beside_requests_is_not_given(name):
         ({"prompt": None}, ["prompt"]),
         ({"model_name": None}, ["model_name"]),
         ({"unknown": None}, ["unknown"]),
-        ({"strength": None}, ["strength"]),
-        ({"max_concurrent": None}, ["max_concurrent"]),
-        ({"prompts": None}, ["prompts"]),
         ({"image": [None]}, ["image"]),
         ({"seed": [None]}, ["seed"]),
         ({"fallback": [None]}, ["fallback"]),
@@ -85,14 +89,55 @@ def test_null_is_refused_where_it_is_no_optional_field(change, wrong):
         ({"model_name": "flux-dev", "prompts": [None]}, ["prompts[0]"]),
         ({"model_name": "flux-dev", "prompts": ["a"], "file_names": [None]}, ["file_names[0]"]),
         ({"model_name": "flux-dev", "prompts": ["a"], "prompt": None}, ["prompt"]),
-        ({"requests": None}, ["requests"]),
+        ({"requests": None}, ["prompts", "model_name"]),
+        ({"requests": None, "prompts": None, "model_name": "flux-dev"}, ["prompts"]),
         ({"requests": [None]}, ["requests[0]"]),
-        ({"requests": [PICTURE], "file_names": None}, ["file_names"]),
+        ({"requests": [PICTURE], "model_name": None}, ["model_name"]),
+        ({"requests": [PICTURE], "unknown": None}, ["unknown"]),
     ],
 )
 def test_null_is_refused_where_a_batch_needs_a_value(body, wrong):
     assert wrong == list(told(parse_batch, body))
     assert not is_published("BatchRequest", body)
+
+
+@pytest.mark.parametrize(
+    "name", sorted(OPTIONAL.union(*(model.inputs.model_fields for model in MODELS.values())))
+)
+@pytest.mark.parametrize("model", MODELS)
+def test_null_for_an_optional_field_of_another_route_or_model_is_not_given(model, name):
+    alone = {"model_name": model, "prompt": "a"}
+    cases = [
+        (parse_generation, "GenerationRequest", alone, alone | {name: None}),
+        (
+            parse_generation,
+            "GenerationRequest",
+            alone | {"fallback": True},
+            alone | {name: None, "fallback": True},
+        ),
+        (parse_batch, "BatchRequest", {"requests": [alone]}, {"requests": [alone | {name: None}]}),
+        (parse_batch, "BatchRequest", {"requests": [alone]}, {name: None, "requests": [alone]}),
+        (
+            parse_batch,
+            "BatchRequest",
+            {"model_name": model, "prompts": ["a"]},
+            {name: None, "model_name": model, "prompts": ["a"]},
+        ),
+    ]
+    for parse, published, least, dumped in cases:
+        if name != "prompt" and not (name == "fallback" and "fallback" in least):
+            assert parse(least) == parse(dumped)
+            assert is_published(published, dumped)
+
+
+def test_a_client_may_dump_all_optional_fields_as_null(client):
+    nulls = dict.fromkeys(OPTIONAL - {"dry_run"}) | {"negative_prompt": None, "dry_run": True}
+    for path, body in (
+        ("/generate", PICTURE),
+        ("/generate-batch", {"requests": [PICTURE]}),
+        ("/generate-batch", {"model_name": "flux-dev", "prompts": ["a"]}),
+    ):
+        assert 200 == client.post(path, json=nulls | body, headers=ADMIN).status_code
 
 
 def test_with_a_fallback_null_for_a_parameter_of_any_model_is_not_given():
