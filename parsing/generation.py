@@ -84,7 +84,9 @@ def read_normalised(
     fields, and `fields_of` all fields of the route for a model."""
     own = {name: body[name] for name in own_fields.model_fields if name in body}
     given = {name: value for name, value in body.items() if name not in own}
-    problems: list[Problem] = []
+    problems = [
+        Problem(name, _of_a_batch(name, fields_of), given.pop(name)) for name in _BATCH_ONLY if name in given
+    ]
     fields = validated(own_fields, own, problems, context=context.validation)
     webhook = read_webhook(own.get("webhook"), context, problems)
     name = own.get("model_name")
@@ -173,10 +175,6 @@ class _Reader:
     def for_one(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """The model's own parameters. A parameter of another model is a problem that names that model."""
         model, registry = self.model, self.context.registry
-        self.problems.extend(
-            Problem(name, "is for POST /generate-batch", given[name]) for name in given if name in _BATCH_ONLY
-        )
-        given = {name: value for name, value in given.items() if name not in _BATCH_ONLY}
         strange = {
             name for name in given if name not in model.inputs.model_fields and name in registry.takers
         }
@@ -265,6 +263,17 @@ def _no_model_makes(route: Route) -> Problem:
     count = len(registry.references_in(given))
     images = "a reference image" if count == 1 else f"{count} reference images"
     return Problem(name, f"makes it {images}, and none of the models that may be tried takes so many")
+
+
+def _of_a_batch(name: str, fields_of: FieldsOf) -> str:
+    """The message that a field of a batch is none of a generation."""
+    if fields_of is not item_fields:
+        return "is for POST /generate-batch"
+    return (
+        "belongs to the batch, beside `requests`"
+        if name in BatchFields.model_fields
+        else "cannot stand in `requests`"
+    )
 
 
 def _taken_by_others(name: str, model: Model, registry: Registry) -> str:

@@ -211,7 +211,7 @@ def test_a_batch_of_10000_is_taken_and_one_more_is_refused(form):
 
 
 @pytest.mark.parametrize("form", ["prompts", "requests"])
-@pytest.mark.parametrize("given", ["abc", {}, 1, None, True, {"0": PICTURE}])
+@pytest.mark.parametrize("given", ["abc", {}, 1, True, {"0": PICTURE}])
 def test_a_batch_that_is_no_list_is_refused(form, given):
     assert "must be a list" == told(parse_batch, {"model_name": "flux-dev", form: given})[form]
 
@@ -297,3 +297,16 @@ def test_a_request_of_no_known_model_is_told_of_fields_that_no_model_knows():
         "model": "is not a known field; did you mean model_name?",
         "sead": "is not a known field; did you mean seed?",
     } == told(parse_generation, body)
+
+
+@pytest.mark.parametrize("more", [{}, {"fallback": True}, {"model_name": "nope"}])
+def test_a_field_of_the_batch_in_one_of_its_requests_is_said_to_belong_to_the_batch(more):
+    fields = {"dry_run": True, "max_concurrent": 1, "prompts": ["a"], "file_names": ["a"], "requests": []}
+    found = told(parse_batch, {"requests": [PICTURE | fields | more]})
+
+    belongs, cannot = "belongs to the batch, beside `requests`", "cannot stand in `requests`"
+    for name in fields:
+        expected = belongs if name in {"dry_run", "max_concurrent"} else cannot
+        assert expected == found[f"requests[0].{name}"]
+    alone = told(parse_generation, PICTURE | more | {"max_concurrent": 1, "prompts": ["a"]})
+    assert "is for POST /generate-batch" == alone["max_concurrent"] == alone["prompts"]
