@@ -28,7 +28,7 @@ from typing import Any, Final
 
 import structlog
 from gunicorn.http import get_parser
-from gunicorn.http.errors import LimitRequestHeaders
+from gunicorn.http.errors import LimitRequestHeaders, LimitRequestLine
 from gunicorn.http.message import MAX_REQUEST_LINE
 from gunicorn.workers.gthread import TConn, ThreadWorker
 
@@ -232,6 +232,11 @@ class Worker(ThreadWorker):  # type: ignore[misc] # gunicorn ships no types
         if isinstance(exc, LimitRequestHeaders):
             error = HeadersTooLarge(
                 f"A request may have at most {LONGEST_HEADERS} bytes of headers, and {MOST_HEADERS} of them."
+            )
+        elif isinstance(exc, LimitRequestLine):
+            most = self.cfg.limit_request_line
+            error = InvalidRequest(
+                [Problem("request", f"may have at most {most} bytes in its first line, with the URL")]
             )
         elif req is None or type(exc).__module__ == "gunicorn.http.errors":
             error = InvalidRequest(

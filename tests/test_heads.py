@@ -94,6 +94,16 @@ def test_any_more_is_431_even_if_the_head_does_not_end(caller, size, end):
     refused(caller)
 
 
+@pytest.mark.parametrize("size", [4_200, 5_000, 20_000, 100_000])
+def test_a_request_line_that_is_too_long_is_refused_with_the_limit(caller, size):
+    caller.sendall(b"GET /generations?cursor=" + b"x" * size + b" HTTP/1.1\r\nHost: a\r\n\r\n")
+
+    status, _, problem = answer(caller)
+
+    detail = "request: may have at most 4094 bytes in its first line, with the URL"
+    assert (400, "invalid_request", detail) == (status, problem["code"], problem["detail"])
+
+
 def test_a_large_head_may_come_in_pieces(caller):
     head = LINE + headers(LONGEST_HEADERS, 7) + b"\r\n"
     for start in range(0, len(head), 5000):
