@@ -340,6 +340,7 @@ def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(
         "python app.py",
         description=f"{NAME} {VERSION}. Settings come from the environment and .env; see README.md.",
+        allow_abbrev=False,
     )
     parser.add_argument("--port", help="the port to listen on, instead of PORT")
     parser.add_argument(

@@ -23,10 +23,12 @@ _FORM: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Proxies:
-    """Which URLs go through `proxy`, if there is one: all that are https, but those of the hosts in `exempt`."""
+    """Which URLs go through `proxy`, if there is one: all that are https, but those of the hosts in `exempt`.
+    `unread` are the numbers of the entries of `NO_PROXY` that cannot be read, from 1."""
 
     proxy: httpx.Proxy | None = field(default=None, repr=False)
     exempt: HostRules = NO_HOSTS
+    unread: tuple[int, ...] = ()
 
     def for_url(self, url: str) -> httpx.Proxy | None:
         """The proxy that the URL goes through."""
@@ -46,18 +48,20 @@ def read_proxies(https_proxy: str, no_proxy: str) -> Proxies:
     that cannot be read matches nothing: the variable is shared with other programs, which may read more.
     """
     exempt: list[HostRule] = []
-    for entry in entries(no_proxy):
+    unread: list[int] = []
+    for number, entry in enumerate(entries(no_proxy), 1):
         if entry == "*":
             return DIRECT
         try:
             rule = host_rule(entry)
         except ValueError:
+            unread.append(number)
             continue
         exempt.append(rule)
         if isinstance(rule.host, str):
             name = rule.host.removeprefix(".")
             exempt += [HostRule(name, rule.port), HostRule(f".{name}", rule.port)]
-    return Proxies(read_proxy(https_proxy) if https_proxy else None, HostRules(tuple(exempt)))
+    return Proxies(read_proxy(https_proxy) if https_proxy else None, HostRules(tuple(exempt)), tuple(unread))
 
 
 def read_proxy(text: str) -> httpx.Proxy:

@@ -62,9 +62,13 @@ def uploads_dir(settings: Settings) -> Path | None:
 
 
 def warn(settings: Settings) -> None:
-    """Log the proxy in use, and the warnings of a start: weak keys, unknown settings, a data directory on no volume."""
-    if proxy := settings.proxies.for_url(settings.REPLICATE_BASE_URL):
+    """Log the proxy in use, and the warnings of a start: entries of NO_PROXY, weak keys, unknown settings, a data
+    directory on no volume."""
+    proxies = settings.proxies
+    if proxy := proxies.for_url(settings.REPLICATE_BASE_URL):
         log.info("proxy_in_use", proxy=str(proxy.url))
+    if proxies.proxy and proxies.unread:
+        log.warning("no_proxy_ignored", entries=list(proxies.unread))
     if settings.admin_key_is_weak:
         log.warning("admin_key_weak", setting="CONCURRENT_DOCKER_ADMIN_API_KEY", shortest=SHORTEST_ADMIN_KEY)
     for name, nearest in settings.unknown.items():

@@ -112,7 +112,9 @@ class Server(BaseApplication):  # type: ignore[misc] # gunicorn ships no types
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(prog="python -m bench.forwarder", description="A bare forwarder.")
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.forwarder", description="A bare forwarder.", allow_abbrev=False
+    )
     parser.add_argument("--upstream", required=True, help="where Replicate is")
     parser.add_argument("--port", type=int, default=5001)
     parser.add_argument("--threads", type=int, default=332)

@@ -84,7 +84,9 @@ async def measured(plan: Plan) -> Load | None:
 
 
 def _plan() -> Plan:
-    parser = argparse.ArgumentParser(prog="python -m bench.load", description="Load for one URL.")
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.load", description="Load for one URL.", allow_abbrev=False
+    )
     parser.add_argument("url")
     parser.add_argument("--body", default="{}", help="JSON to post (default %(default)s)")
     parser.add_argument("--header", action="append", default=[], metavar="'NAME: VALUE'")

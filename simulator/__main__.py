@@ -91,7 +91,9 @@ def _complain(sentence: str) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m simulator", description="A local Replicate.")
+    parser = argparse.ArgumentParser(
+        prog="python -m simulator", description="A local Replicate.", allow_abbrev=False
+    )
     add = parser.add_argument
     add("--host", default="127.0.0.1", help="address to listen on (default %(default)s)")
     add("--port", type=int, default=8000, help="port, 0 for a free one (default %(default)s)")

@@ -57,6 +57,21 @@ def test_a_weak_admin_key_and_unknown_variables_are_warned_of_by_name():
     assert "short" not in [value for each in logs for value in each.values()]
 
 
+@pytest.mark.parametrize(
+    ("environ", "entries"),
+    [
+        ({"HTTPS_PROXY": "http://proxy.corp"}, [2, 4]),
+        ({"HTTPS_PROXY": "http://proxy.corp", "NO_PROXY": "a.com, 10.0.0.0/8"}, None),
+        ({}, None),
+    ],
+)
+def test_entries_of_no_proxy_that_cannot_be_read_are_warned_of_by_number(environ, entries):
+    with capture_logs() as logs:
+        resources.warn(_settings(**{"NO_PROXY": "a.com, http://b.com 10.0.0.0/8,c.com:x"} | environ))
+
+    assert entries == next((each["entries"] for each in logs if each["event"] == "no_proxy_ignored"), None)
+
+
 def test_the_command_tells_its_version_and_its_options():
     assert f"{VERSION}\n" == _command("--version").stdout
     assert all(option in _command("--help").stdout for option in ("--port", "--version"))
@@ -66,6 +81,8 @@ def test_the_command_tells_its_version_and_its_options():
     ("arguments", "said"),
     [
         (("--prot", "5001"), "unrecognized"),
+        (("--por", "5001"), "unrecognized"),
+        (("--simulate",), "unrecognized"),
         (("--port", "x"), "PORT: must be a whole number"),
         (("5001",), "5001"),
     ],
