@@ -16,8 +16,11 @@ from proxies import read_proxy
 
 _PLACEHOLDER = re.compile(
     r"""your\w* | xxx+ | todo | tbd | fixme | none | null | nil | undefined | \w*placeholder\w*
-    | \w*(change|replace|insert|fill|edit|put|enter|add)(me|it|this|in|with|your|here)\w*
-    | \w*(key|token|secret|password)(goes)?here""",
+    | [a-z]*(change|replace|insert|fill|edit|put|enter|add)(me|it|this|in|with|your|here)[a-z]*[0-9]*
+    | \w*(key|token|secret|password)(goes)?here
+    | (access|admin|api|auth|bar|default|demo|dummy|example|fake|foo|here|key|my|password|replicate|sample|secret
+      |some|test|token|value|webhook|x{2,}|your)+[0-9]{0,4}
+    | (?P<one>.)(?P=one)+""",
     re.VERBOSE,
 )
 """Values that documents, examples and templates put where a secret belongs: their letters and digits, in lower case."""
@@ -37,6 +40,8 @@ def base_url(url: str) -> str:
         is_address = False
     if not is_address:
         raise ValueError("must be an address that begins with http:// or https://")
+    if "@" in parts.netloc or re.search(r"[\s?#\\]", url):
+        raise ValueError("must have no user name, query, fragment, blank or backslash, since paths follow it")
     return url.rstrip("/")
 
 
@@ -78,5 +83,5 @@ Secret = Annotated[SecretStr, AfterValidator(visible)]
 
 def is_placeholder(secret: str) -> bool:
     """Whether a secret was never filled in."""
-    plain = re.sub(r"[^a-z0-9]", "", secret.lower().removeprefix("r8_"))
+    plain = re.sub(r"[^a-z0-9]", "", re.sub("^(r8|whsec)_", "", secret.lower()))
     return not plain or bool(_PLACEHOLDER.fullmatch(plain) or re.search(r"<.*>|[$%{]{", secret))

@@ -251,6 +251,7 @@ class Settings(BaseModel):
         secrets = {
             "REPLICATE_API_TOKEN": self.replicate_token,
             "CONCURRENT_DOCKER_ADMIN_API_KEY": self.admin_key,
+            "WEBHOOK_SECRET": self.webhook_secret,
         }
         wrong = [
             name
@@ -357,13 +358,14 @@ def _unknown(from_file: Mapping[str, str], environ: Mapping[str, str]) -> Iterat
     """The variables that were meant for this service and are not settings.
 
     All of a `.env` but other programs' are. The environment is shared with everything else, so only names like
-    a setting's are: nearly the same, or beginning with `REPLICATE_` or `CONCURRENT_DOCKER_`.
+    a setting's are, in upper or lower case: nearly the same, or beginning with `REPLICATE_` or `CONCURRENT_DOCKER_`.
     """
     for name in sorted((from_file.keys() | environ.keys()) - Settings.model_fields.keys()):
-        if name.upper().startswith(_OTHER_PROGRAMS):
+        upper = name.upper()
+        if upper.startswith(_OTHER_PROGRAMS):
             continue
-        is_ours = name.startswith(("REPLICATE_", "CONCURRENT_DOCKER_"))
-        near = get_close_matches(name, Settings.model_fields, n=1, cutoff=0.6 if is_ours else 0.85)
+        is_ours = upper.startswith(("REPLICATE_", "CONCURRENT_DOCKER_"))
+        near = get_close_matches(upper, Settings.model_fields, n=1, cutoff=0.6 if is_ours else 0.85)
         if is_ours or near or name in from_file:
             yield name, near[0] if near else None
 

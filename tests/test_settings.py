@@ -1,5 +1,6 @@
 """Settings: read once, said in sentences, secrets hidden; and what three documents say of them agrees."""
 
+import base64
 import random
 import re
 import string
@@ -124,6 +125,29 @@ def test_what_a_store_needs_to_know_is_found_in_an_env_file_too(tmp_path, monkey
     assert "'id'" not in f"{settings!r} {settings.model_dump()}"
 
 
+@pytest.mark.parametrize(
+    "rest",
+    ["?", "?a=b", "/gen?a=b", "#", "/gen#top", "/a b", "/a\tb", "\\a"],
+)
+@pytest.mark.parametrize("name", ["PUBLIC_URL", "REPLICATE_BASE_URL"])
+def test_an_address_that_paths_cannot_follow_is_refused(name, rest):
+    with pytest.raises(
+        SettingsError, match=f"^{name}: must have no user name, query, fragment, blank"
+    ) as refused:
+        Settings.from_env({name: f"https://example.org{rest}"})
+    assert "example" not in str(refused.value)
+
+
+@pytest.mark.parametrize("login", ["user", "user:secret", ""])
+def test_an_address_with_a_user_name_is_refused(login):
+    with pytest.raises(SettingsError, match=r"^PUBLIC_URL: must have no user name"):
+        Settings.from_env({"PUBLIC_URL": f"https://{login}@example.org"})
+    assert (
+        "https://example.org/@me"
+        == Settings.from_env({"PUBLIC_URL": " https://example.org/@me/ "}).PUBLIC_URL
+    )
+
+
 def test_settings_cannot_be_changed():
     with pytest.raises(ValueError, match="frozen"):
         Settings.from_env({}).PORT = 1  # type: ignore[misc]
@@ -197,6 +221,8 @@ PLACEHOLDERS = (
     "ChangeMe123", "change_this_key", "please-change-me", "REPLACE_ME", "replace-with-your-token", "insert-key-here",
     "put_your_key_here", "xxx", "****", "...", "placeholder", "<placeholder>", "todo", "TBD", "none", "null",
     "{{token}}", "enter-token-here", "api-key-goes-here", "fixme", "secret_here",
+    "my-admin-api-key", "example-admin-api-key", "EXAMPLE", "test", "test_key-123", "dummy-secret", "sample.token",
+    "replicate_api_token", "changeme-please", "a" * 24, "00000000", "xxxx-xxxx",
 )  # fmt: skip
 
 
@@ -207,10 +233,32 @@ def test_a_placeholder_is_refused_by_the_name_of_its_setting(name, value):
         Settings.from_env({name: value}).refuse_placeholders()
 
 
-@pytest.mark.parametrize("value", ["r8_your_token", "r8_xxxxxxxxxxxxxxxxxxxx", "r8_...", "r8_", "r8_<token>"])
+@pytest.mark.parametrize(
+    "value",
+    [
+        "r8_your_token",
+        "r8_xxxxxxxxxxxxxxxxxxxx",
+        "r8_...",
+        "r8_",
+        "r8_<token>",
+        "r8_example",
+        "r8_token",
+        "r8_test",
+        "r8_my_secret",
+        "r8_0000000000000000",
+    ],
+)
 def test_a_placeholder_may_look_like_a_token_of_replicate(value):
     with pytest.raises(SettingsError):
         Settings.from_env({"REPLICATE_API_TOKEN": value}).refuse_placeholders()
+
+
+@pytest.mark.parametrize(
+    "value", ["whsec_changeme", "whsec_exampletoken", "whsec_AAAAAAAAAAAA", "whsec_secretKey123"]
+)
+def test_a_placeholder_may_look_like_a_secret_of_webhooks(value):
+    with pytest.raises(SettingsError, match=r"^WEBHOOK_SECRET: is a placeholder"):
+        Settings.from_env({"WEBHOOK_SECRET": value}).refuse_placeholders()
 
 
 def test_real_secrets_are_no_placeholders():
@@ -220,14 +268,20 @@ def test_real_secrets_are_no_placeholders():
         key = "".join(
             generator.choices(string.ascii_letters + string.digits + "-_", k=generator.randint(8, 64))
         )
-        environ = {"REPLICATE_API_TOKEN": token, "CONCURRENT_DOCKER_ADMIN_API_KEY": key}
+        secret = "whsec_" + base64.b64encode(generator.randbytes(24)).decode()
+        environ = {
+            "REPLICATE_API_TOKEN": token,
+            "CONCURRENT_DOCKER_ADMIN_API_KEY": key,
+            "WEBHOOK_SECRET": secret,
+        }
         Settings.from_env(environ).refuse_placeholders()
-    for key in ("ops", "team-gateway-7Qx", "the-admin-key", "test-key", "my-gateway-2f9c81d0"):
+    for key in ("ops", "team-gateway-7Qx", "the-admin-key", "gateway-key", "my-gateway-2f9c81d0"):
         Settings.from_env({"CONCURRENT_DOCKER_ADMIN_API_KEY": key}).refuse_placeholders()
 
 
 def test_the_simulator_takes_placeholders_and_short_keys():
-    settings = Settings.from_env({"REPLICATE_SIMULATE": "1", "CONCURRENT_DOCKER_ADMIN_API_KEY": "changeme"})
+    secrets = {"CONCURRENT_DOCKER_ADMIN_API_KEY": "changeme", "WEBHOOK_SECRET": "whsec_changeme"}
+    settings = Settings.from_env({"REPLICATE_SIMULATE": "1", "REPLICATE_API_TOKEN": "r8_test"} | secrets)
 
     settings.refuse_placeholders()
 
@@ -254,6 +308,9 @@ def test_an_admin_key_below_sixteen_characters_is_weak():
         ("MAX_QUEUE", "MAX_QUEUED"),
         ("FILE_TTL", "FILES_TTL"),
         ("BUDGET_USD_DAY", "BUDGET_USD_PER_DAY"),
+        ("log_level", "LOG_LEVEL"),
+        ("Max_Queue", "MAX_QUEUED"),
+        ("replicate_api_token", "REPLICATE_API_TOKEN"),
     ],
 )
 def test_a_misspelt_variable_is_named_with_the_nearest_setting(name, nearest, monkeypatch, tmp_path):
@@ -277,6 +334,14 @@ def test_what_is_unknown_in_a_dotenv_is_named_unless_it_is_another_programs(monk
     settings = load()
 
     assert ({"FROBNICATE": None}, 5001) == (settings.unknown, settings.PORT)
+
+
+@pytest.mark.parametrize("name", ["REPLICATE_requests_per_minute", "replicate_requests_per_minute"])
+def test_a_name_in_another_case_in_a_dotenv_is_named_with_its_setting(name, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / ".env").write_text(f"{name}=5\n")
+
+    assert {name: "REPLICATE_REQUESTS_PER_MINUTE"} == load().unknown
 
 
 def test_variables_of_the_environment_that_are_no_setting_of_ours_are_left_alone(monkeypatch, tmp_path):
