@@ -23,7 +23,7 @@ _DRAFT = "https://json-schema.org/draft/2020-12/schema"
 
 _WEBHOOK = {
     "format": "uri",
-    "pattern": rf"^\s*[Hh][Tt][Tt][Pp][Ss]://[^\u0000-\u001f\u007f]{{1,{LONGEST_URL - 8}}}$",
+    "pattern": rf"^\s*[Hh][Tt][Tt][Pp][Ss]://[^\u0000-\u001f\u007f\\]{{1,{LONGEST_URL - 8}}}$",
 }
 """What can be said of a URL that is called (`outside.py`). To hosts that the operator allows, http is taken too, and to
 this very machine when simulating."""

@@ -1,7 +1,8 @@
 """URLs as people write them, made into URLs as they are sent (RFC 3986).
 
-A valid URL stays as it is, byte for byte. In any other, spaces around it are left out, spaces and characters beyond
-ASCII in its path, query and fragment are percent-encoded, and an international host name gets its ASCII form.
+A valid URL stays as it is, byte for byte. In any other, spaces around it are left out, what may not stand in its path,
+query and fragment is percent-encoded, and an international host name gets its ASCII form. A percent sign without two
+hexadecimal digits after it stands for itself. A backslash is refused: some readers take it for a slash.
 """
 
 import re
@@ -11,8 +12,10 @@ from urllib.parse import quote
 
 from yarl import URL
 
-_VALID: Final = re.compile(r"[!-~]*")
-_ASCII: Final = "".join(map(chr, range(0x21, 0x7F)))
+_VISIBLE: Final = re.compile(r"[!-~]*")
+_SAFE: Final = "!$&'()*+,;=:@/?%"
+"""Beside letters, digits and `-._~`, what may stand in a path, query or fragment."""
+_PERCENT: Final = re.compile(r"%(?![0-9A-Fa-f]{2})")
 _AUTHORITY: Final = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*://)([^/?#]*)(.*)", re.DOTALL)
 _PORT: Final = re.compile(r":[0-9]*$")
 _JOINERS: Final = "\u200c\u200d"
@@ -22,16 +25,16 @@ _JOINERS: Final = "\u200c\u200d"
 def encoded_url(url: str) -> str:
     """The URL as it can be sent. Raises ValueError that names the character that stands in the way."""
     url = url.strip()
-    if _VALID.fullmatch(url):
-        return url
     for character in url:
-        if unicodedata.category(character) in {"Cc", "Cf", "Cs", "Zl", "Zp"} and character not in _JOINERS:
+        is_control = unicodedata.category(character) in {"Cc", "Cf", "Cs", "Zl", "Zp"}
+        if character == "\\" or (is_control and character not in _JOINERS):
             raise ValueError(f"must not contain {_named(character)}")
     parts = _AUTHORITY.fullmatch(url)
     if parts is None:
-        return quote(url, safe=_ASCII)
+        return _encoded(url)
     scheme, authority, rest = parts.groups()
-    return scheme + _ascii_authority(authority) + quote(rest, safe=_ASCII)
+    before, mark, fragment = rest.partition("#")
+    return scheme + _ascii_authority(authority) + _encoded(before) + mark + _encoded(fragment)
 
 
 def origin(url: URL) -> tuple[str, str, int | None]:
@@ -39,20 +42,23 @@ def origin(url: URL) -> tuple[str, str, int | None]:
     return url.scheme, (url.raw_host or "").lower(), url.port
 
 
+def _encoded(text: str) -> str:
+    return quote(_PERCENT.sub("%25", text), safe=_SAFE)
+
+
 def _ascii_authority(authority: str) -> str:
-    if _VALID.fullmatch(authority):
-        return authority
     user, at, host = authority.rpartition("@")
     port = _PORT.search(host)
     name = host[: port.start()] if port else host
     wrong = next((each for each in user + name if each.isspace()), None)
     if wrong is not None:
         raise ValueError(f"must not contain {_named(wrong)} in its host")
-    try:
-        name = URL.build(scheme="https", host=name).raw_host or ""
-    except ValueError:
-        raise ValueError(f"must name a host, and {name[:100]} is none") from None
-    return quote(user, safe=_ASCII) + at + name + (port[0] if port else "")
+    if not _VISIBLE.fullmatch(name):
+        try:
+            name = URL.build(scheme="https", host=name).raw_host or ""
+        except ValueError:
+            raise ValueError(f"must name a host, and {name[:100]} is none") from None
+    return _encoded(user).replace("@", "%40") + at + name + (port[0] if port else "")
 
 
 def _named(character: str) -> str:

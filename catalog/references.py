@@ -39,7 +39,7 @@ _ESCAPES = {"%2B": "+", "%2F": "/", "%3D": "=", "%20": " ", "%09": "\t", "%0A": 
 JSON_SCHEMA = {
     "type": "string",
     "format": "uri",
-    "pattern": rf"^\s*(?:[Hh][Tt][Tt][Pp][Ss]://[^\u0000-\u001f\u007f]{{1,{LONGEST_URL - 8}}}"
+    "pattern": rf"^\s*(?:[Hh][Tt][Tt][Pp][Ss]://[^\u0000-\u001f\u007f\\]{{1,{LONGEST_URL - 8}}}"
     r"|[Dd][Aa][Tt][Aa]:[^,]*;\s*[Bb][Aa][Ss][Ee]64\s*,[A-Za-z0-9+/_=%\s-]+)$",
     "description": "An https URL, or a base64 data: URI of a PNG, JPEG, WebP or GIF image, which must be whole.",
 }
@@ -128,11 +128,12 @@ def _is_even(groups: list[str]) -> bool:
 
 def _hint_of_base64(given: str) -> str:
     """The missing beginning of bare base64, as a hint; empty for anything else."""
-    bare = _BARE.match(given[:100])
-    if bare is None or "." in given[:100]:
+    text = "".join(given[:1000].split())[:100]
+    bare = _BARE.match(text)
+    if bare is None or "." in text:
         return ""
     found = media_type(base64.urlsafe_b64decode(bare[0][:24].translate(str.maketrans("+/", "-_"))))
-    if found not in _TAKEN and (found is not None or len(bare[0]) < 100):
+    if found not in _TAKEN and (found is not None or len(bare[0]) < 100 or " " in given[:100].strip()):
         return ""
     name = found.name if found else "image/…"
     return f"; it reads like base64, so put data:{name};base64, before it"

@@ -89,6 +89,7 @@ def test_a_bad_prompt_is_told_even_when_the_model_is_unknown():
     [
         ("https://a.com/b?c=%2F", "https://a.com/b?c=%2F"),
         (" https://a.com/b c\n", "https://a.com/b%20c"),
+        ("https://a.com/{b}?c=%", "https://a.com/%7Bb%7D?c=%25"),
         ("https://ü.com/ä", "https://xn--tda.com/%C3%A4"),
     ],
 )
@@ -98,7 +99,8 @@ def test_a_webhook_is_called_at_its_encoded_url(given, called):
 
 
 @pytest.mark.parametrize(
-    "given", ["https://a.com/b\nc", "https://a b.com", "https://a.com/\u200b", "https://ü/"]
+    "given",
+    ["https://a.com/b\nc", "https://a.com\\b", "https://a b.com", "https://a.com/\u200b", "https://ü/"],
 )
 def test_a_webhook_that_cannot_be_encoded_is_refused(given):
     assert ["webhook"] == list(told(parse_generation, PICTURE | {"webhook": given}))

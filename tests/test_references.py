@@ -39,8 +39,9 @@ def refused(given) -> str | None:
 VALID = [
     "https://example.com/a.png", "HTTPS://EXAMPLE.com:8443/a?b=c#d", "https://8.8.8.8/x",
     "https://[2606:4700::1111]/x", "https://xn--fsq.com/x", "https://example.com./a",
-    "https://example.com/%7Ea/%c3%a9%20b?sig=a%2Fb%2B%3D&c=d+e", "https://example.com/a|b^c`{d}<e>\"f\"",
-    "https://example.com/100%/x", "https://example.com/a;b,c!$&'()*+=:@", "https://example.com/".ljust(8192, "x"),
+    "https://example.com/%7Ea/%c3%a9%20b?sig=a%2Fb%2B%3D&c=d+e",
+    "https://example.com/?a=/?:@&b#/?c", "https://u:p%40@example.com/a", "https://example.com/-._~", "https://example.com?",
+    "https://example.com/a;b,c!$&'()*+=:@", "https://example.com/".ljust(8192, "x"),
 ]  # fmt: skip
 
 
@@ -62,6 +63,13 @@ def test_a_valid_https_url_of_a_public_host_is_passed_on_byte_for_byte(url):
         ("https://example.com/狐/ü%20b.png?ä=ö&s=a%2Fb", "https://example.com/%E7%8B%90/%C3%BC%20b.png?%C3%A4=%C3%B6&s=a%2Fb"),
         ("https://example.com/👩\u200d🚀.png", "https://example.com/%F0%9F%91%A9%E2%80%8D%F0%9F%9A%80.png"),
         ("https://example.com/e\u0301.png", "https://example.com/e%CC%81.png"),
+        ("https://example.com/a|b^c`{d}<e>\"f\"", "https://example.com/a%7Cb%5Ec%60%7Bd%7D%3Ce%3E%22f%22"),
+        ("https://example.com/100%/x", "https://example.com/100%25/x"),
+        ("https://example.com/%zz%2f?a=%", "https://example.com/%25zz%2f?a=%25"),
+        ("https://example.com/%4", "https://example.com/%254"),
+        ("https://example.com/[1]?a[]=b#c[0]#d", "https://example.com/%5B1%5D?a%5B%5D=b#c%5B0%5D%23d"),
+        ("https://u|ser@example.com/a", "https://u%7Cser@example.com/a"),
+        ("https://[2606:4700::1111]:443/{x}", "https://[2606:4700::1111]:443/%7Bx%7D"),
         ("https://münchen.de/a.png", "https://xn--mnchen-3ya.de/a.png"),
         ("https://MÜNCHEN.de:8443/ä", "https://xn--mnchen-3ya.de:8443/%C3%A4"),
         ("https://例え.jp?a=b", "https://xn--r8jz45g.jp?a=b"),
@@ -85,6 +93,8 @@ def test_a_url_as_people_write_it_is_encoded(given, sent):
         ("https://example.com/a\ufeff.png", "U+FEFF"),
         ("https://example.com/a\u2028b", "U+2028"),
         ("https://example.com/\ud800", "U+D800"),
+        ("https://example.com\\a.png", "U+005C (REVERSE SOLIDUS)"),
+        ("https://example.com/a\\b.png", "U+005C (REVERSE SOLIDUS)"),
         ("https://exa mple.com/a.png", "U+0020 (a space) in its host"),
         ("https://exa\u00a0mple.com/a.png", "U+00A0 (NO-BREAK SPACE) in its host"),
     ],
@@ -215,11 +225,19 @@ def test_a_plus_that_a_form_made_a_space_is_refused_and_not_guessed():
 
 @pytest.mark.parametrize(("kind", "content"), KINDS.items())
 def test_base64_without_its_beginning_gets_the_hint(kind, content):
-    for text in (encoded(content), wrapped(encoded(content), 76, "\n"), f" {encoded(content)}\n"):
+    for text in (
+        encoded(content),
+        f" {encoded(content)}\n",
+        *(
+            wrapped(encoded(content), width, end)
+            for width in (1, 8, 20, 64, 76)
+            for end in ("\n", "\r\n", "\n  ")
+        ),
+    ):
         assert refused(text).endswith(f"; it reads like base64, so put data:{kind};base64, before it")
 
 
-@pytest.mark.parametrize("text", [encoded(bytes(range(256))), "A" * 5000])
+@pytest.mark.parametrize("text", [encoded(bytes(range(256))), "A" * 5000, wrapped("A" * 500, 10, "\r\n")])
 def test_so_does_base64_of_an_unknown_content(text):
     assert "put data:image/…;base64, before it" in refused(text)
 
@@ -227,7 +245,9 @@ def test_so_does_base64_of_an_unknown_content(text):
 FILM = encoded(b"\0\0\0\x20ftypisom" * 20)
 
 
-@pytest.mark.parametrize("given", ["street.jpg", "a" * 30, "/var/lib/" + "a" * 40, "x" * 99, FILM])
+@pytest.mark.parametrize(
+    "given", ["street.jpg", "a" * 30, "/var/lib/" + "a" * 40, "x" * 99, "a red fox in the snow " * 9, FILM]
+)
 def test_what_is_no_base64_gets_no_hint_of_it(given):
     assert "base64" not in refused(given)
 
