@@ -55,10 +55,8 @@ def main(arguments: Sequence[str], registry: Registry, *, load: Callable[[], Set
 
     Raises SystemExit as argparse does.
     """
-    raw = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(
-        "python -m models", description=__doc__, formatter_class=raw, allow_abbrev=False
-    )
+    parser = argparse.ArgumentParser("python -m models", description=__doc__, allow_abbrev=False)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("--check", nargs="*", required=True, metavar="[NAME=]SCHEMA.json")
     files = parser.parse_args(arguments).check
     agreeing, status = set[str](), AGREE
