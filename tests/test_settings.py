@@ -221,8 +221,8 @@ PLACEHOLDERS = (
     "ChangeMe123", "change_this_key", "please-change-me", "REPLACE_ME", "replace-with-your-token", "insert-key-here",
     "put_your_key_here", "xxx", "****", "...", "placeholder", "<placeholder>", "todo", "TBD", "none", "null",
     "{{token}}", "enter-token-here", "api-key-goes-here", "fixme", "secret_here",
-    "my-admin-api-key", "example-admin-api-key", "EXAMPLE", "test", "test_key-123", "dummy-secret", "sample.token",
-    "replicate_api_token", "changeme-please", "a" * 24, "00000000", "xxxx-xxxx",
+    "my-example-api-key", "example-admin-api-key", "EXAMPLE", "dummy-secret", "sample.token-123", "changeme-please",
+    "xxxx-xxxx",
 )  # fmt: skip
 
 
@@ -242,10 +242,7 @@ def test_a_placeholder_is_refused_by_the_name_of_its_setting(name, value):
         "r8_",
         "r8_<token>",
         "r8_example",
-        "r8_token",
-        "r8_test",
-        "r8_my_secret",
-        "r8_0000000000000000",
+        "r8_sample_token_1",
     ],
 )
 def test_a_placeholder_may_look_like_a_token_of_replicate(value):
@@ -253,9 +250,7 @@ def test_a_placeholder_may_look_like_a_token_of_replicate(value):
         Settings.from_env({"REPLICATE_API_TOKEN": value}).refuse_placeholders()
 
 
-@pytest.mark.parametrize(
-    "value", ["whsec_changeme", "whsec_exampletoken", "whsec_AAAAAAAAAAAA", "whsec_secretKey123"]
-)
+@pytest.mark.parametrize("value", ["whsec_changeme", "whsec_exampletoken"])
 def test_a_placeholder_may_look_like_a_secret_of_webhooks(value):
     with pytest.raises(SettingsError, match=r"^WEBHOOK_SECRET: is a placeholder"):
         Settings.from_env({"WEBHOOK_SECRET": value}).refuse_placeholders()
@@ -275,13 +270,21 @@ def test_real_secrets_are_no_placeholders():
             "WEBHOOK_SECRET": secret,
         }
         Settings.from_env(environ).refuse_placeholders()
-    for key in ("ops", "team-gateway-7Qx", "the-admin-key", "gateway-key", "my-gateway-2f9c81d0"):
+    for key in (
+        "ops",
+        "team-gateway-7Qx",
+        "the-admin-key",
+        "test-key",
+        "my-admin-api-key",
+        "gateway-key",
+        "my-gateway-2f9c81d0",
+    ):
         Settings.from_env({"CONCURRENT_DOCKER_ADMIN_API_KEY": key}).refuse_placeholders()
 
 
 def test_the_simulator_takes_placeholders_and_short_keys():
     secrets = {"CONCURRENT_DOCKER_ADMIN_API_KEY": "changeme", "WEBHOOK_SECRET": "whsec_changeme"}
-    settings = Settings.from_env({"REPLICATE_SIMULATE": "1", "REPLICATE_API_TOKEN": "r8_test"} | secrets)
+    settings = Settings.from_env({"REPLICATE_SIMULATE": "1", "REPLICATE_API_TOKEN": "r8_example"} | secrets)
 
     settings.refuse_placeholders()
 
