@@ -4,14 +4,17 @@ Signatures: PNG (W3C PNG 5.2), JPEG (ITU-T T.81 B.1.1.3), GIF (GIF89a 17), WebP 
 (ISO/IEC 14496-12 4.3), WebM (RFC 9559).
 """
 
+import codecs
+import re
 import struct
 import zlib
 from dataclasses import dataclass
 from functools import cache
 from typing import Literal
 
-HEAD = 16
-"""Bytes that are enough to tell."""
+HEAD = 1445
+"""Bytes that are enough to tell: 16 for a picture or film, and for a text as many as browsers read (WHATWG MIME
+Sniffing 5.2)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +41,17 @@ BY_EXTENSION = {each.extension: each for each in (PNG, JPEG, WEBP, GIF, MP4, QUI
 _STILL = {b"avif", b"avis", b"heic", b"heix", b"heim", b"heis", b"hevc", b"mif1", b"msf1"}
 """Brands of ISO files that are still pictures; none of them is known here."""
 
+_ENCODINGS = {b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16", b"<\0": "utf-16-le", b"\0<": "utf-16-be"}
+"""By the first two bytes. All other texts are read as UTF-8."""
+
+_SVG = re.compile(
+    r"(?>\s|<!--.*?-->|<[?!](?!doctype h)[^>]*>|\]>)*+<(?:\w+:)?svg\b", re.DOTALL | re.IGNORECASE
+)
+_HTML = re.compile(r"<!doctype h|<html", re.IGNORECASE)
+_TEXT_TYPE = re.compile(r"text/.*|application/(?:.*\+)?(?:json|xml)")
+_NO_TEXT = re.compile(r"[\0-\x08\x0e-\x1a\x1c-\x1f\ufffd]")
+"""Control characters that no text has, and the mark of bytes that are none."""
+
 
 def media_type(head: bytes) -> MediaType | None:
     """What the file is that begins with `head` (HEAD bytes, or all of it), or None if it is nothing known here."""
@@ -56,9 +70,20 @@ def media_type(head: bytes) -> MediaType | None:
     return None
 
 
-def is_html(head: bytes) -> bool:
-    """Whether what begins with `head` is a web page."""
-    return head.removeprefix(b"\xef\xbb\xbf").lstrip().lower().startswith((b"<!doctype h", b"<html"))
+def is_text(head: bytes, announced: str = "") -> bool:
+    """Whether what begins with `head` and has no `media_type` is a text, such as a web page or JSON, or empty. One that
+    is announced as a text is one. An SVG is a picture, and so no text."""
+    decoder = codecs.getincrementaldecoder(_ENCODINGS.get(head[:2], "utf-8-sig"))("replace")
+    text = decoder.decode(head).lstrip()  # the last character may be cut
+    is_markup = text.startswith("<")
+    if _SVG.match(text) or (announced == "image/svg+xml" and is_markup and not _HTML.search(text)):
+        return False
+    return is_markup or is_text_type(announced) or not _NO_TEXT.search(text)
+
+
+def is_text_type(name: str) -> bool:
+    """Whether it is the media type of a text. That of SVG is none."""
+    return _TEXT_TYPE.fullmatch(name) is not None
 
 
 @cache

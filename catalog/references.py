@@ -12,6 +12,7 @@ import re
 import weakref
 from io import BytesIO
 from typing import Any, BinaryIO
+from urllib.parse import unquote_to_bytes
 
 from addresses import public_host
 from media import GIF, HEAD, JPEG, PNG, UNKNOWN, WEBP, media_type
@@ -105,6 +106,13 @@ def _data(given: str, accepted: bool) -> str | Upload:
     if head is None:
         raise ValueError("must be a base64 data: URI of a PNG, JPEG, WebP or GIF image")
     return _uploaded(Upload(BytesIO(decoded_base64(given[head.end() :]))), accepted)
+
+
+def decoded_data_uri(uri: str) -> tuple[str, bytes]:
+    """The media type that a `data:` URI announces, in lower case, and its bytes. Raises ValueError."""
+    announced, _, data = uri[5:].partition(",")
+    name, *parameters = (each.strip() for each in announced.lower().split(";"))
+    return name, decoded_base64(data) if "base64" in parameters else unquote_to_bytes(data)
 
 
 def decoded_base64(encoded: str) -> bytes:

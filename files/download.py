@@ -6,25 +6,20 @@ who waits for a picture learns in time that it cannot be had.
 
 import asyncio
 import random
-import re
 from dataclasses import dataclass
 from typing import Final
 
 import structlog
 
-from catalog.references import decoded_base64
+from catalog.references import decoded_data_uri
 from files.hosts import Hosts, Lost, OutputUnavailable
 from files.spool import Temporary
 from loop_thread import Pool
-from media import HEAD, MediaType, is_html, media_type
+from media import HEAD, MediaType, is_text, media_type
 
 HOPELESS: Final = 32
 """After this many lost tries in a row, over all outputs, each output gets one try until one succeeds. So callers do not
 wait long for a host that is down, although their pictures are made and paid for."""
-
-_PAGES: Final = {"text/html", "application/xhtml+xml"}
-
-_DATA: Final = re.compile(r"data:[^,]{0,200};base64,", re.IGNORECASE)
 
 _log = structlog.get_logger("files")
 
@@ -86,7 +81,7 @@ class Downloads:
         await into.begin()
         try:
             async with asyncio.timeout(self._patience.one_try):
-                announced = await (self._decode if _DATA.match(url) else self._receive)(url, into)
+                announced = await (self._decode if url[:5].lower() == "data:" else self._receive)(url, into)
         except TimeoutError as error:
             raise Lost("it took too long") from error
         await into.finish()
@@ -106,10 +101,8 @@ class Downloads:
             return answer.media_type
 
     async def _decode(self, url: str, into: Temporary) -> str:
-        start = url.index(",") + 1
-        self._check((len(url) - start) * 3 // 4 - 2)
         try:
-            content = await self._pool.run(lambda: decoded_base64(url[start:]))
+            _, content = await self._pool.run(lambda: decoded_data_uri(url))
         except ValueError as error:
             raise OutputUnavailable("its data: URI is not base64") from error
         self._check(len(content))
@@ -126,6 +119,6 @@ class Downloads:
 def _type_of(head: bytes, announced: str) -> MediaType:
     found = media_type(head)
     if found is None:
-        missing = not head or announced in _PAGES or is_html(head)
-        raise Lost("it is no picture or film of a kind that is known here", missing=missing)
+        reason = "it is no picture or film of a kind that is known here"
+        raise Lost(reason, missing=is_text(head, announced))
     return found

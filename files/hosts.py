@@ -24,6 +24,7 @@ from aiohttp.abc import AbstractResolver
 from yarl import URL
 
 import outside
+from media import is_text_type
 from proxies import DIRECT, Proxies
 from urls import origin
 
@@ -40,7 +41,7 @@ _MISSING: Final = {204, 404, 410}
 
 class OutputUnavailable(Exception):
     """The output cannot be had. The text completes the caller's sentence "it could not be kept: …". `missing` is true
-    if there is no output at its address: nothing, or a web page."""
+    if there is no output at its address: nothing, or a text."""
 
     def __init__(self, reason: str, *, missing: bool = False) -> None:
         super().__init__(reason)
@@ -142,7 +143,8 @@ def _check(response: aiohttp.ClientResponse) -> None:
         missing = response.status in _MISSING
         raise (Lost if passes else OutputUnavailable)(f"its host answered {response.status}", missing=missing)
     if response.headers.get("Content-Encoding", "identity").strip().lower() not in ("", "identity"):
-        raise OutputUnavailable("it came compressed, which was not asked for")
+        reason = "it came compressed, which was not asked for"
+        raise OutputUnavailable(reason, missing=is_text_type(response.content_type))
 
 
 @contextmanager

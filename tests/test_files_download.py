@@ -4,6 +4,7 @@ import asyncio
 import base64
 from contextlib import suppress
 from itertools import pairwise
+from urllib.parse import quote
 
 import pytest
 from file_parts import MP4, PAGE, PNG, FakeSource, Inline, in_virtual_time, picture
@@ -111,7 +112,7 @@ def test_no_try_is_no_patience(tries):
 
 
 @pytest.mark.parametrize(
-    "body", [PAGE, b"<svg/>", b"", b"P", b'{"error": 1}', b"\x1f\x8b" + bytes(100), b"MZ" + bytes(100)]
+    "body", [PAGE, b"<svg/>", b"", b"\0P", b'{"error": 1}', b"\x1f\x8b" + bytes(100), b"MZ" + bytes(100)]
 )
 @in_virtual_time
 async def test_what_is_no_picture_or_film_is_not_kept_and_may_be_one_the_next_time(tmp_path, body):
@@ -131,15 +132,27 @@ async def test_what_is_no_picture_or_film_is_not_kept_and_may_be_one_the_next_ti
         (b"\xef\xbb\xbf\n <html>", "", True),
         (b"<!-- an error -->" * 9, "text/html", True),
         (b'<?xml version="1.0"?><html/>', "application/xhtml+xml", True),
-        (b"P", "image/png", False),
+        (b"<!-- x -->\n<!DOCTYPE html><p>hi", "image/png", True),
+        ("<html>".encode("utf-16"), "image/png", True),
+        (b'<?xml version="1.0"?><html xmlns="http://www.w3.org/1999/xhtml"/>', "", True),
+        (b"<body>Not found</body>", "application/octet-stream", True),
+        (b"<Error><Code>NoSuchKey</Code></Error>", "application/xml", True),
+        (b"\x1f\x8b\x08" + bytes(20), "text/html", True),
+        (b"  \n\n ", "image/png", True),
+        (b"I cannot draw", "text/plain", True),
+        (b"I cannot draw", "image/png", True),
+        (b'{"detail": "I cannot draw"}', "application/json", True),
+        (b"P", "image/png", True),
+        (b"\0P", "image/png", False),
+        (b"\x1f\x8b\x08" + bytes(20), "image/png", False),
         (b"\0\0\0\x20ftypavif" + bytes(20), "image/avif", False),
+        (b"%PDF-1.7\n%\xe2\xe3\xcf\xd3\n", "application/pdf", False),
         (b'<?xml version="1.0"?><svg/>', "image/svg+xml", False),
         (b"<!doctype svg><svg/>", "image/svg+xml", False),
-        (b'{"error": 1}', "application/json", False),
     ],
 )
 @in_virtual_time
-async def test_nothing_and_a_page_are_no_output_and_what_is_unknown_may_be_one(
+async def test_nothing_and_a_text_are_no_output_and_what_is_unknown_may_be_one(
     tmp_path, body, announced, missing
 ):
     source = FakeSource(body, media_type=announced)
@@ -170,7 +183,7 @@ async def test_an_output_that_is_not_there_is_looked_for_four_times_though_its_h
 
 @in_virtual_time
 async def test_a_page_is_known_by_its_first_bytes_and_not_read_to_its_end(tmp_path):
-    source = FakeSource([(0, PAGE[:5]), (1, PAGE[5:20]), (1e6, b"the rest")])
+    source = FakeSource([(0, PAGE[:5]), (1, PAGE[5:1500]), (1e6, b"the rest")])
     with pytest.raises(OutputUnavailable, match="it is no picture or film"):
         await fetched(tmp_path, source, tries=1)
     assert 1 == asyncio.get_running_loop().time()
@@ -206,7 +219,14 @@ async def test_a_data_uri_is_decoded_and_told_by_its_content(tmp_path, head):
     source = FakeSource(b"never asked")
 
     assert (PNG, "image/png") == await fetched(tmp_path, source, head + base64.b64encode(PNG).decode())
+    assert (PNG, "image/png") == await fetched(tmp_path, source, "data:image/png," + quote(PNG))
     assert [] == source.asked
+
+
+@in_virtual_time
+async def test_a_data_uri_of_another_kind_is_not_looked_for_at_a_host(tmp_path):
+    with pytest.raises(OutputUnavailable, match="it is no picture or film"):
+        await fetched(tmp_path, FakeSource(PNG), "data:image/svg+xml,<svg/>")
 
 
 @pytest.mark.parametrize(

@@ -287,12 +287,16 @@ async def test_only_a_200_has_the_whole_of_it(status):
 
 
 @pytest.mark.parametrize("encoding", ["gzip", "br", "deflate, gzip", "zstd"])
+@pytest.mark.parametrize(("announced", "missing"), [("image/png", False), ("text/html; charset=utf-8", True)])
 @on_a_loop
-async def test_a_compressed_answer_is_refused_unread(encoding):
-    packed = reply(gzip.compress(bytes(10**6)), headers=f"Content-Encoding: {encoding}\r\n")
+async def test_a_compressed_answer_is_refused_unread_and_a_text_is_no_output(encoding, announced, missing):
+    headers = f"Content-Encoding: {encoding}\r\nContent-Type: {announced}\r\n"
+    packed = reply(gzip.compress(bytes(10**6)), headers=headers)
     async with host({"/a": packed}) as upstream:
-        with pytest.raises(OutputUnavailable, match="it came compressed"):
+        with pytest.raises(OutputUnavailable, match="it came compressed") as refused:
             await fetched(upstream.url + "/a", upstream=upstream.url)
+
+    assert missing is refused.value.missing
 
 
 HEAD = b"HTTP/1.1 200 OK\r\n"

@@ -8,7 +8,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from media import BY_EXTENSION, GIF, HEAD, JPEG, MP4, PNG, QUICKTIME, WEBM, WEBP, black_png, media_type
+from media import (
+    BY_EXTENSION,
+    GIF,
+    HEAD,
+    JPEG,
+    MP4,
+    PNG,
+    QUICKTIME,
+    WEBM,
+    WEBP,
+    black_png,
+    is_text,
+    media_type,
+)
 
 
 def drawn(format: str) -> bytes:  # noqa: A002 - Pillow's word
@@ -73,6 +86,42 @@ def test_a_cut_head_is_told_right_or_not_at_all(name):
 @given(st.binary(max_size=64))
 def test_no_bytes_are_too_strange_and_what_follows_the_head_changes_nothing(content):
     assert media_type(content[:HEAD]) == media_type(content)
+
+
+SVG = "<svg xmlns='http://www.w3.org/2000/svg'/>"
+
+TEXTS = [
+    (b"", ""), (b" \n", ""), (b"\xef\xbb\xbf no", ""), ("Fuchs ü 狐".encode(), "image/png"),
+    ("狐".encode()[:2], ""), (b"\x1b[31mno\x1b[0m", ""), ("no".encode("utf-16"), ""),
+    ("no".encode("utf-16-be").join([b"\xfe\xff", b""]), ""), ("<p>no".encode("utf-16-le"), ""),
+    ("<p>no".encode("utf-16-be"), ""), (b"<p>caf\xe9", ""), (b"\xe9t\xe9", "text/plain"),
+    (bytes(9), "application/problem+json"), (b"<?xml version='1.0'?><html/>", "image/svg+xml"),
+    (b"<html><svg/>", "image/svg+xml"), (b"<!doctype html><svg/>", "image/svg+xml"), (b"no", "image/svg+xml"),
+    (b"<p><svg/>", ""), (b"<!---->" * 200 + b"<p>", ""), (b"<svgs/>", ""),
+]  # fmt: skip
+
+NO_TEXTS = [
+    (SVG.encode(), ""), (SVG.encode("utf-16"), ""), (SVG.encode(), "text/plain"),
+    (b"\xef\xbb\xbf\n" + SVG.encode(), ""),
+    (b"<?xml version='1.0'?><!-- a > b --><!DOCTYPE svg [<!ENTITY a 'b'>]>\n<svg:svg>", ""),
+    (b"<!-- " + b"a" * HEAD, "image/svg+xml"), (bytes(9), ""), (b"\xe9t\xe9", ""), (b"II*\0" + bytes(9), "image/tiff"),
+    (b"\0\0\0<ftypavif" + bytes(9), "image/avif"), (b"\xff\xfe" + bytes(9), ""),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("head", "announced"), TEXTS)
+def test_a_text_is_known_by_its_beginning_or_its_announcement(head, announced):
+    assert is_text(head, announced)
+
+
+@pytest.mark.parametrize(("head", "announced"), NO_TEXTS)
+def test_an_svg_and_other_bytes_are_no_text(head, announced):
+    assert not is_text(head, announced)
+
+
+@given(st.binary(max_size=64), st.sampled_from(["", "image/png", "text/html", "image/svg+xml"]))
+def test_any_bytes_are_a_text_or_not(content, announced):
+    assert is_text(content, announced) in {True, False}
 
 
 def test_every_type_has_one_extension_by_which_it_is_found():

@@ -64,6 +64,7 @@ WRAPPED = "data:image/png;base64,\n" + base64.encodebytes(PNG * 3).decode()
         data(PNG).replace("data:image/png;base64", "DATA:IMAGE/PNG;charset=x;BASE64"),
         data(PNG).rstrip("="),
         WRAPPED,
+        "data:image/png," + quote(PNG),
         "data:image/svg+xml," + quote("<svg xmlns='http://www.w3.org/2000/svg'/>"),
     ],
 )
@@ -111,6 +112,12 @@ def test_spaces_around_an_address_are_left_out():
         "data:image/png;base64,SSBjYW5ub3QgZHJhdyB0aGF0Lg==",
         data(PAGE, "text/html"),
         data(PAGE, "image/avif"),
+        data(b"I cannot draw that.", "image/avif"),
+        data(b'{"detail": "no"}', "video/x-matroska"),
+        data(b"<!-- no --><!doctype html>", "image/jxl"),
+        data(b"I cannot draw that.", "image/svg+xml"),
+        data(PAGE, "image/svg+xml"),
+        "data:image/avif,I%20cannot",
         base64.b64encode(PNG).decode(),
     ],
 )

@@ -7,12 +7,11 @@ Replicate. Only an address that a picture or film can be fetched from counts, an
 import re
 from dataclasses import replace
 from typing import Final
-from urllib.parse import unquote_to_bytes
 
 from yarl import URL
 
-from catalog.references import decoded_base64
-from media import BY_EXTENSION, HEAD, is_html, media_type
+from catalog.references import decoded_data_uri
+from media import BY_EXTENSION, HEAD, is_text, media_type
 from providers import Output, Prediction, Text, Url
 from providers.replicate.errors import cause_of
 from providers.replicate.redaction import Redaction
@@ -59,13 +58,9 @@ def _is_address(value: str, upstream: URL) -> bool:
 
 
 def _is_media(data_uri: str) -> bool:
-    announced, _, data = data_uri[5:].partition(",")
-    name, *parameters = (each.strip() for each in announced.lower().split(";"))
     try:
-        content = decoded_base64(data) if "base64" in parameters else unquote_to_bytes(data)
+        name, content = decoded_data_uri(data_uri)
     except ValueError:
         return False
     is_other = name.startswith(("image/", "video/")) and name not in _KNOWN
-    return media_type(content[:HEAD]) is not None or (
-        is_other and bool(content.strip()) and not is_html(content[:HEAD])
-    )
+    return media_type(content[:HEAD]) is not None or (is_other and not is_text(content[:HEAD], name))
