@@ -156,10 +156,9 @@ def link_query(wished: str, generation_id: str, name: str) -> str:
 
 def disposition(wished: str, linked_as: str) -> dict[str, str]:
     """The parameters of a Content-Disposition (RFC 6266) for a file that is linked as `linked_as` and is to be called
-    `wished`; if that is no name, it is called as it is linked."""
+    `wished`; if that is no name, it is called as it is linked. Clients that do not read `filename*` get that of the
+    link for a name that is not ASCII: without its accents, it could be the name of another file."""
     name = wished + linked_as[linked_as.index(".") :] if is_usable(wished) else linked_as
     if name.isascii():
         return {"filename": name}
-    plain = "".join(each for each in unicodedata.normalize("NFKD", name) if not unicodedata.combining(each))
-    is_fit = plain.isascii() and is_usable(plain) and is_usable(stem(plain)) and plain[0] != "."
-    return {"filename": plain if is_fit else linked_as, "filename*": f"UTF-8''{quote(name, safe='')}"}
+    return {"filename": linked_as, "filename*": f"UTF-8''{quote(name, safe='')}"}

@@ -55,6 +55,16 @@ APART = [
 ]  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    "names", [["Fäx", "Fax"], ["é", "e"], ["\uff46ox", "fox"], ["a\u00a0b", "a b"], ["狐", "犬"]]
+)
+def test_plain_names_of_names_that_stay_apart_stay_apart(names):
+    plain = {disposition(name, f"{number}.jpg")["filename"] for number, name in enumerate(names)}
+
+    assert {} == told(parse_batch, of_prompts(names, 1))
+    assert len(names) == len(plain)
+
+
 def of_prompts(names, outputs):
     return {
         "model_name": "flux-dev",

@@ -219,7 +219,7 @@ DOWNLOADS = [
         ("fox.jpg", 'inline; filename=fox.jpg'),
         ("fox.PNG", 'inline; filename=fox.jpg'),
         ("red fox v1.2", 'inline; filename="red fox v1.2.jpg"'),
-        ("fuchs ü", "inline; filename=\"fuchs u.jpg\"; filename*=UTF-8''fuchs%20%C3%BC.jpg"),
+        ("fuchs ü", "inline; filename={id}.jpg; filename*=UTF-8''fuchs%20%C3%BC.jpg"),
         ("狐", "inline; filename={id}.jpg; filename*=UTF-8''%E7%8B%90.jpg"),
         ("狐 b", "inline; filename={id}.jpg; filename*=UTF-8''%E7%8B%90%20b.jpg"),
         ("\uff23on", "inline; filename={id}.jpg; filename*=UTF-8''%EF%BC%A3on.jpg"),
