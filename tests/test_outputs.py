@@ -135,8 +135,7 @@ def test_anything_else_is_text_and_says_why_there_is_no_picture(output):
         (["", "no"], "no"),
         (["Sorry.\n\n", "I cannot draw that."], "Sorry. I cannot draw that."),
         ({"error": "no"}, '{"error": "no"}'),
-        ([["https://replicate.delivery/a.png"]], '["https://replicate.delivery/a.png"]'),
-        ([{"url": A}], f'{{"url": "{A}"}}'),
+        ([["no"], "!"], '["no"]!'),
         (17, "17"),
         (None, None),
         ([], None),
@@ -149,6 +148,47 @@ def test_pieces_of_text_are_read_as_one(output, said):
     prediction = checked(output)
 
     assert (said, False) == (prediction.error, prediction.is_made)
+
+
+B = "https://replicate.delivery/b.png"
+
+
+@pytest.mark.parametrize(
+    ("output", "made"),
+    [
+        ({"image": A, "seed": 5}, [A]),
+        ({"images": [A, B], "caption": "a fox", "has_nsfw": [False, None]}, [A, B]),
+        ([[A], [B]], [A, B]),
+        ([{"url": A}, {"file": {"url": B}}], [A, B]),
+        (["Here: ", {"url": f" {A}\n"}], [A]),
+        ({"image": A, "url": A, "first": B}, [A, B]),
+        ({"video": {"uri": data(MP4, "video/mp4")}}, [data(MP4, "video/mp4")]),
+        ({"image": A, "preview": data(b"no", "text/plain")}, [A]),
+        ([[[[[[[[A]]]]]]]], [A]),
+        ([[[[[[[[[[[A]]]]]]]]]]], []),
+        (
+            {"images": [f"{A}?{number}" for number in range(1_500)]},
+            [f"{A}?{number}" for number in range(1_000)],
+        ),
+        ([f"{A}?{number}" for number in range(1_500)], [f"{A}?{number}" for number in range(1_500)]),
+        ([A, A], [A, A]),
+        ({"caption": f"it is at {A}"}, []),
+        ({A: 1}, []),
+    ],
+)
+def test_addresses_in_lists_and_objects_are_outputs(output, made):
+    assert tuple(map(Url, made)) == checked(output).media
+
+
+def test_an_address_that_holds_a_credential_is_left_out_and_the_error_says_so():
+    redact = Redaction("r8_marked_token")
+    for output in (f"{A}?r8_marked_token", [f"{A}?r8_marked_token"], {"image": f"{A}?r8_marked_token"}):
+        prediction = checked(output, redact)
+
+        assert ((), "model") == (prediction.media, prediction.cause)
+        assert "An output was left out, since its address holds a credential." == prediction.error
+    beside = checked([f"{A}?r8_marked_token", B], redact)
+    assert ((Url(B),), None) == (beside.outputs, beside.error)
 
 
 def test_beside_a_picture_text_does_not_count():
@@ -200,6 +240,7 @@ def test_a_text_in_place_of_a_picture_is_a_failure_with_the_text_as_its_detail(
         ("x" * 1_000, "generation_failed", "x" * 300),
         (REFUSED, "content_refused", REFUSED),
         ([], "generation_failed", "The model reported success and returned nothing."),
+        ({"seed": 5}, "generation_failed", '{"seed": 5}'),
     ]:
         simulator.order(on="create", set={"output": output})
         answer = client.post("/generate", json=PICTURE, headers=ADMIN)
@@ -221,6 +262,17 @@ def test_some_pictures_among_text_are_what_counts_and_what_is_paid(client, simul
     assert "files_error" not in answer
     usage = client.get("/usage", headers=ADMIN).json["total"]
     assert (2, 0.05) == (usage["images"], usage["usd"])
+
+
+@pytest.mark.parametrize("shape", ["object", "lists"])
+def test_pictures_in_an_object_or_in_lists_are_kept_and_counted(client, simulator, shape):
+    first, second = client.post("/generate", json=PICTURE | {"num_outputs": 2}, headers=ADMIN).json["output"]
+    output = {"images": [first, second], "seed": 5} if shape == "object" else [[first], [second]]
+    simulator.order(on="create", set={"status": "succeeded", "output": output})
+
+    answer = client.post("/generate", json=PICTURE | {"num_outputs": 2}, headers=ADMIN).json
+
+    assert ([first, second], 2, 0.05) == (answer["output"], len(answer["files"]), answer["cost_usd"])
 
 
 @pytest.mark.parametrize(

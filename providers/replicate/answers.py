@@ -10,9 +10,10 @@ Facts: replicate.com/docs/reference/http, and recorded answers.
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import islice
 from typing import Any, Literal
 
 from auth import Secret
@@ -21,6 +22,14 @@ from providers import Output, Prediction, Text, Url
 from providers.replicate.errors import LONGEST_WAIT, cause_of
 from providers.replicate.redaction import Redaction
 from providers.replicate.transport import Lost, Refusal
+
+_DEEPEST = 8
+"""Lists and objects inside each other, in which addresses of outputs are looked for."""
+
+_MOST = 1_000
+"""Addresses that one list or object counts for."""
+
+_DROPPED = "An output was left out, since its address holds a credential."
 
 _LOGS_READ = 2_000
 """Characters read from the end of the logs, which may be long and are read at every poll."""
@@ -192,14 +201,29 @@ def moment(text: Any) -> datetime | None:
 
 
 def _outputs(output: Any, redact: Redaction) -> tuple[Output, ...]:
-    """Models output one text or a list of texts; anything else becomes a text, as JSON. An address with a credential in
-    it counts as no output: without it, it would lead nowhere."""
-    every = output if isinstance(output, list) else [output]
-    return tuple(
-        Url(redact(each).strip()) if _is_url(each) else Text(_text(each, redact) or "")
-        for each in every
-        if each and not (_is_url(each) and redact.is_in(each))
-    )
+    """Models output one text or a list of texts. A list or object inside it, or an object in its place, counts as the
+    addresses in it; if there is none, it becomes a text, as JSON. An address with a credential in it counts as no
+    output: without it, it would lead nowhere. If nothing else is left, a text says so."""
+    found: list[Output] = []
+    dropped = False
+    for item in output if isinstance(output, list) else [output]:
+        for each in dict.fromkeys(islice(_addresses(item, _DEEPEST), _MOST)) or [item] * bool(item):
+            if not _is_url(each):
+                found.append(Text(_text(each, redact) or ""))
+            elif redact.is_in(each):
+                dropped = True
+            else:
+                found.append(Url(redact(each).strip()))
+    return tuple(found) or (Text(_DROPPED),) * dropped
+
+
+def _addresses(value: Any, depth: int) -> Iterator[str]:
+    """The addresses in a JSON value, in their order, and inside at most so many lists and objects."""
+    if _is_url(value):
+        yield value
+    elif depth and isinstance(value, list | dict):
+        for each in value.values() if isinstance(value, dict) else value:
+            yield from _addresses(each, depth - 1)
 
 
 def _is_url(output: Any) -> bool:
