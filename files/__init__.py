@@ -3,8 +3,8 @@
 An output is fetched without any token (`hosts`), checked by its own bytes (`download`) and written to a temporary
 file (`spool`). When it is whole, it goes into a storage (`directory`, `bucket`) under the unguessable id of its
 generation. It stays for `ttl` seconds; if all files together exceed `max_bytes`, the oldest are deleted before. So
-are they if their volume runs full, since the ledger may be on the same one. An output that cannot be kept is reported
-in a sentence and never raised, since it was made and paid for.
+are they if their volume runs full, since the ledger may be on the same one, unless that could not make enough room. An
+output that cannot be kept is reported in a sentence and never raised, since it was made and paid for.
 
 Several processes may share one storage. Each lists it now and then, and so sees the files of the others.
 """
@@ -47,6 +47,9 @@ LIST_EVERY: Final = 3600.0
 
 RESERVE: Final = 64 * 1024 * 1024
 """Bytes of their volume that kept files leave free, or a hundredth of it if that is more."""
+
+WARN_EVERY: Final = 3600.0
+"""Seconds between two warnings that the reserve cannot be restored."""
 
 _BATCH: Final = 100
 """Files that are deleted in one batch."""
@@ -108,6 +111,7 @@ class Files:
         self._deleting = asyncio.Lock()
         self._writing = asyncio.Lock()
         self._list_at = 0.0
+        self._warn_at = -math.inf
         self._janitor: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
@@ -228,13 +232,25 @@ class Files:
 
     async def _make_room(self, wanted: int = 0) -> None:
         """Delete the oldest files until the others are within `max_bytes`, and so many bytes are free on the volume
-        beyond its reserve."""
-        lacking = max(self._index.size - self._max_bytes, wanted - await self._spare())
+        beyond its reserve. None is deleted for the reserve if all of them are too small for that."""
+        short = wanted - await self._spare()
+        if short > self._index.size:
+            self._warn_of_reserve(short)
+            short = 0
+        lacking = max(self._index.size - self._max_bytes, short)
         if lacking <= 0:
             return  # without waiting for the lock, which the janitor may hold
+        if short > 0:
+            _log.warning("files_reserve_short", short=short, bytes=self._index.size)
         # Decided once: the volume has its room back only when readers have closed the deleted files.
         left = self._index.size - lacking
         await self._delete("files_evicted", lambda: self._index.beyond(left, most=_BATCH))
+
+    def _warn_of_reserve(self, short: float) -> None:
+        now = asyncio.get_running_loop().time()
+        if now >= self._warn_at:
+            self._warn_at = now + WARN_EVERY
+            _log.warning("files_reserve_unreachable", short=short, bytes=self._index.size)
 
     @asynccontextmanager
     async def _room(self, wanted: int) -> AsyncIterator[None]:

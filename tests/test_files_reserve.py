@@ -19,7 +19,7 @@ from file_parts import (
 )
 from structlog.testing import capture_logs
 
-from files import RESERVE, Files, Kept
+from files import RESERVE, WARN_EVERY, Files, Kept
 from files.directory import Directory, disk_usage
 
 URL = "https://replicate.delivery/a.png"
@@ -98,7 +98,7 @@ async def test_an_output_that_would_take_of_the_reserve_is_not_kept(directory):
         kept = await files.keep(generation(1), [URL])
 
     assert Kept((None,), NO_ROOM) == refused
-    assert ["output_not_stored"] == [each["event"] for each in logs]
+    assert ["files_reserve_unreachable", "output_not_stored"] == [each["event"] for each in logs]
     assert Kept(("0.png",), None) == kept
     assert RESERVE <= volume.least
 
@@ -145,13 +145,58 @@ async def test_the_oldest_outputs_go_when_others_fill_the_volume(directory):
         for number in range(5):
             await files.keep(generation(number), [URL])
         volume.others += 750
-        await asyncio.sleep(61)
+        with capture_logs() as logs:
+            await asyncio.sleep(61)
         first = kept_in(directory)
-        volume.others += 10_000
+        volume.others += 250
         await asyncio.sleep(61)
 
     assert [3, 4] == first
     assert [] == kept_in(directory)
+    warning = {"event": "files_reserve_short", "short": 250, "bytes": 500, "log_level": "warning"}
+    assert [warning] == [each for each in logs if each["log_level"] == "warning"]
+
+
+@in_virtual_time
+async def test_no_output_goes_if_all_together_could_not_restore_the_reserve(directory):
+    volume = Volume(directory, spare=1000)
+    async with files_on(volume, *[picture(100)] * 5, directory=directory) as files:
+        for number in range(5):
+            await files.keep(generation(number), [URL])
+        volume.others += 1001
+        with capture_logs() as logs:
+            await asyncio.sleep(61)
+            refused = await files.keep(generation(5), [URL])
+            await asyncio.sleep(3500)
+            kept = kept_in(directory)
+
+    assert Kept((None,), NO_ROOM) == refused
+    assert [0, 1, 2, 3, 4] == kept
+    warning = {"event": "files_reserve_unreachable", "short": 501, "bytes": 500, "log_level": "warning"}
+    assert [warning] == [each for each in logs if each["event"].startswith("files_")]
+
+
+@in_virtual_time
+async def test_an_unreachable_reserve_is_warned_of_once_an_hour(directory):
+    async with files_on(Volume(directory, spare=-1), directory=directory):
+        with capture_logs() as logs:
+            await asyncio.sleep(3 * WARN_EVERY - 1)
+
+    warnings = [each["event"] for each in logs if each["log_level"] == "warning"]
+    assert ["files_reserve_unreachable"] * 3 == warnings
+
+
+@in_virtual_time
+async def test_the_limit_of_all_outputs_holds_though_the_reserve_cannot_be_restored(directory):
+    volume = Volume(directory, spare=1000)
+    async with files_on(volume, *[picture(100)] * 5, directory=directory) as files:
+        for number in range(5):
+            await files.keep(generation(number), [URL])
+        volume.others += 5000
+        files._max_bytes = 250
+        await asyncio.sleep(61)
+
+        assert [3, 4] == kept_in(directory)
 
 
 @in_virtual_time
@@ -203,7 +248,7 @@ async def test_the_start_warns_if_the_outputs_may_take_more_than_the_volume_has(
 
 
 @in_virtual_time
-async def test_a_volume_without_its_reserve_at_the_start_has_no_room_and_loses_its_outputs(directory):
+async def test_a_volume_without_its_reserve_at_the_start_has_no_room(directory):
     directory.mkdir()
     Directory(directory).put(f"{generation(1)}/0.png", written(directory / "a", picture(600)))
     with capture_logs() as logs:
@@ -211,7 +256,7 @@ async def test_a_volume_without_its_reserve_at_the_start_has_no_room_and_loses_i
             await asyncio.sleep(1)
 
     assert [0] == [each["room"] for each in logs if each["event"] == "files_exceed_volume"]
-    assert [] == kept_in(directory)
+    assert [1] == kept_in(directory)
 
 
 @in_virtual_time
