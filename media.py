@@ -48,7 +48,9 @@ _SVG = re.compile(
     r"(?>\s|<!--.*?-->|<[?!](?!doctype h)[^>]*>|\]>)*+<(?:\w+:)?svg\b", re.DOTALL | re.IGNORECASE
 )
 _HTML = re.compile(r"<!doctype h|<html", re.IGNORECASE)
-_TEXT_TYPE = re.compile(r"text/.*|application/(?:.*\+)?(?:json|xml)")
+PAGES = {"text/html", "application/xhtml+xml"}
+"""Media types of web pages."""
+
 _NO_TEXT = re.compile(r"[\0-\x08\x0e-\x1a\x1c-\x1f\ufffd]")
 """Control characters that no text has, and the mark of bytes that are none."""
 
@@ -70,20 +72,26 @@ def media_type(head: bytes) -> MediaType | None:
     return None
 
 
+def is_page(head: bytes, announced: str = "") -> bool:
+    """Whether what begins with `head` and has no `media_type` is a web page, other markup, or blank. An SVG is none."""
+    text = _text_of(head)
+    return not _is_svg(text, announced) and (not text or text.startswith("<") or announced in PAGES)
+
+
 def is_text(head: bytes, announced: str = "") -> bool:
-    """Whether what begins with `head` and has no `media_type` is a text, such as a web page or JSON, or empty. One that
-    is announced as a text is one. An SVG is a picture, and so no text."""
+    """Whether it is a page, or any other text."""
+    text = _text_of(head)
+    return not _is_svg(text, announced) and (is_page(head, announced) or not _NO_TEXT.search(text))
+
+
+def _is_svg(text: str, announced: str) -> bool:
+    is_announced = announced == "image/svg+xml" and text.startswith("<") and not _HTML.search(text)
+    return is_announced or _SVG.match(text) is not None
+
+
+def _text_of(head: bytes) -> str:
     decoder = codecs.getincrementaldecoder(_ENCODINGS.get(head[:2], "utf-8-sig"))("replace")
-    text = decoder.decode(head).lstrip()  # the last character may be cut
-    is_markup = text.startswith("<")
-    if _SVG.match(text) or (announced == "image/svg+xml" and is_markup and not _HTML.search(text)):
-        return False
-    return is_markup or is_text_type(announced) or not _NO_TEXT.search(text)
-
-
-def is_text_type(name: str) -> bool:
-    """Whether it is the media type of a text. That of SVG is none."""
-    return _TEXT_TYPE.fullmatch(name) is not None
+    return decoder.decode(head).lstrip()  # the last character may be cut
 
 
 @cache

@@ -15,7 +15,7 @@ from catalog.references import decoded_data_uri
 from files.hosts import Hosts, Lost, OutputUnavailable
 from files.spool import Temporary
 from loop_thread import Pool
-from media import HEAD, MediaType, is_text, media_type
+from media import HEAD, MediaType, is_page, media_type
 
 HOPELESS: Final = 32
 """After this many lost tries in a row, over all outputs, each output gets one try until one succeeds. So callers do not
@@ -120,5 +120,5 @@ def _type_of(head: bytes, announced: str) -> MediaType:
     found = media_type(head)
     if found is None:
         reason = "it is no picture or film of a kind that is known here"
-        raise Lost(reason, missing=is_text(head, announced))
+        raise Lost(reason, missing=is_page(head, announced))
     return found

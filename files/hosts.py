@@ -24,7 +24,7 @@ from aiohttp.abc import AbstractResolver
 from yarl import URL
 
 import outside
-from media import is_text_type
+from media import PAGES
 from proxies import DIRECT, Proxies
 from urls import origin
 
@@ -41,7 +41,7 @@ _MISSING: Final = {204, 404, 410}
 
 class OutputUnavailable(Exception):
     """The output cannot be had. The text completes the caller's sentence "it could not be kept: …". `missing` is true
-    if there is no output at its address: nothing, or a text."""
+    if there is no output at its address: nothing, or a web page."""
 
     def __init__(self, reason: str, *, missing: bool = False) -> None:
         super().__init__(reason)
@@ -144,7 +144,7 @@ def _check(response: aiohttp.ClientResponse) -> None:
         raise (Lost if passes else OutputUnavailable)(f"its host answered {response.status}", missing=missing)
     if response.headers.get("Content-Encoding", "identity").strip().lower() not in ("", "identity"):
         reason = "it came compressed, which was not asked for"
-        raise OutputUnavailable(reason, missing=is_text_type(response.content_type))
+        raise OutputUnavailable(reason, missing=response.content_type in PAGES)
 
 
 @contextmanager

@@ -139,10 +139,10 @@ async def test_what_is_no_picture_or_film_is_not_kept_and_may_be_one_the_next_ti
         (b"<Error><Code>NoSuchKey</Code></Error>", "application/xml", True),
         (b"\x1f\x8b\x08" + bytes(20), "text/html", True),
         (b"  \n\n ", "image/png", True),
-        (b"I cannot draw", "text/plain", True),
-        (b"I cannot draw", "image/png", True),
-        (b'{"detail": "I cannot draw"}', "application/json", True),
-        (b"P", "image/png", True),
+        (b"I cannot draw", "text/plain", False),
+        (b"I cannot draw", "image/png", False),
+        (b'{"detail": "I cannot draw"}', "application/json", False),
+        (b"P", "image/png", False),
         (b"\0P", "image/png", False),
         (b"\x1f\x8b\x08" + bytes(20), "image/png", False),
         (b"\0\0\0\x20ftypavif" + bytes(20), "image/avif", False),
@@ -152,7 +152,7 @@ async def test_what_is_no_picture_or_film_is_not_kept_and_may_be_one_the_next_ti
     ],
 )
 @in_virtual_time
-async def test_nothing_and_a_text_are_no_output_and_what_is_unknown_may_be_one(
+async def test_nothing_and_a_page_are_no_output_and_what_is_unknown_may_be_one(
     tmp_path, body, announced, missing
 ):
     source = FakeSource(body, media_type=announced)

@@ -19,6 +19,7 @@ from media import (
     WEBM,
     WEBP,
     black_png,
+    is_page,
     is_text,
     media_type,
 )
@@ -94,8 +95,8 @@ TEXTS = [
     (b"", ""), (b" \n", ""), (b"\xef\xbb\xbf no", ""), ("Fuchs ü 狐".encode(), "image/png"),
     ("狐".encode()[:2], ""), (b"\x1b[31mno\x1b[0m", ""), ("no".encode("utf-16"), ""),
     ("no".encode("utf-16-be").join([b"\xfe\xff", b""]), ""), ("<p>no".encode("utf-16-le"), ""),
-    ("<p>no".encode("utf-16-be"), ""), (b"<p>caf\xe9", ""), (b"\xe9t\xe9", "text/plain"),
-    (bytes(9), "application/problem+json"), (b"<?xml version='1.0'?><html/>", "image/svg+xml"),
+    ("<p>no".encode("utf-16-be"), ""), (b"<p>caf\xe9", ""), (b"\xe9t\xe9", "text/html"),
+    (b"<?xml version='1.0'?><html/>", "image/svg+xml"),
     (b"<html><svg/>", "image/svg+xml"), (b"<!doctype html><svg/>", "image/svg+xml"), (b"no", "image/svg+xml"),
     (b"<p><svg/>", ""), (b"<!---->" * 200 + b"<p>", ""), (b"<svgs/>", ""),
 ]  # fmt: skip
@@ -119,9 +120,14 @@ def test_an_svg_and_other_bytes_are_no_text(head, announced):
     assert not is_text(head, announced)
 
 
+def test_a_text_without_markup_is_no_page():
+    assert not is_page(b"I cannot draw that.", "text/plain")
+    assert not is_page(b'{"detail": "no"}', "application/json")
+
+
 @given(st.binary(max_size=64), st.sampled_from(["", "image/png", "text/html", "image/svg+xml"]))
-def test_any_bytes_are_a_text_or_not(content, announced):
-    assert is_text(content, announced) in {True, False}
+def test_a_page_is_a_text(content, announced):
+    assert is_text(content, announced) >= is_page(content, announced)
 
 
 def test_every_type_has_one_extension_by_which_it_is_found():
