@@ -5,8 +5,9 @@
 One admission is one attempt (`attempt.py`). The slot and the place of an attempt are returned before the next attempt
 queues for its own, so the limits hold for retries too. A creation is retried only if it certainly was not accepted
 (refused in passing, never connected), or if the model itself reports a passing failure. A model gets four attempts, or
-two predictions if each costs more than 1 USD. A refused prompt is never retried. If the request has a fallback, a
-failure leads to an attempt of another model (`fallback.py`), admitted like any other.
+two predictions if each costs more than 1 USD; predictions that failed in earlier processes count. A refused prompt is
+never retried. If the request has a fallback, a failure leads to an attempt of another model (`fallback.py`), admitted
+like any other.
 
 Outputs are fetched after the slot is free, and before the result is answered. A model none of whose outputs exists has
 failed. Every transition is recorded, and the end of a generation is on the disk before anyone learns of it. A run that
@@ -48,7 +49,7 @@ from errors import (
 from files import Files, Kept
 from generations.attempt import AttemptRunner, raise_nothing_made
 from generations.batch import Batch, Work
-from generations.generation import Attempt, Generation
+from generations.generation import Attempt, FinishedAttempt, Generation
 from ledger import Ledger
 from ledger.records import GenerationRecord
 from loop_thread import finish
@@ -187,7 +188,7 @@ class Runner:
         begun, step = generation.next_model, self._first_step(generation)
         generation.next_model = step.model
         tried = [*dict.fromkeys(each.model for each in generation.attempts), step.model]
-        retries, failed = Retries(self._first_backoff), None
+        retries, failed = Retries(self._first_backoff, failures=self._failures_before(generation, step)), None
         while True:
             why = None if step.model is begun else self._passed_over(generation, step, batch)
             begun = step.model  # its retries are allowed as well
@@ -226,6 +227,14 @@ class Runner:
         if request.route and model is not None and model is not request.first.model:
             return request.route.step(model)
         return request.first
+
+    @staticmethod
+    def _failures_before(generation: Generation, step: Step) -> int:
+        """The predictions of this model that failed in earlier processes: in passing, or it would not be tried now."""
+        return sum(
+            isinstance(each, FinishedAttempt) and each.model == step.model and each.prediction_id is not None
+            for each in generation.attempts
+        )
 
     @staticmethod
     def _may_repeat(generation: Generation, step: Step) -> bool:
