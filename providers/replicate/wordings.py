@@ -30,6 +30,7 @@ _WORDS: Final = {
         safety|moderat(ion|ors?)|polic(y|ies)|guidelines?|guardrails?|responsible ai|rai|risk control|nsfw|copyright\w*
         content (filter\w*|rules?|restrictions?|standards?|review|security|checks?|classifiers?|detection)
         terms of (service|use)|acceptable use|code of conduct|community (standards|rules)
+        (abuse|misuse) (detect\w+|monitoring|prevention|filter\w*)
     """,
     "verdict": r"""
         block(ed|s|ing)|flag(ged|s)|reject\w*|refus(ed|es|al)|den(ied|ies)|declin(ed|es)|disallow\w*|prohibit\w*|forbid\w*
@@ -38,7 +39,7 @@ _WORDS: Final = {
         (not|didnt|doesnt|isnt|fail(ed|s|ure) to) (allow\w*|permit\w*|comply|compliant|meet|met|respect|pass(ed)?)
     """,
     "checked": "safety|moderation|nsfw|content|policy",
-    "check": r"(\w+ )?(checks?|review|screening|inspection|moderation|test)",
+    "check": r"(\w+ )?(checks?|review|screening|inspection|moderation|validation|test)",
     "matter": r"""
         nud(e|es|ity)|naked|porn\w*|erotic\w*|sexual\w*|racy|obscen\w+|profan\w+|gore|gory|violence|violent|csam
         hate speech|self harm|suicid\w+|harassment|terroris\w+|extremis\w+|child (abuse|exploitation|safety)
@@ -58,8 +59,17 @@ _WORDS: Final = {
     "failed_to": r"""
         (fail(ed|s|ing|ure)?|unable|errors?|exception|cannot|can not|cant|could not|couldnt)( (to|in|while|when|be))*
     """,
+    "alone": r"""
+        (?=$| (and|please|try|retry|re try|you|your|we|contact|e\d+|code \d{4,})\b| … {judged}\b)
+        (?= by (\w+ ){0,3}(providers?|model|ai|google|openai|filters?)\b)
+    """,
+    "judged": r"""
+        (privacy|legal|ethic\w*|politic\w*|weapons?|drugs?|persons?|people|child(ren)?|brands?|logos?|abus\w+|risk\w*)
+        (depict|portray|resembl|mention|impersonat)\w*
+    """,
     "must_be": "(must|should|has to|needs to) be",
     "cannot": "cant|cannot|can not|unable to|not able to|wont",
+    "subject": "face|person|people|human|bod(y|ies)|hand|subject|object|speech|voice|sound|text",
     "field": r"""
         (prompt|input|image|picture|photo|video|audio|clip|mask|face|frame|file|url|link|text|word|description|reference)s?
         (seed|size|resolution|dimension|format|duration|length|value|field|argument|setting|option|step)s?|param\w*
@@ -77,36 +87,46 @@ _WORDS: Final = {
 _FAMILIES: Final = {
     "refusal": r"""
         # Codes, and texts that are no more than a name.
-        e005|image (safety|prohibited)|recitation|blocklist|spii
+        e005|image (safety|prohibited)|recitation|blocklist|spii|derivative works
         (finish|finished|block|blocked|stop|stopped) reason … (safety|content filter|prohibited)
+        block(ed)? reason (other|unspecified|jailbreak)
         ^(\w+ ){0,2}(safety|moderation|content filter)( (error|exception|violation|block|refusal))?$
         # A verdict.
         {verdict} … {judge}
         {judge} … {verdict}
         {thing} … (?<!not be )(moderated|flagged)
+        (task|job|prediction|status|error) ((is|was|got|has been) )?moderated
         flagged (as|by|for) … ({improper}|{matter})
         {checked} {check} ((has|have|was|were) )?failed(?! to)
-        (moderation|audit|review) (failed|not passed)(?! to)
+        (moderation|audit|review|risk|data inspection) (failed|not passed)(?! to)|{thing} risk detected
+        (failed|not pass) ((the|our|your) )?(content )?moderation{alone}
         (fail(ed|s|ure)?|not pass) … {checked} {check}
         # A rule.
         responsible ai|guardrails|acceptable use
-        (content|usage|community|safety) (polic(y|ies)|guidelines?|standards)
+        (content|usage|community|safety) (management )?(polic(y|ies)|guidelines?|standards)
         (safety|policy|guideline|content|moderation) (violations?|reasons|concerns|block)
         (violat(es?|ed|ing|ion)|breach(es)?|against|breaks) … (rules|terms|rights|laws?|regulations)
         # The matter.
         sensitive|nsfw(?! {part})|{matter}
+        (person|people|individual|someone|anyone|subject|human|character)s? … under (the age of )?(18|eighteen)
         {improper} ({thing}|{matters})|{banned} {matters}
         {thing} … (is|was|were|are|as|be|considered|deemed|found|judged|potentially|too|not) {improper}
-        not safe for work
+        (it|this|that) (is|was|(may|might|could) be) {improper}|not safe for work
         # What a model says of itself.
         (i|we|im|sorry) … ({cannot}|must) (help|fulfill?|decline)
-        {cannot} (assist|comply)
+        {cannot} (assist|comply)(?=$| with (this|that|these|such|the|your) (request|prompt|instruction)s?)
+        as an ai … im?|i (wont|will not) (make|create|generate|draw|produce|edit|depict|render)
+        i ({cannot}|am unable to) (make|create|generate|draw|produce|edit|depict|render|assist) (that|this|such|with)
+        (refus|declin)(e|es|ed|ing) to (answer|respond|generate|draw|depict|comply|help|assist)
+        (refus|declin)(e|es|ed|ing) to (make|create|produce|edit|render) … {thing}
     """,
-    # A refusal that names no cause. It counts if the whole text names no technical one either.
+    # A refusal after which the sentence ends, or judges (`alone`): "image rejected as it is not RGB" is none. It counts
+    # if the whole text names no technical cause either.
     "bare refusal": r"""
-        {thing} ((was|were|is|has been|have been|got) )?(\w+ly )?(rejected|refused|declined|denied|blocked|filtered)
-        (rejected|refused|declined|blocked) (your|this|the) {thing}
-        (prompt|content|request) ((is|was) )?(not|isnt|wasnt) (allowed|permitted)(?! (with|when|for|in|if|unless))
+        {thing} ((was|were|is|has been|have been|got) )?(\w+ly )?(rejected|refused|declined|denied){alone}
+        {thing} ((was|were|is|has been|have been|got) )?(\w+ly )?(blocked|filtered|banned){alone}
+        (rejected|refused|declined|blocked) (your|this|the) {thing}{alone}
+        (prompt|content|request) ((is|was) )?(not|isnt|wasnt) (allowed|permitted){alone}
     """,
     # Something broke, or a parameter is wrong. A sentence that says so is no refusal, though it may name a checker.
     "technical": r"""
@@ -114,18 +134,22 @@ _FAMILIES: Final = {
         {failed_to} (find|locat|instantiat|deseriali[sz]|resolv|decod|contact|mount|allocat|compil)(ing|ed|e|es|s)?
         {failed_to} (run|call)(ning|ing|ed|s)?
         (connection|socket|ssl|tls|dns|network|http) (\w+ )?(reset|refused|closed|error|aborted|lost|failed)
-        refused … connection|rejected … connection|timed out|time ?out|unreachable|unavailable|crashed|quota
+        connection (to|from|with|by) … (reset|refused|closed|aborted|lost|failed)
+        (refus|reject)\w+ … connect(ion|ions)?|timed out|time ?out|unreachable|unavailable|crashed|quota
         (key|attribute|import|type|name|index|os|module not found) error|has no attribute|no module|no such
         not (installed|defined|found)|missing|mismatch
         (unexpected|unknown|unrecogni[sz]ed|unsupported) (\w+ )?(argument|kwarg|param\w*|option|field|key|type|format)s?
         keyword argument|kwargs?|invalid (value|type|choice|argument|url|json|format)
         not an? (valid|number|int\w*|float|str\w*|bool\w*|list|dict\w*|array|callable)
         {must_be} (an?|in|of|one|between|at|either|equal|within|less|greater|smaller|larger|divisible|positive|\d+)
+        {must_be} (under|over|below|above|no)
         between \d+|expected (\d+|an?|type)|out of (memory|range|bounds|space)
         too (long|large|big|small|short)|exceeds? … (lengths?|limits?|sizes?|maximum|tokens?|characters?|memory)
-        corrupt|corrupted|malformed|dtype|tensors?|cuda|weights|checkpoint
+        corrupt|corrupted|malformed|dtype|tensors?|cuda|weights|checkpoint|gradients?|(over|under)flow\w*
+        aspect ratio|(alpha|colou?r) (channel|profile|space|mode)s?|rgba?|truncated|(white|allow)listed
         (illegal|forbidden) (memory|instruction|argument|character|header)s?
-        api key|unauthori[sz]ed|authentication|credentials?|(permission|access) denied
+        api (key|token)s?|unauthori[sz]ed|authentication|credentials?|permission (error|denied)
+        access (to (\w+ ){1,4})?denied
         cors|cloudflare|waf|firewall|robots
     """,
     # Phrases that only sound like a rule or a refusal, such as names of parameters. They are passed over.
@@ -142,15 +166,18 @@ _FAMILIES: Final = {
         code pa|e003|e004|e1000|e6716|e8765|e9243|e9828
         unexpected error … (handling|processing|running|starting) … predictions?
         director … unexpected (error|failure)(?! e1001)
-        predictions? … (interrupted|preempted|evicted)
+        predictions? … interrupted|preempted|(prediction|job|task|worker|node|pod|machine|instance)s? … evicted
+        upstream connect error|(disconnect|reset) before headers|no healthy upstream
         # Load.
+        resource (has been )?exhausted(?! … (oom|memory|allocat\w*))
         (high|heavy|peak|increased) (demand|load|traffic|volume|usage)
         temporar(y|ily) … (unavailable|unable|overloaded|errors?|failures?|issues?|outage|problems?|down|busy|offline)
         (service|server|model|api|provider|upstream|backend|endpoint|worker|system)s? … (unavailable|busy)
         currently … (unavailable|busy)|overloaded(?! (function|method|operator))
         (at|over|out of|no|insufficient|full|lack of) capacity|capacity … (reached|exceeded)
         queue … (full|saturated|limit)|too many (\w+ )?(requests|jobs|predictions|tasks)
-        rate limit(ed| exceeded| reached)|throttled|bad gateway|gateway time ?out
+        rate ?limit(ed|ing|s)?(?! (must|should|is|param\w*|option|value|setting))
+        throttled|bad gateway|gateway time ?out
     """,
     # An invitation to try again. The failure passes, unless the text speaks of the input.
     "invitation": r"""
@@ -172,9 +199,19 @@ _FAMILIES: Final = {
         (fix|correct|change|adjust|modify|revise|rephrase|edit|shorten|resize|check) (it|them|this|that)
         {wrong} (\w+ ){0,2}{field}
         {field} (\w+ ){0,4}{wrong}
-        no (\w+ )?(faces?|persons?|people|image|subject|object|speech) … (found|detected|provided)
+        no (\w+ )?({subject}|image)s? … (found|detected|provided)
+        ({failed_to}|not|didnt) (detect|find|recogni[sz]e|identify|locate|see)(ing)? (\w+ ){0,2}{subject}s?
+        (not|isnt|arent|wasnt) (an? )?(valid|number|int|integer|float|string|boolean|list)
+        (not|isnt|arent|wasnt) an? (\w+ ){0,2}{field}
+        {field} (\w+ )?(has|have|contains?) (no|only|too|more|fewer|an?)|{field} (lacks?|needs?|requires?)
+        {field} ({failed_to}) be (read|opened|decoded|parsed|loaded|downloaded|fetched|accessed|identified|processed)
+        (read|decod|pars)(e|ing)? (\w+ )?{field}|base64|codecs?|lo ?ras?
+        (un|not )supported|deprecated|discontinued|no longer (available|supported|exists?)|(does not|doesnt) exist
         must be|input validation|validation error|out of memory … {field}
-        credits?|billing|payment|api (key|token)
+        credits?|billing|payment|insufficient (balance|funds)|api (key|token)
+        subscription|free (trial|tier)|(your|current) plan
+        accounts? … (suspended|disabled|deactivated|closed|locked|banned|blocked)|spend\w* limits?
+        (monthly|weekly|daily|account|usage) (\w+ )?(limit|quota|allowance)s?
         (do not|dont|never|not|wont|cannot|no need to|without) (be )?(try|retry|retried|trying|retrying)
     """,
 }
