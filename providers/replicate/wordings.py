@@ -65,7 +65,7 @@ _WORDS: Final = {
     """,
     "judged": r"""
         (privacy|legal|ethic\w*|politic\w*|weapons?|drugs?|persons?|people|child(ren)?|brands?|logos?|abus\w+|risk\w*)
-        (depict|portray|resembl|mention|impersonat)\w*
+        (depict|portray|resembl|mention|impersonat|hate)\w*|unsafe|harmful|inappropriate|offensive|illegal
     """,
     "must_be": "(must|should|has to|needs to) be",
     "cannot": "cant|cannot|can not|unable to|not able to|wont",
@@ -108,14 +108,15 @@ _FAMILIES: Final = {
         (violat(es?|ed|ing|ion)|breach(es)?|against|breaks) … (rules|terms|rights|laws?|regulations)
         # The matter.
         sensitive|nsfw(?! {part})|{matter}
-        (person|people|individual|someone|anyone|subject|human|character)s? … under (the age of )?(18|eighteen)
+        (person|people|individual|someone|anyone|subject|human|character|child)s? … under (the age of )?(18|eighteen)
         {improper} ({thing}|{matters})|{banned} {matters}
         {thing} … (is|was|were|are|as|be|considered|deemed|found|judged|potentially|too|not) {improper}
         (it|this|that) (is|was|(may|might|could) be) {improper}|not safe for work
         # What a model says of itself.
         (i|we|im|sorry) … ({cannot}|must) (help|fulfill?|decline)
-        {cannot} (assist|comply)(?=$| with (this|that|these|such|the|your) (request|prompt|instruction)s?)
-        as an ai … im?|i (wont|will not) (make|create|generate|draw|produce|edit|depict|render)
+        {cannot} (assist|comply)(?=$| with (this|that|these|such|the|your) (request|prompt|instruction)s?\b)
+        as an ai … im?|i (wont|will not) (do|make|create|generate|draw|produce|edit|depict|render)
+        we (wont|will not) (do|make|create|generate|draw|produce|edit|depict|render) (that|this|such)
         i ({cannot}|am unable to) (make|create|generate|draw|produce|edit|depict|render|assist) (that|this|such|with)
         (refus|declin)(e|es|ed|ing) to (answer|respond|generate|draw|depict|comply|help|assist)
         (refus|declin)(e|es|ed|ing) to (make|create|produce|edit|render) … {thing}
@@ -146,7 +147,7 @@ _FAMILIES: Final = {
         between \d+|expected (\d+|an?|type)|out of (memory|range|bounds|space)
         too (long|large|big|small|short)|exceeds? … (lengths?|limits?|sizes?|maximum|tokens?|characters?|memory)
         corrupt|corrupted|malformed|dtype|tensors?|cuda|weights|checkpoint|gradients?|(over|under)flow\w*
-        aspect ratio|(alpha|colou?r) (channel|profile|space|mode)s?|rgba?|truncated|(white|allow)listed
+        aspect ratio|(alpha|colou?r) (channel|profile|space|mode)s?|rgba?|truncated|(white|allow)listed|stack ?trace
         (illegal|forbidden) (memory|instruction|argument|character|header)s?
         api (key|token)s?|unauthori[sz]ed|authentication|credentials?|permission (error|denied)
         access (to (\w+ ){1,4})?denied
@@ -167,7 +168,7 @@ _FAMILIES: Final = {
         unexpected error … (handling|processing|running|starting) … predictions?
         director … unexpected (error|failure)(?! e1001)
         predictions? … interrupted|preempted|(prediction|job|task|worker|node|pod|machine|instance)s? … evicted
-        upstream connect error|(disconnect|reset) before headers|no healthy upstream
+        upstream connect error|(disconnect|reset) before headers|no healthy upstream|upstream request time ?out
         # Load.
         resource (has been )?exhausted(?! … (oom|memory|allocat\w*))
         (high|heavy|peak|increased) (demand|load|traffic|volume|usage)
@@ -201,6 +202,7 @@ _FAMILIES: Final = {
         {field} (\w+ ){0,4}{wrong}
         no (\w+ )?({subject}|image)s? … (found|detected|provided)
         ({failed_to}|not|didnt) (detect|find|recogni[sz]e|identify|locate|see)(ing)? (\w+ ){0,2}{subject}s?
+        {subject}s? (detection failed|(was |were )?not (found|detected))
         (not|isnt|arent|wasnt) (an? )?(valid|number|int|integer|float|string|boolean|list)
         (not|isnt|arent|wasnt) an? (\w+ ){0,2}{field}
         {field} (\w+ )?(has|have|contains?) (no|only|too|more|fewer|an?)|{field} (lacks?|needs?|requires?)
@@ -209,7 +211,7 @@ _FAMILIES: Final = {
         (un|not )supported|deprecated|discontinued|no longer (available|supported|exists?)|(does not|doesnt) exist
         must be|input validation|validation error|out of memory … {field}
         credits?|billing|payment|insufficient (balance|funds)|api (key|token)
-        subscription|free (trial|tier)|(your|current) plan
+        subscription|trial|free tier|(your|current) plan
         accounts? … (suspended|disabled|deactivated|closed|locked|banned|blocked)|spend\w* limits?
         (monthly|weekly|daily|account|usage) (\w+ )?(limit|quota|allowance)s?
         (do not|dont|never|not|wont|cannot|no need to|without) (be )?(try|retry|retried|trying|retrying)
