@@ -117,7 +117,7 @@ _FAMILIES: Final = {
         {cannot} (assist|comply)(?=$| with (this|that|these|such|the|your) (request|prompt|instruction)s?\b)
         as an ai … im?|i (wont|will not) (do|make|create|generate|draw|produce|edit|depict|render)
         we (wont|will not) (do|make|create|generate|draw|produce|edit|depict|render) (that|this|such)
-        i ({cannot}|am unable to) (make|create|generate|draw|produce|edit|depict|render|assist) (that|this|such|with)
+        i ({cannot}|am unable to) assist with
         (refus|declin)(e|es|ed|ing) to (answer|respond|generate|draw|depict|comply|help|assist)
         (refus|declin)(e|es|ed|ing) to (make|create|produce|edit|render) … {thing}
     """,
