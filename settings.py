@@ -54,7 +54,8 @@ SHORTEST_ADMIN_KEY = 16
 
 _OTHER_PROGRAMS = (
     "AWS_", "COMPOSE_", "DOCKER_", "GUNICORN_", "WEB_CONCURRENCY", "PYTHON", "PIP_", "UV_", "HTTP_PROXY", "HTTPS_PROXY",
-    "ALL_PROXY", "NO_PROXY", "SSL_CERT_", "TZ", "LANG", "LC_", "PATH", "HOME", "OTEL_",
+    "ALL_PROXY", "NO_PROXY", "SSL_CERT_", "TZ", "LANG", "LC_", "PATH", "HOME", "OTEL_", "FLASK_", "GIT", "SSH_",
+    "NODE_", "NPM_", "OPENAI_", "GOOGLE_", "AZURE_", "HF_", "SENTRY_", "POSTGRES_", "REDIS_",
 )  # fmt: skip
 """How the names of other programs' variables begin, in upper or lower case."""
 

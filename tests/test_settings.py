@@ -332,7 +332,9 @@ def test_an_unknown_variable_of_our_prefix_is_named_though_nothing_is_near(monke
 
 def test_what_is_unknown_in_a_dotenv_is_named_unless_it_is_another_programs(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / ".env").write_text("FROBNICATE=1\nAWS_REGION=eu\nCOMPOSE_PROJECT_NAME=x\nTZ=UTC\nPORT=5001\n")
+    (tmp_path / ".env").write_text(
+        "FROBNICATE=1\nAWS_REGION=eu\nCOMPOSE_PROJECT_NAME=x\nTZ=UTC\nGITHUB_TOKEN=x\nFLASK_ENV=x\nPORT=5001\n"
+    )
 
     settings = load()
 
