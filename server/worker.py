@@ -54,7 +54,7 @@ _LONGEST_HEAD: Final = MAX_REQUEST_LINE + LONGEST_HEADERS + len(b"\r\n\r\n")
 _UNREAD_BODY: Final = 65_536
 """Bytes of a body that the application did not read, after which the connection closes instead."""
 
-_SWITCH_SECONDS: Final = 0.001
+_SWITCH_SECONDS: Final = 0.0005
 """How long a thread may compute while another wants to. A health check wants to ten times, and Python's 5 ms add up."""
 
 _MAPPED: Final = 4_194_304
@@ -75,12 +75,15 @@ log = structlog.get_logger("server")
 
 
 class Connection(TConn):  # type: ignore[misc] # gunicorn ships no types
-    """A connection that is ready to be read. gunicorn prepares it on a thread, for TLS and HTTP/2."""
+    """A connection that is ready to be read, without a call of the system. gunicorn's own, which is not initialized
+    here, makes the socket non-blocking at once, and prepares it on a thread, for TLS and HTTP/2."""
 
     def __init__(self, cfg: Any, peer: Peer, client: Any, server: Any) -> None:
-        super().__init__(cfg, peer, client, server)
+        self.cfg, self.sock, self.client, self.server = cfg, peer, client, server
         self.parser = get_parser(cfg, peer, client)
-        self.initialized = True
+        self.timeout = None
+        self.is_http2 = False
+        self.initialized = self.data_ready = True
 
 
 class Worker(ThreadWorker):  # type: ignore[misc] # gunicorn ships no types
@@ -168,7 +171,7 @@ class Worker(ThreadWorker):  # type: ignore[misc] # gunicorn ships no types
     def _is_ready(self, conn: Any) -> bool:
         """Read the bytes that have come. Whether a thread can take over: the head is whole, or will never be."""
         try:
-            received = conn.sock.recv(_LONGEST_HEAD)
+            received = conn.sock.recv(_LONGEST_HEAD, socket.MSG_DONTWAIT)
         except BlockingIOError:
             return False
         except OSError:
