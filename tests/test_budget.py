@@ -20,6 +20,8 @@ PAYING = "admin"
 """The caller whose work the server's token pays for."""
 
 TODAY = int(time.time() // DAY)
+NOON = (TODAY + 0.5) * DAY
+"""Unix time. The day may end while the tests run."""
 
 
 class Clock:
@@ -81,7 +83,7 @@ def test_the_last_cent_may_be_spent_though_floats_do_not_add_up():
 
 
 def test_a_refusal_says_what_it_would_cost_and_what_is_left():
-    budget = Budget(1)
+    budget = Budget(1, clock=lambda: NOON)
     budget.begin({TODAY: 0.75})
 
     with pytest.raises(BudgetExceeded, match=r"about 0\.5 USD, and 0\.25 of today's 1 USD are left"):
@@ -89,7 +91,7 @@ def test_a_refusal_says_what_it_would_cost_and_what_is_left():
 
 
 def test_what_was_overspent_is_not_told_as_a_negative_rest():
-    budget = Budget(1)
+    budget = Budget(1, clock=lambda: NOON)
     budget.begin({TODAY: 3})
 
     with pytest.raises(BudgetExceeded, match=r"and 0 of today's 1 USD"):
@@ -152,7 +154,7 @@ def test_a_clock_that_is_set_back_to_an_earlier_day_finds_what_the_ledger_has_of
 
 
 def test_what_was_accepted_before_is_held_whatever_is_left():
-    budget = Budget(1)
+    budget = Budget(1, clock=lambda: NOON)
     budget.begin({TODAY: 0.9})
 
     assert 0.5 == budget.hold(PAYING, 0.5)
