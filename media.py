@@ -13,7 +13,7 @@ from functools import cache
 from typing import Literal
 
 HEAD = 1445
-"""Bytes that are enough to tell: 16 for a picture or film, and for a text as many as browsers read (WHATWG MIME
+"""Bytes that are enough to recognize it: 16 for a picture or film, and for a text as many as browsers read (WHATWG MIME
 Sniffing 5.2)."""
 
 
@@ -75,13 +75,17 @@ def media_type(head: bytes) -> MediaType | None:
 def is_page(head: bytes, announced: str = "") -> bool:
     """Whether what begins with `head` and has no `media_type` is a web page, other markup, or blank. An SVG is none."""
     text = _text_of(head)
-    return not _is_svg(text, announced) and (not text or text.startswith("<") or announced in PAGES)
+    return _is_page(text, announced) and not _is_svg(text, announced)
 
 
 def is_text(head: bytes, announced: str = "") -> bool:
     """Whether it is a page, or any other text."""
     text = _text_of(head)
-    return not _is_svg(text, announced) and (is_page(head, announced) or not _NO_TEXT.search(text))
+    return (_is_page(text, announced) or not _NO_TEXT.search(text)) and not _is_svg(text, announced)
+
+
+def _is_page(text: str, announced: str) -> bool:
+    return not text or text.startswith("<") or announced in PAGES
 
 
 def _is_svg(text: str, announced: str) -> bool:

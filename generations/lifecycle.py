@@ -19,6 +19,7 @@ import asyncio
 import base64
 import random
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Final
@@ -188,7 +189,10 @@ class Runner:
         begun, step = generation.next_model, self._first_step(generation)
         generation.next_model = step.model
         tried = [*dict.fromkeys(each.model for each in generation.attempts), step.model]
-        retries, failed = Retries(self._first_backoff, failures=self._failures_before(generation, step)), None
+        # Those of earlier processes failed in passing, or the model would not be tried now.
+        earlier = [each for each in generation.attempts if isinstance(each, FinishedAttempt)]
+        retries = Retries(self._first_backoff, failures=_predictions_of(step, earlier))
+        failed = None
         while True:
             why = None if step.model is begun else self._passed_over(generation, step, batch)
             begun = step.model  # its retries are allowed as well
@@ -229,17 +233,9 @@ class Runner:
         return request.first
 
     @staticmethod
-    def _failures_before(generation: Generation, step: Step) -> int:
-        """The predictions of this model that failed in earlier processes: in passing, or it would not be tried now."""
-        return sum(
-            isinstance(each, FinishedAttempt) and each.model == step.model and each.prediction_id is not None
-            for each in generation.attempts
-        )
-
-    @staticmethod
     def _may_repeat(generation: Generation, step: Step) -> bool:
         """Whether the model may run again: if it is costly, a failure that passes is tried again only once."""
-        ran = sum(each.model == step.model and each.prediction_id is not None for each in generation.attempts)
+        ran = _predictions_of(step, generation.attempts)
         return ran < MAX_COSTLY_ATTEMPTS or step.model.cost(step.input) <= COSTLY
 
     async def _back_off(self, generation: Generation, again: TryAgain, retries: "Retries") -> None:
@@ -355,3 +351,8 @@ def log_end(record: GenerationRecord) -> None:
         cost_usd=record.cost_usd,
         code=record.error and record.error.code,
     )
+
+
+def _predictions_of(step: Step, attempts: Iterable[Attempt | FinishedAttempt]) -> int:
+    """How many of these attempts made a prediction of the model."""
+    return sum(each.model == step.model and each.prediction_id is not None for each in attempts)
