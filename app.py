@@ -56,7 +56,7 @@ _QUIET = frozenset({"health", "status"})
 """Views that are asked again and again."""
 
 _OPEN_TO_PAGES = frozenset({"file", "list_models", "openapi"})
-"""Views whose answers a page of any other site may read. They need no key, and tell every caller the same."""
+"""Views whose answers a page of any other site may read. They need no key, and answer every caller alike."""
 
 log = structlog.get_logger("http")
 
@@ -122,7 +122,7 @@ def index() -> Response:
 
 
 def generate() -> Response:
-    """Generate: one generation, answered when it has ended, or as the caller prefers. Or only tell how it would go."""
+    """Generate: one generation, answered when it has ended, or as the caller prefers; or its forecast."""
     service, caller = asked.service(), asked.spending_caller()
     preference = asked.preference()
     with asked.quota(preference).held(caller.turn, retry_after=service.seconds_per_release):
@@ -134,7 +134,7 @@ def generate() -> Response:
 
 
 def generate_batch() -> Response:
-    """Generate a batch: every result in input order, or each as it is ready. Or only tell how it would go."""
+    """Generate a batch: every result in input order, or each as it is ready; or its forecast."""
     service, caller = asked.service(), asked.spending_caller()
     preference = asked.preference()
     leave = asked.quota(preference).take(caller.turn, retry_after=service.seconds_per_release)
@@ -323,7 +323,7 @@ def _answer_error(error: Exception) -> Response:
 def _from_werkzeug(error: HTTPException) -> ServiceError:
     match error.code:
         case 404:
-            return NotFound(f"There is nothing here; {asked.root()}/docs tells what there is.")
+            return NotFound(f"There is nothing here; {asked.root()}/docs lists the routes.")
         case 405:
             return MethodNotAllowed(allowed=getattr(error, "valid_methods", None) or ())
         case 413:

@@ -133,7 +133,7 @@ def _index() -> _Operation:
 def _generate() -> _Operation:
     return _Operation(
         name="generate",
-        summary="Generate one picture or video; or only tell how it would go",
+        summary="Generate one picture or video, or forecast it",
         who=_EITHER,
         parameters=(_PREFER, _KEY),
         takes={**_json("GenerationRequest"), **_FORM},
@@ -150,7 +150,7 @@ def _generate_batch() -> _Operation:
     line: JSON = {"anyOf": [ref("BatchItem"), ref("BatchSummary")]}
     return _Operation(
         name="generateBatch",
-        summary="Generate many, results in input order; or only tell how it would go",
+        summary="Generate many, with results in input order, or forecast them",
         who=_EITHER,
         parameters=(_PREFER, _KEY),
         takes={**_json("BatchRequest"), **_FORM},

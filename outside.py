@@ -1,4 +1,4 @@
-"""The way out to hosts that somebody else names: only those in the open, and those that the operator allows. Nothing of
+"""HTTP to hosts that a caller or an upstream names: public ones, and those that the operator allows. Nothing of
 ours goes along.
 
 A URL is checked when it is given, and again whenever it is used. What its name resolves to is checked of the very

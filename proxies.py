@@ -1,6 +1,6 @@
 """The HTTP proxy that requests to Replicate go through, as `HTTPS_PROXY` and `NO_PROXY` say.
 
-Only https URLs go through the proxy, by CONNECT: it sees a host and a port, and nothing of what is sent. TLS and its
+Only https URLs go through the proxy, by CONNECT: it sees a host and a port, and no content. TLS and its
 certificates are checked end to end. The user name and the password of the proxy are kept apart from its URL, so that no
 error and no log shows them.
 """

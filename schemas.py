@@ -249,7 +249,7 @@ def _of_the_service() -> JSON:
     for_admin: JSON = {
         "budget_left_usd": {
             "type": ["number", "null"],
-            "description": "What is left of today's `BUDGET_USD_PER_DAY`, less what accepted work may cost; null if "
+            "description": "The rest of today's `BUDGET_USD_PER_DAY`, less what accepted work may cost; null if "
             "there is no budget. With the admin key only, as are the next two.",
         },
         "oldest_waiting_seconds": {

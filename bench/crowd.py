@@ -211,7 +211,7 @@ def _generate(session: requests.Session, url: str, token: str, answers: Counter[
 
 
 def _invent(url: str) -> None:
-    """One call with a token that nobody has."""
+    """One call with an invented token."""
     body = {"model_name": "flux-dev", "prompt": "never made"}
     token = f"invented_{secrets.token_hex(8)}"
     requests.post(f"{url}/generate", json=body, headers={"X-Replicate-API-Key": token}, timeout=120)

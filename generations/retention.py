@@ -65,7 +65,7 @@ class Retention:
             await asyncio.sleep(EVERY)
 
     async def forget(self) -> None:
-        """Forget all work that is old enough. Raises LedgerDown; what is forgotten by then stays so."""
+        """Forget all work that is old enough. Raises LedgerDown; deletions before that stay."""
         now = self._clock()
         doubt = await self._threads.run(self._queries.oldest_doubt)
         # A search must know what else was made since then, by clocks that differ by minutes.

@@ -266,7 +266,7 @@ _BEFORE_DELETION: Final[Mapping[Table, Sequence[ClauseElement]]] = {
         DELIVERIES.delete().where(DELIVERIES.c.id == _KEY),
     ),
 }
-"""What is done before a row is deleted, in the same transaction. Each statement takes the key of the row."""
+"""Statements that run before a row is deleted, in the same transaction. Each statement takes the key of the row."""
 
 
 def _compiled(statement: ClauseElement) -> str:

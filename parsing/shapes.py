@@ -37,7 +37,7 @@ _MaxCost = Annotated[
 ]
 
 
-_DryRun = Annotated[bool, Field(description="Only tell how it would go, and what it would cost.")]
+_DryRun = Annotated[bool, Field(description="Only forecast how long it would take, and its cost.")]
 
 
 class OwnFields(BaseModel):

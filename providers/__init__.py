@@ -201,7 +201,7 @@ class Provider(Protocol):
 
     @property
     def upstream(self) -> UpstreamState:
-        """How the provider answers, whoever pays."""
+        """The state of the provider, over all accounts."""
 
     async def upload(self, caller: Caller, upload: Upload) -> str:
         """The address under which a prediction of this caller can read the image. Raises ServiceError."""

@@ -50,7 +50,7 @@ class Plan:
         error: The error it ends with.
         outputs: What becomes of its outputs: "all", "fewer" or "none".
         text: The text that it puts out in place of pictures.
-        instead: What is at the addresses of its outputs in place of pictures: "gone", "blank" or "page".
+        instead: The content at the addresses of its outputs, in place of pictures: "gone", "blank" or "page".
         sparse: Whether its JSON leaves out every field that may be left out.
     """
 

@@ -36,7 +36,7 @@ def left_batch(client: FlaskClient, *prompts: str, by=USER, **fields: Any) -> st
     return answer.json["id"]
 
 
-def told(client: FlaskClient, target: str, *, by=USER) -> dict[str, Any]:
+def look_up(client: FlaskClient, target: str, *, by=USER) -> dict[str, Any]:
     """How a generation or batch stands."""
     kind = "batches" if target.startswith("batch_") else "generations"
     answer = client.get(f"/{kind}/{target}", headers=by)
@@ -45,10 +45,10 @@ def told(client: FlaskClient, target: str, *, by=USER) -> dict[str, Any]:
 
 
 def state(client: FlaskClient, target: str, *, by=USER) -> str:
-    return told(client, target, by=by)["status"]
+    return look_up(client, target, by=by)["status"]
 
 
 def ended(client: FlaskClient, target: str, *, by=USER) -> dict[str, Any]:
     """How it ended, once it has."""
     until(lambda: state(client, target, by=by) in ENDED | {"completed"})
-    return told(client, target, by=by)
+    return look_up(client, target, by=by)

@@ -40,7 +40,7 @@ class Heard:
     body: bytes
 
     @property
-    def told(self) -> Any:
+    def json(self) -> Any:
         return json.loads(self.body)
 
 
@@ -49,7 +49,7 @@ class Receiver:
 
     def __init__(self, *statuses: int | None) -> None:
         self._statuses = list(statuses or [204])
-        self.heard: list[Heard] = []
+        self.received: list[Heard] = []
         self.over = threading.Event()
         self.url = ""
 
@@ -66,7 +66,7 @@ def receiving(*statuses: int | None) -> Iterator[Receiver]:
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers["Content-Length"]))
             headers = {name.lower(): value for name, value in self.headers.items()}
-            receiver.heard.append(Heard(self.path, headers, body))
+            receiver.received.append(Heard(self.path, headers, body))
             status = receiver.status()
             if status is None:
                 receiver.over.wait(30)

@@ -310,7 +310,7 @@ async def listening(
     *,
     tls: ssl.SSLContext | None = None,
 ) -> AsyncIterator[str]:
-    """The URL of a server on loopback that serves each connection so; what is left of them ends with the block. With
+    """The URL of a server on loopback that serves each connection so; open ones end with the block. With
     `tls` it is called `localhost`."""
     connections: set[asyncio.Task[None]] = set()
 

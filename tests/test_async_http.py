@@ -1,7 +1,7 @@
 """`Prefer`: callers who do not wait, or not for ever. What they left goes on without them."""
 
 import pytest
-from asking import ASYNC, CHECKED, PICTURE, ended, left, left_batch, picture, told
+from asking import ASYNC, CHECKED, PICTURE, ended, left, left_batch, look_up, picture
 from callers import ADMIN, USER
 from problems import fields, problem
 from process import until
@@ -41,7 +41,7 @@ def test_what_had_ended_already_is_answered_whole_and_not_as_if_it_had_been_left
 
 def test_what_is_told_later_is_what_would_have_been_answered(client):
     waited = client.post("/generate", json=PICTURE, headers=USER).json
-    later = told(client, waited["id"])
+    later = look_up(client, waited["id"])
 
     assert waited == later
 

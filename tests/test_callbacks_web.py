@@ -46,14 +46,14 @@ def reply(status: str, headers: str = "", body: bytes = b"") -> bytes:
 async def calling(receiver: Receiver, *, loopback: bool = True, resolver=None, own=NO_HOSTS):
     """A URL of the receiver, and what tells one delivery once and gives it back as it then is."""
     web = Web(loopback=loopback, own=own, resolver=resolver)
-    told = Story(Fake(200), {"loopback": loopback, "own": own, "courier": web})
-    callbacks = told.begun()
+    story = Story(Fake(200), {"loopback": loopback, "own": own, "courier": web})
+    callbacks = story.begun()
 
     async def tell(url: str) -> Delivery:
-        callbacks.take(new(f"gen_{len(told.rows)}", url, since=now()))
+        callbacks.take(new(f"gen_{len(story.rows)}", url, since=now()))
         tries = asyncio.all_tasks() - {asyncio.current_task()}
         await asyncio.wait([task for task in tries if task.get_name() == "webhook"])
-        return told.written[-1]
+        return story.written[-1]
 
     before = asyncio.all_tasks()
     async with listening(receiver.serve) as url:

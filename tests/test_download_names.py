@@ -7,7 +7,7 @@ from callers import PICTURE
 from declarations import parse_batch, parse_generation
 from hypothesis import given
 from hypothesis import strategies as st
-from problems import told
+from problems import messages
 
 from download_names import LONGEST, disposition, kept_name, link_name, made_distinct, saved_keys, saved_name
 
@@ -29,15 +29,17 @@ NO_DEVICES = [
 def test_the_name_of_a_device_is_refused(name):
     batch = {"model_name": "flux-dev", "prompts": ["a"], "file_names": [name]}
 
-    assert "device" in told(parse_generation, PICTURE | {"file_name": name})["file_name"]
-    assert ["file_names[0]"] == list(told(parse_batch, batch))
-    assert ["requests[0].file_name"] == list(told(parse_batch, {"requests": [PICTURE | {"file_name": name}]}))
+    assert "device" in messages(parse_generation, PICTURE | {"file_name": name})["file_name"]
+    assert ["file_names[0]"] == list(messages(parse_batch, batch))
+    assert ["requests[0].file_name"] == list(
+        messages(parse_batch, {"requests": [PICTURE | {"file_name": name}]})
+    )
     assert {"filename": "x.jpg"} == disposition(name, "x.jpg")
 
 
 @pytest.mark.parametrize("name", NO_DEVICES)
 def test_what_only_looks_like_a_device_is_taken(name):
-    assert {} == told(parse_generation, PICTURE | {"file_name": name})
+    assert {} == messages(parse_generation, PICTURE | {"file_name": name})
 
 
 MEETING = [
@@ -61,7 +63,7 @@ APART = [
 def test_plain_names_of_names_that_stay_apart_stay_apart(names):
     plain = {disposition(name, f"{number}.jpg")["filename"] for number, name in enumerate(names)}
 
-    assert {} == told(parse_batch, of_prompts(names, 1))
+    assert {} == messages(parse_batch, of_prompts(names, 1))
     assert len(names) == len(plain)
 
 
@@ -76,7 +78,7 @@ def of_prompts(names, outputs):
 
 @pytest.mark.parametrize(("names", "outputs"), MEETING)
 def test_names_that_would_meet_when_they_are_saved_are_refused(names, outputs):
-    found = told(parse_batch, of_prompts(names, outputs))
+    found = messages(parse_batch, of_prompts(names, outputs))
 
     assert ["file_names"] == list(found)
     assert "must be distinct as they are saved" in found["file_names"]
@@ -84,7 +86,7 @@ def test_names_that_would_meet_when_they_are_saved_are_refused(names, outputs):
 
 @pytest.mark.parametrize(("names", "outputs"), APART)
 def test_names_that_stay_apart_are_taken(names, outputs):
-    assert {} == told(parse_batch, of_prompts(names, outputs))
+    assert {} == messages(parse_batch, of_prompts(names, outputs))
 
 
 DISTINCT = [

@@ -375,10 +375,10 @@ def test_what_cannot_be_had_is_said_beside_the_output_and_is_no_failure(client, 
 def test_what_is_not_there_is_no_output(client, simulator):
     simulator.order(on="delivery", times=100, status=404)
 
-    told = problem(client.post("/generate", json=PICTURE, headers=ADMIN), 500, "generation_failed")
+    failed = problem(client.post("/generate", json=PICTURE, headers=ADMIN), 500, "generation_failed")
 
-    assert ([], 0.0) == (told["files"], told["cost_usd"])
-    assert told["detail"] == (
+    assert ([], 0.0) == (failed["files"], failed["cost_usd"])
+    assert failed["detail"] == (
         "The model reported success without an output. The output could not be kept: its host answered 404."
     )
 

@@ -1,4 +1,4 @@
-"""How a generation or a batch will go, asked before anything is spent, and told beside what it took."""
+"""The forecast of a generation or a batch: before anything is spent, and beside the actual figures."""
 
 import base64
 import io
@@ -76,23 +76,23 @@ def test_what_is_spent_or_taken_already_counts(make_app):
 def test_the_cost_is_the_registrys_for_what_is_asked_for(client, requests, cost, taken):
     body = {"requests": [each | {"prompt": "a"} for each in requests], "dry_run": True}
 
-    told = post(client, body).json
+    planned = post(client, body).json
 
-    assert (cost, taken) == (told["estimated_cost_usd"], told["credits"])
+    assert (cost, taken) == (planned["estimated_cost_usd"], planned["credits"])
 
 
 def test_every_batch_says_how_it_was_thought_to_go_and_what_it_took(client, simulator):
-    told = post(client, prompts(4, model="flux-schnell", num_outputs=3)).json
+    planned = post(client, prompts(4, model="flux-schnell", num_outputs=3)).json
 
-    assert PLAN <= set(told)
+    assert PLAN <= set(planned)
     assert ("immediate", 0.036, 0.036, 4) == (
-        told["strategy"],
-        told["estimated_cost_usd"],
-        told["actual_cost_usd"],
-        told["credits"],
+        planned["strategy"],
+        planned["estimated_cost_usd"],
+        planned["actual_cost_usd"],
+        planned["credits"],
     )
     assert 0.036 == simulator.counts().billed_usd
-    assert 0 < told["actual_seconds"]
+    assert 0 < planned["actual_seconds"]
 
 
 def test_a_streams_summary_says_so_too(client):
@@ -170,13 +170,13 @@ def test_both_dry_runs_of_one_generation_give_the_same_forecast(client):
 
 
 def test_a_dry_run_with_a_fallback_names_the_model_that_would_be_first(client):
-    told = single(client, model_name="flux-schnell", image="https://example.com/a.png", fallback=True).json
+    planned = single(client, model_name="flux-schnell", image="https://example.com/a.png", fallback=True).json
 
-    assert "black-forest-labs/flux-kontext-max" == told["model_name"]
-    assert ("flux-schnell", 0.08) == (told["requested_model"], told["estimated_cost_usd"])
-    assert "https://example.com/a.png" == told["input"]["input_image"]
+    assert "black-forest-labs/flux-kontext-max" == planned["model_name"]
+    assert ("flux-schnell", 0.08) == (planned["requested_model"], planned["estimated_cost_usd"])
+    assert "https://example.com/a.png" == planned["input"]["input_image"]
     assert [("image", "mapped", "input_image")] == [
-        (each["field"], each["change"], each["sent_as"]) for each in told["changes"]
+        (each["field"], each["change"], each["sent_as"]) for each in planned["changes"]
     ]
 
 
@@ -197,9 +197,9 @@ def test_a_dry_run_repeats_no_image(client, simulator, tmp_path):
 def test_a_form_can_ask_for_a_dry_run_too(client, simulator):
     form = {**PICTURE, "dry_run": "true", "image": (io.BytesIO(PNG), "a.png")}
 
-    told = client.post("/generate", data=form, headers=ADMIN).json
+    planned = client.post("/generate", data=form, headers=ADMIN).json
 
-    assert (True, "data:image/png;base64,…") == (told["dry_run"], told["input"]["image"])
+    assert (True, "data:image/png;base64,…") == (planned["dry_run"], planned["input"]["image"])
     assert {} == dict(simulator.counts().requests)
 
 
@@ -212,7 +212,7 @@ def test_a_dry_run_that_is_not_wanted_is_none(client, simulator, given):
 def test_a_dry_run_leaves_its_key_free_and_waits_for_nothing(client, simulator):
     keyed = ADMIN | {"Idempotency-Key": "key", "Prefer": "respond-async"}
 
-    assert (200, True) == ((told := single(client, headers=keyed)).status_code, told.json["dry_run"])
+    assert (200, True) == ((planned := single(client, headers=keyed)).status_code, planned.json["dry_run"])
     assert 202 == client.post("/generate", json=PICTURE, headers=keyed).status_code
 
 

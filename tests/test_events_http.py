@@ -7,7 +7,7 @@ from functools import partial
 
 import pytest
 import requests
-from asking import PICTURE, ended, left, picture, told
+from asking import PICTURE, ended, left, look_up, picture
 from callers import ADMIN, USER
 from online import online
 from problems import problem
@@ -48,7 +48,7 @@ def test_a_listener_hears_everything_from_the_beginning_to_the_end(client):
     assert "created_at" in events[0][1]
     (running,) = [data for name, data in events if name == "running"]
     assert running["prediction_id"] == events[-1][1]["prediction_id"]
-    assert told(client, target) == events[-1][1]
+    assert look_up(client, target) == events[-1][1]
 
 
 @pytest.mark.parametrize(
@@ -111,9 +111,9 @@ def test_many_hear_the_same(app, client):
         def hear(_):
             return requests.get(f"{url}/generations/{target}/events", headers=USER, timeout=30).text
 
-        told = list(listeners.map(hear, range(8)))
+        answered = list(listeners.map(hear, range(8)))
 
-    assert 1 == len({each.rpartition("event: done")[2] for each in told})
+    assert 1 == len({each.rpartition("event: done")[2] for each in answered})
 
 
 def test_leaving_does_not_end_it(app, client, simulator):
@@ -128,11 +128,11 @@ def test_leaving_does_not_end_it(app, client, simulator):
 
 def test_replicate_is_asked_how_far_it_is_only_as_long_as_somebody_listens(app, client):
     target = left(client, "[[hang]]")
-    until(lambda: "running" == told(client, target)["status"])
+    until(lambda: "running" == look_up(client, target)["status"])
     service = app.extensions["service"]
     watcher = service.core.provider._watcher
 
-    prediction_id = told(client, target)["prediction_id"]
+    prediction_id = look_up(client, target)["prediction_id"]
 
     def followers():
         (watch,) = watcher._watches_of(prediction_id)

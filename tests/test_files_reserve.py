@@ -234,7 +234,7 @@ async def test_a_placeholder_takes_nothing_of_the_reserve_either(directory):
 @in_virtual_time
 @pytest.mark.parametrize(("max_bytes", "warns"), [(1000, False), (1001, True), (10**10, True)])
 async def test_the_start_warns_if_the_outputs_may_take_more_than_the_volume_has(directory, max_bytes, warns):
-    """What is kept already is part of the room."""
+    """Files that are kept already are part of the room."""
     directory.mkdir()
     source = written(directory / "a", picture(600))
     Directory(directory).put(f"{generation(1)}/0.png", source)

@@ -6,7 +6,7 @@ from contextlib import closing
 
 import pytest
 import requests
-from asking import PICTURE, ended, left, left_batch, state, told
+from asking import PICTURE, ended, left, left_batch, look_up, state
 from callers import ADMIN, USER
 from online import receiving
 from problems import problem
@@ -149,7 +149,7 @@ def test_a_batch_of_the_simulated_world_ends_when_the_real_one_begins(make_app, 
     batch = ended(client, several, by=by)
     codes = [each["success"] or each["error"]["code"] for each in batch["results"]]
     assert ("interrupted", "completed") == (codes[0], batch["status"])
-    assert "interrupted" == told(client, one, by=by)["error"]["code"]
+    assert "interrupted" == look_up(client, one, by=by)["error"]["code"]
 
 
 def test_a_batch_ends_though_the_disk_was_full_when_its_last_item_did(
@@ -170,7 +170,7 @@ def test_a_batch_ends_though_the_disk_was_full_when_its_last_item_did(
     until(lambda: 200 == client.get("/health").status_code)
     service.loop.run(service.generations.tidy_up(resume_ttl=service.settings.RESUME_TTL))
 
-    batch = told(client, several)
+    batch = look_up(client, several)
     assert ("completed", {"canceled": 2}) == (batch["status"], batch["counts"])
 
 
@@ -257,11 +257,13 @@ def test_batches_that_are_cancelled_item_by_item_by_many_at_once_all_end_and_onc
 
         with ThreadPoolExecutor(4) as callers:
             assert {200} == set(callers.map(cancel, items))
-        assert {"completed"} == {told(client, each, by=ADMIN)["status"] for each in batches}
-        until(lambda: len(batches) <= len(receiver.heard))
-        until(lambda: {"delivered"} == {told(client, each, by=ADMIN)["webhook"]["state"] for each in batches})
+        assert {"completed"} == {look_up(client, each, by=ADMIN)["status"] for each in batches}
+        until(lambda: len(batches) <= len(receiver.received))
+        until(
+            lambda: {"delivered"} == {look_up(client, each, by=ADMIN)["webhook"]["state"] for each in batches}
+        )
 
-    assert sorted(batches) == sorted(heard.told["id"] for heard in receiver.heard)
+    assert sorted(batches) == sorted(message.json["id"] for message in receiver.received)
 
 
 def test_what_was_taken_over_is_told_to_the_operator(make_app, restarted, simulator, capsys):
@@ -298,4 +300,4 @@ def test_an_attempt_of_which_nothing_was_sent_is_forgotten_on_the_disk_too(make_
 
     client.delete(f"/generations/{target}", headers=ADMIN)
 
-    assert ("canceled", 0) == (state(client, target, by=ADMIN), told(client, target, by=ADMIN)["attempts"])
+    assert ("canceled", 0) == (state(client, target, by=ADMIN), look_up(client, target, by=ADMIN)["attempts"])

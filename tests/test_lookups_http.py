@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 
 import pytest
-from asking import ASYNC, PICTURE, ended, left, left_batch, picture, state, told
+from asking import ASYNC, PICTURE, ended, left, left_batch, look_up, picture, state
 from callers import ADMIN, USER
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -38,7 +38,7 @@ def test_what_runs_tells_how_long_it_may_take_and_what_waits_its_place_too(make_
     until(lambda: "running" == state(client, running))
     waiting = [left(client, f"{number}") for number in range(3)]
 
-    at_work, *in_line = (told(client, target) for target in (running, *waiting))
+    at_work, *in_line = (look_up(client, target) for target in (running, *waiting))
     assert (running, "running", simulator.predictions()[0].id) == (
         at_work["id"],
         at_work["status"],
@@ -58,12 +58,12 @@ def test_a_stall_and_a_creation_in_doubt_are_told_by_the_status_and_by_the_gener
     simulator.order(on="create", reset="after")
     simulator.order(on="list", times=1000, status=502)
     target = left(client, "a fox")
-    until(lambda: told(client, target).get("creation_in_doubt"))
+    until(lambda: look_up(client, target).get("creation_in_doubt"))
     waiting = left(client, "a hare")
     until(lambda: client.get("/status").json["upstream"]["stalled"])
 
-    assert {"status": "queued"}.items() <= told(client, waiting).items()
-    assert "creation_in_doubt" not in told(client, waiting)
+    assert {"status": "queued"}.items() <= look_up(client, waiting).items()
+    assert "creation_in_doubt" not in look_up(client, waiting)
     upstream = client.get("/status").json["upstream"]
     assert (1, None) == (upstream["creations_in_doubt"], upstream["back_at"])
     assert upstream["stalled_at"].endswith("Z")
@@ -160,9 +160,9 @@ def test_a_batch_in_progress_tells_its_counts_and_the_results_so_far(make_app, s
     client = make_app(REPLICATE_CONCURRENT_LIMIT=2).test_client()
     target = left_batch(client, "[[hang]] a", "b", "[[fail]] c", "[[hang]] d", "e", by=ADMIN)
 
-    until(lambda: {"succeeded", "failed"} < told(client, target, by=ADMIN)["counts"].keys())
-    until(lambda: 2 == told(client, target, by=ADMIN)["counts"].get("running"))
-    batch = told(client, target, by=ADMIN)
+    until(lambda: {"succeeded", "failed"} < look_up(client, target, by=ADMIN)["counts"].keys())
+    until(lambda: 2 == look_up(client, target, by=ADMIN)["counts"].get("running"))
+    batch = look_up(client, target, by=ADMIN)
 
     assert {"running": 2, "succeeded": 1, "failed": 1, "queued": 1} == batch["counts"]
     assert ("running", 5, 1, 1) == tuple(batch[name] for name in ("status", "total", "succeeded", "failed"))
@@ -185,7 +185,7 @@ def test_a_batch_that_waits_as_a_whole_is_queued(make_app, simulator):
 
     target = left_batch(client, "a", "b")
 
-    batch = told(client, target)
+    batch = look_up(client, target)
     assert ("queued", {"queued": 2}, 1, []) == tuple(
         batch[name] for name in ("status", "counts", "place", "results")
     )
@@ -197,14 +197,14 @@ def test_a_batch_is_told_later_as_it_was_answered_and_so_is_each_item(client):
     body = {"model_name": "flux-dev", "prompts": ["a", "[[fail]] b"]}
     answered = client.post("/generate-batch", json=body, headers=USER).json
 
-    later = told(client, answered["id"])
+    later = look_up(client, answered["id"])
 
     assert answered == {name: later[name] for name in answered}
     assert ("completed", {"succeeded": 1, "failed": 1}) == (later["status"], later["counts"])
     for item in answered["results"]:
         index = item.pop("index")
         assert answered["id"] == item["batch_id"]
-        assert item == told(client, item["id"]), index
+        assert item == look_up(client, item["id"]), index
 
 
 # ── Cancelled
@@ -218,7 +218,7 @@ def test_what_runs_is_cancelled_at_replicate_and_a_second_time_changes_nothing(c
     second = client.delete(f"/generations/{target}", headers=USER)
 
     assert (200, "canceled", False) == (first.status_code, first.json["status"], first.json["success"])
-    assert first.json == second.json == told(client, target)
+    assert first.json == second.json == look_up(client, target)
     assert ["canceled"] == [each.status for each in simulator.predictions()]
     assert 1 == simulator.counts().requests["cancel"]
 
@@ -229,9 +229,9 @@ def test_what_waits_is_cancelled_and_costs_nothing(make_app, simulator):
     until(lambda: 1 == simulator.counts().in_flight)
     target = left(client)
 
-    told = client.delete(f"/generations/{target}", headers=USER).json
+    answered = client.delete(f"/generations/{target}", headers=USER).json
 
-    assert ("canceled", 0, None) == (told["status"], told["cost_usd"], told["prediction_id"])
+    assert ("canceled", 0, None) == (answered["status"], answered["cost_usd"], answered["prediction_id"])
     assert 1 == simulator.counts().creations_accepted
     client.delete(f"/generations/{running}", headers=USER)
 
@@ -241,9 +241,9 @@ def test_what_is_being_created_is_cancelled_as_soon_as_there_is_something_to_can
     target = left(client, "[[hang]]")
     until(lambda: "submitting" == state(client, target))
 
-    told = client.delete(f"/generations/{target}", headers=USER).json
+    answered = client.delete(f"/generations/{target}", headers=USER).json
 
-    assert "canceled" == told["status"]
+    assert "canceled" == answered["status"]
     assert {"canceled": 1} == dict(simulator.counts().finished)
 
 
@@ -266,10 +266,10 @@ def test_cancelled_by_many_at_the_same_instant_it_is_cancelled_once(app, client,
         def cancel(_):
             return app.test_client().delete(f"/generations/{target}", headers=USER).json
 
-        told = list(callers.map(cancel, range(8)))
+        answered = list(callers.map(cancel, range(8)))
 
-    assert all(told[0] == each for each in told)
-    assert "canceled" == told[0]["status"]
+    assert all(answered[0] == each for each in answered)
+    assert "canceled" == answered[0]["status"]
     assert 1 == simulator.counts().requests["cancel"]
 
 
@@ -283,7 +283,7 @@ def test_the_admin_may_cancel_a_users(client, simulator):
 
 def test_an_item_of_a_batch_can_be_cancelled_by_itself(client):
     target = left_batch(client, "[[hang]] a", "[[slow=0.3]] b")
-    until(lambda: 2 == told(client, target)["counts"].get("running"))
+    until(lambda: 2 == look_up(client, target)["counts"].get("running"))
     first, _ = client.get("/generations?state=running", headers=USER).json["generations"][::-1]
 
     client.delete(f"/generations/{first['id']}", headers=USER)
@@ -365,7 +365,7 @@ def test_what_is_cancelled_while_the_service_stops_is_not_gone_on_with(make_app,
     client = make_app().test_client()
 
     def at_last(target):  # as somebody sees it who brings nothing back
-        return told(client, target, by=ADMIN)
+        return look_up(client, target, by=ADMIN)
 
     until(lambda: at_last(one)["status"] == "canceled" and at_last(several)["status"] == "completed")
     assert {"canceled": 2} == at_last(several)["counts"]
@@ -380,15 +380,15 @@ def test_what_waits_for_its_owner_says_since_when_a_batch_too(make_app, simulato
     left(client, "[[hang]]")
     until(lambda: 1 == simulator.counts().in_flight)
     several = left_batch(client, "a", "b")
-    assert "waiting_for_owner_since" not in told(client, several)
+    assert "waiting_for_owner_since" not in look_up(client, several)
     app.extensions["service"].close()
     client = make_app(REPLICATE_CONCURRENT_LIMIT=3).test_client()
 
-    until(lambda: "waiting_for_owner_since" in told(client, several, by=ADMIN))
+    until(lambda: "waiting_for_owner_since" in look_up(client, several, by=ADMIN))
     since = [each["waiting_for_owner_since"] for each in listed(client)["generations"]]
 
-    assert min(since) == told(client, several, by=ADMIN)["waiting_for_owner_since"]
-    assert "waiting_for_owner_since" not in told(client, several)
+    assert min(since) == look_up(client, several, by=ADMIN)["waiting_for_owner_since"]
+    assert "waiting_for_owner_since" not in look_up(client, several)
     assert "waiting_for_owner_since" not in ended(client, several)
 
 
@@ -457,7 +457,7 @@ def test_whose_image_is_gone_is_told_so_when_they_return(make_app, simulator, tm
 
     client = make_app().test_client()
 
-    result = told(client, target)
+    result = look_up(client, target)
     assert ("failed", "interrupted", True) == (
         result["status"],
         result["error"]["code"],
@@ -476,7 +476,7 @@ def test_a_list_has_the_callers_own_the_latest_first(client):
 
     assert ["2", "1", "0"] == prompts(client)
     assert (["theirs"], ["the admin's"]) == (prompts(client, by=OTHER), prompts(client, by=ADMIN))
-    assert listed(client)["generations"][0] == told(client, listed(client)["generations"][0]["id"])
+    assert listed(client)["generations"][0] == look_up(client, listed(client)["generations"][0]["id"])
 
 
 def test_a_list_has_what_is_alive_too(client):

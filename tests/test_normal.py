@@ -4,7 +4,7 @@ import pytest
 from callers import ADMIN, PICTURE
 from declarations import CONTEXT, MODELS, parse_batch, parse_generation
 from jsonschema import Draft202012Validator
-from problems import fields, told
+from problems import fields, messages
 
 from catalog.model import is_blank
 from openapi import openapi_document
@@ -77,8 +77,8 @@ def test_null_beside_requests_is_not_given(name):
 def test_null_is_refused_where_it_is_no_optional_field(change, wrong):
     body = PICTURE | change
 
-    assert wrong == list(told(parse_generation, body))
-    assert [f"requests[0].{name}" for name in wrong] == list(told(parse_batch, {"requests": [body]}))
+    assert wrong == list(messages(parse_generation, body))
+    assert [f"requests[0].{name}" for name in wrong] == list(messages(parse_batch, {"requests": [body]}))
 
 
 @pytest.mark.parametrize(
@@ -97,7 +97,7 @@ def test_null_is_refused_where_it_is_no_optional_field(change, wrong):
     ],
 )
 def test_null_is_refused_where_a_batch_needs_a_value(body, wrong):
-    assert wrong == list(told(parse_batch, body))
+    assert wrong == list(messages(parse_batch, body))
     assert not is_published("BatchRequest", body)
 
 
@@ -144,7 +144,7 @@ def test_with_a_fallback_null_for_a_parameter_of_any_model_is_not_given():
     body = PICTURE | {"fallback": True}
 
     assert parse_generation(body) == parse_generation(body | {"strength": None, "image_input": None})
-    assert ["unknown"] == list(told(parse_generation, body | {"unknown": None}))
+    assert ["unknown"] == list(messages(parse_generation, body | {"unknown": None}))
 
 
 # ── Whole floats
@@ -177,7 +177,7 @@ def test_a_whole_float_is_sent_as_an_integer(model, name, given, sent):
     ],
 )  # fmt: skip
 def test_another_float_is_no_integer(name, given):
-    assert [name] == list(told(parse_generation, PICTURE | {name: given}))
+    assert [name] == list(messages(parse_generation, PICTURE | {name: given}))
 
 
 def test_the_services_own_numbers_are_read_alike():
@@ -189,7 +189,7 @@ def test_the_services_own_numbers_are_read_alike():
         limit := parse_limits({"concurrent_limit": 5.0}).concurrent_limit,
         type(limit),
     )
-    assert ["concurrent_limit"] == list(told(parse_limits, {"concurrent_limit": 5.5}))
+    assert ["concurrent_limit"] == list(messages(parse_limits, {"concurrent_limit": 5.5}))
 
 
 # ── Blank prompts
@@ -214,14 +214,14 @@ VISIBLE = [
 @pytest.mark.parametrize("prompt", BLANK, ids=lambda prompt: ascii(prompt[:9]))
 def test_a_prompt_with_nothing_to_see_is_refused_like_a_space(prompt):
     assert is_blank(prompt)
-    assert {"prompt": "must not be empty"} == told(parse_generation, PICTURE | {"prompt": prompt})
-    assert {"prompt": "must not be empty"} == told(
+    assert {"prompt": "must not be empty"} == messages(parse_generation, PICTURE | {"prompt": prompt})
+    assert {"prompt": "must not be empty"} == messages(
         parse_generation, PICTURE | {"prompt": prompt, "fallback": True}
     )
-    assert {"prompts[1]": "must not be empty"} == told(
+    assert {"prompts[1]": "must not be empty"} == messages(
         parse_batch, {"model_name": "flux-dev", "prompts": ["a", prompt]}
     )
-    assert {"requests[0].prompt": "must not be empty"} == told(
+    assert {"requests[0].prompt": "must not be empty"} == messages(
         parse_batch, {"requests": [PICTURE | {"prompt": prompt}]}
     )
 
@@ -257,7 +257,7 @@ def test_rules_that_came_since_do_not_end_work_that_was_accepted(change):
     accepted = generation.ParseContext(CONTEXT.registry, accepted=True)
     body = PICTURE | change
 
-    assert told(parse_generation, body)
+    assert messages(parse_generation, body)
     request = generation.parse_generation(body, accepted)
     assert (body["prompt"], request.model.short_name) == (request.prompt, body["model_name"])
     for model in MODELS.values():
@@ -287,8 +287,8 @@ HINTS = [
 def test_an_unknown_field_is_refused_with_the_field_that_was_meant(given, meant):
     expected = f"is not a known field; did you mean {meant}?"
 
-    assert {given: expected} == told(parse_generation, PICTURE | {given: 1})
-    assert {f"requests[0].{given}": expected} == told(parse_batch, {"requests": [PICTURE | {given: 1}]})
+    assert {given: expected} == messages(parse_generation, PICTURE | {given: 1})
+    assert {f"requests[0].{given}": expected} == messages(parse_batch, {"requests": [PICTURE | {given: 1}]})
 
 
 @pytest.mark.parametrize(
@@ -299,7 +299,7 @@ def test_an_unknown_field_is_refused_with_the_field_that_was_meant(given, meant)
 def test_beside_prompts_the_hints_are_the_fields_of_a_batch(given, meant):
     body = {"model_name": "flux-dev", "prompts": ["a"], given: 1}
 
-    assert {given: f"is not a known field; did you mean {meant}?"} == told(parse_batch, body)
+    assert {given: f"is not a known field; did you mean {meant}?"} == messages(parse_batch, body)
 
 
 @pytest.mark.parametrize("model", MODELS)
@@ -319,7 +319,7 @@ def test_the_list_of_known_fields_has_each_field_of_the_route_once_and_no_other(
     ]
 
     for parse, body, field, known in cases:
-        listed = told(parse, body)[field].removeprefix("is not a known field; there are ").split(", ")
+        listed = messages(parse, body)[field].removeprefix("is not a known field; there are ").split(", ")
         assert (len(known), known) == (len(listed), set(listed))
 
 
@@ -340,17 +340,17 @@ def test_beside_requests_an_unknown_field_is_told_of_the_fields_of_a_batch():
         "max_parallel": "is not a known field; there are requests, max_concurrent, dry_run, webhook, max_cost_usd",
         "callback": "is not a known field; did you mean webhook?",
         "xyzzy": "is not a known field; there are requests, max_concurrent, dry_run, webhook, max_cost_usd",
-    } == told(parse_batch, body)
+    } == messages(parse_batch, body)
 
 
 def test_a_mistyped_dry_run_is_never_a_generation():
     expected = "is not a known field; did you mean dry_run?"
 
-    assert {"dryRun": expected} == told(parse_generation, PICTURE | {"dryRun": True})
+    assert {"dryRun": expected} == messages(parse_generation, PICTURE | {"dryRun": True})
 
 
 def test_a_model_without_num_outputs_gets_no_hint_of_it():
-    message = told(parse_generation, {"model_name": "qwen-image", "prompt": "a", "n": 2})["n"]
+    message = messages(parse_generation, {"model_name": "qwen-image", "prompt": "a", "n": 2})["n"]
 
     assert "did you mean" not in message
     assert "num_outputs" not in message
@@ -361,7 +361,9 @@ def test_a_model_without_num_outputs_gets_no_hint_of_it():
 )
 def test_a_missing_model_name_names_the_models(more):
     body = {"prompt": "a"} | more
-    message = told(parse_generation, body)["model_name"]
+    message = messages(parse_generation, body)["model_name"]
 
     assert all(model in message for model in MODELS)
-    assert all(model in told(parse_batch, {"requests": [body]})["requests[0].model_name"] for model in MODELS)
+    assert all(
+        model in messages(parse_batch, {"requests": [body]})["requests[0].model_name"] for model in MODELS
+    )

@@ -1,4 +1,4 @@
-"""A model that answers with text has made no picture: what counts as an output, and what is paid without one."""
+"""A model that answers with text has made no picture: outputs that count, and costs without one."""
 
 import asyncio
 import base64
@@ -8,7 +8,7 @@ from urllib.parse import quote
 
 import pytest
 import virtual_time
-from asking import PICTURE, ended, left, left_batch, told
+from asking import PICTURE, ended, left, left_batch, look_up
 from callers import ADMIN, USER
 from file_parts import MP4, PAGE, PNG
 from leaving import Quick, Slow, a_service, next_service, on_record
@@ -348,17 +348,17 @@ def test_batches_look_ups_events_and_webhooks_tell_the_same(make_app):
     wrong = {"code": "generation_failed", "detail": "I cannot draw that.", "retryable": False}
     with receiving() as receiver:
         single = ended(client, left(client, "[[text]]", webhook=receiver.url))
-        until(lambda: receiver.heard)
+        until(lambda: receiver.received)
     batch = ended(client, left_batch(client, "[[text]]", "a"))
     streamed = [each for each in lines(stream(client, USER, "[[text]]", "a")) if each.get("index") == 0]
     with client.get(f"/generations/{single['id']}/events", headers=USER) as answer:
         event = answer.get_data(as_text=True)
 
     assert (wrong, 0.0) == (single["error"], single["cost_usd"])
-    posted, last = receiver.heard[0].told, json.loads(event.rpartition("data: ")[2])
+    posted, last = receiver.received[0].json, json.loads(event.rpartition("data: ")[2])
     assert posted == {each: single[each] for each in posted} == {each: last[each] for each in posted}
     assert (1, 1, wrong) == (batch["succeeded"], batch["failed"], batch["results"][0]["error"])
-    assert wrong == told(client, batch["results"][0]["id"])["error"]
+    assert wrong == look_up(client, batch["results"][0]["id"])["error"]
     assert [wrong] == [each["error"] for each in streamed]
 
 

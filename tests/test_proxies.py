@@ -360,13 +360,13 @@ def test_the_service_reaches_replicate_and_its_outputs_through_the_proxy(
             HTTPS_PROXY=url, REPLICATE_BASE_URL=REPLICATE, LOG_LEVEL="info", LOG_FORMAT="json"
         ).test_client()
         answer = client.post("/generate", json=PICTURE, headers=ADMIN_KEY)
-        told = client.get("/status").text
+        figures = client.get("/status").text
     logged = capfd.readouterr().err
 
     assert (200, True) == (answer.status_code, answer.json["success"])
     assert {"api.replicate.com:443", "x.replicate.delivery:443"} == set(proxy.asked)
     assert f'"proxy": "{proxy.url}"' in logged
-    assert [] == [each for each in ("s3cret", "Basic ") if each in logged + told + answer.text]
+    assert [] == [each for each in ("s3cret", "Basic ") if each in logged + figures + answer.text]
 
 
 def test_the_check_of_the_models_goes_through_the_proxy(simulator, certificate, capsys):

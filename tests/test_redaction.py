@@ -6,7 +6,7 @@ import re
 from urllib.parse import quote
 
 import pytest
-from asking import PICTURE, ended, left, told
+from asking import PICTURE, ended, left, look_up
 from callback_parts import SECRET
 from callers import ADMIN
 from hypothesis import given
@@ -135,9 +135,12 @@ def test_no_answer_webhook_row_or_log_has_the_callers_token(everything, simulato
             simulator.order(on="create", **fault)
             answer = client.post("/generate", json=PICTURE | {"webhook": receiver.url}, headers=USER)
             codes.append((fault, code, answer.json.get("code")))
-            answers += [answer.get_data(as_text=True), json.dumps(told(client, answer.json["id"], by=USER))]
-        until(lambda: len(says(form)) == len(receiver.heard))
-        answers += [heard.body.decode() for heard in receiver.heard]
+            answers += [
+                answer.get_data(as_text=True),
+                json.dumps(look_up(client, answer.json["id"], by=USER)),
+            ]
+        until(lambda: len(says(form)) == len(receiver.received))
+        answers += [message.body.decode() for message in receiver.received]
         answers.append(client.get("/generations", headers=USER).get_data(as_text=True))
 
     assert [] == [(fault, code, got) for fault, code, got in codes if code != got]
@@ -160,7 +163,7 @@ def test_nor_has_any_the_servers_own(everything, simulator):
 def test_a_pushed_result_loses_the_token_and_the_secret_it_is_signed_with(everything, simulator):
     client, written = everything()
     target = left(client, "[[hang]]", by=USER)
-    until(lambda: "running" == told(client, target, by=USER)["status"])
+    until(lambda: "running" == look_up(client, target, by=USER)["status"])
     (prediction,) = simulator.predictions()
     secret = simulator._server.world.webhooks.secret(TOKEN)
     pushed = message(target, prediction, status="failed", error=f"{TOKEN} {quote(secret, safe='')} {secret}")

@@ -8,7 +8,7 @@ import time
 from contextlib import contextmanager
 
 import pytest
-from asking import PICTURE, ended, left, state, told
+from asking import PICTURE, ended, left, look_up, state
 from callers import ADMIN, SERVER_TOKEN, USER
 from online import online
 from problems import problem
@@ -21,7 +21,7 @@ PATH = "/webhooks/replicate"
 
 @pytest.fixture
 def app(make_app):
-    return make_app(FILES_TTL=0)  # what is told of is nowhere to be fetched
+    return make_app(FILES_TTL=0)  # what is answered of is nowhere to be fetched
 
 
 @pytest.fixture
@@ -130,7 +130,7 @@ def test_the_same_told_twice_changes_nothing(client, running, secret):
     for sent in (message(target, prediction, status="failed", error="first"), message(target, prediction)):
         assert 204 == post(client, sent, secret()).status_code
 
-    assert before == told(client, target, by=ADMIN)
+    assert before == look_up(client, target, by=ADMIN)
     assert 1 == client.get("/usage", headers=ADMIN).json["total"]["generations"]
 
 

@@ -160,10 +160,10 @@ def test_work_that_the_next_process_goes_on_with_is_not_to_be_ordered_again(make
 
     for call in calls:
         problem(call.result(), 503, "shutting_down", retryable=True)
-    told = [headers_of(call.result()) for call in calls]
-    assert {"false"} == {should_retry for should_retry, _ in told}
+    sent_headers = [headers_of(call.result()) for call in calls]
+    assert {"false"} == {should_retry for should_retry, _ in sent_headers}
     # Nothing was created yet for what waits for the one slot.
-    assert (1 if limit == 1 else 4) == [retry_after for _, retry_after in told].count(None)
+    assert (1 if limit == 1 else 4) == [retry_after for _, retry_after in sent_headers].count(None)
 
 
 def test_a_crash_while_a_request_spends_may_be_paid_and_one_of_a_look_is_not(app):

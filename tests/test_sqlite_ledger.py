@@ -473,7 +473,7 @@ def test_a_disk_with_room_for_little_is_tried_once_a_second_and_can_still_be_clo
         assert not ledger._thread.is_alive()
 
 
-# ── What is deleted
+# ── Deletions
 
 
 def ended(name, **facts):

@@ -3,7 +3,7 @@
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from asking import PICTURE, ended, left, left_batch, picture, told
+from asking import PICTURE, ended, left, left_batch, look_up, picture
 from callers import ADMIN, USER
 from process import until
 
@@ -45,7 +45,7 @@ def busy(app, client, simulator):
         list(callers.map(post, BUSY))
     running = left(client, "[[hang]]", num_outputs=2)
     until(lambda: "processing" == simulator.predictions()[-1].status)
-    until(lambda: "running" == told(client, running)["status"])
+    until(lambda: "running" == look_up(client, running)["status"])
     client.delete(f"/generations/{running}", headers=USER)
     return client
 

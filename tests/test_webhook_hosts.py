@@ -1,7 +1,7 @@
 """WEBHOOK_HOSTS: the operator's own hosts that the webhooks of callers may go to, and nothing else."""
 
 import pytest
-from asking import PICTURE, left, told
+from asking import PICTURE, left, look_up
 from callback_parts import Names
 from callers import USER
 from declarations import CONTEXT, REGISTRY
@@ -204,8 +204,8 @@ async def test_a_name_is_checked_by_the_addresses_that_are_connected_to(
 @on_a_loop
 async def test_a_message_is_posted_to_own_hosts_only(hosts, name, address, state, trouble):
     names, receiver, own = Names(address), Receiver(reply("200 OK")), host_rules(hosts)
-    async with calling(receiver, loopback=False, resolver=names, own=own) as (url, tell):
-        end = await tell(url.replace("127.0.0.1", name))
+    async with calling(receiver, loopback=False, resolver=names, own=own) as (url, deliver):
+        end = await deliver(url.replace("127.0.0.1", name))
 
     assert (state, trouble) == (end.state, end.trouble)
     assert (state == "delivered") is bool(receiver.seen)
@@ -231,11 +231,11 @@ def test_a_webhook_of_a_host_that_is_allowed_is_delivered(make_app):
     with receiving() as receiver:
         client = make_app(WEBHOOK_HOSTS=receiver.url.removeprefix("http://")).test_client()
         target = left(client, "A fox", webhook=f"{receiver.url}/here")
-        until(lambda: receiver.heard)
+        until(lambda: receiver.received)
         refused = client.post("/generate", json=PICTURE | {"webhook": "http://127.0.0.1:1/"}, headers=USER)
-        until(lambda: "delivered" == told(client, target)["webhook"]["state"])
+        until(lambda: "delivered" == look_up(client, target)["webhook"]["state"])
 
-    assert ["/here"] == [heard.path for heard in receiver.heard]
+    assert ["/here"] == [message.path for message in receiver.received]
     assert (400, "must be an https URL") == (refused.status_code, refused.json["errors"][0]["message"])
 
 
@@ -249,7 +249,7 @@ def test_nothing_but_webhooks_is_allowed(make_app, simulator):
         simulator.order(on="create", set={"status": "succeeded", "output": [f"{other.url}/a.png"]})
         client.post("/generate", json=PICTURE, headers=USER)
 
-    assert [] == other.heard
+    assert [] == other.received
 
 
 def test_an_accepted_request_is_not_lost_when_its_host_is_allowed_no_more():

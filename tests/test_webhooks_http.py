@@ -1,7 +1,7 @@
-"""A caller's `webhook`: the result is told where they asked for it, signed, until it was heard, a restart or not."""
+"""A caller's `webhook`: the result goes to its URL, signed, until it was received, over restarts too."""
 
 import pytest
-from asking import CHECKED, PICTURE, ended, left, left_batch, picture, told
+from asking import CHECKED, PICTURE, ended, left, left_batch, look_up, picture
 from callback_parts import SECRET, is_valid
 from callers import ADMIN, USER
 from online import receiving
@@ -22,8 +22,8 @@ def make_calling(make_app):
 
 def delivered(client, target, *, by=USER):
     """How its delivery stands, once it is over."""
-    until(lambda: told(client, target, by=by).get("webhook", {"state": "pending"})["state"] != "pending")
-    return told(client, target, by=by)["webhook"]
+    until(lambda: look_up(client, target, by=by).get("webhook", {"state": "pending"})["state"] != "pending")
+    return look_up(client, target, by=by)["webhook"]
 
 
 def test_the_result_is_posted_as_it_would_have_been_answered_and_signed_as_replicate_signs(make_calling):
@@ -34,13 +34,13 @@ def test_the_result_is_posted_as_it_would_have_been_answered_and_signed_as_repli
         )
         webhook = delivered(client, answer.json["id"])
 
-    (heard,) = receiver.heard
-    assert ("/here?key=1", "application/json") == (heard.path, heard.headers["content-type"])
-    assert answer.json == heard.told
-    assert f"msg_{answer.json['id']}" == heard.headers["webhook-id"]
-    is_valid(heard.headers, heard.body)
+    (message,) = receiver.received
+    assert ("/here?key=1", "application/json") == (message.path, message.headers["content-type"])
+    assert answer.json == message.json
+    assert f"msg_{answer.json['id']}" == message.headers["webhook-id"]
+    is_valid(message.headers, message.body)
     with pytest.raises(ValueError, match="signature"):
-        is_valid(heard.headers, heard.body.replace(b"succeeded", b"successful"))
+        is_valid(message.headers, message.body.replace(b"succeeded", b"successful"))
     assert {
         "url": f"{receiver.url}/here?key=1",
         "state": "delivered",
@@ -56,12 +56,12 @@ def test_a_failure_is_told_too(make_calling, prompt):
     client = make_calling().test_client()
     with receiving() as receiver:
         target = left(client, prompt, webhook=receiver.url)
-        until(lambda: receiver.heard)
+        until(lambda: receiver.received)
 
     assert (False, "failed", target) == tuple(
-        receiver.heard[0].told[name] for name in ("success", "status", "id")
+        receiver.received[0].json[name] for name in ("success", "status", "id")
     )
-    assert ended(client, target)["error"] == receiver.heard[0].told["error"]
+    assert ended(client, target)["error"] == receiver.received[0].json["error"]
 
 
 def test_a_cancelled_one_is_told_too(make_calling, simulator):
@@ -70,9 +70,9 @@ def test_a_cancelled_one_is_told_too(make_calling, simulator):
         target = left(client, "[[hang]]", webhook=receiver.url)
         until(lambda: 1 == simulator.counts().in_flight)
         client.delete(f"/generations/{target}", headers=USER)
-        until(lambda: receiver.heard)
+        until(lambda: receiver.received)
 
-    assert "canceled" == receiver.heard[0].told["status"]
+    assert "canceled" == receiver.received[0].json["status"]
 
 
 def test_a_batch_is_told_once_and_whole_and_each_item_if_it_asked(make_calling):
@@ -86,9 +86,9 @@ def test_a_batch_is_told_once_and_whole_and_each_item_if_it_asked(make_calling):
         second = answer["results"][1]["id"]
         assert "delivered" == delivered(client, second)["state"]
 
-    assert [answer] == [heard.told for heard in whole.heard]
-    assert [second] == [heard.told["id"] for heard in item.heard]
-    assert "webhook" not in told(client, answer["results"][0]["id"])
+    assert [answer] == [message.json for message in whole.received]
+    assert [second] == [message.json["id"] for message in item.received]
+    assert "webhook" not in look_up(client, answer["results"][0]["id"])
 
 
 def test_what_a_webhook_waits_for_goes_on_though_the_rest_of_its_batch_is_given_up(make_calling):
@@ -100,9 +100,9 @@ def test_what_a_webhook_waits_for_goes_on_though_the_rest_of_its_batch_is_given_
         next(lines(answer))
         answer.close()
         settle(app)
-        until(lambda: receiver.heard)
+        until(lambda: receiver.received)
 
-    assert ["succeeded"] == [heard.told["status"] for heard in receiver.heard]
+    assert ["succeeded"] == [message.json["status"] for message in receiver.received]
     states = [each["status"] for each in client.get("/generations", headers=USER).json["generations"]]
     assert ["canceled", "succeeded", "succeeded"] == states
 
@@ -115,7 +115,7 @@ def test_what_is_asked_for_again_is_not_told_again(make_calling):
             answer = client.post("/generate", json=PICTURE | {"webhook": receiver.url}, headers=key)
             delivered(client, answer.json["id"])
 
-    assert 1 == len(receiver.heard)
+    assert 1 == len(receiver.received)
 
 
 def test_before_the_result_is_there_its_telling_is_pending(make_calling, simulator):
@@ -126,7 +126,7 @@ def test_before_the_result_is_there_its_telling_is_pending(make_calling, simulat
             left_batch(client, "[[hang]]", webhook=receiver.url),
         ]
         until(lambda: 2 == simulator.counts().in_flight)
-        pending = [told(client, target)["webhook"] for target in targets]
+        pending = [look_up(client, target)["webhook"] for target in targets]
 
     nothing_yet = {"attempts": 0, "next_attempt_at": None, "trouble": None, "delivered_at": None}
     assert 2 * [{"url": receiver.url, "state": "pending", **nothing_yet}] == pending
@@ -140,10 +140,10 @@ def test_without_a_secret_it_is_told_unsigned(make_app):
     client = make_app(REPLICATE_SIMULATE=1).test_client()
     with receiving() as receiver:
         left(client, webhook=receiver.url)
-        until(lambda: receiver.heard)
+        until(lambda: receiver.received)
 
-    assert "webhook-id" in receiver.heard[0].headers
-    assert "webhook-signature" not in receiver.heard[0].headers
+    assert "webhook-id" in receiver.received[0].headers
+    assert "webhook-signature" not in receiver.received[0].headers
 
 
 def test_who_said_they_want_no_more_is_left_alone(make_calling):
@@ -154,7 +154,7 @@ def test_who_said_they_want_no_more_is_left_alone(make_calling):
     assert ("failed", 1, "it answered 410") == tuple(
         webhook[name] for name in ("state", "attempts", "trouble")
     )
-    assert 1 == len(receiver.heard)
+    assert 1 == len(receiver.received)
 
 
 def test_what_was_not_heard_is_told_again_by_the_next_process_with_the_same_id(make_calling):
@@ -162,11 +162,11 @@ def test_what_was_not_heard_is_told_again_by_the_next_process_with_the_same_id(m
     client = app.test_client()
     with receiving(500, 204) as receiver:
         answer = client.post("/generate", json=PICTURE | {"webhook": receiver.url}, headers=USER)
-        until(lambda: 1 == told(client, answer.json["id"])["webhook"]["attempts"])
-        waiting = told(client, answer.json["id"])["webhook"]
+        until(lambda: 1 == look_up(client, answer.json["id"])["webhook"]["attempts"])
+        waiting = look_up(client, answer.json["id"])["webhook"]
         app.extensions["service"].close()
         client = make_calling().test_client()
-        resumed = told(client, answer.json["id"])["webhook"]
+        resumed = look_up(client, answer.json["id"])["webhook"]
         webhook = delivered(client, answer.json["id"])
 
     assert ("pending", "it answered 500", None) == tuple(
@@ -175,8 +175,8 @@ def test_what_was_not_heard_is_told_again_by_the_next_process_with_the_same_id(m
     assert waiting["next_attempt_at"] is not None
     assert waiting == resumed
     assert ("delivered", 2, None) == tuple(webhook[name] for name in ("state", "attempts", "trouble"))
-    first, second = receiver.heard
-    assert answer.json == first.told == second.told
+    first, second = receiver.received
+    assert answer.json == first.json == second.json
     assert first.headers["webhook-id"] == second.headers["webhook-id"]
     is_valid(second.headers, second.body)
 
@@ -185,12 +185,12 @@ def test_an_attempt_that_a_restart_cut_short_is_made_again(make_calling):
     app = make_calling()
     with receiving(None, 204) as receiver:
         target = left(app.test_client(), webhook=receiver.url)
-        until(lambda: receiver.heard)
+        until(lambda: receiver.received)
         app.extensions["service"].close()
         webhook = delivered(make_calling().test_client(), target)
 
     assert ("delivered", 1) == (webhook["state"], webhook["attempts"])
-    assert 2 == len(receiver.heard)
+    assert 2 == len(receiver.received)
 
 
 def test_what_ends_only_after_a_restart_is_told_then(make_calling, simulator):
@@ -201,16 +201,16 @@ def test_what_ends_only_after_a_restart_is_told_then(make_calling, simulator):
         until(lambda: 1 == simulator.counts().in_flight)
         batch = left_batch(client, "a", "[[fail]] b", webhook=several.url)
         app.extensions["service"].close()
-        assert ([], []) == (one.heard, several.heard)
+        assert ([], []) == (one.received, several.received)
 
         client = make_calling().test_client()
-        until(lambda: one.heard)
-        assert [] == several.heard  # it waits for its owner
+        until(lambda: one.received)
+        assert [] == several.received  # it waits for its owner
         ended(client, batch)
-        until(lambda: several.heard)
+        until(lambda: several.received)
 
-    assert (running, True) == tuple(one.heard[0].told[name] for name in ("id", "success"))
-    assert (batch, 1, 1) == tuple(several.heard[0].told[name] for name in ("id", "succeeded", "failed"))
+    assert (running, True) == tuple(one.received[0].json[name] for name in ("id", "success"))
+    assert (batch, 1, 1) == tuple(several.received[0].json[name] for name in ("id", "succeeded", "failed"))
 
 
 def test_what_is_cancelled_for_its_owner_after_a_restart_is_told_with_its_batch(make_calling, simulator):
@@ -227,9 +227,9 @@ def test_what_is_cancelled_for_its_owner_after_a_restart_is_told_with_its_batch(
 
         client.delete(f"/batches/{batch}", headers=ADMIN)
         client.delete(f"/generations/{target}", headers=ADMIN)
-        until(lambda: 2 == len(receiver.heard))
+        until(lambda: 2 == len(receiver.received))
 
-    assert {batch, target} == {heard.told["id"] for heard in receiver.heard}
+    assert {batch, target} == {message.json["id"] for message in receiver.received}
 
 
 @pytest.mark.parametrize(

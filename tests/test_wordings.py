@@ -96,7 +96,7 @@ FRAMES = """Traceback (most recent call last):
 
 
 @pytest.mark.parametrize(
-    ("told", "error"),
+    ("line", "error"),
     [
         ("ValueError: no", f"{FRAMES}ValueError: no"),
         ("ValueError: no", f"{FRAMES}ValueError: no\n\n  \n"),
@@ -115,11 +115,11 @@ FRAMES = """Traceback (most recent call last):
         ("It failed.", "\n It failed. \n Twice."),
     ],
 )
-def test_of_a_traceback_the_last_line_is_told_and_of_any_other_error_the_first(told, error):
+def test_of_a_traceback_the_detail_is_the_last_line_and_of_any_other_error_the_first(line, error):
     with pytest.raises(GenerationFailed) as raised:
         raise_unless_made(failed(error))
 
-    assert told == raised.value.detail
+    assert line == raised.value.detail
 
 
 @pytest.mark.parametrize(
@@ -197,6 +197,6 @@ def test_an_attempt_that_is_tried_again_tells_that_it_may_be():
 def test_the_caller_gets_the_cause_as_a_code(client, error, status, code, retryable):
     body = PICTURE | {"prompt": f"[[fail={error}]] x"}
 
-    told = problem(client.post("/generate", json=body, headers=ADMIN), status, code, retryable=retryable)
+    document = problem(client.post("/generate", json=body, headers=ADMIN), status, code, retryable=retryable)
 
-    assert error == told["detail"]
+    assert error == document["detail"]

@@ -9,7 +9,7 @@ from providers.replicate.transport import Refusal
 
 
 class Health:
-    """The outcomes of all requests to the API, whoever pays for them. `clock` returns Unix time."""
+    """The outcomes of all requests to the API, over all accounts. `clock` returns Unix time."""
 
     def __init__(self, clock: Callable[[], float] = time.time) -> None:
         self._clock = clock

@@ -23,7 +23,7 @@ _LARGEST_ERROR: Final = 2_000
 """Characters that are kept of a text in place of a picture."""
 
 _KNOWN: Final = {"image/jpg", *(each.name for each in BY_EXTENSION.values())}
-"""Types that are recognized by content. What is announced as one of them and is not recognized is something else."""
+"""Types that are recognized by content. Content that is announced as one of them must be recognized."""
 
 
 def with_media_checked(prediction: Prediction, *, upstream: URL, redact: Redaction) -> Prediction:

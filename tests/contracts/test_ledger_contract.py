@@ -328,7 +328,7 @@ def test_every_ledger_gives_the_same_answer_to_every_question(generations, keys,
         assert first == other
 
 
-# What is deleted
+# Deletions
 
 
 def usage(queries: Queries) -> list[Any]:
