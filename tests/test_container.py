@@ -28,14 +28,10 @@ def _last_stage() -> list[tuple[str, str]]:
 
 
 def _copied() -> list[str]:
-    """What is copied out of the checkout."""
-    sources = [
-        source
-        for name, rest in _instructions()
-        if name == "COPY" and not rest.startswith("--from")
-        for source in rest.split()[:-1]
-    ]
-    return [str(path.relative_to(ROOT)) for source in sources for path in ROOT.glob(source)]
+    """The files and folders of the checkout that get into the image."""
+    lines = (ROOT / ".dockerignore").read_text().splitlines()
+    patterns = [line[1:].rstrip("/") for line in lines if line.startswith("!")]
+    return [str(path.relative_to(ROOT)) for pattern in patterns for path in ROOT.glob(pattern)]
 
 
 def _the_only(name: str) -> str:

@@ -33,9 +33,9 @@ FLOORS = [
 ]
 """From the roof down. What is on one floor does not import its neighbours, save within a package."""
 
-PACKAGES = (
-    "admission", "catalog", "contract", "docs", "files", "generations", "ledger", "parsing", "providers", "server",
-)  # fmt: skip
+IMAGE = (ROOT / ".dockerignore").read_text().splitlines()
+
+PACKAGES = [line[1:-1] for line in IMAGE if line.startswith("!") and line.endswith("/")] + ["docs"]
 
 SERVICE = sorted([*ROOT.glob("*.py"), *(path for name in PACKAGES for path in ROOT.glob(f"{name}/**/*.py"))])
 SIMULATOR = sorted(ROOT.glob("simulator/*.py"))
