@@ -14,7 +14,6 @@ from flask import current_app, g, request
 from gunicorn.http.errors import ParseException
 from werkzeug.http import parse_list_header
 
-from addresses import network_of
 from auth import Caller, Headers, Visitor
 from errors import InvalidRequest, LedgerDown, PayloadTooLarge, Problem, UnsupportedMediaType
 from generations.submission import (
@@ -27,6 +26,7 @@ from generations.submission import (
 )
 from generations.supervisor import new_id
 from ledger.records import PlanRecord
+from network.addresses import network_of
 from parsing import inline_images, strict_json
 from parsing.multipart_form import read_form
 from parsing.normal import normalised, normalised_batch

@@ -8,7 +8,7 @@ What is to be delivered is on record before it is tried, and so is what became o
 nothing with it. The next one goes on when it would have been time, perhaps with what was heard but not yet recorded.
 
 Receivers do not hold each other up: of the few attempts under way at once a host has a small part, and hosts take
-turns. What waits, waits in a heap and costs no task. Where a URL may lead is in `outside.py`.
+turns. What waits, waits in a heap and costs no task. Where a URL may lead is in `network/public_http.py`.
 """
 
 import asyncio
@@ -32,10 +32,10 @@ import structlog
 from aiohttp.abc import AbstractResolver
 from yarl import URL
 
-import outside
-from host_rules import NO_HOSTS, HostRules
 from ledger import Ledger
 from ledger.records import Delivery
+from network import public_http
+from network.host_rules import NO_HOSTS, HostRules
 
 AT_ONCE: Final = 32
 """Attempts under way."""
@@ -205,7 +205,7 @@ class Callbacks:
 
     async def _outcome(self, delivery: Delivery) -> "_Outcome":
         try:
-            url = outside.target(delivery.url, loopback=self._loopback, own=self._own)
+            url = public_http.target(delivery.url, loopback=self._loopback, own=self._own)
         except ValueError as wrong:
             return _Outcome(f"it {wrong}", is_final=True)
         try:
@@ -252,9 +252,9 @@ class Web:
     def __init__(
         self, *, loopback: bool, own: HostRules = NO_HOSTS, resolver: AbstractResolver | None = None
     ) -> None:
-        self._names = resolver or outside.OwnThreads(threads=AT_ONCE)
+        self._names = resolver or public_http.OwnThreads(threads=AT_ONCE)
         self._resolvers = {
-            scheme: outside.OnlyPublic(self._names, loopback=loopback, own=own, tls=scheme == "https")
+            scheme: public_http.OnlyPublic(self._names, loopback=loopback, own=own, tls=scheme == "https")
             for scheme in ("http", "https")
         }
         self._sessions: dict[str, aiohttp.ClientSession] = {}
@@ -262,7 +262,7 @@ class Web:
     async def post(self, url: URL, content: bytes, headers: Mapping[str, str]) -> Answer:
         """The answer to one attempt, with any status. Raises Unheard. May be cancelled when it takes too long."""
         if url.scheme not in self._sessions:
-            self._sessions[url.scheme] = outside.session(
+            self._sessions[url.scheme] = public_http.session(
                 self._resolvers[url.scheme], timeout=aiohttp.ClientTimeout(total=None), reused=False
             )
         sending = self._sessions[url.scheme].post(url, data=content, headers=headers, allow_redirects=False)
@@ -270,7 +270,7 @@ class Web:
             async with sending as response:
                 return Answer(response.status, response.headers.get("Retry-After"))
         except aiohttp.ClientError as error:
-            raise Unheard(outside.reason(error)) from error
+            raise Unheard(public_http.reason(error)) from error
 
     async def aclose(self) -> None:
         for session in self._sessions.values():

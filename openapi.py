@@ -11,8 +11,8 @@ from typing import Any
 from auth import ADMIN_HEADER, USER_HEADER
 from catalog.model import Model, nullable
 from catalog.references import LARGEST, NAMES
+from network.public_http import LONGEST_URL
 from operations import paths
-from outside import LONGEST_URL
 from parsing.batch import MAX_BATCH_ITEMS
 from parsing.limits import Limits
 from parsing.normal import OPTIONAL
@@ -25,8 +25,8 @@ _WEBHOOK = {
     "format": "uri",
     "pattern": rf"^\s*[Hh][Tt][Tt][Pp][Ss]://[^\u0000-\u001f\u007f\\]{{1,{LONGEST_URL - 8}}}$",
 }
-"""What can be said of a URL that is called (`outside.py`). To hosts that the operator allows, http is taken too, and to
-this very machine when simulating."""
+"""The form of a webhook's URL. `network/public_http.py` checks the host. Hosts that the operator allows may be called by
+plain http, and so may this machine when Replicate is simulated."""
 
 
 @lru_cache(maxsize=1)

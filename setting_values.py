@@ -11,8 +11,8 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, SecretStr
 
-from host_rules import host_rules
-from proxies import read_proxy
+from network.host_rules import host_rules
+from network.proxies import read_proxy
 
 _PLACEHOLDER = re.compile(
     r"""your\w* | xxx+ | todo | tbd | fixme | none | null | nil | undefined | \w*placeholder\w*

@@ -15,8 +15,8 @@ from dotenv import dotenv_values
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PrivateAttr, SecretStr, ValidationError
 
 import setting_values
-from host_rules import HostRules, host_rules
-from proxies import Proxies, read_proxies
+from network.host_rules import HostRules, host_rules
+from network.proxies import Proxies, read_proxies
 
 SIMULATED_TOKEN = "r8_simulated"  # noqa: S105 - opens nothing but the simulator
 

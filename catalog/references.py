@@ -14,10 +14,10 @@ from io import BytesIO
 from typing import Any, BinaryIO
 from urllib.parse import unquote_to_bytes
 
-from addresses import public_host
 from media import GIF, HEAD, JPEG, PNG, UNKNOWN, WEBP, media_type
+from network.addresses import public_host
+from network.urls import encoded_url
 from pictures import check_whole
-from urls import encoded_url
 
 NAMES = ("image", "input_image", "image_input", "image_prompt", "start_image")
 """The names under which models take one reference image or several."""

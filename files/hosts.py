@@ -23,10 +23,10 @@ import httpx
 from aiohttp.abc import AbstractResolver
 from yarl import URL
 
-import outside
 from media import PAGES
-from proxies import DIRECT, Proxies
-from urls import origin
+from network import public_http
+from network.proxies import DIRECT, Proxies
+from network.urls import origin
 
 REDIRECTS: Final = 3
 
@@ -129,8 +129,10 @@ class Hosts:
         """Of two sessions, the one that resolves any name, or the one that connects to public addresses only."""
         exempt = proxy is not None or origin(at) == self._upstream
         if exempt not in self._sessions:
-            resolver = None if exempt else outside.OnlyPublic(self._resolver or aiohttp.ThreadedResolver())
-            self._sessions[exempt] = outside.session(
+            resolver = (
+                None if exempt else public_http.OnlyPublic(self._resolver or aiohttp.ThreadedResolver())
+            )
+            self._sessions[exempt] = public_http.session(
                 resolver,
                 timeout=aiohttp.ClientTimeout(total=None, connect=self._stall, sock_read=self._stall),
             )
@@ -154,4 +156,6 @@ def _translated() -> Iterator[None]:
     except aiohttp.ServerTimeoutError as error:
         raise Lost("the download stalled") from error
     except aiohttp.ClientError as error:
-        raise (OutputUnavailable if outside.is_private(error) else Lost)(outside.reason(error)) from error
+        raise (OutputUnavailable if public_http.is_private(error) else Lost)(
+            public_http.reason(error)
+        ) from error

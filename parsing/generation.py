@@ -22,12 +22,12 @@ from catalog.fallback import Route
 from catalog.model import ACCEPTED, Inputs, Model, Prompt
 from catalog.registry import Registry
 from errors import Problem
-from host_rules import NO_HOSTS, HostRules
-from outside import check_url
+from network.host_rules import NO_HOSTS, HostRules
+from network.public_http import check_url
+from network.urls import encoded_url
 from parsing.normal import normalised
 from parsing.shapes import BatchFields, GenerationRequest, OwnFields, SingleFields
 from parsing.validation import not_a_field, problems_with, refuse, unusable_reasons, validated
-from urls import encoded_url
 
 FieldsOf = Callable[[Iterable[str]], tuple[str, ...]]
 """The fields that a route takes, by those of the inputs of a model."""

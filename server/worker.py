@@ -32,8 +32,8 @@ from gunicorn.http.errors import LimitRequestHeaders, LimitRequestLine
 from gunicorn.http.message import MAX_REQUEST_LINE
 from gunicorn.workers.gthread import TConn, ThreadWorker
 
-from addresses import network_of
 from errors import HeadersTooLarge, Internal, InvalidRequest, Problem, ServiceError
+from network.addresses import network_of
 from server.arrivals import PATIENCE, Arrivals
 from server.closer import Closer
 from server.peer import Peer, TooSlow

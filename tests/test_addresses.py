@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from addresses import is_public_address, is_public_host, public_host
+from network.addresses import is_public_address, is_public_host, public_host
 
 PRIVATE_ADDRESSES = [
     "127.0.0.1",

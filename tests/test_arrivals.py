@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from addresses import network_of
+from network.addresses import network_of
 from server.arrivals import HURRIED, PATIENCE, Arrivals
 from server.peer import BODY_SECONDS, Pace
 from server.worker import Occurrences

@@ -10,9 +10,9 @@ from certificates import certified
 from parts import listening, on_a_loop, until
 
 from callbacks import Web
-from host_rules import NO_HOSTS
 from ledger.records import Delivery
-from outside import target
+from network.host_rules import NO_HOSTS
+from network.public_http import target
 
 
 class Receiver:

@@ -12,7 +12,7 @@ from parts import on_a_loop
 from yarl import URL
 
 from files.hosts import Hosts, Lost, OutputUnavailable
-from outside import OnlyPublic
+from network.public_http import OnlyPublic
 
 UPSTREAM = "https://api.replicate.com/v1"
 

@@ -19,17 +19,16 @@ FLOORS = [
     {"generations", "models"},
     {"callbacks", "providers", "files", "schemas"},
     {"parsing", "budget"},
-    {"outside", "ledger"},
+    {"ledger"},
     {"waiting", "auth", "concurrency", "logs"},
     {"loop_thread"},
     {"download_names", "window_log"},
     {"catalog"},
     {"pictures"},
-    {"media", "addresses", "urls", "unread_body"},
-    {"errors", "settings", "admission", "contract"},
+    {"media", "unread_body"},
+    {"settings"},
     {"setting_values"},
-    {"proxies"},
-    {"host_rules"},
+    {"errors", "admission", "contract", "network"},
 ]
 """From the roof down. What is on one floor does not import its neighbours, save within a package."""
 

@@ -8,7 +8,7 @@ import pytest
 from callback_parts import Names
 from parts import on_a_loop
 
-from outside import OnlyPublic, OwnThreads, PrivateAddress, check_url, is_private, reason
+from network.public_http import OnlyPublic, OwnThreads, PrivateAddress, check_url, is_private, reason
 
 PUBLIC = [
     "https://hooks.example.com/replicate?key=s3cret",

@@ -18,8 +18,8 @@ from parts import ADMIN, on_a_loop, parts, reply, settings, wire
 from catalog.drift import AGREE, main
 from files.hosts import Hosts, Lost, OutputUnavailable
 from models import declared
+from network.proxies import read_proxies, read_proxy
 from providers.replicate.transport import NotSent, open_connections
-from proxies import read_proxies, read_proxy
 from settings import Settings, SettingsError, load
 
 REPLICATE = "https://api.replicate.com"

@@ -12,8 +12,8 @@ from test_callbacks_web import Receiver, calling, reply
 
 from callbacks import Web
 from errors import InvalidRequest
-from host_rules import host_rules
-from outside import NeedsTLS, OnlyPublic, PrivateAddress, check_url
+from network.host_rules import host_rules
+from network.public_http import NeedsTLS, OnlyPublic, PrivateAddress, check_url
 from parsing.generation import ParseContext, parse_generation
 from settings import SettingsError
 

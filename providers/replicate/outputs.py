@@ -12,10 +12,10 @@ from yarl import URL
 
 from catalog.references import decoded_data_uri
 from media import BY_EXTENSION, HEAD, is_text, media_type
+from network.urls import origin
 from providers import Output, Prediction, Text, Url
 from providers.replicate.errors import cause_of
 from providers.replicate.redaction import Redaction
-from urls import origin
 
 _ADDRESS: Final = re.compile(r"https?://\S+", re.IGNORECASE)
 _HOST: Final = re.compile(r"(?=.*\w)[\w.:-]+")

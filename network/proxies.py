@@ -13,7 +13,7 @@ from urllib.parse import unquote_to_bytes, urlsplit
 
 import httpx
 
-from host_rules import NO_HOSTS, HostRule, HostRules, entries, host_rule, is_host
+from network.host_rules import NO_HOSTS, HostRule, HostRules, entries, host_rule, is_host
 
 _FORM: Final = (
     "must be http://host:port or http://user:password@host:port, with special characters of the password "

@@ -21,8 +21,8 @@ import httpx
 from aiohttp.abc import AbstractResolver, ResolveResult
 from yarl import URL
 
-from addresses import is_public_address, public_host
-from host_rules import NO_HOSTS, HostRules
+from network.addresses import is_public_address, public_host
+from network.host_rules import NO_HOSTS, HostRules
 
 LONGEST_URL: Final = 2048
 

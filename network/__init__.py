@@ -1,0 +1,1 @@
+"""How the service reaches hosts, and which hosts it may reach. It imports no other package."""
