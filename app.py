@@ -17,7 +17,6 @@ from werkzeug.exceptions import HTTPException
 
 import answering
 import asked
-import download_names
 import downloads
 import figures
 import logs
@@ -33,6 +32,7 @@ from errors import (
     ServiceError,
     every_error,
 )
+from files import names
 from generations import views
 from generations.core import FullProvider
 from generations.service import HandedOver
@@ -209,11 +209,11 @@ def file(generation: str, name: str) -> Response:
     service = asked.service()
     leave = service.limits.files.begin(asked.peer(), asked.connection())
     try:
-        kept_as = download_names.kept_name(generation, name)
+        kept_as = names.kept_name(generation, name)
         opened = service.files.open(generation, kept_as) if service.files else None
         if opened is None:
             raise NotFound("There is no such file, or no longer.")
-        response = downloads.answer(opened, request, name=download_names.link_name(generation, kept_as))
+        response = downloads.answer(opened, request, name=names.link_name(generation, kept_as))
     except BaseException:
         leave()
         raise

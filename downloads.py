@@ -7,9 +7,9 @@ from datetime import UTC, datetime
 
 from flask import Request, Response
 
-from download_names import disposition
 from errors import RangeNotSatisfiable
 from files import Opened
+from files.names import disposition
 
 CACHING = "public, max-age=31536000, immutable"
 

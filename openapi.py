@@ -25,8 +25,8 @@ _WEBHOOK = {
     "format": "uri",
     "pattern": rf"^\s*[Hh][Tt][Tt][Pp][Ss]://[^\u0000-\u001f\u007f\\]{{1,{LONGEST_URL - 8}}}$",
 }
-"""The form of a webhook's URL. `network/public_http.py` checks the host. Hosts that the operator allows may be called by
-plain http, and so may this machine when Replicate is simulated."""
+"""The form of a webhook's URL. `network/public_http.py` checks the host. Hosts that the operator allows may be called
+by plain http, and so may this machine when Replicate is simulated."""
 
 
 @lru_cache(maxsize=1)

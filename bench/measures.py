@@ -22,7 +22,7 @@ from bench.setting import (
     simulated,
 )
 from concurrency import Gate
-from media import black_png
+from media.formats import black_png
 from tests.process import until
 
 

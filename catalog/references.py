@@ -1,8 +1,8 @@
 """Reference images: an https URL, a `data:` URI, or a file uploaded with the request.
 
-The type of an image follows from its content and not from its name, and it must be whole (`pictures.py`). An image of
-up to 256 kB is sent to Replicate inline, as a `data:` URI. A larger one goes through Replicate's files (up to 100 MB,
-kept for 24 hours). Replicate fetches a URL, and this service never does, so the URL must name a public host.
+The type of an image follows from its content and not from its name, and it must be whole (`media/pictures.py`). An
+image of up to 256 kB is sent to Replicate inline, as a `data:` URI. A larger one goes through Replicate's files (up to
+100 MB, kept for 24 hours). Replicate fetches a URL, and this service never does, so the URL must name a public host.
 
 Facts: replicate.com/docs/topics/predictions/input-files.
 """
@@ -14,10 +14,10 @@ from io import BytesIO
 from typing import Any, BinaryIO
 from urllib.parse import unquote_to_bytes
 
-from media import GIF, HEAD, JPEG, PNG, UNKNOWN, WEBP, media_type
+from media.formats import GIF, HEAD, JPEG, PNG, UNKNOWN, WEBP, media_type
+from media.pictures import check_whole
 from network.addresses import public_host
 from network.urls import encoded_url
-from pictures import check_whole
 
 NAMES = ("image", "input_image", "image_input", "image_prompt", "start_image")
 """The names under which models take one reference image or several."""

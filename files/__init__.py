@@ -29,7 +29,7 @@ from files.index import Index
 from files.spool import Spool, Temporary
 from files.storage import MOST_OUTPUTS, Opened, Storage, Stored, parsed
 from loop_thread import Pool
-from media import MediaType, media_type
+from media.formats import MediaType, media_type
 
 __all__ = ["Files", "Kept", "Opened", "Patience", "Storage", "Stored"]
 

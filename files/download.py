@@ -15,7 +15,7 @@ from catalog.references import decoded_data_uri
 from files.hosts import Hosts, Lost, OutputUnavailable
 from files.spool import Temporary
 from loop_thread import Pool
-from media import HEAD, MediaType, is_page, media_type
+from media.formats import HEAD, MediaType, is_page, media_type
 
 HOPELESS: Final = 32
 """After this many lost tries in a row, over all outputs, each output gets one try until one succeeds. So callers do not

@@ -23,7 +23,7 @@ import httpx
 from aiohttp.abc import AbstractResolver
 from yarl import URL
 
-from media import PAGES
+from media.formats import PAGES
 from network import public_http
 from network.proxies import DIRECT, Proxies
 from network.urls import origin

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import IO, Final
 
 from loop_thread import Pool
-from media import HEAD
+from media.formats import HEAD
 
 STALE: Final = 3600.0
 """Seconds after which a temporary file is no longer written. Another process may share the directory."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from media import BY_EXTENSION
+from media.formats import BY_EXTENSION
 
 MOST_OUTPUTS = 1000
 """Outputs of one generation that have names."""

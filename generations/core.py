@@ -8,12 +8,12 @@ from typing import Protocol
 
 from admission.sliding_window import WINDOW
 from auth import ADMIN, Doors
-from budget import Budget
 from callbacks import Callbacks
 from concurrency import Gate
 from files import Files
 from generations.archive import Archive
 from generations.attempt import AttemptRunner
+from generations.budget import Budget
 from generations.events import Events
 from generations.idempotency import IdempotencyKeys
 from generations.late import LatePredictions

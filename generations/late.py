@@ -14,8 +14,8 @@ from typing import Final
 import structlog
 
 from auth import Caller
-from budget import Budget
 from errors import LedgerDown
+from generations.budget import Budget
 from generations.generation import Attempt, Generation
 from ledger import Ledger, Queries
 from ledger.records import GenerationRecord

@@ -27,12 +27,10 @@ from typing import Final
 import structlog
 
 from admission.durations import Took
-from budget import Budget, check_cost
 from callbacks import Callbacks
 from catalog.adaptation import Step
 from concurrency import Gate
 from contract.states import State
-from download_names import link_name
 from errors import (
     AccountError,
     BudgetExceeded,
@@ -48,13 +46,15 @@ from errors import (
     ShuttingDown,
 )
 from files import Files, Kept
+from files.names import link_name
 from generations.attempt import AttemptRunner, raise_nothing_made
 from generations.batch import Batch, Work
+from generations.budget import Budget, check_cost
 from generations.generation import Attempt, FinishedAttempt, Generation
 from ledger import Ledger
 from ledger.records import GenerationRecord
 from loop_thread import finish
-from media import black_png
+from media.formats import black_png
 from providers import TryAgain
 
 MAX_ATTEMPTS: Final = 4

@@ -23,10 +23,10 @@ import structlog
 
 from admission.fair_queue import room
 from auth import Caller
-from budget import Budget, check_cost
 from concurrency import Gate
 from errors import LedgerDown, QueueFull, ShuttingDown
 from generations.batch import Batch, Work
+from generations.budget import Budget, check_cost
 from generations.generation import Generation
 from generations.idempotency import IdempotencyKeys
 from generations.lifecycle import Runner

@@ -9,10 +9,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-import download_names
 from catalog.references import NAMES
 from contract.states import State, iso8601
 from errors import ServiceError, restored
+from files import names
 from ledger.records import AttemptRecord, Delivery, Failure, GenerationRecord, PlanRecord
 from parsing.shapes import GenerationRequest
 
@@ -67,7 +67,7 @@ def facts(record: GenerationRecord, address: str) -> Body:
         "simulated": record.simulated,
     }
     if record.file_name is not None:
-        body["file_name"] = download_names.stem(record.file_name)
+        body["file_name"] = names.stem(record.file_name)
     if record.files_error is not None:
         body["files_error"] = record.files_error
     if record.batch_id is not None:
@@ -178,5 +178,5 @@ def _link(name: str, record: GenerationRecord, address: str) -> str:
     if name.startswith("data:"):
         return name
     wished = record.file_name
-    query = "" if wished is None else download_names.link_query(wished, record.id, name)
+    query = "" if wished is None else names.link_query(wished, record.id, name)
     return f"{address}/files/{record.id}/{name}{query}"

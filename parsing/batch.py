@@ -5,8 +5,8 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from download_names import DownloadName, made_distinct, meeting
 from errors import ABSENT, Problem
+from files.names import DownloadName, made_distinct, meeting
 from parsing.generation import (
     LONGEST_INPUT,
     PROMPT,

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, PlainValidator, WithJsonSchem
 from catalog.adaptation import OUTPUTS, Step
 from catalog.fallback import Route
 from catalog.model import Model, Text
-from download_names import DownloadName
+from files.names import DownloadName
 
 MAX_TIMEOUT = 1800
 """Seconds: Replicate ends every prediction after 30 minutes."""

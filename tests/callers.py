@@ -1,6 +1,6 @@
 """Who calls in the tests, and with what."""
 
-from media import black_png
+from media.formats import black_png
 
 ADMIN_KEY = "the-admin-key"
 SERVER_TOKEN = "r8_server"

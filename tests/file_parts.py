@@ -17,7 +17,7 @@ from parts import listening
 
 from files.bucket import Bucket
 from files.hosts import Answer
-from media import black_png
+from media.formats import black_png
 
 PNG = black_png(2, 2)
 MP4 = b"\0\0\0\x20ftypisom\0\0\2\0isomiso2mp41"

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from problems import fields, problem
 from process import until
 
-from budget import DAY, Budget, check_cost
 from errors import BudgetExceeded
+from generations.budget import DAY, Budget, check_cost
 
 PAYING = "admin"
 """The caller whose work the server's token pays for."""

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from problems import messages
 
-from download_names import LONGEST, disposition, kept_name, link_name, made_distinct, saved_keys, saved_name
+from files.names import LONGEST, disposition, kept_name, link_name, made_distinct, saved_keys, saved_name
 
 ID = "gen_" + "0a" * 16
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from media import (
+from media.formats import (
     BY_EXTENSION,
     GIF,
     HEAD,

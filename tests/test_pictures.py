@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from media import GIF, black_png, media_type
-from pictures import MOST_PIXELS, check_whole
+from media.formats import GIF, black_png, media_type
+from media.pictures import MOST_PIXELS, check_whole
 
 
 def drawn(format: str, size=(23, 17), mode="RGB", frames: int = 1, **options) -> bytes:  # noqa: A002 - Pillow's word

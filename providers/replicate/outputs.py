@@ -11,7 +11,7 @@ from typing import Final
 from yarl import URL
 
 from catalog.references import decoded_data_uri
-from media import BY_EXTENSION, HEAD, is_text, media_type
+from media.formats import BY_EXTENSION, HEAD, is_text, media_type
 from network.urls import origin
 from providers import Output, Prediction, Text, Url
 from providers.replicate.errors import cause_of

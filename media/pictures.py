@@ -9,7 +9,7 @@ import struct
 from collections.abc import Callable
 from typing import BinaryIO, Final
 
-from media import GIF, JPEG, PNG, WEBP, MediaType
+from media.formats import GIF, JPEG, PNG, WEBP, MediaType
 
 MOST_PIXELS: Final = 2**28
 

@@ -20,7 +20,7 @@ from urllib.parse import quote
 from pydantic import AfterValidator, ValidationInfo, WithJsonSchema
 
 from catalog.model import Text, was_accepted
-from media import BY_EXTENSION
+from media.formats import BY_EXTENSION
 
 LONGEST = 150
 """Characters. With four bytes for each and an ending, every file system takes it by half."""

@@ -1,0 +1,1 @@
+"""Kinds of files by their content: pictures, films and texts."""
