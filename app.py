@@ -19,7 +19,6 @@ import answering
 import asked
 import downloads
 import figures
-import logs
 import lookups
 from auth import ADMIN, Caller
 from errors import (
@@ -45,10 +44,11 @@ from parsing.limits import parse_limits
 from parsing.queries import parse_filter
 from parsing.shapes import BatchRequest
 from resources import check
+from server.serve import serve
+from server.unread_body import CloseUnread
 from service import NAME, VERSION, Runtime, started
-from serving import serve
 from settings import SIMULATED_TOKEN, Settings, SettingsError, load
-from unread_body import CloseUnread
+from telemetry import logs
 
 _REQUEST_ID = re.compile(r"[!-~]{1,200}")
 

@@ -18,9 +18,9 @@ from typing import Any
 import structlog
 from gunicorn import glogging
 
-import logs
 from server.worker import LONGEST_HEADERS, MOST_HEADERS, Worker, drain
 from settings import SettingsError, load
+from telemetry import logs
 
 _HEARING_SECONDS = 45
 """What hearing of creations on their way may take after the drain. What takes longer the next process looks for."""

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
-from callbacks import Unheard
 from errors import LedgerDown
 from generations import views
 from generations.batch import Batch
@@ -13,6 +12,7 @@ from generations.recovery import stored_batch
 from ledger import Grouping, Ledger, Page, Period, Queries
 from ledger.records import BatchRecord, Delivery, GenerationRecord
 from loop_thread import Pool
+from webhooks.outbox import Unheard
 
 Stored = GenerationRecord | Batch
 Usage = dict[str, Any]

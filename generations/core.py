@@ -8,7 +8,6 @@ from typing import Protocol
 
 from admission.sliding_window import WINDOW
 from auth import ADMIN, Doors
-from callbacks import Callbacks
 from concurrency import Gate
 from files import Files
 from generations.archive import Archive
@@ -32,6 +31,7 @@ from parsing.generation import ParseContext
 from providers import AccountSource, CreationRegistry, ProgressSource, Provider, PushReceiver
 from providers.token_checks import TokenChecks
 from settings import Settings
+from webhooks.outbox import Callbacks
 
 
 class FullProvider(Provider, PushReceiver, CreationRegistry, ProgressSource, AccountSource, Protocol):

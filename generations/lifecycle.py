@@ -27,7 +27,6 @@ from typing import Final
 import structlog
 
 from admission.durations import Took
-from callbacks import Callbacks
 from catalog.adaptation import Step
 from concurrency import Gate
 from contract.states import State
@@ -56,6 +55,7 @@ from ledger.records import GenerationRecord
 from loop_thread import finish
 from media.formats import black_png
 from providers import TryAgain
+from webhooks.outbox import Callbacks
 
 MAX_ATTEMPTS: Final = 4
 MAX_COSTLY_ATTEMPTS: Final = 2

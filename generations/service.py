@@ -11,7 +11,6 @@ from contextlib import contextmanager, suppress
 from typing import Any, Final
 
 from auth import Caller, Visitor
-from callbacks import Callbacks
 from errors import LedgerDown, NotFound, ShuttingDown
 from generations import views
 from generations.archive import Archive, Stored, Usage
@@ -27,6 +26,7 @@ from ledger import Grouping, Ledger, Page, Period
 from ledger.records import Delivery, GenerationRecord, PlanRecord
 from parsing.attachments import UPLOADED
 from parsing.shapes import BatchRequest
+from webhooks.outbox import Callbacks
 
 _LAST_ANSWERS: Final = 5.0
 """Seconds at most that a stop waits for the last answers, which are milliseconds of the disk away."""

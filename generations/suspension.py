@@ -12,7 +12,6 @@ from dataclasses import replace
 from functools import partial
 
 from auth import Caller
-from callbacks import Callbacks
 from errors import TokenRejected
 from generations.archive import Archive
 from generations.lifecycle import log_end
@@ -22,6 +21,7 @@ from ledger import Ledger, Queries
 from ledger.records import GenerationRecord
 from loop_thread import Pool
 from providers.token_checks import TokenChecks
+from webhooks.outbox import Callbacks
 
 
 class Suspension:

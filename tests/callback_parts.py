@@ -13,8 +13,8 @@ import virtual_time
 from aiohttp.abc import AbstractResolver
 from replicate.webhook import Webhooks, WebhookSigningSecret
 
-from callbacks import Answer, Callbacks, Unheard
 from ledger.records import Delivery
+from webhooks.outbox import Answer, Callbacks, Unheard
 
 EPOCH = 1_800_000_000
 """The Unix time at which virtual time starts: 2027-01-15T08:00:00Z."""

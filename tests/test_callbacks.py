@@ -28,8 +28,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from replicate.webhook import WebhookValidationError
 
-from callbacks import Answer, Patience, signed
 from generations import views
+from webhooks.outbox import Answer, Patience, signed
 
 
 def timetable(*, first: int = 5, longest: int = 3600, overall: int = DAY) -> list[int]:

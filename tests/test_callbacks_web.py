@@ -9,10 +9,10 @@ from callback_parts import Fake, Names, Story, is_valid, new, now
 from certificates import certified
 from parts import listening, on_a_loop, until
 
-from callbacks import Web
 from ledger.records import Delivery
 from network.host_rules import NO_HOSTS
 from network.public_http import target
+from webhooks.outbox import Web
 
 
 class Receiver:

@@ -37,12 +37,12 @@ from file_parts import (
 )
 from parts import on_a_loop
 
-import logs
 from files import Files, Kept, Patience
 from files.directory import Directory
 from files.hosts import Hosts, Lost, OutputUnavailable
 from files.storage import Stored
 from settings import Settings
+from telemetry import logs
 
 UPSTREAM = "https://api.replicate.com"
 URL = "https://replicate.delivery/a.png"

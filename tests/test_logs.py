@@ -8,8 +8,8 @@ import structlog
 from callers import ADMIN, ADMIN_KEY, PICTURE, SERVER_TOKEN, USER, USER_TOKEN
 from process import until
 
-import logs
 from settings import Settings
+from telemetry import logs
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from process import served
 from werkzeug.test import encode_multipart
 
-from unread_body import CloseUnread
+from server.unread_body import CloseUnread
 
 JSON = {"Content-Type": "application/json"}
 BODY = json.dumps(PICTURE).encode()

@@ -10,12 +10,12 @@ from parts import on_a_loop, settings
 from process import until
 from test_callbacks_web import Receiver, calling, reply
 
-from callbacks import Web
 from errors import InvalidRequest
 from network.host_rules import host_rules
 from network.public_http import NeedsTLS, OnlyPublic, PrivateAddress, check_url
 from parsing.generation import ParseContext, parse_generation
 from settings import SettingsError
+from webhooks.outbox import Web
 
 NOT_HTTPS = "must be an https URL"
 NOT_PUBLIC = "must name a public host"

@@ -14,9 +14,9 @@ from urllib.parse import urlsplit
 from dotenv import dotenv_values
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PrivateAttr, SecretStr, ValidationError
 
-import setting_values
 from network.host_rules import HostRules, host_rules
 from network.proxies import Proxies, read_proxies
+from settings import values
 
 SIMULATED_TOKEN = "r8_simulated"  # noqa: S105 - opens nothing but the simulator
 
@@ -75,10 +75,10 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
-    REPLICATE_API_TOKEN: setting_values.Secret | None = Field(
+    REPLICATE_API_TOKEN: values.Secret | None = Field(
         None, description="The server's own Replicate token (r8_…): it pays for what the admin key asks for."
     )
-    CONCURRENT_DOCKER_ADMIN_API_KEY: setting_values.Secret | None = Field(
+    CONCURRENT_DOCKER_ADMIN_API_KEY: values.Secret | None = Field(
         None, description="The admin key. Unset or empty closes the admin door; there is no default key."
     )
     ALLOW_USER_TOKENS: bool = Field(
@@ -138,7 +138,7 @@ class Settings(BaseModel):
         Path("data"),
         description="Where the ledger, outputs and all else that outlives a restart is; made if it is missing.",
     )
-    DATABASE_URL: Annotated[str, AfterValidator(setting_values.database_url)] | None = Field(
+    DATABASE_URL: Annotated[str, AfterValidator(values.database_url)] | None = Field(
         None, description="Where the ledger is; empty means sqlite:///data/ledger.db, or as DATA_DIR says."
     )
     LEDGER_KEEP_DAYS: int | None = Field(
@@ -152,7 +152,7 @@ class Settings(BaseModel):
     FILES_DIR: Path | None = Field(
         None, description="Where outputs are kept; empty means `files` in DATA_DIR."
     )
-    FILES_URL: Annotated[str, AfterValidator(setting_values.files_url)] | None = Field(
+    FILES_URL: Annotated[str, AfterValidator(values.files_url)] | None = Field(
         None,
         description="s3://bucket/prefix keeps outputs there instead (requirements-s3.txt; AWS_* variables say how).",
     )
@@ -162,14 +162,14 @@ class Settings(BaseModel):
     FILES_MAX_BYTES: int = Field(
         10_737_418_240, ge=1, description="Bytes that all kept outputs may take; beyond, the oldest go first."
     )
-    PUBLIC_URL: Annotated[str, AfterValidator(setting_values.base_url)] | None = Field(
+    PUBLIC_URL: Annotated[str, AfterValidator(values.base_url)] | None = Field(
         None,
         description="Where callers and Replicate reach this service: for links, and if https for Replicate's webhooks.",
     )
-    WEBHOOK_SECRET: Annotated[SecretStr, AfterValidator(setting_values.webhook_secret)] | None = Field(
+    WEBHOOK_SECRET: Annotated[SecretStr, AfterValidator(values.webhook_secret)] | None = Field(
         None, description="Signs what callers' webhooks are told: whsec_ and base64; empty signs nothing."
     )
-    WEBHOOK_HOSTS: Annotated[str, AfterValidator(setting_values.webhook_hosts)] | None = Field(
+    WEBHOOK_HOSTS: Annotated[str, AfterValidator(values.webhook_hosts)] | None = Field(
         None,
         description="Private hosts for callers' webhooks, by http too: hooks.internal, .corp:8080, 10.0.0.0/8.",
     )
@@ -182,14 +182,14 @@ class Settings(BaseModel):
         None,
         description="A TOML or JSON file that says which models follow which when a fallback is asked for.",
     )
-    REPLICATE_BASE_URL: Annotated[str, AfterValidator(setting_values.base_url)] = Field(
+    REPLICATE_BASE_URL: Annotated[str, AfterValidator(values.base_url)] = Field(
         "https://api.replicate.com", description="Where Replicate is; a path in it is kept."
     )
     REPLICATE_SIMULATE: bool = Field(
         False,
         description="1 for a simulator: the one REPLICATE_BASE_URL names, or one started beside the service.",
     )
-    HTTPS_PROXY: Annotated[SecretStr, AfterValidator(setting_values.proxy_url)] | None = Field(
+    HTTPS_PROXY: Annotated[SecretStr, AfterValidator(values.proxy_url)] | None = Field(
         None,
         description="The proxy to Replicate and its outputs: http://user:password@host:3128. All else goes directly.",
     )
@@ -255,9 +255,7 @@ class Settings(BaseModel):
             "WEBHOOK_SECRET": self.webhook_secret,
         }
         wrong = [
-            name
-            for name, secret in secrets.items()
-            if secret is not None and setting_values.is_placeholder(secret)
+            name for name, secret in secrets.items() if secret is not None and values.is_placeholder(secret)
         ]
         if wrong and not self.REPLICATE_SIMULATE:
             raise SettingsError(

@@ -16,7 +16,7 @@ from gunicorn.app.base import Application
 from models import declared
 from settings import SIMULATED_TOKEN, Settings
 
-HERE = Path(__file__).parent
+ROOT = Path(__file__).parent.parent
 
 
 class Server(Application):  # type: ignore[misc] # gunicorn ships no types
@@ -29,7 +29,7 @@ class Server(Application):  # type: ignore[misc] # gunicorn ships no types
         super().__init__()
 
     def load_config(self) -> None:
-        self.load_config_from_file(str(HERE / "gunicorn.conf.py"))
+        self.load_config_from_file(str(ROOT / "gunicorn.conf.py"))
         self.cfg.set("bind", self._settings.address)
         configured = self.cfg.when_ready
 
@@ -61,7 +61,7 @@ def serve(settings: Settings, create_app: Callable[[Settings], Flask]) -> int:
     # of its own it hears no Ctrl-C: the service still cancels there what it has running.
     command = [sys.executable, "-m", "simulator", "--port", "0", "--exit-on-stdin-eof"]
     with subprocess.Popen(  # noqa: S603 - our own module
-        command, cwd=HERE, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True
+        command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True
     ) as simulator:
         said = simulator.stdout.readline() if simulator.stdout else ""
         if " http" not in said:

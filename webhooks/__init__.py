@@ -1,0 +1,1 @@
+"""Deliveries of results to the webhooks of callers."""
