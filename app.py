@@ -15,11 +15,9 @@ import structlog
 from flask import Blueprint, Flask, Response, g, jsonify, render_template, request
 from werkzeug.exceptions import HTTPException
 
-import answering
-import asked
-import downloads
-import figures
-import lookups
+from api import files, generations, incoming, responses
+from api import status as figures
+from api.openapi.document import openapi_document
 from auth import ADMIN, Caller
 from errors import (
     Internal,
@@ -37,7 +35,6 @@ from generations.core import FullProvider
 from generations.service import HandedOver
 from generations.submission import Submission
 from loop_thread import ClientDisconnected
-from openapi import openapi_document
 from parsing.batch import parse_batch
 from parsing.generation import parse_generation
 from parsing.limits import parse_limits
@@ -69,7 +66,7 @@ def create_app(settings: Settings | None = None, *, provider: FullProvider | Non
     """
     settings = settings or load()
     logs.configure(settings)
-    app = Flask(__name__, static_folder=None)
+    app = Flask(__name__, static_folder=None, template_folder="api/templates")
     app.config["MAX_CONTENT_LENGTH"] = settings.MAX_BODY_BYTES
     app.config["PROVIDE_AUTOMATIC_OPTIONS"] = False  # an empty page of HTML; OPTIONS is a 405 like the rest
     app.url_map.merge_slashes = False  # a redirect would be a page of HTML
@@ -102,7 +99,7 @@ def _routes() -> Blueprint:
     ):
         # The public path without its slash is no redirect, which would be a page of HTML.
         routes.add_url_rule(rule, view_func=view, methods=[method], strict_slashes=rule != "/")
-    routes.register_blueprint(lookups.blueprint)
+    routes.register_blueprint(generations.blueprint)
     return routes
 
 
@@ -112,10 +109,10 @@ def _routes() -> Blueprint:
 def index() -> Response:
     """What this is and where to go on. A browser is led to the page."""
     if request.accept_mimetypes.best_match(["application/json", "text/html"]) == "text/html":
-        response = Response(status=302, headers={"Location": f"{asked.root()}/docs"})
+        response = Response(status=302, headers={"Location": f"{incoming.root()}/docs"})
         del response.headers["Content-Type"]
         return response
-    address = asked.address()
+    address = incoming.address()
     paths = ("docs", "openapi.json", "models", "status", "health")
     links = {path.removesuffix(".json"): f"{address}/{path}" for path in paths}
     return jsonify({"name": NAME, "version": VERSION, "links": links})
@@ -123,30 +120,30 @@ def index() -> Response:
 
 def generate() -> Response:
     """Generate: one generation, answered when it has ended, or as the caller prefers; or its forecast."""
-    service, caller = asked.service(), asked.spending_caller()
-    preference = asked.preference()
-    with asked.quota(preference).held(caller.turn, retry_after=service.seconds_per_release):
+    service, caller = incoming.service(), incoming.spending_caller()
+    preference = incoming.preference()
+    with incoming.quota(preference).held(caller.turn, retry_after=service.seconds_per_release):
         submission = _generation_of(service, caller, preference)
         if isinstance(submission, Response):
             return submission
-        work = service.loop.run(service.generations.submit(submission), disconnect=asked.connection())
-    return answering.answer(service, work, submission.address, preference)
+        work = service.loop.run(service.generations.submit(submission), disconnect=incoming.connection())
+    return responses.answer(service, work, submission.address, preference)
 
 
 def generate_batch() -> Response:
     """Generate a batch: every result in input order, or each as it is ready; or its forecast."""
-    service, caller = asked.service(), asked.spending_caller()
-    preference = asked.preference()
-    leave = asked.quota(preference).take(caller.turn, retry_after=service.seconds_per_release)
+    service, caller = incoming.service(), incoming.spending_caller()
+    preference = incoming.preference()
+    leave = incoming.quota(preference).take(caller.turn, retry_after=service.seconds_per_release)
     try:
         submission = _batch_of(service, caller, preference)
         if isinstance(submission, Response):
             response = submission
-        elif answering.wants_lines(request) and preference.seconds is None:
-            response = answering.stream(service, submission, asked.connection())
+        elif responses.wants_lines(request) and preference.seconds is None:
+            response = responses.stream(service, submission, incoming.connection())
         else:
-            work = service.loop.run(service.generations.submit(submission), disconnect=asked.connection())
-            response = answering.answer(service, work, submission.address, preference)
+            work = service.loop.run(service.generations.submit(submission), disconnect=incoming.connection())
+            response = responses.answer(service, work, submission.address, preference)
     except BaseException:
         leave()
         raise
@@ -154,30 +151,32 @@ def generate_batch() -> Response:
     return response
 
 
-def _generation_of(service: Runtime, caller: Caller, preference: asked.Preference) -> Submission | Response:
+def _generation_of(
+    service: Runtime, caller: Caller, preference: incoming.Preference
+) -> Submission | Response:
     """The generation that the body requests, and nothing else of the body stays in memory; or the answer, if it
     requests a dry run."""
-    address, key = asked.address(), asked.idempotency_key()
-    with asked.body(caller.turn, forms=True) as body:
-        wanted = parse_generation(asked.with_images_on_disk(body), service.context)
+    address, key = incoming.address(), incoming.idempotency_key()
+    with incoming.body(caller.turn, forms=True) as body:
+        wanted = parse_generation(incoming.with_images_on_disk(body), service.context)
         if wanted.dry_run:
             plan = service.loop.run(service.generations.forecast(BatchRequest([wanted]), caller))
             return jsonify(views.dry_run(wanted, plan))
-        return asked.submission(
+        return incoming.submission(
             "gen", wanted, body, caller=caller, address=address, key=key, seconds=preference.seconds
         )
 
 
-def _batch_of(service: Runtime, caller: Caller, preference: asked.Preference) -> Submission | Response:
+def _batch_of(service: Runtime, caller: Caller, preference: incoming.Preference) -> Submission | Response:
     """The batch that the body requests, with its plan; or the answer, if it requests the plan alone."""
-    address, key = asked.address(), asked.idempotency_key()
-    with asked.body(caller.turn, forms=True) as body, asked.turn_for(body, caller.turn):
-        wanted = parse_batch(asked.with_images_on_disk(body), service.context)
+    address, key = incoming.address(), incoming.idempotency_key()
+    with incoming.body(caller.turn, forms=True) as body, incoming.turn_for(body, caller.turn):
+        wanted = parse_batch(incoming.with_images_on_disk(body), service.context)
         may_exist = key is not None and not wanted.dry_run
         plan = service.loop.run(service.generations.forecast(wanted, caller, may_exist=may_exist))
         if wanted.dry_run:
             return jsonify({"dry_run": True, "total": len(wanted.requests), **views.plan(plan)})
-        return asked.submission(
+        return incoming.submission(
             "batch", wanted, body, caller=caller, address=address, key=key,
             seconds=preference.seconds, plan=plan,
         )  # fmt: skip
@@ -185,10 +184,10 @@ def _batch_of(service: Runtime, caller: Caller, preference: asked.Preference) ->
 
 def configure() -> Response:
     """Change the limits at once, both ways, under load."""
-    service = asked.service()
+    service = incoming.service()
     service.doors.admit_admin(request.headers)
     g.caller = ADMIN
-    with asked.body(ADMIN) as body:
+    with incoming.body(ADMIN) as body:
         limits = parse_limits(body)
     configured = service.configure(limits)
     who = {"caller": ADMIN, "peer": request.remote_addr}
@@ -200,20 +199,20 @@ def list_models() -> Response:
     """The registry, or those of it that are of one kind, or in one tier."""
     wanted = parse_filter(request.args.to_dict(flat=False))
     return jsonify(
-        {"models": [model.as_json() for model in asked.service().context.registry.models if wanted(model)]}
+        {"models": [model.as_json() for model in incoming.service().context.registry.models if wanted(model)]}
     )
 
 
 def file(generation: str, name: str) -> Response:
     """An output that was kept. Whoever has the link may have it: nobody can guess one."""
-    service = asked.service()
-    leave = service.limits.files.begin(asked.peer(), asked.connection())
+    service = incoming.service()
+    leave = service.limits.files.begin(incoming.peer(), incoming.connection())
     try:
         kept_as = names.kept_name(generation, name)
         opened = service.files.open(generation, kept_as) if service.files else None
         if opened is None:
             raise NotFound("There is no such file, or no longer.")
-        response = downloads.answer(opened, request, name=names.link_name(generation, kept_as))
+        response = files.answer(opened, request, name=names.link_name(generation, kept_as))
     except BaseException:
         leave()
         raise
@@ -223,30 +222,32 @@ def file(generation: str, name: str) -> Response:
 
 def status() -> Response:
     """The live figures, and for the admin those of the work. A wrong key is no error: anyone may have the figures."""
-    service = asked.service()
+    service = incoming.service()
     return jsonify(figures.status(service, for_admin=service.doors.is_admin(request.headers)))
 
 
 def health() -> Response:
     """Whether this process takes work."""
-    return jsonify(asked.service().health())
+    return jsonify(incoming.service().health())
 
 
 def openapi() -> Response:
     """The OpenAPI document."""
-    return jsonify(openapi_document(VERSION, asked.service().context.registry.models, root=asked.root()))
+    return jsonify(
+        openapi_document(VERSION, incoming.service().context.registry.models, root=incoming.root())
+    )
 
 
 def docs() -> Response:
     """A page to read and try it; nothing in it comes from elsewhere."""
-    nonce, settings = secrets.token_urlsafe(16), asked.service().settings
+    nonce, settings = secrets.token_urlsafe(16), incoming.service().settings
     simulated = settings.REPLICATE_SIMULATE
     html = render_template(
         "docs.html",
         nonce=nonce,
         version=VERSION,
         errors=every_error(),
-        root=asked.root(),
+        root=incoming.root(),
         simulated=simulated,
         token=SIMULATED_TOKEN if simulated and settings.ALLOW_USER_TOKENS else "",
     )
@@ -274,7 +275,7 @@ def _finish(response: Response) -> Response:
     response.headers["X-Request-ID"] = g.request_id
     response.headers["X-Content-Type-Options"] = "nosniff"
     response.headers.setdefault("Cache-Control", "no-store")
-    if asked.view_name() in _OPEN_TO_PAGES:
+    if incoming.view_name() in _OPEN_TO_PAGES:
         response.headers["Access-Control-Allow-Origin"] = "*"
     facts = {
         "method": request.method,
@@ -288,7 +289,7 @@ def _finish(response: Response) -> Response:
     }
     if response.status_code == 500 and "crashed" not in g:  # a crash has its own line
         log.error("request", **facts)
-    elif asked.view_name() in _QUIET:
+    elif incoming.view_name() in _QUIET:
         log.debug("request", **facts)
     else:
         log.info("request", **facts)
@@ -301,7 +302,7 @@ def _answer_error(error: Exception) -> Response:
         # The client is gone; the log shows what nginx would.
         return Response(status=499, mimetype="application/problem+json")
     if isinstance(error, HandedOver):
-        error = answering.refusal(error, asked.address())
+        error = responses.refusal(error, incoming.address())
     if isinstance(error, HTTPException):
         error = _from_werkzeug(error)
     if not isinstance(error, ServiceError):
@@ -309,7 +310,7 @@ def _answer_error(error: Exception) -> Response:
         g.crashed = True
         error = Internal()
         error.may_be_paid = request.method == "POST"  # where it stopped is not known
-    problem = error.as_problem(g.request_id, root=asked.root())
+    problem = error.as_problem(g.request_id, root=incoming.root())
     # First for the order of its fields, and last so that `status` is HTTP's and not the generation's.
     problem = {**problem, **g.get("beside_the_error", {}), **problem}
     g.error_code, g.error_detail = error.code, error.detail
@@ -323,7 +324,7 @@ def _answer_error(error: Exception) -> Response:
 def _from_werkzeug(error: HTTPException) -> ServiceError:
     match error.code:
         case 404:
-            return NotFound(f"There is nothing here; {asked.root()}/docs lists the routes.")
+            return NotFound(f"There is nothing here; {incoming.root()}/docs lists the routes.")
         case 405:
             return MethodNotAllowed(allowed=getattr(error, "valid_methods", None) or ())
         case 413:

@@ -263,21 +263,21 @@ def test_a_caller_who_hangs_up_before_they_are_told_finds_it_by_their_key(app, c
 
 def served_and_left(service, path, body) -> str:
     """The id of what was taken on for a caller who hung up while it was being put on record."""
-    import asked
+    from api import incoming
     from parsing.batch import parse_batch
     from parsing.generation import parse_generation
 
-    caller, is_one = asked.spending_caller(), path == "/generate"
+    caller, is_one = incoming.spending_caller(), path == "/generate"
     wanted = (parse_generation if is_one else parse_batch)(body, service.context)
     g.request_id = "req"
-    submission = asked.submission(
+    submission = incoming.submission(
         "gen" if is_one else "batch",
         wanted,
         body,
         plan=None if is_one else service.loop.run(service.generations.forecast(wanted, caller)),
         caller=caller,
-        address=asked.address(),
-        key=asked.idempotency_key(),
+        address=incoming.address(),
+        key=incoming.idempotency_key(),
         seconds=None,
     )
     with written_later(service.ledger):

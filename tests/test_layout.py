@@ -11,13 +11,11 @@ ROOT = Path(__file__).parent.parent
 
 FLOORS = [
     {"app", "gunicorn.conf", "docs"},
-    {"lookups"},
-    {"answering"},
-    {"asked", "figures"},
-    {"service", "openapi", "downloads"},
-    {"resources", "operations", "server"},
+    {"api", "server"},
+    {"service"},
+    {"resources"},
     {"generations", "models"},
-    {"providers", "schemas", "webhooks"},
+    {"providers", "webhooks"},
     {"parsing"},
     {"files"},
     {"ledger"},

@@ -6,8 +6,8 @@ from declarations import CONTEXT, MODELS, parse_batch, parse_generation
 from jsonschema import Draft202012Validator
 from problems import fields, messages
 
+from api.openapi.document import openapi_document
 from catalog.model import is_blank
-from openapi import openapi_document
 from parsing import generation
 from parsing.limits import parse_limits
 from parsing.normal import OPTIONAL

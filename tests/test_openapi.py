@@ -18,8 +18,8 @@ from openapi_spec_validator import OpenAPIV31SpecValidator
 from replicate.webhook import Webhooks, WebhookSigningSecret
 from streams import lines, stream
 
+from api.openapi.document import openapi_document
 from errors import InvalidRequest, every_error
-from openapi import openapi_document
 from parsing.limits import parse_limits
 from service import VERSION
 
@@ -122,7 +122,7 @@ def test_every_route_is_in_the_document_and_nothing_else_is(app):
     }
 
     documented = {(path, method) for path, methods in DOCUMENT["paths"].items() for method in methods}
-    assert served == documented, "operations.py has every route"
+    assert served == documented, "api/openapi/operations.py has every route"
 
 
 def test_what_is_served_is_the_document(client):
@@ -143,7 +143,7 @@ def test_every_code_an_operation_can_answer_with_stands_under_its_status():
         error.code
         for error in every_error()
         if f"`{error.code}`" not in told and error.code not in never_alone
-    ], "a route in operations.py answers with its status"
+    ], "a route in api/openapi/operations.py answers with its status"
 
 
 @pytest.mark.parametrize("name", VALID)
@@ -209,7 +209,7 @@ def conforms(answer, path, method="post", document=CLOSED):
     content = described(answer, path, method)[answer.content_type]
     name = content["schema"]["$ref"].rsplit("/", 1)[1]
     errors = [error.message for error in validator(name, document).iter_errors(json.loads(answer.data))]
-    assert [] == errors, (path, answer.status_code, "schemas.py has every field")
+    assert [] == errors, (path, answer.status_code, "api/openapi/schemas.py has every field")
     return answer
 
 

@@ -14,7 +14,7 @@ from jsonschema import Draft202012Validator
 from problems import fields, problem
 from pydantic import Field
 
-import asked
+from api import incoming
 from catalog.model import Fallback, Image, Inputs, Model, Price, References, Text
 from catalog.registry import Registry
 from errors import InvalidRequest
@@ -433,7 +433,7 @@ def test_the_fields_of_a_model_registered_later_are_text_and_lists_in_a_form(app
 
     with (
         app.test_request_context("/generate", method="POST", data=fields, content_type=FORM),
-        asked.body("ann", forms=True) as body,
+        incoming.body("ann", forms=True) as body,
     ):
         pass
 

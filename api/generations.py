@@ -10,7 +10,7 @@ from typing import Final
 import structlog
 from flask import Blueprint, Response, g, jsonify, request
 
-import asked
+from api import incoming
 from errors import NotFound, Unauthenticated
 from generations import views
 from generations.batch import Batch
@@ -54,11 +54,11 @@ def cancel_batch(target: str) -> Response:
 @blueprint.get("/generations")
 def generations() -> Response:
     """The caller's own generations, the latest first."""
-    service, visitor = asked.service(), asked.visitor()
+    service, visitor = incoming.service(), incoming.visitor()
     wanted = parse_list(_query(), service.context.registry)
     page = Page(visitor.id, wanted.limit + 1, wanted.state, wanted.model, wanted.since, wanted.before)
     records = service.loop.run(service.generations.page(page))
-    shown, address = records[: wanted.limit], asked.address()
+    shown, address = records[: wanted.limit], incoming.address()
     more = cursor(shown[-1].seq or 0) if len(records) > len(shown) else None
     return jsonify({"generations": [views.generation(each, address) for each in shown], "next_cursor": more})
 
@@ -66,7 +66,7 @@ def generations() -> Response:
 @blueprint.get("/generations/<target>/events")
 def events(target: str) -> Response:
     """What happens to a generation, as it happens (server-sent events)."""
-    service, visitor, address = asked.service(), asked.visitor(), asked.address()
+    service, visitor, address = incoming.service(), incoming.visitor(), incoming.address()
     generations = service.generations
     work = service.loop.run(generations.get(_of_kind("gen", target), visitor))
     leave = service.limits.listeners.take(visitor.id, retry_after=service.seconds_per_release)
@@ -76,7 +76,7 @@ def events(target: str) -> Response:
         leave()
         raise
     response = Response(_events(subscription), mimetype="text/event-stream")
-    gone = service.loop.on_disconnect(asked.connection(), partial(subscription.news.put, None))
+    gone = service.loop.on_disconnect(incoming.connection(), partial(subscription.news.put, None))
     response.call_on_close(leave)
     response.call_on_close(gone.cancel)
     response.call_on_close(lambda: service.loop.run(generations.unsubscribe(subscription)))
@@ -86,7 +86,7 @@ def events(target: str) -> Response:
 @blueprint.get("/usage")
 def usage() -> Response:
     """What was made and what it cost: of everybody for the admin, of their own for users."""
-    service, visitor = asked.service(), asked.visitor()
+    service, visitor = incoming.service(), incoming.visitor()
     query = parse_usage(_query())
     period = Period(
         simulated=service.settings.REPLICATE_SIMULATE,
@@ -102,12 +102,12 @@ def usage() -> Response:
 @blueprint.post("/webhooks/replicate")
 def pushed_by_replicate() -> Response:
     """Replicate pushes how a prediction ended. What concerns nothing here is no news, and is not even read."""
-    service = asked.service()
+    service = incoming.service()
     push, generation_id = service.core.push, request.args.get("generation", "")
     expected = service.loop.run(push.expect(generation_id))
     if expected is not None:
         try:
-            with asked.bytes_of_body("replicate") as content:
+            with incoming.bytes_of_body("replicate") as content:
                 pushed = push.read(dict(request.headers), content, expected)
         except Untrusted as reason:
             log.warning("webhook_refused", generation=generation_id, reason=str(reason))
@@ -119,16 +119,16 @@ def pushed_by_replicate() -> Response:
 
 
 def _standing(kind: str, target: str) -> Response:
-    service, visitor = asked.service(), asked.visitor()
+    service, visitor = incoming.service(), incoming.visitor()
     work = service.loop.run(service.generations.get(_of_kind(kind, target), visitor))
-    return jsonify(service.loop.run(service.generations.describe(work, asked.address())))
+    return jsonify(service.loop.run(service.generations.describe(work, incoming.address())))
 
 
 def _cancelled(kind: str, target: str) -> Response:
-    service, visitor = asked.service(), asked.visitor()
+    service, visitor = incoming.service(), incoming.visitor()
     work = service.loop.run(service.generations.cancel(_of_kind(kind, target), visitor))
     log.info("cancelled", request=g.request_id, target=target, batch=isinstance(work, Batch))
-    return jsonify(service.loop.run(service.generations.describe(work, asked.address())))
+    return jsonify(service.loop.run(service.generations.describe(work, incoming.address())))
 
 
 def _query() -> dict[str, str]:

@@ -4,11 +4,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
+from api.openapi.schemas import JSON, TEXT, ref
 from catalog.model import KINDS, TIERS
 from contract.states import ENDED, UNFINISHED
 from errors import every_error
 from parsing.queries import GROUPS, LONGEST_PAGE, USUAL_PAGE
-from schemas import JSON, TEXT, ref
 
 _ADMIN: Final[Sequence[JSON]] = ({"admin": []},)
 _EITHER: Final[Sequence[JSON]] = ({"admin": []}, {"user": []}, {"bearer": []})

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from flask import Request, Response, g, jsonify
 
-import asked
+from api import incoming
 from errors import ShuttingDown
 from generations import views
 from generations.archive import Stored
@@ -33,13 +33,13 @@ def wants_lines(request: Request) -> bool:
     return request.accept_mimetypes.best_match(["application/json", *lines]) in lines
 
 
-def answer(service: Runtime, work: Work | Stored, address: str, preference: asked.Preference) -> Response:
+def answer(service: Runtime, work: Work | Stored, address: str, preference: incoming.Preference) -> Response:
     """The answer to a submission. Raises the error of a single generation that failed."""
     if not work.has_ended:
         response = jsonify(service.loop.run(service.generations.describe(work, address)))
         response.status_code = 202
         kind = "batches" if isinstance(work, Batch) else "generations"
-        response.headers["Location"] = f"{asked.root()}/{kind}/{work.id}"
+        response.headers["Location"] = f"{incoming.root()}/{kind}/{work.id}"
     elif isinstance(work, Batch):
         response = jsonify(work.result(address))
     else:

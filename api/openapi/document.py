@@ -1,23 +1,23 @@
 """The OpenAPI 3.1 document, assembled from the declarations that validate.
 
-Request schemas are the registry's and the parser's own; the error answers are the error tree. Only the routes
-(`operations.py`) and what they answer on success (`schemas.py`) are written down, and a test holds real answers against
-both. Why no framework does this: docs/decisions/0006-openapi-from-declarations.md.
+The schemas of requests come from the registry and the parser, those of errors from the error tree. Only the routes
+(`operations.py`) and their successful answers (`schemas.py`) are written by hand. A test compares both with real
+answers. No framework does this: docs/decisions/0006-openapi-from-declarations.md gives the reasons.
 """
 
 from functools import lru_cache
 from typing import Any
 
+from api.openapi.operations import paths
+from api.openapi.schemas import JSON, an_object, answers, ref
 from auth import ADMIN_HEADER, USER_HEADER
 from catalog.model import Model, nullable
 from catalog.references import LARGEST, NAMES
 from network.public_http import LONGEST_URL
-from operations import paths
 from parsing.batch import MAX_BATCH_ITEMS
 from parsing.limits import Limits
 from parsing.normal import OPTIONAL
 from parsing.shapes import BatchFields, SingleFields
-from schemas import JSON, an_object, answers, ref
 
 _DRAFT = "https://json-schema.org/draft/2020-12/schema"
 
