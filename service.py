@@ -13,6 +13,7 @@ from contextlib import AsyncExitStack, ExitStack, closing
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any, Final
 
 import structlog
@@ -20,11 +21,14 @@ import structlog
 from admission.durations import Durations
 from admission.sliding_window import WINDOW
 from auth import ADMIN, Doors
+from catalog.fallback import read_rules
+from catalog.registry import Registry
 from concurrency import Gate, GateStats
 from errors import LedgerDown, ShuttingDown
 from files import Files
-from files.directory import disk_usage
+from files.directory import Directory, disk_usage
 from files.hosts import Hosts
+from files.storage import Storage
 from generations.core import Core, FullProvider, assemble
 from generations.recovery import load_startup_state
 from generations.service import GenerationService
@@ -33,13 +37,13 @@ from ledger.queries import SqlQueries
 from ledger.records import MetaRecord
 from ledger.sqlite import SqliteLedger
 from loop_thread import LoopThread, Pool
+from models import declared
 from parsing.attachments import Attachments
 from parsing.generation import ParseContext
 from parsing.limits import Limits
 from providers.replicate.provider import Replicate
-from resources import registry, storage, uploads_dir, warn
-from settings import FILES_AT_ONCE, HANDED_IN_AT_ONCE, LISTENERS_AT_ONCE, Settings, SettingsError
-from waiting import Quota, Readers, Turns
+from settings import Settings, SettingsError
+from telemetry import startup
 from window_log import WindowLog
 
 NAME: Final = "replicate-concurrent-generation"
@@ -62,19 +66,6 @@ _READERS: Final = 2
 log = structlog.get_logger("service")
 
 
-@dataclass(frozen=True, slots=True)
-class CallerLimits:
-    """The resources that callers share, and how much of each one may have. All but `large_bodies`, which are bytes,
-    hold a thread each. `parsing` gives turns on the processor."""
-
-    waiting: Quota
-    submitting: Quota
-    files: Readers
-    listeners: Quota
-    large_bodies: Quota
-    parsing: Turns
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Runtime:
     """One process of the service. `start` it once, and `close` it when done; any thread."""
@@ -91,7 +82,6 @@ class Runtime:
     attachments: Attachments
     uploads_dir: Path | None
     files: Files | None
-    limits: CallerLimits
     window_logs: ExitStack
     started: float = field(default_factory=time.monotonic)
 
@@ -209,7 +199,7 @@ def build(settings: Settings, *, provider: FullProvider | None = None) -> Runtim
     if settings.needs_simulator:
         raise SettingsError("REPLICATE_SIMULATE: only `python app.py` starts a simulator; run that.")
     settings.refuse_placeholders()
-    warn(settings)
+    startup.warn(settings)
     doors = Doors(
         admin_key=settings.admin_key,
         server_token=settings.replicate_token,
@@ -217,11 +207,11 @@ def build(settings: Settings, *, provider: FullProvider | None = None) -> Runtim
     )
     doors.hash_key = None  # the ledger has it
     context = ParseContext(
-        registry(settings), loopback=settings.REPLICATE_SIMULATE, webhook_hosts=settings.webhook_hosts
+        _registry(settings), loopback=settings.REPLICATE_SIMULATE, webhook_hosts=settings.webhook_hosts
     )
     ledger = SqliteLedger(settings.database_url)
     queries = SqlQueries(ledger.engine)
-    uploads = uploads_dir(settings)
+    uploads = _uploads_dir(settings)
     attachments = Attachments(uploads)
     loop = LoopThread("generations").start()
     window_logs = ExitStack()
@@ -266,7 +256,7 @@ def build(settings: Settings, *, provider: FullProvider | None = None) -> Runtim
         return Runtime(
             settings=settings, loop=loop, core=core, others=others, ledger=ledger, queries=queries,
             pools=(threads, cpu), doors=doors, context=context, attachments=attachments, uploads_dir=uploads,
-            files=files, limits=_caller_limits(settings), window_logs=window_logs,
+            files=files, window_logs=window_logs,
         )  # fmt: skip
 
     try:
@@ -288,6 +278,14 @@ def started(settings: Settings, *, provider: FullProvider | None = None) -> Runt
     return runtime
 
 
+def check(settings: Settings) -> None:
+    """What can be known to be wrong before anything is started. Raises SettingsError."""
+    settings.refuse_placeholders()
+    _registry(settings)
+    _storage(settings)
+    _make_data_dir(settings)
+
+
 def concurrency_figures(gate: GateStats) -> dict[str, Any]:
     return {
         "concurrent_limit": gate.concurrent_limit,
@@ -300,22 +298,11 @@ def concurrency_figures(gate: GateStats) -> dict[str, Any]:
     }
 
 
-def _caller_limits(settings: Settings) -> CallerLimits:
-    return CallerLimits(
-        waiting=Quota(settings.MAX_WAITING_CALLERS, counted="requests waiting for a result"),
-        submitting=Quota(HANDED_IN_AT_ONCE, counted="requests handing in work"),
-        files=Readers(Quota(FILES_AT_ONCE, counted="files on their way")),
-        listeners=Quota(LISTENERS_AT_ONCE, counted="listeners to events"),
-        large_bodies=Quota(settings.large_bodies_bytes, counted="bytes of large bodies in memory"),
-        parsing=Turns(),
-    )
-
-
 def _open_files(settings: Settings) -> Files | None:
     if not settings.FILES_TTL:
         return None
     return Files(
-        storage=storage(settings),
+        storage=_storage(settings),
         spool=settings.files_dir,
         source=Hosts(settings.REPLICATE_BASE_URL, proxies=settings.proxies),
         ttl=settings.FILES_TTL,
@@ -338,3 +325,47 @@ def _resume_window(gate: Gate, settings: Settings, window_logs: ExitStack) -> No
     if not window_log.is_readable:
         log.warning("limits_unknown", path=str(path), reason="the window counts as spent just now")
     gate.resume(window_log)
+
+
+def _registry(settings: Settings) -> Registry:
+    """The declared models, with the operator's rules in place of their fallbacks. Raises SettingsError."""
+    path = settings.FALLBACKS_FILE
+    return declared(rules=read_rules(path, declared()) if path else None)
+
+
+def _storage(settings: Settings) -> Storage:
+    """Where outputs are kept. Raises SettingsError."""
+    if settings.FILES_URL is None:
+        return Directory(settings.files_dir)
+    try:
+        from files.bucket import Bucket
+    except ImportError:
+        raise SettingsError(
+            "FILES_URL: what talks to S3 is not installed; requirements-s3.txt names it."
+        ) from None
+    try:
+        return Bucket.from_variables(settings.FILES_URL, settings.aws)
+    except ValueError as error:
+        raise SettingsError(f"FILES_URL: {error}.") from None
+
+
+def _uploads_dir(settings: Settings) -> Path | None:
+    """Where uploaded images lie while they are needed; the system's own place if DATA_DIR cannot be written."""
+    path = settings.DATA_DIR / "uploads"
+    try:
+        settings.DATA_DIR.mkdir(mode=0o700, parents=True, exist_ok=True)
+        path.mkdir(mode=0o700, exist_ok=True)
+        TemporaryFile(dir=path).close()
+    except OSError as error:
+        log.warning("uploads_elsewhere", path=str(path), reason=str(error))
+        return None
+    return path
+
+
+def _make_data_dir(settings: Settings) -> None:
+    """Raises SettingsError if DATA_DIR is not a directory and cannot become one."""
+    path = settings.DATA_DIR
+    try:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise SettingsError(f"DATA_DIR: {path.resolve()} cannot be a directory: {error.strerror}.") from None

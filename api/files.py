@@ -5,13 +5,34 @@ What is kept under a name never changes, so it may be cached for a year, and its
 
 from datetime import UTC, datetime
 
-from flask import Request, Response
+from flask import Blueprint, Request, Response, request
 
-from errors import RangeNotSatisfiable
+from api import incoming
+from errors import NotFound, RangeNotSatisfiable
 from files import Opened
-from files.names import disposition
+from files.names import disposition, kept_name, link_name
 
 CACHING = "public, max-age=31536000, immutable"
+
+routes = Blueprint("files", __name__)
+
+
+@routes.get("/files/<generation>/<name>")
+def file(generation: str, name: str) -> Response:
+    """An output that was kept. Whoever has the link may have it: nobody can guess one."""
+    service = incoming.service()
+    leave = incoming.limits().files.begin(incoming.peer(), incoming.connection())
+    try:
+        kept_as = kept_name(generation, name)
+        opened = service.files.open(generation, kept_as) if service.files else None
+        if opened is None:
+            raise NotFound("There is no such file, or no longer.")
+        response = answer(opened, request, name=link_name(generation, kept_as))
+    except BaseException:
+        leave()
+        raise
+    response.call_on_close(leave)
+    return response
 
 
 def answer(opened: Opened, request: Request, *, name: str) -> Response:

@@ -1,5 +1,4 @@
-"""The routes of what is on record: generations and batches by id, a caller's list, events, usage; and where Replicate
-tells how a prediction ended."""
+"""The routes of recorded work: generations and batches by id, a caller's list, events and usage."""
 
 import json
 import queue
@@ -11,47 +10,46 @@ import structlog
 from flask import Blueprint, Response, g, jsonify, request
 
 from api import incoming
-from errors import NotFound, Unauthenticated
+from errors import NotFound
 from generations import views
 from generations.batch import Batch
 from generations.events import Subscription
 from ledger import Page, Period
 from parsing.queries import cursor, each_once, parse_list, parse_usage
-from providers import Untrusted
 
 _STILL_HERE: Final = 15.0
 """Seconds after which a comment shows a listener, and everything in between, that the line is alive."""
 
 log = structlog.get_logger("http")
 
-blueprint = Blueprint("lookups", __name__)
+routes = Blueprint("generations", __name__)
 
 
-@blueprint.get("/generations/<target>")
+@routes.get("/generations/<target>")
 def generation(target: str) -> Response:
     """How a generation stands, or how it ended."""
     return _standing("gen", target)
 
 
-@blueprint.get("/batches/<target>")
+@routes.get("/batches/<target>")
 def batch(target: str) -> Response:
     """How a batch stands, with what has ended of it."""
     return _standing("batch", target)
 
 
-@blueprint.delete("/generations/<target>")
+@routes.delete("/generations/<target>")
 def cancel_generation(target: str) -> Response:
     """Cancel a generation; one that has ended stays as it ended."""
     return _cancelled("gen", target)
 
 
-@blueprint.delete("/batches/<target>")
+@routes.delete("/batches/<target>")
 def cancel_batch(target: str) -> Response:
     """Cancel what has not ended of a batch."""
     return _cancelled("batch", target)
 
 
-@blueprint.get("/generations")
+@routes.get("/generations")
 def generations() -> Response:
     """The caller's own generations, the latest first."""
     service, visitor = incoming.service(), incoming.visitor()
@@ -63,13 +61,13 @@ def generations() -> Response:
     return jsonify({"generations": [views.generation(each, address) for each in shown], "next_cursor": more})
 
 
-@blueprint.get("/generations/<target>/events")
+@routes.get("/generations/<target>/events")
 def events(target: str) -> Response:
     """What happens to a generation, as it happens (server-sent events)."""
     service, visitor, address = incoming.service(), incoming.visitor(), incoming.address()
     generations = service.generations
     work = service.loop.run(generations.get(_of_kind("gen", target), visitor))
-    leave = service.limits.listeners.take(visitor.id, retry_after=service.seconds_per_release)
+    leave = incoming.limits().listeners.take(visitor.id, retry_after=service.seconds_per_release)
     try:
         subscription = service.loop.run(generations.subscribe(work, address))
     except BaseException:
@@ -83,7 +81,7 @@ def events(target: str) -> Response:
     return response
 
 
-@blueprint.get("/usage")
+@routes.get("/usage")
 def usage() -> Response:
     """What was made and what it cost: of everybody for the admin, of their own for users."""
     service, visitor = incoming.service(), incoming.visitor()
@@ -97,25 +95,6 @@ def usage() -> Response:
     groups, total = service.loop.run(service.generations.usage(period, by=query.group_by))
     figures = [{**each, "usd": round(each["usd"], 6)} for each in (*groups, total)]
     return jsonify({**query.as_json(), "usage": figures[:-1], "total": figures[-1]})
-
-
-@blueprint.post("/webhooks/replicate")
-def pushed_by_replicate() -> Response:
-    """Replicate pushes how a prediction ended. What concerns nothing here is no news, and is not even read."""
-    service = incoming.service()
-    push, generation_id = service.core.push, request.args.get("generation", "")
-    expected = service.loop.run(push.expect(generation_id))
-    if expected is not None:
-        try:
-            with incoming.bytes_of_body("replicate") as content:
-                pushed = push.read(dict(request.headers), content, expected)
-        except Untrusted as reason:
-            log.warning("webhook_refused", generation=generation_id, reason=str(reason))
-            raise Unauthenticated("The signature does not hold.") from None
-        service.loop.run(push.receive(expected, request.args.get("attempt", ""), pushed))
-    response = Response(status=204)
-    del response.headers["Content-Type"]
-    return response
 
 
 def _standing(kind: str, target: str) -> Response:

@@ -14,6 +14,7 @@ from flask import current_app, g, request
 from gunicorn.http.errors import ParseException
 from werkzeug.http import parse_list_header
 
+from api.backpressure import CallerLimits, Quota
 from auth import Caller, Headers, Visitor
 from errors import InvalidRequest, LedgerDown, PayloadTooLarge, Problem, UnsupportedMediaType
 from generations.submission import (
@@ -32,7 +33,6 @@ from parsing.multipart_form import read_form
 from parsing.normal import normalised, normalised_batch
 from parsing.shapes import BatchRequest, GenerationRequest
 from service import Runtime
-from waiting import Quota
 
 T = TypeVar("T")
 
@@ -64,6 +64,11 @@ class Preference:
 
 def service() -> Runtime:
     found: Runtime = current_app.extensions["service"]
+    return found
+
+
+def limits() -> CallerLimits:
+    found: CallerLimits = current_app.extensions["caller_limits"]
     return found
 
 
@@ -114,8 +119,7 @@ def preference() -> Preference:
 
 def quota(preference: Preference) -> Quota:
     """That of the requests that wait for the end, or of those that only hand their work in."""
-    limits = service().limits
-    return limits.submitting if preference.seconds == 0 else limits.waiting
+    return limits().submitting if preference.seconds == 0 else limits().waiting
 
 
 def _unquoted(word: str) -> str:
@@ -220,7 +224,7 @@ class _Memory(ExitStack):
 
     def hold(self, size: int) -> None:
         """Let the body take so many bytes in all. Raises QueueFull, or PayloadTooLarge if it never could."""
-        limit = service().limits.large_bodies
+        limit = limits().large_bodies
         if size > limit.share:
             raise PayloadTooLarge(f"The body takes more than {limit.share} bytes of memory.")
         if size > max(_SMALL, self._size):
@@ -230,7 +234,7 @@ class _Memory(ExitStack):
 
 def _json(caller_id: str, memory: _Memory) -> Any:
     content = _bytes(memory)
-    with service().limits.parsing.turn(caller_id) if len(content) > _SMALL else nullcontext():
+    with limits().parsing.turn(caller_id) if len(content) > _SMALL else nullcontext():
         return strict_json.loads(content)
 
 
@@ -253,7 +257,7 @@ def turn_for(body: Any, caller_id: str) -> AbstractContextManager[None]:
     """The caller's turn to have this batch read and planned, which takes the processor for a while if it is large."""
     lists = [body.get(name) for name in ("prompts", "requests")] if isinstance(body, dict) else []
     is_quick = all(len(each) <= _FEW for each in lists if isinstance(each, list))
-    return nullcontext() if is_quick else service().limits.parsing.turn(caller_id)
+    return nullcontext() if is_quick else limits().parsing.turn(caller_id)
 
 
 def with_images_on_disk(body: Any) -> Any:

@@ -9,8 +9,8 @@ from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
+from wsgiref.types import WSGIApplication
 
-from flask import Flask
 from gunicorn.app.base import Application
 
 from models import declared
@@ -22,7 +22,9 @@ ROOT = Path(__file__).parent.parent
 class Server(Application):  # type: ignore[misc] # gunicorn ships no types
     """gunicorn with its settings file, serving an application made in the worker."""
 
-    def __init__(self, settings: Settings, create_app: Callable[[Settings], Flask], banner: str) -> None:
+    def __init__(
+        self, settings: Settings, create_app: Callable[[Settings], WSGIApplication], banner: str
+    ) -> None:
         self._settings = settings
         self._create_app = create_app
         self._banner = banner
@@ -40,11 +42,11 @@ class Server(Application):  # type: ignore[misc] # gunicorn ships no types
 
         self.cfg.set("when_ready", when_ready)
 
-    def load(self) -> Flask:
+    def load(self) -> WSGIApplication:
         return self._create_app(self._settings)
 
 
-def serve(settings: Settings, create_app: Callable[[Settings], Flask]) -> int:
+def serve(settings: Settings, create_app: Callable[[Settings], WSGIApplication]) -> int:
     """Serve until a signal ends it; the simulator beside it ends too. Returns the exit status."""
     if trouble := _cannot_listen(settings):
         sys.stderr.write(f"{trouble}\n")
@@ -73,7 +75,7 @@ def serve(settings: Settings, create_app: Callable[[Settings], Flask]) -> int:
             simulator.terminate()
 
 
-def _run(settings: Settings, create_app: Callable[[Settings], Flask]) -> int:
+def _run(settings: Settings, create_app: Callable[[Settings], WSGIApplication]) -> int:
     try:
         Server(settings, create_app, _banner(settings)).run()
     except SystemExit as end:  # gunicorn ends by exiting

@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from process import until
 
+from api.backpressure import FILE_SECONDS, Quota, Readers, Turns
 from errors import QueueFull
 from settings import SLOWEST
-from waiting import FILE_SECONDS, Quota, Readers, Turns
 
 POLITE = ("ann", "bea", "cem", "dan")
 

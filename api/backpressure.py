@@ -9,11 +9,12 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from functools import partial
 from typing import Final, Protocol
 
 from errors import QueueFull
-from settings import SLOWEST
+from settings import FILES_AT_ONCE, HANDED_IN_AT_ONCE, LISTENERS_AT_ONCE, SLOWEST, Settings
 
 FILE_SECONDS: Final = 10.0
 """Seconds over which the reader of a file is judged."""
@@ -213,3 +214,27 @@ class Readers:
         free()
         with suppress(OSError):
             connection.abort()
+
+
+@dataclass(frozen=True, slots=True)
+class CallerLimits:
+    """The resources that callers share, and how much of each one may have. All but `large_bodies`, which are bytes,
+    hold a thread each. `parsing` gives turns on the processor."""
+
+    waiting: Quota
+    submitting: Quota
+    files: Readers
+    listeners: Quota
+    large_bodies: Quota
+    parsing: Turns
+
+    @classmethod
+    def from_settings(cls, settings: Settings) -> "CallerLimits":
+        return cls(
+            waiting=Quota(settings.MAX_WAITING_CALLERS, counted="requests waiting for a result"),
+            submitting=Quota(HANDED_IN_AT_ONCE, counted="requests handing in work"),
+            files=Readers(Quota(FILES_AT_ONCE, counted="files on their way")),
+            listeners=Quota(LISTENERS_AT_ONCE, counted="listeners to events"),
+            large_bodies=Quota(settings.large_bodies_bytes, counted="bytes of large bodies in memory"),
+            parsing=Turns(),
+        )

@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
-import resources
+import service
 from service import VERSION
 from settings import Settings, SettingsError
+from telemetry import startup
 
 ROOT = Path(__file__).parent.parent
 
@@ -29,17 +30,17 @@ def test_a_data_dir_that_cannot_be_a_directory_ends_the_start_with_its_path(tmp_
     file.write_text("")
 
     with pytest.raises(SettingsError, match=f"^DATA_DIR: {file / below} cannot be a directory"):
-        resources.check(_settings(DATA_DIR=file / below))
+        service.check(_settings(DATA_DIR=file / below))
 
 
 def test_a_data_dir_in_a_container_is_warned_of_unless_it_is_on_a_volume(tmp_path, monkeypatch):
     mark = tmp_path / "mark"
     mark.write_text("")
-    monkeypatch.setattr(resources, "_CONTAINER_MARKS", (str(mark),))
+    monkeypatch.setattr(startup, "_CONTAINER_MARKS", (str(mark),))
     for is_mount in (False, True):
         monkeypatch.setattr(Path, "is_mount", lambda path, is_mount=is_mount: is_mount and path == tmp_path)
         with capture_logs() as logs:
-            resources.warn(_settings(DATA_DIR=tmp_path / "data"))
+            startup.warn(_settings(DATA_DIR=tmp_path / "data"))
 
         assert is_mount is ("data_dir_not_a_volume" not in [each["event"] for each in logs])
 
@@ -49,7 +50,7 @@ def test_a_weak_admin_key_and_unknown_variables_are_warned_of_by_name():
     settings._unknown = {"FILE_TTL": "FILES_TTL"}
 
     with capture_logs() as logs:
-        resources.warn(settings)
+        startup.warn(settings)
 
     said = {each["event"]: each for each in logs}
     assert "admin_key_weak" in said
@@ -67,7 +68,7 @@ def test_a_weak_admin_key_and_unknown_variables_are_warned_of_by_name():
 )
 def test_entries_of_no_proxy_that_cannot_be_read_are_warned_of_by_number(environ, entries):
     with capture_logs() as logs:
-        resources.warn(_settings(**{"NO_PROXY": "a.com, http://b.com 10.0.0.0/8,c.com:x"} | environ))
+        startup.warn(_settings(**{"NO_PROXY": "a.com, http://b.com 10.0.0.0/8,c.com:x"} | environ))
 
     assert entries == next((each["entries"] for each in logs if each["event"] == "no_proxy_ignored"), None)
 

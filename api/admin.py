@@ -1,18 +1,55 @@
-"""The live figures of `GET /status`: those for anyone, and those beside them for the admin. No secrets."""
+"""The routes of operations: limits, live figures and health."""
 
 import time
 from typing import Any, Final
 
+import structlog
+from flask import Blueprint, Response, g, jsonify, request
+
+from api import incoming
+from auth import ADMIN
 from concurrency import GateStats, StallStats
 from contract.states import iso8601
 from errors import LedgerDown
+from parsing.limits import parse_limits
 from providers import UpstreamState
 from service import NAME, VERSION, Runtime, concurrency_figures
 
 _HOUR: Final = 3600.0
 
+log = structlog.get_logger("http")
 
-def status(service: Runtime, *, for_admin: bool) -> dict[str, Any]:
+routes = Blueprint("admin", __name__)
+
+
+@routes.post("/configure")
+def configure() -> Response:
+    """Change the limits at once, both ways, under load."""
+    service = incoming.service()
+    service.doors.admit_admin(request.headers)
+    g.caller = ADMIN
+    with incoming.body(ADMIN) as body:
+        limits = parse_limits(body)
+    configured = service.configure(limits)
+    who = {"caller": ADMIN, "peer": request.remote_addr}
+    log.info("configured", request=g.request_id, **who, **limits.model_dump(exclude_none=True))
+    return jsonify(configured)
+
+
+@routes.get("/status")
+def status() -> Response:
+    """The live figures, and for the admin those of the work. A wrong key is no error: anyone may have the figures."""
+    service = incoming.service()
+    return jsonify(_figures(service, for_admin=service.doors.is_admin(request.headers)))
+
+
+@routes.get("/health")
+def health() -> Response:
+    """Whether this process takes work."""
+    return jsonify(incoming.service().health())
+
+
+def _figures(service: Runtime, *, for_admin: bool) -> dict[str, Any]:
     """Waits for nothing but a moment of the loop, and for the admin a read of the ledger."""
     gate, others, ended, is_shared, skew, upstream = service.loop.call(lambda: _of_the_loop(service))
     return {

@@ -1,0 +1,70 @@
+"""The routes that explain the service: links, models, the OpenAPI document and the page to try it."""
+
+import secrets
+
+from flask import Blueprint, Response, jsonify, render_template, request
+
+from api import incoming
+from api.openapi.document import openapi_document
+from errors import every_error
+from parsing.queries import parse_filter
+from service import NAME, VERSION
+from settings import SIMULATED_TOKEN
+
+routes = Blueprint("docs", __name__)
+
+
+# The public path without its slash is no redirect, which would be a page of HTML.
+@routes.get("/", strict_slashes=False)
+def index() -> Response:
+    """What this is and where to go on. A browser is led to the page."""
+    if request.accept_mimetypes.best_match(["application/json", "text/html"]) == "text/html":
+        response = Response(status=302, headers={"Location": f"{incoming.root()}/docs"})
+        del response.headers["Content-Type"]
+        return response
+    address = incoming.address()
+    paths = ("docs", "openapi.json", "models", "status", "health")
+    links = {path.removesuffix(".json"): f"{address}/{path}" for path in paths}
+    return jsonify({"name": NAME, "version": VERSION, "links": links})
+
+
+@routes.get("/models")
+def list_models() -> Response:
+    """The registry, or those of it that are of one kind, or in one tier."""
+    wanted = parse_filter(request.args.to_dict(flat=False))
+    return jsonify(
+        {"models": [model.as_json() for model in incoming.service().context.registry.models if wanted(model)]}
+    )
+
+
+@routes.get("/openapi.json")
+def openapi() -> Response:
+    """The OpenAPI document."""
+    return jsonify(
+        openapi_document(VERSION, incoming.service().context.registry.models, root=incoming.root())
+    )
+
+
+@routes.get("/docs")
+def docs() -> Response:
+    """A page to read and try it; nothing in it comes from elsewhere."""
+    nonce, settings = secrets.token_urlsafe(16), incoming.service().settings
+    simulated = settings.REPLICATE_SIMULATE
+    html = render_template(
+        "docs.html",
+        nonce=nonce,
+        version=VERSION,
+        errors=every_error(),
+        root=incoming.root(),
+        simulated=simulated,
+        token=SIMULATED_TOKEN if simulated and settings.ALLOW_USER_TOKENS else "",
+    )
+    page = Response(html, mimetype="text/html")
+    page.headers["Content-Security-Policy"] = (
+        f"default-src 'none'; script-src 'nonce-{nonce}'; style-src 'nonce-{nonce}'; connect-src 'self'; "
+        # What a reader made is shown from where it lies.
+        "img-src 'self' data: https: http://127.0.0.1:* http://localhost:*; "
+        "media-src 'self' https: http://127.0.0.1:* http://localhost:*; "
+        "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    )
+    return page

@@ -1,0 +1,83 @@
+"""The routes that create: one generation, or a batch, or the forecast of either.
+
+On Flask's threads, inside a request.
+"""
+
+from flask import Blueprint, Response, jsonify, request
+
+from api import incoming, responses
+from auth import Caller
+from generations import views
+from generations.submission import Submission
+from parsing.batch import parse_batch
+from parsing.generation import parse_generation
+from parsing.shapes import BatchRequest
+from service import Runtime
+
+routes = Blueprint("generate", __name__)
+
+
+@routes.post("/generate")
+def generate() -> Response:
+    """Generate: one generation, answered when it has ended, or as the caller prefers; or its forecast."""
+    service, caller = incoming.service(), incoming.spending_caller()
+    preference = incoming.preference()
+    with incoming.quota(preference).held(caller.turn, retry_after=service.seconds_per_release):
+        submission = _generation_of(service, caller, preference)
+        if isinstance(submission, Response):
+            return submission
+        work = service.loop.run(service.generations.submit(submission), disconnect=incoming.connection())
+    return responses.answer(service, work, submission.address, preference)
+
+
+@routes.post("/generate-batch")
+def generate_batch() -> Response:
+    """Generate a batch: every result in input order, or each as it is ready; or its forecast."""
+    service, caller = incoming.service(), incoming.spending_caller()
+    preference = incoming.preference()
+    leave = incoming.quota(preference).take(caller.turn, retry_after=service.seconds_per_release)
+    try:
+        submission = _batch_of(service, caller, preference)
+        if isinstance(submission, Response):
+            response = submission
+        elif responses.wants_lines(request) and preference.seconds is None:
+            response = responses.stream(service, submission, incoming.connection())
+        else:
+            work = service.loop.run(service.generations.submit(submission), disconnect=incoming.connection())
+            response = responses.answer(service, work, submission.address, preference)
+    except BaseException:
+        leave()
+        raise
+    response.call_on_close(leave)
+    return response
+
+
+def _generation_of(
+    service: Runtime, caller: Caller, preference: incoming.Preference
+) -> Submission | Response:
+    """The generation that the body requests, and nothing else of the body stays in memory; or the answer, if it
+    requests a dry run."""
+    address, key = incoming.address(), incoming.idempotency_key()
+    with incoming.body(caller.turn, forms=True) as body:
+        wanted = parse_generation(incoming.with_images_on_disk(body), service.context)
+        if wanted.dry_run:
+            plan = service.loop.run(service.generations.forecast(BatchRequest([wanted]), caller))
+            return jsonify(views.dry_run(wanted, plan))
+        return incoming.submission(
+            "gen", wanted, body, caller=caller, address=address, key=key, seconds=preference.seconds
+        )
+
+
+def _batch_of(service: Runtime, caller: Caller, preference: incoming.Preference) -> Submission | Response:
+    """The batch that the body requests, with its plan; or the answer, if it requests the plan alone."""
+    address, key = incoming.address(), incoming.idempotency_key()
+    with incoming.body(caller.turn, forms=True) as body, incoming.turn_for(body, caller.turn):
+        wanted = parse_batch(incoming.with_images_on_disk(body), service.context)
+        may_exist = key is not None and not wanted.dry_run
+        plan = service.loop.run(service.generations.forecast(wanted, caller, may_exist=may_exist))
+        if wanted.dry_run:
+            return jsonify({"dry_run": True, "total": len(wanted.requests), **views.plan(plan)})
+        return incoming.submission(
+            "batch", wanted, body, caller=caller, address=address, key=key,
+            seconds=preference.seconds, plan=plan,
+        )  # fmt: skip

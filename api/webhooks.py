@@ -1,0 +1,31 @@
+"""The route to which Replicate posts the ends of predictions."""
+
+import structlog
+from flask import Blueprint, Response, request
+
+from api import incoming
+from errors import Unauthenticated
+from providers import Untrusted
+
+log = structlog.get_logger("http")
+
+routes = Blueprint("webhooks", __name__)
+
+
+@routes.post("/webhooks/replicate")
+def pushed_by_replicate() -> Response:
+    """Replicate pushes how a prediction ended. What concerns nothing here is no news, and is not even read."""
+    service = incoming.service()
+    push, generation_id = service.core.push, request.args.get("generation", "")
+    expected = service.loop.run(push.expect(generation_id))
+    if expected is not None:
+        try:
+            with incoming.bytes_of_body("replicate") as content:
+                pushed = push.read(dict(request.headers), content, expected)
+        except Untrusted as reason:
+            log.warning("webhook_refused", generation=generation_id, reason=str(reason))
+            raise Unauthenticated("The signature does not hold.") from None
+        service.loop.run(push.receive(expected, request.args.get("attempt", ""), pushed))
+    response = Response(status=204)
+    del response.headers["Content-Type"]
+    return response
