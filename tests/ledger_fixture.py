@@ -164,8 +164,7 @@ def service(directory: Path, url: str, *, simulate: bool = True, **settings: obj
     try:
         yield app
     finally:
-        for extension in app.extensions.values():
-            extension.close()
+        app.extensions["service"].close()
 
 
 def headers_of(who: str) -> dict[str, str]:

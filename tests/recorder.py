@@ -191,8 +191,7 @@ def _started(scene: Scene, simulator: Simulator, data: Path) -> Iterator[Send]:
     try:
         yield _inside(app)
     finally:
-        for extension in app.extensions.values():
-            extension.close()
+        app.extensions["service"].close()
 
 
 def _inside(app: Flask) -> Send:
