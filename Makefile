@@ -35,8 +35,8 @@ generated: .venv/dev ## write the tables of README and docs, and .env.example, f
 	$(BIN)/python -m docs.generate
 
 recording: .venv/dev ## compare what the service answers with what 0.7.0 did, to 500 requests: half a minute
-	$(BIN)/python -m tests.recorder .recording.json
-	$(BIN)/python -m tests.recorder --compare tests/data/recording-0.7.0.json.xz .recording.json
+	$(BIN)/python -m tests.support.recording.recorder .recording.json
+	$(BIN)/python -m tests.support.recording.recorder --compare tests/data/recording-0.7.0.json.xz .recording.json
 
 bench: .venv/dev .venv-bench/made ## measure against the simulator, as ratios, into bench/results.md: eighteen minutes
 	$(BIN)/python -m bench

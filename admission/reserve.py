@@ -11,7 +11,7 @@ many as single calls are about to want:
   instead of all at once. Batches whose items fit into the window, apart from the base, still go at once.
 
 A paced place that no single call took goes to a batch. The pace is a little faster than even, so that the places that
-were left over for a moment are used soon. Measured in virtual time: tests/test_reserve.py.
+were left over for a moment are used soon. Measured in virtual time: tests/unit/test_reserve.py.
 """
 
 import math

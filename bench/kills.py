@@ -1,7 +1,8 @@
 """Two hundred deaths under load: what was accepted is made once and reaches its end.
 
 Half of the pictures are asked for in the same words, so that only counting tells them apart. The simulator runs here,
-and outlives every process; `tests/test_kills.py` tells the same of fewer deaths. It takes four minutes at the most.
+and outlives every process. `tests/process/test_kills.py` asserts the same for fewer deaths. It takes four minutes at
+the most.
 """
 
 from collections.abc import Iterator
@@ -10,7 +11,7 @@ from tempfile import TemporaryDirectory
 
 from bench.report import Claim, Section, claimed
 from simulator import Options, running
-from tests.killing import LONGEST, Story
+from tests.support.kill_harness import LONGEST, Story
 
 _KILLS = 200
 _ERRANDS = 2

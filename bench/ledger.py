@@ -26,8 +26,8 @@ from bench.report import Claim, Section, claimed
 from bench.setting import TOKEN, prompts, service_before, simulated
 from ledger.queries import SqlQueries
 from ledger.sqlite import SqliteLedger
-from tests.ledger_fixture import unpacked
-from tests.process import ROOT, Served, served
+from tests.support.kept_ledgers import unpacked
+from tests.support.service_process import ROOT, Served, served
 
 CALLERS = (1, 10, 50, 200)
 

@@ -23,7 +23,7 @@ from bench.setting import (
 )
 from concurrency import Gate
 from media.formats import black_png
-from tests.process import until
+from tests.support.service_process import until
 
 
 def claims() -> Section:

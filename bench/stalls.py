@@ -1,7 +1,7 @@
 """Replicate stands still: the process of the simulator is stopped five times under load, the service killed in three.
 
 The simulator serves the requests in its sockets when it continues, also those whose senders have given up or died.
-`tests/test_stalls.py` makes the same claims in virtual time. It takes seven minutes, and mostly waits.
+`tests/unit/test_stalls.py` makes the same claims in virtual time. It takes seven minutes, and mostly waits.
 """
 
 import os
@@ -18,7 +18,7 @@ import requests
 
 from bench.report import Claim, Section, claimed
 from bench.setting import counts, predictions, simulator_process
-from tests.process import Served, served
+from tests.support.service_process import Served, served
 
 _A_MINUTE = 60
 _PICTURES = 120

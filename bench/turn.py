@@ -27,7 +27,7 @@ from bench.setting import (
     service_before,
     simulated,
 )
-from tests.process import ROOT
+from tests.support.service_process import ROOT
 
 OURS = "this_service"
 CONTENDERS = {

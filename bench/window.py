@@ -1,6 +1,6 @@
 """The window in real time: how many creations Replicate counts in any 60 seconds, over a line that cannot be relied on.
 
-Two stories at once, each with a service and a simulator of its own; `tests/test_allowance.py` tells the same in
+Two stories at once, each with a service and a simulator of its own; `tests/unit/test_allowance.py` tells the same in
 virtual time. It takes three minutes, and mostly waits.
 """
 
@@ -16,7 +16,7 @@ import requests
 from bench.beside import beside
 from bench.report import Claim, Section, claimed
 from bench.setting import counts, post, service_before, simulated
-from tests.process import Served
+from tests.support.service_process import Served
 
 _JITTERY = ("--seconds", "0.2", "--jitter", "0", "--delay", "0", "0.8", "--seed", "1")
 _OTHERS = ("--others-per-minute", "3000")

@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 import structlog
-from callers import ADMIN_KEY, SERVER_TOKEN
 from flask import Flask
 from flask.testing import FlaskClient
 
 from app import create_app
 from settings import Settings
 from simulator import Options, Simulator, running
+from tests.support.callers import ADMIN_KEY, SERVER_TOKEN
 
 
 @pytest.fixture(scope="session", autouse=True)

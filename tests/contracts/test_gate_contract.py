@@ -9,9 +9,9 @@ from collections import Counter
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from virtual_time import run
 
 from concurrency import Gate, GateStats
+from tests.support.virtual_time import run
 
 GATES = {"of one process": Gate}
 

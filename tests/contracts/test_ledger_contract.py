@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from records import generation
 
 from contract.states import ENDED, UNFINISHED
 from errors import LedgerDown
@@ -30,6 +29,7 @@ from ledger.records import (
     PlanRecord,
 )
 from ledger.sqlite import SqliteLedger
+from tests.support.records import generation
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,6 @@ from io import BytesIO
 from typing import Any
 
 import pytest
-from parts import ADMIN, OTHER_USER, USER, Parts
-from virtual_replicate import replicate
-from virtual_time import run
 
 from catalog.references import Upload
 from concurrency import Gate
@@ -26,6 +23,9 @@ from providers.replicate.provider import Replicate
 from simulator import Options
 from simulator.webhooks import signed
 from simulator.world import World
+from tests.support.virtual_replicate import replicate
+from tests.support.virtual_time import run
+from tests.support.wiring import ADMIN, OTHER_USER, USER, Parts
 
 MODEL = "black-forest-labs/flux-dev"
 TAKES = 8.0

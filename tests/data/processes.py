@@ -13,12 +13,12 @@ from werkzeug.test import encode_multipart
 
 from simulator import Simulator
 from tests.data.inputs import Receiver
-from tests.ledger_fixture import (
+from tests.support.kept_ledgers import (
     headers_of,
     move,
     service,
 )
-from tests.process import until
+from tests.support.service_process import until
 
 DAY = 86_400
 PNG = b"\x89PNG\r\n\x1a\n"

@@ -9,7 +9,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from simulator import Options, running
-from tests.ledger_fixture import Ask, Kept, answer_to, resumed, service, unpacked
+from tests.support.kept_ledgers import Ask, Kept, answer_to, resumed, service, unpacked
 
 Keys = Sequence[tuple[str, str, str, Any, bool]]
 

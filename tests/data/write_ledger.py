@@ -18,7 +18,7 @@ from simulator import Options, running
 from tests.data.inputs import FAILING, PICTURE, Receiver
 from tests.data.processes import ASYNC, DAY, Processes
 from tests.data.questions import answered
-from tests.ledger_fixture import (
+from tests.support.kept_ledgers import (
     LEDGER,
     SERVER_TOKEN,
     TOKENS,
@@ -26,7 +26,7 @@ from tests.ledger_fixture import (
     move,
     write_kept,
 )
-from tests.process import until
+from tests.support.service_process import until
 
 
 class Writer(Processes):

@@ -1,0 +1,167 @@
+"""`Prefer`: callers who do not wait, or not for ever. What they left goes on without them."""
+
+import pytest
+
+from tests.support.api_client import ASYNC, CHECKED, PICTURE, ended, left, left_batch, look_up, picture
+from tests.support.callers import ADMIN, USER
+from tests.support.ndjson import NDJSON, stream
+from tests.support.problem_documents import fields, problem
+from tests.support.service_process import until
+
+
+def test_who_does_not_wait_is_told_at_once_where_to_look_and_the_work_goes_on(client, simulator):
+    answer = client.post("/generate", json=picture("[[slow=0.2]]"), headers=USER | ASYNC)
+
+    assert (202, "respond-async") == (answer.status_code, answer.headers["Preference-Applied"])
+    assert f"/generations/{answer.json['id']}" == answer.headers["Location"]
+    assert answer.json["status"] in {"queued", "submitting", "running"}
+    assert "success" not in answer.json
+    result = ended(client, answer.json["id"])
+    (prediction,) = simulator.predictions()
+    assert (True, list(prediction.output), 1) == (result["success"], result["output"], result["count"])
+
+
+@pytest.mark.parametrize(
+    "prefer", ["Respond-Async", "respond-async=", 'respond-async=""', "respond-async; x=y"]
+)
+def test_not_to_wait_is_said_in_many_ways(client, prefer):
+    answer = client.post("/generate", json=picture("[[slow=0.3]]"), headers=USER | {"Prefer": prefer})
+
+    assert (202, "respond-async") == (answer.status_code, answer.headers["Preference-Applied"])
+    ended(client, answer.json["id"])
+
+
+def test_what_had_ended_already_is_answered_whole_and_not_as_if_it_had_been_left(client):
+    key = USER | {"Idempotency-Key": "k"}
+    client.post("/generate", json=PICTURE, headers=key)
+
+    answer = client.post("/generate", json=PICTURE, headers=key | ASYNC)
+
+    assert (200, False) == (answer.status_code, "Preference-Applied" in answer.headers)
+
+
+def test_what_is_told_later_is_what_would_have_been_answered(client):
+    waited = client.post("/generate", json=PICTURE, headers=USER).json
+    later = look_up(client, waited["id"])
+
+    assert waited == later
+
+
+def test_what_was_taken_on_is_on_the_disk_before_anybody_is_told_so(app, client):
+    target = left(client, "[[hang]]")
+
+    row = app.extensions["service"].queries.generation(target)
+    assert row is not None
+    assert client.delete(f"/generations/{target}", headers=USER).json["status"] == "canceled"
+
+
+@pytest.mark.parametrize(
+    "prefer",
+    [
+        "wait=0",
+        'WAIT = "0"',
+        "handling=strict, wait=0",
+        "wait=0; x=y",
+        "wait=0, wait=20",
+        'a="b, wait=9", wait=0',
+    ],
+)
+def test_to_wait_no_time_at_all_is_not_to_wait(client, prefer):
+    answer = client.post("/generate", json=picture("[[slow=0.3]]"), headers=USER | {"Prefer": prefer})
+
+    assert (202, "wait=0") == (answer.status_code, answer.headers["Preference-Applied"])
+    ended(client, answer.json["id"])
+
+
+@pytest.mark.parametrize(
+    "prefer", ["wait=20", "respond-async, wait=20", "wait=20, respond-async", "wait=999999999"]
+)
+def test_what_ends_within_the_time_is_answered_whole(client, prefer):
+    answer = client.post("/generate", json=PICTURE, headers=USER | {"Prefer": prefer})
+
+    assert (200, True) == (answer.status_code, answer.json["success"])
+    assert answer.headers["Preference-Applied"].startswith("wait=")
+
+
+def test_what_fails_within_the_time_is_refused_as_ever(client):
+    answer = client.post("/generate", json=picture("[[nsfw]]"), headers=USER | {"Prefer": "wait=20"})
+
+    problem(answer, 422, "content_refused")
+
+
+def test_what_takes_longer_is_left_going_on(client, simulator):
+    answer = client.post("/generate", json=picture("[[slow=1.6]]"), headers=USER | {"Prefer": "wait=1"})
+
+    assert (202, "wait=1") == (answer.status_code, answer.headers["Preference-Applied"])
+    assert "running" == answer.json["status"]
+    assert "succeeded" == ended(client, answer.json["id"])["status"]
+    assert 1 == simulator.counts().creations_accepted
+
+
+def test_what_is_no_preference_known_here_is_not_honoured_and_no_error(client):
+    strange = (
+        "wait", "wait=", "wait=abc", "wait=-1", "wait=1.5", "wait=1e3", "wait=99999999999", "wait=٣",
+        "respond-asyncx", "respond", "", ",,;;==", "x" * 5000, 'wait="1', "=0", "return=minimal", "respond-async=1",
+        'a="b, respond-async, c"', "wait=x, wait=0", "respond-async=no, respond-async",
+    )  # fmt: skip
+    for prefer in strange:
+        answer = client.post(
+            "/generate",
+            json=picture("[[slow=0]]"),
+            headers=USER | {"Prefer": prefer.encode().decode("latin-1")},
+        )
+
+        assert 200 == answer.status_code, prefer
+        assert "Preference-Applied" not in answer.headers
+
+
+def test_a_batch_can_be_left_too_whatever_form_its_answer_was_to_have(client):
+    body = {"model_name": "flux-dev", "prompts": ["[[slow=0.4]] a", "[[fail]] b"]}
+
+    for more in ({}, NDJSON):
+        answer = client.post("/generate-batch", json=body, headers=ADMIN | ASYNC | more)
+        assert (202, "application/json") == (answer.status_code, answer.content_type)
+        assert f"/batches/{answer.json['id']}" == answer.headers["Location"]
+        assert 2 == answer.json["total"]
+        whole = ended(client, answer.json["id"], by=ADMIN)
+        assert (False, 1, 1) == (whole["success"], whole["succeeded"], whole["failed"])
+        assert [0, 1] == [item["index"] for item in whole["results"]]
+
+
+def test_a_batch_waited_for_in_time_is_answered_whole(client):
+    body = {"model_name": "flux-dev", "prompts": ["a", "b"]}
+
+    answer = client.post("/generate-batch", json=body, headers=USER | {"Prefer": "wait=20"})
+
+    assert (200, "wait=20", 2) == (
+        answer.status_code,
+        answer.headers["Preference-Applied"],
+        answer.json["succeeded"],
+    )
+
+
+def test_who_does_not_wait_is_refused_like_anybody_and_nothing_is_spent(make_app, simulator):
+    client = make_app(MAX_QUEUED=1).test_client()
+    two = {"model_name": "flux-dev", "prompts": ["a", "b"]}
+
+    assert ["prompt"] == fields(client.post("/generate", json=picture(""), headers=USER | ASYNC))
+    problem(client.post("/generate-batch", json=two, headers=USER | ASYNC), 429, "queue_full")
+    problem(client.post("/generate", json=PICTURE, headers=ASYNC), 401, "unauthenticated")
+    assert CHECKED == dict(simulator.counts().requests)
+    assert [] == client.get("/generations", headers=USER).json["generations"]
+
+
+def test_what_nobody_waits_for_takes_no_seat(make_app, simulator):
+    client = make_app(MAX_WAITING_CALLERS=1).test_client()
+
+    targets = [left(client, "[[hang]]") for _ in range(3)]
+
+    until(lambda: 3 == simulator.counts().in_flight)
+    assert 200 == client.post("/generate", json=PICTURE, headers=USER).status_code
+    with stream(client, USER, "quick", "[[hang]]"):  # the only seat is taken
+        problem(client.post("/generate", json=PICTURE, headers=USER), 429, "queue_full", retryable=True)
+        targets.append(left(client, "[[hang]]"))
+        batch = left_batch(client, "[[hang]]")
+    client.delete(f"/batches/{batch}", headers=USER)
+    for target in targets:
+        client.delete(f"/generations/{target}", headers=USER)

@@ -1,0 +1,264 @@
+"""Files that came with a request: they lie beside the ledger until its generation has ended, a restart or not."""
+
+import base64
+import hashlib
+import json
+import os
+from contextlib import closing
+from io import BytesIO
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from werkzeug.datastructures import MultiDict
+from werkzeug.test import encode_multipart
+
+from catalog.references import Upload
+from parsing.attachments import UPLOADED, Attachments, Gone
+from tests.api.test_forms import EDIT, INLINED, a_file
+from tests.support.api_client import ended, left, state
+from tests.support.callers import ADMIN, PNG, USER
+from tests.support.problem_documents import problem
+from tests.support.service_process import until
+
+IMAGE = PNG + os.urandom(300_000)
+DIGEST = hashlib.sha256(IMAGE).hexdigest()
+
+
+def upload(content: bytes = IMAGE) -> Upload:
+    return Upload(BytesIO(content))
+
+
+def content_of(kept: Upload) -> bytes:
+    kept.file.seek(0)
+    return kept.file.read()
+
+
+def files_in(directory) -> list[str]:
+    return sorted(str(path.relative_to(directory)) for path in directory.rglob("*") if path.is_file())
+
+
+def test_a_request_is_read_again_with_the_files_that_came_with_it(tmp_path):
+    given = {
+        "prompt": "a",
+        "image_input": [upload(b"one"), "https://example.com/a.png", upload(b"two")],
+        "n": 1.5,
+    }
+    written = Attachments(tmp_path).written("gen_1", given)
+
+    found = Attachments(tmp_path).read("gen_1", written)
+
+    first, url, second = found.pop("image_input")
+    with closing(first.file), closing(second.file):
+        assert ("a", 1.5, url) == (found["prompt"], found["n"], given["image_input"][1])
+        assert [b"one", b"two"] == [content_of(each) for each in (first, second)]
+    assert UPLOADED in written
+
+
+def test_who_reads_an_upload_before_or_after_it_is_kept_reads_all_of_it(tmp_path):
+    image = upload()
+    image.file.seek(1000)
+
+    Attachments(tmp_path).written("gen_1", {"image": image})
+
+    assert IMAGE == content_of(image) == (tmp_path / "gen_1" / "0").read_bytes()
+
+
+JSON = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False)
+    | st.text(st.characters(codec=None)),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@given(st.dictionaries(st.text(max_size=5), JSON, max_size=4))
+def test_a_request_without_files_is_read_as_it_was_and_leaves_none(given):
+    nowhere = Attachments(None)
+
+    written = nowhere.written("gen_1", given)
+
+    assert given == nowhere.read("gen_1", written)
+
+
+@pytest.mark.parametrize("prompt", [UPLOADED, '{"uploaded": 0}', '"uploaded"', "\\" + UPLOADED])
+def test_a_prompt_that_speaks_of_uploads_is_a_prompt(tmp_path, prompt):
+    attachments = Attachments(tmp_path)
+
+    written = attachments.written("gen_1", {"prompt": prompt})
+
+    assert {"prompt": prompt} == attachments.read("gen_1", written)
+    assert UPLOADED not in written
+
+
+@pytest.mark.parametrize("reference", ["../gen_2/0", "/etc/passwd", "0", None, 1.0, [0], 7, -1])
+def test_nothing_but_the_files_that_came_with_it_is_read(tmp_path, reference):
+    attachments = Attachments(tmp_path)
+    attachments.written("gen_2", {"image": upload(b"another's")})
+
+    with pytest.raises(Gone):
+        attachments.read("gen_1", json.dumps({"image": {"uploaded": reference}}))
+
+
+def test_without_a_directory_no_file_outlives_the_process():
+    nowhere = Attachments(None)
+    written = nowhere.written("gen_1", {"image": upload()})
+
+    with pytest.raises(Gone):
+        nowhere.read("gen_1", written)
+    nowhere.remove("gen_1")
+    nowhere.sweep(())
+
+
+def test_what_nobody_needs_goes_and_everybody_elses_stays(tmp_path):
+    attachments = Attachments(tmp_path)
+    for owner in ("gen_1", "gen_2", "batch_1"):
+        attachments.written(owner, {"image": upload(b"x")})
+    (tmp_path / "spooled").write_bytes(b"no owner's")
+
+    attachments.remove("gen_1")
+    assert ["batch_1/0", "gen_2/0", "spooled"] == files_in(tmp_path)
+    attachments.sweep({"batch_1", "gen_9"})
+    assert ["batch_1/0", "spooled"] == files_in(tmp_path)
+    attachments.remove("gen_1", "batch_1")
+    assert ["spooled"] == files_in(tmp_path)
+    Attachments(tmp_path / "nowhere").sweep(())
+
+
+# ── Through the door
+
+
+def post(client, image=IMAGE, path="/generate", *, by=ADMIN, **more):
+    fields = EDIT | {"input_image": a_file(image)} if path == "/generate" else more
+    boundary, body = encode_multipart(MultiDict(fields))
+    headers = by | {"Prefer": "respond-async"}
+    answer = client.post(
+        path, data=body, content_type=f"multipart/form-data; boundary={boundary}", headers=headers
+    )
+    assert "id" in answer.json, answer.json
+    return answer.json["id"]
+
+
+@pytest.fixture
+def interrupted(make_app, simulator):
+    """A service whose one slot is taken, until it is closed."""
+    app = make_app(REPLICATE_CONCURRENT_LIMIT=1)
+    left(app.test_client(), "[[slow=0.4]]")
+    until(lambda: 1 == simulator.counts().in_flight)
+    return app
+
+
+@pytest.mark.parametrize("by", [ADMIN, USER], ids=["by itself", "when its owner returns"])
+def test_what_waited_with_a_large_image_goes_on_after_a_restart_and_replicate_gets_its_very_bytes(
+    interrupted, make_app, simulator, by
+):
+    # The admin's has been sent ahead once, and is sent again: what is there may be gone by then.
+    target = post(interrupted.test_client(), by=by)
+    interrupted.extensions["service"].close()
+
+    app = make_app()
+    assert "succeeded" == ended(app.test_client(), target, by=by)["status"]
+
+    assert {(len(IMAGE), DIGEST)} == {(each.size, each.sha256) for each in simulator.uploads()}
+    latest = simulator.uploads()[-1]
+    assert f"{simulator.url}/v1/files/{latest.id}" == simulator.predictions()[-1].input["input_image"]
+    until(lambda: [] == files_in(app.extensions["service"].uploads_dir))
+
+
+def test_so_does_a_batch_whose_items_share_an_image(interrupted, make_app, simulator):
+    batch = {
+        "model_name": "flux-kontext-max",
+        "prompts": json.dumps(["a", "b", "c"]),
+        "input_image": a_file(IMAGE),
+    }
+    target = post(interrupted.test_client(), path="/generate-batch", **batch)
+    uploads = interrupted.extensions["service"].uploads_dir
+    assert [f"{target}/0"] == files_in(uploads)
+    interrupted.extensions["service"].close()
+
+    client = make_app().test_client()
+
+    assert 3 == ended(client, target, by=ADMIN)["succeeded"]
+    assert {DIGEST} == {each.sha256 for each in simulator.uploads()}
+    until(lambda: [] == files_in(uploads))
+
+
+def test_a_large_image_in_the_json_is_kept_as_a_file_and_not_in_memory(interrupted, make_app, simulator):
+    inline = "data:image/png;base64," + base64.b64encode(IMAGE).decode()
+    edit = EDIT | {"input_image": inline}
+    key = ADMIN | {"Prefer": "respond-async", "Idempotency-Key": "edit"}
+    client = interrupted.test_client()
+    service = interrupted.extensions["service"]
+
+    target = client.post("/generate", json=edit, headers=key).json["id"]
+    assert target == client.post("/generate", json=edit, headers=key).json["id"]
+    generation, _ = service.loop.call(lambda: service.generations._supervisor._running[target])[::-1]
+    assert 1000 > len(generation.request_json)
+    until(lambda: [f"{target}/0"] == files_in(service.uploads_dir))
+    service.close()
+
+    client = make_app().test_client()
+    assert target == client.post("/generate", json=edit, headers=key).json["id"]
+    assert "succeeded" == ended(client, target, by=ADMIN)["status"]
+    assert DIGEST == simulator.uploads()[-1].sha256
+
+
+def test_a_small_image_is_sent_inline_after_a_restart_too(interrupted, make_app, simulator):
+    target = post(interrupted.test_client(), PNG + b"small")
+    interrupted.extensions["service"].close()
+
+    assert "succeeded" == ended(make_app().test_client(), target, by=ADMIN)["status"]
+
+    assert INLINED == simulator.predictions()[-1].input["input_image"]
+
+
+def test_an_image_that_cannot_be_kept_refuses_its_request_before_anything_is_spent(app, client, simulator):
+    a_file_in_its_place = app.extensions["service"].uploads_dir / "full"
+    a_file_in_its_place.write_bytes(b"")
+    app.extensions["service"].attachments._directory = a_file_in_its_place
+
+    boundary, body = encode_multipart(MultiDict(EDIT | {"input_image": a_file(PNG + b"small")}))
+    kind = f"multipart/form-data; boundary={boundary}"
+    refused = client.post("/generate", data=body, content_type=kind, headers=ADMIN)
+
+    detail = problem(refused, 500, "internal", retryable=True)["detail"]
+    assert "Its images cannot be kept: Not a directory. Nothing was spent." == detail
+    assert {} == dict(simulator.counts().requests)
+
+
+def test_files_go_when_their_generation_has_ended_however_it_did(app, client, simulator):
+    uploads = app.extensions["service"].uploads_dir
+    simulator.order(on="create", status=422, body={"detail": "no"}, times=1)
+
+    post(client)
+    until(lambda: [] == files_in(uploads))
+    simulator.order(on="create", delay=0.3)
+    target = post(client)
+    assert [f"{target}/0"] == files_in(uploads)
+    client.delete(f"/generations/{target}", headers=ADMIN)
+    until(lambda: [] == files_in(uploads))
+
+
+def test_files_of_what_the_admin_gives_up_for_its_owner_go_too(interrupted, make_app):
+    target = post(interrupted.test_client(), by=USER)
+    interrupted.extensions["service"].close()
+    app = make_app()
+    uploads = app.extensions["service"].uploads_dir
+    assert ([f"{target}/0"], "queued") == (files_in(uploads), state(app.test_client(), target, by=ADMIN))
+
+    app.test_client().delete(f"/generations/{target}", headers=ADMIN)
+
+    until(lambda: [] == files_in(uploads))
+
+
+def test_what_nobody_is_left_to_need_is_gone_after_a_start(make_app, tmp_path):
+    forgotten = tmp_path / "uploads" / "gen_forgotten"
+    forgotten.mkdir(parents=True)
+    (forgotten / "0").write_bytes(IMAGE)
+
+    make_app()
+
+    assert not forgotten.exists()

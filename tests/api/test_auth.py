@@ -1,0 +1,235 @@
+"""The two doors: who comes in by which, whose token pays, and what nobody ever gets to see."""
+
+import pytest
+
+from auth import Caller, Doors, credentials
+from errors import Unauthenticated
+from tests.support.callers import ADMIN, ADMIN_KEY, PICTURE, SERVER_TOKEN, USER, USER_TOKEN
+from tests.support.problem_documents import problem
+
+USER_DOOR = "X-Replicate-API-Key"
+ADMIN_DOOR = "X-Admin-API-Key"
+
+
+def paid_by(simulator):
+    return [made.token for made in simulator.predictions()]
+
+
+def test_each_door_pays_with_its_own_token(client, simulator):
+    client.post("/generate", json=PICTURE, headers=ADMIN)
+    client.post("/generate", json=PICTURE, headers=USER)
+
+    assert [SERVER_TOKEN, USER_TOKEN] == paid_by(simulator)
+
+
+def test_with_both_keys_valid_the_admin_pays(client, simulator):
+    client.post("/generate", json=PICTURE, headers=ADMIN | USER)
+
+    assert [SERVER_TOKEN] == paid_by(simulator)
+
+
+def bearer(token, scheme="Bearer"):
+    return {"Authorization": f"{scheme} {token}"}
+
+
+@pytest.mark.parametrize("scheme", ["Bearer", "bearer", "BEARER", "Bearer  "])
+def test_a_replicate_token_as_a_bearer_is_a_users(client, simulator, scheme):
+    first = client.post("/generate", json=PICTURE, headers=bearer(USER_TOKEN, scheme))
+    again = client.get(f"/generations/{first.json['id']}", headers=USER)
+
+    assert [USER_TOKEN] == paid_by(simulator)
+    assert first.json == again.json
+    assert first.json == client.get(f"/generations/{first.json['id']}", headers=bearer(USER_TOKEN)).json
+    problem(
+        client.post("/configure", json={"concurrent_limit": 1}, headers=bearer(USER_TOKEN)), 403, "forbidden"
+    )
+
+
+def test_the_headers_of_the_service_are_decisive_beside_a_bearer(client, simulator):
+    client.post("/generate", json=PICTURE, headers=ADMIN | bearer("r8_other"))
+    client.post("/generate", json=PICTURE, headers=USER | bearer("r8_other"))
+
+    assert [SERVER_TOKEN, USER_TOKEN] == paid_by(simulator)
+    for wrong in ({ADMIN_DOOR: "wrong"}, {USER_DOOR: ""}, {USER_DOOR: "r8_a,r8_b"}):
+        headers = wrong | bearer(USER_TOKEN)
+        problem(client.post("/generate", json=PICTURE, headers=headers), 401, "unauthenticated")
+    assert 2 == len(paid_by(simulator))
+
+
+@pytest.mark.parametrize(
+    "authorization",
+    [
+        "", "Bearer", "Bearer ", "Bearer r8", "r8_user", "Bearer sk-user", "Bearer eyJhbGciOi.e30.x", "Basic r8_user",
+        "Bearer R8_user", "Bearerr8_user", "Bearer\tr8_user", "Token r8_user", "Bearer r8_a,r8_b", "Bearer r8_a r8_b",
+        "Bearer r8_a, Bearer r8_a", "Bearer r8_\xe9", "Bearer r8_" + "x" * 253, f"Bearer {ADMIN_KEY}",
+    ],
+)  # fmt: skip
+def test_any_other_authorization_is_no_key(client, simulator, authorization):
+    answer = client.post("/generate", json=PICTURE, headers={"Authorization": authorization})
+
+    problem(answer, 401, "unauthenticated")
+    assert {} == dict(simulator.counts().requests)
+
+
+def test_a_foreign_authorization_beside_a_users_token_changes_nothing(client, simulator):
+    client.post("/generate", json=PICTURE, headers=USER | bearer("eyJhbGciOi.e30.x"))
+
+    assert [USER_TOKEN] == paid_by(simulator)
+
+
+def test_without_user_tokens_only_the_admin_is_let_in(make_app, simulator):
+    client = make_app(ALLOW_USER_TOKENS=0).test_client()
+
+    for method, path in (
+        ("POST", "/generate"),
+        ("POST", "/generate-batch"),
+        ("POST", "/configure"),
+        ("GET", "/generations"),
+        ("GET", "/generations/gen_1"),
+        ("DELETE", "/batches/batch_1"),
+        ("GET", "/usage"),
+    ):
+        for headers in (USER, bearer(USER_TOKEN)):
+            problem(client.open(path, method=method, json=PICTURE, headers=headers), 401, "unauthenticated")
+    assert {} == dict(simulator.counts().requests)
+    assert 200 == client.post("/generate", json=PICTURE, headers=ADMIN | USER).status_code
+
+
+def test_a_wrong_admin_key_is_401_even_beside_a_good_user_token(client, simulator):
+    for wrong in ("", " ", "wrong", ADMIN_KEY + "x", ADMIN_KEY[:-1], ADMIN_KEY.upper(), "\xe9"):
+        headers = USER | {ADMIN_DOOR: wrong}
+        problem(client.post("/generate", json=PICTURE, headers=headers), 401, "unauthenticated")
+
+    assert [] == paid_by(simulator)
+
+
+@pytest.mark.parametrize("unset", ["", "   ", "\t"])
+def test_an_unset_admin_key_closes_the_door_to_everyone(make_app, simulator, unset):
+    client = make_app(CONCURRENT_DOCKER_ADMIN_API_KEY=unset).test_client()
+
+    for path in ("/generate", "/generate-batch", "/configure"):
+        for presented in (None, "", " ", "None", "null", "\t", ADMIN_KEY):
+            headers = {} if presented is None else {ADMIN_DOOR: presented}
+            problem(client.post(path, json=PICTURE, headers=headers), 401, "unauthenticated")
+
+    assert {} == dict(simulator.counts().requests)
+
+
+@pytest.mark.parametrize("key", [None, ""])
+@pytest.mark.parametrize("presented", ["", "None", "anything"])
+def test_doors_without_a_key_equal_nothing_not_even_nothing(key, presented):
+    doors = Doors(admin_key=key, server_token="r8_server")
+
+    with pytest.raises(Unauthenticated):
+        doors.admit({ADMIN_DOOR: presented})
+
+
+def test_no_character_stands_in_for_one_of_the_keys():
+    doors = Doors(admin_key="what?", server_token="r8_server")
+
+    with pytest.raises(Unauthenticated):
+        doors.admit({ADMIN_DOOR: "what\u0142"})
+
+
+@pytest.mark.parametrize("door", [ADMIN_DOOR, USER_DOOR])
+def test_a_key_sent_twice_is_none(client, simulator, door):
+    value = ADMIN_KEY if door == ADMIN_DOOR else USER_TOKEN
+
+    answer = client.post("/generate", json=PICTURE, headers=[(door, value), (door, value)])
+
+    problem(answer, 401, "unauthenticated")
+    assert [] == paid_by(simulator)
+
+
+def test_what_is_no_token_is_refused_before_anything_is_sent(client, simulator):
+    for token in (
+        "",
+        " ",
+        "r8_a,r8_b",
+        "r8_a r8_b",
+        "r8_a\tb",
+        "r8_\xe9",
+        "r8_" + "x" * 253,
+        "\x7f",
+        "r8_a\0",
+    ):
+        headers = {USER_DOOR: token}
+        problem(client.post("/generate", json=PICTURE, headers=headers), 401, "unauthenticated")
+
+    assert {} == dict(simulator.counts().requests)
+
+
+@pytest.mark.parametrize("token", ["r8_a\rb", "r8_a\nAuthorization: x", "r8_a\r\n\r\n", "r8_a\n"])
+def test_a_token_with_a_line_break_is_none(token):
+    with pytest.raises(Unauthenticated):
+        Doors(admin_key=None, server_token=None).admit({USER_DOOR: token})
+
+
+def test_the_longest_token_is_taken():
+    assert 255 == len(
+        Doors(admin_key=None, server_token=None).admit({USER_DOOR: "x" * 255}).credentials["replicate"]
+    )
+
+
+@pytest.mark.parametrize("path", ["/generate", "/generate-batch", "/configure"])
+def test_nobody_comes_in_without_a_key(client, path):
+    problem(client.post(path, json=PICTURE), 401, "unauthenticated")
+
+
+def test_who_is_calling_is_asked_before_what_they_want(client):
+    problem(client.post("/generate", data=b"\xff"), 401, "unauthenticated")
+
+
+def test_a_user_cannot_configure_and_nothing_changes(client):
+    before = client.get("/status").json["concurrency"]
+
+    problem(client.post("/configure", json={"concurrent_limit": 1}, headers=USER), 403, "forbidden")
+
+    assert before == client.get("/status").json["concurrency"]
+
+
+def test_caller_ids_tell_callers_apart_and_tell_nothing_else():
+    doors = Doors(admin_key="key", server_token="r8_server", hash_key=b"k" * 32)
+    ids = [doors.admit({USER_DOOR: f"r8_{number}"}).id for number in range(100)]
+
+    assert 100 == len(set(ids))
+    assert all("r8_" not in each for each in ids)
+    assert ids[0] == doors.admit({USER_DOOR: "r8_0"}).id
+    assert ids[0] != Doors(admin_key="key", server_token=None).admit({USER_DOOR: "r8_0"}).id
+
+
+def test_no_repr_shows_a_token():
+    doors = Doors(admin_key="the-key", server_token="r8_server")
+    shown = repr([doors, doors.admit({ADMIN_DOOR: "the-key"}), doors.admit({USER_DOOR: "r8_user"})])
+
+    assert not [secret for secret in ("the-key", "r8_server", "r8_user") if secret in shown]
+    tokens = credentials(replicate="r8_user")
+    assert "r8_user" not in f"{Caller('user', 'user_1', tokens)} {tokens} {list(tokens.items())}"
+
+
+def test_no_answer_shows_a_token_or_key(client):
+    answers = [
+        client.open(path, method=method, json=body, headers=headers)
+        for path, method, body in (
+            ("/generate", "POST", PICTURE),
+            ("/generate", "POST", {"model_name": "nothing"}),
+            ("/generate", "POST", PICTURE | {"prompt": "[[fail]]"}),
+            ("/generate-batch", "POST", {"model_name": "flux-dev", "prompts": ["a", "[[nsfw]]"]}),
+            ("/configure", "POST", {"concurrent_limit": 3}),
+            ("/status", "GET", None),
+            ("/models", "GET", None),
+            ("/health", "GET", None),
+            ("/openapi.json", "GET", None),
+            ("/docs", "GET", None),
+            ("/nowhere", "GET", None),
+        )
+        for headers in (
+            ADMIN, USER, bearer(USER_TOKEN), {ADMIN_DOOR: "wrong-key"}, {USER_DOOR: "wrong,key"},
+            bearer("r8_wrong,key"),
+        )
+    ]  # fmt: skip
+
+    for answer in answers:
+        seen = answer.get_data(as_text=True) + str(answer.headers)
+        secrets = (ADMIN_KEY, SERVER_TOKEN, USER_TOKEN, "wrong-key", "wrong,key")
+        assert not [secret for secret in secrets if secret in seen]

@@ -1,0 +1,245 @@
+"""`POST /generate-batch`: one result an input, in input order, at the end or each as it is ready."""
+
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tests.support.callers import ADMIN, PICTURE, USER
+from tests.support.ndjson import NDJSON, lines, settle, stream
+from tests.support.problem_documents import fields, problem
+from tests.support.service_process import until
+
+MIXED = {
+    "requests": [
+        {"model_name": "flux-dev", "prompt": "[[slow=0.2]] first"},
+        {"model_name": "qwen-image", "prompt": "[[nsfw]] second", "seed": 3},
+        {"model_name": "kontext-max", "prompt": "third"},
+        {"model_name": "flux-dev", "prompt": "[[fail]] fourth"},
+        {"model_name": "flux-dev", "prompt": "fifth", "num_outputs": 2},
+    ]
+}
+
+
+def without_plan(summary):
+    """What is told of a batch, without how it was thought to go and what it took."""
+    planned = {"strategy", "credits"} | {
+        name for name in summary if name.startswith(("estimated_", "actual_"))
+    }
+    assert 6 == len(planned)
+    return {name: value for name, value in summary.items() if name not in planned}
+
+
+def outcome(item):
+    return item["error"]["code"] if "error" in item else "succeeded"
+
+
+def test_a_batch_has_one_result_an_input_in_input_order_whatever_failed(client):
+    answer = client.post("/generate-batch", json=MIXED, headers=ADMIN).json
+
+    results = answer.pop("results")
+    assert {"success": False, "id": answer["id"], "total": 5, "succeeded": 3, "failed": 2} == without_plan(
+        answer
+    )
+    assert answer["id"].startswith("batch_")
+    assert [0, 1, 2, 3, 4] == [item["index"] for item in results]
+    assert [each["prompt"] for each in MIXED["requests"]] == [item["prompt"] for item in results]
+    assert ["succeeded", "content_refused", "succeeded", "generation_failed", "succeeded"] == [
+        outcome(item) for item in results
+    ]
+    assert [True, False, True, False, True] == [item["success"] for item in results]
+    assert [1, None, 1, None, 2] == [item.get("count") for item in results]
+    assert 5 == len({item["id"] for item in results})
+    assert {"code", "detail", "retryable"} == set(results[1]["error"])
+    assert "output" not in results[1]
+
+
+def test_a_batch_in_which_all_succeeded_says_so(client):
+    body = {"model_name": "qwen-image", "prompts": ["a", "b", "b"], "aspect_ratio": "1:1"}
+
+    answer = client.post("/generate-batch", json=body, headers=USER).json
+
+    assert (True, 3, 3, 0) == tuple(answer[name] for name in ("success", "total", "succeeded", "failed"))
+    assert ["a", "b", "b"] == [item["prompt"] for item in answer["results"]]
+
+
+def test_what_the_prompts_share_is_sent_with_each(client, simulator):
+    body = {"model_name": "qwen-image", "prompts": ["a", "b"], "aspect_ratio": "1:1", "seed": 7}
+
+    client.post("/generate-batch", json=body, headers=ADMIN)
+
+    sent = sorted((made.input for made in simulator.predictions()), key=lambda each: each["prompt"])
+    assert [{"prompt": prompt, "aspect_ratio": "1:1", "seed": 7} for prompt in "ab"] == sent
+
+
+@settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    st.lists(st.sampled_from(["", "[[fail]]", "[[nsfw]]", "[[slow=0]]", "[[empty]]"]), min_size=1, max_size=8)
+)
+def test_results_are_in_input_order_for_every_mix_of_outcomes(client, asked):
+    prompts = [f"{directive} {number}" for number, directive in enumerate(asked)]
+    fails = [directive in {"[[fail]]", "[[nsfw]]", "[[empty]]"} for directive in asked]
+
+    with client.post(
+        "/generate-batch", json={"model_name": "flux-dev", "prompts": prompts}, headers=ADMIN
+    ) as answer:
+        told = answer.json
+
+    assert prompts == [item["prompt"] for item in told["results"]]
+    assert [not each for each in fails] == [item["success"] for item in told["results"]]
+    assert sum(fails) == told["failed"]
+    assert (not any(fails)) is told["success"]
+
+
+def test_a_stream_tells_each_result_the_moment_it_is_ready_and_the_summary_last(client):
+    answer = stream(client, ADMIN, "[[slow=0.4]] late", "early", "[[nsfw]] refused")
+    told = list(lines(answer))
+
+    assert "application/x-ndjson" == answer.content_type
+    assert 0 == told[2]["index"]
+    assert {1, 2} == {line["index"] for line in told[:2]}
+    summary = without_plan(told[3])
+    assert {"success": False, "id": summary["id"], "total": 3, "succeeded": 2, "failed": 1} == summary
+    assert 4 == len(told)
+    assert answer.headers["X-Request-ID"]
+
+
+def test_a_streams_first_line_is_there_while_the_rest_still_runs(app, client):
+    answer = stream(client, ADMIN, "quick", "[[hang]]")
+
+    assert 0 == next(lines(answer))["index"]
+    assert 1 == client.get("/status").json["concurrency"]["current_concurrent"]
+
+    answer.close()
+    settle(app)
+
+
+@pytest.mark.parametrize(
+    ("accept", "kind"),
+    [
+        ("*/*", "application/json"),
+        ("", "application/json"),
+        ("text/html", "application/json"),
+        ("application/*", "application/json"),
+        ("application/json, application/x-ndjson;q=0.5", "application/json"),
+        ("application/x-ndjson;q=0", "application/json"),
+        (";;;q=x,,", "application/json"),
+        ("application/x-ndjson", "application/x-ndjson"),
+        ("application/x-ndjson, */*", "application/x-ndjson"),
+        ("Application/X-NDJSON", "application/x-ndjson"),
+        ("application/x-ndjson; charset=utf-8", "application/x-ndjson"),
+    ],
+)
+def test_a_batch_is_streamed_to_those_who_ask_for_it_alone(client, accept, kind):
+    body = {"model_name": "flux-dev", "prompts": ["[[slow=0]] a"]}
+
+    with client.post("/generate-batch", json=body, headers=ADMIN | {"Accept": accept}) as answer:
+        assert (200, kind) == (answer.status_code, answer.content_type)
+
+
+def test_who_is_told_nothing_yet_when_the_service_stops_hears_by_which_id_their_batch_goes_on(
+    make_app, simulator
+):
+    app = make_app(REPLICATE_CONCURRENT_LIMIT=1)
+    body = {"model_name": "flux-dev", "prompts": ["[[hang]]", "b"]}
+    with ThreadPoolExecutor(2) as callers:
+        answers = [
+            callers.submit(app.test_client().post, "/generate-batch", json=body, headers=ADMIN | accept)
+            for accept in ({}, NDJSON)
+        ]
+        until(lambda: app.test_client().get("/status").json["concurrency"]["waiting"] == 3)
+        until(lambda: simulator.counts().in_flight == 1)
+        app.extensions["service"].begin_drain(0)
+
+    left = Counter()
+    for answer in answers:
+        told = problem(answer.result(), 503, "shutting_down", retryable=True)
+        left.update(app.test_client().get(f"/batches/{told['id']}", headers=ADMIN).json["counts"])
+    assert {"running": 1, "queued": 3} == left
+    assert (1, {}) == (simulator.counts().creations_accepted, simulator.counts().finished)
+
+
+def test_a_stream_that_is_cut_short_by_a_stop_ends_with_a_summary_that_says_so(make_app, simulator):
+    app = make_app(REPLICATE_CONCURRENT_LIMIT=1)
+    told = lines(stream(app.test_client(), ADMIN, "quick", "[[hang]]", "c"))
+    first = next(told)
+    until(lambda: simulator.counts().in_flight == 1)
+    app.extensions["service"].begin_drain(0)
+    *more, summary = told
+
+    assert (0, True, []) == (first["index"], first["success"], more)
+    assert (False, 3, 1, 0) == tuple(summary[name] for name in ("success", "total", "succeeded", "failed"))
+    assert ("shutting_down", True) == (summary["error"]["code"], summary["error"]["retryable"])
+    left = app.test_client().get(f"/batches/{summary['id']}", headers=ADMIN).json
+    assert {"succeeded": 1, "running": 1, "queued": 1} == left["counts"]
+    assert (2, {"succeeded": 1}) == (simulator.counts().creations_accepted, simulator.counts().finished)
+
+
+def test_refusals_before_a_stream_are_ordinary_problems(make_app, simulator):
+    app = make_app()
+    client = app.test_client()
+    streaming = {"Accept": "application/x-ndjson"}
+
+    problem(client.post("/generate-batch", json=MIXED, headers=streaming), 401, "unauthenticated")
+    problem(
+        client.post("/generate-batch", data=b"{", content_type="application/json", headers=ADMIN | streaming),
+        400,
+        "invalid_json",
+    )
+    assert ["prompts[0]"] == fields(stream(client, ADMIN, ""))
+    app.extensions["service"].begin_drain(0)
+    problem(stream(client, ADMIN, "a"), 503, "shutting_down", retryable=True)
+    assert {} == dict(simulator.counts().requests)
+
+
+@pytest.mark.parametrize(
+    ("body", "wrong"),
+    [
+        ({"requests": [PICTURE, PICTURE | {"guidance": 99}]}, ["requests[1].guidance"]),
+        ({"requests": [PICTURE, 3, None]}, ["requests[1]", "requests[2]"]),
+        ({"requests": [PICTURE, {"model_name": "nope", "prompt": "a"}]}, ["requests[1].model_name"]),
+        ({"requests": []}, ["requests"]),
+        ({"requests": "a"}, ["requests"]),
+        ({"model_name": "flux-dev", "prompts": ["a", " ", 3]}, ["prompts[1]", "prompts[2]"]),
+        ({"model_name": "flux-dev", "prompts": []}, ["prompts"]),
+        ({"model_name": "flux-dev", "prompts": ["a"] * 10_001}, ["prompts"]),
+        ({"model_name": "flux-dev", "prompts": ["a"], "prompt": "b"}, ["prompt"]),
+        ({"prompts": ["a"]}, ["model_name"]),
+        ({"prompts": ["a"], "requests": [PICTURE]}, ["prompts"]),
+        ({"requests": [PICTURE], "max_concurrent": 0}, ["max_concurrent"]),
+        ({"requests": [PICTURE], "timeout": 3}, ["timeout"]),
+    ],
+)
+def test_one_bad_item_refuses_the_whole_batch_and_nothing_is_spent(client, simulator, body, wrong):
+    assert wrong == fields(client.post("/generate-batch", json=body, headers=ADMIN))
+
+    assert {} == dict(simulator.counts().requests)
+
+
+def test_max_concurrent_bounds_the_batch_at_the_receiving_side(client, simulator):
+    body = {"model_name": "flux-dev", "prompts": ["a"] * 4, "max_concurrent": 2}
+
+    assert 200 == client.post("/generate-batch", json=body, headers=ADMIN).status_code
+
+    assert 2 == simulator.counts().in_flight_peak
+
+
+def test_an_accounts_trouble_fails_each_item_and_is_asked_once_or_little_more(client, simulator):
+    simulator.account("r8_user", credit="empty")
+    body = {"model_name": "flux-dev", "prompts": ["a"] * 5, "max_concurrent": 1}
+
+    answer = client.post("/generate-batch", json=body, headers=USER)
+
+    assert (200, 5) == (answer.status_code, answer.json["failed"])
+    assert ["insufficient_credit"] * 5 == [outcome(item) for item in answer.json["results"]]
+    assert 2 == simulator.counts().requests["create"]
+
+
+def test_a_bound_beyond_all_bounds_bounds_nothing_and_harms_nobody(client, simulator):
+    body = {"model_name": "flux-dev", "prompts": ["a", "b"], "max_concurrent": 10**20}
+
+    assert client.post("/generate-batch", json=body, headers=ADMIN).get_json()["success"] is True
+    assert client.post("/generate", json=PICTURE, headers=ADMIN).get_json()["success"] is True
+    assert 3 == simulator.counts().creations_accepted

@@ -1,0 +1,66 @@
+"""The page `/docs`: what it says and fills in on the simulator, and that an old answer never stands for a new one."""
+
+import re
+
+import pytest
+
+from tests.support.callers import ADMIN_KEY, PICTURE, SERVER_TOKEN
+
+
+def page(make_app, **settings):
+    return make_app(**settings).test_client().get("/docs").get_data(as_text=True)
+
+
+def filled_in(page, field):
+    """What stands in an input from the start."""
+    return re.search(rf'<input id="{field}"[^>]*>', page)[0].partition('value="')[2].partition('"')[0]
+
+
+def test_on_the_simulator_the_page_says_so_and_fills_in_a_token_that_pays(make_app):
+    client = make_app(REPLICATE_SIMULATE=1).test_client()
+    shown = client.get("/docs").get_data(as_text=True)
+    token = filled_in(shown, "user")
+
+    assert "This service simulates Replicate." in shown
+    assert token.startswith("r8_")
+    assert client.post("/generate", json=PICTURE, headers={"X-Replicate-API-Key": token}).json["simulated"]
+    assert "" == filled_in(shown, "admin")
+
+
+def test_the_page_of_a_real_service_says_and_fills_in_nothing_of_it(make_app):
+    shown = page(make_app)
+
+    assert "simulates" not in shown
+    assert "r8_" not in shown
+    assert ["", ""] == [filled_in(shown, field) for field in ("user", "admin")]
+
+
+def test_a_simulator_without_user_tokens_fills_in_none(make_app):
+    shown = page(make_app, REPLICATE_SIMULATE=1, ALLOW_USER_TOKENS=0)
+
+    assert "This service simulates Replicate." in shown
+    assert "r8_" not in shown
+    assert ["", ""] == [filled_in(shown, field) for field in ("user", "admin")]
+
+
+@pytest.mark.parametrize("settings", [{}, {"REPLICATE_SIMULATE": 1}])
+def test_no_secret_of_the_service_is_in_the_page(make_app, settings):
+    shown = page(make_app, **settings)
+
+    assert ADMIN_KEY not in shown
+    assert SERVER_TOKEN not in shown
+
+
+def test_the_last_answer_is_cleared_before_the_next_request_is_sent(make_app):
+    before, _, _ = re.search(r'\$\("try"\)\.onsubmit = .*', page(make_app), re.DOTALL)[0].partition(
+        "await fetch("
+    )
+
+    assert '$("answer").hidden = true;' in before
+    assert 'for (const part of $("answer").querySelectorAll("[id]")) part.replaceChildren();' in before
+
+
+def test_the_page_begins_with_a_request_that_makes_something(client):
+    first, methods = next(iter(client.get("/openapi.json").json["paths"].items()))
+
+    assert ("/generate", ["post"]) == (first, list(methods))

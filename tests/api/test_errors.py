@@ -1,0 +1,355 @@
+"""The error table: every code is reachable, with its status, its headers and its shape, and nothing is HTML."""
+
+import itertools
+import json
+import sys
+import threading
+from collections import Counter
+
+import pytest
+
+import errors
+from errors import Problem, ServiceError, every_error, restored
+from providers import Created
+from providers.memory import MemoryProvider
+from tests.support.callers import ADMIN, PICTURE, SERVER_TOKEN, USER, USER_TOKEN
+from tests.support.problem_documents import problem
+
+TABLE = {
+    "invalid_json": 400,
+    "invalid_request": 400,
+    "unauthenticated": 401,
+    "replicate_token_rejected": 401,
+    "insufficient_credit": 402,
+    "budget_exceeded": 402,
+    "forbidden": 403,
+    "not_found": 404,
+    "method_not_allowed": 405,
+    "idempotency_conflict": 409,
+    "payload_too_large": 413,
+    "unsupported_media_type": 415,
+    "range_not_satisfiable": 416,
+    "content_refused": 422,
+    "headers_too_large": 431,
+    "queue_full": 429,
+    "generation_failed": 500,
+    "generation_timeout": 500,
+    "outcome_unknown": 500,
+    "upstream_error": 500,
+    "upstream_rate_limited": 500,
+    "server_token_rejected": 500,
+    "server_out_of_credit": 500,
+    "interrupted": 500,
+    "internal": 500,
+    "shutting_down": 503,
+}
+
+METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "BREW")
+READ = {"GET", "HEAD"}
+ROUTES = {
+    "/": READ,
+    "/generate": {"POST"},
+    "/generate-batch": {"POST"},
+    "/configure": {"POST"},
+    "/models": READ,
+    "/status": READ,
+    "/health": READ,
+    "/openapi.json": READ,
+    "/docs": READ,
+    "/generations": READ,
+    "/generations/gen_1": READ | {"DELETE"},
+    "/generations/gen_1/events": READ,
+    "/batches/batch_1": READ | {"DELETE"},
+    "/usage": READ,
+    "/webhooks/replicate": {"POST"},
+}
+"""Addresses, and the methods that each takes."""
+
+ENDS = [
+    (errors.ContentRefused("no"), False),
+    (errors.GenerationFailed("no"), False),
+    (errors.GenerationTimeout("no"), True),
+    (errors.OutcomeUnknown("no"), False),
+    (errors.UpstreamError("no"), True),
+    (errors.UpstreamRateLimited("no"), True),
+    (errors.ServerTokenRejected("no"), False),
+    (errors.ServerOutOfCredit("no"), False),
+    (errors.TokenRejected("no"), False),
+    (errors.InsufficientCredit("no"), False),
+]
+"""What a generation may end with, and whether it is worth another try."""
+
+
+class Failing(MemoryProvider):
+    """A provider whose every creation raises."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__()
+        self._error = error
+
+    async def create(self, *_args: object, **_named: object) -> Created:
+        raise self._error
+
+
+class Broken:
+    """A service that has nothing it should have."""
+
+
+def test_the_error_tree_has_every_promised_code_with_its_status_and_no_other():
+    promised = {(error.code, error.status) for error in every_error()}
+    assert set(TABLE.items()) == promised, "TABLE has every code"
+
+
+def test_no_two_errors_share_a_code_but_the_services_own_faults():
+    def leaves(kind):
+        below = kind.__subclasses__()
+        return [leaf for child in below for leaf in leaves(child)] if below else [kind]
+
+    codes = Counter(error.code for error in leaves(ServiceError))
+    assert {"internal"} == {code for code, times in codes.items() if times > 1}
+    assert {errors.Internal, errors.LedgerDown} == {
+        error for error in leaves(ServiceError) if error.code == "internal"
+    }
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        *(error for error, _ in ENDS),
+        errors.Interrupted("no"),
+        errors.Internal(),
+        errors.InvalidRequest(
+            [
+                Problem("prompt", "is too long", "x" * 5000),
+                Problem("size", "is required"),
+                Problem("n", "no", None),
+            ]
+        ),
+    ],
+    ids=lambda error: error.code,
+)
+def test_an_error_on_record_is_told_later_as_it_was_at_once(error):
+    later = restored(json.loads(json.dumps(error.as_item())))
+
+    assert (type(error), error.headers) == (type(later), later.headers)
+    assert error.as_problem("req_1") == later.as_problem("req_1")
+
+
+@pytest.mark.parametrize(("error", "retryable"), ENDS, ids=lambda value: getattr(value, "code", None))
+def test_what_a_generation_ends_with_is_told_with_its_status_and_the_generations_id(
+    make_app, error, retryable
+):
+    app = make_app(provider=Failing(error))
+
+    answer = app.test_client().post("/generate", json=PICTURE, headers=ADMIN)
+
+    told = problem(answer, TABLE[error.code], error.code, retryable=retryable)
+    assert "no" == told["detail"]
+    assert told["id"].startswith("gen_")
+
+
+def test_a_crash_inside_a_generation_is_internal_and_tells_nothing_of_itself(make_app):
+    app = make_app(provider=Failing(ZeroDivisionError("the secret is r8_server")))
+
+    answer = app.test_client().post("/generate", json=PICTURE, headers=ADMIN)
+
+    problem(answer, 500, "internal")
+    assert b"ZeroDivision" not in answer.data
+    assert b"r8_server" not in answer.data
+
+
+@pytest.mark.parametrize("path", ["/status", "/health"])
+def test_a_crash_in_a_view_is_internal_and_tells_nothing_of_itself(app, path):
+    app.extensions["service"], real = Broken(), app.extensions["service"]
+
+    answer = app.test_client().get(path)
+
+    problem(answer, 500, "internal")
+    assert b"Broken" not in answer.data
+    assert b"attribute" not in answer.data
+    app.extensions["service"] = real
+
+
+@pytest.mark.parametrize(
+    ("prompt", "status", "code"),
+    [
+        ("[[fail]] x", 500, "generation_failed"),
+        ("[[nsfw]] x", 422, "content_refused"),
+        ("[[empty]] x", 500, "generation_failed"),
+        ("[[canceled]] x", 500, "generation_failed"),
+    ],
+)
+def test_how_a_prediction_fails_decides_the_code(client, prompt, status, code):
+    problem(client.post("/generate", json=PICTURE | {"prompt": prompt}, headers=ADMIN), status, code)
+
+
+def test_a_prediction_that_outlasts_its_timeout_is_cancelled_and_told_as_a_timeout(client, simulator):
+    body = PICTURE | {"prompt": "[[hang]] x", "timeout": 1}
+
+    problem(client.post("/generate", json=body, headers=ADMIN), 500, "generation_timeout", retryable=True)
+
+    assert {"canceled": 1} == dict(simulator.counts().finished)
+
+
+@pytest.mark.parametrize(
+    ("account", "mine", "servers"),
+    [
+        ({"reject": True}, (401, "replicate_token_rejected"), (500, "server_token_rejected")),
+        ({"credit": "empty"}, (402, "insufficient_credit"), (500, "server_out_of_credit")),
+    ],
+)
+def test_an_accounts_trouble_is_told_to_its_owner_and_kept_from_the_admins_callers(
+    client, simulator, account, mine, servers
+):
+    simulator.account(USER_TOKEN, **account)
+    simulator.account(SERVER_TOKEN, **account)
+
+    problem(client.post("/generate", json=PICTURE, headers=USER), *mine)
+    told = problem(client.post("/generate", json=PICTURE, headers=ADMIN), *servers)
+
+    assert "billing" not in told["detail"]
+    assert "purchase" not in told["detail"]
+
+
+@pytest.mark.parametrize(
+    ("status", "times", "code"), [(503, 4, "upstream_error"), (429, 20, "upstream_rate_limited")]
+)
+def test_replicates_refusals_are_told_once_all_attempts_are_used_up(client, simulator, status, times, code):
+    simulator.order(on="create", times=times, status=status, headers={"Retry-After": "0"})
+
+    problem(client.post("/generate", json=PICTURE, headers=ADMIN), 500, code, retryable=True)
+
+    assert 0 == simulator.counts().creations_accepted
+
+
+def test_the_admin_door_without_a_server_token_is_a_clear_error(make_app, simulator):
+    client = make_app(REPLICATE_API_TOKEN="").test_client()
+
+    told = problem(client.post("/generate", json=PICTURE, headers=ADMIN), 500, "server_token_rejected")
+
+    assert "REPLICATE_API_TOKEN" in told["detail"]
+    assert 0 == simulator.counts().requests.get("create", 0)
+
+
+@pytest.mark.parametrize("path", ["/generate", "/generate-batch", "/health"])
+def test_a_draining_service_answers_503_with_retry_after(app, path):
+    client = app.test_client()
+    app.extensions["service"].begin_drain(0)
+
+    ask = client.get if path == "/health" else client.post
+    answer = ask(path, headers=ADMIN)
+
+    problem(answer, 503, "shutting_down", retryable=True)
+    assert 1 <= int(answer.headers["Retry-After"])
+
+
+def test_a_signal_may_begin_a_drain_at_any_line_of_another_that_begins(app):
+    service = app.extensions["service"]
+
+    def lines_until_interrupted(at):
+        lines = itertools.count(1)
+
+        def trace(*_):
+            if next(lines) == at:
+                sys.settrace(None)
+                service.begin_drain(0)
+            return trace
+
+        sys.settrace(trace)
+        service.begin_drain(0)
+        sys.settrace(None)
+        return next(lines)
+
+    def interrupted_everywhere():
+        at = 1
+        while lines_until_interrupted(at) > at:
+            at += 1
+        reached.append(at)
+
+    reached: list[int] = []
+    thread = threading.Thread(target=interrupted_everywhere, daemon=True)
+    thread.start()
+    thread.join(30)
+
+    assert reached, "one waits for the other for ever"
+    assert reached[0] > 10
+
+
+def test_a_draining_service_still_tells_of_what_it_has(app):
+    client = app.test_client()
+    made = client.post("/generate", json=PICTURE, headers=ADMIN).json
+    app.extensions["service"].begin_drain(0)
+
+    assert made == client.get(f"/generations/{made['id']}", headers=ADMIN).json
+    assert [made] == client.get("/generations", headers=ADMIN).json["generations"]
+
+
+@pytest.mark.parametrize("path", ROUTES)
+def test_a_method_that_a_route_does_not_take_is_405_with_allow(client, path):
+    takes = ROUTES[path]
+
+    for method in set(METHODS) - takes:
+        answer = client.open(path, method=method)
+        assert 405 == answer.status_code
+        assert takes == set(answer.headers["Allow"].split(", "))
+        if method != "HEAD":
+            problem(answer, 405, "method_not_allowed")
+
+
+def test_an_address_that_is_none_is_404_whatever_it_looks_like(client):
+    for path in (
+        "/nowhere", "/generate/", "/health/", "/health//", "/a//b", "/%00", "/health%00",
+        "/health\0", "/\xff", "/static/app.py", "/../etc/passwd", "/docs/../app.py", "/.env", "/" + "a" * 5000,
+        "/<script>", "/{{7*7}}", "/GENERATE", "*",
+    ):  # fmt: skip
+        for method in ("GET", "POST", "OPTIONS", "BREW"):
+            problem(client.open(method=method, environ_overrides={"PATH_INFO": path}), 404, "not_found")
+
+
+def test_head_is_get_without_the_body(client):
+    for path in ("/", "/models", "/status", "/health", "/openapi.json", "/docs"):
+        answer = client.head(path)
+        assert (200, b"") == (answer.status_code, answer.data)
+
+
+def test_a_hostile_host_header_makes_neither_a_page_nor_a_crash(client):
+    for host in ("", "<script>", ":::", "[::1", "a b", "\xe9"):
+        assert 200 == client.get("/health", headers={"Host": host}).status_code
+    problem(client.get("/health", headers={"Host": "x" * 5000}), 400, "invalid_request")
+
+
+def test_a_sane_request_id_comes_back_on_every_answer(client):
+    for path in (*ROUTES, "/nowhere"):
+        for method in ("GET", "POST"):
+            answer = client.open(path, method=method, headers={"X-Request-ID": "trace-42:a/b"})
+            assert "trace-42:a/b" == answer.headers["X-Request-ID"]
+
+
+def test_a_request_id_is_made_when_what_came_is_none_and_is_never_the_same(client):
+    hostile = ("", " ", "a b", "x" * 201, "\xe9", "a\tb", "\x7f")
+    made = [client.get("/health", headers={"X-Request-ID": each}).headers["X-Request-ID"] for each in hostile]
+
+    assert all(each.startswith("req_") for each in made)
+    assert len(hostile) == len(set(made))
+
+
+def test_every_answer_forbids_sniffing_and_keeping(client):
+    for path in (*ROUTES, "/nowhere"):
+        answer = client.get(path)
+        assert ("nosniff", "no-store") == (
+            answer.headers["X-Content-Type-Options"],
+            answer.headers["Cache-Control"],
+        )
+
+
+def test_an_error_knows_its_problem_document_by_itself():
+    assert {
+        "type": "/docs#not_found",
+        "title": "There is nothing here",
+        "status": 404,
+        "request_id": "req_1",
+        "code": "not_found",
+        "detail": "There is nothing here",
+        "retryable": False,
+    } == errors.NotFound().as_problem("req_1")
+    assert issubclass(errors.NotFound, ServiceError)

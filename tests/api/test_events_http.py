@@ -1,0 +1,210 @@
+"""`GET /generations/{id}/events`: what happens to a generation, as it happens, to whoever listens."""
+
+import json
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from functools import partial
+
+import pytest
+import requests
+
+from settings import LISTENERS_AT_ONCE
+from tests.support.api_client import PICTURE, ended, left, look_up, picture
+from tests.support.callers import ADMIN, USER
+from tests.support.ndjson import settle
+from tests.support.problem_documents import problem
+from tests.support.served_in_process import online
+from tests.support.service_process import served, until
+
+
+def heard(answer):
+    """The events of a stream, each as it comes: name and data."""
+    for chunk in answer.iter_encoded():
+        for block in chunk.decode().split("\n\n"):
+            if block and not block.startswith(":"):
+                name, data = block.split("\n")
+                assert name.startswith("event: ")
+                yield name.removeprefix("event: "), json.loads(data.removeprefix("data: "))
+
+
+def order_of(events):
+    """The names, each once, without how far it was meanwhile."""
+    return list(dict.fromkeys(name for name, _ in events if name != "progress"))
+
+
+def listen(client, target, *, by=USER):
+    return client.get(f"/generations/{target}/events", headers=by)
+
+
+def test_a_listener_hears_everything_from_the_beginning_to_the_end(client):
+    target = left(client, "[[slow=0.3]]")
+
+    with listen(client, target) as answer:
+        events = list(heard(answer))
+
+    assert (200, "text/event-stream") == (answer.status_code, answer.mimetype)
+    assert ["queued", "running", "done"] == order_of(events)
+    assert {target} == {data["id"] for _, data in events}
+    assert "created_at" in events[0][1]
+    (running,) = [data for name, data in events if name == "running"]
+    assert running["prediction_id"] == events[-1][1]["prediction_id"]
+    assert look_up(client, target) == events[-1][1]
+
+
+@pytest.mark.parametrize(
+    ("prompt", "names"), [("a", ["queued", "running", "done"]), ("[[nsfw]]", ["queued", "running", "done"])]
+)
+def test_who_comes_when_all_is_over_hears_how_it_went(client, prompt, names):
+    result = ended(client, left(client, prompt))
+
+    with listen(client, result["id"]) as answer:
+        events = list(heard(answer))
+
+    assert names == [name for name, _ in events]
+    assert result == events[-1][1]
+
+
+def test_what_never_ran_is_not_said_to_have_run(make_app, simulator):
+    client = make_app(REPLICATE_CONCURRENT_LIMIT=1).test_client()
+    running = left(client, "[[hang]]")
+    until(lambda: 1 == simulator.counts().in_flight)
+    target = left(client)
+    with listen(client, target) as answer:
+        client.delete(f"/generations/{target}", headers=USER)
+        events = list(heard(answer))
+
+    assert ["queued", "done"] == [name for name, _ in events]
+    assert "canceled" == events[-1][1]["status"]
+    client.delete(f"/generations/{running}", headers=USER)
+
+
+def test_what_is_tried_again_is_told_so(client, simulator):
+    simulator.order(on="create", status=503, headers={"Retry-After": "0"})
+    simulator.order(on="create", delay=0.2)
+    target = left(client)
+
+    with listen(client, target) as answer:
+        events = list(heard(answer))
+
+    assert ["queued", "running", "done"] == order_of(events)
+    assert 2 == events[-1][1]["attempts"]
+
+
+def test_per_cent_are_told_where_the_model_prints_them_and_they_only_grow(client):
+    target = left(client, "[[slow=1.5]]")
+
+    with listen(client, target) as answer:
+        events = list(heard(answer))
+
+    names = [name for name, _ in events]
+    progress = [data["progress"] for name, data in events if name == "progress"]
+    assert sorted(set(progress)) == progress != []
+    assert all(0 <= each <= 100 for each in progress)
+    assert names.index("running") < names.index("progress")
+    assert "done" == names[-1]
+
+
+def test_many_hear_the_same(app, client):
+    target = left(client, "[[slow=0.4]]")
+    with online(app) as url, ThreadPoolExecutor(8) as listeners:
+
+        def hear(_):
+            return requests.get(f"{url}/generations/{target}/events", headers=USER, timeout=30).text
+
+        answered = list(listeners.map(hear, range(8)))
+
+    assert 1 == len({each.rpartition("event: done")[2] for each in answered})
+
+
+def test_leaving_does_not_end_it(app, client, simulator):
+    target = left(client, "[[slow=0.3]]")
+    listen(client, target).close()
+    listen(client, target).close()
+
+    assert "succeeded" == ended(client, target)["status"]
+    settle(app)
+    assert 1 == simulator.counts().creations_accepted
+
+
+def test_replicate_is_asked_how_far_it_is_only_as_long_as_somebody_listens(app, client):
+    target = left(client, "[[hang]]")
+    until(lambda: "running" == look_up(client, target)["status"])
+    service = app.extensions["service"]
+    watcher = service.core.provider._watcher
+
+    prediction_id = look_up(client, target)["prediction_id"]
+
+    def followers():
+        (watch,) = watcher._watches_of(prediction_id)
+        return len(watch.followers)
+
+    with listen(client, target), listen(client, target):
+        until(lambda: 2 == service.loop.call(followers))
+    until(lambda: 0 == service.loop.call(followers))
+    client.delete(f"/generations/{target}", headers=USER)
+
+
+def test_there_are_seats_for_so_many_listeners_and_they_are_free_again_afterwards(app, client):
+    target = left(client, "[[hang]]")
+    sitting = [listen(client, target) for _ in range(LISTENERS_AT_ONCE // 2)]
+
+    refused = listen(client, target)
+    problem(refused, 429, "queue_full", retryable=True)
+    assert 1 <= int(refused.headers["Retry-After"]) <= 3600
+    assert 200 == client.post("/generate", json=PICTURE, headers=USER).status_code
+    sitting.pop().close()
+    sitting.append(listen(client, target))
+    assert 200 == sitting[-1].status_code
+
+    client.delete(f"/generations/{target}", headers=USER)
+    assert ["done"] * (LISTENERS_AT_ONCE // 2) == [list(heard(each))[-1][0] for each in sitting]
+    for each in sitting:
+        each.close()
+    listen(client, target).close()
+    assert 0 == len(app.extensions["service"].core.generations._events._sending)
+
+
+def test_whoever_asks_only_for_the_head_takes_no_seat_for_long(client):
+    target = left(client, "[[hang]]")
+
+    for _ in range(LISTENERS_AT_ONCE // 2 + 1):
+        with client.head(f"/generations/{target}/events", headers=USER) as answer:
+            assert 200 == answer.status_code
+    client.delete(f"/generations/{target}", headers=USER)
+
+
+def test_a_listener_who_hangs_up_leaves_their_seat_at_once(simulator, tmp_path):
+    with served(REPLICATE_BASE_URL=simulator.url, DATA_DIR=tmp_path) as service:
+        headers = USER | {"Prefer": "respond-async"}
+        body = picture("[[hang]]")
+        target = requests.post(f"{service.url}/generate", json=body, headers=headers, timeout=30).json()["id"]
+        path = f"/generations/{target}/events"
+        for _ in range(2):
+            with ExitStack() as stack:
+                connect = partial(service.connect, path, **USER)
+                listeners = [stack.enter_context(connect()) for _ in range(LISTENERS_AT_ONCE // 2)]
+                assert {b"HTTP/1.1 200 OK"} == {each.recv(15) for each in listeners}
+
+            def there_is_room():
+                with requests.get(service.url + path, headers=USER, stream=True, timeout=30) as answer:
+                    return 200 == answer.status_code
+
+            until(there_is_room)
+        requests.delete(f"{service.url}/generations/{target}", headers=USER, timeout=30)
+
+
+def test_when_the_service_stops_listeners_are_told_and_may_come_back(make_app, simulator):
+    app = make_app(REPLICATE_CONCURRENT_LIMIT=1)
+    client = app.test_client()
+    running = left(client, "[[slow=0.8]]", by=ADMIN)
+    until(lambda: 1 == simulator.counts().in_flight)
+    target = left(client, by=ADMIN)
+    with listen(client, target, by=ADMIN) as answer:
+        app.extensions["service"].begin_drain(0)
+        assert ["queued", "shutting_down"] == [name for name, _ in heard(answer)]
+    app.extensions["service"].close()
+
+    client = make_app().test_client()
+    for each in (running, target):
+        with listen(client, each, by=ADMIN) as answer:
+            assert "succeeded" == list(heard(answer))[-1][1]["status"]

@@ -1,0 +1,129 @@
+"""A ledger that cannot be written: nothing new is begun, what runs is watched to its end, and everybody is told why."""
+
+import sqlite3
+import threading
+from contextlib import closing, contextmanager
+
+import pytest
+
+from tests.support.callers import ADMIN, PICTURE
+from tests.support.problem_documents import problem
+from tests.support.service_process import until
+
+BATCH = {"model_name": "flux-dev", "prompts": ["a", "b"]}
+
+
+@contextmanager
+def locked(path):
+    """Somebody else has the ledger for themselves."""
+    with closing(sqlite3.connect(path / "ledger.db", isolation_level=None)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        yield
+        other.execute("ROLLBACK")
+
+
+def answered_later(client, *arguments, **named):
+    """A request in a thread of its own; `answer()` waits for what came of it."""
+    answers = []
+    thread = threading.Thread(target=lambda: answers.append(client.post(*arguments, **named)))
+    thread.start()
+
+    def answer():
+        thread.join(timeout=30)
+        return answers[0]
+
+    return answer
+
+
+def service_of(app):
+    return app.extensions["service"]
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "headers"),
+    [
+        ("/generate", PICTURE, {}),
+        ("/generate", PICTURE, {"Prefer": "respond-async"}),
+        ("/generate", PICTURE, {"Idempotency-Key": "k"}),
+        ("/generate-batch", BATCH, {}),
+        ("/generate-batch", BATCH, {"Prefer": "respond-async", "Idempotency-Key": "k"}),
+    ],
+)
+def test_new_work_is_refused_before_anything_is_spent_and_taken_again_once_the_ledger_is_back(
+    app, simulator, tmp_path, path, body, headers
+):
+    client = app.test_client()
+    with locked(tmp_path):
+        first = problem(
+            client.post(path, json=body, headers=ADMIN | headers), 500, "internal", retryable=True
+        )
+        assert "database is locked" in first["detail"]
+        # From now on it is known, and nobody waits to hear so.
+        problem(client.post(path, json=body, headers=ADMIN | headers), 500, "internal", retryable=True)
+        assert (
+            "database is locked" in problem(client.get("/health"), 500, "internal", retryable=True)["detail"]
+        )
+        assert 0 == simulator.counts().requests.get("create", 0)
+
+    until(lambda: client.get("/health").status_code == 200)
+    assert client.post(path, json=body, headers=ADMIN | headers).status_code in {200, 202}
+
+
+def test_what_runs_is_watched_to_its_end_and_told_and_is_on_record_afterwards(app, simulator, tmp_path):
+    client = app.test_client()
+    answer = answered_later(client, "/generate", json=PICTURE | {"prompt": "x [[slow=0.5]]"}, headers=ADMIN)
+    until(lambda: simulator.counts().in_flight == 1)
+    with locked(tmp_path):
+        problem(client.post("/generate", json=PICTURE, headers=ADMIN), 500, "internal", retryable=True)
+        body = answer().get_json()
+        assert (True, "succeeded") == (body["success"], body["status"])
+
+    until(lambda: service_of(app).queries.generation(body["id"]).state == "succeeded")
+
+
+def test_what_is_queued_waits_until_the_ledger_is_back_and_is_made_once(make_app, simulator, tmp_path):
+    app = make_app(REPLICATE_CONCURRENT_LIMIT=1)
+    client = app.test_client()
+    prompts = {"model_name": "flux-dev", "prompts": ["a [[slow=0.3]]", "b", "c"]}
+    told = client.post(
+        "/generate-batch", json=prompts, headers=ADMIN | {"Prefer": "respond-async"}
+    ).get_json()
+    until(lambda: simulator.counts().in_flight == 1)
+    with locked(tmp_path):
+        until(lambda: simulator.counts().in_flight == 0)
+        until(lambda: service_of(app).ledger.trouble is not None)
+        assert 1 == simulator.counts().creations_accepted
+
+    until(lambda: client.get(f"/batches/{told['id']}", headers=ADMIN).get_json()["status"] == "completed")
+    assert ["a [[slow=0.3]]", "b", "c"] == [each.input["prompt"] for each in simulator.predictions()]
+
+
+def test_a_service_with_a_broken_ledger_starts_says_so_and_takes_nothing(make_app, simulator, tmp_path):
+    (tmp_path / "ledger.db").write_bytes(b"not a database" * 1000)
+    client = make_app().test_client()
+
+    assert (
+        "file is not a database" in problem(client.get("/health"), 500, "internal", retryable=True)["detail"]
+    )
+    problem(client.post("/generate", json=PICTURE, headers=ADMIN), 500, "internal", retryable=True)
+    assert 200 == client.get("/status").status_code
+    assert 0 == simulator.counts().requests.get("create", 0)
+
+    (tmp_path / "ledger.db").unlink()
+    until(lambda: client.get("/health").status_code == 200)
+    assert 200 == client.post("/generate", json=PICTURE, headers=ADMIN).status_code
+
+
+def test_a_full_disk_refuses_new_work_until_there_is_room(app, simulator):
+    client = app.test_client()
+    connection = service_of(app).ledger._connection
+    pages = connection.execute("PRAGMA page_count").fetchone()[0]
+    connection.execute(f"PRAGMA max_page_count = {pages}")
+    body = PICTURE | {"prompt": "x" * 100_000}
+
+    told = problem(client.post("/generate", json=body, headers=ADMIN), 500, "internal", retryable=True)
+    assert "disk is full" in told["detail"]
+    assert 0 == simulator.counts().requests.get("create", 0)
+
+    until(lambda: client.get("/health").status_code == 200)
+    assert 200 == client.post("/generate", json=PICTURE, headers=ADMIN).status_code

@@ -1,0 +1,199 @@
+"""The log: one JSON object a line, with the request's id, and never a token or key."""
+
+import json
+import logging
+
+import pytest
+import structlog
+
+from settings import Settings
+from telemetry import logs
+from tests.support.callers import ADMIN, ADMIN_KEY, PICTURE, SERVER_TOKEN, USER, USER_TOKEN
+from tests.support.service_process import until
+
+
+@pytest.fixture
+def logged(make_app, capfd):
+    """Makes a service that logs JSON, and what it logged so far."""
+
+    def make(**settings):
+        app = make_app(**({"LOG_FORMAT": "json", "LOG_LEVEL": "info"} | settings))
+
+        def seen():
+            return [json.loads(line) for line in capfd.readouterr().err.splitlines()]
+
+        return app, seen
+
+    yield make
+    logging.getLogger().handlers.clear()  # their stream ends with this test
+
+
+def of(events, name):
+    return [each for each in events if each["event"] == name]
+
+
+def test_a_request_is_one_line_with_its_id_caller_and_outcome(logged):
+    app, seen = logged()
+    client = app.test_client()
+
+    client.post("/generate", json=PICTURE, headers=USER | {"X-Request-ID": "mine"})
+
+    events = seen()
+    (line,) = of(events, "request")
+    assert ("mine", "POST", "/generate", 200) == tuple(
+        line[k] for k in ("request", "method", "path", "status")
+    )
+    assert line["caller"].startswith("user_")
+    assert {"timestamp", "level", "logger", "seconds"} < set(line)
+    (ended,) = of(events, "generation_ended")
+    assert ("mine", "succeeded") == (ended["request"], ended["state"])
+
+
+def test_watchers_of_health_and_status_do_not_fill_the_log(logged):
+    app, seen = logged()
+
+    for path in ("/health", "/status"):
+        app.test_client().get(path)
+
+    assert [] == of(seen(), "request")
+
+
+def test_a_crash_is_one_line_with_its_trace_and_the_request_that_met_it(logged):
+    app, seen = logged(LOG_LEVEL="error")
+    app.extensions["service"], real = object(), app.extensions["service"]
+
+    app.test_client().get("/status", headers={"X-Request-ID": "mine"})
+    app.extensions["service"] = real
+
+    (line,) = seen()
+    assert ("request_crashed", "mine", "error") == (line["event"], line["request"], line["level"])
+    assert "AttributeError" in line["exception"]
+
+
+def test_an_operator_hears_when_limits_are_not_kept_or_shared_or_unknown_and_when_there_is_no_ledger(
+    logged, tmp_path
+):
+    for name, directory in (
+        ("not_kept", tmp_path / "a file"),
+        ("unknown", tmp_path / "odd"),
+        ("shared", tmp_path / "odd"),
+    ):
+        directory.parent.mkdir(exist_ok=True)
+        if name == "not_kept":
+            directory.write_text("")
+        elif name == "unknown":
+            directory.mkdir()
+            (directory / "others.window").write_text("x")
+        _, seen = logged(DATA_DIR=directory)
+        told = seen()
+        assert of(told, f"limits_{name}")
+        assert (name != "unknown") is bool(of(told, "ledger_down"))
+
+
+def test_an_answer_of_500_is_an_error_and_no_other_is(logged, tmp_path):
+    app, seen = logged(LOG_LEVEL="debug")
+    client, service = app.test_client(), app.extensions["service"]
+    seen()
+    client.post("/generate", json=PICTURE | {"prompt": "[[fail]]"}, headers=USER)
+    client.post("/generate", json=PICTURE | {"prompt": "[[nsfw]]"}, headers=USER)
+    client.get("/health")
+    service.ledger.trouble = "It is gone."
+    client.get("/health")
+    service.begin_drain(0)
+    client.get("/health")
+
+    lines = [(each["path"], each["status"], each["level"]) for each in of(seen(), "request")]
+    assert [
+        ("/generate", 500, "error"),
+        ("/generate", 422, "info"),
+        ("/health", 200, "debug"),
+        ("/health", 500, "error"),
+        ("/health", 503, "debug"),
+    ] == lines
+
+
+def test_the_end_of_a_generation_names_its_caller_and_its_cost(logged):
+    app, seen = logged()
+    client = app.test_client()
+
+    paid, unpaid = (
+        client.post("/generate", json=PICTURE | {"prompt": prompt}, headers=USER).json["id"]
+        for prompt in ("a", "[[fail]]")
+    )
+
+    events = seen()
+    ends = {each["generation"]: (each["cost_usd"], each["caller"]) for each in of(events, "generation_ended")}
+    caller = of(events, "request")[0]["caller"]
+    assert {paid: (0.025, caller), unpaid: (0.0, caller)} == ends
+
+
+def test_the_end_of_suspended_work_is_logged_like_any_other(logged, make_app):
+    app, _ = logged()
+    client = app.test_client()
+    later = USER | {"Prefer": "respond-async"}
+    target = client.post("/generate", json=PICTURE | {"prompt": "[[hang]]"}, headers=later).json["id"]
+    until(lambda: client.get(f"/generations/{target}", headers=USER).json["status"] == "running")
+    app.extensions["service"].close()
+
+    app, seen = logged()
+    app.test_client().delete(f"/generations/{target}", headers=ADMIN)
+
+    (end,) = of(seen(), "generation_ended")
+    assert (target, "canceled", 0.025) == (end["generation"], end["state"], end["cost_usd"])
+    assert end["caller"].startswith("user_")
+
+
+def test_a_change_of_the_limits_names_who_made_it(logged):
+    app, seen = logged()
+
+    app.test_client().post("/configure", json={"concurrent_limit": 3}, headers=ADMIN)
+    app.test_client().post("/configure", json={"concurrent_limit": 4}, headers=USER)
+
+    (changed,) = of(events := seen(), "configured")
+    assert ("admin", "127.0.0.1", 3) == (changed["caller"], changed["peer"], changed["concurrent_limit"])
+    assert "admin" == of(events, "request")[0]["caller"]
+
+
+@pytest.mark.parametrize("path", ["/a\nb", "/\x1b[31m", '/"}', "/\xff", "/\xe2\x80\xa8"])
+def test_no_path_breaks_a_line_in_two(logged, path):
+    app, seen = logged()
+    seen()  # of the start
+
+    app.test_client().open(environ_overrides={"PATH_INFO": path})
+
+    (line,) = seen()
+    assert "request" == line["event"]
+
+
+@pytest.mark.parametrize("form", ["json", "console"])
+def test_no_token_or_key_is_ever_logged_not_even_for_failures_at_the_finest_level(
+    make_app, simulator, capfd, form
+):
+    app = make_app(LOG_LEVEL="debug", LOG_FORMAT=form)
+    client = app.test_client()
+    wrong = {"X-Admin-API-Key": "wrong-key"}
+    simulator.order(on="create", times=1, status=503, headers={"Retry-After": "0"})
+    for headers in (ADMIN, USER, wrong, {"X-Replicate-API-Key": "wrong,key"}):
+        client.post("/generate", json=PICTURE, headers=headers)
+        client.post("/generate", json=PICTURE | {"prompt": "[[fail]]"}, headers=headers)
+        client.post("/generate-batch", json={"requests": [PICTURE, PICTURE]}, headers=headers)
+        client.post("/configure", json={"concurrent_limit": 3}, headers=headers)
+    for account in ({"reject": True}, {"credit": "empty"}):
+        simulator.account(USER_TOKEN, **account)
+        client.post("/generate", json=PICTURE, headers=USER)
+    real, app.extensions["service"] = app.extensions["service"], object()
+    client.post("/generate", json=PICTURE, headers=ADMIN | USER)
+    app.extensions["service"] = real
+
+    text = capfd.readouterr().err
+
+    assert "request_crashed" in text
+    secrets = (ADMIN_KEY, SERVER_TOKEN, USER_TOKEN, "wrong-key", "wrong,key", "Bearer")
+    assert [] == [secret for secret in secrets if secret in text]
+
+
+def test_traces_on_a_console_never_show_locals():
+    configuration = logs.configuration(Settings(LOG_FORMAT="console"))
+    renderer = configuration["formatters"]["events"]["processors"][-1]
+
+    assert structlog.dev.plain_traceback is renderer._exception_formatter

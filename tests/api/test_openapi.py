@@ -1,0 +1,530 @@
+"""OpenAPI: valid, complete both ways, and of one mind with what validation and the answers really do."""
+
+import base64
+import copy
+import json
+import queue
+import re
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+from jsonschema import Draft202012Validator
+from openapi_spec_validator import OpenAPIV31SpecValidator
+from replicate.webhook import Webhooks, WebhookSigningSecret
+
+from api.openapi.document import openapi_document
+from errors import InvalidRequest, every_error
+from parsing.limits import parse_limits
+from service import VERSION
+from tests.support.callers import ADMIN, PICTURE, PNG, USER
+from tests.support.declarations import MODELS, REGISTRY, parse_batch, parse_generation
+from tests.support.ndjson import lines, stream
+
+DOCUMENT = openapi_document(VERSION, REGISTRY.models)
+SECRET = "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD"
+PARSERS = {"GenerationRequest": parse_generation, "BatchRequest": parse_batch, "Limits": parse_limits}
+
+EXAMPLES = [model.as_json()["example"] for model in MODELS.values()]
+FULL = [
+    {
+        name: schema["default"]
+        for name, schema in model.input_schema["properties"].items()
+        if "default" in schema
+    }
+    | {"model_name": model.name, "prompt": "a", "timeout": 60}
+    for model in MODELS.values()
+]
+VALID = {
+    "GenerationRequest": [
+        *EXAMPLES,
+        *FULL,
+        PICTURE | {"image": "https://a.com/b", "seed": 1, "timeout": None},
+        PICTURE | {"webhook": "https://a.com/b?c", "max_cost_usd": 0.5},
+        PICTURE
+        | {"webhook": " https://a.com/b c", "file_name": "console", "num_outputs": 2.0, "fallback": None},
+        PICTURE | {"num_outputs": 1.0, "guidance": 3.0, "timeout": None, "placeholder": None},
+        PICTURE | {"dry_run": True},
+        PICTURE | {"dry_run": None, "seed": None},
+    ],
+    "BatchRequest": [
+        {"requests": EXAMPLES, "max_concurrent": 2},
+        {"requests": FULL, "dry_run": False},
+        {"requests": [PICTURE], "webhook": "https://a.com/b", "max_cost_usd": 3},
+        {"model_name": "flux-dev", "prompts": ["a"], "webhook": "HTTPS://a.com", "max_cost_usd": 0},
+        {"model_name": "flux-dev", "prompts": ["a", "b"], "guidance": 2.5, "max_concurrent": None},
+        {"model_name": "flux-dev", "prompts": ["a"], "file_names": None, "dry_run": None, "go_fast": None},
+        {"requests": [PICTURE | {"image": None, "seed": 3.0}], "max_concurrent": 2.0, "webhook": None},
+        {
+            "model_name": "kontext-max",
+            "prompts": ["a"],
+            "input_image": "https://a.com/b",
+            "safety_tolerance": 2,
+        },
+    ],
+    "Limits": [
+        {"concurrent_limit": 1},
+        {"requests_per_minute": 60_000},
+        {"concurrent_limit": 1000, "requests_per_minute": 1},
+        {"concurrent_limit": 5, "requests_per_minute": None},
+    ],
+}
+DATA = "data:image/png;base64," + base64.b64encode(PNG).decode()
+STRANGE = [
+    None, True, False, 0, -1, 1, 2, 3, 4, 7, 99, 10**9, 2**63, 0.5, 2.5, -0.1, "", " ", "\n", "a", "1", "3:2", "jpg",
+    "webp", "a\0b", "https://a.com/b", "https://a/b", "http://a.com/b", "https://", "ftp://a/b", "/etc/passwd",
+    "data:image/png;base64,iVBORw0KGgo=", "data:image/png;base64,AAAA", "data:image/png,AAAA", "CON", "nul.png",
+    DATA, DATA.rstrip("="), DATA.replace("=", "%3D"), f" {DATA}\n", "https://a.com/b c", "https://ü.com/ä ", 28.0, 4.0,
+    "flux-dev", "kontext-max", "qwen-image", "nope", [], ["a"], [""], [1], [PICTURE], [{}], {}, {"a": 1}, PICTURE,
+]  # fmt: skip
+
+
+UNSEEN = {"https://a/b", "data:image/png;base64,iVBORw0KGgo=", "data:image/png;base64,AAAA"}
+"""What JSON Schema cannot see: that a host is not public, and that a content is no whole picture."""
+
+
+def validator(name, document=DOCUMENT):
+    return Draft202012Validator(document | {"$ref": f"#/components/schemas/{name}"})
+
+
+def accepted(parse, body):
+    try:
+        parse(body)
+    except InvalidRequest:
+        return False
+    return True
+
+
+def mutations(body):
+    """`body` with each field left out, each set to something strange, and one more."""
+    for name in body:
+        yield {other: value for other, value in body.items() if other != name}
+        yield from (body | {name: strange} for strange in STRANGE)
+    yield from (
+        body | {extra: 1} for extra in ("unknown", "prompt", "prompts", "requests", "max_concurrent", "image")
+    )
+    yield {}
+
+
+def test_the_document_is_valid_openapi_3_1():
+    OpenAPIV31SpecValidator(copy.deepcopy(DOCUMENT)).validate()
+    for schema in DOCUMENT["components"]["schemas"].values():
+        Draft202012Validator.check_schema(schema)
+
+
+def test_every_route_is_in_the_document_and_nothing_else_is(app):
+    served = {
+        (re.sub(r"<(?:\w+:)?(\w+)>", r"{\1}", rule.rule), method.lower())
+        for rule in app.url_map.iter_rules()
+        for method in (rule.methods or set()) - {"HEAD", "OPTIONS"}
+    }
+
+    documented = {(path, method) for path, methods in DOCUMENT["paths"].items() for method in methods}
+    assert served == documented, "api/openapi/operations.py has every route"
+
+
+def test_what_is_served_is_the_document(client):
+    assert json.loads(json.dumps(DOCUMENT)) == client.get("/openapi.json").json
+
+
+def test_every_reference_leads_somewhere():
+    names = set(re.findall(r'"#/components/schemas/(\w+)"', json.dumps(DOCUMENT)))
+
+    assert set() == names - set(DOCUMENT["components"]["schemas"])
+
+
+def test_every_code_an_operation_can_answer_with_stands_under_its_status():
+    told = json.dumps(DOCUMENT["paths"])
+
+    never_alone = {"not_found", "method_not_allowed"}
+    assert [] == [
+        error.code
+        for error in every_error()
+        if f"`{error.code}`" not in told and error.code not in never_alone
+    ], "a route in api/openapi/operations.py answers with its status"
+
+
+@pytest.mark.parametrize("name", VALID)
+def test_the_schema_and_validation_accept_the_same_good_requests(name):
+    for body in VALID[name]:
+        assert accepted(PARSERS[name], body)
+        assert [] == [error.message for error in validator(name).iter_errors(body)]
+
+
+def test_the_schema_and_validation_take_null_for_every_optional_field_at_once():
+    for full in FULL:
+        body = dict.fromkeys(full) | {"model_name": full["model_name"], "prompt": "a"}
+        assert accepted(parse_generation, body)
+        assert validator("GenerationRequest").is_valid(body)
+
+
+@pytest.mark.parametrize("name", VALID)
+def test_the_schema_and_validation_agree_on_every_mutation_of_them(name):
+    check = validator(name)
+    differ = [
+        body
+        for good in VALID[name]
+        for body in mutations(good)
+        if accepted(PARSERS[name], body) is not check.is_valid(body)
+    ]
+
+    assert [] == [
+        body for body in differ if not any(each in UNSEEN for each in body.values() if isinstance(each, str))
+    ]
+
+
+def test_each_parameter_alone_is_judged_alike():
+    for model in MODELS.values():
+        check = validator(model.inputs.__name__)
+        for parameter in model.input_schema["properties"]:
+            for strange in STRANGE:
+                body = {"model_name": model.name, "prompt": "a", parameter: strange}
+                if not (isinstance(strange, str) and strange in UNSEEN):
+                    assert accepted(parse_generation, body) is check.is_valid(body), body
+
+
+def closed(schema):
+    """The same, and nothing beside what it names."""
+    if isinstance(schema, list):
+        return [closed(each) for each in schema]
+    if not isinstance(schema, dict):
+        return schema
+    made = {name: closed(each) for name, each in schema.items()}
+    return made | {"additionalProperties": False} if isinstance(schema.get("properties"), dict) else made
+
+
+CLOSED = closed(DOCUMENT)
+
+
+def described(answer, path, method="post"):
+    response = DOCUMENT["paths"][path][method]["responses"][str(answer.status_code)]
+    named = {"Location", "Preference-Applied", "Retry-After", "x-should-retry"}
+    assert named & set(answer.headers.keys()) <= set(response.get("headers", ()))
+    return response.get("content", {})
+
+
+def conforms(answer, path, method="post", document=CLOSED):
+    content = described(answer, path, method)[answer.content_type]
+    name = content["schema"]["$ref"].rsplit("/", 1)[1]
+    errors = [error.message for error in validator(name, document).iter_errors(json.loads(answer.data))]
+    assert [] == errors, (path, answer.status_code, "api/openapi/schemas.py has every field")
+    return answer
+
+
+def test_real_answers_are_what_the_document_says_and_no_more(client, simulator):
+    mixed = {"model_name": "flux-dev", "prompts": ["a", "[[fail]]", "[[nsfw]]"]}
+    asked = [
+        ("/generate", PICTURE, ADMIN),
+        ("/generate", PICTURE | {"prompt": "[[nsfw]]"}, ADMIN),
+        ("/generate", PICTURE | {"prompt": "[[fail]]"}, ADMIN),
+        (
+            "/generate",
+            PICTURE | {"prompt": "[[fail]]", "placeholder": True, "fallback": ["qwen-image"]},
+            ADMIN,
+        ),
+        ("/generate", PICTURE | {"guidance": 99, "x": None}, ADMIN),
+        ("/generate", PICTURE | {"max_cost_usd": 0.01}, ADMIN),
+        ("/generate", PICTURE | {"dry_run": True}, ADMIN),
+        (
+            "/generate",
+            PICTURE
+            | {
+                "image": "https://a.com/b",
+                "model_name": "qwen-image",
+                "seed": 1,
+                "go_fast": True,
+                "dry_run": True,
+                "fallback": ["kontext-max"],
+            },
+            ADMIN,
+        ),
+        ("/generate", PICTURE, {}),
+        ("/generate", PICTURE, ADMIN | {"Idempotency-Key": "a key"}),
+        ("/generate-batch", mixed, ADMIN),
+        ("/generate-batch", mixed | {"dry_run": True}, ADMIN),
+        ("/generate-batch", mixed | {"max_cost_usd": 0.01}, ADMIN),
+        ("/generate-batch", {"requests": [PICTURE]}, ADMIN),
+        ("/generate-batch", {"requests": [3]}, ADMIN),
+        ("/generate-batch", mixed, {}),
+        ("/configure", {"concurrent_limit": 3}, ADMIN),
+        ("/configure", {"concurrent_limit": 0}, ADMIN),
+        ("/configure", {"concurrent_limit": 3}, USER),
+        ("/configure", {"concurrent_limit": 3}, {}),
+    ]
+    for path, body, headers in asked:
+        conforms(client.post(path, json=body, headers=headers), path)
+        conforms(client.post(path, data="x", headers=ADMIN), path)
+        conforms(client.post(path, data=b"{", content_type="application/json", headers=ADMIN), path)
+    for path in ("/", "/models", "/status", "/health"):
+        conforms(client.get(path), path, "get")
+    conforms(client.get("/status", headers=ADMIN), "/status", "get")
+    conforms(client.get("/openapi.json"), "/openapi.json", "get", DOCUMENT)
+    for account in ({"reject": True}, {"credit": "empty"}):
+        simulator.account("r8_user", **account)
+        conforms(client.post("/generate", json=PICTURE, headers=USER), "/generate")
+        conforms(client.post("/generate-batch", json=mixed, headers=USER), "/generate-batch")
+
+
+def test_what_waits_runs_and_ended_is_looked_up_as_the_document_says(client):
+    client.post("/configure", json={"concurrent_limit": 1}, headers=ADMIN)
+    later = ADMIN | {"Prefer": "respond-async", "Idempotency-Key": "the-key"}
+    running = conforms(
+        client.post("/generate", json=PICTURE | {"prompt": "[[hang]]"}, headers=later), "/generate"
+    )
+    conflict = conforms(client.post("/generate", json=PICTURE, headers=later), "/generate")
+    waiting = conforms(
+        client.post("/generate", json=PICTURE, headers=ADMIN | {"Prefer": "wait=0"}), "/generate"
+    )
+    batch = conforms(
+        client.post(
+            "/generate-batch",
+            json={"model_name": "flux-dev", "prompts": ["a", "[[nsfw]]"], "webhook": "https://a.invalid/b"},
+            headers=ADMIN | {"Prefer": "respond-async"},
+        ),
+        "/generate-batch",
+    )
+    taken = (running, waiting, batch)
+
+    assert [202, 409, 202, 202] == [each.status_code for each in (running, conflict, waiting, batch)]
+    assert ["respond-async", "wait=0", "respond-async"] == [
+        each.headers["Preference-Applied"] for each in taken
+    ]
+    assert ({"place", "estimated_seconds"}, "queued") == (
+        {"place", "estimated_seconds"} & waiting.json.keys(),
+        waiting.json["status"],
+    )
+    for answer in taken:
+        where = "/batches/{target}" if answer is batch else "/generations/{target}"
+        conforms(client.get(answer.headers["Location"], headers=ADMIN), where, "get")
+    conforms(client.delete(running.headers["Location"], headers=ADMIN), "/generations/{target}", "delete")
+    again = client.get(f"{waiting.headers['Location']}/events", headers=ADMIN)
+    assert "done" == told(again)[-1]["event"]
+    finished(client, batch.headers["Location"])
+    for answer in taken:
+        where = "/batches/{target}" if answer is batch else "/generations/{target}"
+        for method in ("get", "delete"):
+            conforms(
+                client.open(answer.headers["Location"], method=method.upper(), headers=ADMIN), where, method
+            )
+            conforms(
+                client.open(answer.headers["Location"], method=method.upper(), headers=USER), where, method
+            )
+            conforms(client.open(answer.headers["Location"], method=method.upper()), where, method)
+
+
+def finished(client, location):
+    """Wait for the end of a batch by the events of all that is in it."""
+    for each in client.get("/generations", headers=ADMIN).json["generations"]:
+        if location.endswith(each.get("batch_id", "?")):
+            told(client.get(f"/generations/{each['id']}/events", headers=ADMIN))
+
+
+def told(answer):
+    """The events of a stream that has ended."""
+    assert "text/event-stream" in described(answer, "/generations/{target}/events", "get")
+    parts = [part for part in answer.get_data(as_text=True).split("\n\n") if part.startswith("event: ")]
+    events = [re.fullmatch(r"event: (\w+)\ndata: (.+)", part).groups() for part in parts]
+    return [{"event": name, "data": json.loads(data)} for name, data in events]
+
+
+def test_events_are_what_the_document_says(client):
+    later = ADMIN | {"Prefer": "respond-async"}
+    slow = client.post("/generate", json=PICTURE | {"prompt": "[[slow=2]]"}, headers=later)
+    failing = client.post("/generate", json=PICTURE | {"prompt": "[[nsfw]]"}, headers=later)
+    path = "/generations/{target}/events"
+
+    names = set()
+    for location in [each.headers["Location"] for each in (slow, failing, slow)]:
+        events = told(client.get(f"{location}/events", headers=ADMIN))
+        names |= {event["event"] for event in events}
+        assert ["queued", "done"] == [events[0]["event"], events[-1]["event"]]
+        for event in events:
+            assert [] == [error.message for error in validator("Event", CLOSED).iter_errors(event)]
+    assert {"queued", "running", "progress", "done"} == names
+    conforms(client.get(f"{location}/events", headers=USER), path, "get")
+    conforms(client.get(f"{location}/events"), path, "get")
+
+
+def test_lists_and_usage_are_what_the_document_says(client):
+    client.post(
+        "/generate-batch", json={"model_name": "flux-dev", "prompts": ["a", "[[nsfw]]"]}, headers=ADMIN
+    )
+    client.post(
+        "/generate", json=PICTURE | {"prompt": "[[hang]]"}, headers=ADMIN | {"Prefer": "respond-async"}
+    )
+
+    first = conforms(client.get("/generations?limit=2", headers=ADMIN), "/generations", "get")
+    rest = f"/generations?cursor={first.json['next_cursor']}"
+    conforms(client.get(rest, headers=ADMIN), "/generations", "get")
+    for group in ("", "&group_by=model", "&group_by=caller", "&group_by=day"):
+        conforms(client.get(f"/usage?since=2020-01-01{group}", headers=ADMIN), "/usage", "get")
+    for path in ("/generations", "/usage"):
+        conforms(client.get(f"{path}?since=never&x=1", headers=ADMIN), path, "get")
+        conforms(client.get(path), path, "get")
+
+
+def test_each_query_parameter_is_taken_and_no_other_is(client):
+    for path in ("/generations", "/usage", "/models"):
+        parameters = DOCUMENT["paths"][path]["get"]["parameters"]
+        given = {
+            "since": "2026-01-01",
+            "until": "5",
+            "model": "flux-dev",
+            "limit": 1,
+            "cursor": "AAAAAAAAAAE",
+        }
+        for each in parameters:
+            if each["in"] == "query":
+                choices = each["schema"].get("enum") or each["schema"].get("items", {}).get("enum")
+                for value in choices or [given[each["name"]]]:
+                    answer = client.get(path, query_string={each["name"]: value}, headers=ADMIN)
+                    assert 200 == answer.status_code, (path, each["name"], value)
+
+
+def test_what_replicate_tells_is_answered_as_the_document_says(client):
+    made = client.post("/generate", json=PICTURE, headers=ADMIN).json
+    path = "/webhooks/replicate"
+
+    unknown = client.post(f"{path}?generation=gen_0&attempt=1", json={})
+    assert (204, b"") == (unknown.status_code, unknown.data)
+    assert {} == described(unknown, path)
+    unsigned = client.post(f"{path}?generation={made['id']}&attempt=1", json={"id": made["prediction_id"]})
+    assert 401 == conforms(unsigned, path).status_code
+
+
+def test_a_webhook_is_called_as_the_document_says(make_app):
+    client = make_app(REPLICATE_SIMULATE=1, WEBHOOK_SECRET=SECRET).test_client()
+    batch = {"model_name": "flux-dev", "prompts": ["a", "[[nsfw]]"]}
+    for path, body in (("/generate", PICTURE), ("/generate-batch", batch)):
+        with receiver() as (url, heard):
+            client.post(path, json=body | {"webhook": url}, headers=ADMIN)
+            headers, content = heard.get(timeout=10)
+        (called,) = DOCUMENT["paths"][path]["post"]["callbacks"]["ended"].values()
+        schema = called["post"]["requestBody"]["content"][headers["content-type"]]["schema"]
+
+        assert {each["name"] for each in called["post"]["parameters"]} <= headers.keys()
+        name = schema["$ref"].rsplit("/", 1)[1]
+        assert [] == [error.message for error in validator(name, CLOSED).iter_errors(json.loads(content))]
+        key = WebhookSigningSecret(key=SECRET)
+        Webhooks.validate(headers=headers, body=content.decode(), secret=key, tolerance=60)
+
+
+@contextmanager
+def receiver():
+    """An address on this machine, and what is posted to it: headers and body."""
+    heard = queue.SimpleQueue()
+
+    class Heard(BaseHTTPRequestHandler):
+        def do_POST(self):
+            length = int(self.headers["Content-Length"])
+            heard.put(
+                ({name.lower(): value for name, value in self.headers.items()}, self.rfile.read(length))
+            )
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *_arguments):
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Heard) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}/hook", heard
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def test_the_lines_of_a_stream_are_what_the_document_says(client):
+    *results, summary = lines(stream(client, ADMIN, "a", "[[nsfw]]", "[[fail]]"))
+
+    assert 3 == len(results)
+    for result in results:
+        assert validator("BatchItem", CLOSED).is_valid(result)
+    assert validator("BatchSummary", CLOSED).is_valid(summary)
+
+
+def test_a_draining_service_answers_as_the_document_says(app):
+    app.extensions["service"].begin_drain(0)
+    client = app.test_client()
+
+    conforms(client.get("/health"), "/health", "get")
+    conforms(client.post("/generate", json=PICTURE, headers=ADMIN), "/generate")
+    conforms(client.post("/generate-batch", json=PICTURE, headers=ADMIN), "/generate-batch")
+
+
+def test_what_the_next_process_goes_on_with_is_answered_as_the_document_says(app):
+    client, service = app.test_client(), app.extensions["service"]
+    hangs = {"prompt": "[[hang]]"}
+    with ThreadPoolExecutor() as callers:
+        single = callers.submit(client.post, "/generate", json=PICTURE | hangs, headers=ADMIN)
+        batch = callers.submit(
+            app.test_client().post, "/generate-batch", json={"requests": [PICTURE | hangs]}, headers=ADMIN
+        )
+        while not (single.done() or batch.done()) and running(client) < 2:
+            pass
+        service.begin_drain(0)
+
+    for answer, path in ((single.result(), "/generate"), (batch.result(), "/generate-batch")):
+        assert (503, "false") == (answer.status_code, answer.headers["x-should-retry"])
+        assert conforms(answer, path).json["id"]
+
+
+def running(client):
+    return client.get("/status").json["concurrency"]["current_concurrent"]
+
+
+def test_a_service_without_its_ledger_answers_as_the_document_says(make_app, tmp_path):
+    client = make_app(DATABASE_URL=f"sqlite:///{tmp_path}").test_client()
+
+    answers = [
+        conforms(client.get("/health"), "/health", "get"),
+        conforms(client.post("/generate", json=PICTURE, headers=ADMIN), "/generate"),
+        conforms(
+            client.post("/generate-batch", json={"requests": [PICTURE]}, headers=ADMIN), "/generate-batch"
+        ),
+        conforms(client.get("/generations", headers=ADMIN), "/generations", "get"),
+        conforms(client.get("/generations/gen_0", headers=ADMIN), "/generations/{target}", "get"),
+        conforms(client.get("/usage", headers=ADMIN), "/usage", "get"),
+    ]
+    assert [(500, "internal")] * 6 == [(each.status_code, each.json["code"]) for each in answers]
+
+
+def test_the_page_runs_nothing_and_loads_nothing_from_elsewhere(client):
+    answer = client.get("/docs")
+    page, policy = answer.get_data(as_text=True), answer.headers["Content-Security-Policy"]
+
+    addresses = re.findall(r"""(?:src|href|action|url|import)\s*[=(]\s*["']?([^"')\s>]+)""", page)
+    assert [] == [each for each in addresses if re.match(r"(?i)\w+://|//", each)]
+    assert [] == re.findall(r"(?i)<[^>]+\son\w+\s*=", page)
+    assert [] == re.findall(r"(?i)<[^>]+\sstyle\s*=", page)
+    assert "innerHTML" not in page
+    (nonce,) = set(re.findall(r'nonce="([^"]+)"', page))
+    assert f"script-src 'nonce-{nonce}'" in policy
+    assert f"style-src 'nonce-{nonce}'" in policy
+    assert "default-src 'none'" in policy
+    assert len(re.findall(r"<script|<style", page)) == page.count("nonce=")
+    assert "unsafe" not in policy
+
+
+def test_every_errors_type_leads_to_its_line_on_the_page(client):
+    page = client.get("/docs").get_data(as_text=True)
+
+    assert [] == [error.code for error in every_error() if f'id="{error.code}"' not in page]
+
+
+def test_no_two_pages_share_a_nonce(client):
+    assert (
+        client.get("/docs").headers["Content-Security-Policy"]
+        != client.get("/docs").headers["Content-Security-Policy"]
+    )
+
+
+def test_the_page_asks_only_for_addresses_that_exist(client):
+    page = client.get("/docs").get_data(as_text=True)
+
+    for address in set(re.findall(r'href="(/[^"]*)"', page)):
+        assert 200 == client.get(address).status_code

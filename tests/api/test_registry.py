@@ -1,0 +1,506 @@
+"""The registry against the published schemas: every parameter of every model, both ends and just outside.
+
+The schemas are the simulator's, which were written down independently: where the two disagree, one is wrong.
+"""
+
+import base64
+import dataclasses
+from typing import Annotated, Any, Literal
+
+import pytest
+from jsonschema import Draft202012Validator
+from pydantic import Field
+
+from api import incoming
+from catalog.model import Fallback, Image, Inputs, Model, Price, References, Text
+from catalog.registry import Registry
+from errors import InvalidRequest
+from models import declared
+from parsing.generation import ParseContext, generation_fields
+from simulator import catalog
+from tests.support.callers import ADMIN, PNG
+from tests.support.declarations import MODELS, REGISTRY, find, parse_generation
+from tests.support.problem_documents import fields, problem
+
+PARAMETERS = [
+    (name, parameter, schema)
+    for name in MODELS
+    for parameter, schema in catalog.find(name).inputs.items()  # type: ignore[union-attr]
+]
+PICTURE_URL = "https://example.com/a.png"
+PICTURE_DATA = "data:image/png;base64," + base64.b64encode(PNG).decode()
+FORM = "multipart/form-data"
+CUSTOM = {"aspect_ratio": "custom"}
+BESIDE = {"width": CUSTOM, "height": CUSTOM}
+"""What must be given for a parameter to be taken at all."""
+
+STEP = {"integer": 1, "number": 0.001}
+
+PRICES = {
+    "black-forest-labs/flux-schnell": (0.003, "image"),
+    "black-forest-labs/flux-dev": (0.025, "image"),
+    "black-forest-labs/flux-1.1-pro": (0.04, "image"),
+    "black-forest-labs/flux-kontext-max": (0.08, "image"),
+    "qwen/qwen-image": (0.025, "image"),
+    "google/imagen-4-ultra": (0.06, "image"),
+    "google/nano-banana": (0.039, "image"),
+    "google/veo-3-fast": (3.32, "call"),
+    "kwaivgi/kling-v2.1-master": (0.28, "second"),
+}
+ALIASES = {name.split("/")[1]: name for name in PRICES} | {
+    "kontext-max": "black-forest-labs/flux-kontext-max"
+}
+PLANS = {"flux-schnell": ("free", 1), "flux-dev": ("basic", 2), "flux-1.1-pro": ("premium", 5)}
+REFERENCES = {
+    "flux-schnell": None,
+    "flux-dev": ("image", 1),
+    "flux-1.1-pro": ("image_prompt", 1),
+    "flux-kontext-max": ("input_image", 1),
+    "qwen-image": ("image", 1),
+    "imagen-4-ultra": None,
+    "nano-banana": ("image_input", 3),
+    "veo-3-fast": ("image", 1),
+    "kling-v2.1-master": ("start_image", 1),
+}
+
+
+def wrong(model: str, **given: Any) -> list[str]:
+    """The fields that are refused."""
+    try:
+        parse_generation({"model_name": model, "prompt": "a fox", **given})
+    except InvalidRequest as refused:
+        return [each.field for each in refused.problems]
+    return []
+
+
+def of_every_parameter(test):
+    ids = [f"{name.split('/')[1]}-{parameter}" for name, parameter, _ in PARAMETERS]
+    return pytest.mark.parametrize(("model", "parameter", "schema"), PARAMETERS, ids=ids)(test)
+
+
+def allowed(schema) -> list[Any]:
+    if schema["type"] == "array":
+        return [[], *([each] * count for each in (PICTURE_URL, PICTURE_DATA) for count in (1, 2, 3))]
+    if "enum" in schema:
+        return schema["enum"]
+    if schema.get("format") == "uri":
+        return [PICTURE_URL, PICTURE_DATA]
+    match schema["type"]:
+        case "boolean":
+            return [True, False]
+        case "string":
+            return ["x", " x ", "é\U0001f600"]
+    if "multipleOf" in schema:
+        return list(range(schema["minimum"], schema["maximum"] + 1, schema["multipleOf"]))
+    return [schema.get("minimum", -(2**63)), schema.get("maximum", 2**63 - 1), schema.get("default", 3)]
+
+
+def foreign(schema) -> list[Any]:
+    every = [[], {}, [1], {"a": 1}]
+    if schema["type"] == "array":
+        return [
+            {},
+            "foreign",
+            PICTURE_URL,
+            1,
+            True,
+            [1],
+            [None],
+            [[PICTURE_URL]],
+            ["foreign"],
+            [PICTURE_URL] * 4,
+        ]
+    if "enum" in schema or schema.get("format") == "uri":
+        others = [each for each in (1, 2, 8, 10) if each not in schema.get("enum", ())]
+        return [*every, "foreign", "", *others, 1.5, True, *(f" {value}" for value in schema.get("enum", ()))]
+    match schema["type"]:
+        case "boolean":
+            return [*every, "true", "", 0, 1, 1.0]
+        case "string":
+            return [*every, 1, 1.5, True, "a\0b", "\ud800"]
+    step = STEP[schema["type"]]
+    outside = [schema[end] + way for end, way in (("minimum", -step), ("maximum", step)) if end in schema]
+    fractional = [1.5, 4.000001] if schema["type"] == "integer" else []
+    if "multipleOf" in schema:
+        outside += [schema["minimum"] + 1, 1000, 1439]
+    return [*every, *outside, *fractional, "1", "", True, False, 10**400, float("inf"), float("nan")]
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_a_model_takes_what_its_published_schema_names_and_nothing_else(model):
+    assert set(catalog.find(model).inputs) == set(MODELS[model].inputs.model_fields)
+
+
+@of_every_parameter
+def test_every_value_the_schema_allows_is_accepted_to_both_ends(model, parameter, schema):
+    for value in allowed(schema):
+        assert [] == wrong(model, **BESIDE.get(parameter, {}), **{parameter: value}), value
+
+
+@of_every_parameter
+def test_every_value_the_schema_does_not_allow_is_refused_by_its_field(model, parameter, schema):
+    for value in foreign(schema):
+        found = {
+            each.partition("[")[0] for each in wrong(model, **BESIDE.get(parameter, {}), **{parameter: value})
+        }
+        assert {parameter} == found, value
+
+
+@of_every_parameter
+def test_null_for_an_optional_parameter_is_not_given_also_by_its_published_schema(model, parameter, schema):
+    is_optional = parameter != "prompt"
+    published = Draft202012Validator(MODELS[model].input_schema)
+
+    assert ([] if is_optional else [parameter]) == wrong(model, **{parameter: None})
+    assert is_optional is published.is_valid({"prompt": "a", parameter: None})
+    if is_optional:
+        least = {"model_name": model, "prompt": "a"}
+        for more in ({}, {"fallback": None}, {"fallback": []}):
+            sent = parse_generation(least | more | {parameter: None}).first.input
+            assert parse_generation(least | more).first.input == sent
+    assert parameter in wrong(model, **{parameter: [None]})[0]
+
+
+@of_every_parameter
+def test_a_whole_float_is_the_integer_that_is_sent(model, parameter, schema):
+    for value in (each for each in allowed(schema) if type(each) is int):
+        given = {"model_name": model, "prompt": "a", **BESIDE.get(parameter, {}), parameter: float(value)}
+        if float(value) == value <= schema.get("maximum", 2**53):
+            sent = parse_generation(given).first.input[parameter]
+            assert (value, int) == (sent, type(sent))
+            assert Draft202012Validator(MODELS[model].input_schema).is_valid(
+                {name: each for name, each in given.items() if name != "model_name"}
+            )
+
+
+@of_every_parameter
+def test_the_documented_default_range_and_choices_are_the_published_ones(model, parameter, schema):
+    told = MODELS[model].input_schema["properties"][parameter]
+    bounded = next((each for each in told.get("anyOf", [told]) if each["type"] != "null"), told)
+
+    seen_by_callers = MODELS[model].asks_for.get(parameter, schema.get("default"))
+    assert seen_by_callers == told.get("default")
+    assert schema["type"] == bounded["type"]
+    assert sorted(schema.get("enum", ())) == sorted(bounded.get("enum", ()))
+    for end in ("minimum", "maximum"):
+        if parameter != "seed":
+            assert schema.get(end) == bounded.get(end)
+
+
+def test_kontexts_safety_tolerance_is_at_most_2_with_an_input_image():
+    assert [] == wrong("kontext-max", safety_tolerance=6)
+    assert [] == wrong("kontext-max", safety_tolerance=6, input_image=None)
+    assert [] == wrong("kontext-max", safety_tolerance=2, input_image=PICTURE_URL)
+    assert ["safety_tolerance"] == wrong("kontext-max", safety_tolerance=3, input_image=PICTURE_URL)
+    assert ["input_image"] == wrong("kontext-max", safety_tolerance=3, input_image="no image")
+    assert ["safety_tolerance"] == wrong("kontext-max", safety_tolerance="3", input_image=PICTURE_URL)
+
+
+def test_flux_1_1_pros_width_and_height_go_only_with_a_custom_aspect_ratio():
+    assert [] == wrong("flux-1.1-pro", aspect_ratio="custom", width=1024, height=768)
+    assert [] == wrong("flux-1.1-pro", aspect_ratio="1:1", width=None)
+    assert ["width", "height"] == wrong("flux-1.1-pro", width=1024, height=768)
+    assert ["height"] == wrong("flux-1.1-pro", aspect_ratio="16:9", height=768)
+
+
+@pytest.mark.parametrize(
+    ("model", "given", "cost"),
+    [
+        ("flux-schnell", {"num_outputs": 4}, 0.012), ("flux-dev", {}, 0.025), ("nano-banana", {}, 0.039),
+        ("veo-3-fast", {"duration": 4}, 3.32), ("veo-3-fast", {}, 3.32),
+        ("kling-v2.1-master", {}, 1.4), ("kling-v2.1-master", {"duration": 10}, 2.8),
+    ],
+)  # fmt: skip
+def test_a_prediction_costs_by_image_by_call_or_by_second(model, given, cost):
+    assert cost == find(model).cost(given)
+    assert 0.0 == find(model).cost(given, outputs=0)
+
+
+def test_what_was_made_is_paid_for_and_not_what_was_asked_for():
+    assert 0.009 == find("flux-schnell").cost({"num_outputs": 4}, outputs=3)
+
+
+def test_tiers_credits_kinds_and_references_are_what_was_agreed():
+    told = {model.short_name: model for model in MODELS.values()}
+
+    assert PLANS == {name: (told[name].tier, told[name].credits) for name in PLANS}
+    assert ["veo-3-fast", "kling-v2.1-master"] == [
+        name for name, model in told.items() if model.kind == "video"
+    ]
+    assert REFERENCES == {
+        name: model.references and (model.references.parameter, model.references.most)
+        for name, model in told.items()
+    }
+
+
+@pytest.mark.parametrize(
+    ("query", "expected"),
+    [
+        ("tier=free", ["flux-schnell"]),
+        ("tier=basic", ["flux-dev", "qwen-image"]),
+        ("kind=video", ["veo-3-fast", "kling-v2.1-master"]),
+        ("kind=video&tier=basic", []),
+        ("tier=free&tier=basic", ["flux-schnell", "flux-dev", "qwen-image"]),
+        ("page=3", list(REFERENCES)),
+    ],
+)
+def test_models_are_listed_by_tier_and_by_kind(client, query, expected):
+    listed = client.get(f"/models?{query}").json["models"]
+
+    assert expected == [each["name"].split("/")[1] for each in listed]
+
+
+def test_a_tier_or_kind_that_there_is_not_is_refused_with_those_that_there_are(client):
+    answer = client.get("/models?tier=gold&kind=")
+
+    said = {each["field"]: each["message"] for each in problem(answer, 400, "invalid_request")["errors"]}
+    assert {"tier": "must be free or basic or premium", "kind": "must be image or video"} == said
+
+
+def test_a_parameter_of_another_model_is_refused_with_the_models_that_take_it():
+    def said(model, **given):
+        with pytest.raises(InvalidRequest) as refused:
+            parse_generation({"model_name": model, "prompt": "a", **given})
+        return {each.field: each.message for each in refused.value.problems}
+
+    assert {
+        "negative_prompt": "is not taken by flux-dev, but by qwen-image",
+        "strength": "is not taken by flux-dev, but by qwen-image",
+        "duration": "is not taken by flux-dev, but by veo-3-fast, kling-v2.1-master",
+    } == said("flux-dev", negative_prompt="a", strength=1, duration=3)
+    assert {
+        "image": "is not taken by flux-schnell, as no reference image is; "
+        "flux-kontext-max takes one (input_image), nano-banana takes up to three (image_input)"
+    } == said("flux-schnell", image=PICTURE_URL)
+    assert {
+        "image": "is not taken by flux-kontext-max, whose reference image is input_image",
+        "input_image": "must be one image and no list for flux-kontext-max; "
+        "nano-banana takes up to three (image_input)",
+    } == said("kontext-max", image=PICTURE_URL, input_image=[PICTURE_URL])
+
+
+def test_every_name_finds_its_model_and_no_two_models_share_one():
+    names = [name for model in MODELS.values() for name in model.names]
+
+    assert len(names) == len(set(names))
+    assert all(REGISTRY.find(name) is model for model in MODELS.values() for name in model.names)
+    assert ALIASES == {alias: model.name for model in MODELS.values() for alias in model.aliases}
+    assert {name: PRICES[name] for name in MODELS} == {
+        model.name: (model.price.usd, model.price.per) for model in MODELS.values()
+    }
+
+
+def run(client, simulator, *requests: Any) -> tuple[list[Any], list[Any]]:
+    """What came of these requests, and what Replicate was sent for them, both in their order."""
+    results = client.post("/generate-batch", json={"requests": list(requests)}, headers=ADMIN).json["results"]
+    made = {each.id: each for each in simulator.predictions()}
+    return results, [made[each["prediction_id"]] for each in results]
+
+
+def test_every_name_runs_the_model_it_stands_for(client, simulator):
+    names = [*ALIASES, *MODELS]
+
+    results, made = run(client, simulator, *({"model_name": name, "prompt": "a fox"} for name in names))
+
+    expected = [ALIASES.get(name, name) for name in names]
+    assert expected == [each.model for each in made]
+    assert expected == [each["model_name"] for each in results]
+    assert names == [each["requested_model"] for each in results]
+
+
+def test_the_example_of_each_model_runs_as_it_is_shown(client, simulator):
+    shown = [each["example"] for each in client.get("/models").json["models"]]
+
+    results, made = run(client, simulator, *shown)
+
+    assert all(each["success"] for each in results)
+    for model, example, each in zip(MODELS.values(), shown, made, strict=True):
+        given = {name: value for name, value in example.items() if name != "model_name"}
+        assert model.asks_for | given == each.input
+
+
+def test_what_the_caller_did_not_give_is_not_sent(client, simulator):
+    _, made = run(
+        client,
+        simulator,
+        {"model_name": "qwen-image", "prompt": "a"},
+        {"model_name": "kontext-max", "prompt": "a", "seed": None, "input_image": None, "timeout": 60},
+        {"model_name": "qwen-image", "prompt": "a", "guidance": 3, "seed": 0, "go_fast": False},
+    )
+
+    assert [
+        {"prompt": "a"},
+        {"prompt": "a"},
+        {"prompt": "a", "guidance": 3, "seed": 0, "go_fast": False},
+    ] == [each.input for each in made]
+
+
+def test_flux_dev_asks_for_jpg_unless_the_caller_names_a_format(client, simulator):
+    body = {"model_name": "flux-dev", "prompt": "a"}
+
+    _, (first, second) = run(client, simulator, body, body | {"output_format": "webp"})
+
+    assert ("jpg", "webp") == (first.input["output_format"], second.input["output_format"])
+    assert first.output[0].endswith(".jpg")
+
+
+def test_an_unknown_field_is_refused_with_the_nearest_name(client):
+    body = {"model_name": "flux-dev", "prompt": "a", "guidence": 3, "xyzzy": 1}
+    fields = generation_fields(find("flux-dev").inputs.model_fields)
+    answer = client.post("/generate", json=body, headers=ADMIN)
+
+    assert [
+        {"field": "guidence", "message": "is not a known field; did you mean guidance?", "given": 3},
+        {"field": "xyzzy", "message": f"is not a known field; there are {', '.join(fields)}", "given": 1},
+    ] == problem(answer, 400, "invalid_request")["errors"]
+
+
+@pytest.mark.parametrize("name", ["flux-devv", "FLUX-DEV", "", " flux-dev", "\ud800", "x" * 10_000])
+def test_an_unknown_model_is_refused_with_the_list_of_those_that_exist(client, name):
+    answer = client.post("/generate", json={"model_name": name, "prompt": "a"}, headers=ADMIN)
+
+    assert {"model_name"} == set(fields(answer))
+    assert all(model in answer.json["errors"][-1]["message"] for model in MODELS)
+    listed = answer.json["errors"][-1]["message"].partition("first: ")[2].split(", ")
+    assert sorted(MODELS) == sorted(listed)
+    assert (
+        name.lower() not in {"flux-devv", "flux-dev", " flux-dev"}
+        or "black-forest-labs/flux-dev" == listed[0]
+    )
+
+
+class AnimatorInputs(Inputs):
+    beats: int = 4
+    output_format: Literal["jpg", "png"] = "png"
+    lyrics: Text | None = None
+    photos: Annotated[list[Image], Field(max_length=5)] = Field([])
+
+
+ANIMATOR = Model(
+    name="acme/animator",
+    aliases=("animator",),
+    kind="image",
+    price=Price(1.5, per="call"),
+    tier="premium",
+    credits=200,
+    usual_seconds=30.0,
+    inputs=AnimatorInputs,
+    example={"prompt": "A dancing bear"},
+    references=References("photos", most=5, preferred=True),
+    fallbacks=(Fallback("black-forest-labs/flux-dev"),),
+)
+
+
+@pytest.fixture
+def animated(app, client):
+    """A client of a service whose registry got another model after its first answers."""
+    client.get("/openapi.json")
+    client.get("/models")
+    app.extensions["service"].context.registry.register(ANIMATOR)
+    return client
+
+
+def test_a_model_registered_later_is_listed_and_documented(animated):
+    shown = animated.get("/models").json["models"][-1]
+    assert {"model_name": "animator", "prompt": "A dancing bear"} == shown["example"]
+    assert 4 == shown["input_schema"]["properties"]["beats"]["default"]
+
+    schemas = animated.get("/openapi.json").json["components"]["schemas"]
+    assert ["acme/animator", "animator"] == schemas["AnimatorInputs"]["properties"]["model_name"]["enum"]
+    assert {"$ref": "#/components/schemas/AnimatorInputs"} in schemas["GenerationRequest"]["oneOf"]
+    assert "animator" in schemas["WithFallback"]["properties"]["model_name"]["enum"]
+
+
+def test_a_model_registered_later_is_parsed_and_named_to_those_who_use_another(animated):
+    def refused(**given):
+        answer = animated.post("/generate", json={"prompt": "a"} | given, headers=ADMIN)
+        return {each["field"]: each["message"] for each in problem(answer, 400, "invalid_request")["errors"]}
+
+    assert {"beats": "must be an integer"} == refused(model_name="animator", beats="4")
+    assert {"beats": "is not taken by flux-dev, but by animator"} == refused(model_name="flux-dev", beats=8)
+    assert {
+        "photos": "is not taken by flux-schnell, as no reference image is; flux-kontext-max takes one "
+        "(input_image), nano-banana takes up to three (image_input), animator takes up to 5 (photos)"
+    } == refused(model_name="flux-schnell", photos=[PICTURE_URL])
+    assert "acme/animator" in refused(model_name="animate")["model_name"]
+    listed = animated.get("/generations?model=animator", headers=ADMIN)
+    assert (200, []) == (listed.status_code, listed.json["generations"])
+
+
+def test_the_fields_of_a_model_registered_later_are_text_and_lists_in_a_form(app, animated):
+    service = app.extensions["service"]
+    fields = {"model_name": "animator", "prompt": "1", "lyrics": "2", "beats": "3", "photos": PICTURE_URL}
+
+    with (
+        app.test_request_context("/generate", method="POST", data=fields, content_type=FORM),
+        incoming.body("ann", forms=True) as body,
+    ):
+        pass
+
+    given = parse_generation(body, context=service.context).first.input
+    assert {"prompt": "1", "lyrics": "2", "beats": 3, "photos": [PICTURE_URL]} == given
+
+
+def test_a_fallback_leads_to_and_from_a_model_registered_later():
+    context = ParseContext(declared())
+    context.registry.register(ANIMATOR)
+
+    def parse(**given):
+        return parse_generation({"prompt": "a", "fallback": True} | given, context=context)
+
+    many = parse(model_name="flux-schnell", image=[PICTURE_URL] * 4, beats=8)
+    assert ("animator", [PICTURE_URL] * 4, 8) == (
+        many.model.short_name,
+        many.first.input["photos"],
+        many.first.input["beats"],
+    )
+    path = parse(model_name="animator", photos=[PICTURE_DATA]).route
+    step = path.after([ANIMATOR], code="generation_failed")
+    assert ("flux-dev", PICTURE_DATA) == (step.model.short_name, step.input["image"])
+    assert {
+        "field": "photos",
+        "change": "mapped",
+        "given": "an image",
+        "sent_as": "image",
+        "sent": "an image",
+    } in [each.as_json() for each in step.changes]
+    ordered = parse(model_name="flux-dev", fallback=["animator"])
+    assert [ANIMATOR] == [ordered.route.after([find("flux-dev")], code="generation_failed").model]
+
+
+def test_a_name_is_one_models_and_a_refused_model_is_not_known_at_all():
+    registry = Registry([ANIMATOR])
+
+    for names in ({"name": "acme/animator", "aliases": ()}, {"name": "acme/new", "aliases": ("animator",)}):
+        with pytest.raises(ValueError, match="is already the name of a model"):
+            registry.register(dataclasses.replace(ANIMATOR, **names))
+    assert ((ANIMATOR,), None) == (registry.models, registry.find("acme/new"))
+
+
+def test_two_registries_know_nothing_of_each_other():
+    one, other = declared(), declared()
+    one.register(ANIMATOR)
+
+    assert (ANIMATOR, None) == (one.find("animator"), other.find("animator"))
+    assert "beats" in one.takers
+    assert "beats" not in other.takers
+
+
+def test_a_fallback_to_a_model_that_the_registry_lacks_is_passed_over():
+    context = ParseContext(Registry([ANIMATOR]))
+    body = {"model_name": "animator", "prompt": "a", "fallback": True}
+
+    path = parse_generation(body, context=context).route
+
+    assert path.after([ANIMATOR], code="generation_failed") is None
+
+
+def test_models_tells_of_each_model_what_a_caller_needs(client):
+    answer = client.get("/models").json
+
+    assert list(MODELS) == [each["name"] for each in answer["models"]]
+    for each in answer["models"]:
+        assert [
+            "name", "aliases", "kind", "price", "tier", "credits", "references", "fallbacks",
+            "default_extension", "input_schema", "example",
+        ] == list(each)  # fmt: skip

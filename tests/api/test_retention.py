@@ -1,0 +1,279 @@
+"""Ended work is forgotten after some days, in small steps, and `/usage` goes on counting it."""
+
+import asyncio
+import sqlite3
+from contextlib import closing
+
+import pytest
+from structlog.testing import capture_logs
+
+from errors import LedgerDown
+from generations.retention import EVERY, FIRST, PAUSE, STEP, Retention
+from ledger import DAY, Period
+from ledger.memory import MemoryLedger
+from ledger.records import AttemptRecord, GenerationRecord
+from tests.support.api_client import PICTURE, ended, left, left_batch
+from tests.support.callers import ADMIN, USER
+from tests.support.output_hosts import in_virtual_time
+from tests.support.problem_documents import problem
+from tests.support.records import generation
+from tests.support.wiring import AtOnce
+
+NOW = 1000 * DAY + 40_000.0
+"""Within a day."""
+
+
+class Commits(MemoryLedger):
+    """A ledger that notes when it is flushed, and how many generations it has then."""
+
+    def __init__(self):
+        super().__init__()
+        self.flushed = []
+
+    async def flush(self):
+        await super().flush()
+        self.flushed.append((asyncio.get_running_loop().time(), len(self.rows[GenerationRecord])))
+
+
+def old(name, days, **facts):
+    """A generation that ended so many days before this one began, and a second."""
+    return generation(name, state="succeeded", ended_at=1000 * DAY - days * DAY - 1, **facts)
+
+
+async def with_records(*records, ledger=None):
+    ledger = ledger or MemoryLedger()
+    for each in records:
+        ledger.upsert(each)
+    await ledger.flush()
+    return ledger
+
+
+def retention(ledger, *, days=2, files_ttl=0.0, clock=lambda: NOW):
+    return Retention(
+        ledger=ledger, queries=ledger, threads=AtOnce(), days=days, files_ttl=files_ttl, clock=clock
+    )
+
+
+def left_in(ledger):
+    return [each.id for each in ledger.all(GenerationRecord)]
+
+
+@in_virtual_time
+async def test_whole_days_are_forgotten_and_nothing_of_a_later_one():
+    """Two days ago is within a day that has not passed wholly."""
+    limit = 998 * DAY
+    ledger = await with_records(
+        generation("a", state="failed", ended_at=limit - 0.01),
+        generation("b", state="failed", ended_at=limit),
+        generation("c", state="failed", ended_at=NOW),
+        generation("d"),
+    )
+
+    await retention(ledger).forget()
+
+    assert ["b", "c", "d"] == left_in(ledger)
+
+
+@in_virtual_time
+async def test_kept_files_keep_their_generation_for_as_long_as_they_are_served():
+    ledger = await with_records(
+        old("a", 3),
+        old("b", 3, files=("0.png",)),
+        old("c", 7, files=("0.png",)),
+        old("d", 6, files=("0.png",)),
+    )
+
+    await retention(ledger, files_ttl=7 * DAY).forget()
+
+    assert ["b", "d"] == left_in(ledger)
+
+
+@in_virtual_time
+async def test_a_search_keeps_what_ended_since_a_day_before_its_creation_was_sent():
+    doubt = AttemptRecord(generation_id="x", number=1, model="m", open=True, submitted_at=990 * DAY + 5.0)
+    ledger = await with_records(
+        old("a", 11), old("b", 10), old("c", 5), generation("x", state="submitting", attempts=(doubt,))
+    )
+
+    await retention(ledger).forget()
+
+    assert ["b", "c", "x"] == left_in(ledger)
+
+
+@in_virtual_time
+async def test_it_begins_some_minutes_after_the_start_and_goes_on_every_hour():
+    now = [NOW]
+    ledger = await with_records(old("a", 2))
+    task = asyncio.create_task(retention(ledger, clock=lambda: now[0]).run())
+    await asyncio.sleep(FIRST - 1)
+    assert ["a"] == left_in(ledger)
+    await asyncio.sleep(2)
+    assert [] == left_in(ledger)
+
+    await with_records(old("b", 0), ledger=ledger)
+    await asyncio.sleep(EVERY)
+    assert ["b"] == left_in(ledger)
+    now[0] += 2 * DAY
+    await asyncio.sleep(EVERY + 1)
+    assert [] == left_in(ledger)
+    task.cancel()
+
+
+@in_virtual_time
+async def test_much_is_forgotten_in_small_steps_with_pauses():
+    ledger = await with_records(*(old(f"g{number}", 5) for number in range(3 * STEP + 1)), ledger=Commits())
+    ledger.flushed.clear()
+
+    with capture_logs() as logs:
+        await retention(ledger).forget()
+
+    times, left = zip(*ledger.flushed, strict=True)
+    assert (2 * STEP + 1, STEP + 1, 1, 0) == left
+    assert [0.0, PAUSE, 2 * PAUSE, 3 * PAUSE] == pytest.approx(times)
+    assert [("work_forgotten", 3 * STEP + 1)] == [(each["event"], each["count"]) for each in logs]
+
+
+@in_virtual_time
+async def test_while_nothing_can_be_written_it_is_tried_again_an_hour_later_and_counts_once():
+    ledger = await with_records(old("a", 5), old("b", 5))
+    ledger.trouble = "The disk is full."
+    with pytest.raises(LedgerDown):
+        await retention(ledger).forget()
+    assert ["a", "b"] == left_in(ledger)
+
+    ledger.trouble = None
+    task = asyncio.create_task(retention(ledger).run())
+    await asyncio.sleep(FIRST + 5)
+
+    assert [] == left_in(ledger)
+    assert [2] == [row["generations"] for row in ledger.usage(Period(simulated=True), by=None)]
+    task.cancel()
+
+
+@in_virtual_time
+async def test_trouble_ends_one_time_and_not_the_next(monkeypatch):
+    ledger = await with_records(old("a", 5))
+    keeper = retention(ledger)
+    troubles = [LedgerDown("locked"), RuntimeError("never thought of")]
+
+    def fails(*arguments, **named):
+        if troubles:
+            raise troubles.pop(0)
+        return MemoryLedger.forgettable(ledger, *arguments, **named)
+
+    monkeypatch.setattr(ledger, "forgettable", fails)
+    with capture_logs() as logs:
+        task = asyncio.create_task(keeper.run())
+        await asyncio.sleep(FIRST + 2 * EVERY + 5)
+
+    assert [("work_not_forgotten", "warning"), ("work_not_forgotten", "error")] == [
+        (each["event"], each["log_level"]) for each in logs[:2]
+    ]
+    assert [] == left_in(ledger)
+    task.cancel()
+
+
+@in_virtual_time
+async def test_a_process_that_dies_between_two_steps_loses_and_doubles_nothing():
+    ledger = await with_records(*(old(f"g{number}", 5, cost_usd=0.25) for number in range(2 * STEP)))
+    before = ledger.usage(Period(simulated=True), by="day")
+    task = asyncio.create_task(retention(ledger).forget())
+    await asyncio.sleep(PAUSE / 2)
+    task.cancel()
+    ledger.crash()
+    after = MemoryLedger(ledger.rows)
+    assert STEP == len(left_in(after))
+    assert before == after.usage(Period(simulated=True), by="day")
+
+    await retention(after).forget()
+
+    assert [] == left_in(after)
+    assert before == after.usage(Period(simulated=True), by="day")
+
+
+# The whole service
+
+
+def age(path, days) -> None:
+    """Everything in a closed ledger happened so many days earlier."""
+    moments = {
+        "generations": ("accepted_at", "ended_at"),
+        "batches": ("accepted_at", "ended_at"),
+        "deliveries": ("since", "delivered_at"),
+        "attempts": ("submitted_at", "answered_at", "created_at"),
+    }
+    with closing(sqlite3.connect(path / "ledger.db")) as ledger, ledger:
+        for table, columns in moments.items():
+            ledger.execute(f"UPDATE {table} SET " + ", ".join(f"{c} = {c} - {days * DAY}" for c in columns))
+
+
+def forget(app) -> None:
+    service = app.extensions["service"]
+    service.loop.run(service.core.retention.forget())
+
+
+def usage(client):
+    queries = ("", "?group_by=model", "?group_by=caller", "?group_by=day")
+    return [client.get(f"/usage{query}", headers=by).json for query in queries for by in (ADMIN, USER)]
+
+
+def test_forgotten_work_is_unknown_and_usage_and_lists_go_on(make_app, tmp_path):
+    app = make_app(FILES_TTL=0)
+    one, other = left(app.test_client(), by=ADMIN), left(app.test_client(), "[[fail]]")
+    batch = left_batch(app.test_client(), "a", "[[fail]]")
+    for target in (one, other, batch):
+        ended(app.test_client(), target, by=ADMIN)
+    app.extensions["service"].close()
+    age(tmp_path, days=5)
+    app = make_app(FILES_TTL=0, LEDGER_KEEP_DAYS=3)
+    client = app.test_client()
+    recent = left(client)
+    ended(client, recent)
+    before = usage(client)
+    assert 5 == before[0]["total"]["generations"]
+
+    forget(app)
+
+    for target in (f"/generations/{one}", f"/generations/{other}", f"/batches/{batch}"):
+        problem(client.get(target, headers=ADMIN), 404, "not_found")
+    assert [recent] == [each["id"] for each in client.get("/generations", headers=USER).json["generations"]]
+    assert before == usage(client)
+    with closing(sqlite3.connect(tmp_path / "ledger.db")) as ledger:
+        counts = [
+            ledger.execute(f"SELECT count(*) FROM {table}").fetchone()[0]
+            for table in ("generations", "attempts", "batches", "deliveries")
+        ]
+    assert [1, 1, 0, 0] == counts
+
+
+def test_a_key_stands_for_its_work_though_that_ended_long_ago(make_app, tmp_path):
+    keyed = USER | {"Idempotency-Key": "k"}
+    app = make_app(FILES_TTL=0)
+    first = app.test_client().post("/generate", json=PICTURE, headers=keyed).json["id"]
+    app.extensions["service"].close()
+    age(tmp_path, days=5)  # but the key, as when a clock was set back
+    app = make_app(FILES_TTL=0, LEDGER_KEEP_DAYS=2)
+
+    forget(app)
+
+    assert first == app.test_client().post("/generate", json=PICTURE, headers=keyed).json["id"]
+
+
+def test_by_default_nothing_is_forgotten(app):
+    assert app.extensions["service"].core.retention is None
+
+
+def test_money_of_forgotten_work_counts_for_the_budget_of_its_day(make_app, tmp_path):
+    """A clock that was ahead may have forgotten what ended today."""
+    app = make_app(FILES_TTL=0, LEDGER_KEEP_DAYS=2, BUDGET_USD_PER_DAY=0.03)
+    client = app.test_client()
+    ended(client, left(client, by=ADMIN), by=ADMIN)
+    service = app.extensions["service"]
+    service.core.retention._clock = lambda: 10**10
+    forget(app)
+    assert [] == client.get("/generations", headers=ADMIN).json["generations"]
+    service.close()
+
+    client = make_app(FILES_TTL=0, LEDGER_KEEP_DAYS=2, BUDGET_USD_PER_DAY=0.03).test_client()
+
+    problem(client.post("/generate", json=PICTURE, headers=ADMIN), 402, "budget_exceeded")

@@ -1,0 +1,201 @@
+"""`GET /status`: anyone sees whether the ledger and Replicate work, and the admin how the work does."""
+
+import asyncio
+import json
+import time
+from datetime import datetime
+
+import pytest
+
+from auth import Caller, credentials
+from concurrency import Gate
+from providers import UpstreamState
+from providers.memory import MemoryProvider
+from providers.replicate.errors import RATE_LIMIT_WAIT
+from providers.replicate.health import Health
+from providers.replicate.transport import Refusal
+from tests.support.api_client import ended, left, picture
+from tests.support.callers import ADMIN, PICTURE, USER
+from tests.support.service_process import until
+from tests.support.virtual_time import run
+from tests.support.wiring import core, pictures, submission
+
+FOR_ADMIN = {"budget_left_usd", "oldest_waiting_seconds", "failures_last_hour"}
+ANN = Caller("user", "ann", credentials(replicate="r8_ann"))
+
+
+def status(client, headers=ADMIN):
+    answer = client.get("/status", headers=headers)
+    assert 200 == answer.status_code
+    return answer.json
+
+
+def upstream(client):
+    return status(client, {})["upstream"]
+
+
+def refusal(status, *, of_replicate=True, **headers):
+    named = {name.replace("_", "-"): value for name, value in headers.items()}
+    return Refusal(status, named, json.dumps({"detail": "no"}).encode() if of_replicate else b"<html>")
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [{}, USER, {"X-Admin-API-Key": "wrong"}, {"X-Admin-API-Key": ""}, {"X-Admin-API-Key": "k\xe9y"}],
+)
+def test_anyone_may_ask_and_is_told_nothing_of_the_work(client, headers):
+    assert set() == FOR_ADMIN & set(status(client, headers))
+
+
+def test_without_an_admin_key_nothing_is_the_admins(make_app):
+    client = make_app(CONCURRENT_DOCKER_ADMIN_API_KEY="").test_client()
+
+    for headers in (ADMIN, {"X-Admin-API-Key": ""}):
+        assert set() == FOR_ADMIN & set(status(client, headers))
+
+
+def test_the_admin_sees_what_is_left_of_the_budget(make_app):
+    client = make_app(BUDGET_USD_PER_DAY=0.1).test_client()
+    assert 0.1 == status(client)["budget_left_usd"]
+
+    client.post("/generate", json=PICTURE, headers=ADMIN)
+    assert 0.075 == status(client)["budget_left_usd"]
+
+    client.post("/generate", json=PICTURE, headers=USER)
+    left(client, "[[hang]]", by=ADMIN)
+    assert 0.05 == status(client)["budget_left_usd"]
+
+
+def test_nothing_waits_or_failed_and_there_is_no_budget_at_first(client):
+    assert {
+        "budget_left_usd": None,
+        "oldest_waiting_seconds": None,
+        "failures_last_hour": {},
+    }.items() <= status(client).items()
+
+
+def test_failures_are_counted_by_their_code(client):
+    for prompt in ("a", "[[fail]]", "[[fail]] b", "[[nsfw]]"):
+        client.post("/generate", json=picture(prompt), headers=USER)
+    client.delete(f"/generations/{left(client, '[[hang]]')}", headers=USER)
+    client.post("/generate", json={}, headers=USER)
+
+    until(lambda: 1 == status(client)["generations"]["canceled"])
+    assert {"generation_failed": 2, "content_refused": 1} == status(client)["failures_last_hour"]
+
+
+def test_the_oldest_that_waits_is_the_first_accepted_that_is_not_admitted():
+    async def story():
+        gate = Gate(concurrent_limit=1, requests_per_minute=600)
+        inside = core(MemoryProvider(ends_after=20), gate=gate)
+        waited = [inside.supervisor.longest_waiting()]
+        for _ in range(3):
+            inside.supervisor.accept(submission(pictures(["a"]), ANN))
+            await asyncio.sleep(5)
+            waited.append(inside.supervisor.longest_waiting())
+        await asyncio.sleep(60)
+        return [*waited, inside.supervisor.longest_waiting()]
+
+    # The first is admitted at once, and the second, accepted at 5 s, is next.
+    assert [None, None, 5.0, 10.0, None] == run(story())
+
+
+def test_a_ledger_that_is_down_is_told_and_the_rest_still_is(make_app, tmp_path):
+    client = make_app(DATABASE_URL=f"sqlite:///{tmp_path}").test_client()
+
+    assert ("down", None) == (status(client)["ledger"], status(client)["failures_last_hour"])
+    assert "down" == status(client, {})["ledger"]
+
+
+def test_replicates_failures_are_told_until_a_request_succeeds(client, simulator):
+    simulator.order(on="get", times=1000, status=502)
+    target = left(client, "a")
+    until(lambda: upstream(client)["failing_since"])
+
+    assert upstream(client)["failing_since"] <= upstream(client)["last_answer_at"]
+    simulator.reset()
+    ended(client, target)
+    assert (None, None) == (upstream(client)["failing_since"], upstream(client)["throttled_until"])
+
+
+def test_a_line_that_is_lost_is_a_failure_without_an_answer(client, simulator):
+    simulator.order(on="create", reset="before", times=1000)
+    simulator.order(on="any", reset="before", times=1000)
+    left(client, by=ADMIN)
+    until(lambda: upstream(client)["failing_since"])
+
+    assert upstream(client)["last_answer_at"] is None
+
+
+def test_a_throttled_creation_shows_until_when(client, simulator):
+    simulator.order(on="create", status=429, headers={"Retry-After": "100"})
+    left(client, by=ADMIN)
+    until(lambda: upstream(client)["throttled_until"])
+
+    seconds = datetime.fromisoformat(upstream(client)["throttled_until"]).timestamp() - time.time()
+    assert 0 < seconds <= 100
+    assert upstream(client)["failing_since"] is None
+
+
+class Clock:
+    now = 1000.0
+
+    def __call__(self):
+        return self.now
+
+
+@pytest.mark.parametrize(
+    ("outcome", "expected"),
+    [
+        (None, UpstreamState(1000.0)),
+        ("lost", UpstreamState(None, 1000.0)),
+        (refusal(404), UpstreamState(1000.0)),
+        (refusal(402), UpstreamState(1000.0)),
+        (refusal(500), UpstreamState(1000.0, 1000.0)),
+        (refusal(503, of_replicate=False), UpstreamState(1000.0, 1000.0)),
+        (refusal(403, of_replicate=False), UpstreamState(1000.0, 1000.0)),
+        (refusal(302, of_replicate=False), UpstreamState(1000.0, 1000.0)),
+        (refusal(429), UpstreamState(1000.0, None, 1000 + RATE_LIMIT_WAIT)),
+        (refusal(429, retry_after="7"), UpstreamState(1000.0, None, 1007.0)),
+        (refusal(429, retry_after="0"), UpstreamState(1000.0)),
+        (refusal(429, of_replicate=False, retry_after="7"), UpstreamState(1000.0, 1000.0, 1007.0)),
+    ],
+)
+def test_what_each_outcome_says_of_replicate(outcome, expected):
+    health = Health(Clock())
+
+    observe(health, outcome)
+
+    assert expected == health.state
+
+
+def observe(health, outcome):
+    if outcome is None:
+        health.answered()
+    elif outcome == "lost":
+        health.failed()
+    else:
+        health.refused(outcome)
+
+
+def test_the_first_failure_counts_until_a_success_and_the_longest_wait_until_it_is_over():
+    clock = Clock()
+    health = Health(clock)
+    seen = []
+    for outcome in (
+        "lost",
+        refusal(500),
+        "lost",
+        refusal(429, retry_after="7"),
+        refusal(429, retry_after="1"),
+        None,
+    ):
+        observe(health, outcome)
+        seen.append(health.state)
+        clock.now += 1
+    clock.now = 1010.0
+
+    assert [1000.0, 1000.0, 1000.0, None, None, None] == [each.failing_since for each in seen]
+    assert [None, 1001.0, 1001.0, 1003.0, 1004.0, 1005.0] == [each.last_answer_at for each in seen]
+    assert [None, None, None, 1010.0, 1010.0, 1010.0] == [each.throttled_until for each in seen]
+    assert health.state.throttled_until is None

@@ -1,0 +1,304 @@
+"""What a stop interrupted: how it goes on, what is held back for it meanwhile, and how it ends without going on."""
+
+import sqlite3
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+
+import pytest
+import requests
+
+from tests.support.api_client import PICTURE, ended, left, left_batch, look_up, state
+from tests.support.callers import ADMIN, USER
+from tests.support.problem_documents import problem
+from tests.support.served_in_process import receiving
+from tests.support.service_process import until
+
+OTHER = {"X-Replicate-API-Key": "r8_other"}
+
+
+@pytest.fixture
+def restarted(make_app):
+    """Ends an application, and gives a client of the next on the same directory."""
+
+    def restart(app, **settings):
+        app.extensions["service"].close()
+        return make_app(**settings).test_client()
+
+    return restart
+
+
+def tried(result):
+    return [
+        (each["model_name"].split("/")[1], each["error"] and each["error"]["code"])
+        for each in result["attempts"]
+    ]
+
+
+def test_what_fails_for_a_passing_reason_after_a_restart_is_tried_again(make_app, restarted, simulator):
+    app = make_app()
+    target = left(app.test_client(), "[[transient]] [[slow=1]] a", by=ADMIN)
+    until(lambda: "running" == state(app.test_client(), target, by=ADMIN))
+    client = restarted(app)
+    assert 1 == simulator.counts().creations_accepted, "it has not failed yet"
+
+    result = ended(client, target, by=ADMIN)
+
+    assert ("succeeded", 2) == (result["status"], result["attempts"])
+    assert 2 == simulator.counts().creations_accepted
+
+
+def test_what_fails_after_a_restart_is_made_by_another_model_if_that_was_wished(
+    make_app, restarted, simulator
+):
+    app = make_app()
+    prompt = "[[only=flux-dev]] [[nsfw]] [[slow=1]] a"
+    target = left(app.test_client(), prompt, by=ADMIN, fallback=["qwen-image"])
+    until(lambda: "running" == state(app.test_client(), target, by=ADMIN))
+    client = restarted(app)
+    assert 1 == simulator.counts().creations_accepted, "it has not failed yet"
+
+    result = ended(client, target, by=ADMIN)
+
+    assert "succeeded" == result["status"]
+    assert [("flux-dev", "content_refused"), ("qwen-image", None)] == tried(result)
+
+
+def test_its_owner_cancels_what_is_queued_and_nothing_of_it_is_sent(make_app, restarted, simulator):
+    app = make_app(REPLICATE_CONCURRENT_LIMIT=1)
+    client = app.test_client()
+    left(client, "[[hang]]", by=ADMIN)
+    until(lambda: 1 == simulator.counts().in_flight)
+    targets = [left(client, f"{number}") for number in range(30)]
+    client = restarted(app)
+
+    def cancelled(target):
+        return client.application.test_client().delete(f"/generations/{target}", headers=USER).json["status"]
+
+    with ThreadPoolExecutor(8) as callers:
+        assert {"canceled"} == set(callers.map(cancelled, targets))
+    assert 1 == simulator.counts().creations_accepted
+
+
+def test_that_nobody_wants_it_any_more_is_on_the_disk_before_replicate_hears_of_it(app, client, simulator):
+    target = left(client, "[[hang]]")
+    until(lambda: "running" == state(client, target))
+    simulator.order(on="cancel", hang=0.5)
+
+    with ThreadPoolExecutor(1) as caller:
+        answer = caller.submit(app.test_client().delete, f"/generations/{target}", headers=USER)
+        until(lambda: "cancel" in simulator.counts().requests)
+        row = app.extensions["service"].queries.generation(target)
+        assert "canceled" == answer.result().json["status"]
+
+    assert ("running", True) == (row.state, row.cancelled)
+
+
+@pytest.mark.parametrize("by", [ADMIN, USER], ids=["the admin's", "a user's"])
+def test_what_was_being_cancelled_when_the_process_died_is_cancelled_by_the_next_and_made_by_no_other_model(
+    make_app, restarted, simulator, tmp_path, by
+):
+    app = make_app()
+    target = left(app.test_client(), "[[hang]]", by=by, fallback=["qwen-image"])
+    until(lambda: "running" == state(app.test_client(), target, by=by))
+    app.extensions["service"].close()
+    with closing(sqlite3.connect(tmp_path / "ledger.db")) as ledger, ledger:
+        ledger.execute("UPDATE generations SET cancelled = 1")
+
+    result = ended(restarted(app), target, by=by)
+
+    assert ("canceled", [("flux-dev", None)]) == (result["status"], tried(result))
+    assert {"canceled": 1} == dict(simulator.counts().finished)
+
+
+def test_what_somebody_cancelled_at_replicate_is_made_by_no_other_model(client, simulator):
+    target = left(client, "[[hang]]", fallback=["qwen-image"])
+    until(lambda: 1 == simulator.counts().in_flight)
+    (prediction,) = simulator.predictions()
+    token = {"Authorization": f"Bearer {USER['X-Replicate-API-Key']}"}
+    requests.post(f"{simulator.url}/v1/predictions/{prediction.id}/cancel", headers=token, timeout=10)
+
+    result = ended(client, target)
+
+    assert ("failed", [("flux-dev", "generation_failed")]) == (result["status"], tried(result))
+
+
+def test_whoever_cancels_a_prediction_that_only_its_owner_could_is_told_so_and_it_counts_as_billed(
+    make_app, restarted, simulator
+):
+    app = make_app()
+    target = left(app.test_client(), "[[hang]]")
+    until(lambda: "running" == state(app.test_client(), target))
+    client = restarted(app)
+
+    result = client.delete(f"/generations/{target}", headers=ADMIN).json
+
+    assert ("canceled", 0.025) == (result["status"], result["cost_usd"])
+    assert simulator.predictions()[0].id in result["error"]["detail"]
+    assert "may run until its deadline, and be billed" in result["error"]["detail"]
+    assert 0.025 == client.get("/usage", headers=USER).json["total"]["usd"]
+
+
+@pytest.mark.parametrize("by", [ADMIN, USER], ids=["the admin's", "a user's"])
+def test_a_batch_of_the_simulated_world_ends_when_the_real_one_begins(make_app, restarted, by):
+    app = make_app(REPLICATE_SIMULATE=1)
+    client = app.test_client()
+    several, one = left_batch(client, "[[hang]] a", "b", by=by), left(client, "[[hang]] c", by=by)
+    until(lambda: "running" == state(client, one, by=by))
+
+    client = restarted(app)
+
+    batch = ended(client, several, by=by)
+    codes = [each["success"] or each["error"]["code"] for each in batch["results"]]
+    assert ("interrupted", "completed") == (codes[0], batch["status"])
+    assert "interrupted" == look_up(client, one, by=by)["error"]["code"]
+
+
+def test_a_batch_ends_though_the_disk_was_full_when_its_last_item_did(
+    make_app, restarted, simulator, tmp_path
+):
+    app = make_app(REPLICATE_CONCURRENT_LIMIT=1)
+    client = app.test_client()
+    left(client, "[[hang]]", by=ADMIN)
+    until(lambda: 1 == simulator.counts().in_flight)
+    several = left_batch(client, "a", "b")
+    client = restarted(app, RESUME_TTL=1_000_000)
+    service = client.application.extensions["service"]
+
+    with closing(sqlite3.connect(tmp_path / "ledger.db", isolation_level=None)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        problem(client.delete(f"/batches/{several}", headers=ADMIN), 500, "internal", retryable=True)
+        other.execute("ROLLBACK")
+    until(lambda: 200 == client.get("/health").status_code)
+    service.loop.run(service.generations.tidy_up(resume_ttl=service.settings.RESUME_TTL))
+
+    batch = look_up(client, several)
+    assert ("completed", {"canceled": 2}) == (batch["status"], batch["counts"])
+
+
+@pytest.mark.parametrize("by", [USER, ADMIN], ids=["user", "admin"])
+def test_what_was_made_longer_ago_than_replicate_keeps_it_is_not_made_again_and_counts(
+    make_app, restarted, simulator, by
+):
+    app = make_app()
+    target = left(app.test_client(), "[[slow=0.5]]", by=by, fallback=["qwen-image"])
+    until(lambda: "running" == state(app.test_client(), target, by=by))
+    app.extensions["service"].close()
+    until(lambda: simulator.counts().finished.get("succeeded"))
+    thrown_away = {"input": {}, "output": None, "logs": None, "data_removed": True}
+    simulator.order(on="get", times=1, set=thrown_away)
+
+    result = ended(restarted(app), target, by=by)
+
+    assert ("failed", "interrupted") == (result["status"], result["error"]["code"])
+    assert 1 == simulator.counts().creations_accepted
+    assert result["cost_usd"] == simulator.counts().billed_usd > 0
+
+
+def test_what_another_account_made_is_not_made_again_and_counts(make_app, restarted, simulator):
+    app = make_app()
+    target = left(app.test_client(), "[[slow=0.5]]", by=ADMIN, fallback=["qwen-image"])
+    until(lambda: "running" == state(app.test_client(), target, by=ADMIN))
+
+    client = restarted(app, REPLICATE_API_TOKEN="r8_of_another")
+    result = ended(client, target, by=ADMIN)
+
+    assert ("failed", "upstream_error") == (result["status"], result["error"]["code"])
+    assert 1 == simulator.counts().creations_accepted
+    assert result["cost_usd"] == simulator.counts().billed_usd > 0
+
+
+def test_what_waits_for_its_owner_holds_nothing_of_the_servers_budget(make_app, restarted, simulator):
+    budget = {"BUDGET_USD_PER_DAY": 0.05}  # what hangs, and one more
+    app = make_app(REPLICATE_CONCURRENT_LIMIT=1, **budget)
+    client = app.test_client()
+    left(client, "[[hang]]", by=ADMIN)
+    until(lambda: 1 == simulator.counts().in_flight)
+    targets = [left(client, f"{number}") for number in range(4)]
+    client = restarted(app, **budget)
+
+    assert 200 == client.post("/generate", json=PICTURE, headers=ADMIN).status_code
+    problem(client.post("/generate", json=PICTURE, headers=ADMIN), 402, "budget_exceeded")
+    assert {"succeeded"} == {ended(client, target)["status"] for target in targets}
+
+
+def test_a_fallback_is_held_in_the_budget_at_its_own_price_after_a_restart(make_app, restarted, simulator):
+    budget = {"BUDGET_USD_PER_DAY": 0.1}
+    app = make_app(**budget)
+    prompt = "[[only=flux-dev]] [[fail]] [[slow=0]] a"
+    target = left(app.test_client(), "[[slow=60]] " + prompt, by=ADMIN, fallback=["flux-kontext-max"])
+    until(
+        lambda: (
+            ["flux-dev", "flux-kontext-max"] == [each.model.split("/")[1] for each in simulator.predictions()]
+        )
+    )
+    until(lambda: "running" == state(app.test_client(), target, by=ADMIN))
+    client = restarted(app, **budget)
+
+    problem(client.post("/generate", json=PICTURE, headers=ADMIN), 402, "budget_exceeded")
+
+
+def test_batches_that_are_cancelled_item_by_item_by_many_at_once_all_end_and_once(
+    make_app, restarted, simulator
+):
+    app = make_app(REPLICATE_SIMULATE=1, REPLICATE_CONCURRENT_LIMIT=1)
+    client = app.test_client()
+    left(client, "[[hang]]", by=ADMIN)
+    until(lambda: 1 == simulator.counts().in_flight)
+    with receiving() as receiver:
+        batches = [left_batch(client, "a", "b", webhook=receiver.url) for _ in range(10)]
+        items = [each["id"] for each in client.get("/generations?limit=20", headers=USER).json["generations"]]
+        client = restarted(app, REPLICATE_SIMULATE=1)
+        service = client.application.extensions["service"]
+
+        def cancel(target):
+            service.loop.run(service.generations.tidy_up(resume_ttl=service.settings.RESUME_TTL))
+            return (
+                client.application.test_client().delete(f"/generations/{target}", headers=ADMIN).status_code
+            )
+
+        with ThreadPoolExecutor(4) as callers:
+            assert {200} == set(callers.map(cancel, items))
+        assert {"completed"} == {look_up(client, each, by=ADMIN)["status"] for each in batches}
+        until(lambda: len(batches) <= len(receiver.received))
+        until(
+            lambda: {"delivered"} == {look_up(client, each, by=ADMIN)["webhook"]["state"] for each in batches}
+        )
+
+    assert sorted(batches) == sorted(message.json["id"] for message in receiver.received)
+
+
+def test_what_was_taken_over_is_told_to_the_operator(make_app, restarted, simulator, capsys):
+    app = make_app(REPLICATE_CONCURRENT_LIMIT=1)
+    client = app.test_client()
+    left(client, "[[hang]]", by=ADMIN)
+    until(lambda: 1 == simulator.counts().in_flight)
+    left_batch(client, "a", "b")
+    left(client, by=ADMIN)
+    capsys.readouterr()
+
+    restarted(app, LOG_LEVEL="info")
+
+    (said,) = [line for line in capsys.readouterr().err.splitlines() if '"taken_over"' in line]
+    assert '"going_on": 2' in said
+    assert '"waiting_for_owner": 2' in said
+
+
+def test_an_attempt_of_which_nothing_was_sent_is_forgotten_on_the_disk_too(make_app, simulator, tmp_path):
+    """A process may die between admission and the record of the submission."""
+    app = make_app(REPLICATE_CONCURRENT_LIMIT=1)
+    client = app.test_client()
+    left(client, "[[hang]]", by=ADMIN)
+    until(lambda: 1 == simulator.counts().in_flight)
+    target = left(client, "queued", by=ADMIN)
+    app.extensions["service"].close()
+    with closing(sqlite3.connect(tmp_path / "ledger.db")) as ledger, ledger:
+        ledger.execute(
+            "INSERT INTO attempts (generation_id, number, model, changes, cost_usd, open, fingerprint, passed_over)"
+            " VALUES (?, 1, 'black-forest-labs/flux-dev', '[]', 0, 0, '', 0)",
+            (target,),
+        )
+    client = make_app(REPLICATE_CONCURRENT_LIMIT=1).test_client()
+
+    client.delete(f"/generations/{target}", headers=ADMIN)
+
+    assert ("canceled", 0) == (state(client, target, by=ADMIN), look_up(client, target, by=ADMIN)["attempts"])

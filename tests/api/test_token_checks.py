@@ -1,0 +1,307 @@
+"""Which tokens are checked, when, and at what cost; and whose turn their callers take. In virtual time."""
+
+import asyncio
+import threading
+from dataclasses import replace
+
+import pytest
+
+from admission.fair_queue import UNPROVEN, UNPROVEN_TURN, FairQueue
+from auth import Caller, credentials
+from errors import TokenRejected
+from providers.token_checks import AT_ONCE, CHECKS, PER_MINUTE, PROVEN_FOR, REFUSED_FOR, SECONDS, TokenChecks
+from simulator import Options
+from tests.support import virtual_time
+from tests.support.api_client import ASYNC, CHECKED, PICTURE
+from tests.support.callers import ADMIN, SERVER_TOKEN, USER, USER_TOKEN
+from tests.support.problem_documents import problem
+from tests.support.service_process import until
+from tests.support.virtual_replicate import replicate
+from tests.support.wiring import ADMIN as ADMIN_CALLER
+
+
+def user(name: str) -> Caller:
+    return Caller("user", name, credentials(replicate=f"r8_{name}"), turn=UNPROVEN)
+
+
+class Accounts:
+    """Knows the account of every token, in 0.1 s; or it refuses the token, does not say, or hangs."""
+
+    def __init__(self, account_of=lambda name: f"{name}'s", seconds: float = 0.1) -> None:
+        self._account_of = account_of
+        self._seconds = seconds
+        self.asked: list[Caller] = []
+        self.under_way = self.most = 0
+
+    async def account_of(self, caller: Caller) -> str | None:
+        self.asked.append(caller)
+        self.under_way += 1
+        self.most = max(self.most, self.under_way)
+        try:
+            await asyncio.sleep(self._seconds)
+        finally:
+            self.under_way -= 1
+        account = self._account_of(caller.id)
+        if isinstance(account, Exception):
+            raise account
+        return account
+
+
+def checked(story, **options):
+    """Run a story of `(checks, clock)` before these accounts in virtual time."""
+
+    def run(accounts: Accounts):
+        async def begin():
+            clock = asyncio.get_running_loop().time
+            return await story(TokenChecks(accounts, clock=clock, **options), clock)
+
+        return virtual_time.run(begin())
+
+    return run
+
+
+async def turns(checks: TokenChecks, *callers: Caller) -> list[str]:
+    """The turns of all, or "refused", checked at the same instant."""
+    found = await asyncio.gather(*map(checks.check, callers), return_exceptions=True)
+    return ["refused" if isinstance(each, TokenRejected) else each.turn for each in found]
+
+
+def test_many_at_once_with_one_token_are_one_check_by_the_turn_of_all_checks():
+    accounts = Accounts()
+
+    found = checked(lambda checks, _: turns(checks, *(50 * [user("a")])))(accounts)
+
+    assert ["account a's"] * 50 == found
+    assert [replace(user("a"), turn=CHECKS)] == accounts.asked
+
+
+def test_a_proven_token_keeps_its_turn_while_replicate_does_not_answer():
+    outcomes = ["one", None, TimeoutError(), "one"]
+    accounts = Accounts(lambda _: outcomes.pop(0))
+
+    async def story(checks, _):
+        found = await turns(checks, user("a"))
+        for pause in (PROVEN_FOR, REFUSED_FOR, REFUSED_FOR):
+            await asyncio.sleep(pause)
+            found += await turns(checks, user("a"))
+        return found
+
+    assert ["account one"] * 4 == checked(story)(accounts)
+    assert [] == outcomes
+
+
+@pytest.mark.parametrize(
+    ("outcome", "turn", "good_for"),
+    [
+        ("one", "account one", PROVEN_FOR),
+        ("", "a", PROVEN_FOR),
+        (TokenRejected(), "refused", REFUSED_FOR),
+        (None, UNPROVEN, 0.0),
+        (RuntimeError("a fault"), UNPROVEN, 0.0),
+    ],
+)
+def test_a_proof_is_kept_for_an_hour_a_refusal_for_a_minute_and_no_answer_not_at_all(outcome, turn, good_for):
+    accounts = Accounts(lambda _: outcome)
+
+    async def story(checks, clock):
+        assert [turn] == await turns(checks, user("a"))
+        since = clock()
+        for moment, times in ((good_for - 0.001, 1), (good_for, 2)):
+            await asyncio.sleep(max(0.0, since + moment - clock()))
+            if moment >= 0:
+                assert [turn] == await turns(checks, user("a"))
+                assert times == len(accounts.asked)
+
+    checked(story)(accounts)
+
+
+def test_the_admin_is_never_checked():
+    accounts = Accounts(lambda _: TokenRejected())
+
+    assert ["admin"] == checked(lambda checks, _: turns(checks, ADMIN_CALLER))(accounts)
+    assert [] == accounts.asked
+
+
+def test_tokens_of_one_account_take_its_turns():
+    accounts = Accounts(lambda name: name[0])
+
+    found = checked(lambda checks, _: turns(checks, user("a1"), user("a2"), user("b1")))(accounts)
+
+    assert ["account a", "account a", "account b"] == found
+
+
+def test_at_most_ten_checks_are_under_way_and_300_begin_in_a_minute_and_the_rest_is_unproven():
+    accounts = Accounts()
+
+    async def story(checks, clock):
+        found = await turns(checks, *(user(f"{number}") for number in range(PER_MINUTE + 50)))
+        assert 50 == found.count(UNPROVEN)
+        assert [UNPROVEN] == await turns(checks, user("one more"))
+        assert ["account 0's"] == await turns(checks, user("0"))  # proven: no place is needed
+        await asyncio.sleep(60 - clock())
+        assert ["account one more's"] == await turns(checks, user("one more"))
+
+    checked(story)(accounts)
+    assert AT_ONCE == accounts.most
+    assert PER_MINUTE + 1 == len(accounts.asked)
+
+
+def test_a_check_takes_five_seconds_at_the_most_with_the_wait_for_its_place():
+    accounts = Accounts(seconds=3600)
+
+    async def story(checks, clock):
+        found = await turns(checks, *(user(f"{number}") for number in range(3 * AT_ONCE)))
+        assert [UNPROVEN] * 3 * AT_ONCE == found
+        return clock()
+
+    assert SECONDS == checked(story)(accounts)
+    assert AT_ONCE == len(accounts.asked)
+
+
+def test_whoever_hangs_up_ends_the_check_for_no_other():
+    async def story(checks, _):
+        first, second = (asyncio.create_task(checks.check(user("a"))) for _ in range(2))
+        await asyncio.sleep(0.05)
+        first.cancel()
+        return (await second).turn
+
+    assert "account a's" == checked(story)(Accounts())
+
+
+def test_both_memories_are_bounded_and_a_flood_of_junk_forgets_no_proof():
+    accounts = Accounts(lambda name: TokenRejected() if name.startswith("junk") else name)
+
+    async def story(checks, _):
+        proven = [user(f"{number}") for number in range(5)]
+        await turns(checks, *proven)
+        await turns(checks, *(user(f"junk{number}") for number in range(100)))
+        assert 5 == len(checks._refused)
+        assert [each.id for each in proven] == [
+            checks.known(each).turn.removeprefix("account ") for each in proven
+        ]
+        await turns(checks, user("5"))
+        assert 5 == len(checks._proven)
+        assert checks.known(user("0")) is None
+
+    checked(story, kept=5)(accounts)
+
+
+@pytest.mark.parametrize("proven", [1, 2, 5, 6])
+def test_beside_any_number_of_the_unproven_each_proven_caller_gets_95_per_cent_of_an_equal_turn(proven):
+    queue = FairQueue()
+    for name in range(proven):
+        queue.add([(name, number) for number in range(3000)], f"account {name}")
+    queue.add([(UNPROVEN, number) for number in range(3000)], UNPROVEN)
+
+    taken = [queue.take(0.0)[0][0][0] for _ in range(2100)]
+
+    assert all(taken.count(name) >= 0.95 * 2100 / proven for name in range(proven))
+    assert taken.count(UNPROVEN) >= 2100 // (UNPROVEN_TURN * proven + 1) - 1  # and they are not starved
+
+
+def test_a_token_is_checked_through_the_client_and_the_other_window():
+    async def story():
+        async with replicate(Options()) as (service, world):
+            world.accounts.configure("r8_b", reject=True)
+            world.accounts.configure("r8_a", username="ann")
+            checks = service.core.checks
+            return await turns(
+                checks, user("a"), user("b")
+            ), service.others.statistics().current_rate_per_minute
+
+    assert (["account ann", "refused"], 2) == virtual_time.run(story())
+
+
+# ── Through the door
+
+JUNK = {"X-Replicate-API-Key": "r8_junk"}
+
+
+@pytest.mark.parametrize("path", ["/generate", "/generate-batch"])
+def test_junk_is_refused_before_its_body_is_read_and_leaves_nothing(client, simulator, path):
+    simulator.account("r8_junk", reject=True)
+
+    for body in (b"{", b"x" * 1000, b""):
+        answer = client.post(path, data=body, headers=JUNK | ASYNC, content_type="application/json")
+        problem(answer, 401, "replicate_token_rejected")
+
+    assert CHECKED == dict(simulator.counts().requests)
+    assert [] == client.get("/generations", headers=JUNK).json["generations"]
+    assert 0 == client.get("/status").json["concurrency"]["current_rate_per_minute"]
+
+
+def test_a_proven_token_costs_one_check_whatever_it_asks_for(client, simulator):
+    for _ in range(3):
+        assert 200 == client.post("/generate", json=PICTURE, headers=USER).status_code
+        client.get("/generations", headers=USER)
+
+    assert 1 == simulator.counts().requests["account"]
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [{"status": 500}, {"status": 403}, {"status": 429}, {"garbage": True}, {"reset": "after"}],
+    ids=str,
+)
+def test_a_token_that_cannot_be_checked_is_let_in(client, simulator, fault):
+    simulator.order(on="account", times=100, **fault)
+
+    assert 200 == client.post("/generate", json=PICTURE, headers=USER).status_code
+
+
+def test_what_a_caller_owns_stays_by_token(client, simulator):
+    other = {"X-Replicate-API-Key": "r8_other"}
+    for token in (USER_TOKEN, "r8_other"):
+        simulator.account(token, username="one")
+    key = {"Idempotency-Key": "k"}
+
+    mine, theirs = (
+        client.post("/generate", json=PICTURE, headers=by | key).json["id"] for by in (USER, other)
+    )
+
+    assert mine != theirs
+    assert [[mine], [theirs]] == [
+        [each["id"] for each in client.get("/generations", headers=by).json["generations"]]
+        for by in (USER, other)
+    ]
+    assert 404 == client.get(f"/generations/{mine}", headers=other).status_code
+
+
+def test_work_that_its_owner_comes_back_for_takes_the_turn_of_its_account(make_app, simulator):
+    app = make_app(REPLICATE_CONCURRENT_LIMIT=1)
+    client = app.test_client()
+    client.post("/generate", json=PICTURE | {"prompt": "[[hang]]"}, headers=ADMIN | ASYNC)
+    until(lambda: 1 == simulator.counts().in_flight)
+    waiting = client.post("/generate", json=PICTURE, headers=USER | ASYNC).json["id"]
+    app.extensions["service"].close()
+    simulator.account(USER_TOKEN, username="ann")
+    app = make_app(REPLICATE_CONCURRENT_LIMIT=1)
+
+    assert 200 == app.test_client().get(f"/generations/{waiting}", headers=USER).status_code
+
+    service = app.extensions["service"]
+    assert "account ann" == service.loop.call(lambda: service.core.supervisor.find(waiting).caller.turn)
+
+
+def test_callers_of_one_process_who_come_at_once_share_a_check_over_all_threads(app, simulator):
+    simulator.order(on="account", delay=0.3)
+    codes = []
+
+    def ask():
+        codes.append(app.test_client().post("/generate", json=PICTURE, headers=USER).status_code)
+
+    threads = [threading.Thread(target=ask) for _ in range(8)]
+    for each in threads:
+        each.start()
+    for each in threads:
+        each.join()
+
+    assert [200] * 8 == codes
+    assert 1 == simulator.counts().requests["account"]
+
+
+def test_the_server_token_is_not_checked(client, simulator):
+    simulator.account(SERVER_TOKEN, username="server")
+
+    assert 200 == client.post("/generate", json=PICTURE, headers=ADMIN).status_code
+    assert "account" not in simulator.counts().requests

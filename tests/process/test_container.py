@@ -1,0 +1,114 @@
+"""The container, as far as it can be held without an engine: what it copies and runs exists and suffices."""
+
+import json
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from settings import Settings
+from tests.support.service_process import served
+
+ROOT = Path(__file__).parents[2]
+
+
+def _instructions() -> list[tuple[str, str]]:
+    text = re.sub(r"\\\n\s*", "", (ROOT / "Dockerfile").read_text())
+    lines = [line for line in text.splitlines() if line and not line.startswith("#")]
+    return [tuple(line.split(maxsplit=1)) for line in lines]
+
+
+def _last_stage() -> list[tuple[str, str]]:
+    every = _instructions()
+    start = max(index for index, (name, _) in enumerate(every) if name == "FROM")
+    return every[start:]
+
+
+def _copied() -> list[str]:
+    """The files and folders of the checkout that get into the image."""
+    lines = (ROOT / ".dockerignore").read_text().splitlines()
+    patterns = [line[1:].rstrip("/") for line in lines if line.startswith("!")]
+    return [str(path.relative_to(ROOT)) for pattern in patterns for path in ROOT.glob(pattern)]
+
+
+def _the_only(name: str) -> str:
+    (rest,) = [rest for instruction, rest in _last_stage() if instruction == name]
+    return rest
+
+
+def test_the_container_holds_every_module_the_service_imports(tmp_path):
+    for source in _copied():
+        subprocess.run(["cp", "-r", ROOT / source, tmp_path], check=True)
+
+    used = "import app, sys; print(*sorted(m.__file__ for m in sys.modules.values() if getattr(m, '__file__', None)))"
+    loaded = subprocess.run(
+        [sys.executable, "-c", used], cwd=tmp_path, capture_output=True, text=True, check=True
+    ).stdout.split()
+
+    modules = {Path(file).name for file in loaded if file.startswith(str(tmp_path))}
+    assert {path.name for path in tmp_path.glob("*.py")} - {"gunicorn.conf.py"} <= modules
+    assert not [file for file in loaded if file.startswith(str(ROOT)) and "site-packages" not in file]
+
+
+def test_the_container_runs_what_the_readme_and_make_run_run():
+    assert ["python", "app.py"] == json.loads(_the_only("CMD"))
+    assert "$(BIN)/python app.py" in (ROOT / "Makefile").read_text()
+
+
+def test_the_container_is_slim_multi_stage_and_not_root():
+    stages = [rest.split()[0] for name, rest in _instructions() if name == "FROM"]
+
+    assert ["python:3.13-slim"] * 2 == stages
+    assert "10001:10001" == _the_only("USER")
+    assert "5000" == _the_only("EXPOSE")
+    assert "SIGTERM" == _the_only("STOPSIGNAL")
+
+
+def test_what_must_outlive_the_container_is_in_a_volume_its_user_may_write():
+    where = f"{_the_only('WORKDIR')}/{Settings.model_fields['DATA_DIR'].default}"
+    compose = (ROOT / "compose.yaml").read_text()
+
+    assert where == _the_only("VOLUME")
+    assert f"--from=build --chown={_the_only('USER')} {where} {where}" in [
+        rest for name, rest in _last_stage() if name == "COPY"
+    ]
+    assert f"- data:{where}\n" in compose
+
+
+def test_the_container_listens_beyond_itself_and_the_example_file_does_not_undo_that():
+    assert "HOST=0.0.0.0" in shlex.split(_the_only("ENV"))
+    assert not re.search(r"^(HOST|PORT)=", (ROOT / ".env.example").read_text(), re.MULTILINE)
+
+
+@pytest.mark.parametrize("running", [True, False])
+def test_the_health_check_tells_a_serving_container_from_a_dead_one(simulator, running):
+    command = json.loads(_the_only("HEALTHCHECK").partition("CMD ")[2])
+    with served(REPLICATE_BASE_URL=simulator.url) as service:
+        port = service.port if running else 1
+        checked = subprocess.run(
+            [sys.executable, *command[1:]], env={"PORT": str(port)}, capture_output=True, check=False
+        )
+
+    assert running is (checked.returncode == 0)
+
+
+def test_docker_waits_longer_than_a_drain_may_take(tmp_path):
+    compose = (ROOT / "compose.yaml").read_text()
+    minutes = int(re.search(r"stop_grace_period: (\d+)m", compose)[1])
+    ask = f"import runpy; print(runpy.run_path('{ROOT}/gunicorn.conf.py')['graceful_timeout'])"
+    told = subprocess.run(
+        [sys.executable, "-c", ask], cwd=tmp_path, env={"PYTHONPATH": str(ROOT)}, capture_output=True, text=True,
+        check=True,
+    )  # fmt: skip
+
+    assert minutes * 60 >= int(told.stdout)
+
+
+def test_nothing_secret_is_sent_to_the_builder():
+    ignored = (ROOT / ".dockerignore").read_text().splitlines()
+
+    assert "*" in ignored
+    assert [] == [line for line in ignored if line.startswith("!") and "env" in line]

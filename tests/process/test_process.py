@@ -1,0 +1,397 @@
+"""The service as it really runs: gunicorn, signals, sockets that close, hundreds of callers."""
+
+import json
+import signal
+import socket
+import sqlite3
+import subprocess
+import sys
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+import requests
+
+from settings import Settings
+from simulator import Options, running
+from tests.support.api_client import CHECKED
+from tests.support.callers import PICTURE, USER
+from tests.support.service_process import ROOT, answer_of, served, until
+
+
+def _picture(prompt):
+    return {**PICTURE, "prompt": prompt}
+
+
+@pytest.fixture
+def service(simulator):
+    with served(REPLICATE_BASE_URL=simulator.url, REPLICATE_CONCURRENT_LIMIT=2, DRAIN_SECONDS=20) as started:
+        yield started
+
+
+def _on_record(simulator, data, **settings):
+    """A service whose ledger is in `data`."""
+    return served(REPLICATE_BASE_URL=simulator.url, REPLICATE_CONCURRENT_LIMIT=2, DATA_DIR=data, **settings)
+
+
+def _left(data):
+    """What a process left in its ledger: of each generation its state and its prediction."""
+    with closing(sqlite3.connect(data / "ledger.db")) as ledger:
+        rows = ledger.execute(
+            "SELECT id, state, prediction_id FROM generations LEFT JOIN attempts ON generation_id = id"
+        )
+        return {target: (state, prediction) for target, state, prediction in rows}
+
+
+def test_parallel_callers_all_get_a_picture_of_their_own(simulator):
+    with served(REPLICATE_BASE_URL=simulator.url, REPLICATE_CONCURRENT_LIMIT=25) as service:
+        callers = [service.connect("/generate", _picture(f"picture {i}"), **USER) for i in range(50)]
+        answers = [answer_of(caller) for caller in callers]
+
+    assert [200] * 50 == [status for status, _ in answers]
+    assert [f"picture {i}" for i in range(50)] == [told["prompt"] for _, told in answers]
+    assert 50 == len({told["prediction_id"] for _, told in answers})
+    assert 50 == simulator.counts().creations_accepted
+
+
+def test_two_hundred_waiting_callers_leave_room_for_health_status_and_configure(simulator):
+    key = {"X-Admin-API-Key": "ops"}
+    with served(
+        REPLICATE_BASE_URL=simulator.url, REPLICATE_CONCURRENT_LIMIT=1, CONCURRENT_DOCKER_ADMIN_API_KEY="ops"
+    ) as service:
+        callers = [service.connect("/generate", _picture("[[slow=30]]"), **USER) for _ in range(200)]
+
+        def figures():
+            return requests.get(f"{service.url}/status", timeout=30).json()["concurrency"]
+
+        until(lambda: figures()["waiting"] == 199)
+        health = requests.get(f"{service.url}/health", timeout=30)
+        changed = requests.post(
+            f"{service.url}/configure", json={"concurrent_limit": 2}, headers=key, timeout=30
+        )
+        until(lambda: figures()["current_concurrent"] == 2)
+        for caller in callers:
+            caller.close()
+        until(lambda: figures()["waiting"] == figures()["current_concurrent"] == 0)
+
+    assert (200, 200) == (health.status_code, changed.status_code)
+
+
+def test_who_hangs_up_while_queued_costs_nothing_and_while_running_is_cancelled(service, simulator):
+    running_calls = [service.connect("/generate", _picture("[[hang]]"), **USER) for _ in range(2)]
+    until(lambda: simulator.counts().in_flight == 2)
+    queued = service.connect("/generate", _picture("never to be seen"), **USER)
+    until(lambda: requests.get(f"{service.url}/status", timeout=30).json()["concurrency"]["waiting"] == 1)
+
+    queued.close()
+    until(lambda: requests.get(f"{service.url}/status", timeout=30).json()["concurrency"]["waiting"] == 0)
+    for call in running_calls:
+        call.close()
+    until(lambda: simulator.counts().in_flight == 0)
+
+    assert 2 == simulator.counts().creations_accepted
+    assert ["canceled"] * 2 == [made.status for made in simulator.predictions()]
+
+
+def test_hanging_up_on_a_stream_cancels_what_is_left_of_the_batch(service, simulator):
+    batch = {"model_name": "flux-dev", "prompts": ["quick", "[[hang]]", "[[hang]]", "never"]}
+    stream = service.connect("/generate-batch", batch, Accept="application/x-ndjson", **USER)
+    received = b""
+    while b'"index": 0' not in received:
+        received += stream.recv(65536)
+    until(lambda: simulator.counts().in_flight == 2)
+
+    stream.close()
+    until(lambda: simulator.counts().in_flight == 0)
+
+    assert 3 == simulator.counts().creations_accepted
+
+
+def test_sigterm_lets_what_runs_finish_leaves_what_is_queued_on_record_and_refuses_the_rest(
+    simulator, tmp_path
+):
+    with _on_record(simulator, tmp_path, DRAIN_SECONDS=20) as service:
+        calls = [service.connect("/generate", _picture("[[slow=3]]"), **USER) for _ in range(2)]
+        until(lambda: simulator.counts().in_flight == 2)
+        queued = service.connect("/generate", _picture("too late"), **USER)
+        until(lambda: requests.get(f"{service.url}/status", timeout=30).json()["concurrency"]["waiting"] == 1)
+
+        service.signal(signal.SIGTERM)
+        refused, told = answer_of(queued)
+        health = requests.get(f"{service.url}/health", timeout=30)
+        late, _ = answer_of(service.connect("/generate", PICTURE, **USER))
+        finished = [answer_of(call) for call in calls]
+        assert 0 == service.ended()
+
+    assert (503, "shutting_down", None) == (refused, told["code"], told["prediction_id"])
+    assert (503, 503) == (health.status_code, late)
+    assert "Retry-After" in health.headers
+    assert [200, 200] == [status for status, _ in finished]
+    assert 2 == simulator.counts().creations_accepted
+    ended = {result["id"]: ("succeeded", result["prediction_id"]) for _, result in finished}
+    assert {**ended, told["id"]: ("queued", None)} == _left(tmp_path)
+
+
+@pytest.mark.parametrize(("number", "patience"), [("SIGTERM", 0.2), ("SIGINT", 600)])
+def test_what_does_not_finish_in_time_is_left_running_and_its_caller_hears_where_to_find_it(
+    simulator, tmp_path, number, patience
+):
+    with _on_record(simulator, tmp_path, DRAIN_SECONDS=patience) as service:
+        call = service.connect("/generate", _picture("[[hang]]"), **USER)
+        until(lambda: simulator.counts().in_flight == 1)
+
+        service.signal(signal.Signals[number])
+        status, told = answer_of(call)
+
+        assert (503, "shutting_down", True) == (status, told["code"], told["retryable"])
+        assert 0 == service.ended()
+    (made,) = simulator.predictions()
+    assert {told["id"]: ("running", made.id)} == _left(tmp_path)
+    assert ("processing", made.id) == (made.status, told["prediction_id"])
+    assert "cancel" not in simulator.counts().requests
+
+
+def test_no_signal_starts_a_second_worker_and_hangup_drains(service, simulator):
+    def workers():
+        return Path(f"/proc/{service.process.pid}/task/{service.process.pid}/children").read_text().split()
+
+    assert requests.get(f"{service.url}/health", timeout=30).ok
+    (worker,) = workers()
+    service.signal(signal.SIGTTIN)
+    service.signal(signal.SIGUSR2)
+    call = service.connect("/generate", _picture("[[slow=0.5]]"), **USER)
+    until(lambda: simulator.counts().in_flight == 1)
+    assert [worker] == workers()
+
+    service.signal(signal.SIGHUP)
+
+    assert 200 == answer_of(call)[0]
+    assert 0 == service.ended()
+
+
+@pytest.mark.parametrize(
+    ("sent", "status"),
+    [
+        (b"NOT HTTP AT ALL\r\n\r\n", 400),
+        (b"GET / HTTP/9.9\r\n\r\n", 400),
+        (b"GET /" + b"x" * 9000 + b" HTTP/1.1\r\n\r\n", 400),
+        (b"GET / HTTP/1.1\r\nHost: a\r\nX-Long: " + b"x" * 33_000 + b"\r\n\r\n", 431),
+        (b"GET / HTTP/1.1\r\nHost: a\r\nBad Header: 1\r\n\r\n", 400),
+        (b"POST /generate HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: nonsense\r\n\r\n", 400),
+    ],
+)
+def test_what_is_not_http_is_answered_with_a_problem_document(service, sent, status):
+    with socket.create_connection(("127.0.0.1", service.port), timeout=30) as caller:
+        caller.sendall(sent)
+        received = b""
+        while chunk := caller.recv(65536):
+            received += chunk
+    head, _, body = received.partition(b"\r\n\r\n")
+
+    assert str(status).encode() == head.split()[1]
+    assert b"application/problem+json" in head
+    assert status == json.loads(body)["status"]
+
+
+def test_callers_who_never_read_their_answer_hold_nobody_up(service):
+    callers = [service.connect("/health") for _ in range(20)]
+
+    answers = [requests.get(f"{service.url}/health", timeout=5).status_code for _ in range(20)]
+
+    assert [200] * 20 == answers
+    for caller in callers:
+        caller.close()
+
+
+def test_a_body_over_the_limit_gets_its_answer_even_while_it_is_still_being_sent(service, simulator):
+    answer = requests.post(
+        f"{service.url}/generate", data=b" " * 20_000_000, timeout=60,
+        headers={**USER, "Content-Type": "application/json"},
+    )  # fmt: skip
+
+    assert (413, "payload_too_large") == (answer.status_code, answer.json()["code"])
+    assert CHECKED == dict(simulator.counts().requests)
+
+
+def _refused_start(directory, **environ):
+    """What is said, a line each, by a service that does not start."""
+    ended = subprocess.run(
+        [sys.executable, ROOT / "app.py"],
+        cwd=directory,
+        env=environ,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert 2 == ended.returncode
+    return ended.stderr.splitlines()
+
+
+def test_bad_settings_stop_the_start_with_a_sentence_each(tmp_path):
+    said = _refused_start(
+        tmp_path,
+        PORT="http",
+        REPLICATE_CONCURRENT_LIMIT="0",
+        REPLICATE_SIMULATE="si",
+        REPLICATE_API_TOKEN="r8 x",
+    )
+
+    assert [
+        "PORT: must be a whole number.",
+        "REPLICATE_API_TOKEN: must be visible ASCII without spaces, since it travels in a header.",
+        "REPLICATE_CONCURRENT_LIMIT: must be greater than or equal to 1.",
+        "REPLICATE_SIMULATE: must be 1 or 0.",
+    ] == sorted(said)
+
+
+def test_an_address_that_is_taken_stops_the_start_with_a_sentence(tmp_path, service):
+    (said,) = _refused_start(tmp_path, PORT=str(service.port))
+
+    assert (
+        f"Cannot listen on 127.0.0.1:{service.port}: Address already in use. PORT and HOST change it." == said
+    )
+
+
+def test_without_a_token_the_service_simulates_when_it_is_told_to(tmp_path):
+    settings = Settings.from_env({})
+
+    assert settings.simulating_without_token().REPLICATE_SIMULATE
+    for decided in ({"REPLICATE_API_TOKEN": "r8_x"}, {"REPLICATE_SIMULATE": "0"}):
+        assert not Settings.from_env(decided).simulating_without_token().REPLICATE_SIMULATE
+    assert "app.py --simulate-without-token" in (ROOT / "Makefile").read_text()
+
+
+def test_the_simulator_beside_the_service_serves_it_and_ends_with_it():
+    with served(REPLICATE_SIMULATE=1) as service:
+        answer = requests.post(f"{service.url}/generate", json=PICTURE, headers=USER, timeout=60).json()
+        simulator = answer["output"][0].split("/delivery/")[0]
+        assert answer["simulated"] is True
+        picture = requests.get(answer["output"][0], timeout=30)
+        assert ("image/jpeg", b"\xff\xd8") == (picture.headers["Content-Type"], picture.content[:2])
+
+        service.process.kill()
+        service.ended()
+
+        def is_gone() -> bool:
+            try:
+                requests.get(simulator, timeout=5)
+            except requests.ConnectionError:
+                return True
+            return False
+
+        until(is_gone)
+
+
+def test_the_callers_are_served_while_replicate_hangs_on_every_creation():
+    with running(Options(prediction_seconds=0.05)) as simulator:
+        simulator.order(on="create", times=5, hang=2)
+        with served(REPLICATE_BASE_URL=simulator.url) as service:
+            calls = [service.connect("/generate", PICTURE, **USER) for _ in range(5)]
+            until(lambda: simulator.counts().requests.get("create", 0) == 5)
+
+            status, told = answer_of(service.connect("/generate", _picture("a sixth"), **USER))
+            for call in calls:
+                call.close()
+
+    assert (200, True) == (status, told["success"])
+
+
+@pytest.mark.parametrize("early", [b"\r\n", b"GET /health HTTP/1.1\r\nHost: a\r\n\r\n"])
+def test_who_hangs_up_after_sending_more_is_noticed_too(service, simulator, early):
+    call = service.connect("/generate", _picture("[[hang]]"), **USER)
+    until(lambda: simulator.counts().in_flight == 1)
+
+    call.sendall(early)
+    call.close()
+
+    until(lambda: simulator.counts().in_flight == 0)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"Transfer-Encoding: chunked\r\n\r\nzz\r\n",
+        b"Transfer-Encoding: chunked\r\n\r\n-1\r\n{}\r\n0\r\n\r\n",
+        b"Transfer-Encoding: chunked\r\n\r\n2\r\n{}never ended",
+        b'Content-Length: 1000\r\n\r\n{"concurrent_limit": 7}',
+    ],
+)
+def test_a_body_that_breaks_off_or_is_malformed_is_refused_and_changes_nothing(simulator, body):
+    with (
+        served(REPLICATE_BASE_URL=simulator.url, CONCURRENT_DOCKER_ADMIN_API_KEY="ops") as service,
+        socket.create_connection(("127.0.0.1", service.port), timeout=30) as caller,
+    ):
+        head = b"POST /configure HTTP/1.1\r\nHost: a\r\nX-Admin-API-Key: ops\r\nContent-Type: application/json\r\n"
+        caller.sendall(head + body)
+        caller.shutdown(socket.SHUT_WR)
+        received = caller.recv(65536)
+        limit = requests.get(f"{service.url}/status", timeout=30).json()["concurrency"]["concurrent_limit"]
+
+    assert b"400" == received.split()[1]
+    assert b"application/problem+json" in received
+    assert 10 == limit
+
+
+def test_a_stuck_connection_does_not_hold_up_the_end(service):
+    stuck = socket.create_connection(("127.0.0.1", service.port), timeout=30)
+    stuck.sendall(b"GET /he")
+    assert requests.get(f"{service.url}/health", timeout=30).ok
+
+    service.signal(signal.SIGTERM)
+
+    with stuck:
+        assert 0 == service.process.wait(timeout=30)  # not after DRAIN_SECONDS and what cancelling may take
+
+
+def test_impatience_during_a_drain_still_hears_of_what_is_on_its_way(simulator, tmp_path):
+    simulator.order(on="create", times=2, delay=3)
+    with _on_record(simulator, tmp_path, DRAIN_SECONDS=20) as service:
+        calls = [service.connect("/generate", _picture("[[hang]]"), **USER) for _ in range(2)]
+        until(lambda: simulator.counts().requests.get("create") == 2)
+
+        service.signal(signal.SIGTERM)
+        until(lambda: not requests.get(f"{service.url}/health", timeout=30).ok)
+        service.signal(signal.SIGINT)
+
+        answers = [answer_of(call) for call in calls]
+        assert 0 == service.ended()
+
+    assert [(503, "shutting_down")] * 2 == [(status, told["code"]) for status, told in answers]
+    made = {each.id: each.status for each in simulator.predictions()}
+    assert {told["prediction_id"]: "processing" for _, told in answers} == made
+    assert {told["id"]: ("running", told["prediction_id"]) for _, told in answers} == _left(tmp_path)
+    assert "cancel" not in simulator.counts().requests
+
+
+def test_when_the_master_is_killed_the_worker_leaves_what_runs_on_record_and_ends(simulator, tmp_path):
+    with _on_record(simulator, tmp_path, DRAIN_SECONDS=20) as service:
+        worker = service.worker()
+        call = service.connect("/generate", _picture("[[hang]]"), **USER)
+        until(lambda: simulator.counts().in_flight == 1)
+
+        service.process.kill()
+        status, told = answer_of(call)
+        until(lambda: not Path(f"/proc/{worker}").exists())
+
+    (made,) = simulator.predictions()
+    assert (503, "shutting_down") == (status, told["code"])
+    assert {told["id"]: ("running", made.id)} == _left(tmp_path)
+    assert ("processing", False) == (made.status, "cancel" in simulator.counts().requests)
+
+
+def test_a_full_table_of_descriptors_costs_no_running_work(simulator):
+    with served(
+        _descriptors=120,
+        REPLICATE_BASE_URL=simulator.url,
+        MAX_WAITING_CALLERS=20,
+        REPLICATE_CONCURRENT_LIMIT=2,
+    ) as service:
+        call = service.connect("/generate", _picture("[[slow=1]]"), **USER)
+        until(lambda: simulator.counts().in_flight == 1)
+        crowd = [socket.create_connection(("127.0.0.1", service.port), timeout=30) for _ in range(150)]
+
+        status, told = answer_of(call)
+        assert (200, True) == (status, told["success"])
+        for each in crowd:
+            each.close()
+        assert requests.get(f"{service.url}/health", timeout=30).ok

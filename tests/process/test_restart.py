@@ -1,0 +1,165 @@
+"""Across a restart: what the dead spent is not spent again, and what they left goes on. Counts are the simulator's."""
+
+import os
+import signal
+from pathlib import Path
+
+import requests
+
+from tests.support.callers import ADMIN, ADMIN_KEY, PICTURE, SERVER_TOKEN, USER
+from tests.support.service_process import Served, answer_of, served, until
+
+
+def _rates(service: Served) -> tuple[int, int]:
+    figures = requests.get(f"{service.url}/status", timeout=30).json()
+    return (
+        figures["concurrency"]["current_rate_per_minute"],
+        figures["polling"]["current_rate_per_minute"],
+    )
+
+
+def test_a_process_killed_under_load_leaves_its_window_to_the_next(simulator, tmp_path):
+    settings = {
+        "REPLICATE_BASE_URL": simulator.url,
+        "REPLICATE_REQUESTS_PER_MINUTE": 8,
+        "REPLICATE_CONCURRENT_LIMIT": 3,
+        "DATA_DIR": tmp_path,
+    }
+    simulator.account("r8_user", creations_per_minute=8)
+    batch = {"model_name": "flux-dev", "prompts": [f"picture {i}" for i in range(8)]}
+    with served(**settings) as first:
+        caller = first.connect("/generate-batch", batch, **USER)
+        until(lambda: simulator.counts().creations_accepted >= 5)
+        first.kill()
+        caller.close()
+    spent = simulator.counts().creations_accepted
+    with served(**settings) as second:
+        assert spent <= _rates(second)[0] <= 8
+        callers = [second.connect("/generate", PICTURE, **USER) for _ in range(8)]
+        free = 8 - _rates(second)[0]
+        until(lambda: simulator.counts().creations_accepted >= spent + free)
+        until(lambda: requests.get(f"{second.url}/status", timeout=30).json()["concurrency"]["waiting"] > 0)
+        for caller in callers:
+            caller.close()
+
+    counts = simulator.counts()
+    assert counts.creations_peak_per_minute <= 8
+    assert 429 not in counts.refusals
+
+
+def test_a_process_that_ended_well_leaves_exactly_what_it_spent(simulator, tmp_path):
+    settings = {"REPLICATE_BASE_URL": simulator.url, "DATA_DIR": tmp_path}
+    with served(**settings) as first:
+        for _ in range(3):
+            answer_of(first.connect("/generate", PICTURE, **USER))
+        before = _rates(first)
+        first.signal(signal.SIGTERM)
+        assert 0 == first.ended()
+    with served(**settings) as second:
+        assert before == _rates(second)
+    assert 3 == before[0]
+
+
+def test_a_worker_that_follows_a_killed_one_goes_on_with_its_window(simulator):
+    with served(REPLICATE_BASE_URL=simulator.url) as service:
+        answer_of(service.connect("/generate", PICTURE, **USER))
+        before, worker = _rates(service), service.worker()
+
+        os.kill(worker, signal.SIGKILL)
+        until(lambda: not Path(f"/proc/{worker}").exists())
+
+        assert before == _rates(service)
+
+
+def test_a_process_that_is_stopped_leaves_the_admins_work_to_the_next_and_nothing_is_created_twice(
+    simulator, tmp_path
+):
+    settings = {
+        "REPLICATE_BASE_URL": simulator.url,
+        "REPLICATE_API_TOKEN": SERVER_TOKEN,
+        "CONCURRENT_DOCKER_ADMIN_API_KEY": ADMIN_KEY,
+        "REPLICATE_CONCURRENT_LIMIT": 2,
+        "DATA_DIR": tmp_path,
+    }
+    batch = {"model_name": "flux-dev", "prompts": ["[[slow=3]] b", "c", "d"]}
+    with served(**settings) as first:
+        single = first.connect("/generate", {**PICTURE, "prompt": "[[slow=3]] a"}, **ADMIN)
+        until(lambda: simulator.counts().in_flight == 1)
+        several = first.connect("/generate-batch", batch, **ADMIN)
+        until(lambda: simulator.counts().in_flight == 2)
+        first.signal(signal.SIGINT)
+        (one, told), (another, told_of_batch) = answer_of(single), answer_of(several)
+        assert 0 == first.ended()
+        assert 2 == simulator.counts().in_flight
+
+    assert [(503, "shutting_down")] * 2 == [(one, told["code"]), (another, told_of_batch["code"])]
+    with served(**settings) as second:
+
+        def result(path: str):
+            return requests.get(second.url + path, headers=ADMIN, timeout=30).json()
+
+        until(lambda: result(f"/generations/{told['id']}")["status"] == "succeeded")
+        until(lambda: result(f"/batches/{told_of_batch['id']}")["status"] == "completed")
+        results = [
+            result(f"/generations/{told['id']}"),
+            *result(f"/batches/{told_of_batch['id']}")["results"],
+        ]
+
+    made = {each.id: (each.input["prompt"], each.status) for each in simulator.predictions()}
+    assert [(prompt, "succeeded") for prompt in ("[[slow=3]] a", *batch["prompts"])] == [
+        made[each["prediction_id"]] for each in results
+    ]
+    assert (4, {"succeeded": 4}) == (simulator.counts().creations_accepted, simulator.counts().finished)
+    assert [True] * 4 == [each["success"] and len(each["files"]) == 1 for each in results]
+    assert "cancel" not in simulator.counts().requests
+
+
+def test_a_users_work_waits_for_its_owner_and_goes_on_when_they_come(simulator, tmp_path):
+    settings = {"REPLICATE_BASE_URL": simulator.url, "REPLICATE_CONCURRENT_LIMIT": 1, "DATA_DIR": tmp_path}
+    with served(**settings) as first:
+        running = first.connect("/generate", {**PICTURE, "prompt": "[[hang]]"}, **USER)
+        until(lambda: simulator.counts().in_flight == 1)
+        queued = first.connect("/generate", PICTURE, **USER)
+        until(lambda: requests.get(f"{first.url}/status", timeout=30).json()["concurrency"]["waiting"] == 1)
+        first.signal(signal.SIGINT)
+        targets = [answer_of(caller)[1]["id"] for caller in (running, queued)]
+        assert 0 == first.ended()
+    before = simulator.counts().requests
+    with served(**settings) as second:
+
+        def told(method: str, target: str, **headers: str):
+            return requests.request(method, f"{second.url}/generations/{target}", headers=headers, timeout=30)
+
+        assert 404 == told("GET", targets[0], **{"X-Replicate-API-Key": "r8_another"}).status_code
+        assert before == simulator.counts().requests
+        assert "running" == told("GET", targets[0], **USER).json()["status"]
+        assert "canceled" == told("DELETE", targets[0], **USER).json()["status"]
+        until(lambda: told("GET", targets[1], **USER).json()["status"] == "succeeded")
+
+    assert ["canceled", "succeeded"] == [made.status for made in simulator.predictions()]
+
+
+UNWRITABLE = "/proc"
+"""A directory in which no file can be made."""
+
+
+def test_a_directory_that_cannot_be_written_does_not_keep_a_service_from_serving_whose_ledger_is_elsewhere(
+    simulator, tmp_path
+):
+    ledger = f"sqlite:///{tmp_path}/ledger.db"
+    with served(REPLICATE_BASE_URL=simulator.url, DATA_DIR=UNWRITABLE, DATABASE_URL=ledger) as service:
+        status, told = answer_of(service.connect("/generate", PICTURE, **USER))
+
+    assert (200, True) == (status, told["success"])
+
+
+def test_where_no_ledger_can_be_written_nothing_is_spent_and_health_says_why(simulator):
+    with served(REPLICATE_BASE_URL=simulator.url, DATA_DIR=UNWRITABLE) as service:
+        status, told = answer_of(service.connect("/generate", PICTURE, **USER))
+        health, reason = answer_of(service.connect("/health"))
+        figures, _ = answer_of(service.connect("/status"))
+
+    assert [(500, "internal")] * 2 == [(status, told["code"]), (health, reason["code"])]
+    assert reason["detail"].startswith("The ledger cannot be written: ")
+    assert reason["detail"] in told["detail"]
+    assert (200, {}) == (figures, dict(simulator.counts().requests))

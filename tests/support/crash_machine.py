@@ -1,0 +1,180 @@
+"""A service that may die at any moment, and what it leaves: its inside before the simulator, in virtual time, with a
+disk that forgets what was not synced. What the stories of its deaths share.
+"""
+
+import asyncio
+import time
+from dataclasses import replace
+
+import httpx
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, rule
+
+from auth import Visitor
+from concurrency import Gate
+from errors import ServiceError
+from generations.recovery import load_startup_state
+from ledger.memory import MemoryLedger, Rows
+from providers.replicate.provider import Replicate
+from simulator import Options
+from tests.support.virtual_replicate import simulator_here
+from tests.support.virtual_time import VirtualLoop
+from tests.support.wiring import ADMIN, USER, core
+
+CALLERS = st.sampled_from([ADMIN, USER])
+
+TIME_TO_DIE = 0.0003
+"""Seconds that a commit takes, in which a process may die."""
+
+
+class Line(httpx.AsyncBaseTransport):
+    """A process's way to Replicate. What was sent arrives, though the process dies; the dead send nothing."""
+
+    def __init__(self, loopback: httpx.AsyncBaseTransport) -> None:
+        self.is_dead = False
+        self._loopback = loopback
+        self._under_way: set[asyncio.Task] = set()
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        if self.is_dead:
+            await asyncio.get_running_loop().create_future()
+        task = asyncio.create_task(self._loopback.handle_async_request(request), name="the world's")
+        self._under_way.add(task)
+        task.add_done_callback(self._done)
+        return await asyncio.shield(task)
+
+    def _done(self, task: asyncio.Task) -> None:
+        self._under_way.discard(task)
+        if not task.cancelled():
+            task.exception()
+
+
+class Process:
+    """The inside of a service from its start to its death."""
+
+    def __init__(self, rows: Rows, loopback: httpx.AsyncBaseTransport, *, places: int | None = None) -> None:
+        """With a limit of `places` a minute, it counts those of earlier processes."""
+        self.ledger = MemoryLedger(rows, commit_seconds=TIME_TO_DIE)
+        self._line = Line(loopback)
+        others = Gate(concurrent_limit=200, requests_per_minute=3000)
+        gate = Gate(concurrent_limit=3, requests_per_minute=places or 600)
+        self.core = core(
+            Replicate(
+                base_url="http://replicate.test",
+                others=others,
+                on_answer=gate.upstream_answered,
+                connections=self._line,
+            ),
+            gate=gate,
+            ledger=self.ledger,
+            MAX_QUEUED=1000,
+        )
+        self.generations = self.core.generations
+        self.budget = self.core.budget
+        state = load_startup_state(
+            self.ledger,
+            self.core.recovery,
+            ADMIN,
+            limits=self.core.provider.limits,
+            simulated=True,
+            now=time.time(),
+        )
+        self.core.begin(state if places else replace(state, answered_ago=()), spent={})
+
+    async def killed(self) -> None:
+        self.ledger.crash()
+        self._line.is_dead = True
+        while mine := [
+            task
+            for task in asyncio.all_tasks()
+            if task is not asyncio.current_task() and task.get_name() != "the world's"
+        ]:
+            for task in mine:
+                task.cancel()
+            await asyncio.wait(mine, timeout=0)
+
+
+class Mortal(RuleBasedStateMachine):
+    """Time passes, and processes die and are stopped. In the end nothing fails any more, and every owner comes back."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.runner = asyncio.Runner(loop_factory=VirtualLoop)
+        self.rows = MemoryLedger().rows
+        self.asked = 0
+        self.do(self.begin_world())
+
+    def do(self, work):
+        return self.runner.run(work)
+
+    async def begin_world(self) -> None:
+        options = Options(prediction_seconds=1.0, jitter=0.0, answer_delay=(0.0, 0.2), seed=1)
+        self.world, self.loopback = simulator_here(options)
+        self.process = Process(self.rows, self.loopback)
+
+    @property
+    def disk(self) -> MemoryLedger:
+        """What another process would read."""
+        return MemoryLedger(self.rows)
+
+    @rule(seconds=st.sampled_from([0.0001, 0.0005, 0.01, 0.03, 0.1, 0.25, 1.0, 2.1, 3.0, 20.0]))
+    def let_time_pass(self, seconds):
+        self.do(asyncio.sleep(seconds))
+
+    @rule(seconds=st.sampled_from([0.0, 0.0, 0.0004, 0.015, 0.1, 0.7]))
+    def kill_and_begin_anew(self, seconds):
+        async def story():
+            await asyncio.sleep(seconds)
+            await self.begin_anew()
+
+        self.do(story())
+
+    @rule(seconds=st.sampled_from([0.0, 0.5, 30.0]))
+    def stop_in_order_and_begin_anew(self, seconds):
+        async def story():
+            await self.process.core.supervisor.drain(seconds)
+            await self.end_in_order()
+
+        self.do(story())
+
+    async def end_in_order(self) -> None:
+        self.process.ledger.trouble = None
+        await self.begin_anew()
+
+    async def begin_anew(self) -> None:
+        await self.process.killed()
+        self.process = Process(self.rows, self.loopback)
+
+    def teardown(self):
+        try:
+            self.do(self.come_to_the_end())
+            self.do(self.check())
+        finally:
+            self.do(self.process.killed())
+            self.do(self.world.close())
+            self.runner.close()
+
+    async def come_to_the_end(self) -> None:
+        self.world.faults.clear()
+        self.process.ledger.trouble = None
+        async with asyncio.timeout(10_000):
+            await asyncio.sleep(1)
+            while self.disk.unfinished() or self.disk.unfinished_batches():
+                for record in self.disk.unfinished():
+                    owner = ADMIN if record.caller_id == ADMIN.id else USER
+                    visitor = Visitor(owner.id, is_admin=False, caller=owner)
+                    await self.process.generations.get(record.batch_id or record.id, visitor)
+                await self.process.core.suspension.expire(before=0)  # as the service does now and then
+                await asyncio.sleep(1)
+
+    async def check(self) -> None:
+        """What holds in the end, for each story its own."""
+
+
+async def patiently(work, seconds) -> None:
+    """Until it is done or refused, or for so many seconds."""
+    try:
+        async with asyncio.timeout(seconds):
+            await work
+    except (TimeoutError, ServiceError):
+        pass

@@ -1,0 +1,192 @@
+"""What the tests of webhooks share: a courier on virtual time, a record that outlives a stop, and names that resolve
+as told."""
+
+import asyncio
+import functools
+import json
+import socket
+from collections import Counter
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from aiohttp.abc import AbstractResolver
+from replicate.webhook import Webhooks, WebhookSigningSecret
+
+from ledger.records import Delivery
+from tests.support import virtual_time
+from webhooks.outbox import Answer, Callbacks, Unheard
+
+EPOCH = 1_800_000_000
+"""The Unix time at which virtual time starts: 2027-01-15T08:00:00Z."""
+
+DAY = 86_400
+SECRET = "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD"
+URL = "https://hooks.example.com/replicate?key=s3cret"
+
+HANGS = "hangs"
+LOST = "lost"
+
+
+def in_virtual_time(test):
+    """Run an async test on a virtual loop."""
+
+    @functools.wraps(test)
+    def run(*arguments, **named):
+        virtual_time.run(test(*arguments, **named))
+
+    return run
+
+
+def now() -> float:
+    return EPOCH + asyncio.get_running_loop().time()
+
+
+def upper(low, high):
+    """No chance in it: every pause as long as it may be."""
+    return high
+
+
+def new(delivery_id: str = "gen_1", url: str = URL, **fields) -> Delivery:
+    return Delivery(delivery_id, url, fields.pop("since", EPOCH), **fields)
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """What a receiver got, and when, in seconds since the start."""
+
+    at: float
+    url: str
+    content: bytes
+    headers: dict[str, str]
+
+    @property
+    def id(self) -> str:
+        return self.headers["webhook-id"].removeprefix("msg_")
+
+
+class Fake:
+    """A courier on the loop's clock. `says(attempt)` is how an attempt ends: an `Answer`, a status, LOST, or HANGS;
+    `takes` is how many seconds that is on its way."""
+
+    def __init__(self, says, *, takes: float = 0.0) -> None:
+        self._says = says if callable(says) else lambda attempt: says
+        self._takes = takes
+        self.attempts: list[Attempt] = []
+        self.under_way: Counter[str] = Counter()
+        self.most: Counter[str] = Counter()
+        """At once, to each host and in total."""
+        self.closed = False
+
+    async def post(self, url, content, headers):
+        attempt = Attempt(now() - EPOCH, str(url), content, dict(headers))
+        self.attempts.append(attempt)
+        with self._counted(url.host), self._counted("all"):
+            if self._takes:
+                await asyncio.sleep(self._takes)
+            says = self._says(attempt)
+            if says == HANGS:
+                await asyncio.get_running_loop().create_future()
+            if says == LOST:
+                raise Unheard("the connection was lost")
+            return Answer(says) if isinstance(says, int) else says
+
+    async def aclose(self):
+        self.closed = True
+
+    @property
+    def times(self) -> list[float]:
+        return [attempt.at for attempt in self.attempts]
+
+    @contextmanager
+    def _counted(self, name: str):
+        self.under_way[name] += 1
+        self.most[name] = max(self.most[name], self.under_way[name])
+        try:
+            yield
+        finally:
+            self.under_way[name] -= 1
+
+
+def in_turn(*said):
+    """What is said to one attempt after the other; the last of it for ever."""
+    left = list(said)
+    return lambda attempt: left.pop(0) if len(left) > 1 else left[0]
+
+
+@dataclass
+class Story:
+    """Deliveries with a record of their own, which outlives the `Callbacks` that write it."""
+
+    courier: Fake
+    options: dict = field(default_factory=dict)
+    rows: dict[str, Delivery] = field(default_factory=dict)
+    written: list[Delivery] = field(default_factory=list)
+    moments: list[float] = field(default_factory=list)
+    """When each was."""
+
+    def begun(self) -> Callbacks:
+        return Callbacks(
+            **{
+                "ledger": self,
+                "content": self.content,
+                "secret": SECRET,
+                "loopback": False,
+                "courier": self.courier,
+                "clock": now,
+                "spread": upper,
+                **self.options,
+            }
+        )
+
+    def upsert(self, delivery: Delivery) -> None:
+        self.written.append(delivery)
+        self.moments.append(now())
+        self.rows[delivery.id] = delivery
+
+    async def content(self, delivery_id) -> bytes:
+        return json.dumps({"id": delivery_id}).encode()
+
+    def delivery(self, delivery_id: str = "gen_1") -> Delivery:
+        """As it is on record."""
+        return self.rows[delivery_id]
+
+    async def of(self, *deliveries: Delivery, seconds: float = 3 * DAY) -> "Story":
+        """All that happens to them in this time."""
+        callbacks = self.begun()
+        for delivery in deliveries:
+            callbacks.take(delivery)
+        await asyncio.sleep(seconds)
+        await callbacks.aclose()
+        return self
+
+
+async def story(
+    says, *deliveries: Delivery, seconds: float = 3 * DAY, takes: float = 0.0, **options
+) -> Story:
+    return await Story(Fake(says, takes=takes), options).of(*(deliveries or (new(),)), seconds=seconds)
+
+
+def is_valid(headers, content: bytes, secret: str = SECRET) -> None:
+    """Raises WebhookValidationError if Replicate's own client does not believe it."""
+    Webhooks.validate(headers=dict(headers), body=content.decode(), secret=WebhookSigningSecret(key=secret))
+
+
+class Names(AbstractResolver):
+    """A resolver that says the same of every name, or knows none."""
+
+    def __init__(self, *addresses: str) -> None:
+        self._addresses = addresses
+        self.asked: list[str] = []
+        self.closed = False
+
+    async def resolve(self, name, port=0, family=socket.AF_INET):
+        self.asked.append(name)
+        if not self._addresses:
+            raise OSError(socket.EAI_NONAME, "unknown")
+        return [
+            {"hostname": name, "host": each, "port": port, "family": family, "proto": 0, "flags": 0}
+            for each in self._addresses
+        ]
+
+    async def close(self):
+        self.closed = True

@@ -1,0 +1,214 @@
+"""What the tests of kept files share: hosts that misbehave, sources on virtual time, and both kinds of storage."""
+
+import asyncio
+import functools
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from concurrent.futures import Executor, Future
+from contextlib import asynccontextmanager, closing, contextmanager, suppress
+from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import Path
+from uuid import uuid4
+
+import requests
+from moto.server import ThreadedMotoServer
+
+from files.bucket import Bucket
+from files.hosts import Answer
+from media.formats import black_png
+from tests.support import virtual_time
+from tests.support.wiring import listening
+
+PNG = black_png(2, 2)
+MP4 = b"\0\0\0\x20ftypisom\0\0\2\0isomiso2mp41"
+PAGE = b"<!doctype html><title>Sorry</title>" + b" " * 2000
+
+GEN = "gen_" + "0123456789abcdef" * 2
+
+
+def generation(number: int) -> str:
+    return f"gen_{number:032x}"
+
+
+def picture(size: int) -> bytes:
+    """So many bytes that begin as a picture does."""
+    return PNG[:16].ljust(size, b"\7")
+
+
+def content(opened) -> bytes:
+    """All of an opened file, which is closed."""
+    with closing(opened):
+        return b"".join(opened.chunks(0, opened.size))
+
+
+def names(storage) -> list[str]:
+    return sorted(each.name for each in storage.list())
+
+
+class Inline(Executor):
+    """Runs everything at once, on the thread that asks: for virtual time."""
+
+    def submit(self, function, /, *arguments, **named):
+        done = Future()
+        try:
+            done.set_result(function(*arguments, **named))
+        except Exception as error:
+            done.set_exception(error)
+        return done
+
+
+class FakeSource:
+    """A source on the loop's clock. What it is asked for comes as `outcomes` say, in order, the last of them for ever:
+    bytes, an exception, or pairs of seconds and bytes (or an exception) that come so much later."""
+
+    def __init__(self, *outcomes, length: int | None = None, media_type: str = "") -> None:
+        self._outcomes = list(outcomes)
+        self._media_type = media_type
+        self._length = length
+        self.asked: list[tuple[float, str]] = []
+        """When, by the loop's clock, and for what."""
+
+    @asynccontextmanager
+    async def get(self, url: str) -> AsyncIterator[Answer]:
+        self.asked.append((asyncio.get_running_loop().time(), url))
+        outcome = self._outcomes.pop(0) if len(self._outcomes) > 1 else self._outcomes[0]
+        if isinstance(outcome, Exception):
+            raise outcome
+        parts = [(0, outcome)] if isinstance(outcome, bytes) else outcome
+        yield Answer(self._length, _coming(parts), self._media_type)
+
+    async def aclose(self) -> None:
+        pass
+
+
+async def _coming(parts) -> AsyncIterator[bytes]:
+    for seconds, part in parts:
+        await asyncio.sleep(seconds)
+        if isinstance(part, Exception):
+            raise part
+        yield part
+
+
+@dataclass
+class Host:
+    """A server that remembers what it was asked, whole, and answers as `answer(target, writer)` does; then it hangs
+    up."""
+
+    answer: Callable[[str, asyncio.StreamWriter], Awaitable[None]]
+    seen: list[str] = field(default_factory=list)
+    url: str = ""
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with closing(writer), suppress(asyncio.IncompleteReadError, ConnectionError):
+            self.seen.append((await reader.readuntil(b"\r\n\r\n")).decode())
+            await self.answer(self.seen[-1].split(" ")[1], writer)
+            await writer.drain()
+
+    @asynccontextmanager
+    async def listening(self) -> AsyncIterator["Host"]:
+        async with listening(self.serve) as self.url:
+            yield self
+
+
+def host(answers: dict[str, bytes | Callable[[asyncio.StreamWriter], Awaitable[None]]]):
+    """A `Host` that listens while the block runs; what it answers by what it is asked for."""
+
+    async def answer(target: str, writer: asyncio.StreamWriter) -> None:
+        found = answers.get(target, reply(b"", status="410 Gone"))
+        if isinstance(found, bytes):
+            writer.write(found)
+        else:
+            await found(writer)
+
+    return Host(answer).listening()
+
+
+def reply(body: bytes, *, status: str = "200 OK", length: int | None = None, headers: str = "") -> bytes:
+    """An HTTP answer; `headers` each end in a line break. `length` is what it says of itself."""
+    length = len(body) if length is None else length
+    return f"HTTP/1.1 {status}\r\nContent-Length: {length}\r\n{headers}\r\n".encode() + body
+
+
+def redirect(location: str, *, status: str = "302 Found") -> bytes:
+    return reply(b"", status=status, headers=f"Location: {location}\r\n")
+
+
+def for_ever(first: bytes):
+    """An answer that does not end."""
+
+    async def answer(writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\n\r\n" + first)
+        while True:
+            writer.write(b"\7" * 65536)
+            await writer.drain()
+
+    return answer
+
+
+def then_silence(first: bytes):
+    """An answer that begins and does not go on."""
+
+    async def answer(writer: asyncio.StreamWriter) -> None:
+        writer.write(first)
+        await writer.drain()
+        await asyncio.Event().wait()
+
+    return answer
+
+
+class Buckets:
+    """A real S3 server on loopback, and buckets on it."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+
+    def make(self) -> str:
+        """The name of a bucket nobody has used."""
+        name = f"bucket-{uuid4()}"  # all servers of one process share their buckets
+        requests.put(f"{self.url}/{name}", timeout=10).raise_for_status()
+        return name
+
+    def new(self) -> Bucket:
+        return at(self.url, self.make())
+
+
+def at(endpoint: str, name: str) -> Bucket:
+    """A bucket on an S3 server, which need not be there."""
+    return Bucket(
+        f"s3://{name}/kept/here",
+        config={
+            "endpoint": endpoint,
+            "region": "us-east-1",
+            "access_key_id": "id",
+            "secret_access_key": "secret",
+        },
+        client_options={"allow_http": True},
+        retry_config={"max_retries": 0, "retry_timeout": timedelta(seconds=5)},
+    )
+
+
+@contextmanager
+def buckets() -> Iterator[Buckets]:
+    """A server that runs while the block does."""
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    try:
+        address, port = server.get_host_and_port()
+        yield Buckets(f"http://{address}:{port}")
+    finally:
+        server.stop()
+
+
+def written(path: Path, body: bytes) -> Path:
+    path.write_bytes(body)
+    return path
+
+
+def in_virtual_time(test):
+    """Run an async test on a virtual loop."""
+
+    @functools.wraps(test)
+    def run(*arguments, **named):
+        virtual_time.run(test(*arguments, **named))
+
+    return run

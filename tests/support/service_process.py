@@ -1,0 +1,158 @@
+"""The service as a process of its own, as `make run` starts it, and callers as bare sockets."""
+
+import json
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+ROOT = Path(__file__).parents[2]
+
+_LAUNCH = """
+import ctypes, os, resource, signal, sys
+descriptors, *command = sys.argv[1:]
+if int(descriptors):
+    resource.setrlimit(resource.RLIMIT_NOFILE, (int(descriptors),) * 2)
+if sys.platform == "linux":
+    PR_SET_PDEATHSIG = 1
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGQUIT)
+os.execv(sys.executable, [sys.executable, *command])
+"""
+"""Becomes the command, with its open files bounded (0 leaves them), ended by the kernel when its parent is killed.
+A program and no `preexec_fn`, which may not run where there are threads."""
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def until(condition: Callable[[], object], *, patience: float = 20) -> None:
+    """Wait until it holds. The patience only bounds a failing test; no claim depends on it."""
+    give_up = time.monotonic() + patience
+    while not condition():
+        if time.monotonic() > give_up:
+            raise AssertionError("it never came to hold")
+        time.sleep(0.01)
+
+
+class Served:
+    """A running service process."""
+
+    def __init__(self, process: subprocess.Popen[str], port: int) -> None:
+        self.process = process
+        self.port = port
+        self.url = f"http://127.0.0.1:{port}"
+
+    def connect(self, path: str, body: object = None, **headers: str) -> socket.socket:
+        """Send a request and leave it at that: the answer is the caller's to read, or to hang up on."""
+        payload = json.dumps(body).encode() if body is not None else b""
+        method = "GET" if body is None else "POST"
+        lines = [f"{method} {path} HTTP/1.1", "Host: localhost", f"Content-Length: {len(payload)}"]
+        lines += ["Content-Type: application/json", "Connection: close"]
+        lines += [f"{name}: {value}" for name, value in headers.items()]
+        caller = socket.create_connection(("127.0.0.1", self.port), timeout=30)
+        caller.sendall("\r\n".join(lines).encode() + b"\r\n\r\n" + payload)
+        return caller
+
+    def worker(self) -> int:
+        """The process id of gunicorn's worker, once there is exactly one."""
+        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children")
+        until(lambda: len(children.read_text().split()) == 1)
+        return int(children.read_text())
+
+    def is_serving(self, *, within: float) -> bool:
+        """Whether it says in so many seconds that it serves."""
+        assert self.process.stdout is not None
+        give_up, said = time.monotonic() + within, b""
+        while select.select([self.process.stdout], [], [], max(0.0, give_up - time.monotonic()))[0]:
+            said += (heard := os.read(self.process.stdout.fileno(), 65536))
+            if b"Serving on" in said:
+                return True
+            assert heard, f"it ended with {self.process.wait()} before it served"
+        return False
+
+    def signal(self, number: signal.Signals) -> None:
+        self.process.send_signal(number)
+
+    def kill(self) -> None:
+        """Master and worker at once, at whatever they are, as a machine's memory killer or a container's end does."""
+        os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+        until(lambda: not _is_alive(self.process.pid))
+
+    def ended(self) -> int:
+        """Its exit status, once it has one."""
+        return self.process.wait(timeout=60)
+
+
+def answer_of(caller: socket.socket) -> tuple[int, Any]:
+    """The status and the JSON that came, read to the end of the connection."""
+    with caller:
+        received = b""
+        while chunk := caller.recv(65536):
+            received += chunk
+    head, _, body = received.partition(b"\r\n\r\n")
+    return int(head.split()[1]), json.loads(body)
+
+
+@contextmanager
+def served(**settings: Any) -> Iterator[Served]:
+    """The service, ready; see `launched`."""
+    with launched(**settings) as service:
+        assert service.is_serving(within=60)
+        yield service
+
+
+@contextmanager
+def launched(
+    *, _descriptors: int = 0, _command: Sequence[str] = (str(ROOT / "app.py"),), **settings: object
+) -> Iterator[Served]:
+    """The service from its first moment; ended by force if the test did not end it. `_descriptors` bounds its open
+    files, `_command` is what Python is to run in its place.
+
+    On Linux it outlives neither this process nor the thread that starts it, however they end.
+    """
+    port = free_port()
+    environ = {"PATH": os.environ["PATH"], "PORT": str(port), "LOG_LEVEL": "error"}
+    environ |= {name: str(value) for name, value in settings.items()}
+    elsewhere = TemporaryDirectory()  # where no .env lies
+    process = subprocess.Popen(
+        [sys.executable, "-ISc", _LAUNCH, str(_descriptors), *_command],
+        env=environ,
+        cwd=elsewhere.name,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        process_group=0,  # so that all of it can be killed at once
+    )
+    with elsewhere, process:
+        try:
+            yield Served(process, port)
+        finally:
+            if process.poll() is None:
+                process.send_signal(signal.SIGQUIT)
+                try:
+                    process.wait(timeout=15)
+                except subprocess.TimeoutExpired:
+                    process.kill()
+
+
+def _is_alive(group: int) -> bool:
+    """Whether anybody runs of a process and what it started; who is dead and not buried does not."""
+    for process in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):
+            state, _, its_group = process.read_text().rpartition(") ")[2].split()[:3]
+            if int(its_group) == group and state != "Z":
+                return True
+    return False

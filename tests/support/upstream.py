@@ -1,0 +1,224 @@
+"""An upstream without a network, on the virtual clock: predictions that end at their time, and a watcher.
+
+- `get` and `get_page` answer after a round trip, with what was so halfway. Both are written down.
+- `trouble` may let any look fail or hang; `shows` says what a page tells of a prediction, true or not.
+- `run` runs a story and fails when the loop spins: when it never lets time pass.
+"""
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from admission.durations import Durations
+from admission.sliding_window import WINDOW
+from auth import Caller, credentials
+from concurrency import Gate
+from errors import UpstreamError
+from providers import Output, Prediction, Url
+from providers.replicate.answers import Page
+from providers.replicate.watcher import PollFailed, Watcher
+from tests.support.virtual_time import VirtualLoop
+
+MODEL = "someone/something"
+OUTPUT = (Url("https://replicate.delivery/picture.png"),)
+HANGS = "hangs"
+LOOK_TIMEOUT = 10.0
+"""Seconds after which the client gives a look up, as `providers.replicate.provider` does."""
+
+_START = datetime(2026, 1, 1, tzinfo=UTC)
+_PAGE = 100
+_SPINS = 20_000
+"""Turns of the loop at one instant. A thousand predictions that end together take a few thousand."""
+
+
+def now() -> float:
+    return asyncio.get_running_loop().time()
+
+
+def caller(name: str) -> Caller:
+    return Caller("user", name, credentials(replicate=f"r8_{name}"))
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """One request. `id` is the prediction that was asked for, or None for a page."""
+
+    at: float
+    caller: str
+    id: str | None
+
+
+@dataclass(slots=True)
+class Made:
+    """A prediction as the upstream knows it, whoever made it."""
+
+    id: str
+    created_at: datetime
+    ends_at: float
+    end: Prediction
+
+    def told(self, at: float) -> Prediction:
+        if at >= self.ends_at:
+            return self.end
+        return Prediction(self.id, "processing", created_at=self.created_at)
+
+
+Trouble = Callable[[Look], Exception | str | None]
+"""What becomes of a look that is not answered: what it raises, or HANGS."""
+
+
+class Upstream:
+    """`round_trip` in seconds; `per_minute` is the window that looks are made within."""
+
+    def __init__(self, *, round_trip: float = 0.0, per_minute: int = 3000) -> None:
+        self.gate = Gate(concurrent_limit=200, requests_per_minute=per_minute)
+        self.watcher = Watcher(
+            places=self.gate, get=self._get, get_page=self._get_page, durations=Durations()
+        )
+        self.round_trip = round_trip
+        self.made: dict[str, list[Made]] = {}
+        """By account, in order of creation."""
+        self.looks: list[Look] = []
+        self.trouble: Trouble = lambda look: None
+        self.shows: Callable[[Made], Prediction | None] = lambda made: made.told(now())
+        self._arrivals: list[float] = []
+        self._made = timedelta()
+
+    def make(
+        self,
+        seconds: float,
+        prediction_id: str = "p",
+        *,
+        account: str = "ann",
+        status: str = "succeeded",
+        outputs: tuple[Output, ...] = OUTPUT,
+        says_seconds: bool = True,
+    ) -> Made:
+        """A prediction that begins now."""
+        # No two at the same millisecond, even if they are made at one instant here.
+        self._made += timedelta(milliseconds=1)
+        created_at = _START + timedelta(seconds=now()) + self._made
+        end = Prediction(
+            prediction_id, status, outputs, created_at=created_at, seconds=seconds if says_seconds else None
+        )
+        made = Made(prediction_id, created_at, now() + seconds, end)
+        self.made.setdefault(account, []).append(made)
+        return made
+
+    async def watch(
+        self, made: Made, *, account: str = "ann", model: str = MODEL, dated: bool = True
+    ) -> float:
+        """Wait for it. Returns the seconds from its end to the return of the wait."""
+        created_at = made.created_at if dated else None
+        prediction = Prediction(made.id, "starting", created_at=created_at)
+        outcome = await self.watcher.wait(caller(account), prediction, model=model)
+        assert made.end == outcome
+        return now() - made.ends_at
+
+    async def predict(
+        self,
+        seconds: float,
+        prediction_id: str = "p",
+        *,
+        account: str = "ann",
+        model: str = MODEL,
+        dated: bool = True,
+        **end: Any,
+    ) -> float:
+        """Make one and wait for it. Returns how long after its end that was told."""
+        made = self.make(seconds, prediction_id, account=account, **end)
+        return await self.watch(made, account=account, model=model, dated=dated)
+
+    async def predict_many(self, lengths: list[float], **which: Any) -> list[float]:
+        """Predictions p0, p1, … made at once. Returns how late each was told."""
+        return await asyncio.gather(*(self.predict(each, f"p{n}", **which) for n, each in enumerate(lengths)))
+
+    async def learn(self, *durations: float, model: str = MODEL) -> None:
+        for n, seconds in enumerate(durations):
+            await self.predict(seconds, f"lesson {n}", account=f"teacher at {now()}", model=model)
+        self.looks.clear()
+
+    def times(self, prediction_id: str | None) -> list[float]:
+        """When a prediction was looked at alone; for None, when a page was."""
+        return [look.at for look in self.looks if look.id == prediction_id]
+
+    @property
+    def pages(self) -> int:
+        return len(self.times(None))
+
+    @property
+    def gets(self) -> int:
+        return len(self.looks) - self.pages
+
+    def most_in_a_minute(self) -> int:
+        """The fullest 60 seconds, by the times of arrival."""
+        first = most = 0
+        for last, at in enumerate(self._arrivals):
+            while self._arrivals[first] <= at - WINDOW:
+                first += 1
+            most = max(most, last + 1 - first)
+        return most
+
+    def is_idle(self) -> bool:
+        """Nobody waits, nothing is under way, and nothing is left of those who waited."""
+        watcher = self.watcher
+        at_rest = watcher._patrol is None and not watcher._polls and not watcher._accounts
+        return at_rest and 0 == self.gate.statistics().current_concurrent == self.gate.statistics().waiting
+
+    async def _get(self, who: Caller, prediction_id: str, lease) -> Prediction:
+        await self._arrive(Look(now(), who.id, prediction_id), lease)
+        told = next(made for made in self.made[who.id] if made.id == prediction_id).told(now())
+        await asyncio.sleep(self.round_trip / 2)
+        return told
+
+    async def _get_page(self, who: Caller, before: datetime, lease) -> Page:
+        await self._arrive(Look(now(), who.id, None), lease)
+        listed = sorted(
+            (made for made in self.made[who.id] if made.created_at < before), key=lambda made: made.created_at
+        )
+        shown = listed[-_PAGE:]
+        predictions = {made.id: told for made in shown if (told := self.shows(made)) is not None}
+        await asyncio.sleep(self.round_trip / 2)
+        return Page(predictions, shown[0].created_at if len(listed) > _PAGE else None)
+
+    async def _arrive(self, look: Look, lease) -> None:
+        lease.sent()
+        self.looks.append(look)
+        await asyncio.sleep(self.round_trip / 2)
+        self._arrivals.append(now())
+        trouble = self.trouble(look)
+        if trouble is HANGS:
+            await asyncio.sleep(LOOK_TIMEOUT - self.round_trip / 2)
+            raise PollFailed(UpstreamError())
+        if trouble is not None:
+            await asyncio.sleep(self.round_trip / 2)
+            raise trouble
+
+
+class _Watched(VirtualLoop):
+    """Counts its turns at one instant, and gives up on a loop that spins."""
+
+    _instant, _turns = -1.0, 0
+
+    def _run_once(self) -> None:
+        self._turns = self._turns + 1 if self.time() == self._instant else 0
+        self._instant = self.time()
+        if self._turns > _SPINS:
+            raise AssertionError(f"the loop spins at {self._instant} s")
+        super()._run_once()
+
+
+def run(story: Coroutine[Any, Any, Any]) -> Any:
+    """Run a story in virtual time; what goes wrong outside of it fails it, too."""
+    wrong: list[dict[str, Any]] = []
+
+    async def watched() -> Any:
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: wrong.append(context))
+        return await story
+
+    with asyncio.Runner(loop_factory=_Watched) as runner:
+        result = runner.run(watched())
+    assert [] == wrong
+    return result

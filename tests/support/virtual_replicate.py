@@ -1,0 +1,202 @@
+"""The whole way of a generation in virtual time: gate, client, transport, watcher, and the simulator itself.
+
+Only the network is missing. `Loopback` stands where the connections would: it takes a request from the service's
+transport, hands it to the simulator's own routes, and brings the answer back. The simulator lives on the same
+loop, so its network delays, limits, counts and predictions all go by the clock that jumps.
+"""
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import httpx
+from aiohttp.streams import StreamReader
+from aiohttp.test_utils import make_mocked_request
+from aiohttp.web import Application, Response
+from multidict import CIMultiDict
+
+from simulator import Options
+from simulator.server import application
+from simulator.world import World
+from tests.support.wiring import Parts, parts
+
+
+class _Line:
+    """What a handler sees of a connection: enough to ask after it and to cut it."""
+
+    cut = False
+
+    def is_closing(self) -> bool:
+        return self.cut
+
+    def get_extra_info(self, name: str, default: Any = None) -> Any:  # noqa: ARG002
+        return None
+
+    def abort(self) -> None:
+        self.cut = True
+
+    close = abort
+
+
+class _Protocol:
+    """The server's side of a connection, as aiohttp needs it. Mocks in its place take most of a test's time."""
+
+    max_field_size = max_line_length = 8190
+    max_headers = 128
+    peername = sockname = ssl_context = transport = writer = None
+
+
+class _Writer:
+    """Takes what a handler writes by itself: a part of an answer, before it cuts the line."""
+
+    transport = None
+
+    async def write_headers(self, *_: Any) -> None: ...
+
+    def send_headers(self) -> None: ...
+
+    async def write(self, *_: Any) -> None: ...
+
+    async def write_eof(self, *_: Any) -> None: ...
+
+    async def drain(self) -> None: ...
+
+
+class Loopback(httpx.AsyncBaseTransport):
+    """Connections to a simulator on this loop. Raises httpx.ReadError where the simulator cuts the line."""
+
+    def __init__(self, app: Application) -> None:
+        self._app = app
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        line, body = _Line(), StreamReader(_Unlimited(), 2**16, loop=asyncio.get_running_loop())
+        body.feed_data(await request.aread())
+        body.feed_eof()
+        asked = make_mocked_request(
+            request.method,
+            request.url.raw_path.decode(),
+            headers=CIMultiDict(request.headers.multi_items()),
+            transport=line,
+            protocol=_Protocol(),
+            writer=_Writer(),
+            payload=body,
+            app=self._app,
+        )
+        found = await self._app.router.resolve(asked)
+        asked._match_info = found
+        response = await found.handler(asked)
+        if line.cut or not isinstance(response, Response):  # a part of an answer
+            raise httpx.ReadError("the connection was reset")
+        return httpx.Response(response.status, headers=response.headers, content=response.body)
+
+
+class Stalling(httpx.AsyncBaseTransport):
+    """Connections to a Replicate that stands still at times. It takes requests in meanwhile, and serves them when it
+    continues, whether their senders still wait or not. A message takes 0 to `jitter` seconds each way."""
+
+    def __init__(self, inner: httpx.AsyncBaseTransport, *, jitter: float = 0.0, seed: int = 1) -> None:
+        self._inner = inner
+        self._jitter = jitter
+        self._chance = random.Random(seed)
+        self._serving: set[asyncio.Task[httpx.Response]] = set()
+        self.arrivals: list[float] = []
+        """When each creation arrived: when it was served, by the loop's clock."""
+        self._goes_on = asyncio.Event()
+        self._goes_on.set()
+
+    def stop(self) -> None:
+        self._goes_on.clear()
+
+    def go_on(self) -> None:
+        self._goes_on.set()
+
+    async def stall(self, seconds: float) -> None:
+        self.stop()
+        await asyncio.sleep(seconds)
+        self.go_on()
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        served = asyncio.create_task(self._serve(request), name="the world's")
+        self._serving.add(served)
+        served.add_done_callback(self._done)
+        return await asyncio.shield(served)
+
+    async def _serve(self, request: httpx.Request) -> httpx.Response:
+        await self._under_way()
+        if request.method == "POST" and request.url.path.endswith("/predictions"):
+            self.arrivals.append(asyncio.get_running_loop().time())
+        response = await self._inner.handle_async_request(request)
+        await self._under_way()
+        return response
+
+    async def _under_way(self) -> None:
+        await asyncio.sleep(self._chance.uniform(0, self._jitter))
+        await self._goes_on.wait()
+
+    def _done(self, served: asyncio.Task[httpx.Response]) -> None:
+        self._serving.discard(served)
+        if not served.cancelled():
+            served.exception()
+
+
+class _Unlimited:
+    """Flow control for a body that is here already."""
+
+    _reading_paused = False
+
+    def pause_reading(self) -> None: ...
+
+    def resume_reading(self, *, resume_parser: bool = True) -> None: ...
+
+
+class Losing(httpx.AsyncBaseTransport):
+    """Connections that lose some of the creations: `chance.random()` below `answers` loses the answer of one that was
+    made, and below that and `requests` the request itself."""
+
+    def __init__(
+        self,
+        connections: httpx.AsyncBaseTransport,
+        chance: random.Random,
+        *,
+        answers: float = 0.0,
+        requests: float = 0.0,
+    ) -> None:
+        self._connections = connections
+        self._chance = chance
+        self._answers = answers
+        self._requests = requests
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        drawn = self._chance.random() if request.url.path.endswith("/predictions") else 1.0
+        if request.method == "GET" or drawn >= self._answers + self._requests:
+            return await self._connections.handle_async_request(request)
+        if drawn < self._answers:
+            await self._connections.handle_async_request(request)
+        raise httpx.ReadError("the connection was reset")
+
+
+def simulator_here(options: Options) -> tuple[World, Loopback]:
+    """The simulator on the running loop, and the connections to it."""
+    loop = asyncio.get_running_loop()
+    world = World(options, clock=lambda: round(loop.time() * 1e9))
+    app = application(world)
+    app.freeze()
+    return world, Loopback(app)
+
+
+@asynccontextmanager
+async def replicate(
+    options: Options,
+    line: Callable[[httpx.AsyncBaseTransport], httpx.AsyncBaseTransport] = lambda loopback: loopback,
+    **limits: Any,
+) -> AsyncIterator[tuple[Parts, World]]:
+    """The inside of a service (see `parts.parts`) before a simulator, both on this loop. `line` may put connections of
+    its own between them."""
+    world, loopback = simulator_here(options)
+    try:
+        async with parts("http://replicate.test", connections=line(loopback), **limits) as service:
+            yield service, world
+    finally:
+        await world.close()

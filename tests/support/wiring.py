@@ -1,0 +1,371 @@
+"""The inside of the service without its HTTP door: what the tests of its parts share.
+
+- `core` and `parts` build the inside with `service.assemble`, on the test's own loop, in front of the
+  simulator. What takes seconds in production (looks for a lost creation, back-offs) takes milliseconds here.
+- `MemoryProvider` is a provider without a network, for claims about time that are checked in virtual time.
+- `Wire` is a server that answers bytes as told, for what no decent server does, not even the simulator.
+"""
+
+import asyncio
+import functools
+import ssl
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, closing, suppress
+from dataclasses import dataclass
+
+import httpx
+
+from auth import Caller, Doors, credentials
+from concurrency import Gate
+from generations import views
+from generations.batch import Batch
+from generations.core import Core, assemble
+from generations.generation import Generation
+from generations.lifecycle import FIRST_BACKOFF
+from generations.submission import Submission, body_fingerprint, request_texts
+from generations.supervisor import new_id
+from ledger.memory import MemoryLedger
+from ledger.records import PlanRecord
+from loop_thread import Pool
+from parsing.attachments import Attachments
+from parsing.shapes import BatchRequest
+from providers import Prediction, Url
+from providers.replicate.absence import SearchTiming
+from providers.replicate.client import Timeouts
+from providers.replicate.errors import cause_of
+from providers.replicate.provider import Replicate, Timing
+from settings import Settings
+from simulator import Simulator
+from tests.support.callers import SERVER_TOKEN, USER_TOKEN
+from tests.support.declarations import CONTEXT, parse_batch, parse_generation
+
+ADMIN = Caller("admin", "admin", credentials(replicate=SERVER_TOKEN))
+USER = Caller("user", "user_1", credentials(replicate=USER_TOKEN))
+OTHER_USER = Caller("user", "user_2", credentials(replicate="r8_another"))
+
+UNPLANNED = PlanRecord("queue", 0.0, 0.0, 0)
+"""For batches of whose plan nothing is claimed."""
+
+ADDRESS = "http://service.test"
+
+QUICK = (0.02, 0.1, 0.2)
+
+QUICK_SEARCH = SearchTiming().scaled(0.005)
+"""90 seconds are 0.45, and ten minutes are three seconds."""
+
+
+def on_a_loop(test):
+    """Run an async test on a loop of its own, on real time."""
+
+    @functools.wraps(test)
+    def run(*arguments, **named):
+        asyncio.run(test(*arguments, **named))
+
+    return run
+
+
+def a_picture(prompt: str = "A lighthouse at dusk", **fields):
+    """A valid request, as the HTTP door would have parsed it."""
+    return parse_generation({"model_name": "flux-dev", "prompt": prompt, **fields})
+
+
+def pictures(prompts: list[str], **fields):
+    """A valid batch, as the HTTP door would have parsed it."""
+    return parse_batch({"model_name": "flux-dev", "prompts": prompts, **fields})
+
+
+class Immediate(MemoryLedger):
+    """A ledger whose every change is on the disk at once."""
+
+    def _commit_in(self, seconds: float) -> None:  # noqa: ARG002
+        if self.trouble is None:
+            self._commit_all()
+
+
+class Notes(Immediate):
+    """A ledger that remembers every transition of a generation."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.flushed = 0
+        self.moves: list[tuple[Generation, str]] = []
+        self.on_move: list[Callable[[Generation], object]] = []
+        self._states: dict[str, str] = {}
+
+    def mark_dirty(self, source) -> None:
+        super().mark_dirty(source)
+        if isinstance(source, Generation):
+            before = self._states.get(source.id)
+            self._states[source.id] = source.state
+            if before not in {None, source.state}:
+                self.moves.append((source, source.state))
+                for listener in self.on_move:
+                    listener(source)
+
+    async def flush(self) -> None:
+        self.flushed += 1
+        await super().flush()
+
+
+class AtOnce(Pool):
+    """Virtual time has no other threads."""
+
+    def __init__(self) -> None: ...
+
+    async def run(self, function):
+        found = function()
+        await asyncio.sleep(0)  # a thread's answer comes in a later turn of the loop
+        return found
+
+    def start(self, function) -> None:
+        function()
+
+
+def settings(**named) -> Settings:
+    """Settings by their names."""
+    return Settings.from_env({name: str(value) for name, value in named.items()})
+
+
+def core(
+    provider,
+    *,
+    gate: Gate | None = None,
+    ledger: MemoryLedger | None = None,
+    outputs=None,
+    first_backoff: float = FIRST_BACKOFF,
+    attachments: Attachments | None = None,
+    **named,
+) -> Core:
+    """The inside of the service on the loop of the test. All but the ledger is as in production, unless named."""
+    ledger = ledger or Notes()
+    return assemble(
+        settings(**named),
+        ledger=ledger,
+        queries=ledger,
+        provider=provider,
+        gate=gate or Gate(concurrent_limit=50, requests_per_minute=600),
+        threads=AtOnce(),
+        cpu=AtOnce(),
+        doors=Doors(admin_key=None, server_token=SERVER_TOKEN),
+        attachments=attachments or Attachments(None),
+        context=CONTEXT,
+        outputs=outputs,
+        first_backoff=first_backoff,
+    )
+
+
+def submission(request, caller: Caller = ADMIN, *, plan=UNPLANNED, **more) -> Submission:
+    """A request as a door submits it."""
+    is_batch = isinstance(request, BatchRequest)
+    work_id = new_id("batch" if is_batch else "gen")
+    texts = request_texts(work_id, request, Attachments(None))
+    usual = {"request_id": "req", "address": ADDRESS, "simulated": True}
+    return Submission(
+        id=work_id,
+        request=request,
+        request_json=texts,
+        caller=caller,
+        plan=plan if is_batch else None,
+        fingerprint=body_fingerprint("", texts),
+        **usual | more,
+    )
+
+
+async def run(inside: Core, request, *, caller: Caller = ADMIN) -> Generation:
+    """How one generation ended. Whoever stops waiting has it cancelled."""
+    generation = inside.supervisor.accept(submission(request, caller))
+    await inside.supervisor.wait(generation)
+    return generation
+
+
+async def run_batch(inside: Core, request, *, caller: Caller = ADMIN, plan=UNPLANNED, on_end=None) -> Batch:
+    """Run a batch to its end. `on_end` is called for each item as it ends."""
+    batch = inside.supervisor.accept(submission(request, caller, plan=plan))
+    if on_end is not None:
+        inside.supervisor.follow(batch, on_end)
+    await inside.supervisor.wait(batch)
+    return batch
+
+
+def result(work: Generation) -> dict:
+    """The body of a generation that has ended."""
+    return views.generation(work.record(), ADDRESS)
+
+
+@dataclass
+class Parts:
+    gate: Gate
+    others: Gate
+    provider: Replicate
+    core: Core
+    ledger: Notes
+
+    async def run(self, prompt: str = "A lighthouse at dusk", *, caller: Caller = ADMIN, **fields):
+        """How one generation ended."""
+        return await run(self.core, a_picture(prompt, **fields), caller=caller)
+
+    async def run_batch(self, prompts: list[str], *, caller: Caller = ADMIN, **fields) -> Batch:
+        """How a batch ended."""
+        return await run_batch(self.core, pictures(prompts, **fields), caller=caller)
+
+
+@asynccontextmanager
+async def parts(
+    base_url: str | Simulator,
+    *,
+    concurrent_limit: int = 50,
+    requests_per_minute: int = 600,
+    others_per_minute: int = 3000,
+    reserve: float = 0.0,
+    timeout: float = 20,  # noqa: ASYNC109 - the service's own
+    create_timeout: float = 30.0,
+    poll_timeout: float = 10.0,
+    search: SearchTiming = QUICK_SEARCH,
+    connections: httpx.AsyncBaseTransport | None = None,
+) -> AsyncIterator[Parts]:
+    """The inside of a service in front of a simulator; see `Timing` for the seconds."""
+    base_url = base_url.url if isinstance(base_url, Simulator) else base_url
+    gate = Gate(
+        concurrent_limit=concurrent_limit,
+        requests_per_minute=requests_per_minute,
+        interactive_reserve=reserve,
+    )
+    others = Gate(concurrent_limit=200, requests_per_minute=others_per_minute)
+    provider = Replicate(
+        base_url=base_url,
+        others=others,
+        timing=Timing(
+            timeouts=Timeouts(create=create_timeout, poll=poll_timeout),
+            search=search,
+            cancel_pauses=QUICK,
+            upload_pause=0.01,
+        ),
+        on_answer=gate.upstream_answered,
+        connections=connections,
+    )
+    ledger = Notes()
+    inside = core(provider, gate=gate, ledger=ledger, first_backoff=0.01, GENERATION_TIMEOUT=timeout)
+    try:
+        yield Parts(gate, others, provider, inside, ledger)
+    finally:
+        others.configure(requests_per_minute=3000)
+        await inside.supervisor.drain(0)
+        await provider.aclose()
+
+
+async def look(service: Parts, prediction_id: str = "p1") -> Prediction:
+    """One look at one prediction, as the watcher makes it."""
+    with await service.others.acquire("admin") as lease:
+        return await service.provider._get(ADMIN, prediction_id, lease)
+
+
+async def suffered(simulator: Simulator, faults: list[dict], *, on: str, times: int = 1, **timing):
+    """What becomes of one generation for each fault, at once, each paid by an account of its own: a list of the
+    fault, how the generation ended, and the predictions that were made for it."""
+    callers = [
+        Caller("user", f"user_{number}", credentials(replicate=f"r8_{number}"))
+        for number in range(len(faults))
+    ]
+    for caller, fault in zip(callers, faults, strict=True):
+        simulator.order(on=on, times=times, token=caller.credentials["replicate"], **fault)
+    async with parts(simulator, **timing) as service:
+        endings = await asyncio.gather(*(service.run("[[slow=0.01]]", caller=caller) for caller in callers))
+    made = simulator.predictions()
+    return [
+        (fault, ended, [each for each in made if each.token == caller.credentials["replicate"]])
+        for caller, fault, ended in zip(callers, faults, endings, strict=True)
+    ]
+
+
+async def until(condition: Callable[[], bool], *, within: float = 10) -> None:
+    """Let everything else run until it holds. Raises TimeoutError if it never does."""
+    async with asyncio.timeout(within):
+        while not condition():  # noqa: ASYNC110 - what is waited for happens in the simulator's thread
+            await asyncio.sleep(0)
+
+
+def succeeded() -> Prediction:
+    return Prediction("", "succeeded", (Url("https://replicate.delivery/a.jpg"),))
+
+
+def failed(error: str | None) -> Prediction:
+    return Prediction("", "failed", error=error, cause=cause_of(error))
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A request as it came over the wire; header names in lower case."""
+
+    method: str
+    target: str
+    headers: dict[str, str]
+
+
+Answer = Callable[[Seen], Awaitable[bytes | None]]
+
+
+@asynccontextmanager
+async def listening(
+    serve: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]],
+    *,
+    tls: ssl.SSLContext | None = None,
+) -> AsyncIterator[str]:
+    """The URL of a server on loopback that serves each connection so; open ones end with the block. With
+    `tls` it is called `localhost`."""
+    connections: set[asyncio.Task[None]] = set()
+
+    async def tracked(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        connections.add(asyncio.current_task())
+        await serve(reader, writer)
+
+    server = await asyncio.start_server(tracked, "127.0.0.1", 0, ssl=tls)
+    try:
+        host = "https://localhost" if tls else "http://127.0.0.1"
+        yield f"{host}:{server.sockets[0].getsockname()[1]}"
+    finally:
+        server.close()
+        for connection in connections:
+            connection.cancel()
+        await asyncio.gather(*connections, return_exceptions=True)
+
+
+class Wire:
+    """A server that remembers what came and sends what `answer(seen)` gives; None hangs up."""
+
+    def __init__(self, answer: Answer) -> None:
+        self._answer = answer
+        self.seen: list[Seen] = []
+        self.url = ""
+
+    @asynccontextmanager
+    async def listening(self) -> AsyncIterator["Wire"]:
+        async with listening(self._serve) as self.url:
+            yield self
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with closing(writer), suppress(asyncio.IncompleteReadError, ConnectionError):
+            while True:
+                head = (await reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")
+                method, target, _ = head[0].split(" ")
+                pairs = (line.partition(": ") for line in head[1:] if line)
+                headers = {name.lower(): value for name, _, value in pairs}
+                await reader.readexactly(int(headers.get("content-length", "0")))
+                self.seen.append(Seen(method, target, headers))
+                answer = await self._answer(self.seen[-1])
+                if answer is None:
+                    break
+                writer.write(answer)
+                await writer.drain()
+
+
+def wire(answer: Answer):
+    """A `Wire` that listens while the block runs."""
+    return Wire(answer).listening()
+
+
+def reply(body: bytes, *, status: str = "200 OK", headers: str = "") -> bytes:
+    """An HTTP answer that keeps the connection."""
+    head = (
+        f"HTTP/1.1 {status}\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n{headers}\r\n"
+    )
+    return head.encode() + body

@@ -1,0 +1,285 @@
+"""The whole allowance and never more: the service's inside before the simulator, in virtual time.
+
+Every figure is counted by the simulator. The same stories are told in real time by `make bench`.
+"""
+
+import asyncio
+import heapq
+import random
+import statistics
+
+import pytest
+
+from simulator import Options
+from simulator.world import World
+from tests.support.virtual_replicate import replicate
+from tests.support.virtual_time import run
+from tests.support.wiring import ADMIN, OTHER_USER, USER, Parts
+
+
+def clock() -> float:
+    return asyncio.get_running_loop().time()
+
+
+def ideal(world: World, slots: int) -> float:
+    """Seconds that the predictions of this world take in so many slots when nothing ever waits: each goes, in the
+    order of creation, to the slot that is free first."""
+    free_at = [0.0] * slots
+    for each in world.book:
+        heapq.heapreplace(free_at, free_at[0] + (each.completed_at - each.created_at).total_seconds())
+    return max(free_at)
+
+
+def knew(service: Parts) -> dict[str, float]:
+    """When each prediction was known to be over, by the loop's clock; filled in as they are."""
+    at: dict[str, float] = {}
+
+    def note(generation):
+        if generation.ended_at is not None:
+            at[generation.prediction.id] = clock()
+
+    service.ledger.on_move.append(note)
+    return at
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_180_predictions_of_12_s_are_done_within_6_percent_of_the_ideal_and_4_requests_each(seed):
+    async def story():
+        options = Options(prediction_seconds=12, jitter=0.2, answer_delay=(0.025, 0.15), seed=seed)
+        async with replicate(options, concurrent_limit=60, timeout=600, reserve=0.05) as (service, world):
+            known = knew(service)
+            batch = await service.run_batch([f"picture {n}" for n in range(180)])
+            delays = [known[each.id] - world.book.loop_time(each.completed_at) for each in world.book]
+            makespan = clock() / ideal(world, 60)
+            return batch.summary()["succeeded"], makespan, statistics.median(delays), world.tally.snapshot()
+
+    succeeded, makespan, delay, counts = run(story())
+    assert 180 == succeeded == counts.creations_accepted
+    assert makespan <= 1.06
+    assert sum(counts.requests.values()) <= 2 * 180  # 4 were asked for
+    assert delay <= 0.4
+    assert {} == counts.refusals
+
+
+@pytest.mark.parametrize(("seconds", "requests"), [(1.5, 5), (12, 6.5), (60, 6.5), (180, 6.5)])
+def test_a_model_of_seconds_and_one_of_minutes_both_get_few_looks(seconds, requests):
+    """One slot, so that no look serves two; the first three teach how long it takes."""
+
+    async def story():
+        options = Options(prediction_seconds=seconds, jitter=0.1, seed=1)
+        async with replicate(options, concurrent_limit=1, timeout=600) as (service, world):
+            await service.run_batch(["a teacher"] * 3)
+            before = sum(world.tally.snapshot().requests.values())
+            known = knew(service)
+            await service.run_batch(["a fox"] * 20)
+            late = [known[each.id] - world.book.loop_time(each.completed_at) for each in [*world.book][3:]]
+            return (sum(world.tally.snapshot().requests.values()) - before) / 20, statistics.median(late)
+
+    asked, late = run(story())
+    assert asked <= requests
+    assert late <= max(0.1, 0.02 * seconds)
+
+
+JITTERY = {"prediction_seconds": 0.2, "jitter": 0, "answer_delay": (0, 0.8)}
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_2000_creations_over_a_jittery_line_are_never_601_in_a_minute_and_waste_none(seed):
+    async def story():
+        async with replicate(
+            Options(**JITTERY, seed=seed), concurrent_limit=200, timeout=600, reserve=0.05
+        ) as (service, world):
+            batch = await service.run_batch([f"picture {n}" for n in range(2000)])
+            return batch.summary()["succeeded"], clock(), world.tally.snapshot()
+
+    succeeded, makespan, counts = run(story())
+    assert 2000 == succeeded == counts.creations_accepted
+    assert 600 == counts.creations_peak_per_minute
+    assert {} == counts.refusals
+    # The 1,801st may go after three windows and takes 0.2 s; the line carries it and its picture in 0.8 on average.
+    assert makespan <= 1.03 * (3 * 60 + 0.2 + 0.8)
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_the_limit_holds_while_both_limits_jump_and_every_fifth_creation_fails_and_is_tried_again(seed):
+    """No 60 seconds hold more than was allowed at some time in them, or while their first was on its way."""
+    chance = random.Random(seed)
+    limits = [(chance.randint(20, 300), chance.randint(50, 550)) for _ in range(20)]
+
+    async def story():
+        async with replicate(
+            Options(**JITTERY, seed=seed),
+            concurrent_limit=200,
+            requests_per_minute=300,
+            timeout=600,
+            reserve=0.05,
+        ) as (service, world):
+            in_force = [(0.0, 300)]
+
+            async def configure():
+                for slots, rate in limits:
+                    await asyncio.sleep(chance.uniform(1, 20))
+                    service.gate.configure(concurrent_limit=slots, requests_per_minute=rate)
+                    in_force.append((clock(), rate))
+
+            changes = asyncio.create_task(configure())
+            prompts = [f"picture {n}" + " [[transient]]" * (n % 5 == 0) for n in range(1000)]
+            batch = await service.run_batch(prompts)
+            await changes
+            arrivals = [world.book.loop_time(each.created_at) for each in world.book]
+            return (
+                batch.summary()["succeeded"],
+                arrivals,
+                in_force,
+                world.tally.snapshot(),
+                service.gate.statistics(),
+            )
+
+    succeeded, arrivals, in_force, counts, gate = run(story())
+    assert 1000 == succeeded
+    assert 1200 == counts.creations_accepted
+    for start in arrivals:
+        until = [until for until, _ in in_force[1:]] + [float("inf")]
+        allowed = [rate for (since, rate), end in zip(in_force, until, strict=True)
+                   if since < start + 60 and end > start - 0.8]  # fmt: skip
+        assert sum(start <= each < start + 60 for each in arrivals) <= max(allowed)
+    assert {} == counts.refusals
+    assert (0, 0) == (gate.current_concurrent, gate.waiting)
+
+
+def test_a_lowered_limit_is_kept_by_replicates_count_from_the_next_minute_on():
+    async def story():
+        async with replicate(Options(**JITTERY, seed=1), concurrent_limit=200, timeout=600) as (
+            service,
+            world,
+        ):
+            batch = asyncio.create_task(service.run_batch([f"picture {n}" for n in range(900)]))
+            await asyncio.sleep(30)
+            service.gate.configure(requests_per_minute=100)
+            await asyncio.sleep(62)  # what was spent before, and the last answers, have run out
+            world.tally.reset()
+            await batch
+            return world.tally.snapshot().creations_peak_per_minute
+
+    assert run(story()) <= 100
+
+
+STEADY = {"prediction_seconds": 0.2, "jitter": 0, "answer_delay": (0.02, 0.1)}
+
+
+def test_a_batch_of_five_windows_is_done_when_five_windows_are_and_a_hundredth_at_the_most():
+    """3,000 at 600 a minute. It is alone, so no place is kept for single calls."""
+
+    async def story():
+        async with replicate(Options(**STEADY, seed=1), concurrent_limit=200, timeout=600, reserve=0.05) as (
+            service,
+            world,
+        ):
+            batch = await service.run_batch([f"picture {n}" for n in range(3000)])
+            return batch.summary()["succeeded"], clock(), world.tally.snapshot()
+
+    succeeded, makespan, counts = run(story())
+    assert 3000 == succeeded
+    assert makespan <= 1.01 * 5 * 60
+    assert 600 == counts.creations_peak_per_minute
+    assert {} == counts.refusals
+
+
+@pytest.mark.parametrize("caller", [ADMIN, OTHER_USER], ids=["the batch's own caller", "another caller"])
+def test_beside_a_batch_of_5000_a_single_call_waits_two_seconds_at_the_most(caller):
+    """And at any time of the minute, though the batch has spent it: with single calls about, it takes places evenly."""
+
+    async def story():
+        async with replicate(Options(**STEADY, seed=1), concurrent_limit=200, timeout=600, reserve=0.05) as (
+            service,
+            world,
+        ):
+            batch = asyncio.create_task(service.run_batch([f"picture {n}" for n in range(5000)]))
+            waited = []
+            for pause in [0.0, 3.0, *[7.3] * 30]:
+                await asyncio.sleep(pause)
+                single = await service.run("a single call", caller=caller)
+                waited.append(single.queued)
+            batch.cancel()
+            await asyncio.wait([batch])
+            return waited, world.tally.snapshot()
+
+    waited, counts = run(story())
+    assert max(waited) <= 2.2  # and the answer of the one whose place it takes
+    assert counts.creations_peak_per_minute <= 600
+    assert {} == counts.refusals
+
+
+def test_an_account_of_6_a_minute_is_served_at_its_pace_without_hammering_and_slows_no_other():
+    async def story():
+        async with replicate(
+            Options(prediction_seconds=2, jitter=0, answer_delay=(0.02, 0.1), seed=1),
+            concurrent_limit=20,
+            timeout=600,
+        ) as (service, world):
+            world.accounts.configure(USER.credentials["replicate"], credit="low")
+            poor = asyncio.create_task(service.run_batch([f"poor {n}" for n in range(13)], caller=USER))
+            began = clock()
+            rich = await service.run_batch([f"rich {n}" for n in range(200)], caller=OTHER_USER)
+            rich_took, poor_batch = clock() - began, await poor
+            return (
+                rich.summary()["succeeded"],
+                rich_took,
+                poor_batch.summary(),
+                clock(),
+                world.tally.snapshot(),
+            )
+
+    rich, rich_took, poor, took, counts = run(story())
+    assert 200 == rich
+    assert rich_took <= 1.25 * 200 / 20 * 2
+    assert 13 == poor["succeeded"]
+    assert took <= 1.15 * 120  # the 13th may go after 120 s
+    assert 213 == counts.creations_accepted
+    # At first nobody knows; the burst that was under way then is refused, once each.
+    assert counts.refusals.get(429, 0) <= 13
+
+
+TROUBLE = {
+    "429 by header": {"status": 429, "headers": {"Retry-After": "3"}, "body": {}},
+    "429 by body": {"status": 429, "headers": {}, "body": {"retry_after": 3}},
+    "429 by text": {"status": 429, "headers": {}, "body": {"detail": "Your rate limit resets in ~3s."}},
+    **{str(status): {"status": status} for status in (500, 502, 503, 504)},
+    "reset before": {"reset": "before"},
+    "reset after": {"reset": "after"},
+    "hangs": {"hang": 600},
+    "slow": {"delay": 5},
+    "truncated": {"truncate": True},
+    "no JSON": {"garbage": True},
+    "no fields": {"drop": ["version", "urls", "logs", "metrics", "model", "input", "created_at"]},
+    "no id": {"drop": ["id"]},
+    "no status": {"drop": ["status"]},
+    "odd status": {"set": {"status": "booting"}},
+}
+
+
+@pytest.mark.parametrize("on", ["create", "get", "list"])
+@pytest.mark.parametrize("fault", TROUBLE.values(), ids=TROUBLE)
+def test_whatever_befalls_a_request_each_picture_is_made_and_paid_for_once(on, fault):
+    """Twenty different pictures, and three requests in trouble, from the fifth on."""
+
+    async def story():
+        options = Options(prediction_seconds=8, jitter=0.2, answer_delay=(0.02, 0.1), seed=1)
+        async with replicate(options, concurrent_limit=10, timeout=600) as (service, world):
+            world.faults.order(on=on, times=3, after=4, **fault)
+            batch = await service.run_batch([f"picture {n}" for n in range(20)])
+            after = await service.run("one more")
+            await asyncio.sleep(60)
+            gate, others = service.gate.statistics(), service.others.statistics()
+            left = (gate.current_concurrent, gate.waiting, others.current_concurrent, others.waiting)
+            made = [each.id for each in world.book]
+            return batch, after, left, world.tally.snapshot(), made, world.faults.as_json()
+
+    batch, after, left, counts, made, not_struck = run(story())
+    assert [] == not_struck
+    assert [True] * 20 == [each.succeeded for each in batch.items], batch.items[0].error
+    assert after.succeeded
+    assert 21 == counts.creations_accepted
+    assert sorted(made) == sorted(each.prediction.id for each in [*batch.items, after])
+    assert (0, 0, 0, 0) == left
+    assert 0 == counts.in_flight

@@ -1,0 +1,331 @@
+"""Whoever stops waiting costs nothing: no slot, no place, no prediction that runs on."""
+
+import asyncio
+from dataclasses import replace
+
+import pytest
+
+from errors import UpstreamError
+from ledger.records import Failure, GenerationRecord
+from providers import TryAgain
+from providers.memory import MemoryProvider
+from tests.support import virtual_time
+from tests.support.disconnect import (
+    Lost,
+    Slow,
+    a_service,
+    cancel,
+    held,
+    lose_a_creation,
+    next_service,
+    on_record,
+    start,
+)
+from tests.support.wiring import (
+    ADMIN,
+    Notes,
+    a_picture,
+    on_a_loop,
+    parts,
+    pictures,
+    result,
+    run_batch,
+    submission,
+    succeeded,
+    until,
+)
+
+
+def test_cancelled_while_queued_it_leaves_no_trace():
+    async def story():
+        fake = MemoryProvider()
+        gate, inside = a_service(fake)
+        first, second = start(inside), start(inside)
+        await asyncio.sleep(1)
+        await cancel(second)
+        while_running = held(gate)
+        await first
+        return while_running, held(gate), len(fake.sent), fake.cancelled
+
+    assert ((1, 1, 0), (0, 1, 0), 1, []) == virtual_time.run(story())
+
+
+def test_cancelled_in_the_tick_it_was_asked_for_nothing_is_sent():
+    async def story():
+        fake = MemoryProvider()
+        gate, inside = a_service(fake)
+        task = start(inside)
+        await asyncio.sleep(0)
+        await cancel(task)
+        await asyncio.sleep(10)
+        return held(gate), fake.sent
+
+    assert ((0, 0, 0), []) == virtual_time.run(story())
+
+
+def test_cancelled_in_the_tick_that_its_record_is_on_the_disk_nothing_is_sent():
+    class Disk(Notes):
+        is_written = asyncio.Event()
+
+        async def flush(self):
+            await self.is_written.wait()
+
+    async def story():
+        gate, inside = a_service(fake := MemoryProvider(), ledger=(disk := Disk()))
+        generation = inside.supervisor.accept(submission(a_picture(), ADMIN))
+        await asyncio.sleep(1)
+        disk.is_written.set()
+        inside.supervisor.cancel(generation)
+        await asyncio.sleep(10)
+        return held(gate), fake.sent, inside.runner.tally.as_json()["canceled"]
+
+    assert ((0, 0, 0), [], 1) == virtual_time.run(story())
+
+
+def test_cancelled_while_its_creation_is_on_its_way_the_answer_is_awaited_and_the_prediction_cancelled():
+    async def story():
+        fake = MemoryProvider(None, answer_after=5)
+        gate, inside = a_service(fake)
+        task = start(inside)
+        await asyncio.sleep(1)
+        task.cancel()
+        await asyncio.sleep(1)
+        meanwhile = held(gate)
+        await asyncio.wait([task])
+        return meanwhile, fake.cancelled, asyncio.get_running_loop().time(), held(gate), task.cancelled()
+
+    assert ((1, 1, 0), ["p1"], 10.0, (0, 1, 0), True) == virtual_time.run(story())
+
+
+def test_cancelled_while_its_creation_is_refused_there_is_nothing_to_cancel():
+    async def story():
+        fake = MemoryProvider(TryAgain(UpstreamError()))
+        gate, inside = a_service(fake)
+        task = start(inside)
+        await asyncio.sleep(0.1)
+        await cancel(task)
+        return len(fake.sent), fake.cancelled, held(gate)
+
+    assert (1, [], (0, 1, 0)) == virtual_time.run(story())
+
+
+def test_cancelled_while_running_the_prediction_is_cancelled():
+    async def story():
+        fake = MemoryProvider(None)
+        gate, inside = a_service(fake)
+        task = start(inside)
+        await asyncio.sleep(10)
+        await cancel(task)
+        return fake.cancelled, held(gate), inside.runner.tally.as_json()
+
+    assert (["p1"], (0, 1, 0), {"succeeded": 0, "failed": 0, "canceled": 1}) == virtual_time.run(story())
+
+
+def test_cancelled_between_two_attempts_no_other_is_made():
+    async def story():
+        fake = MemoryProvider(TryAgain(UpstreamError(), wait=30))
+        gate, inside = a_service(fake)
+        task = start(inside)
+        await asyncio.sleep(10)
+        await cancel(task)
+        await asyncio.sleep(100)
+        return len(fake.sent), held(gate)
+
+    assert (1, (0, 0, 0)) == virtual_time.run(story())
+
+
+@pytest.mark.parametrize("moment", [1, 4, 7, 12])
+def test_cancelled_again_and_again_the_prediction_is_still_cancelled(moment):
+    """First while the creation is on its way, its answer at 5 seconds and the cancel's at 10, or while it runs."""
+
+    async def story():
+        fake = MemoryProvider(None, answer_after=5)
+        gate, inside = a_service(fake)
+        task = start(inside)
+        await asyncio.sleep(moment)
+        for _ in range(40):
+            task.cancel()
+            await asyncio.sleep(0.5)
+        await asyncio.wait([task])
+        return fake.cancelled, held(gate)[0]
+
+    assert (["p1"], 0) == virtual_time.run(story())
+
+
+def test_cancelled_while_a_timed_out_prediction_is_being_cancelled_that_is_seen_through():
+    async def story():
+        fake = MemoryProvider(None, answer_after=5)
+        gate, inside = a_service(fake, timeout=10, max_queued=1)
+        task = start(inside)
+        await asyncio.sleep(17)
+        await cancel(task)
+        return fake.cancelled, held(gate)[0]
+
+    assert (["p1"], 0) == virtual_time.run(story())
+
+
+async def cancelled_at(moment, at_replicate):
+    """One with a fallback and 10 seconds of patience that is cancelled then, long after."""
+    _, inside = a_service(at_replicate, timeout=10)
+    wanted = a_picture(fallback=["qwen-image"])
+    generation = inside.supervisor.accept(submission(wanted, ADMIN))
+    await asyncio.sleep(moment)
+    inside.supervisor.cancel(generation)
+    await asyncio.sleep(1000)
+    return generation
+
+
+class Unseen(MemoryProvider):
+    """Nobody can look at what it makes."""
+
+    async def wait(self, *arguments, **how):  # noqa: ARG002
+        raise UpstreamError
+
+
+@pytest.mark.parametrize(
+    ("fake", "moment"), [(MemoryProvider, 17), (Unseen, 7)], ids=["timed out at 15", "lost sight of at 5"]
+)
+def test_cancelled_while_that_is_seen_to_its_end_no_other_attempt_is_made(fake, moment):
+    """The answer of its cancel comes 5 seconds after."""
+
+    async def story():
+        at_replicate = fake(None, answer_after=5)
+        generation = await cancelled_at(moment, at_replicate)
+        return len(at_replicate.sent), at_replicate.cancelled, generation.state
+
+    assert (1, ["p1"], "canceled") == virtual_time.run(story())
+
+
+@pytest.mark.parametrize(
+    ("fake", "moment"),
+    [(MemoryProvider, 1000), (Unseen, 1000), (MemoryProvider, 6)],
+    ids=["late", "lost", "wanted no more"],
+)
+def test_what_can_neither_be_watched_nor_cancelled_counts_as_billed_and_nothing_is_made_in_its_place(
+    fake, moment
+):
+    class Uncancellable(fake):
+        async def cancel(self, caller, prediction):
+            await super().cancel(caller, prediction)
+
+    async def story():
+        at_replicate = Uncancellable(None, answer_after=5)
+        generation = await cancelled_at(moment, at_replicate)
+        return len(at_replicate.sent), generation.cost_usd
+
+    assert (1, 0.025) == virtual_time.run(story())
+
+
+def test_a_cancelled_batch_cancels_what_runs_and_sends_nothing_more():
+    async def story():
+        fake = MemoryProvider(None, None)
+        gate, inside = a_service(fake, concurrent_limit=2)
+        batch = asyncio.create_task(run_batch(inside, pictures(["a"] * 20)))
+        await asyncio.sleep(5)
+        await cancel(batch)
+        return len(fake.sent), sorted(fake.cancelled), held(gate)
+
+    assert (2, ["p1", "p2"], (0, 2, 0)) == virtual_time.run(story())
+
+
+@pytest.mark.parametrize("moment", [0, 0.1, 10], ids=["queued", "creation on its way", "running"])
+def test_what_is_cancelled_is_on_record_as_that(moment):
+    async def story():
+        _, inside = a_service(MemoryProvider(None), ledger=(ledger := Notes()))
+        task = start(inside)
+        await asyncio.sleep(moment)
+        await cancel(task)
+        (record,) = ledger.all(GenerationRecord)
+        return record
+
+    record = virtual_time.run(story())
+    assert ("canceled", False) == (record.state, record.ended_at is None)
+    assert Failure("generation_failed", "It was cancelled.", retryable=False) == record.error
+
+
+class DoneAfterAll(MemoryProvider):
+    """Whatever is to be cancelled turns out to be done."""
+
+    async def cancel(self, caller, prediction):
+        await super().cancel(caller, prediction)
+        return replace(succeeded(), id=prediction.id)
+
+
+@pytest.mark.parametrize("answer_after", [0.25, 3.5], ids=["running", "creation on its way"])
+def test_what_turns_out_done_when_it_is_to_be_cancelled_is_a_success_since_it_is_paid_for(answer_after):
+    async def story():
+        gate, inside = a_service(DoneAfterAll(answer_after=answer_after, ends_after=100))
+        generation = inside.supervisor.accept(submission(a_picture(), ADMIN))
+        caller = asyncio.create_task(inside.supervisor.wait(generation))
+        await asyncio.sleep(1)
+        await cancel(caller)
+        return result(generation), held(gate)[0]
+
+    told, slots = virtual_time.run(story())
+    assert (True, ["https://replicate.delivery/a.jpg"], "p1", 0.025, 0) == (
+        told["success"],
+        told["output"],
+        told["prediction_id"],
+        told["cost_usd"],
+        slots,
+    )
+
+
+def test_what_is_made_is_a_success_though_whoever_hangs_up_leaves_no_time_to_fetch_it():
+    async def story():
+        gate, inside = a_service(MemoryProvider(), outputs=Slow())
+        generation = inside.supervisor.accept(submission(a_picture(), ADMIN))
+        caller = asyncio.create_task(inside.supervisor.wait(generation))
+        await asyncio.sleep(5)
+        assert 0 == held(gate)[0]
+        await cancel(caller)
+        return result(generation)
+
+    told = virtual_time.run(story())
+    assert (True, 1, []) == (told["success"], told["count"], told["files"])
+    assert "It was cancelled before everything was fetched." == told["files_error"]
+
+
+@pytest.mark.parametrize("moment", [10, 40], ids=["looked for", "found"])
+def test_cancelled_while_a_lost_creation_is_looked_for_it_is_cancelled_once_it_is_found(moment):
+    async def story():
+        fake, ledger = Lost(ends_after=600), Notes()
+        await lose_a_creation(ledger)
+        gate, inside, (generation,) = next_service(fake, ledger)
+        await asyncio.sleep(moment)
+        inside.supervisor.cancel(generation)
+        await asyncio.wait([inside.supervisor.task(generation)])
+        return fake.sent, fake.cancelled, on_record(ledger), held(gate)[0]
+
+    assert ([], ["p1"], [("canceled", "p1", True)], 0) == virtual_time.run(story())
+
+
+# The same at Replicate's end.
+
+
+@on_a_loop
+async def test_replicate_never_hears_of_what_was_cancelled_while_queued(simulator):
+    async with parts(simulator, concurrent_limit=1) as service:
+        running = asyncio.create_task(service.run("[[slow=0.5]] the first"))
+        await until(lambda: service.gate.statistics().current_concurrent == 1)
+        queued = asyncio.create_task(service.run("the second"))
+        await until(lambda: service.gate.statistics().waiting == 1)
+        await cancel(queued)
+        await running
+        left = held(service.gate)
+
+    assert ["[[slow=0.5]] the first"] == [made.input["prompt"] for made in simulator.predictions()]
+    assert (0, 1, 0) == left
+
+
+@pytest.mark.parametrize("fault", [{"delay": 0.3}, {"reset": "after"}, {"hang": 3600}], ids=str)
+@on_a_loop
+async def test_replicate_is_told_to_cancel_what_was_just_being_created(simulator, fault):
+    simulator.order(on="create", **fault)
+    async with parts(simulator, create_timeout=0.5) as service:
+        task = asyncio.create_task(service.run("[[hang]]"))
+        await until(lambda: simulator.counts().creations_accepted == 1)
+        await cancel(task)
+        left = held(service.gate)
+
+    assert ({"canceled": 1}, (0, 1, 0)) == (simulator.counts().finished, left)

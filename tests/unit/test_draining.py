@@ -1,0 +1,288 @@
+"""A service that shuts down cancels nothing and loses nothing: what runs may finish for a while, all else is left on
+record, whoever waits hears so, and the next one goes on with it."""
+
+import asyncio
+from io import BytesIO
+
+import pytest
+
+from catalog.references import INLINE, Upload
+from errors import ServerTokenRejected, ShuttingDown, UpstreamError
+from generations.supervisor import RETRY_AFTER
+from ledger.records import BatchRecord, GenerationRecord
+from providers import TryAgain
+from providers.memory import MemoryProvider
+from tests.support import virtual_time
+from tests.support.callers import PNG
+from tests.support.disconnect import (
+    Lost,
+    Quick,
+    Slow,
+    a_service,
+    cancel,
+    heard,
+    held,
+    lose_a_creation,
+    next_service,
+    on_record,
+    start,
+)
+from tests.support.wiring import (
+    ADDRESS,
+    Notes,
+    a_picture,
+    on_a_loop,
+    parts,
+    pictures,
+    result,
+    run,
+    run_batch,
+    until,
+)
+
+
+def test_draining_leaves_what_is_queued_on_record_and_lets_what_runs_finish():
+    async def story():
+        fake, ledger = MemoryProvider(ends_after=20), Notes()
+        gate, inside = a_service(fake, ledger=ledger)
+        running, queued = start(inside), start(inside)
+        await asyncio.sleep(1)
+        drain = asyncio.create_task(inside.supervisor.drain(60))
+        with pytest.raises(ShuttingDown) as refused:
+            await queued
+        told_at = asyncio.get_running_loop().time()
+        with pytest.raises(ShuttingDown):
+            await run(inside, a_picture())
+        await drain
+        return (await running).state, told_at, refused.value.retry_after, fake, on_record(ledger), held(gate)
+
+    state, told_at, retry_after, fake, rows, left = virtual_time.run(story())
+
+    assert ("succeeded", 1.0, RETRY_AFTER) == (state, told_at, retry_after)
+    assert [("succeeded", "p1", True), ("queued", None, False)] == rows
+    assert (1, [], (0, 1, 0)) == (len(fake.sent), fake.cancelled, left)
+
+
+@pytest.mark.parametrize(
+    ("answer_after", "ends"), [(0.25, 3.0), (3.5, 3.5)], ids=["running", "creation on its way"]
+)
+def test_what_has_not_finished_when_the_drain_ends_is_left_running_and_on_record(answer_after, ends):
+    async def story():
+        fake, ledger = MemoryProvider(None, None, answer_after=answer_after), Notes()
+        gate, inside = a_service(fake, concurrent_limit=2, ledger=ledger)
+        callers = [start(inside), start(inside)]
+        await asyncio.sleep(1)
+        await inside.supervisor.drain(2)
+        ended_at = asyncio.get_running_loop().time()
+        return await heard(*callers), ended_at, fake.cancelled, on_record(ledger), held(gate)[0]
+
+    left = [("running", "p1", False), ("running", "p2", False)]
+    assert (["shutting_down"] * 2, ends, [], left, 0) == virtual_time.run(story())
+
+
+def test_a_creation_that_is_refused_when_the_drain_has_ended_is_left_queued():
+    async def story():
+        fake, ledger = MemoryProvider(TryAgain(UpstreamError()), answer_after=5), Notes()
+        _, inside = a_service(fake, ledger=ledger)
+        caller = start(inside)
+        await asyncio.sleep(1)
+        await inside.supervisor.drain(2)
+        left = on_record(ledger)
+        _, later, (generation,) = next_service(fake, ledger)
+        await later.supervisor.wait(generation)
+        return await heard(caller), left, generation.state, len(fake.sent)
+
+    assert (["shutting_down"], [("queued", None, False)], "succeeded", 2) == virtual_time.run(story())
+
+
+@pytest.mark.parametrize("patience", [0, 2, 30], ids=["at once", "soon", "after the first"])
+def test_what_a_drain_left_is_finished_by_the_next_and_nothing_is_created_twice(patience):
+    async def story():
+        fake, ledger = MemoryProvider(ends_after=20, answer_after=5), Notes()
+        _, inside = a_service(fake, concurrent_limit=2, ledger=ledger)
+        callers = [start(inside) for _ in range(4)]
+        await asyncio.sleep(1)
+        await inside.supervisor.drain(patience)
+        told = await heard(*callers)
+        gate, later, left = next_service(fake, ledger, concurrent_limit=2)
+        for each in left:
+            await later.supervisor.wait(each)
+        return told, len(left), len(fake.sent), fake.cancelled, on_record(ledger), held(gate)
+
+    told, left, sent, cancelled, rows, slots = virtual_time.run(story())
+
+    finished = 2 if patience == 30 else 0
+    assert ["succeeded"] * finished + ["shutting_down"] * (4 - finished) == told
+    assert (4 - finished, 4, []) == (left, sent, cancelled)
+    assert [("succeeded", f"p{number}", True) for number in (1, 2, 3, 4)] == rows
+    assert (0, 2, 0) == slots
+
+
+def test_a_drained_batch_keeps_what_has_ended_and_the_next_ends_the_rest():
+    async def story():
+        fake, ledger = MemoryProvider(ends_after=20), Notes()
+        _, inside = a_service(fake, ledger=ledger)
+        wanted = pictures(["a", "b", "c"])
+        caller = asyncio.create_task(run_batch(inside, wanted))
+        await asyncio.sleep(1)
+        await inside.supervisor.drain(60)
+        (row,) = ledger.all(BatchRecord)
+        left = await heard(caller), row.ended_at, [state for state, *_ in on_record(ledger)]
+        _, later, (batch,) = next_service(fake, ledger)
+        await later.supervisor.wait(batch)
+        (row,) = ledger.all(BatchRecord)
+        prompts = [batch.item(index, ADDRESS)["prompt"] for index in range(3)]
+        return left, row.ended_at, batch.summary(), prompts, len(fake.sent)
+
+    left, ended_at, summary, prompts, sent = virtual_time.run(story())
+
+    assert (["shutting_down"], None, ["succeeded", "queued", "queued"]) == left
+    assert (True, 3, ["a", "b", "c"], 3) == (ended_at is not None, summary["succeeded"], prompts, sent)
+
+
+def test_what_is_made_but_not_fetched_when_the_drain_ends_is_fetched_by_the_next():
+    async def story():
+        fake, ledger = MemoryProvider(), Notes()
+        gate, inside = a_service(fake, ledger=ledger, outputs=Slow())
+        caller = start(inside)
+        await asyncio.sleep(5)
+        assert 0 == held(gate)[0]
+        await inside.supervisor.drain(2)
+        left = await heard(caller), on_record(ledger)
+        _, later, (generation,) = next_service(fake, ledger, outputs=Quick())
+        await later.supervisor.wait(generation)
+        return left, result(generation), len(fake.sent), fake.cancelled
+
+    left, body, sent, cancelled = virtual_time.run(story())
+
+    assert (["shutting_down"], [("running", "p1", False)]) == left
+    assert (True, [f"{ADDRESS}/files/{body['id']}/{body['id']}.jpg"]) == (body["success"], body["files"])
+    assert (1, []) == (sent, cancelled)
+
+
+def test_a_drain_leaves_whoever_is_still_uploading_on_record_at_once():
+    class Uploading(MemoryProvider):
+        async def upload(self, caller, upload):  # noqa: ARG002
+            await asyncio.get_running_loop().create_future()
+
+    async def story():
+        _, inside = a_service(fake := Uploading(), ledger=(ledger := Notes()))
+        image = Upload(BytesIO(PNG.ljust(INLINE + 1)))
+        caller = asyncio.create_task(run(inside, a_picture(image=image)))
+        await asyncio.sleep(1)
+        await inside.supervisor.drain(60)
+        return await heard(caller), asyncio.get_running_loop().time(), fake.sent, on_record(ledger)
+
+    assert (["shutting_down"], 1.0, [], [("queued", None, False)]) == virtual_time.run(story())
+
+
+def test_a_second_drain_with_less_patience_loses_no_prediction():
+    async def story():
+        fake, ledger = MemoryProvider(None, answer_after=5), Notes()
+        gate, inside = a_service(fake, ledger=ledger)
+        caller = start(inside)
+        await asyncio.sleep(1)
+        patient = asyncio.create_task(inside.supervisor.drain(1))
+        await asyncio.sleep(2)
+        await inside.supervisor.drain(0)
+        await patient
+        ended_at = asyncio.get_running_loop().time()
+        return await heard(caller), ended_at, fake.cancelled, on_record(ledger), held(gate)[0]
+
+    left = [("running", "p1", False)]
+    assert (["shutting_down"], 5.0, [], left, 0) == virtual_time.run(story())
+
+
+@pytest.mark.parametrize(
+    ("answer_after", "hangs_up"), [(0.25, 2), (5, 2), (5, 4)], ids=["running", "being created", "drained"]
+)
+def test_who_hangs_up_during_a_drain_has_it_cancelled_all_the_same(answer_after, hangs_up):
+    """The last while the drain, over after 3 seconds, still waits for the creation's answer."""
+
+    async def story():
+        fake, ledger = MemoryProvider(None, answer_after=answer_after), Notes()
+        _, inside = a_service(fake, ledger=ledger)
+        caller = start(inside)
+        await asyncio.sleep(1)
+        drain = asyncio.create_task(inside.supervisor.drain(2))
+        await asyncio.sleep(hangs_up - 1)
+        await cancel(caller)
+        await drain
+        return fake.cancelled, on_record(ledger)
+
+    assert (["p1"], [("canceled", "p1", True)]) == virtual_time.run(story())
+
+
+def test_who_hangs_up_on_a_batch_during_a_drain_has_all_of_it_cancelled():
+    async def story():
+        fake, ledger = MemoryProvider(None), Notes()
+        _, inside = a_service(fake, ledger=ledger)
+        caller = asyncio.create_task(run_batch(inside, pictures(["a", "b", "c"])))
+        await asyncio.sleep(1)
+        drain = asyncio.create_task(inside.supervisor.drain(60))
+        await asyncio.sleep(1)
+        await cancel(caller)
+        await drain
+        _, later, works = next_service(fake, ledger)
+        for work in works:
+            await later.supervisor.wait(work)
+        return fake.cancelled, len(fake.sent), [row.state for row in ledger.all(GenerationRecord)]
+
+    assert (["p1"], 1, ["canceled"] * 3) == virtual_time.run(story())
+
+
+def test_drained_while_a_lost_creation_is_looked_for_it_is_left_to_be_looked_for_by_the_next():
+    async def story():
+        fake, ledger = Lost(), Notes()
+        await lose_a_creation(ledger)
+        _, inside, _ = next_service(fake, ledger)
+        began = asyncio.get_running_loop().time()
+        await asyncio.sleep(1)
+        await inside.supervisor.drain(2)
+        took, left = asyncio.get_running_loop().time() - began, on_record(ledger)
+        _, later, (generation,) = next_service(fake, ledger)
+        await later.supervisor.wait(generation)
+        return took, left, fake.sent, fake.cancelled, on_record(ledger)
+
+    left, ended = [("submitting", None, False)], [("succeeded", "p1", True)]
+    assert (3.0, left, [], [], ended) == virtual_time.run(story())
+
+
+# The same at Replicate's end.
+
+
+@pytest.mark.parametrize("is_cancelled", [False, True])
+def test_what_cannot_be_asked_after_since_the_token_is_refused_counts_as_billed(is_cancelled):
+    class Refused(MemoryProvider):
+        async def recover(self, *_caller_and_model, **_named):
+            await asyncio.sleep(5)
+            raise ServerTokenRejected
+
+    async def story():
+        await lose_a_creation(ledger := Notes())
+        _, inside, (generation,) = next_service(Refused(), ledger)
+        await asyncio.sleep(1)
+        if is_cancelled:
+            inside.supervisor.cancel(generation)
+        await inside.supervisor.wait(generation)
+        return generation.state, generation.cost_usd
+
+    ends = ("canceled" if is_cancelled else "failed", 0.025)
+    assert ends == virtual_time.run(story())
+
+
+@on_a_loop
+async def test_replicate_hears_of_nothing_when_a_drain_ends_and_all_that_it_has_is_on_record(simulator):
+    simulator.order(on="create", after=2, delay=0.5)
+    async with parts(simulator, concurrent_limit=3) as service:
+        callers = [asyncio.create_task(service.run("[[hang]]")) for _ in range(5)]
+        await until(lambda: simulator.counts().creations_accepted == 3)
+        await service.core.supervisor.drain(0.1)
+        told, left = await heard(*callers), held(service.gate)
+
+    rows, made = on_record(service.ledger), {each.id for each in simulator.predictions()}
+    assert ["running"] * 3 + ["queued"] * 2 == [state for state, *_ in rows]
+    assert (made, 3) == ({prediction for _, prediction, _ in rows if prediction is not None}, len(made))
+    assert (["shutting_down"] * 5, (0, 3, 0)) == (told, left)
+    assert ({}, 3) == (simulator.counts().finished, simulator.counts().in_flight)
+    assert "cancel" not in simulator.counts().requests

@@ -1,0 +1,275 @@
+"""Whose turn it is."""
+
+import asyncio
+import sys
+from itertools import pairwise
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from admission import fair_queue
+from admission.fair_queue import FairQueue, is_single
+from concurrency import Gate
+from tests.support.virtual_time import run
+
+
+def names(queue: FairQueue, count: int) -> list[str]:
+    """Who is taken, one after the other; each waiter is a (name, number)."""
+    return [queue.take(0.0)[0][0][0] for _ in range(count)]
+
+
+def line_up(queue: FairQueue, name: str, count: int, caller: str, batch: str | None = None, **how) -> None:
+    queue.add([(name, number) for number in range(count)], caller, batch, **how)
+
+
+@pytest.mark.parametrize("caller", ["ann", "bob"])
+@pytest.mark.parametrize("already_admitted", [0, 1, 2, 5_000])
+def test_a_single_call_beside_10000_items_is_within_the_next_three(caller, already_admitted):
+    queue = FairQueue()
+    line_up(queue, "batch", 10_000, "ann", "big")
+    names(queue, already_admitted)
+    line_up(queue, "single", 1, caller)
+    assert "single" in names(queue, 3)
+
+
+@pytest.mark.parametrize("caller", ["ann", "bob"])
+def test_a_single_call_beside_10000_items_is_admitted_within_three_admissions(caller):
+    async def story():
+        gate = Gate(concurrent_limit=10, requests_per_minute=100_000)
+        order = []
+
+        async def generate(name, caller, batch=None):
+            with await gate.acquire(caller, batch=batch) as lease:
+                order.append(name)
+                lease.sent()
+                await asyncio.sleep(1)
+
+        work = [asyncio.create_task(generate("batch", "ann", "big")) for _ in range(10_000)]
+        await asyncio.sleep(100.5)
+        before = len(order)
+        await generate("single", caller)
+        for task in work:
+            task.cancel()
+        return order.index("single") - before
+
+    assert run(story()) < 3
+
+
+def test_two_batches_of_two_callers_share_evenly_though_one_came_first():
+    queue = FairQueue()
+    line_up(queue, "first", 5_000, "ann", "one")
+    names(queue, 1_000)
+    line_up(queue, "second", 5_000, "bob", "two")
+    taken = names(queue, 1_000)
+    assert {"first": 500, "second": 500} == {name: taken.count(name) for name in set(taken)}
+
+
+def test_two_batches_of_one_caller_and_its_single_calls_share_evenly():
+    queue = FairQueue()
+    line_up(queue, "one", 100, "ann", "one")
+    line_up(queue, "two", 100, "ann", "two")
+    line_up(queue, "single", 100, "ann")
+    taken = names(queue, 90)
+    assert {"one": 30, "two": 30, "single": 30} == {name: taken.count(name) for name in set(taken)}
+
+
+def test_many_batches_get_a_caller_no_more_turns_than_one():
+    queue = FairQueue()
+    for number in range(50):
+        queue.add([("many", (number, each)) for each in range(10)], "ann", f"batch {number}")
+    line_up(queue, "one", 100, "bob", "only")
+    assert 50 == names(queue, 100).count("one")
+
+
+def test_a_caller_who_returns_again_and_again_does_not_starve_others():
+    queue = FairQueue()
+    line_up(queue, "patient", 100, "ann", "big")
+    taken = []
+    for number in range(100):
+        if number % 2 == 0:
+            queue.add([("returning", number)], "bob")
+        taken += names(queue, 1)
+    assert (50, 50) == (taken.count("patient"), taken.count("returning"))
+
+
+def test_a_batch_that_returns_under_new_names_does_not_starve_the_callers_other_batch():
+    queue = FairQueue()
+    line_up(queue, "patient", 100, "ann", "big")
+    taken = []
+    for number in range(0, 100, 2):
+        queue.add([("returning", number)], "ann", f"batch {number}")
+        taken += names(queue, 2)
+    assert (50, 50) == (taken.count("patient"), taken.count("returning"))
+
+
+def test_being_away_saves_up_no_turns():
+    queue = FairQueue()
+    line_up(queue, "away", 1, "ann")
+    names(queue, 1)
+    line_up(queue, "steady", 1_000, "bob", "big")
+    names(queue, 500)
+    line_up(queue, "away", 500, "ann", "big")
+    assert 50 == names(queue, 100).count("away")
+
+
+def test_being_paused_saves_up_no_turns():
+    queue = FairQueue()
+    line_up(queue, "paused", 500, "ann", "big")
+    line_up(queue, "steady", 1_000, "bob", "big")
+    queue.pause("ann", 10.0)
+    assert {"steady"} == set(names(queue, 500))
+    taken = []
+    for _ in range(100):
+        taken.append(queue.take(10.0)[0][0][0])
+        queue.proceed("ann")
+    assert 50 == taken.count("paused")
+
+
+def test_waiting_while_batches_are_paced_saves_up_no_turns():
+    queue = FairQueue()
+    line_up(queue, "batch", 500, "ann", "big")
+    line_up(queue, "single", 1_000, "bob")
+    assert {"single"} == {queue.take(0.0, may_go=is_single)[0][0][0] for _ in range(500)}
+    assert 50 == names(queue, 100).count("batch")
+
+
+def test_leaving_and_coming_back_saves_up_no_turns():
+    queue = FairQueue()
+    line_up(queue, "leaver", 10, "ann", "big")
+    line_up(queue, "steady", 1_000, "bob", "big")
+    for number in range(10):
+        queue.discard(("leaver", number))
+    names(queue, 500)
+    line_up(queue, "leaver", 500, "ann", "big")
+    assert 50 == names(queue, 100).count("leaver")
+
+
+def test_max_concurrent_holds_its_batch_and_hinders_nobody_else():
+    async def story():
+        gate = Gate(concurrent_limit=10, requests_per_minute=1_000)
+        in_flight = {"bound": 0, "free": 0}
+        most = dict(in_flight)
+        ends = {}
+
+        async def generate(batch, bound):
+            with await gate.acquire("ann", batch=batch, max_concurrent=bound):
+                in_flight[batch] += 1
+                most[batch] = max(most[batch], in_flight[batch])
+                await asyncio.sleep(1)
+                in_flight[batch] -= 1
+            ends[batch] = asyncio.get_running_loop().time()
+
+        await asyncio.gather(
+            *(generate("bound", 2) for _ in range(20)), *(generate("free", None) for _ in range(40))
+        )
+        return most, ends
+
+    assert ({"bound": 2, "free": 8}, {"bound": 10.0, "free": 5.0}) == run(story())
+
+
+def test_those_of_one_batch_go_in_the_order_they_came():
+    queue = FairQueue()
+    line_up(queue, "batch", 100, "ann", "big")
+    assert list(range(100)) == [queue.take(0.0)[0][0][1] for _ in range(100)]
+
+
+def test_forgetting_a_waiter_who_is_not_here_is_no_error():
+    queue = FairQueue()
+    queue.discard("nobody")
+    assert 0 == len(queue)
+
+
+def test_callers_who_have_nothing_here_are_forgotten():
+    queue = FairQueue()
+    for number in range(10_000):
+        queue.add([number], f"caller {number}", f"batch {number}")
+        [ticket], flow = queue.take(0.0)
+        flow.released(ticket)
+    assert len(queue._callers) <= 128
+
+
+def test_a_paused_caller_is_not_forgotten_until_the_pause_is_over():
+    queue = FairQueue()
+    queue.pause("ann", 10.0)
+    for number in range(1_000):
+        queue.add([number], f"caller {number}")
+        queue.take(0.0)
+    queue.add(["held"], "ann")
+    assert (None, 10.0, 10.0) == (queue.take(0.0), queue.next_pause_end(0.0), queue.longest_pause(0.0))
+    assert ["held"] == queue.take(10.0)[0]
+
+
+@given(
+    pushed=st.lists(
+        st.tuples(
+            st.sampled_from(["ann", "bob", "cid"]),
+            st.sampled_from([None, "one", "two"]),
+            st.integers(1, 30),
+            st.integers(0, 10),
+        ),
+        max_size=12,
+    )
+)
+@settings(max_examples=150, deadline=None, derandomize=True)
+def test_while_two_callers_wait_neither_gets_two_turns_more_than_the_other(pushed):
+    queue, taken, waiting = FairQueue(), [], []
+
+    def take():
+        found = queue.take(0.0)
+        if found is not None:
+            taken.append(found[0][0][0])
+            waiting.append(frozenset(name for name, caller in queue._callers.items() if caller.waiting))
+
+    for step, (caller, batch, count, takes) in enumerate(pushed):
+        for number in range(count):
+            queue.add([(caller, step, number)], caller, batch)
+        for _ in range(takes):
+            take()
+    while queue:
+        take()
+    assert sum(count for *_, count, _ in pushed) == len(taken)
+    for one, other in (("ann", "bob"), ("bob", "cid"), ("ann", "cid")):
+        lead = low = high = 0
+        for name, still in zip(taken, waiting, strict=True):
+            lead += (name == one) - (name == other)
+            low, high = min(low, lead), max(high, lead)
+            if not {one, other} <= still:
+                lead = low = high = 0
+            assert high - low <= 2
+
+
+def test_the_work_of_an_admission_does_not_grow_with_those_who_wait():
+    """Counted in calls; the heap's own comparisons, which grow with the logarithm, are not calls."""
+
+    def calls(waiting: int) -> int:
+        queue, seen = FairQueue(), []
+
+        def note(frame, event, argument):
+            if frame.f_code.co_filename == fair_queue.__file__:  # and not what a garbage collection runs
+                seen.append(event)
+
+        for number in range(waiting):
+            queue.add([number], f"caller {number % (waiting // 4)}", f"batch {number % 3}")
+        sys.setprofile(note)
+        try:
+            queue.take(0.0)
+        finally:
+            sys.setprofile(None)
+        return len(seen)
+
+    assert calls(40) == calls(40_000)
+
+
+def test_turns_never_go_back():
+    queue = FairQueue()
+    line_up(queue, "batch", 100, "ann", "big")
+    line_up(queue, "other", 100, "bob", "big")
+    turns = []
+    for number in range(200):
+        if number % 10 == 0:
+            queue.pause("ann", float(number % 20))
+            queue.proceed("ann")
+        queue.take(15.0)
+        turns.append(queue._turns.turn)
+    assert [] == [pair for pair in pairwise(turns) if pair[0] > pair[1]]

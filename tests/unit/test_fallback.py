@@ -1,0 +1,435 @@
+"""Which model is next when one fails, and what is changed for it."""
+
+import json
+import tomllib
+from itertools import permutations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from catalog.adaptation import SAFETY
+from catalog.fallback import CODES, Route, read_rules
+from catalog.model import Fallback
+from errors import InvalidRequest
+from models import declared
+from parsing.generation import ParseContext
+from settings import SettingsError
+from tests.support.declarations import MODELS, REGISTRY, find, parse_generation
+
+PICTURE = "https://example.com/a.png"
+
+
+def route(model: str, rules=None, **given) -> Route:
+    """Where a request that asks for a fallback may go."""
+    body = {"model_name": model, "prompt": "a", "fallback": True, **given}
+    return parse_generation(body, context=ParseContext(declared(rules))).route
+
+
+def way(model: str, code: str = "generation_failed", **given) -> list[str]:
+    """The models that are tried when each fails with this code."""
+    path = route(model, **given)
+    step, tried = path.first(), []
+    while step is not None:
+        tried.append(step.model)
+        step = path.after(tried, code=code)
+    return [each.short_name for each in tried]
+
+
+def sent(model: str, to: str, **given):
+    """What another model is sent of a request, and the changes as they are told."""
+    path = route(model, **{"fallback": [to], **given})
+    step = path.after([find(model)], code="generation_failed")
+    changes = {each.field: (each.kind, each.sent_as, each.sent) for each in step.changes}
+    return {name: value for name, value in step.input.items() if name != "prompt"}, changes
+
+
+@pytest.mark.parametrize(
+    ("model", "given", "code", "expected"),
+    [
+        ("nano-banana", {}, "generation_failed", ["nano-banana", "imagen-4-ultra"]),
+        ("nano-banana", {"image_input": [PICTURE]}, "content_refused", ["nano-banana", "imagen-4-ultra"]),
+        ("flux-dev", {}, "generation_failed", ["flux-dev", "qwen-image"]),
+        ("flux-dev", {"image": PICTURE}, "generation_failed", ["flux-dev", "flux-kontext-max"]),
+        ("flux-dev", {"image": PICTURE}, "content_refused", ["flux-dev", "flux-kontext-max", "qwen-image"]),
+        ("flux-kontext-max", {}, "content_refused", ["flux-kontext-max", "qwen-image", "flux-dev"]),
+        ("flux-kontext-max", {}, "generation_timeout", ["flux-kontext-max"]),
+        ("qwen-image", {}, "upstream_error", ["qwen-image", "flux-dev"]),
+        ("qwen-image", {"image": PICTURE}, "content_refused", ["qwen-image", "flux-dev", "flux-kontext-max"]),
+        ("flux-schnell", {}, "generation_failed", ["flux-schnell"]),
+        ("veo-3-fast", {}, "generation_failed", ["veo-3-fast"]),
+    ],
+)  # fmt: skip
+def test_a_failure_leads_to_the_model_that_the_registry_says(model, given, code, expected):
+    assert expected == way(model, code, **given)
+
+
+@pytest.mark.parametrize(
+    ("model", "given", "expected"),
+    [
+        ("flux-schnell", {"input_image": PICTURE}, "flux-kontext-max"),
+        ("flux-schnell", {"image": [PICTURE]}, "flux-kontext-max"),
+        ("imagen-4-ultra", {"image_input": [PICTURE] * 2}, "nano-banana"),
+        ("flux-schnell", {"image": PICTURE, "input_image": PICTURE, "start_image": PICTURE}, "nano-banana"),
+        ("flux-dev", {"input_image": [PICTURE] * 2}, "nano-banana"),
+        ("flux-dev", {"input_image": PICTURE}, "flux-dev"),
+        ("qwen-image", {"image_prompt": PICTURE}, "qwen-image"),
+        ("flux-schnell", {"fallback": ["imagen-4-ultra", "qwen-image"], "image": PICTURE}, "qwen-image"),
+        ("flux-schnell", {"image": PICTURE, "num_outputs": 2}, "flux-dev"),
+        ("flux-schnell", {"image": PICTURE, "num_outputs": 1}, "flux-kontext-max"),
+        (
+            "flux-schnell",
+            {"fallback": ["nano-banana", "flux-dev"], "image": PICTURE, "num_outputs": 4},
+            "flux-dev",
+        ),
+        ("kontext-max", {"image": PICTURE, "num_outputs": 1}, "flux-kontext-max"),
+    ],
+)
+def test_reference_images_lead_to_a_model_that_takes_as_many(model, given, expected):
+    path = route(model, **given)
+
+    assert expected == path.first().model.short_name
+    assert REGISTRY.references_in(path.given) == REGISTRY.references_in(path.first().input)
+
+
+@pytest.mark.parametrize(
+    ("model", "given", "expected"),
+    [
+        ("flux-dev", {"num_outputs": 4}, "flux-dev"),
+        ("qwen-image", {"num_outputs": 2}, "flux-dev"),
+        ("qwen-image", {"num_outputs": 1}, "qwen-image"),
+        ("flux-kontext-max", {"num_outputs": 2}, "flux-dev"),
+        ("imagen-4-ultra", {"num_outputs": 3, "fallback": ["qwen-image", "flux-schnell"]}, "flux-schnell"),
+        ("imagen-4-ultra", {"num_outputs": 1, "fallback": ["qwen-image", "flux-schnell"]}, "imagen-4-ultra"),
+    ],
+)
+def test_outputs_lead_to_a_model_that_makes_as_many(model, given, expected):
+    first = route(model, **given).first()
+
+    assert expected == first.model.short_name
+    assert given["num_outputs"] == first.input.get("num_outputs", 1)
+
+
+@pytest.mark.parametrize(
+    ("model", "given", "wrong"),
+    [
+        ("imagen-4-ultra", {"num_outputs": 2}, "num_outputs"),
+        ("nano-banana", {"num_outputs": 2}, "num_outputs"),
+        ("qwen-image", {"num_outputs": 2, "fallback": []}, "num_outputs"),
+        ("qwen-image", {"num_outputs": 2, "fallback": ["imagen-4-ultra"]}, "num_outputs"),
+        ("nano-banana", {"num_outputs": 2, "image_input": [PICTURE] * 2}, "num_outputs"),
+        ("qwen-image", {"num_outputs": 5}, "num_outputs"),
+        ("qwen-image", {"num_outputs": 1.5}, "num_outputs"),
+        ("veo-3-fast", {"num_outputs": 2}, "num_outputs"),
+        ("flux-schnell", {"num_outputs": 2, "fallback": ["imagen-4-ultra"], "image": PICTURE}, "image"),
+        ("flux-schnell", {"image": [PICTURE] * 4}, "fallback"),
+        ("flux-schnell", {"image": PICTURE, "image_input": [PICTURE] * 3}, "fallback"),
+        ("flux-schnell", {"fallback": ["imagen-4-ultra"], "image": PICTURE}, "image"),
+        ("flux-schnell", {"fallback": [], "image": PICTURE}, "image"),
+        ("veo-3-fast", {"image": [PICTURE] * 2}, "image"),
+        ("flux-schnell", {"image": [PICTURE, "/etc/passwd"]}, "image[1]"),
+        ("flux-dev", {"fallback": ["nope"]}, "fallback[0]"),
+        ("flux-dev", {"fallback": ["qwen-image", "veo-3-fast"]}, "fallback[1]"),
+        ("flux-dev", {"fallback": "qwen-image"}, "fallback"),
+        ("flux-dev", {"fallback": [3]}, "fallback"),
+        ("flux-dev", {"guidance": 99}, "guidance"),
+        ("flux-dev", {"negative_prompt": 3}, "negative_prompt"),
+        ("flux-dev", {"guidence": 3}, "guidence"),
+    ],
+)
+def test_what_no_model_could_be_sent_is_refused_also_with_a_fallback(model, given, wrong):
+    with pytest.raises(InvalidRequest) as refused:
+        route(model, **given)
+
+    assert [wrong] == [each.field for each in refused.value.problems]
+
+
+@given(st.permutations(list(MODELS)), st.sampled_from(CODES), st.booleans())
+def test_no_model_comes_twice_whatever_the_rules_say(names, code, with_image):
+    circle = {name: [Fallback(other) for other in names] for name in names}
+    path = route(names[0], rules=circle, **({"image": PICTURE} if with_image else {}))
+    step, tried = path.first(), []
+    while step is not None:
+        tried.append(step.model)
+        step = path.after(tried, code=code)
+
+    assert len(tried) == len({model.name for model in tried}) <= len(MODELS)
+
+
+@pytest.mark.parametrize(
+    ("order", "expected"),
+    [
+        (["imagen-4-ultra", "qwen-image"], ["qwen-image"]),
+        (["qwen-image", "flux-schnell"], ["qwen-image"]),
+        (["qwen-image", "imagen-4-ultra", "flux-dev"], ["qwen-image", "imagen-4-ultra", "flux-dev"]),
+    ],
+)
+def test_the_callers_own_list_is_never_gone_back_in(order, expected):
+    assert expected == way("flux-schnell", fallback=order, image=PICTURE)
+
+
+def test_the_callers_own_list_is_tried_in_its_order_and_each_once():
+    listed = ["qwen-image", "flux-dev", "imagen-4-ultra", "qwen-image"]
+
+    assert ["flux-dev", "qwen-image", "imagen-4-ultra"] == way("flux-dev", fallback=listed)
+
+
+@pytest.mark.parametrize(
+    ("model", "to", "given", "expected", "changes"),
+    [
+        ("flux-kontext-max", "imagen-4-ultra", {"aspect_ratio": "match_input_image"}, {"aspect_ratio": "16:9"},
+         {"aspect_ratio": ("mapped", "aspect_ratio", "16:9")}),
+        ("flux-dev", "qwen-image", {"aspect_ratio": "21:9"}, {"aspect_ratio": "16:9"},
+         {"aspect_ratio": ("mapped", "aspect_ratio", "16:9")}),
+        ("flux-dev", "imagen-4-ultra", {"aspect_ratio": "4:5"}, {"aspect_ratio": "3:4"},
+         {"aspect_ratio": ("mapped", "aspect_ratio", "3:4")}),
+        ("flux-1.1-pro", "qwen-image", {"aspect_ratio": "custom", "width": 1024, "height": 768},
+         {"aspect_ratio": "4:3"},
+         {"aspect_ratio": ("mapped", "aspect_ratio", "4:3"), "width": ("dropped", None, None),
+          "height": ("dropped", None, None)}),
+        ("flux-1.1-pro", "qwen-image", {"aspect_ratio": "custom"}, {}, {"aspect_ratio": ("dropped", None, None)}),
+        ("qwen-image", "flux-schnell", {"num_inference_steps": 30}, {"num_inference_steps": 4},
+         {"num_inference_steps": ("clamped", "num_inference_steps", 4)}),
+        ("veo-3-fast", "kling-v2.1-master", {"duration": 8, "generate_audio": False}, {"duration": 10},
+         {"duration": ("clamped", "duration", 10), "generate_audio": ("dropped", None, None)}),
+        ("kling-v2.1-master", "veo-3-fast", {"duration": 5, "aspect_ratio": "1:1"},
+         {"duration": 4, "aspect_ratio": "16:9"},
+         {"duration": ("clamped", "duration", 4), "aspect_ratio": ("mapped", "aspect_ratio", "16:9")}),
+        ("qwen-image", "flux-dev", {"strength": 0.5, "image": PICTURE},
+         {"prompt_strength": 0.5, "image": PICTURE, "output_format": "jpg"},
+         {"strength": ("mapped", "prompt_strength", 0.5)}),
+        ("flux-dev", "flux-kontext-max", {"output_format": "webp", "image": PICTURE, "seed": 3},
+         {"output_format": "jpg", "input_image": PICTURE, "seed": 3},
+         {"output_format": ("mapped", "output_format", "jpg"), "image": ("mapped", "input_image", [PICTURE])}),
+        ("nano-banana", "imagen-4-ultra", {"image_input": [PICTURE] * 2, "output_format": "png"},
+         {"output_format": "png"}, {"image_input": ("dropped", None, None)}),
+        ("nano-banana", "flux-dev", {"image_input": ["https://a.com/1", "https://a.com/2"]},
+         {"image": "https://a.com/1", "output_format": "jpg"},
+         {"image_input": ("mapped", "image", ["https://a.com/1"])}),
+        ("flux-dev", "nano-banana", {"image": PICTURE}, {"image_input": [PICTURE]},
+         {"image": ("mapped", "image_input", [PICTURE])}),
+        ("flux-dev", "qwen-image", {"seed": 3, "guidance": 2.5}, {"seed": 3, "guidance": 2.5}, {}),
+        ("imagen-4-ultra", "qwen-image", {"image_size": "2K"}, {}, {"image_size": ("dropped", None, None)}),
+    ],
+)  # fmt: skip
+def test_what_the_next_model_does_not_take_is_mapped_clamped_or_dropped_and_every_change_is_told(
+    model, to, given, expected, changes
+):
+    assert (expected, changes) == sent(model, to, **given)
+
+
+def test_nothing_is_lost_on_the_way_through_a_model_that_does_not_take_it():
+    path = route(
+        "qwen-image", negative_prompt="rain", num_inference_steps=40, fallback=["flux-schnell", "flux-dev"]
+    )
+    tried = [find("qwen-image"), find("flux-schnell")]
+
+    assert 4 == path.after(tried[:1], code="generation_failed").input["num_inference_steps"]
+    assert 40 == path.after(tried, code="generation_failed").input["num_inference_steps"]
+
+
+def test_a_parameter_of_another_model_is_left_out_of_the_first_and_kept_for_the_next():
+    path = route("flux-dev", negative_prompt="rain")
+    first = path.first()
+
+    assert "negative_prompt" not in first.input
+    assert [("negative_prompt", "dropped")] == [(each.field, each.kind) for each in first.changes]
+    assert "rain" == path.after([first.model], code="generation_failed").input["negative_prompt"]
+
+
+def test_a_change_tells_of_images_by_their_number_and_never_their_content():
+    path = route(
+        "imagen-4-ultra",
+        image_input=[
+            "data:image/gif;base64,R0lGODlhAQABAIAAAAAAAP///yH5BAEAAAAALAAAAAABAAEAAAIBRAA7",
+            PICTURE,
+        ],
+        fallback=["nano-banana", "flux-dev"],
+    )
+
+    told = [change.as_json() for change in path.after([find("nano-banana")], code="content_refused").changes]
+    assert [
+        {
+            "field": "image_input",
+            "change": "mapped",
+            "given": "2 images",
+            "sent_as": "image",
+            "sent": "an image",
+        }
+    ] == told
+
+
+SAFE = [
+    (model, setting)
+    for model in MODELS.values()
+    for setting in SAFETY
+    if setting in model.inputs.model_fields
+]
+
+
+@pytest.mark.parametrize(("model", "setting"), SAFE, ids=lambda each: getattr(each, "short_name", each))
+@pytest.mark.parametrize("to", MODELS.values(), ids=lambda each: each.short_name)
+def test_no_attempt_is_sent_a_safety_setting_weaker_than_the_callers_or_than_its_own_default(
+    model, setting, to
+):
+    scale = SAFETY[setting]
+    for value in scale:
+        if model.kind != to.kind or model is to or [] != wrong(model, **{setting: value}):
+            continue
+        step = route(model.name, **{setting: value, "fallback": [to.name]}).after(
+            [model], code="content_refused"
+        )
+        sent = {name: each for name, each in step.input.items() if name in SAFETY}
+        for name, each in sent.items():
+            assert SAFETY[name].index(each) <= SAFETY[name].index(to.default(name))
+        if scale.index(value) < scale.index(model.default(setting)):
+            as_cautious = (
+                sent.get(setting) == value if setting in to.inputs.model_fields else most_cautious(to, sent)
+            )
+            assert step.unfit or as_cautious
+
+
+def most_cautious(model, sent):
+    """Whether these are a safety setting at the end where a model lets through least."""
+    return [
+        value == next(each for each in SAFETY[name] if [] == wrong(model, **{name: each}))
+        for name, value in sent.items()
+    ] == [True]
+
+
+def wrong(model, **given):
+    try:
+        parse_generation({"model_name": model.name, "prompt": "a", **given})
+    except InvalidRequest as refused:
+        return [each.field for each in refused.problems]
+    return []
+
+
+@pytest.mark.parametrize(
+    ("model", "to", "given", "expected"),
+    [
+        ("flux-dev", "qwen-image", {"disable_safety_checker": True}, {"disable_safety_checker": False}),
+        ("flux-kontext-max", "flux-1.1-pro", {"safety_tolerance": 6}, {"safety_tolerance": 2}),
+        ("flux-kontext-max", "flux-1.1-pro", {"safety_tolerance": 1}, {"safety_tolerance": 1}),
+        ("flux-kontext-max", "qwen-image", {"safety_tolerance": 0}, {"disable_safety_checker": False}),
+        ("flux-kontext-max", "qwen-image", {"safety_tolerance": 5}, {}),
+        ("flux-dev", "flux-kontext-max", {"disable_safety_checker": True}, {}),
+        ("imagen-4-ultra", "flux-1.1-pro", {"safety_filter_level": "block_low_and_above"}, {"safety_tolerance": 1}),
+        ("flux-1.1-pro", "imagen-4-ultra", {"safety_tolerance": 1}, {"safety_filter_level": "block_low_and_above"}),
+    ],
+)  # fmt: skip
+def test_safety_goes_along_as_far_as_it_is_no_weaker(model, to, given, expected):
+    step = route(model, **{"fallback": [to], **given}).after([find(model)], code="content_refused")
+
+    assert expected == {name: value for name, value in step.input.items() if name in SAFETY}
+
+
+def test_of_two_safety_settings_the_more_cautious_stays_in_whatever_order_they_are_given():
+    both = {"safety_filter_level": "block_low_and_above", "safety_tolerance": 2}
+    for ordered in (both, dict(reversed(both.items()))):
+        assert 1 == sent("flux-dev", "flux-1.1-pro", **ordered)[0]["safety_tolerance"]
+
+
+@pytest.mark.parametrize("order", [1, -1])
+@pytest.mark.parametrize(
+    ("model", "to", "given", "expected"),
+    [
+        ("flux-dev", "imagen-4-ultra", {"safety_tolerance": 0, "safety_filter_level": "block_only_high"},
+         {"safety_filter_level": "block_low_and_above"}),
+        ("flux-dev", "flux-kontext-max", {"safety_filter_level": "block_low_and_above", "safety_tolerance": 6},
+         {"safety_tolerance": 0}),
+    ],
+)  # fmt: skip
+def test_what_is_told_of_safety_settings_is_what_is_sent(model, to, given, expected, order):
+    told_in = dict(list(given.items())[::order])
+    step = route(model, **told_in, fallback=[to]).after([find(model)], code="content_refused")
+
+    assert expected == {name: value for name, value in step.input.items() if name in SAFETY}
+    assert {change.sent for change in step.changes} == set(expected.values())
+
+
+def test_a_model_without_any_such_setting_is_unfit_for_whoever_asked_for_more_caution():
+    for value, unfit in ((0, True), (1, True), (2, False), (6, False)):
+        step = route("kontext-max", safety_tolerance=value, fallback=["nano-banana"]).after(
+            [find("kontext-max")], code="content_refused"
+        )
+        assert unfit is bool(step.unfit), value
+
+
+def test_a_model_that_cannot_be_as_cautious_as_asked_is_passed_over():
+    path = route("flux-kontext-max", safety_tolerance=0, fallback=["flux-1.1-pro", "qwen-image"])
+    step = path.after([find("flux-kontext-max")], code="content_refused")
+
+    assert "flux-1.1-pro cannot be as cautious as safety_tolerance 0 asks." == step.unfit
+    assert path.after([find("flux-kontext-max"), step.model], code="content_refused").unfit is None
+
+
+def test_every_pair_of_models_can_be_gone_between_with_the_example_of_each():
+    for model, to in permutations(MODELS.values(), 2):
+        if model.kind != to.kind:
+            continue
+        step = route(model.name, **{**model.example, "fallback": [to.name]}).after(
+            [model], code="content_refused"
+        )
+        assert [] == wrong(to, **{name: value for name, value in step.input.items() if name != "prompt"})
+
+
+# ── The operator's file ─────────────────────────────────────────────────────────────────────────────
+
+
+TOML = """
+flux-dev = ["imagen-4-ultra", "qwen/qwen-image"]
+nano-banana = [{to = "flux-1.1-pro", on = ["content_refused"]}, {to = "flux-dev", references = true}]
+qwen-image = []
+"""
+
+
+@pytest.mark.parametrize("ending", [".toml", ".json"])
+def test_a_file_takes_the_place_of_the_registrys_rules_model_by_model(tmp_path, ending):
+    path = tmp_path / f"rules{ending}"
+    path.write_text(TOML if ending == ".toml" else json.dumps(tomllib.loads(TOML)))
+    rules = read_rules(path, REGISTRY)
+
+    def goes(model, code="generation_failed", **given):
+        found = route(model, rules=rules, **given)
+        step = found.after([found.first().model], code=code)
+        return step and step.model.short_name
+
+    assert "imagen-4-ultra" == goes("flux-dev")
+    assert "imagen-4-ultra" == goes("flux-dev", image=PICTURE)
+    assert None is goes("qwen-image")
+    assert None is goes("nano-banana")
+    assert "flux-1.1-pro" == goes("nano-banana", "content_refused", image_input=[PICTURE])
+    assert "flux-dev" == goes("nano-banana", image_input=[PICTURE])
+    assert "qwen-image" == goes("flux-kontext-max", "content_refused")
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("flux-dev = [", "cannot be read"),
+        ('nope = ["flux-dev"]', "nope is not a model known here"),
+        ('flux-dev = ["nope"]', "nope is not another model"),
+        ('flux-dev = ["black-forest-labs/flux-dev"]', "is not another model"),
+        ('flux-dev = ["veo-3-fast"]', "makes videos"),
+        ("flux-dev = 3", "flux-dev: "),
+        ("flux-dev = [{references = true}]", "to is not what it should be"),
+        ('flux-dev = [{to = "qwen-image", on = ["insufficient_credit"]}]', "none of the codes"),
+        ('flux-dev = [{to = "qwen-image", when = "always"}]', "when is not what it should be"),
+    ],
+)
+def test_what_is_wrong_with_the_file_is_said_in_a_sentence(tmp_path, content, said):
+    path = tmp_path / "rules.toml"
+    path.write_text(content)
+
+    with pytest.raises(SettingsError, match=f"^FALLBACKS_FILE: .*{said}"):
+        read_rules(path, REGISTRY)
+
+
+def test_a_missing_file_and_one_that_is_no_table_are_said_too(tmp_path):
+    for content in ("[1]", "null", '"a"', "{"):
+        (tmp_path / "rules.json").write_text(content)
+        with pytest.raises(SettingsError, match=r"^FALLBACKS_FILE: "):
+            read_rules(tmp_path / "rules.json", REGISTRY)
+    with pytest.raises(SettingsError, match="cannot be read"):
+        read_rules(tmp_path / "nowhere.toml", REGISTRY)

@@ -1,0 +1,673 @@
+"""Outputs kept, opened, expired and evicted, the same on disk and in a bucket; and over real connections, whole."""
+
+import asyncio
+import errno
+import functools
+import logging
+import os
+import signal
+import stat
+import subprocess
+import sys
+import time
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from files import Files, Kept, Patience
+from files.directory import Directory
+from files.hosts import Hosts, Lost, OutputUnavailable
+from files.storage import Stored
+from settings import Settings
+from telemetry import logs
+from tests.support.output_hosts import (
+    GEN,
+    MP4,
+    PAGE,
+    PNG,
+    FakeSource,
+    Inline,
+    at,
+    buckets,
+    content,
+    for_ever,
+    generation,
+    host,
+    in_virtual_time,
+    names,
+    picture,
+    redirect,
+    reply,
+    then_silence,
+    written,
+)
+from tests.support.wiring import on_a_loop
+
+UPSTREAM = "https://api.replicate.com"
+URL = "https://replicate.delivery/a.png"
+
+
+class Days:
+    """A clock that is set by hand, from now on."""
+
+    def __init__(self) -> None:
+        self.now = time.time()
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture(scope="module")
+def s3():
+    with buckets() as server:
+        yield server
+
+
+@pytest.fixture(params=["directory", "bucket"])
+def storage(request, tmp_path):
+    return (
+        Directory(tmp_path / "kept") if request.param == "directory" else request.getfixturevalue("s3").new()
+    )
+
+
+@pytest.fixture
+def spool(tmp_path):
+    return tmp_path / "spool"
+
+
+@pytest.fixture
+def logged(caplog):
+    """The events logged so far, or those of one level."""
+    logs.configure(Settings.from_env({}))  # or they would not go by way of the standard library
+    logging.getLogger().handlers.clear()
+
+    def seen(level=None):
+        return [each.msg["event"] for each in caplog.records if level in {None, each.levelname.lower()}]
+
+    return seen
+
+
+@asynccontextmanager
+async def opened_files(storage, spool, *, source=None, ttl=3600.0, max_bytes=10**6, **named):
+    """Files that are started, and closed at the end of the block."""
+    source = source or Hosts(UPSTREAM)
+    files = Files(storage=storage, spool=spool, source=source, ttl=ttl, max_bytes=max_bytes, **named)
+    await files.start()
+    try:
+        yield files
+    finally:
+        await files.aclose()
+
+
+virtual = functools.partial(opened_files, executor=Inline())
+
+
+def temporaries(spool) -> list[Path]:
+    return list(spool.glob("*.part"))
+
+
+def written_to(spool) -> bool:
+    return any(path.stat().st_size for path in temporaries(spool))
+
+
+async def until(condition) -> None:
+    """Let everything else run until it holds."""
+    async with asyncio.timeout(30):
+        while not condition():  # noqa: ASYNC110 - threads and processes tell nobody
+            await asyncio.sleep(0.005)
+
+
+# What is kept
+
+
+@in_virtual_time
+async def test_outputs_are_kept_under_their_numbers_and_kinds(storage, spool):
+    async with virtual(storage, spool, source=FakeSource(PNG, MP4)) as files:
+        kept = await files.keep(GEN, [URL, "https://replicate.delivery/film.png"])
+        assert Kept(("0.png", "1.mp4"), None) == kept
+        assert [PNG, MP4] == [content(files.open(GEN, name)) for name in kept.names]
+    assert [f"{GEN}/0.png", f"{GEN}/1.mp4"] == names(storage)
+    assert [] == temporaries(spool)
+
+
+@in_virtual_time
+async def test_no_outputs_are_no_error(storage, spool):
+    async with virtual(storage, spool) as files:
+        assert Kept((), None) == await files.keep(GEN, [])
+
+
+@in_virtual_time
+async def test_what_cannot_be_had_is_told_and_the_rest_is_kept(tmp_path, spool):
+    source = FakeSource(PNG, OutputUnavailable("its host answered 403"), PNG, PAGE, PAGE, PAGE, PAGE)
+    async with virtual(Directory(tmp_path), spool, source=source) as files:
+        kept = await files.keep(GEN, [URL + "?signature=secret"] * 4)
+
+    assert ("0.png", None, "2.png", None) == kept.names
+    assert kept.error == (
+        "2 of 4 outputs could not be kept: its host answered 403; "
+        "it is no picture or film of a kind that is known here."
+    )
+    assert [] == temporaries(spool)
+
+
+@in_virtual_time
+async def test_what_does_not_exist_is_told_apart_from_what_could_not_be_kept(tmp_path, spool):
+    gone, down = Lost("its host answered 404", missing=True), Lost("its host answered 503")
+    source = FakeSource(
+        PNG, OutputUnavailable("its host answered 410", missing=True), down, down, down, down, gone
+    )
+    async with virtual(Directory(tmp_path), spool, source=source, patience=Patience(tries=1)) as files:
+        kept = await files.keep(GEN, [URL] * 7)
+
+    assert ("0.png", *[None] * 6) == kept.names
+    assert {1, 6} == kept.missing
+
+
+@in_virtual_time
+async def test_the_only_output_is_spoken_of_as_that(tmp_path, spool):
+    async with virtual(Directory(tmp_path), spool, source=FakeSource(Lost("the download stalled"))) as files:
+        kept = await files.keep(GEN, [URL])
+    assert Kept((None,), "The output could not be kept: the download stalled.") == kept
+
+
+@in_virtual_time
+async def test_what_nobody_expected_is_told_without_its_inside_and_logged(tmp_path, spool, logged):
+    source = FakeSource(RuntimeError("inside"))
+    async with virtual(Directory(tmp_path), spool, source=source) as files:
+        kept = await files.keep(GEN, [URL, None])
+
+    assert (None, None) == kept.names
+    assert kept.error == "2 of 2 outputs could not be kept: something went wrong inside this service."
+    assert ["output_not_kept"] * 2 == logged("error")
+
+
+@in_virtual_time
+async def test_urls_are_neither_told_nor_logged(tmp_path, spool, logged, caplog):
+    source = FakeSource(Lost("the connection was lost"))
+    async with virtual(Directory(tmp_path), spool, source=source) as files:
+        kept = await files.keep(GEN, [URL + "?signature=secret"])
+
+    said = caplog.text + str(kept)
+    assert "download_lost" in said
+    assert "secret" not in said
+    assert "delivery" not in said
+
+
+@in_virtual_time
+async def test_32_are_fetched_at_once_and_all_in_turn(tmp_path, spool):
+    source = FakeSource([(10, PNG)])
+    async with virtual(Directory(tmp_path), spool, source=source) as files:
+        await asyncio.gather(*(files.keep(generation(number), [URL] * 10) for number in range(10)))
+
+    assert {0: 32, 10: 32, 20: 32, 30: 4} == {
+        at: [time for time, _ in source.asked].count(at) for at in (0, 10, 20, 30)
+    }
+    assert 100 == len(names(Directory(tmp_path)))
+
+
+@in_virtual_time
+async def test_the_thousandth_output_is_the_last_that_has_a_name(tmp_path, spool):
+    async with virtual(Directory(tmp_path), spool, source=FakeSource(PNG)) as files:
+        kept = await files.keep(GEN, [URL] * 1001)
+    assert ("999.png", None) == kept.names[-2:]
+    assert kept.error == "1 of 1001 outputs could not be kept: more than 1000 outputs are not kept."
+
+
+@in_virtual_time
+async def test_what_was_made_here_is_kept_like_an_output(storage, spool):
+    async with virtual(storage, spool) as files:
+        assert await files.put(GEN, 3, PNG) == "3.png"
+        assert content(files.open(GEN, "3.png")) == PNG
+    assert [] == temporaries(spool)
+
+
+@in_virtual_time
+async def test_what_is_kept_and_what_is_on_its_way_is_for_nobody_else(tmp_path, spool):
+    source = FakeSource(PNG, [(1e6, PNG)])
+    async with virtual(Directory(tmp_path / "kept"), spool, source=source) as files:
+        await files.keep(GEN, [URL])
+        pending = asyncio.create_task(files.keep(generation(1), [URL]))
+        await asyncio.sleep(1)
+        opened = files.open(GEN, "0.png")
+        opened.close()
+        modes = [stat.S_IMODE(path.stat().st_mode) for path in (opened.path, *temporaries(spool), spool)]
+        pending.cancel()
+    assert [0o600, 0o600, 0o700] == modes
+
+
+@in_virtual_time
+async def test_what_is_no_picture_is_not_put_nor_what_has_no_proper_id(tmp_path, spool):
+    async with virtual(Directory(tmp_path / "kept"), spool, max_bytes=1000) as files:
+        with pytest.raises(ValueError, match="no picture or film"):
+            await files.put(GEN, 0, PAGE)
+        for generation_id, number in [("gen_1", 0), ("../../etc", 0), (GEN, 1000), (GEN, -1)]:
+            with pytest.raises(ValueError, match="not the name"):
+                await files.put(generation_id, number, PNG)
+        with pytest.raises(OSError, match="larger than 1000 bytes"):
+            await files.put(GEN, 0, picture(1001))
+    assert [] == [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+# What is opened
+
+
+@pytest.mark.parametrize(
+    ("generation_id", "name"),
+    [
+        (GEN, "1.png"),
+        (GEN, "0.jpg"),
+        (GEN, "0.svg"),
+        (GEN, ""),
+        (GEN, "../" + GEN + "/0.png"),
+        (GEN, "0.png\0"),
+        (GEN, "\u0660.png"),
+        ("gen_" + "f" * 32, "0.png"),
+        ("..", "0.png"),
+        ("", "0.png"),
+        ("../kept/01", f"{GEN}.0.png"),
+        (GEN + "/0.png", ""),
+        (GEN.upper(), "0.png"),
+    ],
+)
+@in_virtual_time
+async def test_what_is_unknown_or_malformed_is_not_there(tmp_path, spool, generation_id, name):
+    async with virtual(Directory(tmp_path / "kept"), spool, source=FakeSource(PNG)) as files:
+        await files.keep(GEN, [URL])
+        assert files.open(generation_id, name) is None
+
+
+@in_virtual_time
+async def test_a_file_is_there_for_its_time_and_not_a_second_longer(storage, spool):
+    days = Days()
+    async with virtual(storage, spool, source=FakeSource(PNG), ttl=3600, clock=days) as files:
+        await files.keep(GEN, [URL])
+        opened = files.open(GEN, "0.png")
+        opened.close()
+
+        days.now = opened.modified + 3599.5
+        files.open(GEN, "0.png").close()
+        days.now = opened.modified + 3600
+        assert files.open(GEN, "0.png") is None
+        assert [f"{GEN}/0.png"] == names(storage), "the janitor has not come yet"
+
+
+@in_virtual_time
+async def test_the_same_file_opens_after_a_restart_with_the_same_etag(storage, spool):
+    etags = []
+    for _ in range(2):
+        async with virtual(storage, spool, source=FakeSource(PNG)) as files:
+            if not etags:
+                await files.keep(GEN, [URL])
+            opened = files.open(GEN, "0.png")
+            etags.append(opened.etag)
+            opened.close()
+    assert 1 == len(set(etags))
+
+
+@in_virtual_time
+async def test_a_store_that_cannot_say_is_an_oserror_and_no_missing_file(spool):
+    async with virtual(at("http://127.0.0.1:9", "nowhere"), spool) as files:
+        with pytest.raises(OSError, match="S3"):
+            files.open(GEN, "0.png")
+
+
+# What goes
+
+
+@in_virtual_time
+async def test_the_janitor_removes_what_is_too_old_though_nothing_new_comes(storage, spool):
+    days = Days()
+    async with virtual(storage, spool, source=FakeSource(PNG), ttl=3600, clock=days) as files:
+        await files.keep(generation(1), [URL])
+        days.now += 1800
+        await files.keep(generation(2), [URL])
+        days.now += 1801
+        await asyncio.sleep(61)
+        assert [f"{generation(2)}/0.png"] == names(storage)
+        days.now += 1801
+        await asyncio.sleep(61)
+        assert [] == names(storage)
+
+
+@in_virtual_time
+async def test_what_is_too_old_at_the_start_is_removed(storage, spool, tmp_path):
+    storage.put(f"{GEN}/0.png", written(tmp_path / "a.part", PNG))
+    days = Days()
+    days.now += 7200
+    async with virtual(storage, spool, ttl=3600, clock=days):
+        await asyncio.sleep(1)
+        assert [] == names(storage)
+
+
+@in_virtual_time
+async def test_the_oldest_go_one_by_one_when_there_is_no_room(storage, spool):
+    days = Days()
+    async with virtual(storage, spool, source=FakeSource(picture(100)), max_bytes=350, clock=days) as files:
+        left = []
+        for number in (9, 2, 7, 1, 8, 3):
+            await files.keep(generation(number), [URL])
+            left.append({int(name[4:36], 16) for name in names(storage)})
+    assert [{9}, {9, 2}, {9, 2, 7}, {2, 7, 1}, {7, 1, 8}, {1, 8, 3}] == left
+
+
+@in_virtual_time
+async def test_a_large_one_pushes_out_as_many_as_it_needs_and_no_more(tmp_path, spool):
+    storage = Directory(tmp_path)
+    source = FakeSource(*[picture(100)] * 5, picture(250))
+    async with virtual(storage, spool, source=source, max_bytes=500) as files:
+        for number in range(6):
+            await files.keep(generation(number), [URL])
+    assert [f"{generation(number)}/0.png" for number in (3, 4, 5)] == names(storage)
+
+
+@in_virtual_time
+async def test_after_a_restart_the_order_is_that_of_the_dates(tmp_path, spool):
+    storage = Directory(tmp_path)
+    for number, age in [(1, 10), (2, 30), (3, 20)]:
+        source = written(tmp_path / "a.part", picture(100))
+        os.utime(source, (time.time() - age, time.time() - age))
+        storage.put(f"{generation(number)}/0.png", source)
+    async with virtual(storage, spool, source=FakeSource(picture(100)), max_bytes=300) as files:
+        await files.keep(generation(4), [URL])
+        assert [1, 3, 4] == [int(name[4:36], 16) for name in names(storage)]
+        await files.keep(generation(5), [URL])
+        assert [1, 4, 5] == [int(name[4:36], 16) for name in names(storage)]
+
+
+@in_virtual_time
+async def test_an_output_larger_than_all_room_is_told_and_pushes_nothing_out(tmp_path, spool):
+    storage = Directory(tmp_path)
+    async with virtual(storage, spool, source=FakeSource(PNG, picture(1001)), max_bytes=1000) as files:
+        await files.keep(generation(1), [URL])
+        kept = await files.keep(generation(2), [URL])
+    assert Kept((None,), "The output could not be kept: it is larger than 1000 bytes.") == kept
+    assert [f"{generation(1)}/0.png"] == names(storage)
+
+
+@in_virtual_time
+async def test_outputs_that_push_each_other_out_are_told_honestly(tmp_path, spool):
+    storage = Directory(tmp_path)
+    source = FakeSource(*([(seconds, picture(400))] for seconds in (1, 2, 3)))
+    async with virtual(storage, spool, source=source, max_bytes=1000) as files:
+        kept = await files.keep(GEN, [URL] * 3)
+    assert (
+        Kept((None, "1.png", "2.png"), "1 of 3 outputs could not be kept: there is no room for it.") == kept
+    )
+    assert [f"{GEN}/1.png", f"{GEN}/2.png"] == names(storage)
+
+
+@in_virtual_time
+async def test_what_another_process_keeps_is_seen_within_the_hour_and_counted(tmp_path, spool):
+    storage = Directory(tmp_path)
+    async with virtual(storage, spool, source=FakeSource(picture(600)), max_bytes=1000) as files:
+        await files.keep(generation(1), [URL])
+        storage.put(f"{generation(2)}/0.png", written(tmp_path / "a.part", picture(600)))
+        await asyncio.sleep(3700)
+        assert [f"{generation(2)}/0.png"] == names(storage)
+
+
+@in_virtual_time
+async def test_what_another_process_deleted_is_no_error(tmp_path, spool):
+    storage = Directory(tmp_path)
+    async with virtual(storage, spool, source=FakeSource(picture(400)), max_bytes=1000) as files:
+        for number in range(3):
+            await files.keep(generation(number), [URL])
+            storage.delete(f"{generation(number - 1)}/0.png" if number else f"{GEN}/0.png")
+        assert [f"{generation(2)}/0.png"] == names(storage)
+
+
+@in_virtual_time
+async def test_temporaries_are_removed_when_they_are_an_hour_old_and_other_files_never(tmp_path, spool):
+    spool.mkdir()
+    for name, age in [("dead.part", 3601), ("another's.part", 3599), ("notes.txt", 10**6)]:
+        os.utime(written(spool / name, b"half"), (time.time() - age, time.time() - age))
+    days = Days()
+    async with virtual(Directory(tmp_path / "kept"), spool, clock=days):
+        assert {"another's.part", "notes.txt"} == {path.name for path in spool.iterdir()}
+        days.now += 3700
+        await asyncio.sleep(3700)
+        assert {"notes.txt"} == {path.name for path in spool.iterdir()}
+
+
+# What fails
+
+
+class Failing:
+    """A storage that fails as it is told, and keeps nothing."""
+
+    def __init__(self, **failing: Exception | None) -> None:
+        self.failing = failing
+        self.put_names: list[str] = []
+
+    def put(self, name, source):  # noqa: ARG002
+        self._fail("put")
+        self.put_names.append(name)
+
+    def open(self, name):  # noqa: ARG002
+        return self._fail("open")
+
+    def list(self):
+        self._fail("list")
+        return iter([Stored(f"{GEN}/0.png", 100, 0.0)])
+
+    def delete(self, name):  # noqa: ARG002
+        self._fail("delete")
+
+    def _fail(self, what):
+        if error := self.failing.get(what):
+            raise error
+
+
+@in_virtual_time
+async def test_a_full_disk_is_told_logged_and_leaves_nothing(spool, logged):
+    storage = Failing(put=OSError(errno.ENOSPC, "No space left on device", "/srv/kept"))
+    async with virtual(storage, spool, source=FakeSource(PNG)) as files:
+        kept = await files.keep(GEN, [URL])
+        with pytest.raises(OSError, match="No space"):
+            await files.put(GEN, 0, PNG)
+
+    assert Kept((None,), "The output could not be kept: it could not be stored.") == kept
+    assert "output_not_stored" in logged()
+    assert [] == temporaries(spool)
+
+
+@in_virtual_time
+async def test_whoever_waits_for_a_place_is_told_in_time_like_those_who_have_one(tmp_path, spool):
+    async with virtual(Directory(tmp_path), spool, source=FakeSource([(1e6, PNG)])) as files:
+        kept = await files.keep(GEN, [URL] * 200)
+
+    assert {None} == set(kept.names)
+    assert Patience().overall == asyncio.get_running_loop().time()
+
+
+@in_virtual_time
+async def test_a_spool_that_cannot_be_written_is_told(tmp_path):
+    spool = written(tmp_path / "spool", b"a file where a directory should be")
+    async with virtual(Directory(tmp_path / "kept"), spool, source=FakeSource(PNG)) as files:
+        assert (await files.keep(GEN, [URL])).error == "The output could not be kept: it could not be stored."
+
+
+@in_virtual_time
+async def test_a_store_that_is_down_is_told_and_nothing_is_raised(spool, logged):
+    async with virtual(at("http://127.0.0.1:9", "nowhere"), spool, source=FakeSource(PNG)) as files:
+        kept = await files.keep(GEN, [URL])
+
+    assert Kept((None,), "The output could not be kept: it could not be stored.") == kept
+    assert ["files_not_listed", "output_not_stored"] == logged("error")
+
+
+@in_virtual_time
+async def test_a_storage_that_could_not_be_listed_is_listed_a_minute_later(tmp_path, spool):
+    storage = Failing(list=OSError("down"))
+    async with virtual(storage, spool, ttl=10.0) as files:
+        assert 0 == len(files._index)
+        storage.failing = {"delete": OSError("read only")}
+        await asyncio.sleep(61)
+        assert 1 == len(files._index)
+
+
+@pytest.mark.parametrize("error", [OSError("down"), RuntimeError("never thought of")])
+@in_virtual_time
+async def test_what_could_not_be_deleted_is_tried_again_and_the_janitor_lives_on(spool, error, logged):
+    storage = Failing(delete=error)
+    async with virtual(storage, spool, ttl=10.0) as files:
+        await asyncio.sleep(130)
+        assert 1 == len(files._index)
+        storage.failing = {}
+        await asyncio.sleep(60)
+        assert 0 == len(files._index)
+    assert 3 == logged().count("files_not_deleted")
+
+
+@in_virtual_time
+async def test_who_is_cancelled_leaves_no_temporary_and_frees_its_place(tmp_path, spool):
+    source = FakeSource([(1e6, PNG)])
+    async with virtual(Directory(tmp_path / "kept"), spool, source=source) as files:
+        task = asyncio.create_task(files.keep(GEN, [URL] * 40))
+        await asyncio.sleep(1)
+        assert 32 == len(temporaries(spool))
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert [] == temporaries(spool)
+        assert 32 == files._places._value
+
+
+@pytest.mark.parametrize(
+    ("named", "message"),
+    [
+        ({"ttl": 0.0}, "ttl must be above 0, got 0.0"),
+        ({"max_bytes": 0}, "max_bytes must be at least 1, got 0"),
+    ],
+)
+def test_a_number_that_makes_no_sense_is_refused(tmp_path, named, message):
+    with pytest.raises(ValueError, match=message):
+        Files(
+            **{
+                "storage": Directory(tmp_path),
+                "spool": tmp_path,
+                "source": FakeSource(),
+                "ttl": 1.0,
+                "max_bytes": 1,
+                **named,
+            }
+        )
+
+
+# Over real connections, with real threads
+
+
+@on_a_loop
+async def test_outputs_come_over_the_wire_in_all_the_ways_they_do(storage, spool):
+    film = MP4 + os.urandom(3_000_000)
+    answers = {
+        "/0": reply(PNG),
+        "/1": reply(film, headers="Content-Type: text/html\r\n"),
+        "/2": redirect("/0"),
+        "/3": reply(PAGE, headers="Content-Type: image/png\r\n"),
+        "/4": for_ever(PAGE[:20]),
+        "/5": for_ever(PNG),
+        "/6": reply(PNG, length=1000),
+        "/7": then_silence(reply(PNG, length=1000)),
+        "/8": reply(b"", status="503 Busy"),
+    }
+    patience = Patience(tries=2, first_pause=0.01)
+    async with (
+        host(answers) as upstream,
+        opened_files(
+            storage,
+            spool,
+            source=Hosts(upstream.url, stall=0.2),
+            patience=patience,
+            max_bytes=4_000_000,
+        ) as files,
+    ):
+        kept = await files.keep(GEN, [upstream.url + target for target in answers])
+        assert [PNG, film, PNG] == [content(files.open(GEN, name)) for name in kept.names[:3]]
+
+    assert ("0.png", "1.mp4", "2.png", *[None] * 6) == kept.names
+    assert kept.error == (
+        "6 of 9 outputs could not be kept: it is no picture or film of a kind that is known here; "
+        "it is larger than 4000000 bytes; the connection was lost; the download stalled; its host answered 503."
+    )
+    tried = [seen.split(" ")[1] for seen in upstream.seen]
+    assert {"/3": 2, "/4": 2, "/5": 1, "/6": 2, "/7": 2, "/8": 2} == {
+        target: tried.count(target) for target in list(answers)[3:]
+    }
+    assert [] == temporaries(spool)
+
+
+@on_a_loop
+async def test_many_keeps_at_once_all_get_their_own(storage, spool):
+    answers = {f"/{number}": reply(picture(1000 + number)) for number in range(60)}
+    async with host(answers) as upstream, opened_files(storage, spool, source=Hosts(upstream.url)) as files:
+        kept = await asyncio.gather(
+            *(files.keep(generation(number), [f"{upstream.url}/{number}"]) for number in range(60))
+        )
+        assert [Kept(("0.png",), None)] * 60 == kept
+        sizes = {each.name: each.size for each in storage.list()}
+    assert {f"{generation(number)}/0.png": 1000 + number for number in range(60)} == sizes
+
+
+@on_a_loop
+async def test_who_is_cancelled_in_the_middle_leaves_nothing(tmp_path, spool):
+    storage = Directory(tmp_path / "kept")
+    async with (
+        host({"/a": then_silence(reply(picture(3_000_000), length=4_000_000))}) as upstream,
+        opened_files(storage, spool, source=Hosts(upstream.url), max_bytes=10**7) as files,
+    ):
+        task = asyncio.create_task(files.keep(GEN, [upstream.url + "/a"]))
+        await until(lambda: task.done() or written_to(spool))
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert [] == temporaries(spool)
+        assert [] == names(storage)
+
+
+KEEP_ONE = """
+import asyncio, sys
+from pathlib import Path
+from files import Files
+from files.directory import Directory
+from files.hosts import Hosts
+
+async def keep(root, upstream, id):
+    kept, source = Directory(root / "kept"), Hosts(upstream)
+    files = Files(storage=kept, spool=root / "spool", source=source, ttl=60.0, max_bytes=10**9)
+    await files.start()
+    await files.keep(id, [upstream + "/a"])
+
+asyncio.run(keep(Path(sys.argv[1]), *sys.argv[2:]))
+"""
+
+
+@on_a_loop
+async def test_a_kill_in_the_middle_leaves_a_temporary_that_the_next_start_removes_in_time(tmp_path, spool):
+    async with host({"/a": then_silence(reply(picture(3_000_000), length=4_000_000))}) as upstream:
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-c", KEEP_ONE, str(tmp_path), upstream.url, GEN),
+            cwd=Path(__file__).parents[2],
+            stdout=subprocess.DEVNULL,
+        )
+        await until(lambda: process.returncode is not None or written_to(spool))
+        process.send_signal(signal.SIGKILL)
+        await process.wait()
+
+    assert temporaries(spool) == [path for path in tmp_path.rglob("*") if path.is_file()]
+    days = Days()
+    async with opened_files(Directory(tmp_path / "kept"), spool, clock=days):
+        assert 1 == len(temporaries(spool))
+    days.now += 3700
+    async with opened_files(Directory(tmp_path / "kept"), spool, clock=days):
+        assert [] == temporaries(spool)
+
+
+@on_a_loop
+async def test_nothing_runs_on_after_the_close(tmp_path, spool):
+    before = asyncio.all_tasks()
+    async with opened_files(Directory(tmp_path / "kept"), spool) as files:
+        await files.put(GEN, 0, PNG)
+    assert before == asyncio.all_tasks()
+    assert not [each for each in files._pool._executor._threads if each.is_alive()]

@@ -1,0 +1,268 @@
+"""One output fetched: tries and pauses in virtual time, and what is never kept."""
+
+import asyncio
+import base64
+from contextlib import suppress
+from itertools import pairwise
+from urllib.parse import quote
+
+import pytest
+
+from files.download import HOPELESS, Downloads, Patience
+from files.hosts import Lost, OutputUnavailable
+from files.spool import Spool
+from loop_thread import Pool
+from tests.support.output_hosts import MP4, PAGE, PNG, FakeSource, Inline, in_virtual_time, picture
+
+URL = "https://replicate.delivery/a.png"
+
+
+async def fetched(tmp_path, source, url=URL, *, largest=10_000, **patience):
+    """What is in the file, and what it is said to be."""
+    pool = Pool(Inline())
+    downloads = Downloads(source, largest=largest, patience=Patience(**patience), pool=pool)
+    async with Spool(tmp_path, pool).temporary() as temporary:
+        media = await downloads.fetch(url, temporary)
+        assert temporary.size == temporary.path.stat().st_size
+        return temporary.path.read_bytes(), media.name
+
+
+@in_virtual_time
+async def test_it_is_written_whole_and_told_by_its_content(tmp_path):
+    source = FakeSource([(1, MP4[:3]), (1, MP4[3:]), (1, b"more" * 100)])
+
+    assert (MP4 + b"more" * 100, "video/mp4") == await fetched(tmp_path, source)
+    assert [] == list(tmp_path.iterdir())
+
+
+@in_virtual_time
+async def test_a_lost_download_is_begun_anew_and_nothing_of_it_stays(tmp_path):
+    source = FakeSource([(0, PNG + b"half"), (1, Lost("the connection was lost"))], PNG)
+
+    assert (PNG, "image/png") == await fetched(tmp_path, source)
+    assert 2 == len(source.asked)
+
+
+@in_virtual_time
+async def test_pauses_grow_and_stray_and_four_tries_are_all(tmp_path):
+    source = FakeSource(Lost("the connection was lost"))
+    with pytest.raises(Lost, match="the connection was lost"):
+        await fetched(tmp_path, source, first_pause=1.0)
+
+    times = [time for time, _ in source.asked]
+    pauses = [later - sooner for sooner, later in pairwise(times)]
+    assert 4 == len(times)
+    for pause, longest in zip(pauses, [1, 2, 4], strict=True):
+        assert longest / 2 <= pause <= longest
+    assert [1, 2, 4] != pauses
+
+
+@in_virtual_time
+async def test_what_is_refused_is_not_tried_again(tmp_path):
+    source = FakeSource(OutputUnavailable("its host answered 403"))
+    with pytest.raises(OutputUnavailable, match="403"):
+        await fetched(tmp_path, source)
+    assert 1 == len(source.asked)
+
+
+@in_virtual_time
+async def test_a_try_that_drips_for_ever_ends_and_the_next_may_do_better(tmp_path):
+    drip = [(9, b"\7")] * 1000
+    source = FakeSource([(0, PNG[:16]), *drip], PNG)
+
+    assert (PNG, "image/png") == await fetched(tmp_path, source, one_try=120, overall=300)
+    assert 120.25 <= source.asked[1][0] <= 120.5
+
+
+@in_virtual_time
+async def test_a_host_that_answers_nobody_gets_one_try_each_until_one_succeeds(tmp_path):
+    source = FakeSource(*[Lost("cut")] * (HOPELESS + 3), PNG, Lost("cut"), PNG)
+    downloads = Downloads(source, largest=10_000, patience=Patience(), pool=Pool(Inline()))
+    asked = []
+    for _ in range(13):
+        before = len(source.asked)
+        async with Spool(tmp_path, Pool(Inline())).temporary() as temporary:
+            with suppress(Lost):
+                await downloads.fetch(URL, temporary)
+        asked.append(len(source.asked) - before)
+
+    assert [4] * (HOPELESS // 4) + [1] * 3 + [1] + [2] == asked
+
+
+@in_virtual_time
+async def test_all_tries_together_end_in_time_and_the_reason_is_the_last(tmp_path):
+    source = FakeSource(Lost("its host answered 503"), [(1e6, PNG)])
+    with pytest.raises(Lost, match="its host answered 503"):
+        await fetched(tmp_path, source, one_try=1e5, overall=300)
+    assert 300 == asyncio.get_running_loop().time()
+
+
+@in_virtual_time
+async def test_what_never_answers_took_too_long(tmp_path):
+    source = FakeSource([(1e6, PNG)])
+    with pytest.raises(Lost, match="it took too long"):
+        await fetched(tmp_path, source, tries=1)
+    assert Patience().one_try == asyncio.get_running_loop().time()
+
+
+@pytest.mark.parametrize("tries", [0, -1])
+def test_no_try_is_no_patience(tries):
+    with pytest.raises(ValueError, match=f"tries must be at least 1, got {tries}"):
+        Patience(tries=tries)
+
+
+@pytest.mark.parametrize(
+    "body", [PAGE, b"<svg/>", b"", b"\0P", b'{"error": 1}', b"\x1f\x8b" + bytes(100), b"MZ" + bytes(100)]
+)
+@in_virtual_time
+async def test_what_is_no_picture_or_film_is_not_kept_and_may_be_one_the_next_time(tmp_path, body):
+    source = FakeSource(body)
+    with pytest.raises(OutputUnavailable, match="it is no picture or film"):
+        await fetched(tmp_path, source, tries=1)
+    assert 1 == len(source.asked)
+    await fetched(tmp_path, FakeSource(body, picture(16)), tries=2)
+
+
+@pytest.mark.parametrize(
+    ("body", "announced", "missing"),
+    [
+        (b"", "image/png", True),
+        (PAGE, "image/png", True),
+        (b"<HTML><body>", "", True),
+        (b"\xef\xbb\xbf\n <html>", "", True),
+        (b"<!-- an error -->" * 9, "text/html", True),
+        (b'<?xml version="1.0"?><html/>', "application/xhtml+xml", True),
+        (b"<!-- x -->\n<!DOCTYPE html><p>hi", "image/png", True),
+        ("<html>".encode("utf-16"), "image/png", True),
+        (b'<?xml version="1.0"?><html xmlns="http://www.w3.org/1999/xhtml"/>', "", True),
+        (b"<body>Not found</body>", "application/octet-stream", True),
+        (b"<Error><Code>NoSuchKey</Code></Error>", "application/xml", True),
+        (b"\x1f\x8b\x08" + bytes(20), "text/html", True),
+        (b"  \n\n ", "image/png", True),
+        (b"I cannot draw", "text/plain", False),
+        (b"I cannot draw", "image/png", False),
+        (b'{"detail": "I cannot draw"}', "application/json", False),
+        (b"P", "image/png", False),
+        (b"\0P", "image/png", False),
+        (b"\x1f\x8b\x08" + bytes(20), "image/png", False),
+        (b"\0\0\0\x20ftypavif" + bytes(20), "image/avif", False),
+        (b"%PDF-1.7\n%\xe2\xe3\xcf\xd3\n", "application/pdf", False),
+        (b'<?xml version="1.0"?><svg/>', "image/svg+xml", False),
+        (b"<!doctype svg><svg/>", "image/svg+xml", False),
+    ],
+)
+@in_virtual_time
+async def test_nothing_and_a_page_are_no_output_and_what_is_unknown_may_be_one(
+    tmp_path, body, announced, missing
+):
+    source = FakeSource(body, media_type=announced)
+    with pytest.raises(Lost, match="it is no picture or film") as lost:
+        await fetched(tmp_path, source)
+
+    assert (missing, 4) == (lost.value.missing, len(source.asked))
+
+
+@in_virtual_time
+async def test_a_picture_that_is_announced_as_a_page_is_one(tmp_path):
+    assert (PNG, "image/png") == await fetched(tmp_path, FakeSource(PNG, media_type="text/html"))
+
+
+@in_virtual_time
+async def test_an_output_that_is_not_there_is_looked_for_four_times_though_its_host_lost_others(tmp_path):
+    gone = Lost("its host answered 404", missing=True)
+    source = FakeSource(*[Lost("cut")] * HOPELESS, gone)
+    downloads = Downloads(source, largest=10_000, patience=Patience(), pool=Pool(Inline()))
+    for _ in range(HOPELESS // 4 + 1):
+        before = len(source.asked)
+        async with Spool(tmp_path, Pool(Inline())).temporary() as temporary:
+            with suppress(Lost):
+                await downloads.fetch(URL, temporary)
+
+    assert 4 == len(source.asked) - before
+
+
+@in_virtual_time
+async def test_a_page_is_known_by_its_first_bytes_and_not_read_to_its_end(tmp_path):
+    source = FakeSource([(0, PAGE[:5]), (1, PAGE[5:1500]), (1e6, b"the rest")])
+    with pytest.raises(OutputUnavailable, match="it is no picture or film"):
+        await fetched(tmp_path, source, tries=1)
+    assert 1 == asyncio.get_running_loop().time()
+
+
+@in_virtual_time
+async def test_what_has_no_end_is_left_at_the_limit(tmp_path):
+    source = FakeSource([(1, picture(16))] + [(1, bytes(1000))] * 1000)
+    with pytest.raises(OutputUnavailable, match="it is larger than 10000 bytes"):
+        await fetched(tmp_path, source)
+    assert 11 == asyncio.get_running_loop().time()
+
+
+@in_virtual_time
+async def test_what_says_that_it_is_too_large_is_not_read_at_all(tmp_path):
+    source = FakeSource([(1, PNG)], length=10_001)
+    with pytest.raises(OutputUnavailable, match="it is larger than 10000 bytes"):
+        await fetched(tmp_path, source)
+    assert 0 == asyncio.get_running_loop().time()
+
+
+@pytest.mark.parametrize("size", [9_999, 10_000])
+@in_virtual_time
+async def test_the_limit_itself_is_not_too_large(tmp_path, size):
+    assert picture(size) == (await fetched(tmp_path, FakeSource(picture(size), length=size)))[0]
+
+
+@pytest.mark.parametrize(
+    "head", ["data:image/png;base64,", "DATA:text/html;charset=x;BASE64,", "data:;base64,"]
+)
+@in_virtual_time
+async def test_a_data_uri_is_decoded_and_told_by_its_content(tmp_path, head):
+    source = FakeSource(b"never asked")
+
+    assert (PNG, "image/png") == await fetched(tmp_path, source, head + base64.b64encode(PNG).decode())
+    assert (PNG, "image/png") == await fetched(tmp_path, source, "data:image/png," + quote(PNG))
+    assert [] == source.asked
+
+
+@in_virtual_time
+async def test_a_data_uri_of_another_kind_is_not_looked_for_at_a_host(tmp_path):
+    with pytest.raises(OutputUnavailable, match="it is no picture or film"):
+        await fetched(tmp_path, FakeSource(PNG), "data:image/svg+xml,<svg/>")
+
+
+@pytest.mark.parametrize(
+    ("encoded", "reason"),
+    [
+        ("not base64!", "its data: URI is not base64"),
+        ("iVBORw0KG", "its data: URI is not base64"),
+        ("\u00e9\u00e9\u00e9\u00e9", "its data: URI is not base64"),
+        (base64.b64encode(PAGE).decode(), "it is no picture or film"),
+        ("", "it is no picture or film"),
+        (base64.b64encode(picture(10_001)).decode(), "it is larger than 10000 bytes"),
+        ("A" * 20_000, "it is larger than 10000 bytes"),
+    ],
+    ids=["garbage", "cut", "letters", "page", "empty", "just too large", "far too large"],
+)
+@in_virtual_time
+async def test_a_data_uri_is_held_to_the_same(tmp_path, encoded, reason):
+    with pytest.raises(OutputUnavailable, match=reason):
+        await fetched(tmp_path, FakeSource(b""), "data:image/png;base64," + encoded)
+    assert [] == list(tmp_path.iterdir())
+
+
+@in_virtual_time
+async def test_more_than_the_buffer_holds_arrives_in_order(tmp_path):
+    parts = [picture(1000)] + [bytes([number % 256]) * 70_001 for number in range(50)]
+    body, _ = await fetched(tmp_path, FakeSource([(0, part) for part in parts]), largest=10**8)
+
+    assert b"".join(parts) == body
+
+
+@in_virtual_time
+async def test_who_is_cancelled_leaves_no_temporary(tmp_path):
+    task = asyncio.create_task(fetched(tmp_path, FakeSource([(0, PNG), (1e6, b"")])))
+    await asyncio.sleep(1)
+    assert 1 == len(list(tmp_path.iterdir()))
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert [] == list(tmp_path.iterdir())

@@ -1,0 +1,293 @@
+"""Kept outputs leave a reserve free on their volume: the oldest go for it, and no new one takes it."""
+
+import asyncio
+from contextlib import ExitStack, asynccontextmanager
+
+import pytest
+from structlog.testing import capture_logs
+
+from files import RESERVE, WARN_EVERY, Files, Kept
+from files.directory import Directory, disk_usage
+from tests.support.output_hosts import (
+    MP4,
+    PNG,
+    FakeSource,
+    Inline,
+    buckets,
+    content,
+    generation,
+    in_virtual_time,
+    names,
+    picture,
+    written,
+)
+
+URL = "https://replicate.delivery/a.png"
+NO_ROOM = "The output could not be kept: it could not be stored."
+MEGABYTE = 1024 * 1024
+
+
+class Volume:
+    """A volume of `total` bytes. `others` have taken some of them, and all files in `directory` take theirs."""
+
+    def __init__(self, directory, *, total=1000 * MEGABYTE, spare=0):
+        """At first so many bytes are free beyond the reserve."""
+        self.directory = directory
+        self.total = total
+        self.others = total - max(RESERVE, total // 100) - spare
+        self.least = total
+        """Free bytes in the worst moment."""
+
+    def __call__(self):
+        taken = sum(each.stat().st_size for each in self.directory.rglob("*") if each.is_file())
+        free = self.total - self.others - taken
+        self.least = min(self.least, free)
+        return self.total, self.total - free, free
+
+
+@pytest.fixture
+def directory(tmp_path):
+    return tmp_path / "files"
+
+
+@asynccontextmanager
+async def files_on(volume, *outputs, directory, max_bytes=10**9):
+    """Files on this volume, which fetch the outputs one after another."""
+    files = Files(
+        storage=Directory(directory),
+        spool=directory,
+        source=FakeSource(*(outputs or [PNG])),
+        ttl=3600.0,
+        max_bytes=max_bytes,
+        disk_usage=volume,
+        executor=Inline(),
+    )
+    await files.start()
+    try:
+        yield files
+    finally:
+        await files.aclose()
+
+
+def kept_in(directory):
+    """The numbers of the generations whose outputs are kept."""
+    return [int(name[4:36], 16) for name in names(Directory(directory))]
+
+
+@in_virtual_time
+async def test_the_oldest_outputs_go_until_a_new_one_leaves_the_reserve_free(directory):
+    volume = Volume(directory, spare=1000)
+    async with files_on(
+        volume, *[picture(400)] * 2, picture(500), picture(900), directory=directory
+    ) as files:
+        kept = []
+        for number in range(4):
+            await files.keep(generation(number), [URL])
+            kept.append(kept_in(directory))
+
+    assert [[0], [0, 1], [1, 2], [3]] == kept
+    assert RESERVE <= volume.least
+
+
+@in_virtual_time
+async def test_an_output_that_would_take_of_the_reserve_is_not_kept(directory):
+    volume = Volume(directory, spare=999)
+    async with files_on(volume, picture(1000), picture(999), directory=directory) as files:
+        with capture_logs() as logs:
+            refused = await files.keep(generation(0), [URL])
+        kept = await files.keep(generation(1), [URL])
+
+    assert Kept((None,), NO_ROOM) == refused
+    assert ["files_reserve_unreachable", "output_not_stored"] == [each["event"] for each in logs]
+    assert Kept(("0.png",), None) == kept
+    assert RESERVE <= volume.least
+
+
+@in_virtual_time
+async def test_a_long_download_ends_when_it_would_take_of_the_reserve(directory):
+    volume = Volume(directory, spare=5 * MEGABYTE)
+    film = [(1, MP4.ljust(MEGABYTE, b"\7"))] * 500
+    async with files_on(volume, film, directory=directory) as files:
+        began = asyncio.get_running_loop().time()
+        kept = await files.keep(generation(0), [URL])
+
+    assert Kept((None,), NO_ROOM) == kept
+    assert 6 == asyncio.get_running_loop().time() - began
+    assert RESERVE <= volume.least
+    assert [] == list(directory.glob("*.part"))
+
+
+@in_virtual_time
+async def test_a_long_download_pushes_out_no_more_than_it_takes(directory):
+    volume = Volume(directory, spare=4 * MEGABYTE)
+    pictures = [picture(MEGABYTE)] * 4
+    async with files_on(volume, *pictures, picture(2 * MEGABYTE + 1), directory=directory) as files:
+        for number in range(5):
+            await files.keep(generation(number), [URL])
+
+        assert [3, 4] == kept_in(directory)
+
+
+@in_virtual_time
+async def test_downloads_at_once_do_not_take_the_same_room(directory):
+    volume = Volume(directory, spare=MEGABYTE)
+    async with files_on(volume, [(1, picture(MEGABYTE))], directory=directory) as files:
+        await asyncio.gather(*(files.keep(generation(number), [URL]) for number in range(40)))
+
+        assert 1 == len(kept_in(directory))
+    assert RESERVE <= volume.least
+
+
+@in_virtual_time
+async def test_the_oldest_outputs_go_when_others_fill_the_volume(directory):
+    volume = Volume(directory, spare=1000)
+    async with files_on(volume, *[picture(100)] * 5, directory=directory) as files:
+        for number in range(5):
+            await files.keep(generation(number), [URL])
+        volume.others += 750
+        with capture_logs() as logs:
+            await asyncio.sleep(61)
+        first = kept_in(directory)
+        volume.others += 250
+        await asyncio.sleep(61)
+
+    assert [3, 4] == first
+    assert [] == kept_in(directory)
+    warning = {"event": "files_reserve_short", "short": 250, "bytes": 500, "log_level": "warning"}
+    assert [warning] == [each for each in logs if each["log_level"] == "warning"]
+
+
+@in_virtual_time
+async def test_no_output_goes_if_all_together_could_not_restore_the_reserve(directory):
+    volume = Volume(directory, spare=1000)
+    async with files_on(volume, *[picture(100)] * 5, directory=directory) as files:
+        for number in range(5):
+            await files.keep(generation(number), [URL])
+        volume.others += 1001
+        with capture_logs() as logs:
+            await asyncio.sleep(61)
+            refused = await files.keep(generation(5), [URL])
+            await asyncio.sleep(3500)
+            kept = kept_in(directory)
+
+    assert Kept((None,), NO_ROOM) == refused
+    assert [0, 1, 2, 3, 4] == kept
+    warning = {"event": "files_reserve_unreachable", "short": 501, "bytes": 500, "log_level": "warning"}
+    assert [warning] == [each for each in logs if each["event"].startswith("files_")]
+
+
+@in_virtual_time
+async def test_an_unreachable_reserve_is_warned_of_once_an_hour(directory):
+    async with files_on(Volume(directory, spare=-1), directory=directory):
+        with capture_logs() as logs:
+            await asyncio.sleep(3 * WARN_EVERY - 1)
+
+    warnings = [each["event"] for each in logs if each["log_level"] == "warning"]
+    assert ["files_reserve_unreachable"] * 3 == warnings
+
+
+@in_virtual_time
+async def test_the_limit_of_all_outputs_holds_though_the_reserve_cannot_be_restored(directory):
+    volume = Volume(directory, spare=1000)
+    async with files_on(volume, *[picture(100)] * 5, directory=directory) as files:
+        for number in range(5):
+            await files.keep(generation(number), [URL])
+        volume.others += 5000
+        files._max_bytes = 250
+        await asyncio.sleep(61)
+
+        assert [3, 4] == kept_in(directory)
+
+
+@in_virtual_time
+async def test_room_that_a_reader_still_holds_costs_no_further_outputs(directory):
+    """The volume has the room of a deleted file back only when its reader has closed it."""
+    volume = Volume(directory, spare=1000)
+    async with files_on(volume, *[picture(100)] * 5, directory=directory) as files:
+        for number in range(5):
+            await files.keep(generation(number), [URL])
+        opened = files.open(generation(0), "0.png")
+        usage = volume.total, 0, RESERVE - 150
+        files._disk_usage = lambda: usage
+        await files._make_room()
+
+        assert [2, 3, 4] == kept_in(directory)
+        assert picture(100) == content(opened)
+
+
+@in_virtual_time
+async def test_a_hundredth_of_a_large_volume_is_its_reserve(directory):
+    volume = Volume(directory, total=10**12, spare=999)
+    async with files_on(volume, picture(1000), picture(999), directory=directory) as files:
+        assert Kept((None,), NO_ROOM) == await files.keep(generation(0), [URL])
+        assert Kept(("0.png",), None) == await files.keep(generation(1), [URL])
+    assert 10**10 <= volume.least
+
+
+@in_virtual_time
+async def test_a_placeholder_takes_nothing_of_the_reserve_either(directory):
+    async with files_on(Volume(directory, spare=len(PNG) - 1), directory=directory) as files:
+        with pytest.raises(OSError, match="reserved"):
+            await files.put(generation(0), 0, PNG)
+
+
+@in_virtual_time
+@pytest.mark.parametrize(("max_bytes", "warns"), [(1000, False), (1001, True), (10**10, True)])
+async def test_the_start_warns_if_the_outputs_may_take_more_than_the_volume_has(directory, max_bytes, warns):
+    """Files that are kept already are part of the room."""
+    directory.mkdir()
+    source = written(directory / "a", picture(600))
+    Directory(directory).put(f"{generation(1)}/0.png", source)
+    volume = Volume(directory, spare=1000)
+    with capture_logs() as logs:
+        async with files_on(volume, directory=directory, max_bytes=max_bytes):
+            pass
+
+    warning = {"event": "files_exceed_volume", "max_bytes": max_bytes, "room": 1000, "log_level": "warning"}
+    assert [warning] * warns == [each for each in logs if each["event"] == "files_exceed_volume"]
+
+
+@in_virtual_time
+async def test_a_volume_without_its_reserve_at_the_start_has_no_room(directory):
+    directory.mkdir()
+    Directory(directory).put(f"{generation(1)}/0.png", written(directory / "a", picture(600)))
+    with capture_logs() as logs:
+        async with files_on(Volume(directory, spare=-5000), directory=directory):
+            await asyncio.sleep(1)
+
+    assert [0] == [each["room"] for each in logs if each["event"] == "files_exceed_volume"]
+    assert [1] == kept_in(directory)
+
+
+@in_virtual_time
+async def test_an_unknown_volume_bounds_nothing(directory):
+    def unknown():
+        raise PermissionError("no")
+
+    async with files_on(unknown, directory=directory) as files:
+        assert Kept(("0.png",), None) == await files.keep(generation(0), [URL])
+
+
+def test_the_volume_of_a_directory_is_known_before_it_is_made(tmp_path):
+    total, used, free = disk_usage(tmp_path / "not" / "yet")
+
+    assert disk_usage(tmp_path)[0] == total
+    assert 0 < used <= total
+    assert 0 <= free <= total
+
+
+@pytest.mark.parametrize("is_bucket", [False, True])
+def test_the_service_leaves_a_reserve_on_the_volume_of_its_files_and_none_for_a_bucket(
+    make_app, capfd, is_bucket
+):
+    with ExitStack() as stack:
+        elsewhere = {}
+        if is_bucket:
+            store = stack.enter_context(buckets())
+            elsewhere = {
+                "FILES_URL": f"s3://{store.make()}/kept", "AWS_ENDPOINT_URL": store.url, "AWS_REGION": "us-east-1",
+                "AWS_ACCESS_KEY_ID": "id", "AWS_SECRET_ACCESS_KEY": "secret",
+            }  # fmt: skip
+        make_app(FILES_MAX_BYTES=10**18, LOG_LEVEL="warning", **elsewhere)
+
+    assert is_bucket is ("files_exceed_volume" not in capfd.readouterr().err)

@@ -1,0 +1,223 @@
+"""What holds of the gate on its event loop for every history: cancelled at any point, a waiter leaves nothing behind.
+
+The rules of admission are in `test_policy_properties.py`."""
+
+import asyncio
+from dataclasses import dataclass
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from admission.sliding_window import WINDOW
+from concurrency import Gate
+from tests.support.virtual_time import VirtualLoop, run
+
+CALLERS = st.sampled_from(["ann", "bob", "cid"])
+BATCHES = st.sampled_from([None, None, "one", "two"])
+SLOTS = st.integers(1, 8)
+PLACES = st.integers(1, 12) | st.just(1000)
+BOUNDS = st.none() | st.integers(1, 3)
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """One generation as it will happen. Seconds are whole, so that sums of them are exact."""
+
+    comes_at: int
+    caller: str
+    batch: str | None
+    max_concurrent: int | None
+    there: int
+    back: int
+    over: int
+    is_sent: bool
+    gives_up_after: int | None
+
+
+@dataclass(frozen=True)
+class Arrival:
+    at: float
+    order: int
+    limit: int
+
+
+WANTED = st.builds(
+    Wanted,
+    comes_at=st.integers(0, 150),
+    caller=CALLERS,
+    batch=BATCHES,
+    max_concurrent=BOUNDS,
+    there=st.integers(0, 70),
+    back=st.integers(0, 70),
+    over=st.integers(0, 20),
+    is_sent=st.booleans(),
+    gives_up_after=st.none() | st.integers(0, 90),
+)
+CHANGES = st.lists(st.tuples(st.integers(0, 400), SLOTS, PLACES), max_size=6)
+
+
+@given(
+    wanted=st.lists(WANTED, min_size=1, max_size=40),
+    changes=CHANGES,
+    reserve=st.sampled_from([0.0, 0.5]),
+    slots=SLOTS,
+    places=PLACES,
+)
+@settings(max_examples=150, deadline=None, derandomize=True)
+def test_no_60_seconds_of_arrivals_ever_hold_more_than_the_limit(wanted, changes, reserve, slots, places):
+    arrivals: list[Arrival] = []
+    admitted: list[Wanted] = []
+
+    async def live(gate, one):
+        await asyncio.sleep(one.comes_at)
+        async with asyncio.timeout(one.gives_up_after):
+            lease = await gate.acquire(one.caller, batch=one.batch, max_concurrent=one.max_concurrent)
+        with lease:
+            admitted.append(one)
+            order, limit = len(admitted), gate.statistics().requests_per_minute_limit
+            if one.is_sent:
+                lease.sent()
+                await asyncio.sleep(one.there)
+                arrivals.append(Arrival(asyncio.get_running_loop().time(), order, limit))
+                await asyncio.sleep(one.back)
+                lease.answered()
+            await asyncio.sleep(one.over)
+
+    async def change(gate, at, slots, places):
+        await asyncio.sleep(at + 0.5)  # never in the tick of an admission, so that its limit is known
+        gate.configure(concurrent_limit=slots, requests_per_minute=places)
+
+    async def story():
+        gate = Gate(concurrent_limit=slots, requests_per_minute=places, interactive_reserve=reserve)
+        work = [live(gate, one) for one in wanted] + [change(gate, *one) for one in changes]
+        ends = await asyncio.gather(*work, return_exceptions=True)
+        assert {type(None), TimeoutError} >= {type(end) for end in ends}
+        assert [] == [one for one in wanted if one.gives_up_after is None and one not in admitted]
+        assert 0 == gate.statistics().current_concurrent
+        await asyncio.sleep(WINDOW)
+        assert 0 == gate.statistics().current_rate_per_minute
+
+    run(story())
+    for first in arrivals:
+        together = [one for one in arrivals if first.at <= one.at < first.at + WINDOW]
+        assert len(together) <= max(together, key=lambda one: one.order).limit
+
+
+class AnyHistory(RuleBasedStateMachine):
+    """Every rule costs the loop one turn at most, so that the next rule falls into any tick of an admission."""
+
+    @initialize(slots=SLOTS, places=PLACES, reserve=st.sampled_from([0.0, 0.5]))
+    def open(self, slots, places, reserve):
+        self.loop = VirtualLoop()
+        self.gate = Gate(concurrent_limit=slots, requests_per_minute=places, interactive_reserve=reserve)
+        self.slots, self.places = {slots}, {places}
+        self.in_flight = self.used = 0
+        self.waiters: list[asyncio.Task] = []
+        self.leases: list = []
+
+    def turn(self, act=lambda: None):
+        """Run one turn of the loop, and `act` in it."""
+        self.loop.call_soon(act)
+        self.loop.call_soon(self.loop.stop)
+        self.loop.run_forever()
+
+    async def live(self, caller, batch, bound):
+        self.leases.append(await self.gate.acquire(caller, batch=batch, max_concurrent=bound))
+
+    @rule(caller=CALLERS, batch=BATCHES, bound=BOUNDS, count=st.integers(1, 12))
+    def admit(self, caller, batch, bound, count):
+        for _ in range(count):
+            self.waiters.append(self.loop.create_task(self.live(caller, batch, bound)))
+
+    @rule(turns=st.integers(1, 4))
+    def tick(self, turns):
+        for _ in range(turns):
+            self.turn()
+
+    @precondition(lambda self: self.waiters)
+    @rule(data=st.data())
+    def cancel(self, data):
+        data.draw(st.sampled_from(self.waiters)).cancel()
+
+    @precondition(lambda self: self.leases)
+    @rule(data=st.data(), way=st.sampled_from(["sent", "answered", "released", "unsent"]))
+    def finish(self, data, way):
+        lease = data.draw(st.sampled_from(self.leases))
+
+        def act():
+            if way != "unsent" and lease._state == "held":
+                lease.sent()
+            if way == "answered":
+                lease.answered()
+            if way in {"released", "unsent"}:
+                self.leases.remove(lease)
+                lease.release()
+
+        self.turn(act)
+
+    @precondition(lambda self: self.leases)
+    @rule()
+    def finish_all(self):
+        """Unsent, so that no window holds up the next."""
+        while self.leases:
+            self.turn(self.leases.pop().release)
+
+    @rule(slots=SLOTS, places=PLACES)
+    def configure(self, slots, places):
+        self.slots.add(slots)
+        self.places.add(places)
+        self.turn(lambda: self.gate.configure(concurrent_limit=slots, requests_per_minute=places))
+
+    @rule(seconds=st.integers(1, 70))
+    def wait(self, seconds):
+        self.loop.run_until_complete(asyncio.sleep(seconds))
+
+    @invariant()
+    def nobody_is_admitted_above_the_limits(self):
+        in_flight, used = self.gate._policy.in_flight, self.gate._policy.window.used(self.loop.time())
+        assert in_flight <= max(self.in_flight, *self.slots)
+        assert used <= max(self.used, *self.places)
+        self.in_flight, self.used = in_flight, used
+        self.slots, self.places = {self.gate._policy.concurrent_limit}, {self.gate._policy.window.limit}
+
+    @invariant()
+    def slots_are_held_by_leases_and_by_those_just_granted(self):
+        granted = sum(not waiter.done() for waiter in self.waiters)
+        assert len(self.leases) <= self.gate._policy.in_flight <= len(self.leases) + granted
+
+    def teardown(self):
+        if not hasattr(self, "loop"):
+            return
+        with asyncio.Runner(loop_factory=lambda: self.loop) as runner:
+            runner.run(self.end())
+
+    async def end(self):
+        """Given time, everybody left is admitted, and nothing is left behind."""
+        for _ in range(len(self.waiters) + 1):
+            while self.leases:
+                self.leases.pop().release()
+            await asyncio.sleep(10_000)
+        assert [] == [waiter for waiter in self.waiters if not waiter.done()]
+        assert [] == [waiter for waiter in self.waiters if not waiter.cancelled() and waiter.exception()]
+        seen = self.gate.statistics()
+        assert (0, 0, 0) == (seen.current_concurrent, seen.waiting, seen.current_rate_per_minute)
+        reserve = self.gate._policy._reserve
+        assert 0 == reserve.places.used(self.loop.time()) == reserve.singles.used(self.loop.time())
+
+
+class AnyHistoryWithPauses(AnyHistory):
+    @rule(caller=CALLERS, seconds=st.integers(1, 90))
+    def pause(self, caller, seconds):
+        self.turn(lambda: self.gate.pause(caller, seconds))
+
+    @rule(caller=CALLERS, exhausted_for=st.sampled_from([0, 0, 10]))
+    def proceed(self, caller, exhausted_for):
+        self.turn(lambda: self.gate.proceed(caller, exhausted_for=exhausted_for))
+
+
+TestAnyHistory = AnyHistory.TestCase
+TestAnyHistoryWithPauses = AnyHistoryWithPauses.TestCase
+TestAnyHistory.settings = TestAnyHistoryWithPauses.settings = settings(
+    max_examples=80, stateful_step_count=40, deadline=None, derandomize=True
+)

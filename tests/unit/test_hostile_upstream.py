@@ -1,0 +1,263 @@
+"""For any answer of Replicate's, a generation ends, reports the truth, and leaves nothing behind."""
+
+import asyncio
+import gzip
+import json
+from contextlib import suppress
+
+import pytest
+import structlog
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from sqlalchemy import create_engine
+
+from auth import Caller, credentials
+from errors import OutcomeUnknown
+from generations import views
+from ledger.tables import MAPPINGS, METADATA, with_attempts
+from providers import Untrusted
+from providers.replicate.redaction import Redaction
+from simulator.webhooks import signed
+from tests.support.hostile_replicate import BODIES, MAKES, SAID, Hostile, Said
+from tests.support.virtual_time import run
+from tests.support.wiring import ADDRESS, a_picture, parts, submission
+from tests.unit.test_uploads import an_image, editing
+
+TOKEN = "r8_marked_token"
+CALLER = Caller("user", "user_marked", credentials(replicate=TOKEN))
+SECRET = "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD"
+PATIENT = 7_000.0
+"""Seconds in which every search and every wait has ended."""
+
+
+def story(upstream, request, *, cancel_after=None, pushes=()):
+    """Run one generation to its end, or cancel it. Returns it, what was logged, and what runs upstream at its end.
+    `pushes` are bodies of signed webhooks, and when each comes."""
+
+    async def whole():
+        with structlog.testing.capture_logs() as logged:
+            async with parts("http://replicate.test", connections=upstream, timeout=30) as service:
+                generation = service.core.supervisor.accept(submission(request, CALLER))
+                task = service.core.supervisor.task(generation)
+                for after, body in pushes:
+                    await asyncio.sleep(after)
+                    push(service.provider, generation, body)
+                if cancel_after is not None:
+                    await asyncio.sleep(cancel_after)
+                    service.core.supervisor.cancel(generation)
+                async with asyncio.timeout(PATIENT):
+                    await asyncio.wait([task])
+                running = upstream.running()
+                await asyncio.sleep(PATIENT)  # a paused account or a poll under way may last
+                gates = [gate.statistics() for gate in (service.gate, service.others)]
+                assert [(0, 0)] * 2 == [(each.current_concurrent, each.waiting) for each in gates]
+        return generation, logged, running
+
+    return run(whole())
+
+
+def push(provider, generation, body):
+    with suppress(Untrusted):
+        pushed = provider.read_push(signed(body, message="msg_1", secret=SECRET), body, SECRET, CALLER)
+        provider.receive_push(f"{generation.id}.1", pushed)
+
+
+def assert_clean(generation, logged):
+    """The body, the log and the rows hold neither the token nor what a database or a reader of JSON may refuse."""
+    record = generation.record()
+    body = json.dumps(views.generation(record, ADDRESS), ensure_ascii=False)
+    log = json.dumps(logged, ensure_ascii=False, default=repr)
+    engine = create_engine("sqlite://")
+    METADATA.create_all(engine)
+    rows = []
+    with engine.connect() as connection:
+        for each in with_attempts(record):
+            mapping = MAPPINGS[type(each)]
+            connection.exec_driver_sql(mapping.upsert, mapping.values(each))
+            rows += [list(row) for row in connection.exec_driver_sql(f"SELECT * FROM {mapping.table.name}")]
+    for text in (body, log, json.dumps(rows)):
+        text.encode()
+        assert "\0" not in text
+        assert r"\u0000" not in text
+        assert not Redaction(TOKEN).is_in(text)
+
+
+@given(
+    bodies=st.lists(st.tuples(st.sampled_from([0.02, 0.5]), BODIES), min_size=1, max_size=3),
+    says=st.sampled_from([{}, {"create": [Said(200, (), b"", cut=-1)]}]),
+)
+@settings(max_examples=100, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+def test_whatever_replicate_pushes_a_generation_ends_and_leaves_nothing_behind(bodies, says):
+    upstream = Hostile(says)
+    generation, logged, running = story(upstream, a_picture(), pushes=bodies)
+
+    assert generation.has_ended
+    assert "internal" != (generation.error and generation.error.code)
+    assert [] == running or generation.prediction.is_over
+    assert_clean(generation, logged)
+
+
+UNUSABLE = [
+    "a\r\nHost: b",
+    "half \ud800",
+    "x" * 1_000_000,
+    "../account",
+    "a/b",
+    "..",
+    "%2e%2e",
+    "a?b",
+    "a#b",
+    "é",
+    TOKEN,
+]
+"""Ids that fit into no address, log or row."""
+
+PERSISTENT = st.builds(
+    lambda answers, times: answers * times,
+    st.lists(SAID, min_size=1, max_size=3),
+    st.sampled_from([1, 1, 40]),
+)
+
+
+@given(
+    says=st.dictionaries(
+        st.sampled_from(["create", "get", "list", "cancel", "account", "file"]),
+        PERSISTENT,
+        min_size=1,
+        max_size=3,
+    ),
+    cancel_after=st.sampled_from([None, None, 0.02, 0.07, 1.0]),
+    sends_an_image=st.booleans(),
+    name=st.sampled_from(["p0", "p0", "p0", *UNUSABLE]),
+)
+@settings(max_examples=150, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+def test_whatever_replicate_answers_a_generation_ends_and_leaves_nothing_behind(
+    says, cancel_after, sends_an_image, name
+):
+    upstream = Hostile(says, names=lambda number: name if not number else f"{name}{number}")
+    request = editing(an_image()) if sends_an_image else a_picture()
+    generation, logged, running = story(upstream, request, cancel_after=cancel_after)
+
+    assert generation.has_ended
+    assert "internal" != (generation.error and generation.error.code)
+    assert {"generation_crashed", "page_crashed"}.isdisjoint(each["event"] for each in logged)
+    assert {"40s"} >= {made.cancel_after for made in upstream.made}
+    last = generation.prediction
+    if running and not (last and last.is_over):  # what Replicate says is over is believed
+        assert isinstance(generation.last.error, OutcomeUnknown) or last.is_lost
+        assert generation.cost_usd > 0, "it may be billed"
+    assert_clean(generation, logged)
+
+
+@pytest.mark.parametrize("name", UNUSABLE, ids=lambda name: ascii(name)[:20])
+def test_a_prediction_under_an_id_that_cannot_be_used_is_an_unknown_outcome_and_made_once(name):
+    upstream = Hostile({}, names=lambda _: name)
+    generation, logged, _ = story(upstream, a_picture())
+
+    assert ("outcome_unknown", None) == (generation.error.code, generation.prediction_id)
+    assert ["40s"] == [made.cancel_after for made in upstream.made]
+    assert generation.model.cost(generation.last.sent) == generation.cost_usd
+    assert ["creation_uncertain", "creation_adopted", "prediction_unusable"] == [
+        each["event"] for each in logged
+    ][:3]
+    assert {"create", "list"} == {kind for kind, _ in upstream.seen}
+    assert_clean(generation, logged)
+
+
+@pytest.mark.parametrize(
+    "name", [*UNUSABLE, 7, None, {"a": 1}, ["p0"], True], ids=lambda name: ascii(name)[:20]
+)
+def test_a_prediction_answered_under_an_id_that_cannot_be_used_is_adopted_if_the_list_has_a_good_one(name):
+    body = json.dumps({"id": name, "status": "starting"}).encode()
+    upstream = Hostile({"create": [Said(201, (), body)]})
+    generation, _, _ = story(upstream, a_picture())
+
+    assert (True, "p0", 1) == (generation.succeeded, generation.prediction_id, len(upstream.made))
+
+
+def test_a_prediction_answered_under_an_id_that_cannot_be_used_is_not_made_again_though_no_list_shows_it():
+    said = Said(201, (), b'{"id": "a/b", "status": "starting"}')
+    empty = Said(200, (), b'{"results": []}')
+    upstream = Hostile({"create": [said], "list": [empty] * 1000})
+    generation, _, _ = story(upstream, a_picture())
+
+    assert ("outcome_unknown", 1) == (generation.error.code, len(upstream.made))
+
+
+def test_a_next_page_that_cannot_be_asked_for_is_no_end_of_the_list():
+    lost = Said(200, (), b"", cut=-1)
+    page = Said(200, (), json.dumps({"results": [], "next": "https://x/?cursor=\r\nHost: y"}).encode())
+    upstream = Hostile({"create": [lost], "list": [page] * 1000})
+    generation, _, _ = story(upstream, a_picture())
+
+    assert ("outcome_unknown", 1) == (generation.error.code, len(upstream.made))
+
+
+@pytest.mark.parametrize("status", [429, 503, 403])
+@pytest.mark.parametrize(
+    "retry_after", ["9" * 400, "-" + "9" * 400, "1e999", "NaN", "[]", '"\\ud800"', "true"]
+)
+def test_whatever_a_refusal_asks_for_it_is_sent_again_within_minutes(status, retry_after):
+    body = (
+        f'{{"detail": "Request was throttled.", "status": {status}, "retry_after": {retry_after}}}'.encode()
+    )
+    upstream = Hostile({"create": [Said(status, (), body)]})
+    generation, _, _ = story(upstream, a_picture())
+
+    assert (True, 1) == (generation.succeeded, len(upstream.made))
+    assert generation.ended_at - generation.accepted_at < 300 + 2 * MAKES
+
+
+BOMB = gzip.compress(bytes(40_000_000), 1)
+"""More than any answer but a page of a search may have."""
+
+
+@pytest.mark.parametrize("kind", ["create", "get", "cancel"])
+@pytest.mark.parametrize("encoding", [b"gzip", b"br", b"zstd", b"gzip, gzip", b"\xff"])
+def test_a_bomb_is_not_inflated_beyond_what_may_be_read(kind, encoding):
+    bomb = Said(200, ((b"Content-Encoding", encoding),), BOMB)
+    upstream = Hostile({kind: [bomb]})
+    generation, _, running = story(upstream, a_picture(), cancel_after=1.0 if kind == "cancel" else None)
+
+    assert (kind != "cancel", 1, []) == (generation.succeeded, len(upstream.made), running)
+
+
+@pytest.mark.parametrize("value", [b"[],", b"{},", b"1,", b"[[],[]],"])
+def test_a_document_of_a_million_values_is_not_parsed(value):
+    said = Said(200, (), b'{"id": "p0", "status": "failed", "output": [' + value * 1_000_000 + b"0]}")
+    upstream = Hostile({"create": [said], "get": [said]})
+    generation, _, _ = story(upstream, a_picture())
+
+    assert (True, 1) == (generation.succeeded, len(upstream.made))
+
+
+def test_a_compressed_answer_is_read():
+    page = json.dumps(
+        {"id": "p0", "status": "succeeded", "output": ["https://replicate.delivery/a"]}
+    ).encode()
+    said = Said(200, ((b"Content-Encoding", b"gzip"),), gzip.compress(page))
+    generation, _, _ = story(Hostile({"get": [said]}), a_picture())
+
+    assert ("https://replicate.delivery/a",) == generation.record().outputs
+
+
+def test_an_answer_to_a_cancel_that_shows_another_prediction_is_not_taken():
+    other = json.dumps(
+        {"id": "p9", "status": "succeeded", "output": ["https://replicate.delivery/b"]}
+    ).encode()
+    upstream = Hostile({"cancel": [Said(200, (), other, made=False)]})
+    generation, _, running = story(upstream, a_picture(), cancel_after=1.0)
+
+    assert ("canceled", []) == (generation.state, running)
+
+
+@pytest.mark.parametrize(
+    "address", ["http://\r\n", "a", "https://x/\ud800", f"https://x/{TOKEN}", "https://x/" + "a" * 10**6, 7]
+)
+def test_an_address_of_a_file_that_cannot_be_used_costs_another_upload(address):
+    said = Said(201, (), json.dumps({"urls": {"get": address}}).encode())
+    upstream = Hostile({"file": [said]})
+    generation, logged, _ = story(upstream, editing(an_image()))
+
+    assert (True, 2) == (generation.succeeded, sum(kind == "file" for kind, _ in upstream.seen))
+    assert_clean(generation, logged)

@@ -1,0 +1,379 @@
+"""Idempotency keys: one piece of work for each, whoever comes when."""
+
+import asyncio
+import hashlib
+import json
+from dataclasses import dataclass, field
+from functools import partial
+from io import BytesIO
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from catalog.references import Upload
+from errors import IdempotencyConflict, LedgerDown
+from generations.idempotency import KEPT_FOR, IdempotencyKeys
+from generations.submission import BodyFingerprint, body_fingerprint
+from ledger.records import KeyRecord
+from parsing import strict_json
+from parsing.normal import normalised, normalised_batch
+from tests.support import virtual_time
+from tests.support.declarations import REGISTRY
+from tests.support.outbox_wiring import in_virtual_time
+from tests.support.wiring import AtOnce, Immediate
+
+
+class Kept(Immediate):
+    """A ledger in which work that is `going_on` has not ended."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.going_on: set[str] = set()
+
+    def is_unfinished(self, work_id: str) -> bool:
+        return work_id in self.going_on
+
+
+@dataclass
+class Story(AtOnce):
+    """Keys before a ledger that answers after a moment, on virtual time."""
+
+    ledger: Kept = field(default_factory=Kept)
+    down: bool = False
+    asked: int = 0
+
+    def __post_init__(self) -> None:
+        self.keys = self.begun()
+
+    def begun(self) -> IdempotencyKeys:
+        """As after a restart: the ledger is all that is known."""
+        return IdempotencyKeys(
+            ledger=self.ledger,
+            queries=self.ledger,
+            threads=self,
+            clock=lambda: asyncio.get_running_loop().time(),
+        )
+
+    async def run(self, function):
+        self.asked += 1
+        await asyncio.sleep(0.01)
+        if self.down:
+            raise LedgerDown("It cannot be read.")
+        return function()
+
+    async def claimed(self, key="k", fingerprint="f", target="gen_1", *, caller="anna") -> str:
+        """What the key stands for: `target`, unless it stood for something before."""
+        known = await self.keys.claim(caller, key, BodyFingerprint(fingerprint, fingerprint))
+        if known is not None:
+            return known
+        self.keys.settle(caller, key, target)
+        return target
+
+
+@in_virtual_time
+async def test_a_key_stands_for_the_first_that_came_with_it_while_that_lives_and_afterwards():
+    story = Story()
+
+    assert "gen_1" == await story.claimed(target="gen_1")
+    assert "gen_1" == await story.claimed(target="gen_2")
+    story.keys.release("gen_1")
+    assert "gen_1" == await story.claimed(target="gen_3")
+    story.keys = story.begun()
+    assert "gen_1" == await story.claimed(target="gen_4")
+
+
+@in_virtual_time
+async def test_the_same_key_with_another_body_is_a_conflict_at_any_time_and_changes_nothing():
+    story = Story()
+    await story.claimed()
+
+    for change in (
+        lambda: None,
+        lambda: story.keys.release("gen_1"),
+        lambda: setattr(story, "keys", story.begun()),
+    ):
+        change()
+        with pytest.raises(IdempotencyConflict):
+            await story.claimed(fingerprint="other")
+    assert "gen_1" == await story.claimed()
+
+
+@in_virtual_time
+async def test_callers_do_not_share_their_keys():
+    story = Story()
+
+    assert "gen_1" == await story.claimed(target="gen_1", caller="anna")
+    assert "gen_2" == await story.claimed(target="gen_2", caller="bert", fingerprint="other")
+
+
+@in_virtual_time
+async def test_of_many_at_the_same_instant_one_begins_and_the_others_hear_which_it_is():
+    story = Story()
+
+    told = await asyncio.gather(*(story.claimed(target=f"gen_{number}") for number in range(50)))
+
+    assert {"gen_0"} == set(told)
+    assert 1 == story.asked
+
+
+@in_virtual_time
+async def test_whoever_waits_for_one_that_was_refused_begins_in_its_place():
+    story = Story()
+    assert await story.keys.claim("anna", "k", "f") is None
+    waiting = [asyncio.create_task(story.claimed(target=f"gen_{number}")) for number in range(3)]
+    await asyncio.sleep(1)
+
+    story.keys.abandon("anna", "k")
+
+    assert ["gen_0"] * 3 == await asyncio.gather(*waiting)
+
+
+@in_virtual_time
+async def test_what_could_not_be_put_on_record_leaves_its_key_free():
+    story = Story()
+    await story.claimed(target="gen_1")
+
+    story.keys.abandon("anna", "k")
+
+    assert [] == story.ledger.all(KeyRecord)
+    assert "gen_2" == await story.claimed(fingerprint="other", target="gen_2")
+
+
+@in_virtual_time
+async def test_what_has_ended_before_it_was_given_up_is_no_error():
+    story = Story()
+    await story.claimed(target="gen_1")
+    story.keys.release("gen_1")
+
+    story.keys.abandon("anna", "k")
+
+    assert [] == story.ledger.all(KeyRecord)
+
+
+@in_virtual_time
+async def test_who_stops_waiting_leaves_nothing_behind():
+    story = Story()
+    first = asyncio.create_task(story.claimed(target="gen_1"))
+    second = asyncio.create_task(story.claimed(target="gen_2"))
+    third = asyncio.create_task(story.claimed(target="gen_3"))
+    await asyncio.sleep(0)
+
+    first.cancel()
+    second.cancel()
+
+    assert "gen_3" == await third
+    assert {"gen_3"} == {each.work_id for each in story.ledger.all(KeyRecord)}
+
+
+@in_virtual_time
+async def test_if_nobody_can_know_nothing_is_begun_and_the_next_may_ask_again():
+    story = Story(down=True)
+    told = await asyncio.gather(*(story.claimed() for _ in range(3)), return_exceptions=True)
+    assert [LedgerDown] * 3 == [type(each) for each in told]
+
+    story.down = False
+    assert "gen_1" == await story.claimed()
+
+
+@in_virtual_time
+async def test_a_key_is_kept_a_day_and_longer_if_its_work_has_not_ended():
+    story = Story()
+    await story.claimed(target="gen_1")
+    story.keys = story.begun()
+
+    await asyncio.sleep(KEPT_FOR - 1)
+    assert "gen_1" == await story.claimed(target="gen_2")
+    await asyncio.sleep(1)
+    story.ledger.going_on.add("gen_1")
+    assert "gen_1" == await story.claimed(target="gen_2")
+    story.ledger.going_on.clear()
+    assert "gen_2" == await story.claimed(fingerprint="other", target="gen_2")
+
+
+@in_virtual_time
+async def test_releasing_what_no_key_stands_for_does_nothing():
+    Story().keys.release("gen_unknown")
+
+
+STEPS = st.lists(
+    st.tuples(
+        st.sampled_from(["claim", "refused", "unrecorded", "cancelled", "end", "restart"]),
+        st.integers(0, 1),  # whose
+        st.integers(0, 1),  # key
+        st.integers(0, 1),  # body
+        st.sampled_from([0.0, 0.005, 0.02]),  # seconds until the next
+    ),
+    max_size=25,
+)
+
+
+@settings(deadline=None, max_examples=150)
+@given(STEPS)
+def test_whatever_happens_no_key_ever_stands_for_two_that_were_accepted(steps):
+    virtual_time.run(_history(steps))
+
+
+async def _history(steps):
+    history = History()
+    for number, (what, who, key, body, pause) in enumerate(steps):
+        place = ("anna", "bert")[who], f"k{key}"
+        if what == "end":
+            for target, _ in history.accepted.get(place, []):
+                history.story.keys.release(target)
+        elif what == "restart":
+            await history.restart()
+        else:
+            history.begin(what, place, f"f{body}", f"gen_{number}")
+        await asyncio.sleep(pause)
+    await asyncio.gather(*history.tasks)
+
+    assert all(1 == len(each) for each in history.accepted.values()), history.accepted
+    recorded = {(each.caller_id, each.key): each.work_id for each in history.story.ledger.all(KeyRecord)}
+    assert {place: each[0][0] for place, each in history.accepted.items()}.items() <= recorded.items()
+
+
+@dataclass
+class History:
+    story: Story = field(default_factory=Story)
+    accepted: dict[tuple, list[tuple[str, str]]] = field(default_factory=dict)
+    """What each caller's key came to stand for, and with which body."""
+    tasks: list[asyncio.Task] = field(default_factory=list)
+
+    def begin(self, what, place, fingerprint, target) -> None:
+        self.tasks.append(task := asyncio.create_task(self._ask(what, place, fingerprint, target)))
+        if what == "cancelled":
+            asyncio.get_running_loop().call_later(0.007, task.cancel)
+
+    async def restart(self) -> None:
+        for task in self.tasks:
+            task.cancel()
+        await asyncio.gather(*self.tasks)
+        self.story.keys = self.story.begun()
+
+    async def _ask(self, what, place, fingerprint, target) -> None:
+        keys = self.story.keys
+        try:
+            known = await keys.claim(*place, BodyFingerprint(fingerprint, fingerprint))
+        except asyncio.CancelledError:
+            return
+        except IdempotencyConflict:
+            assert fingerprint not in {each for _, each in self.accepted.get(place, [])}
+            return
+        if known is not None:
+            return
+        if what == "refused":
+            keys.abandon(*place)
+            return
+        keys.settle(*place, target)
+        if what == "unrecorded":
+            keys.abandon(*place)
+            return
+        self.accepted.setdefault(place, []).append((target, fingerprint))
+
+
+JSON = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False)
+    | st.text(st.characters(codec=None)),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@given(st.dictionaries(st.text(max_size=3), JSON, max_size=4))
+def test_bodies_are_alike_in_whatever_order_their_fields_came(body):
+    reordered = dict(reversed(body.items()))
+
+    assert body_fingerprint("gen", body) == body_fingerprint("gen", reordered)
+
+
+@pytest.mark.parametrize(
+    ("route", "body"),
+    [
+        ("batch", {"prompt": "a", "n": 1}),
+        ("gen", {"prompt": "b", "n": 1}),
+        ("gen", {"prompt": "a", "n": "1"}),
+        ("gen", {"prompt": "a", "n": True}),
+        ("gen", {"prompt": "a", "n": 1, "seed": None}),
+        ("gen", {"prompt": "a"}),
+    ],
+)
+def test_bodies_that_ask_for_something_else_are_not_alike(route, body):
+    asked, other = body_fingerprint("gen", {"prompt": "a", "n": 1}), body_fingerprint(route, body)
+
+    assert not asked.matches(other.current)
+    assert not asked.matches(other.earlier)
+
+
+NUMBERS = st.integers(-(2**53), 2**53)
+
+
+@given(NUMBERS, st.lists(st.sampled_from(["[{}]", '{{"a": {}}}', '[true, "1.0", {}, null]']), max_size=4))
+def test_a_whole_number_is_the_same_however_it_is_written_and_however_deep(number, around):
+    bodies = []
+    for text in (
+        f"{number}",
+        f"{number}.0",
+        f"{number}.000",
+        f"{number}e0",
+        f"{10 * number}E-1",
+        f"{number}.0e+0",
+    ):
+        for each in around:
+            text = each.format(text)
+        bodies.append(strict_json.loads(f'{{"n": {text}}}'.encode()))
+
+    assert 1 == len({body_fingerprint("gen", body).current for body in bodies})
+
+
+@given(st.floats(allow_nan=False, allow_infinity=False), st.integers())
+def test_numbers_that_differ_stay_different(one, other):
+    alike = body_fingerprint("gen", {"n": one}).matches(body_fingerprint("gen", {"n": other}).current)
+
+    assert (one == other) == alike
+
+
+@given(st.dictionaries(st.text(max_size=3), JSON, max_size=4))
+def test_a_body_matches_the_fingerprint_that_an_earlier_version_kept_of_it(body):
+    kept = hashlib.sha256(json.dumps(["gen", body], sort_keys=True).encode()).hexdigest()
+
+    assert body_fingerprint("gen", body).matches(kept)
+
+
+@pytest.mark.parametrize("kind", ["gen", "batch"])
+def test_a_normalised_body_still_matches_what_an_earlier_version_kept_of_it(kind):
+    body = {
+        "model_name": "flux-dev",
+        "prompt": "a",
+        "seed": None,
+        "guidance": 3.0,
+        "image": Upload(BytesIO(b"x")),
+    }
+    sent = body if kind == "gen" else {"requests": [body], "webhook": None}
+    normalise = partial(normalised if kind == "gen" else normalised_batch, registry=REGISTRY)
+    text = json.dumps([kind, sent], sort_keys=True, default=lambda _: hashlib.sha256(b"x").hexdigest())
+
+    found = body_fingerprint(kind, sent, normalise=normalise)
+    least = {name: value for name, value in body.items() if value is not None} | {"guidance": 3}
+    assert found.matches(hashlib.sha256(text.encode()).hexdigest())
+    other = least if kind == "gen" else {"requests": [least]}
+    assert found.current == body_fingerprint(kind, other, normalise=normalise).current
+
+
+def test_half_a_surrogate_pair_has_a_fingerprint_too():
+    assert 64 == len(body_fingerprint("gen", {"prompt": "\ud800"}).current)
+
+
+def test_files_are_alike_by_their_content_and_are_left_as_they_were():
+    one, same, other = (
+        Upload(BytesIO(content)) for content in (b"abc" * 10**6, b"abc" * 10**6, b"abd" * 10**6)
+    )
+    one.file.seek(5)
+
+    first, second, third = (body_fingerprint("gen", {"image": each}) for each in (one, same, other))
+
+    assert first == second != third
+    assert b"abc" == one.file.read(3)

@@ -1,0 +1,112 @@
+"""What a process knows of those before it, when it begins: enough that nothing is taken for what it is not."""
+
+import asyncio
+import time
+
+from generations.recovery import Recovery, load_startup_state, seconds_since
+from ledger.memory import MemoryLedger
+from ledger.records import AttemptRecord, GenerationRecord
+from parsing.attachments import Attachments
+from providers import Limits
+from providers.memory import MemoryProvider
+from tests.support import virtual_time
+from tests.support.declarations import CONTEXT
+from tests.support.disconnect import a_service, cancel, start
+from tests.support.records import generation
+from tests.support.wiring import USER, Notes
+
+NOW = time.time()
+LIMITS = Limits(answer_timeout=30, clock_skew=60)
+MODEL = "black-forest-labs/flux-dev"
+
+
+def _record(name, *, submitted_at, ended_at=None, prediction_id=None):
+    attempt = AttemptRecord(
+        generation_id=name,
+        number=1,
+        model=MODEL,
+        prediction_id=prediction_id,
+        open=prediction_id is None,
+        submitted_at=submitted_at,
+        answered_at=submitted_at if prediction_id else None,
+        fingerprint="the same",
+    )
+    state = "submitting" if prediction_id is None else "succeeded"
+    return generation(
+        name, caller_id=USER.id, state=state, model=MODEL, ended_at=ended_at, attempts=(attempt,)
+    )
+
+
+def test_predictions_of_others_stay_known_as_long_as_one_that_may_be_theirs_is_in_doubt():
+    """Whoever is taken for its own must have been made since it was sent, however long ago that was. In 200 kills,
+    eight generations were given up since others' predictions could have been theirs."""
+    in_doubt = _record("gen_a", submitted_at=NOW - 1000)
+    made = [
+        _record(f"gen_{ago}", submitted_at=NOW - ago, ended_at=NOW - ago, prediction_id=f"p{ago}")
+        for ago in (1000 + 2 * LIMITS.clock_skew - 1, 999, 500, 1)
+    ]
+
+    recovery = Recovery(attachments=Attachments(None), context=CONTEXT)
+    ledger = MemoryLedger()
+    ledger.rows[GenerationRecord] = {(each.id,): each for each in (in_doubt, *made)}
+    state = load_startup_state(ledger, recovery, None, limits=LIMITS, simulated=True, now=NOW)
+
+    assert {"p1119", "p999", "p500", "p1"} == set(state.prediction_ids)
+
+
+def test_what_a_dead_process_had_on_its_way_and_nothing_searches_for_counts_for_ten_minutes_more():
+    """Its three creations arrive 400 seconds after they were sent."""
+    arrivals = []
+
+    class Late(MemoryProvider):
+        async def create(self, caller, model, sent, *, lease, **how):  # noqa: ARG002
+            lease.sent()
+            loop = asyncio.get_running_loop()
+            loop.call_later(400, lambda: arrivals.append(loop.time()))
+            await asyncio.sleep(30)
+
+    class Prompt(MemoryProvider):
+        async def create(self, *arguments, **how):
+            arrivals.append(asyncio.get_running_loop().time())
+            return await super().create(*arguments, **how)
+
+    async def story():
+        _, dead = a_service(Late(), ledger=(ledger := Notes()), concurrent_limit=3)
+        dying = [start(dead) for _ in range(3)]
+        await asyncio.sleep(1)
+        gate, alive = a_service(Prompt(), concurrent_limit=3)
+        gate.configure(requests_per_minute=3)
+        gate.count(seconds_since(ledger.recent_attempts(0), now=time.time()))
+        await asyncio.wait([start(alive) for _ in range(3)])
+        await cancel(*dying)
+        return sorted(arrivals)
+
+    *late, first, _, _ = virtual_time.run(story())
+    assert 3 * [400] == late
+    assert 660 < first <= 662
+
+
+def _attempt(**fields) -> AttemptRecord:
+    return AttemptRecord(generation_id="gen_a", number=1, model=MODEL, **fields)
+
+
+def test_a_place_counts_from_the_answer_or_the_verdict_however_long_ago_the_creation_was_sent():
+    found = _attempt(submitted_at=NOW - 500, answered_at=NOW - 20, prediction_id="p1")
+    unknown = _attempt(submitted_at=NOW - 500, answered_at=NOW - 30)
+    old = _attempt(submitted_at=NOW - 500, answered_at=NOW - 61)
+
+    assert [20, 30] == [round(each) for each in seconds_since([found, unknown, old], now=NOW)]
+
+
+def test_a_clock_that_was_set_back_lets_no_place_count_for_longer():
+    answered = _attempt(submitted_at=NOW + 3000, answered_at=NOW + 3600, prediction_id="p1")
+    in_doubt = _attempt(submitted_at=NOW + 3600, open=True)
+
+    assert [0, -600] == seconds_since([answered, in_doubt], now=NOW)
+
+
+def test_a_creation_of_unfinished_work_has_a_place_of_its_own():
+    in_doubt = _attempt(submitted_at=NOW - 1, open=True)
+
+    assert [-599] == [round(each) for each in seconds_since([in_doubt], now=NOW)]
+    assert [] == seconds_since([in_doubt], now=NOW, unfinished={"gen_a"})

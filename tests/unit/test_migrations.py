@@ -1,0 +1,120 @@
+"""A migrated ledger has the layout of a new one, and a copy of the old ledger is kept beside it."""
+
+import sqlite3
+import stat
+from contextlib import closing
+
+import pytest
+
+from ledger.sqlite import SqliteLedger
+from ledger.to_version_2 import facts_in_columns
+from ledger.to_version_3 import clock_skew_of_attempts
+from tests.support.kept_ledgers import unpacked
+
+
+@pytest.fixture
+def old(tmp_path):
+    """A ledger of 0.4.0."""
+    return unpacked(tmp_path / "old", 1_800_000_000).directory / "ledger.db"
+
+
+def opened(path) -> str | None:
+    """Open it and close it. Returns its trouble."""
+    ledger = SqliteLedger(f"sqlite:///{path}")
+    ledger.start()
+    ledger.close()
+    return ledger.trouble
+
+
+def fetched(path, query: str) -> list:
+    with closing(sqlite3.connect(path)) as connection:
+        return connection.execute(query).fetchall()
+
+
+def layout(path) -> dict:
+    """Each table's columns with their types and keys, and each index with its columns and condition."""
+    tables = [
+        name for (name,) in fetched(path, "SELECT name FROM sqlite_master WHERE type = 'table' ORDER BY name")
+    ]
+    columns = {name: fetched(path, f"PRAGMA table_info({name})") for name in tables}
+    indexes = {
+        (name, unique, partial): fetched(path, f"PRAGMA index_info({name})")
+        for table in tables
+        for _, name, unique, _, partial in fetched(path, f"PRAGMA index_list({table})")
+    }
+    return {"columns": columns, "indexes": indexes}
+
+
+def test_a_migrated_ledger_has_the_tables_of_a_new_one(old, tmp_path):
+    assert opened(old) is None
+    assert opened(tmp_path / "new.db") is None
+
+    assert layout(tmp_path / "new.db") == layout(old)
+    assert [(4,)] == fetched(old, "PRAGMA user_version")
+    assert [("ok",)] == fetched(old, "PRAGMA integrity_check")
+
+
+def test_a_ledger_of_version_2_keeps_its_rows_and_knows_no_skew_of_its_attempts(old):
+    with closing(sqlite3.connect(old, isolation_level=None)) as connection:
+        facts_in_columns(connection)
+        connection.execute("PRAGMA user_version = 2")
+    before = fetched(old, "SELECT * FROM attempts")
+
+    assert opened(old) is None
+
+    assert before
+    assert [(*row, None) for row in before] == fetched(old, "SELECT * FROM attempts")
+    assert before == fetched(old.with_name("ledger.db.version-2"), "SELECT * FROM attempts")
+
+
+def test_a_ledger_of_version_3_keeps_its_rows_and_has_no_usage_of_deleted_ones(old):
+    with closing(sqlite3.connect(old, isolation_level=None)) as connection:
+        facts_in_columns(connection)
+        clock_skew_of_attempts(connection)
+        connection.execute("PRAGMA user_version = 3")
+    every = "SELECT * FROM generations", "SELECT * FROM attempts", "SELECT * FROM batches"
+    before = [fetched(old, query) for query in every]
+
+    assert opened(old) is None
+
+    assert all(before)
+    assert before == [fetched(old, query) for query in every]
+    assert before == [fetched(old.with_name("ledger.db.version-3"), query) for query in every]
+    assert [] == fetched(old, "SELECT * FROM usage_by_day")
+
+
+def test_the_old_ledger_is_copied_once_and_whole_and_only_its_owner_can_read_the_copy(old):
+    before = fetched(old, "SELECT * FROM generations ORDER BY seq")
+    opened(old)
+    copy = old.with_name("ledger.db.version-1")
+    made_at = copy.stat().st_mtime_ns
+
+    assert before == fetched(copy, "SELECT * FROM generations ORDER BY seq")
+    assert [(1,)] == fetched(copy, "PRAGMA user_version")
+    assert 0o600 == stat.S_IMODE(copy.stat().st_mode)
+    opened(old)
+    assert made_at == copy.stat().st_mtime_ns
+    assert [] == list(old.parent.glob("*.part"))
+
+
+def test_a_copy_that_a_dying_process_left_unfinished_is_made_anew(old):
+    old.with_name("ledger.db.version-1.part").write_bytes(b"half of it")
+
+    assert opened(old) is None
+
+    assert [(1,)] == fetched(old.with_name("ledger.db.version-1"), "PRAGMA user_version")
+
+
+def test_half_a_surrogate_pair_in_an_old_error_is_replaced(old):
+    """Version 1 kept it as JSON escapes it; a column of text cannot hold it."""
+    with closing(sqlite3.connect(old)) as connection, connection:
+        connection.execute(
+            r"""UPDATE generations SET facts = json_set(facts, '$.error', json('{"code": "generation_failed",
+            "detail": "half \ud83d, whole \ud83d\ude00", "retryable": false}')) WHERE seq = 1"""
+        )
+
+    assert opened(old) is None
+
+    assert [("half \ufffd, whole \U0001f600",)] == fetched(
+        old, "SELECT error_detail FROM generations WHERE seq = 1"
+    )

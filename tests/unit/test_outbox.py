@@ -1,0 +1,617 @@
+"""How results reach those who gave a webhook, and when: in virtual time, by a courier without a network."""
+
+import asyncio
+import base64
+import json
+from collections import Counter
+from dataclasses import dataclass, replace
+
+import pytest
+import structlog
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from replicate.webhook import WebhookValidationError
+
+from generations import views
+from tests.support import virtual_time
+from tests.support.outbox_wiring import (
+    DAY,
+    EPOCH,
+    HANGS,
+    LOST,
+    URL,
+    Fake,
+    Story,
+    in_turn,
+    in_virtual_time,
+    is_valid,
+    new,
+    now,
+    story,
+)
+from webhooks.outbox import Answer, Patience, signed
+
+
+def timetable(*, first: int = 5, longest: int = 3600, overall: int = DAY) -> list[int]:
+    times = [0]
+    while times[-1] + (pause := min(first * 2 ** (len(times) - 1), longest)) <= overall:
+        times.append(times[-1] + pause)
+    return times
+
+
+# What becomes of a delivery
+
+
+@pytest.mark.parametrize("status", [200, 201, 202, 204, 226, 299])
+@in_virtual_time
+async def test_what_was_heard_is_not_told_again(status):
+    told = await story(status, takes=0.5)
+
+    assert [0] == told.courier.times
+    assert [
+        new(next_at=EPOCH),
+        new(state="delivered", attempts=1, delivered_at=EPOCH + 0.5),
+    ] == told.written
+
+
+@pytest.mark.parametrize(
+    "status", [101, 300, 301, 302, 303, 304, 307, 308, 400, 401, 404, 409, 429, 500, 503, 999]
+)
+@in_virtual_time
+async def test_any_other_answer_means_again_and_again_for_a_day(status):
+    told = await story(status)
+
+    times = timetable()
+    assert times == told.courier.times
+    assert [0, 5, 15, 35, 75, 155, 315, 635, 1275, 2555, 5115, 8715, 12315] == times[:13]
+    assert new(state="failed", attempts=len(times), trouble=told.delivery().trouble) == told.delivery()
+    more = ", and redirects are not followed" if 300 <= status < 400 else ""
+    assert f"it answered {status}{more}" == told.delivery().trouble
+
+
+@in_virtual_time
+async def test_every_attempt_is_on_record_with_when_the_next_will_be():
+    told = await story(in_turn(500, LOST, HANGS, 200))
+
+    assert [
+        ("pending", 0, 0, None),
+        ("pending", 1, 5, "it answered 500"),
+        ("pending", 2, 15, "the connection was lost"),
+        ("pending", 3, 45, "no answer within 10 s"),
+        ("delivered", 4, None, None),
+    ] == [(row.state, row.attempts, row.next_at and row.next_at - EPOCH, row.trouble) for row in told.written]
+    assert [0, 5, 15, 45] == told.courier.times
+
+
+@in_virtual_time
+async def test_gone_means_never_again():
+    told = await story(410)
+
+    assert [0] == told.courier.times
+    assert new(state="failed", attempts=1, trouble="it answered 410") == told.delivery()
+
+
+NINES = "9" * 400
+
+
+@pytest.mark.parametrize(
+    ("header", "seconds"),
+    [
+        ("120", 120),
+        ("0120", 120),
+        ("3600", 3600),
+        ("86400", 3600),
+        (NINES, 3600),
+        ("Fri, 15 Jan 2027 08:10:00 GMT", 600),
+        ("Fri, 15 Jan 2027 08:10:00 -0000", 600),
+        ("Friday, 15-Jan-27 08:10:00 GMT", 600),
+        ("Fri Jan 15 08:10:00 2027", 600),
+        ("Fri, 15 Jan 2100 08:00:00 GMT", 3600),
+        ("0", 5),
+        ("2", 5),
+        ("Fri, 15 Jan 2027 07:00:00 GMT", 5),
+        ("Fri, 99 Jan 2027 07:00:00 GMT", 5),
+        ("Fri, 31 Dec 9999 23:59:59 -2359", 3600),
+        ("", 5),
+        ("-120", 5),
+        ("1e3", 5),
+        ("nan", 5),
+        ("inf", 5),
+        ("soon", 5),
+        ("\u0661\u0662\u0660", 5),
+        ("120, 240", 5),
+    ],
+    ids=lambda it: str(it)[:40],
+)
+@in_virtual_time
+async def test_a_receiver_may_ask_for_a_longer_pause_up_to_an_hour(header, seconds):
+    told = await story(in_turn(Answer(503, header), 200))
+
+    assert [0, seconds] == told.courier.times
+
+
+@in_virtual_time
+async def test_a_receiver_that_always_asks_for_more_time_does_not_get_more_than_a_day():
+    told = await story(Answer(429, "3600"))
+
+    assert [hour * 3600 for hour in range(25)] == told.courier.times
+    assert "failed" == told.delivery().state
+
+
+@pytest.mark.parametrize("seconds", [5.0, 7.5, 10.0])
+@in_virtual_time
+async def test_pauses_are_shorter_by_chance_but_never_by_more_than_half(seconds):
+    asked = []
+
+    def spread(low, high):
+        asked.append((low, high))
+        return seconds if high == 10 else high
+
+    told = await story(in_turn(500, 500, 200), spread=spread)
+
+    assert [(2.5, 5), (5, 10)] == asked[:2]
+    assert [0, 5, 5 + seconds] == told.courier.times
+
+
+@in_virtual_time
+async def test_a_result_that_nobody_knows_any_more_has_failed():
+    async def content(delivery_id):
+        return None
+
+    told = await story(200, content=content)
+
+    assert [] == told.courier.times
+    assert new(state="failed", attempts=1, trouble="the result is not known any more") == told.delivery()
+
+
+@in_virtual_time
+async def test_a_result_that_cannot_be_read_now_is_told_later():
+    there = in_turn(OSError("the disk"), TimeoutError(), b"{}")
+
+    async def content(delivery_id):
+        found = there(None)
+        if isinstance(found, Exception):
+            raise found
+        return found
+
+    told = await story(200, content=content)
+
+    assert [15] == told.courier.times
+    assert {"something went wrong inside this service", None} == {row.trouble for row in told.written}
+    assert "delivered" == told.delivery().state
+
+
+@pytest.mark.parametrize(
+    ("url", "trouble"),
+    [
+        ("http://hooks.example.com/", "it must be an https URL"),
+        ("https://10.0.0.1/", "it must name a public host"),
+        ("https://localhost/", "it must name a public host"),
+        ("https://user@hooks.example.com/", "it must not hold a user name or password"),
+        ("https://[", "it must name a public host"),
+        ("", "it must be an https URL"),
+    ],
+)
+@in_virtual_time
+async def test_a_url_on_record_is_checked_again_before_it_is_called(url, trouble):
+    told = await story(200, new(url=url))
+
+    assert [] == told.courier.times
+    assert ("failed", trouble) == (told.delivery().state, told.delivery().trouble)
+
+
+# What is sent
+
+
+@in_virtual_time
+async def test_all_attempts_have_one_id_and_each_its_own_time_and_proof():
+    told = await story(in_turn(500, 500, 200))
+
+    assert [
+        {
+            "content-type": "application/json",
+            "webhook-id": "msg_gen_1",
+            "webhook-timestamp": str(EPOCH + seconds),
+        }
+        for seconds in (0, 5, 15)
+    ] == [
+        {name.lower(): value for name, value in attempt.headers.items() if name != "webhook-signature"}
+        for attempt in told.courier.attempts
+    ]
+    assert 3 == len({attempt.headers["webhook-signature"] for attempt in told.courier.attempts})
+    assert {(URL, b'{"id": "gen_1"}')} == {(each.url, each.content) for each in told.courier.attempts}
+    for attempt in told.courier.attempts:
+        is_valid(attempt.headers, attempt.content)
+
+
+@given(
+    content=st.text(min_size=1).map(lambda text: json.dumps(text, ensure_ascii=False)),
+    key=st.binary(min_size=1, max_size=64),
+    moment=st.floats(0, 1e10),
+)
+@settings(max_examples=100, deadline=None, derandomize=True)
+def test_replicates_own_client_believes_a_signature_and_none_of_another_body_or_secret(content, key, moment):
+    secret = "whsec_" + base64.b64encode(key).decode()
+    body = content.encode(errors="replace")
+    headers = signed(body, message="msg_1", secret=secret, now=moment)
+
+    is_valid(headers, body, secret)
+    for changed, other in ((body + b" ", secret), (body, "whsec_" + base64.b64encode(key + b"a").decode())):
+        with pytest.raises(WebhookValidationError):
+            is_valid(headers, changed, other)
+    for name in ("webhook-id", "webhook-timestamp"):
+        with pytest.raises(WebhookValidationError):
+            is_valid({**headers, name: headers[name] + "0"}, body, secret)
+
+
+def test_the_signature_is_the_one_that_any_implementation_of_it_makes():
+    """The example of the specification: github.com/standard-webhooks/standard-webhooks."""
+    headers = signed(
+        b'{"test": 2432232314}',
+        message="msg_p5jXN8AQM9LWM0D4loKWxJek",
+        secret="whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw",
+        now=1614265330.9,
+    )
+
+    assert {
+        "Content-Type": "application/json",
+        "webhook-id": "msg_p5jXN8AQM9LWM0D4loKWxJek",
+        "webhook-timestamp": "1614265330",
+        "webhook-signature": "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE=",
+    } == headers
+
+
+@in_virtual_time
+async def test_without_a_secret_it_is_told_unsigned():
+    told = await story(200, secret=None)
+
+    assert {"Content-Type", "webhook-id", "webhook-timestamp"} == set(told.courier.attempts[0].headers)
+
+
+@pytest.mark.parametrize("secret", ["", "whsec_", "s3cret", "whsec_s3cret!", "whsec_s3cre", "whsec2_AAAA"])
+def test_a_secret_that_is_none_is_refused_at_the_start_and_not_repeated(secret):
+    with pytest.raises(ValueError, match="a webhook secret must be whsec_ and base64") as caught:
+        Story(Fake(200), {"secret": secret}).begun()
+
+    assert "s3cre" not in str(caught.value)
+
+
+@in_virtual_time
+async def test_the_log_tells_host_and_status_but_nothing_else_of_the_url():
+    with structlog.testing.capture_logs() as logs:
+        await story(in_turn(500, LOST, 410))
+
+    common = {"id": "gen_1", "host": "hooks.example.com"}
+    assert [
+        common | {"event": "webhook_pending", "log_level": "info", "status": 500, "attempt": 1}
+        | {"trouble": "it answered 500"},
+        common | {"event": "webhook_pending", "log_level": "info", "status": None, "attempt": 2}
+        | {"trouble": "the connection was lost"},
+        common | {"event": "webhook_failed", "log_level": "warning", "status": 410, "attempt": 3}
+        | {"trouble": "it answered 410"},
+    ] == logs  # fmt: skip
+
+
+# Who waits for whom
+
+
+@in_virtual_time
+async def test_a_hanging_host_does_not_hold_up_another():
+    hanging = [new(f"gen_{number}", "https://hangs.example/") for number in range(1000)]
+    told = await story(
+        lambda attempt: HANGS if "hangs" in attempt.url else 200, *hanging, new("gen_good"), seconds=5
+    )
+
+    assert [0] == [attempt.at for attempt in told.courier.attempts if attempt.id == "gen_good"]
+    assert (4, 5) == (told.courier.most["hangs.example"], told.courier.most["all"])
+
+
+@in_virtual_time
+async def test_hosts_take_turns_when_all_places_are_taken():
+    hanging = [
+        new(f"gen_{number}_{host}", f"https://hangs{host}.example/")
+        for host in range(20)
+        for number in range(50)
+    ]
+    told = await story(
+        lambda attempt: HANGS if "hangs" in attempt.url else 200, *hanging, new("gen_good"), seconds=30
+    )
+
+    assert [10] == [attempt.at for attempt in told.courier.attempts if attempt.id == "gen_good"]
+    assert 32 == told.courier.most["all"]
+    assert 4 == max(most for host, most in told.courier.most.items() if host != "all")
+
+
+@in_virtual_time
+async def test_a_host_is_the_same_however_it_is_written():
+    urls = ["https://hooks.example.com/a", "https://HOOKS.example.com:8443/b", "https://hooks.example.com./c"]
+    told = await story(200, *(new(f"gen_{n}", urls[n % 3]) for n in range(30)), takes=1.0)
+
+    assert 4 == told.courier.most["all"]
+
+
+@in_virtual_time
+async def test_places_are_used_again_at_once():
+    told = await story(200, *(new(f"gen_{number}") for number in range(10)), takes=1.0)
+
+    assert [0, 0, 0, 0, 1, 1, 1, 1, 2, 2] == told.courier.times
+
+
+@in_virtual_time
+async def test_what_is_due_soon_does_not_wait_for_what_was_due_late_before_it():
+    late = [new(f"gen_{seconds}", attempts=9, next_at=EPOCH + seconds) for seconds in (600, 60, 300)]
+    told = await story(lambda attempt: 500 if attempt.at == 0 else 200, *late, new("gen_now"))
+
+    assert [0, 5, 60, 300, 600] == told.courier.times
+
+
+@in_virtual_time
+async def test_a_hundred_thousand_that_wait_cost_one_timer_and_no_task():
+    loop = asyncio.get_running_loop()
+    told = Story(Fake(200))
+    callbacks = told.begun()
+    before = (len(asyncio.all_tasks()), len(loop._scheduled))
+    for number in range(100_000):
+        callbacks.take(
+            new(f"gen_{number}", f"https://h{number % 1000}.example/", attempts=3, next_at=EPOCH + 600)
+        )
+
+    assert (before[0], before[1] + 1) == (len(asyncio.all_tasks()), len(loop._scheduled))
+    await callbacks.aclose()
+    assert before == (len(asyncio.all_tasks()), sum(not timer.cancelled() for timer in loop._scheduled))
+    assert [] == told.written
+
+
+@in_virtual_time
+async def test_one_record_that_cannot_be_written_holds_up_nobody():
+    told = Story(Fake(200))
+    failing = iter([True] * 4)
+
+    class Failing:
+        @staticmethod
+        def upsert(delivery):
+            if delivery.state != "pending" and next(failing, False):
+                raise OSError("the disk")
+            told.upsert(delivery)
+
+    told.options["ledger"] = Failing()
+    await told.of(*(new(f"gen_{number}") for number in range(10)))
+
+    assert Counter(pending=4, delivered=6) == Counter(each.state for each in told.rows.values())
+
+
+# Ends and beginnings
+
+
+@in_virtual_time
+async def test_a_delivery_goes_on_after_a_restart_as_if_there_had_been_none():
+    told = await Story(Fake(500)).of(new(), seconds=20)
+    assert [0, 5, 15] == told.courier.times
+    assert new(attempts=3, next_at=EPOCH + 35, trouble="it answered 500") == told.delivery()
+
+    await told.of(told.delivery())
+    assert timetable() == told.courier.times
+    assert "failed" == told.delivery().state
+
+
+@in_virtual_time
+async def test_an_attempt_that_a_stop_interrupts_is_made_again_and_can_be_told_as_the_same():
+    told = await Story(Fake(200, takes=1.0)).of(new(), seconds=0.5)
+    assert [new(next_at=EPOCH)] == told.written
+    assert Counter() == +told.courier.under_way
+
+    await told.of(told.delivery())
+    assert [0, 0.5] == told.courier.times
+    assert 1 == len({attempt.headers["webhook-id"] for attempt in told.courier.attempts})
+    assert ("delivered", 1) == (told.delivery().state, told.delivery().attempts)
+
+
+@in_virtual_time
+async def test_what_fell_due_while_the_service_was_down_is_tried_at_once_however_long_that_was():
+    told = Story(Fake(500))
+    await asyncio.sleep(7 * DAY)
+    await told.of(new(attempts=3, next_at=EPOCH + 35, trouble="it answered 500"))
+
+    assert [7 * DAY] == told.courier.times
+    assert ("failed", 4) == (told.delivery().state, told.delivery().attempts)
+
+
+@in_virtual_time
+async def test_a_clock_that_was_set_back_delays_nothing_for_more_than_an_hour():
+    told = await story(200, new(attempts=3, next_at=EPOCH + 30 * DAY))
+
+    assert [3600] == told.courier.times
+
+
+@in_virtual_time
+async def test_after_the_end_a_new_delivery_is_put_on_record_and_no_more():
+    told = Story(Fake(200))
+    callbacks = told.begun()
+    await callbacks.aclose()
+    callbacks.take(new())
+    await asyncio.sleep(DAY)
+
+    assert [new(next_at=EPOCH)] == told.written
+    assert [] == told.courier.times
+    assert told.courier.closed
+
+
+@in_virtual_time
+async def test_a_delivery_that_is_taken_twice_is_one():
+    told = await story(200, new(), new(), new(next_at=EPOCH + 5), takes=1.0)
+
+    assert [0] == told.courier.times
+
+
+@pytest.mark.parametrize("state", ["delivered", "failed"])
+@in_virtual_time
+async def test_what_is_over_stays_over(state):
+    told = await story(200, new(state=state))
+
+    assert ([], []) == (told.courier.times, told.written)
+
+
+@in_virtual_time
+async def test_a_delivery_can_be_asked_for_until_it_is_over():
+    told = Story(Fake(in_turn(500, 200)))
+    callbacks = told.begun()
+    assert callbacks.get("gen_1") is None
+
+    callbacks.take(new())
+    assert new(next_at=EPOCH) == callbacks.get("gen_1")
+    await asyncio.sleep(1)
+    assert new(attempts=1, next_at=EPOCH + 5, trouble="it answered 500") == callbacks.get("gen_1")
+    await asyncio.sleep(5)
+    assert callbacks.get("gen_1") is None
+    await callbacks.aclose()
+
+
+def test_callers_are_told_of_it_in_dates():
+    assert {
+        "url": URL,
+        "state": "pending",
+        "attempts": 2,
+        "next_attempt_at": "2027-01-15T08:00:05.250Z",
+        "trouble": "it answered 500",
+        "delivered_at": None,
+    } == views.webhook(new(attempts=2, next_at=EPOCH + 5.25, trouble="it answered 500"))
+    assert {
+        "url": URL,
+        "state": "delivered",
+        "attempts": 1,
+        "next_attempt_at": None,
+        "trouble": None,
+        "delivered_at": "2027-01-15T08:00:01.000Z",
+    } == views.webhook(new(state="delivered", attempts=1, delivered_at=EPOCH + 1.0))
+
+
+@pytest.mark.parametrize(
+    ("options", "wrong"),
+    [
+        ({"per_host": 0}, "per_host must be at least 1"),
+        ({"per_host": 5, "at_once": 4}, "and at most at_once, got 5 of 4"),
+    ],
+)
+def test_bounds_that_make_no_sense_are_refused(options, wrong):
+    with pytest.raises(ValueError, match=wrong):
+        Story(Fake(200), {"patience": Patience(**options)}).begun()
+
+
+@pytest.mark.parametrize("first", [0, -1, 3601])
+def test_a_first_pause_that_makes_no_sense_is_refused(first):
+    with pytest.raises(
+        ValueError, match=f"first_pause must be above 0 and at most longest_pause, got {first}"
+    ):
+        Patience(first_pause=first)
+
+
+# What holds for every history
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """A delivery as it will go: when its result is there, and what its receiver says, the last of it for ever."""
+
+    since: float
+    host: str
+    said: list
+
+
+SAID = st.sampled_from(
+    [200, 204, 302, 404, 410, 500, 500, Answer(503, "400"), Answer(429, "9999"), LOST, HANGS]
+)
+WANTED = st.builds(
+    Wanted,
+    since=st.sampled_from([0.0, 0.0, 1.0, 20.0]) | st.floats(0, 2000),
+    host=st.sampled_from(["a.example", "a.example", "b.example", "c.example"]),
+    said=st.lists(SAID, min_size=1, max_size=8),
+)
+PATIENCE = Patience(first_pause=5, longest_pause=300, overall=7200, one_try=10)
+HAIR = 1e-5
+"""Seconds: what Unix times as floats do not tell."""
+
+
+@given(
+    wanted=st.lists(WANTED, min_size=1, max_size=25),
+    stops=st.lists(st.tuples(st.floats(0, 3000), st.floats(0, 1000)), max_size=4),
+    takes=st.sampled_from([0.0, 0.3, 9.0]),
+    random=st.randoms(use_true_random=False),
+)
+@settings(max_examples=150, deadline=None, derandomize=True)
+def test_nothing_is_lost_or_hurried_or_crowded_whatever_receivers_do_and_whenever_the_service_stops(
+    wanted, stops, takes, random
+):
+    left = {f"gen_{number}": list(each.said) for number, each in enumerate(wanted)}
+    last = {}
+
+    def says(attempt):
+        said = left[attempt.id]
+        last[attempt.id] = said.pop(0) if len(said) > 1 else said[0]
+        return last[attempt.id]
+
+    async def content(delivery_id):
+        if told.rows[delivery_id].next_at > now() + HAIR:
+            hurried.append(delivery_id)
+        return b"{}"
+
+    hurried, broken = [], []
+    courier = Fake(says, takes=takes)
+    options = {
+        "patience": replace(PATIENCE, at_once=3, per_host=2),
+        "spread": random.uniform,
+        "content": content,
+    }
+    told = Story(courier, options)
+
+    async def live():
+        asyncio.get_running_loop().set_exception_handler(lambda loop, context: broken.append(context))
+        service = told.begun()
+
+        async def ends(number: int, each: Wanted) -> None:
+            await asyncio.sleep(each.since)
+            service.take(new(f"gen_{number}", f"https://{each.host}/", since=now()))
+
+        async def restarts() -> None:
+            nonlocal service
+            for after, down in stops:
+                await asyncio.sleep(after)
+                await service.aclose()
+                await asyncio.sleep(down)
+                service = told.begun()
+                for delivery in list(told.rows.values()):
+                    service.take(delivery)
+
+        await asyncio.gather(restarts(), *(ends(number, each) for number, each in enumerate(wanted)))
+        await asyncio.sleep(PATIENCE.overall + 3600)
+        assert 1 == len(asyncio.all_tasks()), "when all is over, nothing goes on"
+        await service.aclose()
+
+    virtual_time.run(live())
+
+    assert left.keys() == told.rows.keys(), "nothing is lost"
+    assert [] == broken
+    assert [] == hurried, "nothing is tried before it is on record that it may be"
+    assert courier.most["all"] <= 3
+    assert all(most <= 2 for host, most in courier.most.items() if host != "all")
+    for delivery_id in left:
+        was_written = zip(told.moments, told.written, strict=True)
+        went_as_promised(
+            [(moment, row) for moment, row in was_written if row.id == delivery_id], last[delivery_id]
+        )
+
+
+def went_as_promised(history: list[tuple[float, dict]], said) -> None:
+    """`history` is what was put on record, and when; `said` is what the receiver said last."""
+    *tries, (ended_at, end) = history
+    assert list(range(len(history))) == [row.attempts for _, row in history]
+    assert {"pending"} == {row.state for _, row in tries}
+    for moment, row in tries[1:]:
+        least = min(5 * 2.0 ** (row.attempts - 1), 300) / 2
+        assert least - HAIR <= row.next_at - moment <= 300 + HAIR
+        assert row.next_at <= row.since + PATIENCE.overall + HAIR
+    if said in (200, 204):
+        assert ("delivered", ended_at, None) == (end.state, end.delivered_at, end.trouble)
+    else:
+        assert ("failed", None) == (end.state, end.delivered_at)
+        assert end.trouble
+        assert said == 410 or ended_at > end.since + PATIENCE.overall - 300 - HAIR, "not given up early"

@@ -1,0 +1,50 @@
+"""Threads for what blocks: whoever is cancelled waits for the thread, which cannot be stopped."""
+
+import asyncio
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from loop_thread import Pool
+from tests.support.wiring import on_a_loop
+
+
+@pytest.fixture
+def pool():
+    made = Pool(ThreadPoolExecutor(2))
+    yield made
+    made.close()
+
+
+@on_a_loop
+async def test_what_a_function_returns_or_raises_comes_back(pool):
+    assert await pool.run(lambda: 42) == 42
+    with pytest.raises(ZeroDivisionError):
+        await pool.run(lambda: 1 / 0)
+
+
+@pytest.mark.parametrize("ending", [lambda: None, lambda: 1 / 0], ids=["returns", "raises"])
+@pytest.mark.parametrize("times", [1, 3])
+@on_a_loop
+async def test_who_is_cancelled_however_often_goes_on_only_when_the_thread_has_ended(pool, times, ending):
+    begun, go_on, ended = asyncio.Event(), threading.Event(), threading.Event()
+    loop = asyncio.get_running_loop()
+
+    def block():
+        loop.call_soon_threadsafe(begun.set)
+        go_on.wait(30)
+        ended.set()
+        ending()
+
+    task = asyncio.create_task(pool.run(block))
+    await begun.wait()
+    for _ in range(times):
+        task.cancel()
+        for _ in range(10):
+            await asyncio.sleep(0)
+        assert not task.done()
+    go_on.set()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert ended.is_set()

@@ -1,0 +1,83 @@
+"""How long what waits may still take, as it is told."""
+
+import asyncio
+
+import pytest
+
+from concurrency import Gate
+from generations.status import Status
+from providers.memory import MemoryProvider
+from tests.support import virtual_time
+from tests.support.wiring import ADDRESS, USER, AtOnce, a_picture, core, pictures, run, submission
+
+
+def a_service(*, slots: int, lasts: float, rpm: int = 600):
+    gate = Gate(concurrent_limit=slots, requests_per_minute=rpm)
+    fake = MemoryProvider(ends_after=lasts - 0.25, answer_after=0.25)
+    inside = core(fake, gate=gate, GENERATION_TIMEOUT=600, MAX_QUEUED=100)
+    return inside, Status(supervisor=inside.supervisor, gate=gate, threads=AtOnce())
+
+
+def accept(inside, count, *, caller=USER):
+    return [inside.supervisor.accept(submission(a_picture(), caller)) for _ in range(count)]
+
+
+async def took(inside, works) -> list[float]:
+    """Seconds from their acceptance to their end."""
+    for work in works:
+        await inside.supervisor.wait(work)
+    return [work.ended_at - work.accepted_at for work in works]
+
+
+@pytest.mark.parametrize("slots", [1, 2, 4])
+@pytest.mark.parametrize("is_known", [False, True], ids=["nothing is known yet", "one was measured"])
+def test_it_is_told_about_how_long_those_in_line_will_take(slots, is_known):
+    """To within the time of one. Before one was measured, its model's usual seconds are believed."""
+
+    async def story():
+        usual = a_picture().model.usual_seconds
+        inside, standing = a_service(slots=slots, lasts=usual)
+        if is_known:
+            await run(inside, a_picture())
+        works = accept(inside, 12)
+        await inside.supervisor.persist(works[0])
+        estimates = [standing.of(work, ADDRESS)["estimated_seconds"] for work in works]
+        return estimates, await took(inside, works)
+
+    estimates, truth = virtual_time.run(story())
+    assert sorted(estimates) == estimates
+    usual = truth[0]
+    assert all(abs(one - other) < usual for one, other in zip(estimates, truth, strict=True)), (
+        estimates,
+        truth,
+    )
+
+
+def test_whoever_has_to_wait_for_the_window_is_told_so():
+    async def story():
+        inside, standing = a_service(slots=50, lasts=2, rpm=4)
+        works = accept(inside, 2)
+        await asyncio.sleep(10)
+        works += accept(inside, 12)
+        await inside.supervisor.persist(works[-1])
+        estimates = [standing.of(work, ADDRESS)["estimated_seconds"] for work in works[2:]]
+        return estimates, await took(inside, works[2:])
+
+    estimates, truth = virtual_time.run(story())
+    assert estimates == pytest.approx(truth, abs=5)
+    assert truth[-1] > 170
+
+
+@pytest.mark.parametrize("bound", [1, 3])
+def test_a_batch_that_bounds_itself_is_told_to_take_as_long_as_it_will(bound):
+    async def story():
+        inside, standing = a_service(slots=50, lasts=8)
+        await run(inside, a_picture())
+        wanted = pictures(["a"] * 12, max_concurrent=bound)
+        batch = inside.supervisor.accept(submission(wanted))
+        await inside.supervisor.persist(batch)
+        estimate = standing.of(batch, ADDRESS)["estimated_seconds"]
+        return estimate, await took(inside, [batch])
+
+    estimate, (truth,) = virtual_time.run(story())
+    assert abs(estimate - truth) <= 8, (estimate, truth)

@@ -1,0 +1,362 @@
+"""What an earlier process was about to create: adopted if it arrived, sent again if not, or honestly unknown."""
+
+import asyncio
+import json
+import time
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
+from itertools import pairwise
+
+import httpx
+import pytest
+
+from concurrency import Gate
+from errors import OutcomeUnknown, ServerTokenRejected, TokenRejected
+from providers import Prediction, PushedResult, TryAgain, Url, fingerprint
+from providers.replicate.provider import Replicate
+from simulator import Options
+from tests.support.callers import SERVER_TOKEN
+from tests.support.virtual_replicate import replicate
+from tests.support.virtual_time import run
+from tests.support.wiring import ADMIN, OTHER_USER, USER
+
+MODEL = "black-forest-labs/flux-dev"
+SENT = {"prompt": "a fox"}
+
+
+class Account(httpx.AsyncBaseTransport):
+    """Connections to a Replicate that lists what it holds, with a clock that is `skew` seconds ahead; `trouble(at)`
+    answers in its place: a status, or an exception."""
+
+    def __init__(self, skew: float = 0.0) -> None:
+        self.skew = skew
+        self._began = datetime.now(UTC)
+        self.items: list[dict] = []
+        self.looks: list[float] = []
+        self.trouble = lambda at: None
+
+    def holds(self, prediction_id: str, *, age: float, sent: dict = SENT) -> None:
+        made = (self.now() - timedelta(seconds=age)).isoformat()
+        self.items.insert(0, {"id": prediction_id, "model": MODEL, "input": sent, "created_at": made})
+
+    def now(self) -> datetime:
+        """By a clock that goes with the loop's."""
+        running = asyncio._get_running_loop()
+        return self._began + timedelta(seconds=self.skew + (running.time() if running else 0.0))
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        assert (request.method, f"Bearer {SERVER_TOKEN}") == (
+            request.method,
+            request.headers["authorization"],
+        )
+        self.looks.append(asyncio.get_running_loop().time())
+        trouble = self.trouble(self.looks[-1])
+        if isinstance(trouble, Exception):
+            raise trouble
+        if trouble is not None:
+            return httpx.Response(trouble, content=b"{}")
+        since = datetime.fromisoformat(request.url.params["created_after"])
+        items = [each for each in self.items if datetime.fromisoformat(each["created_at"]) >= since]
+        return httpx.Response(
+            200,
+            headers={"Date": format_datetime(self.now(), usegmt=True)},
+            content=json.dumps({"results": items, "next": None}).encode(),
+        )
+
+
+def provider(account: Account) -> Replicate:
+    others = Gate(concurrent_limit=50, requests_per_minute=3000)
+    return Replicate(base_url="http://replicate.test", others=others, connections=account)
+
+
+def recovering(
+    service: Replicate, *, ago: float = 100.0, sent: dict = SENT, reference: str = "gen_a.1", **how
+):
+    return service.recover(
+        ADMIN, MODEL, content=fingerprint(sent), since=time.time() - ago, reference=reference, **how
+    )
+
+
+async def ends(recovery) -> str:
+    """The id it adopted, or the name of what was raised."""
+    try:
+        return (await recovery).prediction.id
+    except (TryAgain, OutcomeUnknown) as error:
+        return type(error).__name__
+
+
+def test_what_arrived_is_adopted_with_the_age_it_has():
+    async def story():
+        account = Account()
+        account.holds("p1", age=99)
+        return (await recovering(provider(account))).prediction
+
+    found = run(story())
+
+    assert ("p1", "starting") == (found.id, found.status)
+    assert 100.5 == pytest.approx(found.age, abs=0.3)
+
+
+@pytest.mark.parametrize(
+    ("age", "sent"), [(1000.0, SENT), (99.0, {"prompt": "a fox", "seed": 1}), (99.0, {"prompt": "a vixen"})]
+)
+def test_what_is_older_or_made_of_another_input_is_not_its_own(age, sent):
+    account = Account()
+    account.holds("other", age=age, sent=sent)
+
+    assert "TryAgain" == run(ends(recovering(provider(account))))
+
+
+def test_what_was_just_sent_may_be_on_its_way_for_as_long_as_its_answer_would_have_been_awaited():
+    async def story():
+        recovery = asyncio.create_task(ends(recovering(provider(account), ago=2.0)))
+        await asyncio.sleep(10)
+        account.holds("p1", age=11)
+        return await recovery
+
+    account = Account()
+
+    assert "p1" == run(story())
+    assert [0.5, 2.0, 5.0, 10.0] == account.looks[:4]
+
+
+@pytest.mark.parametrize(
+    ("after", "then"), [(1, "OutcomeUnknown"), (25, "OutcomeUnknown"), (200, "TryAgain")]
+)
+def test_whose_input_replicate_has_thrown_away_may_be_its_own_if_it_is_of_that_time(after, then):
+    """API inputs go after an hour, and users may return after a day."""
+    account, ago = Account(), 2 * 3600
+    account.holds("p1", age=ago - after, sent={})
+    account.items[0] |= {"data_removed": True, "output": None, "status": "succeeded"}
+
+    assert then == run(ends(recovering(provider(account), ago=ago)))
+
+
+def test_what_others_are_known_to_have_made_is_not_its_own_though_its_input_is_thrown_away():
+    account, ago = Account(), 2 * 3600
+    account.holds("p1", age=ago - 1, sent={})
+    account.items[0] |= {"data_removed": True}
+    service = provider(account)
+    service.register_known(["p1"])
+
+    assert "TryAgain" == run(ends(recovering(service, ago=ago)))
+
+
+@pytest.mark.parametrize("ago", [2.0, 100.0, 7200.0])
+def test_what_never_arrived_is_sent_again_after_ninety_seconds_of_looks(ago):
+    account = Account()
+
+    assert "TryAgain" == run(ends(recovering(provider(account), ago=ago)))
+    assert ([0.5, 2.0, 5.0, 10.0], 95.0) == (account.looks[:4], account.looks[-1])
+
+
+@pytest.mark.parametrize("skew", [-300.0, -45.0, 45.0, 300.0, 5000.0])
+def test_what_arrived_is_found_by_the_clock_that_replicate_had_when_it_was_sent(skew):
+    """This machine's clock has been set right since."""
+    account = Account(skew)
+    account.holds("p1", age=99)
+    account.skew = 0.0
+
+    assert "p1" == run(ends(recovering(provider(account), skew=skew)))
+
+
+@pytest.mark.parametrize("skew", [-300.0, 300.0])
+def test_what_arrived_is_found_by_the_clock_that_replicate_has_if_no_other_is_known(skew):
+    account = Account(skew)
+    account.holds("p1", age=99)
+
+    assert "p1" == run(ends(recovering(provider(account))))
+
+
+def test_alike_ones_recovered_at_once_adopt_one_each():
+    async def story():
+        service = provider(account)
+        return await asyncio.gather(
+            *(ends(recovering(service, reference=f"gen_{n}.1", ago=100 + n)) for n in range(3))
+        )
+
+    account = Account()
+    account.holds("p1", age=90)
+    account.holds("p2", age=91)
+
+    assert ["TryAgain", "p1", "p2"] == sorted(run(story()))
+
+
+def test_alike_ones_of_which_one_is_too_old_for_the_other_adopt_the_right_ones_whoever_looks_first():
+    """The earlier one takes the earlier prediction, or the later one would find none and pay again."""
+
+    async def story(order):
+        service = provider(account)
+        recoveries = {
+            ago: ends(recovering(service, ago=ago, reference=f"gen_{ago}.1")) for ago in (1000, 100)
+        }
+        return await asyncio.gather(*(recoveries[ago] for ago in order))
+
+    account = Account()
+    account.holds("early", age=990)
+    account.holds("late", age=90)
+
+    assert ["early", "late"] == run(story([1000, 100]))
+    assert ["late", "early"] == run(story([100, 1000]))
+
+
+def test_one_more_than_were_about_to_be_sent_is_unknown():
+    account = Account()
+    account.holds("ours", age=90)
+    account.holds("a stranger's", age=80)
+
+    assert "OutcomeUnknown" == run(ends(recovering(provider(account))))
+
+
+def test_an_id_on_record_is_never_adopted():
+    async def story():
+        service = provider(account)
+        service.register_known(["on record", "another"])
+        return await ends(recovering(service))
+
+    account = Account()
+    account.holds("on record", age=90)
+
+    assert "TryAgain" == run(story())
+
+
+DOWN = [500, 502, 503, 504, 429, httpx.ReadError("reset")]
+
+
+@pytest.mark.parametrize("trouble", DOWN)
+def test_an_upstream_that_is_down_for_minutes_is_waited_for(trouble):
+    account = Account()
+    account.holds("p1", age=99)
+    account.trouble = lambda at: trouble if at < 300 else None
+
+    assert "p1" == run(ends(recovering(provider(account))))
+    pauses = [later - at for at, later in pairwise(account.looks)]
+    assert [1.5, 3.0, 5.0] == pauses[:3]
+    assert {5.0, 15.0} == set(pauses[3:])
+
+
+def test_looks_that_fail_are_no_proof_that_nothing_arrived():
+    """Ten minutes of them, but for one answer that shows nothing."""
+    account = Account()
+    account.trouble = lambda at: None if at == 100 else 500
+
+    assert "OutcomeUnknown" == run(ends(recovering(provider(account))))
+    assert 100 in account.looks
+
+
+def test_looks_of_which_two_in_three_fail_prove_that_nothing_arrived_when_all_the_time_has_passed():
+    account = Account()
+    account.trouble = lambda at: 500 if len(account.looks) % 3 else None
+
+    assert "TryAgain" == run(ends(recovering(provider(account))))
+    assert 95.0 <= account.looks[-1] <= 120.0
+
+
+def test_an_upstream_that_stays_down_leaves_it_unknown_when_patience_ends():
+    async def story():
+        ended = await ends(recovering(provider(account)))
+        return ended, asyncio.get_running_loop().time()
+
+    account = Account()
+    account.trouble = lambda at: 500
+
+    ended, at = run(story())
+    assert "OutcomeUnknown" == ended
+    assert 600.0 == at
+
+
+def test_how_long_a_refusal_asks_to_wait_is_waited():
+    class Throttled(Account):
+        async def handle_async_request(self, request):
+            answer = await super().handle_async_request(request)
+            return httpx.Response(429, headers={"Retry-After": "77"}) if len(self.looks) == 1 else answer
+
+    account = Throttled()
+    account.holds("p1", age=99)
+
+    assert "p1" == run(ends(recovering(provider(account))))
+    assert [0.5, 77.5] == account.looks
+
+
+@pytest.mark.parametrize(("caller", "error"), [(ADMIN, ServerTokenRejected), (USER, TokenRejected)])
+@pytest.mark.parametrize("status", [401, 403])
+def test_a_token_that_is_rejected_ends_it_at_once_and_says_so(caller, error, status):
+    class Rejecting(httpx.AsyncBaseTransport):
+        async def handle_async_request(self, request):  # noqa: ARG002
+            return httpx.Response(status, json={"title": "Unauthenticated", "status": status})
+
+    async def story():
+        with pytest.raises(error):
+            await provider(Rejecting()).recover(
+                caller, MODEL, content="c", since=time.time() - 100, reference="gen_a.1"
+            )
+        return asyncio.get_running_loop().time()
+
+    assert 0.5 == run(story())
+
+
+def test_a_list_too_long_to_search_is_not_searched_for_ten_minutes():
+    class Endless(Account):
+        async def handle_async_request(self, request):
+            await super().handle_async_request(request)
+            item = {"id": f"x{len(self.looks)}", "created_at": "2999-01-01T00:00:00Z"}
+            return httpx.Response(
+                200, json={"results": [item], "next": "?created_after=2026-01-01T00:00:00Z"}
+            )
+
+    account = Endless()
+
+    assert "OutcomeUnknown" == run(ends(recovering(provider(account))))
+    assert 0.5 == account.looks[-1]
+
+
+def test_a_webhook_that_names_it_ends_the_search_at_once_even_while_replicate_is_down():
+    async def story():
+        service = provider(account)
+        recovery = asyncio.create_task(recovering(service))
+        await asyncio.sleep(40)
+        service.receive_push(
+            "gen_a.1",
+            PushedResult(Prediction("p1", "succeeded", (Url("https://a"),)), MODEL, fingerprint(SENT)),
+        )
+        found = (await recovery).prediction
+        return found.id, found.is_made, asyncio.get_running_loop().time()
+
+    account = Account()
+    account.trouble = lambda at: 500
+
+    assert ("p1", True, 40.0) == run(story())
+
+
+def test_a_recovery_that_is_cancelled_leaves_nothing_under_way():
+    async def story():
+        service = provider(Account())
+        recovery = asyncio.create_task(recovering(service))
+        await asyncio.sleep(1)
+        recovery.cancel()
+        await asyncio.gather(recovery, return_exceptions=True)
+        return recovery.cancelled(), service._creations.under_way
+
+    assert (True, set()) == run(story())
+
+
+@pytest.mark.parametrize("caller", [ADMIN, OTHER_USER])
+def test_what_a_killed_process_created_at_replicate_is_found_with_its_outputs(caller):
+    """By the client and the simulator themselves: the id is found, and watched to its end."""
+
+    async def story():
+        async with replicate(Options(prediction_seconds=8, jitter=0)) as (service, world):
+            since = time.time()
+            with await service.gate.acquire(caller.id) as lease:
+                lost = await service.provider.create(
+                    caller, MODEL, SENT, lease=lease, cancel_after=60, reference="gen_a.1"
+                )
+            service.provider._creations._known_ids.clear()  # the process died with what it knew
+            created = await service.provider.recover(
+                caller, MODEL, content=fingerprint(SENT), since=since, reference="gen_a.1"
+            )
+            ended = await service.provider.wait(caller, created.prediction, model=MODEL)
+            return lost.prediction.id, ended.id, ended.is_made, world.tally.snapshot().creations_accepted
+
+    lost, found, made, paid = run(story())
+    assert (lost, True, 1) == (found, made, paid)

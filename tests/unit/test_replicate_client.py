@@ -1,0 +1,694 @@
+"""What is wrong with the `replicate` 1.0.7 client, trap by trap, and that none of it reaches a caller."""
+
+import asyncio
+import json
+import tomllib
+from contextlib import suppress
+from io import BytesIO
+from pathlib import Path
+
+import httpx
+import pytest
+from replicate import Client
+
+from auth import Caller, credentials
+from catalog.references import Upload
+from providers import Text, Url
+from providers.replicate.answers import Account, read_prediction
+from providers.replicate.client import CLIENTS_KEPT, NoDirectRequests, cancel_after_header
+from providers.replicate.polling import UNDATED
+from providers.replicate.transport import Lost, Refusal
+from providers.replicate.watcher import PollFailed
+from simulator import Options
+from tests.support.callers import SERVER_TOKEN
+from tests.support.virtual_replicate import replicate
+from tests.support.virtual_time import run
+from tests.support.wiring import (
+    ADMIN,
+    OTHER_USER,
+    QUICK_SEARCH,
+    USER,
+    look,
+    on_a_loop,
+    parts,
+    reply,
+    suffered,
+    until,
+    wire,
+)
+
+# Trap 1: hidden retries of GETs, which obey any Retry-After.
+
+
+@pytest.mark.parametrize("status", [429, 503, 504])
+@on_a_loop
+async def test_trap_1_an_uncapped_retry_after_is_neither_slept_nor_believed(simulator, status):
+    simulator.order(on="get", status=status, headers={"Retry-After": "1000000"})
+    async with parts(simulator) as service:
+        with pytest.raises(PollFailed) as refused:
+            await look(service)
+
+    assert 300.0 == refused.value.wait
+    assert {"get": 1} == simulator.counts().requests
+
+
+# Trap 2: a pool of a hundred connections.
+
+
+@on_a_loop
+async def test_trap_2_more_than_a_hundred_requests_are_under_way_at_once():
+    all_here = asyncio.Event()
+
+    async def answer_when_all_are_here(seen):
+        if len(server.seen) == 150:
+            all_here.set()
+        await all_here.wait()
+        return reply(b'{"id": "p1", "status": "succeeded", "output": ["https://replicate.delivery/a"]}')
+
+    async with (
+        wire(answer_when_all_are_here) as server,
+        parts(server.url, concurrent_limit=150, create_timeout=5) as service,
+    ):
+        batch = await service.run_batch(["a fox"] * 150)
+
+    assert 150 == batch.summary()["succeeded"]
+
+
+# Trap 3: creations without a timeout, or held open.
+
+
+@on_a_loop
+async def test_trap_3_a_creation_that_hangs_ends_by_a_timeout_and_its_prediction_is_found(simulator):
+    simulator.order(on="create", hang=3600)
+    async with parts(simulator, create_timeout=0.2) as service:
+        ended = await service.run()
+
+    (made,) = simulator.predictions()
+    assert (True, made.id) == (ended.succeeded, ended.prediction.id)
+
+
+@on_a_loop
+async def test_trap_3_no_creation_holds_its_connection_and_each_has_a_deadline(simulator):
+    async with parts(simulator, timeout=20) as service:
+        await service.run()
+        await service.run(timeout=81)
+
+    made = simulator.predictions()
+    headers = [{name.lower(): value for name, value in each.headers.items()} for each in made]
+    assert [False, False] == ["prefer" in each for each in headers]
+    assert ["30s", "1m31s"] == [each["cancel-after"] for each in headers]
+    assert [30.0, 91.0] == [each.cancel_after for each in made]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "header"),
+    [(0, "5s"), (5, "5s"), (5.01, "6s"), (60, "1m"), (610, "10m10s"), (1800, "30m"), (1810, "30m")],
+)
+def test_trap_3_a_deadline_is_well_formed_and_within_replicates_bounds(seconds, header):
+    assert header == cancel_after_header(seconds)
+
+
+# Trap 4: taking for finished what is not.
+
+
+@on_a_loop
+async def test_trap_4_a_prediction_without_output_yet_is_waited_for(simulator):
+    async with parts(simulator) as service:
+        ended = await service.run("[[slow=0.6]]")
+
+    (made,) = simulator.predictions()
+    assert (True, tuple(map(Url, made.output))) == (ended.succeeded, ended.prediction.outputs)
+
+
+def test_trap_4_processing_is_over_with_output_and_not_without():
+    assert read_prediction({"id": "p1", "status": "processing", "output": ["https://a"]}).is_over
+    assert not read_prediction({"id": "p1", "status": "processing", "output": None}).is_over
+    assert not read_prediction({"id": "p1", "status": "processing", "output": []}).is_over
+    assert not read_prediction({"id": "p1", "status": "starting"}).is_over
+
+
+@on_a_loop
+async def test_trap_4_a_cancelled_prediction_is_no_success(simulator):
+    async with parts(simulator) as service:
+        ended = await service.run("[[canceled]]")
+
+    assert ("failed", "generation_failed") == (ended.state, ended.error.code)
+
+
+# Trap 5: answers that the client cannot read.
+
+
+UNREADABLE = [
+    ({"status": "aborted", "output": None}, "generation_timeout"),
+    ({"status": "failed", "output": None, "error": {"message": "no"}}, "generation_failed"),
+    ({"status": "failed", "output": None, "error": 17}, "generation_failed"),
+    ({"status": "failed", "output": None, "error": None}, "generation_failed"),
+    ({"status": "succeeded", "output": {"image": 1}}, "generation_failed"),
+    ({"status": "succeeded", "output": [None, 3, ""]}, "generation_failed"),
+]
+
+
+@on_a_loop
+async def test_trap_5_an_end_that_the_client_refuses_to_read_is_read(simulator):
+    answers = [{"set": answer} for answer, _ in UNREADABLE]
+
+    endings = await suffered(simulator, answers, on="get")
+
+    assert [(answer, code) for answer, code in UNREADABLE] == [
+        (fault["set"], ended.error.code) for fault, ended, _ in endings
+    ]
+
+
+@on_a_loop
+async def test_trap_5_answers_without_version_or_any_field_they_may_lack_are_read(simulator):
+    simulator.order(on="create", drop=["version", "input", "urls", "logs", "created_at", "output", "error"])
+    simulator.order(on="get", drop=["version", "input", "urls", "logs", "created_at", "metrics", "error"])
+    async with parts(simulator) as service:
+        endings = [await service.run(), await service.run("[[sparse]]")]
+
+    assert [True, True] == [ended.succeeded for ended in endings]
+    assert [made.id for made in simulator.predictions()] == [ended.prediction.id for ended in endings]
+
+
+@pytest.mark.parametrize("missing", ["id", "status"])
+@on_a_loop
+async def test_a_creation_answered_without_what_must_be_there_is_found_again(simulator, missing):
+    simulator.order(on="create", drop=[missing])
+    async with parts(simulator) as service:
+        ended = await service.run()
+
+    (made,) = simulator.predictions()
+    assert (True, made.id) == (ended.succeeded, ended.prediction.id)
+
+
+@pytest.mark.parametrize("body", [["boom"], [], "boom", 7, {}, {"error": "blocked"}, "<html>Blocked</html>"])
+@pytest.mark.parametrize("status", [400, 401, 402, 403, 404, 405, 413, 422, 451, 307])
+@on_a_loop
+async def test_trap_5_a_refusal_without_a_document_of_replicates_is_no_last_word(simulator, status, body):
+    simulator.order(on="create", status=status, body=body)
+    async with parts(simulator) as service:
+        ended = await service.run()
+
+    assert (True, 2) == (ended.succeeded, len(ended.attempts))
+    assert 1 == simulator.counts().creations_accepted
+    assert 0 == simulator.counts().requests.get("account", 0)
+
+
+@on_a_loop
+async def test_trap_5_what_the_client_throws_away_of_an_error_is_kept(simulator):
+    body = {"detail": "no", "retry_after": 7, "invalid_fields": [{"field": "input.seed"}]}
+    simulator.order(on="get", status=422, headers={"X-Trace": "t"}, body=body)
+    async with parts(simulator) as service:
+        with pytest.raises(Refusal) as refused, await service.others.acquire("admin") as lease:
+            await service.provider._client._call(ADMIN, "GET", "/v1/predictions/p1", lease, seconds=5)
+
+    assert (422, body, "t") == (
+        refused.value.status,
+        refused.value.document,
+        refused.value.headers["x-trace"],
+    )
+
+
+@on_a_loop
+async def test_trap_5_replicates_own_validation_is_told_by_field(simulator):
+    fields = [{"type": "number_lte", "field": "input.seed", "description": "Must be less than or equal to 4"}]
+    simulator.order(on="create", status=422, body={"detail": "- input.seed: …", "invalid_fields": fields})
+    async with parts(simulator) as service:
+        ended = await service.run()
+
+    assert [{"field": "seed", "message": "Must be less than or equal to 4"}] == ended.error.as_item()[
+        "errors"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("status", "told"),
+    [(402, {"detail": "r8_user is out"}), (422, {"detail": "r8_user no"}),
+     (422, {"detail": "no", "invalid_fields": [{"field": "r8_user", "description": "r8_user"}]})],
+)  # fmt: skip
+@on_a_loop
+async def test_a_token_in_what_replicate_says_is_not_passed_on(simulator, status, told):
+    simulator.order(
+        on="create",
+        status=status,
+        body=json.loads(json.dumps(told).replace("r8_user", USER.credentials["replicate"])),
+    )
+    async with parts(simulator) as service:
+        ended = await service.run(caller=USER)
+
+    assert "[token]" in json.dumps(ended.error.as_item())
+    assert USER.credentials["replicate"] not in json.dumps(ended.error.as_item())
+
+
+# Trap 6: the token goes wherever an output points, or a next page.
+
+
+@on_a_loop
+async def test_trap_6_an_output_host_gets_no_token_and_no_visit(simulator):
+    async def quiet(seen):
+        return reply(b"")
+
+    async with wire(quiet) as host, parts(simulator) as service:
+        simulator.order(on="get", times=100, set={"status": "succeeded", "output": [f"{host.url}/a.png"]})
+        ended = await service.run()
+
+    assert (Text(f"{host.url}/a.png"),) == ended.prediction.outputs
+    assert [] == host.seen
+
+
+@on_a_loop
+async def test_trap_6_a_foreign_next_page_gets_no_token_and_no_visit():
+    async def quiet(seen):
+        return reply(b"{}")
+
+    async with wire(quiet) as foreign:
+
+        async def lost_and_listed(seen):
+            if seen.method == "POST":
+                return None
+            if "cursor" in seen.target:
+                return reply(b'{"results": [], "next": null}')
+            page = b'{"results": [{"id": "x", "model": "m"}], "next": "%s/v1/predictions?cursor=c"}'
+            return reply(page % foreign.url.encode())
+
+        async with wire(lost_and_listed) as server, parts(server.url, search=QUICK_SEARCH) as service:
+            await service.run()
+
+    assert [] == foreign.seen
+    listed = [seen.target for seen in server.seen if seen.method == "GET"]
+    assert "/v1/predictions?cursor=c" in listed
+
+
+# Trap 7: one caller's token in another's headers.
+
+
+@on_a_loop
+async def test_trap_7_each_prediction_carries_its_own_callers_token_however_mixed(simulator):
+    callers = (ADMIN, USER, OTHER_USER)
+    async with parts(simulator) as service:
+        endings = await asyncio.gather(
+            *(service.run(f"number {number}", caller=callers[number % 3]) for number in range(30))
+        )
+
+    owners = {made.id: made.token for made in simulator.predictions()}
+    assert [callers[n % 3].credentials["replicate"] for n in range(30)] == [
+        owners[ended.prediction.id] for ended in endings
+    ]
+
+
+@on_a_loop
+async def test_trap_7_a_token_in_the_environment_is_never_used(simulator, monkeypatch):
+    monkeypatch.setenv("REPLICATE_API_TOKEN", "r8_environment")
+    async with parts(simulator) as service:
+        await service.run(caller=USER)
+
+    assert [USER.credentials["replicate"]] == [made.token for made in simulator.predictions()]
+    with pytest.raises(ValueError, match="a token must not be empty"):
+        Caller("admin", "admin", credentials(replicate=""))
+
+
+class Recording(httpx.AsyncBaseTransport):
+    """Connections that keep each request, and give one answer that fits every endpoint."""
+
+    def __init__(self) -> None:
+        self.sent: list[tuple] = []
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        body, kind = await request.aread(), request.headers.get("content-type", "")
+        _, _, boundary = kind.partition("boundary=")
+        headers = {name: value for name, value in request.headers.items() if name != "cancel-after"}
+        headers |= {"content-type": kind.partition(";")[0]}
+        self.sent.append((request.method, str(request.url), headers, body.replace(boundary.encode(), b"")))
+        answer = {"id": "p1", "status": "starting", "results": [], "urls": {"get": "https://f"}, "key": "k"}
+        return httpx.Response(200, json=answer)
+
+
+class Named(BytesIO):
+    name = "image.png"
+
+
+@on_a_loop
+async def test_every_request_is_the_one_that_the_official_client_makes():
+    ours, theirs = Recording(), Recording()
+    image, sent_input = (
+        b"\x89PNG\r\n\x1a\n" + bytes(1_000),
+        {"prompt": "ü", "numbers": [1, 2.0], "pair": (1, 2)},
+    )
+    hooks = {"webhook": "https://here.test", "webhook_events_filter": ["completed"]}
+    async with parts("http://replicate.test/proxy", connections=ours) as service:
+        client, others = service.provider._client, service.others
+        for webhook in (None, "https://here.test"):
+            with await service.gate.acquire("admin") as lease:
+                await client.create_prediction(
+                    ADMIN, "a/b", sent_input, lease=lease, cancel_after=60, webhook=webhook
+                )
+        for method, *given in (
+            (client.get_prediction, "p1"),
+            (client.list_predictions, "cursor=a%3D"),
+            (client.cancel_prediction, "p1"),
+        ):
+            with await others.acquire("admin") as lease:
+                await method(ADMIN, *given, lease=lease)
+        await client.create_file(ADMIN, Upload(BytesIO(image)))
+        await client.default_webhook_secret(ADMIN)
+        await client.account(ADMIN)
+
+    official = Client(api_token=SERVER_TOKEN, base_url="http://replicate.test/proxy", transport=theirs)
+    for request in (
+        official.models.predictions.async_create("a/b", sent_input),
+        official.models.predictions.async_create("a/b", sent_input, **hooks),
+        official.predictions.async_get("p1"),
+        official.predictions.async_list("/v1/predictions?cursor=a%3D"),
+        official.predictions.async_cancel("p1"),
+        official.files.async_create(Named(image), content_type="image/png"),
+        official.webhooks.default.async_secret(),
+        official.accounts.async_current(),
+    ):
+        with suppress(ValueError):  # by which it reads the answer
+            await request
+
+    assert 8 == len(theirs.sent)
+    assert theirs.sent == ours.sent
+
+
+# Trap 8: clients belong to a loop and are not closed by anybody else.
+
+
+@on_a_loop
+async def test_trap_8_a_token_has_one_client_and_clients_are_bounded_and_hold_no_connection(simulator):
+    async with parts(simulator) as service:
+        client_of = service.provider._client._client
+        clients = [client_of(f"r8_{number}") for number in range(CLIENTS_KEPT + 3)]
+        is_same = [client_of(f"r8_{number}") is clients[number] for number in (9, CLIENTS_KEPT + 2, 0)]
+        ways_out = {type(each._async_client._transport._wrapped_transport) for each in clients}
+
+    assert [True, True, False] == is_same
+    assert CLIENTS_KEPT == client_of.cache_info().currsize
+    assert {NoDirectRequests} == ways_out
+
+
+@on_a_loop
+async def test_trap_8_a_client_evicted_while_in_use_loses_nothing(simulator):
+    simulator.order(on="create", times=3 * CLIENTS_KEPT, delay=0.2)
+    callers = [
+        Caller("user", f"user_{number}", credentials(replicate=f"r8_{number}"))
+        for number in range(2 * CLIENTS_KEPT)
+    ]
+    async with parts(simulator, concurrent_limit=len(callers)) as service:
+        endings = await asyncio.gather(*(service.run(caller=caller) for caller in callers))
+        kept = service.provider._client._client.cache_info().currsize
+
+    assert CLIENTS_KEPT == kept
+    assert [True] * len(callers) == [ended.succeeded for ended in endings]
+    assert len(callers) == simulator.counts().creations_accepted
+
+
+# Traps 9 and 10: what is not used, and where it does not run.
+
+
+@on_a_loop
+async def test_trap_9_no_webhook_is_asked_for_so_none_is_believed(simulator):
+    async with parts(simulator) as service:
+        await service.run()
+
+    (made,) = simulator.predictions()
+    assert {"input": dict(made.input)} == made.body
+
+
+def test_trap_10_the_project_says_which_pythons_the_client_imports_on():
+    project = tomllib.loads(Path(__file__).parents[2].joinpath("pyproject.toml").read_text())
+
+    assert ">=3.11,<3.14" == project["project"]["requires-python"]
+
+
+# Looks: what may pass is looked at again, what may not ends the watch.
+
+
+PASSING = [
+    {"status": 500},
+    {"status": 502},
+    {"status": 503},
+    {"status": 504},
+    {"status": 408},
+    {"status": 429, "headers": {"Retry-After": "0.1"}},
+    {"status": 404},
+    {"reset": "before"},
+    {"reset": "after"},
+    {"garbage": True},
+    {"truncate": True},
+    {"hang": 3600},
+    {"drop": ["id"]},
+    {"drop": ["status"]},
+]
+
+
+@on_a_loop
+async def test_looks_that_fail_cost_a_generation_nothing(simulator):
+    for fault, ended, made in await suffered(simulator, PASSING, on="get", times=3, poll_timeout=0.2):
+        assert (fault, True, [ended.prediction.id], 1) == (
+            fault,
+            ended.succeeded,
+            [each.id for each in made],
+            len(ended.attempts),
+        )
+
+
+@pytest.mark.parametrize(("prompt", "code"), [("[[hang]]", "upstream_error"), ("a fox", None)])
+def test_a_prediction_that_replicate_does_not_know_any_more_is_an_error_unless_cancelling_shows_it_done(
+    prompt, code
+):
+    async def story():
+        async with replicate(Options(prediction_seconds=1, jitter=0)) as (service, world):
+            world.faults.order(on="get", times=1000, status=404)
+            ended = await service.run(prompt)
+            return ended.error and ended.error.code, world.tally.snapshot().creations_accepted
+
+    assert (code, 1) == run(story())
+
+
+@pytest.mark.parametrize(
+    ("caller", "code"), [(ADMIN, "server_token_rejected"), (USER, "replicate_token_rejected")]
+)
+@on_a_loop
+async def test_a_token_rejected_while_its_prediction_runs_is_told_as_such(simulator, caller, code):
+    simulator.order(on="get", times=1000, status=401)
+    simulator.order(on="account", times=1000, status=401)
+    async with parts(simulator) as service:
+        ended = await service.run("[[hang]]", caller=caller)
+
+    assert (code, 1) == (ended.error.code, len(ended.attempts))
+
+
+@pytest.mark.parametrize("status", [401, 402, 403])
+@pytest.mark.parametrize("body", [None, "<html>Blocked</html>"])
+@pytest.mark.parametrize("on", ["get", "list"])
+def test_a_token_refused_in_passing_ends_no_watch(status, body, on):
+    async def story():
+        async with replicate(Options(prediction_seconds=10, jitter=0)) as (service, world):
+            batch = asyncio.create_task(service.run_batch(["a fox"] * 20))
+            await asyncio.sleep(5)
+            world.faults.order(on=on, times=5, status=status, body=body)
+            await batch
+            return batch.result().summary()["succeeded"], world.tally.snapshot().creations_accepted
+
+    assert (20, 20) == run(story())
+
+
+@pytest.mark.parametrize(("seconds", "succeeds"), [(50, True), (80, False)])
+def test_a_watch_whose_polls_are_refused_for_a_minute_with_a_good_token_is_given_up(seconds, succeeds):
+    async def story():
+        async with replicate(Options(prediction_seconds=100, jitter=0), timeout=300) as (service, world):
+            generation = asyncio.create_task(service.run())
+            await asyncio.sleep(5)
+            for kind in ("get", "list"):  # a poll may be made by a page
+                world.faults.order(on=kind, times=10_000, status=403)
+            await asyncio.sleep(seconds)
+            world.faults.clear()
+            await generation
+            return generation.result().succeeded
+
+    assert succeeds is run(story())
+
+
+@on_a_loop
+async def test_a_prediction_that_cannot_be_watched_any_more_is_cancelled(simulator):
+    simulator.order(on="get", status=400)
+    async with parts(simulator) as service:
+        ended = await service.run("[[hang]]")
+
+    assert "upstream_error" == ended.error.code
+    assert {"canceled": 1} == simulator.counts().finished
+
+
+@on_a_loop
+async def test_a_cancel_that_fails_is_tried_again(simulator):
+    simulator.order(on="cancel", times=2, status=500)
+    async with parts(simulator) as service:
+        waiting = asyncio.create_task(service.run("[[hang]]"))
+        await until(lambda: [state for _, state in service.ledger.moves] == ["submitting", "running"])
+        waiting.cancel()
+        await asyncio.wait([waiting])
+
+    assert {"canceled": 1} == simulator.counts().finished
+    assert 3 == simulator.counts().requests["cancel"]
+
+
+@pytest.mark.parametrize("body", [None, "<html>Blocked</html>"])
+@pytest.mark.parametrize("status", [401, 403, 404])
+def test_a_cancel_that_is_refused_in_passing_is_tried_again(status, body):
+    async def story():
+        async with replicate(Options(jitter=0)) as (service, world):
+            if (status, body) != (404, None):  # which says that there is nothing to cancel
+                world.faults.order(on="cancel", status=status, body=body)
+            await service.run("[[hang]]", timeout=5)
+            return dict(world.tally.snapshot().finished)
+
+    assert {"canceled": 1} == run(story())
+
+
+@pytest.mark.parametrize("answer", [[], None, "text", 7, {}, {"id": "p1"}, {"id": 7, "status": "starting"}])
+def test_what_is_no_prediction_is_lost_and_not_guessed(answer):
+    with pytest.raises(Lost):
+        read_prediction(answer)
+
+
+@pytest.mark.parametrize(
+    ("error", "text"),
+    [
+        ("no", "no"),
+        ({"message": "a\ud800"}, '{"message": "a\ufffd"}'),
+        (["é", None], '["é", null]'),
+        (17, "17"),
+        ([10**5_000], "The error is not readable."),
+        (float("nan"), "NaN"),
+        (None, None),
+    ],
+)
+def test_an_error_that_is_no_text_is_told_as_json(error, text):
+    assert text == read_prediction({"id": "p", "status": "failed", "error": error}).error
+
+
+def test_one_output_or_many_are_a_tuple():
+    many = {"id": "p", "status": "succeeded", "output": ["https://a", "https://b"]}
+    one = {"id": "p", "status": "succeeded", "output": "https://a"}
+
+    assert (Url("https://a"), Url("https://b")) == read_prediction(many).outputs
+    assert (Url("https://a"),) == read_prediction(one).outputs
+
+
+def test_the_seconds_a_prediction_took_are_by_replicates_own_clock():
+    stamps = {"created_at": "2025-01-01T00:00:00.5Z", "completed_at": "2025-01-01T00:00:02Z"}
+
+    assert 1.5 == read_prediction({"id": "p", "status": "succeeded", **stamps}).seconds
+    assert read_prediction({"id": "p", "status": "succeeded", "created_at": "then"}).seconds is None
+
+
+@pytest.mark.parametrize(
+    ("logs", "progress"),
+    [
+        ("Using seed: 7\n  0%|          | 0/30\n 40%|████      | 12/30 [00:01<00:02]", 40.0),
+        ("12.5% done", 12.5),
+        ("100%|██████████| 30/30\nLoading upscaler: 3%", 3.0),
+        ("at 180% of the usual size, 20%", 20.0),
+        ("20%, at 180% of the usual size", 20.0),
+        ("5%" + "." * 3_000, None),
+        ("Using seed: 7", None),
+        ("", None),
+        (None, None),
+        (["40%"], None),
+    ],
+)
+def test_progress_is_the_last_percentage_that_the_logs_end_with(logs, progress):
+    assert progress == read_prediction({"id": "p", "status": "processing", "logs": logs}).progress
+
+
+def test_an_endless_line_of_digits_is_read_at_once():
+    logs = "1." + "1" * 10_000_000
+
+    assert read_prediction({"id": "p", "status": "processing", "logs": logs}).progress is None
+
+
+@on_a_loop
+async def test_a_simulated_prediction_tells_how_far_it_is_and_the_list_does_not(simulator):
+    shares = []
+    async with parts(simulator) as service:
+        running = asyncio.create_task(service.run("[[slow=1]]"))
+        await until(lambda: simulator.predictions() and simulator.predictions()[0].status == "processing")
+        (made,) = simulator.predictions()
+        while len(set(shares)) < 4:
+            shares.append((await look(service, made.id)).progress)
+            await asyncio.sleep(0.05)
+        with await service.others.acquire("admin") as lease:
+            page = await service.provider._get_page(ADMIN, UNDATED, lease)
+        await running
+
+    assert sorted(shares) == shares
+    assert all(0 <= share < 100 for share in shares)
+    assert page.predictions[made.id].progress is None
+
+
+@on_a_loop
+async def test_an_adopted_prediction_is_watched_from_its_id_alone(simulator):
+    simulator.order(on="create", reset="after")
+    simulator.order(on="list", times=10, drop=["status"])
+    async with parts(simulator) as service:
+        with await service.gate.acquire("admin") as lease:
+            created = await service.provider.create(
+                ADMIN,
+                "black-forest-labs/flux-dev",
+                {"prompt": "a"},
+                lease=lease,
+                cancel_after=60,
+                reference="gen_a.1",
+            )
+
+    (made,) = simulator.predictions()
+    assert (made.id, SERVER_TOKEN) == (created.prediction.id, made.token)
+
+
+# What Replicate says of a token.
+
+
+@on_a_loop
+async def test_an_account_is_known_by_its_name_when_its_token_is_accepted(simulator):
+    simulator.account(USER.credentials["replicate"], username="ann")
+    async with parts(simulator) as service:
+        account = await service.provider._client.account(USER)
+
+    assert Account("accepted", "ann") == account
+
+
+@pytest.mark.parametrize(
+    ("fault", "standing"),
+    [
+        ({"status": 401}, "refused"),
+        ({"status": 403}, "forbidden"),
+        ({"status": 401, "body": "<html>Blocked</html>"}, "unknown"),
+        ({"status": 403, "body": ["no"]}, "unknown"),
+        ({"status": 402}, "unknown"),
+        ({"status": 429}, "unknown"),
+        ({"status": 500}, "unknown"),
+        ({"reset": "before"}, "unknown"),
+        ({"garbage": True}, "unknown"),
+        ({"truncate": True}, "unknown"),
+        ({"set": {"username": 7}}, "accepted"),
+        ({"set": {"username": "a\r\nb"}}, "accepted"),
+    ],
+)
+@on_a_loop
+async def test_a_token_is_refused_only_by_a_document_of_replicates(simulator, fault, standing):
+    simulator.order(on="account", **fault)
+    async with parts(simulator) as service:
+        account = await service.provider._client.account(USER)
+
+    assert Account(standing) == account
+
+
+def test_an_account_that_is_not_told_in_five_seconds_is_unknown():
+    async def story():
+        async with replicate(Options()) as (service, world):
+            world.faults.order(on="account", hang=60)
+            account = await service.provider._client.account(USER)
+            return account, asyncio.get_running_loop().time()
+
+    assert (Account("unknown"), 5.0) == run(story())

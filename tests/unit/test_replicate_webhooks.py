@@ -1,0 +1,592 @@
+"""Webhooks from Replicate: asked for, believed when signed, and worth the answer that was lost."""
+
+import asyncio
+import base64
+import hashlib
+import hmac
+import json
+import time
+from contextlib import asynccontextmanager, suppress
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from auth import credentials
+from errors import OutcomeUnknown, ServerTokenRejected, UpstreamError
+from providers import Prediction, PushedResult, TryAgain, Untrusted, Url, fingerprint
+from providers.replicate.absence import SearchTiming
+from providers.replicate.answers import read_secret
+from providers.replicate.push import GOOD_FOR, SECRETS_KEPT, Secrets, read_push
+from providers.replicate.reconciliation import Creations
+from simulator import Options
+from simulator.webhooks import signed
+from tests.support import virtual_time
+from tests.support.callers import SERVER_TOKEN
+from tests.support.virtual_replicate import replicate
+from tests.support.wiring import ADMIN, OTHER_USER, USER, listening, on_a_loop, parts, until
+
+MODEL = "black-forest-labs/flux-dev"
+SENT = {"prompt": "a fox"}
+SECRET = "whsec_" + base64.b64encode(b"a key of four and twenty").decode()
+OVER = {
+    "id": "p1",
+    "status": "succeeded",
+    "model": MODEL,
+    "input": SENT,
+    "output": ["https://replicate.delivery/a.png"],
+    "webhook": "https://here.test/hooks/1",
+}
+
+
+def body(**fields) -> bytes:
+    return json.dumps(OVER | fields).encode()
+
+
+def headers(content: bytes, *, secret: str = SECRET, **changed: str | None) -> dict[str, str]:
+    """Those of a webhook with this body, some of them changed, or None to leave them out."""
+    good = signed(content, message="msg_1", secret=secret)
+    return {name: value for name, value in (good | changed).items() if value is not None}
+
+
+def refused(sent: dict[str, str], content: bytes, secret: str = SECRET) -> bool:
+    with pytest.raises(Untrusted) as untrusted:
+        read_push(sent, content, secret)
+    return secret not in str(untrusted.value)
+
+
+def test_what_replicate_signed_is_read():
+    push = read_push(headers(body()), body(), SECRET)
+
+    assert ("p1", "succeeded", (Url(OVER["output"][0]),)) == (
+        push.prediction.id,
+        push.prediction.status,
+        push.prediction.outputs,
+    )
+    assert (MODEL, fingerprint(SENT), OVER["webhook"]) == (push.model, push.content, push.webhook)
+
+
+def test_header_names_are_read_in_any_case():
+    sent = {name.title(): value for name, value in headers(body()).items()}
+
+    assert "p1" == read_push(sent, body(), SECRET).prediction.id
+
+
+def test_any_of_several_signatures_is_enough():
+    good = headers(body())
+    sent = good | {"webhook-signature": f"v1,AAAA {good['webhook-signature']}"}
+
+    assert "p1" == read_push(sent, body(), SECRET).prediction.id
+
+
+def test_what_a_message_leaves_out_is_not_known():
+    content = json.dumps({"id": "p1", "status": "failed"}).encode()
+
+    push = read_push(headers(content), content, SECRET)
+    assert (None, None, None) == (push.model, push.content, push.webhook)
+    odd = body(model=7, input=["a"], webhook={})
+    push = read_push(headers(odd), odd, SECRET)
+    assert (None, None, None) == (push.model, push.content, push.webhook)
+
+
+@pytest.mark.parametrize("name", ["webhook-id", "webhook-timestamp", "webhook-signature"])
+def test_a_missing_header_is_not_believed(name):
+    assert refused(headers(body(), **{name: None}), body())
+    assert refused(headers(body(), **{name: ""}), body())
+
+
+def test_nobody_elses_key_and_no_other_body_is_believed():
+    other = "whsec_" + base64.b64encode(b"another").decode()
+
+    assert refused(headers(body(), secret=other), body())
+    assert refused(headers(body()), body(status="failed"))
+    assert refused(headers(body()) | {"webhook-id": "msg_2"}, body())
+
+
+@pytest.mark.parametrize("age", [301, -302, 10**6, 10**30])
+def test_an_old_or_a_future_message_is_not_believed_though_it_is_signed(age):
+    assert refused(stamped(str(int(time.time()) - age)), body())
+
+
+@pytest.mark.parametrize("stamp", ["soon", "1e9", "", "9" * 5000, "nan", "1 2", "\ud800"])
+def test_a_timestamp_that_is_no_number_is_not_believed_though_it_is_signed(stamp):
+    assert refused(stamped(stamp), body())
+
+
+@pytest.mark.parametrize("age", [-200, 0, 290])
+def test_a_message_a_few_minutes_old_is_believed(age):
+    assert "p1" == read_push(stamped(str(int(time.time()) - age)), body(), SECRET).prediction.id
+
+
+def stamped(stamp: str) -> dict[str, str]:
+    """The headers of a message that was signed with this timestamp."""
+    key = base64.b64decode(SECRET.removeprefix("whsec_"))
+    text = b"msg_1." + stamp.encode(errors="surrogatepass") + b"." + body()
+    signature = base64.b64encode(hmac.digest(key, text, hashlib.sha256)).decode()
+    return {"webhook-id": "msg_1", "webhook-timestamp": stamp, "webhook-signature": f"v1,{signature}"}
+
+
+@pytest.mark.parametrize("signature", ["v1", "v1,", ",", "v1,ä", "v1,!", "AAAA", "v1,AAA", "v1,\ud800"])
+def test_a_malformed_signature_is_not_believed(signature):
+    assert refused(headers(body()) | {"webhook-signature": signature}, body())
+
+
+@pytest.mark.parametrize(
+    "secret", ["", "whsec_", "whsec_a", "nothing", "whsec_a_b", "whsec_ä", "\ud800_\ud800"]
+)
+def test_with_a_malformed_secret_nothing_is_believed_and_it_is_not_told(secret):
+    with pytest.raises(Untrusted) as untrusted:
+        read_push(headers(body()), body(), secret)
+    assert "The webhook is not signed by Replicate, or not lately." == str(untrusted.value)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"not json",
+        b"[]",
+        b"7",
+        b"null",
+        b"{}",
+        b'{"id": "p1"}',
+        b'{"id": 7, "status": "succeeded"}',
+        b'{"id": "p1", "status": null}',
+        b"[" * 100_000,
+        b'{"id": "p1", "status": "x", "input": ' + b'{"a":' * 900 + b"1" + b"}" * 900 + b"}",
+        b"9" * 5000,
+    ],
+)
+def test_what_is_no_prediction_is_not_believed_though_it_is_signed(content):
+    try:
+        push = read_push(headers(content), content, SECRET)
+    except Untrusted:
+        return
+    assert "p1" == push.prediction.id  # as deep as this can still be read
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff\xfe", b"\x00", "\ud800".encode(errors="surrogatepass")])
+def test_what_is_no_text_is_not_believed_though_it_is_signed(content):
+    assert refused(headers(content), content)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=5,
+)
+
+
+@given(fields=st.dictionaries(st.sampled_from([*OVER, "logs", "created_at", "error", "completed_at"]), JSON))
+@settings(max_examples=100, deadline=None, derandomize=True)
+def test_whatever_a_signed_message_holds_it_is_told_or_not_believed(fields):
+    content = body(**fields)
+    with suppress(Untrusted):
+        assert isinstance(read_push(headers(content), content, SECRET), PushedResult)
+
+
+@given(
+    sent=st.dictionaries(
+        st.sampled_from(["webhook-id", "webhook-timestamp", "Webhook-Signature", "x"]), st.text(), max_size=4
+    ),
+    content=st.binary(),
+    secret=st.text(),
+)
+@settings(max_examples=300, deadline=None, derandomize=True)
+def test_whatever_is_sent_it_is_not_believed_and_nothing_else_is_raised(sent, content, secret):
+    with pytest.raises(Untrusted):
+        read_push(sent, content, secret)
+
+
+# The secret: asked for once.
+
+
+class Asked:
+    """Answers each request for a secret as told, in order, after a second; then with one that is good."""
+
+    def __init__(self, *answers) -> None:
+        self._answers = list(answers)
+        self.callers: list[str] = []
+
+    async def __call__(self, caller):
+        self.callers.append(caller.id)
+        await asyncio.sleep(1)
+        answer = self._answers.pop(0) if self._answers else {"key": f"whsec_{caller.id}"}
+        if isinstance(answer, Exception):
+            raise answer
+        return read_secret(answer)
+
+
+def test_a_hundred_who_ask_at_once_cost_one_request():
+    async def story():
+        asked = Asked()
+        secrets = Secrets(asked)
+        told = await asyncio.gather(*(secrets.of(ADMIN) for _ in range(100)))
+        return set(told) | {await secrets.of(ADMIN)}, asked.callers
+
+    assert ({"whsec_admin"}, ["admin"]) == virtual_time.run(story())
+
+
+def test_who_stops_waiting_for_a_secret_takes_it_from_nobody():
+    async def story():
+        asked = Asked()
+        secrets = Secrets(asked)
+        first, second = (asyncio.create_task(secrets.of(ADMIN)) for _ in range(2))
+        await asyncio.sleep(0.5)
+        first.cancel()
+        return await second, asked.callers
+
+    assert ("whsec_admin", ["admin"]) == virtual_time.run(story())
+
+
+@pytest.mark.parametrize(
+    "failure", [{"key": None}, {"key": ""}, {}, ["whsec_x"], None, UpstreamError("no"), RuntimeError("a bug")]
+)
+def test_a_secret_that_could_not_be_had_is_asked_for_again(failure):
+    async def story():
+        secrets = Secrets(Asked(failure))
+        failures = await asyncio.gather(*(secrets.of(ADMIN) for _ in range(3)), return_exceptions=True)
+        return {type(each) for each in failures}, await secrets.of(ADMIN)
+
+    failed, then = virtual_time.run(story())
+    assert {RuntimeError if isinstance(failure, RuntimeError) else UpstreamError} == failed
+    assert "whsec_admin" == then
+
+
+def test_secrets_are_bounded_and_asked_for_again_after_an_hour():
+    async def story():
+        asked = Asked()
+        secrets = Secrets(asked)
+        await secrets.of(ADMIN)
+        await asyncio.sleep(GOOD_FOR - 1)
+        await secrets.of(ADMIN)
+        before = len(asked.callers)
+        await asyncio.sleep(2)
+        await secrets.of(ADMIN)
+        after = len(asked.callers)
+        for number in range(SECRETS_KEPT):
+            await secrets.of(type(USER)("user", f"user_{number}", credentials(replicate="r8_x")))
+        await secrets.of(ADMIN)
+        return before, after, asked.callers.count("admin"), len(secrets._kept)
+
+    assert (1, 2, 3, SECRETS_KEPT) == virtual_time.run(story())
+
+
+def test_a_secret_does_not_show_when_it_is_printed_by_mistake():
+    async def story():
+        secrets = Secrets(Asked())
+        return repr([await secrets.of(ADMIN)]), repr(vars(secrets))
+
+    assert [] == [shown for shown in virtual_time.run(story()) if "whsec" in shown]
+
+
+@on_a_loop
+async def test_each_callers_secret_is_that_of_their_own_account_by_one_request_of_the_other_window(simulator):
+    async with parts(simulator) as service:
+        told = [await service.provider.webhook_secret(caller) for caller in (ADMIN, USER, OTHER_USER, ADMIN)]
+        used = service.others.statistics().current_rate_per_minute
+
+    assert (told[0], 3) == (told[3], len(set(told)))
+    assert {"secret": 3} == simulator.counts().requests
+    assert 3 == used
+
+
+@pytest.mark.parametrize(
+    ("fault", "error"), [({"status": 401}, ServerTokenRejected), ({"reset": "after"}, UpstreamError)]
+)
+@on_a_loop
+async def test_a_secret_that_replicate_does_not_give_is_a_service_error(simulator, fault, error):
+    simulator.order(on="secret", **fault)
+    async with parts(simulator) as service:
+        with pytest.raises(error):
+            await service.provider.webhook_secret(ADMIN)
+        assert (await service.provider.webhook_secret(ADMIN)).startswith("whsec_")
+
+
+# What is told of a creation whose answer was lost, or has not come yet.
+
+
+def over(prediction_id: str = "p1", *, model: str | None = MODEL, sent=SENT) -> PushedResult:
+    return PushedResult(
+        Prediction(prediction_id, "succeeded", (Url("https://a"),)), model, sent and fingerprint(sent)
+    )
+
+
+class Account:
+    """The account's predictions, as one page of a list."""
+
+    def __init__(self, *listed: str) -> None:
+        self.creations = Creations(self.page)
+        self.looks = 0
+        made = {"model": MODEL, "input": SENT, "created_at": "2999-01-01T00:00:00Z"}
+        self._items = [{"id": prediction_id} | made for prediction_id in listed]
+
+    async def page(self, caller, query):  # noqa: ARG002
+        self.looks += 1
+        return {"results": self._items, "next": None}
+
+    def begin(self, reference="gen_a.1"):
+        return self.creations.begin(ADMIN, MODEL, fingerprint(SENT), reference=reference, since=time.time())
+
+
+@pytest.mark.parametrize("at", [0.0, 0.3, 0.5, 1.7, 4.99])
+def test_a_search_ends_at_once_with_what_a_webhook_tells(at):
+    async def story():
+        account = Account()
+        with account.begin() as creation:
+            asyncio.get_running_loop().call_at(at, account.creations.of("gen_a.1").receive_push, over())
+            found = await creation.find()
+        return found.id, found.is_made, round(found.age, 2), asyncio.get_running_loop().time()
+
+    assert ("p1", True, at, at) == virtual_time.run(story())
+
+
+def test_what_was_told_while_the_answer_was_awaited_is_adopted_without_a_look():
+    async def story():
+        account = Account()
+        with account.begin() as creation:
+            creation.receive_push(over())
+            await asyncio.sleep(30)
+            found = await creation.find()
+        return found.id, account.looks
+
+    assert ("p1", 0) == virtual_time.run(story())
+
+
+@pytest.mark.parametrize(
+    "push", [over(model="another/model"), over(model=None), over(sent={"prompt": "a vixen"}), over(sent=None)]
+)
+def test_what_is_of_another_model_or_input_ends_no_search(push):
+    async def story():
+        account = Account()
+        with account.begin() as creation:
+            creation.receive_push(push)
+            with pytest.raises(TryAgain):
+                await creation.find()
+        return account.creations.is_known("p1")
+
+    assert not virtual_time.run(story())
+
+
+def test_a_prediction_on_record_is_adopted_by_no_other_creation_that_is_told_of_it():
+    async def story():
+        account = Account()
+        account.creations.register_known("p1")
+        with account.begin() as creation:
+            creation.receive_push(over())
+            with pytest.raises(TryAgain):
+                await creation.find()
+
+    virtual_time.run(story())
+
+
+def test_the_first_that_was_told_counts_however_often_it_is_told():
+    async def story():
+        account = Account()
+        with account.begin() as creation:
+            finding = asyncio.create_task(creation.find())
+            await asyncio.sleep(1)
+            for prediction_id in ("p1", "p1", "p2"):
+                creation.receive_push(over(prediction_id))
+            return (await finding).id
+
+    assert "p1" == virtual_time.run(story())
+
+
+def test_an_alike_creation_in_doubt_does_not_adopt_what_another_was_told_nor_count_it():
+    """Two are left, and only one in doubt: nobody can know whose the second is."""
+
+    async def story():
+        account = Account("p1", "p2", "p3")
+        with account.begin() as other, account.begin("gen_b.1") as creation:
+            asyncio.get_running_loop().call_at(2, other.receive_push, over("p1"))
+            with pytest.raises(OutcomeUnknown):
+                await creation.find()
+
+    virtual_time.run(story())
+
+
+@pytest.mark.parametrize("tick", range(12))
+def test_in_whatever_tick_the_search_is_told_it_never_ends_with_nothing_or_with_another(tick):
+    """Around the last look, when it is about to find that nothing arrived."""
+
+    async def story():
+        account = Account()
+        with account.begin() as creation:
+            finding = asyncio.create_task(creation.find())
+            await asyncio.sleep(5.0)
+            for _ in range(tick):
+                await asyncio.sleep(0)
+            was_over = finding.done()
+            creation.receive_push(over())
+            ended, *_ = await asyncio.gather(finding, return_exceptions=True)
+            await asyncio.sleep(0)
+        return was_over, type(ended)
+
+    was_over, ended = virtual_time.run(story())
+    assert (TryAgain if was_over else Prediction) is ended
+
+
+def test_a_search_that_is_cancelled_in_the_tick_it_is_told_stays_cancelled():
+    async def story():
+        account = Account()
+        with account.begin() as creation:
+            finding = asyncio.create_task(creation.find())
+            await asyncio.sleep(1)
+            finding.cancel()
+            creation.receive_push(over())
+            await asyncio.gather(finding, return_exceptions=True)
+            return finding.cancelled()
+
+    assert virtual_time.run(story())
+
+
+# Through the provider, in virtual time.
+
+
+def creating(service, *, reference="gen_a.1", caller=ADMIN, callback=None, lease=None):
+    return service.provider.create(
+        caller, MODEL, SENT, lease=lease, cancel_after=60, reference=reference, callback=callback
+    )
+
+
+def test_what_is_told_before_the_answer_is_read_is_there_when_it_is_waited_for():
+    async def story():
+        async with replicate(Options(prediction_seconds=0.5, jitter=0, answer_delay=(1, 1))) as (
+            service,
+            world,
+        ):
+            provider = service.provider
+            with await service.gate.acquire("admin") as lease:
+                creation = asyncio.create_task(creating(service, lease=lease))
+                await asyncio.sleep(1.8)
+                (made,) = world.book
+                provider.receive_push("gen_a.1", over(made.id))
+                created = await creation
+            ended = await provider.wait(ADMIN, created.prediction, model=MODEL)
+            at = asyncio.get_running_loop().time()
+            return ended.outputs, at, world.tally.snapshot().requests
+
+    assert ((Url("https://a"),), 2.0, {"create": 1}) == virtual_time.run(story())
+
+
+def test_what_names_another_prediction_than_the_answer_does_tells_of_neither():
+    async def story():
+        async with replicate(Options(prediction_seconds=8, jitter=0, answer_delay=(1, 1))) as (
+            service,
+            world,
+        ):
+            provider = service.provider
+            with await service.gate.acquire("admin") as lease:
+                creation = asyncio.create_task(creating(service, lease=lease))
+                await asyncio.sleep(1.5)
+                provider.receive_push("gen_a.1", over("forged"))
+                created = await creation
+            return created.prediction.id == next(iter(world.book)).id, provider._watcher._pushes.early(
+                "forged"
+            )
+
+    assert (True, None) == virtual_time.run(story())
+
+
+def test_nobody_can_end_the_watch_over_a_prediction_that_another_attempt_made():
+    async def story():
+        async with replicate(Options(prediction_seconds=8, jitter=0)) as (service, _):
+            provider = service.provider
+            with await service.gate.acquire("admin") as lease:
+                created = await creating(service, lease=lease)
+            waiting = asyncio.create_task(provider.wait(ADMIN, created.prediction, model=MODEL))
+            await asyncio.sleep(1)
+            provider.receive_push("gen_b.1", over(created.prediction.id))
+            await asyncio.sleep(1)
+            still = waiting.done()
+            provider.receive_push("gen_a.1", over(created.prediction.id))
+            return still, (await waiting).outputs, asyncio.get_running_loop().time()
+
+    assert (False, (Url("https://a"),), 2.0) == virtual_time.run(story())
+
+
+def test_a_lost_answer_that_a_webhook_makes_up_for_costs_no_look():
+    async def story():
+        async with replicate(
+            Options(prediction_seconds=8, jitter=0), search=SearchTiming(quick=(5.0, 5.0))
+        ) as (
+            service,
+            world,
+        ):
+            world.faults.order(on="create", reset="after")
+            with await service.gate.acquire("admin") as lease:
+                creation = asyncio.create_task(creating(service, lease=lease))
+                await asyncio.sleep(1)
+                (made,) = world.book
+                service.provider.receive_push("gen_a.1", over(made.id))
+                created = await creation
+            at = asyncio.get_running_loop().time()
+            return (
+                created.prediction.id == made.id,
+                created.prediction.is_made,
+                at,
+                world.tally.snapshot().requests,
+            )
+
+    assert (True, True, 1.0, {"create": 1}) == virtual_time.run(story())
+
+
+# Over real sockets: asked for, signed, sent and believed.
+
+
+@asynccontextmanager
+async def receiving(provider, caller=ADMIN):
+    """The address of a receiver that verifies as the service does, and the webhooks that it received."""
+    pushes: list[PushedResult] = []
+
+    async def serve(reader, writer):
+        head = (await reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")
+        sent = dict(line.split(": ", 1) for line in head[1:] if line)
+        length = next(int(value) for name, value in sent.items() if name.lower() == "content-length")
+        content = await reader.readexactly(length)
+        pushes.append(read_push(sent, content, await provider.webhook_secret(caller)))
+        provider.receive_push(head[0].split(" ")[1].strip("/"), pushes[-1])
+        writer.write(b"HTTP/1.1 204 No Content\r\nConnection: close\r\n\r\n")
+        await writer.drain()
+        writer.close()
+
+    async with listening(serve) as url:
+        yield f"{url}/gen_a.1", pushes
+
+
+@on_a_loop
+async def test_a_creation_with_a_callback_is_told_of_when_it_is_over_and_not_looked_at(simulator):
+    async with parts(simulator) as service, receiving(service.provider) as (callback, told):
+        with await service.gate.acquire("admin") as lease:
+            created = await creating(service, lease=lease, callback=callback)
+        ended = await service.provider.wait(ADMIN, created.prediction, model=MODEL)
+
+    (made,) = simulator.predictions()
+    assert {"webhook": callback, "webhook_events_filter": ["completed"]} == {
+        name: value for name, value in made.body.items() if name != "input"
+    }
+    assert (made.id, tuple(map(Url, made.output))) == (ended.id, ended.outputs)
+    assert [(made.id, MODEL, fingerprint(made.input), callback)] == [
+        (each.prediction.id, each.model, each.content, each.webhook) for each in told
+    ]
+    assert {"create": 1, "secret": 1} == simulator.counts().requests
+
+
+@on_a_loop
+async def test_a_lost_answer_is_adopted_from_the_webhook_over_real_sockets(simulator):
+    simulator.order(on="create", reset="after")
+    simulator.order(on="list", times=100, status=500)
+    async with (
+        parts(simulator, search=SearchTiming(quick=(5.0,))) as service,
+        receiving(service.provider) as (callback, pushes),
+    ):
+        with await service.gate.acquire("admin") as lease:
+            created = await creating(service, lease=lease, callback=callback)
+        await until(lambda: pushes)
+
+    (made,) = simulator.predictions()
+    assert (made.id, tuple(map(Url, made.output)), SERVER_TOKEN) == (
+        created.prediction.id,
+        created.prediction.outputs,
+        made.token,
+    )

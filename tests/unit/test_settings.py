@@ -1,0 +1,357 @@
+"""Settings: read once, said in sentences, secrets hidden; and what three documents say of them agrees."""
+
+import base64
+import random
+import re
+import string
+import tomllib
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+from service import VERSION
+from settings import Settings, SettingsError, load
+
+ROOT = Path(__file__).parents[2]
+SECRETS = ("REPLICATE_API_TOKEN", "CONCURRENT_DOCKER_ADMIN_API_KEY")
+
+
+def _documented_default(name: str) -> str:
+    default = Settings.model_fields[name].default
+    if default is None or default is False:
+        return ""
+    return f"{default:g}" if isinstance(default, float) else str(default)
+
+
+def test_an_empty_environment_gives_the_defaults():
+    settings = Settings.from_env({})
+
+    assert (10, 600) == (settings.REPLICATE_CONCURRENT_LIMIT, settings.REPLICATE_REQUESTS_PER_MINUTE)
+    assert (None, None) == (settings.admin_key, settings.replicate_token)
+
+
+@pytest.mark.parametrize("name", list(Settings.model_fields))
+def test_an_empty_or_blank_variable_means_the_default(name):
+    default = Settings.from_env({})
+
+    assert default == Settings.from_env({name: ""})
+    assert default == Settings.from_env({name: "  "})
+
+
+def test_everything_wrong_is_said_at_once_and_nothing_given_is_repeated():
+    environ = {"PORT": "s3cret", "REPLICATE_CONCURRENT_LIMIT": "1001", "REPLICATE_API_TOKEN": "r8 s3cret"}
+
+    with pytest.raises(SettingsError) as refused:
+        Settings.from_env(environ)
+
+    said = str(refused.value).splitlines()
+    assert set(environ) == {line.split(":")[0] for line in said}
+    assert "s3cret" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("REPLICATE_CONCURRENT_LIMIT", "0"),
+        ("REPLICATE_REQUESTS_PER_MINUTE", "60001"),
+        ("REPLICATE_BASE_URL", "ftp://example.com"),
+        ("REPLICATE_BASE_URL", "http://[::1"),
+        ("PUBLIC_URL", "example.com"),
+        ("DATABASE_URL", "postgresql://here/ledger"),
+        ("DATABASE_URL", "sqlite://"),
+        ("RESUME_TTL", "-1"),
+        ("WEBHOOK_SECRET", "a secret"),
+        ("WEBHOOK_SECRET", "whsec_"),
+        ("WEBHOOK_SECRET", "whsec_not*base64"),
+        ("BUDGET_USD_PER_DAY", "-0.01"),
+        ("BUDGET_USD_PER_DAY", "nan"),
+        ("FILES_URL", "s3:bucket"),
+        ("FILES_TTL", "-1"),
+        ("REPLICATE_SIMULATE", "perhaps"),
+        ("PORT", "65536"),
+        ("LOG_LEVEL", "loud"),
+        ("INTERACTIVE_RESERVE", "nan"),
+    ],
+)
+def test_a_value_out_of_range_is_refused_by_name(name, value):
+    with pytest.raises(SettingsError, match=f"^{name}: "):
+        Settings.from_env({name: value})
+
+
+def test_secrets_are_hidden_in_every_rendering():
+    settings = Settings.from_env({**dict.fromkeys(SECRETS, "s3cret"), "WEBHOOK_SECRET": "whsec_s3cret=="})
+
+    assert "s3cret" not in f"{settings!r} {settings} {settings.model_dump()} {settings.model_dump_json()}"
+    assert "whsec_s3cret==" == settings.webhook_secret
+
+
+def test_the_ledger_is_in_the_data_directory_unless_it_is_said_where():
+    assert "sqlite:///data/ledger.db" == Settings.from_env({}).database_url
+    assert "sqlite:////srv/x/ledger.db" == Settings.from_env({"DATA_DIR": "/srv/x"}).database_url
+    assert (
+        "sqlite:////a.db"
+        == Settings.from_env({"DATA_DIR": "/srv", "DATABASE_URL": "sqlite:////a.db"}).database_url
+    )
+
+
+@pytest.mark.parametrize(
+    ("url", "real", "simulated"),
+    [
+        (None, False, False),
+        ("https://here.example/service", True, True),
+        ("http://here.example", False, False),
+        ("http://127.0.0.1:5000", False, True),
+        ("http://localhost:5000", False, True),
+    ],
+)
+def test_replicate_is_asked_to_call_only_an_https_address_and_a_simulator_this_machine_too(
+    url, real, simulated
+):
+    address = {"PUBLIC_URL": url} if url else {}
+
+    assert real is Settings.from_env(address).webhooks_come
+    assert simulated is Settings.from_env({**address, "REPLICATE_SIMULATE": "1"}).webhooks_come
+
+
+def test_what_a_store_needs_to_know_is_found_in_an_env_file_too(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / ".env").write_text("AWS_REGION=here\nAWS_ACCESS_KEY_ID=id\nAWS_OTHER=x\n")
+    monkeypatch.setenv("AWS_REGION", "there")
+
+    settings = load()
+
+    assert {"AWS_REGION": "there", "AWS_ACCESS_KEY_ID": "id"} == dict(settings.aws)
+    assert "'id'" not in f"{settings!r} {settings.model_dump()}"
+
+
+@pytest.mark.parametrize(
+    "rest",
+    ["?", "?a=b", "/gen?a=b", "#", "/gen#top", "/a b", "/a\tb", "\\a"],
+)
+@pytest.mark.parametrize("name", ["PUBLIC_URL", "REPLICATE_BASE_URL"])
+def test_an_address_that_paths_cannot_follow_is_refused(name, rest):
+    with pytest.raises(
+        SettingsError, match=f"^{name}: must have no user name, query, fragment, blank"
+    ) as refused:
+        Settings.from_env({name: f"https://example.org{rest}"})
+    assert "example" not in str(refused.value)
+
+
+@pytest.mark.parametrize("login", ["user", "user:secret", ""])
+def test_an_address_with_a_user_name_is_refused(login):
+    with pytest.raises(SettingsError, match=r"^PUBLIC_URL: must have no user name"):
+        Settings.from_env({"PUBLIC_URL": f"https://{login}@example.org"})
+    assert (
+        "https://example.org/@me"
+        == Settings.from_env({"PUBLIC_URL": " https://example.org/@me/ "}).PUBLIC_URL
+    )
+
+
+def test_settings_cannot_be_changed():
+    with pytest.raises(ValueError, match="frozen"):
+        Settings.from_env({}).PORT = 1  # type: ignore[misc]
+
+
+def test_what_is_called_simulated_never_reaches_replicate_itself():
+    simulated = Settings.from_env({"REPLICATE_SIMULATE": "1"})
+    named = Settings.from_env({"REPLICATE_SIMULATE": "1", "REPLICATE_BASE_URL": "https://api.replicate.com/"})
+    elsewhere = Settings.from_env({"REPLICATE_SIMULATE": "1", "REPLICATE_BASE_URL": "http://127.0.0.1:9"})
+
+    assert [True, True, False] == [each.needs_simulator for each in (simulated, named, elsewhere)]
+
+
+def test_a_value_in_quotes_is_refused_since_docker_would_hand_the_quotes_over():
+    with pytest.raises(SettingsError, match=r"^REPLICATE_API_TOKEN: must not stand in quotes"):
+        Settings.from_env({"REPLICATE_API_TOKEN": '"r8_x"'})
+
+
+@pytest.mark.parametrize(
+    ("host", "address"), [("127.0.0.1", "127.0.0.1:5000"), ("::1", "[::1]:5000"), ("[::]", "[::]:5000")]
+)
+def test_an_ipv6_host_stands_in_brackets(host, address):
+    assert address == Settings.from_env({"HOST": host}).address
+
+
+def test_the_version_is_the_projects():
+    assert VERSION == tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+
+
+def test_without_a_token_only_a_simulation_has_one():
+    assert Settings.from_env({}).replicate_token is None
+    assert Settings.from_env({"REPLICATE_SIMULATE": "1"}).replicate_token == "r8_simulated"
+
+
+def test_the_example_file_says_every_setting_with_its_sentence_and_default():
+    lines = (ROOT / ".env.example").read_text().splitlines()
+    said = {}
+    for sentence, line in pairwise(lines):
+        if match := re.fullmatch(r"(?:# )?([A-Z_]+)=(.*)", line):
+            said[match[1]] = (sentence.removeprefix("# "), match[2])
+
+    declared = {
+        name: (field.description, _documented_default(name)) for name, field in Settings.model_fields.items()
+    }
+    assert declared == said, "run `make generated`"
+
+
+def test_the_example_file_as_it_is_gives_the_defaults():
+    given = {}
+    for line in (ROOT / ".env.example").read_text().splitlines():
+        name, equals, value = line.partition("=")
+        if equals and not line.startswith("#"):
+            given[name] = value  # as Docker reads it: literally
+
+    assert Settings.from_env({}).model_dump() == Settings.from_env(given).model_dump()
+
+
+def test_the_readme_says_every_setting_with_its_default():
+    rows = re.findall(
+        r"^\| `([A-Z_]+)` \| (?:`(.*?)`)? ?\| (.+) \|$", (ROOT / "README.md").read_text(), re.MULTILINE
+    )
+
+    declared = [
+        (name, _documented_default(name), field.description) for name, field in Settings.model_fields.items()
+    ]
+    assert declared == rows, "run `make generated`"
+
+
+PLACEHOLDERS = (
+    "your-admin-api-key", "your_token", "YOUR_KEY_HERE", "<your-token>", "${YOUR_TOKEN}", "changeme", "change-me",
+    "ChangeMe123", "change_this_key", "please-change-me", "REPLACE_ME", "replace-with-your-token", "insert-key-here",
+    "put_your_key_here", "xxx", "****", "...", "placeholder", "<placeholder>", "todo", "TBD", "none", "null",
+    "{{token}}", "enter-token-here", "api-key-goes-here", "fixme", "secret_here",
+    "my-example-api-key", "example-admin-api-key", "EXAMPLE", "dummy-secret", "sample.token-123", "changeme-please",
+    "xxxx-xxxx",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("value", PLACEHOLDERS)
+@pytest.mark.parametrize("name", SECRETS)
+def test_a_placeholder_is_refused_by_the_name_of_its_setting(name, value):
+    with pytest.raises(SettingsError, match=f"^{name}: is a placeholder"):
+        Settings.from_env({name: value}).refuse_placeholders()
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "r8_your_token",
+        "r8_xxxxxxxxxxxxxxxxxxxx",
+        "r8_...",
+        "r8_",
+        "r8_<token>",
+        "r8_example",
+        "r8_sample_token_1",
+    ],
+)
+def test_a_placeholder_may_look_like_a_token_of_replicate(value):
+    with pytest.raises(SettingsError):
+        Settings.from_env({"REPLICATE_API_TOKEN": value}).refuse_placeholders()
+
+
+@pytest.mark.parametrize("value", ["whsec_changeme", "whsec_exampletoken"])
+def test_a_placeholder_may_look_like_a_secret_of_webhooks(value):
+    with pytest.raises(SettingsError, match=r"^WEBHOOK_SECRET: is a placeholder"):
+        Settings.from_env({"WEBHOOK_SECRET": value}).refuse_placeholders()
+
+
+def test_real_secrets_are_no_placeholders():
+    generator = random.Random(1)
+    for _ in range(2000):
+        token = "r8_" + "".join(generator.choices(string.ascii_letters + string.digits, k=37))
+        key = "".join(
+            generator.choices(string.ascii_letters + string.digits + "-_", k=generator.randint(8, 64))
+        )
+        secret = "whsec_" + base64.b64encode(generator.randbytes(24)).decode()
+        environ = {
+            "REPLICATE_API_TOKEN": token,
+            "CONCURRENT_DOCKER_ADMIN_API_KEY": key,
+            "WEBHOOK_SECRET": secret,
+        }
+        Settings.from_env(environ).refuse_placeholders()
+    for key in (
+        "ops",
+        "team-gateway-7Qx",
+        "the-admin-key",
+        "test-key",
+        "my-admin-api-key",
+        "gateway-key",
+        "my-gateway-2f9c81d0",
+    ):
+        Settings.from_env({"CONCURRENT_DOCKER_ADMIN_API_KEY": key}).refuse_placeholders()
+
+
+def test_the_simulator_takes_placeholders_and_short_keys():
+    secrets = {"CONCURRENT_DOCKER_ADMIN_API_KEY": "changeme", "WEBHOOK_SECRET": "whsec_changeme"}
+    settings = Settings.from_env({"REPLICATE_SIMULATE": "1", "REPLICATE_API_TOKEN": "r8_example"} | secrets)
+
+    settings.refuse_placeholders()
+
+    assert not settings.admin_key_is_weak
+
+
+def test_an_admin_key_below_sixteen_characters_is_weak():
+    weak = [
+        Settings.from_env({"CONCURRENT_DOCKER_ADMIN_API_KEY": "k7" * 7 + tail}).admin_key_is_weak
+        for tail in ("x", "xy")
+    ]
+
+    assert [True, False] == weak
+    assert not Settings.from_env({}).admin_key_is_weak
+
+
+@pytest.mark.parametrize(
+    ("name", "nearest"),
+    [
+        ("REPLICATE_REQUEST_PER_MINUTE", "REPLICATE_REQUESTS_PER_MINUTE"),
+        ("REPLICATE_CONCURENT_LIMIT", "REPLICATE_CONCURRENT_LIMIT"),
+        ("REPLICATE_TOKEN", "REPLICATE_API_TOKEN"),
+        ("CONCURRENT_DOCKER_ADMIN_KEY", "CONCURRENT_DOCKER_ADMIN_API_KEY"),
+        ("MAX_QUEUE", "MAX_QUEUED"),
+        ("FILE_TTL", "FILES_TTL"),
+        ("BUDGET_USD_DAY", "BUDGET_USD_PER_DAY"),
+        ("log_level", "LOG_LEVEL"),
+        ("Max_Queue", "MAX_QUEUED"),
+        ("replicate_api_token", "REPLICATE_API_TOKEN"),
+    ],
+)
+def test_a_misspelt_variable_is_named_with_the_nearest_setting(name, nearest, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv(name, "5")
+
+    assert {name: nearest} == load().unknown
+
+
+def test_an_unknown_variable_of_our_prefix_is_named_though_nothing_is_near(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("REPLICATE_ZZ", "5")
+
+    assert ["REPLICATE_ZZ"] == list(load().unknown)
+
+
+def test_what_is_unknown_in_a_dotenv_is_named_unless_it_is_another_programs(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / ".env").write_text(
+        "FROBNICATE=1\nAWS_REGION=eu\nCOMPOSE_PROJECT_NAME=x\nTZ=UTC\nGITHUB_TOKEN=x\nFLASK_ENV=x\nPORT=5001\n"
+    )
+
+    settings = load()
+
+    assert ({"FROBNICATE": None}, 5001) == (settings.unknown, settings.PORT)
+
+
+@pytest.mark.parametrize("name", ["REPLICATE_requests_per_minute", "replicate_requests_per_minute"])
+def test_a_name_in_another_case_in_a_dotenv_is_named_with_its_setting(name, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / ".env").write_text(f"{name}=5\n")
+
+    assert {name: "REPLICATE_REQUESTS_PER_MINUTE"} == load().unknown
+
+
+def test_variables_of_the_environment_that_are_no_setting_of_ours_are_left_alone(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    for name in ("HOSTNAME", "LOGNAME", "DATABASE", "PYTHONPATH", "MAX_MEMORY", "LOG_FILE", "PUBLIC_KEY"):
+        monkeypatch.setenv(name, "x")
+
+    assert {} == load().unknown

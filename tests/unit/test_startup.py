@@ -1,0 +1,95 @@
+"""What a start refuses or warns of, beside the settings themselves."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from structlog.testing import capture_logs
+
+import service
+from service import VERSION
+from settings import Settings, SettingsError
+from telemetry import startup
+
+ROOT = Path(__file__).parents[2]
+
+
+def _settings(**given: object) -> Settings:
+    return Settings.from_env({name: str(value) for name, value in given.items()})
+
+
+def _command(*arguments: str) -> "subprocess.CompletedProcess[str]":
+    command = [sys.executable, "app.py", *arguments]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+
+
+@pytest.mark.parametrize("below", ["", "deeper"])
+def test_a_data_dir_that_cannot_be_a_directory_ends_the_start_with_its_path(tmp_path, below):
+    file = tmp_path / "file"
+    file.write_text("")
+
+    with pytest.raises(SettingsError, match=f"^DATA_DIR: {file / below} cannot be a directory"):
+        service.check(_settings(DATA_DIR=file / below))
+
+
+def test_a_data_dir_in_a_container_is_warned_of_unless_it_is_on_a_volume(tmp_path, monkeypatch):
+    mark = tmp_path / "mark"
+    mark.write_text("")
+    monkeypatch.setattr(startup, "_CONTAINER_MARKS", (str(mark),))
+    for is_mount in (False, True):
+        monkeypatch.setattr(Path, "is_mount", lambda path, is_mount=is_mount: is_mount and path == tmp_path)
+        with capture_logs() as logs:
+            startup.warn(_settings(DATA_DIR=tmp_path / "data"))
+
+        assert is_mount is ("data_dir_not_a_volume" not in [each["event"] for each in logs])
+
+
+def test_a_weak_admin_key_and_unknown_variables_are_warned_of_by_name():
+    settings = _settings(CONCURRENT_DOCKER_ADMIN_API_KEY="short")
+    settings._unknown = {"FILE_TTL": "FILES_TTL"}
+
+    with capture_logs() as logs:
+        startup.warn(settings)
+
+    said = {each["event"]: each for each in logs}
+    assert "admin_key_weak" in said
+    assert ("FILE_TTL", "FILES_TTL") == (said["setting_unknown"]["name"], said["setting_unknown"]["nearest"])
+    assert "short" not in [value for each in logs for value in each.values()]
+
+
+@pytest.mark.parametrize(
+    ("environ", "entries"),
+    [
+        ({"HTTPS_PROXY": "http://proxy.corp"}, [2, 4]),
+        ({"HTTPS_PROXY": "http://proxy.corp", "NO_PROXY": "a.com, 10.0.0.0/8"}, None),
+        ({}, None),
+    ],
+)
+def test_entries_of_no_proxy_that_cannot_be_read_are_warned_of_by_number(environ, entries):
+    with capture_logs() as logs:
+        startup.warn(_settings(**{"NO_PROXY": "a.com, http://b.com 10.0.0.0/8,c.com:x"} | environ))
+
+    assert entries == next((each["entries"] for each in logs if each["event"] == "no_proxy_ignored"), None)
+
+
+def test_the_command_tells_its_version_and_its_options():
+    assert f"{VERSION}\n" == _command("--version").stdout
+    assert all(option in _command("--help").stdout for option in ("--port", "--version"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--prot", "5001"), "unrecognized"),
+        (("--por", "5001"), "unrecognized"),
+        (("--simulate",), "unrecognized"),
+        (("--port", "x"), "PORT: must be a whole number"),
+        (("5001",), "5001"),
+    ],
+)
+def test_an_unknown_option_or_a_wrong_port_ends_the_start(arguments, said):
+    ended = _command(*arguments)
+
+    assert 2 == ended.returncode
+    assert said in ended.stderr

@@ -1,0 +1,299 @@
+"""The one door: nothing leaves without its place in a window, nothing is repeated behind our back, and what
+comes back is told apart by whether it may have arrived."""
+
+import asyncio
+from contextlib import closing, suppress
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from concurrency import Gate, Lease
+from providers import Prediction, TryAgain
+from providers.replicate.provider import Replicate
+from providers.replicate.transport import MAX_ANSWER, Lost, NotSent, Refusal
+from providers.replicate.watcher import PollFailed
+from tests.support.wiring import ADMIN, listening, look, on_a_loop, parts, reply, until, wire
+
+
+async def get(service, prediction_id: str = "p1", *, seconds: float = 5):
+    with await service.others.acquire("admin") as lease:
+        path = f"/v1/predictions/{prediction_id}"
+        return (await service.provider._client._call(ADMIN, "GET", path, lease, seconds=seconds)).json()
+
+
+async def create(service, lease: Lease, *, seconds: float = 5, creates: bool = True):
+    path = "/v1/models/black-forest-labs/flux-dev/predictions"
+    sent = {"input": {"prompt": "a fox"}}
+    answer = await service.provider._client._call(
+        ADMIN, "POST", path, lease, seconds=seconds, creates=creates, json=sent
+    )
+    return answer.json()
+
+
+@on_a_loop
+async def test_a_creation_leaves_by_the_lease_of_its_admission_only(simulator):
+    async with parts(simulator) as service:
+        with (
+            await service.others.acquire("admin") as lease,
+            pytest.raises(RuntimeError, match="a creation needs the lease of its admission"),
+        ):
+            await create(service, lease, creates=False)
+
+    assert {} == simulator.counts().requests
+
+
+@on_a_loop
+async def test_one_lease_is_one_request(simulator):
+    async with parts(simulator) as service:
+        with await service.gate.acquire("admin") as lease:
+            await create(service, lease)
+            with pytest.raises(RuntimeError, match="one place is one request"):
+                await create(service, lease)
+
+    assert 1 == simulator.counts().requests["create"]
+
+
+@on_a_loop
+async def test_a_request_of_the_official_clients_own_methods_cannot_leave(simulator):
+    async with parts(simulator) as service:
+        client = service.provider._client._client("r8_server")
+        with pytest.raises(RuntimeError, match="has no lease"):
+            await client.predictions.async_get("p1")
+
+    assert {} == simulator.counts().requests
+
+
+@on_a_loop
+async def test_everything_that_creates_nothing_takes_a_place_in_the_other_window(simulator):
+    simulator.order(on="create", reset="after")
+    simulator.order(on="get", times=3, status=503)
+    async with parts(simulator) as service:
+        await service.run("[[slow=0.3]]")
+        await service.run("[[hang]]", timeout=1)
+        taken = service.others.statistics().current_rate_per_minute
+
+    requests = simulator.counts().requests
+    assert {"create", "get", "list", "cancel"} == set(requests)
+    assert taken == requests["get"] + requests["list"] + requests["cancel"]
+
+
+@pytest.mark.parametrize("status", [429, 503, 504])
+@on_a_loop
+async def test_a_refused_look_is_one_look(simulator, status):
+    simulator.order(on="get", times=10, status=status)
+    async with parts(simulator) as service:
+        with pytest.raises(PollFailed):
+            await look(service)
+
+    assert {"get": 1} == simulator.counts().requests
+
+
+@on_a_loop
+async def test_a_get_on_a_connection_that_turns_out_closed_is_not_repeated():
+    async def once(seen):
+        return reply(b'{"id": "p1", "status": "starting"}') if "first" in seen.target else None
+
+    async with wire(once) as server, parts(server.url) as service:
+        await get(service, "first")
+        with pytest.raises(Lost):
+            await get(service, "second")
+
+    assert ["/v1/predictions/first", "/v1/predictions/second"] == [seen.target for seen in server.seen]
+
+
+@on_a_loop
+async def test_no_window_is_ever_over_its_limit_at_replicate(simulator):
+    async with parts(simulator, requests_per_minute=7, others_per_minute=5) as service:
+        batch = asyncio.create_task(service.run_batch(["[[hang]]"] * 12))
+        await until(lambda: simulator.counts().requests.get("create") == 7)
+        await until(lambda: simulator.counts().others_peak_per_minute >= 3)
+        counts = simulator.counts()
+        waiting = service.gate.statistics().waiting
+        service.others.configure(requests_per_minute=3000)
+        batch.cancel()
+        await asyncio.wait([batch])
+
+    assert (7, 5) == (counts.creations_peak_per_minute, waiting)
+    assert counts.others_peak_per_minute <= 5
+    assert 7 == simulator.counts().creations_peak_per_minute
+    assert {"canceled": 7} == simulator.counts().finished
+
+
+@on_a_loop
+async def test_refused_creations_count_against_the_window_too(simulator):
+    simulator.order(on="create", times=3, status=503)
+    async with parts(simulator, requests_per_minute=3) as service:
+        waiting = asyncio.create_task(service.run())
+        await until(lambda: simulator.counts().refusals.get(503) == 3)
+        await until(lambda: service.gate.statistics().waiting == 1)
+        waiting.cancel()
+        await asyncio.wait([waiting])
+
+    assert {"create": 3} == simulator.counts().requests
+
+
+@on_a_loop
+async def test_a_refused_connection_is_certainly_not_sent():
+    async with wire(lambda seen: None) as server:
+        pass
+    async with parts(server.url) as service:
+        with pytest.raises(NotSent):
+            await get(service)
+
+
+async def _hang_up(seen):
+    return None
+
+
+async def _no_http(seen):
+    return b"SSH-2.0-OpenSSH_9.6\r\n\r\n"
+
+
+async def _too_much(seen):
+    return reply(b" " * (MAX_ANSWER + 1))
+
+
+async def _bad_gzip(seen):
+    return reply(b"not gzip", headers="Content-Encoding: gzip\r\n")
+
+
+async def _no_json(seen):
+    return reply(b"<html>")
+
+
+async def _not_text(seen):
+    return reply(b'{"id": "\xff"}')
+
+
+async def _never(seen):
+    await asyncio.get_running_loop().create_future()
+
+
+@pytest.mark.parametrize("answer", [_hang_up, _no_http, _too_much, _bad_gzip, _no_json, _not_text, _never])
+@on_a_loop
+async def test_whatever_is_no_whole_answer_is_lost_and_may_have_arrived(answer):
+    async with wire(answer) as server, parts(server.url) as service:
+        with pytest.raises(Lost):
+            await get(service, seconds=0.1 if answer is _never else 5)
+        with await service.gate.acquire("admin") as lease, pytest.raises(Lost):
+            await create(service, lease, seconds=0.1 if answer is _never else 5)
+
+    assert ["GET", "POST"] == [seen.method for seen in server.seen]
+
+
+HEADS = st.one_of(
+    st.binary(max_size=80),
+    st.builds(
+        lambda status, reason, name, value: (
+            b"HTTP/1.1 %d %s\r\n%s: %s\r\nConnection: close\r\n\r\n" % (status, reason, name, value)
+        ),
+        st.integers(100, 999),
+        st.binary(max_size=10),
+        st.sampled_from(
+            [b"Content-Length", b"Transfer-Encoding", b"Content-Encoding", b"Set-Cookie", b"Location"]
+        )
+        | st.binary(max_size=10),
+        st.sampled_from([b"chunked", b"5", b"-1", b"9" * 400, b"gzip", b"a b=1", b"x" * 100_000])
+        | st.binary(max_size=10),
+    ),
+)
+
+
+@given(heads=st.lists(st.tuples(HEADS, st.binary(max_size=30)), min_size=20, max_size=20))
+@settings(max_examples=10, deadline=None, derandomize=True)
+def test_whatever_bytes_come_they_are_an_answer_a_refusal_or_lost(heads):
+    @on_a_loop
+    async def story():
+        left = [head + body for head, body in heads]
+
+        async def serve(reader, writer):
+            with closing(writer):
+                await reader.readuntil(b"\r\n\r\n")
+                writer.write(left.pop())
+
+        async with listening(serve) as url, parts(url) as service:
+            for _ in heads:
+                with suppress(Lost, Refusal):
+                    await get(service)
+            assert 0 == service.others.statistics().current_concurrent
+
+    story()
+
+
+@pytest.mark.parametrize("status", ["301 Moved Permanently", "302 Found", "307 Temporary Redirect"])
+@on_a_loop
+async def test_a_redirect_is_a_refusal_and_takes_the_token_nowhere(status):
+    async def quiet(seen):
+        return reply(b"{}")
+
+    async with wire(quiet) as elsewhere:
+
+        async def redirect(seen):
+            return reply(b"", status=status, headers=f"Location: {elsewhere.url}/v1/predictions/p1\r\n")
+
+        async with wire(redirect) as server, parts(server.url) as service:
+            with pytest.raises(Refusal):
+                await get(service)
+
+    assert [] == elsewhere.seen
+
+
+@on_a_loop
+async def test_cookies_of_one_account_are_no_others():
+    async def baker(seen):
+        return reply(b'{"id": "p1", "status": "starting"}', headers="Set-Cookie: session=admin; Path=/\r\n")
+
+    async with wire(baker) as server, parts(server.url) as service:
+        await get(service)
+        await get(service)
+
+    assert [None, None] == [seen.headers.get("cookie") for seen in server.seen]
+
+
+@on_a_loop
+async def test_a_path_in_the_base_url_is_kept():
+    async def answer(seen):
+        return reply(b'{"id": "p1", "status": "starting", "results": []}')
+
+    async with wire(answer) as server, parts(f"{server.url}/proxy") as service:
+        await get(service)
+        await service.provider._client.list_predictions(ADMIN, "cursor=c")
+
+    assert ["/proxy/v1/predictions/p1", "/proxy/v1/predictions?cursor=c"] == [
+        seen.target for seen in server.seen
+    ]
+
+
+@on_a_loop
+async def test_closing_leaves_no_connection_open_and_twice_is_no_error(simulator):
+    provider = Replicate(base_url=simulator.url, others=Gate(concurrent_limit=1, requests_per_minute=10))
+    await provider.webhook_secret(ADMIN)
+    session = provider._client._connections.connections.client
+    assert not session.closed
+
+    await provider.aclose()
+    await provider.aclose()
+
+    assert session.closed
+
+
+@on_a_loop
+async def test_a_creation_that_never_connected_may_be_tried_again_and_costs_no_place():
+    async with wire(lambda seen: None) as server:
+        pass
+    async with parts(server.url) as service:
+        with await service.gate.acquire("admin") as lease, pytest.raises(TryAgain):
+            await service.provider.create(
+                ADMIN, "black-forest-labs/flux-dev", {}, lease=lease, cancel_after=60, reference="gen_1.1"
+            )
+
+        assert 0 == service.gate.statistics().current_rate_per_minute
+
+
+@on_a_loop
+async def test_cancelling_what_cannot_be_reached_raises_nothing():
+    async with wire(lambda seen: None) as server:
+        pass
+    async with parts(server.url) as service:
+        await service.provider.cancel(ADMIN, Prediction("p1", "starting"))

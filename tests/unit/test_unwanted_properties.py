@@ -1,0 +1,199 @@
+"""What nobody wants any more, in a world where everything fails: it is not made, nothing is made twice, and it is told
+what it cost.
+
+Beside all that kills a process, Hypothesis hangs up, cancels as the owner and as the admin, also while the service
+stops, refuses and loses what is sent to Replicate, cancels among it, has models fail and run out of time with a
+fallback to go to, takes the disk away for a while, and gives up on owners who stay away. Every prompt is another.
+"""
+
+import asyncio
+from collections import defaultdict
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import rule
+
+from auth import Visitor
+from errors import NotFound
+from ledger.records import GenerationRecord
+from tests.support.crash_machine import CALLERS, Mortal, patiently
+from tests.support.wiring import ADMIN, a_picture, pictures, submission
+
+KINDS = st.sampled_from(
+    [
+        "[[slow=1]]",
+        "[[slow=0]]",
+        "[[slow=3]]",
+        "[[transient]] [[slow=0.5]]",
+        "[[only=flux-dev]] [[nsfw]] [[slow=0]]",
+        "[[only=flux-dev]] [[hang]]",
+    ]
+)
+SEVERAL = st.lists(KINDS, min_size=1, max_size=4)
+FIELDS = st.sampled_from([{}, {"timeout": 2}, {"fallback": ["qwen-image"], "timeout": 2}])
+WHOSE = st.sampled_from(["owner", "admin"])
+TROUBLE = [
+    {"reset": "before"},
+    {"reset": "after"},
+    {"hang": 2},
+    {"hang": 60},
+    {"delay": 3},
+    {"status": 403},
+    {"status": 429},
+    {"status": 502},
+    {"status": 503},
+]
+
+ARRIVED = 31.0
+"""Seconds after which nothing is on its way that was sent before."""
+
+
+class Unwanted(Mortal):
+    def __init__(self) -> None:
+        self.works: list[tuple[str, Any, list[str]]] = []
+        """What somebody was told the id of: that, who, and the prompts."""
+        self.given_up: dict[str, float] = {}
+        """Prompts that nobody wants any more, and since when."""
+        super().__init__()
+
+    def wanted(self, kinds, fields, *, single=False):
+        """A request for these, and its prompts."""
+        self.asked += 1
+        prompts = [f"{self.asked}.{number} {kind}" for number, kind in enumerate(kinds)]
+        return (
+            (a_picture(prompts[0], **fields), prompts[:1])
+            if single
+            else (pictures(prompts, **fields), prompts)
+        )
+
+    @rule(kinds=SEVERAL, fields=FIELDS, single=st.booleans(), caller=CALLERS)
+    def ask(self, kinds, fields, single, caller):
+        wanted, prompts = self.wanted(kinds, fields, single=single)
+
+        async def story():
+            work = await self.process.generations.submit(submission(wanted, caller, wait_seconds=0))
+            self.works.append((work.id, caller, prompts))
+
+        self.do(patiently(story(), 1.0))
+
+    @rule(
+        kinds=SEVERAL,
+        fields=FIELDS,
+        single=st.booleans(),
+        caller=CALLERS,
+        seconds=st.sampled_from([0, 0.0002, 0.0004, 0.1, 0.3, 1.0, 2.05, 2.3, 4.0]),
+        stops=st.booleans(),
+    )
+    def ask_and_hang_up(self, kinds, fields, single, caller, seconds, stops):
+        wanted, prompts = self.wanted(kinds, fields, single=single)
+
+        async def story():
+            waiting = asyncio.create_task(self.process.generations.submit(submission(wanted, caller)))
+            await asyncio.sleep(seconds)
+            draining = asyncio.create_task(self.process.core.supervisor.drain(30)) if stops else None
+            waiting.cancel()
+            await asyncio.wait([waiting])
+            if waiting.cancelled():
+                self.no_more(prompts)
+            if draining is not None:
+                await draining
+                await self.end_in_order()
+
+        self.do(story())
+
+    @rule(data=st.data(), whose=WHOSE, seconds=st.sampled_from([0, 0.0002, 0.01, 10.0]))
+    def cancel(self, data, whose, seconds):
+        self.do(patiently(self.cancel_one(data, whose, seconds), 60.0))
+
+    @rule(
+        data=st.data(),
+        whose=WHOSE,
+        moment=st.sampled_from([0.0, 0.1, 1.0]),
+        patience=st.sampled_from([0.5, 5.0, 30.0]),
+    )
+    def cancel_while_it_stops(self, data, whose, moment, patience):
+        async def story():
+            draining = asyncio.create_task(self.process.core.supervisor.drain(patience))
+            await asyncio.sleep(moment)
+            await patiently(self.cancel_one(data, whose, 0.01), 60.0)
+            await draining
+            await self.end_in_order()
+
+        self.do(story())
+
+    async def cancel_one(self, data, whose, seconds) -> None:
+        """Something that somebody was told of, or a single item of it."""
+        if not self.works:
+            return
+        target, caller, prompts = data.draw(st.sampled_from(self.works))
+        items = self.disk.batch_items(target)
+        if items and data.draw(st.booleans()):
+            record = data.draw(st.sampled_from(items))
+            target, prompts = record.id, [prompts[record.position]]
+        is_admin = whose == "admin" or caller is ADMIN
+        visitor = Visitor("admin", True, ADMIN) if is_admin else Visitor(caller.id, False, caller)
+        try:
+            await self.process.generations.cancel(target, visitor, patience=seconds)
+        except NotFound:
+            return
+        await self.process.ledger.flush()  # nothing is answered before
+        self.no_more(prompts)
+
+    def no_more(self, prompts) -> None:
+        """If that could be put on record, it is the last that is heard of these."""
+        if self.process.ledger.trouble is None:
+            for prompt in prompts:
+                self.given_up.setdefault(prompt, asyncio.get_running_loop().time())
+
+    @rule(fault=st.sampled_from(TROUBLE), on=st.sampled_from(["create", "get", "list"]))
+    def get_into_trouble(self, fault, on):
+        self.world.faults.order(on=on, **fault)
+
+    @rule(fault=st.sampled_from([{"status": 403}, {"delay": 3}, {"hang": 3}]))
+    def have_trouble_cancelling(self, fault):
+        self.world.faults.order(on="cancel", times=3, **fault)
+
+    @rule(seconds=st.sampled_from([0.3, 2.0, 10.0]), waits=st.booleans())
+    def lose_the_disk_for_a_while(self, seconds, waits):
+        ledger = self.process.ledger
+
+        async def story():
+            ledger.trouble = "The disk is full."
+            asyncio.get_running_loop().call_later(seconds, setattr, ledger, "trouble", None)
+            self.given_up.clear()  # whoever was told so while it was lost may yet be wrong, and dies with the process
+            await asyncio.sleep(seconds if waits else 0)
+
+        self.do(story())
+
+    @rule()
+    def give_up_on_those_who_stay_away(self):
+        self.do(patiently(self.process.core.suspension.expire(before=1e12), 5.0))
+
+    async def come_to_the_end(self) -> None:
+        await super().come_to_the_end()
+        await asyncio.sleep(2000)  # what could not be cancelled ends at Replicate by its deadline
+
+    async def check(self) -> None:
+        made, billed = defaultdict(list), defaultdict(float)
+        for each in self.world.book:
+            prompt = each.creation.input["prompt"]
+            made[prompt].append(each)
+            billed[prompt] += each.billed_usd
+        for record in self.disk.all(GenerationRecord):
+            prompt = record.prompt
+            assert [each.status for each in made[prompt]].count("succeeded") <= 1, record
+            assert record.cost_usd >= billed[prompt] - 1e-9, record
+        for prompt, since in self.given_up.items():
+            late = [
+                each for each in made[prompt] if self.world.book.loop_time(each.created_at) > since + ARRIVED
+            ]
+            assert [] == late, (prompt, since)
+        assert 0 == pytest.approx(self.process.budget._reserved, abs=1e-6)
+
+
+Unwanted.TestCase.settings = settings(
+    max_examples=300, stateful_step_count=14, deadline=None, suppress_health_check=list(HealthCheck)
+)
+test_what_nobody_wants_is_not_made_and_nothing_is_made_twice_or_for_nothing = Unwanted.TestCase

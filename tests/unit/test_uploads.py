@@ -1,0 +1,244 @@
+"""Images sent ahead through Replicate's files: each once, in the window that creates nothing, holding no slot."""
+
+import asyncio
+from io import BytesIO
+
+import pytest
+
+from catalog.references import INLINE, Upload
+from errors import UpstreamError
+from providers.replicate.transport import Lost
+from providers.replicate.uploads import AT_ONCE, GOOD_FOR, TRIES, Uploads
+from tests.support import virtual_time
+from tests.support.callers import PNG
+from tests.support.declarations import parse_generation
+from tests.support.wiring import ADMIN, USER, on_a_loop, parts, run, until
+
+LARGE = PNG.ljust(INLINE + 1)
+
+
+def an_image() -> Upload:
+    return Upload(BytesIO(LARGE))
+
+
+def editing(image: Upload, prompt: str = "a", **fields):
+    return parse_generation({"model_name": "kontext-max", "prompt": prompt, "input_image": image, **fields})
+
+
+@on_a_loop
+async def test_an_upload_takes_a_place_of_the_other_window_and_none_of_the_creations(simulator):
+    async with parts(simulator) as service:
+        await service.provider.upload(ADMIN, an_image())
+
+        assert (0, 1) == tuple(
+            gate.statistics().current_rate_per_minute for gate in (service.gate, service.others)
+        )
+    assert {"file": 1} == dict(simulator.counts().requests)
+
+
+@on_a_loop
+async def test_nothing_is_uploaded_while_the_other_window_is_spent(simulator):
+    async with parts(simulator, others_per_minute=1) as service:
+        with await service.others.acquire("somebody") as lease:
+            lease.sent()
+        upload = asyncio.create_task(service.provider.upload(ADMIN, an_image()))
+        await asyncio.sleep(0.1)
+
+        assert {} == dict(simulator.counts().requests)
+        upload.cancel()
+        await asyncio.wait([upload])
+
+
+@on_a_loop
+async def test_no_slot_is_held_while_an_image_is_on_its_way(simulator):
+    simulator.order(on="file", delay=0.3)
+    async with parts(simulator, concurrent_limit=1) as service:
+        editor = asyncio.create_task(run(service.core, editing(an_image())))
+        await until(lambda: simulator.counts().requests.get("file"))
+        assert 0 == service.gate.statistics().current_concurrent
+        await service.run("another")
+
+        assert (await editor).succeeded
+
+
+FAULTS = {
+    "429": ({"status": 429, "headers": {"Retry-After": "0"}, "body": {}}, True),
+    "500": ({"status": 500}, True),
+    "503": ({"status": 503}, True),
+    "reset before": ({"reset": "before"}, True),
+    "reset after": ({"reset": "after"}, True),
+    "no JSON": ({"garbage": True}, True),
+    "cut": ({"truncate": True}, True),
+    "no urls": ({"drop": ["urls"]}, True),
+    "an odd address": ({"set": {"urls": {"get": 7}}}, True),
+    "refused": ({"status": 400}, False),
+    "too large": ({"status": 413}, False),
+}
+
+
+@pytest.mark.parametrize(("fault", "passes"), FAULTS.values(), ids=FAULTS)
+@on_a_loop
+async def test_an_upload_that_goes_wrong_in_passing_is_tried_again_and_costs_nothing(
+    simulator, fault, passes
+):
+    simulator.order(on="file", times=2, **fault)
+    async with parts(simulator) as service:
+        ended = await run(service.core, editing(an_image()))
+
+    assert passes is ended.succeeded, ended.error
+    assert int(passes) == simulator.counts().creations_accepted
+    if passes:
+        (made,) = simulator.predictions()
+        assert made.input["input_image"] == f"{simulator.url}/v1/files/{simulator.uploads()[-1].id}"
+
+
+@on_a_loop
+async def test_what_never_gets_through_is_told_and_nothing_is_created(simulator):
+    simulator.order(on="file", times=100, status=500)
+    async with parts(simulator) as service:
+        ended = await run(service.core, editing(an_image()))
+
+    assert ("upstream_error", 0) == (ended.error.code, simulator.counts().creations_accepted)
+    assert 4 == simulator.counts().requests["file"]
+
+
+@on_a_loop
+async def test_an_account_that_is_refused_is_told_so_before_anything_is_created(simulator):
+    simulator.account("r8_user", reject=True)
+    async with parts(simulator) as service:
+        ended = await run(service.core, editing(an_image()), caller=USER)
+
+    assert "replicate_token_rejected" == ended.error.code
+    assert {"file": 1, "account": 1} == simulator.counts().requests
+
+
+@pytest.mark.parametrize("fault", [{"status": 401}, {"status": 403}, {"status": 403, "body": "<html>"}])
+@on_a_loop
+async def test_a_token_that_is_refused_in_passing_costs_an_upload_another_try(simulator, fault):
+    simulator.order(on="file", **fault)
+    async with parts(simulator) as service:
+        ended = await run(service.core, editing(an_image()))
+
+    assert (True, 2) == (ended.succeeded, simulator.counts().requests["file"])
+
+
+@on_a_loop
+async def test_an_image_that_goes_to_a_second_model_is_not_sent_again(simulator):
+    async with parts(simulator) as service:
+        request = editing(an_image(), "[[only=flux-kontext-max]] [[nsfw]]", fallback=True)
+        ended = await run(service.core, request)
+
+    assert ended.succeeded
+    assert 1 == len(simulator.uploads())
+    first, second = simulator.predictions()
+    assert first.input["input_image"] == second.input["image"]
+
+
+class Sent:
+    """What stands where Replicate's files are: each takes a second, and some fail."""
+
+    def __init__(self, *outcomes) -> None:
+        self._outcomes = list(outcomes)
+        self.under_way = self.most = self.number = self.done = 0
+
+    async def __call__(self, caller, upload):  # noqa: ARG002
+        self.number += 1
+        number = self.number
+        self.under_way += 1
+        self.most = max(self.most, self.under_way)
+        await asyncio.sleep(1)
+        self.under_way -= 1
+        self.done += 1
+        if self._outcomes:
+            raise self._outcomes.pop(0)
+        return f"https://api.replicate.com/v1/files/{number}"
+
+
+@pytest.mark.parametrize(("failures", "sent"), [(0, 1), (2, 3), (3, 4)])
+def test_those_who_share_an_image_share_its_upload_and_the_tries(failures, sent):
+    async def story():
+        send, image = Sent(*[Lost("cut")] * failures), an_image()
+        uploads = Uploads(send)
+        return await asyncio.gather(*(uploads.address(ADMIN, image) for _ in range(20))), send.number
+
+    addresses, number = virtual_time.run(story())
+    assert ({f"https://api.replicate.com/v1/files/{sent}"}, sent) == (set(addresses), number)
+
+
+def test_what_failed_for_good_failed_for_all_who_share_it_and_is_not_tried_by_each():
+    async def story():
+        send, image = Sent(*[Lost("cut")] * 100), an_image()
+        uploads = Uploads(send)
+        first = await asyncio.gather(
+            *(uploads.address(ADMIN, image) for _ in range(20)), return_exceptions=True
+        )
+        with pytest.raises(UpstreamError):
+            await uploads.address(ADMIN, image)
+        return first, send.number
+
+    failed, number = virtual_time.run(story())
+    assert ([UpstreamError] * 20, TRIES) == ([type(each) for each in failed], number)
+
+
+def test_whoever_gives_up_leaves_the_upload_to_those_who_still_wait():
+    async def story():
+        send, image = Sent(), an_image()
+        uploads = Uploads(send)
+        gone = asyncio.create_task(uploads.address(ADMIN, image))
+        await asyncio.sleep(0.5)
+        stays = asyncio.create_task(uploads.address(ADMIN, image))
+        await asyncio.sleep(0)
+        gone.cancel()
+        return await stays, send.number
+
+    assert ("https://api.replicate.com/v1/files/1", 1) == virtual_time.run(story())
+
+
+def test_an_upload_that_nobody_waits_for_any_more_is_given_up_and_may_begin_anew():
+    async def story():
+        send, image = Sent(), an_image()
+        uploads = Uploads(send)
+        gone = asyncio.create_task(uploads.address(ADMIN, image))
+        await asyncio.sleep(0.5)
+        gone.cancel()
+        await asyncio.sleep(5)
+        return send.done, await uploads.address(ADMIN, image)
+
+    assert (0, "https://api.replicate.com/v1/files/2") == virtual_time.run(story())
+
+
+def test_an_address_is_used_for_20_hours_and_not_for_the_24_that_it_is_good():
+    async def story():
+        send, image = Sent(), an_image()
+        uploads = Uploads(send)
+        await uploads.address(ADMIN, image)
+        await asyncio.sleep(GOOD_FOR - 2)
+        before = await uploads.address(ADMIN, image)
+        await asyncio.sleep(3)
+        return before, await uploads.address(ADMIN, image)
+
+    assert (
+        "https://api.replicate.com/v1/files/1",
+        "https://api.replicate.com/v1/files/2",
+    ) == virtual_time.run(story())
+
+
+def test_no_more_are_sent_at_once_than_leave_room_for_looks():
+    async def story():
+        send = Sent()
+        uploads = Uploads(send)
+        await asyncio.gather(*(uploads.address(ADMIN, an_image()) for _ in range(3 * AT_ONCE)))
+        return send.most, asyncio.get_running_loop().time()
+
+    assert (AT_ONCE, 3.0) == virtual_time.run(story())
+
+
+@on_a_loop
+async def test_each_caller_sends_with_their_own_token(simulator):
+    async with parts(simulator) as service:
+        for caller in (ADMIN, USER):
+            await service.provider.upload(caller, an_image())
+
+    assert [ADMIN.credentials["replicate"], USER.credentials["replicate"]] == [
+        each.token for each in simulator.uploads()
+    ]

@@ -1,0 +1,294 @@
+"""The watcher: how often it looks, how soon it tells, and what it leaves behind."""
+
+import asyncio
+from dataclasses import replace
+from random import Random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from admission.fair_queue import UNPROVEN
+from providers import Prediction
+from tests.support.upstream import HANGS, MODEL, OUTPUT, Upstream, caller, now, run
+
+
+@pytest.mark.parametrize("seconds", [1.5, 8.0, 45.0, 600.0])
+def test_a_known_model_that_is_steady_is_told_at_its_first_look(seconds):
+    async def story():
+        upstream = Upstream()
+        await upstream.learn(seconds, seconds, seconds)
+        late = await upstream.predict(seconds)
+        return late, len(upstream.looks)
+
+    assert (0.0, 1) == run(story())
+
+
+@given(
+    usual=st.integers(2, 600),
+    shares=st.lists(st.integers(90, 110), min_size=3, max_size=30),
+    share=st.integers(0, 100),
+)
+@settings(max_examples=100, deadline=None, derandomize=True)
+def test_a_known_model_is_told_within_6_percent_after_few_looks(usual, shares, share):
+    """For whatever it takes, from what four in five took to the longest."""
+
+    async def story():
+        upstream = Upstream()
+        durations = sorted(usual * share / 100 for share in shares)
+        await upstream.learn(*durations)
+        soon, longest = durations[len(durations) // 5], durations[-1]
+        seconds = soon + (longest - soon) * share / 100
+        late = await upstream.predict(seconds)
+        return late, len(upstream.looks), seconds
+
+    late, looks, seconds = run(story())
+    assert late <= max(0.1, 0.06 * seconds)
+    assert looks <= 12
+
+
+@pytest.mark.parametrize(("usual", "looks"), [(12.0, 4.5), (180.0, 5.5)])
+def test_a_lone_prediction_of_a_known_model_costs_about_five_looks(usual, looks):
+    """A model whose predictions take as long as usual, more or less a fifth, over a fifth of a second."""
+
+    async def story():
+        random, upstream = Random(1), Upstream(round_trip=0.2)
+        for _ in range(20):
+            await upstream.learn(usual * random.uniform(0.8, 1.2))
+        late = [await upstream.predict(usual * random.uniform(0.8, 1.2), f"p{n}") for n in range(50)]
+        return sum(late) / 50 / usual, max(late) / usual, len(upstream.looks) / 50
+
+    usually_late, most_late, looked = run(story())
+    assert usually_late < 0.05
+    assert most_late < 0.1
+    assert looked <= looks
+
+
+@pytest.mark.parametrize(("seconds", "looks"), [(0.2, 1), (3.0, 9), (30.0, 20), (600.0, 80)])
+def test_an_unknown_model_is_looked_at_a_bounded_number_of_times(seconds, looks):
+    """Told within a quarter of its time, or of a second, and never more than ten seconds late."""
+
+    async def story():
+        upstream = Upstream()
+        return await upstream.predict(seconds), len(upstream.looks)
+
+    late, looked = run(story())
+    assert looked <= looks
+    assert late <= min(10.0, max(0.25, 0.25 * seconds))
+
+
+@pytest.mark.parametrize("round_trip", [1.6, 5.0])
+@pytest.mark.parametrize("many", [1, 2, 10, 100])
+def test_a_slow_line_costs_time_but_not_many_looks(round_trip, many):
+    """Predictions of a minute: a look each at most every two seconds, or as many pages as go at once."""
+
+    async def story():
+        upstream = Upstream(round_trip=round_trip)
+        late = await upstream.predict_many([60.0] * many)
+        return max(late), len(upstream.looks)
+
+    late, looks = run(story())
+    assert late <= 10.0 + round_trip
+    assert looks <= 13 * many + 20
+
+
+def test_only_success_teaches_how_long_a_model_takes():
+    async def story():
+        upstream = Upstream()
+        await upstream.learn(20.0, 20.0, 20.0)
+        for n in range(10):
+            await upstream.predict(1.0, f"failed {n}", status="failed")
+        upstream.looks.clear()
+        await upstream.predict(20.0)
+        return len(upstream.looks)
+
+    assert 1 == run(story())
+
+
+def test_no_prediction_teaches_more_than_was_waited_for_it():
+    """Or else one false date of completion keeps everybody's predictions of that model from being looked at."""
+
+    async def story():
+        upstream = Upstream()
+        for n in range(3):
+            made = upstream.make(5.0, f"liar {n}")
+            made.end = Prediction(made.id, "succeeded", OUTPUT, created_at=made.created_at, seconds=1e9)
+            await upstream.watch(made)
+        return await upstream.predict(5.0)
+
+    assert run(story()) <= 2.0
+
+
+@pytest.mark.parametrize(
+    ("status", "outputs"),
+    [("succeeded", ()), ("failed", ()), ("canceled", ()), ("aborted", ()), ("processing", OUTPUT)],
+)
+def test_a_prediction_that_is_over_is_told_and_not_looked_at_any_more(status, outputs):
+    async def story():
+        upstream = Upstream()
+        await upstream.predict(2.0, status=status, outputs=outputs)
+        looks = len(upstream.looks)
+        await asyncio.sleep(1000)
+        end = upstream.made["ann"][0].end
+        assert end is await upstream.watcher.wait(caller("ann"), end, model=MODEL)
+        return looks == len(upstream.looks) and upstream.is_idle()
+
+    assert run(story())
+
+
+def test_processing_without_output_is_not_over():
+    async def story():
+        return await Upstream().predict(7.0)
+
+    assert run(story()) >= 0.0
+
+
+def test_a_prediction_watched_late_is_as_old_as_it_is_said_to_be():
+    async def story():
+        upstream = Upstream()
+        await upstream.learn(20.0, 20.0, 20.0)
+        made = upstream.make(20.0)
+        await asyncio.sleep(15.0)
+        await upstream.watcher.wait(caller("ann"), Prediction("p", "starting", age=15.0), model=MODEL)
+        return now() - made.ends_at, len(upstream.looks)
+
+    assert (0.0, 1) == run(story())
+
+
+def test_both_who_wait_for_the_same_prediction_hear_of_it():
+    async def story(others):
+        upstream = Upstream()
+        made = upstream.make(20.0)
+        rest = [upstream.predict(20.0, f"p{n}") for n in range(others)]
+        return await asyncio.gather(upstream.watch(made), upstream.watch(made), *rest)
+
+    assert max(run(story(0))) <= 5.0
+    assert max(run(story(5))) <= 5.0
+
+
+def test_a_prediction_without_a_date_is_told_and_never_makes_a_page_by_itself():
+    async def story():
+        upstream = Upstream()
+        late = await upstream.predict_many([20.0] * 5, dated=False)
+        return max(late), upstream.pages
+
+    late, pages = run(story())
+    assert late <= 5.0
+    assert 0 == pages
+
+
+def test_a_later_watch_with_an_earlier_look_comes_first():
+    async def story():
+        upstream = Upstream()
+        await upstream.learn(100.0, 100.0, 100.0)
+        slow = asyncio.create_task(upstream.predict(100.0, "slow"))
+        await asyncio.sleep(1.0)
+        quick = await upstream.predict(0.0, "quick", model="another/model")
+        return quick, await slow
+
+    assert (0.25, 0.0) == run(story())
+
+
+def test_a_cancelled_waiter_is_not_looked_at_any_more():
+    async def story():
+        upstream = Upstream()
+        gone, stays = (asyncio.create_task(upstream.predict(60.0, name)) for name in ("gone", "stays"))
+        await asyncio.sleep(10.0)
+        gone.cancel()
+        await stays
+        return gone.cancelled(), max(upstream.times("gone"))
+
+    cancelled, last = run(story())
+    assert cancelled
+    assert last <= 10.0
+
+
+def _left_behind(upstream: Upstream, waiters: list[asyncio.Task]):
+    """Cancel whoever waits, now; see what is left when what was under way is over."""
+
+    async def story():
+        for waiter in waiters:
+            waiter.cancel()
+        await asyncio.gather(*waiters, return_exceptions=True)
+        assert {} == upstream.watcher._accounts
+        looks = len(upstream.looks)
+        await asyncio.sleep(200.0)
+        assert upstream.watcher._timer is None
+        return upstream.is_idle(), len(upstream.looks) - looks
+
+    return story()
+
+
+@pytest.mark.parametrize("cancelled_at", [0.0, 0.1, 0.25, 0.3, 3.0])
+@pytest.mark.parametrize("many", [1, 5])
+def test_cancelled_before_during_and_between_looks_nothing_is_left(many, cancelled_at):
+    async def story():
+        upstream = Upstream(round_trip=0.2)
+        waiters = [asyncio.create_task(upstream.predict(60.0, f"p{n}")) for n in range(many)]
+        await asyncio.sleep(cancelled_at)
+        return await _left_behind(upstream, waiters)
+
+    assert (True, 0) == run(story())
+
+
+@pytest.mark.parametrize("many", [1, 5])
+def test_cancelled_during_a_look_that_hangs_nothing_is_left(many):
+    async def story():
+        upstream = Upstream()
+        upstream.trouble = lambda look: HANGS
+        waiters = [asyncio.create_task(upstream.predict(60.0, f"p{n}")) for n in range(many)]
+        await asyncio.sleep(5.0)
+        return await _left_behind(upstream, waiters)
+
+    assert (True, 0) == run(story())
+
+
+def test_cancelled_while_looks_wait_for_places_nothing_is_left():
+    async def story():
+        upstream = Upstream(per_minute=10)
+        waiters = [asyncio.create_task(upstream.predict(600.0, account=f"account {n}")) for n in range(30)]
+        await asyncio.sleep(20.0)
+        return await _left_behind(upstream, waiters)
+
+    assert (True, 0) == run(story())
+
+
+@pytest.mark.parametrize("ticks", range(12))
+def test_cancelled_in_any_tick_around_being_told_nothing_is_left(ticks):
+    async def story():
+        upstream = Upstream()
+        await upstream.learn(20.0, 20.0, 20.0)
+        waiters = [asyncio.create_task(upstream.predict(20.0, f"p{n}")) for n in range(5)]
+        await asyncio.sleep(20.0)
+        for _ in range(ticks):
+            await asyncio.sleep(0)
+        return await _left_behind(upstream, waiters)
+
+    assert (True, 0) == run(story())
+
+
+def test_polls_take_the_turn_of_the_account_once_that_is_known():
+    async def story():
+        upstream = Upstream()
+        turns, acquire = [], upstream.gate.acquire
+
+        async def recorded(turn, **named):
+            turns.append(turn)
+            return await acquire(turn, **named)
+
+        upstream.gate.acquire = recorded
+        stranger = replace(caller("ann"), turn=UNPROVEN)
+        waits = []
+        for who in (stranger, caller("ann")):
+            made = upstream.make(60, who.turn)
+            prediction = Prediction(made.id, "starting", created_at=made.created_at)
+            waits.append(asyncio.create_task(upstream.watcher.wait(who, prediction, model=MODEL)))
+            await asyncio.sleep(30)
+        await asyncio.gather(*waits)
+        return turns
+
+    turns = run(story())
+
+    known_from = turns.index("ann")
+    assert {UNPROVEN} == set(turns[:known_from])
+    assert {"ann"} == set(turns[known_from:])

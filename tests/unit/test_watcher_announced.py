@@ -1,0 +1,303 @@
+"""Webhooks tell first, and looks are the safety net: hardly any where webhooks come, and as ever where they do not."""
+
+import asyncio
+from random import Random
+
+import pytest
+
+from providers import Prediction
+from providers.replicate.push import GRACE, KEPT, SILENCE, PushTracker
+from tests.support.upstream import MODEL, OUTPUT, Made, Upstream, caller, now, run
+
+UNDER_WAY = 0.3
+"""Seconds that a webhook takes."""
+
+
+async def announced(
+    upstream: Upstream,
+    made: Made,
+    *,
+    account: str = "ann",
+    model: str = MODEL,
+    webhook: float | None = UNDER_WAY,
+) -> float:
+    """Wait for it. Its webhook comes `webhook` seconds after its end, or never. Returns how late the wait ended."""
+    prediction = Prediction(made.id, "starting", created_at=made.created_at, is_announced=True)
+    if webhook is not None:
+        at = made.ends_at + webhook
+        asyncio.get_running_loop().call_at(at, lambda: upstream.watcher.receive(made.end))
+    outcome = await upstream.watcher.wait(caller(account), prediction, model=model)
+    assert made.end == outcome
+    return now() - made.ends_at
+
+
+async def announced_many(
+    upstream: Upstream, lengths: list[float], *, every: float = 0.0, **how
+) -> list[float]:
+    """Predictions made one after the other, `every` so many seconds. Returns how late each was told."""
+
+    async def one(n: int, seconds: float) -> float:
+        await asyncio.sleep(n * every)
+        made = upstream.make(seconds, f"p{n} at {now()}", account=how.get("account", "ann"))
+        return await announced(upstream, made, **how)
+
+    return await asyncio.gather(*(one(n, seconds) for n, seconds in enumerate(lengths)))
+
+
+def about(seconds: float, many: int) -> list[float]:
+    """So many durations, more or less a fifth."""
+    random = Random(1)
+    return [seconds * random.uniform(0.8, 1.2) for _ in range(many)]
+
+
+def test_a_known_model_costs_no_look_where_webhooks_come():
+    async def story():
+        upstream = Upstream(round_trip=0.2)
+        await upstream.learn(*about(12.0, 20))
+        late = await announced_many(upstream, about(12.0, 180), every=0.1)
+        return max(late), len(upstream.looks), upstream.is_idle()
+
+    late, looks, idle = run(story())
+    assert late == pytest.approx(UNDER_WAY)
+    assert 0 == looks
+    assert idle
+
+
+@pytest.mark.parametrize("every", [0.0, 0.1])
+def test_of_a_model_nothing_is_known_of_180_predictions_cost_ten_looks_at_the_most(every):
+    async def story():
+        upstream = Upstream(round_trip=0.2)
+        late = await announced_many(upstream, about(12.0, 180), every=every)
+        return max(late), len(upstream.looks)
+
+    late, looks = run(story())
+    assert late <= 0.31
+    assert looks <= 10
+
+
+def test_a_prediction_far_longer_than_usual_is_looked_at_ever_more_rarely():
+    async def story():
+        upstream = Upstream()
+        await upstream.learn(12.0, 12.0, 12.0)
+        began = now()
+        await announced(upstream, upstream.make(400.0))
+        return [round(look.at - began, 3) for look in upstream.looks]
+
+    assert [17.0, 32.0, 47.0, 77.0, 137.0, 197.0, 257.0, 317.0, 377.0] == run(story())
+
+
+def test_a_single_webhook_that_does_not_come_is_made_up_for_by_a_look():
+    async def story():
+        upstream = Upstream()
+        await upstream.learn(12.0, 12.0, 12.0)
+        return await announced(upstream, upstream.make(12.0), webhook=None)
+
+    assert 5.0 == run(story())
+
+
+def test_when_webhooks_never_come_everything_ends_soon_and_later_ones_as_quickly_as_without():
+    async def story():
+        upstream, without = Upstream(round_trip=0.2), Upstream(round_trip=0.2)
+        for each in (upstream, without):
+            await each.learn(*about(12.0, 20))
+        first = await announced_many(upstream, about(12.0, 180), webhook=None)
+        await without.predict_many(about(12.0, 180))
+        without.looks.clear()
+        await asyncio.sleep(10.0)
+        upstream.looks.clear()
+        later = await announced_many(upstream, about(12.0, 100), webhook=None)
+        usual = await without.predict_many(about(12.0, 100))
+        return max(first), max(later), max(usual), len(upstream.looks), len(without.looks)
+
+    first, later, usual, looks, usual_looks = run(story())
+    assert first <= 12.0
+    assert later <= usual + 0.1
+    assert looks <= usual_looks + 5
+
+
+def test_those_under_way_when_an_account_is_found_out_are_looked_at_as_usual_from_then_on():
+    """The first is found over at 17 s, and missed at 22 s."""
+
+    async def story():
+        upstream = Upstream()
+        await upstream.learn(12.0, 12.0, 12.0)
+        await upstream.learn(100.0, 100.0, 100.0, model="slow/model")
+        slow = asyncio.create_task(
+            announced(upstream, upstream.make(100.0, "slow"), model="slow/model", webhook=None)
+        )
+        quick = await announced(upstream, upstream.make(12.0, "quick"), webhook=None)
+        return quick, await slow
+
+    assert (5.0, 0.0) == run(story())
+
+
+def test_a_webhook_a_little_later_than_the_look_keeps_the_trust():
+    async def story():
+        upstream = Upstream()
+        await upstream.learn(12.0, 12.0, 12.0)
+        first = await announced(upstream, upstream.make(12.0, "slow line"), webhook=9.9)
+        await asyncio.sleep(20.0)
+        upstream.looks.clear()
+        await announced(upstream, upstream.make(12.0, "next"))
+        return first, len(upstream.looks)
+
+    assert (5.0, 0) == run(story())
+
+
+@pytest.mark.parametrize(("waited", "late"), [(SILENCE - 30, 0.0), (SILENCE + 1, 5.0)])
+def test_an_account_is_tried_again_after_ten_minutes(waited, late):
+    async def story():
+        upstream = Upstream()
+        await upstream.learn(12.0, 12.0, 12.0)
+        await announced(upstream, upstream.make(12.0, "first"), webhook=None)
+        await asyncio.sleep(waited + 5.0)
+        return await announced(upstream, upstream.make(12.0, "second"), webhook=None)
+
+    assert late == run(story())
+
+
+def test_one_accounts_silence_costs_no_other_accounts_trust():
+    async def story():
+        upstream = Upstream()
+        await upstream.learn(12.0, 12.0, 12.0)
+        await announced(upstream, upstream.make(12.0, "hers"), webhook=None)
+        await asyncio.sleep(10.0)
+        upstream.looks.clear()
+        await announced(upstream, upstream.make(12.0, "his", account="bob"), account="bob")
+        return len(upstream.looks)
+
+    assert 0 == run(story())
+
+
+def test_output_while_it_says_processing_is_told_by_no_webhook_and_costs_no_trust():
+    async def story():
+        upstream = Upstream()
+        await upstream.learn(12.0, 12.0, 12.0)
+        await announced(upstream, upstream.make(12.0, "early", status="processing"), webhook=None)
+        await asyncio.sleep(20.0)
+        upstream.looks.clear()
+        await announced(upstream, upstream.make(12.0, "next"))
+        return len(upstream.looks)
+
+    assert 0 == run(story())
+
+
+def test_what_is_watched_late_is_looked_at_as_usual_and_costs_no_trust():
+    """Its webhook may have come while nobody was there to hear it."""
+
+    async def story():
+        upstream = Upstream()
+        await upstream.learn(12.0, 12.0, 12.0)
+        made = upstream.make(12.0)
+        await asyncio.sleep(60.0)
+        late = Prediction(made.id, "starting", created_at=made.created_at, age=60.0, is_announced=True)
+        began = now()
+        await upstream.watcher.wait(caller("ann"), late, model=MODEL)
+        waited = now() - began
+        await asyncio.sleep(20.0)
+        upstream.looks.clear()
+        await announced(upstream, upstream.make(12.0, "next"))
+        return waited, len(upstream.looks)
+
+    assert (0.0, 0) == run(story())
+
+
+def test_what_was_told_before_anybody_waited_is_there_at_once():
+    async def story():
+        upstream = Upstream()
+        made = upstream.make(0.0)
+        upstream.watcher.receive(made.end)
+        return await announced(upstream, made, webhook=None), len(upstream.looks)
+
+    assert (0.0, 0) == run(story())
+
+
+def test_of_what_nobody_waits_for_only_the_latest_thousand_are_kept():
+    async def story():
+        upstream = Upstream()
+        ends = [Prediction(f"p{n}", "succeeded", OUTPUT) for n in range(KEPT + 1)]
+        for end in ends:
+            upstream.watcher.receive(end)
+        kept = upstream.watcher._pushes
+        return [kept.early("p0"), kept.early("p1"), kept.early(f"p{KEPT}")] == [None, ends[1], ends[KEPT]]
+
+    assert run(story())
+
+
+def test_a_webhook_told_twice_or_of_what_is_not_over_or_nobodys_does_no_harm():
+    async def story():
+        upstream = Upstream()
+        made = upstream.make(12.0)
+        waiting = asyncio.create_task(announced(upstream, made, webhook=None))
+        await asyncio.sleep(1.0)
+        upstream.watcher.receive(Prediction(made.id, "processing"))
+        upstream.watcher.receive(Prediction("nobody's", "failed"))
+        assert not waiting.done()
+        await asyncio.sleep(11.0)
+        for _ in range(3):
+            upstream.watcher.receive(made.end)
+        late = await waiting
+        upstream.watcher.receive(made.end)
+        return late, upstream.is_idle()
+
+    assert (0.0, True) == run(story())
+
+
+def test_both_who_wait_for_the_same_prediction_are_told():
+    async def story():
+        upstream = Upstream()
+        made = upstream.make(5.0)
+        return await asyncio.gather(*(announced(upstream, made) for _ in range(2)))
+
+    assert [UNDER_WAY, UNDER_WAY] == pytest.approx(run(story()))
+
+
+def test_webhooks_tell_of_those_that_relied_on_none():
+    async def story():
+        upstream = Upstream()
+        made = upstream.make(12.0)
+        asyncio.get_running_loop().call_at(made.ends_at, lambda: upstream.watcher.receive(made.end))
+        return await upstream.watch(made)
+
+    assert 0.0 == run(story())
+
+
+def test_webhooks_teach_how_long_a_model_takes():
+    async def story():
+        upstream = Upstream()
+        for n in range(3):
+            await announced(upstream, upstream.make(20.0, f"p{n}"))
+        upstream.looks.clear()
+        return await upstream.predict(20.0, "next"), len(upstream.looks)
+
+    assert (0.0, 1) == run(story())
+
+
+def test_an_account_is_found_out_once_however_many_webhooks_it_misses():
+    async def story():
+        missed = []
+        announcements = PushTracker(on_silence=lambda who: missed.append((who.id, now())))
+        for n in range(3):
+            announcements.expect(caller("ann"), f"p{n}")
+            await asyncio.sleep(1.0)
+        await asyncio.sleep(20.0)
+        announcements.expect(caller("ann"), "p3")
+        await asyncio.sleep(20.0)
+        return missed
+
+    assert [("ann", GRACE)] == run(story())
+
+
+@pytest.mark.parametrize("webhook", [None, 1.0])
+def test_closing_leaves_no_timer_that_waits_for_a_webhook(webhook):
+    async def story():
+        upstream = Upstream()
+        await upstream.learn(12.0, 12.0, 12.0)
+        made = upstream.make(12.0)
+        await announced(upstream, made, webhook=None)
+        if webhook is not None:
+            upstream.watcher.receive(made.end)
+        await upstream.watcher.aclose()
+        return [each for each in asyncio.get_running_loop()._scheduled if not each.cancelled()]
+
+    assert [] == run(story())

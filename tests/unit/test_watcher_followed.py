@@ -1,0 +1,208 @@
+"""Following: how a prediction goes is seen about once a second, and nobody waits longer for it."""
+
+import asyncio
+
+import pytest
+
+from errors import UpstreamError
+from providers import Prediction
+from providers.replicate.watcher import PollFailed
+from tests.support.upstream import HANGS, MODEL, Upstream, caller, now, run
+
+
+async def followed(
+    upstream: Upstream, made, listener, *, after: float = 0.0, announced: bool = True
+) -> float:
+    """Wait for it while the listener follows it. Returns how late it was told."""
+    prediction = Prediction(made.id, "starting", created_at=made.created_at, is_announced=announced)
+    waiting = asyncio.create_task(upstream.watcher.wait(caller("ann"), prediction, model=MODEL))
+    await asyncio.sleep(after)
+    upstream.watcher.follow(made.id, listener)
+    await waiting
+    return now() - made.ends_at
+
+
+@pytest.mark.parametrize("announced", [True, False])
+def test_who_follows_sees_it_every_second_until_it_is_over(announced):
+    async def story():
+        upstream, seen = Upstream(), []
+        await upstream.learn(12.5, 12.5, 12.5)
+        began = now()
+        made = upstream.make(12.5)
+        await followed(
+            upstream, made, lambda told: seen.append((now() - began, told.status)), announced=announced
+        )
+        return seen
+
+    seen = run(story())
+    assert [(float(n), "processing") for n in range(13)] == [(round(at, 6), status) for at, status in seen]
+
+
+def test_who_stops_following_costs_no_look_any_more():
+    async def story():
+        upstream, seen = Upstream(), []
+        await upstream.learn(100.0, 100.0, 100.0)
+        made = upstream.make(100.0)
+        waiting = asyncio.create_task(upstream.watch(made))
+        await asyncio.sleep(10.0)
+        leave = upstream.watcher.follow(made.id, seen.append)
+        await asyncio.sleep(5.5)
+        leave()
+        leave()
+        late = await waiting
+        return late, len(seen), len(upstream.looks)
+
+    assert (0.0, 6, 7) == run(story())
+
+
+def test_two_who_follow_share_their_looks():
+    async def story():
+        upstream, one, other = Upstream(), [], []
+        made = upstream.make(20.0)
+        waiting = asyncio.create_task(followed(upstream, made, one.append))
+        await asyncio.sleep(5.5)
+        leave = upstream.watcher.follow(made.id, other.append)
+        await asyncio.sleep(5.0)
+        leave()
+        await waiting
+        return len(one), len(other), len(upstream.looks)
+
+    assert (20, 5, 21) == run(story())
+
+
+def test_coming_and_going_again_and_again_is_no_way_to_look_more_often():
+    async def story():
+        upstream = Upstream()
+        await upstream.learn(100.0, 100.0, 100.0)
+        made = upstream.make(100.0)
+        waiting = asyncio.create_task(upstream.watch(made))
+        for _ in range(100):
+            await asyncio.sleep(0.1)
+            upstream.watcher.follow(made.id, lambda told: None)()
+            upstream.watcher.follow(made.id, lambda told: None)
+        looks = len(upstream.looks)
+        await waiting
+        return looks
+
+    assert 10 == run(story())
+
+
+def test_nothing_happens_to_a_prediction_that_nobody_waits_for():
+    async def story():
+        upstream = Upstream()
+        leave = upstream.watcher.follow("nobody's", lambda told: None)
+        await asyncio.sleep(10.0)
+        leave()
+        return upstream.looks, upstream.is_idle()
+
+    assert ([], True) == run(story())
+
+
+def test_a_listener_that_fails_harms_neither_the_watch_nor_other_listeners():
+    async def story():
+        upstream, seen = Upstream(), []
+        made = upstream.make(5.5)
+        waiting = asyncio.create_task(followed(upstream, made, lambda told: 1 / 0))
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        upstream.watcher.follow(made.id, seen.append)
+        return await waiting, len(seen)
+
+    late, seen = run(story())
+    assert late <= 1.0
+    assert seen >= 5
+
+
+def test_a_listener_that_leaves_while_it_is_told_harms_nobody():
+    async def story():
+        upstream, seen, leaves = Upstream(), [], []
+        made = upstream.make(5.5)
+        waiting = asyncio.create_task(upstream.watch(made))
+        await asyncio.sleep(0)
+        leaves.append(upstream.watcher.follow(made.id, lambda told: leaves[0]()))
+        upstream.watcher.follow(made.id, seen.append)
+        return await waiting, len(seen)
+
+    late, seen = run(story())
+    assert late <= 1.0
+    assert seen >= 5
+
+
+@pytest.mark.parametrize("followed_too", [0, 50, 180])
+def test_however_many_are_followed_they_take_a_third_of_the_window_and_delay_nobody(followed_too):
+    async def story():
+        upstream = Upstream(round_trip=0.2)
+        await upstream.learn(60.0, 60.0, 60.0)
+        made = [upstream.make(150.0, f"followed {n}") for n in range(followed_too)]
+        crowd = [asyncio.create_task(followed(upstream, each, lambda told: None)) for each in made]
+        late = await upstream.predict_many([60.0] * 100)
+        busiest = upstream.most_in_a_minute()
+        for each in crowd:
+            each.cancel()
+        return max(late), busiest
+
+    late, busiest = run(story())
+    assert late <= 0.5
+    assert busiest <= 1000 + followed_too + 10
+
+
+@pytest.mark.parametrize(("crowd", "least", "most_seen"), [(60, 0, 2), (0, 40, 40)])
+def test_when_looks_are_scarce_followers_see_next_to_nothing(crowd, least, most_seen):
+    async def story():
+        upstream, shown = Upstream(round_trip=0.2, per_minute=180), []
+        await upstream.learn(40.0, 40.0, 40.0)
+        others = [
+            asyncio.create_task(upstream.predict(200.0, account=f"{n}", model="another/model"))
+            for n in range(crowd)
+        ]
+        await asyncio.sleep(60.0)
+        made = upstream.make(39.5)
+        asyncio.get_running_loop().call_at(made.ends_at, lambda: upstream.watcher.receive(made.end))
+        await followed(upstream, made, shown.append)
+        for each in others:
+            each.cancel()
+        return len(shown), upstream.most_in_a_minute()
+
+    shown, most = run(story())
+    assert least <= shown <= most_seen
+    assert most <= 180
+
+
+def test_looks_that_hang_are_not_begun_every_second():
+    async def story():
+        upstream = Upstream()
+        upstream.trouble = lambda look: HANGS if look.at < 60 else None
+        await followed(upstream, upstream.make(60.0), lambda told: None)
+        return sum(look.at < 60 for look in upstream.looks)
+
+    assert run(story()) <= 31
+
+
+def test_an_account_that_was_asked_to_wait_is_not_looked_at_for_its_followers():
+    async def story():
+        upstream = Upstream()
+        busy = PollFailed(UpstreamError(), wait=30.0)
+        upstream.trouble = lambda look: busy if len(upstream.looks) == 5 else None
+        await followed(upstream, upstream.make(60.0), lambda told: None)
+        times = [look.at for look in upstream.looks]
+        return times[5] - times[4]
+
+    assert run(story()) >= 30.0
+
+
+def test_a_followed_prediction_is_told_no_later_than_it_was():
+    async def story():
+        upstream = Upstream(round_trip=0.2)
+        lengths = [11.0, 11.5, 12.0, 12.5, 13.0]
+        await upstream.learn(*lengths)
+        usual = [await upstream.predict(each, f"usual {each}") for each in lengths]
+        seen = [
+            await followed(
+                upstream, upstream.make(each, f"followed {each}"), lambda told: None, announced=False
+            )
+            for each in lengths
+        ]
+        return max(usual), max(seen)
+
+    usual, seen = run(story())
+    assert seen <= usual + 0.1

@@ -1,0 +1,301 @@
+"""The watcher's pages: one request tells of a hundred, and what a page cannot tell is asked for by itself."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+
+import pytest
+
+from errors import UpstreamError
+from providers import Prediction
+from providers.replicate.answers import read_page, read_prediction
+from providers.replicate.watcher import NoPages, PollFailed
+from tests.support.upstream import HANGS, Made, Upstream, now, run
+
+
+@asynccontextmanager
+async def traffic(upstream: Upstream, *, streams: int, seconds: float) -> AsyncIterator[None]:
+    """Predictions that keep the account's pages coming, while the block runs."""
+
+    async def stream(number: int) -> None:
+        await asyncio.sleep(0.37 * number)
+        for n in range(10_000):
+            await upstream.predict(seconds, f"traffic {number} {n}")
+
+    tasks = [asyncio.create_task(stream(number)) for number in range(streams)]
+    try:
+        yield
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+@pytest.mark.parametrize("many", [3, 100])
+def test_many_due_of_one_account_cost_one_request(many):
+    async def story():
+        upstream = Upstream()
+        await upstream.learn(20.0, 20.0, 20.0)
+        late = await upstream.predict_many([20.0] * many)
+        return max(late), upstream.pages, upstream.gets
+
+    assert (0.0, 1, 0) == run(story())
+
+
+def test_less_than_three_due_are_each_asked_for_by_themselves():
+    async def story():
+        upstream = Upstream()
+        await upstream.learn(20.0, 20.0, 20.0)
+        await upstream.predict_many([20.0, 20.0])
+        return upstream.pages, upstream.gets
+
+    assert (0, 2) == run(story())
+
+
+def test_a_page_is_of_one_account():
+    async def story():
+        upstream = Upstream()
+        await upstream.learn(20.0, 20.0, 20.0)
+        names = ["ann", "bob", "cid"]
+        await asyncio.gather(*(upstream.predict_many([20.0] * 3, account=name) for name in names))
+        return sorted((look.caller, look.id) for look in upstream.looks)
+
+    assert [("ann", None), ("bob", None), ("cid", None)] == run(story())
+
+
+def test_more_than_a_hundred_due_are_asked_for_by_several_pages():
+    async def story():
+        upstream = Upstream()
+        await upstream.learn(60.0, 60.0, 60.0)
+        late = await upstream.predict_many([60.0] * 250)
+        return max(late), upstream.pages, upstream.gets
+
+    assert (0.0, 3, 0) == run(story())
+
+
+def test_those_of_one_burst_are_not_shown_one_page_again_and_again():
+    """Six hundred within a second: each page begins where the one before it ended."""
+
+    async def story():
+        upstream = Upstream(round_trip=0.2)
+        await upstream.learn(60.0, 60.0, 60.0)
+        late = await upstream.predict_many([60.0] * 600)
+        return max(late), upstream.pages, upstream.gets
+
+    late, pages, gets = run(story())
+    assert late <= 0.21
+    assert (6, 0) == (pages, gets)
+
+
+def test_a_page_tells_also_of_what_is_not_due_yet():
+    async def story():
+        upstream = Upstream()
+        await upstream.learn(20.0, 20.0, 20.0)
+        await upstream.learn(500.0, 500.0, 500.0, model="slow/model")
+        early = asyncio.create_task(upstream.predict(10.0, "early", model="slow/model"))
+        await upstream.predict_many([20.0] * 3)
+        return upstream.pages, upstream.gets, await early
+
+    assert (1, 0, 10.0) == run(story())
+
+
+def test_a_prediction_that_a_page_does_not_show_is_asked_for_by_itself_at_once():
+    async def story():
+        upstream = Upstream()
+        upstream.shows = lambda made: None if made.id == "p1" else made.told(now())
+        await upstream.learn(20.0, 20.0, 20.0)
+        late = await upstream.predict_many([20.0] * 5)
+        return late, upstream.pages, upstream.gets, len(upstream.times("p1"))
+
+    assert ([0.0] * 5, 1, 1, 1) == run(story())
+
+
+def bare(made: Made) -> Prediction:
+    """What a page tells that leaves outputs and errors out."""
+    told = made.told(now())
+    return Prediction(made.id, told.status, created_at=made.created_at)
+
+
+@pytest.mark.parametrize(
+    ("status", "gets"), [("succeeded", 5), ("failed", 5), ("canceled", 0), ("aborted", 0)]
+)
+def test_over_on_a_page_that_does_not_say_with_what_is_confirmed_by_a_look_of_its_own(status, gets):
+    async def story():
+        upstream = Upstream()
+        upstream.shows = bare
+        await upstream.learn(20.0, 20.0, 20.0)
+        outputs = () if status in {"canceled", "aborted"} else ("https://replicate.delivery/a.png",)
+        made = [
+            upstream.make(20.0, f"p{n}", status=status, outputs=outputs, says_seconds=False) for n in range(5)
+        ]
+        late = await asyncio.gather(*(upstream.watch(each) for each in made))
+        return late, upstream.pages, upstream.gets
+
+    assert ([0.0] * 5, 1, gets) == run(story())
+
+
+def test_what_is_being_confirmed_is_not_asked_for_again_by_every_page():
+    async def story():
+        upstream = Upstream()
+        upstream.trouble = lambda look: HANGS if look.id == "p" and now() < 160 else None
+        upstream.shows = lambda made: bare(made) if made.id == "p" else made.told(now())
+        await upstream.learn(20.0, 20.0, 20.0)
+        async with traffic(upstream, streams=30, seconds=20.0):
+            await asyncio.sleep(60.0)
+            await upstream.predict(20.0)
+        return len(upstream.times("p"))
+
+    assert run(story()) <= 10
+
+
+@pytest.mark.parametrize("streams", [0, 5, 30])
+@pytest.mark.parametrize("dated", [True, False])
+def test_a_page_that_shows_a_prediction_unfinished_again_and_again_is_not_believed_for_ever(streams, dated):
+    """However many pages there are for others: they do not put off its own look."""
+
+    async def story():
+        upstream = Upstream(round_trip=0.2)
+        stale = {"p0", "p1", "p2"}
+        upstream.shows = lambda made: made.told(0.0 if made.id in stale else now())
+        await upstream.learn(*(5.0 + n / 10 for n in range(20)))
+        async with traffic(upstream, streams=streams, seconds=6.0), asyncio.timeout(2000):
+            return max(await upstream.predict_many([60.0] * 3, model="another/model", dated=dated))
+
+    assert run(story()) <= 220.0
+
+
+def test_a_prediction_seen_on_many_pages_before_its_time_is_still_told_by_a_page():
+    async def story():
+        upstream = Upstream()
+        await upstream.learn(20.0, 20.0, 20.0)
+        await upstream.learn(600.0, 600.0, 600.0, model="slow/model")
+        async with traffic(upstream, streams=4, seconds=60.0):
+            late = await upstream.predict_many([600.0] * 50, model="slow/model")
+        return max(late), sum(len(upstream.times(f"p{n}")) for n in range(50))
+
+    assert (0.0, 0) == run(story())
+
+
+@pytest.mark.parametrize("others", [1, 20, 200])
+def test_other_peoples_predictions_on_the_page_delay_nobody_for_ever(others):
+    """So many between every two of ours."""
+
+    async def story():
+        upstream = Upstream(round_trip=0.2)
+        await upstream.learn(60.0, 60.0, 60.0)
+        waiters = []
+        for n in range(100):
+            for other in range(others):
+                upstream.make(1e6, f"other {n} {other}")
+            made = upstream.make(60.0, f"p{n}")
+            waiters.append(asyncio.create_task(upstream.watch(made)))
+        late = await asyncio.gather(*waiters)
+        return max(late), upstream.pages, upstream.gets
+
+    late, pages, gets = run(story())
+    assert late <= 20 * 0.2 + 0.4
+    assert pages <= 21
+    assert gets <= 100
+
+
+def test_predictions_of_one_date_are_told_though_no_page_can_part_them():
+    async def story():
+        upstream = Upstream()
+        await upstream.learn(60.0, 60.0, 60.0)
+        made = [upstream.make(60.0, f"p{n}") for n in range(250)]
+        for each in made:
+            each.created_at = made[0].created_at
+            each.end = Prediction(each.id, "succeeded", ("https://a.png",), created_at=each.created_at)
+        late = await asyncio.gather(*(upstream.watch(each) for each in made))
+        return max(late), upstream.pages + upstream.gets
+
+    late, looks = run(story())
+    assert late <= 0.1
+    assert looks <= 153
+
+
+@pytest.mark.parametrize("date", [datetime.max.replace(tzinfo=UTC), datetime.min.replace(tzinfo=UTC)])
+def test_an_impossible_date_stops_nobodys_looks(date):
+    async def story():
+        upstream = Upstream()
+        made = [upstream.make(5.0, f"p{n}") for n in range(4)]
+        for each in made:
+            each.created_at = date
+        watched = [upstream.watch(each) for each in made]
+        async with asyncio.timeout(100):
+            return max(await asyncio.gather(*watched, upstream.predict(5.0, account="bob")))
+
+    assert run(story()) <= 2.0
+
+
+@pytest.mark.parametrize(
+    "trouble", [NoPages(), PollFailed(UpstreamError()), HANGS], ids=["refused", "fail", "hang"]
+)
+def test_without_pages_each_is_asked_for_by_itself_within_bounded_time(trouble):
+    async def story():
+        upstream = Upstream(round_trip=0.1)
+        upstream.trouble = lambda look: trouble if look.id is None else None
+        late = await upstream.predict_many([20.0 + n / 2 for n in range(50)])
+        return max(late), upstream.pages, upstream.gets
+
+    late, pages, gets = run(story())
+    assert late <= 25.0
+    assert pages <= 30
+    assert gets <= 50 * 30
+
+
+@pytest.mark.parametrize(
+    "trouble", [NoPages(), PollFailed(UpstreamError()), HANGS], ids=["refused", "fail", "hang"]
+)
+def test_pages_are_tried_again_after_a_while(trouble):
+    async def story():
+        upstream = Upstream(round_trip=0.1)
+        upstream.trouble = lambda look: trouble if look.id is None and look.at < 30 else None
+        late = await upstream.predict_many([300.0] * 50)
+        since = [look for look in upstream.looks if look.at > 120]
+        return max(late), sum(look.id is not None for look in since), len(since)
+
+    late, gets, looks = run(story())
+    assert late <= 12.0
+    assert gets <= 2 * 50
+    assert 10 < looks - gets < 80
+
+
+def test_pages_that_fail_together_have_failed_once():
+    async def story():
+        upstream = Upstream(round_trip=0.1)
+        await upstream.learn(60.0, 60.0, 60.0)
+        first = now() + 60.0
+        upstream.trouble = lambda look: NoPages() if look.id is None and look.at < first + 0.5 else None
+        await upstream.predict_many([62.0] * 800)
+        return [at - first for at in upstream.times(None)]
+
+    tries = run(story())
+    assert [0.0] * 8 == [round(each, 2) for each in tries[:8]]
+    assert tries[8] <= 3.0
+
+
+def test_a_page_that_crashes_ends_nobodys_watch():
+    async def story():
+        upstream = Upstream()
+        await upstream.learn(20.0, 20.0, 20.0)
+        upstream.trouble = lambda look: KeyError("a bug") if look.id is None else None
+        late = await upstream.predict_many([20.0] * 5)
+        return max(late), sum(look.id is None for look in upstream.looks)
+
+    assert (0.0, 1) == run(story())
+
+
+def test_a_page_with_an_id_twice_is_believed_where_it_says_it_is_over():
+    over = {"id": "p", "status": "succeeded", "output": ["https://a"]}
+    items = [over, {"id": "p", "status": "processing"}]
+
+    assert read_page({"results": items}).predictions["p"].is_over
+    assert read_page({"results": items[::-1]}).predictions["p"].is_over
+
+
+def test_a_date_of_completion_before_its_creation_teaches_nothing():
+    stamps = {"created_at": "2025-01-01T00:00:02Z", "completed_at": "2025-01-01T00:00:01Z"}
+
+    assert read_prediction({"id": "p", "status": "succeeded", **stamps}).seconds is None

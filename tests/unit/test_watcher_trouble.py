@@ -1,0 +1,327 @@
+"""The watcher when the upstream fails, asks to wait or hangs, and when looks are scarce."""
+
+import asyncio
+
+import pytest
+
+from errors import UpstreamError
+from providers.replicate.watcher import PollFailed
+from tests.support.upstream import HANGS, Look, Upstream, caller, now, run
+
+DOWN = PollFailed(UpstreamError())
+
+
+def test_looks_that_fail_do_not_end_the_watch():
+    async def story():
+        upstream = Upstream()
+        upstream.trouble = lambda look: DOWN if len(upstream.looks) <= 50 else None
+        await upstream.predict(1.0)
+        return len(upstream.looks)
+
+    assert 51 == run(story())
+
+
+@pytest.mark.parametrize("many", [1, 50, 300])
+def test_an_upstream_that_is_down_for_a_minute_is_asked_little_and_all_is_told_soon_after(many):
+    """One look at a time, and a pause of eight seconds at the most; then at most ten for whose look failed last."""
+
+    async def story():
+        upstream = Upstream(round_trip=0.1)
+        upstream.trouble = lambda look: DOWN if 10.0 <= look.at < 70.0 else None
+        lengths = [20.0 + n / 10 for n in range(many)]
+        late = await upstream.predict_many(lengths)
+        told = max(length + each for length, each in zip(lengths, late, strict=True))
+        return told - 70.0, sum(10.0 <= look.at < 70.0 for look in upstream.looks)
+
+    told_after, asked = run(story())
+    assert told_after <= 18.5
+    assert asked <= 20
+
+
+def test_once_a_probe_was_answered_the_others_are_looked_at_at_once():
+    async def story():
+        upstream = Upstream(round_trip=0.1)
+        await upstream.learn(*[5.0] * 3)
+        back = now() + 6.0
+        upstream.trouble = lambda look: DOWN if look.at < back else None
+        late = await asyncio.gather(*(upstream.predict(5.0, f"p{n}") for n in range(2)))
+        answered = sorted(look.at for look in upstream.looks if look.at >= back)
+        return late, answered[1] - answered[0]
+
+    _, gap = run(story())
+    assert gap == pytest.approx(0.1)
+
+
+def test_a_failing_account_delays_no_other():
+    async def story():
+        upstream = Upstream()
+        await upstream.learn(20.0, 20.0, 20.0)
+        upstream.trouble = lambda look: DOWN if look.caller == "ann" else None
+        hers = asyncio.create_task(upstream.predict_many([20.0] * 50))
+        his = await upstream.predict_many([20.0] * 50, account="bob")
+        hers.cancel()
+        return max(his)
+
+    assert 0.0 == run(story())
+
+
+def test_a_prediction_whose_looks_always_fail_starves_nobody():
+    async def story():
+        upstream = Upstream(round_trip=0.1)
+        upstream.trouble = lambda look: DOWN if look.id == "bad" else None
+        bad = asyncio.create_task(upstream.predict(60.0, "bad"))
+        late = await upstream.predict_many([20.0 + n for n in range(20)])
+        bad.cancel()
+        return max(late)
+
+    assert run(story()) <= 20.0
+
+
+def test_patience_is_for_what_fails_without_a_break():
+    async def story():
+        upstream = Upstream()
+        error = UpstreamError("gone")
+        upstream.trouble = lambda look: None if 4 < look.at < 6 else PollFailed(error, patience=5.0)
+        with pytest.raises(UpstreamError) as told:
+            await upstream.predict(1000.0)
+        good = [look.at for look in upstream.looks if 4 < look.at < 6]
+        return told.value is error, now() - max(good)
+
+    is_it, after = run(story())
+    assert is_it
+    assert 5.0 <= after <= 10.0
+
+
+def test_an_upstream_that_was_down_uses_up_no_patience():
+    async def story():
+        upstream = Upstream()
+        missing = PollFailed(UpstreamError("gone"), patience=3.0)
+        script = [missing, *[DOWN] * 5, missing]
+        upstream.trouble = lambda look: script.pop(0) if script else None
+        return await upstream.predict(60.0)
+
+    assert run(story()) >= 0.0
+
+
+@pytest.mark.parametrize("others", [0, 1, 20])
+def test_the_wait_that_was_asked_for_holds_for_the_whole_account_and_for_no_other(others):
+    """Whatever is under way meanwhile is answered well."""
+
+    async def story():
+        upstream = Upstream(round_trip=0.4)
+        asked: list[float] = []
+
+        def busy(look: Look):
+            if look.caller == "ann" and look.at > 5.0 and not asked:
+                asked.append(now() + 0.2)
+                return PollFailed(UpstreamError(), wait=30.0)
+            return None
+
+        async def later(n: int) -> None:
+            await asyncio.sleep(n * 0.13)
+            await upstream.predict(60.0, f"p{n}")
+
+        upstream.trouble = busy
+        hers = [later(n) for n in range(1 + others)]
+        await asyncio.gather(*hers, upstream.predict(60.0, account="bob"))
+        [at] = asked
+        within = [look.caller for look in upstream.looks if at < look.at < at + 29.99]
+        return within.count("ann"), within.count("bob")
+
+    ann, bob = run(story())
+    assert 0 == ann
+    assert bob > 3
+
+
+def test_a_look_that_waited_for_its_place_is_not_made_within_the_wait_asked_for_since():
+    async def story():
+        upstream = Upstream(round_trip=0.2)
+        await upstream.learn(20.0, 20.0, 20.0)
+        upstream.gate.configure(concurrent_limit=1)
+        upstream.trouble = lambda look: (
+            PollFailed(UpstreamError(), wait=30.0) if len(upstream.looks) == 1 else None
+        )
+        await asyncio.gather(upstream.predict(20.0, "a"), upstream.predict(20.0, "b"))
+        first, second, *_ = (look.at for look in upstream.looks)
+        return second - first
+
+    assert run(story()) >= 30.0
+
+
+def test_any_other_error_reaches_whoever_waits_and_nobody_else():
+    async def story():
+        upstream = Upstream()
+        upstream.trouble = lambda look: KeyError("a bug") if look.id == "p" else None
+        other = asyncio.create_task(upstream.predict(5.0, "other"))
+        with pytest.raises(KeyError, match="a bug"):
+            await upstream.predict(1000.0)
+        await other
+        return len(upstream.times("p"))
+
+    assert 1 == run(story())
+
+
+def test_a_look_that_hangs_delays_no_other():
+    async def story():
+        upstream = Upstream()
+        await upstream.learn(8.0, 8.0, 8.0)
+        upstream.trouble = lambda look: HANGS if look.id == "stuck" else None
+        stuck = asyncio.create_task(upstream.predict(8.0, "stuck", dated=False))
+        late = await upstream.predict_many([8.0] * 100)
+        stuck.cancel()
+        return late, upstream.pages, upstream.gets
+
+    assert ([0.0] * 100, 1, 1) == run(story())
+
+
+def test_one_account_whose_looks_all_hang_delays_another_by_no_more_than_their_timeout():
+    async def story():
+        upstream = Upstream(round_trip=0.1)
+        upstream.trouble = lambda look: HANGS if look.caller == "ann" else None
+        hers = asyncio.create_task(upstream.predict_many([60.0] * 300))
+        late = [await upstream.predict(5.0, f"p{n}", account="bob") for n in range(10)]
+        hers.cancel()
+        return max(late)
+
+    assert run(story()) <= 12.0
+
+
+def test_when_looks_are_scarce_the_likeliest_come_first():
+    """Three models; only the predictions of the quickest can be over, and those are told first."""
+
+    async def story():
+        upstream = Upstream(per_minute=60)
+        for seconds in (5.0, 60.0, 100.0):
+            await upstream.learn(
+                *(seconds * share for share in (0.1, 0.9, 1.0, 1.0, 1.1)), model=f"{seconds}"
+            )
+        await asyncio.sleep(60.0)
+        began = now()
+        watched = [
+            asyncio.create_task(upstream.predict(seconds, f"{seconds}", account=f"{n}", model=f"{seconds}"))
+            for n in range(20)
+            for seconds in (100.0, 60.0, 5.0)
+        ]
+        await asyncio.gather(*watched)
+        looks = [look.id for look in upstream.looks if look.at >= began + 5.0]
+        return looks[:20].count("5.0"), upstream.most_in_a_minute()
+
+    quickest, most = run(story())
+    assert quickest >= 15
+    assert most <= 60
+
+
+def test_when_looks_are_scarce_nobody_starves_and_the_window_is_never_over():
+    async def story():
+        upstream = Upstream(round_trip=0.2, per_minute=60)
+        lengths = (5.0, 20.0, 100.0)
+        for seconds in lengths[:2]:
+            await upstream.learn(seconds, seconds, seconds, model=f"{seconds}")
+
+        async def one(n: int) -> float:
+            await asyncio.sleep(0.1 * n)
+            seconds = lengths[n % 3]
+            return await upstream.predict(seconds, f"p{n}", account=f"a{n % 40}", model=f"{seconds}")
+
+        late = await asyncio.gather(*(one(n) for n in range(300)))
+        return max(late), upstream.most_in_a_minute(), upstream.is_idle()
+
+    late, most, idle = run(story())
+    assert late <= 180.0
+    assert most <= 60
+    assert idle
+
+
+def test_an_old_prediction_is_told_although_new_ones_are_likelier_without_end():
+    async def story():
+        upstream = Upstream(round_trip=0.2, per_minute=60)
+
+        async def fresh(n: int) -> None:
+            await asyncio.sleep(0.9 * n)
+            await upstream.predict(10.0, account=f"account {n}")
+
+        crowd = [asyncio.create_task(fresh(n)) for n in range(1000)]
+        async with asyncio.timeout(900.0):
+            late = await upstream.predict(300.0, account="old")
+        for each in crowd:
+            each.cancel()
+        return late
+
+    assert run(story()) <= 300.0
+
+
+def test_when_looks_are_scarce_who_cancels_finds_a_place_at_once():
+    async def story():
+        upstream = Upstream(round_trip=0.2, per_minute=60)
+        crowd = [asyncio.create_task(upstream.predict(600.0, account=f"{n}")) for n in range(200)]
+        waits = []
+        for _ in range(40):
+            await asyncio.sleep(20.0)
+            asked = now()
+            with await upstream.gate.acquire(caller("ann").id) as lease:
+                lease.sent()
+                waits.append(now() - asked)
+        for each in crowd:
+            each.cancel()
+        return max(waits)
+
+    assert 0.0 == run(story())
+
+
+@pytest.mark.parametrize("per_minute", [1, 2, 5, 10])
+def test_however_few_looks_a_minute_everybody_is_told(per_minute):
+    async def story():
+        upstream = Upstream(per_minute=per_minute)
+        late = await asyncio.gather(*(upstream.predict(60.0, account=f"{n}") for n in range(5)))
+        return max(late), upstream.most_in_a_minute()
+
+    late, most = run(story())
+    assert late <= 60.0 * (1 + 15 / per_minute)
+    assert most <= per_minute
+
+
+def test_a_patrol_that_crashes_is_told_to_whoever_waits():
+    async def story():
+        upstream = Upstream()
+        upstream.watcher._places = None
+        with pytest.raises(AttributeError):
+            await upstream.predict(5.0)
+
+    run(story())
+
+
+def test_closing_ends_the_looks_under_way():
+    async def story():
+        upstream = Upstream()
+        upstream.trouble = lambda look: HANGS
+        waits = [asyncio.create_task(upstream.predict(5.0, f"p{n}")) for n in range(5)]
+        await asyncio.sleep(3.0)
+        looking = len(upstream.watcher._polls)
+        for wait in waits:
+            wait.cancel()
+        await upstream.watcher.aclose()
+        return looking, len(upstream.watcher._polls), upstream.gate.statistics().current_concurrent
+
+    looking, left, held = run(story())
+    assert looking > 0
+    assert (0, 0) == (left, held)
+
+
+def test_accounts_whose_looks_hang_leave_room_for_those_of_others():
+    async def story():
+        upstream = Upstream(round_trip=0.1)
+        upstream.trouble = lambda look: HANGS if look.caller != "well" else None
+        hung = [
+            asyncio.create_task(upstream.predict(5.0, f"{account} {n}", account=account))
+            for account in "abcdef"
+            for n in range(80)
+        ]
+        late = await asyncio.gather(
+            *(upstream.predict(5.0 + n / 10, f"w{n}", account="well") for n in range(20))
+        )
+        for each in hung:
+            each.cancel()
+        await asyncio.gather(*hung, return_exceptions=True)
+        return max(late)
+
+    assert run(story()) <= 3.0
