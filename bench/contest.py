@@ -28,7 +28,7 @@ from bench.turn import (
     table,
     turn_of,
 )
-from tests.support.service_process import ROOT
+from harness.service_process import ROOT
 
 _SECONDS = 12
 _SCENARIO = Scenario(

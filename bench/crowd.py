@@ -28,8 +28,8 @@ from requests.adapters import HTTPAdapter
 
 from bench.report import Claim, Section, claimed
 from bench.setting import peak_megabytes, predictions, resident_megabytes, service_before, simulated
+from harness.service_process import ROOT, Served, until
 from settings import Settings
-from tests.support.service_process import ROOT, Served, until
 
 _SECONDS = 20.0
 _SLOTS = 12

@@ -10,8 +10,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from bench.report import Claim, Section, claimed
+from harness.kills import LONGEST, Story
 from simulator import Options, running
-from tests.support.kill_harness import LONGEST, Story
 
 _KILLS = 200
 _ERRANDS = 2

@@ -8,6 +8,7 @@ up costs as much as to write. So each number is told, and what is claimed is the
 """
 
 import sqlite3
+import tarfile
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -24,10 +25,9 @@ from bench import unledgered
 from bench.overhead import BODY, BOUNDLESS, LIFTED, Target, round_of
 from bench.report import Claim, Section, claimed
 from bench.setting import TOKEN, prompts, service_before, simulated
+from harness.service_process import ROOT, Served, served
 from ledger.queries import SqlQueries
 from ledger.sqlite import SqliteLedger
-from tests.support.kept_ledgers import unpacked
-from tests.support.service_process import ROOT, Served, served
 
 CALLERS = (1, 10, 50, 200)
 
@@ -115,7 +115,9 @@ def _accepted_by(service: Served, size: int) -> str:
 def _migrated() -> Iterator[Claim]:
     """The kept ledger of 0.4.0, its rows many times over, opened by the ledger of this version."""
     with TemporaryDirectory() as data:
-        path = unpacked(Path(data), 0).directory / "ledger.db"
+        with tarfile.open(ROOT / "tests/data/ledger-0.4.0.tar.xz") as packed:
+            packed.extractall(data, filter="data")
+        path = Path(data) / "ledger.db"
         with closing(sqlite3.connect(path)) as connection, connection:
             columns = [row[1] for row in connection.execute("PRAGMA table_info(generations)")]
             same = ", ".join(name for name in columns if name not in {"seq", "id"})

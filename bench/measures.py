@@ -22,8 +22,8 @@ from bench.setting import (
     simulated,
 )
 from concurrency import Gate
+from harness.service_process import until
 from media.formats import black_png
-from tests.support.service_process import until
 
 
 def claims() -> Section:

@@ -20,7 +20,7 @@ from bench import forwarder
 from bench.load import Load
 from bench.report import Section
 from bench.setting import TOKEN, cpu_seconds, service_before, simulated
-from tests.support.service_process import ROOT, free_port
+from harness.service_process import ROOT, free_port
 
 CALLERS = (1, 10, 50, 200)
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import requests
 
-from tests.support.service_process import ROOT, Served, served
+from harness.service_process import ROOT, Served, served
 
 TOKEN = {"X-Replicate-API-Key": "r8_bench"}
 

@@ -18,7 +18,7 @@ import requests
 
 from bench.report import Claim, Section, claimed
 from bench.setting import counts, predictions, simulator_process
-from tests.support.service_process import Served, served
+from harness.service_process import Served, served
 
 _A_MINUTE = 60
 _PICTURES = 120

@@ -27,7 +27,7 @@ from bench.setting import (
     service_before,
     simulated,
 )
-from tests.support.service_process import ROOT
+from harness.service_process import ROOT
 
 OURS = "this_service"
 CONTENDERS = {

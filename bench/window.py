@@ -16,7 +16,7 @@ import requests
 from bench.beside import beside
 from bench.report import Claim, Section, claimed
 from bench.setting import counts, post, service_before, simulated
-from tests.support.service_process import Served
+from harness.service_process import Served
 
 _JITTERY = ("--seconds", "0.2", "--jitter", "0", "--delay", "0", "0.8", "--seed", "1")
 _OTHERS = ("--others-per-minute", "3000")

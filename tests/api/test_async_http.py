@@ -2,11 +2,11 @@
 
 import pytest
 
+from harness.service_process import until
 from tests.support.api_client import ASYNC, CHECKED, PICTURE, ended, left, left_batch, look_up, picture
 from tests.support.callers import ADMIN, USER
 from tests.support.ndjson import NDJSON, stream
 from tests.support.problem_documents import fields, problem
-from tests.support.service_process import until
 
 
 def test_who_does_not_wait_is_told_at_once_where_to_look_and_the_work_goes_on(client, simulator):

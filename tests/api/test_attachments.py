@@ -14,12 +14,12 @@ from werkzeug.datastructures import MultiDict
 from werkzeug.test import encode_multipart
 
 from catalog.references import Upload
+from harness.service_process import until
 from parsing.attachments import UPLOADED, Attachments, Gone
 from tests.api.test_forms import EDIT, INLINED, a_file
 from tests.support.api_client import ended, left, state
 from tests.support.callers import ADMIN, PNG, USER
 from tests.support.problem_documents import problem
-from tests.support.service_process import until
 
 IMAGE = PNG + os.urandom(300_000)
 DIGEST = hashlib.sha256(IMAGE).hexdigest()

@@ -7,10 +7,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from harness.service_process import until
 from tests.support.callers import ADMIN, PICTURE, USER
 from tests.support.ndjson import NDJSON, lines, settle, stream
 from tests.support.problem_documents import fields, problem
-from tests.support.service_process import until
 
 MIXED = {
     "requests": [

@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 
 from errors import BudgetExceeded
 from generations.budget import DAY, Budget, check_cost
+from harness.service_process import until
 from tests.support.api_client import CHECKED, PICTURE, ended, left, left_batch, picture
 from tests.support.callers import ADMIN, USER
 from tests.support.declarations import MODELS
 from tests.support.problem_documents import fields, problem
-from tests.support.service_process import until
 
 PAYING = "admin"
 """The caller whose work the server's token pays for."""

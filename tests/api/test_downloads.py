@@ -14,11 +14,11 @@ import requests
 from PIL import Image
 from werkzeug.test import EnvironBuilder
 
+from harness.service_process import ROOT, free_port, served
 from tests.support.callers import ADMIN, PICTURE, USER
 from tests.support.ndjson import lines, stream
 from tests.support.output_hosts import buckets
 from tests.support.problem_documents import fields, problem
-from tests.support.service_process import ROOT, free_port, served
 
 
 def generate(client, headers=ADMIN, **given):

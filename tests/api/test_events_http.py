@@ -8,13 +8,13 @@ from functools import partial
 import pytest
 import requests
 
+from harness.service_process import served, until
 from settings import LISTENERS_AT_ONCE
 from tests.support.api_client import PICTURE, ended, left, look_up, picture
 from tests.support.callers import ADMIN, USER
 from tests.support.ndjson import settle
 from tests.support.problem_documents import problem
 from tests.support.served_in_process import online
-from tests.support.service_process import served, until
 
 
 def heard(answer):

@@ -9,12 +9,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from harness.service_process import until
 from parsing.queries import cursor
 from tests.support.api_client import ASYNC, PICTURE, ended, left, left_batch, look_up, picture, state
 from tests.support.callers import ADMIN, USER
 from tests.support.ndjson import lines, settle, stream
 from tests.support.problem_documents import fields, problem
-from tests.support.service_process import until
 
 OTHER = {"X-Replicate-API-Key": "r8_other"}
 

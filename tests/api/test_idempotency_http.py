@@ -13,6 +13,7 @@ from flask import g
 from werkzeug.datastructures import MultiDict
 from werkzeug.test import encode_multipart
 
+from harness.service_process import served, until
 from loop_thread import ClientDisconnected, result
 from tests.api.test_forms import LARGE, PNG, a_file
 from tests.support.api_client import ASYNC, CHECKED, PICTURE, ended, left, left_batch, picture, state
@@ -20,7 +21,6 @@ from tests.support.callers import ADMIN, USER
 from tests.support.ndjson import NDJSON, lines, settle
 from tests.support.problem_documents import fields, problem
 from tests.support.served_in_process import online
-from tests.support.service_process import served, until
 
 KEY = {"Idempotency-Key": "order-1"}
 OTHER = {"X-Replicate-API-Key": "r8_other"}

@@ -6,9 +6,9 @@ from contextlib import closing, contextmanager
 
 import pytest
 
+from harness.service_process import until
 from tests.support.callers import ADMIN, PICTURE
 from tests.support.problem_documents import problem
-from tests.support.service_process import until
 
 BATCH = {"model_name": "flux-dev", "prompts": ["a", "b"]}
 

@@ -6,10 +6,10 @@ import logging
 import pytest
 import structlog
 
+from harness.service_process import until
 from settings import Settings
 from telemetry import logs
 from tests.support.callers import ADMIN, ADMIN_KEY, PICTURE, SERVER_TOKEN, USER, USER_TOKEN
-from tests.support.service_process import until
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ from yarl import URL
 
 from files import Kept
 from generations.attempt import OUTPUTS_LAST
+from harness.service_process import until
 from providers import Prediction, Text, Url
 from providers.memory import SUCCEEDED, MemoryProvider
 from providers.replicate.answers import NOTHING_SECRET, read_prediction
@@ -24,7 +25,6 @@ from tests.support.ndjson import lines, stream
 from tests.support.output_hosts import MP4, PAGE, PNG
 from tests.support.problem_documents import problem
 from tests.support.served_in_process import receiving
-from tests.support.service_process import until
 from tests.support.wiring import ADMIN as ADMIN_CALLER
 from tests.support.wiring import Notes, a_picture, result, run, submission
 

@@ -6,10 +6,10 @@ from urllib.parse import urljoin, urlsplit
 import pytest
 import requests
 
+from harness.service_process import free_port, served, until
 from tests.support.api_client import ASYNC, PICTURE, ended, left
 from tests.support.callers import ADMIN
 from tests.support.served_in_process import online
-from tests.support.service_process import free_port, served, until
 
 PUBLIC = "https://example.org/gen"
 

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from harness.service_process import until
 from providers import Text, Url
 from providers.replicate.answers import read_prediction
 from providers.replicate.redaction import REDACTED, SHORTEST, Redaction
@@ -17,7 +18,6 @@ from tests.support.api_client import PICTURE, ended, left, look_up
 from tests.support.callers import ADMIN
 from tests.support.outbox_wiring import SECRET
 from tests.support.served_in_process import receiving
-from tests.support.service_process import until
 
 TOKEN = "r8_Marked/token+of=the-caller"
 FORMS = {

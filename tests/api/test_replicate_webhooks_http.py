@@ -9,12 +9,12 @@ from contextlib import contextmanager
 
 import pytest
 
+from harness.service_process import free_port, until
 from simulator.webhooks import signed
 from tests.support.api_client import PICTURE, ended, left, look_up, state
 from tests.support.callers import ADMIN, SERVER_TOKEN, USER
 from tests.support.problem_documents import problem
 from tests.support.served_in_process import online
-from tests.support.service_process import free_port, until
 
 PATH = "/webhooks/replicate"
 

@@ -8,6 +8,7 @@ import pytest
 from structlog.testing import capture_logs
 
 import errors
+from harness.service_process import until
 from server.worker import Worker
 from tests.api.test_errors import Broken, Failing
 from tests.api.test_ledger_down import locked
@@ -15,7 +16,6 @@ from tests.support.api_client import picture
 from tests.support.callers import ADMIN, PICTURE, SERVER_TOKEN, USER, USER_TOKEN
 from tests.support.ndjson import NDJSON, lines
 from tests.support.problem_documents import problem
-from tests.support.service_process import until
 
 KEY = {"Idempotency-Key": "once"}
 BATCH = {"model_name": "flux-dev", "prompts": ["[[hang]]", "[[hang]]"]}

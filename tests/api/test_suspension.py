@@ -7,11 +7,11 @@ from contextlib import closing
 import pytest
 import requests
 
+from harness.service_process import until
 from tests.support.api_client import PICTURE, ended, left, left_batch, look_up, state
 from tests.support.callers import ADMIN, USER
 from tests.support.problem_documents import problem
 from tests.support.served_in_process import receiving
-from tests.support.service_process import until
 
 OTHER = {"X-Replicate-API-Key": "r8_other"}
 

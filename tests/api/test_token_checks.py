@@ -9,13 +9,13 @@ import pytest
 from admission.fair_queue import UNPROVEN, UNPROVEN_TURN, FairQueue
 from auth import Caller, credentials
 from errors import TokenRejected
+from harness.service_process import until
 from providers.token_checks import AT_ONCE, CHECKS, PER_MINUTE, PROVEN_FOR, REFUSED_FOR, SECONDS, TokenChecks
 from simulator import Options
 from tests.support import virtual_time
 from tests.support.api_client import ASYNC, CHECKED, PICTURE
 from tests.support.callers import ADMIN, SERVER_TOKEN, USER, USER_TOKEN
 from tests.support.problem_documents import problem
-from tests.support.service_process import until
 from tests.support.virtual_replicate import replicate
 from tests.support.wiring import ADMIN as ADMIN_CALLER
 

@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from werkzeug.test import encode_multipart
 
+from harness.service_process import served
 from server.unread_body import CloseUnread
 from tests.support.callers import ADMIN, ADMIN_KEY, PICTURE, USER
-from tests.support.service_process import served
 
 JSON = {"Content-Type": "application/json"}
 BODY = json.dumps(PICTURE).encode()

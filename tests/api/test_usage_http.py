@@ -4,9 +4,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from harness.service_process import until
 from tests.support.api_client import PICTURE, ended, left, left_batch, look_up, picture
 from tests.support.callers import ADMIN, USER
-from tests.support.service_process import until
 
 OTHER = {"X-Replicate-API-Key": "r8_other"}
 

@@ -3,6 +3,7 @@
 import pytest
 
 from errors import InvalidRequest
+from harness.service_process import until
 from network.host_rules import host_rules
 from network.public_http import NeedsTLS, OnlyPublic, PrivateAddress, check_url
 from parsing.generation import ParseContext, parse_generation
@@ -12,7 +13,6 @@ from tests.support.callers import USER
 from tests.support.declarations import CONTEXT, REGISTRY
 from tests.support.outbox_wiring import Names
 from tests.support.served_in_process import receiving
-from tests.support.service_process import until
 from tests.support.wiring import on_a_loop, settings
 from tests.unit.test_webhook_sender import Receiver, calling, reply
 from webhooks.outbox import Web

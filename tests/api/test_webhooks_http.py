@@ -2,13 +2,13 @@
 
 import pytest
 
+from harness.service_process import until
 from tests.support.api_client import CHECKED, PICTURE, ended, left, left_batch, look_up, picture
 from tests.support.callers import ADMIN, USER
 from tests.support.ndjson import NDJSON, lines, settle
 from tests.support.outbox_wiring import SECRET, is_valid
 from tests.support.problem_documents import fields, problem
 from tests.support.served_in_process import receiving
-from tests.support.service_process import until
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ from flask.testing import FlaskClient
 from werkzeug.datastructures import FileStorage, MultiDict
 from werkzeug.test import encode_multipart
 
+from harness.service_process import until
 from simulator import Simulator
 from tests.data.inputs import Receiver
 from tests.support.kept_ledgers import (
@@ -18,7 +19,6 @@ from tests.support.kept_ledgers import (
     move,
     service,
 )
-from tests.support.service_process import until
 
 DAY = 86_400
 PNG = b"\x89PNG\r\n\x1a\n"

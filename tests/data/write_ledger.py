@@ -14,6 +14,7 @@ from tempfile import TemporaryDirectory
 
 import requests
 
+from harness.service_process import until
 from simulator import Options, running
 from tests.data.inputs import FAILING, PICTURE, Receiver
 from tests.data.processes import ASYNC, DAY, Processes
@@ -26,7 +27,6 @@ from tests.support.kept_ledgers import (
     move,
     write_kept,
 )
-from tests.support.service_process import until
 
 
 class Writer(Processes):

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from harness.service_process import served
 from settings import Settings
-from tests.support.service_process import served
 
 ROOT = Path(__file__).parents[2]
 

@@ -4,10 +4,10 @@ simulator, which outlives every process."""
 import pytest
 import requests
 
+from harness.kills import Story
+from harness.service_process import answer_of, served, until
 from simulator import Options, running
 from tests.support.callers import ADMIN, ADMIN_KEY, PICTURE, SERVER_TOKEN, USER
-from tests.support.kill_harness import Story
-from tests.support.service_process import answer_of, served, until
 
 SEEDS = tuple(range(1, 26))
 """One draws one moment of death, from a process's first moment on: before it serves, while it takes up what was left,

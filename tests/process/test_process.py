@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 import requests
 
+from harness.service_process import ROOT, answer_of, served, until
 from settings import Settings
 from simulator import Options, running
 from tests.support.api_client import CHECKED
 from tests.support.callers import PICTURE, USER
-from tests.support.service_process import ROOT, answer_of, served, until
 
 
 def _picture(prompt):

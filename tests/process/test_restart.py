@@ -6,8 +6,8 @@ from pathlib import Path
 
 import requests
 
+from harness.service_process import Served, answer_of, served, until
 from tests.support.callers import ADMIN, ADMIN_KEY, PICTURE, SERVER_TOKEN, USER
-from tests.support.service_process import Served, answer_of, served, until
 
 
 def _rates(service: Served) -> tuple[int, int]:

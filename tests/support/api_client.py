@@ -4,8 +4,8 @@ from typing import Any
 
 from flask.testing import FlaskClient
 
+from harness.service_process import until
 from tests.support.callers import USER
-from tests.support.service_process import until
 
 ASYNC = {"Prefer": "respond-async"}
 

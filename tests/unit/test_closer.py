@@ -5,9 +5,9 @@ from contextlib import suppress
 
 import pytest
 
+from harness.service_process import until
 from server.closer import BYTES, MOST, SECONDS, Closer
 from server.peer import Peer
-from tests.support.service_process import until
 
 ANSWER = b"HTTP/1.1 413 "
 

@@ -16,11 +16,11 @@ from hypothesis import strategies as st
 
 from catalog import drift
 from catalog.registry import Registry
+from harness.service_process import free_port
 from settings import Settings
 from simulator import Options, answers, catalog, running
 from tests.support.callers import SERVER_TOKEN
 from tests.support.declarations import MODELS, REGISTRY, find
-from tests.support.service_process import free_port
 
 ROOT = Path(__file__).parents[2]
 

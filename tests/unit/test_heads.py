@@ -6,8 +6,8 @@ import socket
 
 import pytest
 
+from harness.service_process import served
 from server.worker import LONGEST_HEADERS, MOST_HEADERS
-from tests.support.service_process import served
 
 LINE = b"GET /health HTTP/1.1\r\n"
 HEALTH = LINE + b"Host: a\r\n\r\n"

@@ -5,9 +5,9 @@ from contextlib import suppress
 
 import pytest
 
+from harness.service_process import until
 from server.peer import BODY_SECONDS, PATIENCE, Peer, TooSlow
 from settings import SLOWEST
-from tests.support.service_process import until
 
 
 class Patient(Peer):

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from api.backpressure import FILE_SECONDS, Quota, Readers, Turns
 from errors import QueueFull
+from harness.service_process import until
 from settings import SLOWEST
-from tests.support.service_process import until
 
 POLITE = ("ann", "bea", "cem", "dan")
 

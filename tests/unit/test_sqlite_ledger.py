@@ -15,6 +15,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from errors import LedgerDown
+from harness.service_process import until
 from ledger import Page, Period
 from ledger.migrations import STEPS, TooNew, migrate
 from ledger.queries import SqlQueries
@@ -22,7 +23,6 @@ from ledger.records import BatchRecord, GenerationRecord
 from ledger.sqlite import SqliteLedger
 from ledger.tables import METADATA
 from tests.support.records import generation
-from tests.support.service_process import until
 
 
 @pytest.fixture

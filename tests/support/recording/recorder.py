@@ -31,12 +31,12 @@ from werkzeug.datastructures import FileStorage, MultiDict
 from werkzeug.test import encode_multipart
 
 from app import create_app
+from harness.service_process import served, until
 from settings import Settings
 from simulator import Options, Simulator, running
 from tests.support.kept_ledgers import ADDED, ADMIN_KEY, SERVER_TOKEN, TOKENS, read_kept, unpacked
 from tests.support.recording.normal import HEADERS, PRESENT, Names
 from tests.support.recording.steps import ASYNC, PICTURE, SCENES, Scene, Step
-from tests.support.service_process import served, until
 
 _PATIENCE = 20.0
 

@@ -18,8 +18,8 @@ from typing import Any
 
 import requests
 
+from harness.service_process import Served, launched, served, until
 from simulator import Simulator
-from tests.support.service_process import Served, launched, served, until
 
 ADMIN = {"X-Admin-API-Key": "the-admin-key"}
 

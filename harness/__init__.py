@@ -1,0 +1,1 @@
+"""The service as a process that tests and benchmarks start, watch and kill."""
