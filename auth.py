@@ -1,10 +1,11 @@
-"""Who is calling, and whose token pays.
+"""Authentication: which caller a request comes from, and whose token pays.
 
-Two doors. `X-Admin-API-Key` equal to the configured key opens the admin's: the server's own Replicate
-token pays. `X-Replicate-API-Key` is a user's: the token it carries pays, and lives only as long as its
-call. Without that header, a Replicate token in `Authorization: Bearer` counts as if it stood there. An admin
-header that is present decides alone, so a wrong key never falls through to the user door; an unset key equals
-nothing, not even an empty header.
+- `X-Admin-API-Key` with the configured key is the admin. The server's own Replicate token pays.
+- `X-Replicate-API-Key` is a user. The Replicate token in it pays, and is kept no longer than its work needs it. Without
+  this header, a token in `Authorization: Bearer` counts as if it stood there.
+
+An admin header decides alone: with a wrong key the request is refused, whatever other headers it has. A key that is not
+configured equals nothing, not even an empty header.
 """
 
 import hashlib
@@ -79,8 +80,9 @@ class Caller:
 
 
 @dataclass(frozen=True, slots=True)
-class Visitor:
-    """Someone who asks and spends nothing. `caller` is whom they could spend as: None for an admin without a token."""
+class Principal:
+    """Who sent a request that spends nothing. `caller` is the account that they could spend from: None for an admin
+    without a server token."""
 
     id: str
     is_admin: bool
@@ -90,11 +92,11 @@ class Visitor:
         return self.is_admin or owner == self.id
 
 
-class Doors:
-    """The two doors. `Doors(admin_key=…, server_token=…).admit(headers) -> Caller`.
+class Authenticator:
+    """Decides from the headers who calls. `Authenticator(admin_key=…, server_token=…).payer(headers) -> Caller`.
 
     Caller ids are keyed hashes; with the same `hash_key` they are the same from one process to the next. Without
-    `user_tokens` the user's door is closed.
+    `user_tokens` only the admin key is accepted.
     """
 
     def __init__(
@@ -109,11 +111,11 @@ class Doors:
         self._server_token = server_token
         self._user_tokens = user_tokens
         self.hash_key: bytes | None = hash_key or secrets.token_bytes(32)
-        """None while it is not known who is who: then no user is let in."""
+        """None until the ledger is open. Until then, users get LedgerDown."""
 
-    def admit(self, headers: Headers) -> Caller:
-        """The caller these headers speak for; a user's token is yet to be checked. Raises Unauthenticated, or
-        ServerTokenRejected to an admin if there is no server token."""
+    def payer(self, headers: Headers) -> Caller:
+        """The caller who pays for this request. A user's token is not checked with Replicate yet. Raises
+        Unauthenticated, or ServerTokenRejected for the admin if there is no server token."""
         presented = headers.get(ADMIN_HEADER)
         if presented is not None:
             self._check_admin_key(presented)
@@ -135,25 +137,25 @@ class Doors:
             raise Unauthenticated(f"The {header} header does not hold one Replicate token.")
         return Caller("user", self._caller_id(token), credentials(replicate=token), turn=UNPROVEN)
 
-    def recognise(self, headers: Headers) -> Visitor:
-        """Who asks. Raises Unauthenticated."""
+    def authenticate(self, headers: Headers) -> Principal:
+        """Who sent the request. Raises Unauthenticated."""
         if headers.get(ADMIN_HEADER) is None:
-            caller = self.admit(headers)
-            return Visitor(caller.id, is_admin=False, caller=caller)
-        self.admit_admin(headers)
-        return Visitor(ADMIN, is_admin=True, caller=self.admin())
+            caller = self.payer(headers)
+            return Principal(caller.id, is_admin=False, caller=caller)
+        self.require_admin(headers)
+        return Principal(ADMIN, is_admin=True, caller=self.admin())
 
     def admin(self) -> Caller | None:
-        """The admin, as far as anybody pays for them."""
+        """The admin as a caller; None without a server token."""
         if not self._server_token:
             return None
         return Caller("admin", ADMIN, credentials(replicate=self._server_token))
 
-    def admit_admin(self, headers: Headers) -> None:
-        """Let only the admin pass. Raises Unauthenticated or Forbidden."""
+    def require_admin(self, headers: Headers) -> None:
+        """Do nothing for the admin. Raises Unauthenticated or Forbidden."""
         presented = headers.get(ADMIN_HEADER)
         if presented is None:
-            self.admit(headers)
+            self.payer(headers)
             raise Forbidden(f"Only the holder of the {ADMIN_HEADER} may do this.")
         self._check_admin_key(presented)
 
@@ -164,7 +166,7 @@ class Doors:
 
     def _check_admin_key(self, presented: str) -> None:
         if not self._admin_key:
-            raise Unauthenticated("No admin key is configured, so the admin door is closed.")
+            raise Unauthenticated("No admin key is configured, so none is accepted.")
         if not self._is_admin_key(presented):
             raise Unauthenticated(f"The {ADMIN_HEADER} header does not hold the admin key.")
 
@@ -176,6 +178,6 @@ class Doors:
 
     def _caller_id(self, token: str) -> str:
         if self.hash_key is None:
-            raise LedgerDown("The ledger could not be opened yet, and with it who is who.")
+            raise LedgerDown("The ledger is not open yet, and callers cannot be identified without it.")
         digest = hmac.new(self.hash_key, token.encode(), hashlib.sha256)
         return "user_" + digest.hexdigest()[:32]

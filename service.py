@@ -20,7 +20,7 @@ import structlog
 
 from admission.durations import Durations
 from admission.sliding_window import WINDOW
-from auth import ADMIN, Doors
+from auth import ADMIN, Authenticator
 from catalog.fallback import read_rules
 from catalog.registry import Registry
 from concurrency import Gate, GateStats
@@ -77,7 +77,7 @@ class Runtime:
     ledger: SqliteLedger
     queries: Queries
     pools: tuple[Pool, ...]
-    doors: Doors
+    authenticator: Authenticator
     context: ParseContext
     attachments: Attachments
     uploads_dir: Path | None
@@ -150,7 +150,7 @@ class Runtime:
         state = load_startup_state(
             self.queries,
             self.core.recovery,
-            self.doors.admin(),
+            self.authenticator.admin(),
             limits=self.core.provider.limits,
             simulated=simulated,
             now=time.time(),
@@ -160,7 +160,7 @@ class Runtime:
         hash_key = self.queries.meta(_HASH_KEY) or secrets.token_bytes(32)
 
         def begin() -> None:
-            self.doors.hash_key = hash_key
+            self.authenticator.hash_key = hash_key
             self.ledger.upsert(MetaRecord(_HASH_KEY, hash_key))
             self.core.begin(state, spent=spent)
 
@@ -200,12 +200,12 @@ def build(settings: Settings, *, provider: FullProvider | None = None) -> Runtim
         raise SettingsError("REPLICATE_SIMULATE: only `python app.py` starts a simulator; run that.")
     settings.refuse_placeholders()
     startup.warn(settings)
-    doors = Doors(
+    authenticator = Authenticator(
         admin_key=settings.admin_key,
         server_token=settings.replicate_token,
         user_tokens=settings.ALLOW_USER_TOKENS,
     )
-    doors.hash_key = None  # the ledger has it
+    authenticator.hash_key = None  # the ledger has it
     context = ParseContext(
         _registry(settings), loopback=settings.REPLICATE_SIMULATE, webhook_hosts=settings.webhook_hosts
     )
@@ -248,15 +248,15 @@ def build(settings: Settings, *, provider: FullProvider | None = None) -> Runtim
             gate=gate,
             threads=threads,
             cpu=cpu,
-            doors=doors,
+            authenticator=authenticator,
             attachments=attachments,
             context=context,
             outputs=files,
         )
         return Runtime(
             settings=settings, loop=loop, core=core, others=others, ledger=ledger, queries=queries,
-            pools=(threads, cpu), doors=doors, context=context, attachments=attachments, uploads_dir=uploads,
-            files=files, window_logs=window_logs,
+            pools=(threads, cpu), authenticator=authenticator, context=context, attachments=attachments,
+            uploads_dir=uploads, files=files, window_logs=window_logs,
         )  # fmt: skip
 
     try:

@@ -26,7 +26,7 @@ routes = Blueprint("admin", __name__)
 def configure() -> Response:
     """Change the limits at once, both ways, under load."""
     service = incoming.service()
-    service.doors.admit_admin(request.headers)
+    service.authenticator.require_admin(request.headers)
     g.caller = ADMIN
     with incoming.body(ADMIN) as body:
         limits = parse_limits(body)
@@ -40,7 +40,7 @@ def configure() -> Response:
 def status() -> Response:
     """The live figures, and for the admin those of the work. A wrong key is no error: anyone may have the figures."""
     service = incoming.service()
-    return jsonify(_figures(service, for_admin=service.doors.is_admin(request.headers)))
+    return jsonify(_figures(service, for_admin=service.authenticator.is_admin(request.headers)))
 
 
 @routes.get("/health")

@@ -20,7 +20,7 @@ routes = Blueprint("generate", __name__)
 @routes.post("/generate")
 def generate() -> Response:
     """Generate: one generation, answered when it has ended, or as the caller prefers; or its forecast."""
-    service, caller = incoming.service(), incoming.spending_caller()
+    service, caller = incoming.service(), incoming.require_payer()
     preference = incoming.preference()
     with incoming.quota(preference).held(caller.turn, retry_after=service.seconds_per_release):
         submission = _generation_of(service, caller, preference)
@@ -33,7 +33,7 @@ def generate() -> Response:
 @routes.post("/generate-batch")
 def generate_batch() -> Response:
     """Generate a batch: every result in input order, or each as it is ready; or its forecast."""
-    service, caller = incoming.service(), incoming.spending_caller()
+    service, caller = incoming.service(), incoming.require_payer()
     preference = incoming.preference()
     leave = incoming.quota(preference).take(caller.turn, retry_after=service.seconds_per_release)
     try:

@@ -52,9 +52,9 @@ def cancel_batch(target: str) -> Response:
 @routes.get("/generations")
 def generations() -> Response:
     """The caller's own generations, the latest first."""
-    service, visitor = incoming.service(), incoming.visitor()
+    service, principal = incoming.service(), incoming.authenticate()
     wanted = parse_list(_query(), service.context.registry)
-    page = Page(visitor.id, wanted.limit + 1, wanted.state, wanted.model, wanted.since, wanted.before)
+    page = Page(principal.id, wanted.limit + 1, wanted.state, wanted.model, wanted.since, wanted.before)
     records = service.loop.run(service.generations.page(page))
     shown, address = records[: wanted.limit], incoming.address()
     more = cursor(shown[-1].seq or 0) if len(records) > len(shown) else None
@@ -64,10 +64,10 @@ def generations() -> Response:
 @routes.get("/generations/<target>/events")
 def events(target: str) -> Response:
     """What happens to a generation, as it happens (server-sent events)."""
-    service, visitor, address = incoming.service(), incoming.visitor(), incoming.address()
+    service, principal, address = incoming.service(), incoming.authenticate(), incoming.address()
     generations = service.generations
-    work = service.loop.run(generations.get(_of_kind("gen", target), visitor))
-    leave = incoming.limits().listeners.take(visitor.id, retry_after=service.seconds_per_release)
+    work = service.loop.run(generations.get(_of_kind("gen", target), principal))
+    leave = incoming.limits().listeners.take(principal.id, retry_after=service.seconds_per_release)
     try:
         subscription = service.loop.run(generations.subscribe(work, address))
     except BaseException:
@@ -84,11 +84,11 @@ def events(target: str) -> Response:
 @routes.get("/usage")
 def usage() -> Response:
     """What was made and what it cost: of everybody for the admin, of their own for users."""
-    service, visitor = incoming.service(), incoming.visitor()
+    service, principal = incoming.service(), incoming.authenticate()
     query = parse_usage(_query())
     period = Period(
         simulated=service.settings.REPLICATE_SIMULATE,
-        caller_id=None if visitor.is_admin else visitor.id,
+        caller_id=None if principal.is_admin else principal.id,
         since=query.since,
         until=query.until,
     )
@@ -98,14 +98,14 @@ def usage() -> Response:
 
 
 def _standing(kind: str, target: str) -> Response:
-    service, visitor = incoming.service(), incoming.visitor()
-    work = service.loop.run(service.generations.get(_of_kind(kind, target), visitor))
+    service, principal = incoming.service(), incoming.authenticate()
+    work = service.loop.run(service.generations.get(_of_kind(kind, target), principal))
     return jsonify(service.loop.run(service.generations.describe(work, incoming.address())))
 
 
 def _cancelled(kind: str, target: str) -> Response:
-    service, visitor = incoming.service(), incoming.visitor()
-    work = service.loop.run(service.generations.cancel(_of_kind(kind, target), visitor))
+    service, principal = incoming.service(), incoming.authenticate()
+    work = service.loop.run(service.generations.cancel(_of_kind(kind, target), principal))
     log.info("cancelled", request=g.request_id, target=target, batch=isinstance(work, Batch))
     return jsonify(service.loop.run(service.generations.describe(work, incoming.address())))
 

@@ -15,7 +15,7 @@ from gunicorn.http.errors import ParseException
 from werkzeug.http import parse_list_header
 
 from api.backpressure import CallerLimits, Quota
-from auth import Caller, Headers, Visitor
+from auth import Caller, Headers, Principal
 from errors import InvalidRequest, LedgerDown, PayloadTooLarge, Problem, UnsupportedMediaType
 from generations.submission import (
     NO_FINGERPRINT,
@@ -72,28 +72,28 @@ def limits() -> CallerLimits:
     return found
 
 
-def spending_caller() -> Caller:
-    """Who is calling, ready to spend. A user's token that is new is checked before the body is read. Raises
+def require_payer() -> Caller:
+    """The caller who pays for this request. A user's token that is new is checked before the body is read. Raises
     TokenRejected, and ShuttingDown unless a key may stand for earlier work."""
     if "Idempotency-Key" not in request.headers:
         service().raise_if_draining()
-    caller = _let_in(service().doors.admit)
+    caller = _identified(service().authenticator.payer)
     g.caller = caller.id
     checks = service().core.checks
     return checks.known(caller) or service().loop.run(checks.check(caller), disconnect=connection())
 
 
-def visitor() -> Visitor:
-    """Who is asking, without spending."""
-    found = _let_in(service().doors.recognise)
+def authenticate() -> Principal:
+    """Who sent this request, which spends nothing. Raises Unauthenticated."""
+    found = _identified(service().authenticator.authenticate)
     g.caller = found.id
     return found
 
 
-def _let_in(door: Callable[[Headers], T]) -> T:
-    """Through a door; while it is not known yet who is who, with the ledger's own reason."""
+def _identified(identify: Callable[[Headers], T]) -> T:
+    """The result of `identify` for the request. If the ledger is not open yet, the LedgerDown has its reason."""
     try:
-        return door(request.headers)
+        return identify(request.headers)
     except LedgerDown as down:
         raise LedgerDown(service().ledger.trouble or down.detail) from None
 

@@ -23,7 +23,7 @@ from typing import Final
 
 import structlog
 
-from files.download import Downloads, Patience
+from files.download import Downloads, RetryPolicy
 from files.hosts import Hosts, OutputUnavailable
 from files.index import Index
 from files.spool import Spool, Temporary
@@ -31,7 +31,7 @@ from files.storage import MOST_OUTPUTS, Opened, Storage, Stored, parsed
 from loop_thread import Pool
 from media.formats import MediaType, media_type
 
-__all__ = ["Files", "Kept", "Opened", "Patience", "Storage", "Stored"]
+__all__ = ["Files", "Kept", "Opened", "RetryPolicy", "Storage", "Stored"]
 
 LARGEST: Final = 1_000_000_000
 """Bytes of one output."""
@@ -83,7 +83,7 @@ class Files:
         source: Hosts,
         ttl: float,
         max_bytes: int,
-        patience: Patience | None = None,
+        patience: RetryPolicy | None = None,
         disk_usage: Callable[[], tuple[int, int, int]] | None = None,
         clock: Callable[[], float] = time.time,
         executor: Executor | None = None,
@@ -92,7 +92,7 @@ class Files:
             raise ValueError(f"ttl must be above 0, got {ttl}")
         if max_bytes < 1:
             raise ValueError(f"max_bytes must be at least 1, got {max_bytes}")
-        patience = patience or Patience()
+        patience = patience or RetryPolicy()
         self._storage = storage
         self._ttl = ttl
         self._max_bytes = max_bytes

@@ -25,7 +25,7 @@ _log = structlog.get_logger("files")
 
 
 @dataclass(frozen=True, slots=True)
-class Patience:
+class RetryPolicy:
     """How long to try for one output; times in seconds. One try may take `one_try`, and all tries with their pauses,
     which double from `first_pause`, `overall`."""
 
@@ -42,7 +42,7 @@ class Patience:
 class Downloads:
     """Fetches from `source` what is at most `largest` bytes."""
 
-    def __init__(self, source: Hosts, *, largest: int, patience: Patience, pool: Pool) -> None:
+    def __init__(self, source: Hosts, *, largest: int, patience: RetryPolicy, pool: Pool) -> None:
         self._source = source
         self._largest = largest
         self._patience = patience

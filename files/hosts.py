@@ -130,7 +130,9 @@ class Hosts:
         exempt = proxy is not None or origin(at) == self._upstream
         if exempt not in self._sessions:
             resolver = (
-                None if exempt else public_http.OnlyPublic(self._resolver or aiohttp.ThreadedResolver())
+                None
+                if exempt
+                else public_http.PublicOnlyResolver(self._resolver or aiohttp.ThreadedResolver())
             )
             self._sessions[exempt] = public_http.session(
                 resolver,

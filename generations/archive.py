@@ -12,7 +12,7 @@ from generations.recovery import stored_batch
 from ledger import Grouping, Ledger, Page, Period, Queries
 from ledger.records import BatchRecord, Delivery, GenerationRecord
 from loop_thread import Pool
-from webhooks.outbox import Unheard
+from webhooks.outbox import DeliveryFailed
 
 Stored = GenerationRecord | Batch
 Usage = dict[str, Any]
@@ -63,7 +63,7 @@ class Archive:
         try:
             await self._ledger.flush()  # else the end that is to be delivered may not be found
         except LedgerDown:
-            raise Unheard("what there is to tell is not on the disk yet") from None
+            raise DeliveryFailed("what there is to tell is not on the disk yet") from None
         work = await self.load(work_id)
         if work is None or not work.has_ended:
             return None

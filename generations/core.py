@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from admission.sliding_window import WINDOW
-from auth import ADMIN, Doors
+from auth import ADMIN, Authenticator
 from concurrency import Gate
 from files import Files
 from generations.archive import Archive
@@ -31,7 +31,7 @@ from parsing.generation import ParseContext
 from providers import AccountSource, CreationRegistry, ProgressSource, Provider, PushReceiver
 from providers.token_checks import TokenChecks
 from settings import Settings
-from webhooks.outbox import Callbacks
+from webhooks.outbox import Outbox
 
 
 class FullProvider(Provider, PushReceiver, CreationRegistry, ProgressSource, AccountSource, Protocol):
@@ -46,7 +46,7 @@ class Core:
     provider: FullProvider
     budget: Budget
     ledger: Ledger
-    outbox: Callbacks
+    outbox: Outbox
     runner: Runner
     supervisor: Supervisor
     suspension: Suspension
@@ -81,7 +81,7 @@ def assemble(
     gate: Gate,
     threads: Pool,
     cpu: Pool,
-    doors: Doors,
+    authenticator: Authenticator,
     attachments: Attachments,
     context: ParseContext,
     outputs: Files | None = None,
@@ -96,7 +96,7 @@ def assemble(
     checks = TokenChecks(provider, clock=asyncio.get_running_loop().time)
     archive = Archive(ledger=ledger, queries=queries, threads=threads)
     keys = IdempotencyKeys(ledger=ledger, queries=queries, threads=threads)
-    outbox = Callbacks(
+    outbox = Outbox(
         ledger=ledger,
         content=archive.result,
         secret=settings.webhook_secret,
@@ -172,5 +172,7 @@ def assemble(
             days=settings.LEDGER_KEEP_DAYS,
             files_ttl=settings.FILES_TTL,
         ),
-        push=PushInbox(supervisor=supervisor, archive=archive, provider=provider, doors=doors),
+        push=PushInbox(
+            supervisor=supervisor, archive=archive, provider=provider, authenticator=authenticator
+        ),
     )

@@ -55,7 +55,7 @@ from ledger.records import GenerationRecord
 from loop_thread import finish
 from media.formats import black_png
 from providers import TryAgain
-from webhooks.outbox import Callbacks
+from webhooks.outbox import Outbox
 
 MAX_ATTEMPTS: Final = 4
 MAX_COSTLY_ATTEMPTS: Final = 2
@@ -127,7 +127,7 @@ class Runner:
         gate: Gate,
         ledger: Ledger,
         budget: Budget,
-        outbox: Callbacks,
+        outbox: Outbox,
         outputs: Files | None,
         first_backoff: float = FIRST_BACKOFF,
     ) -> None:

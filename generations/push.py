@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from auth import Caller, Doors
+from auth import Authenticator, Caller
 from generations.archive import Archive
 from generations.batch import Batch
 from generations.generation import Generation
@@ -27,12 +27,17 @@ class PushInbox:
     """Receives the webhooks of Replicate."""
 
     def __init__(
-        self, *, supervisor: Supervisor, archive: Archive, provider: PushReceiver, doors: Doors
+        self,
+        *,
+        supervisor: Supervisor,
+        archive: Archive,
+        provider: PushReceiver,
+        authenticator: Authenticator,
     ) -> None:
         self._supervisor = supervisor
         self._archive = archive
         self._provider = provider
-        self._doors = doors
+        self._doors = authenticator
 
     async def expect(self, generation_id: str) -> Expected | None:
         """The keys to verify a message with. None if there is no such generation, or its account's secret is not

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, Final
 
-from auth import Caller, Visitor
+from auth import Caller, Principal
 from errors import LedgerDown, NotFound, ShuttingDown
 from generations import views
 from generations.archive import Archive, Stored, Usage
@@ -26,7 +26,7 @@ from ledger import Grouping, Ledger, Page, Period
 from ledger.records import Delivery, GenerationRecord, PlanRecord
 from parsing.attachments import UPLOADED
 from parsing.shapes import BatchRequest
-from webhooks.outbox import Callbacks
+from webhooks.outbox import Outbox
 
 _LAST_ANSWERS: Final = 5.0
 """Seconds at most that a stop waits for the last answers, which are milliseconds of the disk away."""
@@ -59,7 +59,7 @@ class GenerationService:
         keys: IdempotencyKeys,
         status: Status,
         events: Events,
-        outbox: Callbacks,
+        outbox: Outbox,
         ledger: Ledger,
     ) -> None:
         self._supervisor = supervisor
@@ -109,23 +109,23 @@ class GenerationService:
 
     # ── Find, cancel, follow
 
-    async def get(self, work_id: str, visitor: Visitor) -> Work | Stored:
+    async def get(self, work_id: str, principal: Principal) -> Work | Stored:
         """A generation or batch. It continues from now on even without a waiting caller, who may come back.
 
         Raises NotFound if there is none, or the visitor may not see it."""
-        work = await self._seen_by(visitor, work_id)
+        work = await self._seen_by(principal, work_id)
         if isinstance(work, Work):
             work.detached = True
         return work
 
     async def cancel(
-        self, work_id: str, visitor: Visitor, *, patience: float = _CANCEL_PATIENCE
+        self, work_id: str, principal: Principal, *, patience: float = _CANCEL_PATIENCE
     ) -> Work | Stored:
         """Cancel its unfinished generations, and wait up to `patience` seconds for its end; returns it as it is then.
 
         Suspended work is resumed first if its owner cancels, so that its prediction can be cancelled at Replicate. The
         next process cancels work that a stop has handed over. Raises NotFound."""
-        work: Work | Stored | None = await self._seen_by(visitor, work_id)
+        work: Work | Stored | None = await self._seen_by(principal, work_id)
         for _ in range(2):  # again if its owner came back for it between the two looks
             if (running := self._supervisor.find(work_id)) is not None:
                 # If it was resumed this very moment, its queued items are cancelled before they can be sent.
@@ -263,9 +263,9 @@ class GenerationService:
                 break
         return self._supervisor.find(work_id) or stored
 
-    async def _seen_by(self, visitor: Visitor, work_id: str) -> Work | Stored:
-        work = await self._find(work_id, visitor.caller)
-        if work is None or not visitor.may_see(work.caller_id):
+    async def _seen_by(self, principal: Principal, work_id: str) -> Work | Stored:
+        work = await self._find(work_id, principal.caller)
+        if work is None or not principal.may_see(work.caller_id):
             raise _not_found()
         return work
 

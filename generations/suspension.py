@@ -21,7 +21,7 @@ from ledger import Ledger, Queries
 from ledger.records import GenerationRecord
 from loop_thread import Pool
 from providers.token_checks import TokenChecks
-from webhooks.outbox import Callbacks
+from webhooks.outbox import Outbox
 
 
 class Suspension:
@@ -36,7 +36,7 @@ class Suspension:
         checks: TokenChecks,
         ledger: Ledger,
         queries: Queries,
-        outbox: Callbacks,
+        outbox: Outbox,
         threads: Pool,
     ) -> None:
         self._supervisor = supervisor

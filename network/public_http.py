@@ -38,7 +38,8 @@ def check_url(url: str, *, loopback: bool, own: HostRules = NO_HOSTS) -> str:
     """The URL, if it may be called. Raises ValueError with what it must be instead, as in "must be an https URL".
 
     `loopback` allows this very machine, too, by its names and addresses, and that without TLS. `own` are the operator's
-    hosts, which are allowed likewise. With a network among them a name is allowed until it is resolved (`OnlyPublic`).
+    hosts, which are allowed likewise. With a network among them, a name is allowed until `PublicOnlyResolver` resolves
+    it.
     """
     target(url, loopback=loopback, own=own)
     return url
@@ -75,7 +76,7 @@ class NeedsTLS(PrivateAddress):
     """Without TLS, a name resolves to no address that the operator allows."""
 
 
-class OnlyPublic(AbstractResolver):
+class PublicOnlyResolver(AbstractResolver):
     """What another resolver says, if all of it is out in the open; else PrivateAddress.
 
     `loopback` lets the names of this very machine be this machine, and no other name. `own` are the operator's hosts:
@@ -169,7 +170,7 @@ def session(
 
 
 def is_private(error: aiohttp.ClientError) -> bool:
-    """Whether `OnlyPublic` refused the host."""
+    """Whether `PublicOnlyResolver` refused the host."""
     return isinstance(error, aiohttp.ClientConnectorDNSError) and isinstance(error.os_error, PrivateAddress)
 
 

@@ -40,11 +40,11 @@ from network.host_rules import NO_HOSTS, HostRules
 AT_ONCE: Final = 32
 """Attempts under way."""
 
-_log = structlog.get_logger("callbacks")
+_log = structlog.get_logger("webhooks")
 
 
 @dataclass(frozen=True, slots=True)
-class Patience:
+class RetryPolicy:
     """How long to try, in seconds: pauses double from `first_pause` up to `longest_pause`, less up to half of each by
     chance; no further try is planned for later than `overall` after the result was there. One may take `one_try`.
 
@@ -62,7 +62,7 @@ class Patience:
             raise ValueError(f"first_pause must be above 0 and at most longest_pause, got {self.first_pause}")
 
 
-class Unheard(Exception):
+class DeliveryFailed(Exception):
     """No answer came. The text says why, in words for whoever gave the URL."""
 
 
@@ -74,7 +74,7 @@ class Answer:
     retry_after: str | None = None
 
 
-class Callbacks:
+class Outbox:
     """Delivers results to the webhooks of callers. Use it on one loop; `get` on any thread.
 
     Each change of a delivery is written to the `ledger`. `content` returns the body to send for an id, as JSON, or
@@ -91,8 +91,8 @@ class Callbacks:
         secret: str | None,
         loopback: bool,
         own: HostRules = NO_HOSTS,
-        patience: Patience | None = None,
-        courier: "Web | None" = None,
+        patience: RetryPolicy | None = None,
+        sender: "Sender | None" = None,
         clock: Callable[[], float] = time.time,
         spread: Callable[[float, float], float] = random.uniform,
     ) -> None:
@@ -103,8 +103,8 @@ class Callbacks:
         self._secret = secret
         self._loopback = loopback
         self._own = own
-        self._patience = patience or Patience()
-        self._courier = courier or Web(loopback=loopback, own=own)
+        self._patience = patience or RetryPolicy()
+        self._sender = sender or Sender(loopback=loopback, own=own)
         self._clock = clock
         self._spread = spread
         self._pending: dict[str, Delivery] = {}
@@ -145,7 +145,7 @@ class Callbacks:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        await self._courier.aclose()
+        await self._sender.aclose()
 
     def _wait(self, delivery: Delivery, seconds: float) -> None:
         self._pending[delivery.id] = delivery
@@ -214,7 +214,7 @@ class Callbacks:
                 return _Outcome("the result is not known any more", is_final=True)
             headers = signed(content, message=f"msg_{delivery.id}", secret=self._secret, now=self._clock())
             return _understood(await self._post(url, content, headers), now=self._clock())
-        except Unheard as error:
+        except DeliveryFailed as error:
             return _Outcome(str(error))
         except Exception:
             _log.exception("webhook_not_tried", id=delivery.id)
@@ -223,9 +223,9 @@ class Callbacks:
     async def _post(self, url: URL, content: bytes, headers: Mapping[str, str]) -> Answer:
         try:
             async with asyncio.timeout(self._patience.one_try):
-                return await self._courier.post(url, content, headers)
+                return await self._sender.post(url, content, headers)
         except TimeoutError:
-            raise Unheard(f"no answer within {self._patience.one_try:g} s") from None
+            raise DeliveryFailed(f"no answer within {self._patience.one_try:g} s") from None
 
     def _pause(self, attempts: int) -> float:
         """Seconds before another attempt after so many."""
@@ -244,7 +244,7 @@ def signed(content: bytes, *, message: str, secret: str | None, now: float) -> d
     return headers
 
 
-class Web:
+class Sender:
     """Posts messages on the open internet, and to the operator's `own` hosts. An answer counts once its head is there:
     a body that does not end is let go. No connection serves twice, since one that the receiver is about to close would
     cost an attempt."""
@@ -254,7 +254,9 @@ class Web:
     ) -> None:
         self._names = resolver or public_http.OwnThreads(threads=AT_ONCE)
         self._resolvers = {
-            scheme: public_http.OnlyPublic(self._names, loopback=loopback, own=own, tls=scheme == "https")
+            scheme: public_http.PublicOnlyResolver(
+                self._names, loopback=loopback, own=own, tls=scheme == "https"
+            )
             for scheme in ("http", "https")
         }
         self._sessions: dict[str, aiohttp.ClientSession] = {}
@@ -270,7 +272,7 @@ class Web:
             async with sending as response:
                 return Answer(response.status, response.headers.get("Retry-After"))
         except aiohttp.ClientError as error:
-            raise Unheard(public_http.reason(error)) from error
+            raise DeliveryFailed(public_http.reason(error)) from error
 
     async def aclose(self) -> None:
         for session in self._sessions.values():

@@ -2,13 +2,13 @@
 
 import pytest
 
-from auth import Caller, Doors, credentials
+from auth import Authenticator, Caller, credentials
 from errors import Unauthenticated
 from tests.support.callers import ADMIN, ADMIN_KEY, PICTURE, SERVER_TOKEN, USER, USER_TOKEN
 from tests.support.problem_documents import problem
 
-USER_DOOR = "X-Replicate-API-Key"
-ADMIN_DOOR = "X-Admin-API-Key"
+USER_HEADER = "X-Replicate-API-Key"
+ADMIN_HEADER = "X-Admin-API-Key"
 
 
 def paid_by(simulator):
@@ -50,7 +50,7 @@ def test_the_headers_of_the_service_are_decisive_beside_a_bearer(client, simulat
     client.post("/generate", json=PICTURE, headers=USER | bearer("r8_other"))
 
     assert [SERVER_TOKEN, USER_TOKEN] == paid_by(simulator)
-    for wrong in ({ADMIN_DOOR: "wrong"}, {USER_DOOR: ""}, {USER_DOOR: "r8_a,r8_b"}):
+    for wrong in ({ADMIN_HEADER: "wrong"}, {USER_HEADER: ""}, {USER_HEADER: "r8_a,r8_b"}):
         headers = wrong | bearer(USER_TOKEN)
         problem(client.post("/generate", json=PICTURE, headers=headers), 401, "unauthenticated")
     assert 2 == len(paid_by(simulator))
@@ -97,7 +97,7 @@ def test_without_user_tokens_only_the_admin_is_let_in(make_app, simulator):
 
 def test_a_wrong_admin_key_is_401_even_beside_a_good_user_token(client, simulator):
     for wrong in ("", " ", "wrong", ADMIN_KEY + "x", ADMIN_KEY[:-1], ADMIN_KEY.upper(), "\xe9"):
-        headers = USER | {ADMIN_DOOR: wrong}
+        headers = USER | {ADMIN_HEADER: wrong}
         problem(client.post("/generate", json=PICTURE, headers=headers), 401, "unauthenticated")
 
     assert [] == paid_by(simulator)
@@ -109,7 +109,7 @@ def test_an_unset_admin_key_closes_the_door_to_everyone(make_app, simulator, uns
 
     for path in ("/generate", "/generate-batch", "/configure"):
         for presented in (None, "", " ", "None", "null", "\t", ADMIN_KEY):
-            headers = {} if presented is None else {ADMIN_DOOR: presented}
+            headers = {} if presented is None else {ADMIN_HEADER: presented}
             problem(client.post(path, json=PICTURE, headers=headers), 401, "unauthenticated")
 
     assert {} == dict(simulator.counts().requests)
@@ -118,22 +118,22 @@ def test_an_unset_admin_key_closes_the_door_to_everyone(make_app, simulator, uns
 @pytest.mark.parametrize("key", [None, ""])
 @pytest.mark.parametrize("presented", ["", "None", "anything"])
 def test_doors_without_a_key_equal_nothing_not_even_nothing(key, presented):
-    doors = Doors(admin_key=key, server_token="r8_server")
+    authenticator = Authenticator(admin_key=key, server_token="r8_server")
 
     with pytest.raises(Unauthenticated):
-        doors.admit({ADMIN_DOOR: presented})
+        authenticator.payer({ADMIN_HEADER: presented})
 
 
 def test_no_character_stands_in_for_one_of_the_keys():
-    doors = Doors(admin_key="what?", server_token="r8_server")
+    authenticator = Authenticator(admin_key="what?", server_token="r8_server")
 
     with pytest.raises(Unauthenticated):
-        doors.admit({ADMIN_DOOR: "what\u0142"})
+        authenticator.payer({ADMIN_HEADER: "what\u0142"})
 
 
-@pytest.mark.parametrize("door", [ADMIN_DOOR, USER_DOOR])
+@pytest.mark.parametrize("door", [ADMIN_HEADER, USER_HEADER])
 def test_a_key_sent_twice_is_none(client, simulator, door):
-    value = ADMIN_KEY if door == ADMIN_DOOR else USER_TOKEN
+    value = ADMIN_KEY if door == ADMIN_HEADER else USER_TOKEN
 
     answer = client.post("/generate", json=PICTURE, headers=[(door, value), (door, value)])
 
@@ -153,7 +153,7 @@ def test_what_is_no_token_is_refused_before_anything_is_sent(client, simulator):
         "\x7f",
         "r8_a\0",
     ):
-        headers = {USER_DOOR: token}
+        headers = {USER_HEADER: token}
         problem(client.post("/generate", json=PICTURE, headers=headers), 401, "unauthenticated")
 
     assert {} == dict(simulator.counts().requests)
@@ -162,12 +162,14 @@ def test_what_is_no_token_is_refused_before_anything_is_sent(client, simulator):
 @pytest.mark.parametrize("token", ["r8_a\rb", "r8_a\nAuthorization: x", "r8_a\r\n\r\n", "r8_a\n"])
 def test_a_token_with_a_line_break_is_none(token):
     with pytest.raises(Unauthenticated):
-        Doors(admin_key=None, server_token=None).admit({USER_DOOR: token})
+        Authenticator(admin_key=None, server_token=None).payer({USER_HEADER: token})
 
 
 def test_the_longest_token_is_taken():
     assert 255 == len(
-        Doors(admin_key=None, server_token=None).admit({USER_DOOR: "x" * 255}).credentials["replicate"]
+        Authenticator(admin_key=None, server_token=None)
+        .payer({USER_HEADER: "x" * 255})
+        .credentials["replicate"]
     )
 
 
@@ -189,18 +191,24 @@ def test_a_user_cannot_configure_and_nothing_changes(client):
 
 
 def test_caller_ids_tell_callers_apart_and_tell_nothing_else():
-    doors = Doors(admin_key="key", server_token="r8_server", hash_key=b"k" * 32)
-    ids = [doors.admit({USER_DOOR: f"r8_{number}"}).id for number in range(100)]
+    authenticator = Authenticator(admin_key="key", server_token="r8_server", hash_key=b"k" * 32)
+    ids = [authenticator.payer({USER_HEADER: f"r8_{number}"}).id for number in range(100)]
 
     assert 100 == len(set(ids))
     assert all("r8_" not in each for each in ids)
-    assert ids[0] == doors.admit({USER_DOOR: "r8_0"}).id
-    assert ids[0] != Doors(admin_key="key", server_token=None).admit({USER_DOOR: "r8_0"}).id
+    assert ids[0] == authenticator.payer({USER_HEADER: "r8_0"}).id
+    assert ids[0] != Authenticator(admin_key="key", server_token=None).payer({USER_HEADER: "r8_0"}).id
 
 
 def test_no_repr_shows_a_token():
-    doors = Doors(admin_key="the-key", server_token="r8_server")
-    shown = repr([doors, doors.admit({ADMIN_DOOR: "the-key"}), doors.admit({USER_DOOR: "r8_user"})])
+    authenticator = Authenticator(admin_key="the-key", server_token="r8_server")
+    shown = repr(
+        [
+            authenticator,
+            authenticator.payer({ADMIN_HEADER: "the-key"}),
+            authenticator.payer({USER_HEADER: "r8_user"}),
+        ]
+    )
 
     assert not [secret for secret in ("the-key", "r8_server", "r8_user") if secret in shown]
     tokens = credentials(replicate="r8_user")
@@ -224,7 +232,7 @@ def test_no_answer_shows_a_token_or_key(client):
             ("/nowhere", "GET", None),
         )
         for headers in (
-            ADMIN, USER, bearer(USER_TOKEN), {ADMIN_DOOR: "wrong-key"}, {USER_DOOR: "wrong,key"},
+            ADMIN, USER, bearer(USER_TOKEN), {ADMIN_HEADER: "wrong-key"}, {USER_HEADER: "wrong,key"},
             bearer("r8_wrong,key"),
         )
     ]  # fmt: skip

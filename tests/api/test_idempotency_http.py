@@ -267,7 +267,7 @@ def served_and_left(service, path, body) -> str:
     from parsing.batch import parse_batch
     from parsing.generation import parse_generation
 
-    caller, is_one = incoming.spending_caller(), path == "/generate"
+    caller, is_one = incoming.require_payer(), path == "/generate"
     wanted = (parse_generation if is_one else parse_batch)(body, service.context)
     g.request_id = "req"
     submission = incoming.submission(

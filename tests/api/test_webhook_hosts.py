@@ -5,7 +5,7 @@ import pytest
 from errors import InvalidRequest
 from harness.service_process import until
 from network.host_rules import host_rules
-from network.public_http import NeedsTLS, OnlyPublic, PrivateAddress, check_url
+from network.public_http import NeedsTLS, PrivateAddress, PublicOnlyResolver, check_url
 from parsing.generation import ParseContext, parse_generation
 from settings import SettingsError
 from tests.support.api_client import PICTURE, left, look_up
@@ -15,7 +15,7 @@ from tests.support.outbox_wiring import Names
 from tests.support.served_in_process import receiving
 from tests.support.wiring import on_a_loop, settings
 from tests.unit.test_webhook_sender import Receiver, calling, reply
-from webhooks.outbox import Web
+from webhooks.outbox import Sender
 
 NOT_HTTPS = "must be an https URL"
 NOT_PUBLIC = "must name a public host"
@@ -181,7 +181,7 @@ PRIVATE, PLAIN = PrivateAddress, NeedsTLS
 async def test_a_name_is_checked_by_the_addresses_that_are_connected_to(
     hosts, name, port, addresses, tls, used
 ):
-    resolver = OnlyPublic(Names(*addresses), own=host_rules(hosts), tls=tls)
+    resolver = PublicOnlyResolver(Names(*addresses), own=host_rules(hosts), tls=tls)
     if isinstance(used, list):
         assert used == [each["host"] for each in await resolver.resolve(name, port)]
     else:
@@ -215,7 +215,7 @@ async def test_a_message_is_posted_to_own_hosts_only(hosts, name, address, state
 async def test_a_name_that_turns_to_another_address_is_not_called_there():
     """A second look-up is checked as the first was: no check of earlier is relied on."""
     names, own = Names("10.0.0.5"), host_rules("10.0.0.0/8")
-    web = Web(loopback=False, own=own, resolver=names)
+    web = Sender(loopback=False, own=own, resolver=names)
     resolver = web._resolvers["https"]
     assert ["10.0.0.5"] == [each["host"] for each in await resolver.resolve("a.example.com", 443)]
     names._addresses = ("169.254.169.254",)

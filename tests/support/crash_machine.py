@@ -10,7 +10,7 @@ import httpx
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, rule
 
-from auth import Visitor
+from auth import Principal
 from concurrency import Gate
 from errors import ServiceError
 from generations.recovery import load_startup_state
@@ -162,8 +162,8 @@ class Mortal(RuleBasedStateMachine):
             while self.disk.unfinished() or self.disk.unfinished_batches():
                 for record in self.disk.unfinished():
                     owner = ADMIN if record.caller_id == ADMIN.id else USER
-                    visitor = Visitor(owner.id, is_admin=False, caller=owner)
-                    await self.process.generations.get(record.batch_id or record.id, visitor)
+                    principal = Principal(owner.id, is_admin=False, caller=owner)
+                    await self.process.generations.get(record.batch_id or record.id, principal)
                 await self.process.core.suspension.expire(before=0)  # as the service does now and then
                 await asyncio.sleep(1)
 

@@ -1,4 +1,4 @@
-"""What the tests of webhooks share: a courier on virtual time, a record that outlives a stop, and names that resolve
+"""What the tests of webhooks share: a sender on virtual time, a record that outlives a stop, and names that resolve
 as told."""
 
 import asyncio
@@ -14,7 +14,7 @@ from replicate.webhook import Webhooks, WebhookSigningSecret
 
 from ledger.records import Delivery
 from tests.support import virtual_time
-from webhooks.outbox import Answer, Callbacks, Unheard
+from webhooks.outbox import Answer, DeliveryFailed, Outbox
 
 EPOCH = 1_800_000_000
 """The Unix time at which virtual time starts: 2027-01-15T08:00:00Z."""
@@ -65,7 +65,7 @@ class Attempt:
 
 
 class Fake:
-    """A courier on the loop's clock. `says(attempt)` is how an attempt ends: an `Answer`, a status, LOST, or HANGS;
+    """A sender on the loop's clock. `says(attempt)` is how an attempt ends: an `Answer`, a status, LOST, or HANGS;
     `takes` is how many seconds that is on its way."""
 
     def __init__(self, says, *, takes: float = 0.0) -> None:
@@ -87,7 +87,7 @@ class Fake:
             if says == HANGS:
                 await asyncio.get_running_loop().create_future()
             if says == LOST:
-                raise Unheard("the connection was lost")
+                raise DeliveryFailed("the connection was lost")
             return Answer(says) if isinstance(says, int) else says
 
     async def aclose(self):
@@ -115,23 +115,23 @@ def in_turn(*said):
 
 @dataclass
 class Story:
-    """Deliveries with a record of their own, which outlives the `Callbacks` that write it."""
+    """Deliveries with a record of their own, which outlives the `Outbox` that write it."""
 
-    courier: Fake
+    sender: Fake
     options: dict = field(default_factory=dict)
     rows: dict[str, Delivery] = field(default_factory=dict)
     written: list[Delivery] = field(default_factory=list)
     moments: list[float] = field(default_factory=list)
     """When each was."""
 
-    def begun(self) -> Callbacks:
-        return Callbacks(
+    def begun(self) -> Outbox:
+        return Outbox(
             **{
                 "ledger": self,
                 "content": self.content,
                 "secret": SECRET,
                 "loopback": False,
-                "courier": self.courier,
+                "sender": self.sender,
                 "clock": now,
                 "spread": upper,
                 **self.options,
@@ -152,11 +152,11 @@ class Story:
 
     async def of(self, *deliveries: Delivery, seconds: float = 3 * DAY) -> "Story":
         """All that happens to them in this time."""
-        callbacks = self.begun()
+        outbox = self.begun()
         for delivery in deliveries:
-            callbacks.take(delivery)
+            outbox.take(delivery)
         await asyncio.sleep(seconds)
-        await callbacks.aclose()
+        await outbox.aclose()
         return self
 
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import httpx
 
-from auth import Caller, Doors, credentials
+from auth import Authenticator, Caller, credentials
 from concurrency import Gate
 from generations import views
 from generations.batch import Batch
@@ -146,7 +146,7 @@ def core(
         gate=gate or Gate(concurrent_limit=50, requests_per_minute=600),
         threads=AtOnce(),
         cpu=AtOnce(),
-        doors=Doors(admin_key=None, server_token=SERVER_TOKEN),
+        authenticator=Authenticator(admin_key=None, server_token=SERVER_TOKEN),
         attachments=attachments or Attachments(None),
         context=CONTEXT,
         outputs=outputs,

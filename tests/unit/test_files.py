@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from files import Files, Kept, Patience
+from files import Files, Kept, RetryPolicy
 from files.directory import Directory
 from files.hosts import Hosts, Lost, OutputUnavailable
 from files.storage import Stored
@@ -157,7 +157,7 @@ async def test_what_does_not_exist_is_told_apart_from_what_could_not_be_kept(tmp
     source = FakeSource(
         PNG, OutputUnavailable("its host answered 410", missing=True), down, down, down, down, gone
     )
-    async with virtual(Directory(tmp_path), spool, source=source, patience=Patience(tries=1)) as files:
+    async with virtual(Directory(tmp_path), spool, source=source, patience=RetryPolicy(tries=1)) as files:
         kept = await files.keep(GEN, [URL] * 7)
 
     assert ("0.png", *[None] * 6) == kept.names
@@ -478,7 +478,7 @@ async def test_whoever_waits_for_a_place_is_told_in_time_like_those_who_have_one
         kept = await files.keep(GEN, [URL] * 200)
 
     assert {None} == set(kept.names)
-    assert Patience().overall == asyncio.get_running_loop().time()
+    assert RetryPolicy().overall == asyncio.get_running_loop().time()
 
 
 @in_virtual_time
@@ -572,7 +572,7 @@ async def test_outputs_come_over_the_wire_in_all_the_ways_they_do(storage, spool
         "/7": then_silence(reply(PNG, length=1000)),
         "/8": reply(b"", status="503 Busy"),
     }
-    patience = Patience(tries=2, first_pause=0.01)
+    patience = RetryPolicy(tries=2, first_pause=0.01)
     async with (
         host(answers) as upstream,
         opened_files(

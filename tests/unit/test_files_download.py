@@ -8,7 +8,7 @@ from urllib.parse import quote
 
 import pytest
 
-from files.download import HOPELESS, Downloads, Patience
+from files.download import HOPELESS, Downloads, RetryPolicy
 from files.hosts import Lost, OutputUnavailable
 from files.spool import Spool
 from loop_thread import Pool
@@ -20,7 +20,7 @@ URL = "https://replicate.delivery/a.png"
 async def fetched(tmp_path, source, url=URL, *, largest=10_000, **patience):
     """What is in the file, and what it is said to be."""
     pool = Pool(Inline())
-    downloads = Downloads(source, largest=largest, patience=Patience(**patience), pool=pool)
+    downloads = Downloads(source, largest=largest, patience=RetryPolicy(**patience), pool=pool)
     async with Spool(tmp_path, pool).temporary() as temporary:
         media = await downloads.fetch(url, temporary)
         assert temporary.size == temporary.path.stat().st_size
@@ -77,7 +77,7 @@ async def test_a_try_that_drips_for_ever_ends_and_the_next_may_do_better(tmp_pat
 @in_virtual_time
 async def test_a_host_that_answers_nobody_gets_one_try_each_until_one_succeeds(tmp_path):
     source = FakeSource(*[Lost("cut")] * (HOPELESS + 3), PNG, Lost("cut"), PNG)
-    downloads = Downloads(source, largest=10_000, patience=Patience(), pool=Pool(Inline()))
+    downloads = Downloads(source, largest=10_000, patience=RetryPolicy(), pool=Pool(Inline()))
     asked = []
     for _ in range(13):
         before = len(source.asked)
@@ -102,13 +102,13 @@ async def test_what_never_answers_took_too_long(tmp_path):
     source = FakeSource([(1e6, PNG)])
     with pytest.raises(Lost, match="it took too long"):
         await fetched(tmp_path, source, tries=1)
-    assert Patience().one_try == asyncio.get_running_loop().time()
+    assert RetryPolicy().one_try == asyncio.get_running_loop().time()
 
 
 @pytest.mark.parametrize("tries", [0, -1])
 def test_no_try_is_no_patience(tries):
     with pytest.raises(ValueError, match=f"tries must be at least 1, got {tries}"):
-        Patience(tries=tries)
+        RetryPolicy(tries=tries)
 
 
 @pytest.mark.parametrize(
@@ -171,7 +171,7 @@ async def test_a_picture_that_is_announced_as_a_page_is_one(tmp_path):
 async def test_an_output_that_is_not_there_is_looked_for_four_times_though_its_host_lost_others(tmp_path):
     gone = Lost("its host answered 404", missing=True)
     source = FakeSource(*[Lost("cut")] * HOPELESS, gone)
-    downloads = Downloads(source, largest=10_000, patience=Patience(), pool=Pool(Inline()))
+    downloads = Downloads(source, largest=10_000, patience=RetryPolicy(), pool=Pool(Inline()))
     for _ in range(HOPELESS // 4 + 1):
         before = len(source.asked)
         async with Spool(tmp_path, Pool(Inline())).temporary() as temporary:

@@ -10,7 +10,7 @@ from aiohttp.abc import AbstractResolver
 from yarl import URL
 
 from files.hosts import Hosts, Lost, OutputUnavailable
-from network.public_http import OnlyPublic
+from network.public_http import PublicOnlyResolver
 from tests.support.output_hosts import PNG, host, redirect, reply, then_silence
 from tests.support.wiring import on_a_loop
 
@@ -159,7 +159,7 @@ async def test_a_delivery_host_on_a_private_network_is_refused_for_good(addresse
 @on_a_loop
 async def test_public_addresses_are_handed_on_as_they_are():
     names = Names(x=["8.8.8.8", "2606:4700::1111"])
-    found = await OnlyPublic(names).resolve("x.replicate.delivery", 443)
+    found = await PublicOnlyResolver(names).resolve("x.replicate.delivery", 443)
 
     assert ["8.8.8.8", "2606:4700::1111"] == [each["host"] for each in found]
 

@@ -1,4 +1,4 @@
-"""How results reach those who gave a webhook, and when: in virtual time, by a courier without a network."""
+"""How results reach those who gave a webhook, and when: in virtual time, by a sender without a network."""
 
 import asyncio
 import base64
@@ -29,7 +29,7 @@ from tests.support.outbox_wiring import (
     now,
     story,
 )
-from webhooks.outbox import Answer, Patience, signed
+from webhooks.outbox import Answer, RetryPolicy, signed
 
 
 def timetable(*, first: int = 5, longest: int = 3600, overall: int = DAY) -> list[int]:
@@ -47,7 +47,7 @@ def timetable(*, first: int = 5, longest: int = 3600, overall: int = DAY) -> lis
 async def test_what_was_heard_is_not_told_again(status):
     told = await story(status, takes=0.5)
 
-    assert [0] == told.courier.times
+    assert [0] == told.sender.times
     assert [
         new(next_at=EPOCH),
         new(state="delivered", attempts=1, delivered_at=EPOCH + 0.5),
@@ -62,7 +62,7 @@ async def test_any_other_answer_means_again_and_again_for_a_day(status):
     told = await story(status)
 
     times = timetable()
-    assert times == told.courier.times
+    assert times == told.sender.times
     assert [0, 5, 15, 35, 75, 155, 315, 635, 1275, 2555, 5115, 8715, 12315] == times[:13]
     assert new(state="failed", attempts=len(times), trouble=told.delivery().trouble) == told.delivery()
     more = ", and redirects are not followed" if 300 <= status < 400 else ""
@@ -80,14 +80,14 @@ async def test_every_attempt_is_on_record_with_when_the_next_will_be():
         ("pending", 3, 45, "no answer within 10 s"),
         ("delivered", 4, None, None),
     ] == [(row.state, row.attempts, row.next_at and row.next_at - EPOCH, row.trouble) for row in told.written]
-    assert [0, 5, 15, 45] == told.courier.times
+    assert [0, 5, 15, 45] == told.sender.times
 
 
 @in_virtual_time
 async def test_gone_means_never_again():
     told = await story(410)
 
-    assert [0] == told.courier.times
+    assert [0] == told.sender.times
     assert new(state="failed", attempts=1, trouble="it answered 410") == told.delivery()
 
 
@@ -127,14 +127,14 @@ NINES = "9" * 400
 async def test_a_receiver_may_ask_for_a_longer_pause_up_to_an_hour(header, seconds):
     told = await story(in_turn(Answer(503, header), 200))
 
-    assert [0, seconds] == told.courier.times
+    assert [0, seconds] == told.sender.times
 
 
 @in_virtual_time
 async def test_a_receiver_that_always_asks_for_more_time_does_not_get_more_than_a_day():
     told = await story(Answer(429, "3600"))
 
-    assert [hour * 3600 for hour in range(25)] == told.courier.times
+    assert [hour * 3600 for hour in range(25)] == told.sender.times
     assert "failed" == told.delivery().state
 
 
@@ -150,7 +150,7 @@ async def test_pauses_are_shorter_by_chance_but_never_by_more_than_half(seconds)
     told = await story(in_turn(500, 500, 200), spread=spread)
 
     assert [(2.5, 5), (5, 10)] == asked[:2]
-    assert [0, 5, 5 + seconds] == told.courier.times
+    assert [0, 5, 5 + seconds] == told.sender.times
 
 
 @in_virtual_time
@@ -160,7 +160,7 @@ async def test_a_result_that_nobody_knows_any_more_has_failed():
 
     told = await story(200, content=content)
 
-    assert [] == told.courier.times
+    assert [] == told.sender.times
     assert new(state="failed", attempts=1, trouble="the result is not known any more") == told.delivery()
 
 
@@ -176,7 +176,7 @@ async def test_a_result_that_cannot_be_read_now_is_told_later():
 
     told = await story(200, content=content)
 
-    assert [15] == told.courier.times
+    assert [15] == told.sender.times
     assert {"something went wrong inside this service", None} == {row.trouble for row in told.written}
     assert "delivered" == told.delivery().state
 
@@ -196,7 +196,7 @@ async def test_a_result_that_cannot_be_read_now_is_told_later():
 async def test_a_url_on_record_is_checked_again_before_it_is_called(url, trouble):
     told = await story(200, new(url=url))
 
-    assert [] == told.courier.times
+    assert [] == told.sender.times
     assert ("failed", trouble) == (told.delivery().state, told.delivery().trouble)
 
 
@@ -216,11 +216,11 @@ async def test_all_attempts_have_one_id_and_each_its_own_time_and_proof():
         for seconds in (0, 5, 15)
     ] == [
         {name.lower(): value for name, value in attempt.headers.items() if name != "webhook-signature"}
-        for attempt in told.courier.attempts
+        for attempt in told.sender.attempts
     ]
-    assert 3 == len({attempt.headers["webhook-signature"] for attempt in told.courier.attempts})
-    assert {(URL, b'{"id": "gen_1"}')} == {(each.url, each.content) for each in told.courier.attempts}
-    for attempt in told.courier.attempts:
+    assert 3 == len({attempt.headers["webhook-signature"] for attempt in told.sender.attempts})
+    assert {(URL, b'{"id": "gen_1"}')} == {(each.url, each.content) for each in told.sender.attempts}
+    for attempt in told.sender.attempts:
         is_valid(attempt.headers, attempt.content)
 
 
@@ -265,7 +265,7 @@ def test_the_signature_is_the_one_that_any_implementation_of_it_makes():
 async def test_without_a_secret_it_is_told_unsigned():
     told = await story(200, secret=None)
 
-    assert {"Content-Type", "webhook-id", "webhook-timestamp"} == set(told.courier.attempts[0].headers)
+    assert {"Content-Type", "webhook-id", "webhook-timestamp"} == set(told.sender.attempts[0].headers)
 
 
 @pytest.mark.parametrize("secret", ["", "whsec_", "s3cret", "whsec_s3cret!", "whsec_s3cre", "whsec2_AAAA"])
@@ -302,8 +302,8 @@ async def test_a_hanging_host_does_not_hold_up_another():
         lambda attempt: HANGS if "hangs" in attempt.url else 200, *hanging, new("gen_good"), seconds=5
     )
 
-    assert [0] == [attempt.at for attempt in told.courier.attempts if attempt.id == "gen_good"]
-    assert (4, 5) == (told.courier.most["hangs.example"], told.courier.most["all"])
+    assert [0] == [attempt.at for attempt in told.sender.attempts if attempt.id == "gen_good"]
+    assert (4, 5) == (told.sender.most["hangs.example"], told.sender.most["all"])
 
 
 @in_virtual_time
@@ -317,9 +317,9 @@ async def test_hosts_take_turns_when_all_places_are_taken():
         lambda attempt: HANGS if "hangs" in attempt.url else 200, *hanging, new("gen_good"), seconds=30
     )
 
-    assert [10] == [attempt.at for attempt in told.courier.attempts if attempt.id == "gen_good"]
-    assert 32 == told.courier.most["all"]
-    assert 4 == max(most for host, most in told.courier.most.items() if host != "all")
+    assert [10] == [attempt.at for attempt in told.sender.attempts if attempt.id == "gen_good"]
+    assert 32 == told.sender.most["all"]
+    assert 4 == max(most for host, most in told.sender.most.items() if host != "all")
 
 
 @in_virtual_time
@@ -327,14 +327,14 @@ async def test_a_host_is_the_same_however_it_is_written():
     urls = ["https://hooks.example.com/a", "https://HOOKS.example.com:8443/b", "https://hooks.example.com./c"]
     told = await story(200, *(new(f"gen_{n}", urls[n % 3]) for n in range(30)), takes=1.0)
 
-    assert 4 == told.courier.most["all"]
+    assert 4 == told.sender.most["all"]
 
 
 @in_virtual_time
 async def test_places_are_used_again_at_once():
     told = await story(200, *(new(f"gen_{number}") for number in range(10)), takes=1.0)
 
-    assert [0, 0, 0, 0, 1, 1, 1, 1, 2, 2] == told.courier.times
+    assert [0, 0, 0, 0, 1, 1, 1, 1, 2, 2] == told.sender.times
 
 
 @in_virtual_time
@@ -342,22 +342,22 @@ async def test_what_is_due_soon_does_not_wait_for_what_was_due_late_before_it():
     late = [new(f"gen_{seconds}", attempts=9, next_at=EPOCH + seconds) for seconds in (600, 60, 300)]
     told = await story(lambda attempt: 500 if attempt.at == 0 else 200, *late, new("gen_now"))
 
-    assert [0, 5, 60, 300, 600] == told.courier.times
+    assert [0, 5, 60, 300, 600] == told.sender.times
 
 
 @in_virtual_time
 async def test_a_hundred_thousand_that_wait_cost_one_timer_and_no_task():
     loop = asyncio.get_running_loop()
     told = Story(Fake(200))
-    callbacks = told.begun()
+    outbox = told.begun()
     before = (len(asyncio.all_tasks()), len(loop._scheduled))
     for number in range(100_000):
-        callbacks.take(
+        outbox.take(
             new(f"gen_{number}", f"https://h{number % 1000}.example/", attempts=3, next_at=EPOCH + 600)
         )
 
     assert (before[0], before[1] + 1) == (len(asyncio.all_tasks()), len(loop._scheduled))
-    await callbacks.aclose()
+    await outbox.aclose()
     assert before == (len(asyncio.all_tasks()), sum(not timer.cancelled() for timer in loop._scheduled))
     assert [] == told.written
 
@@ -386,11 +386,11 @@ async def test_one_record_that_cannot_be_written_holds_up_nobody():
 @in_virtual_time
 async def test_a_delivery_goes_on_after_a_restart_as_if_there_had_been_none():
     told = await Story(Fake(500)).of(new(), seconds=20)
-    assert [0, 5, 15] == told.courier.times
+    assert [0, 5, 15] == told.sender.times
     assert new(attempts=3, next_at=EPOCH + 35, trouble="it answered 500") == told.delivery()
 
     await told.of(told.delivery())
-    assert timetable() == told.courier.times
+    assert timetable() == told.sender.times
     assert "failed" == told.delivery().state
 
 
@@ -398,11 +398,11 @@ async def test_a_delivery_goes_on_after_a_restart_as_if_there_had_been_none():
 async def test_an_attempt_that_a_stop_interrupts_is_made_again_and_can_be_told_as_the_same():
     told = await Story(Fake(200, takes=1.0)).of(new(), seconds=0.5)
     assert [new(next_at=EPOCH)] == told.written
-    assert Counter() == +told.courier.under_way
+    assert Counter() == +told.sender.under_way
 
     await told.of(told.delivery())
-    assert [0, 0.5] == told.courier.times
-    assert 1 == len({attempt.headers["webhook-id"] for attempt in told.courier.attempts})
+    assert [0, 0.5] == told.sender.times
+    assert 1 == len({attempt.headers["webhook-id"] for attempt in told.sender.attempts})
     assert ("delivered", 1) == (told.delivery().state, told.delivery().attempts)
 
 
@@ -412,7 +412,7 @@ async def test_what_fell_due_while_the_service_was_down_is_tried_at_once_however
     await asyncio.sleep(7 * DAY)
     await told.of(new(attempts=3, next_at=EPOCH + 35, trouble="it answered 500"))
 
-    assert [7 * DAY] == told.courier.times
+    assert [7 * DAY] == told.sender.times
     assert ("failed", 4) == (told.delivery().state, told.delivery().attempts)
 
 
@@ -420,27 +420,27 @@ async def test_what_fell_due_while_the_service_was_down_is_tried_at_once_however
 async def test_a_clock_that_was_set_back_delays_nothing_for_more_than_an_hour():
     told = await story(200, new(attempts=3, next_at=EPOCH + 30 * DAY))
 
-    assert [3600] == told.courier.times
+    assert [3600] == told.sender.times
 
 
 @in_virtual_time
 async def test_after_the_end_a_new_delivery_is_put_on_record_and_no_more():
     told = Story(Fake(200))
-    callbacks = told.begun()
-    await callbacks.aclose()
-    callbacks.take(new())
+    outbox = told.begun()
+    await outbox.aclose()
+    outbox.take(new())
     await asyncio.sleep(DAY)
 
     assert [new(next_at=EPOCH)] == told.written
-    assert [] == told.courier.times
-    assert told.courier.closed
+    assert [] == told.sender.times
+    assert told.sender.closed
 
 
 @in_virtual_time
 async def test_a_delivery_that_is_taken_twice_is_one():
     told = await story(200, new(), new(), new(next_at=EPOCH + 5), takes=1.0)
 
-    assert [0] == told.courier.times
+    assert [0] == told.sender.times
 
 
 @pytest.mark.parametrize("state", ["delivered", "failed"])
@@ -448,22 +448,22 @@ async def test_a_delivery_that_is_taken_twice_is_one():
 async def test_what_is_over_stays_over(state):
     told = await story(200, new(state=state))
 
-    assert ([], []) == (told.courier.times, told.written)
+    assert ([], []) == (told.sender.times, told.written)
 
 
 @in_virtual_time
 async def test_a_delivery_can_be_asked_for_until_it_is_over():
     told = Story(Fake(in_turn(500, 200)))
-    callbacks = told.begun()
-    assert callbacks.get("gen_1") is None
+    outbox = told.begun()
+    assert outbox.get("gen_1") is None
 
-    callbacks.take(new())
-    assert new(next_at=EPOCH) == callbacks.get("gen_1")
+    outbox.take(new())
+    assert new(next_at=EPOCH) == outbox.get("gen_1")
     await asyncio.sleep(1)
-    assert new(attempts=1, next_at=EPOCH + 5, trouble="it answered 500") == callbacks.get("gen_1")
+    assert new(attempts=1, next_at=EPOCH + 5, trouble="it answered 500") == outbox.get("gen_1")
     await asyncio.sleep(5)
-    assert callbacks.get("gen_1") is None
-    await callbacks.aclose()
+    assert outbox.get("gen_1") is None
+    await outbox.aclose()
 
 
 def test_callers_are_told_of_it_in_dates():
@@ -494,7 +494,7 @@ def test_callers_are_told_of_it_in_dates():
 )
 def test_bounds_that_make_no_sense_are_refused(options, wrong):
     with pytest.raises(ValueError, match=wrong):
-        Story(Fake(200), {"patience": Patience(**options)}).begun()
+        Story(Fake(200), {"patience": RetryPolicy(**options)}).begun()
 
 
 @pytest.mark.parametrize("first", [0, -1, 3601])
@@ -502,7 +502,7 @@ def test_a_first_pause_that_makes_no_sense_is_refused(first):
     with pytest.raises(
         ValueError, match=f"first_pause must be above 0 and at most longest_pause, got {first}"
     ):
-        Patience(first_pause=first)
+        RetryPolicy(first_pause=first)
 
 
 # What holds for every history
@@ -526,7 +526,7 @@ WANTED = st.builds(
     host=st.sampled_from(["a.example", "a.example", "b.example", "c.example"]),
     said=st.lists(SAID, min_size=1, max_size=8),
 )
-PATIENCE = Patience(first_pause=5, longest_pause=300, overall=7200, one_try=10)
+PATIENCE = RetryPolicy(first_pause=5, longest_pause=300, overall=7200, one_try=10)
 HAIR = 1e-5
 """Seconds: what Unix times as floats do not tell."""
 
@@ -555,13 +555,13 @@ def test_nothing_is_lost_or_hurried_or_crowded_whatever_receivers_do_and_wheneve
         return b"{}"
 
     hurried, broken = [], []
-    courier = Fake(says, takes=takes)
+    sender = Fake(says, takes=takes)
     options = {
         "patience": replace(PATIENCE, at_once=3, per_host=2),
         "spread": random.uniform,
         "content": content,
     }
-    told = Story(courier, options)
+    told = Story(sender, options)
 
     async def live():
         asyncio.get_running_loop().set_exception_handler(lambda loop, context: broken.append(context))
@@ -591,8 +591,8 @@ def test_nothing_is_lost_or_hurried_or_crowded_whatever_receivers_do_and_wheneve
     assert left.keys() == told.rows.keys(), "nothing is lost"
     assert [] == broken
     assert [] == hurried, "nothing is tried before it is on record that it may be"
-    assert courier.most["all"] <= 3
-    assert all(most <= 2 for host, most in courier.most.items() if host != "all")
+    assert sender.most["all"] <= 3
+    assert all(most <= 2 for host, most in sender.most.items() if host != "all")
     for delivery_id in left:
         was_written = zip(told.moments, told.written, strict=True)
         went_as_promised(

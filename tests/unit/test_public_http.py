@@ -6,7 +6,7 @@ import socket
 import aiohttp
 import pytest
 
-from network.public_http import OnlyPublic, OwnThreads, PrivateAddress, check_url, is_private, reason
+from network.public_http import OwnThreads, PrivateAddress, PublicOnlyResolver, check_url, is_private, reason
 from tests.support.outbox_wiring import Names
 from tests.support.wiring import on_a_loop
 
@@ -140,7 +140,7 @@ def test_this_very_machine_has_no_other_names(url, loopback):
 )
 @on_a_loop
 async def test_only_the_own_names_of_this_machine_may_turn_out_to_be_it(name, address, loopback, is_allowed):
-    resolver = OnlyPublic(Names(address), loopback=loopback)
+    resolver = PublicOnlyResolver(Names(address), loopback=loopback)
     if is_allowed:
         assert [address] == [each["host"] for each in await resolver.resolve(name, 443)]
     else:
@@ -151,7 +151,7 @@ async def test_only_the_own_names_of_this_machine_may_turn_out_to_be_it(name, ad
 @on_a_loop
 async def test_one_private_address_among_public_ones_is_enough_to_be_refused():
     with pytest.raises(PrivateAddress):
-        await OnlyPublic(Names("8.8.8.8", "10.0.0.1")).resolve("hooks.example.com", 443)
+        await PublicOnlyResolver(Names("8.8.8.8", "10.0.0.1")).resolve("hooks.example.com", 443)
 
 
 @on_a_loop

@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import rule
 
-from auth import Visitor
+from auth import Principal
 from errors import NotFound
 from ledger.records import GenerationRecord
 from tests.support.crash_machine import CALLERS, Mortal, patiently
@@ -133,9 +133,9 @@ class Unwanted(Mortal):
             record = data.draw(st.sampled_from(items))
             target, prompts = record.id, [prompts[record.position]]
         is_admin = whose == "admin" or caller is ADMIN
-        visitor = Visitor("admin", True, ADMIN) if is_admin else Visitor(caller.id, False, caller)
+        principal = Principal("admin", True, ADMIN) if is_admin else Principal(caller.id, False, caller)
         try:
-            await self.process.generations.cancel(target, visitor, patience=seconds)
+            await self.process.generations.cancel(target, principal, patience=seconds)
         except NotFound:
             return
         await self.process.ledger.flush()  # nothing is answered before

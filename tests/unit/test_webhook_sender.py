@@ -12,7 +12,7 @@ from network.public_http import target
 from tests.support.certificates import certified
 from tests.support.outbox_wiring import Fake, Names, Story, is_valid, new, now
 from tests.support.wiring import listening, on_a_loop, until
-from webhooks.outbox import Web
+from webhooks.outbox import Sender
 
 
 class Receiver:
@@ -45,12 +45,12 @@ def reply(status: str, headers: str = "", body: bytes = b"") -> bytes:
 @asynccontextmanager
 async def calling(receiver: Receiver, *, loopback: bool = True, resolver=None, own=NO_HOSTS):
     """A URL of the receiver, and what tells one delivery once and gives it back as it then is."""
-    web = Web(loopback=loopback, own=own, resolver=resolver)
-    story = Story(Fake(200), {"loopback": loopback, "own": own, "courier": web})
-    callbacks = story.begun()
+    web = Sender(loopback=loopback, own=own, resolver=resolver)
+    story = Story(Fake(200), {"loopback": loopback, "own": own, "sender": web})
+    outbox = story.begun()
 
     async def tell(url: str) -> Delivery:
-        callbacks.take(new(f"gen_{len(story.rows)}", url, since=now()))
+        outbox.take(new(f"gen_{len(story.rows)}", url, since=now()))
         tries = asyncio.all_tasks() - {asyncio.current_task()}
         await asyncio.wait([task for task in tries if task.get_name() == "webhook"])
         return story.written[-1]
@@ -60,7 +60,7 @@ async def calling(receiver: Receiver, *, loopback: bool = True, resolver=None, o
         try:
             yield url, tell
         finally:
-            await callbacks.aclose()
+            await outbox.aclose()
     assert before == asyncio.all_tasks(), "nothing is left of it"
 
 
@@ -116,7 +116,7 @@ async def test_a_redirect_is_not_followed(status):
 @on_a_loop
 async def test_a_receiver_that_does_not_answer_is_let_go(answer):
     """That it is after 10 seconds is claimed in virtual time."""
-    receiver, web = Receiver(answer, hangs_up=False), Web(loopback=True)
+    receiver, web = Receiver(answer, hangs_up=False), Sender(loopback=True)
     async with listening(receiver.serve) as url:
         attempt = asyncio.create_task(web.post(target(url, loopback=True), b"{}", {}))
         await until(lambda: receiver.seen)
