@@ -10,6 +10,7 @@ import math
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from typing import Final, Literal, Self
 
 import structlog
@@ -18,7 +19,6 @@ from admission.durations import Durations
 from admission.policy import Policy
 from admission.sliding_window import WINDOW
 from admission.snapshot import GateSnapshot
-from window_log import WindowLog
 
 _STALL_NOTED_AFTER: Final = 1.0
 """Seconds. A stall that is shorter is one lost creation, and the next search for it was answered."""
@@ -79,7 +79,6 @@ class Lease:
         """The creation did not leave after all, since there was no connection."""
         if self._state == "sent":
             self._state = "held"
-            self._gate.on_not_sent()
 
     def lost(self) -> None:
         """Whether the creation arrived is not known."""
@@ -103,7 +102,7 @@ class Lease:
     def release(self) -> None:
         if self._state != "released":
             before, self._state = self._state, "released"
-            self._gate.on_released(self, unused=before == "held", unanswered=before in {"sent", "lost"})
+            self._gate.on_released(self, unused=before == "held")
 
     def __enter__(self) -> Self:
         return self
@@ -137,7 +136,6 @@ class Gate:
             bounds_unproven=bounds_unproven,
             durations=self.durations,
         )
-        self._log: WindowLog | None = None
         self._closed: Callable[[], Exception] | None = None
         self._admitting = False
         self._timer: asyncio.TimerHandle | None = None
@@ -238,11 +236,12 @@ class Gate:
         if self._policy.upstream_answered(sent):
             self._admit_soon()
 
-    def resume(self, window_log: WindowLog) -> None:
-        """Count what was spent before this process began, and keep the log from now on. Before any admission."""
-        self._log = window_log
-        for left, places in window_log.left(if_unknown=self._policy.window.limit):
-            self.count([WINDOW - left] * places)
+    def start_half_spent(self) -> None:
+        """Use only half of the window for the first minute, since the requests of an earlier process are not recorded.
+        Before any admission. Across a restart, a minute has at most one and a half times the limit."""
+        full = self._policy.window.limit
+        self.configure(requests_per_minute=max(1, full // 2))
+        asyncio.get_running_loop().call_later(WINDOW, partial(self.configure, requests_per_minute=full))
 
     def count(self, spent: Iterable[float]) -> None:
         """Count places of an earlier process: seconds since each was answered, negative if its answer may yet come.
@@ -294,13 +293,6 @@ class Gate:
     def on_sent(self, lease: Lease) -> None:
         """For the lease alone: the next process counts its place until its answer is known."""
         self._policy.sent(lease, _now())
-        if self._log:
-            self._log.taken()
-
-    def on_not_sent(self) -> None:
-        """For a lease alone: its request did not leave after all."""
-        if self._log:
-            self._log.given_back()
 
     def on_lost(self, lease: Lease) -> None:
         """For the lease alone: its place counts until its creation is in doubt no more."""
@@ -310,19 +302,15 @@ class Gate:
     def on_answered(self, lease: Lease) -> None:
         """For the lease alone: its 60 seconds begin."""
         self._policy.answered(lease, _now())
-        if self._log:
-            self._log.answered()
         self._admit_soon()
 
-    def on_released(self, lease: Lease, *, unused: bool, unanswered: bool) -> None:
-        """For the lease alone: its slot is free. Its place is free if it is unused, and counts from now if it is
-        unanswered."""
+    def on_released(self, lease: Lease, *, unused: bool) -> None:
+        """For the lease alone: its slot is free. Its place is free if it is unused, and else counts from now unless it
+        was answered."""
         if unused:
             self._policy.withdraw(lease)
         else:
             self._policy.release(lease, _now())
-        if unanswered and self._log:
-            self._log.answered()
         self._admit_soon()
 
     @staticmethod

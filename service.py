@@ -9,7 +9,7 @@ import secrets
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AsyncExitStack, ExitStack, closing
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -19,7 +19,6 @@ from typing import Any, Final
 import structlog
 
 from admission.durations import Durations
-from admission.sliding_window import WINDOW
 from auth import ADMIN, Authenticator
 from catalog.fallback import read_rules
 from catalog.registry import Registry
@@ -44,7 +43,6 @@ from parsing.limits import Limits
 from providers.replicate.provider import Replicate
 from settings import Settings, SettingsError
 from telemetry import startup
-from window_log import WindowLog
 
 NAME: Final = "replicate-concurrent-generation"
 VERSION: Final = "0.7.0"
@@ -82,7 +80,6 @@ class Runtime:
     attachments: Attachments
     uploads_dir: Path | None
     files: Files | None
-    window_logs: ExitStack
     started: float = field(default_factory=time.monotonic)
 
     @property
@@ -119,7 +116,6 @@ class Runtime:
         finally:
             self.loop.stop()
             self.ledger.close()
-            self.window_logs.close()
 
     def raise_if_draining(self) -> None:
         if self.core.supervisor.is_draining:
@@ -214,7 +210,6 @@ def build(settings: Settings, *, provider: FullProvider | None = None) -> Runtim
     uploads = _uploads_dir(settings)
     attachments = Attachments(uploads)
     loop = LoopThread("generations").start()
-    window_logs = ExitStack()
 
     async def on_the_loop() -> Runtime:
         durations = Durations()
@@ -229,7 +224,7 @@ def build(settings: Settings, *, provider: FullProvider | None = None) -> Runtim
             requests_per_minute=settings.REPLICATE_OTHER_REQUESTS_PER_MINUTE,
             bounds_unproven=False,  # the poll of one account would wait, and with it all others
         )
-        _resume_window(others, settings, window_logs)
+        others.start_half_spent()
         threads = Pool(ThreadPoolExecutor(_READERS, thread_name_prefix="ledger-reader"))
         cpu = Pool(ThreadPoolExecutor(_FORECASTS_AT_ONCE, thread_name_prefix="forecast"))
         files = _open_files(settings)
@@ -256,13 +251,12 @@ def build(settings: Settings, *, provider: FullProvider | None = None) -> Runtim
         return Runtime(
             settings=settings, loop=loop, core=core, others=others, ledger=ledger, queries=queries,
             pools=(threads, cpu), authenticator=authenticator, context=context, attachments=attachments,
-            uploads_dir=uploads, files=files, window_logs=window_logs,
+            uploads_dir=uploads, files=files,
         )  # fmt: skip
 
     try:
         return loop.run(on_the_loop())
     except BaseException:
-        window_logs.close()
         loop.stop()
         raise
 
@@ -309,22 +303,6 @@ def _open_files(settings: Settings) -> Files | None:
         max_bytes=settings.FILES_MAX_BYTES,
         disk_usage=None if settings.FILES_URL else partial(disk_usage, settings.files_dir),
     )
-
-
-def _resume_window(gate: Gate, settings: Settings, window_logs: ExitStack) -> None:
-    """Let the window of all other requests go on as the process before left it, if its file can be kept."""
-    path = settings.DATA_DIR / "others.window"
-    try:
-        window_log = WindowLog(path, of=settings.REPLICATE_BASE_URL, window=WINDOW)
-    except OSError as error:
-        log.warning("limits_not_kept", path=str(path), reason=str(error))
-        return
-    window_logs.enter_context(closing(window_log))
-    if window_log.is_shared:
-        log.warning("limits_shared", path=str(path), reason="another process ends, or spends the same")
-    if not window_log.is_readable:
-        log.warning("limits_unknown", path=str(path), reason="the window counts as spent just now")
-    gate.resume(window_log)
 
 
 def _registry(settings: Settings) -> Registry:

@@ -63,7 +63,7 @@ def _figures(service: Runtime, *, for_admin: bool) -> dict[str, Any]:
         "concurrency": concurrency_figures(gate),
         "upstream": _upstream(gate.stall, upstream),
         "polling": {
-            "requests_per_minute_limit": others.requests_per_minute_limit,
+            "requests_per_minute_limit": service.settings.REPLICATE_OTHER_REQUESTS_PER_MINUTE,
             "current_rate_per_minute": others.current_rate_per_minute,
         },
         "generations": ended,

@@ -190,7 +190,7 @@ NO_NAMES = [
         "{id}/1.jpg", "{id}/{id}-1.jpg", "{id}/{id}-2.jpg", "{id}/{id}-02.jpg", "{id}/{id}.png", "{id}/{id}",
         "{id}/0.png", "{id}/0", "{id}/00.jpg", "{id}/-1.jpg", "{id}/0.jpg.", "{id}/..",
         "{id}/%2e%2e%2f0.jpg",
-        "{id}/0.jpg%00", "gen_%2e%2e/0.jpg", "../others.window", "..%2fothers.window", "../ledger.db",
+        "{id}/0.jpg%00", "gen_%2e%2e/0.jpg", "../ledger.db-wal", "..%2fledger.db-wal", "../ledger.db",
         "..%2fledger.db", "%2fetc%2fpasswd/0.jpg",
         "gen_00000000000000000000000000000000/0.jpg", "GEN_0/0.jpg", "{upper}/0.jpg", "{id}", "{id}/", "",
         "{id}/0.jpg/0.jpg", "{id}/{id}-9999.jpg", "{id}/gen_00000000000000000000000000000000.jpg", "0/{id}.jpg",

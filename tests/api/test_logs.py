@@ -70,24 +70,12 @@ def test_a_crash_is_one_line_with_its_trace_and_the_request_that_met_it(logged):
     assert "AttributeError" in line["exception"]
 
 
-def test_an_operator_hears_when_limits_are_not_kept_or_shared_or_unknown_and_when_there_is_no_ledger(
-    logged, tmp_path
-):
-    for name, directory in (
-        ("not_kept", tmp_path / "a file"),
-        ("unknown", tmp_path / "odd"),
-        ("shared", tmp_path / "odd"),
-    ):
-        directory.parent.mkdir(exist_ok=True)
-        if name == "not_kept":
-            directory.write_text("")
-        elif name == "unknown":
-            directory.mkdir()
-            (directory / "others.window").write_text("x")
-        _, seen = logged(DATA_DIR=directory)
-        told = seen()
-        assert of(told, f"limits_{name}")
-        assert (name != "unknown") is bool(of(told, "ledger_down"))
+def test_a_ledger_that_cannot_be_opened_is_logged(logged, tmp_path):
+    (tmp_path / "a file").write_text("")
+
+    _, seen = logged(DATA_DIR=tmp_path / "a file")
+
+    assert of(seen(), "ledger_down")
 
 
 def test_an_answer_of_500_is_an_error_and_no_other_is(logged, tmp_path):

@@ -682,3 +682,22 @@ def test_raising_the_limit_ends_the_pace_of_the_old_one(open_gate):
 
     # From 5 s on, 25 places are taken over a minute, and the last of them would come at 61 s.
     assert 199 == run(story())
+
+
+def test_a_window_that_starts_half_spent_has_half_for_a_minute_and_then_all(open_gate):
+    async def story():
+        gate = open_gate(concurrent_limit=100, requests_per_minute=7)
+        gate.start_half_spent()
+        return Counter(await generate_many(gate, 13))
+
+    # Half of 7 is 3. At 60 s the limit is 7 again, and the places of the first minute are free.
+    assert {0.0: 3, 60.0: 7, 120.0: 3} == run(story())
+
+
+def test_a_window_of_one_that_starts_half_spent_admits_one(open_gate):
+    async def story():
+        gate = open_gate(concurrent_limit=100, requests_per_minute=1)
+        gate.start_half_spent()
+        return await generate_many(gate, 2)
+
+    assert [0.0, 60.0] == run(story())

@@ -17,7 +17,7 @@ FLOORS = [
     {"providers", "parsing", "webhooks"},
     {"concurrency", "files", "models"},
     {"auth", "ledger", "telemetry"},
-    {"catalog", "loop_thread", "window_log"},
+    {"catalog", "loop_thread"},
     {"media", "settings"},
     {"admission", "contract", "errors", "network"},
 ]
