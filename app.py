@@ -132,7 +132,7 @@ def _from_werkzeug(error: HTTPException) -> ServiceError:
             return PayloadTooLarge(f"The body may have at most {limit} bytes.")
         case 400:
             return InvalidRequest([Problem("request", "could not be read")])
-    log.error("unforeseen_http_error", status=error.code, request=g.request_id)
+    log.error("unexpected_http_error", status=error.code, request=g.request_id)
     return Internal()
 
 

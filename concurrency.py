@@ -346,7 +346,7 @@ class Gate:
             self._stall_timer = None
         if self._is_stalled:
             self._is_stalled, self._back_at = False, time.time()
-            log.warning("upstream_back", in_doubt=len(self._policy.stall.in_doubt))
+            log.warning("upstream_recovered", in_doubt=len(self._policy.stall.in_doubt))
 
     def _note_stall(self) -> None:
         self._stall_timer = None

@@ -61,7 +61,7 @@ def on_starting(_server: Any) -> None:
     few, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     if most != resource.RLIM_INFINITY and most < wanted:
         logs.configure(_settings)
-        structlog.get_logger("server").warning("file_descriptors_few", most=most, wanted=wanted)
+        structlog.get_logger("server").warning("file_descriptor_limit_low", most=most, wanted=wanted)
         wanted = most
     if few != resource.RLIM_INFINITY:
         resource.setrlimit(resource.RLIMIT_NOFILE, (max(few, wanted), most))

@@ -162,7 +162,7 @@ class Runtime:
 
         self.loop.call(begin)
         if state.resumed or state.suspended:
-            log.info("taken_over", going_on=state.resumed, waiting_for_owner=len(state.suspended))
+            log.info("recovery_completed", going_on=state.resumed, waiting_for_owner=len(state.suspended))
 
     async def _tidy_up(self) -> None:
         """Do what time alone brings about."""
@@ -172,9 +172,9 @@ class Runtime:
             try:
                 await self.generations.tidy_up(resume_ttl=self.settings.RESUME_TTL)
             except LedgerDown as down:
-                log.warning("not_tidied_up", reason=str(down))
+                log.warning("cleanup_failed", reason=str(down))
             except Exception:
-                log.exception("not_tidied_up")
+                log.exception("cleanup_failed")
 
     async def _end(self) -> None:
         async with AsyncExitStack() as stack:
@@ -335,7 +335,7 @@ def _uploads_dir(settings: Settings) -> Path | None:
         path.mkdir(mode=0o700, exist_ok=True)
         TemporaryFile(dir=path).close()
     except OSError as error:
-        log.warning("uploads_elsewhere", path=str(path), reason=str(error))
+        log.warning("uploads_dir_not_writable", path=str(path), reason=str(error))
         return None
     return path
 

@@ -185,13 +185,13 @@ class Files:
                 return await self._store(generation_id, number, media, temporary)
         except (TimeoutError, OutputUnavailable) as error:
             reason = error if isinstance(error, OutputUnavailable) else OutputUnavailable("it took too long")
-            _log.warning("output_not_kept", generation=generation_id, number=number, reason=str(reason))
+            _log.warning("output_fetch_failed", generation=generation_id, number=number, reason=str(reason))
             return reason
         except OSError as error:
-            _log.error("output_not_stored", generation=generation_id, number=number, error=str(error))
+            _log.error("output_store_failed", generation=generation_id, number=number, error=str(error))
             return OutputUnavailable("it could not be stored")
         except Exception:
-            _log.exception("output_not_kept", generation=generation_id, number=number)
+            _log.exception("output_fetch_failed", generation=generation_id, number=number)
             return OutputUnavailable("something went wrong inside this service")
 
     async def _store(self, generation_id: str, number: int, media: MediaType, whole: Temporary) -> str:
@@ -224,7 +224,7 @@ class Files:
             removed = await self._pool.run(partial(self._spool.sweep, since))
             listed = await self._pool.run(lambda: list(self._storage.list()))
         except Exception as error:
-            _log.error("files_not_listed", error=str(error), exc_info=not isinstance(error, OSError))
+            _log.error("files_list_failed", error=str(error), exc_info=not isinstance(error, OSError))
             return
         self._list_at = asyncio.get_running_loop().time() + LIST_EVERY
         self._index.replace(listed, since=since)
@@ -288,7 +288,9 @@ class Files:
                 try:
                     await self._pool.run(partial(_delete_all, self._storage, names))
                 except Exception as error:
-                    _log.error("files_not_deleted", error=str(error), exc_info=not isinstance(error, OSError))
+                    _log.error(
+                        "files_delete_failed", error=str(error), exc_info=not isinstance(error, OSError)
+                    )
                     return
                 for name in names:
                     self._index.remove(name)

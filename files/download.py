@@ -65,7 +65,7 @@ class Downloads:
                     except Lost as error:
                         lost = error
                         self._lost_in_a_row += not error.missing  # its host is there
-                        _log.info("download_lost", tried=number + 1, reason=str(error))
+                        _log.info("download_interrupted", tried=number + 1, reason=str(error))
                     else:
                         self._lost_in_a_row = 0
                         return media

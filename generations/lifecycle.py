@@ -178,7 +178,7 @@ class Runner:
                 await finish(self._ledger.flush())
         except LedgerDown as down:
             # It has happened and stays in the ledger's memory. After a crash the next process finds out the same.
-            log.error("end_not_on_record", reason=str(down))
+            log.error("generation_end_not_persisted", reason=str(down))
         if delivery is not None:
             self._outbox.take(delivery)
 

@@ -112,7 +112,7 @@ class Recovery:
         except InvalidRequest as invalid:  # this version may not know its model any more
             error = invalid
         except Exception:
-            log.exception("row_not_understood", generation=record.id)
+            log.exception("generation_not_recoverable", generation=record.id)
             error = Internal()
         ended.append(ended_record(record, error))
         return ended[-1]

@@ -59,9 +59,9 @@ class Retention:
             try:
                 await self.forget()
             except LedgerDown as down:
-                log.warning("work_not_forgotten", reason=str(down))
+                log.warning("retention_failed", reason=str(down))
             except Exception:
-                log.exception("work_not_forgotten")
+                log.exception("retention_failed")
             await asyncio.sleep(EVERY)
 
     async def forget(self) -> None:
@@ -80,7 +80,7 @@ class Retention:
             count += len(found)
             await asyncio.sleep(PAUSE)
         if count:
-            log.info("work_forgotten", count=count)
+            log.info("retention_completed", count=count)
 
 
 def _day(moment: float) -> float:

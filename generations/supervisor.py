@@ -298,7 +298,7 @@ class Supervisor:
                 task.cancel()
         await self._until_ended(seconds)
         if self._running:
-            log.warning("drain_left", generations=len(self._running))
+            log.warning("drain_timeout", generations=len(self._running))
         for task, _ in list(self._running.values()):
             task.cancel()
         await self._until_ended(None)

@@ -149,7 +149,7 @@ class SqliteLedger:
                 for record in with_attempts(source.record()):
                     changes[type(record), MAPPINGS[type(record)].key_of(record)] = record
             except Exception:  # one bad source must not hold up the others
-                log.exception("record_not_made", id=source.id)
+                log.exception("record_not_built", id=source.id)
         self._deleted.clear()
         self._upserted.clear()
         self._dirty.clear()
@@ -194,7 +194,7 @@ class SqliteLedger:
             self._is_down(error)
         except Exception as error:
             self._let_go()
-            log.exception("ledger_not_taken_up")
+            log.exception("recovery_failed")
             self._is_down(error)
 
     def _open(self) -> None:
@@ -264,7 +264,7 @@ class SqliteLedger:
                     self._fail(error)
                     return LedgerDown(self.trouble or "")
                 wrong += 1
-                log.exception("record_not_written", kind=place[0].__name__, key=place[1])
+                log.exception("record_refused", kind=place[0].__name__, key=place[1])
         self._is_up()
         return LedgerDown(f"{wrong} of {len(pending)} changes cannot be put on record.")
 
@@ -309,7 +309,7 @@ class SqliteLedger:
         try:
             is_busy, _, _ = self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
         except sqlite3.Error as error:
-            log.error("ledger_log_not_saved", reason=str(error))
+            log.error("ledger_wal_not_saved", reason=str(error))
             return False
         return not is_busy
 
@@ -323,7 +323,7 @@ class SqliteLedger:
 
     def _is_up(self) -> None:
         if self.trouble is not None and self._first_try.is_set():
-            log.warning("ledger_up")
+            log.warning("ledger_recovered")
         self.trouble = None
 
     def _is_down(self, error: Exception) -> None:

@@ -122,7 +122,7 @@ class Worker(ThreadWorker):  # type: ignore[misc] # gunicorn ships no types
             if error.errno not in _FULL:
                 raise
             if count := self.not_accepted.due():
-                log.error("connections_not_accepted", count=count, reason=error.strerror)
+                log.error("accept_failed", count=count, reason=error.strerror)
             for oldest in (shed := self.arrivals.shed() or self.idle.shed()):
                 self._give_up(oldest)
             if not shed:
@@ -272,7 +272,7 @@ class Worker(ThreadWorker):  # type: ignore[misc] # gunicorn ships no types
 
     def _count_given_up(self) -> None:
         if count := self.given_up.due():
-            log.warning("connections_given_up", count=count, reason="no complete request, or too slow")
+            log.warning("connections_timed_out", count=count, reason="no complete request, or too slow")
 
 
 class Occurrences:

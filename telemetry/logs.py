@@ -6,11 +6,48 @@
 import logging
 import logging.config
 import sys
+from collections.abc import Callable, MutableMapping
 from typing import Any
 
 import structlog
 
 from settings import Settings
+
+OLD_NAMES = {
+    "accept_failed": "connections_not_accepted",
+    "cleanup_failed": "not_tidied_up",
+    "connections_timed_out": "connections_given_up",
+    "download_interrupted": "download_lost",
+    "drain_timeout": "drain_left",
+    "file_descriptor_limit_low": "file_descriptors_few",
+    "files_delete_failed": "files_not_deleted",
+    "files_list_failed": "files_not_listed",
+    "generation_end_not_persisted": "end_not_on_record",
+    "generation_not_recoverable": "row_not_understood",
+    "late_prediction_found": "creation_turned_up",
+    "late_prediction_search_failed": "straggler_crashed",
+    "ledger_recovered": "ledger_up",
+    "ledger_wal_not_saved": "ledger_log_not_saved",
+    "no_proxy_entries_ignored": "no_proxy_ignored",
+    "output_fetch_failed": "output_not_kept",
+    "output_store_failed": "output_not_stored",
+    "prediction_id_unusable": "prediction_unusable",
+    "prediction_list_failed": "page_crashed",
+    "progress_listener_failed": "follower_failed",
+    "record_not_built": "record_not_made",
+    "record_refused": "record_not_written",
+    "recovery_completed": "taken_over",
+    "recovery_failed": "ledger_not_taken_up",
+    "replicate_webhooks_missing": "webhooks_silent",
+    "retention_completed": "work_forgotten",
+    "retention_failed": "work_not_forgotten",
+    "unexpected_http_error": "unforeseen_http_error",
+    "uploads_dir_not_writable": "uploads_elsewhere",
+    "upstream_recovered": "upstream_back",
+    "webhook_attempt_crashed": "webhook_not_tried",
+    "webhook_outcome_not_persisted": "webhook_not_recorded",
+}
+"""Events that had another name up to 0.7.0. For one release, each is also logged under its old name."""
 
 _SHARED: list[Any] = [
     structlog.stdlib.add_log_level,
@@ -29,6 +66,7 @@ def configuration(settings: Settings) -> dict[str, Any]:
         # Where `rich` is installed, its traces would print the locals, and with them tokens.
         else [structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)]
     )
+    rendered[-1] = _with_old_name(rendered[-1])
     remove = structlog.stdlib.ProcessorFormatter.remove_processors_meta
     return {
         "version": 1,
@@ -60,3 +98,15 @@ def configure(settings: Settings) -> None:
         logger_factory=structlog.stdlib.LoggerFactory(),
         cache_logger_on_first_use=True,
     )
+
+
+def _with_old_name(render: Callable[..., str | bytes]) -> Callable[..., str]:
+    """A renderer that adds a line under the old name of an event, if it has one."""
+
+    def rendered(logger: Any, method: str, event: MutableMapping[str, Any]) -> str:
+        lines = [str(render(logger, method, dict(event)))]
+        if old := OLD_NAMES.get(event["event"]):
+            lines.append(str(render(logger, method, {**event, "event": old})))
+        return "\n".join(lines)
+
+    return rendered

@@ -19,7 +19,7 @@ def warn(settings: Settings) -> None:
     if proxy := proxies.for_url(settings.REPLICATE_BASE_URL):
         log.info("proxy_in_use", proxy=str(proxy.url))
     if proxies.proxy and proxies.unread:
-        log.warning("no_proxy_ignored", entries=list(proxies.unread))
+        log.warning("no_proxy_entries_ignored", entries=list(proxies.unread))
     if settings.admin_key_is_weak:
         log.warning("admin_key_weak", setting="CONCURRENT_DOCKER_ADMIN_API_KEY", shortest=SHORTEST_ADMIN_KEY)
     for name, nearest in settings.unknown.items():

@@ -177,7 +177,7 @@ class Outbox:
         self._tasks.discard(task)
         self._queue.leave(host)
         if not task.cancelled() and (error := task.exception()):
-            _log.error("webhook_not_recorded", host=host, exc_info=error)
+            _log.error("webhook_outcome_not_persisted", host=host, exc_info=error)
         self._go_on()
 
     async def _attempt(self, delivery: Delivery, host: str) -> None:
@@ -217,7 +217,7 @@ class Outbox:
         except DeliveryFailed as error:
             return _Outcome(str(error))
         except Exception:
-            _log.exception("webhook_not_tried", id=delivery.id)
+            _log.exception("webhook_attempt_crashed", id=delivery.id)
             return _Outcome("something went wrong inside this service")
 
     async def _post(self, url: URL, content: bytes, headers: Mapping[str, str]) -> Answer:

@@ -108,7 +108,7 @@ class Watch:
             try:
                 follower(prediction)
             except Exception:
-                log.exception("follower_failed", prediction=prediction.id)
+                log.exception("progress_listener_failed", prediction=prediction.id)
 
     def chance(self, now: float) -> float:
         return chance(self.lengths.ordered, self.seen, now - self.since)

@@ -353,7 +353,7 @@ async def _adopted(search: Awaitable[Prediction], *, is_made: bool) -> Created:
     else:
         if not is_stand_in(found.id):
             return Created(found)
-    log.error("prediction_unusable")
+    log.error("prediction_id_unusable")
     raise OutcomeUnknown(
         "Replicate created the prediction under an id that cannot be used. It ends by its deadline, and may have been "
         "paid for."

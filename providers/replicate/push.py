@@ -130,7 +130,7 @@ class PushTracker:
         now = asyncio.get_running_loop().time()
         self._silent_until = {each: until for each, until in self._silent_until.items() if until > now}
         self._silent_until[caller.id] = now + SILENCE
-        log.warning("webhooks_silent", caller=caller.id, prediction=prediction_id)
+        log.warning("replicate_webhooks_missing", caller=caller.id, prediction=prediction_id)
         self._on_silence(caller)
 
 

@@ -76,7 +76,9 @@ class Stragglers:
                     await self._turned_up(straggler, found)
                     return
         except Exception:
-            log.exception("straggler_crashed", model=creation.content[1], caller=creation.caller_id)
+            log.exception(
+                "late_prediction_search_failed", model=creation.content[1], caller=creation.caller_id
+            )
         finally:
             self._forget(straggler)
 
@@ -96,7 +98,7 @@ class Stragglers:
             creation = straggler.creation
             self._creations.register_known(found.id, creation.reference)
             log.warning(
-                "creation_turned_up",
+                "late_prediction_found",
                 prediction=found.id,
                 model=creation.content[1],
                 caller=creation.caller_id,
@@ -104,7 +106,9 @@ class Stragglers:
             try:
                 await straggler.listener(found)
             except Exception:
-                log.exception("straggler_crashed", model=creation.content[1], caller=creation.caller_id)
+                log.exception(
+                    "late_prediction_search_failed", model=creation.content[1], caller=creation.caller_id
+                )
 
     def _forget(self, straggler: _Straggler) -> bool:
         """Whether it was expected until now."""

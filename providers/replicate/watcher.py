@@ -298,7 +298,7 @@ class Watcher:
                 page = await self._get_page(account.caller, before, lease)
         except Exception as error:
             if not isinstance(error, PollFailed | NoPages):
-                log.exception("page_crashed", caller=account.caller.id)
+                log.exception("prediction_list_failed", caller=account.caller.id)
             if began >= account.pages_again:  # those that failed together have failed once
                 account.pages_again = now() + _doubled(_NO_PAGES, account.page_failures)
                 account.page_failures += 1

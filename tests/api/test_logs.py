@@ -1,5 +1,6 @@
 """The log: one JSON object a line, with the request's id, and never a token or key."""
 
+import ast
 import json
 import logging
 
@@ -7,9 +8,9 @@ import pytest
 import structlog
 
 from harness.service_process import until
-from settings import Settings
-from telemetry import logs
+from telemetry.logs import OLD_NAMES
 from tests.support.callers import ADMIN, ADMIN_KEY, PICTURE, SERVER_TOKEN, USER, USER_TOKEN
+from tests.unit.test_layout import SERVICE
 
 
 @pytest.fixture
@@ -180,8 +181,46 @@ def test_no_token_or_key_is_ever_logged_not_even_for_failures_at_the_finest_leve
     assert [] == [secret for secret in secrets if secret in text]
 
 
-def test_traces_on_a_console_never_show_locals():
-    configuration = logs.configuration(Settings(LOG_FORMAT="console"))
-    renderer = configuration["formatters"]["events"]["processors"][-1]
+def test_traces_on_a_console_never_show_locals(logged, capfd):
+    logged(LOG_FORMAT="console")
+    capfd.readouterr()
 
-    assert structlog.dev.plain_traceback is renderer._exception_formatter
+    def fail(token):
+        raise RuntimeError
+
+    try:
+        fail("r8_secret")
+    except RuntimeError:
+        structlog.get_logger("http").exception("request_crashed")
+
+    printed = capfd.readouterr().err
+    assert "RuntimeError" in printed
+    assert "r8_secret" not in printed.replace('fail("r8_secret")', "")
+
+
+@pytest.mark.parametrize("form", ["json", "console"])
+def test_a_renamed_event_has_a_line_under_each_name_with_the_same_fields(logged, capfd, form):
+    logged(LOG_FORMAT=form)
+    capfd.readouterr()
+
+    structlog.get_logger("ledger").warning("ledger_recovered", seconds=3)
+    structlog.get_logger("ledger").warning("ledger_down", reason="gone")
+
+    lines = capfd.readouterr().err.splitlines()
+    assert ["ledger_recovered", "ledger_up", "ledger_down"] == [
+        name for line in lines for name in ("ledger_recovered", "ledger_up", "ledger_down") if name in line
+    ]
+    assert 2 == len([line for line in lines if "seconds" in line])
+
+
+def test_each_renamed_event_is_one_of_the_code():
+    named = {
+        node.value
+        for path in SERVICE
+        if path.name != "logs.py"
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Constant) and isinstance(node.value, str)
+    }
+
+    assert set() == OLD_NAMES.keys() - named
+    assert set() == set(OLD_NAMES.values()) & named

@@ -130,7 +130,7 @@ async def test_much_is_forgotten_in_small_steps_with_pauses():
     times, left = zip(*ledger.flushed, strict=True)
     assert (2 * STEP + 1, STEP + 1, 1, 0) == left
     assert [0.0, PAUSE, 2 * PAUSE, 3 * PAUSE] == pytest.approx(times)
-    assert [("work_forgotten", 3 * STEP + 1)] == [(each["event"], each["count"]) for each in logs]
+    assert [("retention_completed", 3 * STEP + 1)] == [(each["event"], each["count"]) for each in logs]
 
 
 @in_virtual_time
@@ -166,7 +166,7 @@ async def test_trouble_ends_one_time_and_not_the_next(monkeypatch):
         task = asyncio.create_task(keeper.run())
         await asyncio.sleep(FIRST + 2 * EVERY + 5)
 
-    assert [("work_not_forgotten", "warning"), ("work_not_forgotten", "error")] == [
+    assert [("retention_failed", "warning"), ("retention_failed", "error")] == [
         (each["event"], each["log_level"]) for each in logs[:2]
     ]
     assert [] == left_in(ledger)

@@ -278,7 +278,7 @@ def test_what_was_taken_over_is_told_to_the_operator(make_app, restarted, simula
 
     restarted(app, LOG_LEVEL="info")
 
-    (said,) = [line for line in capsys.readouterr().err.splitlines() if '"taken_over"' in line]
+    (said,) = [line for line in capsys.readouterr().err.splitlines() if '"recovery_completed"' in line]
     assert '"going_on": 2' in said
     assert '"waiting_for_owner": 2' in said
 

@@ -179,7 +179,7 @@ async def test_what_nobody_expected_is_told_without_its_inside_and_logged(tmp_pa
 
     assert (None, None) == kept.names
     assert kept.error == "2 of 2 outputs could not be kept: something went wrong inside this service."
-    assert ["output_not_kept"] * 2 == logged("error")
+    assert ["output_fetch_failed"] * 2 == logged("error")
 
 
 @in_virtual_time
@@ -189,7 +189,7 @@ async def test_urls_are_neither_told_nor_logged(tmp_path, spool, logged, caplog)
         kept = await files.keep(GEN, [URL + "?signature=secret"])
 
     said = caplog.text + str(kept)
-    assert "download_lost" in said
+    assert "download_interrupted" in said
     assert "secret" not in said
     assert "delivery" not in said
 
@@ -468,7 +468,7 @@ async def test_a_full_disk_is_told_logged_and_leaves_nothing(spool, logged):
             await files.put(GEN, 0, PNG)
 
     assert Kept((None,), "The output could not be kept: it could not be stored.") == kept
-    assert "output_not_stored" in logged()
+    assert "output_store_failed" in logged()
     assert [] == temporaries(spool)
 
 
@@ -494,7 +494,7 @@ async def test_a_store_that_is_down_is_told_and_nothing_is_raised(spool, logged)
         kept = await files.keep(GEN, [URL])
 
     assert Kept((None,), "The output could not be kept: it could not be stored.") == kept
-    assert ["files_not_listed", "output_not_stored"] == logged("error")
+    assert ["files_list_failed", "output_store_failed"] == logged("error")
 
 
 @in_virtual_time
@@ -517,7 +517,7 @@ async def test_what_could_not_be_deleted_is_tried_again_and_the_janitor_lives_on
         storage.failing = {}
         await asyncio.sleep(60)
         assert 0 == len(files._index)
-    assert 3 == logged().count("files_not_deleted")
+    assert 3 == logged().count("files_delete_failed")
 
 
 @in_virtual_time

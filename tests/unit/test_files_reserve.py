@@ -98,7 +98,7 @@ async def test_an_output_that_would_take_of_the_reserve_is_not_kept(directory):
         kept = await files.keep(generation(1), [URL])
 
     assert Kept((None,), NO_ROOM) == refused
-    assert ["files_reserve_unreachable", "output_not_stored"] == [each["event"] for each in logs]
+    assert ["files_reserve_unreachable", "output_store_failed"] == [each["event"] for each in logs]
     assert Kept(("0.png",), None) == kept
     assert RESERVE <= volume.least
 

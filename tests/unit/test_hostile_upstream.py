@@ -140,7 +140,7 @@ def test_whatever_replicate_answers_a_generation_ends_and_leaves_nothing_behind(
 
     assert generation.has_ended
     assert "internal" != (generation.error and generation.error.code)
-    assert {"generation_crashed", "page_crashed"}.isdisjoint(each["event"] for each in logged)
+    assert {"generation_crashed", "prediction_list_failed"}.isdisjoint(each["event"] for each in logged)
     assert {"40s"} >= {made.cancel_after for made in upstream.made}
     last = generation.prediction
     if running and not (last and last.is_over):  # what Replicate says is over is believed
@@ -157,7 +157,7 @@ def test_a_prediction_under_an_id_that_cannot_be_used_is_an_unknown_outcome_and_
     assert ("outcome_unknown", None) == (generation.error.code, generation.prediction_id)
     assert ["40s"] == [made.cancel_after for made in upstream.made]
     assert generation.model.cost(generation.last.sent) == generation.cost_usd
-    assert ["creation_uncertain", "creation_adopted", "prediction_unusable"] == [
+    assert ["creation_uncertain", "creation_adopted", "prediction_id_unusable"] == [
         each["event"] for each in logged
     ][:3]
     assert {"create", "list"} == {kind for kind, _ in upstream.seen}

@@ -79,7 +79,7 @@ def test_one_that_ran_meanwhile_and_ended_is_paid_for_on_record():
     assert ("succeeded", 2 * PRICE, 2 * PRICE) == (record.state, record.cost_usd, spent)
     assert [(second.prediction_id, "succeeded"), (first.prediction_id, "succeeded")] == states
     assert (PRICE, PRICE) == (first.cost_usd, second.cost_usd)
-    assert {"creation_turned_up", "late_prediction_ended"} <= set(events)
+    assert {"late_prediction_found", "late_prediction_ended"} <= set(events)
 
 
 def test_one_that_still_runs_is_cancelled_and_paid_for():
@@ -109,7 +109,7 @@ def test_one_that_counted_as_unknown_is_cancelled_when_the_list_shows_it():
     assert ("failed", "outcome_unknown") == (record.state, record.error.code)
     assert [(record.prediction_id, "canceled")] == states
     assert (PRICE, PRICE) == (record.cost_usd, spent)
-    assert "creation_turned_up" in events
+    assert "late_prediction_found" in events
 
 
 async def pushed_late(service, *named: tuple[str, str]):

@@ -254,7 +254,7 @@ def test_a_lost_log_is_noticed_and_what_it_held_is_not_lost(path, lost, is_read)
             with suppress(LedgerDown):
                 write(ledger, generation("c"))
 
-        until(lambda: "ledger_up" in [each["event"] for each in logs])
+        until(lambda: "ledger_recovered" in [each["event"] for each in logs])
         assert "ledger.db-wal was removed or replaced" in logs[0]["reason"]
         write(ledger, generation("d"))
         copy = path.with_name("crashed.db")  # what a crash would leave

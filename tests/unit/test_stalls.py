@@ -412,7 +412,7 @@ def test_a_stall_and_its_end_are_logged_once_each():
     with capture_logs() as logs:
         run(story())
     events = [each["event"] for each in logs if each["event"].startswith("upstream_")]
-    assert ["upstream_stalled", "upstream_back"] == events
+    assert ["upstream_stalled", "upstream_recovered"] == events
 
 
 def test_one_dropped_connection_is_no_stall():

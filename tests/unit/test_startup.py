@@ -70,7 +70,9 @@ def test_entries_of_no_proxy_that_cannot_be_read_are_warned_of_by_number(environ
     with capture_logs() as logs:
         startup.warn(_settings(**{"NO_PROXY": "a.com, http://b.com 10.0.0.0/8,c.com:x"} | environ))
 
-    assert entries == next((each["entries"] for each in logs if each["event"] == "no_proxy_ignored"), None)
+    assert entries == next(
+        (each["entries"] for each in logs if each["event"] == "no_proxy_entries_ignored"), None
+    )
 
 
 def test_the_command_tells_its_version_and_its_options():
