@@ -1,4 +1,4 @@
-"""Run every section, print it, write the report with its conditions. Exits with 1 if a target is missed."""
+"""Run every section and print it, write the report, and draw its charts. Exits with 1 if a target is missed."""
 
 import os
 import platform
@@ -16,6 +16,7 @@ from bench.kills import kills
 from bench.ledger import ledger
 from bench.measures import claims
 from bench.overhead import overhead
+from bench.plots import draw
 from bench.report import Section, markdown
 from bench.stalls import stalls
 from bench.trouble import trouble
@@ -30,7 +31,9 @@ def main() -> int:
     for section in _sections():
         done.append(section)
         print(f"\n{markdown(section)}", flush=True)
-    RESULTS.write_text("\n".join([conditions, *map(markdown, done)]))
+    results = "\n".join([conditions, *map(markdown, done)])
+    RESULTS.write_text(results)
+    draw(results)
     return 1 if any(section.missed for section in done) else 0
 
 

@@ -59,7 +59,7 @@ def documents() -> dict[Path, str]:
         "settings": _table("variable | default | ", settings),
         "errors": _table("code | status | meaning | a fallback follows", errors),
     }
-    paths = (ROOT / "README.md", ROOT / "docs" / "errors.md")
+    paths = [ROOT / "docs" / f"{name}.md" for name in ("models", "settings", "errors")]
     filled = {path: _TABLE.sub(lambda at: at[1] + tables[at[2]] + at[3], path.read_text()) for path in paths}
     return {**filled, ROOT / ".env.example": _env_example()}
 

@@ -1,0 +1,62 @@
+"""The documents are true: tables match the code, commands exist, links and paths lead to files."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from ledger.tables import METADATA
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text()
+ARCHITECTURE = (ROOT / "docs" / "architecture.md").read_text()
+FORMATS = (ROOT / "docs" / "formats.md").read_text()
+DOCUMENTS = [path for path in (*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")) if path.name != "CHANGELOG.md"]
+
+
+def shown(path):
+    return str(path.relative_to(ROOT))
+
+
+def test_the_two_commands_are_on_the_first_screen_and_exist():
+    first_screen = "\n".join(README.splitlines()[:20])
+    targets = re.findall(r"^([a-z-]+):.*##", (ROOT / "Makefile").read_text(), re.MULTILINE)
+
+    assert ["run", "test"] == re.findall(r"^make (\w+)", first_screen, re.MULTILINE)
+    assert {"run", "test", "test-all", "check", "bench"} <= set(targets)
+
+
+def test_the_readme_has_at_most_120_lines():
+    assert 120 >= len(README.splitlines())
+
+
+def test_the_architecture_names_every_module_of_the_root_and_every_package():
+    modules = {path.name for path in ROOT.glob("*.py")}
+    packages = {f"{path.parent.name}/" for path in ROOT.glob("[a-z]*/*.py")}
+
+    assert set() == {name for name in modules | packages if f"`{name}`" not in ARCHITECTURE}
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=shown)
+def test_every_link_and_path_in_a_document_leads_to_a_file(path):
+    text = path.read_text()
+    linked = {path.parent / link for link in re.findall(r"\]\((?!https?:)([^)#]+)", text)}
+    named = {ROOT / name for name in re.findall(r"`((?:[a-z0-9_]+/)+[a-z0-9_]+\.py)`", text)}
+
+    assert [] == sorted(shown(each) for each in linked | named if not each.exists())
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=shown)
+def test_every_link_to_a_heading_leads_to_one(path):
+    for document, anchor in re.findall(r"\]\(([\w./-]*\.md)?#([\w-]+)\)", path.read_text()):
+        text = (path.parent / document).read_text() if document else path.read_text()
+        headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+        assert anchor in [re.sub(r"[^\w -]", "", each.lower()).replace(" ", "-") for each in headings]
+
+
+@pytest.mark.parametrize("table", METADATA.sorted_tables, ids=lambda table: table.name)
+def test_the_formats_list_every_column_of_a_table_and_no_other(table):
+    _, _, rest = FORMATS.partition(f"\n### {table.name}\n")
+    rows = re.findall(r"^\| (`.+?`) \|", rest.partition("\n### ")[0], re.MULTILINE)
+
+    assert sorted(column.name for column in table.columns) == sorted(re.findall(r"`(\w+)`", " ".join(rows)))
