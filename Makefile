@@ -1,6 +1,6 @@
 # What this project can do. `make` lists it.
 .DEFAULT_GOAL := help
-.PHONY: help run simulator test check format generated recording bench clean
+.PHONY: help run simulator test test-all check format generated recording bench clean
 
 # The first Python at hand that the service runs on (3.11 to 3.13).
 PYTHON ?= $(shell for python in python3.13 python3.12 python3.11 python3; do \
@@ -9,7 +9,7 @@ BIN := .venv/bin
 TEST ?= tests
 
 help: ## list what can be made
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 run: .venv/simulator ## serve on http://localhost:5000 (PORT=5001 make run: elsewhere); without a token, simulated
 	@exec $(BIN)/python app.py --simulate-without-token
@@ -17,15 +17,18 @@ run: .venv/simulator ## serve on http://localhost:5000 (PORT=5001 make run: else
 simulator: .venv/simulator ## run the simulator of Replicate alone, on http://127.0.0.1:8000
 	@exec $(BIN)/python -m simulator
 
-test: .venv/dev ## run the tests
-	$(BIN)/python -m pytest -n 2 --dist worksteal $(TEST)
+test: .venv/dev ## run the tests but the slow ones: three minutes
+	$(BIN)/python -m pytest -n 2 --dist worksteal --durations 10 -m "not slow" $(TEST)
+
+test-all: test ## run all tests, with kills, long state machines and sockets at scale: twelve minutes
+	$(BIN)/python -m pytest -n 2 --dist worksteal --durations 10 -m slow $(TEST)
 
 check: .venv/dev ## everything CI checks: format, lint, types, tests
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	@if [ -x $(BIN)/hadolint ]; then $(BIN)/hadolint Dockerfile; else echo "hadolint: no build for this machine, left out"; fi
-	$(MAKE) test
+	$(MAKE) test-all
 
 format: .venv/dev ## format and mend what can be mended
 	$(BIN)/ruff format .

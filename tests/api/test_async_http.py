@@ -21,6 +21,7 @@ def test_who_does_not_wait_is_told_at_once_where_to_look_and_the_work_goes_on(cl
     assert (True, list(prediction.output), 1) == (result["success"], result["output"], result["count"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "prefer", ["Respond-Async", "respond-async=", 'respond-async=""', "respond-async; x=y"]
 )
@@ -55,6 +56,7 @@ def test_what_was_taken_on_is_on_the_disk_before_anybody_is_told_so(app, client)
     assert client.delete(f"/generations/{target}", headers=USER).json["status"] == "canceled"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "prefer",
     [

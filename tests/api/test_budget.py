@@ -40,6 +40,7 @@ def refused(budget: Budget, usd: float) -> bool:
     return False
 
 
+@pytest.mark.slow
 def test_what_could_not_be_cancelled_counts(make_app, simulator):
     client = make_app(BUDGET_USD_PER_DAY=0.05).test_client()
     simulator.order(on="cancel", times=1000, status=403)

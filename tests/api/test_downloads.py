@@ -344,6 +344,7 @@ def test_a_batchs_names_are_one_a_prompt_and_distinct(client, simulator):
 # ── When it goes wrong ──────────────────────────────────────────────────────────────────────────────
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "fault",
     [{"reset": "before"}, {"truncate": True}, {"status": 503}, {"garbage": True}, {"reset": "after"}],
@@ -358,6 +359,7 @@ def test_a_download_that_goes_wrong_is_tried_again(client, simulator, fault):
     assert at_replicate(generated["output"][0]) == fetched(client, generated["files"][0])[2]
 
 
+@pytest.mark.slow
 def test_what_cannot_be_had_is_said_beside_the_output_and_is_no_failure(client, simulator):
     simulator.order(on="delivery", times=100, status=503)
 
@@ -373,6 +375,7 @@ def test_what_cannot_be_had_is_said_beside_the_output_and_is_no_failure(client, 
     assert simulator.url not in generated["files_error"]
 
 
+@pytest.mark.slow
 def test_what_is_not_there_is_no_output(client, simulator):
     simulator.order(on="delivery", times=100, status=404)
 
@@ -469,6 +472,7 @@ def test_a_placeholder_is_a_file_like_any_other(client):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
@@ -497,6 +501,7 @@ def test_what_is_known_to_be_wrong_stops_the_start_with_a_sentence(tmp_path, set
     assert ended.stderr.startswith(said)
 
 
+@pytest.mark.slow
 def test_outputs_are_kept_in_an_s3_store_and_served_from_there_also_after_a_restart(simulator, tmp_path):
     with buckets() as store:
         settings = {

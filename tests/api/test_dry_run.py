@@ -103,6 +103,7 @@ def test_a_streams_summary_says_so_too(client):
     assert (0.05, 0.025) == (summary["estimated_cost_usd"], summary["actual_cost_usd"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("prompt", "given", "billed"),
     [

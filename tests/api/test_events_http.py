@@ -173,6 +173,7 @@ def test_whoever_asks_only_for_the_head_takes_no_seat_for_long(client):
     client.delete(f"/generations/{target}", headers=USER)
 
 
+@pytest.mark.slow
 def test_a_listener_who_hangs_up_leaves_their_seat_at_once(simulator, tmp_path):
     with served(REPLICATE_BASE_URL=simulator.url, DATA_DIR=tmp_path) as service:
         headers = USER | {"Prefer": "respond-async"}

@@ -60,6 +60,7 @@ def test_a_refused_prompt_becomes_a_picture_of_the_next_model_and_every_attempt_
     assert 0.025 == answered["cost_usd"] == simulator.counts().billed_usd
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("model", "given", "prompt", "expected"),
     [
@@ -257,6 +258,7 @@ def test_what_asks_for_a_fallback_is_checked_too(client, given):
     assert [*given] == fields(generate(client, "flux-schnell", **given))
 
 
+@pytest.mark.slow
 def test_the_examples_of_all_models_can_be_gone_on_from_by_every_other_of_their_kind(client, simulator):
     """What is worked out for another model is never refused by Replicate."""
     requests = [
@@ -275,6 +277,7 @@ def test_the_examples_of_all_models_can_be_gone_on_from_by_every_other_of_their_
     assert answered["actual_cost_usd"] == pytest.approx(simulator.counts().billed_usd)
 
 
+@pytest.mark.slow
 def test_the_limit_holds_for_fallbacks_alike():
     """Every second of 600 fails on its first model and is made by its second: 900 creations."""
 

@@ -360,6 +360,7 @@ def test_a_file_is_one_whatever_its_name_and_type(tmp_path, way):
     assert SMALL == upload.head(1000)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", FILES)
 def test_such_a_file_is_sent_on(client, simulator, way):
     parts = (field("model_name", "kontext-max"), field("prompt", "make it blue"), FILES[way])
@@ -403,6 +404,7 @@ NOTHING = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", NOTHING)
 def test_what_an_empty_input_sends_is_not_given(tmp_path, client, what):
     parts = (field("model_name", "kontext-max"), field("prompt", "a"))

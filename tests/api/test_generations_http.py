@@ -54,6 +54,7 @@ def test_what_runs_tells_how_long_it_may_take_and_what_waits_its_place_too(make_
         client.delete(f"/generations/{target}", headers=USER)
 
 
+@pytest.mark.slow
 def test_a_stall_and_a_creation_in_doubt_are_told_by_the_status_and_by_the_generation(client, simulator):
     simulator.order(on="create", reset="after")
     simulator.order(on="list", times=1000, status=502)
@@ -322,6 +323,7 @@ def as_anybody_else(client, batch, item):
     client.get("/generations", headers=USER)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("looks", "ends"),
     [

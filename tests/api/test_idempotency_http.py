@@ -326,6 +326,7 @@ def test_what_a_webhook_waits_for_is_made_though_its_caller_hung_up_before_they_
     assert "succeeded" == ended(app.test_client(), target)["status"]
 
 
+@pytest.mark.slow
 def test_who_hung_up_comes_back_with_the_key_and_finds_it_done(simulator, tmp_path):
     with served(REPLICATE_BASE_URL=simulator.url, DATA_DIR=tmp_path, REPLICATE_CONCURRENT_LIMIT=1) as service:
         body = picture("[[slow=0.5]]")

@@ -39,6 +39,7 @@ def service_of(app):
     return app.extensions["service"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("path", "body", "headers"),
     [

@@ -50,16 +50,19 @@ def differences(client, copy: Copy, answers) -> list[tuple[Ask, object, object]]
     ]
 
 
+@pytest.mark.slow
 def test_every_route_answers_as_0_4_0_did(kept, copy):
     with service(copy.directory, NOWHERE, simulate=False, REPLICATE_API_TOKEN="") as app:
         assert [] == differences(app.test_client(), copy, kept.at_rest), IF_ADDED
 
 
+@pytest.mark.slow
 def test_a_service_that_simulates_answers_as_0_4_0_did_about_real_generations(kept, copy):
     with service(copy.directory, NOWHERE) as app:
         assert [] == differences(app.test_client(), copy, kept.other_world), IF_ADDED
 
 
+@pytest.mark.slow
 def test_unfinished_generations_end_as_with_0_4_0(kept, copy):
     owners = {target: owner for target, (owner, _) in kept.resumed.items()}
     ends = {target: end for target, (_, end) in kept.resumed.items()}
@@ -76,6 +79,7 @@ def test_only_the_listed_fields_that_0_4_0_did_not_have_are_not_compared():
         assert then != without_added([200, other], then, added)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("written", "kept_text"),
     [

@@ -154,6 +154,7 @@ def test_no_path_breaks_a_line_in_two(logged, path):
     assert "request" == line["event"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["json", "console"])
 def test_no_token_or_key_is_ever_logged_not_even_for_failures_at_the_finest_level(
     make_app, simulator, capfd, form

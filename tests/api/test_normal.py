@@ -101,6 +101,7 @@ def test_null_is_refused_where_a_batch_needs_a_value(body, wrong):
     assert not is_published("BatchRequest", body)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", sorted(OPTIONAL.union(*(model.inputs.model_fields for model in MODELS.values())))
 )

@@ -160,6 +160,7 @@ def test_the_schema_and_validation_take_null_for_every_optional_field_at_once():
         assert validator("GenerationRequest").is_valid(body)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", VALID)
 def test_the_schema_and_validation_agree_on_every_mutation_of_them(name):
     check = validator(name)

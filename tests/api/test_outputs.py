@@ -294,6 +294,7 @@ def test_a_picture_that_was_not_made_costs_nothing_and_a_call_its_price(client, 
     assert (usd, 0, 0) == (usage["usd"], usage["images"], usage["video_seconds"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("directive", ["gone", "blank", "page"])
 def test_a_picture_that_is_not_there_when_it_is_fetched_leads_to_the_fallback(client, simulator, directive):
     prompt = f"[[only=flux-dev]] [[{directive}]] a"

@@ -41,6 +41,7 @@ def test_a_location_leads_below_the_public_path(make_app, given, path, body, whe
     assert 200 == status(client, location)
 
 
+@pytest.mark.slow
 def test_links_to_files_lead_below_the_public_path(client):
     answer = client.post("/generate", json=PICTURE | {"prompt": "a fox"}, headers=ADMIN).json
     batch = client.post("/generate-batch", json={"requests": [PICTURE]}, headers=ADMIN).json

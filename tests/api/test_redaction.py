@@ -126,6 +126,7 @@ def everything(make_app, capfd, tmp_path):
     logging.getLogger().handlers.clear()  # their stream ends with this test
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", [FORMS["raw"], FORMS["lower"], FORMS["every character"]])
 def test_no_answer_webhook_row_or_log_has_the_callers_token(everything, simulator, form):
     client, written = everything()

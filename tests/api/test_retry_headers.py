@@ -33,6 +33,7 @@ def generate(client, body=PICTURE, headers=ADMIN, path="/generate"):
     return client.post(path, json=body, headers=headers)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("body", "status"),
     [
@@ -214,6 +215,7 @@ def test_the_items_of_a_batch_fail_in_an_answer_that_is_no_failure(client):
         assert [False, False] == [each["success"] for each in results]
 
 
+@pytest.mark.slow
 def test_a_ledger_that_is_down_hides_what_a_key_stands_for(app, tmp_path):
     client = app.test_client()
     generate(client, headers=ADMIN | KEY)

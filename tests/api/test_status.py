@@ -107,6 +107,7 @@ def test_a_ledger_that_is_down_is_told_and_the_rest_still_is(make_app, tmp_path)
     assert "down" == status(client, {})["ledger"]
 
 
+@pytest.mark.slow
 def test_replicates_failures_are_told_until_a_request_succeeds(client, simulator):
     simulator.order(on="get", times=1000, status=502)
     target = left(client, "a")

@@ -34,6 +34,7 @@ def tried(result):
     ]
 
 
+@pytest.mark.slow
 def test_what_fails_for_a_passing_reason_after_a_restart_is_tried_again(make_app, restarted, simulator):
     app = make_app()
     target = left(app.test_client(), "[[transient]] [[slow=1]] a", by=ADMIN)
@@ -153,6 +154,7 @@ def test_a_batch_of_the_simulated_world_ends_when_the_real_one_begins(make_app, 
     assert "interrupted" == look_up(client, one, by=by)["error"]["code"]
 
 
+@pytest.mark.slow
 def test_a_batch_ends_though_the_disk_was_full_when_its_last_item_did(
     make_app, restarted, simulator, tmp_path
 ):
@@ -194,6 +196,7 @@ def test_what_was_made_longer_ago_than_replicate_keeps_it_is_not_made_again_and_
     assert result["cost_usd"] == simulator.counts().billed_usd > 0
 
 
+@pytest.mark.slow
 def test_what_another_account_made_is_not_made_again_and_counts(make_app, restarted, simulator):
     app = make_app()
     target = left(app.test_client(), "[[slow=0.5]]", by=ADMIN, fallback=["qwen-image"])

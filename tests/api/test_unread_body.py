@@ -105,6 +105,7 @@ def test_a_body_counts_as_read_exactly_when_its_end_was_reached(content, has_len
     assert ([] if is_read else [("Connection", "close")]) == headers
 
 
+@pytest.mark.slow
 def test_the_server_closes_such_connections_and_no_others(tmp_path):
     chunked = b"Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n"  # more would come
     length = b"Content-Length: 1000000\r\n\r\nhello"

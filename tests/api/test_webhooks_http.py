@@ -158,6 +158,7 @@ def test_who_said_they_want_no_more_is_left_alone(make_calling):
     assert 1 == len(receiver.received)
 
 
+@pytest.mark.slow
 def test_what_was_not_heard_is_told_again_by_the_next_process_with_the_same_id(make_calling):
     app = make_calling()
     client = app.test_client()
@@ -233,6 +234,7 @@ def test_what_is_cancelled_for_its_owner_after_a_restart_is_told_with_its_batch(
     assert {batch, target} == {message.json["id"] for message in receiver.received}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "url",
     [

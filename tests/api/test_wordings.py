@@ -186,6 +186,7 @@ def test_an_attempt_that_is_tried_again_tells_that_it_may_be():
     } == raised.value.error.as_item()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("error", "status", "code", "retryable"),
     [

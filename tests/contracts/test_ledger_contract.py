@@ -300,6 +300,7 @@ def answers(queries: Queries, since: float, before: int) -> dict[str, Any]:
     }
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=60)
 @given(
     st.lists(FACTS, max_size=8),
@@ -348,6 +349,7 @@ def usage(queries: Queries) -> list[Any]:
     ]
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=20)
 @given(st.lists(FACTS, max_size=8), st.sets(st.integers(0, 7)), st.booleans())
 def test_usage_is_the_same_by_whole_days_whatever_was_deleted(generations, deleted, is_batch_deleted):

@@ -9,6 +9,8 @@ from harness.service_process import answer_of, served, until
 from simulator import Options, running
 from tests.support.callers import ADMIN, ADMIN_KEY, PICTURE, SERVER_TOKEN, USER
 
+pytestmark = pytest.mark.slow
+
 SEEDS = tuple(range(1, 26))
 """One draws one moment of death, from a process's first moment on: before it serves, while it takes up what was left,
 and under load."""

@@ -18,6 +18,8 @@ from simulator import Options, running
 from tests.support.api_client import CHECKED
 from tests.support.callers import PICTURE, USER
 
+pytestmark = pytest.mark.slow
+
 
 def _picture(prompt):
     return {**PICTURE, "prompt": prompt}

@@ -4,10 +4,13 @@ import os
 import signal
 from pathlib import Path
 
+import pytest
 import requests
 
 from harness.service_process import Served, answer_of, served, until
 from tests.support.callers import ADMIN, ADMIN_KEY, PICTURE, SERVER_TOKEN, USER
+
+pytestmark = pytest.mark.slow
 
 
 def _rate(service: Served) -> int:

@@ -14,6 +14,8 @@ from harness.service_process import answer_of, served, until
 from settings import FILES_AT_ONCE, HANDED_IN_AT_ONCE, LISTENERS_AT_ONCE
 from tests.support.callers import PICTURE
 
+pytestmark = pytest.mark.slow
+
 GREEDY = {"X-Replicate-API-Key": "r8_greedy"}
 POLITE = [{"X-Replicate-API-Key": f"r8_polite_{number}"} for number in range(4)]
 ASYNC = {"Prefer": "respond-async"}

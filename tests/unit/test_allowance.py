@@ -83,6 +83,7 @@ def test_a_model_of_seconds_and_one_of_minutes_both_get_few_looks(seconds, reque
 JITTERY = {"prediction_seconds": 0.2, "jitter": 0, "answer_delay": (0, 0.8)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [1, 2])
 def test_2000_creations_over_a_jittery_line_are_never_601_in_a_minute_and_waste_none(seed):
     async def story():
@@ -100,6 +101,7 @@ def test_2000_creations_over_a_jittery_line_are_never_601_in_a_minute_and_waste_
     assert makespan <= 1.03 * (3 * 60 + 0.2 + 0.8)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [1, 2])
 def test_the_limit_holds_while_both_limits_jump_and_every_fifth_creation_fails_and_is_tried_again(seed):
     """No 60 seconds hold more than was allowed at some time in them, or while their first was on its way."""
@@ -147,6 +149,7 @@ def test_the_limit_holds_while_both_limits_jump_and_every_fifth_creation_fails_a
     assert (0, 0) == (gate.current_concurrent, gate.waiting)
 
 
+@pytest.mark.slow
 def test_a_lowered_limit_is_kept_by_replicates_count_from_the_next_minute_on():
     async def story():
         async with replicate(Options(**JITTERY, seed=1), concurrent_limit=200, timeout=600) as (
@@ -167,6 +170,7 @@ def test_a_lowered_limit_is_kept_by_replicates_count_from_the_next_minute_on():
 STEADY = {"prediction_seconds": 0.2, "jitter": 0, "answer_delay": (0.02, 0.1)}
 
 
+@pytest.mark.slow
 def test_a_batch_of_five_windows_is_done_when_five_windows_are_and_a_hundredth_at_the_most():
     """3,000 at 600 a minute. It is alone, so no place is kept for single calls."""
 
@@ -185,6 +189,7 @@ def test_a_batch_of_five_windows_is_done_when_five_windows_are_and_a_hundredth_a
     assert {} == counts.refusals
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("caller", [ADMIN, OTHER_USER], ids=["the batch's own caller", "another caller"])
 def test_beside_a_batch_of_5000_a_single_call_waits_two_seconds_at_the_most(caller):
     """And at any time of the minute, though the batch has spent it: with single calls about, it takes places evenly."""
@@ -258,6 +263,7 @@ TROUBLE = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("on", ["create", "get", "list"])
 @pytest.mark.parametrize("fault", TROUBLE.values(), ids=TROUBLE)
 def test_whatever_befalls_a_request_each_picture_is_made_and_paid_for_once(on, fault):

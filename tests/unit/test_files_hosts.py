@@ -212,6 +212,7 @@ async def test_a_url_is_sent_as_it_was_given():
         assert await fetched(upstream.url + target, upstream=upstream.url) == PNG
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("status", ["301 Moved", "302 Found", "303 See", "307 Temporary", "308 Permanent"])
 @on_a_loop
 async def test_three_redirects_are_followed_and_no_fourth(status):

@@ -276,6 +276,7 @@ PLACES = st.integers(1, 12) | st.just(600)
 BOUNDS = st.none() | st.integers(1, 6)
 
 
+@pytest.mark.slow
 @given(
     spent=st.integers(0, 15),
     rests=st.sampled_from([0, 1, 7, 59, 60, 61, 200]),
@@ -333,6 +334,7 @@ def test_no_plan_is_shorter_than_its_slots_its_windows_or_its_longest_item(lengt
     assert told <= sum(lengths) + WINDOW * ((len(lengths) - 1) // places)
 
 
+@pytest.mark.slow
 @given(lengths=LENGTHS, slots=SLOTS, places=PLACES, bound=st.integers(1, 6))
 @settings(max_examples=300, deadline=None, derandomize=True)
 def test_more_slots_more_places_a_wider_bound_or_fewer_items_never_make_it_longer(
@@ -347,6 +349,7 @@ def test_more_slots_more_places_a_wider_bound_or_fewer_items_never_make_it_longe
     assert seconds(wanted[:-1], looks(slots=slots, rpm=places), max_concurrent=bound) <= told
 
 
+@pytest.mark.slow
 @given(
     lengths=LENGTHS,
     lines=st.lists(
@@ -548,6 +551,7 @@ QUEUED = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [1, 2])
 @pytest.mark.parametrize(
     ("strategy", "batch"),
@@ -565,6 +569,7 @@ def test_a_plan_is_within_10_percent_of_what_the_batch_takes(strategy, batch, se
     assert pytest.approx(took, rel=0.1) == told.seconds
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [1300, 2000])
 def test_a_plan_of_several_windows_is_within_3_percent_of_what_the_batch_takes(count):
     """The window decides, and it is known exactly."""

@@ -458,6 +458,7 @@ ENDS = {
 """By directive: how a generation ends, and after how many attempts."""
 
 
+@pytest.mark.slow
 @settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     directives=st.lists(st.sampled_from(sorted(ENDS)), min_size=1, max_size=12),

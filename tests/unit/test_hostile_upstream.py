@@ -119,6 +119,7 @@ PERSISTENT = st.builds(
 )
 
 
+@pytest.mark.slow
 @given(
     says=st.dictionaries(
         st.sampled_from(["create", "get", "list", "cancel", "account", "file"]),

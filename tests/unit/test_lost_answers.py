@@ -57,6 +57,7 @@ async def one_by_one(prompts: list[str], *, every: float, **how) -> tuple[int, l
         return sum(each.succeeded for each in ends), codes, world.tally.snapshot().creations_accepted
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("seed", "skew", "lag", "alike", "seconds"),
     [
@@ -77,6 +78,7 @@ def test_a_thousand_generations_are_a_thousand_predictions_by_a_wrong_clock_and_
     assert (1000, [], 1000) == found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("every", [1.0, 20.0, 200.0])
 @pytest.mark.parametrize("lag", [(0.0, 0.0), (40.0, 40.0), (0.0, 60.0)])
 def test_where_requests_are_lost_as_well_each_picture_is_made_once_however_few_there_are(every, lag):

@@ -531,6 +531,7 @@ HAIR = 1e-5
 """Seconds: what Unix times as floats do not tell."""
 
 
+@pytest.mark.slow
 @given(
     wanted=st.lists(WANTED, min_size=1, max_size=25),
     stops=st.lists(st.tuples(st.floats(0, 3000), st.floats(0, 1000)), max_size=4),

@@ -7,6 +7,7 @@ import math
 from collections import Counter, deque
 from itertools import combinations
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -14,6 +15,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from admission.durations import Durations
 from admission.policy import Policy
 from admission.sliding_window import WINDOW
+
+pytestmark = pytest.mark.slow
 
 CALLERS = st.sampled_from(["ann", "bob", "cid"])
 BATCHES = st.sampled_from([None, None, "one", "two"])

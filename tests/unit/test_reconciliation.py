@@ -417,6 +417,7 @@ async def test_somebody_elses_identical_prediction_beside_ours_is_unknown_and_ne
     assert 2 == simulator.counts().creations_accepted
 
 
+@pytest.mark.slow
 @on_a_loop
 async def test_when_the_list_fails_too_the_outcome_is_unknown_and_nothing_is_sent_again_to_any_model(
     simulator,

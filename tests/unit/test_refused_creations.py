@@ -42,6 +42,7 @@ def batch_with(*faults, prompts=200, caller=ADMIN, limits=None, account=None):
     return run(story())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("body", [None, PAGE])
 @pytest.mark.parametrize("status", [401, 403])
 def test_one_401_or_403_costs_one_more_attempt_and_nothing_else(status, body):
@@ -62,6 +63,7 @@ def test_a_page_of_html_with_402_is_tried_again():
     assert ({"succeeded": 200}, 200) == (ended, made)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("status", [401, 403, 402, 451, 307])
 def test_a_firewall_that_blocks_everything_for_a_while_costs_no_generation(status):
     ended, _, made, _ = batch_with({"status": status, "body": PAGE, "times": 100})
@@ -76,6 +78,7 @@ def test_a_firewall_that_blocks_everything_for_good_is_trouble_upstream():
     assert 10 + 4 * 10 == requests["create"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("status", [401, 403])
 def test_a_second_refusal_of_one_creation_fails_it_alone_while_the_account_is_accepted(status):
     ended, requests, made, batch = batch_with({"status": status, "times": 2}, limits={"concurrent_limit": 1})
@@ -102,6 +105,7 @@ def test_when_the_account_is_refused_as_well_the_rest_is_dismissed(status, calle
     assert 1 == requests["account"], "those that are refused together ask once"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "fault", [{"status": 500}, {"hang": 60}, {"garbage": True}, {"status": 401, "body": PAGE}]
 )

@@ -181,6 +181,7 @@ async def test_a_creation_answered_without_what_must_be_there_is_found_again(sim
     assert (True, made.id) == (ended.succeeded, ended.prediction.id)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("body", [["boom"], [], "boom", 7, {}, {"error": "blocked"}, "<html>Blocked</html>"])
 @pytest.mark.parametrize("status", [400, 401, 402, 403, 404, 405, 413, 422, 451, 307])
 @on_a_loop
@@ -442,6 +443,7 @@ PASSING = [
 ]
 
 
+@pytest.mark.slow
 @on_a_loop
 async def test_looks_that_fail_cost_a_generation_nothing(simulator):
     for fault, ended, made in await suffered(simulator, PASSING, on="get", times=3, poll_timeout=0.2):

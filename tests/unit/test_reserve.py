@@ -39,6 +39,7 @@ def test_a_longer_batch_that_is_alone_ends_one_window_later_at_most(window, wind
     assert alone.end <= ideal(size, window) + 60
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("window", [60, 100, 600])
 def test_the_first_single_call_beside_a_batch_of_twelve_windows_waits_3_seconds_at_p90(window):
     moments = range(7, 660, 13 if window < 600 else 29)
@@ -66,6 +67,7 @@ LOADS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("load", LOADS)
 @pytest.mark.parametrize("window", WINDOWS)
 def test_batches_and_single_calls_share_a_window(window, load):

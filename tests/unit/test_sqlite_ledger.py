@@ -239,6 +239,7 @@ def moved_away_and_an_empty_one_made(log):
     log.touch()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lost", [removed, another_log, moved_away_and_an_empty_one_made])
 @pytest.mark.parametrize("is_read", [False, True])
 def test_a_lost_log_is_noticed_and_what_it_held_is_not_lost(path, lost, is_read):
@@ -263,6 +264,7 @@ def test_a_lost_log_is_noticed_and_what_it_held_is_not_lost(path, lost, is_read)
         assert dict.fromkeys("abcd", "queued") == on_disk(copy) == on_disk(path)
 
 
+@pytest.mark.slow
 def test_lost_files_are_noticed_while_nothing_is_written(path):
     with opened(path) as ledger:
         write(ledger, generation("a"))
@@ -276,6 +278,7 @@ def test_lost_files_are_noticed_while_nothing_is_written(path):
         until(lambda: ledger.trouble is None)
 
 
+@pytest.mark.slow
 def test_a_lost_log_that_cannot_be_saved_now_is_saved_later(path):
     with opened(path) as ledger:
         write(ledger, generation("a"))
@@ -293,6 +296,7 @@ def test_a_lost_log_that_cannot_be_saved_now_is_saved_later(path):
         assert dict.fromkeys("abcd", "queued") == on_disk(path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lost", [gone, another, another_ledger])
 @pytest.mark.parametrize("is_read", [False, True])
 def test_a_lost_ledger_is_not_begun_anew_by_itself_and_is_taken_again_once_it_is_back(path, lost, is_read):

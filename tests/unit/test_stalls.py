@@ -70,6 +70,7 @@ def figures(gate: Gate) -> tuple[int, int, int]:
 # ── Under load
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(1, 6))
 def test_stalls_of_10_to_200_s_under_load_exceed_no_minute_and_lose_no_prediction(seed):
     chance = random.Random(seed)

@@ -64,6 +64,7 @@ async def test_a_request_of_the_official_clients_own_methods_cannot_leave(simula
     assert {} == simulator.counts().requests
 
 
+@pytest.mark.slow
 @on_a_loop
 async def test_everything_that_creates_nothing_takes_a_place_in_the_other_window(simulator):
     simulator.order(on="create", reset="after")

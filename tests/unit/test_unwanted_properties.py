@@ -21,6 +21,8 @@ from ledger.records import GenerationRecord
 from tests.support.crash_machine import CALLERS, Mortal, patiently
 from tests.support.wiring import ADMIN, a_picture, pictures, submission
 
+pytestmark = pytest.mark.slow
+
 KINDS = st.sampled_from(
     [
         "[[slow=1]]",

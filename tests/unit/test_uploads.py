@@ -76,6 +76,7 @@ FAULTS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("fault", "passes"), FAULTS.values(), ids=FAULTS)
 @on_a_loop
 async def test_an_upload_that_goes_wrong_in_passing_is_tried_again_and_costs_nothing(

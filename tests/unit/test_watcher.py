@@ -24,6 +24,7 @@ def test_a_known_model_that_is_steady_is_told_at_its_first_look(seconds):
     assert (0.0, 1) == run(story())
 
 
+@pytest.mark.slow
 @given(
     usual=st.integers(2, 600),
     shares=st.lists(st.integers(90, 110), min_size=3, max_size=30),

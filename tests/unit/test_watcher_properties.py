@@ -4,6 +4,7 @@ import asyncio
 import math
 from dataclasses import dataclass, replace
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -104,6 +105,7 @@ async def watch(upstream: Upstream, wanted: Wanted, made: Made) -> None:
     assert made.end == await upstream.watcher.wait(caller(wanted.account), prediction, model=wanted.model)
 
 
+@pytest.mark.slow
 @given(
     wanted=st.lists(WANTED, min_size=1, max_size=40),
     troubles=st.lists(TROUBLE, max_size=4),
