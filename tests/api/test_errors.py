@@ -11,8 +11,8 @@ import pytest
 import errors
 from errors import Problem, ServiceError, every_error, restored
 from providers import Created
+from providers.memory import MemoryProvider
 from tests.support.callers import ADMIN, PICTURE, SERVER_TOKEN, USER, USER_TOKEN
-from tests.support.memory_provider import MemoryProvider
 from tests.support.problem_documents import problem
 
 TABLE = {

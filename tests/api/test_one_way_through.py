@@ -4,8 +4,8 @@ import asyncio
 import sys
 from pathlib import Path
 
+from providers.memory import MemoryProvider
 from tests.support.callers import USER
-from tests.support.memory_provider import MemoryProvider
 
 ROOT = Path(__file__).parents[2]
 ON_FLASKS_THREAD = ["generate", "run"]

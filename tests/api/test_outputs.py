@@ -13,6 +13,7 @@ from files import Kept
 from generations.attempt import OUTPUTS_LAST
 from harness.service_process import until
 from providers import Prediction, Text, Url
+from providers.memory import SUCCEEDED, MemoryProvider
 from providers.replicate.answers import NOTHING_SECRET, read_prediction
 from providers.replicate.outputs import with_media_checked
 from providers.replicate.redaction import REDACTED, Redaction
@@ -20,7 +21,6 @@ from tests.support import virtual_time
 from tests.support.api_client import PICTURE, ended, left, left_batch, look_up
 from tests.support.callers import ADMIN, USER
 from tests.support.disconnect import Quick, Slow, a_service, next_service, on_record
-from tests.support.memory_provider import SUCCEEDED, MemoryProvider
 from tests.support.ndjson import lines, stream
 from tests.support.output_hosts import MP4, PAGE, PNG
 from tests.support.problem_documents import problem

@@ -11,12 +11,12 @@ from concurrency import Gate
 from errors import GenerationFailed
 from generations.lifecycle import COSTLY, MAX_ATTEMPTS, MAX_COSTLY_ATTEMPTS
 from providers import TryAgain
+from providers.memory import MemoryProvider
 from providers.outcomes import raise_unless_made
 from providers.replicate.errors import cause_of
 from providers.replicate.wordings import MOST_READ
 from tests.api.test_errors import ADMIN, PICTURE, problem
 from tests.support import virtual_time
-from tests.support.memory_provider import MemoryProvider
 from tests.support.wiring import a_picture, core, failed, run
 
 WORDINGS = tomllib.loads((Path(__file__).parents[1] / "data" / "wordings.toml").read_text())

@@ -18,11 +18,11 @@ from catalog.references import Upload
 from concurrency import Gate
 from errors import InvalidRequest, Problem, ServiceError, UpstreamError, UpstreamRateLimited
 from providers import Json, Prediction, Text, TryAgain, UncertainCreation, Untrusted, Url, fingerprint
+from providers.memory import SUCCEEDED, MemoryProvider
 from providers.replicate.provider import Replicate
 from simulator import Options
 from simulator.webhooks import signed
 from simulator.world import World
-from tests.support.memory_provider import SUCCEEDED, MemoryProvider
 from tests.support.virtual_replicate import replicate
 from tests.support.virtual_time import run
 from tests.support.wiring import ADMIN, OTHER_USER, USER, Parts

@@ -6,7 +6,7 @@ from concurrency import Gate
 from files import Kept
 from ledger.records import GenerationRecord
 from providers import Created, Prediction
-from tests.support.memory_provider import MemoryProvider
+from providers.memory import MemoryProvider
 from tests.support.wiring import ADMIN, Notes, a_picture, core, run, succeeded
 
 

@@ -8,6 +8,7 @@ import pytest
 from errors import UpstreamError
 from ledger.records import Failure, GenerationRecord
 from providers import TryAgain
+from providers.memory import MemoryProvider
 from tests.support import virtual_time
 from tests.support.disconnect import (
     Lost,
@@ -20,7 +21,6 @@ from tests.support.disconnect import (
     on_record,
     start,
 )
-from tests.support.memory_provider import MemoryProvider
 from tests.support.wiring import (
     ADMIN,
     Notes,

@@ -11,6 +11,7 @@ from errors import ServerTokenRejected, ShuttingDown, UpstreamError
 from generations.supervisor import RETRY_AFTER
 from ledger.records import BatchRecord, GenerationRecord
 from providers import TryAgain
+from providers.memory import MemoryProvider
 from tests.support import virtual_time
 from tests.support.callers import PNG
 from tests.support.disconnect import (
@@ -26,7 +27,6 @@ from tests.support.disconnect import (
     on_record,
     start,
 )
-from tests.support.memory_provider import MemoryProvider
 from tests.support.wiring import (
     ADDRESS,
     Notes,

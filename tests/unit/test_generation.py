@@ -14,8 +14,8 @@ from concurrency import Gate
 from errors import QueueFull, TokenRejected, UpstreamError, UpstreamRateLimited
 from generations.lifecycle import MAX_ATTEMPTS, MAX_THROTTLED
 from providers import TryAgain, Url
+from providers.memory import MemoryProvider
 from tests.support import virtual_time
-from tests.support.memory_provider import MemoryProvider
 from tests.support.wiring import (
     ADDRESS,
     ADMIN,

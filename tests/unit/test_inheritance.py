@@ -8,10 +8,10 @@ from ledger.memory import MemoryLedger
 from ledger.records import AttemptRecord, GenerationRecord
 from parsing.attachments import Attachments
 from providers import Limits
+from providers.memory import MemoryProvider
 from tests.support import virtual_time
 from tests.support.declarations import CONTEXT
 from tests.support.disconnect import a_service, cancel, start
-from tests.support.memory_provider import MemoryProvider
 from tests.support.records import generation
 from tests.support.wiring import USER, Notes
 

@@ -10,7 +10,7 @@ from admission.fair_queue import room
 from auth import Caller, credentials
 from concurrency import Gate
 from errors import QueueFull
-from tests.support.memory_provider import MemoryProvider
+from providers.memory import MemoryProvider
 from tests.support.virtual_time import run
 from tests.support.wiring import a_picture, core, pictures, submission
 

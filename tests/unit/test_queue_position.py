@@ -6,8 +6,8 @@ import pytest
 
 from concurrency import Gate
 from generations.status import Status
+from providers.memory import MemoryProvider
 from tests.support import virtual_time
-from tests.support.memory_provider import MemoryProvider
 from tests.support.wiring import ADDRESS, USER, AtOnce, a_picture, core, pictures, run, submission
 
 

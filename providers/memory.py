@@ -1,6 +1,6 @@
 """A provider without a network: its predictions are in memory and end by the loop's clock.
 
-It passes the same contract suite as Replicate (`tests/contracts/test_provider_contract.py`).
+It keeps every promise of a provider and charges nothing. Tests use it, and a service can be tried without an account.
 """
 
 import asyncio
