@@ -205,9 +205,11 @@ def test_the_example_file_as_it_is_gives_the_defaults():
     assert Settings.from_env({}).model_dump() == Settings.from_env(given).model_dump()
 
 
-def test_the_readme_says_every_setting_with_its_default():
+def test_the_document_of_settings_has_every_setting_with_its_default():
     rows = re.findall(
-        r"^\| `([A-Z_]+)` \| (?:`(.*?)`)? ?\| (.+) \|$", (ROOT / "README.md").read_text(), re.MULTILINE
+        r"^\| `([A-Z_]+)` \| (?:`(.*?)`)? ?\| (.+) \|$",
+        (ROOT / "docs" / "settings.md").read_text(),
+        re.MULTILINE,
     )
 
     declared = [
