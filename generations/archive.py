@@ -1,9 +1,9 @@
-"""Work as the ledger has it, read without blocking the loop."""
+"""The ledger, read without blocking the loop."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 from errors import LedgerDown
 from generations import views
@@ -13,6 +13,8 @@ from ledger import Grouping, Ledger, Page, Period, Queries
 from ledger.records import BatchRecord, Delivery, GenerationRecord
 from loop_thread import Pool
 from webhooks.outbox import DeliveryFailed
+
+T = TypeVar("T")
 
 Stored = GenerationRecord | Batch
 Usage = dict[str, Any]
@@ -26,36 +28,38 @@ class Archive:
         self._queries = queries
         self._threads = threads
 
+    async def read(self, query: Callable[[Queries], T]) -> T:
+        """The result of `query`, which runs on another thread."""
+        return await self._threads.run(partial(query, self._queries))
+
     async def load(self, work_id: str) -> Stored | None:
         """A generation or batch by its id."""
         if not work_id.startswith("batch_"):
-            return await self._threads.run(partial(self._queries.generation, work_id))
+            return await self.read(lambda queries: queries.generation(work_id))
         record, items = await self.batch(work_id)
         return None if record is None else stored_batch(record, items)
 
     async def batch(self, batch_id: str) -> tuple[BatchRecord | None, Sequence[GenerationRecord]]:
         """A batch, and its generations in input order."""
-        return await self._threads.run(
-            lambda: (self._queries.batch(batch_id), self._queries.batch_items(batch_id))
-        )
+        return await self.read(lambda queries: (queries.batch(batch_id), queries.batch_items(batch_id)))
 
     async def page(self, page: Page) -> Sequence[GenerationRecord]:
         """A caller's generations, the latest first."""
-        return await self._threads.run(partial(self._queries.page, page))
+        return await self.read(lambda queries: queries.page(page))
 
     async def delivery(self, work_id: str) -> Delivery | None:
         """The delivery of a result, as far as it was recorded."""
-        return await self._threads.run(partial(self._queries.delivery, work_id))
+        return await self.read(lambda queries: queries.delivery(work_id))
 
     async def usage(self, period: Period, *, by: Grouping | None) -> tuple[list[Usage], Usage]:
         """Outputs and costs of ended generations, by group and in total."""
 
-        def read() -> tuple[list[Usage], Usage]:
-            groups = list(self._queries.usage(period, by=by))
-            [total] = groups if by is None else self._queries.usage(period, by=None)
+        def sums(queries: Queries) -> tuple[list[Usage], Usage]:
+            groups = list(queries.usage(period, by=by))
+            [total] = groups if by is None else queries.usage(period, by=None)
             return groups, total
 
-        return await self._threads.run(read)
+        return await self.read(sums)
 
     async def result(self, work_id: str) -> bytes | None:
         """The body that a caller's webhook gets; None if there is none (any more). Raises Unheard while the end of the

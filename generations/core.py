@@ -95,7 +95,7 @@ def assemble(
     recovery = Recovery(attachments=attachments, context=context)
     checks = TokenChecks(provider, clock=asyncio.get_running_loop().time)
     archive = Archive(ledger=ledger, queries=queries, threads=threads)
-    keys = IdempotencyKeys(ledger=ledger, queries=queries, threads=threads)
+    keys = IdempotencyKeys(ledger=ledger, archive=archive)
     outbox = Outbox(
         ledger=ledger,
         content=archive.result,
@@ -103,17 +103,16 @@ def assemble(
         loopback=settings.REPLICATE_SIMULATE,
         own=settings.webhook_hosts,
     )
+    attempts = AttemptRunner(
+        provider=provider,
+        gate=gate,
+        ledger=ledger,
+        late=LatePredictions(provider=provider, ledger=ledger, archive=archive, budget=budget),
+        timeout=settings.GENERATION_TIMEOUT,
+        push_url=settings.PUBLIC_URL if settings.webhooks_come else None,
+    )
     runner = Runner(
-        attempts=AttemptRunner(
-            provider=provider,
-            gate=gate,
-            ledger=ledger,
-            late=LatePredictions(
-                provider=provider, ledger=ledger, queries=queries, threads=threads, budget=budget
-            ),
-            timeout=settings.GENERATION_TIMEOUT,
-            push_url=settings.PUBLIC_URL if settings.webhooks_come else None,
-        ),
+        attempts=attempts,
         gate=gate,
         ledger=ledger,
         budget=budget,
@@ -137,9 +136,7 @@ def assemble(
         recovery=recovery,
         checks=checks,
         ledger=ledger,
-        queries=queries,
         outbox=outbox,
-        threads=threads,
     )
     status = Status(supervisor=supervisor, gate=gate, threads=cpu)
     return Core(
@@ -167,8 +164,7 @@ def assemble(
         if settings.LEDGER_KEEP_DAYS is None
         else Retention(
             ledger=ledger,
-            queries=queries,
-            threads=threads,
+            archive=archive,
             days=settings.LEDGER_KEEP_DAYS,
             files_ttl=settings.FILES_TTL,
         ),

@@ -9,14 +9,13 @@ import asyncio
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Final
 
 from errors import IdempotencyConflict
+from generations.archive import Archive
 from generations.submission import BodyFingerprint
-from ledger import Ledger, Queries
+from ledger import Ledger
 from ledger.records import KeyRecord
-from loop_thread import Pool
 
 KEPT_FOR: Final = 86_400.0
 """Seconds that a key is kept, and in any case until its work has ended."""
@@ -34,17 +33,9 @@ class _Claim:
 class IdempotencyKeys:
     """The keys of all callers. `clock` returns Unix time."""
 
-    def __init__(
-        self,
-        *,
-        ledger: Ledger,
-        queries: Queries,
-        threads: Pool,
-        clock: Callable[[], float] = time.time,
-    ) -> None:
+    def __init__(self, *, ledger: Ledger, archive: Archive, clock: Callable[[], float] = time.time) -> None:
         self._ledger = ledger
-        self._queries = queries
-        self._threads = threads
+        self._archive = archive
         self._clock = clock
         self._claims: dict[Place, _Claim] = {}
         self._place_of: dict[str, Place] = {}
@@ -60,7 +51,7 @@ class IdempotencyKeys:
                 return _same(other.fingerprint.current, fingerprint, other.work_id)
         claim = self._claims[place] = _Claim(fingerprint)
         try:
-            record = await self._threads.run(partial(self._queries.key, caller_id, key))
+            record = await self._archive.read(lambda queries: queries.key(caller_id, key))
             is_free = record is None or await self._has_expired(record)
         except BaseException:
             self.abandon(caller_id, key)
@@ -99,14 +90,14 @@ class IdempotencyKeys:
     async def forget_expired(self) -> None:
         """Delete expired keys, unless their work is unfinished. Raises LedgerDown."""
         before = self._clock() - KEPT_FOR
-        for record in await self._threads.run(partial(self._queries.expired_keys, before)):
+        for record in await self._archive.read(lambda queries: queries.expired_keys(before)):
             if (record.caller_id, record.key) not in self._claims:
                 self._ledger.delete(KeyRecord, record.caller_id, record.key)
 
     async def _has_expired(self, record: KeyRecord) -> bool:
         if record.created_at + KEPT_FOR > self._clock():
             return False
-        return not await self._threads.run(partial(self._queries.is_unfinished, record.work_id))
+        return not await self._archive.read(lambda queries: queries.is_unfinished(record.work_id))
 
     def _let_go(self, place: Place, claim: _Claim) -> None:
         if self._claims.get(place) is claim:

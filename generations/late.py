@@ -15,11 +15,11 @@ import structlog
 
 from auth import Caller
 from errors import LedgerDown
+from generations.archive import Archive
 from generations.budget import Budget
 from generations.generation import Attempt, Generation
-from ledger import Ledger, Queries
+from ledger import Ledger
 from ledger.records import GenerationRecord
-from loop_thread import Pool
 from providers import Prediction, Provider
 
 _LEDGER_PAUSE: Final = 1.0
@@ -31,13 +31,10 @@ log = structlog.get_logger("generation")
 class LatePredictions:
     """Ends late predictions, and records their cost."""
 
-    def __init__(
-        self, *, provider: Provider, ledger: Ledger, queries: Queries, threads: Pool, budget: Budget
-    ) -> None:
+    def __init__(self, *, provider: Provider, ledger: Ledger, archive: Archive, budget: Budget) -> None:
         self._provider = provider
         self._ledger = ledger
-        self._queries = queries
-        self._threads = threads
+        self._archive = archive
         self._budget = budget
         self._recording = asyncio.Lock()
 
@@ -97,7 +94,7 @@ class LatePredictions:
         while True:
             try:
                 await self._ledger.flush()
-                record = await self._threads.run(partial(self._queries.generation, generation_id))
+                record = await self._archive.read(lambda queries: queries.generation(generation_id))
             except LedgerDown:
                 await asyncio.sleep(_LEDGER_PAUSE)
                 continue

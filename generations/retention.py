@@ -8,14 +8,13 @@ for the prediction of a lost creation.
 import asyncio
 import time
 from collections.abc import Callable
-from functools import partial
 from typing import Final
 
 import structlog
 
 from errors import LedgerDown
-from ledger import DAY, Ledger, Queries
-from loop_thread import Pool
+from generations.archive import Archive
+from ledger import DAY, Ledger
 
 FIRST: Final = 300.0
 """Seconds from the start of a process, which has other things to do, to the first time."""
@@ -39,15 +38,13 @@ class Retention:
         self,
         *,
         ledger: Ledger,
-        queries: Queries,
-        threads: Pool,
+        archive: Archive,
         days: int,
         files_ttl: float,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._ledger = ledger
-        self._queries = queries
-        self._threads = threads
+        self._archive = archive
         self._keep = days * DAY
         self._files_ttl = files_ttl
         self._clock = clock
@@ -67,13 +64,14 @@ class Retention:
     async def forget(self) -> None:
         """Forget all work that is old enough. Raises LedgerDown; deletions before that stay."""
         now = self._clock()
-        doubt = await self._threads.run(self._queries.oldest_doubt)
+        doubt = await self._archive.read(lambda queries: queries.oldest_doubt())
         # A search must know what else was made since then, by clocks that differ by minutes.
         before = _day(now - self._keep if doubt is None else min(now - self._keep, doubt - DAY))
         files_before = _day(now - self._files_ttl)
-        find = partial(self._queries.forgettable, before, files_before=files_before, most=STEP)
         count = 0
-        while found := await self._threads.run(find):
+        while found := await self._archive.read(
+            lambda queries: queries.forgettable(before, files_before=files_before, most=STEP)
+        ):
             for kind, work_id in found:
                 self._ledger.delete(kind, work_id)
             await self._ledger.flush()

@@ -19,7 +19,6 @@ from generations.recovery import Recovery, Restored, cancelled, expired, stored_
 from generations.supervisor import Supervisor
 from ledger import Ledger, Queries
 from ledger.records import GenerationRecord
-from loop_thread import Pool
 from providers.token_checks import TokenChecks
 from webhooks.outbox import Outbox
 
@@ -35,18 +34,14 @@ class Suspension:
         recovery: Recovery,
         checks: TokenChecks,
         ledger: Ledger,
-        queries: Queries,
         outbox: Outbox,
-        threads: Pool,
     ) -> None:
         self._supervisor = supervisor
         self._archive = archive
         self._recovery = recovery
         self._checks = checks
         self._ledger = ledger
-        self._queries = queries
         self._outbox = outbox
-        self._threads = threads
         self._held: dict[str, str] = {}
         """The suspended generations, and the batches with suspended items, each with its owner's id."""
         self._perhaps_over: set[str] = set()
@@ -71,7 +66,7 @@ class Suspension:
         # Work of a refused token is resumed, too. It then fails with that reason.
         with suppress(TokenRejected):
             owner = await self._checks.check(owner)
-        restored = await self._threads.run(partial(self._restored, work_id, owner))
+        restored = await self._archive.read(partial(self._restored, work_id, owner))
         if restored is None or not restored.ids <= self._held.keys():
             return False
         self.resume(restored)
@@ -88,19 +83,19 @@ class Suspension:
 
     async def cancel(self, work_id: str) -> None:
         """End its suspended generations. Raises LedgerDown."""
-        await self._end(cancelled, partial(self._queries.members, work_id))
+        await self._end(cancelled, lambda queries: queries.members(work_id))
 
     async def expire(self, *, before: float) -> None:
         """End the work suspended before this Unix time. Raises LedgerDown."""
-        await self._end(expired, partial(self._queries.suspended, before))
+        await self._end(expired, lambda queries: queries.suspended(before))
 
     async def _end(
         self,
         end: Callable[[GenerationRecord], GenerationRecord],
-        find: Callable[[], Sequence[GenerationRecord]],
+        find: Callable[[Queries], Sequence[GenerationRecord]],
     ) -> None:
         batches: set[str] = set()
-        for found in await self._threads.run(find):
+        for found in await self._archive.read(find):
             if found.id in self._held:
                 record = end(found)
                 del self._held[record.id]
@@ -134,17 +129,17 @@ class Suspension:
         if record.batch_id is None:
             self._supervisor.forget_attachments(record.id)
 
-    def _restored(self, work_id: str, owner: Caller) -> Restored | None:
-        """The work to resume, if it is the owner's. On a thread of `threads`."""
+    def _restored(self, work_id: str, owner: Caller, queries: Queries) -> Restored | None:
+        """The work to resume, if it is the owner's. Any thread."""
         batch_id = work_id
         if not work_id.startswith("batch_"):
-            record = self._queries.generation(work_id)
+            record = queries.generation(work_id)
             if record is None or record.caller_id != owner.id or record.has_ended:
                 return None
             if record.batch_id is None:
                 return self._recovery.restore([record], (), owner)
             batch_id = record.batch_id
-        batch = self._queries.batch(batch_id)
+        batch = queries.batch(batch_id)
         if batch is None or batch.caller_id != owner.id or batch.ended_at is not None:
             return None
-        return self._recovery.restore((), [(batch, self._queries.batch_items(batch.id))], owner)
+        return self._recovery.restore((), [(batch, queries.batch_items(batch.id))], owner)

@@ -107,12 +107,12 @@ def read_normalised(
     if problems or fields is None:
         return problems
     route = Route(model, valid, registry, order) if asks_for_fallback else None
-    first = route.first() if route else Step(model, {**model.asks_for, **valid})
-    if first is None and route is not None and context.accepted:
-        first = route.step(model)
-    if first is None and route is not None:
+    if route is None:
+        first = Step(model, {**model.asks_for, **valid})
+    elif (possible := route.first()) or context.accepted:
+        first = possible or route.step(model)
+    else:
         return [_no_model_makes(route)]
-    assert first is not None  # noqa: S101 - only a route may lead nowhere
     return GenerationRequest(
         first,
         fields.model_name,

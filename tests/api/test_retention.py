@@ -8,6 +8,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from errors import LedgerDown
+from generations.archive import Archive
 from generations.retention import EVERY, FIRST, PAUSE, STEP, Retention
 from ledger import DAY, Period
 from ledger.memory import MemoryLedger
@@ -49,9 +50,8 @@ async def with_records(*records, ledger=None):
 
 
 def retention(ledger, *, days=2, files_ttl=0.0, clock=lambda: NOW):
-    return Retention(
-        ledger=ledger, queries=ledger, threads=AtOnce(), days=days, files_ttl=files_ttl, clock=clock
-    )
+    archive = Archive(ledger=ledger, queries=ledger, threads=AtOnce())
+    return Retention(ledger=ledger, archive=archive, days=days, files_ttl=files_ttl, clock=clock)
 
 
 def left_in(ledger):

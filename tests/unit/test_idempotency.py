@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from catalog.references import Upload
 from errors import IdempotencyConflict, LedgerDown
+from generations.archive import Archive
 from generations.idempotency import KEPT_FOR, IdempotencyKeys
 from generations.submission import BodyFingerprint, body_fingerprint
 from ledger.records import KeyRecord
@@ -50,8 +51,7 @@ class Story(AtOnce):
         """As after a restart: the ledger is all that is known."""
         return IdempotencyKeys(
             ledger=self.ledger,
-            queries=self.ledger,
-            threads=self,
+            archive=Archive(ledger=self.ledger, queries=self.ledger, threads=self),
             clock=lambda: asyncio.get_running_loop().time(),
         )
 
