@@ -196,11 +196,12 @@ class ContentRefused(ServiceError):
 
 
 class _ComeBackLater(ServiceError):
-    """`retry_after` in seconds, sent as a whole number from 1 to 3600 unless a prediction `was_created`."""
+    """`retry_after` in seconds, sent as a whole number from 1 to 3600 unless a prediction `was_created`. By default the
+    time after which the next process likely runs."""
 
     retryable = True
 
-    def __init__(self, detail: str = "", *, retry_after: float, retryable: bool = True) -> None:
+    def __init__(self, detail: str = "", *, retry_after: float = 5, retryable: bool = True) -> None:
         super().__init__(detail)
         self.retryable = retryable
         self.retry_after = max(1, min(3600, round(retry_after)))

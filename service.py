@@ -28,7 +28,7 @@ from files import Files
 from files.directory import Directory, disk_usage
 from files.hosts import Hosts
 from files.storage import Storage
-from generations.core import Core, FullProvider, assemble
+from generations.core import Core, FullProvider
 from generations.recovery import load_startup_state
 from generations.service import GenerationService
 from ledger import DAY, Queries
@@ -119,7 +119,7 @@ class Runtime:
 
     def raise_if_draining(self) -> None:
         if self.core.supervisor.is_draining:
-            raise ShuttingDown(retry_after=5)
+            raise ShuttingDown
 
     def health(self) -> dict[str, Any]:
         """Raises ShuttingDown while draining, and LedgerDown. Never waits."""
@@ -161,8 +161,9 @@ class Runtime:
             self.core.begin(state, spent=spent)
 
         self.loop.call(begin)
-        if state.resumed or state.suspended:
-            log.info("recovery_completed", going_on=state.resumed, waiting_for_owner=len(state.suspended))
+        resumed = len(state.restored.running)
+        if resumed or state.suspended:
+            log.info("recovery_completed", going_on=resumed, waiting_for_owner=len(state.suspended))
 
     async def _tidy_up(self) -> None:
         """Do what time alone brings about."""
@@ -228,7 +229,7 @@ def build(settings: Settings, *, provider: FullProvider | None = None) -> Runtim
         threads = Pool(ThreadPoolExecutor(_READERS, thread_name_prefix="ledger-reader"))
         cpu = Pool(ThreadPoolExecutor(_FORECASTS_AT_ONCE, thread_name_prefix="forecast"))
         files = _open_files(settings)
-        core = assemble(
+        core = Core(
             settings,
             ledger=ledger,
             queries=queries,

@@ -80,7 +80,7 @@ def _of_the_loop(
     return (
         service.gate.statistics(),
         service.others.statistics(),
-        service.core.runner.tally.as_json(),
+        dict(service.core.runner.ended),
         provider.account_shared,
         provider.clock_skew,
         provider.upstream,

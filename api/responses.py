@@ -19,7 +19,6 @@ from generations.archive import Stored
 from generations.batch import Batch, Work
 from generations.service import HandedOver
 from generations.submission import Submission
-from generations.supervisor import RETRY_AFTER
 from ledger.records import GenerationRecord
 from loop_thread import ClientDisconnected, result
 from service import Runtime
@@ -68,7 +67,7 @@ def stream(service: Runtime, submission: Submission, connection: Any) -> Respons
     future.add_done_callback(lambda _: ended.put(None))
     first = _next(ended)
     if first is None and not (batch := _batch(future)).has_ended:
-        raise HandedOver(batch, ShuttingDown(retry_after=RETRY_AFTER))
+        raise HandedOver(batch, ShuttingDown())
 
     def lines() -> Iterator[str]:
         news = first
@@ -109,7 +108,7 @@ def _summary(future: "Future[Work | Stored]") -> dict[str, Any]:
     batch = _batch(future)
     body = batch.summary()
     if not batch.has_ended:
-        body["error"] = ShuttingDown(retry_after=RETRY_AFTER).as_item()
+        body["error"] = ShuttingDown().as_item()
     return body
 
 

@@ -3,7 +3,6 @@
 import asyncio
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Protocol
 
 from admission.sliding_window import WINDOW
@@ -38,23 +37,61 @@ class FullProvider(Provider, PushReceiver, CreationRegistry, ProgressSource, Acc
     """A provider with every ability."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Core:
-    """The part of the service that runs on the loop."""
+    """The part of the service that runs on the loop. Make it on that loop; it starts nothing.
 
-    gate: Gate
-    provider: FullProvider
-    budget: Budget
-    ledger: Ledger
-    outbox: Outbox
-    runner: Runner
-    supervisor: Supervisor
-    suspension: Suspension
-    recovery: Recovery
-    generations: GenerationService
-    push: PushInbox
-    checks: TokenChecks
-    retention: Retention | None
+    The ledger is read on `threads`. Forecasts and the results of large batches, which take the processor for a while,
+    are made on `cpu`, so that no look-up waits for them.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        ledger: Ledger,
+        queries: Queries,
+        provider: FullProvider,
+        gate: Gate,
+        threads: Pool,
+        cpu: Pool,
+        authenticator: Authenticator,
+        attachments: Attachments,
+        context: ParseContext,
+        outputs: Files | None = None,
+        first_backoff: float = FIRST_BACKOFF,
+    ) -> None:
+        archive = Archive(ledger=ledger, queries=queries, threads=threads)
+        keys = IdempotencyKeys(ledger=ledger, archive=archive)
+        self.gate = gate
+        self.provider = provider
+        self.budget = Budget(settings.BUDGET_USD_PER_DAY)
+        self.recovery = Recovery(attachments=attachments, context=context)
+        self.checks = TokenChecks(provider, clock=asyncio.get_running_loop().time)
+        self.outbox = _outbox(settings, ledger, archive)
+        self.runner = self._runner(settings, ledger, archive, outputs, first_backoff)
+        self.supervisor = Supervisor(
+            runner=self.runner,
+            gate=gate,
+            ledger=ledger,
+            budget=self.budget,
+            keys=keys,
+            attachments=attachments,
+            threads=threads,
+            max_queued=settings.MAX_QUEUED,
+        )
+        self.suspension = Suspension(
+            supervisor=self.supervisor,
+            archive=archive,
+            recovery=self.recovery,
+            checks=self.checks,
+            ledger=ledger,
+            outbox=self.outbox,
+        )
+        self.generations = self._service(ledger, archive, keys, cpu)
+        self.retention = _retention(settings, ledger, archive)
+        self.push = PushInbox(
+            supervisor=self.supervisor, archive=archive, provider=provider, authenticator=authenticator
+        )
 
     def begin(self, state: StartupState, *, spent: Mapping[int, float]) -> None:
         """Resume the work of earlier processes. `spent`: USD by day, counted from 1970, of the server's own money."""
@@ -71,104 +108,60 @@ class Core:
         for delivery in state.deliveries:
             self.outbox.take(delivery)
 
+    def _runner(
+        self,
+        settings: Settings,
+        ledger: Ledger,
+        archive: Archive,
+        outputs: Files | None,
+        first_backoff: float,
+    ) -> Runner:
+        attempts = AttemptRunner(
+            provider=self.provider,
+            gate=self.gate,
+            ledger=ledger,
+            late=LatePredictions(provider=self.provider, ledger=ledger, archive=archive, budget=self.budget),
+            timeout=settings.GENERATION_TIMEOUT,
+            push_url=settings.PUBLIC_URL if settings.webhooks_come else None,
+        )
+        return Runner(
+            attempts=attempts,
+            gate=self.gate,
+            ledger=ledger,
+            budget=self.budget,
+            outbox=self.outbox,
+            outputs=outputs,
+            first_backoff=first_backoff,
+        )
 
-def assemble(
-    settings: Settings,
-    *,
-    ledger: Ledger,
-    queries: Queries,
-    provider: FullProvider,
-    gate: Gate,
-    threads: Pool,
-    cpu: Pool,
-    authenticator: Authenticator,
-    attachments: Attachments,
-    context: ParseContext,
-    outputs: Files | None = None,
-    first_backoff: float = FIRST_BACKOFF,
-) -> Core:
-    """Build the part that runs on the loop. Call it on that loop; it starts nothing.
+    def _service(
+        self, ledger: Ledger, archive: Archive, keys: IdempotencyKeys, cpu: Pool
+    ) -> GenerationService:
+        status = Status(supervisor=self.supervisor, gate=self.gate, threads=cpu)
+        return GenerationService(
+            supervisor=self.supervisor,
+            suspension=self.suspension,
+            archive=archive,
+            keys=keys,
+            status=status,
+            events=Events(supervisor=self.supervisor, ledger=ledger, provider=self.provider, status=status),
+            outbox=self.outbox,
+            ledger=ledger,
+        )
 
-    The ledger is read on `threads`. Forecasts and the results of large batches, which take the processor for a while,
-    are made on `cpu`, so that no look-up waits for them."""
-    budget = Budget(settings.BUDGET_USD_PER_DAY)
-    recovery = Recovery(attachments=attachments, context=context)
-    checks = TokenChecks(provider, clock=asyncio.get_running_loop().time)
-    archive = Archive(ledger=ledger, queries=queries, threads=threads)
-    keys = IdempotencyKeys(ledger=ledger, archive=archive)
-    outbox = Outbox(
+
+def _outbox(settings: Settings, ledger: Ledger, archive: Archive) -> Outbox:
+    return Outbox(
         ledger=ledger,
         content=archive.result,
         secret=settings.webhook_secret,
         loopback=settings.REPLICATE_SIMULATE,
         own=settings.webhook_hosts,
     )
-    attempts = AttemptRunner(
-        provider=provider,
-        gate=gate,
-        ledger=ledger,
-        late=LatePredictions(provider=provider, ledger=ledger, archive=archive, budget=budget),
-        timeout=settings.GENERATION_TIMEOUT,
-        push_url=settings.PUBLIC_URL if settings.webhooks_come else None,
-    )
-    runner = Runner(
-        attempts=attempts,
-        gate=gate,
-        ledger=ledger,
-        budget=budget,
-        outbox=outbox,
-        outputs=outputs,
-        first_backoff=first_backoff,
-    )
-    supervisor = Supervisor(
-        runner=runner,
-        gate=gate,
-        ledger=ledger,
-        budget=budget,
-        keys=keys,
-        attachments=attachments,
-        threads=threads,
-        max_queued=settings.MAX_QUEUED,
-    )
-    suspension = Suspension(
-        supervisor=supervisor,
-        archive=archive,
-        recovery=recovery,
-        checks=checks,
-        ledger=ledger,
-        outbox=outbox,
-    )
-    status = Status(supervisor=supervisor, gate=gate, threads=cpu)
-    return Core(
-        gate=gate,
-        provider=provider,
-        budget=budget,
-        ledger=ledger,
-        outbox=outbox,
-        runner=runner,
-        supervisor=supervisor,
-        suspension=suspension,
-        recovery=recovery,
-        generations=GenerationService(
-            supervisor=supervisor,
-            suspension=suspension,
-            archive=archive,
-            keys=keys,
-            status=status,
-            events=Events(supervisor=supervisor, ledger=ledger, provider=provider, status=status),
-            outbox=outbox,
-            ledger=ledger,
-        ),
-        checks=checks,
-        retention=None
-        if settings.LEDGER_KEEP_DAYS is None
-        else Retention(
-            ledger=ledger,
-            archive=archive,
-            days=settings.LEDGER_KEEP_DAYS,
-            files_ttl=settings.FILES_TTL,
-        ),
-        push=PushInbox(
-            supervisor=supervisor, archive=archive, provider=provider, authenticator=authenticator
-        ),
-    )
+
+
+def _retention(settings: Settings, ledger: Ledger, archive: Archive) -> Retention | None:
+    days = settings.LEDGER_KEEP_DAYS
+    if days is None:
+        return None
+    return Retention(ledger=ledger, archive=archive, days=days, files_ttl=settings.FILES_TTL)

@@ -18,9 +18,8 @@ process resumes it.
 import asyncio
 import base64
 import random
-from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import Final
 
@@ -82,16 +81,6 @@ log = structlog.get_logger("generation")
 
 
 @dataclass(slots=True)
-class Tally:
-    """How generations ended since the service started."""
-
-    ended: Counter[str] = field(default_factory=Counter)
-
-    def as_json(self) -> dict[str, int]:
-        return {state: self.ended[state] for state in ("succeeded", "failed", "canceled")}
-
-
-@dataclass(slots=True)
 class Retries:
     """The attempts that a model has left, and the pause before the next one."""
 
@@ -140,7 +129,8 @@ class Runner:
         self._first_backoff = first_backoff
         self.fetching = 0
         """Generations that fetch their outputs: they hold no slot and do not queue."""
-        self.tally = Tally()
+        self.ended = dict.fromkeys(("succeeded", "failed", "canceled"), 0)
+        """How many generations ended in each state since the service started."""
 
     async def run(self, generation: Generation, batch: Batch | None) -> None:
         """Run until the end, which is then on the disk, or until interrupted."""
@@ -331,7 +321,7 @@ class Runner:
         generation.ended_at = asyncio.get_running_loop().time()
         generation.error = error
         self._budget.settle(generation.caller_id, reserved=generation.reserved, cost=generation.cost_usd)
-        self.tally.ended[state] += 1
+        self.ended[state] += 1
         generation.transition(state, self._ledger)
         await self.publish(generation)
         log_end(generation.record())

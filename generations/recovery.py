@@ -197,11 +197,6 @@ class StartupState:
     attached_to: Collection[str]
     ended_usd: float
 
-    @property
-    def resumed(self) -> int:
-        """The number of generations to resume."""
-        return len(self.restored.ids) - len(self.restored.batches) - len(self.restored.ended)
-
 
 def load_startup_state(
     queries: Queries,
@@ -217,27 +212,9 @@ def load_startup_state(
     over_now = {
         record.id: over for record in unfinished if (over := _cannot_go_on(record, simulated)) is not None
     }
-    ended = list(over_now.values())
     records = [record for record in unfinished if record.id not in over_now]
-    batches = [
-        (batch, [over_now.get(item.id, item) for item in queries.batch_items(batch.id)])
-        for batch in queries.unfinished_batches()
-    ]
-    # Batches of another world, or whose own end was lost in a crash after that of the last item.
-    done = [stored_batch(batch, items) for batch, items in batches if all(item.has_ended for item in items)]
-    restored, suspended = Restored((), done, ended), records
-    if admin is not None:
-        done_ids = {batch.id for batch in done}
-        whole = [
-            (batch, items)
-            for batch, items in batches
-            if batch.caller_id == admin.id and batch.id not in done_ids
-        ]
-        in_whole = {batch.id for batch, _ in whole}
-        single = [each for each in records if each.caller_id == admin.id and each.batch_id not in in_whole]
-        theirs = recovery.restore(single, whole, admin)
-        restored = Restored(theirs.generations, [*done, *theirs.batches], [*ended, *theirs.ended])
-        suspended = [record for record in records if record.caller_id != admin.id]
+    restored = _restored(queries, recovery, admin, records, over_now)
+    suspended = [record for record in records if admin is None or record.caller_id != admin.id]
     uncertain_since = min((each.since for record in records for each in _uncertain(record)), default=now)
     # A prediction of that time may be its own by a skewed clock, so those of other attempts must be known.
     known_since = uncertain_since - 2 * limits.clock_skew
@@ -264,6 +241,31 @@ def load_startup_state(
             if record.caller_id == ADMIN and record.simulated == simulated
         ),
     )
+
+
+def _restored(
+    queries: Queries,
+    recovery: Recovery,
+    admin: Caller | None,
+    records: Sequence[GenerationRecord],
+    over_now: Mapping[str, GenerationRecord],
+) -> Restored:
+    """The batches of which all has ended, and of these unfinished `records` the admin's."""
+    done: list[Batch] = []
+    whole: list[tuple[BatchRecord, Sequence[GenerationRecord]]] = []
+    for batch in queries.unfinished_batches():
+        items = [over_now.get(item.id, item) for item in queries.batch_items(batch.id)]
+        if all(item.has_ended for item in items):
+            # It is of another world, or its own end was lost in a crash after that of the last item.
+            done.append(stored_batch(batch, items))
+        elif admin is not None and batch.caller_id == admin.id:
+            whole.append((batch, items))
+    if admin is None:
+        return Restored((), done, list(over_now.values()))
+    in_whole = {batch.id for batch, _ in whole}
+    single = [each for each in records if each.caller_id == admin.id and each.batch_id not in in_whole]
+    resumed = recovery.restore(single, whole, admin)
+    return Restored(resumed.generations, [*done, *resumed.batches], [*over_now.values(), *resumed.ended])
 
 
 def _cannot_go_on(record: GenerationRecord, simulated: bool) -> GenerationRecord | None:

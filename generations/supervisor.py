@@ -17,7 +17,7 @@ from collections.abc import Callable, Coroutine, Iterable, Sequence
 from contextlib import suppress
 from functools import partial
 from inspect import CORO_CREATED, getcoroutinestate
-from typing import Any, Final, Literal, cast
+from typing import Any, Literal, cast
 
 import structlog
 
@@ -36,9 +36,6 @@ from ledger.records import AttemptRecord
 from loop_thread import Pool, finish
 from parsing.attachments import UPLOADED, Attachments
 from parsing.shapes import BatchRequest, GenerationRequest
-
-RETRY_AFTER: Final = 5
-"""Seconds after which the next process likely runs."""
 
 log = structlog.get_logger("generation")
 
@@ -263,7 +260,7 @@ class Supervisor:
     def make_room(self, wanted: int, caller: Caller) -> None:
         """Raises QueueFull, LedgerDown or ShuttingDown if so many more generations of a caller are not accepted now."""
         if self.is_draining:
-            raise ShuttingDown(retry_after=RETRY_AFTER)
+            raise ShuttingDown
         if self._ledger.trouble is not None:
             raise LedgerDown(f"{self._ledger.trouble} Nothing was spent.")
         most = self._max_queued
@@ -310,8 +307,7 @@ class Supervisor:
     @staticmethod
     def shutting_down() -> ShuttingDown:
         return ShuttingDown(
-            "The service is shutting down and has not finished this; the next one goes on with it.",
-            retry_after=RETRY_AFTER,
+            "The service is shutting down and has not finished this; the next one goes on with it."
         )
 
     # ── Tasks

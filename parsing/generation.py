@@ -90,13 +90,11 @@ def read_normalised(
     fields = validated(own_fields, own, problems, context=context.validation)
     webhook = read_webhook(own.get("webhook"), context, problems)
     name = own.get("model_name")
-    registry = context.registry
-    model = registry.find(name) if isinstance(name, str) else None
+    model = context.registry.find(name) if isinstance(name, str) else None
     if model is None:
-        return _without_model(name, given, problems, registry, fields_of)
-    wished = own.get("fallback", False)
-    asks_for_fallback = wished is not False
-    order = _order(wished, model, registry, problems)
+        return _without_model(name, given, problems, context.registry, fields_of)
+    asks_for_fallback = own.get("fallback", False) is not False
+    order = _order(own.get("fallback"), model, context.registry, problems)
     reader = _Reader(model, context, fields_of, problems)
     valid = reader.for_any(given) if asks_for_fallback else reader.for_one(given)
     if not context.accepted and input_size(valid) > LONGEST_INPUT:
@@ -106,7 +104,7 @@ def read_normalised(
     problems += model.inputs.rules({name: value for name, value in valid.items() if name not in wrong})
     if problems or fields is None:
         return problems
-    route = Route(model, valid, registry, order) if asks_for_fallback else None
+    route = Route(model, valid, context.registry, order) if asks_for_fallback else None
     if route is None:
         first = Step(model, {**model.asks_for, **valid})
     elif (possible := route.first()) or context.accepted:

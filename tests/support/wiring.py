@@ -1,6 +1,6 @@
 """The inside of the service without its HTTP door: what the tests of its parts share.
 
-- `core` and `parts` build the inside with `service.assemble`, on the test's own loop, in front of the
+- `core` and `parts` build the inside with `generations.core.Core`, on the test's own loop, in front of the
   simulator. What takes seconds in production (looks for a lost creation, back-offs) takes milliseconds here.
 - `MemoryProvider` is a provider without a network, for claims about time that are checked in virtual time.
 - `Wire` is a server that answers bytes as told, for what no decent server does, not even the simulator.
@@ -19,7 +19,7 @@ from auth import Authenticator, Caller, credentials
 from concurrency import Gate
 from generations import views
 from generations.batch import Batch
-from generations.core import Core, assemble
+from generations.core import Core
 from generations.generation import Generation
 from generations.lifecycle import FIRST_BACKOFF
 from generations.submission import Submission, body_fingerprint, request_texts
@@ -138,7 +138,7 @@ def core(
 ) -> Core:
     """The inside of the service on the loop of the test. All but the ledger is as in production, unless named."""
     ledger = ledger or Notes()
-    return assemble(
+    return Core(
         settings(**named),
         ledger=ledger,
         queries=ledger,

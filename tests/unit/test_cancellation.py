@@ -77,7 +77,7 @@ def test_cancelled_in_the_tick_that_its_record_is_on_the_disk_nothing_is_sent():
         disk.is_written.set()
         inside.supervisor.cancel(generation)
         await asyncio.sleep(10)
-        return held(gate), fake.sent, inside.runner.tally.as_json()["canceled"]
+        return held(gate), fake.sent, inside.runner.ended["canceled"]
 
     assert ((0, 0, 0), [], 1) == virtual_time.run(story())
 
@@ -116,7 +116,7 @@ def test_cancelled_while_running_the_prediction_is_cancelled():
         task = start(inside)
         await asyncio.sleep(10)
         await cancel(task)
-        return fake.cancelled, held(gate), inside.runner.tally.as_json()
+        return fake.cancelled, held(gate), inside.runner.ended
 
     assert (["p1"], (0, 1, 0), {"succeeded": 0, "failed": 0, "canceled": 1}) == virtual_time.run(story())
 
