@@ -25,7 +25,6 @@ USER_HEADER = "X-Replicate-API-Key"
 BEARER_HEADER = "Authorization"
 
 ADMIN = "admin"
-"""The admin's id."""
 
 # Visible ASCII but no comma: a header sent twice arrives joined by one, and two tokens are none.
 _TOKEN = re.compile(r"[!-+\--~]{1,255}")
@@ -41,8 +40,6 @@ class Headers(Protocol):
 
 
 class Secret(str):
-    """Text whose repr does not show it."""
-
     __slots__ = ()
 
     def __repr__(self) -> str:

@@ -52,8 +52,6 @@ class Subscription:
 
 
 class Events:
-    """Streams of events."""
-
     def __init__(
         self, *, supervisor: Supervisor, ledger: Ledger, provider: ProgressSource, status: Status
     ) -> None:
@@ -83,7 +81,6 @@ class Events:
         return subscription
 
     def unsubscribe(self, subscription: Subscription) -> None:
-        """Send no more."""
         subscription.has_left = True
         subscription.unfollow()
         if subscription.on_transition is not None and isinstance(subscription.work, Generation):

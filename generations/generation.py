@@ -170,7 +170,6 @@ class Generation:
     state: State = "queued"
     attempts: list[Attempt | FinishedAttempt] = field(default_factory=list)
     next_model: Model | None = None
-    """The model that is tried now or next."""
     queued: float = 0.0
     predicting: float = 0.0
     """Seconds in the queue, and seconds that a slot was held, over all attempts. An attempt that a stop interrupted
@@ -256,7 +255,6 @@ class Generation:
                 listener(self)
 
     def record(self) -> GenerationRecord:
-        """The facts of this moment."""
         over = self.has_ended
         images, seconds = self._made() if over else (0, 0.0)
         took = time.time() - self.born if self.ended_at is None else self.ended_at - self.accepted_at

@@ -29,8 +29,6 @@ log = structlog.get_logger("generation")
 
 
 class LatePredictions:
-    """Ends late predictions, and records their cost."""
-
     def __init__(self, *, provider: Provider, ledger: Ledger, archive: Archive, budget: Budget) -> None:
         self._provider = provider
         self._ledger = ledger

@@ -24,8 +24,6 @@ class Expected:
 
 
 class PushInbox:
-    """Receives the webhooks of Replicate."""
-
     def __init__(
         self,
         *,

@@ -53,7 +53,6 @@ class Restored:
 
     @property
     def ids(self) -> set[str]:
-        """The ids of all of it, batches included."""
         running = (each.id for each in self.running)
         return {*running, *(batch.id for batch in self.batches), *(record.id for record in self.ended)}
 

@@ -50,7 +50,6 @@ class Retention:
         self._clock = clock
 
     async def run(self) -> None:
-        """Forget now and then, until cancelled."""
         await asyncio.sleep(FIRST)
         while True:
             try:

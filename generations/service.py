@@ -158,15 +158,12 @@ class GenerationService:
         return body | {"webhook": views.webhook(delivery)} if delivery else body
 
     async def page(self, page: Page) -> Sequence[GenerationRecord]:
-        """A caller's generations, the latest first."""
         return await self._archive.page(page)
 
     async def usage(self, period: Period, *, by: Grouping | None) -> tuple[list[Usage], Usage]:
-        """Outputs and costs of ended generations, by group and in total."""
         return await self._archive.usage(period, by=by)
 
     async def subscribe(self, work: Work | Stored, address: str) -> Subscription:
-        """The events of a generation."""
         assert not isinstance(work, Batch)  # noqa: S101 - only generations have events
         return self._events.subscribe(work, address)
 

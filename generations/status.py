@@ -26,8 +26,6 @@ Line = tuple[str, str | None, int]
 
 
 class Status:
-    """Describes work as it is now."""
-
     def __init__(self, *, supervisor: Supervisor, gate: Gate, threads: Pool) -> None:
         self._supervisor = supervisor
         self._gate = gate

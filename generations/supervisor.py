@@ -204,7 +204,6 @@ class Supervisor:
         return found[1] if found else None
 
     def find_batch(self, generation: Generation) -> Batch | None:
-        """The batch of this generation, if it runs here."""
         found = self._batches.get(generation.batch_id or "")
         return found[1] if found else None
 
@@ -218,7 +217,6 @@ class Supervisor:
         return running[work.id][0] if work.id in running else None
 
     def tasks(self) -> list[asyncio.Task[None]]:
-        """The tasks of all work that runs here."""
         return [task for task, _ in (*self._running.values(), *self._batches.values())]
 
     def cancel(self, work: Work) -> None:

@@ -24,8 +24,6 @@ from webhooks.outbox import Outbox
 
 
 class Suspension:
-    """The suspended work: resumes, cancels and expires it."""
-
     def __init__(
         self,
         *,

@@ -108,7 +108,6 @@ def webhook(delivery: Delivery) -> Body:
 
 
 def plan(record: PlanRecord) -> Body:
-    """How a batch is expected to go."""
     return {
         "strategy": record.strategy,
         "estimated_seconds": round(record.seconds, 3),

@@ -57,7 +57,6 @@ class ParseContext:
 
     @property
     def validation(self) -> Mapping[str, Any] | None:
-        """The context of validators."""
         return ACCEPTED if self.accepted else None
 
 
@@ -163,8 +162,6 @@ def generation_fields(inputs: Iterable[str]) -> tuple[str, ...]:
 
 @dataclass(frozen=True, slots=True)
 class _Reader:
-    """Reads the parameters for `model`."""
-
     model: Model
     context: ParseContext
     fields_of: FieldsOf

@@ -13,7 +13,6 @@ from parsing.normal import whole
 Shape = TypeVar("Shape", bound=BaseModel)
 
 MAX_PROBLEMS = 100
-"""How many problems of one request are reported."""
 
 _MAX_FIELDS = 100
 """Far more than any model takes. Looking for the nearest name of a million unknown ones would take minutes."""

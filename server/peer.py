@@ -69,7 +69,6 @@ class Peer(socket.socket):
 
     @classmethod
     def of(cls, accepted: socket.socket) -> Self:
-        """Take over an accepted socket."""
         family, kind, protocol = accepted.family, accepted.type, accepted.proto
         return cls(family, kind, protocol, fileno=accepted.detach())
 
