@@ -3,6 +3,7 @@
 import json
 import queue
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from typing import Final
 
@@ -14,7 +15,7 @@ from errors import NotFound
 from generations import views
 from generations.batch import Batch
 from generations.events import Subscription
-from ledger import Page, Period
+from ledger import Period
 from parsing.queries import cursor, each_once, parse_list, parse_usage
 
 _STILL_HERE: Final = 15.0
@@ -53,10 +54,10 @@ def cancel_batch(target: str) -> Response:
 def generations() -> Response:
     """The caller's own generations, the latest first."""
     service, principal = incoming.service(), incoming.authenticate()
-    wanted = parse_list(_query(), service.context.registry)
-    page = Page(principal.id, wanted.limit + 1, wanted.state, wanted.model, wanted.since, wanted.before)
-    records = service.loop.run(service.generations.page(page))
-    shown, address = records[: wanted.limit], incoming.address()
+    page = parse_list(_query(), service.context.registry, principal.id)
+    one_more = replace(page, limit=page.limit + 1)  # if it is there, there is another page
+    records = service.loop.run(service.generations.page(one_more))
+    shown, address = records[: page.limit], incoming.address()
     more = cursor(shown[-1].seq or 0) if len(records) > len(shown) else None
     return jsonify({"generations": [views.generation(each, address) for each in shown], "next_cursor": more})
 

@@ -21,7 +21,9 @@ def pushed_by_replicate() -> Response:
     if expected is not None:
         try:
             with incoming.bytes_of_body("replicate") as content:
-                pushed = push.read(dict(request.headers), content, expected)
+                pushed = service.core.provider.read_push(
+                    dict(request.headers), content, expected.secret, expected.caller
+                )
         except Untrusted as reason:
             log.warning("webhook_refused", generation=generation_id, reason=str(reason))
             raise Unauthenticated("The signature does not hold.") from None

@@ -1,6 +1,5 @@
 """Results that Replicate pushes: which generation they are for, and whether they are believed."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 from auth import Authenticator, Caller
@@ -48,10 +47,6 @@ class PushInbox:
             return None  # it is suspended
         secret = await self._provider.webhook_secret(caller)
         return Expected(generation_id, work if isinstance(work, Generation) else None, secret, caller)
-
-    def read(self, headers: Mapping[str, str], body: bytes, expected: Expected) -> PushedResult:
-        """The prediction in a message. Any thread. Raises Untrusted unless its signature holds."""
-        return self._provider.read_push(headers, body, expected.secret, expected.caller)
 
     async def receive(self, expected: Expected, attempt: str, pushed: PushedResult) -> None:
         """Take in a message that could be read. One about another attempt or prediction is ignored."""

@@ -19,7 +19,15 @@ from parsing.generation import (
 )
 from parsing.normal import normalised_batch
 from parsing.shapes import BatchFields, BatchRequest, GenerationRequest
-from parsing.validation import MAX_PROBLEMS, not_a_field, problems_with, refuse, unusable_reasons, validated
+from parsing.validation import (
+    MAX_PROBLEMS,
+    not_a_field,
+    problems_with,
+    refuse,
+    refuse_if_any,
+    unusable_reasons,
+    validated,
+)
 
 MAX_BATCH_ITEMS = 10_000
 
@@ -28,8 +36,7 @@ _NAME: TypeAdapter[str] = TypeAdapter(DownloadName)
 
 def parse_batch(body: Any, context: ParseContext) -> BatchRequest:
     """The batch that the body of `POST /generate-batch` asks for. Raises InvalidRequest."""
-    if unusable := unusable_reasons("body", body):
-        refuse(unusable)
+    refuse_if_any(unusable_reasons("body", body))
     body = normalised_batch(body, context.registry)
     own = {name: body[name] for name in BatchFields.model_fields if name in body}
     rest = {name: value for name, value in body.items() if name not in own}

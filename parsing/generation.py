@@ -27,7 +27,7 @@ from network.public_http import check_url
 from network.urls import encoded_url
 from parsing.normal import normalised
 from parsing.shapes import BatchFields, GenerationRequest, OwnFields, SingleFields
-from parsing.validation import not_a_field, problems_with, refuse, unusable_reasons, validated
+from parsing.validation import not_a_field, problems_with, refuse, refuse_if_any, unusable_reasons, validated
 
 FieldsOf = Callable[[Iterable[str]], tuple[str, ...]]
 """The fields that a route takes, by those of the inputs of a model."""
@@ -62,8 +62,7 @@ class ParseContext:
 
 def parse_generation(body: Any, context: ParseContext) -> GenerationRequest:
     """The generation that the body of `POST /generate` asks for. Raises InvalidRequest."""
-    if unusable := unusable_reasons("body", body):
-        refuse(unusable)
+    refuse_if_any(unusable_reasons("body", body))
     found = read_normalised(
         normalised(body, context.registry), context, generation_fields, own_fields=SingleFields
     )

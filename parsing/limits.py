@@ -6,7 +6,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from errors import Problem
 from parsing.normal import whole
-from parsing.validation import refuse, unusable_reasons, validated
+from parsing.validation import refuse, refuse_if_any, unusable_reasons, validated
 from settings import MAX_CONCURRENT_LIMIT, MAX_REQUESTS_PER_MINUTE
 
 
@@ -25,8 +25,7 @@ class Limits(BaseModel):
 
 def parse_limits(body: Any) -> Limits:
     """The limits that the body of `POST /configure` asks for. Raises InvalidRequest."""
-    if unusable := unusable_reasons("body", body):
-        refuse(unusable)
+    refuse_if_any(unusable_reasons("body", body))
     problems: list[Problem] = []
     limits = validated(Limits, {name: whole(value) for name, value in body.items()}, problems)
     if limits and all(value is None for value in limits.model_dump().values()):

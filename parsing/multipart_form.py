@@ -8,19 +8,21 @@ requests `requests[3].input_image`. Files are streamed to disk as they come in, 
 
 import re
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from io import BytesIO
 from pathlib import Path
-from typing import IO, Any, BinaryIO, cast
+from typing import IO, Any, BinaryIO, Final, cast
 
+from werkzeug.datastructures import Headers
 from werkzeug.exceptions import RequestEntityTooLarge
-from werkzeug.sansio.multipart import Field, File
+from werkzeug.http import parse_options_header
+from werkzeug.sansio.multipart import Data, Epilogue, Event, Field, File, MultipartDecoder, NeedData
 
 from catalog.model import text_fields
 from catalog.references import Upload
 from catalog.registry import Registry
 from errors import InvalidJSON, InvalidRequest, PayloadTooLarge, Problem
 from parsing import strict_json
-from parsing.form_parts import read_parts, text_of
 from parsing.normal import OPTIONAL
 from parsing.shapes import BatchFields, OwnFields
 
@@ -39,6 +41,10 @@ _OWN_TEXTS = {
     *_OWN_LISTS,
     *(name for shape in (OwnFields, BatchFields) for name in text_fields(shape.model_json_schema())),
 }
+
+_CHUNK: Final = 64 * 1024
+
+_CHARSETS: Final = {"utf-8", "ascii", "us-ascii", "iso-8859-1"}
 
 _PLACE = re.compile(r"requests\[(\d{1,5})\]\.(\w+)")
 
@@ -72,7 +78,7 @@ def read_form(
         if not boundary:
             raise ValueError("a form has a boundary")
         counted = cast("IO[bytes]", _Counted(stream, opened, most_text, hold))
-        for part, content in read_parts(
+        for part, content in _read_parts(
             counted, boundary, most_parts=MAX_PARTS, most_text=most_text, open_file=open_file
         ):
             reader.take(part, content)
@@ -138,7 +144,7 @@ class _Reader:
 
     def take(self, part: Field | File, content: IO[bytes]) -> None:
         if isinstance(part, Field):
-            self._texts_by_name.setdefault(part.name, []).append(text_of(part, content))
+            self._texts_by_name.setdefault(part.name, []).append(_text_of(part, content))
         elif part.filename or content.read(1):
             self._files.append((part.name, content))
         else:
@@ -197,3 +203,51 @@ class _Reader:
             place[name].append(upload)
         else:
             place[name] = [place[name], upload]
+
+
+def _read_parts(
+    stream: IO[bytes], boundary: bytes, *, most_parts: int, most_text: int, open_file: Callable[[], IO[bytes]]
+) -> Iterator[tuple[Field | File, IO[bytes]]]:
+    """Each part with its content, to be read from the start. A file is written into what `open_file` returns; a field
+    has at most `most_text` bytes. Raises ValueError if it is no form, and RequestEntityTooLarge."""
+    decoder = _Decoder(boundary, most_text, max_parts=most_parts)
+    part: Field | File | None = None
+    content: IO[bytes] = BytesIO()
+    chunk: bytes | None = b""
+    while chunk is not None:
+        chunk = stream.read(_CHUNK) or None  # None: it has ended
+        decoder.receive_data(chunk)
+        while not isinstance(event := decoder.next_event(), Epilogue | NeedData):
+            if isinstance(event, Field | File):
+                part, content = event, open_file() if isinstance(event, File) else BytesIO()
+            elif part is not None and isinstance(event, Data):
+                content.write(event.data)
+                if isinstance(part, Field) and content.tell() > most_text:
+                    raise RequestEntityTooLarge
+                if not event.more_data:
+                    content.seek(0)
+                    yield part, content
+
+
+def _text_of(part: Field, content: IO[bytes]) -> str:
+    """The text of a field, in the charset that it names if that is a usual one, with U+FFFD where it is garbled."""
+    charset = parse_options_header(part.headers.get("Content-Type"))[1].get("charset", "").lower()
+    return content.read().decode(charset if charset in _CHARSETS else "utf-8", "replace")
+
+
+class _Decoder(MultipartDecoder):
+    """Two kinds of file that werkzeug refuses, or takes for text, are files here: one whose name is not UTF-8, and one
+    that is typed `image/*` and has no file name."""
+
+    def next_event(self) -> Event:
+        event = super().next_event()
+        if isinstance(event, Field) and event.headers.get("Content-Type", "").lower().startswith("image/"):
+            return File(name=event.name, filename="", headers=event.headers)
+        return event
+
+    def _parse_headers(self, data: bytes | bytearray) -> Headers:
+        try:
+            data.decode()
+        except UnicodeDecodeError:
+            data = data.decode("iso-8859-1").encode()
+        return super()._parse_headers(data)

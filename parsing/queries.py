@@ -7,13 +7,14 @@ import struct
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Final, Literal, cast
+from typing import Any, Final, cast, get_args
 
 from catalog.model import KINDS, TIERS, Model
 from catalog.registry import Registry
 from contract.states import ENDED, UNFINISHED, iso8601
-from errors import InvalidRequest, Problem
-from parsing.validation import refuse
+from errors import Problem
+from ledger import Grouping, Page
+from parsing.validation import refuse_if_any
 
 LONGEST_PAGE: Final = 200
 USUAL_PAGE: Final = 20
@@ -21,18 +22,7 @@ USUAL_PAGE: Final = 20
 _BASIC_DATE: Final = re.compile(r"[0-9]{8}")
 """As in 20261121; as a Unix time it would be of 1970."""
 
-GROUPS: Final = ("model", "caller", "day")
-
-
-@dataclass(frozen=True, slots=True)
-class ListQuery:
-    """`GET /generations`: `since` is a Unix time, `before` the place in the list that the cursor stands for."""
-
-    limit: int
-    state: str | None
-    model: str | None
-    since: float | None
-    before: int | None
+GROUPS: Final[tuple[str, ...]] = get_args(Grouping)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +31,7 @@ class UsageQuery:
 
     since: float | None
     until: float | None
-    group_by: Literal["model", "caller", "day"] | None
+    group_by: Grouping | None
 
     def as_json(self) -> dict[str, Any]:
         return {
@@ -54,16 +44,19 @@ class UsageQuery:
 def each_once(query: Mapping[str, Sequence[str]]) -> dict[str, str]:
     """The query with one value for each name. Raises InvalidRequest if a name comes twice, so that no value
     is ignored."""
-    problems = [
-        Problem(name, "is there more than once", values) for name, values in query.items() if len(values) > 1
-    ]
-    if problems:
-        raise InvalidRequest(problems)
+    refuse_if_any(
+        [
+            Problem(name, "is there more than once", values)
+            for name, values in query.items()
+            if len(values) > 1
+        ]
+    )
     return {name: values[0] for name, values in query.items()}
 
 
-def parse_list(query: Mapping[str, str], registry: Registry) -> ListQuery:
-    """Raises InvalidRequest with everything that is wrong."""
+def parse_list(query: Mapping[str, str], registry: Registry, caller_id: str) -> Page:
+    """The page of a caller's generations that the query of `GET /generations` asks for. Raises InvalidRequest with
+    everything that is wrong."""
     problems = _unknown(query, ("state", "model", "since", "limit", "cursor"))
     state = _chosen("state", query, (*UNFINISHED, *ENDED), problems)
     model = registry.find(query["model"]) if "model" in query else None
@@ -72,23 +65,22 @@ def parse_list(query: Mapping[str, str], registry: Registry) -> ListQuery:
         problems.append(Problem("model", f"is not a model known here; these are: {near}", query["model"]))
     since = _moment("since", query, problems)
     limit, before = _limit(query, problems), _before(query, problems)
-    if problems:
-        raise InvalidRequest(problems)
-    return ListQuery(limit, state, model.name if model else None, since, before)
+    refuse_if_any(problems)
+    return Page(caller_id, limit, state, model.name if model else None, since, before)
 
 
 def parse_filter(query: Mapping[str, Sequence[str]]) -> Callable[[Model], bool]:
     """Which models the query of `GET /models` asks for: any of the kinds and of the tiers it names. Raises
     InvalidRequest."""
     choices = {"kind": KINDS, "tier": TIERS}
-    problems = [
-        Problem(name, f"must be {' or '.join(known)}", value)
-        for name, known in choices.items()
-        for value in query.get(name, ())
-        if value not in known
-    ]
-    if problems:
-        refuse(problems)
+    refuse_if_any(
+        [
+            Problem(name, f"must be {' or '.join(known)}", value)
+            for name, known in choices.items()
+            for value in query.get(name, ())
+            if value not in known
+        ]
+    )
     return lambda model: model.kind in query.get("kind", KINDS) and model.tier in query.get("tier", TIERS)
 
 
@@ -97,9 +89,8 @@ def parse_usage(query: Mapping[str, str]) -> UsageQuery:
     problems = _unknown(query, ("since", "until", "group_by"))
     group = _chosen("group_by", query, GROUPS, problems)
     since, until = _moment("since", query, problems), _moment("until", query, problems)
-    if problems:
-        raise InvalidRequest(problems)
-    return UsageQuery(since, until, cast("Literal['model', 'caller', 'day'] | None", group))
+    refuse_if_any(problems)
+    return UsageQuery(since, until, cast("Grouping | None", group))
 
 
 def cursor(place: int) -> str:

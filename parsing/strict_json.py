@@ -79,7 +79,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     keys = dict(pairs)
     if len(keys) < len(pairs):
         twice = Counter(key for key, _ in pairs).most_common(1)[0][0]
-        raise InvalidJSON(f"The key {_quoted(twice)} stands twice in one object.")
+        raise InvalidJSON(f"The key {json.dumps(twice[:100])} stands twice in one object.")
     if any(not key.isascii() and _SURROGATE.search(key) for key in keys):
         raise InvalidJSON("A key holds half of a surrogate pair.")
     return keys
@@ -97,10 +97,6 @@ def _integer(text: str) -> int:
         return int(text)
     except ValueError:  # more digits than Python converts (sys.set_int_max_str_digits)
         raise InvalidJSON(f"An integer of {len(text)} digits is too large.") from None
-
-
-def _quoted(text: str) -> str:
-    return json.dumps(text[:100])
 
 
 def _constant(name: str) -> Never:

@@ -61,6 +61,12 @@ def not_a_field(name: str, known: Collection[str]) -> str:
     )
 
 
+def refuse_if_any(problems: list[Problem]) -> None:
+    """Raise InvalidRequest with the first of these problems, if there are any."""
+    if problems:
+        refuse(problems)
+
+
 def refuse(problems: list[Problem]) -> Never:
     """Raise InvalidRequest with the first of these problems."""
     more = [Problem("body", "has more problems than these")] if len(problems) > MAX_PROBLEMS else []

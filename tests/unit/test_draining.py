@@ -8,7 +8,6 @@ import pytest
 
 from catalog.references import INLINE, Upload
 from errors import ServerTokenRejected, ShuttingDown, UpstreamError
-from generations.supervisor import RETRY_AFTER
 from ledger.records import BatchRecord, GenerationRecord
 from providers import TryAgain
 from providers.memory import MemoryProvider
@@ -58,7 +57,7 @@ def test_draining_leaves_what_is_queued_on_record_and_lets_what_runs_finish():
 
     state, told_at, retry_after, fake, rows, left = virtual_time.run(story())
 
-    assert ("succeeded", 1.0, RETRY_AFTER) == (state, told_at, retry_after)
+    assert ("succeeded", 1.0, 5) == (state, told_at, retry_after)
     assert [("succeeded", "p1", True), ("queued", None, False)] == rows
     assert (1, [], (0, 1, 0)) == (len(fake.sent), fake.cancelled, left)
 

@@ -8,11 +8,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from errors import InvalidRequest
+from ledger import Page
 from parsing import queries
-from parsing.queries import LONGEST_PAGE, USUAL_PAGE, ListQuery, cursor, parse_usage
+from parsing.queries import LONGEST_PAGE, USUAL_PAGE, cursor, parse_usage
 from tests.support.declarations import REGISTRY
 
-parse_list = partial(queries.parse_list, registry=REGISTRY)
+parse_list = partial(queries.parse_list, registry=REGISTRY, caller_id="admin")
 
 
 def refused(parse, query) -> list[str]:
@@ -29,7 +30,7 @@ def wrong(parse, **query) -> list[str]:
 
 
 def test_who_asks_for_nothing_gets_the_first_page_of_everything():
-    assert ListQuery(USUAL_PAGE, None, None, None, None) == parse_list({})
+    assert Page("admin", USUAL_PAGE) == parse_list({})
 
 
 def test_a_model_is_found_by_any_of_its_names():
