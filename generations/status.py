@@ -16,7 +16,6 @@ from generations.archive import Stored
 from generations.batch import Batch, Work
 from generations.generation import Generation
 from generations.supervisor import Supervisor
-from generations.views import Estimate
 from ledger.records import GenerationRecord, PlanRecord
 from loop_thread import Pool
 from parsing.shapes import BatchRequest
@@ -35,9 +34,10 @@ class Status:
         """The body for work in any state; a batch comes without its results, which may be many."""
         if isinstance(work, Batch):
             return self._of_batch(work)
-        is_running = isinstance(work, Generation) and not work.has_ended
-        estimate = self._estimate(work) if isinstance(work, Generation) and is_running else None
-        return views.generation(work.record(), address, estimate=estimate)
+        body = views.generation(work.record(), address)
+        if isinstance(work, Generation) and not work.has_ended:
+            body |= self._estimate(work)
+        return body
 
     async def results(self, batch: Batch, indexes: Sequence[int], address: str) -> list[dict[str, Any]]:
         """The results of these items, which have ended; made on another thread, since they may be many."""
@@ -62,11 +62,18 @@ class Status:
         )
         return PlanRecord(found.strategy, found.seconds, found.cost_usd, found.credits)
 
-    def _estimate(self, generation: Generation) -> Estimate:
+    def _estimate(self, generation: Generation) -> dict[str, Any]:
+        """Seconds until its end; its place in line (1 is the next) while it is queued; the progress that its model
+        printed, in per cent; whether its creation is in doubt."""
         line = self._line(generation)  # once for both: the queue may be long
-        place = None if line is None else self._gate.place(*line)
-        in_doubt = generation.last is not None and generation.last.is_searched_for
-        return Estimate(self._seconds(generation, line), place, generation.progress, in_doubt)
+        body: dict[str, Any] = {"estimated_seconds": round(self._seconds(generation, line), 1)}
+        if line is not None:
+            body["place"] = self._gate.place(*line)
+        if generation.progress is not None:
+            body["progress"] = generation.progress
+        if generation.last is not None and generation.last.is_searched_for:
+            body["creation_in_doubt"] = True
+        return body
 
     def _seconds(self, generation: Generation, line: Line | None) -> float:
         model = generation.model

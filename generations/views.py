@@ -6,7 +6,6 @@ is the base URL under which the reader reaches this service; kept files are link
 
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Any
 
 from catalog.references import NAMES
@@ -19,27 +18,15 @@ from parsing.shapes import GenerationRequest
 Body = dict[str, Any]
 
 
-@dataclass(frozen=True, slots=True)
-class Estimate:
-    """The forecast of a generation that has not ended: seconds until its end, its place in line (1 is the next)
-    while it is queued, the progress that its model printed, in per cent, and whether its creation is in doubt."""
-
-    seconds: float
-    place: int | None = None
-    progress: float | None = None
-    in_doubt: bool = False
-
-
-def generation(record: GenerationRecord, address: str, *, estimate: Estimate | None = None) -> Body:
+def generation(record: GenerationRecord, address: str) -> Body:
     """A generation as it is read: its result if it has ended, else how far it is."""
     if record.has_ended:
-        body = _result(record, address)
-    else:
-        body = facts(record, address) | (_estimate(estimate) if estimate else {})
-        if record.suspended_at is not None:
-            body["waiting_for_owner_since"] = iso8601(record.suspended_at)
-            if any(each.is_in_doubt for each in record.attempts):
-                body["creation_in_doubt"] = True
+        return _result(record, address)
+    body = facts(record, address)
+    if record.suspended_at is not None:
+        body["waiting_for_owner_since"] = iso8601(record.suspended_at)
+        if any(each.is_in_doubt for each in record.attempts):
+            body["creation_in_doubt"] = True
     return body
 
 
@@ -160,17 +147,6 @@ def _shown(images: Any) -> Any:
         return [_shown(each) for each in images]
     head, comma, _ = str(images).partition(",")
     return f"{head}{comma}…" if head[:5].lower() == "data:" else str(images)
-
-
-def _estimate(estimate: Estimate) -> Body:
-    body: Body = {"estimated_seconds": round(estimate.seconds, 1)}
-    if estimate.place is not None:
-        body["place"] = estimate.place
-    if estimate.progress is not None:
-        body["progress"] = estimate.progress
-    if estimate.in_doubt:
-        body["creation_in_doubt"] = True
-    return body
 
 
 def _link(name: str, record: GenerationRecord, address: str) -> str:
