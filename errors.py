@@ -74,14 +74,15 @@ class ServiceError(Exception):
     may_be_paid: bool = False
     """Whether a prediction was made for the request that failed, may have been, or will be by the next process."""
 
-    def __init__(self, detail: str = "") -> None:
+    def __init__(self, detail: str = "", *, headers: Mapping[str, str] | None = None) -> None:
         super().__init__(detail or self.title)
         self.detail = detail or self.title
+        self._headers = headers or {}
 
     @property
     def headers(self) -> dict[str, str]:
         """What the answer carries beside its body. Clients made with Stainless obey `x-should-retry`."""
-        return {"x-should-retry": "false"} if self.may_be_paid else {}
+        return {**self._headers, "x-should-retry": "false"} if self.may_be_paid else {**self._headers}
 
     def as_item(self) -> dict[str, Any]:
         """The error as a batch tells it for one of its items."""
@@ -141,12 +142,7 @@ class MethodNotAllowed(ServiceError):
     title = "This address does not take that method"
 
     def __init__(self, detail: str = "", *, allowed: Iterable[str] = ()) -> None:
-        super().__init__(detail)
-        self.allowed = tuple(sorted(allowed))
-
-    @property
-    def headers(self) -> dict[str, str]:
-        return {"Allow": ", ".join(self.allowed)}
+        super().__init__(detail, headers={"Allow": ", ".join(sorted(allowed))})
 
 
 class PayloadTooLarge(ServiceError):
@@ -166,12 +162,7 @@ class RangeNotSatisfiable(ServiceError):
     title = "The file has no such range"
 
     def __init__(self, detail: str = "", *, size: int = 0) -> None:
-        super().__init__(detail)
-        self.size = size
-
-    @property
-    def headers(self) -> dict[str, str]:
-        return {"Content-Range": f"bytes */{self.size}"}
+        super().__init__(detail, headers={"Content-Range": f"bytes */{size}"})
 
 
 class HeadersTooLarge(ServiceError):

@@ -108,9 +108,9 @@ class LoopThread:
 
     def on_disconnect(
         self, connection: socket.socket | None, then: Callable[[], object]
-    ) -> concurrent.futures.Future[None]:
+    ) -> concurrent.futures.Future[Any]:
         """Call `then` once the peer closes this connection, or the returned future is cancelled."""
-        future = self.submit(_forever(), disconnect=connection)
+        future = self.submit(asyncio.Event().wait(), disconnect=connection)
         future.add_done_callback(lambda _: then())
         return future
 
@@ -150,10 +150,6 @@ def result(future: concurrent.futures.Future[T]) -> T:
         return future.result()
     except concurrent.futures.CancelledError:
         raise ClientDisconnected from None
-
-
-async def _forever() -> None:
-    await asyncio.get_running_loop().create_future()
 
 
 async def _until_disconnect(work: Coroutine[Any, Any, T], connection: socket.socket) -> T:
