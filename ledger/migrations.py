@@ -16,10 +16,28 @@ from sqlalchemy.dialects import sqlite
 
 from ledger.tables import META, METADATA
 from ledger.to_version_2 import facts_in_columns
-from ledger.to_version_3 import clock_skew_of_attempts
-from ledger.to_version_4 import usage_by_day
 
 Step = Callable[[sqlite3.Connection], None]
+
+
+def clock_skew_of_attempts(driver: sqlite3.Connection) -> None:
+    """From version 2, that of 0.5.0: add the skew of the upstream's clock. It is empty in the rows that are there."""
+    driver.execute("ALTER TABLE attempts ADD COLUMN clock_skew FLOAT")
+
+
+def usage_by_day(driver: sqlite3.Connection) -> None:
+    """From version 3, that of 0.6.0: add a table for the usage of deleted generations, and an index to find old batches
+    by."""
+    driver.execute(
+        """CREATE TABLE usage_by_day (
+            day INTEGER NOT NULL, caller_id TEXT NOT NULL, model TEXT NOT NULL, simulated BOOLEAN NOT NULL, generations
+            INTEGER NOT NULL, succeeded INTEGER NOT NULL, failures INTEGER NOT NULL, canceled INTEGER NOT NULL, images
+            INTEGER NOT NULL, video_seconds FLOAT NOT NULL, usd FLOAT NOT NULL, credits INTEGER NOT NULL,
+            PRIMARY KEY (day, caller_id, model, simulated)
+        ) WITHOUT ROWID"""
+    )
+    driver.execute("CREATE INDEX batches_by_end ON batches (ended_at) WHERE ended_at IS NOT NULL")
+
 
 STEPS: Final[Sequence[Step]] = (facts_in_columns, clock_skew_of_attempts, usage_by_day)
 """Step *n*, counted from 1, makes a ledger of version *n* one of version *n + 1*. A released step is never changed."""

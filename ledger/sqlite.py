@@ -189,12 +189,10 @@ class SqliteLedger:
             return
         try:
             self._open()
-        except (OSError, SQLAlchemyError, sqlite3.Error, TooNew) as error:
-            self._let_go()
-            self._is_down(error)
         except Exception as error:
             self._let_go()
-            log.exception("recovery_failed")
+            if not isinstance(error, OSError | SQLAlchemyError | sqlite3.Error | TooNew):
+                log.exception("recovery_failed")
             self._is_down(error)
 
     def _open(self) -> None:
@@ -226,22 +224,10 @@ class SqliteLedger:
         with self._lock:
             pending, self._pending = self._pending, {}
             waiting, self._waiting = self._waiting, []
-        down: LedgerDown | None = None
-        try:
-            if self._connection is None:
-                raise LedgerDown(self.trouble or "")
-            self._write(self._connection, pending)
-            self._is_up()
-        except LedgerDown as error:
-            down = error
-        except (OSError, sqlite3.DatabaseError) as error:
-            if isinstance(error, _ROW_IS_WRONG):
-                down = self._without_the_wrong(pending)
-            else:
-                self._fail(error)
-                down = LedgerDown(self.trouble or "")
-        except Exception:  # whatever it is, this thread must outlive it
-            down = self._without_the_wrong(pending)
+        if self._connection is None:
+            down: LedgerDown | None = LedgerDown(self.trouble or "")
+        else:
+            down = self._record(self._connection, pending)
         if self.trouble is not None:
             with self._lock:
                 self._pending = {**pending, **self._pending}
@@ -249,20 +235,27 @@ class SqliteLedger:
             with suppress(RuntimeError):  # the loop is gone, and so is whoever waited
                 waiting[0].get_loop().call_soon_threadsafe(_tell, waiting, down)
 
-    def _without_the_wrong(self, pending: Changes) -> LedgerDown:
+    def _record(self, connection: sqlite3.Connection, pending: Changes) -> LedgerDown | None:
+        """Write all changes in one transaction, or each by itself if one of them cannot be written. Returns the error
+        for those who wait if some are not written."""
+        try:
+            self._write(connection, pending)
+        except Exception as error:  # any error: this thread must outlive it
+            if _is_of_the_file(error):
+                return self._fail(error)
+            return self._without_the_wrong(connection, pending)
+        self._is_up()
+        return None
+
+    def _without_the_wrong(self, connection: sqlite3.Connection, pending: Changes) -> LedgerDown:
         """Write each row by itself, so that one which cannot be written holds up no other."""
         wrong = 0
         for place, record in pending.items():
-            if self._connection is None:
-                return LedgerDown(self.trouble or "")
             try:
-                self._write(self._connection, {place: record})
+                self._write(connection, {place: record})
             except Exception as error:
-                if isinstance(error, OSError | sqlite3.DatabaseError) and not isinstance(
-                    error, _ROW_IS_WRONG
-                ):
-                    self._fail(error)
-                    return LedgerDown(self.trouble or "")
+                if _is_of_the_file(error):
+                    return self._fail(error)
                 wrong += 1
                 log.exception("record_refused", kind=place[0].__name__, key=place[1])
         self._is_up()
@@ -297,11 +290,13 @@ class SqliteLedger:
                 connection.execute("ROLLBACK")
             raise
 
-    def _fail(self, error: Exception) -> None:
-        """Nothing can be written for now. The connection is closed, unless only it has the last commits."""
+    def _fail(self, error: Exception) -> LedgerDown:
+        """Nothing can be written for now. The connection is closed, unless only it has the last commits. Returns the
+        error for those who wait."""
         if not isinstance(error, _LogLost) or self._is_saved():
             self._let_go()
         self._is_down(error)
+        return LedgerDown(self.trouble or "")
 
     def _is_saved(self) -> bool:
         """Copy the commits of a lost log into the ledger itself. Returns whether none is missing there."""
@@ -366,6 +361,11 @@ def _owned(path: Path) -> int:
     except OSError:
         log.warning("ledger_not_locked", path=str(path))  # a file system without locks
     return owner
+
+
+def _is_of_the_file(error: Exception) -> bool:
+    """Whether it concerns the file, and not one of the rows."""
+    return isinstance(error, OSError | sqlite3.DatabaseError) and not isinstance(error, _ROW_IS_WRONG)
 
 
 def _inode_of(path: str) -> int:

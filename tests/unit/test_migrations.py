@@ -6,9 +6,9 @@ from contextlib import closing
 
 import pytest
 
+from ledger.migrations import clock_skew_of_attempts
 from ledger.sqlite import SqliteLedger
 from ledger.to_version_2 import facts_in_columns
-from ledger.to_version_3 import clock_skew_of_attempts
 from tests.support.kept_ledgers import unpacked
 
 
