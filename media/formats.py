@@ -38,8 +38,18 @@ UNKNOWN = MediaType("application/octet-stream", "", "unknown")
 
 BY_EXTENSION = {each.extension: each for each in (PNG, JPEG, WEBP, GIF, MP4, QUICKTIME, WEBM)}
 
-_STILL = {b"avif", b"avis", b"heic", b"heix", b"heim", b"heis", b"hevc", b"mif1", b"msf1"}
+_STILL = rb"avif|avis|heic|heix|heim|heis|hevc|mif1|msf1"
 """Brands of ISO files that are still pictures; none of them is known here."""
+
+_SIGNATURES = [
+    (re.compile(rb"\x89PNG\r\n\x1a\n"), PNG),
+    (re.compile(rb"\xff\xd8\xff"), JPEG),
+    (re.compile(rb"GIF8[79]a"), GIF),
+    (re.compile(rb"RIFF.{4}WEBP", re.DOTALL), WEBP),
+    (re.compile(rb".{4}ftypqt  ", re.DOTALL), QUICKTIME),
+    (re.compile(rb".{4}ftyp(?!%b).{4}" % _STILL, re.DOTALL), MP4),
+    (re.compile(rb"\x1a\x45\xdf\xa3"), WEBM),
+]
 
 _ENCODINGS = {b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16", b"<\0": "utf-16-le", b"\0<": "utf-16-be"}
 """By the first two bytes. All other texts are read as UTF-8."""
@@ -57,19 +67,7 @@ _NO_TEXT = re.compile(r"[\0-\x08\x0e-\x1a\x1c-\x1f\ufffd]")
 
 def media_type(head: bytes) -> MediaType | None:
     """What the file is that begins with `head` (HEAD bytes, or all of it), or None if it is nothing known here."""
-    if head.startswith(b"\x89PNG\r\n\x1a\n"):
-        return PNG
-    if head.startswith(b"\xff\xd8\xff"):
-        return JPEG
-    if head.startswith((b"GIF87a", b"GIF89a")):
-        return GIF
-    if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
-        return WEBP
-    if head[4:8] == b"ftyp" and len(head) >= 12 and head[8:12] not in _STILL:
-        return QUICKTIME if head[8:12] == b"qt  " else MP4
-    if head.startswith(b"\x1a\x45\xdf\xa3"):
-        return WEBM
-    return None
+    return next((media for signature, media in _SIGNATURES if signature.match(head)), None)
 
 
 def is_page(head: bytes, announced: str = "") -> bool:
