@@ -17,7 +17,7 @@ arrived' takes looks that are answered over at least 15 seconds.
 import math
 from collections import deque
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Final, Self
 
 _HOUR: Final = 3600.0
@@ -50,12 +50,6 @@ class SearchTiming:
     """From the beginning of one look at an account's list to that of the next."""
     per_item: float = 0.002
     """The same, for each prediction that the last look showed."""
-
-    def scaled(self, factor: float) -> Self:
-        """The same search, so many times as long."""
-        values = {each.name: getattr(self, each.name) for each in fields(self)}
-        quick, late = [tuple(factor * each for each in values.pop(name)) for name in ("quick", "late")]
-        return type(self)(quick=quick, late=late, **{name: factor * value for name, value in values.items()})
 
 
 @dataclass(frozen=True, slots=True)

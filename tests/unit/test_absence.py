@@ -129,9 +129,3 @@ def test_the_lag_of_more_than_an_hour_ago_does_not_count():
     assert 50.0 == lags.largest(3000.0, 20.0)
     assert 20.0 == lags.largest(3700.0, 0.0)
     assert 0.0 == lags.largest(7000.0, 0.0)
-
-
-def test_a_search_is_scaled_as_a_whole():
-    scaled = TIMING.scaled(2.0)
-
-    assert ((1.0, 3.0, 6.0), 30.0, 1200.0) == (scaled.quick, scaled.least, scaled.patience)
