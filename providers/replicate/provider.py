@@ -187,11 +187,7 @@ class Replicate(Provider, PushReceiver, CreationRegistry, ProgressSource, Accoun
             if is_made:  # it was answered, only not in a way that can be used
                 self._on_answer(asyncio.get_running_loop().time())
             log.warning("creation_uncertain", reason=reason, made=is_made, model=model, caller=caller.id)
-            if (task := asyncio.current_task()) and task.cancelling():
-                raise asyncio.CancelledError  # while its answer was awaited: the next process searches for it
-            found = await _adopted(self._found(creation, on_late), is_made=is_made)
-            lease.answered()
-            return found
+            return await self._searched(creation, lease, on_late, is_made=is_made)
 
     async def recover(
         self,
@@ -210,6 +206,16 @@ class Replicate(Provider, PushReceiver, CreationRegistry, ProgressSource, Accoun
         ) as creation:
             search = self._found(creation, on_late, believes_refusals=True)
             return await _adopted(search, is_made=False)
+
+    async def _searched(
+        self, creation: Creation, lease: Lease, on_late: OnLate | None, *, is_made: bool
+    ) -> Created:
+        """The prediction of a creation whose answer was lost."""
+        if (task := asyncio.current_task()) and task.cancelling():
+            raise asyncio.CancelledError  # while its answer was awaited: the next process searches for it
+        found = await _adopted(self._found(creation, on_late), is_made=is_made)
+        lease.answered()
+        return found
 
     async def _found(
         self, creation: Creation, on_late: OnLate | None, *, believes_refusals: bool = False

@@ -27,8 +27,8 @@ from providers.replicate.answers import read_prediction
 from providers.replicate.client import is_signed
 from providers.replicate.errors import is_final, passing_error, service_error
 from providers.replicate.redaction import Redaction
-from providers.replicate.shared import Shared
 from providers.replicate.transport import Lost, NotSent, Refusal
+from providers.single_flight import Shared
 
 SECRETS_KEPT = 1_000
 

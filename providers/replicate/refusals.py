@@ -18,9 +18,9 @@ from providers.replicate.errors import (
     seconds_to_wait,
     service_error,
 )
-from providers.replicate.shared import Shared
 from providers.replicate.transport import Lost, Refusal
 from providers.replicate.watcher import PollFailed
+from providers.single_flight import Shared
 
 GOOD_FOR: Final = 5.0
 """Seconds for which an account is not requested again."""

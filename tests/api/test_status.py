@@ -12,8 +12,8 @@ from concurrency import Gate
 from harness.service_process import until
 from providers import UpstreamState
 from providers.memory import MemoryProvider
+from providers.replicate.client import Health
 from providers.replicate.errors import RATE_LIMIT_WAIT
-from providers.replicate.health import Health
 from providers.replicate.transport import Refusal
 from tests.support.api_client import ended, left, picture
 from tests.support.callers import ADMIN, PICTURE, USER
