@@ -2,7 +2,7 @@
 
 It accepts the predictions the real one accepts, refuses what the real one refuses in the same
 words, holds accounts to the same limits, takes believable time, signs webhooks, and puts out real
-images with the prompt written on them. The service cannot tell the difference, and that is the
+images with the prompt written on them, and real videos. The service cannot tell the difference, and that is the
 point: its tests patch nothing, and the official client talks to this server over a socket.
 
 What the real one cannot do, this one can:
@@ -15,8 +15,8 @@ What the real one cannot do, this one can:
 
 A request's way through it: `server` routes it, `door` counts and admits it, `api` handles it with
 `creation` reading what was asked, `world` holds what is known, `predictions` live their lives,
-`answers` writes them down, and `wire` sends that, or spoils it. `delivery` hands out what `drawing`
-and `film` make of them. `controls` has the calls only a simulator has, and `handle` the same for
+`answers` writes them down, and `wire` sends that, or spoils it. `delivery` hands out the images that
+`drawing` makes and the videos of `film`. `controls` has the calls only a simulator has, and `handle` the same for
 Python.
 
     from simulator import Options, running

@@ -99,20 +99,22 @@ def _file(prediction: Prediction, number: int, ending: str) -> bytes:
     ratio = given.get("aspect_ratio", model.default("aspect_ratio"))
     if ratio == "custom":
         ratio = f"{given.get('width', 1024)}:{given.get('height', 1024)}"
-    is_film = ending == "mp4"
-    width, height = film.size(ratio) if is_film else drawing.size(ratio)
     seed, quality = prediction.seed + number, given.get("output_quality", 80)
+    text = directives.without(_printable(given.get("prompt", "")))
+    foot = f"simulated · {model.name.rpartition('/')[2]} · seed {seed}"
+    if ending == "mp4":
+        seconds = int(given.get("duration", model.default("duration")))
+        return film.encoded(ratio, seconds, label=f"{text}\n{foot}")
+    width, height = drawing.size(ratio)
     picture = Picture(
-        text=directives.without(_printable(given.get("prompt", ""))),
-        foot=f"simulated · {model.name.rpartition('/')[2]} · seed {seed}",
+        text=text,
+        foot=foot,
         seed=seed,
         width=width,
         height=height,
         format=ending,
         quality=quality if isinstance(quality, int) and 0 <= quality <= 100 else 80,
     )
-    if is_film:
-        return film.encoded(picture, int(given.get("duration", model.default("duration"))))
     return drawing.encoded(picture)
 
 

@@ -38,12 +38,12 @@ class Picture:
     quality: int = 80
 
 
-def size(aspect_ratio: object, *, long_side: int = LONG_SIDE) -> tuple[int, int]:
+def size(aspect_ratio: object) -> tuple[int, int]:
     """Width and height of an `a:b` ratio; a square for anything else."""
     across, _, down = str(aspect_ratio).partition(":")
     if not (across.isdigit() and down.isdigit() and int(across) and int(down)):
-        return long_side, long_side
-    scale = long_side / max(int(across), int(down))
+        return LONG_SIDE, LONG_SIDE
+    scale = LONG_SIDE / max(int(across), int(down))
     return max(16, round(int(across) * scale)), max(16, round(int(down) * scale))
 
 

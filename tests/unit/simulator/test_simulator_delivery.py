@@ -2,14 +2,14 @@
 
 import io
 import struct
+from fractions import Fraction
 
 import pytest
 import requests
 from PIL import Image
 
-from simulator import film
+from simulator.catalog import MODELS
 from simulator.drawing import Picture, paint
-from simulator.film import _macroblocks
 
 
 def fetch(url):
@@ -83,30 +83,78 @@ def test_a_file_vanishes_an_hour_after_its_prediction_ended(caller, hand):
     assert fetch(url).status_code == 404
 
 
-def test_a_film_is_an_mp4_whose_index_matches_its_frames(caller):
-    url = caller.outcome(model="google/veo-3-fast", duration=4)["output"]
-    answer = fetch(url)
+FILMS = [
+    (model.name, ratio, seconds)
+    for model in MODELS
+    if model.kind == "video"
+    for ratio in model.inputs["aspect_ratio"]["enum"]
+    for seconds in model.inputs["duration"]["enum"]
+]
+
+
+@pytest.mark.parametrize(("model", "ratio", "seconds"), FILMS)
+def test_a_film_is_an_mp4_of_the_ratio_and_duration_asked_for(caller, model, ratio, seconds):
+    answer = fetch(caller.outcome(model=model, aspect_ratio=ratio, duration=seconds)["output"])
+
     assert answer.headers["Content-Type"] == "video/mp4"
-    content = answer.content
-    assert content[4:12] == b"ftypisom"
-    count = 4 * film.FRAMES_PER_SECOND
-    sizes_at = content.index(b"stsz") + 12
-    assert struct.unpack_from(">I", content, sizes_at) == (count,)
-    sizes = struct.unpack_from(f">{count}I", content, sizes_at + 4)
+    assert shape(answer.content) == ((*map(int, ratio.split(":")),), seconds)
+
+
+@pytest.mark.parametrize(("model", "ratio", "seconds"), FILMS)
+def test_the_index_of_a_film_matches_its_frames(caller, model, ratio, seconds):
+    content = fetch(caller.outcome(model=model, aspect_ratio=ratio, duration=seconds)["output"]).content
+
+    kinds = [kind for kind, _ in boxes(content)]
+    assert kinds == [b"ftyp", b"moov", b"free", b"mdat", b"free"]
+    count, *sizes = frame_sizes(content)
+    assert count == len(sizes) > seconds
     (place,) = struct.unpack_from(">I", content, content.index(b"stco") + 12)
-    units = []
+    media = next(body for kind, body in boxes(content) if kind == b"mdat")
+    assert content[place : place + sum(sizes)] == media
     for size in sizes:
-        (length,) = struct.unpack_from(">I", content, place)
-        assert length == size - 4
-        units.append(content[place + 4] & 31)
+        end = place + size
+        while place < end:  # the units of a frame, each after its length
+            (length,) = struct.unpack_from(">I", content, place)
+            place += 4 + length
+        assert place == end
+
+
+def test_the_same_prompt_and_seed_make_the_same_film_and_any_other_another(caller):
+    def content(prompt="a fox", seed=7):
+        return fetch(caller.outcome(prompt, model="google/veo-3-fast", seed=seed)["output"]).content
+
+    assert content() == content()
+    assert len({content(), content("a cat"), content(seed=8)}) == 3
+    assert boxes(content())[-1] == (b"free", "a fox\nsimulated · veo-3-fast · seed 7".encode())
+
+
+def test_any_prompt_can_be_filmed(caller):
+    assert (
+        fetch(caller.outcome("東京 \ud800 \x00 🦊", model="google/veo-3-fast")["output"]).status_code == 200
+    )
+
+
+def boxes(content):
+    """The boxes of an MP4 on the outermost level: the kind and the body of each."""
+    found, place = [], 0
+    while place < len(content):
+        size, kind = struct.unpack_from(">I4s", content, place)
+        assert 8 <= size <= len(content) - place
+        found.append((kind, content[place + 8 : place + size]))
         place += size
-    assert place == len(content)
-    assert units == [5] + [1] * (count - 1)
+    return found
 
 
-def test_a_films_first_frame_holds_the_picture_sample_by_sample():
-    picture = Picture("a fox", "", seed=1, width=32, height=16)
-    content = film.encoded(picture, 1)
-    blocks = list(_macroblocks(paint(picture)))
-    assert [len(block) for block in blocks] == [384, 384]
-    assert all(block in content for block in blocks)
+def shape(content):
+    """An MP4's aspect ratio in lowest terms, and its duration in seconds."""
+    ticks_per_second, ticks = struct.unpack_from(">2I", content, content.index(b"mvhd") + 16)
+    width, height = struct.unpack_from(">2I", content, content.index(b"tkhd") + 80)
+    ratio = Fraction(width, height)
+    return (ratio.numerator, ratio.denominator), ticks / ticks_per_second
+
+
+def frame_sizes(content):
+    """The number of frames that an MP4's index lists, and the size of each in bytes."""
+    at = content.index(b"stsz") + 12
+    (count,) = struct.unpack_from(">I", content, at)
+    return struct.unpack_from(f">{count + 1}I", content, at)
