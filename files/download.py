@@ -5,7 +5,6 @@ who waits for a picture learns in time that it cannot be had.
 """
 
 import asyncio
-import random
 from dataclasses import dataclass
 from typing import Final
 
@@ -16,6 +15,7 @@ from files.hosts import Hosts, Lost, OutputUnavailable
 from files.spool import Temporary
 from loop_thread import Pool
 from media.formats import HEAD, MediaType, is_page, media_type
+from network.backoff import backoff
 
 HOPELESS: Final = 32
 """After this many lost tries in a row, over all outputs, each output gets one try until one succeeds. So callers do not
@@ -59,7 +59,7 @@ class Downloads:
                     if number:
                         if self._lost_in_a_row >= HOPELESS and not lost.missing:
                             break
-                        await asyncio.sleep(self._pause(number))
+                        await asyncio.sleep(backoff(number, first=self._patience.first_pause))
                     try:
                         media = await self._try(url, into)
                     except Lost as error:
@@ -72,10 +72,6 @@ class Downloads:
         except TimeoutError:
             pass
         raise lost
-
-    def _pause(self, number: int) -> float:
-        """Seconds before a further try, the first of which is number 1."""
-        return self._patience.first_pause * 2.0 ** (number - 1) * random.uniform(0.5, 1)  # noqa: S311
 
     async def _try(self, url: str, into: Temporary) -> MediaType:
         await into.begin()

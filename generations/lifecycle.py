@@ -17,7 +17,6 @@ process resumes it.
 
 import asyncio
 import base64
-import random
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
@@ -53,6 +52,7 @@ from ledger import Ledger
 from ledger.records import GenerationRecord
 from loop_thread import finish
 from media.formats import black_png
+from network.backoff import backoff
 from providers import TryAgain
 from webhooks.outbox import Outbox
 
@@ -102,8 +102,9 @@ class Retries:
 
     def pause(self) -> float:
         """Seconds; they double with each attempt, less up to half by chance."""
-        doubled: float = self.first_backoff * 2 ** min(self.failures + self.throttled - 1, 5)
-        return doubled * random.uniform(0.5, 1)  # noqa: S311
+        return backoff(
+            self.failures + self.throttled, first=self.first_backoff, longest=32 * self.first_backoff
+        )
 
 
 class Runner:

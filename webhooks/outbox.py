@@ -35,6 +35,7 @@ from yarl import URL
 from ledger import Ledger
 from ledger.records import Delivery
 from network import public_http
+from network.backoff import backoff
 from network.host_rules import NO_HOSTS, HostRules
 
 AT_ONCE: Final = 32
@@ -229,8 +230,8 @@ class Outbox:
 
     def _pause(self, attempts: int) -> float:
         """Seconds before another attempt after so many."""
-        whole = min(self._patience.first_pause * 2.0 ** min(attempts - 1, 64), self._patience.longest_pause)
-        return self._spread(whole / 2, whole)
+        first, longest = self._patience.first_pause, self._patience.longest_pause
+        return backoff(attempts, first=first, longest=longest, uniform=self._spread)
 
 
 def signed(content: bytes, *, message: str, secret: str | None, now: float) -> dict[str, str]:

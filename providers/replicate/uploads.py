@@ -7,13 +7,13 @@ Files take up to 100 MB and are kept for 24 hours (replicate.com/docs/reference/
 
 import asyncio
 import math
-import random
 from collections.abc import Awaitable, Callable
 from weakref import WeakKeyDictionary, WeakValueDictionary
 
 from auth import Caller
 from catalog.references import Upload
 from errors import ServiceError, UpstreamError
+from network.backoff import backoff
 from providers.replicate.errors import is_final, passing_error, seconds_to_wait, service_error
 from providers.replicate.transport import Lost, NotSent, Refusal
 
@@ -91,6 +91,6 @@ class Uploads:
                         raise service_error(refusal, caller) from None
                     error, wait = passing_error(refusal), seconds_to_wait(refusal)
                 if number + 1 < TRIES:
-                    pause = self._first_pause * 2**number * random.uniform(0.5, 1)  # noqa: S311
-                    await asyncio.sleep(pause if wait is None else wait)
+                    pause = backoff(number + 1, first=self._first_pause) if wait is None else wait
+                    await asyncio.sleep(pause)
         raise error

@@ -30,6 +30,7 @@ from admission.durations import Durations
 from auth import Caller
 from concurrency import Gate, Lease
 from errors import ServiceError
+from network.backoff import backoff
 from providers import Prediction
 from providers.replicate.answers import Page
 from providers.replicate.polling import (
@@ -46,11 +47,11 @@ from providers.replicate.polling import (
 )
 from providers.replicate.push import PushTracker
 
-_PAUSES = (0.25, 8.0)
-"""Seconds after a poll that failed, at first and at the most; it doubles."""
+_poll_backoff = partial(backoff, first=0.25, longest=8.0, jitter=0.0)
+"""Seconds until the next poll of an account, after so many failed polls in a row."""
 
-_NO_PAGES = (1.0, 60.0)
-"""Seconds without pages after one that could not be had, at first and at the most; it doubles."""
+_page_backoff = partial(backoff, first=1.0, longest=60.0, jitter=0.0)
+"""Seconds until the next page of an account, after so many failed pages in a row."""
 
 _CROWDED_OUT = 5
 """A page that shows less than was worth it counts as so many: other predictions fill the list."""
@@ -300,8 +301,8 @@ class Watcher:
             if not isinstance(error, PollFailed | NoPages):
                 log.exception("prediction_list_failed", caller=account.caller.id)
             if began >= account.pages_again:  # those that failed together have failed once
-                account.pages_again = now() + _doubled(_NO_PAGES, account.page_failures)
                 account.page_failures += 1
+                account.pages_again = now() + _page_backoff(account.page_failures)
             self._put_off(poll, error, began)
         else:
             account.page_failures = 0
@@ -357,7 +358,7 @@ class Watcher:
         if not isinstance(failed, PollFailed) or failed.patience < math.inf:
             self._is_well(account, began)
             return
-        pause = failed.wait or _doubled(_PAUSES, account.failures)
+        pause = failed.wait or _poll_backoff(account.failures + 1)
         if began >= account.failed_at:  # polls that failed together have failed once
             account.failures += 1
         account.failed_at = now
@@ -380,8 +381,3 @@ class Watcher:
 def says_why(prediction: Prediction) -> bool:
     """Whether a prediction that is over shows its outputs or its error. A page may show the end before either."""
     return bool(prediction.outputs or prediction.error) or prediction.status in {"canceled", "aborted"}
-
-
-def _doubled(bounds: tuple[float, float], times: int) -> float:
-    first, most = bounds
-    return min(first * 2.0 ** min(times, 10), most)
