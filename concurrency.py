@@ -238,7 +238,8 @@ class Gate:
 
     def start_half_spent(self) -> None:
         """Use only half of the window for the first minute, since the requests of an earlier process are not recorded.
-        Before any admission. Across a restart, a minute has at most one and a half times the limit."""
+        Before any admission. Across one restart, a minute has at most one and a half times the limit, or two requests
+        if the limit is 1."""
         full = self._policy.window.limit
         self.configure(requests_per_minute=max(1, full // 2))
         asyncio.get_running_loop().call_later(WINDOW, partial(self.configure, requests_per_minute=full))

@@ -701,3 +701,26 @@ def test_a_window_of_one_that_starts_half_spent_admits_one(open_gate):
         return await generate_many(gate, 2)
 
     assert [0.0, 60.0] == run(story())
+
+
+@given(limit=st.integers(2, 12), restart=st.integers(0, 130), answer=st.integers(0, 5))
+@settings(max_examples=40, deadline=None, derandomize=True)
+def test_a_minute_across_a_restart_has_at_most_one_and_a_half_times_the_limit(
+    open_gate, limit, restart, answer
+):
+    """Both processes send as much as their gates admit."""
+
+    async def story():
+        admissions: list[float] = []
+        for begins_half_spent, seconds in ((False, restart), (True, 190)):
+            gate = open_gate(concurrent_limit=100, requests_per_minute=limit)
+            if begins_half_spent:
+                gate.start_half_spent()
+            tasks = [asyncio.create_task(generate(gate, admissions, answer=answer)) for _ in range(5 * limit)]
+            await asyncio.sleep(seconds)
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+        return max(sum(start <= each < start + 60 for each in admissions) for start in admissions)
+
+    assert run(story()) <= limit + limit // 2
