@@ -18,7 +18,6 @@ from typing import Any, Final
 
 import structlog
 
-from admission.durations import Durations
 from auth import ADMIN, Authenticator
 from catalog.fallback import read_rules
 from catalog.registry import Registry
@@ -197,12 +196,7 @@ def build(settings: Settings, *, provider: FullProvider | None = None) -> Runtim
         raise SettingsError("REPLICATE_SIMULATE: only `python app.py` starts a simulator; run that.")
     settings.refuse_placeholders()
     startup.warn(settings)
-    authenticator = Authenticator(
-        admin_key=settings.admin_key,
-        server_token=settings.replicate_token,
-        user_tokens=settings.ALLOW_USER_TOKENS,
-    )
-    authenticator.hash_key = None  # the ledger has it
+    authenticator = _authenticator(settings)
     context = ParseContext(
         _registry(settings), loopback=settings.REPLICATE_SIMULATE, webhook_hosts=settings.webhook_hosts
     )
@@ -213,19 +207,7 @@ def build(settings: Settings, *, provider: FullProvider | None = None) -> Runtim
     loop = LoopThread("generations").start()
 
     async def on_the_loop() -> Runtime:
-        durations = Durations()
-        gate = Gate(
-            concurrent_limit=settings.REPLICATE_CONCURRENT_LIMIT,
-            requests_per_minute=settings.REPLICATE_REQUESTS_PER_MINUTE,
-            interactive_reserve=settings.INTERACTIVE_RESERVE,
-            durations=durations,
-        )
-        others = Gate(
-            concurrent_limit=_OTHERS_AT_ONCE,
-            requests_per_minute=settings.REPLICATE_OTHER_REQUESTS_PER_MINUTE,
-            bounds_unproven=False,  # the poll of one account would wait, and with it all others
-        )
-        others.start_half_spent()
+        gate, others = _gates(settings)
         threads = Pool(ThreadPoolExecutor(_READERS, thread_name_prefix="ledger-reader"))
         cpu = Pool(ThreadPoolExecutor(_FORECASTS_AT_ONCE, thread_name_prefix="forecast"))
         files = _open_files(settings)
@@ -233,14 +215,7 @@ def build(settings: Settings, *, provider: FullProvider | None = None) -> Runtim
             settings,
             ledger=ledger,
             queries=queries,
-            provider=provider
-            or Replicate(
-                base_url=settings.REPLICATE_BASE_URL,
-                others=others,
-                durations=durations,
-                on_answer=gate.upstream_answered,
-                proxy=settings.proxies.for_url(settings.REPLICATE_BASE_URL),
-            ),
+            provider=provider or _replicate(settings, gate, others),
             gate=gate,
             threads=threads,
             cpu=cpu,
@@ -291,6 +266,42 @@ def concurrency_figures(gate: GateStats) -> dict[str, Any]:
         "current_rate_per_minute": gate.current_rate_per_minute,
         "paused_seconds": round(gate.paused_seconds, 1),
     }
+
+
+def _authenticator(settings: Settings) -> Authenticator:
+    authenticator = Authenticator(
+        admin_key=settings.admin_key,
+        server_token=settings.replicate_token,
+        user_tokens=settings.ALLOW_USER_TOKENS,
+    )
+    authenticator.hash_key = None  # the ledger has it
+    return authenticator
+
+
+def _gates(settings: Settings) -> tuple[Gate, Gate]:
+    """The gate of creations, and that of all other requests to Replicate."""
+    creations = Gate(
+        concurrent_limit=settings.REPLICATE_CONCURRENT_LIMIT,
+        requests_per_minute=settings.REPLICATE_REQUESTS_PER_MINUTE,
+        interactive_reserve=settings.INTERACTIVE_RESERVE,
+    )
+    others = Gate(
+        concurrent_limit=_OTHERS_AT_ONCE,
+        requests_per_minute=settings.REPLICATE_OTHER_REQUESTS_PER_MINUTE,
+        bounds_unproven=False,  # the poll of one account would wait, and with it all others
+    )
+    others.start_half_spent()
+    return creations, others
+
+
+def _replicate(settings: Settings, creations: Gate, others: Gate) -> Replicate:
+    return Replicate(
+        base_url=settings.REPLICATE_BASE_URL,
+        others=others,
+        durations=creations.durations,
+        on_answer=creations.upstream_answered,
+        proxy=settings.proxies.for_url(settings.REPLICATE_BASE_URL),
+    )
 
 
 def _open_files(settings: Settings) -> Files | None:

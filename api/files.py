@@ -9,8 +9,8 @@ from flask import Blueprint, Request, Response, request
 
 from api import incoming
 from errors import NotFound, RangeNotSatisfiable
-from files import Opened
 from files.names import disposition, kept_name, link_name
+from files.storage import Opened
 
 CACHING = "public, max-age=31536000, immutable"
 

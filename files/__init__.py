@@ -31,8 +31,6 @@ from files.storage import MOST_OUTPUTS, Opened, Storage, Stored, parsed
 from loop_thread import Pool
 from media.formats import MediaType, media_type
 
-__all__ = ["Files", "Kept", "Opened", "RetryPolicy", "Storage", "Stored"]
-
 LARGEST: Final = 1_000_000_000
 """Bytes of one output."""
 

@@ -31,6 +31,12 @@ _SOON: Final[JSON] = {
 }  # fmt: skip
 
 
+_PERCENT: JSON = {
+    "type": "number",
+    "description": "Per cent, for models that print it, while a client listens to the events.",
+}
+
+
 def answers() -> JSON:
     return {**_of_generations(), **_of_batches(), **_of_the_ledger(), **_of_the_service()}
 
@@ -62,10 +68,6 @@ def _of_generations() -> JSON:
     }
     outcome: JSON = {"output": output, "count": _COUNT, **sometimes, "error": error}
     alive: JSON = {**told, "status": {"enum": list(UNFINISHED)}}
-    percent: JSON = {
-        "type": "number",
-        "description": "Per cent, for models that print them, while somebody listens.",
-    }
     return {
         "Generation": an_object({**ended, **outcome}, required=list(ended)),
         "BatchItem": an_object({"index": _COUNT, **ended, **outcome}, required=["index", *ended]),
@@ -77,7 +79,7 @@ def _of_generations() -> JSON:
         "UnfinishedGeneration": an_object(
             {
                 **alive, "file_name": sometimes["file_name"], "batch_id": sometimes["batch_id"], **_SOON,
-                "progress": percent, "webhook": ref("Delivery"), "waiting_for_owner_since": _WAITING,
+                "progress": _PERCENT, "webhook": ref("Delivery"), "waiting_for_owner_since": _WAITING,
                 "creation_in_doubt": _IN_DOUBT,
             },
             required=list(alive),
@@ -85,18 +87,31 @@ def _of_generations() -> JSON:
         ),
         "AnyGeneration": {"anyOf": [ref("KnownGeneration"), ref("UnfinishedGeneration")]},
         "Event": _event(),
-        "Problem": an_object(
-            {
-                "type": TEXT, "title": TEXT, "status": {"type": "integer"}, "detail": TEXT,
-                "code": _codes(), "request_id": TEXT, "retryable": _YES_NO, "errors": _problems(),
-                "id": {"type": "string", "description": "What there is of it by then, and all that is told of it."},
-                **{name: told[name] for name in told if name not in {"id", "status"}},
-                **sometimes,
-            },
-            required=["type", "title", "status", "detail", "code", "request_id", "retryable"],
-            description="A problem document (RFC 9457).",
-        ),
+        "Problem": _problem(told, sometimes),
     }  # fmt: skip
+
+
+def _problem(told: JSON, sometimes: JSON) -> JSON:
+    return an_object(
+        {
+            "type": TEXT,
+            "title": TEXT,
+            "status": {"type": "integer"},
+            "detail": TEXT,
+            "code": _codes(),
+            "request_id": TEXT,
+            "retryable": _YES_NO,
+            "errors": _problems(),
+            "id": {
+                "type": "string",
+                "description": "What there is of it by then, and all that is told of it.",
+            },
+            **{name: told[name] for name in told if name not in {"id", "status"}},
+            **sometimes,
+        },
+        required=["type", "title", "status", "detail", "code", "request_id", "retryable"],
+        description="A problem document (RFC 9457).",
+    )
 
 
 def _event() -> JSON:
@@ -210,6 +225,54 @@ def _of_the_service() -> JSON:
         _COUNT,
     )  # fmt: skip
     concurrency = an_object({**figures, "paused_seconds": _NUMBER})
+    return {
+        "Configured": an_object({"success": _YES_NO, "concurrency": concurrency}),
+        "Models": an_object({"models": {"type": "array", "items": ref("Model")}}),
+        "Model": _model(),
+        "Status": _status(concurrency),
+        "Index": an_object(
+            {
+                "name": TEXT, "version": TEXT,
+                "links": an_object(dict.fromkeys(("docs", "openapi", "models", "status", "health"), TEXT)),
+            }
+        ),
+        "Health": an_object({"status": {"const": "healthy"}, "service": TEXT, "version": TEXT}),
+        "AnyObject": {"type": "object"},
+    }  # fmt: skip
+
+
+def _model() -> JSON:
+    return an_object(
+        {
+            "name": TEXT,
+            "aliases": {"type": "array", "items": TEXT},
+            "kind": {"enum": ["image", "video"]},
+            "price": an_object({"usd": _NUMBER, "per": {"enum": ["image", "call", "second"]}}),
+            "tier": {"enum": list(TIERS)},
+            "credits": _COUNT,
+            "references": {
+                "anyOf": [an_object({"parameter": TEXT, "most": _COUNT}), {"type": "null"}],
+                "description": "Which parameter takes reference images, and how many.",
+            },
+            "fallbacks": {
+                "type": "array",
+                "items": an_object(
+                    {
+                        "to": TEXT,
+                        "references": {"type": ["boolean", "null"]},
+                        "on": {"type": "array", "items": TEXT},
+                    }
+                ),
+                "description": "Where a request with `fallback` goes when this fails, by the built-in rules.",
+            },
+            "default_extension": TEXT,
+            "input_schema": {"type": "object"},
+            "example": {"type": "object"},
+        }
+    )
+
+
+def _status(concurrency: JSON) -> JSON:
     moment: JSON = {"anyOf": [_MOMENT, {"type": "null"}]}
     upstream = an_object(
         {
@@ -246,7 +309,12 @@ def _of_the_service() -> JSON:
             "description": "How far Replicate's clock is ahead of the service's; null if that is not known.",
         },
     }
-    for_admin: JSON = {
+    for_admin = _status_for_admin()
+    return an_object({**public, **for_admin}, required=list(public))
+
+
+def _status_for_admin() -> JSON:
+    return {
         "budget_left_usd": {
             "type": ["number", "null"],
             "description": "The rest of today's `BUDGET_USD_PER_DAY`, less what accepted work may cost; null if "
@@ -262,42 +330,6 @@ def _of_the_service() -> JSON:
             "ledger cannot be read.",
         },
     }
-    return {
-        "Configured": an_object({"success": _YES_NO, "concurrency": concurrency}),
-        "Models": an_object({"models": {"type": "array", "items": ref("Model")}}),
-        "Model": an_object(
-            {
-                "name": TEXT, "aliases": {"type": "array", "items": TEXT},
-                "kind": {"enum": ["image", "video"]},
-                "price": an_object({"usd": _NUMBER, "per": {"enum": ["image", "call", "second"]}}),
-                "tier": {"enum": list(TIERS)}, "credits": _COUNT,
-                "references": {
-                    "anyOf": [an_object({"parameter": TEXT, "most": _COUNT}), {"type": "null"}],
-                    "description": "Which parameter takes reference images, and how many.",
-                },
-                "fallbacks": {
-                    "type": "array",
-                    "items": an_object(
-                        {
-                            "to": TEXT, "references": {"type": ["boolean", "null"]},
-                            "on": {"type": "array", "items": TEXT},
-                        }
-                    ),
-                    "description": "Where a request with `fallback` goes when this fails, by the built-in rules.",
-                },
-                "default_extension": TEXT, "input_schema": {"type": "object"}, "example": {"type": "object"},
-            }
-        ),
-        "Status": an_object({**public, **for_admin}, required=list(public)),
-        "Index": an_object(
-            {
-                "name": TEXT, "version": TEXT,
-                "links": an_object(dict.fromkeys(("docs", "openapi", "models", "status", "health"), TEXT)),
-            }
-        ),
-        "Health": an_object({"status": {"const": "healthy"}, "service": TEXT, "version": TEXT}),
-        "AnyObject": {"type": "object"},
-    }  # fmt: skip
 
 
 def _error() -> JSON:

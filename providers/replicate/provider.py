@@ -55,6 +55,7 @@ from providers.replicate.reconciliation import Creation, Creations
 from providers.replicate.redaction import redaction_of
 from providers.replicate.refusals import MISSING_PATIENCE, Refusals
 from providers.replicate.sharing import Sharing
+from providers.replicate.stragglers import Stragglers
 from providers.replicate.transport import MAX_ANSWER, Lost, NotSent, Refusal, TooLarge, open_connections
 from providers.replicate.uploads import FIRST_PAUSE, Uploads
 from providers.replicate.watcher import NoPages, PollFailed, Watcher, says_why
@@ -123,6 +124,7 @@ class Replicate(Provider, PushReceiver, CreationRegistry, ProgressSource, Accoun
         self._creations = Creations(
             self._search, answer_timeout=timing.timeouts.create, clock=self._clock, timing=timing.search
         )
+        self._stragglers = Stragglers(self._creations)
         self._uploads = Uploads(self._send_file, first_pause=timing.upload_pause)
         self._secrets = Secrets(self._client.default_webhook_secret)
 
@@ -224,7 +226,7 @@ class Replicate(Provider, PushReceiver, CreationRegistry, ProgressSource, Accoun
             return await creation.find(believes_refusals=believes_refusals)
         except (TryAgain, OutcomeUnknown):
             if on_late is not None:
-                self._creations.stragglers.expect(creation, on_late)
+                self._stragglers.expect(creation, on_late)
             raise
 
     def register_uncertain(self, creation: UncertainCreation) -> None:
@@ -255,7 +257,7 @@ class Replicate(Provider, PushReceiver, CreationRegistry, ProgressSource, Accoun
         return read_push(headers, body, secret, redaction_of(caller, secret) if caller else None)
 
     def receive_late(self, reference: str, pushed: PushedResult) -> bool:
-        return self._creations.stragglers.receive_push(reference, pushed)
+        return self._stragglers.receive_push(reference, pushed)
 
     def receive_push(self, reference: str, pushed: PushedResult) -> None:
         """During a creation, a message concerns this attempt alone, even if it names another prediction."""
@@ -293,6 +295,7 @@ class Replicate(Provider, PushReceiver, CreationRegistry, ProgressSource, Accoun
         await self._secrets.aclose()
         await self._refusals.aclose()
         await self._watcher.aclose()
+        await self._stragglers.aclose()
         await self._creations.aclose()
         await self._client.aclose()
 

@@ -37,7 +37,6 @@ from providers.replicate.account_list import AccountList, FetchPage, Look, TooLo
 from providers.replicate.client import CREATE_TIMEOUT
 from providers.replicate.clock import UNKNOWN_SKEW, Offset, UpstreamClock, wall_offset
 from providers.replicate.errors import seconds_to_wait, service_error
-from providers.replicate.stragglers import Stragglers
 from providers.replicate.transport import Lost, NotSent, Refusal
 
 CLOCK_MARGIN: Final = 60.0
@@ -69,7 +68,6 @@ class Creations:
         self.timing = timing or SearchTiming()
         self.answer_timeout = answer_timeout
         self.under_way: set[Creation] = set()
-        self.stragglers = Stragglers(self)
         self._page = page
         self._lists: dict[str, AccountList] = {}
         self._uncertain: dict[str, UncertainCreation] = {}
@@ -137,7 +135,6 @@ class Creations:
 
     async def aclose(self) -> None:
         """End the looks. No search may be left."""
-        await self.stragglers.aclose()
         for each in self._lists.values():
             await each.aclose()
 

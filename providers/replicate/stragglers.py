@@ -8,15 +8,13 @@ any time in between. A prediction that turns up is registered, and handed to the
 import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import structlog
 
 from errors import ServiceError
 from providers import Prediction, PushedResult
-
-if TYPE_CHECKING:
-    from providers.replicate.reconciliation import Creation, Creations
+from providers.replicate.reconciliation import Creation, Creations
 
 _KEPT: Final = 1_000
 
@@ -27,20 +25,20 @@ Listener = Callable[[Prediction], Awaitable[None]]
 
 @dataclass(frozen=True, slots=True)
 class _Straggler:
-    creation: "Creation"
+    creation: Creation
     listener: Listener
 
 
 class Stragglers:
     """The settled creations whose predictions may yet turn up. Belongs to one loop."""
 
-    def __init__(self, creations: "Creations") -> None:
+    def __init__(self, creations: Creations) -> None:
         self._creations = creations
         self._expected: dict[str, _Straggler] = {}
         """By reference."""
         self._tasks: set[asyncio.Task[None]] = set()
 
-    def expect(self, creation: "Creation", listener: Listener) -> None:
+    def expect(self, creation: Creation, listener: Listener) -> None:
         """Look for the prediction of this creation from now on."""
         if len(self._expected) < _KEPT:
             straggler = self._expected[creation.reference] = _Straggler(creation, listener)
@@ -82,7 +80,7 @@ class Stragglers:
         finally:
             self._forget(straggler)
 
-    async def _found(self, creation: "Creation") -> Prediction | None:
+    async def _found(self, creation: Creation) -> Prediction | None:
         """Its prediction, if no creation in doubt can have made it, and there is one for each straggler like it."""
         try:
             look, _ = await creation.look()

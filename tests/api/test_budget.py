@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from errors import BudgetExceeded
-from generations.budget import DAY, Budget, check_cost
+from generations.budget import Budget, check_cost
 from harness.service_process import until
+from ledger import DAY
 from tests.support.api_client import CHECKED, PICTURE, ended, left, left_batch, picture
 from tests.support.callers import ADMIN, USER
 from tests.support.declarations import MODELS

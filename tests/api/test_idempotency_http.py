@@ -15,9 +15,9 @@ from werkzeug.test import encode_multipart
 
 from harness.service_process import served, until
 from loop_thread import ClientDisconnected, result
-from tests.api.test_forms import LARGE, PNG, a_file
+from tests.api.test_forms import LARGE, a_file
 from tests.support.api_client import ASYNC, CHECKED, PICTURE, ended, left, left_batch, picture, state
-from tests.support.callers import ADMIN, USER
+from tests.support.callers import ADMIN, PNG, USER
 from tests.support.ndjson import NDJSON, lines, settle
 from tests.support.problem_documents import fields, problem
 from tests.support.served_in_process import online

@@ -15,8 +15,9 @@ from providers.memory import MemoryProvider
 from providers.outcomes import raise_unless_made
 from providers.replicate.errors import cause_of
 from providers.replicate.wordings import MOST_READ
-from tests.api.test_errors import ADMIN, PICTURE, problem
 from tests.support import virtual_time
+from tests.support.callers import ADMIN, PICTURE
+from tests.support.problem_documents import problem
 from tests.support.wiring import a_picture, core, failed, run
 
 WORDINGS = tomllib.loads((Path(__file__).parents[1] / "data" / "wordings.toml").read_text())

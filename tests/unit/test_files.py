@@ -15,8 +15,9 @@ from pathlib import Path
 
 import pytest
 
-from files import Files, Kept, RetryPolicy
+from files import Files, Kept
 from files.directory import Directory
+from files.download import RetryPolicy
 from files.hosts import Hosts, Lost, OutputUnavailable
 from files.storage import Stored
 from settings import Settings

@@ -120,7 +120,8 @@ async def pushed_late(service, *named: tuple[str, str]):
     results = []
     for _, prediction_id in named:
         body = PUSHED % prediction_id.encode()
-        results.append(inbox.read(signed(body, message="msg_1", secret=expected.secret), body, expected))
+        headers = signed(body, message="msg_1", secret=expected.secret)
+        results.append(service.core.provider.read_push(headers, body, expected.secret, expected.caller))
     await asyncio.gather(
         *(
             inbox.receive(expected, attempt, result)

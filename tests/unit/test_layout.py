@@ -1,8 +1,9 @@
-"""The house: imports point downwards, one module reads the environment, importing starts nothing."""
+"""The layout: which package may import which, how long files and functions are, and that importing starts nothing."""
 
 import ast
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -21,7 +22,7 @@ FLOORS = [
     {"media", "settings"},
     {"admission", "contract", "errors", "network"},
 ]
-"""From the roof down. What is on one floor does not import its neighbours, save within a package."""
+"""From the top down. Packages of one floor do not import each other."""
 
 IMAGE = (ROOT / ".dockerignore").read_text().splitlines()
 
@@ -29,29 +30,63 @@ PACKAGES = [line[1:-1] for line in IMAGE if line.startswith("!") and line.endswi
 
 SERVICE = sorted([*ROOT.glob("*.py"), *(path for name in PACKAGES for path in ROOT.glob(f"{name}/**/*.py"))])
 SIMULATOR = sorted(ROOT.glob("simulator/*.py"))
+TOOLS = sorted([*ROOT.glob("bench/**/*.py"), *ROOT.glob("harness/*.py")])
+TESTS = sorted(ROOT.glob("tests/**/*.py"))
+OURS = [*SERVICE, *SIMULATOR, *TOOLS, *TESTS]
+
+USERS = {
+    "flask": ("app.py", "api/"),
+    "sqlalchemy": ("ledger/",),
+    "sqlite3": ("ledger/",),
+    "replicate": ("providers/replicate/client.py",),
+    "dotenv": ("settings/",),
+    "gunicorn": ("server/", "gunicorn.conf.py", "api/incoming.py"),
+    "obstore": ("files/bucket.py",),
+}
+"""The packages that only a part of the service knows, and that part."""
+
+LONGEST_FILE, LONGEST_FUNCTION, MOST_IN_THE_ROOT, MOST_FLOORS = 399, 50, 10, 10
+
+
+def shown(path):
+    return str(path.relative_to(ROOT))
 
 
 def own_name(path):
     return path.stem if path.parent == ROOT else path.relative_to(ROOT).parts[0]
 
 
-def imported(path):
-    """The top-level names of everything a file imports, wherever in it."""
-    names = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+def module(path):
+    """The dotted name of a file."""
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+@cache
+def tree(path):
+    return ast.parse(path.read_text())
+
+
+MODULES = {module(path): path for path in OURS}
+
+
+def imports(path):
+    """Every imported name, as a pair of a module and a name in it; the name is None for a whole module."""
+    for node in ast.walk(tree(path)):
         if isinstance(node, ast.Import):
-            names |= {alias.name.split(".")[0] for alias in node.names}
+            yield from ((alias.name, None) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            names.add((node.module or "").split(".")[0])
-    return names
+            for alias in node.names:
+                inner = f"{node.module}.{alias.name}"
+                yield (inner, None) if inner in MODULES else (node.module or "", alias.name)
+
+
+def imported(path):
+    """The top-level names of everything that a file imports."""
+    return {name.split(".")[0] for name, _ in imports(path)}
 
 
 def floor(name):
     return next(number for number, names in enumerate(FLOORS) if name in names)
-
-
-def shown(path):
-    return str(path.relative_to(ROOT))
 
 
 @pytest.mark.parametrize("path", SERVICE, ids=shown)
@@ -64,37 +99,79 @@ def test_every_module_has_its_floor_and_imports_only_what_is_below(path):
     assert set() == upwards
 
 
+def test_there_are_few_floors_and_few_files_in_the_root():
+    assert MOST_FLOORS >= len(FLOORS)
+    assert MOST_IN_THE_ROOT >= len(list(ROOT.glob("*.py")))
+
+
+def test_no_modules_import_each_other_in_a_circle():
+    below = {name: {used for used, _ in imports(path) if used in MODULES} for name, path in MODULES.items()}
+    while free := {name for name, used in below.items() if not used & below.keys() - {name}}:
+        below = {name: used for name, used in below.items() if name not in free}
+
+    assert {} == below
+
+
+def defined(path):
+    """The names that a module defines itself."""
+    for node in tree(path).body:
+        match node:
+            case ast.FunctionDef() | ast.AsyncFunctionDef() | ast.ClassDef():
+                yield node.name
+            case ast.Assign() | ast.AnnAssign():
+                targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+                yield from (
+                    each.id for target in targets for each in ast.walk(target) if isinstance(each, ast.Name)
+                )
+
+
+@pytest.mark.parametrize("path", OURS, ids=shown)
+def test_a_name_is_imported_from_the_module_that_defines_it(path):
+    assert [] == [
+        f"{name} of {source}"
+        for source, name in imports(path)
+        if name is not None and source in MODULES and "__getattr__" not in defined(MODULES[source])
+        if name not in defined(MODULES[source])
+    ]
+
+
+@pytest.mark.parametrize("path", SERVICE, ids=shown)
+def test_only_its_users_know_a_package(path):
+    assert [] == [name for name in imported(path) & USERS.keys() if not shown(path).startswith(USERS[name])]
+
+
 @pytest.mark.parametrize("path", [*SERVICE, *SIMULATOR], ids=shown)
 def test_the_service_and_the_simulator_do_not_know_each_other(path):
     service = {own_name(each) for each in SERVICE}
     others = service if path in SIMULATOR else {"simulator"}
 
-    assert set() == imported(path) & others
+    assert set() == imported(path) & (others | {"bench", "harness", "tests"})
 
 
-def test_only_replicates_client_knows_the_official_one():
-    assert ["providers/replicate/client.py"] == [
-        shown(path) for path in SERVICE if "replicate" in imported(path)
-    ]
+@pytest.mark.parametrize("path", TOOLS, ids=shown)
+def test_the_bench_knows_no_tests(path):
+    assert "tests" not in imported(path)
 
 
 @pytest.mark.parametrize("path", [each for each in SERVICE if each.parent.name != "settings"], ids=shown)
 def test_only_settings_reads_the_environment(path):
-    nodes = list(ast.walk(ast.parse(path.read_text())))
+    nodes = list(ast.walk(tree(path)))
     used = {ast.unparse(node) for node in nodes if isinstance(node, ast.Attribute)}
-    named = {alias.name for node in nodes if isinstance(node, ast.ImportFrom) for alias in node.names}
+    named = {name for source, name in imports(path) if source == "os"}
 
     assert set() == used & {"os.environ", "os.environb", "os.getenv", "os.getenvb"}
     assert set() == named & {"environ", "environb", "getenv", "getenvb"}
-    assert "dotenv" not in imported(path)
 
 
-@pytest.mark.parametrize("path", [*SERVICE, *SIMULATOR], ids=shown)
-def test_a_module_stays_under_400_lines_and_opens_with_what_it_promises(path):
-    text = path.read_text()
+@pytest.mark.parametrize("path", [*SERVICE, *SIMULATOR, *TOOLS], ids=shown)
+def test_a_module_is_short_has_short_functions_and_opens_with_what_it_does(path):
+    functions = [
+        node for node in ast.walk(tree(path)) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+    ]
 
-    assert 400 > len(text.splitlines())
-    assert ast.get_docstring(ast.parse(text))
+    assert LONGEST_FILE >= len(path.read_text().splitlines())
+    assert [] == [each.name for each in functions if each.end_lineno - each.lineno >= LONGEST_FUNCTION]
+    assert ast.get_docstring(tree(path))
 
 
 IMPORT_ALL = """
