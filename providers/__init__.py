@@ -36,14 +36,7 @@ class Text:
     value: str
 
 
-@dataclass(frozen=True, slots=True)
-class Json:
-    """An output that is a JSON value."""
-
-    value: Any
-
-
-Output = Url | Text | Json
+Output = Url | Text
 
 OnLate = Callable[["Prediction"], Awaitable[None]]
 

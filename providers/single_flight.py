@@ -1,4 +1,4 @@
-"""Single flight: those who need the same answer at the same time share one task, and may share its result later."""
+"""Single flight: callers that need the same answer at the same time share one task."""
 
 import asyncio
 from collections import OrderedDict
@@ -41,34 +41,30 @@ class SingleFlight(Generic[T]):
             task.exception()  # retrieved, so that asyncio does not log it if no caller is left
 
 
-class Shared(Generic[T]):
-    """The results of `fetch(caller)` for the `most` callers that needed one last, each kept for `good_for` seconds. A
-    failure is not kept."""
+class SharedAnswers(SingleFlight[T]):
+    """The answers of `fetch(caller)` for the last `most` callers, each kept for `good_for` seconds. A failure is not
+    kept."""
 
     def __init__(
         self, fetch: Callable[[Caller], Coroutine[Any, Any, T]], *, good_for: float, most: int
     ) -> None:
+        super().__init__()
         self._fetch = fetch
         self._good_for = good_for
         self._most = most
         self._kept: OrderedDict[str, tuple[T, float]] = OrderedDict()
-        self._fetching: SingleFlight[T] = SingleFlight()
 
-    async def of(self, caller: Caller) -> T:
-        """Raises what `fetch` raises."""
-        kept = self._kept.get(caller.id)
-        if kept is not None and asyncio.get_running_loop().time() < kept[1]:
-            return kept[0]
-        return await self._fetching.run(caller.id, partial(self._fetched, caller))
+    async def get(self, caller: Caller) -> T:
+        """The answer for this caller. Raises what `fetch` raises."""
+        answer, until = self._kept.get(caller.id, (None, 0.0))
+        if answer is not None and asyncio.get_running_loop().time() < until:
+            return answer
+        return await self.run(caller.id, partial(self._fetch_and_keep, caller))
 
-    async def aclose(self) -> None:
-        """Stop fetching."""
-        await self._fetching.aclose()
-
-    async def _fetched(self, caller: Caller) -> T:
-        fetched = await self._fetch(caller)
-        self._kept[caller.id] = fetched, asyncio.get_running_loop().time() + self._good_for
+    async def _fetch_and_keep(self, caller: Caller) -> T:
+        answer = await self._fetch(caller)
+        self._kept[caller.id] = answer, asyncio.get_running_loop().time() + self._good_for
         self._kept.move_to_end(caller.id)
         if len(self._kept) > self._most:
             self._kept.popitem(last=False)
-        return fetched
+        return answer

@@ -8,15 +8,14 @@ import asyncio
 import math
 from collections import deque
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Final
 from urllib.parse import urlencode
 
 from auth import Caller
-from providers import Prediction, fingerprint
 from providers.replicate.absence import Freshness, Lags, Made, SearchTiming, measured
-from providers.replicate.answers import listed, moment, read_prediction
+from providers.replicate.answers import ListedPrediction, Page
 from providers.replicate.transport import Lost
 
 _PAGES: Final = 100
@@ -32,7 +31,7 @@ _MADE_KEPT: Final = 20_000
 _MADE_FOR: Final = 900.0
 """Creations of ours that are remembered, and for how many seconds: for as long as a search takes."""
 
-FetchPage = Callable[[Caller, str], Awaitable[Any]]
+FetchPage = Callable[[Caller, str], Awaitable[Page]]
 
 
 class TooLong(Lost):
@@ -40,27 +39,10 @@ class TooLong(Lost):
 
 
 @dataclass(frozen=True, slots=True)
-class Listed:
-    """A prediction on the list that is not on record. `content` is the fingerprint of its input, None if that is not
-    shown. One without an id `has_id` made up here."""
-
-    prediction: Prediction
-    model: str
-    content: str | None
-    has_id: bool = True
-
-    @property
-    def made(self) -> float:
-        """When, as a Unix time by Replicate's clock. The end of time if it has no date, so that it is not too old."""
-        created_at = self.prediction.created_at
-        return math.inf if created_at is None else created_at.timestamp()
-
-
-@dataclass(frozen=True, slots=True)
 class Look:
     """The result of one look at the list: the predictions that are not on record, by id, and how fresh the list is."""
 
-    listed: Mapping[str, Listed]
+    listed: Mapping[str, ListedPrediction]
     freshness: Freshness
 
 
@@ -126,7 +108,7 @@ class AccountList:
         self._under_way, self._next = self._next, None
         wanted, self._wanted = self._wanted, []
         began = loop.time()
-        found: dict[str, Mapping[str, Any]] = {}
+        found: dict[str, ListedPrediction] = {}
         try:
             pages = await self._fill(found, caller, min(each.since for each in wanted))
         finally:
@@ -136,72 +118,46 @@ class AccountList:
 
     def _read(
         self,
-        found: Mapping[str, Any],
+        found: Mapping[str, ListedPrediction],
         pages: Sequence[Collection[str]],
         wanted: Collection[Wanted],
         began: float,
     ) -> Look:
         now = asyncio.get_running_loop().time()
         models = {each.model for each in wanted}
-        unknown = [
-            _listed(identity, item)
+        unknown = {
+            identity: item
             for identity, item in found.items()
-            if any(item.get("model") == model for model in models) and not self._is_known(identity)
-        ]
+            if item.model in models and not self._is_known(identity)
+        }
         reaches_to = min(each.sent for each in wanted) - _REACH
         ours = (each for each in self._made if each.sent >= reaches_to)
         freshness = measured(ours, pages, self._lags, sent=began, answered=now)
-        return Look({each.prediction.id: each for each in unknown if each is not None}, freshness)
+        return Look(unknown, freshness)
 
     async def _fill(
-        self, found: dict[str, Mapping[str, Any]], caller: Caller, since: float
+        self, found: dict[str, ListedPrediction], caller: Caller, since: float
     ) -> list[Collection[str]]:
         """Add all that was made since then, by id. Returns the ids of each page."""
         pages: list[Collection[str]] = []
         query = urlencode({"created_after": _written(since)})
         for _ in range(_PAGES):
             page = await self._page(caller, query)
-            items = [item for item in listed(page) if isinstance(item, dict)]
             before = len(found)
-            shown = {_key(item, before + number): item for number, item in enumerate(items)}
+            shown = {item.prediction.id: item for item in page.items}
             pages.append(shown.keys())
             found.update(shown)
-            following = page.get("next")
-            made = moment(items[-1].get("created_at")) if items else None
-            if not isinstance(following, str) or not items or (made and made.timestamp() < since):
+            if page.next_query is None or not page.items or page.items[-1].created < since:
                 return pages
             if len(found) == before:
                 raise Lost("the list repeats itself")
-            # Only its query: the token would go wherever a `next` points.
-            query = following.partition("?")[2]
+            query = page.next_query
         raise TooLong("the list is too long to search")
 
 
 def _written(since: float) -> str:
     """As a date for Replicate, within the years that a date can have, since it depends on Replicate's clock."""
     return datetime.fromtimestamp(min(max(since, 0.0), _LAST), UTC).isoformat().replace("+00:00", "Z")
-
-
-def _key(item: Mapping[str, Any], number: int) -> str:
-    """Its id. A prediction whose id cannot be used is there all the same."""
-    identity = item.get("id")
-    return identity if isinstance(identity, str) and identity else f"unnamed-{number}"
-
-
-def _listed(identity: str, item: Mapping[str, Any]) -> Listed | None:
-    """None if it cannot be read as a prediction."""
-    sent, status = item.get("input"), item.get("status")
-    try:
-        content = fingerprint(sent) if isinstance(sent, dict) else None
-    except (ValueError, RecursionError):
-        content = "none that was sent"
-    # Of a prediction that cannot be watched yet, the status does not matter.
-    status = status if isinstance(status, str) else "starting"
-    try:
-        prediction = read_prediction({**item, "id": "listed", "status": status})
-    except Lost:
-        return None
-    return Listed(replace(prediction, id=identity), item["model"], content, has_id=identity == item.get("id"))
 
 
 def _retrieve(look: asyncio.Task[Look]) -> None:

@@ -9,16 +9,18 @@ Facts: replicate.com/docs/reference/http, and recorded answers.
 
 import hashlib
 import json
+import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cached_property
 from itertools import islice
 from typing import Any, Literal
 
 from auth import Secret
 from errors import UpstreamError
-from providers import Output, Prediction, Text, Url
+from providers import Output, Prediction, Text, Url, fingerprint
 from providers.replicate.errors import LONGEST_WAIT, cause_of
 from providers.replicate.redaction import Redaction
 from providers.replicate.transport import Lost, Refusal
@@ -35,7 +37,7 @@ _LOGS_READ = 2_000
 """Characters read from the end of the logs, which may be long and are read at every poll."""
 
 _ID = re.compile(r"(?!\.)[A-Za-z0-9 !$&'()*+,.:;=@_~-]{1,128}")
-_STANDS_FOR = "unusable:"
+_PLACEHOLDER = "unusable:"
 _USERNAME = re.compile(r"[!-~]{1,200}")
 _ADDRESS = re.compile(r"https?://[!-~]{1,4000}", re.IGNORECASE)
 _NEXT = re.compile(r"[!-~]{0,8000}")
@@ -51,13 +53,43 @@ class Unusable(Lost):
     """It is a prediction, but its id or status cannot be used."""
 
 
+@dataclass(frozen=True)
+class ListedPrediction:
+    """A prediction on the list, with the input that it shows. An id that cannot be used is replaced by a placeholder
+    (`is_placeholder`), so that a search for a lost creation counts its prediction."""
+
+    prediction: Prediction
+    model: str | None
+    input: Any
+
+    @cached_property
+    def content(self) -> str | None:
+        """The fingerprint of its input: None if no input is shown, and empty if it has no fingerprint."""
+        if not isinstance(self.input, dict):
+            return None
+        try:
+            return fingerprint(self.input)
+        except (ValueError, RecursionError):
+            return ""
+
+    @property
+    def created(self) -> float:
+        """Unix time by Replicate's clock; infinity without a date, so that it never counts as too old."""
+        created_at = self.prediction.created_at
+        return math.inf if created_at is None else created_at.timestamp()
+
+
 @dataclass(frozen=True, slots=True)
 class Page:
-    """Part of an account's predictions, by id. `oldest` is when the oldest of them was created, by the
-    upstream's clock; None if there are no older ones."""
+    """A page of an account's predictions, the latest first."""
 
     predictions: Mapping[str, Prediction]
+    """By id, those that show a status."""
     oldest: datetime | None
+    """When the oldest was created, by Replicate's clock; None if there is no further page."""
+    items: Sequence[ListedPrediction] = ()
+    next_query: str | None = None
+    """The query of the next page."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +110,10 @@ def read_prediction(answer: Any, redact: Redaction = NOTHING_SECRET) -> Predicti
     identity, status = usable_id(answer.get("id"), redact), answer.get("status")
     if identity is None or not isinstance(status, str):
         raise (Unusable if answer.get("id") else Lost)("the answer is no prediction")
+    return _prediction(answer, identity, status, redact)
+
+
+def _prediction(answer: Mapping[str, Any], identity: str, status: str, redact: Redaction) -> Prediction:
     created_at, error = moment(answer.get("created_at")), _text(answer.get("error"), redact)
     return Prediction(
         id=identity,
@@ -101,52 +137,41 @@ def usable_id(value: Any, redact: Redaction = NOTHING_SECRET) -> str | None:
 
 
 def read_page(answer: Any, redact: Redaction = NOTHING_SECRET) -> Page:
-    """A page of predictions. Items that are no prediction are left out. Raises Lost when it is no page."""
-    items = listed(answer)
-    predictions: dict[str, Prediction] = {}
-    oldest: datetime | None = None
-    for item in items:
-        try:
-            prediction = read_prediction(item, redact)
-        except Lost:
-            continue
-        if not (prediction.id in predictions and predictions[prediction.id].is_over):
-            predictions[prediction.id] = prediction
-        oldest = prediction.created_at or oldest
-    return Page(predictions, oldest if answer.get("next") else None)
-
-
-def checked_page(answer: Any, redact: Redaction = NOTHING_SECRET) -> dict[str, Any]:
-    """A page as it came, but with ids that can be used, or else a stand-in (`is_stand_in`), and with a `next` that can
-    be requested. Raises Lost when it is no page, or has another `next`."""
-    items = [
-        {**item, "id": usable_id(item.get("id"), redact) or _stand_in(item.get("id"))}
-        for item in listed(answer)
-        if isinstance(item, dict)
-    ]
-    following = answer.get("next") or None
-    if following is not None and not (isinstance(following, str) and _NEXT.fullmatch(following)):
-        raise Lost("the next page cannot be asked for")
-    return {"results": items, "next": following}
-
-
-def is_stand_in(identity: str) -> bool:
-    """Whether it stands for an id that cannot be used: a search for a lost creation counts its prediction."""
-    return identity.startswith(_STANDS_FOR)
-
-
-def _stand_in(identity: Any) -> str:
-    """The same each time."""
-    text = identity if isinstance(identity, str) else ""
-    return _STANDS_FOR + hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()[:16]
-
-
-def listed(page: Any) -> list[Any]:
-    """The items on a page of a list. Raises Lost when it is no page."""
-    items = page.get("results") if isinstance(page, dict) else None
+    """A page of the list. Items that are no object are left out. Raises Lost when it is no page, or when its `next`
+    cannot be requested."""
+    items = answer.get("results") if isinstance(answer, dict) else None
     if not isinstance(items, list):
         raise Lost("the answer is no list of predictions")
-    return items
+    following = answer.get("next") or None
+    if following is not None and not (isinstance(following, str) and _NEXT.fullmatch(following)):
+        raise Lost("the next page cannot be requested")
+    predictions: dict[str, Prediction] = {}
+    listed = []
+    for item in (each for each in items if isinstance(each, dict)):
+        identity, status, model = item.get("id"), item.get("status"), item.get("model")
+        identity = usable_id(identity, redact) or _placeholder(identity)
+        prediction = _prediction(item, identity, status if isinstance(status, str) else "starting", redact)
+        listed.append(
+            ListedPrediction(prediction, model if isinstance(model, str) else None, item.get("input"))
+        )
+        known = predictions.get(prediction.id)
+        if isinstance(status, str) and not (known and known.is_over):
+            predictions[prediction.id] = prediction
+    dates = [each.prediction.created_at for each in listed if each.prediction.created_at]
+    # Only the query of `next` is used: the token would go to any host that it names.
+    next_query = None if following is None else following.partition("?")[2]
+    return Page(predictions, dates[-1] if dates and following else None, listed, next_query)
+
+
+def is_placeholder(identity: str) -> bool:
+    """Whether it replaces an id that cannot be used."""
+    return identity.startswith(_PLACEHOLDER)
+
+
+def _placeholder(identity: Any) -> str:
+    """The same for the same id."""
+    text = identity if isinstance(identity, str) else ""
+    return _PLACEHOLDER + hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()[:16]
 
 
 def read_file_address(answer: Any, redact: Redaction = NOTHING_SECRET) -> str:

@@ -36,14 +36,16 @@ from providers import Created, Prediction, UpstreamState
 from providers.replicate import token_of
 from providers.replicate.answers import (
     Account,
-    checked_page,
+    Page,
     exhausted_for,
     read_account,
     read_file_address,
+    read_page,
     read_prediction,
     read_secret,
     refused_account,
 )
+from providers.replicate.clock import UpstreamClock
 from providers.replicate.errors import RATE_LIMIT_WAIT, seconds_to_wait
 from providers.replicate.redaction import redaction_of
 from providers.replicate.transport import (
@@ -156,6 +158,7 @@ class ReplicateClient:
         self._others = others
         self._on_answer = on_answer
         self.health = Health()
+        self.clock = UpstreamClock()
         self._connections = open_connections() if connections is None else connections
         self._client = lru_cache(CLIENTS_KEPT)(self._new_client)
 
@@ -197,10 +200,10 @@ class ReplicateClient:
 
     async def list_predictions(
         self, caller: Caller, query: str, *, lease: Lease | None = None, max_answer: int = MAX_ANSWER
-    ) -> dict[str, Any]:
-        """One page of the account's predictions, latest first, as `answers.checked_page` returns it."""
+    ) -> Page:
+        """One page of the account's predictions, the latest first."""
         page = await self._get(caller, f"/v1/predictions?{query}", lease, max_answer=max_answer)
-        return checked_page(page, redaction_of(caller))
+        return read_page(page, redaction_of(caller))
 
     async def cancel_prediction(self, caller: Caller, prediction_id: str, *, lease: Lease) -> Prediction:
         answer = await self._call(
@@ -268,7 +271,8 @@ class ReplicateClient:
         builder = self._client(token_of(caller))._async_client  # noqa: SLF001
         request = builder.build_request(method, path, **content)
         with nullcontext(lease) if lease else await self._others.acquire(caller.turn) as used:
-            sent = asyncio.get_running_loop().time()
+            now = asyncio.get_running_loop().time
+            sent = now()
             try:
                 answer = await send(
                     self._connections, request, used, seconds=seconds, creates=creates, max_answer=max_answer
@@ -278,10 +282,12 @@ class ReplicateClient:
                 raise
             except Refusal as refusal:
                 self.health.refused(refusal)
+                self.clock.note_date(refusal.headers.get("date"), sent=sent, answered=now())
                 if not creates and refusal.status < 500:  # else a gateway's, perhaps
                     self._on_answer(sent)
                 raise
             self.health.answered()
+            self.clock.note_date(answer.headers.get("date"), sent=sent, answered=now())
             if not creates:
                 self._on_answer(sent)
             return answer

@@ -15,7 +15,6 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Final
 
-import httpx
 import structlog
 
 UNKNOWN_SKEW: Final = 600.0
@@ -106,24 +105,6 @@ class UpstreamClock:
         if skew is not None and abs(skew) >= _WARN_FROM and now >= self._warned_at + _WARN_EVERY:
             self._warned_at = now
             log.warning("clock_skew", seconds=round(skew, 1))
-
-
-class TimedConnections(httpx.AsyncBaseTransport):
-    """Connections that report the `Date` of every answer to the clock."""
-
-    def __init__(self, connections: httpx.AsyncBaseTransport, clock: UpstreamClock) -> None:
-        self.connections = connections
-        self._clock = clock
-
-    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        now = asyncio.get_running_loop().time
-        sent = now()
-        response = await self.connections.handle_async_request(request)
-        self._clock.note_date(response.headers.get("date"), sent=sent, answered=now())
-        return response
-
-    async def aclose(self) -> None:
-        await self.connections.aclose()
 
 
 def wall_offset() -> float:

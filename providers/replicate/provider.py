@@ -45,12 +45,12 @@ from providers import (
     fingerprint,
 )
 from providers.replicate.absence import SearchTiming
-from providers.replicate.answers import Page, Unusable, is_stand_in, read_page
+from providers.replicate.answers import Page, Unusable, is_placeholder
 from providers.replicate.client import MAX_POLL, ReplicateClient, Timeouts
-from providers.replicate.clock import UNKNOWN_SKEW, TimedConnections, UpstreamClock
+from providers.replicate.clock import UNKNOWN_SKEW
 from providers.replicate.errors import is_about_token, may_have_arrived, seconds_to_wait
 from providers.replicate.outputs import with_media_checked
-from providers.replicate.push import Secrets, read_push
+from providers.replicate.push import read_push, signing_secrets
 from providers.replicate.reconciliation import Creation, Creations
 from providers.replicate.redaction import redaction_of
 from providers.replicate.refusals import MISSING_PATIENCE, Refusals
@@ -108,13 +108,12 @@ class Replicate(Provider, PushReceiver, CreationRegistry, ProgressSource, Accoun
         self._on_answer = on_answer
         self._cancel_pauses = timing.cancel_pauses
         self._cancelling = asyncio.Semaphore(_CANCELS_AT_ONCE)
-        self._clock = UpstreamClock()
         self._client = ReplicateClient(
             base_url=base_url,
             timeouts=timing.timeouts,
             others=others,
             on_answer=on_answer,
-            connections=TimedConnections(connections or open_connections(proxy), self._clock),
+            connections=connections or open_connections(proxy),
         )
         self._watcher = Watcher(
             places=others, get=self._get, get_page=self._get_page, durations=durations or Durations()
@@ -122,11 +121,14 @@ class Replicate(Provider, PushReceiver, CreationRegistry, ProgressSource, Accoun
         self._refusals = Refusals(self._client.account)
         self._sharing = Sharing(is_known=lambda each: self._creations.is_known(each))
         self._creations = Creations(
-            self._search, answer_timeout=timing.timeouts.create, clock=self._clock, timing=timing.search
+            self._search,
+            answer_timeout=timing.timeouts.create,
+            clock=self._client.clock,
+            timing=timing.search,
         )
         self._stragglers = Stragglers(self._creations)
         self._uploads = Uploads(self._send_file, first_pause=timing.upload_pause)
-        self._secrets = Secrets(self._client.default_webhook_secret)
+        self._secrets = signing_secrets(self._client.default_webhook_secret)
 
     @property
     def account_shared(self) -> bool:
@@ -134,7 +136,7 @@ class Replicate(Provider, PushReceiver, CreationRegistry, ProgressSource, Accoun
 
     @property
     def clock_skew(self) -> float | None:
-        return self._clock.skew
+        return self._client.clock.skew
 
     @property
     def upstream(self) -> UpstreamState:
@@ -249,7 +251,7 @@ class Replicate(Provider, PushReceiver, CreationRegistry, ProgressSource, Accoun
         return (account.username or "") if account.standing == "accepted" else None
 
     async def webhook_secret(self, caller: Caller) -> str:
-        return await self._secrets.of(caller)
+        return await self._secrets.get(caller)
 
     def read_push(
         self, headers: Mapping[str, str], body: bytes, secret: str, caller: Caller | None = None
@@ -304,7 +306,7 @@ class Replicate(Provider, PushReceiver, CreationRegistry, ProgressSource, Accoun
 
     async def _list(
         self, caller: Caller, query: str, *, lease: Lease | None = None, max_answer: int = MAX_ANSWER
-    ) -> Any:
+    ) -> Page:
         page = await self._client.list_predictions(caller, query, lease=lease, max_answer=max_answer)
         self._sharing.listed(caller, page)
         return page
@@ -313,8 +315,7 @@ class Replicate(Provider, PushReceiver, CreationRegistry, ProgressSource, Accoun
         try:
             if (query := self._sharing.query(caller)) is not None:
                 with suppress(Refusal, NotSent, Lost):
-                    answer = await self._list(caller, query, lease=lease, max_answer=MAX_POLL)
-                    page = read_page(answer, redaction_of(caller))
+                    page = await self._list(caller, query, lease=lease, max_answer=MAX_POLL)
                     found = page.predictions.get(prediction_id)
                     if found is not None and (says_why(found) or not found.is_over):
                         return found
@@ -333,8 +334,7 @@ class Replicate(Provider, PushReceiver, CreationRegistry, ProgressSource, Accoun
     async def _get_page(self, caller: Caller, before: datetime, lease: Lease) -> Page:
         query = urlencode({"created_before": before.isoformat().replace("+00:00", "Z")})
         try:
-            page = await self._list(caller, query, lease=lease, max_answer=MAX_POLL)
-            return read_page(page, redaction_of(caller))
+            return await self._list(caller, query, lease=lease, max_answer=MAX_POLL)
         except Refusal as refusal:
             failed = await self._refusals.of_poll(refusal, caller)
             # Refused for good: each is polled by itself, and its answer says why.
@@ -344,7 +344,7 @@ class Replicate(Provider, PushReceiver, CreationRegistry, ProgressSource, Accoun
         except (NotSent, Lost):
             raise PollFailed(UpstreamError()) from None
 
-    async def _search(self, caller: Caller, query: str) -> dict[str, Any]:
+    async def _search(self, caller: Caller, query: str) -> Page:
         return await self._refusals.confirmed(caller, self._list(caller, query))
 
     async def _send_file(self, caller: Caller, upload: Upload) -> str:
@@ -360,7 +360,7 @@ async def _adopted(search: Awaitable[Prediction], *, is_made: bool) -> Created:
         if not is_made:
             raise
     else:
-        if not is_stand_in(found.id):
+        if not is_placeholder(found.id):
             return Created(found)
     log.error("prediction_id_unusable")
     raise OutcomeUnknown(

@@ -28,7 +28,7 @@ from providers.replicate.client import is_signed
 from providers.replicate.errors import is_final, passing_error, service_error
 from providers.replicate.redaction import Redaction
 from providers.replicate.transport import Lost, NotSent, Refusal
-from providers.single_flight import Shared
+from providers.single_flight import SharedAnswers
 
 SECRETS_KEPT = 1_000
 
@@ -45,8 +45,6 @@ KEPT = 1_000
 """Results kept until their wait begins."""
 
 log = structlog.get_logger("announcements")
-
-Fetch = Callable[[Caller], Awaitable[Secret]]
 
 
 def read_push(
@@ -66,21 +64,19 @@ def read_push(
     return PushedResult(prediction, _text(document.get("model")), content, _text(document.get("webhook")))
 
 
-class Secrets(Shared[Secret]):
-    """The signing secrets of the accounts that were needed last. `fetch(caller)` fetches one; `of` raises
-    ServiceError."""
+def signing_secrets(fetch: Callable[[Caller], Awaitable[Secret]]) -> SharedAnswers[Secret]:
+    """The signing secrets of accounts. `fetch(caller)` fetches one; `get` raises ServiceError."""
 
-    def __init__(self, fetch: Fetch) -> None:
-        async def secret(caller: Caller) -> Secret:
-            try:
-                return await fetch(caller)
-            except Refusal as refusal:
-                final = is_final(refusal)
-                raise service_error(refusal, caller) if final else passing_error(refusal) from None
-            except (NotSent, Lost):
-                raise UpstreamError from None
+    async def secret(caller: Caller) -> Secret:
+        try:
+            return await fetch(caller)
+        except Refusal as refusal:
+            final = is_final(refusal)
+            raise service_error(refusal, caller) if final else passing_error(refusal) from None
+        except (NotSent, Lost):
+            raise UpstreamError from None
 
-        super().__init__(secret, good_for=GOOD_FOR, most=SECRETS_KEPT)
+    return SharedAnswers(secret, good_for=GOOD_FOR, most=SECRETS_KEPT)
 
 
 class PushTracker:

@@ -283,21 +283,19 @@ class Creation:
             each
             for identity, each in look.listed.items()
             if (each.model, each.content) == (model, content)
-            and each.made >= earliest
-            and each.has_id
+            and each.created >= earliest
             and not self._creations.is_known(identity)
         ]
-        return [each.prediction for each in sorted(matches, key=lambda each: each.made)]
+        return [each.prediction for each in sorted(matches, key=lambda each: each.created)]
 
     def _may_be_unreadable(self, look: Look) -> bool:
-        """Whether a prediction may be its own that has no id to adopt it by, or not the input that would show it."""
-        _, model, content = self.content
+        """Whether a prediction may be its own that does not show the input to compare."""
+        _, model, _ = self.content
         earliest, latest = self._range()
         return any(
             each.model == model
-            and (each.content is None or each.prediction.is_removed or not each.has_id)
-            and (each.content in {None, content} or each.prediction.is_removed)
-            and earliest <= each.made <= latest
+            and (each.content is None or each.prediction.is_removed)
+            and earliest <= each.created <= latest
             and not self._creations.is_known(identity)
             for identity, each in look.listed.items()
         )

@@ -20,7 +20,7 @@ from providers.replicate.errors import (
 )
 from providers.replicate.transport import Lost, Refusal
 from providers.replicate.watcher import PollFailed
-from providers.single_flight import Shared
+from providers.single_flight import SharedAnswers
 
 GOOD_FOR: Final = 5.0
 """Seconds for which an account is not requested again."""
@@ -40,7 +40,7 @@ class Refusals:
     """Reads refusals. `ask(caller)` requests an account, and does not raise."""
 
     def __init__(self, ask: Callable[[Caller], Coroutine[Any, Any, Account]]) -> None:
-        self._accounts = Shared(ask, good_for=GOOD_FOR, most=ACCOUNTS_KEPT)
+        self._accounts = SharedAnswers(ask, good_for=GOOD_FOR, most=ACCOUNTS_KEPT)
 
     async def of_creation(self, refusal: Refusal, caller: Caller) -> Exception:
         """The exception for a creation that was refused, and so not made."""
@@ -84,5 +84,5 @@ class Refusals:
     async def _is_final(self, refusal: Refusal, caller: Caller) -> bool:
         """Whether the same request would be refused again."""
         if is_about_token(refusal):
-            return (await self._accounts.of(caller)).standing in {"refused", "forbidden"}
+            return (await self._accounts.get(caller)).standing in {"refused", "forbidden"}
         return is_final(refusal)

@@ -14,15 +14,15 @@ from collections import OrderedDict
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import datetime, timedelta
-from typing import Any, Final
+from typing import Final
 from urllib.parse import urlencode
 
 import structlog
 
 from auth import Caller
 from concurrency import Lease
-from providers import Prediction, fingerprint
-from providers.replicate.answers import listed, moment
+from providers import Prediction
+from providers.replicate.answers import ListedPrediction, Page
 from providers.replicate.transport import Refusal
 
 SHOWN_FOR: Final = 600.0
@@ -80,12 +80,12 @@ class Sharing:
         self._listed_at = _now()
         return urlencode({"created_after": f"{self._since:%Y-%m-%dT%H:%M:%S.%fZ}"})
 
-    def listed(self, caller: Caller, page: Any) -> None:
-        """A page of the list, as Replicate sent it."""
+    def listed(self, caller: Caller, page: Page) -> None:
+        """A page of the list was read."""
         if caller.kind != "admin" or self._since is None:
             return
         self._listed_at = _now()
-        if any(self._is_foreign(item, self._since) for item in listed(page)):
+        if any(self._is_foreign(item, self._since) for item in page.items):
             self._note("Replicate lists a prediction that this service did not make.")
 
     def refused(self, caller: Caller, refusal: Refusal, lease: Lease) -> None:
@@ -95,18 +95,11 @@ class Sharing:
         if "reduced" not in str(refusal.document.get("detail")):
             self._note("Replicate refused a creation for its rate, and our own window has room.")
 
-    def _is_foreign(self, item: Any, since: datetime) -> bool:
-        if not isinstance(item, dict) or not isinstance(item.get("input"), dict) or item.get("data_removed"):
+    def _is_foreign(self, item: ListedPrediction, since: datetime) -> bool:
+        listed = item.prediction
+        if listed.is_removed or listed.created_at is None or listed.created_at < since:
             return False
-        if not isinstance(item.get("id"), str) or self._is_known(item["id"]):
-            return False
-        created_at = moment(item.get("created_at"))
-        if created_at is None or created_at < since:
-            return False
-        try:
-            return fingerprint(item["input"]) not in self._inputs
-        except (ValueError, RecursionError):
-            return False
+        return not self._is_known(listed.id) and bool(item.content) and item.content not in self._inputs
 
     def _note(self, reason: str) -> None:
         self._seen_at = _now()

@@ -14,6 +14,7 @@ from auth import credentials
 from errors import OutcomeUnknown
 from providers import Prediction, TryAgain, Url, fingerprint
 from providers.replicate.absence import SearchTiming
+from providers.replicate.answers import is_placeholder, read_page
 from providers.replicate.reconciliation import Creations
 from providers.replicate.transport import Lost, NotSent, Refusal
 from tests.support import virtual_time
@@ -41,7 +42,7 @@ class Account:
         answer = self._answers.pop(0) if self._answers else None
         if isinstance(answer, Exception):
             raise answer
-        return answer or {"results": list(self.items), "next": None}
+        return read_page(answer or {"results": list(self.items), "next": None})
 
     def begin(self, caller=ADMIN, sent=SENT):
         return self.creations.begin(caller, MODEL, fingerprint(sent), reference="gen_a.1", since=time.time())
@@ -151,14 +152,20 @@ def test_what_differs_in_model_input_or_time_is_not_ours(unlike):
     assert "TryAgain" == found(account)
 
 
-@pytest.mark.parametrize(
-    "unreadable", [{"input": None}, {"input": "a fox"}, {"id": 7}, {"id": None}, {"id": ""}]
-)
-def test_what_may_be_ours_but_cannot_be_compared_or_adopted_is_unknown(unreadable):
+@pytest.mark.parametrize("unreadable", [{"input": None}, {"input": "a fox"}])
+def test_a_prediction_whose_input_cannot_be_compared_leaves_the_outcome_unknown(unreadable):
     account = Account()
     account.holds(**{"prediction_id": "other"} | unreadable)
 
     assert "OutcomeUnknown" == found(account)
+
+
+@pytest.mark.parametrize("unusable", [7, None, "", "../x"])
+def test_a_match_with_an_unusable_id_is_found_under_a_placeholder(unusable):
+    account = Account()
+    account.holds("", id=unusable)
+
+    assert is_placeholder(found(account))
 
 
 DEEP = json.loads('{"a":' * 400 + "1" + "}" * 400)
@@ -212,11 +219,12 @@ def test_an_input_nested_too_deep_to_be_read_is_not_ours():
     assert "TryAgain" == found(account)
 
 
-def test_of_two_matches_the_oldest_is_adopted_first():
-    """What was sent later may be in doubt, too, and cannot have made it."""
-
+def test_the_creation_sent_first_adopts_the_oldest_match():
     async def story():
-        return await asyncio.gather(account.find(), account.find())
+        first = asyncio.create_task(account.find())
+        await asyncio.sleep(0.1)
+        second = await account.find()
+        return [await first, second]
 
     account = Account()
     account.holds("later", age=5)

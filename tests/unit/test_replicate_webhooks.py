@@ -16,8 +16,8 @@ from auth import credentials
 from errors import OutcomeUnknown, ServerTokenRejected, UpstreamError
 from providers import Prediction, PushedResult, TryAgain, Untrusted, Url, fingerprint
 from providers.replicate.absence import SearchTiming
-from providers.replicate.answers import read_secret
-from providers.replicate.push import GOOD_FOR, SECRETS_KEPT, Secrets, read_push
+from providers.replicate.answers import read_page, read_secret
+from providers.replicate.push import GOOD_FOR, SECRETS_KEPT, read_push, signing_secrets
 from providers.replicate.reconciliation import Creations
 from simulator import Options
 from simulator.webhooks import signed
@@ -219,9 +219,9 @@ class Asked:
 def test_a_hundred_who_ask_at_once_cost_one_request():
     async def story():
         asked = Asked()
-        secrets = Secrets(asked)
-        told = await asyncio.gather(*(secrets.of(ADMIN) for _ in range(100)))
-        return set(told) | {await secrets.of(ADMIN)}, asked.callers
+        secrets = signing_secrets(asked)
+        told = await asyncio.gather(*(secrets.get(ADMIN) for _ in range(100)))
+        return set(told) | {await secrets.get(ADMIN)}, asked.callers
 
     assert ({"whsec_admin"}, ["admin"]) == virtual_time.run(story())
 
@@ -229,8 +229,8 @@ def test_a_hundred_who_ask_at_once_cost_one_request():
 def test_who_stops_waiting_for_a_secret_takes_it_from_nobody():
     async def story():
         asked = Asked()
-        secrets = Secrets(asked)
-        first, second = (asyncio.create_task(secrets.of(ADMIN)) for _ in range(2))
+        secrets = signing_secrets(asked)
+        first, second = (asyncio.create_task(secrets.get(ADMIN)) for _ in range(2))
         await asyncio.sleep(0.5)
         first.cancel()
         return await second, asked.callers
@@ -243,9 +243,9 @@ def test_who_stops_waiting_for_a_secret_takes_it_from_nobody():
 )
 def test_a_secret_that_could_not_be_had_is_asked_for_again(failure):
     async def story():
-        secrets = Secrets(Asked(failure))
-        failures = await asyncio.gather(*(secrets.of(ADMIN) for _ in range(3)), return_exceptions=True)
-        return {type(each) for each in failures}, await secrets.of(ADMIN)
+        secrets = signing_secrets(Asked(failure))
+        failures = await asyncio.gather(*(secrets.get(ADMIN) for _ in range(3)), return_exceptions=True)
+        return {type(each) for each in failures}, await secrets.get(ADMIN)
 
     failed, then = virtual_time.run(story())
     assert {RuntimeError if isinstance(failure, RuntimeError) else UpstreamError} == failed
@@ -255,17 +255,17 @@ def test_a_secret_that_could_not_be_had_is_asked_for_again(failure):
 def test_secrets_are_bounded_and_asked_for_again_after_an_hour():
     async def story():
         asked = Asked()
-        secrets = Secrets(asked)
-        await secrets.of(ADMIN)
+        secrets = signing_secrets(asked)
+        await secrets.get(ADMIN)
         await asyncio.sleep(GOOD_FOR - 1)
-        await secrets.of(ADMIN)
+        await secrets.get(ADMIN)
         before = len(asked.callers)
         await asyncio.sleep(2)
-        await secrets.of(ADMIN)
+        await secrets.get(ADMIN)
         after = len(asked.callers)
         for number in range(SECRETS_KEPT):
-            await secrets.of(type(USER)("user", f"user_{number}", credentials(replicate="r8_x")))
-        await secrets.of(ADMIN)
+            await secrets.get(type(USER)("user", f"user_{number}", credentials(replicate="r8_x")))
+        await secrets.get(ADMIN)
         return before, after, asked.callers.count("admin"), len(secrets._kept)
 
     assert (1, 2, 3, SECRETS_KEPT) == virtual_time.run(story())
@@ -273,8 +273,8 @@ def test_secrets_are_bounded_and_asked_for_again_after_an_hour():
 
 def test_a_secret_does_not_show_when_it_is_printed_by_mistake():
     async def story():
-        secrets = Secrets(Asked())
-        return repr([await secrets.of(ADMIN)]), repr(vars(secrets))
+        secrets = signing_secrets(Asked())
+        return repr([await secrets.get(ADMIN)]), repr(vars(secrets))
 
     assert [] == [shown for shown in virtual_time.run(story()) if "whsec" in shown]
 
@@ -322,7 +322,7 @@ class Account:
 
     async def page(self, caller, query):  # noqa: ARG002
         self.looks += 1
-        return {"results": self._items, "next": None}
+        return read_page({"results": self._items, "next": None})
 
     def begin(self, reference="gen_a.1"):
         return self.creations.begin(ADMIN, MODEL, fingerprint(SENT), reference=reference, since=time.time())
