@@ -13,15 +13,13 @@ turns. What waits, waits in a heap and costs no task. Where a URL may lead is in
 
 import asyncio
 import base64
-import hashlib
-import hmac
 import random
 import re
 import time
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
-from datetime import UTC
+from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from heapq import heappop, heappush
 from typing import Final
@@ -30,6 +28,7 @@ from urllib.parse import urlsplit
 import aiohttp
 import structlog
 from aiohttp.abc import AbstractResolver
+from standardwebhooks import Webhook
 from yarl import URL
 
 from ledger import Ledger
@@ -237,11 +236,11 @@ class Outbox:
 def signed(content: bytes, *, message: str, secret: str | None, now: float) -> dict[str, str]:
     """The headers of an attempt at `now`, which prove that `content` comes from a holder of the secret. Raises
     ValueError if that is none."""
-    stamp = str(int(now))
-    headers = {"Content-Type": "application/json", "webhook-id": message, "webhook-timestamp": stamp}
+    stamp = int(now)
+    headers = {"Content-Type": "application/json", "webhook-id": message, "webhook-timestamp": str(stamp)}
     if secret is not None:
-        proof = hmac.digest(_key(secret), f"{message}.{stamp}.".encode() + content, hashlib.sha256)
-        headers["webhook-signature"] = f"v1,{base64.b64encode(proof).decode()}"
+        moment = datetime.fromtimestamp(stamp, UTC)
+        headers["webhook-signature"] = Webhook(_key(secret)).sign(message, moment, content.decode())
     return headers
 
 

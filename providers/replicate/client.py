@@ -27,7 +27,6 @@ from urllib.parse import quote
 
 import httpx
 from replicate import Client
-from replicate.webhook import Webhooks, WebhookSigningSecret
 
 from auth import Caller, Secret
 from catalog.references import Upload
@@ -73,9 +72,6 @@ MAX_PREDICTION: Final = 16 * 1024 * 1024
 MAX_POLL: Final = 4 * 1024 * 1024
 """Bytes of any other answer. Where inputs carry whole pictures, a page would be more, and each prediction is polled by
 itself."""
-
-SIGNATURE_TOLERANCE: Final = 300
-"""Seconds between a webhook's timestamp and now. An older one may be one that was overheard."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -300,20 +296,6 @@ def _same(prediction: Prediction, prediction_id: str) -> Prediction:
     if prediction.id != prediction_id:
         raise Lost("the answer is another prediction")
     return prediction
-
-
-def is_signed(headers: Mapping[str, str], body: bytes, secret: str) -> bool:
-    """Whether this secret signed a webhook, and lately. Facts: replicate.com/docs/topics/webhooks/verify-webhook."""
-    try:
-        Webhooks.validate(
-            headers=dict(headers),
-            body=body.decode(),
-            secret=WebhookSigningSecret(key=str(secret)),
-            tolerance=SIGNATURE_TOLERANCE,
-        )
-    except ValueError:  # every failure; the text of one for a malformed secret has the secret in it
-        return False
-    return True
 
 
 def cancel_after_header(seconds: float) -> str:

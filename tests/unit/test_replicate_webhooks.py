@@ -169,6 +169,16 @@ def test_what_is_no_text_is_not_believed_though_it_is_signed(content):
     assert refused(headers(content), content)
 
 
+def test_a_signature_under_an_empty_key_is_not_believed():
+    assert refused(headers(body(), secret="whsec_"), body(), "whsec_")
+
+
+def test_a_signature_of_another_version_is_not_believed():
+    good = headers(body())
+
+    assert refused(good | {"webhook-signature": "v2" + good["webhook-signature"].removeprefix("v1")}, body())
+
+
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
