@@ -17,6 +17,18 @@ from app import create_app
 from settings import Settings
 from simulator import Options, Simulator, running
 from tests.support.callers import ADMIN_KEY, SERVER_TOKEN
+from tests.support.certificates import certified
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _trust_one_certificate(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Each service and each client would load the certificates of 140 authorities, which takes 25 ms of the processor.
+    No test connects to a host that one of them has certified."""
+    path = tmp_path_factory.mktemp("trusted") / "certificate.pem"
+    certified(path, "unused.test")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SSL_CERT_FILE", str(path))
+        yield
 
 
 @pytest.fixture(scope="session", autouse=True)
