@@ -4,10 +4,14 @@ Nothing of ours is patched. The service talks by its real client over real socke
 happened is asserted on the receiving side.
 """
 
-from collections.abc import Callable, Iterator
+import os
+import random
+import secrets
+from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
+import hypothesis
 import pytest
 import structlog
 from flask import Flask
@@ -18,6 +22,26 @@ from settings import Settings
 from simulator import Options, Simulator, running
 from tests.support.callers import ADMIN_KEY, SERVER_TOKEN
 from tests.support.certificates import certified
+
+# A failure prints the decorator that repeats its example. How long an example takes depends on the machine's load.
+hypothesis.settings.register_profile("tests", print_blob=True, deadline=None)
+hypothesis.settings.load_profile("tests")
+
+_SEED = os.environ.setdefault("TEST_SEED", secrets.token_hex(4))  # the workers of pytest-xdist inherit it
+
+
+@pytest.fixture(autouse=True)
+def _random_numbers_can_be_repeated(request: pytest.FixtureRequest) -> None:
+    """Jitter and backoff draw from the module `random`; each test draws the same under the same TEST_SEED."""
+    random.seed(f"{_SEED} {request.node.nodeid}")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    if report.failed:
+        report.sections.append(("Random numbers", f"TEST_SEED={_SEED} repeats them."))
+    return report
 
 
 @pytest.fixture(scope="session", autouse=True)
