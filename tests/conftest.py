@@ -7,6 +7,7 @@ happened is asserted on the receiving side.
 import os
 import random
 import secrets
+import shutil
 from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -26,6 +27,11 @@ from tests.support.certificates import certified
 # A failure prints the decorator that repeats its example. How long an example takes depends on the machine's load.
 hypothesis.settings.register_profile("tests", print_blob=True, deadline=None)
 hypothesis.settings.load_profile("tests")
+
+_MEMORY = Path("/dev/shm")
+if _MEMORY.is_dir() and os.access(_MEMORY, os.W_OK) and shutil.disk_usage(_MEMORY).free > 2**30:
+    # A ledger waits for the disk at each commit. Tests kill processes and cut no power, so memory keeps as much.
+    os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(_MEMORY))
 
 _SEED = os.environ.setdefault("TEST_SEED", secrets.token_hex(4))  # the workers of pytest-xdist inherit it
 
