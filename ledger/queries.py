@@ -1,8 +1,9 @@
 """The questions that the service asks its ledger, as SQL: one generation, a caller's list, usage, unfinished work."""
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from operator import eq, ge, lt
 from typing import Any, Final, TypeVar
 
 from sqlalchemy import (
@@ -67,15 +68,13 @@ class SqlQueries:
         return self._generations(or_(_G.id == work_id, _G.batch_id == work_id))
 
     def page(self, page: Page) -> Sequence[GenerationRecord]:
-        conditions = [_G.caller_id == page.caller_id]
-        if page.state is not None:
-            conditions.append(_G.state == page.state)
-        if page.model is not None:
-            conditions.append(_G.model == page.model)
-        if page.since is not None:
-            conditions.append(_G.accepted_at >= page.since)
-        if page.before is not None:
-            conditions.append(_G.seq < page.before)
+        conditions = _conditions(
+            (_G.caller_id, eq, page.caller_id),
+            (_G.state, eq, page.state),
+            (_G.model, eq, page.model),
+            (_G.accepted_at, ge, page.since),
+            (_G.seq, lt, page.before),
+        )
         return self._generations(*conditions, order=_G.seq.desc(), limit=page.limit)
 
     def unfinished(self) -> Sequence[GenerationRecord]:
@@ -234,6 +233,11 @@ def _is_unfinished(work_id: ColumnElement[str]) -> ColumnElement[bool]:
     )
 
 
+def _conditions(*comparisons: tuple[Any, Callable[[Any, Any], Any], Any]) -> list[ColumnElement[bool]]:
+    """Each column compared with its value. A value of None is no condition."""
+    return [compare(column, value) for column, compare, value in comparisons if value is not None]
+
+
 def _usage(columns: Any, period: Period, by: Grouping | None) -> Select[Any]:
     """The figures of the generations that are there (`_G`), or of those that were deleted (`_U`), by group."""
     is_present = columns is _G
@@ -244,14 +248,15 @@ def _usage(columns: Any, period: Period, by: Grouping | None) -> Select[Any]:
         "day": DAY_OF_END if is_present else _U.day,
         None: literal(0),
     }
-    conditions = [ended_at.is_not(None), columns.simulated == period.simulated]
-    if period.caller_id is not None:
-        conditions.append(columns.caller_id == period.caller_id)
-    if period.since is not None:
-        conditions.append(ended_at >= period.since)
-    if period.until is not None:
-        conditions.append(ended_at < period.until)
+    conditions = _conditions(
+        (columns.simulated, eq, period.simulated),
+        (columns.caller_id, eq, period.caller_id),
+        (ended_at, ge, period.since),
+        (ended_at, lt, period.until),
+    )
     group = groups[by].label("group")
     figures = USAGE_OF_ONE if is_present else _U
-    sums = select(group, *(func.sum(figures[name]).label(name) for name in FIGURES)).where(*conditions)
+    sums = select(group, *(func.sum(figures[name]).label(name) for name in FIGURES)).where(
+        ended_at.is_not(None), *conditions
+    )
     return sums if by is None else sums.group_by(group)
