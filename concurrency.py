@@ -9,7 +9,7 @@ import asyncio
 import math
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Final, Literal, Self
 
@@ -140,9 +140,7 @@ class Gate:
         self._admitting = False
         self._timer: asyncio.TimerHandle | None = None
         self._stall_timer: asyncio.TimerHandle | None = None
-        self._is_stalled = False
-        self._stalled_at: float | None = None
-        self._back_at: float | None = None
+        self._stall = StallStats()
 
     async def acquire(
         self, caller: str, *, batch: str | None = None, max_concurrent: int | None = None
@@ -276,7 +274,7 @@ class Gate:
             requests_per_minute_limit=policy.window.limit,
             current_rate_per_minute=policy.window.used(now),
             paused_seconds=policy.queue.longest_pause(now),
-            stall=StallStats(self._is_stalled, self._stalled_at, self._back_at, len(policy.stall.in_doubt)),
+            stall=replace(self._stall, in_doubt=len(policy.stall.in_doubt)),
         )
 
     def snapshot(self) -> GateSnapshot:
@@ -337,7 +335,7 @@ class Gate:
 
     def _watch_stall(self) -> None:
         if self._policy.stall.is_on:
-            if self._stall_timer is None and not self._is_stalled:
+            if self._stall_timer is None and not self._stall.is_on:
                 self._stall_timer = asyncio.get_running_loop().call_later(
                     _STALL_NOTED_AFTER, self._note_stall
                 )
@@ -345,13 +343,13 @@ class Gate:
         if self._stall_timer is not None:
             self._stall_timer.cancel()
             self._stall_timer = None
-        if self._is_stalled:
-            self._is_stalled, self._back_at = False, time.time()
+        if self._stall.is_on:
+            self._stall = replace(self._stall, is_on=False, back_at=time.time())
             log.warning("upstream_recovered", in_doubt=len(self._policy.stall.in_doubt))
 
     def _note_stall(self) -> None:
         self._stall_timer = None
-        self._is_stalled, self._stalled_at = True, time.time()
+        self._stall = replace(self._stall, is_on=True, stalled_at=time.time())
         log.warning(
             "upstream_stalled", in_doubt=len(self._policy.stall.in_doubt), waiting=len(self._policy.queue)
         )
