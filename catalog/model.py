@@ -6,7 +6,7 @@ from those declarations.
 
 import unicodedata
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import Annotated, Any, Final, Literal, get_args
 
@@ -148,9 +148,6 @@ class Fallback:
     references: bool | None = None
     on: tuple[str, ...] = ()
 
-    def as_json(self) -> dict[str, Any]:
-        return {"to": self.to, "references": self.references, "on": list(self.on)}
-
     def applies(self, *, code: str, has_references: bool) -> bool:
         return self.references in {None, has_references} and (not self.on or code in self.on)
 
@@ -224,11 +221,11 @@ class Model:
             "name": self.name,
             "aliases": list(self.aliases),
             "kind": self.kind,
-            "price": {"usd": self.price.usd, "per": self.price.per},
+            "price": asdict(self.price),
             "tier": self.tier,
             "credits": self.credits,
             "references": takes,
-            "fallbacks": [rule.as_json() for rule in self.fallbacks],
+            "fallbacks": [asdict(rule) for rule in self.fallbacks],
             "default_extension": self.extension,
             "input_schema": self.input_schema,
             "example": {"model_name": self.short_name, **self.example},
