@@ -186,7 +186,7 @@ class Runtime:
                 stack.push_async_callback(self.files.aclose)
             stack.push_async_callback(self.core.outbox.aclose)
             await self.core.supervisor.drain(0)
-            await self.generations.answered()
+            await self.generations.wait_for_responses()
 
 
 def build(settings: Settings, *, provider: FullProvider | None = None) -> Runtime:

@@ -75,7 +75,7 @@ def events(target: str) -> Response:
         leave()
         raise
     response = Response(_events(subscription), mimetype="text/event-stream")
-    gone = service.loop.on_disconnect(incoming.connection(), partial(subscription.news.put, None))
+    gone = service.loop.on_disconnect(incoming.connection(), partial(subscription.events.put, None))
     response.call_on_close(leave)
     response.call_on_close(gone.cancel)
     response.call_on_close(lambda: service.loop.run(generations.unsubscribe(subscription)))
@@ -124,7 +124,7 @@ def _of_kind(kind: str, target: str) -> str:
 def _events(subscription: Subscription) -> Iterator[str]:
     while True:
         try:
-            event = subscription.news.get(timeout=_STILL_HERE)
+            event = subscription.events.get(timeout=_STILL_HERE)
         except queue.Empty:
             yield ": still here\n\n"
             continue

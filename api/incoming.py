@@ -22,7 +22,7 @@ from generations.submission import (
     BodyFingerprint,
     Submission,
     body_fingerprint,
-    kept_key,
+    ledger_key,
     request_texts,
 )
 from generations.supervisor import new_id
@@ -168,7 +168,7 @@ def submission(
         address=address,
         simulated=simulated,
         plan=plan,
-        key=kept_key(key, simulated=simulated),
+        key=ledger_key(key, simulated=simulated),
         fingerprint=_fingerprint(kind, body) if key is not None else NO_FINGERPRINT,
         wait_seconds=seconds,
     )

@@ -1,23 +1,22 @@
-"""The ledger, read without blocking the loop."""
+"""Reads stored work from the ledger without blocking the loop."""
 
 import json
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from errors import LedgerDown
 from generations import views
 from generations.batch import Batch
 from generations.recovery import stored_batch
-from ledger import Grouping, Ledger, Page, Period, Queries
-from ledger.records import BatchRecord, Delivery, GenerationRecord
+from ledger import Ledger, Queries
+from ledger.records import BatchRecord, GenerationRecord
 from loop_thread import Pool
 from webhooks.outbox import DeliveryFailed
 
 T = TypeVar("T")
 
 Stored = GenerationRecord | Batch
-Usage = dict[str, Any]
 
 
 class Archive:
@@ -43,31 +42,14 @@ class Archive:
         """A batch, and its generations in input order."""
         return await self.read(lambda queries: (queries.batch(batch_id), queries.batch_items(batch_id)))
 
-    async def page(self, page: Page) -> Sequence[GenerationRecord]:
-        """A caller's generations, the latest first."""
-        return await self.read(lambda queries: queries.page(page))
-
-    async def delivery(self, work_id: str) -> Delivery | None:
-        """The delivery of a result, as far as it was recorded."""
-        return await self.read(lambda queries: queries.delivery(work_id))
-
-    async def usage(self, period: Period, *, by: Grouping | None) -> tuple[list[Usage], Usage]:
-        """Outputs and costs of ended generations, by group and in total."""
-
-        def sums(queries: Queries) -> tuple[list[Usage], Usage]:
-            groups = list(queries.usage(period, by=by))
-            [total] = groups if by is None else queries.usage(period, by=None)
-            return groups, total
-
-        return await self.read(sums)
-
     async def result(self, work_id: str) -> bytes | None:
-        """The body that a caller's webhook gets; None if there is none (any more). Raises Unheard while the end of the
-        work cannot be written."""
+        """The body for a caller's webhook; None if the work has not ended or is not in the ledger.
+
+        Raises DeliveryFailed if its end cannot be written now."""
         try:
-            await self._ledger.flush()  # else the end that is to be delivered may not be found
+            await self._ledger.flush()  # else the ledger may not have the end yet
         except LedgerDown:
-            raise DeliveryFailed("what there is to tell is not on the disk yet") from None
+            raise DeliveryFailed("the result is not on the disk yet") from None
         work = await self.load(work_id)
         if work is None or not work.has_ended:
             return None

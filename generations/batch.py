@@ -1,4 +1,4 @@
-"""A batch while it is in memory, or as it is read from the ledger: its items in input order, and its plan."""
+"""A batch in memory or from the ledger: its items in input order, its plan, and its response body."""
 
 import time
 from collections.abc import Sequence
@@ -14,26 +14,26 @@ Item = Generation | GenerationRecord
 
 @dataclass(eq=False, slots=True, kw_only=True)
 class Batch:
-    """Generations that were submitted together. Times are the loop's, in seconds."""
+    """Generations that were submitted together.
+
+    `accepted_at` and `ended_at` are times of the loop, `created_at` is the Unix time of acceptance. `max_cost` is USD.
+    `request_json` is the part of the request that all items share. The other fields are those of a `Generation`.
+    """
 
     id: str
     caller_id: str
     items: Sequence[Item]
     max_concurrent: int | None
     max_cost: float | None
-    """USD."""
     plan: PlanRecord
     accepted_at: float
     address: str
     simulated: bool
     request_json: str = "{}"
-    """The part of the body that its items share, as `Generation.request_json`."""
     webhook: str | None = None
-    born: float = field(default_factory=time.time)
-    """When it was accepted, as a Unix time."""
+    created_at: float = field(default_factory=time.time)
     ended_at: float | None = None
     detached: bool = False
-    """It continues without a waiting caller, who can fetch it later."""
 
     @property
     def has_ended(self) -> bool:
@@ -41,7 +41,7 @@ class Batch:
 
     @property
     def expected_cost(self) -> float:
-        """USD that it has cost, and may still cost."""
+        """USD that it has cost so far and may still cost."""
         return sum(
             max(each.cost_usd, each.reserved)
             if isinstance(each, Generation) and not each.has_ended
@@ -50,7 +50,7 @@ class Batch:
         )
 
     def summary(self) -> dict[str, Any]:
-        """How far it is, without its results."""
+        """Its body without the results."""
         succeeded = sum(each.succeeded for each in self.items)
         ended = sum(each.has_ended for each in self.items)
         total = len(self.items)
@@ -70,7 +70,7 @@ class Batch:
         return views.item(index, self.items[index].record(), address)
 
     def result(self, address: str) -> dict[str, Any]:
-        """The whole result, once it has ended."""
+        """The body of a batch that has ended."""
         results = [self.item(index, address) for index in range(len(self.items))]
         return {**self.summary(), "results": results}
 
@@ -86,21 +86,15 @@ class Batch:
             plan=self.plan,
             address=self.address,
             simulated=self.simulated,
-            accepted_at=self.born,
-            ended_at=self.born + self._seconds() if self.has_ended else None,
+            accepted_at=self.created_at,
+            ended_at=self.created_at + self._seconds() if self.has_ended else None,
         )
 
     def _seconds(self) -> float:
-        """Seconds that it took, or has taken so far, to the millisecond, as they are read from its record again."""
-        return round(
-            time.time() - self.born if self.ended_at is None else self.ended_at - self.accepted_at, 3
-        )
+        """Seconds from acceptance to the end, or until now. In milliseconds, as its record gives them."""
+        took = time.time() - self.created_at if self.ended_at is None else self.ended_at - self.accepted_at
+        return round(took, 3)
 
 
 Work = Generation | Batch
-"""Work held in this process."""
-
-
-def ended_items(batch: Batch) -> list[int]:
-    """The indexes of the items that have ended, in input order."""
-    return [index for index, each in enumerate(batch.items) if each.has_ended]
+"""Work that runs in this process, or has run in it."""

@@ -1,4 +1,4 @@
-"""The part of the service that runs on one event loop, built from a given ledger and provider."""
+"""Builds the part of the service that runs on the event loop, from a ledger and a provider."""
 
 import asyncio
 import time
@@ -34,14 +34,14 @@ from webhooks.outbox import Outbox
 
 
 class FullProvider(Provider, PushReceiver, CreationRegistry, ProgressSource, AccountSource, Protocol):
-    """A provider with every ability."""
+    """A provider that implements every provider protocol."""
 
 
 class Core:
-    """The part of the service that runs on the loop. Make it on that loop; it starts nothing.
+    """The part of the service that runs on the loop. Make it on the loop; it starts nothing.
 
-    The ledger is read on `threads`. Forecasts and the results of large batches, which take the processor for a while,
-    are made on `cpu`, so that no look-up waits for them.
+    The ledger is read on `threads`. Forecasts and results of batches, which take longer to compute, run on `cpu`, so no
+    query waits for them.
     """
 
     def __init__(
@@ -94,7 +94,7 @@ class Core:
         )
 
     def begin(self, state: StartupState, *, spent: Mapping[int, float]) -> None:
-        """Resume the work of earlier processes. `spent`: USD by day, counted from 1970, of the server's own money."""
+        """Resume the work of earlier processes. `spent` is the server's cost: USD by day since 1970."""
         self.gate.count(state.answered_ago)
         self.provider.register_known(state.prediction_ids)
         for each in state.uncertain:

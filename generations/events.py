@@ -1,13 +1,12 @@
 """The events of a generation, as a stream: queued, running, progress, done.
 
-A late subscriber gets the earlier events first. Each event is on the disk before it is sent. Progress is looked up as
-long as someone listens, for models that print it.
+A late subscriber first gets the earlier events. Each event is on the disk before it is sent. Progress is polled while a
+generation has subscribers, for models that print it.
 """
 
 import asyncio
 import queue
-from collections.abc import Callable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Literal
@@ -25,8 +24,8 @@ Name = Literal["queued", "running", "progress", "done", "shutting_down", "interr
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """The last event is `done`, or `shutting_down` if the service stops before that, or `interrupted` if the generation
-    is suspended."""
+    """One event. The last is `done`, `shutting_down` if the service stops first, or `interrupted` if the generation is
+    suspended."""
 
     name: Name
     data: dict[str, Any]
@@ -38,17 +37,17 @@ class Event:
 
 @dataclass(eq=False, slots=True)
 class Subscription:
-    """One subscriber, which reads `news` in another thread."""
+    """One subscriber, which reads `events` in another thread; None there means that the client has disconnected.
+
+    `on_close` undoes the subscription. `progress` is the last percentage that was sent of the current prediction.
+    """
 
     work: Generation | GenerationRecord
     address: str
-    news: "queue.SimpleQueue[Event | None]" = field(default_factory=queue.SimpleQueue)
-    """None after the subscriber has left."""
-    unfollow: Callable[[], None] = lambda: None
-    has_left: bool = False
+    events: "queue.SimpleQueue[Event | None]" = field(default_factory=queue.SimpleQueue)
+    on_close: ExitStack = field(default_factory=ExitStack)
+    is_closed: bool = False
     progress: float | None = None
-    """The per cent that were sent last, of the prediction that is followed."""
-    on_transition: Callable[[Generation], object] | None = None
 
 
 class Events:
@@ -62,46 +61,42 @@ class Events:
         self._sending: set[asyncio.Task[None]] = set()
 
     def subscribe(self, work: Generation | GenerationRecord, address: str) -> Subscription:
-        """Begin with the state that it is in."""
+        """Subscribe to a generation. The first events describe its state so far."""
         subscription = Subscription(work, address)
-        body = self._status.of(work, address)
+        body = self._status.body(work, address)
         self._send(subscription, Event("queued", {"id": work.id, "created_at": body["created_at"]}))
-        task = self._supervisor.task(work) if isinstance(work, Generation) else None
-        if task is None or not isinstance(work, Generation):
+        if not isinstance(work, Generation) or (task := self._supervisor.task(work)) is None:
             if body["prediction_id"] is not None:
                 running = {"id": work.id, "prediction_id": body["prediction_id"]}
                 self._send(subscription, Event("running", running))
             self._send_last(subscription)
             return subscription
-        subscription.on_transition = partial(self._on_transition, subscription)
-        work.listeners.append(subscription.on_transition)
+        listener = partial(self._on_transition, subscription)
+        work.listeners.append(listener)
+        subscription.on_close.callback(work.listeners.remove, listener)
         if work.state == "running":
-            self._on_transition(subscription, work)
+            listener(work)
         task.add_done_callback(lambda _: self._send_last(subscription))
         return subscription
 
     def unsubscribe(self, subscription: Subscription) -> None:
-        subscription.has_left = True
-        subscription.unfollow()
-        if subscription.on_transition is not None and isinstance(subscription.work, Generation):
-            with suppress(ValueError):
-                subscription.work.listeners.remove(subscription.on_transition)
+        """Send no more events."""
+        subscription.is_closed = True
+        subscription.on_close.close()
 
     def _on_transition(self, subscription: Subscription, generation: Generation) -> None:
-        # The end is sent when the run is over, and so on the disk.
         state = generation.state
-        if state != "queued" and state != "running":
+        if state != "queued" and state != "running":  # the end is sent when it is on the disk
             return
-        self._send(subscription, Event(state, self._status.of(generation, subscription.address)))
+        self._send(subscription, Event(state, self._status.body(generation, subscription.address)))
         if state == "running" and generation.prediction_id is not None:
-            subscription.unfollow()
-            # Not yet: its watch begins in the next tick.
+            # In the next tick, when the provider watches it.
             asyncio.get_running_loop().call_soon(
                 self._follow, subscription, generation, generation.prediction_id
             )
 
     def _follow(self, subscription: Subscription, generation: Generation, prediction_id: str) -> None:
-        def seen(prediction: Prediction) -> None:
+        def on_poll(prediction: Prediction) -> None:
             if prediction.progress is None:
                 return
             generation.progress = prediction.progress
@@ -110,15 +105,15 @@ class Events:
                 data = {"id": generation.id, "progress": prediction.progress}
                 self._send(subscription, Event("progress", data))
 
-        if not subscription.has_left:
+        if not subscription.is_closed:
             subscription.progress = None
-            subscription.unfollow = self._provider.follow(prediction_id, seen)
+            subscription.on_close.callback(self._provider.follow(prediction_id, on_poll))
 
     def _send(self, subscription: Subscription, event: Event) -> None:
         async def send() -> None:
             with suppress(LedgerDown):
                 await self._ledger.flush()
-            subscription.news.put(event)
+            subscription.events.put(event)
 
         task = asyncio.create_task(send())
         self._sending.add(task)
@@ -130,4 +125,4 @@ class Events:
         is_suspended = isinstance(work, GenerationRecord) and work.suspended_at is not None
         stopped: Name = "interrupted" if is_suspended else "shutting_down"
         name: Name = "done" if work.has_ended else stopped
-        self._send(subscription, Event(name, self._status.of(work, subscription.address)))
+        self._send(subscription, Event(name, self._status.body(work, subscription.address)))

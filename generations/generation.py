@@ -1,6 +1,6 @@
-"""A generation and its attempts while they are in memory, and the records that the ledger keeps of them.
+"""A generation and its attempts in memory, and the records that the ledger keeps of them.
 
-The loop's clock measures durations; stored dates are Unix times.
+The loop's clock measures durations in seconds; stored dates are Unix times.
 """
 
 import time
@@ -23,38 +23,39 @@ from providers import Prediction, Url
 
 @dataclass(eq=False, slots=True)
 class Attempt:
-    """One attempt with one model: one admission, and at most one prediction. Dates are Unix times."""
+    """One attempt with one model: one admission, and at most one prediction.
+
+    `sent` is the input that the provider gets: `input` with the addresses of uploaded images in their place.
+    `held_seconds` and `answer_seconds` run from admission to the release of the slot, and to the answer to the
+    creation. `submitted_at` and `answered_at` are Unix times of the creation. `clock_skew` is how many seconds the
+    provider's clock was ahead at `submitted_at`, if known. A model that was `passed_over` was not called, for the
+    reason in `error`. An `unrecoverable` attempt could not be searched for. `lease` is its slot and its place in the
+    window while it holds them. `missing` numbers the outputs that did not exist when they were fetched.
+    """
 
     model: Model
     input: Mapping[str, Any]
     changes: tuple[Change, ...] = ()
     sent: Mapping[str, Any] = field(init=False)
-    """The input as the provider gets it: uploaded images are replaced by their addresses."""
     prediction: Prediction | None = None
     error: ServiceError | None = None
-    held: float = 0.0
-    answered: float = 0.0
-    """Seconds from admission to the release of the slot, and to the answer of the creation."""
+    held_seconds: float = 0.0
+    answer_seconds: float = 0.0
     submitted_at: float | None = None
     clock_skew: float | None = None
-    """Seconds by which the provider's clock was ahead then, if that was known."""
     answered_at: float | None = None
     fingerprint: str = ""
     passed_over: bool = False
-    """The model was not called, for the reason in `error`."""
     unrecoverable: bool = False
-    """The upstream could not be searched for the prediction of this attempt."""
     lease: Lease | None = None
-    """Its slot and place, while it has them."""
     missing: Collection[int] = ()
-    """The numbers of its pictures or films that turned out not to exist when they were fetched."""
 
     def __post_init__(self) -> None:
         self.sent = self.input
 
     @classmethod
     def resumed(cls, record: AttemptRecord, step: Step) -> "Attempt":
-        """The attempt of an earlier process, as the ledger has it."""
+        """The open attempt of an earlier process."""
         attempt = cls(step.model, step.input, step.changes)
         attempt.submitted_at, attempt.answered_at = record.submitted_at, record.answered_at
         attempt.fingerprint, attempt.clock_skew = record.fingerprint, record.clock_skew
@@ -75,7 +76,7 @@ class Attempt:
 
     @property
     def made(self) -> tuple[Url, ...]:
-        """Its pictures or films that exist, as far as is known."""
+        """Its images or videos, without those known to be missing."""
         media = self.prediction.media if self.prediction else ()
         return tuple(each for number, each in enumerate(media) if number not in self.missing)
 
@@ -86,7 +87,7 @@ class Attempt:
             is_unknown = self.unrecoverable or isinstance(self.error, OutcomeUnknown)
             return self.model.cost(self.sent) if is_unknown else 0.0
         if self.prediction.has_succeeded:
-            # A text in place of a picture costs nothing by the picture, and all of a price by the call.
+            # A text instead of an image costs nothing if the price is per image, and all of a price per call.
             billed = self.made if self.model.price.per == "image" else self.prediction.outputs
             return self.model.cost(self.sent, outputs=len(billed))
         return self.model.cost(self.sent) if self.prediction.may_be_billed else 0.0
@@ -103,7 +104,7 @@ class Attempt:
 
     @property
     def is_searched_for(self) -> bool:
-        """Whether its creation is searched for, since no answer shows whether it arrived."""
+        """Whether its creation was lost, and a search for its prediction goes on."""
         return self.lease is not None and self.lease.is_in_doubt
 
     def record(self, generation_id: str, number: int) -> AttemptRecord:
@@ -151,7 +152,18 @@ class FinishedAttempt:
 
 @dataclass(eq=False, slots=True, weakref_slot=True, kw_only=True)
 class Generation:
-    """One generation, from acceptance to its end. Times are the loop's, in seconds."""
+    """One generation, from acceptance to its end.
+
+    `accepted_at` and `ended_at` are times of the loop, `created_at` is the Unix time of acceptance. `address` is the
+    base URL under which its caller reached this service. `request_json` is the request as text, which another process
+    parses again. `next_model` is the model of the current or next attempt. `queued_seconds` and `predicting_seconds`
+    add up all attempts, without the backoff between them; an interrupted attempt counts from its submission. `files`
+    are the names of the stored outputs, and `files_error` says why some are missing. With a `placeholder`, the only
+    file is a black image in place of the output, or its `data:` URI if it could not be stored. A `detached` generation
+    continues without a waiting caller. A run that stops without `is_cancelled` was only interrupted. `persisted` is
+    true once its record is on the disk. `reserved` is USD of the budget: its cost so far and its possible further cost.
+    `progress` is the last percentage that its model printed. `listeners` are called on the loop when the state changes.
+    """
 
     id: str
     request: GenerationRequest
@@ -159,39 +171,27 @@ class Generation:
     request_id: str
     accepted_at: float
     address: str
-    """Where its caller reached this service."""
     simulated: bool
     request_json: str
-    """The text that it is parsed from again in another process (`parsing.attachments`)."""
     batch_id: str | None = None
     position: int | None = None
-    born: float = field(default_factory=time.time)
-    """When it was accepted, as a Unix time."""
+    created_at: float = field(default_factory=time.time)
     state: State = "queued"
     attempts: list[Attempt | FinishedAttempt] = field(default_factory=list)
     next_model: Model | None = None
-    queued: float = 0.0
-    predicting: float = 0.0
-    """Seconds in the queue, and seconds that a slot was held, over all attempts. An attempt that a stop interrupted
-    counts from its submission. Backoff between attempts is neither."""
+    queued_seconds: float = 0.0
+    predicting_seconds: float = 0.0
     ended_at: float | None = None
     error: ServiceError | None = None
     files: tuple[str, ...] = ()
     files_error: str | None = None
-    """The names of the outputs that are kept here, and why some are not."""
     placeholder: bool = False
-    """The only file is a black picture in place of the missing output; a `data:` URI if it could not be kept."""
     detached: bool = False
-    """It continues without a waiting caller, who can fetch it later."""
     is_cancelled: bool = False
-    """It was cancelled. A run that stops early without this was only interrupted."""
     persisted: bool = False
     reserved: float = 0.0
-    """USD of the budget that are held for it: its cost so far and its possible further cost."""
     progress: float | None = None
-    """Per cent, as its model printed it last."""
     listeners: list[Callable[["Generation"], object]] = field(default_factory=list)
-    """Called at every change of state, on the loop."""
 
     @property
     def caller_id(self) -> str:
@@ -211,13 +211,13 @@ class Generation:
 
     @property
     def last(self) -> Attempt | None:
-        """The last attempt, if this process makes or made it."""
+        """The last attempt, unless it had finished in an earlier process."""
         last = self.attempts[-1] if self.attempts else None
         return last if isinstance(last, Attempt) else None
 
     @property
     def model(self) -> Model:
-        """The model that was called last, or else the one that is next."""
+        """The model that was called last, or the next one if none was called."""
         called = self._last_called
         return called.model if called else self.next_model or self.request.model
 
@@ -257,7 +257,7 @@ class Generation:
     def record(self) -> GenerationRecord:
         over = self.has_ended
         images, seconds = self._made() if over else (0, 0.0)
-        took = time.time() - self.born if self.ended_at is None else self.ended_at - self.accepted_at
+        took = time.time() - self.created_at if self.ended_at is None else self.ended_at - self.accepted_at
         return GenerationRecord(
             id=self.id,
             caller_id=self.caller.id,
@@ -274,13 +274,15 @@ class Generation:
             webhook=self.request.webhook,
             address=self.address,
             simulated=self.simulated,
-            accepted_at=self.born,
+            accepted_at=self.created_at,
             ended_at=time.time() if over else None,
             cancelled=self.is_cancelled,
-            queued_seconds=round(self.queued, 3),
-            predicting_seconds=round(self.predicting, 3),
+            queued_seconds=round(self.queued_seconds, 3),
+            predicting_seconds=round(self.predicting_seconds, 3),
             total_seconds=round(took, 3),
-            outputs=self._outputs() if over else (),
+            outputs=tuple(each.value for each in self.last.made)
+            if over and self.last and not self.error
+            else (),
             files=self.files,
             files_error=self.files_error,
             placeholder=self.placeholder,
@@ -293,13 +295,8 @@ class Generation:
             attempts=tuple(each.record(self.id, number) for number, each in enumerate(self.attempts, 1)),
         )
 
-    def _outputs(self) -> tuple[str, ...]:
-        if self.last is None or self.error is not None:
-            return ()
-        return tuple(each.value for each in self.last.made)
-
     def _made(self) -> tuple[int, float]:
-        """The number of pictures, and seconds of video."""
+        """The number of images, and the seconds of video."""
         if not self.succeeded or self.last is None:
             return 0, 0.0
         outputs = len(self.last.made)
@@ -309,9 +306,9 @@ class Generation:
 
 
 def failure(error: ServiceError) -> Failure:
-    """An error as the ledger keeps it."""
+    """The record of an error."""
     problems = None
     if isinstance(error, InvalidRequest):
         problems = tuple(problem.as_json() for problem in error.problems)
-    # Half of a surrogate pair is no text to a database.
+    # A database cannot store half of a surrogate pair.
     return Failure(error.code, error.detail.encode(errors="replace").decode(), error.retryable, problems)

@@ -1,8 +1,7 @@
-"""Idempotency keys: the same key and body from the same caller is the same work, also after a restart.
+"""Idempotency keys: requests of one caller with the same key and body get the same work, also after a restart.
 
-The first request with a key claims it. Requests with the same key wait until that one is accepted, even at the same
-instant, and get the same work. The claim is held in memory until the work has ended; the ledger knows the key for a
-day.
+The first request with a key claims it. Requests with the same key, even at the same instant, wait until the first is
+accepted, and get its work. The claim stays in memory until the work has ended; the ledger keeps the key for a day.
 """
 
 import asyncio
@@ -18,9 +17,10 @@ from ledger import Ledger
 from ledger.records import KeyRecord
 
 KEPT_FOR: Final = 86_400.0
-"""Seconds that a key is kept, and in any case until its work has ended."""
+"""Seconds that a key is kept, or longer if its work has not ended."""
 
-Place = tuple[str, str]
+OwnedKey = tuple[str, str]
+"""A caller's id and one of its keys."""
 
 
 @dataclass(slots=True)
@@ -37,19 +37,19 @@ class IdempotencyKeys:
         self._ledger = ledger
         self._archive = archive
         self._clock = clock
-        self._claims: dict[Place, _Claim] = {}
-        self._place_of: dict[str, Place] = {}
+        self._claims: dict[OwnedKey, _Claim] = {}
+        self._key_of: dict[str, OwnedKey] = {}
 
     async def claim(self, caller_id: str, key: str, fingerprint: BodyFingerprint) -> str | None:
-        """The id of the work that the key stands for. None if it is free: then `settle` or `abandon` it.
+        """The id of the work with this key. None if the key was free and is claimed now: then `settle` or `abandon` it.
 
-        Raises IdempotencyConflict, and LedgerDown if the ledger cannot be read."""
-        place = caller_id, key
-        while (other := self._claims.get(place)) is not None:
+        Raises IdempotencyConflict if the body differs, and LedgerDown if the ledger cannot be read."""
+        owned = caller_id, key
+        while (other := self._claims.get(owned)) is not None:
             await other.settled.wait()
             if other.work_id is not None:
                 return _same(other.fingerprint.current, fingerprint, other.work_id)
-        claim = self._claims[place] = _Claim(fingerprint)
+        claim = self._claims[owned] = _Claim(fingerprint)
         try:
             record = await self._archive.read(lambda queries: queries.key(caller_id, key))
             is_free = record is None or await self._has_expired(record)
@@ -58,36 +58,35 @@ class IdempotencyKeys:
             raise
         if record is None or is_free:
             return None
-        self._let_go(place, claim)
+        self._drop(owned, claim)
         return _same(record.fingerprint, fingerprint, record.work_id)
 
     def settle(self, caller_id: str, key: str, work_id: str) -> None:
-        """The key stands for this work from now on."""
-        place = caller_id, key
-        claim = self._claims[place]
+        """Assign the work to a claimed key."""
+        owned = caller_id, key
+        claim = self._claims[owned]
         claim.work_id = work_id
-        self._place_of[work_id] = place
+        self._key_of[work_id] = owned
         claim.settled.set()
         self._ledger.upsert(KeyRecord(caller_id, key, claim.fingerprint.current, work_id, self._clock()))
 
     def abandon(self, caller_id: str, key: str) -> None:
-        """The work was not accepted after all. The next request that waits claims the key anew."""
-        place = caller_id, key
-        claim = self._claims.get(place)
-        if claim is None or claim.work_id is not None:  # None: its work has ended meanwhile
+        """Release a claimed key whose work was not accepted. The next waiting request claims it."""
+        owned = caller_id, key
+        claim = self._claims.get(owned)
+        if claim is None or claim.work_id is not None:  # no claim: its work has ended meanwhile
             self._ledger.delete(KeyRecord, caller_id, key)
         if claim is not None:
-            self._place_of.pop(claim.work_id or "", None)
+            self._key_of.pop(claim.work_id or "", None)
             claim.work_id = None
-            self._let_go(place, claim)
+            self._drop(owned, claim)
 
     def release(self, work_id: str) -> None:
-        """The work has ended: from here on the ledger answers for its key."""
-        place = self._place_of.pop(work_id, None)
-        if place is not None:
-            self._claims.pop(place, None)
+        """Forget the claim of work that has ended. From now on its key is looked up in the ledger."""
+        if (owned := self._key_of.pop(work_id, None)) is not None:
+            self._claims.pop(owned, None)
 
-    async def forget_expired(self) -> None:
+    async def delete_expired(self) -> None:
         """Delete expired keys, unless their work is unfinished. Raises LedgerDown."""
         before = self._clock() - KEPT_FOR
         for record in await self._archive.read(lambda queries: queries.expired_keys(before)):
@@ -99,15 +98,16 @@ class IdempotencyKeys:
             return False
         return not await self._archive.read(lambda queries: queries.is_unfinished(record.work_id))
 
-    def _let_go(self, place: Place, claim: _Claim) -> None:
-        if self._claims.get(place) is claim:
-            del self._claims[place]
+    def _drop(self, owned: OwnedKey, claim: _Claim) -> None:
+        if self._claims.get(owned) is claim:
+            del self._claims[owned]
         claim.settled.set()
 
 
-def _same(known: str, given: BodyFingerprint, work_id: str) -> str:
-    if not given.matches(known):
+def _same(known: str, fingerprint: BodyFingerprint, work_id: str) -> str:
+    """The id of the work. Raises IdempotencyConflict if its body had another fingerprint."""
+    if not fingerprint.matches(known):
         raise IdempotencyConflict(
-            "This Idempotency-Key came with another body before; use a key for one request only."
+            "This Idempotency-Key was used with another body before. Use a new key for each request."
         )
     return work_id

@@ -1,7 +1,7 @@
-"""Late predictions: those found after their attempt was over without them.
+"""Late predictions: those of lost creations, found after their attempt was over.
 
-A late prediction is of no use: its attempt was made again, or its generation has failed as `outcome_unknown`. If it
-still runs, it is cancelled. Its id and its cost are written to the attempt on record.
+A late prediction is not used: another attempt was made, or the generation has failed as `outcome_unknown`. If it still
+runs, it is cancelled. Its id and cost are written to the record of its attempt.
 """
 
 import asyncio
@@ -23,7 +23,7 @@ from ledger.records import GenerationRecord
 from providers import Prediction, Provider
 
 _LEDGER_PAUSE: Final = 1.0
-"""Seconds between tries while the ledger cannot be read or written."""
+"""Seconds between retries while the ledger cannot be read or written."""
 
 log = structlog.get_logger("generation")
 
@@ -37,7 +37,7 @@ class LatePredictions:
         self._recording = asyncio.Lock()
 
     def listener(self, generation: Generation, attempt: Attempt) -> Callable[[Prediction], Awaitable[None]]:
-        """Takes the prediction of this attempt, should it turn up. Keeps neither of them in memory."""
+        """A function to call with the late prediction of this attempt. It does not keep the generation in memory."""
         number = generation.attempts.index(attempt) + 1
         price = attempt.model.cost(attempt.sent)
         return partial(self._take, weakref.ref(generation), generation.id, number, generation.caller, price)
@@ -53,7 +53,7 @@ class LatePredictions:
     ) -> None:
         ended = found if found.is_over else await self._provider.cancel(caller, found)
         if ended is None or (ended.status == "succeeded" and not ended.outputs):
-            # Either it could not be cancelled, or the list does not show its outputs.
+            # It could not be cancelled, or comes from a list, which omits outputs.
             ended = replace(ended or found, is_lost=True)
         cost = price if ended.may_be_billed else 0.0
         generation = reference()
@@ -76,8 +76,8 @@ class LatePredictions:
         )
 
     async def _record(self, generation_id: str, number: int, ended: Prediction, cost: float) -> None:
-        """Write it to the row of a generation that has ended."""
-        async with self._recording:  # two of one generation would write over each other
+        """Add it to the record of a generation that has ended."""
+        async with self._recording:  # two late predictions of one generation would overwrite each other
             record = await self._read(generation_id)
             attempts = tuple(
                 replace(each, prediction_id=ended.id, cost_usd=cost) if each.number == number else each
@@ -88,7 +88,7 @@ class LatePredictions:
             self._ledger.upsert(replace(record, attempts=attempts, cost_usd=total))
 
     async def _read(self, generation_id: str) -> GenerationRecord:
-        """The record as it is on the disk, with all that was to be written to it."""
+        """The record on the disk, after all pending writes. Retries while the ledger is down."""
         while True:
             try:
                 await self._ledger.flush()

@@ -1,18 +1,17 @@
-"""How one generation runs.
+"""Runs one generation: attempts, retries, fallback to other models, outputs, and the end.
 
     queued → submitting → running → succeeded | failed | canceled
 
-One admission is one attempt (`attempt.py`). The slot and the place of an attempt are returned before the next attempt
-queues for its own, so the limits hold for retries too. A creation is retried only if it certainly was not accepted
-(refused in passing, never connected), or if the model itself reports a passing failure. A model gets four attempts, or
-two predictions if each costs more than 1 USD; predictions that failed in earlier processes count. A refused prompt is
-never retried. If the request has a fallback, a failure leads to an attempt of another model (`fallback.py`), admitted
-like any other.
+Each attempt (`attempt.py`) is admitted by the gate and releases its slot before the next attempt queues, so the limits
+hold for retries too. A creation is retried only if it certainly was not accepted (refused for a reason that passes,
+never connected), or if the model reports a failure that passes. A model gets four attempts, or two predictions if each
+costs more than 1 USD; predictions that failed in earlier processes count. A refused prompt is never retried. If the
+request has a fallback, a failure leads to an attempt with another model (`catalog/fallback.py`).
 
-Outputs are fetched after the slot is free, and before the result is answered. A model none of whose outputs exists has
-failed. Every transition is recorded, and the end of a generation is on the disk before anyone learns of it. A run that
-stops early was either cancelled, which is an end, or interrupted: then the ledger has its progress, and the next
-process resumes it.
+Outputs are fetched after the slot is free and before the caller gets the result. An attempt fails if none of its
+outputs exists. Every transition is recorded, and the end of a generation is on the disk before a caller can see it. A
+run that stops early was either cancelled, which is an end, or interrupted: then the next process resumes it from the
+ledger.
 """
 
 import asyncio
@@ -44,7 +43,7 @@ from errors import (
 )
 from files import Files, Kept
 from files.names import link_name
-from generations.attempt import AttemptRunner, raise_nothing_made
+from generations.attempt import AttemptRunner, raise_no_outputs
 from generations.batch import Batch, Work
 from generations.budget import Budget, check_cost
 from generations.generation import Attempt, FinishedAttempt, Generation
@@ -58,22 +57,22 @@ from webhooks.outbox import Outbox
 
 MAX_ATTEMPTS: Final = 4
 MAX_COSTLY_ATTEMPTS: Final = 2
-"""Predictions of one model that one generation gets while they fail in passing, if each costs more than `COSTLY`."""
+"""Predictions of one model that one generation gets if each costs more than `COSTLY`."""
 
 COSTLY: Final = 1.0
 """USD."""
 
 MAX_THROTTLED: Final = 20
-"""Refusals for the account's rate that one generation sits out; each comes after the wait that Replicate named."""
+"""Refusals for the account's rate after which one generation is retried; each retry waits as long as Replicate says."""
 
 MAX_REFUSED: Final = 2
-"""Refusals of an account whose token is accepted that one generation gets."""
+"""Attempts of one model that Replicate may refuse although it accepts the token."""
 
 FIRST_BACKOFF: Final = 0.5
-"""Seconds, at most, before the second attempt when Replicate names no time; it doubles up to 32-fold."""
+"""Longest backoff before the second attempt, in seconds, if Replicate names no time; it doubles up to 32-fold."""
 
 PLACEHOLDER: Final = (1600, 900)
-"""Pixels of the black picture that replaces a missing one, if the request allows it."""
+"""Pixels of the black image that replaces a missing one, if the request allows it."""
 
 _OUT_OF_CREDIT: Final = (InsufficientCredit, ServerOutOfCredit)
 
@@ -82,33 +81,37 @@ log = structlog.get_logger("generation")
 
 @dataclass(slots=True)
 class Retries:
-    """The attempts that a model has left, and the pause before the next one."""
+    """Counts the failed attempts of a model, and computes the backoff before the next one."""
 
     first_backoff: float
     failures: int = 0
     throttled: int = 0
     refused: int = 0
 
-    def are_left_after(self, again: TryAgain) -> bool:
-        """Count an attempt that may be made again."""
+    def allow(self, again: TryAgain) -> bool:
+        """Count this failed attempt. Returns whether the model may be tried again."""
         self.failures += not again.throttled
         self.throttled += again.throttled
         self.refused += again.refused
         if self.failures < MAX_ATTEMPTS and self.throttled < MAX_THROTTLED and self.refused < MAX_REFUSED:
             return True
-        if again.unreachable:  # for other models as well
+        if again.unreachable:  # other models cannot be reached either
             again.error.falls_back = False
         return False
 
     def pause(self) -> float:
-        """Seconds; they double with each attempt, less up to half by chance."""
+        """Seconds to wait: doubled with each attempt, with a jitter of up to half."""
         return backoff(
             self.failures + self.throttled, first=self.first_backoff, longest=32 * self.first_backoff
         )
 
 
 class Runner:
-    """Runs generations: through the gate, at a provider, recorded in the ledger."""
+    """Runs generations to their end.
+
+    `fetching` counts the generations that fetch their outputs: they neither hold a slot nor queue. `ended` counts the
+    generations that ended since the service started, by state.
+    """
 
     def __init__(
         self,
@@ -129,12 +132,10 @@ class Runner:
         self._outputs = outputs
         self._first_backoff = first_backoff
         self.fetching = 0
-        """Generations that fetch their outputs: they hold no slot and do not queue."""
         self.ended = dict.fromkeys(("succeeded", "failed", "canceled"), 0)
-        """How many generations ended in each state since the service started."""
 
     async def run(self, generation: Generation, batch: Batch | None) -> None:
-        """Run until the end, which is then on the disk, or until interrupted."""
+        """Run to the end, which is on the disk when this returns. Returns early if the service stops."""
         try:
             await self._produce(generation, batch)
             await self._end(generation, "succeeded")
@@ -147,52 +148,51 @@ class Runner:
         except asyncio.CancelledError:
             if not generation.is_cancelled or generation.is_in_doubt:
                 raise  # the next process resumes or cancels it
-            is_known = generation.last is None or not isinstance(generation.last.error, OutcomeUnknown)
-            detail = "It was cancelled." + (
-                "" if is_known else " Whether it had begun is not known: it may be billed."
-            )
+            detail = "It was cancelled."
+            if generation.last is not None and isinstance(generation.last.error, OutcomeUnknown):
+                detail += " Whether it had begun is not known: it may be billed."
             await self._end(generation, "canceled", GenerationFailed(detail))
         except Exception:
             log.exception("generation_crashed", generation=generation.id, request=generation.request_id)
             await self._end(generation, "failed", Internal())
 
     async def publish(self, work: Work) -> None:
-        """Record an end on the disk, and then start the delivery to the webhook of its caller.
+        """Write an end to the disk, then start the delivery to the caller's webhook.
 
-        The delivery is recorded together with the end, or a crash between the two would lose it."""
+        The delivery is recorded together with the end: a crash between the two would lose it."""
         delivery = self._outbox.prepare(work.id, work.webhook) if work.webhook is not None else None
         self._ledger.mark_dirty(work)
         try:
             try:
                 await self._ledger.flush()
-            except asyncio.CancelledError:  # it has ended all the same
+            except asyncio.CancelledError:  # it has ended nonetheless
                 await finish(self._ledger.flush())
         except LedgerDown as down:
-            # It has happened and stays in the ledger's memory. After a crash the next process finds out the same.
+            # The ledger goes on trying. After a crash, the next process resumes the work and finds the same end.
             log.error("generation_end_not_persisted", reason=str(down))
         if delivery is not None:
             self._outbox.take(delivery)
 
     async def _produce(self, generation: Generation, batch: Batch | None) -> None:
-        """Try models until one has made it: each until its retries are used up, then the next one of the fallback.
+        """Try each model of the fallback until its retries are used up or one has made the outputs.
 
-        Raises the failure of the last model that was called; if none was, why the last was passed over."""
+        Raises the error of the last model that was called, or the reason why none was called."""
         begun, step = generation.next_model, self._first_step(generation)
         generation.next_model = step.model
         tried = [*dict.fromkeys(each.model for each in generation.attempts), step.model]
-        # Those of earlier processes failed in passing, or the model would not be tried now.
+        # Predictions of earlier processes failed for reasons that pass: else this model would not be tried now.
         earlier = [each for each in generation.attempts if isinstance(each, FinishedAttempt)]
         retries = Retries(self._first_backoff, failures=_predictions_of(step, earlier))
         failed = None
         while True:
-            why = None if step.model is begun else self._passed_over(generation, step, batch)
+            why = None if step.model is begun else self._pass_over(generation, step, batch)
             begun = step.model  # its retries are allowed as well
             if why is None:
                 try:
                     await self._attempts.make(generation, step, batch)
                     return await self._fetch(generation)
                 except TryAgain as again:
-                    if retries.are_left_after(again) and self._may_repeat(generation, step):
+                    if retries.allow(again) and self._may_repeat(generation, step):
                         await self._back_off(generation, again, retries)
                         continue
                     why = failed = again.error
@@ -209,15 +209,21 @@ class Runner:
             generation.transition("queued", self._ledger)
 
     async def _fetch(self, generation: Generation) -> None:
-        """Fetch the outputs of the last attempt. Raises ServiceError if none of them exists."""
-        made_at = asyncio.get_running_loop().time()
-        if self._outputs is not None and generation.last is not None:
-            await self._keep_outputs(self._outputs, generation, generation.last)
-        self._note_pace(generation, asyncio.get_running_loop().time() - made_at)
+        """Fetch the outputs of the last attempt, and remember how long it took. Raises ServiceError if none of them
+        exists."""
+        clock = asyncio.get_running_loop().time
+        made_at, attempt = clock(), generation.last
+        if attempt is None:
+            return
+        if self._outputs is not None:
+            await self._store_outputs(self._outputs, generation, attempt)
+        if len(generation.attempts) == 1 and attempt.answer_seconds:  # a retry would distort the forecasts
+            took = Took(attempt.held_seconds, after=clock() - made_at, answered=attempt.answer_seconds)
+            self._gate.durations.note(attempt.model.name, took)
 
     @staticmethod
     def _first_step(generation: Generation) -> Step:
-        """The step of the request, or the one at which an earlier process had arrived."""
+        """The first step of the request, or the step that an earlier process had reached."""
         request, model = generation.request, generation.next_model
         if request.route and model is not None and model is not request.first.model:
             return request.route.step(model)
@@ -225,12 +231,13 @@ class Runner:
 
     @staticmethod
     def _may_repeat(generation: Generation, step: Step) -> bool:
-        """Whether the model may run again: if it is costly, a failure that passes is tried again only once."""
+        """Whether the model may run again. A costly model runs at most twice."""
         ran = _predictions_of(step, generation.attempts)
         return ran < MAX_COSTLY_ATTEMPTS or step.model.cost(step.input) <= COSTLY
 
-    async def _back_off(self, generation: Generation, again: TryAgain, retries: "Retries") -> None:
-        """Wait before the next attempt: all of the caller's, if the account or the way to Replicate is in trouble."""
+    async def _back_off(self, generation: Generation, again: TryAgain, retries: Retries) -> None:
+        """Wait before the next attempt. All work of the caller waits if its account is throttled or Replicate cannot be
+        reached."""
         generation.transition("queued", self._ledger)
         wait = retries.pause() if again.wait is None else again.wait
         caller = generation.caller
@@ -242,18 +249,18 @@ class Runner:
             await asyncio.sleep(wait)
 
     def _dismiss_batch(self, generation: Generation, batch: Batch | None, error: ServiceError) -> None:
-        """Refuse the rest of a batch whose account is in trouble. Being out of credit is not believed at once."""
+        """Refuse the rest of a batch whose account Replicate refuses. One refusal for lack of credit is not enough."""
         caller, batch_id = generation.caller, batch.id if batch else None
-        if isinstance(error, _OUT_OF_CREDIT):
-            is_believed = caller.is_proven and self._gate.refuse(caller.turn, batch_id)
-            if not is_believed:
-                return
+        if isinstance(error, _OUT_OF_CREDIT) and not (
+            caller.is_proven and self._gate.refuse(caller.turn, batch_id)
+        ):
+            return
         if batch_id is not None and isinstance(error, AccountError):
             self._gate.dismiss(caller.turn, batch_id, partial(type(error), error.detail))
 
-    def _passed_over(self, generation: Generation, step: Step, batch: Batch | None) -> ServiceError | None:
-        """Why a model is not called, if it is not; the reason is listed among the attempts."""
-        reason = step.unfit or self._too_dear(generation, step, batch)
+    def _pass_over(self, generation: Generation, step: Step, batch: Batch | None) -> ServiceError | None:
+        """The reason not to call a model, also listed among the attempts; None if it may be called."""
+        reason = step.unfit or self._refuse_cost(generation, step, batch)
         if reason is None:
             return None
         error = InvalidRequest([Problem("fallback", reason)])
@@ -262,13 +269,12 @@ class Runner:
         )
         return error
 
-    def _too_dear(self, generation: Generation, step: Step, batch: Batch | None) -> str | None:
-        """Which limit of cost it would pass. If none, its cost is reserved."""
+    def _refuse_cost(self, generation: Generation, step: Step, batch: Batch | None) -> str | None:
+        """Reserve the cost of a fallback, or return which limit it would exceed."""
         if step.model is generation.request.first.model:
             return None  # reserved at acceptance
-        cost = generation.cost_usd + step.model.cost(
-            step.input
-        )  # an attempt that ran out of time is paid, too
+        # An attempt that ran out of time is billed too.
+        cost = generation.cost_usd + step.model.cost(step.input)
         more = max(0.0, cost - generation.reserved)
         with_it = f"With {step.model.short_name}"
         try:
@@ -280,13 +286,13 @@ class Runner:
             return error.detail
         return None
 
-    async def _keep_outputs(self, files: Files, generation: Generation, attempt: Attempt) -> None:
-        """Fetch the outputs. They are made and paid for, so no trouble here fails the attempt, unless it shows that
+    async def _store_outputs(self, files: Files, generation: Generation, attempt: Attempt) -> None:
+        """Fetch and store the outputs. They are made and paid for, so an error here does not fail the attempt, unless
         none of them exists."""
         self.fetching += 1
         try:
             if (task := asyncio.current_task()) and task.cancelling():
-                raise asyncio.CancelledError  # it was done when it was to be cancelled: there is no time to fetch
+                raise asyncio.CancelledError  # the prediction was done before it could be cancelled: do not fetch
             kept = await files.keep(generation.id, [each.value for each in attempt.made])
         except asyncio.CancelledError:
             if not generation.is_cancelled:
@@ -296,19 +302,12 @@ class Runner:
             self.fetching -= 1
         attempt.missing = kept.missing
         if not attempt.made:
-            raise_nothing_made(attempt, kept.error or "")
+            raise_no_outputs(attempt, kept.error or "")
         generation.files = tuple(link_name(generation.id, name) for name in kept.names if name is not None)
         generation.files_error = kept.error
 
-    def _note_pace(self, generation: Generation, kept_in: float) -> None:
-        """Let plans go by these durations, unless a retry distorted them."""
-        attempt = generation.last
-        if len(generation.attempts) == 1 and attempt is not None and attempt.answered:
-            took = Took(attempt.held, after=kept_in, answered=attempt.answered)
-            self._gate.durations.note(attempt.model.name, took)
-
     async def _make_placeholder(self, generation: Generation) -> None:
-        """A black picture, for requests that prefer it to none."""
+        """Put a black image in place of the output, for requests with `placeholder`."""
         picture = black_png(*PLACEHOLDER)
         link = f"data:image/png;base64,{base64.b64encode(picture).decode()}"
         if self._outputs is not None:
@@ -329,7 +328,7 @@ class Runner:
 
 
 def log_end(record: GenerationRecord) -> None:
-    """Log that a generation has ended, in this process or without running in it."""
+    """Log the end of a generation, whether or not it ran in this process."""
     log.info(
         "generation_ended",
         generation=record.id,
@@ -345,5 +344,5 @@ def log_end(record: GenerationRecord) -> None:
 
 
 def _predictions_of(step: Step, attempts: Iterable[Attempt | FinishedAttempt]) -> int:
-    """How many of these attempts made a prediction of the model."""
+    """How many of these attempts made a prediction with the model of `step`."""
     return sum(each.model == step.model and each.prediction_id is not None for each in attempts)

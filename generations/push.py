@@ -1,4 +1,4 @@
-"""Results that Replicate pushes: which generation they are for, and whether they are believed."""
+"""Webhooks of Replicate: finds the generation and the secret for a message, verifies it, and hands on its result."""
 
 from dataclasses import dataclass
 
@@ -12,14 +12,13 @@ from providers import PushedResult, PushReceiver
 
 @dataclass(frozen=True, slots=True)
 class Expected:
-    """The secret that signs pushed results for this generation, if any are expected."""
+    """The secret that signs messages about predictions of this caller's generation. `generation` is None if it does not
+    run in this process."""
 
     generation_id: str
     generation: Generation | None
-    """None if it does not run here (any more): a signed message is no news then."""
     secret: str
     caller: Caller
-    """Whose prediction it is about."""
 
 
 class PushInbox:
@@ -34,22 +33,22 @@ class PushInbox:
         self._supervisor = supervisor
         self._archive = archive
         self._provider = provider
-        self._doors = authenticator
+        self._authenticator = authenticator
 
     async def expect(self, generation_id: str) -> Expected | None:
-        """The keys to verify a message with. None if there is no such generation, or its account's secret is not
-        available: the message is not read then, since anyone may send one. Raises LedgerDown and ServiceError."""
+        """The secret to verify a message about this generation. None if the generation does not exist or is suspended:
+        the message cannot be verified and must be ignored. Raises LedgerDown and ServiceError."""
         work = self._supervisor.find(generation_id) or await self._archive.load(generation_id)
         if work is None or isinstance(work, Batch):
             return None
-        caller: Caller | None = work.caller if isinstance(work, Generation) else self._doors.admin()
-        if caller is None or caller.id != work.caller_id:
-            return None  # it is suspended
+        caller: Caller | None = work.caller if isinstance(work, Generation) else self._authenticator.admin()
+        if caller is None or caller.id != work.caller_id:  # suspended: its caller's token is not known
+            return None
         secret = await self._provider.webhook_secret(caller)
         return Expected(generation_id, work if isinstance(work, Generation) else None, secret, caller)
 
     async def receive(self, expected: Expected, attempt: str, pushed: PushedResult) -> None:
-        """Take in a message that could be read. One about another attempt or prediction is ignored."""
+        """Use a verified message. Ignores one about another attempt or prediction."""
         generation = expected.generation
         if self._provider.receive_late(f"{expected.generation_id}.{attempt}", pushed):
             return

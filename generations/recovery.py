@@ -1,8 +1,8 @@
 """Restores unfinished work from the ledger when the service starts.
 
-The admin's work resumes at once. A user's token is never stored, so a user's work is suspended until its owner comes
-back with the same idempotency key or looks it up, and so brings the token. Work not resumed in time fails as
-`interrupted`; its prediction, if it still ran, has ended by its deadline at Replicate.
+The admin's work resumes at once. A user's token is never stored, so a user's work is suspended until its owner sends
+the token again: with the same idempotency key, or to look up the work. Work that is not resumed in time fails as
+`interrupted`; its prediction at Replicate has ended by its deadline.
 
 Simulated work never resumes as real work, nor real work as simulated.
 """
@@ -30,16 +30,18 @@ from providers import Limits, UncertainCreation
 
 log = structlog.get_logger("recovery")
 
-_ANOTHER_WORLD: Final = "It was simulated and the service is not any more, or the other way round."
+_OTHER_MODE: Final = "It was simulated and the service no longer simulates, or the reverse."
 
 LONGEST_DOUBT: Final = 600.0
-"""Seconds after its sending for which a creation without an answer counts as one that may still arrive, if nothing
-searches for it."""
+"""Seconds after sending for which a creation without an answer may still arrive, if nothing searches for it."""
+
+StoredBatch = tuple[BatchRecord, Sequence[GenerationRecord]]
+"""A batch and its generations, in input order."""
 
 
 @dataclass(frozen=True, slots=True)
 class Restored:
-    """Work to resume, and records of generations that ended now because they cannot be resumed."""
+    """Work to resume, and `ended` generations, which cannot be resumed."""
 
     generations: Sequence[Generation]
     batches: Sequence[Batch]
@@ -47,18 +49,18 @@ class Restored:
 
     @property
     def running(self) -> list[Generation]:
-        """The generations to resume, with those of batches."""
+        """The generations to resume, including items of batches."""
         items = (item for batch in self.batches for item in batch.items)
         return [each for each in (*self.generations, *items) if isinstance(each, Generation)]
 
     @property
     def ids(self) -> set[str]:
-        running = (each.id for each in self.running)
-        return {*running, *(batch.id for batch in self.batches), *(record.id for record in self.ended)}
+        """The ids of all generations and batches."""
+        return {each.id for work in (self.running, self.batches, self.ended) for each in work}
 
 
 class Recovery:
-    """Makes live work from records. Any thread; reads attached files."""
+    """Makes generations and batches from records. Call it in any thread; it reads uploaded files."""
 
     def __init__(self, *, attachments: Attachments, context: ParseContext) -> None:
         self._attachments = attachments
@@ -67,10 +69,10 @@ class Recovery:
     def restore(
         self,
         records: Sequence[GenerationRecord],
-        batches: Iterable[tuple[BatchRecord, Sequence[GenerationRecord]]],
+        batches: Iterable[StoredBatch],
         caller: Caller,
     ) -> Restored:
-        """Single generations, and whole batches, of one caller."""
+        """Restore single generations and whole batches of one caller."""
         ended: list[GenerationRecord] = []
         generations = [self._restored(record, {}, caller, ended) for record in records]
         return Restored(
@@ -108,7 +110,7 @@ class Recovery:
             return self._running(record, shared, caller)
         except Gone as gone:
             error: ServiceError = Interrupted(str(gone))
-        except InvalidRequest as invalid:  # this version may not know its model any more
+        except InvalidRequest as invalid:  # this version may not have its model
             error = invalid
         except Exception:
             log.exception("generation_not_recoverable", generation=record.id)
@@ -119,8 +121,8 @@ class Recovery:
     def _running(self, record: GenerationRecord, shared: Mapping[str, Any], caller: Caller) -> Generation:
         if record.request is None:
             raise ValueError("an unfinished generation has its request")
-        given = {**shared, **self._attachments.read(record.batch_id or record.id, record.request)}
-        request = parse_generation(given, self._context)
+        fields = {**shared, **self._attachments.read(record.batch_id or record.id, record.request)}
+        request = parse_generation(fields, self._context)
         find = self._context.registry.find
         model = find(record.model) or request.model
         return Generation(
@@ -134,7 +136,7 @@ class Recovery:
             request_json=record.request,
             batch_id=record.batch_id,
             position=record.position,
-            born=record.accepted_at,
+            created_at=record.accepted_at,
             state=record.state,
             attempts=[
                 _attempt(attempt, request, find(attempt.model) or model)
@@ -142,8 +144,8 @@ class Recovery:
                 if attempt.submitted_at is not None or attempt.error is not None  # else nothing was sent
             ],
             next_model=model,
-            queued=record.queued_seconds,
-            predicting=record.predicting_seconds,
+            queued_seconds=record.queued_seconds,
+            predicting_seconds=record.predicting_seconds,
             reserved=record.reserved_usd,
             is_cancelled=record.cancelled,
         )
@@ -157,7 +159,7 @@ def _attempt(record: AttemptRecord, request: GenerationRequest, model: Model) ->
 
 
 def stored_batch(record: BatchRecord, items: Sequence[GenerationRecord]) -> Batch:
-    """A batch as the ledger has it."""
+    """A batch made from its record."""
     took = None if record.ended_at is None else record.ended_at - record.accepted_at
     return Batch(
         id=record.id,
@@ -172,7 +174,7 @@ def stored_batch(record: BatchRecord, items: Sequence[GenerationRecord]) -> Batc
         simulated=record.simulated,
         request_json=record.request,
         webhook=record.webhook,
-        born=record.accepted_at,
+        created_at=record.accepted_at,
         detached=True,
     )
 
@@ -181,10 +183,10 @@ def stored_batch(record: BatchRecord, items: Sequence[GenerationRecord]) -> Batc
 class StartupState:
     """Unfinished work of earlier processes, from the ledger.
 
-    `restored` is resumed; `suspended` waits for its owners. `answered_ago` has the seconds since the last creations
-    were answered (`seconds_since`). `prediction_ids` are the latest predictions, `uncertain` the creations among the
-    suspended work that may have made one. `attached_to` are the ids whose attached files may still be needed.
-    `ended_usd` is the cost of the admin's `restored.ended`.
+    `restored` is resumed, `suspended` waits for its owners. `answered_ago` are the seconds since the last answers to
+    creations (`seconds_since`). `prediction_ids` are the latest predictions. `uncertain` are creations of suspended
+    work that may have made a prediction. `attached_to` are the ids of work that may need its uploaded files.
+    `ended_usd` is the cost of the admin's generations in `restored.ended`.
     """
 
     restored: Restored
@@ -206,16 +208,18 @@ def load_startup_state(
     simulated: bool,
     now: float,
 ) -> StartupState:
-    """Everything that a starting process needs from the ledger; `admin` pays for the admin's. Raises LedgerDown."""
+    """Read the unfinished work from the ledger, and restore that of the `admin`, if there is one. Raises LedgerDown."""
     unfinished = queries.unfinished()
-    over_now = {
-        record.id: over for record in unfinished if (over := _cannot_go_on(record, simulated)) is not None
+    ended_now = {
+        record.id: ended
+        for record in unfinished
+        if (ended := _ended_at_startup(record, simulated)) is not None
     }
-    records = [record for record in unfinished if record.id not in over_now]
-    restored = _restored(queries, recovery, admin, records, over_now)
+    records = [record for record in unfinished if record.id not in ended_now]
+    restored = _restored(queries, recovery, admin, records, ended_now)
     suspended = [record for record in records if admin is None or record.caller_id != admin.id]
     uncertain_since = min((each.since for record in records for each in _uncertain(record)), default=now)
-    # A prediction of that time may be its own by a skewed clock, so those of other attempts must be known.
+    # By a skewed clock, a prediction of that time may belong to such a creation, unless another attempt has its id.
     known_since = uncertain_since - 2 * limits.clock_skew
     unfinished_ids = {each for record in records for each in (record.id, record.batch_id) if each}
     return StartupState(
@@ -224,12 +228,10 @@ def load_startup_state(
         answered_ago=seconds_since(
             queries.recent_attempts(now - LONGEST_DOUBT - WINDOW),
             now=now,
-            unfinished={each.id for each in restored.running} | {record.id for record in suspended},
+            unfinished={each.id for each in restored.running} | {each.id for each in suspended},
         ),
         prediction_ids=[
-            each.prediction_id
-            for each in queries.recent_attempts(known_since)
-            if each.prediction_id is not None
+            each.prediction_id for each in queries.recent_attempts(known_since) if each.prediction_id
         ],
         uncertain=[each for record in suspended for each in _uncertain(record)],
         deliveries=[each for each in queries.pending_deliveries() if each.id not in unfinished_ids],
@@ -247,30 +249,31 @@ def _restored(
     recovery: Recovery,
     admin: Caller | None,
     records: Sequence[GenerationRecord],
-    over_now: Mapping[str, GenerationRecord],
+    ended_now: Mapping[str, GenerationRecord],
 ) -> Restored:
-    """The batches of which all has ended, and of these unfinished `records` the admin's."""
+    """The batches whose items have all ended, and the admin's unfinished `records`, to be resumed."""
     done: list[Batch] = []
-    whole: list[tuple[BatchRecord, Sequence[GenerationRecord]]] = []
+    whole: list[StoredBatch] = []
     for batch in queries.unfinished_batches():
-        items = [over_now.get(item.id, item) for item in queries.batch_items(batch.id)]
+        items = [ended_now.get(item.id, item) for item in queries.batch_items(batch.id)]
         if all(item.has_ended for item in items):
-            # It is of another world, or its own end was lost in a crash after that of the last item.
+            # The mode has changed, or a crash came between the end of the last item and that of the batch.
             done.append(stored_batch(batch, items))
         elif admin is not None and batch.caller_id == admin.id:
             whole.append((batch, items))
     if admin is None:
-        return Restored((), done, list(over_now.values()))
+        return Restored((), done, list(ended_now.values()))
     in_whole = {batch.id for batch, _ in whole}
     single = [each for each in records if each.caller_id == admin.id and each.batch_id not in in_whole]
     resumed = recovery.restore(single, whole, admin)
-    return Restored(resumed.generations, [*done, *resumed.batches], [*over_now.values(), *resumed.ended])
+    return Restored(resumed.generations, [*done, *resumed.batches], [*ended_now.values(), *resumed.ended])
 
 
-def _cannot_go_on(record: GenerationRecord, simulated: bool) -> GenerationRecord | None:
-    """How it has ended, if it is of another world, or was cancelled before anything was sent."""
+def _ended_at_startup(record: GenerationRecord, simulated: bool) -> GenerationRecord | None:
+    """The record of its end if it cannot be resumed: the service was switched between simulation and Replicate, or it
+    was cancelled before anything was sent."""
     if record.simulated != simulated:
-        return ended_record(record, Interrupted(_ANOTHER_WORLD))
+        return ended_record(record, Interrupted(_OTHER_MODE))
     return cancelled(record) if record.cancelled and record.state == "queued" else None
 
 
@@ -284,7 +287,7 @@ def _uncertain(record: GenerationRecord) -> Iterator[UncertainCreation]:
 
 
 def ended_record(record: GenerationRecord, error: ServiceError, state: State = "failed") -> GenerationRecord:
-    """The record of a generation that ended now without running here. A prediction that may run counts as billed."""
+    """The record of a generation that ends now without running. A prediction that may still run counts as billed."""
     now = time.time()
     may_run = record.state in {"submitting", "running"}
     return replace(
@@ -312,12 +315,14 @@ def expired(record: GenerationRecord) -> GenerationRecord:
         )
     return ended_record(
         record,
-        Interrupted(f"Its prediction {record.prediction_id} ended without us, and may have been billed."),
+        Interrupted(
+            f"Its prediction {record.prediction_id} was not watched to its end, and may have been billed."
+        ),
     )
 
 
 def cancelled(record: GenerationRecord) -> GenerationRecord:
-    """The record of a generation that is cancelled without its owner, whose token could cancel its prediction."""
+    """The record of a generation that is cancelled without its owner's token, so not at Replicate."""
     detail = "It was cancelled."
     if record.state == "submitting":
         detail += " The service had stopped while its prediction was being created, which may be billed."
@@ -327,18 +332,18 @@ def cancelled(record: GenerationRecord) -> GenerationRecord:
 
 
 def seconds_in_doubt(since: float, *, now: float) -> float:
-    """How long a creation that was sent at `since` may still arrive if nothing searches for it; negative afterwards."""
+    """How long a creation sent at `since` may still arrive if nothing searches for it; negative afterwards."""
     return LONGEST_DOUBT - max(now - since, 0.0)
 
 
 def seconds_since(
     attempts: Iterable[AttemptRecord], *, now: float, unfinished: Collection[str] = ()
 ) -> list[float]:
-    """How many seconds ago each recent creation was answered, or was found to have arrived or not.
+    """Seconds since each recent creation was answered, or a search for it ended.
 
-    Negative for one without an answer, which may still arrive: it counts as answered at the end of the longest doubt.
-    Those of `unfinished` generations are left out, since each has a place of its own. No date is trusted to lie in the
-    past, for the clock may have been set back."""
+    Negative for a creation without an answer, which may still arrive: it counts as answered after `LONGEST_DOUBT`.
+    Creations of `unfinished` generations are left out: the gate counts them when they are resumed. Dates in the future
+    count as now, since the clock may have been set back."""
     ago = (
         max(now - each.answered_at, 0.0)
         if each.answered_at is not None

@@ -1,8 +1,7 @@
-"""Forgets ended work after some days, in small steps, so that the ledger does not grow for ever.
+"""Deletes ended work from the ledger after some days, in small steps.
 
-Whole days (UTC) are forgotten, and `GET /usage` goes on counting what ended on them (`Ledger.delete`). Work stays for
-longer while it is needed: by an idempotency key, a webhook that is still to be delivered, a kept file, or the search
-for the prediction of a lost creation.
+Whole days (UTC) are deleted; `GET /usage` goes on counting them (`Ledger.delete`). Work is kept longer while an
+idempotency key, a pending webhook delivery, a stored file or the search for a lost creation needs it.
 """
 
 import asyncio
@@ -17,22 +16,22 @@ from generations.archive import Archive
 from ledger import DAY, Ledger
 
 FIRST: Final = 300.0
-"""Seconds from the start of a process, which has other things to do, to the first time."""
+"""Seconds from the start of the process to the first deletion."""
 
 EVERY: Final = 3600.0
-"""Seconds from the end of one time to the next."""
+"""Seconds from one deletion to the next."""
 
 STEP: Final = 500
-"""Generations of one transaction, unless it is one batch. Other changes of the ledger wait for it."""
+"""Generations per transaction, or one larger batch. Other writes wait for it."""
 
 PAUSE: Final = 0.2
-"""Seconds between two transactions, in which others are written."""
+"""Seconds between two transactions, for other writes."""
 
 log = structlog.get_logger("ledger")
 
 
 class Retention:
-    """Keeps ended work for `days`, and with kept files for `files_ttl` seconds. `clock` returns Unix time."""
+    """Deletes work that ended `days` ago, with stored files after `files_ttl` seconds. `clock` returns Unix time."""
 
     def __init__(
         self,
@@ -53,18 +52,18 @@ class Retention:
         await asyncio.sleep(FIRST)
         while True:
             try:
-                await self.forget()
+                await self.delete_old()
             except LedgerDown as down:
                 log.warning("retention_failed", reason=str(down))
             except Exception:
                 log.exception("retention_failed")
             await asyncio.sleep(EVERY)
 
-    async def forget(self) -> None:
-        """Forget all work that is old enough. Raises LedgerDown; deletions before that stay."""
+    async def delete_old(self) -> None:
+        """Delete all work that is old enough. Raises LedgerDown; earlier deletions stay."""
         now = self._clock()
         doubt = await self._archive.read(lambda queries: queries.oldest_doubt())
-        # A search must know what else was made since then, by clocks that differ by minutes.
+        # A search for a lost creation must know all other predictions since then, by clocks that differ by minutes.
         before = _day(now - self._keep if doubt is None else min(now - self._keep, doubt - DAY))
         files_before = _day(now - self._files_ttl)
         count = 0
@@ -81,5 +80,5 @@ class Retention:
 
 
 def _day(moment: float) -> float:
-    """The beginning of its day (UTC)."""
+    """The start of the day (UTC) of this Unix time."""
     return moment // DAY * DAY

@@ -1,20 +1,20 @@
-"""The service behind every route: submit, get, list, cancel and follow work, and sum up its cost.
+"""The service behind every route: submit, get, list, cancel and subscribe to work, and sum up its cost.
 
-All methods are coroutines on the loop. Accepted work is on the disk before its caller learns of it. A caller who comes
-back finds the work in memory or in the ledger; suspended work of that caller is resumed then (`suspension.py`).
+All methods are coroutines on the loop. Accepted work is on the disk before its caller gets the id. A caller who comes
+back finds the work in memory or in the ledger, and resumes it if it is suspended (`suspension.py`).
 """
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any, Final
 
 from auth import Caller, Principal
 from errors import LedgerDown, NotFound, ShuttingDown
 from generations import views
-from generations.archive import Archive, Stored, Usage
-from generations.batch import Batch, Work, ended_items
+from generations.archive import Archive, Stored
+from generations.batch import Batch, Work
 from generations.events import Events, Subscription
 from generations.generation import Generation
 from generations.idempotency import IdempotencyKeys
@@ -22,21 +22,23 @@ from generations.status import Status
 from generations.submission import Submission
 from generations.supervisor import Supervisor
 from generations.suspension import Suspension
-from ledger import Grouping, Ledger, Page, Period
+from ledger import Grouping, Ledger, Page, Period, Queries
 from ledger.records import Delivery, GenerationRecord, PlanRecord
 from parsing.attachments import UPLOADED
 from parsing.shapes import BatchRequest
 from webhooks.outbox import Outbox
 
-_LAST_ANSWERS: Final = 5.0
-"""Seconds at most that a stop waits for the last answers, which are milliseconds of the disk away."""
+Usage = dict[str, Any]
 
-_CANCEL_PATIENCE: Final = 10.0
-"""Seconds in which cancelled work usually has ended."""
+_RESPONSE_TIMEOUT: Final = 5.0
+"""Seconds that a stop waits for the last responses, which need milliseconds of the disk."""
+
+_CANCEL_TIMEOUT: Final = 10.0
+"""Seconds in which cancelled work usually ends."""
 
 
 class HandedOver(Exception):
-    """The service stops, and the next process resumes the work. `error` is answered beside the id of the work."""
+    """The service stops, and the next process resumes the `work`. The response has its id and the `error`."""
 
     def __init__(self, work: Work, error: ShuttingDown) -> None:
         super().__init__(work.id)
@@ -48,7 +50,8 @@ class HandedOver(Exception):
 
 
 class GenerationService:
-    """One object for all doors. Every method that takes an id raises LedgerDown if the ledger cannot be read."""
+    """All that a caller can do with generations and batches. Every method that takes an id raises LedgerDown if the
+    ledger cannot be read."""
 
     def __init__(
         self,
@@ -77,63 +80,74 @@ class GenerationService:
     async def submit(
         self, submission: Submission, *, on_item_done: Callable[[Batch, int], object] | None = None
     ) -> Work | Stored:
-        """Accept a submission, and wait for its end for as long as its caller does. Returns the work, which an earlier
-        request with the same key may have begun. `on_item_done` is called for each item of a batch as it ends.
+        """Accept a submission, and wait up to its `wait_seconds` for its end. Returns the work, which may be that of an
+        earlier request with the same key. `on_item_done` is called for each item of a batch as it ends.
 
         Raises the ServiceError that refuses the submission, and HandedOver if the service stops before the end."""
-        with self._counted_as_waiting():
+        if (task := asyncio.current_task()) is not None:
+            self._waiting.add(task)
+            task.add_done_callback(self._waiting.discard)
+        new = None
+        try:
             work = await self._existing(submission)
             if work is None:
                 try:
-                    work = self._supervisor.accept(submission)
+                    work = new = self._supervisor.accept(submission)
                 except BaseException:
                     self._abandon_key(submission)
-                    self._forget_attachments(submission)
                     raise
-                await self._persist(submission, work)
-            if on_item_done is not None and isinstance(work, Batch):
-                self._supervisor.follow(work, on_item_done)
-            if submission.wait_seconds != 0 and not isinstance(work, GenerationRecord):
-                try:
-                    await self._supervisor.wait(work, seconds=submission.wait_seconds)
-                except ShuttingDown as error:
-                    raise HandedOver(work, error) from None
-            return work
+        finally:
+            if new is None and any(UPLOADED in text for text in submission.request_json):
+                self._supervisor.forget_attachments(submission.id)
+        if new is not None:
+            await self._persist(submission, new)
+        if on_item_done is not None and isinstance(work, Batch):
+            self._supervisor.follow(work, on_item_done)
+        if submission.wait_seconds != 0 and not isinstance(work, GenerationRecord):
+            try:
+                await self._supervisor.wait(work, seconds=submission.wait_seconds)
+            except ShuttingDown as error:
+                raise HandedOver(work, error) from None
+        return work
 
     async def forecast(self, request: BatchRequest, caller: Caller, *, may_exist: bool = False) -> PlanRecord:
-        """How a batch would go now. Raises QueueFull, LedgerDown or ShuttingDown if it would not be accepted; one that
-        `may_exist` already, under its key, needs no room."""
+        """The plan of a batch if it was submitted now. Raises QueueFull, LedgerDown or ShuttingDown if it would not be
+        accepted, unless it `may_exist` already under its key."""
         if not may_exist:
-            self._supervisor.make_room(len(request.requests), caller)
+            self._supervisor.check_room(len(request.requests), caller)
         return await self._status.forecast(request, caller)
 
-    # ── Find, cancel, follow
+    # ── Get, cancel, subscribe
 
     async def get(self, work_id: str, principal: Principal) -> Work | Stored:
-        """A generation or batch. It continues from now on even without a waiting caller, who may come back.
+        """A generation or batch. From now on it continues without a waiting caller, who may come back.
 
-        Raises NotFound if there is none, or the visitor may not see it."""
-        work = await self._seen_by(principal, work_id)
+        Raises NotFound if it does not exist, or the principal may not see it."""
+        work = await self._visible(principal, work_id)
         if isinstance(work, Work):
             work.detached = True
         return work
 
     async def cancel(
-        self, work_id: str, principal: Principal, *, patience: float = _CANCEL_PATIENCE
+        self,
+        work_id: str,
+        principal: Principal,
+        *,
+        timeout: float = _CANCEL_TIMEOUT,  # noqa: ASYNC109
     ) -> Work | Stored:
-        """Cancel its unfinished generations, and wait up to `patience` seconds for its end; returns it as it is then.
+        """Cancel the unfinished generations of this work. Returns it when it has ended, or after `timeout` seconds.
 
-        Suspended work is resumed first if its owner cancels, so that its prediction can be cancelled at Replicate. The
-        next process cancels work that a stop has handed over. Raises NotFound."""
-        work: Work | Stored | None = await self._seen_by(principal, work_id)
-        for _ in range(2):  # again if its owner came back for it between the two looks
+        If its owner cancels suspended work, it is resumed first, so that its prediction can be cancelled at Replicate.
+        Work that a stop has handed over is cancelled by the next process. Raises NotFound."""
+        work: Work | Stored | None = await self._visible(principal, work_id)
+        for _ in range(2):  # again if its owner resumed it meanwhile
             if (running := self._supervisor.find(work_id)) is not None:
-                # If it was resumed this very moment, its queued items are cancelled before they can be sent.
+                # If it was resumed just now, its queued items are cancelled before they can be sent.
                 self._supervisor.cancel(running)
                 if (task := self._supervisor.task(running)) is not None:
-                    await asyncio.wait([task], timeout=patience)
+                    await asyncio.wait([task], timeout=timeout)
                 return running
-            if (left := self._supervisor.handed_over(work_id)) is not None:
+            if (left := self._supervisor.handed_over.get(work_id)) is not None:
                 self._supervisor.cancel(left)
                 await self._ledger.flush()
                 return left
@@ -146,10 +160,10 @@ class GenerationService:
         return work
 
     async def describe(self, work: Work | Stored, address: str) -> dict[str, Any]:
-        """The body for work in any state, batches with the results they have. Everything in it is on the disk, as long
-        as the disk can be written."""
-        ended = ended_items(work) if isinstance(work, Batch) else []
-        body = self._status.of(work, address)
+        """The body of work in any state, for a batch with the results so far. Everything in it is on the disk, unless
+        the disk cannot be written."""
+        ended = [i for i, each in enumerate(work.items) if each.has_ended] if isinstance(work, Batch) else []
+        body = self._status.body(work, address)
         with suppress(LedgerDown):
             await self._ledger.flush()
         if isinstance(work, Batch):
@@ -158,43 +172,41 @@ class GenerationService:
         return body | {"webhook": views.webhook(delivery)} if delivery else body
 
     async def page(self, page: Page) -> Sequence[GenerationRecord]:
-        return await self._archive.page(page)
+        """A caller's generations, the latest first."""
+        return await self._archive.read(lambda queries: queries.page(page))
 
     async def usage(self, period: Period, *, by: Grouping | None) -> tuple[list[Usage], Usage]:
-        return await self._archive.usage(period, by=by)
+        """Counts and costs of ended generations, by group and in total."""
+
+        def sums(queries: Queries) -> tuple[list[Usage], Usage]:
+            groups = list(queries.usage(period, by=by))
+            [total] = groups if by is None else queries.usage(period, by=None)
+            return groups, total
+
+        return await self._archive.read(sums)
 
     async def subscribe(self, work: Work | Stored, address: str) -> Subscription:
         assert not isinstance(work, Batch)  # noqa: S101 - only generations have events
         return self._events.subscribe(work, address)
 
     async def unsubscribe(self, subscription: Subscription) -> None:
-        """End a subscription. Twice is no error."""
+        """End a subscription. A second call does nothing."""
         self._events.unsubscribe(subscription)
 
-    # ── Time passes
+    # ── Run regularly, and at a stop
 
     async def tidy_up(self, *, resume_ttl: float) -> None:
-        """End work that was suspended `resume_ttl` seconds ago, and forget expired keys. Raises LedgerDown."""
+        """End work that was suspended `resume_ttl` seconds ago, and delete expired keys. Raises LedgerDown."""
         await self._suspension.expire(before=time.time() - resume_ttl)
-        await self._keys.forget_expired()
+        await self._keys.delete_expired()
 
-    async def answered(self) -> None:
-        """After a drain: answer every waiting caller. Callers that still wait when the loop stops get no answer."""
+    async def wait_for_responses(self) -> None:
+        """After a drain: wait until every waiting caller has a response. When the loop stops, the others get none."""
         if self._waiting:
-            await asyncio.wait(self._waiting, timeout=_LAST_ANSWERS)
-
-    @contextmanager
-    def _counted_as_waiting(self) -> Iterator[None]:
-        task = asyncio.current_task()
-        assert task is not None  # noqa: S101 - coroutines run in one
-        self._waiting.add(task)
-        try:
-            yield
-        finally:
-            self._waiting.discard(task)
+            await asyncio.wait(self._waiting, timeout=_RESPONSE_TIMEOUT)
 
     async def _existing(self, submission: Submission) -> Work | Stored | None:
-        """The work that the key of a submission stands for. None if it has no key, or has claimed it now."""
+        """The work of the submission's key. None if the submission has no key, or is the first with this key."""
         if submission.key is None:
             return None
         try:
@@ -203,21 +215,16 @@ class GenerationService:
                 return None
             found = await self._find(work_id, submission.caller)
             if found is None:
-                raise LedgerDown(f"What the key stands for, {work_id}, is not in the ledger.")
-            await self._ledger.flush()  # the first request may not have been answered yet
+                raise LedgerDown(f"The work of this key, {work_id}, is not in the ledger.")
+            await self._ledger.flush()  # the first request may not have a response yet
+            return found
         except LedgerDown as down:
-            self._forget_attachments(submission)
-            unknown = LedgerDown(down.detail)  # `down` is raised to all who waited for the disk
+            unknown = LedgerDown(down.detail)  # a new one: `down` is raised to all who waited for the disk
             unknown.may_be_paid = True  # for an earlier request with the key
             raise unknown from down
-        except BaseException:
-            self._forget_attachments(submission)
-            raise
-        self._forget_attachments(submission)
-        return found
 
     async def _persist(self, submission: Submission, work: Work) -> None:
-        """Have accepted work on the disk, with its key, unless it will be there before it is sent."""
+        """Write accepted work and its key to the disk. A generation whose caller waits is written before it is sent."""
         if submission.key is not None:
             self._keys.settle(submission.caller.id, submission.key, work.id)
         if not work.detached and isinstance(work, Generation):
@@ -228,24 +235,19 @@ class GenerationService:
             self._abandon_key(submission)
             raise
         except asyncio.CancelledError:
-            # Its caller went away without an answer, cannot come back, and has no webhook.
+            # Its caller disconnected before the response, cannot come back, and has no webhook.
             if submission.key is None and work.webhook is None:
                 self._supervisor.abandon(work)
             raise
-
-    def _forget_attachments(self, submission: Submission) -> None:
-        """Remove the files that came with a submission that was not accepted. Else they are removed at its end."""
-        if any(UPLOADED in text for text in submission.request_json):
-            self._supervisor.forget_attachments(submission.id)
 
     def _abandon_key(self, submission: Submission) -> None:
         if submission.key is not None:
             self._keys.abandon(submission.caller.id, submission.key)
 
     async def _find(self, work_id: str, owner: Caller | None = None) -> Work | Stored | None:
-        """Work by its id, in memory or as the ledger has it. Suspended work of the `owner` is resumed."""
+        """Work by its id, in memory or from the ledger. Suspended work of the `owner` is resumed."""
         stored: Stored | None = None
-        for _ in range(2):  # again if it ended between the two looks
+        for _ in range(2):  # again if it ended meanwhile
             was_resumed = (
                 owner is not None
                 and work_id in self._suspension
@@ -253,28 +255,28 @@ class GenerationService:
             )
             if (running := self._supervisor.find(work_id)) is not None:
                 return running
-            if was_resumed:  # but could not continue
+            if was_resumed:  # and ended, since it could not continue
                 await self._ledger.flush()
             stored = await self._archive.load(work_id)
             if stored is None or stored.has_ended or work_id in self._suspension:
                 break
         return self._supervisor.find(work_id) or stored
 
-    async def _seen_by(self, principal: Principal, work_id: str) -> Work | Stored:
+    async def _visible(self, principal: Principal, work_id: str) -> Work | Stored:
         work = await self._find(work_id, principal.caller)
         if work is None or not principal.may_see(work.caller_id):
             raise _not_found()
         return work
 
     async def _delivery(self, work: Work | Stored) -> Delivery | None:
-        """The delivery to its webhook, if it has one. Before the end it has yet to begin."""
+        """The delivery to its webhook, if it has one; a new one before the end."""
         if work.webhook is None:
             return None
         stored = self._outbox.get(work.id)
         if stored is None and work.has_ended:
-            stored = await self._archive.delivery(work.id)
+            stored = await self._archive.read(lambda queries: queries.delivery(work.id))
         return stored or Delivery(work.id, work.webhook, since=time.time())
 
 
 def _not_found() -> NotFound:
-    return NotFound("There is nothing by that id, or it is somebody else's.")
+    return NotFound("There is nothing with this id, or it belongs to another caller.")

@@ -1,4 +1,4 @@
-"""A submission: one valid request with everything that is needed to accept it, handed in whole."""
+"""A submission: one valid request with everything that is needed to accept it."""
 
 import hashlib
 import json
@@ -17,8 +17,8 @@ from providers import number
 
 @dataclass(frozen=True, slots=True)
 class BodyFingerprint:
-    """Identifies a body. Equivalent bodies on the same route have the same `current`, however they write a number or
-    leave out a field. Before 0.6.0 the ledger kept `earlier`, by which 3 and 3.0 differ."""
+    """Identifies a request body. Equivalent bodies on the same route have the same `current`, even if they write a
+    number differently or omit a default. Before 0.6.0 the ledger kept `earlier`, which differs for 3 and 3.0."""
 
     current: str
     earlier: str
@@ -28,16 +28,16 @@ class BodyFingerprint:
 
 
 NO_FINGERPRINT: Final = BodyFingerprint("", "")
-"""Of a submission without a key."""
+"""The fingerprint of a submission without a key."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Submission:
     """One request of a caller.
 
-    `request_json` is the request as text, for a batch the shared fields and then each item; it is parsed again if
-    the process dies. `wait_seconds` is how long its caller waits for the end: None for as long as it takes, 0 not at
-    all. `address` is where the caller reached this service.
+    `request_json` is the request as text, for a batch first the shared fields and then each item. The next process
+    parses it again after a crash. `wait_seconds` is how long the caller waits for the end: None without limit, 0 not
+    at all. `address` is the base URL under which the caller reached this service.
     """
 
     id: str
@@ -54,16 +54,16 @@ class Submission:
 
     @property
     def detached(self) -> bool:
-        """Whether its caller can come back for it."""
+        """Whether it continues without a waiting caller, who can come back for it."""
         return self.key is not None or self.wait_seconds == 0
 
 
 def request_texts(
     work_id: str, request: GenerationRequest | BatchRequest, attachments: Attachments
 ) -> list[str]:
-    """The request as `Submission.request_json` has it, its uploaded files kept under `work_id`. Blocks.
+    """The texts for `Submission.request_json`. Stores the uploaded files under `work_id`. Blocks.
 
-    Raises LedgerDown if the files cannot be kept."""
+    Raises LedgerDown if the files cannot be stored."""
     if isinstance(request, BatchRequest):
         parts = [request.shared, *(each.given for each in request.requests)]
     else:
@@ -72,34 +72,33 @@ def request_texts(
         return [attachments.written(work_id, part) for part in parts]
     except OSError as error:
         attachments.remove(work_id)
-        raise LedgerDown(f"Its images cannot be kept: {error.strerror}. Nothing was spent.") from error
+        raise LedgerDown(
+            f"The uploaded images cannot be stored: {error.strerror}. Nothing was spent."
+        ) from error
 
 
-def kept_key(key: str | None, *, simulated: bool) -> str | None:
-    """The key under which the ledger keeps the caller's. The result of a simulation never answers a real request, so
-    its keys are apart: no key of a caller has a space."""
+def ledger_key(key: str | None, *, simulated: bool) -> str | None:
+    """The form of a caller's idempotency key in the ledger. Keys of simulated requests have a space, which no caller's
+    key has: a real request never gets a simulated result."""
     return f"simulated {key}" if key is not None and simulated else key
 
 
 def body_fingerprint(
     route: str, body: Any, *, normalise: Callable[[Any], Any] = lambda body: body
 ) -> BodyFingerprint:
-    """Two bodies that `normalise` makes equal have the same. Reads the files that came with the body; blocks."""
+    """The fingerprint of a body on a route, the same for bodies that `normalise` makes equal. Reads the uploaded files;
+    blocks."""
     text = json.dumps([route, body], sort_keys=True, default=_content)
-    # Read again, so that every number is seen, however deep.
+    # Parsed again, to rewrite the numbers at any depth.
     _, alone = json.loads(text, parse_float=number)
     alike = json.dumps([route, normalise(alone)], sort_keys=True)
-    return BodyFingerprint(*(_digest(each) for each in (alike, text)))
-
-
-def _digest(text: str) -> str:
-    return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()
+    return BodyFingerprint(
+        *(hashlib.sha256(each.encode(errors="surrogatepass")).hexdigest() for each in (alike, text))
+    )
 
 
 def _content(upload: Upload) -> str:
     upload.file.seek(0)
-    digest = hashlib.sha256()
-    while chunk := upload.file.read(1024 * 1024):
-        digest.update(chunk)
+    digest = hashlib.file_digest(upload.file, "sha256")  # type: ignore[arg-type]  # `BinaryIO` omits `readinto`
     upload.file.seek(0)
     return digest.hexdigest()

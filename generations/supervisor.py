@@ -1,9 +1,9 @@
-"""The generations and batches in memory: accepted, waited for, cancelled, resumed, drained.
+"""Runs generations and batches: accepts, cancels, resumes and drains them, and lets callers wait for them.
 
-A generation outlives the request that created it. It is accepted and recorded, and from then on it runs by itself
-(`lifecycle.py`); callers wait for it, some for a while, some not at all. If its caller cannot come back for it (no
-idempotency key, no webhook, no answer with its id), it is cancelled when the caller stops waiting: a queued one costs
-nothing, a running one is cancelled at Replicate, since an unwanted prediction is billed as well.
+A generation outlives the request that created it: after acceptance it runs in a task of its own (`lifecycle.py`).
+Callers may wait for its end, for some seconds, or not at all. If the caller stops waiting and cannot come back (no
+idempotency key, no webhook, no response with the id), the generation is cancelled, also at Replicate, where an unwanted
+prediction would be billed.
 
 Stopping never cancels work. Queued work, and work that still runs after the drain, stays in the ledger, and `resume`
 continues it at the next start.
@@ -41,12 +41,12 @@ log = structlog.get_logger("generation")
 
 
 def new_id(kind: Literal["gen", "batch"]) -> str:
-    """An id that cannot be guessed."""
+    """A random id that cannot be guessed."""
     return f"{kind}_{secrets.token_hex(16)}"
 
 
 class Supervisor:
-    """Everything in memory. `max_queued` bounds the generations that wait for admission."""
+    """The tasks of all work in this process. At most `max_queued` generations wait for admission."""
 
     def __init__(
         self,
@@ -70,33 +70,32 @@ class Supervisor:
         self._max_queued = max_queued
         self._running: dict[str, tuple[asyncio.Task[None], Generation]] = {}
         self._running_of: Counter[str] = Counter()
-        """How many generations of each caller run or wait."""
+        """The number of unfinished generations of each caller."""
         self._batches: dict[str, tuple[asyncio.Task[None], Batch]] = {}
-        self._handed_over: dict[str, Work] = {}
-        """Work that this process, in its drain, leaves to the next."""
+        self.handed_over: dict[str, Work] = {}
+        """Work that the drain left to the next process, by id."""
         self.is_draining = False
 
     # ── Accept
 
     def accept(self, submission: Submission) -> Work:
-        """Accept a submission, which runs by itself from then on. Its record is on the way to the disk, and nothing is
-        sent before it is there. Raises QueueFull, ShuttingDown, LedgerDown or BudgetExceeded, and nothing has begun.
-        """
+        """Accept a submission and start it. Its record is written soon, and before anything is sent. Raises QueueFull,
+        ShuttingDown, LedgerDown or BudgetExceeded if it is not accepted."""
         if isinstance(submission.request, BatchRequest):
             return self._accept_batch(submission, submission.request)
         cost = submission.request.model_cost
-        self.make_room(1, submission.caller)
+        self.check_room(1, submission.caller)
         check_cost(cost, submission.request.max_cost)
         self._budget.reserve(submission.caller.id, cost)
         [text] = submission.request_json
         generation = self._new(submission, submission.request, text, id=submission.id)
-        generation.detached = generation.detached or submission.detached
+        generation.detached |= submission.detached
         self._ledger.mark_dirty(generation)
         self._begin(generation, None)
         return generation
 
     def _accept_batch(self, submission: Submission, request: BatchRequest) -> Batch:
-        self.make_room(len(request.requests), submission.caller)
+        self.check_room(len(request.requests), submission.caller)
         costs = [each.model_cost for each in request.requests]
         check_cost(sum(costs), request.max_cost, where="The batch")
         for index, (each, cost) in enumerate(zip(request.requests, costs, strict=True)):
@@ -144,7 +143,7 @@ class Supervisor:
         )
 
     async def persist(self, work: Work) -> None:
-        """Wait until accepted work is on the disk. Raises LedgerDown, and the work is cancelled."""
+        """Wait until accepted work is on the disk. Otherwise cancels the work and raises LedgerDown."""
         try:
             await self._ledger.flush()
         except LedgerDown:
@@ -157,23 +156,23 @@ class Supervisor:
         """Resume the work of an earlier process, unless it runs here already."""
         for batch in batches:
             if batch.id not in self._batches:
-                batch.accepted_at = _on_the_loops_clock(batch.born)
+                batch.accepted_at = _loop_time(batch.created_at)
                 items = _in_memory(batch)
                 for generation in items:
-                    self._take_up(generation)
+                    self._adopt(generation)
                 self._begin_batch(batch, items)
         for generation in generations:
             if generation.id not in self._running:
-                self._take_up(generation)
+                self._adopt(generation)
                 self._begin(generation, None)
 
     # ── Wait, find, cancel
 
     async def wait(self, work: Work, *, seconds: float | None = None) -> None:
-        """Wait until it has ended, or for so many seconds. Raises ShuttingDown if it will not end in this process.
+        """Wait until work has ended, or for some `seconds`. Raises ShuttingDown if it will not end in this process.
 
-        Cancelling the wait cancels the work, unless that is detached. After the `seconds` the caller may come back for
-        it, so it is detached from then on."""
+        Cancelling the wait cancels the work, unless it is detached. It becomes detached after the `seconds`: the caller
+        may come back for it."""
         if (task := self.task(work)) is not None:
             try:
                 _, still = await asyncio.wait([task], timeout=seconds)
@@ -190,7 +189,7 @@ class Supervisor:
             raise self.shutting_down()
 
     def follow(self, batch: Batch, on_item_done: Callable[[Batch, int], object]) -> None:
-        """Call back for each item of a batch as it ends; at once for those that have ended."""
+        """Call `on_item_done` with the index of each item of a batch when it ends, or now if it has ended."""
         for index, item in enumerate(batch.items):
             running = self._running.get(item.id)
             if running is None:
@@ -199,20 +198,12 @@ class Supervisor:
                 running[0].add_done_callback(lambda _, index=index: on_item_done(batch, index))  # type: ignore[misc]
 
     def find(self, work_id: str) -> Work | None:
-        """A generation or batch that runs here."""
+        """A generation or batch that runs in this process."""
         found = self._running.get(work_id) or self._batches.get(work_id)
         return found[1] if found else None
 
-    def find_batch(self, generation: Generation) -> Batch | None:
-        found = self._batches.get(generation.batch_id or "")
-        return found[1] if found else None
-
-    def handed_over(self, work_id: str) -> Work | None:
-        """Work that is left to the next process, until this one ends."""
-        return self._handed_over.get(work_id)
-
     def task(self, work: Work) -> asyncio.Task[None] | None:
-        """The task that ends when the work has ended or was interrupted; None if it does not run here."""
+        """The task that ends when the work ends or is interrupted; None if it does not run in this process."""
         running = self._batches if isinstance(work, Batch) else self._running
         return running[work.id][0] if work.id in running else None
 
@@ -220,24 +211,24 @@ class Supervisor:
         return [task for task, _ in (*self._running.values(), *self._batches.values())]
 
     def cancel(self, work: Work) -> None:
-        """Cancel it, and its predictions. The next process cancels work handed over to it."""
+        """Cancel work and its predictions. Work that was handed over is cancelled by the next process."""
         for generation in _unfinished(work):
             if not generation.is_cancelled:
                 generation.is_cancelled = True
-                self._ledger.mark_dirty(generation)  # else it would be resumed
+                self._ledger.mark_dirty(generation)  # else the next process would resume it
                 if (task := self.task(generation)) is not None:
                     _cancel(task)
 
     def abandon(self, work: Work) -> list[asyncio.Task[None]]:
-        """Cancel it, since its caller is gone, except for the detached items of a batch. Returns the tasks to wait
-        for."""
+        """Cancel work whose caller has disconnected, except for the detached items of a batch. Returns the tasks to
+        wait for."""
         abandoned = [each for each in _unfinished(work) if each is work or not each.detached]
         for generation in abandoned:
             self.cancel(generation)
         return [task for each in abandoned if (task := self.task(each)) is not None]
 
     def queue_position(self, generation: Generation) -> int:
-        """How many of the same caller and batch queue before it."""
+        """How many generations of the same caller and batch queue before this one."""
         before = 0
         for _, other in self._running.values():
             if other is generation:
@@ -247,16 +238,16 @@ class Supervisor:
         return before
 
     def longest_waiting(self) -> float | None:
-        """Seconds since the acceptance of the oldest generation that waits for admission. None if none waits."""
+        """Seconds since the oldest queued generation was accepted. None if none is queued."""
         waiting = [each.accepted_at for _, each in self._running.values() if each.state == "queued"]
         return asyncio.get_running_loop().time() - min(waiting) if waiting else None
 
     def forget_attachments(self, work_id: str) -> None:
-        """Remove the files that came with this work, which has ended or was not accepted."""
+        """Remove the uploaded files of work that has ended or was not accepted."""
         self._threads.start(partial(self._attachments.remove, work_id))
 
-    def make_room(self, wanted: int, caller: Caller) -> None:
-        """Raises QueueFull, LedgerDown or ShuttingDown if so many more generations of a caller are not accepted now."""
+    def check_room(self, more: int, caller: Caller) -> None:
+        """Raises QueueFull, LedgerDown or ShuttingDown unless `more` generations of a caller can be accepted now."""
         if self.is_draining:
             raise ShuttingDown
         if self._ledger.trouble is not None:
@@ -264,65 +255,66 @@ class Supervisor:
         most = self._max_queued
         waiting = len(self._running) - self._gate.statistics().current_concurrent - self._runner.fetching
         own = self._running_of[caller.turn] - self._gate.in_flight(caller.turn)
-        too_many = wanted - room(most, waiting=waiting, own=own)
+        too_many = more - room(most, waiting=waiting, own=own)
         if too_many > 0:
-            detail = f"{waiting} generations are waiting, this adds {wanted}, and at most {most} may wait."
-            if waiting + wanted <= most:
+            detail = f"{waiting} generations are waiting, this adds {more}, and at most {most} may wait."
+            if waiting + more <= most:
                 detail += (
                     f" {own} are yours, and the last quarter is for callers who have no more than a quarter."
                 )
             raise QueueFull(
                 detail,
                 retry_after=self._gate.seconds_per_release() * too_many,
-                retryable=wanted <= room(most, waiting=0, own=0),
+                retryable=more <= room(most, waiting=0, own=0),
             )
 
     # ── Drain
 
     def refuse_work(self) -> None:
-        """Accept nothing new from now on. Any thread, and any signal handler: it takes no lock, since one handler may
+        """Refuse new work from now on. Call it in any thread or signal handler: it takes no lock, since one handler may
         interrupt another."""
         self.is_draining = True
 
     async def drain(self, seconds: float) -> None:
-        """Accept nothing new. Queued work, and work that still runs after `seconds`, is left to the next process."""
+        """Refuse new work, and wait up to `seconds` for running work. Queued work and the rest are left to the next
+        process."""
         self.refuse_work()
         self._gate.close(self.shutting_down)
         for task, generation in list(self._running.values()):
-            if generation.state == "queued":  # also those that still upload
+            if generation.state == "queued":  # or uploading
                 task.cancel()
-        await self._until_ended(seconds)
+        await self._wait_for_all(seconds)
         if self._running:
             log.warning("drain_timeout", generations=len(self._running))
         for task, _ in list(self._running.values()):
             task.cancel()
-        await self._until_ended(None)
+        await self._wait_for_all(None)
 
-    async def _until_ended(self, seconds: float | None) -> None:
+    async def _wait_for_all(self, seconds: float | None) -> None:
         if tasks := self.tasks():
             await asyncio.wait(tasks, timeout=seconds)
 
     @staticmethod
     def shutting_down() -> ShuttingDown:
         return ShuttingDown(
-            "The service is shutting down and has not finished this; the next one goes on with it."
+            "The service is shutting down before this has ended. It continues after the restart."
         )
 
     # ── Tasks
 
-    def _take_up(self, generation: Generation) -> None:
+    def _adopt(self, generation: Generation) -> None:
         generation.persisted = generation.detached = True
-        generation.accepted_at = _on_the_loops_clock(generation.born)
+        generation.accepted_at = _loop_time(generation.created_at)
         self._budget.hold(generation.caller_id, generation.reserved)
-        # An attempt of which nothing was sent is not resumed: its record would be counted if no other takes its number.
+        # Delete the record of an attempt that was never sent: it would count if no other attempt takes its number.
         self._ledger.delete(AttemptRecord, generation.id, len(generation.attempts) + 1)
-        self._ledger.mark_dirty(generation)  # it is suspended no more
+        self._ledger.mark_dirty(generation)  # no longer suspended
 
     def _begin(self, generation: Generation, batch: Batch | None) -> asyncio.Task[None]:
         task = asyncio.create_task(self._runner.run(generation, batch))
         self._running[generation.id] = task, generation
         self._running_of[generation.caller.turn] += 1
-        if generation.is_cancelled:  # in the process before
+        if generation.is_cancelled:  # in an earlier process
             _cancel(task)
         task.add_done_callback(lambda _: self._ended(generation))
         return task
@@ -345,11 +337,9 @@ class Supervisor:
             del self._batches[work.id]
         else:
             del self._running[work.id]
-            self._running_of[work.caller.turn] -= 1
-            if not self._running_of[work.caller.turn]:
-                del self._running_of[work.caller.turn]
+            self._running_of -= Counter((work.caller.turn,))  # drops a caller at zero
         if not work.has_ended:
-            self._handed_over[work.id] = work
+            self.handed_over[work.id] = work
             return
         self._keys.release(work.id)
         if isinstance(work, Batch) or UPLOADED in work.request_json:
@@ -366,7 +356,7 @@ def _unfinished(work: Work) -> list[Generation]:
 
 
 def _cancel(task: asyncio.Task[None]) -> None:
-    """Cancel at once, so that it takes no further step, but never before its first: it would have no orderly end."""
+    """Cancel a task now, before its next step. But let it begin: a task that never began cannot record its end."""
     run = cast("Coroutine[Any, Any, None]", task.get_coro())
     if getcoroutinestate(run) == CORO_CREATED:
         asyncio.get_running_loop().call_soon(task.cancel)
@@ -374,6 +364,6 @@ def _cancel(task: asyncio.Task[None]) -> None:
         task.cancel()
 
 
-def _on_the_loops_clock(moment: float) -> float:
-    """A Unix time on the loop's clock."""
+def _loop_time(moment: float) -> float:
+    """A Unix time by the clock of the loop."""
     return asyncio.get_running_loop().time() - (time.time() - moment)

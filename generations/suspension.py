@@ -1,7 +1,7 @@
-"""Suspended work: users' generations that an earlier process left, until their owner returns.
+"""Suspended work: users' generations of an earlier process, until their owner returns with the token.
 
-The return of the owner resumes them (`recovery.py`). They end without running here if they are cancelled, or if the
-owner does not return in time.
+Then they are resumed (`recovery.py`). They end without running here if they are cancelled, or if the owner does not
+return in time.
 """
 
 import asyncio
@@ -40,51 +40,51 @@ class Suspension:
         self._checks = checks
         self._ledger = ledger
         self._outbox = outbox
-        self._held: dict[str, str] = {}
-        """The suspended generations, and the batches with suspended items, each with its owner's id."""
-        self._perhaps_over: set[str] = set()
+        self._owners: dict[str, str] = {}
+        """The owner's id of each suspended generation, and of each batch with suspended items."""
+        self._maybe_ended: set[str] = set()
         """Batches of which an item ended here: it may have been the last one."""
         self._ending = asyncio.Lock()
 
     def __contains__(self, work_id: str) -> bool:
-        return work_id in self._held
+        return work_id in self._owners
 
     def suspend(self, records: Iterable[GenerationRecord]) -> None:
-        """Keep these until their owner returns. They may be suspended since an earlier process."""
+        """Suspend these until their owner returns. An earlier process may have suspended them already."""
         for record in records:
-            self._held |= {each: record.caller_id for each in (record.id, record.batch_id) if each}
+            self._owners |= {each: record.caller_id for each in (record.id, record.batch_id) if each}
             if record.suspended_at is None:
                 self._ledger.upsert(replace(record, suspended_at=time.time()))
 
     async def resume_for(self, work_id: str, owner: Caller) -> bool:
-        """Resume suspended work of this caller: a generation, or for an item of a batch all of the batch. Returns
-        whether it was suspended."""
-        if self._held.get(work_id) != owner.id:
+        """Resume a suspended generation or batch of this caller; for an item, its whole batch. Returns whether it was
+        suspended."""
+        if self._owners.get(work_id) != owner.id:
             return False
-        # Work of a refused token is resumed, too. It then fails with that reason.
+        # Work with a refused token is resumed too, and fails with that error.
         with suppress(TokenRejected):
             owner = await self._checks.check(owner)
         restored = await self._archive.read(partial(self._restored, work_id, owner))
-        if restored is None or not restored.ids <= self._held.keys():
+        if restored is None or not restored.ids <= self._owners.keys():
             return False
         self.resume(restored)
         return True
 
     def resume(self, restored: Restored) -> None:
-        """Resume work of an earlier process, and record the end of work that cannot be resumed."""
+        """Resume restored work, and record the end of work that cannot be resumed."""
         for record in restored.ended:
             self._record_end(record)
         for each in restored.ids:
-            self._held.pop(each, None)
-        self._perhaps_over -= restored.ids  # a running batch ends by itself
+            self._owners.pop(each, None)
+        self._maybe_ended -= restored.ids  # a running batch ends by itself
         self._supervisor.resume(restored.generations, restored.batches)
 
     async def cancel(self, work_id: str) -> None:
-        """End its suspended generations. Raises LedgerDown."""
+        """End the suspended generations of this work as cancelled. Raises LedgerDown."""
         await self._end(cancelled, lambda queries: queries.members(work_id))
 
     async def expire(self, *, before: float) -> None:
-        """End the work suspended before this Unix time. Raises LedgerDown."""
+        """End work that was suspended before this Unix time. Raises LedgerDown."""
         await self._end(expired, lambda queries: queries.suspended(before))
 
     async def _end(
@@ -94,32 +94,33 @@ class Suspension:
     ) -> None:
         batches: set[str] = set()
         for found in await self._archive.read(find):
-            if found.id in self._held:
+            if found.id in self._owners:
                 record = end(found)
-                del self._held[record.id]
+                del self._owners[record.id]
                 self._record_end(record)
                 if record.batch_id:
                     batches.add(record.batch_id)
-        # Each batch after its own items are on the disk, and one at a time: two would end it twice.
+        # End a batch after its items are on the disk. The lock prevents ending it twice.
         async with self._ending:
-            self._perhaps_over |= batches
+            self._maybe_ended |= batches
             await self._ledger.flush()
-            for batch_id in tuple(self._perhaps_over):
-                await self._end_if_over(batch_id)
-                self._perhaps_over.discard(batch_id)
+            for batch_id in tuple(self._maybe_ended):
+                await self._end_batch(batch_id)
+                self._maybe_ended.discard(batch_id)
 
-    async def _end_if_over(self, batch_id: str) -> None:
+    async def _end_batch(self, batch_id: str) -> None:
+        """End a batch if all its items have ended."""
         record, items = await self._archive.batch(batch_id)
         if record is None or record.ended_at is not None or not all(item.has_ended for item in items):
             return
-        self._held.pop(batch_id, None)
+        self._owners.pop(batch_id, None)
         batch = stored_batch(record, items)
         self._supervisor.resume((), [batch])
         if (task := self._supervisor.task(batch)) is not None:
             await asyncio.wait([task])
 
     def _record_end(self, record: GenerationRecord) -> None:
-        """Record an end, and deliver it to the webhook of its caller."""
+        """Record an end, and deliver it to the caller's webhook."""
         if record.webhook:
             self._outbox.take(self._outbox.prepare(record.id, record.webhook))
         self._ledger.upsert(record)
@@ -128,7 +129,7 @@ class Suspension:
             self._supervisor.forget_attachments(record.id)
 
     def _restored(self, work_id: str, owner: Caller, queries: Queries) -> Restored | None:
-        """The work to resume, if it is the owner's. Any thread."""
+        """The work to resume; None if it is not the owner's or has ended. Blocks."""
         batch_id = work_id
         if not work_id.startswith("batch_"):
             record = queries.generation(work_id)

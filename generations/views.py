@@ -1,7 +1,7 @@
-"""The bodies of answers, made from records when they are read.
+"""The bodies of responses, made from records when a caller reads them.
 
-A generation in memory and one in the ledger are described by the same record, so their bodies are the same. `address`
-is the base URL under which the reader reaches this service; kept files are linked below it.
+A generation in memory and one in the ledger have the same record, so their bodies are the same. `address` is the base
+URL under which the caller reaches this service; stored files are linked below it.
 """
 
 from collections import Counter
@@ -19,7 +19,7 @@ Body = dict[str, Any]
 
 
 def generation(record: GenerationRecord, address: str) -> Body:
-    """A generation as it is read: its result if it has ended, else how far it is."""
+    """The result of a generation that has ended, or the state of one that has not."""
     if record.has_ended:
         return _result(record, address)
     body = facts(record, address)
@@ -31,7 +31,7 @@ def generation(record: GenerationRecord, address: str) -> Body:
 
 
 def facts(record: GenerationRecord, address: str) -> Body:
-    """The fields of a generation in any state, also beside the error of a failed one."""
+    """The fields that a generation has in any state."""
     last = record.last_called
     body = {
         "id": record.id,
@@ -63,7 +63,7 @@ def facts(record: GenerationRecord, address: str) -> Body:
 
 
 def failure(record: Failure) -> Body:
-    """The error of a generation, an attempt or a batch's item."""
+    """The error of a generation, an attempt or an item of a batch."""
     body = {"code": record.code, "detail": record.detail, "retryable": record.retryable}
     return body if record.problems is None else body | {"errors": list(record.problems)}
 
@@ -83,7 +83,7 @@ def item(index: int, record: GenerationRecord, address: str) -> Body:
 
 
 def webhook(delivery: Delivery) -> Body:
-    """How far the delivery of a result to the caller's webhook is."""
+    """The state of the delivery to the caller's webhook."""
     return {
         "url": delivery.url,
         "state": delivery.state,
@@ -104,8 +104,7 @@ def plan(record: PlanRecord) -> Body:
 
 
 def dry_run(request: GenerationRequest, forecast: PlanRecord) -> Body:
-    """How a generation is expected to go, and what would be sent to its first model. The content of images is left
-    out."""
+    """The expected duration and cost of a generation, and the input of its first model, without image contents."""
     first = request.first
     return {
         "dry_run": True,
@@ -119,7 +118,7 @@ def dry_run(request: GenerationRequest, forecast: PlanRecord) -> Body:
 
 
 def batch_status(states: Iterable[State], *, has_ended: bool) -> Body:
-    """The status of a batch by the states of its items, and how many are in each."""
+    """The status of a batch, and the number of its items in each state."""
     counts = Counter(states)
     status = "queued" if counts.get("queued") == counts.total() else "running"
     return {"status": "completed" if has_ended else status, "counts": dict(counts)}

@@ -225,7 +225,7 @@ def test_an_image_that_cannot_be_kept_refuses_its_request_before_anything_is_spe
     refused = client.post("/generate", data=body, content_type=kind, headers=ADMIN)
 
     detail = problem(refused, 500, "internal", retryable=True)["detail"]
-    assert "Its images cannot be kept: Not a directory. Nothing was spent." == detail
+    assert "The uploaded images cannot be stored: Not a directory. Nothing was spent." == detail
     assert {} == dict(simulator.counts().requests)
 
 

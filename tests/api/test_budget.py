@@ -159,7 +159,8 @@ def test_what_was_accepted_before_is_held_whatever_is_left():
     budget = Budget(1, clock=lambda: NOON)
     budget.begin({TODAY: 0.9})
 
-    assert 0.5 == budget.hold(PAYING, 0.5)
+    budget.hold(PAYING, 0.5)
+
     assert refused(budget, 0.01)
 
 

@@ -484,7 +484,7 @@ def slow_down(monkeypatch, ledger, seconds):
 
 def accepted(app):
     """How many keys stand for work that is alive."""
-    return len(app.extensions["service"].generations._keys._place_of)
+    return len(app.extensions["service"].generations._keys._key_of)
 
 
 def test_a_key_outlives_its_day_while_its_work_waits_for_its_owner(make_app, simulator, tmp_path):

@@ -69,7 +69,7 @@ async def test_whole_days_are_forgotten_and_nothing_of_a_later_one():
         generation("d"),
     )
 
-    await retention(ledger).forget()
+    await retention(ledger).delete_old()
 
     assert ["b", "c", "d"] == left_in(ledger)
 
@@ -83,7 +83,7 @@ async def test_kept_files_keep_their_generation_for_as_long_as_they_are_served()
         old("d", 6, files=("0.png",)),
     )
 
-    await retention(ledger, files_ttl=7 * DAY).forget()
+    await retention(ledger, files_ttl=7 * DAY).delete_old()
 
     assert ["b", "d"] == left_in(ledger)
 
@@ -95,7 +95,7 @@ async def test_a_search_keeps_what_ended_since_a_day_before_its_creation_was_sen
         old("a", 11), old("b", 10), old("c", 5), generation("x", state="submitting", attempts=(doubt,))
     )
 
-    await retention(ledger).forget()
+    await retention(ledger).delete_old()
 
     assert ["b", "c", "x"] == left_in(ledger)
 
@@ -125,7 +125,7 @@ async def test_much_is_forgotten_in_small_steps_with_pauses():
     ledger.flushed.clear()
 
     with capture_logs() as logs:
-        await retention(ledger).forget()
+        await retention(ledger).delete_old()
 
     times, left = zip(*ledger.flushed, strict=True)
     assert (2 * STEP + 1, STEP + 1, 1, 0) == left
@@ -138,7 +138,7 @@ async def test_while_nothing_can_be_written_it_is_tried_again_an_hour_later_and_
     ledger = await with_records(old("a", 5), old("b", 5))
     ledger.trouble = "The disk is full."
     with pytest.raises(LedgerDown):
-        await retention(ledger).forget()
+        await retention(ledger).delete_old()
     assert ["a", "b"] == left_in(ledger)
 
     ledger.trouble = None
@@ -177,7 +177,7 @@ async def test_trouble_ends_one_time_and_not_the_next(monkeypatch):
 async def test_a_process_that_dies_between_two_steps_loses_and_doubles_nothing():
     ledger = await with_records(*(old(f"g{number}", 5, cost_usd=0.25) for number in range(2 * STEP)))
     before = ledger.usage(Period(simulated=True), by="day")
-    task = asyncio.create_task(retention(ledger).forget())
+    task = asyncio.create_task(retention(ledger).delete_old())
     await asyncio.sleep(PAUSE / 2)
     task.cancel()
     ledger.crash()
@@ -185,7 +185,7 @@ async def test_a_process_that_dies_between_two_steps_loses_and_doubles_nothing()
     assert STEP == len(left_in(after))
     assert before == after.usage(Period(simulated=True), by="day")
 
-    await retention(after).forget()
+    await retention(after).delete_old()
 
     assert [] == left_in(after)
     assert before == after.usage(Period(simulated=True), by="day")
@@ -209,7 +209,7 @@ def age(path, days) -> None:
 
 def forget(app) -> None:
     service = app.extensions["service"]
-    service.loop.run(service.core.retention.forget())
+    service.loop.run(service.core.retention.delete_old())
 
 
 def usage(client):

@@ -41,7 +41,7 @@ def test_it_is_told_about_how_long_those_in_line_will_take(slots, is_known):
             await run(inside, a_picture())
         works = accept(inside, 12)
         await inside.supervisor.persist(works[0])
-        estimates = [standing.of(work, ADDRESS)["estimated_seconds"] for work in works]
+        estimates = [standing.body(work, ADDRESS)["estimated_seconds"] for work in works]
         return estimates, await took(inside, works)
 
     estimates, truth = virtual_time.run(story())
@@ -60,7 +60,7 @@ def test_whoever_has_to_wait_for_the_window_is_told_so():
         await asyncio.sleep(10)
         works += accept(inside, 12)
         await inside.supervisor.persist(works[-1])
-        estimates = [standing.of(work, ADDRESS)["estimated_seconds"] for work in works[2:]]
+        estimates = [standing.body(work, ADDRESS)["estimated_seconds"] for work in works[2:]]
         return estimates, await took(inside, works[2:])
 
     estimates, truth = virtual_time.run(story())
@@ -76,7 +76,7 @@ def test_a_batch_that_bounds_itself_is_told_to_take_as_long_as_it_will(bound):
         wanted = pictures(["a"] * 12, max_concurrent=bound)
         batch = inside.supervisor.accept(submission(wanted))
         await inside.supervisor.persist(batch)
-        estimate = standing.of(batch, ADDRESS)["estimated_seconds"]
+        estimate = standing.body(batch, ADDRESS)["estimated_seconds"]
         return estimate, await took(inside, [batch])
 
     estimate, (truth,) = virtual_time.run(story())

@@ -137,7 +137,7 @@ class Unwanted(Mortal):
         is_admin = whose == "admin" or caller is ADMIN
         principal = Principal("admin", True, ADMIN) if is_admin else Principal(caller.id, False, caller)
         try:
-            await self.process.generations.cancel(target, principal, patience=seconds)
+            await self.process.generations.cancel(target, principal, timeout=seconds)
         except NotFound:
             return
         await self.process.ledger.flush()  # nothing is answered before
