@@ -30,7 +30,7 @@ def raise_unless_made(
         cancelled = GenerationFailed("The prediction was cancelled at Replicate.")
         cancelled.falls_back = False  # it was cancelled on purpose
         raise cancelled
-    detail = _told(prediction.error or "The model failed without saying why.")
+    detail = _summary(prediction.error or "The model failed without saying why.")
     if prediction.cause == "content":
         raise ContentRefused(detail)
     if prediction.cause == "passing" and not has_succeeded:  # a success may be billed
@@ -40,7 +40,7 @@ def raise_unless_made(
     raise GenerationFailed(detail)
 
 
-def lines_said(text: str) -> list[str]:
+def relevant_lines(text: str) -> list[str]:
     """The lines of an error that say something: all, or of a traceback those of the exception at its end. If that was
     cut off, the first line of the text."""
     if len(text) > 2 * _READ:
@@ -56,7 +56,7 @@ def lines_said(text: str) -> list[str]:
     return said or before[:1]
 
 
-def _told(text: str) -> str:
+def _summary(text: str) -> str:
     """One line of an error: the first, or the last of a traceback."""
-    lines = lines_said(text) or ["The model failed."]
+    lines = relevant_lines(text) or ["The model failed."]
     return lines[-1 if _TRACEBACK in text else 0][:300]

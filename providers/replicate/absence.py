@@ -53,7 +53,7 @@ class SearchTiming:
 
 
 @dataclass(frozen=True, slots=True)
-class Made:
+class KnownCreation:
     """A creation of ours that certainly was made: it was sent and known to exist at these times."""
 
     id: str
@@ -70,7 +70,7 @@ class Span:
     """When the oldest of ours on it was known to exist. It shows all that was sent from then on."""
     newest: float = -math.inf
     """When the newest of ours on it was sent. It shows all that was made until then."""
-    torn: float = -math.inf
+    gap_at: float = -math.inf
     """When the newest of ours was sent that is missing between the two: up to then it is not in order."""
 
 
@@ -87,7 +87,7 @@ class Freshness:
     """In the last hour."""
 
 
-class Lags:
+class RecentLags:
     """The largest lag of the last hour."""
 
     def __init__(self) -> None:
@@ -104,8 +104,13 @@ class Lags:
         return self._falling[0][1]
 
 
-def measured(
-    made: Iterable[Made], pages: Sequence[Collection[str]], lags: Lags, *, sent: float, answered: float
+def measure_freshness(
+    made: Iterable[KnownCreation],
+    pages: Sequence[Collection[str]],
+    lags: RecentLags,
+    *,
+    sent: float,
+    answered: float,
 ) -> Freshness:
     """The freshness by a look whose pages show these ids. It must reach back before all in `made`."""
     ours = list(made)
@@ -121,12 +126,14 @@ def measured(
     return Freshness(sent, answered, spans, lag, lags.largest(answered, max(lag, gap)))
 
 
-def _span(ours: Sequence[Made], missing: Sequence[Made], page: Collection[str], *, is_last: bool) -> Span:
+def _span(
+    ours: Sequence[KnownCreation], missing: Sequence[KnownCreation], page: Collection[str], *, is_last: bool
+) -> Span:
     shown = [each for each in ours if each.id in page]
     newest = max((each.sent for each in shown), default=-math.inf)
     oldest = -math.inf if is_last else min((each.known for each in shown), default=math.inf)
-    torn = [each.sent for each in missing if each.known <= newest and each.sent >= oldest]
-    return Span(oldest, newest, max(torn, default=-math.inf))
+    gap_at = [each.sent for each in missing if each.known <= newest and each.sent >= oldest]
+    return Span(oldest, newest, max(gap_at, default=-math.inf))
 
 
 class Absence:
@@ -140,30 +147,30 @@ class Absence:
         self._freshest = math.inf
         """The least age of the youngest creation of ours that a look showed."""
 
-    def absorb(self, other: Self) -> None:
+    def merge(self, other: Self) -> None:
         """The creation of `other` has adopted a prediction like this one's, and perhaps this one's own. So it is the
         prediction of either that is still missing."""
         if other.sent < self.sent:
             self.sent, self._freshest = other.sent, math.inf
         self._arrived_by = max(self._arrived_by, other._arrived_by)
 
-    def note_unanswered(self) -> None:
+    def record_failure(self) -> None:
         """A look had no answer, so Replicate may have stopped again."""
         self._steady_since = math.inf
 
-    def is_proven_by(self, look: Freshness) -> bool:
+    def is_proven_by(self, read: Freshness) -> bool:
         """Whether it is, if this look, too, does not show it. Give it every answered look, in order."""
         timing = self._timing
-        self._arrived_by = min(self._arrived_by, look.answered)
-        self._steady_since = min(self._steady_since, look.answered)
-        spans = [each for each in look.spans if each.oldest <= self.sent and each.torn < self.sent]
-        is_first = bool(spans) and spans[0] is look.spans[0]
+        self._arrived_by = min(self._arrived_by, read.answered)
+        self._steady_since = min(self._steady_since, read.answered)
+        spans = [each for each in read.spans if each.oldest <= self.sent and each.gap_at < self.sent]
+        is_first = bool(spans) and spans[0] is read.spans[0]
         if is_first:
-            self._freshest = min(self._freshest, look.sent - spans[0].newest)
-        if look.answered - self._steady_since < timing.least:
+            self._freshest = min(self._freshest, read.sent - spans[0].newest)
+        if read.answered - self._steady_since < timing.least:
             return False
         if any(each.newest >= self._arrived_by + timing.drained for each in spans):
             return True
         by_age = min(timing.unknown, _TIMES * self._freshest) if is_first else timing.unknown
-        wait = max(timing.least, _TIMES * look.largest_lag, by_age)
-        return look.lag == 0 and look.sent - self._arrived_by >= wait
+        wait = max(timing.least, _TIMES * read.largest_lag, by_age)
+        return read.lag == 0 and read.sent - self._arrived_by >= wait

@@ -14,7 +14,7 @@ from typing import Final
 from urllib.parse import urlencode
 
 from auth import Caller
-from providers.replicate.absence import Freshness, Lags, Made, SearchTiming, measured
+from providers.replicate.absence import Freshness, KnownCreation, RecentLags, SearchTiming, measure_freshness
 from providers.replicate.answers import ListedPrediction, Page
 from providers.replicate.transport import Lost
 
@@ -34,12 +34,12 @@ _MADE_FOR: Final = 900.0
 FetchPage = Callable[[Caller, str], Awaitable[Page]]
 
 
-class TooLong(Lost):
+class ListTooLong(Lost):
     """The list has more pages than can be searched. Searching again would not help."""
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
+class Listing:
     """The result of one look at the list: the predictions that are not on record, by id, and how fresh the list is."""
 
     listed: Mapping[str, ListedPrediction]
@@ -47,7 +47,7 @@ class Look:
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class SearchScope:
     """The predictions that a search wants to see: those of this model made `since` then (Unix time by Replicate's
     clock), for a creation that was `sent` then by the loop's clock."""
 
@@ -64,12 +64,12 @@ class AccountList:
         self._page = page
         self._is_known = is_known
         self._timing = timing
-        self._made: deque[Made] = deque(maxlen=_MADE_KEPT)
-        self._lags = Lags()
-        self._next: asyncio.Task[Look] | None = None
-        self._under_way: asyncio.Task[Look] | None = None
+        self._made: deque[KnownCreation] = deque(maxlen=_MADE_KEPT)
+        self._lags = RecentLags()
+        self._next: asyncio.Task[Listing] | None = None
+        self._under_way: asyncio.Task[Listing] | None = None
         self._not_before = -math.inf
-        self._wanted: list[Wanted] = []
+        self._wanted: list[SearchScope] = []
         """By the searches that wait for the next look."""
 
     def is_idle(self, now: float) -> bool:
@@ -77,28 +77,28 @@ class AccountList:
         is_forgotten = not self._made or self._made[-1].known < now - _MADE_FOR
         return self._under_way is None and self._next is None and is_forgotten
 
-    def note_made(self, made: Made) -> None:
+    def record(self, made: KnownCreation) -> None:
         """A creation of ours is known to exist."""
         self._made.append(made)
         while self._made[0].known < made.known - _MADE_FOR:
             self._made.popleft()
 
-    async def look(self, caller: Caller, wanted: Wanted) -> Look:
+    async def read(self, caller: Caller, wanted: SearchScope) -> Listing:
         """A look that begins from now on. Raises Refusal, NotSent, Lost or TooLong."""
         self._wanted.append(wanted)
         if self._next is None:
-            self._next = asyncio.create_task(self._turn(caller, self._under_way))
-            self._next.add_done_callback(_retrieve)
+            self._next = asyncio.create_task(self._read_next(caller, self._under_way))
+            self._next.add_done_callback(_retrieve_exception)
         return await asyncio.shield(self._next)
 
     async def aclose(self) -> None:
         """End the looks. No search may be left."""
-        looks = [each for each in (self._under_way, self._next) if each is not None]
-        for look in looks:
-            look.cancel()
-        await asyncio.gather(*looks, return_exceptions=True)
+        tasks = [each for each in (self._under_way, self._next) if each is not None]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _turn(self, caller: Caller, before: asyncio.Task[Look] | None) -> Look:
+    async def _read_next(self, caller: Caller, before: asyncio.Task[Listing] | None) -> Listing:
         """One look, after the one before."""
         loop = asyncio.get_running_loop()
         if before is not None:
@@ -110,7 +110,7 @@ class AccountList:
         began = loop.time()
         found: dict[str, ListedPrediction] = {}
         try:
-            pages = await self._fill(found, caller, min(each.since for each in wanted))
+            pages = await self._read_pages(found, caller, min(each.since for each in wanted))
         finally:
             self._under_way = None
             self._not_before = began + max(self._timing.between, self._timing.per_item * len(found))
@@ -120,9 +120,9 @@ class AccountList:
         self,
         found: Mapping[str, ListedPrediction],
         pages: Sequence[Collection[str]],
-        wanted: Collection[Wanted],
+        wanted: Collection[SearchScope],
         began: float,
-    ) -> Look:
+    ) -> Listing:
         now = asyncio.get_running_loop().time()
         models = {each.model for each in wanted}
         unknown = {
@@ -132,15 +132,15 @@ class AccountList:
         }
         reaches_to = min(each.sent for each in wanted) - _REACH
         ours = (each for each in self._made if each.sent >= reaches_to)
-        freshness = measured(ours, pages, self._lags, sent=began, answered=now)
-        return Look(unknown, freshness)
+        freshness = measure_freshness(ours, pages, self._lags, sent=began, answered=now)
+        return Listing(unknown, freshness)
 
-    async def _fill(
+    async def _read_pages(
         self, found: dict[str, ListedPrediction], caller: Caller, since: float
     ) -> list[Collection[str]]:
         """Add all that was made since then, by id. Returns the ids of each page."""
         pages: list[Collection[str]] = []
-        query = urlencode({"created_after": _written(since)})
+        query = urlencode({"created_after": _iso_date(since)})
         for _ in range(_PAGES):
             page = await self._page(caller, query)
             before = len(found)
@@ -152,15 +152,15 @@ class AccountList:
             if len(found) == before:
                 raise Lost("the list repeats itself")
             query = page.next_query
-        raise TooLong("the list is too long to search")
+        raise ListTooLong("the list is too long to search")
 
 
-def _written(since: float) -> str:
+def _iso_date(since: float) -> str:
     """As a date for Replicate, within the years that a date can have, since it depends on Replicate's clock."""
     return datetime.fromtimestamp(min(max(since, 0.0), _LAST), UTC).isoformat().replace("+00:00", "Z")
 
 
-def _retrieve(look: asyncio.Task[Look]) -> None:
+def _retrieve_exception(task: asyncio.Task[Listing]) -> None:
     """All who waited for it may be gone."""
-    if not look.cancelled():
-        look.exception()
+    if not task.cancelled():
+        task.exception()

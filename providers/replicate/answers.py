@@ -94,11 +94,11 @@ class Page:
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """The standing of a token at Replicate. `refused` is a 401 and `forbidden` a 403 of Replicate's own; `unknown` is
+    """The status of a token at Replicate. `refused` is a 401 and `forbidden` a 403 of Replicate's own; `unknown` is
     no answer, or one that says neither. `username` is the account's, if the token is accepted and the answer names
     one."""
 
-    standing: Literal["accepted", "refused", "forbidden", "unknown"]
+    status: Literal["accepted", "refused", "forbidden", "unknown"]
     username: str | None = None
 
 
@@ -193,7 +193,7 @@ def read_account(answer: Any, redact: Redaction = NOTHING_SECRET) -> Account:
 
 
 def refused_account(refusal: Refusal) -> Account:
-    """The standing of a token whose request for the account was refused."""
+    """The status of a token whose request for the account was refused."""
     if refusal.is_replicates and refusal.status in {401, 403}:
         return Account("refused" if refusal.status == 401 else "forbidden")
     return Account("unknown")

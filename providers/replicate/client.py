@@ -278,12 +278,12 @@ class ReplicateClient:
                 raise
             except Refusal as refusal:
                 self.health.refused(refusal)
-                self.clock.note_date(refusal.headers.get("date"), sent=sent, answered=now())
+                self.clock.record_date(refusal.headers.get("date"), sent=sent, answered=now())
                 if not creates and refusal.status < 500:  # else a gateway's, perhaps
                     self._on_answer(sent)
                 raise
             self.health.answered()
-            self.clock.note_date(answer.headers.get("date"), sent=sent, answered=now())
+            self.clock.record_date(answer.headers.get("date"), sent=sent, answered=now())
             if not creates:
                 self._on_answer(sent)
             return answer

@@ -51,14 +51,14 @@ class UpstreamClock:
         self._by_date: Offset | None = None
         self._warned_at = -_WARN_EVERY
 
-    def note_created(self, created_at: datetime | None, *, sent: float, answered: float) -> None:
+    def record_creation(self, created_at: datetime | None, *, sent: float, answered: float) -> None:
         """A creation of ours has this date. It was sent and answered at these times of the loop's clock."""
         if created_at is not None:
             made = created_at.timestamp()
             self._by_creation.append(Offset(made - answered, made - sent))
             self._warn(answered)
 
-    def note_date(self, date: str | None, *, sent: float, answered: float) -> None:
+    def record_date(self, date: str | None, *, sent: float, answered: float) -> None:
         """An answer has this `Date`, which leaves out the fraction of the second."""
         try:
             read = parsedate_to_datetime(date or "")

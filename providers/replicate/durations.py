@@ -60,12 +60,12 @@ def chance(lengths: Sequence[float], seen: float, age: float) -> float:
     It is the share of the remembered predictions longer than `seen` that ended by `age`. One imagined prediction is
     added, which ends by then with the chance `1 - seen / age`: so the result is defined when none is remembered.
     """
-    unheard_of = 1 - seen / age if age > seen else 0.0
+    imagined = 1 - seen / age if age > seen else 0.0
     if not _is_known(lengths):
-        return unheard_of
+        return imagined
     outlasted = bisect_right(lengths, seen)
     left, over = len(lengths) - outlasted, bisect_right(lengths, age) - outlasted
-    return (over + unheard_of) / (left + 1)
+    return (over + imagined) / (left + 1)
 
 
 def _is_known(lengths: Sequence[float]) -> bool:

@@ -23,7 +23,7 @@ from errors import (
     UpstreamRateLimited,
 )
 from providers import Cause
-from providers.outcomes import lines_said
+from providers.outcomes import relevant_lines
 from providers.replicate.redaction import redaction_of
 from providers.replicate.transport import Refusal
 from providers.replicate.wordings import cause_in
@@ -89,7 +89,7 @@ def passing_error(refusal: Refusal) -> ServiceError:
 
 def cause_of(error: str | None) -> Cause:
     """Why a prediction failed, by the error it reports."""
-    return cause_in("\n".join(lines_said(error or "")))
+    return cause_in("\n".join(relevant_lines(error or "")))
 
 
 def seconds_to_wait(refusal: Refusal) -> float | None:

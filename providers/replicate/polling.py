@@ -29,16 +29,16 @@ from providers.replicate.durations import SHORTEST, chance, next_poll, next_safe
 PAGE = 100
 """Predictions on a page of the list."""
 
-WORTH_A_PAGE = 3
+MIN_DUE_FOR_PAGE = 3
 """From this many due predictions on, an account is polled by pages."""
 
-PAGES_BELIEVED = 20
+MAX_UNFINISHED_PAGES = 20
 """A prediction that this many pages in a row show unfinished is polled by itself."""
 
 UNDATED = datetime.max.replace(tzinfo=UTC)
 """Stands for the creation time of a prediction that does not show one."""
 
-UNANSWERED = 2.0
+ANSWER_PATIENCE = 2.0
 """Seconds after which an unanswered page is no longer waited for. Also the seconds between two polls of one prediction
 while an earlier one is unanswered."""
 
@@ -53,7 +53,7 @@ _TICK = timedelta(milliseconds=1)
 _OVERDUE = 60.0
 """Being this many seconds overdue counts like one more prediction found over, so that no poll waits for ever."""
 
-EACH_FOLLOWED = 1.0
+FOLLOW_INTERVAL = 1.0
 """Seconds between two polls of a followed prediction, at the least."""
 
 _EVENLY_FROM = 1 / 2
@@ -79,7 +79,7 @@ class Watch:
     latest: float = 0.0
     first: float = 0.0
     """When its next poll is due, and when its first was."""
-    alone: bool = False
+    needs_own_poll: bool = False
     """Its next poll must be its own."""
     unanswered: int = 0
     """How many of its own polls are under way."""
@@ -114,18 +114,18 @@ class Watch:
         return chance(self.lengths.ordered, self.seen, now - self.since)
 
     def is_listable(self) -> bool:
-        return not self.alone and self.pages < PAGES_BELIEVED
+        return not self.needs_own_poll and self.pages < MAX_UNFINISHED_PAGES
 
 
 @dataclass(slots=True, eq=False)
-class Account:
+class PolledAccount:
     """A caller's predictions that are waited for, and how well their polls go."""
 
     caller: Caller
     watches: dict[Watch, None] = field(default_factory=dict)
     """As a set that keeps its order."""
-    polls_again: float = -math.inf
-    pages_again: float = -math.inf
+    next_poll_at: float = -math.inf
+    next_page_at: float = -math.inf
     pages_under_way: list[float] = field(default_factory=list)
     """When each began."""
     under_way: int = 0
@@ -137,22 +137,22 @@ class Account:
 
     def may_begin(self, now: float) -> bool:
         """Whether another poll may be made now. Check again just before each poll, since time has passed."""
-        return now >= self.polls_again and self.under_way < self.share
+        return now >= self.next_poll_at and self.under_way < self.share
 
-    def has_pages_enough(self) -> bool:
+    def has_max_pages(self) -> bool:
         """Whether another page must wait for one of those under way."""
         return len(self.pages_under_way) >= _PAGES_AT_ONCE
 
     def next_poll(self) -> float:
         latest = min((min(watch.latest, watch.follow_at) for watch in self.watches), default=math.inf)
-        return max(latest, self.polls_again)
+        return max(latest, self.next_poll_at)
 
 
 @dataclass(slots=True)
 class Poll:
     """One request to make, and the predictions it is for: a page if `before` is set, else one prediction."""
 
-    account: Account
+    account: PolledAccount
     watches: list[Watch]
     expected: float
     """How many it will likely find over."""
@@ -163,7 +163,7 @@ class Poll:
         return self.expected + max(0.0, overdue) / _OVERDUE
 
 
-def due(accounts: Iterable[Account], now: float) -> list[Poll]:
+def due(accounts: Iterable[PolledAccount], now: float) -> list[Poll]:
     """The polls to make, the most urgent first. A failing account gets one, the likeliest to be answered."""
     polls: list[Poll] = []
     accounts = list(accounts)
@@ -172,7 +172,7 @@ def due(accounts: Iterable[Account], now: float) -> list[Poll]:
             continue
         account.share = max(2, _AT_ONCE // len(accounts))
         if account.under_way >= account.share:
-            account.polls_again = now + SHORTEST
+            account.next_poll_at = now + SHORTEST
             continue
         found = _polls_of(account, now)
         if account.failures:
@@ -181,12 +181,12 @@ def due(accounts: Iterable[Account], now: float) -> list[Poll]:
     return sorted(polls, key=lambda poll: -poll.urgency(now))
 
 
-def _polls_of(account: Account, now: float) -> list[Poll]:
+def _polls_of(account: PolledAccount, now: float) -> list[Poll]:
     listable = [watch for watch in account.watches if watch.earliest <= now and watch.is_listable()]
-    if len(listable) < WORTH_A_PAGE or now < account.pages_again or account.failures:
+    if len(listable) < MIN_DUE_FOR_PAGE or now < account.next_page_at or account.failures:
         listable = []
-    elif account.has_pages_enough():
-        if now - account.pages_under_way[0] < UNANSWERED:
+    elif account.has_max_pages():
+        if now - account.pages_under_way[0] < ANSWER_PATIENCE:
             for watch in listable:  # one of the pages under way will show it
                 watch.schedule(now)
         listable = []
@@ -199,7 +199,7 @@ def _polls_of(account: Account, now: float) -> list[Poll]:
     return [*_pages(account, listable, now), *single]
 
 
-def _pages(account: Account, listable: list[Watch], now: float) -> Iterator[Poll]:
+def _pages(account: PolledAccount, listable: list[Watch], now: float) -> Iterator[Poll]:
     """Pages of the due predictions, the latest created first. A prediction that others crowd off its page is due again
     at once."""
     listable.sort(key=lambda watch: watch.created_at, reverse=True)
@@ -226,13 +226,13 @@ class PollThrottle:
                 return
             await asyncio.sleep(wait)
 
-    def note_poll(self) -> None:
+    def record_poll(self) -> None:
         """A poll is made now."""
         self._polled_at = asyncio.get_running_loop().time()
 
-    def between_follows(self, followed: int) -> float:
+    def follow_interval(self, followed: int) -> float:
         """Seconds between two polls of each prediction, if so many are followed."""
-        return max(EACH_FOLLOWED, followed * self._each(_FOLLOWED))
+        return max(FOLLOW_INTERVAL, followed * self._each(_FOLLOWED))
 
     def _used(self) -> float:
         window = self._places.statistics()

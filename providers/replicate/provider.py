@@ -49,16 +49,16 @@ from providers.replicate.answers import Page, Unusable, is_placeholder
 from providers.replicate.client import MAX_POLL, ReplicateClient, Timeouts
 from providers.replicate.clock import UNKNOWN_SKEW
 from providers.replicate.errors import is_about_token, may_have_arrived, seconds_to_wait
+from providers.replicate.late_search import LateSearches
 from providers.replicate.outputs import with_media_checked
 from providers.replicate.push import read_push, signing_secrets
 from providers.replicate.reconciliation import Creation, Creations
 from providers.replicate.redaction import redaction_of
 from providers.replicate.refusals import MISSING_PATIENCE, Refusals
 from providers.replicate.sharing import Sharing
-from providers.replicate.stragglers import Stragglers
 from providers.replicate.transport import MAX_ANSWER, Lost, NotSent, Refusal, TooLarge, open_connections
 from providers.replicate.uploads import FIRST_PAUSE, Uploads
-from providers.replicate.watcher import NoPages, PollFailed, Watcher, says_why
+from providers.replicate.watcher import NoPages, PollFailed, Watcher, shows_result
 
 CANCEL_PATIENCE = 30.0
 """Seconds from the first try to cancel a prediction. After them it is left to its deadline."""
@@ -126,7 +126,7 @@ class Replicate(Provider, PushReceiver, CreationRegistry, ProgressSource, Accoun
             clock=self._client.clock,
             timing=timing.search,
         )
-        self._stragglers = Stragglers(self._creations)
+        self._late_searches = LateSearches(self._creations)
         self._uploads = Uploads(self._send_file, first_pause=timing.upload_pause)
         self._secrets = signing_secrets(self._client.default_webhook_secret)
 
@@ -176,7 +176,7 @@ class Replicate(Provider, PushReceiver, CreationRegistry, ProgressSource, Accoun
                 self._sharing.refused(caller, refusal, lease)
                 if not may_have_arrived(refusal):
                     lease.answered()
-                    raise await self._refusals.of_creation(refusal, caller) from None
+                    raise await self._refusals.creation_error(refusal, caller) from None
                 reason = str(refusal)
             except Lost as lost:
                 reason, is_made = str(lost), isinstance(lost, Unusable)
@@ -228,7 +228,7 @@ class Replicate(Provider, PushReceiver, CreationRegistry, ProgressSource, Accoun
             return await creation.find(believes_refusals=believes_refusals)
         except (TryAgain, OutcomeUnknown):
             if on_late is not None:
-                self._stragglers.expect(creation, on_late)
+                self._late_searches.expect(creation, on_late)
             raise
 
     def register_uncertain(self, creation: UncertainCreation) -> None:
@@ -246,9 +246,9 @@ class Replicate(Provider, PushReceiver, CreationRegistry, ProgressSource, Accoun
 
     async def account_of(self, caller: Caller) -> str | None:
         account = await self._client.account(caller)
-        if account.standing == "refused":
+        if account.status == "refused":
             raise TokenRejected
-        return (account.username or "") if account.standing == "accepted" else None
+        return (account.username or "") if account.status == "accepted" else None
 
     async def webhook_secret(self, caller: Caller) -> str:
         return await self._secrets.get(caller)
@@ -259,11 +259,11 @@ class Replicate(Provider, PushReceiver, CreationRegistry, ProgressSource, Accoun
         return read_push(headers, body, secret, redaction_of(caller, secret) if caller else None)
 
     def receive_late(self, reference: str, pushed: PushedResult) -> bool:
-        return self._stragglers.receive_push(reference, pushed)
+        return self._late_searches.receive_push(reference, pushed)
 
     def receive_push(self, reference: str, pushed: PushedResult) -> None:
         """During a creation, a message concerns this attempt alone, even if it names another prediction."""
-        creation = self._creations.of(reference)
+        creation = self._creations.by_reference(reference)
         if creation is not None:
             creation.receive_push(pushed)
         elif self._creations.may_be(pushed.prediction.id, reference):
@@ -297,7 +297,7 @@ class Replicate(Provider, PushReceiver, CreationRegistry, ProgressSource, Accoun
         await self._secrets.aclose()
         await self._refusals.aclose()
         await self._watcher.aclose()
-        await self._stragglers.aclose()
+        await self._late_searches.aclose()
         await self._creations.aclose()
         await self._client.aclose()
 
@@ -317,7 +317,7 @@ class Replicate(Provider, PushReceiver, CreationRegistry, ProgressSource, Accoun
                 with suppress(Refusal, NotSent, Lost):
                     page = await self._list(caller, query, lease=lease, max_answer=MAX_POLL)
                     found = page.predictions.get(prediction_id)
-                    if found is not None and (says_why(found) or not found.is_over):
+                    if found is not None and (shows_result(found) or not found.is_over):
                         return found
                 with await self._others.acquire(caller.turn, batch="polls") as another:
                     return await self._client.get_prediction(caller, prediction_id, lease=another)
@@ -327,7 +327,7 @@ class Replicate(Provider, PushReceiver, CreationRegistry, ProgressSource, Accoun
                 UpstreamError("Replicate answered too much."), patience=MISSING_PATIENCE
             ) from None
         except Refusal as refusal:
-            raise await self._refusals.of_poll(refusal, caller) from None
+            raise await self._refusals.poll_error(refusal, caller) from None
         except (NotSent, Lost):
             raise PollFailed(UpstreamError()) from None
 
@@ -336,7 +336,7 @@ class Replicate(Provider, PushReceiver, CreationRegistry, ProgressSource, Accoun
         try:
             return await self._list(caller, query, lease=lease, max_answer=MAX_POLL)
         except Refusal as refusal:
-            failed = await self._refusals.of_poll(refusal, caller)
+            failed = await self._refusals.poll_error(refusal, caller)
             # Refused for good: each is polled by itself, and its answer says why.
             raise failed if isinstance(failed, PollFailed) else NoPages from None
         except TooLarge:
@@ -345,10 +345,10 @@ class Replicate(Provider, PushReceiver, CreationRegistry, ProgressSource, Accoun
             raise PollFailed(UpstreamError()) from None
 
     async def _search(self, caller: Caller, query: str) -> Page:
-        return await self._refusals.confirmed(caller, self._list(caller, query))
+        return await self._refusals.checked(caller, self._list(caller, query))
 
     async def _send_file(self, caller: Caller, upload: Upload) -> str:
-        return await self._refusals.confirmed(caller, self._client.create_file(caller, upload))
+        return await self._refusals.checked(caller, self._client.create_file(caller, upload))
 
 
 async def _adopted(search: Awaitable[Prediction], *, is_made: bool) -> Created:

@@ -100,18 +100,18 @@ class PushTracker:
         """How it ended, if that was pushed before anything waited."""
         return self._early.get(prediction_id)
 
-    def came(self, prediction_id: str) -> None:
+    def arrived(self, prediction_id: str) -> None:
         """The webhook of this prediction came. A poll may have come first."""
         if timer := self._expected.pop(prediction_id, None):
             timer.cancel()
 
     def expect(self, caller: Caller, prediction_id: str) -> None:
         """A poll found the prediction over, so its webhook must come now."""
-        if prediction_id not in self._expected and self.are_relied_on(caller):
+        if prediction_id not in self._expected and self.are_expected(caller):
             loop = asyncio.get_running_loop()
             self._expected[prediction_id] = loop.call_later(GRACE, self._missed, caller, prediction_id)
 
-    def are_relied_on(self, caller: Caller) -> bool:
+    def are_expected(self, caller: Caller) -> bool:
         """Whether this account's webhooks come, as far as is known."""
         return asyncio.get_running_loop().time() >= self._silent_until.get(caller.id, 0.0)
 
@@ -123,7 +123,7 @@ class PushTracker:
 
     def _missed(self, caller: Caller, prediction_id: str) -> None:
         del self._expected[prediction_id]
-        if not self.are_relied_on(caller):  # one is enough
+        if not self.are_expected(caller):  # one is enough
             return
         now = asyncio.get_running_loop().time()
         self._silent_until = {each: until for each, until in self._silent_until.items() if until > now}

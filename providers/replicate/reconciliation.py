@@ -32,8 +32,8 @@ from auth import Caller
 from errors import OutcomeUnknown, ServiceError, UpstreamError
 from providers import Prediction, PushedResult, TryAgain, UncertainCreation
 from providers.replicate import token_of
-from providers.replicate.absence import Absence, Made, SearchTiming
-from providers.replicate.account_list import AccountList, FetchPage, Look, TooLong, Wanted
+from providers.replicate.absence import Absence, KnownCreation, SearchTiming
+from providers.replicate.account_list import AccountList, FetchPage, Listing, ListTooLong, SearchScope
 from providers.replicate.client import CREATE_TIMEOUT
 from providers.replicate.clock import UNKNOWN_SKEW, Offset, UpstreamClock, wall_offset
 from providers.replicate.errors import seconds_to_wait, service_error
@@ -94,13 +94,13 @@ class Creations:
             yield creation
         finally:
             self.under_way.discard(creation)
-            creation.heard.set()
+            creation.answer_ruled_out.set()
 
-    def of(self, reference: str) -> "Creation | None":
+    def by_reference(self, reference: str) -> "Creation | None":
         """The creation of this attempt, while it is under way."""
         return next((each for each in self.under_way if each.reference == reference), None)
 
-    def list_of(self, caller: Caller) -> AccountList:
+    def account_list(self, caller: Caller) -> AccountList:
         """The list of the account that pays for this caller."""
         token = token_of(caller)
         if token not in self._lists:
@@ -158,7 +158,7 @@ class Creation:
         self.caller_id = caller.id
         self.content = (token_of(caller), model, content)
         self.reference = reference
-        self.heard = asyncio.Event()
+        self.answer_ruled_out = asyncio.Event()
         """Set once no answer will come: the creation is settled, or uncertain."""
         self.pushed: Prediction | None = None
         """The prediction it made, as a webhook showed it."""
@@ -176,7 +176,7 @@ class Creation:
     def answered(self, prediction: Prediction) -> None:
         """The ordinary end: the answer came."""
         now = _now()
-        self._creations.clock.note_created(prediction.created_at, sent=self.began, answered=now)
+        self._creations.clock.record_creation(prediction.created_at, sent=self.began, answered=now)
         self._is_made(prediction.id, known=now)
 
     def receive_push(self, pushed: PushedResult) -> None:
@@ -185,7 +185,7 @@ class Creation:
             return
         self.pushed = pushed.prediction
         self._creations.register_known(pushed.prediction.id, self.reference)
-        self.heard.set()
+        self.answer_ruled_out.set()
         if self._search is not None:
             self._search.reschedule(-math.inf)
 
@@ -199,7 +199,7 @@ class Creation:
         cannot be decided in time.
 
         A search that `believes_refusals` raises a ServiceError when Replicate refuses the account's token."""
-        self.heard.set()
+        self.answer_ruled_out.set()
         give_up = _now() + self._creations.timing.patience
         try:
             async with asyncio.timeout(None) as self._search:
@@ -216,7 +216,7 @@ class Creation:
 
     def _is_made(self, prediction_id: str, *, known: float) -> None:
         self._creations.register_known(prediction_id, self.reference)
-        self._creations.list_of(self._caller).note_made(Made(prediction_id, self.began, known))
+        self._creations.account_list(self._caller).record(KnownCreation(prediction_id, self.began, known))
 
     def _pushed_by_now(self) -> Prediction | None:
         return self.pushed and replace(self.pushed, age=self._age())
@@ -228,40 +228,40 @@ class Creation:
         delays, least = self._delays(), 0.0
         while (left := give_up - _now()) > 0:
             await asyncio.sleep(min(max(next(delays), least), left))
-            look, least = await self.look(believes_refusals=believes_refusals)
-            if look is None:
+            listing, least = await self.read_list(believes_refusals=believes_refusals)
+            if listing is None:
                 continue
-            is_absent = self.absence.is_proven_by(look.freshness)
-            in_doubt, rank = await self.alike_in_doubt()
-            matches = self.matches(look)
-            if rank < len(matches) <= in_doubt:
-                return self._adopted(matches[rank], look)
-            if is_absent and not matches and not self._may_be_unreadable(look):
+            is_absent = self.absence.is_proven_by(listing.freshness)
+            uncertain, rank = await self.uncertain_and_rank()
+            matches = self.matches(listing)
+            if rank < len(matches) <= uncertain:
+                return self._adopted(matches[rank], listing)
+            if is_absent and not matches and not self._may_be_unreadable(listing):
                 raise TryAgain(UpstreamError("Replicate did not take the prediction."))
-            if is_absent and (not matches or len(matches) > in_doubt):
+            if is_absent and (not matches or len(matches) > uncertain):
                 break
         raise OutcomeUnknown(_UNDECIDED)
 
     def _delays(self) -> Iterator[float]:
-        """Seconds before each look."""
+        """Seconds before each listing."""
         timing, began = self._creations.timing, _now()
         yield from timing.quick
         while True:
             yield timing.pause if _now() < began + timing.long_from else timing.long_pause
 
-    async def look(self, *, believes_refusals: bool = False) -> tuple[Look | None, float]:
-        """A look. If it shows nothing, None, and for how many seconds there should be no other."""
-        wanted = Wanted(self.content[1], self.absence.sent, self._range()[0])
+    async def read_list(self, *, believes_refusals: bool = False) -> tuple[Listing | None, float]:
+        """A listing. If it shows nothing, None, and for how many seconds there should be no other."""
+        wanted = SearchScope(self.content[1], self.absence.sent, self._range()[0])
         try:
-            return await self._creations.list_of(self._caller).look(self._caller, wanted), 0.0
+            return await self._creations.account_list(self._caller).read(self._caller, wanted), 0.0
         except Refusal as refusal:
             if believes_refusals and refusal.status in {401, 403}:
                 raise service_error(refusal, self._caller) from None
             return None, seconds_to_wait(refusal) or 0.0
-        except TooLong:  # and longer the next time
+        except ListTooLong:  # and longer the next time
             raise OutcomeUnknown(_UNDECIDED) from None
         except (NotSent, Lost):
-            self.absence.note_unanswered()
+            self.absence.record_failure()
             return None, 0.0
 
     def _range(self) -> tuple[float, float]:
@@ -275,20 +275,20 @@ class Creation:
         latest = self.began + max(each.most for each in known) + margin
         return earliest, latest + self._creations.answer_timeout
 
-    def matches(self, look: Look) -> list[Prediction]:
+    def matches(self, listing: Listing) -> list[Prediction]:
         """The predictions that could be its own, the oldest first."""
         _, model, content = self.content
         earliest, _ = self._range()
         matches = [
             each
-            for identity, each in look.listed.items()
+            for identity, each in listing.listed.items()
             if (each.model, each.content) == (model, content)
             and each.created >= earliest
             and not self._creations.is_known(identity)
         ]
         return [each.prediction for each in sorted(matches, key=lambda each: each.created)]
 
-    def _may_be_unreadable(self, look: Look) -> bool:
+    def _may_be_unreadable(self, listing: Listing) -> bool:
         """Whether a prediction may be its own that does not show the input to compare."""
         _, model, _ = self.content
         earliest, latest = self._range()
@@ -297,18 +297,18 @@ class Creation:
             and (each.content is None or each.prediction.is_removed)
             and earliest <= each.created <= latest
             and not self._creations.is_known(identity)
-            for identity, each in look.listed.items()
+            for identity, each in listing.listed.items()
         )
 
-    def _adopted(self, found: Prediction, look: Look) -> Prediction:
-        self._is_made(found.id, known=look.freshness.sent)
+    def _adopted(self, found: Prediction, listing: Listing) -> Prediction:
+        self._is_made(found.id, known=listing.freshness.sent)
         for other in self._creations.under_way - {self}:
-            if other.content == self.content and other.heard.is_set():
-                other.absence.absorb(self.absence)
+            if other.content == self.content and other.answer_ruled_out.is_set():
+                other.absence.merge(self.absence)
         # Its state is left to a poll, since the list may lag behind.
         return Prediction(found.id, "starting", created_at=found.created_at, age=self._age())
 
-    async def alike_in_doubt(self) -> tuple[int, int]:
+    async def uncertain_and_rank(self) -> tuple[int, int]:
         """How many uncertain creations may own a prediction just listed, and how many of those that are being searched
         for were sent before this one. This one counts unless its result was pushed.
 
@@ -316,10 +316,10 @@ class Creation:
         """
         alike = [other for other in self._creations.under_way if other.content == self.content]
         for other in alike:
-            await other.heard.wait()
-        in_doubt = [other for other in alike if other in self._creations.under_way and other.pushed is None]
-        earlier = sum((other.began, other.reference) < (self.began, self.reference) for other in in_doubt)
-        return len(in_doubt) + self._creations.uncertain_like(self), earlier
+            await other.answer_ruled_out.wait()
+        uncertain = [other for other in alike if other in self._creations.under_way and other.pushed is None]
+        earlier = sum((other.began, other.reference) < (self.began, self.reference) for other in uncertain)
+        return len(uncertain) + self._creations.uncertain_like(self), earlier
 
 
 def _now() -> float:

@@ -42,7 +42,7 @@ class Refusals:
     def __init__(self, ask: Callable[[Caller], Coroutine[Any, Any, Account]]) -> None:
         self._accounts = SharedAnswers(ask, good_for=GOOD_FOR, most=ACCOUNTS_KEPT)
 
-    async def of_creation(self, refusal: Refusal, caller: Caller) -> Exception:
+    async def creation_error(self, refusal: Refusal, caller: Caller) -> Exception:
         """The exception for a creation that was refused, and so not made."""
         if await self._is_final(refusal, caller):
             return service_error(refusal, caller)
@@ -54,7 +54,7 @@ class Refusals:
             cautious=not refusal.is_replicates and refusal.status != 503,
         )
 
-    async def of_poll(self, refusal: Refusal, caller: Caller) -> Exception:
+    async def poll_error(self, refusal: Refusal, caller: Caller) -> Exception:
         """A PollFailed for what passes; for anything else the error that ends the watch."""
         if refusal.status == 429:
             return PollFailed(passing_error(refusal), wait=seconds_to_wait(refusal) or RATE_LIMIT_WAIT)
@@ -68,7 +68,7 @@ class Refusals:
             return PollFailed(passing_error(refusal), patience=_REFUSED_PATIENCE)
         return PollFailed(passing_error(refusal), wait=seconds_to_wait(refusal) or 0.0)
 
-    async def confirmed(self, caller: Caller, answer: Awaitable[T]) -> T:
+    async def checked(self, caller: Caller, answer: Awaitable[T]) -> T:
         """The answer to a request that may be sent again. Raises Lost where a token was refused in passing."""
         try:
             return await answer
@@ -84,5 +84,5 @@ class Refusals:
     async def _is_final(self, refusal: Refusal, caller: Caller) -> bool:
         """Whether the same request would be refused again."""
         if is_about_token(refusal):
-            return (await self._accounts.get(caller)).standing in {"refused", "forbidden"}
+            return (await self._accounts.get(caller)).status in {"refused", "forbidden"}
         return is_final(refusal)

@@ -25,7 +25,7 @@ from providers import Prediction
 from providers.replicate.answers import ListedPrediction, Page
 from providers.replicate.transport import Refusal
 
-SHOWN_FOR: Final = 600.0
+SIGN_LASTS: Final = 600.0
 """Seconds for which a sign counts."""
 
 WARNED_EVERY: Final = 60.0
@@ -54,7 +54,7 @@ class Sharing:
     @property
     def is_seen(self) -> bool:
         """Whether there was a sign lately."""
-        return _now() - self._seen_at < SHOWN_FOR
+        return _now() - self._seen_at < SIGN_LASTS
 
     def begin(self, content: str) -> None:
         """A creation of this input (`providers.fingerprint`) is about to be sent, or may have been. A user's counts as
@@ -86,14 +86,14 @@ class Sharing:
             return
         self._listed_at = _now()
         if any(self._is_foreign(item, self._since) for item in page.items):
-            self._note("Replicate lists a prediction that this service did not make.")
+            self._report("Replicate lists a prediction that this service did not make.")
 
     def refused(self, caller: Caller, refusal: Refusal, lease: Lease) -> None:
         """A creation was refused."""
         if caller.kind != "admin" or refusal.status != 429 or not lease.window_has_room():
             return
         if "reduced" not in str(refusal.document.get("detail")):
-            self._note("Replicate refused a creation for its rate, and our own window has room.")
+            self._report("Replicate refused a creation for its rate, and our own window has room.")
 
     def _is_foreign(self, item: ListedPrediction, since: datetime) -> bool:
         listed = item.prediction
@@ -101,7 +101,7 @@ class Sharing:
             return False
         return not self._is_known(listed.id) and bool(item.content) and item.content not in self._inputs
 
-    def _note(self, reason: str) -> None:
+    def _report(self, reason: str) -> None:
         self._seen_at = _now()
         if self._seen_at - self._warned_at >= WARNED_EVERY:
             self._warned_at = self._seen_at

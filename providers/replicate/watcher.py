@@ -34,13 +34,13 @@ from network.backoff import backoff
 from providers import Prediction
 from providers.replicate.answers import Page
 from providers.replicate.polling import (
-    EACH_FOLLOWED,
-    PAGES_BELIEVED,
-    UNANSWERED,
+    ANSWER_PATIENCE,
+    FOLLOW_INTERVAL,
+    MAX_UNFINISHED_PAGES,
+    MIN_DUE_FOR_PAGE,
     UNDATED,
-    WORTH_A_PAGE,
-    Account,
     Poll,
+    PolledAccount,
     PollThrottle,
     Watch,
     due,
@@ -53,7 +53,7 @@ _poll_backoff = partial(backoff, first=0.25, longest=8.0, jitter=0.0)
 _page_backoff = partial(backoff, first=1.0, longest=60.0, jitter=0.0)
 """Seconds until the next page of an account, after so many failed pages in a row."""
 
-_CROWDED_OUT = 5
+_FEW_SHOWN = 5
 """A page that shows less than was worth it counts as so many: other predictions fill the list."""
 
 _PLAN_GOOD_FOR = 0.05
@@ -100,9 +100,9 @@ class Watcher:
         self._get = get
         self._get_page = get_page
         self._durations = durations
-        self._accounts: dict[str, Account] = {}
+        self._accounts: dict[str, PolledAccount] = {}
         self._timer: asyncio.TimerHandle | None = None
-        self._patrol: asyncio.Task[None] | None = None
+        self._poller: asyncio.Task[None] | None = None
         self._polls: set[asyncio.Task[None]] = set()
         self._throttle = PollThrottle(places)
         self._pushes = PushTracker(on_silence=self._poll_as_usual)
@@ -118,15 +118,15 @@ class Watcher:
         lengths = self._durations.lengths(model)
         since, created_at = loop.time() - prediction.age, prediction.created_at or UNDATED
         watch = Watch(prediction.id, created_at, since, lengths, loop.create_future())
-        watch.alone = watch.created_at is UNDATED
+        watch.needs_own_poll = watch.created_at is UNDATED
         if prediction.is_announced and prediction.age == 0:
-            watch.is_pushed = partial(self._pushes.are_relied_on, caller)
+            watch.is_pushed = partial(self._pushes.are_expected, caller)
         watch.schedule(since)  # as one never polled, so what should be over by now is polled at once
         watch.first = watch.latest
-        account = self._accounts.setdefault(caller.id, Account(caller))
+        account = self._accounts.setdefault(caller.id, PolledAccount(caller))
         account.caller = caller  # it may be proven by now, and has another turn
         account.watches[watch] = None
-        self._wake_by(max(watch.latest, account.polls_again))
+        self._wake_by(max(watch.latest, account.next_poll_at))
         try:
             return await watch.over
         finally:
@@ -137,7 +137,7 @@ class Watcher:
         """Take a pushed result. Twice, or of a prediction that is not waited for, does no harm."""
         if not prediction.is_over:
             return
-        self._pushes.came(prediction.id)
+        self._pushes.arrived(prediction.id)
         watched = list(self._watches_of(prediction.id))
         for watch in watched:
             self._over(watch, prediction)
@@ -152,7 +152,7 @@ class Watcher:
             return lambda: None
         follower = object()
         watch.followers[follower] = listener
-        watch.poll_for_followers(max(asyncio.get_running_loop().time(), watch.polled_at + EACH_FOLLOWED))
+        watch.poll_for_followers(max(asyncio.get_running_loop().time(), watch.polled_at + FOLLOW_INTERVAL))
         self._wake_by(watch.follow_at)
 
         def leave() -> None:
@@ -164,7 +164,7 @@ class Watcher:
     async def aclose(self) -> None:
         """Stop polling, and wait for the polls under way to be gone. No wait may be left."""
         self._pushes.close()
-        polls = [*self._polls, *([self._patrol] if self._patrol else [])]
+        polls = [*self._polls, *([self._poller] if self._poller else [])]
         for poll in polls:
             poll.cancel()
         await asyncio.gather(*polls, return_exceptions=True)
@@ -182,20 +182,20 @@ class Watcher:
                 watch.schedule(asyncio.get_running_loop().time())
             self._wake_by(account.next_poll())
 
-    def _forget(self, account: Account) -> None:
+    def _forget(self, account: PolledAccount) -> None:
         """Drop an account without waits, but not before the pause that a refusal named is over."""
         loop = asyncio.get_running_loop()
         if account.watches or self._accounts.get(account.caller.id) is not account:
             return
-        if account.polls_again > loop.time():
-            loop.call_at(account.polls_again, self._forget, account)
+        if account.next_poll_at > loop.time():
+            loop.call_at(account.next_poll_at, self._forget, account)
         else:
             del self._accounts[account.caller.id]
 
     # When: one timer while nothing is due, and one patrol while something is.
 
     def _wake_by(self, when: float) -> None:
-        if self._patrol is not None or when == math.inf:
+        if self._poller is not None or when == math.inf:
             return
         if self._timer is not None:
             if self._timer.when() <= when:
@@ -205,7 +205,7 @@ class Watcher:
 
     def _wake(self) -> None:
         self._timer = None
-        self._patrol = asyncio.create_task(self._poll_while_due())
+        self._poller = asyncio.create_task(self._poll_while_due())
 
     async def _poll_while_due(self) -> None:
         now = asyncio.get_running_loop().time
@@ -227,7 +227,7 @@ class Watcher:
                 for watch in account.watches:
                     self._end(watch, error)
         finally:
-            self._patrol = None
+            self._poller = None
         self._wake_by(min((account.next_poll() for account in self._accounts.values()), default=math.inf))
 
     # How: each poll is a task, and handles its own answer.
@@ -235,31 +235,31 @@ class Watcher:
     def _begin(self, poll: Poll, lease: Lease) -> None:
         # The next poll does not wait for this one's answer: on a slow line it would come late.
         now = asyncio.get_running_loop().time()
-        self._throttle.note_poll()
-        stuck = poll.account.has_pages_enough()
+        self._throttle.record_poll()
+        stuck = poll.account.has_max_pages()
         for watch in poll.watches:
             watch.schedule(now)
             if poll.before is None and (stuck or watch.unanswered):
-                watch.earliest = watch.latest = now + UNANSWERED
+                watch.earliest = watch.latest = now + ANSWER_PATIENCE
             watch.unanswered += poll.before is None
         if poll.before is None:
-            self._note_single(poll.watches[0], now)
+            self._schedule_own_poll(poll.watches[0], now)
         poll.account.under_way += 1
         if poll.before:
             poll.account.pages_under_way.append(now)
         if poll.account.failures:  # one poll at a time: the next when this one is answered
-            poll.account.polls_again = now + UNANSWERED
+            poll.account.next_poll_at = now + ANSWER_PATIENCE
         answer = self._list(poll, poll.before, lease, now) if poll.before else self._poll(poll, lease, now)
         task = asyncio.create_task(answer)
         self._polls.add(task)
         task.add_done_callback(partial(self._ended, poll, now))
 
-    def _note_single(self, watch: Watch, now: float) -> None:
+    def _schedule_own_poll(self, watch: Watch, now: float) -> None:
         watch.polled_at = now
         followed = sum(
             bool(each.followers) for account in self._accounts.values() for each in account.watches
         )
-        wait = max(self._throttle.between_follows(followed), UNANSWERED if watch.unanswered > 1 else 0.0)
+        wait = max(self._throttle.follow_interval(followed), ANSWER_PATIENCE if watch.unanswered > 1 else 0.0)
         watch.poll_for_followers(now + wait)
 
     def _ended(self, poll: Poll, began: float, task: asyncio.Task[None]) -> None:
@@ -283,13 +283,13 @@ class Watcher:
                 watch.missing_since = began
             elif began - watch.missing_since >= failed.patience:
                 self._end(watch, failed.error)
-            self._put_off(poll, failed, began)
+            self._postpone(poll, failed, began)
         except Exception as error:  # the waits must end with any error
             self._end(watch, error)
         else:
-            self._is_well(account, began)
+            self._record_success(account, began)
             watch.failures, watch.pages, watch.missing_since = 0, 0, None
-            self._saw(account, watch, prediction, began, by_page=False)
+            self._apply(account, watch, prediction, began, by_page=False)
         self._wake_by(account.next_poll())
 
     async def _list(self, poll: Poll, before: datetime, lease: Lease, began: float) -> None:
@@ -300,42 +300,42 @@ class Watcher:
         except Exception as error:
             if not isinstance(error, PollFailed | NoPages):
                 log.exception("prediction_list_failed", caller=account.caller.id)
-            if began >= account.pages_again:  # those that failed together have failed once
+            if began >= account.next_page_at:  # those that failed together have failed once
                 account.page_failures += 1
-                account.pages_again = now() + _page_backoff(account.page_failures)
-            self._put_off(poll, error, began)
+                account.next_page_at = now() + _page_backoff(account.page_failures)
+            self._postpone(poll, error, began)
         else:
             account.page_failures = 0
-            self._is_well(account, began)
+            self._record_success(account, began)
             for watch in list(account.watches):
                 if prediction := page.predictions.get(watch.id):
-                    self._saw(account, watch, prediction, began, by_page=True)
+                    self._apply(account, watch, prediction, began, by_page=True)
             missing = [watch for watch in poll.watches if watch.id not in page.predictions]
-            shows_few = len(poll.watches) - len(missing) < WORTH_A_PAGE
+            shows_few = len(poll.watches) - len(missing) < MIN_DUE_FOR_PAGE
             for watch in missing:
                 # By its date it should have been there, or else the page was too short for it.
-                watch.alone = page.oldest is None or watch.created_at >= page.oldest
-                watch.pages += _CROWDED_OUT if shows_few else 1
+                watch.needs_own_poll = page.oldest is None or watch.created_at >= page.oldest
+                watch.pages += _FEW_SHOWN if shows_few else 1
                 watch.latest = now()
         self._wake_by(account.next_poll())
 
-    def _saw(
-        self, account: Account, watch: Watch, prediction: Prediction, began: float, *, by_page: bool
+    def _apply(
+        self, account: PolledAccount, watch: Watch, prediction: Prediction, began: float, *, by_page: bool
     ) -> None:
         now = asyncio.get_running_loop().time()
         if watch.over.done():
             return
         if not prediction.is_over:
-            if by_page and watch.pages >= PAGES_BELIEVED:
+            if by_page and watch.pages >= MAX_UNFINISHED_PAGES:
                 return  # a page that is not believed does not put off the prediction's own poll
-            watch.alone = watch.created_at is UNDATED
+            watch.needs_own_poll = watch.created_at is UNDATED
             watch.seen = max(watch.seen, began - watch.since)
             watch.schedule(now)
             watch.pages += by_page and now >= watch.first
             if not by_page:
                 watch.show(prediction)
-        elif by_page and not says_why(prediction):
-            watch.alone = True
+        elif by_page and not shows_result(prediction):
+            watch.needs_own_poll = True
             watch.latest = watch.latest if watch.unanswered else now
         else:
             if watch.is_pushed() and prediction.status != "processing":  # which is never pushed
@@ -348,7 +348,7 @@ class Watcher:
             watch.lengths.learn(min(took if prediction.seconds is None else prediction.seconds, took))
         self._end(watch, prediction)
 
-    def _put_off(self, poll: Poll, failed: Exception, began: float) -> None:
+    def _postpone(self, poll: Poll, failed: Exception, began: float) -> None:
         now, account = asyncio.get_running_loop().time(), poll.account
         for watch in poll.watches:
             if poll.before is None:
@@ -356,17 +356,17 @@ class Watcher:
             elif not watch.over.done():  # it has waited for the page, and is still due
                 watch.latest = now
         if not isinstance(failed, PollFailed) or failed.patience < math.inf:
-            self._is_well(account, began)
+            self._record_success(account, began)
             return
         pause = failed.wait or _poll_backoff(account.failures + 1)
         if began >= account.failed_at:  # polls that failed together have failed once
             account.failures += 1
         account.failed_at = now
-        account.polls_again = max(account.polls_again, now + pause)
+        account.next_poll_at = max(account.next_poll_at, now + pause)
 
-    def _is_well(self, account: Account, began: float) -> None:
+    def _record_success(self, account: PolledAccount, began: float) -> None:
         if began >= account.failed_at:  # an answer to what began before proves nothing
-            account.failures, account.polls_again = 0, -math.inf
+            account.failures, account.next_poll_at = 0, -math.inf
 
     def _end(self, watch: Watch, end: Prediction | Exception) -> None:
         watch.latest = watch.follow_at = math.inf
@@ -378,6 +378,6 @@ class Watcher:
             watch.over.set_result(end)
 
 
-def says_why(prediction: Prediction) -> bool:
+def shows_result(prediction: Prediction) -> bool:
     """Whether a prediction that is over shows its outputs or its error. A page may show the end before either."""
     return bool(prediction.outputs or prediction.error) or prediction.status in {"canceled", "aborted"}

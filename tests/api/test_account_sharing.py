@@ -9,7 +9,7 @@ import structlog
 from auth import Caller, credentials
 from concurrency import Gate
 from providers.replicate.client import ReplicateClient, Timeouts
-from providers.replicate.sharing import SHOWN_FOR
+from providers.replicate.sharing import SIGN_LASTS
 from simulator import Options
 from simulator.server import application
 from tests.support.api_client import PICTURE
@@ -77,7 +77,7 @@ def test_a_prediction_that_is_not_ours_is_seen_by_the_first_poll_after_a_minute(
         await asyncio.sleep(60)
         await service.run()
         seen = service.provider.account_shared
-        await asyncio.sleep(SHOWN_FOR)
+        await asyncio.sleep(SIGN_LASTS)
         return seen, service.provider.account_shared
 
     assert ((True, False), 1) == ((result := outcome_of(story))[0], len(result[1]))

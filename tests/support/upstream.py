@@ -42,7 +42,7 @@ def caller(name: str) -> Caller:
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
+class Listing:
     """One request. `id` is the prediction that was asked for, or None for a page."""
 
     at: float
@@ -51,7 +51,7 @@ class Look:
 
 
 @dataclass(slots=True)
-class Made:
+class KnownCreation:
     """A prediction as the upstream knows it, whoever made it."""
 
     id: str
@@ -65,7 +65,7 @@ class Made:
         return Prediction(self.id, "processing", created_at=self.created_at)
 
 
-Trouble = Callable[[Look], Exception | str | None]
+Trouble = Callable[[Listing], Exception | str | None]
 """What becomes of a look that is not answered: what it raises, or HANGS."""
 
 
@@ -78,11 +78,11 @@ class Upstream:
             places=self.gate, get=self._get, get_page=self._get_page, durations=Durations()
         )
         self.round_trip = round_trip
-        self.made: dict[str, list[Made]] = {}
+        self.made: dict[str, list[KnownCreation]] = {}
         """By account, in order of creation."""
-        self.looks: list[Look] = []
+        self.looks: list[Listing] = []
         self.trouble: Trouble = lambda look: None
-        self.shows: Callable[[Made], Prediction | None] = lambda made: made.told(now())
+        self.shows: Callable[[KnownCreation], Prediction | None] = lambda made: made.told(now())
         self._arrivals: list[float] = []
         self._made = timedelta()
 
@@ -95,7 +95,7 @@ class Upstream:
         status: str = "succeeded",
         outputs: tuple[Output, ...] = OUTPUT,
         says_seconds: bool = True,
-    ) -> Made:
+    ) -> KnownCreation:
         """A prediction that begins now."""
         # No two at the same millisecond, even if they are made at one instant here.
         self._made += timedelta(milliseconds=1)
@@ -103,12 +103,12 @@ class Upstream:
         end = Prediction(
             prediction_id, status, outputs, created_at=created_at, seconds=seconds if says_seconds else None
         )
-        made = Made(prediction_id, created_at, now() + seconds, end)
+        made = KnownCreation(prediction_id, created_at, now() + seconds, end)
         self.made.setdefault(account, []).append(made)
         return made
 
     async def watch(
-        self, made: Made, *, account: str = "ann", model: str = MODEL, dated: bool = True
+        self, made: KnownCreation, *, account: str = "ann", model: str = MODEL, dated: bool = True
     ) -> float:
         """Wait for it. Returns the seconds from its end to the return of the wait."""
         created_at = made.created_at if dated else None
@@ -164,17 +164,17 @@ class Upstream:
     def is_idle(self) -> bool:
         """Nobody waits, nothing is under way, and nothing is left of those who waited."""
         watcher = self.watcher
-        at_rest = watcher._patrol is None and not watcher._polls and not watcher._accounts
+        at_rest = watcher._poller is None and not watcher._polls and not watcher._accounts
         return at_rest and 0 == self.gate.statistics().current_concurrent == self.gate.statistics().waiting
 
     async def _get(self, who: Caller, prediction_id: str, lease) -> Prediction:
-        await self._arrive(Look(now(), who.id, prediction_id), lease)
+        await self._arrive(Listing(now(), who.id, prediction_id), lease)
         told = next(made for made in self.made[who.id] if made.id == prediction_id).told(now())
         await asyncio.sleep(self.round_trip / 2)
         return told
 
     async def _get_page(self, who: Caller, before: datetime, lease) -> Page:
-        await self._arrive(Look(now(), who.id, None), lease)
+        await self._arrive(Listing(now(), who.id, None), lease)
         listed = sorted(
             (made for made in self.made[who.id] if made.created_at < before), key=lambda made: made.created_at
         )
@@ -183,7 +183,7 @@ class Upstream:
         await asyncio.sleep(self.round_trip / 2)
         return Page(predictions, shown[0].created_at if len(listed) > _PAGE else None)
 
-    async def _arrive(self, look: Look, lease) -> None:
+    async def _arrive(self, look: Listing, lease) -> None:
         lease.sent()
         self.looks.append(look)
         await asyncio.sleep(self.round_trip / 2)

@@ -2,7 +2,14 @@
 
 import pytest
 
-from providers.replicate.absence import Absence, Freshness, Lags, Made, SearchTiming, measured
+from providers.replicate.absence import (
+    Absence,
+    Freshness,
+    KnownCreation,
+    RecentLags,
+    SearchTiming,
+    measure_freshness,
+)
 
 TIMING = SearchTiming()
 EVERY_FIVE = range(0, 605, 5)
@@ -14,37 +21,37 @@ def proven_at(look, *, sent: float = -1.0, looks=EVERY_FIVE) -> float | None:
     for at in looks:
         found = look(float(at))
         if found is None:
-            absence.note_unanswered()
+            absence.record_failure()
         elif absence.is_proven_by(found):
             return at
     return None
 
 
-def shows(*made: Made, lag: float = 0.0, lags: Lags | None = None):
+def shows(*made: KnownCreation, lag: float = 0.0, lags: RecentLags | None = None):
     """Looks at a list that lags so many seconds."""
-    lags = lags or Lags()
+    lags = lags or RecentLags()
 
     def look(at: float) -> Freshness:
         listed = {each.id for each in made if each.sent <= at - lag}
         known = [each for each in made if each.known <= at]
-        return measured(known, [listed], lags, sent=at, answered=at)
+        return measure_freshness(known, [listed], lags, sent=at, answered=at)
 
     return look
 
 
-def shows_pages(ours: list[Made], *pages: set[str]):
+def shows_pages(ours: list[KnownCreation], *pages: set[str]):
     """Looks that all find these pages."""
-    lags = Lags()
+    lags = RecentLags()
 
     def look(at: float) -> Freshness:
         known = [each for each in ours if each.known <= at]
-        return measured(known, pages, lags, sent=at, answered=at)
+        return measure_freshness(known, pages, lags, sent=at, answered=at)
 
     return look
 
 
-def made(*sent: float) -> list[Made]:
-    return [Made(f"p{at}", at, at + 0.1) for at in sent]
+def made(*sent: float) -> list[KnownCreation]:
+    return [KnownCreation(f"p{at}", at, at + 0.1) for at in sent]
 
 
 def test_if_nothing_of_ours_is_listed_it_takes_ninety_seconds():
@@ -98,20 +105,20 @@ def test_a_page_that_shows_what_was_made_before_and_after_proves_it_whatever_the
 def test_what_is_missing_between_two_pages_measures_the_lag_of_the_second():
     pages = [{"p6", "p7"}, {"p-9"}]
 
-    look = measured(made(-9, -2, 6, 7), pages, Lags(), sent=20.0, answered=20.0)
+    look = measure_freshness(made(-9, -2, 6, 7), pages, RecentLags(), sent=20.0, answered=20.0)
 
     assert (0.0, pytest.approx(21.9)) == (look.lag, look.largest_lag)
 
 
 def test_one_of_ours_that_is_never_listed_does_not_hide_that_the_list_goes_on():
-    look = measured(made(-9, 3, 7), [{"p3", "p7"}], Lags(), sent=20.0, answered=20.0)
+    look = measure_freshness(made(-9, 3, 7), [{"p3", "p7"}], RecentLags(), sent=20.0, answered=20.0)
 
     (page,) = look.spans
-    assert (0.0, 0.0, 7.0, -9.0) == (look.lag, look.largest_lag, page.newest, page.torn)
+    assert (0.0, 0.0, 7.0, -9.0) == (look.lag, look.largest_lag, page.newest, page.gap_at)
 
 
 def test_what_was_not_known_to_exist_when_the_look_was_sent_is_not_missing():
-    look = measured([Made("p", 1.0, 5.0)], [()], Lags(), sent=5.0, answered=5.2)
+    look = measure_freshness([KnownCreation("p", 1.0, 5.0)], [()], RecentLags(), sent=5.0, answered=5.2)
 
     assert 0.0 == look.lag
 
@@ -123,7 +130,7 @@ def test_fifteen_seconds_of_answered_looks_begin_again_when_one_is_not_answered(
 
 
 def test_the_lag_of_more_than_an_hour_ago_does_not_count():
-    lags = Lags()
+    lags = RecentLags()
 
     assert 50.0 == lags.largest(0.0, 50.0)
     assert 50.0 == lags.largest(3000.0, 20.0)

@@ -31,7 +31,7 @@ def created(clock: UpstreamClock, *skews: float, since: float = 0.0) -> None:
     """Creations, one a second, each answered within 0.4 s by a clock that was so far ahead."""
     for number, skew in enumerate(skews):
         sent = since + number
-        clock.note_created(at(sent + 0.1 + skew), sent=sent, answered=sent + 0.4)
+        clock.record_creation(at(sent + 0.1 + skew), sent=sent, answered=sent + 0.4)
 
 
 def on_a_loop(story):
@@ -56,7 +56,7 @@ def test_a_creation_bounds_it_by_its_sending_and_its_answer():
 def test_a_slow_answer_alone_is_no_skew():
     def story(clock):
         by_this_machine = datetime.fromtimestamp(wall_offset(), UTC)
-        clock.note_created(by_this_machine, sent=0.0, answered=20.0)
+        clock.record_creation(by_this_machine, sent=0.0, answered=20.0)
         return clock.skew
 
     assert abs(on_a_loop(story)) < 1
@@ -64,8 +64,8 @@ def test_a_slow_answer_alone_is_no_skew():
 
 def test_the_tightest_of_many_counts_for_what_is_told_and_all_for_what_is_searched():
     def story(clock):
-        clock.note_created(at(0.1), sent=0.0, answered=20.0)
-        clock.note_created(at(30.1), sent=30.0, answered=30.2)
+        clock.record_creation(at(0.1), sent=0.0, answered=20.0)
+        clock.record_creation(at(30.1), sent=30.0, answered=30.2)
         return clock._agreed().most - clock._agreed().least, covers(clock, 0.0), covers(clock, -19.0)
 
     assert (pytest.approx(0.2), True, True) == on_a_loop(story)
@@ -73,7 +73,7 @@ def test_the_tightest_of_many_counts_for_what_is_told_and_all_for_what_is_search
 
 def test_before_the_first_creation_the_date_of_any_answer_bounds_it_to_a_second():
     def story(clock):
-        clock.note_date(dated(60.0), sent=10.0, answered=10.5)
+        clock.record_date(dated(60.0), sent=10.0, answered=10.5)
         return covers(clock, 50.0), clock.offset.most - clock.offset.least
 
     assert (True, 1.5) == on_a_loop(story)
@@ -84,7 +84,7 @@ def test_before_the_first_creation_the_date_of_any_answer_bounds_it_to_a_second(
 )
 def test_a_date_that_is_none_is_passed_over(date):
     def story(clock):
-        clock.note_date(date, sent=0.0, answered=1.0)
+        clock.record_date(date, sent=0.0, answered=1.0)
         return clock.offset
 
     assert on_a_loop(story) is None
@@ -96,7 +96,7 @@ def test_a_date_that_is_far_from_all_others_moves_nothing(lie, place):
     def story(clock):
         skews = [30.0] * 8
         skews[place] = lie
-        clock.note_date(dated(30.5), sent=0.0, answered=1.0)
+        clock.record_date(dated(30.5), sent=0.0, answered=1.0)
         created(clock, *skews)
         return clock.offset.most - clock.offset.least <= 3.0, covers(clock, 30.0)
 
@@ -105,7 +105,7 @@ def test_a_date_that_is_far_from_all_others_moves_nothing(lie, place):
 
 def test_a_first_creation_whose_date_is_absurd_does_not_count_against_the_date_of_its_answer():
     def story(clock):
-        clock.note_date(dated(0.5), sent=0.0, answered=1.0)
+        clock.record_date(dated(0.5), sent=0.0, answered=1.0)
         created(clock, -5e8)
         return covers(clock, 0.0), abs(clock.offset.most - clock.offset.least) < UNKNOWN_SKEW
 
@@ -131,7 +131,9 @@ def test_a_skew_is_warned_of_once_a_minute_while_it_lasts():
             for _ in range(181):
                 now = asyncio.get_running_loop().time()
                 # Of this machine's clock, which stands still in virtual time, only the difference matters.
-                clock.note_created(datetime.now(UTC) + timedelta(seconds=400), sent=now - 0.1, answered=now)
+                clock.record_creation(
+                    datetime.now(UTC) + timedelta(seconds=400), sent=now - 0.1, answered=now
+                )
                 await asyncio.sleep(1)
         return [each for each in logs if each["event"] == "clock_skew"]
 
@@ -144,7 +146,7 @@ def test_a_skew_of_a_few_seconds_is_not_warned_of():
     async def story():
         clock = UpstreamClock()
         with capture_logs() as logs:
-            clock.note_created(datetime.now(UTC) + timedelta(seconds=2), sent=0.0, answered=0.1)
+            clock.record_creation(datetime.now(UTC) + timedelta(seconds=2), sent=0.0, answered=0.1)
         return logs
 
     assert [] == run(story())

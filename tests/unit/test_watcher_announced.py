@@ -7,7 +7,7 @@ import pytest
 
 from providers import Prediction
 from providers.replicate.push import GRACE, KEPT, SILENCE, PushTracker
-from tests.support.upstream import MODEL, OUTPUT, Made, Upstream, caller, now, run
+from tests.support.upstream import MODEL, OUTPUT, KnownCreation, Upstream, caller, now, run
 
 UNDER_WAY = 0.3
 """Seconds that a webhook takes."""
@@ -15,7 +15,7 @@ UNDER_WAY = 0.3
 
 async def announced(
     upstream: Upstream,
-    made: Made,
+    made: KnownCreation,
     *,
     account: str = "ann",
     model: str = MODEL,

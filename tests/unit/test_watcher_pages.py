@@ -11,7 +11,7 @@ from errors import UpstreamError
 from providers import Prediction
 from providers.replicate.answers import read_page, read_prediction
 from providers.replicate.watcher import NoPages, PollFailed
-from tests.support.upstream import HANGS, Made, Upstream, now, run
+from tests.support.upstream import HANGS, KnownCreation, Upstream, now, run
 
 
 @asynccontextmanager
@@ -111,7 +111,7 @@ def test_a_prediction_that_a_page_does_not_show_is_asked_for_by_itself_at_once()
     assert ([0.0] * 5, 1, 1, 1) == run(story())
 
 
-def bare(made: Made) -> Prediction:
+def bare(made: KnownCreation) -> Prediction:
     """What a page tells that leaves outputs and errors out."""
     told = made.told(now())
     return Prediction(made.id, told.status, created_at=made.created_at)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from errors import UpstreamError
 from providers import Prediction
 from providers.replicate.watcher import NoPages, PollFailed
-from tests.support.upstream import HANGS, OUTPUT, Look, Made, Upstream, caller, now, run
+from tests.support.upstream import HANGS, OUTPUT, KnownCreation, Listing, Upstream, caller, now, run
 
 WELL_AFTER = 120.0
 """Seconds. No trouble begins later than this."""
@@ -22,7 +22,7 @@ asked for, and a look that timed out."""
 
 
 @dataclass(frozen=True)
-class Wanted:
+class SearchScope:
     """One prediction as it will happen. Times in seconds."""
 
     begins: float
@@ -51,7 +51,7 @@ class Trouble:
 
 
 WANTED = st.builds(
-    Wanted,
+    SearchScope,
     begins=st.floats(0, 60),
     seconds=st.sampled_from([0.0, 0.3, 2.0, 10.0, 60.0]) | st.floats(0, 100),
     account=st.sampled_from(["ann", "ann", "bob"]),
@@ -74,7 +74,7 @@ TROUBLE = st.builds(
 )
 
 
-def suffered(troubles: list[Trouble], look: Look) -> Exception | str | None:
+def suffered(troubles: list[Trouble], look: Listing) -> Exception | str | None:
     for each in troubles:
         meant = each.pages if look.id is None else each.gets
         if meant and look.caller == each.account and each.begins <= look.at < each.begins + each.seconds:
@@ -86,14 +86,14 @@ def suffered(troubles: list[Trouble], look: Look) -> Exception | str | None:
     return None
 
 
-def shown(wanted: Wanted, made: Made) -> Prediction | None:
+def shown(wanted: SearchScope, made: KnownCreation) -> Prediction | None:
     told = made.told(0.0 if wanted.on_pages == "stale" else now())
     if wanted.on_pages == "bare":
         told = replace(told, outputs=(), error=None)
     return None if wanted.on_pages == "hidden" else told
 
 
-async def watch(upstream: Upstream, wanted: Wanted, made: Made) -> None:
+async def watch(upstream: Upstream, wanted: SearchScope, made: KnownCreation) -> None:
     later = asyncio.get_running_loop().call_later
     if wanted.webhook is not None and wanted.webhook < math.inf:
         later(wanted.seconds + wanted.webhook, lambda: upstream.watcher.receive(made.end))
@@ -121,7 +121,7 @@ def test_everybody_is_told_in_time_within_the_window_and_nothing_is_left(
         upstream.trouble = lambda look: suffered(troubles, look)
         upstream.shows = lambda made: shown(wanted[int(made.id)], made)
 
-        async def live(number: int, each: Wanted) -> float:
+        async def live(number: int, each: SearchScope) -> float:
             await asyncio.sleep(each.begins)
             outputs = () if each.status == "canceled" else OUTPUT
             made = upstream.make(

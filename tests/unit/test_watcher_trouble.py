@@ -6,7 +6,7 @@ import pytest
 
 from errors import UpstreamError
 from providers.replicate.watcher import PollFailed
-from tests.support.upstream import HANGS, Look, Upstream, caller, now, run
+from tests.support.upstream import HANGS, Listing, Upstream, caller, now, run
 
 DOWN = PollFailed(UpstreamError())
 
@@ -111,7 +111,7 @@ def test_the_wait_that_was_asked_for_holds_for_the_whole_account_and_for_no_othe
         upstream = Upstream(round_trip=0.4)
         asked: list[float] = []
 
-        def busy(look: Look):
+        def busy(look: Listing):
             if look.caller == "ann" and look.at > 5.0 and not asked:
                 asked.append(now() + 0.2)
                 return PollFailed(UpstreamError(), wait=30.0)

@@ -24,32 +24,32 @@ Listener = Callable[[Prediction], Awaitable[None]]
 
 
 @dataclass(frozen=True, slots=True)
-class _Straggler:
+class _LateSearch:
     creation: Creation
     listener: Listener
 
 
-class Stragglers:
+class LateSearches:
     """The settled creations whose predictions may yet turn up. Belongs to one loop."""
 
     def __init__(self, creations: Creations) -> None:
         self._creations = creations
-        self._expected: dict[str, _Straggler] = {}
+        self._expected: dict[str, _LateSearch] = {}
         """By reference."""
         self._tasks: set[asyncio.Task[None]] = set()
 
     def expect(self, creation: Creation, listener: Listener) -> None:
         """Look for the prediction of this creation from now on."""
         if len(self._expected) < _KEPT:
-            straggler = self._expected[creation.reference] = _Straggler(creation, listener)
-            self._start(self._look_for(straggler))
+            search = self._expected[creation.reference] = _LateSearch(creation, listener)
+            self._start(self._search_later(search))
 
     def receive_push(self, reference: str, pushed: PushedResult) -> bool:
         """A webhook names the prediction of an attempt. Returns whether it was expected."""
-        straggler = self._expected.get(reference)
-        if straggler is None or not straggler.creation.is_mine(pushed):
+        search = self._expected.get(reference)
+        if search is None or not search.creation.is_mine(pushed):
             return False
-        self._start(self._turned_up(straggler, pushed.prediction))
+        self._start(self._handle_found(search, pushed.prediction))
         return True
 
     async def aclose(self) -> None:
@@ -63,37 +63,37 @@ class Stragglers:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _look_for(self, straggler: _Straggler) -> None:
-        creation = straggler.creation
+    async def _search_later(self, search: _LateSearch) -> None:
+        creation = search.creation
         try:
             for pause in self._creations.timing.late:
                 await asyncio.sleep(pause)
-                if self._expected.get(creation.reference) is not straggler:
+                if self._expected.get(creation.reference) is not search:
                     return
                 if (found := await self._found(creation)) is not None:
-                    await self._turned_up(straggler, found)
+                    await self._handle_found(search, found)
                     return
         except Exception:
             log.exception(
                 "late_prediction_search_failed", model=creation.content[1], caller=creation.caller_id
             )
         finally:
-            self._forget(straggler)
+            self._forget(search)
 
     async def _found(self, creation: Creation) -> Prediction | None:
         """Its prediction, if no creation in doubt can have made it, and there is one for each straggler like it."""
         try:
-            look, _ = await creation.look()
+            listing, _ = await creation.read_list()
         except ServiceError:
             return None
-        in_doubt, _ = await creation.alike_in_doubt()
-        matches = creation.matches(look) if look else []
+        uncertain, _ = await creation.uncertain_and_rank()
+        matches = creation.matches(listing) if listing else []
         alike = sum(each.creation.content == creation.content for each in self._expected.values())
-        return matches[0] if not in_doubt and 1 <= len(matches) <= alike else None
+        return matches[0] if not uncertain and 1 <= len(matches) <= alike else None
 
-    async def _turned_up(self, straggler: _Straggler, found: Prediction) -> None:
-        if self._forget(straggler):
-            creation = straggler.creation
+    async def _handle_found(self, search: _LateSearch, found: Prediction) -> None:
+        if self._forget(search):
+            creation = search.creation
             self._creations.register_known(found.id, creation.reference)
             log.warning(
                 "late_prediction_found",
@@ -102,15 +102,15 @@ class Stragglers:
                 caller=creation.caller_id,
             )
             try:
-                await straggler.listener(found)
+                await search.listener(found)
             except Exception:
                 log.exception(
                     "late_prediction_search_failed", model=creation.content[1], caller=creation.caller_id
                 )
 
-    def _forget(self, straggler: _Straggler) -> bool:
+    def _forget(self, search: _LateSearch) -> bool:
         """Whether it was expected until now."""
-        is_expected = self._expected.get(straggler.creation.reference) is straggler
+        is_expected = self._expected.get(search.creation.reference) is search
         if is_expected:
-            del self._expected[straggler.creation.reference]
+            del self._expected[search.creation.reference]
         return is_expected
