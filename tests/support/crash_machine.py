@@ -7,6 +7,7 @@ import time
 from dataclasses import replace
 
 import httpx
+import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, rule
 
@@ -99,13 +100,18 @@ class Mortal(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
+        self.began = time.time()
         self.runner = asyncio.Runner(loop_factory=VirtualLoop)
         self.rows = MemoryLedger().rows
         self.asked = 0
         self.do(self.begin_world())
 
     def do(self, work):
-        return self.runner.run(work)
+        """Run a coroutine, with a wall clock that keeps pace with virtual time: a drift would be a skew that grows."""
+        began = self.began
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(time, "time", lambda: began + self.runner.get_loop().time())
+            return self.runner.run(work)
 
     async def begin_world(self) -> None:
         options = Options(prediction_seconds=1.0, jitter=0.0, answer_delay=(0.0, 0.2), seed=1)
