@@ -1,8 +1,10 @@
-"""How tests ask for work and come back for it."""
+"""Calls of the HTTP API that many tests share: submit without waiting, look up, wait for the end."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from flask.testing import FlaskClient
+from werkzeug.test import TestResponse
 
 from harness.service_process import until
 from tests.support.callers import USER
@@ -22,34 +24,39 @@ def picture(prompt: str = PICTURE["prompt"], **fields: Any) -> dict[str, Any]:
     return PICTURE | {"prompt": prompt} | fields
 
 
-def left(client: FlaskClient, prompt: str = PICTURE["prompt"], *, by=USER, **fields: Any) -> str:
-    """The id of a generation that nobody waits for."""
-    answer = client.post("/generate", json=picture(prompt, **fields), headers=by | ASYNC)
-    assert "id" in answer.json, answer.json  # it may have ended already, in whatever way
-    return answer.json["id"]
+def left(
+    client: FlaskClient, prompt: str = PICTURE["prompt"], *, by: Mapping[str, str] = USER, **fields: Any
+) -> str:
+    """The id of a generation submitted without waiting."""
+    return _id(client.post("/generate", json=picture(prompt, **fields), headers={**by, **ASYNC}))
 
 
-def left_batch(client: FlaskClient, *prompts: str, by=USER, **fields: Any) -> str:
-    """The id of a batch that nobody waits for."""
+def left_batch(client: FlaskClient, *prompts: str, by: Mapping[str, str] = USER, **fields: Any) -> str:
+    """The id of a batch submitted without waiting."""
     body = {"model_name": "flux-dev", "prompts": list(prompts), **fields}
-    answer = client.post("/generate-batch", json=body, headers=by | ASYNC)
-    assert "id" in answer.json, answer.json  # it may have ended already, in whatever way
-    return answer.json["id"]
+    return _id(client.post("/generate-batch", json=body, headers={**by, **ASYNC}))
 
 
-def look_up(client: FlaskClient, target: str, *, by=USER) -> dict[str, Any]:
-    """How a generation or batch stands."""
+def look_up(client: FlaskClient, target: str, *, by: Mapping[str, str] = USER) -> dict[str, Any]:
+    """The body of a generation or batch."""
     kind = "batches" if target.startswith("batch_") else "generations"
-    answer = client.get(f"/{kind}/{target}", headers=by)
-    assert 200 == answer.status_code, answer.json
-    return answer.json
+    answer = client.get(f"/{kind}/{target}", headers=dict(by))
+    assert 200 == answer.status_code, answer.text
+    body: dict[str, Any] = answer.get_json()
+    return body
 
 
-def state(client: FlaskClient, target: str, *, by=USER) -> str:
-    return look_up(client, target, by=by)["status"]
+def state(client: FlaskClient, target: str, *, by: Mapping[str, str] = USER) -> str:
+    return str(look_up(client, target, by=by)["status"])
 
 
-def ended(client: FlaskClient, target: str, *, by=USER) -> dict[str, Any]:
-    """How it ended, once it has."""
+def ended(client: FlaskClient, target: str, *, by: Mapping[str, str] = USER) -> dict[str, Any]:
+    """Wait until it has ended, and return its body."""
     until(lambda: state(client, target, by=by) in ENDED | {"completed"})
     return look_up(client, target, by=by)
+
+
+def _id(answer: TestResponse) -> str:
+    body = answer.get_json()
+    assert "id" in body, body  # the status varies, since the work may have ended already
+    return str(body["id"])

@@ -1,10 +1,13 @@
-"""A service that may die at any moment, and what it leaves: its inside before the simulator, in virtual time, with a
-disk that forgets what was not synced. What the stories of its deaths share.
+"""A state machine for Hypothesis: a service before the simulator that may crash at any moment, in virtual time.
+
+Its disk loses what was not flushed. Subclasses add rules and check what must hold in the end.
 """
 
 import asyncio
 import time
+from collections.abc import Awaitable, Coroutine
 from dataclasses import replace
+from typing import Any, TypeVar
 
 import httpx
 import pytest
@@ -22,41 +25,43 @@ from tests.support.virtual_replicate import simulator_here
 from tests.support.virtual_time import VirtualLoop
 from tests.support.wiring import ADMIN, USER, core
 
+T = TypeVar("T")
+
 CALLERS = st.sampled_from([ADMIN, USER])
 
-TIME_TO_DIE = 0.0003
-"""Seconds that a commit takes, in which a process may die."""
+COMMIT_SECONDS = 0.0003
+"""Seconds that a commit takes, during which the process may crash."""
 
 
-class Line(httpx.AsyncBaseTransport):
-    """A process's way to Replicate. What was sent arrives, though the process dies; the dead send nothing."""
+class Connection(httpx.AsyncBaseTransport):
+    """The connection of a process to Replicate. Requests that were sent arrive even if the process crashes."""
 
     def __init__(self, loopback: httpx.AsyncBaseTransport) -> None:
-        self.is_dead = False
+        self.has_crashed = False
         self._loopback = loopback
-        self._under_way: set[asyncio.Task] = set()
+        self._pending: set[asyncio.Task[Any]] = set()
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        if self.is_dead:
+        if self.has_crashed:
             await asyncio.get_running_loop().create_future()
         task = asyncio.create_task(self._loopback.handle_async_request(request), name="the world's")
-        self._under_way.add(task)
+        self._pending.add(task)
         task.add_done_callback(self._done)
         return await asyncio.shield(task)
 
-    def _done(self, task: asyncio.Task) -> None:
-        self._under_way.discard(task)
+    def _done(self, task: asyncio.Task[Any]) -> None:
+        self._pending.discard(task)
         if not task.cancelled():
             task.exception()
 
 
 class Process:
-    """The inside of a service from its start to its death."""
+    """One process of the service, from start to crash."""
 
     def __init__(self, rows: Rows, loopback: httpx.AsyncBaseTransport, *, places: int | None = None) -> None:
         """With a limit of `places` a minute, it counts those of earlier processes."""
-        self.ledger = MemoryLedger(rows, commit_seconds=TIME_TO_DIE)
-        self._line = Line(loopback)
+        self.ledger = MemoryLedger(rows, commit_seconds=COMMIT_SECONDS)
+        self._connection = Connection(loopback)
         others = Gate(concurrent_limit=200, requests_per_minute=3000)
         gate = Gate(concurrent_limit=3, requests_per_minute=places or 600)
         self.core = core(
@@ -64,7 +69,7 @@ class Process:
                 base_url="http://replicate.test",
                 others=others,
                 on_answer=gate.upstream_answered,
-                connections=self._line,
+                connections=self._connection,
             ),
             gate=gate,
             ledger=self.ledger,
@@ -84,7 +89,7 @@ class Process:
 
     async def killed(self) -> None:
         self.ledger.crash()
-        self._line.is_dead = True
+        self._connection.has_crashed = True
         while mine := [
             task
             for task in asyncio.all_tasks()
@@ -96,7 +101,7 @@ class Process:
 
 
 class Mortal(RuleBasedStateMachine):
-    """Time passes, and processes die and are stopped. In the end nothing fails any more, and every owner comes back."""
+    """Time passes, and processes crash and stop. In the end nothing fails, and every owner returns."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -106,7 +111,7 @@ class Mortal(RuleBasedStateMachine):
         self.asked = 0
         self.do(self.begin_world())
 
-    def do(self, work):
+    def do(self, work: Coroutine[Any, Any, T]) -> T:
         """Run a coroutine, with a wall clock that keeps pace with virtual time: a drift would be a skew that grows."""
         began = self.began
         with pytest.MonkeyPatch.context() as patch:
@@ -120,24 +125,24 @@ class Mortal(RuleBasedStateMachine):
 
     @property
     def disk(self) -> MemoryLedger:
-        """What another process would read."""
+        """The ledger as another process would read it."""
         return MemoryLedger(self.rows)
 
     @rule(seconds=st.sampled_from([0.0001, 0.0005, 0.01, 0.03, 0.1, 0.25, 1.0, 2.1, 3.0, 20.0]))
-    def let_time_pass(self, seconds):
+    def let_time_pass(self, seconds: float) -> None:
         self.do(asyncio.sleep(seconds))
 
     @rule(seconds=st.sampled_from([0.0, 0.0, 0.0004, 0.015, 0.1, 0.7]))
-    def kill_and_begin_anew(self, seconds):
-        async def story():
+    def kill_and_begin_anew(self, seconds: float) -> None:
+        async def story() -> None:
             await asyncio.sleep(seconds)
             await self.begin_anew()
 
         self.do(story())
 
     @rule(seconds=st.sampled_from([0.0, 0.5, 30.0]))
-    def stop_in_order_and_begin_anew(self, seconds):
-        async def story():
+    def stop_in_order_and_begin_anew(self, seconds: float) -> None:
+        async def story() -> None:
             await self.process.core.supervisor.drain(seconds)
             await self.end_in_order()
 
@@ -151,7 +156,7 @@ class Mortal(RuleBasedStateMachine):
         await self.process.killed()
         self.process = Process(self.rows, self.loopback)
 
-    def teardown(self):
+    def teardown(self) -> None:
         try:
             self.do(self.come_to_the_end())
             self.do(self.check())
@@ -170,15 +175,15 @@ class Mortal(RuleBasedStateMachine):
                     owner = ADMIN if record.caller_id == ADMIN.id else USER
                     principal = Principal(owner.id, is_admin=False, caller=owner)
                     await self.process.generations.get(record.batch_id or record.id, principal)
-                await self.process.core.suspension.expire(before=0)  # as the service does now and then
+                await self.process.core.suspension.expire(before=0)  # as the service does regularly
                 await asyncio.sleep(1)
 
     async def check(self) -> None:
-        """What holds in the end, for each story its own."""
+        """Assert what must hold in the end."""
 
 
-async def patiently(work, seconds) -> None:
-    """Until it is done or refused, or for so many seconds."""
+async def patiently(work: Awaitable[object], seconds: float) -> None:
+    """Wait until it is done or refused, or for some seconds."""
     try:
         async with asyncio.timeout(seconds):
             await work

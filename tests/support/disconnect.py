@@ -1,51 +1,66 @@
-"""Generations before a fake Replicate, callers who leave and services that stop: what the tests of both share."""
+"""Callers that disconnect and services that stop, on a provider without a network: shared by the tests of both."""
 
 import asyncio
+from collections.abc import Sequence
+from typing import Any
 
 from concurrency import Gate
+from errors import ServiceError
 from files import Kept
+from generations.batch import Work
+from generations.core import Core
+from generations.generation import Generation
 from ledger.records import GenerationRecord
 from providers import Created, Prediction
 from providers.memory import MemoryProvider
 from tests.support.wiring import ADMIN, Notes, a_picture, core, run, succeeded
 
 
-def a_service(fake: MemoryProvider, *, concurrent_limit: int = 1, ledger: Notes | None = None, **more):
+def a_service(
+    fake: MemoryProvider, *, concurrent_limit: int = 1, ledger: Notes | None = None, **more: Any
+) -> tuple[Gate, Core]:
     gate = Gate(concurrent_limit=concurrent_limit, requests_per_minute=60)
     return gate, core(fake, gate=gate, ledger=ledger, **{"MAX_QUEUED": 100, **more})
 
 
-def start(inside) -> "asyncio.Task":
+def start(inside: Core) -> asyncio.Task[Generation]:
     return asyncio.create_task(run(inside, a_picture()))
 
 
-async def cancel(*tasks: "asyncio.Task") -> None:
+async def cancel(*tasks: asyncio.Task[Any]) -> None:
     for task in tasks:
         task.cancel()
     await asyncio.wait(tasks)
 
 
 def held(gate: Gate) -> tuple[int, int, int]:
-    """Slots taken, places taken, and how many wait."""
+    """The slots and the places in the window that are taken, and the number of waiters."""
     now = gate.statistics()
     return now.current_concurrent, now.current_rate_per_minute, now.waiting
 
 
 def on_record(ledger: Notes) -> list[tuple[str, str | None, bool]]:
-    """What the next process finds of each generation: its state, its prediction, and whether it has ended."""
+    """The state of each generation in the ledger, its prediction, and whether it has ended."""
     return [
         (each.state, each.prediction_id, each.ended_at is not None) for each in ledger.all(GenerationRecord)
     ]
 
 
-async def heard(*callers: "asyncio.Task") -> list[str]:
-    """What each caller hears of their generation: how it ended, or what they were refused with."""
+async def outcomes(*callers: asyncio.Task[Generation]) -> list[str]:
+    """The state of each caller's generation, or the code of the error that the caller got."""
     answers = await asyncio.gather(*callers, return_exceptions=True)
-    return [getattr(answer, "state", None) or answer.code for answer in answers]
+    codes: list[str] = []
+    for answer in answers:
+        if isinstance(answer, ServiceError):
+            codes.append(answer.code)
+        else:
+            assert isinstance(answer, Generation), answer
+            codes.append(answer.state)
+    return codes
 
 
-def next_service(fake: MemoryProvider, ledger: Notes, **how):
-    """The process after the one that left this ledger, which goes on with all of it."""
+def next_service(fake: MemoryProvider, ledger: Notes, **how: Any) -> tuple[Gate, Core, list[Work]]:
+    """The next process with this ledger, which has resumed all work in it."""
     gate, inside = a_service(fake, ledger=ledger, **how)
     batches = [(batch, ledger.batch_items(batch.id)) for batch in ledger.unfinished_batches()]
     single = [each for each in ledger.unfinished() if each.batch_id is None]
@@ -56,25 +71,27 @@ def next_service(fake: MemoryProvider, ledger: Notes, **how):
 
 
 class Slow:
-    """A keeper that never comes to an end."""
+    """Files that are never stored."""
 
-    async def keep(self, generation_id, outputs):  # noqa: ARG002
+    async def keep(self, generation_id: str, outputs: Sequence[str]) -> Kept:  # noqa: ARG002
         await asyncio.get_running_loop().create_future()
+        raise AssertionError
 
-    async def put(self, generation_id, number, content): ...
+    async def put(self, generation_id: str, number: int, content: bytes) -> str:
+        raise NotImplementedError
 
 
 class Quick(Slow):
-    """A keeper that has everything at once."""
+    """Files that are stored at once."""
 
-    async def keep(self, generation_id, outputs):  # noqa: ARG002
+    async def keep(self, generation_id: str, outputs: Sequence[str]) -> Kept:  # noqa: ARG002
         return Kept(("0.jpg",), None)
 
 
 class Lost(MemoryProvider):
-    """What it is asked to create while a process dies is found half a minute later."""
+    """A provider that finds a lost creation after half a minute."""
 
-    async def recover(self, *_caller_and_model, reference, **_named):
+    async def recover(self, *_caller_and_model: Any, reference: str, **_named: Any) -> Created:
         await asyncio.sleep(30)
         found = Prediction("p1", "processing")
         self.start(found, succeeded(), reference=reference)
@@ -82,7 +99,7 @@ class Lost(MemoryProvider):
 
 
 async def lose_a_creation(ledger: Notes) -> None:
-    """Leave what a process leaves that dies just before it hears of its creation."""
+    """Write to the ledger the generation of a process that crashed before the answer to its creation."""
     _, inside = a_service(MemoryProvider(answer_after=10), ledger=ledger)
     caller = start(inside)
     await asyncio.sleep(1)

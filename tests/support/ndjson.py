@@ -1,4 +1,4 @@
-"""Batches as they stream, and a deterministic look at what they left behind."""
+"""Streamed batches as NDJSON, and a wait until all work of a service has ended."""
 
 import asyncio
 import json
@@ -13,18 +13,18 @@ NDJSON = {"Accept": "application/x-ndjson"}
 
 
 def stream(client: FlaskClient, headers: dict[str, str], *prompts: str, **more: Any) -> TestResponse:
-    """A batch of these prompts whose first result is ready; the rest is read from `lines`."""
+    """The response to a batch of these prompts once its first result is ready; `lines` reads the rest."""
     body = {"model_name": "flux-dev", "prompts": list(prompts), **more}
     return client.post("/generate-batch", json=body, headers=headers | NDJSON)
 
 
 def lines(answer: TestResponse) -> Iterator[Any]:
-    """The lines of a stream, each as it comes."""
+    """The lines of a stream, as they arrive."""
     return (json.loads(line) for line in answer.iter_encoded())
 
 
 def settle(app: Flask) -> None:
-    """Return once no generation is alive."""
+    """Return once all work has ended."""
     service = app.extensions["service"]
 
     async def ended() -> None:

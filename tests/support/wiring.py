@@ -1,17 +1,18 @@
-"""The inside of the service without its HTTP door: what the tests of its parts share.
+"""Builds the service without HTTP, for unit tests.
 
-- `core` and `parts` build the inside with `generations.core.Core`, on the test's own loop, in front of the
-  simulator. What takes seconds in production (looks for a lost creation, back-offs) takes milliseconds here.
+- `core` and `parts` make a `generations.core.Core` on the loop of the test; `parts` connects it to the simulator.
+  Backoffs and searches for lost creations take milliseconds instead of seconds.
 - `MemoryProvider` is a provider without a network, for claims about time that are checked in virtual time.
-- `Wire` is a server that answers bytes as told, for what no decent server does, not even the simulator.
+- `Wire` is a server that sends arbitrary bytes, for answers that the simulator does not give.
 """
 
 import asyncio
 import functools
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, closing, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, closing, suppress
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import httpx
 
@@ -24,11 +25,12 @@ from generations.generation import Generation
 from generations.lifecycle import FIRST_BACKOFF
 from generations.submission import Submission, body_fingerprint, request_texts
 from generations.supervisor import new_id
+from ledger import Source
 from ledger.memory import MemoryLedger
 from ledger.records import PlanRecord
 from loop_thread import Pool
 from parsing.attachments import Attachments
-from parsing.shapes import BatchRequest
+from parsing.shapes import BatchRequest, GenerationRequest
 from providers import Prediction, Url
 from providers.replicate.absence import SearchTiming
 from providers.replicate.client import Timeouts
@@ -38,6 +40,8 @@ from settings import Settings
 from simulator import Simulator
 from tests.support.callers import SERVER_TOKEN, USER_TOKEN
 from tests.support.declarations import CONTEXT, parse_batch, parse_generation
+
+T = TypeVar("T")
 
 ADMIN = Caller("admin", "admin", credentials(replicate=SERVER_TOKEN))
 USER = Caller("user", "user_1", credentials(replicate=USER_TOKEN))
@@ -66,28 +70,28 @@ QUICK_SEARCH = SearchTiming(
 """The usual search, 200 times as fast."""
 
 
-def on_a_loop(test):
-    """Run an async test on a loop of its own, on real time."""
+def on_a_loop(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
+    """Run an async test on a new loop, in real time."""
 
     @functools.wraps(test)
-    def run(*arguments, **named):
+    def run(*arguments: Any, **named: Any) -> None:
         asyncio.run(test(*arguments, **named))
 
     return run
 
 
-def a_picture(prompt: str = "A lighthouse at dusk", **fields):
-    """A valid request, as the HTTP door would have parsed it."""
+def a_picture(prompt: str = "A lighthouse at dusk", **fields: Any) -> GenerationRequest:
+    """A parsed request for a generation."""
     return parse_generation({"model_name": "flux-dev", "prompt": prompt, **fields})
 
 
-def pictures(prompts: list[str], **fields):
-    """A valid batch, as the HTTP door would have parsed it."""
+def pictures(prompts: list[str], **fields: Any) -> BatchRequest:
+    """A parsed request for a batch."""
     return parse_batch({"model_name": "flux-dev", "prompts": prompts, **fields})
 
 
 class Immediate(MemoryLedger):
-    """A ledger whose every change is on the disk at once."""
+    """A ledger that commits every change at once."""
 
     def _commit_in(self, seconds: float) -> None:  # noqa: ARG002
         if self.trouble is None:
@@ -104,7 +108,7 @@ class Notes(Immediate):
         self.on_move: list[Callable[[Generation], object]] = []
         self._states: dict[str, str] = {}
 
-    def mark_dirty(self, source) -> None:
+    def mark_dirty(self, source: Source) -> None:
         super().mark_dirty(source)
         if isinstance(source, Generation):
             before = self._states.get(source.id)
@@ -120,20 +124,20 @@ class Notes(Immediate):
 
 
 class AtOnce(Pool):
-    """Virtual time has no other threads."""
+    """Runs functions on the loop: virtual time has no other threads."""
 
     def __init__(self) -> None: ...
 
-    async def run(self, function):
+    async def run(self, function: Callable[[], T]) -> T:
         found = function()
         await asyncio.sleep(0)  # a thread's answer comes in a later turn of the loop
         return found
 
-    def start(self, function) -> None:
+    def start(self, function: Callable[[], object]) -> None:
         function()
 
 
-def settings(**named) -> Settings:
+def settings(**named: Any) -> Settings:
     """Settings by their names."""
     return Settings.from_env({name: str(value) for name, value in named.items()})
 
@@ -143,10 +147,10 @@ def core(
     *,
     gate: Gate | None = None,
     ledger: MemoryLedger | None = None,
-    outputs=None,
+    outputs: Any = None,
     first_backoff: float = FIRST_BACKOFF,
     attachments: Attachments | None = None,
-    **named,
+    **named: Any,
 ) -> Core:
     """The inside of the service on the loop of the test. All but the ledger is as in production, unless named."""
     ledger = ledger or Notes()
@@ -166,40 +170,60 @@ def core(
     )
 
 
-def submission(request, caller: Caller = ADMIN, *, plan=UNPLANNED, **more) -> Submission:
-    """A request as a door submits it."""
+def submission(
+    request: GenerationRequest | BatchRequest,
+    caller: Caller = ADMIN,
+    *,
+    plan: PlanRecord = UNPLANNED,
+    simulated: bool = True,
+    **fields: Any,
+) -> Submission:
+    """A submission of this request, with usual values for all other fields."""
     is_batch = isinstance(request, BatchRequest)
     work_id = new_id("batch" if is_batch else "gen")
     texts = request_texts(work_id, request, Attachments(None))
-    usual = {"request_id": "req", "address": ADDRESS, "simulated": True}
+    usual: dict[str, Any] = {
+        "request_id": "req",
+        "address": ADDRESS,
+        "fingerprint": body_fingerprint("", texts),
+    }
     return Submission(
         id=work_id,
         request=request,
         request_json=texts,
         caller=caller,
+        simulated=simulated,
         plan=plan if is_batch else None,
-        fingerprint=body_fingerprint("", texts),
-        **usual | more,
+        **usual | fields,
     )
 
 
-async def run(inside: Core, request, *, caller: Caller = ADMIN) -> Generation:
-    """How one generation ended. Whoever stops waiting has it cancelled."""
+async def run(inside: Core, request: GenerationRequest, *, caller: Caller = ADMIN) -> Generation:
+    """Run a generation to its end. Cancelling the wait cancels the generation."""
     generation = inside.supervisor.accept(submission(request, caller))
+    assert isinstance(generation, Generation)
     await inside.supervisor.wait(generation)
     return generation
 
 
-async def run_batch(inside: Core, request, *, caller: Caller = ADMIN, plan=UNPLANNED, on_end=None) -> Batch:
+async def run_batch(
+    inside: Core,
+    request: BatchRequest,
+    *,
+    caller: Caller = ADMIN,
+    plan: PlanRecord = UNPLANNED,
+    on_end: Callable[[Batch, int], object] | None = None,
+) -> Batch:
     """Run a batch to its end. `on_end` is called for each item as it ends."""
     batch = inside.supervisor.accept(submission(request, caller, plan=plan))
+    assert isinstance(batch, Batch)
     if on_end is not None:
         inside.supervisor.follow(batch, on_end)
     await inside.supervisor.wait(batch)
     return batch
 
 
-def result(work: Generation) -> dict:
+def result(work: Generation) -> dict[str, Any]:
     """The body of a generation that has ended."""
     return views.generation(work.record(), ADDRESS)
 
@@ -212,12 +236,14 @@ class Parts:
     core: Core
     ledger: Notes
 
-    async def run(self, prompt: str = "A lighthouse at dusk", *, caller: Caller = ADMIN, **fields):
-        """How one generation ended."""
+    async def run(
+        self, prompt: str = "A lighthouse at dusk", *, caller: Caller = ADMIN, **fields: Any
+    ) -> Generation:
+        """Run a generation to its end."""
         return await run(self.core, a_picture(prompt, **fields), caller=caller)
 
-    async def run_batch(self, prompts: list[str], *, caller: Caller = ADMIN, **fields) -> Batch:
-        """How a batch ended."""
+    async def run_batch(self, prompts: list[str], *, caller: Caller = ADMIN, **fields: Any) -> Batch:
+        """Run a batch to its end."""
         return await run_batch(self.core, pictures(prompts, **fields), caller=caller)
 
 
@@ -235,7 +261,7 @@ async def parts(
     search: SearchTiming = QUICK_SEARCH,
     connections: httpx.AsyncBaseTransport | None = None,
 ) -> AsyncIterator[Parts]:
-    """The inside of a service in front of a simulator; see `Timing` for the seconds."""
+    """A core connected to a simulator; see `Timing` for the seconds."""
     base_url = base_url.url if isinstance(base_url, Simulator) else base_url
     gate = Gate(
         concurrent_limit=concurrent_limit,
@@ -266,14 +292,16 @@ async def parts(
 
 
 async def look(service: Parts, prediction_id: str = "p1") -> Prediction:
-    """One look at one prediction, as the watcher makes it."""
+    """Poll a prediction once, as the watcher does."""
     with await service.others.acquire("admin") as lease:
         return await service.provider._get(ADMIN, prediction_id, lease)
 
 
-async def suffered(simulator: Simulator, faults: list[dict], *, on: str, times: int = 1, **timing):
-    """What becomes of one generation for each fault, at once, each paid by an account of its own: a list of the
-    fault, how the generation ended, and the predictions that were made for it."""
+async def suffered(
+    simulator: Simulator, faults: list[dict[str, Any]], *, on: str, times: int = 1, **timing: Any
+) -> list[tuple[dict[str, Any], Generation, list[Any]]]:
+    """Run one generation for each fault, all at once, each on its own account. Returns each fault, its generation, and
+    the predictions that were made for it."""
     callers = [
         Caller("user", f"user_{number}", credentials(replicate=f"r8_{number}"))
         for number in range(len(faults))
@@ -327,7 +355,9 @@ async def listening(
     connections: set[asyncio.Task[None]] = set()
 
     async def tracked(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        connections.add(asyncio.current_task())
+        task = asyncio.current_task()
+        assert task is not None
+        connections.add(task)
         await serve(reader, writer)
 
     server = await asyncio.start_server(tracked, "127.0.0.1", 0, ssl=tls)
@@ -342,7 +372,7 @@ async def listening(
 
 
 class Wire:
-    """A server that remembers what came and sends what `answer(seen)` gives; None hangs up."""
+    """A server that records requests and sends the bytes of `answer(seen)`; None closes the connection."""
 
     def __init__(self, answer: Answer) -> None:
         self._answer = answer
@@ -370,7 +400,7 @@ class Wire:
                 await writer.drain()
 
 
-def wire(answer: Answer):
+def wire(answer: Answer) -> AbstractAsyncContextManager[Wire]:
     """A `Wire` that listens while the block runs."""
     return Wire(answer).listening()
 

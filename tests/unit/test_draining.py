@@ -19,11 +19,11 @@ from tests.support.disconnect import (
     Slow,
     a_service,
     cancel,
-    heard,
     held,
     lose_a_creation,
     next_service,
     on_record,
+    outcomes,
     start,
 )
 from tests.support.wiring import (
@@ -73,7 +73,7 @@ def test_what_has_not_finished_when_the_drain_ends_is_left_running_and_on_record
         await asyncio.sleep(1)
         await inside.supervisor.drain(2)
         ended_at = asyncio.get_running_loop().time()
-        return await heard(*callers), ended_at, fake.cancelled, on_record(ledger), held(gate)[0]
+        return await outcomes(*callers), ended_at, fake.cancelled, on_record(ledger), held(gate)[0]
 
     left = [("running", "p1", False), ("running", "p2", False)]
     assert (["shutting_down"] * 2, ends, [], left, 0) == virtual_time.run(story())
@@ -89,7 +89,7 @@ def test_a_creation_that_is_refused_when_the_drain_has_ended_is_left_queued():
         left = on_record(ledger)
         _, later, (generation,) = next_service(fake, ledger)
         await later.supervisor.wait(generation)
-        return await heard(caller), left, generation.state, len(fake.sent)
+        return await outcomes(caller), left, generation.state, len(fake.sent)
 
     assert (["shutting_down"], [("queued", None, False)], "succeeded", 2) == virtual_time.run(story())
 
@@ -102,7 +102,7 @@ def test_what_a_drain_left_is_finished_by_the_next_and_nothing_is_created_twice(
         callers = [start(inside) for _ in range(4)]
         await asyncio.sleep(1)
         await inside.supervisor.drain(patience)
-        told = await heard(*callers)
+        told = await outcomes(*callers)
         gate, later, left = next_service(fake, ledger, concurrent_limit=2)
         for each in left:
             await later.supervisor.wait(each)
@@ -126,7 +126,7 @@ def test_a_drained_batch_keeps_what_has_ended_and_the_next_ends_the_rest():
         await asyncio.sleep(1)
         await inside.supervisor.drain(60)
         (row,) = ledger.all(BatchRecord)
-        left = await heard(caller), row.ended_at, [state for state, *_ in on_record(ledger)]
+        left = await outcomes(caller), row.ended_at, [state for state, *_ in on_record(ledger)]
         _, later, (batch,) = next_service(fake, ledger)
         await later.supervisor.wait(batch)
         (row,) = ledger.all(BatchRecord)
@@ -147,7 +147,7 @@ def test_what_is_made_but_not_fetched_when_the_drain_ends_is_fetched_by_the_next
         await asyncio.sleep(5)
         assert 0 == held(gate)[0]
         await inside.supervisor.drain(2)
-        left = await heard(caller), on_record(ledger)
+        left = await outcomes(caller), on_record(ledger)
         _, later, (generation,) = next_service(fake, ledger, outputs=Quick())
         await later.supervisor.wait(generation)
         return left, result(generation), len(fake.sent), fake.cancelled
@@ -170,7 +170,7 @@ def test_a_drain_leaves_whoever_is_still_uploading_on_record_at_once():
         caller = asyncio.create_task(run(inside, a_picture(image=image)))
         await asyncio.sleep(1)
         await inside.supervisor.drain(60)
-        return await heard(caller), asyncio.get_running_loop().time(), fake.sent, on_record(ledger)
+        return await outcomes(caller), asyncio.get_running_loop().time(), fake.sent, on_record(ledger)
 
     assert (["shutting_down"], 1.0, [], [("queued", None, False)]) == virtual_time.run(story())
 
@@ -186,7 +186,7 @@ def test_a_second_drain_with_less_patience_loses_no_prediction():
         await inside.supervisor.drain(0)
         await patient
         ended_at = asyncio.get_running_loop().time()
-        return await heard(caller), ended_at, fake.cancelled, on_record(ledger), held(gate)[0]
+        return await outcomes(caller), ended_at, fake.cancelled, on_record(ledger), held(gate)[0]
 
     left = [("running", "p1", False)]
     assert (["shutting_down"], 5.0, [], left, 0) == virtual_time.run(story())
@@ -277,7 +277,7 @@ async def test_replicate_hears_of_nothing_when_a_drain_ends_and_all_that_it_has_
         callers = [asyncio.create_task(service.run("[[hang]]")) for _ in range(5)]
         await until(lambda: simulator.counts().creations_accepted == 3)
         await service.core.supervisor.drain(0.1)
-        told, left = await heard(*callers), held(service.gate)
+        told, left = await outcomes(*callers), held(service.gate)
 
     rows, made = on_record(service.ledger), {each.id for each in simulator.predictions()}
     assert ["running"] * 3 + ["queued"] * 2 == [state for state, *_ in rows]

@@ -1,7 +1,7 @@
-"""Whatever dies and whatever is lost on the way: one prediction a generation, and every generation reaches its end.
+"""In every history of crashes, each generation reaches its end and has at most one prediction.
 
-Hypothesis asks for pictures, loses answers, lets time pass, kills the process in the middle of anything, stops it in
-order, and begins the next one; at the end the simulator's book and the disk are held against each other.
+Hypothesis submits requests, loses answers, lets time pass, kills or stops the process at any moment, and starts the
+next one. At the end, the simulator's records must match the disk.
 """
 
 from collections import Counter

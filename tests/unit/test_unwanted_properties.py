@@ -1,9 +1,8 @@
-"""What nobody wants any more, in a world where everything fails: it is not made, nothing is made twice, and it is told
-what it cost.
+"""Cancelled work in every history of failures: it is not made, nothing is made twice, and its cost is reported.
 
-Beside all that kills a process, Hypothesis hangs up, cancels as the owner and as the admin, also while the service
-stops, refuses and loses what is sent to Replicate, cancels among it, has models fail and run out of time with a
-fallback to go to, takes the disk away for a while, and gives up on owners who stay away. Every prompt is another.
+Besides killing processes, Hypothesis disconnects callers, cancels as the owner and as the admin (also during a stop),
+refuses and loses requests to Replicate, lets models fail and time out with a fallback, makes the disk fail for a while,
+and expires suspended work. Every prompt is different.
 """
 
 import asyncio
