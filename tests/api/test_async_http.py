@@ -1,4 +1,4 @@
-"""`Prefer`: callers who do not wait, or not for ever. What they left goes on without them."""
+"""`Prefer: respond-async` and `wait`: work continues after the response."""
 
 import pytest
 
@@ -9,7 +9,7 @@ from tests.support.ndjson import NDJSON, stream
 from tests.support.problem_documents import fields, problem
 
 
-def test_who_does_not_wait_is_told_at_once_where_to_look_and_the_work_goes_on(client, simulator):
+def test_respond_async_returns_the_location_at_once_and_the_work_continues(client, simulator):
     answer = client.post("/generate", json=picture("[[slow=0.2]]"), headers=USER | ASYNC)
 
     assert (202, "respond-async") == (answer.status_code, answer.headers["Preference-Applied"])
@@ -25,14 +25,14 @@ def test_who_does_not_wait_is_told_at_once_where_to_look_and_the_work_goes_on(cl
 @pytest.mark.parametrize(
     "prefer", ["Respond-Async", "respond-async=", 'respond-async=""', "respond-async; x=y"]
 )
-def test_not_to_wait_is_said_in_many_ways(client, prefer):
+def test_respond_async_is_read_in_every_valid_form(client, prefer):
     answer = client.post("/generate", json=picture("[[slow=0.3]]"), headers=USER | {"Prefer": prefer})
 
     assert (202, "respond-async") == (answer.status_code, answer.headers["Preference-Applied"])
     ended(client, answer.json["id"])
 
 
-def test_what_had_ended_already_is_answered_whole_and_not_as_if_it_had_been_left(client):
+def test_respond_async_returns_the_whole_result_of_work_that_has_ended(client):
     key = USER | {"Idempotency-Key": "k"}
     client.post("/generate", json=PICTURE, headers=key)
 
@@ -41,14 +41,14 @@ def test_what_had_ended_already_is_answered_whole_and_not_as_if_it_had_been_left
     assert (200, False) == (answer.status_code, "Preference-Applied" in answer.headers)
 
 
-def test_what_is_told_later_is_what_would_have_been_answered(client):
+def test_a_later_lookup_returns_the_body_that_waiting_would_have(client):
     waited = client.post("/generate", json=PICTURE, headers=USER).json
     later = look_up(client, waited["id"])
 
     assert waited == later
 
 
-def test_what_was_taken_on_is_on_the_disk_before_anybody_is_told_so(app, client):
+def test_accepted_work_is_on_the_disk_before_the_response(app, client):
     target = left(client, "[[hang]]")
 
     row = app.extensions["service"].queries.generation(target)
@@ -68,7 +68,7 @@ def test_what_was_taken_on_is_on_the_disk_before_anybody_is_told_so(app, client)
         'a="b, wait=9", wait=0',
     ],
 )
-def test_to_wait_no_time_at_all_is_not_to_wait(client, prefer):
+def test_wait_0_is_respond_async(client, prefer):
     answer = client.post("/generate", json=picture("[[slow=0.3]]"), headers=USER | {"Prefer": prefer})
 
     assert (202, "wait=0") == (answer.status_code, answer.headers["Preference-Applied"])
@@ -78,20 +78,20 @@ def test_to_wait_no_time_at_all_is_not_to_wait(client, prefer):
 @pytest.mark.parametrize(
     "prefer", ["wait=20", "respond-async, wait=20", "wait=20, respond-async", "wait=999999999"]
 )
-def test_what_ends_within_the_time_is_answered_whole(client, prefer):
+def test_work_that_ends_within_the_wait_is_returned_whole(client, prefer):
     answer = client.post("/generate", json=PICTURE, headers=USER | {"Prefer": prefer})
 
     assert (200, True) == (answer.status_code, answer.json["success"])
     assert answer.headers["Preference-Applied"].startswith("wait=")
 
 
-def test_what_fails_within_the_time_is_refused_as_ever(client):
+def test_work_that_fails_within_the_wait_is_an_error_response(client):
     answer = client.post("/generate", json=picture("[[nsfw]]"), headers=USER | {"Prefer": "wait=20"})
 
     problem(answer, 422, "content_refused")
 
 
-def test_what_takes_longer_is_left_going_on(client, simulator):
+def test_work_that_outlasts_the_wait_continues(client, simulator):
     answer = client.post("/generate", json=picture("[[slow=1.6]]"), headers=USER | {"Prefer": "wait=1"})
 
     assert (202, "wait=1") == (answer.status_code, answer.headers["Preference-Applied"])
@@ -100,7 +100,7 @@ def test_what_takes_longer_is_left_going_on(client, simulator):
     assert 1 == simulator.counts().creations_accepted
 
 
-def test_what_is_no_preference_known_here_is_not_honoured_and_no_error(client):
+def test_an_unknown_preference_is_ignored(client):
     strange = (
         "wait", "wait=", "wait=abc", "wait=-1", "wait=1.5", "wait=1e3", "wait=99999999999", "wait=٣",
         "respond-asyncx", "respond", "", ",,;;==", "x" * 5000, 'wait="1', "=0", "return=minimal", "respond-async=1",
@@ -117,7 +117,7 @@ def test_what_is_no_preference_known_here_is_not_honoured_and_no_error(client):
         assert "Preference-Applied" not in answer.headers
 
 
-def test_a_batch_can_be_left_too_whatever_form_its_answer_was_to_have(client):
+def test_respond_async_works_for_batches_in_both_formats(client):
     body = {"model_name": "flux-dev", "prompts": ["[[slow=0.4]] a", "[[fail]] b"]}
 
     for more in ({}, NDJSON):
@@ -130,7 +130,7 @@ def test_a_batch_can_be_left_too_whatever_form_its_answer_was_to_have(client):
         assert [0, 1] == [item["index"] for item in whole["results"]]
 
 
-def test_a_batch_waited_for_in_time_is_answered_whole(client):
+def test_a_batch_that_ends_within_the_wait_is_returned_whole(client):
     body = {"model_name": "flux-dev", "prompts": ["a", "b"]}
 
     answer = client.post("/generate-batch", json=body, headers=USER | {"Prefer": "wait=20"})
@@ -142,7 +142,7 @@ def test_a_batch_waited_for_in_time_is_answered_whole(client):
     )
 
 
-def test_who_does_not_wait_is_refused_like_anybody_and_nothing_is_spent(make_app, simulator):
+def test_respond_async_is_refused_like_any_request_and_spends_nothing(make_app, simulator):
     client = make_app(MAX_QUEUED=1).test_client()
     two = {"model_name": "flux-dev", "prompts": ["a", "b"]}
 
@@ -153,7 +153,7 @@ def test_who_does_not_wait_is_refused_like_anybody_and_nothing_is_spent(make_app
     assert [] == client.get("/generations", headers=USER).json["generations"]
 
 
-def test_what_nobody_waits_for_takes_no_seat(make_app, simulator):
+def test_work_without_a_waiting_caller_takes_no_place_of_the_caller_limit(make_app, simulator):
     client = make_app(MAX_WAITING_CALLERS=1).test_client()
 
     targets = [left(client, "[[hang]]") for _ in range(3)]

@@ -1,4 +1,4 @@
-"""Files that came with a request: they lie beside the ledger until its generation has ended, a restart or not."""
+"""Uploaded files are stored beside the ledger until their generation has ended, also across restarts."""
 
 import base64
 import hashlib
@@ -38,7 +38,7 @@ def files_in(directory) -> list[str]:
     return sorted(str(path.relative_to(directory)) for path in directory.rglob("*") if path.is_file())
 
 
-def test_a_request_is_read_again_with_the_files_that_came_with_it(tmp_path):
+def test_a_stored_request_is_read_with_its_uploaded_files(tmp_path):
     given = {
         "prompt": "a",
         "image_input": [upload(b"one"), "https://example.com/a.png", upload(b"two")],
@@ -55,7 +55,7 @@ def test_a_request_is_read_again_with_the_files_that_came_with_it(tmp_path):
     assert UPLOADED in written
 
 
-def test_who_reads_an_upload_before_or_after_it_is_kept_reads_all_of_it(tmp_path):
+def test_an_upload_is_read_whole_before_and_after_it_is_stored(tmp_path):
     image = upload()
     image.file.seek(1000)
 
@@ -85,7 +85,7 @@ def test_a_request_without_files_is_read_as_it_was_and_leaves_none(given):
 
 
 @pytest.mark.parametrize("prompt", [UPLOADED, '{"uploaded": 0}', '"uploaded"', "\\" + UPLOADED])
-def test_a_prompt_that_speaks_of_uploads_is_a_prompt(tmp_path, prompt):
+def test_a_prompt_that_looks_like_an_upload_is_a_prompt(tmp_path, prompt):
     attachments = Attachments(tmp_path)
 
     written = attachments.written("gen_1", {"prompt": prompt})
@@ -95,7 +95,7 @@ def test_a_prompt_that_speaks_of_uploads_is_a_prompt(tmp_path, prompt):
 
 
 @pytest.mark.parametrize("reference", ["../gen_2/0", "/etc/passwd", "0", None, 1.0, [0], 7, -1])
-def test_nothing_but_the_files_that_came_with_it_is_read(tmp_path, reference):
+def test_only_files_of_the_same_request_are_read(tmp_path, reference):
     attachments = Attachments(tmp_path)
     attachments.written("gen_2", {"image": upload(b"another's")})
 
@@ -113,7 +113,7 @@ def test_without_a_directory_no_file_outlives_the_process():
     nowhere.sweep(())
 
 
-def test_what_nobody_needs_goes_and_everybody_elses_stays(tmp_path):
+def test_sweeping_removes_only_files_that_no_work_needs(tmp_path):
     attachments = Attachments(tmp_path)
     for owner in ("gen_1", "gen_2", "batch_1"):
         attachments.written(owner, {"image": upload(b"x")})
@@ -152,9 +152,7 @@ def interrupted(make_app, simulator):
 
 
 @pytest.mark.parametrize("by", [ADMIN, USER], ids=["by itself", "when its owner returns"])
-def test_what_waited_with_a_large_image_goes_on_after_a_restart_and_replicate_gets_its_very_bytes(
-    interrupted, make_app, simulator, by
-):
+def test_a_large_image_reaches_replicate_unchanged_after_a_restart(interrupted, make_app, simulator, by):
     # The admin's has been sent ahead once, and is sent again: what is there may be gone by then.
     target = post(interrupted.test_client(), by=by)
     interrupted.extensions["service"].close()
@@ -168,7 +166,7 @@ def test_what_waited_with_a_large_image_goes_on_after_a_restart_and_replicate_ge
     until(lambda: [] == files_in(app.extensions["service"].uploads_dir))
 
 
-def test_so_does_a_batch_whose_items_share_an_image(interrupted, make_app, simulator):
+def test_a_shared_image_of_a_batch_reaches_replicate_after_a_restart(interrupted, make_app, simulator):
     batch = {
         "model_name": "flux-kontext-max",
         "prompts": json.dumps(["a", "b", "c"]),
@@ -215,7 +213,7 @@ def test_a_small_image_is_sent_inline_after_a_restart_too(interrupted, make_app,
     assert INLINED == simulator.predictions()[-1].input["input_image"]
 
 
-def test_an_image_that_cannot_be_kept_refuses_its_request_before_anything_is_spent(app, client, simulator):
+def test_an_image_that_cannot_be_stored_refuses_its_request(app, client, simulator):
     a_file_in_its_place = app.extensions["service"].uploads_dir / "full"
     a_file_in_its_place.write_bytes(b"")
     app.extensions["service"].attachments._directory = a_file_in_its_place
@@ -229,7 +227,7 @@ def test_an_image_that_cannot_be_kept_refuses_its_request_before_anything_is_spe
     assert {} == dict(simulator.counts().requests)
 
 
-def test_files_go_when_their_generation_has_ended_however_it_did(app, client, simulator):
+def test_uploaded_files_are_removed_at_every_end(app, client, simulator):
     uploads = app.extensions["service"].uploads_dir
     simulator.order(on="create", status=422, body={"detail": "no"}, times=1)
 
@@ -242,7 +240,7 @@ def test_files_go_when_their_generation_has_ended_however_it_did(app, client, si
     until(lambda: [] == files_in(uploads))
 
 
-def test_files_of_what_the_admin_gives_up_for_its_owner_go_too(interrupted, make_app):
+def test_uploaded_files_are_removed_when_the_admin_cancels(interrupted, make_app):
     target = post(interrupted.test_client(), by=USER)
     interrupted.extensions["service"].close()
     app = make_app()
@@ -254,7 +252,7 @@ def test_files_of_what_the_admin_gives_up_for_its_owner_go_too(interrupted, make
     until(lambda: [] == files_in(uploads))
 
 
-def test_what_nobody_is_left_to_need_is_gone_after_a_start(make_app, tmp_path):
+def test_unneeded_files_are_removed_at_the_start(make_app, tmp_path):
     forgotten = tmp_path / "uploads" / "gen_forgotten"
     forgotten.mkdir(parents=True)
     (forgotten / "0").write_bytes(IMAGE)

@@ -1,4 +1,4 @@
-"""`POST /generate-batch`: one result an input, in input order, at the end or each as it is ready."""
+"""`POST /generate-batch`: one result for each input, in input order, at the end or as a stream."""
 
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -93,7 +93,7 @@ def test_results_are_in_input_order_for_every_mix_of_outcomes(client, asked):
     assert (not any(fails)) is told["success"]
 
 
-def test_a_stream_tells_each_result_the_moment_it_is_ready_and_the_summary_last(client):
+def test_a_stream_sends_each_result_when_it_is_ready_and_the_summary_last(client):
     answer = stream(client, ADMIN, "[[slow=0.4]] late", "early", "[[nsfw]] refused")
     told = list(lines(answer))
 
@@ -132,16 +132,14 @@ def test_a_streams_first_line_is_there_while_the_rest_still_runs(app, client):
         ("application/x-ndjson; charset=utf-8", "application/x-ndjson"),
     ],
 )
-def test_a_batch_is_streamed_to_those_who_ask_for_it_alone(client, accept, kind):
+def test_a_batch_is_streamed_only_on_request(client, accept, kind):
     body = {"model_name": "flux-dev", "prompts": ["[[slow=0]] a"]}
 
     with client.post("/generate-batch", json=body, headers=ADMIN | {"Accept": accept}) as answer:
         assert (200, kind) == (answer.status_code, answer.content_type)
 
 
-def test_who_is_told_nothing_yet_when_the_service_stops_hears_by_which_id_their_batch_goes_on(
-    make_app, simulator
-):
+def test_a_caller_of_a_batch_gets_its_id_when_the_service_stops(make_app, simulator):
     app = make_app(REPLICATE_CONCURRENT_LIMIT=1)
     body = {"model_name": "flux-dev", "prompts": ["[[hang]]", "b"]}
     with ThreadPoolExecutor(2) as callers:
@@ -226,7 +224,7 @@ def test_max_concurrent_bounds_the_batch_at_the_receiving_side(client, simulator
     assert 2 == simulator.counts().in_flight_peak
 
 
-def test_an_accounts_trouble_fails_each_item_and_is_asked_once_or_little_more(client, simulator):
+def test_a_refused_account_fails_each_item_with_few_requests(client, simulator):
     simulator.account("r8_user", credit="empty")
     body = {"model_name": "flux-dev", "prompts": ["a"] * 5, "max_concurrent": 1}
 
@@ -237,7 +235,7 @@ def test_an_accounts_trouble_fails_each_item_and_is_asked_once_or_little_more(cl
     assert 2 == simulator.counts().requests["create"]
 
 
-def test_a_bound_beyond_all_bounds_bounds_nothing_and_harms_nobody(client, simulator):
+def test_a_huge_max_concurrent_has_no_effect(client, simulator):
     body = {"model_name": "flux-dev", "prompts": ["a", "b"], "max_concurrent": 10**20}
 
     assert client.post("/generate-batch", json=body, headers=ADMIN).get_json()["success"] is True

@@ -1,4 +1,4 @@
-"""What may be spent in a day, and by one request: refused before anything is."""
+"""The daily budget and `max_cost_usd`: both refuse work before anything is spent."""
 
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -42,7 +42,7 @@ def refused(budget: Budget, usd: float) -> bool:
 
 
 @pytest.mark.slow
-def test_what_could_not_be_cancelled_counts(make_app, simulator):
+def test_a_prediction_that_could_not_be_cancelled_counts(make_app, simulator):
     client = make_app(BUDGET_USD_PER_DAY=0.05).test_client()
     simulator.order(on="cancel", times=1000, status=403)
 
@@ -56,11 +56,11 @@ def test_what_could_not_be_cancelled_counts(make_app, simulator):
     assert 0.05 == simulator.counts().billed_usd == client.get("/usage", headers=ADMIN).json["total"]["usd"]
 
 
-def test_without_a_bound_anything_goes():
+def test_without_a_budget_nothing_is_refused():
     assert 1e12 == Budget().reserve(PAYING, 1e12)
 
 
-def test_those_who_wait_count_as_much_as_those_who_are_done():
+def test_waiting_work_counts_as_much_as_finished_work():
     budget = Budget(1)
 
     budget.settle(PAYING, reserved=budget.reserve(PAYING, 0.4), cost=0.4)
@@ -70,7 +70,7 @@ def test_those_who_wait_count_as_much_as_those_who_are_done():
     assert not refused(budget, 0.1)
 
 
-def test_what_cost_less_than_it_was_to_gives_the_rest_back():
+def test_work_that_costs_less_than_expected_releases_the_rest():
     budget = Budget(1)
     budget.settle(PAYING, reserved=budget.reserve(PAYING, 1), cost=0.25)
 
@@ -78,13 +78,13 @@ def test_what_cost_less_than_it_was_to_gives_the_rest_back():
     assert refused(budget, 0.01)
 
 
-def test_the_last_cent_may_be_spent_though_floats_do_not_add_up():
+def test_the_last_cent_may_be_spent_despite_float_rounding():
     budget = Budget(0.3)
 
     assert [False, False, False, True] == [refused(budget, 0.1) for _ in range(4)]
 
 
-def test_a_refusal_says_what_it_would_cost_and_what_is_left():
+def test_a_refusal_states_the_cost_and_the_budget_left():
     budget = Budget(1, clock=lambda: NOON)
     budget.begin({TODAY: 0.75})
 
@@ -92,7 +92,7 @@ def test_a_refusal_says_what_it_would_cost_and_what_is_left():
         budget.reserve(PAYING, 0.5)
 
 
-def test_what_was_overspent_is_not_told_as_a_negative_rest():
+def test_an_overspent_budget_is_not_reported_as_negative():
     budget = Budget(1, clock=lambda: NOON)
     budget.begin({TODAY: 3})
 
@@ -100,11 +100,11 @@ def test_what_was_overspent_is_not_told_as_a_negative_rest():
         budget.reserve(PAYING, 0.01)
 
 
-def test_a_budget_of_nothing_lets_only_through_what_costs_nothing():
+def test_a_budget_of_zero_accepts_only_free_work():
     assert [False, True] == [refused(Budget(0), usd) for usd in (0, 0.003)]
 
 
-def test_a_day_ends_at_midnight_utc_and_what_still_waits_counts_for_the_next():
+def test_a_day_ends_at_midnight_utc_and_waiting_work_counts_for_the_next():
     clock = Clock(2026, 2, 28, 23, 59, 59)
     budget = Budget(1, clock=clock)
     budget.settle(PAYING, reserved=budget.reserve(PAYING, 0.5), cost=0.5)
@@ -116,7 +116,7 @@ def test_a_day_ends_at_midnight_utc_and_what_still_waits_counts_for_the_next():
     assert not refused(budget, 0.5)
 
 
-def test_what_an_earlier_process_spent_on_another_day_is_none_of_today():
+def test_costs_of_an_earlier_process_on_another_day_do_not_count_today():
     clock = Clock(2026, 1, 1)
     budget = Budget(1, clock=clock)
     budget.begin({int(clock.now // DAY): 1})
@@ -128,7 +128,7 @@ def test_what_an_earlier_process_spent_on_another_day_is_none_of_today():
 
 
 @pytest.mark.parametrize("days", [1, -1, 40, -40])
-def test_a_clock_that_leaves_the_day_and_comes_back_forgets_nothing(days):
+def test_a_clock_that_is_set_away_and_back_loses_no_costs(days):
     clock = Clock(2026, 7, 1, 12)
     budget = Budget(1, clock=clock)
     budget.settle(PAYING, reserved=budget.reserve(PAYING, 0.4), cost=0.4)
@@ -142,7 +142,7 @@ def test_a_clock_that_leaves_the_day_and_comes_back_forgets_nothing(days):
     assert not refused(budget, 1 - spent_today)
 
 
-def test_a_clock_that_is_set_back_to_an_earlier_day_finds_what_the_ledger_has_of_it():
+def test_a_clock_that_is_set_back_counts_the_costs_of_that_day():
     clock = Clock(2026, 7, 2)
     budget = Budget(1, clock=clock)
     budget.begin({int(clock.now // DAY) - 1: 0.5, int(clock.now // DAY): 0.3})
@@ -155,7 +155,7 @@ def test_a_clock_that_is_set_back_to_an_earlier_day_finds_what_the_ledger_has_of
     assert not refused(budget, 0.2)
 
 
-def test_what_was_accepted_before_is_held_whatever_is_left():
+def test_work_accepted_before_is_reserved_beyond_the_budget():
     budget = Budget(1, clock=lambda: NOON)
     budget.begin({TODAY: 0.9})
 
@@ -168,7 +168,7 @@ def test_what_was_accepted_before_is_held_whatever_is_left():
     st.floats(0, 10),
     st.lists(st.tuples(st.floats(0, 3), st.floats(0, 1)), max_size=30),
 )
-def test_nobody_ever_spends_more_than_the_bound_if_prices_are_kept(most, wishes):
+def test_no_history_spends_more_than_the_budget_if_prices_are_right(most, wishes):
     budget, spent, waiting = Budget(most), 0.0, []
     for usd, part in wishes:
         if not refused(budget, usd):
@@ -182,11 +182,11 @@ def test_nobody_ever_spends_more_than_the_bound_if_prices_are_kept(most, wishes)
 
 
 @pytest.mark.parametrize(("usd", "most"), [(0.1, None), (0.1, 0.1), (0, 0), (0.1 + 0.2, 0.3)])
-def test_what_a_request_may_cost_it_may(usd, most):
+def test_a_cost_equal_to_the_maximum_is_accepted(usd, most):
     check_cost(usd, most)
 
 
-def test_what_a_request_may_not_cost_is_refused_with_both_figures():
+def test_a_cost_above_the_maximum_is_refused_with_both_amounts():
     with pytest.raises(
         BudgetExceeded, match=r"^The batch would cost about 0\.1 USD, more than max_cost_usd: 0\.09\.$"
     ):
@@ -209,7 +209,7 @@ def test_max_cost_usd_refuses_before_anything_is_spent(client, simulator):
 
 
 @pytest.mark.parametrize("most", [-1, "1", True, [], 1e999])
-def test_a_max_cost_that_is_none_is_refused(client, most):
+def test_an_invalid_max_cost_usd_is_refused(client, most):
     for path, body in (
         ("/generate", PICTURE),
         ("/generate-batch", {"model_name": "flux-dev", "prompts": ["a"]}),
@@ -222,7 +222,7 @@ def test_a_max_cost_that_is_none_is_refused(client, most):
             assert 400 == client.post(path, json=body | {"max_cost_usd": most}, headers=USER).status_code
 
 
-def test_a_batch_may_say_what_it_costs_as_a_whole_and_its_items_each_what_they_do(client, simulator):
+def test_max_cost_usd_applies_to_a_batch_and_to_each_item(client, simulator):
     prompts = {"model_name": "flux-dev", "prompts": ["a", "b"]}
     items = [PICTURE, PICTURE | {"num_outputs": 2, "max_cost_usd": 0.04}]
 
@@ -237,7 +237,7 @@ def test_a_batch_may_say_what_it_costs_as_a_whole_and_its_items_each_what_they_d
     assert 200 == ask(prompts | {"max_cost_usd": 0.05}).status_code
 
 
-def test_a_fallback_that_would_cost_more_than_the_request_may_is_passed_over_and_told(client, simulator):
+def test_a_fallback_above_the_maximum_of_the_request_is_passed_over_and_reported(client, simulator):
     body = picture("[[only=flux-dev,flux-kontext-max]] [[fail]] a", fallback=["kontext-max", "qwen-image"])
 
     answered = client.post("/generate", json=body | {"max_cost_usd": 0.05}, headers=USER).json
@@ -253,7 +253,7 @@ def test_a_fallback_that_would_cost_more_than_the_request_may_is_passed_over_and
     assert 0.025 == answered["cost_usd"] == simulator.counts().billed_usd
 
 
-def test_what_the_first_model_cost_counts_for_what_the_next_may(client, simulator):
+def test_the_cost_of_the_first_model_counts_toward_the_maximum_of_the_next(client, simulator):
     body = picture("[[only=flux-dev]] [[hang]]", fallback=["kontext-max"], timeout=1)
     items = [body | {"max_cost_usd": most} for most in (0.105, 0.104)]
 
@@ -267,7 +267,7 @@ def test_what_the_first_model_cost_counts_for_what_the_next_may(client, simulato
     assert 0.13 == simulator.counts().billed_usd
 
 
-def test_a_fallback_that_would_cost_more_than_the_batch_may_is_passed_over(client, simulator):
+def test_a_fallback_above_the_maximum_of_the_batch_is_passed_over(client, simulator):
     failing = "[[only=flux-dev]] [[fail]] [[slow=0]]"
     body = {
         "model_name": "flux-dev",
@@ -283,9 +283,7 @@ def test_a_fallback_that_would_cost_more_than_the_batch_may_is_passed_over(clien
     assert 0.24 == simulator.counts().billed_usd
 
 
-def test_what_was_paid_for_a_try_that_ran_out_of_time_counts_in_the_days_budget_beside_the_next(
-    make_app, simulator
-):
+def test_an_attempt_that_timed_out_counts_in_the_budget_beside_the_next(make_app, simulator):
     client = make_app(BUDGET_USD_PER_DAY=0.1).test_client()
     late = picture("[[only=flux-dev]] [[hang]]", fallback=["qwen-image"], timeout=1)
 
@@ -298,7 +296,7 @@ def test_what_was_paid_for_a_try_that_ran_out_of_time_counts_in_the_days_budget_
     ]
 
 
-def test_the_day_has_a_budget_and_what_waits_counts(make_app, simulator):
+def test_the_daily_budget_counts_waiting_work(make_app, simulator):
     client = make_app(BUDGET_USD_PER_DAY=0.1, REPLICATE_CONCURRENT_LIMIT=1).test_client()
     running = left(client, "[[hang]]", by=ADMIN)
     until(lambda: 1 == simulator.counts().in_flight)
@@ -348,7 +346,7 @@ def test_failures_leave_the_days_budget_as_it_was(make_app):
         assert status == client.post("/generate", json=picture(prompt), headers=ADMIN).status_code
 
 
-def test_a_restart_is_no_new_day(make_app, simulator):
+def test_a_restart_keeps_the_costs_of_the_day(make_app, simulator):
     app = make_app(BUDGET_USD_PER_DAY=0.1, REPLICATE_CONCURRENT_LIMIT=1)
     client = app.test_client()
     client.post("/generate", json=PICTURE, headers=ADMIN)
@@ -367,7 +365,7 @@ def test_a_restart_is_no_new_day(make_app, simulator):
     until(lambda: 0.1 == simulator.counts().billed_usd)
 
 
-def test_a_fallback_the_days_budget_has_nothing_left_for_is_passed_over(make_app, simulator):
+def test_a_fallback_beyond_the_daily_budget_is_passed_over(make_app, simulator):
     client = make_app(BUDGET_USD_PER_DAY=0.05).test_client()
     body = picture("[[only=flux-dev]] [[fail]] a", fallback=["kontext-max"])
 
@@ -379,12 +377,12 @@ def test_a_fallback_the_days_budget_has_nothing_left_for_is_passed_over(make_app
     assert 200 == client.post("/generate", json=PICTURE | {"num_outputs": 2}, headers=ADMIN).status_code
 
 
-def test_a_dry_run_is_not_refused_for_what_it_would_cost_since_it_costs_nothing(make_app):
+def test_a_dry_run_is_not_refused_for_its_cost(make_app):
     client = make_app(BUDGET_USD_PER_DAY=0).test_client()
     body = {"model_name": "flux-dev", "prompts": ["a"], "dry_run": True}
 
     assert 0.025 == client.post("/generate-batch", json=body, headers=ADMIN).json["estimated_cost_usd"]
 
 
-def test_every_model_has_a_price_that_a_budget_can_go_by():
+def test_every_model_has_a_price():
     assert all(model.cost({"prompt": "a"}) > 0 for model in MODELS.values())

@@ -1,4 +1,4 @@
-"""`GET /generations/{id}/events`: what happens to a generation, as it happens, to whoever listens."""
+"""`GET /generations/{id}/events`: the events of a generation, from the beginning."""
 
 import json
 from concurrent.futures import ThreadPoolExecutor
@@ -36,7 +36,7 @@ def listen(client, target, *, by=USER):
     return client.get(f"/generations/{target}/events", headers=by)
 
 
-def test_a_listener_hears_everything_from_the_beginning_to_the_end(client):
+def test_a_subscriber_gets_every_event_from_queued_to_done(client):
     target = left(client, "[[slow=0.3]]")
 
     with listen(client, target) as answer:
@@ -54,7 +54,7 @@ def test_a_listener_hears_everything_from_the_beginning_to_the_end(client):
 @pytest.mark.parametrize(
     ("prompt", "names"), [("a", ["queued", "running", "done"]), ("[[nsfw]]", ["queued", "running", "done"])]
 )
-def test_who_comes_when_all_is_over_hears_how_it_went(client, prompt, names):
+def test_a_subscriber_after_the_end_gets_all_events(client, prompt, names):
     result = ended(client, left(client, prompt))
 
     with listen(client, result["id"]) as answer:
@@ -64,7 +64,7 @@ def test_who_comes_when_all_is_over_hears_how_it_went(client, prompt, names):
     assert result == events[-1][1]
 
 
-def test_what_never_ran_is_not_said_to_have_run(make_app, simulator):
+def test_a_generation_that_never_ran_has_no_running_event(make_app, simulator):
     client = make_app(REPLICATE_CONCURRENT_LIMIT=1).test_client()
     running = left(client, "[[hang]]")
     until(lambda: 1 == simulator.counts().in_flight)
@@ -78,7 +78,7 @@ def test_what_never_ran_is_not_said_to_have_run(make_app, simulator):
     client.delete(f"/generations/{running}", headers=USER)
 
 
-def test_what_is_tried_again_is_told_so(client, simulator):
+def test_a_retry_is_an_event(client, simulator):
     simulator.order(on="create", status=503, headers={"Retry-After": "0"})
     simulator.order(on="create", delay=0.2)
     target = left(client)
@@ -90,7 +90,7 @@ def test_what_is_tried_again_is_told_so(client, simulator):
     assert 2 == events[-1][1]["attempts"]
 
 
-def test_per_cent_are_told_where_the_model_prints_them_and_they_only_grow(client):
+def test_progress_is_sent_for_models_that_print_it_and_only_grows(client):
     target = left(client, "[[slow=1.5]]")
 
     with listen(client, target) as answer:
@@ -104,7 +104,7 @@ def test_per_cent_are_told_where_the_model_prints_them_and_they_only_grow(client
     assert "done" == names[-1]
 
 
-def test_many_hear_the_same(app, client):
+def test_all_subscribers_get_the_same_events(app, client):
     target = left(client, "[[slow=0.4]]")
     with online(app) as url, ThreadPoolExecutor(8) as listeners:
 
@@ -116,7 +116,7 @@ def test_many_hear_the_same(app, client):
     assert 1 == len({each.rpartition("event: done")[2] for each in answered})
 
 
-def test_leaving_does_not_end_it(app, client, simulator):
+def test_a_disconnected_subscriber_does_not_cancel_the_generation(app, client, simulator):
     target = left(client, "[[slow=0.3]]")
     listen(client, target).close()
     listen(client, target).close()
@@ -126,7 +126,7 @@ def test_leaving_does_not_end_it(app, client, simulator):
     assert 1 == simulator.counts().creations_accepted
 
 
-def test_replicate_is_asked_how_far_it_is_only_as_long_as_somebody_listens(app, client):
+def test_progress_is_polled_only_while_there_are_subscribers(app, client):
     target = left(client, "[[hang]]")
     until(lambda: "running" == look_up(client, target)["status"])
     service = app.extensions["service"]
@@ -144,7 +144,7 @@ def test_replicate_is_asked_how_far_it_is_only_as_long_as_somebody_listens(app, 
     client.delete(f"/generations/{target}", headers=USER)
 
 
-def test_there_are_seats_for_so_many_listeners_and_they_are_free_again_afterwards(app, client):
+def test_the_number_of_listeners_is_limited_and_freed_afterwards(app, client):
     target = left(client, "[[hang]]")
     sitting = [listen(client, target) for _ in range(LISTENERS_AT_ONCE // 2)]
 
@@ -164,7 +164,7 @@ def test_there_are_seats_for_so_many_listeners_and_they_are_free_again_afterward
     assert 0 == len(app.extensions["service"].core.generations._events._sending)
 
 
-def test_whoever_asks_only_for_the_head_takes_no_seat_for_long(client):
+def test_a_head_request_holds_no_listener_slot(client):
     target = left(client, "[[hang]]")
 
     for _ in range(LISTENERS_AT_ONCE // 2 + 1):
@@ -174,7 +174,7 @@ def test_whoever_asks_only_for_the_head_takes_no_seat_for_long(client):
 
 
 @pytest.mark.slow
-def test_a_listener_who_hangs_up_leaves_their_seat_at_once(simulator, tmp_path):
+def test_a_listener_that_disconnects_frees_its_slot_at_once(simulator, tmp_path):
     with served(REPLICATE_BASE_URL=simulator.url, DATA_DIR=tmp_path) as service:
         headers = USER | {"Prefer": "respond-async"}
         body = picture("[[hang]]")
@@ -194,7 +194,7 @@ def test_a_listener_who_hangs_up_leaves_their_seat_at_once(simulator, tmp_path):
         requests.delete(f"{service.url}/generations/{target}", headers=USER, timeout=30)
 
 
-def test_when_the_service_stops_listeners_are_told_and_may_come_back(make_app, simulator):
+def test_listeners_get_shutting_down_at_a_stop_and_may_reconnect(make_app, simulator):
     app = make_app(REPLICATE_CONCURRENT_LIMIT=1)
     client = app.test_client()
     running = left(client, "[[slow=0.8]]", by=ADMIN)

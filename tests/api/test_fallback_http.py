@@ -1,4 +1,4 @@
-"""A failure turned into a picture, for those who asked for it: told in full, and paid as it was made."""
+"""`fallback` and `placeholder`: every attempt is listed, and billed as it was made."""
 
 from io import BytesIO
 
@@ -27,7 +27,7 @@ def tried(answered):
     ]
 
 
-def test_a_refused_prompt_becomes_a_picture_of_the_next_model_and_every_attempt_is_told(client, simulator):
+def test_a_refused_prompt_is_made_by_the_next_model_and_every_attempt_is_listed(client, simulator):
     answered = generate(
         client, "flux-dev", "[[only=flux-dev]] [[nsfw]] a", fallback=True, guidance=3, megapixels="0.25"
     ).json
@@ -77,7 +77,7 @@ def test_a_refused_prompt_becomes_a_picture_of_the_next_model_and_every_attempt_
         ("flux-dev", {}, "[[transient]]", [("flux-dev", "generation_failed"), ("flux-dev", None)]),
     ],
 )  # fmt: skip
-def test_the_failure_loop_goes_the_way_it_is_written(client, simulator, model, given, prompt, expected):
+def test_fallbacks_follow_the_documented_order(client, simulator, model, given, prompt, expected):
     answered = generate(client, model, prompt, **{"fallback": True, **given}).json
 
     assert expected == tried(answered), answered
@@ -113,7 +113,7 @@ def test_a_model_that_makes_fewer_outputs_is_passed_over_for_one_that_makes_as_m
 @pytest.mark.parametrize(
     ("prompt", "code"), [("[[nsfw]]", "content_refused"), ("[[fail]]", "generation_failed")]
 )
-def test_if_no_model_makes_as_many_outputs_the_first_failure_is_told(
+def test_if_no_model_makes_as_many_outputs_the_first_failure_is_returned(
     client, simulator, fallback, prompt, code
 ):
     answer = generate(client, "flux-dev", prompt, fallback=fallback, num_outputs=2)
@@ -130,9 +130,7 @@ def test_if_no_model_makes_as_many_outputs_the_first_failure_is_told(
         ("flux-schnell", "[[nsfw]]", ["content_refused"]),
     ],
 )
-def test_when_all_have_failed_the_last_failure_is_the_answer_and_nothing_was_made(
-    client, simulator, model, prompt, expected
-):
+def test_when_all_models_fail_the_last_failure_is_returned(client, simulator, model, prompt, expected):
     answer = generate(client, model, prompt, fallback=True)
 
     assert expected[-1] == answer.json["code"]
@@ -156,7 +154,7 @@ def test_without_a_fallback_nothing_else_is_tried(client, simulator, fallback):
     ("account", "status", "code"),
     [({"reject": True}, 401, "replicate_token_rejected"), ({"credit": "empty"}, 402, "insufficient_credit")],
 )
-def test_an_account_in_trouble_would_be_in_trouble_with_every_model(client, simulator, account, status, code):
+def test_a_refused_account_tries_no_other_model(client, simulator, account, status, code):
     assert 200 == generate(client, "flux-dev", headers=USER).status_code  # its token was checked
     simulator.account("r8_user", **account)
     before = simulator.counts().requests["create"]
@@ -167,7 +165,7 @@ def test_an_account_in_trouble_would_be_in_trouble_with_every_model(client, simu
     assert 1 == simulator.counts().requests["create"] - before
 
 
-def test_a_prediction_that_ran_out_of_time_is_paid_for_beside_the_one_that_was_made(client, simulator):
+def test_a_timed_out_prediction_is_billed_beside_the_successful_one(client, simulator):
     answered = generate(
         client, "flux-dev", "[[only=flux-dev]] [[hang]]", fallback=["flux-schnell"], timeout=1, num_outputs=2
     ).json
@@ -196,7 +194,7 @@ def test_no_attempt_weakens_a_safety_setting_at_the_receiving_side(client, simul
     assert [None, None, None, None, 0, None] == [given.get("safety_tolerance") for _, given in sent]
 
 
-def test_a_model_that_is_passed_over_is_told_of_too(client):
+def test_a_model_that_is_passed_over_is_listed(client):
     answer = generate(client, "kontext-max", "[[nsfw]]", fallback=["flux-1.1-pro"], safety_tolerance=0)
 
     answered = problem(answer, 422, "content_refused")  # what the last that was tried failed for
@@ -244,7 +242,7 @@ def test_a_batchs_placeholders_are_counted_as_failures(client):
 
 
 @pytest.mark.parametrize("given", [{}, {"placeholder": False}, {"fallback": True}])
-def test_nothing_stands_in_unless_it_was_asked_for(client, given):
+def test_no_placeholder_is_made_unless_requested(client, given):
     answer = generate(client, "flux-schnell", "[[nsfw]]", **given)
 
     assert 422 == answer.status_code
@@ -254,12 +252,12 @@ def test_nothing_stands_in_unless_it_was_asked_for(client, given):
 @pytest.mark.parametrize(
     "given", [{"placeholder": "yes"}, {"placeholder": 1}, {"fallback": 1}, {"fallback": {}}]
 )
-def test_what_asks_for_a_fallback_is_checked_too(client, given):
+def test_an_invalid_fallback_is_refused(client, given):
     assert [*given] == fields(generate(client, "flux-schnell", **given))
 
 
 @pytest.mark.slow
-def test_the_examples_of_all_models_can_be_gone_on_from_by_every_other_of_their_kind(client, simulator):
+def test_every_example_can_fall_back_to_every_model_of_its_kind(client, simulator):
     """What is worked out for another model is never refused by Replicate."""
     requests = [
         {"model_name": model.name, **model.example, "prompt": f"[[only={model.short_name}]] [[fail]]",

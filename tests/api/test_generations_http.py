@@ -1,4 +1,4 @@
-"""Generations and batches by their ids, a caller's list of them, and the end of what nobody wants any more."""
+"""Generations and batches by id, the list of a caller, and cancellation."""
 
 import json
 import sqlite3
@@ -32,7 +32,7 @@ def prompts(client, query="", *, by=USER):
 # ── One
 
 
-def test_what_runs_tells_how_long_it_may_take_and_what_waits_its_place_too(make_app, simulator):
+def test_unfinished_work_shows_an_estimate_and_queued_work_its_place(make_app, simulator):
     client = make_app(REPLICATE_CONCURRENT_LIMIT=1).test_client()
     running = left(client, "[[hang]]")
     until(lambda: "running" == state(client, running))
@@ -55,7 +55,7 @@ def test_what_runs_tells_how_long_it_may_take_and_what_waits_its_place_too(make_
 
 
 @pytest.mark.slow
-def test_a_stall_and_a_creation_in_doubt_are_told_by_the_status_and_by_the_generation(client, simulator):
+def test_a_stall_shows_in_the_status_and_a_creation_in_doubt_in_the_generation(client, simulator):
     simulator.order(on="create", reset="after")
     simulator.order(on="list", times=1000, status=502)
     target = left(client, "a fox")
@@ -77,7 +77,7 @@ def test_a_stall_and_a_creation_in_doubt_are_told_by_the_status_and_by_the_gener
     ].items()
 
 
-def test_how_one_failed_is_told_with_its_error(client):
+def test_a_failed_generation_shows_its_error(client):
     target = left(client, "[[nsfw]]")
 
     result = ended(client, target)
@@ -123,7 +123,7 @@ def test_only_its_owner_and_the_admin_see_that_it_exists(client):
         "ge%C3%A9n",
     ],
 )
-def test_what_is_no_id_is_not_found(client, target):
+def test_an_invalid_id_is_not_found(client, target):
     for kind in ("generations", "batches"):
         for by in (USER, ADMIN):
             problem(client.get(f"/{kind}/{target}", headers=by), 404, "not_found")
@@ -140,7 +140,7 @@ def test_a_generation_is_no_batch_and_a_batch_no_generation(client):
     problem(client.get(f"/generations/{several}/events", headers=USER), 404, "not_found")
 
 
-def test_the_admin_may_look_without_a_token_that_pays(make_app):
+def test_the_admin_may_look_up_work_without_a_replicate_token(make_app):
     app = make_app(REPLICATE_API_TOKEN="")
     client = app.test_client()
     target, batch = left(client), left_batch(client, "[[hang]]")
@@ -157,7 +157,7 @@ def test_the_admin_may_look_without_a_token_that_pays(make_app):
 # ── Batches
 
 
-def test_a_batch_in_progress_tells_its_counts_and_the_results_so_far(make_app, simulator):
+def test_a_running_batch_shows_its_counts_and_the_results_so_far(make_app, simulator):
     client = make_app(REPLICATE_CONCURRENT_LIMIT=2).test_client()
     target = left_batch(client, "[[hang]] a", "b", "[[fail]] c", "[[hang]] d", "e", by=ADMIN)
 
@@ -179,7 +179,7 @@ def test_a_batch_in_progress_tells_its_counts_and_the_results_so_far(make_app, s
     assert [0, 1, 2, 3, 4] == [item["index"] for item in over["results"]]
 
 
-def test_a_batch_that_waits_as_a_whole_is_queued(make_app, simulator):
+def test_a_batch_of_queued_items_is_queued(make_app, simulator):
     client = make_app(REPLICATE_CONCURRENT_LIMIT=1).test_client()
     running = left(client, "[[hang]]")
     until(lambda: 1 == simulator.counts().in_flight)
@@ -194,7 +194,7 @@ def test_a_batch_that_waits_as_a_whole_is_queued(make_app, simulator):
         client.delete(address, headers=USER)
 
 
-def test_a_batch_is_told_later_as_it_was_answered_and_so_is_each_item(client):
+def test_a_later_lookup_of_a_batch_and_its_items_returns_the_same_bodies(client):
     body = {"model_name": "flux-dev", "prompts": ["a", "[[fail]] b"]}
     answered = client.post("/generate-batch", json=body, headers=USER).json
 
@@ -211,7 +211,7 @@ def test_a_batch_is_told_later_as_it_was_answered_and_so_is_each_item(client):
 # ── Cancelled
 
 
-def test_what_runs_is_cancelled_at_replicate_and_a_second_time_changes_nothing(client, simulator):
+def test_cancelling_running_work_cancels_at_replicate_and_a_second_cancel_changes_nothing(client, simulator):
     target = left(client, "[[hang]]")
     until(lambda: "running" == state(client, target))
 
@@ -224,7 +224,7 @@ def test_what_runs_is_cancelled_at_replicate_and_a_second_time_changes_nothing(c
     assert 1 == simulator.counts().requests["cancel"]
 
 
-def test_what_waits_is_cancelled_and_costs_nothing(make_app, simulator):
+def test_cancelling_queued_work_costs_nothing(make_app, simulator):
     client = make_app(REPLICATE_CONCURRENT_LIMIT=1).test_client()
     running = left(client, "[[hang]]")
     until(lambda: 1 == simulator.counts().in_flight)
@@ -237,7 +237,7 @@ def test_what_waits_is_cancelled_and_costs_nothing(make_app, simulator):
     client.delete(f"/generations/{running}", headers=USER)
 
 
-def test_what_is_being_created_is_cancelled_as_soon_as_there_is_something_to_cancel(client, simulator):
+def test_cancelling_a_pending_creation_cancels_its_prediction_when_the_answer_comes(client, simulator):
     simulator.order(on="create", delay=0.4)
     target = left(client, "[[hang]]")
     until(lambda: "submitting" == state(client, target))
@@ -248,7 +248,7 @@ def test_what_is_being_created_is_cancelled_as_soon_as_there_is_something_to_can
     assert {"canceled": 1} == dict(simulator.counts().finished)
 
 
-def test_what_has_ended_stays_as_it_ended(client, simulator):
+def test_cancelling_ended_work_changes_nothing(client, simulator):
     for prompt in ("a", "[[fail]]"):
         target = left(client, prompt)
         before = ended(client, target)
@@ -259,7 +259,7 @@ def test_what_has_ended_stays_as_it_ended(client, simulator):
     assert "cancel" not in simulator.counts().requests
 
 
-def test_cancelled_by_many_at_the_same_instant_it_is_cancelled_once(app, client, simulator):
+def test_simultaneous_cancels_cancel_once(app, client, simulator):
     target = left(client, "[[hang]]")
     until(lambda: "running" == state(client, target))
     with ThreadPoolExecutor(8) as callers:
@@ -293,7 +293,7 @@ def test_an_item_of_a_batch_can_be_cancelled_by_itself(client):
     assert ["canceled", "succeeded"] == [item["status"] for item in batch["results"]]
 
 
-def test_whoever_waits_for_what_another_cancels_is_told(app, client):
+def test_a_waiting_caller_is_notified_when_another_cancels(app, client):
     with stream(client, USER, "quick", "[[hang]]") as answer:
         reader = lines(answer)
         target = next(reader)["batch_id"]
@@ -334,7 +334,7 @@ def as_anybody_else(client, batch, item):
         (as_anybody_else, ["succeeded", "canceled", "canceled"]),
     ],
 )
-def test_what_somebody_looked_up_goes_on_when_whoever_waits_for_it_hangs_up(app, client, looks, ends):
+def test_work_that_was_looked_up_continues_when_its_caller_disconnects(app, client, looks, ends):
     with stream(client, USER, "quick", "[[slow=3]] a", "[[slow=3]] b") as answer:
         batch = next(lines(answer))["batch_id"]
         items = {each["prompt"][-1]: each["id"] for each in listed(client)["generations"]}
@@ -348,7 +348,7 @@ def test_what_somebody_looked_up_goes_on_when_whoever_waits_for_it_hangs_up(app,
 
 
 @pytest.mark.parametrize("by", [USER, ADMIN], ids=["user", "admin"])
-def test_what_is_cancelled_while_the_service_stops_is_not_gone_on_with(make_app, simulator, by):
+def test_work_cancelled_during_a_stop_is_not_resumed(make_app, simulator, by):
     app = make_app(REPLICATE_CONCURRENT_LIMIT=1)
     client, service = app.test_client(), app.extensions["service"]
     running, partly = left(client, "[[hang]]", by=by), left_batch(client, "c", "d", by=by)
@@ -376,7 +376,7 @@ def test_what_is_cancelled_while_the_service_stops_is_not_gone_on_with(make_app,
     assert 3 == simulator.counts().creations_accepted
 
 
-def test_what_waits_for_its_owner_says_since_when_a_batch_too(make_app, simulator):
+def test_suspended_work_shows_since_when_and_so_does_a_batch(make_app, simulator):
     app = make_app(REPLICATE_CONCURRENT_LIMIT=1)
     client = app.test_client()
     left(client, "[[hang]]")
@@ -394,7 +394,7 @@ def test_what_waits_for_its_owner_says_since_when_a_batch_too(make_app, simulato
     assert "waiting_for_owner_since" not in ended(client, several)
 
 
-def test_what_waited_for_its_owner_goes_on_when_they_look(make_app, simulator):
+def test_suspended_work_resumes_when_its_owner_looks_it_up(make_app, simulator):
     app = make_app(REPLICATE_CONCURRENT_LIMIT=1)
     client = app.test_client()
     ran = left(client, "[[slow=0.3]]")
@@ -414,7 +414,7 @@ def test_what_waited_for_its_owner_goes_on_when_they_look(make_app, simulator):
     assert 4 == simulator.counts().creations_accepted
 
 
-def test_its_owner_cancels_what_ran_on_at_replicate_meanwhile(make_app, simulator):
+def test_the_owner_cancels_suspended_work_at_replicate(make_app, simulator):
     app = make_app()
     target = left(app.test_client(), "[[hang]]")
     until(lambda: "running" == state(app.test_client(), target))
@@ -427,7 +427,7 @@ def test_its_owner_cancels_what_ran_on_at_replicate_meanwhile(make_app, simulato
     assert simulator.counts().billed_usd == result["cost_usd"]
 
 
-def test_the_admin_cancels_what_waits_for_its_owner_and_its_batch_ends_with_it(make_app, simulator):
+def test_the_admin_cancels_suspended_work_and_its_batch_ends(make_app, simulator):
     app = make_app(REPLICATE_CONCURRENT_LIMIT=1)
     client = app.test_client()
     left(client, "[[slow=0.3]]")
@@ -446,7 +446,7 @@ def test_the_admin_cancels_what_waits_for_its_owner_and_its_batch_ends_with_it(m
     assert 1 == simulator.counts().creations_accepted
 
 
-def test_whose_image_is_gone_is_told_so_when_they_return(make_app, simulator, tmp_path):
+def test_an_owner_whose_image_is_gone_gets_that_error(make_app, simulator, tmp_path):
     app = make_app(REPLICATE_CONCURRENT_LIMIT=1)
     client = app.test_client()
     left(client, "[[slow=0.3]]")
@@ -481,7 +481,7 @@ def test_a_list_has_the_callers_own_the_latest_first(client):
     assert listed(client)["generations"][0] == look_up(client, listed(client)["generations"][0]["id"])
 
 
-def test_a_list_has_what_is_alive_too(client):
+def test_a_list_includes_unfinished_work(client):
     target = left(client, "[[hang]]")
 
     (only,) = listed(client)["generations"]
@@ -491,7 +491,7 @@ def test_a_list_has_what_is_alive_too(client):
     client.delete(f"/generations/{target}", headers=USER)
 
 
-def test_a_list_is_what_was_asked_for_of_it(client):
+def test_a_list_obeys_its_filters(client):
     body = {"model_name": "flux-dev", "prompts": ["a", "[[fail]] b"]}
     client.post("/generate-batch", json=body, headers=USER)
     client.post("/generate", json={"model_name": "qwen-image", "prompt": "c"}, headers=USER)
@@ -509,7 +509,7 @@ def test_a_list_is_what_was_asked_for_of_it(client):
     assert 3 == len(prompts(client, "?since=2020-01-01")) == len(prompts(client, "?since=0"))
 
 
-def test_pages_follow_each_other_without_a_gap_or_a_repetition_whatever_is_new_meanwhile(client):
+def test_pages_have_no_gap_and_no_repetition_despite_new_work(client):
     body = {"model_name": "flux-dev", "prompts": [f"[[slow=0]] {number}" for number in range(7)]}
     client.post("/generate-batch", json=body, headers=USER)
     pages, query = [], "?limit=3"
@@ -534,7 +534,7 @@ def test_a_page_that_is_just_full_is_the_last_if_nothing_follows(client):
     )
 
 
-def test_anothers_cursor_shows_nothing_of_theirs(client):
+def test_a_cursor_of_another_caller_shows_none_of_its_work(client):
     for caller in (USER, OTHER, USER):
         client.post("/generate", json=picture("[[slow=0]]"), headers=caller)
     theirs = listed(client, "?limit=1")["next_cursor"]
@@ -543,7 +543,7 @@ def test_anothers_cursor_shows_nothing_of_theirs(client):
     assert [] == prompts(client, f"?cursor={cursor(1)}")
 
 
-def test_everything_wrong_with_a_query_is_said_at_once(client):
+def test_all_problems_of_a_query_are_reported_at_once(client):
     answer = client.get("/generations?state=done&model=nope&since=soon&limit=0&cursor=!&page=2", headers=USER)
 
     assert {"state", "model", "since", "limit", "cursor", "page"} == set(fields(answer))
@@ -553,7 +553,7 @@ def test_everything_wrong_with_a_query_is_said_at_once(client):
     problem(client.get("/generations?limit=0"), 401, "unauthenticated")
 
 
-def test_a_query_says_each_thing_once(client):
+def test_a_repeated_query_parameter_is_refused(client):
     assert ["state", "x"] == fields(
         client.get("/generations?state=failed&state=queued&x=1&x=1", headers=USER)
     )
@@ -569,13 +569,13 @@ def test_a_query_says_each_thing_once(client):
     | st.binary(max_size=12).map(repr),
     path=st.sampled_from(["/generations", "/usage"]),
 )
-def test_no_query_whatsoever_is_more_than_a_bad_request(client, name, value, path):
+def test_no_query_causes_worse_than_a_bad_request(client, name, value, path):
     answer = client.get(path, query_string={name: value.encode(errors="replace")}, headers=USER)
 
     assert answer.status_code in {200, 400}
 
 
-def test_addresses_take_the_methods_they_are_for(client):
+def test_routes_accept_only_their_methods(client):
     target = ended(client, left(client))["id"]
 
     for path, method in (
@@ -591,7 +591,7 @@ def test_addresses_take_the_methods_they_are_for(client):
     problem(client.get("/batches", headers=USER), 404, "not_found")
 
 
-def test_what_is_refused_is_on_no_list(client):
+def test_refused_requests_are_not_listed(client):
     client.post("/generate", json=picture("", seed="x"), headers=USER | ASYNC)
     client.post("/generate", json=PICTURE | {"max_cost_usd": 0}, headers=USER | ASYNC)
 

@@ -1,4 +1,4 @@
-"""`Idempotency-Key`: whoever asks again gets what they asked for the first time, and it is paid for once."""
+"""`Idempotency-Key`: a repeated request gets the work of the first, which is billed once."""
 
 import asyncio
 import sqlite3
@@ -99,7 +99,7 @@ def test_a_batch_of_prompts_is_the_same_under_its_key_with_and_without_null(clie
 
 
 @pytest.mark.parametrize(("prompt", "status"), [("[[fail]]", 500), ("[[nsfw]]", 422)])
-def test_what_failed_is_told_again_as_it_was_and_not_tried_again(client, simulator, prompt, status):
+def test_a_failure_is_returned_again_under_its_key_and_not_retried(client, simulator, prompt, status):
     first, again = ask(client, picture(prompt)), ask(client, picture(prompt))
 
     assert (status, status) == (first.status_code, again.status_code)
@@ -125,7 +125,7 @@ def test_keys_of_different_callers_are_different_keys(client, simulator):
 
 
 @pytest.mark.parametrize("key", ["", " ", "a b", "é", "x" * 256, "\t", "a\x7f"])
-def test_a_key_that_is_none_is_refused(client, simulator, key):
+def test_an_invalid_key_is_refused(client, simulator, key):
     for path in ("/generate", "/generate-batch"):
         answer = client.post(path, json=PICTURE, headers=USER | {"Idempotency-Key": key})
         assert ["Idempotency-Key"] == fields(answer)
@@ -155,7 +155,7 @@ def test_a_refused_request_leaves_its_key_free(make_app, simulator):
     assert 200 == ask(client).status_code
 
 
-def test_of_many_at_the_same_instant_one_is_created_and_all_get_it(app, simulator):
+def test_simultaneous_requests_with_one_key_create_one_generation(app, simulator):
     with online(app) as url, ThreadPoolExecutor(12) as callers:
 
         def call(number):
@@ -170,7 +170,7 @@ def test_of_many_at_the_same_instant_one_is_created_and_all_get_it(app, simulato
     assert 3 == simulator.counts().creations_accepted
 
 
-def test_whoever_comes_while_it_runs_waits_with_the_first_or_not_at_all(client, simulator):
+def test_a_repeat_while_it_runs_waits_with_the_first_or_responds_async(client, simulator):
     target = left(client, "[[slow=0.4]]", by=USER | KEY)
     body = picture("[[slow=0.4]]")
 
@@ -183,7 +183,7 @@ def test_whoever_comes_while_it_runs_waits_with_the_first_or_not_at_all(client, 
     assert 1 == simulator.counts().creations_accepted
 
 
-def test_a_batch_asked_for_again_is_told_whole_in_either_form(client, simulator):
+def test_a_repeated_batch_is_returned_whole_in_both_formats(client, simulator):
     first = ask(client, BATCH, "/generate-batch").json
     again = ask(client, BATCH, "/generate-batch").json
     told = list(lines(ask(client, BATCH, "/generate-batch", **NDJSON)))
@@ -194,7 +194,7 @@ def test_a_batch_asked_for_again_is_told_whole_in_either_form(client, simulator)
     assert 2 == simulator.counts().creations_accepted
 
 
-def test_a_stream_asked_for_again_while_it_runs_has_every_line_once(client, simulator):
+def test_a_repeated_stream_has_every_line_once(client, simulator):
     body = {"model_name": "flux-dev", "prompts": ["[[slow=0]] a", "[[slow=0.4]] b", "[[slow=0.2]] c"]}
     left_batch(client, *body["prompts"], by=USER | KEY)
 
@@ -205,7 +205,7 @@ def test_a_stream_asked_for_again_while_it_runs_has_every_line_once(client, simu
     assert 3 == simulator.counts().creations_accepted
 
 
-def test_a_batch_asked_for_again_needs_no_room_in_a_full_queue(make_app, simulator):
+def test_a_repeated_batch_needs_no_room_in_a_full_queue(make_app, simulator):
     client = make_app(MAX_QUEUED=3, REPLICATE_CONCURRENT_LIMIT=1).test_client()
     prompts = ["[[hang]] a", "b", "c"]
     target = left_batch(client, *prompts, by=USER | KEY)
@@ -239,7 +239,7 @@ def test_a_form_is_the_same_if_its_files_are(app, client, simulator):
     assert 1 == len(simulator.uploads())
 
 
-def test_files_that_came_with_what_is_not_taken_on_do_not_stay(app, client):
+def test_uploaded_files_of_refused_requests_are_removed(app, client):
     uploads = app.extensions["service"].uploads_dir
 
     form(client, LARGE)
@@ -249,7 +249,7 @@ def test_files_that_came_with_what_is_not_taken_on_do_not_stay(app, client):
     until(lambda: [] == list(uploads.iterdir()))
 
 
-def test_a_caller_who_hangs_up_before_they_are_told_finds_it_by_their_key(app, client, simulator):
+def test_a_caller_that_disconnects_before_the_response_finds_the_work_by_its_key(app, client, simulator):
     service = app.extensions["service"]
     for path, body in (("/generate", PICTURE), ("/generate-batch", BATCH)):
         key = {"Idempotency-Key": path}
@@ -306,7 +306,7 @@ def written_later(ledger):
         go_on.set()
 
 
-def test_without_a_key_nothing_is_left_of_whoever_hangs_up_before_they_are_told(app, simulator):
+def test_a_disconnect_without_a_key_leaves_nothing(app, simulator):
     service = app.extensions["service"]
     with app.test_request_context("/generate-batch", headers=USER, method="POST"):
         served_and_left(service, "/generate-batch", {"model_name": "flux-dev", "prompts": ["a", "b"]})
@@ -316,7 +316,7 @@ def test_without_a_key_nothing_is_left_of_whoever_hangs_up_before_they_are_told(
     assert 2 == app.test_client().get("/status").json["generations"]["canceled"]
 
 
-def test_what_a_webhook_waits_for_is_made_though_its_caller_hung_up_before_they_were_told(make_app):
+def test_work_with_a_webhook_is_made_after_a_disconnect(make_app):
     app = make_app(REPLICATE_SIMULATE=1)
     service = app.extensions["service"]
     body = PICTURE | {"webhook": "http://127.0.0.1:1/"}
@@ -327,7 +327,7 @@ def test_what_a_webhook_waits_for_is_made_though_its_caller_hung_up_before_they_
 
 
 @pytest.mark.slow
-def test_who_hung_up_comes_back_with_the_key_and_finds_it_done(simulator, tmp_path):
+def test_a_caller_that_disconnected_finds_the_result_by_its_key(simulator, tmp_path):
     with served(REPLICATE_BASE_URL=simulator.url, DATA_DIR=tmp_path, REPLICATE_CONCURRENT_LIMIT=1) as service:
         body = picture("[[slow=0.5]]")
         service.connect("/generate", body, **USER, **KEY).close()  # perhaps too early to be taken on
@@ -354,7 +354,7 @@ def restarted(make_app, app, **settings):
     return make_app(**settings).test_client()
 
 
-def test_a_key_stands_for_what_ended_before_a_restart(make_app, simulator):
+def test_a_key_returns_work_that_ended_before_a_restart(make_app, simulator):
     app = make_app()
     client = app.test_client()
     first, failed = ask(client), ask(client, picture("[[nsfw]]"), **{"Idempotency-Key": "f"})
@@ -370,7 +370,7 @@ def test_a_key_stands_for_what_ended_before_a_restart(make_app, simulator):
     assert 4 == simulator.counts().creations_accepted
 
 
-def test_a_key_of_the_simulation_stands_for_nothing_once_it_is_over(make_app):
+def test_a_key_of_the_simulation_is_free_for_a_real_request(make_app):
     app = make_app(REPLICATE_SIMULATE=1)
     simulated = ask(app.test_client()).json
 
@@ -379,7 +379,7 @@ def test_a_key_of_the_simulation_stands_for_nothing_once_it_is_over(make_app):
     assert (True, False) == (simulated["simulated"], real["simulated"])
 
 
-def test_what_waited_or_ran_at_a_restart_goes_on_when_its_owner_returns_with_the_key(make_app, simulator):
+def test_work_of_before_a_restart_resumes_when_its_owner_sends_the_key(make_app, simulator):
     app = make_app(REPLICATE_CONCURRENT_LIMIT=1)
     client = app.test_client()
     ran = left(client, "[[slow=0.5]]", by=USER | KEY)
@@ -401,7 +401,7 @@ def test_what_waited_or_ran_at_a_restart_goes_on_when_its_owner_returns_with_the
     assert 4 == simulator.counts().creations_accepted
 
 
-def test_an_admins_key_stands_for_what_went_on_by_itself(make_app, simulator):
+def test_an_admins_key_returns_work_that_resumed_by_itself(make_app, simulator):
     app = make_app(REPLICATE_CONCURRENT_LIMIT=1)
     client = app.test_client()
     left(client, "[[slow=0.3]]", by=ADMIN)
@@ -416,7 +416,7 @@ def test_an_admins_key_stands_for_what_went_on_by_itself(make_app, simulator):
 
 
 @pytest.mark.parametrize("syncs_take", [0, 0.2])
-def test_whoever_waits_when_the_service_stops_finds_it_by_their_key_in_the_next(
+def test_a_caller_waiting_at_a_stop_finds_the_work_by_its_key_in_the_next_process(
     make_app, simulator, monkeypatch, syncs_take
 ):
     app = make_app(REPLICATE_CONCURRENT_LIMIT=1)
@@ -444,7 +444,7 @@ def test_whoever_waits_when_the_service_stops_finds_it_by_their_key_in_the_next(
     assert 3 == simulator.counts().creations_accepted
 
 
-def test_a_key_still_stands_for_its_work_while_the_service_stops(make_app, simulator):
+def test_a_key_returns_its_work_during_a_stop(make_app, simulator):
     app = make_app(REPLICATE_CONCURRENT_LIMIT=1)
     client = app.test_client()
     asked = {
@@ -487,7 +487,7 @@ def accepted(app):
     return len(app.extensions["service"].generations._keys._key_of)
 
 
-def test_a_key_outlives_its_day_while_its_work_waits_for_its_owner(make_app, simulator, tmp_path):
+def test_a_key_outlives_its_day_while_its_work_is_suspended(make_app, simulator, tmp_path):
     app = make_app(REPLICATE_CONCURRENT_LIMIT=1)
     client = app.test_client()
     over = ask(client, picture("over"), **{"Idempotency-Key": "over"}).json["id"]
@@ -507,7 +507,7 @@ def test_a_key_outlives_its_day_while_its_work_waits_for_its_owner(make_app, sim
     assert over != ask(app.test_client(), picture("anew"), **{"Idempotency-Key": "over"}).json["id"]
 
 
-def test_what_nobody_came_back_for_is_told_as_interrupted_whoever_asks_by_its_key(make_app, simulator):
+def test_expired_work_is_returned_as_interrupted_under_its_key(make_app, simulator):
     app = make_app(REPLICATE_CONCURRENT_LIMIT=1)
     client = app.test_client()
     left(client, "[[slow=0.3]]")
@@ -531,7 +531,7 @@ def test_what_nobody_came_back_for_is_told_as_interrupted_whoever_asks_by_its_ke
     assert 1 == simulator.counts().creations_accepted
 
 
-def test_a_dry_run_is_none_of_what_its_key_stands_for(client, simulator):
+def test_a_dry_run_ignores_its_key(client, simulator):
     assert ask(client, BATCH | {"dry_run": True}, "/generate-batch").json["dry_run"]
 
     assert 200 == ask(client, BATCH, "/generate-batch").status_code
@@ -539,7 +539,7 @@ def test_a_dry_run_is_none_of_what_its_key_stands_for(client, simulator):
     assert 2 == simulator.counts().creations_accepted
 
 
-def test_of_many_who_return_at_the_same_instant_after_a_restart_none_begins_it_twice(make_app, simulator):
+def test_simultaneous_returns_after_a_restart_resume_the_work_once(make_app, simulator):
     app = make_app(REPLICATE_CONCURRENT_LIMIT=1)
     client = app.test_client()
     blocker = left(client, "[[hang]]")

@@ -1,4 +1,4 @@
-"""A ledger that cannot be written: nothing new is begun, what runs is watched to its end, and everybody is told why."""
+"""While the ledger cannot be written, new work is refused and running work is watched to its end."""
 
 import sqlite3
 import threading
@@ -50,7 +50,7 @@ def service_of(app):
         ("/generate-batch", BATCH, {"Prefer": "respond-async", "Idempotency-Key": "k"}),
     ],
 )
-def test_new_work_is_refused_before_anything_is_spent_and_taken_again_once_the_ledger_is_back(
+def test_new_work_is_refused_before_anything_is_spent_and_accepted_once_the_ledger_is_back(
     app, simulator, tmp_path, path, body, headers
 ):
     client = app.test_client()
@@ -70,7 +70,7 @@ def test_new_work_is_refused_before_anything_is_spent_and_taken_again_once_the_l
     assert client.post(path, json=body, headers=ADMIN | headers).status_code in {200, 202}
 
 
-def test_what_runs_is_watched_to_its_end_and_told_and_is_on_record_afterwards(app, simulator, tmp_path):
+def test_running_work_is_watched_to_its_end_and_recorded_afterwards(app, simulator, tmp_path):
     client = app.test_client()
     answer = answered_later(client, "/generate", json=PICTURE | {"prompt": "x [[slow=0.5]]"}, headers=ADMIN)
     until(lambda: simulator.counts().in_flight == 1)
@@ -82,7 +82,7 @@ def test_what_runs_is_watched_to_its_end_and_told_and_is_on_record_afterwards(ap
     until(lambda: service_of(app).queries.generation(body["id"]).state == "succeeded")
 
 
-def test_what_is_queued_waits_until_the_ledger_is_back_and_is_made_once(make_app, simulator, tmp_path):
+def test_queued_work_waits_until_the_ledger_is_back_and_is_made_once(make_app, simulator, tmp_path):
     app = make_app(REPLICATE_CONCURRENT_LIMIT=1)
     client = app.test_client()
     prompts = {"model_name": "flux-dev", "prompts": ["a [[slow=0.3]]", "b", "c"]}
@@ -99,7 +99,7 @@ def test_what_is_queued_waits_until_the_ledger_is_back_and_is_made_once(make_app
     assert ["a [[slow=0.3]]", "b", "c"] == [each.input["prompt"] for each in simulator.predictions()]
 
 
-def test_a_service_with_a_broken_ledger_starts_says_so_and_takes_nothing(make_app, simulator, tmp_path):
+def test_a_service_with_a_broken_ledger_starts_and_refuses_work(make_app, simulator, tmp_path):
     (tmp_path / "ledger.db").write_bytes(b"not a database" * 1000)
     client = make_app().test_client()
 

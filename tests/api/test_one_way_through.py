@@ -1,4 +1,4 @@
-"""One way through: few functions stand between a request and the provider."""
+"""The functions between a request and the provider are few."""
 
 import asyncio
 import sys

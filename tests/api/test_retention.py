@@ -1,4 +1,4 @@
-"""Ended work is forgotten after some days, in small steps, and `/usage` goes on counting it."""
+"""Ended work is deleted after some days, in small steps, and `/usage` goes on counting it."""
 
 import asyncio
 import sqlite3
@@ -59,7 +59,7 @@ def left_in(ledger):
 
 
 @in_virtual_time
-async def test_whole_days_are_forgotten_and_nothing_of_a_later_one():
+async def test_whole_days_are_deleted_and_nothing_of_a_later_one():
     """Two days ago is within a day that has not passed wholly."""
     limit = 998 * DAY
     ledger = await with_records(
@@ -75,7 +75,7 @@ async def test_whole_days_are_forgotten_and_nothing_of_a_later_one():
 
 
 @in_virtual_time
-async def test_kept_files_keep_their_generation_for_as_long_as_they_are_served():
+async def test_stored_files_keep_their_generation_while_they_are_served():
     ledger = await with_records(
         old("a", 3),
         old("b", 3, files=("0.png",)),
@@ -89,7 +89,7 @@ async def test_kept_files_keep_their_generation_for_as_long_as_they_are_served()
 
 
 @in_virtual_time
-async def test_a_search_keeps_what_ended_since_a_day_before_its_creation_was_sent():
+async def test_a_search_keeps_work_that_ended_since_a_day_before_its_creation():
     doubt = AttemptRecord(generation_id="x", number=1, model="m", open=True, submitted_at=990 * DAY + 5.0)
     ledger = await with_records(
         old("a", 11), old("b", 10), old("c", 5), generation("x", state="submitting", attempts=(doubt,))
@@ -101,7 +101,7 @@ async def test_a_search_keeps_what_ended_since_a_day_before_its_creation_was_sen
 
 
 @in_virtual_time
-async def test_it_begins_some_minutes_after_the_start_and_goes_on_every_hour():
+async def test_deletion_begins_minutes_after_the_start_and_repeats_hourly():
     now = [NOW]
     ledger = await with_records(old("a", 2))
     task = asyncio.create_task(retention(ledger, clock=lambda: now[0]).run())
@@ -120,7 +120,7 @@ async def test_it_begins_some_minutes_after_the_start_and_goes_on_every_hour():
 
 
 @in_virtual_time
-async def test_much_is_forgotten_in_small_steps_with_pauses():
+async def test_many_rows_are_deleted_in_small_steps_with_pauses():
     ledger = await with_records(*(old(f"g{number}", 5) for number in range(3 * STEP + 1)), ledger=Commits())
     ledger.flushed.clear()
 
@@ -134,7 +134,7 @@ async def test_much_is_forgotten_in_small_steps_with_pauses():
 
 
 @in_virtual_time
-async def test_while_nothing_can_be_written_it_is_tried_again_an_hour_later_and_counts_once():
+async def test_deletion_is_retried_after_an_hour_if_the_ledger_is_down_and_usage_counts_once():
     ledger = await with_records(old("a", 5), old("b", 5))
     ledger.trouble = "The disk is full."
     with pytest.raises(LedgerDown):
@@ -151,7 +151,7 @@ async def test_while_nothing_can_be_written_it_is_tried_again_an_hour_later_and_
 
 
 @in_virtual_time
-async def test_trouble_ends_one_time_and_not_the_next(monkeypatch):
+async def test_an_exception_ends_one_deletion_and_not_the_next(monkeypatch):
     ledger = await with_records(old("a", 5))
     keeper = retention(ledger)
     troubles = [LedgerDown("locked"), RuntimeError("never thought of")]
@@ -174,7 +174,7 @@ async def test_trouble_ends_one_time_and_not_the_next(monkeypatch):
 
 
 @in_virtual_time
-async def test_a_process_that_dies_between_two_steps_loses_and_doubles_nothing():
+async def test_a_crash_between_two_steps_loses_and_doubles_nothing():
     ledger = await with_records(*(old(f"g{number}", 5, cost_usd=0.25) for number in range(2 * STEP)))
     before = ledger.usage(Period(simulated=True), by="day")
     task = asyncio.create_task(retention(ledger).delete_old())
@@ -217,7 +217,7 @@ def usage(client):
     return [client.get(f"/usage{query}", headers=by).json for query in queries for by in (ADMIN, USER)]
 
 
-def test_forgotten_work_is_unknown_and_usage_and_lists_go_on(make_app, tmp_path):
+def test_deleted_work_is_not_found_and_usage_and_lists_continue(make_app, tmp_path):
     app = make_app(FILES_TTL=0)
     one, other = left(app.test_client(), by=ADMIN), left(app.test_client(), "[[fail]]")
     batch = left_batch(app.test_client(), "a", "[[fail]]")
@@ -246,7 +246,7 @@ def test_forgotten_work_is_unknown_and_usage_and_lists_go_on(make_app, tmp_path)
     assert [1, 1, 0, 0] == counts
 
 
-def test_a_key_stands_for_its_work_though_that_ended_long_ago(make_app, tmp_path):
+def test_a_key_keeps_its_work_from_deletion(make_app, tmp_path):
     keyed = USER | {"Idempotency-Key": "k"}
     app = make_app(FILES_TTL=0)
     first = app.test_client().post("/generate", json=PICTURE, headers=keyed).json["id"]
@@ -259,11 +259,11 @@ def test_a_key_stands_for_its_work_though_that_ended_long_ago(make_app, tmp_path
     assert first == app.test_client().post("/generate", json=PICTURE, headers=keyed).json["id"]
 
 
-def test_by_default_nothing_is_forgotten(app):
+def test_by_default_nothing_is_deleted(app):
     assert app.extensions["service"].core.retention is None
 
 
-def test_money_of_forgotten_work_counts_for_the_budget_of_its_day(make_app, tmp_path):
+def test_costs_of_deleted_work_count_in_the_budget_of_their_day(make_app, tmp_path):
     """A clock that was ahead may have forgotten what ended today."""
     app = make_app(FILES_TTL=0, LEDGER_KEEP_DAYS=2, BUDGET_USD_PER_DAY=0.03)
     client = app.test_client()

@@ -1,4 +1,4 @@
-"""What a stop interrupted: how it goes on, what is held back for it meanwhile, and how it ends without going on."""
+"""Work that a stop interrupted: how it resumes, what it reserves meanwhile, and how it ends otherwise."""
 
 import sqlite3
 from concurrent.futures import ThreadPoolExecutor
@@ -35,7 +35,7 @@ def tried(result):
 
 
 @pytest.mark.slow
-def test_what_fails_for_a_passing_reason_after_a_restart_is_tried_again(make_app, restarted, simulator):
+def test_a_passing_failure_after_a_restart_is_retried(make_app, restarted, simulator):
     app = make_app()
     target = left(app.test_client(), "[[transient]] [[slow=1]] a", by=ADMIN)
     until(lambda: "running" == state(app.test_client(), target, by=ADMIN))
@@ -48,9 +48,7 @@ def test_what_fails_for_a_passing_reason_after_a_restart_is_tried_again(make_app
     assert 2 == simulator.counts().creations_accepted
 
 
-def test_what_fails_after_a_restart_is_made_by_another_model_if_that_was_wished(
-    make_app, restarted, simulator
-):
+def test_a_failure_after_a_restart_uses_the_fallback(make_app, restarted, simulator):
     app = make_app()
     prompt = "[[only=flux-dev]] [[nsfw]] [[slow=1]] a"
     target = left(app.test_client(), prompt, by=ADMIN, fallback=["qwen-image"])
@@ -64,7 +62,7 @@ def test_what_fails_after_a_restart_is_made_by_another_model_if_that_was_wished(
     assert [("flux-dev", "content_refused"), ("qwen-image", None)] == tried(result)
 
 
-def test_its_owner_cancels_what_is_queued_and_nothing_of_it_is_sent(make_app, restarted, simulator):
+def test_an_owner_that_cancels_suspended_queued_work_sends_nothing(make_app, restarted, simulator):
     app = make_app(REPLICATE_CONCURRENT_LIMIT=1)
     client = app.test_client()
     left(client, "[[hang]]", by=ADMIN)
@@ -80,7 +78,7 @@ def test_its_owner_cancels_what_is_queued_and_nothing_of_it_is_sent(make_app, re
     assert 1 == simulator.counts().creations_accepted
 
 
-def test_that_nobody_wants_it_any_more_is_on_the_disk_before_replicate_hears_of_it(app, client, simulator):
+def test_a_cancellation_is_on_the_disk_before_it_is_sent_to_replicate(app, client, simulator):
     target = left(client, "[[hang]]")
     until(lambda: "running" == state(client, target))
     simulator.order(on="cancel", hang=0.5)
@@ -95,7 +93,7 @@ def test_that_nobody_wants_it_any_more_is_on_the_disk_before_replicate_hears_of_
 
 
 @pytest.mark.parametrize("by", [ADMIN, USER], ids=["the admin's", "a user's"])
-def test_what_was_being_cancelled_when_the_process_died_is_cancelled_by_the_next_and_made_by_no_other_model(
+def test_a_cancellation_interrupted_by_a_crash_is_completed_without_a_fallback(
     make_app, restarted, simulator, tmp_path, by
 ):
     app = make_app()
@@ -111,7 +109,7 @@ def test_what_was_being_cancelled_when_the_process_died_is_cancelled_by_the_next
     assert {"canceled": 1} == dict(simulator.counts().finished)
 
 
-def test_what_somebody_cancelled_at_replicate_is_made_by_no_other_model(client, simulator):
+def test_a_prediction_cancelled_at_replicate_uses_no_fallback(client, simulator):
     target = left(client, "[[hang]]", fallback=["qwen-image"])
     until(lambda: 1 == simulator.counts().in_flight)
     (prediction,) = simulator.predictions()
@@ -123,9 +121,7 @@ def test_what_somebody_cancelled_at_replicate_is_made_by_no_other_model(client, 
     assert ("failed", [("flux-dev", "generation_failed")]) == (result["status"], tried(result))
 
 
-def test_whoever_cancels_a_prediction_that_only_its_owner_could_is_told_so_and_it_counts_as_billed(
-    make_app, restarted, simulator
-):
+def test_a_prediction_cancelled_without_its_owner_counts_as_billed(make_app, restarted, simulator):
     app = make_app()
     target = left(app.test_client(), "[[hang]]")
     until(lambda: "running" == state(app.test_client(), target))
@@ -140,7 +136,7 @@ def test_whoever_cancels_a_prediction_that_only_its_owner_could_is_told_so_and_i
 
 
 @pytest.mark.parametrize("by", [ADMIN, USER], ids=["the admin's", "a user's"])
-def test_a_batch_of_the_simulated_world_ends_when_the_real_one_begins(make_app, restarted, by):
+def test_a_simulated_batch_ends_when_the_service_stops_simulating(make_app, restarted, by):
     app = make_app(REPLICATE_SIMULATE=1)
     client = app.test_client()
     several, one = left_batch(client, "[[hang]] a", "b", by=by), left(client, "[[hang]] c", by=by)
@@ -178,9 +174,7 @@ def test_a_batch_ends_though_the_disk_was_full_when_its_last_item_did(
 
 
 @pytest.mark.parametrize("by", [USER, ADMIN], ids=["user", "admin"])
-def test_what_was_made_longer_ago_than_replicate_keeps_it_is_not_made_again_and_counts(
-    make_app, restarted, simulator, by
-):
+def test_outputs_that_replicate_has_deleted_are_not_made_again_and_count(make_app, restarted, simulator, by):
     app = make_app()
     target = left(app.test_client(), "[[slow=0.5]]", by=by, fallback=["qwen-image"])
     until(lambda: "running" == state(app.test_client(), target, by=by))
@@ -197,7 +191,7 @@ def test_what_was_made_longer_ago_than_replicate_keeps_it_is_not_made_again_and_
 
 
 @pytest.mark.slow
-def test_what_another_account_made_is_not_made_again_and_counts(make_app, restarted, simulator):
+def test_a_prediction_of_another_account_is_not_made_again_and_counts(make_app, restarted, simulator):
     app = make_app()
     target = left(app.test_client(), "[[slow=0.5]]", by=ADMIN, fallback=["qwen-image"])
     until(lambda: "running" == state(app.test_client(), target, by=ADMIN))
@@ -210,7 +204,7 @@ def test_what_another_account_made_is_not_made_again_and_counts(make_app, restar
     assert result["cost_usd"] == simulator.counts().billed_usd > 0
 
 
-def test_what_waits_for_its_owner_holds_nothing_of_the_servers_budget(make_app, restarted, simulator):
+def test_suspended_work_reserves_nothing_of_the_budget(make_app, restarted, simulator):
     budget = {"BUDGET_USD_PER_DAY": 0.05}  # what hangs, and one more
     app = make_app(REPLICATE_CONCURRENT_LIMIT=1, **budget)
     client = app.test_client()
@@ -224,7 +218,7 @@ def test_what_waits_for_its_owner_holds_nothing_of_the_servers_budget(make_app, 
     assert {"succeeded"} == {ended(client, target)["status"] for target in targets}
 
 
-def test_a_fallback_is_held_in_the_budget_at_its_own_price_after_a_restart(make_app, restarted, simulator):
+def test_a_fallback_is_reserved_at_its_own_price_after_a_restart(make_app, restarted, simulator):
     budget = {"BUDGET_USD_PER_DAY": 0.1}
     app = make_app(**budget)
     prompt = "[[only=flux-dev]] [[fail]] [[slow=0]] a"
@@ -270,7 +264,7 @@ def test_batches_that_are_cancelled_item_by_item_by_many_at_once_all_end_and_onc
     assert sorted(batches) == sorted(message.json["id"] for message in receiver.received)
 
 
-def test_what_was_taken_over_is_told_to_the_operator(make_app, restarted, simulator, capsys):
+def test_resumed_work_is_logged(make_app, restarted, simulator, capsys):
     app = make_app(REPLICATE_CONCURRENT_LIMIT=1)
     client = app.test_client()
     left(client, "[[hang]]", by=ADMIN)
@@ -286,7 +280,7 @@ def test_what_was_taken_over_is_told_to_the_operator(make_app, restarted, simula
     assert '"waiting_for_owner": 2' in said
 
 
-def test_an_attempt_of_which_nothing_was_sent_is_forgotten_on_the_disk_too(make_app, simulator, tmp_path):
+def test_an_attempt_that_was_never_sent_is_deleted_from_the_disk(make_app, simulator, tmp_path):
     """A process may die between admission and the record of the submission."""
     app = make_app(REPLICATE_CONCURRENT_LIMIT=1)
     client = app.test_client()

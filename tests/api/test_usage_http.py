@@ -1,4 +1,4 @@
-"""`GET /usage`: what was made and what it cost, held against what Replicate billed."""
+"""`GET /usage`: counts and costs, compared with what the simulator billed."""
 
 from concurrent.futures import ThreadPoolExecutor
 
@@ -51,7 +51,7 @@ def busy(app, client, simulator):
     return client
 
 
-def test_what_the_ledger_says_is_what_replicate_billed_however_it_is_grouped(busy, simulator):
+def test_usage_equals_what_replicate_billed_in_every_grouping(busy, simulator):
     billed = simulator.counts().billed_usd
 
     for query in ("", "?group_by=model", "?group_by=caller", "?group_by=day"):
@@ -90,7 +90,7 @@ def test_what_the_ledger_says_is_what_replicate_billed_however_it_is_grouped(bus
     assert (2, 1) == tuple(by_model["qwen/qwen-image"][name] for name in ("images", "failures"))
 
 
-def test_each_caller_is_told_to_the_admin_and_to_nobody_else(busy, simulator):
+def test_only_the_admin_sees_usage_by_caller(busy, simulator):
     everybody = {each.pop("caller"): each for each in usage(busy, "?group_by=caller")["usage"]}
     own = {}
     for by in (USER, OTHER):
@@ -106,7 +106,7 @@ def test_each_caller_is_told_to_the_admin_and_to_nobody_else(busy, simulator):
     assert not any("r8_" in caller for caller in everybody)
 
 
-def test_it_is_the_same_after_a_restart(make_app, simulator):
+def test_usage_is_the_same_after_a_restart(make_app, simulator):
     app = make_app()
     app.test_client().post("/generate", json=PICTURE, headers=USER)
     before = usage(app.test_client(), "?group_by=caller")
@@ -148,7 +148,7 @@ def test_a_range_is_from_its_beginning_to_before_its_end(client):
     )
 
 
-def test_what_has_not_ended_is_not_counted_yet(client, simulator):
+def test_unfinished_work_is_not_counted(client, simulator):
     target = left_batch(client, "[[hang]]", "b")
     until(lambda: 1 == usage(client)["total"]["generations"])
 
@@ -158,13 +158,13 @@ def test_what_has_not_ended_is_not_counted_yet(client, simulator):
     assert simulator.counts().billed_usd == usage(client)["total"]["usd"]
 
 
-def test_of_nothing_there_are_no_groups_and_a_sum_of_nothing(client):
+def test_an_empty_period_has_no_groups_and_a_total_of_zero(client):
     for query in ("?group_by=model", "?group_by=caller", "?group_by=day"):
         said = usage(client, query, by=USER)
         assert ([], 0, 0) == (said["usage"], said["total"]["usd"], said["total"]["generations"])
 
 
-def test_what_is_simulated_is_not_counted_among_what_is_not(make_app):
+def test_simulated_work_is_counted_apart(make_app):
     app = make_app(REPLICATE_SIMULATE=1)
     app.test_client().post("/generate", json=PICTURE, headers=USER)
     assert 1 == usage(app.test_client())["total"]["generations"]

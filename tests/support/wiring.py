@@ -20,7 +20,7 @@ from auth import Authenticator, Caller, credentials
 from concurrency import Gate
 from generations import views
 from generations.batch import Batch
-from generations.core import Core
+from generations.core import Core, FullProvider
 from generations.generation import Generation
 from generations.lifecycle import FIRST_BACKOFF
 from generations.submission import Submission, body_fingerprint, request_texts
@@ -143,7 +143,7 @@ def settings(**named: Any) -> Settings:
 
 
 def core(
-    provider,
+    provider: FullProvider,
     *,
     gate: Gate | None = None,
     ledger: MemoryLedger | None = None,

@@ -1,4 +1,4 @@
-"""Whoever stops waiting costs nothing: no slot, no place, no prediction that runs on."""
+"""Cancelled generations hold no slot and no place, and leave no prediction running."""
 
 import asyncio
 from dataclasses import replace
@@ -36,7 +36,7 @@ from tests.support.wiring import (
 )
 
 
-def test_cancelled_while_queued_it_leaves_no_trace():
+def test_cancelling_a_queued_generation_sends_nothing_and_frees_everything():
     async def story():
         fake = MemoryProvider()
         gate, inside = a_service(fake)
@@ -50,7 +50,7 @@ def test_cancelled_while_queued_it_leaves_no_trace():
     assert ((1, 1, 0), (0, 1, 0), 1, []) == virtual_time.run(story())
 
 
-def test_cancelled_in_the_tick_it_was_asked_for_nothing_is_sent():
+def test_cancelling_in_the_tick_of_acceptance_sends_nothing():
     async def story():
         fake = MemoryProvider()
         gate, inside = a_service(fake)
@@ -63,7 +63,7 @@ def test_cancelled_in_the_tick_it_was_asked_for_nothing_is_sent():
     assert ((0, 0, 0), []) == virtual_time.run(story())
 
 
-def test_cancelled_in_the_tick_that_its_record_is_on_the_disk_nothing_is_sent():
+def test_cancelling_in_the_tick_of_the_flush_sends_nothing():
     class Disk(Notes):
         is_written = asyncio.Event()
 
@@ -82,7 +82,7 @@ def test_cancelled_in_the_tick_that_its_record_is_on_the_disk_nothing_is_sent():
     assert ((0, 0, 0), [], 1) == virtual_time.run(story())
 
 
-def test_cancelled_while_its_creation_is_on_its_way_the_answer_is_awaited_and_the_prediction_cancelled():
+def test_cancelling_a_pending_creation_awaits_its_answer_and_cancels_its_prediction():
     async def story():
         fake = MemoryProvider(None, answer_after=5)
         gate, inside = a_service(fake)
@@ -97,7 +97,7 @@ def test_cancelled_while_its_creation_is_on_its_way_the_answer_is_awaited_and_th
     assert ((1, 1, 0), ["p1"], 10.0, (0, 1, 0), True) == virtual_time.run(story())
 
 
-def test_cancelled_while_its_creation_is_refused_there_is_nothing_to_cancel():
+def test_cancelling_a_creation_that_is_refused_cancels_no_prediction():
     async def story():
         fake = MemoryProvider(TryAgain(UpstreamError()))
         gate, inside = a_service(fake)
@@ -109,7 +109,7 @@ def test_cancelled_while_its_creation_is_refused_there_is_nothing_to_cancel():
     assert (1, [], (0, 1, 0)) == virtual_time.run(story())
 
 
-def test_cancelled_while_running_the_prediction_is_cancelled():
+def test_cancelling_a_running_generation_cancels_its_prediction():
     async def story():
         fake = MemoryProvider(None)
         gate, inside = a_service(fake)
@@ -121,7 +121,7 @@ def test_cancelled_while_running_the_prediction_is_cancelled():
     assert (["p1"], (0, 1, 0), {"succeeded": 0, "failed": 0, "canceled": 1}) == virtual_time.run(story())
 
 
-def test_cancelled_between_two_attempts_no_other_is_made():
+def test_cancelling_between_two_attempts_prevents_the_second():
     async def story():
         fake = MemoryProvider(TryAgain(UpstreamError(), wait=30))
         gate, inside = a_service(fake)
@@ -135,7 +135,7 @@ def test_cancelled_between_two_attempts_no_other_is_made():
 
 
 @pytest.mark.parametrize("moment", [1, 4, 7, 12])
-def test_cancelled_again_and_again_the_prediction_is_still_cancelled(moment):
+def test_cancelling_repeatedly_still_cancels_the_prediction(moment):
     """First while the creation is on its way, its answer at 5 seconds and the cancel's at 10, or while it runs."""
 
     async def story():
@@ -152,7 +152,7 @@ def test_cancelled_again_and_again_the_prediction_is_still_cancelled(moment):
     assert (["p1"], 0) == virtual_time.run(story())
 
 
-def test_cancelled_while_a_timed_out_prediction_is_being_cancelled_that_is_seen_through():
+def test_cancelling_does_not_interrupt_the_cancellation_of_a_timed_out_prediction():
     async def story():
         fake = MemoryProvider(None, answer_after=5)
         gate, inside = a_service(fake, timeout=10, max_queued=1)
@@ -185,7 +185,7 @@ class Unseen(MemoryProvider):
 @pytest.mark.parametrize(
     ("fake", "moment"), [(MemoryProvider, 17), (Unseen, 7)], ids=["timed out at 15", "lost sight of at 5"]
 )
-def test_cancelled_while_that_is_seen_to_its_end_no_other_attempt_is_made(fake, moment):
+def test_cancelling_during_the_cancellation_of_a_prediction_prevents_another_attempt(fake, moment):
     """The answer of its cancel comes 5 seconds after."""
 
     async def story():
@@ -201,7 +201,7 @@ def test_cancelled_while_that_is_seen_to_its_end_no_other_attempt_is_made(fake, 
     [(MemoryProvider, 1000), (Unseen, 1000), (MemoryProvider, 6)],
     ids=["late", "lost", "wanted no more"],
 )
-def test_what_can_neither_be_watched_nor_cancelled_counts_as_billed_and_nothing_is_made_in_its_place(
+def test_a_prediction_that_can_neither_be_watched_nor_cancelled_counts_as_billed_and_is_not_replaced(
     fake, moment
 ):
     class Uncancellable(fake):
@@ -216,7 +216,7 @@ def test_what_can_neither_be_watched_nor_cancelled_counts_as_billed_and_nothing_
     assert (1, 0.025) == virtual_time.run(story())
 
 
-def test_a_cancelled_batch_cancels_what_runs_and_sends_nothing_more():
+def test_cancelling_a_batch_cancels_running_items_and_sends_no_more():
     async def story():
         fake = MemoryProvider(None, None)
         gate, inside = a_service(fake, concurrent_limit=2)
@@ -229,7 +229,7 @@ def test_a_cancelled_batch_cancels_what_runs_and_sends_nothing_more():
 
 
 @pytest.mark.parametrize("moment", [0, 0.1, 10], ids=["queued", "creation on its way", "running"])
-def test_what_is_cancelled_is_on_record_as_that(moment):
+def test_a_cancelled_generation_is_recorded_as_canceled(moment):
     async def story():
         _, inside = a_service(MemoryProvider(None), ledger=(ledger := Notes()))
         task = start(inside)
@@ -252,7 +252,7 @@ class DoneAfterAll(MemoryProvider):
 
 
 @pytest.mark.parametrize("answer_after", [0.25, 3.5], ids=["running", "creation on its way"])
-def test_what_turns_out_done_when_it_is_to_be_cancelled_is_a_success_since_it_is_paid_for(answer_after):
+def test_a_prediction_that_finished_before_its_cancellation_is_a_success(answer_after):
     async def story():
         gate, inside = a_service(DoneAfterAll(answer_after=answer_after, ends_after=100))
         generation = inside.supervisor.accept(submission(a_picture(), ADMIN))
@@ -271,7 +271,7 @@ def test_what_turns_out_done_when_it_is_to_be_cancelled_is_a_success_since_it_is
     )
 
 
-def test_what_is_made_is_a_success_though_whoever_hangs_up_leaves_no_time_to_fetch_it():
+def test_a_finished_prediction_is_a_success_even_if_a_disconnect_prevents_the_fetch():
     async def story():
         gate, inside = a_service(MemoryProvider(), outputs=Slow())
         generation = inside.supervisor.accept(submission(a_picture(), ADMIN))
@@ -287,7 +287,7 @@ def test_what_is_made_is_a_success_though_whoever_hangs_up_leaves_no_time_to_fet
 
 
 @pytest.mark.parametrize("moment", [10, 40], ids=["looked for", "found"])
-def test_cancelled_while_a_lost_creation_is_looked_for_it_is_cancelled_once_it_is_found(moment):
+def test_a_generation_cancelled_during_a_search_cancels_the_prediction_once_found(moment):
     async def story():
         fake, ledger = Lost(ends_after=600), Notes()
         await lose_a_creation(ledger)
@@ -304,7 +304,7 @@ def test_cancelled_while_a_lost_creation_is_looked_for_it_is_cancelled_once_it_i
 
 
 @on_a_loop
-async def test_replicate_never_hears_of_what_was_cancelled_while_queued(simulator):
+async def test_replicate_gets_no_request_for_a_generation_cancelled_while_queued(simulator):
     async with parts(simulator, concurrent_limit=1) as service:
         running = asyncio.create_task(service.run("[[slow=0.5]] the first"))
         await until(lambda: service.gate.statistics().current_concurrent == 1)
@@ -320,7 +320,7 @@ async def test_replicate_never_hears_of_what_was_cancelled_while_queued(simulato
 
 @pytest.mark.parametrize("fault", [{"delay": 0.3}, {"reset": "after"}, {"hang": 3600}], ids=str)
 @on_a_loop
-async def test_replicate_is_told_to_cancel_what_was_just_being_created(simulator, fault):
+async def test_cancelling_a_pending_creation_sends_a_cancel_to_replicate(simulator, fault):
     simulator.order(on="create", **fault)
     async with parts(simulator, create_timeout=0.5) as service:
         task = asyncio.create_task(service.run("[[hang]]"))

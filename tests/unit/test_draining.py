@@ -1,5 +1,4 @@
-"""A service that shuts down cancels nothing and loses nothing: what runs may finish for a while, all else is left on
-record, whoever waits hears so, and the next one goes on with it."""
+"""A drain cancels nothing and loses nothing: running work may finish, the rest is left to the next process."""
 
 import asyncio
 from io import BytesIO
@@ -40,7 +39,7 @@ from tests.support.wiring import (
 )
 
 
-def test_draining_leaves_what_is_queued_on_record_and_lets_what_runs_finish():
+def test_draining_leaves_queued_work_in_the_ledger_and_lets_running_work_finish():
     async def story():
         fake, ledger = MemoryProvider(ends_after=20), Notes()
         gate, inside = a_service(fake, ledger=ledger)
@@ -65,7 +64,9 @@ def test_draining_leaves_what_is_queued_on_record_and_lets_what_runs_finish():
 @pytest.mark.parametrize(
     ("answer_after", "ends"), [(0.25, 3.0), (3.5, 3.5)], ids=["running", "creation on its way"]
 )
-def test_what_has_not_finished_when_the_drain_ends_is_left_running_and_on_record(answer_after, ends):
+def test_work_unfinished_at_the_end_of_the_drain_keeps_running_at_replicate_and_stays_in_the_ledger(
+    answer_after, ends
+):
     async def story():
         fake, ledger = MemoryProvider(None, None, answer_after=answer_after), Notes()
         gate, inside = a_service(fake, concurrent_limit=2, ledger=ledger)
@@ -79,7 +80,7 @@ def test_what_has_not_finished_when_the_drain_ends_is_left_running_and_on_record
     assert (["shutting_down"] * 2, ends, [], left, 0) == virtual_time.run(story())
 
 
-def test_a_creation_that_is_refused_when_the_drain_has_ended_is_left_queued():
+def test_a_creation_refused_after_the_drain_is_recorded_as_queued():
     async def story():
         fake, ledger = MemoryProvider(TryAgain(UpstreamError()), answer_after=5), Notes()
         _, inside = a_service(fake, ledger=ledger)
@@ -95,7 +96,7 @@ def test_a_creation_that_is_refused_when_the_drain_has_ended_is_left_queued():
 
 
 @pytest.mark.parametrize("patience", [0, 2, 30], ids=["at once", "soon", "after the first"])
-def test_what_a_drain_left_is_finished_by_the_next_and_nothing_is_created_twice(patience):
+def test_the_next_process_finishes_drained_work_and_creates_nothing_twice(patience):
     async def story():
         fake, ledger = MemoryProvider(ends_after=20, answer_after=5), Notes()
         _, inside = a_service(fake, concurrent_limit=2, ledger=ledger)
@@ -117,7 +118,7 @@ def test_what_a_drain_left_is_finished_by_the_next_and_nothing_is_created_twice(
     assert (0, 2, 0) == slots
 
 
-def test_a_drained_batch_keeps_what_has_ended_and_the_next_ends_the_rest():
+def test_a_drained_batch_keeps_its_ended_items_and_the_next_process_ends_the_rest():
     async def story():
         fake, ledger = MemoryProvider(ends_after=20), Notes()
         _, inside = a_service(fake, ledger=ledger)
@@ -139,7 +140,7 @@ def test_a_drained_batch_keeps_what_has_ended_and_the_next_ends_the_rest():
     assert (True, 3, ["a", "b", "c"], 3) == (ended_at is not None, summary["succeeded"], prompts, sent)
 
 
-def test_what_is_made_but_not_fetched_when_the_drain_ends_is_fetched_by_the_next():
+def test_the_next_process_fetches_outputs_that_the_drain_left():
     async def story():
         fake, ledger = MemoryProvider(), Notes()
         gate, inside = a_service(fake, ledger=ledger, outputs=Slow())
@@ -159,7 +160,7 @@ def test_what_is_made_but_not_fetched_when_the_drain_ends_is_fetched_by_the_next
     assert (1, []) == (sent, cancelled)
 
 
-def test_a_drain_leaves_whoever_is_still_uploading_on_record_at_once():
+def test_a_drain_leaves_a_generation_that_is_still_uploading_at_once():
     class Uploading(MemoryProvider):
         async def upload(self, caller, upload):  # noqa: ARG002
             await asyncio.get_running_loop().create_future()
@@ -175,7 +176,7 @@ def test_a_drain_leaves_whoever_is_still_uploading_on_record_at_once():
     assert (["shutting_down"], 1.0, [], [("queued", None, False)]) == virtual_time.run(story())
 
 
-def test_a_second_drain_with_less_patience_loses_no_prediction():
+def test_a_second_drain_with_a_shorter_timeout_loses_no_prediction():
     async def story():
         fake, ledger = MemoryProvider(None, answer_after=5), Notes()
         gate, inside = a_service(fake, ledger=ledger)
@@ -195,7 +196,7 @@ def test_a_second_drain_with_less_patience_loses_no_prediction():
 @pytest.mark.parametrize(
     ("answer_after", "hangs_up"), [(0.25, 2), (5, 2), (5, 4)], ids=["running", "being created", "drained"]
 )
-def test_who_hangs_up_during_a_drain_has_it_cancelled_all_the_same(answer_after, hangs_up):
+def test_a_disconnect_during_a_drain_still_cancels_the_generation(answer_after, hangs_up):
     """The last while the drain, over after 3 seconds, still waits for the creation's answer."""
 
     async def story():
@@ -212,7 +213,7 @@ def test_who_hangs_up_during_a_drain_has_it_cancelled_all_the_same(answer_after,
     assert (["p1"], [("canceled", "p1", True)]) == virtual_time.run(story())
 
 
-def test_who_hangs_up_on_a_batch_during_a_drain_has_all_of_it_cancelled():
+def test_a_disconnect_during_a_drain_still_cancels_the_whole_batch():
     async def story():
         fake, ledger = MemoryProvider(None), Notes()
         _, inside = a_service(fake, ledger=ledger)
@@ -230,7 +231,7 @@ def test_who_hangs_up_on_a_batch_during_a_drain_has_all_of_it_cancelled():
     assert (["p1"], 1, ["canceled"] * 3) == virtual_time.run(story())
 
 
-def test_drained_while_a_lost_creation_is_looked_for_it_is_left_to_be_looked_for_by_the_next():
+def test_a_search_for_a_lost_creation_that_a_drain_ends_is_left_to_the_next_process():
     async def story():
         fake, ledger = Lost(), Notes()
         await lose_a_creation(ledger)
@@ -251,7 +252,7 @@ def test_drained_while_a_lost_creation_is_looked_for_it_is_left_to_be_looked_for
 
 
 @pytest.mark.parametrize("is_cancelled", [False, True])
-def test_what_cannot_be_asked_after_since_the_token_is_refused_counts_as_billed(is_cancelled):
+def test_a_creation_that_cannot_be_searched_for_because_its_token_is_refused_counts_as_billed(is_cancelled):
     class Refused(MemoryProvider):
         async def recover(self, *_caller_and_model, **_named):
             await asyncio.sleep(5)
@@ -271,7 +272,7 @@ def test_what_cannot_be_asked_after_since_the_token_is_refused_counts_as_billed(
 
 
 @on_a_loop
-async def test_replicate_hears_of_nothing_when_a_drain_ends_and_all_that_it_has_is_on_record(simulator):
+async def test_the_end_of_a_drain_sends_nothing_to_replicate_and_every_prediction_is_in_the_ledger(simulator):
     simulator.order(on="create", after=2, delay=0.5)
     async with parts(simulator, concurrent_limit=3) as service:
         callers = [asyncio.create_task(service.run("[[hang]]")) for _ in range(5)]

@@ -1,4 +1,4 @@
-"""Which model is next when one fails, and what is changed for it."""
+"""Which model is next after a failure, and how the parameters are adapted to it."""
 
 import json
 import tomllib
@@ -60,7 +60,7 @@ def sent(model: str, to: str, **given):
         ("veo-3-fast", {}, "generation_failed", ["veo-3-fast"]),
     ],
 )  # fmt: skip
-def test_a_failure_leads_to_the_model_that_the_registry_says(model, given, code, expected):
+def test_a_failure_leads_to_the_fallback_of_the_registry(model, given, code, expected):
     assert expected == way(model, code, **given)
 
 
@@ -137,7 +137,7 @@ def test_outputs_lead_to_a_model_that_makes_as_many(model, given, expected):
         ("flux-dev", {"guidence": 3}, "guidence"),
     ],
 )
-def test_what_no_model_could_be_sent_is_refused_also_with_a_fallback(model, given, wrong):
+def test_a_parameter_that_no_model_takes_is_refused_even_with_a_fallback(model, given, wrong):
     with pytest.raises(InvalidRequest) as refused:
         route(model, **given)
 
@@ -145,7 +145,7 @@ def test_what_no_model_could_be_sent_is_refused_also_with_a_fallback(model, give
 
 
 @given(st.permutations(list(MODELS)), st.sampled_from(CODES), st.booleans())
-def test_no_model_comes_twice_whatever_the_rules_say(names, code, with_image):
+def test_no_model_is_tried_twice_under_any_rules(names, code, with_image):
     circle = {name: [Fallback(other) for other in names] for name in names}
     path = route(names[0], rules=circle, **({"image": PICTURE} if with_image else {}))
     step, tried = path.first(), []
@@ -164,11 +164,11 @@ def test_no_model_comes_twice_whatever_the_rules_say(names, code, with_image):
         (["qwen-image", "imagen-4-ultra", "flux-dev"], ["qwen-image", "imagen-4-ultra", "flux-dev"]),
     ],
 )
-def test_the_callers_own_list_is_never_gone_back_in(order, expected):
+def test_a_callers_list_of_models_is_never_tried_backwards(order, expected):
     assert expected == way("flux-schnell", fallback=order, image=PICTURE)
 
 
-def test_the_callers_own_list_is_tried_in_its_order_and_each_once():
+def test_a_callers_list_of_models_is_tried_in_order_and_each_once():
     listed = ["qwen-image", "flux-dev", "imagen-4-ultra", "qwen-image"]
 
     assert ["flux-dev", "qwen-image", "imagen-4-ultra"] == way("flux-dev", fallback=listed)
@@ -212,13 +212,13 @@ def test_the_callers_own_list_is_tried_in_its_order_and_each_once():
         ("imagen-4-ultra", "qwen-image", {"image_size": "2K"}, {}, {"image_size": ("dropped", None, None)}),
     ],
 )  # fmt: skip
-def test_what_the_next_model_does_not_take_is_mapped_clamped_or_dropped_and_every_change_is_told(
+def test_parameters_are_mapped_clamped_or_dropped_for_the_next_model_and_every_change_is_reported(
     model, to, given, expected, changes
 ):
     assert (expected, changes) == sent(model, to, **given)
 
 
-def test_nothing_is_lost_on_the_way_through_a_model_that_does_not_take_it():
+def test_a_parameter_that_one_model_does_not_take_still_reaches_the_next():
     path = route(
         "qwen-image", negative_prompt="rain", num_inference_steps=40, fallback=["flux-schnell", "flux-dev"]
     )
@@ -237,7 +237,7 @@ def test_a_parameter_of_another_model_is_left_out_of_the_first_and_kept_for_the_
     assert "rain" == path.after([first.model], code="generation_failed").input["negative_prompt"]
 
 
-def test_a_change_tells_of_images_by_their_number_and_never_their_content():
+def test_a_change_reports_the_number_of_images_and_never_their_content():
     path = route(
         "imagen-4-ultra",
         image_input=[
@@ -318,13 +318,13 @@ def wrong(model, **given):
         ("flux-1.1-pro", "imagen-4-ultra", {"safety_tolerance": 1}, {"safety_filter_level": "block_low_and_above"}),
     ],
 )  # fmt: skip
-def test_safety_goes_along_as_far_as_it_is_no_weaker(model, to, given, expected):
+def test_a_safety_setting_is_mapped_unless_it_would_be_weaker(model, to, given, expected):
     step = route(model, **{"fallback": [to], **given}).after([find(model)], code="content_refused")
 
     assert expected == {name: value for name, value in step.input.items() if name in SAFETY}
 
 
-def test_of_two_safety_settings_the_more_cautious_stays_in_whatever_order_they_are_given():
+def test_the_more_cautious_of_two_safety_settings_applies_in_any_order():
     both = {"safety_filter_level": "block_low_and_above", "safety_tolerance": 2}
     for ordered in (both, dict(reversed(both.items()))):
         assert 1 == sent("flux-dev", "flux-1.1-pro", **ordered)[0]["safety_tolerance"]
@@ -340,7 +340,7 @@ def test_of_two_safety_settings_the_more_cautious_stays_in_whatever_order_they_a
          {"safety_tolerance": 0}),
     ],
 )  # fmt: skip
-def test_what_is_told_of_safety_settings_is_what_is_sent(model, to, given, expected, order):
+def test_reported_safety_settings_are_those_sent(model, to, given, expected, order):
     told_in = dict(list(given.items())[::order])
     step = route(model, **told_in, fallback=[to]).after([find(model)], code="content_refused")
 
@@ -348,7 +348,7 @@ def test_what_is_told_of_safety_settings_is_what_is_sent(model, to, given, expec
     assert {change.sent for change in step.changes} == set(expected.values())
 
 
-def test_a_model_without_any_such_setting_is_unfit_for_whoever_asked_for_more_caution():
+def test_a_model_without_a_safety_setting_is_unfit_if_the_caller_set_a_more_cautious_one():
     for value, unfit in ((0, True), (1, True), (2, False), (6, False)):
         step = route("kontext-max", safety_tolerance=value, fallback=["nano-banana"]).after(
             [find("kontext-max")], code="content_refused"
@@ -356,7 +356,7 @@ def test_a_model_without_any_such_setting_is_unfit_for_whoever_asked_for_more_ca
         assert unfit is bool(step.unfit), value
 
 
-def test_a_model_that_cannot_be_as_cautious_as_asked_is_passed_over():
+def test_a_model_that_cannot_be_as_cautious_as_requested_is_passed_over():
     path = route("flux-kontext-max", safety_tolerance=0, fallback=["flux-1.1-pro", "qwen-image"])
     step = path.after([find("flux-kontext-max")], code="content_refused")
 
@@ -364,7 +364,7 @@ def test_a_model_that_cannot_be_as_cautious_as_asked_is_passed_over():
     assert path.after([find("flux-kontext-max"), step.model], code="content_refused").unfit is None
 
 
-def test_every_pair_of_models_can_be_gone_between_with_the_example_of_each():
+def test_every_example_can_be_adapted_between_every_pair_of_models():
     for model, to in permutations(MODELS.values(), 2):
         if model.kind != to.kind:
             continue
@@ -385,7 +385,7 @@ qwen-image = []
 
 
 @pytest.mark.parametrize("ending", [".toml", ".json"])
-def test_a_file_takes_the_place_of_the_registrys_rules_model_by_model(tmp_path, ending):
+def test_a_fallbacks_file_replaces_the_rules_of_the_registry_model_by_model(tmp_path, ending):
     path = tmp_path / f"rules{ending}"
     path.write_text(TOML if ending == ".toml" else json.dumps(tomllib.loads(TOML)))
     rules = read_rules(path, REGISTRY)
@@ -418,7 +418,7 @@ def test_a_file_takes_the_place_of_the_registrys_rules_model_by_model(tmp_path, 
         ('flux-dev = [{to = "qwen-image", when = "always"}]', "when is not what it should be"),
     ],
 )
-def test_what_is_wrong_with_the_file_is_said_in_a_sentence(tmp_path, content, said):
+def test_an_error_in_the_fallbacks_file_is_reported_in_a_sentence(tmp_path, content, said):
     path = tmp_path / "rules.toml"
     path.write_text(content)
 
@@ -426,7 +426,7 @@ def test_what_is_wrong_with_the_file_is_said_in_a_sentence(tmp_path, content, sa
         read_rules(path, REGISTRY)
 
 
-def test_a_missing_file_and_one_that_is_no_table_are_said_too(tmp_path):
+def test_a_missing_fallbacks_file_and_one_without_a_table_are_reported(tmp_path):
     for content in ("[1]", "null", '"a"', "{"):
         (tmp_path / "rules.json").write_text(content)
         with pytest.raises(SettingsError, match=r"^FALLBACKS_FILE: "):

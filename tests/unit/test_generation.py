@@ -1,5 +1,4 @@
-"""The life of a generation: every end has the right name, only what may be tried again is, and each attempt
-is admitted anew."""
+"""How a generation runs: the code of each end, retries, throttling, batches and the timing."""
 
 import asyncio
 import time
@@ -102,7 +101,7 @@ async def test_fewer_outputs_than_asked_for_are_a_success_and_cost_what_there_is
         "Director: unexpected error handling prediction (E9828)",
     ],
 )
-def test_a_passing_failure_is_tried_again_within_the_bound_and_each_attempt_is_admitted(error):
+def test_a_passing_failure_is_retried_up_to_the_limit_and_each_attempt_is_admitted(error):
     async def story():
         gate, fake = Gate(concurrent_limit=1, requests_per_minute=600), MemoryProvider(*[failed(error)] * 9)
         inside = core(fake, gate=gate, GENERATION_TIMEOUT=60, MAX_QUEUED=10)
@@ -116,7 +115,7 @@ def test_a_passing_failure_is_tried_again_within_the_bound_and_each_attempt_is_a
 
 
 @on_a_loop
-async def test_a_passing_failure_that_passes_ends_well_with_the_second_prediction(simulator):
+async def test_a_passing_failure_succeeds_with_the_second_prediction(simulator):
     async with parts(simulator) as service:
         ended = await service.run("[[transient]]")
 
@@ -127,7 +126,7 @@ async def test_a_passing_failure_that_passes_ends_well_with_the_second_predictio
     ]
 
 
-def test_a_creation_that_waits_for_the_disk_is_dated_when_it_is_sent_and_not_when_it_would_have_been():
+def test_a_creation_that_waits_for_the_disk_is_dated_when_it_is_sent():
     """By that date the next process counts it in the window, and searches for what it made."""
 
     async def story():
@@ -144,7 +143,7 @@ def test_a_creation_that_waits_for_the_disk_is_dated_when_it_is_sent_and_not_whe
     assert virtual_time.run(story())
 
 
-def test_of_a_models_error_only_the_first_line_is_told():
+def test_only_the_first_line_of_a_models_error_is_reported():
     async def story():
         fake = MemoryProvider(
             failed("\n  CUDA out of memory.  \nTraceback (most recent call last):\n  File …")
@@ -156,7 +155,7 @@ def test_of_a_models_error_only_the_first_line_is_told():
 
 
 @on_a_loop
-async def test_a_prediction_that_was_done_though_nobody_could_look_is_a_success_at_its_deadline(simulator):
+async def test_a_prediction_that_finished_unpolled_is_a_success_at_its_deadline(simulator):
     """It is paid for, and the answer to its cancel tells how it ended."""
     for on in ("get", "list"):
         simulator.order(on=on, times=100, status=429, headers={"Retry-After": "300"})
@@ -168,7 +167,7 @@ async def test_a_prediction_that_was_done_though_nobody_could_look_is_a_success_
 
 
 @on_a_loop
-async def test_a_prediction_that_never_ends_is_cancelled_and_told_as_a_timeout(simulator):
+async def test_a_prediction_that_never_ends_is_cancelled_and_reported_as_a_timeout(simulator):
     async with parts(simulator, timeout=1) as service:
         endings = await asyncio.gather(service.run("[[hang]]"), service.run("[[cold]]"))
         gate = service.gate.statistics()
@@ -187,7 +186,7 @@ def a_service(fake: MemoryProvider, *, concurrent_limit: int = 10, requests_per_
 
 
 @pytest.mark.parametrize("wait", [0.0, 2.0, 10.0, 300.0])
-def test_a_throttled_creation_waits_as_long_as_it_was_told(wait):
+def test_a_throttled_creation_waits_as_long_as_replicate_says(wait):
     async def story():
         fake = MemoryProvider(TryAgain(UpstreamRateLimited(), wait=wait, throttled=True))
         _, inside = a_service(fake)
@@ -216,7 +215,7 @@ def test_a_throttled_account_pauses_alone_and_then_goes_one_at_a_time():
 
 
 @pytest.mark.parametrize("throttled", [True, False], ids=["throttled", "unreachable"])
-def test_a_pause_of_a_caller_whose_account_is_unknown_holds_no_other_unknown_one_back(throttled):
+def test_throttling_of_an_unproven_caller_delays_no_other_unproven_caller(throttled):
     """They share one turn."""
 
     async def story():
@@ -232,7 +231,7 @@ def test_a_pause_of_a_caller_whose_account_is_unknown_holds_no_other_unknown_one
     assert [(0.0, USER.id), (1.0, OTHER_USER.id), (10.25, USER.id)] == virtual_time.run(story())
 
 
-def test_a_throttled_account_is_asked_once_a_pause_and_not_once_a_generation():
+def test_a_throttled_account_gets_one_request_per_pause_and_not_one_per_generation():
     async def story():
         fake = MemoryProvider(*[TryAgain(UpstreamRateLimited(), wait=10, throttled=True)] * 4)
         _, inside = a_service(fake, concurrent_limit=1)
@@ -243,7 +242,7 @@ def test_a_throttled_account_is_asked_once_a_pause_and_not_once_a_generation():
 
 
 @on_a_loop
-async def test_an_account_that_said_this_was_its_last_creation_is_not_asked_for_one_more(simulator):
+async def test_an_account_that_announced_its_last_creation_gets_no_other(simulator):
     simulator.account(USER.credentials["replicate"], creations_per_minute=2)
     simulator.order(
         on="create", token=USER.credentials["replicate"], status=429, headers={"Retry-After": "0"}
@@ -273,7 +272,7 @@ THROTTLED = [
 
 
 @on_a_loop
-async def test_a_429_is_waited_out_however_it_is_told_and_the_prediction_paid_once(simulator):
+async def test_a_429_in_any_form_is_waited_out_and_the_prediction_is_paid_once(simulator):
     refusals = [{"status": 429, **said} for said in THROTTLED]
 
     endings = await suffered(simulator, refusals, on="create", times=2)
@@ -301,7 +300,7 @@ async def test_a_long_429_pauses_its_account_and_no_other(simulator):
     assert [OTHER_USER.credentials["replicate"]] == [made.token for made in simulator.predictions()]
 
 
-def test_an_account_that_stays_throttled_is_given_up_in_the_end():
+def test_an_account_that_stays_throttled_fails_in_the_end():
     async def story():
         fake = MemoryProvider(*[TryAgain(UpstreamRateLimited(), wait=10, throttled=True)] * 100)
         _, inside = a_service(fake)
@@ -312,7 +311,7 @@ def test_an_account_that_stays_throttled_is_given_up_in_the_end():
     assert ("upstream_rate_limited", MAX_THROTTLED) == (ended.error.code, sent)
 
 
-def test_throttled_attempts_do_not_use_up_the_patience_for_failures():
+def test_throttled_attempts_do_not_use_up_the_retries():
     async def story():
         throttled = [TryAgain(UpstreamRateLimited(), wait=10, throttled=True)] * (MAX_THROTTLED - 1)
         fake = MemoryProvider(*throttled, *[TryAgain(UpstreamError())] * (MAX_ATTEMPTS - 1))
@@ -335,7 +334,7 @@ def test_a_back_off_holds_no_slot():
 
 
 @on_a_loop
-async def test_a_503_is_sent_again(simulator):
+async def test_a_503_is_retried(simulator):
     simulator.order(on="create", times=MAX_ATTEMPTS - 1, status=503)
     async with parts(simulator) as service:
         ended = await service.run()
@@ -345,7 +344,7 @@ async def test_a_503_is_sent_again(simulator):
 
 
 @on_a_loop
-async def test_replicate_out_of_reach_is_tried_again_and_then_told(simulator):
+async def test_an_unreachable_replicate_is_retried_and_then_reported(simulator):
     simulator.stop()
     async with parts(simulator) as service:
         ended = await service.run()
@@ -354,7 +353,7 @@ async def test_replicate_out_of_reach_is_tried_again_and_then_told(simulator):
 
 
 @on_a_loop
-async def test_a_refused_input_is_not_tried_again(simulator):
+async def test_a_refused_input_is_not_retried(simulator):
     simulator.order(on="create", status=422)
     async with parts(simulator) as service:
         ended = await service.run()
@@ -367,7 +366,7 @@ async def test_a_refused_input_is_not_tried_again(simulator):
 
 @pytest.mark.parametrize("trouble", [{"reject": True}, {"credit": "empty"}], ids=str)
 @on_a_loop
-async def test_once_the_account_is_refused_what_still_waits_of_a_batch_is_not_sent(simulator, trouble):
+async def test_a_refused_account_sends_no_more_items_of_its_batch(simulator, trouble):
     simulator.account(USER.credentials["replicate"], **trouble)
     async with parts(simulator, concurrent_limit=3) as service:
         batch = await service.run_batch(["a fox"] * 50, caller=USER)
@@ -412,7 +411,7 @@ async def test_a_batchs_own_bound_holds_within_the_slots(simulator):
 
 
 @on_a_loop
-async def test_each_item_is_told_of_once_when_it_ends(simulator):
+async def test_each_item_is_reported_once_when_it_ends(simulator):
     ended = []
     async with parts(simulator) as service:
         await run_batch(
@@ -425,7 +424,7 @@ async def test_each_item_is_told_of_once_when_it_ends(simulator):
     assert (2, "succeeded") == ended[-1]
 
 
-def test_more_than_may_wait_is_refused_whole_and_nothing_of_it_is_sent():
+def test_a_batch_larger_than_the_queue_is_refused_whole():
     async def story():
         fake = MemoryProvider(ends_after=100)
         gate = Gate(concurrent_limit=1, requests_per_minute=60)
@@ -465,7 +464,7 @@ ENDS = {
     concurrent_limit=st.integers(1, 5),
     lost=st.integers(0, 2),
 )
-def test_whatever_a_batch_holds_its_results_are_in_order_and_every_prediction_is_an_attempt(
+def test_every_batch_has_results_in_input_order_and_every_prediction_is_an_attempt(
     simulator, directives, concurrent_limit, lost
 ):
     @on_a_loop
@@ -491,7 +490,7 @@ def test_whatever_a_batch_holds_its_results_are_in_order_and_every_prediction_is
     story()
 
 
-def test_a_crash_inside_is_told_as_internal_and_leaves_nothing_held():
+def test_an_unexpected_exception_is_reported_as_internal_and_frees_everything():
     async def story():
         fake = MemoryProvider(ZeroDivisionError())
         gate, inside = a_service(fake)
@@ -501,7 +500,7 @@ def test_a_crash_inside_is_told_as_internal_and_leaves_nothing_held():
     assert ("internal", 0) == virtual_time.run(story())
 
 
-def test_what_waits_for_its_turn_and_what_runs_are_timed_apart_over_all_attempts():
+def test_queued_and_predicting_seconds_are_counted_apart_over_all_attempts():
     async def story():
         gate = Gate(concurrent_limit=1, requests_per_minute=600)
         provider = MemoryProvider(TryAgain(UpstreamError(), wait=100), answer_after=0.25, ends_after=1.0)
@@ -527,7 +526,7 @@ def test_an_attempt_that_made_nothing_names_no_earlier_prediction():
     assert ("replicate_token_rejected", None) == (ended.error.code, ended.prediction)
 
 
-def test_what_waits_is_bounded_for_whoever_comes_in_the_same_tick_too():
+def test_the_queue_limit_holds_for_submissions_in_the_same_tick():
     async def story():
         gate = Gate(concurrent_limit=1, requests_per_minute=600)
         inside = core(MemoryProvider(), gate=gate, GENERATION_TIMEOUT=10, MAX_QUEUED=3)
@@ -540,7 +539,7 @@ def test_what_waits_is_bounded_for_whoever_comes_in_the_same_tick_too():
     assert ["Generation"] * 3 + ["QueueFull"] * 2 == virtual_time.run(story())
 
 
-def test_an_outage_is_sat_out_by_a_batch_without_wasting_its_attempts_or_the_window():
+def test_a_batch_waits_out_an_outage_without_wasting_attempts_or_the_window():
     class Unreachable(MemoryProvider):
         async def create(self, caller, model, sent, *, lease, **named):
             if asyncio.get_running_loop().time() < 2:

@@ -1,4 +1,4 @@
-"""Idempotency keys: one piece of work for each, whoever comes when."""
+"""Idempotency keys and fingerprints of bodies: one work for each key, in every order of requests."""
 
 import asyncio
 import hashlib
@@ -72,7 +72,7 @@ class Story(AtOnce):
 
 
 @in_virtual_time
-async def test_a_key_stands_for_the_first_that_came_with_it_while_that_lives_and_afterwards():
+async def test_a_key_returns_its_first_work_while_it_runs_and_afterwards():
     story = Story()
 
     assert "gen_1" == await story.claimed(target="gen_1")
@@ -108,7 +108,7 @@ async def test_callers_do_not_share_their_keys():
 
 
 @in_virtual_time
-async def test_of_many_at_the_same_instant_one_begins_and_the_others_hear_which_it_is():
+async def test_one_of_many_simultaneous_claims_succeeds_and_the_others_get_its_work():
     story = Story()
 
     told = await asyncio.gather(*(story.claimed(target=f"gen_{number}") for number in range(50)))
@@ -118,7 +118,7 @@ async def test_of_many_at_the_same_instant_one_begins_and_the_others_hear_which_
 
 
 @in_virtual_time
-async def test_whoever_waits_for_one_that_was_refused_begins_in_its_place():
+async def test_a_request_that_waits_for_a_refused_one_claims_the_key():
     story = Story()
     assert await story.keys.claim("anna", "k", "f") is None
     waiting = [asyncio.create_task(story.claimed(target=f"gen_{number}")) for number in range(3)]
@@ -130,7 +130,7 @@ async def test_whoever_waits_for_one_that_was_refused_begins_in_its_place():
 
 
 @in_virtual_time
-async def test_what_could_not_be_put_on_record_leaves_its_key_free():
+async def test_work_that_could_not_be_recorded_leaves_its_key_free():
     story = Story()
     await story.claimed(target="gen_1")
 
@@ -141,7 +141,7 @@ async def test_what_could_not_be_put_on_record_leaves_its_key_free():
 
 
 @in_virtual_time
-async def test_what_has_ended_before_it_was_given_up_is_no_error():
+async def test_abandoning_a_key_whose_work_has_ended_is_no_error():
     story = Story()
     await story.claimed(target="gen_1")
     story.keys.release("gen_1")
@@ -152,7 +152,7 @@ async def test_what_has_ended_before_it_was_given_up_is_no_error():
 
 
 @in_virtual_time
-async def test_who_stops_waiting_leaves_nothing_behind():
+async def test_a_cancelled_claim_leaves_nothing_behind():
     story = Story()
     first = asyncio.create_task(story.claimed(target="gen_1"))
     second = asyncio.create_task(story.claimed(target="gen_2"))
@@ -167,7 +167,7 @@ async def test_who_stops_waiting_leaves_nothing_behind():
 
 
 @in_virtual_time
-async def test_if_nobody_can_know_nothing_is_begun_and_the_next_may_ask_again():
+async def test_an_unreadable_ledger_refuses_the_claim_and_the_next_may_retry():
     story = Story(down=True)
     told = await asyncio.gather(*(story.claimed() for _ in range(3)), return_exceptions=True)
     assert [LedgerDown] * 3 == [type(each) for each in told]
@@ -192,7 +192,7 @@ async def test_a_key_is_kept_a_day_and_longer_if_its_work_has_not_ended():
 
 
 @in_virtual_time
-async def test_releasing_what_no_key_stands_for_does_nothing():
+async def test_releasing_work_without_a_key_does_nothing():
     Story().keys.release("gen_unknown")
 
 
@@ -210,7 +210,7 @@ STEPS = st.lists(
 
 @settings(deadline=None, max_examples=150)
 @given(STEPS)
-def test_whatever_happens_no_key_ever_stands_for_two_that_were_accepted(steps):
+def test_no_history_assigns_two_accepted_works_to_one_key(steps):
     virtual_time.run(_history(steps))
 
 
@@ -284,7 +284,7 @@ JSON = st.recursive(
 
 
 @given(st.dictionaries(st.text(max_size=3), JSON, max_size=4))
-def test_bodies_are_alike_in_whatever_order_their_fields_came(body):
+def test_bodies_are_alike_in_any_order_of_their_fields(body):
     reordered = dict(reversed(body.items()))
 
     assert body_fingerprint("gen", body) == body_fingerprint("gen", reordered)
@@ -301,7 +301,7 @@ def test_bodies_are_alike_in_whatever_order_their_fields_came(body):
         ("gen", {"prompt": "a"}),
     ],
 )
-def test_bodies_that_ask_for_something_else_are_not_alike(route, body):
+def test_different_requests_have_different_fingerprints(route, body):
     asked, other = body_fingerprint("gen", {"prompt": "a", "n": 1}), body_fingerprint(route, body)
 
     assert not asked.matches(other.current)
@@ -312,7 +312,7 @@ NUMBERS = st.integers(-(2**53), 2**53)
 
 
 @given(NUMBERS, st.lists(st.sampled_from(["[{}]", '{{"a": {}}}', '[true, "1.0", {}, null]']), max_size=4))
-def test_a_whole_number_is_the_same_however_it_is_written_and_however_deep(number, around):
+def test_a_whole_number_is_the_same_in_every_notation_at_any_depth(number, around):
     bodies = []
     for text in (
         f"{number}",

@@ -1,4 +1,4 @@
-"""What a process knows of those before it, when it begins: enough that nothing is taken for what it is not."""
+"""Which facts about earlier processes a new process reads from the ledger."""
 
 import asyncio
 import time
@@ -37,7 +37,7 @@ def _record(name, *, submitted_at, ended_at=None, prediction_id=None):
     )
 
 
-def test_predictions_of_others_stay_known_as_long_as_one_that_may_be_theirs_is_in_doubt():
+def test_predictions_of_others_stay_known_while_an_older_creation_is_in_doubt():
     """Whoever is taken for its own must have been made since it was sent, however long ago that was. In 200 kills,
     eight generations were given up since others' predictions could have been theirs."""
     in_doubt = _record("gen_a", submitted_at=NOW - 1000)
@@ -54,7 +54,7 @@ def test_predictions_of_others_stay_known_as_long_as_one_that_may_be_theirs_is_i
     assert {"p1119", "p999", "p500", "p1"} == set(state.prediction_ids)
 
 
-def test_what_a_dead_process_had_on_its_way_and_nothing_searches_for_counts_for_ten_minutes_more():
+def test_pending_creations_of_a_crashed_process_count_for_ten_minutes():
     """Its three creations arrive 400 seconds after they were sent."""
     arrivals = []
 
@@ -90,7 +90,7 @@ def _attempt(**fields) -> AttemptRecord:
     return AttemptRecord(generation_id="gen_a", number=1, model=MODEL, **fields)
 
 
-def test_a_place_counts_from_the_answer_or_the_verdict_however_long_ago_the_creation_was_sent():
+def test_a_place_counts_from_the_answer_or_the_end_of_the_search_and_not_from_the_sending():
     found = _attempt(submitted_at=NOW - 500, answered_at=NOW - 20, prediction_id="p1")
     unknown = _attempt(submitted_at=NOW - 500, answered_at=NOW - 30)
     old = _attempt(submitted_at=NOW - 500, answered_at=NOW - 61)

@@ -1,4 +1,4 @@
-"""The queue: one greedy caller can never fill it, and four polite ones always find a place."""
+"""The limits of the queue: one caller can never fill it."""
 
 import asyncio
 
@@ -34,7 +34,7 @@ def test_the_refusal_says_what_the_last_quarter_is_for():
     ) == refused.detail
 
 
-def test_one_greedy_caller_leaves_the_last_quarter_to_four_polite_ones():
+def test_one_greedy_caller_leaves_the_last_quarter_of_the_queue_to_others():
     async def story():
         gate = Gate(concurrent_limit=1, requests_per_minute=60)
         inside = core(MemoryProvider(), gate=gate, GENERATION_TIMEOUT=600, MAX_QUEUED=40)

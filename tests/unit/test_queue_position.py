@@ -1,4 +1,4 @@
-"""How long what waits may still take, as it is told."""
+"""The estimated seconds of queued work."""
 
 import asyncio
 
@@ -31,7 +31,7 @@ async def took(inside, works) -> list[float]:
 
 @pytest.mark.parametrize("slots", [1, 2, 4])
 @pytest.mark.parametrize("is_known", [False, True], ids=["nothing is known yet", "one was measured"])
-def test_it_is_told_about_how_long_those_in_line_will_take(slots, is_known):
+def test_the_estimate_of_queued_work_is_right_within_one_generation(slots, is_known):
     """To within the time of one. Before one was measured, its model's usual seconds are believed."""
 
     async def story():
@@ -53,7 +53,7 @@ def test_it_is_told_about_how_long_those_in_line_will_take(slots, is_known):
     )
 
 
-def test_whoever_has_to_wait_for_the_window_is_told_so():
+def test_the_estimate_includes_the_wait_for_the_window():
     async def story():
         inside, standing = a_service(slots=50, lasts=2, rpm=4)
         works = accept(inside, 2)
@@ -69,7 +69,7 @@ def test_whoever_has_to_wait_for_the_window_is_told_so():
 
 
 @pytest.mark.parametrize("bound", [1, 3])
-def test_a_batch_that_bounds_itself_is_told_to_take_as_long_as_it_will(bound):
+def test_the_estimate_of_a_batch_includes_its_max_concurrent(bound):
     async def story():
         inside, standing = a_service(slots=50, lasts=8)
         await run(inside, a_picture())
