@@ -1,8 +1,8 @@
-"""The gate: `admission.Policy` on one event loop, whose clock is its only clock.
+"""The gate: `admission.policy.Policy` on one event loop, whose clock is its only clock.
 
-The policy decides who is admitted and when. The gate lets callers wait for that: a future for each, one timer for the
-next moment at which time alone may admit more, and one step for all that happens in one tick. No lock is needed, and
-none is held across an await.
+The policy decides which request is admitted and when. The gate adds the waiting: a future for each request, one timer
+for the next moment at which time alone may admit more, and one step for all events of one tick of the loop. All of it
+runs on the loop, so it needs no lock.
 """
 
 import asyncio
@@ -21,15 +21,15 @@ from admission.sliding_window import WINDOW
 from admission.snapshot import GateSnapshot
 
 _STALL_NOTED_AFTER: Final = 1.0
-"""Seconds. A stall that is shorter is one lost creation, and the next search for it was answered."""
+"""Seconds. A shorter stall is one lost creation whose search was answered, and is not logged."""
 
 log = structlog.get_logger("gate")
 
 
 @dataclass(frozen=True, slots=True)
 class StallStats:
-    """Whether the upstream stands still, when it last began to (`stalled_at`) and last answered again (`back_at`; both
-    Unix times), and how many creations are in doubt."""
+    """Whether the upstream is stalled, when the last stall was noted and when it ended (Unix times), and how many
+    creations are in doubt."""
 
     is_on: bool = False
     stalled_at: float | None = None
@@ -39,7 +39,7 @@ class StallStats:
 
 @dataclass(frozen=True, slots=True)
 class GateStats:
-    """The gate at one instant. Times in seconds."""
+    """The gate at one instant. `paused_seconds` is the time until the last pause ends."""
 
     concurrent_limit: int
     current_concurrent: int
@@ -57,34 +57,41 @@ class GateStats:
 class Lease:
     """A slot and a place, held together: `with await gate.acquire(…) as lease`.
 
-    The sender calls `sent`, once, when the creation leaves, and `answered` when its answer is here. If none will come
-    that shows whether it arrived, the sender calls `lost`, and `answered` when a search has found out. Leaving the
+    The sender calls `sent` once, when the creation is sent, and `answered` when the answer arrives. If the answer is
+    lost, the sender calls `lost`, and `answered` after a search has found the creation or ruled it out. Leaving the
     block frees the slot, and the place too if nothing was sent. `granted` is for the gate alone.
     """
 
-    __slots__ = ("_gate", "_state", "granted")
+    __slots__ = ("_admit_soon", "_policy", "_state", "granted")
 
-    def __init__(self, gate: "Gate", state: Literal["held", "sent", "lost"] = "held") -> None:
-        self._gate = gate
+    def __init__(
+        self,
+        policy: Policy,
+        admit_soon: Callable[[], None],
+        state: Literal["held", "sent", "lost"] = "held",
+    ) -> None:
+        self._policy = policy
+        self._admit_soon = admit_soon
         self._state: Literal["held", "sent", "lost", "answered", "released"] = state
         self.granted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     def sent(self) -> None:
         if self._state != "held":
-            raise RuntimeError(f"one place is one request; this one is {self._state}")
+            raise RuntimeError(f"a lease is for one request; this one is {self._state}")
         self._state = "sent"
-        self._gate.on_sent(self)
+        self._policy.sent(self, _now())
 
     def not_sent(self) -> None:
-        """The creation did not leave after all, since there was no connection."""
+        """Undo `sent`: the creation was not sent, since there was no connection."""
         if self._state == "sent":
             self._state = "held"
 
     def lost(self) -> None:
-        """Whether the creation arrived is not known."""
+        """The answer is lost, so it is not known whether the creation arrived."""
         if self._state == "sent":
             self._state = "lost"
-            self._gate.on_lost(self)
+            self._policy.lost(self)
+            self._admit_soon()
 
     @property
     def is_in_doubt(self) -> bool:
@@ -93,16 +100,22 @@ class Lease:
     def answered(self) -> None:
         if self._state in {"sent", "lost"}:
             self._state = "answered"
-            self._gate.on_answered(self)
+            self._policy.answered(self, _now())
+            self._admit_soon()
 
     def window_has_room(self) -> bool:
-        """Whether its window has another place now."""
-        return self._gate.has_room()
+        """Whether the window has another free place now."""
+        return self._policy.window.free(_now()) > 0
 
     def release(self) -> None:
-        if self._state != "released":
-            before, self._state = self._state, "released"
-            self._gate.on_released(self, unused=before == "held")
+        if self._state == "released":
+            return
+        if self._state == "held":
+            self._policy.withdraw(self)
+        else:
+            self._policy.release(self, _now())
+        self._state = "released"
+        self._admit_soon()
 
     def __enter__(self) -> Self:
         return self
@@ -114,9 +127,8 @@ class Lease:
 class Gate:
     """The shared gate: slots, an exact sliding window, and a fair queue before both.
 
-    `acquire` waits; `configure` changes the limits at once and loses no waiter; `pause` holds one caller back
-    and no other. `interactive_reserve` is the largest share of the window for which single calls go before batches.
-    `durations` learns how long slots are held.
+    `interactive_reserve` is the largest share of the window for which single calls go before batches. `bounds_unproven`
+    limits unproven callers to a part of the window. `durations` records how long slots are held.
     """
 
     def __init__(
@@ -145,15 +157,15 @@ class Gate:
     async def acquire(
         self, caller: str, *, batch: str | None = None, max_concurrent: int | None = None
     ) -> Lease:
-        """Wait for a slot and a place together, in turn with all others.
+        """Wait for a slot and a place together, in turn with all other requests.
 
-        `batch` groups the calls of one batch; without it this is a single call, for which a user waits.
-        `max_concurrent` bounds the batch below the gate's own limit. Cancelling the wait, even in the very
-        tick it was granted, leaves nothing behind.
+        `batch` groups the requests of one batch; without it this is a single call, for which a user waits.
+        `max_concurrent` limits the batch below `concurrent_limit`. Cancelling the wait leaves nothing behind, even in
+        the tick in which it is granted. Raises the exception of `close` or `dismiss`.
         """
         if self._closed is not None:
             raise self._closed()
-        lease = Lease(self)
+        lease = Lease(self._policy, self._admit_soon)
         self._policy.enqueue((lease,), caller, batch=batch, max_concurrent=max_concurrent)
         self._admit_soon()
         try:
@@ -172,10 +184,11 @@ class Gate:
         lost: float | None = None,
         expected: str | None = None,
     ) -> Lease:
-        """The slot of a prediction that an earlier process has in flight, whether one is free or not. `count` counted
-        its place. With `lost`, the seconds since it was sent, its creation is in doubt and has a place as well: that
-        which is `expected` under this name, if one is."""
-        lease = Lease(self, "sent" if lost is None else "lost")
+        """A slot for a prediction that an earlier process has in flight, even if none is free.
+
+        `count` must have counted its place. But if the answer to its creation was lost, `lost` is the seconds since it
+        was sent: it takes a place here, the one that was `expected` under that name, if any."""
+        lease = Lease(self._policy, self._admit_soon, "sent" if lost is None else "lost")
         now = _now()
         self._policy.adopt(
             lease,
@@ -186,52 +199,51 @@ class Gate:
             lost=None if lost is None else now - lost,
             expected=expected,
         )
-        self._admit_soon()  # so that a stall is noted
+        self._admit_soon()  # to notice a stall
         return lease
 
-    def place(self, caller: str, batch: str | None, behind: int) -> int:
-        """About the place in line, 1 for the next, with `behind` others of the same caller and batch before it."""
-        return self._policy.place(caller, batch, behind, _now())
+    def queue_position(self, caller: str, batch: str | None, ahead: int) -> int:
+        """The position in the queue; see `Policy.queue_position`."""
+        return self._policy.queue_position(caller, batch, ahead, _now())
 
-    def wait(
-        self, caller: str, batch: str | None, behind: int, *, usual: float, bound: int | None = None
+    def estimated_wait(
+        self, caller: str, batch: str | None, ahead: int, *, usual: float, bound: int | None = None
     ) -> float:
-        """Seconds until a newcomer at that place in line is admitted, as `Policy.wait` estimates them."""
-        return self._policy.wait(caller, batch, behind, usual=usual, bound=bound, now=_now())
+        """The estimated seconds until admission; see `Policy.estimated_wait`."""
+        return self._policy.estimated_wait(caller, batch, ahead, usual=usual, bound=bound, now=_now())
 
     def configure(
         self, *, concurrent_limit: int | None = None, requests_per_minute: int | None = None
     ) -> None:
-        """Change both limits or none. Raises ValueError; running work is never touched."""
+        """Change both limits, or neither if one is invalid (ValueError). Running predictions continue."""
         self._policy.configure(
             _now(), concurrent_limit=concurrent_limit, requests_per_minute=requests_per_minute
         )
         self._admit_soon()
 
     def pause(self, caller: str, seconds: float) -> None:
-        """Admit nothing of this caller for so long, then one at a time until `proceed`."""
-        self._policy.pause(caller, _now() + seconds)
+        """Admit nothing of this caller for so many seconds, then one request at a time until `proceed`."""
+        self._policy.queue.pause(caller, _now() + seconds)
         self._admit_soon()
 
     def slow_down(self, caller: str) -> None:
-        """Admit one at a time of this caller until `proceed`."""
-        self._policy.slow_down(caller)
+        """Admit one request of this caller at a time until `proceed`."""
+        self._policy.queue.slow_down(caller)
 
     def refuse(self, caller: str, batch: str | None) -> bool:
-        """A creation was refused for want of credit. Whether that is the last word; see `Policy.refuse`."""
-        is_last_word = self._policy.refuse(caller, batch, _now())
+        """A creation was refused for lack of credit. Returns whether that is conclusive; see `Policy.refuse`."""
+        is_conclusive = self._policy.refuse(caller, batch, _now())
         self._admit_soon()
-        return is_last_word
+        return is_conclusive
 
     def proceed(self, caller: str, *, exhausted_for: float = 0.0) -> None:
-        """A creation of this caller was accepted; it may be the last for `exhausted_for` seconds. See
-        `Policy.proceed`."""
+        """A creation of this caller was accepted; see `Policy.proceed`."""
         self._policy.proceed(caller, _now(), exhausted_for=exhausted_for)
         self._admit_soon()
 
     def upstream_answered(self, sent: float) -> None:
-        """A request other than a creation, which left at this moment of the loop's clock, was answered."""
-        if self._policy.upstream_answered(sent):
+        """A request other than a creation, sent at this moment of the loop's clock, was answered."""
+        if self._policy.stall.answered(sent):
             self._admit_soon()
 
     def start_half_spent(self) -> None:
@@ -243,23 +255,23 @@ class Gate:
         asyncio.get_running_loop().call_later(WINDOW, partial(self.configure, requests_per_minute=full))
 
     def count(self, spent: Iterable[float]) -> None:
-        """Count places of an earlier process: seconds since each was answered, negative if its answer may yet come.
-        Before any admission."""
-        self._policy.count(spent, _now())
+        """Count places of an earlier process: seconds since each was answered, negative if the answer may still come.
+        Call it before any admission."""
+        self._policy.window.count(spent, _now())
 
     def expect(self, name: str, seconds: float) -> None:
-        """Count the place of a creation of an earlier process that may arrive for so many seconds yet, until it is
-        adopted by its name. Before any admission."""
+        """Count the place of a creation that an earlier process sent and that may still arrive for so many seconds.
+        `adopt` replaces it by its name. Call it before any admission."""
         self._policy.expect(name, _now() + seconds)
 
     def dismiss(self, caller: str, batch: str, reason: Callable[[], Exception]) -> None:
-        """End the waits of a batch: `reason()` is raised in each."""
-        self._send_away(self._policy.dismiss(caller, batch), reason)
+        """End the waits of a batch: each raises `reason()`."""
+        self._reject(self._policy.queue.clear(caller, batch), reason)
 
     def close(self, reason: Callable[[], Exception]) -> None:
-        """Admit nothing any more: `reason()` is raised in every wait, also in later ones."""
+        """Admit nothing any more: every wait raises `reason()`, and so does every later one."""
         self._closed = reason
-        self._send_away(self._policy.dismiss(), reason)
+        self._reject(self._policy.queue.clear(), reason)
 
     def in_flight(self, caller: str) -> int:
         """How many slots a caller holds."""
@@ -278,48 +290,21 @@ class Gate:
         )
 
     def snapshot(self) -> GateSnapshot:
-        """All that decides when a newcomer is admitted, for `forecast.plan`."""
+        """The state that `forecast.plan` starts from."""
         return self._policy.snapshot(_now())
 
-    def has_room(self) -> bool:
-        """Whether the window has a place now."""
-        return self._policy.window.free(_now()) > 0
-
     def seconds_per_release(self) -> float:
-        """Seconds until one more generation is done while others wait."""
+        """Seconds between two admissions while others wait."""
         return self._policy.seconds_per_release()
 
-    def on_sent(self, lease: Lease) -> None:
-        """For the lease alone: the next process counts its place until its answer is known."""
-        self._policy.sent(lease, _now())
-
-    def on_lost(self, lease: Lease) -> None:
-        """For the lease alone: its place counts until its creation is in doubt no more."""
-        self._policy.lost(lease)
-        self._admit_soon()
-
-    def on_answered(self, lease: Lease) -> None:
-        """For the lease alone: its 60 seconds begin."""
-        self._policy.answered(lease, _now())
-        self._admit_soon()
-
-    def on_released(self, lease: Lease, *, unused: bool) -> None:
-        """For the lease alone: its slot is free. Its place is free if it is unused, and else counts from now unless it
-        was answered."""
-        if unused:
-            self._policy.withdraw(lease)
-        else:
-            self._policy.release(lease, _now())
-        self._admit_soon()
-
     @staticmethod
-    def _send_away(leases: list[Lease], reason: Callable[[], Exception]) -> None:
+    def _reject(leases: list[Lease], reason: Callable[[], Exception]) -> None:
         for lease in leases:
             if not lease.granted.done():
                 lease.granted.set_exception(reason())
 
     def _admit_soon(self) -> None:
-        """Admit in the next tick, so that a batch, which comes in one tick, is seen whole."""
+        """Admit in the next tick. A batch is submitted in one tick, so the policy sees it whole."""
         if not self._admitting:
             self._admitting = True
             asyncio.get_running_loop().call_soon(self._admit)
@@ -329,16 +314,15 @@ class Gate:
         self._watch_stall()
         step = self._policy.step(_now())
         for lease in step.admitted:
-            if not lease.granted.done():  # else it was cancelled in this tick, and its task will release it
+            if not lease.granted.done():  # else its task was cancelled in this tick and releases it
                 lease.granted.set_result(None)
         self._arm(step.next_chance)
 
     def _watch_stall(self) -> None:
         if self._policy.stall.is_on:
             if self._stall_timer is None and not self._stall.is_on:
-                self._stall_timer = asyncio.get_running_loop().call_later(
-                    _STALL_NOTED_AFTER, self._note_stall
-                )
+                loop = asyncio.get_running_loop()
+                self._stall_timer = loop.call_later(_STALL_NOTED_AFTER, self._note_stall)
             return
         if self._stall_timer is not None:
             self._stall_timer.cancel()
@@ -350,12 +334,11 @@ class Gate:
     def _note_stall(self) -> None:
         self._stall_timer = None
         self._stall = replace(self._stall, is_on=True, stalled_at=time.time())
-        log.warning(
-            "upstream_stalled", in_doubt=len(self._policy.stall.in_doubt), waiting=len(self._policy.queue)
-        )
+        in_doubt, waiting = len(self._policy.stall.in_doubt), len(self._policy.queue)
+        log.warning("upstream_stalled", in_doubt=in_doubt, waiting=waiting)
 
     def _arm(self, wake: float) -> None:
-        """One timer, for the first moment at which time alone may admit more."""
+        """Set the timer for the next moment at which time alone may admit more."""
         if self._timer is not None:
             if self._timer.when() == wake:
                 return

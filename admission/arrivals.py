@@ -1,4 +1,4 @@
-"""Recent arrivals: the reserve and the last slots depend on which other callers came lately."""
+"""Recent arrivals: the reserve and the last slots depend on which other callers were active within ten minutes."""
 
 import math
 from dataclasses import dataclass
@@ -6,36 +6,36 @@ from typing import Final
 
 from admission.fair_queue import UNPROVEN, Flow
 
-ABOUT: Final = 600.0
-"""Seconds for which a caller, or a single call, counts as about."""
+RECENT: Final = 600.0
+"""Seconds for which an arrival counts as recent."""
 
 
 @dataclass(frozen=True, slots=True)
 class ArrivalsState:
-    """The two callers who came last, and the last single call: until when each counts as about, by the gate's clock."""
+    """The latest caller, and until when three arrivals count as recent: the latest of this caller, the latest of any
+    other caller, and the latest single call. Moments are by the gate's clock."""
 
     latest: str = ""
     latest_until: float = -math.inf
     other_until: float = -math.inf
-    """When the last arrival of any other caller than the latest is ten minutes old."""
     singles_until: float = -math.inf
 
 
 class Arrivals:
-    """Who came within ten minutes: the two callers who came last, and the last single call, are all that matters."""
+    """The recent arrivals. Two callers and one single call suffice to answer every question about others."""
 
     def __init__(self) -> None:
         self._new: dict[tuple[str, bool], None] = {}
         self._state = ArrivalsState()
 
     def note(self, caller: str, batch: str | None) -> None:
-        """A caller brings tickets. They count from the next `stamp`. Unproven callers do not count."""
+        """A caller has added tickets. The arrival counts from the next `stamp`. Unproven callers do not count."""
         if caller != UNPROVEN:
             self._new[caller, batch is None] = None
 
     def stamp(self, now: float) -> None:
-        """Those who were noted since the last time came at `now`."""
-        until = now + ABOUT
+        """Date the arrivals that were noted since the last call at `now`."""
+        until = now + RECENT
         for caller, is_single in self._new:
             seen = self._state
             self._state = ArrivalsState(
@@ -47,26 +47,25 @@ class Arrivals:
         self._new.clear()
 
     def others_than(self, flow: Flow, now: float) -> bool:
-        """Whether another caller, or a single call beside this batch, came within ten minutes."""
+        """Whether there was a recent arrival of another caller or, for a batch, a recent single call of any caller."""
         seen = self._state
         until = seen.other_until if flow.owner.name == seen.latest else seen.latest_until
         return now < until or (flow.batch is not None and now < seen.singles_until)
 
     def has_singles(self, now: float) -> bool:
-        """Whether a single call came within ten minutes."""
+        """Whether there was a recent single call."""
         return now < self._state.singles_until
 
     def next_end(self, now: float) -> float:
-        """When the next of them has been gone for ten minutes; infinity if all have been."""
+        """When the next of the recent arrivals stops being recent; infinity if there is none."""
         seen = self._state
         moments = (seen.latest_until, seen.other_until, seen.singles_until)
         return min([moment for moment in moments if moment > now], default=math.inf)
 
     def state(self) -> ArrivalsState:
-        """All that `restore` needs."""
         return self._state
 
     def restore(self, state: ArrivalsState) -> None:
-        """Take over another's state, and forget who was noted here."""
+        """Replace all arrivals by those of `state`."""
         self._new.clear()
         self._state = state

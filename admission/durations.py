@@ -1,8 +1,8 @@
-"""Recent durations: the one memory behind plans, estimates, the gate's turnover and the watcher's schedule.
+"""Recent durations, for plans, estimates, the turnover of slots, and the schedule of polls.
 
-It keeps three kinds, because they differ: how long a generation held its slot and fetched its files, how long its
-prediction ran by the provider's clock, and how long each slot was held, for every outcome. Only the loop adds to
-them. Any thread may read the durations of a model's generations.
+There are three kinds: how long a successful generation held its slot and fetched its files, how long its prediction ran
+by the provider's clock, and how long each slot was held, for every outcome. Only the event loop adds durations. Any
+thread may read those of a model's generations.
 """
 
 from bisect import bisect_left, insort
@@ -12,19 +12,19 @@ from statistics import fmean
 from typing import Final
 
 REMEMBERED: Final = 64
-"""Durations kept of each model: enough for a quantile, and few enough to follow a model whose speed changes."""
+"""How many durations are kept for a model: enough for a quantile, and few enough to follow a change of its speed."""
 
 _KEPT: Final = 16
-"""At first this many generations are kept, later the newest two thirds of all. A model that was idle starts cold, and
-the end of its first generations is noticed late, so these should not weigh on later estimates for long."""
+"""At first this many generations are kept, later the newest two thirds of all. The first generations of an idle model
+are slow (a cold start, and few polls), so they should not affect later estimates for long."""
 
 _SLOTS_REMEMBERED: Final = 256
 
 
 @dataclass(frozen=True, slots=True)
 class Took:
-    """How long one generation took, in seconds. It held its slot for `held`, of which `answered` passed until its
-    creation was answered. `after` is the time from the slot's release to its end, while its files were fetched."""
+    """How long one generation took, in seconds: `held` its slot, of which `answered` until its creation was answered,
+    and `after` from the release of the slot to the end, while its files were fetched."""
 
     held: float
     after: float = 0.0
@@ -32,12 +32,11 @@ class Took:
 
 
 class Lengths:
-    """The latest durations of one model's predictions, in seconds."""
+    """The latest durations of one model's predictions, in seconds. `ordered` has the shortest first."""
 
     def __init__(self) -> None:
         self._by_age: deque[float] = deque()
         self.ordered: list[float] = []
-        """The shortest first."""
 
     def learn(self, seconds: float) -> None:
         if len(self._by_age) == REMEMBERED:
@@ -58,22 +57,22 @@ class Durations:
         self._slots_sum = 0.0
 
     def note(self, model: str, took: Took) -> None:
-        """Remember a generation that succeeded at its first attempt. Others would distort the estimates."""
+        """Record a generation that succeeded at its first attempt. Others would distort the estimates."""
         self._noted[model] += 1
         kept = min(max(_KEPT, 2 * self._noted[model] // 3), REMEMBERED)
         self._latest[model] = (*self.of(model), took)[-kept:]
 
     def of(self, model: str) -> tuple[Took, ...]:
-        """The latest generations of a model, the oldest first; empty before any. In any thread."""
+        """The latest generations of a model, the oldest first. Any thread may call it."""
         return self._latest.get(model, ())
 
     def usual(self, model: str, declared: float) -> float:
-        """Seconds that a generation of this model takes once it is admitted. This is `declared` until one was noted."""
+        """The mean seconds from admission to end of this model's generations; `declared` if none was recorded."""
         took = self.of(model)
         return fmean(each.held + each.after for each in took) if took else declared
 
     def lengths(self, model: str) -> Lengths:
-        """The durations of a model's predictions, which the watcher adds to and times its polls by."""
+        """The durations of a model's predictions. The watcher adds to them and schedules its polls by them."""
         return self._lengths.setdefault(model, Lengths())
 
     def note_slot(self, seconds: float) -> None:
@@ -85,9 +84,9 @@ class Durations:
         self._slots_sum += seconds
 
     def slots(self) -> tuple[float, ...]:
-        """How long slots were held lately, in seconds, the oldest first."""
+        """How long the latest slots were held, in seconds, the oldest first."""
         return tuple(self._slots)
 
     def mean_slot(self, unknown: float = 0.0) -> float:
-        """How long slots were held lately on the average, in seconds; `unknown` before any was."""
+        """How long the latest slots were held on average, in seconds; `unknown` if none was released yet."""
         return self._slots_sum / len(self._slots) if self._slots else unknown

@@ -1,13 +1,12 @@
-"""Whose turn it is: callers take turns, then each caller's batches (start-time fair queueing).
+"""The fair queue: callers take turns, and the flows of each caller take turns (start-time fair queueing).
 
-Each turn has a start tag: the end of the party's last turn, or the queue's present turn if that is later.
-The smallest tag goes next. So an absent caller saves no turns up, a caller who returns again and again gets one turn a
-round like all others, and none starves. Goyal, Vin and Cheng, "Start-time Fair Queueing", SIGCOMM 1996, here with
-turns of length one, but for the callers that are not known (`UNPROVEN`).
+Each turn has a start tag: the end of the party's last turn, or the current turn of the queue if that is later. The
+smallest tag goes next. So an absent caller accumulates no turns, a caller who returns again and again gets one turn a
+round like the others, and no caller starves. Goyal, Vin and Cheng, "Start-time Fair Queueing", SIGCOMM 1996. Every turn
+has length one here, except that of `UNPROVEN`.
 
-Adding, taking and discarding cost O(log n) for n waiting parties. A party that may not go now (a paused account, a
-batch at its own bound, a batch while the window is paced) is stepped over. That costs O(log n) for each, and there are
-few.
+Adding, taking and discarding cost O(log n) for n waiting parties. A party that may not go now (a paused caller, a batch
+at its `max_concurrent`, a batch that waits for the pace) is skipped at a cost of O(log n).
 """
 
 import math
@@ -20,47 +19,46 @@ from itertools import count
 from typing import Any, Final, Generic, TypeAlias, TypeVar
 
 UNPROVEN: Final = "unproven"
-"""The caller that stands for all callers whose accounts are not known. It takes one turn where others take
-`UNPROVEN_TURN`: however many of them there are, those who are known get 95 per cent of what they would get alone."""
+"""The name under which all callers without a known account share one caller. It takes one turn where others take
+`UNPROVEN_TURN`: however many such callers there are, the others get 95 per cent of what they would get alone."""
 
 UNPROVEN_TURN: Final = 20
 
 Ticket: TypeAlias = Any
 """Identifies one item that waits or runs: any hashable value."""
 
-
-MayGo: TypeAlias = Callable[["Flow"], bool]
-"""Whether the next ticket of a flow may go. None instead of it lets all go."""
+FlowFilter: TypeAlias = Callable[["Flow"], bool]
+"""Whether the next ticket of a flow may go. None in its place allows every flow."""
 
 
 def is_single(flow: "Flow") -> bool:
-    """Lets single calls go, and no batch."""
+    """Allows single calls and no batch."""
     return flow.batch is None
 
 
-def all_of(*rules: MayGo | None) -> MayGo | None:
-    """Lets a flow go if each of the rules does."""
-    strict = [rule for rule in rules if rule is not None]
+def all_of(*filters: FlowFilter | None) -> FlowFilter | None:
+    """Allows a flow if each of the filters does."""
+    strict = [allows for allows in filters if allows is not None]
     if len(strict) < 2:
         return strict[0] if strict else None
-    return lambda flow: all(rule(flow) for rule in strict)
+    return lambda flow: all(allows(flow) for allows in strict)
 
 
 Taken: TypeAlias = tuple[list[Ticket], "Flow"]
-"""Tickets that were taken, in order, and their flow."""
+"""The taken tickets, in order, and their flow."""
 
 
 class Party(ABC):
-    """A caller or a batch that takes turns. `waiting` is truthy while tickets of it wait."""
+    """A caller or a flow that takes turns. `waiting` is truthy while it has waiting tickets."""
 
     turn_end = 0
     turn_length = 1
-    lined_up = False
+    is_queued = False
     waiting: Any
 
     @abstractmethod
-    def take(self, now: float, most: int, may_go: MayGo | None) -> "Taken | None":
-        """The next tickets of a flow that may go, at most so many, and the flow, or None."""
+    def take(self, now: float, most: int, allowed: FlowFilter | None) -> "Taken | None":
+        """The next tickets of an allowed flow, at most `most`, and the flow; None if no ticket may go."""
 
 
 P = TypeVar("P", bound=Party)
@@ -70,46 +68,46 @@ class Turns(Generic[P]):
     """Parties in the order of their start tags."""
 
     def __init__(self) -> None:
-        self.line: list[tuple[int, int, P]] = []
+        self.heap: list[tuple[int, int, P]] = []
         self._arrivals = count()
         self.turn = 0
 
-    def line_up(self, party: P) -> None:
-        if not party.lined_up:
-            party.lined_up = True
+    def add(self, party: P) -> None:
+        if not party.is_queued:
+            party.is_queued = True
             start = max(self.turn, party.turn_end)
-            heappush(self.line, (start, next(self._arrivals), party))
+            heappush(self.heap, (start, next(self._arrivals), party))
 
-    def take(self, now: float, most: int, may_go: MayGo | None) -> Taken | None:
-        """The ticket of the first party that may give one, with its flow. The party's turn is then used up. A party
-        that is alone in line may use up several turns at once, at most so many."""
-        line = self.line
-        stepped_over: list[tuple[int, int, P]] = []
+    def take(self, now: float, most: int, allowed: FlowFilter | None) -> Taken | None:
+        """The next ticket of the first party that may go, and its flow. This uses up the party's turn. A party that
+        waits alone may use up several turns at once, at most `most`."""
+        heap = self.heap
+        skipped: list[tuple[int, int, P]] = []
         taken = None
-        while line and taken is None:
-            start, arrival, party = line[0]
-            taken = party.take(now, most if len(line) == 1 and not stepped_over else 1, may_go)
+        while heap and taken is None:
+            start, arrival, party = heap[0]
+            taken = party.take(now, most if len(heap) == 1 and not skipped else 1, allowed)
             if taken is not None:
                 party.turn_end = start + len(taken[0]) * party.turn_length
                 self.turn = max(self.turn, party.turn_end - party.turn_length)
             if taken is not None and party.waiting:
-                heapreplace(line, (party.turn_end, next(self._arrivals), party))
+                heapreplace(heap, (party.turn_end, next(self._arrivals), party))
                 continue
-            heappop(line)
+            heappop(heap)
             if party.waiting:
-                stepped_over.append((start, arrival, party))
+                skipped.append((start, arrival, party))
             else:
-                party.lined_up = False
-        for start, arrival, party in stepped_over:
-            # Being held back saves no turns up.
-            heappush(line, (max(start, self.turn), arrival, party))
-        if taken is not None and not line:
-            self.turn += 1  # nothing waits: all parties that come next start even
+                party.is_queued = False
+        for start, arrival, party in skipped:
+            heappush(heap, (max(start, self.turn), arrival, party))  # a skipped party accumulates no turns
+        if taken is not None and not heap:
+            self.turn += 1  # nothing waits: the next parties start equal
         return taken
 
 
 class Flow(Party):
-    """One batch of one caller, or (`batch` is None) the caller's single calls: first come, first served."""
+    """The tickets of one batch, or of the caller's single calls if `batch` is None: first in, first out.
+    `was_refused`: a creation was refused since the caller was last unrestricted."""
 
     def __init__(self, owner: "_Caller", batch: str | None) -> None:
         self.owner = owner
@@ -117,13 +115,12 @@ class Flow(Party):
         self.max_concurrent = math.inf
         self.in_flight = 0
         self.was_refused = False
-        """Whether a ticket was refused since the caller's tickets went freely."""
         self.waiting: OrderedDict[Ticket, None] = OrderedDict()
 
-    def take(self, now: float, most: int, may_go: MayGo | None) -> Taken | None:  # noqa: ARG002
+    def take(self, now: float, most: int, allowed: FlowFilter | None) -> Taken | None:  # noqa: ARG002
         owner, waiting = self.owner, self.waiting
         count = min(1 if owner.cautious else most, self.max_concurrent - self.in_flight, len(waiting))
-        if count <= 0 or (may_go is not None and not may_go(self)):
+        if count <= 0 or (allowed is not None and not allowed(self)):
             return None
         tickets = [waiting.popitem(last=False)[0] for _ in range(int(count))]
         owner.waiting -= len(tickets)
@@ -137,11 +134,11 @@ class Flow(Party):
         return bool(self.waiting) or self.in_flight > 0
 
     def holds(self) -> int:
-        """How many slots count as held by it: for a batch all of its caller, for single calls their own."""
+        """How many slots count as held by it: for a batch all slots of its caller, for single calls their own."""
         return self.in_flight if self.batch is None else self.owner.in_flight
 
     def adopted(self) -> None:
-        """A ticket that was admitted elsewhere runs here."""
+        """Count a running ticket that was admitted elsewhere. It was sent before any pause here, so it is no probe."""
         self.in_flight += 1
         self.owner.in_flight += 1
 
@@ -153,6 +150,8 @@ class Flow(Party):
 
 
 class _Caller(Party):
+    """`cautious`: one ticket at a time is admitted. `probe` is the one whose outcome is not known yet."""
+
     def __init__(self, name: str) -> None:
         self.name = name
         self.turns: Turns[Flow] = Turns()
@@ -162,10 +161,9 @@ class _Caller(Party):
         self.paused_until = -math.inf
         self.cautious = False
         self.probe: Ticket | None = None
-        """The one ticket admitted since the pause. The next is admitted when the outcome of this one is known."""
 
-    def take(self, now: float, most: int, may_go: MayGo | None) -> Taken | None:
-        return None if self.is_held_back(now) else self.turns.take(now, most, may_go)
+    def take(self, now: float, most: int, allowed: FlowFilter | None) -> Taken | None:
+        return None if self.is_held_back(now) else self.turns.take(now, most, allowed)
 
     @property
     def singles(self) -> int:
@@ -182,14 +180,14 @@ class _Caller(Party):
     def flow(self, batch: str | None) -> Flow:
         found = self.flows.get(batch)
         if found is None:
-            # No batch comes twice: forget those that are done when a new one comes.
+            # A batch never returns, so a new flow is the moment to forget the finished ones.
             self.flows = {name: flow for name, flow in self.flows.items() if flow.is_busy()}
             found = self.flows[batch] = Flow(self, batch)
         return found
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
+class FlowSnapshot:
     """How many tickets of one flow wait and run."""
 
     caller: str
@@ -200,7 +198,7 @@ class Line:
 
 
 class FairQueue:
-    """Tickets, each behind its caller and its batch."""
+    """Waiting tickets by caller and flow. `batched` is how many of them belong to batches."""
 
     def __init__(self) -> None:
         self._turns: Turns[_Caller] = Turns()
@@ -209,20 +207,19 @@ class FairQueue:
         self._paused: set[_Caller] = set()
         self._tidy_at = 64
         self.batched = 0
-        """How many of the tickets that wait belong to batches."""
 
     def __len__(self) -> int:
         return len(self._flow_of)
 
     @property
     def has_unproven(self) -> bool:
-        """Whether tickets of unproven callers wait."""
+        """Whether tickets of `UNPROVEN` wait."""
         unproven = self._callers.get(UNPROVEN)
         return unproven is not None and unproven.waiting > 0
 
     @property
     def singles(self) -> int:
-        """How many of the tickets that wait are single calls."""
+        """How many waiting tickets are single calls."""
         return len(self._flow_of) - self.batched
 
     def add(
@@ -232,7 +229,7 @@ class FairQueue:
         batch: str | None = None,
         max_concurrent: float | None = None,
     ) -> None:
-        """Line tickets up in this order, behind those of the same flow."""
+        """Add tickets in this order behind those of the same flow."""
         flow = self.flow(caller, batch, max_concurrent)
         owner, before = flow.owner, len(self._flow_of)
         for ticket in tickets:
@@ -243,19 +240,19 @@ class FairQueue:
         if batch is not None:
             self.batched += added
         if added:
-            owner.turns.line_up(flow)
-            self._turns.line_up(owner)
+            owner.turns.add(flow)
+            self._turns.add(owner)
 
     def flow(self, caller: str, batch: str | None, max_concurrent: float | None) -> Flow:
-        """A batch, or the single calls, of a caller."""
+        """A batch of a caller, or its single calls if `batch` is None."""
         flow = self._caller(caller).flow(batch)
         if max_concurrent is not None:
             flow.max_concurrent = max_concurrent
         return flow
 
-    def place(self, caller: str, batch: str | None, ahead: int, *, singles_first: bool = False) -> int:
-        """The place in line, 1 for the next, of a ticket with `ahead` tickets of its own flow before it, if all turns
-        from now on are equal, or all single calls go before batches. The ticket itself need not be in the queue yet."""
+    def position(self, caller: str, batch: str | None, ahead: int, *, singles_first: bool = False) -> int:
+        """The position in the queue, from 1, of a ticket with `ahead` tickets of its own flow before it, if all later
+        turns are equal. With `singles_first`, all single calls go before batches."""
         owner = self._callers.get(caller)
         turns = own = ahead + 1
         if owner is not None and not singles_first:
@@ -264,22 +261,22 @@ class FairQueue:
         return turns + sum(min(each.singles if singles_first else each.waiting, turns) for each in others)
 
     def is_contested(self) -> bool:
-        """Whether tickets of more than one flow may wait. False is certain."""
-        line = self._turns.line
-        return len(line) > 1 or (bool(line) and len(line[0][2].turns.line) > 1)
+        """Whether tickets of several flows wait. May be true while the tickets of only one do."""
+        heap = self._turns.heap
+        return len(heap) > 1 or (bool(heap) and len(heap[0][2].turns.heap) > 1)
 
     def discard(self, ticket: Ticket) -> None:
-        """Forget a ticket. One that is not in the queue is ignored."""
+        """Remove a waiting ticket. An unknown ticket is ignored."""
         flow = self._flow_of.pop(ticket, None)
         if flow is not None:
             del flow.waiting[ticket]
             flow.owner.waiting -= 1
             self.batched -= flow.batch is not None
 
-    def take(self, now: float, most: int = 1, may_go: MayGo | None = None) -> Taken | None:
-        """The next tickets of a flow that may go, and the flow, or None: one ticket, or if all that wait are of this
-        flow, at most so many. They are in flight until `Flow.released`."""
-        taken = self._turns.take(now, most, may_go)
+    def take(self, now: float, most: int = 1, allowed: FlowFilter | None = None) -> Taken | None:
+        """Take the next ticket of an allowed flow, or up to `most` if only this flow waits. The tickets are in flight
+        until `Flow.released`. None if no ticket may go."""
+        taken = self._turns.take(now, most, allowed)
         if taken is not None:
             tickets, flow = taken
             for ticket in tickets:
@@ -289,7 +286,7 @@ class FairQueue:
         return taken
 
     def pause(self, caller: str, until: float) -> None:
-        """Hold a caller back until the moment `until`, and afterwards let one ticket go at a time."""
+        """Admit nothing of this caller until the moment `until`, then one ticket at a time until `proceed`."""
         paused = self._caller(caller)
         paused.paused_until = max(paused.paused_until, until)
         paused.cautious = True
@@ -297,18 +294,18 @@ class FairQueue:
         self._paused.add(paused)
 
     def slow_down(self, caller: str) -> None:
-        """Let one ticket of a caller go at a time from now on. One that went before does not count."""
+        """Admit one ticket of this caller at a time until `proceed`. Tickets in flight do not count."""
         self._caller(caller).cautious = True
 
     def refuse(self, caller: str, batch: str | None) -> bool:
-        """A ticket of this batch was refused. True if one was before, since the caller's tickets went freely."""
+        """A creation of this batch was refused. Returns whether it was the second since the caller was unrestricted."""
         flow = self.flow(caller, batch, None)
         before, flow.was_refused = flow.was_refused, True
         return before
 
     def proceed(self, caller: str, *, unless_until: float = -math.inf) -> None:
-        """Let a cautious caller's tickets go freely again, if one has gone since the pause. With `unless_until`, pause
-        the caller until that moment instead."""
+        """End the caution of a caller if a ticket was admitted since the pause. With `unless_until`, pause a cautious
+        caller until that moment instead."""
         cautious = self._callers.get(caller)
         if cautious is None or not cautious.cautious:
             return
@@ -321,7 +318,7 @@ class FairQueue:
                 flow.was_refused = False
 
     def clear(self, caller: str | None = None, batch: str | None = None) -> list[Ticket]:
-        """Take all tickets out, or only those of one batch of one caller."""
+        """Remove all waiting tickets, or those of one batch of one caller. Returns them."""
         tickets = list(self._flow_of if caller is None else self._caller(caller).flow(batch).waiting)
         for ticket in tickets:
             self.discard(ticket)
@@ -332,30 +329,30 @@ class FairQueue:
         found = self._callers.get(caller)
         return found.in_flight if found else 0
 
-    def lines(self) -> tuple[Line, ...]:
+    def snapshot(self) -> tuple[FlowSnapshot, ...]:
         """Every flow with tickets that wait or run."""
         return tuple(
-            Line(name, flow.batch, len(flow.waiting), flow.in_flight, flow.max_concurrent)
+            FlowSnapshot(name, flow.batch, len(flow.waiting), flow.in_flight, flow.max_concurrent)
             for name, caller in self._callers.items()
             for flow in caller.flows.values()
             if flow.is_busy()
         )
 
     def paused_until(self, now: float) -> dict[str, float]:
-        """The callers that are paused now, and when each pause ends."""
+        """The paused callers, and when each pause ends."""
         return {
             name: caller.paused_until for name, caller in self._callers.items() if caller.paused_until > now
         }
 
     def next_pause_end(self, now: float) -> float:
-        """When the first paused caller with tickets that wait may go again; infinity if there is none."""
+        """When the first pause of a caller with waiting tickets ends; infinity if there is none."""
         if not self._paused:
             return math.inf
         paused = self._still_paused(now)
         return min((caller.paused_until for caller in paused if caller.waiting), default=math.inf)
 
     def longest_pause(self, now: float) -> float:
-        """Seconds until the last paused caller may go again."""
+        """Seconds until the last pause ends."""
         return max((caller.paused_until - now for caller in self._still_paused(now)), default=0.0)
 
     def _still_paused(self, now: float) -> set[_Caller]:
@@ -372,7 +369,7 @@ class FairQueue:
         return found
 
     def _tidy(self) -> None:
-        """Forget callers without tickets, pauses, or a used turn that still counts."""
+        """Forget callers that have no tickets, no pause, and no turn that ends later than the current one."""
         self._callers = {
             name: caller
             for name, caller in self._callers.items()
@@ -382,7 +379,7 @@ class FairQueue:
 
 
 def room(limit: int, *, waiting: int, own: int) -> int:
-    """How many more tickets a caller may bring, if at most `limit` may wait, `waiting` do, and `own` of them are the
-    caller's. The last quarter is for callers who have no more than a quarter with it, so none can fill the queue."""
+    """How many more tickets a caller may add, if at most `limit` may wait, `waiting` do, and `own` of them are the
+    caller's. The last quarter is for callers who then have at most a quarter, so one caller cannot fill the queue."""
     quarter = limit // 4
     return max(0, limit - quarter - waiting, min(quarter - own, limit - waiting))

@@ -1,13 +1,13 @@
 """Forecasts: how long a batch will take before anything is spent, and how long a running generation still needs.
 
-`plan` runs the batch through a copy of the gate's own `Policy` on a simulated clock. It starts from `Policy.snapshot`,
-taken on the loop, and does not touch the gate, so any thread may run it. Two choices make it good:
+`plan` runs the batch through a second `Policy` on a simulated clock, starting from a snapshot of the gate. It does not
+touch the gate, so any thread may run it.
 
-- **A duration is drawn, not averaged.** A batch ends with its slowest item, which a mean hides. Each item gets one of
-  its model's latest durations. The random generator has a fixed seed, so the same question has the same answer. A small
-  batch, in which one draw weighs much, is simulated many times.
-- **Unknown progress is spread evenly** over the generations in flight. Failures are left out: a batch that needs
-  retries, fallbacks or pauses takes longer than its plan says.
+- **Durations are drawn, not averaged**, from the latest of each item's model. A batch ends with its slowest item, which
+  a mean hides. The random generator has a fixed seed, so equal requests get equal plans. A small batch, in which one
+  draw matters, is simulated many times.
+- **Progress is spread evenly** over the predictions in flight, since it is not known.
+- **Failures are left out.** A batch that needs retries, fallbacks or pauses takes longer than planned.
 """
 
 import math
@@ -20,7 +20,7 @@ from statistics import fmean
 from typing import Final, Literal
 
 from admission.durations import Durations, Took
-from admission.fair_queue import Line
+from admission.fair_queue import FlowSnapshot
 from admission.policy import Policy, Step
 from admission.sliding_window import WINDOW
 from admission.snapshot import GateSnapshot
@@ -29,19 +29,18 @@ Strategy = Literal["immediate", "window", "queue"]
 
 _SIMULATED: Final = 2_000
 _MOST_SIMULATIONS: Final = 50
-"""A plan simulates about `_SIMULATED` admissions in all. It runs the batch at least once, at most `_MOST_SIMULATIONS`
-times."""
+"""A plan simulates about `_SIMULATED` admissions in all, in 1 to `_MOST_SIMULATIONS` runs."""
 
 _OVERDUE: Final = 0.1
-"""A generation that has exceeded its usual time is taken to need this part of that time more."""
+"""The part of its usual time that an overdue generation is assumed to need still."""
 
 _NEWCOMER: Final = ""
-"""The batch that is planned; no real one has this name."""
+"""The planned batch; no real batch has this name."""
 
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """The facts of one generation that a plan needs. `usual_seconds` is believed until one was measured."""
+    """One generation to plan. `usual_seconds` counts until a generation of its model has been measured."""
 
     model: str
     usual_seconds: float
@@ -51,8 +50,8 @@ class Item:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """How a batch will go: `immediate` if all of it starts at once, `queue` if it takes more than a window has,
-    `window` if it has to wait otherwise."""
+    """The forecast of a batch. `strategy` is `immediate` if all items start at once, `queue` if there are more items
+    than places in a window, and otherwise `window`."""
 
     strategy: Strategy
     seconds: float
@@ -61,7 +60,7 @@ class Plan:
 
 
 def seconds_left(usual: float, *, held: float) -> float:
-    """Seconds until the end of a generation that usually takes `usual` seconds and has held its slot for `held`."""
+    """Seconds until a generation ends that usually takes `usual` seconds and has held its slot for `held`."""
     return max(usual - held, usual * _OVERDUE)
 
 
@@ -74,10 +73,10 @@ def plan(
     max_concurrent: int | None,
 ) -> Plan:
     """Forecast these items, in this order, as one batch that this caller submits now, with at most `max_concurrent` in
-    flight. In any thread."""
-    chance = random.Random(0)  # noqa: S311 - the same question has the same answer
+    flight. Any thread may call it."""
+    chance = random.Random(0)  # noqa: S311 - equal requests get equal plans
     expected = {item.model: durations.of(item.model) or (Took(item.usual_seconds),) for item in items}
-    admissions = len(items) + sum(line.waiting for line in seen.lines)
+    admissions = len(items) + sum(flow.waiting for flow in seen.flows)
     runs = [
         Simulation(
             [chance.choice(expected[item.model]) for item in items], seen, caller, max_concurrent
@@ -95,14 +94,16 @@ def plan(
 def _strategy(items: int, seen: GateSnapshot, *, at_once: int) -> Strategy:
     if items > seen.requests_per_minute:
         return "queue"
-    others_wait = any(line.waiting for line in seen.lines)
+    others_wait = any(flow.waiting for flow in seen.flows)
     return "immediate" if at_once == items and not others_wait else "window"
 
 
 class Simulation:
-    """One way the batch may go: `draws` are the durations of its items, in input order.
+    """One simulated run of the batch. `draws` are the durations of its items, in input order.
 
-    A ticket is the number of its line, of which the last is the batch, and its own number in that.
+    A ticket is the number of its flow and its number in that flow. The last flow is the batch. An event is its moment,
+    a serial number that keeps simultaneous events in order, whether the ticket ends then (or is only answered, which
+    ends the caution of its caller), and the ticket.
     """
 
     def __init__(
@@ -111,16 +112,14 @@ class Simulation:
         self._began = self._now = self._end = seen.now
         self._draws = draws
         self._left = len(draws)
-        self._own = len(seen.lines)
+        self._own = len(seen.flows)
         self._answer = fmean([took.answered for took in draws] or [0.0])
         self._held = seen.held or [took.held for took in draws] or [0.0]
         self._chance = random.Random(1)  # noqa: S311 - others change no draw of the batch's
         self._events: list[tuple[float, int, bool, tuple[int, int]]] = []
-        """The moment; a serial number, which keeps events of one moment in order; whether the ticket is over then; and
-        the ticket. A ticket that is not over is answered, which ends its caller's caution."""
         self._serial = count()
         self._paused = seen.paused_until
-        self._callers = [*(line.caller for line in seen.lines), caller]
+        self._callers = [*(flow.caller for flow in seen.flows), caller]
         durations = Durations()
         for held in seen.held:
             durations.note_slot(held)
@@ -130,48 +129,48 @@ class Simulation:
             interactive_reserve=seen.reserve.share,
             durations=durations,
         )
-        for number, line in enumerate(seen.lines):
-            self._bring_in(number, line)
+        for number, flow in enumerate(seen.flows):
+            self._add(number, flow)
         answers_again = max(seen.now, seen.stalled_until)
         self._policy.restore(seen, unanswered=answers_again + self._answer + WINDOW)
         own = ((self._own, item) for item in range(len(draws)))
         self._policy.enqueue(own, caller, batch=_NEWCOMER, max_concurrent=max_concurrent)
 
     def run(self) -> tuple[float, int]:
-        """Seconds until the last item has ended, and how many items were admitted at once."""
+        """The seconds until the last item has ended, and how many items were admitted at once."""
         step = self._step()
         at_once = len(self._draws) - self._left
         while self._left:
-            # Tickets that this step admitted are answered after it: their places may be free again first.
+            # If only time helps, the next place to expire may be one that this step admitted.
             first = (
                 self._policy.window.next_expiry()
                 if step.only_time or not self._events
                 else self._events[0][0]
             )
-            self._pass_until(min(step.next_chance, first))
+            self._advance_to(min(step.next_chance, first))
             step = self._step()
         return self._end - self._began, at_once
 
-    def _bring_in(self, number: int, line: Line) -> None:
+    def _add(self, number: int, flow: FlowSnapshot) -> None:
         usual = fmean(self._held)
-        for running in range(line.in_flight):
-            ticket = (number, line.waiting + running)
-            left = usual * (running + 0.5) / line.in_flight
-            self._policy.adopt(ticket, line.caller, batch=line.batch, now=self._now + left - usual)
-            self._after(left, ticket, is_over=True)
+        for running in range(flow.in_flight):
+            ticket = (number, flow.waiting + running)
+            left = usual * (running + 0.5) / flow.in_flight
+            self._policy.adopt(ticket, flow.caller, batch=flow.batch, now=self._now + left - usual)
+            self._after(left, ticket, ends=True)
         self._policy.enqueue(
-            ((number, waiting) for waiting in range(line.waiting)),
-            line.caller,
-            batch=line.batch,
-            max_concurrent=line.max_concurrent,
+            ((number, waiting) for waiting in range(flow.waiting)),
+            flow.caller,
+            batch=flow.batch,
+            max_concurrent=flow.max_concurrent,
         )
 
     def _step(self) -> Step:
-        """Admit all that may go."""
+        """Admit every ticket that may go now, and schedule its answer and its end."""
         step = self._policy.step(self._now)
         for ticket in step.admitted:
-            line, number = ticket
-            if line == self._own:
+            flow, number = ticket
+            if flow == self._own:
                 took = self._draws[number]
                 held, answered = took.held, took.answered
                 self._left -= 1
@@ -181,18 +180,18 @@ class Simulation:
                 answered = min(held, self._answer)
             self._policy.answered(ticket, self._now + answered)
             if self._paused:
-                self._after(answered, ticket, is_over=False)
-            self._after(held, ticket, is_over=True)
+                self._after(answered, ticket, ends=False)
+            self._after(held, ticket, ends=True)
         return step
 
-    def _after(self, seconds: float, ticket: tuple[int, int], *, is_over: bool) -> None:
-        heappush(self._events, (self._now + seconds, next(self._serial), is_over, ticket))
+    def _after(self, seconds: float, ticket: tuple[int, int], *, ends: bool) -> None:
+        heappush(self._events, (self._now + seconds, next(self._serial), ends, ticket))
 
-    def _pass_until(self, moment: float) -> None:
+    def _advance_to(self, moment: float) -> None:
         self._now = moment
         while self._events and self._events[0][0] <= moment:
-            at, _, is_over, ticket = heappop(self._events)
-            if is_over:
+            at, _, ends, ticket = heappop(self._events)
+            if ends:
                 self._policy.release(ticket, at)
             else:
                 self._policy.proceed(self._callers[ticket[0]], at)

@@ -1,46 +1,57 @@
-"""Admission: a generation starts when a slot and a place in the window are both free. Neither is taken alone.
+"""Admission: which request is admitted next, when, and why.
 
-A *slot* is one prediction in flight, from just before its creation to its terminal state. A *place* is one creation in
-the sliding window. Five choices make the policy:
+A request needs a *slot* (one prediction in flight, from just before its creation to its end) and a *place* (one
+creation in the sliding window). It is admitted when both are free. Neither is taken alone, so waiting uses up nothing.
 
-- **The window is exact**, a log of times and no bucket: at 600 a minute a leaky bucket lets 1,199 starts into one
-  60-second window. A place counts from its admission, without end while its request is on the way, and for 60 seconds
-  after its *answer*. An arrival lies between its sending and its answer, so place *k + N* arrives at least 60 seconds
-  after place *k*. A creation whose answer was lost may arrive at any time: it keeps slot and place until a search has
-  found out, and its 60 seconds begin then.
-- **A stalled upstream gets nothing more** (`stall`) until it answers a request sent after the last lost creation.
-- **Callers take turns, then each caller's batches** (`fair_queue`): one call beside a batch of 10,000 waits for a
-  turn, not for the batch. Callers whose accounts are not known share one turn (`unproven`).
-- **The last part of the window is paced** (`reserve`), as much as single calls are about to want. Batches take these
-  places evenly over the minute, single calls take them first, and none that only batches want is wasted.
-- **The last slots are kept** (`slots`) for those who hold none, as long as predictions are long and others are about.
+**Fairness.** Callers take turns, and within a caller its flows take turns: each batch is a flow, and the single calls
+together are one. A flow is first in, first out (`fair_queue`). One queue for all would be simpler, but a single call
+would wait behind a batch of 10,000. A fixed quota for each caller would leave places unused while a caller is absent.
 
-Every rule stands here, once, and `now` is an argument (seconds of any monotonic clock). What waits or runs is known by
-its *ticket*, any hashable value of the caller's choice, so that a gate can be driven by futures, rows or numbers.
+Turns suffice while much is free. When little is left, `Policy._preferences` refines them:
+
+- **The last slots** (`slots`). A turn does not help a caller who arrives while all slots are held for minutes. So flows
+  that hold less than half of all slots go first. While predictions are long and other callers are active, the last
+  tenth of the slots is for flows that hold none. Stopping a running prediction would help too, but it is paid for.
+- **The last places** (`reserve`). A turn does not help a single call after a batch has spent the window. So batches
+  take the last places evenly over the minute, and single calls take them first. A fixed reserve would be simpler, but
+  would waste places while no single call arrives.
+- **Unproven callers** (`unproven`), whose tokens may be invented, share one turn and a twentieth of the window.
+
+**The window is exact**: a log of times. A leaky bucket of 600 a minute lets 1,199 creations into one 60-second window.
+A place is taken from the admission until 60 seconds after the *answer*. The request reaches Replicate between its
+sending and its answer, so any two requests that use one place reach Replicate at least 60 seconds apart.
+
+**Stall** (`stall`). If the answer to a creation is lost, the creation may still arrive. It keeps its slot and its place
+until a search has found it or ruled it out. Meanwhile no creation is admitted before the upstream has answered a later
+request, and then one at a time until a creation is answered. Retries with a backoff would add further creations whose
+outcome is unknown, and each may be billed.
+
+The policy is pure: `now` is an argument, in seconds of any monotonic clock. A *ticket* identifies one request and is
+any hashable value: the gate uses leases, and `forecast` uses numbers on a simulated clock.
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from admission import slots
 from admission.arrivals import Arrivals
 from admission.durations import Durations
-from admission.fair_queue import FairQueue, Flow, MayGo, Taken, Ticket, all_of, is_single
+from admission.fair_queue import FairQueue, Flow, FlowFilter, Ticket, all_of, is_single
 from admission.reserve import Reserve
 from admission.sliding_window import WINDOW, SlidingWindow
 from admission.snapshot import GateSnapshot
 from admission.stall import Stall
-from admission.unproven import Unproven, group, is_unproven
+from admission.unproven import Unproven, is_unproven, queue_batch
 
 UNDER_WAY = 1.0
-"""Seconds in which most creations under way are answered."""
+"""Seconds within which most pending creations are answered."""
 
 
 class Step(NamedTuple):
-    """The tickets that are admitted now, in order, and when time alone may admit more (infinity: never). With
-    `only_time`, a slot that is freed before admits none of those who wait."""
+    """The tickets admitted now, in order, and the next moment at which time alone may admit more (infinity: never).
+    `only_time`: until that moment, a slot that becomes free admits none of the waiting tickets."""
 
     admitted: list[Ticket]
     next_chance: float
@@ -49,21 +60,22 @@ class Step(NamedTuple):
 
 @dataclass(slots=True, eq=False)
 class _Admission:
+    """`sent` is when the creation was sent, or until then when it was admitted. `unanswered` are the windows in which
+    its place has no answer yet, `pace` the seconds by which it delayed the next place of the reserve."""
+
     flow: Flow
     since: float
     sent: float
-    """When its creation left; until then, when it was admitted."""
     unanswered: tuple[SlidingWindow, ...] = ()
-    """The windows in which its place has no answer yet."""
     pace: float = 0.0
-    """Seconds by which it put off the next place of the reserve."""
 
 
 class Policy:
     """Slots, an exact sliding window, and a fair queue before both.
 
-    Report each event by a method, then call `step`. `interactive_reserve` is as in `Reserve`, `bounds_unproven` as in
-    `Unproven`. `durations` learns how long slots are held. Attributes without an underscore are for reading alone.
+    Report each event by a method, then call `step`. `queue`, `window` and `stall` take the events that concern only
+    them. `interactive_reserve` is the `share` of a `Reserve`, `bounds_unproven` the `is_bounded` of `Unproven`.
+    `durations` records how long slots are held.
     """
 
     def __init__(
@@ -79,15 +91,12 @@ class Policy:
         self.queue = FairQueue()
         self.window = SlidingWindow(0)
         self.stall = Stall()
-        self._expected: dict[Ticket, float] = {}
-        """When each expected place is free."""
+        self._expected_until: dict[Ticket, float] = {}
         self._reserve = Reserve(interactive_reserve)
         self._arrivals = Arrivals()
         self._unproven = Unproven(is_bounded=bounds_unproven)
         self._durations = durations
         self._set_limits(concurrent_limit, requests_per_minute)
-
-    # ── Inputs
 
     def enqueue(
         self,
@@ -97,14 +106,14 @@ class Policy:
         batch: str | None = None,
         max_concurrent: float | None = None,
     ) -> None:
-        """Let tickets wait, in this order. `batch` groups the tickets of one batch; without it they are single calls.
-        `max_concurrent` bounds the batch below the policy's own limit."""
+        """Add waiting tickets, in this order: of one batch or, without `batch`, single calls. `max_concurrent` limits
+        the batch below `concurrent_limit`."""
         self._arrivals.note(caller, batch)
-        self.queue.add(tickets, caller, group(caller, batch), max_concurrent)
+        self.queue.add(tickets, caller, queue_batch(caller, batch), max_concurrent)
 
     def withdraw(self, ticket: Ticket) -> None:
-        """Remove a ticket that waits, or that was admitted and sent nothing. It leaves no trace. A ticket that is
-        not here is ignored."""
+        """Remove a ticket that waits, or that was admitted and sent nothing. Its slot and place are free at once. An
+        unknown ticket is ignored."""
         admission = self._in_flight.pop(ticket, None)
         if admission is None:
             self.queue.discard(ticket)
@@ -126,95 +135,78 @@ class Policy:
         lost: float | None = None,
         expected: Ticket | None = None,
     ) -> None:
-        """A ticket that an earlier process has in flight takes a slot, free or not. `count` counted its place. A
-        creation in doubt, which was sent at the moment `lost`, takes a place as well, or that which was `expected`."""
-        flow = self.queue.flow(caller, group(caller, batch), max_concurrent)
-        flow.adopted()  # begun before any pause that is known here, so it proves nothing of one
+        """Add a ticket that an earlier process admitted. It takes a slot even if none is free.
+
+        Its place must be counted in `window`. But if the answer to its creation was lost, `lost` is the moment of its
+        sending, and it takes a place here: the one that was `expected` under that name, if any."""
+        flow = self.queue.flow(caller, queue_batch(caller, batch), max_concurrent)
+        flow.adopted()
         admission = self._in_flight[ticket] = _Admission(flow, now, now)
         if lost is not None:
-            self.window.forget(self._expected.pop(expected, math.inf))
+            self.window.forget(self._expected_until.pop(expected, math.inf))
             admission.unanswered = (self.window,)
             self.window.take()
             self.stall.lost(ticket, lost)
 
     def sent(self, ticket: Ticket, now: float) -> None:
-        """The creation of an admitted ticket leaves."""
+        """The creation of an admitted ticket is sent."""
         self._in_flight[ticket].sent = now
 
     def lost(self, ticket: Ticket) -> None:
-        """The answer of a creation is lost. It keeps slot and place until `answered`, which is then the verdict of a
-        search, or `release`."""
+        """The answer to a creation is lost. It keeps its slot and place until `answered`, which then reports the result
+        of a search, or `release`."""
         self.stall.lost(ticket, self._in_flight[ticket].sent)
 
     def answered(self, ticket: Ticket, now: float) -> None:
-        """The creation of an admitted ticket is answered at `now`, which may lie in the future. Its place counts for 60
-        seconds from then. A second call has no effect."""
+        """The creation of an admitted ticket is answered at `now`, which may be in the future. Its place is free 60
+        seconds later. A second call has no effect."""
         admission = self._in_flight[ticket]
         if admission.unanswered and ticket not in self.stall.in_doubt:
             self.stall.created(ticket, admission.sent)
-        self._count_from(now, ticket, admission)
+        self._start_expiry(now, ticket, admission)
 
     def release(self, ticket: Ticket, now: float) -> None:
-        """An admitted ticket is over and frees its slot. Without an answer its place counts from now."""
+        """An admitted ticket has ended and frees its slot. If there was no answer, its place is free in 60 seconds."""
         admission = self._in_flight.pop(ticket)
-        self._count_from(now, ticket, admission)
+        self._start_expiry(now, ticket, admission)
         admission.flow.released(ticket)
         self._durations.note_slot(now - admission.since)
 
-    def upstream_answered(self, sent: float) -> bool:
-        """Another request than a creation, which left at `sent`, is answered. Returns whether that ends a stall."""
-        return self.stall.answered(sent)
-
-    def count(self, spent: Iterable[float], now: float) -> None:
-        """Count places of an earlier process: seconds since each was answered, negative if its answer may yet come."""
-        self.window.count(spent, now)
-
     def expect(self, name: Ticket, until: float) -> None:
-        """Count a place of an earlier process whose creation may arrive until then, unless `adopt` takes it over."""
+        """Count the place of a creation that an earlier process sent and that may arrive until then. `adopt` replaces
+        it."""
         self.window.count((0.0,), until)
-        self._expected[name] = until + WINDOW
-
-    def pause(self, caller: str, until: float) -> None:
-        """Admit nothing of this caller until then, afterwards one ticket at a time until `proceed`."""
-        self.queue.pause(caller, until)
-
-    def slow_down(self, caller: str) -> None:
-        """Admit one ticket of this caller at a time until `proceed`."""
-        self.queue.slow_down(caller)
+        self._expected_until[name] = until + WINDOW
 
     def refuse(self, caller: str, batch: str | None, now: float) -> bool:
-        """A creation was refused for want of credit, which is not believed at once: nothing of this caller is admitted
-        until those under way should be answered, and then one ticket at a time until `proceed`. True if it was the
-        second of its batch since then."""
-        self.pause(caller, now + UNDER_WAY)
+        """A creation was refused for lack of credit. One refusal is not conclusive: this caller pauses until pending
+        creations should be answered, and then has one ticket admitted at a time until `proceed`. Returns whether it was
+        the second refusal of its batch since then."""
+        self.queue.pause(caller, now + UNDER_WAY)
         return self.queue.refuse(caller, batch)
 
     def proceed(self, caller: str, now: float, *, exhausted_for: float = 0.0) -> None:
-        """A creation of this caller was accepted, which ends the caution after a pause.
+        """A creation of this caller was accepted. This ends the caution that follows a pause, unless the creation was
+        sent before the pause.
 
-        If it was the last for `exhausted_for` seconds, the caller pauses again. If it was sent before the pause, it
-        proves nothing. A caller who was never paused is left alone: this window is stricter than what Replicate says of
-        its own."""
+        If a cautious caller's limit at Replicate is used up for `exhausted_for` seconds, the caller pauses again. A
+        caller who was never paused does not pause, since this window is stricter than Replicate's limit."""
         self.queue.proceed(caller, unless_until=now + exhausted_for if exhausted_for > 0 else -math.inf)
 
     def configure(
         self, now: float, *, concurrent_limit: int | None = None, requests_per_minute: int | None = None
     ) -> None:
-        """Change both limits or none. Raises ValueError; running work is never touched."""
+        """Change both limits, or neither if one is invalid (ValueError). Running predictions continue."""
         self._set_limits(
             self.concurrent_limit if concurrent_limit is None else concurrent_limit,
             self.window.limit if requests_per_minute is None else requests_per_minute,
         )
-        self._follow(now)
-        self._reserve.hurry(now)
-
-    def dismiss(self, caller: str | None = None, batch: str | None = None) -> list[Ticket]:
-        """Take out all tickets that wait, or those of one batch of one caller."""
-        return self.queue.clear(caller, batch)
+        self._update(now)
+        self._reserve.shorten_pause(now)
 
     def restore(self, seen: GateSnapshot, *, unanswered: float) -> None:
-        """Take over the window, the reserve, the arrivals and the pauses of another policy, after `adopt` and `enqueue`
-        have brought in its tickets. Places without an answer are taken to be free again at the moment `unanswered`."""
+        """Copy the window, the reserve, the arrivals and the pauses of another policy. Call it after `adopt` and
+        `enqueue` have added the tickets. Places without an answer become free at the moment `unanswered`."""
         self.window.restore(seen.places, unanswered=unanswered)
         self._unproven.places.restore(seen.unproven, unanswered=unanswered)
         self._reserve.restore(seen.reserve, unanswered=unanswered)
@@ -223,77 +215,62 @@ class Policy:
         for caller, until in seen.paused_until.items():
             self.queue.pause(caller, until)
 
-    # ── Results
-
     def step(self, now: float) -> Step:
-        """Admit all that may go now."""
-        self._follow(now)
+        """Admit every ticket that may go now."""
+        self._update(now)
         admitted: list[Ticket] = []
         while (
-            (free := self.window.free(now)) > 0
-            and len(self._in_flight) < self.concurrent_limit
-            and (most := self.stall.admits(now)) > 0
+            self.window.free(now) > 0
+            and self._free_slots() > 0
+            and self.stall.admits(now) > 0
+            and (tickets := self._admit_next(now))
         ):
-            reserve = self._reserve.left(now)
-            from_reserve = free <= reserve
-            by_turns = 0 if from_reserve else min(free - reserve, self._slots_by_turns())
-            if by_turns > 0 and not self.queue.has_unproven:
-                taken = self.queue.take(now, int(min(by_turns, most)))
-            else:
-                taken = self._choose(now, free, from_reserve=from_reserve)
-            if taken is None:
-                break
-            tickets, flow = taken
-            for ticket in tickets:
-                self._admit(ticket, flow, now, from_reserve=from_reserve)
             admitted += tickets
-        return self._stepped(admitted, now, free)
+        return Step(admitted, *self._next_chance(now))
 
-    def wait(
+    def estimated_wait(
         self, caller: str, batch: str | None, ahead: int, *, usual: float, bound: int | None, now: float
     ) -> float:
-        """About how many seconds pass until a ticket is admitted that has `ahead` tickets of its own flow before it.
+        """Estimate the seconds until a ticket is admitted that has `ahead` tickets of its own flow before it.
 
-        `usual` is how long such a generation takes. It also stands for how long slots are held, until one was. `bound`
-        is the batch's `max_concurrent`."""
-        batch = group(caller, batch)
-        self._follow(now)
-        place = self.place(caller, batch, ahead, now)
-        free, free_slots = self.window.free(now), self.concurrent_limit - len(self._in_flight)
-        turnover = max(0.0, self.stall.expected_until(now) - now)
-        turnover += max(0, place - free_slots) * self._turnover(usual)
-        own = 0.0 if bound is None else (ahead + 1) * usual / bound
-        # When each place that is free now is taken, if no more than these tickets wait: the reserve's at its pace.
+        `usual` is how long such a generation takes, in seconds; before any slot was released, it is also taken for how
+        long a slot is held. `bound` is the `max_concurrent` of the batch."""
+        self._update(now)
+        position = self.queue_position(caller, batch, ahead, now)
+        batch = queue_batch(caller, batch)
+        free = self.window.free(now)
+        slot_wait = max(0.0, self.stall.expected_until(now) - now)
+        slot_wait += max(0, position - self._free_slots()) * self._turnover(usual)
+        own_wait = 0.0 if bound is None else (ahead + 1) * usual / bound
         wanted = max(self.queue.batched, ahead + 1 if batch is not None else 0)
-        unpaced = free - self._reserve.left(now)
-        starts = [0.0] * max(0, unpaced)
-        starts += [self._reserve.wait(nth, free, wanted, now) for nth in range(1, free - len(starts) + 1)]
-        if place <= free:
-            return max(turnover, own, 0.0 if batch is None else starts[place - 1])
-        taken = [min(free_at - now, WINDOW) for free_at in self.window.free_at()]
-        taken += [start + WINDOW for start in starts]
-        windows, index = divmod(place - free - 1, len(taken))
+        unpaced = max(0, free - self._reserve.left(now))
+        starts = [0.0] * unpaced  # when each free place is taken if only these tickets wait
+        starts += [self._reserve.wait(nth, free, wanted, now) for nth in range(1, free - unpaced + 1)]
+        if position <= free:
+            return max(slot_wait, own_wait, 0.0 if batch is None else starts[position - 1])
+        expiries = [min(free_at - now, WINDOW) for free_at in self.window.free_at()]
+        expiries += [start + WINDOW for start in starts]
+        windows, index = divmod(position - free - 1, len(expiries))
         is_paced = batch is not None and self._reserve.places.limit == self.window.limit
-        paced = self._reserve.wait(place, free, wanted, now) if is_paced else 0.0
-        return max(turnover, own, paced, taken[index] + windows * WINDOW)
+        paced = self._reserve.wait(position, free, wanted, now) if is_paced else 0.0
+        return max(slot_wait, own_wait, paced, expiries[index] + windows * WINDOW)
 
-    def place(self, caller: str, batch: str | None, ahead: int, now: float) -> int:
-        """The place in line, 1 for the next, of a ticket with `ahead` tickets of its own flow before it, if all turns
-        from now on are equal. The ticket itself need not be in the queue yet."""
-        batch = group(caller, batch)
-        is_first = batch is None and self.window.free(now) <= self._reserve.left(now)
-        return self.queue.place(
-            caller, batch, ahead, singles_first=is_first and self._reserve.singles_first(now)
-        )
+    def queue_position(self, caller: str, batch: str | None, ahead: int, now: float) -> int:
+        """The position in the queue, from 1, of a ticket with `ahead` tickets of its own flow before it, if all later
+        turns are equal. The ticket itself need not be in the queue yet."""
+        batch = queue_batch(caller, batch)
+        only_reserve = self.window.free(now) <= self._reserve.left(now)
+        singles_first = batch is None and only_reserve and self._reserve.singles_first(now)
+        return self.queue.position(caller, batch, ahead, singles_first=singles_first)
 
     def seconds_per_release(self) -> float:
-        """Seconds until one more generation is done while others wait: by the window, or by recent slot times,
-        whichever is slower."""
+        """Seconds between two admissions while others wait: by the window or by recent slot times, whichever is
+        slower."""
         return max(WINDOW / self.window.limit, self._turnover(usual=0.0))
 
     def snapshot(self, now: float) -> GateSnapshot:
-        """All that `restore` needs, and the tickets by number."""
-        self._follow(now)
+        """The state that `restore` copies, and the number of tickets of each flow."""
+        self._update(now)
         return GateSnapshot(
             now=now,
             concurrent_limit=self.concurrent_limit,
@@ -304,7 +281,7 @@ class Policy:
             unproven=self._unproven.places.free_at(),
             held=self._durations.slots(),
             paused_until=self.queue.paused_until(now),
-            lines=self.queue.lines(),
+            flows=self.queue.snapshot(),
             stalled_until=self.stall.expected_until(now),
         )
 
@@ -319,40 +296,57 @@ class Policy:
             raise ValueError(f"requests_per_minute must be at least 1, got {requests_per_minute}")
         self.concurrent_limit = concurrent_limit
         self.window.limit = requests_per_minute
-        self._unproven.follow(requests_per_minute)
+        self._unproven.set_limit(requests_per_minute)
 
-    def _follow(self, now: float) -> None:
+    def _update(self, now: float) -> None:
         self._arrivals.stamp(now)
         has_singles = self._arrivals.has_singles(now)
-        self._reserve.follow(self.window.limit, self.queue.batched, has_singles=has_singles)
+        self._reserve.update(self.window.limit, self.queue.batched, has_singles=has_singles)
 
-    def _slots_by_turns(self) -> int:
-        """How many of the free slots go by turns alone: none of those that are kept, and no more than half of all when
-        those who wait may hold more or less than half."""
-        most = self.concurrent_limit - slots.kept(self.concurrent_limit, self._durations.mean_slot())
+    def _free_slots(self) -> int:
+        return self.concurrent_limit - len(self._in_flight)
+
+    def _kept_slots(self) -> int:
+        return slots.kept(self.concurrent_limit, self._durations.mean_slot())
+
+    def _by_turns_alone(self, now: float) -> int:
+        """How many tickets may go by turns, before only slots or places are left for which there are preferences."""
+        if self.queue.has_unproven:
+            return 0
+        shared = self._free_slots() - self._kept_slots()
         if self.queue.is_contested():
-            most = min(most, (self.concurrent_limit + 1) // 2)
-        return most - len(self._in_flight)
+            half = (self.concurrent_limit + 1) // 2
+            shared = min(shared, half - len(self._in_flight))
+        return min(shared, self.window.free(now) - self._reserve.left(now))
 
-    def _choose(self, now: float, free: int, *, from_reserve: bool) -> Taken | None:
-        """The next ticket to go, if any. `free` places are left in the window."""
-        batches_wait = from_reserve and self._reserve.is_paced(free, now, self.queue.batched)
-        kinds: list[MayGo | None] = [] if batches_wait else [None]
+    def _admit_next(self, now: float) -> list[Ticket]:
+        """Admit the next ticket, or several if only one flow waits. Empty if none may go."""
+        from_reserve = self.window.free(now) <= self._reserve.left(now)
+        by_turns = self._by_turns_alone(now)
+        most = int(min(by_turns, self.stall.admits(now))) if by_turns > 0 else 1
+        for allowed in [None] if by_turns > 0 else self._preferences(now, from_reserve=from_reserve):
+            if taken := self.queue.take(now, most, allowed):
+                tickets, flow = taken
+                for ticket in tickets:
+                    self._admit(ticket, flow, now, from_reserve=from_reserve)
+                return tickets
+        return []
+
+    def _preferences(self, now: float, *, from_reserve: bool) -> Iterator[FlowFilter | None]:
+        """Which flows may go, the preferred first: those with few slots, and among them single calls."""
+        batches_wait = from_reserve and self._reserve.is_paced(self.window.free(now), now, self.queue.batched)
+        kinds: list[FlowFilter | None] = [] if batches_wait else [None]
         if from_reserve and self.queue.singles and (batches_wait or self._reserve.singles_first(now)):
             kinds.insert(0, is_single)
-        kept = slots.for_newcomers(self._arrivals, now) if self._is_kept() else None
+        required = slots.for_newcomers(self._arrivals, now) if self._only_kept_slots() else None
         if self.queue.has_unproven:
-            kept = all_of(kept, self._unproven.rule(self._arrivals, now))
+            required = all_of(required, self._unproven.allowed(self._arrivals, now))
         for holding in (slots.holds_little(self.concurrent_limit), None):
             for kind in kinds:
-                if taken := self.queue.take(now, may_go=all_of(kept, holding, kind)):
-                    return taken
-        return None
+                yield all_of(required, holding, kind)
 
-    def _is_kept(self) -> bool:
-        """Whether only slots are free that are kept for those who hold none."""
-        free = self.concurrent_limit - len(self._in_flight)
-        return free <= slots.kept(self.concurrent_limit, self._durations.mean_slot())
+    def _only_kept_slots(self) -> bool:
+        return self._free_slots() <= self._kept_slots()
 
     def _admit(self, ticket: Ticket, flow: Flow, now: float, *, from_reserve: bool) -> None:
         admission = self._in_flight[ticket] = _Admission(flow, now, now, (self.window,))
@@ -367,32 +361,34 @@ class Policy:
             window.take()
         self.stall.admitted(ticket)
 
-    def _count_from(self, moment: float, ticket: Ticket, admission: _Admission) -> None:
-        """Let its place count for 60 seconds from this moment, unless it does already."""
+    def _start_expiry(self, answered: float, ticket: Ticket, admission: _Admission) -> None:
+        """Let its place expire 60 seconds after this moment, unless it has an answer already."""
         self.stall.gone(ticket)
         for window in admission.unanswered:
-            window.answered(moment)
+            window.answered(answered)
         admission.unanswered = ()
 
-    def _stepped(self, admitted: list[Ticket], now: float, free: int) -> Step:
+    def _next_chance(self, now: float) -> tuple[float, bool]:
+        """`next_chance` and `only_time` of a `Step`."""
+        free, full = self.window.free(now), self._free_slots() <= 0
         if not self.queue:
-            return Step(admitted, math.inf, only_time=False)
+            return math.inf, False
         if not self.stall.admits(now):
-            return Step(admitted, self.stall.next_chance(), only_time=self.stall.next_chance() < math.inf)
+            return self.stall.next_chance(), self.stall.next_chance() < math.inf
         if free <= 0:
-            return Step(admitted, self.window.next_expiry(), only_time=True)
+            return self.window.next_expiry(), True
         is_paced = self._reserve.is_paced(free, now, self.queue.batched) and free <= self._reserve.left(now)
         only_time = is_paced and not self.queue.singles
-        if len(self._in_flight) >= self.concurrent_limit and not only_time:
-            return Step(admitted, math.inf, only_time=False)
-        next_chance = self.queue.next_pause_end(now)
+        if full and not only_time:
+            return math.inf, False
+        chances = [self.queue.next_pause_end(now)]
         if is_paced:
-            next_chance = min(next_chance, self._reserve.paced_until, self.window.next_expiry())
+            chances += [self._reserve.paced_until, self.window.next_expiry()]
         if self.queue.has_unproven:
-            next_chance = min(next_chance, self._unproven.next_chance(now), self._arrivals.next_end(now))
-        if self._arrivals.has_singles(now) or self._is_kept():
-            next_chance = min(next_chance, self._arrivals.next_end(now))
-        return Step(admitted, next_chance, only_time)
+            chances += [self._unproven.next_chance(now)]
+        if self.queue.has_unproven or self._arrivals.has_singles(now) or self._only_kept_slots():
+            chances += [self._arrivals.next_end(now)]
+        return min(chances), only_time
 
     def _turnover(self, usual: float) -> float:
         """Seconds from one release of a slot to the next while all are held."""

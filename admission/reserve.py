@@ -1,17 +1,17 @@
-"""The reserve: the last places of the window, which batches take paced and single calls take first.
+"""The reserve: the last places of the window. Batches take them at an even pace, and single calls take them first.
 
-Turns do not help a single call once a batch has spent the minute in its first seconds. So batches leave places, as
-many as single calls are about to want:
+Turns do not help a single call after a batch has spent the window within seconds. So batches leave a reserve, as large
+as the expected demand of single calls:
 
-- **None**, if no single call came for ten minutes and no batch needs more than ten windows. A batch that is alone
-  wastes nothing.
-- **A base of 25 places** (a third of a window below 75), if more than ten windows' worth of batches waits. It costs
-  them at most one window, and the first single call finds a place within some seconds.
-- **The whole window**, if a single call came within ten minutes. Batches then take a place every 60 seconds / limit
-  instead of all at once. Batches whose items fit into the window, apart from the base, still go at once.
+- **No reserve**, if no single call arrived for ten minutes and no batch needs more than ten windows. A batch that is
+  alone uses every place at once.
+- **A base of 25 places** (a third of a window below 75), if the waiting batches need more than ten windows. This costs
+  them at most one window, and the first single call is admitted within seconds.
+- **The whole window**, if a single call arrived within ten minutes. Batches then take one place every 60 seconds /
+  limit. Batches that fit into the window beside the base still take their places at once.
 
-A paced place that no single call took goes to a batch. The pace is a little faster than even, so that the places that
-were left over for a moment are used soon. Measured in virtual time: tests/unit/test_reserve.py.
+A paced place that no single call takes goes to a batch. The pace is three per cent faster than even, so that places
+that were left over for a moment are used soon. Measured in virtual time: tests/unit/test_reserve.py.
 """
 
 import math
@@ -25,7 +25,7 @@ _BASE_SHARE: Final = 3
 """The base is at most this part of the window: of 60 places 20, so that one is free every 3 seconds."""
 
 _LONG: Final = 10
-"""Windows. Batches that need more keep the base."""
+"""Windows. The base is kept while batches need more than this."""
 
 _PACE: Final = 0.97
 
@@ -42,10 +42,12 @@ class ReserveState:
 
 
 class Reserve:
-    """How many of the last places batches take paced now, and whose turn it is there.
+    """The size of the reserve, its pace for batches, and whether single calls go first there.
 
     `share` is the largest share of the window for which single calls go before batches; 0 turns the reserve off. Call
-    `follow` before each round of admissions.
+    `update` before each round of admissions. `places` are those taken from the reserve in the last minute, and its
+    limit is the size of the reserve. `singles` are those that single calls took, and its limit is their share.
+    `paced_until` is when a batch may take the next place of the reserve.
     """
 
     def __init__(self, share: float) -> None:
@@ -53,63 +55,58 @@ class Reserve:
             raise ValueError(f"interactive_reserve must be from 0 to below 1, got {share}")
         self._share = share
         self.places = SlidingWindow(0)
-        """The places of the last minute that were taken from the reserve. Its limit is the reserve's size."""
         self.singles = SlidingWindow(0)
-        """The places of the last minute that single calls took. Its limit is their share."""
-        self._kept = 0
-        """The base, as long as there is a reserve."""
+        self._base = 0
         self.paced_until = -math.inf
-        """When the next batch may take a place of the reserve."""
         self._is_long = False
 
-    def follow(self, limit: int, batched: int, *, has_singles: bool) -> None:
-        """Follow the demand. `limit` is the window's, `batched` the waiting tickets of batches, and `has_singles`
-        whether a single call came within ten minutes."""
+    def update(self, limit: int, batched: int, *, has_singles: bool) -> None:
+        """Adapt the size to the demand. `limit` is that of the window, `batched` the number of waiting tickets of
+        batches, and `has_singles` whether a single call arrived within ten minutes."""
         if not self._share:
             return
         self._is_long = batched > _LONG * limit or (self._is_long and batched > 0)
         base = min(_BASE, limit // _BASE_SHARE)
         self.singles.limit = int(self._share * limit)
         self.places.limit = limit if has_singles else base if self._is_long else 0
-        self._kept = base if self.places.limit else 0
+        self._base = base if self.places.limit else 0
 
     def left(self, now: float) -> int:
-        """How many places of the reserve are left: the last of those that are free in the window."""
+        """How many places of the reserve are left. They are the last free places of the window."""
         return max(0, self.places.free(now)) if self.places.limit else 0
 
     def is_paced(self, free: int, now: float, batched: int) -> bool:
-        """Whether batches wait for the pace, if only the reserve is left: one took from it lately, and `batched`, the
-        waiting tickets of batches, would take the base as well."""
-        return now < self.paced_until and free - self._kept < batched
+        """Whether batches wait for the pace if only the reserve is left: one took a place of it recently, and the
+        `batched` waiting tickets do not fit beside the base."""
+        return now < self.paced_until and free - self._base < batched
 
     def singles_first(self, now: float) -> bool:
-        """Whether single calls go before batches: they have not had their share of the minute."""
+        """Whether single calls go before batches: they have not used up their share of the window."""
         return self.singles.free(now) > 0
 
     def take(self, now: float) -> float:
-        """Take a place from the reserve. Returns the seconds by which this puts off the next."""
+        """Take a place of the reserve. Returns the seconds by which this delays the next."""
         pace = self._pace()
         self.paced_until = max(self.paced_until, now) + pace
         return pace
 
     def give_back(self, pace: float) -> None:
-        """The place was never used, so it puts nothing off."""
+        """The place was not used, so it delays nothing."""
         self.paced_until -= pace
 
-    def hurry(self, now: float) -> None:
-        """The window has another limit: the old pace holds up nothing."""
+    def shorten_pause(self, now: float) -> None:
+        """The limit of the window changed: wait no longer than the new pace."""
         if self.places.limit:
             self.paced_until = min(self.paced_until, now + self._pace())
 
     def wait(self, nth: int, free: int, wanted: int, now: float) -> float:
-        """Seconds until batches that want so many places take the nth of the reserve's, 1 for the next, while `free`
-        places are left in the window."""
-        if free - self._kept >= wanted:
+        """Seconds until batches with `wanted` tickets take the `nth` place of the reserve, from 1, while the window has
+        `free` places."""
+        if free - self._base >= wanted:
             return 0.0
         return max(0.0, self.paced_until - now) + (nth - 1) * self._pace()
 
     def state(self) -> ReserveState:
-        """All that `restore` needs."""
         return ReserveState(
             share=self._share,
             places=self.places.free_at(),
@@ -119,7 +116,7 @@ class Reserve:
         )
 
     def restore(self, state: ReserveState, *, unanswered: float) -> None:
-        """Take over another's state. Places without an answer are taken to be free at the moment `unanswered`."""
+        """Replace the state. Places without an answer become free at the moment `unanswered`."""
         self.places.restore(state.places, unanswered=unanswered)
         self.singles.restore(state.single_places, unanswered=unanswered)
         self.paced_until = state.paced_until

@@ -1,7 +1,7 @@
 """The window: at most so many requests in any 60 seconds, counted from their answers.
 
-An arrival at Replicate lies between its sending and its answer, so a place that is free again only 60 seconds after the
-answer keeps the limit there, whatever the network does in between.
+A request reaches Replicate between its sending and its answer. So a place that becomes free 60 seconds after the answer
+keeps the limit at Replicate, however long the network takes.
 """
 
 import math
@@ -50,30 +50,24 @@ class SlidingWindow:
 
     def answered(self, now: float) -> None:
         self._unanswered -= 1
-        expiry = now + WINDOW
-        if (
-            self._expiries and self._expiries[-1] > expiry
-        ):  # behind a place that `count` stamped in the future
-            insort(self._expiries, expiry)
-        else:
-            self._expiries.append(expiry)
+        insort(self._expiries, now + WINDOW)
 
     def give_back(self) -> None:
-        """The place was never used."""
+        """The place was not used."""
         self._unanswered -= 1
 
     def restore(self, free_at: Iterable[float], *, unanswered: float) -> None:
-        """Begin with places that are free again at these moments (`free_at`). Those without an answer are taken to be
-        free again at the moment `unanswered`."""
+        """Replace all places by those that are free again at these moments, as `free_at` returns them. Those without an
+        answer become free at the moment `unanswered`."""
         self._expiries = deque(sorted(unanswered if moment == math.inf else moment for moment in free_at))
 
     def count(self, spent: Iterable[float], now: float) -> None:
-        """Count places of an earlier process: seconds since each was answered, negative if its answer may yet come. In
-        any order."""
+        """Count places of an earlier process: seconds since each was answered, in any order. They are negative if the
+        answer may still come."""
         left = (WINDOW - min(seconds, WINDOW) for seconds in spent)
         self._expiries = deque(sorted([*self._expiries, *(now + seconds for seconds in left)]))
 
     def forget(self, free_at: float) -> None:
-        """Take back a place that `count` counted until this moment, if it counts still."""
+        """Free a place that `count` counted until this moment, unless it has expired."""
         with suppress(ValueError):
             self._expiries.remove(free_at)

@@ -69,7 +69,7 @@ class Status:
         line = self._line(generation)  # once for both, since the queue may be long
         body: dict[str, Any] = {"estimated_seconds": round(self._seconds(generation, line), 1)}
         if line is not None:
-            body["place"] = self._gate.place(*line)
+            body["place"] = self._gate.queue_position(*line)
         if generation.progress is not None:
             body["progress"] = generation.progress
         if generation.last is not None and generation.last.is_searched_for:
@@ -82,7 +82,7 @@ class Status:
         if line is not None:
             batch = self._supervisor.find(generation.batch_id or "")
             bound = batch.max_concurrent if isinstance(batch, Batch) else None
-            return usual + self._gate.wait(*line, usual=usual, bound=bound)
+            return usual + self._gate.estimated_wait(*line, usual=usual, bound=bound)
         return seconds_left(usual, held=generation.last.age if generation.last else 0.0)
 
     def _line(self, generation: Generation) -> Line | None:
@@ -105,7 +105,7 @@ class Status:
                 max(self._seconds(each, self._line(each)) for each in (running[0], running[-1])), 1
             )
             if queued is not None and (line := self._line(queued)) is not None:
-                body["place"] = self._gate.place(*line)
+                body["place"] = self._gate.queue_position(*line)
         elif not batch.has_ended:
             since = [each.record().suspended_at for each in batch.items]
             if suspended := [each for each in since if each is not None]:

@@ -158,12 +158,12 @@ def test_one_place_is_one_request(open_gate):
         gate = open_gate(concurrent_limit=1, requests_per_minute=5)
         with await gate.acquire("ann") as lease:
             lease.sent()
-            with pytest.raises(RuntimeError, match=r"^one place is one request; this one is sent$"):
+            with pytest.raises(RuntimeError, match=r"^a lease is for one request; this one is sent$"):
                 lease.sent()
             lease.answered()
-            with pytest.raises(RuntimeError, match=r"^one place is one request; this one is answered$"):
+            with pytest.raises(RuntimeError, match=r"^a lease is for one request; this one is answered$"):
                 lease.sent()
-        with pytest.raises(RuntimeError, match=r"^one place is one request; this one is released$"):
+        with pytest.raises(RuntimeError, match=r"^a lease is for one request; this one is released$"):
             lease.sent()
         return figures(gate)
 

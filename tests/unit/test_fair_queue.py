@@ -130,7 +130,7 @@ def test_waiting_while_batches_are_paced_saves_up_no_turns():
     queue = FairQueue()
     line_up(queue, "batch", 500, "ann", "big")
     line_up(queue, "single", 1_000, "bob")
-    assert {"single"} == {queue.take(0.0, may_go=is_single)[0][0][0] for _ in range(500)}
+    assert {"single"} == {queue.take(0.0, allowed=is_single)[0][0][0] for _ in range(500)}
     assert 50 == names(queue, 100).count("batch")
 
 

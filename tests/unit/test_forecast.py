@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from admission.arrivals import ArrivalsState
 from admission.durations import REMEMBERED, Durations, Took
-from admission.fair_queue import Line
+from admission.fair_queue import FlowSnapshot
 from admission.forecast import Item, Plan, plan
 from admission.reserve import ReserveState
 from admission.sliding_window import WINDOW
@@ -28,7 +28,7 @@ from tests.support.wiring import ADMIN, OTHER_USER, Parts, run_batch
 NEVER = -math.inf
 
 
-def looks(*lines: Line, slots: int = 10, rpm: int = 600, **seen) -> GateSnapshot:
+def looks(*lines: FlowSnapshot, slots: int = 10, rpm: int = 600, **seen) -> GateSnapshot:
     """A gate at 100 seconds that has nothing but these lines, and what else is named."""
     nothing = {
         "now": 100.0,
@@ -38,11 +38,11 @@ def looks(*lines: Line, slots: int = 10, rpm: int = 600, **seen) -> GateSnapshot
         "paused_until": {},
         "held": (),
     }
-    return GateSnapshot(concurrent_limit=slots, requests_per_minute=rpm, lines=lines, **(nothing | seen))
+    return GateSnapshot(concurrent_limit=slots, requests_per_minute=rpm, flows=lines, **(nothing | seen))
 
 
-def line(caller="bob", *, batched=True, waiting=0, in_flight=0, most=math.inf) -> Line:
-    return Line(caller, "earlier" if batched else None, waiting, in_flight, most)
+def line(caller="bob", *, batched=True, waiting=0, in_flight=0, most=math.inf) -> FlowSnapshot:
+    return FlowSnapshot(caller, "earlier" if batched else None, waiting, in_flight, most)
 
 
 def items(*usual: float) -> list[Item]:
@@ -354,7 +354,7 @@ def test_more_slots_more_places_a_wider_bound_or_fewer_items_never_make_it_longe
     lengths=LENGTHS,
     lines=st.lists(
         st.builds(
-            Line,
+            FlowSnapshot,
             caller=st.sampled_from(["ann", "bob", "cid"]),
             batch=st.sampled_from([None, "one", "two"]),
             waiting=st.integers(0, 30),
@@ -441,7 +441,7 @@ def test_the_snapshot_has_places_lines_pauses_and_held_seconds():
             ),
             arrivals=ArrivalsState("bob", 607.0, 607.0, 607.0),
             paused_until={"bob": 37.0},
-            lines=(Line("ann", "one", 1, 2, 2), Line("bob", None, 3, 0, math.inf)),
+            flows=(FlowSnapshot("ann", "one", 1, 2, 2), FlowSnapshot("bob", None, 3, 0, math.inf)),
             held=(7.0,),
         )
         == run(story())

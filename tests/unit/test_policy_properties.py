@@ -258,12 +258,12 @@ class AnyHistory(RuleBasedStateMachine):
     @rule(ago=st.integers(0, 30))
     def answer_another_request(self, ago):
         self.note("answered", self.now - ago)
-        self.policy.upstream_answered(self.now - ago)
+        self.policy.stall.answered(self.now - ago)
 
     @rule(ago=st.lists(st.integers(-30, 70), max_size=3))
     def count(self, ago):
         self.spent += [self.now + WINDOW - seconds for seconds in ago]
-        self.policy.count(ago, self.now)
+        self.policy.window.count(ago, self.now)
 
     @precondition(lambda self: self.waiting or self.unanswered - self.in_doubt)
     @rule(data=st.data())
@@ -309,7 +309,7 @@ class AnyHistory(RuleBasedStateMachine):
 
     @rule(caller=CALLERS, batch=BATCHES)
     def dismiss(self, caller, batch):
-        gone = set(self.policy.dismiss(caller, batch))
+        gone = set(self.policy.queue.clear(caller, batch))
         assert gone <= self.waiting
         self.waiting -= gone
 
@@ -346,7 +346,7 @@ class AnyHistory(RuleBasedStateMachine):
             interactive_reserve=seen.reserve.share,
             durations=durations,
         )
-        for number, line in enumerate(seen.lines):
+        for number, line in enumerate(seen.flows):
             for running in range(line.in_flight):
                 copy.adopt((number, "runs", running), line.caller, batch=line.batch, now=self.now)
             waiting = [(number, "waits", waiting) for waiting in range(line.waiting)]
@@ -390,7 +390,7 @@ class AnyHistory(RuleBasedStateMachine):
 class AnyHistoryWithPauses(AnyHistory):
     @rule(caller=CALLERS, seconds=st.integers(1, 90))
     def pause(self, caller, seconds):
-        self.policy.pause(caller, self.now + seconds)
+        self.policy.queue.pause(caller, self.now + seconds)
 
     @rule(caller=CALLERS, exhausted_for=st.sampled_from([0, 0, 10]))
     def proceed(self, caller, exhausted_for):

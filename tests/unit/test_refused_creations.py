@@ -182,7 +182,7 @@ def a_policy() -> Policy:
 
 def test_a_caller_who_is_slowed_down_has_one_ticket_under_way_until_one_is_accepted():
     policy = a_policy()
-    policy.slow_down("ann")
+    policy.queue.slow_down("ann")
     policy.enqueue("abcd", "ann")
     policy.enqueue("xyz", "bob")
 
@@ -197,7 +197,7 @@ def test_a_ticket_that_went_before_its_caller_was_slowed_down_proves_nothing():
     policy = a_policy()
     policy.enqueue("a", "ann")
     policy.step(0.0)
-    policy.slow_down("ann")
+    policy.queue.slow_down("ann")
     policy.proceed("ann", 1.0)
     policy.enqueue("bc", "ann")
 

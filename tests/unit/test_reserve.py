@@ -134,11 +134,13 @@ def test_estimates_know_the_pace(size):
         for ticket in policy.step(0.0).admitted:
             policy.answered(ticket, 0.0)
         estimates = [
-            policy.wait("ann", "big", ahead, usual=1.0, bound=None, now=1.0) for ahead in range(size)
+            policy.estimated_wait("ann", "big", ahead, usual=1.0, bound=None, now=1.0)
+            for ahead in range(size)
         ]
         policy.enqueue(range(size), "ann", batch="big")
         told_in_line = [
-            policy.wait("ann", "big", ahead, usual=1.0, bound=None, now=1.0) for ahead in range(size)
+            policy.estimated_wait("ann", "big", ahead, usual=1.0, bound=None, now=1.0)
+            for ahead in range(size)
         ]
         admitted: dict[int, float] = {}
         now = 1.0

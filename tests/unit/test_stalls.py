@@ -453,7 +453,7 @@ def test_a_plan_made_in_a_stall_expects_it_to_last_as_long_again():
         await asyncio.sleep(30)
         lost.lost()
         seen = gate.snapshot()
-        waits = gate.wait("bob", None, 0, usual=8.0)
+        waits = gate.estimated_wait("bob", None, 0, usual=8.0)
         found = plan([Item("model", 8.0, 0.01, 1)], seen, Durations(), caller="bob", max_concurrent=None)
         return waits, found.strategy, found.seconds
 
