@@ -24,7 +24,7 @@ MIXED = {
 
 
 def without_plan(summary):
-    """What is told of a batch, without how it was thought to go and what it took."""
+    """The summary of a batch, without its plan and the actual figures."""
     planned = {"strategy", "credits"} | {
         name for name in summary if name.startswith(("estimated_", "actual_"))
     }
@@ -85,24 +85,24 @@ def test_results_are_in_input_order_for_every_mix_of_outcomes(client, asked):
     with client.post(
         "/generate-batch", json={"model_name": "flux-dev", "prompts": prompts}, headers=ADMIN
     ) as answer:
-        told = answer.json
+        shown = answer.json
 
-    assert prompts == [item["prompt"] for item in told["results"]]
-    assert [not each for each in fails] == [item["success"] for item in told["results"]]
-    assert sum(fails) == told["failed"]
-    assert (not any(fails)) is told["success"]
+    assert prompts == [item["prompt"] for item in shown["results"]]
+    assert [not each for each in fails] == [item["success"] for item in shown["results"]]
+    assert sum(fails) == shown["failed"]
+    assert (not any(fails)) is shown["success"]
 
 
 def test_a_stream_sends_each_result_when_it_is_ready_and_the_summary_last(client):
     answer = stream(client, ADMIN, "[[slow=0.4]] late", "early", "[[nsfw]] refused")
-    told = list(lines(answer))
+    shown = list(lines(answer))
 
     assert "application/x-ndjson" == answer.content_type
-    assert 0 == told[2]["index"]
-    assert {1, 2} == {line["index"] for line in told[:2]}
-    summary = without_plan(told[3])
+    assert 0 == shown[2]["index"]
+    assert {1, 2} == {line["index"] for line in shown[:2]}
+    summary = without_plan(shown[3])
     assert {"success": False, "id": summary["id"], "total": 3, "succeeded": 2, "failed": 1} == summary
-    assert 4 == len(told)
+    assert 4 == len(shown)
     assert answer.headers["X-Request-ID"]
 
 
@@ -153,19 +153,19 @@ def test_a_caller_of_a_batch_gets_its_id_when_the_service_stops(make_app, simula
 
     left = Counter()
     for answer in answers:
-        told = problem(answer.result(), 503, "shutting_down", retryable=True)
-        left.update(app.test_client().get(f"/batches/{told['id']}", headers=ADMIN).json["counts"])
+        shown = problem(answer.result(), 503, "shutting_down", retryable=True)
+        left.update(app.test_client().get(f"/batches/{shown['id']}", headers=ADMIN).json["counts"])
     assert {"running": 1, "queued": 3} == left
     assert (1, {}) == (simulator.counts().creations_accepted, simulator.counts().finished)
 
 
 def test_a_stream_that_is_cut_short_by_a_stop_ends_with_a_summary_that_says_so(make_app, simulator):
     app = make_app(REPLICATE_CONCURRENT_LIMIT=1)
-    told = lines(stream(app.test_client(), ADMIN, "quick", "[[hang]]", "c"))
-    first = next(told)
+    shown = lines(stream(app.test_client(), ADMIN, "quick", "[[hang]]", "c"))
+    first = next(shown)
     until(lambda: simulator.counts().in_flight == 1)
     app.extensions["service"].begin_drain(0)
-    *more, summary = told
+    *more, summary = shown
 
     assert (0, True, []) == (first["index"], first["success"], more)
     assert (False, 3, 1, 0) == tuple(summary[name] for name in ("success", "total", "succeeded", "failed"))

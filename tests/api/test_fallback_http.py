@@ -279,14 +279,14 @@ def test_every_example_can_fall_back_to_every_model_of_its_kind(client, simulato
 def test_the_limit_holds_for_fallbacks_alike():
     """Every second of 600 fails on its first model and is made by its second: 900 creations."""
 
-    async def story():
+    async def scenario():
         options = Options(prediction_seconds=0.2, jitter=0, answer_delay=(0, 0.8), seed=1)
         async with replicate(options, concurrent_limit=200, timeout=600, reserve=0.05) as (service, world):
             prompts = [f"picture {n}" + " [[only=flux-dev]] [[nsfw]]" * (n % 2) for n in range(600)]
             batch = await service.run_batch(prompts, fallback=True)
             return batch, world.tally.snapshot()
 
-    batch, counts = run(story())
+    batch, counts = run(scenario())
     assert 600 == batch.summary()["succeeded"]
     assert 900 == counts.creations_accepted
     assert counts.creations_peak_per_minute <= 600

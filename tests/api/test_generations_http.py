@@ -366,7 +366,7 @@ def test_work_cancelled_during_a_stop_is_not_resumed(make_app, simulator, by):
     service.close()
     client = make_app().test_client()
 
-    def at_last(target):  # as somebody sees it who brings nothing back
+    def at_last(target):  # as a caller without a Replicate token sees it
         return look_up(client, target, by=ADMIN)
 
     until(lambda: at_last(one)["status"] == "canceled" and at_last(several)["status"] == "completed")

@@ -163,10 +163,10 @@ def test_simultaneous_requests_with_one_key_create_one_generation(app, simulator
             headers = USER | {"Idempotency-Key": path}
             return path, requests.post(url + path, json=body, headers=headers, timeout=30).json()
 
-        told = list(callers.map(call, range(12)))
+        shown = list(callers.map(call, range(12)))
 
     for path in ("/generate", "/generate-batch"):
-        assert 1 == len({answer["id"] for each, answer in told if each == path})
+        assert 1 == len({answer["id"] for each, answer in shown if each == path})
     assert 3 == simulator.counts().creations_accepted
 
 
@@ -186,11 +186,11 @@ def test_a_repeat_while_it_runs_waits_with_the_first_or_responds_async(client, s
 def test_a_repeated_batch_is_returned_whole_in_both_formats(client, simulator):
     first = ask(client, BATCH, "/generate-batch").json
     again = ask(client, BATCH, "/generate-batch").json
-    told = list(lines(ask(client, BATCH, "/generate-batch", **NDJSON)))
+    shown = list(lines(ask(client, BATCH, "/generate-batch", **NDJSON)))
 
     assert first == again
-    assert first["results"] == told[:2]
-    assert first == told[2] | {"results": told[:2]}
+    assert first["results"] == shown[:2]
+    assert first == shown[2] | {"results": shown[:2]}
     assert 2 == simulator.counts().creations_accepted
 
 
@@ -198,10 +198,10 @@ def test_a_repeated_stream_has_every_line_once(client, simulator):
     body = {"model_name": "flux-dev", "prompts": ["[[slow=0]] a", "[[slow=0.4]] b", "[[slow=0.2]] c"]}
     left_batch(client, *body["prompts"], by=USER | KEY)
 
-    told = list(lines(ask(client, body, "/generate-batch", **NDJSON)))
+    shown = list(lines(ask(client, body, "/generate-batch", **NDJSON)))
 
-    assert {0, 1, 2} == {line["index"] for line in told[:-1]}
-    assert (4, 3) == (len(told), told[-1]["succeeded"])
+    assert {0, 1, 2} == {line["index"] for line in shown[:-1]}
+    assert (4, 3) == (len(shown), shown[-1]["succeeded"])
     assert 3 == simulator.counts().creations_accepted
 
 
@@ -395,9 +395,9 @@ def test_work_of_before_a_restart_resumes_when_its_owner_sends_the_key(make_app,
     )
     first = ask(client, picture("[[slow=0.5]]"))
     second = ask(client, **{"Idempotency-Key": "w"})
-    told = list(lines(ask(client, BATCH, "/generate-batch", **{"Idempotency-Key": "b"}, **NDJSON)))
+    shown = list(lines(ask(client, BATCH, "/generate-batch", **{"Idempotency-Key": "b"}, **NDJSON)))
     assert [(200, ran), (200, waited)] == [(each.status_code, each.json["id"]) for each in (first, second)]
-    assert (3, batch, 1, 1) == (len(told), *(told[-1][name] for name in ("id", "succeeded", "failed")))
+    assert (3, batch, 1, 1) == (len(shown), *(shown[-1][name] for name in ("id", "succeeded", "failed")))
     assert 4 == simulator.counts().creations_accepted
 
 
@@ -554,9 +554,9 @@ def test_simultaneous_returns_after_a_restart_resume_the_work_once(make_app, sim
                 return requests.get(f"{url}/generations/{target}", headers=USER, timeout=30).json()
             return requests.post(f"{url}/generate", json=PICTURE, headers=USER | KEY, timeout=30).json()
 
-        told = list(callers.map(call, range(8)))
+        shown = list(callers.map(call, range(8)))
 
-    assert {target} == {each["id"] for each in told}
+    assert {target} == {each["id"] for each in shown}
     client = app.test_client()
     assert "succeeded" == ended(client, target)["status"]
     assert 2 == simulator.counts().creations_accepted

@@ -15,7 +15,7 @@ BATCH = {"model_name": "flux-dev", "prompts": ["a", "b"]}
 
 @contextmanager
 def locked(path):
-    """Somebody else has the ledger for themselves."""
+    """Another process locks the ledger."""
     with closing(sqlite3.connect(path / "ledger.db", isolation_level=None)) as other:
         other.execute("BEGIN EXCLUSIVE")
         yield
@@ -59,7 +59,7 @@ def test_new_work_is_refused_before_anything_is_spent_and_accepted_once_the_ledg
             client.post(path, json=body, headers=ADMIN | headers), 500, "internal", retryable=True
         )
         assert "database is locked" in first["detail"]
-        # From now on it is known, and nobody waits to hear so.
+        # The outage is known from now on, so no request waits for the disk.
         problem(client.post(path, json=body, headers=ADMIN | headers), 500, "internal", retryable=True)
         assert (
             "database is locked" in problem(client.get("/health"), 500, "internal", retryable=True)["detail"]
@@ -86,7 +86,7 @@ def test_queued_work_waits_until_the_ledger_is_back_and_is_made_once(make_app, s
     app = make_app(REPLICATE_CONCURRENT_LIMIT=1)
     client = app.test_client()
     prompts = {"model_name": "flux-dev", "prompts": ["a [[slow=0.3]]", "b", "c"]}
-    told = client.post(
+    shown = client.post(
         "/generate-batch", json=prompts, headers=ADMIN | {"Prefer": "respond-async"}
     ).get_json()
     until(lambda: simulator.counts().in_flight == 1)
@@ -95,7 +95,7 @@ def test_queued_work_waits_until_the_ledger_is_back_and_is_made_once(make_app, s
         until(lambda: service_of(app).ledger.trouble is not None)
         assert 1 == simulator.counts().creations_accepted
 
-    until(lambda: client.get(f"/batches/{told['id']}", headers=ADMIN).get_json()["status"] == "completed")
+    until(lambda: client.get(f"/batches/{shown['id']}", headers=ADMIN).get_json()["status"] == "completed")
     assert ["a [[slow=0.3]]", "b", "c"] == [each.input["prompt"] for each in simulator.predictions()]
 
 
@@ -122,8 +122,8 @@ def test_a_full_disk_refuses_new_work_until_there_is_room(app, simulator):
     connection.execute(f"PRAGMA max_page_count = {pages}")
     body = PICTURE | {"prompt": "x" * 100_000}
 
-    told = problem(client.post("/generate", json=body, headers=ADMIN), 500, "internal", retryable=True)
-    assert "disk is full" in told["detail"]
+    shown = problem(client.post("/generate", json=body, headers=ADMIN), 500, "internal", retryable=True)
+    assert "disk is full" in shown["detail"]
     assert 0 == simulator.counts().requests.get("create", 0)
 
     until(lambda: client.get("/health").status_code == 200)

@@ -91,19 +91,19 @@ def test_usage_equals_what_replicate_billed_in_every_grouping(busy, simulator):
 
 
 def test_only_the_admin_sees_usage_by_caller(busy, simulator):
-    everybody = {each.pop("caller"): each for each in usage(busy, "?group_by=caller")["usage"]}
+    by_caller = {each.pop("caller"): each for each in usage(busy, "?group_by=caller")["usage"]}
     own = {}
     for by in (USER, OTHER):
         (mine,) = usage(busy, "?group_by=caller", by=by)["usage"]
         own[mine.pop("caller")] = mine
 
-    assert everybody == own | {"admin": everybody["admin"]}
+    assert by_caller == own | {"admin": by_caller["admin"]}
     for token, by in (("r8_user", USER), ("r8_other", OTHER)):
         billed = sum(each.billed_usd for each in simulator.predictions() if each.token == token)
         assert round(billed, 6) == usage(busy, by=by)["total"]["usd"]
         by_model = usage(busy, "?group_by=model", by=by)["usage"]
         assert round(billed, 6) == round(sum(each["usd"] for each in by_model), 6)
-    assert not any("r8_" in caller for caller in everybody)
+    assert not any("r8_" in caller for caller in by_caller)
 
 
 def test_usage_is_the_same_after_a_restart(make_app, simulator):

@@ -100,7 +100,7 @@ class Process:
             await asyncio.wait(mine, timeout=0)
 
 
-class Mortal(RuleBasedStateMachine):
+class CrashMachine(RuleBasedStateMachine):
     """Time passes, and processes crash and stop. In the end nothing fails, and every owner returns."""
 
     def __init__(self) -> None:
@@ -134,19 +134,19 @@ class Mortal(RuleBasedStateMachine):
 
     @rule(seconds=st.sampled_from([0.0, 0.0, 0.0004, 0.015, 0.1, 0.7]))
     def kill_and_begin_anew(self, seconds: float) -> None:
-        async def story() -> None:
+        async def scenario() -> None:
             await asyncio.sleep(seconds)
             await self.begin_anew()
 
-        self.do(story())
+        self.do(scenario())
 
     @rule(seconds=st.sampled_from([0.0, 0.5, 30.0]))
     def stop_in_order_and_begin_anew(self, seconds: float) -> None:
-        async def story() -> None:
+        async def scenario() -> None:
             await self.process.core.supervisor.drain(seconds)
             await self.end_in_order()
 
-        self.do(story())
+        self.do(scenario())
 
     async def end_in_order(self) -> None:
         self.process.ledger.trouble = None

@@ -37,7 +37,7 @@ from tests.support.wiring import (
 
 
 def test_cancelling_a_queued_generation_sends_nothing_and_frees_everything():
-    async def story():
+    async def scenario():
         fake = MemoryProvider()
         gate, inside = a_service(fake)
         first, second = start(inside), start(inside)
@@ -47,11 +47,11 @@ def test_cancelling_a_queued_generation_sends_nothing_and_frees_everything():
         await first
         return while_running, held(gate), len(fake.sent), fake.cancelled
 
-    assert ((1, 1, 0), (0, 1, 0), 1, []) == virtual_time.run(story())
+    assert ((1, 1, 0), (0, 1, 0), 1, []) == virtual_time.run(scenario())
 
 
 def test_cancelling_in_the_tick_of_acceptance_sends_nothing():
-    async def story():
+    async def scenario():
         fake = MemoryProvider()
         gate, inside = a_service(fake)
         task = start(inside)
@@ -60,7 +60,7 @@ def test_cancelling_in_the_tick_of_acceptance_sends_nothing():
         await asyncio.sleep(10)
         return held(gate), fake.sent
 
-    assert ((0, 0, 0), []) == virtual_time.run(story())
+    assert ((0, 0, 0), []) == virtual_time.run(scenario())
 
 
 def test_cancelling_in_the_tick_of_the_flush_sends_nothing():
@@ -70,7 +70,7 @@ def test_cancelling_in_the_tick_of_the_flush_sends_nothing():
         async def flush(self):
             await self.is_written.wait()
 
-    async def story():
+    async def scenario():
         gate, inside = a_service(fake := MemoryProvider(), ledger=(disk := Disk()))
         generation = inside.supervisor.accept(submission(a_picture(), ADMIN))
         await asyncio.sleep(1)
@@ -79,11 +79,11 @@ def test_cancelling_in_the_tick_of_the_flush_sends_nothing():
         await asyncio.sleep(10)
         return held(gate), fake.sent, inside.runner.ended["canceled"]
 
-    assert ((0, 0, 0), [], 1) == virtual_time.run(story())
+    assert ((0, 0, 0), [], 1) == virtual_time.run(scenario())
 
 
 def test_cancelling_a_pending_creation_awaits_its_answer_and_cancels_its_prediction():
-    async def story():
+    async def scenario():
         fake = MemoryProvider(None, answer_after=5)
         gate, inside = a_service(fake)
         task = start(inside)
@@ -94,11 +94,11 @@ def test_cancelling_a_pending_creation_awaits_its_answer_and_cancels_its_predict
         await asyncio.wait([task])
         return meanwhile, fake.cancelled, asyncio.get_running_loop().time(), held(gate), task.cancelled()
 
-    assert ((1, 1, 0), ["p1"], 10.0, (0, 1, 0), True) == virtual_time.run(story())
+    assert ((1, 1, 0), ["p1"], 10.0, (0, 1, 0), True) == virtual_time.run(scenario())
 
 
 def test_cancelling_a_creation_that_is_refused_cancels_no_prediction():
-    async def story():
+    async def scenario():
         fake = MemoryProvider(TryAgain(UpstreamError()))
         gate, inside = a_service(fake)
         task = start(inside)
@@ -106,11 +106,11 @@ def test_cancelling_a_creation_that_is_refused_cancels_no_prediction():
         await cancel(task)
         return len(fake.sent), fake.cancelled, held(gate)
 
-    assert (1, [], (0, 1, 0)) == virtual_time.run(story())
+    assert (1, [], (0, 1, 0)) == virtual_time.run(scenario())
 
 
 def test_cancelling_a_running_generation_cancels_its_prediction():
-    async def story():
+    async def scenario():
         fake = MemoryProvider(None)
         gate, inside = a_service(fake)
         task = start(inside)
@@ -118,11 +118,11 @@ def test_cancelling_a_running_generation_cancels_its_prediction():
         await cancel(task)
         return fake.cancelled, held(gate), inside.runner.ended
 
-    assert (["p1"], (0, 1, 0), {"succeeded": 0, "failed": 0, "canceled": 1}) == virtual_time.run(story())
+    assert (["p1"], (0, 1, 0), {"succeeded": 0, "failed": 0, "canceled": 1}) == virtual_time.run(scenario())
 
 
 def test_cancelling_between_two_attempts_prevents_the_second():
-    async def story():
+    async def scenario():
         fake = MemoryProvider(TryAgain(UpstreamError(), wait=30))
         gate, inside = a_service(fake)
         task = start(inside)
@@ -131,14 +131,14 @@ def test_cancelling_between_two_attempts_prevents_the_second():
         await asyncio.sleep(100)
         return len(fake.sent), held(gate)
 
-    assert (1, (0, 0, 0)) == virtual_time.run(story())
+    assert (1, (0, 0, 0)) == virtual_time.run(scenario())
 
 
 @pytest.mark.parametrize("moment", [1, 4, 7, 12])
 def test_cancelling_repeatedly_still_cancels_the_prediction(moment):
     """First while the creation is on its way, its answer at 5 seconds and the cancel's at 10, or while it runs."""
 
-    async def story():
+    async def scenario():
         fake = MemoryProvider(None, answer_after=5)
         gate, inside = a_service(fake)
         task = start(inside)
@@ -149,11 +149,11 @@ def test_cancelling_repeatedly_still_cancels_the_prediction(moment):
         await asyncio.wait([task])
         return fake.cancelled, held(gate)[0]
 
-    assert (["p1"], 0) == virtual_time.run(story())
+    assert (["p1"], 0) == virtual_time.run(scenario())
 
 
 def test_cancelling_does_not_interrupt_the_cancellation_of_a_timed_out_prediction():
-    async def story():
+    async def scenario():
         fake = MemoryProvider(None, answer_after=5)
         gate, inside = a_service(fake, timeout=10, max_queued=1)
         task = start(inside)
@@ -161,7 +161,7 @@ def test_cancelling_does_not_interrupt_the_cancellation_of_a_timed_out_predictio
         await cancel(task)
         return fake.cancelled, held(gate)[0]
 
-    assert (["p1"], 0) == virtual_time.run(story())
+    assert (["p1"], 0) == virtual_time.run(scenario())
 
 
 async def cancelled_at(moment, at_replicate):
@@ -176,7 +176,7 @@ async def cancelled_at(moment, at_replicate):
 
 
 class Unseen(MemoryProvider):
-    """Nobody can look at what it makes."""
+    """Its predictions cannot be polled."""
 
     async def wait(self, *arguments, **how):  # noqa: ARG002
         raise UpstreamError
@@ -188,12 +188,12 @@ class Unseen(MemoryProvider):
 def test_cancelling_during_the_cancellation_of_a_prediction_prevents_another_attempt(fake, moment):
     """The answer of its cancel comes 5 seconds after."""
 
-    async def story():
+    async def scenario():
         at_replicate = fake(None, answer_after=5)
         generation = await cancelled_at(moment, at_replicate)
         return len(at_replicate.sent), at_replicate.cancelled, generation.state
 
-    assert (1, ["p1"], "canceled") == virtual_time.run(story())
+    assert (1, ["p1"], "canceled") == virtual_time.run(scenario())
 
 
 @pytest.mark.parametrize(
@@ -208,16 +208,16 @@ def test_a_prediction_that_can_neither_be_watched_nor_cancelled_counts_as_billed
         async def cancel(self, caller, prediction):
             await super().cancel(caller, prediction)
 
-    async def story():
+    async def scenario():
         at_replicate = Uncancellable(None, answer_after=5)
         generation = await cancelled_at(moment, at_replicate)
         return len(at_replicate.sent), generation.cost_usd
 
-    assert (1, 0.025) == virtual_time.run(story())
+    assert (1, 0.025) == virtual_time.run(scenario())
 
 
 def test_cancelling_a_batch_cancels_running_items_and_sends_no_more():
-    async def story():
+    async def scenario():
         fake = MemoryProvider(None, None)
         gate, inside = a_service(fake, concurrent_limit=2)
         batch = asyncio.create_task(run_batch(inside, pictures(["a"] * 20)))
@@ -225,12 +225,12 @@ def test_cancelling_a_batch_cancels_running_items_and_sends_no_more():
         await cancel(batch)
         return len(fake.sent), sorted(fake.cancelled), held(gate)
 
-    assert (2, ["p1", "p2"], (0, 2, 0)) == virtual_time.run(story())
+    assert (2, ["p1", "p2"], (0, 2, 0)) == virtual_time.run(scenario())
 
 
 @pytest.mark.parametrize("moment", [0, 0.1, 10], ids=["queued", "creation on its way", "running"])
 def test_a_cancelled_generation_is_recorded_as_canceled(moment):
-    async def story():
+    async def scenario():
         _, inside = a_service(MemoryProvider(None), ledger=(ledger := Notes()))
         task = start(inside)
         await asyncio.sleep(moment)
@@ -238,7 +238,7 @@ def test_a_cancelled_generation_is_recorded_as_canceled(moment):
         (record,) = ledger.all(GenerationRecord)
         return record
 
-    record = virtual_time.run(story())
+    record = virtual_time.run(scenario())
     assert ("canceled", False) == (record.state, record.ended_at is None)
     assert Failure("generation_failed", "It was cancelled.", retryable=False) == record.error
 
@@ -253,7 +253,7 @@ class DoneAfterAll(MemoryProvider):
 
 @pytest.mark.parametrize("answer_after", [0.25, 3.5], ids=["running", "creation on its way"])
 def test_a_prediction_that_finished_before_its_cancellation_is_a_success(answer_after):
-    async def story():
+    async def scenario():
         gate, inside = a_service(DoneAfterAll(answer_after=answer_after, ends_after=100))
         generation = inside.supervisor.accept(submission(a_picture(), ADMIN))
         caller = asyncio.create_task(inside.supervisor.wait(generation))
@@ -261,18 +261,18 @@ def test_a_prediction_that_finished_before_its_cancellation_is_a_success(answer_
         await cancel(caller)
         return result(generation), held(gate)[0]
 
-    told, slots = virtual_time.run(story())
+    shown, slots = virtual_time.run(scenario())
     assert (True, ["https://replicate.delivery/a.jpg"], "p1", 0.025, 0) == (
-        told["success"],
-        told["output"],
-        told["prediction_id"],
-        told["cost_usd"],
+        shown["success"],
+        shown["output"],
+        shown["prediction_id"],
+        shown["cost_usd"],
         slots,
     )
 
 
 def test_a_finished_prediction_is_a_success_even_if_a_disconnect_prevents_the_fetch():
-    async def story():
+    async def scenario():
         gate, inside = a_service(MemoryProvider(), outputs=Slow())
         generation = inside.supervisor.accept(submission(a_picture(), ADMIN))
         caller = asyncio.create_task(inside.supervisor.wait(generation))
@@ -281,14 +281,14 @@ def test_a_finished_prediction_is_a_success_even_if_a_disconnect_prevents_the_fe
         await cancel(caller)
         return result(generation)
 
-    told = virtual_time.run(story())
-    assert (True, 1, []) == (told["success"], told["count"], told["files"])
-    assert "It was cancelled before everything was fetched." == told["files_error"]
+    shown = virtual_time.run(scenario())
+    assert (True, 1, []) == (shown["success"], shown["count"], shown["files"])
+    assert "It was cancelled before everything was fetched." == shown["files_error"]
 
 
 @pytest.mark.parametrize("moment", [10, 40], ids=["looked for", "found"])
 def test_a_generation_cancelled_during_a_search_cancels_the_prediction_once_found(moment):
-    async def story():
+    async def scenario():
         fake, ledger = Lost(ends_after=600), Notes()
         await lose_a_creation(ledger)
         gate, inside, (generation,) = next_service(fake, ledger)
@@ -297,7 +297,7 @@ def test_a_generation_cancelled_during_a_search_cancels_the_prediction_once_foun
         await asyncio.wait([inside.supervisor.task(generation)])
         return fake.sent, fake.cancelled, on_record(ledger), held(gate)[0]
 
-    assert ([], ["p1"], [("canceled", "p1", True)], 0) == virtual_time.run(story())
+    assert ([], ["p1"], [("canceled", "p1", True)], 0) == virtual_time.run(scenario())
 
 
 # The same at Replicate's end.

@@ -40,7 +40,7 @@ from tests.support.wiring import (
 
 
 def test_draining_leaves_queued_work_in_the_ledger_and_lets_running_work_finish():
-    async def story():
+    async def scenario():
         fake, ledger = MemoryProvider(ends_after=20), Notes()
         gate, inside = a_service(fake, ledger=ledger)
         running, queued = start(inside), start(inside)
@@ -54,7 +54,7 @@ def test_draining_leaves_queued_work_in_the_ledger_and_lets_running_work_finish(
         await drain
         return (await running).state, told_at, refused.value.retry_after, fake, on_record(ledger), held(gate)
 
-    state, told_at, retry_after, fake, rows, left = virtual_time.run(story())
+    state, told_at, retry_after, fake, rows, left = virtual_time.run(scenario())
 
     assert ("succeeded", 1.0, 5) == (state, told_at, retry_after)
     assert [("succeeded", "p1", True), ("queued", None, False)] == rows
@@ -67,7 +67,7 @@ def test_draining_leaves_queued_work_in_the_ledger_and_lets_running_work_finish(
 def test_work_unfinished_at_the_end_of_the_drain_keeps_running_at_replicate_and_stays_in_the_ledger(
     answer_after, ends
 ):
-    async def story():
+    async def scenario():
         fake, ledger = MemoryProvider(None, None, answer_after=answer_after), Notes()
         gate, inside = a_service(fake, concurrent_limit=2, ledger=ledger)
         callers = [start(inside), start(inside)]
@@ -77,11 +77,11 @@ def test_work_unfinished_at_the_end_of_the_drain_keeps_running_at_replicate_and_
         return await outcomes(*callers), ended_at, fake.cancelled, on_record(ledger), held(gate)[0]
 
     left = [("running", "p1", False), ("running", "p2", False)]
-    assert (["shutting_down"] * 2, ends, [], left, 0) == virtual_time.run(story())
+    assert (["shutting_down"] * 2, ends, [], left, 0) == virtual_time.run(scenario())
 
 
 def test_a_creation_refused_after_the_drain_is_recorded_as_queued():
-    async def story():
+    async def scenario():
         fake, ledger = MemoryProvider(TryAgain(UpstreamError()), answer_after=5), Notes()
         _, inside = a_service(fake, ledger=ledger)
         caller = start(inside)
@@ -92,34 +92,34 @@ def test_a_creation_refused_after_the_drain_is_recorded_as_queued():
         await later.supervisor.wait(generation)
         return await outcomes(caller), left, generation.state, len(fake.sent)
 
-    assert (["shutting_down"], [("queued", None, False)], "succeeded", 2) == virtual_time.run(story())
+    assert (["shutting_down"], [("queued", None, False)], "succeeded", 2) == virtual_time.run(scenario())
 
 
 @pytest.mark.parametrize("patience", [0, 2, 30], ids=["at once", "soon", "after the first"])
 def test_the_next_process_finishes_drained_work_and_creates_nothing_twice(patience):
-    async def story():
+    async def scenario():
         fake, ledger = MemoryProvider(ends_after=20, answer_after=5), Notes()
         _, inside = a_service(fake, concurrent_limit=2, ledger=ledger)
         callers = [start(inside) for _ in range(4)]
         await asyncio.sleep(1)
         await inside.supervisor.drain(patience)
-        told = await outcomes(*callers)
+        shown = await outcomes(*callers)
         gate, later, left = next_service(fake, ledger, concurrent_limit=2)
         for each in left:
             await later.supervisor.wait(each)
-        return told, len(left), len(fake.sent), fake.cancelled, on_record(ledger), held(gate)
+        return shown, len(left), len(fake.sent), fake.cancelled, on_record(ledger), held(gate)
 
-    told, left, sent, cancelled, rows, slots = virtual_time.run(story())
+    shown, left, sent, cancelled, rows, slots = virtual_time.run(scenario())
 
     finished = 2 if patience == 30 else 0
-    assert ["succeeded"] * finished + ["shutting_down"] * (4 - finished) == told
+    assert ["succeeded"] * finished + ["shutting_down"] * (4 - finished) == shown
     assert (4 - finished, 4, []) == (left, sent, cancelled)
     assert [("succeeded", f"p{number}", True) for number in (1, 2, 3, 4)] == rows
     assert (0, 2, 0) == slots
 
 
 def test_a_drained_batch_keeps_its_ended_items_and_the_next_process_ends_the_rest():
-    async def story():
+    async def scenario():
         fake, ledger = MemoryProvider(ends_after=20), Notes()
         _, inside = a_service(fake, ledger=ledger)
         wanted = pictures(["a", "b", "c"])
@@ -134,14 +134,14 @@ def test_a_drained_batch_keeps_its_ended_items_and_the_next_process_ends_the_res
         prompts = [batch.item(index, ADDRESS)["prompt"] for index in range(3)]
         return left, row.ended_at, batch.summary(), prompts, len(fake.sent)
 
-    left, ended_at, summary, prompts, sent = virtual_time.run(story())
+    left, ended_at, summary, prompts, sent = virtual_time.run(scenario())
 
     assert (["shutting_down"], None, ["succeeded", "queued", "queued"]) == left
     assert (True, 3, ["a", "b", "c"], 3) == (ended_at is not None, summary["succeeded"], prompts, sent)
 
 
 def test_the_next_process_fetches_outputs_that_the_drain_left():
-    async def story():
+    async def scenario():
         fake, ledger = MemoryProvider(), Notes()
         gate, inside = a_service(fake, ledger=ledger, outputs=Slow())
         caller = start(inside)
@@ -153,7 +153,7 @@ def test_the_next_process_fetches_outputs_that_the_drain_left():
         await later.supervisor.wait(generation)
         return left, result(generation), len(fake.sent), fake.cancelled
 
-    left, body, sent, cancelled = virtual_time.run(story())
+    left, body, sent, cancelled = virtual_time.run(scenario())
 
     assert (["shutting_down"], [("running", "p1", False)]) == left
     assert (True, [f"{ADDRESS}/files/{body['id']}/{body['id']}.jpg"]) == (body["success"], body["files"])
@@ -165,7 +165,7 @@ def test_a_drain_leaves_a_generation_that_is_still_uploading_at_once():
         async def upload(self, caller, upload):  # noqa: ARG002
             await asyncio.get_running_loop().create_future()
 
-    async def story():
+    async def scenario():
         _, inside = a_service(fake := Uploading(), ledger=(ledger := Notes()))
         image = Upload(BytesIO(PNG.ljust(INLINE + 1)))
         caller = asyncio.create_task(run(inside, a_picture(image=image)))
@@ -173,11 +173,11 @@ def test_a_drain_leaves_a_generation_that_is_still_uploading_at_once():
         await inside.supervisor.drain(60)
         return await outcomes(caller), asyncio.get_running_loop().time(), fake.sent, on_record(ledger)
 
-    assert (["shutting_down"], 1.0, [], [("queued", None, False)]) == virtual_time.run(story())
+    assert (["shutting_down"], 1.0, [], [("queued", None, False)]) == virtual_time.run(scenario())
 
 
 def test_a_second_drain_with_a_shorter_timeout_loses_no_prediction():
-    async def story():
+    async def scenario():
         fake, ledger = MemoryProvider(None, answer_after=5), Notes()
         gate, inside = a_service(fake, ledger=ledger)
         caller = start(inside)
@@ -190,7 +190,7 @@ def test_a_second_drain_with_a_shorter_timeout_loses_no_prediction():
         return await outcomes(caller), ended_at, fake.cancelled, on_record(ledger), held(gate)[0]
 
     left = [("running", "p1", False)]
-    assert (["shutting_down"], 5.0, [], left, 0) == virtual_time.run(story())
+    assert (["shutting_down"], 5.0, [], left, 0) == virtual_time.run(scenario())
 
 
 @pytest.mark.parametrize(
@@ -199,7 +199,7 @@ def test_a_second_drain_with_a_shorter_timeout_loses_no_prediction():
 def test_a_disconnect_during_a_drain_still_cancels_the_generation(answer_after, hangs_up):
     """The last while the drain, over after 3 seconds, still waits for the creation's answer."""
 
-    async def story():
+    async def scenario():
         fake, ledger = MemoryProvider(None, answer_after=answer_after), Notes()
         _, inside = a_service(fake, ledger=ledger)
         caller = start(inside)
@@ -210,11 +210,11 @@ def test_a_disconnect_during_a_drain_still_cancels_the_generation(answer_after, 
         await drain
         return fake.cancelled, on_record(ledger)
 
-    assert (["p1"], [("canceled", "p1", True)]) == virtual_time.run(story())
+    assert (["p1"], [("canceled", "p1", True)]) == virtual_time.run(scenario())
 
 
 def test_a_disconnect_during_a_drain_still_cancels_the_whole_batch():
-    async def story():
+    async def scenario():
         fake, ledger = MemoryProvider(None), Notes()
         _, inside = a_service(fake, ledger=ledger)
         caller = asyncio.create_task(run_batch(inside, pictures(["a", "b", "c"])))
@@ -228,11 +228,11 @@ def test_a_disconnect_during_a_drain_still_cancels_the_whole_batch():
             await later.supervisor.wait(work)
         return fake.cancelled, len(fake.sent), [row.state for row in ledger.all(GenerationRecord)]
 
-    assert (["p1"], 1, ["canceled"] * 3) == virtual_time.run(story())
+    assert (["p1"], 1, ["canceled"] * 3) == virtual_time.run(scenario())
 
 
 def test_a_search_for_a_lost_creation_that_a_drain_ends_is_left_to_the_next_process():
-    async def story():
+    async def scenario():
         fake, ledger = Lost(), Notes()
         await lose_a_creation(ledger)
         _, inside, _ = next_service(fake, ledger)
@@ -245,7 +245,7 @@ def test_a_search_for_a_lost_creation_that_a_drain_ends_is_left_to_the_next_proc
         return took, left, fake.sent, fake.cancelled, on_record(ledger)
 
     left, ended = [("submitting", None, False)], [("succeeded", "p1", True)]
-    assert (3.0, left, [], [], ended) == virtual_time.run(story())
+    assert (3.0, left, [], [], ended) == virtual_time.run(scenario())
 
 
 # The same at Replicate's end.
@@ -258,7 +258,7 @@ def test_a_creation_that_cannot_be_searched_for_because_its_token_is_refused_cou
             await asyncio.sleep(5)
             raise ServerTokenRejected
 
-    async def story():
+    async def scenario():
         await lose_a_creation(ledger := Notes())
         _, inside, (generation,) = next_service(Refused(), ledger)
         await asyncio.sleep(1)
@@ -268,7 +268,7 @@ def test_a_creation_that_cannot_be_searched_for_because_its_token_is_refused_cou
         return generation.state, generation.cost_usd
 
     ends = ("canceled" if is_cancelled else "failed", 0.025)
-    assert ends == virtual_time.run(story())
+    assert ends == virtual_time.run(scenario())
 
 
 @on_a_loop
@@ -278,11 +278,11 @@ async def test_the_end_of_a_drain_sends_nothing_to_replicate_and_every_predictio
         callers = [asyncio.create_task(service.run("[[hang]]")) for _ in range(5)]
         await until(lambda: simulator.counts().creations_accepted == 3)
         await service.core.supervisor.drain(0.1)
-        told, left = await outcomes(*callers), held(service.gate)
+        shown, left = await outcomes(*callers), held(service.gate)
 
     rows, made = on_record(service.ledger), {each.id for each in simulator.predictions()}
     assert ["running"] * 3 + ["queued"] * 2 == [state for state, *_ in rows]
     assert (made, 3) == ({prediction for _, prediction, _ in rows if prediction is not None}, len(made))
-    assert (["shutting_down"] * 5, (0, 3, 0)) == (told, left)
+    assert (["shutting_down"] * 5, (0, 3, 0)) == (shown, left)
     assert ({}, 3) == (simulator.counts().finished, simulator.counts().in_flight)
     assert "cancel" not in simulator.counts().requests

@@ -12,23 +12,23 @@ from hypothesis import strategies as st
 from hypothesis.stateful import rule
 
 from ledger.records import BatchRecord, GenerationRecord, KeyRecord
-from tests.support.crash_machine import CALLERS, Mortal, patiently
+from tests.support.crash_machine import CALLERS, CrashMachine, patiently
 from tests.support.wiring import ADMIN, USER, a_picture, pictures, submission
 
 PROMPTS = st.sampled_from(["a fox [[slow=1]]", "a hare [[slow=3]]", "an owl [[slow=0]]"])
 
 
-class Durability(Mortal):
+class Durability(CrashMachine):
     def __init__(self) -> None:
-        self.told: list[tuple[str, Any]] = []
-        """The ids that somebody was told, and who."""
+        self.received: list[tuple[str, Any]] = []
+        """The ids that callers have received, and the callers."""
         self.keys: list[tuple[str, Any, Any]] = []
         super().__init__()
 
     async def order(self, wanted, caller, key) -> None:
-        """Ask as a client does who wants to hear an id, and remember it if one is told."""
+        """Submit as a caller that wants an id, and remember the id that it received."""
         work = await self.process.generations.submit(submission(wanted, caller, key=key, wait_seconds=0))
-        self.told.append((work.id, caller))
+        self.received.append((work.id, caller))
 
     @rule(prompt=PROMPTS, caller=CALLERS, keyed=st.booleans(), patience=st.sampled_from([0.0001, 1.0]))
     def ask_for_one(self, prompt, caller, keyed, patience):
@@ -88,7 +88,7 @@ class Durability(Mortal):
         )
         assert wanted == made
         on_disk = {each.id for each in (*records, *self.disk.all(BatchRecord))}
-        assert {target for target, _ in self.told} <= on_disk
+        assert {target for target, _ in self.received} <= on_disk
         for key in self.disk.all(KeyRecord):
             assert key.work_id in on_disk, key
 

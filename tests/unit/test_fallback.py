@@ -37,7 +37,7 @@ def way(model: str, code: str = "generation_failed", **given) -> list[str]:
 
 
 def sent(model: str, to: str, **given):
-    """What another model is sent of a request, and the changes as they are told."""
+    """The input that another model is sent, and the reported changes."""
     path = route(model, **{"fallback": [to], **given})
     step = path.after([find(model)], code="generation_failed")
     changes = {each.field: (each.kind, each.sent_as, each.sent) for each in step.changes}
@@ -247,7 +247,7 @@ def test_a_change_reports_the_number_of_images_and_never_their_content():
         fallback=["nano-banana", "flux-dev"],
     )
 
-    told = [change.as_json() for change in path.after([find("nano-banana")], code="content_refused").changes]
+    shown = [change.as_json() for change in path.after([find("nano-banana")], code="content_refused").changes]
     assert [
         {
             "field": "image_input",
@@ -256,7 +256,7 @@ def test_a_change_reports_the_number_of_images_and_never_their_content():
             "sent_as": "image",
             "sent": "an image",
         }
-    ] == told
+    ] == shown
 
 
 SAFE = [

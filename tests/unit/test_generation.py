@@ -102,13 +102,13 @@ async def test_fewer_outputs_than_asked_for_are_a_success_and_cost_what_there_is
     ],
 )
 def test_a_passing_failure_is_retried_up_to_the_limit_and_each_attempt_is_admitted(error):
-    async def story():
+    async def scenario():
         gate, fake = Gate(concurrent_limit=1, requests_per_minute=600), MemoryProvider(*[failed(error)] * 9)
         inside = core(fake, gate=gate, GENERATION_TIMEOUT=60, MAX_QUEUED=10)
         ended = await run(inside, a_picture())
         return ended, len(fake.sent), gate.statistics()
 
-    ended, sent, gate = virtual_time.run(story())
+    ended, sent, gate = virtual_time.run(scenario())
 
     assert ("generation_failed", MAX_ATTEMPTS, MAX_ATTEMPTS) == (ended.error.code, len(ended.attempts), sent)
     assert (0, MAX_ATTEMPTS) == (gate.current_concurrent, gate.current_rate_per_minute)
@@ -129,7 +129,7 @@ async def test_a_passing_failure_succeeds_with_the_second_prediction(simulator):
 def test_a_creation_that_waits_for_the_disk_is_dated_when_it_is_sent():
     """By that date the next process counts it in the window, and searches for what it made."""
 
-    async def story():
+    async def scenario():
         gate, ledger = Gate(concurrent_limit=1, requests_per_minute=600), Notes()
         inside = core(MemoryProvider(None), gate=gate, ledger=ledger, GENERATION_TIMEOUT=60, MAX_QUEUED=10)
         generation = inside.supervisor.accept(submission(a_picture(), ADMIN))
@@ -140,18 +140,18 @@ def test_a_creation_that_waits_for_the_disk_is_dated_when_it_is_sent():
         await asyncio.sleep(5)
         return generation.last.submitted_at >= back_at
 
-    assert virtual_time.run(story())
+    assert virtual_time.run(scenario())
 
 
 def test_only_the_first_line_of_a_models_error_is_reported():
-    async def story():
+    async def scenario():
         fake = MemoryProvider(
             failed("\n  CUDA out of memory.  \nTraceback (most recent call last):\n  File …")
         )
         inside = core(fake, gate=Gate(concurrent_limit=1, requests_per_minute=60))
         return await run(inside, a_picture())
 
-    assert "CUDA out of memory." == virtual_time.run(story()).error.detail
+    assert "CUDA out of memory." == virtual_time.run(scenario()).error.detail
 
 
 @on_a_loop
@@ -187,17 +187,17 @@ def a_service(fake: MemoryProvider, *, concurrent_limit: int = 10, requests_per_
 
 @pytest.mark.parametrize("wait", [0.0, 2.0, 10.0, 300.0])
 def test_a_throttled_creation_waits_as_long_as_replicate_says(wait):
-    async def story():
+    async def scenario():
         fake = MemoryProvider(TryAgain(UpstreamRateLimited(), wait=wait, throttled=True))
         _, inside = a_service(fake)
         await run(inside, a_picture())
         return fake.sent
 
-    assert [(0.0, "admin"), (0.25 + wait, "admin")] == virtual_time.run(story())
+    assert [(0.0, "admin"), (0.25 + wait, "admin")] == virtual_time.run(scenario())
 
 
 def test_a_throttled_account_pauses_alone_and_then_goes_one_at_a_time():
-    async def story():
+    async def scenario():
         throttled = TryAgain(UpstreamRateLimited(), wait=10, throttled=True)
         fake = MemoryProvider(throttled, throttled)
         _, inside = a_service(fake)
@@ -208,7 +208,7 @@ def test_a_throttled_account_pauses_alone_and_then_goes_one_at_a_time():
         await asyncio.gather(paused, *later)
         return fake.sent
 
-    sent = virtual_time.run(story())
+    sent = virtual_time.run(scenario())
 
     assert [0.0, 0.0, 10.25, 10.5, 10.5] == [time for time, caller in sent if caller == USER.id]
     assert [1.0] == [time for time, caller in sent if caller == OTHER_USER.id]
@@ -218,7 +218,7 @@ def test_a_throttled_account_pauses_alone_and_then_goes_one_at_a_time():
 def test_throttling_of_an_unproven_caller_delays_no_other_unproven_caller(throttled):
     """They share one turn."""
 
-    async def story():
+    async def scenario():
         refused = TryAgain(UpstreamRateLimited(), wait=10, throttled=throttled, unreachable=not throttled)
         fake = MemoryProvider(refused)
         _, inside = a_service(fake)
@@ -228,17 +228,17 @@ def test_throttling_of_an_unproven_caller_delays_no_other_unproven_caller(thrott
         await first
         return fake.sent
 
-    assert [(0.0, USER.id), (1.0, OTHER_USER.id), (10.25, USER.id)] == virtual_time.run(story())
+    assert [(0.0, USER.id), (1.0, OTHER_USER.id), (10.25, USER.id)] == virtual_time.run(scenario())
 
 
 def test_a_throttled_account_gets_one_request_per_pause_and_not_one_per_generation():
-    async def story():
+    async def scenario():
         fake = MemoryProvider(*[TryAgain(UpstreamRateLimited(), wait=10, throttled=True)] * 4)
         _, inside = a_service(fake, concurrent_limit=1)
         await asyncio.gather(*(run(inside, a_picture(), caller=USER) for _ in range(3)))
         return [time for time, _ in fake.sent]
 
-    assert [0.0, 10.25, 20.5, 30.75] == virtual_time.run(story())[:4]
+    assert [0.0, 10.25, 20.5, 30.75] == virtual_time.run(scenario())[:4]
 
 
 @on_a_loop
@@ -301,36 +301,36 @@ async def test_a_long_429_pauses_its_account_and_no_other(simulator):
 
 
 def test_an_account_that_stays_throttled_fails_in_the_end():
-    async def story():
+    async def scenario():
         fake = MemoryProvider(*[TryAgain(UpstreamRateLimited(), wait=10, throttled=True)] * 100)
         _, inside = a_service(fake)
         return await run(inside, a_picture()), len(fake.sent)
 
-    ended, sent = virtual_time.run(story())
+    ended, sent = virtual_time.run(scenario())
 
     assert ("upstream_rate_limited", MAX_THROTTLED) == (ended.error.code, sent)
 
 
 def test_throttled_attempts_do_not_use_up_the_retries():
-    async def story():
+    async def scenario():
         throttled = [TryAgain(UpstreamRateLimited(), wait=10, throttled=True)] * (MAX_THROTTLED - 1)
         fake = MemoryProvider(*throttled, *[TryAgain(UpstreamError())] * (MAX_ATTEMPTS - 1))
         _, inside = a_service(fake)
         return await run(inside, a_picture())
 
-    ended = virtual_time.run(story())
+    ended = virtual_time.run(scenario())
 
     assert (True, MAX_THROTTLED + MAX_ATTEMPTS - 1) == (ended.succeeded, len(ended.attempts))
 
 
 def test_a_back_off_holds_no_slot():
-    async def story():
+    async def scenario():
         fake = MemoryProvider(TryAgain(UpstreamError(), wait=30))
         _, inside = a_service(fake, concurrent_limit=1)
         await asyncio.gather(*(run(inside, a_picture()) for _ in range(2)))
         return [time for time, _ in fake.sent]
 
-    assert [0.0, 0.25, 30.25] == virtual_time.run(story())
+    assert [0.0, 0.25, 30.25] == virtual_time.run(scenario())
 
 
 @on_a_loop
@@ -378,7 +378,7 @@ async def test_a_refused_account_sends_no_more_items_of_its_batch(simulator, tro
 
 
 def test_a_refused_account_stops_its_own_batch_and_no_other():
-    async def story():
+    async def scenario():
         fake = MemoryProvider(TokenRejected())
         _, inside = a_service(fake, concurrent_limit=1)
         return await asyncio.gather(
@@ -386,7 +386,7 @@ def test_a_refused_account_stops_its_own_batch_and_no_other():
             run_batch(inside, pictures(["a", "b"]), caller=OTHER_USER),
         )
 
-    refused, other = virtual_time.run(story())
+    refused, other = virtual_time.run(scenario())
 
     assert (2, 2) == (refused.summary()["failed"], other.summary()["succeeded"])
 
@@ -425,7 +425,7 @@ async def test_each_item_is_reported_once_when_it_ends(simulator):
 
 
 def test_a_batch_larger_than_the_queue_is_refused_whole():
-    async def story():
+    async def scenario():
         fake = MemoryProvider(ends_after=100)
         gate = Gate(concurrent_limit=1, requests_per_minute=60)
         inside = core(fake, gate=gate, GENERATION_TIMEOUT=600, MAX_QUEUED=3)
@@ -437,7 +437,7 @@ def test_a_batch_larger_than_the_queue_is_refused_whole():
         await running
         return waiting, len(fake.sent), refused.value.retry_after
 
-    waiting, sent, retry_after = virtual_time.run(story())
+    waiting, sent, retry_after = virtual_time.run(scenario())
 
     assert (1, 2, 1) == (waiting, sent, retry_after)
 
@@ -468,7 +468,7 @@ def test_every_batch_has_results_in_input_order_and_every_prediction_is_an_attem
     simulator, directives, concurrent_limit, lost
 ):
     @on_a_loop
-    async def story():
+    async def scenario():
         if lost:
             simulator.order(on="create", times=lost, reset="after")
         prompts = [f"{directive} [[slow=0.01]] number {n}" for n, directive in enumerate(directives)]
@@ -487,21 +487,21 @@ def test_every_batch_has_results_in_input_order_and_every_prediction_is_an_attem
         assert simulator.counts().in_flight_peak <= concurrent_limit
 
     simulator.reset()
-    story()
+    scenario()
 
 
 def test_an_unexpected_exception_is_reported_as_internal_and_frees_everything():
-    async def story():
+    async def scenario():
         fake = MemoryProvider(ZeroDivisionError())
         gate, inside = a_service(fake)
         ended = await run(inside, a_picture())
         return ended.error.code, gate.statistics().current_concurrent
 
-    assert ("internal", 0) == virtual_time.run(story())
+    assert ("internal", 0) == virtual_time.run(scenario())
 
 
 def test_queued_and_predicting_seconds_are_counted_apart_over_all_attempts():
-    async def story():
+    async def scenario():
         gate = Gate(concurrent_limit=1, requests_per_minute=600)
         provider = MemoryProvider(TryAgain(UpstreamError(), wait=100), answer_after=0.25, ends_after=1.0)
         inside = core(provider, gate=gate, GENERATION_TIMEOUT=10, MAX_QUEUED=9)
@@ -511,23 +511,23 @@ def test_queued_and_predicting_seconds_are_counted_apart_over_all_attempts():
     assert [
         {"queued": 0.0, "predicting": 1.5, "total": 101.5},
         {"queued": 0.25, "predicting": 1.25, "total": 1.5},
-    ] == virtual_time.run(story())
+    ] == virtual_time.run(scenario())
 
 
 def test_an_attempt_that_made_nothing_names_no_earlier_prediction():
-    async def story():
+    async def scenario():
         gate = Gate(concurrent_limit=1, requests_per_minute=600)
         provider = MemoryProvider(failed("Prediction interrupted; please retry (code: PA)"), TokenRejected())
         inside = core(provider, gate=gate, GENERATION_TIMEOUT=10, MAX_QUEUED=9)
         return await run(inside, a_picture("a"))
 
-    ended = virtual_time.run(story())
+    ended = virtual_time.run(scenario())
 
     assert ("replicate_token_rejected", None) == (ended.error.code, ended.prediction)
 
 
 def test_the_queue_limit_holds_for_submissions_in_the_same_tick():
-    async def story():
+    async def scenario():
         gate = Gate(concurrent_limit=1, requests_per_minute=600)
         inside = core(MemoryProvider(), gate=gate, GENERATION_TIMEOUT=10, MAX_QUEUED=3)
         answers = await asyncio.gather(
@@ -536,7 +536,7 @@ def test_the_queue_limit_holds_for_submissions_in_the_same_tick():
         )
         return [type(answer).__name__ for answer in answers]
 
-    assert ["Generation"] * 3 + ["QueueFull"] * 2 == virtual_time.run(story())
+    assert ["Generation"] * 3 + ["QueueFull"] * 2 == virtual_time.run(scenario())
 
 
 def test_a_batch_waits_out_an_outage_without_wasting_attempts_or_the_window():
@@ -548,10 +548,10 @@ def test_a_batch_waits_out_an_outage_without_wasting_attempts_or_the_window():
                 raise TryAgain(UpstreamError(), unreachable=True)
             return await super().create(caller, model, sent, lease=lease, **named)
 
-    async def story():
+    async def scenario():
         gate = Gate(concurrent_limit=10, requests_per_minute=600)
         inside = core(Unreachable(), gate=gate, GENERATION_TIMEOUT=10)
         batch = await run_batch(inside, pictures(["a"] * 200))
         return batch.summary()["failed"], gate.statistics().current_rate_per_minute
 
-    assert (0, 200) == virtual_time.run(story())
+    assert (0, 200) == virtual_time.run(scenario())

@@ -73,122 +73,122 @@ class Story(AtOnce):
 
 @in_virtual_time
 async def test_a_key_returns_its_first_work_while_it_runs_and_afterwards():
-    story = Story()
+    scenario = Story()
 
-    assert "gen_1" == await story.claimed(target="gen_1")
-    assert "gen_1" == await story.claimed(target="gen_2")
-    story.keys.release("gen_1")
-    assert "gen_1" == await story.claimed(target="gen_3")
-    story.keys = story.begun()
-    assert "gen_1" == await story.claimed(target="gen_4")
+    assert "gen_1" == await scenario.claimed(target="gen_1")
+    assert "gen_1" == await scenario.claimed(target="gen_2")
+    scenario.keys.release("gen_1")
+    assert "gen_1" == await scenario.claimed(target="gen_3")
+    scenario.keys = scenario.begun()
+    assert "gen_1" == await scenario.claimed(target="gen_4")
 
 
 @in_virtual_time
 async def test_the_same_key_with_another_body_is_a_conflict_at_any_time_and_changes_nothing():
-    story = Story()
-    await story.claimed()
+    scenario = Story()
+    await scenario.claimed()
 
     for change in (
         lambda: None,
-        lambda: story.keys.release("gen_1"),
-        lambda: setattr(story, "keys", story.begun()),
+        lambda: scenario.keys.release("gen_1"),
+        lambda: setattr(scenario, "keys", scenario.begun()),
     ):
         change()
         with pytest.raises(IdempotencyConflict):
-            await story.claimed(fingerprint="other")
-    assert "gen_1" == await story.claimed()
+            await scenario.claimed(fingerprint="other")
+    assert "gen_1" == await scenario.claimed()
 
 
 @in_virtual_time
 async def test_callers_do_not_share_their_keys():
-    story = Story()
+    scenario = Story()
 
-    assert "gen_1" == await story.claimed(target="gen_1", caller="anna")
-    assert "gen_2" == await story.claimed(target="gen_2", caller="bert", fingerprint="other")
+    assert "gen_1" == await scenario.claimed(target="gen_1", caller="anna")
+    assert "gen_2" == await scenario.claimed(target="gen_2", caller="bert", fingerprint="other")
 
 
 @in_virtual_time
 async def test_one_of_many_simultaneous_claims_succeeds_and_the_others_get_its_work():
-    story = Story()
+    scenario = Story()
 
-    told = await asyncio.gather(*(story.claimed(target=f"gen_{number}") for number in range(50)))
+    shown = await asyncio.gather(*(scenario.claimed(target=f"gen_{number}") for number in range(50)))
 
-    assert {"gen_0"} == set(told)
-    assert 1 == story.asked
+    assert {"gen_0"} == set(shown)
+    assert 1 == scenario.asked
 
 
 @in_virtual_time
 async def test_a_request_that_waits_for_a_refused_one_claims_the_key():
-    story = Story()
-    assert await story.keys.claim("anna", "k", "f") is None
-    waiting = [asyncio.create_task(story.claimed(target=f"gen_{number}")) for number in range(3)]
+    scenario = Story()
+    assert await scenario.keys.claim("anna", "k", "f") is None
+    waiting = [asyncio.create_task(scenario.claimed(target=f"gen_{number}")) for number in range(3)]
     await asyncio.sleep(1)
 
-    story.keys.abandon("anna", "k")
+    scenario.keys.abandon("anna", "k")
 
     assert ["gen_0"] * 3 == await asyncio.gather(*waiting)
 
 
 @in_virtual_time
 async def test_work_that_could_not_be_recorded_leaves_its_key_free():
-    story = Story()
-    await story.claimed(target="gen_1")
+    scenario = Story()
+    await scenario.claimed(target="gen_1")
 
-    story.keys.abandon("anna", "k")
+    scenario.keys.abandon("anna", "k")
 
-    assert [] == story.ledger.all(KeyRecord)
-    assert "gen_2" == await story.claimed(fingerprint="other", target="gen_2")
+    assert [] == scenario.ledger.all(KeyRecord)
+    assert "gen_2" == await scenario.claimed(fingerprint="other", target="gen_2")
 
 
 @in_virtual_time
 async def test_abandoning_a_key_whose_work_has_ended_is_no_error():
-    story = Story()
-    await story.claimed(target="gen_1")
-    story.keys.release("gen_1")
+    scenario = Story()
+    await scenario.claimed(target="gen_1")
+    scenario.keys.release("gen_1")
 
-    story.keys.abandon("anna", "k")
+    scenario.keys.abandon("anna", "k")
 
-    assert [] == story.ledger.all(KeyRecord)
+    assert [] == scenario.ledger.all(KeyRecord)
 
 
 @in_virtual_time
 async def test_a_cancelled_claim_leaves_nothing_behind():
-    story = Story()
-    first = asyncio.create_task(story.claimed(target="gen_1"))
-    second = asyncio.create_task(story.claimed(target="gen_2"))
-    third = asyncio.create_task(story.claimed(target="gen_3"))
+    scenario = Story()
+    first = asyncio.create_task(scenario.claimed(target="gen_1"))
+    second = asyncio.create_task(scenario.claimed(target="gen_2"))
+    third = asyncio.create_task(scenario.claimed(target="gen_3"))
     await asyncio.sleep(0)
 
     first.cancel()
     second.cancel()
 
     assert "gen_3" == await third
-    assert {"gen_3"} == {each.work_id for each in story.ledger.all(KeyRecord)}
+    assert {"gen_3"} == {each.work_id for each in scenario.ledger.all(KeyRecord)}
 
 
 @in_virtual_time
 async def test_an_unreadable_ledger_refuses_the_claim_and_the_next_may_retry():
-    story = Story(down=True)
-    told = await asyncio.gather(*(story.claimed() for _ in range(3)), return_exceptions=True)
-    assert [LedgerDown] * 3 == [type(each) for each in told]
+    scenario = Story(down=True)
+    shown = await asyncio.gather(*(scenario.claimed() for _ in range(3)), return_exceptions=True)
+    assert [LedgerDown] * 3 == [type(each) for each in shown]
 
-    story.down = False
-    assert "gen_1" == await story.claimed()
+    scenario.down = False
+    assert "gen_1" == await scenario.claimed()
 
 
 @in_virtual_time
 async def test_a_key_is_kept_a_day_and_longer_if_its_work_has_not_ended():
-    story = Story()
-    await story.claimed(target="gen_1")
-    story.keys = story.begun()
+    scenario = Story()
+    await scenario.claimed(target="gen_1")
+    scenario.keys = scenario.begun()
 
     await asyncio.sleep(KEPT_FOR - 1)
-    assert "gen_1" == await story.claimed(target="gen_2")
+    assert "gen_1" == await scenario.claimed(target="gen_2")
     await asyncio.sleep(1)
-    story.ledger.going_on.add("gen_1")
-    assert "gen_1" == await story.claimed(target="gen_2")
-    story.ledger.going_on.clear()
-    assert "gen_2" == await story.claimed(fingerprint="other", target="gen_2")
+    scenario.ledger.going_on.add("gen_1")
+    assert "gen_1" == await scenario.claimed(target="gen_2")
+    scenario.ledger.going_on.clear()
+    assert "gen_2" == await scenario.claimed(fingerprint="other", target="gen_2")
 
 
 @in_virtual_time
@@ -220,7 +220,7 @@ async def _history(steps):
         place = ("anna", "bert")[who], f"k{key}"
         if what == "end":
             for target, _ in history.accepted.get(place, []):
-                history.story.keys.release(target)
+                history.scenario.keys.release(target)
         elif what == "restart":
             await history.restart()
         else:
@@ -229,13 +229,13 @@ async def _history(steps):
     await asyncio.gather(*history.tasks)
 
     assert all(1 == len(each) for each in history.accepted.values()), history.accepted
-    recorded = {(each.caller_id, each.key): each.work_id for each in history.story.ledger.all(KeyRecord)}
+    recorded = {(each.caller_id, each.key): each.work_id for each in history.scenario.ledger.all(KeyRecord)}
     assert {place: each[0][0] for place, each in history.accepted.items()}.items() <= recorded.items()
 
 
 @dataclass
 class History:
-    story: Story = field(default_factory=Story)
+    scenario: Story = field(default_factory=Story)
     accepted: dict[tuple, list[tuple[str, str]]] = field(default_factory=dict)
     """What each caller's key came to stand for, and with which body."""
     tasks: list[asyncio.Task] = field(default_factory=list)
@@ -249,10 +249,10 @@ class History:
         for task in self.tasks:
             task.cancel()
         await asyncio.gather(*self.tasks)
-        self.story.keys = self.story.begun()
+        self.scenario.keys = self.scenario.begun()
 
     async def _ask(self, what, place, fingerprint, target) -> None:
-        keys = self.story.keys
+        keys = self.scenario.keys
         try:
             known = await keys.claim(*place, BodyFingerprint(fingerprint, fingerprint))
         except asyncio.CancelledError:

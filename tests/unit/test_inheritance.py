@@ -38,7 +38,7 @@ def _record(name, *, submitted_at, ended_at=None, prediction_id=None):
 
 
 def test_predictions_of_others_stay_known_while_an_older_creation_is_in_doubt():
-    """Whoever is taken for its own must have been made since it was sent, however long ago that was. In 200 kills,
+    """A search considers every prediction since its creation was sent, however long ago that was. In 200 kills,
     eight generations were given up since others' predictions could have been theirs."""
     in_doubt = _record("gen_a", submitted_at=NOW - 1000)
     made = [
@@ -70,7 +70,7 @@ def test_pending_creations_of_a_crashed_process_count_for_ten_minutes():
             arrivals.append(asyncio.get_running_loop().time())
             return await super().create(*arguments, **how)
 
-    async def story():
+    async def scenario():
         _, dead = a_service(Late(), ledger=(ledger := Notes()), concurrent_limit=3)
         dying = [start(dead) for _ in range(3)]
         await asyncio.sleep(1)
@@ -81,7 +81,7 @@ def test_pending_creations_of_a_crashed_process_count_for_ten_minutes():
         await cancel(*dying)
         return sorted(arrivals)
 
-    *late, first, _, _ = virtual_time.run(story())
+    *late, first, _, _ = virtual_time.run(scenario())
     assert 3 * [400] == late
     assert 660 < first <= 662
 

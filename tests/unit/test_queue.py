@@ -20,13 +20,13 @@ GREEDY, *POLITE = (
 
 
 def test_the_refusal_says_what_the_last_quarter_is_for():
-    async def story():
+    async def scenario():
         inside = core(MemoryProvider(), MAX_QUEUED=40, GENERATION_TIMEOUT=600)
         with pytest.raises(QueueFull) as refused:
             inside.supervisor.accept(submission(pictures(["a"] * 31), GREEDY))
         return refused.value
 
-    refused = run(story())
+    refused = run(scenario())
     assert not refused.retryable
     assert (
         "0 generations are waiting, this adds 31, and at most 40 may wait. 0 are yours, and the last quarter is for "
@@ -35,7 +35,7 @@ def test_the_refusal_says_what_the_last_quarter_is_for():
 
 
 def test_one_greedy_caller_leaves_the_last_quarter_of_the_queue_to_others():
-    async def story():
+    async def scenario():
         gate = Gate(concurrent_limit=1, requests_per_minute=60)
         inside = core(MemoryProvider(), gate=gate, GENERATION_TIMEOUT=600, MAX_QUEUED=40)
 
@@ -58,7 +58,7 @@ def test_one_greedy_caller_leaves_the_last_quarter_of_the_queue_to_others():
         await asyncio.wait(tasks)
         return greedy, single, polite, full
 
-    greedy, single, polite, full = run(story())
+    greedy, single, polite, full = run(scenario())
     assert [True, True, True, False] == greedy
     assert not single
     assert [True] * 6 + [False] * 2 == polite  # four of two and two more fill the last ten places

@@ -34,7 +34,7 @@ async def took(inside, works) -> list[float]:
 def test_the_estimate_of_queued_work_is_right_within_one_generation(slots, is_known):
     """To within the time of one. Before one was measured, its model's usual seconds are believed."""
 
-    async def story():
+    async def scenario():
         usual = a_picture().model.usual_seconds
         inside, standing = a_service(slots=slots, lasts=usual)
         if is_known:
@@ -44,7 +44,7 @@ def test_the_estimate_of_queued_work_is_right_within_one_generation(slots, is_kn
         estimates = [standing.body(work, ADDRESS)["estimated_seconds"] for work in works]
         return estimates, await took(inside, works)
 
-    estimates, truth = virtual_time.run(story())
+    estimates, truth = virtual_time.run(scenario())
     assert sorted(estimates) == estimates
     usual = truth[0]
     assert all(abs(one - other) < usual for one, other in zip(estimates, truth, strict=True)), (
@@ -54,7 +54,7 @@ def test_the_estimate_of_queued_work_is_right_within_one_generation(slots, is_kn
 
 
 def test_the_estimate_includes_the_wait_for_the_window():
-    async def story():
+    async def scenario():
         inside, standing = a_service(slots=50, lasts=2, rpm=4)
         works = accept(inside, 2)
         await asyncio.sleep(10)
@@ -63,14 +63,14 @@ def test_the_estimate_includes_the_wait_for_the_window():
         estimates = [standing.body(work, ADDRESS)["estimated_seconds"] for work in works[2:]]
         return estimates, await took(inside, works[2:])
 
-    estimates, truth = virtual_time.run(story())
+    estimates, truth = virtual_time.run(scenario())
     assert estimates == pytest.approx(truth, abs=5)
     assert truth[-1] > 170
 
 
 @pytest.mark.parametrize("bound", [1, 3])
 def test_the_estimate_of_a_batch_includes_its_max_concurrent(bound):
-    async def story():
+    async def scenario():
         inside, standing = a_service(slots=50, lasts=8)
         await run(inside, a_picture())
         wanted = pictures(["a"] * 12, max_concurrent=bound)
@@ -79,5 +79,5 @@ def test_the_estimate_of_a_batch_includes_its_max_concurrent(bound):
         estimate = standing.body(batch, ADDRESS)["estimated_seconds"]
         return estimate, await took(inside, [batch])
 
-    estimate, (truth,) = virtual_time.run(story())
+    estimate, (truth,) = virtual_time.run(scenario())
     assert abs(estimate - truth) <= 8, (estimate, truth)

@@ -17,7 +17,7 @@ from hypothesis.stateful import rule
 from auth import Principal
 from errors import NotFound
 from ledger.records import GenerationRecord
-from tests.support.crash_machine import CALLERS, Mortal, patiently
+from tests.support.crash_machine import CALLERS, CrashMachine, patiently
 from tests.support.wiring import ADMIN, a_picture, pictures, submission
 
 pytestmark = pytest.mark.slow
@@ -51,12 +51,12 @@ ARRIVED = 31.0
 """Seconds after which nothing is on its way that was sent before."""
 
 
-class Unwanted(Mortal):
+class Unwanted(CrashMachine):
     def __init__(self) -> None:
         self.works: list[tuple[str, Any, list[str]]] = []
-        """What somebody was told the id of: that, who, and the prompts."""
+        """Work whose id a caller has received: the id, the caller, and the prompts."""
         self.given_up: dict[str, float] = {}
-        """Prompts that nobody wants any more, and since when."""
+        """Cancelled prompts, and since when."""
         super().__init__()
 
     def wanted(self, kinds, fields, *, single=False):
@@ -73,11 +73,11 @@ class Unwanted(Mortal):
     def ask(self, kinds, fields, single, caller):
         wanted, prompts = self.wanted(kinds, fields, single=single)
 
-        async def story():
+        async def scenario():
             work = await self.process.generations.submit(submission(wanted, caller, wait_seconds=0))
             self.works.append((work.id, caller, prompts))
 
-        self.do(patiently(story(), 1.0))
+        self.do(patiently(scenario(), 1.0))
 
     @rule(
         kinds=SEVERAL,
@@ -90,7 +90,7 @@ class Unwanted(Mortal):
     def ask_and_hang_up(self, kinds, fields, single, caller, seconds, stops):
         wanted, prompts = self.wanted(kinds, fields, single=single)
 
-        async def story():
+        async def scenario():
             waiting = asyncio.create_task(self.process.generations.submit(submission(wanted, caller)))
             await asyncio.sleep(seconds)
             draining = asyncio.create_task(self.process.core.supervisor.drain(30)) if stops else None
@@ -102,7 +102,7 @@ class Unwanted(Mortal):
                 await draining
                 await self.end_in_order()
 
-        self.do(story())
+        self.do(scenario())
 
     @rule(data=st.data(), whose=WHOSE, seconds=st.sampled_from([0, 0.0002, 0.01, 10.0]))
     def cancel(self, data, whose, seconds):
@@ -115,17 +115,17 @@ class Unwanted(Mortal):
         patience=st.sampled_from([0.5, 5.0, 30.0]),
     )
     def cancel_while_it_stops(self, data, whose, moment, patience):
-        async def story():
+        async def scenario():
             draining = asyncio.create_task(self.process.core.supervisor.drain(patience))
             await asyncio.sleep(moment)
             await patiently(self.cancel_one(data, whose, 0.01), 60.0)
             await draining
             await self.end_in_order()
 
-        self.do(story())
+        self.do(scenario())
 
     async def cancel_one(self, data, whose, seconds) -> None:
-        """Something that somebody was told of, or a single item of it."""
+        """Work whose id a caller has received, or a single item of it."""
         if not self.works:
             return
         target, caller, prompts = data.draw(st.sampled_from(self.works))
@@ -160,13 +160,13 @@ class Unwanted(Mortal):
     def lose_the_disk_for_a_while(self, seconds, waits):
         ledger = self.process.ledger
 
-        async def story():
+        async def scenario():
             ledger.trouble = "The disk is full."
             asyncio.get_running_loop().call_later(seconds, setattr, ledger, "trouble", None)
-            self.given_up.clear()  # whoever was told so while it was lost may yet be wrong, and dies with the process
+            self.given_up.clear()  # what was shown while a creation was lost may be wrong, and ends with the process
             await asyncio.sleep(seconds if waits else 0)
 
-        self.do(story())
+        self.do(scenario())
 
     @rule()
     def give_up_on_those_who_stay_away(self):
@@ -197,4 +197,4 @@ class Unwanted(Mortal):
 Unwanted.TestCase.settings = settings(
     max_examples=300, stateful_step_count=14, deadline=None, suppress_health_check=list(HealthCheck)
 )
-test_what_nobody_wants_is_not_made_and_nothing_is_made_twice_or_for_nothing = Unwanted.TestCase
+test_cancelled_work_is_not_made_and_nothing_is_made_twice = Unwanted.TestCase
