@@ -1,4 +1,4 @@
-"""Providers run the models. This module says what any provider promises, in neutral types; each has a package or file.
+"""The protocols of providers, which run the models, and the neutral types that they use.
 
 Every provider is a `Provider`. Four abilities only some have, each a protocol of its own: pushed results
 (`PushReceiver`), knowing other attempts' creations (`CreationRegistry`), progress (`ProgressSource`), and the accounts
@@ -46,12 +46,12 @@ Cause = Literal["model", "content", "passing"]
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What recovery must know of a provider, in seconds."""
+    """Limits of a provider that recovery uses, in seconds."""
 
     answer_timeout: float
-    """For the answer to a creation: a request sent longer ago has arrived, or never will."""
+    """For the answer to a creation. A request sent longer ago has arrived, or never arrives."""
     clock_skew: float
-    """How far the provider's clock may be from ours."""
+    """The most by which the provider's clock may differ from ours."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,8 +179,7 @@ class TryAgain(Exception):
 
 
 class Untrusted(Exception):
-    """A pushed message that did not come from the provider, or says nothing of a prediction. The text is for a log and
-    not for its sender."""
+    """A pushed message is not from the provider, or has no prediction. The text is for a log and not for the sender."""
 
 
 class Provider(Protocol):
@@ -215,7 +214,7 @@ class Provider(Protocol):
 
         The lease is marked as sent when the creation leaves, and as answered when its answer is here. If it is not
         known whether the creation arrived, the lease is marked as lost, and as answered when that is known.
-        `cancel_after` in seconds. `reference` is this attempt's own id. `callback` is where to push the result. When
+        `cancel_after` in seconds. `reference` is the id of this attempt. `callback` is where to push the result. When
         it is cancelled, it still waits for the answer. It raises CancelledError only if whether the creation arrived is
         not known by then. `on_late` gets the prediction if there is one after all, after TryAgain or OutcomeUnknown.
         """
@@ -253,7 +252,7 @@ class PushReceiver(Protocol):
     """A provider that pushes results."""
 
     async def webhook_secret(self, caller: Caller) -> str:
-        """What the provider signs with when it pushes results of this caller. Raises ServiceError."""
+        """The secret that signs the pushed results of this caller. Raises ServiceError."""
 
     def read_push(
         self, headers: Mapping[str, str], body: bytes, secret: str, caller: Caller | None = None

@@ -1,4 +1,4 @@
-"""Turns the end of a prediction into a success with outputs, or into the error that explains why there are none."""
+"""Checks that a finished prediction has outputs, and raises the error that explains why it has none."""
 
 from typing import Final
 
@@ -21,7 +21,9 @@ def raise_unless_made(
     has_succeeded = prediction.status in {"succeeded", "processing"}
     if has_succeeded:
         if not prediction.outputs and prediction.is_removed:
-            raise Interrupted("It was made, but Replicate keeps outputs for an hour only, and we came later.")
+            raise Interrupted(
+                "The prediction succeeded, but Replicate deletes outputs after an hour, before they could be fetched."
+            )
         if not prediction.error:
             raise GenerationFailed(otherwise)
     if prediction.status == "aborted":
@@ -30,7 +32,7 @@ def raise_unless_made(
         cancelled = GenerationFailed("The prediction was cancelled at Replicate.")
         cancelled.falls_back = False  # it was cancelled on purpose
         raise cancelled
-    detail = _summary(prediction.error or "The model failed without saying why.")
+    detail = _summary(prediction.error or "The model failed without an error message.")
     if prediction.cause == "content":
         raise ContentRefused(detail)
     if prediction.cause == "passing" and not has_succeeded:  # a success may be billed
@@ -41,8 +43,8 @@ def raise_unless_made(
 
 
 def relevant_lines(text: str) -> list[str]:
-    """The lines of an error that say something: all, or of a traceback those of the exception at its end. If that was
-    cut off, the first line of the text."""
+    """The lines of an error that name its cause: all lines, or of a traceback those of the exception at its end. If
+    that was cut off, the first line of the text."""
     if len(text) > 2 * _READ:
         text = f"{text[:_READ]}\n{text[-_READ:]}"
     said: list[str] = []

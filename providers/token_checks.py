@@ -1,7 +1,7 @@
-"""Which account a caller's token belongs to: a new token is checked once, so that invented ones take no turns.
+"""Checks which account a caller's token belongs to. A new token is checked once, so that invented tokens take no turns.
 
-A refused token is refused here, before anything else is done for it. Tokens of one account share its turns. A token
-that cannot be checked now is let in, but shares the one turn of all the unproven (`admission.fair_queue.UNPROVEN`): a
+A refused token is refused before any other work is done for it. Tokens of one account share its turns. A token
+that cannot be checked now is let in, but shares one turn with all unproven tokens (`admission.fair_queue.UNPROVEN`): a
 provider that does not answer stops no caller, and a flood of invented tokens takes no more than that turn.
 """
 
@@ -30,7 +30,7 @@ REFUSED_FOR: Final = 60.0
 """Seconds for which the outcome of a check is kept."""
 
 KEPT: Final = 10_000
-"""Tokens of which the outcome is kept, proven ones and refused ones each."""
+"""Outcomes that are kept: so many of proven tokens, and as many of refused ones."""
 
 CHECKS: Final = "checks"
 """The turn that all checks share in the window of the requests that create nothing."""
@@ -45,7 +45,7 @@ class _Outcome:
 
 
 class TokenChecks:
-    """The tokens that were checked lately, `kept` proven ones and as many refused ones. `clock` returns seconds of a
+    """The outcomes of recent checks, `kept` proven ones and as many refused ones. `clock` returns seconds of a
     monotonic clock."""
 
     def __init__(
@@ -72,7 +72,7 @@ class TokenChecks:
         return replace(caller, turn=proven.turn) if proven is not None and now < proven.until else None
 
     async def check(self, caller: Caller) -> Caller:
-        """The caller with its turn. All who need the same check wait for one. Raises TokenRejected."""
+        """The caller with its turn. Concurrent calls with one token share a check. Raises TokenRejected."""
         if (known := self.known(caller)) is not None:
             return known
         if caller.id not in self._checking and not self._may_begin():
@@ -114,7 +114,7 @@ class TokenChecks:
         return turn
 
     def _kept_turn(self, caller: Caller) -> str | None:
-        """The turn of a token that was proven before, for another minute: no answer says nothing against it."""
+        """The turn of a token that was proven before, for another minute, since a missing answer is no refusal."""
         proven = self._proven.get(caller.id)
         if proven is None:
             return None

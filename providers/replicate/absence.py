@@ -1,17 +1,17 @@
-"""When looks at an account's list prove that a lost creation never arrived. Pure: every time is an argument.
+"""Decides when readings of an account's list prove that a lost creation never arrived. Every time is an argument.
 
-The list is the account as it was up to a minute ago, in the order of creation. So a look that does not show the
-creation proves its absence only if the list is known to be newer than the moment by which it would have arrived:
+The list may lag up to a minute behind the account. It is in the order of creation. So a reading that does not show the
+creation proves its absence only if the list is newer than the moment by which the creation would have arrived:
 
-- A creation of ours that was sent after that moment is listed, on one page with one that was made before the lost one
-  was sent.
+- The list shows a creation of ours that was sent after that moment, on one page with a creation of ours that was made
+  before the lost one was sent.
 - Or nothing of ours is missing, and enough time has passed: three times the largest lag of the last hour, and three
-  times the age of the youngest creation of ours that a look showed, which is as old as the list can have been. If that
-  says little or nothing, 90 seconds.
+  times the age of the youngest creation of ours that a reading showed, since the list was no older than that. Without
+  such evidence the wait is 90 seconds.
 
-A request that waits in the buffer of a server that has stopped arrives when the server continues. Then looks are
-answered as well, so the first answered look after the loss is the moment by which it would have arrived, and 'never
-arrived' takes looks that are answered over at least 15 seconds.
+A request may wait in the buffer of a stopped server, and arrive when the server continues. Readings are answered again
+at that time. So the first answered reading after the loss is the moment by which the creation would have arrived, and a
+proof needs answered readings over at least 15 seconds.
 """
 
 import math
@@ -31,30 +31,30 @@ class SearchTiming:
     """Seconds, all of them."""
 
     quick: tuple[float, ...] = (0.5, 1.5, 3.0)
-    """Before each of the first looks."""
+    """Before each of the first readings."""
     pause: float = 5.0
     long_pause: float = 15.0
     long_from: float = 120.0
-    """Between two looks, and the longer pause from so long after the loss."""
+    """Between two later readings: `pause` at first, and `long_pause` from `long_from` seconds after the loss."""
     late: tuple[float, ...] = (30.0, 60.0, 120.0, 240.0, 480.0)
-    """Before each of the looks after an absence is proven, or nothing is."""
+    """Before each reading for a late prediction, after the search has ended without one."""
     patience: float = 600.0
-    """From the loss to the last look."""
+    """From the loss to the last reading of the search."""
     least: float = 15.0
-    """From the first to the last of the answered looks that prove an absence."""
+    """From the first to the last answered reading of a proof."""
     drained: float = 5.0
-    """From the first answered look until all that a stopped server had in its buffers has arrived."""
+    """From the first answered reading until a server that had stopped has emptied its buffers."""
     unknown: float = 90.0
-    """From the first answered look, if nothing is known of the list's lag."""
+    """From the first answered reading until absence is proven, if the lag of the list is not known."""
     between: float = 0.5
-    """From the beginning of one look at an account's list to that of the next."""
+    """From the start of one reading of an account's list to the start of the next."""
     per_item: float = 0.002
-    """The same, for each prediction that the last look showed."""
+    """The same, for each prediction that the last reading showed."""
 
 
 @dataclass(frozen=True, slots=True)
 class KnownCreation:
-    """A creation of ours that certainly was made: it was sent and known to exist at these times."""
+    """A creation of ours that was certainly made. `sent` is when it was sent, `known` when it was known to exist."""
 
     id: str
     sent: float
@@ -71,18 +71,18 @@ class Span:
     newest: float = -math.inf
     """When the newest of ours on it was sent. It shows all that was made until then."""
     gap_at: float = -math.inf
-    """When the newest of ours was sent that is missing between the two: up to then it is not in order."""
+    """When the newest creation of ours that is missing between the two was sent; the page has gaps until then."""
 
 
 @dataclass(frozen=True, slots=True)
 class Freshness:
-    """How fresh the list is by one look, which was `sent` and `answered` at these times."""
+    """How fresh the list was in one reading, whose requests were `sent` and `answered` at these times."""
 
     sent: float
     answered: float
     spans: tuple[Span, ...] = ()
     lag: float = 0.0
-    """The list is at least so old; 0 if nothing of ours is missing at its beginning."""
+    """The least age of the list; 0 if it shows all of our latest creations."""
     largest_lag: float = 0.0
     """In the last hour."""
 
@@ -112,7 +112,7 @@ def measure_freshness(
     sent: float,
     answered: float,
 ) -> Freshness:
-    """The freshness by a look whose pages show these ids. It must reach back before all in `made`."""
+    """The freshness of a reading whose pages show these ids. It must reach back before all creations in `made`."""
     ours = list(made)
     shown = {identity for page in pages for identity in page}
     newest = max((each.sent for each in ours if each.id in shown), default=-math.inf)
@@ -137,7 +137,7 @@ def _span(
 
 
 class Absence:
-    """Whether the looks for one creation, sent at `sent`, prove that it never arrived."""
+    """Collects evidence that one creation, sent at `sent`, never arrived."""
 
     def __init__(self, timing: SearchTiming, *, sent: float) -> None:
         self._timing = timing
@@ -145,21 +145,22 @@ class Absence:
         self._arrived_by = math.inf
         self._steady_since = math.inf
         self._freshest = math.inf
-        """The least age of the youngest creation of ours that a look showed."""
+        """The least age of the youngest creation of ours that any reading showed."""
 
     def merge(self, other: Self) -> None:
-        """The creation of `other` has adopted a prediction like this one's, and perhaps this one's own. So it is the
-        prediction of either that is still missing."""
+        """Continue with the evidence of an identical creation that has adopted a prediction. The prediction may have
+        been this creation's, so the one still missing may be the other's."""
         if other.sent < self.sent:
             self.sent, self._freshest = other.sent, math.inf
         self._arrived_by = max(self._arrived_by, other._arrived_by)
 
     def record_failure(self) -> None:
-        """A look had no answer, so Replicate may have stopped again."""
+        """A reading failed, so Replicate may have stopped again."""
         self._steady_since = math.inf
 
     def is_proven_by(self, read: Freshness) -> bool:
-        """Whether it is, if this look, too, does not show it. Give it every answered look, in order."""
+        """Whether absence is proven if this reading does not show the creation either. Call it for every answered
+        reading, in order."""
         timing = self._timing
         self._arrived_by = min(self._arrived_by, read.answered)
         self._steady_since = min(self._steady_since, read.answered)

@@ -1,7 +1,7 @@
-"""The list of an account's predictions, as the searches for lost creations look at it.
+"""Reads the list of an account's predictions for the searches for lost creations.
 
-All searches of an account share their looks: a search that wants one while another is under way waits for the next.
-Each look says how far the list lags behind (`absence.py`), by the creations of ours that it should show.
+All searches of an account share the readings: a search that comes during a reading waits for the next one. Each reading
+measures how far the list lags behind (`absence.py`), by the creations of ours that it should show.
 """
 
 import asyncio
@@ -19,10 +19,10 @@ from providers.replicate.answers import ListedPrediction, Page
 from providers.replicate.transport import Lost
 
 _PAGES: Final = 100
-"""At the most, in one look: ten minutes of 600 creations, and more."""
+"""The most pages of one reading: ten minutes of 600 creations a minute, and more."""
 
 _REACH: Final = 30.0
-"""Seconds before a lost creation within which each look shows all that the account made."""
+"""Seconds before a lost creation from which a reading shows all predictions of the account."""
 
 _LAST: Final = 250_000_000_000.0
 """A Unix time in the year 9892."""
@@ -40,7 +40,7 @@ class ListTooLong(Lost):
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """The result of one look at the list: the predictions that are not on record, by id, and how fresh the list is."""
+    """The result of one reading: the predictions that are not on record, by id, and how fresh the list was."""
 
     listed: Mapping[str, ListedPrediction]
     freshness: Freshness
@@ -48,8 +48,8 @@ class Listing:
 
 @dataclass(frozen=True, slots=True)
 class SearchScope:
-    """The predictions that a search wants to see: those of this model made `since` then (Unix time by Replicate's
-    clock), for a creation that was `sent` then by the loop's clock."""
+    """The predictions that a search must see: those of `model` created from `since` on (Unix time by Replicate's
+    clock). `sent` is when the lost creation was sent, by the loop's clock."""
 
     model: str
     sent: float
@@ -70,21 +70,21 @@ class AccountList:
         self._under_way: asyncio.Task[Listing] | None = None
         self._not_before = -math.inf
         self._wanted: list[SearchScope] = []
-        """By the searches that wait for the next look."""
+        """The scopes of the searches that wait for the next reading."""
 
     def is_idle(self, now: float) -> bool:
-        """Whether nothing is remembered that a later search could use."""
+        """Whether no reading is under way and no creation of ours is remembered."""
         is_forgotten = not self._made or self._made[-1].known < now - _MADE_FOR
         return self._under_way is None and self._next is None and is_forgotten
 
     def record(self, made: KnownCreation) -> None:
-        """A creation of ours is known to exist."""
+        """Remember a creation of ours that is known to exist."""
         self._made.append(made)
         while self._made[0].known < made.known - _MADE_FOR:
             self._made.popleft()
 
     async def read(self, caller: Caller, wanted: SearchScope) -> Listing:
-        """A look that begins from now on. Raises Refusal, NotSent, Lost or TooLong."""
+        """Read the list, from now on. Raises Refusal, NotSent, Lost or ListTooLong."""
         self._wanted.append(wanted)
         if self._next is None:
             self._next = asyncio.create_task(self._read_next(caller, self._under_way))
@@ -92,14 +92,14 @@ class AccountList:
         return await asyncio.shield(self._next)
 
     async def aclose(self) -> None:
-        """End the looks. No search may be left."""
+        """Cancel the readings. All searches must have ended."""
         tasks = [each for each in (self._under_way, self._next) if each is not None]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _read_next(self, caller: Caller, before: asyncio.Task[Listing] | None) -> Listing:
-        """One look, after the one before."""
+        """Read the list, after the reading `before` has ended."""
         loop = asyncio.get_running_loop()
         if before is not None:
             await asyncio.wait([before])
@@ -138,7 +138,7 @@ class AccountList:
     async def _read_pages(
         self, found: dict[str, ListedPrediction], caller: Caller, since: float
     ) -> list[Collection[str]]:
-        """Add all that was made since then, by id. Returns the ids of each page."""
+        """Add all predictions made since then to `found`, by id. Returns the ids of each page."""
         pages: list[Collection[str]] = []
         query = urlencode({"created_after": _iso_date(since)})
         for _ in range(_PAGES):
@@ -156,11 +156,11 @@ class AccountList:
 
 
 def _iso_date(since: float) -> str:
-    """As a date for Replicate, within the years that a date can have, since it depends on Replicate's clock."""
+    """A Unix time as a date for Replicate, limited to the years that a date can have."""
     return datetime.fromtimestamp(min(max(since, 0.0), _LAST), UTC).isoformat().replace("+00:00", "Z")
 
 
 def _retrieve_exception(task: asyncio.Task[Listing]) -> None:
-    """All who waited for it may be gone."""
+    """Keep asyncio from logging an error for which no search waits any more."""
     if not task.cancelled():
         task.exception()

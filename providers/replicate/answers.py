@@ -1,4 +1,4 @@
-"""Replicate's answers, where its bytes become values that the rest of the service trusts.
+"""Reads Replicate's answers into values that the rest of the service trusts.
 
 They are read leniently, since real answers leave fields out, and none of that is an error. But a value goes no further
 than here unless it can be used: an id is one that fits into an address and a log, an address is one, and every text is
@@ -94,7 +94,7 @@ class Page:
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """The status of a token at Replicate. `refused` is a 401 and `forbidden` a 403 of Replicate's own; `unknown` is
+    """An account by its token. The status `refused` is a 401 and `forbidden` a 403 of Replicate's own; `unknown` is
     no answer, or one that says neither. `username` is the account's, if the token is accepted and the answer names
     one."""
 
@@ -203,7 +203,7 @@ def read_secret(answer: Any) -> Secret:
     """An account's signing secret. Raises UpstreamError when the answer has none."""
     key = answer.get("key") if isinstance(answer, dict) else None
     if not isinstance(key, str) or not _SECRET.fullmatch(key):
-        raise UpstreamError("Replicate did not tell what it signs webhooks with.")
+        raise UpstreamError("Replicate sent no secret for its webhooks.")
     return Secret(key)
 
 

@@ -44,7 +44,7 @@ class Offset:
 
 
 class UpstreamClock:
-    """Replicate's clock, as far as it is known. Belongs to one loop."""
+    """Measures Replicate's clock. Belongs to one loop."""
 
     def __init__(self) -> None:
         self._by_creation: deque[Offset] = deque(maxlen=_REMEMBERED)
@@ -52,14 +52,14 @@ class UpstreamClock:
         self._warned_at = -_WARN_EVERY
 
     def record_creation(self, created_at: datetime | None, *, sent: float, answered: float) -> None:
-        """A creation of ours has this date. It was sent and answered at these times of the loop's clock."""
+        """Use the date of a creation of ours that was sent and answered at these times of the loop's clock."""
         if created_at is not None:
             made = created_at.timestamp()
             self._by_creation.append(Offset(made - answered, made - sent))
             self._warn(answered)
 
     def record_date(self, date: str | None, *, sent: float, answered: float) -> None:
-        """An answer has this `Date`, which leaves out the fraction of the second."""
+        """Use the `Date` of an answer, which has no fraction of a second."""
         try:
             read = parsedate_to_datetime(date or "")
             written = (read if read.tzinfo else read.replace(tzinfo=UTC)).timestamp()

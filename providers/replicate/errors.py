@@ -1,4 +1,4 @@
-"""What Replicate's refusals and failures mean: status and error document in, our own error out.
+"""Translates Replicate's refusals and failures: status and error document in, our own error out.
 
 The admin's callers do not own the account that pays, so its token and billing trouble reaches them without
 Replicate's billing advice; a user gets Replicate's own words about their account.
@@ -29,10 +29,10 @@ from providers.replicate.transport import Refusal
 from providers.replicate.wordings import cause_in
 
 LONGEST_WAIT = 300.0
-"""Seconds. The longest wait: a request that was refused for longer is repeated after this."""
+"""Seconds. The longest wait, also if a refusal names a longer one."""
 
 RATE_LIMIT_WAIT = 5.0
-"""Seconds for which a 429 that names no time counts."""
+"""Seconds to wait after a 429 that names no time."""
 
 _PROBLEMS = 100
 """Invalid fields that are passed on."""
@@ -42,7 +42,7 @@ _RESETS_IN = re.compile(r"resets in ~?\s*(\d+(?:\.\d+)?)\s*s")
 
 
 def service_error(refusal: Refusal, caller: Caller) -> ServiceError:
-    """The error that this caller gets for this refusal, if it is Replicate's last word."""
+    """The error that this caller gets for a final refusal."""
     match refusal.status:
         case 401 | 403:
             return TokenRejected() if caller.kind == "user" else ServerTokenRejected()
@@ -55,7 +55,7 @@ def service_error(refusal: Refusal, caller: Caller) -> ServiceError:
         case 429:
             return UpstreamRateLimited()
         case 404:
-            return UpstreamError("Replicate does not know what it was asked for.")
+            return UpstreamError("Replicate does not have the requested resource.")
     return UpstreamError(f"Replicate answered with status {refusal.status}.")
 
 

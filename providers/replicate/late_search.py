@@ -1,8 +1,8 @@
-"""Predictions that turn up after their creation was settled without them: as never arrived, or as unknown.
+"""Searches for predictions that appear after their creation was settled as never arrived or as unknown.
 
 A request may wait in a server that has stopped for longer than any search. If it is served after all, its prediction
-runs and is billed. So the list is looked at now and then for another quarter of an hour, and a webhook may name it at
-any time in between. A prediction that turns up is registered, and handed to the `listener` of its creation, once.
+runs and is billed. So the list is read a few more times in the next quarter of an hour, and a webhook may name the
+prediction at any time in between. A prediction that is found is registered, and passed to the `listener` once.
 """
 
 import asyncio
@@ -30,7 +30,7 @@ class _LateSearch:
 
 
 class LateSearches:
-    """The settled creations whose predictions may yet turn up. Belongs to one loop."""
+    """The settled creations whose predictions may still appear. Belongs to one loop."""
 
     def __init__(self, creations: Creations) -> None:
         self._creations = creations
@@ -39,13 +39,13 @@ class LateSearches:
         self._tasks: set[asyncio.Task[None]] = set()
 
     def expect(self, creation: Creation, listener: Listener) -> None:
-        """Look for the prediction of this creation from now on."""
+        """Begin to search for the prediction of this creation."""
         if len(self._expected) < _KEPT:
             search = self._expected[creation.reference] = _LateSearch(creation, listener)
             self._start(self._search_later(search))
 
     def receive_push(self, reference: str, pushed: PushedResult) -> bool:
-        """A webhook names the prediction of an attempt. Returns whether it was expected."""
+        """Use a webhook that names the prediction of an attempt. Returns whether a search expected it."""
         search = self._expected.get(reference)
         if search is None or not search.creation.is_mine(pushed):
             return False
@@ -53,7 +53,7 @@ class LateSearches:
         return True
 
     async def aclose(self) -> None:
-        """Stop looking."""
+        """Cancel all searches."""
         for task in tuple(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -81,7 +81,8 @@ class LateSearches:
             self._forget(search)
 
     async def _found(self, creation: Creation) -> Prediction | None:
-        """Its prediction, if no creation in doubt can have made it, and there is one for each straggler like it."""
+        """The prediction, if no uncertain creation can have made it, and at most as many match as late searches like
+        this."""
         try:
             listing, _ = await creation.read_list()
         except ServiceError:
@@ -109,7 +110,7 @@ class LateSearches:
                 )
 
     def _forget(self, search: _LateSearch) -> bool:
-        """Whether it was expected until now."""
+        """End the search. Returns whether it was under way until now."""
         is_expected = self._expected.get(search.creation.reference) is search
         if is_expected:
             del self._expected[search.creation.reference]

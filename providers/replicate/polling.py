@@ -1,14 +1,15 @@
-"""Which polls are worth making now, and how fast: as few requests as show everything that is due.
+"""Chooses the polls to make now, and how fast: the fewest requests that show all predictions that are due.
 
-An account's predictions can be listed, a hundred a page, the latest created first. So all that is due of one account is
-polled by pages, unless that is less than three, or no page can be had, or its pages proved wrong. The polls that will
-likely show most ended predictions come first.
+An account's predictions can be listed, a hundred a page, the latest created first. So the due predictions of an account
+are polled by pages, unless fewer than three are due, or no page can be read, or its pages proved wrong. The polls that
+will likely find most predictions over go first.
 
 Pages show no logs. So a followed prediction gets polls of its own besides, about one a second. They are the least
 likely to find it over, and come last.
 
-Polls are made at once while the window has room and evenly spread beyond half of it; the last tenth is left to cancels.
-Polls for followers never take more than a third of the window: the more is followed, the less often each is polled.
+Polls are made at once while the window has room and evenly spread beyond half of it; the last tenth is left to
+cancels. Polls for followers never take more than a third of the window: the more predictions are followed, the less
+often each is polled.
 """
 
 import asyncio
@@ -80,15 +81,15 @@ class Watch:
     first: float = 0.0
     """When its next poll is due, and when its first was."""
     needs_own_poll: bool = False
-    """Its next poll must be its own."""
+    """Whether its next poll must be for it alone."""
     unanswered: int = 0
     """How many of its own polls are under way."""
     pages: int = 0
-    """How often in a row a page has shown it unfinished, or not at all."""
+    """The number of pages in a row that have shown it unfinished, or not at all."""
     failures: int = 0
     missing_since: float | None = None
     is_pushed: Callable[[], bool] = bool
-    """Whether its result is pushed and the account's webhooks come."""
+    """Whether its result is pushed and the account's webhooks arrive."""
     followers: dict[object, Callable[[Prediction], object]] = field(default_factory=dict)
     polled_at: float = -math.inf
     follow_at: float = math.inf

@@ -1,15 +1,16 @@
-"""Results that Replicate pushes: whether to believe a message, and whether to rely on an account's messages.
+"""Results that Replicate pushes: verifies messages, and tracks whether an account's messages arrive.
 
 Anyone on the internet can send to the webhook address. So a message is not read before its signature is verified, and
 its timestamp shows that it is not replayed. Then it is read as leniently as any answer. An account's signing secret is
-fetched once an hour and kept in memory. Callers that need it at the same time share one request. A failure is not kept.
+fetched once an hour and kept in memory. Callers that need it at the same time share one request, and a failure is not
+kept.
 
-Pushed results come first, and polls are the safety net.
+Polls find the results that are not pushed:
 
-- A result that comes before its wait begins is kept: a prediction may be over before the answer to its creation has
+- A result that arrives before its wait begins is kept: a prediction may be over before the answer to its creation has
   been read.
 - If a poll finds a prediction over and no message follows within a few seconds, the account's webhooks do not arrive.
-  They are then not relied on for ten minutes.
+  They are then not expected for ten minutes.
 """
 
 import asyncio
@@ -39,7 +40,7 @@ GRACE = 5.0
 """Seconds that a webhook may lag behind a poll that found the same."""
 
 SILENCE = 600.0
-"""Seconds for which an account's webhooks are not relied on after one did not come."""
+"""Seconds for which an account's webhooks are not expected after one was missing."""
 
 KEPT = 1_000
 """Results kept until their wait begins."""
@@ -62,7 +63,7 @@ def read_push(
         sent = document.get("input")
         content = fingerprint(sent) if isinstance(sent, dict) else None
     except (ValueError, RecursionError, Lost):
-        raise Untrusted("The webhook tells of no prediction.") from None
+        raise Untrusted("The webhook has no prediction.") from None
     return PushedResult(prediction, _text(document.get("model")), content, _text(document.get("webhook")))
 
 
@@ -82,7 +83,7 @@ def signing_secrets(fetch: Callable[[Caller], Awaitable[Secret]]) -> SharedAnswe
 
 
 class PushTracker:
-    """Results that came early, and accounts whose webhooks do not come: `on_silence(caller)` is called for each."""
+    """Keeps results that arrive early, and calls `on_silence(caller)` for an account whose webhooks do not arrive."""
 
     def __init__(self, *, on_silence: Callable[[Caller], None]) -> None:
         self._on_silence = on_silence
@@ -112,7 +113,7 @@ class PushTracker:
             self._expected[prediction_id] = loop.call_later(GRACE, self._missed, caller, prediction_id)
 
     def are_expected(self, caller: Caller) -> bool:
-        """Whether this account's webhooks come, as far as is known."""
+        """Whether this account's webhooks arrive, as far as is known."""
         return asyncio.get_running_loop().time() >= self._silent_until.get(caller.id, 0.0)
 
     def close(self) -> None:

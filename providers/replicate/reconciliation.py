@@ -1,14 +1,14 @@
-"""Finds out whether a creation whose answer was lost ever arrived: from Replicate, never by guessing.
+"""Finds out from Replicate whether a creation arrived whose answer was lost.
 
 It searches the account's recent predictions for the same model and input, created since the request was sent, under
 an id that is not on record. Replicate's clock may differ from ours (`clock.py`), and its list may lag behind
 (`absence.py`), so the search continues until it is decided, for ten minutes at the most:
 
-- At most as many matches as there are uncertain creations: each of these adopts one. Identical requests make identical
-  predictions, so it does not matter which is whose. The creation sent first takes the oldest.
-- None, and it is proven that the list would show it: the request never arrived and may be sent again.
-- More matches than there are uncertain creations, or Replicate has deleted the input of a prediction from that time (it
-  does so after an hour), or nothing is proven after ten minutes: the outcome is unknown. The caller gets an error, and
+- There are at most as many matches as uncertain creations. Each match is adopted by one of them. Identical requests
+  make identical predictions, so it does not matter which is whose. The creation sent first takes the oldest.
+- There is no match, and it is proven that the list would show one. The request never arrived and may be sent again.
+- There are more matches than uncertain creations, or Replicate has deleted the input of a prediction from that time (it
+  does so after an hour), or nothing is proven after ten minutes. The outcome is unknown: the caller gets an error, and
   nothing is retried.
 
 A match may belong to an identical creation that still waits for its answer, so all such answers are awaited before a
@@ -45,7 +45,7 @@ CLOCK_MARGIN: Final = 60.0
 _IDS_KEPT: Final = 50_000
 
 _UNDECIDED: Final = (
-    "The connection was lost while the prediction was being created, and whether it was cannot be told. "
+    "The connection was lost while the prediction was being created, and it is not known whether it was. "
     "It is not tried again, since it may have been paid for."
 )
 
@@ -72,7 +72,7 @@ class Creations:
         self._lists: dict[str, AccountList] = {}
         self._uncertain: dict[str, UncertainCreation] = {}
         self._known_ids: OrderedDict[str, str | None] = OrderedDict()
-        """Each with the reference of the attempt it was made by, if that is known."""
+        """By id, the reference of the attempt that made the prediction, if that is known."""
 
     @contextmanager
     def begin(
@@ -113,7 +113,7 @@ class Creations:
         self._uncertain[creation.reference] = creation
 
     def uncertain_like(self, creation: "Creation") -> int:
-        """How many of the uncertain ones may own a prediction that this one could own."""
+        """The number of uncertain creations of earlier processes that may have made the same prediction."""
         earliest = creation.since - 2 * UNKNOWN_SKEW
         return sum(
             (each.caller, each.model, each.content) == (creation.caller_id, *creation.content[1:])
@@ -130,11 +130,12 @@ class Creations:
             self._known_ids.popitem(last=False)
 
     def may_be(self, prediction_id: str, reference: str) -> bool:
-        """Whether the attempt of this reference may have made it, since no other is known to have."""
+        """Whether the attempt of this reference may have made the prediction: no other attempt is known to have made
+        it."""
         return self._known_ids.get(prediction_id) in {None, reference}
 
     async def aclose(self) -> None:
-        """End the looks. No search may be left."""
+        """Cancel all readings. All searches must have ended."""
         for each in self._lists.values():
             await each.aclose()
 
@@ -159,7 +160,7 @@ class Creation:
         self.content = (token_of(caller), model, content)
         self.reference = reference
         self.answer_ruled_out = asyncio.Event()
-        """Set once no answer will come: the creation is settled, or uncertain."""
+        """Set when the creation is settled or uncertain, so no answer will come."""
         self.pushed: Prediction | None = None
         """The prediction it made, as a webhook showed it."""
         self.since = since
@@ -174,7 +175,7 @@ class Creation:
             self._offset = Offset(sent, sent)
 
     def answered(self, prediction: Prediction) -> None:
-        """The ordinary end: the answer came."""
+        """The creation was answered with this prediction."""
         now = _now()
         self._creations.clock.record_creation(prediction.created_at, sent=self.began, answered=now)
         self._is_made(prediction.id, known=now)
@@ -250,7 +251,7 @@ class Creation:
             yield timing.pause if _now() < began + timing.long_from else timing.long_pause
 
     async def read_list(self, *, believes_refusals: bool = False) -> tuple[Listing | None, float]:
-        """A listing. If it shows nothing, None, and for how many seconds there should be no other."""
+        """The account's list, or None if it cannot be read, and the least number of seconds before the next reading."""
         wanted = SearchScope(self.content[1], self.absence.sent, self._range()[0])
         try:
             return await self._creations.account_list(self._caller).read(self._caller, wanted), 0.0
@@ -265,7 +266,7 @@ class Creation:
             return None, 0.0
 
     def _range(self) -> tuple[float, float]:
-        """When it can have been made, if its server did not stop: Unix times by Replicate's clock. Both the offset
+        """When it was made, if it was and its server did not stop: Unix times by Replicate's clock. Both the offset
         known at its sending and the one known by now may be true, since a clock may have jumped in between."""
         known = [each for each in (self._offset, self._creations.clock.offset) if each is not None]
         margin = CLOCK_MARGIN
@@ -276,7 +277,7 @@ class Creation:
         return earliest, latest + self._creations.answer_timeout
 
     def matches(self, listing: Listing) -> list[Prediction]:
-        """The predictions that could be its own, the oldest first."""
+        """The predictions that this creation may have made, the oldest first."""
         _, model, content = self.content
         earliest, _ = self._range()
         matches = [
@@ -289,7 +290,7 @@ class Creation:
         return [each.prediction for each in sorted(matches, key=lambda each: each.created)]
 
     def _may_be_unreadable(self, listing: Listing) -> bool:
-        """Whether a prediction may be its own that does not show the input to compare."""
+        """Whether this creation may have made a prediction that does not show its input."""
         _, model, _ = self.content
         earliest, latest = self._range()
         return any(
@@ -309,10 +310,11 @@ class Creation:
         return Prediction(found.id, "starting", created_at=found.created_at, age=self._age())
 
     async def uncertain_and_rank(self) -> tuple[int, int]:
-        """How many uncertain creations may own a prediction just listed, and how many of those that are being searched
-        for were sent before this one. This one counts unless its result was pushed.
+        """The number of uncertain creations that may have made a prediction just listed, and how many of those under
+        way were sent before this one. This one counts unless its result was pushed.
 
-        A creation that begins later owns none of them. It is not awaited, since a stream of such would never end.
+        It waits until no identical creation awaits its answer. Creations that begin later are not waited for: they made
+        none of the listed predictions, and a stream of them would never end.
         """
         alike = [other for other in self._creations.under_way if other.content == self.content]
         for other in alike:

@@ -1,8 +1,8 @@
-"""Signs that the account of the server's token is spent by something else than this service.
+"""Detects that another program creates predictions with the account of the server's token.
 
-There are two: Replicate refuses a creation for its rate although our own window has room, or it lists a prediction of
-the time since our start that no generation here created. Pages of the list are read as they come by. When none came
-for a minute, the next poll is made by one, so that this costs no request.
+There are two signs: Replicate refuses a creation for its rate although our own window has room, or it lists a
+prediction of the time since our start that no generation here created. Every page that is read is checked. If no page
+was read for a minute, the next poll reads a page, so this costs no request.
 
 A prediction is known by its id once its creation is answered, and by its input from before it is sent: one whose answer
 is late or lost is no sign.
@@ -89,7 +89,7 @@ class Sharing:
             self._report("Replicate lists a prediction that this service did not make.")
 
     def refused(self, caller: Caller, refusal: Refusal, lease: Lease) -> None:
-        """A creation was refused."""
+        """A creation was refused. A 429 is a sign if our own window has room."""
         if caller.kind != "admin" or refusal.status != 429 or not lease.window_has_room():
             return
         if "reduced" not in str(refusal.document.get("detail")):

@@ -1,4 +1,4 @@
-"""The one way out to Replicate. Every request takes a lease, so both budgets are kept here.
+"""Sends every request to Replicate, each with a lease, so that no window is exceeded.
 
 A lease is good for one request: a creation takes the lease of its admission, every other request one of the second
 window. The lease is stamped when the request leaves and again when its answer is here. That of a creation is not
@@ -41,15 +41,15 @@ CONNECT_TIMEOUT = 5.0
 
 
 class NotSent(Exception):
-    """Certainly nothing arrived: there was no connection."""
+    """The request did not arrive: there was no connection."""
 
 
 class Lost(Exception):
-    """It was sent, and no whole answer came. Whether it arrived is not known."""
+    """The request was sent, and no complete answer came. It may have arrived."""
 
 
 class TooLarge(Lost):
-    """It was answered at more length than can be read."""
+    """The answer is too large to be read."""
 
 
 class Refusal(Exception):
@@ -79,7 +79,7 @@ class Refusal(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What came back with a status of success."""
+    """A response with a status of success."""
 
     headers: Mapping[str, str]
     body: bytes

@@ -1,6 +1,6 @@
-"""Uploads of images that are too large to be sent inline. Replicate's files take them, and the prediction's input has
-their address. An image is sent once for all generations that share it, and again shortly before its address expires.
-A passing failure is tried again; a final one fails every generation that shares the image.
+"""Uploads images that are too large to be sent inline to Replicate's files. The prediction's input has their address.
+An image is sent once for all generations that share it, and again shortly before its address expires. A passing
+failure is tried again; a final one fails every generation that shares the image.
 
 Files take up to 100 MB and are kept for 24 hours (replicate.com/docs/reference/http#files.create).
 """
@@ -32,7 +32,7 @@ SendFile = Callable[[Caller, Upload], Awaitable[str]]
 
 
 class _Sending:
-    """One upload, shared by all generations that wait for it. It is cancelled when none waits any more."""
+    """One upload, shared by all generations that wait for it. It is cancelled when no generation waits for it."""
 
     def __init__(self, task: asyncio.Task[str]) -> None:
         self.task = task
@@ -82,7 +82,7 @@ class Uploads:
                     return await self._send_file(caller, upload)
                 except NotSent:
                     error: ServiceError = UpstreamError("Replicate cannot be reached.")
-                    error.falls_back = False  # no other model is any nearer
+                    error.falls_back = False  # no other model can be reached either
                     wait = None
                 except Lost:  # a file that is there twice costs nothing
                     error, wait = UpstreamError("The image could not be uploaded to Replicate."), None

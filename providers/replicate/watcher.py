@@ -1,20 +1,20 @@
-"""The watcher: one schedule for every prediction in flight, so that polling costs little and finds ends soon.
+"""Polls all predictions in flight by one schedule, so that few requests find each end soon.
 
 Each prediction has a span of time in which its next poll is due (`durations.py`). When the first of these spans
-ends, everything whose span has begun is polled together:
+ends, all predictions whose span has begun are polled together:
 
-- **One request shows a hundred.** An account's predictions can be listed, a hundred a page with their status and
-  outputs, so all that is due of one account costs one request, however much it is. A page also shows predictions that
-  are not due yet. Only when less than three are due does each get a poll of its own.
-- **A page alone is not trusted.** A prediction that it does not show, shows as over without saying with what, or has
-  shown unfinished for twenty pages, is polled by itself; and so is everything while no page can be had.
-- **When polls are scarce, the likeliest come first**, those that show most ended predictions; see `polling.py`.
-- **A failing upstream is not hammered.** An account whose poll failed is tried with one poll at a time, after a growing
-  pause, or after the one that a refusal names.
-- **Pushed results save polls.** Where webhooks come (`push.py`), polls are rare: they find missing webhooks, and
-  accounts whose webhooks do not come.
+- **One request shows a hundred predictions.** The list of an account has pages of a hundred predictions, with their
+  status and outputs. A page also shows predictions that are not due yet. If fewer than three predictions of an account
+  are due, each gets a poll of its own.
+- **A page alone is not trusted.** A prediction is polled by itself if a page does not show it, shows it over without a
+  result, or has shown it unfinished twenty times in a row. All predictions are, while no page can be read.
+- **When polls are scarce, those go first that will likely find most predictions over** (`polling.py`).
+- **A failing upstream gets few requests.** An account whose poll failed gets one poll at a time, after a growing pause,
+  or after the pause that a refusal names.
+- **Pushed results save polls.** Where webhooks arrive (`push.py`), polls are rare. They find missing webhooks, and
+  accounts whose webhooks do not arrive.
 
-The official client's own `wait` is never used: it has no deadline and takes any status but `starting` for finished.
+The official client's own `wait` is not used: it has no deadline, and returns at any status but `starting`.
 Facts of the list: replicate.com/docs/reference/http#predictions.list.
 """
 
@@ -54,7 +54,8 @@ _page_backoff = partial(backoff, first=1.0, longest=60.0, jitter=0.0)
 """Seconds until the next page of an account, after so many failed pages in a row."""
 
 _FEW_SHOWN = 5
-"""A page that shows less than was worth it counts as so many: other predictions fill the list."""
+"""A page that shows fewer than `MIN_DUE_FOR_PAGE` of the due predictions counts as so many pages: other predictions
+fill the list."""
 
 _PLAN_GOOD_FOR = 0.05
 """Seconds. After a longer wait for a place, the polls are chosen again."""
@@ -64,10 +65,10 @@ log = structlog.get_logger("watcher")
 
 
 class PollFailed(Exception):
-    """The poll learned nothing; a later one may.
+    """The poll failed, and a later one may succeed.
 
-    `wait` is how long the refusal says to wait, in seconds. With `patience` it is the prediction that fails, and
-    not the upstream: after so many seconds of that in a row its watch ends with `error`.
+    `wait` is how long the refusal says to wait, in seconds. A finite `patience` means that the prediction fails, and
+    not the upstream: its watch ends with `error` when its polls have failed so for `patience` seconds in a row.
     """
 
     def __init__(self, error: ServiceError, *, wait: float = 0.0, patience: float = math.inf) -> None:
@@ -78,19 +79,19 @@ class PollFailed(Exception):
 
 
 Get = Callable[[Caller, str, Lease], Awaitable[Prediction]]
-"""One prediction. Raises PollFailed for what may pass; anything else ends the watch with that error."""
+"""One prediction. Raises PollFailed for a failure that may pass; any other error ends the watch."""
 
 GetPage = Callable[[Caller, datetime, Lease], Awaitable[Page]]
-"""The latest hundred created before a moment. Raises PollFailed for what may pass, and NoPages."""
+"""The latest hundred created before a moment. Raises PollFailed for a failure that may pass, and NoPages."""
 
 
 class NoPages(Exception):
-    """The list cannot be had."""
+    """The list cannot be read."""
 
 
 class Watcher:
-    """`wait` returns one prediction when it is over; one timer and one patrol serve all waits. `receive` takes a pushed
-    result, and `follow` shows progress.
+    """`wait` returns one prediction when it is over; one timer and one polling task serve all waits. `receive` takes a
+    pushed result, and `follow` shows progress.
 
     `places` is the window of the polls; `durations` remembers how long each model's predictions take.
     """
@@ -134,7 +135,7 @@ class Watcher:
             self._forget(account)
 
     def receive(self, prediction: Prediction) -> None:
-        """Take a pushed result. Twice, or of a prediction that is not waited for, does no harm."""
+        """Use a pushed result. It may come twice, or for a prediction that is not waited for."""
         if not prediction.is_over:
             return
         self._pushes.arrived(prediction.id)
@@ -162,7 +163,7 @@ class Watcher:
         return leave
 
     async def aclose(self) -> None:
-        """Stop polling, and wait for the polls under way to be gone. No wait may be left."""
+        """Stop polling, and wait until the polls under way have ended. All waits must have ended."""
         self._pushes.close()
         polls = [*self._polls, *([self._poller] if self._poller else [])]
         for poll in polls:
@@ -176,7 +177,7 @@ class Watcher:
         return (watch for watch in everything if watch.id == prediction_id and not watch.over.done())
 
     def _poll_as_usual(self, caller: Caller) -> None:
-        """Rely on polls alone, since this account's webhooks do not come."""
+        """Use polls alone, since this account's webhooks do not arrive."""
         if account := self._accounts.get(caller.id):
             for watch in account.watches:
                 watch.schedule(asyncio.get_running_loop().time())
@@ -192,7 +193,7 @@ class Watcher:
         else:
             del self._accounts[account.caller.id]
 
-    # When: one timer while nothing is due, and one patrol while something is.
+    # When to poll: a timer runs while no poll is due, and a task while polls are due.
 
     def _wake_by(self, when: float) -> None:
         if self._poller is not None or when == math.inf:
@@ -230,7 +231,7 @@ class Watcher:
             self._poller = None
         self._wake_by(min((account.next_poll() for account in self._accounts.values()), default=math.inf))
 
-    # How: each poll is a task, and handles its own answer.
+    # How to poll: each poll is a task, and handles its own answer.
 
     def _begin(self, poll: Poll, lease: Lease) -> None:
         # The next poll does not wait for this one's answer: on a slow line it would come late.
