@@ -343,7 +343,9 @@ def test_a_search_ends_at_once_with_what_a_webhook_tells(at):
     async def story():
         account = Account()
         with account.begin() as creation:
-            asyncio.get_running_loop().call_at(at, account.creations.of("gen_a.1").receive_push, over())
+            asyncio.get_running_loop().call_at(
+                at, account.creations.by_reference("gen_a.1").receive_push, over()
+            )
             found = await creation.find()
         return found.id, found.is_made, round(found.age, 2), asyncio.get_running_loop().time()
 
