@@ -1,9 +1,9 @@
-"""The event loop on a thread of its own, and the one bridge to it from every other thread.
+"""The event loop, which runs on its own thread, and the bridge to it from all other threads.
 
-Flask's threads run coroutines on it and wait for their results; every asyncio object of the service belongs to this
-loop. Objects made on one loop and used on another are what turns parallel calls into errors.
+Flask's threads run coroutines on the loop and wait for their results. Every asyncio object of the service belongs to
+this loop, since an asyncio object fails when it is used on another loop.
 
-A caller who disconnects is noticed by the loop, at once and at no cost: it watches the sockets of all who wait.
+The loop watches the sockets of all waiting callers, so it notices a disconnect at once.
 """
 
 import asyncio
@@ -20,18 +20,18 @@ T = TypeVar("T")
 
 _HUNG_UP: Final = select.POLLHUP | select.POLLERR | getattr(select, "POLLRDHUP", 0)  # the last is Linux's
 _LOOK_AGAIN: Final = 0.5
-"""Seconds between looks at a caller whose next request came before the answer."""
+"""Seconds between checks of a connection on which the next request arrived before the response."""
 
 _CALL_TIMEOUT: Final = 10.0
-"""Seconds for a plain function on the loop: far beyond any, but whoever asks must not wait for ever."""
+"""Seconds that a plain function on the loop may take before its caller gives up."""
 
 
 class ClientDisconnected(Exception):
-    """The client closed the connection, so the answer would not be read."""
+    """The client closed the connection, so it would not read the response."""
 
 
 async def finish(work: Coroutine[Any, Any, T]) -> T:
-    """Wait until it is done, however often the wait is cancelled: it ends something that is billed."""
+    """Wait until `work` is done, even if the wait is cancelled: it ends something that is billed."""
     task = asyncio.create_task(work)
     while not task.done():
         with suppress(asyncio.CancelledError):
@@ -40,14 +40,14 @@ async def finish(work: Coroutine[Any, Any, T]) -> T:
 
 
 class Pool:
-    """Runs what blocks, such as disks and stores, on threads of its own, and waits for it on the loop."""
+    """Runs blocking functions, such as file access, on its own threads, and waits for them on the loop."""
 
     def __init__(self, executor: Executor) -> None:
         self._executor = executor
 
     async def run(self, function: Callable[[], T]) -> T:
-        """What it returns or raises. A thread cannot be stopped, so who is cancelled waits for its end: then nothing
-        is still being done that is about to be undone."""
+        """Returns or raises as the function does. A thread cannot be stopped, so a cancelled wait ends only after the
+        function. The cancelled caller may then undo its work safely."""
         work = asyncio.get_running_loop().run_in_executor(self._executor, function)
         try:
             return await asyncio.shield(work)
@@ -60,25 +60,25 @@ class Pool:
             raise
 
     def start(self, function: Callable[[], object]) -> None:
-        """Run it without waiting for it. Its errors are lost."""
+        """Run a function without waiting for it. Its exception is ignored."""
         self._executor.submit(function)
 
     def close(self) -> None:
-        """Once nothing waits for anything."""
+        """End the threads, once all functions have ended."""
         self._executor.shutdown()
 
 
 class LoopThread:
     """A running loop, from `start` to `stop`.
 
-    Start it after fork: a loop that is started before has no thread in the child, and whoever waits for it
-    waits for ever. `start` returns once the loop runs.
+    Start it after a fork: a loop that was started before has no thread in the child process, and a wait for it never
+    ends. `start` returns once the loop runs.
     """
 
     def __init__(self, name: str = "loop") -> None:
         self._name = name
         self._loop = asyncio.new_event_loop()
-        # Only name look-ups run here. asyncio's own pool has cpu + 4 threads, shared with everything else.
+        # Only name look-ups run here.
         self._loop.set_default_executor(ThreadPoolExecutor(4, thread_name_prefix=f"{name}-resolver"))
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._running = threading.Event()
@@ -123,7 +123,7 @@ class LoopThread:
         return self.submit(called()).result(_CALL_TIMEOUT)
 
     def stop(self) -> None:
-        """Cancel what still runs, wait for it to end, and end the thread. Twice is no error."""
+        """Cancel all tasks, wait until they have ended, and end the thread. A second call has no effect."""
         if self._thread.is_alive():
             self._loop.call_soon_threadsafe(self._loop.stop)
             self._thread.join()
@@ -133,7 +133,7 @@ class LoopThread:
         self._loop.call_soon(self._running.set)
         try:
             self._loop.run_forever()
-            # Again and again: what is cancelled may start something, and others may submit to the last.
+            # A cancelled task may start another, and other threads may still submit work.
             while left := asyncio.all_tasks(self._loop):
                 for task in left:
                     task.cancel()
@@ -161,11 +161,10 @@ async def _until_disconnect(work: Coroutine[Any, Any, T], connection: socket.soc
 
 
 class _Connection:
-    """Cancels the task when the peer closes the connection, until `end`."""
+    """Cancels a task when the peer closes the connection, until `end`."""
 
     def __init__(self, connection: socket.socket, task: asyncio.Task[Any] | None) -> None:
-        # A handle of our own: the server may close its own before the loop has let go of it. The loop is given its
-        # number, since it asks a socket for more than it needs.
+        # The server may close its socket while the loop still watches it, so this duplicates the descriptor.
         self._handle = connection.dup()
         self._number = self._handle.fileno()
         self._task = task
@@ -178,15 +177,13 @@ class _Connection:
             self._again.cancel()
         self._loop.remove_reader(self._number)
         self._handle.close()
-        self._task = (
-            None  # or the two would keep each other, and what the task made, until a later collection
-        )
+        self._task = None  # breaks the reference cycle, which would keep the task's objects in memory
 
     def _look(self) -> None:
         self._loop.remove_reader(self._number)
         if self._task is not None and _has_hung_up(self._handle):
             self._task.cancel()
-        else:  # the next request is here early, and would be reported for ever
+        else:  # the next request arrived early, and would be reported again and again
             self._again = self._loop.call_later(_LOOK_AGAIN, self._look)
 
 

@@ -1,15 +1,15 @@
 """The declared models, each with its parameters, its price and its aliases.
 
-A model's inputs are one declarative class, with types, ranges, choices and defaults; the list below has what else there
-is to know of it. To add a model, add its class and its entry in the list here.
+A class declares the inputs of a model, with types, ranges, choices and defaults. An entry of `MODELS` declares its
+other facts. To add a model, add both here.
 
 Ranges, choices, defaults and prices are those of the models' published input schemas and pricing pages
-(replicate.com/<owner>/<name>/api/schema). Where a model's launch page and its live schema disagree the stricter
-stands: qwen-image was launched with up to 100 steps, and would refuse 51 after the wait. The defaults are
-documentation: what the caller did not give is not sent, so that Replicate's own apply. `python -m models --check`
-compares all of it with what Replicate publishes.
+(replicate.com/<owner>/<name>/api/schema). If a model's launch page and its live schema disagree, the stricter
+value counts: the launch page of qwen-image allows 100 steps, but the model refuses 51. The defaults are documentation:
+a parameter that the caller leaves out is not sent, so that the defaults of Replicate apply. `python -m models --check`
+compares the declarations with Replicate's schemas.
 
-Tiers and credits are this service's own, for those who sell by plans; credits follow the price of an ordinary call.
+Tiers and credits belong to this service, for operators who sell plans. Credits follow the price of an ordinary call.
 """
 
 import sys
@@ -305,7 +305,7 @@ MODELS = (
 
 
 def declared(rules: Rules | None = None) -> Registry:
-    """A registry of the models above; `rules` stand in for the fallbacks they declare."""
+    """A registry of the models above. `rules` replace the fallbacks that they declare."""
     return Registry(MODELS, rules=rules)
 
 

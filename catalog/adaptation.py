@@ -1,10 +1,10 @@
-"""Adapts the parameters that a caller gave for one model to another model. Each is sent as it is, as near to it as the
-model allows, or not at all, and every change is reported.
+"""Adapts the parameters of a request for one model to another model. Each is sent unchanged, as the nearest value that
+the model allows, or not at all, and every change is reported.
 
-No safety setting is weakened. A caller's setting is sent to another model, but never a more permissive value than the
-setting's default. If the caller is more cautious than the default, and the other model has a different setting, that
-is sent at its most cautious. A model without any such setting, or without a value cautious enough, is unfit. So is one
-that cannot make as many outputs as were ordered.
+No safety setting is weakened. Another model gets the caller's setting, but no value more permissive than the default.
+If the caller is more cautious than the default, and the other model has a different setting, that is sent at its most
+cautious value. A model without any such setting, or without a value cautious enough, is unfit. So is a model that
+cannot make the requested number of outputs.
 """
 
 import math
@@ -19,7 +19,7 @@ from catalog.model import ACCEPTED, Model
 from catalog.registry import Registry
 
 OUTPUTS = "num_outputs"
-"""The parameter that says how many outputs are ordered."""
+"""The parameter for the number of outputs."""
 
 INSTEAD_OF_MATCHING = "16:9"
 """The aspect ratio that is sent when there is no image to match."""
@@ -29,21 +29,21 @@ SAFETY: Mapping[str, tuple[Any, ...]] = {
     "disable_safety_checker": (False, True),
     "safety_filter_level": ("block_low_and_above", "block_medium_and_above", "block_only_high"),
 }
-"""How much a model lets through: each setting's values, from the most cautious to the least."""
+"""The values of each safety setting, from the most cautious to the most permissive."""
 
 _ALIKE = {"strength": "prompt_strength", "prompt_strength": "strength"}
-"""How far a picture may leave its reference, from 0 to 1: one meaning, two names."""
+"""Two names of one parameter: how far a picture may differ from its reference, from 0 to 1."""
 
 _STAND_INS = {"output_format": {"webp": "jpg"}}
-"""What comes nearest to a choice that a model does not have."""
+"""The nearest choice, for choices that some models do not have."""
 
 _RATIO = re.compile(r"([1-9]\d*):([1-9]\d*)")
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """One parameter that is not sent as the caller gave it. `sent_as` is the name it is sent under (None: not at all),
-    and `sent` its value. Reference images are reported by their number, since they may be long."""
+    """One parameter that is changed. `sent_as` is its name in the input that is sent (None if it is not sent), and
+    `sent` its value there. Reference images are reported by their number, since they may be long."""
 
     field: str
     given: Any
@@ -75,7 +75,7 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One model to try, what it is sent, and what was changed for it. `unfit` says why it is passed over."""
+    """One model to try, its input, and the changes made for it. `unfit` is the reason to skip it, if any."""
 
     model: Model
     input: Mapping[str, Any]
@@ -84,7 +84,7 @@ class Step:
 
 
 def is_taken(model: Model, name: str, value: Any) -> bool:
-    """Whether the model has a parameter of that name which may have this value."""
+    """Whether the model has a parameter of this name that accepts this value."""
     try:
         model.inputs.model_validate({"prompt": "a", name: value}, context=ACCEPTED)
     except ValidationError:
@@ -93,7 +93,7 @@ def is_taken(model: Model, name: str, value: Any) -> bool:
 
 
 def makes_enough(model: Model, given: Mapping[str, Any]) -> bool:
-    """Whether the model can make as many outputs as these parameters order."""
+    """Whether the model can make as many outputs as these parameters request."""
     return given.get(OUTPUTS, 1) <= 1 or is_taken(model, OUTPUTS, given[OUTPUTS])
 
 
@@ -128,7 +128,7 @@ class Adaptation:
         return Step(self._model, {**self._model.asks_for, **self._sent}, tuple(self._changes), self._unfit)
 
     def _take_references(self, given: Mapping[str, Any]) -> None:
-        """As many images as the model takes, in the order they were given, under the name it has for them."""
+        """Send as many images as the model takes, in the caller's order, under the model's name for them."""
         takes, taken = self._model.references, list[Any]()
         for name in (name for name in given if name in self._registry.reference_names):
             images = self._registry.references_in({name: given[name]})
@@ -142,7 +142,7 @@ class Adaptation:
             self._sent[takes.parameter] = taken if takes.most > 1 else taken[0]
 
     def _take(self, name: str, value: Any, given: Mapping[str, Any]) -> None:
-        """Send it as it is if the model takes that, else as near to it as the model can."""
+        """Send a parameter unchanged if the model accepts that, else as the nearest value that it accepts."""
         alike = _ALIKE.get(name, name)
         parameter = name if name in self._fields or alike in given else alike
         fitting = self._fitting(parameter, value, given) if parameter in self._fields else None
@@ -173,8 +173,7 @@ class Adaptation:
         return stand_in if stand_in in choices else None
 
     def _take_safety(self, given: Mapping[str, Any]) -> None:
-        """Send the value that each setting leads to in this model. If several lead to one parameter, send the most
-        cautious value, in any order of the parameters."""
+        """Send each setting as this model has it. If several map to one parameter, the most cautious value is sent."""
         wishes = [
             (name, *wish) for name in given if name in SAFETY and (wish := self._wish(name, given[name]))
         ]
@@ -185,7 +184,7 @@ class Adaptation:
                 self._changes.append(Change(name, given[name], parameter, self._sent[parameter]))
 
     def _wish(self, name: str, value: Any) -> tuple[str, Any] | None:
-        """The parameter of this model that a setting leads to, and its value. None if nothing is to be sent."""
+        """The parameter of this model that a setting maps to, and its value. None if nothing is sent."""
         scale, usual = SAFETY[name], self._usual(name)
         if name in self._fields:
             cautious = min(value, usual, key=scale.index) if self._is_other else value
@@ -230,7 +229,7 @@ def _nearest_ratio(value: Any, given: Mapping[str, Any], choices: Sequence[Any])
 
 
 def _shape(ratio: str) -> float | None:
-    """How wide for its height, as a logarithm, so that 16:9 and 9:16 are equally far from square."""
+    """The logarithm of width / height. 16:9 and 9:16 are equally far from a square."""
     found = _RATIO.fullmatch(ratio)
     return math.log(int(found[1]) / int(found[2])) if found else None
 

@@ -1,8 +1,8 @@
-"""Fallback: another model is tried when one fails, if the caller chose that.
+"""Fallback: another model is tried when one fails, if the request allows it.
 
-The next model follows from the caller's own list or, without one, from the rules of the failed model: its own, or the
-operator's in their place. No model is tried twice. Its input is adapted from the caller's parameters (`adaptation.py`)
-and not from the input of an earlier attempt, so nothing is lost on the way.
+The next model follows from the list in the request or, without a list, from the rules of the failed model, which the
+operator may replace. No model is tried twice. Its input is adapted from the caller's parameters (`adaptation.py`), not
+from the input of an earlier attempt, so that no parameter is lost.
 """
 
 import json
@@ -26,8 +26,8 @@ CODES = tuple(error.code for error in every_error() if error.falls_back)
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """Where a request may go. `given` are the caller's parameters, each valid for the requested model or for some
-    other; `order` is the caller's own list of models, if there is one; without it the registry's rules apply."""
+    """The models that a request may try. `given` are the caller's parameters, each valid for at least one model.
+    `order` is the list of models in the request; without it the rules of the registry apply."""
 
     requested: Model
     given: Mapping[str, Any]
@@ -35,7 +35,7 @@ class Route:
     order: tuple[Model, ...] | None = None
 
     def first(self) -> Step | None:
-        """The requested model, or where its reference images or its number of outputs lead; None if nowhere."""
+        """The requested model, or another that takes its reference images and makes its number of outputs, or None."""
         images = len(self.registry.references_in(self.given))
         fitting = (
             each
@@ -48,7 +48,7 @@ class Route:
         return next((step for step in steps if step.unfit is None), next(iter(steps), None))
 
     def after(self, tried: Sequence[Model], *, code: str) -> Step | None:
-        """Where to go when the last of these failed with that code; None if nowhere."""
+        """The next model after the last of these failed with this error code, or None."""
         following = self._following(tried[-1], code) if self.order is None else self._listed_after(tried[-1])
         left = (model for model in following if model not in {*tried, self.requested})
         return next(map(self.step, left), None)
@@ -57,7 +57,7 @@ class Route:
         return replace(self, given={**self.given, "prompt": prompt})
 
     def _options(self, images: int) -> Iterator[Model]:
-        """The models that may be the first, the likeliest first."""
+        """The models that may be tried first, the preferred first."""
         yield self.requested
         if self.order is not None:
             yield from self.order
@@ -91,7 +91,7 @@ class Route:
 
 
 class _Rule(BaseModel):
-    """One `Fallback` as the operator's file writes it."""
+    """One `Fallback` in the operator's file."""
 
     model_config = ConfigDict(strict=True, extra="forbid")
 
@@ -101,13 +101,13 @@ class _Rule(BaseModel):
 
 
 def read_rules(path: Path, registry: Registry) -> Rules:
-    """The rules of a file, which stand in for the registry's model by model. TOML or JSON, by the file's ending:
+    """The rules of a TOML or JSON file. They replace those of each model that the file names:
 
         flux-dev = ["qwen-image"]
         nano-banana = [{to = "imagen-4-ultra", on = ["content_refused"]}, {to = "flux-dev", references = true}]
         qwen-image = []
 
-    Raises SettingsError that says everything that is wrong with it.
+    Raises SettingsError that lists all mistakes.
     """
     try:
         content = path.read_text(encoding="utf-8")
@@ -128,7 +128,7 @@ def _read_rule(name: str, entries: Any, registry: Registry, wrong: list[str]) ->
     model = registry.find(name)
     if model is None:
         quotes = "; a name with a dot in it wants quotes" if isinstance(entries, dict) else ""
-        wrong.append(f"{name} is not a model known here{quotes}")
+        wrong.append(f"{name} is not a known model{quotes}")
         return name, []
     read = []
     for entry in entries if isinstance(entries, list) else [entries]:
@@ -143,7 +143,7 @@ def _read_rule(name: str, entries: Any, registry: Registry, wrong: list[str]) ->
         target = registry.find(rule.to)
         strange = [code for code in rule.on if code not in CODES]
         if target is None or target is model:
-            wrong.append(f"{name}: {rule.to} is not another model known here")
+            wrong.append(f"{name}: {rule.to} is not another known model")
         elif target.kind != model.kind:
             wrong.append(f"{name}: {rule.to} makes {target.kind}s, not {model.kind}s")
         elif strange:

@@ -31,23 +31,20 @@ TIERS: tuple[str, ...] = get_args(Tier)
 
 
 ACCEPTED: Final = {"accepted": True}
-"""The context to validate a request in that was accepted before, maybe by an earlier version: rules that earlier
-versions did not have must not end work that is under way."""
+"""The validation context of a request that an earlier version may have accepted: rules that came later must not
+end running work."""
 
 _BLANK_LETTERS: Final = frozenset("\u115f\u1160\u3164\uffa0\u2800")
-"""Hangul fillers and the empty Braille pattern: letters and symbols by class, and nothing to see."""
-
-
-# ── The kinds of value a model takes ────────────────────────────────────────────────────────────────
+"""Hangul fillers and the empty Braille pattern: invisible, though Unicode classes them as letters and symbols."""
 
 
 def was_accepted(info: ValidationInfo) -> bool:
-    """Whether the value is part of a request that was accepted before."""
+    """Whether the request was accepted before."""
     return info.context is ACCEPTED
 
 
 def is_blank(text: str) -> bool:
-    """Whether nothing of it is visible by itself: only spaces, controls, format characters, marks, blank letters."""
+    """Whether the text has no visible character: only spaces, controls, format characters, marks, blank letters."""
     return all(
         character in _BLANK_LETTERS
         or unicodedata.category(character)[0] in "ZM"
@@ -97,7 +94,7 @@ Side = Annotated[int, Field(ge=256, le=1440, multiple_of=32)]
 
 
 class Inputs(BaseModel):
-    """What a model takes: its own parameters by their own names. Only `prompt` is required."""
+    """The parameters of a model, under its own names. Only `prompt` is required."""
 
     model_config = ConfigDict(
         strict=True, extra="forbid", frozen=True, allow_inf_nan=False, arbitrary_types_allowed=True
@@ -107,22 +104,19 @@ class Inputs(BaseModel):
 
     @classmethod
     def rules(cls, given: Mapping[str, Any]) -> Iterator[Problem]:  # noqa: ARG003 - most models have none
-        """What holds between parameters. `given` has only values that are valid by themselves."""
+        """The problems between parameters. `given` has only values that are valid by themselves."""
         yield from ()
-
-
-# ── The facts beside its inputs ────────────────────────────────────────────────────────────────────
 
 
 @dataclass(frozen=True, slots=True)
 class Price:
-    """USD for one unit of what a model makes."""
+    """USD for one unit of output."""
 
     usd: float
     per: Literal["image", "call", "second"]
 
     def of(self, *, outputs: int, seconds: float) -> float:
-        """USD for a prediction that made so many outputs, each of so many seconds."""
+        """USD for a prediction with so many outputs, each of so many seconds."""
         if not outputs:
             return 0.0
         amount = {"image": outputs, "call": 1, "second": seconds}[self.per]
@@ -131,8 +125,8 @@ class Price:
 
 @dataclass(frozen=True, slots=True)
 class References:
-    """Which parameter takes reference images, and how many at the most. The images of a request whose own model does
-    not take them go to a model where they are `preferred`."""
+    """The parameter that takes reference images, and how many at most. Images that the requested model does not take go
+    to a `preferred` model."""
 
     parameter: str
     most: int = 1
@@ -141,8 +135,8 @@ class References:
 
 @dataclass(frozen=True, slots=True)
 class Fallback:
-    """A model to go to when another has failed: always, or only with or without reference images, or only after
-    errors of these codes."""
+    """A model to try after another has failed: always, or only with or without reference images, or only after errors
+    with these codes."""
 
     to: str
     references: bool | None = None
@@ -154,9 +148,8 @@ class Fallback:
 
 @dataclass(frozen=True, eq=False)
 class Model:
-    """One entry of the registry. `asks_for` has the values to send for parameters that the caller leaves out.
-    `credits` is the cost of one generation in a plan. `usual_seconds` is an estimate that counts until generations have
-    been measured."""
+    """One entry of the registry. `asks_for` has the values to send for parameters that the caller leaves out. `credits`
+    is the cost of one generation in a plan. `usual_seconds` is an estimate until generations have been measured."""
 
     name: str
     aliases: tuple[str, ...]
@@ -177,7 +170,7 @@ class Model:
 
     @property
     def short_name(self) -> str:
-        """What a caller would write."""
+        """The first alias, or the name."""
         return (*self.aliases, self.name)[0]
 
     @property
@@ -186,15 +179,15 @@ class Model:
 
     @property
     def extension(self) -> str:
-        """What a file of this model ends in when the caller names no format."""
+        """The extension of this model's files if the request names no format."""
         if self.kind == "video":
             return ".mp4"
         return "." + str(self.input_schema["properties"]["output_format"]["default"])
 
     @cached_property
     def input_schema(self) -> dict[str, Any]:
-        """JSON Schema (2020-12) of the model's inputs, as they are validated. The defaults are those that a caller
-        sees, so `asks_for` overrides the model's own. `null` for an optional parameter is not given."""
+        """JSON Schema (2020-12) of the model's inputs. The defaults are those that a caller sees, so `asks_for`
+        overrides the model's own. An optional parameter may be `null`, which means that it is left out."""
         schema = self.inputs.model_json_schema()
         for name, value in self.asks_for.items():
             schema["properties"][name]["default"] = value
@@ -211,7 +204,7 @@ class Model:
         return self.price.of(outputs=count, seconds=float(seconds))
 
     def as_json(self) -> dict[str, Any]:
-        """The model as `/models` shows it."""
+        """The model in the body of `GET /models`."""
         takes = (
             {"parameter": self.references.parameter, "most": self.references.most}
             if self.references
@@ -249,7 +242,7 @@ def text_fields(schema: Mapping[str, Any]) -> set[str]:
 
 
 def free_text_fields(schema: Mapping[str, Any]) -> set[str]:
-    """Those of `text_fields` that hold any text, neither one of some choices nor a URL."""
+    """Those of `text_fields` that hold free text, neither one of several choices nor a URL."""
     return {
         name
         for name, each in schema["properties"].items()

@@ -20,13 +20,13 @@ from network.addresses import public_host
 from network.urls import encoded_url
 
 NAMES = ("image", "input_image", "image_input", "image_prompt", "start_image")
-"""The names under which models take one reference image or several."""
+"""The names of parameters that take reference images."""
 
 INLINE = 256_000
-"""Bytes of an image that is sent inline."""
+"""The most bytes of an image that is sent inline."""
 
 LARGEST = 100_000_000
-"""Bytes of an image that Replicate's files take."""
+"""The most bytes of a file at Replicate."""
 
 LONGEST_URL = 8192
 
@@ -48,7 +48,7 @@ JSON_SCHEMA = {
 
 
 class Upload:
-    """An image's bytes in a file. It is read from its start, and closed when this object is no longer used."""
+    """An image in a file, which is closed when this object is garbage-collected."""
 
     def __init__(self, file: BinaryIO) -> None:
         self.file = file
@@ -66,8 +66,8 @@ class Upload:
 
 
 def reference(given: Any, *, accepted: bool = False) -> str | Upload:
-    """A valid reference: a URL or `data:` URI that is sent as it is, or an `Upload` that must be uploaded first. Of an
-    `accepted` one, which an earlier version may have checked, the structure is not checked. Raises ValueError."""
+    """The valid reference: a URL or `data:` URI that is sent as it is, or an `Upload` that must be uploaded first. The
+    structure of an `accepted` image, which an earlier version checked, is not checked again. Raises ValueError."""
     if isinstance(given, Upload):
         return _uploaded(given, accepted)
     if not isinstance(given, str):
@@ -116,7 +116,7 @@ def decoded_data_uri(uri: str) -> tuple[str, bytes]:
 
 
 def decoded_base64(encoded: str) -> bytes:
-    """The bytes of base64 as people make it: wrapped, percent-encoded, url-safe, unpadded. Raises ValueError."""
+    """The bytes of base64, which may be wrapped, percent-encoded, URL-safe or unpadded. Raises ValueError."""
     for escape, character in _ESCAPES.items() if "%" in encoded else ():
         encoded = encoded.replace(escape, character).replace(escape.lower(), character)
     lines = [line.strip() for line in encoded.splitlines()]
@@ -130,12 +130,12 @@ def decoded_base64(encoded: str) -> bytes:
 
 
 def _is_even(groups: list[str]) -> bool:
-    """Whether they are lines that were joined by spaces. Spaces that a form made of `+` stand anywhere."""
+    """Whether spaces joined lines of equal length. A form that decodes `+` as a space puts spaces anywhere."""
     return len(groups[0]) % 4 == 0 and all(len(each) == len(groups[0]) for each in groups[:-1])
 
 
 def _hint_of_base64(given: str) -> str:
-    """The missing beginning of bare base64, as a hint; empty for anything else."""
+    """A hint to put `data:` before bare base64; empty for any other text."""
     text = "".join(given[:1000].split())[:100]
     bare = _BARE.match(text)
     if bare is None or "." in text:

@@ -1,7 +1,7 @@
-"""The registry: every model the service knows, by name, and facts that follow from all models together.
+"""The registry: all models of the service by name, and facts that follow from all models together.
 
-It is an object that is handed in. A model may be registered while the service runs. Parsing, forms, `/models`, OpenAPI
-and fallbacks know it from then on.
+A model may be registered while the service runs. Parsing, forms, `/models`, OpenAPI and fallbacks include it from then
+on.
 """
 
 import threading
@@ -19,8 +19,8 @@ Rules = Mapping[str, Sequence[Fallback]]
 class Registry:
     """Models in the order they were registered. Any thread may read it while another registers a model.
 
-    `models` are all of them; `takers` names each parameter, and which models take it; `reference_names` are the
-    parameters that take reference images; `rules` stand in for the fallbacks that a model declares itself.
+    `takers` are the models that take each parameter, `reference_names` the parameters that take reference images.
+    `rules` replace the fallbacks that a model declares.
     """
 
     def __init__(self, models: Iterable[Model] = (), *, rules: Rules | None = None) -> None:
@@ -34,7 +34,7 @@ class Registry:
             self.register(model)
 
     def register(self, model: Model) -> None:
-        """Add a model, behind all others. Raises ValueError if one of its names is another's."""
+        """Add a model after all others. Raises ValueError if one of its names is in use."""
         with self._registering:  # each attribute is replaced and never changed, so readers need no lock
             for name in model.names:
                 if name in self._by_name:
@@ -51,7 +51,7 @@ class Registry:
         return self._by_name.get(name)
 
     def nearest_first(self, name: str) -> list[str]:
-        """The full names of all models, those that read most like `name` first."""
+        """The full names of all models, the most similar to `name` first."""
         given = name[:100].lower()
 
         def likeness(model: Model) -> float:
@@ -60,11 +60,11 @@ class Registry:
         return [model.name for model in sorted(self.models, key=likeness, reverse=True)]
 
     def fallbacks(self, model: Model) -> Sequence[Fallback]:
-        """The rules for where to go when this model has failed."""
+        """The fallback rules that apply when this model has failed."""
         return self._rules.get(model.name, model.fallbacks)
 
     def references_in(self, params: Mapping[str, Any]) -> list[Any]:
-        """All reference images among parameters, under any of their names."""
+        """All reference images among these parameters."""
         values = (params.get(name) for name in self.reference_names)
         return [
             image for value in values if value for image in (value if isinstance(value, list) else [value])
@@ -72,14 +72,14 @@ class Registry:
 
     @property
     def reference_models(self) -> list[Model]:
-        """The models that reference images go to when the requested model does not take them, those that take the
-        fewest first."""
+        """The models that get reference images which the requested model does not take, those that take the fewest
+        first."""
         preferred = (each for each in self.models if each.references and each.references.preferred)
         return sorted(preferred, key=lambda each: each.most_references)
 
     @property
     def most_references(self) -> int:
-        """How many reference images any model takes at most."""
+        """The most reference images that any model takes."""
         return max((each.most_references for each in self.models), default=0)
 
     @property
@@ -91,10 +91,10 @@ class Registry:
 
     @property
     def text_parameters(self) -> set[str]:
-        """The parameters that hold text; reference images count."""
+        """The parameters that hold text, including reference images."""
         return set(self.reference_names).union(*(text_fields(each.input_schema) for each in self.models))
 
     @property
     def free_texts(self) -> set[str]:
-        """The parameters that hold any text, in which empty text is a value."""
+        """The parameters that hold free text, in which an empty text is a value."""
         return set().union(*(free_text_fields(each.input_schema) for each in self.models))

@@ -1,7 +1,7 @@
-"""A request as text, to be read again in another process, with the files that came with it beside it.
+"""Stores requests as text, and their uploaded files beside it, so that another process can read them.
 
 An uploaded image may have 100 MB and is needed until its generation has ended. So it is kept in a directory named after
-its generation or batch, and the text refers to it. Everything else is the JSON that the caller gave.
+its generation or batch, and the text refers to it. Everything else is the JSON of the caller.
 """
 
 import json
@@ -16,25 +16,26 @@ from catalog.references import Upload
 _REFERENCE: Final = "uploaded"
 
 UPLOADED: Final = json.dumps({_REFERENCE: 0})[:-2]
-"""The text of a request with files contains this."""
+"""A text that every stored request with files contains."""
 
 
 class Gone(Exception):
-    """A file that came with the request is not there any more."""
+    """A file of the request does not exist any more."""
 
 
 class Attachments:
-    """Files that came with requests, in `directory`; without one, none outlive this process. Any thread; blocks."""
+    """The uploaded files of requests, in `directory`. Without one, no upload outlives this process. The methods block,
+    and any thread may call them."""
 
     def __init__(self, directory: Path | None) -> None:
         self._directory = directory
 
     def written(self, owner: str, given: Mapping[str, Any]) -> str:
-        """The request as text, its files kept under `owner`. Raises OSError if they cannot be."""
+        """The request as text. Its files are kept under `owner`. Raises OSError if they cannot be stored."""
         return json.dumps(given, default=lambda upload: {_REFERENCE: self._keep(owner, upload)})
 
     def read(self, owner: str, written: str) -> dict[str, Any]:
-        """The request again. Raises Gone."""
+        """The request that a text stands for. Raises Gone."""
         found: dict[str, Any] = json.loads(written, object_hook=lambda found: self._found(owner, found))
         return found
 
@@ -45,7 +46,7 @@ class Attachments:
                 shutil.rmtree(self._directory / owner, ignore_errors=True)
 
     def sweep(self, owners: Collection[str]) -> None:
-        """Remove all files but those of these owners."""
+        """Delete all files except those of these owners."""
         if self._directory is not None and self._directory.is_dir():
             for owner in self._directory.iterdir():
                 if owner.is_dir() and owner.name not in owners:
@@ -77,4 +78,4 @@ class Attachments:
                 raise FileNotFoundError
             return Upload((self._directory / owner / str(found[_REFERENCE])).open("rb"))
         except OSError:
-            raise Gone("An image that was uploaded with the request is not there any more.") from None
+            raise Gone("An image that was uploaded with the request does not exist any more.") from None

@@ -1,4 +1,4 @@
-"""From a body to the generations of a batch, whole requests or one request with many prompts."""
+"""Parses the body of `POST /generate-batch`: a list of requests, or one request with many prompts."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -62,7 +62,7 @@ def _read_whole(
     problems.extend(
         Problem(
             name,
-            "cannot stand beside `requests`; put it into each of them"
+            "cannot be combined with `requests`; put it into each of them"
             if name in known
             else not_a_field(name, own),
             body[name],
@@ -96,7 +96,7 @@ def _read_prompts(
     for name, several in (("prompt", "prompts"), ("file_name", "file_names")):
         if name in shared:
             why = (
-                "cannot stand beside `prompts`"
+                "cannot be combined with `prompts`"
                 if "prompts" in body
                 else f"is for one; a batch has `{several}`"
             )

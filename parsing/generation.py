@@ -1,11 +1,11 @@
-"""From a body to a generation that may be paid for.
+"""Parses the body of `POST /generate`, and each request of a batch.
 
-Everything is checked before anything is spent, strictly (`true` is no integer, `"3"` no number), and all
-problems are reported at once, by field, in words the caller can act on.
+Everything is checked before anything is spent, strictly (`true` is no integer, `"3"` no number), and all problems are
+reported at once, by field.
 
 With a `fallback`, a request may have parameters and reference images that its model does not take and another model
-does. They are kept for that one (`catalog/fallback.py`). Without a fallback they are a problem, which names the models
-that take them.
+does. They are kept for that model (`catalog/fallback.py`). Without a fallback they are a problem, which names the
+models that take them.
 """
 
 import json
@@ -30,25 +30,25 @@ from parsing.shapes import BatchFields, GenerationRequest, OwnFields, SingleFiel
 from parsing.validation import not_a_field, problems_with, refuse, refuse_if_any, unusable_reasons, validated
 
 FieldsOf = Callable[[Iterable[str]], tuple[str, ...]]
-"""The fields that a route takes, by those of the inputs of a model."""
+"""Returns all fields of a route for a model with these inputs."""
 
 PROMPT: TypeAdapter[str] = TypeAdapter(Prompt)
 
 LONGEST_INPUT: Final = 4_000_000
-"""Bytes of a model's input as JSON. Replicate repeats the input in each answer, and an answer that is too long to be
-read would leave the prediction without an end."""
+"""The most bytes of a model's input as JSON. Replicate repeats the input in each response. This service does not
+read longer responses, so it would never see the prediction end."""
 
 _TOO_LONG: Final = f"is too long: the input of a model may have {LONGEST_INPUT:,} bytes as JSON"
 
 _LONGEST_ESCAPE: Final = 12
-"""Bytes of one character as JSON in ASCII."""
+"""The most bytes of one character as JSON in ASCII."""
 
 
 @dataclass(frozen=True, slots=True)
 class ParseContext:
-    """The facts that hold for every request: the models, and whether webhooks may go to this machine itself, and to
-    which hosts of the operator. If it was `accepted` before, maybe by an earlier version or under other settings, rules
-    that came since do not refuse it."""
+    """What parsing depends on: the models, whether webhooks may go to this machine (`loopback`), and to which hosts of
+    the operator. A request that was `accepted` before, by an earlier version or under other settings, is not refused by
+    newer rules."""
 
     registry: Registry
     loopback: bool = False
@@ -78,7 +78,7 @@ def read_normalised(
     *,
     own_fields: type[OwnFields] = OwnFields,
 ) -> GenerationRequest | list[Problem]:
-    """One whole request that is normalised, or everything that is wrong with it. `own_fields` are the service's own
+    """Parse one normalised request. Returns the request or all of its problems. `own_fields` are the service's own
     fields, and `fields_of` all fields of the route for a model."""
     own = {name: body[name] for name in own_fields.model_fields if name in body}
     given = {name: value for name, value in body.items() if name not in own}
@@ -155,7 +155,7 @@ def item_fields(inputs: Iterable[str]) -> tuple[str, ...]:
 
 
 def generation_fields(inputs: Iterable[str]) -> tuple[str, ...]:
-    """The fields of `POST /generate`, likewise."""
+    """The fields of `POST /generate` for a model with these inputs."""
     return (*inputs, *SingleFields.model_fields)
 
 
@@ -228,7 +228,7 @@ class _Reader:
 
 
 def _order(given: Any, model: Model, registry: Registry, problems: list[Problem]) -> tuple[Model, ...] | None:
-    """The models that the caller lists, None when they leave it to the rules."""
+    """The models that the request lists, or None if it leaves the order to the rules."""
     if not isinstance(given, list) or not all(isinstance(each, str) for each in given):
         return None
     most = len(registry.models)
@@ -247,7 +247,7 @@ def _order(given: Any, model: Model, registry: Registry, problems: list[Problem]
 
 
 def _no_model_makes(route: Route) -> Problem:
-    """Why a route leads nowhere: too many outputs, or too many reference images."""
+    """The problem of a request that no model can take: too many outputs, or too many reference images."""
     given, registry = route.given, route.registry
     others = {name: value for name, value in given.items() if name != OUTPUTS}
     if replace(route, given=others).first() is not None:
@@ -256,7 +256,7 @@ def _no_model_makes(route: Route) -> Problem:
     name = next(name for name in registry.reference_names if name in given)
     count = len(registry.references_in(given))
     images = "a reference image" if count == 1 else f"{count} reference images"
-    return Problem(name, f"makes it {images}, and none of the models that may be tried takes so many")
+    return Problem(name, f"brings the request to {images}, more than any model that may be tried takes")
 
 
 def _of_a_batch(name: str, fields_of: FieldsOf) -> str:
@@ -266,7 +266,7 @@ def _of_a_batch(name: str, fields_of: FieldsOf) -> str:
     return (
         "belongs to the batch, beside `requests`"
         if name in BatchFields.model_fields
-        else "cannot stand in `requests`"
+        else "is not allowed inside `requests`"
     )
 
 
@@ -274,7 +274,7 @@ def _taken_by_others(name: str, model: Model, registry: Registry) -> str:
     """The message that this model does not take a parameter, and which models do."""
     if name in registry.reference_names:
         if model.references is None:
-            return f"is not taken by {model.short_name}, as no reference image is{_takers_of(1, registry)}"
+            return f"is not taken by {model.short_name}, which takes no reference images{_takers_of(1, registry)}"
         if name == model.references.parameter:
             return f"must be one image and no list for {model.short_name}{_takers_of(2, registry)}"
         return f"is not taken by {model.short_name}, whose reference image is {model.references.parameter}"
@@ -318,7 +318,7 @@ def _without_model(
 
 def _unknown_model(name: str, registry: Registry) -> str:
     near = ", ".join(registry.nearest_first(name))
-    return f"is not a model known here; these are, the nearest first: {near}"
+    return f"is not a known model; there are, nearest first: {near}"
 
 
 _UP_TO = {1: "one", 2: "up to two", 3: "up to three"}

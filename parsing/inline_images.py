@@ -1,7 +1,7 @@
-"""Large inline images of a body, moved to files.
+"""Moves large inline images of a body to files.
 
-Work may wait for hours, and with it an image of 16 MB would be in memory three times: as text, as bytes, and as the
-request that the ledger keeps. In a file it takes no memory, and the rest of the service knows it as an upload.
+A request may wait for hours, and an image of 16 MB would take memory three times: as text, as bytes, and in the request
+that the ledger keeps. In a file it takes none. The rest of the service treats it as an upload.
 """
 
 from pathlib import Path
@@ -12,8 +12,8 @@ from catalog.references import NAMES, Upload, large_image
 
 
 def moved(body: Any, directory: Path | None) -> Any:
-    """The body with each large `data:` image as an `Upload` in `directory`, in a batch those of each request. All else
-    stays as it is, and without a directory all of it. Raises OSError if an image cannot be written."""
+    """The body with each large `data:` image replaced by an `Upload` in `directory`, also in the `requests` of a batch.
+    Without a directory, the body is unchanged. Raises OSError if an image cannot be written."""
     if directory is None or not isinstance(body, dict):
         return body
     requests = body.get("requests")

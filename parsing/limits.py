@@ -1,4 +1,4 @@
-"""From the body of `POST /configure` to new limits of the gate."""
+"""Parses the body of `POST /configure`, which changes the limits of the gate."""
 
 from typing import Annotated, Any
 
@@ -11,7 +11,7 @@ from settings import MAX_CONCURRENT_LIMIT, MAX_REQUESTS_PER_MINUTE
 
 
 class Limits(BaseModel):
-    """What `POST /configure` changes."""
+    """The body of `POST /configure`."""
 
     model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
 

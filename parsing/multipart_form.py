@@ -1,9 +1,9 @@
-"""`multipart/form-data` as the body it stands for, so that images can be sent as files.
+"""Reads `multipart/form-data` (RFC 7578) into the equivalent JSON body, so that images can be sent as files.
 
-A part is a field: `model_name`, `prompt`, every parameter. Text stays text where a model takes text; anywhere else it
-is read as JSON, so `seed=3` is a number and `fallback=["qwen-image"]` a list. A field that comes twice is a list. A
-file is an image, and goes where its name says: `input_image`, `image_input` (up to three), or in a batch of whole
-requests `requests[3].input_image`. Files are streamed to disk as they come in, and never whole in memory.
+A part without a file is a field, such as `model_name` or `prompt`. Its text is parsed as JSON, so `seed=3` is a number
+and `fallback=["qwen-image"]` a list, unless models take text there. A repeated field is a list. A file is an image of
+the field that its name says: `input_image`, `image_input` (up to three), or in a batch of requests
+`requests[3].input_image`. Files are streamed to disk, and never whole in memory.
 """
 
 import re
@@ -27,13 +27,13 @@ from parsing.normal import OPTIONAL
 from parsing.shapes import BatchFields, OwnFields
 
 MAX_PARTS = 500
-"""Fields and files of one form."""
+"""The most fields and files of one form."""
 
 _HEADERS = 1_000_000
-"""Bytes that the headers of all parts may take, and what has been read and not yet looked at."""
+"""Bytes that the headers of all parts and the unparsed input may take."""
 
 _SMALL_FILE = 16_384
-"""Bytes of a file that stays in memory: all of a form take less than one caller's share."""
+"""The most bytes of a file that stays in memory. All such files of a form take less than the share of one caller."""
 
 _OWN_LISTS = ("prompts", "file_names")
 
@@ -58,7 +58,7 @@ def read_form(
     hold: Callable[[int], object],
     spool: Path | None,
 ) -> Any:
-    """The body that a form stands for. The models of the `registry` say which fields hold text, and which a list.
+    """The JSON body that a form is equivalent to. The `registry` knows which fields hold text, and which hold a list.
 
     `options` are the parameters of its Content-Type. Text may take `most_text` bytes; large files go to the directory
     `spool`. `hold` is called with the bytes in memory as they grow, and may raise.
@@ -98,7 +98,7 @@ def read_form(
 
 
 class _Spooled(tempfile.SpooledTemporaryFile[bytes]):
-    """A file in memory as long as it is small, which knows how much was written into it."""
+    """A file that stays in memory while it is small, and counts the bytes written to it."""
 
     written = 0
 
@@ -108,7 +108,7 @@ class _Spooled(tempfile.SpooledTemporaryFile[bytes]):
 
 
 class _Counted:
-    """A stream that stops the parser when the parts outside files use too much memory. `hold` learns how much it is."""
+    """A stream that limits the memory of the parts outside files, and reports the memory in use to `hold`."""
 
     def __init__(
         self, stream: IO[bytes], files: list[_Spooled], most_text: int, hold: Callable[[int], object]
@@ -129,9 +129,9 @@ class _Counted:
 
 
 class _Reader:
-    """Makes a body of fields and files. A field that holds text in any model stays text even if it reads like a number.
-    A field that holds a list is a list even if it comes once. An empty input of a browser's form, a file without
-    name and bytes or empty text in a field that is no free text, is not given."""
+    """Builds a body from fields and files. A field that holds text in any model stays text even if it looks like a
+    number. A field that holds a list is a list even if it occurs once. Empty inputs of a browser's form are dropped:
+    a file without name and bytes, and empty text in a field that is no free text."""
 
     def __init__(self, registry: Registry) -> None:
         self._known = {*OPTIONAL, *registry.takers, *registry.reference_names}
@@ -168,12 +168,12 @@ class _Reader:
         return body
 
     def _given(self, name: str, texts: list[str]) -> list[str]:
-        """The texts of a field without those that stand for nothing."""
+        """The texts of a field without empty inputs."""
         found = _PLACE.fullmatch(name)
         field = found[2] if found else name
         if field not in self._known or field in self._free_texts:
             return texts
-        if name in _OWN_LISTS:  # by their place among the prompts
+        if name in _OWN_LISTS:  # which match the prompts by position
             return texts if any(texts) else []
         return [text for text in texts if text]
 
@@ -186,11 +186,11 @@ class _Reader:
         try:
             value = strict_json.loads(content)
         except InvalidJSON:
-            return text  # and what takes no text will say so
-        return text if value is None else value  # `null` is a word here
+            return text  # validation refuses it if the field takes no text
+        return text if value is None else value  # in a form, `null` is a word
 
     def _put(self, body: dict[str, Any], name: str, upload: Upload) -> None:
-        """Put a file where its name says. Several files of one name make a list."""
+        """Put a file into the field that its name says. Several files of one name make a list."""
         place: Any = body
         if found := _PLACE.fullmatch(name):
             requests = body.get("requests")

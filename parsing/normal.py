@@ -1,8 +1,8 @@
-"""A body as it is meant: `null` for an optional field is not given, and a whole float is an integer.
+"""Normalizes a body: drops optional fields that are `null`, and turns whole floats into integers.
 
-Serializers write both, and clients of several models and routes write `null` for fields that one of them does not
-have. The rest of the parsing, the ledger and the comparison under an idempotency key see a body only like this. Unknown
-fields are left, to be refused, and so are values inside lists.
+Serializers write both, and clients write `null` for fields that a model or a route does not have. Parsing, the ledger
+and the comparison under an idempotency key get only normalized bodies. Unknown fields stay, to be refused, and values
+inside lists stay unchanged.
 """
 
 from collections.abc import Mapping
@@ -14,11 +14,11 @@ from parsing.shapes import BatchFields, SingleFields
 OPTIONAL: Final = frozenset(
     {*SingleFields.model_fields, *BatchFields.model_fields, "prompts", "file_names", "requests"}
 ) - {"model_name"}
-"""The optional fields of this service, whichever route takes them."""
+"""The optional fields of all routes."""
 
 
 def normalised(request: Mapping[str, Any], registry: Registry) -> dict[str, Any]:
-    """One request, or the shared fields of a batch, with every field as it is meant."""
+    """A request, or the shared fields of a batch, normalized."""
     return {
         name: whole(value)
         for name, value in request.items()
@@ -27,7 +27,7 @@ def normalised(request: Mapping[str, Any], registry: Registry) -> dict[str, Any]
 
 
 def normalised_batch(body: Mapping[str, Any], registry: Registry) -> dict[str, Any]:
-    """A batch in either form, likewise."""
+    """A batch of prompts or of requests, normalized."""
     batch = normalised(body, registry)
     if isinstance(requests := batch.get("requests"), list):
         batch["requests"] = [
@@ -37,12 +37,12 @@ def normalised_batch(body: Mapping[str, Any], registry: Registry) -> dict[str, A
 
 
 def whole(value: Any) -> Any:
-    """A whole float as an integer; anything else as it is."""
+    """A whole float as an integer; any other value unchanged."""
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def _is_optional(name: str, registry: Registry) -> bool:
-    """Whether it is an optional field of the service, or a parameter of any model beside the prompt."""
+    """Whether it is an optional field of the service, or a parameter of any model other than `prompt`."""
     return name in OPTIONAL or (
         name != "prompt" and (name in registry.takers or name in registry.reference_names)
     )

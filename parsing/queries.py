@@ -1,4 +1,4 @@
-"""From the query strings of lists, of usage and of `/models` to what they ask for."""
+"""Parses the query strings of `GET /generations`, `GET /usage` and `GET /models`."""
 
 import base64
 import binascii
@@ -20,7 +20,7 @@ LONGEST_PAGE: Final = 200
 USUAL_PAGE: Final = 20
 
 _BASIC_DATE: Final = re.compile(r"[0-9]{8}")
-"""As in 20261121; as a Unix time it would be of 1970."""
+"""A date such as 20261121, which is no Unix time (of 1970)."""
 
 GROUPS: Final[tuple[str, ...]] = get_args(Grouping)
 
@@ -42,27 +42,23 @@ class UsageQuery:
 
 
 def each_once(query: Mapping[str, Sequence[str]]) -> dict[str, str]:
-    """The query with one value for each name. Raises InvalidRequest if a name comes twice, so that no value
-    is ignored."""
-    refuse_if_any(
-        [
-            Problem(name, "is there more than once", values)
-            for name, values in query.items()
-            if len(values) > 1
-        ]
-    )
+    """The query with one value for each name. Raises InvalidRequest if a name is repeated, since one value would be
+    ignored."""
+    refuse_if_any([Problem(name, "is repeated", values) for name, values in query.items() if len(values) > 1])
     return {name: values[0] for name, values in query.items()}
 
 
 def parse_list(query: Mapping[str, str], registry: Registry, caller_id: str) -> Page:
-    """The page of a caller's generations that the query of `GET /generations` asks for. Raises InvalidRequest with
-    everything that is wrong."""
+    """The page of a caller's generations that the query of `GET /generations` asks for. Raises InvalidRequest with all
+    problems."""
     problems = _unknown(query, ("state", "model", "since", "limit", "cursor"))
     state = _chosen("state", query, (*UNFINISHED, *ENDED), problems)
     model = registry.find(query["model"]) if "model" in query else None
     if "model" in query and model is None:
         near = ", ".join(registry.nearest_first(query["model"]))
-        problems.append(Problem("model", f"is not a model known here; these are: {near}", query["model"]))
+        problems.append(
+            Problem("model", f"is not a known model; there are, nearest first: {near}", query["model"])
+        )
     since = _moment("since", query, problems)
     limit, before = _limit(query, problems), _before(query, problems)
     refuse_if_any(problems)
@@ -70,8 +66,7 @@ def parse_list(query: Mapping[str, str], registry: Registry, caller_id: str) -> 
 
 
 def parse_filter(query: Mapping[str, Sequence[str]]) -> Callable[[Model], bool]:
-    """Which models the query of `GET /models` asks for: any of the kinds and of the tiers it names. Raises
-    InvalidRequest."""
+    """A filter for the models that the query of `GET /models` asks for, by kind and by tier. Raises InvalidRequest."""
     choices = {"kind": KINDS, "tier": TIERS}
     refuse_if_any(
         [
@@ -85,7 +80,7 @@ def parse_filter(query: Mapping[str, Sequence[str]]) -> Callable[[Model], bool]:
 
 
 def parse_usage(query: Mapping[str, str]) -> UsageQuery:
-    """Raises InvalidRequest with everything that is wrong."""
+    """The query of `GET /usage`. Raises InvalidRequest with all problems."""
     problems = _unknown(query, ("since", "until", "group_by"))
     group = _chosen("group_by", query, GROUPS, problems)
     since, until = _moment("since", query, problems), _moment("until", query, problems)
@@ -94,7 +89,7 @@ def parse_usage(query: Mapping[str, str]) -> UsageQuery:
 
 
 def cursor(place: int) -> str:
-    """A place in the list as an opaque text, with which a caller gets the next page."""
+    """A position in the list as an opaque text, with which a caller gets the next page."""
     return base64.urlsafe_b64encode(struct.pack(">Q", place)).rstrip(b"=").decode()
 
 
@@ -130,7 +125,7 @@ def _chosen(
 
 
 def _moment(name: str, query: Mapping[str, str], problems: list[Problem]) -> float | None:
-    """A date, a date and time (UTC unless it says otherwise), or a Unix time."""
+    """The Unix time of a date, a date and time (UTC if it has no offset), or a Unix time."""
     given = query.get(name)
     if given is None:
         return None
@@ -138,7 +133,7 @@ def _moment(name: str, query: Mapping[str, str], problems: list[Problem]) -> flo
         if given.replace(".", "", 1).isdigit() and given.isascii() and not _BASIC_DATE.fullmatch(given):
             moment = float(given)
         else:
-            # A plus in a query is a space, and there is no other space in a moment of that form.
+            # In a query, a plus is decoded as a space. ISO 8601 with a T has no other space.
             read = datetime.fromisoformat(given.replace(" ", "+") if "T" in given else given)
             moment = (read if read.tzinfo else read.replace(tzinfo=UTC)).timestamp()
         iso8601(moment)
@@ -150,7 +145,7 @@ def _moment(name: str, query: Mapping[str, str], problems: list[Problem]) -> flo
 
 def _unknown(query: Mapping[str, str], known: tuple[str, ...]) -> list[Problem]:
     return [
-        Problem(name, f"is not known here; {', '.join(known)} are", value)
+        Problem(name, f"is not a known parameter; there are {', '.join(known)}", value)
         for name, value in query.items()
         if name not in known
     ]

@@ -1,4 +1,4 @@
-"""The fields of a body beside a model's parameters, and the requests that bodies become."""
+"""The fields of a body beside the parameters of a model, and the parsed requests."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -41,7 +41,7 @@ _DryRun = Annotated[bool, Field(description="Only forecast how long it would tak
 
 
 class OwnFields(BaseModel):
-    """The service's own fields, which stand beside the model's."""
+    """The fields of one generation that belong to the service and not to its model."""
 
     model_config = ConfigDict(strict=True, frozen=True, allow_inf_nan=False)
 
@@ -69,13 +69,13 @@ class OwnFields(BaseModel):
 
 
 class SingleFields(OwnFields):
-    """Those of `POST /generate`, which sends one generation and no batch."""
+    """The same for `POST /generate`."""
 
     dry_run: _DryRun = False
 
 
 class BatchFields(BaseModel):
-    """What a batch says of itself."""
+    """The fields of a batch."""
 
     model_config = ConfigDict(strict=True, frozen=True)
 
@@ -114,12 +114,12 @@ class GenerationRequest:
 
     @property
     def model_cost(self) -> float:
-        """USD that it is expected to cost."""
+        """The expected cost in USD."""
         return self.first.model.cost(self.first.input)
 
     @property
     def outputs(self) -> int:
-        """How many outputs are ordered."""
+        """The requested number of outputs."""
         return int(self.first.input.get(OUTPUTS, 1))
 
     def named(self, file_name: str) -> "GenerationRequest":

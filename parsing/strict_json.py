@@ -1,4 +1,4 @@
-"""JSON read strictly (RFC 8259), because a lenient reader guesses, and the caller pays for the guess.
+"""Reads JSON strictly (RFC 8259): a lenient reader guesses, and the caller would pay for the guess.
 
 Python's reader takes NaN, lets the last of two equal keys win and turns 1e999 into infinity. Here each of these, and
 any other text that is not JSON, raises an `InvalidJSON` that gives the fault and its position.
@@ -79,7 +79,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     keys = dict(pairs)
     if len(keys) < len(pairs):
         twice = Counter(key for key, _ in pairs).most_common(1)[0][0]
-        raise InvalidJSON(f"The key {json.dumps(twice[:100])} stands twice in one object.")
+        raise InvalidJSON(f"The key {json.dumps(twice[:100])} is repeated in one object.")
     if any(not key.isascii() and _SURROGATE.search(key) for key in keys):
         raise InvalidJSON("A key holds half of a surrogate pair.")
     return keys

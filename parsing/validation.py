@@ -1,4 +1,4 @@
-"""Turns pydantic's errors into problems by field, in words the caller can act on."""
+"""Turns pydantic's errors into problems by field."""
 
 import re
 from collections.abc import Collection, Mapping
@@ -15,7 +15,7 @@ Shape = TypeVar("Shape", bound=BaseModel)
 MAX_PROBLEMS = 100
 
 _MAX_FIELDS = 100
-"""Far more than any model takes. Looking for the nearest name of a million unknown ones would take minutes."""
+"""The most fields of a body, far more than any model takes. To find similar names for a million would take minutes."""
 
 
 def validated(
@@ -26,8 +26,8 @@ def validated(
     known: Collection[str] | None = None,
     context: Mapping[str, Any] | None = None,
 ) -> Shape | None:
-    """`given` as a `shape`. If it is invalid, None, and its errors are added to the problems. `known` are the fields to
-    name when one is unknown, by default those of the shape; `context` is for the validators of the shape."""
+    """Validate `given` as a `shape`. If it is invalid, add its errors to the problems and return None. `known` are the
+    fields that an error about an unknown field names, by default those of the shape. Validators get `context`."""
     try:
         return shape.model_validate(given, context=context)
     except ValidationError as invalid:
@@ -39,7 +39,7 @@ def problems_of(
     invalid: ValidationError, *, known: Collection[str] = (), within: str = "", given: Any = ABSENT
 ) -> list[Problem]:
     """Each error as a problem, by the path of its field. `known` are all known fields. If only one field was validated
-    and not a whole body, `within` is its name and `given` its value."""
+    instead of a body, `within` is its name and `given` its value."""
     problems = []
     for error in invalid.errors(include_url=False):
         path = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in error["loc"])
@@ -52,7 +52,7 @@ def problems_of(
 
 
 def not_a_field(name: str, known: Collection[str]) -> str:
-    """The message about an unknown field, with the field that was likely meant."""
+    """The message about an unknown field, which suggests the most similar known field."""
     known = list(dict.fromkeys(known))
     meant = (each for each in _MEANT.get(re.sub(r"[\W_]", "", name[:100].lower()), ()) if each in known)
     nearest = [*meant, *get_close_matches(name[:100], known, n=1)]
@@ -74,7 +74,7 @@ def refuse(problems: list[Problem]) -> Never:
 
 
 def unusable_reasons(where: str, given: Any) -> list[Problem]:
-    """Why a body, or a part of it, cannot be read as fields."""
+    """The problems of a body, or of a part of it, that is not an object with a sensible number of fields."""
     if not isinstance(given, dict):
         return [Problem(where, "must be a JSON object", given)]
     if len(given) > _MAX_FIELDS:
@@ -83,7 +83,7 @@ def unusable_reasons(where: str, given: Any) -> list[Problem]:
 
 
 def problems_with(shape: TypeAdapter[Any], where: str, given: Any) -> list[Problem]:
-    """Why a value does not fit a shape, as problems of the field that it stands in."""
+    """The problems of one field, named `where`, whose value must fit a shape."""
     try:
         shape.validate_python(given, strict=True)
     except ValidationError as invalid:
@@ -98,7 +98,6 @@ def _message(error: Any, known: Collection[str]) -> str:
     if kind == "literal_error":
         return "must be " + str(context["expected"]).replace("'", "")
     if kind in _WORDS:
-        # A bound of 10.0 reads 10.
         return _WORDS[kind].format_map({name: whole(value) for name, value in context.items()})
     message: str = error["msg"].removeprefix("Value error, ")
     return message[0].lower() + message[1:]
@@ -125,7 +124,7 @@ _OTHER_NAMES = {
     "webhook": "webhook_url callback callback_url",
     "max_concurrent": "concurrency max_workers parallel",
 }
-"""Names of fields at other services, each with the fields that may be meant, the likeliest first."""
+"""For fields of this service, the likeliest first: the names that other services have for them."""
 
 _MEANT = {
     other.replace("_", ""): meant.split()
@@ -147,4 +146,4 @@ _WORDS = {
     "greater_than_equal": "must be at least {ge}",
     "multiple_of": "must be a multiple of {multiple_of}",
 }
-"""Messages that are plainer than pydantic's own."""
+"""Messages in place of pydantic's."""

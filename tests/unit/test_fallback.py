@@ -408,9 +408,9 @@ def test_a_fallbacks_file_replaces_the_rules_of_the_registry_model_by_model(tmp_
     ("content", "said"),
     [
         ("flux-dev = [", "cannot be read"),
-        ('nope = ["flux-dev"]', "nope is not a model known here"),
-        ('flux-dev = ["nope"]', "nope is not another model"),
-        ('flux-dev = ["black-forest-labs/flux-dev"]', "is not another model"),
+        ('nope = ["flux-dev"]', "nope is not a known model"),
+        ('flux-dev = ["nope"]', "nope is not another known model"),
+        ('flux-dev = ["black-forest-labs/flux-dev"]', "is not another known model"),
         ('flux-dev = ["veo-3-fast"]', "makes videos"),
         ("flux-dev = 3", "flux-dev: "),
         ("flux-dev = [{references = true}]", "to is not what it should be"),
