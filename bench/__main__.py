@@ -9,8 +9,9 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
-from bench.beside import beside
-from bench.contest import contest
+from bench.background import in_background
+from bench.comparison import comparison
+from bench.comparison_faults import comparison_with_faults
 from bench.crowd import crowd
 from bench.kills import kills
 from bench.ledger import ledger
@@ -19,7 +20,6 @@ from bench.overhead import overhead
 from bench.plots import draw
 from bench.report import Section, markdown
 from bench.stalls import stalls
-from bench.trouble import trouble
 from bench.window import window
 
 RESULTS = Path(__file__).parent / "results.md"
@@ -44,9 +44,9 @@ def _sections() -> Iterator[Section]:
     yield ledger()
     yield kills()
     yield crowd()
-    windows, still = beside(window), beside(stalls)
-    yield contest()
-    yield trouble()
+    windows, still = in_background(window), in_background(stalls)
+    yield comparison()
+    yield comparison_with_faults()
     yield windows.result()
     yield still.result()
 

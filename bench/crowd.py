@@ -26,9 +26,9 @@ from typing import Any
 import requests
 from requests.adapters import HTTPAdapter
 
+from bench.processes import peak_megabytes, predictions, resident_megabytes, service_before, simulated
 from bench.report import Claim, Section, claimed
-from bench.setting import peak_megabytes, predictions, resident_megabytes, service_before, simulated
-from harness.service_process import ROOT, Served, until
+from harness.service_process import ROOT, ServiceProcess, until
 from settings import Settings
 
 _SECONDS = 20.0
@@ -138,12 +138,12 @@ def waiting() -> Iterator[Claim]:
         )
 
 
-def _are_waiting(service: Served, number: int) -> bool:
+def _are_waiting(service: ServiceProcess, number: int) -> bool:
     figures = requests.get(f"{service.url}/status", timeout=30).json()["concurrency"]
     return bool(figures["waiting"] + figures["current_concurrent"] == number)
 
 
-def _health(service: Served, *, seconds: float) -> list[float]:
+def _health(service: ServiceProcess, *, seconds: float) -> list[float]:
     """The seconds of each `/health`, on a connection of its own, 20 a second."""
     took, end = [], time.monotonic() + seconds
     while time.monotonic() < end:
@@ -235,7 +235,7 @@ def _attack(port: int, path: str) -> None:
 
 
 @contextmanager
-def _greedy_beside(service: Served, path: str) -> Iterator[None]:
+def _greedy_beside(service: ServiceProcess, path: str) -> Iterator[None]:
     command = [sys.executable, "-m", "bench.crowd", str(service.port), path]
     with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
         try:

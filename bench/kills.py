@@ -1,8 +1,7 @@
-"""Two hundred deaths under load: what was accepted is made once and reaches its end.
+"""Kills the service two hundred times under load: no accepted work is lost, and none is paid for twice.
 
-Half of the pictures are asked for in the same words, so that only counting tells them apart. The simulator runs here,
-and outlives every process. `tests/process/test_kills.py` asserts the same for fewer deaths. It takes four minutes at
-the most.
+Half of the pictures have the same prompt, so that only their number shows a missing one. The simulator runs in this
+process. `tests/process/test_kills.py` asserts the same for fewer kills. It takes four minutes at the most.
 """
 
 from collections.abc import Iterator
@@ -10,12 +9,12 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from bench.report import Claim, Section, claimed
-from harness.kills import LONGEST, Story
+from harness.kills import LONGEST_RUN, KillScenario
 from simulator import Options, running
 
 _KILLS = 200
-_ERRANDS = 2
-"""Before each death, beside those of callers who wait."""
+_REQUESTS = 2
+"""New requests before each kill, besides those of callers that wait for results."""
 
 _A_MINUTE = 300
 _OPTIONS = Options(
@@ -23,21 +22,21 @@ _OPTIONS = Options(
 )
 
 _NOTE = f"""\
-Master and worker are killed at once, {_KILLS} times, each at a moment drawn from 0 to {LONGEST:g} s after their process
-was started, and started again on what they left. Meanwhile the admin asks for pictures, singly and in batches, waiting
-for them or not, most with an `Idempotency-Key` and then again after each lost connection. A prediction takes 0.05 to
-0.45 s, a message up to 0.2 s each way. Then every generation that anybody was told of or that is on record is looked
-up, and its file fetched. The counts are the simulator's."""
+Master and worker are killed together, {_KILLS} times, each time at a random moment from 0 to {LONGEST_RUN:g} s after
+the start of their process. Then the service starts again on its ledger. Meanwhile the admin requests pictures, singly
+and in batches, with and without waiting. Most requests have an `Idempotency-Key` and are repeated after each lost
+connection. A prediction takes 0.05 to 0.45 s, a message up to 0.2 s each way. At the end every generation that is in
+the ledger or was in a response is looked up, and its file fetched. The counts are the simulator's."""
 
 
 def kills() -> Section:
-    """One service, killed again and again."""
+    """The claims of one scenario."""
     return claimed(f"{_KILLS} kills under load", _claims(), note=_NOTE)
 
 
 def _claims() -> Iterator[Claim]:
     with running(_OPTIONS) as simulator, TemporaryDirectory() as data:
-        story = Story(
+        scenario = KillScenario(
             simulator,
             Path(data),
             prompt=lambda number: f"picture {number}" if number % 2 else "the same picture",
@@ -45,18 +44,22 @@ def _claims() -> Iterator[Claim]:
             REPLICATE_CONCURRENT_LIMIT=12,
             REPLICATE_REQUESTS_PER_MINUTE=_A_MINUTE,
         )
-        told = story.told([story.killed(seed) for seed in range(_KILLS)], errands=_ERRANDS)
-    for sentence in (*told.lost, *told.twice, *told.wrong):
+        report = scenario.run(
+            [scenario.kill_at_random(seed) for seed in range(_KILLS)], requests_each=_REQUESTS
+        )
+    for sentence in (*report.lost, *report.mismatched, *report.errors):
         print(f"     {sentence}", flush=True)
     yield Claim(
-        f"{_KILLS} kills, {told.found_serving} of a process that served: generations accepted, predictions made",
-        f"{told.generations}, {told.predictions}",
+        f"{_KILLS} kills, {report.ended_while_serving} while it served: generations accepted, predictions made",
+        f"{report.generations}, {report.predictions}",
         "the same",
-        told.generations == told.predictions,
+        report.generations == report.predictions,
     )
-    yield Claim("… lost", f"{len(told.lost)}", "0", not told.lost)
-    yield Claim("… paid twice, or for nobody", f"{len(told.twice)}", "0", not told.twice)
-    yield Claim("… requests answered by an error", f"{len(told.wrong)}", "0", not told.wrong)
-    peak, throttled = told.peak_per_minute, told.refusals.get(429, 0)
+    yield Claim("… lost", f"{len(report.lost)}", "0", not report.lost)
+    yield Claim(
+        "… paid twice, or without a generation", f"{len(report.mismatched)}", "0", not report.mismatched
+    )
+    yield Claim("… requests answered by an error", f"{len(report.errors)}", "0", not report.errors)
+    peak, throttled = report.peak_per_minute, report.refusals.get(429, 0)
     yield Claim("… creations at the most in any 60 s", f"{peak}", f"≤ {_A_MINUTE}", peak <= _A_MINUTE)
     yield Claim("… refused with 429", f"{throttled}", "0", throttled == 0)

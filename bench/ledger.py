@@ -23,9 +23,9 @@ import requests
 
 from bench import unledgered
 from bench.overhead import BODY, BOUNDLESS, LIFTED, Target, round_of
+from bench.processes import TOKEN, prompts, service_before, simulated
 from bench.report import Claim, Section, claimed
-from bench.setting import TOKEN, prompts, service_before, simulated
-from harness.service_process import ROOT, Served, served
+from harness.service_process import ROOT, ServiceProcess, running_service
 from ledger.queries import SqlQueries
 from ledger.sqlite import SqliteLedger
 
@@ -86,9 +86,9 @@ def _accepted(batches: int, size: int) -> Iterator[Claim]:
         ThreadPoolExecutor(batches) as callers,
     ):
         began = time.perf_counter()
-        told = list(callers.map(lambda _: _accepted_by(service, size), range(batches)))
+        result = list(callers.map(lambda _: _accepted_by(service, size), range(batches)))
         seconds = time.perf_counter() - began
-        on_disk = _on_disk(Path(data), told)
+        on_disk = _on_disk(Path(data), result)
     what = "one batch" if batches == 1 else f"{batches} batches at once"
     yield Claim(
         f"{batches * size} generations in {what}: accepted after",
@@ -99,7 +99,7 @@ def _accepted(batches: int, size: int) -> Iterator[Claim]:
     yield Claim("… of them on the disk", f"{on_disk}", f"{batches * size}", on_disk == batches * size)
 
 
-def _accepted_by(service: Served, size: int) -> str:
+def _accepted_by(service: ServiceProcess, size: int) -> str:
     answer = requests.post(
         f"{service.url}/generate-batch",
         json=prompts(size),
@@ -146,8 +146,8 @@ def _on_disk(data: Path, batches: list[str]) -> int:
 
 
 @contextmanager
-def _unledgered_before(simulator: str) -> Iterator[Served]:
+def _unledgered_before(simulator: str) -> Iterator[ServiceProcess]:
     command = ("-m", unledgered.__name__)
     settings = {"PYTHONPATH": ROOT, "REPLICATE_BASE_URL": simulator, **LIFTED}
-    with served(_command=command, **settings) as service:
+    with running_service(_command=command, **settings) as service:
         yield service

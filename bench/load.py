@@ -52,9 +52,9 @@ async def measured(plan: Plan) -> Load | None:
     async def ask(session: aiohttp.ClientSession) -> None:
         try:
             async with session.post(plan.url, data=plan.body, headers=plan.headers) as answer:
-                told = await answer.text()
+                text = await answer.text()
                 if not answer.ok:
-                    errors.append(f"{answer.status} {told[:200]}")
+                    errors.append(f"{answer.status} {text[:200]}")
         except (aiohttp.ClientError, TimeoutError) as error:
             errors.append(repr(error))
 

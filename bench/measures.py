@@ -9,8 +9,7 @@ from itertools import chain
 
 import requests
 
-from bench.report import Claim, Section, claimed
-from bench.setting import (
+from bench.processes import (
     TOKEN,
     asked_of_replicate,
     counts,
@@ -21,6 +20,7 @@ from bench.setting import (
     service_before,
     simulated,
 )
+from bench.report import Claim, Section, claimed
 from concurrency import Gate
 from harness.service_process import until
 from media.formats import black_png
@@ -72,9 +72,9 @@ def planned() -> Iterator[Claim]:
         "0.9 to 1.1",
         0.9 <= ratio <= 1.1,
     )
-    told = (batch["estimated_cost_usd"], batch["actual_cost_usd"])
-    same = all(abs(each - billed) < 1e-6 for each in told)
-    yield Claim("… USD estimated, told, billed", f"{told[0]:g}, {told[1]:g}, {billed:g}", "the same", same)
+    costs = (batch["estimated_cost_usd"], batch["actual_cost_usd"])
+    same = all(abs(each - billed) < 1e-6 for each in costs)
+    yield Claim("… USD estimated, told, billed", f"{costs[0]:g}, {costs[1]:g}, {billed:g}", "the same", same)
 
 
 def admission() -> Iterator[Claim]:
@@ -87,7 +87,7 @@ def admission() -> Iterator[Claim]:
 def _admitting(waiting: int) -> float:
     """Microseconds an admission, of a thousand."""
 
-    async def story() -> float:
+    async def scenario() -> float:
         gate = Gate(concurrent_limit=1, requests_per_minute=60_000)
 
         async def one(number: int) -> None:
@@ -105,7 +105,7 @@ def _admitting(waiting: int) -> float:
         await asyncio.gather(*crowd, return_exceptions=True)
         return took / 1000 * 1e6
 
-    return asyncio.run(story())
+    return asyncio.run(scenario())
 
 
 def memory() -> Iterator[Claim]:

@@ -18,8 +18,8 @@ from typing import Any
 
 from bench import forwarder
 from bench.load import Load
+from bench.processes import TOKEN, cpu_seconds, service_before, simulated
 from bench.report import Section
-from bench.setting import TOKEN, cpu_seconds, service_before, simulated
 from harness.service_process import ROOT, free_port
 
 CALLERS = (1, 10, 50, 200)

@@ -16,9 +16,9 @@ from typing import Any
 
 import requests
 
+from bench.processes import counts, predictions, simulator_process
 from bench.report import Claim, Section, claimed
-from bench.setting import counts, predictions, simulator_process
-from harness.service_process import Served, served
+from harness.service_process import ServiceProcess, running_service
 
 _A_MINUTE = 60
 _PICTURES = 120
@@ -85,7 +85,7 @@ def _claims() -> Iterator[Claim]:
 def _batch(simulator: int, settings: dict[str, Any]) -> dict[str, Any]:
     """The body of the batch at its end."""
     with ExitStack() as stack:
-        service = stack.enter_context(served(**settings))
+        service = stack.enter_context(running_service(**settings))
         where = _submitted(service)
         for seconds, kills in _STALLS:
             time.sleep(_BETWEEN)
@@ -93,12 +93,12 @@ def _batch(simulator: int, settings: dict[str, Any]) -> dict[str, Any]:
                 time.sleep(seconds / 2)
                 if kills:
                     service.kill()
-                    service = stack.enter_context(served(**settings))
+                    service = stack.enter_context(running_service(**settings))
                 time.sleep(seconds / 2)
         return _ended(service.url + where)
 
 
-def _submitted(service: Served) -> str:
+def _submitted(service: ServiceProcess) -> str:
     """The path of a batch that runs to its end, kills or not."""
     answer = requests.post(
         f"{service.url}/generate-batch",

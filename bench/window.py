@@ -13,10 +13,10 @@ from typing import Any
 
 import requests
 
-from bench.beside import beside
+from bench.background import in_background
+from bench.processes import counts, post, service_before, simulated
 from bench.report import Claim, Section, claimed
-from bench.setting import counts, post, service_before, simulated
-from harness.service_process import Served
+from harness.service_process import ServiceProcess
 
 _JITTERY = ("--seconds", "0.2", "--jitter", "0", "--delay", "0", "0.8", "--seed", "1")
 _OTHERS = ("--others-per-minute", "3000")
@@ -31,7 +31,7 @@ _KEY = {"X-Admin-API-Key": "r8_bench_admin"}
 
 
 @dataclass(frozen=True, slots=True)
-class _Story:
+class _BatchRun:
     """A batch, what its caller was told, and what the simulator saw."""
 
     batch: dict[str, Any]
@@ -54,7 +54,7 @@ class _Story:
 
 def window() -> Section:
     """Both stories, beside each other."""
-    steady, jumping = beside(_steady), beside(_jumping)
+    steady, jumping = in_background(_steady), in_background(_jumping)
     note = f"""\
 The simulator is started with `{" ".join(_JITTERY)}`: each way a message takes 0 to 800 ms. The peak is the
 simulator's count of the creations, accepted or refused, that reached it in any 60 seconds. Ideal is {_IDEAL:.0f} s: the
@@ -73,8 +73,8 @@ def _steady() -> list[Claim]:
             simulator, REPLICATE_CONCURRENT_LIMIT=200, REPLICATE_REQUESTS_PER_MINUTE=600, FILES_TTL=0
         ) as service,
     ):
-        told = _told(service, simulator, [f"picture {n}" for n in range(2000)])
-    ratio = told.seconds / _IDEAL
+        result = _result(service, simulator, [f"picture {n}" for n in range(2000)])
+    ratio = result.seconds / _IDEAL
     return [
         Claim(
             "2,000 creations of 0.2 s at 600 a minute: makespan / ideal",
@@ -82,8 +82,8 @@ def _steady() -> list[Claim]:
             "≤ 1.03",
             ratio <= 1.03,
         ),
-        Claim("… at the most in any 60 s", f"{told.peak}", "≤ 600", told.peak <= 600),
-        *_kept(told, pictures=2000, creations=2000),
+        Claim("… at the most in any 60 s", f"{result.peak}", "≤ 600", result.peak <= 600),
+        *_kept(result, pictures=2000, creations=2000),
     ]
 
 
@@ -104,23 +104,23 @@ def _jumping() -> list[Claim]:
     ):
         prompts = [f"picture {n}" + " [[transient]]" * (n % 5 == 0) for n in range(1000)]
         time.sleep(_APART)
-        work = beside(lambda: _told(service, simulator, prompts))
+        work = in_background(lambda: _result(service, simulator, prompts))
         for slots, rate in limits:
             time.sleep(chance.uniform(1, 14))
             _configure(service, concurrent_limit=slots, requests_per_minute=rate)
-        told = work.result()
+        result = work.result()
     what = (
         "1,000 creations, every fifth failing at first, both limits changed 20 times: at the most in any 60 s"
     )
     return [
-        Claim(what, f"{told.peak}", f"≤ {highest}, the highest limit", told.peak <= highest),
-        *_kept(told, pictures=1000, creations=1200),
+        Claim(what, f"{result.peak}", f"≤ {highest}, the highest limit", result.peak <= highest),
+        *_kept(result, pictures=1000, creations=1200),
     ]
 
 
-def _kept(told: _Story, *, pictures: int, creations: int) -> Iterator[Claim]:
-    yield Claim("… refused with 429", f"{told.throttled}", "0", told.throttled == 0)
-    got, made = told.distinct, told.seen["creations_accepted"]
+def _kept(result: _BatchRun, *, pictures: int, creations: int) -> Iterator[Claim]:
+    yield Claim("… refused with 429", f"{result.throttled}", "0", result.throttled == 0)
+    got, made = result.distinct, result.seen["creations_accepted"]
     yield Claim(
         "… pictures got, predictions made",
         f"{got}, {made}",
@@ -129,11 +129,11 @@ def _kept(told: _Story, *, pictures: int, creations: int) -> Iterator[Claim]:
     )
 
 
-def _told(service: Served, simulator: str, prompts: list[str]) -> _Story:
+def _result(service: ServiceProcess, simulator: str, prompts: list[str]) -> _BatchRun:
     began = time.perf_counter()
     batch = post(service, "/generate-batch", {"model_name": "flux-dev", "prompts": prompts})
-    return _Story(batch, time.perf_counter() - began, counts(simulator))
+    return _BatchRun(batch, time.perf_counter() - began, counts(simulator))
 
 
-def _configure(service: Served, **limits: int) -> None:
+def _configure(service: ServiceProcess, **limits: int) -> None:
     requests.post(f"{service.url}/configure", json=limits, headers=_KEY, timeout=30).raise_for_status()

@@ -1,6 +1,7 @@
-"""A service that is killed again and again, and callers who do not give up: what became of all they asked for.
+"""Kills or stops the service again and again under load, and reports how all accepted work ended.
 
-The simulator lives here, so it remembers whoever died. `test_kills.py` and `bench/kills.py` tell what must hold.
+The simulator runs in this process, so its counts survive the service. `tests/process/test_kills.py` and
+`bench/kills.py` check the report.
 """
 
 import random
@@ -18,59 +19,61 @@ from typing import Any
 
 import requests
 
-from harness.service_process import Served, launched, served, until
+from harness.service_process import ServiceProcess, launched_service, running_service, until
 from simulator import Simulator
 
 ADMIN = {"X-Admin-API-Key": "the-admin-key"}
 
-LONGEST = 1.5
-"""Seconds that a process lives at the most where it serves after 0.6; longer where starting takes longer."""
+LONGEST_RUN = 1.5
+"""Upper bound in seconds for the life of a process that starts to serve after 0.6 s. A slower start raises it."""
 
 _SERVES_AFTER = 0.4
-"""The part of the longest life in which it should have begun to serve, so that deaths are before and after that."""
+"""The share of the longest run at which a process should serve, so that kills come both before and after."""
 
 _CALLERS = 8
-_PATIENT = 3
-"""So many of them wait for their results, and ask for nothing else meanwhile."""
+_WAITING_CALLERS = 3
+"""Callers that wait for their results and send nothing else meanwhile."""
 
-_PATIENCE = 120.0
+_TIMEOUT = 120.0
 """Seconds. It only bounds a failing run."""
 
 
 @dataclass(eq=False)
-class Errand:
-    """What one caller asked for, and the ids that they were told."""
+class SentRequest:
+    """A caller's request, the ids in its responses, and the error responses."""
 
     path: str
     body: dict[str, Any]
     headers: dict[str, str]
     size: int
     key: str | None
-    told: set[str] = field(default_factory=set)
-    wrong: list[str] = field(default_factory=list)
+    ids: set[str] = field(default_factory=set)
+    errors: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
-    """What became of it all. Every list should be empty."""
+class Report:
+    """The end of a scenario. Every list should be empty."""
 
     generations: int
     predictions: int
-    found_serving: int
-    """How many of the deaths came upon a process that served, and not one that was about to."""
+    ended_while_serving: int
+    """Kills or stops of a process that served already."""
     peak_per_minute: int
-    wrong: Sequence[str]
-    """What a caller was told that should not be."""
+    errors: Sequence[str]
+    """Error responses that no caller should get."""
     lost: Sequence[str]
-    """Generations and batches that somebody was told of, or that are on record, without their result."""
-    twice: Sequence[str]
-    """Predictions that are nobody's, and generations without one of their own."""
+    """Generations and batches without a result that are in the ledger or whose id a caller received."""
+    mismatched: Sequence[str]
+    """Predictions without a generation, and generations without a prediction of their own."""
     refusals: dict[int, int]
 
 
-class Story:
-    """The service on `data`, and who asks it: in each of its lives a few errands more, whatever becomes of the others.
-    `prompt` gives each picture's."""
+class KillScenario:
+    """A service that keeps its data in `data`, and callers that keep sending requests while it is ended and restarted.
+
+    `prompt` makes the prompt of each picture from its number.
+    """
 
     def __init__(
         self, simulator: Simulator, data: Path, *, prompt: Callable[[int], str], seed: int, **settings: object
@@ -88,68 +91,68 @@ class Story:
         }
         self._numbers = count()
         self._url: str | None = None
-        self._may_ask = threading.Semaphore(0)
-        self._enough = threading.Event()
-        self._errands: list[Errand] = []
-        self._found_serving = 0
-        self._longest = LONGEST
+        self._allowed_requests = threading.Semaphore(0)
+        self._finished = threading.Event()
+        self._requests: list[SentRequest] = []
+        self._ended_while_serving = 0
+        self._longest_run = LONGEST_RUN
 
-    def told(self, deaths: Sequence[Callable[[Served], None]], *, errands: int) -> Outcome:
-        """Let it live through these deaths, with so many errands before each, and then to the end of everything."""
+    def run(self, endings: Sequence[Callable[[ServiceProcess], None]], *, requests_each: int) -> Report:
+        """Run the service once for each ending, with `requests_each` new requests, then until all work has ended."""
         callers = [threading.Thread(target=self._call, args=(number,)) for number in range(_CALLERS)]
         for caller in callers:
             caller.start()
         try:
-            self._see_how_long_it_takes_to_serve()
-            for death in deaths:
-                self._may_ask.release(errands)
-                with launched(**self._settings) as service:
-                    death(service)
+            self._measure_start()
+            for end in endings:
+                self._allowed_requests.release(requests_each)
+                with launched_service(**self._settings) as service:
+                    end(service)
                     self._url = None
-            with served(**self._settings) as service:
+            with running_service(**self._settings) as service:
                 self._url = service.url
-                self._enough.set()
+                self._finished.set()
                 for caller in callers:
-                    caller.join(_PATIENCE)
-                until(lambda: not self._unfinished(), patience=_PATIENCE)
-                return self._outcome(service.url)
+                    caller.join(_TIMEOUT)
+                until(lambda: not self._unfinished(), timeout=_TIMEOUT)
+                return self._report(service.url)
         finally:
             self._url = None
-            self._enough.set()
+            self._finished.set()
             for caller in callers:
-                caller.join(_PATIENCE)
+                caller.join(_TIMEOUT)
 
-    def killed(self, seed: int) -> Callable[[Served], None]:
-        """A death at a moment that the seed draws, from the first moment of the process on."""
+    def kill_at_random(self, seed: int) -> Callable[[ServiceProcess], None]:
+        """An ending: SIGKILL at a moment drawn by `seed`, from the start of the process on."""
 
-        def death(service: Served) -> None:
-            dies_at = time.monotonic() + random.Random(seed).uniform(0, self._longest)
-            if service.is_serving(within=dies_at - time.monotonic()):
+        def kill(service: ServiceProcess) -> None:
+            kill_at = time.monotonic() + random.Random(seed).uniform(0, self._longest_run)
+            if service.is_serving(within=kill_at - time.monotonic()):
                 self._url = service.url
-                self._found_serving += 1
-                time.sleep(max(0.0, dies_at - time.monotonic()))
+                self._ended_while_serving += 1
+                time.sleep(max(0.0, kill_at - time.monotonic()))
             service.kill()
 
-        return death
+        return kill
 
-    def stopped(self, seed: int) -> Callable[[Served], None]:
-        """An end in order, in the middle of work."""
+    def stop_at_random(self, seed: int) -> Callable[[ServiceProcess], None]:
+        """An ending: SIGTERM under load, at a moment drawn by `seed`."""
 
-        def death(service: Served) -> None:
-            assert service.is_serving(within=_PATIENCE)
+        def stop(service: ServiceProcess) -> None:
+            assert service.is_serving(within=_TIMEOUT)
             self._url = service.url
-            self._found_serving += 1
-            time.sleep(random.Random(seed).uniform(0, LONGEST))
+            self._ended_while_serving += 1
+            time.sleep(random.Random(seed).uniform(0, LONGEST_RUN))
             service.signal(signal.SIGTERM)
             assert service.ended() == 0
 
-        return death
+        return stop
 
-    def _see_how_long_it_takes_to_serve(self) -> None:
+    def _measure_start(self) -> None:
         began = time.monotonic()
-        with launched(**self._settings) as service:
-            assert service.is_serving(within=_PATIENCE)
-            self._longest = max(LONGEST, (time.monotonic() - began) / _SERVES_AFTER)
+        with launched_service(**self._settings) as service:
+            assert service.is_serving(within=_TIMEOUT)
+            self._longest_run = max(LONGEST_RUN, (time.monotonic() - began) / _SERVES_AFTER)
             service.kill()
 
     # ── Callers
@@ -158,70 +161,72 @@ class Story:
         chance = random.Random(f"{self._seed} {number}")
         with requests.Session() as session:
             session.headers.update(ADMIN)
-            waits = number < _PATIENT
-            while not self._enough.is_set():
-                if waits or self._may_ask.acquire(timeout=0.1):
-                    errand = self._errand(chance, waits=waits)
-                    self._errands.append(errand)
-                    self._see_to(errand, session)
+            waits = number < _WAITING_CALLERS
+            while not self._finished.is_set():
+                if waits or self._allowed_requests.acquire(timeout=0.1):
+                    request = self._new_request(chance, waits=waits)
+                    self._requests.append(request)
+                    self._send(request, session)
 
-    def _errand(self, chance: random.Random, *, waits: bool) -> Errand:
+    def _new_request(self, chance: random.Random, *, waits: bool) -> SentRequest:
         is_batch, has_key = chance.random() < 0.3, chance.random() < 0.8
         prompts = [self._prompt(next(self._numbers)) for _ in range(chance.randint(2, 4) if is_batch else 1)]
-        wanted = {"prompts": prompts} if is_batch else {"prompt": prompts[0]}
+        prompt_field = {"prompts": prompts} if is_batch else {"prompt": prompts[0]}
         key = f"key-{next(self._numbers)}" if has_key else None
         headers = {"Idempotency-Key": key} if key else {}
-        return Errand(
+        return SentRequest(
             path="/generate-batch" if is_batch else "/generate",
-            body={"model_name": "flux-dev", **wanted},
+            body={"model_name": "flux-dev", **prompt_field},
             headers=headers if waits else {**headers, "Prefer": "respond-async"},
             size=len(prompts),
             key=key,
         )
 
-    def _see_to(self, errand: Errand, session: requests.Session) -> None:
-        """Ask for it, again as often as the line is lost if it has a key, and then once how it stands."""
-        while self._answered(errand.path, session, errand) is None:
-            if errand.key is None:
-                return  # nobody can tell whether it was taken
-        if errand.told and not errand.wrong:
-            kind = "batches" if errand.path == "/generate-batch" else "generations"
-            self._answered(f"/{kind}/{min(errand.told)}", session, errand, method="GET")
+    def _send(self, request: SentRequest, session: requests.Session) -> None:
+        """Send `request`, again after each lost connection if it has a key. Then get the state of its work once."""
+        while not self._exchange(request.path, session, request):
+            if request.key is None:
+                return  # without a key, a repetition could be a second generation
+        if request.ids and not request.errors:
+            kind = "batches" if request.path == "/generate-batch" else "generations"
+            self._exchange(f"/{kind}/{min(request.ids)}", session, request, method="GET")
 
-    def _answered(self, path: str, session: requests.Session, errand: Errand, *, method: str = "POST") -> Any:
-        """What was answered; None if the line was lost."""
+    def _exchange(
+        self, path: str, session: requests.Session, request: SentRequest, *, method: str = "POST"
+    ) -> bool:
+        """Whether a response arrived, or the scenario is over. Records its id or its error in `request`."""
         while (url := self._url) is None:
-            if self._enough.is_set():
-                return {"status": "given up"}
+            if self._finished.is_set():
+                return True
             time.sleep(0.01)
         try:
-            answer = session.request(
+            response = session.request(
                 method,
                 url + path,
-                json=errand.body if method == "POST" else None,
-                headers=errand.headers if method == "POST" else None,
-                timeout=_PATIENCE,
+                json=request.body if method == "POST" else None,
+                headers=request.headers if method == "POST" else None,
+                timeout=_TIMEOUT,
             )
-            told = answer.json()
+            body = response.json()
         except (requests.RequestException, ValueError):
-            return None
-        if answer.status_code == 503 and told["code"] == "shutting_down":
-            # It stops. What it has taken is the next one's.
-            errand.told |= {told["id"]} if "id" in told else set()
+            return False
+        if response.status_code == 503 and body["code"] == "shutting_down":
+            # The next process continues the work that this one accepted.
+            request.ids |= {body["id"]} if "id" in body else set()
             time.sleep(0.05)
-            return None
-        if not answer.ok:
-            errand.wrong.append(f"{method} {path}: {answer.status_code} {answer.text[:300]}")
-            return {"status": "refused"}
-        errand.told.add(told["id"])
-        return told
+            return False
+        if response.ok:
+            request.ids.add(body["id"])
+        else:
+            request.errors.append(f"{method} {path}: {response.status_code} {response.text[:300]}")
+        return True
 
-    # ── What became of it
+    # ── The report
 
-    def _rows(self, asked: str) -> list[sqlite3.Row]:
+    def _rows(self, query: str) -> list[sqlite3.Row]:
         with closing(sqlite3.connect(f"file:{self._data}/ledger.db?mode=ro", uri=True)) as ledger:
             ledger.row_factory = sqlite3.Row
-            return ledger.execute(asked).fetchall()
+            return ledger.execute(query).fetchall()
 
     def _unfinished(self) -> int:
         return sum(
@@ -229,61 +234,58 @@ class Story:
             for table in ("generations", "batches")
         )
 
-    def _outcome(self, url: str) -> Outcome:
+    def _report(self, url: str) -> Report:
         counts, made = self._simulator.counts(), {each.id: each for each in self._simulator.predictions()}
-        targets = [row["id"] for row in self._rows("SELECT id FROM generations")]
+        ids = [row["id"] for row in self._rows("SELECT id FROM generations")]
         with requests.Session() as session:
             session.headers.update(ADMIN)
-            told = {
-                target: session.get(f"{url}/generations/{target}", timeout=30).json() for target in targets
-            }
-            lost = [f"{target}: {each}" for target, each in told.items() if not _is_there(url, session, each)]
-        batches = {row["id"] for row in self._rows("SELECT id FROM batches")}
-        known = batches | set(told)
-        lost += [f"{target} was told, and is not on record" for target in self._told() if target not in known]
-        owners = Counter(each.get("prediction_id") for each in told.values())
-        twice = [f"prediction {target} is nobody's" for target in made if target not in owners]
-        twice += [f"{number} have prediction {target}" for target, number in owners.items() if number > 1]
-        twice += [
-            f"{target} has a prediction of {made[mine].input['prompt']!r}"
-            for target, each in told.items()
-            if (mine := each.get("prediction_id")) in made and made[mine].input["prompt"] != each["prompt"]
+            bodies = {each: session.get(f"{url}/generations/{each}", timeout=30).json() for each in ids}
+            lost = [f"{each}: {body}" for each, body in bodies.items() if not _has_file(url, session, body)]
+        in_ledger = {row["id"] for row in self._rows("SELECT id FROM batches")} | set(bodies)
+        received = {each for request in self._requests for each in request.ids}
+        lost += [f"{each} was in a response and is not in the ledger" for each in received - in_ledger]
+        owners = Counter(body.get("prediction_id") for body in bodies.values())
+        mismatched = [f"prediction {each} has no generation" for each in made if each not in owners]
+        mismatched += [
+            f"{number} generations have prediction {each}" for each, number in owners.items() if number > 1
         ]
-        twice += list(self._misunderstood(len(told)))
-        return Outcome(
-            generations=len(told),
+        mismatched += [
+            f"{each} has a prediction of {made[its_id].input['prompt']!r}"
+            for each, body in bodies.items()
+            if (its_id := body.get("prediction_id")) in made
+            and made[its_id].input["prompt"] != body["prompt"]
+        ]
+        mismatched += self._wrong_numbers(len(bodies))
+        return Report(
+            generations=len(bodies),
             predictions=counts.creations_accepted,
-            found_serving=self._found_serving,
+            ended_while_serving=self._ended_while_serving,
             peak_per_minute=counts.creations_peak_per_minute,
-            wrong=[sentence for errand in self._errands for sentence in errand.wrong],
+            errors=[sentence for request in self._requests for sentence in request.errors],
             lost=lost,
-            twice=twice,
+            mismatched=mismatched,
             refusals=dict(counts.refusals),
         )
 
-    def _told(self) -> Iterator[str]:
-        for errand in self._errands:
-            yield from errand.told
-
-    def _misunderstood(self, generations: int) -> Iterator[str]:
-        """A key is one generation or one batch, and without one an errand is at most one."""
+    def _wrong_numbers(self, generations: int) -> Iterator[str]:
+        """Each key must be one generation or one batch; a request without a key must be one at most."""
         keys = {row["key"]: row["work_id"] for row in self._rows("SELECT key, work_id FROM idempotency_keys")}
-        certain, perhaps = 0, 0
-        for errand in self._errands:
-            if errand.key is not None and errand.told and errand.told != {keys.get(errand.key)}:
-                yield f"{errand.key} is {keys.get(errand.key)}, and was told as {errand.told}"
-            if errand.told:
-                certain += errand.size
+        certain, possible = 0, 0
+        for request in self._requests:
+            if request.key is not None and request.ids and request.ids != {keys.get(request.key)}:
+                yield f"{request.key} is {keys.get(request.key)}, and its responses had {request.ids}"
+            if request.ids:
+                certain += request.size
             else:
-                perhaps += errand.size
-        if not certain <= generations <= certain + perhaps:
-            yield f"{generations} generations of {certain} to {certain + perhaps} that were asked for"
+                possible += request.size
+        if not certain <= generations <= certain + possible:
+            yield f"{generations} generations of {certain} to {certain + possible} requested"
 
 
-def _is_there(url: str, session: requests.Session, told: dict[str, Any]) -> bool:
-    """Whether a generation has its result, and its file can be had."""
-    if told.get("status") != "succeeded" or len(told["files"]) != 1:
+def _has_file(url: str, session: requests.Session, generation: dict[str, Any]) -> bool:
+    """Whether a generation succeeded and its file can be downloaded."""
+    if generation.get("status") != "succeeded" or len(generation["files"]) != 1:
         return False
-    path = "/" + told["files"][0].split("/", 3)[3]
+    path = "/" + generation["files"][0].split("/", 3)[3]
     picture = session.get(url + path, timeout=30)
     return picture.ok and len(picture.content) > 0

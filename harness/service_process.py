@@ -37,16 +37,16 @@ def free_port() -> int:
         return port
 
 
-def until(condition: Callable[[], object], *, patience: float = 20) -> None:
+def until(condition: Callable[[], object], *, timeout: float = 20) -> None:
     """Wait until it holds. The patience only bounds a failing test; no claim depends on it."""
-    give_up = time.monotonic() + patience
+    give_up = time.monotonic() + timeout
     while not condition():
         if time.monotonic() > give_up:
             raise AssertionError("it never came to hold")
         time.sleep(0.01)
 
 
-class Served:
+class ServiceProcess:
     """A running service process."""
 
     def __init__(self, process: subprocess.Popen[str], port: int) -> None:
@@ -96,7 +96,7 @@ class Served:
         return self.process.wait(timeout=60)
 
 
-def answer_of(caller: socket.socket) -> tuple[int, Any]:
+def read_response(caller: socket.socket) -> tuple[int, Any]:
     """The status and the JSON that came, read to the end of the connection."""
     with caller:
         received = b""
@@ -107,17 +107,17 @@ def answer_of(caller: socket.socket) -> tuple[int, Any]:
 
 
 @contextmanager
-def served(**settings: Any) -> Iterator[Served]:
-    """The service, ready; see `launched`."""
-    with launched(**settings) as service:
+def running_service(**settings: Any) -> Iterator[ServiceProcess]:
+    """The service, ready; see `launched_service`."""
+    with launched_service(**settings) as service:
         assert service.is_serving(within=60)
         yield service
 
 
 @contextmanager
-def launched(
+def launched_service(
     *, _descriptors: int = 0, _command: Sequence[str] = (str(ROOT / "app.py"),), **settings: object
-) -> Iterator[Served]:
+) -> Iterator[ServiceProcess]:
     """The service from its first moment; ended by force if the test did not end it. `_descriptors` bounds its open
     files, `_command` is what Python is to run in its place.
 
@@ -138,7 +138,7 @@ def launched(
     )
     with elsewhere, process:
         try:
-            yield Served(process, port)
+            yield ServiceProcess(process, port)
         finally:
             if process.poll() is None:
                 process.send_signal(signal.SIGQUIT)

@@ -13,8 +13,8 @@ What the real one cannot do, this one can:
   creations (`counts`). "Never more than 600 a minute" is a claim about the receiving side. And it bills
   by prices of its own (`billing`).
 
-A request's way through it: `server` routes it, `door` counts and admits it, `api` handles it with
-`creation` reading what was asked, `world` holds what is known, `predictions` live their lives,
+A request's way through it: `server` routes it, `middleware` counts and admits it, `api` handles it with
+`creation` reading what was asked, `state` holds what is known, `predictions` live their lives,
 `answers` writes them down, and `wire` sends that, or spoils it. `delivery` hands out the images that
 `drawing` makes and the videos of `film`. `controls` has the calls only a simulator has, and `handle` the same for
 Python.
@@ -22,7 +22,7 @@ Python.
     from simulator import Options, running
 
     with running(Options(prediction_seconds=0.05)) as replicate:
-        replicate.order(on="create", times=2, status=503)
+        replicate.inject(on="create", times=2, status=503)
         ...  # point REPLICATE_BASE_URL at replicate.url
         assert replicate.counts().creations_accepted == 1
 
@@ -32,8 +32,8 @@ From a shell: `python -m simulator --port 8000`.
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from simulator.handle import Simulator, running
     from simulator.options import Options
+    from simulator.threaded import Simulator, running
 
 __all__ = ["Options", "Simulator", "running"]
 
@@ -46,7 +46,7 @@ def __getattr__(name: str) -> Any:
 
         return Options
     if name in ("Simulator", "running"):
-        from simulator import handle
+        from simulator import threaded
 
-        return getattr(handle, name)
+        return getattr(threaded, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -87,7 +87,7 @@ class Account:
         self._bursts = Window(limit=0)
         self._tripped: OrderedDict[int, None] = OrderedDict()
 
-    def arrive(self, now: int, *, creation: bool) -> int:
+    def count_arrival(self, now: int, *, creation: bool) -> int:
         """Count an arrival, and answer how many the last minute saw with it."""
         arrivals = self._arrivals[creation]
         arrivals.take(now)
@@ -107,7 +107,7 @@ class Account:
         left = [window.allowance(now) for window in self._windows(creation=creation)]
         return min(left, key=lambda each: (each.remaining, -each.reset))
 
-    def trips(self, prompt: str) -> bool:
+    def is_first_use(self, prompt: str) -> bool:
         """True the first time this account asks for `prompt`."""
         key = hash(prompt)
         if key in self._tripped:
@@ -140,7 +140,7 @@ class Accounts:
         self._options = options
         self._by_token: OrderedDict[str, Account] = OrderedDict()
 
-    def of(self, token: str) -> Account:
+    def get(self, token: str) -> Account:
         """The account of `token`, opened on first sight."""
         account = self._by_token.get(token)
         if account is None:
@@ -167,7 +167,7 @@ class Accounts:
         names = {"reject": "rejected"}
         for name, value in changes.items():
             _check_change(name, value)
-        account = self.of(token)
+        account = self.get(token)
         for name, value in changes.items():
             setattr(account, names.get(name, name), value)
 

@@ -1,7 +1,7 @@
 """Replicate's API: each call of it that a caller of models makes, as one thin handler.
 
 A handler runs behind the door, so its request has a good token and a place within the limits. It
-returns an `Answer` or raises a `Refusal`. Another account's prediction is no prediction at all.
+returns an `ApiResponse` or raises a `ApiError`. Another account's prediction is no prediction at all.
 """
 
 import asyncio
@@ -12,11 +12,11 @@ from datetime import UTC, datetime, timedelta
 from aiohttp import web
 from yarl import URL
 
-from simulator import answers, catalog, creation, refusals
-from simulator.door import TOKEN, Door
+from simulator import catalog, creation, representations, responses
+from simulator.middleware import TOKEN, Middleware
 from simulator.predictions import Prediction
-from simulator.refusals import Answer
-from simulator.world import World, page
+from simulator.responses import ApiResponse
+from simulator.state import SimulatorState, page
 
 PAGE = 100
 
@@ -24,119 +24,123 @@ PAGE = 100
 class Api:
     """The handlers under `/v1`."""
 
-    def __init__(self, world: World) -> None:
-        self._world = world
+    def __init__(self, state: SimulatorState) -> None:
+        self._state = state
 
-    def routes(self, door: Door) -> list[web.RouteDef]:
-        """The routes, each behind `door` and counted as its kind."""
+    def routes(self, middleware: Middleware) -> list[web.RouteDef]:
+        """The routes, each behind `middleware` and counted as its kind."""
         return [
-            web.post("/v1/models/{owner}/{name}/predictions", door.guard("create", self.create_official)),
-            web.post("/v1/predictions", door.guard("create", self.create_version)),
-            web.get("/v1/predictions/{id}", door.guard("get", self.get)),
-            web.post("/v1/predictions/{id}/cancel", door.guard("cancel", self.cancel)),
-            web.get("/v1/predictions", door.guard("list", self.history)),
-            web.post("/v1/files", door.guard("file", self.upload)),
-            web.get("/v1/files/{id}", door.guard("file", self.file)),
-            web.get("/v1/account", door.guard("account", self.account)),
-            web.get("/v1/webhooks/default/secret", door.guard("secret", self.secret)),
-            web.get("/v1/models/{owner}/{name}", door.guard("model", self.model)),
-            web.get("/v1/models/{owner}/{name}/versions/{id}", door.guard("model", self.version)),
-            web.route("*", "/v1/{rest:.*}", door.guard("unknown", self.unknown)),
+            web.post(
+                "/v1/models/{owner}/{name}/predictions", middleware.wrap("create", self.create_official)
+            ),
+            web.post("/v1/predictions", middleware.wrap("create", self.create_version)),
+            web.get("/v1/predictions/{id}", middleware.wrap("get", self.get)),
+            web.post("/v1/predictions/{id}/cancel", middleware.wrap("cancel", self.cancel)),
+            web.get("/v1/predictions", middleware.wrap("list", self.history)),
+            web.post("/v1/files", middleware.wrap("file", self.upload)),
+            web.get("/v1/files/{id}", middleware.wrap("file", self.file)),
+            web.get("/v1/account", middleware.wrap("account", self.account)),
+            web.get("/v1/webhooks/default/secret", middleware.wrap("secret", self.secret)),
+            web.get("/v1/models/{owner}/{name}", middleware.wrap("model", self.model)),
+            web.get("/v1/models/{owner}/{name}/versions/{id}", middleware.wrap("model", self.version)),
+            web.route("*", "/v1/{rest:.*}", middleware.wrap("unknown", self.unknown)),
         ]
 
-    async def create_official(self, request: web.Request) -> Answer:
+    async def create_official(self, request: web.Request) -> ApiResponse:
         """`POST /v1/models/{owner}/{name}/predictions`"""
         return await self._create(request, _named(request))
 
-    async def create_version(self, request: web.Request) -> Answer:
+    async def create_version(self, request: web.Request) -> ApiResponse:
         """`POST /v1/predictions`"""
         return await self._create(request, None)
 
-    async def get(self, request: web.Request) -> Answer:
+    async def get(self, request: web.Request) -> ApiResponse:
         """`GET /v1/predictions/{id}`"""
-        return Answer(answers.prediction(self._mine(request)))
+        return ApiResponse(representations.prediction(self._mine(request)))
 
-    async def cancel(self, request: web.Request) -> Answer:
+    async def cancel(self, request: web.Request) -> ApiResponse:
         """`POST /v1/predictions/{id}/cancel`: what has ended stays as it ended."""
         prediction = self._mine(request)
-        self._world.book.cancel(prediction)
-        return Answer(answers.prediction(prediction))
+        self._state.predictions.cancel(prediction)
+        return ApiResponse(representations.prediction(prediction))
 
-    async def history(self, request: web.Request) -> Answer:
+    async def history(self, request: web.Request) -> ApiResponse:
         """`GET /v1/predictions`: a hundred a page, newest first."""
         query = request.query
         wanted = _between(query.get("created_after"), query.get("created_before"))
-        seen = self._world.book.now() - timedelta(seconds=self._world.list_lag())
+        seen = self._state.predictions.now() - timedelta(seconds=self._state.list_lag())
         try:
             found = page(
-                self._world.book,
+                self._state.predictions,
                 request[TOKEN],
                 query.get("cursor"),
                 size=PAGE,
                 keep=lambda each: wanted(each) and each.created_at <= seen,
             )
         except ValueError as reason:
-            raise refusals.malformed("Invalid cursor") from reason
+            raise responses.malformed("Invalid cursor") from reason
         here = URL(f"{_base(request)}{request.path}").with_query(query)
         links = {"next": found.next, "previous": found.previous}
         body = {
             name: str(here.update_query(cursor=cursor)) if cursor else None for name, cursor in links.items()
         }
-        return Answer(body | {"results": [answers.listed(each) for each in found.predictions]})
+        return ApiResponse(body | {"results": [representations.listed(each) for each in found.predictions]})
 
-    async def upload(self, request: web.Request) -> Answer:
+    async def upload(self, request: web.Request) -> ApiResponse:
         """`POST /v1/files`"""
-        uploads, base_url = self._world.uploads, _base(request)
-        return Answer(await uploads.receive(request, token=request[TOKEN], base_url=base_url), 201)
+        uploads, base_url = self._state.uploads, _base(request)
+        return ApiResponse(await uploads.receive(request, token=request[TOKEN], base_url=base_url), 201)
 
-    async def file(self, request: web.Request) -> Answer:
+    async def file(self, request: web.Request) -> ApiResponse:
         """`GET /v1/files/{id}`"""
-        facts = self._world.uploads.find(request.match_info["id"], token=request[TOKEN])
+        facts = self._state.uploads.find(request.match_info["id"], token=request[TOKEN])
         if facts is None:
-            raise refusals.not_found()
-        return Answer(facts)
+            raise responses.not_found()
+        return ApiResponse(facts)
 
-    async def account(self, request: web.Request) -> Answer:
+    async def account(self, request: web.Request) -> ApiResponse:
         """`GET /v1/account`"""
-        name = self._world.accounts.of(request[TOKEN]).username
-        return Answer({"type": "organization", "username": name, "name": "Simulated", "github_url": None})
+        name = self._state.accounts.get(request[TOKEN]).username
+        return ApiResponse(
+            {"type": "organization", "username": name, "name": "Simulated", "github_url": None}
+        )
 
-    async def secret(self, request: web.Request) -> Answer:
+    async def secret(self, request: web.Request) -> ApiResponse:
         """`GET /v1/webhooks/default/secret`"""
-        return Answer({"key": self._world.webhooks.secret(request[TOKEN])})
+        return ApiResponse({"key": self._state.webhooks.secret(request[TOKEN])})
 
-    async def model(self, request: web.Request) -> Answer:
+    async def model(self, request: web.Request) -> ApiResponse:
         """`GET /v1/models/{owner}/{name}`"""
         found = catalog.find(_named(request))
         if found is None:
-            raise refusals.not_found()
-        return Answer(answers.model(found))
+            raise responses.not_found()
+        return ApiResponse(representations.model(found))
 
-    async def version(self, request: web.Request) -> Answer:
+    async def version(self, request: web.Request) -> ApiResponse:
         """`GET /v1/models/{owner}/{name}/versions/{id}`, read before a run."""
         asked = request.match_info["id"]
-        return Answer(answers.version(creation.model_of(f"{_named(request)}:{asked}"), asked))
+        return ApiResponse(representations.version(creation.model_of(f"{_named(request)}:{asked}"), asked))
 
-    async def unknown(self, _request: web.Request) -> Answer:
+    async def unknown(self, _request: web.Request) -> ApiResponse:
         """Anything else under `/v1`."""
-        raise refusals.not_found()
+        raise responses.not_found()
 
-    async def _create(self, request: web.Request, name: str | None) -> Answer:
+    async def _create(self, request: web.Request, name: str | None) -> ApiResponse:
         token = request[TOKEN]
-        if self._world.accounts.of(token).credit == "empty":
-            raise refusals.insufficient_credit()
+        if self._state.accounts.get(token).credit == "empty":
+            raise responses.insufficient_credit()
         asked = await creation.read(request, token=token, base_url=_base(request), name=name)
-        prediction = self._world.create(asked)
+        prediction = self._state.create(asked)
         seconds = creation.wait_seconds(request.headers.get("Prefer"))
         if seconds is not None:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(prediction.settled.wait(), seconds)
-        return Answer(answers.prediction(prediction), 201)
+        return ApiResponse(representations.prediction(prediction), 201)
 
     def _mine(self, request: web.Request) -> Prediction:
-        found = self._world.book.find(request.match_info["id"], token=request[TOKEN])
+        found = self._state.predictions.find(request.match_info["id"], token=request[TOKEN])
         if found is None:
-            raise refusals.not_found()
+            raise responses.not_found()
         return found
 
 
@@ -162,5 +166,5 @@ def _moment(name: str, text: str | None) -> datetime | None:
     try:
         moment = datetime.fromisoformat(text)
     except ValueError as reason:
-        raise refusals.malformed(f"{name} must be an ISO 8601 date-time") from reason
+        raise responses.malformed(f"{name} must be an ISO 8601 date-time") from reason
     return moment if moment.tzinfo else moment.replace(tzinfo=UTC)

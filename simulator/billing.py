@@ -26,7 +26,7 @@ def charge(
         pictures: How many pictures or films are among it.
     """
     if status == "canceled" and started:
-        pictures = model.outputs_asked(given)
+        pictures = model.requested_outputs(given)
     elif status not in ("succeeded", "processing") or output is None:
         return 0.0
     match model.price.per:

@@ -41,7 +41,7 @@ class Model:
     price: Price
     inputs: Mapping[str, Property]
     validator: Draft202012Validator
-    official: bool = True
+    client: bool = True
 
     @property
     def version(self) -> str:
@@ -52,7 +52,7 @@ class Model:
         """What the model takes for input `name` when the caller gives none."""
         return self.inputs.get(name, {}).get("default")
 
-    def outputs_asked(self, given: Mapping[str, Any]) -> int:
+    def requested_outputs(self, given: Mapping[str, Any]) -> int:
         """How many outputs the input `given` asks for: one, where the model has no input for it."""
         if self.inputs and "num_outputs" not in self.inputs:
             return 1

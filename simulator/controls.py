@@ -11,11 +11,11 @@ from typing import Any
 
 from aiohttp import web
 
-from simulator import refusals
+from simulator import responses
 from simulator.predictions import Prediction, timestamp
-from simulator.refusals import Answer
-from simulator.wire import sendable
-from simulator.world import World
+from simulator.responses import ApiResponse
+from simulator.sending import web_response
+from simulator.state import SimulatorState
 
 _SHOWN = 1000
 _WELCOME = """\
@@ -37,8 +37,8 @@ Prompts can ask for an outcome: [[fail]] [[nsfw]] [[transient]] [[hang]] [[slow=
 class Controls:
     """The handlers under `/simulator`, and the page at `/`."""
 
-    def __init__(self, world: World) -> None:
-        self._world = world
+    def __init__(self, state: SimulatorState) -> None:
+        self._state = state
 
     def routes(self) -> list[web.RouteDef]:
         """The routes."""
@@ -60,28 +60,28 @@ class Controls:
 
     async def counts(self, _request: web.Request) -> web.Response:
         """What was counted."""
-        return web.json_response(self._world.tally.snapshot().as_json())
+        return web.json_response(self._state.counters.snapshot().as_json())
 
     async def predictions(self, _request: web.Request) -> web.Response:
         """The latest thousand predictions, newest first."""
-        latest = islice(reversed(self._world.book), _SHOWN)
+        latest = islice(reversed(self._state.predictions), _SHOWN)
         return web.json_response({"predictions": [_shown(each) for each in latest]})
 
     async def faults(self, _request: web.Request) -> web.Response:
         """What is still ordered."""
-        return web.json_response(self._world.faults.as_json())
+        return web.json_response(self._state.faults.as_json())
 
     async def order(self, request: web.Request) -> web.Response:
         """Orders a list of faults."""
         try:
-            self._world.faults.order_all(await _json(request))
+            self._state.faults.inject_all(await _json(request))
         except ValueError as reason:
-            return sendable(refusals.malformed(str(reason)).answer)
-        return web.json_response(self._world.faults.as_json())
+            return web_response(responses.malformed(str(reason)).answer)
+        return web.json_response(self._state.faults.as_json())
 
     async def call_off(self, _request: web.Request) -> web.Response:
         """Calls every fault off."""
-        self._world.faults.clear()
+        self._state.faults.clear()
         return web.json_response([])
 
     async def stall(self, request: web.Request) -> web.Response:
@@ -90,10 +90,10 @@ class Controls:
             asked = await _json(request)
             if not isinstance(asked, dict) or set(asked) != {"seconds"}:
                 raise ValueError('a stall is {"seconds": how many}')
-            self._world.stall(asked["seconds"])
+            self._state.stall(asked["seconds"])
         except ValueError as reason:
-            return sendable(refusals.malformed(str(reason)).answer)
-        return sendable(Answer(asked))
+            return web_response(responses.malformed(str(reason)).answer)
+        return web_response(ApiResponse(asked))
 
     async def account(self, request: web.Request) -> web.Response:
         """Sets up an account."""
@@ -101,15 +101,15 @@ class Controls:
             changes = await _json(request)
             if not isinstance(changes, dict) or not isinstance(changes.get("token"), str):
                 raise ValueError("an account is an object with a token")
-            self._world.accounts.configure(**changes)
+            self._state.accounts.configure(**changes)
         except ValueError as reason:
-            return sendable(refusals.malformed(str(reason)).answer)
-        return sendable(Answer({"token": _fingerprint(changes["token"])}))
+            return web_response(responses.malformed(str(reason)).answer)
+        return web_response(ApiResponse({"token": _fingerprint(changes["token"])}))
 
     async def reset(self, _request: web.Request) -> web.Response:
         """Forgets everything."""
-        self._world.reset()
-        return web.json_response(self._world.tally.snapshot().as_json())
+        self._state.reset()
+        return web.json_response(self._state.counters.snapshot().as_json())
 
 
 async def _json(request: web.Request) -> Any:

@@ -53,7 +53,7 @@ class Counts:
         return asdict(self)
 
 
-class Tally:
+class Counters:
     """The counters behind `Counts`."""
 
     def __init__(self) -> None:
@@ -73,24 +73,24 @@ class Tally:
         self._deliveries_with_token = 0
         self._billed_usd = 0.0
 
-    def arrived(self, kind: str) -> None:
+    def count_request(self, kind: str) -> None:
         """A request of this kind came in."""
         self._requests[kind] += 1
 
-    def dense(self, arrivals: int, *, creation: bool) -> None:
+    def record_peak(self, arrivals: int, *, creation: bool) -> None:
         """A token's last minute held this many arrivals."""
         self._peaks[creation] = max(self._peaks[creation], arrivals)
 
-    def answered(self, status: int) -> None:
+    def count_response(self, status: int) -> None:
         """An answer left, or was about to."""
         if status >= 400:
             self._refusals[status] += 1
 
-    def lost(self) -> None:
+    def count_lost_response(self) -> None:
         """A handled request got no answer it could read."""
         self._lost += 1
 
-    def created(self) -> None:
+    def count_creation(self) -> None:
         """A prediction came into being."""
         self._accepted += 1
         self._in_flight += 1
@@ -102,7 +102,7 @@ class Tally:
         self._finished[status] += 1
         self._billed_usd += billed_usd
 
-    def delivery_with_token(self) -> None:
+    def count_delivery_with_token(self) -> None:
         """Somebody who wanted an output gave away a secret."""
         self._deliveries_with_token += 1
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from aiohttp import web
 
-from simulator import catalog, refusals, webhooks
+from simulator import catalog, responses, webhooks
 from simulator.catalog import Model
 from simulator.predictions import Creation
 
@@ -29,12 +29,12 @@ async def read(request: web.Request, *, token: str, base_url: str, name: str | N
     Raises:
         Refusal: 400, 404 or 422, as Replicate refuses it.
     """
-    official = None if name is None else catalog.find(name)
-    if name is not None and official is None:
-        raise refusals.not_found()
+    client = None if name is None else catalog.find(name)
+    if name is not None and client is None:
+        raise responses.not_found()
     content = await request.read()
     body = _object(content)
-    model, version = (official, "hidden") if official else _versioned(body)
+    model, version = (client, "hidden") if client else _versioned(body)
     return Creation(
         model=model,
         version=version,
@@ -85,10 +85,10 @@ def model_of(version: object) -> Model:
     """
     found = _VERSION.fullmatch(version) if isinstance(version, str) else None
     if found is None:
-        raise refusals.unknown_version()
+        raise responses.unknown_version()
     model = catalog.community(found["name"] or "somebody/model", found["id"])
     if found["name"] not in (None, model.name):
-        raise refusals.unknown_version()
+        raise responses.unknown_version()
     return model
 
 
@@ -96,9 +96,9 @@ def _object(content: bytes) -> dict[str, Any]:
     try:
         body = json.loads(content)
     except ValueError as reason:
-        raise refusals.malformed(f"JSON parse error - {reason}") from reason
+        raise responses.malformed(f"JSON parse error - {reason}") from reason
     if not isinstance(body, dict):
-        raise refusals.malformed("Invalid data. Expected an object.")
+        raise responses.malformed("Invalid data. Expected an object.")
     return body
 
 
@@ -113,9 +113,9 @@ def _input(model: Model, body: dict[str, Any]) -> dict[str, Any]:
     if "input" not in body:
         raise _invalid("input", "input is required", kind="required")
     given = body["input"]
-    problems = refusals.input_problems(model, given)
+    problems = responses.input_problems(model, given)
     if problems:
-        raise refusals.invalid_input(problems)
+        raise responses.invalid_input(problems)
     if not isinstance(given, dict):
         raise _invalid("input", "Invalid type. Expected: object", kind="invalid_type")
     return given
@@ -141,5 +141,5 @@ def _events(body: dict[str, Any]) -> frozenset[str]:
     return frozenset(events)
 
 
-def _invalid(where: str, description: str, *, kind: str = "invalid") -> refusals.Refusal:
-    return refusals.invalid_input([refusals.problem(kind, where, description)])
+def _invalid(where: str, description: str, *, kind: str = "invalid") -> responses.ApiError:
+    return responses.invalid_input([responses.problem(kind, where, description)])

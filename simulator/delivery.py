@@ -12,13 +12,13 @@ from functools import partial
 
 from aiohttp import web
 
-from simulator import directives, drawing, film, wire
+from simulator import directives, drawing, sending, video
 from simulator.accounts import MINUTE
-from simulator.door import TOKEN_PREFIX
 from simulator.drawing import Picture
+from simulator.middleware import TOKEN_PREFIX
 from simulator.predictions import Prediction
-from simulator.refusals import Answer, not_found
-from simulator.world import World
+from simulator.responses import ApiResponse, not_found
+from simulator.state import SimulatorState
 
 VANISH_AFTER = 60 * MINUTE
 
@@ -28,9 +28,9 @@ _PAGE = "<!doctype html><title>Something went wrong</title>"
 class Delivery:
     """Serves `/delivery/{prediction id}/{n}.{ext}`."""
 
-    def __init__(self, world: World) -> None:
-        self._world = world
-        self._studio = ThreadPoolExecutor(1, thread_name_prefix="simulator-drawing")
+    def __init__(self, state: SimulatorState) -> None:
+        self._state = state
+        self._executor = ThreadPoolExecutor(1, thread_name_prefix="simulator-drawing")
 
     def routes(self) -> list[web.RouteDef]:
         """The one route."""
@@ -38,26 +38,28 @@ class Delivery:
 
     def close(self) -> None:
         """Let the drawing thread go."""
-        self._studio.shutdown(wait=True, cancel_futures=True)
+        self._executor.shutdown(wait=True, cancel_futures=True)
 
     async def deliver(self, request: web.Request) -> web.StreamResponse:
         """The file, or 404 if the prediction has none by that name, or has it no more."""
-        world = self._world
-        world.tally.arrived("delivery")
+        state = self._state
+        state.counters.count_request("delivery")
         if _gives_a_token_away(request):
-            world.tally.delivery_with_token()
-        prediction = world.book.find(request.match_info["id"])
-        fault = world.faults.strike("delivery", prediction.creation.token if prediction else None)
+            state.counters.count_delivery_with_token()
+        prediction = state.predictions.find(request.match_info["id"])
+        fault = state.faults.take("delivery", prediction.creation.token if prediction else None)
         handle = partial(self._handled, request, prediction)
         send = partial(self._send, request)
         try:
             if fault is None:
                 return await send(await handle())
-            return await wire.suffer(fault, request, handle=handle, send=send, tally=world.tally)
+            return await sending.inject_fault(
+                fault, request, handle=handle, send=send, counters=state.counters
+            )
         except ConnectionResetError:  # its sender is gone
             return web.Response()
 
-    async def _handled(self, request: web.Request, prediction: Prediction | None) -> Answer:
+    async def _handled(self, request: web.Request, prediction: Prediction | None) -> ApiResponse:
         number, _, ending = request.match_info["file"].partition(".")
         if prediction is None or not self._has(prediction, f"/{number}.{ending}"):
             return not_found().answer
@@ -65,23 +67,23 @@ class Delivery:
             case "gone":
                 return not_found().answer
             case "blank":
-                return Answer(b"", content_type=drawing.CONTENT_TYPES.get(ending, film.CONTENT_TYPE))
+                return ApiResponse(b"", content_type=drawing.CONTENT_TYPES.get(ending, video.CONTENT_TYPE))
             case "page":
-                return Answer(_PAGE, content_type="text/html")
+                return ApiResponse(_PAGE, content_type="text/html")
         draw = partial(_file, prediction, int(number), ending)
         # On a connection without a socket there is no other caller to be delayed, nor, where time is
         # virtual, a loop that would wait for a thread.
         apart = request.transport is None or request.transport.get_extra_info("socket") is not None
-        content = await asyncio.get_running_loop().run_in_executor(self._studio, draw) if apart else draw()
-        kind = drawing.CONTENT_TYPES.get(ending, film.CONTENT_TYPE)
-        return Answer(content, content_type=kind, headers={"Cache-Control": "public, max-age=3600"})
+        content = await asyncio.get_running_loop().run_in_executor(self._executor, draw) if apart else draw()
+        kind = drawing.CONTENT_TYPES.get(ending, video.CONTENT_TYPE)
+        return ApiResponse(content, content_type=kind, headers={"Cache-Control": "public, max-age=3600"})
 
-    async def _send(self, request: web.Request, answer: Answer) -> web.Response:
-        return wire.leave(request, answer, self._world.tally)
+    async def _send(self, request: web.Request, answer: ApiResponse) -> web.Response:
+        return sending.counted_response(request, answer, self._state.counters)
 
     def _has(self, prediction: Prediction, name: str) -> bool:
         output, ended = prediction.output, prediction.settled_at
-        if output is None or ended is None or self._world.clock() - ended > VANISH_AFTER:
+        if output is None or ended is None or self._state.clock() - ended > VANISH_AFTER:
             return False
         return any(url.endswith(name) for url in (output if isinstance(output, list) else [output]))
 
@@ -104,7 +106,7 @@ def _file(prediction: Prediction, number: int, ending: str) -> bytes:
     foot = f"simulated · {model.name.rpartition('/')[2]} · seed {seed}"
     if ending == "mp4":
         seconds = int(given.get("duration", model.default("duration")))
-        return film.encoded(ratio, seconds, label=f"{text}\n{foot}")
+        return video.encode(ratio, seconds, label=f"{text}\n{foot}")
     width, height = drawing.size(ratio)
     picture = Picture(
         text=text,
@@ -115,7 +117,7 @@ def _file(prediction: Prediction, number: int, ending: str) -> bytes:
         format=ending,
         quality=quality if isinstance(quality, int) and 0 <= quality <= 100 else 80,
     )
-    return drawing.encoded(picture)
+    return drawing.encode(picture)
 
 
 def _printable(prompt: object) -> str:

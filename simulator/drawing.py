@@ -48,9 +48,9 @@ def size(aspect_ratio: object) -> tuple[int, int]:
 
 
 @lru_cache(maxsize=64)
-def encoded(picture: Picture) -> bytes:
+def encode(picture: Picture) -> bytes:
     """The picture's file, in its format."""
-    image, file = paint(picture), io.BytesIO()
+    image, file = draw(picture), io.BytesIO()
     match picture.format:
         case "png":
             image.save(file, "PNG", compress_level=1)
@@ -61,7 +61,7 @@ def encoded(picture: Picture) -> bytes:
     return file.getvalue()
 
 
-def paint(picture: Picture) -> Image.Image:
+def draw(picture: Picture) -> Image.Image:
     """The picture itself, in RGB."""
     image = _gradient(picture)
     pen = ImageDraw.Draw(image)

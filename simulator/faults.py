@@ -65,7 +65,7 @@ class Faults:
     def __init__(self) -> None:
         self._orders: list[Order] = []
 
-    def order(self, *, on: str = "any", times: int = 1, after: int = 0, **rest: Any) -> None:
+    def inject(self, *, on: str = "any", times: int = 1, after: int = 0, **rest: Any) -> None:
         """Order a fault.
 
         Args:
@@ -79,13 +79,13 @@ class Faults:
         """
         self._orders.append(_parse(on=on, times=times, after=after, **rest))
 
-    def order_all(self, orders: Any) -> None:
+    def inject_all(self, orders: Any) -> None:
         """Order faults given as JSON objects: all, or none if one makes no sense."""
         if not isinstance(orders, list) or not all(isinstance(order, dict) for order in orders):
             raise ValueError("faults are ordered as a JSON list of objects")
         self._orders += [_parse(**({"on": "any", "times": 1, "after": 0} | o)) for o in orders]
 
-    def strike(self, kind: str, token: str | None) -> Fault | None:
+    def take(self, kind: str, token: str | None) -> Fault | None:
         """The fault that strikes this request of `kind`, if one does. Without a `token` it is nobody's."""
         meant = (kind,) if kind == "delivery" else (kind, "any")
         for order in self._orders:
@@ -109,12 +109,12 @@ class Faults:
         self._orders.clear()
 
 
-def edited(body: Any, fault: Fault) -> Any:
+def edit(body: Any, fault: Fault) -> Any:
     """`body` with a fault's fields dropped or set; each of a page's results, if it is a page."""
     if not isinstance(body, dict):
         return body
     if "results" in body:
-        return body | {"results": [edited(result, fault) for result in body["results"]]}
+        return body | {"results": [edit(result, fault) for result in body["results"]]}
     if fault.kind == "drop":
         return {name: value for name, value in body.items() if name not in fault.value}
     return body | fault.value

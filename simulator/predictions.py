@@ -1,13 +1,14 @@
-"""The life of predictions: starting, processing, and one end that never changes again.
+"""Predictions from creation to their end, which never changes again.
 
-A prediction is planned when it is created (`directives.plan`) and lives on timers of the server's
-loop: one for its start, one for its end, one for its deadline. Whichever ends it first settles it,
-and a settled prediction has no timers left. One that takes no time has none at all: it is over
-before its creation is answered, as Replicate may do, too. `Book` keeps the latest ones, because a benchmark that
-runs for a week must not fill a machine: by number, and by the bytes of the requests that made them.
+A prediction is planned when it is created (`directives.plan`). Timers of the event loop start it, end it, and cut it
+off at its deadline. The first timer to end a prediction cancels the others. A prediction that takes no time has no
+timers: the response to its creation already shows its end, as Replicate's may.
 
-One with its output there while it still says `processing` counts as settled too: nothing more will
-happen to it, and Replicate has the caller treat it as done.
+`PredictionStore` keeps the latest predictions. It bounds their number and the bytes of the requests that created them,
+so that a benchmark of a week does not fill the memory.
+
+A prediction whose output is there while its status is still `processing` counts as ended: nothing more will happen to
+it, and Replicate documents it as done.
 """
 
 import asyncio
@@ -22,7 +23,7 @@ from typing import Any
 from simulator import billing
 from simulator.accounts import Clock
 from simulator.catalog import Model
-from simulator.counts import Tally
+from simulator.counts import Counters
 from simulator.directives import Plan
 
 TERMINAL = frozenset({"succeeded", "failed", "canceled", "aborted"})
@@ -32,7 +33,7 @@ _KEEP_BYTES = 256 * 2**20
 _SETTLED = asyncio.Event()
 _SETTLED.set()
 
-Announce = Callable[["Prediction", str], None]
+EventListener = Callable[["Prediction", str], None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,7 +76,7 @@ class PredictionRecord:
     billed_usd: float
 
 
-class Calendar:
+class WallClock:
     """Dates by the clock of the loop that predictions live on, so that they agree with its timers, and `skew` seconds
     ahead."""
 
@@ -95,9 +96,11 @@ class Calendar:
 
 
 class Prediction:
-    """One prediction. Only its `Book` moves it along."""
+    """One prediction. Only its `PredictionStore` moves it along."""
 
-    def __init__(self, number: int, creation: Creation, plan: Plan, *, seed: int, calendar: Calendar) -> None:
+    def __init__(
+        self, number: int, creation: Creation, plan: Plan, *, seed: int, wall_clock: WallClock
+    ) -> None:
         self.id = base64.b32encode(os.urandom(16)).decode().rstrip("=").lower()
         self.number = number
         self.creation = creation
@@ -106,19 +109,19 @@ class Prediction:
         self.status = "starting"
         self.output: Any = None
         self.error: str | None = None
-        self.created_at = calendar.now()
+        self.created_at = wall_clock.now()
         self.started_at: datetime | None = None
         self.completed_at: datetime | None = None
         self.settled = asyncio.Event()
         self.timers: list[asyncio.TimerHandle] = []
         self.settled_at: int | None = None
         self.billed_usd = 0.0
-        self._calendar = calendar
+        self._wall_clock = wall_clock
 
     @property
     def age(self) -> float:
         """Seconds since its creation."""
-        return (self._calendar.now() - self.created_at).total_seconds()
+        return (self._wall_clock.now() - self.created_at).total_seconds()
 
     @property
     def deadline(self) -> datetime | None:
@@ -137,7 +140,7 @@ class Prediction:
         self.status = status
         self.settled_at = now
         if status in TERMINAL:
-            self.completed_at = self._calendar.now()
+            self.completed_at = self._wall_clock.now()
         made, started = self.creation, self.started_at is not None
         self.billed_usd = billing.charge(
             made.model, made.input, status=status, started=started, output=self.output, pictures=self.pictures
@@ -170,17 +173,17 @@ class Prediction:
         )
 
 
-class Book:
+class PredictionStore:
     """The latest predictions of everybody, oldest first."""
 
     def __init__(
-        self, *, keep: int, clock: Clock, tally: Tally, announce: Announce, skew: float = 0.0
+        self, *, keep: int, clock: Clock, counters: Counters, on_event: EventListener, skew: float = 0.0
     ) -> None:
         self._keep = keep
         self._clock = clock
-        self._calendar = Calendar(skew)
-        self._tally = tally
-        self._announce = announce
+        self._wall_clock = WallClock(skew)
+        self._counters = counters
+        self._publish = on_event
         self._numbers = count(1)
         self._by_id: dict[str, Prediction] = {}
         self._by_token: dict[str, dict[str, Prediction]] = {}
@@ -194,11 +197,11 @@ class Book:
 
     def create(self, creation: Creation, plan: Plan, *, seed: int) -> Prediction:
         """Accept a creation and set its life going on the running loop."""
-        prediction = Prediction(next(self._numbers), creation, plan, seed=seed, calendar=self._calendar)
+        prediction = Prediction(next(self._numbers), creation, plan, seed=seed, wall_clock=self._wall_clock)
         self._by_id[prediction.id] = prediction
         self._by_token.setdefault(creation.token, {})[prediction.id] = prediction
         self._bytes += creation.size
-        self._tally.created()
+        self._counters.count_creation()
         self._schedule(prediction)
         while len(self._by_id) > self._keep or self._bytes > _KEEP_BYTES:
             self._forget(next(iter(self._by_id.values())))
@@ -213,11 +216,11 @@ class Book:
 
     def now(self) -> datetime:
         """The date by which predictions are dated."""
-        return self._calendar.now()
+        return self._wall_clock.now()
 
     def loop_time(self, date: datetime) -> float:
         """A date of a prediction, as the loop's clock tells it."""
-        return self._calendar.loop_time(date)
+        return self._wall_clock.loop_time(date)
 
     def newest_first(self, token: str) -> Iterator[Prediction]:
         """The predictions of one account."""
@@ -252,8 +255,8 @@ class Book:
 
     def _start(self, prediction: Prediction) -> None:
         prediction.status = "processing"
-        prediction.started_at = self._calendar.now()
-        self._announce(prediction, "start")
+        prediction.started_at = self._wall_clock.now()
+        self._publish(prediction, "start")
 
     def _finish(self, prediction: Prediction) -> None:
         plan = prediction.plan
@@ -262,9 +265,9 @@ class Book:
         prediction.error = plan.error
         prediction.output = _output(prediction)
         if prediction.started_at is not None:
-            self._announce(prediction, "logs")
+            self._publish(prediction, "logs")
         if prediction.output is not None:
-            self._announce(prediction, "output")
+            self._publish(prediction, "output")
         self._end(prediction, plan.ending)
 
     def _cut_off(self, prediction: Prediction) -> None:
@@ -275,11 +278,11 @@ class Book:
             return
         self._settle(prediction, status)
         if status in TERMINAL:
-            self._announce(prediction, "completed")
+            self._publish(prediction, "completed")
 
     def _settle(self, prediction: Prediction, status: str) -> None:
         prediction.settle(status, self._clock())
-        self._tally.settled(status, billed_usd=prediction.billed_usd)
+        self._counters.settled(status, billed_usd=prediction.billed_usd)
 
     def _forget(self, prediction: Prediction) -> None:
         creation = prediction.creation
@@ -307,7 +310,7 @@ def _output(prediction: Prediction) -> Any:
     if plan.outputs == "none":
         return None
     model = made.model
-    number = model.outputs_asked(made.input)
+    number = model.requested_outputs(made.input)
     if plan.outputs == "fewer":
         number = max(1, number - 1)
     asked = made.input.get("output_format", model.default("output_format") or "webp")
@@ -315,6 +318,6 @@ def _output(prediction: Prediction) -> Any:
     ending = "mp4" if model.kind == "video" else picture
     urls = [f"{made.base_url}/delivery/{prediction.id}/{n}.{ending}" for n in range(number)]
     if plan.text is not None:
-        kept = urls[: model.outputs_asked(made.input) - 1] if plan.outputs == "fewer" else []
+        kept = urls[: model.requested_outputs(made.input) - 1] if plan.outputs == "fewer" else []
         urls = [*kept, plan.text]
     return urls if model.output == "list" else urls[0]

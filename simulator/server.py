@@ -8,9 +8,9 @@ from simulator.accounts import Clock
 from simulator.api import Api
 from simulator.controls import Controls
 from simulator.delivery import Delivery
-from simulator.door import Door
+from simulator.middleware import Middleware
 from simulator.options import Options
-from simulator.world import World
+from simulator.state import SimulatorState
 
 _LARGEST_BODY_BYTES = 16 * 2**20
 _BACKLOG = 1024
@@ -26,7 +26,7 @@ class Server:
     """
 
     def __init__(self, options: Options, *, clock: Clock = time.monotonic_ns) -> None:
-        self.world = World(options, clock=clock)
+        self.state = SimulatorState(options, clock=clock)
         self._options = options
         self._runner: web.AppRunner | None = None
         self._port = 0
@@ -45,7 +45,7 @@ class Server:
         """
         # Held and hanging answers would keep an orderly shutdown waiting for as long as they like.
         self._runner = web.AppRunner(
-            application(self.world), access_log=None, shutdown_timeout=_GRACE_SECONDS
+            application(self.state), access_log=None, shutdown_timeout=_GRACE_SECONDS
         )
         await self._runner.setup()
         site = web.TCPSite(self._runner, self._options.host, self._options.port, backlog=_BACKLOG)
@@ -63,16 +63,16 @@ class Server:
             self._runner = None
 
 
-def application(world: World) -> web.Application:
+def application(state: SimulatorState) -> web.Application:
     """Every route there is, before it listens anywhere."""
-    delivery = Delivery(world)
+    delivery = Delivery(state)
     app = web.Application(client_max_size=_LARGEST_BODY_BYTES)
-    app.add_routes(Api(world).routes(Door(world)))
-    app.add_routes(Controls(world).routes())
+    app.add_routes(Api(state).routes(Middleware(state)))
+    app.add_routes(Controls(state).routes())
     app.add_routes(delivery.routes())
 
     async def close(_app: web.Application) -> None:
-        await world.close()
+        await state.close()
         delivery.close()
 
     app.on_cleanup.append(close)

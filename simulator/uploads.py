@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 
 from aiohttp import BodyPartReader, web
 
-from simulator import refusals
+from simulator import responses
 from simulator.accounts import MINUTE, Clock
 from simulator.predictions import Creation, timestamp
 
@@ -139,7 +139,7 @@ async def _read(request: web.Request) -> tuple[dict[str, Any], Any]:
     facts: dict[str, Any] | None = None
     metadata: Any = {}
     if not request.content_type.startswith("multipart/"):
-        raise refusals.malformed("Multipart form data is expected")
+        raise responses.malformed("Multipart form data is expected")
     try:
         async for part in await request.multipart():
             if isinstance(part, BodyPartReader) and part.name == "content":
@@ -147,9 +147,9 @@ async def _read(request: web.Request) -> tuple[dict[str, Any], Any]:
             elif isinstance(part, BodyPartReader) and part.name == "metadata":
                 metadata = json.loads((await part.read_chunk(_LARGEST_METADATA)).decode())
     except ValueError as reason:
-        raise refusals.malformed(f"Multipart form parse error: {reason}") from reason
+        raise responses.malformed(f"Multipart form parse error: {reason}") from reason
     if facts is None:
-        raise refusals.malformed("Missing content")
+        raise responses.malformed("Missing content")
     return facts, metadata
 
 
@@ -158,7 +158,7 @@ async def _facts(part: BodyPartReader) -> dict[str, Any]:
     while chunk := await part.read_chunk(2**16):
         size += len(chunk)
         if size > LARGEST_BYTES:
-            raise refusals.malformed("The file is larger than 100 MB", status=413)
+            raise responses.malformed("The file is larger than 100 MB", status=413)
         sha256.update(chunk)
         md5.update(chunk)
     name = part.filename or "content"

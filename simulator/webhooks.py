@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 
 import aiohttp
 
-from simulator.counts import Tally
+from simulator.counts import Counters
 
 EVENTS = frozenset({"start", "output", "logs", "completed"})
 DEFAULT_EVENTS = frozenset({"output", "completed"})
@@ -33,9 +33,9 @@ _TIMEOUT = aiohttp.ClientTimeout(total=10)
 class Webhooks:
     """Sends webhooks in the background, a few dozen at a time."""
 
-    def __init__(self, *, retry_seconds: float, tally: Tally) -> None:
+    def __init__(self, *, retry_seconds: float, counters: Counters) -> None:
         self._retry_seconds = retry_seconds
-        self._tally = tally
+        self._counters = counters
         self._key = secrets.token_bytes(32)
         self._tasks: set[asyncio.Task[None]] = set()
         self._places = asyncio.Semaphore(_AT_ONCE)
@@ -73,7 +73,7 @@ class Webhooks:
             headers = signed(content, message=message, secret=self.secret(token))
             async with self._places:
                 delivered = await self._post(url, content, headers)
-            self._tally.webhook(delivered=delivered)
+            self._counters.webhook(delivered=delivered)
             if delivered:
                 return
             await asyncio.sleep(self._retry_seconds * 2**attempt)

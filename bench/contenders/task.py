@@ -56,13 +56,13 @@ def carry_out(make: Callable[[Task], Sequence[Picture | Substitute | BaseExcepti
     made = make(task)
     seconds = time.perf_counter() - began
     got = [each for each in made if isinstance(each, Picture)]
-    told = {
+    result = {
         "got": len(got),
         "substitutes": sum(isinstance(each, Substitute) for each in made),
         "seconds": seconds,
         "known": {each.url: each.known for each in got if each.url},
     }
-    sys.stdout.write(json.dumps(told) + "\n")
+    sys.stdout.write(json.dumps(result) + "\n")
     sys.stdout.flush()
     leaving.join()
 

@@ -85,8 +85,8 @@ def test_a_prediction_that_is_not_ours_is_seen_by_the_first_poll_after_a_minute(
 
 def test_what_is_ours_is_no_sign_whatever_becomes_of_it():
     async def story(service, world):
-        world.faults.order(on="create", reset="after")  # lost, found and adopted
-        world.faults.order(on="create", status=500)  # lost, never made, made again
+        world.faults.inject(on="create", reset="after")  # lost, found and adopted
+        world.faults.inject(on="create", status=500)  # lost, never made, made again
         for round_ in range(3):
             await asyncio.gather(
                 *(service.run(f"{prompt} {round_}") for prompt in ("a", "b", "[[fail]]", "[[nsfw]]", "a"))
@@ -97,7 +97,7 @@ def test_what_is_ours_is_no_sign_whatever_becomes_of_it():
         running.cancel()
         await asyncio.sleep(70)
         await service.run()
-        return world.tally.snapshot().requests["list"]
+        return world.counters.snapshot().requests["list"]
 
     lists, warned = outcome_of(story)
     assert lists >= 4
@@ -107,8 +107,8 @@ def test_what_is_ours_is_no_sign_whatever_becomes_of_it():
 def test_a_creation_whose_outcome_stays_unknown_is_no_sign_when_it_is_listed_after_all():
     async def story(service, world):
         await service.run("first")
-        world.faults.order(on="create", reset="after")
-        world.faults.order(on="list", times=1000, status=500)
+        world.faults.inject(on="create", reset="after")
+        world.faults.inject(on="list", times=1000, status=500)
         lost = await service.run("lost")
         world.faults.clear()
         await asyncio.sleep(70)
@@ -142,7 +142,7 @@ def test_a_429_is_a_sign_if_it_names_no_reduced_limit_and_our_window_has_room(bo
         for number in range(used):
             await service.run(f"{number}")
         answer = {"detail": body, "status": 429, "retry_after": 1}
-        world.faults.order(on="create", status=429, body=answer)
+        world.faults.inject(on="create", status=429, body=answer)
         await service.run("one more")
         return service.provider.account_shared
 
@@ -152,7 +152,7 @@ def test_a_429_is_a_sign_if_it_names_no_reduced_limit_and_our_window_has_room(bo
 def test_it_is_warned_of_once_a_minute():
     async def story(service, world):
         answer = {"detail": "Request was throttled.", "status": 429, "retry_after": 10}
-        world.faults.order(on="create", times=15, status=429, headers={}, body=answer)
+        world.faults.inject(on="create", times=15, status=429, headers={}, body=answer)
         await service.run()
 
     _, warned = outcome_of(story)
@@ -165,7 +165,7 @@ def test_it_costs_no_request_for_a_poll_a_minute_is_made_by_a_page():
         for _ in range(12):
             await service.run()
             await asyncio.sleep(10)
-        return world.tally.snapshot().requests
+        return world.counters.snapshot().requests
 
     requests, _ = outcome_of(story)
     assert 2 == requests["list"]
@@ -183,8 +183,8 @@ def test_a_page_that_shows_a_success_before_its_output_ends_no_generation():
         await asyncio.sleep(61)  # so that the next poll is made by a page
         running = asyncio.create_task(service.run("[[slow=20]]"))
         await asyncio.sleep(0.01)
-        early = {"id": next(reversed(world.book)).id, "status": "succeeded", "output": None}
-        world.faults.order(on="list", status=200, body={"next": None, "results": [early]})
+        early = {"id": next(reversed(world.predictions)).id, "status": "succeeded", "output": None}
+        world.faults.inject(on="list", status=200, body={"next": None, "results": [early]})
         return (await running).succeeded, world.faults.as_json()
 
     assert (True, []) == outcome_of(story)[0]

@@ -229,11 +229,11 @@ def test_an_image_that_cannot_be_stored_refuses_its_request(app, client, simulat
 
 def test_uploaded_files_are_removed_at_every_end(app, client, simulator):
     uploads = app.extensions["service"].uploads_dir
-    simulator.order(on="create", status=422, body={"detail": "no"}, times=1)
+    simulator.inject(on="create", status=422, body={"detail": "no"}, times=1)
 
     post(client)
     until(lambda: [] == files_in(uploads))
-    simulator.order(on="create", delay=0.3)
+    simulator.inject(on="create", delay=0.3)
     target = post(client)
     assert [f"{target}/0"] == files_in(uploads)
     client.delete(f"/generations/{target}", headers=ADMIN)

@@ -44,7 +44,7 @@ def refused(budget: Budget, usd: float) -> bool:
 @pytest.mark.slow
 def test_a_prediction_that_could_not_be_cancelled_counts(make_app, simulator):
     client = make_app(BUDGET_USD_PER_DAY=0.05).test_client()
-    simulator.order(on="cancel", times=1000, status=403)
+    simulator.inject(on="cancel", times=1000, status=403)
 
     answers = [
         client.post("/generate", json=PICTURE | {"prompt": "[[slow=2]]", "timeout": 1}, headers=ADMIN)

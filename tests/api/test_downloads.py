@@ -14,7 +14,7 @@ import requests
 from PIL import Image
 from werkzeug.test import EnvironBuilder
 
-from harness.service_process import ROOT, free_port, served
+from harness.service_process import ROOT, free_port, running_service
 from tests.support.callers import ADMIN, PICTURE, USER
 from tests.support.ndjson import lines, stream
 from tests.support.output_hosts import buckets
@@ -351,7 +351,7 @@ def test_a_batchs_names_are_one_a_prompt_and_distinct(client, simulator):
     ids=str,
 )
 def test_a_download_that_goes_wrong_is_tried_again(client, simulator, fault):
-    simulator.order(on="delivery", **fault)
+    simulator.inject(on="delivery", **fault)
 
     generated = generate(client)
 
@@ -361,7 +361,7 @@ def test_a_download_that_goes_wrong_is_tried_again(client, simulator, fault):
 
 @pytest.mark.slow
 def test_what_cannot_be_had_is_said_beside_the_output_and_is_no_failure(client, simulator):
-    simulator.order(on="delivery", times=100, status=503)
+    simulator.inject(on="delivery", times=100, status=503)
 
     generated = generate(client)
 
@@ -377,7 +377,7 @@ def test_what_cannot_be_had_is_said_beside_the_output_and_is_no_failure(client, 
 
 @pytest.mark.slow
 def test_what_is_not_there_is_no_output(client, simulator):
-    simulator.order(on="delivery", times=100, status=404)
+    simulator.inject(on="delivery", times=100, status=404)
 
     failed = problem(client.post("/generate", json=PICTURE, headers=ADMIN), 500, "generation_failed")
 
@@ -392,7 +392,7 @@ def test_what_is_not_there_is_no_output(client, simulator):
     ["http://127.0.0.1:1/x", "https://169.254.169.254/latest", "https://example.com/x", "file:///etc/passwd"],
 )
 def test_a_redirect_does_not_lead_out_of_replicates_hosts(client, simulator, where):
-    simulator.order(on="delivery", times=100, status=302, headers={"Location": where})
+    simulator.inject(on="delivery", times=100, status=302, headers={"Location": where})
 
     generated = generate(client)
 
@@ -509,13 +509,13 @@ def test_outputs_are_kept_in_an_s3_store_and_served_from_there_also_after_a_rest
             "AWS_ENDPOINT_URL": store.url, "AWS_REGION": "us-east-1",
             "AWS_ACCESS_KEY_ID": "id", "AWS_SECRET_ACCESS_KEY": "secret",
         }  # fmt: skip
-        with served(**settings) as service:
+        with running_service(**settings) as service:
             generated = requests.post(
                 f"{service.url}/generate", json=PICTURE, headers=USER, timeout=30
             ).json()
             (link,) = generated["files"]
             whole = requests.get(link, timeout=30)
-        with served(**settings) as service:
+        with running_service(**settings) as service:
             part = requests.get(service.url + path(link), headers={"Range": "bytes=5-9"}, timeout=30)
 
     assert at_replicate(generated["output"][0]) == whole.content

@@ -215,7 +215,7 @@ def test_an_accounts_trouble_is_told_to_its_owner_and_kept_from_the_admins_calle
     ("status", "times", "code"), [(503, 4, "upstream_error"), (429, 20, "upstream_rate_limited")]
 )
 def test_replicates_refusals_are_told_once_all_attempts_are_used_up(client, simulator, status, times, code):
-    simulator.order(on="create", times=times, status=status, headers={"Retry-After": "0"})
+    simulator.inject(on="create", times=times, status=status, headers={"Retry-After": "0"})
 
     problem(client.post("/generate", json=PICTURE, headers=ADMIN), 500, code, retryable=True)
 

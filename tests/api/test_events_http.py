@@ -8,7 +8,7 @@ from functools import partial
 import pytest
 import requests
 
-from harness.service_process import served, until
+from harness.service_process import running_service, until
 from settings import LISTENERS_AT_ONCE
 from tests.support.api_client import PICTURE, ended, left, look_up, picture
 from tests.support.callers import ADMIN, USER
@@ -79,8 +79,8 @@ def test_a_generation_that_never_ran_has_no_running_event(make_app, simulator):
 
 
 def test_a_retry_is_an_event(client, simulator):
-    simulator.order(on="create", status=503, headers={"Retry-After": "0"})
-    simulator.order(on="create", delay=0.2)
+    simulator.inject(on="create", status=503, headers={"Retry-After": "0"})
+    simulator.inject(on="create", delay=0.2)
     target = left(client)
 
     with listen(client, target) as answer:
@@ -175,7 +175,7 @@ def test_a_head_request_holds_no_listener_slot(client):
 
 @pytest.mark.slow
 def test_a_listener_that_disconnects_frees_its_slot_at_once(simulator, tmp_path):
-    with served(REPLICATE_BASE_URL=simulator.url, DATA_DIR=tmp_path) as service:
+    with running_service(REPLICATE_BASE_URL=simulator.url, DATA_DIR=tmp_path) as service:
         headers = USER | {"Prefer": "respond-async"}
         body = picture("[[hang]]")
         target = requests.post(f"{service.url}/generate", json=body, headers=headers, timeout=30).json()["id"]

@@ -284,7 +284,7 @@ def test_the_limit_holds_for_fallbacks_alike():
         async with replicate(options, concurrent_limit=200, timeout=600, reserve=0.05) as (service, world):
             prompts = [f"picture {n}" + " [[only=flux-dev]] [[nsfw]]" * (n % 2) for n in range(600)]
             batch = await service.run_batch(prompts, fallback=True)
-            return batch, world.tally.snapshot()
+            return batch, world.counters.snapshot()
 
     batch, counts = run(scenario())
     assert 600 == batch.summary()["succeeded"]

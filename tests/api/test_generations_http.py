@@ -56,8 +56,8 @@ def test_unfinished_work_shows_an_estimate_and_queued_work_its_place(make_app, s
 
 @pytest.mark.slow
 def test_a_stall_shows_in_the_status_and_a_creation_in_doubt_in_the_generation(client, simulator):
-    simulator.order(on="create", reset="after")
-    simulator.order(on="list", times=1000, status=502)
+    simulator.inject(on="create", reset="after")
+    simulator.inject(on="list", times=1000, status=502)
     target = left(client, "a fox")
     until(lambda: look_up(client, target).get("creation_in_doubt"))
     waiting = left(client, "a hare")
@@ -238,7 +238,7 @@ def test_cancelling_queued_work_costs_nothing(make_app, simulator):
 
 
 def test_cancelling_a_pending_creation_cancels_its_prediction_when_the_answer_comes(client, simulator):
-    simulator.order(on="create", delay=0.4)
+    simulator.inject(on="create", delay=0.4)
     target = left(client, "[[hang]]")
     until(lambda: "submitting" == state(client, target))
 

@@ -75,7 +75,7 @@ def test_simulated_results_are_marked_as_such(make_app):
 
 
 def test_what_came_again_after_a_passing_failure_says_how_many_attempts_it_took(client, simulator):
-    simulator.order(on="create", status=503, headers={"Retry-After": "0"})
+    simulator.inject(on="create", status=503, headers={"Retry-After": "0"})
 
     assert 2 == client.post("/generate", json=PICTURE, headers=ADMIN).json["attempts"]
 

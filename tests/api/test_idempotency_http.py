@@ -13,7 +13,7 @@ from flask import g
 from werkzeug.datastructures import MultiDict
 from werkzeug.test import encode_multipart
 
-from harness.service_process import served, until
+from harness.service_process import running_service, until
 from loop_thread import ClientDisconnected, result
 from tests.api.test_forms import LARGE, a_file
 from tests.support.api_client import ASYNC, CHECKED, PICTURE, ended, left, left_batch, picture, state
@@ -328,7 +328,9 @@ def test_work_with_a_webhook_is_made_after_a_disconnect(make_app):
 
 @pytest.mark.slow
 def test_a_caller_that_disconnected_finds_the_result_by_its_key(simulator, tmp_path):
-    with served(REPLICATE_BASE_URL=simulator.url, DATA_DIR=tmp_path, REPLICATE_CONCURRENT_LIMIT=1) as service:
+    with running_service(
+        REPLICATE_BASE_URL=simulator.url, DATA_DIR=tmp_path, REPLICATE_CONCURRENT_LIMIT=1
+    ) as service:
         body = picture("[[slow=0.5]]")
         service.connect("/generate", body, **USER, **KEY).close()  # perhaps too early to be taken on
         first = service.connect("/generate", body, **USER, **KEY)

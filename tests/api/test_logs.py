@@ -162,7 +162,7 @@ def test_no_token_or_key_is_ever_logged_not_even_for_failures_at_the_finest_leve
     app = make_app(LOG_LEVEL="debug", LOG_FORMAT=form)
     client = app.test_client()
     wrong = {"X-Admin-API-Key": "wrong-key"}
-    simulator.order(on="create", times=1, status=503, headers={"Retry-After": "0"})
+    simulator.inject(on="create", times=1, status=503, headers={"Retry-After": "0"})
     for headers in (ADMIN, USER, wrong, {"X-Replicate-API-Key": "wrong,key"}):
         client.post("/generate", json=PICTURE, headers=headers)
         client.post("/generate", json=PICTURE | {"prompt": "[[fail]]"}, headers=headers)

@@ -242,7 +242,7 @@ def test_a_text_in_place_of_a_picture_is_a_failure_with_the_text_as_its_detail(
         ([], "generation_failed", "The model reported success and returned nothing."),
         ({"seed": 5}, "generation_failed", '{"seed": 5}'),
     ]:
-        simulator.order(on="create", set={"output": output})
+        simulator.inject(on="create", set={"output": output})
         answer = client.post("/generate", json=PICTURE, headers=ADMIN)
         status = 422 if code == "content_refused" else 500
         body = problem(answer, status, code)
@@ -268,7 +268,7 @@ def test_some_pictures_among_text_are_what_counts_and_what_is_paid(client, simul
 def test_pictures_in_an_object_or_in_lists_are_kept_and_counted(client, simulator, shape):
     first, second = client.post("/generate", json=PICTURE | {"num_outputs": 2}, headers=ADMIN).json["output"]
     output = {"images": [first, second], "seed": 5} if shape == "object" else [[first], [second]]
-    simulator.order(on="create", set={"status": "succeeded", "output": output})
+    simulator.inject(on="create", set={"status": "succeeded", "output": output})
 
     answer = client.post("/generate", json=PICTURE | {"num_outputs": 2}, headers=ADMIN).json
 
@@ -323,7 +323,7 @@ def test_a_text_leads_to_the_fallback(client, simulator):
 def test_a_success_without_outputs_is_not_tried_again_whatever_its_error(client, simulator):
     passing = "Prediction interrupted; please retry (code: PA)"
     for output in (passing, None):
-        simulator.order(on="create", set={"output": output, "error": None if output else passing})
+        simulator.inject(on="create", set={"output": output, "error": None if output else passing})
         answer = client.post("/generate", json=PICTURE, headers=ADMIN)
         assert passing == problem(answer, 500, "generation_failed")["detail"]
     assert 2 == simulator.counts().creations_accepted

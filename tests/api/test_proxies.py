@@ -353,7 +353,7 @@ def test_the_service_reaches_replicate_and_its_outputs_through_the_proxy(
     make_app, simulator, certificate, capfd
 ):
     output = [f"{DELIVERY}/v1/account"]  # is refused by 401, at once
-    simulator.order(on="create", set={"status": "succeeded", "output": output})
+    simulator.inject(on="create", set={"status": "succeeded", "output": output})
     with proxying(simulator.url, certificate) as proxy:
         url = proxy.url.replace("://", "://user:s3cret@")
         client = make_app(

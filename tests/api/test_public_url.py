@@ -6,7 +6,7 @@ from urllib.parse import urljoin, urlsplit
 import pytest
 import requests
 
-from harness.service_process import free_port, served, until
+from harness.service_process import free_port, running_service, until
 from tests.support.api_client import ASYNC, PICTURE, ended, left
 from tests.support.callers import ADMIN
 from tests.support.served_in_process import online
@@ -143,7 +143,7 @@ def test_replicate_tells_how_a_prediction_ended_below_the_path(make_app, simulat
 
 
 def test_a_request_that_is_not_http_is_refused_with_a_type_below_the_path(simulator):
-    with served(REPLICATE_BASE_URL=simulator.url, PUBLIC_URL=PUBLIC) as service:
+    with running_service(REPLICATE_BASE_URL=simulator.url, PUBLIC_URL=PUBLIC) as service:
         answer = requests.get(f"{service.url}/health", headers={"Bad Header": "1"}, timeout=30)
 
     assert (400, "/gen/docs#invalid_request") == (answer.status_code, answer.json()["type"])

@@ -133,7 +133,7 @@ def test_no_answer_webhook_row_or_log_has_the_callers_token(everything, simulato
     answers, codes = [], []
     with receiving() as receiver:
         for fault, code in says(form):
-            simulator.order(on="create", **fault)
+            simulator.inject(on="create", **fault)
             answer = client.post("/generate", json=PICTURE | {"webhook": receiver.url}, headers=USER)
             codes.append((fault, code, answer.json.get("code")))
             answers += [
@@ -154,7 +154,7 @@ def test_no_answer_webhook_row_or_log_has_the_callers_token(everything, simulato
 
 def test_nor_has_any_the_servers_own(everything, simulator):
     client, written = everything(REPLICATE_API_TOKEN=TOKEN)
-    simulator.order(on="create", set={"status": "failed", "error": f"Bearer {TOKEN} is wrong"})
+    simulator.inject(on="create", set={"status": "failed", "error": f"Bearer {TOKEN} is wrong"})
     answer = client.post("/generate", json=PICTURE, headers=ADMIN).get_data(as_text=True)
 
     assert f"Bearer {REDACTED} is wrong" in answer
@@ -166,7 +166,7 @@ def test_a_pushed_result_loses_the_token_and_the_secret_it_is_signed_with(everyt
     target = left(client, "[[hang]]", by=USER)
     until(lambda: "running" == look_up(client, target, by=USER)["status"])
     (prediction,) = simulator.predictions()
-    secret = simulator._server.world.webhooks.secret(TOKEN)
+    secret = simulator._server.state.webhooks.secret(TOKEN)
     pushed = message(target, prediction, status="failed", error=f"{TOKEN} {quote(secret, safe='')} {secret}")
 
     assert 204 == post(client, pushed, secret).status_code

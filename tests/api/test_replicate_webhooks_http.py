@@ -41,7 +41,7 @@ def told_by_replicate(make_app, simulator):
 @pytest.fixture
 def secret(simulator):
     """The signing secret of an account."""
-    return lambda token=SERVER_TOKEN: simulator._server.world.webhooks.secret(token)
+    return lambda token=SERVER_TOKEN: simulator._server.state.webhooks.secret(token)
 
 
 def message(target, prediction, *, status="succeeded", **changes):
@@ -216,7 +216,7 @@ def test_what_is_not_over_yet_is_no_end(client, running, secret):
 
 def test_if_the_secret_cannot_be_had_replicate_is_to_tell_again(client, running, simulator, secret):
     target, prediction = running
-    simulator.order(on="secret", status=500)
+    simulator.inject(on="secret", status=500)
 
     problem(post(client, message(target, prediction), secret()), 500, "upstream_error", retryable=True)
     assert "running" == state(client, target, by=ADMIN)
@@ -242,7 +242,7 @@ def test_a_body_that_is_too_large_is_refused_and_not_even_read_if_it_is_about_no
 def test_a_creation_whose_answer_was_lost_is_adopted_as_soon_as_replicate_tells_of_it(
     told_by_replicate, simulator
 ):
-    simulator.order(on="create", reset="after")
+    simulator.inject(on="create", reset="after")
     with told_by_replicate() as client:
         answer = client.post("/generate", json=PICTURE, headers=ADMIN)
 

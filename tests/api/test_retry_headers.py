@@ -54,7 +54,7 @@ def test_a_failed_prediction_is_not_to_be_ordered_again_nor_when_its_key_is_repe
 
 
 def test_a_refused_creation_after_a_failed_prediction_is_not_unpaid(client, simulator):
-    simulator.order(on="create", after=1, times=4, status=503, headers={"Retry-After": "0"})
+    simulator.inject(on="create", after=1, times=4, status=503, headers={"Retry-After": "0"})
     body = picture("[[only=flux-dev]] [[fail]]") | {"fallback": ["qwen-image"]}
 
     answer = generate(client, body)
@@ -77,7 +77,7 @@ def test_a_refused_creation_after_a_failed_prediction_is_not_unpaid(client, simu
 )
 def test_a_creation_that_replicate_refused_is_unpaid(client, simulator, order, account, headers):
     if order:
-        simulator.order(on="create", **order)
+        simulator.inject(on="create", **order)
     for token in (USER_TOKEN, SERVER_TOKEN):
         simulator.account(token, **account)
 

@@ -109,7 +109,7 @@ def test_a_ledger_that_is_down_is_told_and_the_rest_still_is(make_app, tmp_path)
 
 @pytest.mark.slow
 def test_replicates_failures_are_told_until_a_request_succeeds(client, simulator):
-    simulator.order(on="get", times=1000, status=502)
+    simulator.inject(on="get", times=1000, status=502)
     target = left(client, "a")
     until(lambda: upstream(client)["failing_since"])
 
@@ -120,8 +120,8 @@ def test_replicates_failures_are_told_until_a_request_succeeds(client, simulator
 
 
 def test_a_line_that_is_lost_is_a_failure_without_an_answer(client, simulator):
-    simulator.order(on="create", reset="before", times=1000)
-    simulator.order(on="any", reset="before", times=1000)
+    simulator.inject(on="create", reset="before", times=1000)
+    simulator.inject(on="any", reset="before", times=1000)
     left(client, by=ADMIN)
     until(lambda: upstream(client)["failing_since"])
 
@@ -129,7 +129,7 @@ def test_a_line_that_is_lost_is_a_failure_without_an_answer(client, simulator):
 
 
 def test_a_throttled_creation_shows_until_when(client, simulator):
-    simulator.order(on="create", status=429, headers={"Retry-After": "100"})
+    simulator.inject(on="create", status=429, headers={"Retry-After": "100"})
     left(client, by=ADMIN)
     until(lambda: upstream(client)["throttled_until"])
 

@@ -81,7 +81,7 @@ def test_an_owner_that_cancels_suspended_queued_work_sends_nothing(make_app, res
 def test_a_cancellation_is_on_the_disk_before_it_is_sent_to_replicate(app, client, simulator):
     target = left(client, "[[hang]]")
     until(lambda: "running" == state(client, target))
-    simulator.order(on="cancel", hang=0.5)
+    simulator.inject(on="cancel", hang=0.5)
 
     with ThreadPoolExecutor(1) as caller:
         answer = caller.submit(app.test_client().delete, f"/generations/{target}", headers=USER)
@@ -181,7 +181,7 @@ def test_outputs_that_replicate_has_deleted_are_not_made_again_and_count(make_ap
     app.extensions["service"].close()
     until(lambda: simulator.counts().finished.get("succeeded"))
     thrown_away = {"input": {}, "output": None, "logs": None, "data_removed": True}
-    simulator.order(on="get", times=1, set=thrown_away)
+    simulator.inject(on="get", times=1, set=thrown_away)
 
     result = ended(restarted(app), target, by=by)
 

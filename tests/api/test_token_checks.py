@@ -244,7 +244,7 @@ def test_a_proven_token_costs_one_check_whatever_it_asks_for(client, simulator):
     ids=str,
 )
 def test_a_token_that_cannot_be_checked_is_let_in(client, simulator, fault):
-    simulator.order(on="account", times=100, **fault)
+    simulator.inject(on="account", times=100, **fault)
 
     assert 200 == client.post("/generate", json=PICTURE, headers=USER).status_code
 
@@ -284,7 +284,7 @@ def test_work_that_its_owner_comes_back_for_takes_the_turn_of_its_account(make_a
 
 
 def test_callers_of_one_process_who_come_at_once_share_a_check_over_all_threads(app, simulator):
-    simulator.order(on="account", delay=0.3)
+    simulator.inject(on="account", delay=0.3)
     codes = []
 
     def ask():

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from werkzeug.test import encode_multipart
 
-from harness.service_process import served
+from harness.service_process import running_service
 from server.unread_body import CloseUnread
 from tests.support.callers import ADMIN, ADMIN_KEY, PICTURE, USER
 
@@ -111,7 +111,7 @@ def test_the_server_closes_such_connections_and_no_others(tmp_path):
     length = b"Content-Length: 1000000\r\n\r\nhello"
     whole = b"Content-Type: application/json\r\nContent-Length: 2\r\n\r\n{}"
     key = f"X-Admin-API-Key: {ADMIN_KEY}\r\n".encode()
-    with served(
+    with running_service(
         DATA_DIR=tmp_path, CONCURRENT_DOCKER_ADMIN_API_KEY=ADMIN_KEY, REPLICATE_API_TOKEN="r8_a"
     ) as service:
 

@@ -246,7 +246,7 @@ def test_nothing_but_webhooks_is_allowed(make_app, simulator):
         assert (400, "image") == (refused.status_code, refused.json["errors"][0]["field"])
 
     with receiving() as other:
-        simulator.order(on="create", set={"status": "succeeded", "output": [f"{other.url}/a.png"]})
+        simulator.inject(on="create", set={"status": "succeeded", "output": [f"{other.url}/a.png"]})
         client.post("/generate", json=PICTURE, headers=USER)
 
     assert [] == other.received

@@ -21,8 +21,8 @@ from providers import Prediction, Text, TryAgain, UncertainCreation, Untrusted, 
 from providers.memory import SUCCEEDED, MemoryProvider
 from providers.replicate.provider import Replicate
 from simulator import Options
+from simulator.state import SimulatorState
 from simulator.webhooks import signed
-from simulator.world import World
 from tests.support.virtual_replicate import replicate
 from tests.support.virtual_time import run
 from tests.support.wiring import ADMIN, OTHER_USER, USER, Parts
@@ -103,15 +103,15 @@ async def at_replicate() -> AsyncIterator[Subject]:
 
     options = Options(prediction_seconds=TAKES, jitter=0, answer_delay=(0.25, 0.25))
     service: Parts
-    world: World
+    world: SimulatorState
     async with replicate(options) as (service, world):
         yield Subject(
             service.provider,
             service.gate,
             service.others,
             will=lambda end: {"prompt": ENDS[end][0]},
-            refuse=lambda how: world.faults.order(on="create", status=REFUSALS[how][0]),
-            created=lambda: world.tally.snapshot().creations_accepted,
+            refuse=lambda how: world.faults.inject(on="create", status=REFUSALS[how][0]),
+            created=lambda: world.counters.snapshot().creations_accepted,
             restarted=restarted,
             push=push,
         )

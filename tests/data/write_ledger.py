@@ -56,7 +56,7 @@ class Writer(Processes):
         with self.process(then_pass=1, simulate=False, REPLICATE_CONCURRENT_LIMIT=8, FILES_TTL=604_800):
             for who, body in FAILING:
                 self.make(who, what="special", **body)
-            self.simulator.order(on="delivery", times=20, status=404)
+            self.simulator.inject(on="delivery", times=20, status=404)
             self.make("ann", prompt="It cannot be fetched", what="special")
             self.account_trouble()
             self.refusals()
@@ -80,10 +80,10 @@ class Writer(Processes):
 
     def refusals(self) -> None:
         for fault, times in (({"status": 503}, 4), ({"status": 429}, 20), ({"status": 422}, 1)):
-            self.simulator.order(on="create", times=times, headers={"Retry-After": "0"}, **fault)
+            self.simulator.inject(on="create", times=times, headers={"Retry-After": "0"}, **fault)
             self.make("ann", prompt=f"Refused with {fault['status']}", what="special")
-        self.simulator.order(on="create", reset="after")
-        self.simulator.order(on="list", status=500, times=50)
+        self.simulator.inject(on="create", reset="after")
+        self.simulator.inject(on="list", status=500, times=50)
         self.make("ann", prompt="Whether it arrived is not known", what="special")
         self.call_off()
 
@@ -95,7 +95,7 @@ class Writer(Processes):
         running = self.make("ann", prompt="[[hang]] cancelled while it ran", wait=False, what="special")
         self.come_to("running", running)
         self.cancel("ann", running)
-        self.simulator.order(on="create", delay=0.5)
+        self.simulator.inject(on="create", delay=0.5)
         created = self.make(
             "ann", prompt="[[hang]] cancelled while it was created", wait=False, what="special"
         )
@@ -113,7 +113,7 @@ class Writer(Processes):
             self.make("ann", prompt=f"[[hang]] left {each}", wait=False, what="given up") for each in range(5)
         ]
         self.come_to("running", *running)
-        self.simulator.order(on="create", hang=60, times=2)
+        self.simulator.inject(on="create", hang=60, times=2)
         created = [
             self.make("bob", prompt="[[hang]] left while it was created", wait=False, what="given up")
             for _ in range(2)
@@ -193,7 +193,7 @@ class Writer(Processes):
             until(
                 lambda: self.client.get(f"/batches/{batch}", headers=headers_of("bob")).json["succeeded"] == 1
             )
-            self.simulator.order(on="create", hang=60, token=TOKENS["ann"])
+            self.simulator.inject(on="create", hang=60, token=TOKENS["ann"])
             created = self.make("ann", prompt="[[slow=0]] created unheard", wait=False, what="suspended")
             self.come_to("submitting", created)
             self.upload("ann", model_name="kontext-max", prompt="[[hang]] With a large picture")
@@ -258,7 +258,7 @@ class Writer(Processes):
             for who in ("admin", "bob")
         ]
         self.come_to("running", *running)
-        self.simulator.order(on="create", hang=60, times=3)
+        self.simulator.inject(on="create", hang=60, times=3)
         created = [
             self.make(who, prompt=f"[[slow=0]] on its way for {who}", wait=False, what="submitting")
             for who in ("admin", "bob", "admin")
@@ -266,7 +266,7 @@ class Writer(Processes):
         self.come_to("submitting", *created)
         self.later(lambda: self.cancel("admin", created[2]))
         self.note("cancelled", created[2])
-        self.simulator.order(on="cancel", hang=60, times=2)
+        self.simulator.inject(on="cancel", hang=60, times=2)
         cancelled = [
             self.make(who, prompt="[[hang]] cancelled", wait=False, what="cancelled")
             for who in ("admin", "bob")
@@ -281,7 +281,7 @@ class Writer(Processes):
         body = {"model_name": "flux-dev", "prompts": ["done", "[[hang]] runs", "queued"], "max_concurrent": 1}
         for who in ("admin", "bob"):
             self.first_of_batch_done(self.batch(who, {**body, "max_cost_usd": 2.5}, wait=False))
-        self.simulator.order(on="create", status=422, times=1)
+        self.simulator.inject(on="create", status=422, times=1)
         self.make("admin", prompt="[[hang]] with its second model", fallback=True, wait=False, what="running")
         time.sleep(0.3)
         for each in range(3):

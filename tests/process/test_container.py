@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.service_process import served
+from harness.service_process import running_service
 from settings import Settings
 
 ROOT = Path(__file__).parents[2]
@@ -86,7 +86,7 @@ def test_the_container_listens_beyond_itself_and_the_example_file_does_not_undo_
 @pytest.mark.parametrize("running", [True, False])
 def test_the_health_check_tells_a_serving_container_from_a_dead_one(simulator, running):
     command = json.loads(_the_only("HEALTHCHECK").partition("CMD ")[2])
-    with served(REPLICATE_BASE_URL=simulator.url) as service:
+    with running_service(REPLICATE_BASE_URL=simulator.url) as service:
         port = service.port if running else 1
         checked = subprocess.run(
             [sys.executable, *command[1:]], env={"PORT": str(port)}, capture_output=True, check=False

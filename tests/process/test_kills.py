@@ -1,34 +1,32 @@
-"""Whatever kills the service, and whenever: what it accepted is made once and reaches its end. Counts are those of the
-simulator, which outlives every process."""
+"""No kill and no stop loses accepted work or pays for it twice. The counts are the simulator's, which outlives them."""
 
 import pytest
 import requests
 
-from harness.kills import Story
-from harness.service_process import answer_of, served, until
+from harness.kills import KillScenario
+from harness.service_process import read_response, running_service, until
 from simulator import Options, running
 from tests.support.callers import ADMIN, ADMIN_KEY, PICTURE, SERVER_TOKEN, USER
 
 pytestmark = pytest.mark.slow
 
 SEEDS = tuple(range(1, 26))
-"""One draws one moment of death, from a process's first moment on: before it serves, while it takes up what was left,
-and under load."""
+"""Each seed draws one moment for a kill: before the process serves, during recovery, or under load."""
 
 MOST_PER_MINUTE = 600
 
 
-def _checked(outcome):
-    assert [] == list(outcome.wrong)
-    assert [] == list(outcome.lost)
-    assert [] == list(outcome.twice)
-    assert outcome.generations == outcome.predictions
-    assert {} == outcome.refusals
-    assert outcome.peak_per_minute <= MOST_PER_MINUTE
+def _check(report):
+    assert [] == list(report.errors)
+    assert [] == list(report.lost)
+    assert [] == list(report.mismatched)
+    assert report.generations == report.predictions
+    assert {} == report.refusals
+    assert report.peak_per_minute <= MOST_PER_MINUTE
 
 
-def _alike(number):
-    """Every other picture is asked for in the same words: those only counting tells apart."""
+def _prompt(number):
+    """Every other picture has the same prompt, so that only their number shows a missing one."""
     return f"picture {number}" if number % 2 else "the same picture"
 
 
@@ -36,37 +34,37 @@ def test_twenty_five_kills_lose_nothing_and_pay_nothing_twice(tmp_path):
     options = Options(
         prediction_seconds=0.25,
         jitter=0.8,
-        answer_delay=(0.0, 0.2),  # so that creations are on their way when it dies
+        answer_delay=(0.0, 0.2),  # so that creations are unanswered at a kill
         creations_per_minute=MOST_PER_MINUTE,
         seed=1,
     )
     with running(options) as simulator:
-        story = Story(
+        scenario = KillScenario(
             simulator,
             tmp_path,
-            prompt=_alike,
+            prompt=_prompt,
             seed=1,
             REPLICATE_CONCURRENT_LIMIT=12,
             REPLICATE_REQUESTS_PER_MINUTE=MOST_PER_MINUTE,
         )
-        outcome = story.told([story.killed(seed) for seed in SEEDS], errands=6)
+        report = scenario.run([scenario.kill_at_random(seed) for seed in SEEDS], requests_each=6)
 
-    _checked(outcome)
-    assert 0 < outcome.found_serving < len(SEEDS)
+    _check(report)
+    assert 0 < report.ended_while_serving < len(SEEDS)
 
 
 def test_stops_under_load_lose_nothing_and_pay_nothing_twice(tmp_path):
     options = Options(prediction_seconds=0.5, jitter=0.8, answer_delay=(0.0, 0.1), seed=1)
     with running(options) as simulator:
         settings = {"DRAIN_SECONDS": 0.2, "REPLICATE_CONCURRENT_LIMIT": 6}
-        story = Story(simulator, tmp_path, prompt="picture {}".format, seed=2, **settings)
-        outcome = story.told([story.stopped(seed) for seed in SEEDS[:2]], errands=8)
+        scenario = KillScenario(simulator, tmp_path, prompt="picture {}".format, seed=2, **settings)
+        report = scenario.run([scenario.stop_at_random(seed) for seed in SEEDS[:2]], requests_each=8)
 
-    _checked(outcome)
-    assert 2 == outcome.found_serving
+    _check(report)
+    assert 2 == report.ended_while_serving
 
 
-# ── A user's work waits for its owner: their token was never written down
+# ── A user's work waits for its owner, because the token is never stored
 
 
 @pytest.fixture
@@ -80,51 +78,51 @@ def settings(simulator, tmp_path):
     }
 
 
-def _asked(service, prompt, key, who=USER, path="/generate"):
-    wanted = {"model_name": "flux-dev", "prompts" if path == "/generate-batch" else "prompt": prompt}
+def _submit(service, prompt, key, who=USER, path="/generate"):
+    body = {"model_name": "flux-dev", "prompts" if path == "/generate-batch" else "prompt": prompt}
     headers = {**who, "Prefer": "respond-async", "Idempotency-Key": key}
-    answer = requests.post(service.url + path, json=wanted, headers=headers, timeout=30)
+    answer = requests.post(service.url + path, json=body, headers=headers, timeout=30)
     return answer.status_code, answer.json()
 
 
-def _looked_up(service, told, who=USER):
-    kind = "batches" if told["id"].startswith("batch_") else "generations"
-    return requests.get(f"{service.url}/{kind}/{told['id']}", headers=who, timeout=30).json()
+def _get(service, submitted, who=USER):
+    kind = "batches" if submitted["id"].startswith("batch_") else "generations"
+    return requests.get(f"{service.url}/{kind}/{submitted['id']}", headers=who, timeout=30).json()
 
 
-def _ended(service, told, who=USER):
-    until(lambda: "success" in _looked_up(service, told, who))
-    return _looked_up(service, told, who)
+def _wait_for_end(service, submitted, who=USER):
+    until(lambda: "success" in _get(service, submitted, who))
+    return _get(service, submitted, who)
 
 
-def _left_by_a_killed_process(settings, simulator):
-    """One that runs, one that waits, and a batch that waits, as their owner was told of them."""
-    with served(**settings) as first:
-        _, runs = _asked(first, "[[slow=1]] runs", "1")
-        until(lambda: _looked_up(first, runs)["status"] == "running")
-        _, waits = _asked(first, "waits", "2")
-        _, batch = _asked(first, ["one", "other"], "3", path="/generate-batch")
+def _unfinished_after_kill(settings, simulator):
+    """The accepted responses of a running generation, a queued generation and a queued batch."""
+    with running_service(**settings) as first:
+        _, running = _submit(first, "[[slow=1]] runs", "1")
+        until(lambda: _get(first, running)["status"] == "running")
+        _, queued = _submit(first, "waits", "2")
+        _, batch = _submit(first, ["one", "other"], "3", path="/generate-batch")
         first.kill()
     assert 1 == simulator.counts().creations_accepted
-    return runs, waits, batch
+    return running, queued, batch
 
 
-def test_a_users_interrupted_work_goes_on_when_its_owner_returns_and_not_before(settings, simulator):
-    runs, waits, batch = _left_by_a_killed_process(settings, simulator)
+def test_a_users_interrupted_work_resumes_only_when_its_owner_returns(settings, simulator):
+    running, queued, batch = _unfinished_after_kill(settings, simulator)
     stranger = {"X-Replicate-API-Key": "r8_stranger"}
-    with served(**settings) as second:
-        others = {_looked_up(second, each, ADMIN)["status"] for each in (runs, waits, batch)}
-        strangers = {_looked_up(second, each, stranger)["status"] for each in (runs, waits, batch)}
-        answer_of(second.connect("/generate", PICTURE, **stranger))  # there is nothing in the way
+    with running_service(**settings) as second:
+        for_admin = {_get(second, each, ADMIN)["status"] for each in (running, queued, batch)}
+        for_stranger = {_get(second, each, stranger)["status"] for each in (running, queued, batch)}
+        read_response(second.connect("/generate", PICTURE, **stranger))  # nothing blocks it
         meanwhile = simulator.counts().creations_accepted
 
-        by_key = _asked(second, "waits", "2")
-        ends = [_ended(second, each) for each in (waits, runs, batch)]
+        by_key = _submit(second, "waits", "2")
+        ends = [_wait_for_end(second, each) for each in (queued, running, batch)]
 
-    assert {"running", "queued"} == others
-    assert {404} == strangers
+    assert {"running", "queued"} == for_admin
+    assert {404} == for_stranger
     assert 2 == meanwhile
-    assert (202, waits["id"]) == (by_key[0], by_key[1]["id"])
+    assert (202, queued["id"]) == (by_key[0], by_key[1]["id"])
     assert [True, True, True] == [end["success"] for end in ends]
     assert {"[[slow=1]] runs", "waits", "one", "other", PICTURE["prompt"]} == {
         made.input["prompt"] for made in simulator.predictions()
@@ -132,31 +130,31 @@ def test_a_users_interrupted_work_goes_on_when_its_owner_returns_and_not_before(
     assert 5 == simulator.counts().creations_accepted
 
 
-def test_what_no_owner_returned_for_in_time_fails_as_interrupted(settings, simulator):
-    left = _left_by_a_killed_process(settings, simulator)
-    with served(**settings, RESUME_TTL=1) as second:
-        runs, waits, batch = (_ended(second, each, ADMIN) for each in left)
-        by_key = _asked(second, "waits", "2")
+def test_work_whose_owner_does_not_return_in_time_fails_as_interrupted(settings, simulator):
+    left = _unfinished_after_kill(settings, simulator)
+    with running_service(**settings, RESUME_TTL=1) as second:
+        running, queued, batch = (_wait_for_end(second, each, ADMIN) for each in left)
+        by_key = _submit(second, "waits", "2")
 
     assert {"interrupted"} == {
-        each["error"]["code"] for each in (runs, waits, batch["results"][0], batch["results"][1])
+        each["error"]["code"] for each in (running, queued, batch["results"][0], batch["results"][1])
     }
-    assert left[0]["id"] == runs["id"]
-    assert simulator.predictions()[0].id in runs["error"]["detail"]
+    assert left[0]["id"] == running["id"]
+    assert simulator.predictions()[0].id in running["error"]["detail"]
     assert "interrupted" == by_key[1]["code"]
     assert 1 == simulator.counts().creations_accepted
 
 
-def test_no_token_is_in_any_file_of_a_process_that_was_killed(settings, simulator, tmp_path):
-    tokens = ["r8_of_a_user", "r8_of_nobody", SERVER_TOKEN, ADMIN_KEY]
-    user, nobody = ({"X-Replicate-API-Key": token} for token in tokens[:2])
-    simulator.account("r8_of_nobody", reject=True)
-    with served(**settings) as service:
-        answer_of(service.connect("/generate", PICTURE, **user))
-        answer_of(service.connect("/generate", PICTURE, **nobody))
+def test_a_killed_process_leaves_no_token_in_any_file(settings, simulator, tmp_path):
+    tokens = ["r8_of_a_user", "r8_rejected", SERVER_TOKEN, ADMIN_KEY]
+    user, rejected = ({"X-Replicate-API-Key": token} for token in tokens[:2])
+    simulator.account("r8_rejected", reject=True)
+    with running_service(**settings) as service:
+        read_response(service.connect("/generate", PICTURE, **user))
+        read_response(service.connect("/generate", PICTURE, **rejected))
         for who in (user, ADMIN):
-            _asked(service, "[[slow=30]]", "one", who)
-            _asked(service, ["waits", "waits, too"], "other", who, path="/generate-batch")
+            _submit(service, "[[slow=30]]", "one", who)
+            _submit(service, ["waits", "waits, too"], "other", who, path="/generate-batch")
         until(lambda: simulator.counts().in_flight == 1)
         service.kill()
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import requests
 
-from harness.service_process import ROOT, answer_of, served, until
+from harness.service_process import ROOT, read_response, running_service, until
 from settings import Settings
 from simulator import Options, running
 from tests.support.api_client import CHECKED
@@ -27,13 +27,17 @@ def _picture(prompt):
 
 @pytest.fixture
 def service(simulator):
-    with served(REPLICATE_BASE_URL=simulator.url, REPLICATE_CONCURRENT_LIMIT=2, DRAIN_SECONDS=20) as started:
+    with running_service(
+        REPLICATE_BASE_URL=simulator.url, REPLICATE_CONCURRENT_LIMIT=2, DRAIN_SECONDS=20
+    ) as started:
         yield started
 
 
 def _on_record(simulator, data, **settings):
     """A service whose ledger is in `data`."""
-    return served(REPLICATE_BASE_URL=simulator.url, REPLICATE_CONCURRENT_LIMIT=2, DATA_DIR=data, **settings)
+    return running_service(
+        REPLICATE_BASE_URL=simulator.url, REPLICATE_CONCURRENT_LIMIT=2, DATA_DIR=data, **settings
+    )
 
 
 def _left(data):
@@ -46,9 +50,9 @@ def _left(data):
 
 
 def test_parallel_callers_all_get_a_picture_of_their_own(simulator):
-    with served(REPLICATE_BASE_URL=simulator.url, REPLICATE_CONCURRENT_LIMIT=25) as service:
+    with running_service(REPLICATE_BASE_URL=simulator.url, REPLICATE_CONCURRENT_LIMIT=25) as service:
         callers = [service.connect("/generate", _picture(f"picture {i}"), **USER) for i in range(50)]
-        answers = [answer_of(caller) for caller in callers]
+        answers = [read_response(caller) for caller in callers]
 
     assert [200] * 50 == [status for status, _ in answers]
     assert [f"picture {i}" for i in range(50)] == [told["prompt"] for _, told in answers]
@@ -58,7 +62,7 @@ def test_parallel_callers_all_get_a_picture_of_their_own(simulator):
 
 def test_two_hundred_waiting_callers_leave_room_for_health_status_and_configure(simulator):
     key = {"X-Admin-API-Key": "ops"}
-    with served(
+    with running_service(
         REPLICATE_BASE_URL=simulator.url, REPLICATE_CONCURRENT_LIMIT=1, CONCURRENT_DOCKER_ADMIN_API_KEY="ops"
     ) as service:
         callers = [service.connect("/generate", _picture("[[slow=30]]"), **USER) for _ in range(200)]
@@ -119,10 +123,10 @@ def test_sigterm_lets_what_runs_finish_leaves_what_is_queued_on_record_and_refus
         until(lambda: requests.get(f"{service.url}/status", timeout=30).json()["concurrency"]["waiting"] == 1)
 
         service.signal(signal.SIGTERM)
-        refused, told = answer_of(queued)
+        refused, told = read_response(queued)
         health = requests.get(f"{service.url}/health", timeout=30)
-        late, _ = answer_of(service.connect("/generate", PICTURE, **USER))
-        finished = [answer_of(call) for call in calls]
+        late, _ = read_response(service.connect("/generate", PICTURE, **USER))
+        finished = [read_response(call) for call in calls]
         assert 0 == service.ended()
 
     assert (503, "shutting_down", None) == (refused, told["code"], told["prediction_id"])
@@ -143,7 +147,7 @@ def test_what_does_not_finish_in_time_is_left_running_and_its_caller_hears_where
         until(lambda: simulator.counts().in_flight == 1)
 
         service.signal(signal.Signals[number])
-        status, told = answer_of(call)
+        status, told = read_response(call)
 
         assert (503, "shutting_down", True) == (status, told["code"], told["retryable"])
         assert 0 == service.ended()
@@ -167,7 +171,7 @@ def test_no_signal_starts_a_second_worker_and_hangup_drains(service, simulator):
 
     service.signal(signal.SIGHUP)
 
-    assert 200 == answer_of(call)[0]
+    assert 200 == read_response(call)[0]
     assert 0 == service.ended()
 
 
@@ -264,7 +268,7 @@ def test_without_a_token_the_service_simulates_when_it_is_told_to(tmp_path):
 
 
 def test_the_simulator_beside_the_service_serves_it_and_ends_with_it():
-    with served(REPLICATE_SIMULATE=1) as service:
+    with running_service(REPLICATE_SIMULATE=1) as service:
         answer = requests.post(f"{service.url}/generate", json=PICTURE, headers=USER, timeout=60).json()
         simulator = answer["output"][0].split("/delivery/")[0]
         assert answer["simulated"] is True
@@ -286,12 +290,12 @@ def test_the_simulator_beside_the_service_serves_it_and_ends_with_it():
 
 def test_the_callers_are_served_while_replicate_hangs_on_every_creation():
     with running(Options(prediction_seconds=0.05)) as simulator:
-        simulator.order(on="create", times=5, hang=2)
-        with served(REPLICATE_BASE_URL=simulator.url) as service:
+        simulator.inject(on="create", times=5, hang=2)
+        with running_service(REPLICATE_BASE_URL=simulator.url) as service:
             calls = [service.connect("/generate", PICTURE, **USER) for _ in range(5)]
             until(lambda: simulator.counts().requests.get("create", 0) == 5)
 
-            status, told = answer_of(service.connect("/generate", _picture("a sixth"), **USER))
+            status, told = read_response(service.connect("/generate", _picture("a sixth"), **USER))
             for call in calls:
                 call.close()
 
@@ -320,7 +324,7 @@ def test_who_hangs_up_after_sending_more_is_noticed_too(service, simulator, earl
 )
 def test_a_body_that_breaks_off_or_is_malformed_is_refused_and_changes_nothing(simulator, body):
     with (
-        served(REPLICATE_BASE_URL=simulator.url, CONCURRENT_DOCKER_ADMIN_API_KEY="ops") as service,
+        running_service(REPLICATE_BASE_URL=simulator.url, CONCURRENT_DOCKER_ADMIN_API_KEY="ops") as service,
         socket.create_connection(("127.0.0.1", service.port), timeout=30) as caller,
     ):
         head = b"POST /configure HTTP/1.1\r\nHost: a\r\nX-Admin-API-Key: ops\r\nContent-Type: application/json\r\n"
@@ -346,7 +350,7 @@ def test_a_stuck_connection_does_not_hold_up_the_end(service):
 
 
 def test_impatience_during_a_drain_still_hears_of_what_is_on_its_way(simulator, tmp_path):
-    simulator.order(on="create", times=2, delay=3)
+    simulator.inject(on="create", times=2, delay=3)
     with _on_record(simulator, tmp_path, DRAIN_SECONDS=20) as service:
         calls = [service.connect("/generate", _picture("[[hang]]"), **USER) for _ in range(2)]
         until(lambda: simulator.counts().requests.get("create") == 2)
@@ -355,7 +359,7 @@ def test_impatience_during_a_drain_still_hears_of_what_is_on_its_way(simulator, 
         until(lambda: not requests.get(f"{service.url}/health", timeout=30).ok)
         service.signal(signal.SIGINT)
 
-        answers = [answer_of(call) for call in calls]
+        answers = [read_response(call) for call in calls]
         assert 0 == service.ended()
 
     assert [(503, "shutting_down")] * 2 == [(status, told["code"]) for status, told in answers]
@@ -372,7 +376,7 @@ def test_when_the_master_is_killed_the_worker_leaves_what_runs_on_record_and_end
         until(lambda: simulator.counts().in_flight == 1)
 
         service.process.kill()
-        status, told = answer_of(call)
+        status, told = read_response(call)
         until(lambda: not Path(f"/proc/{worker}").exists())
 
     (made,) = simulator.predictions()
@@ -382,7 +386,7 @@ def test_when_the_master_is_killed_the_worker_leaves_what_runs_on_record_and_end
 
 
 def test_a_full_table_of_descriptors_costs_no_running_work(simulator):
-    with served(
+    with running_service(
         _descriptors=120,
         REPLICATE_BASE_URL=simulator.url,
         MAX_WAITING_CALLERS=20,
@@ -392,7 +396,7 @@ def test_a_full_table_of_descriptors_costs_no_running_work(simulator):
         until(lambda: simulator.counts().in_flight == 1)
         crowd = [socket.create_connection(("127.0.0.1", service.port), timeout=30) for _ in range(150)]
 
-        status, told = answer_of(call)
+        status, told = read_response(call)
         assert (200, True) == (status, told["success"])
         for each in crowd:
             each.close()

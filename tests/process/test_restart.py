@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 import requests
 
-from harness.service_process import Served, answer_of, served, until
+from harness.service_process import ServiceProcess, read_response, running_service, until
 from tests.support.callers import ADMIN, ADMIN_KEY, PICTURE, SERVER_TOKEN, USER
 
 pytestmark = pytest.mark.slow
 
 
-def _rate(service: Served) -> int:
+def _rate(service: ServiceProcess) -> int:
     """The creations that count in the window now."""
     rate: int = requests.get(f"{service.url}/status", timeout=30).json()["concurrency"][
         "current_rate_per_minute"
@@ -30,13 +30,13 @@ def test_a_process_killed_under_load_leaves_its_window_to_the_next(simulator, tm
     }
     simulator.account("r8_user", creations_per_minute=8)
     batch = {"model_name": "flux-dev", "prompts": [f"picture {i}" for i in range(8)]}
-    with served(**settings) as first:
+    with running_service(**settings) as first:
         caller = first.connect("/generate-batch", batch, **USER)
         until(lambda: simulator.counts().creations_accepted >= 5)
         first.kill()
         caller.close()
     spent = simulator.counts().creations_accepted
-    with served(**settings) as second:
+    with running_service(**settings) as second:
         assert spent <= _rate(second) <= 8
         callers = [second.connect("/generate", PICTURE, **USER) for _ in range(8)]
         free = 8 - _rate(second)
@@ -52,20 +52,20 @@ def test_a_process_killed_under_load_leaves_its_window_to_the_next(simulator, tm
 
 def test_a_process_that_ended_well_leaves_exactly_what_it_spent(simulator, tmp_path):
     settings = {"REPLICATE_BASE_URL": simulator.url, "DATA_DIR": tmp_path}
-    with served(**settings) as first:
+    with running_service(**settings) as first:
         for _ in range(3):
-            answer_of(first.connect("/generate", PICTURE, **USER))
+            read_response(first.connect("/generate", PICTURE, **USER))
         before = _rate(first)
         first.signal(signal.SIGTERM)
         assert 0 == first.ended()
-    with served(**settings) as second:
+    with running_service(**settings) as second:
         assert before == _rate(second)
     assert 3 == before
 
 
 def test_a_worker_that_follows_a_killed_one_goes_on_with_its_window(simulator):
-    with served(REPLICATE_BASE_URL=simulator.url) as service:
-        answer_of(service.connect("/generate", PICTURE, **USER))
+    with running_service(REPLICATE_BASE_URL=simulator.url) as service:
+        read_response(service.connect("/generate", PICTURE, **USER))
         before, worker = _rate(service), service.worker()
 
         os.kill(worker, signal.SIGKILL)
@@ -85,18 +85,18 @@ def test_a_process_that_is_stopped_leaves_the_admins_work_to_the_next_and_nothin
         "DATA_DIR": tmp_path,
     }
     batch = {"model_name": "flux-dev", "prompts": ["[[slow=3]] b", "c", "d"]}
-    with served(**settings) as first:
+    with running_service(**settings) as first:
         single = first.connect("/generate", {**PICTURE, "prompt": "[[slow=3]] a"}, **ADMIN)
         until(lambda: simulator.counts().in_flight == 1)
         several = first.connect("/generate-batch", batch, **ADMIN)
         until(lambda: simulator.counts().in_flight == 2)
         first.signal(signal.SIGINT)
-        (one, told), (another, told_of_batch) = answer_of(single), answer_of(several)
+        (one, told), (another, told_of_batch) = read_response(single), read_response(several)
         assert 0 == first.ended()
         assert 2 == simulator.counts().in_flight
 
     assert [(503, "shutting_down")] * 2 == [(one, told["code"]), (another, told_of_batch["code"])]
-    with served(**settings) as second:
+    with running_service(**settings) as second:
 
         def result(path: str):
             return requests.get(second.url + path, headers=ADMIN, timeout=30).json()
@@ -119,16 +119,16 @@ def test_a_process_that_is_stopped_leaves_the_admins_work_to_the_next_and_nothin
 
 def test_a_users_work_waits_for_its_owner_and_goes_on_when_they_come(simulator, tmp_path):
     settings = {"REPLICATE_BASE_URL": simulator.url, "REPLICATE_CONCURRENT_LIMIT": 1, "DATA_DIR": tmp_path}
-    with served(**settings) as first:
+    with running_service(**settings) as first:
         running = first.connect("/generate", {**PICTURE, "prompt": "[[hang]]"}, **USER)
         until(lambda: simulator.counts().in_flight == 1)
         queued = first.connect("/generate", PICTURE, **USER)
         until(lambda: requests.get(f"{first.url}/status", timeout=30).json()["concurrency"]["waiting"] == 1)
         first.signal(signal.SIGINT)
-        targets = [answer_of(caller)[1]["id"] for caller in (running, queued)]
+        targets = [read_response(caller)[1]["id"] for caller in (running, queued)]
         assert 0 == first.ended()
     before = simulator.counts().requests
-    with served(**settings) as second:
+    with running_service(**settings) as second:
 
         def told(method: str, target: str, **headers: str):
             return requests.request(method, f"{second.url}/generations/{target}", headers=headers, timeout=30)
@@ -150,17 +150,19 @@ def test_a_directory_that_cannot_be_written_does_not_keep_a_service_from_serving
     simulator, tmp_path
 ):
     ledger = f"sqlite:///{tmp_path}/ledger.db"
-    with served(REPLICATE_BASE_URL=simulator.url, DATA_DIR=UNWRITABLE, DATABASE_URL=ledger) as service:
-        status, told = answer_of(service.connect("/generate", PICTURE, **USER))
+    with running_service(
+        REPLICATE_BASE_URL=simulator.url, DATA_DIR=UNWRITABLE, DATABASE_URL=ledger
+    ) as service:
+        status, told = read_response(service.connect("/generate", PICTURE, **USER))
 
     assert (200, True) == (status, told["success"])
 
 
 def test_where_no_ledger_can_be_written_nothing_is_spent_and_health_says_why(simulator):
-    with served(REPLICATE_BASE_URL=simulator.url, DATA_DIR=UNWRITABLE) as service:
-        status, told = answer_of(service.connect("/generate", PICTURE, **USER))
-        health, reason = answer_of(service.connect("/health"))
-        figures, _ = answer_of(service.connect("/status"))
+    with running_service(REPLICATE_BASE_URL=simulator.url, DATA_DIR=UNWRITABLE) as service:
+        status, told = read_response(service.connect("/generate", PICTURE, **USER))
+        health, reason = read_response(service.connect("/health"))
+        figures, _ = read_response(service.connect("/status"))
 
     assert [(500, "internal")] * 2 == [(status, told["code"]), (health, reason["code"])]
     assert reason["detail"].startswith("The ledger cannot be written: ")

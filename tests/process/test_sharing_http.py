@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import requests
 
-from harness.service_process import answer_of, served, until
+from harness.service_process import read_response, running_service, until
 from settings import FILES_AT_ONCE, HANDED_IN_AT_ONCE, LISTENERS_AT_ONCE
 from tests.support.callers import PICTURE
 
@@ -31,7 +31,7 @@ def data(tmp_path):
 def sharing(simulator, data, **settings):
     """The service, and a stack that closes the callers' connections."""
     wanted = {"REPLICATE_BASE_URL": simulator.url, "DATA_DIR": data} | settings
-    with served(**wanted) as service, ExitStack() as stack:
+    with running_service(**wanted) as service, ExitStack() as stack:
         yield service, stack
 
 
@@ -89,7 +89,7 @@ def test_handing_in(simulator, data):
         until(lambda: refused(greedy) == 6)
 
         polite = [service.connect("/generate", PICTURE, **each, **ASYNC) for each in POLITE]
-        assert [202] * 4 == [answer_of(each)[0] for each in polite]
+        assert [202] * 4 == [read_response(each)[0] for each in polite]
         assert 6 == refused(greedy)
 
 
@@ -103,7 +103,7 @@ def test_listening(simulator, data):
 
         targets = {}
         for caller in (GREEDY, *POLITE):
-            _, answered = answer_of(service.connect("/generate", json.loads(body), **caller, **ASYNC))
+            _, answered = read_response(service.connect("/generate", json.loads(body), **caller, **ASYNC))
             targets[str(caller)] = answered["id"]
         greedy = [listen(GREEDY) for _ in range(most + 6)]
         until(lambda: refused(greedy) == 6)
@@ -143,10 +143,10 @@ def test_large_bodies(simulator, data):
 
         batch = {"model_name": "flux-dev", "prompts": ["a fox"], "dry_run": True}
         small = [service.connect("/generate-batch", batch, **GREEDY, **each) for each in (*[ASYNC] * 3, {})]
-        assert [200] * 4 == [answer_of(each)[0] for each in small]
+        assert [200] * 4 == [read_response(each)[0] for each in small]
         padded = {**batch, "prompts": ["a fox " * 40] * 1000}
         polite = [service.connect("/generate-batch", padded, **each) for each in POLITE]
-        assert [200] * 4 == [answer_of(each)[0] for each in polite]
+        assert [200] * 4 == [read_response(each)[0] for each in polite]
 
 
 def test_planning(simulator, data):
@@ -158,7 +158,7 @@ def test_planning(simulator, data):
         greedy = [begun(service, stack, "POST", "/generate-batch", body, **GREEDY) for _ in range(30)]
 
         polite = [service.connect("/generate-batch", small, **each) for each in POLITE]
-        assert [200] * 4 == [answer_of(each)[0] for each in polite]
+        assert [200] * 4 == [read_response(each)[0] for each in polite]
         assert None in [status_of(each) for each in greedy]
 
 
@@ -228,4 +228,4 @@ def test_a_client_that_sends_its_whole_body_before_it_reads_learns_of_its_refusa
         caller = begun(service, stack, "POST", "/generate", length=len(body), **headers, Connection="close")
         caller.sendall(body)
 
-        assert (413 if headers else 401) == answer_of(caller)[0]
+        assert (413 if headers else 401) == read_response(caller)[0]

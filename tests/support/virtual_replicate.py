@@ -19,7 +19,7 @@ from multidict import CIMultiDict
 
 from simulator import Options
 from simulator.server import application
-from simulator.world import World
+from simulator.state import SimulatorState
 from tests.support.wiring import Parts, parts
 
 
@@ -177,10 +177,10 @@ class Losing(httpx.AsyncBaseTransport):
         raise httpx.ReadError("the connection was reset")
 
 
-def simulator_here(options: Options) -> tuple[World, Loopback]:
+def simulator_here(options: Options) -> tuple[SimulatorState, Loopback]:
     """The simulator on the running loop, and the connections to it."""
     loop = asyncio.get_running_loop()
-    world = World(options, clock=lambda: round(loop.time() * 1e9))
+    world = SimulatorState(options, clock=lambda: round(loop.time() * 1e9))
     app = application(world)
     app.freeze()
     return world, Loopback(app)
@@ -191,7 +191,7 @@ async def replicate(
     options: Options,
     line: Callable[[httpx.AsyncBaseTransport], httpx.AsyncBaseTransport] = lambda loopback: loopback,
     **limits: Any,
-) -> AsyncIterator[tuple[Parts, World]]:
+) -> AsyncIterator[tuple[Parts, SimulatorState]]:
     """The inside of a service (see `parts.parts`) before a simulator, both on this loop. `line` may put connections of
     its own between them."""
     world, loopback = simulator_here(options)

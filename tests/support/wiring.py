@@ -307,7 +307,7 @@ async def suffered(
         for number in range(len(faults))
     ]
     for caller, fault in zip(callers, faults, strict=True):
-        simulator.order(on=on, times=times, token=caller.credentials["replicate"], **fault)
+        simulator.inject(on=on, times=times, token=caller.credentials["replicate"], **fault)
     async with parts(simulator, **timing) as service:
         endings = await asyncio.gather(*(service.run("[[slow=0.01]]", caller=caller) for caller in callers))
     made = simulator.predictions()

@@ -11,7 +11,7 @@ import statistics
 import pytest
 
 from simulator import Options
-from simulator.world import World
+from simulator.state import SimulatorState
 from tests.support.virtual_replicate import replicate
 from tests.support.virtual_time import run
 from tests.support.wiring import ADMIN, OTHER_USER, USER, Parts
@@ -21,11 +21,11 @@ def clock() -> float:
     return asyncio.get_running_loop().time()
 
 
-def ideal(world: World, slots: int) -> float:
+def ideal(world: SimulatorState, slots: int) -> float:
     """Seconds that the predictions of this world take in so many slots when nothing ever waits: each goes, in the
     order of creation, to the slot that is free first."""
     free_at = [0.0] * slots
-    for each in world.book:
+    for each in world.predictions:
         heapq.heapreplace(free_at, free_at[0] + (each.completed_at - each.created_at).total_seconds())
     return max(free_at)
 
@@ -49,9 +49,16 @@ def test_180_predictions_of_12_s_are_done_within_6_percent_of_the_ideal_and_4_re
         async with replicate(options, concurrent_limit=60, timeout=600, reserve=0.05) as (service, world):
             known = knew(service)
             batch = await service.run_batch([f"picture {n}" for n in range(180)])
-            delays = [known[each.id] - world.book.loop_time(each.completed_at) for each in world.book]
+            delays = [
+                known[each.id] - world.predictions.loop_time(each.completed_at) for each in world.predictions
+            ]
             makespan = clock() / ideal(world, 60)
-            return batch.summary()["succeeded"], makespan, statistics.median(delays), world.tally.snapshot()
+            return (
+                batch.summary()["succeeded"],
+                makespan,
+                statistics.median(delays),
+                world.counters.snapshot(),
+            )
 
     succeeded, makespan, delay, counts = run(story())
     assert 180 == succeeded == counts.creations_accepted
@@ -69,11 +76,14 @@ def test_a_model_of_seconds_and_one_of_minutes_both_get_few_looks(seconds, reque
         options = Options(prediction_seconds=seconds, jitter=0.1, seed=1)
         async with replicate(options, concurrent_limit=1, timeout=600) as (service, world):
             await service.run_batch(["a teacher"] * 3)
-            before = sum(world.tally.snapshot().requests.values())
+            before = sum(world.counters.snapshot().requests.values())
             known = knew(service)
             await service.run_batch(["a fox"] * 20)
-            late = [known[each.id] - world.book.loop_time(each.completed_at) for each in [*world.book][3:]]
-            return (sum(world.tally.snapshot().requests.values()) - before) / 20, statistics.median(late)
+            late = [
+                known[each.id] - world.predictions.loop_time(each.completed_at)
+                for each in [*world.predictions][3:]
+            ]
+            return (sum(world.counters.snapshot().requests.values()) - before) / 20, statistics.median(late)
 
     asked, late = run(story())
     assert asked <= requests
@@ -91,7 +101,7 @@ def test_2000_creations_over_a_jittery_line_are_never_601_in_a_minute_and_waste_
             Options(**JITTERY, seed=seed), concurrent_limit=200, timeout=600, reserve=0.05
         ) as (service, world):
             batch = await service.run_batch([f"picture {n}" for n in range(2000)])
-            return batch.summary()["succeeded"], clock(), world.tally.snapshot()
+            return batch.summary()["succeeded"], clock(), world.counters.snapshot()
 
     succeeded, makespan, counts = run(story())
     assert 2000 == succeeded == counts.creations_accepted
@@ -128,12 +138,12 @@ def test_the_limit_holds_while_both_limits_jump_and_every_fifth_creation_fails_a
             prompts = [f"picture {n}" + " [[transient]]" * (n % 5 == 0) for n in range(1000)]
             batch = await service.run_batch(prompts)
             await changes
-            arrivals = [world.book.loop_time(each.created_at) for each in world.book]
+            arrivals = [world.predictions.loop_time(each.created_at) for each in world.predictions]
             return (
                 batch.summary()["succeeded"],
                 arrivals,
                 in_force,
-                world.tally.snapshot(),
+                world.counters.snapshot(),
                 service.gate.statistics(),
             )
 
@@ -160,9 +170,9 @@ def test_a_lowered_limit_is_kept_by_replicates_count_from_the_next_minute_on():
             await asyncio.sleep(30)
             service.gate.configure(requests_per_minute=100)
             await asyncio.sleep(62)  # what was spent before, and the last answers, have run out
-            world.tally.reset()
+            world.counters.reset()
             await batch
-            return world.tally.snapshot().creations_peak_per_minute
+            return world.counters.snapshot().creations_peak_per_minute
 
     assert run(story()) <= 100
 
@@ -180,7 +190,7 @@ def test_a_batch_of_five_windows_is_done_when_five_windows_are_and_a_hundredth_a
             world,
         ):
             batch = await service.run_batch([f"picture {n}" for n in range(3000)])
-            return batch.summary()["succeeded"], clock(), world.tally.snapshot()
+            return batch.summary()["succeeded"], clock(), world.counters.snapshot()
 
     succeeded, makespan, counts = run(story())
     assert 3000 == succeeded
@@ -207,7 +217,7 @@ def test_beside_a_batch_of_5000_a_single_call_waits_two_seconds_at_the_most(call
                 waited.append(single.queued)
             batch.cancel()
             await asyncio.wait([batch])
-            return waited, world.tally.snapshot()
+            return waited, world.counters.snapshot()
 
     waited, counts = run(story())
     assert max(waited) <= 2.2  # and the answer of the one whose place it takes
@@ -232,7 +242,7 @@ def test_an_account_of_6_a_minute_is_served_at_its_pace_without_hammering_and_sl
                 rich_took,
                 poor_batch.summary(),
                 clock(),
-                world.tally.snapshot(),
+                world.counters.snapshot(),
             )
 
     rich, rich_took, poor, took, counts = run(story())
@@ -272,14 +282,14 @@ def test_whatever_befalls_a_request_each_picture_is_made_and_paid_for_once(on, f
     async def story():
         options = Options(prediction_seconds=8, jitter=0.2, answer_delay=(0.02, 0.1), seed=1)
         async with replicate(options, concurrent_limit=10, timeout=600) as (service, world):
-            world.faults.order(on=on, times=3, after=4, **fault)
+            world.faults.inject(on=on, times=3, after=4, **fault)
             batch = await service.run_batch([f"picture {n}" for n in range(20)])
             after = await service.run("one more")
             await asyncio.sleep(60)
             gate, others = service.gate.statistics(), service.others.statistics()
             left = (gate.current_concurrent, gate.waiting, others.current_concurrent, others.waiting)
-            made = [each.id for each in world.book]
-            return batch, after, left, world.tally.snapshot(), made, world.faults.as_json()
+            made = [each.id for each in world.predictions]
+            return batch, after, left, world.counters.snapshot(), made, world.faults.as_json()
 
     batch, after, left, counts, made, not_struck = run(story())
     assert [] == not_struck

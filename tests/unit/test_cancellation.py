@@ -321,7 +321,7 @@ async def test_replicate_gets_no_request_for_a_generation_cancelled_while_queued
 @pytest.mark.parametrize("fault", [{"delay": 0.3}, {"reset": "after"}, {"hang": 3600}], ids=str)
 @on_a_loop
 async def test_cancelling_a_pending_creation_sends_a_cancel_to_replicate(simulator, fault):
-    simulator.order(on="create", **fault)
+    simulator.inject(on="create", **fault)
     async with parts(simulator, create_timeout=0.5) as service:
         task = asyncio.create_task(service.run("[[hang]]"))
         await until(lambda: simulator.counts().creations_accepted == 1)

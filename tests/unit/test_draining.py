@@ -273,7 +273,7 @@ def test_a_creation_that_cannot_be_searched_for_because_its_token_is_refused_cou
 
 @on_a_loop
 async def test_the_end_of_a_drain_sends_nothing_to_replicate_and_every_prediction_is_in_the_ledger(simulator):
-    simulator.order(on="create", after=2, delay=0.5)
+    simulator.inject(on="create", after=2, delay=0.5)
     async with parts(simulator, concurrent_limit=3) as service:
         callers = [asyncio.create_task(service.run("[[hang]]")) for _ in range(5)]
         await until(lambda: simulator.counts().creations_accepted == 3)

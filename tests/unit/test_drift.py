@@ -545,7 +545,7 @@ def test_replicate_is_asked_for_every_model(ask):
 def test_what_replicate_changed_is_told(ask, simulator):
     drifted = document("flux-dev")["latest_version"]
     schemas(drifted["openapi_schema"])["Input"]["properties"]["guidance"]["default"] = 4
-    simulator.order(
+    simulator.inject(
         on="model", after=list(MODELS).index("black-forest-labs/flux-dev"), set={"latest_version": drifted}
     )
 
@@ -573,7 +573,7 @@ def test_what_replicate_changed_is_told(ask, simulator):
     ids=str,
 )
 def test_a_model_that_replicate_does_not_show_is_told_and_the_others_are_checked(ask, simulator, fault, said):
-    simulator.order(on="model", **fault)
+    simulator.inject(on="model", **fault)
 
     status, out, err = ask()
 
@@ -639,7 +639,7 @@ def test_the_token_goes_to_the_configured_base_alone(ask, simulator, monkeypatch
         for proxy in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
             monkeypatch.setenv(proxy, elsewhere.url)
         location = {"Location": f"{elsewhere.url}/v1/models/{next(iter(MODELS))}"}
-        simulator.order(on="model", status=307, headers=location)
+        simulator.inject(on="model", status=307, headers=location)
 
         status, _, err = ask()
 

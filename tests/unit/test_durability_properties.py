@@ -73,7 +73,7 @@ class Durability(CrashMachine):
         )
     )
     def lose_an_answer(self, fault):
-        self.world.faults.order(on="create", **fault)
+        self.world.faults.inject(on="create", **fault)
 
     async def check(self) -> None:
         records = self.disk.all(GenerationRecord)
@@ -84,7 +84,7 @@ class Durability(CrashMachine):
                 ADMIN.id if each.creation.token == ADMIN.credentials["replicate"] else USER.id,
                 each.creation.input["prompt"],
             )
-            for each in self.world.book
+            for each in self.world.predictions
         )
         assert wanted == made
         on_disk = {each.id for each in (*records, *self.disk.all(BatchRecord))}

@@ -158,7 +158,7 @@ def test_only_the_first_line_of_a_models_error_is_reported():
 async def test_a_prediction_that_finished_unpolled_is_a_success_at_its_deadline(simulator):
     """It is paid for, and the answer to its cancel tells how it ended."""
     for on in ("get", "list"):
-        simulator.order(on=on, times=100, status=429, headers={"Retry-After": "300"})
+        simulator.inject(on=on, times=100, status=429, headers={"Retry-After": "300"})
     async with parts(simulator) as service:
         ended = await service.run("[[slow=0.6]]", timeout=2)
 
@@ -244,7 +244,7 @@ def test_a_throttled_account_gets_one_request_per_pause_and_not_one_per_generati
 @on_a_loop
 async def test_an_account_that_announced_its_last_creation_gets_no_other(simulator):
     simulator.account(USER.credentials["replicate"], creations_per_minute=2)
-    simulator.order(
+    simulator.inject(
         on="create", token=USER.credentials["replicate"], status=429, headers={"Retry-After": "0"}
     )
     async with parts(simulator, concurrent_limit=4) as service:
@@ -285,7 +285,7 @@ async def test_a_429_in_any_form_is_waited_out_and_the_prediction_is_paid_once(s
 
 @on_a_loop
 async def test_a_long_429_pauses_its_account_and_no_other(simulator):
-    simulator.order(
+    simulator.inject(
         on="create", token=USER.credentials["replicate"], status=429, headers={"Retry-After": "100000"}
     )
     async with parts(simulator) as service:
@@ -335,7 +335,7 @@ def test_a_back_off_holds_no_slot():
 
 @on_a_loop
 async def test_a_503_is_retried(simulator):
-    simulator.order(on="create", times=MAX_ATTEMPTS - 1, status=503)
+    simulator.inject(on="create", times=MAX_ATTEMPTS - 1, status=503)
     async with parts(simulator) as service:
         ended = await service.run()
 
@@ -354,7 +354,7 @@ async def test_an_unreachable_replicate_is_retried_and_then_reported(simulator):
 
 @on_a_loop
 async def test_a_refused_input_is_not_retried(simulator):
-    simulator.order(on="create", status=422)
+    simulator.inject(on="create", status=422)
     async with parts(simulator) as service:
         ended = await service.run()
 
@@ -393,8 +393,8 @@ def test_a_refused_account_stops_its_own_batch_and_no_other():
 
 @on_a_loop
 async def test_one_slot_is_one_prediction_in_flight(simulator):
-    simulator.order(on="create", times=2, after=3, reset="after")
-    simulator.order(on="create", times=2, after=5, status=503)
+    simulator.inject(on="create", times=2, after=3, reset="after")
+    simulator.inject(on="create", times=2, after=5, status=503)
     async with parts(simulator, concurrent_limit=6) as service:
         batch = await service.run_batch([f"[[slow=0.1]] number {number}" for number in range(30)])
 
@@ -470,7 +470,7 @@ def test_every_batch_has_results_in_input_order_and_every_prediction_is_an_attem
     @on_a_loop
     async def scenario():
         if lost:
-            simulator.order(on="create", times=lost, reset="after")
+            simulator.inject(on="create", times=lost, reset="after")
         prompts = [f"{directive} [[slow=0.01]] number {n}" for n, directive in enumerate(directives)]
         async with parts(simulator, concurrent_limit=concurrent_limit) as service:
             batch = await service.run_batch(prompts)

@@ -6,7 +6,7 @@ import socket
 
 import pytest
 
-from harness.service_process import served
+from harness.service_process import running_service
 from server.worker import LONGEST_HEADERS, MOST_HEADERS
 
 LINE = b"GET /health HTTP/1.1\r\n"
@@ -19,7 +19,7 @@ CONFIGURE = (
 
 @pytest.fixture(scope="module")
 def service():
-    with served(REPLICATE_SIMULATE=1, CONCURRENT_DOCKER_ADMIN_API_KEY="ops") as started:
+    with running_service(REPLICATE_SIMULATE=1, CONCURRENT_DOCKER_ADMIN_API_KEY="ops") as started:
         yield started
 
 

@@ -67,7 +67,7 @@ async def after_all(prompt, *, arrives: float, wait: float, act=None, lists_fail
                 await act(service)
             await asyncio.sleep(wait)
             record = service.ledger.generation(work.id)
-            states = [(each.id, each.status) for each in world.book]
+            states = [(each.id, each.status) for each in world.predictions]
             spent = sum(service.core.budget._spent.values())
     return record, states, round(spent, 6), [each["event"] for each in logs]
 
@@ -181,9 +181,9 @@ def test_two_that_may_be_its_prediction_are_left_alone():
         ) as (service, world):
             await service.core.generations.submit(submission(a_picture("a fox"), ADMIN, wait_seconds=0))
             await asyncio.sleep(151)
-            world.create(next(iter(world.book)).creation)
+            world.create(next(iter(world.predictions)).creation)
             await asyncio.sleep(300)
-            return [each.status for each in world.book]
+            return [each.status for each in world.predictions]
 
     assert ["processing"] * 3 == run(story())
 

@@ -42,7 +42,7 @@ async def in_a_batch(prompts: list[str], **how) -> tuple[int, list[str], int]:
     async with replicate_of_bad_days(**how) as (service, world):
         batch = await service.run_batch(prompts)
         codes = [item.error.code for item in batch.items if item.error]
-        return batch.summary()["succeeded"], codes, world.tally.snapshot().creations_accepted
+        return batch.summary()["succeeded"], codes, world.counters.snapshot().creations_accepted
 
 
 async def one_by_one(prompts: list[str], *, every: float, **how) -> tuple[int, list[str], int]:
@@ -54,7 +54,7 @@ async def one_by_one(prompts: list[str], *, every: float, **how) -> tuple[int, l
                 await asyncio.sleep(every)
         ends = [task.result() for task in tasks]
         codes = [each.error.code for each in ends if each.error]
-        return sum(each.succeeded for each in ends), codes, world.tally.snapshot().creations_accepted
+        return sum(each.succeeded for each in ends), codes, world.counters.snapshot().creations_accepted
 
 
 @pytest.mark.slow
@@ -145,7 +145,7 @@ def test_a_prediction_that_is_found_after_its_deadline_has_run_out_of_time():
     async def story():
         async with replicate_of_bad_days(answers=1.0, lag=(60.0, 60.0)) as (service, world):
             ended = await service.run("[[slow=500]] a fox", timeout=20)
-            (made,) = world.book
+            (made,) = world.predictions
             return ended.error.code, made.status, asyncio.get_running_loop().time() < 80
 
     assert ("generation_timeout", "canceled", True) == run(story())
@@ -155,7 +155,7 @@ def test_a_prediction_that_is_found_late_has_what_is_left_of_its_time():
     async def story():
         async with replicate_of_bad_days(answers=1.0, lag=(30.0, 30.0)) as (service, world):
             ended = await service.run("[[slow=500]] a fox", timeout=100)
-            (made,) = world.book
+            (made,) = world.predictions
             return ended.error.code, made.status, asyncio.get_running_loop().time()
 
     code, status, at = run(story())
@@ -172,7 +172,7 @@ def test_a_search_that_a_kill_ends_goes_on_in_the_next_process_by_the_same_rules
         rows = MemoryLedger().rows
         process = Process(rows, loopback)
         await run_one(process.core, a_picture("a hare"))
-        world.faults.order(on="create", **fault)
+        world.faults.inject(on="create", **fault)
         await process.generations.submit(submission(a_picture("a fox"), wait_seconds=0))
         await asyncio.sleep(4)
         searched = process.ledger.unfinished()[0].attempts[0].clock_skew
@@ -180,7 +180,7 @@ def test_a_search_that_a_kill_ends_goes_on_in_the_next_process_by_the_same_rules
         process = Process(rows, loopback)
         await asyncio.sleep(300)
         ended = [each.state for each in process.ledger.all(GenerationRecord)]
-        made = len(list(world.book))
+        made = len(list(world.predictions))
         await process.killed()
         await world.close()
         return searched, ended, made

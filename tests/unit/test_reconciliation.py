@@ -390,7 +390,7 @@ async def test_a_creation_that_never_arrived_is_sent_again_and_paid_once(simulat
 
 @on_a_loop
 async def test_of_twenty_identical_requests_that_lose_three_answers_each_gets_its_own_prediction(simulator):
-    simulator.order(on="create", times=3, after=5, reset="after")
+    simulator.inject(on="create", times=3, after=5, reset="after")
     async with parts(simulator) as service:
         batch = await service.run_batch(["[[slow=0.3]] a fox"] * 20)
 
@@ -402,8 +402,8 @@ async def test_of_twenty_identical_requests_that_lose_three_answers_each_gets_it
 
 @on_a_loop
 async def test_of_identical_requests_some_lost_before_and_some_after_arriving_none_is_paid_twice(simulator):
-    simulator.order(on="create", times=2, after=1, reset="after")
-    simulator.order(on="create", times=2, after=3, reset="before")
+    simulator.inject(on="create", times=2, after=1, reset="after")
+    simulator.inject(on="create", times=2, after=3, reset="before")
     async with parts(simulator) as service:
         batch = await service.run_batch(["[[slow=0.3]] a fox"] * 10)
 
@@ -418,7 +418,7 @@ async def test_somebody_elses_identical_prediction_beside_ours_is_unknown_and_ne
 ):
     async with parts(simulator) as elsewhere, parts(simulator) as service:
         await elsewhere.run("a fox")
-        simulator.order(on="create", reset="after")
+        simulator.inject(on="create", reset="after")
         ended = await service.run("a fox")
 
     assert ("outcome_unknown", 1, False) == (ended.error.code, len(ended.attempts), ended.error.retryable)
@@ -430,8 +430,8 @@ async def test_somebody_elses_identical_prediction_beside_ours_is_unknown_and_ne
 async def test_when_the_list_fails_too_the_outcome_is_unknown_and_nothing_is_sent_again_to_any_model(
     simulator,
 ):
-    simulator.order(on="create", reset="after")
-    simulator.order(on="list", times=100, status=500)
+    simulator.inject(on="create", reset="after")
+    simulator.inject(on="list", times=100, status=500)
     async with parts(simulator) as service:
         ended = await service.run(fallback=True)
 
@@ -443,7 +443,7 @@ async def test_when_the_list_fails_too_the_outcome_is_unknown_and_nothing_is_sen
 async def test_another_accounts_identical_prediction_is_never_adopted(simulator):
     async with parts(simulator) as service:
         await service.run("a fox", caller=USER)
-        simulator.order(on="create", reset="before")
+        simulator.inject(on="create", reset="before")
         ended = await service.run("a fox", caller=ADMIN)
 
     (_, ours) = simulator.predictions()
@@ -453,7 +453,7 @@ async def test_another_accounts_identical_prediction_is_never_adopted(simulator)
 @on_a_loop
 async def test_a_lost_creation_beyond_the_first_page_is_found(simulator):
     async with parts(simulator, concurrent_limit=200, search=SearchTiming(quick=(1.0, 1.0, 1.0))) as service:
-        simulator.order(on="create", reset="after")
+        simulator.inject(on="create", reset="after")
         lost = asyncio.create_task(service.run("the one"))
         await until(lambda: simulator.counts().creations_accepted == 1)
         await service.run_batch([f"number {number}" for number in range(130)], caller=ADMIN)

@@ -356,7 +356,7 @@ def test_what_a_killed_process_created_at_replicate_is_found_with_its_outputs(ca
                 caller, MODEL, content=fingerprint(SENT), since=since, reference="gen_a.1"
             )
             ended = await service.provider.wait(caller, created.prediction, model=MODEL)
-            return lost.prediction.id, ended.id, ended.is_made, world.tally.snapshot().creations_accepted
+            return lost.prediction.id, ended.id, ended.is_made, world.counters.snapshot().creations_accepted
 
     lost, found, made, paid = run(story())
     assert (lost, True, 1) == (found, made, paid)

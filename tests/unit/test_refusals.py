@@ -161,7 +161,7 @@ async def test_low_credit_advice_never_reaches_a_caller(simulator):
         "minute with a burst of 1 requests while you have less than $5.0 in credit.",
         "retry_after": 0,
     }
-    simulator.order(on="create", times=20, status=429, headers={}, body=low)
+    simulator.inject(on="create", times=20, status=429, headers={}, body=low)
     async with parts(simulator) as service:
         ended = await service.run(caller=ADMIN)
 

@@ -31,11 +31,11 @@ def batch_with(*faults, prompts=200, caller=ADMIN, limits=None, account=None):
         limited = {"concurrent_limit": 50, "requests_per_minute": 600} | (limits or {})
         async with replicate(OPTIONS, **limited) as (service, world):
             for fault in faults:
-                world.faults.order(**{"on": "create", "after": 10} | fault)
+                world.faults.inject(**{"on": "create", "after": 10} | fault)
             if account:
                 world.accounts.configure(caller.credentials["replicate"], **account)
             batch = await service.run_batch([f"fox {number}" for number in range(prompts)], caller=caller)
-            counts = world.tally.snapshot()
+            counts = world.counters.snapshot()
             assert 0 == service.gate.statistics().current_concurrent
             return ends(batch), counts.requests, counts.creations_accepted, batch
 
@@ -137,7 +137,7 @@ def test_after_a_402_creations_go_one_at_a_time_until_one_is_accepted():
             refused = await service.run("first")
             others = [asyncio.create_task(service.run(f"fox {number}")) for number in range(20)]
             await asyncio.sleep(3)
-            sent = world.tally.snapshot().requests["create"]
+            sent = world.counters.snapshot().requests["create"]
             world.accounts.configure(TOKEN, credit="ok")
             after = asyncio.get_running_loop().time()
             await asyncio.gather(*others)
@@ -159,7 +159,7 @@ def test_two_batches_of_one_account_each_see_two_402s_and_another_account_none()
             batches = await asyncio.gather(
                 *(service.run_batch(["a fox"] * 20, caller=each) for each in (USER, USER, OTHER_USER))
             )
-            return [ends(each) for each in batches], world.tally.snapshot().requests["create"]
+            return [ends(each) for each in batches], world.counters.snapshot().requests["create"]
 
     ended, sent = run(story())
 

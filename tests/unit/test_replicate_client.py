@@ -43,7 +43,7 @@ from tests.support.wiring import (
 @pytest.mark.parametrize("status", [429, 503, 504])
 @on_a_loop
 async def test_trap_1_an_uncapped_retry_after_is_neither_slept_nor_believed(simulator, status):
-    simulator.order(on="get", status=status, headers={"Retry-After": "1000000"})
+    simulator.inject(on="get", status=status, headers={"Retry-After": "1000000"})
     async with parts(simulator) as service:
         with pytest.raises(PollFailed) as refused:
             await look(service)
@@ -79,7 +79,7 @@ async def test_trap_2_more_than_a_hundred_requests_are_under_way_at_once():
 
 @on_a_loop
 async def test_trap_3_a_creation_that_hangs_ends_by_a_timeout_and_its_prediction_is_found(simulator):
-    simulator.order(on="create", hang=3600)
+    simulator.inject(on="create", hang=3600)
     async with parts(simulator, create_timeout=0.2) as service:
         ended = await service.run()
 
@@ -161,8 +161,8 @@ async def test_trap_5_an_end_that_the_client_refuses_to_read_is_read(simulator):
 
 @on_a_loop
 async def test_trap_5_answers_without_version_or_any_field_they_may_lack_are_read(simulator):
-    simulator.order(on="create", drop=["version", "input", "urls", "logs", "created_at", "output", "error"])
-    simulator.order(on="get", drop=["version", "input", "urls", "logs", "created_at", "metrics", "error"])
+    simulator.inject(on="create", drop=["version", "input", "urls", "logs", "created_at", "output", "error"])
+    simulator.inject(on="get", drop=["version", "input", "urls", "logs", "created_at", "metrics", "error"])
     async with parts(simulator) as service:
         endings = [await service.run(), await service.run("[[sparse]]")]
 
@@ -173,7 +173,7 @@ async def test_trap_5_answers_without_version_or_any_field_they_may_lack_are_rea
 @pytest.mark.parametrize("missing", ["id", "status"])
 @on_a_loop
 async def test_a_creation_answered_without_what_must_be_there_is_found_again(simulator, missing):
-    simulator.order(on="create", drop=[missing])
+    simulator.inject(on="create", drop=[missing])
     async with parts(simulator) as service:
         ended = await service.run()
 
@@ -186,7 +186,7 @@ async def test_a_creation_answered_without_what_must_be_there_is_found_again(sim
 @pytest.mark.parametrize("status", [400, 401, 402, 403, 404, 405, 413, 422, 451, 307])
 @on_a_loop
 async def test_trap_5_a_refusal_without_a_document_of_replicates_is_no_last_word(simulator, status, body):
-    simulator.order(on="create", status=status, body=body)
+    simulator.inject(on="create", status=status, body=body)
     async with parts(simulator) as service:
         ended = await service.run()
 
@@ -198,7 +198,7 @@ async def test_trap_5_a_refusal_without_a_document_of_replicates_is_no_last_word
 @on_a_loop
 async def test_trap_5_what_the_client_throws_away_of_an_error_is_kept(simulator):
     body = {"detail": "no", "retry_after": 7, "invalid_fields": [{"field": "input.seed"}]}
-    simulator.order(on="get", status=422, headers={"X-Trace": "t"}, body=body)
+    simulator.inject(on="get", status=422, headers={"X-Trace": "t"}, body=body)
     async with parts(simulator) as service:
         with pytest.raises(Refusal) as refused, await service.others.acquire("admin") as lease:
             await service.provider._client._call(ADMIN, "GET", "/v1/predictions/p1", lease, seconds=5)
@@ -213,7 +213,7 @@ async def test_trap_5_what_the_client_throws_away_of_an_error_is_kept(simulator)
 @on_a_loop
 async def test_trap_5_replicates_own_validation_is_told_by_field(simulator):
     fields = [{"type": "number_lte", "field": "input.seed", "description": "Must be less than or equal to 4"}]
-    simulator.order(on="create", status=422, body={"detail": "- input.seed: …", "invalid_fields": fields})
+    simulator.inject(on="create", status=422, body={"detail": "- input.seed: …", "invalid_fields": fields})
     async with parts(simulator) as service:
         ended = await service.run()
 
@@ -229,7 +229,7 @@ async def test_trap_5_replicates_own_validation_is_told_by_field(simulator):
 )  # fmt: skip
 @on_a_loop
 async def test_a_token_in_what_replicate_says_is_not_passed_on(simulator, status, told):
-    simulator.order(
+    simulator.inject(
         on="create",
         status=status,
         body=json.loads(json.dumps(told).replace("r8_user", USER.credentials["replicate"])),
@@ -250,7 +250,7 @@ async def test_trap_6_an_output_host_gets_no_token_and_no_visit(simulator):
         return reply(b"")
 
     async with wire(quiet) as host, parts(simulator) as service:
-        simulator.order(on="get", times=100, set={"status": "succeeded", "output": [f"{host.url}/a.png"]})
+        simulator.inject(on="get", times=100, set={"status": "succeeded", "output": [f"{host.url}/a.png"]})
         ended = await service.run()
 
     assert (Text(f"{host.url}/a.png"),) == ended.prediction.outputs
@@ -390,7 +390,7 @@ async def test_trap_8_a_token_has_one_client_and_clients_are_bounded_and_hold_no
 
 @on_a_loop
 async def test_trap_8_a_client_evicted_while_in_use_loses_nothing(simulator):
-    simulator.order(on="create", times=3 * CLIENTS_KEPT, delay=0.2)
+    simulator.inject(on="create", times=3 * CLIENTS_KEPT, delay=0.2)
     callers = [
         Caller("user", f"user_{number}", credentials(replicate=f"r8_{number}"))
         for number in range(2 * CLIENTS_KEPT)
@@ -461,9 +461,9 @@ def test_a_prediction_that_replicate_does_not_know_any_more_is_an_error_unless_c
 ):
     async def story():
         async with replicate(Options(prediction_seconds=1, jitter=0)) as (service, world):
-            world.faults.order(on="get", times=1000, status=404)
+            world.faults.inject(on="get", times=1000, status=404)
             ended = await service.run(prompt)
-            return ended.error and ended.error.code, world.tally.snapshot().creations_accepted
+            return ended.error and ended.error.code, world.counters.snapshot().creations_accepted
 
     assert (code, 1) == run(story())
 
@@ -473,8 +473,8 @@ def test_a_prediction_that_replicate_does_not_know_any_more_is_an_error_unless_c
 )
 @on_a_loop
 async def test_a_token_rejected_while_its_prediction_runs_is_told_as_such(simulator, caller, code):
-    simulator.order(on="get", times=1000, status=401)
-    simulator.order(on="account", times=1000, status=401)
+    simulator.inject(on="get", times=1000, status=401)
+    simulator.inject(on="account", times=1000, status=401)
     async with parts(simulator) as service:
         ended = await service.run("[[hang]]", caller=caller)
 
@@ -489,9 +489,9 @@ def test_a_token_refused_in_passing_ends_no_watch(status, body, on):
         async with replicate(Options(prediction_seconds=10, jitter=0)) as (service, world):
             batch = asyncio.create_task(service.run_batch(["a fox"] * 20))
             await asyncio.sleep(5)
-            world.faults.order(on=on, times=5, status=status, body=body)
+            world.faults.inject(on=on, times=5, status=status, body=body)
             await batch
-            return batch.result().summary()["succeeded"], world.tally.snapshot().creations_accepted
+            return batch.result().summary()["succeeded"], world.counters.snapshot().creations_accepted
 
     assert (20, 20) == run(story())
 
@@ -503,7 +503,7 @@ def test_a_watch_whose_polls_are_refused_for_a_minute_with_a_good_token_is_given
             generation = asyncio.create_task(service.run())
             await asyncio.sleep(5)
             for kind in ("get", "list"):  # a poll may be made by a page
-                world.faults.order(on=kind, times=10_000, status=403)
+                world.faults.inject(on=kind, times=10_000, status=403)
             await asyncio.sleep(seconds)
             world.faults.clear()
             await generation
@@ -514,7 +514,7 @@ def test_a_watch_whose_polls_are_refused_for_a_minute_with_a_good_token_is_given
 
 @on_a_loop
 async def test_a_prediction_that_cannot_be_watched_any_more_is_cancelled(simulator):
-    simulator.order(on="get", status=400)
+    simulator.inject(on="get", status=400)
     async with parts(simulator) as service:
         ended = await service.run("[[hang]]")
 
@@ -524,7 +524,7 @@ async def test_a_prediction_that_cannot_be_watched_any_more_is_cancelled(simulat
 
 @on_a_loop
 async def test_a_cancel_that_fails_is_tried_again(simulator):
-    simulator.order(on="cancel", times=2, status=500)
+    simulator.inject(on="cancel", times=2, status=500)
     async with parts(simulator) as service:
         waiting = asyncio.create_task(service.run("[[hang]]"))
         await until(lambda: [state for _, state in service.ledger.moves] == ["submitting", "running"])
@@ -541,9 +541,9 @@ def test_a_cancel_that_is_refused_in_passing_is_tried_again(status, body):
     async def story():
         async with replicate(Options(jitter=0)) as (service, world):
             if (status, body) != (404, None):  # which says that there is nothing to cancel
-                world.faults.order(on="cancel", status=status, body=body)
+                world.faults.inject(on="cancel", status=status, body=body)
             await service.run("[[hang]]", timeout=5)
-            return dict(world.tally.snapshot().finished)
+            return dict(world.counters.snapshot().finished)
 
     assert {"canceled": 1} == run(story())
 
@@ -631,8 +631,8 @@ async def test_a_simulated_prediction_tells_how_far_it_is_and_the_list_does_not(
 
 @on_a_loop
 async def test_an_adopted_prediction_is_watched_from_its_id_alone(simulator):
-    simulator.order(on="create", reset="after")
-    simulator.order(on="list", times=10, drop=["status"])
+    simulator.inject(on="create", reset="after")
+    simulator.inject(on="list", times=10, drop=["status"])
     async with parts(simulator) as service:
         with await service.gate.acquire("admin") as lease:
             created = await service.provider.create(
@@ -679,7 +679,7 @@ async def test_an_account_is_known_by_its_name_when_its_token_is_accepted(simula
 )
 @on_a_loop
 async def test_a_token_is_refused_only_by_a_document_of_replicates(simulator, fault, standing):
-    simulator.order(on="account", **fault)
+    simulator.inject(on="account", **fault)
     async with parts(simulator) as service:
         account = await service.provider._client.account(USER)
 
@@ -689,7 +689,7 @@ async def test_a_token_is_refused_only_by_a_document_of_replicates(simulator, fa
 def test_an_account_that_is_not_told_in_five_seconds_is_unknown():
     async def story():
         async with replicate(Options()) as (service, world):
-            world.faults.order(on="account", hang=60)
+            world.faults.inject(on="account", hang=60)
             account = await service.provider._client.account(USER)
             return account, asyncio.get_running_loop().time()
 

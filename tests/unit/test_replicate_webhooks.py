@@ -305,7 +305,7 @@ async def test_each_callers_secret_is_that_of_their_own_account_by_one_request_o
 )
 @on_a_loop
 async def test_a_secret_that_replicate_does_not_give_is_a_service_error(simulator, fault, error):
-    simulator.order(on="secret", **fault)
+    simulator.inject(on="secret", **fault)
     async with parts(simulator) as service:
         with pytest.raises(error):
             await service.provider.webhook_secret(ADMIN)
@@ -471,12 +471,12 @@ def test_what_is_told_before_the_answer_is_read_is_there_when_it_is_waited_for()
             with await service.gate.acquire("admin") as lease:
                 creation = asyncio.create_task(creating(service, lease=lease))
                 await asyncio.sleep(1.8)
-                (made,) = world.book
+                (made,) = world.predictions
                 provider.receive_push("gen_a.1", over(made.id))
                 created = await creation
             ended = await provider.wait(ADMIN, created.prediction, model=MODEL)
             at = asyncio.get_running_loop().time()
-            return ended.outputs, at, world.tally.snapshot().requests
+            return ended.outputs, at, world.counters.snapshot().requests
 
     assert ((Url("https://a"),), 2.0, {"create": 1}) == virtual_time.run(story())
 
@@ -493,7 +493,7 @@ def test_what_names_another_prediction_than_the_answer_does_tells_of_neither():
                 await asyncio.sleep(1.5)
                 provider.receive_push("gen_a.1", over("forged"))
                 created = await creation
-            return created.prediction.id == next(iter(world.book)).id, provider._watcher._pushes.early(
+            return created.prediction.id == next(iter(world.predictions)).id, provider._watcher._pushes.early(
                 "forged"
             )
 
@@ -525,11 +525,11 @@ def test_a_lost_answer_that_a_webhook_makes_up_for_costs_no_look():
             service,
             world,
         ):
-            world.faults.order(on="create", reset="after")
+            world.faults.inject(on="create", reset="after")
             with await service.gate.acquire("admin") as lease:
                 creation = asyncio.create_task(creating(service, lease=lease))
                 await asyncio.sleep(1)
-                (made,) = world.book
+                (made,) = world.predictions
                 service.provider.receive_push("gen_a.1", over(made.id))
                 created = await creation
             at = asyncio.get_running_loop().time()
@@ -537,7 +537,7 @@ def test_a_lost_answer_that_a_webhook_makes_up_for_costs_no_look():
                 created.prediction.id == made.id,
                 created.prediction.is_made,
                 at,
-                world.tally.snapshot().requests,
+                world.counters.snapshot().requests,
             )
 
     assert (True, True, 1.0, {"create": 1}) == virtual_time.run(story())
@@ -586,8 +586,8 @@ async def test_a_creation_with_a_callback_is_told_of_when_it_is_over_and_not_loo
 
 @on_a_loop
 async def test_a_lost_answer_is_adopted_from_the_webhook_over_real_sockets(simulator):
-    simulator.order(on="create", reset="after")
-    simulator.order(on="list", times=100, status=500)
+    simulator.inject(on="create", reset="after")
+    simulator.inject(on="list", times=100, status=500)
     async with (
         parts(simulator, search=SearchTiming(quick=(5.0,))) as service,
         receiving(service.provider) as (callback, pushes),

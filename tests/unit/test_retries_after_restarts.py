@@ -25,7 +25,7 @@ def made_with_a_death_after_each_creation(*, dies_after, faults=(), **fields):
     async def story():
         world, loopback = simulator_here(Options(prediction_seconds=1.0, jitter=0.0, seed=1))
         for fault in faults:
-            world.faults.order(on="create", **fault)
+            world.faults.inject(on="create", **fault)
         rows = MemoryLedger().rows
         process = Process(rows, loopback)
         await process.generations.submit(submission(a_picture(PASSING, **fields), wait_seconds=0))
@@ -34,8 +34,8 @@ def made_with_a_death_after_each_creation(*, dies_after, faults=(), **fields):
         async with asyncio.timeout(3000):
             while process.ledger.unfinished():
                 await asyncio.sleep(0.01)
-                if len(list(world.book)) > created:
-                    created = len(list(world.book))
+                if len(list(world.predictions)) > created:
+                    created = len(list(world.predictions))
                     await asyncio.sleep(dies_after)
                     await process.killed()
                     process = Process(rows, loopback)

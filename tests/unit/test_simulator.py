@@ -14,7 +14,7 @@ from PIL import Image
 from simulator import Options, catalog, running
 from simulator.predictions import Creation
 from simulator.server import application
-from simulator.world import World
+from simulator.state import SimulatorState
 from tests.support import virtual_time
 from tests.support.virtual_replicate import Loopback
 
@@ -28,7 +28,7 @@ MINE = {"Authorization": "Bearer r8_mine"}
 OTHERS = {"Authorization": "Bearer r8_other"}
 
 
-class Hand:
+class ManualClock:
     """A clock moved by hand, in nanoseconds."""
 
     now = 10**15
@@ -36,18 +36,18 @@ class Hand:
     def __call__(self):
         return self.now
 
-    def forward(self, *, seconds):
+    def advance(self, *, seconds):
         self.now += round(seconds * 10**9)
 
 
 @pytest.fixture
-def hand():
-    return Hand()
+def clock():
+    return ManualClock()
 
 
 @pytest.fixture
-def sim(hand):
-    with running(Options(prediction_seconds=0.02, jitter=0, seed=1), clock=hand) as simulator:
+def sim(clock):
+    with running(Options(prediction_seconds=0.02, jitter=0, seed=1), clock=clock) as simulator:
         yield simulator
 
 
@@ -83,7 +83,7 @@ def url(outcome):
 
 @pytest.mark.parametrize("status", [200, 404, 410, 429, 500, 503])
 def test_a_delivery_is_answered_the_status_ordered_and_then_the_picture(sim, http, url, status):
-    sim.order(on="delivery", status=status, headers={"content-type": "text/plain"}, body="not yours")
+    sim.inject(on="delivery", status=status, headers={"content-type": "text/plain"}, body="not yours")
 
     struck, whole = http.get(url), http.get(url)
 
@@ -97,7 +97,7 @@ def test_a_delivery_is_answered_the_status_ordered_and_then_the_picture(sim, htt
 
 
 def test_a_delivery_can_be_redirected_anywhere(sim, http, url):
-    sim.order(on="delivery", status=302, headers={"Location": "http://169.254.169.254/latest"})
+    sim.inject(on="delivery", status=302, headers={"Location": "http://169.254.169.254/latest"})
 
     answer = http.get(url)
 
@@ -108,7 +108,7 @@ def test_a_delivery_can_be_redirected_anywhere(sim, http, url):
     ("fault", "lost"), [({"reset": "before"}, 0), ({"reset": "after"}, 1), ({"hang": 0.05}, 1)], ids=str
 )
 def test_a_delivery_can_be_cut_off_without_an_answer(sim, http, url, fault, lost):
-    sim.order(on="delivery", **fault)
+    sim.inject(on="delivery", **fault)
 
     with pytest.raises(httpx.TransportError):
         http.get(url)
@@ -117,7 +117,7 @@ def test_a_delivery_can_be_cut_off_without_an_answer(sim, http, url, fault, lost
 
 def test_a_delayed_delivery_is_whole(sim, http, url):
     whole = http.get(url).content
-    sim.order(on="delivery", delay=0.1)
+    sim.inject(on="delivery", delay=0.1)
     start = time.monotonic()
 
     assert whole == http.get(url).content
@@ -125,7 +125,7 @@ def test_a_delayed_delivery_is_whole(sim, http, url):
 
 
 def test_garbage_is_a_page_that_says_it_is_the_picture(sim, http, url):
-    sim.order(on="delivery", garbage=True)
+    sim.inject(on="delivery", garbage=True)
 
     answer = http.get(url)
 
@@ -139,7 +139,7 @@ def test_garbage_is_a_page_that_says_it_is_the_picture(sim, http, url):
 
 def test_a_truncated_delivery_promises_all_bytes_and_brings_half_of_them(sim, http, url):
     whole = http.get(url).content
-    sim.order(on="delivery", truncate=True)
+    sim.inject(on="delivery", truncate=True)
     came = []
 
     with http.stream("GET", url) as answer, pytest.raises(httpx.RemoteProtocolError):
@@ -151,7 +151,7 @@ def test_a_truncated_delivery_promises_all_bytes_and_brings_half_of_them(sim, ht
 
 def test_a_slow_delivery_comes_whole_in_pieces_over_the_seconds_ordered(sim, http, url):
     whole = http.get(url)
-    sim.order(on="delivery", slow=0.4)
+    sim.inject(on="delivery", slow=0.4)
     start = time.monotonic()
 
     with http.stream("GET", url) as answer:
@@ -164,7 +164,7 @@ def test_a_slow_delivery_comes_whole_in_pieces_over_the_seconds_ordered(sim, htt
 
 
 def test_a_slow_delivery_nobody_waits_for_is_an_answer_lost(sim, http, url):
-    sim.order(on="delivery", slow=3600)
+    sim.inject(on="delivery", slow=3600)
     with http.stream("GET", url) as answer:
         next(answer.iter_raw())
     for _ in range(200):
@@ -176,14 +176,14 @@ def test_a_slow_delivery_nobody_waits_for_is_an_answer_lost(sim, http, url):
 
 
 def test_an_order_for_any_request_lets_deliveries_through(sim, http, url):
-    sim.order(on="any", status=503)
+    sim.inject(on="any", status=503)
 
     assert 200 == http.get(url).status_code
     assert 503 == http.get("/v1/account", headers=MINE).status_code
 
 
 def test_an_order_for_deliveries_lets_every_request_of_the_api_through(sim, http, url):
-    sim.order(on="delivery", after=1, times=2, status=503)
+    sim.inject(on="delivery", after=1, times=2, status=503)
 
     assert 200 == http.get("/v1/account", headers=MINE).status_code
     assert [200, 503, 503, 200] == [http.get(url).status_code for _ in range(4)]
@@ -191,7 +191,7 @@ def test_an_order_for_deliveries_lets_every_request_of_the_api_through(sim, http
 
 def test_an_order_for_a_token_strikes_only_outputs_of_its_account(sim, http, outcome):
     mine, others = outcome()["output"][0], outcome(headers=OTHERS)["output"][0]
-    sim.order(on="delivery", token="r8_mine", status=503)
+    sim.inject(on="delivery", token="r8_mine", status=503)
 
     nowhere = f"{sim.url}/delivery/nothing/0.webp"
     assert [404, 200, 503, 200] == [http.get(each).status_code for each in (nowhere, others, mine, mine)]
@@ -219,7 +219,7 @@ def test_faults_of_deliveries_are_ordered_over_http(http, url):
 )
 def test_an_order_that_makes_no_sense_for_its_requests_is_refused(sim, http, order):
     with pytest.raises(ValueError, match=r"must be|exactly one"):
-        sim.order(**order)
+        sim.inject(**order)
     assert 400 == http.post("/simulator/faults", json=[order]).status_code
 
 
@@ -248,7 +248,9 @@ def test_a_secret_sent_for_an_output_that_is_not_there_is_counted_too(sim, http)
 def test_an_output_can_be_fetched_where_time_is_virtual_and_takes_none_of_it():
     async def fetched():
         loop = asyncio.get_running_loop()
-        world = World(Options(prediction_seconds=2, jitter=0), clock=lambda: round(loop.time() * 1e9))
+        world = SimulatorState(
+            Options(prediction_seconds=2, jitter=0), clock=lambda: round(loop.time() * 1e9)
+        )
         app = application(world)
         app.freeze()
         prediction = world.create(creation())
@@ -289,14 +291,14 @@ def lived(*creations, cancelled_after=None, seconds=10):
     async def live():
         loop = asyncio.get_running_loop()
         options = Options(prediction_seconds=seconds, jitter=0)
-        world = World(options, clock=lambda: round(loop.time() * 1e9))
+        world = SimulatorState(options, clock=lambda: round(loop.time() * 1e9))
         made = [world.create(each) for each in creations]
         if cancelled_after is not None:
             await asyncio.sleep(cancelled_after)
             for each in made:
-                world.book.cancel(each)
+                world.predictions.cancel(each)
         await asyncio.sleep(3600)
-        records, counts = [each.record() for each in made], world.tally.snapshot()
+        records, counts = [each.record() for each in made], world.counters.snapshot()
         await world.close()
         return records, counts
 
@@ -452,13 +454,13 @@ def test_a_hundred_megabytes_are_taken_and_one_byte_more_is_not(sim, http):
     assert [100_000_000] == [each.size for each in sim.uploads()]
 
 
-def test_an_upload_can_be_the_input_of_its_accounts_predictions_for_a_day(http, hand, outcome):
+def test_an_upload_can_be_the_input_of_its_accounts_predictions_for_a_day(http, clock, outcome):
     file = upload(http).json()["urls"]["get"]
 
     assert "succeeded" == outcome(image=file)["status"]
-    hand.forward(seconds=24 * 3600 - 1)
+    clock.advance(seconds=24 * 3600 - 1)
     assert "succeeded" == outcome(image=file)["status"]
-    hand.forward(seconds=1)
+    clock.advance(seconds=1)
     expected = ("failed", f"Failed to download input.image: 404 Not Found for {file}", None)
     ended = outcome(image=file)
     assert expected == (ended["status"], ended["error"], ended["output"])

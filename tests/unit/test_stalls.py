@@ -86,7 +86,7 @@ def test_stalls_of_10_to_200_s_under_load_exceed_no_minute_and_lose_no_predictio
             stalls = asyncio.create_task(stall())
             batch = await service.run_batch([f"picture {n}" for n in range(200)])
             await stalls
-            return batch, [*world.book], line.arrivals
+            return batch, [*world.predictions], line.arrivals
 
     batch, made, arrivals = run(story())
     assert densest_minute(arrivals) <= 60
@@ -114,8 +114,8 @@ LOSSES = {
 def test_a_lost_creation_keeps_slot_and_place_until_a_look_was_answered(fault):
     async def story():
         async with before_a_simulator(seconds=1) as (service, world, _):
-            world.faults.order(on="create", **fault)
-            world.faults.order(on="list", times=1000, status=500)
+            world.faults.inject(on="create", **fault)
+            world.faults.inject(on="list", times=1000, status=500)
             running = asyncio.create_task(service.run())
             await asyncio.sleep(31)
             seen = [figures(service.gate)]
@@ -141,7 +141,7 @@ REFUSALS = {"429": {"status": 429}, "422": {"status": 422}, "503": {"status": 50
 def test_a_refusal_is_an_answer_and_leaves_nothing_in_doubt(fault):
     async def story():
         async with before_a_simulator(seconds=1) as (service, world, _):
-            world.faults.order(on="create", **fault)
+            world.faults.inject(on="create", **fault)
             lost = []
             service.ledger.on_move.append(lambda _: lost.append(figures(service.gate)[2]))
             await service.run()
@@ -162,7 +162,11 @@ def test_a_cancelled_callers_lost_creation_keeps_slot_and_place_and_what_it_made
             held = figures(service.gate)
             line.go_on()
             await asyncio.wait([running])
-            return held, [each.status for each in world.book], service.gate.statistics().current_concurrent
+            return (
+                held,
+                [each.status for each in world.predictions],
+                service.gate.statistics().current_concurrent,
+            )
 
     assert ((1, 1, 1), ["canceled"], 0) == run(story())
 
@@ -227,7 +231,7 @@ def test_while_replicate_stands_still_nothing_is_created_and_then_one_at_a_time_
             stalled = figures(service.gate), service.gate.statistics().stall
             line.go_on()
             await asyncio.gather(first, then)
-            return stalled, service.gate.statistics().stall, line.arrivals, len([*world.book])
+            return stalled, service.gate.statistics().stall, line.arrivals, len([*world.predictions])
 
     stalled, back, arrivals, made = run(story())
     assert (3, 3, 3) == stalled[0]
@@ -295,7 +299,7 @@ def test_in_ordinary_weather_a_dropped_connection_slows_nothing_else():
     async def story(drop):
         async with before_a_simulator(slots=10, places=600, jitter=0.2) as (service, world, _):
             if drop:
-                world.faults.order(on="create", after=15, reset="after")
+                world.faults.inject(on="create", after=15, reset="after")
             await service.run_batch([f"picture {n}" for n in range(60)])
             return now()
 
@@ -351,7 +355,7 @@ def test_the_next_process_counts_a_creation_in_doubt_until_it_has_found_it(calle
         held, sent = figures(second.core.gate), len(line.arrivals)
         line.go_on()
         await asyncio.sleep(60)
-        made = Counter(each.creation.input["prompt"] for each in world.book)
+        made = Counter(each.creation.input["prompt"] for each in world.predictions)
         left = second.ledger.unfinished()
         await second.killed()
         await world.close()
@@ -385,7 +389,7 @@ def test_many_kills_in_stalls_exceed_no_minute_and_pay_nothing_twice():
             await asyncio.sleep(chance.uniform(0, 40))
             line.go_on()
         await asyncio.sleep(2000)
-        prompts = Counter(each.creation.input["prompt"] for each in world.book)
+        prompts = Counter(each.creation.input["prompt"] for each in world.predictions)
         states = {each.state for each in process.ledger.all(GenerationRecord)}
         await process.killed()
         await world.close()
@@ -419,7 +423,7 @@ def test_a_stall_and_its_end_are_logged_once_each():
 def test_one_dropped_connection_is_no_stall():
     async def story():
         async with before_a_simulator(seconds=1, jitter=0.2) as (service, world, _):
-            world.faults.order(on="create", reset="after")
+            world.faults.inject(on="create", reset="after")
             await service.run()
             return service.gate.statistics().stall.stalled_at
 

@@ -67,8 +67,8 @@ async def test_a_request_of_the_official_clients_own_methods_cannot_leave(simula
 @pytest.mark.slow
 @on_a_loop
 async def test_everything_that_creates_nothing_takes_a_place_in_the_other_window(simulator):
-    simulator.order(on="create", reset="after")
-    simulator.order(on="get", times=3, status=503)
+    simulator.inject(on="create", reset="after")
+    simulator.inject(on="get", times=3, status=503)
     async with parts(simulator) as service:
         await service.run("[[slow=0.3]]")
         await service.run("[[hang]]", timeout=1)
@@ -82,7 +82,7 @@ async def test_everything_that_creates_nothing_takes_a_place_in_the_other_window
 @pytest.mark.parametrize("status", [429, 503, 504])
 @on_a_loop
 async def test_a_refused_look_is_one_look(simulator, status):
-    simulator.order(on="get", times=10, status=status)
+    simulator.inject(on="get", times=10, status=status)
     async with parts(simulator) as service:
         with pytest.raises(PollFailed):
             await look(service)
@@ -123,7 +123,7 @@ async def test_no_window_is_ever_over_its_limit_at_replicate(simulator):
 
 @on_a_loop
 async def test_refused_creations_count_against_the_window_too(simulator):
-    simulator.order(on="create", times=3, status=503)
+    simulator.inject(on="create", times=3, status=503)
     async with parts(simulator, requests_per_minute=3) as service:
         waiting = asyncio.create_task(service.run())
         await until(lambda: simulator.counts().refusals.get(503) == 3)

@@ -150,11 +150,11 @@ class Unwanted(CrashMachine):
 
     @rule(fault=st.sampled_from(TROUBLE), on=st.sampled_from(["create", "get", "list"]))
     def get_into_trouble(self, fault, on):
-        self.world.faults.order(on=on, **fault)
+        self.world.faults.inject(on=on, **fault)
 
     @rule(fault=st.sampled_from([{"status": 403}, {"delay": 3}, {"hang": 3}]))
     def have_trouble_cancelling(self, fault):
-        self.world.faults.order(on="cancel", times=3, **fault)
+        self.world.faults.inject(on="cancel", times=3, **fault)
 
     @rule(seconds=st.sampled_from([0.3, 2.0, 10.0]), waits=st.booleans())
     def lose_the_disk_for_a_while(self, seconds, waits):
@@ -178,7 +178,7 @@ class Unwanted(CrashMachine):
 
     async def check(self) -> None:
         made, billed = defaultdict(list), defaultdict(float)
-        for each in self.world.book:
+        for each in self.world.predictions:
             prompt = each.creation.input["prompt"]
             made[prompt].append(each)
             billed[prompt] += each.billed_usd
@@ -188,7 +188,9 @@ class Unwanted(CrashMachine):
             assert record.cost_usd >= billed[prompt] - 1e-9, record
         for prompt, since in self.given_up.items():
             late = [
-                each for each in made[prompt] if self.world.book.loop_time(each.created_at) > since + ARRIVED
+                each
+                for each in made[prompt]
+                if self.world.predictions.loop_time(each.created_at) > since + ARRIVED
             ]
             assert [] == late, (prompt, since)
         assert 0 == pytest.approx(self.process.budget._reserved, abs=1e-6)

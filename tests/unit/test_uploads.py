@@ -51,7 +51,7 @@ async def test_nothing_is_uploaded_while_the_other_window_is_spent(simulator):
 
 @on_a_loop
 async def test_no_slot_is_held_while_an_image_is_on_its_way(simulator):
-    simulator.order(on="file", delay=0.3)
+    simulator.inject(on="file", delay=0.3)
     async with parts(simulator, concurrent_limit=1) as service:
         editor = asyncio.create_task(run(service.core, editing(an_image())))
         await until(lambda: simulator.counts().requests.get("file"))
@@ -82,7 +82,7 @@ FAULTS = {
 async def test_an_upload_that_goes_wrong_in_passing_is_tried_again_and_costs_nothing(
     simulator, fault, passes
 ):
-    simulator.order(on="file", times=2, **fault)
+    simulator.inject(on="file", times=2, **fault)
     async with parts(simulator) as service:
         ended = await run(service.core, editing(an_image()))
 
@@ -95,7 +95,7 @@ async def test_an_upload_that_goes_wrong_in_passing_is_tried_again_and_costs_not
 
 @on_a_loop
 async def test_what_never_gets_through_is_told_and_nothing_is_created(simulator):
-    simulator.order(on="file", times=100, status=500)
+    simulator.inject(on="file", times=100, status=500)
     async with parts(simulator) as service:
         ended = await run(service.core, editing(an_image()))
 
@@ -116,7 +116,7 @@ async def test_an_account_that_is_refused_is_told_so_before_anything_is_created(
 @pytest.mark.parametrize("fault", [{"status": 401}, {"status": 403}, {"status": 403, "body": "<html>"}])
 @on_a_loop
 async def test_a_token_that_is_refused_in_passing_costs_an_upload_another_try(simulator, fault):
-    simulator.order(on="file", **fault)
+    simulator.inject(on="file", **fault)
     async with parts(simulator) as service:
         ended = await run(service.core, editing(an_image()))
 

@@ -31,7 +31,7 @@ from werkzeug.datastructures import FileStorage, MultiDict
 from werkzeug.test import encode_multipart
 
 from app import create_app
-from harness.service_process import served, until
+from harness.service_process import running_service, until
 from settings import Settings
 from simulator import Options, Simulator, running
 from tests.support.kept_ledgers import ADDED, ADMIN_KEY, SERVER_TOKEN, TOKENS, read_kept, unpacked
@@ -94,7 +94,7 @@ class Recorder:
         if step.account:
             self._simulator.account(**step.account)
         if step.fault:
-            self._simulator.order(**step.fault)
+            self._simulator.inject(**step.fault)
         time.sleep(step.pause)
         give_up = time.monotonic() + _PATIENCE
         while True:
@@ -175,7 +175,7 @@ def _started(scene: Scene, simulator: Simulator, data: Path) -> Iterator[Send]:
     if scene.kind == "kept":
         unpacked(data, read_kept().written_at)
     if scene.kind == "draining":
-        with served(**environ, DRAIN_SECONDS=60) as service:
+        with running_service(**environ, DRAIN_SECONDS=60) as service:
             send = _over_http(service.url)
             hanging = json.dumps(PICTURE | {"prompt": "[[hang]]"}).encode()
             send("POST", "/generate", _keys("user") | ASYNC | {"Content-Type": "application/json"}, hanging)

@@ -51,7 +51,7 @@ class Caller:
         return self.get(f"/v1/predictions/{prediction['id']}").json()["status"]
 
 
-class Hand:
+class ManualClock:
     """A clock moved by hand, in nanoseconds."""
 
     def __init__(self) -> None:
@@ -60,24 +60,24 @@ class Hand:
     def __call__(self) -> int:
         return self.now
 
-    def forward(self, *, seconds: float) -> None:
+    def advance(self, *, seconds: float) -> None:
         self.now += round(seconds * 10**9)
 
 
 @pytest.fixture
-def hand() -> Hand:
-    return Hand()
+def clock() -> ManualClock:
+    return ManualClock()
 
 
 @pytest.fixture
-def sim(hand: Hand) -> Iterator[Simulator]:
+def sim(clock: ManualClock) -> Iterator[Simulator]:
     options = Options(prediction_seconds=0.05, jitter=0, webhook_retry_seconds=0.01)
-    with running(options, clock=hand) as simulator:
+    with running(options, clock=clock) as simulator:
         yield simulator
 
 
 @pytest.fixture
-def reach() -> Iterator[Callable[..., Caller]]:
+def make_caller() -> Iterator[Callable[..., Caller]]:
     """Makes callers by URL and token."""
     made: list[Caller] = []
 
@@ -91,18 +91,18 @@ def reach() -> Iterator[Callable[..., Caller]]:
 
 
 @pytest.fixture
-def callers(sim: Simulator, reach: Callable[..., Caller]) -> Callable[..., Caller]:
+def caller_with(sim: Simulator, make_caller: Callable[..., Caller]) -> Callable[..., Caller]:
     """Makes callers of the simulator by token."""
-    return lambda token="r8_tester": reach(sim.url, token)
+    return lambda token="r8_tester": make_caller(sim.url, token)
 
 
 @pytest.fixture
-def caller(callers: Callable[..., Caller]) -> Caller:
-    return callers()
+def caller(caller_with: Callable[..., Caller]) -> Caller:
+    return caller_with()
 
 
 @pytest.fixture
-def official(sim: Simulator) -> Iterator[replicate.Client]:
+def client(sim: Simulator) -> Iterator[replicate.Client]:
     client = replicate.Client(api_token="r8_official", base_url=sim.url)
     yield client
     client._client.close()

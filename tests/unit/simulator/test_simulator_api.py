@@ -139,8 +139,8 @@ def test_a_body_that_is_no_object_is_refused(caller, content):
 
 
 @pytest.mark.parametrize("token", [None, "sk_other", ""])
-def test_a_token_of_another_form_is_refused(callers, token):
-    answer = callers(token).get("/v1/account")
+def test_a_token_of_another_form_is_refused(caller_with, token):
+    answer = caller_with(token).get("/v1/account")
     assert answer.status_code == 401
     assert answer.headers["Content-Type"] == "application/problem+json"
     detail = "You did not pass a valid authentication token"
@@ -154,9 +154,11 @@ def test_a_rejected_account_is_refused(sim: Simulator, caller):
     assert caller.get("/v1/account").status_code == 200
 
 
-def test_each_token_has_an_account_of_its_own_unless_two_are_given_one_name(sim: Simulator, callers):
+def test_each_token_has_an_account_of_its_own_unless_two_are_given_one_name(sim: Simulator, caller_with):
     def names():
-        return [callers(token).get("/v1/account").json()["username"] for token in ("r8_a", "r8_a", "r8_b")]
+        return [
+            caller_with(token).get("/v1/account").json()["username"] for token in ("r8_a", "r8_a", "r8_b")
+        ]
 
     first, again, other = names()
     sim.account("r8_a", username="one")
@@ -175,12 +177,12 @@ def test_empty_credit_buys_no_prediction(sim: Simulator, caller):
     assert caller.get("/v1/predictions").status_code == 200
 
 
-def test_another_accounts_prediction_is_not_found(callers, caller):
+def test_another_accounts_prediction_is_not_found(caller_with, caller):
     made = caller.create().json()
     path = f"/v1/predictions/{made['id']}"
-    assert callers("r8_other").get(path).status_code == 404
-    assert callers("r8_other").post(f"{path}/cancel").status_code == 404
-    assert callers("r8_other").get("/v1/predictions").json()["results"] == []
+    assert caller_with("r8_other").get(path).status_code == 404
+    assert caller_with("r8_other").post(f"{path}/cancel").status_code == 404
+    assert caller_with("r8_other").get("/v1/predictions").json()["results"] == []
     assert caller.get(path).status_code == 200
 
 
@@ -232,7 +234,7 @@ def test_the_list_can_be_cut_by_time(caller):
     assert caller.get("/v1/predictions?cursor=nonsense").status_code == 400
 
 
-def test_an_upload_is_described_for_a_day(caller, callers):
+def test_an_upload_is_described_for_a_day(caller, caller_with):
     answer = caller.post("/v1/files", files={"content": ("cat.png", b"12345", "image/png")})
     assert answer.status_code == 201
     facts = answer.json()
@@ -241,7 +243,7 @@ def test_an_upload_is_described_for_a_day(caller, callers):
     assert facts["created_at"] < facts["expires_at"]
     path = facts["urls"]["get"].removeprefix(caller.url)
     assert caller.get(path).json() == facts
-    assert callers("r8_other").get(path).status_code == 404
+    assert caller_with("r8_other").get(path).status_code == 404
 
 
 def test_an_upload_without_content_is_refused(caller):
@@ -283,9 +285,9 @@ def test_what_is_nowhere_is_not_found(caller):
 
 
 @pytest.mark.parametrize("skew", [-250.0, 250.0])
-def test_a_clock_that_is_wrong_is_wrong_in_every_date(reach, skew):
+def test_a_clock_that_is_wrong_is_wrong_in_every_date(make_caller, skew):
     with running(Options(prediction_seconds=0, clock_skew=skew)) as sim:
-        caller = reach(sim.url)
+        caller = make_caller(sim.url)
         made = caller.create()
         dates = [
             parsedate_to_datetime(made.headers["Date"]),
@@ -299,9 +301,9 @@ def test_a_clock_that_is_wrong_is_wrong_in_every_date(reach, skew):
     assert [made.json()["id"]] == [each["id"] for each in after]
 
 
-def test_a_list_that_lags_leaves_out_what_was_created_since(reach):
+def test_a_list_that_lags_leaves_out_what_was_created_since(make_caller):
     with running(Options(prediction_seconds=0, list_lag=(3600.0, 3600.0))) as sim:
-        caller = reach(sim.url)
+        caller = make_caller(sim.url)
         made = caller.outcome()
 
         assert [] == caller.get("/v1/predictions").json()["results"]
@@ -312,9 +314,9 @@ def test_the_first_page_says_what_this_is(caller):
     assert "simulated Replicate" in caller.get("/").text
 
 
-def test_only_the_latest_predictions_are_kept(reach):
+def test_only_the_latest_predictions_are_kept(make_caller):
     with running(Options(prediction_seconds=0, keep=3)) as sim:
-        caller = reach(sim.url)
+        caller = make_caller(sim.url)
         made = [caller.outcome()["id"] for _ in range(5)]
         assert [each.id for each in sim.predictions()] == made[2:]
         assert caller.get(f"/v1/predictions/{made[0]}").status_code == 404

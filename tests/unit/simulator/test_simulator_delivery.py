@@ -9,7 +9,7 @@ import requests
 from PIL import Image
 
 from simulator.catalog import MODELS
-from simulator.drawing import Picture, paint
+from simulator.drawing import Picture, draw
 
 
 def fetch(url):
@@ -56,7 +56,7 @@ def test_the_same_prompt_and_seed_make_the_same_picture_and_another_seed_another
 
 def test_the_prompt_is_written_on_the_picture():
     def light(text):
-        pixels = paint(Picture(text, "", seed=1, width=256, height=256)).convert("L").tobytes()
+        pixels = draw(Picture(text, "", seed=1, width=256, height=256)).convert("L").tobytes()
         return sum(1 for level in pixels if level > 240)
 
     assert light("") == 0
@@ -75,11 +75,11 @@ def test_there_are_no_more_files_than_outputs(caller):
     assert fetch(url.replace("/delivery/", "/delivery/x")).status_code == 404
 
 
-def test_a_file_vanishes_an_hour_after_its_prediction_ended(caller, hand):
+def test_a_file_vanishes_an_hour_after_its_prediction_ended(caller, clock):
     (url,) = caller.outcome()["output"]
-    hand.forward(seconds=3600)
+    clock.advance(seconds=3600)
     assert fetch(url).status_code == 200
-    hand.forward(seconds=0.001)
+    clock.advance(seconds=0.001)
     assert fetch(url).status_code == 404
 
 

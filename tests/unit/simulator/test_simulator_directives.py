@@ -7,9 +7,9 @@ import httpx
 import pytest
 
 from simulator import catalog
-from simulator.counts import Tally
+from simulator.counts import Counters
 from simulator.directives import FOREVER, Plan
-from simulator.predictions import Book, Creation
+from simulator.predictions import Creation, PredictionStore
 
 
 @pytest.mark.parametrize(
@@ -27,13 +27,13 @@ def test_a_prediction_fails_as_asked(caller, prompt, status, error):
     assert outcome["output"] is None
 
 
-def test_a_transient_failure_strikes_once_per_prompt_and_account(caller, callers):
+def test_a_transient_failure_strikes_once_per_prompt_and_account(caller, caller_with):
     def statuses(who, prompt):
         return [who.outcome(prompt)["status"] for _ in range(3)]
 
     assert statuses(caller, "[[transient]] fox") == ["failed", "succeeded", "succeeded"]
     assert statuses(caller, "[[transient]] hen") == ["failed", "succeeded", "succeeded"]
-    assert statuses(callers("r8_other"), "[[transient]] fox")[0] == "failed"
+    assert statuses(caller_with("r8_other"), "[[transient]] fox")[0] == "failed"
 
 
 def test_a_transient_failure_says_that_it_is_worth_a_retry(caller):
@@ -129,8 +129,8 @@ def test_directives_combine(caller):
 @pytest.mark.parametrize(("boot", "status"), [(FOREVER, "aborted"), (0.01, "canceled")])
 def test_a_deadline_aborts_what_never_started_and_cancels_what_runs(boot, status):
     async def end():
-        tally = Tally()
-        book = Book(keep=10, clock=time.monotonic_ns, tally=tally, announce=lambda *_: None)
+        counters = Counters()
+        book = PredictionStore(keep=10, clock=time.monotonic_ns, counters=counters, on_event=lambda *_: None)
         prediction = book.create(_creation(cancel_after=0.1), Plan(boot, FOREVER), seed=1)
         await prediction.settled.wait()
         assert prediction.timers == []

@@ -5,14 +5,14 @@ import requests
 
 
 def test_a_status_is_answered_without_handling_the_request(sim, caller):
-    sim.order(on="create", times=2, status=503)
+    sim.inject(on="create", times=2, status=503)
     assert [caller.create().status_code for _ in range(3)] == [503, 503, 201]
     assert sim.counts().creations_accepted == 1
     assert sim.counts().refusals == {503: 2}
 
 
 def test_a_status_comes_with_the_headers_and_body_ordered(sim, caller):
-    sim.order(status=429, headers={"Retry-After": "3"}, body=["slow down"])
+    sim.inject(status=429, headers={"Retry-After": "3"}, body=["slow down"])
     answer = caller.create()
     assert answer.headers["Retry-After"] == "3"
     assert answer.json() == ["slow down"]
@@ -20,7 +20,7 @@ def test_a_status_comes_with_the_headers_and_body_ordered(sim, caller):
 
 @pytest.mark.parametrize("status", [401, 402, 404, 422, 429, 500, 502, 503, 504, 599])
 def test_a_status_alone_gets_a_believable_body(sim, caller, status):
-    sim.order(status=status)
+    sim.inject(status=status)
     answer = caller.get("/v1/account")
     assert answer.status_code == status
     assert answer.json()["status"] == status
@@ -28,7 +28,7 @@ def test_a_status_alone_gets_a_believable_body(sim, caller, status):
 
 
 def test_a_reset_before_leaves_no_prediction(sim, caller):
-    sim.order(on="create", reset="before")
+    sim.inject(on="create", reset="before")
     with pytest.raises(requests.ConnectionError):
         caller.create()
     assert sim.counts().creations_accepted == 0
@@ -36,7 +36,7 @@ def test_a_reset_before_leaves_no_prediction(sim, caller):
 
 
 def test_a_reset_after_leaves_a_prediction_nobody_was_told_of(sim, caller):
-    sim.order(on="create", reset="after")
+    sim.inject(on="create", reset="after")
     with pytest.raises(requests.ConnectionError):
         caller.create("lost")
     assert [made.input for made in sim.predictions()] == [{"prompt": "lost"}]
@@ -44,7 +44,7 @@ def test_a_reset_after_leaves_a_prediction_nobody_was_told_of(sim, caller):
 
 
 def test_a_hang_handles_and_never_answers(sim, caller):
-    sim.order(on="create", hang=0.1)
+    sim.inject(on="create", hang=0.1)
     with pytest.raises(requests.ConnectionError):
         caller.create()
     assert sim.counts().creations_accepted == 1
@@ -52,14 +52,14 @@ def test_a_hang_handles_and_never_answers(sim, caller):
 
 
 def test_a_delay_answers_late_but_right(sim, caller):
-    sim.order(on="create", delay=0.2)
+    sim.inject(on="create", delay=0.2)
     made = caller.create()
     assert made.json()["status"] == "starting"
     assert caller.status(made.json()) == "succeeded"
 
 
 def test_garbage_is_a_success_that_is_not_json(sim, caller):
-    sim.order(on="create", garbage=True)
+    sim.inject(on="create", garbage=True)
     answer = caller.create()
     assert answer.status_code == 201
     with pytest.raises(requests.JSONDecodeError):
@@ -68,7 +68,7 @@ def test_garbage_is_a_success_that_is_not_json(sim, caller):
 
 
 def test_a_truncated_answer_is_shorter_than_it_promised(sim, caller):
-    sim.order(on="create", truncate=True)
+    sim.inject(on="create", truncate=True)
     with pytest.raises(requests.exceptions.ChunkedEncodingError):
         caller.create()
     assert sim.counts().creations_accepted == 1
@@ -78,8 +78,8 @@ def test_a_truncated_answer_is_shorter_than_it_promised(sim, caller):
 def test_fields_can_be_dropped_from_an_answer_and_set_in_it(sim, caller):
     made = caller.create().json()
     path = f"/v1/predictions/{made['id']}"
-    sim.order(on="get", drop=["version", "logs"])
-    sim.order(on="get", set={"status": "aborted", "error": ["a", "list"]})
+    sim.inject(on="get", drop=["version", "logs"])
+    sim.inject(on="get", set={"status": "aborted", "error": ["a", "list"]})
     dropped, changed, plain = (caller.get(path).json() for _ in range(3))
     assert {"version", "logs"} == set(plain) - set(dropped)
     assert (changed["status"], changed["error"]) == ("aborted", ["a", "list"])
@@ -88,13 +88,13 @@ def test_fields_can_be_dropped_from_an_answer_and_set_in_it(sim, caller):
 
 def test_an_edit_of_a_list_edits_each_result(sim, caller):
     caller.create()
-    sim.order(on="list", drop=["input"])
+    sim.inject(on="list", drop=["input"])
     assert "input" not in caller.get("/v1/predictions").json()["results"][0]
 
 
-def test_a_fault_strikes_only_its_kind_of_request_its_token_and_after_its_count(sim, callers):
-    sim.order(on="create", after=1, token="r8_a", status=500)
-    a, b = callers("r8_a"), callers("r8_b")
+def test_a_fault_strikes_only_its_kind_of_request_its_token_and_after_its_count(sim, caller_with):
+    sim.inject(on="create", after=1, token="r8_a", status=500)
+    a, b = caller_with("r8_a"), caller_with("r8_b")
     assert a.get("/v1/account").status_code == 200
     assert [b.create().status_code for _ in range(3)] == [201] * 3
     assert [a.create().status_code for _ in range(3)] == [201, 500, 201]
@@ -103,7 +103,7 @@ def test_a_fault_strikes_only_its_kind_of_request_its_token_and_after_its_count(
 def test_limits_refuse_before_faults_strike(sim, caller):
     sim.account("r8_tester", creations_per_minute=1)
     caller.create()
-    sim.order(on="create", status=500)
+    sim.inject(on="create", status=500)
     assert caller.create().status_code == 429
     assert len(caller.get("/simulator/faults").json()) == 1
 
@@ -143,7 +143,7 @@ def test_faults_are_ordered_listed_and_called_off_over_http(caller):
 )
 def test_an_order_that_makes_no_sense_is_refused_and_none_of_its_list_is_taken(sim, caller, order):
     with pytest.raises(ValueError, match=r"\w+ must be|exactly one|go with status"):
-        sim.order(**order)
+        sim.inject(**order)
     answer = caller.post("/simulator/faults", json=[{"status": 500}, order])
     assert answer.status_code == 400
     assert caller.get("/simulator/faults").json() == []

@@ -7,17 +7,17 @@ from simulator import Options, running
 from simulator.accounts import MINUTE, Account, Window
 
 
-def test_the_creation_after_the_last_place_is_refused_until_the_window_moves(sim, caller, hand):
+def test_the_creation_after_the_last_place_is_refused_until_the_window_moves(sim, caller, clock):
     sim.account("r8_tester", creations_per_minute=3)
     for _ in range(3):
         assert caller.create().status_code == 201
-        hand.forward(seconds=1)
+        clock.advance(seconds=1)
     refused = caller.create()
     assert refused.status_code == 429
     assert refused.headers["Retry-After"] == "57"
     detail = "Request was throttled. Your rate limit resets in ~57s."
     assert refused.json() == {"detail": detail, "status": 429, "retry_after": 57}
-    hand.forward(seconds=57)
+    clock.advance(seconds=57)
     assert caller.create().status_code == 201
     assert caller.create().status_code == 429
 
@@ -42,13 +42,13 @@ def test_any_sixty_seconds_admit_no_more_than_the_limit():
     assert len(admitted) == 5 * 600
 
 
-def test_refused_requests_take_no_place(sim, caller, hand):
+def test_refused_requests_take_no_place(sim, caller, clock):
     sim.account("r8_tester", creations_per_minute=1)
     assert caller.create().status_code == 201
     for _ in range(5):
-        hand.forward(seconds=10)
+        clock.advance(seconds=10)
         assert caller.create().status_code == 429
-    hand.forward(seconds=10)
+    clock.advance(seconds=10)
     assert caller.create().status_code == 201
 
 
@@ -59,78 +59,78 @@ def test_creations_and_everything_else_have_windows_of_their_own(sim, caller):
     assert answers == [200, 200, 429]
 
 
-def test_accounts_have_windows_of_their_own(sim, callers):
+def test_accounts_have_windows_of_their_own(sim, caller_with):
     sim.account("r8_a", creations_per_minute=1)
     sim.account("r8_b", creations_per_minute=1)
-    assert callers("r8_a").create().status_code == 201
-    assert callers("r8_b").create().status_code == 201
-    assert callers("r8_a").create().status_code == 429
+    assert caller_with("r8_a").create().status_code == 201
+    assert caller_with("r8_b").create().status_code == 201
+    assert caller_with("r8_a").create().status_code == 429
 
 
-def test_every_answer_says_what_is_left(sim, caller, hand):
+def test_every_answer_says_what_is_left(sim, caller, clock):
     sim.account("r8_tester", creations_per_minute=2)
 
     def left(answer):
         return answer.headers["ratelimit-remaining"], answer.headers["ratelimit-reset"]
 
     assert left(caller.create()) == ("1", "60")
-    hand.forward(seconds=9.5)
+    clock.advance(seconds=9.5)
     assert left(caller.create()) == ("0", "51")
     assert left(caller.create()) == ("0", "51")
     assert left(caller.get("/v1/account")) == ("2999", "60")
 
 
-def test_low_credit_allows_one_creation_every_ten_seconds(sim, caller, hand):
+def test_low_credit_allows_one_creation_every_ten_seconds(sim, caller, clock):
     sim.account("r8_tester", credit="low")
     assert caller.create().status_code == 201
     refused = caller.create()
     assert refused.status_code == 429
     assert refused.json()["retry_after"] == 10
     assert "reduced to 6 requests per minute with a burst of 1" in refused.json()["detail"]
-    hand.forward(seconds=10)
+    clock.advance(seconds=10)
     assert caller.create().status_code == 201
 
 
-def test_a_burst_can_be_set_for_any_limit(sim, caller, hand):
+def test_a_burst_can_be_set_for_any_limit(sim, caller, clock):
     sim.account("r8_tester", creations_per_minute=60, burst=2)
     assert [caller.create().status_code for _ in range(3)] == [201, 201, 429]
-    hand.forward(seconds=2)
+    clock.advance(seconds=2)
     assert caller.create().status_code == 201
 
 
-def test_a_lowered_limit_counts_what_was_admitted_before(sim, caller, hand):
+def test_a_lowered_limit_counts_what_was_admitted_before(sim, caller, clock):
     assert [caller.create().status_code for _ in range(3)] == [201] * 3
     sim.account("r8_tester", creations_per_minute=2)
     assert caller.create().headers["Retry-After"] == "60"
 
 
-def test_the_peak_is_the_densest_minute_of_arrivals_refused_ones_included(sim, caller, hand):
+def test_the_peak_is_the_densest_minute_of_arrivals_refused_ones_included(sim, caller, clock):
     sim.account("r8_tester", creations_per_minute=2)
     for _ in range(4):
         caller.create()
-    hand.forward(seconds=60)
+    clock.advance(seconds=60)
     caller.create()
     assert sim.counts().creations_peak_per_minute == 4
     assert sim.counts().creations_accepted == 3
 
 
-def test_the_peak_is_that_of_the_busiest_token(sim, callers):
+def test_the_peak_is_that_of_the_busiest_token(sim, caller_with):
     for token, times in (("r8_a", 2), ("r8_b", 3)):
         for _ in range(times):
-            callers(token).create()
-            callers(token).get("/v1/account")
+            caller_with(token).create()
+            caller_with(token).get("/v1/account")
     assert sim.counts().creations_peak_per_minute == 3
     assert sim.counts().others_peak_per_minute == 3
 
 
-def test_requests_and_refusals_are_counted_by_kind_and_status(sim, caller, callers):
+def test_requests_and_refusals_are_counted_by_kind_and_status(sim, caller, caller_with):
     made = caller.outcome()
     caller.get(f"/v1/predictions/{made['id']}")
     caller.post(f"/v1/predictions/{made['id']}/cancel")
     caller.get("/v1/predictions")
     caller.post("/v1/files", files={"content": b"1"})
     caller.get("/v1/account")
-    callers(None).get("/v1/account")
+    caller_with(None).get("/v1/account")
     kinds = {"create": 1, "get": 1, "cancel": 1, "list": 1, "file": 1, "account": 2}
     counts = sim.counts()
     assert counts.requests == kinds
@@ -184,11 +184,11 @@ def test_a_hundred_callers_at_once_are_all_answered(sim, caller):
     assert sim.counts().creations_accepted == 200
 
 
-def test_a_request_spends_the_network_delay_on_the_way_in_and_on_the_way_out(reach):
+def test_a_request_spends_the_network_delay_on_the_way_in_and_on_the_way_out(make_caller):
     delay = timedelta(seconds=0.1)
     with running(Options(answer_delay=(0.1, 0.1))) as sim:
         sent = datetime.now(UTC)
-        assert reach(sim.url).create().status_code == 201
+        assert make_caller(sim.url).create().status_code == 201
         answered = datetime.now(UTC)
         (made,) = sim.predictions()
         assert sent + delay <= made.created_at <= answered - delay

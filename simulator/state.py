@@ -10,13 +10,13 @@ import random
 from dataclasses import dataclass, replace
 from typing import Any
 
-from simulator import answers, directives, webhooks
+from simulator import directives, representations, webhooks
 from simulator.accounts import Accounts, Clock
-from simulator.counts import Tally
+from simulator.counts import Counters
 from simulator.directives import Plan
 from simulator.faults import Faults
 from simulator.options import Options
-from simulator.predictions import Book, Creation, Prediction
+from simulator.predictions import Creation, Prediction, PredictionStore
 from simulator.uploads import Uploads
 
 
@@ -29,23 +29,23 @@ class Page:
     previous: str | None
 
 
-class World:
+class SimulatorState:
     """The state of one simulator."""
 
     def __init__(self, options: Options, *, clock: Clock) -> None:
         self.options = options
         self.clock = clock
         self.chance = random.Random(options.seed)  # noqa: S311 - durations, not secrets
-        self.tally = Tally()
+        self.counters = Counters()
         self.accounts = Accounts(options)
         self.faults = Faults()
         self.uploads = Uploads(clock)
-        self.webhooks = webhooks.Webhooks(retry_seconds=options.webhook_retry_seconds, tally=self.tally)
-        self.book = Book(
+        self.webhooks = webhooks.Webhooks(retry_seconds=options.webhook_retry_seconds, counters=self.counters)
+        self.predictions = PredictionStore(
             keep=options.keep,
             clock=clock,
-            tally=self.tally,
-            announce=self._announce,
+            counters=self.counters,
+            on_event=self._publish,
             skew=options.clock_skew,
         )
 
@@ -61,7 +61,7 @@ class World:
             raise ValueError(f"seconds must be between 0 and 3600, got {seconds}")
         self._stalled_until = max(self._stalled_until, asyncio.get_running_loop().time() + seconds)
 
-    async def goes_on(self) -> None:
+    async def wait_for_stall_end(self) -> None:
         """Wait while it stands still."""
         clock = asyncio.get_running_loop().time
         while (left := self._stalled_until - clock()) > 0:  # noqa: ASYNC110 - it may be prolonged
@@ -70,16 +70,16 @@ class World:
     def reset(self) -> None:
         """Forget everything, as if just started. A stall that was begun ends at its time."""
         self.webhooks.abandon()
-        self.book.close()
+        self.predictions.close()
         self.uploads.clear()
         self.faults.clear()
         self.accounts = Accounts(self.options)
-        self.tally.reset()
+        self.counters.reset()
         self.chance.seed(self.options.seed)
 
     async def close(self) -> None:
         """Stop everything that runs by itself."""
-        self.book.close()
+        self.predictions.close()
         await self.webhooks.close()
 
     def create(self, creation: Creation) -> Prediction:
@@ -87,7 +87,7 @@ class World:
         plan = self._plan(creation)
         seed = creation.input.get("seed")
         seed = seed if isinstance(seed, int) else self.chance.randrange(2**31)
-        return self.book.create(creation, plan, seed=seed)
+        return self.predictions.create(creation, plan, seed=seed)
 
     def network_delay(self) -> float:
         """Seconds the next message spends on its way."""
@@ -104,8 +104,8 @@ class World:
     def _plan(self, creation: Creation) -> Plan:
         prompt = creation.input.get("prompt")
         asked = directives.read(prompt, model=creation.model.name) if isinstance(prompt, str) else {}
-        account = self.accounts.of(creation.token)
-        interrupted = "transient" in asked and account.trips(str(prompt))
+        account = self.accounts.get(creation.token)
+        interrupted = "transient" in asked and account.is_first_use(str(prompt))
         plan = directives.plan(asked, usual=self._duration(creation), interrupted=interrupted)
         error = self.uploads.failed_download(creation)
         if error is None or math.isinf(plan.boot):  # what never starts downloads nothing
@@ -118,13 +118,13 @@ class World:
         jitter = self.options.jitter
         return usual * self.chance.uniform(1 - jitter, 1 + jitter)
 
-    def _announce(self, prediction: Prediction, event: str) -> None:
+    def _publish(self, prediction: Prediction, event: str) -> None:
         made = prediction.creation
         if made.webhook and event in made.webhook_events:
-            self.webhooks.send(made.webhook, made.token, answers.prediction(prediction))
+            self.webhooks.send(made.webhook, made.token, representations.prediction(prediction))
 
 
-def page(book: Book, token: str, cursor: str | None, *, size: int, keep: Any) -> Page:
+def page(book: PredictionStore, token: str, cursor: str | None, *, size: int, keep: Any) -> Page:
     """The page of `token`'s predictions that `cursor` points at, the newest without one.
 
     `keep(prediction)` says which predictions are of interest. Cursors name a place among all

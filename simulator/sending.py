@@ -15,20 +15,20 @@ from dataclasses import replace
 from aiohttp import web
 from multidict import CIMultiDict
 
-from simulator import faults, refusals
-from simulator.counts import Tally
+from simulator import faults, responses
+from simulator.counts import Counters
 from simulator.faults import Fault
-from simulator.refusals import JSON, Answer
+from simulator.responses import JSON, ApiResponse
 
-Handle = Callable[[], Awaitable[Answer]]
-Send = Callable[[Answer], Awaitable[web.Response]]
+Handler = Callable[[], Awaitable[ApiResponse]]
+Send = Callable[[ApiResponse], Awaitable[web.Response]]
 
 _GARBAGE = "<html><body>upstream connect error</body></html>"
 _LONGEST_PAUSE_SECONDS = 0.05
 _UNREADABLE = ("reset", "hang", "truncate", "garbage")
 
 
-def sendable(answer: Answer) -> web.Response:
+def web_response(answer: ApiResponse) -> web.Response:
     """An answer as bytes and headers; a body that is bytes or text already goes as it is."""
     body = answer.body
     if not isinstance(body, bytes):
@@ -38,16 +38,16 @@ def sendable(answer: Answer) -> web.Response:
     return web.Response(body=body, status=answer.status, headers=headers)
 
 
-def leave(request: web.Request, answer: Answer, tally: Tally) -> web.Response:
+def counted_response(request: web.Request, answer: ApiResponse, counters: Counters) -> web.Response:
     """Count `answer` as it leaves, and make it sendable."""
-    tally.answered(answer.status)
+    counters.count_response(answer.status)
     if request.transport is None or request.transport.is_closing():
-        tally.lost()
-    return sendable(answer)
+        counters.count_lost_response()
+    return web_response(answer)
 
 
-async def suffer(
-    fault: Fault, request: web.Request, *, handle: Handle, send: Send, tally: Tally
+async def inject_fault(
+    fault: Fault, request: web.Request, *, handle: Handler, send: Send, counters: Counters
 ) -> web.StreamResponse:
     """Let `fault` do to a request what it does.
 
@@ -64,7 +64,7 @@ async def suffer(
         return _hang_up(request)
     answer = await handle()
     if fault.kind in _UNREADABLE:
-        tally.lost()
+        counters.count_lost_response()
     match fault.kind:
         case "reset":
             return _hang_up(request)
@@ -74,18 +74,18 @@ async def suffer(
         case "truncate":
             return await _truncated(request, await send(answer))
         case "slow":
-            return await _trickled(request, await send(answer), fault.value, tally)
+            return await _trickled(request, await send(answer), fault.value, counters)
         case "garbage":
             answer = replace(answer, body=_GARBAGE)
         case "delay":
             await asyncio.sleep(fault.value)
         case _:
-            answer = replace(answer, body=faults.edited(answer.body, fault))
+            answer = replace(answer, body=faults.edit(answer.body, fault))
     return await send(answer)
 
 
-def _ordered(fault: Fault) -> Answer:
-    answer = refusals.of_status(fault.value)
+def _ordered(fault: Fault) -> ApiResponse:
+    answer = responses.of_status(fault.value)
     if fault.body is not None:
         answer = replace(answer, body=fault.body, content_type=JSON)
     if fault.headers is not None:
@@ -113,7 +113,7 @@ async def _truncated(request: web.Request, whole: web.Response) -> web.StreamRes
 
 
 async def _trickled(
-    request: web.Request, whole: web.Response, seconds: float, tally: Tally
+    request: web.Request, whole: web.Response, seconds: float, counters: Counters
 ) -> web.StreamResponse:
     """Send the answer in pieces: the first at once, the last after `seconds`, with no long pause in between.
 
@@ -131,7 +131,7 @@ async def _trickled(
                 content[len(content) * piece // pieces : len(content) * (piece + 1) // pieces]
             )
     except ConnectionResetError:
-        tally.lost()
+        counters.count_lost_response()
         raise
     return response
 

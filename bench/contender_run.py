@@ -16,8 +16,7 @@ from typing import Any
 
 import requests
 
-from bench.report import Section
-from bench.setting import (
+from bench.processes import (
     TOKEN,
     asked_of_replicate,
     counts,
@@ -27,6 +26,7 @@ from bench.setting import (
     service_before,
     simulated,
 )
+from bench.report import Section
 from harness.service_process import ROOT
 
 OURS = "this_service"
@@ -66,7 +66,7 @@ class Scenario:
 
 
 @dataclass(frozen=True, slots=True)
-class Turn:
+class ContenderRun:
     """What became of a contender.
 
     Attributes:
@@ -80,7 +80,7 @@ class Turn:
     """
 
     scenario: Scenario
-    told: Mapping[str, Any] | None
+    result: Mapping[str, Any] | None
     undone: str
     seen: Mapping[str, Any]
     made: Sequence[Mapping[str, Any]]
@@ -90,7 +90,7 @@ class Turn:
     @property
     def got(self) -> int:
         """Pictures its user holds; while it had not ended, those there were."""
-        return int(self.told["got"] if self.told else self.seen["finished"].get("succeeded", 0))
+        return int(self.result["got"] if self.result else self.seen["finished"].get("succeeded", 0))
 
     @property
     def in_vain(self) -> int:
@@ -111,9 +111,9 @@ class Column:
     """A column of a table of contenders: its head, its cell, and this service's target, if it has one."""
 
     head: str
-    cell: Callable[[Turn], str]
+    cell: Callable[[ContenderRun], str]
     target: str = ""
-    meets: Callable[[Turn], bool] = lambda _: True
+    meets: Callable[[ContenderRun], bool] = lambda _: True
 
 
 def requests_a_picture(*, most: float) -> Column:
@@ -125,13 +125,13 @@ def requests_a_picture(*, most: float) -> Column:
     )
 
 
-def none_of(head: str, count: Callable[[Turn], int]) -> Column:
+def none_of(head: str, count: Callable[[ContenderRun], int]) -> Column:
     """What there should be none of. Nobody knows it of a contender that did not end."""
     return Column(
         head,
-        lambda it: str(count(it)) if it.told else "",
+        lambda it: str(count(it)) if it.result else "",
         "0",
-        lambda it: it.told is not None and not count(it),
+        lambda it: it.result is not None and not count(it),
     )
 
 
@@ -143,16 +143,16 @@ COSTS = (
 )
 
 
-def table(title: str, columns: Sequence[Column], turns: Mapping[str, Turn], *, note: str) -> Section:
+def table(title: str, columns: Sequence[Column], runs: Mapping[str, ContenderRun], *, note: str) -> Section:
     """The turns by the name of who had them, this service first, then its targets."""
-    rows = [(CONTENDERS[name], *(column.cell(turn) for column in columns)) for name, turn in turns.items()]
+    rows = [(CONTENDERS[name], *(column.cell(run) for column in columns)) for name, run in runs.items()]
     rows.insert(1, ("… its target", *(column.target for column in columns)))
-    ours = turns[OURS]
+    ours = runs[OURS]
     missed = [f"{it.head}: {it.cell(ours)}, not {it.target}" for it in columns if not it.meets(ours)]
     return Section(title, ("contender", *(column.head for column in columns)), rows, missed, note)
 
 
-def turn_of(name: str, scenario: Scenario) -> Turn:
+def run_contender(name: str, scenario: Scenario) -> ContenderRun:
     """Let a contender have its turn."""
     print(f"{CONTENDERS[name]}: {scenario.pictures} pictures …", flush=True)
     with simulated(*scenario.simulator) as simulator, ExitStack() as stack:
@@ -165,11 +165,11 @@ def turn_of(name: str, scenario: Scenario) -> Turn:
             service = stack.enter_context(service_before(simulator, **settings))
             where["SERVICE_URL"] = service.url
         process = stack.enter_context(_started(name, scenario, where))
-        told, undone = _told(process, scenario)
+        result, undone = _result(process, scenario)
         watched = service.process if service else process
         alive = watched.poll() is None  # one that broke off left nothing to look at
         cpu, memory = (cpu_seconds(watched.pid), peak_megabytes(watched.pid)) if alive else (0.0, 0.0)
-        return Turn(scenario, told, undone, counts(simulator), predictions(simulator), cpu, memory)
+        return ContenderRun(scenario, result, undone, counts(simulator), predictions(simulator), cpu, memory)
 
 
 @contextmanager
@@ -190,7 +190,7 @@ def _started(name: str, scenario: Scenario, where: Mapping[str, str]) -> Iterato
             process.kill()
 
 
-def _told(process: subprocess.Popen[str], scenario: Scenario) -> tuple[dict[str, Any] | None, str]:
+def _result(process: subprocess.Popen[str], scenario: Scenario) -> tuple[dict[str, Any] | None, str]:
     """The line a contender ends with, or why there is none."""
     assert process.stdout is not None
     ready, _, _ = select.select([process.stdout], [], [], scenario.bound)
@@ -199,5 +199,5 @@ def _told(process: subprocess.Popen[str], scenario: Scenario) -> tuple[dict[str,
     line = process.stdout.readline()
     if not line:
         return None, f"ended with {process.wait()}"
-    told: dict[str, Any] = json.loads(line)
-    return told, ""
+    result: dict[str, Any] = json.loads(line)
+    return result, ""

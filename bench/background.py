@@ -8,7 +8,7 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
-def beside(work: Callable[[], T]) -> Future[T]:
+def in_background(work: Callable[[], T]) -> Future[T]:
     """Do `work` in a thread of its own; its result, or what it raised, is the future's.
 
     Who leaves does not wait for it, unlike for a pool's: what it started ends with this process.

@@ -1,6 +1,6 @@
 """What a handler says, and how this Replicate says no.
 
-Handlers never touch the wire: they return an `Answer` or raise a `Refusal` that carries one, and
+Handlers never touch the wire: they return an `ApiResponse` or raise a `ApiError` that carries one, and
 the door sends it. So a fault can edit, spoil or swallow any answer without a handler knowing, and
 every refusal is written once, here, in the shape Replicate writes it.
 """
@@ -19,7 +19,7 @@ PROBLEM = "application/problem+json"
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class ApiResponse:
     """An answer not sent yet: a status, a JSON value (or text, or the bytes of a file), and headers."""
 
     body: Any
@@ -28,56 +28,56 @@ class Answer:
     headers: Mapping[str, str] = field(default_factory=dict)
 
 
-class Refusal(Exception):
+class ApiError(Exception):
     """Raised by a handler to answer something other than success."""
 
-    def __init__(self, answer: Answer) -> None:
+    def __init__(self, answer: ApiResponse) -> None:
         super().__init__(answer.status)
         self.answer = answer
 
 
-def unauthenticated() -> Refusal:
+def unauthenticated() -> ApiError:
     """401: no token, or one that no account has."""
     detail = "You did not pass a valid authentication token"
-    return Refusal(_problem(401, "Unauthenticated", detail, content_type=PROBLEM))
+    return ApiError(_problem(401, "Unauthenticated", detail, content_type=PROBLEM))
 
 
-def insufficient_credit() -> Refusal:
+def insufficient_credit() -> ApiError:
     """402: the account cannot pay."""
     detail = (
         "You have insufficient credit to run this model. Go to "
         "https://replicate.com/account/billing#billing to purchase credit. Once you purchase "
         "credit, please wait a few minutes before trying again."
     )
-    return Refusal(_problem(402, "Insufficient credit", detail, content_type=PROBLEM))
+    return ApiError(_problem(402, "Insufficient credit", detail, content_type=PROBLEM))
 
 
-def not_found() -> Refusal:
+def not_found() -> ApiError:
     """404: nothing here, or nothing of yours."""
     detail = "The requested resource could not be found."
-    return Refusal(Answer({"detail": detail, "status": 404}, 404))
+    return ApiError(ApiResponse({"detail": detail, "status": 404}, 404))
 
 
-def malformed(detail: str, *, status: int = 400) -> Refusal:
+def malformed(detail: str, *, status: int = 400) -> ApiError:
     """400 and its like: a request that cannot be read at all."""
-    return Refusal(Answer({"detail": detail, "status": status}, status))
+    return ApiError(ApiResponse({"detail": detail, "status": status}, status))
 
 
-def unknown_version() -> Refusal:
+def unknown_version() -> ApiError:
     """422: a version id of the wrong form."""
     detail = "The specified version does not exist (or perhaps you don't have permission to use it?)"
-    return Refusal(_problem(422, "Invalid version or not permitted", detail))
+    return ApiError(_problem(422, "Invalid version or not permitted", detail))
 
 
-def invalid_input(problems: list[dict[str, str]]) -> Refusal:
+def invalid_input(problems: list[dict[str, str]]) -> ApiError:
     """422: each problem a mapping with `type`, `field` and `description`."""
     detail = "".join(f"- {item['field']}: {item['description']}\n" for item in problems)
     answer = _problem(422, "Input validation failed", detail)
     answer.body["invalid_fields"] = problems
-    return Refusal(answer)
+    return ApiError(answer)
 
 
-def throttled(seconds: int, *, low_credit: bool = False) -> Refusal:
+def throttled(seconds: int, *, low_credit: bool = False) -> ApiError:
     """429: come back in `seconds`."""
     detail = f"Request was throttled. Your rate limit resets in ~{seconds}s."
     if low_credit:
@@ -86,10 +86,10 @@ def throttled(seconds: int, *, low_credit: bool = False) -> Refusal:
             " burst of 1 requests while you have less than $5.0 in credit."
         )
     body = {"detail": detail, "status": 429, "retry_after": seconds}
-    return Refusal(Answer(body, 429, headers={"Retry-After": str(seconds)}))
+    return ApiError(ApiResponse(body, 429, headers={"Retry-After": str(seconds)}))
 
 
-def of_status(status: int) -> Answer:
+def of_status(status: int) -> ApiResponse:
     """A believable answer for any status, for a fault that names nothing more."""
     known = {401: unauthenticated, 402: insufficient_credit, 404: not_found}
     if status in known:
@@ -115,8 +115,8 @@ def problem(kind: str, where: str, description: str) -> dict[str, str]:
     return {"type": kind, "field": where, "description": description}
 
 
-def _problem(status: int, title: str, detail: str, *, content_type: str = JSON) -> Answer:
-    return Answer({"title": title, "detail": detail, "status": status}, status, content_type)
+def _problem(status: int, title: str, detail: str, *, content_type: str = JSON) -> ApiResponse:
+    return ApiResponse({"title": title, "detail": detail, "status": status}, status, content_type)
 
 
 def _as_problem(error: ValidationError) -> dict[str, str]:

@@ -53,7 +53,7 @@ def model(it: Model) -> dict[str, Any]:
         "name": name,
         "description": f"A simulated {name}",
         "visibility": "public",
-        "is_official": it.official,
+        "is_official": it.client,
         "github_url": None,
         "paper_url": None,
         "license_url": None,

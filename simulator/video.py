@@ -15,7 +15,7 @@ CONTENT_TYPE = "video/mp4"
 _ASSETS = Path(__file__).parent / "assets"
 
 
-def encoded(aspect_ratio: str, seconds: int, *, label: str) -> bytes:
+def encode(aspect_ratio: str, seconds: int, *, label: str) -> bytes:
     """An MP4 of this ratio (`16:9`) and duration. A `free` box at its end, which players skip, holds `label` in UTF-8,
     so that films are equal byte for byte exactly when their ratios, durations and labels are."""
     note = label.encode()

@@ -14,15 +14,15 @@ from functools import partial
 
 from aiohttp import web
 
-from simulator import refusals, wire
+from simulator import responses, sending
 from simulator.accounts import Account
-from simulator.refusals import Answer, Refusal
-from simulator.world import World
+from simulator.responses import ApiError, ApiResponse
+from simulator.state import SimulatorState
 
 TOKEN: web.RequestKey[str] = web.RequestKey("token", str)
 TOKEN_PREFIX = "r8_"  # noqa: S105 - how tokens begin, not one
 
-Handler = Callable[[web.Request], Awaitable[Answer]]
+Handler = Callable[[web.Request], Awaitable[ApiResponse]]
 Served = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
@@ -35,13 +35,13 @@ class _Visit:
     creation: bool
 
 
-class Door:
+class Middleware:
     """Puts handlers behind everything that happens to a request before and after them."""
 
-    def __init__(self, world: World) -> None:
-        self._world = world
+    def __init__(self, state: SimulatorState) -> None:
+        self._state = state
 
-    def guard(self, kind: str, handler: Handler) -> Served:
+    def wrap(self, kind: str, handler: Handler) -> Served:
         """`handler`, for requests of `kind`, as a view aiohttp can route to."""
 
         async def served(request: web.Request) -> web.StreamResponse:
@@ -56,47 +56,47 @@ class Door:
         if kind == "create":
             await request.read()  # it is handled although its sender gives up meanwhile
         await self._travel()
-        world, token = self._world, _token(request)
-        world.tally.arrived(kind)
+        state, token = self._state, _token(request)
+        state.counters.count_request(kind)
         if token is None:
-            return await self._answer(request, refusals.unauthenticated().answer)
-        visit = _Visit(request, world.accounts.of(token), creation=kind == "create")
-        now = world.clock()
-        arrivals = visit.account.arrive(now, creation=visit.creation)
-        world.tally.dense(arrivals, creation=visit.creation)
+            return await self._answer(request, responses.unauthenticated().answer)
+        visit = _Visit(request, state.accounts.get(token), creation=kind == "create")
+        now = state.clock()
+        arrivals = visit.account.count_arrival(now, creation=visit.creation)
+        state.counters.record_peak(arrivals, creation=visit.creation)
         if visit.account.rejected:
-            return await self._answer(request, refusals.unauthenticated().answer)
+            return await self._answer(request, responses.unauthenticated().answer)
         if not visit.account.admit(now, creation=visit.creation):
             return await self._answer(request, _throttled(visit, now), visit)
         request[TOKEN] = token
-        fault = world.faults.strike(kind, token)
+        fault = state.faults.take(kind, token)
         handle = partial(_handled, handler, request)
         if fault is None:
             return await self._answer(request, await handle(), visit)
         send = partial(self._answer, request, visit=visit)
-        return await wire.suffer(fault, request, handle=handle, send=send, tally=world.tally)
+        return await sending.inject_fault(fault, request, handle=handle, send=send, counters=state.counters)
 
     async def _answer(
         self,
         request: web.Request,
-        answer: Answer,
+        answer: ApiResponse,
         visit: _Visit | None = None,
     ) -> web.Response:
         """Send `answer`; a `visit` that reached an account is told what is left of its limit."""
         await self._travel()
-        response = wire.leave(request, answer, self._world.tally)
-        response.headers["Date"] = format_datetime(self._world.book.now(), usegmt=True)
+        response = sending.counted_response(request, answer, self._state.counters)
+        response.headers["Date"] = format_datetime(self._state.predictions.now(), usegmt=True)
         if visit is not None:
-            left = visit.account.allowance(self._world.clock(), creation=visit.creation)
+            left = visit.account.allowance(self._state.clock(), creation=visit.creation)
             response.headers["ratelimit-remaining"] = str(left.remaining)
             response.headers["ratelimit-reset"] = str(left.seconds)
         return response
 
     async def _travel(self) -> None:
-        delay = self._world.network_delay()
+        delay = self._state.network_delay()
         if delay:
             await asyncio.sleep(delay)
-        await self._world.goes_on()
+        await self._state.wait_for_stall_end()
 
 
 def _token(request: web.Request) -> str | None:
@@ -105,14 +105,14 @@ def _token(request: web.Request) -> str | None:
     return token.strip() if known else None
 
 
-def _throttled(visit: _Visit, now: int) -> Answer:
+def _throttled(visit: _Visit, now: int) -> ApiResponse:
     left = visit.account.allowance(now, creation=visit.creation)
     low_credit = visit.creation and visit.account.credit == "low"
-    return refusals.throttled(max(1, left.seconds), low_credit=low_credit).answer
+    return responses.throttled(max(1, left.seconds), low_credit=low_credit).answer
 
 
-async def _handled(handler: Handler, request: web.Request) -> Answer:
+async def _handled(handler: Handler, request: web.Request) -> ApiResponse:
     try:
         return await handler(request)
-    except Refusal as refusal:
+    except ApiError as refusal:
         return refusal.answer

@@ -66,7 +66,7 @@ class Simulator:
         thread.join()
         loop.close()
 
-    def order(self, *, on: str = "any", times: int = 1, after: int = 0, **rest: Any) -> None:
+    def inject(self, *, on: str = "any", times: int = 1, after: int = 0, **rest: Any) -> None:
         """Order a fault; `simulator.faults` lists the kinds.
 
         Args:
@@ -78,8 +78,8 @@ class Simulator:
         Raises:
             ValueError: If the order makes no sense.
         """
-        order = self._server.world.faults.order
-        self._call(lambda: order(on=on, times=times, after=after, **rest))
+        inject = self._server.state.faults.inject
+        self._call(lambda: inject(on=on, times=times, after=after, **rest))
 
     def stall(self, seconds: float) -> None:
         """Take requests in and serve them only after so many seconds, whether their senders wait or not. Only while it
@@ -88,7 +88,7 @@ class Simulator:
         Raises:
             ValueError: If that is no number of seconds from 0 to 3600.
         """
-        self._call(lambda: self._server.world.stall(seconds))
+        self._call(lambda: self._server.state.stall(seconds))
 
     def account(self, token: str, **changes: Any) -> None:
         """Set up an account; what `changes` leaves out stays.
@@ -101,23 +101,23 @@ class Simulator:
         Raises:
             ValueError: If a change is unknown or makes no sense.
         """
-        self._call(lambda: self._server.world.accounts.configure(token, **changes))
+        self._call(lambda: self._server.state.accounts.configure(token, **changes))
 
     def counts(self) -> Counts:
         """What was counted so far."""
-        return self._call(self._server.world.tally.snapshot)
+        return self._call(self._server.state.counters.snapshot)
 
     def predictions(self) -> list[PredictionRecord]:
         """Every prediction remembered, oldest first."""
-        return self._call(lambda: [each.record() for each in self._server.world.book])
+        return self._call(lambda: [each.record() for each in self._server.state.predictions])
 
     def uploads(self) -> list[UploadRecord]:
         """Every uploaded file remembered, oldest first."""
-        return self._call(self._server.world.uploads.records)
+        return self._call(self._server.state.uploads.records)
 
     def reset(self) -> None:
         """Forget everything, as if just started."""
-        self._call(self._server.world.reset)
+        self._call(self._server.state.reset)
 
     async def _end(self) -> None:
         await self._server.stop()

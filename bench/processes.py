@@ -11,7 +11,7 @@ from typing import Any
 
 import requests
 
-from harness.service_process import ROOT, Served, served
+from harness.service_process import ROOT, ServiceProcess, running_service
 
 TOKEN = {"X-Replicate-API-Key": "r8_bench"}
 
@@ -36,8 +36,8 @@ def simulator_process(*arguments: str) -> Iterator[tuple[str, int]]:
 
 
 @contextmanager
-def service_before(simulator: str, **settings: Any) -> Iterator[Served]:
-    with served(REPLICATE_BASE_URL=simulator, **settings) as service:
+def service_before(simulator: str, **settings: Any) -> Iterator[ServiceProcess]:
+    with running_service(REPLICATE_BASE_URL=simulator, **settings) as service:
         yield service
 
 
@@ -58,7 +58,7 @@ def predictions(simulator: str) -> list[dict[str, Any]]:
     return list(reversed(shown))
 
 
-def resident_megabytes(service: Served) -> float:
+def resident_megabytes(service: ServiceProcess) -> float:
     """Memory of the whole service, its worker included. Pages that its processes share count once."""
     service.worker()
     return _megabytes("VmRSS", service.process.pid)
@@ -83,7 +83,7 @@ def prompts(number: int) -> dict[str, Any]:
     return {"model_name": "flux-dev", "prompts": [f"picture {index}" for index in range(number)]}
 
 
-def post(service: Served, path: str, body: object) -> Any:
+def post(service: ServiceProcess, path: str, body: object) -> Any:
     answer = requests.post(service.url + path, data=json.dumps(body), headers=_JSON, timeout=600)
     answer.raise_for_status()
     return answer.json()

@@ -7,21 +7,21 @@ import math
 from functools import partial
 from typing import Any
 
-from bench.beside import beside
-from bench.report import Section
-from bench.turn import (
+from bench.background import in_background
+from bench.contender_run import (
     COSTS,
     IN_VAIN,
     OURS,
     THROTTLED,
     Column,
+    ContenderRun,
     Scenario,
-    Turn,
     none_of,
     requests_a_picture,
+    run_contender,
     table,
-    turn_of,
 )
+from bench.report import Section
 
 _SECONDS, _A_MINUTE = 2, 100
 _FAULTS: tuple[dict[str, Any], ...] = (
@@ -46,19 +46,19 @@ _IDEAL = 60 + _SECONDS
 _CONTENDERS = (OURS, "async_run", "polling", "retrying", "batch_process")
 
 
-def trouble() -> Section:
+def comparison_with_faults() -> Section:
     """All at once, since all of them mostly wait: two minutes at the most."""
-    started = {name: beside(partial(turn_of, name, _SCENARIO)) for name in _CONTENDERS}
-    turns = {name: turn.result() for name, turn in started.items()}
+    started = {name: in_background(partial(run_contender, name, _SCENARIO)) for name in _CONTENDERS}
+    runs = {name: run.result() for name, run in started.items()}
     title = f"What users meet: {_SCENARIO.pictures} pictures, {_A_MINUTE} creations a minute, and a bad day"
-    return table(title, _COLUMNS, turns, note=_NOTE)
+    return table(title, _COLUMNS, runs, note=_NOTE)
 
 
-def _ratio(it: Turn) -> float:
-    return it.told["seconds"] / _IDEAL if it.told else math.inf
+def _ratio(it: ContenderRun) -> float:
+    return it.result["seconds"] / _IDEAL if it.result else math.inf
 
 
-def _makespan_cell(it: Turn) -> str:
+def _makespan_cell(it: ContenderRun) -> str:
     if it.undone:
         return it.undone
     return f"{_ratio(it):.2f}" + ", incomplete" * (it.got < it.scenario.pictures)
@@ -71,7 +71,7 @@ _COLUMNS = (
         f"{_SCENARIO.pictures}",
         lambda it: it.got == it.scenario.pictures,
     ),
-    none_of("another model's, or black", lambda it: int(it.told["substitutes"]) if it.told else 0),
+    none_of("another model's, or black", lambda it: int(it.result["substitutes"]) if it.result else 0),
     IN_VAIN,
     THROTTLED,
     requests_a_picture(most=6),

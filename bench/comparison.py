@@ -13,21 +13,21 @@ from datetime import datetime
 from functools import partial
 from typing import Any
 
-from bench.beside import beside
-from bench.report import Section
-from bench.turn import (
+from bench.background import in_background
+from bench.contender_run import (
     COSTS,
     IN_VAIN,
     OURS,
     THROTTLED,
     Column,
+    ContenderRun,
     Scenario,
-    Turn,
     none_of,
     requests_a_picture,
+    run_contender,
     table,
-    turn_of,
 )
+from bench.report import Section
 from harness.service_process import ROOT
 
 _SECONDS = 12
@@ -45,25 +45,25 @@ _ALONE = (OURS, "async_run")
 _TOGETHER = ("polling", "threads", "batch_process")
 
 
-def contest() -> Section:
+def comparison() -> Section:
     """The quick ones by themselves, the others, which wait more than they compute, at once: three minutes."""
-    turns = {name: turn_of(name, _SCENARIO) for name in _ALONE}
-    others = {name: beside(partial(turn_of, name, _SCENARIO)) for name in _TOGETHER}
-    turns |= {name: turn.result() for name, turn in others.items()}
+    runs = {name: run_contender(name, _SCENARIO) for name in _ALONE}
+    others = {name: in_background(partial(run_contender, name, _SCENARIO)) for name in _TOGETHER}
+    runs |= {name: run.result() for name, run in others.items()}
     title = (
         f"{_SCENARIO.pictures} pictures of {_SECONDS} s at {_SCENARIO.slots} slots, and nothing goes wrong"
     )
-    return table(title, _COLUMNS, turns, note=_note())
+    return table(title, _COLUMNS, runs, note=_note())
 
 
-def _ratio(it: Turn) -> float:
+def _ratio(it: ContenderRun) -> float:
     """Its makespan, as a multiple of the ideal one; infinite if it did not come to an end."""
-    if it.told is None:
+    if it.result is None:
         return math.inf
     ideal = _ideal(
         (_ended(each) - _created(each) for each in it.made if each["completed_at"]), it.scenario.slots
     )
-    return float(it.told["seconds"]) / ideal
+    return float(it.result["seconds"]) / ideal
 
 
 def _ideal(durations: Iterable[float], slots: int) -> float:
@@ -74,10 +74,10 @@ def _ideal(durations: Iterable[float], slots: int) -> float:
     return max(free)
 
 
-def _delay(it: Turn) -> float | None:
+def _delay(it: ContenderRun) -> float | None:
     """Median of the seconds from a prediction's end to when its link was known, by the clock both go by; None if
     the contender does not tell."""
-    known = it.told["known"] if it.told else {}
+    known = it.result["known"] if it.result else {}
     ended = {each["id"]: _ended(each) for each in it.made if each["completed_at"]}
     delays = [moment - ended[url.split("/")[-2]] for url, moment in known.items()]
     return statistics.median(delays) if delays else None
@@ -91,11 +91,11 @@ def _ended(prediction: Mapping[str, Any]) -> float:
     return datetime.fromisoformat(prediction["completed_at"]).timestamp()
 
 
-def _makespan_cell(it: Turn) -> str:
+def _makespan_cell(it: ContenderRun) -> str:
     return f"{it.undone}: {it.got} of {it.scenario.pictures}" if it.undone else f"{_ratio(it):.2f}"
 
 
-def _delay_cell(it: Turn) -> str:
+def _delay_cell(it: ContenderRun) -> str:
     delay = _delay(it)
     return "" if delay is None else f"{delay:.2f} s"
 
