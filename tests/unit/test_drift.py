@@ -18,7 +18,7 @@ from catalog import drift
 from catalog.registry import Registry
 from harness.service_process import free_port
 from settings import Settings
-from simulator import Options, answers, catalog, running
+from simulator import Options, catalog, representations, running
 from tests.support.callers import SERVER_TOKEN
 from tests.support.declarations import MODELS, REGISTRY, find
 
@@ -27,7 +27,7 @@ ROOT = Path(__file__).parents[2]
 
 def document(name: str) -> dict[str, Any]:
     """What `GET /v1/models/{owner}/{name}` answers; nothing in it is shared."""
-    shown = answers.model(catalog.find(find(name).name))  # type: ignore[union-attr, arg-type]
+    shown = representations.model(catalog.find(find(name).name))  # type: ignore[union-attr, arg-type]
     return json.loads(json.dumps(shown))
 
 
