@@ -15,9 +15,9 @@ from ledger.memory import MemoryLedger
 from ledger.records import AttemptRecord, GenerationRecord
 from tests.support.api_client import PICTURE, ended, left, left_batch
 from tests.support.callers import ADMIN, USER
-from tests.support.output_hosts import in_virtual_time
 from tests.support.problem_documents import problem
 from tests.support.records import generation
+from tests.support.virtual_time import in_virtual_time
 from tests.support.wiring import AtOnce
 
 NOW = 1000 * DAY + 40_000.0

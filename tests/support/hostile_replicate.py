@@ -7,7 +7,7 @@ without a network, on the virtual clock.
 import asyncio
 import gzip
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -62,7 +62,7 @@ class Hostile(httpx.AsyncBaseTransport):
     """`says[kind]` are answers given in place of the honest ones, in order. `names` returns the id of the n-th
     prediction."""
 
-    def __init__(self, says: dict[str, list[Said]], *, names=lambda number: f"p{number}") -> None:
+    def __init__(self, says: dict[str, list[Said]], *, names: Callable[[int], str] = "p{}".format) -> None:
         self._says = {kind: list(answers) for kind, answers in says.items()}
         self._names = names
         self.made: list[Made] = []

@@ -2,19 +2,22 @@
 as told."""
 
 import asyncio
-import functools
 import json
 import socket
 from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
-from aiohttp.abc import AbstractResolver
+import yarl
+from aiohttp.abc import AbstractResolver, ResolveResult
 from replicate.webhook import Webhooks, WebhookSigningSecret
 
 from ledger.records import Delivery
-from tests.support import virtual_time
 from webhooks.outbox import Answer, DeliveryFailed, Outbox
+
+T = TypeVar("T")
 
 EPOCH = 1_800_000_000
 """The Unix time at which virtual time starts: 2027-01-15T08:00:00Z."""
@@ -27,26 +30,16 @@ HANGS = "hangs"
 LOST = "lost"
 
 
-def in_virtual_time(test):
-    """Run an async test on a virtual loop."""
-
-    @functools.wraps(test)
-    def run(*arguments, **named):
-        virtual_time.run(test(*arguments, **named))
-
-    return run
-
-
 def now() -> float:
     return EPOCH + asyncio.get_running_loop().time()
 
 
-def upper(low, high):
+def upper(low: float, high: float) -> float:
     """No chance in it: every pause as long as it may be."""
     return high
 
 
-def new(delivery_id: str = "gen_1", url: str = URL, **fields) -> Delivery:
+def new(delivery_id: str = "gen_1", url: str = URL, **fields: Any) -> Delivery:
     return Delivery(delivery_id, url, fields.pop("since", EPOCH), **fields)
 
 
@@ -68,8 +61,8 @@ class Fake:
     """A sender on the loop's clock. `says(attempt)` is how an attempt ends: an `Answer`, a status, LOST, or HANGS;
     `takes` is how many seconds that is on its way."""
 
-    def __init__(self, says, *, takes: float = 0.0) -> None:
-        self._says = says if callable(says) else lambda attempt: says
+    def __init__(self, says: Any, *, takes: float = 0.0) -> None:
+        self._says: Callable[[Attempt], Answer | int | str] = says if callable(says) else lambda attempt: says
         self._takes = takes
         self.attempts: list[Attempt] = []
         self.under_way: Counter[str] = Counter()
@@ -77,10 +70,10 @@ class Fake:
         """At once, to each host and in total."""
         self.closed = False
 
-    async def post(self, url, content, headers):
+    async def post(self, url: yarl.URL, content: bytes, headers: Mapping[str, str]) -> Answer:
         attempt = Attempt(now() - EPOCH, str(url), content, dict(headers))
         self.attempts.append(attempt)
-        with self._counted(url.host), self._counted("all"):
+        with self._counted(str(url.host)), self._counted("all"):
             if self._takes:
                 await asyncio.sleep(self._takes)
             says = self._says(attempt)
@@ -88,9 +81,12 @@ class Fake:
                 await asyncio.get_running_loop().create_future()
             if says == LOST:
                 raise DeliveryFailed("the connection was lost")
-            return Answer(says) if isinstance(says, int) else says
+            if isinstance(says, int):
+                return Answer(says)
+            assert isinstance(says, Answer), says
+            return says
 
-    async def aclose(self):
+    async def aclose(self) -> None:
         self.closed = True
 
     @property
@@ -98,7 +94,7 @@ class Fake:
         return [attempt.at for attempt in self.attempts]
 
     @contextmanager
-    def _counted(self, name: str):
+    def _counted(self, name: str) -> Iterator[None]:
         self.under_way[name] += 1
         self.most[name] = max(self.most[name], self.under_way[name])
         try:
@@ -107,7 +103,7 @@ class Fake:
             self.under_way[name] -= 1
 
 
-def in_turn(*said):
+def in_turn(*said: T) -> Callable[[Attempt], T]:
     """What is said to one attempt after the other; the last of it for ever."""
     left = list(said)
     return lambda attempt: left.pop(0) if len(left) > 1 else left[0]
@@ -118,7 +114,7 @@ class Story:
     """Deliveries with a record of their own, which outlives the `Outbox` that write it."""
 
     sender: Fake
-    options: dict = field(default_factory=dict)
+    options: dict[str, Any] = field(default_factory=dict)
     rows: dict[str, Delivery] = field(default_factory=dict)
     written: list[Delivery] = field(default_factory=list)
     moments: list[float] = field(default_factory=list)
@@ -143,7 +139,7 @@ class Story:
         self.moments.append(now())
         self.rows[delivery.id] = delivery
 
-    async def content(self, delivery_id) -> bytes:
+    async def content(self, delivery_id: str) -> bytes:
         return json.dumps({"id": delivery_id}).encode()
 
     def delivery(self, delivery_id: str = "gen_1") -> Delivery:
@@ -161,12 +157,12 @@ class Story:
 
 
 async def story(
-    says, *deliveries: Delivery, seconds: float = 3 * DAY, takes: float = 0.0, **options
+    says: Any, *deliveries: Delivery, seconds: float = 3 * DAY, takes: float = 0.0, **options: Any
 ) -> Story:
     return await Story(Fake(says, takes=takes), options).of(*(deliveries or (new(),)), seconds=seconds)
 
 
-def is_valid(headers, content: bytes, secret: str = SECRET) -> None:
+def is_valid(headers: Mapping[str, str], content: bytes, secret: str = SECRET) -> None:
     """Raises WebhookValidationError if Replicate's own client does not believe it."""
     Webhooks.validate(headers=dict(headers), body=content.decode(), secret=WebhookSigningSecret(key=secret))
 
@@ -179,14 +175,16 @@ class Names(AbstractResolver):
         self.asked: list[str] = []
         self.closed = False
 
-    async def resolve(self, name, port=0, family=socket.AF_INET):
-        self.asked.append(name)
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
+    ) -> list[ResolveResult]:
+        self.asked.append(host)
         if not self._addresses:
             raise OSError(socket.EAI_NONAME, "unknown")
         return [
-            {"hostname": name, "host": each, "port": port, "family": family, "proto": 0, "flags": 0}
+            {"hostname": host, "host": each, "port": port, "family": family, "proto": 0, "flags": 0}
             for each in self._addresses
         ]
 
-    async def close(self):
+    async def close(self) -> None:
         self.closed = True

@@ -1,13 +1,13 @@
 """What the tests of kept files share: hosts that misbehave, sources on virtual time, and both kinds of storage."""
 
 import asyncio
-import functools
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future
-from contextlib import asynccontextmanager, closing, contextmanager, suppress
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
+from typing import Any, TypeVar
 from uuid import uuid4
 
 import requests
@@ -15,9 +15,15 @@ from moto.server import ThreadedMotoServer
 
 from files.bucket import Bucket
 from files.hosts import Answer
+from files.storage import Opened, Storage
 from media.formats import black_png
-from tests.support import virtual_time
 from tests.support.wiring import listening
+
+T = TypeVar("T")
+
+Outcome = bytes | Exception | Sequence[tuple[float, bytes | Exception]]
+Write = Callable[[asyncio.StreamWriter], Awaitable[None]]
+"""Writes a response."""
 
 PNG = black_png(2, 2)
 MP4 = b"\0\0\0\x20ftypisom\0\0\2\0isomiso2mp41"
@@ -35,21 +41,21 @@ def picture(size: int) -> bytes:
     return PNG[:16].ljust(size, b"\7")
 
 
-def content(opened) -> bytes:
+def content(opened: Opened) -> bytes:
     """All of an opened file, which is closed."""
     with closing(opened):
         return b"".join(opened.chunks(0, opened.size))
 
 
-def names(storage) -> list[str]:
+def names(storage: Storage) -> list[str]:
     return sorted(each.name for each in storage.list())
 
 
 class Inline(Executor):
     """Runs everything at once, on the thread that asks: for virtual time."""
 
-    def submit(self, function, /, *arguments, **named):
-        done = Future()
+    def submit(self, function: Callable[..., T], /, *arguments: Any, **named: Any) -> Future[T]:
+        done: Future[T] = Future()
         try:
             done.set_result(function(*arguments, **named))
         except Exception as error:
@@ -61,7 +67,7 @@ class FakeSource:
     """A source on the loop's clock. What it is asked for comes as `outcomes` say, in order, the last of them for ever:
     bytes, an exception, or pairs of seconds and bytes (or an exception) that come so much later."""
 
-    def __init__(self, *outcomes, length: int | None = None, media_type: str = "") -> None:
+    def __init__(self, *outcomes: Outcome, length: int | None = None, media_type: str = "") -> None:
         self._outcomes = list(outcomes)
         self._media_type = media_type
         self._length = length
@@ -81,7 +87,7 @@ class FakeSource:
         pass
 
 
-async def _coming(parts) -> AsyncIterator[bytes]:
+async def _coming(parts: Iterable[tuple[float, bytes | Exception]]) -> AsyncIterator[bytes]:
     for seconds, part in parts:
         await asyncio.sleep(seconds)
         if isinstance(part, Exception):
@@ -110,7 +116,7 @@ class Host:
             yield self
 
 
-def host(answers: dict[str, bytes | Callable[[asyncio.StreamWriter], Awaitable[None]]]):
+def host(answers: Mapping[str, bytes | Write]) -> AbstractAsyncContextManager[Host]:
     """A `Host` that listens while the block runs; what it answers by what it is asked for."""
 
     async def answer(target: str, writer: asyncio.StreamWriter) -> None:
@@ -133,7 +139,7 @@ def redirect(location: str, *, status: str = "302 Found") -> bytes:
     return reply(b"", status=status, headers=f"Location: {location}\r\n")
 
 
-def for_ever(first: bytes):
+def for_ever(first: bytes) -> Write:
     """An answer that does not end."""
 
     async def answer(writer: asyncio.StreamWriter) -> None:
@@ -145,7 +151,7 @@ def for_ever(first: bytes):
     return answer
 
 
-def then_silence(first: bytes):
+def then_silence(first: bytes) -> Write:
     """An answer that begins and does not go on."""
 
     async def answer(writer: asyncio.StreamWriter) -> None:
@@ -202,13 +208,3 @@ def buckets() -> Iterator[Buckets]:
 def written(path: Path, body: bytes) -> Path:
     path.write_bytes(body)
     return path
-
-
-def in_virtual_time(test):
-    """Run an async test on a virtual loop."""
-
-    @functools.wraps(test)
-    def run(*arguments, **named):
-        virtual_time.run(test(*arguments, **named))
-
-    return run

@@ -12,7 +12,7 @@ from errors import InvalidRequest
 def problem(answer: TestResponse, status: int, code: str, *, retryable: bool = False) -> dict[str, Any]:
     """The problem document that `answer` must be."""
     assert "application/problem+json" == answer.content_type
-    document = json.loads(answer.get_data().decode())
+    document: dict[str, Any] = json.loads(answer.get_data().decode())
     assert (status, code) == (answer.status_code, document["code"]), document
     assert status == document["status"]
     assert retryable is document["retryable"]

@@ -9,12 +9,12 @@ import asyncio
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, Final, Literal
 
 from admission.durations import Durations
 from admission.sliding_window import WINDOW
 from auth import Caller, credentials
-from concurrency import Gate
+from concurrency import Gate, Lease
 from errors import UpstreamError
 from providers import Output, Prediction, Url
 from providers.replicate.answers import Page
@@ -23,7 +23,7 @@ from tests.support.virtual_time import VirtualLoop
 
 MODEL = "someone/something"
 OUTPUT = (Url("https://replicate.delivery/picture.png"),)
-HANGS = "hangs"
+HANGS: Final = "hangs"
 LOOK_TIMEOUT = 10.0
 """Seconds after which the client gives a look up, as `providers.replicate.provider` does."""
 
@@ -65,7 +65,7 @@ class KnownCreation:
         return Prediction(self.id, "processing", created_at=self.created_at)
 
 
-Trouble = Callable[[Listing], Exception | str | None]
+Trouble = Callable[[Listing], Exception | Literal["hangs"] | None]
 """What becomes of a look that is not answered: what it raises, or HANGS."""
 
 
@@ -167,13 +167,13 @@ class Upstream:
         at_rest = watcher._poller is None and not watcher._polls and not watcher._accounts
         return at_rest and 0 == self.gate.statistics().current_concurrent == self.gate.statistics().waiting
 
-    async def _get(self, who: Caller, prediction_id: str, lease) -> Prediction:
+    async def _get(self, who: Caller, prediction_id: str, lease: Lease) -> Prediction:
         await self._arrive(Listing(now(), who.id, prediction_id), lease)
         told = next(made for made in self.made[who.id] if made.id == prediction_id).told(now())
         await asyncio.sleep(self.round_trip / 2)
         return told
 
-    async def _get_page(self, who: Caller, before: datetime, lease) -> Page:
+    async def _get_page(self, who: Caller, before: datetime, lease: Lease) -> Page:
         await self._arrive(Listing(now(), who.id, None), lease)
         listed = sorted(
             (made for made in self.made[who.id] if made.created_at < before), key=lambda made: made.created_at
@@ -183,13 +183,13 @@ class Upstream:
         await asyncio.sleep(self.round_trip / 2)
         return Page(predictions, shown[0].created_at if len(listed) > _PAGE else None)
 
-    async def _arrive(self, look: Listing, lease) -> None:
+    async def _arrive(self, look: Listing, lease: Lease) -> None:
         lease.sent()
         self.looks.append(look)
         await asyncio.sleep(self.round_trip / 2)
         self._arrivals.append(now())
         trouble = self.trouble(look)
-        if trouble is HANGS:
+        if trouble == HANGS:
             await asyncio.sleep(LOOK_TIMEOUT - self.round_trip / 2)
             raise PollFailed(UpstreamError())
         if trouble is not None:
@@ -207,7 +207,7 @@ class _Watched(VirtualLoop):
         self._instant = self.time()
         if self._turns > _SPINS:
             raise AssertionError(f"the loop spins at {self._instant} s")
-        super()._run_once()
+        super()._run_once()  # type: ignore[misc]
 
 
 def run(story: Coroutine[Any, Any, Any]) -> Any:

@@ -71,7 +71,8 @@ class Loopback(httpx.AsyncBaseTransport):
         self._app = app
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        line, body = _Line(), StreamReader(_Unlimited(), 2**16, loop=asyncio.get_running_loop())
+        line, loop = _Line(), asyncio.get_running_loop()
+        body = StreamReader(_Unlimited(), 2**16, loop=loop)  # type: ignore[arg-type]
         body.feed_data(await request.aread())
         body.feed_eof()
         asked = make_mocked_request(
@@ -89,6 +90,7 @@ class Loopback(httpx.AsyncBaseTransport):
         response = await found.handler(asked)
         if line.cut or not isinstance(response, Response):  # a part of an answer
             raise httpx.ReadError("the connection was reset")
+        assert response.body is None or isinstance(response.body, bytes)
         return httpx.Response(response.status, headers=response.headers, content=response.body)
 
 

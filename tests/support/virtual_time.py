@@ -5,8 +5,9 @@ one tick away; here the clock is as fine as the floats that the code under test 
 """
 
 import asyncio
+import functools
 import selectors
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 
@@ -15,7 +16,7 @@ class _NeverWaits(selectors.SelectSelector):
         super().__init__()
         self.now = 0.0
 
-    def select(self, timeout=None):
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
         if timeout is None:
             raise RuntimeError("deadlock: nothing is ready and no timer is set")
         self.now += timeout
@@ -37,3 +38,13 @@ def run(work: Coroutine[Any, Any, Any]) -> Any:
     """Run a coroutine on a fresh virtual loop."""
     with asyncio.Runner(loop_factory=VirtualLoop) as runner:
         return runner.run(work)
+
+
+def in_virtual_time(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
+    """Run an async test on a virtual loop."""
+
+    @functools.wraps(test)
+    def in_time(*arguments: Any, **named: Any) -> None:
+        run(test(*arguments, **named))
+
+    return in_time

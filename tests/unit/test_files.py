@@ -35,7 +35,6 @@ from tests.support.output_hosts import (
     for_ever,
     generation,
     host,
-    in_virtual_time,
     names,
     picture,
     redirect,
@@ -43,6 +42,7 @@ from tests.support.output_hosts import (
     then_silence,
     written,
 )
+from tests.support.virtual_time import in_virtual_time
 from tests.support.wiring import on_a_loop
 
 UPSTREAM = "https://api.replicate.com"

@@ -12,7 +12,8 @@ from files.download import HOPELESS, Downloads, RetryPolicy
 from files.hosts import Lost, OutputUnavailable
 from files.spool import Spool
 from loop_thread import Pool
-from tests.support.output_hosts import MP4, PAGE, PNG, FakeSource, Inline, in_virtual_time, picture
+from tests.support.output_hosts import MP4, PAGE, PNG, FakeSource, Inline, picture
+from tests.support.virtual_time import in_virtual_time
 
 URL = "https://replicate.delivery/a.png"
 

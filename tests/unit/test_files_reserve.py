@@ -16,11 +16,11 @@ from tests.support.output_hosts import (
     buckets,
     content,
     generation,
-    in_virtual_time,
     names,
     picture,
     written,
 )
+from tests.support.virtual_time import in_virtual_time
 
 URL = "https://replicate.delivery/a.png"
 NO_ROOM = "The output could not be kept: it could not be stored."

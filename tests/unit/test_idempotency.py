@@ -21,7 +21,7 @@ from parsing import strict_json
 from parsing.normal import normalised, normalised_batch
 from tests.support import virtual_time
 from tests.support.declarations import REGISTRY
-from tests.support.outbox_wiring import in_virtual_time
+from tests.support.virtual_time import in_virtual_time
 from tests.support.wiring import AtOnce, Immediate
 
 

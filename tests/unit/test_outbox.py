@@ -23,12 +23,12 @@ from tests.support.outbox_wiring import (
     Fake,
     Story,
     in_turn,
-    in_virtual_time,
     is_valid,
     new,
     now,
     story,
 )
+from tests.support.virtual_time import in_virtual_time
 from webhooks.outbox import Answer, RetryPolicy, signed
 
 

@@ -27,7 +27,7 @@ from urllib.parse import urlsplit
 
 import requests
 from flask import Flask
-from werkzeug.datastructures import FileStorage, MultiDict
+from werkzeug.datastructures import FileStorage, Headers, MultiDict
 from werkzeug.test import encode_multipart
 
 from app import create_app
@@ -44,7 +44,7 @@ _PATIENCE = 20.0
 @dataclass(frozen=True, slots=True)
 class Answer:
     status: int
-    headers: Mapping[str, str]
+    headers: Mapping[str, str] | Headers
     content: bytes
 
 

@@ -76,7 +76,7 @@ METHODS: Final = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "B
 
 METHOD_STEPS = [Step(method, path) for path in ROUTES for method in METHODS]
 
-BAD_BODIES: Final = (
+BAD_BODIES: Final[tuple[Any, ...]] = (
     None, [], "text", 3, {}, {"model_name": "flux-dev"}, {"prompt": "a"}, {"model_name": "nope", "prompt": "a"},
     {"model_name": "flux-devv", "prompt": "a"}, {"model_name": 3, "prompt": "a"}, PICTURE | {"prompt": ""},
     PICTURE | {"prompt": 5}, PICTURE | {"seed": "3"}, PICTURE | {"seed": True}, PICTURE | {"num_outputs": 99},
@@ -90,7 +90,7 @@ BAD_BODIES: Final = (
     {"model_name": "kontext-max", "prompt": "a"}, {"model_name": "veo-3-fast", "prompt": "a", "duration": 99},
     {"model_name": "flux-1.1-pro", "prompt": "a", "width": 1000}, {f"x{number}": 1 for number in range(150)} | PICTURE,
 )  # fmt: skip
-BAD_BATCHES: Final = (
+BAD_BATCHES: Final[tuple[Any, ...]] = (
     [], {}, {"prompts": ["a"]}, {"model_name": "flux-dev", "prompts": []}, {"model_name": "flux-dev", "prompts": "a"},
     {"model_name": "flux-dev", "prompts": ["a", 3, ""]}, {"requests": []}, {"requests": [3]}, {"requests": {}},
     {"requests": [PICTURE, PICTURE | {"guidance": 99}]}, {"requests": [PICTURE], "model_name": "flux-dev"},
@@ -99,7 +99,7 @@ BAD_BATCHES: Final = (
     {"model_name": "flux-dev", "prompts": ["a", "b"], "file_names": ["x", "X.png"]}, {"model_name": "flux-dev", "prompts": ["a"] * 10_001},
     {"model_name": "flux-dev", "prompts": ["a"], "dry_run": "yes"}, {"model_name": "flux-dev", "prompts": ["a"], "webhook": "x"},
 )  # fmt: skip
-BAD_LIMITS: Final = (
+BAD_LIMITS: Final[tuple[Any, ...]] = (
     {},
     [],
     {"concurrent_limit": 0},
@@ -140,7 +140,7 @@ INPUT_STEPS = [
     *(generate(PICTURE, headers={"Idempotency-Key": key}) for key in ("", "a b", "x" * 256)),
 ]  # fmt: skip
 
-KEYS: Final = ({}, {"X-Admin-API-Key": "wrong"}, {"X-Admin-API-Key": ""}, {"X-Replicate-API-Key": ""}, {"X-Replicate-API-Key": "a b"},
+KEYS: Final[tuple[dict[str, str], ...]] = ({}, {"X-Admin-API-Key": "wrong"}, {"X-Admin-API-Key": ""}, {"X-Replicate-API-Key": ""}, {"X-Replicate-API-Key": "a b"},
                {"X-Admin-API-Key": "wrong", "X-Replicate-API-Key": "r8_user"})  # fmt: skip
 DOOR_STEPS = [
     *(Step(method, path, json={}, headers=keys)
