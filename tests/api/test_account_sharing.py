@@ -83,7 +83,7 @@ def test_a_prediction_that_is_not_ours_is_seen_by_the_first_poll_after_a_minute(
     assert ((True, False), 1) == ((result := outcome_of(story))[0], len(result[1]))
 
 
-def test_what_is_ours_is_no_sign_whatever_becomes_of_it():
+def test_our_own_predictions_are_no_sign_of_sharing():
     async def story(service, world):
         world.faults.inject(on="create", reset="after")  # lost, found and adopted
         world.faults.inject(on="create", status=500)  # lost, never made, made again
@@ -149,7 +149,7 @@ def test_a_429_is_a_sign_if_it_names_no_reduced_limit_and_our_window_has_room(bo
     assert is_sign == outcome_of(story, requests_per_minute=3)[0]
 
 
-def test_it_is_warned_of_once_a_minute():
+def test_a_shared_account_is_warned_of_once_a_minute():
     async def story(service, world):
         answer = {"detail": "Request was throttled.", "status": 429, "retry_after": 10}
         world.faults.inject(on="create", times=15, status=429, headers={}, body=answer)

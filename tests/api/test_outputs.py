@@ -344,7 +344,7 @@ def test_where_no_outputs_are_kept_none_is_fetched(make_app, simulator):
     assert "delivery" not in simulator.counts().requests
 
 
-def test_batches_look_ups_events_and_webhooks_tell_the_same(make_app):
+def test_batches_lookups_events_and_webhooks_show_the_same_outputs(make_app):
     client = make_app(REPLICATE_SIMULATE=1, WEBHOOK_SECRET="whsec_" + "A" * 32).test_client()
     wrong = {"code": "generation_failed", "detail": "I cannot draw that.", "retryable": False}
     with receiving() as receiver:
@@ -390,7 +390,7 @@ def outcome(made: Prediction, *missing: int, **fields):
     return virtual_time.run(story())
 
 
-def test_what_exists_counts_and_what_could_only_not_be_kept_exists():
+def test_an_output_that_exists_but_could_not_be_kept_counts():
     body = outcome(TWO, 0)
 
     assert (True, ["https://replicate.delivery/b.png"], 1) == (body["success"], body["output"], body["count"])

@@ -77,9 +77,7 @@ def running(app, client, simulator):
     client.delete(f"/generations/{target}", headers=ADMIN)
 
 
-def test_creations_ask_to_be_told_and_what_is_told_ends_the_waiting_without_a_look(
-    told_by_replicate, simulator
-):
+def test_creations_request_a_webhook_and_it_ends_the_wait_without_a_poll(told_by_replicate, simulator):
     with told_by_replicate() as client:
         began = time.monotonic()
         answers = [client.post("/generate", json=PICTURE, headers=by) for by in (ADMIN, USER)]
@@ -98,14 +96,14 @@ def test_creations_ask_to_be_told_and_what_is_told_ends_the_waiting_without_a_lo
     assert 2 == counts.requests["secret"]
 
 
-def test_without_a_public_url_nobody_is_asked_to_tell(client, simulator):
+def test_without_a_public_url_no_webhook_is_requested(client, simulator):
     client.post("/generate", json=PICTURE, headers=ADMIN)
 
     (prediction,) = simulator.predictions()
     assert prediction.webhook is None
 
 
-def test_a_failure_is_told_as_it_is(told_by_replicate, simulator):
+def test_a_pushed_failure_ends_the_generation_with_its_error(told_by_replicate, simulator):
     with told_by_replicate() as client:
         answer = client.post("/generate", json=PICTURE | {"prompt": "[[nsfw]]"}, headers=USER)
 
@@ -113,7 +111,7 @@ def test_a_failure_is_told_as_it_is(told_by_replicate, simulator):
     assert 1 == simulator.counts().webhooks_delivered
 
 
-def test_what_is_signed_with_the_accounts_secret_is_believed(client, running, secret):
+def test_a_webhook_signed_with_the_accounts_secret_is_trusted(client, running, secret):
     target, prediction = running
 
     assert 204 == post(client, message(target, prediction), secret()).status_code
@@ -122,7 +120,7 @@ def test_what_is_signed_with_the_accounts_secret_is_believed(client, running, se
     assert ("succeeded", ["https://replicate.delivery/forged.png"]) == (result["status"], result["output"])
 
 
-def test_the_same_told_twice_changes_nothing(client, running, secret):
+def test_a_repeated_webhook_changes_nothing(client, running, secret):
     target, prediction = running
     post(client, message(target, prediction, status="failed", error="first"), secret())
     before = ended(client, target, by=ADMIN)
@@ -134,7 +132,7 @@ def test_the_same_told_twice_changes_nothing(client, running, secret):
     assert 1 == client.get("/usage", headers=ADMIN).json["total"]["generations"]
 
 
-def test_what_is_not_signed_so_or_not_lately_is_refused_and_changes_nothing(client, running, secret):
+def test_a_webhook_with_a_wrong_or_old_signature_is_refused_and_changes_nothing(client, running, secret):
     target, prediction = running
     sent = message(target, prediction)
     path, body = sent
@@ -170,7 +168,7 @@ def test_what_is_not_signed_so_or_not_lately_is_refused_and_changes_nothing(clie
     assert "succeeded" == ended(client, target, by=ADMIN)["status"]
 
 
-def test_what_tells_of_something_that_is_not_here_is_no_news_whoever_sends_it(client, simulator):
+def test_a_webhook_about_an_unknown_generation_is_accepted_and_ignored(client, simulator):
     batch = client.post("/generate-batch", json={"model_name": "flux-dev", "prompts": ["a"]}, headers=ADMIN)
     for target in ("", "gen_0", "x" * 3000, "gen_%00", batch.json["id"], "../../etc"):
         assert 204 == client.post(f"{PATH}?generation={target}", data=b"not even JSON").status_code
@@ -194,7 +192,7 @@ def test_a_webhook_about_another_generations_prediction_changes_nothing(client, 
     client.delete(f"/generations/{other}", headers=ADMIN)
 
 
-def test_one_account_cannot_tell_of_anothers_generation(client, simulator, secret):
+def test_one_account_cannot_end_anothers_generation(client, simulator, secret):
     target = left(client, "[[hang]]", by=USER)
     until(lambda: "running" == state(client, target))
     (prediction,) = simulator.predictions()
@@ -214,7 +212,7 @@ def test_what_is_not_over_yet_is_no_end(client, running, secret):
     assert "running" == state(client, target, by=ADMIN)
 
 
-def test_if_the_secret_cannot_be_had_replicate_is_to_tell_again(client, running, simulator, secret):
+def test_replicate_must_send_again_if_the_secret_cannot_be_fetched(client, running, simulator, secret):
     target, prediction = running
     simulator.inject(on="secret", status=500)
 
@@ -223,7 +221,7 @@ def test_if_the_secret_cannot_be_had_replicate_is_to_tell_again(client, running,
     assert 204 == post(client, message(target, prediction), secret()).status_code
 
 
-def test_the_secret_is_asked_for_once_however_much_is_told(client, running, simulator, secret):
+def test_the_secret_is_fetched_once_for_any_number_of_webhooks(client, running, simulator, secret):
     for _ in range(3):
         post(client, message(*running), "whsec_AAAA")
 
@@ -239,9 +237,7 @@ def test_a_body_that_is_too_large_is_refused_and_not_even_read_if_it_is_about_no
     assert 204 == client.post(f"{PATH}?generation=gen_0&attempt=1", data=b"x" * 4096).status_code
 
 
-def test_a_creation_whose_answer_was_lost_is_adopted_as_soon_as_replicate_tells_of_it(
-    told_by_replicate, simulator
-):
+def test_a_creation_whose_answer_was_lost_is_adopted_when_its_webhook_arrives(told_by_replicate, simulator):
     simulator.inject(on="create", reset="after")
     with told_by_replicate() as client:
         answer = client.post("/generate", json=PICTURE, headers=ADMIN)
@@ -251,7 +247,7 @@ def test_a_creation_whose_answer_was_lost_is_adopted_as_soon_as_replicate_tells_
     assert 1 == simulator.counts().creations_accepted
 
 
-def test_what_was_told_while_the_service_was_away_is_looked_up(told_by_replicate, simulator):
+def test_a_result_pushed_while_the_service_was_down_is_polled(told_by_replicate, simulator):
     with told_by_replicate() as client:
         target = left(client, "[[slow=0.3]]", by=ADMIN)
         until(lambda: 1 == simulator.counts().in_flight)
@@ -262,9 +258,7 @@ def test_what_was_told_while_the_service_was_away_is_looked_up(told_by_replicate
         assert "succeeded" == ended(client, target, by=ADMIN)["status"]
 
 
-def test_what_is_told_of_a_users_who_has_not_returned_is_no_news_and_asks_replicate_nothing(
-    told_by_replicate, simulator, secret
-):
+def test_a_webhook_for_suspended_work_is_ignored_and_sends_no_request(told_by_replicate, simulator, secret):
     with told_by_replicate() as client:
         target = left(client, "[[slow=0.3]]", by=USER)
         until(lambda: "running" == state(client, target))

@@ -158,7 +158,7 @@ def test_a_check_takes_five_seconds_at_the_most_with_the_wait_for_its_place():
     assert AT_ONCE == len(accounts.asked)
 
 
-def test_whoever_hangs_up_ends_the_check_for_no_other():
+def test_a_caller_that_disconnects_ends_the_check_for_no_other():
     async def story(checks, _):
         first, second = (asyncio.create_task(checks.check(user("a"))) for _ in range(2))
         await asyncio.sleep(0.05)
@@ -267,7 +267,7 @@ def test_what_a_caller_owns_stays_by_token(client, simulator):
     assert 404 == client.get(f"/generations/{mine}", headers=other).status_code
 
 
-def test_work_that_its_owner_comes_back_for_takes_the_turn_of_its_account(make_app, simulator):
+def test_resumed_work_takes_the_turn_of_its_account(make_app, simulator):
     app = make_app(REPLICATE_CONCURRENT_LIMIT=1)
     client = app.test_client()
     client.post("/generate", json=PICTURE | {"prompt": "[[hang]]"}, headers=ADMIN | ASYNC)
@@ -283,7 +283,7 @@ def test_work_that_its_owner_comes_back_for_takes_the_turn_of_its_account(make_a
     assert "account ann" == service.loop.call(lambda: service.core.supervisor.find(waiting).caller.turn)
 
 
-def test_callers_of_one_process_who_come_at_once_share_a_check_over_all_threads(app, simulator):
+def test_concurrent_callers_share_a_check_over_all_threads(app, simulator):
     simulator.inject(on="account", delay=0.3)
     codes = []
 

@@ -478,7 +478,7 @@ def test_following_an_unknown_prediction_does_nothing(story):
     assert [] == story(act)
 
 
-def test_a_wait_for_a_prediction_that_nobody_made_is_a_service_error(story):
+def test_a_wait_for_an_unknown_prediction_is_a_service_error(story):
     async def act(subject):
         with pytest.raises(ServiceError):
             await subject.wait(Prediction("unknown", "starting"))

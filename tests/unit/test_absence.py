@@ -54,19 +54,19 @@ def made(*sent: float) -> list[KnownCreation]:
     return [KnownCreation(f"p{at}", at, at + 0.1) for at in sent]
 
 
-def test_if_nothing_of_ours_is_listed_it_takes_ninety_seconds():
+def test_a_proof_takes_ninety_seconds_if_no_creation_of_ours_is_listed():
     assert 90 == proven_at(shows())
 
 
-def test_a_later_creation_that_is_listed_proves_it_after_fifteen_seconds():
+def test_a_later_listed_creation_proves_absence_after_fifteen_seconds():
     assert 15 == proven_at(shows(*made(6)))
 
 
-def test_a_later_creation_proves_it_once_it_is_listed():
+def test_a_later_creation_proves_absence_once_it_is_listed():
     assert 50 == proven_at(shows(*made(6), lag=42))
 
 
-def test_one_that_was_sent_before_the_buffers_of_a_stopped_server_are_empty_proves_nothing():
+def test_a_creation_sent_before_the_buffers_of_a_stopped_server_are_empty_proves_nothing():
     assert 125 == proven_at(shows(*made(4), lag=42))  # three times the lag that it measured
 
 
@@ -117,13 +117,13 @@ def test_one_of_ours_that_is_never_listed_does_not_hide_that_the_list_goes_on():
     assert (0.0, 0.0, 7.0, -9.0) == (look.lag, look.largest_lag, page.newest, page.gap_at)
 
 
-def test_what_was_not_known_to_exist_when_the_look_was_sent_is_not_missing():
+def test_a_creation_not_known_when_the_reading_was_sent_is_not_missing():
     look = measure_freshness([KnownCreation("p", 1.0, 5.0)], [()], RecentLags(), sent=5.0, answered=5.2)
 
     assert 0.0 == look.lag
 
 
-def test_fifteen_seconds_of_answered_looks_begin_again_when_one_is_not_answered():
+def test_fifteen_seconds_of_answered_readings_begin_again_after_a_failed_one():
     look = shows(*made(6))
 
     assert 30 == proven_at(lambda at: None if at == 10 else look(at))

@@ -27,7 +27,7 @@ def looks(lengths: list[float], until: float) -> list[float]:
     return ages
 
 
-def test_a_model_that_is_not_known_is_looked_at_at_growing_intervals():
+def test_an_unknown_model_is_polled_at_growing_intervals():
     gaps = [later - earlier for earlier, later in pairwise(looks([], 600.0))]
 
     assert 0.25 == gaps[0]
@@ -41,7 +41,7 @@ def test_two_durations_do_not_make_a_model_known_and_three_do():
     assert 20.0 == next_poll(learned(20.0, 20.0, 20.0), 0.0)[1]
 
 
-def test_a_known_model_is_first_looked_at_when_a_fifth_of_its_predictions_were_done():
+def test_a_known_model_is_first_polled_when_a_fifth_of_its_predictions_had_ended():
     assert 3.0 == next_poll(learned(*(float(n) for n in range(1, 11))), 0.0)[1]
 
 
@@ -52,7 +52,7 @@ def test_durations_forget_the_oldest():
     assert 2.0 == next_poll(durations, 0.0)[1]
 
 
-def test_looks_shrink_while_most_end_and_grow_once_a_prediction_is_older_than_any():
+def test_poll_intervals_shrink_while_most_end_and_grow_once_a_prediction_is_older_than_any():
     ages = looks(learned(*(float(n) for n in range(100, 200))), 400.0)
     gaps = [later - earlier for earlier, later in pairwise(ages)]
     while_most_end = [gap for age, gap in zip(ages, gaps, strict=False) if 156 <= age < 180]
@@ -64,7 +64,7 @@ def test_looks_shrink_while_most_end_and_grow_once_a_prediction_is_older_than_an
 
 @given(learned_seconds=LEARNED, age=st.floats(0, 10_000))
 @settings(max_examples=200, deadline=None, derandomize=True)
-def test_the_next_look_is_always_later_and_never_much_later_than_what_was_usual(learned_seconds, age):
+def test_the_next_poll_is_always_later_and_never_much_later_than_usual(learned_seconds, age):
     durations = learned(*learned_seconds)
     earliest, latest = next_poll(durations, age)
 
@@ -93,14 +93,14 @@ def test_a_prediction_is_likely_over_when_most_of_its_model_were():
     assert chance(durations, 0.0, 54.0) > 0.85
 
 
-def test_what_was_seen_unfinished_late_is_judged_by_those_that_took_longer():
+def test_the_chance_of_an_old_prediction_counts_only_longer_durations():
     durations = learned(*[10.0] * 30, *[100.0] * 30)
 
     assert chance(durations, 0.0, 11.0) == pytest.approx(0.5, abs=0.02)
     assert chance(durations, 11.0, 12.0) < 0.01
 
 
-def test_a_model_of_seconds_or_minutes_does_not_let_its_seconds_wait_for_its_minutes():
+def test_a_short_prediction_of_a_model_with_long_ones_is_polled_in_time():
     durations = learned(*[1.5] * 7, *[30.0] * 3)
 
     assert next_poll(durations, 1.6)[1] <= 1.25 * 1.6

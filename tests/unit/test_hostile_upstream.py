@@ -87,7 +87,7 @@ def assert_clean(generation, logged):
     says=st.sampled_from([{}, {"create": [Said(200, (), b"", cut=-1)]}]),
 )
 @settings(max_examples=100, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
-def test_whatever_replicate_pushes_a_generation_ends_and_leaves_nothing_behind(bodies, says):
+def test_a_generation_ends_and_leaves_nothing_behind_after_any_pushed_message(bodies, says):
     upstream = Hostile(says)
     generation, logged, running = story(upstream, a_picture(), pushes=bodies)
 
@@ -132,7 +132,7 @@ PERSISTENT = st.builds(
     name=st.sampled_from(["p0", "p0", "p0", *UNUSABLE]),
 )
 @settings(max_examples=150, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
-def test_whatever_replicate_answers_a_generation_ends_and_leaves_nothing_behind(
+def test_a_generation_ends_and_leaves_nothing_behind_after_any_answer(
     says, cancel_after, sends_an_image, name
 ):
     upstream = Hostile(says, names=lambda number: name if not number else f"{name}{number}")
@@ -185,7 +185,7 @@ def test_a_prediction_answered_under_an_id_that_cannot_be_used_is_not_made_again
     assert ("outcome_unknown", 1) == (generation.error.code, len(upstream.made))
 
 
-def test_a_next_page_that_cannot_be_asked_for_is_no_end_of_the_list():
+def test_an_unusable_next_page_is_not_the_end_of_the_list():
     lost = Said(200, (), b"", cut=-1)
     page = Said(200, (), json.dumps({"results": [], "next": "https://x/?cursor=\r\nHost: y"}).encode())
     upstream = Hostile({"create": [lost], "list": [page] * 1000})
@@ -198,7 +198,7 @@ def test_a_next_page_that_cannot_be_asked_for_is_no_end_of_the_list():
 @pytest.mark.parametrize(
     "retry_after", ["9" * 400, "-" + "9" * 400, "1e999", "NaN", "[]", '"\\ud800"', "true"]
 )
-def test_whatever_a_refusal_asks_for_it_is_sent_again_within_minutes(status, retry_after):
+def test_a_refused_request_is_sent_again_within_minutes_for_any_named_wait(status, retry_after):
     body = (
         f'{{"detail": "Request was throttled.", "status": {status}, "retry_after": {retry_after}}}'.encode()
     )

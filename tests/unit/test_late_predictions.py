@@ -72,7 +72,7 @@ async def after_all(prompt, *, arrives: float, wait: float, act=None, lists_fail
     return record, states, round(spent, 6), [each["event"] for each in logs]
 
 
-def test_one_that_ran_meanwhile_and_ended_is_paid_for_on_record():
+def test_a_late_prediction_that_has_ended_is_recorded_with_its_cost():
     record, states, spent, events = run(after_all("a fox", arrives=120, wait=600))
 
     first, second = record.attempts
@@ -82,7 +82,7 @@ def test_one_that_ran_meanwhile_and_ended_is_paid_for_on_record():
     assert {"late_prediction_found", "late_prediction_ended"} <= set(events)
 
 
-def test_one_that_still_runs_is_cancelled_and_paid_for():
+def test_a_late_prediction_that_still_runs_is_cancelled_and_its_cost_recorded():
     record, states, spent, _ = run(after_all("[[slow=900]] a fox", arrives=150, wait=1200, timeout=800))
 
     assert ["canceled", "canceled"] == [state for _, state in states]
@@ -90,7 +90,7 @@ def test_one_that_still_runs_is_cancelled_and_paid_for():
     assert (2 * PRICE, 2 * PRICE) == (record.cost_usd, spent)
 
 
-def test_one_that_turns_up_while_the_next_attempt_runs_is_ended_at_once():
+def test_a_late_prediction_found_during_the_next_attempt_is_cancelled_at_once():
     record, states, spent, _ = run(after_all("[[slow=400]] a fox", arrives=150, wait=60))
 
     first, second = record.attempts
@@ -101,7 +101,7 @@ def test_one_that_turns_up_while_the_next_attempt_runs_is_ended_at_once():
     assert (PRICE, 0.0) == (first.cost_usd, spent)  # the budget counts ended work
 
 
-def test_one_that_counted_as_unknown_is_cancelled_when_the_list_shows_it():
+def test_a_prediction_of_unknown_outcome_is_cancelled_when_the_list_shows_it():
     record, states, spent, events = run(
         after_all("[[slow=300]] a fox", arrives=620, wait=300, lists_fail=True)
     )
@@ -135,7 +135,7 @@ PUSHED = b"""{"id": "%s", "status": "succeeded", "model": "black-forest-labs/flu
 
 
 @pytest.mark.parametrize(("attempt", "found"), [("1", "late"), ("2", None)])
-def test_a_webhook_that_names_it_is_enough(attempt, found):
+def test_a_webhook_that_names_a_late_prediction_is_enough(attempt, found):
     """It ends between two looks, minutes apart. The webhook is believed of its attempt alone, and counts once."""
 
     async def push(service):
@@ -147,7 +147,7 @@ def test_a_webhook_that_names_it_is_enough(attempt, found):
     assert (found, cost, cost) == (record.attempts[0].prediction_id, record.cost_usd, spent)
 
 
-def test_two_that_end_at_the_same_moment_are_both_on_record():
+def test_two_late_predictions_that_end_at_once_are_both_recorded():
     async def push(service):
         await pushed_late(service, ("1", "late"), ("2", "later"))
 
@@ -159,7 +159,7 @@ def test_two_that_end_at_the_same_moment_are_both_on_record():
     assert (0.075, 0.075) == (record.cost_usd, spent)
 
 
-def test_its_cost_is_recorded_once_the_disk_has_room_again():
+def test_the_cost_of_a_late_prediction_is_recorded_once_the_disk_has_room_again():
     async def fill(service):
         service.ledger.trouble = "The disk is full."
         asyncio.get_running_loop().call_later(300, setattr, service.ledger, "trouble", None)
@@ -169,7 +169,7 @@ def test_its_cost_is_recorded_once_the_disk_has_room_again():
     assert (2 * PRICE, 2 * PRICE) == (record.cost_usd, spent)
 
 
-def test_two_that_may_be_its_prediction_are_left_alone():
+def test_two_possible_late_predictions_are_left_alone():
     """One of them is another's, who may be waiting for it."""
 
     async def story():
@@ -189,7 +189,7 @@ def test_two_that_may_be_its_prediction_are_left_alone():
 
 
 @pytest.mark.parametrize("arrives", [20, 60])
-def test_one_that_arrives_while_it_is_searched_for_is_adopted_and_nothing_is_paid_twice(arrives):
+def test_a_creation_that_arrives_during_its_search_is_adopted_and_paid_once(arrives):
     record, states, spent, _ = run(after_all("a fox", arrives=arrives, wait=200))
 
     assert ("succeeded", 1, PRICE) == (record.state, len(states), spent)

@@ -81,7 +81,7 @@ def test_one_match_is_adopted():
     assert "p1" == found(account)
 
 
-def test_what_never_arrived_is_sent_again_after_ninety_seconds_of_looks_if_nothing_is_known_of_the_list():
+def test_a_creation_that_never_arrived_is_repeated_after_ninety_seconds_if_the_lag_is_unknown():
     account = Account()
 
     assert "TryAgain" == found(account)
@@ -100,7 +100,7 @@ def test_a_list_that_lags_is_waited_for():
     assert "p1" == virtual_time.run(story())[0]
 
 
-def test_more_matches_than_are_in_doubt_are_unknown_once_another_look_would_show_no_other():
+def test_more_matches_than_uncertain_creations_are_unknown_once_a_further_one_would_be_listed():
     account = Account()
     account.holds("p1")
     account.holds("somebody else's")
@@ -130,7 +130,7 @@ def test_a_list_that_can_be_read_in_the_end_is_believed(failure):
     assert "TryAgain" == found(account)
 
 
-def test_one_look_that_succeeds_is_enough_to_adopt():
+def test_one_successful_reading_is_enough_to_adopt():
     account = Account(Lost(), Refusal(429, {}, b""))
     account.holds("p1")
 
@@ -145,7 +145,7 @@ def test_one_look_that_succeeds_is_enough_to_adopt():
         {"age": 3600},
     ],
 )
-def test_what_differs_in_model_input_or_time_is_not_ours(unlike):
+def test_a_prediction_of_another_model_input_or_time_is_not_adopted(unlike):
     account = Account()
     account.holds(**{"prediction_id": "other"} | unlike)
 
@@ -189,7 +189,7 @@ def test_neither_the_order_of_keys_nor_the_way_a_number_is_written_makes_an_inpu
 @pytest.mark.parametrize(
     "other", [True, "1", 1.5, None, [1], {"a": 1}, 10**400, float("inf"), float("nan"), "\ud800", DEEP]
 )
-def test_what_is_not_the_same_json_has_another_fingerprint(other):
+def test_a_different_input_has_another_fingerprint(other):
     """And has one at all: whatever JSON there is."""
     assert fingerprint({"a": 1}) != fingerprint({"a": other})
     assert fingerprint({"a": [1, {"b": other}]}) == fingerprint({"a": [1.0, {"b": other}]})
@@ -233,7 +233,7 @@ def test_the_creation_sent_first_adopts_the_oldest_match():
     assert ["earlier", "later"] == virtual_time.run(story())
 
 
-def test_an_id_that_an_answer_told_is_never_adopted():
+def test_an_id_known_from_an_answer_is_never_adopted():
     account = Account()
     account.holds("told")
     account.creations.register_known("told")
@@ -251,7 +251,7 @@ def test_a_prediction_listed_on_two_pages_is_one():
     assert "p1" == found(account)
 
 
-def test_a_next_page_is_asked_for_by_its_query_alone():
+def test_a_next_page_is_requested_by_its_query_alone():
     account = Account(
         {"results": [{"id": "x"}], "next": "https://elsewhere/v9/else?cursor=2&created_after=t"}
     )
@@ -285,7 +285,7 @@ def test_a_list_is_not_read_further_back_than_the_creation():
     assert len(set(account.asked)) == len(account.asked)
 
 
-def test_identical_creations_in_doubt_adopt_one_each():
+def test_identical_uncertain_creations_adopt_one_prediction_each():
     async def story():
         return await asyncio.gather(*(account.find() for _ in range(3)))
 
@@ -296,7 +296,7 @@ def test_identical_creations_in_doubt_adopt_one_each():
     assert ["TryAgain", "p1", "p2"] == sorted(virtual_time.run(story()))
 
 
-def test_what_an_identical_creation_may_yet_be_told_is_not_adopted():
+def test_a_match_is_not_adopted_while_an_identical_creation_awaits_its_answer():
     async def story():
         with account.begin() as other:
             search = asyncio.create_task(account.find())
@@ -413,7 +413,7 @@ async def test_of_identical_requests_some_lost_before_and_some_after_arriving_no
 
 
 @on_a_loop
-async def test_somebody_elses_identical_prediction_beside_ours_is_unknown_and_never_a_second_payment(
+async def test_a_foreign_identical_prediction_beside_ours_is_unknown_and_never_paid_twice(
     simulator,
 ):
     async with parts(simulator) as elsewhere, parts(simulator) as service:

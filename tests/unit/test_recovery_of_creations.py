@@ -85,7 +85,7 @@ async def ends(recovery) -> str:
         return type(error).__name__
 
 
-def test_what_arrived_is_adopted_with_the_age_it_has():
+def test_a_creation_that_arrived_is_adopted_with_its_age():
     async def story():
         account = Account()
         account.holds("p1", age=99)
@@ -100,14 +100,14 @@ def test_what_arrived_is_adopted_with_the_age_it_has():
 @pytest.mark.parametrize(
     ("age", "sent"), [(1000.0, SENT), (99.0, {"prompt": "a fox", "seed": 1}), (99.0, {"prompt": "a vixen"})]
 )
-def test_what_is_older_or_made_of_another_input_is_not_its_own(age, sent):
+def test_an_older_prediction_or_one_of_another_input_is_not_adopted(age, sent):
     account = Account()
     account.holds("other", age=age, sent=sent)
 
     assert "TryAgain" == run(ends(recovering(provider(account))))
 
 
-def test_what_was_just_sent_may_be_on_its_way_for_as_long_as_its_answer_would_have_been_awaited():
+def test_a_creation_just_sent_may_still_arrive_within_the_answer_timeout():
     async def story():
         recovery = asyncio.create_task(ends(recovering(provider(account), ago=2.0)))
         await asyncio.sleep(10)
@@ -123,7 +123,7 @@ def test_what_was_just_sent_may_be_on_its_way_for_as_long_as_its_answer_would_ha
 @pytest.mark.parametrize(
     ("after", "then"), [(1, "OutcomeUnknown"), (25, "OutcomeUnknown"), (200, "TryAgain")]
 )
-def test_whose_input_replicate_has_thrown_away_may_be_its_own_if_it_is_of_that_time(after, then):
+def test_a_prediction_of_that_time_with_a_deleted_input_leaves_the_outcome_unknown(after, then):
     """API inputs go after an hour, and users may return after a day."""
     account, ago = Account(), 2 * 3600
     account.holds("p1", age=ago - after, sent={})
@@ -132,7 +132,7 @@ def test_whose_input_replicate_has_thrown_away_may_be_its_own_if_it_is_of_that_t
     assert then == run(ends(recovering(provider(account), ago=ago)))
 
 
-def test_what_others_are_known_to_have_made_is_not_its_own_though_its_input_is_thrown_away():
+def test_a_known_prediction_with_a_deleted_input_does_not_count():
     account, ago = Account(), 2 * 3600
     account.holds("p1", age=ago - 1, sent={})
     account.items[0] |= {"data_removed": True}
@@ -143,7 +143,7 @@ def test_what_others_are_known_to_have_made_is_not_its_own_though_its_input_is_t
 
 
 @pytest.mark.parametrize("ago", [2.0, 100.0, 7200.0])
-def test_what_never_arrived_is_sent_again_after_ninety_seconds_of_looks(ago):
+def test_a_recovered_creation_that_never_arrived_is_repeated_after_ninety_seconds(ago):
     account = Account()
 
     assert "TryAgain" == run(ends(recovering(provider(account), ago=ago)))
@@ -151,7 +151,7 @@ def test_what_never_arrived_is_sent_again_after_ninety_seconds_of_looks(ago):
 
 
 @pytest.mark.parametrize("skew", [-300.0, -45.0, 45.0, 300.0, 5000.0])
-def test_what_arrived_is_found_by_the_clock_that_replicate_had_when_it_was_sent(skew):
+def test_recovery_uses_the_clock_that_replicate_had_when_the_creation_was_sent(skew):
     """This machine's clock has been set right since."""
     account = Account(skew)
     account.holds("p1", age=99)
@@ -161,14 +161,14 @@ def test_what_arrived_is_found_by_the_clock_that_replicate_had_when_it_was_sent(
 
 
 @pytest.mark.parametrize("skew", [-300.0, 300.0])
-def test_what_arrived_is_found_by_the_clock_that_replicate_has_if_no_other_is_known(skew):
+def test_recovery_uses_the_present_clock_of_replicate_if_no_other_is_known(skew):
     account = Account(skew)
     account.holds("p1", age=99)
 
     assert "p1" == run(ends(recovering(provider(account))))
 
 
-def test_alike_ones_recovered_at_once_adopt_one_each():
+def test_identical_creations_recovered_at_once_adopt_one_prediction_each():
     async def story():
         service = provider(account)
         return await asyncio.gather(
@@ -182,7 +182,7 @@ def test_alike_ones_recovered_at_once_adopt_one_each():
     assert ["TryAgain", "p1", "p2"] == sorted(run(story()))
 
 
-def test_alike_ones_of_which_one_is_too_old_for_the_other_adopt_the_right_ones_whoever_looks_first():
+def test_identical_creations_of_different_age_adopt_the_right_predictions_in_any_order():
     """The earlier one takes the earlier prediction, or the later one would find none and pay again."""
 
     async def story(order):
@@ -200,7 +200,7 @@ def test_alike_ones_of_which_one_is_too_old_for_the_other_adopt_the_right_ones_w
     assert ["late", "early"] == run(story([100, 1000]))
 
 
-def test_one_more_than_were_about_to_be_sent_is_unknown():
+def test_more_matches_than_recovered_creations_leave_the_outcome_unknown():
     account = Account()
     account.holds("ours", age=90)
     account.holds("a stranger's", age=80)
@@ -235,7 +235,7 @@ def test_an_upstream_that_is_down_for_minutes_is_waited_for(trouble):
     assert {5.0, 15.0} == set(pauses[3:])
 
 
-def test_looks_that_fail_are_no_proof_that_nothing_arrived():
+def test_failed_readings_do_not_prove_that_nothing_arrived():
     """Ten minutes of them, but for one answer that shows nothing."""
     account = Account()
     account.trouble = lambda at: None if at == 100 else 500
@@ -244,7 +244,7 @@ def test_looks_that_fail_are_no_proof_that_nothing_arrived():
     assert 100 in account.looks
 
 
-def test_looks_of_which_two_in_three_fail_prove_that_nothing_arrived_when_all_the_time_has_passed():
+def test_readings_of_which_two_in_three_fail_prove_absence_once_the_time_has_passed():
     account = Account()
     account.trouble = lambda at: 500 if len(account.looks) % 3 else None
 
@@ -265,7 +265,7 @@ def test_an_upstream_that_stays_down_leaves_it_unknown_when_patience_ends():
     assert 600.0 == at
 
 
-def test_how_long_a_refusal_asks_to_wait_is_waited():
+def test_a_search_waits_as_long_as_a_refusal_says():
     class Throttled(Account):
         async def handle_async_request(self, request):
             answer = await super().handle_async_request(request)
@@ -280,7 +280,7 @@ def test_how_long_a_refusal_asks_to_wait_is_waited():
 
 @pytest.mark.parametrize(("caller", "error"), [(ADMIN, ServerTokenRejected), (USER, TokenRejected)])
 @pytest.mark.parametrize("status", [401, 403])
-def test_a_token_that_is_rejected_ends_it_at_once_and_says_so(caller, error, status):
+def test_a_rejected_token_ends_a_recovery_at_once_with_its_error(caller, error, status):
     class Rejecting(httpx.AsyncBaseTransport):
         async def handle_async_request(self, request):  # noqa: ARG002
             return httpx.Response(status, json={"title": "Unauthenticated", "status": status})
@@ -310,7 +310,7 @@ def test_a_list_too_long_to_search_is_not_searched_for_ten_minutes():
     assert 0.5 == account.looks[-1]
 
 
-def test_a_webhook_that_names_it_ends_the_search_at_once_even_while_replicate_is_down():
+def test_a_webhook_that_names_the_prediction_ends_the_search_while_replicate_is_down():
     async def story():
         service = provider(account)
         recovery = asyncio.create_task(recovering(service))
@@ -341,7 +341,7 @@ def test_a_recovery_that_is_cancelled_leaves_nothing_under_way():
 
 
 @pytest.mark.parametrize("caller", [ADMIN, OTHER_USER])
-def test_what_a_killed_process_created_at_replicate_is_found_with_its_outputs(caller):
+def test_a_prediction_of_a_killed_process_is_found_with_its_outputs(caller):
     """By the client and the simulator themselves: the id is found, and watched to its end."""
 
     async def story():

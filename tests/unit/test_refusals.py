@@ -49,7 +49,7 @@ def test_a_refusal_waits_what_its_header_else_its_body_else_its_text_says_up_to_
 
 
 @given(st.text(), st.one_of(st.none(), st.booleans(), st.floats(), st.text()), st.text())
-def test_whatever_a_refusal_asks_for_the_wait_is_a_number_within_bounds(header, retry_after, detail):
+def test_the_wait_of_any_refusal_is_a_number_within_bounds(header, retry_after, detail):
     wait = seconds_to_wait(refusal(body={"retry_after": retry_after, "detail": detail}, retry_after=header))
 
     assert wait is None or 0.0 <= wait <= LONGEST_WAIT
@@ -67,9 +67,7 @@ def test_whatever_a_refusal_asks_for_the_wait_is_a_number_within_bounds(header, 
         (LONGEST_WAIT, "0", "inf"),
     ],
 )
-def test_an_account_that_is_told_it_made_its_last_creation_waits_for_the_reset_up_to_a_bound(
-    expected, remaining, reset
-):
+def test_an_account_that_made_its_last_creation_waits_for_the_reset_up_to_a_bound(expected, remaining, reset):
     assert expected == exhausted_for({"ratelimit-remaining": remaining, "ratelimit-reset": reset})
 
 
@@ -95,7 +93,7 @@ def test_a_refusal_has_one_code_whatever_its_body(status, to_a_user, to_the_admi
     assert to_the_admins_caller == service_error(refusal(status, body), ADMIN).code
 
 
-def test_every_invalid_field_is_told_by_its_name():
+def test_a_422_lists_every_invalid_field_by_name():
     body = {
         "detail": "- input.seed: Must be an integer\n- input.guidance: Must be less than or equal to 10\n",
         "invalid_fields": [
@@ -113,7 +111,7 @@ def test_every_invalid_field_is_told_by_its_name():
     ] == told
 
 
-def test_a_422_without_fields_is_told_in_its_own_words():
+def test_a_422_without_fields_keeps_its_own_text():
     body = {"title": "Invalid version", "detail": "The specified version does not exist"}
 
     told = service_error(refusal(422, body), USER).as_item()["errors"]

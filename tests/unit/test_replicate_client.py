@@ -408,7 +408,7 @@ async def test_trap_8_a_client_evicted_while_in_use_loses_nothing(simulator):
 
 
 @on_a_loop
-async def test_trap_9_no_webhook_is_asked_for_so_none_is_believed(simulator):
+async def test_trap_9_no_webhook_is_requested_so_none_is_trusted(simulator):
     async with parts(simulator) as service:
         await service.run()
 
@@ -445,7 +445,7 @@ PASSING = [
 
 @pytest.mark.slow
 @on_a_loop
-async def test_looks_that_fail_cost_a_generation_nothing(simulator):
+async def test_failed_polls_do_not_fail_a_generation(simulator):
     for fault, ended, made in await suffered(simulator, PASSING, on="get", times=3, poll_timeout=0.2):
         assert (fault, True, [ended.prediction.id], 1) == (
             fault,
@@ -472,7 +472,7 @@ def test_a_prediction_that_replicate_does_not_know_any_more_is_an_error_unless_c
     ("caller", "code"), [(ADMIN, "server_token_rejected"), (USER, "replicate_token_rejected")]
 )
 @on_a_loop
-async def test_a_token_rejected_while_its_prediction_runs_is_told_as_such(simulator, caller, code):
+async def test_a_token_rejected_while_its_prediction_runs_is_reported_as_rejected(simulator, caller, code):
     simulator.inject(on="get", times=1000, status=401)
     simulator.inject(on="account", times=1000, status=401)
     async with parts(simulator) as service:
@@ -549,7 +549,7 @@ def test_a_cancel_that_is_refused_in_passing_is_tried_again(status, body):
 
 
 @pytest.mark.parametrize("answer", [[], None, "text", 7, {}, {"id": "p1"}, {"id": 7, "status": "starting"}])
-def test_what_is_no_prediction_is_lost_and_not_guessed(answer):
+def test_an_answer_without_a_prediction_is_lost(answer):
     with pytest.raises(Lost):
         read_prediction(answer)
 
@@ -566,7 +566,7 @@ def test_what_is_no_prediction_is_lost_and_not_guessed(answer):
         (None, None),
     ],
 )
-def test_an_error_that_is_no_text_is_told_as_json(error, text):
+def test_an_error_that_is_not_text_is_shown_as_json(error, text):
     assert text == read_prediction({"id": "p", "status": "failed", "error": error}).error
 
 
@@ -686,7 +686,7 @@ async def test_a_token_is_refused_only_by_a_document_of_replicates(simulator, fa
     assert Account(standing) == account
 
 
-def test_an_account_that_is_not_told_in_five_seconds_is_unknown():
+def test_an_account_without_an_answer_in_five_seconds_is_unknown():
     async def story():
         async with replicate(Options()) as (service, world):
             world.faults.inject(on="account", hang=60)

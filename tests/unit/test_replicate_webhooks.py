@@ -95,7 +95,7 @@ def test_a_missing_header_is_not_believed(name):
     assert refused(headers(body(), **{name: ""}), body())
 
 
-def test_nobody_elses_key_and_no_other_body_is_believed():
+def test_another_key_or_another_body_is_not_trusted():
     other = "whsec_" + base64.b64encode(b"another").decode()
 
     assert refused(headers(body(), secret=other), body())
@@ -134,7 +134,7 @@ def test_a_malformed_signature_is_not_believed(signature):
 @pytest.mark.parametrize(
     "secret", ["", "whsec_", "whsec_a", "nothing", "whsec_a_b", "whsec_ä", "\ud800_\ud800"]
 )
-def test_with_a_malformed_secret_nothing_is_believed_and_it_is_not_told(secret):
+def test_with_a_malformed_secret_nothing_is_trusted_and_it_is_not_shown(secret):
     with pytest.raises(Untrusted) as untrusted:
         read_push(headers(body()), body(), secret)
     assert "The webhook is not signed by Replicate, or not lately." == str(untrusted.value)
@@ -188,7 +188,7 @@ JSON = st.recursive(
 
 @given(fields=st.dictionaries(st.sampled_from([*OVER, "logs", "created_at", "error", "completed_at"]), JSON))
 @settings(max_examples=100, deadline=None, derandomize=True)
-def test_whatever_a_signed_message_holds_it_is_told_or_not_believed(fields):
+def test_any_signed_message_is_read_or_untrusted(fields):
     content = body(**fields)
     with suppress(Untrusted):
         assert isinstance(read_push(headers(content), content, SECRET), PushedResult)
@@ -202,7 +202,7 @@ def test_whatever_a_signed_message_holds_it_is_told_or_not_believed(fields):
     secret=st.text(),
 )
 @settings(max_examples=300, deadline=None, derandomize=True)
-def test_whatever_is_sent_it_is_not_believed_and_nothing_else_is_raised(sent, content, secret):
+def test_any_unsigned_message_raises_untrusted_and_nothing_else(sent, content, secret):
     with pytest.raises(Untrusted):
         read_push(sent, content, secret)
 
@@ -226,7 +226,7 @@ class Asked:
         return read_secret(answer)
 
 
-def test_a_hundred_who_ask_at_once_cost_one_request():
+def test_a_hundred_concurrent_callers_share_one_request_for_the_secret():
     async def story():
         asked = Asked()
         secrets = signing_secrets(asked)
@@ -236,7 +236,7 @@ def test_a_hundred_who_ask_at_once_cost_one_request():
     assert ({"whsec_admin"}, ["admin"]) == virtual_time.run(story())
 
 
-def test_who_stops_waiting_for_a_secret_takes_it_from_nobody():
+def test_a_cancelled_wait_for_a_secret_cancels_no_other_wait():
     async def story():
         asked = Asked()
         secrets = signing_secrets(asked)
@@ -251,7 +251,7 @@ def test_who_stops_waiting_for_a_secret_takes_it_from_nobody():
 @pytest.mark.parametrize(
     "failure", [{"key": None}, {"key": ""}, {}, ["whsec_x"], None, UpstreamError("no"), RuntimeError("a bug")]
 )
-def test_a_secret_that_could_not_be_had_is_asked_for_again(failure):
+def test_a_secret_that_could_not_be_fetched_is_requested_again(failure):
     async def story():
         secrets = signing_secrets(Asked(failure))
         failures = await asyncio.gather(*(secrets.get(ADMIN) for _ in range(3)), return_exceptions=True)
@@ -262,7 +262,7 @@ def test_a_secret_that_could_not_be_had_is_asked_for_again(failure):
     assert "whsec_admin" == then
 
 
-def test_secrets_are_bounded_and_asked_for_again_after_an_hour():
+def test_secrets_are_bounded_and_fetched_again_after_an_hour():
     async def story():
         asked = Asked()
         secrets = signing_secrets(asked)
@@ -339,7 +339,7 @@ class Account:
 
 
 @pytest.mark.parametrize("at", [0.0, 0.3, 0.5, 1.7, 4.99])
-def test_a_search_ends_at_once_with_what_a_webhook_tells(at):
+def test_a_webhook_ends_a_search_at_once_with_its_prediction(at):
     async def story():
         account = Account()
         with account.begin() as creation:
@@ -352,7 +352,7 @@ def test_a_search_ends_at_once_with_what_a_webhook_tells(at):
     assert ("p1", True, at, at) == virtual_time.run(story())
 
 
-def test_what_was_told_while_the_answer_was_awaited_is_adopted_without_a_look():
+def test_a_prediction_pushed_before_the_answer_is_adopted_without_a_reading():
     async def story():
         account = Account()
         with account.begin() as creation:
@@ -367,7 +367,7 @@ def test_what_was_told_while_the_answer_was_awaited_is_adopted_without_a_look():
 @pytest.mark.parametrize(
     "push", [over(model="another/model"), over(model=None), over(sent={"prompt": "a vixen"}), over(sent=None)]
 )
-def test_what_is_of_another_model_or_input_ends_no_search(push):
+def test_a_webhook_of_another_model_or_input_ends_no_search(push):
     async def story():
         account = Account()
         with account.begin() as creation:
@@ -379,7 +379,7 @@ def test_what_is_of_another_model_or_input_ends_no_search(push):
     assert not virtual_time.run(story())
 
 
-def test_a_prediction_on_record_is_adopted_by_no_other_creation_that_is_told_of_it():
+def test_a_pushed_prediction_on_record_is_adopted_by_no_other_creation():
     async def story():
         account = Account()
         account.creations.register_known("p1")
@@ -391,7 +391,7 @@ def test_a_prediction_on_record_is_adopted_by_no_other_creation_that_is_told_of_
     virtual_time.run(story())
 
 
-def test_the_first_that_was_told_counts_however_often_it_is_told():
+def test_the_first_pushed_prediction_counts_however_often_it_is_pushed():
     async def story():
         account = Account()
         with account.begin() as creation:
@@ -404,7 +404,7 @@ def test_the_first_that_was_told_counts_however_often_it_is_told():
     assert "p1" == virtual_time.run(story())
 
 
-def test_an_alike_creation_in_doubt_does_not_adopt_what_another_was_told_nor_count_it():
+def test_an_identical_uncertain_creation_neither_adopts_nor_counts_the_pushed_prediction_of_another():
     """Two are left, and only one in doubt: nobody can know whose the second is."""
 
     async def story():
@@ -418,7 +418,7 @@ def test_an_alike_creation_in_doubt_does_not_adopt_what_another_was_told_nor_cou
 
 
 @pytest.mark.parametrize("tick", range(12))
-def test_in_whatever_tick_the_search_is_told_it_never_ends_with_nothing_or_with_another(tick):
+def test_a_push_in_any_tick_of_a_search_ends_it_with_the_pushed_prediction(tick):
     """Around the last look, when it is about to find that nothing arrived."""
 
     async def story():
@@ -438,7 +438,7 @@ def test_in_whatever_tick_the_search_is_told_it_never_ends_with_nothing_or_with_
     assert (TryAgain if was_over else Prediction) is ended
 
 
-def test_a_search_that_is_cancelled_in_the_tick_it_is_told_stays_cancelled():
+def test_a_search_cancelled_in_the_tick_of_a_push_stays_cancelled():
     async def story():
         account = Account()
         with account.begin() as creation:
@@ -461,7 +461,7 @@ def creating(service, *, reference="gen_a.1", caller=ADMIN, callback=None, lease
     )
 
 
-def test_what_is_told_before_the_answer_is_read_is_there_when_it_is_waited_for():
+def test_a_result_pushed_before_the_answer_is_read_ends_the_wait():
     async def story():
         async with replicate(Options(prediction_seconds=0.5, jitter=0, answer_delay=(1, 1))) as (
             service,
@@ -481,7 +481,7 @@ def test_what_is_told_before_the_answer_is_read_is_there_when_it_is_waited_for()
     assert ((Url("https://a"),), 2.0, {"create": 1}) == virtual_time.run(story())
 
 
-def test_what_names_another_prediction_than_the_answer_does_tells_of_neither():
+def test_a_push_that_names_another_prediction_than_the_answer_ends_neither():
     async def story():
         async with replicate(Options(prediction_seconds=8, jitter=0, answer_delay=(1, 1))) as (
             service,
@@ -500,7 +500,7 @@ def test_what_names_another_prediction_than_the_answer_does_tells_of_neither():
     assert (True, None) == virtual_time.run(story())
 
 
-def test_nobody_can_end_the_watch_over_a_prediction_that_another_attempt_made():
+def test_a_push_cannot_end_the_watch_of_another_attempts_prediction():
     async def story():
         async with replicate(Options(prediction_seconds=8, jitter=0)) as (service, _):
             provider = service.provider
@@ -517,7 +517,7 @@ def test_nobody_can_end_the_watch_over_a_prediction_that_another_attempt_made():
     assert (False, (Url("https://a"),), 2.0) == virtual_time.run(story())
 
 
-def test_a_lost_answer_that_a_webhook_makes_up_for_costs_no_look():
+def test_a_lost_answer_followed_by_a_webhook_costs_no_reading():
     async def story():
         async with replicate(
             Options(prediction_seconds=8, jitter=0), search=SearchTiming(quick=(5.0, 5.0))
@@ -567,7 +567,7 @@ async def receiving(provider, caller=ADMIN):
 
 
 @on_a_loop
-async def test_a_creation_with_a_callback_is_told_of_when_it_is_over_and_not_looked_at(simulator):
+async def test_a_creation_with_a_callback_ends_by_its_webhook_without_a_poll(simulator):
     async with parts(simulator) as service, receiving(service.provider) as (callback, told):
         with await service.gate.acquire("admin") as lease:
             created = await creating(service, lease=lease, callback=callback)

@@ -81,7 +81,7 @@ async def test_everything_that_creates_nothing_takes_a_place_in_the_other_window
 
 @pytest.mark.parametrize("status", [429, 503, 504])
 @on_a_loop
-async def test_a_refused_look_is_one_look(simulator, status):
+async def test_a_refused_poll_is_one_request(simulator, status):
     simulator.inject(on="get", times=10, status=status)
     async with parts(simulator) as service:
         with pytest.raises(PollFailed):
@@ -173,7 +173,7 @@ async def _never(seen):
 
 @pytest.mark.parametrize("answer", [_hang_up, _no_http, _too_much, _bad_gzip, _no_json, _not_text, _never])
 @on_a_loop
-async def test_whatever_is_no_whole_answer_is_lost_and_may_have_arrived(answer):
+async def test_an_incomplete_answer_is_lost_and_may_have_arrived(answer):
     async with wire(answer) as server, parts(server.url) as service:
         with pytest.raises(Lost):
             await get(service, seconds=0.1 if answer is _never else 5)
@@ -203,7 +203,7 @@ HEADS = st.one_of(
 
 @given(heads=st.lists(st.tuples(HEADS, st.binary(max_size=30)), min_size=20, max_size=20))
 @settings(max_examples=10, deadline=None, derandomize=True)
-def test_whatever_bytes_come_they_are_an_answer_a_refusal_or_lost(heads):
+def test_any_bytes_are_an_answer_a_refusal_or_lost(heads):
     @on_a_loop
     async def story():
         left = [head + body for head, body in heads]
@@ -224,7 +224,7 @@ def test_whatever_bytes_come_they_are_an_answer_a_refusal_or_lost(heads):
 
 @pytest.mark.parametrize("status", ["301 Moved Permanently", "302 Found", "307 Temporary Redirect"])
 @on_a_loop
-async def test_a_redirect_is_a_refusal_and_takes_the_token_nowhere(status):
+async def test_a_redirect_is_a_refusal_and_is_not_followed_with_the_token(status):
     async def quiet(seen):
         return reply(b"{}")
 

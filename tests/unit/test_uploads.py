@@ -94,7 +94,7 @@ async def test_an_upload_that_goes_wrong_in_passing_is_tried_again_and_costs_not
 
 
 @on_a_loop
-async def test_what_never_gets_through_is_told_and_nothing_is_created(simulator):
+async def test_an_upload_that_never_succeeds_is_an_error_and_nothing_is_created(simulator):
     simulator.inject(on="file", times=100, status=500)
     async with parts(simulator) as service:
         ended = await run(service.core, editing(an_image()))
@@ -104,7 +104,7 @@ async def test_what_never_gets_through_is_told_and_nothing_is_created(simulator)
 
 
 @on_a_loop
-async def test_an_account_that_is_refused_is_told_so_before_anything_is_created(simulator):
+async def test_a_refused_account_gets_its_error_before_anything_is_created(simulator):
     simulator.account("r8_user", reject=True)
     async with parts(simulator) as service:
         ended = await run(service.core, editing(an_image()), caller=USER)
@@ -156,7 +156,7 @@ class Sent:
 
 
 @pytest.mark.parametrize(("failures", "sent"), [(0, 1), (2, 3), (3, 4)])
-def test_those_who_share_an_image_share_its_upload_and_the_tries(failures, sent):
+def test_generations_that_share_an_image_share_its_upload_and_the_tries(failures, sent):
     async def story():
         send, image = Sent(*[Lost("cut")] * failures), an_image()
         uploads = Uploads(send)
@@ -166,7 +166,7 @@ def test_those_who_share_an_image_share_its_upload_and_the_tries(failures, sent)
     assert ({f"https://api.replicate.com/v1/files/{sent}"}, sent) == (set(addresses), number)
 
 
-def test_what_failed_for_good_failed_for_all_who_share_it_and_is_not_tried_by_each():
+def test_a_final_failure_of_an_upload_fails_all_generations_that_share_it():
     async def story():
         send, image = Sent(*[Lost("cut")] * 100), an_image()
         uploads = Uploads(send)
@@ -181,7 +181,7 @@ def test_what_failed_for_good_failed_for_all_who_share_it_and_is_not_tried_by_ea
     assert ([UpstreamError] * 20, TRIES) == ([type(each) for each in failed], number)
 
 
-def test_whoever_gives_up_leaves_the_upload_to_those_who_still_wait():
+def test_a_cancelled_wait_leaves_the_upload_to_the_others():
     async def story():
         send, image = Sent(), an_image()
         uploads = Uploads(send)
@@ -195,7 +195,7 @@ def test_whoever_gives_up_leaves_the_upload_to_those_who_still_wait():
     assert ("https://api.replicate.com/v1/files/1", 1) == virtual_time.run(story())
 
 
-def test_an_upload_that_nobody_waits_for_any_more_is_given_up_and_may_begin_anew():
+def test_an_upload_without_waits_is_cancelled_and_may_begin_again():
     async def story():
         send, image = Sent(), an_image()
         uploads = Uploads(send)
@@ -224,7 +224,7 @@ def test_an_address_is_used_for_20_hours_and_not_for_the_24_that_it_is_good():
     ) == virtual_time.run(story())
 
 
-def test_no_more_are_sent_at_once_than_leave_room_for_looks():
+def test_uploads_at_once_leave_room_for_polls():
     async def story():
         send = Sent()
         uploads = Uploads(send)

@@ -14,7 +14,7 @@ from tests.support.upstream import HANGS, MODEL, OUTPUT, Upstream, caller, now, 
 
 
 @pytest.mark.parametrize("seconds", [1.5, 8.0, 45.0, 600.0])
-def test_a_known_model_that_is_steady_is_told_at_its_first_look(seconds):
+def test_a_steady_known_model_is_found_over_by_its_first_poll(seconds):
     async def story():
         upstream = Upstream()
         await upstream.learn(seconds, seconds, seconds)
@@ -31,7 +31,7 @@ def test_a_known_model_that_is_steady_is_told_at_its_first_look(seconds):
     share=st.integers(0, 100),
 )
 @settings(max_examples=100, deadline=None, derandomize=True)
-def test_a_known_model_is_told_within_6_percent_after_few_looks(usual, shares, share):
+def test_a_known_model_is_found_over_within_6_percent_after_few_polls(usual, shares, share):
     """For whatever it takes, from what four in five took to the longest."""
 
     async def story():
@@ -49,7 +49,7 @@ def test_a_known_model_is_told_within_6_percent_after_few_looks(usual, shares, s
 
 
 @pytest.mark.parametrize(("usual", "looks"), [(12.0, 4.5), (180.0, 5.5)])
-def test_a_lone_prediction_of_a_known_model_costs_about_five_looks(usual, looks):
+def test_a_lone_prediction_of_a_known_model_costs_about_five_polls(usual, looks):
     """A model whose predictions take as long as usual, more or less a fifth, over a fifth of a second."""
 
     async def story():
@@ -66,7 +66,7 @@ def test_a_lone_prediction_of_a_known_model_costs_about_five_looks(usual, looks)
 
 
 @pytest.mark.parametrize(("seconds", "looks"), [(0.2, 1), (3.0, 9), (30.0, 20), (600.0, 80)])
-def test_an_unknown_model_is_looked_at_a_bounded_number_of_times(seconds, looks):
+def test_an_unknown_model_is_polled_a_bounded_number_of_times(seconds, looks):
     """Told within a quarter of its time, or of a second, and never more than ten seconds late."""
 
     async def story():
@@ -80,7 +80,7 @@ def test_an_unknown_model_is_looked_at_a_bounded_number_of_times(seconds, looks)
 
 @pytest.mark.parametrize("round_trip", [1.6, 5.0])
 @pytest.mark.parametrize("many", [1, 2, 10, 100])
-def test_a_slow_line_costs_time_but_not_many_looks(round_trip, many):
+def test_a_slow_connection_costs_time_but_few_polls(round_trip, many):
     """Predictions of a minute: a look each at most every two seconds, or as many pages as go at once."""
 
     async def story():
@@ -106,7 +106,7 @@ def test_only_success_teaches_how_long_a_model_takes():
     assert 1 == run(story())
 
 
-def test_no_prediction_teaches_more_than_was_waited_for_it():
+def test_a_learned_duration_is_no_longer_than_the_wait():
     """Or else one false date of completion keeps everybody's predictions of that model from being looked at."""
 
     async def story():
@@ -124,7 +124,7 @@ def test_no_prediction_teaches_more_than_was_waited_for_it():
     ("status", "outputs"),
     [("succeeded", ()), ("failed", ()), ("canceled", ()), ("aborted", ()), ("processing", OUTPUT)],
 )
-def test_a_prediction_that_is_over_is_told_and_not_looked_at_any_more(status, outputs):
+def test_a_prediction_that_is_over_is_returned_and_not_polled_again(status, outputs):
     async def story():
         upstream = Upstream()
         await upstream.predict(2.0, status=status, outputs=outputs)
@@ -156,7 +156,7 @@ def test_a_prediction_watched_late_is_as_old_as_it_is_said_to_be():
     assert (0.0, 1) == run(story())
 
 
-def test_both_who_wait_for_the_same_prediction_hear_of_it():
+def test_two_waits_for_one_prediction_both_end():
     async def story(others):
         upstream = Upstream()
         made = upstream.make(20.0)
@@ -178,7 +178,7 @@ def test_a_prediction_without_a_date_is_told_and_never_makes_a_page_by_itself():
     assert 0 == pages
 
 
-def test_a_later_watch_with_an_earlier_look_comes_first():
+def test_a_later_watch_with_an_earlier_poll_goes_first():
     async def story():
         upstream = Upstream()
         await upstream.learn(100.0, 100.0, 100.0)
@@ -190,7 +190,7 @@ def test_a_later_watch_with_an_earlier_look_comes_first():
     assert (0.25, 0.0) == run(story())
 
 
-def test_a_cancelled_waiter_is_not_looked_at_any_more():
+def test_a_cancelled_wait_costs_no_further_poll():
     async def story():
         upstream = Upstream()
         gone, stays = (asyncio.create_task(upstream.predict(60.0, name)) for name in ("gone", "stays"))
@@ -222,7 +222,7 @@ def _left_behind(upstream: Upstream, waiters: list[asyncio.Task]):
 
 @pytest.mark.parametrize("cancelled_at", [0.0, 0.1, 0.25, 0.3, 3.0])
 @pytest.mark.parametrize("many", [1, 5])
-def test_cancelled_before_during_and_between_looks_nothing_is_left(many, cancelled_at):
+def test_a_wait_cancelled_before_during_or_between_polls_leaves_nothing(many, cancelled_at):
     async def story():
         upstream = Upstream(round_trip=0.2)
         waiters = [asyncio.create_task(upstream.predict(60.0, f"p{n}")) for n in range(many)]
@@ -233,7 +233,7 @@ def test_cancelled_before_during_and_between_looks_nothing_is_left(many, cancell
 
 
 @pytest.mark.parametrize("many", [1, 5])
-def test_cancelled_during_a_look_that_hangs_nothing_is_left(many):
+def test_a_wait_cancelled_during_a_hanging_poll_leaves_nothing(many):
     async def story():
         upstream = Upstream()
         upstream.trouble = lambda look: HANGS
@@ -244,7 +244,7 @@ def test_cancelled_during_a_look_that_hangs_nothing_is_left(many):
     assert (True, 0) == run(story())
 
 
-def test_cancelled_while_looks_wait_for_places_nothing_is_left():
+def test_a_wait_cancelled_while_polls_wait_for_the_window_leaves_nothing():
     async def story():
         upstream = Upstream(per_minute=10)
         waiters = [asyncio.create_task(upstream.predict(600.0, account=f"account {n}")) for n in range(30)]
@@ -255,7 +255,7 @@ def test_cancelled_while_looks_wait_for_places_nothing_is_left():
 
 
 @pytest.mark.parametrize("ticks", range(12))
-def test_cancelled_in_any_tick_around_being_told_nothing_is_left(ticks):
+def test_a_wait_cancelled_in_any_tick_around_its_end_leaves_nothing(ticks):
     async def story():
         upstream = Upstream()
         await upstream.learn(20.0, 20.0, 20.0)

@@ -50,7 +50,7 @@ def about(seconds: float, many: int) -> list[float]:
     return [seconds * random.uniform(0.8, 1.2) for _ in range(many)]
 
 
-def test_a_known_model_costs_no_look_where_webhooks_come():
+def test_a_known_model_costs_no_poll_where_webhooks_arrive():
     async def story():
         upstream = Upstream(round_trip=0.2)
         await upstream.learn(*about(12.0, 20))
@@ -64,7 +64,7 @@ def test_a_known_model_costs_no_look_where_webhooks_come():
 
 
 @pytest.mark.parametrize("every", [0.0, 0.1])
-def test_of_a_model_nothing_is_known_of_180_predictions_cost_ten_looks_at_the_most(every):
+def test_180_pushed_predictions_of_an_unknown_model_cost_ten_polls_at_the_most(every):
     async def story():
         upstream = Upstream(round_trip=0.2)
         late = await announced_many(upstream, about(12.0, 180), every=every)
@@ -75,7 +75,7 @@ def test_of_a_model_nothing_is_known_of_180_predictions_cost_ten_looks_at_the_mo
     assert looks <= 10
 
 
-def test_a_prediction_far_longer_than_usual_is_looked_at_ever_more_rarely():
+def test_a_prediction_far_longer_than_usual_is_polled_ever_more_rarely():
     async def story():
         upstream = Upstream()
         await upstream.learn(12.0, 12.0, 12.0)
@@ -86,7 +86,7 @@ def test_a_prediction_far_longer_than_usual_is_looked_at_ever_more_rarely():
     assert [17.0, 32.0, 47.0, 77.0, 137.0, 197.0, 257.0, 317.0, 377.0] == run(story())
 
 
-def test_a_single_webhook_that_does_not_come_is_made_up_for_by_a_look():
+def test_a_poll_replaces_a_single_missing_webhook():
     async def story():
         upstream = Upstream()
         await upstream.learn(12.0, 12.0, 12.0)
@@ -115,7 +115,7 @@ def test_when_webhooks_never_come_everything_ends_soon_and_later_ones_as_quickly
     assert looks <= usual_looks + 5
 
 
-def test_those_under_way_when_an_account_is_found_out_are_looked_at_as_usual_from_then_on():
+def test_predictions_under_way_are_polled_as_usual_once_webhooks_are_found_missing():
     """The first is found over at 17 s, and missed at 22 s."""
 
     async def story():
@@ -131,7 +131,7 @@ def test_those_under_way_when_an_account_is_found_out_are_looked_at_as_usual_fro
     assert (5.0, 0.0) == run(story())
 
 
-def test_a_webhook_a_little_later_than_the_look_keeps_the_trust():
+def test_a_webhook_shortly_after_the_poll_is_not_missing():
     async def story():
         upstream = Upstream()
         await upstream.learn(12.0, 12.0, 12.0)
@@ -156,7 +156,7 @@ def test_an_account_is_tried_again_after_ten_minutes(waited, late):
     assert late == run(story())
 
 
-def test_one_accounts_silence_costs_no_other_accounts_trust():
+def test_missing_webhooks_of_one_account_do_not_count_for_another():
     async def story():
         upstream = Upstream()
         await upstream.learn(12.0, 12.0, 12.0)
@@ -169,7 +169,7 @@ def test_one_accounts_silence_costs_no_other_accounts_trust():
     assert 0 == run(story())
 
 
-def test_output_while_it_says_processing_is_told_by_no_webhook_and_costs_no_trust():
+def test_an_end_at_processing_expects_no_webhook():
     async def story():
         upstream = Upstream()
         await upstream.learn(12.0, 12.0, 12.0)
@@ -182,7 +182,7 @@ def test_output_while_it_says_processing_is_told_by_no_webhook_and_costs_no_trus
     assert 0 == run(story())
 
 
-def test_what_is_watched_late_is_looked_at_as_usual_and_costs_no_trust():
+def test_a_prediction_watched_late_is_polled_as_usual_and_expects_no_webhook():
     """Its webhook may have come while nobody was there to hear it."""
 
     async def story():
@@ -202,7 +202,7 @@ def test_what_is_watched_late_is_looked_at_as_usual_and_costs_no_trust():
     assert (0.0, 0) == run(story())
 
 
-def test_what_was_told_before_anybody_waited_is_there_at_once():
+def test_a_result_pushed_before_the_wait_ends_it_at_once():
     async def story():
         upstream = Upstream()
         made = upstream.make(0.0)
@@ -212,7 +212,7 @@ def test_what_was_told_before_anybody_waited_is_there_at_once():
     assert (0.0, 0) == run(story())
 
 
-def test_of_what_nobody_waits_for_only_the_latest_thousand_are_kept():
+def test_only_the_latest_thousand_early_results_are_kept():
     async def story():
         upstream = Upstream()
         ends = [Prediction(f"p{n}", "succeeded", OUTPUT) for n in range(KEPT + 1)]
@@ -224,7 +224,7 @@ def test_of_what_nobody_waits_for_only_the_latest_thousand_are_kept():
     assert run(story())
 
 
-def test_a_webhook_told_twice_or_of_what_is_not_over_or_nobodys_does_no_harm():
+def test_a_repeated_unfinished_or_unknown_pushed_result_does_no_harm():
     async def story():
         upstream = Upstream()
         made = upstream.make(12.0)
@@ -243,7 +243,7 @@ def test_a_webhook_told_twice_or_of_what_is_not_over_or_nobodys_does_no_harm():
     assert (0.0, True) == run(story())
 
 
-def test_both_who_wait_for_the_same_prediction_are_told():
+def test_a_pushed_result_ends_both_waits_for_one_prediction():
     async def story():
         upstream = Upstream()
         made = upstream.make(5.0)
@@ -252,7 +252,7 @@ def test_both_who_wait_for_the_same_prediction_are_told():
     assert [UNDER_WAY, UNDER_WAY] == pytest.approx(run(story()))
 
 
-def test_webhooks_tell_of_those_that_relied_on_none():
+def test_a_pushed_result_ends_a_wait_that_expected_none():
     async def story():
         upstream = Upstream()
         made = upstream.make(12.0)
@@ -273,7 +273,7 @@ def test_webhooks_teach_how_long_a_model_takes():
     assert (0.0, 1) == run(story())
 
 
-def test_an_account_is_found_out_once_however_many_webhooks_it_misses():
+def test_missing_webhooks_of_an_account_are_logged_once():
     async def story():
         missed = []
         announcements = PushTracker(on_silence=lambda who: missed.append((who.id, now())))

@@ -23,7 +23,7 @@ async def followed(
 
 
 @pytest.mark.parametrize("announced", [True, False])
-def test_who_follows_sees_it_every_second_until_it_is_over(announced):
+def test_a_follower_sees_the_prediction_every_second_until_it_is_over(announced):
     async def story():
         upstream, seen = Upstream(), []
         await upstream.learn(12.5, 12.5, 12.5)
@@ -38,7 +38,7 @@ def test_who_follows_sees_it_every_second_until_it_is_over(announced):
     assert [(float(n), "processing") for n in range(13)] == [(round(at, 6), status) for at, status in seen]
 
 
-def test_who_stops_following_costs_no_look_any_more():
+def test_a_follower_that_leaves_costs_no_further_poll():
     async def story():
         upstream, seen = Upstream(), []
         await upstream.learn(100.0, 100.0, 100.0)
@@ -55,7 +55,7 @@ def test_who_stops_following_costs_no_look_any_more():
     assert (0.0, 6, 7) == run(story())
 
 
-def test_two_who_follow_share_their_looks():
+def test_two_followers_share_their_polls():
     async def story():
         upstream, one, other = Upstream(), [], []
         made = upstream.make(20.0)
@@ -70,7 +70,7 @@ def test_two_who_follow_share_their_looks():
     assert (20, 5, 21) == run(story())
 
 
-def test_coming_and_going_again_and_again_is_no_way_to_look_more_often():
+def test_following_again_and_again_does_not_poll_more_often():
     async def story():
         upstream = Upstream()
         await upstream.learn(100.0, 100.0, 100.0)
@@ -87,7 +87,7 @@ def test_coming_and_going_again_and_again_is_no_way_to_look_more_often():
     assert 10 == run(story())
 
 
-def test_nothing_happens_to_a_prediction_that_nobody_waits_for():
+def test_following_a_prediction_without_a_wait_does_nothing():
     async def story():
         upstream = Upstream()
         leave = upstream.watcher.follow("nobody's", lambda told: None)
@@ -113,7 +113,7 @@ def test_a_listener_that_fails_harms_neither_the_watch_nor_other_listeners():
     assert seen >= 5
 
 
-def test_a_listener_that_leaves_while_it_is_told_harms_nobody():
+def test_a_listener_that_leaves_while_it_is_called_harms_no_other():
     async def story():
         upstream, seen, leaves = Upstream(), [], []
         made = upstream.make(5.5)
@@ -129,7 +129,7 @@ def test_a_listener_that_leaves_while_it_is_told_harms_nobody():
 
 
 @pytest.mark.parametrize("followed_too", [0, 50, 180])
-def test_however_many_are_followed_they_take_a_third_of_the_window_and_delay_nobody(followed_too):
+def test_followers_take_a_third_of_the_window_at_the_most_and_delay_no_end(followed_too):
     async def story():
         upstream = Upstream(round_trip=0.2)
         await upstream.learn(60.0, 60.0, 60.0)
@@ -147,7 +147,7 @@ def test_however_many_are_followed_they_take_a_third_of_the_window_and_delay_nob
 
 
 @pytest.mark.parametrize(("crowd", "least", "most_seen"), [(60, 0, 2), (0, 40, 40)])
-def test_when_looks_are_scarce_followers_see_next_to_nothing(crowd, least, most_seen):
+def test_when_polls_are_scarce_followers_get_almost_none(crowd, least, most_seen):
     async def story():
         upstream, shown = Upstream(round_trip=0.2, per_minute=180), []
         await upstream.learn(40.0, 40.0, 40.0)
@@ -168,7 +168,7 @@ def test_when_looks_are_scarce_followers_see_next_to_nothing(crowd, least, most_
     assert most <= 180
 
 
-def test_looks_that_hang_are_not_begun_every_second():
+def test_hanging_polls_are_not_repeated_every_second():
     async def story():
         upstream = Upstream()
         upstream.trouble = lambda look: HANGS if look.at < 60 else None
@@ -178,7 +178,7 @@ def test_looks_that_hang_are_not_begun_every_second():
     assert run(story()) <= 31
 
 
-def test_an_account_that_was_asked_to_wait_is_not_looked_at_for_its_followers():
+def test_an_account_that_must_wait_is_not_polled_for_its_followers():
     async def story():
         upstream = Upstream()
         busy = PollFailed(UpstreamError(), wait=30.0)
@@ -190,7 +190,7 @@ def test_an_account_that_was_asked_to_wait_is_not_looked_at_for_its_followers():
     assert run(story()) >= 30.0
 
 
-def test_a_followed_prediction_is_told_no_later_than_it_was():
+def test_a_followed_prediction_ends_no_later_than_without_followers():
     async def story():
         upstream = Upstream(round_trip=0.2)
         lengths = [11.0, 11.5, 12.0, 12.5, 13.0]

@@ -43,7 +43,7 @@ def test_many_due_of_one_account_cost_one_request(many):
     assert (0.0, 1, 0) == run(story())
 
 
-def test_less_than_three_due_are_each_asked_for_by_themselves():
+def test_fewer_than_three_due_predictions_are_polled_separately():
     async def story():
         upstream = Upstream()
         await upstream.learn(20.0, 20.0, 20.0)
@@ -64,7 +64,7 @@ def test_a_page_is_of_one_account():
     assert [("ann", None), ("bob", None), ("cid", None)] == run(story())
 
 
-def test_more_than_a_hundred_due_are_asked_for_by_several_pages():
+def test_more_than_a_hundred_due_predictions_take_several_pages():
     async def story():
         upstream = Upstream()
         await upstream.learn(60.0, 60.0, 60.0)
@@ -88,7 +88,7 @@ def test_those_of_one_burst_are_not_shown_one_page_again_and_again():
     assert (6, 0) == (pages, gets)
 
 
-def test_a_page_tells_also_of_what_is_not_due_yet():
+def test_a_page_also_ends_predictions_that_are_not_due_yet():
     async def story():
         upstream = Upstream()
         await upstream.learn(20.0, 20.0, 20.0)
@@ -100,7 +100,7 @@ def test_a_page_tells_also_of_what_is_not_due_yet():
     assert (1, 0, 10.0) == run(story())
 
 
-def test_a_prediction_that_a_page_does_not_show_is_asked_for_by_itself_at_once():
+def test_a_prediction_missing_on_a_page_is_polled_separately_at_once():
     async def story():
         upstream = Upstream()
         upstream.shows = lambda made: None if made.id == "p1" else made.told(now())
@@ -120,7 +120,7 @@ def bare(made: KnownCreation) -> Prediction:
 @pytest.mark.parametrize(
     ("status", "gets"), [("succeeded", 5), ("failed", 5), ("canceled", 0), ("aborted", 0)]
 )
-def test_over_on_a_page_that_does_not_say_with_what_is_confirmed_by_a_look_of_its_own(status, gets):
+def test_an_end_without_a_result_on_a_page_is_confirmed_by_a_separate_poll(status, gets):
     async def story():
         upstream = Upstream()
         upstream.shows = bare
@@ -135,7 +135,7 @@ def test_over_on_a_page_that_does_not_say_with_what_is_confirmed_by_a_look_of_it
     assert ([0.0] * 5, 1, gets) == run(story())
 
 
-def test_what_is_being_confirmed_is_not_asked_for_again_by_every_page():
+def test_a_page_does_not_repeat_a_confirmation_under_way():
     async def story():
         upstream = Upstream()
         upstream.trouble = lambda look: HANGS if look.id == "p" and now() < 160 else None
@@ -165,7 +165,7 @@ def test_a_page_that_shows_a_prediction_unfinished_again_and_again_is_not_believ
     assert run(story()) <= 220.0
 
 
-def test_a_prediction_seen_on_many_pages_before_its_time_is_still_told_by_a_page():
+def test_a_prediction_seen_on_many_early_pages_still_ends_by_a_page():
     async def story():
         upstream = Upstream()
         await upstream.learn(20.0, 20.0, 20.0)
@@ -178,7 +178,7 @@ def test_a_prediction_seen_on_many_pages_before_its_time_is_still_told_by_a_page
 
 
 @pytest.mark.parametrize("others", [1, 20, 200])
-def test_other_peoples_predictions_on_the_page_delay_nobody_for_ever(others):
+def test_foreign_predictions_on_a_page_delay_no_end_for_ever(others):
     """So many between every two of ours."""
 
     async def story():
@@ -199,7 +199,7 @@ def test_other_peoples_predictions_on_the_page_delay_nobody_for_ever(others):
     assert gets <= 100
 
 
-def test_predictions_of_one_date_are_told_though_no_page_can_part_them():
+def test_more_predictions_of_one_date_than_a_page_holds_all_end():
     async def story():
         upstream = Upstream()
         await upstream.learn(60.0, 60.0, 60.0)
@@ -216,7 +216,7 @@ def test_predictions_of_one_date_are_told_though_no_page_can_part_them():
 
 
 @pytest.mark.parametrize("date", [datetime.max.replace(tzinfo=UTC), datetime.min.replace(tzinfo=UTC)])
-def test_an_impossible_date_stops_nobodys_looks(date):
+def test_an_impossible_date_stops_no_polls(date):
     async def story():
         upstream = Upstream()
         made = [upstream.make(5.0, f"p{n}") for n in range(4)]
@@ -232,7 +232,7 @@ def test_an_impossible_date_stops_nobodys_looks(date):
 @pytest.mark.parametrize(
     "trouble", [NoPages(), PollFailed(UpstreamError()), HANGS], ids=["refused", "fail", "hang"]
 )
-def test_without_pages_each_is_asked_for_by_itself_within_bounded_time(trouble):
+def test_without_pages_each_prediction_is_polled_separately_within_bounded_time(trouble):
     async def story():
         upstream = Upstream(round_trip=0.1)
         upstream.trouble = lambda look: trouble if look.id is None else None
@@ -276,7 +276,7 @@ def test_pages_that_fail_together_have_failed_once():
     assert tries[8] <= 3.0
 
 
-def test_a_page_that_crashes_ends_nobodys_watch():
+def test_an_unexpected_error_of_a_page_ends_no_watch():
     async def story():
         upstream = Upstream()
         await upstream.learn(20.0, 20.0, 20.0)

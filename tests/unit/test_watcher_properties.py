@@ -113,7 +113,7 @@ async def watch(upstream: Upstream, wanted: SearchScope, made: KnownCreation) ->
     per_minute=st.sampled_from([120, 600, 3000]),
 )
 @settings(max_examples=150, deadline=None, derandomize=True)
-def test_everybody_is_told_in_time_within_the_window_and_nothing_is_left(
+def test_every_wait_ends_in_time_within_the_window_and_leaves_nothing(
     wanted, troubles, round_trip, per_minute
 ):
     async def story():
@@ -152,7 +152,7 @@ def test_everybody_is_told_in_time_within_the_window_and_nothing_is_left(
     round_trip=st.sampled_from([0.0, 0.2, 1.6]),
 )
 @settings(max_examples=60, deadline=None, derandomize=True)
-def test_with_a_well_upstream_nobody_is_told_more_than_a_quarter_late(begins, lengths, round_trip):
+def test_no_end_is_found_more_than_a_quarter_late_while_the_upstream_works(begins, lengths, round_trip):
     """A quarter of its time, or ten seconds, whichever is less; and the answer's way."""
 
     async def story():

@@ -11,7 +11,7 @@ from tests.support.upstream import HANGS, Listing, Upstream, caller, now, run
 DOWN = PollFailed(UpstreamError())
 
 
-def test_looks_that_fail_do_not_end_the_watch():
+def test_failed_polls_do_not_end_the_watch():
     async def story():
         upstream = Upstream()
         upstream.trouble = lambda look: DOWN if len(upstream.looks) <= 50 else None
@@ -22,7 +22,7 @@ def test_looks_that_fail_do_not_end_the_watch():
 
 
 @pytest.mark.parametrize("many", [1, 50, 300])
-def test_an_upstream_that_is_down_for_a_minute_is_asked_little_and_all_is_told_soon_after(many):
+def test_an_upstream_that_is_down_gets_few_polls_and_all_waits_end_soon_after(many):
     """One look at a time, and a pause of eight seconds at the most; then at most ten for whose look failed last."""
 
     async def story():
@@ -38,7 +38,7 @@ def test_an_upstream_that_is_down_for_a_minute_is_asked_little_and_all_is_told_s
     assert asked <= 20
 
 
-def test_once_a_probe_was_answered_the_others_are_looked_at_at_once():
+def test_all_due_predictions_are_polled_once_a_failing_account_answers():
     async def story():
         upstream = Upstream(round_trip=0.1)
         await upstream.learn(*[5.0] * 3)
@@ -65,7 +65,7 @@ def test_a_failing_account_delays_no_other():
     assert 0.0 == run(story())
 
 
-def test_a_prediction_whose_looks_always_fail_starves_nobody():
+def test_a_prediction_whose_polls_always_fail_starves_no_other():
     async def story():
         upstream = Upstream(round_trip=0.1)
         upstream.trouble = lambda look: DOWN if look.id == "bad" else None
@@ -104,7 +104,7 @@ def test_an_upstream_that_was_down_uses_up_no_patience():
 
 
 @pytest.mark.parametrize("others", [0, 1, 20])
-def test_the_wait_that_was_asked_for_holds_for_the_whole_account_and_for_no_other(others):
+def test_the_wait_of_a_refusal_holds_for_the_whole_account_and_no_other(others):
     """Whatever is under way meanwhile is answered well."""
 
     async def story():
@@ -133,7 +133,7 @@ def test_the_wait_that_was_asked_for_holds_for_the_whole_account_and_for_no_othe
     assert bob > 3
 
 
-def test_a_look_that_waited_for_its_place_is_not_made_within_the_wait_asked_for_since():
+def test_a_poll_that_waited_for_the_window_obeys_a_later_refusal():
     async def story():
         upstream = Upstream(round_trip=0.2)
         await upstream.learn(20.0, 20.0, 20.0)
@@ -148,7 +148,7 @@ def test_a_look_that_waited_for_its_place_is_not_made_within_the_wait_asked_for_
     assert run(story()) >= 30.0
 
 
-def test_any_other_error_reaches_whoever_waits_and_nobody_else():
+def test_any_other_error_ends_its_own_wait_and_no_other():
     async def story():
         upstream = Upstream()
         upstream.trouble = lambda look: KeyError("a bug") if look.id == "p" else None
@@ -161,7 +161,7 @@ def test_any_other_error_reaches_whoever_waits_and_nobody_else():
     assert 1 == run(story())
 
 
-def test_a_look_that_hangs_delays_no_other():
+def test_a_hanging_poll_delays_no_other():
     async def story():
         upstream = Upstream()
         await upstream.learn(8.0, 8.0, 8.0)
@@ -174,7 +174,7 @@ def test_a_look_that_hangs_delays_no_other():
     assert ([0.0] * 100, 1, 1) == run(story())
 
 
-def test_one_account_whose_looks_all_hang_delays_another_by_no_more_than_their_timeout():
+def test_an_account_whose_polls_hang_delays_another_by_their_timeout_at_the_most():
     async def story():
         upstream = Upstream(round_trip=0.1)
         upstream.trouble = lambda look: HANGS if look.caller == "ann" else None
@@ -186,7 +186,7 @@ def test_one_account_whose_looks_all_hang_delays_another_by_no_more_than_their_t
     assert run(story()) <= 12.0
 
 
-def test_when_looks_are_scarce_the_likeliest_come_first():
+def test_when_polls_are_scarce_the_likeliest_go_first():
     """Three models; only the predictions of the quickest can be over, and those are told first."""
 
     async def story():
@@ -211,7 +211,7 @@ def test_when_looks_are_scarce_the_likeliest_come_first():
     assert most <= 60
 
 
-def test_when_looks_are_scarce_nobody_starves_and_the_window_is_never_over():
+def test_when_polls_are_scarce_no_wait_starves_and_the_window_is_never_over():
     async def story():
         upstream = Upstream(round_trip=0.2, per_minute=60)
         lengths = (5.0, 20.0, 100.0)
@@ -232,7 +232,7 @@ def test_when_looks_are_scarce_nobody_starves_and_the_window_is_never_over():
     assert idle
 
 
-def test_an_old_prediction_is_told_although_new_ones_are_likelier_without_end():
+def test_an_old_prediction_ends_although_newer_ones_are_always_likelier():
     async def story():
         upstream = Upstream(round_trip=0.2, per_minute=60)
 
@@ -250,7 +250,7 @@ def test_an_old_prediction_is_told_although_new_ones_are_likelier_without_end():
     assert run(story()) <= 300.0
 
 
-def test_when_looks_are_scarce_who_cancels_finds_a_place_at_once():
+def test_when_polls_are_scarce_a_cancel_gets_a_place_at_once():
     async def story():
         upstream = Upstream(round_trip=0.2, per_minute=60)
         crowd = [asyncio.create_task(upstream.predict(600.0, account=f"{n}")) for n in range(200)]
@@ -269,7 +269,7 @@ def test_when_looks_are_scarce_who_cancels_finds_a_place_at_once():
 
 
 @pytest.mark.parametrize("per_minute", [1, 2, 5, 10])
-def test_however_few_looks_a_minute_everybody_is_told(per_minute):
+def test_every_wait_ends_with_any_number_of_polls_a_minute(per_minute):
     async def story():
         upstream = Upstream(per_minute=per_minute)
         late = await asyncio.gather(*(upstream.predict(60.0, account=f"{n}") for n in range(5)))
@@ -280,7 +280,7 @@ def test_however_few_looks_a_minute_everybody_is_told(per_minute):
     assert most <= per_minute
 
 
-def test_a_patrol_that_crashes_is_told_to_whoever_waits():
+def test_an_error_of_the_polling_task_ends_all_waits_with_it():
     async def story():
         upstream = Upstream()
         upstream.watcher._places = None
@@ -290,7 +290,7 @@ def test_a_patrol_that_crashes_is_told_to_whoever_waits():
     run(story())
 
 
-def test_closing_ends_the_looks_under_way():
+def test_closing_ends_the_polls_under_way():
     async def story():
         upstream = Upstream()
         upstream.trouble = lambda look: HANGS
@@ -307,7 +307,7 @@ def test_closing_ends_the_looks_under_way():
     assert (0, 0) == (left, held)
 
 
-def test_accounts_whose_looks_hang_leave_room_for_those_of_others():
+def test_accounts_whose_polls_hang_leave_room_for_others():
     async def story():
         upstream = Upstream(round_trip=0.1)
         upstream.trouble = lambda look: HANGS if look.caller != "well" else None
