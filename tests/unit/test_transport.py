@@ -48,7 +48,7 @@ async def test_one_lease_is_one_request(simulator):
     async with parts(simulator) as service:
         with await service.gate.acquire("admin") as lease:
             await create(service, lease)
-            with pytest.raises(RuntimeError, match="one place is one request"):
+            with pytest.raises(RuntimeError, match="a lease is for one request"):
                 await create(service, lease)
 
     assert 1 == simulator.counts().requests["create"]
@@ -270,7 +270,7 @@ async def test_a_path_in_the_base_url_is_kept():
 async def test_closing_leaves_no_connection_open_and_twice_is_no_error(simulator):
     provider = Replicate(base_url=simulator.url, others=Gate(concurrent_limit=1, requests_per_minute=10))
     await provider.webhook_secret(ADMIN)
-    session = provider._client._connections.connections.client
+    session = provider._client._connections.client
     assert not session.closed
 
     await provider.aclose()

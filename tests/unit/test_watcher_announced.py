@@ -273,7 +273,7 @@ def test_webhooks_teach_how_long_a_model_takes():
     assert (0.0, 1) == run(story())
 
 
-def test_missing_webhooks_of_an_account_are_logged_once():
+def test_missing_webhooks_of_an_account_are_reported_once():
     async def story():
         missed = []
         announcements = PushTracker(on_silence=lambda who: missed.append((who.id, now())))
