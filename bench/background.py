@@ -1,4 +1,4 @@
-"""Work that mostly waits, beside other work."""
+"""Runs work in a background thread."""
 
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -9,17 +9,17 @@ T = TypeVar("T")
 
 
 def in_background(work: Callable[[], T]) -> Future[T]:
-    """Do `work` in a thread of its own; its result, or what it raised, is the future's.
+    """Run `work` in a daemon thread. The future gets its result or exception.
 
-    Who leaves does not wait for it, unlike for a pool's: what it started ends with this process.
+    The interpreter does not wait for the thread at exit, as it would for a thread of an executor.
     """
     future: Future[T] = Future()
 
-    def carry_out() -> None:
+    def run() -> None:
         try:
             future.set_result(work())
         except BaseException as reason:
             future.set_exception(reason)
 
-    Thread(target=carry_out, daemon=True).start()
+    Thread(target=run, daemon=True).start()
     return future

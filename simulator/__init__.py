@@ -1,23 +1,20 @@
-"""A local Replicate: a real HTTP server that speaks Replicate's API, for tests and demos.
+"""A local Replicate: a real HTTP server with Replicate's API, for tests and demos.
 
-It accepts the predictions the real one accepts, refuses what the real one refuses in the same
-words, holds accounts to the same limits, takes believable time, signs webhooks, and puts out real
-images with the prompt written on them, and real videos. The service cannot tell the difference, and that is the
-point: its tests patch nothing, and the official client talks to this server over a socket.
+It accepts and refuses the requests that Replicate accepts and refuses, with the same messages. It applies the same
+limits to each account, takes realistic time, and signs webhooks. Its outputs are real images with the prompt written
+on them, and real videos. So tests need no mocks: the service and the official client use this server over a socket.
 
-What the real one cannot do, this one can:
+It also does what Replicate cannot:
 
-- **Misbehave on order.** Refusals, resets before and after a request was handled, hangs, truncated
-  and garbled answers (`faults`), and outcomes a prompt asks for itself (`directives`).
-- **Bear witness.** It counts what arrived, on its own clock, and knows the densest minute of
-  creations (`counts`). "Never more than 600 a minute" is a claim about the receiving side. And it bills
-  by prices of its own (`billing`).
+- **Faults on request.** Refusals, resets before and after a request was handled, hangs, truncated and garbled
+  responses (`faults`). A prompt can choose the end of its own prediction (`directives`).
+- **Counts at the receiving side.** It counts the requests that arrived, by its own clock, and knows the densest minute
+  of creations (`counts`). It bills by its own price list (`billing`).
 
-A request's way through it: `server` routes it, `middleware` counts and admits it, `api` handles it with
-`creation` reading what was asked, `state` holds what is known, `predictions` live their lives,
-`answers` writes them down, and `wire` sends that, or spoils it. `delivery` hands out the images that
-`drawing` makes and the videos of `film`. `controls` has the calls only a simulator has, and `handle` the same for
-Python.
+A request passes these modules: `server` routes it, `middleware` counts and admits it, `api` handles it, `creation`
+parses it. `state` holds everything known, `predictions` run on timers, `representations` turns them into JSON, and
+`sending` sends the response or damages it. `delivery` serves the images of `drawing` and the videos of `video`.
+`controls` has the HTTP calls that only a simulator has, and `threaded` the same for Python.
 
     from simulator import Options, running
 
@@ -39,8 +36,8 @@ __all__ = ["Options", "Simulator", "running"]
 
 
 def __getattr__(name: str) -> Any:
-    # Imported on first use: `python -m simulator` imports this package before its own first line,
-    # and must still be able to say in one sentence that Pillow or jsonschema is missing.
+    # Imported on first use. `python -m simulator` imports this package first, and must still be able to report a
+    # missing Pillow or jsonschema in one sentence.
     if name == "Options":
         from simulator.options import Options
 

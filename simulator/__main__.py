@@ -1,9 +1,8 @@
 """`python -m simulator`: the simulator as a program.
 
-It prints one line, `simulator listening on http://127.0.0.1:8000`, once it accepts connections, and
-ends with status 0 on SIGINT or SIGTERM. Whoever starts it as a child should hold its standard input
-open and pass `--exit-on-stdin-eof`: then it never outlives its parent, not even one that was
-killed.
+It prints one line, `simulator listening on http://127.0.0.1:8000`, once it accepts connections, and exits with status 0
+on SIGINT or SIGTERM. A parent process should keep the simulator's standard input open and pass `--exit-on-stdin-eof`.
+Then the simulator ends with its parent, even if the parent is killed.
 """
 
 import argparse
@@ -22,70 +21,70 @@ if TYPE_CHECKING:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run until told to stop. Returns the exit status."""
+    """Run until a signal or the end of standard input. Returns the exit status."""
     try:
-        # Here and not above, to answer a missing package with a sentence.
+        # Imported here, so that a missing package is reported in one sentence.
         from simulator.options import Options
         from simulator.server import Server
     except ModuleNotFoundError as missing:
-        return _complain(f"{missing.name} is missing: pip install -r requirements-simulator.txt")
-    asked = _parser().parse_args(arguments)
+        return _fail(f"{missing.name} is missing: pip install -r requirements-simulator.txt")
+    parsed = _parser().parse_args(arguments)
     try:
         options = Options(
-            host=asked.host,
-            port=asked.port,
-            allow_remote=asked.allow_remote,
-            prediction_seconds=asked.seconds,
-            jitter=asked.jitter,
-            answer_delay=(asked.delay[0], asked.delay[-1]),
-            clock_skew=asked.clock_skew,
-            list_lag=(asked.list_lag[0], asked.list_lag[-1]),
-            creations_per_minute=asked.creations_per_minute,
-            others_per_minute=asked.others_per_minute,
-            seed=asked.seed,
+            host=parsed.host,
+            port=parsed.port,
+            allow_remote=parsed.allow_remote,
+            prediction_seconds=parsed.seconds,
+            jitter=parsed.jitter,
+            answer_delay=(parsed.delay[0], parsed.delay[-1]),
+            clock_skew=parsed.clock_skew,
+            list_lag=(parsed.list_lag[0], parsed.list_lag[-1]),
+            creations_per_minute=parsed.creations_per_minute,
+            others_per_minute=parsed.others_per_minute,
+            seed=parsed.seed,
         )
     except ValueError as reason:
-        return _complain(str(reason))
+        return _fail(str(reason))
     try:
-        asyncio.run(_serve(Server(options), exit_on_eof=asked.exit_on_stdin_eof))
+        asyncio.run(_serve(Server(options), exit_on_eof=parsed.exit_on_stdin_eof))
     except OSError as reason:
-        return _complain(f"cannot listen on {asked.host} port {asked.port}: {reason.strerror}")
+        return _fail(f"cannot listen on {parsed.host} port {parsed.port}: {reason.strerror}")
     return 0
 
 
 async def _serve(server: "Server", *, exit_on_eof: bool) -> None:
-    loop, told = asyncio.get_running_loop(), asyncio.Event()
-    for each in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(each, told.set)
+    loop, stopped = asyncio.get_running_loop(), asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stopped.set)
     await server.start()
     sys.stdout.write(f"simulator listening on {server.url}\n")
     sys.stdout.flush()
     if exit_on_eof:
-        _at_eof(partial(_tell, loop, told))
+        _at_eof(partial(_stop, loop, stopped))
     try:
-        await told.wait()
+        await stopped.wait()
     finally:
         await server.stop()
 
 
-def _tell(loop: asyncio.AbstractEventLoop, told: asyncio.Event) -> None:
-    with contextlib.suppress(RuntimeError):  # it was told otherwise before, and is gone
-        loop.call_soon_threadsafe(told.set)
+def _stop(loop: asyncio.AbstractEventLoop, stopped: asyncio.Event) -> None:
+    with contextlib.suppress(RuntimeError):  # the loop is closed already
+        loop.call_soon_threadsafe(stopped.set)
 
 
-def _at_eof(tell: Callable[[], object]) -> None:
-    """Call `tell` once standard input ends."""
+def _at_eof(callback: Callable[[], object]) -> None:
+    """Call `callback` in a thread once standard input ends."""
 
     def read() -> None:
-        # os.read, not sys.stdin: a thread inside a buffered reader upsets the interpreter's exit.
+        # os.read, since a thread inside the buffered sys.stdin breaks the interpreter's exit.
         while os.read(0, 4096):
             pass
-        tell()
+        callback()
 
     threading.Thread(target=read, name="stdin", daemon=True).start()
 
 
-def _complain(sentence: str) -> int:
+def _fail(sentence: str) -> int:
     sys.stderr.write(f"simulator: {sentence}\n")
     return 2
 

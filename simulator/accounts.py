@@ -1,12 +1,10 @@
-"""Accounts: what each token may do, measured exactly.
+"""Accounts: the limits of each token, measured exactly.
 
-A limit here is a log of arrivals, not a bucket: a request is admitted when fewer than `limit` were
-admitted in the 60 seconds before it. A bucket would let nearly twice the limit through around its
-refill, and the whole point of this server is to notice a caller that goes over by one. The clock is
-monotonic and counts whole nanoseconds, so that no rounding decides who is admitted.
+A limit is a log of arrivals. A request is admitted if fewer than `limit` requests were admitted in the 60 seconds
+before it. A token bucket would admit nearly twice the limit around its refill, and tests must notice a caller that
+exceeds it by one. The clock is monotonic and in whole nanoseconds, so rounding decides no admission.
 
-Refused requests take no place in the window. They do count as *arrivals*, whose densest minute is
-what `Counts` reports.
+Refused requests take no place in the window. They count as *arrivals*, whose densest minute `Counts` reports.
 """
 
 import hashlib
@@ -29,51 +27,51 @@ _REMEMBERED_PROMPTS = 10_000
 
 @dataclass(frozen=True, slots=True)
 class Allowance:
-    """What a window still has: places, and the nanoseconds until the next one comes free."""
+    """The free places of a window, and the nanoseconds until the next place is free."""
 
     remaining: int
     reset: int
 
     @property
     def seconds(self) -> int:
-        """`reset` in whole seconds, rounded up so that waiting them is always enough."""
+        """`reset` in whole seconds, rounded up, so that waiting so long is always enough."""
         return -(-self.reset // 10**9)
 
 
 class Window:
-    """At most `limit` stamps in any stretch of `span` nanoseconds."""
+    """At most `limit` arrivals in any `span` nanoseconds."""
 
     def __init__(self, *, limit: int, span: int = MINUTE) -> None:
         self.limit = limit
         self.span = span
         self._stamps: deque[int] = deque()
 
-    def take(self, now: int) -> None:
-        """Stamp an arrival at `now`."""
-        self._forget(now)
+    def record(self, now: int) -> None:
+        """Record an arrival at `now`."""
+        self._expire(now)
         self._stamps.append(now)
 
     def count(self, now: int) -> int:
-        """How many stamps the window ending at `now` holds."""
-        self._forget(now)
+        """The number of arrivals in the window that ends at `now`."""
+        self._expire(now)
         return len(self._stamps)
 
     def allowance(self, now: int) -> Allowance:
-        """What is left at `now`."""
+        """The allowance at `now`."""
         taken = self.count(now)
         if not taken:
             return Allowance(self.limit, 0)
-        # After a limit was lowered more stamps than one must leave before a place comes free.
-        leaving = max(0, taken - self.limit)
-        return Allowance(max(0, self.limit - taken), self._stamps[leaving] + self.span - now)
+        # After a limit was lowered, several arrivals must expire before a place is free.
+        excess = max(0, taken - self.limit)
+        return Allowance(max(0, self.limit - taken), self._stamps[excess] + self.span - now)
 
-    def _forget(self, now: int) -> None:
+    def _expire(self, now: int) -> None:
         while self._stamps and now - self._stamps[0] >= self.span:
             self._stamps.popleft()
 
 
 class Account:
-    """One token: its limits, its credit, and how densely its requests arrived."""
+    """The limits, the credit and the arrivals of one token."""
 
     def __init__(self, options: Options, *, username: str = "simulated") -> None:
         self.username = username
@@ -85,36 +83,36 @@ class Account:
         self._arrivals = {True: Window(limit=0), False: Window(limit=0)}
         self._admitted = {True: Window(limit=0), False: Window(limit=0)}
         self._bursts = Window(limit=0)
-        self._tripped: OrderedDict[int, None] = OrderedDict()
+        self._used_prompts: OrderedDict[int, None] = OrderedDict()
 
     def count_arrival(self, now: int, *, creation: bool) -> int:
-        """Count an arrival, and answer how many the last minute saw with it."""
+        """Count an arrival. Returns the arrivals of the last minute, this one included."""
         arrivals = self._arrivals[creation]
-        arrivals.take(now)
+        arrivals.record(now)
         return arrivals.count(now)
 
     def admit(self, now: int, *, creation: bool) -> bool:
-        """Take a place for a request arriving at `now`, if every window has one."""
+        """Take a place for a request that arrives at `now`, if every window has one."""
         windows = self._windows(creation=creation)
         if any(window.allowance(now).remaining == 0 for window in windows):
             return False
         for window in windows:
-            window.take(now)
+            window.record(now)
         return True
 
     def allowance(self, now: int, *, creation: bool) -> Allowance:
-        """What is left at `now`: the tightest window's."""
+        """The allowance at `now` of the window with the least room."""
         left = [window.allowance(now) for window in self._windows(creation=creation)]
         return min(left, key=lambda each: (each.remaining, -each.reset))
 
     def is_first_use(self, prompt: str) -> bool:
-        """True the first time this account asks for `prompt`."""
+        """True at the first call with this `prompt`."""
         key = hash(prompt)
-        if key in self._tripped:
+        if key in self._used_prompts:
             return False
-        self._tripped[key] = None
-        if len(self._tripped) > _REMEMBERED_PROMPTS:
-            self._tripped.popitem(last=False)
+        self._used_prompts[key] = None
+        if len(self._used_prompts) > _REMEMBERED_PROMPTS:
+            self._used_prompts.popitem(last=False)
         return True
 
     def _windows(self, *, creation: bool) -> tuple[Window, ...]:
@@ -134,14 +132,14 @@ class Account:
 
 
 class Accounts:
-    """Every account seen, by token. The least recently used is forgotten beyond ten thousand."""
+    """The ten thousand most recently used accounts, by token."""
 
     def __init__(self, options: Options) -> None:
         self._options = options
         self._by_token: OrderedDict[str, Account] = OrderedDict()
 
     def get(self, token: str) -> Account:
-        """The account of `token`, opened on first sight."""
+        """The account of `token`, created on first use."""
         account = self._by_token.get(token)
         if account is None:
             username = f"simulated-{hashlib.sha256(token.encode()).hexdigest()[:8]}"
@@ -153,16 +151,16 @@ class Accounts:
         return account
 
     def configure(self, token: str, **changes: object) -> None:
-        """Change an account; what `changes` leaves out stays.
+        """Change the named settings of an account.
 
         Args:
-            token: Whose account.
+            token: The account's token.
             changes: `reject` (bool), `credit` ("ok", "low" or "empty"), `username` (a text; two tokens may have
                 the same), `creations_per_minute`, `others_per_minute` and `burst` (whole numbers of at least 1;
                 `burst` may be None).
 
         Raises:
-            ValueError: If a change is unknown or makes no sense; then nothing is changed.
+            ValueError: If a change is unknown or invalid. Then nothing is changed.
         """
         names = {"reject": "rejected"}
         for name, value in changes.items():

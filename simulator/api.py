@@ -1,7 +1,7 @@
-"""Replicate's API: each call of it that a caller of models makes, as one thin handler.
+"""Replicate's API: a thin handler for each call that the service or its tests make.
 
-A handler runs behind the door, so its request has a good token and a place within the limits. It
-returns an `ApiResponse` or raises a `ApiError`. Another account's prediction is no prediction at all.
+The middleware has checked token and limits before a handler runs. A handler returns an `ApiResponse` or raises an
+`ApiError`. Another account's prediction is treated as missing.
 """
 
 import asyncio
@@ -28,7 +28,7 @@ class Api:
         self._state = state
 
     def routes(self, middleware: Middleware) -> list[web.RouteDef]:
-        """The routes, each behind `middleware` and counted as its kind."""
+        """The routes. `middleware` wraps each handler and counts its requests by kind."""
         return [
             web.post(
                 "/v1/models/{owner}/{name}/predictions", middleware.wrap("create", self.create_official)
@@ -59,7 +59,7 @@ class Api:
         return ApiResponse(representations.prediction(self._mine(request)))
 
     async def cancel(self, request: web.Request) -> ApiResponse:
-        """`POST /v1/predictions/{id}/cancel`: what has ended stays as it ended."""
+        """`POST /v1/predictions/{id}/cancel`: no effect on an ended prediction."""
         prediction = self._mine(request)
         self._state.predictions.cancel(prediction)
         return ApiResponse(representations.prediction(prediction))
@@ -67,15 +67,15 @@ class Api:
     async def history(self, request: web.Request) -> ApiResponse:
         """`GET /v1/predictions`: a hundred a page, newest first."""
         query = request.query
-        wanted = _between(query.get("created_after"), query.get("created_before"))
-        seen = self._state.predictions.now() - timedelta(seconds=self._state.list_lag())
+        is_in_period = _between(query.get("created_after"), query.get("created_before"))
+        latest = self._state.predictions.now() - timedelta(seconds=self._state.list_lag())
         try:
             found = page(
                 self._state.predictions,
                 request[TOKEN],
                 query.get("cursor"),
                 size=PAGE,
-                keep=lambda each: wanted(each) and each.created_at <= seen,
+                keep=lambda each: is_in_period(each) and each.created_at <= latest,
             )
         except ValueError as reason:
             raise responses.malformed("Invalid cursor") from reason
@@ -117,20 +117,22 @@ class Api:
         return ApiResponse(representations.model(found))
 
     async def version(self, request: web.Request) -> ApiResponse:
-        """`GET /v1/models/{owner}/{name}/versions/{id}`, read before a run."""
-        asked = request.match_info["id"]
-        return ApiResponse(representations.version(creation.model_of(f"{_named(request)}:{asked}"), asked))
+        """`GET /v1/models/{owner}/{name}/versions/{id}`, which the client reads before a run."""
+        version = request.match_info["id"]
+        return ApiResponse(
+            representations.version(creation.model_of(f"{_named(request)}:{version}"), version)
+        )
 
     async def unknown(self, _request: web.Request) -> ApiResponse:
-        """Anything else under `/v1`."""
+        """Any other path under `/v1`."""
         raise responses.not_found()
 
     async def _create(self, request: web.Request, name: str | None) -> ApiResponse:
         token = request[TOKEN]
         if self._state.accounts.get(token).credit == "empty":
             raise responses.insufficient_credit()
-        asked = await creation.read(request, token=token, base_url=_base(request), name=name)
-        prediction = self._state.create(asked)
+        created = await creation.parse(request, token=token, base_url=_base(request), name=name)
+        prediction = self._state.create(created)
         seconds = creation.wait_seconds(request.headers.get("Prefer"))
         if seconds is not None:
             with contextlib.suppress(TimeoutError):
@@ -149,7 +151,7 @@ def _named(request: web.Request) -> str:
 
 
 def _base(request: web.Request) -> str:
-    """Where the caller reached this server, so that URLs work from where it stands."""
+    """The address by which the caller reached this server, so that the URLs in responses work for it."""
     return f"{request.scheme}://{request.host}"
 
 

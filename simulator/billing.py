@@ -1,9 +1,9 @@
-"""Billing: what Replicate charges for a prediction once it has ended.
+"""Billing: the price that Replicate charges for a prediction once it has ended.
 
-What succeeded is charged for what it put out; what was cancelled while it ran, for what it had been asked for. What
-failed, never started or was aborted costs nothing, and neither does a success with nothing to show, since every price
-is one of outputs. A text in place of a picture costs nothing by the picture, and all of a price by call or second. The
-prices are the catalog's own: what a caller believes it spends can be held against them.
+A success is charged for its outputs, and a prediction cancelled while running for the requested outputs. A failed or
+aborted prediction costs nothing, nor does one that never started or that succeeded without output. A text in place of a
+picture costs nothing at a price per image, and the full price per call or second. The prices are the catalog's own, so
+that the service's prices can be checked against them.
 """
 
 from collections.abc import Mapping
@@ -13,27 +13,27 @@ from simulator.catalog import Model
 
 
 def charge(
-    model: Model, given: Mapping[str, Any], *, status: str, started: bool, output: Any, pictures: int
+    model: Model, inputs: Mapping[str, Any], *, status: str, started: bool, output: Any, pictures: int
 ) -> float:
-    """USD for a prediction of `model` with the input `given`, rounded to millionths.
+    """USD for a prediction of `model` with the input `inputs`, rounded to millionths.
 
     Args:
-        model: Which model ran.
-        given: The input it was created with.
-        status: How it ended; "processing" with an output is as good as succeeded.
+        model: The model that ran.
+        inputs: The prediction's input.
+        status: The status at its end. "processing" with an output counts as succeeded.
         started: Whether it left "starting" before it ended.
-        output: What came out: a list of texts, one text, or None.
-        pictures: How many pictures or films are among it.
+        output: A list of texts, one text, or None.
+        pictures: The number of pictures or videos in `output`.
     """
     if status == "canceled" and started:
-        pictures = model.requested_outputs(given)
+        pictures = model.requested_outputs(inputs)
     elif status not in ("succeeded", "processing") or output is None:
         return 0.0
     match model.price.per:
         case "image":
             amount: float = pictures
         case "second":
-            amount = given.get("duration", model.default("duration"))
+            amount = inputs.get("duration", model.default("duration"))
         case _:
             amount = 1
     return round(model.price.usd * amount, 6)

@@ -1,11 +1,10 @@
-"""The models this Replicate hosts, as plain data.
+"""The models of the simulator, as plain data.
 
-What is here is what a caller can notice: which inputs a model takes and within which bounds,
-whether its output is a list of URLs or one URL, whether it paints images or films, how long it
-believably takes, and what it costs. The schema a refusal is judged by and the schema
-`GET /v1/models/{owner}/{name}` shows are the same data, so the two cannot disagree.
+A model has the facts that a caller can notice: its inputs and their bounds, whether its output is a list of URLs or one
+URL, whether it makes images or videos, its usual duration, and its price. `GET /v1/models/{owner}/{name}` shows the
+same schema that validates inputs, so the two cannot disagree.
 
-Only `prompt` is required anywhere. Inputs a schema does not name are ignored, as Replicate does.
+Only `prompt` is required. As at Replicate, inputs that the schema does not have are ignored.
 """
 
 import hashlib
@@ -20,7 +19,7 @@ Property = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Price:
-    """What Replicate charges: USD for each image, for a call as a whole, or for each second of video."""
+    """Replicate's price in USD: for each image, for a call, or for each second of video."""
 
     usd: float
     per: Literal["image", "call", "second"]
@@ -28,11 +27,7 @@ class Price:
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """One hosted model.
-
-    `seconds` is its usual time from creation to completion. `rules` are JSON Schema keywords that
-    tie inputs to one another, beside the bounds each of `inputs` has by itself.
-    """
+    """A model. `seconds` is its usual time from creation to completion."""
 
     name: str
     kind: Literal["image", "video"]
@@ -45,30 +40,30 @@ class Model:
 
     @property
     def version(self) -> str:
-        """The 64 hexadecimal digits that name the model's latest version."""
+        """The id of the model's latest version: 64 hexadecimal digits."""
         return hashlib.sha256(self.name.encode()).hexdigest()
 
     def default(self, name: str) -> Any:
-        """What the model takes for input `name` when the caller gives none."""
+        """The default of the input `name`, or None."""
         return self.inputs.get(name, {}).get("default")
 
-    def requested_outputs(self, given: Mapping[str, Any]) -> int:
-        """How many outputs the input `given` asks for: one, where the model has no input for it."""
+    def requested_outputs(self, inputs: Mapping[str, Any]) -> int:
+        """The number of outputs that `inputs` request: one, if the model has no input for it."""
         if self.inputs and "num_outputs" not in self.inputs:
             return 1
-        asked = given.get("num_outputs")
-        return int(asked) if isinstance(asked, int | float) and 1 <= asked <= 4 else 1
+        number = inputs.get("num_outputs")
+        return int(number) if isinstance(number, int | float) and 1 <= number <= 4 else 1
 
 
 def find(name: str) -> Model | None:
-    """The official model called `owner/name`, if there is one."""
+    """The official model `owner/name`, or None."""
     return _BY_NAME.get(name)
 
 
 def community(name: str, version: str) -> Model:
-    """The model behind a version id: a known one, or else somebody's LoRA that takes any input.
+    """The model with this version id: a known model, or else a LoRA that takes any input.
 
-    A LoRA costs nothing here: it is charged by the time its hardware ran, which nobody simulates.
+    A LoRA costs nothing here, since Replicate charges it by hardware time, which is not simulated.
     """
     free = Price(0.0, "call")
     return _BY_VERSION.get(version) or Model(name, "image", "list", 3.0, free, {}, _validator({}), False)
@@ -108,7 +103,7 @@ def _flag(default: bool) -> Property:
 
 
 def _seed() -> Property:
-    return {"type": "integer", "description": "Random seed, for a picture that can be made again"}
+    return {"type": "integer", "description": "Random seed, for a repeatable picture"}
 
 
 def _validator(

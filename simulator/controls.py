@@ -1,7 +1,7 @@
-"""The controls: what only a simulator has. Order faults, set up accounts, read what was counted.
+"""The calls that only a simulator has: inject faults, configure accounts, read the counts.
 
-They lie beside the API under `/simulator`, need no token, and neither count nor are limited. A
-token never comes back out of them: a prediction shows a short fingerprint of its creator's.
+They are under `/simulator`, need no token, and are neither counted nor limited. No response contains a token: a
+prediction shows a short hash of its creator's.
 """
 
 import hashlib
@@ -19,18 +19,18 @@ from simulator.state import SimulatorState
 
 _SHOWN = 1000
 _WELCOME = """\
-This is a simulated Replicate. It speaks Replicate's API under /v1 and draws what it is asked for;
-no model runs here, and what it bills nobody pays. Any token that begins with r8_ will do.
+This is a simulated Replicate. It speaks Replicate's API under /v1 and draws the pictures
+itself: no model runs, and nothing is charged. Any token that begins with r8_ is valid.
 
-  GET     /simulator/counts        what arrived, what was refused, the densest minute, the bill
+  GET     /simulator/counts        requests, refusals, the densest minute, the bill
   GET     /simulator/predictions   the latest predictions
-  POST    /simulator/faults        order faults: [{"on": "create", "times": 2, "status": 503}]
-  GET     /simulator/faults        what is still ordered; DELETE calls it off
-  POST    /simulator/stall         {"seconds": 60}: answer nothing, then serve the requests that came meanwhile
+  POST    /simulator/faults        inject faults: [{"on": "create", "times": 2, "status": 503}]
+  GET     /simulator/faults        the remaining faults; DELETE removes them
+  POST    /simulator/stall         {"seconds": 60}: stop responding, then serve the requests that arrived meanwhile
   POST    /simulator/accounts      {"token": "r8_x", "credit": "low"}
   POST    /simulator/reset         forget everything
 
-Prompts can ask for an outcome: [[fail]] [[nsfw]] [[transient]] [[hang]] [[slow=3]] and more.
+A prompt can choose the outcome of its prediction: [[fail]] [[nsfw]] [[transient]] [[hang]] [[slow=3]] and more.
 """
 
 
@@ -47,19 +47,19 @@ class Controls:
             web.get("/simulator/counts", self.counts),
             web.get("/simulator/predictions", self.predictions),
             web.get("/simulator/faults", self.faults),
-            web.post("/simulator/faults", self.order),
-            web.delete("/simulator/faults", self.call_off),
+            web.post("/simulator/faults", self.inject),
+            web.delete("/simulator/faults", self.clear_faults),
             web.post("/simulator/stall", self.stall),
             web.post("/simulator/accounts", self.account),
             web.post("/simulator/reset", self.reset),
         ]
 
     async def welcome(self, _request: web.Request) -> web.Response:
-        """Says what this is."""
+        """A text that lists the calls."""
         return web.Response(text=_WELCOME)
 
     async def counts(self, _request: web.Request) -> web.Response:
-        """What was counted."""
+        """The counts."""
         return web.json_response(self._state.counters.snapshot().as_json())
 
     async def predictions(self, _request: web.Request) -> web.Response:
@@ -68,46 +68,46 @@ class Controls:
         return web.json_response({"predictions": [_shown(each) for each in latest]})
 
     async def faults(self, _request: web.Request) -> web.Response:
-        """What is still ordered."""
+        """The faults that have not been used up."""
         return web.json_response(self._state.faults.as_json())
 
-    async def order(self, request: web.Request) -> web.Response:
-        """Orders a list of faults."""
+    async def inject(self, request: web.Request) -> web.Response:
+        """Adds a list of faults."""
         try:
             self._state.faults.inject_all(await _json(request))
         except ValueError as reason:
-            return web_response(responses.malformed(str(reason)).answer)
+            return web_response(responses.malformed(str(reason)).response)
         return web.json_response(self._state.faults.as_json())
 
-    async def call_off(self, _request: web.Request) -> web.Response:
-        """Calls every fault off."""
+    async def clear_faults(self, _request: web.Request) -> web.Response:
+        """Removes all faults."""
         self._state.faults.clear()
         return web.json_response([])
 
     async def stall(self, request: web.Request) -> web.Response:
-        """Lets it stand still."""
+        """Starts a stall."""
         try:
-            asked = await _json(request)
-            if not isinstance(asked, dict) or set(asked) != {"seconds"}:
+            body = await _json(request)
+            if not isinstance(body, dict) or set(body) != {"seconds"}:
                 raise ValueError('a stall is {"seconds": how many}')
-            self._state.stall(asked["seconds"])
+            self._state.stall(body["seconds"])
         except ValueError as reason:
-            return web_response(responses.malformed(str(reason)).answer)
-        return web_response(ApiResponse(asked))
+            return web_response(responses.malformed(str(reason)).response)
+        return web_response(ApiResponse(body))
 
     async def account(self, request: web.Request) -> web.Response:
-        """Sets up an account."""
+        """Configures an account."""
         try:
             changes = await _json(request)
             if not isinstance(changes, dict) or not isinstance(changes.get("token"), str):
                 raise ValueError("an account is an object with a token")
             self._state.accounts.configure(**changes)
         except ValueError as reason:
-            return web_response(responses.malformed(str(reason)).answer)
+            return web_response(responses.malformed(str(reason)).response)
         return web_response(ApiResponse({"token": _fingerprint(changes["token"])}))
 
     async def reset(self, _request: web.Request) -> web.Response:
-        """Forgets everything."""
+        """Resets the simulator to its start."""
         self._state.reset()
         return web.json_response(self._state.counters.snapshot().as_json())
 

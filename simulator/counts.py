@@ -1,7 +1,7 @@
-"""What the receiving side saw.
+"""Counts of the requests that arrived, and of their outcomes.
 
-The only witness of a claim like "never more than 600 a minute" is the server that got the requests,
-so it counts here, whatever the caller believes it sent.
+Only the receiving server can confirm a claim such as "never more than 600 a minute". So the simulator counts,
+independently of the caller.
 """
 
 from collections import Counter
@@ -12,26 +12,26 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """Everything counted since the start or the last reset.
+    """The counts since the start or the last reset.
 
     Attributes:
         requests: Arrivals by kind: create, get, cancel, list, file, account, secret, model,
             delivery, unknown.
-        refusals: Answers of 400 and above, by status, ordered faults included.
-        creations_accepted: Predictions that came into being.
+        refusals: Responses of 400 and above, by status, injected faults included.
+        creations_accepted: Predictions that were created.
         creations_peak_per_minute: The most creations, accepted or refused, that one token sent in
             any 60 seconds.
-        others_peak_per_minute: The same of all its other requests.
+        others_peak_per_minute: The same for all its other requests.
         in_flight: Predictions that have not ended.
-        in_flight_peak: The most there were at once.
+        in_flight_peak: The most at any time.
         finished: Predictions by the status they ended with; "processing" for `[[early]]` ones.
-        answers_lost: Requests that were handled but whose answer could not be read: dropped, hung,
-            truncated or garbled by a fault, or because the caller had gone.
-        webhooks_delivered: Webhooks a receiver took.
-        webhooks_refused: Attempts a receiver did not take.
-        deliveries_with_token: Deliveries asked for with an `Authorization` header, a cookie, or a
-            token in any other header or in the address. Outputs are anyone's hosts: none should be.
-        billed_usd: What all predictions have cost so far, in USD, rounded to millionths (`billing`).
+        answers_lost: Requests that were handled but whose response could not be read: a fault dropped, delayed,
+            truncated or garbled it, or the caller had disconnected.
+        webhooks_delivered: Webhooks that a receiver accepted.
+        webhooks_refused: Attempts that a receiver did not accept.
+        deliveries_with_token: Downloads of outputs with an `Authorization` header, a cookie, or a token in any other
+            header or in the address. It should be 0, since an output's host may be any.
+        billed_usd: The cost of all predictions so far, in USD, rounded to millionths (`billing`).
     """
 
     requests: Mapping[str, int]
@@ -60,7 +60,7 @@ class Counters:
         self.reset()
 
     def reset(self) -> None:
-        """Start again from nothing."""
+        """Set all counters to zero."""
         self._requests: Counter[str] = Counter()
         self._refusals: Counter[int] = Counter()
         self._finished: Counter[str] = Counter()
@@ -74,44 +74,44 @@ class Counters:
         self._billed_usd = 0.0
 
     def count_request(self, kind: str) -> None:
-        """A request of this kind came in."""
+        """Count a request of this kind."""
         self._requests[kind] += 1
 
     def record_peak(self, arrivals: int, *, creation: bool) -> None:
-        """A token's last minute held this many arrivals."""
+        """Record that a token's last minute had `arrivals` requests."""
         self._peaks[creation] = max(self._peaks[creation], arrivals)
 
     def count_response(self, status: int) -> None:
-        """An answer left, or was about to."""
+        """Count a response if its status is an error."""
         if status >= 400:
             self._refusals[status] += 1
 
     def count_lost_response(self) -> None:
-        """A handled request got no answer it could read."""
+        """Count a handled request whose response its caller could not read."""
         self._lost += 1
 
     def count_creation(self) -> None:
-        """A prediction came into being."""
+        """Count a new prediction."""
         self._accepted += 1
         self._in_flight += 1
         self._in_flight_peak = max(self._in_flight_peak, self._in_flight)
 
-    def settled(self, status: str, *, billed_usd: float) -> None:
-        """A prediction ended with this status, and cost this much."""
+    def count_end(self, status: str, *, billed_usd: float) -> None:
+        """Count the end of a prediction, and its cost."""
         self._in_flight -= 1
         self._finished[status] += 1
         self._billed_usd += billed_usd
 
     def count_delivery_with_token(self) -> None:
-        """Somebody who wanted an output gave away a secret."""
+        """Count a download that sent a secret."""
         self._deliveries_with_token += 1
 
-    def webhook(self, *, delivered: bool) -> None:
-        """A webhook was sent once."""
+    def count_webhook(self, *, delivered: bool) -> None:
+        """Count one attempt to deliver a webhook."""
         self._webhooks[delivered] += 1
 
     def snapshot(self) -> Counts:
-        """The counts as they are now."""
+        """The counts at this moment."""
         return Counts(
             requests=dict(self._requests),
             refusals=dict(self._refusals),

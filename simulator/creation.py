@@ -1,8 +1,8 @@
-"""Reading a creation: everything a caller says when it asks for a prediction.
+"""Parses the requests that create predictions.
 
-The body says what to make, the headers how long to wait for it (`Prefer`) and how long it may take
-(`Cancel-After`), the path or the body which model makes it. What Replicate would refuse is refused
-here, all problems of an input at once.
+The body has the input, the path or the body names the model. The headers say how long to hold the response (`Prefer`)
+and how long the prediction may take (`Cancel-After`). Everything that Replicate would refuse is refused here, with all
+problems of an input at once.
 """
 
 import json
@@ -23,11 +23,11 @@ _DURATION = re.compile(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?")
 _WAIT = re.compile(r"\bwait(?:\s*=\s*(\d+))?\b")
 
 
-async def read(request: web.Request, *, token: str, base_url: str, name: str | None) -> Creation:
-    """What `request` asks for: of the official model `name`, or without one of a version it names.
+async def parse(request: web.Request, *, token: str, base_url: str, name: str | None) -> Creation:
+    """Parse a creation for the official model `name`, or without a name for the version in the body.
 
     Raises:
-        Refusal: 400, 404 or 422, as Replicate refuses it.
+        ApiError: 400, 404 or 422, as Replicate responds.
     """
     client = None if name is None else catalog.find(name)
     if name is not None and client is None:
@@ -51,7 +51,7 @@ async def read(request: web.Request, *, token: str, base_url: str, name: str | N
 
 
 def wait_seconds(prefer: str | None) -> int | None:
-    """How long a `Prefer` header asks to be held: 1 to 60 seconds, or None for not at all."""
+    """The seconds to hold the response by a `Prefer` header: 1 to 60, or None without a hold."""
     found = _WAIT.search(prefer or "")
     if found is None:
         return None
@@ -59,10 +59,10 @@ def wait_seconds(prefer: str | None) -> int | None:
 
 
 def cancel_after(header: str | None) -> float | None:
-    """The seconds a `Cancel-After` header names: `30s`, `5m`, `1h30m`, or a bare number of seconds.
+    """The seconds in a `Cancel-After` header: `30s`, `5m`, `1h30m`, or a plain number of seconds.
 
     Raises:
-        Refusal: 422 if it is of another form or under five seconds.
+        ApiError: 422 if it has another form or is under five seconds.
     """
     if header is None:
         return None
@@ -78,15 +78,15 @@ def cancel_after(header: str | None) -> float | None:
 
 
 def model_of(version: object) -> Model:
-    """The model that `version` (64 hexadecimal digits, or `owner/name:` and those) belongs to.
+    """The model of `version`: 64 hexadecimal digits, with or without `owner/name:` in front.
 
     Raises:
-        Refusal: 422 if it is of another form, or names a model that does not have it.
+        ApiError: 422 if it has another form, or the named model does not have the version.
     """
     found = _VERSION.fullmatch(version) if isinstance(version, str) else None
     if found is None:
         raise responses.unknown_version()
-    model = catalog.community(found["name"] or "somebody/model", found["id"])
+    model = catalog.community(found["name"] or "unknown/model", found["id"])
     if found["name"] not in (None, model.name):
         raise responses.unknown_version()
     return model
@@ -103,29 +103,29 @@ def _object(content: bytes) -> dict[str, Any]:
 
 
 def _versioned(body: dict[str, Any]) -> tuple[Model, str]:
-    asked = body.get("version")
-    if asked is None:
+    version = body.get("version")
+    if version is None:
         raise _invalid("version", "version is required", kind="required")
-    return model_of(asked), str(asked)[-64:]
+    return model_of(version), str(version)[-64:]
 
 
 def _input(model: Model, body: dict[str, Any]) -> dict[str, Any]:
     if "input" not in body:
         raise _invalid("input", "input is required", kind="required")
-    given = body["input"]
-    problems = responses.input_problems(model, given)
+    inputs = body["input"]
+    problems = responses.input_problems(model, inputs)
     if problems:
         raise responses.invalid_input(problems)
-    if not isinstance(given, dict):
+    if not isinstance(inputs, dict):
         raise _invalid("input", "Invalid type. Expected: object", kind="invalid_type")
-    return given
+    return inputs
 
 
 def _webhook(body: dict[str, Any]) -> str | None:
     url = body.get("webhook")
     if url is None:
         return None
-    if not webhooks.acceptable(url):
+    if not webhooks.is_acceptable(url):
         raise _invalid("webhook", "Must be a valid HTTPS URL", kind="format")
     return str(url)
 

@@ -1,9 +1,8 @@
-"""Delivery: the files predictions put out, drawn when somebody asks for them.
+"""Serves the files that predictions put out. Pictures are drawn on request.
 
-No token is needed, as on `replicate.delivery`; the prediction's unguessable id is in the path. A
-file vanishes an hour after its prediction ended. Who sends a token all the same is counted, for
-that token would have gone to a host that is none of its owner's. Faults ordered `on="delivery"`
-strike here. Drawing has one thread of its own, so that a page full of pictures delays no API answer.
+As on `replicate.delivery`, no token is needed: the path has the prediction's unguessable id. A file vanishes an hour
+after its prediction ended. Requests that send a token are counted, since a token must not go to the host of an output.
+Faults with `on="delivery"` apply here. Drawing has a thread of its own, so that a page of pictures delays no API call.
 """
 
 import asyncio
@@ -33,22 +32,22 @@ class Delivery:
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="simulator-drawing")
 
     def routes(self) -> list[web.RouteDef]:
-        """The one route."""
+        """The route."""
         return [web.get("/delivery/{id}/{file}", self.deliver)]
 
     def close(self) -> None:
-        """Let the drawing thread go."""
+        """End the drawing thread."""
         self._executor.shutdown(wait=True, cancel_futures=True)
 
     async def deliver(self, request: web.Request) -> web.StreamResponse:
-        """The file, or 404 if the prediction has none by that name, or has it no more."""
+        """The file, or 404 if the prediction has no such file or it has vanished."""
         state = self._state
         state.counters.count_request("delivery")
-        if _gives_a_token_away(request):
+        if _has_secret(request):
             state.counters.count_delivery_with_token()
         prediction = state.predictions.find(request.match_info["id"])
         fault = state.faults.take("delivery", prediction.creation.token if prediction else None)
-        handle = partial(self._handled, request, prediction)
+        handle = partial(self._response, request, prediction)
         send = partial(self._send, request)
         try:
             if fault is None:
@@ -56,30 +55,32 @@ class Delivery:
             return await sending.inject_fault(
                 fault, request, handle=handle, send=send, counters=state.counters
             )
-        except ConnectionResetError:  # its sender is gone
+        except ConnectionResetError:  # the caller has disconnected
             return web.Response()
 
-    async def _handled(self, request: web.Request, prediction: Prediction | None) -> ApiResponse:
+    async def _response(self, request: web.Request, prediction: Prediction | None) -> ApiResponse:
         number, _, ending = request.match_info["file"].partition(".")
         if prediction is None or not self._has(prediction, f"/{number}.{ending}"):
-            return not_found().answer
-        match prediction.plan.instead:
+            return not_found().response
+        match prediction.plan.content:
             case "gone":
-                return not_found().answer
+                return not_found().response
             case "blank":
                 return ApiResponse(b"", content_type=drawing.CONTENT_TYPES.get(ending, video.CONTENT_TYPE))
             case "page":
                 return ApiResponse(_PAGE, content_type="text/html")
-        draw = partial(_file, prediction, int(number), ending)
-        # On a connection without a socket there is no other caller to be delayed, nor, where time is
-        # virtual, a loop that would wait for a thread.
-        apart = request.transport is None or request.transport.get_extra_info("socket") is not None
-        content = await asyncio.get_running_loop().run_in_executor(self._executor, draw) if apart else draw()
+        draw = partial(_draw, prediction, int(number), ending)
+        # A test's connection without a socket delays no other caller, and a loop with virtual time cannot wait for a
+        # thread.
+        in_thread = request.transport is None or request.transport.get_extra_info("socket") is not None
+        content = (
+            await asyncio.get_running_loop().run_in_executor(self._executor, draw) if in_thread else draw()
+        )
         kind = drawing.CONTENT_TYPES.get(ending, video.CONTENT_TYPE)
         return ApiResponse(content, content_type=kind, headers={"Cache-Control": "public, max-age=3600"})
 
-    async def _send(self, request: web.Request, answer: ApiResponse) -> web.Response:
-        return sending.counted_response(request, answer, self._state.counters)
+    async def _send(self, request: web.Request, response: ApiResponse) -> web.Response:
+        return sending.counted_response(request, response, self._state.counters)
 
     def _has(self, prediction: Prediction, name: str) -> bool:
         output, ended = prediction.output, prediction.settled_at
@@ -88,24 +89,24 @@ class Delivery:
         return any(url.endswith(name) for url in (output if isinstance(output, list) else [output]))
 
 
-def _gives_a_token_away(request: web.Request) -> bool:
-    said = [request.raw_path, *request.headers.values()]
+def _has_secret(request: web.Request) -> bool:
+    texts = [request.raw_path, *request.headers.values()]
     return not {"Authorization", "Cookie"}.isdisjoint(request.headers) or any(
-        TOKEN_PREFIX in it for it in said
+        TOKEN_PREFIX in text for text in texts
     )
 
 
-def _file(prediction: Prediction, number: int, ending: str) -> bytes:
+def _draw(prediction: Prediction, number: int, ending: str) -> bytes:
     made = prediction.creation
-    given, model = made.input, made.model
-    ratio = given.get("aspect_ratio", model.default("aspect_ratio"))
+    inputs, model = made.input, made.model
+    ratio = inputs.get("aspect_ratio", model.default("aspect_ratio"))
     if ratio == "custom":
-        ratio = f"{given.get('width', 1024)}:{given.get('height', 1024)}"
-    seed, quality = prediction.seed + number, given.get("output_quality", 80)
-    text = directives.without(_printable(given.get("prompt", "")))
+        ratio = f"{inputs.get('width', 1024)}:{inputs.get('height', 1024)}"
+    seed, quality = prediction.seed + number, inputs.get("output_quality", 80)
+    text = directives.remove(_printable(inputs.get("prompt", "")))
     foot = f"simulated · {model.name.rpartition('/')[2]} · seed {seed}"
     if ending == "mp4":
-        seconds = int(given.get("duration", model.default("duration")))
+        seconds = int(inputs.get("duration", model.default("duration")))
         return video.encode(ratio, seconds, label=f"{text}\n{foot}")
     width, height = drawing.size(ratio)
     picture = Picture(
@@ -121,5 +122,5 @@ def _file(prediction: Prediction, number: int, ending: str) -> bytes:
 
 
 def _printable(prompt: object) -> str:
-    """A prompt without the lone surrogates that JSON lets through and no font can draw."""
+    """The prompt without lone surrogates, which JSON allows and no font can draw."""
     return str(prompt).encode("utf-8", "replace").decode()

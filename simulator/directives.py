@@ -1,26 +1,25 @@
-"""What a prompt can ask of its own prediction.
+"""Directives in a prompt, which choose how its prediction goes.
 
-A directive is written in double brackets anywhere in a prompt, and the rest of the prompt is
-painted as ever. It is how a test, or a person at the README's examples, gets the outcome they want
-to see:
+A directive is in double brackets anywhere in the prompt. The rest of the prompt is drawn as usual. With it a test, or a
+reader of the README's examples, gets a chosen outcome:
 
     [[fail]] [[fail=text]]   failed, out of memory or with the given error
     [[nsfw]]                 failed, refused for its content
     [[transient]]            failed with a code worth retrying; the same prompt then succeeds
     [[hang]]                 processing until it is cancelled or its deadline passes
     [[cold]]                 starting until it is cancelled or its deadline passes
-    [[slow=3]]               exactly three seconds; with 0 it is over when its creation is answered
+    [[slow=3]]               exactly three seconds; with 0 the response to its creation shows its end
     [[empty]]                succeeded with no output at all
-    [[fewer]]                succeeded with one output fewer than asked for
-    [[text]] [[text=words]]  succeeded with a text and no picture; with [[fewer]], one picture fewer and the text
-    [[gone]] [[blank]] [[page]]  succeeded, and each output is a 404, an empty file or a web page when it is fetched
+    [[fewer]]                succeeded with one output fewer than found for
+    [[text]] [[text=words]]  succeeded with a text in place of pictures; with [[fewer]], in place of one of them
+    [[gone]] [[blank]] [[page]]  succeeded, and each output is a 404, an empty file or a web page
     [[aborted]] [[canceled]] ended by Replicate, before or after it started
-    [[early]]                its output is there while its status still says processing
-    [[sparse]]               answers leave out every field they may
-    [[only=flux-dev,x/y]]    the others are meant for these models alone, by short or full name
+    [[early]]                it has its output while its status is still processing
+    [[sparse]]               responses leave out every optional field
+    [[only=flux-dev,x/y]]    the other directives are only for these models, by short or full name
 
 Durations and outcomes combine: `[[slow=0.2]] [[nsfw]]`. With `[[only=...]]` one prompt can fail on one
-model and succeed on the next: to any model it does not name, the prompt has no directives at all.
+model and succeed on the next: for other models than those named, the prompt has no directives.
 """
 
 import re
@@ -41,66 +40,66 @@ _DIRECTIVE = re.compile(r"\[\[(\w+)(?:=([^\]]*))?\]\]")
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """How a prediction will go.
+    """The planned course of a prediction.
 
     Attributes:
         boot: Seconds spent starting.
         total: Seconds from creation to the end.
-        ending: The status it ends with; "processing" for one whose output comes early.
-        error: The error it ends with.
-        outputs: What becomes of its outputs: "all", "fewer" or "none".
+        final_status: The status at its end; "processing" if its output comes early.
+        error: The error at its end.
+        outputs: The part of the requested outputs that it puts out: "all", "fewer" or "none".
         text: The text that it puts out in place of pictures.
-        instead: The content at the addresses of its outputs, in place of pictures: "gone", "blank" or "page".
-        sparse: Whether its JSON leaves out every field that may be left out.
+        content: The content at the URLs of its outputs, in place of pictures: "gone", "blank" or "page".
+        sparse: Whether its JSON leaves out every optional field.
     """
 
     boot: float
     total: float
-    ending: str = "succeeded"
+    final_status: str = "succeeded"
     error: str | None = None
     outputs: str = "all"
     sparse: bool = False
     text: str | None = None
-    instead: str | None = None
+    content: str | None = None
 
 
-def read(prompt: str, *, model: str) -> dict[str, str]:
-    """The directives in `prompt` that are meant for `model`, each with its value or an empty string.
+def parse(prompt: str, *, model: str) -> dict[str, str]:
+    """The directives in `prompt` for `model`, each with its value or an empty string.
 
     `model` is a full name: `owner/name`.
     """
     if "[[" not in prompt:
         return {}
-    asked = dict(_DIRECTIVE.findall(prompt))
-    if "only" in asked:
-        meant = {name.strip() for name in asked.pop("only").split(",")}
-        if meant.isdisjoint({model, model.rpartition("/")[2]}):
+    found = dict(_DIRECTIVE.findall(prompt))
+    if "only" in found:
+        models = {name.strip() for name in found.pop("only").split(",")}
+        if models.isdisjoint({model, model.rpartition("/")[2]}):
             return {}
-    return asked
+    return found
 
 
-def without(prompt: str) -> str:
-    """The prompt as a person would read it."""
+def remove(prompt: str) -> str:
+    """The prompt without its directives."""
     return " ".join(_DIRECTIVE.sub(" ", prompt).split())
 
 
-def plan(asked: dict[str, str], *, usual: float, interrupted: bool) -> Plan:
-    """What the directives `asked` make of a prediction that would take `usual` seconds.
+def plan(found: dict[str, str], *, usual: float, interrupted: bool) -> Plan:
+    """The course of a prediction with the directives `found` that would usually take `usual` seconds.
 
-    `interrupted` says whether `[[transient]]` strikes this time.
+    `interrupted` says whether `[[transient]]` applies to this prediction.
     """
-    total = _seconds(asked.get("slow"), usual)
+    total = _seconds(found.get("slow"), usual)
     boot = min(total / 5, 1.0)
-    if "hang" in asked:
+    if "hang" in found:
         total = FOREVER
-    if "cold" in asked:
+    if "cold" in found:
         boot = total = FOREVER
-    ending, error, outputs = _outcome(asked, interrupted=interrupted)
-    if ending == "aborted":
+    final_status, error, outputs = _outcome(found, interrupted=interrupted)
+    if final_status == "aborted":
         boot = FOREVER
-    text = (asked["text"] or DECLINED) if "text" in asked else None
-    instead = next((each for each in ("gone", "blank", "page") if each in asked), None)
-    return Plan(boot, total, ending, error, outputs, "sparse" in asked, text, instead)
+    text = (found["text"] or DECLINED) if "text" in found else None
+    content = next((each for each in ("gone", "blank", "page") if each in found), None)
+    return Plan(boot, total, final_status, error, outputs, "sparse" in found, text, content)
 
 
 def _seconds(value: str | None, usual: float) -> float:
@@ -110,18 +109,18 @@ def _seconds(value: str | None, usual: float) -> float:
         return usual
 
 
-def _outcome(asked: dict[str, str], *, interrupted: bool) -> tuple[str, str | None, str]:
+def _outcome(found: dict[str, str], *, interrupted: bool) -> tuple[str, str | None, str]:
     """Status, error and outputs."""
     if interrupted:
         return "failed", INTERRUPTED, "none"
-    if "nsfw" in asked:
+    if "nsfw" in found:
         return "failed", NSFW, "none"
-    if "fail" in asked:
-        return "failed", asked["fail"] or OUT_OF_MEMORY, "none"
-    for ending in ("aborted", "canceled"):
-        if ending in asked:
-            return ending, None, "none"
-    if "early" in asked:
+    if "fail" in found:
+        return "failed", found["fail"] or OUT_OF_MEMORY, "none"
+    for status in ("aborted", "canceled"):
+        if status in found:
+            return status, None, "none"
+    if "early" in found:
         return "processing", None, "all"
-    outputs = "none" if "empty" in asked else "fewer" if "fewer" in asked else "all"
+    outputs = "none" if "empty" in found else "fewer" if "fewer" in found else "all"
     return "succeeded", None, outputs

@@ -1,12 +1,10 @@
-"""The pictures: a soft gradient with the prompt written on it.
+"""Draws pictures: a soft gradient with the prompt written on it.
 
-A picture that says which prompt, seed and model it came from lets a person check a page of results
-at a glance, and its colours come from the same words, so two pictures are the same exactly when
-their requests were. A line at the foot says it is simulated: nobody should take one for the real
-thing.
+The prompt, seed and model on a picture show which request it belongs to. The colours come from prompt and seed, so two
+pictures are equal exactly when their requests were. A line at the bottom says that the picture is simulated.
 
-Drawing is the one heavy thing a simulator does, so gradients are a few colours scaled up by Pillow
-instead of a loop over pixels, and encoders run at their fastest setting.
+Drawing is the only expensive work of the simulator. So Pillow scales a few colours up to the gradient, and encoders run
+at their fastest setting.
 """
 
 import colorsys
@@ -22,12 +20,12 @@ CONTENT_TYPES = {"webp": "image/webp", "jpg": "image/jpeg", "png": "image/png"}
 
 _FONTS = ("DejaVuSans.ttf", "LiberationSans-Regular.ttf", "Arial.ttf", "arial.ttf")
 _INK = (255, 255, 255)
-_MOST_TEXT = 600
+_LONGEST_TEXT = 600
 
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """What to draw. `text` is the prompt, `foot` the small line below it, `quality` 0-100."""
+    """A picture to draw. `text` is the prompt, `foot` the small line below it, `quality` is 0 to 100."""
 
     text: str
     foot: str
@@ -49,7 +47,7 @@ def size(aspect_ratio: object) -> tuple[int, int]:
 
 @lru_cache(maxsize=64)
 def encode(picture: Picture) -> bytes:
-    """The picture's file, in its format."""
+    """The picture as a file in its format."""
     image, file = draw(picture), io.BytesIO()
     match picture.format:
         case "png":
@@ -62,17 +60,17 @@ def encode(picture: Picture) -> bytes:
 
 
 def draw(picture: Picture) -> Image.Image:
-    """The picture itself, in RGB."""
+    """The picture in RGB."""
     image = _gradient(picture)
     pen = ImageDraw.Draw(image)
     margin = max(8, min(image.size) // 12)
     foot = _font(max(9, min(image.size) // 36))
     below = int(foot.size * 2.2)
     room = (image.width - 2 * margin, image.height - 2 * margin - below)
-    font, lines = _fitted(picture.text[:_MOST_TEXT], *room)
+    font, lines = _fitted(picture.text[:_LONGEST_TEXT], *room)
     step = font.size * 1.28
     top = (image.height - below - step * len(lines)) / 2 + step / 2
-    shade = _darkest(image)
+    shade = _shadow(image)
     for number, line in enumerate(lines):
         _write(pen, (image.width / 2, top + number * step), line, font, shade)
     signature = _cut(picture.foot, foot, image.width - 12)
@@ -81,7 +79,7 @@ def draw(picture: Picture) -> Image.Image:
 
 
 def _gradient(picture: Picture) -> Image.Image:
-    """A few neighbouring colours of the wheel, scaled up until they melt into one another."""
+    """Nine neighbouring colours of the colour wheel, scaled up to a gradient."""
     chance = random.Random(f"{picture.text}\0{picture.seed}")  # noqa: S311 - colours, not secrets
     hue, spread = chance.random(), chance.uniform(0.1, 0.22) * chance.choice((-1, 1))
     coarse = Image.new("RGB", (3, 3))
@@ -94,12 +92,12 @@ def _gradient(picture: Picture) -> Image.Image:
         )
         red, green, blue = (round(255 * part) for part in shade)
         coarse.putpixel((place % 3, place // 3), (red, green, blue))
-    # The box leaves out the flat rim that scaling up puts around the outermost colours.
+    # The box leaves out the rim of flat colour that scaling puts at the edges.
     return coarse.resize((picture.width, picture.height), Image.Resampling.BICUBIC, box=(0.4, 0.4, 2.6, 2.6))
 
 
-def _darkest(image: Image.Image) -> tuple[int, int, int]:
-    """A shadow for letters: the gradient's average, darker, so that it belongs there."""
+def _shadow(image: Image.Image) -> tuple[int, int, int]:
+    """The colour of the letters' shadow: the average of the gradient, at half its brightness."""
     middle = image.resize((1, 1), Image.Resampling.BOX).tobytes()
     return middle[0] // 2, middle[1] // 2, middle[2] // 2
 
@@ -117,7 +115,7 @@ def _write(
 
 
 def _fitted(text: str, width: int, height: int) -> tuple[ImageFont.FreeTypeFont, list[str]]:
-    """The largest lettering at which `text` fits, and its lines."""
+    """The largest font in which `text` fits, and the lines of `text`."""
     largest = max(12, min(width, height) // 10)
     for points in (largest, largest * 4 // 5, largest * 3 // 5, largest * 2 // 5, 11):
         font = _font(max(11, points))
@@ -157,8 +155,8 @@ def _font(points: int) -> ImageFont.FreeTypeFont:
             return ImageFont.truetype(name, points)
         except OSError:
             continue
-    # Pillow carries one font of its own, for machines that have none.
-    own = ImageFont.load_default(points)
-    if not isinstance(own, ImageFont.FreeTypeFont):
+    # Pillow brings a font, for machines without these.
+    default = ImageFont.load_default(points)
+    if not isinstance(default, ImageFont.FreeTypeFont):
         raise RuntimeError("Pillow was built without FreeType, which drawing text needs")
-    return own
+    return default

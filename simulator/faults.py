@@ -1,26 +1,25 @@
-"""Faults to order: what the network and Replicate do on a bad day, on demand.
+"""Faults of the network and of Replicate, injected on request.
 
-An order names the requests it is for, lets some through first, and strikes a number of times. What
-it does is exactly one of these:
+An injection names the kind of request (`on`), the number of requests to let through first (`after`), and the number of
+requests to affect (`times`). It has exactly one of these faults:
 
-    status=503            answers that, without handling the request (headers=, body= optional)
+    status=503            this status, without handling the request (headers=, body= optional)
     reset="before"        the connection is reset, without handling the request
-    reset="after"         the request is handled, then the connection is reset: no answer
-    hang=seconds          the request is handled; the connection drops that much later, unanswered
-    delay=seconds         the request is handled and answered that much later
-    garbage=True          the request is handled; its answer is not JSON
-    truncate=True         the request is handled; half of its answer comes, then a close
-    drop=["version"]      the request is handled; its answer lacks these fields
-    set={"status": "x"}   the request is handled; its answer has these fields
-    slow=seconds          the answer's bytes trickle in, the last of them that much later
+    reset="after"         the request is handled, then the connection is reset without a response
+    hang=seconds          the request is handled; after so many seconds the connection is reset without a response
+    delay=seconds         the request is handled; the response is sent so many seconds later
+    garbage=True          the request is handled; its response is not JSON
+    truncate=True         the request is handled; the connection is closed after half of the response
+    drop=["version"]      the request is handled; its response lacks these fields
+    set={"status": "x"}   the request is handled; its response has these fields
+    slow=seconds          the bytes of the response are spread over so many seconds
 
-They are for requests of the API (`on="create"`, and so on; "any" is any of these), and for downloads of outputs
-with `on="delivery"`. A delivery cannot have `drop` or `set`, for it is not JSON; `slow` is for deliveries only. To a
-delivery, garbage is a page of HTML that says it is the picture; a redirect is `status=302` with
-`headers={"Location": url}`. Nobody downloads with a token: `token` there means outputs of that account's predictions.
+`on` is a kind of API request ("any" for all of them), or "delivery" for downloads of outputs. A delivery cannot have
+`drop` or `set`, since it is not JSON; `slow` is only for deliveries. The garbage of a delivery is an HTML page with the
+content type of the picture. A redirect is `status=302` with `headers={"Location": url}`. Downloads have no token, so
+for them `token` selects the outputs of that account's predictions.
 
-The ones that handle the request first are the expensive ones: the prediction exists, and is billed,
-whatever its creator gets to hear.
+After a fault that handles the request first, the prediction exists and is billed although its creator may not know it.
 """
 
 from collections.abc import Mapping
@@ -33,7 +32,7 @@ REQUESTS = ("create", "get", "cancel", "list", "file", "account", "secret", "mod
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fault:
-    """What happens to one request: a kind and its value. `headers` and `body` go with `status`."""
+    """A fault of one request: its kind and value. `headers` and `body` are for the kind `status`."""
 
     kind: str
     value: Any
@@ -42,8 +41,8 @@ class Fault:
 
 
 @dataclass(slots=True, kw_only=True)
-class Order:
-    """A fault, whom it is for, and how often it still strikes."""
+class Injection:
+    """A fault, the requests that it is for, and how many requests it will still affect."""
 
     on: str
     times: int
@@ -52,7 +51,7 @@ class Order:
     fault: Fault
 
     def as_json(self) -> dict[str, Any]:
-        """The order as it would have to be given to get what is left of it, without its token."""
+        """The arguments that would inject the rest of it, without its token."""
         fault = asdict(self.fault)
         extras = {name: fault[name] for name in ("headers", "body") if fault[name] is not None}
         shown = {"on": self.on, "times": self.times, "after": self.after}
@@ -60,57 +59,57 @@ class Order:
 
 
 class Faults:
-    """The orders not yet used up, first come first served."""
+    """The injections that are not used up, in the order of their arrival."""
 
     def __init__(self) -> None:
-        self._orders: list[Order] = []
+        self._injections: list[Injection] = []
 
     def inject(self, *, on: str = "any", times: int = 1, after: int = 0, **rest: Any) -> None:
-        """Order a fault.
+        """Inject a fault.
 
         Args:
-            on: The kind of request it is for.
-            times: How many requests it strikes.
-            after: How many such requests it lets through first.
+            on: The kind of request.
+            times: The number of requests to affect.
+            after: The number of such requests to let through first.
             rest: `token` for one account only, and exactly one kind of fault.
 
         Raises:
-            ValueError: If the order makes no sense.
+            ValueError: If an argument is invalid.
         """
-        self._orders.append(_parse(on=on, times=times, after=after, **rest))
+        self._injections.append(_parse(on=on, times=times, after=after, **rest))
 
-    def inject_all(self, orders: Any) -> None:
-        """Order faults given as JSON objects: all, or none if one makes no sense."""
-        if not isinstance(orders, list) or not all(isinstance(order, dict) for order in orders):
-            raise ValueError("faults are ordered as a JSON list of objects")
-        self._orders += [_parse(**({"on": "any", "times": 1, "after": 0} | o)) for o in orders]
+    def inject_all(self, injections: Any) -> None:
+        """Inject faults from a list of JSON objects: all, or none if one is invalid."""
+        if not isinstance(injections, list) or not all(isinstance(each, dict) for each in injections):
+            raise ValueError("faults must be a JSON list of objects")
+        self._injections += [_parse(**({"on": "any", "times": 1, "after": 0} | each)) for each in injections]
 
     def take(self, kind: str, token: str | None) -> Fault | None:
-        """The fault that strikes this request of `kind`, if one does. Without a `token` it is nobody's."""
-        meant = (kind,) if kind == "delivery" else (kind, "any")
-        for order in self._orders:
-            if order.on not in meant or order.token not in (None, token):
+        """The fault of this request of `kind`, or None. `token` is None if the request has no account."""
+        kinds = (kind,) if kind == "delivery" else (kind, "any")
+        for injection in self._injections:
+            if injection.on not in kinds or injection.token not in (None, token):
                 continue
-            if order.after:
-                order.after -= 1
+            if injection.after:
+                injection.after -= 1
                 continue
-            order.times -= 1
-            if not order.times:
-                self._orders.remove(order)
-            return order.fault
+            injection.times -= 1
+            if not injection.times:
+                self._injections.remove(injection)
+            return injection.fault
         return None
 
     def as_json(self) -> list[dict[str, Any]]:
-        """What is still ordered."""
-        return [order.as_json() for order in self._orders]
+        """The injections that are not used up."""
+        return [injection.as_json() for injection in self._injections]
 
     def clear(self) -> None:
-        """Call everything off."""
-        self._orders.clear()
+        """Remove all injections."""
+        self._injections.clear()
 
 
 def edit(body: Any, fault: Fault) -> Any:
-    """`body` with a fault's fields dropped or set; each of a page's results, if it is a page."""
+    """`body` with the fault's fields dropped or set, in each result if it is a page of the list."""
     if not isinstance(body, dict):
         return body
     if "results" in body:
@@ -120,7 +119,7 @@ def edit(body: Any, fault: Fault) -> Any:
     return body | fault.value
 
 
-def _parse(*, on: Any, times: Any, after: Any, token: Any = None, **rest: Any) -> Order:
+def _parse(*, on: Any, times: Any, after: Any, token: Any = None, **rest: Any) -> Injection:
     if on not in REQUESTS:
         raise ValueError(f"on must be one of {', '.join(REQUESTS)}, got {on!r}")
     if not _whole(times) or times < 1:
@@ -143,27 +142,27 @@ def _parse(*, on: Any, times: Any, after: Any, token: Any = None, **rest: Any) -
     if on != "delivery" and kind == "slow":
         raise ValueError(f"on must be delivery for slow, got {on!r}")
     fault = Fault(kind=kind, value=value, headers=headers, body=body)
-    return Order(on=on, times=times, after=after, token=token, fault=fault)
+    return Injection(on=on, times=times, after=after, token=token, fault=fault)
 
 
 def _check(kind: str, value: Any) -> None:
     match kind:
         case "status":
-            good, wanted = _whole(value) and 200 <= value <= 599, "a status from 200 to 599"
+            valid, expected = _whole(value) and 200 <= value <= 599, "a status from 200 to 599"
         case "reset":
-            good, wanted = value in ("before", "after"), '"before" or "after"'
+            valid, expected = value in ("before", "after"), '"before" or "after"'
         case "hang" | "delay" | "slow":
-            good = _whole(value) or isinstance(value, float)
-            good, wanted = good and 0 <= value <= 3600, "seconds, from 0 to 3600"
+            valid = _whole(value) or isinstance(value, float)
+            valid, expected = valid and 0 <= value <= 3600, "seconds, from 0 to 3600"
         case "garbage" | "truncate":
-            good, wanted = value is True, "true"
+            valid, expected = value is True, "true"
         case "drop":
-            good = isinstance(value, list) and all(isinstance(name, str) for name in value)
-            wanted = "a list of field names"
+            valid = isinstance(value, list) and all(isinstance(name, str) for name in value)
+            expected = "a list of field names"
         case _:
-            good, wanted = isinstance(value, dict), "an object of fields"
-    if not good:
-        raise ValueError(f"{kind} must be {wanted}, got {value!r}")
+            valid, expected = isinstance(value, dict), "an object of fields"
+    if not valid:
+        raise ValueError(f"{kind} must be {expected}, got {value!r}")
 
 
 def _texts(value: Any) -> bool:

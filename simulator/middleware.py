@@ -1,9 +1,11 @@
-"""The door every API request passes: network, arrival, account, limits, faults, handler, network.
+"""The steps around every API request: network delay, arrival count, account, limits, faults, handler, network delay.
 
-The order is the promise. A request is counted when it arrives, whatever becomes of it then; a token
-nobody knows is refused before it could use up anything; a fault strikes only what the limits let
-through, as a failing server stands behind the limiter; and the handler's answer goes through here to
-the `wire`, so that a fault can do to it what it likes.
+The order of the steps matters:
+
+- A request is counted when it arrives, whatever happens to it afterwards.
+- An invalid token is refused before it uses up any limit.
+- A fault applies only to requests within the limits, as a failing server is behind the rate limiter.
+- Each response is sent by `sending`, where a fault can change it.
 """
 
 import asyncio
@@ -20,15 +22,15 @@ from simulator.responses import ApiError, ApiResponse
 from simulator.state import SimulatorState
 
 TOKEN: web.RequestKey[str] = web.RequestKey("token", str)
-TOKEN_PREFIX = "r8_"  # noqa: S105 - how tokens begin, not one
+TOKEN_PREFIX = "r8_"  # noqa: S105 - the prefix of tokens, not a token
 
 Handler = Callable[[web.Request], Awaitable[ApiResponse]]
-Served = Callable[[web.Request], Awaitable[web.StreamResponse]]
+View = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 @dataclass(frozen=True, slots=True)
-class _Visit:
-    """A request of a known account."""
+class _AccountRequest:
+    """A request with a valid token."""
 
     request: web.Request
     account: Account
@@ -36,63 +38,60 @@ class _Visit:
 
 
 class Middleware:
-    """Puts handlers behind everything that happens to a request before and after them."""
+    """Wraps handlers in the steps before and after them."""
 
     def __init__(self, state: SimulatorState) -> None:
         self._state = state
 
-    def wrap(self, kind: str, handler: Handler) -> Served:
-        """`handler`, for requests of `kind`, as a view aiohttp can route to."""
+    def wrap(self, kind: str, handler: Handler) -> View:
+        """`handler`, for requests of `kind`, as an aiohttp view."""
 
-        async def served(request: web.Request) -> web.StreamResponse:
+        async def view(request: web.Request) -> web.StreamResponse:
             try:
-                return await self._pass(kind, handler, request)
-            except ConnectionResetError:  # its sender is gone, and so is whoever would read an answer
+                return await self._process(kind, handler, request)
+            except ConnectionResetError:  # the caller has disconnected, so any response will do
                 return web.Response()
 
-        return served
+        return view
 
-    async def _pass(self, kind: str, handler: Handler, request: web.Request) -> web.StreamResponse:
+    async def _process(self, kind: str, handler: Handler, request: web.Request) -> web.StreamResponse:
         if kind == "create":
-            await request.read()  # it is handled although its sender gives up meanwhile
-        await self._travel()
+            await request.read()  # a creation is handled even if its caller disconnects meanwhile
+        await self._delay()
         state, token = self._state, _token(request)
         state.counters.count_request(kind)
         if token is None:
-            return await self._answer(request, responses.unauthenticated().answer)
-        visit = _Visit(request, state.accounts.get(token), creation=kind == "create")
+            return await self._respond(request, responses.unauthenticated().response)
+        known = _AccountRequest(request, state.accounts.get(token), creation=kind == "create")
         now = state.clock()
-        arrivals = visit.account.count_arrival(now, creation=visit.creation)
-        state.counters.record_peak(arrivals, creation=visit.creation)
-        if visit.account.rejected:
-            return await self._answer(request, responses.unauthenticated().answer)
-        if not visit.account.admit(now, creation=visit.creation):
-            return await self._answer(request, _throttled(visit, now), visit)
+        arrivals = known.account.count_arrival(now, creation=known.creation)
+        state.counters.record_peak(arrivals, creation=known.creation)
+        if known.account.rejected:
+            return await self._respond(request, responses.unauthenticated().response)
+        if not known.account.admit(now, creation=known.creation):
+            return await self._respond(request, _throttled(known, now), known)
         request[TOKEN] = token
         fault = state.faults.take(kind, token)
-        handle = partial(_handled, handler, request)
+        handle = partial(_handle, handler, request)
         if fault is None:
-            return await self._answer(request, await handle(), visit)
-        send = partial(self._answer, request, visit=visit)
+            return await self._respond(request, await handle(), known)
+        send = partial(self._respond, request, known=known)
         return await sending.inject_fault(fault, request, handle=handle, send=send, counters=state.counters)
 
-    async def _answer(
-        self,
-        request: web.Request,
-        answer: ApiResponse,
-        visit: _Visit | None = None,
+    async def _respond(
+        self, request: web.Request, response: ApiResponse, known: _AccountRequest | None = None
     ) -> web.Response:
-        """Send `answer`; a `visit` that reached an account is told what is left of its limit."""
-        await self._travel()
-        response = sending.counted_response(request, answer, self._state.counters)
-        response.headers["Date"] = format_datetime(self._state.predictions.now(), usegmt=True)
-        if visit is not None:
-            left = visit.account.allowance(self._state.clock(), creation=visit.creation)
-            response.headers["ratelimit-remaining"] = str(left.remaining)
-            response.headers["ratelimit-reset"] = str(left.seconds)
-        return response
+        """Send `response`. With an account, its headers say what is left of the limit."""
+        await self._delay()
+        sent = sending.counted_response(request, response, self._state.counters)
+        sent.headers["Date"] = format_datetime(self._state.predictions.now(), usegmt=True)
+        if known is not None:
+            left = known.account.allowance(self._state.clock(), creation=known.creation)
+            sent.headers["ratelimit-remaining"] = str(left.remaining)
+            sent.headers["ratelimit-reset"] = str(left.seconds)
+        return sent
 
-    async def _travel(self) -> None:
+    async def _delay(self) -> None:
         delay = self._state.network_delay()
         if delay:
             await asyncio.sleep(delay)
@@ -101,18 +100,18 @@ class Middleware:
 
 def _token(request: web.Request) -> str | None:
     scheme, _, token = request.headers.get("Authorization", "").partition(" ")
-    known = scheme.lower() in ("bearer", "token") and token.startswith(TOKEN_PREFIX)
-    return token.strip() if known else None
+    valid = scheme.lower() in ("bearer", "token") and token.startswith(TOKEN_PREFIX)
+    return token.strip() if valid else None
 
 
-def _throttled(visit: _Visit, now: int) -> ApiResponse:
-    left = visit.account.allowance(now, creation=visit.creation)
-    low_credit = visit.creation and visit.account.credit == "low"
-    return responses.throttled(max(1, left.seconds), low_credit=low_credit).answer
+def _throttled(known: _AccountRequest, now: int) -> ApiResponse:
+    left = known.account.allowance(now, creation=known.creation)
+    low_credit = known.creation and known.account.credit == "low"
+    return responses.throttled(max(1, left.seconds), low_credit=low_credit).response
 
 
-async def _handled(handler: Handler, request: web.Request) -> ApiResponse:
+async def _handle(handler: Handler, request: web.Request) -> ApiResponse:
     try:
         return await handler(request)
-    except ApiError as refusal:
-        return refusal.answer
+    except ApiError as error:
+        return error.response

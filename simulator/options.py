@@ -1,4 +1,4 @@
-"""What a simulator is started with."""
+"""The settings of a simulator."""
 
 import ipaddress
 from dataclasses import dataclass
@@ -9,29 +9,29 @@ _LARGEST_SKEW = 86_400.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """The simulator's settings, checked once, here.
+    """The settings of a simulator, validated when created.
 
     Args:
-        host: The address to listen on. Anything but loopback needs `allow_remote`.
-        port: The port to listen on; 0 takes a free one.
-        allow_remote: Permits a host other machines can reach, which a container needs.
-        prediction_seconds: How long each prediction takes, or None for what its model believably
-            takes. With 0 the answer to a creation already has its end.
-        jitter: How far a duration may stray, as a fraction of it. 0 makes durations exact.
-        answer_delay: The least and the most seconds a request spends on the network before it is
-            counted, and again before its answer leaves.
-        clock_skew: How many seconds its clock is ahead: in all dates it writes, the `Date` of its
-            answers and those in queries. Negative if it is behind.
-        list_lag: The least and the most seconds by which the list of predictions is behind. Each
-            answer draws one, and leaves out predictions created since.
+        host: The address to listen on. Only loopback without `allow_remote`.
+        port: The port to listen on; 0 for a free one.
+        allow_remote: Permits a host that other machines can reach. A container needs it.
+        prediction_seconds: The duration of each prediction; None for the usual duration of its model. With 0 the
+            response to a creation already shows its end.
+        jitter: The largest deviation of a duration, as a fraction of it. 0 makes durations exact.
+        answer_delay: The least and the most seconds of network delay, before a request is counted and again before its
+            response is sent.
+        clock_skew: The seconds by which its clock is ahead, in all dates that it sends (`Date` included) and in those
+            of queries. Negative if it is behind.
+        list_lag: The least and the most seconds by which the list of predictions is behind. Each list draws its own lag
+            and leaves out predictions created since.
         creations_per_minute: Predictions an account may create in any 60 seconds.
         others_per_minute: Other requests an account may make in any 60 seconds.
-        webhook_retry_seconds: The first pause before a refused webhook is sent again; it doubles.
-        keep: How many predictions are remembered; the oldest is forgotten first.
-        seed: Makes durations, delays and seeds repeatable; None does not.
+        webhook_retry_seconds: The pause before the first retry of a webhook. It doubles with each retry.
+        keep: The number of predictions to keep. The oldest is dropped first.
+        seed: Makes durations, delays and seeds repeatable. None makes them random.
 
     Raises:
-        ValueError: If a setting makes no sense, naming it.
+        ValueError: If a setting is invalid. The message names it.
     """
 
     host: str = "127.0.0.1"

@@ -38,7 +38,7 @@ EventListener = Callable[["Prediction", str], None]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Creation:
-    """The request that created a prediction, as it was understood."""
+    """The parsed request that created a prediction. `size` is in bytes."""
 
     model: Model
     version: str
@@ -55,9 +55,9 @@ class Creation:
 
 @dataclass(frozen=True, slots=True)
 class PredictionRecord:
-    """A prediction at one moment, for a test to look at.
+    """A snapshot of a prediction, for tests.
 
-    `cancel_after` is in seconds. `billed_usd` is what it cost, in USD: 0 until it has ended.
+    `cancel_after` is in seconds. `billed_usd` is its cost in USD, 0 until it has ended.
     """
 
     id: str
@@ -77,8 +77,7 @@ class PredictionRecord:
 
 
 class WallClock:
-    """Dates by the clock of the loop that predictions live on, so that they agree with its timers, and `skew` seconds
-    ahead."""
+    """Dates derived from the event loop's clock, so that they agree with its timers, and `skew` seconds ahead."""
 
     def __init__(self, skew: float = 0.0) -> None:
         self._skew = timedelta(seconds=skew)
@@ -91,12 +90,12 @@ class WallClock:
         return self._epoch + elapsed
 
     def loop_time(self, date: datetime) -> float:
-        """When that was or will be by the loop's clock."""
+        """`date` on the loop's clock."""
         return asyncio.get_running_loop().time() + (date - self.now()).total_seconds()
 
 
 class Prediction:
-    """One prediction. Only its `PredictionStore` moves it along."""
+    """A prediction. Only its `PredictionStore` changes its status."""
 
     def __init__(
         self, number: int, creation: Creation, plan: Plan, *, seed: int, wall_clock: WallClock
@@ -125,15 +124,15 @@ class Prediction:
 
     @property
     def deadline(self) -> datetime | None:
-        """When it is cut off, if its creator said so."""
+        """The date by `Cancel-After` at which it is ended, if its creation had one."""
         after = self.creation.cancel_after
         return None if after is None else self.created_at + timedelta(seconds=after)
 
     @property
     def pictures(self) -> int:
-        """The number of pictures or films it has made."""
-        every = self.output if isinstance(self.output, list) else [self.output]
-        return 0 if self.plan.instead else sum(_is_link(each, self.creation) for each in every)
+        """The number of pictures or videos in its output."""
+        outputs = self.output if isinstance(self.output, list) else [self.output]
+        return 0 if self.plan.content else sum(_is_link(each, self.creation) for each in outputs)
 
     def settle(self, status: str, now: int) -> None:
         """End it at `now`, in nanoseconds of the simulator's clock."""
@@ -149,11 +148,11 @@ class Prediction:
             timer.cancel()
         self.timers.clear()
         self.settled.set()
-        # A hundred thousand events are fifty megabytes; one that is set serves all that have ended.
+        # A hundred thousand events would take 50 MB, so all ended predictions share one.
         self.settled = _SETTLED
 
     def record(self) -> PredictionRecord:
-        """What a test may look at."""
+        """A snapshot of it."""
         made = self.creation
         return PredictionRecord(
             id=self.id,
@@ -174,7 +173,7 @@ class Prediction:
 
 
 class PredictionStore:
-    """The latest predictions of everybody, oldest first."""
+    """The latest predictions of all accounts, oldest first."""
 
     def __init__(
         self, *, keep: int, clock: Clock, counters: Counters, on_event: EventListener, skew: float = 0.0
@@ -196,7 +195,7 @@ class PredictionStore:
         return reversed(self._by_id.values())
 
     def create(self, creation: Creation, plan: Plan, *, seed: int) -> Prediction:
-        """Accept a creation and set its life going on the running loop."""
+        """Create a prediction and schedule it on the running loop."""
         prediction = Prediction(next(self._numbers), creation, plan, seed=seed, wall_clock=self._wall_clock)
         self._by_id[prediction.id] = prediction
         self._by_token.setdefault(creation.token, {})[prediction.id] = prediction
@@ -204,30 +203,30 @@ class PredictionStore:
         self._counters.count_creation()
         self._schedule(prediction)
         while len(self._by_id) > self._keep or self._bytes > _KEEP_BYTES:
-            self._forget(next(iter(self._by_id.values())))
+            self._drop(next(iter(self._by_id.values())))
         return prediction
 
     def find(self, prediction_id: str, *, token: str | None = None) -> Prediction | None:
-        """The prediction with this id; with a `token`, only if it is that account's."""
+        """The prediction with this id, or None. With a `token`, only a prediction of that account."""
         prediction = self._by_id.get(prediction_id)
         if prediction and token is not None and prediction.creation.token != token:
             return None
         return prediction
 
     def now(self) -> datetime:
-        """The date by which predictions are dated."""
+        """The date on the clock that dates predictions."""
         return self._wall_clock.now()
 
     def loop_time(self, date: datetime) -> float:
-        """A date of a prediction, as the loop's clock tells it."""
+        """The date of a prediction on the loop's clock."""
         return self._wall_clock.loop_time(date)
 
     def newest_first(self, token: str) -> Iterator[Prediction]:
-        """The predictions of one account."""
+        """The predictions of one account, newest first."""
         return reversed(self._by_token.get(token, {}).values())
 
     def oldest_first(self, token: str) -> Iterator[Prediction]:
-        """The predictions of one account."""
+        """The predictions of one account, oldest first."""
         return iter(self._by_token.get(token, {}).values())
 
     def cancel(self, prediction: Prediction) -> None:
@@ -235,23 +234,23 @@ class PredictionStore:
         self._end(prediction, "canceled")
 
     def close(self) -> None:
-        """Forget everything and leave no timer behind."""
+        """Drop all predictions and cancel their timers."""
         for prediction in list(self._by_id.values()):
-            self._forget(prediction)
+            self._drop(prediction)
 
     def _schedule(self, prediction: Prediction) -> None:
         later = asyncio.get_running_loop().call_later
         plan = prediction.plan
-        if plan.total <= 0:  # the answer to the creation itself says how it ended
+        if plan.total <= 0:  # the response to the creation shows its end
             self._finish(prediction)
             return
-        cut = min(prediction.creation.cancel_after or LONGEST_SECONDS, LONGEST_SECONDS)
+        longest = min(prediction.creation.cancel_after or LONGEST_SECONDS, LONGEST_SECONDS)
         if plan.boot < plan.total:
             prediction.timers.append(later(plan.boot, self._start, prediction))
-        if plan.total <= cut:
+        if plan.total <= longest:
             prediction.timers.append(later(plan.total, self._finish, prediction))
         else:
-            prediction.timers.append(later(cut, self._cut_off, prediction))
+            prediction.timers.append(later(longest, self._time_out, prediction))
 
     def _start(self, prediction: Prediction) -> None:
         prediction.status = "processing"
@@ -260,7 +259,7 @@ class PredictionStore:
 
     def _finish(self, prediction: Prediction) -> None:
         plan = prediction.plan
-        if prediction.started_at is None and plan.ending != "aborted":
+        if prediction.started_at is None and plan.final_status != "aborted":
             self._start(prediction)
         prediction.error = plan.error
         prediction.output = _output(prediction)
@@ -268,9 +267,9 @@ class PredictionStore:
             self._publish(prediction, "logs")
         if prediction.output is not None:
             self._publish(prediction, "output")
-        self._end(prediction, plan.ending)
+        self._end(prediction, plan.final_status)
 
-    def _cut_off(self, prediction: Prediction) -> None:
+    def _time_out(self, prediction: Prediction) -> None:
         self._end(prediction, "aborted" if prediction.started_at is None else "canceled")
 
     def _end(self, prediction: Prediction, status: str) -> None:
@@ -282,9 +281,9 @@ class PredictionStore:
 
     def _settle(self, prediction: Prediction, status: str) -> None:
         prediction.settle(status, self._clock())
-        self._counters.settled(status, billed_usd=prediction.billed_usd)
+        self._counters.count_end(status, billed_usd=prediction.billed_usd)
 
-    def _forget(self, prediction: Prediction) -> None:
+    def _drop(self, prediction: Prediction) -> None:
         creation = prediction.creation
         if not prediction.settled.is_set():
             self._settle(prediction, "canceled")
@@ -297,7 +296,7 @@ class PredictionStore:
 
 
 def timestamp(moment: datetime) -> str:
-    """A moment the way Replicate writes it: ISO 8601 with microseconds and a Z."""
+    """A date in Replicate's form: ISO 8601 with microseconds and a Z."""
     return moment.strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
 
@@ -313,10 +312,10 @@ def _output(prediction: Prediction) -> Any:
     number = model.requested_outputs(made.input)
     if plan.outputs == "fewer":
         number = max(1, number - 1)
-    asked = made.input.get("output_format", model.default("output_format") or "webp")
-    picture = asked if asked in ("webp", "jpg", "png") else "webp"
-    ending = "mp4" if model.kind == "video" else picture
-    urls = [f"{made.base_url}/delivery/{prediction.id}/{n}.{ending}" for n in range(number)]
+    format_ = made.input.get("output_format", model.default("output_format") or "webp")
+    extension = format_ if format_ in ("webp", "jpg", "png") else "webp"
+    extension = "mp4" if model.kind == "video" else extension
+    urls = [f"{made.base_url}/delivery/{prediction.id}/{n}.{extension}" for n in range(number)]
     if plan.text is not None:
         kept = urls[: model.requested_outputs(made.input) - 1] if plan.outputs == "fewer" else []
         urls = [*kept, plan.text]

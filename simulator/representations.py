@@ -1,4 +1,4 @@
-"""What predictions and models look like on the wire."""
+"""Predictions and models as the JSON of Replicate's API."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ _OPTIONAL = ("version", "logs", "metrics", "urls", "data_removed", "started_at",
 
 
 def prediction(it: Prediction) -> dict[str, Any]:
-    """A prediction, as creation, get, cancel and webhooks show it."""
+    """A prediction in the responses to create, get and cancel, and in webhooks."""
     made = it.creation
     body: dict[str, Any] = {
         "id": it.id,
@@ -38,14 +38,14 @@ def prediction(it: Prediction) -> dict[str, Any]:
 
 
 def listed(it: Prediction) -> dict[str, Any]:
-    """A prediction, as the list shows it: with its input, without its logs."""
+    """A prediction in the list: with its input, without its logs."""
     body = prediction(it)
     body.pop("logs", None)
     return body | {"source": "api"}
 
 
 def model(it: Model) -> dict[str, Any]:
-    """A model with its latest version, whose OpenAPI schema is the one inputs are judged by."""
+    """A model with its latest version. Its OpenAPI schema is the one that validates inputs."""
     owner, _, name = it.name.partition("/")
     return {
         "url": f"https://replicate.com/{it.name}",
@@ -80,7 +80,7 @@ def _openapi(it: Model) -> dict[str, Any]:
     for order, (name, schema) in enumerate(it.inputs.items()):
         shown = {key: value for key, value in schema.items() if key not in ("enum", "type")}
         if "enum" in schema:
-            # Choices are schemas of their own there, and an input only points at them.
+            # Replicate keeps choices in schemas of their own, to which the input refers.
             kept = {key: schema[key] for key in ("enum", "type")}
             choices[name] = kept | {"title": name, "description": "An enumeration."}
             shown["allOf"] = [{"$ref": f"#/components/schemas/{name}"}]
@@ -101,21 +101,21 @@ def _openapi(it: Model) -> dict[str, Any]:
 
 
 def _logs(it: Prediction) -> str:
-    """A seed, and a bar for every step done so far."""
+    """The seed, and a progress bar for each finished step."""
     if it.started_at is None:
         return ""
     steps = it.creation.input.get("num_inference_steps")
     steps = steps or it.creation.model.default("num_inference_steps")
     steps = steps if isinstance(steps, int) and steps > 0 else 20
     lines = [f"Using seed: {it.seed}"]
-    for step in range(int(steps * _done(it)) + 1):
+    for step in range(int(steps * _progress(it)) + 1):
         bar = ("█" * (step * 10 // steps)).ljust(10)
         lines.append(f"{step * 100 // steps:3d}%|{bar}| {step}/{steps} [it/s]")
     return "\n".join(lines) + "\n"
 
 
-def _done(it: Prediction) -> float:
-    """The share of its run that is behind it: all of it only if it made something."""
+def _progress(it: Prediction) -> float:
+    """The finished share of its run, from 0 to 1. It is 1 only if there is an output."""
     if it.output is not None:
         return 1.0
     age = it.age if it.completed_at is None else (it.completed_at - it.created_at).total_seconds()
@@ -138,8 +138,7 @@ def _metrics(it: Prediction) -> dict[str, Any]:
 def _urls(it: Prediction) -> dict[str, str]:
     base = it.creation.base_url
     here = f"{base}/v1/predictions/{it.id}"
-    # Unlike the real ones, `web` and `stream` stay on this server too: nothing leads off the
-    # machine.
+    # `web` and `stream` also point to this server, so that no URL leaves the machine.
     return {
         "get": here,
         "cancel": f"{here}/cancel",

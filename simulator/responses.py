@@ -1,8 +1,7 @@
-"""What a handler says, and how this Replicate says no.
+"""The responses of handlers, and Replicate's error responses.
 
-Handlers never touch the wire: they return an `ApiResponse` or raise a `ApiError` that carries one, and
-the door sends it. So a fault can edit, spoil or swallow any answer without a handler knowing, and
-every refusal is written once, here, in the shape Replicate writes it.
+A handler returns an `ApiResponse` or raises an `ApiError` with one. The middleware sends it, so a fault can change or
+drop any response without the handler's part. Each error response is defined once, here, in Replicate's form.
 """
 
 from collections.abc import Mapping
@@ -20,7 +19,7 @@ PROBLEM = "application/problem+json"
 
 @dataclass(frozen=True, slots=True)
 class ApiResponse:
-    """An answer not sent yet: a status, a JSON value (or text, or the bytes of a file), and headers."""
+    """A response to be sent: a JSON value (or text, or the bytes of a file), a status, and headers."""
 
     body: Any
     status: int = 200
@@ -29,21 +28,21 @@ class ApiResponse:
 
 
 class ApiError(Exception):
-    """Raised by a handler to answer something other than success."""
+    """A handler raises it to send an error response."""
 
-    def __init__(self, answer: ApiResponse) -> None:
-        super().__init__(answer.status)
-        self.answer = answer
+    def __init__(self, response: ApiResponse) -> None:
+        super().__init__(response.status)
+        self.response = response
 
 
 def unauthenticated() -> ApiError:
-    """401: no token, or one that no account has."""
+    """401: no token, or an invalid one."""
     detail = "You did not pass a valid authentication token"
     return ApiError(_problem(401, "Unauthenticated", detail, content_type=PROBLEM))
 
 
 def insufficient_credit() -> ApiError:
-    """402: the account cannot pay."""
+    """402: the account has no credit."""
     detail = (
         "You have insufficient credit to run this model. Go to "
         "https://replicate.com/account/billing#billing to purchase credit. Once you purchase "
@@ -53,32 +52,32 @@ def insufficient_credit() -> ApiError:
 
 
 def not_found() -> ApiError:
-    """404: nothing here, or nothing of yours."""
+    """404: no such resource in this account."""
     detail = "The requested resource could not be found."
     return ApiError(ApiResponse({"detail": detail, "status": 404}, 404))
 
 
 def malformed(detail: str, *, status: int = 400) -> ApiError:
-    """400 and its like: a request that cannot be read at all."""
+    """400 or a similar status: a request that cannot be parsed."""
     return ApiError(ApiResponse({"detail": detail, "status": status}, status))
 
 
 def unknown_version() -> ApiError:
-    """422: a version id of the wrong form."""
+    """422: an invalid version id."""
     detail = "The specified version does not exist (or perhaps you don't have permission to use it?)"
     return ApiError(_problem(422, "Invalid version or not permitted", detail))
 
 
 def invalid_input(problems: list[dict[str, str]]) -> ApiError:
-    """422: each problem a mapping with `type`, `field` and `description`."""
+    """422: invalid input. Each problem has `type`, `field` and `description`."""
     detail = "".join(f"- {item['field']}: {item['description']}\n" for item in problems)
-    answer = _problem(422, "Input validation failed", detail)
-    answer.body["invalid_fields"] = problems
-    return ApiError(answer)
+    response = _problem(422, "Input validation failed", detail)
+    response.body["invalid_fields"] = problems
+    return ApiError(response)
 
 
 def throttled(seconds: int, *, low_credit: bool = False) -> ApiError:
-    """429: come back in `seconds`."""
+    """429: too many requests, with a retry after `seconds`."""
     detail = f"Request was throttled. Your rate limit resets in ~{seconds}s."
     if low_credit:
         detail += (
@@ -90,14 +89,14 @@ def throttled(seconds: int, *, low_credit: bool = False) -> ApiError:
 
 
 def of_status(status: int) -> ApiResponse:
-    """A believable answer for any status, for a fault that names nothing more."""
+    """A realistic response with any status, for a fault without a body."""
     known = {401: unauthenticated, 402: insufficient_credit, 404: not_found}
     if status in known:
-        return known[status]().answer
+        return known[status]().response
     if status == 429:
-        return throttled(1).answer
+        return throttled(1).response
     if status == 422:
-        return invalid_input([problem("required", "input", "prompt is required")]).answer
+        return invalid_input([problem("required", "input", "prompt is required")]).response
     try:
         title = HTTPStatus(status).phrase
     except ValueError:
@@ -105,9 +104,9 @@ def of_status(status: int) -> ApiResponse:
     return _problem(status, title, f"The server answered {status}.")
 
 
-def input_problems(model: Model, given: Any) -> list[dict[str, str]]:
-    """Everything wrong with `given` as the input of `model`, in the words Replicate uses."""
-    return [_as_problem(error) for error in model.validator.iter_errors(given)]
+def input_problems(model: Model, value: Any) -> list[dict[str, str]]:
+    """All problems of `value` as an input of `model`, with Replicate's messages."""
+    return [_as_problem(error) for error in model.validator.iter_errors(value)]
 
 
 def problem(kind: str, where: str, description: str) -> dict[str, str]:
@@ -125,7 +124,7 @@ def _as_problem(error: ValidationError) -> dict[str, str]:
     bound: Any = error.validator_value
     match error.validator:
         case "required":
-            # Replicate blames the input as a whole for what is not in it.
+            # Replicate reports a missing field as a problem of the whole input.
             missing = next(name for name in bound if name not in instance)
             return problem("required", where, f"{missing} is required")
         case "type":

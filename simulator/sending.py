@@ -1,7 +1,7 @@
-"""The wire: how an answer leaves, whole as it should or as a fault would have it.
+"""Sends responses, intact or damaged by a fault.
 
-Handlers say what to answer and never see a connection. It is held, cut and starved here, for requests of the API and
-for downloads alike. A spoiled answer has the status and headers of the good one: its receiver is promised everything.
+Only this module uses connections: it delays, resets, truncates and slows them, for API requests and downloads. A
+damaged response keeps the status and headers of the intact one, so its receiver expects all of it.
 """
 
 import asyncio
@@ -28,73 +28,73 @@ _LONGEST_PAUSE_SECONDS = 0.05
 _UNREADABLE = ("reset", "hang", "truncate", "garbage")
 
 
-def web_response(answer: ApiResponse) -> web.Response:
-    """An answer as bytes and headers; a body that is bytes or text already goes as it is."""
-    body = answer.body
+def web_response(response: ApiResponse) -> web.Response:
+    """The response for aiohttp. A body of bytes or text is sent as it is, any other as JSON."""
+    body = response.body
     if not isinstance(body, bytes):
         body = (body if isinstance(body, str) else json.dumps(body)).encode()
-    headers = CIMultiDict({"Content-Type": answer.content_type})
-    headers.update(answer.headers)
-    return web.Response(body=body, status=answer.status, headers=headers)
+    headers = CIMultiDict({"Content-Type": response.content_type})
+    headers.update(response.headers)
+    return web.Response(body=body, status=response.status, headers=headers)
 
 
-def counted_response(request: web.Request, answer: ApiResponse, counters: Counters) -> web.Response:
-    """Count `answer` as it leaves, and make it sendable."""
-    counters.count_response(answer.status)
+def counted_response(request: web.Request, response: ApiResponse, counters: Counters) -> web.Response:
+    """The response for aiohttp, counted as sent, or as lost if the caller has disconnected."""
+    counters.count_response(response.status)
     if request.transport is None or request.transport.is_closing():
         counters.count_lost_response()
-    return web_response(answer)
+    return web_response(response)
 
 
 async def inject_fault(
     fault: Fault, request: web.Request, *, handle: Handler, send: Send, counters: Counters
 ) -> web.StreamResponse:
-    """Let `fault` do to a request what it does.
+    """Respond to `request` as `fault` says.
 
     Args:
-        fault: What was ordered.
-        request: Whom it strikes.
-        handle: Handles the request, and answers; a fault may do without.
-        send: Makes an answer leave as it would without a fault.
-        tally: Counts the answers nobody could read.
+        fault: The fault.
+        request: The request that it affects.
+        handle: Handles the request and returns its response. Some faults do not call it.
+        send: Sends a response as it would be sent without a fault.
+        counters: Counts the responses that the caller could not read.
     """
     if fault.kind == "status":
-        return await send(_ordered(fault))
+        return await send(_status_response(fault))
     if fault.kind == "reset" and fault.value == "before":
-        return _hang_up(request)
-    answer = await handle()
+        return _reset(request)
+    response = await handle()
     if fault.kind in _UNREADABLE:
         counters.count_lost_response()
     match fault.kind:
         case "reset":
-            return _hang_up(request)
+            return _reset(request)
         case "hang":
             await asyncio.sleep(fault.value)
-            return _hang_up(request)
+            return _reset(request)
         case "truncate":
-            return await _truncated(request, await send(answer))
+            return await _truncate(request, await send(response))
         case "slow":
-            return await _trickled(request, await send(answer), fault.value, counters)
+            return await _slow(request, await send(response), fault.value, counters)
         case "garbage":
-            answer = replace(answer, body=_GARBAGE)
+            response = replace(response, body=_GARBAGE)
         case "delay":
             await asyncio.sleep(fault.value)
         case _:
-            answer = replace(answer, body=faults.edit(answer.body, fault))
-    return await send(answer)
+            response = replace(response, body=faults.edit(response.body, fault))
+    return await send(response)
 
 
-def _ordered(fault: Fault) -> ApiResponse:
-    answer = responses.of_status(fault.value)
+def _status_response(fault: Fault) -> ApiResponse:
+    response = responses.of_status(fault.value)
     if fault.body is not None:
-        answer = replace(answer, body=fault.body, content_type=JSON)
+        response = replace(response, body=fault.body, content_type=JSON)
     if fault.headers is not None:
-        answer = replace(answer, headers=dict(fault.headers))
-    return answer
+        response = replace(response, headers=dict(fault.headers))
+    return response
 
 
-def _hang_up(request: web.Request) -> web.StreamResponse:
-    """Reset the connection: no goodbye, and whatever was on its way is lost."""
+def _reset(request: web.Request) -> web.StreamResponse:
+    """Reset the connection. Unsent data is lost."""
     transport = request.transport
     if transport is not None:
         connection = transport.get_extra_info("socket")
@@ -104,25 +104,25 @@ def _hang_up(request: web.Request) -> web.StreamResponse:
     return web.Response()
 
 
-async def _truncated(request: web.Request, whole: web.Response) -> web.StreamResponse:
-    response, content = await _promised(request, whole)
+async def _truncate(request: web.Request, whole: web.Response) -> web.StreamResponse:
+    response, content = await _start_response(request, whole)
     await response.write(content[: len(content) // 2])
     if request.transport is not None:
         request.transport.close()
     return response
 
 
-async def _trickled(
+async def _slow(
     request: web.Request, whole: web.Response, seconds: float, counters: Counters
 ) -> web.StreamResponse:
-    """Send the answer in pieces: the first at once, the last after `seconds`, with no long pause in between.
+    """Send the response in pieces: the first at once, the last after `seconds`, with short pauses.
 
-    A client that only minds the time between two pieces never notices; one that minds the whole does.
+    A client with a timeout for each read succeeds. A client with a timeout for the whole response fails.
     """
     now = asyncio.get_running_loop().time
     start = now()
     try:
-        response, content = await _promised(request, whole)
+        response, content = await _start_response(request, whole)
         pieces = min(len(content), math.ceil(seconds / _LONGEST_PAUSE_SECONDS) + 1)
         pause = seconds / max(1, pieces - 1)
         for piece in range(pieces):
@@ -136,8 +136,8 @@ async def _trickled(
     return response
 
 
-async def _promised(request: web.Request, whole: web.Response) -> tuple[web.StreamResponse, bytes]:
-    """An answer whose headers have left and promise all of its content, and that content."""
+async def _start_response(request: web.Request, whole: web.Response) -> tuple[web.StreamResponse, bytes]:
+    """A response whose headers have been sent, with the full content length, and its content."""
     content = whole.body if isinstance(whole.body, bytes) else b""
     response = web.StreamResponse(status=whole.status, headers=whole.headers)
     response.content_length = len(content)

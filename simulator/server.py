@@ -1,4 +1,4 @@
-"""The server: the world behind its routes, listening on one address."""
+"""The HTTP server: all routes on one address."""
 
 import time
 
@@ -21,8 +21,8 @@ class Server:
     """One simulated Replicate on the running event loop.
 
     Args:
-        options: Where to listen and how to behave.
-        clock: The monotonic nanoseconds that limits and the life of outputs are measured on.
+        options: The settings.
+        clock: Monotonic nanoseconds, for limits and for the expiry of outputs and uploads.
     """
 
     def __init__(self, options: Options, *, clock: Clock = time.monotonic_ns) -> None:
@@ -33,17 +33,17 @@ class Server:
 
     @property
     def url(self) -> str:
-        """Where it listens, once started."""
+        """Its address, once started."""
         host = self._options.host
         return f"http://[{host}]:{self._port}" if ":" in host else f"http://{host}:{self._port}"
 
     async def start(self) -> None:
-        """Listen.
+        """Start to listen.
 
         Raises:
-            OSError: If the address cannot be listened on.
+            OSError: If it cannot listen on the address.
         """
-        # Held and hanging answers would keep an orderly shutdown waiting for as long as they like.
+        # An orderly shutdown would wait for held and hanging responses, so its time is bounded.
         self._runner = web.AppRunner(
             application(self.state), access_log=None, shutdown_timeout=_GRACE_SECONDS
         )
@@ -57,14 +57,14 @@ class Server:
         self._port = self._runner.addresses[0][1]
 
     async def stop(self) -> None:
-        """Stop listening, end what is held, and leave nothing running."""
+        """Stop listening, and end all connections and tasks."""
         if self._runner is not None:
             await self._runner.cleanup()
             self._runner = None
 
 
 def application(state: SimulatorState) -> web.Application:
-    """Every route there is, before it listens anywhere."""
+    """The application with all routes. It does not listen yet."""
     delivery = Delivery(state)
     app = web.Application(client_max_size=_LARGEST_BODY_BYTES)
     app.add_routes(Api(state).routes(Middleware(state)))

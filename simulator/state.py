@@ -1,6 +1,6 @@
-"""Everything one simulated Replicate knows: who, what, when, and what has been ordered to go wrong.
+"""The state of a simulator: accounts, predictions, uploads, webhooks, faults and counts.
 
-All of it lives on one event loop and is only ever touched there, so nothing here needs a lock.
+It belongs to one event loop and is used only there, so it needs no lock.
 """
 
 import asyncio
@@ -22,7 +22,7 @@ from simulator.uploads import Uploads
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """A stretch of an account's predictions, newest first, and the cursors beside it."""
+    """A page of an account's predictions, newest first, and the cursors of its neighbours."""
 
     predictions: list[Prediction]
     next: str | None
@@ -52,24 +52,24 @@ class SimulatorState:
         self._stalled_until = -math.inf
 
     def stall(self, seconds: float) -> None:
-        """Stand still: take requests in, and serve them after so many seconds, whether their senders wait or not.
+        """Accept requests but serve them only after `seconds`, even if their callers have disconnected by then.
 
         Raises:
-            ValueError: If that is no number of seconds from 0 to 3600.
+            ValueError: If `seconds` is not a number from 0 to 3600.
         """
         if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 <= seconds <= 3600:
             raise ValueError(f"seconds must be between 0 and 3600, got {seconds}")
         self._stalled_until = max(self._stalled_until, asyncio.get_running_loop().time() + seconds)
 
     async def wait_for_stall_end(self) -> None:
-        """Wait while it stands still."""
+        """Wait for the end of the current stall, if there is one."""
         clock = asyncio.get_running_loop().time
-        while (left := self._stalled_until - clock()) > 0:  # noqa: ASYNC110 - it may be prolonged
+        while (left := self._stalled_until - clock()) > 0:  # noqa: ASYNC110 - another call may prolong it
             await asyncio.sleep(left)
 
     def reset(self) -> None:
-        """Forget everything, as if just started. A stall that was begun ends at its time."""
-        self.webhooks.abandon()
+        """Return to the state of the start. A current stall goes on to its end."""
+        self.webhooks.cancel_all()
         self.predictions.close()
         self.uploads.clear()
         self.faults.clear()
@@ -78,39 +78,39 @@ class SimulatorState:
         self.chance.seed(self.options.seed)
 
     async def close(self) -> None:
-        """Stop everything that runs by itself."""
+        """Cancel all timers and webhooks."""
         self.predictions.close()
         await self.webhooks.close()
 
     def create(self, creation: Creation) -> Prediction:
-        """Accept a creation: plan its life and let it begin."""
+        """Create a prediction: plan it and start it."""
         plan = self._plan(creation)
         seed = creation.input.get("seed")
         seed = seed if isinstance(seed, int) else self.chance.randrange(2**31)
         return self.predictions.create(creation, plan, seed=seed)
 
     def network_delay(self) -> float:
-        """Seconds the next message spends on its way."""
-        return self._drawn(self.options.answer_delay)
+        """The seconds of network delay for the next message."""
+        return self._draw(self.options.answer_delay)
 
     def list_lag(self) -> float:
-        """Seconds the next list is behind."""
-        return self._drawn(self.options.list_lag)
+        """The seconds by which the next list is behind."""
+        return self._draw(self.options.list_lag)
 
-    def _drawn(self, bounds: tuple[float, float]) -> float:
+    def _draw(self, bounds: tuple[float, float]) -> float:
         least, most = bounds
         return self.chance.uniform(least, most) if most else 0.0
 
     def _plan(self, creation: Creation) -> Plan:
         prompt = creation.input.get("prompt")
-        asked = directives.read(prompt, model=creation.model.name) if isinstance(prompt, str) else {}
+        found = directives.parse(prompt, model=creation.model.name) if isinstance(prompt, str) else {}
         account = self.accounts.get(creation.token)
-        interrupted = "transient" in asked and account.is_first_use(str(prompt))
-        plan = directives.plan(asked, usual=self._duration(creation), interrupted=interrupted)
+        interrupted = "transient" in found and account.is_first_use(str(prompt))
+        plan = directives.plan(found, usual=self._duration(creation), interrupted=interrupted)
         error = self.uploads.failed_download(creation)
-        if error is None or math.isinf(plan.boot):  # what never starts downloads nothing
+        if error is None or math.isinf(plan.boot):  # a prediction that never starts downloads nothing
             return plan
-        return replace(plan, total=plan.boot, ending="failed", error=error, outputs="none")
+        return replace(plan, total=plan.boot, final_status="failed", error=error, outputs="none")
 
     def _duration(self, creation: Creation) -> float:
         usual = self.options.prediction_seconds
@@ -125,13 +125,13 @@ class SimulatorState:
 
 
 def page(book: PredictionStore, token: str, cursor: str | None, *, size: int, keep: Any) -> Page:
-    """The page of `token`'s predictions that `cursor` points at, the newest without one.
+    """The page of `token`'s predictions at `cursor`, or the newest page without one.
 
-    `keep(prediction)` says which predictions are of interest. Cursors name a place among all
-    predictions, so creations in between neither repeat an entry nor hide one.
+    Only predictions for which `keep(prediction)` is true are on it. A cursor is a prediction's number, so creations
+    between two pages neither repeat nor hide an entry.
 
     Raises:
-        ValueError: If the cursor is none of ours.
+        ValueError: If the cursor is invalid.
     """
     backwards, place = _placed(cursor)
     if backwards:

@@ -1,7 +1,7 @@
-"""The handle a test holds: a running simulator in a thread of its own.
+"""Runs a simulator in a thread, for tests.
 
-The server keeps one event loop and touches its state only there. Every method here hands its work
-to that loop and waits for the outcome, so a test may call them from any thread at any time.
+The server uses its state only on its event loop. Each method here runs its work on that loop and waits for the result,
+so a test may call it from any thread.
 """
 
 import asyncio
@@ -25,9 +25,8 @@ class Simulator:
     """A simulated Replicate, running from `start` until `stop`.
 
     Args:
-        options: Where to listen and how to behave.
-        clock: The monotonic nanoseconds that limits and the life of outputs are measured on; a test
-            may pass its own.
+        options: The settings.
+        clock: Monotonic nanoseconds, for limits and for the expiry of outputs and uploads.
     """
 
     def __init__(self, options: Options | None = None, *, clock: Clock = time.monotonic_ns) -> None:
@@ -37,14 +36,14 @@ class Simulator:
 
     @property
     def url(self) -> str:
-        """Where it listens, such as `http://127.0.0.1:43127`."""
+        """Its address, such as `http://127.0.0.1:43127`."""
         return self._server.url
 
     def start(self) -> None:
         """Listen, and return once connections are accepted.
 
         Raises:
-            OSError: If the address cannot be listened on.
+            OSError: If it cannot listen on the address.
         """
         loop = self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=loop.run_forever, name="simulator", daemon=True)
@@ -56,7 +55,7 @@ class Simulator:
             raise
 
     def stop(self) -> None:
-        """Stop the server and its thread, and leave nothing open."""
+        """Stop the server and its thread."""
         loop, thread = self._loop, self._thread
         if loop is None or thread is None:
             return
@@ -67,68 +66,69 @@ class Simulator:
         loop.close()
 
     def inject(self, *, on: str = "any", times: int = 1, after: int = 0, **rest: Any) -> None:
-        """Order a fault; `simulator.faults` lists the kinds.
+        """Inject a fault; `simulator.faults` lists the kinds.
 
         Args:
-            on: The kind of request it is for.
-            times: How many requests it strikes.
-            after: How many such requests it lets through first.
+            on: The kind of request.
+            times: The number of requests to affect.
+            after: The number of such requests to let through first.
             rest: `token` for one account only, and exactly one kind of fault.
 
         Raises:
-            ValueError: If the order makes no sense.
+            ValueError: If an argument is invalid.
         """
         inject = self._server.state.faults.inject
         self._call(lambda: inject(on=on, times=times, after=after, **rest))
 
     def stall(self, seconds: float) -> None:
-        """Take requests in and serve them only after so many seconds, whether their senders wait or not. Only while it
-        runs.
+        """Accept requests but serve them only after `seconds`, even if their callers have disconnected by then.
+
+        The simulator must be running.
 
         Raises:
-            ValueError: If that is no number of seconds from 0 to 3600.
+            ValueError: If `seconds` is not a number from 0 to 3600.
         """
         self._call(lambda: self._server.state.stall(seconds))
 
     def account(self, token: str, **changes: Any) -> None:
-        """Set up an account; what `changes` leaves out stays.
+        """Change the named settings of an account.
 
         Args:
-            token: Whose account.
+            token: The account's token.
             changes: `reject` (bool), `credit` ("ok", "low" or "empty"), `username`, `creations_per_minute`,
                 `others_per_minute`, `burst`.
 
         Raises:
-            ValueError: If a change is unknown or makes no sense.
+            ValueError: If a change is unknown or invalid.
         """
         self._call(lambda: self._server.state.accounts.configure(token, **changes))
 
     def counts(self) -> Counts:
-        """What was counted so far."""
+        """The counts at this moment."""
         return self._call(self._server.state.counters.snapshot)
 
     def predictions(self) -> list[PredictionRecord]:
-        """Every prediction remembered, oldest first."""
+        """The kept predictions, oldest first."""
         return self._call(lambda: [each.record() for each in self._server.state.predictions])
 
     def uploads(self) -> list[UploadRecord]:
-        """Every uploaded file remembered, oldest first."""
+        """The kept uploads, oldest first."""
         return self._call(self._server.state.uploads.records)
 
     def reset(self) -> None:
-        """Forget everything, as if just started."""
+        """Return to the state of the start."""
         self._call(self._server.state.reset)
 
     async def _end(self) -> None:
         await self._server.stop()
-        left = asyncio.all_tasks() - {asyncio.current_task()}  # answers that were ordered to hang
+        left = asyncio.all_tasks() - {asyncio.current_task()}  # responses that hang by a fault
         for task in left:
             task.cancel()
         await asyncio.gather(*left, return_exceptions=True)
 
     def _call(self, work: Callable[[], T]) -> T:
         if self._loop is None:
-            # Before the start and after the stop nothing else touches the state.
+            # No other thread uses the state before the start and after the stop.
             return work()
 
         async def on_loop() -> T:
@@ -143,7 +143,7 @@ def running(
     *,
     clock: Clock = time.monotonic_ns,
 ) -> Iterator[Simulator]:
-    """A simulator that listens while the block runs."""
+    """A simulator that runs during the `with` block."""
     simulator = Simulator(options, clock=clock)
     simulator.start()
     try:

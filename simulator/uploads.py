@@ -1,8 +1,8 @@
-"""Uploaded files: their facts are kept for a day, their bytes not at all.
+"""Uploaded files: their metadata is kept for a day, their content is not.
 
-A caller needs a URL to hand to a model, and no model here ever reads it. Sizes and checksums are
-worked out while the upload streams through, so a hundred megabytes cost no memory. A model does
-notice a file that is not there for it: never uploaded, somebody else's, or older than a day.
+Callers need a URL to pass to a model, and no model here reads it. Size and checksums are computed while the upload
+streams through, so 100 MB take no memory. A prediction fails if its input is a file of this server that does not exist,
+has expired, or belongs to another account.
 """
 
 import hashlib
@@ -24,8 +24,8 @@ from simulator.accounts import MINUTE, Clock
 from simulator.predictions import Creation, timestamp
 
 LARGEST_BYTES = 100 * 10**6
-LIFE = 24 * 60 * MINUTE
-_REMEMBERED = 10_000
+LIFETIME = 24 * 60 * MINUTE
+_KEPT = 10_000
 _LARGEST_METADATA = 64 * 2**10
 
 
@@ -34,7 +34,7 @@ _URL = re.compile(r"https?://([^/?#]+)/v1/files/([^/?#]+)")
 
 @dataclass(frozen=True, slots=True)
 class UploadRecord:
-    """One uploaded file, for a test to look at. `size` is in bytes, `sha256` in hexadecimal digits."""
+    """An uploaded file, for tests. `size` is in bytes, `sha256` in hexadecimal digits."""
 
     id: str
     name: str
@@ -46,7 +46,7 @@ class UploadRecord:
 
 @dataclass(frozen=True, slots=True)
 class _Upload:
-    """An upload's facts as the wire shows them, whose it is, and until when by the simulator's clock."""
+    """The metadata of an upload as responses show it, its token, and its expiry on the simulator's clock."""
 
     facts: Mapping[str, Any]
     token: str = field(repr=False)
@@ -54,10 +54,10 @@ class _Upload:
 
 
 class Uploads:
-    """The latest uploads of everybody, by id.
+    """The latest uploads of all accounts, by id.
 
     Args:
-        clock: The monotonic nanoseconds that their day is measured on.
+        clock: Monotonic nanoseconds, for their expiry.
     """
 
     def __init__(self, clock: Clock) -> None:
@@ -65,10 +65,10 @@ class Uploads:
         self._by_id: OrderedDict[str, _Upload] = OrderedDict()
 
     async def receive(self, request: web.Request, *, token: str, base_url: str) -> dict[str, Any]:
-        """Take in a multipart upload and answer its metadata.
+        """Receive a multipart upload. Returns its metadata.
 
         Raises:
-            Refusal: If it is not multipart, lacks the field `content`, or is too large.
+            ApiError: If it is not multipart, lacks the field `content`, or is too large.
         """
         facts, metadata = await _read(request)
         now = datetime.now(UTC)
@@ -77,25 +77,25 @@ class Uploads:
             "id": name,
             "metadata": metadata,
             "created_at": timestamp(now),
-            "expires_at": timestamp(now + timedelta(microseconds=LIFE // 1000)),
+            "expires_at": timestamp(now + timedelta(microseconds=LIFETIME // 1000)),
             "urls": {"get": f"{base_url}/v1/files/{name}"},
         }
-        self._by_id[name] = _Upload(facts, token, self._clock() + LIFE)
-        if len(self._by_id) > _REMEMBERED:
+        self._by_id[name] = _Upload(facts, token, self._clock() + LIFETIME)
+        if len(self._by_id) > _KEPT:
             self._by_id.popitem(last=False)
         return facts
 
     def find(self, name: str, *, token: str) -> Mapping[str, Any] | None:
-        """The metadata of one upload, if it is that account's and not expired."""
+        """The metadata of an upload of this account, or None if it does not exist or has expired."""
         found = self._by_id.get(name)
         if found is None or found.token != token or self._clock() >= found.expires:
             return None
         return found.facts
 
     def failed_download(self, made: Creation) -> str | None:
-        """The error of a prediction whose input points at a file here that it cannot have, or None.
+        """The error of a prediction whose input names a file of this server that its account does not have, or None.
 
-        That it fails, and says it could not download its input, is Replicate's way; the wording is ours.
+        Replicate fails such a prediction too, with a message of similar content.
         """
         for name, url, upload in _files(made):
             if self.find(upload, token=made.token) is None:
@@ -103,16 +103,16 @@ class Uploads:
         return None
 
     def records(self) -> list[UploadRecord]:
-        """All that are remembered, oldest first."""
+        """The kept uploads, oldest first."""
         return [_record(upload) for upload in self._by_id.values()]
 
     def clear(self) -> None:
-        """Forget them all."""
+        """Drop all uploads."""
         self._by_id.clear()
 
 
 def _files(made: Creation) -> Iterator[tuple[str, str, str]]:
-    """The inputs of a creation that are URLs of files here: the input's name, the URL, and the file's id."""
+    """The inputs that are URLs of this server's files: the input's name, the URL, and the file's id."""
     here, model = urlsplit(made.base_url).netloc, made.model
     for name, value in made.input.items():
         if name == "prompt" or (model.inputs and name not in model.inputs):

@@ -1,9 +1,8 @@
-"""Webhooks: told to whoever asked, signed, and told again when they did not listen.
+"""Sends webhooks, signed, and retries refused ones.
 
-The body is the prediction as it was when the event happened, not as it is when the retry leaves.
-The signature is HMAC-SHA256 over `id.timestamp.body`, keyed with the bytes after `whsec_`; every
-attempt keeps its `webhook-id`, so that a receiver can tell a repetition, and gets a timestamp of
-its own.
+The body is the prediction at the time of the event, also in a retry. The signature is HMAC-SHA256 over
+`id.timestamp.body`, with the key after `whsec_`. All attempts have the same `webhook-id`, by which a receiver detects
+repetitions, and a timestamp each.
 """
 
 import asyncio
@@ -31,7 +30,7 @@ _TIMEOUT = aiohttp.ClientTimeout(total=10)
 
 
 class Webhooks:
-    """Sends webhooks in the background, a few dozen at a time."""
+    """Sends webhooks in the background, at most 50 at a time."""
 
     def __init__(self, *, retry_seconds: float, counters: Counters) -> None:
         self._retry_seconds = retry_seconds
@@ -43,26 +42,26 @@ class Webhooks:
 
     def secret(self, token: str) -> str:
         """The signing secret of an account, `whsec_` and base64."""
-        # Derived, not stored: any number of accounts may ask, and each always hears the same.
-        own = hmac.digest(self._key, token.encode(), hashlib.sha256)
-        return "whsec_" + base64.b64encode(own[:24]).decode()
+        # Derived, not stored: any number of accounts may request it, and each always gets the same.
+        digest = hmac.digest(self._key, token.encode(), hashlib.sha256)
+        return "whsec_" + base64.b64encode(digest[:24]).decode()
 
     def send(self, url: str, token: str, body: Mapping[str, Any]) -> None:
-        """Send `body` to `url`, signed for the account of `token`, without waiting for it."""
+        """Send `body` to `url` in the background, signed for the account of `token`."""
         content = json.dumps(body).encode()
         task = asyncio.get_running_loop().create_task(self._deliver(url, token, content))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    def abandon(self) -> None:
-        """Give up on everything not delivered yet."""
+    def cancel_all(self) -> None:
+        """Cancel all deliveries."""
         for task in self._tasks:
             task.cancel()
 
     async def close(self) -> None:
-        """Give up, and leave no connection open."""
+        """Cancel all deliveries and close all connections."""
         tasks = list(self._tasks)
-        self.abandon()
+        self.cancel_all()
         await asyncio.gather(*tasks, return_exceptions=True)
         if self._session is not None:
             await self._session.close()
@@ -73,7 +72,7 @@ class Webhooks:
             headers = signed(content, message=message, secret=self.secret(token))
             async with self._places:
                 delivered = await self._post(url, content, headers)
-            self._counters.webhook(delivered=delivered)
+            self._counters.count_webhook(delivered=delivered)
             if delivered:
                 return
             await asyncio.sleep(self._retry_seconds * 2**attempt)
@@ -90,7 +89,7 @@ class Webhooks:
 
 
 def signed(content: bytes, *, message: str, secret: str) -> dict[str, str]:
-    """The headers that prove `content` came from the holder of `secret`, as of now."""
+    """The headers of a webhook with `content`, signed with `secret` at this moment."""
     stamp = str(int(time.time()))
     key = base64.b64decode(secret.removeprefix("whsec_"))
     text = f"{message}.{stamp}.".encode() + content
@@ -103,8 +102,8 @@ def signed(content: bytes, *, message: str, secret: str) -> dict[str, str]:
     }
 
 
-def acceptable(url: object) -> bool:
-    """Whether Replicate would call `url`: HTTPS, or plain HTTP to this very machine."""
+def is_acceptable(url: object) -> bool:
+    """Whether `url` can be a webhook: HTTPS, or plain HTTP to this machine."""
     if not isinstance(url, str):
         return False
     try:
@@ -112,10 +111,10 @@ def acceptable(url: object) -> bool:
         host = parts.hostname or ""
     except ValueError:
         return False
-    return bool(host) and (parts.scheme == "https" or (parts.scheme == "http" and _is_here(host)))
+    return bool(host) and (parts.scheme == "https" or (parts.scheme == "http" and _is_loopback(host)))
 
 
-def _is_here(host: str) -> bool:
+def _is_loopback(host: str) -> bool:
     try:
         return host == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:

@@ -36,7 +36,7 @@ def test_any_sixty_seconds_admit_no_more_than_the_limit():
     densest = Window(limit=0)
     most = 0
     for stamp in admitted:
-        densest.take(stamp)
+        densest.record(stamp)
         most = max(most, densest.count(stamp))
     assert most == 600
     assert len(admitted) == 5 * 600
