@@ -52,7 +52,7 @@ def test_the_strategy_says_whether_it_fits_the_slots_the_window_or_neither(make_
     assert strategy == post(client, prompts(number, dry_run=True, **given)).json["strategy"]
 
 
-def test_what_is_spent_or_taken_already_counts(make_app):
+def test_spent_places_and_taken_slots_count(make_app):
     client = make_app(REPLICATE_CONCURRENT_LIMIT=10, REPLICATE_REQUESTS_PER_MINUTE=20).test_client()
     post(client, prompts(12))
 
@@ -74,7 +74,7 @@ def test_what_is_spent_or_taken_already_counts(make_app):
         ([{"model_name": "flux-schnell", "image": "https://example.com/a.png", "fallback": True}], 0.08, 10),
     ],
 )
-def test_the_cost_is_the_registrys_for_what_is_asked_for(client, requests, cost, taken):
+def test_the_cost_is_the_price_of_the_requested_outputs(client, requests, cost, taken):
     body = {"requests": [each | {"prompt": "a"} for each in requests], "dry_run": True}
 
     planned = post(client, body).json
@@ -82,7 +82,7 @@ def test_the_cost_is_the_registrys_for_what_is_asked_for(client, requests, cost,
     assert (cost, taken) == (planned["estimated_cost_usd"], planned["credits"])
 
 
-def test_every_batch_says_how_it_was_thought_to_go_and_what_it_took(client, simulator):
+def test_every_batch_reports_its_plan_and_its_actual_figures(client, simulator):
     planned = post(client, prompts(4, model="flux-schnell", num_outputs=3)).json
 
     assert PLAN <= set(planned)
@@ -96,7 +96,7 @@ def test_every_batch_says_how_it_was_thought_to_go_and_what_it_took(client, simu
     assert 0 < planned["actual_seconds"]
 
 
-def test_a_streams_summary_says_so_too(client):
+def test_the_summary_of_a_stream_reports_them_too(client):
     *_, summary = lines(stream(client, ADMIN, "a", "[[nsfw]] b"))
 
     assert PLAN <= set(summary)
@@ -206,7 +206,7 @@ def test_a_form_can_ask_for_a_dry_run_too(client, simulator):
 
 
 @pytest.mark.parametrize("given", [False, None])
-def test_a_dry_run_that_is_not_wanted_is_none(client, simulator, given):
+def test_a_dry_run_of_false_runs_the_request(client, simulator, given):
     assert single(client, dry_run=given).json["success"]
     assert 1 == simulator.counts().creations_accepted
 
@@ -243,7 +243,7 @@ def test_a_dry_run_that_asks_for_a_stream_gets_its_one_answer(client):
     assert ("application/json", True) == (answer.content_type, answer.json["dry_run"])
 
 
-def test_what_was_measured_is_believed_more_than_what_is_usual(make_app):
+def test_measured_durations_replace_the_usual_seconds(make_app):
     client = make_app(REPLICATE_CONCURRENT_LIMIT=1).test_client()
     before = post(client, prompts(10, dry_run=True)).json["estimated_seconds"]
     post(client, prompts(3))

@@ -158,7 +158,7 @@ def test_empty_text_of_a_required_or_unknown_field_of_a_request_is_refused(clien
     assert [name] == fields(post(client, form, "/generate-batch"))
 
 
-def test_text_is_read_as_what_the_field_holds(client, simulator):
+def test_text_is_read_as_the_type_of_its_field(client, simulator):
     form = {
         "model_name": "flux-dev", "prompt": "3", "seed": "3", "guidance": "2.5", "go_fast": "false", "megapixels": "1",
         "aspect_ratio": "16:9", "timeout": "60", "fallback": '["qwen-image"]', "placeholder": "true", "file_name": "7",
@@ -213,13 +213,13 @@ def test_a_form_is_checked_like_any_body_and_nothing_is_sent(client, simulator, 
         (b"--x--\r\n", "multipart/form-data; boundary=\xe9"),
     ],
 )
-def test_what_is_no_form_is_refused(client, body, kind):
+def test_an_invalid_form_is_refused(client, body, kind):
     answer = client.post("/generate", data=body, content_type=kind, headers=ADMIN)
 
     assert 400 == answer.status_code, answer.json
 
 
-def test_a_form_has_bounds_of_its_own(make_app, simulator):
+def test_the_size_of_a_form_is_limited(make_app, simulator):
     client = make_app(MAX_BODY_BYTES=100_000, MAX_UPLOAD_BYTES=1_000_000).test_client()
 
     assert 200 == post(client, EDIT | {"input_image": a_file(PNG.ljust(900_000))}).status_code
@@ -381,7 +381,7 @@ def test_such_a_file_is_sent_on(client, simulator, way):
         field("prompt", b"caf\xe9"),
     ],
 )
-def test_what_is_no_file_or_no_picture_is_refused(client, simulator, part):
+def test_a_field_or_a_file_that_is_no_picture_is_refused(client, simulator, part):
     answer = raw_post(client, field("model_name", "kontext-max"), field("prompt", "a"), part)
 
     assert 400 == answer.status_code
@@ -406,7 +406,7 @@ NOTHING = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("what", NOTHING)
-def test_what_an_empty_input_sends_is_not_given(tmp_path, client, what):
+def test_the_empty_inputs_of_a_browser_are_dropped(tmp_path, client, what):
     parts = (field("model_name", "kontext-max"), field("prompt", "a"))
 
     assert read(*parts, tmp_path=tmp_path) == read(*parts, NOTHING[what], tmp_path=tmp_path)

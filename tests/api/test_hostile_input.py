@@ -99,13 +99,13 @@ def refused(client, simulator, status, code, body, *, kind=JSON, encoding=None):
     assert {} == dict(simulator.counts().requests)
 
 
-def test_what_cannot_be_read_is_invalid_json_and_nothing_is_spent(client, simulator):
+def test_unreadable_bodies_are_invalid_json_and_nothing_is_spent(client, simulator):
     for body in UNREADABLE.values():
         refused(client, simulator, 400, "invalid_json", body)
 
 
 @pytest.mark.slow
-def test_what_makes_no_sense_is_an_invalid_request_with_a_small_answer(client, simulator):
+def test_nonsense_is_an_invalid_request_with_a_small_answer(client, simulator):
     for body in INVALID.values():
         refused(client, simulator, 400, "invalid_request", body)
 

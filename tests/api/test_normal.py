@@ -1,4 +1,4 @@
-"""Bodies as they are meant: null is not given, whole floats are integers, blank prompts are none; hints to fields."""
+"""Normalized bodies: null is left out, whole floats are integers, blank prompts are refused; suggestions of fields."""
 
 import pytest
 from jsonschema import Draft202012Validator
@@ -285,7 +285,7 @@ HINTS = [
 
 
 @pytest.mark.parametrize(("given", "meant"), HINTS)
-def test_an_unknown_field_is_refused_with_the_field_that_was_meant(given, meant):
+def test_an_unknown_field_is_refused_with_a_suggestion(given, meant):
     expected = f"is not a known field; did you mean {meant}?"
 
     assert {given: expected} == messages(parse_generation, PICTURE | {given: 1})
@@ -324,7 +324,7 @@ def test_the_list_of_known_fields_has_each_field_of_the_route_once_and_no_other(
         assert (len(known), known) == (len(listed), set(listed))
 
 
-def test_beside_requests_an_unknown_field_is_told_of_the_fields_of_a_batch():
+def test_beside_requests_an_unknown_field_is_refused_with_the_fields_of_a_batch():
     body = {
         "requests": [PICTURE],
         "seed": 1,

@@ -25,7 +25,7 @@ def refused(parse, body):
     "wrong",
     [{"timeout": 0}, {"max_cost_usd": -1}, {"model_name": "nope"}, {"guidance": 99}, {"fallback": 3}],
 )
-def test_a_webhook_that_cannot_be_is_told_beside_whatever_else_is_wrong(wrong):
+def test_an_invalid_webhook_is_reported_with_all_other_problems(wrong):
     body = PICTURE | {"webhook": "x"} | wrong
 
     assert {"webhook", *wrong} == set(refused(parse_generation, body))
@@ -34,13 +34,13 @@ def test_a_webhook_that_cannot_be_is_told_beside_whatever_else_is_wrong(wrong):
     )
 
 
-def test_who_wishes_for_a_fallback_is_told_so_whatever_else_is_wrong():
+def test_an_invalid_fallback_is_reported_with_all_other_problems():
     body = PICTURE | {"timeout": 0, "negative_prompt": "blur", "fallback": ["nope"]}
 
     assert {"timeout", "fallback[0]"} == set(refused(parse_generation, body))
 
 
-def test_everything_wrong_is_told_at_once_by_field(client, simulator):
+def test_all_problems_are_reported_at_once_by_field(client, simulator):
     body = {
         "model_name": "flux-dev",
         "prompt": " ",
@@ -71,7 +71,7 @@ def test_a_body_that_is_no_object_is_refused(parse, body):
     assert {"body": "must be a JSON object"} == refused(parse, body)
 
 
-def test_what_is_missing_is_told_without_a_given_value():
+def test_a_missing_field_is_reported_without_a_value():
     names = ", ".join(MODELS)
 
     assert {"model_name": f"is required; there are {names}", "prompt": "is required"} == refused(
@@ -80,7 +80,7 @@ def test_what_is_missing_is_told_without_a_given_value():
     assert {"prompt": "is required"} == refused(parse_generation, {"model_name": "flux-dev"})
 
 
-def test_a_bad_prompt_is_told_even_when_the_model_is_unknown():
+def test_a_bad_prompt_is_reported_even_when_the_model_is_unknown():
     assert {"model_name", "prompt"} == set(refused(parse_generation, {"model_name": "nope", "prompt": 3}))
 
 
@@ -136,7 +136,7 @@ def test_a_whole_batch_is_refused_with_the_index_of_each_bad_item():
     } == refused(parse_batch, body)
 
 
-def test_prompts_are_refused_by_their_index_and_what_they_share_by_its_name():
+def test_prompts_are_refused_by_index_and_shared_fields_by_name():
     body = {"model_name": "flux-dev", "prompts": ["a", "", 3, "\0"], "guidance": 11, "max_concurrent": 0}
 
     assert {
@@ -177,11 +177,11 @@ def test_an_input_that_can_be_repeated_is_taken(prompt):
     assert prompt == batch.requests[1].first.input["prompt"]
 
 
-def test_what_may_be_sent_fits_an_answer_with_as_many_inline_images():
+def test_the_longest_input_fits_an_answer_with_as_many_inline_images():
     assert 4 * LONGEST_INPUT <= MAX_PREDICTION
 
 
-def test_prompts_share_what_stands_beside_them():
+def test_prompts_share_the_fields_beside_them():
     batch = parse_batch(
         {"model_name": "qwen-image", "prompts": ["a", "b"], "seed": 1, "max_concurrent": 2, "timeout": 9}
     )
@@ -223,7 +223,7 @@ def test_an_empty_batch_is_refused(form):
     assert "must hold at least one item" == refused(parse_batch, {"model_name": "flux-dev", form: []})[form]
 
 
-def test_a_batch_of_neither_form_is_told_of_both_and_of_whatever_else_is_wrong():
+def test_a_batch_of_neither_form_is_refused_with_both_forms_and_all_other_problems():
     problems = refused(parse_batch, {"model_name": "flux-dev", "promts": ["a"], "guidance": 11})
 
     assert {"prompts", "promts", "guidance"} == set(problems)
@@ -247,7 +247,7 @@ def test_max_concurrent_is_a_whole_number_from_1(given):
     assert ["max_concurrent"] == list(refused(parse_batch, {"requests": [PICTURE], "max_concurrent": given}))
 
 
-def test_ten_thousand_bad_items_are_told_in_a_bounded_answer():
+def test_ten_thousand_bad_items_are_reported_in_a_bounded_answer():
     with pytest.raises(InvalidRequest) as refused:
         parse_batch({"requests": [{"prompt": 1}] * 10_000})
 
@@ -293,7 +293,7 @@ def test_whatever_is_asked_it_is_valid_in_full_or_refused_with_problems(body):
             assert refused["errors"]
 
 
-def test_a_request_of_no_known_model_is_told_of_fields_that_no_model_knows():
+def test_a_request_of_no_known_model_is_refused_with_fields_that_no_model_has():
     body = {"model": "flux-dev", "prompt": "a", "guidance": 3, "sead": 1}
 
     assert {

@@ -116,7 +116,7 @@ def test_a_url_that_cannot_be_encoded_is_refused_with_the_character_named(given,
     ],
     ids=lambda given: str(given)[:30],
 )  # fmt: skip
-def test_a_path_another_scheme_or_what_is_no_url_is_refused(given):
+def test_a_path_or_another_scheme_or_an_invalid_url_is_refused(given):
     assert refused(given)
 
 
@@ -146,7 +146,7 @@ def test_a_host_that_is_not_out_in_the_open_is_refused_however_it_is_written(hos
 
 
 @pytest.mark.parametrize(("kind", "content"), KINDS.items())
-def test_an_image_inline_is_told_by_its_content_and_named_after_it(kind, content):
+def test_the_type_of_an_inline_image_follows_from_its_content(kind, content):
     assert data(content, kind) == reference(data(content, kind))
     assert data(content, kind) == reference(data(content, "text/plain"))
     assert data(content, kind) == reference(data(content, "image/x;charset=utf-8"))
@@ -212,7 +212,7 @@ def test_the_head_of_a_data_uri_is_read_as_people_write_it(head):
     ],
     ids=lambda given: given[:40],
 )  # fmt: skip
-def test_what_is_no_whole_image_by_its_content_is_refused_whatever_it_calls_itself(given):
+def test_content_that_is_no_whole_image_is_refused_under_every_media_type(given):
     assert refused(given)
 
 
@@ -238,7 +238,7 @@ def test_base64_without_its_beginning_gets_the_hint(kind, content):
 
 
 @pytest.mark.parametrize("text", [encoded(bytes(range(256))), "A" * 5000, wrapped("A" * 500, 10, "\r\n")])
-def test_so_does_base64_of_an_unknown_content(text):
+def test_base64_of_an_unknown_content_gets_the_hint_too(text):
     assert "put data:image/…;base64, before it" in refused(text)
 
 
@@ -248,7 +248,7 @@ FILM = encoded(b"\0\0\0\x20ftypisom" * 20)
 @pytest.mark.parametrize(
     "given", ["street.jpg", "a" * 30, "/var/lib/" + "a" * 40, "x" * 99, "a red fox in the snow " * 9, FILM]
 )
-def test_what_is_no_base64_gets_no_hint_of_it(given):
+def test_text_that_is_no_base64_gets_no_hint_of_it(given):
     assert "base64" not in refused(given)
 
 
@@ -329,7 +329,7 @@ def test_an_upload_that_is_no_whole_image_is_refused():
         assert refused(Upload(BytesIO(content)))
 
 
-def test_what_was_accepted_before_is_not_refused_for_its_structure():
+def test_an_image_accepted_before_is_not_refused_for_its_structure():
     cut = PNG[:20]
 
     assert data(cut) == reference(data(cut), accepted=True) == reference(Upload(BytesIO(cut)), accepted=True)
@@ -337,7 +337,7 @@ def test_what_was_accepted_before_is_not_refused_for_its_structure():
         reference(data(b"<svg/>"), accepted=True)
 
 
-def test_the_file_is_closed_when_nobody_needs_it_any_more():
+def test_the_file_is_closed_with_its_last_reference():
     file = BytesIO(PNG)
     upload = Upload(file)
 

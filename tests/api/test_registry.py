@@ -127,7 +127,7 @@ def foreign(schema) -> list[Any]:
 
 
 @pytest.mark.parametrize("model", MODELS)
-def test_a_model_takes_what_its_published_schema_names_and_nothing_else(model):
+def test_a_model_takes_exactly_the_inputs_of_its_published_schema(model):
     assert set(catalog.find(model).inputs) == set(MODELS[model].inputs.model_fields)
 
 
@@ -216,11 +216,11 @@ def test_a_prediction_costs_by_image_by_call_or_by_second(model, given, cost):
     assert 0.0 == find(model).cost(given, outputs=0)
 
 
-def test_what_was_made_is_paid_for_and_not_what_was_asked_for():
+def test_the_cost_is_of_the_outputs_made_and_not_of_those_requested():
     assert 0.009 == find("flux-schnell").cost({"num_outputs": 4}, outputs=3)
 
 
-def test_tiers_credits_kinds_and_references_are_what_was_agreed():
+def test_tiers_credits_kinds_and_references_are_as_agreed():
     told = {model.short_name: model for model in MODELS.values()}
 
     assert PLANS == {name: (told[name].tier, told[name].credits) for name in PLANS}
@@ -319,7 +319,7 @@ def test_the_example_of_each_model_runs_as_it_is_shown(client, simulator):
         assert model.asks_for | given == each.input
 
 
-def test_what_the_caller_did_not_give_is_not_sent(client, simulator):
+def test_parameters_that_the_caller_leaves_out_are_not_sent(client, simulator):
     _, made = run(
         client,
         simulator,
@@ -411,7 +411,7 @@ def test_a_model_registered_later_is_listed_and_documented(animated):
     assert "animator" in schemas["WithFallback"]["properties"]["model_name"]["enum"]
 
 
-def test_a_model_registered_later_is_parsed_and_named_to_those_who_use_another(animated):
+def test_a_model_registered_later_is_parsed_and_named_in_errors_of_other_models(animated):
     def refused(**given):
         answer = animated.post("/generate", json={"prompt": "a"} | given, headers=ADMIN)
         return {each["field"]: each["message"] for each in problem(answer, 400, "invalid_request")["errors"]}
@@ -468,7 +468,7 @@ def test_a_fallback_leads_to_and_from_a_model_registered_later():
     assert [ANIMATOR] == [ordered.route.after([find("flux-dev")], code="generation_failed").model]
 
 
-def test_a_name_is_one_models_and_a_refused_model_is_not_known_at_all():
+def test_a_name_belongs_to_one_model_and_a_refused_model_is_not_registered_at_all():
     registry = Registry([ANIMATOR])
 
     for names in ({"name": "acme/animator", "aliases": ()}, {"name": "acme/new", "aliases": ("animator",)}):
@@ -495,7 +495,7 @@ def test_a_fallback_to_a_model_that_the_registry_lacks_is_passed_over():
     assert path.after([ANIMATOR], code="generation_failed") is None
 
 
-def test_models_tells_of_each_model_what_a_caller_needs(client):
+def test_models_lists_the_facts_that_a_caller_needs(client):
     answer = client.get("/models").json
 
     assert list(MODELS) == [each["name"] for each in answer["models"]]

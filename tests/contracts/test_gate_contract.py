@@ -78,7 +78,7 @@ def test_what_may_yet_arrive_keeps_no_other_place_longer_than_its_minute(open_ga
     assert [0.0, 60.0, 80.0] == run(story())
 
 
-def test_what_runs_since_before_holds_up_nobody_after_a_pause(open_gate):
+def test_adopted_predictions_delay_no_request_after_a_pause(open_gate):
     async def story():
         gate = open_gate(concurrent_limit=10, requests_per_minute=60)
         gate.pause("ann", 5.0)
@@ -153,7 +153,7 @@ def test_a_lease_never_sent_gives_its_place_back_at_once(open_gate):
     assert (0.0, (0, 0, 0)) == run(story())
 
 
-def test_one_place_is_one_request(open_gate):
+def test_a_lease_is_for_one_request(open_gate):
     async def story():
         gate = open_gate(concurrent_limit=1, requests_per_minute=5)
         with await gate.acquire("ann") as lease:
@@ -311,7 +311,7 @@ def test_raising_the_window_admits_at_once(open_gate):
     assert {0.0: 2, 5.0: 8} == run(story())
 
 
-def test_lowering_the_slots_cancels_nobody_and_admits_again_below_the_limit(open_gate):
+def test_lowering_the_slots_cancels_nothing_and_admits_again_below_the_limit(open_gate):
     async def story():
         gate = open_gate(concurrent_limit=4, requests_per_minute=100)
         leases = [await gate.acquire("ann") for _ in range(4)]
@@ -555,7 +555,7 @@ class Closing(Exception):
     """What the tests close the gate with."""
 
 
-def test_close_raises_for_those_who_wait_and_those_who_come_later(open_gate):
+def test_close_raises_in_present_and_later_waits(open_gate):
     async def story():
         gate = open_gate(concurrent_limit=1, requests_per_minute=10)
         lease = await gate.acquire("ann")
@@ -615,7 +615,7 @@ def test_statistics_are_right_at_each_instant(open_gate):
     assert [0, 0, 1, 2, 2, 2, 2] == [seen.available_slots for seen in expected.values()]
 
 
-def test_a_pause_that_is_over_is_told_as_no_pause(open_gate):
+def test_an_ended_pause_counts_zero_seconds(open_gate):
     async def story():
         gate = open_gate(concurrent_limit=2, requests_per_minute=5)
         gate.pause("ann", 10.0)
@@ -625,7 +625,7 @@ def test_a_pause_that_is_over_is_told_as_no_pause(open_gate):
     assert 0.0 == run(story())
 
 
-def test_a_release_is_told_by_the_window_while_slots_turn_over_faster(open_gate):
+def test_seconds_per_release_follow_the_window_while_slots_turn_over_faster(open_gate):
     async def story():
         gate = open_gate(concurrent_limit=100, requests_per_minute=600)
         before = gate.seconds_per_release()
@@ -635,7 +635,7 @@ def test_a_release_is_told_by_the_window_while_slots_turn_over_faster(open_gate)
     assert (0.1, 0.1) == run(story())
 
 
-def test_a_release_is_told_by_the_slots_while_the_window_is_wide_and_idling_changes_nothing(open_gate):
+def test_seconds_per_release_follow_the_slots_while_the_window_is_wide_and_idling_changes_nothing(open_gate):
     async def story():
         gate = open_gate(concurrent_limit=5, requests_per_minute=600)
         await generate_many(gate, 50, more=4.0)

@@ -1,4 +1,4 @@
-"""The whole allowance and never more: the service's inside before the simulator, in virtual time.
+"""The whole allowance and never more: the core of the service against the simulator, in virtual time.
 
 Every figure is counted by the simulator. The same stories are told in real time by `make bench`.
 """

@@ -1,4 +1,4 @@
-"""Drift: what Replicate publishes and the registry does not say is told, each in a line, and nothing else is.
+"""Drift: every difference between Replicate's schemas and the registry is reported in one line, and nothing else is.
 
 The documents are the simulator's, which were written down independently of the registry.
 """
@@ -58,7 +58,7 @@ def told_after(name: str, parameter: str, **edit: Any) -> list[str]:
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_the_registry_agrees_with_what_was_written_down_independently(name):
+def test_the_registry_agrees_with_independent_copies_of_the_schemas(name):
     assert [] == told(name, openapi(name))
 
 
@@ -135,11 +135,11 @@ EDITS = [
 
 
 @pytest.mark.parametrize(("name", "parameter", "edit", "what"), EDITS, ids=lambda value: str(value)[:40])
-def test_an_edit_of_one_constraint_is_told_in_one_line(name, parameter, edit, what):
+def test_an_edit_of_one_constraint_is_reported_in_one_line(name, parameter, edit, what):
     assert [f"{parameter}: {what}"] == told_after(name, parameter, **edit)
 
 
-def test_an_exclusive_bound_is_told_from_an_inclusive_one_as_openapi_3_0_writes_it():
+def test_an_exclusive_bound_of_openapi_3_0_differs_from_an_inclusive_one():
     assert [
         "guidance: exclusiveMinimum: 0 at Replicate, none in the registry",
         "guidance: minimum: none at Replicate, 0 in the registry",
@@ -156,14 +156,14 @@ def test_an_exclusive_bound_is_told_from_an_inclusive_one_as_openapi_3_0_writes_
     ],
     ids=str,
 )
-def test_choices_are_told_apart_by_what_was_added_and_what_is_gone(choices, what):
+def test_added_and_removed_choices_are_reported(choices, what):
     published = openapi("flux-dev")
     schemas(published)["megapixels"]["enum"] = choices
 
     assert [f"megapixels: {what}"] == told("flux-dev", published)
 
 
-def test_choices_on_one_side_only_are_told():
+def test_choices_on_one_side_only_are_reported():
     freed = openapi("flux-dev")
     del schemas(freed)["megapixels"]["enum"]
 
@@ -175,7 +175,7 @@ def test_choices_on_one_side_only_are_told():
     )
 
 
-def test_an_input_that_only_one_side_has_is_told():
+def test_an_input_that_only_one_side_has_is_reported():
     published = openapi("flux-dev")
     inputs = schemas(published)["Input"]
     del inputs["properties"]["megapixels"]
@@ -190,7 +190,7 @@ def test_an_input_that_only_one_side_has_is_told():
     } == set(told("flux-dev", published))
 
 
-def test_what_is_required_on_one_side_only_is_told():
+def test_an_input_required_on_one_side_only_is_reported():
     published = openapi("kling-v2.1-master")
     schemas(published)["Input"]["required"] = ["start_image"]
 
@@ -228,7 +228,7 @@ def test_what_is_required_on_one_side_only_is_told():
     ],
     ids=lambda value: str(value)[:60],
 )
-def test_what_means_the_same_is_no_difference(name, parameter, edit):
+def test_equivalent_schemas_do_not_differ(name, parameter, edit):
     published = openapi(name)
     its = schemas(published)["Input"]["properties"][parameter]
     for keyword, value in edit.items():
@@ -255,7 +255,7 @@ def test_what_means_the_same_is_no_difference(name, parameter, edit):
     ],
     ids=str,
 )
-def test_what_cannot_be_resolved_or_is_not_understood_is_told_and_not_passed_over(edit):
+def test_unresolved_references_and_unknown_keywords_are_reported(edit):
     published = openapi("flux-dev")
     schemas(published)["round"] = {"allOf": [{"$ref": "#/components/schemas/round"}]}
     schemas(published)["Input"]["properties"]["guidance"] |= edit
@@ -266,14 +266,14 @@ def test_what_cannot_be_resolved_or_is_not_understood_is_told_and_not_passed_ove
     assert all(line.startswith("guidance: ") for line in found)
 
 
-def test_an_input_that_is_no_schema_is_told():
+def test_an_input_that_is_no_schema_is_reported():
     published = openapi("flux-dev")
     schemas(published)["Input"]["properties"]["seed"] = False
 
     assert "seed: schema: false at Replicate, none in the registry" in "\n".join(told("flux-dev", published))
 
 
-def test_what_is_said_of_all_inputs_together_is_told_unless_the_registry_says_it():
+def test_constraints_on_all_inputs_together_are_reported_unless_the_registry_has_them():
     published = openapi("kontext-max")
     inputs = schemas(published)["Input"]
     inputs |= {"additionalProperties": False}
@@ -308,7 +308,7 @@ def same(one: Any, other: Any) -> bool:
 
 
 @given(st.sampled_from(PARAMETERS), NEW)
-def test_whatever_constraint_is_edited_it_is_told_of_that_parameter(where, new):
+def test_every_edited_constraint_is_reported_for_its_parameter(where, new):
     (name, parameter), (keyword, value) = where, new
     stands = catalog.find(name).inputs[parameter]
     assume(not same(stands.get(keyword), value))
@@ -320,7 +320,7 @@ def test_whatever_constraint_is_edited_it_is_told_of_that_parameter(where, new):
 
 
 @given(st.sampled_from(PARAMETERS), st.data())
-def test_whatever_constraint_is_taken_out_it_is_told_of_that_parameter(where, data):
+def test_every_removed_constraint_is_reported_for_its_parameter(where, data):
     name, parameter = where
     its = schemas(openapi(name))["Input"]["properties"][parameter]
     keyword = data.draw(
@@ -346,7 +346,7 @@ JSON = st.recursive(
 
 
 @given(st.dictionaries(st.sampled_from(["prompt", "seed", "image", "lora"]), JSON, max_size=4), JSON)
-def test_whatever_is_published_it_is_compared_and_told_in_single_lines(inputs, required):
+def test_every_document_is_compared_and_reported_in_single_lines(inputs, required):
     published = {"components": {"schemas": {"Input": {"properties": inputs, "required": required}}}}
     try:
         found = told("flux-dev", published)
@@ -410,7 +410,7 @@ def test_a_file_of_any_shape_is_of_the_model_it_is_named_after(check, shape, fil
 
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("name", ["flux-dev", "black-forest-labs/flux-dev"])
-def test_a_name_before_the_file_says_which_model_it_is_of(check, shape, name):
+def test_a_name_before_the_file_selects_the_model(check, shape, name):
     assert (0, ["1 model agrees."], []) == check(f"{name}={write('saved.json', SHAPES[shape])}")
 
 
@@ -424,7 +424,7 @@ def test_a_file_with_a_byte_order_mark_is_read(check):
     assert 0 == check("flux-dev.json")[0]
 
 
-def test_differences_are_told_one_a_line_and_the_others_still_agree(check):
+def test_differences_are_reported_one_a_line_and_the_others_still_agree(check):
     drifted = document("flux-dev")
     published = schemas(drifted["latest_version"]["openapi_schema"])
     published["megapixels"]["enum"].append("4")
@@ -462,7 +462,7 @@ def test_differences_are_told_one_a_line_and_the_others_still_agree(check):
     ],
     ids=lambda value: value[:30],
 )
-def test_a_file_that_cannot_be_checked_is_told_and_the_others_are_checked(check, content, said):
+def test_a_file_that_cannot_be_checked_is_reported_and_the_others_are_checked(check, content, said):
     Path("flux-dev.json").write_text(content, errors="surrogateescape")
 
     status, out, err = check("flux-dev.json", write("b.json", document("qwen-image")))
@@ -471,7 +471,7 @@ def test_a_file_that_cannot_be_checked_is_told_and_the_others_are_checked(check,
     assert err[0].startswith(f"flux-dev.json: {said}")
 
 
-def test_a_schema_nested_too_deeply_is_told(check):
+def test_a_schema_nested_too_deeply_is_reported(check):
     inputs = '{"items":' * 100_000 + "{}" + "}" * 100_000
     Path("flux-dev.json").write_text(f'{{"properties": {{"prompt": {inputs}}}}}')
 
@@ -480,7 +480,7 @@ def test_a_schema_nested_too_deeply_is_told(check):
     assert (2, [], 1) == (status, out, len(err))
 
 
-def test_what_could_not_be_checked_outweighs_what_differs(check):
+def test_the_exit_status_prefers_unchecked_to_differing(check):
     drifted = document("flux-dev")
     schemas(drifted["latest_version"]["openapi_schema"])["megapixels"]["enum"].append("4")
 
@@ -542,7 +542,7 @@ def test_replicate_is_asked_for_every_model(ask):
     assert (0, [f"{len(MODELS)} models agree."], []) == ask()
 
 
-def test_what_replicate_changed_is_told(ask, simulator):
+def test_a_change_at_replicate_is_reported(ask, simulator):
     drifted = document("flux-dev")["latest_version"]
     schemas(drifted["openapi_schema"])["Input"]["properties"]["guidance"]["default"] = 4
     simulator.inject(
@@ -572,8 +572,10 @@ def test_what_replicate_changed_is_told(ask, simulator):
     ],
     ids=str,
 )
-def test_a_model_that_replicate_does_not_show_is_told_and_the_others_are_checked(ask, simulator, fault, said):
-    simulator.inject(on="model", **fault)
+def test_a_model_that_replicate_does_not_show_is_reported_and_the_others_are_checked(
+    ask, simulator, fault, said
+):
+    simulator.order(on="model", **fault)
 
     status, out, err = ask()
 
@@ -581,7 +583,7 @@ def test_a_model_that_replicate_does_not_show_is_told_and_the_others_are_checked
     assert err[0].startswith(f"{next(iter(MODELS))}: {said}")
 
 
-def test_a_model_that_replicate_does_not_have_is_told(check, simulator):
+def test_a_model_that_replicate_does_not_have_is_reported(check, simulator):
     gone = dataclasses.replace(MODELS["qwen/qwen-image"], name="acme/gone", aliases=())
 
     assert (2, ["1 model agrees."], ["acme/gone: Replicate has no model of this name (404)."]) == check(
@@ -591,14 +593,14 @@ def test_a_model_that_replicate_does_not_have_is_told(check, simulator):
     )
 
 
-def test_a_refused_token_is_told_once(ask, simulator):
+def test_a_refused_token_is_reported_once(ask, simulator):
     simulator.account(SERVER_TOKEN, reject=True)
 
     assert (2, [], ["Replicate refused the token (401): check REPLICATE_API_TOKEN."]) == ask()
     assert 1 == simulator.counts().requests["model"]
 
 
-def test_no_server_at_the_base_url_is_told_once(ask):
+def test_no_server_at_the_base_url_is_reported_once(ask):
     status, out, err = ask(REPLICATE_BASE_URL=f"http://127.0.0.1:{free_port()}")
 
     assert (2, [], 1) == (status, out, len(err))
@@ -606,7 +608,7 @@ def test_no_server_at_the_base_url_is_told_once(ask):
 
 
 @pytest.mark.parametrize("url", ["http://a b", "http://a_b/"])
-def test_a_base_url_that_is_none_is_told_once(ask, url):
+def test_an_invalid_base_url_is_reported_once(ask, url):
     status, out, err = ask(REPLICATE_BASE_URL=url)
 
     assert (2, [], 1) == (status, out, len(err))
@@ -620,7 +622,7 @@ def test_without_a_token_nothing_is_asked(ask, simulator):
     assert 0 == sum(simulator.counts().requests.values())
 
 
-def test_what_is_called_simulated_does_not_ask_replicate(check):
+def test_a_simulated_service_does_not_ask_replicate(check):
     said = "REPLICATE_SIMULATE is set, so Replicate is not asked; unset it, or give files."
 
     assert (2, [], [said]) == check(REPLICATE_SIMULATE=1, REPLICATE_API_TOKEN=SERVER_TOKEN)
@@ -630,7 +632,7 @@ def test_a_simulator_needs_no_token(check, simulator):
     assert 0 == check(REPLICATE_SIMULATE=1, REPLICATE_BASE_URL=simulator.url)[0]
 
 
-def test_settings_that_are_wrong_are_told(ask):
+def test_invalid_settings_are_reported(ask):
     assert (2, [], ["PORT: must be a whole number."]) == ask(PORT="x")
 
 
@@ -679,7 +681,7 @@ def test_the_standard_input_may_be_named(tmp_path):
     assert (1, said, "") == (done.returncode, done.stdout, done.stderr)
 
 
-def test_the_command_without_anything_to_do_says_how_it_is_used():
+def test_the_command_without_arguments_prints_its_usage():
     done = command()
 
     assert 2 == done.returncode

@@ -1,4 +1,4 @@
-"""Whose turn it is."""
+"""The fair queue: turns of callers, batches and single calls."""
 
 import asyncio
 import sys
@@ -19,7 +19,7 @@ def names(queue: FairQueue, count: int) -> list[str]:
     return [queue.take(0.0)[0][0][0] for _ in range(count)]
 
 
-def line_up(queue: FairQueue, name: str, count: int, caller: str, batch: str | None = None, **how) -> None:
+def add(queue: FairQueue, name: str, count: int, caller: str, batch: str | None = None, **how) -> None:
     queue.add([(name, number) for number in range(count)], caller, batch, **how)
 
 
@@ -27,9 +27,9 @@ def line_up(queue: FairQueue, name: str, count: int, caller: str, batch: str | N
 @pytest.mark.parametrize("already_admitted", [0, 1, 2, 5_000])
 def test_a_single_call_beside_10000_items_is_within_the_next_three(caller, already_admitted):
     queue = FairQueue()
-    line_up(queue, "batch", 10_000, "ann", "big")
+    add(queue, "batch", 10_000, "ann", "big")
     names(queue, already_admitted)
-    line_up(queue, "single", 1, caller)
+    add(queue, "single", 1, caller)
     assert "single" in names(queue, 3)
 
 
@@ -58,18 +58,18 @@ def test_a_single_call_beside_10000_items_is_admitted_within_three_admissions(ca
 
 def test_two_batches_of_two_callers_share_evenly_though_one_came_first():
     queue = FairQueue()
-    line_up(queue, "first", 5_000, "ann", "one")
+    add(queue, "first", 5_000, "ann", "one")
     names(queue, 1_000)
-    line_up(queue, "second", 5_000, "bob", "two")
+    add(queue, "second", 5_000, "bob", "two")
     taken = names(queue, 1_000)
     assert {"first": 500, "second": 500} == {name: taken.count(name) for name in set(taken)}
 
 
 def test_two_batches_of_one_caller_and_its_single_calls_share_evenly():
     queue = FairQueue()
-    line_up(queue, "one", 100, "ann", "one")
-    line_up(queue, "two", 100, "ann", "two")
-    line_up(queue, "single", 100, "ann")
+    add(queue, "one", 100, "ann", "one")
+    add(queue, "two", 100, "ann", "two")
+    add(queue, "single", 100, "ann")
     taken = names(queue, 90)
     assert {"one": 30, "two": 30, "single": 30} == {name: taken.count(name) for name in set(taken)}
 
@@ -78,13 +78,13 @@ def test_many_batches_get_a_caller_no_more_turns_than_one():
     queue = FairQueue()
     for number in range(50):
         queue.add([("many", (number, each)) for each in range(10)], "ann", f"batch {number}")
-    line_up(queue, "one", 100, "bob", "only")
+    add(queue, "one", 100, "bob", "only")
     assert 50 == names(queue, 100).count("one")
 
 
 def test_a_caller_who_returns_again_and_again_does_not_starve_others():
     queue = FairQueue()
-    line_up(queue, "patient", 100, "ann", "big")
+    add(queue, "patient", 100, "ann", "big")
     taken = []
     for number in range(100):
         if number % 2 == 0:
@@ -95,7 +95,7 @@ def test_a_caller_who_returns_again_and_again_does_not_starve_others():
 
 def test_a_batch_that_returns_under_new_names_does_not_starve_the_callers_other_batch():
     queue = FairQueue()
-    line_up(queue, "patient", 100, "ann", "big")
+    add(queue, "patient", 100, "ann", "big")
     taken = []
     for number in range(0, 100, 2):
         queue.add([("returning", number)], "ann", f"batch {number}")
@@ -105,18 +105,18 @@ def test_a_batch_that_returns_under_new_names_does_not_starve_the_callers_other_
 
 def test_being_away_saves_up_no_turns():
     queue = FairQueue()
-    line_up(queue, "away", 1, "ann")
+    add(queue, "away", 1, "ann")
     names(queue, 1)
-    line_up(queue, "steady", 1_000, "bob", "big")
+    add(queue, "steady", 1_000, "bob", "big")
     names(queue, 500)
-    line_up(queue, "away", 500, "ann", "big")
+    add(queue, "away", 500, "ann", "big")
     assert 50 == names(queue, 100).count("away")
 
 
 def test_being_paused_saves_up_no_turns():
     queue = FairQueue()
-    line_up(queue, "paused", 500, "ann", "big")
-    line_up(queue, "steady", 1_000, "bob", "big")
+    add(queue, "paused", 500, "ann", "big")
+    add(queue, "steady", 1_000, "bob", "big")
     queue.pause("ann", 10.0)
     assert {"steady"} == set(names(queue, 500))
     taken = []
@@ -128,24 +128,24 @@ def test_being_paused_saves_up_no_turns():
 
 def test_waiting_while_batches_are_paced_saves_up_no_turns():
     queue = FairQueue()
-    line_up(queue, "batch", 500, "ann", "big")
-    line_up(queue, "single", 1_000, "bob")
+    add(queue, "batch", 500, "ann", "big")
+    add(queue, "single", 1_000, "bob")
     assert {"single"} == {queue.take(0.0, allowed=is_single)[0][0][0] for _ in range(500)}
     assert 50 == names(queue, 100).count("batch")
 
 
 def test_leaving_and_coming_back_saves_up_no_turns():
     queue = FairQueue()
-    line_up(queue, "leaver", 10, "ann", "big")
-    line_up(queue, "steady", 1_000, "bob", "big")
+    add(queue, "leaver", 10, "ann", "big")
+    add(queue, "steady", 1_000, "bob", "big")
     for number in range(10):
         queue.discard(("leaver", number))
     names(queue, 500)
-    line_up(queue, "leaver", 500, "ann", "big")
+    add(queue, "leaver", 500, "ann", "big")
     assert 50 == names(queue, 100).count("leaver")
 
 
-def test_max_concurrent_holds_its_batch_and_hinders_nobody_else():
+def test_max_concurrent_limits_its_batch_and_no_other():
     async def story():
         gate = Gate(concurrent_limit=10, requests_per_minute=1_000)
         in_flight = {"bound": 0, "free": 0}
@@ -170,7 +170,7 @@ def test_max_concurrent_holds_its_batch_and_hinders_nobody_else():
 
 def test_those_of_one_batch_go_in_the_order_they_came():
     queue = FairQueue()
-    line_up(queue, "batch", 100, "ann", "big")
+    add(queue, "batch", 100, "ann", "big")
     assert list(range(100)) == [queue.take(0.0)[0][0][1] for _ in range(100)]
 
 
@@ -263,8 +263,8 @@ def test_the_work_of_an_admission_does_not_grow_with_those_who_wait():
 
 def test_turns_never_go_back():
     queue = FairQueue()
-    line_up(queue, "batch", 100, "ann", "big")
-    line_up(queue, "other", 100, "bob", "big")
+    add(queue, "batch", 100, "ann", "big")
+    add(queue, "other", 100, "bob", "big")
     turns = []
     for number in range(200):
         if number % 10 == 0:

@@ -1,4 +1,4 @@
-"""What a batch is told before anything is spent: the schedule by hand, against the gate, and against the simulator."""
+"""The plan of a batch: checked by hand, against the gate, and against the simulator."""
 
 import asyncio
 import math
@@ -67,7 +67,7 @@ def test_a_model_that_was_never_measured_takes_its_usual_seconds():
     assert 12.5 == seconds(items(12.5), looks())
 
 
-def test_a_model_that_was_measured_takes_what_it_took_and_not_its_usual_seconds():
+def test_a_measured_model_takes_its_measured_and_not_its_usual_seconds():
     durations = Durations()
     durations.note("12 s", Took(held=3.0, after=0.5, answered=0.25))
 
@@ -117,7 +117,7 @@ def test_a_place_counts_from_the_answer_and_not_from_the_admission():
     assert 62 + 62 + 3 == seconds(items(*[5] * 25), looks(slots=100, rpm=10), durations)
 
 
-def test_places_that_are_spent_are_waited_for():
+def test_a_batch_waits_for_spent_places():
     spent = (100.0, 120.0, 120.0, 130.0)  # the first is free already
 
     assert 1 == seconds(items(*[1] * 7), looks(rpm=10, places=spent))
@@ -142,7 +142,7 @@ def test_a_batch_of_more_than_ten_windows_takes_a_third_of_ten_places_evenly():
     assert 600 + 2 * 0.97 * 20 == pytest.approx(planned)
 
 
-def test_a_batch_takes_places_evenly_while_single_calls_are_about():
+def test_a_batch_takes_places_evenly_after_recent_single_calls():
     # One every 0.97 * 6 s, until those that are left fit into the free places but three.
     singles = ArrivalsState(latest="bob", latest_until=500.0, singles_until=500.0)
     about = looks(rpm=10, reserve=ReserveState(share=0.5), arrivals=singles)
@@ -161,7 +161,7 @@ def test_those_in_flight_leave_evenly_over_what_was_held_lately():
     assert 7 == seconds(items(1, 1, 1, 1, 1), busy)
 
 
-def test_whoever_waits_takes_turns_with_the_batch():
+def test_waiting_tickets_take_turns_with_the_batch():
     other = line(waiting=3)
 
     assert 4 == seconds(items(1, 1), looks(other, slots=1, held=(1.0,)))
@@ -375,7 +375,7 @@ def test_more_slots_more_places_a_wider_bound_or_fewer_items_never_make_it_longe
     bound=BOUNDS,
 )
 @settings(max_examples=400, deadline=None, derandomize=True)
-def test_whatever_is_found_a_plan_comes_to_an_end(
+def test_a_plan_ends_for_every_snapshot(
     lengths, lines, held, slots, places, reserve, is_long, until, spent, pauses, caller, bound
 ):
     snapshot = looks(

@@ -1,4 +1,4 @@
-"""What holds of the gate on its event loop for every history: cancelled at any point, a waiter leaves nothing behind.
+"""Properties of the gate on its event loop for every history: a waiter cancelled at any point leaves nothing behind.
 
 The rules of admission are in `test_policy_properties.py`."""
 

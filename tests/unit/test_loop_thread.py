@@ -1,4 +1,4 @@
-"""The loop on a thread of its own. Real threads, waited for by what they do and never by the clock."""
+"""The event loop on its own thread. Real threads; the tests wait for events and never for a time."""
 
 import asyncio
 import concurrent.futures

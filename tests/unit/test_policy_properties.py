@@ -1,4 +1,4 @@
-"""What holds of admission for every history: the policy itself, without an event loop, at any moment.
+"""Properties of admission for every history: the policy alone, without an event loop, at any moment.
 
 A rule takes 0.4 ms on one core, most of it Hypothesis's own: 2,700 rules a second, a hundred thousand in 40 s.
 """

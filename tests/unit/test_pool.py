@@ -1,4 +1,4 @@
-"""Threads for what blocks: whoever is cancelled waits for the thread, which cannot be stopped."""
+"""Threads for blocking functions: a cancelled wait ends with the thread, which cannot be stopped."""
 
 import asyncio
 import threading
@@ -18,7 +18,7 @@ def pool():
 
 
 @on_a_loop
-async def test_what_a_function_returns_or_raises_comes_back(pool):
+async def test_the_result_or_exception_of_a_function_is_returned_or_raised(pool):
     assert await pool.run(lambda: 42) == 42
     with pytest.raises(ZeroDivisionError):
         await pool.run(lambda: 1 / 0)

@@ -1,4 +1,4 @@
-"""Query strings: read strictly, and refused with everything that is wrong at once."""
+"""Query strings: read strictly, and refused with all problems at once."""
 
 from datetime import UTC, datetime, timedelta, timezone
 from functools import partial
@@ -29,7 +29,7 @@ def wrong(parse, **query) -> list[str]:
     return refused(parse, query)
 
 
-def test_who_asks_for_nothing_gets_the_first_page_of_everything():
+def test_an_empty_query_gets_the_first_page_of_everything():
     assert Page("admin", USUAL_PAGE) == parse_list({})
 
 
@@ -45,14 +45,14 @@ def test_a_cursor_leads_back_to_its_place(place):
 
 
 @given(st.text(max_size=40) | st.binary(max_size=12).map(lambda raw: raw.hex()))
-def test_what_is_no_cursor_is_a_problem_and_nothing_else(text):
+def test_an_invalid_cursor_is_the_only_problem(text):
     assert refused(parse_list, {"cursor": text}) in ([], ["cursor"])
 
 
 @pytest.mark.parametrize(
     "text", ["", "=", "AAAAAAAAAAA=", "__________8", "AAAAAAAAAA", "AAAAAAAAAAAA", "A" * 10_000]
 )
-def test_cursors_that_nobody_was_given_are_refused(text):
+def test_cursors_that_were_never_issued_are_refused(text):
     assert ["cursor"] == wrong(parse_list, cursor=text)
 
 
@@ -88,7 +88,7 @@ def test_a_date_is_its_beginning_in_utc():
 
 
 @given(st.datetimes(min_value=datetime(1, 1, 3), max_value=datetime(9999, 12, 29)), st.integers(-1439, 1439))  # noqa: DTZ001
-def test_every_moment_in_every_zone_is_read_as_what_it_is(moment, minutes):
+def test_every_moment_is_read_correctly_in_every_zone(moment, minutes):
     moment = moment.replace(tzinfo=timezone(timedelta(minutes=minutes)))
 
     assert moment.timestamp() == parse_list({"since": moment.isoformat()}).since
@@ -102,12 +102,12 @@ def test_every_moment_in_every_zone_is_read_as_what_it_is(moment, minutes):
         "99999999999999", "0001-01-01T00:00:00+23:59", "9999-12-31T23:59:59-23:59", "²026-01-01", "2026-01-01T", ".",
     ],
 )  # fmt: skip
-def test_what_is_no_moment_is_refused(text):
+def test_an_invalid_moment_is_refused(text):
     assert ["since"] == wrong(parse_list, since=text)
     assert ["since", "until"] == wrong(parse_usage, since=text, until=text)
 
 
-def test_everything_wrong_is_told_at_once():
+def test_all_problems_are_reported_at_once():
     everything = {
         "state": "over",
         "model": "dall-e",
@@ -123,14 +123,14 @@ def test_everything_wrong_is_told_at_once():
     )
 
 
-def test_what_was_asked_for_is_told_with_the_figures():
+def test_usage_repeats_its_query():
     asked = parse_usage({"since": "2026-03-04", "group_by": "day"})
 
     assert {"since": "2026-03-04T00:00:00.000Z", "until": None, "group_by": "day"} == asked.as_json()
 
 
 @pytest.mark.parametrize("group", ["model", "caller", "day"])
-def test_usage_is_grouped_by_what_is_known(group):
+def test_usage_is_grouped_only_by_known_columns(group):
     assert group == parse_usage({"group_by": group}).group_by
 
 
@@ -139,5 +139,5 @@ def test_usage_is_grouped_by_what_is_known(group):
         st.sampled_from(["state", "model", "since", "limit", "cursor", "until"]), st.text(max_size=20)
     )
 )
-def test_whatever_comes_is_read_or_refused(query):
+def test_every_query_is_read_or_refused(query):
     assert {*refused(parse_list, query), *refused(parse_usage, query)} <= query.keys()

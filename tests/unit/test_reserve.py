@@ -101,7 +101,7 @@ def test_60_single_calls_a_minute_beside_19_batches_wait_3_seconds_at_p90():
         assert p90(run.waited(since=run.waits[0][0] + 120, until=run.end)) <= 3
 
 
-def test_while_single_calls_are_about_batches_that_fit_the_free_places_go_at_once_and_the_next_evenly():
+def test_after_recent_single_calls_batches_that_fit_the_free_places_go_at_once_and_the_next_evenly():
     run = Load(100, [Batch("ann", 70, at=60.0), Batch("bob", 20, at=61.0)], at=[0.0, 62.0]).run()
     assert 60.0 == run.ends[0]
     assert [0.0, 0.0] == [waited for _, waited in run.waits]

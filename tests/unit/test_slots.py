@@ -84,7 +84,7 @@ def test_freed_slots_go_to_four_polite_callers_until_the_greedy_one_holds_half()
 
 
 @pytest.mark.parametrize(("limit", "kept"), [(2, 0), (3, 1), (10, 1), (19, 1), (20, 2), (60, 6)])
-def test_the_last_tenth_is_kept_for_those_who_hold_none_while_others_are_about(limit, kept):
+def test_the_last_tenth_is_kept_for_flows_without_slots_while_others_are_active(limit, kept):
     slots = all_of_anns(limit, held=31)
     assert limit - kept == slots.holds("ann") == slots.policy.in_flight
     newcomers = [slots.come(caller, 5, batch="small") for caller in (*POLITE, "fay", "gus")[:kept]]

@@ -1,4 +1,4 @@
-"""Replicate stands still: it takes requests in, answers nothing, and serves later what it has taken in.
+"""A stalled upstream: it accepts requests, answers nothing, and executes the requests later.
 
 The stalls are below the transport, so a request whose sender has given up arrives all the same.
 """
@@ -218,7 +218,7 @@ def test_a_drain_begun_while_a_cancelled_creation_is_on_its_way_does_not_search_
 # ── The stall
 
 
-def test_while_replicate_stands_still_nothing_is_created_and_then_one_at_a_time_until_one_is_answered():
+def test_in_a_stall_nothing_is_created_and_then_one_at_a_time_until_one_is_answered():
     async def story():
         async with before_a_simulator(slots=10, jitter=0.2) as (service, world, line):
             line.stop()
@@ -307,7 +307,7 @@ def test_in_ordinary_weather_a_dropped_connection_slows_nothing_else():
     assert disturbed <= 1.03 * undisturbed
 
 
-def test_outcomes_that_stay_unknown_do_not_shut_the_gate_for_ever():
+def test_unknown_outcomes_do_not_close_the_gate_for_ever():
     async def story():
         gate = Gate(concurrent_limit=10, requests_per_minute=60)
         lost = await gate.acquire("ann")

@@ -1,4 +1,4 @@
-"""Strict JSON: what RFC 8259 allows and nothing else, refused in words and never in Python's."""
+"""Strict JSON: what RFC 8259 allows and nothing else, refused with a plain message and never a Python one."""
 
 import contextlib
 import json
@@ -22,13 +22,13 @@ VALUES = st.recursive(
 
 
 @given(VALUES)
-def test_what_json_can_say_is_read_as_it_was_written(value):
+def test_every_json_value_is_read_unchanged(value):
     assert value == strict_json.loads(json.dumps(value).encode())
     assert value == strict_json.loads(json.dumps(value, ensure_ascii=False).encode())
 
 
 @given(st.binary(max_size=40))
-def test_whatever_bytes_come_they_are_read_or_refused(body):
+def test_all_bytes_are_read_or_refused(body):
     with contextlib.suppress(InvalidJSON):
         strict_json.loads(body)
 
@@ -57,7 +57,7 @@ def test_whatever_bytes_come_they_are_read_or_refused(body):
     ],
     ids=lambda value: str(value[:24]),
 )
-def test_a_refusal_says_what_is_wrong_and_where(body, detail):
+def test_a_refusal_names_the_fault_and_its_position(body, detail):
     with pytest.raises(InvalidJSON) as refused:
         strict_json.loads(body)
 
@@ -71,7 +71,7 @@ def test_a_refusal_says_what_is_wrong_and_where(body, detail):
         b'{"a":"\x00"}', b'{"a":"\n"}', b"{} {}", b"// no\n{}", b'\xef\xbb\xbf', b'{a:1}', b'{"a"}', b'"\\x"',
     ],
 )  # fmt: skip
-def test_what_is_not_json_is_refused(body):
+def test_text_that_is_not_json_is_refused(body):
     with pytest.raises(InvalidJSON):
         strict_json.loads(body)
 
