@@ -24,9 +24,9 @@ class ArrivalsState:
 class Arrivals:
     """The recent arrivals. Two callers and one single call suffice to answer every question about others."""
 
-    def __init__(self) -> None:
+    def __init__(self, state: ArrivalsState = ArrivalsState()) -> None:
         self._new: dict[tuple[str, bool], None] = {}
-        self._state = ArrivalsState()
+        self.state = state
 
     def note(self, caller: str, batch: str | None) -> None:
         """A caller has added tickets. The arrival counts from the next `stamp`. Unproven callers do not count."""
@@ -37,8 +37,8 @@ class Arrivals:
         """Date the arrivals that were noted since the last call at `now`."""
         until = now + RECENT
         for caller, is_single in self._new:
-            seen = self._state
-            self._state = ArrivalsState(
+            seen = self.state
+            self.state = ArrivalsState(
                 latest=caller,
                 latest_until=until,
                 other_until=seen.other_until if caller == seen.latest else seen.latest_until,
@@ -48,24 +48,16 @@ class Arrivals:
 
     def others_than(self, flow: Flow, now: float) -> bool:
         """Whether there was a recent arrival of another caller or, for a batch, a recent single call of any caller."""
-        seen = self._state
+        seen = self.state
         until = seen.other_until if flow.owner.name == seen.latest else seen.latest_until
         return now < until or (flow.batch is not None and now < seen.singles_until)
 
     def has_singles(self, now: float) -> bool:
         """Whether there was a recent single call."""
-        return now < self._state.singles_until
+        return now < self.state.singles_until
 
     def next_end(self, now: float) -> float:
         """When the next of the recent arrivals stops being recent; infinity if there is none."""
-        seen = self._state
+        seen = self.state
         moments = (seen.latest_until, seen.other_until, seen.singles_until)
         return min([moment for moment in moments if moment > now], default=math.inf)
-
-    def state(self) -> ArrivalsState:
-        return self._state
-
-    def restore(self, state: ArrivalsState) -> None:
-        """Replace all arrivals by those of `state`."""
-        self._new.clear()
-        self._state = state

@@ -165,17 +165,8 @@ class _Caller(Party):
     def take(self, now: float, most: int, allowed: FlowFilter | None) -> Taken | None:
         return None if self.is_held_back(now) else self.turns.take(now, most, allowed)
 
-    @property
-    def singles(self) -> int:
-        """How many single calls wait."""
-        flow = self.flows.get(None)
-        return len(flow.waiting) if flow else 0
-
     def is_held_back(self, now: float) -> bool:
         return now < self.paused_until or self.probe is not None
-
-    def is_idle(self) -> bool:
-        return not self.waiting and not self.in_flight
 
     def flow(self, batch: str | None) -> Flow:
         found = self.flows.get(batch)
@@ -257,8 +248,11 @@ class FairQueue:
         turns = own = ahead + 1
         if owner is not None and not singles_first:
             turns += sum(min(len(flow.waiting), own) for name, flow in owner.flows.items() if name != batch)
-        others = (each for each in self._callers.values() if each is not owner)
-        return turns + sum(min(each.singles if singles_first else each.waiting, turns) for each in others)
+        others = [each for each in self._callers.values() if each is not owner]
+        waiting = [each.waiting for each in others]
+        if singles_first:
+            waiting = [len(each.flows[None].waiting) if None in each.flows else 0 for each in others]
+        return turns + sum(min(count, turns) for count in waiting)
 
     def is_contested(self) -> bool:
         """Whether tickets of several flows wait. May be true while the tickets of only one do."""
@@ -373,7 +367,10 @@ class FairQueue:
         self._callers = {
             name: caller
             for name, caller in self._callers.items()
-            if not caller.is_idle() or caller.turn_end > self._turns.turn or caller in self._paused
+            if caller.waiting
+            or caller.in_flight
+            or caller.turn_end > self._turns.turn
+            or caller in self._paused
         }
         self._tidy_at = 2 * len(self._callers) + 64
 

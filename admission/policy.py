@@ -210,7 +210,7 @@ class Policy:
         self.window.restore(seen.places, unanswered=unanswered)
         self._unproven.places.restore(seen.unproven, unanswered=unanswered)
         self._reserve.restore(seen.reserve, unanswered=unanswered)
-        self._arrivals.restore(seen.arrivals)
+        self._arrivals = Arrivals(seen.arrivals)
         self.stall.expect(seen.stalled_until)
         for caller, until in seen.paused_until.items():
             self.queue.pause(caller, until)
@@ -277,7 +277,7 @@ class Policy:
             requests_per_minute=self.window.limit,
             places=self.window.free_at(),
             reserve=self._reserve.state(),
-            arrivals=self._arrivals.state(),
+            arrivals=self._arrivals.state,
             unproven=self._unproven.places.free_at(),
             held=self._durations.slots(),
             paused_until=self.queue.paused_until(now),

@@ -1,22 +1,22 @@
-"""Drift: every difference between the registry and the input schemas that Replicate publishes, found by a command.
+"""Drift: a command that reports every difference between the registry and the input schemas of Replicate.
 
     python -m models --check                      asks Replicate for every model, with the token of the settings
-    python -m models --check flux-dev.json …      reads what was saved before; `-` is the standard input
+    python -m models --check flux-dev.json …      reads saved documents; `-` is the standard input
 
-A file holds what `GET /v1/models/{owner}/{name}` answers, a version with its `openapi_schema`, a bare `openapi_schema`,
-or the input schema alone, as replicate.com/<owner>/<name>/api/schema shows it. Only the first says which model it is
-of; of the others the file's name does (`flux-dev.json`, `qwen--qwen-image.json`), or `NAME=` before it.
+A file holds a response to `GET /v1/models/{owner}/{name}`, a version with its `openapi_schema`, an `openapi_schema`
+alone, or only the input schema, as replicate.com/<owner>/<name>/api/schema shows it. Only the first names its model.
+For the others the file's name does (`flux-dev.json`, `qwen--qwen-image.json`), or `NAME=` before it.
 
-Both sides are brought into one plain form first: references resolved, `allOf` merged, null taken out of the type. A
-keyword that is not known here is compared as it stands, so that what is new is told and not passed over. Titles,
-descriptions, examples and order mean nothing; a default of one space is a default. The registry's own by design are:
+Both schemas are first normalized: references are resolved, `allOf` is merged, null is taken out of the type. An unknown
+keyword is compared unchanged, so that new keywords are reported. Titles, descriptions, examples and order are ignored.
+By design, the registry differs in these points, which are not reported:
 
-- null, where Replicate does not speak of it: it means "not given", and is never sent;
+- null, where Replicate does not mention it: the parameter is left out, and null is never sent;
 - the 64 bits of a `seed` or of any other integer, where Replicate publishes no bound;
-- `pattern`, `maxLength`, `maxItems` and `multipleOf`, where Replicate publishes none: what no text or image may be,
-  how many images are passed on, and the steps that a model tells in words only, since Cog cannot publish a step;
-- what is asked for in place of the model's own default (`Model.asks_for`);
-- rules between parameters, and the refusal of unknown ones: Replicate ignores those, and publishes neither.
+- `pattern`, `maxLength`, `maxItems` and `multipleOf`, where Replicate publishes none: limits of texts and images, and
+  steps that a model only describes, since Cog cannot publish a step;
+- defaults that the service sends in place of the model's (`Model.asks_for`);
+- rules between parameters, and the refusal of unknown parameters, which Replicate does not publish.
 
 The exit status is 0 if all agree, 1 if some differ, 2 if some could not be checked. How Replicate writes schemas:
 github.com/replicate/cog, docs/python.md; the form is OpenAPI 3.0.2's.
@@ -37,21 +37,21 @@ from catalog.registry import Registry
 from settings import Settings, SettingsError, load
 
 AGREE, DIFFER, UNCHECKED = 0, 1, 2
-"""What could not be checked outweighs what differs, as with diff(1)."""
+"""The exit statuses. As with diff(1), a failed check outweighs a difference."""
 
 MAX_DOCUMENT = 8 * 1024 * 1024
-"""Bytes; more than any schema with examples comes to."""
+"""The most bytes of a document, more than any schema with examples has."""
 
 TIMEOUT = 10.0
-"""Seconds, for each step of asking Replicate for one model."""
+"""Seconds for each step of a request to Replicate."""
 
 
 class CannotCheck(Exception):
-    """Why a model could not be checked, in a sentence."""
+    """A model cannot be checked. The message is a sentence."""
 
 
 def main(arguments: Sequence[str], registry: Registry, *, load: Callable[[], Settings] = load) -> int:
-    """The command: differences to stdout, one a line, what could not be checked to stderr. Returns the exit status.
+    """The command: writes differences to stdout, one a line, and failed checks to stderr. Returns the exit status.
 
     Raises SystemExit as argparse does.
     """
@@ -75,8 +75,8 @@ def main(arguments: Sequence[str], registry: Registry, *, load: Callable[[], Set
 
 
 def differences(model: Model, schema: Mapping[str, Any]) -> list[str]:
-    """What a published OpenAPI document says of the model's inputs and the registry does not, or the other way round:
-    lines `model: parameter: what`. Raises CannotCheck if it describes no inputs."""
+    """The differences between a published OpenAPI document and the registry, for the inputs of one model: lines
+    `model: parameter: difference`. Raises CannotCheck if the document describes no inputs."""
     theirs, they_require, their_rest = _inputs(schema, "#/components/schemas/Input")
     ours, we_require, our_rest = _inputs(model.inputs.model_json_schema(), "#")
     found = []
@@ -94,8 +94,6 @@ def differences(model: Model, schema: Mapping[str, Any]) -> list[str]:
     return [f"{model.name}: {_shown(name)[1:-1]}: {what}" for name, what in found]
 
 
-# ── What is compared, and in which words ────────────────────────────────────────────────────────────
-
 _OUR_OWN = {"nullable", "pattern", "maxLength", "maxItems", "multipleOf"}
 _SIXTY_FOUR_BITS = {"minimum": -(2**63), "maximum": 2**63 - 1}
 
@@ -106,7 +104,7 @@ _KNOWN = _OUR_OWN | {
 
 
 def _without_our_own(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> dict[str, Any]:
-    """The registry's side without what is its own by design; see above."""
+    """The registry's schema without the differences by design; see the module."""
     kept = {
         keyword: value
         for keyword, value in ours.items()
@@ -161,8 +159,6 @@ def _shown(value: Any) -> str:
     return text if len(text) <= 200 else f"{text[:200]}..."
 
 
-# ── A schema in its plain form ──────────────────────────────────────────────────────────────────────
-
 _NOTES = {"title", "description", "example", "examples", "externalDocs", "$comment", "x-order"}
 _COMBINED = ("$ref", "allOf", "anyOf", "oneOf")
 
@@ -171,13 +167,13 @@ _SAYS_NOTHING = {
     ("writeOnly", "false"), ("uniqueItems", "false"), ("minItems", "0"), ("minLength", "0"),
     ("exclusiveMinimum", "false"), ("exclusiveMaximum", "false"), ("additionalProperties", "true"),
 }  # fmt: skip
-"""What means the same as leaving the keyword out."""
+"""Keywords with values that mean the same as no keyword."""
 
 _TYPES = {str: "string", bool: "boolean", int: "integer", float: "number", list: "array", dict: "object"}
 
 
 def _inputs(document: Mapping[str, Any], where: str) -> tuple[dict[str, Any], list[str], dict[str, Any]]:
-    """The inputs by name, the names of the required ones, and whatever else is said of the whole."""
+    """The inputs by name, the names of the required ones, and all constraints on the whole."""
     plain = _Plain(document)
     rest = plain.of({"$ref": where})
     inputs, required = rest.pop("properties", None), rest.pop("required", [])
@@ -221,7 +217,7 @@ class _Plain:
             _merge(plain, part)
 
     def _target(self, pointer: Any) -> dict[str, Any]:
-        """What a `$ref` points at; itself, as a keyword like any other, when that is nowhere or in a circle."""
+        """The schema that a `$ref` points at. If there is none, or the reference is circular, the `$ref` itself."""
         if not isinstance(pointer, str) or not pointer.startswith("#"):
             return {"$ref": pointer}
         if pointer not in self._targets:
@@ -235,15 +231,15 @@ class _Plain:
 
 
 def _merge(plain: dict[str, Any], part: Mapping[str, Any]) -> None:
-    """Add a part's keywords. A second, different value is kept under a name of its own, so that it is reported; but the
-    whole's default wins."""
+    """Add the keywords of a part. A second, different value is kept under another name, so that it is reported, except
+    for a default, of which the first counts."""
     for keyword, value in part.items():
         if _canonical(plain.setdefault(keyword, value)) != _canonical(value) and keyword != "default":
             plain[f"{keyword} (another)"] = value
 
 
 def _tidy(plain: dict[str, Any]) -> dict[str, Any]:
-    """One way to say what can be said in several: null, one choice, exclusive bounds, the type of choices."""
+    """Write null, a single choice, exclusive bounds and the type of choices in one way."""
     if "const" in plain and "enum" not in plain:
         plain["enum"] = [plain.pop("const")]
     for keyword, null in (("type", "null"), ("enum", None)):
@@ -261,13 +257,11 @@ def _tidy(plain: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in plain.items() if (key, _canonical(value)) not in _SAYS_NOTHING}
 
 
-# ── Where the documents come from ───────────────────────────────────────────────────────────────────
-
 Outcome = tuple[Model, list[str]] | CannotCheck
 
 
 class _NoneCanBeChecked(CannotCheck):
-    """A reason that holds for every other model too."""
+    """No further model can be checked either."""
 
 
 def _of_files(files: Sequence[str], registry: Registry) -> Iterator[Outcome]:
@@ -318,7 +312,7 @@ def _of_replicate(registry: Registry, load: Callable[[], Settings]) -> Iterator[
     except (CannotCheck, SettingsError) as reason:
         yield CannotCheck(str(reason))
         return
-    # No redirect is followed, and only the proxy of the settings is used: the token goes to the configured base alone.
+    # Follow no redirect and use only the configured proxy, so that the token goes only to the configured base URL.
     proxy = settings.proxies.for_url(settings.REPLICATE_BASE_URL)
     tls = httpx.create_ssl_context()
     with httpx.Client(headers=headers, timeout=TIMEOUT, trust_env=False, verify=tls, proxy=proxy) as client:
@@ -342,7 +336,7 @@ def _token(settings: Settings) -> str:
 
 
 def _fetched(client: httpx.Client, url: str) -> bytes:
-    """Replicate's answer, cut off once it exceeds `MAX_DOCUMENT`."""
+    """The body of a response, cut off after `MAX_DOCUMENT`."""
     body = b""
     try:
         with client.stream("GET", url) as answer:
