@@ -575,7 +575,7 @@ def test_a_change_at_replicate_is_reported(ask, simulator):
 def test_a_model_that_replicate_does_not_show_is_reported_and_the_others_are_checked(
     ask, simulator, fault, said
 ):
-    simulator.order(on="model", **fault)
+    simulator.inject(on="model", **fault)
 
     status, out, err = ask()
 
