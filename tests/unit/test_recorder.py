@@ -67,3 +67,9 @@ def test_the_kept_recording_has_an_answer_to_every_step():
     assert {scene.name: len(scene.steps) for scene in SCENES} == {
         name: len(each) for name, each in kept.items()
     }
+
+
+def test_answers_that_differ_in_prose_alone_are_equal():
+    assert [] == differences(recording({"title": "Queue is full"}), recording({"title": "Too many"}))
+    assert 1 == len(differences(recording({"title": "Queue is full"}), recording({"title": None})))
+    assert 1 == len(differences(recording({"title": "Queue is full"}), recording({})))

@@ -1,4 +1,8 @@
-"""Makes two answers comparable: names that are numbered as they are seen replace what changes from run to run."""
+"""Makes two recorded answers comparable.
+
+Numbered names replace ids, times and other values that change from run to run (`Names`). Titles, details, descriptions
+and summaries are prose for people: `without_prose` keeps their presence and type only, so their wording may change.
+"""
 
 import hashlib
 import json
@@ -37,6 +41,24 @@ PRESENT: Final = (
     "Server",
 )
 """Headers of which only the presence is compared."""
+
+
+_PROSE: Final = frozenset({"title", "detail", "description", "summary"})
+_PROSE_IN_HTML: Final = re.compile(r'(?<=>)[^<>]+(?=<)|"[^"<>]* [^"<>]*"')
+"""Text between tags, and quoted strings of several words."""
+
+
+def without_prose(value: Any) -> Any:
+    """A recorded value with `<prose>` in place of each title, detail, description and summary, and of text in HTML."""
+    if isinstance(value, dict):
+        return {
+            name: "<prose>" if name in _PROSE and isinstance(each, str) else without_prose(each)
+            for name, each in value.items()
+        }
+    if isinstance(value, list):
+        is_html = value[:1] == ["<!doctype html>"]
+        return [_PROSE_IN_HTML.sub("<prose>", each) if is_html else without_prose(each) for each in value]
+    return value
 
 
 class Names:

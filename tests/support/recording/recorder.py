@@ -35,7 +35,7 @@ from harness.service_process import running_service, until
 from settings import Settings
 from simulator import Options, Simulator, running
 from tests.support.kept_ledgers import ADDED, ADMIN_KEY, SERVER_TOKEN, TOKENS, read_kept, unpacked
-from tests.support.recording.normal import HEADERS, PRESENT, Names
+from tests.support.recording.normal import HEADERS, PRESENT, Names, without_prose
 from tests.support.recording.steps import ASYNC, PICTURE, SCENES, Scene, Step
 
 _PATIENCE = 20.0
@@ -232,7 +232,7 @@ def recorded(scenes: Sequence[Scene] = SCENES) -> dict[str, list[dict[str, Any]]
 
 
 def differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
-    """The differences between two recordings, each with both values. The versions in `/health` may differ."""
+    """The differences between two recordings, each with both values. Versions and prose may differ."""
     one, other = _unversioned(one), _unversioned(other)
     found = []
     for scene in [*one, *(name for name in other if name not in one)]:
@@ -241,7 +241,9 @@ def differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
             found.append(f"{scene}: {len(ours)} answers, and {len(theirs)}")
         for number, (left, right) in enumerate(zip(ours, theirs, strict=False)):
             where = f"{scene} [{number}] {left['asked']}"
-            found += [f"{where}: {each}" for each in _different("", left, right)]
+            found += [
+                f"{where}: {each}" for each in _different("", without_prose(left), without_prose(right))
+            ]
     return found
 
 
