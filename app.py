@@ -124,7 +124,7 @@ def _answer_error(error: Exception) -> Response:
 def _from_werkzeug(error: HTTPException) -> ServiceError:
     match error.code:
         case 404:
-            return NotFound(f"There is nothing here; {incoming.root()}/docs lists the routes.")
+            return NotFound(f"No route has this URL; {incoming.root()}/docs lists them.")
         case 405:
             return MethodNotAllowed(allowed=getattr(error, "valid_methods", None) or ())
         case 413:

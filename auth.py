@@ -122,7 +122,7 @@ class Authenticator:
                 )
             return admin
         if not self._user_tokens:
-            raise Unauthenticated(f"Send {ADMIN_HEADER}; this service takes no callers' own tokens.")
+            raise Unauthenticated(f"Send {ADMIN_HEADER}; this service does not accept Replicate tokens.")
         header, token = USER_HEADER, headers.get(USER_HEADER)
         if token is None and (bearer := _BEARER.fullmatch(headers.get(BEARER_HEADER) or "")):
             header, token = BEARER_HEADER, bearer[1]
@@ -131,7 +131,7 @@ class Authenticator:
                 f"Send {ADMIN_HEADER}, or {USER_HEADER} or `Authorization: Bearer` with a Replicate token."
             )
         if not _TOKEN.fullmatch(token):
-            raise Unauthenticated(f"The {header} header does not hold one Replicate token.")
+            raise Unauthenticated(f"The {header} header must hold exactly one Replicate token.")
         return Caller("user", self._caller_id(token), credentials(replicate=token), turn=UNPROVEN)
 
     def authenticate(self, headers: Headers) -> Principal:
@@ -153,7 +153,7 @@ class Authenticator:
         presented = headers.get(ADMIN_HEADER)
         if presented is None:
             self.payer(headers)
-            raise Forbidden(f"Only the holder of the {ADMIN_HEADER} may do this.")
+            raise Forbidden(f"Send {ADMIN_HEADER}; this request requires the admin key.")
         self._check_admin_key(presented)
 
     def is_admin(self, headers: Headers) -> bool:
@@ -163,7 +163,7 @@ class Authenticator:
 
     def _check_admin_key(self, presented: str) -> None:
         if not self._admin_key:
-            raise Unauthenticated("No admin key is configured, so none is accepted.")
+            raise Unauthenticated("The service has no admin key configured, so it accepts none.")
         if not self._is_admin_key(presented):
             raise Unauthenticated(f"The {ADMIN_HEADER} header does not hold the admin key.")
 

@@ -67,7 +67,7 @@ class ServiceError(Exception):
 
     status: ClassVar[int] = 500
     code: ClassVar[str] = "internal"
-    title: ClassVar[str] = "Something went wrong here"
+    title: ClassVar[str] = "Internal error"
     retryable: bool = False
     falls_back: bool = False
     """Whether another model may do better: not when the account is in trouble, nor when this one may have been paid."""
@@ -101,7 +101,7 @@ class ServiceError(Exception):
 
 class InvalidJSON(ServiceError):
     status, code = 400, "invalid_json"
-    title = "The body is not the JSON it should be"
+    title = "The body is not valid JSON"
 
 
 class InvalidRequest(ServiceError):
@@ -124,22 +124,22 @@ class InvalidRequest(ServiceError):
 
 class Unauthenticated(ServiceError):
     status, code = 401, "unauthenticated"
-    title = "No valid key came with the request"
+    title = "A valid key is required"
 
 
 class Forbidden(ServiceError):
     status, code = 403, "forbidden"
-    title = "This door is the admin's"
+    title = "The admin key is required"
 
 
 class NotFound(ServiceError):
     status, code = 404, "not_found"
-    title = "There is nothing here"
+    title = "Not found"
 
 
 class MethodNotAllowed(ServiceError):
     status, code = 405, "method_not_allowed"
-    title = "This address does not take that method"
+    title = "The method is not allowed for this URL"
 
     def __init__(self, detail: str = "", *, allowed: Iterable[str] = ()) -> None:
         super().__init__(detail, headers={"Allow": ", ".join(sorted(allowed))})
@@ -147,7 +147,7 @@ class MethodNotAllowed(ServiceError):
 
 class PayloadTooLarge(ServiceError):
     status, code = 413, "payload_too_large"
-    title = "The body is larger than the service takes"
+    title = "The body is too large"
 
 
 class UnsupportedMediaType(ServiceError):
@@ -159,7 +159,7 @@ class RangeNotSatisfiable(ServiceError):
     """`size` in bytes is told, so that the next range can be within."""
 
     status, code = 416, "range_not_satisfiable"
-    title = "The file has no such range"
+    title = "The range is outside the file"
 
     def __init__(self, detail: str = "", *, size: int = 0) -> None:
         super().__init__(detail, headers={"Content-Range": f"bytes */{size}"})
@@ -167,17 +167,17 @@ class RangeNotSatisfiable(ServiceError):
 
 class HeadersTooLarge(ServiceError):
     status, code = 431, "headers_too_large"
-    title = "The headers of the request are larger than the service takes"
+    title = "The request headers are too large"
 
 
 class BudgetExceeded(ServiceError):
     status, code = 402, "budget_exceeded"
-    title = "It would cost more than it may"
+    title = "The cost exceeds the budget"
 
 
 class IdempotencyConflict(ServiceError):
     status, code = 409, "idempotency_conflict"
-    title = "The idempotency key stands for another request"
+    title = "The idempotency key was used for another request"
 
 
 class ContentRefused(ServiceError):
@@ -205,7 +205,7 @@ class _ComeBackLater(ServiceError):
 
 class QueueFull(_ComeBackLater):
     status, code = 429, "queue_full"
-    title = "More is waiting than the service holds"
+    title = "Queue is full"
 
 
 class ShuttingDown(_ComeBackLater):
@@ -227,7 +227,7 @@ class LedgerDown(ServiceError):
 
 class Interrupted(ServiceError):
     code = "interrupted"
-    title = "The service stopped before it was done, and nobody came back for it"
+    title = "The service stopped before the work ended, and did not resume it"
     retryable = True
 
 
@@ -246,7 +246,7 @@ class GenerationTimeout(ServiceError):
 
 class OutcomeUnknown(ServiceError):
     code = "outcome_unknown"
-    title = "Whether the prediction was started is not known"
+    title = "It is unknown whether the prediction was created"
 
 
 class UpstreamError(ServiceError):
@@ -258,7 +258,7 @@ class UpstreamError(ServiceError):
 
 class UpstreamRateLimited(ServiceError):
     code = "upstream_rate_limited"
-    title = "Replicate kept refusing for its rate limit"
+    title = "Replicate's rate limit was exceeded repeatedly"
     retryable = True
 
 
@@ -268,7 +268,7 @@ class AccountError(ServiceError):
 
 class TokenRejected(AccountError):
     status, code = 401, "replicate_token_rejected"
-    title = "Replicate refused your token"
+    title = "Replicate rejected your token"
 
 
 class InsufficientCredit(AccountError):
@@ -278,12 +278,12 @@ class InsufficientCredit(AccountError):
 
 class ServerTokenRejected(AccountError):
     code = "server_token_rejected"
-    title = "The service has no Replicate token that Replicate accepts"
+    title = "Replicate rejected the service's token, or none is configured"
 
 
 class ServerOutOfCredit(AccountError):
     code = "server_out_of_credit"
-    title = "The service's Replicate account cannot run this now"
+    title = "The service's Replicate account is out of credit"
 
 
 def every_error() -> tuple[type[ServiceError], ...]:

@@ -26,7 +26,7 @@ def file(generation: str, name: str) -> Response:
         kept_as = kept_name(generation, name)
         opened = service.files.open(generation, kept_as) if service.files else None
         if opened is None:
-            raise NotFound("There is no such file, or no longer.")
+            raise NotFound("The file does not exist, or is no longer kept.")
         response = answer(opened, request, name=link_name(generation, kept_as))
     except BaseException:
         leave()

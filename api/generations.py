@@ -117,7 +117,7 @@ def _query() -> dict[str, str]:
 
 def _of_kind(kind: str, target: str) -> str:
     if not target.startswith(f"{kind}_"):
-        raise NotFound("There is nothing by that id.")
+        raise NotFound("No generation or batch has this id.")
     return target
 
 

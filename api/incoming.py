@@ -198,10 +198,10 @@ def body(caller_id: str, *, forms: bool = False) -> Iterator[Any]:
     is_form = forms and request.mimetype == "multipart/form-data"
     encoding = request.content_encoding
     if not (is_form or request.mimetype == "application/json") or encoding not in {None, "", "identity"}:
-        said = encoding or request.content_type or "nothing"
+        said = encoding or request.content_type or "an unknown type"
         taken = "application/json or multipart/form-data" if forms else "application/json"
         raise UnsupportedMediaType(
-            f"The body must be {taken}, without a Content-Encoding; this one says {said[:100]}."
+            f"The body must be {taken}, without a Content-Encoding; it was sent as {said[:100]}."
         )
     with _Memory(caller_id) as memory:
         yield _form(memory) if is_form else _json(caller_id, memory)
@@ -226,7 +226,7 @@ class _Memory(ExitStack):
         """Let the body take so many bytes in all. Raises QueueFull, or PayloadTooLarge if it never could."""
         limit = limits().large_bodies
         if size > limit.share:
-            raise PayloadTooLarge(f"The body takes more than {limit.share} bytes of memory.")
+            raise PayloadTooLarge(f"The body needs more than {limit.share} bytes of memory.")
         if size > max(_SMALL, self._size):
             self.callback(limit.take(self._caller_id, size - self._size, retry_after=lambda: _SOON))
             self._size = size
@@ -266,7 +266,7 @@ def with_images_on_disk(body: Any) -> Any:
     try:
         return inline_images.moved(body, service().uploads_dir)
     except OSError as error:
-        raise LedgerDown(f"Its images cannot be kept: {error.strerror}. Nothing was spent.") from error
+        raise LedgerDown(f"The images cannot be stored: {error.strerror}. Nothing was spent.") from error
 
 
 def _form(memory: _Memory) -> Any:

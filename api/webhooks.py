@@ -26,7 +26,7 @@ def pushed_by_replicate() -> Response:
                 )
         except Untrusted as reason:
             log.warning("webhook_refused", generation=generation_id, reason=str(reason))
-            raise Unauthenticated("The signature does not hold.") from None
+            raise Unauthenticated("The signature is not valid.") from None
         service.loop.run(push.receive(expected, request.args.get("attempt", ""), pushed))
     response = Response(status=204)
     del response.headers["Content-Type"]

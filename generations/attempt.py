@@ -282,7 +282,9 @@ class AttemptRunner:
                 return
             error = reason
             if isinstance(reason, TimeoutError):
-                error = GenerationTimeout(f"It was cancelled after {self._timeout_of(generation):g} s.")
+                error = GenerationTimeout(
+                    f"The prediction was cancelled after {self._timeout_of(generation):g} s."
+                )
             if isinstance(error, ServiceError) and ended.is_lost:
                 error.falls_back = False  # it may still be made and billed
             raise error from None
@@ -292,7 +294,7 @@ class AttemptRunner:
         ended = attempt.prediction
         assert ended is not None  # noqa: S101 - it was watched
         if ended.status == "canceled" and age >= self._timeout_of(generation):
-            raise GenerationTimeout(f"It was cancelled at its deadline, {when}.")
+            raise GenerationTimeout(f"The generation was cancelled at its deadline, {when}.")
         raise_unless_made(ended)
 
     def _timeout_of(self, generation: Generation) -> float:

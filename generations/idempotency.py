@@ -108,6 +108,6 @@ def _same(known: str, fingerprint: BodyFingerprint, work_id: str) -> str:
     """The id of the work. Raises IdempotencyConflict if its body had another fingerprint."""
     if not fingerprint.matches(known):
         raise IdempotencyConflict(
-            "This Idempotency-Key was used with another body before. Use a new key for each request."
+            "This Idempotency-Key was used with a different body. Use a new key for each request."
         )
     return work_id

@@ -148,7 +148,7 @@ class Runner:
         except asyncio.CancelledError:
             if not generation.is_cancelled or generation.is_in_doubt:
                 raise  # the next process resumes or cancels it
-            detail = "It was cancelled."
+            detail = "The generation was cancelled."
             if generation.last is not None and isinstance(generation.last.error, OutcomeUnknown):
                 detail += " Whether it had begun is not known: it may be billed."
             await self._end(generation, "canceled", GenerationFailed(detail))
@@ -297,7 +297,7 @@ class Runner:
         except asyncio.CancelledError:
             if not generation.is_cancelled:
                 raise
-            kept = Kept((), "It was cancelled before everything was fetched.")
+            kept = Kept((), "The generation was cancelled before all outputs were fetched.")
         finally:
             self.fetching -= 1
         attempt.missing = kept.missing
@@ -314,7 +314,7 @@ class Runner:
             try:
                 link = link_name(generation.id, await self._outputs.put(generation.id, 0, picture))
             except (OSError, asyncio.CancelledError):
-                generation.files_error = "The placeholder could not be kept."
+                generation.files_error = "The placeholder could not be stored."
         generation.files, generation.placeholder = (link,), True
 
     async def _end(self, generation: Generation, state: State, error: ServiceError | None = None) -> None:

@@ -30,7 +30,7 @@ from providers import Limits, UncertainCreation
 
 log = structlog.get_logger("recovery")
 
-_OTHER_MODE: Final = "It was simulated and the service no longer simulates, or the reverse."
+_OTHER_MODE: Final = "A simulated generation cannot continue at Replicate, nor a real one at the simulator."
 
 LONGEST_DOUBT: Final = 600.0
 """Seconds after sending for which a creation without an answer may still arrive, if nothing searches for it."""
@@ -311,19 +311,19 @@ def expired(record: GenerationRecord) -> GenerationRecord:
         return ended_record(record, Interrupted())
     if record.state == "submitting":
         return ended_record(
-            record, OutcomeUnknown("The service stopped while its prediction was being created.")
+            record, OutcomeUnknown("The service stopped while it was creating the prediction.")
         )
     return ended_record(
         record,
         Interrupted(
-            f"Its prediction {record.prediction_id} was not watched to its end, and may have been billed."
+            f"Prediction {record.prediction_id} was not watched to its end, and may have been billed."
         ),
     )
 
 
 def cancelled(record: GenerationRecord) -> GenerationRecord:
     """The record of a generation that is cancelled without its owner's token, so not at Replicate."""
-    detail = "It was cancelled."
+    detail = "The generation was cancelled."
     if record.state == "submitting":
         detail += " The service had stopped while its prediction was being created, which may be billed."
     elif record.state == "running":

@@ -215,7 +215,7 @@ class GenerationService:
                 return None
             found = await self._find(work_id, submission.caller)
             if found is None:
-                raise LedgerDown(f"The work of this key, {work_id}, is not in the ledger.")
+                raise LedgerDown(f"The key belongs to {work_id}, which is not in the ledger.")
             await self._ledger.flush()  # the first request may not have a response yet
             return found
         except LedgerDown as down:

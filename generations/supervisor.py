@@ -296,9 +296,7 @@ class Supervisor:
 
     @staticmethod
     def shutting_down() -> ShuttingDown:
-        return ShuttingDown(
-            "The service is shutting down before this has ended. It continues after the restart."
-        )
+        return ShuttingDown("The service is shutting down. The work continues after the restart.")
 
     # ── Tasks
 

@@ -259,7 +259,7 @@ class SqliteLedger:
                 wrong += 1
                 log.exception("record_refused", kind=place[0].__name__, key=place[1])
         self._is_up()
-        return LedgerDown(f"{wrong} of {len(pending)} changes cannot be put on record.")
+        return LedgerDown(f"{wrong} of {len(pending)} changes cannot be written.")
 
     def _write(self, connection: sqlite3.Connection, pending: Changes) -> None:
         if os.stat(self._file).st_ino != self._inode:  # noqa: PTH116 - at every commit, and thrice as fast

@@ -78,4 +78,4 @@ class Attachments:
                 raise FileNotFoundError
             return Upload((self._directory / owner / str(found[_REFERENCE])).open("rb"))
         except OSError:
-            raise Gone("An image that was uploaded with the request does not exist any more.") from None
+            raise Gone("An image that was uploaded with the request is no longer stored.") from None

@@ -88,7 +88,7 @@ def read_form(
             file.close()
         if isinstance(error, RequestEntityTooLarge):
             raise PayloadTooLarge(
-                f"The form is too large, has more than {MAX_PARTS} parts, or {most_text} bytes of text."
+                f"The form is too large: more than {MAX_PARTS} parts, or {most_text} bytes of text."
             ) from None
         if isinstance(error, ValueError):
             raise InvalidRequest(

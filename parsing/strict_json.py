@@ -81,7 +81,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         twice = Counter(key for key, _ in pairs).most_common(1)[0][0]
         raise InvalidJSON(f"The key {json.dumps(twice[:100])} is repeated in one object.")
     if any(not key.isascii() and _SURROGATE.search(key) for key in keys):
-        raise InvalidJSON("A key holds half of a surrogate pair.")
+        raise InvalidJSON("A key contains an unpaired surrogate.")
     return keys
 
 

@@ -12,7 +12,7 @@ _READ: Final = 20_000
 
 
 def raise_unless_made(
-    prediction: Prediction, *, otherwise: str = "The model reported success and returned nothing."
+    prediction: Prediction, *, otherwise: str = "The model reported success without an output."
 ) -> None:
     """Raise the error that a prediction's end stands for, unless it has made a picture or film. `otherwise` is the
     detail for one that has succeeded and made no text either."""

@@ -38,8 +38,9 @@ def openapi_document(version: str, models: tuple[Model, ...], *, root: str = "")
         "info": {
             "title": "Replicate Concurrent Generation",
             "version": version,
-            "description": "One door between a team and its Replicate account: every parameter checked before "
-            "anything is spent, the whole allowance used and never more, each picture paid for once.",
+            "description": "Generates images and videos with one Replicate account for many callers. "
+            "It checks each parameter before anything is spent, uses all of Replicate's limits without exceeding them, "
+            "and pays for each image once.",
         },
         "servers": [{"url": root or "/"}],
         "paths": paths(),
@@ -50,7 +51,7 @@ def openapi_document(version: str, models: tuple[Model, ...], *, root: str = "")
                 "user": {"type": "apiKey", "in": "header", "name": USER_HEADER},
                 "bearer": {
                     "type": "http", "scheme": "bearer",
-                    "description": f"A user's token that begins with r8_, where there is no {USER_HEADER}.",
+                    "description": f"A user's Replicate token (r8_…). Ignored if {USER_HEADER} is present.",
                 },
             },
         },
@@ -70,7 +71,7 @@ def _schemas(models: tuple[Model, ...]) -> JSON:
                 _with_nulls(_prompts_schema(schema), optional)
                 for schema in (*requests.values(), with_fallback)
             ],
-            "description": "One model and many prompts; what they share stands beside them.",
+            "description": "One model and many prompts. All other parameters apply to each prompt.",
         },
         "BatchOfRequests": _with_nulls(
             an_object(
@@ -83,7 +84,7 @@ def _schemas(models: tuple[Model, ...]) -> JSON:
                     **_properties(BatchFields),
                 },
                 required=["requests"], additionalProperties=False,
-                description="Whole requests, models mixed.",
+                description="A list of complete requests, each for any model.",
             ),
             optional,
         ),
@@ -128,17 +129,17 @@ def _with_fallback(models: tuple[Model, ...]) -> JSON:
     return an_object(
         {**own, "prompt": models[0].input_schema["properties"]["prompt"]},
         required=["model_name", "prompt", "fallback"],
-        description="Beside these, parameters of the model and of any other that it may fall back to; and reference "
-        "images under any of their names, one or several.",
+        description="Further fields are the parameters of the model and of its possible fallbacks, and reference "
+        "images under any of the models' names for them, one or several.",
     )
 
 
 def _form() -> JSON:
     return {
         "type": "object",
-        "description": "The fields of the JSON body, one a part: text, or JSON where no text is expected. A file is a "
-        "reference image, in the part that is called like its parameter, or `requests[0].input_image`. PNG, JPEG, "
-        f"WebP or GIF, up to {LARGEST // 1_000_000} MB each. An empty part is not given, except in free text.",
+        "description": "The fields of the JSON body, one per part: text, or JSON for other types. A file is a "
+        "reference image; its part is named after the parameter, or `requests[0].input_image` in a batch. PNG, JPEG, "
+        f"WebP or GIF, up to {LARGEST // 1_000_000} MB each. An empty part counts as absent, except for free text.",
         "additionalProperties": {"anyOf": [{"type": "string"}, {"type": "string", "format": "binary"}]},
     }
 
@@ -150,7 +151,7 @@ def _prompts_schema(request: JSON) -> JSON:
     file_name = properties.pop("file_name")["anyOf"][0]
     properties["file_names"] = {
         "anyOf": [{"type": "array", "items": file_name, "uniqueItems": True, **many}, {"type": "null"}],
-        "description": "What each picture is called when it is downloaded.",
+        "description": "The file names of the outputs when downloaded, one per prompt.",
     }
     rest = {name: value for name, value in request.items() if name not in {"title", "examples"}}
     required = [name for name in request["required"] if name != "prompt"]

@@ -17,8 +17,8 @@ _SECONDS: Final[JSON] = {"schema": {"type": "integer"}, "description": "Seconds"
 _PAID: Final[JSON] = {
     "x-should-retry": {
         "schema": {"const": "false"},
-        "description": "Present if a prediction was made for the request, may have been, or will be. To send "
-        "the request again without its `Idempotency-Key` may then pay again.",
+        "description": "Present if a prediction was created for the request, may have been, or will be. Sending "
+        "the request again without its `Idempotency-Key` may then cost twice.",
     }
 }
 
@@ -72,41 +72,41 @@ def _routes() -> dict[str, dict[str, _Operation]]:
         "/generations": {"get": _list()},
         "/generations/{target}": {
             "get": _operation(
-                "generation", "How a generation stands, or how it ended", "AnyGeneration", **generation
+                "generation", "Get a generation", "AnyGeneration", **generation
             ),
             "delete": _operation(
-                "cancelGeneration", "Cancel a generation, unless it has ended", "AnyGeneration", **generation
+                "cancelGeneration", "Cancel a generation that has not ended", "AnyGeneration", **generation
             ),
         },
         "/generations/{target}/events": {"get": _events()},
         "/batches/{target}": {
-            "get": _operation("batch", "How a batch stands, with what has ended of it", "AnyBatch", **batch),
-            "delete": _operation("cancelBatch", "Cancel what has not ended of a batch", "AnyBatch", **batch),
+            "get": _operation("batch", "Get a batch, with the results so far", "AnyBatch", **batch),
+            "delete": _operation("cancelBatch", "Cancel the unfinished generations of a batch", "AnyBatch", **batch),
         },
         "/usage": {"get": _usage()},
         "/configure": {
             "post": _operation(
-                "configure", "Change the limits, live", "Configured", who=_ADMIN, takes=_json("Limits"),
+                "configure", "Change the limits at run time", "Configured", who=_ADMIN, takes=_json("Limits"),
                 errors=("400", "401", "403", "413", "415", "429", "500"),
             )
         },
         "/models": {
             "get": _operation(
-                "listModels", "The models and what they take", "Models", errors=("400",),
+                "listModels", "List the models and their parameters", "Models", errors=("400",),
                 parameters=(_choices("kind", KINDS), _choices("tier", TIERS)),
             )
         },
         "/files/{generation}/{name}": {"get": _file()},
-        "/status": {"get": _operation("status", "Live figures; with the admin key also of its work", "Status")},
+        "/status": {"get": _operation("status", "Get statistics of the service; more with the admin key", "Status")},
         "/health": {
-            "get": _operation("health", "Whether the service takes work", "Health", errors=("500", "503"))
+            "get": _operation("health", "Check whether the service accepts work", "Health", errors=("500", "503"))
         },
         "/webhooks/replicate": {"post": _told_by_replicate()},
         "/": {"get": _index()},
-        "/openapi.json": {"get": _operation("openapi", "This document", "AnyObject")},
+        "/openapi.json": {"get": _operation("openapi", "Get this document", "AnyObject")},
         "/docs": {
             "get": _Operation(
-                name="docs", summary="A page to read and try the API",
+                name="docs", summary="Read and try the API on an HTML page",
                 answers={"200": {"description": "HTML", "content": {"text/html": {}}}},
             )
         },
@@ -119,11 +119,11 @@ def _routes() -> dict[str, dict[str, _Operation]]:
 def _index() -> _Operation:
     return _Operation(
         name="index",
-        summary="What this is, and where to go on; leads a browser to the page",
+        summary="Get links to the documentation; redirects browsers to `/docs`",
         answers={
             "200": {"description": "Done", "content": _json("Index")},
             "302": {
-                "description": "To `/docs`, if HTML is accepted best",
+                "description": "To `/docs`, if the caller prefers HTML",
                 "headers": {"Location": {"schema": TEXT}},
             },
         },
@@ -133,7 +133,7 @@ def _index() -> _Operation:
 def _generate() -> _Operation:
     return _Operation(
         name="generate",
-        summary="Generate one picture or video, or forecast it",
+        summary="Generate one image or video, or forecast its cost and duration",
         who=_EITHER,
         parameters=(_PREFER, _KEY),
         takes={**_json("GenerationRequest"), **_FORM},
@@ -150,13 +150,13 @@ def _generate_batch() -> _Operation:
     line: JSON = {"anyOf": [ref("BatchItem"), ref("BatchSummary")]}
     return _Operation(
         name="generateBatch",
-        summary="Generate many, with results in input order, or forecast them",
+        summary="Generate many images or videos, with results in input order, or forecast them",
         who=_EITHER,
         parameters=(_PREFER, _KEY),
         takes={**_json("BatchRequest"), **_FORM},
         answers={
             "200": {
-                "description": "Done; as lines, each result the moment it is ready, then the summary",
+                "description": "Done. As `application/x-ndjson`: each result as soon as it is ready, then the summary.",
                 "content": {**_json("BatchOrPlan"), "application/x-ndjson": {"schema": line}},
                 "headers": _APPLIED,
             },
@@ -170,14 +170,14 @@ def _generate_batch() -> _Operation:
 def _list() -> _Operation:
     limit = {"type": "integer", "minimum": 1, "maximum": LONGEST_PAGE, "default": USUAL_PAGE}
     return _operation(
-        "listGenerations", "One's own generations, the latest first", "Generations",
+        "listGenerations", "List the caller's generations, the latest first", "Generations",
         who=_EITHER, errors=("400", "401", "500"),
         parameters=(
             _query("state", {"enum": [*UNFINISHED, *ENDED]}),
             _query("model", TEXT, "Full name or alias."),
-            _query("since", TEXT, f"Accepted at or after; {_MOMENT}"),
+            _query("since", TEXT, f"Only generations accepted at or after this time: {_MOMENT}"),
             _query("limit", limit),
-            _query("cursor", TEXT, "The `next_cursor` of the page before."),
+            _query("cursor", TEXT, "The `next_cursor` of the previous page."),
         ),
     )  # fmt: skip
 
@@ -185,12 +185,12 @@ def _list() -> _Operation:
 def _events() -> _Operation:
     return _Operation(
         name="events",
-        summary="What happens to a generation, as it happens: server-sent events",
+        summary="Follow a generation by server-sent events",
         who=_EITHER,
         parameters=(_target("generation"),),
         answers={
             "200": {
-                "description": "What was so far, and what comes, until it has ended",
+                "description": "The current state first, then each event until the generation ends",
                 "content": {"text/event-stream": {"schema": ref("Event")}},
             }
         },
@@ -200,11 +200,11 @@ def _events() -> _Operation:
 
 def _usage() -> _Operation:
     return _operation(
-        "usage", "What was made and what it cost: for the admin all, for users their own", "Usage",
+        "usage", "Get the number and cost of generations: all for the admin, their own for users", "Usage",
         who=_EITHER, errors=("400", "401", "500"),
         parameters=(
-            _query("since", TEXT, f"Ended at or after; {_MOMENT}"),
-            _query("until", TEXT, "Ended before then. Forgotten work counts as ended when its day (UTC) began."),
+            _query("since", TEXT, f"Only generations ended at or after this time: {_MOMENT}"),
+            _query("until", TEXT, "Only generations ended before this time. Deleted ones: by the day."),
             _query("group_by", {"enum": list(GROUPS)}),
         ),
     )  # fmt: skip
@@ -214,17 +214,17 @@ def _file() -> _Operation:
     content: JSON = {"image/*": {}, "video/*": {}}
     return _Operation(
         name="file",
-        summary="A kept output, whole or in part",
+        summary="Get a stored output, whole or in part",
         parameters=(
             {"name": "generation", "in": "path", "required": True, "schema": TEXT},
             {"name": "name", "in": "path", "required": True, "schema": TEXT},
             {"name": "Range", "in": "header", "required": False, "schema": TEXT},
-            _query("name", TEXT, "What it is saved as."),
+            _query("name", TEXT, "The file name for the download."),
         ),
         answers={
             "200": {"description": "The file", "content": content},
-            "206": {"description": "The part that was asked for", "content": content},
-            "304": {"description": "It is what If-None-Match says"},
+            "206": {"description": "The requested range", "content": content},
+            "304": {"description": "The file matches `If-None-Match`"},
         },
         errors=("404", "416", "429"),
     )
@@ -233,14 +233,14 @@ def _file() -> _Operation:
 def _told_by_replicate() -> _Operation:
     return _Operation(
         name="toldByReplicate",
-        summary="For Replicate alone: how a prediction ended, signed",
+        summary="Receive a signed webhook of Replicate about a prediction that ended",
         parameters=(
             _query("generation", TEXT),
             _query("attempt", TEXT),
             *({**each, "required": True} for each in _SIGNED),
         ),
         takes={"application/json": {"schema": {"type": "object"}}},
-        answers={"204": {"description": "Heard, or no news"}},
+        answers={"204": {"description": "Accepted, or ignored as already known"}},
         errors=("400", "401", "413", "429", "500"),
     )
 
@@ -248,13 +248,13 @@ def _told_by_replicate() -> _Operation:
 def _told(result: str) -> JSON:
     """What the service does to the webhook of a caller."""
     return {
-        "summary": "It has ended; told at least once, and for a day until an answer of 2xx or 410",
+        "summary": "Report the end: delivered at least once, and retried for a day until a response of 2xx or 410",
         "security": [],
         "parameters": list(_SIGNED),
         "requestBody": {"required": True, "content": _json(result)},
         "responses": {
-            "2XX": {"description": "It was heard"},
-            "410": {"description": "Never again"},
+            "2XX": {"description": "Delivered"},
+            "410": {"description": "Stop the deliveries to this URL"},
         },
     }
 
@@ -272,9 +272,9 @@ def _json(name: str) -> JSON:
 
 
 def _goes_on(name: str) -> JSON:
-    where = {"schema": TEXT, "description": "Where to look it up."}
+    where = {"schema": TEXT, "description": "The path of the generation or batch."}
     return {
-        "description": "Accepted, and it goes on",
+        "description": "Accepted; the work continues",
         "content": _json(name),
         "headers": {"Location": where, **_APPLIED},
     }
@@ -310,27 +310,32 @@ def _header(name: str, schema: JSON, description: str) -> JSON:
     return {"name": name, "in": "header", "required": False, "schema": schema, "description": description}
 
 
-_MOMENT: Final = "a date, a date and time (UTC unless it says otherwise), or a Unix time."
+_MOMENT: Final = "a date, a date and time (UTC unless it has an offset), or a Unix time."
 
 _REQUEST_ID: Final = _header(
-    "X-Request-ID", {"type": "string", "maxLength": 200}, "Echoed and logged; made when absent."
+    "X-Request-ID",
+    {"type": "string", "maxLength": 200},
+    "Returned and logged. If absent, the service generates one.",
 )
 _PREFER: Final = _header(
     "Prefer",
     TEXT,
-    "`respond-async`: the answer is 202 at once. `wait=N`: likewise, if it has not ended after N seconds.",
+    "`respond-async`: respond with 202 at once. `wait=N`: respond with 202 if the work has not ended after N seconds.",
 )
 _KEY: Final = _header(
     "Idempotency-Key",
     {"type": "string", "pattern": "^[!-~]{1,255}$"},
-    "The same key and body from the same caller are the same work, for 24 hours and until it has ended, failed or not.",
+    "A repeated request with the same key and body gets the same work: for 24 hours, and until that work has ended.",
 )
 _APPLIED: Final[JSON] = {
-    "Preference-Applied": {"schema": TEXT, "description": "What of `Prefer` was heeded, if anything was."}
+    "Preference-Applied": {
+        "schema": TEXT,
+        "description": "The preferences that the service applied, if any.",
+    }
 }
 _FORM: Final[JSON] = {"multipart/form-data": {"schema": ref("Form")}}
 _SIGNED: Final = (
-    _header("webhook-id", TEXT, "The same in every attempt."),
+    _header("webhook-id", TEXT, "The same in every attempt to deliver."),
     _header("webhook-timestamp", TEXT, "Unix time of the attempt."),
     _header(
         "webhook-signature",

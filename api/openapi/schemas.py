@@ -17,23 +17,23 @@ _MOMENT: Final[JSON] = {"type": "string", "format": "date-time"}
 _LINKS: Final[JSON] = {"type": "array", "items": {"type": "string", "format": "uri"}}
 
 _WAITING: Final[JSON] = {
-    **_MOMENT, "description": "A stop interrupted it, and it goes on once its owner comes back."
+    **_MOMENT, "description": "A restart interrupted the work. It continues when its owner sends the next request."
 }  # fmt: skip
 
 _IN_DOUBT: Final[JSON] = {
-    "const": True, "description": "The answer to its creation was lost. Whether it arrived is being found out, or will "
-    "be once its owner comes back.",
+    "const": True, "description": "The response to the creation of its prediction was lost. The service searches "
+    "for the prediction, or will when its owner sends the next request.",
 }  # fmt: skip
 
 _SOON: Final[JSON] = {
-    "estimated_seconds": {"type": "number", "description": "Until it has ended, about."},
-    "place": {"type": "integer", "minimum": 1, "description": "About which in line it is, while it waits."},
+    "estimated_seconds": {"type": "number", "description": "Estimated seconds until the end."},
+    "place": {"type": "integer", "minimum": 1, "description": "Estimated place in the queue, 1 for the next."},
 }  # fmt: skip
 
 
 _PERCENT: JSON = {
     "type": "number",
-    "description": "Per cent, for models that print it, while a client listens to the events.",
+    "description": "Per cent. Known only for models that log it, and while a client listens to the events.",
 }
 
 
@@ -53,18 +53,21 @@ def _of_generations() -> JSON:
     sometimes: JSON = {
         "file_name": {
             "type": "string",
-            "description": "What its first output is saved as, without the ending. If several `requests` of a batch "
-            "wish for one name, all but the first have a number.",
+            "description": "The file name of the first output, without extension. If several `requests` of a batch "
+            "have the same name, all but the first get a number.",
         },
-        "files_error": {"type": "string", "description": "Why not every output could be kept."},
-        "placeholder": {"const": True, "description": "A black picture stands in for one, as was wished."},
-        "batch_id": {"type": "string", "description": "The batch that it is of."},
+        "files_error": {"type": "string", "description": "Why some outputs could not be stored."},
+        "placeholder": {
+            "const": True,
+            "description": "The output is a black placeholder image, as requested.",
+        },
+        "batch_id": {"type": "string", "description": "The id of its batch."},
     }
     ended: JSON = {"success": _YES_NO, **told}
     output = {
         **_LINKS,
         "minItems": 1,
-        "description": "Links to the images or videos that exist, and to nothing else.",
+        "description": "URLs of the images or videos. Each of them exists.",
     }
     outcome: JSON = {"output": output, "count": _COUNT, **sometimes, "error": error}
     alive: JSON = {**told, "status": {"enum": list(UNFINISHED)}}
@@ -74,7 +77,7 @@ def _of_generations() -> JSON:
         "KnownGeneration": an_object(
             {**ended, **outcome, "webhook": ref("Delivery")},
             required=list(ended),
-            description="One that has ended, as it is looked up.",
+            description="A generation that has ended.",
         ),
         "UnfinishedGeneration": an_object(
             {
@@ -83,7 +86,7 @@ def _of_generations() -> JSON:
                 "creation_in_doubt": _IN_DOUBT,
             },
             required=list(alive),
-            description="One that has not ended. `submitting` is on its way to Replicate.",
+            description="A generation that has not ended. `submitting`: its prediction is being created.",
         ),
         "AnyGeneration": {"anyOf": [ref("KnownGeneration"), ref("UnfinishedGeneration")]},
         "Event": _event(),
@@ -104,7 +107,7 @@ def _problem(told: JSON, sometimes: JSON) -> JSON:
             "errors": _problems(),
             "id": {
                 "type": "string",
-                "description": "What there is of it by then, and all that is told of it.",
+                "description": "The id of the generation. It and the next fields describe the generation, if any.",
             },
             **{name: told[name] for name in told if name not in {"id", "status"}},
             **sometimes,
@@ -128,8 +131,8 @@ def _event() -> JSON:
     }
     return {
         "oneOf": [an_object({"event": {"const": name}, "data": each}) for name, each in data.items()],
-        "description": "Each event by its name and its data. The last is `done`, or `shutting_down`: then the next "
-        "process goes on, so ask again; or `interrupted`: then it waits for its owner to come back.",
+        "description": "The name and the data of an event. The last event is `done`, `shutting_down` (reconnect: the "
+        "service restarts and continues), or `interrupted` (the work continues when its owner sends the next request).",
     }
 
 
@@ -148,7 +151,7 @@ def _of_batches() -> JSON:
     counts = an_object(
         dict.fromkeys((*UNFINISHED, *ENDED), _COUNT),
         required=[],
-        description="How many of its generations are what.",
+        description="The number of its generations in each state.",
     )
     return {
         "BatchPlan": an_object(planned),
@@ -157,7 +160,7 @@ def _of_batches() -> JSON:
                 **planned, "model_name": TEXT, "requested_model": TEXT,
                 "input": {
                     "type": "object",
-                    "description": "What would be sent to the model; of an image without a URL only what it is.",
+                    "description": "The input that the model would get. Of an image without a URL, only a description.",
                 },
                 "changes": _changes(),
             }
@@ -169,11 +172,11 @@ def _of_batches() -> JSON:
         "AnyBatch": an_object(
             {
                 **summary, "status": {"enum": ["queued", "running", "completed"]}, "counts": counts,
-                "results": {**items, "description": "Those that have ended, in input order."},
+                "results": {**items, "description": "The generations that have ended, in input order."},
                 **_SOON, "webhook": ref("Delivery"), "waiting_for_owner_since": _WAITING,
             },
             required=[*figures, "status", "counts", "results"],
-            description="A batch as it stands; `success` only when all of it has ended.",
+            description="A batch. `success` is present only after all of its generations have ended.",
         ),
     }  # fmt: skip
 
@@ -192,14 +195,14 @@ def _of_the_ledger() -> JSON:
                 "trouble": {"type": ["string", "null"], "description": "Why the last attempt failed."},
                 "delivered_at": moment,
             },
-            description="How telling a webhook goes.",
+            description="The state of the delivery to a webhook.",
         ),
         "Generations": an_object(
             {
                 "generations": {
                     "type": "array", "items": {"anyOf": [ref("Generation"), ref("UnfinishedGeneration")]}
                 },
-                "next_cursor": {"type": ["string", "null"], "description": "For the page after this, if there is one."},
+                "next_cursor": {"type": ["string", "null"], "description": "The cursor of the next page, or null."},
             }
         ),
         "Usage": an_object(
@@ -208,7 +211,7 @@ def _of_the_ledger() -> JSON:
                 "usage": {
                     "type": "array",
                     "items": an_object({**dict.fromkeys(GROUPS, TEXT), **used}, required=list(used)),
-                    "description": "One row a group, each with its name; without `group_by` one row for all.",
+                    "description": "One row per group, with its name. Without `group_by`, one row for all.",
                 },
                 "total": an_object(used),
             }
@@ -252,7 +255,7 @@ def _model() -> JSON:
             "credits": _COUNT,
             "references": {
                 "anyOf": [an_object({"parameter": TEXT, "most": _COUNT}), {"type": "null"}],
-                "description": "Which parameter takes reference images, and how many.",
+                "description": "The parameter for reference images, and its maximum number of images.",
             },
             "fallbacks": {
                 "type": "array",
@@ -263,7 +266,7 @@ def _model() -> JSON:
                         "on": {"type": "array", "items": TEXT},
                     }
                 ),
-                "description": "Where a request with `fallback` goes when this fails, by the built-in rules.",
+                "description": "The models that a request with `fallback: true` tries after this one fails.",
             },
             "default_extension": TEXT,
             "input_schema": {"type": "object"},
@@ -278,17 +281,17 @@ def _status(concurrency: JSON) -> JSON:
         {
             "last_answer_at": moment,
             "failing_since": moment
-            | {"description": "When the first request failed that no successful one has followed."},
+            | {"description": "When the first request failed since the last successful one."},
             "throttled_until": moment
-            | {"description": "The end of the latest wait that Replicate asked for, for any account."},
+            | {"description": "When the last wait ends that Replicate requested for any account."},
             "stalled": _YES_NO,
             "stalled_at": moment,
             "back_at": moment,
             "creations_in_doubt": _COUNT,
         },
-        description="How Replicate answers. `stalled`: whether it answers nothing since a creation was lost; "
-        "`stalled_at` and `back_at`: when that was last noticed, and when it was last back; `creations_in_doubt`: how "
-        "many creations are searched for since their answer was lost.",
+        description="The health of Replicate's API. `stalled`: whether it has been silent since the response "
+        "to a creation was lost; `stalled_at` and `back_at`: when the last stall was noticed, and when it ended; "
+        "`creations_in_doubt`: how many predictions are searched for since the response to their creation was lost.",
     )
     public: JSON = {
         "service": TEXT,
@@ -303,10 +306,10 @@ def _status(concurrency: JSON) -> JSON:
         "polling": an_object({"requests_per_minute_limit": _COUNT, "current_rate_per_minute": _COUNT}),
         "generations": an_object({"succeeded": _COUNT, "failed": _COUNT, "canceled": _COUNT}),
         "account_shared": _YES_NO
-        | {"description": "Whether something else spent the server's account in the last ten minutes."},
+        | {"description": "Whether another program used the server's account in the last ten minutes."},
         "clock_skew_seconds": {
             "type": ["number", "null"],
-            "description": "How far Replicate's clock is ahead of the service's; null if that is not known.",
+            "description": "Seconds by which Replicate's clock is ahead of the service's; null if unknown.",
         },
     }
     for_admin = _status_for_admin()
@@ -317,8 +320,8 @@ def _status_for_admin() -> JSON:
     return {
         "budget_left_usd": {
             "type": ["number", "null"],
-            "description": "The rest of today's `BUDGET_USD_PER_DAY`, less what accepted work may cost; null if "
-            "there is no budget. With the admin key only, as are the next two.",
+            "description": "The rest of today's `BUDGET_USD_PER_DAY`, less the possible cost of accepted work; null if "
+            "there is no budget. Present only with the admin key, as are the next two.",
         },
         "oldest_waiting_seconds": {
             "type": ["number", "null"],
@@ -349,7 +352,7 @@ def _attempts(error: JSON) -> JSON:
     )  # fmt: skip
     return {
         "oneOf": [{"type": "integer", "minimum": 0}, {"type": "array", "items": attempt}],
-        "description": "How many there were; with `fallback`, each of them.",
+        "description": "The number of attempts; with `fallback`, a list of them.",
     }
 
 

@@ -83,7 +83,7 @@ def passing_error(refusal: Refusal) -> ServiceError:
     """The caller's error for a refusal that passes, when no try is left."""
     if refusal.status == 429:
         return UpstreamRateLimited()
-    by = "Replicate" if refusal.is_replicates or refusal.status >= 500 else "Something before Replicate"
+    by = "Replicate" if refusal.is_replicates or refusal.status >= 500 else "A proxy before Replicate"
     return UpstreamError(f"{by} answered with status {refusal.status}.")
 
 

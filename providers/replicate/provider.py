@@ -324,7 +324,7 @@ class Replicate(Provider, PushReceiver, CreationRegistry, ProgressSource, Accoun
             return await self._client.get_prediction(caller, prediction_id, lease=lease)
         except TooLarge:
             raise PollFailed(
-                UpstreamError("Replicate answered too much."), patience=MISSING_PATIENCE
+                UpstreamError("Replicate's response was too large."), patience=MISSING_PATIENCE
             ) from None
         except Refusal as refusal:
             raise await self._refusals.poll_error(refusal, caller) from None
@@ -364,6 +364,6 @@ async def _adopted(search: Awaitable[Prediction], *, is_made: bool) -> Created:
             return Created(found)
     log.error("prediction_id_unusable")
     raise OutcomeUnknown(
-        "Replicate created the prediction under an id that cannot be used. It ends by its deadline, and may have been "
+        "Replicate created the prediction with an unusable id. It ends by its deadline, and may have been "
         "paid for."
     )

@@ -46,7 +46,7 @@ _IDS_KEPT: Final = 50_000
 
 _UNDECIDED: Final = (
     "The connection was lost while the prediction was being created, and it is not known whether it was. "
-    "It is not tried again, since it may have been paid for."
+    "The service does not retry, since the prediction may have been billed."
 )
 
 log = structlog.get_logger("replicate")
@@ -238,7 +238,7 @@ class Creation:
             if rank < len(matches) <= uncertain:
                 return self._adopted(matches[rank], listing)
             if is_absent and not matches and not self._may_be_unreadable(listing):
-                raise TryAgain(UpstreamError("Replicate did not take the prediction."))
+                raise TryAgain(UpstreamError("Replicate did not create the prediction."))
             if is_absent and (not matches or len(matches) > uncertain):
                 break
         raise OutcomeUnknown(_UNDECIDED)

@@ -345,11 +345,11 @@ def test_every_answer_forbids_sniffing_and_keeping(client):
 def test_an_error_knows_its_problem_document_by_itself():
     assert {
         "type": "/docs#not_found",
-        "title": "There is nothing here",
+        "title": "Not found",
         "status": 404,
         "request_id": "req_1",
         "code": "not_found",
-        "detail": "There is nothing here",
+        "detail": "Not found",
         "retryable": False,
     } == errors.NotFound().as_problem("req_1")
     assert issubclass(errors.NotFound, ServiceError)

@@ -239,7 +239,7 @@ def test_a_text_in_place_of_a_picture_is_a_failure_with_the_text_as_its_detail(
         (["http://example.com/a.png"], "generation_failed", "http://example.com/a.png"),
         ("x" * 1_000, "generation_failed", "x" * 300),
         (REFUSED, "content_refused", REFUSED),
-        ([], "generation_failed", "The model reported success and returned nothing."),
+        ([], "generation_failed", "The model reported success without an output."),
         ({"seed": 5}, "generation_failed", '{"seed": 5}'),
     ]:
         simulator.inject(on="create", set={"output": output})

@@ -240,7 +240,7 @@ def test_a_cancelled_generation_is_recorded_as_canceled(moment):
 
     record = virtual_time.run(scenario())
     assert ("canceled", False) == (record.state, record.ended_at is None)
-    assert Failure("generation_failed", "It was cancelled.", retryable=False) == record.error
+    assert Failure("generation_failed", "The generation was cancelled.", retryable=False) == record.error
 
 
 class DoneAfterAll(MemoryProvider):
@@ -283,7 +283,7 @@ def test_a_finished_prediction_is_a_success_even_if_a_disconnect_prevents_the_fe
 
     shown = virtual_time.run(scenario())
     assert (True, 1, []) == (shown["success"], shown["count"], shown["files"])
-    assert "It was cancelled before everything was fetched." == shown["files_error"]
+    assert "The generation was cancelled before all outputs were fetched." == shown["files_error"]
 
 
 @pytest.mark.parametrize("moment", [10, 40], ids=["looked for", "found"])

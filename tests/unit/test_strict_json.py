@@ -53,7 +53,7 @@ def test_all_bytes_are_read_or_refused(body):
         (b'[{"b":{"it\'s":1,"it\'s":1}}]', 'The key "it\'s" is repeated in one object.'),
         (b'{"a":1,"\\u0061":2}', 'The key "a" is repeated in one object.'),
         (b'{"\\ud800":1,"\\ud800":2}', 'The key "\\ud800" is repeated in one object.'),
-        (b'{"\\udfff":1}', "A key holds half of a surrogate pair."),
+        (b'{"\\udfff":1}', "A key contains an unpaired surrogate."),
     ],
     ids=lambda value: str(value[:24]),
 )
