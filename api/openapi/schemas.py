@@ -15,6 +15,9 @@ _COUNT: Final[JSON] = {"type": "integer", "minimum": 0}
 _YES_NO: Final[JSON] = {"type": "boolean"}
 _MOMENT: Final[JSON] = {"type": "string", "format": "date-time"}
 _LINKS: Final[JSON] = {"type": "array", "items": {"type": "string", "format": "uri"}}
+_OUTPUT: Final[JSON] = {
+    **_LINKS, "minItems": 1, "description": "URLs of the images or videos. Each of them exists."
+}  # fmt: skip
 
 _WAITING: Final[JSON] = {
     **_MOMENT, "description": "A restart interrupted the work. It continues when its owner sends the next request."
@@ -64,12 +67,7 @@ def _of_generations() -> JSON:
         "batch_id": {"type": "string", "description": "The id of its batch."},
     }
     ended: JSON = {"success": _YES_NO, **told}
-    output = {
-        **_LINKS,
-        "minItems": 1,
-        "description": "URLs of the images or videos. Each of them exists.",
-    }
-    outcome: JSON = {"output": output, "count": _COUNT, **sometimes, "error": error}
+    outcome: JSON = {"output": _OUTPUT, "count": _COUNT, **sometimes, "error": error}
     alive: JSON = {**told, "status": {"enum": list(UNFINISHED)}}
     return {
         "Generation": an_object({**ended, **outcome}, required=list(ended)),
