@@ -62,7 +62,7 @@ def _read_whole(
     problems.extend(
         Problem(
             name,
-            "cannot be combined with `requests`; put it into each of them"
+            "cannot stand beside `requests`; put it into each of them"
             if name in known
             else not_a_field(name, own),
             body[name],
@@ -96,7 +96,7 @@ def _read_prompts(
     for name, several in (("prompt", "prompts"), ("file_name", "file_names")):
         if name in shared:
             why = (
-                "cannot be combined with `prompts`"
+                "cannot stand beside `prompts`"
                 if "prompts" in body
                 else f"is for one; a batch has `{several}`"
             )

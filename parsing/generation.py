@@ -256,7 +256,7 @@ def _no_model_makes(route: Route) -> Problem:
     name = next(name for name in registry.reference_names if name in given)
     count = len(registry.references_in(given))
     images = "a reference image" if count == 1 else f"{count} reference images"
-    return Problem(name, f"brings the request to {images}, more than any model that may be tried takes")
+    return Problem(name, f"makes it {images}, and none of the models that may be tried takes so many")
 
 
 def _of_a_batch(name: str, fields_of: FieldsOf) -> str:
@@ -266,7 +266,7 @@ def _of_a_batch(name: str, fields_of: FieldsOf) -> str:
     return (
         "belongs to the batch, beside `requests`"
         if name in BatchFields.model_fields
-        else "is not allowed inside `requests`"
+        else "cannot stand in `requests`"
     )
 
 
@@ -274,7 +274,7 @@ def _taken_by_others(name: str, model: Model, registry: Registry) -> str:
     """The message that this model does not take a parameter, and which models do."""
     if name in registry.reference_names:
         if model.references is None:
-            return f"is not taken by {model.short_name}, which takes no reference images{_takers_of(1, registry)}"
+            return f"is not taken by {model.short_name}, as no reference image is{_takers_of(1, registry)}"
         if name == model.references.parameter:
             return f"must be one image and no list for {model.short_name}{_takers_of(2, registry)}"
         return f"is not taken by {model.short_name}, whose reference image is {model.references.parameter}"
@@ -318,7 +318,7 @@ def _without_model(
 
 def _unknown_model(name: str, registry: Registry) -> str:
     near = ", ".join(registry.nearest_first(name))
-    return f"is not a known model; there are, nearest first: {near}"
+    return f"is not a model known here; these are, the nearest first: {near}"
 
 
 _UP_TO = {1: "one", 2: "up to two", 3: "up to three"}

@@ -44,7 +44,13 @@ class UsageQuery:
 def each_once(query: Mapping[str, Sequence[str]]) -> dict[str, str]:
     """The query with one value for each name. Raises InvalidRequest if a name is repeated, since one value would be
     ignored."""
-    refuse_if_any([Problem(name, "is repeated", values) for name, values in query.items() if len(values) > 1])
+    refuse_if_any(
+        [
+            Problem(name, "is there more than once", values)
+            for name, values in query.items()
+            if len(values) > 1
+        ]
+    )
     return {name: values[0] for name, values in query.items()}
 
 
@@ -56,9 +62,7 @@ def parse_list(query: Mapping[str, str], registry: Registry, caller_id: str) -> 
     model = registry.find(query["model"]) if "model" in query else None
     if "model" in query and model is None:
         near = ", ".join(registry.nearest_first(query["model"]))
-        problems.append(
-            Problem("model", f"is not a known model; there are, nearest first: {near}", query["model"])
-        )
+        problems.append(Problem("model", f"is not a model known here; these are: {near}", query["model"]))
     since = _moment("since", query, problems)
     limit, before = _limit(query, problems), _before(query, problems)
     refuse_if_any(problems)
@@ -145,7 +149,7 @@ def _moment(name: str, query: Mapping[str, str], problems: list[Problem]) -> flo
 
 def _unknown(query: Mapping[str, str], known: tuple[str, ...]) -> list[Problem]:
     return [
-        Problem(name, f"is not a known parameter; there are {', '.join(known)}", value)
+        Problem(name, f"is not known here; {', '.join(known)} are", value)
         for name, value in query.items()
         if name not in known
     ]

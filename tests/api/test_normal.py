@@ -334,7 +334,7 @@ def test_beside_requests_an_unknown_field_is_refused_with_the_fields_of_a_batch(
         "file_names": ["a"],
     }
 
-    apart = "cannot be combined with `requests`; put it into each of them"
+    apart = "cannot stand beside `requests`; put it into each of them"
     assert {
         "seed": apart,
         "file_names": apart,

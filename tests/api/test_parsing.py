@@ -239,7 +239,7 @@ def test_both_forms_at_once_are_refused():
 def test_a_prompt_beside_prompts_is_refused():
     body = PICTURE | {"prompts": ["a"]}
 
-    assert {"prompt": "cannot be combined with `prompts`"} == refused(parse_batch, body)
+    assert {"prompt": "cannot stand beside `prompts`"} == refused(parse_batch, body)
 
 
 @pytest.mark.parametrize("given", [0, -1, 1.5, 0.0, "1", True, [], [None]])
@@ -308,7 +308,7 @@ def test_a_field_of_the_batch_in_one_of_its_requests_is_said_to_belong_to_the_ba
     fields = {"dry_run": True, "max_concurrent": 1, "prompts": ["a"], "file_names": ["a"], "requests": []}
     found = refused(parse_batch, {"requests": [PICTURE | fields | more]})
 
-    belongs, cannot = "belongs to the batch, beside `requests`", "is not allowed inside `requests`"
+    belongs, cannot = "belongs to the batch, beside `requests`", "cannot stand in `requests`"
     for name in fields:
         expected = belongs if name in {"dry_run", "max_concurrent"} else cannot
         assert expected == found[f"requests[0].{name}"]

@@ -269,7 +269,7 @@ def test_a_parameter_of_another_model_is_refused_with_the_models_that_take_it():
         "duration": "is not taken by flux-dev, but by veo-3-fast, kling-v2.1-master",
     } == said("flux-dev", negative_prompt="a", strength=1, duration=3)
     assert {
-        "image": "is not taken by flux-schnell, which takes no reference images; "
+        "image": "is not taken by flux-schnell, as no reference image is; "
         "flux-kontext-max takes one (input_image), nano-banana takes up to three (image_input)"
     } == said("flux-schnell", image=PICTURE_URL)
     assert {
@@ -419,7 +419,7 @@ def test_a_model_registered_later_is_parsed_and_named_in_errors_of_other_models(
     assert {"beats": "must be an integer"} == refused(model_name="animator", beats="4")
     assert {"beats": "is not taken by flux-dev, but by animator"} == refused(model_name="flux-dev", beats=8)
     assert {
-        "photos": "is not taken by flux-schnell, which takes no reference images; flux-kontext-max takes one "
+        "photos": "is not taken by flux-schnell, as no reference image is; flux-kontext-max takes one "
         "(input_image), nano-banana takes up to three (image_input), animator takes up to 5 (photos)"
     } == refused(model_name="flux-schnell", photos=[PICTURE_URL])
     assert "acme/animator" in refused(model_name="animate")["model_name"]
