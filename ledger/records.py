@@ -1,4 +1,4 @@
-"""The facts that the ledger keeps: one frozen record a row.
+"""The facts that the ledger keeps: one frozen record a row, and one column a field (`ledger/tables.py`).
 
 Moments are Unix times in seconds, durations are seconds, amounts are USD. A record holds facts and no wording: the
 bodies of answers are made from records when they are read (`generations/views.py`).
@@ -68,6 +68,7 @@ class GenerationRecord:
     attempts instead of counting them. `address` is where its caller reached this service.
     """
 
+    seq: int | None = None
     id: str
     caller_id: str
     batch_id: str | None
@@ -101,7 +102,6 @@ class GenerationRecord:
     video_seconds: float = 0.0
     credits: int = 0
     attempts: tuple[AttemptRecord, ...] = ()
-    seq: int | None = None
 
     @property
     def has_ended(self) -> bool:

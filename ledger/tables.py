@@ -1,4 +1,4 @@
-"""The ledger's tables, and how records are written to them and read back.
+"""The ledger's tables, which follow from the records, and how records are written to them and read back.
 
 A row is written whole each time it changes, so the latest row is the whole truth and writing it twice does no harm.
 Moments are Unix times in seconds, amounts are USD. Only lists are JSON: output URLs, file names, changes, problems.
@@ -8,7 +8,8 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import fields
 from operator import attrgetter, itemgetter
-from typing import Any, Final, Generic, TypeVar, cast
+from types import NoneType
+from typing import Any, Final, Generic, Literal, TypeVar, cast, get_args, get_origin, get_type_hints
 
 from sqlalchemy import (
     Boolean,
@@ -65,57 +66,38 @@ class JsonList(UserDefinedType[tuple[Any, ...]]):
         return lambda text: () if text == "[]" else None if text is None else tuple(json.loads(text))
 
 
-META: Final = Table(
-    "meta", METADATA, Column("name", Text, primary_key=True), Column("value", LargeBinary, nullable=False)
-)
+_NESTED: Final[Mapping[str, type]] = {"error": Failure, "plan": PlanRecord}
+"""Fields that are records themselves: a column for each of their fields, named after both."""
+
+_TYPES: Final[Mapping[Any, Any]] = {
+    str: Text, Literal: Text, bool: Boolean, int: Integer, float: Float, bytes: LargeBinary, tuple: JsonList,
+}  # fmt: skip
+"""The type of the column for the type of a field."""
+
+
+def _columns(record: type, *key: str, prefix: str = "", all_optional: bool = False) -> Iterator[Column[Any]]:
+    """A column for each field of a record, in their order. It may be NULL if the field may be None."""
+    for field, kind in get_type_hints(record).items():
+        is_optional = NoneType in get_args(kind)
+        if is_optional:
+            kind = next(each for each in get_args(kind) if each is not NoneType)
+        if field in _NESTED:
+            yield from _columns(kind, prefix=f"{field}_", all_optional=is_optional)
+        elif kind != tuple[AttemptRecord, ...]:  # they have a table of their own
+            name = f"{prefix}{field}"
+            nullable = (is_optional or all_optional) and name not in key
+            yield Column(name, _TYPES[get_origin(kind) or kind], primary_key=name in key, nullable=nullable)
+
+
+def _table(name: str, record: type, *key: str, **options: Any) -> Table:
+    """The table of a record, with its primary key."""
+    return Table(name, METADATA, *_columns(record, *key), **options)
+
+
+META: Final = _table("meta", MetaRecord, "name")
 """What the ledger remembers for the service: the key that callers are hashed with, and the ledger's own name."""
 
-
-def _failure() -> Iterator[Column[Any]]:
-    """The columns of a `Failure`; all NULL if there is none."""
-    yield Column("error_code", Text)
-    yield Column("error_detail", Text)
-    yield Column("error_retryable", Boolean)
-    yield Column("error_problems", JsonList)
-
-
-GENERATIONS: Final = Table(
-    "generations",
-    METADATA,
-    Column("seq", Integer, primary_key=True),
-    Column("id", Text, nullable=False),
-    Column("caller_id", Text, nullable=False),
-    Column("batch_id", Text),
-    Column("position", Integer),
-    Column("state", Text, nullable=False),
-    Column("model", Text, nullable=False),
-    Column("requested_model", Text, nullable=False),
-    Column("prompt", Text, nullable=False),
-    Column("file_name", Text),
-    Column("lists_attempts", Boolean, nullable=False),
-    Column("request", Text),
-    Column("request_id", Text, nullable=False),
-    Column("webhook", Text),
-    Column("address", Text, nullable=False),
-    Column("simulated", Boolean, nullable=False),
-    Column("accepted_at", Float, nullable=False),
-    Column("ended_at", Float),
-    Column("cancelled", Boolean, nullable=False),
-    Column("suspended_at", Float),
-    Column("queued_seconds", Float, nullable=False),
-    Column("predicting_seconds", Float, nullable=False),
-    Column("total_seconds", Float, nullable=False),
-    Column("outputs", JsonList, nullable=False),
-    Column("files", JsonList, nullable=False),
-    Column("files_error", Text),
-    Column("placeholder", Boolean, nullable=False),
-    *_failure(),
-    Column("cost_usd", Float, nullable=False),
-    Column("reserved_usd", Float, nullable=False),
-    Column("images", Integer, nullable=False),
-    Column("video_seconds", Float, nullable=False),
-    Column("credits", Integer, nullable=False),
-)
+GENERATIONS: Final = _table("generations", GenerationRecord, "seq")
 # An index is another page to write whenever something in it changes, so most cover a part of the table.
 Index("generations_by_id", GENERATIONS.c.id, unique=True)
 Index("generations_by_caller", GENERATIONS.c.caller_id)
@@ -123,89 +105,19 @@ Index("generations_by_end", GENERATIONS.c.ended_at, sqlite_where=GENERATIONS.c.e
 Index("generations_by_batch", GENERATIONS.c.batch_id, sqlite_where=GENERATIONS.c.batch_id.is_not(None))
 Index("generations_unfinished", GENERATIONS.c.seq, sqlite_where=GENERATIONS.c.ended_at.is_(None))
 
-ATTEMPTS: Final = Table(
-    "attempts",
-    METADATA,
-    Column("generation_id", Text, primary_key=True),
-    Column("number", Integer, primary_key=True),
-    Column("model", Text, nullable=False),
-    Column("prediction_id", Text),
-    *_failure(),
-    Column("changes", JsonList, nullable=False),
-    Column("cost_usd", Float, nullable=False),
-    Column("open", Boolean, nullable=False),
-    Column("submitted_at", Float),
-    Column("answered_at", Float),
-    Column("fingerprint", Text, nullable=False),
-    Column("created_at", Float),
-    Column("passed_over", Boolean, nullable=False),
-    Column("clock_skew", Float),
-    sqlite_with_rowid=False,
-)
+ATTEMPTS: Final = _table("attempts", AttemptRecord, "generation_id", "number", sqlite_with_rowid=False)
 
-BATCHES: Final = Table(
-    "batches",
-    METADATA,
-    Column("id", Text, primary_key=True),
-    Column("caller_id", Text, nullable=False),
-    Column("total", Integer, nullable=False),
-    Column("request", Text, nullable=False),
-    Column("max_concurrent", Integer),
-    Column("max_cost_usd", Float),
-    Column("webhook", Text),
-    Column("plan_strategy", Text, nullable=False),
-    Column("plan_seconds", Float, nullable=False),
-    Column("plan_cost_usd", Float, nullable=False),
-    Column("plan_credits", Integer, nullable=False),
-    Column("address", Text, nullable=False),
-    Column("simulated", Boolean, nullable=False),
-    Column("accepted_at", Float, nullable=False),
-    Column("ended_at", Float),
-)
+BATCHES: Final = _table("batches", BatchRecord, "id")
 Index("batches_by_end", BATCHES.c.ended_at, sqlite_where=BATCHES.c.ended_at.is_not(None))
 
-KEYS: Final = Table(
-    "idempotency_keys",
-    METADATA,
-    Column("caller_id", Text, primary_key=True),
-    Column("key", Text, primary_key=True),
-    Column("fingerprint", Text, nullable=False),
-    Column("work_id", Text, nullable=False),
-    Column("created_at", Float, nullable=False),
-    sqlite_with_rowid=False,
-)
+KEYS: Final = _table("idempotency_keys", KeyRecord, "caller_id", "key", sqlite_with_rowid=False)
 Index("idempotency_keys_by_age", KEYS.c.created_at)
 
-DELIVERIES: Final = Table(
-    "deliveries",
-    METADATA,
-    Column("id", Text, primary_key=True),
-    Column("url", Text, nullable=False),
-    Column("since", Float, nullable=False),
-    Column("state", Text, nullable=False),
-    Column("attempts", Integer, nullable=False),
-    Column("next_at", Float),
-    Column("trouble", Text),
-    Column("delivered_at", Float),
-)
+DELIVERIES: Final = _table("deliveries", Delivery, "id")
 Index("deliveries_pending", DELIVERIES.c.state, sqlite_where=DELIVERIES.c.state == "pending")
 
-USAGE_BY_DAY: Final = Table(
-    "usage_by_day",
-    METADATA,
-    Column("day", Integer, primary_key=True),
-    Column("caller_id", Text, primary_key=True),
-    Column("model", Text, primary_key=True),
-    Column("simulated", Boolean, primary_key=True),
-    Column("generations", Integer, nullable=False),
-    Column("succeeded", Integer, nullable=False),
-    Column("failures", Integer, nullable=False),
-    Column("canceled", Integer, nullable=False),
-    Column("images", Integer, nullable=False),
-    Column("video_seconds", Float, nullable=False),
-    Column("usd", Float, nullable=False),
-    Column("credits", Integer, nullable=False),
-    sqlite_with_rowid=False,
+USAGE_BY_DAY: Final = _table(
+    "usage_by_day", UsageRecord, "day", "caller_id", "model", "simulated", sqlite_with_rowid=False
 )
 """The usage of deleted generations. Those that are there count by themselves."""
 
@@ -231,9 +143,6 @@ _NEVER_CHANGES: Final = {
     "request_id", "webhook", "address", "simulated", "accepted_at", "key", "total", "max_concurrent", "max_cost_usd",
     "plan_strategy", "plan_seconds", "plan_cost_usd", "plan_credits", "url", "name", "generation_id", "number",
 }  # fmt: skip
-
-_NESTED: Final[Mapping[str, type]] = {"error": Failure, "plan": PlanRecord}
-"""Fields that are records themselves: a column for each of their fields, named after both."""
 
 
 def _with(generations: ColumnElement[bool]) -> Sequence[ClauseElement]:

@@ -3,13 +3,18 @@
 import sqlite3
 import stat
 from contextlib import closing
+from hashlib import sha256
 
 import pytest
 
-from ledger.migrations import clock_skew_of_attempts
+from ledger.migrations import STEPS, clock_skew_of_attempts
 from ledger.sqlite import SqliteLedger
 from ledger.to_version_2 import facts_in_columns
 from tests.support.kept_ledgers import unpacked
+
+RELEASED = {2: "864e1c0fbc94", 3: "c5842af9b09c", 4: "a4ac69b2c134"}
+"""A digest of the layout of each released version, from that of 0.5.0 to that of 0.7.0. A release with a new version
+adds its own."""
 
 
 @pytest.fixture
@@ -50,8 +55,19 @@ def test_a_migrated_ledger_has_the_tables_of_a_new_one(old, tmp_path):
     assert opened(tmp_path / "new.db") is None
 
     assert layout(tmp_path / "new.db") == layout(old)
-    assert [(4,)] == fetched(old, "PRAGMA user_version")
+    assert [(1 + len(STEPS),)] == fetched(old, "PRAGMA user_version")
     assert [("ok",)] == fetched(old, "PRAGMA integrity_check")
+
+
+def test_a_released_version_keeps_its_layout(old):
+    """If this fails, change the released step back and write a new one: ledgers of that version are out there."""
+    made = {}
+    with closing(sqlite3.connect(old, isolation_level=None)) as connection:
+        for version, step in enumerate(STEPS, 2):
+            step(connection)
+            made[version] = sha256(repr(layout(old)).encode()).hexdigest()[:12]
+
+    assert RELEASED == {version: made[version] for version in RELEASED}
 
 
 def test_a_ledger_of_version_2_keeps_its_rows_and_knows_no_skew_of_its_attempts(old):
@@ -63,7 +79,8 @@ def test_a_ledger_of_version_2_keeps_its_rows_and_knows_no_skew_of_its_attempts(
     assert opened(old) is None
 
     assert before
-    assert [(*row, None) for row in before] == fetched(old, "SELECT * FROM attempts")
+    after = fetched(old, "SELECT * FROM attempts")
+    assert [(*row, None) for row in before] == [row[: len(before[0]) + 1] for row in after]
     assert before == fetched(old.with_name("ledger.db.version-2"), "SELECT * FROM attempts")
 
 
@@ -78,7 +95,8 @@ def test_a_ledger_of_version_3_keeps_its_rows_and_has_no_usage_of_deleted_ones(o
     assert opened(old) is None
 
     assert all(before)
-    assert before == [fetched(old, query) for query in every]
+    for rows, query in zip(before, every, strict=True):
+        assert rows == [row[: len(rows[0])] for row in fetched(old, query)]
     assert before == [fetched(old.with_name("ledger.db.version-3"), query) for query in every]
     assert [] == fetched(old, "SELECT * FROM usage_by_day")
 
