@@ -1,7 +1,7 @@
 """The declared models, each with its parameters, its price and its aliases.
 
 A class declares the inputs of a model, with types, ranges, choices and defaults. An entry of `MODELS` declares its
-other facts. To add a model, add both here.
+other facts. To add a model, add both here, and follow docs/architecture.md.
 
 Ranges, choices, defaults and prices are those of the models' published input schemas and pricing pages
 (replicate.com/<owner>/<name>/api/schema). If a model's launch page and its live schema disagree, the stricter

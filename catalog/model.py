@@ -149,7 +149,8 @@ class Fallback:
 @dataclass(frozen=True, eq=False)
 class Model:
     """One entry of the registry. `asks_for` has the values to send for parameters that the caller leaves out. `credits`
-    is the cost of one generation in a plan. `usual_seconds` is an estimate until generations have been measured."""
+    is the cost of one generation in a plan. `usual_seconds` is an estimate until generations have been measured. The
+    inputs of an image model have `output_format`, by whose default its files are named."""
 
     name: str
     aliases: tuple[str, ...]

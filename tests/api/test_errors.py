@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import re
 import sys
 import threading
 from collections import Counter
@@ -98,6 +99,12 @@ class Broken:
 def test_the_error_tree_has_every_promised_code_with_its_status_and_no_other():
     promised = {(error.code, error.status) for error in every_error()}
     assert set(TABLE.items()) == promised, "TABLE has every code"
+
+
+def test_the_tree_in_the_docstring_has_every_error():
+    drawn = re.findall(r"─ \w+ +(\d{3}) (\w+)", errors.__doc__)
+
+    assert TABLE == {code: int(status) for status, code in drawn}
 
 
 def test_no_two_errors_share_a_code_but_the_services_own_faults():

@@ -4,7 +4,9 @@ All in virtual time: a creation is answered after half a second, and a predictio
 """
 
 import asyncio
+import importlib
 import json
+import pkgutil
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -14,10 +16,11 @@ from typing import Any
 
 import pytest
 
+import providers
 from catalog.references import Upload
 from concurrency import Gate
 from errors import InvalidRequest, Problem, ServiceError, UpstreamError, UpstreamRateLimited
-from providers import Prediction, Text, TryAgain, UncertainCreation, Untrusted, Url, fingerprint
+from providers import Prediction, Provider, Text, TryAgain, UncertainCreation, Untrusted, Url, fingerprint
 from providers.memory import SUCCEEDED, MemoryProvider
 from providers.replicate.provider import Replicate
 from simulator import Options
@@ -118,7 +121,7 @@ async def at_replicate() -> AsyncIterator[Subject]:
 
 
 @asynccontextmanager
-async def in_memory() -> AsyncIterator[Subject]:
+async def in_memory(kind: type[MemoryProvider] = MemoryProvider) -> AsyncIterator[Subject]:
     def will(end: str) -> dict:
         provider.outcomes.append(ENDS[end][1])
         return {"prompt": end}
@@ -127,7 +130,7 @@ async def in_memory() -> AsyncIterator[Subject]:
         document = {"id": prediction_id, "status": "succeeded", "output": ["https://a"]}
         return {"authorization": secret}, json.dumps(document).encode()
 
-    provider = MemoryProvider(answer_after=0.5, ends_after=TAKES)
+    provider = kind(answer_after=0.5, ends_after=TAKES)
     yield Subject(
         provider,
         new_gate(),
@@ -141,13 +144,17 @@ async def in_memory() -> AsyncIterator[Subject]:
     await provider.aclose()
 
 
-@pytest.fixture(params=[at_replicate, in_memory])
+SUBJECTS = {Replicate: at_replicate, MemoryProvider: in_memory}
+"""Every provider, and what makes a subject of it."""
+
+
+@pytest.fixture(params=SUBJECTS)
 def story(request):
     """Runs a story of one provider, in virtual time."""
 
     def play(act):
         async def whole():
-            async with request.param() as subject:
+            async with SUBJECTS[request.param]() as subject:
                 outcome = await act(subject)
                 await asyncio.sleep(1)  # what a cancelled request does at last
                 assert subject.is_quiet()
@@ -156,6 +163,16 @@ def story(request):
         return run(whole())
 
     return play
+
+
+def test_every_provider_is_held_to_the_contract():
+    for module in pkgutil.walk_packages(providers.__path__, "providers."):
+        importlib.import_module(module.name)
+
+    def below(kind):
+        return {kind, *(each for child in kind.__subclasses__() for each in below(child))}
+
+    assert SUBJECTS.keys() == {kind for kind in below(Provider) if kind.__module__.startswith("providers.")}
 
 
 def test_a_creation_is_answered_with_the_id_of_an_unfinished_prediction(story):

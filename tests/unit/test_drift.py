@@ -27,8 +27,9 @@ ROOT = Path(__file__).parents[2]
 
 def document(name: str) -> dict[str, Any]:
     """What `GET /v1/models/{owner}/{name}` answers; nothing in it is shared."""
-    shown = representations.model(catalog.find(find(name).name))  # type: ignore[union-attr, arg-type]
-    return json.loads(json.dumps(shown))
+    hosted = catalog.find(find(name).name)  # type: ignore[union-attr]
+    assert hosted, f"simulator/catalog.py has {name}"
+    return json.loads(json.dumps(representations.model(hosted)))
 
 
 def openapi(name: str) -> dict[str, Any]:
@@ -285,7 +286,7 @@ def test_constraints_on_all_inputs_together_are_reported_unless_the_registry_has
     ] == told("kontext-max", published)
 
 
-PARAMETERS = [(name, parameter) for name in MODELS for parameter in catalog.find(name).inputs]
+PARAMETERS = [(model.name, parameter) for model in catalog.MODELS for parameter in model.inputs]
 SMALL = st.integers(-1000, 1000) | st.floats(-1000, 1000, allow_nan=False)
 SCALARS = st.booleans() | SMALL | st.text(max_size=5)
 NEW = st.one_of(
