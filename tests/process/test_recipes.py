@@ -1,0 +1,102 @@
+"""The table "Where does it go?" of docs/architecture.md is true: each of its changes is carried out on a copy.
+
+`tests/data/recipes.toml` has the changes. Until the last step of one is done, its tests fail; then they pass.
+"""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.slow
+
+ROOT = Path(__file__).parents[2]
+RECIPES = tomllib.loads((ROOT / "tests" / "data" / "recipes.toml").read_text())
+NOT_COPIED = {
+    ".git",
+    ".venv",
+    ".venv-bench",
+    ".pytest_cache",
+    ".mypy_cache",
+    ".ruff_cache",
+    ".hypothesis",
+    "__pycache__",
+}
+
+TESTS_FAILED = 1
+"""The status of pytest. Any other failure, such as a test that does not exist, is an error of the recipe."""
+
+
+def not_copied(directory, names):
+    """What git ignores; `data/` in the root is the ledger of a service that was run here."""
+    return {*NOT_COPIED, ".env", *({"data"} if Path(directory) == ROOT else ())} & set(names)
+
+
+@pytest.fixture
+def copy(tmp_path):
+    return Path(shutil.copytree(ROOT, tmp_path / "copy", ignore=not_copied))
+
+
+def run(copy, *arguments):
+    # What pytest-xdist and coverage set for this process is not for the one that is started here.
+    environment = {
+        name: value for name, value in os.environ.items() if not name.startswith(("PYTEST", "COV"))
+    }
+    return subprocess.run(
+        [sys.executable, "-m", *arguments],
+        cwd=copy, env=environment, capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+
+
+def carry_out(copy, step):
+    """Insert the text of each edit after its anchor. An edit without an anchor is a new file."""
+    for edit in step.get("edits", ()):
+        path, anchor = copy / edit["file"], edit.get("after")
+        if anchor is None:
+            assert not path.exists(), f"{edit['file']} exists"
+            path.write_text(edit["text"])
+            continue
+        before = path.read_text()
+        assert 1 == before.count(anchor), f"{edit['file']} has this once: {anchor!r}"
+        path.write_text(before.replace(anchor, anchor + edit["text"]))
+    if step.get("make") == "generated":
+        generated = run(copy, "docs.generate")
+        assert 0 == generated.returncode, generated.stderr
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_the_tests_of_a_change_fail_until_all_of_it_is_written(copy, name):
+    *steps, last = RECIPES[name]["steps"]
+    tests = ("pytest", "-q", "-x", "-p", "no:cacheprovider", *RECIPES[name]["tests"])
+    for number, step in enumerate(steps, 1):
+        carry_out(copy, step)
+        tested = run(copy, *tests)
+        assert TESTS_FAILED == tested.returncode, f"after step {number}:\n{tested.stdout}{tested.stderr}"
+
+    carry_out(copy, last)
+    tested = run(copy, *tests)
+    assert 0 == tested.returncode, f"after all steps:\n{tested.stdout}{tested.stderr}"
+
+
+def rows():
+    """Each row of the table, by its change: the paths in its second cell and those in its third."""
+    table = (ROOT / "docs" / "architecture.md").read_text().partition("\n## Where does it go?\n")[2]
+    for new, write, tests in re.findall(r"^\| ([^|`]+) \| (.*`.*) \| (.*`.*) \|$", table, re.MULTILINE):
+        yield new, set(re.findall(r"`([^`]*[/. ][^`]*)`", write)), set(re.findall(r"`([^`]+)`", tests))
+
+
+def test_the_table_names_what_each_change_writes_and_its_tests():
+    carried_out = {}
+    for name, recipe in RECIPES.items():
+        written = {f"make {step['make']}" for step in recipe["steps"] if "make" in step}
+        written |= {
+            edit.get("place", edit["file"]) for step in recipe["steps"] for edit in step.get("edits", ())
+        }
+        carried_out[name] = written - {"use"}, {test.partition("::")[0] for test in recipe["tests"]}
+
+    assert carried_out == {new: (written, tests) for new, written, tests in rows()}
