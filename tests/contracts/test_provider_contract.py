@@ -234,7 +234,7 @@ def test_a_creation_takes_one_place_and_a_lease_is_good_for_one(story):
         with await subject.gate.acquire("admin") as lease:
             how = {"lease": lease, "cancel_after": 600, "reference": "gen_a.1"}
             await subject.provider.create(ADMIN, MODEL, subject.will("succeeds"), **how)
-            with pytest.raises(RuntimeError, match="one place is one request"):
+            with pytest.raises(RuntimeError, match="a lease is for one request"):
                 await subject.provider.create(ADMIN, MODEL, subject.will("succeeds"), **how)
         return subject.created(), subject.gate.statistics().current_rate_per_minute
 

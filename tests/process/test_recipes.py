@@ -1,10 +1,10 @@
 """The table "Where does it go?" of docs/architecture.md is true: each of its changes is carried out on a copy.
 
 `tests/data/recipes.toml` has the changes. Until the last step of one is done, its tests fail; then they pass.
+`tests/unit/test_documents.py` compares the table with them.
 """
 
 import os
-import re
 import shutil
 import subprocess
 import sys
@@ -81,22 +81,3 @@ def test_the_tests_of_a_change_fail_until_all_of_it_is_written(copy, name):
     carry_out(copy, last)
     tested = run(copy, *tests)
     assert 0 == tested.returncode, f"after all steps:\n{tested.stdout}{tested.stderr}"
-
-
-def rows():
-    """Each row of the table, by its change: the paths in its second cell and those in its third."""
-    table = (ROOT / "docs" / "architecture.md").read_text().partition("\n## Where does it go?\n")[2]
-    for new, write, tests in re.findall(r"^\| ([^|`]+) \| (.*`.*) \| (.*`.*) \|$", table, re.MULTILINE):
-        yield new, set(re.findall(r"`([^`]*[/. ][^`]*)`", write)), set(re.findall(r"`([^`]+)`", tests))
-
-
-def test_the_table_names_what_each_change_writes_and_its_tests():
-    carried_out = {}
-    for name, recipe in RECIPES.items():
-        written = {f"make {step['make']}" for step in recipe["steps"] if "make" in step}
-        written |= {
-            edit.get("place", edit["file"]) for step in recipe["steps"] for edit in step.get("edits", ())
-        }
-        carried_out[name] = written - {"use"}, {test.partition("::")[0] for test in recipe["tests"]}
-
-    assert carried_out == {new: (written, tests) for new, written, tests in rows()}

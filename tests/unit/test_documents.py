@@ -1,6 +1,7 @@
 """The documents are true: tables match the code, commands exist, links and paths lead to files."""
 
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
 ARCHITECTURE = (ROOT / "docs" / "architecture.md").read_text()
 FORMATS = (ROOT / "docs" / "formats.md").read_text()
+RECIPES = tomllib.loads((ROOT / "tests" / "data" / "recipes.toml").read_text())
 DOCUMENTS = [path for path in (*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")) if path.name != "CHANGELOG.md"]
 
 
@@ -60,3 +62,33 @@ def test_the_formats_list_every_column_of_a_table_and_no_other(table):
     rows = re.findall(r"^\| (`.+?`) \|", rest.partition("\n### ")[0], re.MULTILINE)
 
     assert sorted(column.name for column in table.columns) == sorted(re.findall(r"`(\w+)`", " ".join(rows)))
+
+
+def edits(recipe):
+    return [edit for step in recipe["steps"] for edit in step.get("edits", ())]
+
+
+def test_where_does_it_go_names_what_each_recipe_writes_and_its_tests():
+    recipes = {}
+    for name, recipe in RECIPES.items():
+        made = {f"make {step['make']}" for step in recipe["steps"] if "make" in step}
+        written = {edit.get("place", edit["file"]) for edit in edits(recipe)} - {"use"}
+        recipes[name] = made | written, {test.partition("::")[0] for test in recipe["tests"]}
+    table = ARCHITECTURE.partition("\n## Where does it go?\n")[2].partition("\n## ")[0]
+    rows = [row.strip("| ").split(" | ") for row in table.splitlines() if "`" in row and row[0] == "|"]
+
+    assert recipes == {
+        new: (set(re.findall(r"`([^`]*[/. ][^`]*)`", write)), set(re.findall(r"`([^`]+)`", tests)))
+        for new, write, tests in rows
+    }
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_the_anchors_and_tests_of_a_recipe_exist(name):
+    """Each anchor is once in its file. If this fails, take another in `tests/data/recipes.toml`."""
+    for edit in edits(RECIPES[name]):
+        if "after" in edit:
+            assert 1 == (ROOT / edit["file"]).read_text().count(edit["after"]), edit
+    for test in RECIPES[name]["tests"]:
+        path, _, function = test.partition("::")
+        assert f"def {function}" in (ROOT / path).read_text(), test
