@@ -54,16 +54,21 @@ def run(copy, *arguments):
 
 
 def carry_out(copy, step):
-    """Insert the text of each edit after its anchor. An edit without an anchor is a new file."""
+    """Insert the text of each edit at its anchor. An edit without an anchor is a new file."""
     for edit in step.get("edits", ()):
-        path, anchor = copy / edit["file"], edit.get("after")
-        if anchor is None:
-            assert not path.exists(), f"{edit['file']} exists"
-            path.write_text(edit["text"])
-            continue
-        before = path.read_text()
-        assert 1 == before.count(anchor), f"{edit['file']} has this once: {anchor!r}"
-        path.write_text(before.replace(anchor, anchor + edit["text"]))
+        path, text = copy / edit["file"], edit["text"]
+        match edit:
+            case {"after": anchor}:
+                new = anchor + text
+            case {"before": anchor}:
+                new = text + anchor
+            case _:
+                assert not path.exists(), f"{edit['file']} exists"
+                path.write_text(text)
+                continue
+        old = path.read_text()
+        assert 1 == old.count(anchor), f"{edit['file']} has this once: {anchor!r}"
+        path.write_text(old.replace(anchor, new))
     if step.get("make") == "generated":
         generated = run(copy, "docs.generate")
         assert 0 == generated.returncode, generated.stderr

@@ -87,8 +87,8 @@ def test_where_does_it_go_names_what_each_recipe_writes_and_its_tests():
 def test_the_anchors_and_tests_of_a_recipe_exist(name):
     """Each anchor is once in its file. If this fails, take another in `tests/data/recipes.toml`."""
     for edit in edits(RECIPES[name]):
-        if "after" in edit:
-            assert 1 == (ROOT / edit["file"]).read_text().count(edit["after"]), edit
+        if anchor := edit.get("after") or edit.get("before"):
+            assert 1 == (ROOT / edit["file"]).read_text().count(anchor), edit
     for test in RECIPES[name]["tests"]:
         path, _, function = test.partition("::")
         assert f"def {function}" in (ROOT / path).read_text(), test
