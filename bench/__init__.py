@@ -1,12 +1,13 @@
-"""Benchmarks: the service as it really runs, in front of the simulator, each a claim with its figure.
+"""Benchmarks of the running service in front of the simulator. Each claim has a figure and most have a target.
 
 `make bench` prints the tables and writes `bench/results.md`:
 
-    measures.py   what the README claims                    contest.py   beside what one would use instead
-    overhead.py   what the path through it costs            trouble.py   the same, at a limit and on a bad day
-    window.py     the limits, in real time                  contenders/, turn.py   who they are, and a turn of theirs
-    kills.py      200 deaths, and nothing lost              ledger.py    what being on record costs
+    measures.py    the claims of the documentation         comparison.py         beside other ways to do the same
+    overhead.py    the cost of the path through it         comparison_faults.py  the same, at a limit and with faults
+    window.py      the limits, in real time                contenders/, contender_run.py   those other ways
+    kills.py       200 kills without a loss                ledger.py             the cost of the ledger
+    crowd.py       greedy callers beside others            stalls.py             a stalled Replicate
 
-Machines differ and are shared, so what is claimed are ratios to what is ideal in the same run, and counts made on
-the receiving side; seconds are shown only to make the ratios readable.
+Machines differ and are shared. So claims are ratios to an ideal in the same run, and counts at the receiving side.
+Seconds only make the ratios readable.
 """

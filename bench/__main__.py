@@ -1,4 +1,4 @@
-"""Run every section and print it, write the report, and draw its charts. Exits with 1 if a target is missed."""
+"""Runs every section, prints it, and writes the report and its charts. Exits with 1 if a target is missed."""
 
 import os
 import platform
@@ -26,7 +26,9 @@ RESULTS = Path(__file__).parent / "results.md"
 
 
 def main() -> int:
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # unwinds, so that nothing started here stays
+    signal.signal(
+        signal.SIGTERM, lambda *_: sys.exit(143)
+    )  # unwinds the stack, so that all processes started here end
     conditions, done = _conditions(), []
     for section in _sections():
         done.append(section)
@@ -38,7 +40,7 @@ def main() -> int:
 
 
 def _sections() -> Iterator[Section]:
-    """Those that use the machine by themselves, then those that wait for minutes beside those that wait, too."""
+    """First the sections that load the machine, one by one; then those that mostly wait, partly in parallel."""
     yield claims()
     yield overhead()
     yield ledger()

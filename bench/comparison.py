@@ -1,7 +1,7 @@
-"""A fair day: this service beside what a user would write or install instead, where nothing goes wrong.
+"""This service beside other ways to do the same, without faults.
 
-A makespan is compared with the ideal for what the simulator really drew in that run: the next picture goes to
-the slot that is free first, and nothing takes any time but the predictions. Only this service has targets.
+The ideal makespan is computed from the durations that the simulator drew in that run: each picture goes to the slot
+that is free first, and only predictions take time. Only this service has targets.
 """
 
 import heapq
@@ -36,7 +36,7 @@ _SCENARIO = Scenario(
     slots=60,
     simulator=(
         *("--seconds", str(_SECONDS), "--jitter", "0.2", "--seed", "1"),
-        *("--delay", "0.025", "0.15"),  # each way: a creation is answered after 50 to 300 ms
+        *("--delay", "0.025", "0.15"),  # each way: the response to a creation arrives after 50 to 300 ms
         *("--creations-per-minute", "600", "--others-per-minute", "3000"),
     ),
     bound=75,
@@ -46,7 +46,7 @@ _TOGETHER = ("polling", "threads", "batch_process")
 
 
 def comparison() -> Section:
-    """The quick ones by themselves, the others, which wait more than they compute, at once: three minutes."""
+    """The fast contenders one by one, then the others, which mostly wait, in parallel. Takes three minutes."""
     runs = {name: run_contender(name, _SCENARIO) for name in _ALONE}
     others = {name: in_background(partial(run_contender, name, _SCENARIO)) for name in _TOGETHER}
     runs |= {name: run.result() for name, run in others.items()}
@@ -57,7 +57,7 @@ def comparison() -> Section:
 
 
 def _ratio(it: ContenderRun) -> float:
-    """Its makespan, as a multiple of the ideal one; infinite if it did not come to an end."""
+    """Its makespan as a multiple of the ideal one; infinite if it did not finish."""
     if it.result is None:
         return math.inf
     ideal = _ideal(
@@ -67,7 +67,7 @@ def _ratio(it: ContenderRun) -> float:
 
 
 def _ideal(durations: Iterable[float], slots: int) -> float:
-    """Seconds a list schedule takes: each in turn goes to the slot that is free first."""
+    """Seconds of a list schedule: each duration in turn goes to the slot that is free first."""
     free = [0.0] * slots
     for duration in durations:
         heapq.heapreplace(free, free[0] + duration)
@@ -75,8 +75,8 @@ def _ideal(durations: Iterable[float], slots: int) -> float:
 
 
 def _delay(it: ContenderRun) -> float | None:
-    """Median of the seconds from a prediction's end to when its link was known, by the clock both go by; None if
-    the contender does not tell."""
+    """Median of the seconds from a prediction's end until the contender knew its link; None if it does not report
+    that."""
     known = it.result["known"] if it.result else {}
     ended = {each["id"]: _ended(each) for each in it.made if each["completed_at"]}
     delays = [moment - ended[url.split("/")[-2]] for url, moment in known.items()]
@@ -122,11 +122,11 @@ def _note() -> str:
     versions = ", ".join(line.split()[0] for line in pinned if line.startswith("replicate"))
     threads = min(32, (os.cpu_count() or 1) + 4)  # as concurrent.futures has it
     return f"""\
-Each before a fresh simulator with `{" ".join(_SCENARIO.simulator)}`; after {_SCENARIO.bound} s it is ended. Ideal is
-the list schedule of the durations that were drawn, with nothing in between. `async_run` asks Replicate to hold each
-creation open until the picture is there, so it has nothing to look for and nothing to be refused; after a minute
-Replicate lets go, and it polls every half second, as with `wait=False` from the start. `asyncio.to_thread` has
-{threads} threads on this machine, four more than cores, and `replicate-batch-process` works with it. Requests are
-all but downloads, which only `replicate-batch-process` makes, for the service keeps none here. Lost is what its user
-did not get, substitutes included; paid in vain are predictions that did not fail, beyond one for each picture got.
-CPU and memory are the service's, or else the script's. Here with {versions}."""
+Each contender has a fresh simulator with `{" ".join(_SCENARIO.simulator)}` and is ended after {_SCENARIO.bound} s.
+Ideal is the list schedule of the drawn durations, without gaps. `async_run` asks Replicate to hold each creation open
+until the picture is ready, so it does not poll. After a minute Replicate returns the unfinished prediction, and it
+polls every half second, as it does with `wait=False` from the start. `asyncio.to_thread` has {threads} threads on this
+machine, four more than cores, and `replicate-batch-process` uses it. Requests are all but downloads, which only
+`replicate-batch-process` makes, since the service stores no outputs here. Lost are the pictures that the user did not
+get, substitutes included. Paid in vain are predictions that did not fail, beyond one for each picture got. CPU and
+memory are the service's, or else the script's. Versions: {versions}."""

@@ -1,6 +1,6 @@
-"""What users meet: more work than a minute's window holds, and a few things going wrong meanwhile.
+"""This service beside other ways to do the same, with more work than one window holds and a few faults.
 
-Ideal knows the window: as many creations as it holds at once, the rest after a minute, and no time lost.
+The ideal respects the window: as many creations as it holds at once, the rest after a minute, and no other delay.
 """
 
 import math
@@ -47,7 +47,7 @@ _CONTENDERS = (OURS, "async_run", "polling", "retrying", "batch_process")
 
 
 def comparison_with_faults() -> Section:
-    """All at once, since all of them mostly wait: two minutes at the most."""
+    """All contenders in parallel, since they mostly wait. Takes two minutes at the most."""
     started = {name: in_background(partial(run_contender, name, _SCENARIO)) for name in _CONTENDERS}
     runs = {name: run.result() for name, run in started.items()}
     title = f"What users meet: {_SCENARIO.pictures} pictures, {_A_MINUTE} creations a minute, and a bad day"
@@ -80,12 +80,11 @@ _COLUMNS = (
 )
 
 _NOTE = f"""\
-Each before a fresh simulator with `{" ".join(_SCENARIO.simulator)}`, at {_SCENARIO.slots} slots; after
-{_SCENARIO.bound} s it is ended. The first three predictions fail and say that trying again will do. Of the
-creations, the answers to the 71st to 73rd are lost, though the predictions are made, and the 84th and 85th are
-answered with 503. Two looks at a prediction and two at a list of them are answered with 500; who holds creations open
-does not look. Ideal is {_IDEAL} s: {_A_MINUTE} pictures at once, the others after a minute, and {_SECONDS} s for the
-last; who gives up on pictures is done sooner. Pictures got are those that were asked for; another model's, or black,
-are substitutes handed over as a success. Paid in vain are predictions that did not fail, beyond one for each picture
-got: made twice, or made and never seen by who paid. What is tried again is so after pauses of 1, 2, 4, … 32 s,
-whatever went wrong."""
+Each contender has a fresh simulator with `{" ".join(_SCENARIO.simulator)}` and {_SCENARIO.slots} slots, and is ended
+after {_SCENARIO.bound} s. The first three predictions fail with an error that recommends a retry. The responses to the
+71st to 73rd creation are lost, though the predictions are made, and the 84th and 85th get a 503. Two polls of a
+prediction and two of a list get a 500; contenders that hold creations open do not poll. Ideal is {_IDEAL} s:
+{_A_MINUTE} pictures at once, the others after a minute, and {_SECONDS} s for the last. A contender that gives up
+pictures finishes sooner. Pictures got are those that were requested; another model's, or black, are substitutes
+returned as a success. Paid in vain are predictions that did not fail, beyond one for each picture got: made twice, or
+never seen by the user. Retries come after pauses of 1, 2, 4, … 32 s, whatever the error."""

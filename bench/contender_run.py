@@ -1,7 +1,7 @@
-"""A contender's turn: it works before a simulator of its own, and what it tells stands beside what the simulator saw.
+"""Runs a contender before a simulator of its own, and combines its result with the simulator's counts.
 
-The simulator is the same for all that meet the same scenario: same arguments, same seed. A contender that does
-not come to an end is ended.
+All contenders of a scenario get the same simulator: same arguments, same seed. A contender that does not finish in time
+is ended.
 """
 
 import json
@@ -18,7 +18,7 @@ import requests
 
 from bench.processes import (
     TOKEN,
-    asked_of_replicate,
+    api_requests,
     counts,
     cpu_seconds,
     peak_megabytes,
@@ -44,16 +44,16 @@ _PYTHON = ROOT / ".venv-bench" / "bin" / "python"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scenario:
-    """What the contenders of a table meet.
+    """The conditions of a table's contenders.
 
     Attributes:
-        pictures: How many pictures are wanted.
-        slots: How many may be in the making at once.
-        simulator: What the simulator is started with.
-        service: The service's settings, beside its slots.
-        faults: What the simulator is ordered to do wrong.
-        failing: How many of the first predictions fail in passing at the first try.
-        bound: Seconds after which a contender is ended.
+        pictures: The number of pictures to make.
+        slots: The most predictions at once.
+        simulator: The simulator's arguments.
+        service: The service's settings, besides its slots.
+        faults: The faults to inject.
+        failing: The number of prompts, from the first, whose first prediction fails transiently.
+        bound: Seconds until a contender is ended.
     """
 
     pictures: int
@@ -67,16 +67,16 @@ class Scenario:
 
 @dataclass(frozen=True, slots=True)
 class ContenderRun:
-    """What became of a contender.
+    """The result of a contender.
 
     Attributes:
-        scenario: What it met.
-        told: What it ended with, see `bench.contenders.task`; None if it did not end.
-        undone: What it came to instead; empty if it ended.
-        seen: What the simulator counted.
-        made: The predictions the simulator made.
+        scenario: Its conditions.
+        result: The JSON that it printed, see `bench.contenders.task`; None if it did not finish.
+        undone: The reason why it did not finish; empty if it did.
+        seen: The simulator's counts.
+        made: The simulator's predictions.
         cpu: Seconds of CPU, from the start of its processes to the last picture.
-        memory: The most it held, in megabytes.
+        memory: Peak memory in megabytes.
     """
 
     scenario: Scenario
@@ -89,17 +89,17 @@ class ContenderRun:
 
     @property
     def got(self) -> int:
-        """Pictures its user holds; while it had not ended, those there were."""
+        """The number of pictures that its user got; if it did not finish, the number of successes at the simulator."""
         return int(self.result["got"] if self.result else self.seen["finished"].get("succeeded", 0))
 
     @property
     def in_vain(self) -> int:
-        """Predictions that are paid for, which all are that did not fail, beyond one for each picture got."""
+        """Predictions that did not fail, and so are paid for, beyond one for each picture got."""
         return int(self.seen["creations_accepted"] - self.seen["finished"].get("failed", 0) - self.got)
 
     @property
     def requests_a_picture(self) -> float:
-        return asked_of_replicate(self.seen) / max(self.got, 1)
+        return api_requests(self.seen) / max(self.got, 1)
 
     @property
     def throttled(self) -> int:
@@ -108,7 +108,7 @@ class ContenderRun:
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """A column of a table of contenders: its head, its cell, and this service's target, if it has one."""
+    """A column of a table: its head, its cell, and this service's target, if it has one."""
 
     head: str
     cell: Callable[[ContenderRun], str]
@@ -126,7 +126,7 @@ def requests_a_picture(*, most: float) -> Column:
 
 
 def none_of(head: str, count: Callable[[ContenderRun], int]) -> Column:
-    """What there should be none of. Nobody knows it of a contender that did not end."""
+    """A column with the target 0. It is empty for a contender that did not finish."""
     return Column(
         head,
         lambda it: str(count(it)) if it.result else "",
@@ -144,7 +144,7 @@ COSTS = (
 
 
 def table(title: str, columns: Sequence[Column], runs: Mapping[str, ContenderRun], *, note: str) -> Section:
-    """The turns by the name of who had them, this service first, then its targets."""
+    """A table of `runs` by contender, this service first, then its targets."""
     rows = [(CONTENDERS[name], *(column.cell(run) for column in columns)) for name, run in runs.items()]
     rows.insert(1, ("… its target", *(column.target for column in columns)))
     ours = runs[OURS]
@@ -153,28 +153,28 @@ def table(title: str, columns: Sequence[Column], runs: Mapping[str, ContenderRun
 
 
 def run_contender(name: str, scenario: Scenario) -> ContenderRun:
-    """Let a contender have its turn."""
+    """Run a contender."""
     print(f"{CONTENDERS[name]}: {scenario.pictures} pictures …", flush=True)
     with simulated(*scenario.simulator) as simulator, ExitStack() as stack:
         requests.post(f"{simulator}/simulator/faults", json=scenario.faults, timeout=30).raise_for_status()
         where = {"REPLICATE_BASE_URL": simulator, "REPLICATE_API_TOKEN": TOKEN["X-Replicate-API-Key"]}
         service = None
         if name == OURS:
-            # Nobody else keeps what was made.
+            # No other contender stores outputs.
             settings = {"REPLICATE_CONCURRENT_LIMIT": scenario.slots, "FILES_TTL": 0, **scenario.service}
             service = stack.enter_context(service_before(simulator, **settings))
             where["SERVICE_URL"] = service.url
         process = stack.enter_context(_started(name, scenario, where))
         result, undone = _result(process, scenario)
         watched = service.process if service else process
-        alive = watched.poll() is None  # one that broke off left nothing to look at
+        alive = watched.poll() is None  # an ended process has no figures
         cpu, memory = (cpu_seconds(watched.pid), peak_megabytes(watched.pid)) if alive else (0.0, 0.0)
         return ContenderRun(scenario, result, undone, counts(simulator), predictions(simulator), cpu, memory)
 
 
 @contextmanager
 def _started(name: str, scenario: Scenario, where: Mapping[str, str]) -> Iterator[subprocess.Popen[str]]:
-    """A contender as a process, in a folder of its own that goes with it; ended by force if need be."""
+    """A contender as a process in a temporary folder. It is killed at the end."""
     environ = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "ignore", **where}
     task = map(str, (scenario.pictures, scenario.slots, scenario.failing))
     command = [str(_PYTHON), "-m", f"bench.contenders.{name}", *task]
@@ -191,7 +191,7 @@ def _started(name: str, scenario: Scenario, where: Mapping[str, str]) -> Iterato
 
 
 def _result(process: subprocess.Popen[str], scenario: Scenario) -> tuple[dict[str, Any] | None, str]:
-    """The line a contender ends with, or why there is none."""
+    """The contender's result, or the reason why there is none."""
     assert process.stdout is not None
     ready, _, _ = select.select([process.stdout], [], [], scenario.bound)
     if not ready:

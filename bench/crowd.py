@@ -1,7 +1,7 @@
-"""The cost of greedy callers to the others: silent connections, large bodies, slow readers, one caller with 300 calls,
-and callers with invented tokens.
+"""The cost of greedy callers to other callers: silent connections, large bodies, slow readers, one caller with 300
+calls, and callers with invented tokens.
 
-All at once beside five callers who request a few pictures each and fetch them. A minute and a half at the most.
+All of them at once, beside five callers that request a few pictures each and fetch them. Takes a minute and a half.
 """
 
 import json
@@ -35,19 +35,19 @@ _SECONDS = 20.0
 _SLOTS = 12
 _CALLERS = 5
 _CALLS = 12
-"""Calls that a real caller has open at once."""
+"""Open calls of each real caller."""
 
-_GREEDY = "r8_greedy"  # a token of the simulator's
+_GREEDY = "r8_greedy"  # a valid token
 _GREEDY_CALLS = 300
 _INVENTING = 20
-"""Connections that each send one call after the other, with a token that Replicate refuses."""
+"""Connections that each send one call after another, with a token that Replicate refuses."""
 
 _BODIES = 100
 _BODY_BYTES = 16_000_000
 _READERS = 80
 _FILE_BYTES = 50_000_000
 _THREADS = Settings.from_env({}).threads
-"""Of the service by default. It takes twice as many connections."""
+"""The service's default. It accepts twice as many connections."""
 
 _NOTE = f"""\
 The crowd is {_BODIES} connections that each send bodies of {_BODY_BYTES // 10**6} MB again and again (8 million
@@ -60,7 +60,7 @@ shares the machine with the service."""
 
 
 def crowd() -> Section:
-    """The silent first, then the crowd, then those who only wait."""
+    """Silent connections, then the crowd, then waiting callers."""
     _allow_descriptors()
     return claimed("A crowd", _claims(), note=_NOTE)
 
@@ -72,7 +72,7 @@ def _claims() -> Iterator[Claim]:
 
 
 def silent() -> Iterator[Claim]:
-    """Connections without a request, 1.2 times as many as the server takes, and one that trickles for each thread."""
+    """Connections without a request, 1.2 times as many as the server accepts, and a trickling one for each thread."""
     number = round(1.2 * 2 * _THREADS)
     with simulated() as simulator, service_before(simulator) as service, ExitStack() as stack:
         for _ in range(number):
@@ -89,7 +89,7 @@ def greedy() -> Iterator[Claim]:
     """The crowd, and five callers beside it."""
     answers = Counter[int]()
     with TemporaryDirectory() as data, simulated("--seconds", "1", "--jitter", "0") as simulator:
-        path = _kept(Path(data), _FILE_BYTES)
+        path = _stored_file(Path(data), _FILE_BYTES)
         settings = {"DATA_DIR": data, "REPLICATE_CONCURRENT_LIMIT": _SLOTS}
         with service_before(simulator, **settings) as service, ExitStack() as stack:
             stack.enter_context(_greedy_beside(service, path))
@@ -117,7 +117,7 @@ def greedy() -> Iterator[Claim]:
 
 
 def waiting() -> Iterator[Claim]:
-    """The memory that 256 and 1,000 waiting callers take."""
+    """The memory of 256 and of 1,000 waiting callers."""
     with (
         simulated("--seconds", "600") as simulator,
         service_before(simulator, REPLICATE_CONCURRENT_LIMIT=10) as service,
@@ -144,7 +144,7 @@ def _are_waiting(service: ServiceProcess, number: int) -> bool:
 
 
 def _health(service: ServiceProcess, *, seconds: float) -> list[float]:
-    """The seconds of each `/health`, on a connection of its own, 20 a second."""
+    """The seconds of each `/health`, at 20 a second, each on a new connection."""
     took, end = [], time.monotonic() + seconds
     while time.monotonic() < end:
         began = time.perf_counter()
@@ -156,7 +156,7 @@ def _health(service: ServiceProcess, *, seconds: float) -> list[float]:
 
 @contextmanager
 def _repeated(act: Callable[[], object]) -> Iterator[None]:
-    """Do it again and again in a thread of its own. The thread is a daemon, and an act under way is not waited for."""
+    """Repeat `act` in a daemon thread during the `with` block. Its last call may outlast the block."""
     is_over = threading.Event()
 
     def run() -> None:
@@ -178,7 +178,7 @@ def _prompt(token: str) -> str:
 
 
 def _made(simulator: str) -> Counter[str]:
-    """How many predictions there are, by prompt."""
+    """The number of predictions by prompt."""
     return Counter(each["input"]["prompt"] for each in predictions(simulator))
 
 
@@ -189,8 +189,8 @@ class _From(HTTPAdapter):
         self._address = address
         super().__init__(pool_maxsize=_CALLS)
 
-    def init_poolmanager(self, *given: Any, **named: Any) -> None:
-        super().init_poolmanager(*given, **named, source_address=(self._address, 0))
+    def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
+        super().init_poolmanager(*args, **kwargs, source_address=(self._address, 0))
 
 
 def _session_from(address: str) -> requests.Session:
@@ -218,17 +218,17 @@ def _invent(url: str) -> None:
 
 
 def _attack(port: int, path: str) -> None:
-    """The greedy, as a process of their own, until its input ends."""
+    """The greedy callers, in a process of their own until its standard input ends."""
     _allow_descriptors()
-    os.nice(10)  # they would be on other machines
+    os.nice(10)  # in production they run on other machines
     numbers = count()
     bodies = [partial(_large_body, port, numbers) for _ in range(_BODIES)]
     readers = [partial(_read_slowly, port, path) for _ in range(_READERS)]
     url = f"http://127.0.0.1:{port}"
-    wanting = [partial(_generate, requests.Session(), url, _GREEDY, Counter()) for _ in range(_GREEDY_CALLS)]
+    calling = [partial(_generate, requests.Session(), url, _GREEDY, Counter()) for _ in range(_GREEDY_CALLS)]
     inventing = [partial(_invent, url) for _ in range(_INVENTING)]
     with ExitStack() as stack:
-        for each in (*bodies, *readers, *wanting, *inventing):
+        for each in (*bodies, *readers, *calling, *inventing):
             stack.enter_context(_repeated(each))
         sys.stdin.read()
     os._exit(0)
@@ -257,7 +257,7 @@ _LARGE = (
 
 
 def _large_body(port: int, numbers: "count[int]") -> None:
-    """One large body of a caller who sends nothing else."""
+    """Send one large body."""
     body = _LARGE[(number := next(numbers)) % len(_LARGE)]
     head = [
         "POST /generate-batch HTTP/1.1", "Host: a", "Content-Type: application/json", "Connection: close",
@@ -273,7 +273,7 @@ def _large_body(port: int, numbers: "count[int]") -> None:
 
 
 def _read_slowly(port: int, path: str) -> None:
-    """1 kB/s of a file, until the service has enough of it."""
+    """Read 1 kB/s of a file, until the service disconnects."""
     with _connected(port) as caller:
         caller.sendall(f"GET {path} HTTP/1.1\r\nHost: a\r\n\r\n".encode())
         while caller.recv(1000):
@@ -281,7 +281,7 @@ def _read_slowly(port: int, path: str) -> None:
 
 
 def _trickle(connections: list[socket.socket]) -> None:
-    """A byte of a request on each."""
+    """Send a byte of a request on each connection."""
     for each in connections:
         with suppress(OSError):
             each.sendall(b"G")
@@ -292,8 +292,8 @@ def _connected(port: int) -> socket.socket:
     return socket.create_connection(("127.0.0.1", port), timeout=60)
 
 
-def _kept(data: Path, size: int) -> str:
-    """The path of a kept file of so many bytes."""
+def _stored_file(data: Path, size: int) -> str:
+    """Store a file of `size` bytes. Returns its URL path."""
     place = data / "files" / "00"
     place.mkdir(parents=True)
     (place / f"gen_{'0' * 32}.0.mp4").write_bytes(os.urandom(size))

@@ -1,11 +1,10 @@
-"""A bare forwarder, to compare with: what one writes in an hour, with no care for limits or trouble.
+"""A bare forwarder to compare with, without limits or error handling.
 
     python -m bench.forwarder --upstream http://127.0.0.1:8000 --port 5001
 
-Flask under gunicorn's own gthread worker, an asyncio loop on a thread beside it, one aiohttp session on that
-loop. A request asks upstream for a prediction, looks until it is over, and answers with its output. It has no
-queue, counts nothing, repeats nothing, adopts nothing, cancels nothing, checks nothing and logs nothing: what
-the service costs more than this is what those cost.
+Flask under gunicorn's own gthread worker, an asyncio loop in a thread beside it, one aiohttp session on that loop. A
+request creates a prediction, polls it until it has ended, and responds with its output. There is no queue, count,
+retry, adoption, cancellation, validation or log. The difference to the service is their cost.
 """
 
 import argparse
@@ -19,13 +18,13 @@ from gunicorn.app.base import BaseApplication
 
 TOKEN = "r8_forwarder"
 
-_OVER = frozenset({"succeeded", "failed", "canceled", "aborted"})
-_LOOK_SECONDS = 0.5
-_GIVE_UP_SECONDS = 600
+_TERMINAL = frozenset({"succeeded", "failed", "canceled", "aborted"})
+_POLL_SECONDS = 0.5
+_TIMEOUT_SECONDS = 600
 
 
 class Upstream:
-    """One session on a loop of its own. Make it after the fork: a thread does not survive one."""
+    """A session on a loop of its own. Create it after the fork, since a thread does not survive a fork."""
 
     def __init__(self, url: str) -> None:
         self._url = url
@@ -34,7 +33,7 @@ class Upstream:
         self._session = asyncio.run_coroutine_threadsafe(self._open(), self._loop).result()
 
     def generated(self, inputs: dict[str, Any]) -> dict[str, Any]:
-        """The prediction these inputs make, once it is over; for any thread."""
+        """Create a prediction and return it once it has ended. Safe in any thread."""
         return asyncio.run_coroutine_threadsafe(self._generated(inputs), self._loop).result()
 
     def close(self) -> None:
@@ -45,7 +44,7 @@ class Upstream:
             self._url,
             connector=aiohttp.TCPConnector(limit=0),
             headers={"Authorization": f"Bearer {TOKEN}"},
-            timeout=aiohttp.ClientTimeout(total=_GIVE_UP_SECONDS),
+            timeout=aiohttp.ClientTimeout(total=_TIMEOUT_SECONDS),
             raise_for_status=True,
         )
 
@@ -53,8 +52,8 @@ class Upstream:
         path = "/v1/models/black-forest-labs/flux-dev/predictions"
         async with self._session.post(path, json={"input": inputs}) as answer:
             prediction: dict[str, Any] = await answer.json()
-        while prediction["status"] not in _OVER:
-            await asyncio.sleep(_LOOK_SECONDS)
+        while prediction["status"] not in _TERMINAL:
+            await asyncio.sleep(_POLL_SECONDS)
             async with self._session.get(f"/v1/predictions/{prediction['id']}") as answer:
                 prediction = await answer.json()
         return prediction
@@ -69,7 +68,7 @@ def create_app(upstream: str) -> Flask:
 
 
 def generate() -> Response:
-    """`POST /generate`: the inputs beside `model_name`, which is flux-dev whatever it says."""
+    """`POST /generate`: the fields other than `model_name` are the input. The model is always flux-dev."""
     inputs = {name: value for name, value in request.get_json().items() if name != "model_name"}
     upstream: Upstream = current_app.extensions["upstream"]
     prediction = upstream.generated(inputs)
@@ -84,7 +83,7 @@ def generate() -> Response:
 
 
 class Server(BaseApplication):  # type: ignore[misc] # gunicorn ships no types
-    """gunicorn as the service has it where that matters for speed: one worker, threads, kept connections."""
+    """gunicorn with those settings of the service that matter for speed."""
 
     def __init__(self, upstream: str, port: int, threads: int) -> None:
         self._upstream = upstream
@@ -115,8 +114,8 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(
         prog="python -m bench.forwarder", description="A bare forwarder.", allow_abbrev=False
     )
-    parser.add_argument("--upstream", required=True, help="where Replicate is")
+    parser.add_argument("--upstream", required=True, help="URL of Replicate")
     parser.add_argument("--port", type=int, default=5001)
     parser.add_argument("--threads", type=int, default=332)
-    asked = parser.parse_args()
-    Server(asked.upstream, asked.port, asked.threads).run()
+    parsed = parser.parse_args()
+    Server(parsed.upstream, parsed.port, parsed.threads).run()

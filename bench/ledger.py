@@ -1,10 +1,10 @@
-"""What the ledger costs: beside the same service with one that writes nothing, until much work is accepted, and until
-the ledger of an older version is migrated.
+"""The cost of the ledger: CPU beside a service that writes nothing, the time to accept much work, and the time to
+migrate the ledger of an older version.
 
-Both services get the same load in short rounds by turns, and their CPU a request is compared round beside round, as in
-`overhead.py`, with its numbers of callers. The ledger's part is all that is done for it: making rows, writing them, and
-waiting for the disk. With one caller that is mostly the waiting: the machine falls idle twice a request, and to wake it
-up costs as much as to write. So each number is told, and what is claimed is the whole.
+Both services get the same load in short alternating rounds, at the numbers of callers of `overhead.py`, and their CPU
+is compared round by round. The ledger's part is making rows, writing them, and waiting for the disk. With one caller
+the wait dominates: the machine becomes idle twice for each request, and waking up costs as much as writing. So each
+number of callers has a figure, and only the total has a target.
 """
 
 import sqlite3
@@ -32,7 +32,7 @@ from ledger.sqlite import SqliteLedger
 CALLERS = (1, 10, 50, 200)
 
 MOST_ADDED = 0.20
-"""The part of a request's CPU that the ledger may add to it."""
+"""The largest part of a request's CPU that the ledger may add."""
 
 MOST_SECONDS = 3.0
 """Until 5,000 generations are accepted."""
@@ -45,14 +45,14 @@ _ROUNDS = 5
 
 
 def ledger() -> Section:
-    """All measures. Takes about a minute and a half."""
+    """All claims. Takes about a minute and a half."""
     return claimed(
         "The ledger: what it adds", chain(_migrated(), _added(), _accepted(1, 5000), _accepted(10, 500))
     )
 
 
 def _added() -> Iterator[Claim]:
-    """CPU a request over the same without a ledger: at each number of callers, and over all requests of the bench."""
+    """CPU of a request as a multiple of that without a ledger: at each number of callers, and over all requests."""
     spent, requested = [0.0, 0.0], [0, 0]
     with (
         simulated("--seconds", "0", *BOUNDLESS) as simulator,
@@ -78,7 +78,7 @@ def _added() -> Iterator[Claim]:
 
 
 def _accepted(batches: int, size: int) -> Iterator[Claim]:
-    """Batches at the same instant that nobody waits for, until the last is accepted and on the disk."""
+    """Batches submitted at once without waiting for results, until the last is accepted and on the disk."""
     with (
         TemporaryDirectory() as data,
         simulated("--seconds", "600") as simulator,
@@ -86,9 +86,9 @@ def _accepted(batches: int, size: int) -> Iterator[Claim]:
         ThreadPoolExecutor(batches) as callers,
     ):
         began = time.perf_counter()
-        result = list(callers.map(lambda _: _accepted_by(service, size), range(batches)))
+        batches_accepted = list(callers.map(lambda _: _accepted_by(service, size), range(batches)))
         seconds = time.perf_counter() - began
-        on_disk = _on_disk(Path(data), result)
+        on_disk = _on_disk(Path(data), batches_accepted)
     what = "one batch" if batches == 1 else f"{batches} batches at once"
     yield Claim(
         f"{batches * size} generations in {what}: accepted after",
@@ -113,7 +113,7 @@ def _accepted_by(service: ServiceProcess, size: int) -> str:
 
 
 def _migrated() -> Iterator[Claim]:
-    """The kept ledger of 0.4.0, its rows many times over, opened by the ledger of this version."""
+    """A ledger of 0.4.0 with many copies of its rows, opened by this version."""
     with TemporaryDirectory() as data:
         with tarfile.open(ROOT / "tests/data/ledger-0.4.0.tar.xz") as packed:
             packed.extractall(data, filter="data")

@@ -1,12 +1,12 @@
-"""Load: so many callers, each sending one request after the other over a connection it keeps.
+"""Load: a number of callers, each sending one request after another over a kept connection.
 
     python -m bench.load http://127.0.0.1:5000/generate --callers 10 --seconds 2 \\
         --header 'X-Replicate-API-Key: r8_bench' --body '{"model_name": "flux-dev", "prompt": "a fox"}'
 
-It is a process of its own, so that what it costs is not counted as the server's. Every caller sends one request
-that is not measured, which opens its connection; then `ready` is printed, and a line on standard input (the return
-key) starts the measuring. So whoever started it can read the server's clocks right before and after. If standard
-input ends instead, so does this. The result is one line of JSON, the `Load`.
+It is a separate process, so that its CPU is not counted as the server's. Every caller first sends one request that is
+not measured, which opens its connection. Then `ready` is printed, and a line on standard input (the return key) starts
+the measurement, so that the parent can read the server's CPU clocks just before and after. If standard input ends
+instead, the process ends. The result is one line of JSON, the `Load`.
 """
 
 import argparse
@@ -19,12 +19,13 @@ from dataclasses import asdict, dataclass
 
 import aiohttp
 
-_GIVE_UP_SECONDS = 60
+_TIMEOUT_SECONDS = 60
 
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """What the callers saw. Latencies in milliseconds; `errors` says what came in place of a 2xx."""
+    """The measured requests. Latencies are in milliseconds. `errors` has the responses other than 2xx, and
+    exceptions."""
 
     requests: int
     errors: list[str]
@@ -35,7 +36,7 @@ class Load:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """What to send and where; `seconds` is for how long."""
+    """The requests to send, for `seconds`."""
 
     url: str
     body: bytes
@@ -45,11 +46,11 @@ class Plan:
 
 
 async def measured(plan: Plan) -> Load | None:
-    """Run the plan when told to on standard input; None if that ends instead."""
+    """Run the plan after a line on standard input. None if standard input ends instead."""
     latencies: list[float] = []
     errors: list[str] = []
 
-    async def ask(session: aiohttp.ClientSession) -> None:
+    async def send(session: aiohttp.ClientSession) -> None:
         try:
             async with session.post(plan.url, data=plan.body, headers=plan.headers) as answer:
                 text = await answer.text()
@@ -60,13 +61,13 @@ async def measured(plan: Plan) -> Load | None:
 
     async def call(session: aiohttp.ClientSession, until: float) -> None:
         while (began := time.perf_counter()) < until:
-            await ask(session)
+            await send(session)
             latencies.append(time.perf_counter() - began)
 
     connector = aiohttp.TCPConnector(limit=0)
-    timeout = aiohttp.ClientTimeout(total=_GIVE_UP_SECONDS)
+    timeout = aiohttp.ClientTimeout(total=_TIMEOUT_SECONDS)
     async with aiohttp.ClientSession(connector=connector, timeout=timeout) as session:
-        await asyncio.gather(*(ask(session) for _ in range(plan.callers)))
+        await asyncio.gather(*(send(session) for _ in range(plan.callers)))
         print("ready", flush=True)
         if not await asyncio.to_thread(sys.stdin.readline):
             return None
@@ -92,14 +93,14 @@ def _plan() -> Plan:
     parser.add_argument("--header", action="append", default=[], metavar="'NAME: VALUE'")
     parser.add_argument("--callers", type=int, default=1)
     parser.add_argument("--seconds", type=float, default=2.0)
-    asked = parser.parse_args()
-    headers = {name: value.strip() for name, _, value in (each.partition(":") for each in asked.header)}
+    parsed = parser.parse_args()
+    headers = {name: value.strip() for name, _, value in (each.partition(":") for each in parsed.header)}
     return Plan(
-        url=asked.url,
-        body=asked.body.encode(),
+        url=parsed.url,
+        body=parsed.body.encode(),
         headers={"Content-Type": "application/json", **headers},
-        callers=asked.callers,
-        seconds=asked.seconds,
+        callers=parsed.callers,
+        seconds=parsed.seconds,
     )
 
 

@@ -1,4 +1,4 @@
-"""The claims, a measure each."""
+"""The claims of the documentation, a function for each."""
 
 import asyncio
 import statistics
@@ -11,7 +11,7 @@ import requests
 
 from bench.processes import (
     TOKEN,
-    asked_of_replicate,
+    api_requests,
     counts,
     peak_megabytes,
     post,
@@ -27,7 +27,7 @@ from media.formats import black_png
 
 
 def claims() -> Section:
-    """Every measure, one after another."""
+    """All claims, one after another."""
     return claimed("What is claimed", chain.from_iterable(measure() for measure in MEASURES))
 
 
@@ -48,15 +48,15 @@ def makespan() -> Iterator[Claim]:
         "0, 0, 0",
         batch["succeeded"] == seen["creations_accepted"] == 300 and not seen["refusals"],
     )
-    kept = sum(len(each["files"]) for each in batch["results"])
-    yield Claim("… pictures fetched and kept meanwhile", f"{kept}", "300", kept == 300)
-    yield Claim("… requests to Replicate a picture", f"{asked_of_replicate(seen) / 300:.1f}", "")
+    stored = sum(len(each["files"]) for each in batch["results"])
+    yield Claim("… pictures fetched and kept meanwhile", f"{stored}", "300", stored == 300)
+    yield Claim("… requests to Replicate a picture", f"{api_requests(seen) / 300:.1f}", "")
     peak = seen["in_flight_peak"]
     yield Claim("… predictions in flight at the most", f"{peak}", "≤ 60", peak <= 60)
 
 
 def planned() -> Iterator[Claim]:
-    """What a batch was thought to take and to cost, when its model is known, and what it did."""
+    """The estimated and the actual seconds and cost of a batch whose model is known."""
     with (
         simulated("--seconds", "3", "--jitter", "0.2") as simulator,
         service_before(simulator, REPLICATE_CONCURRENT_LIMIT=30) as service,
@@ -78,26 +78,26 @@ def planned() -> Iterator[Claim]:
 
 
 def admission() -> Iterator[Claim]:
-    """What it costs to let one in, by how many wait: the gate alone, a hundred callers with two batches each."""
+    """The cost of an admission by the number of waiters: only the gate, a hundred callers with two batches each."""
     few, many = (min(_admitting(waiting) for _ in range(5)) for waiting in (1000, 100_000))
     what = f"admitting one of 100,000 who wait ({many:.0f} µs) / one of 1,000"
     yield Claim(what, f"{many / few:.1f}", "≤ 3", many / few <= 3)
 
 
 def _admitting(waiting: int) -> float:
-    """Microseconds an admission, of a thousand."""
+    """Microseconds for each of a thousand admissions."""
 
-    async def scenario() -> float:
+    async def admissions() -> float:
         gate = Gate(concurrent_limit=1, requests_per_minute=60_000)
 
         async def one(number: int) -> None:
             (await gate.acquire(f"caller {number % 100}", batch=f"batch {number % 2}")).release()
 
         crowd = [asyncio.create_task(one(number)) for number in range(waiting)]
-        await asyncio.sleep(0)  # all have asked, and the first is in
+        await asyncio.sleep(0)  # all wait, and the first is admitted
         began = time.perf_counter()
         await asyncio.wait(crowd[:1])
-        while gate.statistics().waiting > waiting - 1000:  # noqa: ASYNC110 - nothing is told of each
+        while gate.statistics().waiting > waiting - 1000:  # noqa: ASYNC110 - the gate has no event for each
             await asyncio.sleep(0)
         took = time.perf_counter() - began
         for each in crowd:
@@ -105,12 +105,11 @@ def _admitting(waiting: int) -> float:
         await asyncio.gather(*crowd, return_exceptions=True)
         return took / 1000 * 1e6
 
-    return asyncio.run(scenario())
+    return asyncio.run(admissions())
 
 
 def memory() -> Iterator[Claim]:
-    """Batches of up to 10,000 accepted and queued, nothing of them done. 40,000 fill the queue, for which it takes two
-    callers."""
+    """Memory with up to 40,000 queued generations, in batches of up to 10,000. Only two callers can fill the queue."""
     for size, target in ((1000, 150), (10_000, 250), (40_000, 400)):
         with (
             simulated("--seconds", "600") as simulator,
@@ -128,7 +127,7 @@ def memory() -> Iterator[Claim]:
 
 
 def uploads() -> Iterator[Claim]:
-    """An image of 90 MB that comes in as a file and goes on to Replicate's files."""
+    """Memory while an image of 90 MB is uploaded and passed on to Replicate's files."""
     image = black_png(1, 1).ljust(90_000_000)
     fields = {"model_name": "flux-kontext-max", "prompt": "a fox"}
     with simulated("--seconds", "0.1") as simulator, service_before(simulator) as service:
@@ -138,11 +137,11 @@ def uploads() -> Iterator[Claim]:
         answer = requests.post(f"{service.url}/generate", data=fields, files=sent, headers=TOKEN, timeout=120)
         answer.raise_for_status()
         grown = peak_megabytes(service.process.pid) - before
-        went = counts(simulator)["requests"].get("file", 0)
+        uploads_sent = counts(simulator)["requests"].get("file", 0)
     yield Claim(
         "an image of 90 MB sent with a request: memory grows by", f"{grown:.0f} MB", "≤ 15 MB", grown <= 15
     )
-    yield Claim("… uploads to Replicate", str(went), "1", went == 1)
+    yield Claim("… uploads to Replicate", str(uploads_sent), "1", uploads_sent == 1)
 
 
 def answers_under_load() -> Iterator[Claim]:
@@ -153,7 +152,7 @@ def answers_under_load() -> Iterator[Claim]:
     ):
         body = {"model_name": "flux-dev", "prompt": "a long wait"}
         callers = [service.connect("/generate", body, **TOKEN) for _ in range(200)]
-        until(lambda: _figures(service.url)["waiting"] == 140)
+        until(lambda: _concurrency(service.url)["waiting"] == 140)
         for path in ("/health", "/status"):
             with requests.Session() as session:
                 took = [_seconds(session, service.url + path) for _ in range(500)]
@@ -162,7 +161,7 @@ def answers_under_load() -> Iterator[Claim]:
             yield Claim(what, f"{p99:.1f} ms", "≤ 50 ms", p99 <= 50)
         for caller in callers:
             caller.close()
-        until(lambda: _figures(service.url)["current_concurrent"] == 0)
+        until(lambda: _concurrency(service.url)["current_concurrent"] == 0)
         left = counts(simulator)["in_flight"]
         yield Claim("… after all hang up: predictions still running", str(left), "0", left == 0)
 
@@ -171,10 +170,10 @@ MEASURES = (makespan, planned, admission, memory, uploads, answers_under_load)
 
 
 def _is_queued(service: str, simulator: str, size: int) -> bool:
-    return counts(simulator)["in_flight"] == 10 and _figures(service)["waiting"] == size - 10
+    return counts(simulator)["in_flight"] == 10 and _concurrency(service)["waiting"] == size - 10
 
 
-def _figures(url: str) -> dict[str, float]:
+def _concurrency(url: str) -> dict[str, float]:
     figures: dict[str, float] = requests.get(f"{url}/status", timeout=30).json()["concurrency"]
     return figures
 

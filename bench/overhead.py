@@ -1,10 +1,9 @@
-"""What the path through the service costs by itself: limits lifted, predictions done at once.
+"""The cost of the path through the service: no limits, predictions that end at once.
 
-The same load goes to the service, to a bare forwarder (`bench/forwarder.py`) and, by one caller, straight to the
-simulator, in short rounds by turns, so that whatever else the machine does meets all of them; a figure is the
-median of its rounds. What is compared is CPU a request, user and system, of the server's processes: round beside
-round, since a shared machine is not equally fast in each. The service logs every request, as it does unless it is
-told otherwise; the forwarder has no log.
+The same load goes to the service, to a bare forwarder (`bench/forwarder.py`) and, with one caller, directly to the
+simulator, in short alternating rounds, so that other load of the machine affects all of them. A figure is the median of
+its rounds. CPU is compared for each request, user and system time of the server's processes, round by round, since the
+speed of a shared machine varies. The service logs every request, as by default; the forwarder has no log.
 """
 
 import json
@@ -25,11 +24,11 @@ from harness.service_process import ROOT, free_port
 CALLERS = (1, 10, 50, 200)
 
 MOST_CPU = 3.0
-"""The service's CPU a request over the forwarder's, at the most, at any number of callers: 2.5 times, and a fifth of
-that for the ledger (`bench/ledger.py`)."""
+"""Target: the service's CPU for a request as a multiple of the forwarder's, at any number of callers. 2.5 and a fifth
+of that for the ledger (`bench/ledger.py`)."""
 
 MOST_ADDED = 4.0
-"""Milliseconds at one caller, at the most, that p50 through the service is above p50 straight to the simulator."""
+"""Target: milliseconds that the service adds to the p50 of direct requests to the simulator, with one caller."""
 
 _ROUNDS = 5
 _SECONDS = 1.2
@@ -38,24 +37,24 @@ LIFTED: dict[str, Any] = {
     "REPLICATE_CONCURRENT_LIMIT": 1000,
     "REPLICATE_REQUESTS_PER_MINUTE": 60_000,
     "REPLICATE_OTHER_REQUESTS_PER_MINUTE": 60_000,
-    "FILES_TTL": 0,  # the forwarder fetches nothing
+    "FILES_TTL": 0,  # the forwarder stores no outputs
     "LOG_LEVEL": "info",
 }
-"""Settings of a service whose limits are not what is measured."""
+"""Settings of a service without effective limits."""
 
 BOUNDLESS = ("--creations-per-minute", _BOUNDLESS, "--others-per-minute", _BOUNDLESS)
-"""Arguments of a simulator whose limits are not, either."""
+"""Arguments of a simulator without effective limits."""
 
 _INPUTS = {"prompt": "a red fox in the snow", "aspect_ratio": "16:9"}
 BODY = {"model_name": "flux-dev", **_INPUTS}
-"""What is asked of the service, again and again."""
+"""The body of each request to the service."""
 
 _FIGURES = ("p50 ms", "p99 ms", "req/s", "CPU ms")
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Where a load goes. `pid` is whose CPU is counted, with all below it; None counts nobody's."""
+    """The target of a load. `pid` is the process whose CPU is counted, with all its descendants; None counts none."""
 
     url: str
     body: dict[str, Any]
@@ -69,7 +68,7 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class Round:
-    """What the callers saw, and the CPU milliseconds that a request cost the server."""
+    """A load, and the server's CPU milliseconds for each request."""
 
     load: Load
     cpu: float
@@ -77,28 +76,26 @@ class Round:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """The rounds at one number of callers. None go straight to the simulator unless it is one caller."""
+    """The rounds at one number of callers. Only with one caller there are direct rounds to the simulator."""
 
     callers: int
     service: list[Round]
     forwarder: list[Round]
-    straight: list[Round]
+    direct: list[Round]
 
     @property
     def ratio(self) -> float:
-        """The service's CPU a request over the forwarder's."""
+        """The service's CPU for a request as a multiple of the forwarder's."""
         pairs = zip(self.service, self.forwarder, strict=True)
         return median(ours.cpu / theirs.cpu for ours, theirs in pairs)
 
     @property
     def added(self) -> float | None:
         """Milliseconds that the service adds to p50."""
-        if not self.straight:
+        if not self.direct:
             return None
-        through, straight = (
-            median(each.load.p50 for each in rounds) for rounds in (self.service, self.straight)
-        )
-        return through - straight
+        through, direct = (median(each.load.p50 for each in rounds) for rounds in (self.service, self.direct))
+        return through - direct
 
     def row(self) -> tuple[str, ...]:
         added = "" if self.added is None else f"{self.added:.1f}"
@@ -110,7 +107,7 @@ class Comparison:
             yield f"{at} the service uses {self.ratio:.2f} times the forwarder's CPU, not ≤ {MOST_CPU}."
         if self.added is not None and self.added >= MOST_ADDED:
             yield f"{at} the service adds {self.added:.1f} ms, not < {MOST_ADDED:g}."
-        rounds = (*self.service, *self.forwarder, *self.straight)
+        rounds = (*self.service, *self.forwarder, *self.direct)
         if errors := [error for each in rounds for error in each.load.errors]:
             yield f"{at} {len(errors)} requests failed, the first with: {errors[0]}"
 
@@ -142,7 +139,7 @@ def _targets() -> Iterator[tuple[Target, Target, Target]]:
         yield (
             Target(f"{service.url}/generate", BODY, TOKEN, service.process.pid),
             Target(f"{bare}/generate", BODY, {}, pid),
-            Target(creations, {"input": _INPUTS}, {"Authorization": "Bearer r8_straight"}),
+            Target(creations, {"input": _INPUTS}, {"Authorization": "Bearer r8_direct"}),
         )
 
 
@@ -167,7 +164,7 @@ def _compared(service: Target, bare: Target, simulator: Target, *, callers: int)
         found.service.append(round_of(service, callers=callers))
         found.forwarder.append(round_of(bare, callers=callers))
         if callers == 1:
-            found.straight.append(round_of(simulator, callers=callers))
+            found.direct.append(round_of(simulator, callers=callers))
     return found
 
 

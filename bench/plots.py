@@ -1,5 +1,7 @@
-"""Bar charts of `bench/results.md`, as SVG in `docs/plots/`. `make bench` draws them, and so does
-`python -m bench.plots`."""
+"""Bar charts of `bench/results.md`, as SVG in `docs/plots/`.
+
+`make bench` draws them, and so does `python -m bench.plots`.
+"""
 
 import re
 from dataclasses import dataclass
@@ -15,7 +17,7 @@ _LEFT, _WIDTH, _ROW, _TOP = 390, 800, 34, 64
 
 @dataclass(frozen=True, slots=True)
 class Bar:
-    """`text` stands behind the bar; `is_ours` colours it."""
+    """A bar. `text` is shown behind it; `is_ours` colours it."""
 
     name: str
     value: float

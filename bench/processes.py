@@ -1,4 +1,4 @@
-"""What a benchmark runs against: a simulator and a service, each a process of its own."""
+"""The processes of a benchmark, simulator and service, and measurements of them."""
 
 import json
 import os
@@ -18,15 +18,14 @@ TOKEN = {"X-Replicate-API-Key": "r8_bench"}
 
 @contextmanager
 def simulated(*arguments: str) -> Iterator[str]:
-    """A simulator process; gives its URL."""
+    """A simulator process. Yields its URL."""
     with simulator_process(*arguments) as (url, _):
         yield url
 
 
 @contextmanager
 def simulator_process(*arguments: str) -> Iterator[tuple[str, int]]:
-    """A simulator process; gives its URL and its id. It ends when its standard input is closed, which leaving `Popen`
-    does."""
+    """A simulator process. Yields its URL and its id. It ends when the block ends, which closes its standard input."""
     command = [sys.executable, "-m", "simulator", "--port", "0", "--exit-on-stdin-eof", *arguments]
     with subprocess.Popen(
         command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
@@ -42,40 +41,40 @@ def service_before(simulator: str, **settings: Any) -> Iterator[ServiceProcess]:
 
 
 def counts(simulator: str) -> dict[str, Any]:
-    """What the simulator saw."""
+    """The simulator's counts."""
     seen: dict[str, Any] = requests.get(f"{simulator}/simulator/counts", timeout=30).json()
     return seen
 
 
-def asked_of_replicate(seen: Mapping[str, Any]) -> int:
-    """Of what the simulator saw, the requests to its API, of whatever kind; a download is none."""
+def api_requests(seen: Mapping[str, Any]) -> int:
+    """The number of requests to the API in `seen`, the simulator's counts. Downloads are not part of it."""
     return sum(number for kind, number in seen["requests"].items() if kind != "delivery")
 
 
 def predictions(simulator: str) -> list[dict[str, Any]]:
-    """The latest thousand predictions the simulator made, oldest first."""
+    """The simulator's latest thousand predictions, oldest first."""
     shown = requests.get(f"{simulator}/simulator/predictions", timeout=30).json()["predictions"]
     return list(reversed(shown))
 
 
 def resident_megabytes(service: ServiceProcess) -> float:
-    """Memory of the whole service, its worker included. Pages that its processes share count once."""
+    """Memory of the service's processes. Shared pages count once."""
     service.worker()
     return _megabytes("VmRSS", service.process.pid)
 
 
 def peak_megabytes(pid: int) -> float:
-    """The most memory each process of a tree ever held, summed: at least what they held at once. Pages that they
-    share count once."""
+    """The sum of the peak memory of each process of a tree, which is at least their peak at once. Shared pages count
+    once."""
     return _megabytes("VmHWM", pid)
 
 
 def cpu_seconds(pid: int) -> float:
-    """What a process and all below it have computed so far, those that have ended among them."""
+    """CPU seconds of a process and all its descendants so far, ended ones included."""
     ticks = 0
     for each in _tree(pid):
         after_name = Path(f"/proc/{each}/stat").read_text().rpartition(")")[2].split()
-        ticks += sum(map(int, after_name[11:15]))  # its own, and its ended children's: user, system
+        ticks += sum(map(int, after_name[11:15]))  # user and system time, of itself and of its ended children
     return ticks / os.sysconf("SC_CLK_TCK")
 
 
@@ -90,7 +89,7 @@ def post(service: ServiceProcess, path: str, body: object) -> Any:
 
 
 def _tree(root: int) -> list[int]:
-    """A process and all below it."""
+    """A process and all its descendants."""
     tree = [root]
     for pid in tree:
         for task in Path(f"/proc/{pid}/task").iterdir():
@@ -99,7 +98,7 @@ def _tree(root: int) -> list[int]:
 
 
 def _megabytes(field: str, root: int) -> float:
-    """A field of each process of a tree, summed, less what all but one of them only share."""
+    """The sum of a field over a tree's processes, with shared pages counted once."""
     whole, shared = [], []
     for pid in _tree(root):
         whole.append(_kilobytes(Path(f"/proc/{pid}/status"))[field])
@@ -109,7 +108,7 @@ def _megabytes(field: str, root: int) -> float:
 
 
 def _kilobytes(file: Path) -> dict[str, int]:
-    """The fields of such a file that are given in kilobytes."""
+    """The fields of a `/proc` file that are in kilobytes."""
     fields = (line.split() for line in file.read_text().splitlines() if line.endswith(" kB"))
     return {name.rstrip(":"): int(number) for name, number, _ in fields}
 

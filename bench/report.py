@@ -10,11 +10,11 @@ class Section:
     """A table of the report.
 
     Attributes:
-        title: Its heading: what was measured.
+        title: Its heading.
         columns: The head of the table.
-        rows: The table, as many cells a row as there are columns.
-        missed: What fell short of its target, a sentence each; empty when all is well.
-        note: What a reader of the table must know, as a paragraph above it; may be empty.
+        rows: The rows, each with a cell for each column.
+        missed: The missed targets, a sentence each.
+        note: A paragraph above the table; may be empty.
 
     Raises:
         ValueError: If a row has more or fewer cells than there are columns.
@@ -33,7 +33,7 @@ class Section:
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """What is claimed, the figure that was measured, its target (empty if it is only told), and whether it is met."""
+    """A claim, its measured figure, its target (empty if there is none), and whether the target is met."""
 
     what: str
     figure: str
@@ -42,7 +42,7 @@ class Claim:
 
 
 def claimed(title: str, claims: Iterable[Claim], *, note: str = "") -> Section:
-    """A claim a row; each is printed as it comes."""
+    """A section with a row for each claim. Each claim is printed at once."""
     rows: list[tuple[str, ...]] = []
     missed = []
     for it in claims:
@@ -54,7 +54,7 @@ def claimed(title: str, claims: Iterable[Claim], *, note: str = "") -> Section:
 
 
 def markdown(section: Section) -> str:
-    """Its heading, note and table, and what was missed; the text ends in one newline."""
+    """The heading, note, table and missed targets. The text ends in one newline."""
     table = [_line(section.columns), _line("---" for _ in section.columns), *map(_line, section.rows)]
     parts = [
         [f"## {section.title}"],

@@ -1,6 +1,7 @@
-"""Replicate stands still: the process of the simulator is stopped five times under load, the service killed in three.
+"""A stalled Replicate: the simulator's process is stopped five times under load, and the service killed in three
+stalls.
 
-The simulator serves the requests in its sockets when it continues, also those whose senders have given up or died.
+When it continues, the simulator serves the requests in its sockets, also those of callers that have given up or died.
 `tests/unit/test_stalls.py` makes the same claims in virtual time. It takes seven minutes, and mostly waits.
 """
 
@@ -23,12 +24,12 @@ from harness.service_process import ServiceProcess, running_service
 _A_MINUTE = 60
 _PICTURES = 120
 _STALLS = ((35, True), (12, False), (50, True), (40, False), (65, True))
-"""Seconds, and whether the service is killed in the middle."""
+"""The seconds of each stall, and whether the service is killed in its middle."""
 
 _BETWEEN = 15
 """Seconds before each stall."""
 
-_PATIENCE = 600
+_TIMEOUT = 600
 """Seconds from the last stall to the end of the batch. It only bounds a failing run."""
 
 _KEY = {"X-Admin-API-Key": "r8_bench_admin"}
@@ -45,7 +46,7 @@ worker of the service are killed and started again. The counts are the simulator
 
 
 def stalls() -> Section:
-    """One batch through all of it."""
+    """The claims of one batch through all stalls."""
     return claimed("Five stalls of Replicate, three kills in them", _claims(), note=_NOTE)
 
 
@@ -83,10 +84,10 @@ def _claims() -> Iterator[Claim]:
 
 
 def _batch(simulator: int, settings: dict[str, Any]) -> dict[str, Any]:
-    """The body of the batch at its end."""
+    """Run the batch through the stalls. Returns its body at the end."""
     with ExitStack() as stack:
         service = stack.enter_context(running_service(**settings))
-        where = _submitted(service)
+        path = _submitted(service)
         for seconds, kills in _STALLS:
             time.sleep(_BETWEEN)
             with _stopped(simulator):
@@ -95,11 +96,11 @@ def _batch(simulator: int, settings: dict[str, Any]) -> dict[str, Any]:
                     service.kill()
                     service = stack.enter_context(running_service(**settings))
                 time.sleep(seconds / 2)
-        return _ended(service.url + where)
+        return _ended(service.url + path)
 
 
 def _submitted(service: ServiceProcess) -> str:
-    """The path of a batch that runs to its end, kills or not."""
+    """Submit the batch, with an idempotency key. Returns its path."""
     answer = requests.post(
         f"{service.url}/generate-batch",
         json={"model_name": "flux-dev", "prompts": [f"picture {number}" for number in range(_PICTURES)]},
@@ -120,11 +121,11 @@ def _stopped(pid: int) -> Iterator[None]:
 
 
 def _ended(url: str) -> dict[str, Any]:
-    give_up = time.monotonic() + _PATIENCE
+    deadline = time.monotonic() + _TIMEOUT
     while True:
         batch: dict[str, Any] = requests.get(url, headers=_KEY, timeout=30).json()
         if batch["status"] == "completed":
             return batch
-        if time.monotonic() > give_up:
+        if time.monotonic() > deadline:
             raise AssertionError(f"the batch did not end: {batch['counts']}")
         time.sleep(1)

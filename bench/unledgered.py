@@ -1,8 +1,8 @@
-"""The service with a ledger that writes nothing, to be measured beside itself.
+"""The service with a ledger that stores nothing, as a baseline.
 
     PYTHONPATH=. python -m bench.unledgered
 
-Never use it for anything else: it forgets everything.
+It is only for measurements, since it loses everything.
 """
 
 import sys
@@ -15,22 +15,22 @@ from ledger.records import Record
 from ledger.sqlite import SqliteLedger
 
 
-class Forgetful(SqliteLedger):
-    """A ledger that can be queried, and has nothing."""
+class NullLedger(SqliteLedger):
+    """A ledger that stores nothing. Its queries find nothing."""
 
     def upsert(self, record: Record) -> None:
-        """Forget it."""
+        """Do nothing."""
 
     def mark_dirty(self, source: Source) -> None:
-        """Forget it."""
+        """Do nothing."""
 
     def delete(self, kind: type[Record], *key: Any) -> None:
-        """Forget it."""
+        """Do nothing."""
 
     async def flush(self) -> None:
-        """There is nothing to wait for."""
+        """Return at once."""
 
 
 if __name__ == "__main__":
-    service.SqliteLedger = Forgetful  # type: ignore[attr-defined]
+    service.SqliteLedger = NullLedger  # type: ignore[attr-defined]
     sys.exit(app.main(sys.argv[1:]))

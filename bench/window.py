@@ -1,6 +1,6 @@
-"""The window in real time: how many creations Replicate counts in any 60 seconds, over a line that cannot be relied on.
+"""The window in real time: how many creations reach Replicate in any 60 seconds over a network with jitter.
 
-Two stories at once, each with a service and a simulator of its own; `tests/unit/test_allowance.py` tells the same in
+Two scenarios run in parallel, each with a service and a simulator. `tests/unit/test_allowance.py` has the same in
 virtual time. It takes three minutes, and mostly waits.
 """
 
@@ -21,18 +21,18 @@ from harness.service_process import ServiceProcess
 _JITTERY = ("--seconds", "0.2", "--jitter", "0", "--delay", "0", "0.8", "--seed", "1")
 _OTHERS = ("--others-per-minute", "3000")
 _IDEAL = 3 * 60 + 0.2 + 0.8
-"""Seconds for 2,000 creations at 600 a minute: the 1,801st may go after three windows, and takes its 0.2 s; the line
-carries it there and its picture back in 0.8 s on average."""
+"""Seconds for 2,000 creations at 600 a minute: the 1,801st is sent after three windows and takes 0.2 s; the network
+takes 0.8 s on average for it and its picture."""
 
 _APART = 20
-"""Seconds between the beginnings of the stories, so that neither's burst at the turn of a minute meets the other's."""
+"""Seconds between the starts of the scenarios, so that their bursts at the start of a window do not coincide."""
 
 _KEY = {"X-Admin-API-Key": "r8_bench_admin"}
 
 
 @dataclass(frozen=True, slots=True)
 class _BatchRun:
-    """A batch, what its caller was told, and what the simulator saw."""
+    """A batch's body at its end, its seconds, and the simulator's counts."""
 
     batch: dict[str, Any]
     seconds: float
@@ -40,7 +40,7 @@ class _BatchRun:
 
     @property
     def distinct(self) -> int:
-        """Pictures that were got, each counted once."""
+        """The number of distinct pictures in the batch."""
         return len({each["prediction_id"] for each in self.batch["results"] if each["success"]})
 
     @property
@@ -53,7 +53,7 @@ class _BatchRun:
 
 
 def window() -> Section:
-    """Both stories, beside each other."""
+    """Both scenarios in parallel."""
     steady, jumping = in_background(_steady), in_background(_jumping)
     note = f"""\
 The simulator is started with `{" ".join(_JITTERY)}`: each way a message takes 0 to 800 ms. The peak is the
@@ -73,7 +73,7 @@ def _steady() -> list[Claim]:
             simulator, REPLICATE_CONCURRENT_LIMIT=200, REPLICATE_REQUESTS_PER_MINUTE=600, FILES_TTL=0
         ) as service,
     ):
-        result = _result(service, simulator, [f"picture {n}" for n in range(2000)])
+        result = _run_batch(service, simulator, [f"picture {n}" for n in range(2000)])
     ratio = result.seconds / _IDEAL
     return [
         Claim(
@@ -83,12 +83,12 @@ def _steady() -> list[Claim]:
             ratio <= 1.03,
         ),
         Claim("… at the most in any 60 s", f"{result.peak}", "≤ 600", result.peak <= 600),
-        *_kept(result, pictures=2000, creations=2000),
+        *_claims_of(result, pictures=2000, creations=2000),
     ]
 
 
 def _jumping() -> list[Claim]:
-    """1,000 creations, every fifth of which fails in passing, while both limits change twenty times."""
+    """1,000 creations, every fifth of which fails transiently, while both limits change twenty times."""
     chance = random.Random(1)
     limits = [(chance.randint(20, 300), chance.randint(50, 600)) for _ in range(20)]
     highest = max(rate for _, rate in limits)
@@ -104,7 +104,7 @@ def _jumping() -> list[Claim]:
     ):
         prompts = [f"picture {n}" + " [[transient]]" * (n % 5 == 0) for n in range(1000)]
         time.sleep(_APART)
-        work = in_background(lambda: _result(service, simulator, prompts))
+        work = in_background(lambda: _run_batch(service, simulator, prompts))
         for slots, rate in limits:
             time.sleep(chance.uniform(1, 14))
             _configure(service, concurrent_limit=slots, requests_per_minute=rate)
@@ -114,11 +114,11 @@ def _jumping() -> list[Claim]:
     )
     return [
         Claim(what, f"{result.peak}", f"≤ {highest}, the highest limit", result.peak <= highest),
-        *_kept(result, pictures=1000, creations=1200),
+        *_claims_of(result, pictures=1000, creations=1200),
     ]
 
 
-def _kept(result: _BatchRun, *, pictures: int, creations: int) -> Iterator[Claim]:
+def _claims_of(result: _BatchRun, *, pictures: int, creations: int) -> Iterator[Claim]:
     yield Claim("… refused with 429", f"{result.throttled}", "0", result.throttled == 0)
     got, made = result.distinct, result.seen["creations_accepted"]
     yield Claim(
@@ -129,7 +129,7 @@ def _kept(result: _BatchRun, *, pictures: int, creations: int) -> Iterator[Claim
     )
 
 
-def _result(service: ServiceProcess, simulator: str, prompts: list[str]) -> _BatchRun:
+def _run_batch(service: ServiceProcess, simulator: str, prompts: list[str]) -> _BatchRun:
     began = time.perf_counter()
     batch = post(service, "/generate-batch", {"model_name": "flux-dev", "prompts": prompts})
     return _BatchRun(batch, time.perf_counter() - began, counts(simulator))

@@ -1,4 +1,4 @@
-"""The service as a process of its own, as `make run` starts it, and callers as bare sockets."""
+"""The service as a process, as `make run` starts it, and callers as plain sockets."""
 
 import json
 import os
@@ -26,8 +26,8 @@ if sys.platform == "linux":
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGQUIT)
 os.execv(sys.executable, [sys.executable, *command])
 """
-"""Becomes the command, with its open files bounded (0 leaves them), ended by the kernel when its parent is killed.
-A program and no `preexec_fn`, which may not run where there are threads."""
+"""Sets the limit of open files (0 for no change), asks the kernel to end the process with its parent, and becomes the
+command. It is a program, since a `preexec_fn` is unsafe in a process with threads."""
 
 
 def free_port() -> int:
@@ -38,11 +38,11 @@ def free_port() -> int:
 
 
 def until(condition: Callable[[], object], *, timeout: float = 20) -> None:
-    """Wait until it holds. The patience only bounds a failing test; no claim depends on it."""
-    give_up = time.monotonic() + timeout
+    """Wait until `condition()` is true. `timeout` is in seconds and only bounds a failing test."""
+    deadline = time.monotonic() + timeout
     while not condition():
-        if time.monotonic() > give_up:
-            raise AssertionError("it never came to hold")
+        if time.monotonic() > deadline:
+            raise AssertionError("the condition did not become true")
         time.sleep(0.01)
 
 
@@ -55,7 +55,7 @@ class ServiceProcess:
         self.url = f"http://127.0.0.1:{port}"
 
     def connect(self, path: str, body: object = None, **headers: str) -> socket.socket:
-        """Send a request and leave it at that: the answer is the caller's to read, or to hang up on."""
+        """Send a request. The response can be read from the returned socket."""
         payload = json.dumps(body).encode() if body is not None else b""
         method = "GET" if body is None else "POST"
         lines = [f"{method} {path} HTTP/1.1", "Host: localhost", f"Content-Length: {len(payload)}"]
@@ -72,32 +72,32 @@ class ServiceProcess:
         return int(children.read_text())
 
     def is_serving(self, *, within: float) -> bool:
-        """Whether it says in so many seconds that it serves."""
+        """Whether it serves within so many seconds."""
         assert self.process.stdout is not None
-        give_up, said = time.monotonic() + within, b""
-        while select.select([self.process.stdout], [], [], max(0.0, give_up - time.monotonic()))[0]:
-            said += (heard := os.read(self.process.stdout.fileno(), 65536))
-            if b"Serving on" in said:
+        deadline, output = time.monotonic() + within, b""
+        while select.select([self.process.stdout], [], [], max(0.0, deadline - time.monotonic()))[0]:
+            output += (chunk := os.read(self.process.stdout.fileno(), 65536))
+            if b"Serving on" in output:
                 return True
-            assert heard, f"it ended with {self.process.wait()} before it served"
+            assert chunk, f"it ended with {self.process.wait()} before it served"
         return False
 
     def signal(self, number: signal.Signals) -> None:
         self.process.send_signal(number)
 
     def kill(self) -> None:
-        """Master and worker at once, at whatever they are, as a machine's memory killer or a container's end does."""
+        """Kill master and worker at once, as the kernel does when memory runs out."""
         os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
         until(lambda: not _is_alive(self.process.pid))
 
     def ended(self) -> int:
-        """Its exit status, once it has one."""
+        """Wait for its end. Returns its exit status."""
         return self.process.wait(timeout=60)
 
 
 def read_response(caller: socket.socket) -> tuple[int, Any]:
-    """The status and the JSON that came, read to the end of the connection."""
+    """The status and the JSON of the response, read to the end of the connection."""
     with caller:
         received = b""
         while chunk := caller.recv(65536):
@@ -108,7 +108,7 @@ def read_response(caller: socket.socket) -> tuple[int, Any]:
 
 @contextmanager
 def running_service(**settings: Any) -> Iterator[ServiceProcess]:
-    """The service, ready; see `launched_service`."""
+    """A service that serves; see `launched_service`."""
     with launched_service(**settings) as service:
         assert service.is_serving(within=60)
         yield service
@@ -118,25 +118,25 @@ def running_service(**settings: Any) -> Iterator[ServiceProcess]:
 def launched_service(
     *, _descriptors: int = 0, _command: Sequence[str] = (str(ROOT / "app.py"),), **settings: object
 ) -> Iterator[ServiceProcess]:
-    """The service from its first moment; ended by force if the test did not end it. `_descriptors` bounds its open
-    files, `_command` is what Python is to run in its place.
+    """A service that has just been started, and is ended with the block. `_descriptors` limits its open files;
+    `_command` replaces the arguments of Python.
 
-    On Linux it outlives neither this process nor the thread that starts it, however they end.
+    On Linux it also ends with this process or the thread that started it, however these end.
     """
     port = free_port()
     environ = {"PATH": os.environ["PATH"], "PORT": str(port), "LOG_LEVEL": "error"}
     environ |= {name: str(value) for name, value in settings.items()}
-    elsewhere = TemporaryDirectory()  # where no .env lies
+    folder = TemporaryDirectory()  # without an .env
     process = subprocess.Popen(
         [sys.executable, "-ISc", _LAUNCH, str(_descriptors), *_command],
         env=environ,
-        cwd=elsewhere.name,
+        cwd=folder.name,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         text=True,
         process_group=0,  # so that all of it can be killed at once
     )
-    with elsewhere, process:
+    with folder, process:
         try:
             yield ServiceProcess(process, port)
         finally:
@@ -149,10 +149,10 @@ def launched_service(
 
 
 def _is_alive(group: int) -> bool:
-    """Whether anybody runs of a process and what it started; who is dead and not buried does not."""
+    """Whether a process of the group runs. Zombies do not count."""
     for process in Path("/proc").glob("[0-9]*/stat"):
         with suppress(OSError):
-            state, _, its_group = process.read_text().rpartition(") ")[2].split()[:3]
-            if int(its_group) == group and state != "Z":
+            state, _, process_group_id = process.read_text().rpartition(") ")[2].split()[:3]
+            if int(process_group_id) == group and state != "Z":
                 return True
     return False

@@ -1,8 +1,8 @@
-"""The `replicate` client's own `async_run` behind a semaphore: what most would write first.
+"""The `replicate` client's own `async_run` behind a semaphore, the most obvious solution.
 
-It asks Replicate to hold each creation open until the prediction is done (`Prefer: wait`), so a picture costs
-one request, as long as none takes more than the minute Replicate holds it. There is no window over creations:
-what Replicate refuses is lost, and so is whatever an answer would have told that did not come.
+It asks Replicate to hold each creation open until the prediction has ended (`Prefer: wait`). So a picture costs one
+request, unless it takes longer than the minute of the hold. There is no window over creations: a refused creation is
+lost, and so is a prediction whose response is lost.
 """
 
 import asyncio
@@ -12,13 +12,13 @@ from typing import Any
 
 import replicate
 
-from bench.contenders.task import MODEL, Picture, Task, carry_out
+from bench.contenders.task import MODEL, Picture, Task, run_task
 
 Make = Callable[[str], Awaitable[Picture]]
 
 
 def run_of(**options: Any) -> Make:
-    """One picture of a prompt by `async_run`, with its `options`."""
+    """A function that makes a picture of a prompt by `async_run` with `options`."""
     client = replicate.Client()
 
     async def picture(prompt: str) -> Picture:
@@ -29,7 +29,7 @@ def run_of(**options: Any) -> Make:
 
 
 async def behind_a_semaphore(task: Task, make: Make) -> list[Picture | BaseException]:
-    """What `make` makes of each prompt, so many of them at once."""
+    """The result of `make` for each prompt, with at most `task.slots` calls at once."""
     slots = asyncio.Semaphore(task.slots)
 
     async def picture(prompt: str) -> Picture:
@@ -40,4 +40,4 @@ async def behind_a_semaphore(task: Task, make: Make) -> list[Picture | BaseExcep
 
 
 if __name__ == "__main__":
-    carry_out(lambda task: asyncio.run(behind_a_semaphore(task, run_of())))
+    run_task(lambda task: asyncio.run(behind_a_semaphore(task, run_of())))

@@ -1,13 +1,13 @@
-"""`async_run` behind a semaphore, tried again whatever went wrong: what one writes after the first bad day.
+"""`async_run` behind a semaphore, with retries after every error.
 
-Up to six more times, after pauses that double from one second to 32, which together outlast a minute's window.
-Whether a creation whose answer was lost was made is not asked: it is made again, and paid for again.
+Up to six retries, after pauses that double from one second to 32, which together are longer than a minute's window. If
+the response to a creation is lost, the picture is made again, and paid for again.
 """
 
 import asyncio
 
 from bench.contenders.async_run import behind_a_semaphore, run_of
-from bench.contenders.task import Picture, Task, carry_out
+from bench.contenders.task import Picture, Task, run_task
 
 _PAUSES = (1, 2, 4, 8, 16, 32)
 
@@ -19,7 +19,7 @@ async def _make(task: Task) -> list[Picture | BaseException]:
         for pause in _PAUSES:
             try:
                 return await once(prompt)
-            except Exception:  # whatever it was
+            except Exception:  # any error
                 await asyncio.sleep(pause)
         return await once(prompt)
 
@@ -27,4 +27,4 @@ async def _make(task: Task) -> list[Picture | BaseException]:
 
 
 if __name__ == "__main__":
-    carry_out(lambda task: asyncio.run(_make(task)))
+    run_task(lambda task: asyncio.run(_make(task)))

@@ -1,8 +1,8 @@
-"""What the contenders share: their task, and the line they end with.
+"""The code that contenders share: their task, and the line of JSON that they print at the end.
 
-A contender reads its task from the command line and where Replicate is from the environment, as the
-`replicate` client does. Once it has told its result it waits, so that the bench can look at its process, and
-it ends when its standard input does: it outlives nobody.
+A contender reads its task from the command line, and Replicate's address from the environment, as the `replicate`
+client does. After printing its result it waits, so that the bench can measure its process. It ends when its standard
+input ends.
 """
 
 import json
@@ -18,8 +18,8 @@ MODEL = "black-forest-labs/flux-dev"
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """A picture as it was asked for. A contender that knows as much tells the link to it, and when that was
-    known, in seconds since the epoch."""
+    """A requested picture. If the contender knows it, `url` is its link and `known` the time when the contender got the
+    link, in seconds since the epoch."""
 
     url: str = ""
     known: float = 0.0
@@ -27,12 +27,12 @@ class Picture:
 
 @dataclass(frozen=True, slots=True)
 class Substitute:
-    """What was handed over as a picture and is not the one that was asked for."""
+    """Another picture, returned in place of the requested one."""
 
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """How many pictures to make, how many of them at once, and how many fail in passing at their first try."""
+    """The number of pictures, the most at once, and the number of prompts that fail transiently once."""
 
     pictures: int
     slots: int
@@ -40,17 +40,17 @@ class Task:
 
     @property
     def prompts(self) -> list[str]:
-        """A prompt a picture; those that fail come first."""
+        """A prompt for each picture; the failing ones first."""
         return [f"picture {n}" + " [[transient]]" * (n < self.failing) for n in range(self.pictures)]
 
 
-def carry_out(make: Callable[[Task], Sequence[Picture | Substitute | BaseException]]) -> None:
-    """Time `make`, tell what came of it, and wait to be ended.
+def run_task(make: Callable[[Task], Sequence[Picture | Substitute | BaseException]]) -> None:
+    """Time `make`, print its result, and wait for the end of standard input.
 
-    `make` returns what its user would hold in the end; exceptions among it, and what is missing, are lost.
+    `make` returns the results of its user. Exceptions and missing results count as lost pictures.
     """
-    leaving = threading.Thread(target=_leave_at_eof, daemon=True)
-    leaving.start()
+    exit_at_eof = threading.Thread(target=_exit_at_eof, daemon=True)
+    exit_at_eof.start()
     task = Task(*map(int, sys.argv[1:]))
     began = time.perf_counter()
     made = make(task)
@@ -64,10 +64,10 @@ def carry_out(make: Callable[[Task], Sequence[Picture | Substitute | BaseExcepti
     }
     sys.stdout.write(json.dumps(result) + "\n")
     sys.stdout.flush()
-    leaving.join()
+    exit_at_eof.join()
 
 
-def _leave_at_eof() -> None:
+def _exit_at_eof() -> None:
     while os.read(0, 4096):
         pass
     os._exit(0)

@@ -1,7 +1,6 @@
-"""This service, as its caller sees it: one request, and a line for each picture the moment it is there.
+"""This service, as a caller uses it: one request, and a line of the response for each finished picture.
 
-The service is at `SERVICE_URL`, and how many are in flight is its own affair: that limit is set where it is
-started.
+The service is at `SERVICE_URL`. Its own settings limit the predictions in flight.
 """
 
 import json
@@ -10,7 +9,7 @@ import time
 
 import requests
 
-from bench.contenders.task import MODEL, Picture, Task, carry_out
+from bench.contenders.task import MODEL, Picture, Task, run_task
 
 
 def _make(task: Task) -> list[Picture]:
@@ -30,4 +29,4 @@ def _make(task: Task) -> list[Picture]:
 
 
 if __name__ == "__main__":
-    carry_out(_make)
+    run_task(_make)

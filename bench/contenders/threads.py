@@ -1,8 +1,8 @@
-"""The `replicate` client's `run` in threads behind a semaphore: what one writes who knows the blocking call.
+"""The `replicate` client's `run` in threads behind a semaphore, for users of the blocking call.
 
-`asyncio.to_thread` uses the loop's default executor, which has four threads more than the machine has cores,
-and 32 at the most. Whatever the semaphore allows, no more than that are in flight. It is left so: nothing
-says it to who writes this, and nothing fails.
+`asyncio.to_thread` uses the loop's default executor, which has four threads more than cores, and 32 at the most. No
+more predictions are in flight, whatever the semaphore allows. That is not corrected here, since no error shows it to
+the user.
 """
 
 import asyncio
@@ -10,7 +10,7 @@ import time
 
 import replicate
 
-from bench.contenders.task import MODEL, Picture, Task, carry_out
+from bench.contenders.task import MODEL, Picture, Task, run_task
 
 
 async def _make(task: Task) -> list[Picture | BaseException]:
@@ -26,4 +26,4 @@ async def _make(task: Task) -> list[Picture | BaseException]:
 
 
 if __name__ == "__main__":
-    carry_out(lambda task: asyncio.run(_make(task)))
+    run_task(lambda task: asyncio.run(_make(task)))

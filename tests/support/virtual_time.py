@@ -1,7 +1,7 @@
-"""Virtual time: a loop whose clock jumps to the next timer, so that minutes take milliseconds.
+"""Virtual time: an event loop whose clock jumps to the next timer, so that minutes take milliseconds.
 
-Of our own, in a few lines, since the libraries for it count in ticks and stand still when a timer is less than
-one tick away; here the clock is as fine as the floats that the code under test compares.
+The libraries for it count in ticks and stop when a timer is less than one tick away. This clock is as fine as the
+floats that the code under test compares.
 """
 
 import asyncio
@@ -11,7 +11,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 
-class _NeverWaits(selectors.SelectSelector):
+class _JumpingSelector(selectors.SelectSelector):
     def __init__(self) -> None:
         super().__init__()
         self.now = 0.0
@@ -24,10 +24,10 @@ class _NeverWaits(selectors.SelectSelector):
 
 
 class VirtualLoop(asyncio.SelectorEventLoop):
-    """Starts at 0 seconds. Has no files and no sockets, only time."""
+    """A loop that starts at 0 seconds. It has timers, but no files and no sockets."""
 
     def __init__(self) -> None:
-        self._virtual = _NeverWaits()
+        self._virtual = _JumpingSelector()
         super().__init__(self._virtual)
 
     def time(self) -> float:
