@@ -204,6 +204,14 @@ def without_added(answer: Any, of_0_4_0: Any, added: frozenset[str] = ADDED) -> 
     return answer
 
 
+def without_wording(answer: Any) -> Any:
+    """An answer without the sentences of its error, which later versions may write anew. Its code is a promise."""
+    status, body = answer
+    if status < 400:
+        return answer
+    return [status, {name: value for name, value in body.items() if name not in {"title", "detail"}}]
+
+
 def counted(value: Any, written_at: int) -> Any:
     """A body with its moments counted from the writing, and without the values that depend on the request."""
     if isinstance(value, list):
