@@ -25,8 +25,8 @@ from concurrency import Gate, GateStats
 from errors import LedgerDown, ShuttingDown
 from files import Files
 from files.directory import Directory, disk_usage
-from files.hosts import Hosts
-from files.storage import Storage
+from files.hosts import OutputHosts
+from files.storage import FileStorage
 from generations.core import Core, FullProvider
 from generations.recovery import load_startup_state
 from generations.service import GenerationService
@@ -310,7 +310,7 @@ def _open_files(settings: Settings) -> Files | None:
     return Files(
         storage=_storage(settings),
         spool=settings.files_dir,
-        source=Hosts(settings.REPLICATE_BASE_URL, proxies=settings.proxies),
+        source=OutputHosts(settings.REPLICATE_BASE_URL, proxies=settings.proxies),
         ttl=settings.FILES_TTL,
         max_bytes=settings.FILES_MAX_BYTES,
         disk_usage=None if settings.FILES_URL else partial(disk_usage, settings.files_dir),
@@ -323,7 +323,7 @@ def _registry(settings: Settings) -> Registry:
     return declared(rules=read_rules(path, declared()) if path else None)
 
 
-def _storage(settings: Settings) -> Storage:
+def _storage(settings: Settings) -> FileStorage:
     """Where outputs are kept. Raises SettingsError."""
     if settings.FILES_URL is None:
         return Directory(settings.files_dir)

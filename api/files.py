@@ -9,8 +9,8 @@ from flask import Blueprint, Request, Response, request
 
 from api import incoming
 from errors import NotFound, RangeNotSatisfiable
-from files.names import disposition, kept_name, link_name
-from files.storage import Opened
+from files.names import content_disposition, link_name, stored_name
+from files.storage import OpenFile
 
 CACHING = "public, max-age=31536000, immutable"
 
@@ -23,11 +23,11 @@ def file(generation: str, name: str) -> Response:
     service = incoming.service()
     leave = incoming.limits().files.begin(incoming.peer(), incoming.connection())
     try:
-        kept_as = kept_name(generation, name)
-        opened = service.files.open(generation, kept_as) if service.files else None
+        name_in_storage = stored_name(generation, name)
+        opened = service.files.open(generation, name_in_storage) if service.files else None
         if opened is None:
             raise NotFound("The file does not exist, or is no longer kept.")
-        response = answer(opened, request, name=link_name(generation, kept_as))
+        response = answer(opened, request, name=link_name(generation, name_in_storage))
     except BaseException:
         leave()
         raise
@@ -35,7 +35,7 @@ def file(generation: str, name: str) -> Response:
     return response
 
 
-def answer(opened: Opened, request: Request, *, name: str) -> Response:
+def answer(opened: OpenFile, request: Request, *, name: str) -> Response:
     """The file, the part of it that is asked for, or that it has not changed. It is closed with the answer, also if
     this raises RangeNotSatisfiable. `name` is what it is called here."""
     try:
@@ -48,11 +48,13 @@ def answer(opened: Opened, request: Request, *, name: str) -> Response:
     response.last_modified = datetime.fromtimestamp(opened.modified, UTC)
     response.headers["Cache-Control"] = CACHING
     response.headers["Accept-Ranges"] = "bytes"
-    response.headers.set("Content-Disposition", "inline", **disposition(request.args.get("name", ""), name))
+    response.headers.set(
+        "Content-Disposition", "inline", **content_disposition(request.args.get("name", ""), name)
+    )
     return response
 
 
-def _answer(opened: Opened, request: Request) -> Response:
+def _answer(opened: OpenFile, request: Request) -> Response:
     if _is_known(opened, request):
         return Response(status=304)
     part = _part(opened, request)
@@ -65,14 +67,14 @@ def _answer(opened: Opened, request: Request) -> Response:
     return response
 
 
-def _is_known(opened: Opened, request: Request) -> bool:
+def _is_known(opened: OpenFile, request: Request) -> bool:
     if request.if_none_match:
         return request.if_none_match.contains_weak(opened.etag)
     since = request.if_modified_since
     return since is not None and int(opened.modified) <= since.timestamp()
 
 
-def _part(opened: Opened, request: Request) -> tuple[int, int] | None:
+def _part(opened: OpenFile, request: Request) -> tuple[int, int] | None:
     """From where to where, or None for all of it: also when several parts are asked for, or a part of what it is no
     longer. Ranges are for GET alone (RFC 9110 14.2)."""
     wanted, only_if = request.range, request.if_range

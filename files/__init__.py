@@ -24,10 +24,10 @@ from typing import Final
 import structlog
 
 from files.download import Downloads, RetryPolicy
-from files.hosts import Hosts, OutputUnavailable
-from files.index import Index
-from files.spool import Spool, Temporary
-from files.storage import MOST_OUTPUTS, Opened, Storage, Stored, parsed
+from files.hosts import OutputHosts, OutputUnavailable
+from files.index import FileIndex
+from files.spool import Spool, TemporaryFile
+from files.storage import MAX_OUTPUTS, FileStorage, OpenFile, StoredFile, parse_name
 from loop_thread import Pool
 from media.formats import MediaType, media_type
 
@@ -56,7 +56,7 @@ _log = structlog.get_logger("files")
 
 
 @dataclass(frozen=True, slots=True)
-class Kept:
+class StoredOutputs:
     """A generation's outputs. `names` has one such as `0.webp` for each, or None if it could not be kept; then `error`
     says why, in a sentence for the caller. `missing` are the numbers of those that do not exist."""
 
@@ -76,12 +76,12 @@ class Files:
     def __init__(
         self,
         *,
-        storage: Storage,
+        storage: FileStorage,
         spool: Path,
-        source: Hosts,
+        source: OutputHosts,
         ttl: float,
         max_bytes: int,
-        patience: RetryPolicy | None = None,
+        retry_policy: RetryPolicy | None = None,
         disk_usage: Callable[[], tuple[int, int, int]] | None = None,
         clock: Callable[[], float] = time.time,
         executor: Executor | None = None,
@@ -90,7 +90,7 @@ class Files:
             raise ValueError(f"ttl must be above 0, got {ttl}")
         if max_bytes < 1:
             raise ValueError(f"max_bytes must be at least 1, got {max_bytes}")
-        patience = patience or RetryPolicy()
+        retry_policy = retry_policy or RetryPolicy()
         self._storage = storage
         self._ttl = ttl
         self._max_bytes = max_bytes
@@ -101,11 +101,11 @@ class Files:
         self._spool = Spool(spool, self._pool, self._room)
         self._source = source
         self._downloads = Downloads(
-            source, largest=min(LARGEST, max_bytes), patience=patience, pool=self._pool
+            source, largest=min(LARGEST, max_bytes), retry_policy=retry_policy, pool=self._pool
         )
         self._places = asyncio.Semaphore(DOWNLOADS)
-        self._overall = patience.overall
-        self._index = Index()
+        self._total_timeout = retry_policy.total_timeout
+        self._index = FileIndex()
         self._deleting = asyncio.Lock()
         self._writing = asyncio.Lock()
         self._list_at = 0.0
@@ -120,7 +120,7 @@ class Files:
             _log.warning("files_exceed_volume", max_bytes=self._max_bytes, room=max(0, room))
         self._janitor = asyncio.create_task(self._tidy_up(), name="files-janitor")
 
-    async def keep(self, generation_id: str, outputs: Sequence[str]) -> Kept:
+    async def keep(self, generation_id: str, outputs: Sequence[str]) -> StoredOutputs:
         """Fetch all outputs of a generation, URLs or `data:` URIs, and keep them. Raises nothing but CancelledError."""
         async with asyncio.TaskGroup() as group:
             tasks = [
@@ -133,7 +133,7 @@ class Files:
         reasons = list(dict.fromkeys(map(str, lost.values())))
         names = tuple(None if isinstance(end, OutputUnavailable) else end for end in ends)
         missing = frozenset(number for number, end in lost.items() if end.missing)
-        return Kept(names, _sentence(names, reasons) if reasons else None, missing)
+        return StoredOutputs(names, _sentence(names, reasons) if reasons else None, missing)
 
     async def put(self, generation_id: str, number: int, content: bytes) -> str:
         """Keep content that was made here as an output, and return its name. Raises OSError if it cannot be kept, and
@@ -151,7 +151,7 @@ class Files:
         await self._make_room()
         return name
 
-    def open(self, generation_id: str, name: str) -> Opened | None:
+    def open(self, generation_id: str, name: str) -> OpenFile | None:
         """The kept output of that name, or None if there is none (any more). On any thread; blocks. Raises OSError
         if the storage cannot say."""
         try:
@@ -174,11 +174,11 @@ class Files:
 
     async def _keep(self, generation_id: str, number: int, url: str) -> str | OutputUnavailable:
         try:
-            if number >= MOST_OUTPUTS:
-                return OutputUnavailable(f"more than {MOST_OUTPUTS} outputs are not kept")
+            if number >= MAX_OUTPUTS:
+                return OutputUnavailable(f"more than {MAX_OUTPUTS} outputs are not kept")
             async with self._spool.temporary() as temporary:
                 # The wait for a place counts, so that the caller learns of a failure in time.
-                async with asyncio.timeout(self._overall), self._places:
+                async with asyncio.timeout(self._total_timeout), self._places:
                     media = await self._downloads.fetch(url, temporary)
                 return await self._store(generation_id, number, media, temporary)
         except (TimeoutError, OutputUnavailable) as error:
@@ -192,10 +192,10 @@ class Files:
             _log.exception("output_fetch_failed", generation=generation_id, number=number)
             return OutputUnavailable("something went wrong inside this service")
 
-    async def _store(self, generation_id: str, number: int, media: MediaType, whole: Temporary) -> str:
-        name = parsed(f"{generation_id}/{number}{media.extension}")
+    async def _store(self, generation_id: str, number: int, media: MediaType, whole: TemporaryFile) -> str:
+        name = parse_name(f"{generation_id}/{number}{media.extension}")
         await self._pool.run(partial(self._storage.put, str(name), whole.path))
-        self._index.add(Stored(str(name), whole.size, self._clock()))
+        self._index.add(StoredFile(str(name), whole.size, self._clock()))
         return name.file
 
     def _still(self, generation_id: str, end: str | OutputUnavailable) -> str | OutputUnavailable:
@@ -208,7 +208,7 @@ class Files:
         loop = asyncio.get_running_loop()
         while True:
             await self._delete(
-                "files_expired", lambda: self._index.up_to(self._clock() - self._ttl, most=_BATCH)
+                "files_expired", lambda: self._index.expired(self._clock() - self._ttl, most=_BATCH)
             )
             await self._make_room()
             await asyncio.sleep(TIDY_EVERY)
@@ -242,7 +242,7 @@ class Files:
             _log.warning("files_reserve_short", short=short, bytes=self._index.size)
         # Decided once: the volume has its room back only when readers have closed the deleted files.
         left = self._index.size - lacking
-        await self._delete("files_evicted", lambda: self._index.beyond(left, most=_BATCH))
+        await self._delete("files_evicted", lambda: self._index.excess(left, most=_BATCH))
 
     def _warn_of_reserve(self, short: float) -> None:
         now = asyncio.get_running_loop().time()
@@ -295,7 +295,7 @@ class Files:
                 _log.info(event, files=len(names), left=len(self._index), bytes=self._index.size)
 
 
-def _delete_all(storage: Storage, names: list[str]) -> None:
+def _delete_all(storage: FileStorage, names: list[str]) -> None:
     for name in names:
         storage.delete(name)
 

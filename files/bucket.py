@@ -1,8 +1,8 @@
-"""Files kept in an S3-compatible store, so that many hosts serve the same ones and none needs a disk that lasts.
+"""A storage in an S3-compatible store, so that several hosts can serve the same files without a persistent disk.
 
-By obstore (an extra, `requirements-s3.txt`), which streams both ways and reads the standard settings by itself:
-AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_REGION, AWS_ENDPOINT_URL, AWS_ALLOW_HTTP and the rest. An upload that is
-cut off leaves no object; its parts are for the bucket's rule about incomplete uploads to remove.
+It uses obstore (an extra, `requirements-s3.txt`), which streams and reads the standard variables: AWS_ACCESS_KEY_ID,
+AWS_SECRET_ACCESS_KEY, AWS_REGION, AWS_ENDPOINT_URL, AWS_ALLOW_HTTP and others. An interrupted upload leaves no object.
+Its parts stay until the bucket's lifecycle rule for incomplete uploads removes them.
 """
 
 from collections.abc import Iterator, Mapping
@@ -15,7 +15,7 @@ import obstore
 from obstore.exceptions import BaseError
 from obstore.store import S3Store
 
-from files.storage import Opened, Stored, parsed
+from files.storage import OpenFile, StoredFile, parse_name
 
 if TYPE_CHECKING:
     from obstore.store import ClientConfig, RetryConfig, S3Config
@@ -23,18 +23,18 @@ if TYPE_CHECKING:
 _ALLOW_HTTP = "AWS_ALLOW_HTTP"
 
 PIECE: Final = 4 * 1024 * 1024
-"""Bytes that one request reads. Most pictures are one piece, and no request outlasts its 30 seconds because the reader
-is slow."""
+"""Bytes that one request reads. Most pictures are one piece. A slow client cannot make a request exceed its timeout of
+30 seconds."""
 
 PART: Final = 8 * 1024 * 1024
-"""Bytes of one part of an upload; S3 takes 10,000 of them."""
+"""Bytes of one part of an upload. S3 accepts 10,000 parts."""
 
 _RETRIES: Final["RetryConfig"] = {"max_retries": 3, "retry_timeout": timedelta(seconds=30)}
-_SAID: Final = 300
+_MAX_REASON: Final = 300
 
 
 class Bucket:
-    """Keeps files below `url`, `s3://bucket/prefix`. What is not given is read from the environment."""
+    """Stores files below `url`, such as `s3://bucket/prefix`. Missing options are read from the environment."""
 
     def __init__(
         self,
@@ -51,26 +51,26 @@ class Bucket:
             config=config,
             client_options=client_options,
             retry_config=retry_config,
-            disable_bulk_delete=True,  # not every S3-compatible store has it
+            disable_bulk_delete=True,  # not every S3-compatible store supports it
         )
 
     @classmethod
     def from_variables(cls, url: str, aws: Mapping[str, str]) -> Self:
-        """A bucket configured by these AWS_* variables, which override the environment. An endpoint that begins with
-        http:// is used without TLS. Raises ValueError."""
+        """A bucket configured by AWS_* variables, which override the environment. An http:// endpoint is used without
+        TLS. Raises ValueError."""
         config = {name: value for name, value in aws.items() if name != _ALLOW_HTTP}
-        plain = (
+        without_tls = (
             aws.get("AWS_ENDPOINT_URL", "").startswith("http://")
             or aws.get(_ALLOW_HTTP, "").lower() == "true"
         )
-        options: ClientConfig | None = {"allow_http": True} if plain else None
+        options: ClientConfig | None = {"allow_http": True} if without_tls else None
         try:
             return cls(url, config=cast("S3Config", config), client_options=options)
         except BaseError as error:
             raise ValueError(str(error).partition("\n")[0]) from None
 
     def put(self, name: str, source: Path) -> None:
-        media_type = parsed(name).media_type
+        media_type = parse_name(name).media_type
         with _as_os_error():
             obstore.put(
                 self._store,
@@ -81,8 +81,8 @@ class Bucket:
                 max_concurrency=2,
             )
 
-    def open(self, name: str) -> Opened | None:
-        media_type = parsed(name).media_type
+    def open(self, name: str) -> OpenFile | None:
+        media_type = parse_name(name).media_type
         try:
             with _as_os_error():
                 found = obstore.head(self._store, name)
@@ -97,7 +97,7 @@ class Bucket:
                     obstore.get(self._store, name, options={"range": span, "if_match": etag}).bytes()
                 )
 
-        return Opened(
+        return OpenFile(
             size=found["size"],
             modified=found["last_modified"].timestamp(),
             media_type=media_type,
@@ -108,22 +108,22 @@ class Bucket:
             close=lambda: None,
         )
 
-    def list(self) -> Iterator[Stored]:
+    def list(self) -> Iterator[StoredFile]:
         with _as_os_error():
             for page in obstore.list(self._store, chunk_size=1000):
                 for each in page:
                     if _is_name(each["path"]):
-                        yield Stored(each["path"], each["size"], each["last_modified"].timestamp())
+                        yield StoredFile(each["path"], each["size"], each["last_modified"].timestamp())
 
     def delete(self, name: str) -> None:
-        parsed(name)
+        parse_name(name)
         with suppress(FileNotFoundError), _as_os_error():
             obstore.delete(self._store, name)
 
 
 def _is_name(path: str) -> bool:
     try:
-        parsed(path)
+        parse_name(path)
     except ValueError:
         return False
     return True
@@ -134,4 +134,4 @@ def _as_os_error() -> Iterator[None]:
     try:
         yield
     except BaseError as error:
-        raise OSError(str(error).partition("\n")[0][:_SAID]) from error
+        raise OSError(str(error).partition("\n")[0][:_MAX_REASON]) from error

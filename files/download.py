@@ -1,7 +1,7 @@
-"""One output, fetched into a temporary file: whole, not too large, and a picture or film by its own bytes.
+"""Downloads one output into a temporary file, and checks its size and media type.
 
-A passing failure is tried again after growing pauses. Each try and the whole download have a time limit, so a caller
-who waits for a picture learns in time that it cannot be had.
+Temporary failures are retried with backoff. Each attempt and the whole download have a timeout, so the caller of a
+generation learns in time that an output is unavailable.
 """
 
 import asyncio
@@ -11,92 +11,92 @@ from typing import Final
 import structlog
 
 from catalog.references import decoded_data_uri
-from files.hosts import Hosts, Lost, OutputUnavailable
-from files.spool import Temporary
+from files.hosts import OutputHosts, OutputUnavailable, TemporarilyUnavailable
+from files.spool import TemporaryFile
 from loop_thread import Pool
 from media.formats import HEAD, MediaType, is_page, media_type
 from network.backoff import backoff
 
-HOPELESS: Final = 32
-"""After this many lost tries in a row, over all outputs, each output gets one try until one succeeds. So callers do not
-wait long for a host that is down, although their pictures are made and paid for."""
+MAX_CONSECUTIVE_FAILURES: Final = 32
+"""After this many failed attempts in a row, over all outputs, each output gets one attempt until one succeeds. So a
+host that is down does not delay every caller by the whole timeout."""
 
 _log = structlog.get_logger("files")
 
 
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
-    """How long to try for one output; times in seconds. One try may take `one_try`, and all tries with their pauses,
-    which double from `first_pause`, `overall`."""
+    """How often to attempt a download; times in seconds. The backoff doubles from `first_backoff`. `total_timeout`
+    covers all attempts and the backoff between them."""
 
-    tries: int = 4
-    first_pause: float = 0.5
-    one_try: float = 60.0
-    overall: float = 120.0
+    max_attempts: int = 4
+    first_backoff: float = 0.5
+    attempt_timeout: float = 60.0
+    total_timeout: float = 120.0
 
     def __post_init__(self) -> None:
-        if self.tries < 1:
-            raise ValueError(f"tries must be at least 1, got {self.tries}")
+        if self.max_attempts < 1:
+            raise ValueError(f"max_attempts must be at least 1, got {self.max_attempts}")
 
 
 class Downloads:
-    """Fetches from `source` what is at most `largest` bytes."""
+    """Downloads outputs of at most `largest` bytes from `source`."""
 
-    def __init__(self, source: Hosts, *, largest: int, patience: RetryPolicy, pool: Pool) -> None:
+    def __init__(self, source: OutputHosts, *, largest: int, retry_policy: RetryPolicy, pool: Pool) -> None:
         self._source = source
         self._largest = largest
-        self._patience = patience
+        self._retry_policy = retry_policy
         self._pool = pool
-        self._lost_in_a_row = 0
+        self._consecutive_failures = 0
 
-    async def fetch(self, url: str, into: Temporary) -> MediaType:
-        """Write the output into a file, which is then finished, and return its type. Raises OutputUnavailable, and
+    async def fetch(self, url: str, into: TemporaryFile) -> MediaType:
+        """Write the output to `into`, finish that file, and return the media type. Raises OutputUnavailable, and
         OSError if the file cannot be written."""
-        lost = Lost("it took too long")
+        failure = TemporarilyUnavailable("it took too long")
         try:
-            async with asyncio.timeout(self._patience.overall):
-                for number in range(self._patience.tries):
+            async with asyncio.timeout(self._retry_policy.total_timeout):
+                for number in range(self._retry_policy.max_attempts):
                     if number:
-                        if self._lost_in_a_row >= HOPELESS and not lost.missing:
+                        if self._consecutive_failures >= MAX_CONSECUTIVE_FAILURES and not failure.missing:
                             break
-                        await asyncio.sleep(backoff(number, first=self._patience.first_pause))
+                        await asyncio.sleep(backoff(number, first=self._retry_policy.first_backoff))
                     try:
                         media = await self._try(url, into)
-                    except Lost as error:
-                        lost = error
-                        self._lost_in_a_row += not error.missing  # its host is there
+                    except TemporarilyUnavailable as error:
+                        failure = error
+                        self._consecutive_failures += not error.missing  # a host that responds is not down
                         _log.info("download_interrupted", tried=number + 1, reason=str(error))
                     else:
-                        self._lost_in_a_row = 0
+                        self._consecutive_failures = 0
                         return media
         except TimeoutError:
             pass
-        raise lost
+        raise failure
 
-    async def _try(self, url: str, into: Temporary) -> MediaType:
+    async def _try(self, url: str, into: TemporaryFile) -> MediaType:
         await into.begin()
         try:
-            async with asyncio.timeout(self._patience.one_try):
-                announced = await (self._decode if url[:5].lower() == "data:" else self._receive)(url, into)
+            async with asyncio.timeout(self._retry_policy.attempt_timeout):
+                declared = await (self._decode if url[:5].lower() == "data:" else self._receive)(url, into)
         except TimeoutError as error:
-            raise Lost("it took too long") from error
+            raise TemporarilyUnavailable("it took too long") from error
         await into.finish()
-        return _type_of(into.head, announced)
+        return _type_of(into.head, declared)
 
-    async def _receive(self, url: str, into: Temporary) -> str:
-        """Returns the media type that the host announces."""
-        async with self._source.get(url) as answer:
-            self._check(answer.length or 0)
-            async for chunk in answer.chunks:
-                begun = len(into.head) == HEAD
+    async def _receive(self, url: str, into: TemporaryFile) -> str:
+        """Returns the media type that the host declares."""
+        async with self._source.get(url) as response:
+            self._check(response.length or 0)
+            async for chunk in response.chunks:
+                had_head = len(into.head) == HEAD
                 await into.write(chunk)
                 self._check(into.size)
-                if not begun and len(into.head) == HEAD:
-                    # Checked early, so that an error page or endless answer is not read to its end.
-                    _type_of(into.head, answer.media_type)
-            return answer.media_type
+                if not had_head and len(into.head) == HEAD:
+                    # Checked early, so that an error page or an endless response is not read to its end.
+                    _type_of(into.head, response.media_type)
+            return response.media_type
 
-    async def _decode(self, url: str, into: Temporary) -> str:
+    async def _decode(self, url: str, into: TemporaryFile) -> str:
         try:
             _, content = await self._pool.run(lambda: decoded_data_uri(url))
         except ValueError as error:
@@ -112,9 +112,9 @@ class Downloads:
             raise OutputUnavailable(f"it is larger than {self._largest} bytes")
 
 
-def _type_of(head: bytes, announced: str) -> MediaType:
+def _type_of(head: bytes, declared: str) -> MediaType:
     found = media_type(head)
     if found is None:
         reason = "it is no picture or film of a kind that is known here"
-        raise Lost(reason, missing=is_page(head, announced))
+        raise TemporarilyUnavailable(reason, missing=is_page(head, declared))
     return found

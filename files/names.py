@@ -22,7 +22,7 @@ from pydantic import AfterValidator, ValidationInfo, WithJsonSchema
 from catalog.model import Text, was_accepted
 from media.formats import BY_EXTENSION
 
-LONGEST = 150
+MAX_LENGTH = 150
 """Characters. With four bytes for each and an ending, every file system takes it by half."""
 
 _DIRECTIONS = r"\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069"
@@ -33,7 +33,7 @@ _MISLEADING = rf"[^{_DIRECTIONS}]*[{_DIRECTIONS}]"
 _NUMBERS = 12
 """Characters for the numbers of a name in its batch and of an output, `-10000-1000` say."""
 
-_BARE = rf'[^/\\:*?"<>|\u0000-\u001f\u007f]{{1,{LONGEST}}}'
+_BARE = rf'[^/\\:*?"<>|\u0000-\u001f\u007f]{{1,{MAX_LENGTH}}}'
 _DEVICE = (
     r"(?:[Cc][Oo][Nn]|[Pp][Rr][Nn]|[Aa][Uu][Xx]|[Nn][Uu][Ll]|[Cc][Oo][Nn](?:[Ii][Nn]|[Oo][Uu][Tt])\$"
     r"|(?:[Cc][Oo][Mm]|[Ll][Pp][Tt])[1-9¹²³]) *(?:\.|$)"
@@ -50,7 +50,7 @@ def _checked(name: str, info: ValidationInfo) -> str:
     if re.match(_MISLEADING, name) and not was_accepted(info):
         raise ValueError("must not hold characters that turn the direction of text")
     if not _is_bare(name):
-        raise ValueError(f"must be a bare file name of at most {LONGEST} characters, without a path")
+        raise ValueError(f"must be a bare file name of at most {MAX_LENGTH} characters, without a path")
     if re.match(_DEVICE, name) and not was_accepted(info):
         raise ValueError("must not be the name of a device, as CON, NUL or LPT1 are on Windows")
     return name
@@ -84,28 +84,28 @@ def stem(name: str) -> str:
 def saved_name(wished: str, number: int) -> str:
     """The name under which output `number` (from 0) of a generation is saved, without its ending."""
     ending = f"-{number + 1}" if number else ""
-    return stem(wished)[: LONGEST - len(ending)] + ending
+    return stem(wished)[: MAX_LENGTH - len(ending)] + ending
 
 
-def saved_keys(wished: str, outputs: int) -> set[str]:
+def comparison_keys(wished: str, outputs: int) -> set[str]:
     """The form in which names are compared: two that are equal here could overwrite each other on some file system."""
     names = (unicodedata.normalize("NFC", saved_name(wished, number)) for number in range(outputs))
     return {unicodedata.normalize("NFC", name.casefold()) for name in names}
 
 
-def meeting(wishes: Iterable[tuple[str, int]]) -> tuple[str, str] | None:
+def first_collision(wishes: Iterable[tuple[str, int]]) -> tuple[str, str] | None:
     """The first two of these wishes, each for so many outputs, that would be saved under one name. None if all are
     apart."""
     taken: dict[str, str] = {}
     for wished, outputs in wishes:
-        keys = saved_keys(wished, outputs)
+        keys = comparison_keys(wished, outputs)
         if met := keys & taken.keys():
             return taken[min(met)], wished
         taken |= dict.fromkeys(keys, wished)
     return None
 
 
-def made_distinct(wishes: Sequence[tuple[str, int] | None]) -> list[str | None]:
+def distinct_names(wishes: Sequence[tuple[str, int] | None]) -> list[str | None]:
     """The wishes, each for so many outputs, with a number where one would be saved under the name of another: `fox`
     and `fox` become `fox` and `fox-2`. The first of a name keeps it."""
     taken: set[str] = set()
@@ -113,17 +113,17 @@ def made_distinct(wishes: Sequence[tuple[str, int] | None]) -> list[str | None]:
     later: list[int] = []
     for index, wish in enumerate(wishes):
         names.append(wish and wish[0])
-        if wish is not None and taken.isdisjoint(keys := saved_keys(*wish)):
+        if wish is not None and taken.isdisjoint(keys := comparison_keys(*wish)):
             taken |= keys
         elif wish is not None:
             later.append(index)
     numbers: defaultdict[str, Iterator[int]] = defaultdict(lambda: count(2))
     for index in later:
         wished, outputs = wishes[index] or ("", 0)
-        base = stem(wished)[: LONGEST - _NUMBERS]
+        base = stem(wished)[: MAX_LENGTH - _NUMBERS]
         for number in numbers[base.casefold()]:
             name = f"{base}-{number}"
-            if taken.isdisjoint(keys := saved_keys(name, outputs)):
+            if taken.isdisjoint(keys := comparison_keys(name, outputs)):
                 break
         taken |= keys
         names[index] = name
@@ -133,14 +133,14 @@ def made_distinct(wishes: Sequence[tuple[str, int] | None]) -> list[str | None]:
 # ── Links and headers
 
 
-def link_name(generation_id: str, kept_as: str) -> str:
+def link_name(generation_id: str, name_in_storage: str) -> str:
     """The last part of the link to a file of a generation that is kept as `0.webp`, say."""
-    number, _, extension = kept_as.partition(".")
+    number, _, extension = name_in_storage.partition(".")
     place = f"-{int(number) + 1}" if int(number) else ""
     return f"{generation_id}{place}.{extension}"
 
 
-def kept_name(generation_id: str, name: str) -> str:
+def stored_name(generation_id: str, name: str) -> str:
     """The name under which a file is kept, by the last part of a link to it, new or old."""
     found = _LINK.fullmatch(name)
     if found is None or found["generation"] != generation_id:
@@ -150,11 +150,11 @@ def kept_name(generation_id: str, name: str) -> str:
 
 def link_query(wished: str, generation_id: str, name: str) -> str:
     """The end of a link that ends in `name`, to an output of a generation that is to be called so."""
-    number, _, _ = kept_name(generation_id, name).partition(".")
+    number, _, _ = stored_name(generation_id, name).partition(".")
     return "?name=" + quote(saved_name(wished, int(number)))
 
 
-def disposition(wished: str, linked_as: str) -> dict[str, str]:
+def content_disposition(wished: str, linked_as: str) -> dict[str, str]:
     """The parameters of a Content-Disposition (RFC 6266) for a file that is linked as `linked_as` and is to be called
     `wished`; if that is no name, it is called as it is linked. Clients that do not read `filename*` get that of the
     link for a name that is not ASCII: without its accents, it could be the name of another file."""

@@ -1,4 +1,4 @@
-"""Temporary files. A download is written here first, and moved away when it is whole."""
+"""Temporary files. A download is written here first, and moved to the storage when it is complete."""
 
 import os
 import secrets
@@ -11,16 +11,16 @@ from loop_thread import Pool
 from media.formats import HEAD
 
 STALE: Final = 3600.0
-"""Seconds after which a temporary file is no longer written. Another process may share the directory."""
+"""Seconds without a write after which a temporary file is deleted. Other processes may share the directory."""
 
 _BUFFER: Final = 1024 * 1024
 
 Room = Callable[[int], AbstractAsyncContextManager[None]]
-"""Room for so many bytes, to be written inside the block. Raises OSError if there is none."""
+"""Reserves disk space (bytes) for a write inside the block. Raises OSError if there is not enough."""
 
 
-class Temporary:
-    """A file being written. `size` in bytes; `head` is its first bytes, enough to tell what it is."""
+class TemporaryFile:
+    """A file being written. `size` is in bytes. `head` is its beginning, enough to detect the media type."""
 
     def __init__(self, path: Path, pool: Pool, room: Room) -> None:
         self.path = path
@@ -32,13 +32,13 @@ class Temporary:
         self._buffer = bytearray()
 
     async def begin(self) -> None:
-        """An empty file, whatever was written before. Raises OSError."""
+        """Start or restart with an empty file. Raises OSError."""
         self._buffer.clear()
         self.size, self.head = 0, b""
         await self._pool.run(self._open)
 
     async def write(self, content: bytes) -> None:
-        """Append. Raises OSError when the disk does not take it."""
+        """Append. Raises OSError if the disk is full or fails."""
         if len(self.head) < HEAD:
             self.head += content[: HEAD - len(self.head)]
         self.size += len(content)
@@ -48,12 +48,12 @@ class Temporary:
                 await self._pool.run(self._flush)
 
     async def finish(self) -> None:
-        """Nothing more will be written; the file at `path` is whole. Raises OSError when the disk does not take it."""
+        """Flush and close the file. Raises OSError if the disk is full or fails."""
         async with self._room(len(self._buffer)):
             await self._pool.run(self._close)
 
     def discard(self) -> None:
-        """Delete the file, unless it was moved away. Blocks."""
+        """Delete the file, unless it was moved. Blocks."""
         if self._file is not None:
             self._file.close()
         with suppress(OSError):
@@ -67,7 +67,7 @@ class Temporary:
 
     def _flush(self) -> None:
         if self._file is None:
-            raise ValueError("the file was not begun")
+            raise ValueError("the file was not opened")
         content, self._buffer = self._buffer, bytearray()
         with memoryview(content) as left:
             written = 0
@@ -81,7 +81,7 @@ class Temporary:
 
 
 class Spool:
-    """The directory `path`. It is made when it is needed, and only this user can read it."""
+    """The directory for temporary files. It is created when needed, and only this user can read it."""
 
     def __init__(self, path: Path, pool: Pool, room: Room = lambda _: nullcontext()) -> None:
         self._path = path
@@ -89,16 +89,16 @@ class Spool:
         self._room = room
 
     @asynccontextmanager
-    async def temporary(self) -> AsyncIterator[Temporary]:
-        """A file to be begun, gone at the end of the block unless it was moved away."""
-        file = Temporary(self._path / f"{secrets.token_hex(16)}.part", self._pool, self._room)
+    async def temporary(self) -> AsyncIterator[TemporaryFile]:
+        """A file that is deleted at the end of the block unless it was moved. Call `begin` first."""
+        file = TemporaryFile(self._path / f"{secrets.token_hex(16)}.part", self._pool, self._room)
         try:
             yield file
         finally:
             await self._pool.run(file.discard)
 
     def sweep(self, now: float) -> int:
-        """Remove the files of processes that died, and return how many. Blocks. Raises OSError."""
+        """Delete the files that crashed processes left, and return their number. Blocks. Raises OSError."""
         removed = 0
         for path in self._path.glob("*.part"):
             with suppress(FileNotFoundError):

@@ -1,8 +1,8 @@
-"""Where files are kept, behind one Protocol: `directory.py` on disk, `bucket.py` in an S3-compatible store.
+"""The interface of file storages: `directory.py` stores on disk, `bucket.py` in an S3-compatible store.
 
-A storage knows names, bytes and dates. How long a file stays, how much there may be, and where it comes from is for
-`Files` to know. A name is a generation's unguessable id and the number of an output, `gen_<32 hex>/0.webp`, and
-nothing else is a name. Any other string is refused before it becomes part of a path or a key.
+A storage has names, bytes and dates; `Files` decides which files to store and delete. A name is a generation's
+unguessable id and the number of an output: `gen_<32 hex>/0.webp`. Any other string is refused before it becomes part of
+a path or a key.
 """
 
 import re
@@ -13,15 +13,15 @@ from typing import Protocol
 
 from media.formats import BY_EXTENSION
 
-MOST_OUTPUTS = 1000
-"""Outputs of one generation that have names."""
+MAX_OUTPUTS = 1000
+"""The most outputs of one generation that are stored."""
 
 _NAME = re.compile(r"(?P<generation>gen_[0-9a-f]{32})/(?P<file>[0-9]{1,3}(?P<extension>\.[0-9a-z]{1,4}))")
 
 
 @dataclass(frozen=True, slots=True)
-class Name:
-    """`generation` as `gen_<32 hex>`, `file` as `0.webp`, and the `media_type` that its extension stands for."""
+class FileName:
+    """`generation` is as `gen_<32 hex>`, `file` as `0.webp`. `media_type` follows from the extension."""
 
     generation: str
     file: str
@@ -31,17 +31,17 @@ class Name:
         return f"{self.generation}/{self.file}"
 
 
-def parsed(name: str) -> Name:
-    """A name in its parts. Raises ValueError if it is none."""
+def parse_name(name: str) -> FileName:
+    """Split a name. Raises ValueError if it is malformed."""
     found = _NAME.fullmatch(name)
     if found is None or (media := BY_EXTENSION.get(found["extension"])) is None:
         raise ValueError("not the name of a kept file")
-    return Name(found["generation"], found["file"], media.name)
+    return FileName(found["generation"], found["file"], media.name)
 
 
 @dataclass(frozen=True, slots=True)
-class Stored:
-    """A file that is kept. `size` in bytes, `modified` in seconds since the epoch."""
+class StoredFile:
+    """An entry of a listing. `size` is in bytes, `modified` is a Unix time."""
 
     name: str
     size: int
@@ -49,11 +49,12 @@ class Stored:
 
 
 @dataclass(frozen=True, slots=True)
-class Opened:
-    """A kept file, open to be read, also after its name is gone. Close it.
+class OpenFile:
+    """A stored file, open for reading. The caller closes it. A file that is deleted meanwhile stays readable in a
+    directory.
 
-    `size` in bytes; `modified` in seconds since the epoch; `etag` strong, without quotes, the same after a restart;
-    `path` where it is a local file. `read(start, length)` gives some bytes from there, at most `piece` at a time.
+    `size` is in bytes, `modified` is a Unix time. `etag` is a strong one without quotes, and survives a restart. `path`
+    is set for a local file. `read(start, length)` returns one or more bytes; `length` is at most `piece`.
     """
 
     size: int
@@ -66,8 +67,8 @@ class Opened:
     close: Callable[[], None]
 
     def chunks(self, start: int, stop: int) -> Iterator[bytes]:
-        """The bytes from `start` up to and without `stop`. Raises ValueError if there are no such bytes, and
-        OSError once they cannot be read."""
+        """The bytes from `start` to before `stop`. Raises ValueError if the file is shorter, and OSError while reading
+        if a read fails."""
         if not 0 <= start <= stop <= self.size:
             raise ValueError(f"there are no bytes {start} to {stop} in {self.size}")
         return self._chunks(start, stop)
@@ -81,18 +82,18 @@ class Opened:
             yield read
 
 
-class Storage(Protocol):
-    """Every method blocks, may be called on any thread, and raises OSError when it cannot do what it promises, and
-    ValueError for what is no name."""
+class FileStorage(Protocol):
+    """Every method blocks and is safe on any thread. It raises OSError if the storage fails, and ValueError for a
+    malformed name."""
 
     def put(self, name: str, source: Path) -> None:
-        """Keep the whole of a local file under a name, or nothing at all. The source may be gone afterwards."""
+        """Store a local file under a name, whole or not at all. It may move the source."""
 
-    def open(self, name: str) -> Opened | None:
-        """The file of that name; None if there is none."""
+    def open(self, name: str) -> OpenFile | None:
+        """Open the file with this name. Returns None if there is none."""
 
-    def list(self) -> Iterator[Stored]:
-        """All there is, in no order."""
+    def list(self) -> Iterator[StoredFile]:
+        """All files, in any order."""
 
     def delete(self, name: str) -> None:
-        """Whether or not it is there."""
+        """Delete the file. It is no error if there is none."""

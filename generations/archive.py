@@ -12,7 +12,7 @@ from generations.recovery import stored_batch
 from ledger import Ledger, Queries
 from ledger.records import BatchRecord, GenerationRecord
 from loop_thread import Pool
-from webhooks.outbox import DeliveryFailed
+from webhooks.sender import DeliveryFailed
 
 T = TypeVar("T")
 

@@ -156,7 +156,7 @@ def _outbox(settings: Settings, ledger: Ledger, archive: Archive) -> Outbox:
         content=archive.result,
         secret=settings.webhook_secret,
         loopback=settings.REPLICATE_SIMULATE,
-        own=settings.webhook_hosts,
+        allowed_hosts=settings.webhook_hosts,
     )
 
 

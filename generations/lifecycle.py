@@ -41,7 +41,7 @@ from errors import (
     ServiceError,
     ShuttingDown,
 )
-from files import Files, Kept
+from files import Files, StoredOutputs
 from files.names import link_name
 from generations.attempt import AttemptRunner, raise_no_outputs
 from generations.batch import Batch, Work
@@ -297,7 +297,7 @@ class Runner:
         except asyncio.CancelledError:
             if not generation.is_cancelled:
                 raise
-            kept = Kept((), "The generation was cancelled before all outputs were fetched.")
+            kept = StoredOutputs((), "The generation was cancelled before all outputs were fetched.")
         finally:
             self.fetching -= 1
         attempt.missing = kept.missing

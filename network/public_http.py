@@ -1,10 +1,10 @@
-"""HTTP to hosts that a caller or an upstream names: public ones, and those that the operator allows. Nothing of
-ours goes along.
+"""HTTP to hosts that a caller or an upstream names: public addresses and the operator's hosts only, no credentials
+(protection against SSRF).
 
-A URL is checked when it is given, and again whenever it is used. What its name resolves to is checked of the very
-addresses that a connection is then made to, so that no second look-up can answer otherwise. No token, no cookie,
-nothing from `.netrc` is sent, and no proxy of the environment is used; certificates are checked. Redirects are the
-caller's to follow, each as a new URL.
+A URL is checked when the request is parsed, and again before each use. `PublicOnlyResolver` checks the addresses that
+the connection is then made to, so a second DNS look-up cannot change the result. Requests send no token, no cookie and
+nothing from `.netrc`, and ignore the proxies of the environment. Certificates are verified. Redirects are not followed:
+the caller checks each as a new URL.
 """
 
 import asyncio
@@ -24,7 +24,7 @@ from yarl import URL
 from network.addresses import is_public_address, public_host
 from network.host_rules import NO_HOSTS, HostRules
 
-LONGEST_URL: Final = 2048
+MAX_URL_LENGTH: Final = 2048
 
 _URL: Final = re.compile(r"https?://[!-~]+", re.IGNORECASE)
 _HEADERS: Final = {
@@ -34,21 +34,21 @@ _HEADERS: Final = {
 }
 
 
-def check_url(url: str, *, loopback: bool, own: HostRules = NO_HOSTS) -> str:
-    """The URL, if it may be called. Raises ValueError with what it must be instead, as in "must be an https URL".
+def check_url(url: str, *, loopback: bool, allowed_hosts: HostRules = NO_HOSTS) -> str:
+    """Return the URL if requests to it are allowed. Raises ValueError with the requirement, as in "must be an https
+    URL".
 
-    `loopback` allows this very machine, too, by its names and addresses, and that without TLS. `own` are the operator's
-    hosts, which are allowed likewise. With a network among them, a name is allowed until `PublicOnlyResolver` resolves
-    it.
+    `loopback` also allows this machine, and `allowed_hosts` the operator's hosts, both without TLS. If `allowed_hosts`
+    has a network, any name is allowed here, and `PublicOnlyResolver` checks its addresses.
     """
-    target(url, loopback=loopback, own=own)
+    parse_url(url, loopback=loopback, allowed_hosts=allowed_hosts)
     return url
 
 
-def target(url: str, *, loopback: bool, own: HostRules = NO_HOSTS) -> URL:
-    """The URL as what connects reads it; otherwise as `check_url`."""
-    if len(url) > LONGEST_URL:
-        raise ValueError(f"must be at most {LONGEST_URL} characters")
+def parse_url(url: str, *, loopback: bool, allowed_hosts: HostRules = NO_HOSTS) -> URL:
+    """As `check_url`, but returns the URL as parsed by the library that connects."""
+    if len(url) > MAX_URL_LENGTH:
+        raise ValueError(f"must be at most {MAX_URL_LENGTH} characters")
     if not _URL.fullmatch(url):
         raise ValueError("must be an https URL")
     try:
@@ -58,8 +58,8 @@ def target(url: str, *, loopback: bool, own: HostRules = NO_HOSTS) -> URL:
         raise ValueError("must name a public host") from None
     if parts.username is not None:
         raise ValueError("must not hold a user name or password")
-    # Where two readers differ, neither is believed.
-    is_allowed = port != 0 and host == parts.hostname and own.may_match(host, port)
+    # Two parsers must agree on the host: a URL that they read differently is refused.
+    is_allowed = port != 0 and host == parts.hostname and allowed_hosts.may_match(host, port)
     is_allowed |= port != 0 and loopback and _is_loopback(host)
     if parsed.scheme != "https" and not is_allowed:
         raise ValueError("must be an https URL")
@@ -69,19 +69,19 @@ def target(url: str, *, loopback: bool, own: HostRules = NO_HOSTS) -> URL:
 
 
 class PrivateAddress(OSError):
-    """A name resolves to an address that is not out in the open."""
+    """A name resolves to an address that is not public."""
 
 
-class NeedsTLS(PrivateAddress):
-    """Without TLS, a name resolves to no address that the operator allows."""
+class TLSRequired(PrivateAddress):
+    """A plain http URL names a host that resolves to no address that the operator allows."""
 
 
 class PublicOnlyResolver(AbstractResolver):
-    """What another resolver says, if all of it is out in the open; else PrivateAddress.
+    """Resolves by `inner`, and refuses a name with an address that is not public.
 
-    `loopback` lets the names of this very machine be this machine, and no other name. `own` are the operator's hosts:
-    what a name on the list resolves to is allowed, and what any name resolves to in a network on it. Where some
-    addresses are allowed so, the others are left out. Without `tls` no others are allowed: else NeedsTLS.
+    An address is allowed if the host or the address is in `allowed_hosts`, or if `loopback` is true and both are this
+    machine. If a name has allowed addresses, only those are returned. Otherwise `resolve` raises PrivateAddress unless
+    all are public; without `tls` it raises TLSRequired even then.
     """
 
     def __init__(
@@ -89,12 +89,12 @@ class PublicOnlyResolver(AbstractResolver):
         inner: AbstractResolver,
         *,
         loopback: bool = False,
-        own: HostRules = NO_HOSTS,
+        allowed_hosts: HostRules = NO_HOSTS,
         tls: bool = True,
     ) -> None:
         self._inner = inner
         self._loopback = loopback
-        self._own = own
+        self._allowed_hosts = allowed_hosts
         self._tls = tls
 
     async def resolve(
@@ -104,7 +104,7 @@ class PublicOnlyResolver(AbstractResolver):
         if allowed := [each for each in found if self._is_allowed(host, each["host"], port)]:
             return allowed
         if not self._tls:
-            raise NeedsTLS("an address that is not allowed without TLS")
+            raise TLSRequired("an address that is not allowed without TLS")
         if not all(is_public_address(each["host"]) for each in found):
             raise PrivateAddress("a private address")
         return found
@@ -114,12 +114,12 @@ class PublicOnlyResolver(AbstractResolver):
 
     def _is_allowed(self, host: str, address: str, port: int) -> bool:
         is_here = self._loopback and _is_loopback(host) and _is_loopback(address)
-        return is_here or self._own.match(host, port) or self._own.match(address, port)
+        return is_here or self._allowed_hosts.match(host, port) or self._allowed_hosts.match(address, port)
 
 
-class OwnThreads(AbstractResolver):
-    """Looks names up on `threads` of its own. The loop's are few, and one look-up can hold one for half a minute: the
-    names of hosts that callers chose must not hold up those that the service lives on."""
+class ThreadPoolResolver(AbstractResolver):
+    """Resolves names on its own threads. The loop has few threads, and one look-up can take half a minute: the hosts
+    of callers must not delay the hosts that the service depends on."""
 
     def __init__(self, *, threads: int) -> None:
         if threads < 1:
@@ -145,15 +145,15 @@ class OwnThreads(AbstractResolver):
         ]
 
     async def close(self) -> None:
-        """What is being looked up is not waited for."""
+        """Does not wait for look-ups in progress."""
         self._threads.shutdown(wait=False, cancel_futures=True)
 
 
-def session(
+def client_session(
     resolver: AbstractResolver | None, *, timeout: aiohttp.ClientTimeout, reused: bool = True
 ) -> aiohttp.ClientSession:
-    """Connections that give nothing of ours away, to addresses that `resolver` tells (None: the loop's own); `reused`
-    if they serve further requests. Without a timeout of its own, a request lasts as long as `timeout` says."""
+    """A session without credentials that connects to the addresses of `resolver` (None: the loop's own resolver).
+    `reused` keeps connections for further requests. `timeout` is the default for each request."""
     return aiohttp.ClientSession(
         connector=aiohttp.TCPConnector(
             limit=0,
@@ -169,15 +169,15 @@ def session(
     )
 
 
-def is_private(error: aiohttp.ClientError) -> bool:
-    """Whether `PublicOnlyResolver` refused the host."""
+def is_private_address_error(error: aiohttp.ClientError) -> bool:
+    """Whether `PublicOnlyResolver` refused the host of the failed request."""
     return isinstance(error, aiohttp.ClientConnectorDNSError) and isinstance(error.os_error, PrivateAddress)
 
 
-def reason(error: aiohttp.ClientError) -> str:
-    """Why there is no answer, for whoever named the host: words without a URL or an address."""
+def describe_error(error: aiohttp.ClientError) -> str:
+    """The reason of a failed request, for the caller who named the host. It has no URL and no address."""
     match error:
-        case aiohttp.ClientConnectorDNSError(os_error=NeedsTLS()):
+        case aiohttp.ClientConnectorDNSError(os_error=TLSRequired()):
             return "its host may be called by https only"
         case aiohttp.ClientConnectorDNSError(os_error=PrivateAddress()):
             return "its host has an address on a private network"

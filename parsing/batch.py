@@ -6,7 +6,7 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from errors import ABSENT, Problem
-from files.names import DownloadName, made_distinct, meeting
+from files.names import DownloadName, distinct_names, first_collision
 from parsing.generation import (
     LONGEST_INPUT,
     PROMPT,
@@ -81,7 +81,7 @@ def _read_whole(
             problems.extend(problem.within(where) for problem in found)
         if len(problems) > MAX_PROBLEMS:
             break
-    names = made_distinct([(each.file_name, each.outputs) if each.file_name else None for each in requests])
+    names = distinct_names([(each.file_name, each.outputs) if each.file_name else None for each in requests])
     return [
         each if name == each.file_name or name is None else each.named(name)
         for each, name in zip(requests, names, strict=True)
@@ -138,7 +138,7 @@ def _file_names(
         problems += problems_with(_NAME, f"file_names[{index}]", name)
         if len(problems) > MAX_PROBLEMS:
             return ()
-    met = None if problems else meeting((name, outputs) for name in given)
+    met = None if problems else first_collision((name, outputs) for name in given)
     if met is not None:
         numbers = f" with the numbers of {outputs} outputs" if outputs > 1 else ""
         why = f"must be distinct as they are saved, without their endings{numbers}"

@@ -143,7 +143,7 @@ def read_webhook(url: Any, context: ParseContext, problems: list[Problem]) -> st
         encoded = encoded_url(url)
         if context.accepted:  # it is checked again when it is called
             return encoded
-        return check_url(encoded, loopback=context.loopback, own=context.webhook_hosts)
+        return check_url(encoded, loopback=context.loopback, allowed_hosts=context.webhook_hosts)
     except ValueError as wrong:
         problems.append(Problem("webhook", str(wrong), url))
         return None

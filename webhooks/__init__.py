@@ -1,1 +1,1 @@
-"""Deliveries of results to the webhooks of callers."""
+"""Webhooks to callers: `outbox.py` queues the deliveries, `sender.py` makes one HTTP attempt."""

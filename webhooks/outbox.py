@@ -1,34 +1,25 @@
-"""Webhooks: whoever gave one is told how their generation or batch ended, at least once, and for a day if need be.
+"""The queue of webhook deliveries: each result is posted at least once, with retries for up to a day.
 
-A message is signed as Replicate signs its own: HMAC-SHA256 over `id.timestamp.body`, keyed with the bytes after
-`whsec_`. Its `webhook-id` stays, so that a receiver can tell a repetition; the timestamp is each attempt's. Only an
-answer of 2xx is one that it was heard; 410 means never again; anything else is tried again, ever more rarely.
+A 2xx response ends a delivery, and so does 410 Gone. After any other response it is retried with growing backoff. All
+attempts have the same `webhook-id`, so that a receiver can detect a repetition, and each has its own timestamp.
 
-What is to be delivered is on record before it is tried, and so is what became of each try: a process that ends takes
-nothing with it. The next one goes on when it would have been time, perhaps with what was heard but not yet recorded.
+The ledger has each delivery before its first attempt, and the outcome of each attempt. After a restart, deliveries
+continue at their recorded times. An attempt whose outcome was not yet recorded is repeated.
 
-Receivers do not hold each other up: of the few attempts under way at once a host has a small part, and hosts take
-turns. What waits, waits in a heap and costs no task. Where a URL may lead is in `network/public_http.py`.
+A slow receiver does not delay the others: each host has a share of the concurrent attempts, and hosts take turns.
+Waiting deliveries are entries in a heap and need no tasks.
 """
 
 import asyncio
-import base64
 import random
-import re
 import time
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from heapq import heappop, heappush
-from typing import Final
 from urllib.parse import urlsplit
 
-import aiohttp
 import structlog
-from aiohttp.abc import AbstractResolver
-from standardwebhooks import Webhook
 from yarl import URL
 
 from ledger import Ledger
@@ -36,51 +27,49 @@ from ledger.records import Delivery
 from network import public_http
 from network.backoff import backoff
 from network.host_rules import NO_HOSTS, HostRules
-
-AT_ONCE: Final = 32
-"""Attempts under way."""
+from webhooks.sender import (
+    MAX_IN_FLIGHT,
+    DeliveryFailed,
+    Response,
+    Sender,
+    decode_secret,
+    retry_after_seconds,
+    signed_headers,
+)
 
 _log = structlog.get_logger("webhooks")
 
 
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
-    """How long to try, in seconds: pauses double from `first_pause` up to `longest_pause`, less up to half of each by
-    chance; no further try is planned for later than `overall` after the result was there. One may take `one_try`.
+    """How long and how often to retry; times in seconds.
 
-    At most `at_once` attempts are under way, and at most `per_host` of them to one host."""
+    The backoff doubles from `first_backoff` up to `longest_backoff`; jitter takes off up to half of it. No attempt
+    starts later than `total_timeout` after the result was ready. One attempt lasts at most `attempt_timeout`. At most
+    `max_in_flight` attempts run at the same time, at most `max_per_host` of them to one host.
+    """
 
-    first_pause: float = 5.0
-    longest_pause: float = 3600.0
-    overall: float = 86_400.0
-    one_try: float = 10.0
-    at_once: int = AT_ONCE
-    per_host: int = 4
+    first_backoff: float = 5.0
+    longest_backoff: float = 3600.0
+    total_timeout: float = 86_400.0
+    attempt_timeout: float = 10.0
+    max_in_flight: int = MAX_IN_FLIGHT
+    max_per_host: int = 4
 
     def __post_init__(self) -> None:
-        if not 0 < self.first_pause <= self.longest_pause:
-            raise ValueError(f"first_pause must be above 0 and at most longest_pause, got {self.first_pause}")
-
-
-class DeliveryFailed(Exception):
-    """No answer came. The text says why, in words for whoever gave the URL."""
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """What a receiver says: its status, and its `Retry-After` as it came."""
-
-    status: int
-    retry_after: str | None = None
+        if not 0 < self.first_backoff <= self.longest_backoff:
+            raise ValueError(
+                f"first_backoff must be above 0 and at most longest_backoff, got {self.first_backoff}"
+            )
 
 
 class Outbox:
-    """Delivers results to the webhooks of callers. Use it on one loop; `get` on any thread.
+    """Delivers results to the webhooks of callers. Use it on one loop; `get` is safe on any thread.
 
-    Each change of a delivery is written to the `ledger`. `content` returns the body to send for an id, as JSON, or
-    None if its result is not known any more. Without a `secret` (`whsec_` and base64) nothing is signed. `loopback`
-    allows receivers on this machine, `own` those on the operator's hosts. `clock` returns Unix time, `spread` a number
-    between two.
+    Each change of a delivery is written to `ledger`. `content` returns the JSON body for a delivery's id, or None if
+    the result no longer exists. Without a `secret` (`whsec_` and base64) messages are not signed. `loopback` allows
+    receivers on this machine, and `allowed_hosts` lists the operator's hosts. `clock` returns Unix time.
+    `uniform(low, high)` returns a random number. Raises ValueError if the secret is malformed.
     """
 
     def __init__(
@@ -90,38 +79,40 @@ class Outbox:
         content: Callable[[str], Awaitable[bytes | None]],
         secret: str | None,
         loopback: bool,
-        own: HostRules = NO_HOSTS,
-        patience: RetryPolicy | None = None,
-        sender: "Sender | None" = None,
+        allowed_hosts: HostRules = NO_HOSTS,
+        retry_policy: RetryPolicy | None = None,
+        sender: Sender | None = None,
         clock: Callable[[], float] = time.time,
-        spread: Callable[[float, float], float] = random.uniform,
+        uniform: Callable[[float, float], float] = random.uniform,
     ) -> None:
         if secret is not None:
-            _key(secret)
+            decode_secret(secret)
         self._ledger = ledger
         self._content = content
         self._secret = secret
         self._loopback = loopback
-        self._own = own
-        self._patience = patience or RetryPolicy()
-        self._sender = sender or Sender(loopback=loopback, own=own)
+        self._allowed_hosts = allowed_hosts
+        self._policy = retry_policy or RetryPolicy()
+        self._sender = sender or Sender(loopback=loopback, allowed_hosts=allowed_hosts)
         self._clock = clock
-        self._spread = spread
+        self._uniform = uniform
         self._pending: dict[str, Delivery] = {}
-        self._queue = _Turns(at_once=self._patience.at_once, per_host=self._patience.per_host)
+        self._queue = _HostQueue(
+            max_in_flight=self._policy.max_in_flight, max_per_host=self._policy.max_per_host
+        )
         self._tasks: set[asyncio.Task[None]] = set()
         self._timer: asyncio.TimerHandle | None = None
         self._closed = False
 
     def prepare(self, work_id: str, url: str) -> Delivery:
-        """Record a new delivery, of a result that is about to be recorded as well. Start it with `take`."""
+        """Write a new delivery to the ledger, together with the result. Pass it to `take` to start it."""
         delivery = Delivery(work_id, url, since=self._clock())
         self._ledger.upsert(delivery)
         return delivery
 
     def take(self, delivery: Delivery) -> None:
-        """Begin with a new delivery, which is put on record, or go on with one that is. Twice is no error, and what is
-        over stays over. After `aclose` it is only put on record."""
+        """Start a new delivery, or continue one from the ledger. It does nothing for a delivery that has ended or was
+        taken before. After `aclose` a delivery is only written to the ledger."""
         if delivery.state != "pending" or delivery.id in self._pending:
             return
         now = self._clock()
@@ -129,16 +120,16 @@ class Outbox:
             delivery = replace(delivery, next_at=now)
             self._ledger.upsert(delivery)
         if not self._closed:
-            # Never longer than a pause: the clock may have been set back since it was recorded.
-            self._wait(delivery, min((delivery.next_at or now) - now, self._patience.longest_pause))
-            self._go_on()
+            # The clock may have been set back since `next_at` was recorded, so the wait has a limit.
+            self._schedule(delivery, min((delivery.next_at or now) - now, self._policy.longest_backoff))
+            self._start_due()
 
     def get(self, delivery_id: str) -> Delivery | None:
-        """A delivery as it stands, if it is not over."""
+        """The delivery with this id while it is pending, else None."""
         return self._pending.get(delivery_id)
 
     async def aclose(self) -> None:
-        """Stop at once. What is pending stays on record; an attempt under way is as if it had not been."""
+        """Cancel all attempts. Pending deliveries stay in the ledger as they were before the cancelled attempt."""
         self._closed = True
         if self._timer is not None:
             self._timer.cancel()
@@ -147,189 +138,150 @@ class Outbox:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._sender.aclose()
 
-    def _wait(self, delivery: Delivery, seconds: float) -> None:
+    def _schedule(self, delivery: Delivery, seconds: float) -> None:
         self._pending[delivery.id] = delivery
         self._queue.put(delivery.id, _host(delivery.url), asyncio.get_running_loop().time() + seconds)
 
-    def _go_on(self, moment: float = 0.0) -> None:
-        """Attempt what is due at the moment, or by now, and look again when more will be."""
+    def _start_due(self, fired_at: float = 0.0) -> None:
+        """Start the attempts that are due, and set a timer for the next ones. `fired_at` is the time that the timer was
+        set for, since it may fire slightly before that."""
         if self._closed:
             return
         loop = asyncio.get_running_loop()
-        now = max(loop.time(), moment)
-        while turn := self._queue.next(now):
-            delivery_id, host = turn
+        now = max(loop.time(), fired_at)
+        while found := self._queue.next(now):
+            delivery_id, host = found
             task = loop.create_task(self._attempt(self._pending[delivery_id], host), name="webhook")
             self._tasks.add(task)
             task.add_done_callback(lambda task, host=host: self._done(task, host))  # type: ignore[misc]
-        when = self._queue.due_at
-        if self._timer is not None and self._timer.when() != when:
+        due_at = self._queue.due_at
+        if self._timer is not None and self._timer.when() != due_at:
             self._timer.cancel()
             self._timer = None
-        if when is not None and self._timer is None:
-            self._timer = loop.call_at(when, self._ring, when)
+        if due_at is not None and self._timer is None:
+            self._timer = loop.call_at(due_at, self._on_timer, due_at)
 
-    def _ring(self, when: float) -> None:
+    def _on_timer(self, due_at: float) -> None:
         self._timer = None
-        self._go_on(when)  # which the loop's clock may be a hair before
+        self._start_due(due_at)
 
     def _done(self, task: asyncio.Task[None], host: str) -> None:
         self._tasks.discard(task)
-        self._queue.leave(host)
+        self._queue.release(host)
         if not task.cancelled() and (error := task.exception()):
             _log.error("webhook_outcome_not_persisted", host=host, exc_info=error)
-        self._go_on()
+        self._start_due()
 
     async def _attempt(self, delivery: Delivery, host: str) -> None:
         outcome = await self._outcome(delivery)
         now = self._clock()
         tried = replace(delivery, attempts=delivery.attempts + 1, next_at=None, trouble=outcome.trouble)
-        pause = max(self._pause(tried.attempts), min(outcome.wait, self._patience.longest_pause))
+        wait = max(self._backoff(tried.attempts), min(outcome.wait, self._policy.longest_backoff))
         if outcome.trouble is None:
             tried = replace(tried, state="delivered", delivered_at=now)
-        elif outcome.is_final or now + pause > delivery.since + self._patience.overall:
+        elif outcome.is_final or now + wait > delivery.since + self._policy.total_timeout:
             tried = replace(tried, state="failed")
         else:
-            tried = replace(tried, next_at=now + pause)
+            tried = replace(tried, next_at=now + wait)
         if tried.state == "pending":
-            self._wait(tried, pause)
+            self._schedule(tried, wait)
         else:
             del self._pending[delivery.id]
-        # Not the URL, the rest of which may hold secrets.
-        said = {"host": host, "status": outcome.status, "attempt": tried.attempts, "trouble": tried.trouble}
+        # The host alone: the rest of the URL may hold secrets.
+        fields = {"host": host, "status": outcome.status, "attempt": tried.attempts, "trouble": tried.trouble}
         if tried.state == "failed":
-            _log.warning("webhook_failed", id=tried.id, **said)
+            _log.warning("webhook_failed", id=tried.id, **fields)
         else:
-            _log.info(f"webhook_{tried.state}", id=tried.id, **said)
+            _log.info(f"webhook_{tried.state}", id=tried.id, **fields)
         self._ledger.upsert(tried)
 
     async def _outcome(self, delivery: Delivery) -> "_Outcome":
         try:
-            url = public_http.target(delivery.url, loopback=self._loopback, own=self._own)
+            url = public_http.parse_url(
+                delivery.url, loopback=self._loopback, allowed_hosts=self._allowed_hosts
+            )
         except ValueError as wrong:
             return _Outcome(f"it {wrong}", is_final=True)
         try:
             content = await self._content(delivery.id)
             if content is None:
                 return _Outcome("the result is not known any more", is_final=True)
-            headers = signed(content, message=f"msg_{delivery.id}", secret=self._secret, now=self._clock())
-            return _understood(await self._post(url, content, headers), now=self._clock())
+            headers = signed_headers(
+                content, message_id=f"msg_{delivery.id}", secret=self._secret, now=self._clock()
+            )
+            return _outcome_of(await self._post(url, content, headers), now=self._clock())
         except DeliveryFailed as error:
             return _Outcome(str(error))
         except Exception:
             _log.exception("webhook_attempt_crashed", id=delivery.id)
             return _Outcome("something went wrong inside this service")
 
-    async def _post(self, url: URL, content: bytes, headers: Mapping[str, str]) -> Answer:
+    async def _post(self, url: URL, content: bytes, headers: Mapping[str, str]) -> Response:
         try:
-            async with asyncio.timeout(self._patience.one_try):
+            async with asyncio.timeout(self._policy.attempt_timeout):
                 return await self._sender.post(url, content, headers)
         except TimeoutError:
-            raise DeliveryFailed(f"no answer within {self._patience.one_try:g} s") from None
+            raise DeliveryFailed(f"no answer within {self._policy.attempt_timeout:g} s") from None
 
-    def _pause(self, attempts: int) -> float:
-        """Seconds before another attempt after so many."""
-        first, longest = self._patience.first_pause, self._patience.longest_pause
-        return backoff(attempts, first=first, longest=longest, uniform=self._spread)
-
-
-def signed(content: bytes, *, message: str, secret: str | None, now: float) -> dict[str, str]:
-    """The headers of an attempt at `now`, which prove that `content` comes from a holder of the secret. Raises
-    ValueError if that is none."""
-    stamp = int(now)
-    headers = {"Content-Type": "application/json", "webhook-id": message, "webhook-timestamp": str(stamp)}
-    if secret is not None:
-        moment = datetime.fromtimestamp(stamp, UTC)
-        headers["webhook-signature"] = Webhook(_key(secret)).sign(message, moment, content.decode())
-    return headers
+    def _backoff(self, attempts: int) -> float:
+        first, longest = self._policy.first_backoff, self._policy.longest_backoff
+        return backoff(attempts, first=first, longest=longest, uniform=self._uniform)
 
 
-class Sender:
-    """Posts messages on the open internet, and to the operator's `own` hosts. An answer counts once its head is there:
-    a body that does not end is let go. No connection serves twice, since one that the receiver is about to close would
-    cost an attempt."""
+class _HostQueue:
+    """Delivery ids by due time. Among those that are due, hosts take turns."""
 
-    def __init__(
-        self, *, loopback: bool, own: HostRules = NO_HOSTS, resolver: AbstractResolver | None = None
-    ) -> None:
-        self._names = resolver or public_http.OwnThreads(threads=AT_ONCE)
-        self._resolvers = {
-            scheme: public_http.PublicOnlyResolver(
-                self._names, loopback=loopback, own=own, tls=scheme == "https"
+    def __init__(self, *, max_in_flight: int, max_per_host: int) -> None:
+        if not 1 <= max_per_host <= max_in_flight:
+            raise ValueError(
+                f"max_per_host must be at least 1 and at most max_in_flight, got {max_per_host} of {max_in_flight}"
             )
-            for scheme in ("http", "https")
-        }
-        self._sessions: dict[str, aiohttp.ClientSession] = {}
-
-    async def post(self, url: URL, content: bytes, headers: Mapping[str, str]) -> Answer:
-        """The answer to one attempt, with any status. Raises Unheard. May be cancelled when it takes too long."""
-        if url.scheme not in self._sessions:
-            self._sessions[url.scheme] = public_http.session(
-                self._resolvers[url.scheme], timeout=aiohttp.ClientTimeout(total=None), reused=False
-            )
-        sending = self._sessions[url.scheme].post(url, data=content, headers=headers, allow_redirects=False)
-        try:
-            async with sending as response:
-                return Answer(response.status, response.headers.get("Retry-After"))
-        except aiohttp.ClientError as error:
-            raise DeliveryFailed(public_http.reason(error)) from error
-
-    async def aclose(self) -> None:
-        for session in self._sessions.values():
-            await session.close()
-        await self._names.close()
-
-
-class _Turns:
-    """Who may be tried: ids by when they are due, and then by host, which take turns."""
-
-    def __init__(self, *, at_once: int, per_host: int) -> None:
-        if not 1 <= per_host <= at_once:
-            raise ValueError(f"per_host must be at least 1 and at most at_once, got {per_host} of {at_once}")
-        self._at_once = at_once
-        self._per_host = per_host
+        self._max_in_flight = max_in_flight
+        self._max_per_host = max_per_host
         self._later: list[tuple[float, str, str]] = []
         self._due: dict[str, deque[str]] = {}
-        self._turns: deque[str] = deque()  # the hosts of which more is due and may be tried
-        self._tried: Counter[str] = Counter()
+        self._turns: deque[str] = deque()  # hosts with due deliveries that are below their limit
+        self._in_flight: Counter[str] = Counter()
 
     @property
     def due_at(self) -> float | None:
-        """When something is that was not yet."""
+        """The earliest due time that has not been reached, on the loop's clock."""
         return self._later[0][0] if self._later else None
 
     def put(self, delivery_id: str, host: str, at: float) -> None:
         heappush(self._later, (at, delivery_id, host))
 
     def next(self, now: float) -> tuple[str, str] | None:
-        """An id that is due, and its host, which it has a place at until `leave`; None if nothing may be tried."""
+        """A due id and its host, which counts as in flight until `release`. Returns None if nothing is due or the
+        limits are reached."""
         while self._later and self._later[0][0] <= now:
             _, delivery_id, host = heappop(self._later)
             self._due.setdefault(host, deque()).append(delivery_id)
-            if len(self._due[host]) == 1 and self._tried[host] < self._per_host:
+            if len(self._due[host]) == 1 and self._in_flight[host] < self._max_per_host:
                 self._turns.append(host)
-        if not self._turns or self._tried.total() >= self._at_once:
+        if not self._turns or self._in_flight.total() >= self._max_in_flight:
             return None
         host = self._turns.popleft()
         delivery_id = self._due[host].popleft()
         if not self._due[host]:
             del self._due[host]
-        self._tried[host] += 1
-        if host in self._due and self._tried[host] < self._per_host:
+        self._in_flight[host] += 1
+        if host in self._due and self._in_flight[host] < self._max_per_host:
             self._turns.append(host)
         return delivery_id, host
 
-    def leave(self, host: str) -> None:
-        if self._tried[host] == self._per_host and host in self._due:
+    def release(self, host: str) -> None:
+        if self._in_flight[host] == self._max_per_host and host in self._due:
             self._turns.append(host)
-        self._tried[host] -= 1
-        if not self._tried[host]:
-            del self._tried[host]
+        self._in_flight[host] -= 1
+        if not self._in_flight[host]:
+            del self._in_flight[host]
 
 
 @dataclass(frozen=True, slots=True)
 class _Outcome:
-    """What came of an attempt: nothing to complain of, or trouble, perhaps for good; and how long to wait at least."""
+    """The outcome of an attempt. `trouble` is the reason of a failure, or None for a success. `is_final` forbids
+    retries. `wait` is the least number of seconds before a retry."""
 
     trouble: str | None
     status: int | None = None
@@ -337,35 +289,13 @@ class _Outcome:
     wait: float = 0.0
 
 
-def _understood(answer: Answer, *, now: float) -> _Outcome:
-    status = answer.status
+def _outcome_of(response: Response, *, now: float) -> _Outcome:
+    status = response.status
     if 200 <= status < 300:
         return _Outcome(None, status)
     more = ", and redirects are not followed" if 300 <= status < 400 else ""
-    wait = _seconds(answer.retry_after or "", now=now)
+    wait = retry_after_seconds(response.retry_after or "", now=now)
     return _Outcome(f"it answered {status}{more}", status, is_final=status == 410, wait=wait)
-
-
-def _seconds(retry_after: str, *, now: float) -> float:
-    """How long a header asks to wait, in seconds or as a date (RFC 9110); 0 if it cannot be read."""
-    if re.fullmatch(r"[0-9]+", retry_after):
-        return float(retry_after)
-    try:
-        date = parsedate_to_datetime(retry_after)
-        return (date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp() - now
-    except (ValueError, TypeError, OverflowError):
-        return 0.0
-
-
-def _key(secret: str) -> bytes:
-    kind, _, encoded = secret.partition("_")
-    try:
-        key = base64.b64decode(encoded, validate=True)
-    except ValueError:
-        key = b""
-    if kind != "whsec" or not key:
-        raise ValueError("a webhook secret must be whsec_ and base64")
-    return key
 
 
 def _host(url: str) -> str:

@@ -13,7 +13,7 @@ from api.openapi.schemas import JSON, an_object, answers, ref
 from auth import ADMIN_HEADER, USER_HEADER
 from catalog.model import Model, nullable
 from catalog.references import LARGEST, NAMES
-from network.public_http import LONGEST_URL
+from network.public_http import MAX_URL_LENGTH
 from parsing.batch import MAX_BATCH_ITEMS
 from parsing.limits import Limits
 from parsing.normal import OPTIONAL
@@ -23,7 +23,7 @@ _DRAFT = "https://json-schema.org/draft/2020-12/schema"
 
 _WEBHOOK = {
     "format": "uri",
-    "pattern": rf"^\s*[Hh][Tt][Tt][Pp][Ss]://[^\u0000-\u001f\u007f\\]{{1,{LONGEST_URL - 8}}}$",
+    "pattern": rf"^\s*[Hh][Tt][Tt][Pp][Ss]://[^\u0000-\u001f\u007f\\]{{1,{MAX_URL_LENGTH - 8}}}$",
 }
 """The form of a webhook's URL. `network/public_http.py` checks the host. Hosts that the operator allows may be called
 by plain http, and so may this machine when Replicate is simulated."""

@@ -15,13 +15,13 @@ import pytest
 
 from simulator import Options, running
 from tests.support.kept_ledgers import (
-    Ask,
     Copy,
-    Kept,
-    answer_to,
+    RecordedAnswers,
+    RecordedRequest,
     headers_of,
-    read_kept,
+    read_answers,
     resumed,
+    send,
     service,
     unpacked,
     without_added,
@@ -33,17 +33,17 @@ NOWHERE = "http://127.0.0.1:9"
 
 
 @pytest.fixture(scope="module")
-def kept() -> Kept:
-    return read_kept()
+def kept() -> RecordedAnswers:
+    return read_answers()
 
 
 @pytest.fixture
-def copy(kept: Kept, tmp_path: Path) -> Copy:
+def copy(kept: RecordedAnswers, tmp_path: Path) -> Copy:
     return unpacked(tmp_path, kept.written_at)
 
 
-def differences(client, copy: Copy, answers) -> list[tuple[Ask, object, object]]:
-    found = ((ask, expected, answer_to(client, ask, copy.written_at)) for ask, expected in answers)
+def differences(client, copy: Copy, answers) -> list[tuple[RecordedRequest, object, object]]:
+    found = ((ask, expected, send(client, ask, copy.written_at)) for ask, expected in answers)
     return [
         (ask, expected, actual)
         for ask, expected, actual in found

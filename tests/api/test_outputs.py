@@ -9,7 +9,7 @@ from urllib.parse import quote
 import pytest
 from yarl import URL
 
-from files import Kept
+from files import StoredOutputs
 from generations.attempt import OUTPUTS_LAST
 from harness.service_process import until
 from providers import Prediction, Text, Url
@@ -374,7 +374,9 @@ class Hollow(Quick):
 
     async def keep(self, generation_id, outputs):  # noqa: ARG002
         names = (None,) * len(outputs)
-        return Kept(names, "Some outputs could not be kept.", self._missing & set(range(len(outputs))))
+        return StoredOutputs(
+            names, "Some outputs could not be kept.", self._missing & set(range(len(outputs)))
+        )
 
 
 TWO = replace(SUCCEEDED, outputs=(Url(A), Text("and"), Url("https://replicate.delivery/b.png")))

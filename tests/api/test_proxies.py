@@ -7,7 +7,7 @@ import httpx
 import pytest
 
 from catalog.drift import AGREE, main
-from files.hosts import Hosts, Lost, OutputUnavailable
+from files.hosts import OutputHosts, OutputUnavailable, TemporarilyUnavailable
 from models import declared
 from network.proxies import read_proxies, read_proxy
 from providers.replicate.transport import NotSent, open_connections
@@ -276,7 +276,7 @@ async def test_replicate_must_prove_itself_behind_a_proxy_too(tmp_path):
 
 
 async def fetched(url: str, proxy, *, upstream: str = REPLICATE, no_proxy: str = "", names: Names) -> bytes:
-    hosts = Hosts(upstream, resolver=names, proxies=read_proxies(proxy.url, no_proxy))
+    hosts = OutputHosts(upstream, resolver=names, proxies=read_proxies(proxy.url, no_proxy))
     try:
         async with hosts.get(url) as answer:
             return b"".join([chunk async for chunk in answer.chunks])
@@ -339,10 +339,10 @@ async def test_an_upstream_of_plain_http_is_reached_directly(certificate):
 @on_a_loop
 async def test_an_output_is_lost_while_the_proxy_is_in_trouble(certificate):
     refusal = b"HTTP/1.1 407 No\r\nContent-Length: 0\r\n\r\n"
-    refused = pytest.raises(Lost, match=r"^the proxy answered 407$")
+    refused = pytest.raises(TemporarilyUnavailable, match=r"^the proxy answered 407$")
     with proxying("", certificate, answer=refusal) as proxy, refused:
         await fetched(f"{DELIVERY}/a.png", proxy, names=Names())
-    with pytest.raises(Lost, match=r"^the proxy could not be reached$"):
+    with pytest.raises(TemporarilyUnavailable, match=r"^the proxy could not be reached$"):
         await fetched(f"{DELIVERY}/a.png", proxy, names=Names())
 
 

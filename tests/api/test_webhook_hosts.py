@@ -5,7 +5,7 @@ import pytest
 from errors import InvalidRequest
 from harness.service_process import until
 from network.host_rules import host_rules
-from network.public_http import NeedsTLS, PrivateAddress, PublicOnlyResolver, check_url
+from network.public_http import PrivateAddress, PublicOnlyResolver, TLSRequired, check_url
 from parsing.generation import ParseContext, parse_generation
 from settings import SettingsError
 from tests.support.api_client import PICTURE, left, look_up
@@ -15,7 +15,7 @@ from tests.support.outbox_wiring import Names
 from tests.support.served_in_process import receiving
 from tests.support.wiring import on_a_loop, settings
 from tests.unit.test_webhook_sender import Receiver, calling, reply
-from webhooks.outbox import Sender
+from webhooks.sender import Sender
 
 NOT_HTTPS = "must be an https URL"
 NOT_PUBLIC = "must name a public host"
@@ -94,12 +94,12 @@ URLS = {
 
 @pytest.mark.parametrize(("hosts", "url"), URLS, ids=str)
 def test_own_hosts_are_taken_by_http_too_and_no_others(hosts, url):
-    own, wrong = settings(WEBHOOK_HOSTS=hosts).webhook_hosts, URLS[hosts, url]
+    allowed_hosts, wrong = settings(WEBHOOK_HOSTS=hosts).webhook_hosts, URLS[hosts, url]
     if wrong is None:
-        assert url == check_url(url, loopback=False, own=own)
+        assert url == check_url(url, loopback=False, allowed_hosts=allowed_hosts)
     else:
         with pytest.raises(ValueError, match=r"^must ") as refused:
-            check_url(url, loopback=False, own=own)
+            check_url(url, loopback=False, allowed_hosts=allowed_hosts)
         assert wrong == str(refused.value)
 
 
@@ -147,7 +147,7 @@ def test_a_malformed_list_is_refused_at_start_by_the_number_of_the_entry(hosts, 
 
 # ── What a name turns out to be
 
-PRIVATE, PLAIN = PrivateAddress, NeedsTLS
+PRIVATE, PLAIN = PrivateAddress, TLSRequired
 
 
 @pytest.mark.parametrize(
@@ -181,7 +181,7 @@ PRIVATE, PLAIN = PrivateAddress, NeedsTLS
 async def test_a_name_is_checked_by_the_addresses_that_are_connected_to(
     hosts, name, port, addresses, tls, used
 ):
-    resolver = PublicOnlyResolver(Names(*addresses), own=host_rules(hosts), tls=tls)
+    resolver = PublicOnlyResolver(Names(*addresses), allowed_hosts=host_rules(hosts), tls=tls)
     if isinstance(used, list):
         assert used == [each["host"] for each in await resolver.resolve(name, port)]
     else:
@@ -203,8 +203,11 @@ async def test_a_name_is_checked_by_the_addresses_that_are_connected_to(
 )
 @on_a_loop
 async def test_a_message_is_posted_to_own_hosts_only(hosts, name, address, state, trouble):
-    names, receiver, own = Names(address), Receiver(reply("200 OK")), host_rules(hosts)
-    async with calling(receiver, loopback=False, resolver=names, own=own) as (url, deliver):
+    names, receiver, allowed_hosts = Names(address), Receiver(reply("200 OK")), host_rules(hosts)
+    async with calling(receiver, loopback=False, resolver=names, allowed_hosts=allowed_hosts) as (
+        url,
+        deliver,
+    ):
         end = await deliver(url.replace("127.0.0.1", name))
 
     assert (state, trouble) == (end.state, end.trouble)
@@ -214,8 +217,8 @@ async def test_a_message_is_posted_to_own_hosts_only(hosts, name, address, state
 @on_a_loop
 async def test_a_name_that_turns_to_another_address_is_not_called_there():
     """A second look-up is checked as the first was: no check of earlier is relied on."""
-    names, own = Names("10.0.0.5"), host_rules("10.0.0.0/8")
-    web = Sender(loopback=False, own=own, resolver=names)
+    names, allowed_hosts = Names("10.0.0.5"), host_rules("10.0.0.0/8")
+    web = Sender(loopback=False, allowed_hosts=allowed_hosts, resolver=names)
     resolver = web._resolvers["https"]
     assert ["10.0.0.5"] == [each["host"] for each in await resolver.resolve("a.example.com", 443)]
     names._addresses = ("169.254.169.254",)
@@ -230,10 +233,10 @@ async def test_a_name_that_turns_to_another_address_is_not_called_there():
 def test_a_webhook_of_a_host_that_is_allowed_is_delivered(make_app):
     with receiving() as receiver:
         client = make_app(WEBHOOK_HOSTS=receiver.url.removeprefix("http://")).test_client()
-        target = left(client, "A fox", webhook=f"{receiver.url}/here")
+        parse_url = left(client, "A fox", webhook=f"{receiver.url}/here")
         until(lambda: receiver.received)
         refused = client.post("/generate", json=PICTURE | {"webhook": "http://127.0.0.1:1/"}, headers=USER)
-        until(lambda: "delivered" == look_up(client, target)["webhook"]["state"])
+        until(lambda: "delivered" == look_up(client, parse_url)["webhook"]["state"])
 
     assert ["/here"] == [message.path for message in receiver.received]
     assert (400, "must be an https URL") == (refused.status_code, refused.json["errors"][0]["message"])

@@ -25,7 +25,7 @@ from tests.support.kept_ledgers import (
     TOKENS,
     headers_of,
     move,
-    write_kept,
+    save_answers,
 )
 
 
@@ -331,7 +331,7 @@ def main() -> None:
 
 
 def write_answers(written_at: int, writer: Writer) -> None:
-    write_kept(answered(written_at, writer.described, writer.keys))
+    save_answers(answered(written_at, writer.described, writer.keys))
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ from typing import Any
 
 from concurrency import Gate
 from errors import ServiceError
-from files import Kept
+from files import StoredOutputs
 from generations.batch import Work
 from generations.core import Core
 from generations.generation import Generation
@@ -73,7 +73,7 @@ def next_service(fake: MemoryProvider, ledger: Notes, **how: Any) -> tuple[Gate,
 class Slow:
     """Files that are never stored."""
 
-    async def keep(self, generation_id: str, outputs: Sequence[str]) -> Kept:  # noqa: ARG002
+    async def keep(self, generation_id: str, outputs: Sequence[str]) -> StoredOutputs:  # noqa: ARG002
         await asyncio.get_running_loop().create_future()
         raise AssertionError
 
@@ -84,8 +84,8 @@ class Slow:
 class Quick(Slow):
     """Files that are stored at once."""
 
-    async def keep(self, generation_id: str, outputs: Sequence[str]) -> Kept:  # noqa: ARG002
-        return Kept(("0.jpg",), None)
+    async def keep(self, generation_id: str, outputs: Sequence[str]) -> StoredOutputs:  # noqa: ARG002
+        return StoredOutputs(("0.jpg",), None)
 
 
 class Lost(MemoryProvider):

@@ -57,8 +57,15 @@ ADDED: Final[frozenset[str]] = frozenset(
 """The fields that later versions added to answers. The answers of 0.4.0 do not have them, so they are not compared."""
 
 
+_REWORDED: Final = {
+    "It was simulated and the service is not any more, or the other way round.": "It was simulated and the service no "
+    "longer simulates, or the reverse."
+}
+"""Sentences of 0.4.0 that this version writes anew when it ends a generation."""
+
+
 @dataclass(frozen=True, slots=True)
-class Ask:
+class RecordedRequest:
     """One request. `{t-N}` in its path is a Unix time, N seconds before the ledger was written."""
 
     who: str
@@ -72,24 +79,27 @@ class Ask:
 
 
 @dataclass(frozen=True, slots=True)
-class Kept:
+class RecordedAnswers:
     """The answers beside the ledger: its Unix time, the requests and answers at rest and with simulation by a service
     without a token of its own, and the ends of unfinished generations at a service with one."""
 
     written_at: int
-    at_rest: Sequence[tuple[Ask, Any]]
-    other_world: Sequence[tuple[Ask, Any]]
+    at_rest: Sequence[tuple[RecordedRequest, Any]]
+    other_world: Sequence[tuple[RecordedRequest, Any]]
     resumed: Mapping[str, Any]
 
 
-def read_kept(path: Path = ANSWERS) -> Kept:
-    found = json.loads(lzma.decompress(path.read_bytes()))
+def read_answers(path: Path = ANSWERS) -> RecordedAnswers:
+    text = lzma.decompress(path.read_bytes()).decode()
+    for old, new in _REWORDED.items():
+        text = text.replace(old, new)
+    found = json.loads(text)
     for name in ("at_rest", "other_world"):
-        found[name] = [(Ask(**ask), answer) for ask, answer in found[name]]
-    return Kept(**found)
+        found[name] = [(RecordedRequest(**ask), answer) for ask, answer in found[name]]
+    return RecordedAnswers(**found)
 
 
-def write_kept(kept: Kept, path: Path = ANSWERS) -> None:
+def save_answers(kept: RecordedAnswers, path: Path = ANSWERS) -> None:
     facts: dict[str, Any] = {"written_at": kept.written_at, "resumed": kept.resumed}
     for name in ("at_rest", "other_world"):
         facts[name] = [(asdict(ask), answer) for ask, answer in getattr(kept, name)]
@@ -171,7 +181,7 @@ def headers_of(who: str) -> dict[str, str]:
     return {"X-Admin-API-Key": ADMIN_KEY} if who == "admin" else {"X-Replicate-API-Key": TOKENS[who]}
 
 
-def answer_to(client: FlaskClient, ask: Ask, written_at: int) -> Any:
+def send(client: FlaskClient, ask: RecordedRequest, written_at: int) -> Any:
     """Send the request. Returns the status and the body, with moments counted from the writing."""
     headers = headers_of(ask.who)
     if ask.key is not None:

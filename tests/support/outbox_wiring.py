@@ -15,7 +15,8 @@ from aiohttp.abc import AbstractResolver, ResolveResult
 from replicate.webhook import Webhooks, WebhookSigningSecret
 
 from ledger.records import Delivery
-from webhooks.outbox import Answer, DeliveryFailed, Outbox
+from webhooks.outbox import Outbox
+from webhooks.sender import DeliveryFailed, Response
 
 T = TypeVar("T")
 
@@ -58,11 +59,13 @@ class Attempt:
 
 
 class Fake:
-    """A sender on the loop's clock. `says(attempt)` is how an attempt ends: an `Answer`, a status, LOST, or HANGS;
+    """A sender on the loop's clock. `says(attempt)` is how an attempt ends: a `Response`, a status, LOST, or HANGS;
     `takes` is how many seconds that is on its way."""
 
     def __init__(self, says: Any, *, takes: float = 0.0) -> None:
-        self._says: Callable[[Attempt], Answer | int | str] = says if callable(says) else lambda attempt: says
+        self._says: Callable[[Attempt], Response | int | str] = (
+            says if callable(says) else lambda attempt: says
+        )
         self._takes = takes
         self.attempts: list[Attempt] = []
         self.under_way: Counter[str] = Counter()
@@ -70,7 +73,7 @@ class Fake:
         """At once, to each host and in total."""
         self.closed = False
 
-    async def post(self, url: yarl.URL, content: bytes, headers: Mapping[str, str]) -> Answer:
+    async def post(self, url: yarl.URL, content: bytes, headers: Mapping[str, str]) -> Response:
         attempt = Attempt(now() - EPOCH, str(url), content, dict(headers))
         self.attempts.append(attempt)
         with self._counted(str(url.host)), self._counted("all"):
@@ -82,8 +85,8 @@ class Fake:
             if says == LOST:
                 raise DeliveryFailed("the connection was lost")
             if isinstance(says, int):
-                return Answer(says)
-            assert isinstance(says, Answer), says
+                return Response(says)
+            assert isinstance(says, Response), says
             return says
 
     async def aclose(self) -> None:
@@ -129,7 +132,7 @@ class Story:
                 "loopback": False,
                 "sender": self.sender,
                 "clock": now,
-                "spread": upper,
+                "uniform": upper,
                 **self.options,
             }
         )

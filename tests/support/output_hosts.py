@@ -14,8 +14,8 @@ import requests
 from moto.server import ThreadedMotoServer
 
 from files.bucket import Bucket
-from files.hosts import Answer
-from files.storage import Opened, Storage
+from files.hosts import OutputResponse
+from files.storage import FileStorage, OpenFile
 from media.formats import black_png
 from tests.support.wiring import listening
 
@@ -41,13 +41,13 @@ def picture(size: int) -> bytes:
     return PNG[:16].ljust(size, b"\7")
 
 
-def content(opened: Opened) -> bytes:
+def content(opened: OpenFile) -> bytes:
     """All of an opened file, which is closed."""
     with closing(opened):
         return b"".join(opened.chunks(0, opened.size))
 
 
-def names(storage: Storage) -> list[str]:
+def names(storage: FileStorage) -> list[str]:
     return sorted(each.name for each in storage.list())
 
 
@@ -75,13 +75,13 @@ class FakeSource:
         """When, by the loop's clock, and for what."""
 
     @asynccontextmanager
-    async def get(self, url: str) -> AsyncIterator[Answer]:
+    async def get(self, url: str) -> AsyncIterator[OutputResponse]:
         self.asked.append((asyncio.get_running_loop().time(), url))
         outcome = self._outcomes.pop(0) if len(self._outcomes) > 1 else self._outcomes[0]
         if isinstance(outcome, Exception):
             raise outcome
         parts = [(0, outcome)] if isinstance(outcome, bytes) else outcome
-        yield Answer(self._length, _coming(parts), self._media_type)
+        yield OutputResponse(self._length, _coming(parts), self._media_type)
 
     async def aclose(self) -> None:
         pass

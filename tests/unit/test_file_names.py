@@ -6,7 +6,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from files.names import LONGEST, disposition, kept_name, link_name, made_distinct, saved_keys, saved_name
+from files.names import (
+    MAX_LENGTH,
+    comparison_keys,
+    content_disposition,
+    distinct_names,
+    link_name,
+    saved_name,
+    stored_name,
+)
 from tests.support.callers import PICTURE
 from tests.support.declarations import parse_batch, parse_generation
 from tests.support.problem_documents import messages
@@ -34,7 +42,7 @@ def test_the_name_of_a_device_is_refused(name):
     assert ["requests[0].file_name"] == list(
         messages(parse_batch, {"requests": [PICTURE | {"file_name": name}]})
     )
-    assert {"filename": "x.jpg"} == disposition(name, "x.jpg")
+    assert {"filename": "x.jpg"} == content_disposition(name, "x.jpg")
 
 
 @pytest.mark.parametrize("name", NO_DEVICES)
@@ -47,7 +55,7 @@ MEETING = [
     (["É", "e\u0301"], 1), (["straße", "STRASSE"], 1), (["ﬁ", "FI"], 1), (["Å", "\u212b"], 1),
     (["x", "b", "c", "B"], 1),
     (["fox", "fox-2"], 2), (["fox-2", "fox"], 2), (["fox", "fox-3"], 3), (["fox", "hare", "FOX-4.png"], 4),
-    (["fox.png", "fox-2.webp"], 2), (["a-2", "a-2-2"], 2), (["x" * LONGEST, "x" * (LONGEST - 2) + "-2"], 2),
+    (["fox.png", "fox-2.webp"], 2), (["a-2", "a-2-2"], 2), (["x" * MAX_LENGTH, "x" * (MAX_LENGTH - 2) + "-2"], 2),
 ]  # fmt: skip
 
 APART = [
@@ -61,7 +69,7 @@ APART = [
     "names", [["Fäx", "Fax"], ["é", "e"], ["\uff46ox", "fox"], ["a\u00a0b", "a b"], ["狐", "犬"]]
 )
 def test_plain_names_of_names_that_stay_apart_stay_apart(names):
-    plain = {disposition(name, f"{number}.jpg")["filename"] for number, name in enumerate(names)}
+    plain = {content_disposition(name, f"{number}.jpg")["filename"] for number, name in enumerate(names)}
 
     assert {} == messages(parse_batch, of_prompts(names, 1))
     assert len(names) == len(plain)
@@ -100,7 +108,7 @@ DISTINCT = [
     (["fox", "fox-2"], 2, ["fox", "fox-2-2"]),
     (["é", "e\u0301"], 1, ["é", "e\u0301-2"]),
     (["a", "b", "c"], 4, ["a", "b", "c"]),
-    (["x" * LONGEST] * 2, 4, ["x" * LONGEST, "x" * (LONGEST - 12) + "-2"]),
+    (["x" * MAX_LENGTH] * 2, 4, ["x" * MAX_LENGTH, "x" * (MAX_LENGTH - 12) + "-2"]),
 ]
 
 
@@ -122,21 +130,21 @@ NAMES = st.sampled_from(
 
 @given(st.lists(st.none() | st.tuples(NAMES, st.integers(1, 4)), max_size=12))
 def test_whatever_requests_wish_for_no_two_are_saved_under_one_name(wishes):
-    names = made_distinct(wishes)
+    names = distinct_names(wishes)
 
     keys = [
-        saved_keys(name, wish[1])
+        comparison_keys(name, wish[1])
         for name, wish in zip(names, wishes, strict=True)
         if name is not None and wish is not None
     ]
     assert [wish is None for wish in wishes] == [name is None for name in names]
     assert all(one.isdisjoint(other) for one, other in itertools.combinations(keys, 2))
-    assert all(len(name) <= LONGEST for name in names if name is not None)
+    assert all(len(name) <= MAX_LENGTH for name in names if name is not None)
 
 
 def test_ten_thousand_equal_names_are_numbered_without_trying_each_number_again():
     tried = ["fox", "FOX", "fox.png"] + ["x" * 144 + f"{number % 50:06}" for number in range(100)]
-    names = made_distinct([(tried[number % len(tried)], 4) for number in range(10_000)])
+    names = distinct_names([(tried[number % len(tried)], 4) for number in range(10_000)])
 
     assert 10_000 == len(set(names))
 
@@ -147,7 +155,7 @@ def test_ten_thousand_equal_names_are_numbered_without_trying_each_number_again(
 def test_a_link_ends_in_a_name_that_no_other_generation_has(kept, linked):
     name = f"{ID}{linked}.{kept.partition('.')[2]}"
 
-    assert (name, kept, kept) == (link_name(ID, kept), kept_name(ID, name), kept_name(ID, kept))
+    assert (name, kept, kept) == (link_name(ID, kept), stored_name(ID, name), stored_name(ID, kept))
 
 
 OTHER_ID = "gen_" + "1" * 32
@@ -157,9 +165,9 @@ OTHER_ID = "gen_" + "1" * 32
     "end", ["-1.jpg", "-0.jpg", "-02.jpg", ".", "-2", "-10000.jpg", "--2.jpg", "-2.jpg.jpg"]
 )
 def test_no_other_name_leads_to_a_file(end):
-    assert ID + end == kept_name(ID, ID + end)
-    assert f"{OTHER_ID}.jpg" == kept_name(ID, f"{OTHER_ID}.jpg")
+    assert ID + end == stored_name(ID, ID + end)
+    assert f"{OTHER_ID}.jpg" == stored_name(ID, f"{OTHER_ID}.jpg")
 
 
 def test_a_name_of_the_greatest_length_keeps_its_number():
-    assert "x" * (LONGEST - 3) + "-10" == saved_name("x" * LONGEST, 9)
+    assert "x" * (MAX_LENGTH - 3) + "-10" == saved_name("x" * MAX_LENGTH, 9)

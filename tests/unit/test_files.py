@@ -15,11 +15,11 @@ from pathlib import Path
 
 import pytest
 
-from files import Files, Kept
+from files import Files, StoredOutputs
 from files.directory import Directory
 from files.download import RetryPolicy
-from files.hosts import Hosts, Lost, OutputUnavailable
-from files.storage import Stored
+from files.hosts import OutputHosts, OutputUnavailable, TemporarilyUnavailable
+from files.storage import StoredFile
 from settings import Settings
 from telemetry import logs
 from tests.support.output_hosts import (
@@ -92,7 +92,7 @@ def logged(caplog):
 @asynccontextmanager
 async def opened_files(storage, spool, *, source=None, ttl=3600.0, max_bytes=10**6, **named):
     """Files that are started, and closed at the end of the block."""
-    source = source or Hosts(UPSTREAM)
+    source = source or OutputHosts(UPSTREAM)
     files = Files(storage=storage, spool=spool, source=source, ttl=ttl, max_bytes=max_bytes, **named)
     await files.start()
     try:
@@ -126,7 +126,7 @@ async def until(condition) -> None:
 async def test_outputs_are_kept_under_their_numbers_and_kinds(storage, spool):
     async with virtual(storage, spool, source=FakeSource(PNG, MP4)) as files:
         kept = await files.keep(GEN, [URL, "https://replicate.delivery/film.png"])
-        assert Kept(("0.png", "1.mp4"), None) == kept
+        assert StoredOutputs(("0.png", "1.mp4"), None) == kept
         assert [PNG, MP4] == [content(files.open(GEN, name)) for name in kept.names]
     assert [f"{GEN}/0.png", f"{GEN}/1.mp4"] == names(storage)
     assert [] == temporaries(spool)
@@ -135,7 +135,7 @@ async def test_outputs_are_kept_under_their_numbers_and_kinds(storage, spool):
 @in_virtual_time
 async def test_no_outputs_are_no_error(storage, spool):
     async with virtual(storage, spool) as files:
-        assert Kept((), None) == await files.keep(GEN, [])
+        assert StoredOutputs((), None) == await files.keep(GEN, [])
 
 
 @in_virtual_time
@@ -154,11 +154,16 @@ async def test_what_cannot_be_had_is_told_and_the_rest_is_kept(tmp_path, spool):
 
 @in_virtual_time
 async def test_what_does_not_exist_is_told_apart_from_what_could_not_be_kept(tmp_path, spool):
-    gone, down = Lost("its host answered 404", missing=True), Lost("its host answered 503")
+    gone, down = (
+        TemporarilyUnavailable("its host answered 404", missing=True),
+        TemporarilyUnavailable("its host answered 503"),
+    )
     source = FakeSource(
         PNG, OutputUnavailable("its host answered 410", missing=True), down, down, down, down, gone
     )
-    async with virtual(Directory(tmp_path), spool, source=source, patience=RetryPolicy(tries=1)) as files:
+    async with virtual(
+        Directory(tmp_path), spool, source=source, retry_policy=RetryPolicy(max_attempts=1)
+    ) as files:
         kept = await files.keep(GEN, [URL] * 7)
 
     assert ("0.png", *[None] * 6) == kept.names
@@ -167,9 +172,11 @@ async def test_what_does_not_exist_is_told_apart_from_what_could_not_be_kept(tmp
 
 @in_virtual_time
 async def test_the_only_output_is_spoken_of_as_that(tmp_path, spool):
-    async with virtual(Directory(tmp_path), spool, source=FakeSource(Lost("the download stalled"))) as files:
+    async with virtual(
+        Directory(tmp_path), spool, source=FakeSource(TemporarilyUnavailable("the download stalled"))
+    ) as files:
         kept = await files.keep(GEN, [URL])
-    assert Kept((None,), "The output could not be kept: the download stalled.") == kept
+    assert StoredOutputs((None,), "The output could not be kept: the download stalled.") == kept
 
 
 @in_virtual_time
@@ -185,7 +192,7 @@ async def test_what_nobody_expected_is_told_without_its_inside_and_logged(tmp_pa
 
 @in_virtual_time
 async def test_urls_are_neither_told_nor_logged(tmp_path, spool, logged, caplog):
-    source = FakeSource(Lost("the connection was lost"))
+    source = FakeSource(TemporarilyUnavailable("the connection was lost"))
     async with virtual(Directory(tmp_path), spool, source=source) as files:
         kept = await files.keep(GEN, [URL + "?signature=secret"])
 
@@ -382,7 +389,7 @@ async def test_an_output_larger_than_all_room_is_told_and_pushes_nothing_out(tmp
     async with virtual(storage, spool, source=FakeSource(PNG, picture(1001)), max_bytes=1000) as files:
         await files.keep(generation(1), [URL])
         kept = await files.keep(generation(2), [URL])
-    assert Kept((None,), "The output could not be kept: it is larger than 1000 bytes.") == kept
+    assert StoredOutputs((None,), "The output could not be kept: it is larger than 1000 bytes.") == kept
     assert [f"{generation(1)}/0.png"] == names(storage)
 
 
@@ -393,7 +400,8 @@ async def test_outputs_that_push_each_other_out_are_told_honestly(tmp_path, spoo
     async with virtual(storage, spool, source=source, max_bytes=1000) as files:
         kept = await files.keep(GEN, [URL] * 3)
     assert (
-        Kept((None, "1.png", "2.png"), "1 of 3 outputs could not be kept: there is no room for it.") == kept
+        StoredOutputs((None, "1.png", "2.png"), "1 of 3 outputs could not be kept: there is no room for it.")
+        == kept
     )
     assert [f"{GEN}/1.png", f"{GEN}/2.png"] == names(storage)
 
@@ -450,7 +458,7 @@ class Failing:
 
     def list(self):
         self._fail("list")
-        return iter([Stored(f"{GEN}/0.png", 100, 0.0)])
+        return iter([StoredFile(f"{GEN}/0.png", 100, 0.0)])
 
     def delete(self, name):  # noqa: ARG002
         self._fail("delete")
@@ -468,7 +476,7 @@ async def test_a_full_disk_is_told_logged_and_leaves_nothing(spool, logged):
         with pytest.raises(OSError, match="No space"):
             await files.put(GEN, 0, PNG)
 
-    assert Kept((None,), "The output could not be kept: it could not be stored.") == kept
+    assert StoredOutputs((None,), "The output could not be kept: it could not be stored.") == kept
     assert "output_store_failed" in logged()
     assert [] == temporaries(spool)
 
@@ -479,7 +487,7 @@ async def test_whoever_waits_for_a_place_is_told_in_time_like_those_who_have_one
         kept = await files.keep(GEN, [URL] * 200)
 
     assert {None} == set(kept.names)
-    assert RetryPolicy().overall == asyncio.get_running_loop().time()
+    assert RetryPolicy().total_timeout == asyncio.get_running_loop().time()
 
 
 @in_virtual_time
@@ -494,7 +502,7 @@ async def test_a_store_that_is_down_is_told_and_nothing_is_raised(spool, logged)
     async with virtual(at("http://127.0.0.1:9", "nowhere"), spool, source=FakeSource(PNG)) as files:
         kept = await files.keep(GEN, [URL])
 
-    assert Kept((None,), "The output could not be kept: it could not be stored.") == kept
+    assert StoredOutputs((None,), "The output could not be kept: it could not be stored.") == kept
     assert ["files_list_failed", "output_store_failed"] == logged("error")
 
 
@@ -573,14 +581,14 @@ async def test_outputs_come_over_the_wire_in_all_the_ways_they_do(storage, spool
         "/7": then_silence(reply(PNG, length=1000)),
         "/8": reply(b"", status="503 Busy"),
     }
-    patience = RetryPolicy(tries=2, first_pause=0.01)
+    retry_policy = RetryPolicy(max_attempts=2, first_backoff=0.01)
     async with (
         host(answers) as upstream,
         opened_files(
             storage,
             spool,
-            source=Hosts(upstream.url, stall=0.2),
-            patience=patience,
+            source=OutputHosts(upstream.url, stall=0.2),
+            retry_policy=retry_policy,
             max_bytes=4_000_000,
         ) as files,
     ):
@@ -602,11 +610,14 @@ async def test_outputs_come_over_the_wire_in_all_the_ways_they_do(storage, spool
 @on_a_loop
 async def test_many_keeps_at_once_all_get_their_own(storage, spool):
     answers = {f"/{number}": reply(picture(1000 + number)) for number in range(60)}
-    async with host(answers) as upstream, opened_files(storage, spool, source=Hosts(upstream.url)) as files:
+    async with (
+        host(answers) as upstream,
+        opened_files(storage, spool, source=OutputHosts(upstream.url)) as files,
+    ):
         kept = await asyncio.gather(
             *(files.keep(generation(number), [f"{upstream.url}/{number}"]) for number in range(60))
         )
-        assert [Kept(("0.png",), None)] * 60 == kept
+        assert [StoredOutputs(("0.png",), None)] * 60 == kept
         sizes = {each.name: each.size for each in storage.list()}
     assert {f"{generation(number)}/0.png": 1000 + number for number in range(60)} == sizes
 
@@ -616,7 +627,7 @@ async def test_who_is_cancelled_in_the_middle_leaves_nothing(tmp_path, spool):
     storage = Directory(tmp_path / "kept")
     async with (
         host({"/a": then_silence(reply(picture(3_000_000), length=4_000_000))}) as upstream,
-        opened_files(storage, spool, source=Hosts(upstream.url), max_bytes=10**7) as files,
+        opened_files(storage, spool, source=OutputHosts(upstream.url), max_bytes=10**7) as files,
     ):
         task = asyncio.create_task(files.keep(GEN, [upstream.url + "/a"]))
         await until(lambda: task.done() or written_to(spool))
@@ -632,10 +643,10 @@ import asyncio, sys
 from pathlib import Path
 from files import Files
 from files.directory import Directory
-from files.hosts import Hosts
+from files.hosts import OutputHosts
 
 async def keep(root, upstream, id):
-    kept, source = Directory(root / "kept"), Hosts(upstream)
+    kept, source = Directory(root / "kept"), OutputHosts(upstream)
     files = Files(storage=kept, spool=root / "spool", source=source, ttl=60.0, max_bytes=10**9)
     await files.start()
     await files.keep(id, [upstream + "/a"])

@@ -8,8 +8,8 @@ from urllib.parse import quote
 
 import pytest
 
-from files.download import HOPELESS, Downloads, RetryPolicy
-from files.hosts import Lost, OutputUnavailable
+from files.download import MAX_CONSECUTIVE_FAILURES, Downloads, RetryPolicy
+from files.hosts import OutputUnavailable, TemporarilyUnavailable
 from files.spool import Spool
 from loop_thread import Pool
 from tests.support.output_hosts import MP4, PAGE, PNG, FakeSource, Inline, picture
@@ -18,10 +18,10 @@ from tests.support.virtual_time import in_virtual_time
 URL = "https://replicate.delivery/a.png"
 
 
-async def fetched(tmp_path, source, url=URL, *, largest=10_000, **patience):
+async def fetched(tmp_path, source, url=URL, *, largest=10_000, **retry_policy):
     """What is in the file, and what it is said to be."""
     pool = Pool(Inline())
-    downloads = Downloads(source, largest=largest, patience=RetryPolicy(**patience), pool=pool)
+    downloads = Downloads(source, largest=largest, retry_policy=RetryPolicy(**retry_policy), pool=pool)
     async with Spool(tmp_path, pool).temporary() as temporary:
         media = await downloads.fetch(url, temporary)
         assert temporary.size == temporary.path.stat().st_size
@@ -38,7 +38,7 @@ async def test_it_is_written_whole_and_told_by_its_content(tmp_path):
 
 @in_virtual_time
 async def test_a_lost_download_is_begun_anew_and_nothing_of_it_stays(tmp_path):
-    source = FakeSource([(0, PNG + b"half"), (1, Lost("the connection was lost"))], PNG)
+    source = FakeSource([(0, PNG + b"half"), (1, TemporarilyUnavailable("the connection was lost"))], PNG)
 
     assert (PNG, "image/png") == await fetched(tmp_path, source)
     assert 2 == len(source.asked)
@@ -46,9 +46,9 @@ async def test_a_lost_download_is_begun_anew_and_nothing_of_it_stays(tmp_path):
 
 @in_virtual_time
 async def test_pauses_grow_and_stray_and_four_tries_are_all(tmp_path):
-    source = FakeSource(Lost("the connection was lost"))
-    with pytest.raises(Lost, match="the connection was lost"):
-        await fetched(tmp_path, source, first_pause=1.0)
+    source = FakeSource(TemporarilyUnavailable("the connection was lost"))
+    with pytest.raises(TemporarilyUnavailable, match="the connection was lost"):
+        await fetched(tmp_path, source, first_backoff=1.0)
 
     times = [time for time, _ in source.asked]
     pauses = [later - sooner for sooner, later in pairwise(times)]
@@ -71,45 +71,50 @@ async def test_a_try_that_drips_for_ever_ends_and_the_next_may_do_better(tmp_pat
     drip = [(9, b"\7")] * 1000
     source = FakeSource([(0, PNG[:16]), *drip], PNG)
 
-    assert (PNG, "image/png") == await fetched(tmp_path, source, one_try=120, overall=300)
+    assert (PNG, "image/png") == await fetched(tmp_path, source, attempt_timeout=120, total_timeout=300)
     assert 120.25 <= source.asked[1][0] <= 120.5
 
 
 @in_virtual_time
 async def test_a_host_that_answers_nobody_gets_one_try_each_until_one_succeeds(tmp_path):
-    source = FakeSource(*[Lost("cut")] * (HOPELESS + 3), PNG, Lost("cut"), PNG)
-    downloads = Downloads(source, largest=10_000, patience=RetryPolicy(), pool=Pool(Inline()))
+    source = FakeSource(
+        *[TemporarilyUnavailable("cut")] * (MAX_CONSECUTIVE_FAILURES + 3),
+        PNG,
+        TemporarilyUnavailable("cut"),
+        PNG,
+    )
+    downloads = Downloads(source, largest=10_000, retry_policy=RetryPolicy(), pool=Pool(Inline()))
     asked = []
     for _ in range(13):
         before = len(source.asked)
         async with Spool(tmp_path, Pool(Inline())).temporary() as temporary:
-            with suppress(Lost):
+            with suppress(TemporarilyUnavailable):
                 await downloads.fetch(URL, temporary)
         asked.append(len(source.asked) - before)
 
-    assert [4] * (HOPELESS // 4) + [1] * 3 + [1] + [2] == asked
+    assert [4] * (MAX_CONSECUTIVE_FAILURES // 4) + [1] * 3 + [1] + [2] == asked
 
 
 @in_virtual_time
 async def test_all_tries_together_end_in_time_and_the_reason_is_the_last(tmp_path):
-    source = FakeSource(Lost("its host answered 503"), [(1e6, PNG)])
-    with pytest.raises(Lost, match="its host answered 503"):
-        await fetched(tmp_path, source, one_try=1e5, overall=300)
+    source = FakeSource(TemporarilyUnavailable("its host answered 503"), [(1e6, PNG)])
+    with pytest.raises(TemporarilyUnavailable, match="its host answered 503"):
+        await fetched(tmp_path, source, attempt_timeout=1e5, total_timeout=300)
     assert 300 == asyncio.get_running_loop().time()
 
 
 @in_virtual_time
 async def test_what_never_answers_took_too_long(tmp_path):
     source = FakeSource([(1e6, PNG)])
-    with pytest.raises(Lost, match="it took too long"):
-        await fetched(tmp_path, source, tries=1)
-    assert RetryPolicy().one_try == asyncio.get_running_loop().time()
+    with pytest.raises(TemporarilyUnavailable, match="it took too long"):
+        await fetched(tmp_path, source, max_attempts=1)
+    assert RetryPolicy().attempt_timeout == asyncio.get_running_loop().time()
 
 
-@pytest.mark.parametrize("tries", [0, -1])
-def test_no_try_is_no_patience(tries):
-    with pytest.raises(ValueError, match=f"tries must be at least 1, got {tries}"):
-        RetryPolicy(tries=tries)
+@pytest.mark.parametrize("max_attempts", [0, -1])
+def test_no_try_is_no_patience(max_attempts):
+    with pytest.raises(ValueError, match=f"max_attempts must be at least 1, got {max_attempts}"):
+        RetryPolicy(max_attempts=max_attempts)
 
 
 @pytest.mark.parametrize(
@@ -119,9 +124,9 @@ def test_no_try_is_no_patience(tries):
 async def test_what_is_no_picture_or_film_is_not_kept_and_may_be_one_the_next_time(tmp_path, body):
     source = FakeSource(body)
     with pytest.raises(OutputUnavailable, match="it is no picture or film"):
-        await fetched(tmp_path, source, tries=1)
+        await fetched(tmp_path, source, max_attempts=1)
     assert 1 == len(source.asked)
-    await fetched(tmp_path, FakeSource(body, picture(16)), tries=2)
+    await fetched(tmp_path, FakeSource(body, picture(16)), max_attempts=2)
 
 
 @pytest.mark.parametrize(
@@ -157,7 +162,7 @@ async def test_nothing_and_a_page_are_no_output_and_what_is_unknown_may_be_one(
     tmp_path, body, announced, missing
 ):
     source = FakeSource(body, media_type=announced)
-    with pytest.raises(Lost, match="it is no picture or film") as lost:
+    with pytest.raises(TemporarilyUnavailable, match="it is no picture or film") as lost:
         await fetched(tmp_path, source)
 
     assert (missing, 4) == (lost.value.missing, len(source.asked))
@@ -170,13 +175,13 @@ async def test_a_picture_that_is_announced_as_a_page_is_one(tmp_path):
 
 @in_virtual_time
 async def test_an_output_that_is_not_there_is_looked_for_four_times_though_its_host_lost_others(tmp_path):
-    gone = Lost("its host answered 404", missing=True)
-    source = FakeSource(*[Lost("cut")] * HOPELESS, gone)
-    downloads = Downloads(source, largest=10_000, patience=RetryPolicy(), pool=Pool(Inline()))
-    for _ in range(HOPELESS // 4 + 1):
+    gone = TemporarilyUnavailable("its host answered 404", missing=True)
+    source = FakeSource(*[TemporarilyUnavailable("cut")] * MAX_CONSECUTIVE_FAILURES, gone)
+    downloads = Downloads(source, largest=10_000, retry_policy=RetryPolicy(), pool=Pool(Inline()))
+    for _ in range(MAX_CONSECUTIVE_FAILURES // 4 + 1):
         before = len(source.asked)
         async with Spool(tmp_path, Pool(Inline())).temporary() as temporary:
-            with suppress(Lost):
+            with suppress(TemporarilyUnavailable):
                 await downloads.fetch(URL, temporary)
 
     assert 4 == len(source.asked) - before
@@ -186,7 +191,7 @@ async def test_an_output_that_is_not_there_is_looked_for_four_times_though_its_h
 async def test_a_page_is_known_by_its_first_bytes_and_not_read_to_its_end(tmp_path):
     source = FakeSource([(0, PAGE[:5]), (1, PAGE[5:1500]), (1e6, b"the rest")])
     with pytest.raises(OutputUnavailable, match="it is no picture or film"):
-        await fetched(tmp_path, source, tries=1)
+        await fetched(tmp_path, source, max_attempts=1)
     assert 1 == asyncio.get_running_loop().time()
 
 

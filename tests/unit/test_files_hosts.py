@@ -9,7 +9,7 @@ import pytest
 from aiohttp.abc import AbstractResolver
 from yarl import URL
 
-from files.hosts import Hosts, Lost, OutputUnavailable
+from files.hosts import OutputHosts, OutputUnavailable, TemporarilyUnavailable
 from network.public_http import PublicOnlyResolver
 from tests.support.output_hosts import PNG, host, redirect, reply, then_silence
 from tests.support.wiring import on_a_loop
@@ -42,7 +42,7 @@ async def fetched(
     url: str, *, upstream: str = UPSTREAM, names: Names | None = None, stall: float = 10
 ) -> bytes:
     """What the URL gives. Names are only looked up where `names` knows them."""
-    hosts = Hosts(upstream, stall=stall, resolver=names or Names())
+    hosts = OutputHosts(upstream, stall=stall, resolver=names or Names())
     try:
         async with hosts.get(url) as answer:
             return b"".join([chunk async for chunk in answer.chunks])
@@ -121,7 +121,7 @@ async def test_no_other_host_is_looked_up_or_reached(url):
 @on_a_loop
 async def test_delivery_hosts_are_looked_up(url):
     names = Names()
-    with pytest.raises(Lost, match="its host was not found"):
+    with pytest.raises(TemporarilyUnavailable, match="its host was not found"):
         await fetched(url, names=names)
 
     assert [URL(url).host] == [name.lower() for name in names.asked]
@@ -152,7 +152,7 @@ async def test_a_delivery_host_on_a_private_network_is_refused_for_good(addresse
     with pytest.raises(OutputUnavailable, match="its host has an address on a private network") as caught:
         await fetched("https://x.replicate.delivery/a.png", names=names)
 
-    assert not isinstance(caught.value, Lost)
+    assert not isinstance(caught.value, TemporarilyUnavailable)
     assert ["x.replicate.delivery"] == names.asked, "asked once: what is checked is what is connected to"
 
 
@@ -213,7 +213,9 @@ async def test_a_url_is_sent_as_it_was_given():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("status", ["301 Moved", "302 Found", "303 See", "307 Temporary", "308 Permanent"])
+@pytest.mark.parametrize(
+    "status", ["301 Moved", "302 Found", "303 See", "307 TemporaryFile", "308 Permanent"]
+)
 @on_a_loop
 async def test_three_redirects_are_followed_and_no_fourth(status):
     answers = {f"/{number}": redirect(f"/{number + 1}", status=status) for number in range(4)}
@@ -264,7 +266,7 @@ async def test_a_refusal_is_for_good(status):
     async with host({"/a": reply(b"no", status=f"{status} No")}) as upstream:
         with pytest.raises(OutputUnavailable, match=f"its host answered {status}") as caught:
             await fetched(upstream.url + "/a", upstream=upstream.url)
-    assert not isinstance(caught.value, Lost)
+    assert not isinstance(caught.value, TemporarilyUnavailable)
     assert (status == 410) == caught.value.missing
 
 
@@ -272,7 +274,7 @@ async def test_a_refusal_is_for_good(status):
 @on_a_loop
 async def test_what_may_pass_is_lost_and_no_refusal(status):
     async with host({"/a": reply(b"later", status=f"{status} Later")}) as upstream:
-        with pytest.raises(Lost, match=f"its host answered {status}") as caught:
+        with pytest.raises(TemporarilyUnavailable, match=f"its host answered {status}") as caught:
             await fetched(upstream.url + "/a", upstream=upstream.url)
     assert (status == 404) == caught.value.missing
 
@@ -329,7 +331,7 @@ HEAD = b"HTTP/1.1 200 OK\r\n"
 @on_a_loop
 async def test_an_answer_that_is_not_whole_is_lost(answer):
     async with host({"/a": answer}) as upstream:
-        with pytest.raises(Lost):
+        with pytest.raises(TemporarilyUnavailable):
             await fetched(upstream.url + "/a", upstream=upstream.url)
 
 
@@ -337,7 +339,7 @@ async def test_an_answer_that_is_not_whole_is_lost(answer):
 @on_a_loop
 async def test_silence_is_a_stall_wherever_it_falls(first):
     async with host({"/a": then_silence(first)}) as upstream:
-        with pytest.raises(Lost, match="the download stalled"):
+        with pytest.raises(TemporarilyUnavailable, match="the download stalled"):
             await fetched(upstream.url + "/a", upstream=upstream.url, stall=0.05)
 
 
@@ -345,7 +347,7 @@ async def test_silence_is_a_stall_wherever_it_falls(first):
 async def test_a_host_that_is_not_there_is_lost():
     async with host({}) as upstream:
         pass
-    with pytest.raises(Lost, match="its host could not be reached"):
+    with pytest.raises(TemporarilyUnavailable, match="its host could not be reached"):
         await fetched(upstream.url + "/a", upstream=upstream.url)
 
 

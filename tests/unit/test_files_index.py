@@ -3,14 +3,14 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from files.index import Index
-from files.storage import Stored
+from files.index import FileIndex
+from files.storage import StoredFile
 
-FILES = st.lists(st.builds(Stored, st.sampled_from("abcdefgh"), st.integers(0, 100), st.floats(0, 1000)))
+FILES = st.lists(st.builds(StoredFile, st.sampled_from("abcdefgh"), st.integers(0, 100), st.floats(0, 1000)))
 
 
 def filled(history):
-    index = Index()
+    index = FileIndex()
     for file in history:
         index.add(file)
     return index
@@ -40,15 +40,15 @@ def test_what_goes_is_the_shortest_row_of_the_oldest_after_which_the_rest_fits(h
     left = last_of_each(history)
     shortest = next(n for n in range(len(left) + 1) if sum(file.size for file in left[n:]) <= budget)
 
-    assert [file.name for file in left[:shortest]] == filled(history).beyond(budget, most=100)
+    assert [file.name for file in left[:shortest]] == filled(history).excess(budget, most=100)
 
 
 @given(FILES, st.integers(0, 800), st.integers(1, 3))
 def test_in_small_batches_the_same_ones_go(history, budget, most):
     index = filled(history)
-    expected = index.beyond(budget, most=100)
+    expected = index.excess(budget, most=100)
     gone = []
-    while batch := index.beyond(budget, most=most):
+    while batch := index.excess(budget, most=most):
         assert len(batch) <= most
         gone += batch
         for name in batch:
@@ -59,11 +59,11 @@ def test_in_small_batches_the_same_ones_go(history, budget, most):
 
 @given(FILES, st.floats(0, 1000))
 def test_nothing_goes_before_its_date_and_at_its_date_it_does(history, date):
-    index = Index()
+    index = FileIndex()
     index.replace(last_of_each(history), since=2000)
 
     due = {file.name for file in last_of_each(history) if file.modified <= date}
-    assert due == set(index.up_to(date, most=100))
+    assert due == set(index.expired(date, most=100))
 
 
 @given(FILES, FILES, st.floats(0, 1000))

@@ -6,7 +6,7 @@ from contextlib import ExitStack, asynccontextmanager
 import pytest
 from structlog.testing import capture_logs
 
-from files import RESERVE, WARN_EVERY, Files, Kept
+from files import RESERVE, WARN_EVERY, Files, StoredOutputs
 from files.directory import Directory, disk_usage
 from tests.support.output_hosts import (
     MP4,
@@ -97,9 +97,9 @@ async def test_an_output_that_would_take_of_the_reserve_is_not_kept(directory):
             refused = await files.keep(generation(0), [URL])
         kept = await files.keep(generation(1), [URL])
 
-    assert Kept((None,), NO_ROOM) == refused
+    assert StoredOutputs((None,), NO_ROOM) == refused
     assert ["files_reserve_unreachable", "output_store_failed"] == [each["event"] for each in logs]
-    assert Kept(("0.png",), None) == kept
+    assert StoredOutputs(("0.png",), None) == kept
     assert RESERVE <= volume.least
 
 
@@ -111,7 +111,7 @@ async def test_a_long_download_ends_when_it_would_take_of_the_reserve(directory)
         began = asyncio.get_running_loop().time()
         kept = await files.keep(generation(0), [URL])
 
-    assert Kept((None,), NO_ROOM) == kept
+    assert StoredOutputs((None,), NO_ROOM) == kept
     assert 6 == asyncio.get_running_loop().time() - began
     assert RESERVE <= volume.least
     assert [] == list(directory.glob("*.part"))
@@ -170,7 +170,7 @@ async def test_no_output_goes_if_all_together_could_not_restore_the_reserve(dire
             await asyncio.sleep(3500)
             kept = kept_in(directory)
 
-    assert Kept((None,), NO_ROOM) == refused
+    assert StoredOutputs((None,), NO_ROOM) == refused
     assert [0, 1, 2, 3, 4] == kept
     warning = {"event": "files_reserve_unreachable", "short": 501, "bytes": 500, "log_level": "warning"}
     assert [warning] == [each for each in logs if each["event"].startswith("files_")]
@@ -219,8 +219,8 @@ async def test_room_that_a_reader_still_holds_costs_no_further_outputs(directory
 async def test_a_hundredth_of_a_large_volume_is_its_reserve(directory):
     volume = Volume(directory, total=10**12, spare=999)
     async with files_on(volume, picture(1000), picture(999), directory=directory) as files:
-        assert Kept((None,), NO_ROOM) == await files.keep(generation(0), [URL])
-        assert Kept(("0.png",), None) == await files.keep(generation(1), [URL])
+        assert StoredOutputs((None,), NO_ROOM) == await files.keep(generation(0), [URL])
+        assert StoredOutputs(("0.png",), None) == await files.keep(generation(1), [URL])
     assert 10**10 <= volume.least
 
 
@@ -265,7 +265,7 @@ async def test_an_unknown_volume_bounds_nothing(directory):
         raise PermissionError("no")
 
     async with files_on(unknown, directory=directory) as files:
-        assert Kept(("0.png",), None) == await files.keep(generation(0), [URL])
+        assert StoredOutputs(("0.png",), None) == await files.keep(generation(0), [URL])
 
 
 def test_the_volume_of_a_directory_is_known_before_it_is_made(tmp_path):

@@ -10,7 +10,7 @@ import pytest
 
 from files.bucket import PART, PIECE, Bucket
 from files.directory import Directory
-from files.storage import parsed
+from files.storage import parse_name
 from tests.support.output_hosts import GEN, PNG, at, buckets, content, generation, names, picture, written
 
 NO_NAMES = [
@@ -87,7 +87,7 @@ def test_what_is_put_is_opened_whole_and_by_its_kind(storage, put):
     ],
 )
 def test_a_name_tells_the_kind(file, media_type):
-    assert media_type == parsed(f"{GEN}/{file}").media_type
+    assert media_type == parse_name(f"{GEN}/{file}").media_type
 
 
 def test_any_range_of_bytes_can_be_read(storage, put):

@@ -29,12 +29,13 @@ from tests.support.outbox_wiring import (
     story,
 )
 from tests.support.virtual_time import in_virtual_time
-from webhooks.outbox import Answer, RetryPolicy, signed
+from webhooks.outbox import RetryPolicy
+from webhooks.sender import Response, signed_headers
 
 
-def timetable(*, first: int = 5, longest: int = 3600, overall: int = DAY) -> list[int]:
+def timetable(*, first: int = 5, longest: int = 3600, total_timeout: int = DAY) -> list[int]:
     times = [0]
-    while times[-1] + (pause := min(first * 2 ** (len(times) - 1), longest)) <= overall:
+    while times[-1] + (pause := min(first * 2 ** (len(times) - 1), longest)) <= total_timeout:
         times.append(times[-1] + pause)
     return times
 
@@ -125,14 +126,14 @@ NINES = "9" * 400
 )
 @in_virtual_time
 async def test_a_receiver_may_ask_for_a_longer_pause_up_to_an_hour(header, seconds):
-    told = await story(in_turn(Answer(503, header), 200))
+    told = await story(in_turn(Response(503, header), 200))
 
     assert [0, seconds] == told.sender.times
 
 
 @in_virtual_time
 async def test_a_receiver_that_always_asks_for_more_time_does_not_get_more_than_a_day():
-    told = await story(Answer(429, "3600"))
+    told = await story(Response(429, "3600"))
 
     assert [hour * 3600 for hour in range(25)] == told.sender.times
     assert "failed" == told.delivery().state
@@ -143,11 +144,11 @@ async def test_a_receiver_that_always_asks_for_more_time_does_not_get_more_than_
 async def test_pauses_are_shorter_by_chance_but_never_by_more_than_half(seconds):
     asked = []
 
-    def spread(low, high):
+    def uniform(low, high):
         asked.append((low, high))
         return seconds if high == 10 else high
 
-    told = await story(in_turn(500, 500, 200), spread=spread)
+    told = await story(in_turn(500, 500, 200), uniform=uniform)
 
     assert [(2.5, 5), (5, 10)] == asked[:2]
     assert [0, 5, 5 + seconds] == told.sender.times
@@ -233,7 +234,7 @@ async def test_all_attempts_have_one_id_and_each_its_own_time_and_proof():
 def test_replicates_own_client_believes_a_signature_and_none_of_another_body_or_secret(content, key, moment):
     secret = "whsec_" + base64.b64encode(key).decode()
     body = content.encode(errors="replace")
-    headers = signed(body, message="msg_1", secret=secret, now=moment)
+    headers = signed_headers(body, message_id="msg_1", secret=secret, now=moment)
 
     is_valid(headers, body, secret)
     for changed, other in ((body + b" ", secret), (body, "whsec_" + base64.b64encode(key + b"a").decode())):
@@ -246,9 +247,9 @@ def test_replicates_own_client_believes_a_signature_and_none_of_another_body_or_
 
 def test_the_signature_is_the_one_that_any_implementation_of_it_makes():
     """The example of the specification: github.com/standard-webhooks/standard-webhooks."""
-    headers = signed(
+    headers = signed_headers(
         b'{"test": 2432232314}',
-        message="msg_p5jXN8AQM9LWM0D4loKWxJek",
+        message_id="msg_p5jXN8AQM9LWM0D4loKWxJek",
         secret="whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw",
         now=1614265330.9,
     )
@@ -262,7 +263,7 @@ def test_the_signature_is_the_one_that_any_implementation_of_it_makes():
 
 
 @in_virtual_time
-async def test_without_a_secret_it_is_told_unsigned():
+async def test_without_a_secret_messages_are_not_signed():
     told = await story(200, secret=None)
 
     assert {"Content-Type", "webhook-id", "webhook-timestamp"} == set(told.sender.attempts[0].headers)
@@ -488,21 +489,21 @@ def test_callers_are_told_of_it_in_dates():
 @pytest.mark.parametrize(
     ("options", "wrong"),
     [
-        ({"per_host": 0}, "per_host must be at least 1"),
-        ({"per_host": 5, "at_once": 4}, "and at most at_once, got 5 of 4"),
+        ({"max_per_host": 0}, "max_per_host must be at least 1"),
+        ({"max_per_host": 5, "max_in_flight": 4}, "and at most max_in_flight, got 5 of 4"),
     ],
 )
 def test_bounds_that_make_no_sense_are_refused(options, wrong):
     with pytest.raises(ValueError, match=wrong):
-        Story(Fake(200), {"patience": RetryPolicy(**options)}).begun()
+        Story(Fake(200), {"retry_policy": RetryPolicy(**options)}).begun()
 
 
 @pytest.mark.parametrize("first", [0, -1, 3601])
 def test_a_first_pause_that_makes_no_sense_is_refused(first):
     with pytest.raises(
-        ValueError, match=f"first_pause must be above 0 and at most longest_pause, got {first}"
+        ValueError, match=f"first_backoff must be above 0 and at most longest_backoff, got {first}"
     ):
-        RetryPolicy(first_pause=first)
+        RetryPolicy(first_backoff=first)
 
 
 # What holds for every history
@@ -518,7 +519,7 @@ class Wanted:
 
 
 SAID = st.sampled_from(
-    [200, 204, 302, 404, 410, 500, 500, Answer(503, "400"), Answer(429, "9999"), LOST, HANGS]
+    [200, 204, 302, 404, 410, 500, 500, Response(503, "400"), Response(429, "9999"), LOST, HANGS]
 )
 WANTED = st.builds(
     Wanted,
@@ -526,7 +527,7 @@ WANTED = st.builds(
     host=st.sampled_from(["a.example", "a.example", "b.example", "c.example"]),
     said=st.lists(SAID, min_size=1, max_size=8),
 )
-PATIENCE = RetryPolicy(first_pause=5, longest_pause=300, overall=7200, one_try=10)
+RETRY_POLICY = RetryPolicy(first_backoff=5, longest_backoff=300, total_timeout=7200, attempt_timeout=10)
 HAIR = 1e-5
 """Seconds: what Unix times as floats do not tell."""
 
@@ -558,8 +559,8 @@ def test_nothing_is_lost_or_hurried_or_crowded_whatever_receivers_do_and_wheneve
     hurried, broken = [], []
     sender = Fake(says, takes=takes)
     options = {
-        "patience": replace(PATIENCE, at_once=3, per_host=2),
-        "spread": random.uniform,
+        "retry_policy": replace(RETRY_POLICY, max_in_flight=3, max_per_host=2),
+        "uniform": random.uniform,
         "content": content,
     }
     told = Story(sender, options)
@@ -583,7 +584,7 @@ def test_nothing_is_lost_or_hurried_or_crowded_whatever_receivers_do_and_wheneve
                     service.take(delivery)
 
         await asyncio.gather(restarts(), *(ends(number, each) for number, each in enumerate(wanted)))
-        await asyncio.sleep(PATIENCE.overall + 3600)
+        await asyncio.sleep(RETRY_POLICY.total_timeout + 3600)
         assert 1 == len(asyncio.all_tasks()), "when all is over, nothing goes on"
         await service.aclose()
 
@@ -609,10 +610,12 @@ def went_as_promised(history: list[tuple[float, dict]], said) -> None:
     for moment, row in tries[1:]:
         least = min(5 * 2.0 ** (row.attempts - 1), 300) / 2
         assert least - HAIR <= row.next_at - moment <= 300 + HAIR
-        assert row.next_at <= row.since + PATIENCE.overall + HAIR
+        assert row.next_at <= row.since + RETRY_POLICY.total_timeout + HAIR
     if said in (200, 204):
         assert ("delivered", ended_at, None) == (end.state, end.delivered_at, end.trouble)
     else:
         assert ("failed", None) == (end.state, end.delivered_at)
         assert end.trouble
-        assert said == 410 or ended_at > end.since + PATIENCE.overall - 300 - HAIR, "not given up early"
+        assert said == 410 or ended_at > end.since + RETRY_POLICY.total_timeout - 300 - HAIR, (
+            "not given up early"
+        )

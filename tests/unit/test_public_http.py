@@ -6,7 +6,14 @@ import socket
 import aiohttp
 import pytest
 
-from network.public_http import OwnThreads, PrivateAddress, PublicOnlyResolver, check_url, is_private, reason
+from network.public_http import (
+    PrivateAddress,
+    PublicOnlyResolver,
+    ThreadPoolResolver,
+    check_url,
+    describe_error,
+    is_private_address_error,
+)
 from tests.support.outbox_wiring import Names
 from tests.support.wiring import on_a_loop
 
@@ -156,7 +163,7 @@ async def test_one_private_address_among_public_ones_is_enough_to_be_refused():
 
 @on_a_loop
 async def test_names_are_looked_up_on_threads_of_their_own():
-    resolver = OwnThreads(threads=1)
+    resolver = ThreadPoolResolver(threads=1)
     try:
         found = await resolver.resolve("localhost", 443, socket.AF_INET)
     finally:
@@ -170,7 +177,7 @@ async def test_names_are_looked_up_on_threads_of_their_own():
 
 def test_no_threads_are_too_few():
     with pytest.raises(ValueError, match="threads must be at least 1, got 0"):
-        OwnThreads(threads=0)
+        ThreadPoolResolver(threads=0)
 
 
 def test_what_went_wrong_is_told_without_an_address():
@@ -179,10 +186,12 @@ def test_what_went_wrong_is_told_without_an_address():
     refused = aiohttp.ClientConnectorError(None, OSError("10.0.0.1"))
     lost = aiohttp.ServerDisconnectedError("10.0.0.1")
 
-    assert [True, False, False, False] == [is_private(each) for each in (private, unknown, refused, lost)]
+    assert [True, False, False, False] == [
+        is_private_address_error(each) for each in (private, unknown, refused, lost)
+    ]
     assert [
         "its host has an address on a private network",
         "its host was not found",
         "its host could not be reached",
         "the connection was lost",
-    ] == [reason(each) for each in (private, unknown, refused, lost)]
+    ] == [describe_error(each) for each in (private, unknown, refused, lost)]

@@ -8,11 +8,11 @@ import pytest
 
 from ledger.records import Delivery
 from network.host_rules import NO_HOSTS
-from network.public_http import target
+from network.public_http import parse_url
 from tests.support.certificates import certified
 from tests.support.outbox_wiring import Fake, Names, Story, is_valid, new, now
 from tests.support.wiring import listening, on_a_loop, until
-from webhooks.outbox import Sender
+from webhooks.sender import Sender
 
 
 class Receiver:
@@ -43,10 +43,10 @@ def reply(status: str, headers: str = "", body: bytes = b"") -> bytes:
 
 
 @asynccontextmanager
-async def calling(receiver: Receiver, *, loopback: bool = True, resolver=None, own=NO_HOSTS):
+async def calling(receiver: Receiver, *, loopback: bool = True, resolver=None, allowed_hosts=NO_HOSTS):
     """A URL of the receiver, and what tells one delivery once and gives it back as it then is."""
-    web = Sender(loopback=loopback, own=own, resolver=resolver)
-    story = Story(Fake(200), {"loopback": loopback, "own": own, "sender": web})
+    web = Sender(loopback=loopback, allowed_hosts=allowed_hosts, resolver=resolver)
+    story = Story(Fake(200), {"loopback": loopback, "allowed_hosts": allowed_hosts, "sender": web})
     outbox = story.begun()
 
     async def tell(url: str) -> Delivery:
@@ -118,7 +118,7 @@ async def test_a_receiver_that_does_not_answer_is_let_go(answer):
     """That it is after 10 seconds is claimed in virtual time."""
     receiver, web = Receiver(answer, hangs_up=False), Sender(loopback=True)
     async with listening(receiver.serve) as url:
-        attempt = asyncio.create_task(web.post(target(url, loopback=True), b"{}", {}))
+        attempt = asyncio.create_task(web.post(parse_url(url, loopback=True), b"{}", {}))
         await until(lambda: receiver.seen)
         assert not attempt.done()
         attempt.cancel()

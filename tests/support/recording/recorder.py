@@ -34,7 +34,7 @@ from app import create_app
 from harness.service_process import running_service, until
 from settings import Settings
 from simulator import Options, Simulator, running
-from tests.support.kept_ledgers import ADDED, ADMIN_KEY, SERVER_TOKEN, TOKENS, read_kept, unpacked
+from tests.support.kept_ledgers import ADDED, ADMIN_KEY, SERVER_TOKEN, TOKENS, read_answers, unpacked
 from tests.support.recording.normal import HEADERS, PRESENT, Names, without_prose
 from tests.support.recording.steps import ASYNC, PICTURE, SCENES, Scene, Step
 
@@ -173,7 +173,7 @@ def _started(scene: Scene, simulator: Simulator, data: Path) -> Iterator[Send]:
         **scene.settings,
     }
     if scene.kind == "kept":
-        unpacked(data, read_kept().written_at)
+        unpacked(data, read_answers().written_at)
     if scene.kind == "draining":
         with running_service(**environ, DRAIN_SECONDS=60) as service:
             send = _over_http(service.url)

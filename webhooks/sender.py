@@ -1,0 +1,114 @@
+"""One attempt to post a result to a caller's webhook.
+
+A message is signed as Replicate signs its own: HMAC-SHA256 over `id.timestamp.body`, keyed with the bytes after
+`whsec_`. `network/public_http.py` decides which hosts a URL may lead to.
+"""
+
+import base64
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import Final
+
+import aiohttp
+from aiohttp.abc import AbstractResolver
+from standardwebhooks import Webhook
+from yarl import URL
+
+from network import public_http
+from network.host_rules import NO_HOSTS, HostRules
+
+MAX_IN_FLIGHT: Final = 32
+"""Attempts at the same time."""
+
+
+class DeliveryFailed(Exception):
+    """The receiver did not respond. The message gives the reason and is meant for the caller."""
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """The status of a receiver's response, and its `Retry-After` header, unparsed."""
+
+    status: int
+    retry_after: str | None = None
+
+
+class Sender:
+    """Posts messages to public hosts and to `allowed_hosts`. With `loopback`, also to this machine.
+
+    An attempt ends with the head of the response; the body is not read. Each attempt opens its own connection, since
+    a receiver may be about to close a kept one, and that would cost an attempt.
+    """
+
+    def __init__(
+        self, *, loopback: bool, allowed_hosts: HostRules = NO_HOSTS, resolver: AbstractResolver | None = None
+    ) -> None:
+        self._names = resolver or public_http.ThreadPoolResolver(threads=MAX_IN_FLIGHT)
+        self._resolvers = {
+            scheme: public_http.PublicOnlyResolver(
+                self._names, loopback=loopback, allowed_hosts=allowed_hosts, tls=scheme == "https"
+            )
+            for scheme in ("http", "https")
+        }
+        self._sessions: dict[str, aiohttp.ClientSession] = {}
+
+    async def post(self, url: URL, content: bytes, headers: Mapping[str, str]) -> Response:
+        """Send one attempt. Returns the response, whatever its status. Raises DeliveryFailed. It has no timeout: the
+        caller cancels it."""
+        if url.scheme not in self._sessions:
+            self._sessions[url.scheme] = public_http.client_session(
+                self._resolvers[url.scheme], timeout=aiohttp.ClientTimeout(total=None), reused=False
+            )
+        request = self._sessions[url.scheme].post(url, data=content, headers=headers, allow_redirects=False)
+        try:
+            async with request as response:
+                return Response(response.status, response.headers.get("Retry-After"))
+        except aiohttp.ClientError as error:
+            raise DeliveryFailed(public_http.describe_error(error)) from error
+
+    async def aclose(self) -> None:
+        for session in self._sessions.values():
+            await session.close()
+        await self._names.close()
+
+
+def signed_headers(content: bytes, *, message_id: str, secret: str | None, now: float) -> dict[str, str]:
+    """The headers of an attempt at `now` (Unix time), signed if there is a secret. Raises ValueError as
+    `decode_secret` does."""
+    timestamp = int(now)
+    headers = {
+        "Content-Type": "application/json",
+        "webhook-id": message_id,
+        "webhook-timestamp": str(timestamp),
+    }
+    if secret is not None:
+        date = datetime.fromtimestamp(timestamp, UTC)
+        headers["webhook-signature"] = Webhook(decode_secret(secret)).sign(message_id, date, content.decode())
+    return headers
+
+
+def decode_secret(secret: str) -> bytes:
+    """The signing key in a secret (`whsec_` and base64). Raises ValueError for any other text."""
+    prefix, _, encoded = secret.partition("_")
+    try:
+        key = base64.b64decode(encoded, validate=True)
+    except ValueError:
+        key = b""
+    if prefix != "whsec" or not key:
+        raise ValueError("a webhook secret must be whsec_ and base64")
+    return key
+
+
+def retry_after_seconds(header: str, *, now: float) -> float:
+    """Seconds to wait according to a `Retry-After` header (RFC 9110 10.2.3). Returns 0 for a header that cannot be
+    parsed; a date in the past is a negative number."""
+    if re.fullmatch(r"[0-9]+", header):
+        return float(header)
+    try:
+        date = parsedate_to_datetime(header)
+        return (date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp() - now
+    except (ValueError, TypeError, OverflowError):
+        return 0.0
