@@ -193,7 +193,7 @@ def build(settings: Settings, *, provider: FullProvider | None = None) -> Runtim
     """Build the service that these settings describe, before another `provider` if one is given. It runs from `start`
     on. Raises SettingsError."""
     if settings.needs_simulator:
-        raise SettingsError("REPLICATE_SIMULATE: only `python app.py` starts a simulator; run that.")
+        raise SettingsError("REPLICATE_SIMULATE: only `python app.py` starts a simulator.")
     settings.refuse_placeholders()
     startup.warn(settings)
     authenticator = _authenticator(settings)
@@ -331,7 +331,7 @@ def _storage(settings: Settings) -> FileStorage:
         from files.bucket import Bucket
     except ImportError:
         raise SettingsError(
-            "FILES_URL: what talks to S3 is not installed; requirements-s3.txt names it."
+            "FILES_URL: the S3 client is not installed; run pip install -r requirements-s3.txt."
         ) from None
     try:
         return Bucket.from_variables(settings.FILES_URL, settings.aws)

@@ -20,15 +20,15 @@ ROOT = Path(__file__).parent.parent
 _TABLE = re.compile(r"(<!-- (\w+), by make generated -->\n).*?(<!-- end -->\n)", re.DOTALL)
 
 _HEADINGS = {
-    "REPLICATE_API_TOKEN": "Who pays, and who may ask",
+    "REPLICATE_API_TOKEN": "Keys and tokens",
     "REPLICATE_CONCURRENT_LIMIT": "Limits",
-    "GENERATION_TIMEOUT": "Time and room",
-    "DATA_DIR": "What outlives a restart",
+    "GENERATION_TIMEOUT": "Timeouts and sizes",
+    "DATA_DIR": "Persistent data",
     "FILES_DIR": "Outputs",
-    "PUBLIC_URL": "Links, webhooks, money",
+    "PUBLIC_URL": "Links, webhooks, budget",
     "FALLBACKS_FILE": "Fallback",
     "REPLICATE_BASE_URL": "Replicate",
-    "HOST": "Serving. Commented out: in a container HOST is 0.0.0.0 already",
+    "HOST": "Listening (commented out, since the container sets HOST to 0.0.0.0)",
 }
 """The sections of `.env.example`, by their first setting."""
 
@@ -83,8 +83,8 @@ def _rule(rule: Fallback) -> str:
 
 def _env_example() -> str:
     lines = [
-        "# Copy to .env and fill in what you need. Every line is a default or empty; empty means the default.",
-        "# Docker reads this file literally: no quotes, no comments behind a value.",
+        "# Copy to .env and set what you need. Each line has the default value; an empty value means the default.",
+        "# Docker reads this file literally: write no quotes, and no comments after a value.",
     ]
     for name, field in Settings.model_fields.items():
         if name in _HEADINGS:

@@ -76,134 +76,140 @@ class Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore")
 
     REPLICATE_API_TOKEN: values.Secret | None = Field(
-        None, description="The server's own Replicate token (r8_…): it pays for what the admin key asks for."
+        None, description="The service's Replicate token (r8_…). It pays for requests with the admin key."
     )
     CONCURRENT_DOCKER_ADMIN_API_KEY: values.Secret | None = Field(
-        None, description="The admin key. Unset or empty closes the admin door; there is no default key."
+        None, description="The admin key. If empty, the service accepts no admin key; there is no default."
     )
     ALLOW_USER_TOKENS: bool = Field(
         True,
-        description="0 refuses callers who bring a Replicate token of their own: only the admin key serves.",
+        description="1 accepts callers with their own Replicate tokens; 0 accepts the admin key only.",
     )
     REPLICATE_CONCURRENT_LIMIT: int = Field(
-        10, ge=1, le=MAX_CONCURRENT_LIMIT, description="Predictions in flight at once, 1 to 1000."
+        10, ge=1, le=MAX_CONCURRENT_LIMIT, description="Predictions that may run at once, 1 to 1000."
     )
     REPLICATE_REQUESTS_PER_MINUTE: int = Field(
-        600, ge=1, le=MAX_REQUESTS_PER_MINUTE, description="Creations in any 60 seconds, 1 to 60000."
+        600,
+        ge=1,
+        le=MAX_REQUESTS_PER_MINUTE,
+        description="Predictions that may be created in any 60 seconds, 1 to 60000.",
     )
     REPLICATE_OTHER_REQUESTS_PER_MINUTE: int = Field(
         3000,
         ge=1,
         le=MAX_REQUESTS_PER_MINUTE,
-        description="Everything else sent to Replicate in any 60 seconds: looks at predictions, cancels, uploads.",
+        description="All other requests to Replicate in any 60 seconds: polls, cancellations, uploads. 1 to 60000.",
     )
     INTERACTIVE_RESERVE: float = Field(
         0.5,
         ge=0,
         le=0.5,
-        description="The largest share of the window in which single calls go before batches; 0 keeps none for them.",
+        description="The largest share of the window reserved for single requests, 0 to 0.5. Batches use the rest.",
     )
     GENERATION_TIMEOUT: float = Field(
         600,
         ge=1,
         le=1800,
-        description="Seconds a prediction may take once it is created, unless the request says otherwise.",
+        description="Seconds a prediction may run, 1 to 1800. A request can set its own timeout.",
     )
     MAX_QUEUED: int = Field(
         40_000,
         ge=1,
-        description="Generations that may wait; more are refused with 429. One caller has three quarters at most.",
+        description="Generations that may wait, at most three quarters of them of one caller; more get 429.",
     )
     MAX_WAITING_CALLERS: int = Field(
         1000,
         ge=1,
         le=4000,
-        description="HTTP requests that may wait for a result at once, half of them of one caller; more get 429.",
+        description="HTTP requests that may wait for results at once, at most half of one caller; more get 429.",
     )
     MAX_BODY_BYTES: int = Field(
-        16_777_216, ge=1024, description="The largest JSON body taken, and the most text of a form, in bytes."
+        16_777_216, ge=1024, description="Maximum bytes of a JSON body, and of the text fields of a form."
     )
     MAX_UPLOAD_BYTES: int = Field(
         335_544_320,
         ge=1024,
-        description="The largest multipart/form-data body taken, in bytes; no image in it may pass 100 MB.",
+        description="Maximum bytes of a multipart/form-data body. Each image may have at most 100 MB.",
     )
     DRAIN_SECONDS: float = Field(
         60,
         ge=0,
         le=1800,
-        description="Seconds that running predictions get after SIGTERM; allow the service 60 more to stop.",
+        description="Seconds to wait for running predictions after SIGTERM. The service may need 60 more to stop.",
     )
     DATA_DIR: Path = Field(
         Path("data"),
-        description="Where the ledger, outputs and all else that outlives a restart is; made if it is missing.",
+        description="Directory of the ledger, outputs and other persistent data; created if missing.",
     )
     DATABASE_URL: Annotated[str, AfterValidator(values.database_url)] | None = Field(
-        None, description="Where the ledger is; empty means sqlite:///data/ledger.db, or as DATA_DIR says."
+        None, description="URL of the ledger, sqlite:/// and a path. If empty, ledger.db in DATA_DIR."
     )
     LEDGER_KEEP_DAYS: int | None = Field(
-        None, ge=2, description="Days that ended work is kept, 2 or more; empty keeps it for ever."
+        None,
+        ge=2,
+        description="Days to keep ended generations in the ledger, 2 or more. If empty, they are never deleted.",
     )
     RESUME_TTL: float = Field(
         86_400,
         ge=0,
-        description="Seconds that a user's interrupted generations wait for their owner to return, then they fail.",
+        description="Seconds that a user's interrupted generations wait for the user's next request before they fail.",
     )
-    FILES_DIR: Path | None = Field(
-        None, description="Where outputs are kept; empty means `files` in DATA_DIR."
-    )
+    FILES_DIR: Path | None = Field(None, description="Directory for outputs. If empty, `files` in DATA_DIR.")
     FILES_URL: Annotated[str, AfterValidator(values.files_url)] | None = Field(
         None,
-        description="s3://bucket/prefix keeps outputs there instead (requirements-s3.txt; AWS_* variables say how).",
+        description="s3://bucket/prefix stores outputs in S3 instead; needs requirements-s3.txt and AWS_* variables.",
     )
     FILES_TTL: float = Field(
-        604_800, ge=0, description="Seconds that outputs are kept, seven days by default; 0 keeps none."
+        604_800, ge=0, description="Seconds to keep outputs, by default seven days; 0 stores none."
     )
     FILES_MAX_BYTES: int = Field(
-        10_737_418_240, ge=1, description="Bytes that all kept outputs may take; beyond, the oldest go first."
+        10_737_418_240,
+        ge=1,
+        description="Maximum bytes of all stored outputs; beyond it, the oldest are deleted.",
     )
     PUBLIC_URL: Annotated[str, AfterValidator(values.base_url)] | None = Field(
         None,
-        description="Where callers and Replicate reach this service: for links, and if https for Replicate's webhooks.",
+        description="Public URL of this service, for links and, if it is https, for Replicate's webhooks.",
     )
     WEBHOOK_SECRET: Annotated[SecretStr, AfterValidator(values.webhook_secret)] | None = Field(
-        None, description="Signs what callers' webhooks are told: whsec_ and base64; empty signs nothing."
+        None,
+        description="Signing secret for callers' webhooks: whsec_ and base64. If empty, deliveries are unsigned.",
     )
     WEBHOOK_HOSTS: Annotated[str, AfterValidator(values.webhook_hosts)] | None = Field(
         None,
-        description="Private hosts for callers' webhooks, by http too: hooks.internal, .corp:8080, 10.0.0.0/8.",
+        description="Private hosts allowed for callers' webhooks, by http too: hooks.internal, .corp:8080, 10.0.0.0/8.",
     )
     BUDGET_USD_PER_DAY: float | None = Field(
         None,
         ge=0,
-        description="USD of the server's own token that a day (UTC) may cost; more is refused with 402.",
+        description="USD that the service's token may spend per day (UTC); more gets 402. If empty, no limit.",
     )
     FALLBACKS_FILE: Path | None = Field(
         None,
-        description="A TOML or JSON file that says which models follow which when a fallback is asked for.",
+        description="TOML or JSON file with the fallbacks of each model, for requests that allow fallbacks.",
     )
     REPLICATE_BASE_URL: Annotated[str, AfterValidator(values.base_url)] = Field(
-        "https://api.replicate.com", description="Where Replicate is; a path in it is kept."
+        "https://api.replicate.com", description="URL of Replicate's API; may include a path."
     )
     REPLICATE_SIMULATE: bool = Field(
         False,
-        description="1 for a simulator: the one REPLICATE_BASE_URL names, or one started beside the service.",
+        description="1 uses a simulator: the one at REPLICATE_BASE_URL, or else one that the service starts.",
     )
     HTTPS_PROXY: Annotated[SecretStr, AfterValidator(values.proxy_url)] | None = Field(
         None,
-        description="The proxy to Replicate and its outputs: http://user:password@host:3128. All else goes directly.",
+        description="Proxy for Replicate and its outputs: http://user:password@host:3128. Webhooks do not use it.",
     )
     NO_PROXY: str | None = Field(
         None,
-        description="Hosts that HTTPS_PROXY is not for: example.com (with all below), host:port, 10.0.0.0/8 or *.",
+        description="Hosts to reach without HTTPS_PROXY: example.com and its subdomains, host:port, 10.0.0.0/8, *.",
     )
-    HOST: str = Field("127.0.0.1", description="The address to listen on. The container listens on 0.0.0.0.")
-    PORT: int = Field(5000, ge=1, le=65535, description="The port to listen on.")
+    HOST: str = Field("127.0.0.1", description="Address to listen on. In the container: 0.0.0.0.")
+    PORT: int = Field(5000, ge=1, le=65535, description="Port to listen on.")
     LOG_LEVEL: Literal["debug", "info", "warning", "error"] = Field(
-        "info", description="The least severe events to log: debug, info, warning or error."
+        "info", description="Minimum severity of logged events: debug, info, warning or error."
     )
     LOG_FORMAT: Literal["auto", "json", "console"] = Field(
-        "auto", description="json or console; auto is console on a terminal and JSON anywhere else."
+        "auto", description="json or console. auto is console on a terminal, and JSON elsewhere."
     )
 
     _aws: dict[str, str] = PrivateAttr(default_factory=dict)
@@ -218,7 +224,7 @@ class Settings(BaseModel):
         """
         given = {name: value for name in cls.model_fields if (value := _value(environ, name))}
         # Docker hands over what stands in an env file literally, quotes and all.
-        wrong = [f"{name}: must not stand in quotes." for name, value in given.items() if value[0] in "\"'"]
+        wrong = [f"{name}: must not be in quotes." for name, value in given.items() if value[0] in "\"'"]
         try:
             settings = cls.model_validate(given)
             settings._aws = {name: environ[name] for name in _AWS if environ.get(name)}  # noqa: SLF001 - its own
@@ -230,7 +236,7 @@ class Settings(BaseModel):
 
     @property
     def admin_key(self) -> str | None:
-        """The admin key, or None when the admin door is closed."""
+        """The admin key, or None if none is set."""
         key = self.CONCURRENT_DOCKER_ADMIN_API_KEY
         return key.get_secret_value() if key else None
 

@@ -162,7 +162,7 @@ def test_what_is_called_simulated_never_reaches_replicate_itself():
 
 
 def test_a_value_in_quotes_is_refused_since_docker_would_hand_the_quotes_over():
-    with pytest.raises(SettingsError, match=r"^REPLICATE_API_TOKEN: must not stand in quotes"):
+    with pytest.raises(SettingsError, match=r"^REPLICATE_API_TOKEN: must not be in quotes"):
         Settings.from_env({"REPLICATE_API_TOKEN": '"r8_x"'})
 
 
