@@ -1,7 +1,7 @@
-"""The application: Flask with the routes of `api/`, one line of log for each request, and the one error handler.
+"""The Flask application: the routes of `api/`, one log line for each request, and the only error handler.
 
-`python app.py` serves. Routes raise errors, and the handler answers each as a problem document (RFC 9457). No error is
-answered by a page of HTML.
+`python app.py` serves it. Routes raise errors, and the handler turns each into a problem document (RFC 9457). No error
+response is HTML.
 """
 
 import argparse
@@ -36,10 +36,10 @@ from telemetry import logs
 _REQUEST_ID = re.compile(r"[!-~]{1,200}")
 
 _QUIET = frozenset({"health", "status"})
-"""Views that are asked again and again."""
+"""Views that monitoring requests often; their log lines are at level debug."""
 
 _OPEN_TO_PAGES = frozenset({"file", "list_models", "openapi"})
-"""Views whose answers a page of any other site may read. They need no key, and answer every caller alike."""
+"""Views that web pages of any origin may read (CORS). They need no key, and respond to all callers alike."""
 
 log = structlog.get_logger("http")
 
@@ -47,8 +47,8 @@ log = structlog.get_logger("http")
 def create_app(settings: Settings | None = None, *, provider: FullProvider | None = None) -> Flask:
     """The service as a WSGI application; without `settings`, those of the environment. `provider` replaces Replicate.
 
-    It starts the loop thread, so make it in the process that serves, after any fork. The running service is
-    `app.extensions["service"]`: whoever makes the application closes that.
+    It starts the loop thread, so call it after any fork. The running service is `app.extensions["service"]`, and the
+    caller closes it.
     """
     settings = settings or load()
     logs.configure(settings)
@@ -56,8 +56,8 @@ def create_app(settings: Settings | None = None, *, provider: FullProvider | Non
     app.config["MAX_CONTENT_LENGTH"] = settings.MAX_BODY_BYTES
     app.config["PROVIDE_AUTOMATIC_OPTIONS"] = False  # an empty page of HTML; OPTIONS is a 405 like the rest
     app.url_map.merge_slashes = False  # a redirect would be a page of HTML
-    app.json.sort_keys = False  # type: ignore[attr-defined] # answers read in the order they are written
-    app.wsgi_app = CloseUnread(app.wsgi_app)  # type: ignore[method-assign] # as Flask says to
+    app.json.sort_keys = False  # type: ignore[attr-defined] # keep the order of fields
+    app.wsgi_app = CloseUnread(app.wsgi_app)  # type: ignore[method-assign] # as Flask's documentation says
     app.before_request(_begin)
     app.after_request(_finish)
     app.register_error_handler(Exception, _answer_error)
@@ -97,9 +97,9 @@ def _finish(response: Response) -> Response:
 
 
 def _answer_error(error: Exception) -> Response:
-    """The one place where an error becomes an answer."""
+    """The response to an error."""
     if isinstance(error, ClientDisconnected):
-        # The client is gone; the log shows what nginx would.
+        # The client is gone, so only the log shows this status, which nginx uses, too.
         return Response(status=499, mimetype="application/problem+json")
     if isinstance(error, HandedOver):
         error = responses.refusal(error, incoming.address())
@@ -109,9 +109,9 @@ def _answer_error(error: Exception) -> Response:
         log.exception("request_crashed", request=g.request_id, exc_info=error)
         g.crashed = True
         error = Internal()
-        error.may_be_paid = request.method == "POST"  # where it stopped is not known
+        error.may_be_paid = request.method == "POST"  # a prediction may exist by now
     problem = error.as_problem(g.request_id, root=incoming.root())
-    # First for the order of its fields, and last so that `status` is HTTP's and not the generation's.
+    # Merged twice: first for the order of fields, and last so that `status` is the HTTP status.
     problem = {**problem, **g.get("beside_the_error", {}), **problem}
     g.error_code, g.error_detail = error.code, error.detail
     response = jsonify(problem)

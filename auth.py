@@ -1,11 +1,11 @@
-"""Authentication: which caller a request comes from, and whose token pays.
+"""Authentication: identifies the caller of a request, and the token that pays.
 
-- `X-Admin-API-Key` with the configured key is the admin. The server's own Replicate token pays.
-- `X-Replicate-API-Key` is a user. The Replicate token in it pays, and is kept no longer than its work needs it. Without
-  this header, a token in `Authorization: Bearer` counts as if it stood there.
+- `X-Admin-API-Key` with the configured key is the admin. The service's Replicate token pays.
+- `X-Replicate-API-Key` is a user. Its Replicate token pays, and is kept only while its work runs. Without this header,
+  a Replicate token in `Authorization: Bearer` is used instead.
 
-An admin header decides alone: with a wrong key the request is refused, whatever other headers it has. A key that is not
-configured equals nothing, not even an empty header.
+If there is an admin header, the other headers are ignored: a wrong admin key is always refused. Without a configured
+admin key, every admin header is refused, even an empty one.
 """
 
 import hashlib
@@ -26,15 +26,15 @@ BEARER_HEADER = "Authorization"
 
 ADMIN = "admin"
 
-# Visible ASCII but no comma: a header sent twice arrives joined by one, and two tokens are none.
+# Visible ASCII without commas: a header that was sent twice arrives joined by a comma, and is refused.
 _TOKEN = re.compile(r"[!-+\--~]{1,255}")
 
-# Replicate's tokens begin with r8_. Any other bearer is for something between the caller and the service.
+# Replicate's tokens begin with r8_. Any other bearer token is for a proxy before the service.
 _BEARER = re.compile(r"(?i:bearer) +(r8_.*)", re.DOTALL)
 
 
 class Headers(Protocol):
-    """Whatever finds a header by name."""
+    """A mapping of headers that ignores case."""
 
     def get(self, name: str, /) -> str | None: ...
 
@@ -47,8 +47,8 @@ class Secret(str):
 
 
 def credentials(**tokens: str) -> Mapping[str, Secret]:
-    """Payment credentials by provider name. Raises ValueError for an empty token: a provider's client might replace it
-    by one from the environment."""
+    """Payment credentials by provider name. Raises ValueError for an empty token, since a provider's client might use
+    one from the environment instead."""
     if not all(tokens.values()):
         raise ValueError("a token must not be empty")
     return MappingProxyType({provider: Secret(token) for provider, token in tokens.items()})
@@ -56,14 +56,14 @@ def credentials(**tokens: str) -> Mapping[str, Secret]:
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """A caller that may spend. `id` is unique to the caller and reveals no token."""
+    """A caller with credentials to pay. `id` is unique to the caller and does not reveal the token."""
 
     kind: Literal["admin", "user"]
     id: str
     credentials: Mapping[str, Secret] = field(repr=False, hash=False)
     """By provider (see `credentials`)."""
     turn: str = ""
-    """The caller as which it takes turns with others, its own id if empty: tokens of one account take them as one."""
+    """The key by which callers share the queue, by default `id`. All tokens of one account have the same."""
 
     def __post_init__(self) -> None:
         if not self.turn:
@@ -71,15 +71,15 @@ class Caller:
 
     @property
     def is_proven(self) -> bool:
-        """Whether its account is known. Callers whose accounts are not known share one turn, so nothing that concerns
-        one of them may hold that turn back."""
+        """Whether the caller's account is known. Callers of unknown accounts share one turn, so one of them must never
+        delay that turn."""
         return self.turn != UNPROVEN
 
 
 @dataclass(frozen=True, slots=True)
 class Principal:
-    """Who sent a request that spends nothing. `caller` is the account that they could spend from: None for an admin
-    without a server token."""
+    """The sender of a request that spends nothing. `caller` is the caller who would pay: None for an admin without a
+    server token."""
 
     id: str
     is_admin: bool
@@ -90,9 +90,9 @@ class Principal:
 
 
 class Authenticator:
-    """Decides from the headers who calls. `Authenticator(admin_key=…, server_token=…).payer(headers) -> Caller`.
+    """Identifies callers by their headers. `Authenticator(admin_key=…, server_token=…).payer(headers) -> Caller`.
 
-    Caller ids are keyed hashes; with the same `hash_key` they are the same from one process to the next. Without
+    Caller ids are hashes with the key `hash_key`, so they stay the same across restarts if it does. Without
     `user_tokens` only the admin key is accepted.
     """
 
@@ -111,7 +111,7 @@ class Authenticator:
         """None until the ledger is open. Until then, users get LedgerDown."""
 
     def payer(self, headers: Headers) -> Caller:
-        """The caller who pays for this request. A user's token is not checked with Replicate yet. Raises
+        """The caller who pays for this request. A user's token is not yet checked with Replicate. Raises
         Unauthenticated, or ServerTokenRejected for the admin if there is no server token."""
         presented = headers.get(ADMIN_HEADER)
         if presented is not None:
@@ -135,7 +135,7 @@ class Authenticator:
         return Caller("user", self._caller_id(token), credentials(replicate=token), turn=UNPROVEN)
 
     def authenticate(self, headers: Headers) -> Principal:
-        """Who sent the request. Raises Unauthenticated."""
+        """The sender of the request. Raises Unauthenticated."""
         if headers.get(ADMIN_HEADER) is None:
             caller = self.payer(headers)
             return Principal(caller.id, is_admin=False, caller=caller)
@@ -168,7 +168,7 @@ class Authenticator:
             raise Unauthenticated(f"The {ADMIN_HEADER} header does not hold the admin key.")
 
     def _is_admin_key(self, presented: str) -> bool:
-        # Bytes, since text beyond ASCII cannot be compared in constant time; no character stands in for another.
+        # As bytes, since compare_digest refuses text beyond ASCII.
         return bool(self._admin_key) and hmac.compare_digest(
             presented.encode(errors="surrogatepass"), (self._admin_key or "").encode()
         )

@@ -1,5 +1,5 @@
-"""Every way a request can fail, as one tree. A class knows its HTTP status, its code and whether the
-same request may succeed later; whoever finds the trouble raises, and one handler in `app.py` answers.
+"""Every way a request can fail, as one tree. A class has the HTTP status, the code, and whether the
+same request may succeed later. One handler in `app.py` turns it into the response.
 
     ServiceError
     ├── InvalidJSON             400 invalid_json
@@ -19,20 +19,21 @@ same request may succeed later; whoever finds the trouble raises, and one handle
     ├── ShuttingDown            503 shutting_down           carries Retry-After
     ├── GenerationFailed        500 generation_failed
     ├── GenerationTimeout       500 generation_timeout
-    ├── OutcomeUnknown          500 outcome_unknown         it may have been paid for
+    ├── OutcomeUnknown          500 outcome_unknown         the prediction may have been billed
     ├── UpstreamError           500 upstream_error
     ├── UpstreamRateLimited     500 upstream_rate_limited
     ├── Interrupted             500 interrupted
     ├── Internal                500 internal
-    ├── LedgerDown              500 internal                nothing new is taken, since it could be lost
-    └── AccountError                                        every other call of the account fails alike
+    ├── LedgerDown              500 internal                new work is refused, since it could be lost
+    └── AccountError                                        every other request of the account fails, too
         ├── TokenRejected       401 replicate_token_rejected
         ├── InsufficientCredit  402 insufficient_credit
         ├── ServerTokenRejected 500 server_token_rejected
         └── ServerOutOfCredit   500 server_out_of_credit
 
-The answer is a problem document (RFC 9457) with `code`, `request_id` and `retryable` beside it. A client that repeats a
-request for which a prediction was made may pay twice, so the answer to such a failure says `x-should-retry: false`.
+The response is a problem document (RFC 9457) with the added fields `code`, `request_id` and `retryable`. A client that
+repeats a request for which a prediction was created may pay twice, so the response to such a failure has the header
+`x-should-retry: false`.
 """
 
 from collections.abc import Iterable, Mapping
@@ -40,21 +41,21 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 ABSENT = object()
-"""What `Problem.given` holds when the caller gave nothing."""
+"""`Problem.given` for a field that the caller did not send."""
 
 _SHOWN_AT_MOST = 200
 
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One thing wrong with one field, said so that the caller can mend it."""
+    """One invalid field: its path, the rule that it breaks, and the value that was sent."""
 
     field: str
     message: str
     given: Any = ABSENT
 
     def within(self, prefix: str) -> "Problem":
-        """The same problem, seen from the document that holds this one at `prefix`."""
+        """The same problem with `prefix` before its field, for a request nested in a batch."""
         return Problem(f"{prefix}.{self.field}", self.message, self.given)
 
     def as_json(self) -> dict[str, Any]:
@@ -63,16 +64,16 @@ class Problem:
 
 
 class ServiceError(Exception):
-    """The root: something the caller is told by status, code and one sentence."""
+    """The root of the tree. `detail` is one sentence for the caller, by default the title."""
 
     status: ClassVar[int] = 500
     code: ClassVar[str] = "internal"
     title: ClassVar[str] = "Internal error"
     retryable: bool = False
     falls_back: bool = False
-    """Whether another model may do better: not when the account is in trouble, nor when this one may have been paid."""
+    """Whether a fallback model is tried next."""
     may_be_paid: bool = False
-    """Whether a prediction was made for the request that failed, may have been, or will be by the next process."""
+    """Whether a prediction was created for the failed request, may have been, or will be after a restart."""
 
     def __init__(self, detail: str = "", *, headers: Mapping[str, str] | None = None) -> None:
         super().__init__(detail or self.title)
@@ -81,15 +82,15 @@ class ServiceError(Exception):
 
     @property
     def headers(self) -> dict[str, str]:
-        """What the answer carries beside its body. Clients made with Stainless obey `x-should-retry`."""
+        """The headers of the response. Clients generated with Stainless obey `x-should-retry`."""
         return {**self._headers, "x-should-retry": "false"} if self.may_be_paid else {**self._headers}
 
     def as_item(self) -> dict[str, Any]:
-        """The error as a batch tells it for one of its items."""
+        """The error as the JSON of a batch item."""
         return {"code": self.code, "detail": self.detail, "retryable": self.retryable}
 
     def as_problem(self, request_id: str, *, root: str = "") -> dict[str, Any]:
-        """The error as a problem document. `root` is the path below which the caller finds the service."""
+        """The error as a problem document. `root` is the path of PUBLIC_URL."""
         return {
             "type": f"{root}/docs#{self.code}",
             "title": self.title,
@@ -105,7 +106,7 @@ class InvalidJSON(ServiceError):
 
 
 class InvalidRequest(ServiceError):
-    """Everything that is wrong with a request, by field."""
+    """All problems of a request at once, by field."""
 
     status, code = 400, "invalid_request"
     title = "The request is not valid"
@@ -156,7 +157,7 @@ class UnsupportedMediaType(ServiceError):
 
 
 class RangeNotSatisfiable(ServiceError):
-    """`size` in bytes is told, so that the next range can be within."""
+    """`size` is the size of the file in bytes, sent as `Content-Range`."""
 
     status, code = 416, "range_not_satisfiable"
     title = "The range is outside the file"
@@ -187,8 +188,8 @@ class ContentRefused(ServiceError):
 
 
 class _ComeBackLater(ServiceError):
-    """`retry_after` in seconds, sent as a whole number from 1 to 3600 unless a prediction `was_created`. By default the
-    time after which the next process likely runs."""
+    """`retry_after` in seconds is sent as an integer from 1 to 3600, unless a prediction `was_created`. The default is
+    the time that a restart usually takes."""
 
     retryable = True
 
@@ -214,11 +215,11 @@ class ShuttingDown(_ComeBackLater):
 
 
 class Internal(ServiceError):
-    """A fault of the service itself; the log has the trace, the caller the request id."""
+    """A bug in the service. The log has the traceback under the request id."""
 
 
 class LedgerDown(ServiceError):
-    """Nothing can be put on record now. The detail says why."""
+    """The ledger cannot be written or read at the moment. The detail has the reason."""
 
     code = Internal.code
     title = "The ledger cannot be written or read"
@@ -263,7 +264,7 @@ class UpstreamRateLimited(ServiceError):
 
 
 class AccountError(ServiceError):
-    """The account itself is in trouble, so trying its next call would only fail alike."""
+    """The account's token or credit was rejected, so its other requests would fail, too."""
 
 
 class TokenRejected(AccountError):
@@ -287,7 +288,7 @@ class ServerOutOfCredit(AccountError):
 
 
 def every_error() -> tuple[type[ServiceError], ...]:
-    """The leaves of the tree, in the order they are written, one a code: what callers can be told."""
+    """The errors that callers can receive: the leaves of the tree in source order, one per code."""
 
     def leaves(kind: type[ServiceError]) -> Iterable[type[ServiceError]]:
         below = kind.__subclasses__()
@@ -313,10 +314,10 @@ def restored(item: Mapping[str, Any]) -> ServiceError:
 
 
 def _shown(given: Any) -> Any:
-    """What a caller gave, short enough to repeat: scalars whole, the rest by its kind."""
+    """A caller's value, shortened for the response: lists and objects are described by their size."""
     if isinstance(given, str):
         shown = given if len(given) <= _SHOWN_AT_MOST else given[:_SHOWN_AT_MOST] + "…"
-        return shown.encode(errors="replace").decode()  # half a surrogate pair is no text
+        return shown.encode(errors="replace").decode()  # an unpaired surrogate cannot be encoded
     if isinstance(given, int) and given.bit_length() > 64:
         return f"an integer of {given.bit_length()} bits"
     if isinstance(given, list):

@@ -1,4 +1,4 @@
-"""The HTTP interface: one module for each group of routes. No other package but the application knows of Flask."""
+"""The HTTP interface: one module for each group of routes. Apart from `app.py`, only this package imports Flask."""
 
 from urllib.parse import unquote, urlsplit
 
@@ -10,9 +10,9 @@ from service import Runtime
 
 
 def register(app: Flask, service: Runtime) -> None:
-    """Add all routes to the application, in front of `service`.
+    """Add all routes of `service` to the application.
 
-    Each route stands below the path of `PUBLIC_URL` as well, since a proxy in front may strip that path or not.
+    Each route also exists below the path of `PUBLIC_URL`, since a proxy may or may not strip that path.
     """
     app.extensions["service"] = service
     app.extensions["caller_limits"] = CallerLimits.from_settings(service.settings)

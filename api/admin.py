@@ -1,4 +1,4 @@
-"""The routes of operations: limits, live figures and health."""
+"""The routes for operators: limits, statistics and health."""
 
 import time
 from typing import Any, Final
@@ -24,7 +24,7 @@ routes = Blueprint("admin", __name__)
 
 @routes.post("/configure")
 def configure() -> Response:
-    """Change the limits at once, both ways, under load."""
+    """Change the limits at once."""
     service = incoming.service()
     service.authenticator.require_admin(request.headers)
     g.caller = ADMIN
@@ -38,19 +38,19 @@ def configure() -> Response:
 
 @routes.get("/status")
 def status() -> Response:
-    """The live figures, and for the admin those of the work. A wrong key is no error: anyone may have the figures."""
+    """The statistics, with more for the admin. A wrong key is no error, since the rest is public."""
     service = incoming.service()
     return jsonify(_figures(service, for_admin=service.authenticator.is_admin(request.headers)))
 
 
 @routes.get("/health")
 def health() -> Response:
-    """Whether this process takes work."""
+    """Whether this process accepts work."""
     return jsonify(incoming.service().health())
 
 
 def _figures(service: Runtime, *, for_admin: bool) -> dict[str, Any]:
-    """Waits for nothing but a moment of the loop, and for the admin a read of the ledger."""
+    """Waits only for one call on the loop and, for the admin, one read of the ledger."""
     gate, others, ended, is_shared, skew, upstream = service.loop.call(lambda: _of_the_loop(service))
     return {
         "service": NAME,

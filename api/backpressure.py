@@ -1,7 +1,7 @@
-"""What all callers share: threads, memory and the processor. No caller can take the whole of one.
+"""Limits on the threads, memory and processor time that callers share. No caller can take all of one.
 
-Threads are finite, and a caller who waits for a result holds one. There are more threads than places for those who
-hold them, so `/health`, `/status` and `/configure` always have some.
+A request that waits for a result holds a thread. There are more threads than such requests may hold, so `/health`,
+`/status` and `/configure` always find one.
 """
 
 import threading
@@ -17,20 +17,20 @@ from errors import QueueFull
 from settings import FILES_AT_ONCE, HANDED_IN_AT_ONCE, LISTENERS_AT_ONCE, SLOWEST, Settings
 
 FILE_SECONDS: Final = 10.0
-"""Seconds over which the reader of a file is judged."""
+"""Seconds over which the speed of a file's reader is measured."""
 
 _JUDGED: Final = 1.0
-"""The same when all places are taken."""
+"""The same while the quota is full."""
 
 _PAUSE: Final = 0.1
 _NEWCOMERS: Final = 16
-"""Readers that may wait until it is known which reader is slow."""
+"""Readers that may wait at once while the slowest reader is determined."""
 
 
 class Quota:
-    """So many units of one resource for all callers, and at most half of them for one. Any thread.
+    """`total` units of one resource for all callers, and at most half of them for one. Safe in any thread.
 
-    `counted` says of what, as in "callers waiting for a result".
+    `counted` names the units in error details, such as "requests waiting for a result".
     """
 
     def __init__(self, total: int, *, counted: str) -> None:
@@ -38,21 +38,21 @@ class Quota:
             raise ValueError(f"total must be at least 1, got {total}")
         self.total: Final = total
         self.share: Final = max(1, total // 2)
-        """What one caller may have."""
+        """The units that one caller may have."""
         self._counted = counted
         self._lock = threading.Lock()
         self._taken: Counter[str] = Counter()
 
     @property
     def taken(self) -> int:
-        """What all callers have."""
+        """The units that all callers have."""
         with self._lock:
             return self._taken.total()
 
     def take(self, caller: str, amount: int = 1, *, retry_after: Callable[[], float]) -> Callable[[], None]:
-        """Take some. Returns what gives it back, in any thread, once; further calls do nothing.
+        """Take `amount` units. Returns a function that gives them back, in any thread; further calls do nothing.
 
-        Raises QueueFull, with the seconds until some is likely free."""
+        Raises QueueFull with `retry_after`, in seconds."""
         with self._lock:
             reason = self._refusal(caller, amount)
             if reason is None:
@@ -71,7 +71,7 @@ class Quota:
 
     @contextmanager
     def held(self, caller: str, *, retry_after: Callable[[], float]) -> Iterator[None]:
-        """Have one for as long as the context lasts."""
+        """Take one unit for the duration of the context."""
         leave = self.take(caller, retry_after=retry_after)
         try:
             yield
@@ -80,17 +80,17 @@ class Quota:
 
     def _refusal(self, caller: str, amount: int) -> str | None:
         if self._taken.total() + amount > self.total:
-            return f"There can be {self.total} {self._counted}, and no more."
+            return f"The service allows {self.total} {self._counted}."
         if self._taken[caller] + amount > self.share:
-            return f"There can be {self.share} {self._counted} of one caller, and no more."
+            return f"The service allows {self.share} {self._counted} per caller."
         return None
 
 
 class Turns:
-    """One thread at a time, in turn by caller: start-time fair queueing by the seconds that turns took. Any thread.
+    """A fair lock: start-time fair queueing by caller, by the seconds that turns took. Safe in any thread.
 
-    The next turn is that of the caller who had least, so a caller with little to do waits for one turn of another, and
-    not for all that others have in line. A newcomer begins level with the caller whose turn it is.
+    The next turn goes to the caller with the fewest seconds so far, so a caller with little work waits for one turn,
+    and not for all waiting turns of another. A new caller starts with the seconds of the caller whose turn it is.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -98,9 +98,9 @@ class Turns:
         self._lock = threading.Lock()
         self._queues: dict[str, deque[threading.Event]] = {}
         self._had: dict[str, float] = {}
-        """By caller: what it had when it began, and seconds since."""
+        """Seconds by caller, including those that a new caller starts with."""
         self._level = 0.0
-        """What the caller had whose turn it is."""
+        """The seconds of the caller whose turn it is, at its start."""
         self._is_taken = False
 
     @property
@@ -111,7 +111,7 @@ class Turns:
 
     @contextmanager
     def turn(self, caller: str) -> Iterator[None]:
-        """Wait for a turn, and have it for as long as the context lasts."""
+        """Wait for a turn, and hold it for the duration of the context."""
         admitted = threading.Event()
         with self._lock:
             self._had[caller] = max(self._had.get(caller, 0.0), self._level)
@@ -144,7 +144,7 @@ class Turns:
 
 
 class Connection(Protocol):
-    """A reader's connection, as `server.peer` has it."""
+    """A reader's connection; `server.peer.Peer` implements it."""
 
     patience: float
 
@@ -156,7 +156,7 @@ class Connection(Protocol):
 
 
 class Readers:
-    """The readers of files, each with a place of the `quota`. A newcomer without a place takes that of the slowest."""
+    """The readers of files, each with one unit of `quota`. If it is full, a new reader replaces the slowest one."""
 
     def __init__(self, quota: Quota, *, pause: Callable[[float], object] = time.sleep) -> None:
         self._quota = quota
@@ -166,7 +166,7 @@ class Readers:
         self._newcomers = threading.Semaphore(_NEWCOMERS)
 
     def begin(self, address: str, connection: Connection | None) -> Callable[[], None]:
-        """Take a place. Returns what gives it back. Raises QueueFull if no reader is slow."""
+        """Take a unit. Returns a function that gives it back. Raises QueueFull if no reader is slow."""
         free = self._place(address)
 
         def leave() -> None:
@@ -198,7 +198,7 @@ class Readers:
             self._newcomers.release()
 
     def _drop_slowest(self, address: str) -> None:
-        """Drop a reader that is too slow: of this address, or of any if all places are taken."""
+        """Drop the slowest reader below the minimum speed: of this address, or of any if the quota is full."""
         any_will_do = self._quota.taken >= self._quota.total
         with self._lock:
             rates = [
@@ -218,8 +218,8 @@ class Readers:
 
 @dataclass(frozen=True, slots=True)
 class CallerLimits:
-    """The resources that callers share, and how much of each one may have. All but `large_bodies`, which are bytes,
-    hold a thread each. `parsing` gives turns on the processor."""
+    """The limits on each shared resource. Each unit is one thread, but `large_bodies` counts bytes, and `parsing` is a
+    lock for parsing that uses the processor."""
 
     waiting: Quota
     submitting: Quota
@@ -232,8 +232,8 @@ class CallerLimits:
     def from_settings(cls, settings: Settings) -> "CallerLimits":
         return cls(
             waiting=Quota(settings.MAX_WAITING_CALLERS, counted="requests waiting for a result"),
-            submitting=Quota(HANDED_IN_AT_ONCE, counted="requests handing in work"),
-            files=Readers(Quota(FILES_AT_ONCE, counted="files on their way")),
+            submitting=Quota(HANDED_IN_AT_ONCE, counted="requests submitting work"),
+            files=Readers(Quota(FILES_AT_ONCE, counted="file downloads at once")),
             listeners=Quota(LISTENERS_AT_ONCE, counted="listeners to events"),
             large_bodies=Quota(settings.large_bodies_bytes, counted="bytes of large bodies in memory"),
             parsing=Turns(),

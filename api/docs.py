@@ -1,4 +1,4 @@
-"""The routes that explain the service: links, models, the OpenAPI document and the page to try it."""
+"""The routes that document the service: links, models, the OpenAPI document and an HTML page."""
 
 import secrets
 
@@ -14,10 +14,10 @@ from settings import SIMULATED_TOKEN
 routes = Blueprint("docs", __name__)
 
 
-# The public path without its slash is no redirect, which would be a page of HTML.
+# Without this, the public path without its slash would redirect by an HTML page.
 @routes.get("/", strict_slashes=False)
 def index() -> Response:
-    """What this is and where to go on. A browser is led to the page."""
+    """Links to the documentation. A browser is redirected to the HTML page."""
     if request.accept_mimetypes.best_match(["application/json", "text/html"]) == "text/html":
         response = Response(status=302, headers={"Location": f"{incoming.root()}/docs"})
         del response.headers["Content-Type"]
@@ -30,7 +30,7 @@ def index() -> Response:
 
 @routes.get("/models")
 def list_models() -> Response:
-    """The registry, or those of it that are of one kind, or in one tier."""
+    """The models, filtered by kind and tier if requested."""
     wanted = parse_filter(request.args.to_dict(flat=False))
     return jsonify(
         {"models": [model.as_json() for model in incoming.service().context.registry.models if wanted(model)]}
@@ -47,7 +47,7 @@ def openapi() -> Response:
 
 @routes.get("/docs")
 def docs() -> Response:
-    """A page to read and try it; nothing in it comes from elsewhere."""
+    """A self-contained HTML page to read and try the API."""
     nonce, settings = secrets.token_urlsafe(16), incoming.service().settings
     simulated = settings.REPLICATE_SIMULATE
     html = render_template(
@@ -62,7 +62,7 @@ def docs() -> Response:
     page = Response(html, mimetype="text/html")
     page.headers["Content-Security-Policy"] = (
         f"default-src 'none'; script-src 'nonce-{nonce}'; style-src 'nonce-{nonce}'; connect-src 'self'; "
-        # What a reader made is shown from where it lies.
+        # Outputs are shown from their own URLs.
         "img-src 'self' data: https: http://127.0.0.1:* http://localhost:*; "
         "media-src 'self' https: http://127.0.0.1:* http://localhost:*; "
         "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"

@@ -1,6 +1,6 @@
-"""A kept file as an HTTP answer: validators, ranges, caching, a name for the download (RFC 9110 8.8, 13, 14).
+"""The route for stored files: validators, ranges, caching and the download name (RFC 9110 8.8, 13, 14).
 
-What is kept under a name never changes, so it may be cached for a year, and its ETag is a strong one.
+A file never changes under its name, so it may be cached for a year, and its ETag is strong.
 """
 
 from datetime import UTC, datetime
@@ -19,7 +19,7 @@ routes = Blueprint("files", __name__)
 
 @routes.get("/files/<generation>/<name>")
 def file(generation: str, name: str) -> Response:
-    """An output that was kept. Whoever has the link may have it: nobody can guess one."""
+    """A stored output. The URL cannot be guessed, so it needs no key."""
     service = incoming.service()
     leave = incoming.limits().files.begin(incoming.peer(), incoming.connection())
     try:
@@ -36,8 +36,8 @@ def file(generation: str, name: str) -> Response:
 
 
 def answer(opened: OpenFile, request: Request, *, name: str) -> Response:
-    """The file, the part of it that is asked for, or that it has not changed. It is closed with the answer, also if
-    this raises RangeNotSatisfiable. `name` is what it is called here."""
+    """The response with the file, the requested range, or 304. The file is closed with the response, also if
+    this raises RangeNotSatisfiable. `name` is the default file name."""
     try:
         response = _answer(opened, request)
     except BaseException:
@@ -75,8 +75,8 @@ def _is_known(opened: OpenFile, request: Request) -> bool:
 
 
 def _part(opened: OpenFile, request: Request) -> tuple[int, int] | None:
-    """From where to where, or None for all of it: also when several parts are asked for, or a part of what it is no
-    longer. Ranges are for GET alone (RFC 9110 14.2)."""
+    """The requested range as start and stop. None means the whole file: no range, several ranges, or an If-Range that
+    does not match. Ranges apply to GET only (RFC 9110 14.2)."""
     wanted, only_if = request.range, request.if_range
     if wanted is None or request.method != "GET" or wanted.units != "bytes" or len(wanted.ranges) != 1:
         return None

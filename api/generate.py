@@ -1,6 +1,6 @@
-"""The routes that create: one generation, or a batch, or the forecast of either.
+"""The routes that create a generation or a batch, or forecast one.
 
-On Flask's threads, inside a request.
+All functions run in a Flask thread, inside a request.
 """
 
 from flask import Blueprint, Response, jsonify, request
@@ -19,7 +19,7 @@ routes = Blueprint("generate", __name__)
 
 @routes.post("/generate")
 def generate() -> Response:
-    """Generate: one generation, answered when it has ended, or as the caller prefers; or its forecast."""
+    """Create a generation and respond when it has ended, or earlier as `Prefer` says; or forecast it."""
     service, caller = incoming.service(), incoming.require_payer()
     preference = incoming.preference()
     with incoming.quota(preference).held(caller.turn, retry_after=service.seconds_per_release):
@@ -32,7 +32,7 @@ def generate() -> Response:
 
 @routes.post("/generate-batch")
 def generate_batch() -> Response:
-    """Generate a batch: every result in input order, or each as it is ready; or its forecast."""
+    """Create a batch and respond with all results in input order, or stream each when it is ready; or forecast it."""
     service, caller = incoming.service(), incoming.require_payer()
     preference = incoming.preference()
     leave = incoming.quota(preference).take(caller.turn, retry_after=service.seconds_per_release)
@@ -55,8 +55,7 @@ def generate_batch() -> Response:
 def _generation_of(
     service: Runtime, caller: Caller, preference: incoming.Preference
 ) -> Submission | Response:
-    """The generation that the body requests, and nothing else of the body stays in memory; or the answer, if it
-    requests a dry run."""
+    """The requested generation, or the response to a dry run. The body is released from memory on return."""
     address, key = incoming.address(), incoming.idempotency_key()
     with incoming.body(caller.turn, forms=True) as body:
         wanted = parse_generation(incoming.with_images_on_disk(body), service.context)
@@ -69,7 +68,7 @@ def _generation_of(
 
 
 def _batch_of(service: Runtime, caller: Caller, preference: incoming.Preference) -> Submission | Response:
-    """The batch that the body requests, with its plan; or the answer, if it requests the plan alone."""
+    """The requested batch with its plan, or the response to a dry run."""
     address, key = incoming.address(), incoming.idempotency_key()
     with incoming.body(caller.turn, forms=True) as body, incoming.turn_for(body, caller.turn):
         wanted = parse_batch(incoming.with_images_on_disk(body), service.context)

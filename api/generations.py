@@ -1,4 +1,4 @@
-"""The routes of recorded work: generations and batches by id, a caller's list, events and usage."""
+"""The routes to read and cancel work: generations and batches by id, the list, events and usage."""
 
 import json
 import queue
@@ -19,7 +19,7 @@ from ledger import Period
 from parsing.queries import cursor, each_once, parse_list, parse_usage
 
 _STILL_HERE: Final = 15.0
-"""Seconds after which a comment shows a listener, and everything in between, that the line is alive."""
+"""Seconds between the comments that keep a silent connection open through proxies."""
 
 log = structlog.get_logger("http")
 
@@ -28,34 +28,34 @@ routes = Blueprint("generations", __name__)
 
 @routes.get("/generations/<target>")
 def generation(target: str) -> Response:
-    """How a generation stands, or how it ended."""
+    """A generation: its state, or its result."""
     return _standing("gen", target)
 
 
 @routes.get("/batches/<target>")
 def batch(target: str) -> Response:
-    """How a batch stands, with what has ended of it."""
+    """A batch, with the results so far."""
     return _standing("batch", target)
 
 
 @routes.delete("/generations/<target>")
 def cancel_generation(target: str) -> Response:
-    """Cancel a generation; one that has ended stays as it ended."""
+    """Cancel a generation. One that has ended does not change."""
     return _cancelled("gen", target)
 
 
 @routes.delete("/batches/<target>")
 def cancel_batch(target: str) -> Response:
-    """Cancel what has not ended of a batch."""
+    """Cancel the unfinished generations of a batch."""
     return _cancelled("batch", target)
 
 
 @routes.get("/generations")
 def generations() -> Response:
-    """The caller's own generations, the latest first."""
+    """The caller's generations, the latest first."""
     service, principal = incoming.service(), incoming.authenticate()
     page = parse_list(_query(), service.context.registry, principal.id)
-    one_more = replace(page, limit=page.limit + 1)  # if it is there, there is another page
+    one_more = replace(page, limit=page.limit + 1)  # one more shows whether there is a next page
     records = service.loop.run(service.generations.page(one_more))
     shown, address = records[: page.limit], incoming.address()
     more = cursor(shown[-1].seq or 0) if len(records) > len(shown) else None
@@ -64,7 +64,7 @@ def generations() -> Response:
 
 @routes.get("/generations/<target>/events")
 def events(target: str) -> Response:
-    """What happens to a generation, as it happens (server-sent events)."""
+    """The events of a generation (server-sent events)."""
     service, principal, address = incoming.service(), incoming.authenticate(), incoming.address()
     generations = service.generations
     work = service.loop.run(generations.get(_of_kind("gen", target), principal))
@@ -84,7 +84,7 @@ def events(target: str) -> Response:
 
 @routes.get("/usage")
 def usage() -> Response:
-    """What was made and what it cost: of everybody for the admin, of their own for users."""
+    """The number and cost of generations: all for the admin, their own for users."""
     service, principal = incoming.service(), incoming.authenticate()
     query = parse_usage(_query())
     period = Period(

@@ -1,6 +1,6 @@
-"""What a route needs to know of the request at hand: who asks, for what, how they want to be told, and what it says.
+"""Reads the current request for a route: caller, preferences, idempotency key, addresses and body.
 
-On Flask's threads, inside a request.
+All functions run in a Flask thread, inside a request.
 """
 
 import re
@@ -40,13 +40,13 @@ _HOST: Final = re.compile(r"(?:[A-Za-z0-9._-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\])(?:
 _KEY: Final = re.compile(r"[!-~]{1,255}")
 _SECONDS: Final = re.compile(r"[0-9]{1,9}")
 _UNREADABLE: Final = (ConnectionError, TimeoutError, BlockingIOError, ParseException)
-"""Malformed chunks, or a caller who stopped sending. Other OSErrors are trouble of our own: a full disk, say."""
+"""Malformed chunks, or a caller who stopped sending. Any other OSError is the service's, such as a full disk."""
 
 _SMALL: Final = 65_536
-"""Bytes of a body that is always read at once."""
+"""Maximum bytes of a body that needs no share of memory and no turn to parse."""
 
 _FEW: Final = 100
-"""Items of a batch that is read and planned in a moment."""
+"""Maximum items of a batch that needs no turn to parse and plan."""
 
 _READ: Final = 262_144
 
@@ -56,7 +56,7 @@ _SOON: Final = 1.0
 
 @dataclass(frozen=True, slots=True)
 class Preference:
-    """How long the caller waits for the end, in seconds (None: until it is there), and what of their wishes that is."""
+    """Seconds that the caller waits for the end (None: without limit), and the value of `Preference-Applied`."""
 
     seconds: float | None = None
     applied: str | None = None
@@ -73,8 +73,8 @@ def limits() -> CallerLimits:
 
 
 def require_payer() -> Caller:
-    """The caller who pays for this request. A user's token that is new is checked before the body is read. Raises
-    TokenRejected, and ShuttingDown unless a key may stand for earlier work."""
+    """The caller who pays for this request. A new user's token is checked before the body is read. Raises
+    TokenRejected, and ShuttingDown unless an idempotency key may name earlier work."""
     if "Idempotency-Key" not in request.headers:
         service().raise_if_draining()
     caller = _identified(service().authenticator.payer)
@@ -84,7 +84,7 @@ def require_payer() -> Caller:
 
 
 def authenticate() -> Principal:
-    """Who sent this request, which spends nothing. Raises Unauthenticated."""
+    """The sender of this request, which spends nothing. Raises Unauthenticated."""
     found = _identified(service().authenticator.authenticate)
     g.caller = found.id
     return found
@@ -107,7 +107,7 @@ def idempotency_key() -> str | None:
 
 
 def preference() -> Preference:
-    """What `Prefer` says of waiting (RFC 7240); what is not understood there is not honoured, and no error."""
+    """The `Prefer` header (RFC 7240). Preferences that are not understood are ignored."""
     wishes: dict[str, str] = {}
     for wish in parse_list_header(request.headers.get("Prefer", "")):
         name, _, value = wish.partition(";")[0].partition("=")
@@ -118,7 +118,7 @@ def preference() -> Preference:
 
 
 def quota(preference: Preference) -> Quota:
-    """That of the requests that wait for the end, or of those that only hand their work in."""
+    """The quota for this request: of those that wait for the end, or of those that only submit."""
     return limits().submitting if preference.seconds == 0 else limits().waiting
 
 
@@ -128,7 +128,7 @@ def _unquoted(word: str) -> str:
 
 
 def address() -> str:
-    """The base URL under which this caller reaches the service. Call it before anything is spent: it may raise."""
+    """The base URL by which this caller reaches the service. It may raise, so call it before anything is spent."""
     host = request.environ.get("HTTP_HOST", "")
     if not _HOST.fullmatch(host):
         host = f"{request.environ['SERVER_NAME']}:{request.environ['SERVER_PORT']}"
@@ -136,13 +136,13 @@ def address() -> str:
 
 
 def root() -> str:
-    """The path of PUBLIC_URL, below which callers find every route; empty if there is none."""
+    """The path of PUBLIC_URL, below which all routes are; empty if there is none."""
     path: str = current_app.config["PUBLIC_PATH"]
     return path
 
 
 def view_name() -> str:
-    """The name of the view that answers, however the caller reaches it; empty if none does."""
+    """The name of the view for this request; empty if there is none."""
     return (request.endpoint or "").rpartition(".")[2]
 
 
@@ -157,7 +157,7 @@ def submission(
     seconds: float | None,
     plan: PlanRecord | None = None,
 ) -> Submission:
-    """This request as it is submitted, its uploaded files kept. Raises LedgerDown if they cannot be."""
+    """The submission for this request, with its uploaded files stored. Raises LedgerDown if they cannot be."""
     work_id, simulated = new_id(kind), service().settings.REPLICATE_SIMULATE
     return Submission(
         id=work_id,
@@ -180,18 +180,18 @@ def _fingerprint(kind: Literal["gen", "batch"], body: Any) -> BodyFingerprint:
 
 
 def peer() -> str:
-    """Who calls, as far as that is known without a key: the network that the connection comes from."""
+    """The network that the connection comes from, for requests without a key."""
     return network_of(request.remote_addr or "")
 
 
 def connection() -> Any:
-    """The caller's socket, where the server tells it; it is how a hang-up is noticed."""
+    """The caller's socket, used to notice a disconnect; None unless gunicorn serves."""
     return request.environ.get("gunicorn.socket")
 
 
 @contextmanager
 def body(caller_id: str, *, forms: bool = False) -> Iterator[Any]:
-    """The body, read: JSON, or a form that stands for it where forms are taken. A large one counts as memory of the
+    """The parsed body: JSON, or a form if `forms` is true. A large body counts as memory of the
     caller's until the context ends.
 
     Raises QueueFull if there is no memory for it, and the error of a body that cannot be used."""
@@ -209,13 +209,13 @@ def body(caller_id: str, *, forms: bool = False) -> Iterator[Any]:
 
 @contextmanager
 def bytes_of_body(caller_id: str) -> Iterator[bytes]:
-    """The body as it came. Raises as `body` does."""
+    """The raw body. Raises as `body` does."""
     with _Memory(caller_id) as memory:
         yield bytes(_bytes(memory))
 
 
 class _Memory(ExitStack):
-    """The share of a large body in the memory for all of them. It is given back when the context ends."""
+    """The share of one body in the memory for large bodies. The share is returned when the context ends."""
 
     def __init__(self, caller_id: str) -> None:
         super().__init__()
@@ -223,7 +223,7 @@ class _Memory(ExitStack):
         self._size = 0
 
     def hold(self, size: int) -> None:
-        """Let the body take so many bytes in all. Raises QueueFull, or PayloadTooLarge if it never could."""
+        """Raise the share to `size` bytes. Raises QueueFull, or PayloadTooLarge if the quota is always too small."""
         limit = limits().large_bodies
         if size > limit.share:
             raise PayloadTooLarge(f"The body needs more than {limit.share} bytes of memory.")
@@ -254,15 +254,15 @@ def _bytes(memory: _Memory) -> bytearray:
 
 
 def turn_for(body: Any, caller_id: str) -> AbstractContextManager[None]:
-    """The caller's turn to have this batch read and planned, which takes the processor for a while if it is large."""
+    """The caller's turn to parse and plan this batch; no turn is needed for a small one."""
     lists = [body.get(name) for name in ("prompts", "requests")] if isinstance(body, dict) else []
     is_quick = all(len(each) <= _FEW for each in lists if isinstance(each, list))
     return nullcontext() if is_quick else limits().parsing.turn(caller_id)
 
 
 def with_images_on_disk(body: Any) -> Any:
-    """The body with its large inline images in files, as if they had been uploaded, so that work which waits holds none
-    of them in memory. Raises LedgerDown if they cannot be written."""
+    """The body with its large inline images moved to files, so that waiting work does not hold them in memory. Raises
+    LedgerDown if they cannot be written."""
     try:
         return inline_images.moved(body, service().uploads_dir)
     except OSError as error:

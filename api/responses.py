@@ -1,6 +1,6 @@
-"""How work is answered: by its result when it has ended, by 202 while it goes on, by a problem if it failed.
+"""Responses to submitted work: its result once it has ended, 202 while it runs, a problem if it failed.
 
-On Flask's threads, inside a request.
+All functions run in a Flask thread, inside a request.
 """
 
 import json
@@ -27,13 +27,13 @@ NDJSON: Final = "application/x-ndjson"
 
 
 def wants_lines(request: Request) -> bool:
-    """Whether its caller would rather have a line a result than one document."""
+    """Whether the caller prefers a stream of one line per result to one JSON document."""
     lines = (NDJSON, f"{NDJSON}; charset=utf-8")
     return request.accept_mimetypes.best_match(["application/json", *lines]) in lines
 
 
 def answer(service: Runtime, work: Work | Stored, address: str, preference: incoming.Preference) -> Response:
-    """The answer to a submission. Raises the error of a single generation that failed."""
+    """The response to a submission. Raises the error of a single generation that failed."""
     if not work.has_ended:
         response = jsonify(service.loop.run(service.generations.describe(work, address)))
         response.status_code = 202
@@ -51,14 +51,14 @@ def answer(service: Runtime, work: Work | Stored, address: str, preference: inco
 
 
 def refusal(handed_over: HandedOver, address: str) -> ShuttingDown:
-    """The error for a caller whose work the next process continues, with the id to find it by."""
+    """The error for a caller whose work continues after a restart. The response also gets the id of the work."""
     work = handed_over.work
     g.beside_the_error = {"id": work.id} if isinstance(work, Batch) else views.facts(work.record(), address)
     return handed_over.error
 
 
 def stream(service: Runtime, submission: Submission, connection: Any) -> Response:
-    """A line for each result the moment it is ready, then the summary. A refusal comes before the first line."""
+    """A stream of one line per result as soon as it is ready, then the summary. Raises errors of submission."""
     ended: queue.SimpleQueue[tuple[Batch, int] | None] = queue.SimpleQueue()
     submitted = service.generations.submit(
         submission, on_item_done=lambda batch, index: ended.put((batch, index))
@@ -81,12 +81,12 @@ def stream(service: Runtime, submission: Submission, connection: Any) -> Respons
     response = Response(lines(), mimetype=NDJSON)
     response.call_on_close(
         future.cancel
-    )  # not in `lines`: a generator closed before its first line never runs
+    )  # not in `lines`, which never runs if it is closed before the first line
     return response
 
 
 def _next(ended: "queue.SimpleQueue[tuple[Batch, int] | None]") -> tuple[Batch, int] | None:
-    """The next item that has ended, and was not only interrupted; None after the last."""
+    """The next item that has ended, skipping interrupted ones; None after the last."""
     while (news := ended.get()) is not None:
         batch, index = news
         if batch.items[index].has_ended:
@@ -95,7 +95,7 @@ def _next(ended: "queue.SimpleQueue[tuple[Batch, int] | None]") -> tuple[Batch, 
 
 
 def _batch(future: "Future[Work | Stored]") -> Batch:
-    """The batch that was submitted, at its end or at that of the service."""
+    """The submitted batch, once it has ended or the service stops."""
     try:
         work = result(future)
     except HandedOver as handed_over:

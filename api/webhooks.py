@@ -1,4 +1,4 @@
-"""The route to which Replicate posts the ends of predictions."""
+"""The route for Replicate's webhooks."""
 
 import structlog
 from flask import Blueprint, Response, request
@@ -14,7 +14,7 @@ routes = Blueprint("webhooks", __name__)
 
 @routes.post("/webhooks/replicate")
 def pushed_by_replicate() -> Response:
-    """Replicate pushes how a prediction ended. What concerns nothing here is no news, and is not even read."""
+    """Receive the end of a prediction. A webhook about an unknown generation is ignored without reading its body."""
     service = incoming.service()
     push, generation_id = service.core.push, request.args.get("generation", "")
     expected = service.loop.run(push.expect(generation_id))

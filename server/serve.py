@@ -104,10 +104,10 @@ def _banner(settings: Settings) -> str:
     url = "http://" + settings.model_copy(update={"HOST": host}).address
     if not settings.REPLICATE_SIMULATE:
         token = "set" if settings.replicate_token else "not set, so the admin key cannot pay"
-        admin = "open" if settings.admin_key else "closed, since no admin key is set"
+        admin = "set" if settings.admin_key else "not set"
         return (
             f"\nServing on {url}; try {url}/docs\n"
-            f"Replicate: {settings.REPLICATE_BASE_URL}; server token: {token}; admin door: {admin}\n"
+            f"Replicate: {settings.REPLICATE_BASE_URL}; server token: {token}; admin key: {admin}\n"
             f"At once: {settings.REPLICATE_CONCURRENT_LIMIT}; a minute: {settings.REPLICATE_REQUESTS_PER_MINUTE}\n\n"
         )
     example = json.dumps(declared().models[0].as_json()["example"])

@@ -248,7 +248,7 @@ class Worker(ThreadWorker):  # type: ignore[misc] # gunicorn ships no types
         else:
             log.exception("request_crashed", request=request_id)
             error = Internal()
-            error.may_be_paid = True  # where it stopped is not known
+            error.may_be_paid = True  # a prediction may exist by now
         body = json.dumps(error.as_problem(request_id, root=self.wsgi.config["PUBLIC_PATH"]))
         headers = "".join(f"{name}: {value}\r\n" for name, value in error.headers.items())
         answer = (
