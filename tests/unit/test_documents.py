@@ -74,13 +74,26 @@ def test_where_does_it_go_names_what_each_recipe_writes_and_its_tests():
         made = {f"make {step['make']}" for step in recipe["steps"] if "make" in step}
         written = {edit.get("place", edit["file"]) for edit in edits(recipe)} - {"use"}
         recipes[name] = made | written, {test.partition("::")[0] for test in recipe["tests"]}
-    table = ARCHITECTURE.partition("\n## Where does it go?\n")[2].partition("\n## ")[0]
-    rows = [row.strip("| ").split(" | ") for row in table.splitlines() if "`" in row and row[0] == "|"]
+    table = ARCHITECTURE.partition("| new | write | tests |\n")[2].partition("\n\n")[0]
+    rows = [row.strip("| ").split(" | ") for row in table.splitlines()[1:]]
 
     assert recipes == {
         new: (set(re.findall(r"`([^`]*[/. ][^`]*)`", write)), set(re.findall(r"`([^`]+)`", tests)))
         for new, write, tests in rows
     }
+
+
+def test_each_file_that_is_changed_alone_has_the_names_to_look_for():
+    table = ARCHITECTURE.partition("| to change | file | look for |\n")[2].partition("\n\n")[0]
+    rows = [re.findall(r"`(\w[\w./]*)`", " ".join(row.split(" | ")[1:])) for row in table.splitlines()[1:]]
+
+    assert rows
+    assert [] == [
+        (path, name)
+        for path, *names in rows
+        for name in names or ["a name"]
+        if not re.search(rf"\b{name}\b", (ROOT / path).read_text())
+    ]
 
 
 @pytest.mark.parametrize("name", RECIPES)
