@@ -42,8 +42,8 @@ class Elsewhere:
             )
 
 
-def outcome_of(story, **limits):
-    """What `story(service, world)` returns, and when `account_shared` was logged."""
+def outcome_of(scenario, **limits):
+    """What `scenario(service, world)` returns, and when `account_shared` was logged."""
 
     async def whole():
         warned = []
@@ -57,7 +57,7 @@ def outcome_of(story, **limits):
         structlog.configure(processors=[note])
         try:
             async with replicate(OPTIONS, **limits) as (service, world):
-                return await story(service, world), warned
+                return await scenario(service, world), warned
         finally:
             structlog.configure(**before)
 
@@ -66,7 +66,7 @@ def outcome_of(story, **limits):
 
 @pytest.mark.parametrize("before_ours", [True, False])
 def test_a_prediction_that_is_not_ours_is_seen_by_the_first_poll_after_a_minute(before_ours):
-    async def story(service, world):
+    async def scenario(service, world):
         await asyncio.sleep(1)
         if before_ours:
             await Elsewhere(world).create()
@@ -80,11 +80,11 @@ def test_a_prediction_that_is_not_ours_is_seen_by_the_first_poll_after_a_minute(
         await asyncio.sleep(SIGN_LASTS)
         return seen, service.provider.account_shared
 
-    assert ((True, False), 1) == ((result := outcome_of(story))[0], len(result[1]))
+    assert ((True, False), 1) == ((result := outcome_of(scenario))[0], len(result[1]))
 
 
 def test_our_own_predictions_are_no_sign_of_sharing():
-    async def story(service, world):
+    async def scenario(service, world):
         world.faults.inject(on="create", reset="after")  # lost, found and adopted
         world.faults.inject(on="create", status=500)  # lost, never made, made again
         for round_ in range(3):
@@ -99,13 +99,13 @@ def test_our_own_predictions_are_no_sign_of_sharing():
         await service.run()
         return world.counters.snapshot().requests["list"]
 
-    lists, warned = outcome_of(story)
+    lists, warned = outcome_of(scenario)
     assert lists >= 4
     assert [] == warned
 
 
 def test_a_creation_whose_outcome_stays_unknown_is_no_sign_when_it_is_listed_after_all():
-    async def story(service, world):
+    async def scenario(service, world):
         await service.run("first")
         world.faults.inject(on="create", reset="after")
         world.faults.inject(on="list", times=1000, status=500)
@@ -115,17 +115,17 @@ def test_a_creation_whose_outcome_stays_unknown_is_no_sign_when_it_is_listed_aft
         await service.run("later")
         return lost.error.code
 
-    assert ("outcome_unknown", []) == outcome_of(story)
+    assert ("outcome_unknown", []) == outcome_of(scenario)
 
 
 def test_what_users_of_their_own_accounts_make_is_no_sign():
-    async def story(service, world):
+    async def scenario(service, world):
         await service.run(caller=USER)
         await Elsewhere(world, token=USER.credentials["replicate"]).create()
         await asyncio.sleep(70)
         await service.run()
 
-    assert (None, []) == outcome_of(story)
+    assert (None, []) == outcome_of(scenario)
 
 
 @pytest.mark.parametrize(
@@ -138,7 +138,7 @@ def test_what_users_of_their_own_accounts_make_is_no_sign():
     ],
 )
 def test_a_429_is_a_sign_if_it_names_no_reduced_limit_and_our_window_has_room(body, used, is_sign):
-    async def story(service, world):
+    async def scenario(service, world):
         for number in range(used):
             await service.run(f"{number}")
         answer = {"detail": body, "status": 429, "retry_after": 1}
@@ -146,28 +146,28 @@ def test_a_429_is_a_sign_if_it_names_no_reduced_limit_and_our_window_has_room(bo
         await service.run("one more")
         return service.provider.account_shared
 
-    assert is_sign == outcome_of(story, requests_per_minute=3)[0]
+    assert is_sign == outcome_of(scenario, requests_per_minute=3)[0]
 
 
 def test_a_shared_account_is_warned_of_once_a_minute():
-    async def story(service, world):
+    async def scenario(service, world):
         answer = {"detail": "Request was throttled.", "status": 429, "retry_after": 10}
         world.faults.inject(on="create", times=15, status=429, headers={}, body=answer)
         await service.run()
 
-    _, warned = outcome_of(story)
+    _, warned = outcome_of(scenario)
     assert 3 == len(warned)
     assert all(later - earlier >= 60 for earlier, later in pairwise(warned))
 
 
 def test_it_costs_no_request_for_a_poll_a_minute_is_made_by_a_page():
-    async def story(service, world):
+    async def scenario(service, world):
         for _ in range(12):
             await service.run()
             await asyncio.sleep(10)
         return world.counters.snapshot().requests
 
-    requests, _ = outcome_of(story)
+    requests, _ = outcome_of(scenario)
     assert 2 == requests["list"]
     assert requests["get"] + requests["list"] <= 12 * 6
 
@@ -178,7 +178,7 @@ def test_the_status_shows_it(client):
 
 
 def test_a_page_that_shows_a_success_before_its_output_ends_no_generation():
-    async def story(service, world):
+    async def scenario(service, world):
         await service.run()
         await asyncio.sleep(61)  # so that the next poll is made by a page
         running = asyncio.create_task(service.run("[[slow=20]]"))
@@ -187,4 +187,4 @@ def test_a_page_that_shows_a_success_before_its_output_ends_no_generation():
         world.faults.inject(on="list", status=200, body={"next": None, "results": [early]})
         return (await running).succeeded, world.faults.as_json()
 
-    assert (True, []) == outcome_of(story)[0]
+    assert (True, []) == outcome_of(scenario)[0]

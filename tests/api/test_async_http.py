@@ -3,7 +3,7 @@
 import pytest
 
 from harness.service_process import until
-from tests.support.api_client import ASYNC, CHECKED, PICTURE, ended, left, left_batch, look_up, picture
+from tests.support.api_client import ASYNC, CHECKED, PICTURE, ended, look_up, picture, submit, submit_batch
 from tests.support.callers import ADMIN, USER
 from tests.support.ndjson import NDJSON, stream
 from tests.support.problem_documents import fields, problem
@@ -49,7 +49,7 @@ def test_a_later_lookup_returns_the_body_that_waiting_would_have(client):
 
 
 def test_accepted_work_is_on_the_disk_before_the_response(app, client):
-    target = left(client, "[[hang]]")
+    target = submit(client, "[[hang]]")
 
     row = app.extensions["service"].queries.generation(target)
     assert row is not None
@@ -156,14 +156,14 @@ def test_respond_async_is_refused_like_any_request_and_spends_nothing(make_app, 
 def test_work_without_a_waiting_caller_takes_no_place_of_the_caller_limit(make_app, simulator):
     client = make_app(MAX_WAITING_CALLERS=1).test_client()
 
-    targets = [left(client, "[[hang]]") for _ in range(3)]
+    targets = [submit(client, "[[hang]]") for _ in range(3)]
 
     until(lambda: 3 == simulator.counts().in_flight)
     assert 200 == client.post("/generate", json=PICTURE, headers=USER).status_code
     with stream(client, USER, "quick", "[[hang]]"):  # the only seat is taken
         problem(client.post("/generate", json=PICTURE, headers=USER), 429, "queue_full", retryable=True)
-        targets.append(left(client, "[[hang]]"))
-        batch = left_batch(client, "[[hang]]")
+        targets.append(submit(client, "[[hang]]"))
+        batch = submit_batch(client, "[[hang]]")
     client.delete(f"/batches/{batch}", headers=USER)
     for target in targets:
         client.delete(f"/generations/{target}", headers=USER)

@@ -17,7 +17,7 @@ from catalog.references import Upload
 from harness.service_process import until
 from parsing.attachments import UPLOADED, Attachments, Gone
 from tests.api.test_forms import EDIT, INLINED, a_file
-from tests.support.api_client import ended, left, state
+from tests.support.api_client import ended, state, submit
 from tests.support.callers import ADMIN, PNG, USER
 from tests.support.problem_documents import problem
 
@@ -146,7 +146,7 @@ def post(client, image=IMAGE, path="/generate", *, by=ADMIN, **more):
 def interrupted(make_app, simulator):
     """A service whose one slot is taken, until it is closed."""
     app = make_app(REPLICATE_CONCURRENT_LIMIT=1)
-    left(app.test_client(), "[[slow=0.4]]")
+    submit(app.test_client(), "[[slow=0.4]]")
     until(lambda: 1 == simulator.counts().in_flight)
     return app
 

@@ -12,7 +12,7 @@ from errors import BudgetExceeded
 from generations.budget import Budget, check_cost
 from harness.service_process import until
 from ledger import DAY
-from tests.support.api_client import CHECKED, PICTURE, ended, left, left_batch, picture
+from tests.support.api_client import CHECKED, PICTURE, ended, picture, submit, submit_batch
 from tests.support.callers import ADMIN, USER
 from tests.support.declarations import MODELS
 from tests.support.problem_documents import fields, problem
@@ -298,15 +298,15 @@ def test_an_attempt_that_timed_out_counts_in_the_budget_beside_the_next(make_app
 
 def test_the_daily_budget_counts_waiting_work(make_app, simulator):
     client = make_app(BUDGET_USD_PER_DAY=0.1, REPLICATE_CONCURRENT_LIMIT=1).test_client()
-    running = left(client, "[[hang]]", by=ADMIN)
+    running = submit(client, "[[hang]]", by=ADMIN)
     until(lambda: 1 == simulator.counts().in_flight)
-    waiting = left_batch(client, "a", "b", by=ADMIN)
+    waiting = submit_batch(client, "a", "b", by=ADMIN)
 
     two = client.post("/generate", json=PICTURE | {"num_outputs": 2}, headers=ADMIN)
     problem(two, 402, "budget_exceeded")
     three = {"model_name": "flux-dev", "prompts": ["a", "b"]}
     problem(client.post("/generate-batch", json=three, headers=ADMIN), 402, "budget_exceeded")
-    last = left(client, by=ADMIN)
+    last = submit(client, by=ADMIN)
     problem(client.post("/generate", json=PICTURE, headers=ADMIN), 402, "budget_exceeded")
 
     client.delete(f"/batches/{waiting}", headers=ADMIN)
@@ -327,9 +327,9 @@ def test_a_users_own_token_neither_spends_the_budget_nor_is_refused_for_it(make_
     assert 200 == client.post("/generate-batch", json=batch, headers=USER).status_code
     assert 200 == client.post("/generate", json=fallback, headers=USER).status_code
     assert 0.155 == simulator.counts().billed_usd
-    left(client, "[[hang]]")
+    submit(client, "[[hang]]")
     until(lambda: 1 == simulator.counts().in_flight)
-    left_batch(client, *(3 * ["a"]))
+    submit_batch(client, *(3 * ["a"]))
     app.extensions["service"].close()
 
     client = make_app(BUDGET_USD_PER_DAY=0.05).test_client()  # and so after a restart
@@ -350,9 +350,9 @@ def test_a_restart_keeps_the_costs_of_the_day(make_app, simulator):
     app = make_app(BUDGET_USD_PER_DAY=0.1, REPLICATE_CONCURRENT_LIMIT=1)
     client = app.test_client()
     client.post("/generate", json=PICTURE, headers=ADMIN)
-    left(client, "[[slow=0.5]]", by=ADMIN)
+    submit(client, "[[slow=0.5]]", by=ADMIN)
     until(lambda: 1 == simulator.counts().in_flight)
-    waiting = left(client, by=ADMIN)
+    waiting = submit(client, by=ADMIN)
     app.extensions["service"].close()
 
     client = make_app(BUDGET_USD_PER_DAY=0.1).test_client()

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.support.api_client import left
+from tests.support.api_client import submit
 from tests.support.callers import ADMIN, PICTURE
 
 ALLOW = "Access-Control-Allow-Origin"
@@ -43,7 +43,7 @@ def test_below_a_public_path_it_is_the_same(make_app):
 
 
 def test_nothing_else_may_be_read(client):
-    target = left(client, by=ADMIN)
+    target = submit(client, by=ADMIN)
 
     for path in ("/", "/docs", "/status", "/health", "/nowhere", "/files", "/files/gen_1"):
         assert allowed(client, path) is None

@@ -10,14 +10,14 @@ import requests
 
 from harness.service_process import running_service, until
 from settings import LISTENERS_AT_ONCE
-from tests.support.api_client import PICTURE, ended, left, look_up, picture
+from tests.support.api_client import PICTURE, ended, look_up, picture, submit
 from tests.support.callers import ADMIN, USER
 from tests.support.ndjson import settle
 from tests.support.problem_documents import problem
 from tests.support.served_in_process import online
 
 
-def heard(answer):
+def events_of(answer):
     """The events of a stream, each as it comes: name and data."""
     for chunk in answer.iter_encoded():
         for block in chunk.decode().split("\n\n"):
@@ -37,10 +37,10 @@ def listen(client, target, *, by=USER):
 
 
 def test_a_subscriber_gets_every_event_from_queued_to_done(client):
-    target = left(client, "[[slow=0.3]]")
+    target = submit(client, "[[slow=0.3]]")
 
     with listen(client, target) as answer:
-        events = list(heard(answer))
+        events = list(events_of(answer))
 
     assert (200, "text/event-stream") == (answer.status_code, answer.mimetype)
     assert ["queued", "running", "done"] == order_of(events)
@@ -55,10 +55,10 @@ def test_a_subscriber_gets_every_event_from_queued_to_done(client):
     ("prompt", "names"), [("a", ["queued", "running", "done"]), ("[[nsfw]]", ["queued", "running", "done"])]
 )
 def test_a_subscriber_after_the_end_gets_all_events(client, prompt, names):
-    result = ended(client, left(client, prompt))
+    result = ended(client, submit(client, prompt))
 
     with listen(client, result["id"]) as answer:
-        events = list(heard(answer))
+        events = list(events_of(answer))
 
     assert names == [name for name, _ in events]
     assert result == events[-1][1]
@@ -66,12 +66,12 @@ def test_a_subscriber_after_the_end_gets_all_events(client, prompt, names):
 
 def test_a_generation_that_never_ran_has_no_running_event(make_app, simulator):
     client = make_app(REPLICATE_CONCURRENT_LIMIT=1).test_client()
-    running = left(client, "[[hang]]")
+    running = submit(client, "[[hang]]")
     until(lambda: 1 == simulator.counts().in_flight)
-    target = left(client)
+    target = submit(client)
     with listen(client, target) as answer:
         client.delete(f"/generations/{target}", headers=USER)
-        events = list(heard(answer))
+        events = list(events_of(answer))
 
     assert ["queued", "done"] == [name for name, _ in events]
     assert "canceled" == events[-1][1]["status"]
@@ -81,20 +81,20 @@ def test_a_generation_that_never_ran_has_no_running_event(make_app, simulator):
 def test_a_retry_is_an_event(client, simulator):
     simulator.inject(on="create", status=503, headers={"Retry-After": "0"})
     simulator.inject(on="create", delay=0.2)
-    target = left(client)
+    target = submit(client)
 
     with listen(client, target) as answer:
-        events = list(heard(answer))
+        events = list(events_of(answer))
 
     assert ["queued", "running", "done"] == order_of(events)
     assert 2 == events[-1][1]["attempts"]
 
 
 def test_progress_is_sent_for_models_that_print_it_and_only_grows(client):
-    target = left(client, "[[slow=1.5]]")
+    target = submit(client, "[[slow=1.5]]")
 
     with listen(client, target) as answer:
-        events = list(heard(answer))
+        events = list(events_of(answer))
 
     names = [name for name, _ in events]
     progress = [data["progress"] for name, data in events if name == "progress"]
@@ -105,19 +105,19 @@ def test_progress_is_sent_for_models_that_print_it_and_only_grows(client):
 
 
 def test_all_subscribers_get_the_same_events(app, client):
-    target = left(client, "[[slow=0.4]]")
+    target = submit(client, "[[slow=0.4]]")
     with online(app) as url, ThreadPoolExecutor(8) as listeners:
 
-        def hear(_):
+        def read_all(_):
             return requests.get(f"{url}/generations/{target}/events", headers=USER, timeout=30).text
 
-        answered = list(listeners.map(hear, range(8)))
+        answered = list(listeners.map(read_all, range(8)))
 
     assert 1 == len({each.rpartition("event: done")[2] for each in answered})
 
 
 def test_a_disconnected_subscriber_does_not_cancel_the_generation(app, client, simulator):
-    target = left(client, "[[slow=0.3]]")
+    target = submit(client, "[[slow=0.3]]")
     listen(client, target).close()
     listen(client, target).close()
 
@@ -127,7 +127,7 @@ def test_a_disconnected_subscriber_does_not_cancel_the_generation(app, client, s
 
 
 def test_progress_is_polled_only_while_there_are_subscribers(app, client):
-    target = left(client, "[[hang]]")
+    target = submit(client, "[[hang]]")
     until(lambda: "running" == look_up(client, target)["status"])
     service = app.extensions["service"]
     watcher = service.core.provider._watcher
@@ -145,7 +145,7 @@ def test_progress_is_polled_only_while_there_are_subscribers(app, client):
 
 
 def test_the_number_of_listeners_is_limited_and_freed_afterwards(app, client):
-    target = left(client, "[[hang]]")
+    target = submit(client, "[[hang]]")
     sitting = [listen(client, target) for _ in range(LISTENERS_AT_ONCE // 2)]
 
     refused = listen(client, target)
@@ -157,7 +157,7 @@ def test_the_number_of_listeners_is_limited_and_freed_afterwards(app, client):
     assert 200 == sitting[-1].status_code
 
     client.delete(f"/generations/{target}", headers=USER)
-    assert ["done"] * (LISTENERS_AT_ONCE // 2) == [list(heard(each))[-1][0] for each in sitting]
+    assert ["done"] * (LISTENERS_AT_ONCE // 2) == [list(events_of(each))[-1][0] for each in sitting]
     for each in sitting:
         each.close()
     listen(client, target).close()
@@ -165,7 +165,7 @@ def test_the_number_of_listeners_is_limited_and_freed_afterwards(app, client):
 
 
 def test_a_head_request_holds_no_listener_slot(client):
-    target = left(client, "[[hang]]")
+    target = submit(client, "[[hang]]")
 
     for _ in range(LISTENERS_AT_ONCE // 2 + 1):
         with client.head(f"/generations/{target}/events", headers=USER) as answer:
@@ -197,15 +197,15 @@ def test_a_listener_that_disconnects_frees_its_slot_at_once(simulator, tmp_path)
 def test_listeners_get_shutting_down_at_a_stop_and_may_reconnect(make_app, simulator):
     app = make_app(REPLICATE_CONCURRENT_LIMIT=1)
     client = app.test_client()
-    running = left(client, "[[slow=0.8]]", by=ADMIN)
+    running = submit(client, "[[slow=0.8]]", by=ADMIN)
     until(lambda: 1 == simulator.counts().in_flight)
-    target = left(client, by=ADMIN)
+    target = submit(client, by=ADMIN)
     with listen(client, target, by=ADMIN) as answer:
         app.extensions["service"].begin_drain(0)
-        assert ["queued", "shutting_down"] == [name for name, _ in heard(answer)]
+        assert ["queued", "shutting_down"] == [name for name, _ in events_of(answer)]
     app.extensions["service"].close()
 
     client = make_app().test_client()
     for each in (running, target):
         with listen(client, each, by=ADMIN) as answer:
-            assert "succeeded" == list(heard(answer))[-1][1]["status"]
+            assert "succeeded" == list(events_of(answer))[-1][1]["status"]

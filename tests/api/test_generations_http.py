@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from harness.service_process import until
 from parsing.queries import cursor
-from tests.support.api_client import ASYNC, PICTURE, ended, left, left_batch, look_up, picture, state
+from tests.support.api_client import ASYNC, PICTURE, ended, look_up, picture, state, submit, submit_batch
 from tests.support.callers import ADMIN, USER
 from tests.support.ndjson import lines, settle, stream
 from tests.support.problem_documents import fields, problem
@@ -34,9 +34,9 @@ def prompts(client, query="", *, by=USER):
 
 def test_unfinished_work_shows_an_estimate_and_queued_work_its_place(make_app, simulator):
     client = make_app(REPLICATE_CONCURRENT_LIMIT=1).test_client()
-    running = left(client, "[[hang]]")
+    running = submit(client, "[[hang]]")
     until(lambda: "running" == state(client, running))
-    waiting = [left(client, f"{number}") for number in range(3)]
+    waiting = [submit(client, f"{number}") for number in range(3)]
 
     at_work, *in_line = (look_up(client, target) for target in (running, *waiting))
     assert (running, "running", simulator.predictions()[0].id) == (
@@ -58,9 +58,9 @@ def test_unfinished_work_shows_an_estimate_and_queued_work_its_place(make_app, s
 def test_a_stall_shows_in_the_status_and_a_creation_in_doubt_in_the_generation(client, simulator):
     simulator.inject(on="create", reset="after")
     simulator.inject(on="list", times=1000, status=502)
-    target = left(client, "a fox")
+    target = submit(client, "a fox")
     until(lambda: look_up(client, target).get("creation_in_doubt"))
-    waiting = left(client, "a hare")
+    waiting = submit(client, "a hare")
     until(lambda: client.get("/status").json["upstream"]["stalled"])
 
     assert {"status": "queued"}.items() <= look_up(client, waiting).items()
@@ -78,7 +78,7 @@ def test_a_stall_shows_in_the_status_and_a_creation_in_doubt_in_the_generation(c
 
 
 def test_a_failed_generation_shows_its_error(client):
-    target = left(client, "[[nsfw]]")
+    target = submit(client, "[[nsfw]]")
 
     result = ended(client, target)
     assert (False, "failed", "content_refused") == (
@@ -89,7 +89,7 @@ def test_a_failed_generation_shows_its_error(client):
 
 
 def test_only_its_owner_and_the_admin_see_that_it_exists(client):
-    targets = [left(client), left_batch(client, "a")]
+    targets = [submit(client), submit_batch(client, "a")]
 
     for target in targets:
         ended(client, target)
@@ -132,7 +132,7 @@ def test_an_invalid_id_is_not_found(client, target):
 
 
 def test_a_generation_is_no_batch_and_a_batch_no_generation(client):
-    one, several = left(client), left_batch(client, "a", "b")
+    one, several = submit(client), submit_batch(client, "a", "b")
 
     for address in (f"/batches/{one}", f"/generations/{several}"):
         problem(client.get(address, headers=USER), 404, "not_found")
@@ -143,14 +143,14 @@ def test_a_generation_is_no_batch_and_a_batch_no_generation(client):
 def test_the_admin_may_look_up_work_without_a_replicate_token(make_app):
     app = make_app(REPLICATE_API_TOKEN="")
     client = app.test_client()
-    target, batch = left(client), left_batch(client, "[[hang]]")
+    target, batch = submit(client), submit_batch(client, "[[hang]]")
     ended(client, target)
 
     assert "succeeded" == state(client, target, by=ADMIN)
     assert [] == listed(client, by=ADMIN)["generations"]
     assert 1 == client.get("/usage", headers=ADMIN).json["total"]["generations"]
-    with client.get(f"/generations/{target}/events", headers=ADMIN) as heard:
-        assert b"event: done" in heard.data
+    with client.get(f"/generations/{target}/events", headers=ADMIN) as stream:
+        assert b"event: done" in stream.data
     assert 1 == client.delete(f"/batches/{batch}", headers=ADMIN).json["failed"]
 
 
@@ -159,7 +159,7 @@ def test_the_admin_may_look_up_work_without_a_replicate_token(make_app):
 
 def test_a_running_batch_shows_its_counts_and_the_results_so_far(make_app, simulator):
     client = make_app(REPLICATE_CONCURRENT_LIMIT=2).test_client()
-    target = left_batch(client, "[[hang]] a", "b", "[[fail]] c", "[[hang]] d", "e", by=ADMIN)
+    target = submit_batch(client, "[[hang]] a", "b", "[[fail]] c", "[[hang]] d", "e", by=ADMIN)
 
     until(lambda: {"succeeded", "failed"} < look_up(client, target, by=ADMIN)["counts"].keys())
     until(lambda: 2 == look_up(client, target, by=ADMIN)["counts"].get("running"))
@@ -181,10 +181,10 @@ def test_a_running_batch_shows_its_counts_and_the_results_so_far(make_app, simul
 
 def test_a_batch_of_queued_items_is_queued(make_app, simulator):
     client = make_app(REPLICATE_CONCURRENT_LIMIT=1).test_client()
-    running = left(client, "[[hang]]")
+    running = submit(client, "[[hang]]")
     until(lambda: 1 == simulator.counts().in_flight)
 
-    target = left_batch(client, "a", "b")
+    target = submit_batch(client, "a", "b")
 
     batch = look_up(client, target)
     assert ("queued", {"queued": 2}, 1, []) == tuple(
@@ -212,7 +212,7 @@ def test_a_later_lookup_of_a_batch_and_its_items_returns_the_same_bodies(client)
 
 
 def test_cancelling_running_work_cancels_at_replicate_and_a_second_cancel_changes_nothing(client, simulator):
-    target = left(client, "[[hang]]")
+    target = submit(client, "[[hang]]")
     until(lambda: "running" == state(client, target))
 
     first = client.delete(f"/generations/{target}", headers=USER)
@@ -226,9 +226,9 @@ def test_cancelling_running_work_cancels_at_replicate_and_a_second_cancel_change
 
 def test_cancelling_queued_work_costs_nothing(make_app, simulator):
     client = make_app(REPLICATE_CONCURRENT_LIMIT=1).test_client()
-    running = left(client, "[[hang]]")
+    running = submit(client, "[[hang]]")
     until(lambda: 1 == simulator.counts().in_flight)
-    target = left(client)
+    target = submit(client)
 
     answered = client.delete(f"/generations/{target}", headers=USER).json
 
@@ -239,7 +239,7 @@ def test_cancelling_queued_work_costs_nothing(make_app, simulator):
 
 def test_cancelling_a_pending_creation_cancels_its_prediction_when_the_answer_comes(client, simulator):
     simulator.inject(on="create", delay=0.4)
-    target = left(client, "[[hang]]")
+    target = submit(client, "[[hang]]")
     until(lambda: "submitting" == state(client, target))
 
     answered = client.delete(f"/generations/{target}", headers=USER).json
@@ -250,7 +250,7 @@ def test_cancelling_a_pending_creation_cancels_its_prediction_when_the_answer_co
 
 def test_cancelling_ended_work_changes_nothing(client, simulator):
     for prompt in ("a", "[[fail]]"):
-        target = left(client, prompt)
+        target = submit(client, prompt)
         before = ended(client, target)
 
         answer = client.delete(f"/generations/{target}", headers=USER)
@@ -260,7 +260,7 @@ def test_cancelling_ended_work_changes_nothing(client, simulator):
 
 
 def test_simultaneous_cancels_cancel_once(app, client, simulator):
-    target = left(client, "[[hang]]")
+    target = submit(client, "[[hang]]")
     until(lambda: "running" == state(client, target))
     with ThreadPoolExecutor(8) as callers:
 
@@ -275,7 +275,7 @@ def test_simultaneous_cancels_cancel_once(app, client, simulator):
 
 
 def test_the_admin_may_cancel_a_users(client, simulator):
-    target = left(client, "[[hang]]")
+    target = submit(client, "[[hang]]")
     until(lambda: "running" == state(client, target))
 
     assert "canceled" == client.delete(f"/generations/{target}", headers=ADMIN).json["status"]
@@ -283,7 +283,7 @@ def test_the_admin_may_cancel_a_users(client, simulator):
 
 
 def test_an_item_of_a_batch_can_be_cancelled_by_itself(client):
-    target = left_batch(client, "[[hang]] a", "[[slow=0.3]] b")
+    target = submit_batch(client, "[[hang]] a", "[[slow=0.3]] b")
     until(lambda: 2 == look_up(client, target)["counts"].get("running"))
     first, _ = client.get("/generations?state=running", headers=USER).json["generations"][::-1]
 
@@ -351,9 +351,9 @@ def test_work_that_was_looked_up_continues_when_its_caller_disconnects(app, clie
 def test_work_cancelled_during_a_stop_is_not_resumed(make_app, simulator, by):
     app = make_app(REPLICATE_CONCURRENT_LIMIT=1)
     client, service = app.test_client(), app.extensions["service"]
-    running, partly = left(client, "[[hang]]", by=by), left_batch(client, "c", "d", by=by)
+    running, partly = submit(client, "[[hang]]", by=by), submit_batch(client, "c", "d", by=by)
     until(lambda: "running" == state(client, running, by=by))
-    one, several, kept = left(client, by=by), left_batch(client, "a", "b", by=by), left(client, by=by)
+    one, several, kept = submit(client, by=by), submit_batch(client, "a", "b", by=by), submit(client, by=by)
     service.begin_drain(600)
     until(lambda: 1 == service.loop.call(lambda: len(service.core.supervisor.tasks())))
     item = client.get("/generations", headers=by).json["generations"][-2]["id"]
@@ -379,9 +379,9 @@ def test_work_cancelled_during_a_stop_is_not_resumed(make_app, simulator, by):
 def test_suspended_work_shows_since_when_and_so_does_a_batch(make_app, simulator):
     app = make_app(REPLICATE_CONCURRENT_LIMIT=1)
     client = app.test_client()
-    left(client, "[[hang]]")
+    submit(client, "[[hang]]")
     until(lambda: 1 == simulator.counts().in_flight)
-    several = left_batch(client, "a", "b")
+    several = submit_batch(client, "a", "b")
     assert "waiting_for_owner_since" not in look_up(client, several)
     app.extensions["service"].close()
     client = make_app(REPLICATE_CONCURRENT_LIMIT=3).test_client()
@@ -397,9 +397,9 @@ def test_suspended_work_shows_since_when_and_so_does_a_batch(make_app, simulator
 def test_suspended_work_resumes_when_its_owner_looks_it_up(make_app, simulator):
     app = make_app(REPLICATE_CONCURRENT_LIMIT=1)
     client = app.test_client()
-    ran = left(client, "[[slow=0.3]]")
+    ran = submit(client, "[[slow=0.3]]")
     until(lambda: "running" == state(client, ran))
-    one, several = left(client, "one"), left_batch(client, "a", "b")
+    one, several = submit(client, "one"), submit_batch(client, "a", "b")
     app.extensions["service"].close()
 
     client = make_app(REPLICATE_CONCURRENT_LIMIT=3).test_client()
@@ -416,7 +416,7 @@ def test_suspended_work_resumes_when_its_owner_looks_it_up(make_app, simulator):
 
 def test_the_owner_cancels_suspended_work_at_replicate(make_app, simulator):
     app = make_app()
-    target = left(app.test_client(), "[[hang]]")
+    target = submit(app.test_client(), "[[hang]]")
     until(lambda: "running" == state(app.test_client(), target))
     app.extensions["service"].close()
 
@@ -430,9 +430,9 @@ def test_the_owner_cancels_suspended_work_at_replicate(make_app, simulator):
 def test_the_admin_cancels_suspended_work_and_its_batch_ends(make_app, simulator):
     app = make_app(REPLICATE_CONCURRENT_LIMIT=1)
     client = app.test_client()
-    left(client, "[[slow=0.3]]")
+    submit(client, "[[slow=0.3]]")
     until(lambda: 1 == simulator.counts().in_flight)
-    one, several = left(client, "one"), left_batch(client, "a", "b")
+    one, several = submit(client, "one"), submit_batch(client, "a", "b")
     app.extensions["service"].close()
     client = make_app().test_client()
 
@@ -449,9 +449,9 @@ def test_the_admin_cancels_suspended_work_and_its_batch_ends(make_app, simulator
 def test_an_owner_whose_image_is_gone_gets_that_error(make_app, simulator, tmp_path):
     app = make_app(REPLICATE_CONCURRENT_LIMIT=1)
     client = app.test_client()
-    left(client, "[[slow=0.3]]")
+    submit(client, "[[slow=0.3]]")
     until(lambda: 1 == simulator.counts().in_flight)
-    target = left(client)
+    target = submit(client)
     app.extensions["service"].close()
     written = {"model_name": "kontext-max", "prompt": "a", "input_image": {"uploaded": 0}}
     with closing(sqlite3.connect(tmp_path / "ledger.db")) as ledger, ledger:
@@ -482,7 +482,7 @@ def test_a_list_has_the_callers_own_the_latest_first(client):
 
 
 def test_a_list_includes_unfinished_work(client):
-    target = left(client, "[[hang]]")
+    target = submit(client, "[[hang]]")
 
     (only,) = listed(client)["generations"]
 
@@ -576,7 +576,7 @@ def test_no_query_causes_worse_than_a_bad_request(client, name, value, path):
 
 
 def test_routes_accept_only_their_methods(client):
-    target = ended(client, left(client))["id"]
+    target = ended(client, submit(client))["id"]
 
     for path, method in (
         (f"/generations/{target}", "POST"),

@@ -16,7 +16,7 @@ from werkzeug.test import encode_multipart
 from harness.service_process import running_service, until
 from loop_thread import ClientDisconnected, result
 from tests.api.test_forms import LARGE, a_file
-from tests.support.api_client import ASYNC, CHECKED, PICTURE, ended, left, left_batch, picture, state
+from tests.support.api_client import ASYNC, CHECKED, PICTURE, ended, picture, state, submit, submit_batch
 from tests.support.callers import ADMIN, PNG, USER
 from tests.support.ndjson import NDJSON, lines, settle
 from tests.support.problem_documents import fields, problem
@@ -144,9 +144,9 @@ def test_a_refused_request_leaves_its_key_free(make_app, simulator):
     assert ["prompt"] == fields(ask(client, picture("")))
     problem(ask(client, PICTURE | {"max_cost_usd": 0.001}), 402, "budget_exceeded")
     problem(ask(client, BATCH, "/generate-batch"), 429, "queue_full", retryable=False)
-    running, queued = left(client, "[[hang]]"), ""
+    running, queued = submit(client, "[[hang]]"), ""
     until(lambda: 1 == simulator.counts().in_flight)
-    queued = left(client, "queued")
+    queued = submit(client, "queued")
     problem(ask(client), 429, "queue_full", retryable=True)
 
     for target in (queued, running):
@@ -171,7 +171,7 @@ def test_simultaneous_requests_with_one_key_create_one_generation(app, simulator
 
 
 def test_a_repeat_while_it_runs_waits_with_the_first_or_responds_async(client, simulator):
-    target = left(client, "[[slow=0.4]]", by=USER | KEY)
+    target = submit(client, "[[slow=0.4]]", by=USER | KEY)
     body = picture("[[slow=0.4]]")
 
     asked_again = ask(client, body, **ASYNC)
@@ -196,7 +196,7 @@ def test_a_repeated_batch_is_returned_whole_in_both_formats(client, simulator):
 
 def test_a_repeated_stream_has_every_line_once(client, simulator):
     body = {"model_name": "flux-dev", "prompts": ["[[slow=0]] a", "[[slow=0.4]] b", "[[slow=0.2]] c"]}
-    left_batch(client, *body["prompts"], by=USER | KEY)
+    submit_batch(client, *body["prompts"], by=USER | KEY)
 
     shown = list(lines(ask(client, body, "/generate-batch", **NDJSON)))
 
@@ -208,7 +208,7 @@ def test_a_repeated_stream_has_every_line_once(client, simulator):
 def test_a_repeated_batch_needs_no_room_in_a_full_queue(make_app, simulator):
     client = make_app(MAX_QUEUED=3, REPLICATE_CONCURRENT_LIMIT=1).test_client()
     prompts = ["[[hang]] a", "b", "c"]
-    target = left_batch(client, *prompts, by=USER | KEY)
+    target = submit_batch(client, *prompts, by=USER | KEY)
     until(lambda: 1 == simulator.counts().in_flight)
 
     body = {"model_name": "flux-dev", "prompts": prompts}
@@ -384,10 +384,10 @@ def test_a_key_of_the_simulation_is_free_for_a_real_request(make_app):
 def test_work_of_before_a_restart_resumes_when_its_owner_sends_the_key(make_app, simulator):
     app = make_app(REPLICATE_CONCURRENT_LIMIT=1)
     client = app.test_client()
-    ran = left(client, "[[slow=0.5]]", by=USER | KEY)
+    ran = submit(client, "[[slow=0.5]]", by=USER | KEY)
     until(lambda: 1 == simulator.counts().in_flight)
-    waited = left(client, by=USER | {"Idempotency-Key": "w"})
-    batch = left_batch(client, *BATCH["prompts"], by=USER | {"Idempotency-Key": "b"})
+    waited = submit(client, by=USER | {"Idempotency-Key": "w"})
+    batch = submit_batch(client, *BATCH["prompts"], by=USER | {"Idempotency-Key": "b"})
 
     client = restarted(make_app, app, REPLICATE_CONCURRENT_LIMIT=1)
 
@@ -406,9 +406,9 @@ def test_work_of_before_a_restart_resumes_when_its_owner_sends_the_key(make_app,
 def test_an_admins_key_returns_work_that_resumed_by_itself(make_app, simulator):
     app = make_app(REPLICATE_CONCURRENT_LIMIT=1)
     client = app.test_client()
-    left(client, "[[slow=0.3]]", by=ADMIN)
+    submit(client, "[[slow=0.3]]", by=ADMIN)
     until(lambda: 1 == simulator.counts().in_flight)
-    target = left(client, by=ADMIN | KEY)
+    target = submit(client, by=ADMIN | KEY)
 
     client = restarted(make_app, app)
 
@@ -493,9 +493,9 @@ def test_a_key_outlives_its_day_while_its_work_is_suspended(make_app, simulator,
     app = make_app(REPLICATE_CONCURRENT_LIMIT=1)
     client = app.test_client()
     over = ask(client, picture("over"), **{"Idempotency-Key": "over"}).json["id"]
-    left(client, "[[slow=0.3]]")
+    submit(client, "[[slow=0.3]]")
     until(lambda: 1 == simulator.counts().in_flight)
-    target = left(client, by=USER | KEY)
+    target = submit(client, by=USER | KEY)
     app.extensions["service"].close()
     with closing(sqlite3.connect(tmp_path / "ledger.db")) as ledger, ledger:
         ledger.execute("UPDATE idempotency_keys SET created_at = created_at - 90000")
@@ -512,10 +512,10 @@ def test_a_key_outlives_its_day_while_its_work_is_suspended(make_app, simulator,
 def test_expired_work_is_returned_as_interrupted_under_its_key(make_app, simulator):
     app = make_app(REPLICATE_CONCURRENT_LIMIT=1)
     client = app.test_client()
-    left(client, "[[slow=0.3]]")
+    submit(client, "[[slow=0.3]]")
     until(lambda: 1 == simulator.counts().in_flight)
-    target = left(client, by=USER | KEY)
-    batch = left_batch(client, *BATCH["prompts"], by=USER | {"Idempotency-Key": "b"})
+    target = submit(client, by=USER | KEY)
+    batch = submit_batch(client, *BATCH["prompts"], by=USER | {"Idempotency-Key": "b"})
     app.extensions["service"].close()
     app = make_app(RESUME_TTL=0)
     service = app.extensions["service"]
@@ -544,9 +544,9 @@ def test_a_dry_run_ignores_its_key(client, simulator):
 def test_simultaneous_returns_after_a_restart_resume_the_work_once(make_app, simulator):
     app = make_app(REPLICATE_CONCURRENT_LIMIT=1)
     client = app.test_client()
-    blocker = left(client, "[[hang]]")
+    blocker = submit(client, "[[hang]]")
     until(lambda: 1 == simulator.counts().in_flight)
-    target = left(client, by=USER | KEY)
+    target = submit(client, by=USER | KEY)
     app.extensions["service"].close()
     app = make_app()
     with online(app) as url, ThreadPoolExecutor(8) as callers:

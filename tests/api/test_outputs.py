@@ -18,7 +18,7 @@ from providers.replicate.answers import NOTHING_SECRET, read_prediction
 from providers.replicate.outputs import with_media_checked
 from providers.replicate.redaction import REDACTED, Redaction
 from tests.support import virtual_time
-from tests.support.api_client import PICTURE, ended, left, left_batch, look_up
+from tests.support.api_client import PICTURE, ended, look_up, submit, submit_batch
 from tests.support.callers import ADMIN, USER
 from tests.support.disconnect import Quick, Slow, a_service, next_service, on_record
 from tests.support.ndjson import lines, stream
@@ -348,9 +348,9 @@ def test_batches_lookups_events_and_webhooks_show_the_same_outputs(make_app):
     client = make_app(REPLICATE_SIMULATE=1, WEBHOOK_SECRET="whsec_" + "A" * 32).test_client()
     wrong = {"code": "generation_failed", "detail": "I cannot draw that.", "retryable": False}
     with receiving() as receiver:
-        single = ended(client, left(client, "[[text]]", webhook=receiver.url))
+        single = ended(client, submit(client, "[[text]]", webhook=receiver.url))
         until(lambda: receiver.received)
-    batch = ended(client, left_batch(client, "[[text]]", "a"))
+    batch = ended(client, submit_batch(client, "[[text]]", "a"))
     streamed = [each for each in lines(stream(client, USER, "[[text]]", "a")) if each.get("index") == 0]
     with client.get(f"/generations/{single['id']}/events", headers=USER) as answer:
         event = answer.get_data(as_text=True)
@@ -385,11 +385,11 @@ TWO = replace(SUCCEEDED, outputs=(Url(A), Text("and"), Url("https://replicate.de
 def outcome(made: Prediction, *missing: int, **fields):
     """How one generation ends whose outputs of these numbers do not exist."""
 
-    async def story():
+    async def scenario():
         _, inside = a_service(MemoryProvider(made), outputs=Hollow(*missing))
         return result(await run(inside, a_picture(num_outputs=2, **fields)))
 
-    return virtual_time.run(story())
+    return virtual_time.run(scenario())
 
 
 def test_an_output_that_exists_but_could_not_be_kept_counts():
@@ -417,7 +417,7 @@ def test_without_any_output_it_is_a_failure_that_says_what_is_wrong():
     ("late", "code", "usd"), [(60.0, "generation_failed", 0.0), (OUTPUTS_LAST, "interrupted", 0.025)]
 )
 def test_after_a_restart_it_ends_alike_unless_replicate_has_deleted_the_outputs_since(late, code, usd):
-    async def story():
+    async def scenario():
         fake, ledger = MemoryProvider(), Notes()
         _, inside = a_service(fake, ledger=ledger, outputs=Slow())
         generation = inside.supervisor.accept(submission(a_picture(), ADMIN_CALLER))
@@ -433,6 +433,6 @@ def test_after_a_restart_it_ends_alike_unless_replicate_has_deleted_the_outputs_
         await later.supervisor.wait(again)
         return result(again), len(fake.sent)
 
-    body, sent = virtual_time.run(story())
+    body, sent = virtual_time.run(scenario())
 
     assert (code, usd, 1) == (body["error"]["code"], body["cost_usd"], sent)

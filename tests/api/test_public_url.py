@@ -7,7 +7,7 @@ import pytest
 import requests
 
 from harness.service_process import free_port, running_service, until
-from tests.support.api_client import ASYNC, PICTURE, ended, left
+from tests.support.api_client import ASYNC, PICTURE, ended, submit
 from tests.support.callers import ADMIN
 from tests.support.served_in_process import online
 
@@ -54,7 +54,7 @@ def test_links_to_files_lead_below_the_public_path(client):
 
 @pytest.mark.parametrize("prefix", ["", "/gen"])
 def test_routes_are_found_with_and_without_the_path(client, prefix):
-    target = left(client, by=ADMIN)
+    target = submit(client, by=ADMIN)
 
     for path in (
         "/health",

@@ -14,7 +14,7 @@ from providers import Text, Url
 from providers.replicate.answers import read_prediction
 from providers.replicate.redaction import REDACTED, SHORTEST, Redaction
 from tests.api.test_replicate_webhooks_http import message, post
-from tests.support.api_client import PICTURE, ended, left, look_up
+from tests.support.api_client import PICTURE, ended, look_up, submit
 from tests.support.callers import ADMIN
 from tests.support.outbox_wiring import SECRET
 from tests.support.served_in_process import receiving
@@ -163,7 +163,7 @@ def test_nor_has_any_the_servers_own(everything, simulator):
 
 def test_a_pushed_result_loses_the_token_and_the_secret_it_is_signed_with(everything, simulator):
     client, written = everything()
-    target = left(client, "[[hang]]", by=USER)
+    target = submit(client, "[[hang]]", by=USER)
     until(lambda: "running" == look_up(client, target, by=USER)["status"])
     (prediction,) = simulator.predictions()
     secret = simulator._server.state.webhooks.secret(TOKEN)

@@ -11,7 +11,7 @@ import pytest
 
 from harness.service_process import free_port, until
 from simulator.webhooks import signed
-from tests.support.api_client import PICTURE, ended, left, look_up, state
+from tests.support.api_client import PICTURE, ended, look_up, state, submit
 from tests.support.callers import ADMIN, SERVER_TOKEN, USER
 from tests.support.problem_documents import problem
 from tests.support.served_in_process import online
@@ -70,7 +70,7 @@ def post(client, sent, key, **changes):
 @pytest.fixture
 def running(app, client, simulator):
     """A generation that runs for ever, and its prediction; nobody else tells of it."""
-    target = left(client, "[[hang]]", by=ADMIN)
+    target = submit(client, "[[hang]]", by=ADMIN)
     until(lambda: "running" == state(client, target, by=ADMIN))
     (prediction,) = simulator.predictions()
     yield target, prediction
@@ -178,7 +178,7 @@ def test_a_webhook_about_an_unknown_generation_is_accepted_and_ignored(client, s
 
 def test_a_webhook_about_another_generations_prediction_changes_nothing(client, running, simulator, secret):
     target, prediction = running
-    other = left(client, "[[hang]] other", by=ADMIN)
+    other = submit(client, "[[hang]] other", by=ADMIN)
     until(lambda: "running" == state(client, other, by=ADMIN))
     theirs = simulator.predictions()[-1]
 
@@ -193,7 +193,7 @@ def test_a_webhook_about_another_generations_prediction_changes_nothing(client, 
 
 
 def test_one_account_cannot_end_anothers_generation(client, simulator, secret):
-    target = left(client, "[[hang]]", by=USER)
+    target = submit(client, "[[hang]]", by=USER)
     until(lambda: "running" == state(client, target))
     (prediction,) = simulator.predictions()
 
@@ -230,7 +230,7 @@ def test_the_secret_is_fetched_once_for_any_number_of_webhooks(client, running, 
 
 def test_a_body_that_is_too_large_is_refused_and_not_even_read_if_it_is_about_nothing(make_app, simulator):
     client = make_app(MAX_BODY_BYTES=2048).test_client()
-    target = left(client, "[[hang]]", by=ADMIN)
+    target = submit(client, "[[hang]]", by=ADMIN)
     until(lambda: "running" == state(client, target, by=ADMIN))
 
     problem(client.post(f"{PATH}?generation={target}&attempt=1", data=b"x" * 4096), 413, "payload_too_large")
@@ -249,7 +249,7 @@ def test_a_creation_whose_answer_was_lost_is_adopted_when_its_webhook_arrives(to
 
 def test_a_result_pushed_while_the_service_was_down_is_polled(told_by_replicate, simulator):
     with told_by_replicate() as client:
-        target = left(client, "[[slow=0.3]]", by=ADMIN)
+        target = submit(client, "[[slow=0.3]]", by=ADMIN)
         until(lambda: 1 == simulator.counts().in_flight)
         client.application.extensions["service"].close()
     until(lambda: 0 == simulator.counts().in_flight)
@@ -260,7 +260,7 @@ def test_a_result_pushed_while_the_service_was_down_is_polled(told_by_replicate,
 
 def test_a_webhook_for_suspended_work_is_ignored_and_sends_no_request(told_by_replicate, simulator, secret):
     with told_by_replicate() as client:
-        target = left(client, "[[slow=0.3]]", by=USER)
+        target = submit(client, "[[slow=0.3]]", by=USER)
         until(lambda: "running" == state(client, target))
         client.application.extensions["service"].close()
     asked = simulator.counts().requests.get("secret", 0)

@@ -13,7 +13,7 @@ from generations.retention import EVERY, FIRST, PAUSE, STEP, Retention
 from ledger import DAY, Period
 from ledger.memory import MemoryLedger
 from ledger.records import AttemptRecord, GenerationRecord
-from tests.support.api_client import PICTURE, ended, left, left_batch
+from tests.support.api_client import PICTURE, ended, submit, submit_batch
 from tests.support.callers import ADMIN, USER
 from tests.support.problem_documents import problem
 from tests.support.records import generation
@@ -219,15 +219,15 @@ def usage(client):
 
 def test_deleted_work_is_not_found_and_usage_and_lists_continue(make_app, tmp_path):
     app = make_app(FILES_TTL=0)
-    one, other = left(app.test_client(), by=ADMIN), left(app.test_client(), "[[fail]]")
-    batch = left_batch(app.test_client(), "a", "[[fail]]")
+    one, other = submit(app.test_client(), by=ADMIN), submit(app.test_client(), "[[fail]]")
+    batch = submit_batch(app.test_client(), "a", "[[fail]]")
     for target in (one, other, batch):
         ended(app.test_client(), target, by=ADMIN)
     app.extensions["service"].close()
     age(tmp_path, days=5)
     app = make_app(FILES_TTL=0, LEDGER_KEEP_DAYS=3)
     client = app.test_client()
-    recent = left(client)
+    recent = submit(client)
     ended(client, recent)
     before = usage(client)
     assert 5 == before[0]["total"]["generations"]
@@ -267,7 +267,7 @@ def test_costs_of_deleted_work_count_in_the_budget_of_their_day(make_app, tmp_pa
     """A clock that was ahead may have forgotten what ended today."""
     app = make_app(FILES_TTL=0, LEDGER_KEEP_DAYS=2, BUDGET_USD_PER_DAY=0.03)
     client = app.test_client()
-    ended(client, left(client, by=ADMIN), by=ADMIN)
+    ended(client, submit(client, by=ADMIN), by=ADMIN)
     service = app.extensions["service"]
     service.core.retention._clock = lambda: 10**10
     forget(app)

@@ -15,7 +15,7 @@ from providers.memory import MemoryProvider
 from providers.replicate.client import Health
 from providers.replicate.errors import RATE_LIMIT_WAIT
 from providers.replicate.transport import Refusal
-from tests.support.api_client import ended, left, picture
+from tests.support.api_client import ended, picture, submit
 from tests.support.callers import ADMIN, PICTURE, USER
 from tests.support.virtual_time import run
 from tests.support.wiring import core, pictures, submission
@@ -62,7 +62,7 @@ def test_the_admin_sees_what_is_left_of_the_budget(make_app):
     assert 0.075 == status(client)["budget_left_usd"]
 
     client.post("/generate", json=PICTURE, headers=USER)
-    left(client, "[[hang]]", by=ADMIN)
+    submit(client, "[[hang]]", by=ADMIN)
     assert 0.05 == status(client)["budget_left_usd"]
 
 
@@ -77,7 +77,7 @@ def test_nothing_waits_or_failed_and_there_is_no_budget_at_first(client):
 def test_failures_are_counted_by_their_code(client):
     for prompt in ("a", "[[fail]]", "[[fail]] b", "[[nsfw]]"):
         client.post("/generate", json=picture(prompt), headers=USER)
-    client.delete(f"/generations/{left(client, '[[hang]]')}", headers=USER)
+    client.delete(f"/generations/{submit(client, '[[hang]]')}", headers=USER)
     client.post("/generate", json={}, headers=USER)
 
     until(lambda: 1 == status(client)["generations"]["canceled"])
@@ -110,7 +110,7 @@ def test_a_ledger_that_is_down_is_told_and_the_rest_still_is(make_app, tmp_path)
 @pytest.mark.slow
 def test_replicates_failures_are_told_until_a_request_succeeds(client, simulator):
     simulator.inject(on="get", times=1000, status=502)
-    target = left(client, "a")
+    target = submit(client, "a")
     until(lambda: upstream(client)["failing_since"])
 
     assert upstream(client)["failing_since"] <= upstream(client)["last_answer_at"]
@@ -122,7 +122,7 @@ def test_replicates_failures_are_told_until_a_request_succeeds(client, simulator
 def test_a_line_that_is_lost_is_a_failure_without_an_answer(client, simulator):
     simulator.inject(on="create", reset="before", times=1000)
     simulator.inject(on="any", reset="before", times=1000)
-    left(client, by=ADMIN)
+    submit(client, by=ADMIN)
     until(lambda: upstream(client)["failing_since"])
 
     assert upstream(client)["last_answer_at"] is None
@@ -130,7 +130,7 @@ def test_a_line_that_is_lost_is_a_failure_without_an_answer(client, simulator):
 
 def test_a_throttled_creation_shows_until_when(client, simulator):
     simulator.inject(on="create", status=429, headers={"Retry-After": "100"})
-    left(client, by=ADMIN)
+    submit(client, by=ADMIN)
     until(lambda: upstream(client)["throttled_until"])
 
     seconds = datetime.fromisoformat(upstream(client)["throttled_until"]).timestamp() - time.time()

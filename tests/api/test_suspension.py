@@ -8,7 +8,7 @@ import pytest
 import requests
 
 from harness.service_process import until
-from tests.support.api_client import PICTURE, ended, left, left_batch, look_up, state
+from tests.support.api_client import PICTURE, ended, look_up, state, submit, submit_batch
 from tests.support.callers import ADMIN, USER
 from tests.support.problem_documents import problem
 from tests.support.served_in_process import receiving
@@ -37,7 +37,7 @@ def tried(result):
 @pytest.mark.slow
 def test_a_passing_failure_after_a_restart_is_retried(make_app, restarted, simulator):
     app = make_app()
-    target = left(app.test_client(), "[[transient]] [[slow=1]] a", by=ADMIN)
+    target = submit(app.test_client(), "[[transient]] [[slow=1]] a", by=ADMIN)
     until(lambda: "running" == state(app.test_client(), target, by=ADMIN))
     client = restarted(app)
     assert 1 == simulator.counts().creations_accepted, "it has not failed yet"
@@ -51,7 +51,7 @@ def test_a_passing_failure_after_a_restart_is_retried(make_app, restarted, simul
 def test_a_failure_after_a_restart_uses_the_fallback(make_app, restarted, simulator):
     app = make_app()
     prompt = "[[only=flux-dev]] [[nsfw]] [[slow=1]] a"
-    target = left(app.test_client(), prompt, by=ADMIN, fallback=["qwen-image"])
+    target = submit(app.test_client(), prompt, by=ADMIN, fallback=["qwen-image"])
     until(lambda: "running" == state(app.test_client(), target, by=ADMIN))
     client = restarted(app)
     assert 1 == simulator.counts().creations_accepted, "it has not failed yet"
@@ -65,9 +65,9 @@ def test_a_failure_after_a_restart_uses_the_fallback(make_app, restarted, simula
 def test_an_owner_that_cancels_suspended_queued_work_sends_nothing(make_app, restarted, simulator):
     app = make_app(REPLICATE_CONCURRENT_LIMIT=1)
     client = app.test_client()
-    left(client, "[[hang]]", by=ADMIN)
+    submit(client, "[[hang]]", by=ADMIN)
     until(lambda: 1 == simulator.counts().in_flight)
-    targets = [left(client, f"{number}") for number in range(30)]
+    targets = [submit(client, f"{number}") for number in range(30)]
     client = restarted(app)
 
     def cancelled(target):
@@ -79,7 +79,7 @@ def test_an_owner_that_cancels_suspended_queued_work_sends_nothing(make_app, res
 
 
 def test_a_cancellation_is_on_the_disk_before_it_is_sent_to_replicate(app, client, simulator):
-    target = left(client, "[[hang]]")
+    target = submit(client, "[[hang]]")
     until(lambda: "running" == state(client, target))
     simulator.inject(on="cancel", hang=0.5)
 
@@ -97,7 +97,7 @@ def test_a_cancellation_interrupted_by_a_crash_is_completed_without_a_fallback(
     make_app, restarted, simulator, tmp_path, by
 ):
     app = make_app()
-    target = left(app.test_client(), "[[hang]]", by=by, fallback=["qwen-image"])
+    target = submit(app.test_client(), "[[hang]]", by=by, fallback=["qwen-image"])
     until(lambda: "running" == state(app.test_client(), target, by=by))
     app.extensions["service"].close()
     with closing(sqlite3.connect(tmp_path / "ledger.db")) as ledger, ledger:
@@ -110,7 +110,7 @@ def test_a_cancellation_interrupted_by_a_crash_is_completed_without_a_fallback(
 
 
 def test_a_prediction_cancelled_at_replicate_uses_no_fallback(client, simulator):
-    target = left(client, "[[hang]]", fallback=["qwen-image"])
+    target = submit(client, "[[hang]]", fallback=["qwen-image"])
     until(lambda: 1 == simulator.counts().in_flight)
     (prediction,) = simulator.predictions()
     token = {"Authorization": f"Bearer {USER['X-Replicate-API-Key']}"}
@@ -123,7 +123,7 @@ def test_a_prediction_cancelled_at_replicate_uses_no_fallback(client, simulator)
 
 def test_a_prediction_cancelled_without_its_owner_counts_as_billed(make_app, restarted, simulator):
     app = make_app()
-    target = left(app.test_client(), "[[hang]]")
+    target = submit(app.test_client(), "[[hang]]")
     until(lambda: "running" == state(app.test_client(), target))
     client = restarted(app)
 
@@ -139,7 +139,7 @@ def test_a_prediction_cancelled_without_its_owner_counts_as_billed(make_app, res
 def test_a_simulated_batch_ends_when_the_service_stops_simulating(make_app, restarted, by):
     app = make_app(REPLICATE_SIMULATE=1)
     client = app.test_client()
-    several, one = left_batch(client, "[[hang]] a", "b", by=by), left(client, "[[hang]] c", by=by)
+    several, one = submit_batch(client, "[[hang]] a", "b", by=by), submit(client, "[[hang]] c", by=by)
     until(lambda: "running" == state(client, one, by=by))
 
     client = restarted(app)
@@ -156,9 +156,9 @@ def test_a_batch_ends_though_the_disk_was_full_when_its_last_item_did(
 ):
     app = make_app(REPLICATE_CONCURRENT_LIMIT=1)
     client = app.test_client()
-    left(client, "[[hang]]", by=ADMIN)
+    submit(client, "[[hang]]", by=ADMIN)
     until(lambda: 1 == simulator.counts().in_flight)
-    several = left_batch(client, "a", "b")
+    several = submit_batch(client, "a", "b")
     client = restarted(app, RESUME_TTL=1_000_000)
     service = client.application.extensions["service"]
 
@@ -176,7 +176,7 @@ def test_a_batch_ends_though_the_disk_was_full_when_its_last_item_did(
 @pytest.mark.parametrize("by", [USER, ADMIN], ids=["user", "admin"])
 def test_outputs_that_replicate_has_deleted_are_not_made_again_and_count(make_app, restarted, simulator, by):
     app = make_app()
-    target = left(app.test_client(), "[[slow=0.5]]", by=by, fallback=["qwen-image"])
+    target = submit(app.test_client(), "[[slow=0.5]]", by=by, fallback=["qwen-image"])
     until(lambda: "running" == state(app.test_client(), target, by=by))
     app.extensions["service"].close()
     until(lambda: simulator.counts().finished.get("succeeded"))
@@ -193,7 +193,7 @@ def test_outputs_that_replicate_has_deleted_are_not_made_again_and_count(make_ap
 @pytest.mark.slow
 def test_a_prediction_of_another_account_is_not_made_again_and_counts(make_app, restarted, simulator):
     app = make_app()
-    target = left(app.test_client(), "[[slow=0.5]]", by=ADMIN, fallback=["qwen-image"])
+    target = submit(app.test_client(), "[[slow=0.5]]", by=ADMIN, fallback=["qwen-image"])
     until(lambda: "running" == state(app.test_client(), target, by=ADMIN))
 
     client = restarted(app, REPLICATE_API_TOKEN="r8_of_another")
@@ -208,9 +208,9 @@ def test_suspended_work_reserves_nothing_of_the_budget(make_app, restarted, simu
     budget = {"BUDGET_USD_PER_DAY": 0.05}  # what hangs, and one more
     app = make_app(REPLICATE_CONCURRENT_LIMIT=1, **budget)
     client = app.test_client()
-    left(client, "[[hang]]", by=ADMIN)
+    submit(client, "[[hang]]", by=ADMIN)
     until(lambda: 1 == simulator.counts().in_flight)
-    targets = [left(client, f"{number}") for number in range(4)]
+    targets = [submit(client, f"{number}") for number in range(4)]
     client = restarted(app, **budget)
 
     assert 200 == client.post("/generate", json=PICTURE, headers=ADMIN).status_code
@@ -222,7 +222,7 @@ def test_a_fallback_is_reserved_at_its_own_price_after_a_restart(make_app, resta
     budget = {"BUDGET_USD_PER_DAY": 0.1}
     app = make_app(**budget)
     prompt = "[[only=flux-dev]] [[fail]] [[slow=0]] a"
-    target = left(app.test_client(), "[[slow=60]] " + prompt, by=ADMIN, fallback=["flux-kontext-max"])
+    target = submit(app.test_client(), "[[slow=60]] " + prompt, by=ADMIN, fallback=["flux-kontext-max"])
     until(
         lambda: (
             ["flux-dev", "flux-kontext-max"] == [each.model.split("/")[1] for each in simulator.predictions()]
@@ -239,10 +239,10 @@ def test_batches_that_are_cancelled_item_by_item_by_many_at_once_all_end_and_onc
 ):
     app = make_app(REPLICATE_SIMULATE=1, REPLICATE_CONCURRENT_LIMIT=1)
     client = app.test_client()
-    left(client, "[[hang]]", by=ADMIN)
+    submit(client, "[[hang]]", by=ADMIN)
     until(lambda: 1 == simulator.counts().in_flight)
     with receiving() as receiver:
-        batches = [left_batch(client, "a", "b", webhook=receiver.url) for _ in range(10)]
+        batches = [submit_batch(client, "a", "b", webhook=receiver.url) for _ in range(10)]
         items = [each["id"] for each in client.get("/generations?limit=20", headers=USER).json["generations"]]
         client = restarted(app, REPLICATE_SIMULATE=1)
         service = client.application.extensions["service"]
@@ -267,10 +267,10 @@ def test_batches_that_are_cancelled_item_by_item_by_many_at_once_all_end_and_onc
 def test_resumed_work_is_logged(make_app, restarted, simulator, capsys):
     app = make_app(REPLICATE_CONCURRENT_LIMIT=1)
     client = app.test_client()
-    left(client, "[[hang]]", by=ADMIN)
+    submit(client, "[[hang]]", by=ADMIN)
     until(lambda: 1 == simulator.counts().in_flight)
-    left_batch(client, "a", "b")
-    left(client, by=ADMIN)
+    submit_batch(client, "a", "b")
+    submit(client, by=ADMIN)
     capsys.readouterr()
 
     restarted(app, LOG_LEVEL="info")
@@ -284,9 +284,9 @@ def test_an_attempt_that_was_never_sent_is_deleted_from_the_disk(make_app, simul
     """A process may die between admission and the record of the submission."""
     app = make_app(REPLICATE_CONCURRENT_LIMIT=1)
     client = app.test_client()
-    left(client, "[[hang]]", by=ADMIN)
+    submit(client, "[[hang]]", by=ADMIN)
     until(lambda: 1 == simulator.counts().in_flight)
-    target = left(client, "queued", by=ADMIN)
+    target = submit(client, "queued", by=ADMIN)
     app.extensions["service"].close()
     with closing(sqlite3.connect(tmp_path / "ledger.db")) as ledger, ledger:
         ledger.execute(

@@ -47,13 +47,13 @@ class Accounts:
         return account
 
 
-def checked(story, **options):
+def checked(scenario, **options):
     """Run a story of `(checks, clock)` before these accounts in virtual time."""
 
     def run(accounts: Accounts):
         async def begin():
             clock = asyncio.get_running_loop().time
-            return await story(TokenChecks(accounts, clock=clock, **options), clock)
+            return await scenario(TokenChecks(accounts, clock=clock, **options), clock)
 
         return virtual_time.run(begin())
 
@@ -79,14 +79,14 @@ def test_a_proven_token_keeps_its_turn_while_replicate_does_not_answer():
     outcomes = ["one", None, TimeoutError(), "one"]
     accounts = Accounts(lambda _: outcomes.pop(0))
 
-    async def story(checks, _):
+    async def scenario(checks, _):
         found = await turns(checks, user("a"))
         for pause in (PROVEN_FOR, REFUSED_FOR, REFUSED_FOR):
             await asyncio.sleep(pause)
             found += await turns(checks, user("a"))
         return found
 
-    assert ["account one"] * 4 == checked(story)(accounts)
+    assert ["account one"] * 4 == checked(scenario)(accounts)
     assert [] == outcomes
 
 
@@ -103,7 +103,7 @@ def test_a_proven_token_keeps_its_turn_while_replicate_does_not_answer():
 def test_a_proof_is_kept_for_an_hour_a_refusal_for_a_minute_and_no_answer_not_at_all(outcome, turn, good_for):
     accounts = Accounts(lambda _: outcome)
 
-    async def story(checks, clock):
+    async def scenario(checks, clock):
         assert [turn] == await turns(checks, user("a"))
         since = clock()
         for moment, times in ((good_for - 0.001, 1), (good_for, 2)):
@@ -112,7 +112,7 @@ def test_a_proof_is_kept_for_an_hour_a_refusal_for_a_minute_and_no_answer_not_at
                 assert [turn] == await turns(checks, user("a"))
                 assert times == len(accounts.asked)
 
-    checked(story)(accounts)
+    checked(scenario)(accounts)
 
 
 def test_the_admin_is_never_checked():
@@ -133,7 +133,7 @@ def test_tokens_of_one_account_take_its_turns():
 def test_at_most_ten_checks_are_under_way_and_300_begin_in_a_minute_and_the_rest_is_unproven():
     accounts = Accounts()
 
-    async def story(checks, clock):
+    async def scenario(checks, clock):
         found = await turns(checks, *(user(f"{number}") for number in range(PER_MINUTE + 50)))
         assert 50 == found.count(UNPROVEN)
         assert [UNPROVEN] == await turns(checks, user("one more"))
@@ -141,7 +141,7 @@ def test_at_most_ten_checks_are_under_way_and_300_begin_in_a_minute_and_the_rest
         await asyncio.sleep(60 - clock())
         assert ["account one more's"] == await turns(checks, user("one more"))
 
-    checked(story)(accounts)
+    checked(scenario)(accounts)
     assert AT_ONCE == accounts.most
     assert PER_MINUTE + 1 == len(accounts.asked)
 
@@ -149,29 +149,29 @@ def test_at_most_ten_checks_are_under_way_and_300_begin_in_a_minute_and_the_rest
 def test_a_check_takes_five_seconds_at_the_most_with_the_wait_for_its_place():
     accounts = Accounts(seconds=3600)
 
-    async def story(checks, clock):
+    async def scenario(checks, clock):
         found = await turns(checks, *(user(f"{number}") for number in range(3 * AT_ONCE)))
         assert [UNPROVEN] * 3 * AT_ONCE == found
         return clock()
 
-    assert SECONDS == checked(story)(accounts)
+    assert SECONDS == checked(scenario)(accounts)
     assert AT_ONCE == len(accounts.asked)
 
 
 def test_a_caller_that_disconnects_ends_the_check_for_no_other():
-    async def story(checks, _):
+    async def scenario(checks, _):
         first, second = (asyncio.create_task(checks.check(user("a"))) for _ in range(2))
         await asyncio.sleep(0.05)
         first.cancel()
         return (await second).turn
 
-    assert "account a's" == checked(story)(Accounts())
+    assert "account a's" == checked(scenario)(Accounts())
 
 
 def test_both_memories_are_bounded_and_a_flood_of_junk_forgets_no_proof():
     accounts = Accounts(lambda name: TokenRejected() if name.startswith("junk") else name)
 
-    async def story(checks, _):
+    async def scenario(checks, _):
         proven = [user(f"{number}") for number in range(5)]
         await turns(checks, *proven)
         await turns(checks, *(user(f"junk{number}") for number in range(100)))
@@ -183,7 +183,7 @@ def test_both_memories_are_bounded_and_a_flood_of_junk_forgets_no_proof():
         assert 5 == len(checks._proven)
         assert checks.known(user("0")) is None
 
-    checked(story, kept=5)(accounts)
+    checked(scenario, kept=5)(accounts)
 
 
 @pytest.mark.parametrize("proven", [1, 2, 5, 6])
@@ -200,7 +200,7 @@ def test_beside_any_number_of_the_unproven_each_proven_caller_gets_95_per_cent_o
 
 
 def test_a_token_is_checked_through_the_client_and_the_other_window():
-    async def story():
+    async def scenario():
         async with replicate(Options()) as (service, world):
             world.accounts.configure("r8_b", reject=True)
             world.accounts.configure("r8_a", username="ann")
@@ -209,7 +209,7 @@ def test_a_token_is_checked_through_the_client_and_the_other_window():
                 checks, user("a"), user("b")
             ), service.others.statistics().current_rate_per_minute
 
-    assert (["account ann", "refused"], 2) == virtual_time.run(story())
+    assert (["account ann", "refused"], 2) == virtual_time.run(scenario())
 
 
 # ── Through the door

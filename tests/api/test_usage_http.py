@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from harness.service_process import until
-from tests.support.api_client import PICTURE, ended, left, left_batch, look_up, picture
+from tests.support.api_client import PICTURE, ended, look_up, picture, submit, submit_batch
 from tests.support.callers import ADMIN, USER
 
 OTHER = {"X-Replicate-API-Key": "r8_other"}
@@ -44,7 +44,7 @@ def busy(app, client, simulator):
 
     with ThreadPoolExecutor(len(BUSY)) as callers:
         list(callers.map(post, BUSY))
-    running = left(client, "[[hang]]", num_outputs=2)
+    running = submit(client, "[[hang]]", num_outputs=2)
     until(lambda: "processing" == simulator.predictions()[-1].status)
     until(lambda: "running" == look_up(client, running)["status"])
     client.delete(f"/generations/{running}", headers=USER)
@@ -117,8 +117,8 @@ def test_usage_is_the_same_after_a_restart(make_app, simulator):
 
 
 def test_a_range_is_from_its_beginning_to_before_its_end(client):
-    first = ended(client, left(client))
-    second = ended(client, left(client, num_outputs=2))
+    first = ended(client, submit(client))
+    second = ended(client, submit(client, num_outputs=2))
     # What it cost counts for when it ended.
     (day,) = usage(client, "?group_by=day")["usage"]
     between = second["created_at"]
@@ -149,7 +149,7 @@ def test_a_range_is_from_its_beginning_to_before_its_end(client):
 
 
 def test_unfinished_work_is_not_counted(client, simulator):
-    target = left_batch(client, "[[hang]]", "b")
+    target = submit_batch(client, "[[hang]]", "b")
     until(lambda: 1 == usage(client)["total"]["generations"])
 
     client.delete(f"/batches/{target}", headers=USER)

@@ -8,7 +8,7 @@ from network.host_rules import host_rules
 from network.public_http import PrivateAddress, PublicOnlyResolver, TLSRequired, check_url
 from parsing.generation import ParseContext, parse_generation
 from settings import SettingsError
-from tests.support.api_client import PICTURE, left, look_up
+from tests.support.api_client import PICTURE, look_up, submit
 from tests.support.callers import USER
 from tests.support.declarations import CONTEXT, REGISTRY
 from tests.support.outbox_wiring import Names
@@ -233,10 +233,10 @@ async def test_a_name_that_turns_to_another_address_is_not_called_there():
 def test_a_webhook_of_a_host_that_is_allowed_is_delivered(make_app):
     with receiving() as receiver:
         client = make_app(WEBHOOK_HOSTS=receiver.url.removeprefix("http://")).test_client()
-        parse_url = left(client, "A fox", webhook=f"{receiver.url}/here")
+        target = submit(client, "A fox", webhook=f"{receiver.url}/here")
         until(lambda: receiver.received)
         refused = client.post("/generate", json=PICTURE | {"webhook": "http://127.0.0.1:1/"}, headers=USER)
-        until(lambda: "delivered" == look_up(client, parse_url)["webhook"]["state"])
+        until(lambda: "delivered" == look_up(client, target)["webhook"]["state"])
 
     assert ["/here"] == [message.path for message in receiver.received]
     assert (400, "must be an https URL") == (refused.status_code, refused.json["errors"][0]["message"])

@@ -3,7 +3,7 @@
 import pytest
 
 from harness.service_process import until
-from tests.support.api_client import CHECKED, PICTURE, ended, left, left_batch, look_up, picture
+from tests.support.api_client import CHECKED, PICTURE, ended, look_up, picture, submit, submit_batch
 from tests.support.callers import ADMIN, USER
 from tests.support.ndjson import NDJSON, lines, settle
 from tests.support.outbox_wiring import SECRET, is_valid
@@ -56,7 +56,7 @@ def test_the_result_is_posted_as_it_would_have_been_answered_and_signed_as_repli
 def test_a_failure_is_told_too(make_calling, prompt):
     client = make_calling().test_client()
     with receiving() as receiver:
-        target = left(client, prompt, webhook=receiver.url)
+        target = submit(client, prompt, webhook=receiver.url)
         until(lambda: receiver.received)
 
     assert (False, "failed", target) == tuple(
@@ -68,7 +68,7 @@ def test_a_failure_is_told_too(make_calling, prompt):
 def test_a_cancelled_one_is_told_too(make_calling, simulator):
     client = make_calling().test_client()
     with receiving() as receiver:
-        target = left(client, "[[hang]]", webhook=receiver.url)
+        target = submit(client, "[[hang]]", webhook=receiver.url)
         until(lambda: 1 == simulator.counts().in_flight)
         client.delete(f"/generations/{target}", headers=USER)
         until(lambda: receiver.received)
@@ -123,8 +123,8 @@ def test_before_the_result_is_there_its_telling_is_pending(make_calling, simulat
     client = make_calling().test_client()
     with receiving() as receiver:
         targets = [
-            left(client, "[[hang]]", webhook=receiver.url),
-            left_batch(client, "[[hang]]", webhook=receiver.url),
+            submit(client, "[[hang]]", webhook=receiver.url),
+            submit_batch(client, "[[hang]]", webhook=receiver.url),
         ]
         until(lambda: 2 == simulator.counts().in_flight)
         pending = [look_up(client, target)["webhook"] for target in targets]
@@ -134,13 +134,13 @@ def test_before_the_result_is_there_its_telling_is_pending(make_calling, simulat
 
 
 def test_without_a_webhook_nothing_is_said_of_one(client):
-    assert "webhook" not in ended(client, left(client))
+    assert "webhook" not in ended(client, submit(client))
 
 
 def test_without_a_secret_it_is_told_unsigned(make_app):
     client = make_app(REPLICATE_SIMULATE=1).test_client()
     with receiving() as receiver:
-        left(client, webhook=receiver.url)
+        submit(client, webhook=receiver.url)
         until(lambda: receiver.received)
 
     assert "webhook-id" in receiver.received[0].headers
@@ -150,7 +150,7 @@ def test_without_a_secret_it_is_told_unsigned(make_app):
 def test_who_said_they_want_no_more_is_left_alone(make_calling):
     client = make_calling().test_client()
     with receiving(410) as receiver:
-        webhook = delivered(client, left(client, webhook=receiver.url))
+        webhook = delivered(client, submit(client, webhook=receiver.url))
 
     assert ("failed", 1, "it answered 410") == tuple(
         webhook[name] for name in ("state", "attempts", "trouble")
@@ -186,7 +186,7 @@ def test_what_was_not_heard_is_told_again_by_the_next_process_with_the_same_id(m
 def test_an_attempt_that_a_restart_cut_short_is_made_again(make_calling):
     app = make_calling()
     with receiving(None, 204) as receiver:
-        target = left(app.test_client(), webhook=receiver.url)
+        target = submit(app.test_client(), webhook=receiver.url)
         until(lambda: receiver.received)
         app.extensions["service"].close()
         webhook = delivered(make_calling().test_client(), target)
@@ -199,9 +199,9 @@ def test_what_ends_only_after_a_restart_is_told_then(make_calling, simulator):
     app = make_calling(REPLICATE_CONCURRENT_LIMIT=1)
     client = app.test_client()
     with receiving() as one, receiving() as several:
-        running = left(client, "[[slow=0.4]]", by=ADMIN, webhook=one.url)
+        running = submit(client, "[[slow=0.4]]", by=ADMIN, webhook=one.url)
         until(lambda: 1 == simulator.counts().in_flight)
-        batch = left_batch(client, "a", "[[fail]] b", webhook=several.url)
+        batch = submit_batch(client, "a", "[[fail]] b", webhook=several.url)
         app.extensions["service"].close()
         assert ([], []) == (one.received, several.received)
 
@@ -218,11 +218,11 @@ def test_what_ends_only_after_a_restart_is_told_then(make_calling, simulator):
 def test_what_is_cancelled_for_its_owner_after_a_restart_is_told_with_its_batch(make_calling, simulator):
     app = make_calling(REPLICATE_CONCURRENT_LIMIT=1)
     client = app.test_client()
-    left(client, "[[slow=0.3]]")
+    submit(client, "[[slow=0.3]]")
     until(lambda: 1 == simulator.counts().in_flight)
     with receiving() as receiver:
-        left_batch(client, "a", "b", webhook=receiver.url)
-        target = left(client, webhook=receiver.url)
+        submit_batch(client, "a", "b", webhook=receiver.url)
+        target = submit(client, webhook=receiver.url)
         batch = client.get("/generations?limit=2", headers=USER).json["generations"][1]["batch_id"]
         app.extensions["service"].close()
         client = make_calling().test_client()

@@ -140,12 +140,12 @@ def test_a_traceback_is_judged_by_its_exception_and_not_by_its_frames(cause, sai
 
 
 def run_to_the_end(error, **fields):
-    async def story():
+    async def scenario():
         fake = MemoryProvider(*[failed(error)] * 9)
         inside = core(fake, gate=Gate(concurrent_limit=1, requests_per_minute=600), GENERATION_TIMEOUT=60)
         return await run(inside, a_picture(**fields)), len(fake.sent)
 
-    ended, sent = virtual_time.run(story())
+    ended, sent = virtual_time.run(scenario())
     return sent, ended.error.code, ended.error.retryable
 
 

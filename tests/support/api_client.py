@@ -24,14 +24,14 @@ def picture(prompt: str = PICTURE["prompt"], **fields: Any) -> dict[str, Any]:
     return PICTURE | {"prompt": prompt} | fields
 
 
-def left(
+def submit(
     client: FlaskClient, prompt: str = PICTURE["prompt"], *, by: Mapping[str, str] = USER, **fields: Any
 ) -> str:
     """The id of a generation submitted without waiting."""
     return _id(client.post("/generate", json=picture(prompt, **fields), headers={**by, **ASYNC}))
 
 
-def left_batch(client: FlaskClient, *prompts: str, by: Mapping[str, str] = USER, **fields: Any) -> str:
+def submit_batch(client: FlaskClient, *prompts: str, by: Mapping[str, str] = USER, **fields: Any) -> str:
     """The id of a batch submitted without waiting."""
     body = {"model_name": "flux-dev", "prompts": list(prompts), **fields}
     return _id(client.post("/generate-batch", json=body, headers={**by, **ASYNC}))

@@ -42,7 +42,7 @@ def caller(name: str) -> Caller:
 
 
 @dataclass(frozen=True, slots=True)
-class Listing:
+class Poll:
     """One request. `id` is the prediction that was asked for, or None for a page."""
 
     at: float
@@ -51,7 +51,7 @@ class Listing:
 
 
 @dataclass(slots=True)
-class KnownCreation:
+class Made:
     """A prediction as the upstream knows it, whoever made it."""
 
     id: str
@@ -59,13 +59,13 @@ class KnownCreation:
     ends_at: float
     end: Prediction
 
-    def told(self, at: float) -> Prediction:
+    def shown_at(self, at: float) -> Prediction:
         if at >= self.ends_at:
             return self.end
         return Prediction(self.id, "processing", created_at=self.created_at)
 
 
-Trouble = Callable[[Listing], Exception | Literal["hangs"] | None]
+Trouble = Callable[[Poll], Exception | Literal["hangs"] | None]
 """What becomes of a look that is not answered: what it raises, or HANGS."""
 
 
@@ -78,11 +78,11 @@ class Upstream:
             places=self.gate, get=self._get, get_page=self._get_page, durations=Durations()
         )
         self.round_trip = round_trip
-        self.made: dict[str, list[KnownCreation]] = {}
+        self.made: dict[str, list[Made]] = {}
         """By account, in order of creation."""
-        self.looks: list[Listing] = []
-        self.trouble: Trouble = lambda look: None
-        self.shows: Callable[[KnownCreation], Prediction | None] = lambda made: made.told(now())
+        self.polls: list[Poll] = []
+        self.trouble: Trouble = lambda poll: None
+        self.shows: Callable[[Made], Prediction | None] = lambda made: made.shown_at(now())
         self._arrivals: list[float] = []
         self._made = timedelta()
 
@@ -95,7 +95,7 @@ class Upstream:
         status: str = "succeeded",
         outputs: tuple[Output, ...] = OUTPUT,
         says_seconds: bool = True,
-    ) -> KnownCreation:
+    ) -> Made:
         """A prediction that begins now."""
         # No two at the same millisecond, even if they are made at one instant here.
         self._made += timedelta(milliseconds=1)
@@ -103,12 +103,12 @@ class Upstream:
         end = Prediction(
             prediction_id, status, outputs, created_at=created_at, seconds=seconds if says_seconds else None
         )
-        made = KnownCreation(prediction_id, created_at, now() + seconds, end)
+        made = Made(prediction_id, created_at, now() + seconds, end)
         self.made.setdefault(account, []).append(made)
         return made
 
     async def watch(
-        self, made: KnownCreation, *, account: str = "ann", model: str = MODEL, dated: bool = True
+        self, made: Made, *, account: str = "ann", model: str = MODEL, dated: bool = True
     ) -> float:
         """Wait for it. Returns the seconds from its end to the return of the wait."""
         created_at = made.created_at if dated else None
@@ -138,11 +138,11 @@ class Upstream:
     async def learn(self, *durations: float, model: str = MODEL) -> None:
         for n, seconds in enumerate(durations):
             await self.predict(seconds, f"lesson {n}", account=f"teacher at {now()}", model=model)
-        self.looks.clear()
+        self.polls.clear()
 
     def times(self, prediction_id: str | None) -> list[float]:
         """When a prediction was looked at alone; for None, when a page was."""
-        return [look.at for look in self.looks if look.id == prediction_id]
+        return [poll.at for poll in self.polls if poll.id == prediction_id]
 
     @property
     def pages(self) -> int:
@@ -150,7 +150,7 @@ class Upstream:
 
     @property
     def gets(self) -> int:
-        return len(self.looks) - self.pages
+        return len(self.polls) - self.pages
 
     def most_in_a_minute(self) -> int:
         """The fullest 60 seconds, by the times of arrival."""
@@ -168,27 +168,27 @@ class Upstream:
         return at_rest and 0 == self.gate.statistics().current_concurrent == self.gate.statistics().waiting
 
     async def _get(self, who: Caller, prediction_id: str, lease: Lease) -> Prediction:
-        await self._arrive(Listing(now(), who.id, prediction_id), lease)
-        told = next(made for made in self.made[who.id] if made.id == prediction_id).told(now())
+        await self._arrive(Poll(now(), who.id, prediction_id), lease)
+        prediction = next(made for made in self.made[who.id] if made.id == prediction_id).shown_at(now())
         await asyncio.sleep(self.round_trip / 2)
-        return told
+        return prediction
 
     async def _get_page(self, who: Caller, before: datetime, lease: Lease) -> Page:
-        await self._arrive(Listing(now(), who.id, None), lease)
+        await self._arrive(Poll(now(), who.id, None), lease)
         listed = sorted(
             (made for made in self.made[who.id] if made.created_at < before), key=lambda made: made.created_at
         )
         shown = listed[-_PAGE:]
-        predictions = {made.id: told for made in shown if (told := self.shows(made)) is not None}
+        predictions = {made.id: prediction for made in shown if (prediction := self.shows(made)) is not None}
         await asyncio.sleep(self.round_trip / 2)
         return Page(predictions, shown[0].created_at if len(listed) > _PAGE else None)
 
-    async def _arrive(self, look: Listing, lease: Lease) -> None:
+    async def _arrive(self, poll: Poll, lease: Lease) -> None:
         lease.sent()
-        self.looks.append(look)
+        self.polls.append(poll)
         await asyncio.sleep(self.round_trip / 2)
         self._arrivals.append(now())
-        trouble = self.trouble(look)
+        trouble = self.trouble(poll)
         if trouble == HANGS:
             await asyncio.sleep(LOOK_TIMEOUT - self.round_trip / 2)
             raise PollFailed(UpstreamError())
@@ -210,13 +210,13 @@ class _Watched(VirtualLoop):
         super()._run_once()  # type: ignore[misc]
 
 
-def run(story: Coroutine[Any, Any, Any]) -> Any:
+def run(scenario: Coroutine[Any, Any, Any]) -> Any:
     """Run a story in virtual time; what goes wrong outside of it fails it, too."""
     wrong: list[dict[str, Any]] = []
 
     async def watched() -> Any:
         asyncio.get_running_loop().set_exception_handler(lambda _, context: wrong.append(context))
-        return await story
+        return await scenario
 
     with asyncio.Runner(loop_factory=_Watched) as runner:
         result = runner.run(watched())

@@ -291,7 +291,7 @@ async def parts(
         await provider.aclose()
 
 
-async def look(service: Parts, prediction_id: str = "p1") -> Prediction:
+async def poll_once(service: Parts, prediction_id: str = "p1") -> Prediction:
     """Poll a prediction once, as the watcher does."""
     with await service.others.acquire("admin") as lease:
         return await service.provider._get(ADMIN, prediction_id, lease)

@@ -15,11 +15,11 @@ TIMING = SearchTiming()
 EVERY_FIVE = range(0, 605, 5)
 
 
-def proven_at(look, *, sent: float = -1.0, looks=EVERY_FIVE) -> float | None:
-    """When the first of the looks proves it; `look(at)` is how fresh one is, or None if it is not answered."""
+def proven_at(reading, *, sent: float = -1.0, readings=EVERY_FIVE) -> float | None:
+    """When the first of the looks proves it; `reading(at)` is how fresh one is, or None if it is not answered."""
     absence = Absence(TIMING, sent=sent)
-    for at in looks:
-        found = look(float(at))
+    for at in readings:
+        found = reading(float(at))
         if found is None:
             absence.record_failure()
         elif absence.is_proven_by(found):
@@ -31,23 +31,23 @@ def shows(*made: KnownCreation, lag: float = 0.0, lags: RecentLags | None = None
     """Looks at a list that lags so many seconds."""
     lags = lags or RecentLags()
 
-    def look(at: float) -> Freshness:
+    def reading(at: float) -> Freshness:
         listed = {each.id for each in made if each.sent <= at - lag}
         known = [each for each in made if each.known <= at]
         return measure_freshness(known, [listed], lags, sent=at, answered=at)
 
-    return look
+    return reading
 
 
 def shows_pages(ours: list[KnownCreation], *pages: set[str]):
     """Looks that all find these pages."""
     lags = RecentLags()
 
-    def look(at: float) -> Freshness:
+    def reading(at: float) -> Freshness:
         known = [each for each in ours if each.known <= at]
         return measure_freshness(known, pages, lags, sent=at, answered=at)
 
-    return look
+    return reading
 
 
 def made(*sent: float) -> list[KnownCreation]:
@@ -105,28 +105,28 @@ def test_a_page_that_shows_what_was_made_before_and_after_proves_it_whatever_the
 def test_what_is_missing_between_two_pages_measures_the_lag_of_the_second():
     pages = [{"p6", "p7"}, {"p-9"}]
 
-    look = measure_freshness(made(-9, -2, 6, 7), pages, RecentLags(), sent=20.0, answered=20.0)
+    reading = measure_freshness(made(-9, -2, 6, 7), pages, RecentLags(), sent=20.0, answered=20.0)
 
-    assert (0.0, pytest.approx(21.9)) == (look.lag, look.largest_lag)
+    assert (0.0, pytest.approx(21.9)) == (reading.lag, reading.largest_lag)
 
 
 def test_one_of_ours_that_is_never_listed_does_not_hide_that_the_list_goes_on():
-    look = measure_freshness(made(-9, 3, 7), [{"p3", "p7"}], RecentLags(), sent=20.0, answered=20.0)
+    reading = measure_freshness(made(-9, 3, 7), [{"p3", "p7"}], RecentLags(), sent=20.0, answered=20.0)
 
-    (page,) = look.spans
-    assert (0.0, 0.0, 7.0, -9.0) == (look.lag, look.largest_lag, page.newest, page.gap_at)
+    (page,) = reading.spans
+    assert (0.0, 0.0, 7.0, -9.0) == (reading.lag, reading.largest_lag, page.newest, page.gap_at)
 
 
 def test_a_creation_not_known_when_the_reading_was_sent_is_not_missing():
-    look = measure_freshness([KnownCreation("p", 1.0, 5.0)], [()], RecentLags(), sent=5.0, answered=5.2)
+    reading = measure_freshness([KnownCreation("p", 1.0, 5.0)], [()], RecentLags(), sent=5.0, answered=5.2)
 
-    assert 0.0 == look.lag
+    assert 0.0 == reading.lag
 
 
 def test_fifteen_seconds_of_answered_readings_begin_again_after_a_failed_one():
-    look = shows(*made(6))
+    reading = shows(*made(6))
 
-    assert 30 == proven_at(lambda at: None if at == 10 else look(at))
+    assert 30 == proven_at(lambda at: None if at == 10 else reading(at))
 
 
 def test_the_lag_of_more_than_an_hour_ago_does_not_count():

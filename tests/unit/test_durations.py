@@ -19,7 +19,7 @@ def learned(*seconds: float) -> list[float]:
     return lengths.ordered
 
 
-def looks(lengths: list[float], until: float) -> list[float]:
+def poll_ages(lengths: list[float], until: float) -> list[float]:
     """The ages at which it wants looks, each made as late as it may be."""
     ages = [0.0]
     while ages[-1] < until:
@@ -28,7 +28,7 @@ def looks(lengths: list[float], until: float) -> list[float]:
 
 
 def test_an_unknown_model_is_polled_at_growing_intervals():
-    gaps = [later - earlier for earlier, later in pairwise(looks([], 600.0))]
+    gaps = [later - earlier for earlier, later in pairwise(poll_ages([], 600.0))]
 
     assert 0.25 == gaps[0]
     assert 10.0 == gaps[-1]
@@ -53,7 +53,7 @@ def test_durations_forget_the_oldest():
 
 
 def test_poll_intervals_shrink_while_most_end_and_grow_once_a_prediction_is_older_than_any():
-    ages = looks(learned(*(float(n) for n in range(100, 200))), 400.0)
+    ages = poll_ages(learned(*(float(n) for n in range(100, 200))), 400.0)
     gaps = [later - earlier for earlier, later in pairwise(ages)]
     while_most_end = [gap for age, gap in zip(ages, gaps, strict=False) if 156 <= age < 180]
     older_than_any = [gap for age, gap in zip(ages, gaps, strict=False) if age > 200]

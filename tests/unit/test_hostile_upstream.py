@@ -30,7 +30,7 @@ PATIENT = 7_000.0
 """Seconds in which every search and every wait has ended."""
 
 
-def story(upstream, request, *, cancel_after=None, pushes=()):
+def scenario(upstream, request, *, cancel_after=None, pushes=()):
     """Run one generation to its end, or cancel it. Returns it, what was logged, and what runs upstream at its end.
     `pushes` are bodies of signed webhooks, and when each comes."""
 
@@ -89,7 +89,7 @@ def assert_clean(generation, logged):
 @settings(max_examples=100, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 def test_a_generation_ends_and_leaves_nothing_behind_after_any_pushed_message(bodies, says):
     upstream = Hostile(says)
-    generation, logged, running = story(upstream, a_picture(), pushes=bodies)
+    generation, logged, running = scenario(upstream, a_picture(), pushes=bodies)
 
     assert generation.has_ended
     assert "internal" != (generation.error and generation.error.code)
@@ -137,7 +137,7 @@ def test_a_generation_ends_and_leaves_nothing_behind_after_any_answer(
 ):
     upstream = Hostile(says, names=lambda number: name if not number else f"{name}{number}")
     request = editing(an_image()) if sends_an_image else a_picture()
-    generation, logged, running = story(upstream, request, cancel_after=cancel_after)
+    generation, logged, running = scenario(upstream, request, cancel_after=cancel_after)
 
     assert generation.has_ended
     assert "internal" != (generation.error and generation.error.code)
@@ -153,7 +153,7 @@ def test_a_generation_ends_and_leaves_nothing_behind_after_any_answer(
 @pytest.mark.parametrize("name", UNUSABLE, ids=lambda name: ascii(name)[:20])
 def test_a_prediction_under_an_id_that_cannot_be_used_is_an_unknown_outcome_and_made_once(name):
     upstream = Hostile({}, names=lambda _: name)
-    generation, logged, _ = story(upstream, a_picture())
+    generation, logged, _ = scenario(upstream, a_picture())
 
     assert ("outcome_unknown", None) == (generation.error.code, generation.prediction_id)
     assert ["40s"] == [made.cancel_after for made in upstream.made]
@@ -171,7 +171,7 @@ def test_a_prediction_under_an_id_that_cannot_be_used_is_an_unknown_outcome_and_
 def test_a_prediction_answered_under_an_id_that_cannot_be_used_is_adopted_if_the_list_has_a_good_one(name):
     body = json.dumps({"id": name, "status": "starting"}).encode()
     upstream = Hostile({"create": [Said(201, (), body)]})
-    generation, _, _ = story(upstream, a_picture())
+    generation, _, _ = scenario(upstream, a_picture())
 
     assert (True, "p0", 1) == (generation.succeeded, generation.prediction_id, len(upstream.made))
 
@@ -180,7 +180,7 @@ def test_a_prediction_answered_under_an_id_that_cannot_be_used_is_not_made_again
     said = Said(201, (), b'{"id": "a/b", "status": "starting"}')
     empty = Said(200, (), b'{"results": []}')
     upstream = Hostile({"create": [said], "list": [empty] * 1000})
-    generation, _, _ = story(upstream, a_picture())
+    generation, _, _ = scenario(upstream, a_picture())
 
     assert ("outcome_unknown", 1) == (generation.error.code, len(upstream.made))
 
@@ -189,7 +189,7 @@ def test_an_unusable_next_page_is_not_the_end_of_the_list():
     lost = Said(200, (), b"", cut=-1)
     page = Said(200, (), json.dumps({"results": [], "next": "https://x/?cursor=\r\nHost: y"}).encode())
     upstream = Hostile({"create": [lost], "list": [page] * 1000})
-    generation, _, _ = story(upstream, a_picture())
+    generation, _, _ = scenario(upstream, a_picture())
 
     assert ("outcome_unknown", 1) == (generation.error.code, len(upstream.made))
 
@@ -203,7 +203,7 @@ def test_a_refused_request_is_sent_again_within_minutes_for_any_named_wait(statu
         f'{{"detail": "Request was throttled.", "status": {status}, "retry_after": {retry_after}}}'.encode()
     )
     upstream = Hostile({"create": [Said(status, (), body)]})
-    generation, _, _ = story(upstream, a_picture())
+    generation, _, _ = scenario(upstream, a_picture())
 
     assert (True, 1) == (generation.succeeded, len(upstream.made))
     assert generation.ended_at - generation.accepted_at < 300 + 2 * MAKES
@@ -218,7 +218,7 @@ BOMB = gzip.compress(bytes(40_000_000), 1)
 def test_a_bomb_is_not_inflated_beyond_what_may_be_read(kind, encoding):
     bomb = Said(200, ((b"Content-Encoding", encoding),), BOMB)
     upstream = Hostile({kind: [bomb]})
-    generation, _, running = story(upstream, a_picture(), cancel_after=1.0 if kind == "cancel" else None)
+    generation, _, running = scenario(upstream, a_picture(), cancel_after=1.0 if kind == "cancel" else None)
 
     assert (kind != "cancel", 1, []) == (generation.succeeded, len(upstream.made), running)
 
@@ -227,7 +227,7 @@ def test_a_bomb_is_not_inflated_beyond_what_may_be_read(kind, encoding):
 def test_a_document_of_a_million_values_is_not_parsed(value):
     said = Said(200, (), b'{"id": "p0", "status": "failed", "output": [' + value * 1_000_000 + b"0]}")
     upstream = Hostile({"create": [said], "get": [said]})
-    generation, _, _ = story(upstream, a_picture())
+    generation, _, _ = scenario(upstream, a_picture())
 
     assert (True, 1) == (generation.succeeded, len(upstream.made))
 
@@ -237,7 +237,7 @@ def test_a_compressed_answer_is_read():
         {"id": "p0", "status": "succeeded", "output": ["https://replicate.delivery/a"]}
     ).encode()
     said = Said(200, ((b"Content-Encoding", b"gzip"),), gzip.compress(page))
-    generation, _, _ = story(Hostile({"get": [said]}), a_picture())
+    generation, _, _ = scenario(Hostile({"get": [said]}), a_picture())
 
     assert ("https://replicate.delivery/a",) == generation.record().outputs
 
@@ -247,7 +247,7 @@ def test_an_answer_to_a_cancel_that_shows_another_prediction_is_not_taken():
         {"id": "p9", "status": "succeeded", "output": ["https://replicate.delivery/b"]}
     ).encode()
     upstream = Hostile({"cancel": [Said(200, (), other, made=False)]})
-    generation, _, running = story(upstream, a_picture(), cancel_after=1.0)
+    generation, _, running = scenario(upstream, a_picture(), cancel_after=1.0)
 
     assert ("canceled", []) == (generation.state, running)
 
@@ -258,7 +258,7 @@ def test_an_answer_to_a_cancel_that_shows_another_prediction_is_not_taken():
 def test_an_address_of_a_file_that_cannot_be_used_costs_another_upload(address):
     said = Said(201, (), json.dumps({"urls": {"get": address}}).encode())
     upstream = Hostile({"file": [said]})
-    generation, logged, _ = story(upstream, editing(an_image()))
+    generation, logged, _ = scenario(upstream, editing(an_image()))
 
     assert (True, 2) == (generation.succeeded, sum(kind == "file" for kind, _ in upstream.seen))
     assert_clean(generation, logged)

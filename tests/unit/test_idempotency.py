@@ -37,7 +37,7 @@ class Kept(Immediate):
 
 
 @dataclass
-class Story(AtOnce):
+class Scenario(AtOnce):
     """Keys before a ledger that answers after a moment, on virtual time."""
 
     ledger: Kept = field(default_factory=Kept)
@@ -73,7 +73,7 @@ class Story(AtOnce):
 
 @in_virtual_time
 async def test_a_key_returns_its_first_work_while_it_runs_and_afterwards():
-    scenario = Story()
+    scenario = Scenario()
 
     assert "gen_1" == await scenario.claimed(target="gen_1")
     assert "gen_1" == await scenario.claimed(target="gen_2")
@@ -85,7 +85,7 @@ async def test_a_key_returns_its_first_work_while_it_runs_and_afterwards():
 
 @in_virtual_time
 async def test_the_same_key_with_another_body_is_a_conflict_at_any_time_and_changes_nothing():
-    scenario = Story()
+    scenario = Scenario()
     await scenario.claimed()
 
     for change in (
@@ -101,7 +101,7 @@ async def test_the_same_key_with_another_body_is_a_conflict_at_any_time_and_chan
 
 @in_virtual_time
 async def test_callers_do_not_share_their_keys():
-    scenario = Story()
+    scenario = Scenario()
 
     assert "gen_1" == await scenario.claimed(target="gen_1", caller="anna")
     assert "gen_2" == await scenario.claimed(target="gen_2", caller="bert", fingerprint="other")
@@ -109,7 +109,7 @@ async def test_callers_do_not_share_their_keys():
 
 @in_virtual_time
 async def test_one_of_many_simultaneous_claims_succeeds_and_the_others_get_its_work():
-    scenario = Story()
+    scenario = Scenario()
 
     shown = await asyncio.gather(*(scenario.claimed(target=f"gen_{number}") for number in range(50)))
 
@@ -119,7 +119,7 @@ async def test_one_of_many_simultaneous_claims_succeeds_and_the_others_get_its_w
 
 @in_virtual_time
 async def test_a_request_that_waits_for_a_refused_one_claims_the_key():
-    scenario = Story()
+    scenario = Scenario()
     assert await scenario.keys.claim("anna", "k", "f") is None
     waiting = [asyncio.create_task(scenario.claimed(target=f"gen_{number}")) for number in range(3)]
     await asyncio.sleep(1)
@@ -131,7 +131,7 @@ async def test_a_request_that_waits_for_a_refused_one_claims_the_key():
 
 @in_virtual_time
 async def test_work_that_could_not_be_recorded_leaves_its_key_free():
-    scenario = Story()
+    scenario = Scenario()
     await scenario.claimed(target="gen_1")
 
     scenario.keys.abandon("anna", "k")
@@ -142,7 +142,7 @@ async def test_work_that_could_not_be_recorded_leaves_its_key_free():
 
 @in_virtual_time
 async def test_abandoning_a_key_whose_work_has_ended_is_no_error():
-    scenario = Story()
+    scenario = Scenario()
     await scenario.claimed(target="gen_1")
     scenario.keys.release("gen_1")
 
@@ -153,7 +153,7 @@ async def test_abandoning_a_key_whose_work_has_ended_is_no_error():
 
 @in_virtual_time
 async def test_a_cancelled_claim_leaves_nothing_behind():
-    scenario = Story()
+    scenario = Scenario()
     first = asyncio.create_task(scenario.claimed(target="gen_1"))
     second = asyncio.create_task(scenario.claimed(target="gen_2"))
     third = asyncio.create_task(scenario.claimed(target="gen_3"))
@@ -168,7 +168,7 @@ async def test_a_cancelled_claim_leaves_nothing_behind():
 
 @in_virtual_time
 async def test_an_unreadable_ledger_refuses_the_claim_and_the_next_may_retry():
-    scenario = Story(down=True)
+    scenario = Scenario(down=True)
     shown = await asyncio.gather(*(scenario.claimed() for _ in range(3)), return_exceptions=True)
     assert [LedgerDown] * 3 == [type(each) for each in shown]
 
@@ -178,7 +178,7 @@ async def test_an_unreadable_ledger_refuses_the_claim_and_the_next_may_retry():
 
 @in_virtual_time
 async def test_a_key_is_kept_a_day_and_longer_if_its_work_has_not_ended():
-    scenario = Story()
+    scenario = Scenario()
     await scenario.claimed(target="gen_1")
     scenario.keys = scenario.begun()
 
@@ -193,7 +193,7 @@ async def test_a_key_is_kept_a_day_and_longer_if_its_work_has_not_ended():
 
 @in_virtual_time
 async def test_releasing_work_without_a_key_does_nothing():
-    Story().keys.release("gen_unknown")
+    Scenario().keys.release("gen_unknown")
 
 
 STEPS = st.lists(
@@ -235,7 +235,7 @@ async def _history(steps):
 
 @dataclass
 class History:
-    scenario: Story = field(default_factory=Story)
+    scenario: Scenario = field(default_factory=Scenario)
     accepted: dict[tuple, list[tuple[str, str]]] = field(default_factory=dict)
     """What each caller's key came to stand for, and with which body."""
     tasks: list[asyncio.Task] = field(default_factory=list)

@@ -172,7 +172,7 @@ def test_the_cost_of_a_late_prediction_is_recorded_once_the_disk_has_room_again(
 def test_two_possible_late_predictions_are_left_alone():
     """One of them is another's, who may be waiting for it."""
 
-    async def story():
+    async def scenario():
         async with replicate(
             Options(prediction_seconds=500, jitter=0, seed=1),
             line=lambda loopback: Stuck(loopback, 150),
@@ -185,7 +185,7 @@ def test_two_possible_late_predictions_are_left_alone():
             await asyncio.sleep(300)
             return [each.status for each in world.predictions]
 
-    assert ["processing"] * 3 == run(story())
+    assert ["processing"] * 3 == run(scenario())
 
 
 @pytest.mark.parametrize("arrives", [20, 60])

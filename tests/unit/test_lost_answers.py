@@ -107,12 +107,12 @@ def test_a_list_that_lags_for_five_minutes_delays_an_adoption_and_costs_nothing(
 
 
 def test_the_clock_that_replicate_had_is_kept_with_the_submission():
-    async def story():
+    async def scenario():
         async with replicate_of_bad_days(answers=0.0, skew=-90.0) as (service, _):
             first, second = await service.run("a fox"), await service.run("a hare")
             return [service.ledger.generation(each.id).attempts[0].clock_skew for each in (first, second)]
 
-    first, second = run(story())
+    first, second = run(scenario())
     assert first is None
     assert -90.0 == pytest.approx(second, abs=10.0)  # this machine's clock stands still in virtual time
 
@@ -120,7 +120,7 @@ def test_the_clock_that_replicate_had_is_kept_with_the_submission():
 def test_the_search_of_a_service_that_stops_is_left_to_the_next_one():
     """Its creation is in doubt, so it is neither queued again nor over."""
 
-    async def story(cancel_first):
+    async def scenario(cancel_first):
         async with replicate_of_bad_days(answers=1.0, lag=(60.0, 60.0)) as (service, _):
             supervisor = service.core.supervisor
             running = asyncio.create_task(service.run("a fox"))
@@ -137,28 +137,28 @@ def test_the_search_of_a_service_that_stops_is_left_to_the_next_one():
             (attempt,) = record.attempts
             return took, record.state, record.cancelled, attempt.open, attempt.answered_at
 
-    assert (0.0, "submitting", False, True, None) == run(story(cancel_first=False))
-    assert (0.0, "submitting", True, True, None) == run(story(cancel_first=True))
+    assert (0.0, "submitting", False, True, None) == run(scenario(cancel_first=False))
+    assert (0.0, "submitting", True, True, None) == run(scenario(cancel_first=True))
 
 
 def test_a_prediction_that_is_found_after_its_deadline_has_run_out_of_time():
-    async def story():
+    async def scenario():
         async with replicate_of_bad_days(answers=1.0, lag=(60.0, 60.0)) as (service, world):
             ended = await service.run("[[slow=500]] a fox", timeout=20)
             (made,) = world.predictions
             return ended.error.code, made.status, asyncio.get_running_loop().time() < 80
 
-    assert ("generation_timeout", "canceled", True) == run(story())
+    assert ("generation_timeout", "canceled", True) == run(scenario())
 
 
 def test_a_prediction_that_is_found_late_has_what_is_left_of_its_time():
-    async def story():
+    async def scenario():
         async with replicate_of_bad_days(answers=1.0, lag=(30.0, 30.0)) as (service, world):
             ended = await service.run("[[slow=500]] a fox", timeout=100)
             (made,) = world.predictions
             return ended.error.code, made.status, asyncio.get_running_loop().time()
 
-    code, status, at = run(story())
+    code, status, at = run(scenario())
     assert ("generation_timeout", "canceled") == (code, status)
     assert 100 <= at <= 102
 
@@ -166,7 +166,7 @@ def test_a_prediction_that_is_found_late_has_what_is_left_of_its_time():
 @pytest.mark.parametrize("fault", [{"reset": "after"}, {"reset": "before"}])
 @pytest.mark.parametrize("skew", [-300.0, 300.0])
 def test_a_search_that_a_kill_ends_goes_on_in_the_next_process_by_the_same_rules(fault, skew):
-    async def story():
+    async def scenario():
         options = Options(prediction_seconds=3, seed=1, clock_skew=skew, list_lag=(40.0, 40.0))
         world, loopback = simulator_here(options)
         rows = MemoryLedger().rows
@@ -185,6 +185,6 @@ def test_a_search_that_a_kill_ends_goes_on_in_the_next_process_by_the_same_rules
         await world.close()
         return searched, ended, made
 
-    found, ended, made = run(story())
+    found, ended, made = run(scenario())
     assert skew == pytest.approx(found, abs=60.0)
     assert (["succeeded", "succeeded"], 2) == (ended, made)

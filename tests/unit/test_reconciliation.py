@@ -68,10 +68,10 @@ def found(account: Account) -> str:
 def ended(account: Account) -> tuple[str, float]:
     """What became of it, and after how many seconds."""
 
-    async def story():
+    async def scenario():
         return await account.find(), asyncio.get_running_loop().time()
 
-    return virtual_time.run(story())
+    return virtual_time.run(scenario())
 
 
 def test_one_match_is_adopted():
@@ -85,19 +85,19 @@ def test_a_creation_that_never_arrived_is_repeated_after_ninety_seconds_if_the_l
     account = Account()
 
     assert "TryAgain" == found(account)
-    looks = [time for time, _ in account.asked]
-    assert ([0.5, 2.0, 5.0, 10.0, 15.0], 95.0) == (looks[:5], looks[-1])
-    assert {5.0} == {after - before for before, after in pairwise(looks[2:])}
+    readings = [time for time, _ in account.asked]
+    assert ([0.5, 2.0, 5.0, 10.0, 15.0], 95.0) == (readings[:5], readings[-1])
+    assert {5.0} == {after - before for before, after in pairwise(readings[2:])}
 
 
 def test_a_list_that_lags_is_waited_for():
-    async def story():
+    async def scenario():
         late = asyncio.create_task(after(4, lambda: account.holds("p1")))
         return await account.find(), await late
 
     account = Account()
 
-    assert "p1" == virtual_time.run(story())[0]
+    assert "p1" == virtual_time.run(scenario())[0]
 
 
 def test_more_matches_than_uncertain_creations_are_unknown_once_a_further_one_would_be_listed():
@@ -115,9 +115,9 @@ def test_a_list_that_cannot_be_read_for_ten_minutes_leaves_it_unknown(failure):
     account = Account(*[failure] * 200)
 
     assert ("OutcomeUnknown", 600.0) == ended(account)
-    looks = [time for time, _ in account.asked]
-    assert {5.0} == {after - before for before, after in pairwise(looks) if 5 <= before < 120}
-    assert {15.0} == {after - before for before, after in pairwise(looks) if 120 <= before < 585}
+    readings = [time for time, _ in account.asked]
+    assert {5.0} == {after - before for before, after in pairwise(readings) if 5 <= before < 120}
+    assert {15.0} == {after - before for before, after in pairwise(readings) if 120 <= before < 585}
 
 
 @pytest.mark.parametrize("failure", [Refusal(500, {}, b""), NotSent(), Lost()])
@@ -220,7 +220,7 @@ def test_an_input_nested_too_deep_to_be_read_is_not_ours():
 
 
 def test_the_creation_sent_first_adopts_the_oldest_match():
-    async def story():
+    async def scenario():
         first = asyncio.create_task(account.find())
         await asyncio.sleep(0.1)
         second = await account.find()
@@ -230,7 +230,7 @@ def test_the_creation_sent_first_adopts_the_oldest_match():
     account.holds("later", age=5)
     account.holds("earlier", age=20)
 
-    assert ["earlier", "later"] == virtual_time.run(story())
+    assert ["earlier", "later"] == virtual_time.run(scenario())
 
 
 def test_an_id_known_from_an_answer_is_never_adopted():
@@ -286,18 +286,18 @@ def test_a_list_is_not_read_further_back_than_the_creation():
 
 
 def test_identical_uncertain_creations_adopt_one_prediction_each():
-    async def story():
+    async def scenario():
         return await asyncio.gather(*(account.find() for _ in range(3)))
 
     account = Account()
     account.holds("p1")
     account.holds("p2")
 
-    assert ["TryAgain", "p1", "p2"] == sorted(virtual_time.run(story()))
+    assert ["TryAgain", "p1", "p2"] == sorted(virtual_time.run(scenario()))
 
 
 def test_a_match_is_not_adopted_while_an_identical_creation_awaits_its_answer():
-    async def story():
+    async def scenario():
         with account.begin() as other:
             search = asyncio.create_task(account.find())
             await asyncio.sleep(7)
@@ -307,7 +307,7 @@ def test_a_match_is_not_adopted_while_an_identical_creation_awaits_its_answer():
     account = Account()
     account.holds("p1")
 
-    assert "TryAgain" == virtual_time.run(story())
+    assert "TryAgain" == virtual_time.run(scenario())
 
 
 def test_a_creation_is_found_amid_a_stream_of_identical_ones():
@@ -324,7 +324,7 @@ def test_a_creation_is_found_amid_a_stream_of_identical_ones():
                 group.create_task(one(number))
                 await asyncio.sleep(0.1)
 
-    async def story():
+    async def scenario():
         others = asyncio.create_task(stream())
         await asyncio.sleep(1)
         lost = asyncio.create_task(account.find())
@@ -334,13 +334,13 @@ def test_a_creation_is_found_amid_a_stream_of_identical_ones():
 
     account = Account()
 
-    assert {"lost", "TryAgain"} == virtual_time.run(story())[0]
+    assert {"lost", "TryAgain"} == virtual_time.run(scenario())[0]
 
 
 def test_two_callers_with_one_token_share_one_account():
     twin = type(USER)("user", "user_9", credentials(replicate=ADMIN.credentials["replicate"]))
 
-    async def story():
+    async def scenario():
         with account.begin(twin) as other:
             search = asyncio.create_task(account.find())
             await asyncio.sleep(1)
@@ -350,7 +350,7 @@ def test_two_callers_with_one_token_share_one_account():
     account = Account()
     account.holds("p1")
 
-    assert "TryAgain" == virtual_time.run(story())
+    assert "TryAgain" == virtual_time.run(scenario())
 
 
 # End to end: what was paid for, counted at Replicate.

@@ -32,7 +32,7 @@ class Account(httpx.AsyncBaseTransport):
         self.skew = skew
         self._began = datetime.now(UTC)
         self.items: list[dict] = []
-        self.looks: list[float] = []
+        self.readings: list[float] = []
         self.trouble = lambda at: None
 
     def holds(self, prediction_id: str, *, age: float, sent: dict = SENT) -> None:
@@ -49,8 +49,8 @@ class Account(httpx.AsyncBaseTransport):
             request.method,
             request.headers["authorization"],
         )
-        self.looks.append(asyncio.get_running_loop().time())
-        trouble = self.trouble(self.looks[-1])
+        self.readings.append(asyncio.get_running_loop().time())
+        trouble = self.trouble(self.readings[-1])
         if isinstance(trouble, Exception):
             raise trouble
         if trouble is not None:
@@ -86,12 +86,12 @@ async def ends(recovery) -> str:
 
 
 def test_a_creation_that_arrived_is_adopted_with_its_age():
-    async def story():
+    async def scenario():
         account = Account()
         account.holds("p1", age=99)
         return (await recovering(provider(account))).prediction
 
-    found = run(story())
+    found = run(scenario())
 
     assert ("p1", "starting") == (found.id, found.status)
     assert 100.5 == pytest.approx(found.age, abs=0.3)
@@ -108,7 +108,7 @@ def test_an_older_prediction_or_one_of_another_input_is_not_adopted(age, sent):
 
 
 def test_a_creation_just_sent_may_still_arrive_within_the_answer_timeout():
-    async def story():
+    async def scenario():
         recovery = asyncio.create_task(ends(recovering(provider(account), ago=2.0)))
         await asyncio.sleep(10)
         account.holds("p1", age=11)
@@ -116,8 +116,8 @@ def test_a_creation_just_sent_may_still_arrive_within_the_answer_timeout():
 
     account = Account()
 
-    assert "p1" == run(story())
-    assert [0.5, 2.0, 5.0, 10.0] == account.looks[:4]
+    assert "p1" == run(scenario())
+    assert [0.5, 2.0, 5.0, 10.0] == account.readings[:4]
 
 
 @pytest.mark.parametrize(
@@ -147,7 +147,7 @@ def test_a_recovered_creation_that_never_arrived_is_repeated_after_ninety_second
     account = Account()
 
     assert "TryAgain" == run(ends(recovering(provider(account), ago=ago)))
-    assert ([0.5, 2.0, 5.0, 10.0], 95.0) == (account.looks[:4], account.looks[-1])
+    assert ([0.5, 2.0, 5.0, 10.0], 95.0) == (account.readings[:4], account.readings[-1])
 
 
 @pytest.mark.parametrize("skew", [-300.0, -45.0, 45.0, 300.0, 5000.0])
@@ -169,7 +169,7 @@ def test_recovery_uses_the_present_clock_of_replicate_if_no_other_is_known(skew)
 
 
 def test_identical_creations_recovered_at_once_adopt_one_prediction_each():
-    async def story():
+    async def scenario():
         service = provider(account)
         return await asyncio.gather(
             *(ends(recovering(service, reference=f"gen_{n}.1", ago=100 + n)) for n in range(3))
@@ -179,13 +179,13 @@ def test_identical_creations_recovered_at_once_adopt_one_prediction_each():
     account.holds("p1", age=90)
     account.holds("p2", age=91)
 
-    assert ["TryAgain", "p1", "p2"] == sorted(run(story()))
+    assert ["TryAgain", "p1", "p2"] == sorted(run(scenario()))
 
 
 def test_identical_creations_of_different_age_adopt_the_right_predictions_in_any_order():
     """The earlier one takes the earlier prediction, or the later one would find none and pay again."""
 
-    async def story(order):
+    async def scenario(order):
         service = provider(account)
         recoveries = {
             ago: ends(recovering(service, ago=ago, reference=f"gen_{ago}.1")) for ago in (1000, 100)
@@ -196,8 +196,8 @@ def test_identical_creations_of_different_age_adopt_the_right_predictions_in_any
     account.holds("early", age=990)
     account.holds("late", age=90)
 
-    assert ["early", "late"] == run(story([1000, 100]))
-    assert ["late", "early"] == run(story([100, 1000]))
+    assert ["early", "late"] == run(scenario([1000, 100]))
+    assert ["late", "early"] == run(scenario([100, 1000]))
 
 
 def test_more_matches_than_recovered_creations_leave_the_outcome_unknown():
@@ -209,7 +209,7 @@ def test_more_matches_than_recovered_creations_leave_the_outcome_unknown():
 
 
 def test_an_id_on_record_is_never_adopted():
-    async def story():
+    async def scenario():
         service = provider(account)
         service.register_known(["on record", "another"])
         return await ends(recovering(service))
@@ -217,7 +217,7 @@ def test_an_id_on_record_is_never_adopted():
     account = Account()
     account.holds("on record", age=90)
 
-    assert "TryAgain" == run(story())
+    assert "TryAgain" == run(scenario())
 
 
 DOWN = [500, 502, 503, 504, 429, httpx.ReadError("reset")]
@@ -230,7 +230,7 @@ def test_an_upstream_that_is_down_for_minutes_is_waited_for(trouble):
     account.trouble = lambda at: trouble if at < 300 else None
 
     assert "p1" == run(ends(recovering(provider(account))))
-    pauses = [later - at for at, later in pairwise(account.looks)]
+    pauses = [later - at for at, later in pairwise(account.readings)]
     assert [1.5, 3.0, 5.0] == pauses[:3]
     assert {5.0, 15.0} == set(pauses[3:])
 
@@ -241,26 +241,26 @@ def test_failed_readings_do_not_prove_that_nothing_arrived():
     account.trouble = lambda at: None if at == 100 else 500
 
     assert "OutcomeUnknown" == run(ends(recovering(provider(account))))
-    assert 100 in account.looks
+    assert 100 in account.readings
 
 
 def test_readings_of_which_two_in_three_fail_prove_absence_once_the_time_has_passed():
     account = Account()
-    account.trouble = lambda at: 500 if len(account.looks) % 3 else None
+    account.trouble = lambda at: 500 if len(account.readings) % 3 else None
 
     assert "TryAgain" == run(ends(recovering(provider(account))))
-    assert 95.0 <= account.looks[-1] <= 120.0
+    assert 95.0 <= account.readings[-1] <= 120.0
 
 
 def test_an_upstream_that_stays_down_leaves_it_unknown_when_patience_ends():
-    async def story():
+    async def scenario():
         ended = await ends(recovering(provider(account)))
         return ended, asyncio.get_running_loop().time()
 
     account = Account()
     account.trouble = lambda at: 500
 
-    ended, at = run(story())
+    ended, at = run(scenario())
     assert "OutcomeUnknown" == ended
     assert 600.0 == at
 
@@ -269,13 +269,13 @@ def test_a_search_waits_as_long_as_a_refusal_says():
     class Throttled(Account):
         async def handle_async_request(self, request):
             answer = await super().handle_async_request(request)
-            return httpx.Response(429, headers={"Retry-After": "77"}) if len(self.looks) == 1 else answer
+            return httpx.Response(429, headers={"Retry-After": "77"}) if len(self.readings) == 1 else answer
 
     account = Throttled()
     account.holds("p1", age=99)
 
     assert "p1" == run(ends(recovering(provider(account))))
-    assert [0.5, 77.5] == account.looks
+    assert [0.5, 77.5] == account.readings
 
 
 @pytest.mark.parametrize(("caller", "error"), [(ADMIN, ServerTokenRejected), (USER, TokenRejected)])
@@ -285,21 +285,21 @@ def test_a_rejected_token_ends_a_recovery_at_once_with_its_error(caller, error, 
         async def handle_async_request(self, request):  # noqa: ARG002
             return httpx.Response(status, json={"title": "Unauthenticated", "status": status})
 
-    async def story():
+    async def scenario():
         with pytest.raises(error):
             await provider(Rejecting()).recover(
                 caller, MODEL, content="c", since=time.time() - 100, reference="gen_a.1"
             )
         return asyncio.get_running_loop().time()
 
-    assert 0.5 == run(story())
+    assert 0.5 == run(scenario())
 
 
 def test_a_list_too_long_to_search_is_not_searched_for_ten_minutes():
     class Endless(Account):
         async def handle_async_request(self, request):
             await super().handle_async_request(request)
-            item = {"id": f"x{len(self.looks)}", "created_at": "2999-01-01T00:00:00Z"}
+            item = {"id": f"x{len(self.readings)}", "created_at": "2999-01-01T00:00:00Z"}
             return httpx.Response(
                 200, json={"results": [item], "next": "?created_after=2026-01-01T00:00:00Z"}
             )
@@ -307,11 +307,11 @@ def test_a_list_too_long_to_search_is_not_searched_for_ten_minutes():
     account = Endless()
 
     assert "OutcomeUnknown" == run(ends(recovering(provider(account))))
-    assert 0.5 == account.looks[-1]
+    assert 0.5 == account.readings[-1]
 
 
 def test_a_webhook_that_names_the_prediction_ends_the_search_while_replicate_is_down():
-    async def story():
+    async def scenario():
         service = provider(account)
         recovery = asyncio.create_task(recovering(service))
         await asyncio.sleep(40)
@@ -325,11 +325,11 @@ def test_a_webhook_that_names_the_prediction_ends_the_search_while_replicate_is_
     account = Account()
     account.trouble = lambda at: 500
 
-    assert ("p1", True, 40.0) == run(story())
+    assert ("p1", True, 40.0) == run(scenario())
 
 
 def test_a_recovery_that_is_cancelled_leaves_nothing_under_way():
-    async def story():
+    async def scenario():
         service = provider(Account())
         recovery = asyncio.create_task(recovering(service))
         await asyncio.sleep(1)
@@ -337,14 +337,14 @@ def test_a_recovery_that_is_cancelled_leaves_nothing_under_way():
         await asyncio.gather(recovery, return_exceptions=True)
         return recovery.cancelled(), service._creations.under_way
 
-    assert (True, set()) == run(story())
+    assert (True, set()) == run(scenario())
 
 
 @pytest.mark.parametrize("caller", [ADMIN, OTHER_USER])
 def test_a_prediction_of_a_killed_process_is_found_with_its_outputs(caller):
     """By the client and the simulator themselves: the id is found, and watched to its end."""
 
-    async def story():
+    async def scenario():
         async with replicate(Options(prediction_seconds=8, jitter=0)) as (service, world):
             since = time.time()
             with await service.gate.acquire(caller.id) as lease:
@@ -358,5 +358,5 @@ def test_a_prediction_of_a_killed_process_is_found_with_its_outputs(caller):
             ended = await service.provider.wait(caller, created.prediction, model=MODEL)
             return lost.prediction.id, ended.id, ended.is_made, world.counters.snapshot().creations_accepted
 
-    lost, found, made, paid = run(story())
+    lost, found, made, paid = run(scenario())
     assert (lost, True, 1) == (found, made, paid)

@@ -27,7 +27,7 @@ def ends(batch) -> Counter:
 def batch_with(*faults, prompts=200, caller=ADMIN, limits=None, account=None):
     """How a batch ended, and the requests by kind, predictions and items. Faults strike after ten creations."""
 
-    async def story():
+    async def scenario():
         limited = {"concurrent_limit": 50, "requests_per_minute": 600} | (limits or {})
         async with replicate(OPTIONS, **limited) as (service, world):
             for fault in faults:
@@ -39,7 +39,7 @@ def batch_with(*faults, prompts=200, caller=ADMIN, limits=None, account=None):
             assert 0 == service.gate.statistics().current_concurrent
             return ends(batch), counts.requests, counts.creations_accepted, batch
 
-    return run(story())
+    return run(scenario())
 
 
 @pytest.mark.slow
@@ -131,7 +131,7 @@ def test_an_account_without_credit_ends_a_batch_at_its_second_refusal():
 
 
 def test_after_a_402_creations_go_one_at_a_time_until_one_is_accepted():
-    async def story():
+    async def scenario():
         async with replicate(OPTIONS, concurrent_limit=50) as (service, world):
             world.accounts.configure(TOKEN, credit="empty")
             refused = await service.run("first")
@@ -144,7 +144,7 @@ def test_after_a_402_creations_go_one_at_a_time_until_one_is_accepted():
             took = asyncio.get_running_loop().time() - after
             return refused.error.code, sent, took
 
-    code, sent, took = run(story())
+    code, sent, took = run(scenario())
 
     assert "server_out_of_credit" == code
     # After the first refusal, and after each later one, a second passes.
@@ -153,7 +153,7 @@ def test_after_a_402_creations_go_one_at_a_time_until_one_is_accepted():
 
 
 def test_two_batches_of_one_account_each_see_two_402s_and_another_account_none():
-    async def story():
+    async def scenario():
         async with replicate(OPTIONS, concurrent_limit=4) as (service, world):
             world.accounts.configure(USER.credentials["replicate"], credit="empty")
             batches = await asyncio.gather(
@@ -161,7 +161,7 @@ def test_two_batches_of_one_account_each_see_two_402s_and_another_account_none()
             )
             return [ends(each) for each in batches], world.counters.snapshot().requests["create"]
 
-    ended, sent = run(story())
+    ended, sent = run(scenario())
 
     assert [{"insufficient_credit": 20}, {"insufficient_credit": 20}, {"succeeded": 20}] == ended
     assert 20 + 6 >= sent

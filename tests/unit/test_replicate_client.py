@@ -28,9 +28,9 @@ from tests.support.wiring import (
     OTHER_USER,
     QUICK_SEARCH,
     USER,
-    look,
     on_a_loop,
     parts,
+    poll_once,
     reply,
     suffered,
     until,
@@ -46,7 +46,7 @@ async def test_trap_1_an_uncapped_retry_after_is_neither_slept_nor_believed(simu
     simulator.inject(on="get", status=status, headers={"Retry-After": "1000000"})
     async with parts(simulator) as service:
         with pytest.raises(PollFailed) as refused:
-            await look(service)
+            await poll_once(service)
 
     assert 300.0 == refused.value.wait
     assert {"get": 1} == simulator.counts().requests
@@ -459,13 +459,13 @@ async def test_failed_polls_do_not_fail_a_generation(simulator):
 def test_a_prediction_that_replicate_does_not_know_any_more_is_an_error_unless_cancelling_shows_it_done(
     prompt, code
 ):
-    async def story():
+    async def scenario():
         async with replicate(Options(prediction_seconds=1, jitter=0)) as (service, world):
             world.faults.inject(on="get", times=1000, status=404)
             ended = await service.run(prompt)
             return ended.error and ended.error.code, world.counters.snapshot().creations_accepted
 
-    assert (code, 1) == run(story())
+    assert (code, 1) == run(scenario())
 
 
 @pytest.mark.parametrize(
@@ -485,7 +485,7 @@ async def test_a_token_rejected_while_its_prediction_runs_is_reported_as_rejecte
 @pytest.mark.parametrize("body", [None, "<html>Blocked</html>"])
 @pytest.mark.parametrize("on", ["get", "list"])
 def test_a_token_refused_in_passing_ends_no_watch(status, body, on):
-    async def story():
+    async def scenario():
         async with replicate(Options(prediction_seconds=10, jitter=0)) as (service, world):
             batch = asyncio.create_task(service.run_batch(["a fox"] * 20))
             await asyncio.sleep(5)
@@ -493,12 +493,12 @@ def test_a_token_refused_in_passing_ends_no_watch(status, body, on):
             await batch
             return batch.result().summary()["succeeded"], world.counters.snapshot().creations_accepted
 
-    assert (20, 20) == run(story())
+    assert (20, 20) == run(scenario())
 
 
 @pytest.mark.parametrize(("seconds", "succeeds"), [(50, True), (80, False)])
 def test_a_watch_whose_polls_are_refused_for_a_minute_with_a_good_token_is_given_up(seconds, succeeds):
-    async def story():
+    async def scenario():
         async with replicate(Options(prediction_seconds=100, jitter=0), timeout=300) as (service, world):
             generation = asyncio.create_task(service.run())
             await asyncio.sleep(5)
@@ -509,7 +509,7 @@ def test_a_watch_whose_polls_are_refused_for_a_minute_with_a_good_token_is_given
             await generation
             return generation.result().succeeded
 
-    assert succeeds is run(story())
+    assert succeeds is run(scenario())
 
 
 @on_a_loop
@@ -538,14 +538,14 @@ async def test_a_cancel_that_fails_is_tried_again(simulator):
 @pytest.mark.parametrize("body", [None, "<html>Blocked</html>"])
 @pytest.mark.parametrize("status", [401, 403, 404])
 def test_a_cancel_that_is_refused_in_passing_is_tried_again(status, body):
-    async def story():
+    async def scenario():
         async with replicate(Options(jitter=0)) as (service, world):
             if (status, body) != (404, None):  # which says that there is nothing to cancel
                 world.faults.inject(on="cancel", status=status, body=body)
             await service.run("[[hang]]", timeout=5)
             return dict(world.counters.snapshot().finished)
 
-    assert {"canceled": 1} == run(story())
+    assert {"canceled": 1} == run(scenario())
 
 
 @pytest.mark.parametrize("answer", [[], None, "text", 7, {}, {"id": "p1"}, {"id": 7, "status": "starting"}])
@@ -618,7 +618,7 @@ async def test_a_simulated_prediction_tells_how_far_it_is_and_the_list_does_not(
         await until(lambda: simulator.predictions() and simulator.predictions()[0].status == "processing")
         (made,) = simulator.predictions()
         while len(set(shares)) < 4:
-            shares.append((await look(service, made.id)).progress)
+            shares.append((await poll_once(service, made.id)).progress)
             await asyncio.sleep(0.05)
         with await service.others.acquire("admin") as lease:
             page = await service.provider._get_page(ADMIN, UNDATED, lease)
@@ -687,10 +687,10 @@ async def test_a_token_is_refused_only_by_a_document_of_replicates(simulator, fa
 
 
 def test_an_account_without_an_answer_in_five_seconds_is_unknown():
-    async def story():
+    async def scenario():
         async with replicate(Options()) as (service, world):
             world.faults.inject(on="account", hang=60)
             account = await service.provider._client.account(USER)
             return account, asyncio.get_running_loop().time()
 
-    assert (Account("unknown"), 5.0) == run(story())
+    assert (Account("unknown"), 5.0) == run(scenario())

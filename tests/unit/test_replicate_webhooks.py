@@ -227,17 +227,17 @@ class Asked:
 
 
 def test_a_hundred_concurrent_callers_share_one_request_for_the_secret():
-    async def story():
+    async def scenario():
         asked = Asked()
         secrets = signing_secrets(asked)
         told = await asyncio.gather(*(secrets.get(ADMIN) for _ in range(100)))
         return set(told) | {await secrets.get(ADMIN)}, asked.callers
 
-    assert ({"whsec_admin"}, ["admin"]) == virtual_time.run(story())
+    assert ({"whsec_admin"}, ["admin"]) == virtual_time.run(scenario())
 
 
 def test_a_cancelled_wait_for_a_secret_cancels_no_other_wait():
-    async def story():
+    async def scenario():
         asked = Asked()
         secrets = signing_secrets(asked)
         first, second = (asyncio.create_task(secrets.get(ADMIN)) for _ in range(2))
@@ -245,25 +245,25 @@ def test_a_cancelled_wait_for_a_secret_cancels_no_other_wait():
         first.cancel()
         return await second, asked.callers
 
-    assert ("whsec_admin", ["admin"]) == virtual_time.run(story())
+    assert ("whsec_admin", ["admin"]) == virtual_time.run(scenario())
 
 
 @pytest.mark.parametrize(
     "failure", [{"key": None}, {"key": ""}, {}, ["whsec_x"], None, UpstreamError("no"), RuntimeError("a bug")]
 )
 def test_a_secret_that_could_not_be_fetched_is_requested_again(failure):
-    async def story():
+    async def scenario():
         secrets = signing_secrets(Asked(failure))
         failures = await asyncio.gather(*(secrets.get(ADMIN) for _ in range(3)), return_exceptions=True)
         return {type(each) for each in failures}, await secrets.get(ADMIN)
 
-    failed, then = virtual_time.run(story())
+    failed, then = virtual_time.run(scenario())
     assert {RuntimeError if isinstance(failure, RuntimeError) else UpstreamError} == failed
     assert "whsec_admin" == then
 
 
 def test_secrets_are_bounded_and_fetched_again_after_an_hour():
-    async def story():
+    async def scenario():
         asked = Asked()
         secrets = signing_secrets(asked)
         await secrets.get(ADMIN)
@@ -278,15 +278,15 @@ def test_secrets_are_bounded_and_fetched_again_after_an_hour():
         await secrets.get(ADMIN)
         return before, after, asked.callers.count("admin"), len(secrets._kept)
 
-    assert (1, 2, 3, SECRETS_KEPT) == virtual_time.run(story())
+    assert (1, 2, 3, SECRETS_KEPT) == virtual_time.run(scenario())
 
 
 def test_a_secret_does_not_show_when_it_is_printed_by_mistake():
-    async def story():
+    async def scenario():
         secrets = signing_secrets(Asked())
         return repr([await secrets.get(ADMIN)]), repr(vars(secrets))
 
-    assert [] == [shown for shown in virtual_time.run(story()) if "whsec" in shown]
+    assert [] == [shown for shown in virtual_time.run(scenario()) if "whsec" in shown]
 
 
 @on_a_loop
@@ -326,12 +326,12 @@ class Account:
 
     def __init__(self, *listed: str) -> None:
         self.creations = Creations(self.page)
-        self.looks = 0
+        self.readings = 0
         made = {"model": MODEL, "input": SENT, "created_at": "2999-01-01T00:00:00Z"}
         self._items = [{"id": prediction_id} | made for prediction_id in listed]
 
     async def page(self, caller, query):  # noqa: ARG002
-        self.looks += 1
+        self.readings += 1
         return read_page({"results": self._items, "next": None})
 
     def begin(self, reference="gen_a.1"):
@@ -340,7 +340,7 @@ class Account:
 
 @pytest.mark.parametrize("at", [0.0, 0.3, 0.5, 1.7, 4.99])
 def test_a_webhook_ends_a_search_at_once_with_its_prediction(at):
-    async def story():
+    async def scenario():
         account = Account()
         with account.begin() as creation:
             asyncio.get_running_loop().call_at(
@@ -349,26 +349,26 @@ def test_a_webhook_ends_a_search_at_once_with_its_prediction(at):
             found = await creation.find()
         return found.id, found.is_made, round(found.age, 2), asyncio.get_running_loop().time()
 
-    assert ("p1", True, at, at) == virtual_time.run(story())
+    assert ("p1", True, at, at) == virtual_time.run(scenario())
 
 
 def test_a_prediction_pushed_before_the_answer_is_adopted_without_a_reading():
-    async def story():
+    async def scenario():
         account = Account()
         with account.begin() as creation:
             creation.receive_push(over())
             await asyncio.sleep(30)
             found = await creation.find()
-        return found.id, account.looks
+        return found.id, account.readings
 
-    assert ("p1", 0) == virtual_time.run(story())
+    assert ("p1", 0) == virtual_time.run(scenario())
 
 
 @pytest.mark.parametrize(
     "push", [over(model="another/model"), over(model=None), over(sent={"prompt": "a vixen"}), over(sent=None)]
 )
 def test_a_webhook_of_another_model_or_input_ends_no_search(push):
-    async def story():
+    async def scenario():
         account = Account()
         with account.begin() as creation:
             creation.receive_push(push)
@@ -376,11 +376,11 @@ def test_a_webhook_of_another_model_or_input_ends_no_search(push):
                 await creation.find()
         return account.creations.is_known("p1")
 
-    assert not virtual_time.run(story())
+    assert not virtual_time.run(scenario())
 
 
 def test_a_pushed_prediction_on_record_is_adopted_by_no_other_creation():
-    async def story():
+    async def scenario():
         account = Account()
         account.creations.register_known("p1")
         with account.begin() as creation:
@@ -388,11 +388,11 @@ def test_a_pushed_prediction_on_record_is_adopted_by_no_other_creation():
             with pytest.raises(TryAgain):
                 await creation.find()
 
-    virtual_time.run(story())
+    virtual_time.run(scenario())
 
 
 def test_the_first_pushed_prediction_counts_however_often_it_is_pushed():
-    async def story():
+    async def scenario():
         account = Account()
         with account.begin() as creation:
             finding = asyncio.create_task(creation.find())
@@ -401,27 +401,27 @@ def test_the_first_pushed_prediction_counts_however_often_it_is_pushed():
                 creation.receive_push(over(prediction_id))
             return (await finding).id
 
-    assert "p1" == virtual_time.run(story())
+    assert "p1" == virtual_time.run(scenario())
 
 
 def test_an_identical_uncertain_creation_neither_adopts_nor_counts_the_pushed_prediction_of_another():
     """Two are left, and only one in doubt: nobody can know whose the second is."""
 
-    async def story():
+    async def scenario():
         account = Account("p1", "p2", "p3")
         with account.begin() as other, account.begin("gen_b.1") as creation:
             asyncio.get_running_loop().call_at(2, other.receive_push, over("p1"))
             with pytest.raises(OutcomeUnknown):
                 await creation.find()
 
-    virtual_time.run(story())
+    virtual_time.run(scenario())
 
 
 @pytest.mark.parametrize("tick", range(12))
 def test_a_push_in_any_tick_of_a_search_ends_it_with_the_pushed_prediction(tick):
     """Around the last look, when it is about to find that nothing arrived."""
 
-    async def story():
+    async def scenario():
         account = Account()
         with account.begin() as creation:
             finding = asyncio.create_task(creation.find())
@@ -434,12 +434,12 @@ def test_a_push_in_any_tick_of_a_search_ends_it_with_the_pushed_prediction(tick)
             await asyncio.sleep(0)
         return was_over, type(ended)
 
-    was_over, ended = virtual_time.run(story())
+    was_over, ended = virtual_time.run(scenario())
     assert (TryAgain if was_over else Prediction) is ended
 
 
 def test_a_search_cancelled_in_the_tick_of_a_push_stays_cancelled():
-    async def story():
+    async def scenario():
         account = Account()
         with account.begin() as creation:
             finding = asyncio.create_task(creation.find())
@@ -449,7 +449,7 @@ def test_a_search_cancelled_in_the_tick_of_a_push_stays_cancelled():
             await asyncio.gather(finding, return_exceptions=True)
             return finding.cancelled()
 
-    assert virtual_time.run(story())
+    assert virtual_time.run(scenario())
 
 
 # Through the provider, in virtual time.
@@ -462,7 +462,7 @@ def creating(service, *, reference="gen_a.1", caller=ADMIN, callback=None, lease
 
 
 def test_a_result_pushed_before_the_answer_is_read_ends_the_wait():
-    async def story():
+    async def scenario():
         async with replicate(Options(prediction_seconds=0.5, jitter=0, answer_delay=(1, 1))) as (
             service,
             world,
@@ -478,11 +478,11 @@ def test_a_result_pushed_before_the_answer_is_read_ends_the_wait():
             at = asyncio.get_running_loop().time()
             return ended.outputs, at, world.counters.snapshot().requests
 
-    assert ((Url("https://a"),), 2.0, {"create": 1}) == virtual_time.run(story())
+    assert ((Url("https://a"),), 2.0, {"create": 1}) == virtual_time.run(scenario())
 
 
 def test_a_push_that_names_another_prediction_than_the_answer_ends_neither():
-    async def story():
+    async def scenario():
         async with replicate(Options(prediction_seconds=8, jitter=0, answer_delay=(1, 1))) as (
             service,
             world,
@@ -497,11 +497,11 @@ def test_a_push_that_names_another_prediction_than_the_answer_ends_neither():
                 "forged"
             )
 
-    assert (True, None) == virtual_time.run(story())
+    assert (True, None) == virtual_time.run(scenario())
 
 
 def test_a_push_cannot_end_the_watch_of_another_attempts_prediction():
-    async def story():
+    async def scenario():
         async with replicate(Options(prediction_seconds=8, jitter=0)) as (service, _):
             provider = service.provider
             with await service.gate.acquire("admin") as lease:
@@ -514,11 +514,11 @@ def test_a_push_cannot_end_the_watch_of_another_attempts_prediction():
             provider.receive_push("gen_a.1", over(created.prediction.id))
             return still, (await waiting).outputs, asyncio.get_running_loop().time()
 
-    assert (False, (Url("https://a"),), 2.0) == virtual_time.run(story())
+    assert (False, (Url("https://a"),), 2.0) == virtual_time.run(scenario())
 
 
 def test_a_lost_answer_followed_by_a_webhook_costs_no_reading():
-    async def story():
+    async def scenario():
         async with replicate(
             Options(prediction_seconds=8, jitter=0), search=SearchTiming(quick=(5.0, 5.0))
         ) as (
@@ -540,7 +540,7 @@ def test_a_lost_answer_followed_by_a_webhook_costs_no_reading():
                 world.counters.snapshot().requests,
             )
 
-    assert (True, True, 1.0, {"create": 1}) == virtual_time.run(story())
+    assert (True, True, 1.0, {"create": 1}) == virtual_time.run(scenario())
 
 
 # Over real sockets: asked for, signed, sent and believed.

@@ -22,7 +22,7 @@ JUST_CREATED, JUST_FAILED = 0.0, 1.2
 def made_with_a_death_after_each_creation(*, dies_after, faults=(), **fields):
     """How many predictions were made, the code of the failure, and the predictions of each model on record."""
 
-    async def story():
+    async def scenario():
         world, loopback = simulator_here(Options(prediction_seconds=1.0, jitter=0.0, seed=1))
         for fault in faults:
             world.faults.inject(on="create", **fault)
@@ -45,7 +45,7 @@ def made_with_a_death_after_each_creation(*, dies_after, faults=(), **fields):
         made = Counter(each.model.split("/")[1] for each in ended.attempts if each.prediction_id)
         return created, ended.error.code, made
 
-    return run(story())
+    return run(scenario())
 
 
 @pytest.mark.parametrize("dies_after", [JUST_CREATED, JUST_FAILED])

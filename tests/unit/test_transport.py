@@ -13,7 +13,7 @@ from providers import Prediction, TryAgain
 from providers.replicate.provider import Replicate
 from providers.replicate.transport import MAX_ANSWER, Lost, NotSent, Refusal
 from providers.replicate.watcher import PollFailed
-from tests.support.wiring import ADMIN, listening, look, on_a_loop, parts, reply, until, wire
+from tests.support.wiring import ADMIN, listening, on_a_loop, parts, poll_once, reply, until, wire
 
 
 async def get(service, prediction_id: str = "p1", *, seconds: float = 5):
@@ -85,7 +85,7 @@ async def test_a_refused_poll_is_one_request(simulator, status):
     simulator.inject(on="get", times=10, status=status)
     async with parts(simulator) as service:
         with pytest.raises(PollFailed):
-            await look(service)
+            await poll_once(service)
 
     assert {"get": 1} == simulator.counts().requests
 
@@ -205,7 +205,7 @@ HEADS = st.one_of(
 @settings(max_examples=10, deadline=None, derandomize=True)
 def test_any_bytes_are_an_answer_a_refusal_or_lost(heads):
     @on_a_loop
-    async def story():
+    async def scenario():
         left = [head + body for head, body in heads]
 
         async def serve(reader, writer):
@@ -219,7 +219,7 @@ def test_any_bytes_are_an_answer_a_refusal_or_lost(heads):
                     await get(service)
             assert 0 == service.others.statistics().current_concurrent
 
-    story()
+    scenario()
 
 
 @pytest.mark.parametrize("status", ["301 Moved Permanently", "302 Found", "307 Temporary Redirect"])

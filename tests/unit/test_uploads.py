@@ -157,17 +157,17 @@ class Sent:
 
 @pytest.mark.parametrize(("failures", "sent"), [(0, 1), (2, 3), (3, 4)])
 def test_generations_that_share_an_image_share_its_upload_and_the_tries(failures, sent):
-    async def story():
+    async def scenario():
         send, image = Sent(*[Lost("cut")] * failures), an_image()
         uploads = Uploads(send)
         return await asyncio.gather(*(uploads.address(ADMIN, image) for _ in range(20))), send.number
 
-    addresses, number = virtual_time.run(story())
+    addresses, number = virtual_time.run(scenario())
     assert ({f"https://api.replicate.com/v1/files/{sent}"}, sent) == (set(addresses), number)
 
 
 def test_a_final_failure_of_an_upload_fails_all_generations_that_share_it():
-    async def story():
+    async def scenario():
         send, image = Sent(*[Lost("cut")] * 100), an_image()
         uploads = Uploads(send)
         first = await asyncio.gather(
@@ -177,12 +177,12 @@ def test_a_final_failure_of_an_upload_fails_all_generations_that_share_it():
             await uploads.address(ADMIN, image)
         return first, send.number
 
-    failed, number = virtual_time.run(story())
+    failed, number = virtual_time.run(scenario())
     assert ([UpstreamError] * 20, TRIES) == ([type(each) for each in failed], number)
 
 
 def test_a_cancelled_wait_leaves_the_upload_to_the_others():
-    async def story():
+    async def scenario():
         send, image = Sent(), an_image()
         uploads = Uploads(send)
         gone = asyncio.create_task(uploads.address(ADMIN, image))
@@ -192,11 +192,11 @@ def test_a_cancelled_wait_leaves_the_upload_to_the_others():
         gone.cancel()
         return await stays, send.number
 
-    assert ("https://api.replicate.com/v1/files/1", 1) == virtual_time.run(story())
+    assert ("https://api.replicate.com/v1/files/1", 1) == virtual_time.run(scenario())
 
 
 def test_an_upload_without_waits_is_cancelled_and_may_begin_again():
-    async def story():
+    async def scenario():
         send, image = Sent(), an_image()
         uploads = Uploads(send)
         gone = asyncio.create_task(uploads.address(ADMIN, image))
@@ -205,11 +205,11 @@ def test_an_upload_without_waits_is_cancelled_and_may_begin_again():
         await asyncio.sleep(5)
         return send.done, await uploads.address(ADMIN, image)
 
-    assert (0, "https://api.replicate.com/v1/files/2") == virtual_time.run(story())
+    assert (0, "https://api.replicate.com/v1/files/2") == virtual_time.run(scenario())
 
 
 def test_an_address_is_used_for_20_hours_and_not_for_the_24_that_it_is_good():
-    async def story():
+    async def scenario():
         send, image = Sent(), an_image()
         uploads = Uploads(send)
         await uploads.address(ADMIN, image)
@@ -221,17 +221,17 @@ def test_an_address_is_used_for_20_hours_and_not_for_the_24_that_it_is_good():
     assert (
         "https://api.replicate.com/v1/files/1",
         "https://api.replicate.com/v1/files/2",
-    ) == virtual_time.run(story())
+    ) == virtual_time.run(scenario())
 
 
 def test_uploads_at_once_leave_room_for_polls():
-    async def story():
+    async def scenario():
         send = Sent()
         uploads = Uploads(send)
         await asyncio.gather(*(uploads.address(ADMIN, an_image()) for _ in range(3 * AT_ONCE)))
         return send.most, asyncio.get_running_loop().time()
 
-    assert (AT_ONCE, 3.0) == virtual_time.run(story())
+    assert (AT_ONCE, 3.0) == virtual_time.run(scenario())
 
 
 @on_a_loop

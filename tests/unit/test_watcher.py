@@ -15,13 +15,13 @@ from tests.support.upstream import HANGS, MODEL, OUTPUT, Upstream, caller, now, 
 
 @pytest.mark.parametrize("seconds", [1.5, 8.0, 45.0, 600.0])
 def test_a_steady_known_model_is_found_over_by_its_first_poll(seconds):
-    async def story():
+    async def scenario():
         upstream = Upstream()
         await upstream.learn(seconds, seconds, seconds)
         late = await upstream.predict(seconds)
-        return late, len(upstream.looks)
+        return late, len(upstream.polls)
 
-    assert (0.0, 1) == run(story())
+    assert (0.0, 1) == run(scenario())
 
 
 @pytest.mark.slow
@@ -34,47 +34,47 @@ def test_a_steady_known_model_is_found_over_by_its_first_poll(seconds):
 def test_a_known_model_is_found_over_within_6_percent_after_few_polls(usual, shares, share):
     """For whatever it takes, from what four in five took to the longest."""
 
-    async def story():
+    async def scenario():
         upstream = Upstream()
         durations = sorted(usual * share / 100 for share in shares)
         await upstream.learn(*durations)
         soon, longest = durations[len(durations) // 5], durations[-1]
         seconds = soon + (longest - soon) * share / 100
         late = await upstream.predict(seconds)
-        return late, len(upstream.looks), seconds
+        return late, len(upstream.polls), seconds
 
-    late, looks, seconds = run(story())
+    late, polls, seconds = run(scenario())
     assert late <= max(0.1, 0.06 * seconds)
-    assert looks <= 12
+    assert polls <= 12
 
 
-@pytest.mark.parametrize(("usual", "looks"), [(12.0, 4.5), (180.0, 5.5)])
-def test_a_lone_prediction_of_a_known_model_costs_about_five_polls(usual, looks):
+@pytest.mark.parametrize(("usual", "at_most"), [(12.0, 4.5), (180.0, 5.5)])
+def test_a_lone_prediction_of_a_known_model_costs_about_five_polls(usual, at_most):
     """A model whose predictions take as long as usual, more or less a fifth, over a fifth of a second."""
 
-    async def story():
+    async def scenario():
         random, upstream = Random(1), Upstream(round_trip=0.2)
         for _ in range(20):
             await upstream.learn(usual * random.uniform(0.8, 1.2))
         late = [await upstream.predict(usual * random.uniform(0.8, 1.2), f"p{n}") for n in range(50)]
-        return sum(late) / 50 / usual, max(late) / usual, len(upstream.looks) / 50
+        return sum(late) / 50 / usual, max(late) / usual, len(upstream.polls) / 50
 
-    usually_late, most_late, looked = run(story())
+    usually_late, most_late, polled = run(scenario())
     assert usually_late < 0.05
     assert most_late < 0.1
-    assert looked <= looks
+    assert polled <= at_most
 
 
-@pytest.mark.parametrize(("seconds", "looks"), [(0.2, 1), (3.0, 9), (30.0, 20), (600.0, 80)])
-def test_an_unknown_model_is_polled_a_bounded_number_of_times(seconds, looks):
+@pytest.mark.parametrize(("seconds", "at_most"), [(0.2, 1), (3.0, 9), (30.0, 20), (600.0, 80)])
+def test_an_unknown_model_is_polled_a_bounded_number_of_times(seconds, at_most):
     """Told within a quarter of its time, or of a second, and never more than ten seconds late."""
 
-    async def story():
+    async def scenario():
         upstream = Upstream()
-        return await upstream.predict(seconds), len(upstream.looks)
+        return await upstream.predict(seconds), len(upstream.polls)
 
-    late, looked = run(story())
-    assert looked <= looks
+    late, polled = run(scenario())
+    assert polled <= at_most
     assert late <= min(10.0, max(0.25, 0.25 * seconds))
 
 
@@ -83,33 +83,33 @@ def test_an_unknown_model_is_polled_a_bounded_number_of_times(seconds, looks):
 def test_a_slow_connection_costs_time_but_few_polls(round_trip, many):
     """Predictions of a minute: a look each at most every two seconds, or as many pages as go at once."""
 
-    async def story():
+    async def scenario():
         upstream = Upstream(round_trip=round_trip)
         late = await upstream.predict_many([60.0] * many)
-        return max(late), len(upstream.looks)
+        return max(late), len(upstream.polls)
 
-    late, looks = run(story())
+    late, polls = run(scenario())
     assert late <= 10.0 + round_trip
-    assert looks <= 13 * many + 20
+    assert polls <= 13 * many + 20
 
 
 def test_only_success_teaches_how_long_a_model_takes():
-    async def story():
+    async def scenario():
         upstream = Upstream()
         await upstream.learn(20.0, 20.0, 20.0)
         for n in range(10):
             await upstream.predict(1.0, f"failed {n}", status="failed")
-        upstream.looks.clear()
+        upstream.polls.clear()
         await upstream.predict(20.0)
-        return len(upstream.looks)
+        return len(upstream.polls)
 
-    assert 1 == run(story())
+    assert 1 == run(scenario())
 
 
 def test_a_learned_duration_is_no_longer_than_the_wait():
     """Or else one false date of completion keeps everybody's predictions of that model from being looked at."""
 
-    async def story():
+    async def scenario():
         upstream = Upstream()
         for n in range(3):
             made = upstream.make(5.0, f"liar {n}")
@@ -117,7 +117,7 @@ def test_a_learned_duration_is_no_longer_than_the_wait():
             await upstream.watch(made)
         return await upstream.predict(5.0)
 
-    assert run(story()) <= 2.0
+    assert run(scenario()) <= 2.0
 
 
 @pytest.mark.parametrize(
@@ -125,61 +125,61 @@ def test_a_learned_duration_is_no_longer_than_the_wait():
     [("succeeded", ()), ("failed", ()), ("canceled", ()), ("aborted", ()), ("processing", OUTPUT)],
 )
 def test_a_prediction_that_is_over_is_returned_and_not_polled_again(status, outputs):
-    async def story():
+    async def scenario():
         upstream = Upstream()
         await upstream.predict(2.0, status=status, outputs=outputs)
-        looks = len(upstream.looks)
+        polls = len(upstream.polls)
         await asyncio.sleep(1000)
         end = upstream.made["ann"][0].end
         assert end is await upstream.watcher.wait(caller("ann"), end, model=MODEL)
-        return looks == len(upstream.looks) and upstream.is_idle()
+        return polls == len(upstream.polls) and upstream.is_idle()
 
-    assert run(story())
+    assert run(scenario())
 
 
 def test_processing_without_output_is_not_over():
-    async def story():
+    async def scenario():
         return await Upstream().predict(7.0)
 
-    assert run(story()) >= 0.0
+    assert run(scenario()) >= 0.0
 
 
 def test_a_prediction_watched_late_is_as_old_as_it_is_said_to_be():
-    async def story():
+    async def scenario():
         upstream = Upstream()
         await upstream.learn(20.0, 20.0, 20.0)
         made = upstream.make(20.0)
         await asyncio.sleep(15.0)
         await upstream.watcher.wait(caller("ann"), Prediction("p", "starting", age=15.0), model=MODEL)
-        return now() - made.ends_at, len(upstream.looks)
+        return now() - made.ends_at, len(upstream.polls)
 
-    assert (0.0, 1) == run(story())
+    assert (0.0, 1) == run(scenario())
 
 
 def test_two_waits_for_one_prediction_both_end():
-    async def story(others):
+    async def scenario(others):
         upstream = Upstream()
         made = upstream.make(20.0)
         rest = [upstream.predict(20.0, f"p{n}") for n in range(others)]
         return await asyncio.gather(upstream.watch(made), upstream.watch(made), *rest)
 
-    assert max(run(story(0))) <= 5.0
-    assert max(run(story(5))) <= 5.0
+    assert max(run(scenario(0))) <= 5.0
+    assert max(run(scenario(5))) <= 5.0
 
 
 def test_a_prediction_without_a_date_is_told_and_never_makes_a_page_by_itself():
-    async def story():
+    async def scenario():
         upstream = Upstream()
         late = await upstream.predict_many([20.0] * 5, dated=False)
         return max(late), upstream.pages
 
-    late, pages = run(story())
+    late, pages = run(scenario())
     assert late <= 5.0
     assert 0 == pages
 
 
 def test_a_later_watch_with_an_earlier_poll_goes_first():
-    async def story():
+    async def scenario():
         upstream = Upstream()
         await upstream.learn(100.0, 100.0, 100.0)
         slow = asyncio.create_task(upstream.predict(100.0, "slow"))
@@ -187,11 +187,11 @@ def test_a_later_watch_with_an_earlier_poll_goes_first():
         quick = await upstream.predict(0.0, "quick", model="another/model")
         return quick, await slow
 
-    assert (0.25, 0.0) == run(story())
+    assert (0.25, 0.0) == run(scenario())
 
 
 def test_a_cancelled_wait_costs_no_further_poll():
-    async def story():
+    async def scenario():
         upstream = Upstream()
         gone, stays = (asyncio.create_task(upstream.predict(60.0, name)) for name in ("gone", "stays"))
         await asyncio.sleep(10.0)
@@ -199,7 +199,7 @@ def test_a_cancelled_wait_costs_no_further_poll():
         await stays
         return gone.cancelled(), max(upstream.times("gone"))
 
-    cancelled, last = run(story())
+    cancelled, last = run(scenario())
     assert cancelled
     assert last <= 10.0
 
@@ -207,56 +207,56 @@ def test_a_cancelled_wait_costs_no_further_poll():
 def _left_behind(upstream: Upstream, waiters: list[asyncio.Task]):
     """Cancel whoever waits, now; see what is left when what was under way is over."""
 
-    async def story():
+    async def scenario():
         for waiter in waiters:
             waiter.cancel()
         await asyncio.gather(*waiters, return_exceptions=True)
         assert {} == upstream.watcher._accounts
-        looks = len(upstream.looks)
+        polls = len(upstream.polls)
         await asyncio.sleep(200.0)
         assert upstream.watcher._timer is None
-        return upstream.is_idle(), len(upstream.looks) - looks
+        return upstream.is_idle(), len(upstream.polls) - polls
 
-    return story()
+    return scenario()
 
 
 @pytest.mark.parametrize("cancelled_at", [0.0, 0.1, 0.25, 0.3, 3.0])
 @pytest.mark.parametrize("many", [1, 5])
 def test_a_wait_cancelled_before_during_or_between_polls_leaves_nothing(many, cancelled_at):
-    async def story():
+    async def scenario():
         upstream = Upstream(round_trip=0.2)
         waiters = [asyncio.create_task(upstream.predict(60.0, f"p{n}")) for n in range(many)]
         await asyncio.sleep(cancelled_at)
         return await _left_behind(upstream, waiters)
 
-    assert (True, 0) == run(story())
+    assert (True, 0) == run(scenario())
 
 
 @pytest.mark.parametrize("many", [1, 5])
 def test_a_wait_cancelled_during_a_hanging_poll_leaves_nothing(many):
-    async def story():
+    async def scenario():
         upstream = Upstream()
-        upstream.trouble = lambda look: HANGS
+        upstream.trouble = lambda poll: HANGS
         waiters = [asyncio.create_task(upstream.predict(60.0, f"p{n}")) for n in range(many)]
         await asyncio.sleep(5.0)
         return await _left_behind(upstream, waiters)
 
-    assert (True, 0) == run(story())
+    assert (True, 0) == run(scenario())
 
 
 def test_a_wait_cancelled_while_polls_wait_for_the_window_leaves_nothing():
-    async def story():
+    async def scenario():
         upstream = Upstream(per_minute=10)
         waiters = [asyncio.create_task(upstream.predict(600.0, account=f"account {n}")) for n in range(30)]
         await asyncio.sleep(20.0)
         return await _left_behind(upstream, waiters)
 
-    assert (True, 0) == run(story())
+    assert (True, 0) == run(scenario())
 
 
 @pytest.mark.parametrize("ticks", range(12))
 def test_a_wait_cancelled_in_any_tick_around_its_end_leaves_nothing(ticks):
-    async def story():
+    async def scenario():
         upstream = Upstream()
         await upstream.learn(20.0, 20.0, 20.0)
         waiters = [asyncio.create_task(upstream.predict(20.0, f"p{n}")) for n in range(5)]
@@ -265,11 +265,11 @@ def test_a_wait_cancelled_in_any_tick_around_its_end_leaves_nothing(ticks):
             await asyncio.sleep(0)
         return await _left_behind(upstream, waiters)
 
-    assert (True, 0) == run(story())
+    assert (True, 0) == run(scenario())
 
 
 def test_polls_take_the_turn_of_the_account_once_that_is_known():
-    async def story():
+    async def scenario():
         upstream = Upstream()
         turns, acquire = [], upstream.gate.acquire
 
@@ -288,7 +288,7 @@ def test_polls_take_the_turn_of_the_account_once_that_is_known():
         await asyncio.gather(*waits)
         return turns
 
-    turns = run(story())
+    turns = run(scenario())
 
     known_from = turns.index("ann")
     assert {UNPROVEN} == set(turns[:known_from])

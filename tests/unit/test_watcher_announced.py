@@ -7,7 +7,7 @@ import pytest
 
 from providers import Prediction
 from providers.replicate.push import GRACE, KEPT, SILENCE, PushTracker
-from tests.support.upstream import MODEL, OUTPUT, KnownCreation, Upstream, caller, now, run
+from tests.support.upstream import MODEL, OUTPUT, Made, Upstream, caller, now, run
 
 UNDER_WAY = 0.3
 """Seconds that a webhook takes."""
@@ -15,7 +15,7 @@ UNDER_WAY = 0.3
 
 async def announced(
     upstream: Upstream,
-    made: KnownCreation,
+    made: Made,
     *,
     account: str = "ann",
     model: str = MODEL,
@@ -51,74 +51,74 @@ def about(seconds: float, many: int) -> list[float]:
 
 
 def test_a_known_model_costs_no_poll_where_webhooks_arrive():
-    async def story():
+    async def scenario():
         upstream = Upstream(round_trip=0.2)
         await upstream.learn(*about(12.0, 20))
         late = await announced_many(upstream, about(12.0, 180), every=0.1)
-        return max(late), len(upstream.looks), upstream.is_idle()
+        return max(late), len(upstream.polls), upstream.is_idle()
 
-    late, looks, idle = run(story())
+    late, polls, idle = run(scenario())
     assert late == pytest.approx(UNDER_WAY)
-    assert 0 == looks
+    assert 0 == polls
     assert idle
 
 
 @pytest.mark.parametrize("every", [0.0, 0.1])
 def test_180_pushed_predictions_of_an_unknown_model_cost_ten_polls_at_the_most(every):
-    async def story():
+    async def scenario():
         upstream = Upstream(round_trip=0.2)
         late = await announced_many(upstream, about(12.0, 180), every=every)
-        return max(late), len(upstream.looks)
+        return max(late), len(upstream.polls)
 
-    late, looks = run(story())
+    late, polls = run(scenario())
     assert late <= 0.31
-    assert looks <= 10
+    assert polls <= 10
 
 
 def test_a_prediction_far_longer_than_usual_is_polled_ever_more_rarely():
-    async def story():
+    async def scenario():
         upstream = Upstream()
         await upstream.learn(12.0, 12.0, 12.0)
         began = now()
         await announced(upstream, upstream.make(400.0))
-        return [round(look.at - began, 3) for look in upstream.looks]
+        return [round(poll.at - began, 3) for poll in upstream.polls]
 
-    assert [17.0, 32.0, 47.0, 77.0, 137.0, 197.0, 257.0, 317.0, 377.0] == run(story())
+    assert [17.0, 32.0, 47.0, 77.0, 137.0, 197.0, 257.0, 317.0, 377.0] == run(scenario())
 
 
 def test_a_poll_replaces_a_single_missing_webhook():
-    async def story():
+    async def scenario():
         upstream = Upstream()
         await upstream.learn(12.0, 12.0, 12.0)
         return await announced(upstream, upstream.make(12.0), webhook=None)
 
-    assert 5.0 == run(story())
+    assert 5.0 == run(scenario())
 
 
 def test_when_webhooks_never_come_everything_ends_soon_and_later_ones_as_quickly_as_without():
-    async def story():
+    async def scenario():
         upstream, without = Upstream(round_trip=0.2), Upstream(round_trip=0.2)
         for each in (upstream, without):
             await each.learn(*about(12.0, 20))
         first = await announced_many(upstream, about(12.0, 180), webhook=None)
         await without.predict_many(about(12.0, 180))
-        without.looks.clear()
+        without.polls.clear()
         await asyncio.sleep(10.0)
-        upstream.looks.clear()
+        upstream.polls.clear()
         later = await announced_many(upstream, about(12.0, 100), webhook=None)
         usual = await without.predict_many(about(12.0, 100))
-        return max(first), max(later), max(usual), len(upstream.looks), len(without.looks)
+        return max(first), max(later), max(usual), len(upstream.polls), len(without.polls)
 
-    first, later, usual, looks, usual_looks = run(story())
+    first, later, usual, polls, usual_looks = run(scenario())
     assert first <= 12.0
     assert later <= usual + 0.1
-    assert looks <= usual_looks + 5
+    assert polls <= usual_looks + 5
 
 
 def test_predictions_under_way_are_polled_as_usual_once_webhooks_are_found_missing():
     """The first is found over at 17 s, and missed at 22 s."""
 
-    async def story():
+    async def scenario():
         upstream = Upstream()
         await upstream.learn(12.0, 12.0, 12.0)
         await upstream.learn(100.0, 100.0, 100.0, model="slow/model")
@@ -128,64 +128,64 @@ def test_predictions_under_way_are_polled_as_usual_once_webhooks_are_found_missi
         quick = await announced(upstream, upstream.make(12.0, "quick"), webhook=None)
         return quick, await slow
 
-    assert (5.0, 0.0) == run(story())
+    assert (5.0, 0.0) == run(scenario())
 
 
 def test_a_webhook_shortly_after_the_poll_is_not_missing():
-    async def story():
+    async def scenario():
         upstream = Upstream()
         await upstream.learn(12.0, 12.0, 12.0)
         first = await announced(upstream, upstream.make(12.0, "slow line"), webhook=9.9)
         await asyncio.sleep(20.0)
-        upstream.looks.clear()
+        upstream.polls.clear()
         await announced(upstream, upstream.make(12.0, "next"))
-        return first, len(upstream.looks)
+        return first, len(upstream.polls)
 
-    assert (5.0, 0) == run(story())
+    assert (5.0, 0) == run(scenario())
 
 
 @pytest.mark.parametrize(("waited", "late"), [(SILENCE - 30, 0.0), (SILENCE + 1, 5.0)])
 def test_an_account_is_tried_again_after_ten_minutes(waited, late):
-    async def story():
+    async def scenario():
         upstream = Upstream()
         await upstream.learn(12.0, 12.0, 12.0)
         await announced(upstream, upstream.make(12.0, "first"), webhook=None)
         await asyncio.sleep(waited + 5.0)
         return await announced(upstream, upstream.make(12.0, "second"), webhook=None)
 
-    assert late == run(story())
+    assert late == run(scenario())
 
 
 def test_missing_webhooks_of_one_account_do_not_count_for_another():
-    async def story():
+    async def scenario():
         upstream = Upstream()
         await upstream.learn(12.0, 12.0, 12.0)
         await announced(upstream, upstream.make(12.0, "hers"), webhook=None)
         await asyncio.sleep(10.0)
-        upstream.looks.clear()
+        upstream.polls.clear()
         await announced(upstream, upstream.make(12.0, "his", account="bob"), account="bob")
-        return len(upstream.looks)
+        return len(upstream.polls)
 
-    assert 0 == run(story())
+    assert 0 == run(scenario())
 
 
 def test_an_end_at_processing_expects_no_webhook():
-    async def story():
+    async def scenario():
         upstream = Upstream()
         await upstream.learn(12.0, 12.0, 12.0)
         await announced(upstream, upstream.make(12.0, "early", status="processing"), webhook=None)
         await asyncio.sleep(20.0)
-        upstream.looks.clear()
+        upstream.polls.clear()
         await announced(upstream, upstream.make(12.0, "next"))
-        return len(upstream.looks)
+        return len(upstream.polls)
 
-    assert 0 == run(story())
+    assert 0 == run(scenario())
 
 
 def test_a_prediction_watched_late_is_polled_as_usual_and_expects_no_webhook():
     """Its webhook may have come while nobody was there to hear it."""
 
-    async def story():
+    async def scenario():
         upstream = Upstream()
         await upstream.learn(12.0, 12.0, 12.0)
         made = upstream.make(12.0)
@@ -195,25 +195,25 @@ def test_a_prediction_watched_late_is_polled_as_usual_and_expects_no_webhook():
         await upstream.watcher.wait(caller("ann"), late, model=MODEL)
         waited = now() - began
         await asyncio.sleep(20.0)
-        upstream.looks.clear()
+        upstream.polls.clear()
         await announced(upstream, upstream.make(12.0, "next"))
-        return waited, len(upstream.looks)
+        return waited, len(upstream.polls)
 
-    assert (0.0, 0) == run(story())
+    assert (0.0, 0) == run(scenario())
 
 
 def test_a_result_pushed_before_the_wait_ends_it_at_once():
-    async def story():
+    async def scenario():
         upstream = Upstream()
         made = upstream.make(0.0)
         upstream.watcher.receive(made.end)
-        return await announced(upstream, made, webhook=None), len(upstream.looks)
+        return await announced(upstream, made, webhook=None), len(upstream.polls)
 
-    assert (0.0, 0) == run(story())
+    assert (0.0, 0) == run(scenario())
 
 
 def test_only_the_latest_thousand_early_results_are_kept():
-    async def story():
+    async def scenario():
         upstream = Upstream()
         ends = [Prediction(f"p{n}", "succeeded", OUTPUT) for n in range(KEPT + 1)]
         for end in ends:
@@ -221,11 +221,11 @@ def test_only_the_latest_thousand_early_results_are_kept():
         kept = upstream.watcher._pushes
         return [kept.early("p0"), kept.early("p1"), kept.early(f"p{KEPT}")] == [None, ends[1], ends[KEPT]]
 
-    assert run(story())
+    assert run(scenario())
 
 
 def test_a_repeated_unfinished_or_unknown_pushed_result_does_no_harm():
-    async def story():
+    async def scenario():
         upstream = Upstream()
         made = upstream.make(12.0)
         waiting = asyncio.create_task(announced(upstream, made, webhook=None))
@@ -240,41 +240,41 @@ def test_a_repeated_unfinished_or_unknown_pushed_result_does_no_harm():
         upstream.watcher.receive(made.end)
         return late, upstream.is_idle()
 
-    assert (0.0, True) == run(story())
+    assert (0.0, True) == run(scenario())
 
 
 def test_a_pushed_result_ends_both_waits_for_one_prediction():
-    async def story():
+    async def scenario():
         upstream = Upstream()
         made = upstream.make(5.0)
         return await asyncio.gather(*(announced(upstream, made) for _ in range(2)))
 
-    assert [UNDER_WAY, UNDER_WAY] == pytest.approx(run(story()))
+    assert [UNDER_WAY, UNDER_WAY] == pytest.approx(run(scenario()))
 
 
 def test_a_pushed_result_ends_a_wait_that_expected_none():
-    async def story():
+    async def scenario():
         upstream = Upstream()
         made = upstream.make(12.0)
         asyncio.get_running_loop().call_at(made.ends_at, lambda: upstream.watcher.receive(made.end))
         return await upstream.watch(made)
 
-    assert 0.0 == run(story())
+    assert 0.0 == run(scenario())
 
 
 def test_webhooks_teach_how_long_a_model_takes():
-    async def story():
+    async def scenario():
         upstream = Upstream()
         for n in range(3):
             await announced(upstream, upstream.make(20.0, f"p{n}"))
-        upstream.looks.clear()
-        return await upstream.predict(20.0, "next"), len(upstream.looks)
+        upstream.polls.clear()
+        return await upstream.predict(20.0, "next"), len(upstream.polls)
 
-    assert (0.0, 1) == run(story())
+    assert (0.0, 1) == run(scenario())
 
 
 def test_missing_webhooks_of_an_account_are_reported_once():
-    async def story():
+    async def scenario():
         missed = []
         announcements = PushTracker(on_silence=lambda who: missed.append((who.id, now())))
         for n in range(3):
@@ -285,12 +285,12 @@ def test_missing_webhooks_of_an_account_are_reported_once():
         await asyncio.sleep(20.0)
         return missed
 
-    assert [("ann", GRACE)] == run(story())
+    assert [("ann", GRACE)] == run(scenario())
 
 
 @pytest.mark.parametrize("webhook", [None, 1.0])
 def test_closing_leaves_no_timer_that_waits_for_a_webhook(webhook):
-    async def story():
+    async def scenario():
         upstream = Upstream()
         await upstream.learn(12.0, 12.0, 12.0)
         made = upstream.make(12.0)
@@ -300,4 +300,4 @@ def test_closing_leaves_no_timer_that_waits_for_a_webhook(webhook):
         await upstream.watcher.aclose()
         return [each for each in asyncio.get_running_loop()._scheduled if not each.cancelled()]
 
-    assert [] == run(story())
+    assert [] == run(scenario())

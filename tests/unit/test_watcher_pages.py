@@ -11,7 +11,7 @@ from errors import UpstreamError
 from providers import Prediction
 from providers.replicate.answers import read_page, read_prediction
 from providers.replicate.watcher import NoPages, PollFailed
-from tests.support.upstream import HANGS, KnownCreation, Upstream, now, run
+from tests.support.upstream import HANGS, Made, Upstream, now, run
 
 
 @asynccontextmanager
@@ -34,62 +34,62 @@ async def traffic(upstream: Upstream, *, streams: int, seconds: float) -> AsyncI
 
 @pytest.mark.parametrize("many", [3, 100])
 def test_many_due_of_one_account_cost_one_request(many):
-    async def story():
+    async def scenario():
         upstream = Upstream()
         await upstream.learn(20.0, 20.0, 20.0)
         late = await upstream.predict_many([20.0] * many)
         return max(late), upstream.pages, upstream.gets
 
-    assert (0.0, 1, 0) == run(story())
+    assert (0.0, 1, 0) == run(scenario())
 
 
 def test_fewer_than_three_due_predictions_are_polled_separately():
-    async def story():
+    async def scenario():
         upstream = Upstream()
         await upstream.learn(20.0, 20.0, 20.0)
         await upstream.predict_many([20.0, 20.0])
         return upstream.pages, upstream.gets
 
-    assert (0, 2) == run(story())
+    assert (0, 2) == run(scenario())
 
 
 def test_a_page_is_of_one_account():
-    async def story():
+    async def scenario():
         upstream = Upstream()
         await upstream.learn(20.0, 20.0, 20.0)
         names = ["ann", "bob", "cid"]
         await asyncio.gather(*(upstream.predict_many([20.0] * 3, account=name) for name in names))
-        return sorted((look.caller, look.id) for look in upstream.looks)
+        return sorted((poll.caller, poll.id) for poll in upstream.polls)
 
-    assert [("ann", None), ("bob", None), ("cid", None)] == run(story())
+    assert [("ann", None), ("bob", None), ("cid", None)] == run(scenario())
 
 
 def test_more_than_a_hundred_due_predictions_take_several_pages():
-    async def story():
+    async def scenario():
         upstream = Upstream()
         await upstream.learn(60.0, 60.0, 60.0)
         late = await upstream.predict_many([60.0] * 250)
         return max(late), upstream.pages, upstream.gets
 
-    assert (0.0, 3, 0) == run(story())
+    assert (0.0, 3, 0) == run(scenario())
 
 
 def test_those_of_one_burst_are_not_shown_one_page_again_and_again():
     """Six hundred within a second: each page begins where the one before it ended."""
 
-    async def story():
+    async def scenario():
         upstream = Upstream(round_trip=0.2)
         await upstream.learn(60.0, 60.0, 60.0)
         late = await upstream.predict_many([60.0] * 600)
         return max(late), upstream.pages, upstream.gets
 
-    late, pages, gets = run(story())
+    late, pages, gets = run(scenario())
     assert late <= 0.21
     assert (6, 0) == (pages, gets)
 
 
 def test_a_page_also_ends_predictions_that_are_not_due_yet():
-    async def story():
+    async def scenario():
         upstream = Upstream()
         await upstream.learn(20.0, 20.0, 20.0)
         await upstream.learn(500.0, 500.0, 500.0, model="slow/model")
@@ -97,31 +97,31 @@ def test_a_page_also_ends_predictions_that_are_not_due_yet():
         await upstream.predict_many([20.0] * 3)
         return upstream.pages, upstream.gets, await early
 
-    assert (1, 0, 10.0) == run(story())
+    assert (1, 0, 10.0) == run(scenario())
 
 
 def test_a_prediction_missing_on_a_page_is_polled_separately_at_once():
-    async def story():
+    async def scenario():
         upstream = Upstream()
-        upstream.shows = lambda made: None if made.id == "p1" else made.told(now())
+        upstream.shows = lambda made: None if made.id == "p1" else made.shown_at(now())
         await upstream.learn(20.0, 20.0, 20.0)
         late = await upstream.predict_many([20.0] * 5)
         return late, upstream.pages, upstream.gets, len(upstream.times("p1"))
 
-    assert ([0.0] * 5, 1, 1, 1) == run(story())
+    assert ([0.0] * 5, 1, 1, 1) == run(scenario())
 
 
-def bare(made: KnownCreation) -> Prediction:
+def bare(made: Made) -> Prediction:
     """What a page tells that leaves outputs and errors out."""
-    told = made.told(now())
-    return Prediction(made.id, told.status, created_at=made.created_at)
+    prediction = made.shown_at(now())
+    return Prediction(made.id, prediction.status, created_at=made.created_at)
 
 
 @pytest.mark.parametrize(
     ("status", "gets"), [("succeeded", 5), ("failed", 5), ("canceled", 0), ("aborted", 0)]
 )
 def test_an_end_without_a_result_on_a_page_is_confirmed_by_a_separate_poll(status, gets):
-    async def story():
+    async def scenario():
         upstream = Upstream()
         upstream.shows = bare
         await upstream.learn(20.0, 20.0, 20.0)
@@ -132,21 +132,21 @@ def test_an_end_without_a_result_on_a_page_is_confirmed_by_a_separate_poll(statu
         late = await asyncio.gather(*(upstream.watch(each) for each in made))
         return late, upstream.pages, upstream.gets
 
-    assert ([0.0] * 5, 1, gets) == run(story())
+    assert ([0.0] * 5, 1, gets) == run(scenario())
 
 
 def test_a_page_does_not_repeat_a_confirmation_under_way():
-    async def story():
+    async def scenario():
         upstream = Upstream()
-        upstream.trouble = lambda look: HANGS if look.id == "p" and now() < 160 else None
-        upstream.shows = lambda made: bare(made) if made.id == "p" else made.told(now())
+        upstream.trouble = lambda poll: HANGS if poll.id == "p" and now() < 160 else None
+        upstream.shows = lambda made: bare(made) if made.id == "p" else made.shown_at(now())
         await upstream.learn(20.0, 20.0, 20.0)
         async with traffic(upstream, streams=30, seconds=20.0):
             await asyncio.sleep(60.0)
             await upstream.predict(20.0)
         return len(upstream.times("p"))
 
-    assert run(story()) <= 10
+    assert run(scenario()) <= 10
 
 
 @pytest.mark.parametrize("streams", [0, 5, 30])
@@ -154,19 +154,19 @@ def test_a_page_does_not_repeat_a_confirmation_under_way():
 def test_a_page_that_shows_a_prediction_unfinished_again_and_again_is_not_believed_for_ever(streams, dated):
     """However many pages there are for others: they do not put off its own look."""
 
-    async def story():
+    async def scenario():
         upstream = Upstream(round_trip=0.2)
         stale = {"p0", "p1", "p2"}
-        upstream.shows = lambda made: made.told(0.0 if made.id in stale else now())
+        upstream.shows = lambda made: made.shown_at(0.0 if made.id in stale else now())
         await upstream.learn(*(5.0 + n / 10 for n in range(20)))
         async with traffic(upstream, streams=streams, seconds=6.0), asyncio.timeout(2000):
             return max(await upstream.predict_many([60.0] * 3, model="another/model", dated=dated))
 
-    assert run(story()) <= 220.0
+    assert run(scenario()) <= 220.0
 
 
 def test_a_prediction_seen_on_many_early_pages_still_ends_by_a_page():
-    async def story():
+    async def scenario():
         upstream = Upstream()
         await upstream.learn(20.0, 20.0, 20.0)
         await upstream.learn(600.0, 600.0, 600.0, model="slow/model")
@@ -174,14 +174,14 @@ def test_a_prediction_seen_on_many_early_pages_still_ends_by_a_page():
             late = await upstream.predict_many([600.0] * 50, model="slow/model")
         return max(late), sum(len(upstream.times(f"p{n}")) for n in range(50))
 
-    assert (0.0, 0) == run(story())
+    assert (0.0, 0) == run(scenario())
 
 
 @pytest.mark.parametrize("others", [1, 20, 200])
 def test_foreign_predictions_on_a_page_delay_no_end_for_ever(others):
     """So many between every two of ours."""
 
-    async def story():
+    async def scenario():
         upstream = Upstream(round_trip=0.2)
         await upstream.learn(60.0, 60.0, 60.0)
         waiters = []
@@ -193,14 +193,14 @@ def test_foreign_predictions_on_a_page_delay_no_end_for_ever(others):
         late = await asyncio.gather(*waiters)
         return max(late), upstream.pages, upstream.gets
 
-    late, pages, gets = run(story())
+    late, pages, gets = run(scenario())
     assert late <= 20 * 0.2 + 0.4
     assert pages <= 21
     assert gets <= 100
 
 
 def test_more_predictions_of_one_date_than_a_page_holds_all_end():
-    async def story():
+    async def scenario():
         upstream = Upstream()
         await upstream.learn(60.0, 60.0, 60.0)
         made = [upstream.make(60.0, f"p{n}") for n in range(250)]
@@ -210,14 +210,14 @@ def test_more_predictions_of_one_date_than_a_page_holds_all_end():
         late = await asyncio.gather(*(upstream.watch(each) for each in made))
         return max(late), upstream.pages + upstream.gets
 
-    late, looks = run(story())
+    late, polls = run(scenario())
     assert late <= 0.1
-    assert looks <= 153
+    assert polls <= 153
 
 
 @pytest.mark.parametrize("date", [datetime.max.replace(tzinfo=UTC), datetime.min.replace(tzinfo=UTC)])
 def test_an_impossible_date_stops_no_polls(date):
-    async def story():
+    async def scenario():
         upstream = Upstream()
         made = [upstream.make(5.0, f"p{n}") for n in range(4)]
         for each in made:
@@ -226,20 +226,20 @@ def test_an_impossible_date_stops_no_polls(date):
         async with asyncio.timeout(100):
             return max(await asyncio.gather(*watched, upstream.predict(5.0, account="bob")))
 
-    assert run(story()) <= 2.0
+    assert run(scenario()) <= 2.0
 
 
 @pytest.mark.parametrize(
     "trouble", [NoPages(), PollFailed(UpstreamError()), HANGS], ids=["refused", "fail", "hang"]
 )
 def test_without_pages_each_prediction_is_polled_separately_within_bounded_time(trouble):
-    async def story():
+    async def scenario():
         upstream = Upstream(round_trip=0.1)
-        upstream.trouble = lambda look: trouble if look.id is None else None
+        upstream.trouble = lambda poll: trouble if poll.id is None else None
         late = await upstream.predict_many([20.0 + n / 2 for n in range(50)])
         return max(late), upstream.pages, upstream.gets
 
-    late, pages, gets = run(story())
+    late, pages, gets = run(scenario())
     assert late <= 25.0
     assert pages <= 30
     assert gets <= 50 * 30
@@ -249,42 +249,42 @@ def test_without_pages_each_prediction_is_polled_separately_within_bounded_time(
     "trouble", [NoPages(), PollFailed(UpstreamError()), HANGS], ids=["refused", "fail", "hang"]
 )
 def test_pages_are_tried_again_after_a_while(trouble):
-    async def story():
+    async def scenario():
         upstream = Upstream(round_trip=0.1)
-        upstream.trouble = lambda look: trouble if look.id is None and look.at < 30 else None
+        upstream.trouble = lambda poll: trouble if poll.id is None and poll.at < 30 else None
         late = await upstream.predict_many([300.0] * 50)
-        since = [look for look in upstream.looks if look.at > 120]
-        return max(late), sum(look.id is not None for look in since), len(since)
+        since = [poll for poll in upstream.polls if poll.at > 120]
+        return max(late), sum(poll.id is not None for poll in since), len(since)
 
-    late, gets, looks = run(story())
+    late, gets, polls = run(scenario())
     assert late <= 12.0
     assert gets <= 2 * 50
-    assert 10 < looks - gets < 80
+    assert 10 < polls - gets < 80
 
 
 def test_pages_that_fail_together_have_failed_once():
-    async def story():
+    async def scenario():
         upstream = Upstream(round_trip=0.1)
         await upstream.learn(60.0, 60.0, 60.0)
         first = now() + 60.0
-        upstream.trouble = lambda look: NoPages() if look.id is None and look.at < first + 0.5 else None
+        upstream.trouble = lambda poll: NoPages() if poll.id is None and poll.at < first + 0.5 else None
         await upstream.predict_many([62.0] * 800)
         return [at - first for at in upstream.times(None)]
 
-    tries = run(story())
+    tries = run(scenario())
     assert [0.0] * 8 == [round(each, 2) for each in tries[:8]]
     assert tries[8] <= 3.0
 
 
 def test_an_unexpected_error_of_a_page_ends_no_watch():
-    async def story():
+    async def scenario():
         upstream = Upstream()
         await upstream.learn(20.0, 20.0, 20.0)
-        upstream.trouble = lambda look: KeyError("a bug") if look.id is None else None
+        upstream.trouble = lambda poll: KeyError("a bug") if poll.id is None else None
         late = await upstream.predict_many([20.0] * 5)
-        return max(late), sum(look.id is None for look in upstream.looks)
+        return max(late), sum(poll.id is None for poll in upstream.polls)
 
-    assert (0.0, 1) == run(story())
+    assert (0.0, 1) == run(scenario())
 
 
 def test_a_page_with_an_id_twice_is_believed_where_it_says_it_is_over():

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from errors import UpstreamError
 from providers import Prediction
 from providers.replicate.watcher import NoPages, PollFailed
-from tests.support.upstream import HANGS, OUTPUT, KnownCreation, Listing, Upstream, caller, now, run
+from tests.support.upstream import HANGS, OUTPUT, Made, Poll, Upstream, caller, now, run
 
 WELL_AFTER = 120.0
 """Seconds. No trouble begins later than this."""
@@ -22,7 +22,7 @@ asked for, and a look that timed out."""
 
 
 @dataclass(frozen=True)
-class SearchScope:
+class Case:
     """One prediction as it will happen. Times in seconds."""
 
     begins: float
@@ -50,8 +50,8 @@ class Trouble:
     what: str
 
 
-WANTED = st.builds(
-    SearchScope,
+CASES = st.builds(
+    Case,
     begins=st.floats(0, 60),
     seconds=st.sampled_from([0.0, 0.3, 2.0, 10.0, 60.0]) | st.floats(0, 100),
     account=st.sampled_from(["ann", "ann", "bob"]),
@@ -74,54 +74,54 @@ TROUBLE = st.builds(
 )
 
 
-def suffered(troubles: list[Trouble], look: Listing) -> Exception | str | None:
+def suffered(troubles: list[Trouble], poll: Poll) -> Exception | str | None:
     for each in troubles:
-        meant = each.pages if look.id is None else each.gets
-        if meant and look.caller == each.account and each.begins <= look.at < each.begins + each.seconds:
+        meant = each.pages if poll.id is None else each.gets
+        if meant and poll.caller == each.account and each.begins <= poll.at < each.begins + each.seconds:
             if each.what == "hangs":
                 return HANGS
-            if each.what == "refused" and look.id is None:
+            if each.what == "refused" and poll.id is None:
                 return NoPages()
             return PollFailed(UpstreamError(), wait=20.0 if each.what == "wait" else 0.0)
     return None
 
 
-def shown(wanted: SearchScope, made: KnownCreation) -> Prediction | None:
-    told = made.told(0.0 if wanted.on_pages == "stale" else now())
-    if wanted.on_pages == "bare":
-        told = replace(told, outputs=(), error=None)
-    return None if wanted.on_pages == "hidden" else told
+def shown(case: Case, made: Made) -> Prediction | None:
+    prediction = made.shown_at(0.0 if case.on_pages == "stale" else now())
+    if case.on_pages == "bare":
+        prediction = replace(prediction, outputs=(), error=None)
+    return None if case.on_pages == "hidden" else prediction
 
 
-async def watch(upstream: Upstream, wanted: SearchScope, made: KnownCreation) -> None:
+async def watch(upstream: Upstream, case: Case, made: Made) -> None:
     later = asyncio.get_running_loop().call_later
-    if wanted.webhook is not None and wanted.webhook < math.inf:
-        later(wanted.seconds + wanted.webhook, lambda: upstream.watcher.receive(made.end))
-    if wanted.followed_after is not None:
-        later(wanted.followed_after, lambda: upstream.watcher.follow(made.id, lambda told: None))
-    created_at = made.created_at if wanted.dated else None
-    announced = wanted.webhook is not None
+    if case.webhook is not None and case.webhook < math.inf:
+        later(case.seconds + case.webhook, lambda: upstream.watcher.receive(made.end))
+    if case.followed_after is not None:
+        later(case.followed_after, lambda: upstream.watcher.follow(made.id, lambda prediction: None))
+    created_at = made.created_at if case.dated else None
+    announced = case.webhook is not None
     prediction = Prediction(made.id, "starting", created_at=created_at, is_announced=announced)
-    assert made.end == await upstream.watcher.wait(caller(wanted.account), prediction, model=wanted.model)
+    assert made.end == await upstream.watcher.wait(caller(case.account), prediction, model=case.model)
 
 
 @pytest.mark.slow
 @given(
-    wanted=st.lists(WANTED, min_size=1, max_size=40),
+    cases=st.lists(CASES, min_size=1, max_size=40),
     troubles=st.lists(TROUBLE, max_size=4),
     round_trip=st.sampled_from([0.0, 0.2, 1.6, 5.0]),
     per_minute=st.sampled_from([120, 600, 3000]),
 )
 @settings(max_examples=150, deadline=None, derandomize=True)
 def test_every_wait_ends_in_time_within_the_window_and_leaves_nothing(
-    wanted, troubles, round_trip, per_minute
+    cases, troubles, round_trip, per_minute
 ):
-    async def story():
+    async def scenario():
         upstream = Upstream(round_trip=round_trip, per_minute=per_minute)
-        upstream.trouble = lambda look: suffered(troubles, look)
-        upstream.shows = lambda made: shown(wanted[int(made.id)], made)
+        upstream.trouble = lambda poll: suffered(troubles, poll)
+        upstream.shows = lambda made: shown(cases[int(made.id)], made)
 
-        async def live(number: int, each: SearchScope) -> float:
+        async def live(number: int, each: Case) -> float:
             await asyncio.sleep(each.begins)
             outputs = () if each.status == "canceled" else OUTPUT
             made = upstream.make(
@@ -135,15 +135,15 @@ def test_every_wait_ends_in_time_within_the_window_and_leaves_nothing(
                 task.cancel()
             return now() - max(WELL_AFTER, each.begins + each.seconds)
 
-        late = await asyncio.gather(*(live(number, each) for number, each in enumerate(wanted)))
+        late = await asyncio.gather(*(live(number, each) for number, each in enumerate(cases)))
         await asyncio.sleep(90.0)
         assert upstream.is_idle()
         assert upstream.most_in_a_minute() <= per_minute
-        return max(late), len(upstream.looks)
+        return max(late), len(upstream.polls)
 
-    late, looks = run(story())
+    late, polls = run(scenario())
     assert late <= TOLD_WITHIN
-    assert looks <= sum(100 if each.followed_after is None else 500 for each in wanted)
+    assert polls <= sum(100 if each.followed_after is None else 500 for each in cases)
 
 
 @given(
@@ -155,7 +155,7 @@ def test_every_wait_ends_in_time_within_the_window_and_leaves_nothing(
 def test_no_end_is_found_more_than_a_quarter_late_while_the_upstream_works(begins, lengths, round_trip):
     """A quarter of its time, or ten seconds, whichever is less; and the answer's way."""
 
-    async def story():
+    async def scenario():
         upstream = Upstream(round_trip=round_trip)
 
         async def live(number: int, at: float) -> float:
@@ -166,4 +166,4 @@ def test_no_end_is_found_more_than_a_quarter_late_while_the_upstream_works(begin
 
         return max(await asyncio.gather(*(live(number, at) for number, at in enumerate(begins))))
 
-    assert run(story()) <= 0.25 + 2.5 * round_trip
+    assert run(scenario()) <= 0.25 + 2.5 * round_trip

@@ -6,113 +6,113 @@ import pytest
 
 from errors import UpstreamError
 from providers.replicate.watcher import PollFailed
-from tests.support.upstream import HANGS, Listing, Upstream, caller, now, run
+from tests.support.upstream import HANGS, Poll, Upstream, caller, now, run
 
 DOWN = PollFailed(UpstreamError())
 
 
 def test_failed_polls_do_not_end_the_watch():
-    async def story():
+    async def scenario():
         upstream = Upstream()
-        upstream.trouble = lambda look: DOWN if len(upstream.looks) <= 50 else None
+        upstream.trouble = lambda poll: DOWN if len(upstream.polls) <= 50 else None
         await upstream.predict(1.0)
-        return len(upstream.looks)
+        return len(upstream.polls)
 
-    assert 51 == run(story())
+    assert 51 == run(scenario())
 
 
 @pytest.mark.parametrize("many", [1, 50, 300])
 def test_an_upstream_that_is_down_gets_few_polls_and_all_waits_end_soon_after(many):
     """One look at a time, and a pause of eight seconds at the most; then at most ten for whose look failed last."""
 
-    async def story():
+    async def scenario():
         upstream = Upstream(round_trip=0.1)
-        upstream.trouble = lambda look: DOWN if 10.0 <= look.at < 70.0 else None
+        upstream.trouble = lambda poll: DOWN if 10.0 <= poll.at < 70.0 else None
         lengths = [20.0 + n / 10 for n in range(many)]
         late = await upstream.predict_many(lengths)
-        told = max(length + each for length, each in zip(lengths, late, strict=True))
-        return told - 70.0, sum(10.0 <= look.at < 70.0 for look in upstream.looks)
+        over = max(length + each for length, each in zip(lengths, late, strict=True))
+        return over - 70.0, sum(10.0 <= poll.at < 70.0 for poll in upstream.polls)
 
-    told_after, asked = run(story())
+    told_after, asked = run(scenario())
     assert told_after <= 18.5
     assert asked <= 20
 
 
 def test_all_due_predictions_are_polled_once_a_failing_account_answers():
-    async def story():
+    async def scenario():
         upstream = Upstream(round_trip=0.1)
         await upstream.learn(*[5.0] * 3)
         back = now() + 6.0
-        upstream.trouble = lambda look: DOWN if look.at < back else None
+        upstream.trouble = lambda poll: DOWN if poll.at < back else None
         late = await asyncio.gather(*(upstream.predict(5.0, f"p{n}") for n in range(2)))
-        answered = sorted(look.at for look in upstream.looks if look.at >= back)
+        answered = sorted(poll.at for poll in upstream.polls if poll.at >= back)
         return late, answered[1] - answered[0]
 
-    _, gap = run(story())
+    _, gap = run(scenario())
     assert gap == pytest.approx(0.1)
 
 
 def test_a_failing_account_delays_no_other():
-    async def story():
+    async def scenario():
         upstream = Upstream()
         await upstream.learn(20.0, 20.0, 20.0)
-        upstream.trouble = lambda look: DOWN if look.caller == "ann" else None
+        upstream.trouble = lambda poll: DOWN if poll.caller == "ann" else None
         hers = asyncio.create_task(upstream.predict_many([20.0] * 50))
         his = await upstream.predict_many([20.0] * 50, account="bob")
         hers.cancel()
         return max(his)
 
-    assert 0.0 == run(story())
+    assert 0.0 == run(scenario())
 
 
 def test_a_prediction_whose_polls_always_fail_starves_no_other():
-    async def story():
+    async def scenario():
         upstream = Upstream(round_trip=0.1)
-        upstream.trouble = lambda look: DOWN if look.id == "bad" else None
+        upstream.trouble = lambda poll: DOWN if poll.id == "bad" else None
         bad = asyncio.create_task(upstream.predict(60.0, "bad"))
         late = await upstream.predict_many([20.0 + n for n in range(20)])
         bad.cancel()
         return max(late)
 
-    assert run(story()) <= 20.0
+    assert run(scenario()) <= 20.0
 
 
 def test_patience_is_for_what_fails_without_a_break():
-    async def story():
+    async def scenario():
         upstream = Upstream()
         error = UpstreamError("gone")
-        upstream.trouble = lambda look: None if 4 < look.at < 6 else PollFailed(error, patience=5.0)
-        with pytest.raises(UpstreamError) as told:
+        upstream.trouble = lambda poll: None if 4 < poll.at < 6 else PollFailed(error, patience=5.0)
+        with pytest.raises(UpstreamError) as raised:
             await upstream.predict(1000.0)
-        good = [look.at for look in upstream.looks if 4 < look.at < 6]
-        return told.value is error, now() - max(good)
+        good = [poll.at for poll in upstream.polls if 4 < poll.at < 6]
+        return raised.value is error, now() - max(good)
 
-    is_it, after = run(story())
+    is_it, after = run(scenario())
     assert is_it
     assert 5.0 <= after <= 10.0
 
 
 def test_an_upstream_that_was_down_uses_up_no_patience():
-    async def story():
+    async def scenario():
         upstream = Upstream()
         missing = PollFailed(UpstreamError("gone"), patience=3.0)
         script = [missing, *[DOWN] * 5, missing]
-        upstream.trouble = lambda look: script.pop(0) if script else None
+        upstream.trouble = lambda poll: script.pop(0) if script else None
         return await upstream.predict(60.0)
 
-    assert run(story()) >= 0.0
+    assert run(scenario()) >= 0.0
 
 
 @pytest.mark.parametrize("others", [0, 1, 20])
 def test_the_wait_of_a_refusal_holds_for_the_whole_account_and_no_other(others):
     """Whatever is under way meanwhile is answered well."""
 
-    async def story():
+    async def scenario():
         upstream = Upstream(round_trip=0.4)
         asked: list[float] = []
 
-        def busy(look: Listing):
-            if look.caller == "ann" and look.at > 5.0 and not asked:
+        def busy(poll: Poll):
+            if poll.caller == "ann" and poll.at > 5.0 and not asked:
                 asked.append(now() + 0.2)
                 return PollFailed(UpstreamError(), wait=30.0)
             return None
@@ -125,71 +125,71 @@ def test_the_wait_of_a_refusal_holds_for_the_whole_account_and_no_other(others):
         hers = [later(n) for n in range(1 + others)]
         await asyncio.gather(*hers, upstream.predict(60.0, account="bob"))
         [at] = asked
-        within = [look.caller for look in upstream.looks if at < look.at < at + 29.99]
+        within = [poll.caller for poll in upstream.polls if at < poll.at < at + 29.99]
         return within.count("ann"), within.count("bob")
 
-    ann, bob = run(story())
+    ann, bob = run(scenario())
     assert 0 == ann
     assert bob > 3
 
 
 def test_a_poll_that_waited_for_the_window_obeys_a_later_refusal():
-    async def story():
+    async def scenario():
         upstream = Upstream(round_trip=0.2)
         await upstream.learn(20.0, 20.0, 20.0)
         upstream.gate.configure(concurrent_limit=1)
-        upstream.trouble = lambda look: (
-            PollFailed(UpstreamError(), wait=30.0) if len(upstream.looks) == 1 else None
+        upstream.trouble = lambda poll: (
+            PollFailed(UpstreamError(), wait=30.0) if len(upstream.polls) == 1 else None
         )
         await asyncio.gather(upstream.predict(20.0, "a"), upstream.predict(20.0, "b"))
-        first, second, *_ = (look.at for look in upstream.looks)
+        first, second, *_ = (poll.at for poll in upstream.polls)
         return second - first
 
-    assert run(story()) >= 30.0
+    assert run(scenario()) >= 30.0
 
 
 def test_any_other_error_ends_its_own_wait_and_no_other():
-    async def story():
+    async def scenario():
         upstream = Upstream()
-        upstream.trouble = lambda look: KeyError("a bug") if look.id == "p" else None
+        upstream.trouble = lambda poll: KeyError("a bug") if poll.id == "p" else None
         other = asyncio.create_task(upstream.predict(5.0, "other"))
         with pytest.raises(KeyError, match="a bug"):
             await upstream.predict(1000.0)
         await other
         return len(upstream.times("p"))
 
-    assert 1 == run(story())
+    assert 1 == run(scenario())
 
 
 def test_a_hanging_poll_delays_no_other():
-    async def story():
+    async def scenario():
         upstream = Upstream()
         await upstream.learn(8.0, 8.0, 8.0)
-        upstream.trouble = lambda look: HANGS if look.id == "stuck" else None
+        upstream.trouble = lambda poll: HANGS if poll.id == "stuck" else None
         stuck = asyncio.create_task(upstream.predict(8.0, "stuck", dated=False))
         late = await upstream.predict_many([8.0] * 100)
         stuck.cancel()
         return late, upstream.pages, upstream.gets
 
-    assert ([0.0] * 100, 1, 1) == run(story())
+    assert ([0.0] * 100, 1, 1) == run(scenario())
 
 
 def test_an_account_whose_polls_hang_delays_another_by_their_timeout_at_the_most():
-    async def story():
+    async def scenario():
         upstream = Upstream(round_trip=0.1)
-        upstream.trouble = lambda look: HANGS if look.caller == "ann" else None
+        upstream.trouble = lambda poll: HANGS if poll.caller == "ann" else None
         hers = asyncio.create_task(upstream.predict_many([60.0] * 300))
         late = [await upstream.predict(5.0, f"p{n}", account="bob") for n in range(10)]
         hers.cancel()
         return max(late)
 
-    assert run(story()) <= 12.0
+    assert run(scenario()) <= 12.0
 
 
 def test_when_polls_are_scarce_the_likeliest_go_first():
     """Three models; only the predictions of the quickest can be over, and those are told first."""
 
-    async def story():
+    async def scenario():
         upstream = Upstream(per_minute=60)
         for seconds in (5.0, 60.0, 100.0):
             await upstream.learn(
@@ -203,16 +203,16 @@ def test_when_polls_are_scarce_the_likeliest_go_first():
             for seconds in (100.0, 60.0, 5.0)
         ]
         await asyncio.gather(*watched)
-        looks = [look.id for look in upstream.looks if look.at >= began + 5.0]
-        return looks[:20].count("5.0"), upstream.most_in_a_minute()
+        polls = [poll.id for poll in upstream.polls if poll.at >= began + 5.0]
+        return polls[:20].count("5.0"), upstream.most_in_a_minute()
 
-    quickest, most = run(story())
+    quickest, most = run(scenario())
     assert quickest >= 15
     assert most <= 60
 
 
 def test_when_polls_are_scarce_no_wait_starves_and_the_window_is_never_over():
-    async def story():
+    async def scenario():
         upstream = Upstream(round_trip=0.2, per_minute=60)
         lengths = (5.0, 20.0, 100.0)
         for seconds in lengths[:2]:
@@ -226,14 +226,14 @@ def test_when_polls_are_scarce_no_wait_starves_and_the_window_is_never_over():
         late = await asyncio.gather(*(one(n) for n in range(300)))
         return max(late), upstream.most_in_a_minute(), upstream.is_idle()
 
-    late, most, idle = run(story())
+    late, most, idle = run(scenario())
     assert late <= 180.0
     assert most <= 60
     assert idle
 
 
 def test_an_old_prediction_ends_although_newer_ones_are_always_likelier():
-    async def story():
+    async def scenario():
         upstream = Upstream(round_trip=0.2, per_minute=60)
 
         async def fresh(n: int) -> None:
@@ -247,11 +247,11 @@ def test_an_old_prediction_ends_although_newer_ones_are_always_likelier():
             each.cancel()
         return late
 
-    assert run(story()) <= 300.0
+    assert run(scenario()) <= 300.0
 
 
 def test_when_polls_are_scarce_a_cancel_gets_a_place_at_once():
-    async def story():
+    async def scenario():
         upstream = Upstream(round_trip=0.2, per_minute=60)
         crowd = [asyncio.create_task(upstream.predict(600.0, account=f"{n}")) for n in range(200)]
         waits = []
@@ -265,35 +265,35 @@ def test_when_polls_are_scarce_a_cancel_gets_a_place_at_once():
             each.cancel()
         return max(waits)
 
-    assert 0.0 == run(story())
+    assert 0.0 == run(scenario())
 
 
 @pytest.mark.parametrize("per_minute", [1, 2, 5, 10])
 def test_every_wait_ends_with_any_number_of_polls_a_minute(per_minute):
-    async def story():
+    async def scenario():
         upstream = Upstream(per_minute=per_minute)
         late = await asyncio.gather(*(upstream.predict(60.0, account=f"{n}") for n in range(5)))
         return max(late), upstream.most_in_a_minute()
 
-    late, most = run(story())
+    late, most = run(scenario())
     assert late <= 60.0 * (1 + 15 / per_minute)
     assert most <= per_minute
 
 
 def test_an_error_of_the_polling_task_ends_all_waits_with_it():
-    async def story():
+    async def scenario():
         upstream = Upstream()
         upstream.watcher._places = None
         with pytest.raises(AttributeError):
             await upstream.predict(5.0)
 
-    run(story())
+    run(scenario())
 
 
 def test_closing_ends_the_polls_under_way():
-    async def story():
+    async def scenario():
         upstream = Upstream()
-        upstream.trouble = lambda look: HANGS
+        upstream.trouble = lambda poll: HANGS
         waits = [asyncio.create_task(upstream.predict(5.0, f"p{n}")) for n in range(5)]
         await asyncio.sleep(3.0)
         looking = len(upstream.watcher._polls)
@@ -302,15 +302,15 @@ def test_closing_ends_the_polls_under_way():
         await upstream.watcher.aclose()
         return looking, len(upstream.watcher._polls), upstream.gate.statistics().current_concurrent
 
-    looking, left, held = run(story())
+    looking, left, held = run(scenario())
     assert looking > 0
     assert (0, 0) == (left, held)
 
 
 def test_accounts_whose_polls_hang_leave_room_for_others():
-    async def story():
+    async def scenario():
         upstream = Upstream(round_trip=0.1)
-        upstream.trouble = lambda look: HANGS if look.caller != "well" else None
+        upstream.trouble = lambda poll: HANGS if poll.caller != "well" else None
         hung = [
             asyncio.create_task(upstream.predict(5.0, f"{account} {n}", account=account))
             for account in "abcdef"
@@ -324,4 +324,4 @@ def test_accounts_whose_polls_hang_leave_room_for_others():
         await asyncio.gather(*hung, return_exceptions=True)
         return max(late)
 
-    assert run(story()) <= 3.0
+    assert run(scenario()) <= 3.0
