@@ -1,8 +1,8 @@
 """The protocols of providers, which run the models, and the neutral types that they use.
 
-Every provider is a `Provider`. Four abilities only some have, each a protocol of its own: pushed results
-(`PushReceiver`), knowing other attempts' creations (`CreationRegistry`), progress (`ProgressSource`), and the accounts
-of tokens (`AccountSource`).
+Every provider is a `Provider`. Some providers have further abilities, each a protocol of its own: pushed
+results (`PushReceiver`), searches for lost creations (`CreationRegistry`), progress (`ProgressSource`), and
+the accounts of tokens (`AccountSource`).
 
 A method raises ServiceError when the failure is final, and TryAgain when another attempt may help.
 """
@@ -41,7 +41,7 @@ Output = Url | Text
 OnLate = Callable[["Prediction"], Awaitable[None]]
 
 Cause = Literal["model", "content", "passing"]
-"""Why a prediction failed: the model did, it refused the content, or for a reason that passes."""
+"""Why a prediction failed: the model failed, the content was refused, or the failure is temporary."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,15 +49,15 @@ class Limits:
     """Limits of a provider that recovery uses, in seconds."""
 
     answer_timeout: float
-    """For the answer to a creation. A request sent longer ago has arrived, or never arrives."""
+    """The timeout of the answer to a creation. A request sent longer ago has arrived, or never will."""
     clock_skew: float
     """The most by which the provider's clock may differ from ours."""
 
 
 @dataclass(frozen=True, slots=True)
 class UpstreamState:
-    """How a provider answers; Unix times. `failing_since` is the first failure that no success has followed, and
-    `throttled_until` the end of the latest wait that a refusal for the rate asked for, unless it is over."""
+    """How a provider responds, in Unix times. `failing_since` is the first failure since the last success.
+    `throttled_until` is the end of the latest wait that a rate limit asked for, None once it is over."""
 
     last_answer_at: float | None = None
     failing_since: float | None = None
@@ -72,16 +72,17 @@ class Prediction:
     status: str
     outputs: tuple[Output, ...] = ()
     error: str | None = None
-    """Why it failed, or the text that it made in place of a picture or film."""
+    """The error message, or the text that the model made in place of a picture or film."""
     cause: Cause = "model"
-    """Why it failed, if it did."""
+    """The kind of failure, if it failed."""
     created_at: datetime | None = None
     seconds: float | None = None
-    """From creation to completion. This and `created_at` are by the provider's clock, if it shows them."""
+    """Seconds from creation to completion. This and `created_at` are by the provider's clock, if it shows
+    them."""
     started: bool = False
-    """Whether it ever ran, as far as the provider shows. A prediction that never ran is not billed."""
+    """Whether it ever ran, if the provider shows that. A prediction that never ran is not billed."""
     age: float = 0.0
-    """Its age when it was found, in seconds by our own clock; 0 if its creation was answered."""
+    """Seconds since its creation when a search found it, by our own clock; 0 if its creation was answered."""
     is_announced: bool = False
     """Whether its provider was asked to push its result."""
     is_lost: bool = False
@@ -89,7 +90,7 @@ class Prediction:
     is_removed: bool = False
     """Whether the provider has deleted its input and outputs."""
     progress: float | None = None
-    """Per cent done, as the model last printed. It may be wrong."""
+    """The percentage done that the model last printed. It may be wrong."""
 
     @property
     def is_over(self) -> bool:
@@ -113,7 +114,8 @@ class Prediction:
 
     @property
     def may_be_billed(self) -> bool:
-        """Billed are finished predictions and those cancelled after their start, but no failure."""
+        """Finished predictions are billed, and predictions cancelled after their start. Failed ones are
+        not."""
         was_cut_short = self.status == "canceled" and self.started
         was_removed = self.status == "succeeded" and self.is_removed
         return self.has_succeeded or was_cut_short or was_removed or self.is_lost
@@ -121,7 +123,7 @@ class Prediction:
 
 @dataclass(frozen=True, slots=True)
 class Created:
-    """A prediction just started. `exhausted_for`: seconds in which the account may start no other."""
+    """A prediction just started. For `exhausted_for` seconds, the account may start no other."""
 
     prediction: Prediction
     exhausted_for: float = 0.0
@@ -129,8 +131,8 @@ class Created:
 
 @dataclass(frozen=True, slots=True)
 class PushedResult:
-    """A provider's message about a prediction. `content` is the fingerprint of its input, and `webhook` the address it
-    was sent to, if the message names them."""
+    """A provider's message about a prediction. `content` is the fingerprint of the prediction's input, and
+    `webhook` the address that the message was sent to, if the message names them."""
 
     prediction: Prediction
     model: str | None = None
@@ -151,12 +153,14 @@ class UncertainCreation:
 
 
 class TryAgain(Exception):
-    """This attempt made nothing: nothing was started, or the model failed for a passing reason.
+    """The attempt made nothing, and another one may succeed: nothing was started, or the failure is
+    temporary.
 
-    `wait` is how long the provider says to wait, in seconds. All predictions of this caller should wait when the
-    account is `throttled`, or the provider `unreachable`, and go one at a time when something before the provider may
-    refuse them all: `cautious`. The provider `refused` this one for a reason that should not last: one more attempt
-    shows whether it does. The caller gets `error` when no attempt is left.
+    `wait` is how long the provider says to wait, in seconds. `throttled` (the account) and `unreachable` (the
+    provider) mean that all predictions of this caller should wait. `cautious` means that a proxy or firewall
+    may refuse all of them, so they should be created one at a time. `refused` means that the provider refused
+    this one for a reason that should not last: one more attempt shows whether it does. The caller gets
+    `error` when no attempt is left.
     """
 
     def __init__(
@@ -179,7 +183,8 @@ class TryAgain(Exception):
 
 
 class Untrusted(Exception):
-    """A pushed message is not from the provider, or has no prediction. The text is for a log and not for the sender."""
+    """A pushed message is not from the provider, or contains no prediction. Log the text, but do not send it
+    back."""
 
 
 class Provider(Protocol):
@@ -189,7 +194,7 @@ class Provider(Protocol):
 
     @property
     def clock_skew(self) -> float | None:
-        """Seconds by which the provider's clock is ahead of this machine's, as measured. None if that is not known."""
+        """Measured seconds by which the provider's clock is ahead of this machine's. None if unknown."""
 
     @property
     def upstream(self) -> UpstreamState:
@@ -212,19 +217,21 @@ class Provider(Protocol):
     ) -> Created:
         """Start a prediction of this model with this input, once. Raises TryAgain or ServiceError.
 
-        The lease is marked as sent when the creation leaves, and as answered when its answer is here. If it is not
-        known whether the creation arrived, the lease is marked as lost, and as answered when that is known.
-        `cancel_after` in seconds. `reference` is the id of this attempt. `callback` is where to push the result. When
-        it is cancelled, it still waits for the answer. It raises CancelledError only if whether the creation arrived is
-        not known by then. `on_late` gets the prediction if there is one after all, after TryAgain or OutcomeUnknown.
+        The lease is marked as sent when the request is sent, and as answered when its answer arrives. If it
+        is unknown whether the creation arrived, the lease is marked as lost, and as answered once it is
+        known. The provider cancels the prediction after `cancel_after` seconds. `reference` is the id of this
+        attempt. The provider pushes the result to the URL `callback`. When this call is cancelled, it still
+        waits for the answer, and raises CancelledError only if it is then unknown whether the creation
+        arrived. If a prediction appears after TryAgain or OutcomeUnknown was raised, `on_late` is called with
+        it.
         """
 
     async def wait(self, caller: Caller, prediction: Prediction, *, model: str) -> Prediction:
-        """The prediction as it is when it is over. Raises ServiceError."""
+        """Wait until the prediction is over, and return its last state. Raises ServiceError."""
 
     async def cancel(self, caller: Caller, prediction: Prediction) -> Prediction | None:
-        """Stop a prediction that still runs and bills. The prediction as it is then, or None if that is unknown. Does
-        not raise."""
+        """Stop a prediction that still runs and is billed. Returns its state afterwards, None if unknown.
+        Does not raise."""
 
     async def recover(
         self,
@@ -237,8 +244,8 @@ class Provider(Protocol):
         skew: float | None = None,
         on_late: OnLate | None = None,
     ) -> Created:
-        """The prediction of a creation that an earlier process was about to send at `since` (Unix time, seconds), when
-        the provider's clock was `skew` seconds ahead. `on_late` as for `create`.
+        """Search for the prediction of a creation that an earlier process was about to send at `since` (Unix
+        time, seconds), when the provider's clock was `skew` seconds ahead. `on_late` is as for `create`.
 
         `content` is the fingerprint of its input. Raises TryAgain when it never arrived, ServiceError when that is
         unknown. Start all recoveries before awaiting one: identical creations can only be counted together.
@@ -257,33 +264,37 @@ class PushReceiver(Protocol):
     def read_push(
         self, headers: Mapping[str, str], body: bytes, secret: str, caller: Caller | None = None
     ) -> PushedResult:
-        """Read a message, and take the secret and the credentials of the `caller` it is for out of its texts. Any
-        thread. Raises Untrusted unless it is signed with the secret."""
+        """Read a message, and remove the secret and the credentials of its `caller` from its texts. Call it
+        in any thread. Raises Untrusted unless the message is signed with the secret."""
 
     def receive_push(self, reference: str, pushed: PushedResult) -> None:
-        """Use a message about the attempt of this reference, once it is known that the attempt has no other prediction
-        on record."""
+        """Use a message about the attempt of this reference. Call it only if the attempt has no other
+        prediction on record."""
 
     def receive_late(self, reference: str, pushed: PushedResult) -> bool:
-        """Use a message about an attempt that was settled without its prediction. Returns whether it names that."""
+        """Use a message about an attempt that was settled without its prediction. Returns whether the message
+        names the missing prediction."""
 
 
 class CreationRegistry(Protocol):
-    """A provider that searches for lost creations, and so must know which predictions belong to other attempts."""
+    """A provider that searches for lost creations. It must know which predictions belong to other
+    attempts."""
 
     def register_uncertain(self, creation: UncertainCreation) -> None:
-        """Until this creation is recovered, a prediction like it may be its own."""
+        """Register a creation that is not recovered yet: a prediction with the same model and input may be
+        its own."""
 
     def register_known(self, ids: Iterable[str]) -> None:
-        """These predictions are on record: none of them belongs to a lost creation."""
+        """Register the ids of predictions that are on record: none of them belongs to a lost creation."""
 
 
 class AccountSource(Protocol):
-    """A provider that names the account of a token, and notices if something else spends the server's account."""
+    """A provider that names the account of a token, and notices if another program uses the server's
+    account."""
 
     @property
     def account_shared(self) -> bool:
-        """Whether the server's account was spent by something else lately, as far as is known. On the loop."""
+        """Whether another program seems to have used the server's account lately. Call it on the loop."""
 
     async def account_of(self, caller: Caller) -> str | None:
         """The name of the account that the caller's token belongs to, empty if it has none. None if the provider does
@@ -291,11 +302,11 @@ class AccountSource(Protocol):
 
 
 class ProgressSource(Protocol):
-    """A provider that shows how far a prediction is."""
+    """A provider that shows the progress of a prediction."""
 
     def follow(self, prediction_id: str, listener: Callable[[Prediction], object]) -> Callable[[], None]:
-        """Call the listener with an unfinished prediction that is waited for, about once a second, until it is over or
-        the returned function is called."""
+        """Call the listener about once a second with the state of a prediction that is being waited for,
+        until the prediction is over or the returned function is called."""
 
 
 def fingerprint(sent: Mapping[str, Any]) -> str:
@@ -307,6 +318,6 @@ def fingerprint(sent: Mapping[str, Any]) -> str:
 
 
 def number(text: str) -> int | float:
-    """A number of a JSON text, whole or not by its value: 3.0 and 3e0 are 3."""
+    """Parse a JSON number. It becomes an int if its value is whole: 3.0 and 3e0 are 3."""
     value = float(text)
     return int(value) if value.is_integer() else value

@@ -166,14 +166,14 @@ class MemoryProvider(Provider, PushReceiver, CreationRegistry, ProgressSource, A
             _end(made, pushed.prediction)
 
     def receive_late(self, reference: str, pushed: PushedResult) -> bool:  # noqa: ARG002
-        """Never: no creation is lost here."""
+        """Always False: no creation is lost here."""
         return False
 
     def register_uncertain(self, creation: UncertainCreation) -> None:
-        """Nothing: `recover` finds a creation by its reference."""
+        """Do nothing: `recover` finds a creation by its reference."""
 
     def register_known(self, ids: Iterable[str]) -> None:
-        """Nothing, likewise."""
+        """Do nothing, for the same reason."""
 
     def follow(self, prediction_id: str, listener: Callable[[Prediction], object]) -> Callable[[], None]:
         made = self._made.get(prediction_id)

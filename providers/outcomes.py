@@ -8,14 +8,14 @@ from providers import Prediction, TryAgain
 _TRACEBACK: Final = "Traceback (most recent call last):"
 
 _READ: Final = 20_000
-"""Characters of an error that are read from its start, and as many from its end."""
+"""This many characters of an error are read from its start, and as many from its end."""
 
 
 def raise_unless_made(
     prediction: Prediction, *, otherwise: str = "The model reported success without an output."
 ) -> None:
-    """Raise the error that a prediction's end stands for, unless it has made a picture or film. `otherwise` is the
-    detail for one that has succeeded and made no text either."""
+    """Raise the error of a finished prediction, unless it has made a picture or film. `otherwise` is the
+    detail if it has succeeded without any output, not even text."""
     if prediction.is_made:
         return
     has_succeeded = prediction.status in {"succeeded", "processing"}

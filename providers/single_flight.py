@@ -21,12 +21,15 @@ class SingleFlight(Generic[T]):
         return key in self._tasks
 
     async def run(self, key: str, begin: Callable[[], Coroutine[Any, Any, T]]) -> T:
-        """The result of the task of this key, which is begun if none is under way. Raises what the task raises."""
+        """Return the result of the task of this key; the task is started if none is running. Raises what the
+        task raises."""
         task = self._tasks.get(key)
         if task is None:
             task = self._tasks[key] = asyncio.create_task(begin())
             task.add_done_callback(lambda done: self._done(key, done))
-        return await asyncio.shield(task)  # it is shared: one caller's cancellation is not the others'
+        return await asyncio.shield(
+            task
+        )  # the task is shared: cancelling one caller must not cancel the others
 
     async def aclose(self) -> None:
         """Cancel all tasks, and wait for their ends."""
@@ -38,7 +41,7 @@ class SingleFlight(Generic[T]):
     def _done(self, key: str, task: "asyncio.Task[T]") -> None:
         del self._tasks[key]
         if not task.cancelled():
-            task.exception()  # retrieved, so that asyncio does not log it if no caller is left
+            task.exception()  # retrieve the exception, so that asyncio does not log it if no caller is left
 
 
 class SharedAnswers(SingleFlight[T]):

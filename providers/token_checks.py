@@ -1,8 +1,8 @@
-"""Checks which account a caller's token belongs to. A new token is checked once, so that invented tokens take no turns.
-
-A refused token is refused before any other work is done for it. Tokens of one account share its turns. A token
-that cannot be checked now is let in, but shares one turn with all unproven tokens (`admission.fair_queue.UNPROVEN`): a
-provider that does not answer stops no caller, and a flood of invented tokens takes no more than that turn.
+"""Checks which account a caller's token belongs to. A new token is checked once, so that invented tokens take
+no turns. Requests with a refused token are refused before any other work is done for them. Tokens of one
+account share its turns. A token that cannot be checked now is let in, but shares one turn with all unproven
+tokens (`admission.fair_queue.UNPROVEN`): a provider that does not answer stops no caller, and a flood of
+invented tokens takes no more than that turn.
 """
 
 import asyncio
@@ -23,17 +23,17 @@ from providers.single_flight import SingleFlight
 AT_ONCE: Final = 10
 PER_MINUTE: Final = 300
 SECONDS: Final = 5.0
-"""For one check, with the wait for one of the `AT_ONCE`."""
+"""Seconds for one check, including the wait for one of the `AT_ONCE` places."""
 
 PROVEN_FOR: Final = 3600.0
 REFUSED_FOR: Final = 60.0
 """Seconds for which the outcome of a check is kept."""
 
 KEPT: Final = 10_000
-"""Outcomes that are kept: so many of proven tokens, and as many of refused ones."""
+"""The most outcomes that are kept of proven tokens, and also of refused ones."""
 
 CHECKS: Final = "checks"
-"""The turn that all checks share in the window of the requests that create nothing."""
+"""The turn shared by all checks in the window of the requests that create nothing."""
 
 log = structlog.get_logger("auth")
 
@@ -45,8 +45,8 @@ class _Outcome:
 
 
 class TokenChecks:
-    """The outcomes of recent checks, `kept` proven ones and as many refused ones. `clock` returns seconds of a
-    monotonic clock."""
+    """The outcomes of recent checks: at most `kept` proven ones and as many refused ones. `clock` returns
+    seconds of a monotonic clock."""
 
     def __init__(
         self, provider: AccountSource, *, kept: int = KEPT, clock: Callable[[], float] = time.monotonic
@@ -56,13 +56,14 @@ class TokenChecks:
         self._clock = clock
         self._proven: dict[str, _Outcome] = {}
         self._refused: dict[str, _Outcome] = {}
-        """By the caller's id, the oldest first."""
+        """Outcomes by the caller's id, the oldest first."""
         self._checking: SingleFlight[str | None] = SingleFlight()
         self._begun: deque[float] = deque()
         self._places = asyncio.Semaphore(AT_ONCE)
 
     def known(self, caller: Caller) -> Caller | None:
-        """The caller with its turn, if nothing has to be checked. Any thread. Raises TokenRejected."""
+        """The caller with its turn, None if it has to be checked. Call it in any thread. Raises
+        TokenRejected."""
         if caller.kind == "admin":
             return caller
         now = self._clock()
@@ -94,7 +95,7 @@ class TokenChecks:
         return True
 
     async def _checked(self, caller: Caller) -> str | None:
-        """The turn of an accepted token. None if it is refused or not known."""
+        """The turn of an accepted token. None if the token is refused or unknown."""
         try:
             async with asyncio.timeout(SECONDS), self._places:
                 account = await self._provider.account_of(replace(caller, turn=CHECKS))
@@ -114,7 +115,8 @@ class TokenChecks:
         return turn
 
     def _kept_turn(self, caller: Caller) -> str | None:
-        """The turn of a token that was proven before, for another minute, since a missing answer is no refusal."""
+        """The turn of a token that was proven before, kept for another minute, since a missing answer is no
+        refusal."""
         proven = self._proven.get(caller.id)
         if proven is None:
             return None
@@ -122,7 +124,7 @@ class TokenChecks:
         return proven.turn
 
     def _keep(self, kept: dict[str, _Outcome], caller: Caller, outcome: _Outcome) -> None:
-        kept.pop(caller.id, None)  # so that it comes last
+        kept.pop(caller.id, None)  # so that it moves to the end
         kept[caller.id] = outcome
         if len(kept) > self._kept:
             del kept[next(iter(kept))]

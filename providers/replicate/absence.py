@@ -3,15 +3,15 @@
 The list may lag up to a minute behind the account. It is in the order of creation. So a reading that does not show the
 creation proves its absence only if the list is newer than the moment by which the creation would have arrived:
 
-- The list shows a creation of ours that was sent after that moment, on one page with a creation of ours that was made
-  before the lost one was sent.
-- Or nothing of ours is missing, and enough time has passed: three times the largest lag of the last hour, and three
-  times the age of the youngest creation of ours that a reading showed, since the list was no older than that. Without
-  such evidence the wait is 90 seconds.
+- One page of the list shows two other creations of ours: one that was made before the lost one was sent, and
+  one that was sent after that moment.
+- Or no other creation of ours is missing, and enough time has passed: three times the largest lag of the last
+  hour, and three times the age of the youngest creation of ours that a reading showed. The list lags by no
+  more than that age. Without such evidence the wait is 90 seconds.
 
-A request may wait in the buffer of a stopped server, and arrive when the server continues. Readings are answered again
-at that time. So the first answered reading after the loss is the moment by which the creation would have arrived, and a
-proof needs answered readings over at least 15 seconds.
+A request may wait in the buffer of a stopped server, and arrive when the server continues. It also answers
+readings again from then on. So a waiting creation arrives about when the first reading after the loss is
+answered, and a proof needs answered readings over at least 15 seconds.
 """
 
 import math
@@ -28,7 +28,7 @@ _LONGEST_GAP: Final = 60.0
 
 @dataclass(frozen=True, slots=True)
 class SearchTiming:
-    """Seconds, all of them."""
+    """The timing of a search. All values are seconds."""
 
     quick: tuple[float, ...] = (0.5, 1.5, 3.0)
     """Before each of the first readings."""
@@ -43,13 +43,13 @@ class SearchTiming:
     least: float = 15.0
     """From the first to the last answered reading of a proof."""
     drained: float = 5.0
-    """From the first answered reading until a server that had stopped has emptied its buffers."""
+    """From the first answered reading until a server that had stopped has served its buffered requests."""
     unknown: float = 90.0
     """From the first answered reading until absence is proven, if the lag of the list is not known."""
     between: float = 0.5
     """From the start of one reading of an account's list to the start of the next."""
     per_item: float = 0.002
-    """The same, for each prediction that the last reading showed."""
+    """Added to that for each prediction that the last reading showed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,16 +67,17 @@ class Span:
     are of different moments, so there may be a gap between two of them."""
 
     oldest: float = -math.inf
-    """When the oldest of ours on it was known to exist. It shows all that was sent from then on."""
+    """When the oldest of ours on it was known to exist. The page shows all that was sent from then on."""
     newest: float = -math.inf
-    """When the newest of ours on it was sent. It shows all that was made until then."""
+    """When the newest of ours on it was sent. The page shows all that was made until then."""
     gap_at: float = -math.inf
-    """When the newest creation of ours that is missing between the two was sent; the page has gaps until then."""
+    """When the newest creation of ours that the page misses between those two was sent. The page has gaps
+    until then."""
 
 
 @dataclass(frozen=True, slots=True)
 class Freshness:
-    """How fresh the list was in one reading, whose requests were `sent` and `answered` at these times."""
+    """How fresh the list was in one reading, which was `sent` and `answered` at these times."""
 
     sent: float
     answered: float
@@ -92,10 +93,10 @@ class RecentLags:
 
     def __init__(self) -> None:
         self._falling: deque[tuple[float, float]] = deque()
-        """When, and the lag: each smaller than the one before."""
+        """Pairs of time and lag; each lag is smaller than the one before."""
 
     def largest(self, now: float, lag: float) -> float:
-        """Of the last hour, with this one."""
+        """The largest lag of the last hour, including this new one."""
         while self._falling and self._falling[-1][1] <= lag:
             self._falling.pop()
         self._falling.append((now, lag))
@@ -112,7 +113,8 @@ def measure_freshness(
     sent: float,
     answered: float,
 ) -> Freshness:
-    """The freshness of a reading whose pages show these ids. It must reach back before all creations in `made`."""
+    """The freshness of a reading whose pages show these ids. The reading must reach back before all creations
+    in `made`."""
     ours = list(made)
     shown = {identity for page in pages for identity in page}
     newest = max((each.sent for each in ours if each.id in shown), default=-math.inf)
@@ -120,7 +122,8 @@ def measure_freshness(
     late = [each.known for each in missing if each.known > newest]
     lag = sent - min(late) if late else 0.0
     between = [each.known for each in missing if each.known <= newest]
-    # A page older than the one before it leaves out creations in between. One of ours may also never be listed.
+    # A page older than the one before it leaves out creations in between. A creation of ours may also never
+    # be listed.
     gap = min(sent - min(between), _LONGEST_GAP) if between and len(pages) > 1 else 0.0
     spans = tuple(_span(ours, missing, page, is_last=page is pages[-1]) for page in pages)
     return Freshness(sent, answered, spans, lag, lags.largest(answered, max(lag, gap)))

@@ -57,8 +57,8 @@ class SearchScope:
 
 
 class AccountList:
-    """The list of one account. `page(caller, query)` fetches one page of it; `is_known` says whether an id is on
-    record. Belongs to one loop."""
+    """The list of one account. `page(caller, query)` fetches one page of it; `is_known` returns whether an id
+    is on record. Use it on one loop."""
 
     def __init__(self, page: FetchPage, *, is_known: Callable[[str], bool], timing: SearchTiming) -> None:
         self._page = page
@@ -84,7 +84,8 @@ class AccountList:
             self._made.popleft()
 
     async def read(self, caller: Caller, wanted: SearchScope) -> Listing:
-        """Read the list, from now on. Raises Refusal, NotSent, Lost or ListTooLong."""
+        """Return the next reading that begins after this call. Raises Refusal, NotSent, Lost or
+        ListTooLong."""
         self._wanted.append(wanted)
         if self._next is None:
             self._next = asyncio.create_task(self._read_next(caller, self._under_way))
@@ -156,7 +157,7 @@ class AccountList:
 
 
 def _iso_date(since: float) -> str:
-    """A Unix time as a date for Replicate, limited to the years that a date can have."""
+    """Format a Unix time as a date for Replicate, within the years that a date can have."""
     return datetime.fromtimestamp(min(max(since, 0.0), _LAST), UTC).isoformat().replace("+00:00", "Z")
 
 

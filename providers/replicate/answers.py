@@ -1,8 +1,7 @@
 """Reads Replicate's answers into values that the rest of the service trusts.
 
-They are read leniently, since real answers leave fields out, and none of that is an error. But a value goes no further
-than here unless it can be used: an id is one that fits into an address and a log, an address is one, and every text is
-redacted (`redaction.py`).
+Reading is lenient: real answers leave fields out, and that is no error. But only usable values are passed on:
+an id fits into an address and a log, an address is valid, and every text is redacted (`redaction.py`).
 
 Facts: replicate.com/docs/reference/http, and recorded answers.
 """
@@ -26,10 +25,10 @@ from providers.replicate.redaction import Redaction
 from providers.replicate.transport import Lost, Refusal
 
 _DEEPEST = 8
-"""Lists and objects inside each other, in which addresses of outputs are looked for."""
+"""The depth of nested lists and objects to which addresses of outputs are searched for."""
 
 _MOST = 1_000
-"""Addresses that one list or object counts for."""
+"""The most addresses that are taken from one list or object."""
 
 _DROPPED = "An output was left out, since its address holds a credential."
 
@@ -50,7 +49,7 @@ NOTHING_SECRET = Redaction()
 
 
 class Unusable(Lost):
-    """It is a prediction, but its id or status cannot be used."""
+    """The answer is a prediction, but its id or status cannot be used."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +63,8 @@ class ListedPrediction:
 
     @cached_property
     def content(self) -> str | None:
-        """The fingerprint of its input: None if no input is shown, and empty if it has no fingerprint."""
+        """The fingerprint of its input. None if no input is shown, empty if a fingerprint cannot be
+        computed."""
         if not isinstance(self.input, dict):
             return None
         try:
@@ -94,17 +94,17 @@ class Page:
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """An account by its token. The status `refused` is a 401 and `forbidden` a 403 of Replicate's own; `unknown` is
-    no answer, or one that says neither. `username` is the account's, if the token is accepted and the answer names
-    one."""
+    """An account by its token. The status `refused` stands for Replicate's own 401 and `forbidden` for its
+    own 403. `unknown` means no answer, or an inconclusive one. `username` is the account's, if the token is
+    accepted and the answer names one."""
 
     status: Literal["accepted", "refused", "forbidden", "unknown"]
     username: str | None = None
 
 
 def read_prediction(answer: Any, redact: Redaction = NOTHING_SECRET) -> Prediction:
-    """A prediction from its JSON; only `id` and `status` must be there. Raises Lost when they are not, and Unusable
-    when there is an id but they cannot be used."""
+    """Read a prediction from its JSON; only `id` and `status` are required. Raises Lost if either is missing,
+    and Unusable if there is an id but the two cannot be used."""
     if not isinstance(answer, dict):
         raise Lost("the answer is no prediction")
     identity, status = usable_id(answer.get("id"), redact), answer.get("status")
@@ -131,14 +131,14 @@ def _prediction(answer: Mapping[str, Any], identity: str, status: str, redact: R
 
 
 def usable_id(value: Any, redact: Redaction = NOTHING_SECRET) -> str | None:
-    """The id, if it fits into an address, a log and a row, and is no credential."""
+    """The id, if it fits into an address, a log and a database row, and is no credential."""
     is_usable = isinstance(value, str) and _ID.fullmatch(value) and not redact.is_in(value)
     return value if is_usable else None
 
 
 def read_page(answer: Any, redact: Redaction = NOTHING_SECRET) -> Page:
-    """A page of the list. Items that are no object are left out. Raises Lost when it is no page, or when its `next`
-    cannot be requested."""
+    """Read a page of the list. Items that are not objects are left out. Raises Lost if it is no page, or if
+    its `next` cannot be requested."""
     items = answer.get("results") if isinstance(answer, dict) else None
     if not isinstance(items, list):
         raise Lost("the answer is no list of predictions")
@@ -164,18 +164,18 @@ def read_page(answer: Any, redact: Redaction = NOTHING_SECRET) -> Page:
 
 
 def is_placeholder(identity: str) -> bool:
-    """Whether it replaces an id that cannot be used."""
+    """Whether this id is a placeholder for an id that cannot be used."""
     return identity.startswith(_PLACEHOLDER)
 
 
 def _placeholder(identity: Any) -> str:
-    """The same for the same id."""
+    """A placeholder for an id that cannot be used; always the same for the same id."""
     text = identity if isinstance(identity, str) else ""
     return _PLACEHOLDER + hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()[:16]
 
 
 def read_file_address(answer: Any, redact: Redaction = NOTHING_SECRET) -> str:
-    """Where a prediction can read an uploaded file. Raises Lost when the answer is no file."""
+    """The address at which a prediction can read an uploaded file. Raises Lost if the answer is no file."""
     urls = answer.get("urls") if isinstance(answer, dict) else None
     address = urls.get("get") if isinstance(urls, dict) else None
     if not isinstance(address, str) or not _ADDRESS.fullmatch(address) or redact.is_in(address):
@@ -217,7 +217,7 @@ def exhausted_for(headers: Mapping[str, str]) -> float:
 
 
 def moment(text: Any) -> datetime | None:
-    """A time as Replicate writes it (ISO 8601, UTC unless it says otherwise), or None."""
+    """Parse a time as Replicate writes it (ISO 8601, UTC by default). None if it is no time."""
     try:
         read = datetime.fromisoformat(text)
         return read.astimezone(UTC) if read.tzinfo else read.replace(tzinfo=UTC)
@@ -226,9 +226,9 @@ def moment(text: Any) -> datetime | None:
 
 
 def _outputs(output: Any, redact: Redaction) -> tuple[Output, ...]:
-    """Models output one text or a list of texts. A list or object inside it, or an object in its place, counts as the
-    addresses in it; if there is none, it becomes a text, as JSON. An address with a credential in it counts as no
-    output: without it, it would lead nowhere. If nothing else is left, a text says so."""
+    """Models output one text or a list of texts. A nested list or an object is replaced by the addresses
+    inside it; without any, it becomes a JSON text. An address that contains a credential is left out, since
+    it would not work without the credential. If no other output is left, a text explains this."""
     found: list[Output] = []
     dropped = False
     for item in output if isinstance(output, list) else [output]:
@@ -243,7 +243,7 @@ def _outputs(output: Any, redact: Redaction) -> tuple[Output, ...]:
 
 
 def _addresses(value: Any, depth: int) -> Iterator[str]:
-    """The addresses in a JSON value, in their order, and inside at most so many lists and objects."""
+    """The addresses in a JSON value, in order, nested at most this deep."""
     if _is_url(value):
         yield value
     elif depth and isinstance(value, list | dict):
@@ -273,7 +273,7 @@ def _text(value: Any, redact: Redaction) -> str | None:
 
 
 def _seconds(created: datetime | None, completed: datetime | None) -> float | None:
-    """None, too, if it was completed before it was created."""
+    """Also None if the completion is before the creation."""
     if created is None or completed is None or completed <= created:
         return None
     return (completed - created).total_seconds()

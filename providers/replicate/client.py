@@ -1,18 +1,20 @@
-"""Replicate's HTTP API, one method for each endpoint in use: it returns what the answer says, read leniently.
+"""Replicate's HTTP API, with one method for each endpoint in use. Methods return parsed answers
+(`answers.py`).
 
-The official client (`replicate` 1.0.7) holds the address and the token and puts requests together. They are sent by the
-module `transport`, each with a lease, and not by the client's own methods. Those repeat a GET up to ten times on 429,
-503 and 504, unseen by any window. They take most of a millisecond to read a prediction, raise on `aborted`, on a
-missing `version` or an `error` that is no string, and keep neither headers nor most fields of an error. A test compares
-every request with the one that the official client makes.
+The official client (`replicate` 1.0.7) holds the address and the token and puts requests together. The module
+`transport` sends them, each with a lease. The client's own methods are not used. They repeat a GET up to ten
+times on 429, 503 and 504 without counting it in any window. They take most of a millisecond to read a
+prediction. They raise on `aborted`, on a missing `version` and on an `error` that is no string, and they keep
+neither headers nor most fields of an error. A test compares every request with the one that the official
+client makes.
 
 One client serves a token, in a bounded cache, and holds no connection. A token never goes into `os.environ`, and
 clients share no headers: the client writes its Authorization header into the dict that it is given.
 
-A creation uses the lease of its admission, which the caller marks as answered or lost. Any other request uses the lease
-it is given, or else takes one of the window `others`. Every method but `account` raises Refusal, NotSent, Lost or
-TooLarge.
-Facts of the API: replicate.com/docs/reference/http. Facts of the client: its source at 1.0.7.
+A creation uses the lease of its admission, which the calling code marks as answered or lost. Any other
+request uses the lease that is passed to it, or else takes one from the window `others`. Every method but
+`account` raises Refusal, NotSent, Lost or TooLarge. Facts of the API: replicate.com/docs/reference/http.
+Facts of the client: its source at 1.0.7.
 """
 
 import asyncio
@@ -62,16 +64,17 @@ LONGEST_DEADLINE: Final = 1800
 """Seconds. Replicate ends every prediction after 30 minutes."""
 
 CREATE_TIMEOUT: Final = 30.0
-"""Seconds for the answer to a creation. The official client would wait for ever."""
+"""Timeout of the answer to a creation, in seconds. The official client has none."""
 
 CLIENTS_KEPT: Final = 64
 
 MAX_PREDICTION: Final = 16 * 1024 * 1024
-"""Bytes of one prediction, which repeats its input (`parsing.generation.LONGEST_INPUT`, and inline images)."""
+"""The most bytes of one prediction, which repeats its input (`parsing.generation.LONGEST_INPUT`, and inline
+images)."""
 
 MAX_POLL: Final = 4 * 1024 * 1024
-"""Bytes of any other answer. Where inputs carry whole pictures, a page would be more, and each prediction is polled by
-itself."""
+"""The most bytes of any other answer. A page with whole pictures in its inputs is larger; then each
+prediction is polled by itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,9 +86,9 @@ class Timeouts:
     cancel: float = 4.0
     """Shorter than a poll's, since a prediction is billed until it is cancelled."""
     upload: float = 300.0
-    """For an image of up to 100 MB to be sent."""
+    """Enough to send an image of up to 100 MB."""
     account: float = 5.0
-    """With the wait for a place in the window, since a caller waits for it."""
+    """Includes the wait for a place in the window, since a caller waits for the answer."""
 
 
 class Health:
@@ -122,23 +125,24 @@ class Health:
             self._throttled_until = max(self._throttled_until, until)
 
     def failed(self) -> None:
-        """A request was not answered, or by something other than Replicate at work."""
+        """A request was not answered, or not by Replicate itself."""
         if self._failing_since is None:
             self._failing_since = self._clock()
 
 
 class NoDirectRequests(httpx.AsyncBaseTransport):
-    """In place of the official client's own connections: its methods would send without a lease."""
+    """Replaces the official client's own connections and refuses every request, since its methods would send
+    without a lease."""
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         raise RuntimeError(f"{request.method} {request.url.path} has no lease")
 
 
 class ReplicateClient:
-    """The endpoints, for every caller. Make it and close it on the loop that uses it.
+    """The endpoints, for every caller. Create and close it on the loop that uses it.
 
-    `on_answer` is called when Replicate has answered a request other than a creation, with the moment at which that was
-    sent, by the loop's clock."""
+    When Replicate has answered a request other than a creation, `on_answer` is called with the time at which
+    the request was sent (loop's clock)."""
 
     def __init__(
         self,
@@ -168,9 +172,10 @@ class ReplicateClient:
         cancel_after: float,
         webhook: str | None = None,
     ) -> Created:
-        """`cancel_after` in seconds; `webhook` is the address that Replicate calls when the prediction is over.
+        """`cancel_after` is in seconds; `webhook` is the address that Replicate calls when the prediction is
+        over.
 
-        Without `Prefer: wait`, which would keep the prediction's id unknown for up to a minute.
+        `Prefer: wait` is not sent, since it would delay the prediction's id for up to a minute.
         """
         hooks = {"webhook": webhook, "webhook_events_filter": ["completed"]} if webhook else {}
         answer = await self._call(
@@ -227,12 +232,12 @@ class ReplicateClient:
         return read_file_address(answer.json(), redaction_of(caller))
 
     async def default_webhook_secret(self, caller: Caller) -> Secret:
-        """What the account's webhooks are signed with. Raises UpstreamError if the answer has none."""
+        """The secret that signs the account's webhooks. Raises UpstreamError if the answer has none."""
         return read_secret(await self._get(caller, "/v1/webhooks/default/secret", max_answer=MAX_POLL))
 
     async def account(self, caller: Caller) -> Account:
-        """The account of the caller's token (`GET /v1/account`). Does not raise: without an answer in time, or
-        with one that says neither, it is unknown."""
+        """The account of the caller's token (`GET /v1/account`). Does not raise: without an answer in time,
+        or with an inconclusive one, the status is `unknown`."""
         try:
             async with asyncio.timeout(self._timeouts.account):
                 answer = await self._get(caller, "/v1/account", max_answer=MAX_POLL)
@@ -279,7 +284,7 @@ class ReplicateClient:
             except Refusal as refusal:
                 self.health.refused(refusal)
                 self.clock.record_date(refusal.headers.get("date"), sent=sent, answered=now())
-                if not creates and refusal.status < 500:  # else a gateway's, perhaps
+                if not creates and refusal.status < 500:  # otherwise it may be a gateway's
                     self._on_answer(sent)
                 raise
             self.health.answered()
@@ -299,6 +304,7 @@ def _same(prediction: Prediction, prediction_id: str) -> Prediction:
 
 
 def cancel_after_header(seconds: float) -> str:
-    """Replicate's duration format (`45s`, `5m30s`, `30m`), within its bounds of 5 seconds and 30 minutes."""
+    """Format seconds as a duration for Replicate (`45s`, `5m30s`, `30m`), within its bounds of 5 seconds and
+    30 minutes."""
     minutes, rest = divmod(min(max(5, math.ceil(seconds)), LONGEST_DEADLINE), 60)
     return "".join(f"{amount}{unit}" for amount, unit in ((minutes, "m"), (rest, "s")) if amount)

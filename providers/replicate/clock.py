@@ -1,9 +1,9 @@
-"""How far Replicate's clock is from ours, measured by its answers.
+"""Measures the difference between Replicate's clock and ours, by Replicate's answers.
 
-Replicate makes a prediction between the sending and the answer of its creation, so each `created_at` bounds the
-difference of the clocks. So does the `Date` of any answer, to a second. The bounds are against the loop's clock, which
-does not jump. Where measures contradict each other, most of them agree and few are wrong, or a clock has jumped and all
-from then on agree: the majority counts (Marzullo's algorithm), and a search covers those that are near it as well.
+Replicate makes a prediction between the sending and the answer of its creation, so each `created_at` bounds
+the difference of the clocks. So does the `Date` of any answer, to a second. The bounds are against the loop's
+clock, which does not jump. Measures may contradict each other: a few may be wrong, or a clock may have
+jumped. The majority counts (Marzullo's algorithm), and a search also covers the measures that are near it.
 """
 
 import asyncio
@@ -18,15 +18,15 @@ from typing import Final
 import structlog
 
 UNKNOWN_SKEW: Final = 600.0
-"""Seconds. How far the clocks are taken to be apart at the most while nothing is measured. A measure that differs more
-than that from the majority is not believed."""
+"""Seconds. The assumed bound of the difference of the clocks before any measure. A measure that differs from
+the majority by more than this is ignored."""
 
 _REMEMBERED: Final = 8
-"""Measures. When a clock jumps, so many creations later the old ones are forgotten."""
+"""Measures that are kept. After a clock has jumped, the old ones are forgotten after this many creations."""
 
 _WARN_FROM: Final = 5.0
 _WARN_EVERY: Final = 60.0
-"""Seconds of skew that are warned of, and seconds between two warnings."""
+"""Seconds of skew from which a warning is logged, and seconds between two warnings."""
 
 log = structlog.get_logger("replicate")
 
@@ -52,7 +52,7 @@ class UpstreamClock:
         self._warned_at = -_WARN_EVERY
 
     def record_creation(self, created_at: datetime | None, *, sent: float, answered: float) -> None:
-        """Use the date of a creation of ours that was sent and answered at these times of the loop's clock."""
+        """Use the date of a creation of ours, sent and answered at these times of the loop's clock."""
         if created_at is not None:
             made = created_at.timestamp()
             self._by_creation.append(Offset(made - answered, made - sent))
@@ -71,7 +71,7 @@ class UpstreamClock:
 
     @property
     def offset(self) -> Offset | None:
-        """The bounds that may hold now. None if nothing is known."""
+        """The bounds that currently agree with the measures. None if nothing is known."""
         if (agreed := self._agreed()) is None:
             return None
         every = [*self._by_creation, *([self._by_date] if self._by_date else [])]
@@ -83,16 +83,17 @@ class UpstreamClock:
 
     @property
     def skew(self) -> float | None:
-        """Seconds by which Replicate's clock is ahead of this machine's, the fewest that the bounds allow: a slow
-        answer is no skew. None if nothing is known."""
+        """Seconds by which Replicate's clock is ahead of this machine's: the smallest skew within the bounds,
+        since a slow answer widens them and is no skew. None if nothing is known."""
         if (agreed := self._agreed()) is None:
             return None
         same = wall_offset()
         return min(max(same, agreed.least), agreed.most) - same
 
     def _agreed(self) -> Offset | None:
-        """The bounds that most creations share. Before the first one, those of the latest `Date`, and after it as well,
-        if they are far apart: one of both is wrong, and the second creation will show which."""
+        """The bounds that most creations share. Before the first creation, the bounds of the latest `Date`.
+        After it, also those of the latest `Date` if the two are far apart: one of them is wrong, and the
+        second creation will show which."""
         if not self._by_creation:
             return self._by_date
         agreed = _majority(self._by_creation)
@@ -108,12 +109,12 @@ class UpstreamClock:
 
 
 def wall_offset() -> float:
-    """This machine's Unix time, less the loop's."""
+    """This machine's Unix time minus the loop's time."""
     return time.time() - asyncio.get_running_loop().time()
 
 
 def _majority(measures: Sequence[Offset]) -> Offset:
-    """The bounds that most measures share; of several such, those of the latest."""
+    """The bounds that most measures share; among equals, those of the latest."""
     points = [each.least for each in reversed(measures)]
     shared = max(points, key=lambda point: sum(each.least <= point <= each.most for each in measures))
     agreeing = [each for each in measures if each.least <= shared <= each.most]

@@ -1,4 +1,5 @@
-"""When the next poll of a prediction is due, and how likely it finds the prediction over, by its model's durations.
+"""Decides when the next poll of a prediction is due, and estimates how likely it finds the prediction over,
+from its model's durations.
 
 `lengths` are the latest durations of a model, in seconds, the shortest first (`admission.durations.Lengths`). A
 prediction is first polled at the age at which a fifth of them had ended, then at shrinking intervals while most end,
@@ -13,11 +14,13 @@ ENOUGH = 3
 """Durations from which a model counts as known."""
 
 SHORTEST = 0.1
-"""The fewest seconds between two polls, and the same as a share of the model's median duration."""
+"""The shortest interval between two polls, in seconds and as a share of the model's median duration. The
+longer of both applies."""
 _SHORTEST_SHARE = 0.02
 
 _FIRST, _LONGEST = 0.25, 10.0
-"""The fewest seconds between two polls of a prediction whose model is not known, and the most for any prediction."""
+"""The shortest interval between two polls if the model is not known, and the longest for any prediction, in
+seconds."""
 
 
 _LATE = 5.0
@@ -27,13 +30,13 @@ _UNKNOWN = 10.0
 """The age in seconds at which a prediction with a pushed result is first polled if its model is not known."""
 
 _SAFETY = 15.0, 60.0
-"""The fewest and the most seconds between two later polls of it."""
+"""The shortest and the longest interval between two later polls of it, in seconds."""
 
 
 def next_poll(lengths: Sequence[float], age: float) -> tuple[float, float]:
-    """The least and the greatest age, in seconds, to poll a prediction again that was not over at `age`.
-
-    The poll is due at the greatest. From the least on, a page that is fetched for another prediction counts as well.
+    """The span of ages, in seconds, in which a prediction that was not over at `age` is polled again. The
+    poll is due at the end of the span. From its start on, a page that is fetched for another prediction
+    counts as the poll.
     """
     if not _is_known(lengths):
         wait = _between(_FIRST, age / 4, _LONGEST)
@@ -46,7 +49,8 @@ def next_poll(lengths: Sequence[float], age: float) -> tuple[float, float]:
 
 
 def next_safety_poll(lengths: Sequence[float], age: float) -> tuple[float, float]:
-    """The same for a prediction whose result is pushed: first when the push is overdue, then ever more rarely."""
+    """As `next_poll`, for a prediction whose result is pushed: first when the push is overdue, then ever more
+    rarely."""
     first = _quantile(lengths, 0.9) + _LATE if _is_known(lengths) else _UNKNOWN
     if age + SHORTEST < first:
         return max(age, first - _LATE / 2), first
@@ -57,8 +61,9 @@ def next_safety_poll(lengths: Sequence[float], age: float) -> tuple[float, float
 def chance(lengths: Sequence[float], seen: float, age: float) -> float:
     """How likely a prediction that was not over at `seen` is over at `age`, from 0 to 1.
 
-    It is the share of the remembered predictions longer than `seen` that ended by `age`. One imagined prediction is
-    added, which ends by then with the chance `1 - seen / age`: so the result is defined when none is remembered.
+    It is the share of the remembered predictions longer than `seen` that ended by `age`. One imaginary
+    prediction is added, which ends by then with the chance `1 - seen / age`. So the result is defined even if
+    no prediction is remembered.
     """
     imagined = 1 - seen / age if age > seen else 0.0
     if not _is_known(lengths):

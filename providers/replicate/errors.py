@@ -1,7 +1,7 @@
 """Translates Replicate's refusals and failures: status and error document in, our own error out.
 
-The admin's callers do not own the account that pays, so its token and billing trouble reaches them without
-Replicate's billing advice; a user gets Replicate's own words about their account.
+A user gets Replicate's own words about their account. Callers on the server's account do not own it, so they
+see its token and billing errors without Replicate's billing advice.
 """
 
 import math
@@ -29,13 +29,13 @@ from providers.replicate.transport import Refusal
 from providers.replicate.wordings import cause_in
 
 LONGEST_WAIT = 300.0
-"""Seconds. The longest wait, also if a refusal names a longer one."""
+"""The longest wait in seconds, even if a refusal names a longer one."""
 
 RATE_LIMIT_WAIT = 5.0
 """Seconds to wait after a 429 that names no time."""
 
 _PROBLEMS = 100
-"""Invalid fields that are passed on."""
+"""The most invalid fields that are passed on."""
 
 
 _RESETS_IN = re.compile(r"resets in ~?\s*(\d+(?:\.\d+)?)\s*s")
@@ -62,25 +62,27 @@ def service_error(refusal: Refusal, caller: Caller) -> ServiceError:
 def may_have_arrived(refusal: Refusal) -> bool:
     """Whether a refused creation may have been made.
 
-    A 5xx may come from a gateway behind which the request arrived; only 503 says that it did not. A redirect may follow
-    a request that was carried out, except for those that want the same request at another address.
+    A 5xx may come from a gateway that had passed the request on; only 503 shows that it did not arrive. A
+    redirect may follow a request that was carried out, unless it asks for the same request at another
+    address.
     """
     return refusal.status not in {301, 307, 308, 503} and not 400 <= refusal.status < 500
 
 
 def is_about_token(refusal: Refusal) -> bool:
-    """Whether Replicate refused the token. It may do so in passing, so only its account decides (`refusals.py`)."""
+    """Whether Replicate refused the token. That may be temporary, so a request for the token's account
+    decides (`refusals.py`)."""
     return refusal.is_replicates and refusal.status in {401, 403}
 
 
 def is_final(refusal: Refusal) -> bool:
-    """Whether the same request would be refused again, as far as the refusal says. One that is not in Replicate's own
-    words comes from something in between, such as a firewall, and passes."""
+    """Whether the refusal shows that the same request would be refused again. A refusal that is not in
+    Replicate's own words comes from something in between, such as a firewall, and is temporary."""
     return refusal.is_replicates and 400 <= refusal.status < 500 and refusal.status not in {408, 429}
 
 
 def passing_error(refusal: Refusal) -> ServiceError:
-    """The caller's error for a refusal that passes, when no try is left."""
+    """The caller's error for a temporary refusal when no attempt is left."""
     if refusal.status == 429:
         return UpstreamRateLimited()
     by = "Replicate" if refusal.is_replicates or refusal.status >= 500 else "A proxy before Replicate"
@@ -88,12 +90,13 @@ def passing_error(refusal: Refusal) -> ServiceError:
 
 
 def cause_of(error: str | None) -> Cause:
-    """Why a prediction failed, by the error it reports."""
+    """The kind of failure of a prediction, by the error that it reports."""
     return cause_in("\n".join(relevant_lines(error or "")))
 
 
 def seconds_to_wait(refusal: Refusal) -> float | None:
-    """Seconds to wait, by the refusal's header, else its `retry_after`, else its text; None if none says."""
+    """Seconds to wait, from the refusal's header, else its `retry_after`, else its text. None if none of them
+    states it."""
     seconds = _from_header(refusal.headers.get("retry-after", ""))
     document = refusal.document
     named, detail = document.get("retry_after"), document.get("detail")
@@ -119,7 +122,8 @@ def _from_header(text: str) -> float | None:
 
 
 def _invalid_input(refusal: Refusal, caller: Caller) -> ServiceError:
-    """Replicate's schema is stricter than the registry's. The caller can still correct the input."""
+    """The error for an input that Replicate's schema refuses, which may be stricter than the registry's. The
+    caller can correct the input."""
     fields = refusal.document.get("invalid_fields")
     problems = [
         Problem(
@@ -134,5 +138,5 @@ def _invalid_input(refusal: Refusal, caller: Caller) -> ServiceError:
 
 
 def _quoted(text: Any, caller: Caller, *, most: int = 300) -> str:
-    """Replicate's words, redacted, since they are logged, kept and shown. Empty if they are no text."""
+    """A text of Replicate, redacted because it is logged, stored and shown. Empty if it is no text."""
     return redaction_of(caller)(text)[:most] if isinstance(text, str) else ""

@@ -81,8 +81,8 @@ class LateSearches:
             self._forget(search)
 
     async def _found(self, creation: Creation) -> Prediction | None:
-        """The prediction, if no uncertain creation can have made it, and at most as many match as late searches like
-        this."""
+        """The prediction that matches. None if an uncertain creation may have made it, or if more predictions
+        match than late searches have the same input."""
         try:
             listing, _ = await creation.read_list()
         except ServiceError:
@@ -110,7 +110,7 @@ class LateSearches:
                 )
 
     def _forget(self, search: _LateSearch) -> bool:
-        """End the search. Returns whether it was under way until now."""
+        """End the search. Returns whether it was still under way."""
         is_expected = self._expected.get(search.creation.reference) is search
         if is_expected:
             del self._expected[search.creation.reference]

@@ -1,7 +1,8 @@
-"""Which outputs of a prediction are pictures or films, and what the model said if they are not.
+"""Separates outputs that are pictures or films from text that the model made instead.
 
-All models make pictures or films, but some answer with text instead, mostly to refuse. Such a prediction succeeds at
-Replicate. Only an address that a picture or film can be fetched from counts, and a `data:` URI that contains one.
+All models make pictures or films, but some answer with text instead, mostly to refuse. Such a prediction
+succeeds at Replicate. An output counts only if it is an address from which a picture or film can be fetched,
+or a `data:` URI that contains one.
 """
 
 import re
@@ -20,15 +21,16 @@ from providers.replicate.redaction import Redaction
 _ADDRESS: Final = re.compile(r"https?://\S+", re.IGNORECASE)
 _HOST: Final = re.compile(r"(?=.*\w)[\w.:-]+")
 _LARGEST_ERROR: Final = 2_000
-"""Characters that are kept of a text in place of a picture."""
+"""The most characters that are kept of a text that replaces a picture."""
 
 _KNOWN: Final = {"image/jpg", *(each.name for each in BY_EXTENSION.values())}
-"""Types that are recognized by content. Content that is announced as one of them must be recognized."""
+"""Types that are recognized by content. Content that claims one of them must be recognized as one."""
 
 
 def with_media_checked(prediction: Prediction, *, upstream: URL, redact: Redaction) -> Prediction:
-    """The prediction with every output as a `Text` that is no picture or film. Their text is its `error` if it has no
-    other. Plain HTTP is for the `upstream` alone, which may be a simulator."""
+    """The prediction, with every output that is no picture or film turned into a `Text`. Their text becomes
+    its `error` if it has none. Plain HTTP addresses are accepted only from the `upstream`, which may be a
+    simulator."""
     outputs = tuple(_checked(each, upstream) for each in prediction.outputs)
     checked = replace(prediction, outputs=outputs)
     # Redacted as a whole: a credential may be spread over several pieces.

@@ -1,4 +1,4 @@
-"""Chooses the polls to make now, and how fast: the fewest requests that show all predictions that are due.
+"""Chooses the polls to make now, and their pace: the fewest requests that show all predictions that are due.
 
 An account's predictions can be listed, a hundred a page, the latest created first. So the due predictions of an account
 are polled by pages, unless fewer than three are due, or no page can be read, or its pages proved wrong. The polls that
@@ -34,10 +34,10 @@ MIN_DUE_FOR_PAGE = 3
 """From this many due predictions on, an account is polled by pages."""
 
 MAX_UNFINISHED_PAGES = 20
-"""A prediction that this many pages in a row show unfinished is polled by itself."""
+"""After this many pages in a row that show it unfinished, a prediction is polled by itself."""
 
 UNDATED = datetime.max.replace(tzinfo=UTC)
-"""Stands for the creation time of a prediction that does not show one."""
+"""The creation time that is assumed for a prediction that shows none."""
 
 ANSWER_PATIENCE = 2.0
 """Seconds after which an unanswered page is no longer waited for. Also the seconds between two polls of one prediction
@@ -49,7 +49,8 @@ _AT_ONCE = 150
 """Polls under way, shared evenly by the accounts, so that one account whose polls hang leaves room for the others."""
 
 _TICK = timedelta(milliseconds=1)
-"""The step in which the list is assumed to compare times. A coarser step would list one burst again and again."""
+"""The resolution in seconds at which the list is assumed to compare times. A coarser one would list one burst
+again and again."""
 
 _OVERDUE = 60.0
 """Being this many seconds overdue counts like one more prediction found over, so that no poll waits for ever."""
@@ -60,7 +61,7 @@ FOLLOW_INTERVAL = 1.0
 _EVENLY_FROM = 1 / 2
 _NONE_FROM = 0.9
 _FOLLOWED = 1 / 3
-"""Shares of the window."""
+"""Shares of the window of polls."""
 
 log = structlog.get_logger("watcher")
 
@@ -89,7 +90,7 @@ class Watch:
     failures: int = 0
     missing_since: float | None = None
     is_pushed: Callable[[], bool] = bool
-    """Whether its result is pushed and the account's webhooks arrive."""
+    """Whether its result is pushed, and webhooks of its account arrive."""
     followers: dict[object, Callable[[Prediction], object]] = field(default_factory=dict)
     polled_at: float = -math.inf
     follow_at: float = math.inf
@@ -156,7 +157,7 @@ class Poll:
     account: PolledAccount
     watches: list[Watch]
     expected: float
-    """How many it will likely find over."""
+    """How many predictions it will probably find over."""
     before: datetime | None = None
 
     def urgency(self, now: float) -> float:
@@ -165,7 +166,8 @@ class Poll:
 
 
 def due(accounts: Iterable[PolledAccount], now: float) -> list[Poll]:
-    """The polls to make, the most urgent first. A failing account gets one, the likeliest to be answered."""
+    """The polls to make, the most urgent first. A failing account gets only the one that is likeliest to be
+    answered."""
     polls: list[Poll] = []
     accounts = list(accounts)
     for account in accounts:
@@ -201,8 +203,8 @@ def _polls_of(account: PolledAccount, now: float) -> list[Poll]:
 
 
 def _pages(account: PolledAccount, listable: list[Watch], now: float) -> Iterator[Poll]:
-    """Pages of the due predictions, the latest created first. A prediction that others crowd off its page is due again
-    at once."""
+    """Pages of the due predictions, the latest created first. A prediction that its page does not show,
+    because others fill it, is due again at once."""
     listable.sort(key=lambda watch: watch.created_at, reverse=True)
     for start in range(0, len(listable), PAGE):
         page = listable[start : start + PAGE]
@@ -211,14 +213,14 @@ def _pages(account: PolledAccount, listable: list[Watch], now: float) -> Iterato
 
 
 class PollThrottle:
-    """Spreads polls over the window `places`."""
+    """Spreads polls evenly over the window `places`."""
 
     def __init__(self, places: Gate) -> None:
         self._places = places
         self._polled_at = -math.inf
 
     async def wait(self) -> None:
-        """Return when the next poll may be made."""
+        """Wait until the next poll may be made."""
         now = asyncio.get_running_loop().time
         while self._used() >= _EVENLY_FROM:
             evenly = self._each(1 - _EVENLY_FROM)
@@ -228,11 +230,11 @@ class PollThrottle:
             await asyncio.sleep(wait)
 
     def record_poll(self) -> None:
-        """A poll is made now."""
+        """Record that a poll is made now."""
         self._polled_at = asyncio.get_running_loop().time()
 
     def follow_interval(self, followed: int) -> float:
-        """Seconds between two polls of each prediction, if so many are followed."""
+        """Seconds between two polls of each followed prediction, if this many are followed."""
         return max(FOLLOW_INTERVAL, followed * self._each(_FOLLOWED))
 
     def _used(self) -> float:
@@ -240,5 +242,5 @@ class PollThrottle:
         return window.current_rate_per_minute / window.requests_per_minute_limit
 
     def _each(self, share: float) -> float:
-        """Seconds for each place, if this share of them is spread over the window."""
+        """Seconds between two polls, if they use this share of the window, evenly spread."""
         return WINDOW / (share * self._places.statistics().requests_per_minute_limit)

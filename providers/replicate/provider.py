@@ -1,4 +1,4 @@
-"""Replicate as a provider: creations that happen once, watched predictions, cancels and uploads.
+"""Replicate as a provider: creates each prediction once, watches and cancels predictions, and uploads images.
 
 - A creation has a timeout and a deadline (`Cancel-After`), so no prediction bills for ever, even if this service ends.
 - A creation whose answer was lost is searched for before it counts as not made (`reconciliation.py`).
@@ -61,33 +61,31 @@ from providers.replicate.uploads import FIRST_PAUSE, Uploads
 from providers.replicate.watcher import NoPages, PollFailed, Watcher, shows_result
 
 CANCEL_PATIENCE = 30.0
-"""Seconds from the first try to cancel a prediction. After them it is left to its deadline."""
+"""Seconds for which cancelling a prediction is tried. After that, the prediction ends by its deadline."""
 
 _CANCELS_AT_ONCE = 100
-"""Bounded, so that cancels that hang leave room for polls."""
+"""The most cancels at once, so that cancels that hang leave room for polls."""
 
 log = structlog.get_logger("replicate")
 
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """Seconds: timeouts, and pauses between tries."""
+    """Timeouts, and pauses between tries, in seconds."""
 
     timeouts: Timeouts = field(default_factory=Timeouts)
     search: SearchTiming = field(default_factory=SearchTiming)
-    """For lost creations."""
+    """The timing of the search for a lost creation."""
     cancel_pauses: Sequence[float] = (0.2, 0.4, 0.8, 1.6, 3.2, 6.4)
-    """After each try to cancel that failed, unless a refusal says how long."""
+    """Pauses after failed tries to cancel, unless a refusal states the wait."""
     upload_pause: float = FIRST_PAUSE
-    """Before a second try to upload, at most."""
+    """The longest pause before the second try to upload."""
 
 
 class Replicate(Provider, PushReceiver, CreationRegistry, ProgressSource, AccountSource):
-    """Make it and close it on the loop that uses it.
-
-    `others` is the window for all requests that create nothing, and `on_answer` is called with the moment at which one
-    of them was sent when it is answered. `connections` carry the requests; else they are made here, through `proxy` if
-    there is one.
+    """Create and close it on the loop that uses it. `others` is the window for all requests that create
+    nothing. When one of them is answered, `on_answer` is called with the time at which it was sent.
+    `connections` carry the requests; by default they are opened here, through `proxy` if there is one.
     """
 
     def __init__(
@@ -188,7 +186,7 @@ class Replicate(Provider, PushReceiver, CreationRegistry, ProgressSource, Accoun
                     self._watcher.receive(creation.pushed)
                 return created
             lease.lost()
-            if is_made:  # it was answered, only not in a way that can be used
+            if is_made:  # it was answered, but the answer cannot be used
                 self._on_answer(asyncio.get_running_loop().time())
             log.warning("creation_uncertain", reason=reason, made=is_made, model=model, caller=caller.id)
             return await self._searched(creation, lease, on_late, is_made=is_made)
@@ -216,7 +214,7 @@ class Replicate(Provider, PushReceiver, CreationRegistry, ProgressSource, Accoun
     ) -> Created:
         """The prediction of a creation whose answer was lost."""
         if (task := asyncio.current_task()) and task.cancelling():
-            raise asyncio.CancelledError  # while its answer was awaited: the next process searches for it
+            raise asyncio.CancelledError  # cancelled while its answer was awaited: the next process searches for it
         found = await _adopted(self._found(creation, on_late), is_made=is_made)
         lease.answered()
         return found
@@ -281,7 +279,7 @@ class Replicate(Provider, PushReceiver, CreationRegistry, ProgressSource, Accoun
                         ended = await self._client.cancel_prediction(caller, prediction.id, lease=lease)
                         return self._checked(caller, ended)
             except Refusal as refusal:
-                refusals += is_about_token(refusal)  # the first may be in passing
+                refusals += is_about_token(refusal)  # the first refusal may be temporary
                 if refusals > 1 or (refusal.is_replicates and refusal.status in {404, 422}):
                     break
                 pause = max(pause, seconds_to_wait(refusal) or 0.0)
@@ -337,7 +335,7 @@ class Replicate(Provider, PushReceiver, CreationRegistry, ProgressSource, Accoun
             return await self._list(caller, query, lease=lease, max_answer=MAX_POLL)
         except Refusal as refusal:
             failed = await self._refusals.poll_error(refusal, caller)
-            # Refused for good: each is polled by itself, and its answer says why.
+            # A final refusal: each prediction is polled by itself, and its answer gives the reason.
             raise failed if isinstance(failed, PollFailed) else NoPages from None
         except TooLarge:
             raise NoPages from None
@@ -352,8 +350,8 @@ class Replicate(Provider, PushReceiver, CreationRegistry, ProgressSource, Accoun
 
 
 async def _adopted(search: Awaitable[Prediction], *, is_made: bool) -> Created:
-    """The prediction that a search finds. Raises OutcomeUnknown for a prediction whose id cannot be used, found or
-    not, if it `is_made` for certain."""
+    """The prediction that a search finds. If the prediction `is_made` for certain but its id cannot be used,
+    raises OutcomeUnknown, whether or not the search finds it."""
     try:
         found = await search
     except TryAgain:

@@ -1,9 +1,9 @@
 """Results that Replicate pushes: verifies messages, and tracks whether an account's messages arrive.
 
-Anyone on the internet can send to the webhook address. So a message is not read before its signature is verified, and
-its timestamp shows that it is not replayed. Then it is read as leniently as any answer. An account's signing secret is
-fetched once an hour and kept in memory. Callers that need it at the same time share one request, and a failure is not
-kept.
+Anyone on the internet can send to the webhook address. So a message is read only after its signature is
+verified, and its timestamp shows that it is no replay. Then it is read as leniently as any answer. An
+account's signing secret is fetched once an hour and kept in memory. Callers that need it at the same time
+share one request, and a failure is not kept.
 
 Polls find the results that are not pushed:
 
@@ -43,7 +43,7 @@ SILENCE = 600.0
 """Seconds for which an account's webhooks are not expected after one was missing."""
 
 KEPT = 1_000
-"""Results kept until their wait begins."""
+"""The most results that are kept until their wait begins."""
 
 log = structlog.get_logger("announcements")
 
@@ -51,8 +51,8 @@ log = structlog.get_logger("announcements")
 def read_push(
     headers: Mapping[str, str], body: bytes, secret: str, redact: Redaction | None = None
 ) -> PushedResult:
-    """The prediction in a webhook. Raises Untrusted, and nothing else for any input. `redact` takes
-    credentials out of its texts; without it, the secret is taken out."""
+    """The prediction in a webhook. Raises Untrusted, and nothing else for any input. `redact` removes
+    credentials from its texts; the default removes the secret."""
     try:  # Facts: replicate.com/docs/topics/webhooks/verify-webhook. A timestamp may be 5 minutes off.
         Webhook(str(secret)).verify(body, dict(headers), json_parse=False)
     except (ValueError, EmptyWebhookSecretError, WebhookVerificationError):
@@ -83,7 +83,8 @@ def signing_secrets(fetch: Callable[[Caller], Awaitable[Secret]]) -> SharedAnswe
 
 
 class PushTracker:
-    """Keeps results that arrive early, and calls `on_silence(caller)` for an account whose webhooks do not arrive."""
+    """Keeps results that arrive before their wait begins, and calls `on_silence(caller)` if an account's
+    webhooks do not arrive."""
 
     def __init__(self, *, on_silence: Callable[[Caller], None]) -> None:
         self._on_silence = on_silence
@@ -98,22 +99,22 @@ class PushTracker:
             self._early.popitem(last=False)
 
     def early(self, prediction_id: str) -> Prediction | None:
-        """How it ended, if that was pushed before anything waited."""
+        """The pushed result of this prediction, if it arrived before the wait began."""
         return self._early.get(prediction_id)
 
     def arrived(self, prediction_id: str) -> None:
-        """The webhook of this prediction came. A poll may have come first."""
+        """Record that the webhook of this prediction arrived. A poll may have been first."""
         if timer := self._expected.pop(prediction_id, None):
             timer.cancel()
 
     def expect(self, caller: Caller, prediction_id: str) -> None:
-        """A poll found the prediction over, so its webhook must come now."""
+        """Record that a poll found the prediction over, so its webhook must arrive soon."""
         if prediction_id not in self._expected and self.are_expected(caller):
             loop = asyncio.get_running_loop()
             self._expected[prediction_id] = loop.call_later(GRACE, self._missed, caller, prediction_id)
 
     def are_expected(self, caller: Caller) -> bool:
-        """Whether this account's webhooks arrive, as far as is known."""
+        """Whether this account's webhooks are expected to arrive."""
         return asyncio.get_running_loop().time() >= self._silent_until.get(caller.id, 0.0)
 
     def close(self) -> None:

@@ -1,11 +1,11 @@
-"""Finds out from Replicate whether a creation arrived whose answer was lost.
+"""Finds out whether a creation whose answer was lost has arrived at Replicate.
 
 It searches the account's recent predictions for the same model and input, created since the request was sent, under
 an id that is not on record. Replicate's clock may differ from ours (`clock.py`), and its list may lag behind
 (`absence.py`), so the search continues until it is decided, for ten minutes at the most:
 
-- There are at most as many matches as uncertain creations. Each match is adopted by one of them. Identical requests
-  make identical predictions, so it does not matter which is whose. The creation sent first takes the oldest.
+- There are at most as many matches as uncertain creations. Each match is adopted by one of them. Identical
+  requests make identical predictions, so any assignment is right. The creation sent first takes the oldest.
 - There is no match, and it is proven that the list would show one. The request never arrived and may be sent again.
 - There are more matches than uncertain creations, or Replicate has deleted the input of a prediction from that time (it
   does so after an hour), or nothing is proven after ten minutes. The outcome is unknown: the caller gets an error, and
@@ -160,16 +160,16 @@ class Creation:
         self.content = (token_of(caller), model, content)
         self.reference = reference
         self.answer_ruled_out = asyncio.Event()
-        """Set when the creation is settled or uncertain, so no answer will come."""
+        """Set when the creation is settled or uncertain: no answer will come any more."""
         self.pushed: Prediction | None = None
         """The prediction it made, as a webhook showed it."""
         self.since = since
         self.began = _now() - max(0.0, time.time() - since)
-        """When it was sent, by the loop's clock."""
+        """The time at which it was sent, by the loop's clock."""
         self.absence = Absence(creations.timing, sent=self.began)
         self._search: asyncio.Timeout | None = None
         self._offset = creations.clock.offset
-        """That of Replicate's clock when it was sent."""
+        """The offset of Replicate's clock when it was sent."""
         if skew is not None:
             sent = since + skew - self.began
             self._offset = Offset(sent, sent)
@@ -181,7 +181,8 @@ class Creation:
         self._is_made(prediction.id, known=now)
 
     def receive_push(self, pushed: PushedResult) -> None:
-        """A webhook names the prediction, which ends a search. If the creation is answered after all, that counts."""
+        """A webhook names the prediction; this ends a search. If an answer to the creation arrives after all,
+        the answer counts."""
         if self.pushed is not None or not self.is_mine(pushed):
             return
         self.pushed = pushed.prediction
@@ -191,13 +192,13 @@ class Creation:
             self._search.reschedule(-math.inf)
 
     def is_mine(self, pushed: PushedResult) -> bool:
-        """Whether it may have made this prediction, which is not on record."""
+        """Whether this creation may have made this prediction, which is not on record."""
         is_like_it = self.content[1:] == (pushed.model, pushed.content)
         return is_like_it and not self._creations.is_known(pushed.prediction.id)
 
     async def find(self, *, believes_refusals: bool = False) -> Prediction:
-        """The prediction that was created after all. Raises TryAgain when there is none, and OutcomeUnknown when it
-        cannot be decided in time.
+        """Search for the prediction that was created after all. Raises TryAgain if there is none, and
+        OutcomeUnknown if that cannot be decided in time.
 
         A search that `believes_refusals` raises a ServiceError when Replicate refuses the account's token."""
         self.answer_ruled_out.set()
@@ -206,7 +207,7 @@ class Creation:
             async with asyncio.timeout(None) as self._search:
                 found = self._pushed_by_now() or await self._found(give_up, believes_refusals)
         except (TimeoutError, TryAgain, ServiceError):
-            # Pushed, perhaps in the very tick in which the search ended without it.
+            # It may be pushed in the same tick in which the search ends without it.
             if (pushed := self._pushed_by_now()) is None:
                 raise
             found = pushed
@@ -259,15 +260,16 @@ class Creation:
             if believes_refusals and refusal.status in {401, 403}:
                 raise service_error(refusal, self._caller) from None
             return None, seconds_to_wait(refusal) or 0.0
-        except ListTooLong:  # and longer the next time
+        except ListTooLong:  # wait longer the next time
             raise OutcomeUnknown(_UNDECIDED) from None
         except (NotSent, Lost):
             self.absence.record_failure()
             return None, 0.0
 
     def _range(self) -> tuple[float, float]:
-        """When it was made, if it was and its server did not stop: Unix times by Replicate's clock. Both the offset
-        known at its sending and the one known by now may be true, since a clock may have jumped in between."""
+        """The range of dates (Unix times by Replicate's clock) that its prediction can have if the server did
+        not stop. Both the offset known when it was sent and the present one may be right, since a clock may
+        have jumped in between."""
         known = [each for each in (self._offset, self._creations.clock.offset) if each is not None]
         margin = CLOCK_MARGIN
         if not known:

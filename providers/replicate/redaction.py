@@ -1,7 +1,6 @@
-"""Text of an upstream, made safe to log, keep and show.
-
-Two things never pass: a credential of the call, and characters that a database or a JSON reader may refuse (NUL, and
-halves of surrogate pairs). Text is made safe after its JSON is parsed, so that no escape hides anything.
+"""Makes text of an upstream safe to log, keep and show. It removes credentials of the call, and characters
+that a database or a JSON reader may refuse (NUL, and halves of surrogate pairs). Text is made safe after its
+JSON is parsed, so that no escape hides anything.
 """
 
 import re
@@ -13,13 +12,15 @@ from auth import Caller
 REDACTED: Final = "[token]"
 
 SHORTEST: Final = 6
-"""Characters of the shortest credential that is taken out. A shorter one would take ordinary words out of texts."""
+"""The least characters of a credential that is removed. To remove shorter ones would remove ordinary words
+from texts."""
 
 _UNFIT: Final = re.compile("[\ud800-\udfff\0]")
 
 
 class Redaction:
-    """Takes these credentials out of text, raw and percent-encoded: in part or whole, in either case, once or more."""
+    """Removes these credentials from text: raw or percent-encoded, in part or whole, in upper or lower case,
+    once or repeatedly."""
 
     def __init__(self, *credentials: str) -> None:
         self._credentials = tuple(each for each in credentials if len(each) >= SHORTEST)
@@ -31,14 +32,15 @@ class Redaction:
         return self._pattern.sub(REDACTED, text) if self.is_in(text) else text
 
     def is_in(self, text: str) -> bool:
-        """Whether the text has a credential in it."""
+        """Whether the text contains a credential."""
         if any(each in text for each in self._credentials):
             return True
         return "%" in text and bool(self._credentials) and self._pattern.search(text) is not None
 
     @cached_property
     def _pattern(self) -> re.Pattern[str]:
-        """The longest first: one may be a part of another. Made when it is needed, which is rare and takes a while."""
+        """Matches the longest first, since one may be a part of another. Compiled only when needed: that is
+        rare and takes a while."""
         return re.compile("|".join(map(_in_any_form, sorted(self._credentials, key=len, reverse=True))))
 
 
@@ -53,5 +55,5 @@ def _in_any_form(credential: str) -> str:
 
 
 def _encoded(character: str) -> str:
-    """Any percent-encoding of a character. An encoded per cent sign is `%25`."""
+    """A pattern for any percent-encoding of a character. An encoded percent sign is `%25`."""
     return "".join(f"%(?:25)*(?i:{byte:02x})" for byte in character.encode(errors="surrogatepass"))

@@ -1,7 +1,6 @@
-"""Refusals: whether one is final, and which exception to raise for it.
-
-A token may be refused in passing. So when Replicate refuses one, its account is requested. Only if that is refused as
-well, all other calls with the token would fail alike. Calls that are refused at the same time share one request.
+"""Decides whether a refusal is final, and which exception to raise for it. The refusal of a token may be
+temporary. So when Replicate refuses a token, its account is requested. Only if that request is refused as
+well, the token counts as refused. Calls that are refused at the same time share one request.
 """
 
 from collections.abc import Awaitable, Callable, Coroutine
@@ -28,10 +27,10 @@ GOOD_FOR: Final = 5.0
 ACCOUNTS_KEPT: Final = 1_000
 
 MISSING_PATIENCE: Final = 10.0
-"""Seconds. A prediction that no poll has found for so long is gone."""
+"""Seconds. A prediction that no poll has found for this long is gone."""
 
 _REFUSED_PATIENCE: Final = 60.0
-"""Seconds. A prediction that may not be polled for so long, with a token that is accepted, is given up."""
+"""Seconds. A prediction whose polls are refused for this long although its token is accepted is abandoned."""
 
 T = TypeVar("T")
 
@@ -55,7 +54,7 @@ class Refusals:
         )
 
     async def poll_error(self, refusal: Refusal, caller: Caller) -> Exception:
-        """A PollFailed for what passes; for anything else the error that ends the watch."""
+        """A PollFailed for a temporary refusal; otherwise the error that ends the watch."""
         if refusal.status == 429:
             return PollFailed(passing_error(refusal), wait=seconds_to_wait(refusal) or RATE_LIMIT_WAIT)
         if refusal.is_replicates and refusal.status == 404:
@@ -69,7 +68,8 @@ class Refusals:
         return PollFailed(passing_error(refusal), wait=seconds_to_wait(refusal) or 0.0)
 
     async def checked(self, caller: Caller, answer: Awaitable[T]) -> T:
-        """The answer to a request that may be sent again. Raises Lost where a token was refused in passing."""
+        """The answer to a request that may be sent again. Raises Lost if the refusal of its token was
+        temporary."""
         try:
             return await answer
         except Refusal as refusal:

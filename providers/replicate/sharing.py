@@ -1,11 +1,11 @@
 """Detects that another program creates predictions with the account of the server's token.
 
 There are two signs: Replicate refuses a creation for its rate although our own window has room, or it lists a
-prediction of the time since our start that no generation here created. Every page that is read is checked. If no page
-was read for a minute, the next poll reads a page, so this costs no request.
+prediction that was created after our start but by no generation here. Every page that is read is checked. If
+no page was read for a minute, the next poll reads a page, so this costs no request.
 
-A prediction is known by its id once its creation is answered, and by its input from before it is sent: one whose answer
-is late or lost is no sign.
+A prediction is recognized by its id once its creation is answered, and by its input from before it is sent.
+So a prediction whose answer is late or lost is no sign.
 """
 
 import asyncio
@@ -29,22 +29,22 @@ SIGN_LASTS: Final = 600.0
 """Seconds for which a sign counts."""
 
 WARNED_EVERY: Final = 60.0
-"""Seconds between two warnings, and without a page before a poll is made by one."""
+"""Seconds between two warnings, and seconds without a page after which a poll reads one."""
 
 KEPT: Final = 10_000
-"""Inputs by which creations are known, the latest."""
+"""The number of latest inputs by which creations are recognized."""
 
 log = structlog.get_logger("replicate")
 
 
 class Sharing:
-    """Make it on the loop, at the start. `is_known(id)` says whether a prediction is on record. Only the admin's calls
-    count."""
+    """Create it on the loop, at the start. `is_known(id)` returns whether a prediction is on record. Only the
+    admin's calls count."""
 
     def __init__(self, *, is_known: Callable[[str], bool]) -> None:
         self._is_known = is_known
         self._started: float | None = None
-        with suppress(RuntimeError):  # made before its loop runs, it starts with the first creation
+        with suppress(RuntimeError):  # if it is made before its loop runs, it starts with the first creation
             self._started = _now()
         self._since: datetime | None = None
         """Our start by Replicate's clock; None before the first creation is answered."""
@@ -57,8 +57,8 @@ class Sharing:
         return _now() - self._seen_at < SIGN_LASTS
 
     def begin(self, content: str) -> None:
-        """A creation of this input (`providers.fingerprint`) is about to be sent, or may have been. A user's counts as
-        well: the token may be another one of the server's account."""
+        """Record that a creation with this input (`providers.fingerprint`) is about to be sent, or may have
+        been. This includes users' creations, since a user's token may belong to the server's account."""
         self._started = _now() if self._started is None else self._started
         self._inputs[content] = None
         self._inputs.move_to_end(content)
@@ -66,7 +66,7 @@ class Sharing:
             self._inputs.popitem(last=False)
 
     def created(self, caller: Caller, prediction: Prediction, *, sent: float) -> None:
-        """A creation that was sent at `sent` (the loop's clock) was answered by this prediction."""
+        """Record that a creation, sent at `sent` (the loop's clock), was answered with this prediction."""
         if caller.kind != "admin" or prediction.created_at is None:
             return
         if self._since is None and self._started is not None:
@@ -74,14 +74,14 @@ class Sharing:
             self._since = prediction.created_at - timedelta(seconds=sent - self._started)
 
     def query(self, caller: Caller) -> str | None:
-        """The query of a page to poll by now, if one is due."""
+        """The query of a page to read in place of the next poll, if one is due."""
         if caller.kind != "admin" or self._since is None or _now() - self._listed_at < WARNED_EVERY:
             return None
         self._listed_at = _now()
         return urlencode({"created_after": f"{self._since:%Y-%m-%dT%H:%M:%S.%fZ}"})
 
     def listed(self, caller: Caller, page: Page) -> None:
-        """A page of the list was read."""
+        """Record that a page of the list was read."""
         if caller.kind != "admin" or self._since is None:
             return
         self._listed_at = _now()
@@ -89,7 +89,7 @@ class Sharing:
             self._report("Replicate lists a prediction that this service did not make.")
 
     def refused(self, caller: Caller, refusal: Refusal, lease: Lease) -> None:
-        """A creation was refused. A 429 is a sign if our own window has room."""
+        """Record that a creation was refused. A 429 is a sign if our own window has room."""
         if caller.kind != "admin" or refusal.status != 429 or not lease.window_has_room():
             return
         if "reduced" not in str(refusal.document.get("detail")):

@@ -1,10 +1,9 @@
-"""Sends every request to Replicate, each with a lease, so that no window is exceeded.
-
-A lease is good for one request: a creation takes the lease of its admission, every other request one of the second
-window. The lease is stamped when the request leaves and again when its answer is here. That of a creation is not
-stamped here: only its reader knows whether the response is an answer, and without one it may arrive at any time.
-`send` returns the answer of a success. It raises Refusal for an error status, NotSent when nothing can have arrived,
-and Lost when that is unknown.
+"""Sends every request to Replicate, each with a lease, so that no window is exceeded. A lease allows one
+request: a creation takes the lease of its admission, every other request takes one of the second window. The
+lease is stamped when the request is sent and again when its answer arrives. The answer to a creation is not
+stamped here: only the code that reads the response knows whether it is an answer, and a creation without an
+answer may arrive at any time. `send` returns the answer of a success. It raises Refusal for an error status,
+NotSent when nothing can have arrived, and Lost when that is unknown.
 
 Underneath is aiohttp (by `httpx-aiohttp`): httpx's own pool slows down beyond about 30 requests in flight.
 """
@@ -24,20 +23,22 @@ from httpx_aiohttp import AiohttpTransport
 from concurrency import Lease
 
 MAX_ANSWER = 128 * 1024 * 1024
-"""Bytes. A page of a hundred predictions, each with four inline images of 256 kB, is below."""
+"""The most bytes of an answer. A page of a hundred predictions, each with four inline images of 256 kB, is
+smaller."""
 
 MOST_VALUES = 500_000
-"""Of a JSON document, by its commas and brackets. Each takes up to a hundred bytes of memory, and time."""
+"""The most values of a JSON document, counted by its commas and brackets. Each value takes time and up to a
+hundred bytes of memory."""
 
 MAX_REFUSAL = 256 * 1024
-"""Bytes of the body of an error status. A longer one is not read."""
+"""The most bytes of an error response's body. A longer one is not read."""
 
 _UNCONNECTED = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError, aiohttp.ClientHttpProxyError)
 
 _GZIP_OR_ZLIB = 32 + zlib.MAX_WBITS
 
 CONNECT_TIMEOUT = 5.0
-"""Seconds. Below every request's own timeout, so that not having connected is known as such."""
+"""Seconds. Shorter than every request's own timeout, so that a failure to connect is recognized as one."""
 
 
 class NotSent(Exception):
@@ -72,8 +73,8 @@ class Refusal(Exception):
 
     @property
     def is_replicates(self) -> bool:
-        """Whether the body is an error document of Replicate's, and not the page of something in between, such as a
-        firewall."""
+        """Whether the body is Replicate's own error document, and not a page of something in between, such as
+        a firewall."""
         return isinstance(self.document.get("detail"), str) or isinstance(self.document.get("title"), str)
 
 
@@ -85,8 +86,8 @@ class Answer:
     body: bytes
 
     def json(self) -> Any:
-        """The answer's JSON. Raises Lost when it is none, and TooLarge when it has too many values to be read: then the
-        outcome is unknown."""
+        """The answer's JSON. Raises Lost if it is not JSON, and TooLarge if it has too many values to be
+        read. In both cases the outcome is unknown."""
         if sum(self.body.count(each) for each in (b",", b"[", b"{")) > MOST_VALUES:
             raise TooLarge("the answer has too many values")
         try:
@@ -106,8 +107,8 @@ async def send(
 ) -> Answer:
     """Send one request over `connections` and return its answer, of at most `max_answer` bytes.
 
-    `seconds` bound the whole exchange. `creates` says that the lease is of an admission, which the caller marks as
-    answered or lost. Raises Refusal, NotSent, Lost or TooLarge.
+    `seconds` is the timeout of the whole exchange. `creates` means that the lease is of an admission, and
+    that the calling code marks it as answered or lost. Raises Refusal, NotSent, Lost or TooLarge.
     """
     if _creates(request) is not creates:
         raise RuntimeError(
@@ -146,15 +147,15 @@ async def send(
 
 
 def open_connections(proxy: httpx.Proxy | None = None) -> httpx.AsyncBaseTransport:
-    """The pool under every account's client, through `proxy` if given. Make it on the loop that uses it, and close it
-    there."""
+    """The connection pool of every account's client, through `proxy` if that is set. Create and close it on
+    the loop that uses it."""
 
     def session() -> aiohttp.ClientSession:
         made = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0, ttl_dns_cache=60, ssl=transport.ssl_context),
-            cookie_jar=aiohttp.DummyCookieJar(),  # one account's cookies are no other's
+            cookie_jar=aiohttp.DummyCookieJar(),  # accounts must not share cookies
         )
-        # aiohttp would quietly repeat a GET on a connection that turned out closed: uncounted.
+        # By default aiohttp repeats a GET on a connection that turns out closed, without counting it.
         made._retry_connection = False  # noqa: SLF001
         return made
 
@@ -167,13 +168,14 @@ def _creates(request: httpx.Request) -> bool:
 
 
 def _never_connected(error: httpx.HTTPError) -> bool:
-    """By aiohttp's own error, since httpx-aiohttp calls a lost connection a ConnectTimeout. A proxy that refuses the
-    connection has sent nothing on."""
+    """Whether the connection was never made, by aiohttp's own error: httpx-aiohttp calls a lost connection a
+    ConnectTimeout. A proxy that refuses the connection has passed nothing on."""
     return isinstance(error.__cause__, _UNCONNECTED)
 
 
 def _kind(error: Exception) -> str:
-    """For a log. An error's own text may quote the response. By aiohttp's error, as in `_never_connected`."""
+    """The kind of error, for a log: its text may quote the response. By aiohttp's error, as in
+    `_never_connected`."""
     cause = error.__cause__ or error
     if isinstance(cause, aiohttp.ClientHttpProxyError):
         return f"the proxy answered {cause.status}"
@@ -186,7 +188,7 @@ async def _body(response: httpx.Response, most: int) -> bytes:
     try:
         return await _read(response, MAX_REFUSAL)
     except (Lost, httpx.HTTPError, aiohttp.ClientError, ValueError):
-        return b""  # the status says that it was refused
+        return b""  # the status alone shows that it was refused
 
 
 async def _read(response: httpx.Response, most: int) -> bytes:
@@ -202,8 +204,8 @@ async def _read(response: httpx.Response, most: int) -> bytes:
 
 
 def _inflater(response: httpx.Response) -> Callable[[bytes, int], tuple[bytes, bytes]]:
-    """Decompresses a chunk to at most so many bytes, and returns them and the rest of the chunk. In place of
-    httpx's own decoder, which inflates each chunk whole, however large that is."""
+    """A function that decompresses a chunk to at most this many bytes, and returns them and the rest of the
+    chunk. It replaces httpx's own decoder, which inflates each chunk whole, however large the result is."""
     encoding = "" if response.is_stream_consumed else response.headers.pop("content-encoding", "")
     encoding = encoding.strip().lower()
     if encoding in {"", "identity"}:

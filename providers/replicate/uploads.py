@@ -1,6 +1,6 @@
-"""Uploads images that are too large to be sent inline to Replicate's files. The prediction's input has their address.
-An image is sent once for all generations that share it, and again shortly before its address expires. A passing
-failure is tried again; a final one fails every generation that shares the image.
+"""Uploads images that are too large to be sent inline to Replicate's files. The prediction's input then
+contains their address. An image is sent once for all generations that share it, and again shortly before its
+address expires. A temporary failure is retried; a final one fails every generation that shares the image.
 
 Files take up to 100 MB and are kept for 24 hours (replicate.com/docs/reference/http#files.create).
 """
@@ -18,15 +18,17 @@ from providers.replicate.errors import is_final, passing_error, seconds_to_wait,
 from providers.replicate.transport import Lost, NotSent, Refusal
 
 GOOD_FOR = 20 * 3600.0
-"""Seconds for which an address is used. A prediction reads it when it starts."""
+"""Seconds for which an address is used. A prediction reads the image when it starts."""
 
 AT_ONCE = 4
-"""Uploads of one caller at once, so that slow uploads leave room for other callers, for polls and for cancels."""
+"""The most concurrent uploads of one caller, so that slow uploads leave room for other callers, for polls and
+for cancels."""
 
 TRIES = 4
 
 FIRST_PAUSE = 0.5
-"""The most seconds before the second try, if a refusal does not say how long. It doubles with each try."""
+"""The longest wait before the second try, in seconds, if a refusal does not state the wait. It doubles with
+each try."""
 
 SendFile = Callable[[Caller, Upload], Awaitable[str]]
 
@@ -52,7 +54,8 @@ class _Sending:
 
     @property
     def is_of_use(self) -> bool:
-        """Whether to share it. A failed upload is shared too: its tries were for all."""
+        """Whether further generations may share it. Even a failed upload is shared, since it was tried for
+        all of them."""
         is_stale = asyncio.get_running_loop().time() >= self.sent_at + GOOD_FOR
         return not self.task.cancelled() and not self.task.cancelling() and not is_stale
 
@@ -67,7 +70,8 @@ class Uploads:
         self._sendings: WeakKeyDictionary[Upload, _Sending] = WeakKeyDictionary()
 
     async def address(self, caller: Caller, upload: Upload) -> str:
-        """The image's address. Uploads it first if need be. An upload belongs to one caller. Raises ServiceError."""
+        """The image's address. The image is uploaded first if necessary. Callers do not share uploads. Raises
+        ServiceError."""
         sending = self._sendings.get(upload)
         if sending is None or not sending.is_of_use:
             sending = _Sending(asyncio.create_task(self._send(caller, upload)))
@@ -82,9 +86,9 @@ class Uploads:
                     return await self._send_file(caller, upload)
                 except NotSent:
                     error: ServiceError = UpstreamError("Replicate cannot be reached.")
-                    error.falls_back = False  # no other model can be reached either
+                    error.falls_back = False  # other models cannot be reached either
                     wait = None
-                except Lost:  # a file that is there twice costs nothing
+                except Lost:  # a second copy of a file costs nothing
                     error, wait = UpstreamError("The image could not be uploaded to Replicate."), None
                 except Refusal as refusal:
                     if is_final(refusal):

@@ -1,14 +1,16 @@
 """Polls all predictions in flight by one schedule, so that few requests find each end soon.
 
-Each prediction has a span of time in which its next poll is due (`durations.py`). When the first of these spans
-ends, all predictions whose span has begun are polled together:
+Each prediction has a span of time in which its next poll is due (`durations.py`). When the first of these
+spans ends, all predictions whose span has begun are polled together.
 
 - **One request shows a hundred predictions.** The list of an account has pages of a hundred predictions, with their
   status and outputs. A page also shows predictions that are not due yet. If fewer than three predictions of an account
   are due, each gets a poll of its own.
-- **A page alone is not trusted.** A prediction is polled by itself if a page does not show it, shows it over without a
-  result, or has shown it unfinished twenty times in a row. All predictions are, while no page can be read.
-- **When polls are scarce, those go first that will likely find most predictions over** (`polling.py`).
+- **A page alone is not trusted.** A prediction is polled by itself if a page does not show it, shows it over
+  without a result, or has shown it unfinished twenty times in a row. While no page can be read, all
+  predictions are polled by themselves.
+- **When polls are scarce, the polls that will probably find the most predictions over go first**
+  (`polling.py`).
 - **A failing upstream gets few requests.** An account whose poll failed gets one poll at a time, after a growing pause,
   or after the pause that a refusal names.
 - **Pushed results save polls.** Where webhooks arrive (`push.py`), polls are rare. They find missing webhooks, and
@@ -48,17 +50,17 @@ from providers.replicate.polling import (
 from providers.replicate.push import PushTracker
 
 _poll_backoff = partial(backoff, first=0.25, longest=8.0, jitter=0.0)
-"""Seconds until the next poll of an account, after so many failed polls in a row."""
+"""Seconds until the next poll of an account, by the number of failed polls in a row."""
 
 _page_backoff = partial(backoff, first=1.0, longest=60.0, jitter=0.0)
-"""Seconds until the next page of an account, after so many failed pages in a row."""
+"""Seconds until the next page of an account, by the number of failed pages in a row."""
 
 _FEW_SHOWN = 5
-"""A page that shows fewer than `MIN_DUE_FOR_PAGE` of the due predictions counts as so many pages: other predictions
-fill the list."""
+"""A page that shows fewer than `MIN_DUE_FOR_PAGE` of the due predictions counts as this many pages, since
+other predictions fill the list."""
 
 _PLAN_GOOD_FOR = 0.05
-"""Seconds. After a longer wait for a place, the polls are chosen again."""
+"""Seconds. After a longer wait for a place in the window, the polls are chosen again."""
 
 
 log = structlog.get_logger("watcher")
@@ -67,8 +69,9 @@ log = structlog.get_logger("watcher")
 class PollFailed(Exception):
     """The poll failed, and a later one may succeed.
 
-    `wait` is how long the refusal says to wait, in seconds. A finite `patience` means that the prediction fails, and
-    not the upstream: its watch ends with `error` when its polls have failed so for `patience` seconds in a row.
+    `wait` is the wait that the refusal states, in seconds. A finite `patience` means that the failure
+    concerns this prediction, not the whole upstream: its watch ends with `error` when its polls have failed
+    like this for `patience` seconds without a break.
     """
 
     def __init__(self, error: ServiceError, *, wait: float = 0.0, patience: float = math.inf) -> None:
@@ -79,10 +82,11 @@ class PollFailed(Exception):
 
 
 Get = Callable[[Caller, str, Lease], Awaitable[Prediction]]
-"""One prediction. Raises PollFailed for a failure that may pass; any other error ends the watch."""
+"""Fetches one prediction. Raises PollFailed for a failure that may pass; any other error ends the watch."""
 
 GetPage = Callable[[Caller, datetime, Lease], Awaitable[Page]]
-"""The latest hundred created before a moment. Raises PollFailed for a failure that may pass, and NoPages."""
+"""Fetches the latest hundred predictions created before a time. Raises PollFailed for a failure that may
+pass, and NoPages."""
 
 
 class NoPages(Exception):
@@ -109,8 +113,8 @@ class Watcher:
         self._pushes = PushTracker(on_silence=self._poll_as_usual)
 
     async def wait(self, caller: Caller, prediction: Prediction, *, model: str) -> Prediction:
-        """The prediction as it is when it is over. The result of one that is watched late may have been pushed already,
-        so it is polled as usual."""
+        """Wait until the prediction is over, and return its last state. If the wait begins late, the result
+        may have been pushed already, so the prediction is polled as usual."""
         if prediction.is_over:
             return prediction
         if (early := self._pushes.early(prediction.id)) is not None:
@@ -122,10 +126,12 @@ class Watcher:
         watch.needs_own_poll = watch.created_at is UNDATED
         if prediction.is_announced and prediction.age == 0:
             watch.is_pushed = partial(self._pushes.are_expected, caller)
-        watch.schedule(since)  # as one never polled, so what should be over by now is polled at once
+        watch.schedule(
+            since
+        )  # as if never polled, so a prediction that should be over by now is polled at once
         watch.first = watch.latest
         account = self._accounts.setdefault(caller.id, PolledAccount(caller))
-        account.caller = caller  # it may be proven by now, and has another turn
+        account.caller = caller  # the caller may be proven by now, and then has another turn
         account.watches[watch] = None
         self._wake_by(max(watch.latest, account.next_poll_at))
         try:
@@ -135,7 +141,7 @@ class Watcher:
             self._forget(account)
 
     def receive(self, prediction: Prediction) -> None:
-        """Use a pushed result. It may come twice, or for a prediction that is not waited for."""
+        """Use a pushed result. It may arrive twice, or for a prediction that nothing waits for."""
         if not prediction.is_over:
             return
         self._pushes.arrived(prediction.id)
@@ -177,14 +183,15 @@ class Watcher:
         return (watch for watch in everything if watch.id == prediction_id and not watch.over.done())
 
     def _poll_as_usual(self, caller: Caller) -> None:
-        """Use polls alone, since this account's webhooks do not arrive."""
+        """Rely on polls alone, since this account's webhooks do not arrive."""
         if account := self._accounts.get(caller.id):
             for watch in account.watches:
                 watch.schedule(asyncio.get_running_loop().time())
             self._wake_by(account.next_poll())
 
     def _forget(self, account: PolledAccount) -> None:
-        """Drop an account without waits, but not before the pause that a refusal named is over."""
+        """Forget an account that nothing waits for, but not before the pause that a refusal stated is
+        over."""
         loop = asyncio.get_running_loop()
         if account.watches or self._accounts.get(account.caller.id) is not account:
             return
@@ -301,7 +308,7 @@ class Watcher:
         except Exception as error:
             if not isinstance(error, PollFailed | NoPages):
                 log.exception("prediction_list_failed", caller=account.caller.id)
-            if began >= account.next_page_at:  # those that failed together have failed once
+            if began >= account.next_page_at:  # pages that failed together count as one failure
                 account.page_failures += 1
                 account.next_page_at = now() + _page_backoff(account.page_failures)
             self._postpone(poll, error, began)
@@ -314,7 +321,7 @@ class Watcher:
             missing = [watch for watch in poll.watches if watch.id not in page.predictions]
             shows_few = len(poll.watches) - len(missing) < MIN_DUE_FOR_PAGE
             for watch in missing:
-                # By its date it should have been there, or else the page was too short for it.
+                # By its date the page should have shown it, or the page was too short.
                 watch.needs_own_poll = page.oldest is None or watch.created_at >= page.oldest
                 watch.pages += _FEW_SHOWN if shows_few else 1
                 watch.latest = now()
@@ -328,7 +335,7 @@ class Watcher:
             return
         if not prediction.is_over:
             if by_page and watch.pages >= MAX_UNFINISHED_PAGES:
-                return  # a page that is not believed does not put off the prediction's own poll
+                return  # a page that is not trusted does not delay the prediction's own poll
             watch.needs_own_poll = watch.created_at is UNDATED
             watch.seen = max(watch.seen, began - watch.since)
             watch.schedule(now)
@@ -339,7 +346,7 @@ class Watcher:
             watch.needs_own_poll = True
             watch.latest = watch.latest if watch.unanswered else now
         else:
-            if watch.is_pushed() and prediction.status != "processing":  # which is never pushed
+            if watch.is_pushed() and prediction.status != "processing":  # this state is never pushed
                 self._pushes.expect(account.caller, watch.id)
             self._over(watch, prediction)
 
@@ -354,19 +361,19 @@ class Watcher:
         for watch in poll.watches:
             if poll.before is None:
                 watch.schedule(now)
-            elif not watch.over.done():  # it has waited for the page, and is still due
+            elif not watch.over.done():  # it waited for the page, and is still due
                 watch.latest = now
         if not isinstance(failed, PollFailed) or failed.patience < math.inf:
             self._record_success(account, began)
             return
         pause = failed.wait or _poll_backoff(account.failures + 1)
-        if began >= account.failed_at:  # polls that failed together have failed once
+        if began >= account.failed_at:  # polls that failed together count as one failure
             account.failures += 1
         account.failed_at = now
         account.next_poll_at = max(account.next_poll_at, now + pause)
 
     def _record_success(self, account: PolledAccount, began: float) -> None:
-        if began >= account.failed_at:  # an answer to what began before proves nothing
+        if began >= account.failed_at:  # an answer to a poll that began before proves nothing
             account.failures, account.next_poll_at = 0, -math.inf
 
     def _end(self, watch: Watch, end: Prediction | Exception) -> None:

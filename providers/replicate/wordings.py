@@ -1,15 +1,15 @@
-r"""Families of the words in which models say that they refuse, or that a failure passes.
+r"""Families of the words in which models report that they refuse, or that a failure is temporary.
 
-Replicate hands on what a model printed or raised, and each model has words of its own. So one table lists families of
-words and not sentences. A text is read as lower-case words, sentence by sentence: `IMAGE_SAFETY`, `ImageSafety` and
-"image safety" are alike. What no family covers is a failure of the model, and final.
+Replicate hands on what a model printed or raised, and each model has words of its own. So one table lists
+families of words and not sentences. A text is read as lower-case words, sentence by sentence: `IMAGE_SAFETY`,
+`ImageSafety` and "image safety" are alike. A text that no family covers is a failure of the model, and final.
 
 The families come from Replicate's list of error codes (replicate.com/docs/reference/error-codes), from the errors of
 its open models (github.com/replicate), from the finish reasons of Google's image models and the error codes of
 OpenAI's, ByteDance's and Black Forest Labs', and from reports of their users.
 
-Each line is a pattern. `{thing}` stands for any of the words listed under that name, an ellipsis for up to eight words
-of the same sentence, and `(a|b)` for a or b, without a group. All else is as in `re`.
+Each line is a pattern. `{thing}` stands for any of the words listed under that name, an ellipsis for up to
+eight words of the same sentence, and `(a|b)` for a or b, without a group. All other syntax is that of `re`.
 """
 
 import re
@@ -121,15 +121,15 @@ _FAMILIES: Final = {
         (refus|declin)(e|es|ed|ing) to (answer|respond|generate|draw|depict|comply|help|assist)
         (refus|declin)(e|es|ed|ing) to (make|create|produce|edit|render) … {thing}
     """,
-    # A refusal after which the sentence ends, or judges (`alone`): "image rejected as it is not RGB" is none. It counts
-    # if the whole text names no technical cause either.
+    # A refusal that ends its sentence or is followed by a judgement (`alone`): "image rejected as it is not
+    # RGB" is not one. It counts only if the whole text names no technical cause.
     "bare refusal": r"""
         {thing} ((was|were|is|has been|have been|got) )?(\w+ly )?(rejected|refused|declined|denied){alone}
         {thing} ((was|were|is|has been|have been|got) )?(\w+ly )?(blocked|filtered|banned){alone}
         (rejected|refused|declined|blocked) (your|this|the) {thing}{alone}
         (prompt|content|request) ((is|was) )?(not|isnt|wasnt) (allowed|permitted){alone}
     """,
-    # Something broke, or a parameter is wrong. A sentence that says so is no refusal, though it may name a checker.
+    # Something broke, or a parameter is wrong. Such a sentence is no refusal, even if it names a checker.
     "technical": r"""
         {failed_to} (load|import|download|fetch|connect|initiali[sz]|reach|open|read|pars|start)(ing|ed|e|es|s)?
         {failed_to} (find|locat|instantiat|deseriali[sz]|resolv|decod|contact|mount|allocat|compil)(ing|ed|e|es|s)?
@@ -153,7 +153,7 @@ _FAMILIES: Final = {
         access (to (\w+ ){1,4})?denied
         cors|cloudflare|waf|firewall|robots
     """,
-    # Phrases that only sound like a rule or a refusal, such as names of parameters. They are passed over.
+    # Phrases that only sound like a rule or a refusal, such as names of parameters. They are ignored.
     "no rule": r"""
         (cors|iam|bucket|network|retry|cache|security|referrer|eviction|scaling|access|origin|lifecycle) polic(y|ies)
         (retention|scheduling|restart|password|organization) polic(y|ies)
@@ -180,7 +180,7 @@ _FAMILIES: Final = {
         rate ?limit(ed|ing|s)?(?! (must|should|is|param\w*|option|value|setting))
         throttled|bad gateway|gateway time ?out
     """,
-    # An invitation to try again. The failure passes, unless the text speaks of the input.
+    # An invitation to try again. The failure is temporary, unless the text speaks of the input.
     "invitation": r"""
         (try|trying|retry|retrying|attempt|resubmit|rerun|submit|send|run) … {again}
         (come|check) back {again}
@@ -188,7 +188,7 @@ _FAMILIES: Final = {
         retry ({again}|the|this|your|it|with backoff)|(try|retry) (after|in) (an?|the|few|some|several|\d+)
         (busy|full|overloaded|interrupted|unavailable) retry|(can|may|should|could) be retried|if retried
     """,
-    # Of the account, or of trying in vain, as well.
+    # It is not temporary either if the text speaks of the account, or of trying in vain.
     "of the input": r"""
         inputs?(?! output)|prompts?|(uploaded|provided|given|reference|source) {field}
         (process|read|decod|load|open|download|fetch|pars|analy[sz])\w* (your|the|this|an?) {field}
@@ -217,11 +217,12 @@ _FAMILIES: Final = {
         (do not|dont|never|not|wont|cannot|no need to|without) (be )?(try|retry|retried|trying|retrying)
     """,
 }
-"""What a text says, by families of words."""
+"""The meaning of a text, by families of words."""
 
 
 def cause_in(text: str) -> Cause:
-    """Why a prediction failed, by the words of its error. A refusal is one whatever it invites to."""
+    """The kind of failure of a prediction, by the words of its error. A refusal stays one even if it invites
+    to try again."""
     if len(text) > MOST_READ:
         text = f"{text[: MOST_READ // 2]}\n{text[-MOST_READ // 2 :]}"
     return _cause_in(text)
