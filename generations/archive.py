@@ -20,7 +20,7 @@ Stored = GenerationRecord | Batch
 
 
 class Archive:
-    """Reads the ledger on the threads of `threads`. All methods raise LedgerDown."""
+    """Reads the ledger on the threads of the pool `threads`. All methods raise LedgerDown."""
 
     def __init__(self, *, ledger: Ledger, queries: Queries, threads: Pool) -> None:
         self._ledger = ledger
@@ -47,7 +47,7 @@ class Archive:
 
         Raises DeliveryFailed if its end cannot be written now."""
         try:
-            await self._ledger.flush()  # else the ledger may not have the end yet
+            await self._ledger.flush()  # otherwise the ledger may not have the end yet
         except LedgerDown:
             raise DeliveryFailed("the result is not on the disk yet") from None
         work = await self.load(work_id)

@@ -4,9 +4,10 @@ The attempt holds a slot and a place in the window from admission to the end of 
 later. Before a creation is sent, its record is on the disk, so after a crash the next process can search for the
 prediction.
 
-Cancelling never leaves a billed prediction running: it waits for a pending creation, then cancels its prediction. When
-the service stops, an attempt is interrupted instead: it waits for an answer that is due, ends a search for a lost
-creation, and leaves the prediction to the next process, which resumes the attempt (`_resume`).
+Cancelling never leaves a billed prediction running: it waits for a pending creation, then cancels its
+prediction. When the service stops, an attempt is interrupted instead: it waits for a pending answer, stops a
+search for a lost creation, and leaves the prediction to the next process, which resumes the attempt
+(`_resume`).
 """
 
 import asyncio
@@ -74,7 +75,7 @@ class AttemptRunner:
         if (begun := generation.last) is not None and begun.is_open:
             await self._resume(generation, begun, batch)
             return
-        if generation.is_cancelled:  # during the attempt before
+        if generation.is_cancelled:  # cancelled during the previous attempt
             raise asyncio.CancelledError
         attempt = Attempt(step.model, step.input, step.changes)
         clock = asyncio.get_running_loop().time
@@ -94,18 +95,19 @@ class AttemptRunner:
             with lease:
                 attempt.lease = lease
                 try:
-                    # Again: the addresses expire after a day, and the wait for admission may be as long.
+                    # Upload again if necessary: the addresses expire after a day, and the wait for admission
+                    # may take that long.
                     await self._upload(generation.caller, attempt)
                     attempt.prediction = await self._create(generation, attempt, lease)
                     age, left = attempt.prediction.age, self._timeout_of(generation)
-                    if age:  # found by a search, which takes longer than an answer usually does
+                    if age:  # found by a search, which takes longer than a usual answer
                         left = max(left - age, _LAST_LOOK)
                     else:
                         attempt.answer_seconds = clock() - admitted
                     await self._watch(generation, attempt, attempt.prediction, left)
                 finally:
                     attempt.held_seconds = clock() - admitted
-                    if not _is_interrupted(generation):  # else the next process would count it again
+                    if not _is_interrupted(generation):  # otherwise the next process would count it again
                         generation.predicting_seconds += attempt.held_seconds
             self._raise_if_not_made(generation, attempt, age, "before its creation was found")
 
@@ -199,7 +201,9 @@ class AttemptRunner:
                 raise
             return await self._undo(generation, attempt, creation)
         finally:
-            if not creation.cancelled():  # its place counts for a minute from now, also in the next process
+            if (
+                not creation.cancelled()
+            ):  # its place in the window counts for a minute from now, also in the next process
                 attempt.answered_at = time.time()
 
     def _push_address(self, generation: Generation) -> str | None:
@@ -213,7 +217,7 @@ class AttemptRunner:
         is on the disk already; otherwise raises LedgerDown."""
         try:
             while True:
-                # A new date each time: the next process counts places and searches by it.
+                # A new date for each try: the next process counts places and searches by it.
                 attempt.submitted_at, attempt.clock_skew = time.time(), self._provider.clock_skew
                 generation.transition("submitting", self._ledger)
                 try:
@@ -247,12 +251,15 @@ class AttemptRunner:
     async def _undo(
         self, generation: Generation, attempt: Attempt, creation: asyncio.Task[Created]
     ) -> Created:
-        """Wait for the creation of a cancelled generation, then cancel its prediction. Returns it if it has outputs
-        nonetheless. Otherwise raises CancelledError, also if the service stops before the answer."""
+        """Wait for the creation of a cancelled generation, then cancel its prediction. Returns the prediction
+        if it has outputs nonetheless. Otherwise raises CancelledError, also if the service stops before the
+        answer."""
         while not creation.done():
             try:
                 await asyncio.wait([creation])
-            except asyncio.CancelledError:  # the generation is cancelled already, so the service stops
+            except (
+                asyncio.CancelledError
+            ):  # the generation is cancelled already, so this cancellation is a stop of the service
                 creation.cancel()
         try:
             with _failure_kept(attempt):
@@ -286,11 +293,12 @@ class AttemptRunner:
                     f"The prediction was cancelled after {self._timeout_of(generation):g} s."
                 )
             if isinstance(error, ServiceError) and ended.is_lost:
-                error.falls_back = False  # it may still be made and billed
+                error.falls_back = False  # it may still finish and be billed
             raise error from None
 
     def _raise_if_not_made(self, generation: Generation, attempt: Attempt, age: float, when: str) -> None:
-        """Raise the error of a prediction without outputs; at this `age` (seconds) a cancellation means a deadline."""
+        """Raise the error of a prediction without outputs. A cancelled prediction ran out of time if its
+        `age` (seconds) is beyond the timeout."""
         ended = attempt.prediction
         assert ended is not None  # noqa: S101 - it was watched
         if ended.status == "canceled" and age >= self._timeout_of(generation):
@@ -306,7 +314,8 @@ class AttemptRunner:
         return attempt.prediction
 
     async def _cancel(self, caller: Caller, prediction: Prediction) -> Prediction:
-        """Cancel it once the cancellation is on the disk: after a crash it would look like a failure otherwise."""
+        """Cancel it once the cancellation is on the disk: otherwise it would count as a failure after a
+        crash."""
         with suppress(LedgerDown):
             await self._ledger.flush()
         answered = await self._provider.cancel(caller, prediction)
@@ -343,7 +352,7 @@ def _is_interrupted(generation: Generation) -> bool:
 
 @contextmanager
 def _failure_kept(attempt: Attempt) -> Iterator[None]:
-    """Keep in the attempt why it failed."""
+    """Store in the attempt the reason for its failure."""
     try:
         yield
     except TryAgain as again:

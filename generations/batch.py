@@ -91,7 +91,7 @@ class Batch:
         )
 
     def _seconds(self) -> float:
-        """Seconds from acceptance to the end, or until now. In milliseconds, as its record gives them."""
+        """Seconds from acceptance to the end, or until now, rounded to milliseconds as in its record."""
         took = time.time() - self.created_at if self.ended_at is None else self.ended_at - self.accepted_at
         return round(took, 3)
 

@@ -19,10 +19,9 @@ _TOLERANCE = 1e-9
 
 
 class Budget:
-    """The budget of `usd_per_day`, None for no limit. Call it on the loop. `clock` returns Unix time.
-
-    The clock may be set to another day, forward or back. Costs of later days count today: a clock that was ahead
-    recorded them there.
+    """The budget of `usd_per_day`, None for no limit. Call it on the loop. `clock` returns Unix time, and may
+    be set forward or back to another day. Costs of later days count today, since a clock that was ahead
+    recorded them.
     """
 
     def __init__(self, usd_per_day: float | None = None, *, clock: Callable[[], float] = time.time) -> None:

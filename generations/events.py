@@ -90,7 +90,7 @@ class Events:
             return
         self._send(subscription, Event(state, self._status.body(generation, subscription.address)))
         if state == "running" and generation.prediction_id is not None:
-            # In the next tick, when the provider watches it.
+            # Follow in the next tick, when the provider watches the prediction.
             asyncio.get_running_loop().call_soon(
                 self._follow, subscription, generation, generation.prediction_id
             )

@@ -26,11 +26,12 @@ class Attempt:
     """One attempt with one model: one admission, and at most one prediction.
 
     `sent` is the input that the provider gets: `input` with the addresses of uploaded images in their place.
-    `held_seconds` and `answer_seconds` run from admission to the release of the slot, and to the answer to the
-    creation. `submitted_at` and `answered_at` are Unix times of the creation. `clock_skew` is how many seconds the
-    provider's clock was ahead at `submitted_at`, if known. A model that was `passed_over` was not called, for the
-    reason in `error`. An `unrecoverable` attempt could not be searched for. `lease` is its slot and its place in the
-    window while it holds them. `missing` numbers the outputs that did not exist when they were fetched.
+    `held_seconds` and `answer_seconds` run from admission to the release of the slot, and to the answer to
+    the creation. `submitted_at` and `answered_at` are Unix times of the creation. `clock_skew` is how many
+    seconds the provider's clock was ahead at `submitted_at`, if known. `passed_over` means that the model was
+    not called, for the reason in `error`. An `unrecoverable` attempt could not be searched for. `lease` is
+    its slot and its place in the window while it holds them. `missing` numbers the outputs that did not exist
+    when they were fetched.
     """
 
     model: Model
@@ -87,7 +88,8 @@ class Attempt:
             is_unknown = self.unrecoverable or isinstance(self.error, OutcomeUnknown)
             return self.model.cost(self.sent) if is_unknown else 0.0
         if self.prediction.has_succeeded:
-            # A text instead of an image costs nothing if the price is per image, and all of a price per call.
+            # A text instead of an image costs nothing if the price is per image, and the full price if it is
+            # per call.
             billed = self.made if self.model.price.per == "image" else self.prediction.outputs
             return self.model.cost(self.sent, outputs=len(billed))
         return self.model.cost(self.sent) if self.prediction.may_be_billed else 0.0
@@ -104,7 +106,7 @@ class Attempt:
 
     @property
     def is_searched_for(self) -> bool:
-        """Whether its creation was lost, and a search for its prediction goes on."""
+        """Whether the answer to its creation was lost and a search for its prediction is running."""
         return self.lease is not None and self.lease.is_in_doubt
 
     def record(self, generation_id: str, number: int) -> AttemptRecord:
@@ -248,7 +250,7 @@ class Generation:
         """Enter a state and mark the record as changed. To act on it, wait for `ledger.flush()` first."""
         changed, self.state = self.state != state, state
         if state in {"queued", "submitting"}:
-            self.progress = None  # an earlier attempt's
+            self.progress = None  # of an earlier attempt
         ledger.mark_dirty(self)
         if changed:
             for listener in self.listeners:

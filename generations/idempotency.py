@@ -17,7 +17,7 @@ from ledger import Ledger
 from ledger.records import KeyRecord
 
 KEPT_FOR: Final = 86_400.0
-"""Seconds that a key is kept, or longer if its work has not ended."""
+"""Seconds for which a key is kept, or longer if its work has not ended."""
 
 OwnedKey = tuple[str, str]
 """A caller's id and one of its keys."""
@@ -41,7 +41,8 @@ class IdempotencyKeys:
         self._key_of: dict[str, OwnedKey] = {}
 
     async def claim(self, caller_id: str, key: str, fingerprint: BodyFingerprint) -> str | None:
-        """The id of the work with this key. None if the key was free and is claimed now: then `settle` or `abandon` it.
+        """The id of the work with this key. None if the key was free and is now claimed: then call `settle`
+        or `abandon`.
 
         Raises IdempotencyConflict if the body differs, and LedgerDown if the ledger cannot be read."""
         owned = caller_id, key
@@ -74,7 +75,7 @@ class IdempotencyKeys:
         """Release a claimed key whose work was not accepted. The next waiting request claims it."""
         owned = caller_id, key
         claim = self._claims.get(owned)
-        if claim is None or claim.work_id is not None:  # no claim: its work has ended meanwhile
+        if claim is None or claim.work_id is not None:  # there is no claim if its work has ended meanwhile
             self._ledger.delete(KeyRecord, caller_id, key)
         if claim is not None:
             self._key_of.pop(claim.work_id or "", None)

@@ -37,7 +37,8 @@ class LatePredictions:
         self._recording = asyncio.Lock()
 
     def listener(self, generation: Generation, attempt: Attempt) -> Callable[[Prediction], Awaitable[None]]:
-        """A function to call with the late prediction of this attempt. It does not keep the generation in memory."""
+        """Returns a function to call with the late prediction of this attempt. The function does not keep the
+        generation in memory."""
         number = generation.attempts.index(attempt) + 1
         price = attempt.model.cost(attempt.sent)
         return partial(self._take, weakref.ref(generation), generation.id, number, generation.caller, price)
@@ -53,7 +54,7 @@ class LatePredictions:
     ) -> None:
         ended = found if found.is_over else await self._provider.cancel(caller, found)
         if ended is None or (ended.status == "succeeded" and not ended.outputs):
-            # It could not be cancelled, or comes from a list, which omits outputs.
+            # It could not be cancelled, or it was read from a list, which may omit outputs.
             ended = replace(ended or found, is_lost=True)
         cost = price if ended.may_be_billed else 0.0
         generation = reference()

@@ -69,7 +69,8 @@ MAX_REFUSED: Final = 2
 """Attempts of one model that Replicate may refuse although it accepts the token."""
 
 FIRST_BACKOFF: Final = 0.5
-"""Longest backoff before the second attempt, in seconds, if Replicate names no time; it doubles up to 32-fold."""
+"""Longest backoff before the second attempt, in seconds, if Replicate states none. It doubles up to
+32-fold."""
 
 PLACEHOLDER: Final = (1600, 900)
 """Pixels of the black image that replaces a missing one, if the request allows it."""
@@ -140,7 +141,7 @@ class Runner:
             await self._produce(generation, batch)
             await self._end(generation, "succeeded")
         except ShuttingDown:
-            pass  # interrupted in the queue
+            pass  # interrupted while queued
         except ServiceError as error:
             if generation.request.placeholder and error.falls_back:
                 await self._make_placeholder(generation)
@@ -165,7 +166,7 @@ class Runner:
         try:
             try:
                 await self._ledger.flush()
-            except asyncio.CancelledError:  # it has ended nonetheless
+            except asyncio.CancelledError:  # the generation has ended nonetheless
                 await finish(self._ledger.flush())
         except LedgerDown as down:
             # The ledger goes on trying. After a crash, the next process resumes the work and finds the same end.
@@ -180,7 +181,8 @@ class Runner:
         begun, step = generation.next_model, self._first_step(generation)
         generation.next_model = step.model
         tried = [*dict.fromkeys(each.model for each in generation.attempts), step.model]
-        # Predictions of earlier processes failed for reasons that pass: else this model would not be tried now.
+        # Predictions of earlier processes had temporary failures: otherwise this model would not be tried
+        # now.
         earlier = [each for each in generation.attempts if isinstance(each, FinishedAttempt)]
         retries = Retries(self._first_backoff, failures=_predictions_of(step, earlier))
         failed = None
@@ -217,7 +219,9 @@ class Runner:
             return
         if self._outputs is not None:
             await self._store_outputs(self._outputs, generation, attempt)
-        if len(generation.attempts) == 1 and attempt.answer_seconds:  # a retry would distort the forecasts
+        if (
+            len(generation.attempts) == 1 and attempt.answer_seconds
+        ):  # a duration that includes retries would distort the forecasts
             took = Took(attempt.held_seconds, after=clock() - made_at, answered=attempt.answer_seconds)
             self._gate.durations.note(attempt.model.name, took)
 
@@ -259,7 +263,8 @@ class Runner:
             self._gate.dismiss(caller.turn, batch_id, partial(type(error), error.detail))
 
     def _pass_over(self, generation: Generation, step: Step, batch: Batch | None) -> ServiceError | None:
-        """The reason not to call a model, also listed among the attempts; None if it may be called."""
+        """The reason not to call a model, which is also listed among the attempts. None if it may be
+        called."""
         reason = step.unfit or self._refuse_cost(generation, step, batch)
         if reason is None:
             return None

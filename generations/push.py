@@ -36,8 +36,9 @@ class PushInbox:
         self._authenticator = authenticator
 
     async def expect(self, generation_id: str) -> Expected | None:
-        """The secret to verify a message about this generation. None if the generation does not exist or is suspended:
-        the message cannot be verified and must be ignored. Raises LedgerDown and ServiceError."""
+        """The secret to verify a message about this generation. None if the generation does not exist or is
+        suspended: then the message cannot be verified and must be ignored. Raises LedgerDown and
+        ServiceError."""
         work = self._supervisor.find(generation_id) or await self._archive.load(generation_id)
         if work is None or isinstance(work, Batch):
             return None

@@ -1,8 +1,8 @@
 """Restores unfinished work from the ledger when the service starts.
 
-The admin's work resumes at once. A user's token is never stored, so a user's work is suspended until its owner sends
-the token again: with the same idempotency key, or to look up the work. Work that is not resumed in time fails as
-`interrupted`; its prediction at Replicate has ended by its deadline.
+The admin's work resumes at once. A user's token is never stored. So a user's work is suspended until its
+owner sends the token again, with the same idempotency key or to get the work. Work that is not resumed in
+time fails as `interrupted`; its prediction at Replicate has ended by its deadline.
 
 Simulated work never resumes as real work, nor real work as simulated.
 """
@@ -141,7 +141,7 @@ class Recovery:
             attempts=[
                 _attempt(attempt, request, find(attempt.model) or model)
                 for attempt in record.attempts
-                if attempt.submitted_at is not None or attempt.error is not None  # else nothing was sent
+                if attempt.submitted_at is not None or attempt.error is not None  # otherwise nothing was sent
             ],
             next_model=model,
             queued_seconds=record.queued_seconds,
@@ -219,7 +219,8 @@ def load_startup_state(
     restored = _restored(queries, recovery, admin, records, ended_now)
     suspended = [record for record in records if admin is None or record.caller_id != admin.id]
     uncertain_since = min((each.since for record in records for each in _uncertain(record)), default=now)
-    # By a skewed clock, a prediction of that time may belong to such a creation, unless another attempt has its id.
+    # If a clock is skewed, a prediction of that time may belong to such a creation, unless another attempt
+    # has its id.
     known_since = uncertain_since - 2 * limits.clock_skew
     unfinished_ids = {each for record in records for each in (record.id, record.batch_id) if each}
     return StartupState(

@@ -44,14 +44,14 @@ class HandedOver(Exception):
         super().__init__(work.id)
         self.work = work
         self.error = error
-        error.may_be_paid = True  # once the next process has resumed it
+        error.may_be_paid = True  # when the next process has resumed it
         parts = work.items if isinstance(work, Batch) else (work,)
         error.was_created = any(each.record().may_be_paid for each in parts)
 
 
 class GenerationService:
-    """All that a caller can do with generations and batches. Every method that takes an id raises LedgerDown if the
-    ledger cannot be read."""
+    """All operations on generations and batches that a caller can request. Every method that takes an id
+    raises LedgerDown if the ledger cannot be read."""
 
     def __init__(
         self,
@@ -111,8 +111,8 @@ class GenerationService:
         return work
 
     async def forecast(self, request: BatchRequest, caller: Caller, *, may_exist: bool = False) -> PlanRecord:
-        """The plan of a batch if it was submitted now. Raises QueueFull, LedgerDown or ShuttingDown if it would not be
-        accepted, unless it `may_exist` already under its key."""
+        """The plan of a batch if it were submitted now. Raises QueueFull, LedgerDown or ShuttingDown if it
+        would not be accepted, unless it `may_exist` already under its key."""
         if not may_exist:
             self._supervisor.check_room(len(request.requests), caller)
         return await self._status.forecast(request, caller)
@@ -140,7 +140,7 @@ class GenerationService:
         If its owner cancels suspended work, it is resumed first, so that its prediction can be cancelled at Replicate.
         Work that a stop has handed over is cancelled by the next process. Raises NotFound."""
         work: Work | Stored | None = await self._visible(principal, work_id)
-        for _ in range(2):  # again if its owner resumed it meanwhile
+        for _ in range(2):  # try again if its owner resumed it meanwhile
             if (running := self._supervisor.find(work_id)) is not None:
                 # If it was resumed just now, its queued items are cancelled before they can be sent.
                 self._supervisor.cancel(running)
@@ -172,7 +172,7 @@ class GenerationService:
         return body | {"webhook": views.webhook(delivery)} if delivery else body
 
     async def page(self, page: Page) -> Sequence[GenerationRecord]:
-        """A caller's generations, the latest first."""
+        """A page of a caller's generations, the latest first."""
         return await self._archive.read(lambda queries: queries.page(page))
 
     async def usage(self, period: Period, *, by: Grouping | None) -> tuple[list[Usage], Usage]:
@@ -219,8 +219,9 @@ class GenerationService:
             await self._ledger.flush()  # the first request may not have a response yet
             return found
         except LedgerDown as down:
-            unknown = LedgerDown(down.detail)  # a new one: `down` is raised to all who waited for the disk
-            unknown.may_be_paid = True  # for an earlier request with the key
+            # a new exception, since `down` is raised in all tasks that waited for the disk
+            unknown = LedgerDown(down.detail)
+            unknown.may_be_paid = True  # an earlier request with the key may have been paid
             raise unknown from down
 
     async def _persist(self, submission: Submission, work: Work) -> None:
@@ -247,7 +248,7 @@ class GenerationService:
     async def _find(self, work_id: str, owner: Caller | None = None) -> Work | Stored | None:
         """Work by its id, in memory or from the ledger. Suspended work of the `owner` is resumed."""
         stored: Stored | None = None
-        for _ in range(2):  # again if it ended meanwhile
+        for _ in range(2):  # try again if it ended meanwhile
             was_resumed = (
                 owner is not None
                 and work_id in self._suspension
@@ -255,7 +256,7 @@ class GenerationService:
             )
             if (running := self._supervisor.find(work_id)) is not None:
                 return running
-            if was_resumed:  # and ended, since it could not continue
+            if was_resumed:  # and has ended, since it could not continue
                 await self._ledger.flush()
             stored = await self._archive.load(work_id)
             if stored is None or stored.has_ended or work_id in self._suspension:
@@ -269,7 +270,7 @@ class GenerationService:
         return work
 
     async def _delivery(self, work: Work | Stored) -> Delivery | None:
-        """The delivery to its webhook, if it has one; a new one before the end."""
+        """The delivery to its webhook, if it has one. Before the end, a delivery that has not begun."""
         if work.webhook is None:
             return None
         stored = self._outbox.get(work.id)

@@ -22,7 +22,8 @@ from loop_thread import Pool
 from parsing.shapes import BatchRequest
 
 Line = tuple[str, str | None, int]
-"""A place in the queue: the caller's turn, the batch, and how many of the same caller and batch are ahead."""
+"""A place in the queue: the caller's turn, the batch, and the number of generations of the same caller and
+batch ahead of it."""
 
 
 class Status:
@@ -41,11 +42,12 @@ class Status:
         return body
 
     async def results(self, batch: Batch, indexes: Sequence[int], address: str) -> list[dict[str, Any]]:
-        """The results of these items, which have ended. Made on another thread, since they may be many."""
+        """The results of these items, which have ended. They are made on another thread, since there may be
+        many."""
         return await self._threads.run(lambda: [batch.item(index, address) for index in indexes])
 
     async def forecast(self, request: BatchRequest, caller: Caller) -> PlanRecord:
-        """The plan of a batch of this caller if it was submitted now."""
+        """The plan of a batch of this caller if it were submitted now."""
         items = [
             Item(
                 each.model.name,
@@ -64,9 +66,9 @@ class Status:
         return PlanRecord(found.strategy, found.seconds, found.cost_usd, found.credits)
 
     def _estimate(self, generation: Generation) -> dict[str, Any]:
-        """The forecast: seconds to its end, its place in the queue (1 is the next) while it is queued, the percentage
-        that its model printed, and whether its creation is in doubt."""
-        line = self._line(generation)  # once for both, since the queue may be long
+        """The estimate: seconds to its end, its place in the queue (1 is next) while it is queued, the
+        percentage that its model printed, and whether its creation is in doubt."""
+        line = self._line(generation)  # computed once for both uses, since the queue may be long
         body: dict[str, Any] = {"estimated_seconds": round(self._seconds(generation, line), 1)}
         if line is not None:
             body["place"] = self._gate.queue_position(*line)

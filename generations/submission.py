@@ -78,8 +78,8 @@ def request_texts(
 
 
 def ledger_key(key: str | None, *, simulated: bool) -> str | None:
-    """The form of a caller's idempotency key in the ledger. Keys of simulated requests have a space, which no caller's
-    key has: a real request never gets a simulated result."""
+    """The form of a caller's idempotency key in the ledger. Keys of simulated requests contain a space, which
+    callers' keys cannot contain. So a real request never gets a simulated result."""
     return f"simulated {key}" if key is not None and simulated else key
 
 

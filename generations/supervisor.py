@@ -215,7 +215,7 @@ class Supervisor:
         for generation in _unfinished(work):
             if not generation.is_cancelled:
                 generation.is_cancelled = True
-                self._ledger.mark_dirty(generation)  # else the next process would resume it
+                self._ledger.mark_dirty(generation)  # otherwise the next process would resume it
                 if (task := self.task(generation)) is not None:
                     _cancel(task)
 
@@ -238,7 +238,7 @@ class Supervisor:
         return before
 
     def longest_waiting(self) -> float | None:
-        """Seconds since the oldest queued generation was accepted. None if none is queued."""
+        """Seconds since the oldest queued generation was accepted. None if the queue is empty."""
         waiting = [each.accepted_at for _, each in self._running.values() if each.state == "queued"]
         return asyncio.get_running_loop().time() - min(waiting) if waiting else None
 
@@ -304,7 +304,8 @@ class Supervisor:
         generation.persisted = generation.detached = True
         generation.accepted_at = _loop_time(generation.created_at)
         self._budget.hold(generation.caller_id, generation.reserved)
-        # Delete the record of an attempt that was never sent: it would count if no other attempt takes its number.
+        # Delete the record of an attempt that was never sent: it would count unless another attempt replaces
+        # it.
         self._ledger.delete(AttemptRecord, generation.id, len(generation.attempts) + 1)
         self._ledger.mark_dirty(generation)  # no longer suspended
 
@@ -312,7 +313,7 @@ class Supervisor:
         task = asyncio.create_task(self._runner.run(generation, batch))
         self._running[generation.id] = task, generation
         self._running_of[generation.caller.turn] += 1
-        if generation.is_cancelled:  # in an earlier process
+        if generation.is_cancelled:  # begun in an earlier process
             _cancel(task)
         task.add_done_callback(lambda _: self._ended(generation))
         return task
@@ -335,7 +336,7 @@ class Supervisor:
             del self._batches[work.id]
         else:
             del self._running[work.id]
-            self._running_of -= Counter((work.caller.turn,))  # drops a caller at zero
+            self._running_of -= Counter((work.caller.turn,))  # removes callers whose count is zero
         if not work.has_ended:
             self.handed_over[work.id] = work
             return
@@ -363,5 +364,5 @@ def _cancel(task: asyncio.Task[None]) -> None:
 
 
 def _loop_time(moment: float) -> float:
-    """A Unix time by the clock of the loop."""
+    """Convert a Unix time to the loop's clock."""
     return asyncio.get_running_loop().time() - (time.time() - moment)

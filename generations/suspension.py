@@ -41,9 +41,9 @@ class Suspension:
         self._ledger = ledger
         self._outbox = outbox
         self._owners: dict[str, str] = {}
-        """The owner's id of each suspended generation, and of each batch with suspended items."""
+        """The owner's id by the id of each suspended generation, and of each batch with suspended items."""
         self._maybe_ended: set[str] = set()
-        """Batches of which an item ended here: it may have been the last one."""
+        """Batches of which an item ended here; it may have been the last unfinished one."""
         self._ending = asyncio.Lock()
 
     def __contains__(self, work_id: str) -> bool:

@@ -141,7 +141,7 @@ def _attempt(record: AttemptRecord) -> Body:
 
 
 def _shown(images: Any) -> Any:
-    """Reference images without their content."""
+    """Shows reference images without their content."""
     if isinstance(images, list):
         return [_shown(each) for each in images]
     head, comma, _ = str(images).partition(",")
