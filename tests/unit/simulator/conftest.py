@@ -1,19 +1,19 @@
-"""A simulator for each test, and two callers of it: plain HTTP, and the official client."""
+"""A simulator for each test, and its callers: plain HTTP and the official client."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import httpx
 import pytest
 import replicate
 import requests
 
 from simulator import Options, Simulator, running
-
-FLUX_DEV = "black-forest-labs/flux-dev"
+from tests.unit.simulator.creations import FLUX_DEV, MINE
 
 
 class Caller:
-    """Talks to a simulator with one token."""
+    """A caller of a simulator with one token."""
 
     def __init__(self, url: str, token: str | None = "r8_tester") -> None:
         self.url = url
@@ -21,14 +21,14 @@ class Caller:
         if token is not None:
             self.session.headers["Authorization"] = f"Bearer {token}"
 
-    def ask(self, method: str, path: str, **how: Any) -> requests.Response:
-        return self.session.request(method, f"{self.url}{path}", timeout=20, **how)
+    def request(self, method: str, path: str, **options: Any) -> requests.Response:
+        return self.session.request(method, f"{self.url}{path}", timeout=20, **options)
 
-    def get(self, path: str, **how: Any) -> requests.Response:
-        return self.ask("GET", path, **how)
+    def get(self, path: str, **options: Any) -> requests.Response:
+        return self.request("GET", path, **options)
 
-    def post(self, path: str, **how: Any) -> requests.Response:
-        return self.ask("POST", path, **how)
+    def post(self, path: str, **options: Any) -> requests.Response:
+        return self.request("POST", path, **options)
 
     def create(
         self,
@@ -37,22 +37,22 @@ class Caller:
         model: str = FLUX_DEV,
         headers: dict[str, str] | None = None,
         body: dict[str, Any] | None = None,
-        **given: Any,
+        **inputs: Any,
     ) -> requests.Response:
         """Create a prediction, without waiting for it."""
-        content = {"input": {"prompt": prompt, **given}} | (body or {})
+        content = {"input": {"prompt": prompt, **inputs}} | (body or {})
         return self.post(f"/v1/models/{model}/predictions", json=content, headers=headers)
 
-    def outcome(self, prompt: str = "a fox", **given: Any) -> dict[str, Any]:
-        """Create a prediction and hold on until it is done."""
-        return self.create(prompt, headers={"Prefer": "wait=10"}, **given).json()
+    def outcome(self, prompt: str = "a fox", **inputs: Any) -> dict[str, Any]:
+        """Create a prediction and return it at its end."""
+        return self.create(prompt, headers={"Prefer": "wait=10"}, **inputs).json()
 
     def status(self, prediction: dict[str, Any]) -> str:
         return self.get(f"/v1/predictions/{prediction['id']}").json()["status"]
 
 
 class ManualClock:
-    """A clock moved by hand, in nanoseconds."""
+    """A clock in nanoseconds that only `advance` moves."""
 
     def __init__(self) -> None:
         self.now = 10**15
@@ -78,7 +78,7 @@ def sim(clock: ManualClock) -> Iterator[Simulator]:
 
 @pytest.fixture
 def make_caller() -> Iterator[Callable[..., Caller]]:
-    """Makes callers by URL and token."""
+    """Makes callers from a URL and a token."""
     made: list[Caller] = []
 
     def make(url: str, token: str | None = "r8_tester") -> Caller:
@@ -92,7 +92,7 @@ def make_caller() -> Iterator[Callable[..., Caller]]:
 
 @pytest.fixture
 def caller_with(sim: Simulator, make_caller: Callable[..., Caller]) -> Callable[..., Caller]:
-    """Makes callers of the simulator by token."""
+    """Makes callers of the simulator from a token."""
     return lambda token="r8_tester": make_caller(sim.url, token)
 
 
@@ -106,3 +106,28 @@ def client(sim: Simulator) -> Iterator[replicate.Client]:
     client = replicate.Client(api_token="r8_official", base_url=sim.url)
     yield client
     client._client.close()
+
+
+@pytest.fixture
+def http(sim: Simulator) -> Iterator[httpx.Client]:
+    """An HTTP client of the simulator, without a token."""
+    with httpx.Client(base_url=sim.url, timeout=20, trust_env=False) as client:
+        yield client
+
+
+@pytest.fixture
+def outcome(http: httpx.Client) -> Callable[..., dict[str, Any]]:
+    """Creates a prediction and returns it at its end."""
+
+    def create(
+        prompt: str = "a fox", *, model: str = FLUX_DEV, headers: dict[str, str] = MINE, **inputs: Any
+    ) -> dict[str, Any]:
+        answer = http.post(
+            f"/v1/models/{model}/predictions",
+            json={"input": {"prompt": prompt, **inputs}},
+            headers={**headers, "Prefer": "wait=10"},
+        )
+        body: dict[str, Any] = answer.json()
+        return body
+
+    return create

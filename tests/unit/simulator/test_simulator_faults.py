@@ -117,7 +117,7 @@ def test_faults_are_ordered_listed_and_called_off_over_http(caller):
         {"on": "any", "times": 1, "after": 0, "reset": "after"},
     ]
     assert "r8_secret" not in listed.text
-    assert caller.ask("DELETE", "/simulator/faults").json() == []
+    assert caller.request("DELETE", "/simulator/faults").json() == []
     assert caller.get("/v1/account").status_code == 200
 
 

@@ -1,0 +1,53 @@
+"""Creations for tests of the simulator without HTTP, and their predictions in virtual time."""
+
+import asyncio
+
+from simulator import Options, catalog
+from simulator.predictions import Creation
+from simulator.state import SimulatorState
+from tests.support import virtual_time
+
+FLUX_DEV = "black-forest-labs/flux-dev"
+PRO = "black-forest-labs/flux-1.1-pro"
+BANANA = "google/nano-banana"
+VEO = "google/veo-3-fast"
+KLING = "kwaivgi/kling-v2.1-master"
+
+MINE = {"Authorization": "Bearer r8_mine"}
+OTHERS = {"Authorization": "Bearer r8_other"}
+
+
+def creation(prompt="a fox", *, model=FLUX_DEV, cancel_after=None, **given):
+    return Creation(
+        model=catalog.find(model) or catalog.community(model, "ab" * 32),
+        version="hidden",
+        token="r8_mine",
+        input={"prompt": prompt, **given},
+        body={},
+        headers={},
+        base_url="http://replicate.test",
+        cancel_after=cancel_after,
+        webhook=None,
+        webhook_events=frozenset(),
+        size=10,
+    )
+
+
+def run_in_virtual_time(*creations, cancelled_after=None, seconds=10):
+    """The records of predictions that take `seconds`, and the counts, an hour after their creation."""
+
+    async def main():
+        loop = asyncio.get_running_loop()
+        options = Options(prediction_seconds=seconds, jitter=0)
+        world = SimulatorState(options, clock=lambda: round(loop.time() * 1e9))
+        made = [world.create(each) for each in creations]
+        if cancelled_after is not None:
+            await asyncio.sleep(cancelled_after)
+            for each in made:
+                world.predictions.cancel(each)
+        await asyncio.sleep(3600)
+        records, counts = [each.record() for each in made], world.counters.snapshot()
+        await world.close()
+        return records, counts
+
+    return virtual_time.run(main())
