@@ -1,4 +1,4 @@
-"""`python -m simulator` starts, says where it listens, and never outlives its parent."""
+"""`python -m simulator` starts, prints its address, and ends with its parent."""
 
 import os
 import signal
@@ -17,9 +17,9 @@ COMMAND = [sys.executable, "-m", "simulator"]
 
 
 @contextmanager
-def program(*flags, **how):
+def program(*flags, **options):
     child = subprocess.Popen(
-        [*COMMAND, "--port", "0", *flags], cwd=ROOT, stdout=subprocess.PIPE, text=True, **how
+        [*COMMAND, "--port", "0", *flags], cwd=ROOT, stdout=subprocess.PIPE, text=True, **options
     )
     try:
         yield child, child.stdout.readline()
@@ -45,23 +45,23 @@ def failed(*flags, **environment):
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
-def test_it_says_where_it_listens_and_ends_well_on_a_signal(how):
+def test_it_prints_its_address_and_exits_with_0_on_a_signal(how):
     with program() as (child, line):
-        said, _, url = line.strip().rpartition(" ")
-        assert said == "simulator listening on"
+        text, _, url = line.strip().rpartition(" ")
+        assert text == "simulator listening on"
         assert "simulated Replicate" in requests.get(url, timeout=10).text
         child.send_signal(how)
         assert child.wait(10) == 0
         assert child.stdout.read() == ""
 
 
-def test_it_ends_when_its_standard_input_does():
+def test_it_ends_with_its_standard_input():
     with program("--exit-on-stdin-eof", stdin=subprocess.PIPE) as (child, _):
         child.stdin.close()
         assert child.wait(10) == 0
 
 
-def test_a_held_answer_does_not_hold_up_the_end():
+def test_a_hanging_response_does_not_delay_the_exit():
     with program() as (child, line):
         url = line.split()[-1]
         order = [{"on": "account", "hang": 600}]
@@ -73,25 +73,25 @@ def test_a_held_answer_does_not_hold_up_the_end():
         assert child.wait(10) == 0
 
 
-def test_a_port_in_use_is_one_sentence():
+def test_a_port_in_use_is_reported_in_one_sentence():
     with running() as sim:
-        status, told = failed("--port", sim.url.rpartition(":")[2])
+        status, message = failed("--port", sim.url.rpartition(":")[2])
     assert status == 2
-    assert "in use" in told
+    assert "in use" in message
 
 
-def test_a_missing_package_is_one_sentence(tmp_path):
+def test_a_missing_package_is_reported_in_one_sentence(tmp_path):
     missing = "raise ModuleNotFoundError(\"No module named 'PIL'\", name='PIL')\n"
     (tmp_path / "PIL.py").write_text(missing)
-    status, told = failed(PYTHONPATH=str(tmp_path))
+    status, message = failed(PYTHONPATH=str(tmp_path))
     assert status == 2
-    assert "pip install -r requirements-simulator.txt" in told
+    assert "pip install -r requirements-simulator.txt" in message
 
 
-def test_a_host_others_can_reach_must_be_allowed():
-    status, told = failed("--host", "0.0.0.0")
+def test_a_remote_host_must_be_allowed():
+    status, message = failed("--host", "0.0.0.0")
     assert status == 2
-    assert "allow" in told
+    assert "allow" in message
 
 
 def test_a_remote_host_can_be_allowed():

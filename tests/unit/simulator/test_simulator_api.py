@@ -1,4 +1,4 @@
-"""The API speaks as Replicate's does."""
+"""The simulator's API behaves like Replicate's."""
 
 import re
 from datetime import UTC, datetime
@@ -37,14 +37,14 @@ def test_a_held_creation_is_answered_when_it_is_done(caller):
     assert "100%" in body["logs"]
 
 
-def test_a_hold_that_runs_out_answers_what_there_is(caller):
+def test_a_hold_that_times_out_returns_the_unfinished_prediction(caller):
     body = caller.create("[[slow=2]] a fox", headers={"Prefer": "wait=1"}).json()
     assert body["status"] == "processing"
     assert body["output"] is None
 
 
 @pytest.mark.parametrize("name", [model.name for model in catalog.MODELS])
-def test_every_model_puts_out_what_it_puts_out(caller, name):
+def test_each_model_has_its_declared_output_type(caller, name):
     model = catalog.find(name)
     output = caller.outcome("a fox", model=name)["output"]
     assert (list if model.output == "list" else str) is type(output)
@@ -52,11 +52,11 @@ def test_every_model_puts_out_what_it_puts_out(caller, name):
     assert str([output] if isinstance(output, str) else output).rstrip("']").endswith(ending)
 
 
-def test_as_many_outputs_come_as_were_asked_for(caller):
+def test_the_number_of_outputs_is_the_requested_one(caller):
     assert len(caller.outcome("a fox", num_outputs=3)["output"]) == 3
 
 
-def test_a_version_makes_a_prediction_of_its_own(caller):
+def test_a_prediction_can_be_created_by_version(caller):
     version = "ab" * 32
     body = {"version": f"someone/lora:{version}", "input": {"prompt": "a fox", "lora_scale": 2}}
     made = caller.post("/v1/predictions", json=body, headers={"Prefer": "wait"}).json()
@@ -65,13 +65,13 @@ def test_a_version_makes_a_prediction_of_its_own(caller):
     assert made["status"] == "succeeded"
 
 
-def test_a_known_version_is_judged_by_its_models_schema(caller):
+def test_the_input_of_a_known_version_is_validated(caller):
     body = {"version": catalog.find(SCHNELL).version, "input": {}}
     assert caller.post("/v1/predictions", json=body).status_code == 422
 
 
 @pytest.mark.parametrize("version", ["latest", 7, "someone/lora", "ab" * 31])
-def test_a_version_of_another_form_is_refused(caller, version):
+def test_an_invalid_version_is_refused(caller, version):
     answer = caller.post("/v1/predictions", json={"version": version, "input": {"prompt": "x"}})
     assert answer.status_code == 422
     assert answer.json()["title"] == "Invalid version or not permitted"
@@ -98,7 +98,7 @@ def test_an_input_out_of_bounds_is_refused_by_field(caller):
     }
 
 
-def test_all_problems_of_an_input_are_told_at_once(caller):
+def test_all_problems_of_an_input_are_reported_at_once(caller):
     answer = caller.create(7, aspect_ratio="7:1", guidance=-1, num_outputs="two")
     found = {(each["type"], each["field"]) for each in answer.json()["invalid_fields"]}
     assert found == {
@@ -120,7 +120,7 @@ def test_a_width_must_be_a_multiple_of_32(caller):
     assert answer.json()["invalid_fields"][0]["type"] == "multiple_of"
 
 
-def test_tolerance_is_bounded_more_tightly_beside_an_input_image(caller):
+def test_an_input_image_lowers_the_maximum_tolerance(caller):
     kontext = "black-forest-labs/flux-kontext-max"
     image = "https://example.com/a.png"
     assert caller.create(model=kontext, safety_tolerance=6).status_code == 201
@@ -128,18 +128,18 @@ def test_tolerance_is_bounded_more_tightly_beside_an_input_image(caller):
     assert answer.json()["invalid_fields"][0]["field"] == "input.safety_tolerance"
 
 
-def test_inputs_a_schema_does_not_name_are_ignored(caller):
+def test_unknown_inputs_are_ignored(caller):
     assert caller.create(no_such_input=1).status_code == 201
 
 
 @pytest.mark.parametrize("content", [b"{", b"[]", b"\xff"])
-def test_a_body_that_is_no_object_is_refused(caller, content):
+def test_a_body_other_than_an_object_is_refused(caller, content):
     answer = caller.post(f"/v1/models/{FLUX_DEV}/predictions", data=content)
     assert answer.status_code == 400
 
 
 @pytest.mark.parametrize("token", [None, "sk_other", ""])
-def test_a_token_of_another_form_is_refused(caller_with, token):
+def test_an_invalid_token_is_refused(caller_with, token):
     answer = caller_with(token).get("/v1/account")
     assert answer.status_code == 401
     assert answer.headers["Content-Type"] == "application/problem+json"
@@ -154,7 +154,7 @@ def test_a_rejected_account_is_refused(sim: Simulator, caller):
     assert caller.get("/v1/account").status_code == 200
 
 
-def test_each_token_has_an_account_of_its_own_unless_two_are_given_one_name(sim: Simulator, caller_with):
+def test_each_token_is_one_account_unless_two_share_a_username(sim: Simulator, caller_with):
     def names():
         return [
             caller_with(token).get("/v1/account").json()["username"] for token in ("r8_a", "r8_a", "r8_b")
@@ -168,7 +168,7 @@ def test_each_token_has_an_account_of_its_own_unless_two_are_given_one_name(sim:
     assert ["one"] * 3 == names()
 
 
-def test_empty_credit_buys_no_prediction(sim: Simulator, caller):
+def test_an_account_without_credit_creates_no_prediction(sim: Simulator, caller):
     sim.account("r8_tester", credit="empty")
     answer = caller.create()
     assert answer.status_code == 402
@@ -195,7 +195,7 @@ def test_a_running_prediction_can_be_cancelled(caller):
     assert caller.status(made) == "canceled"
 
 
-def test_what_has_ended_cannot_be_cancelled(caller):
+def test_an_ended_prediction_cannot_be_cancelled(caller):
     made = caller.outcome()
     assert caller.post(f"/v1/predictions/{made['id']}/cancel").json()["status"] == "succeeded"
 
@@ -222,7 +222,7 @@ def test_a_creation_between_two_pages_repeats_nothing(caller):
     assert [each["id"] for each in second["results"]] == made[:1]
 
 
-def test_the_list_can_be_cut_by_time(caller):
+def test_the_list_can_be_filtered_by_time(caller):
     first, second = caller.create().json(), caller.create().json()
 
     def ids(**when):
@@ -234,7 +234,7 @@ def test_the_list_can_be_cut_by_time(caller):
     assert caller.get("/v1/predictions?cursor=nonsense").status_code == 400
 
 
-def test_an_upload_is_described_for_a_day(caller, caller_with):
+def test_the_metadata_of_an_upload_expires_after_a_day(caller, caller_with):
     answer = caller.post("/v1/files", files={"content": ("cat.png", b"12345", "image/png")})
     assert answer.status_code == 201
     facts = answer.json()
@@ -269,23 +269,23 @@ def test_a_models_schema_is_shown_as_replicate_shows_it(caller):
 @pytest.mark.parametrize(
     ("header", "seconds"), [("5s", 5), ("5m", 300), ("1h30m", 5400), ("1h30m5s", 5405), ("30", 30)]
 )
-def test_a_deadline_is_understood(sim: Simulator, caller, header, seconds):
+def test_a_cancel_after_header_is_parsed(sim: Simulator, caller, header, seconds):
     assert "deadline" in caller.create(headers={"Cancel-After": header}).json()
     assert sim.predictions()[-1].cancel_after == seconds
 
 
 @pytest.mark.parametrize("header", ["4s", "soon", "", "-5s", "1.5m", "s"])
-def test_a_deadline_of_another_form_is_refused(caller, header):
+def test_an_invalid_cancel_after_header_is_refused(caller, header):
     assert caller.create(headers={"Cancel-After": header}).status_code == 422
 
 
-def test_what_is_nowhere_is_not_found(caller):
+def test_an_unknown_path_is_not_found(caller):
     assert caller.get("/v1/no/such/thing").status_code == 404
     assert caller.get("/v1/predictions/unknown").status_code == 404
 
 
 @pytest.mark.parametrize("skew", [-250.0, 250.0])
-def test_a_clock_that_is_wrong_is_wrong_in_every_date(make_caller, skew):
+def test_a_clock_skew_applies_to_every_date(make_caller, skew):
     with running(Options(prediction_seconds=0, clock_skew=skew)) as sim:
         caller = make_caller(sim.url)
         made = caller.create()
@@ -301,7 +301,7 @@ def test_a_clock_that_is_wrong_is_wrong_in_every_date(make_caller, skew):
     assert [made.json()["id"]] == [each["id"] for each in after]
 
 
-def test_a_list_that_lags_leaves_out_what_was_created_since(make_caller):
+def test_a_lagging_list_leaves_out_recent_predictions(make_caller):
     with running(Options(prediction_seconds=0, list_lag=(3600.0, 3600.0))) as sim:
         caller = make_caller(sim.url)
         made = caller.outcome()
@@ -310,7 +310,7 @@ def test_a_list_that_lags_leaves_out_what_was_created_since(make_caller):
         assert made["id"] == caller.get(f"/v1/predictions/{made['id']}").json()["id"]
 
 
-def test_the_first_page_says_what_this_is(caller):
+def test_the_start_page_describes_the_simulator(caller):
     assert "simulated Replicate" in caller.get("/").text
 
 
@@ -337,6 +337,6 @@ def test_only_the_latest_predictions_are_kept(make_caller):
         {"keep": 0},
     ],
 )
-def test_a_setting_that_makes_no_sense_is_refused_by_name(setting):
+def test_an_invalid_option_is_refused_by_name(setting):
     with pytest.raises(ValueError, match=next(iter(setting))):
         Options(**setting)

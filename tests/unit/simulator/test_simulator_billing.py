@@ -9,7 +9,7 @@ from tests.unit.simulator.creations import BANANA, FLUX_DEV, KLING, PRO, VEO, cr
 
 
 def bill(*arguments, cancelled_after=None, **named):
-    """How one prediction ended and what it cost."""
+    """The final status and the cost of one prediction."""
     (record,), counts = run_in_virtual_time(creation(*arguments, **named), cancelled_after=cancelled_after)
     assert counts.billed_usd == record.billed_usd
     return record.status, record.billed_usd
@@ -22,7 +22,7 @@ def bill(*arguments, cancelled_after=None, **named):
         (FLUX_DEV, {"num_outputs": 4}, 0.1),
         ("black-forest-labs/flux-schnell", {"num_outputs": 3}, 0.009),
         (PRO, {}, 0.04),
-        (PRO, {"num_outputs": 4}, 0.04),  # which it does not know
+        (PRO, {"num_outputs": 4}, 0.04),  # it has no such input
         ("black-forest-labs/flux-kontext-max", {}, 0.08),
         ("qwen/qwen-image", {}, 0.025),
         ("qwen/qwen-image", {"num_outputs": 4}, 0.025),
@@ -32,7 +32,7 @@ def bill(*arguments, cancelled_after=None, **named):
         (VEO, {"duration": 4}, 3.32),
         (KLING, {}, 1.4),
         (KLING, {"duration": 10}, 2.8),
-        ("somebody/lora", {"num_outputs": 4}, 0.0),
+        ("unknown/lora", {"num_outputs": 4}, 0.0),
     ],
 )
 def test_a_success_costs_its_models_price(model, inputs, usd):
@@ -40,14 +40,14 @@ def test_a_success_costs_its_models_price(model, inputs, usd):
     assert ("processing", usd) == bill("[[early]]", model=model, **inputs)
 
 
-def test_outputs_that_did_not_come_are_not_paid_for():
+def test_missing_outputs_are_not_billed():
     assert ("succeeded", 0.075) == bill("[[fewer]]", num_outputs=4)
     assert ("succeeded", 0.0) == bill("[[empty]]", num_outputs=4)
     assert ("succeeded", 0.0) == bill("[[empty]]", model=VEO)
 
 
 @pytest.mark.parametrize("prompt", ["[[text]]", "[[gone]]", "[[blank]]", "[[page]]"])
-def test_what_is_no_picture_costs_nothing_by_the_picture_and_its_price_by_call_or_second(prompt):
+def test_an_output_without_a_picture_is_billed_only_per_call_or_second(prompt):
     assert ("succeeded", 0.0) == bill(prompt, num_outputs=4)
     assert ("succeeded", 3.32) == bill(prompt, model=VEO)
     assert ("succeeded", 2.8) == bill(prompt, model=KLING, duration=10)
@@ -64,20 +64,20 @@ def test_a_failure_costs_nothing(model, prompt):
     ("model", "inputs", "usd"),
     [(FLUX_DEV, {"num_outputs": 3}, 0.075), (PRO, {}, 0.04), (VEO, {}, 3.32), (KLING, {"duration": 10}, 2.8)],
 )
-def test_what_is_cancelled_while_it_runs_costs_all_it_was_asked_for(model, inputs, usd):
+def test_a_prediction_cancelled_while_running_costs_all_requested_outputs(model, inputs, usd):
     assert ("canceled", usd) == bill("[[hang]]", model=model, cancelled_after=5, **inputs)
     assert ("canceled", usd) == bill("[[hang]]", model=model, cancel_after=5, **inputs)
     assert ("canceled", usd) == bill("[[canceled]]", model=model, **inputs)
 
 
 @pytest.mark.parametrize("model", [FLUX_DEV, VEO, KLING])
-def test_what_never_started_costs_nothing(model):
+def test_a_prediction_that_never_started_costs_nothing(model):
     assert ("canceled", 0.0) == bill("[[cold]]", model=model, cancelled_after=5)
     assert ("aborted", 0.0) == bill("[[cold]]", model=model, cancel_after=5)
     assert ("aborted", 0.0) == bill("[[aborted]]", model=model)
 
 
-def test_cancelling_what_has_ended_changes_no_bill():
+def test_cancelling_an_ended_prediction_does_not_change_its_cost():
     assert ("succeeded", 0.025) == bill(cancelled_after=20)
     assert ("failed", 0.0) == bill("[[fail]]", cancelled_after=20)
 
@@ -93,13 +93,13 @@ REQUESTS = st.builds(
 
 @settings(max_examples=30, deadline=None)
 @given(st.lists(REQUESTS, max_size=8), st.none() | st.integers(0, 20))
-def test_the_bill_is_the_sum_of_what_each_prediction_cost(requests, cancelled_after):
+def test_the_bill_is_the_sum_of_the_costs_of_all_predictions(requests, cancelled_after):
     records, counts = run_in_virtual_time(*requests, cancelled_after=cancelled_after)
 
     assert counts.billed_usd == round(sum(record.billed_usd for record in records), 6)
 
 
-def test_the_bill_is_told_over_http_and_a_reset_starts_a_new_one(sim, http, outcome):
+def test_the_bill_is_in_the_counts_over_http_and_a_reset_clears_it(sim, http, outcome):
     outcome(num_outputs=2)
     outcome(model=KLING)
 
@@ -124,20 +124,20 @@ def test_the_bill_is_told_over_http_and_a_reset_starts_a_new_one(sim, http, outc
         ("[[only=flux-dev]]", set()),
     ],
 )
-def test_directives_strike_only_the_models_they_are_meant_for(prompt, failed):
+def test_only_limits_directives_to_the_named_models(prompt, failed):
     records, _ = run_in_virtual_time(*(creation(prompt, model=model) for model in (FLUX_DEV, PRO, BANANA)))
 
     assert failed == {record.model for record in records if record.status == "failed"}
 
 
-def test_a_transient_failure_meant_for_one_model_is_not_used_up_by_another():
+def test_another_model_does_not_use_up_a_transient_failure():
     prompt = "[[transient]] [[only=nano-banana]]"
     records, _ = run_in_virtual_time(*(creation(prompt, model=model) for model in (FLUX_DEV, BANANA, BANANA)))
 
     assert ["succeeded", "failed", "succeeded"] == [record.status for record in records]
 
 
-def test_a_fallback_can_be_told_apart_by_what_each_model_did(outcome):
+def test_one_prompt_can_fail_on_one_model_and_succeed_on_another(outcome):
     prompt = "[[only=flux-dev]] [[fail=out of foxes]]"
 
     assert ("failed", "out of foxes") == tuple(map(outcome(prompt).get, ("status", "error")))

@@ -1,4 +1,4 @@
-"""The official client cannot tell this Replicate from the real one."""
+"""The official client works with the simulator as with Replicate."""
 
 import io
 
@@ -35,7 +35,7 @@ def test_the_client_runs_a_version(client):
     assert len(outputs) == 1
 
 
-def test_the_client_raises_what_a_prediction_failed_of(client):
+def test_the_client_raises_the_error_of_a_failed_prediction(client):
     with pytest.raises(ModelError, match="the fox ran away"):
         client.run(FLUX_DEV, input={"prompt": "[[fail=the fox ran away]]"})
 
@@ -67,7 +67,7 @@ def test_the_client_reads_a_model_and_its_account(client):
     assert client.webhooks.default.secret().key.startswith("whsec_")
 
 
-def test_the_clients_hidden_retries_are_seen_on_this_side(sim, client):
+def test_the_clients_hidden_retries_are_counted(sim, client):
     sim.inject(on="account", times=2, status=503, headers={"Retry-After": "0"})
     client.accounts.current()
     assert sim.counts().requests == {"account": 3}

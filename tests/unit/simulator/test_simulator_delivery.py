@@ -1,4 +1,4 @@
-"""Outputs are real files of the kind that was asked for."""
+"""Outputs are real files of the requested kind."""
 
 import io
 import struct
@@ -24,7 +24,7 @@ def fetch(url):
         ("png", "PNG", "image/png"),
     ],
 )
-def test_a_picture_has_the_format_asked_for_and_needs_no_token(caller, ending, kind, content_type):
+def test_a_picture_has_the_requested_format_and_needs_no_token(caller, ending, kind, content_type):
     (url,) = caller.outcome(output_format=ending)["output"]
     answer = fetch(url)
     assert answer.headers["Content-Type"] == content_type
@@ -33,20 +33,20 @@ def test_a_picture_has_the_format_asked_for_and_needs_no_token(caller, ending, k
 
 
 @pytest.mark.parametrize(
-    ("given", "size"),
+    ("inputs", "size"),
     [
         ({"aspect_ratio": "16:9"}, (512, 288)),
         ({"aspect_ratio": "2:3"}, (341, 512)),
         ({"aspect_ratio": "custom", "width": 1024, "height": 512}, (512, 256)),
     ],
 )
-def test_a_picture_has_the_shape_asked_for(caller, given, size):
-    url = caller.outcome(model="black-forest-labs/flux-1.1-pro", **given)["output"]
+def test_a_picture_has_the_requested_aspect_ratio(caller, inputs, size):
+    url = caller.outcome(model="black-forest-labs/flux-1.1-pro", **inputs)["output"]
     with Image.open(io.BytesIO(fetch(url).content)) as picture:
         assert picture.size == size
 
 
-def test_the_same_prompt_and_seed_make_the_same_picture_and_another_seed_another(caller):
+def test_prompt_and_seed_determine_the_picture(caller):
     def content(seed):
         return fetch(caller.outcome(seed=seed)["output"][0]).content
 
@@ -55,12 +55,12 @@ def test_the_same_prompt_and_seed_make_the_same_picture_and_another_seed_another
 
 
 def test_the_prompt_is_written_on_the_picture():
-    def light(text):
+    def bright_pixels(text):
         pixels = draw(Picture(text, "", seed=1, width=256, height=256)).convert("L").tobytes()
         return sum(1 for level in pixels if level > 240)
 
-    assert light("") == 0
-    assert light("a red fox") > 100
+    assert bright_pixels("") == 0
+    assert bright_pixels("a red fox") > 100
 
 
 @pytest.mark.parametrize("prompt", ["", "x" * 5000, "many words " * 500, "東京 \ud800 \x00 🦊"])
@@ -68,7 +68,7 @@ def test_any_prompt_can_be_drawn(caller, prompt):
     assert fetch(caller.outcome(prompt)["output"][0]).status_code == 200
 
 
-def test_there_are_no_more_files_than_outputs(caller):
+def test_only_urls_of_outputs_have_a_file(caller):
     (url,) = caller.outcome()["output"]
     assert fetch(url.replace("0.webp", "1.webp")).status_code == 404
     assert fetch(url.replace("0.webp", "0.png")).status_code == 404
@@ -83,7 +83,7 @@ def test_a_file_vanishes_an_hour_after_its_prediction_ended(caller, clock):
     assert fetch(url).status_code == 404
 
 
-FILMS = [
+VIDEOS = [
     (model.name, ratio, seconds)
     for model in MODELS
     if model.kind == "video"
@@ -92,16 +92,16 @@ FILMS = [
 ]
 
 
-@pytest.mark.parametrize(("model", "ratio", "seconds"), FILMS)
-def test_a_film_is_an_mp4_of_the_ratio_and_duration_asked_for(caller, model, ratio, seconds):
+@pytest.mark.parametrize(("model", "ratio", "seconds"), VIDEOS)
+def test_a_video_is_an_mp4_with_the_requested_ratio_and_duration(caller, model, ratio, seconds):
     answer = fetch(caller.outcome(model=model, aspect_ratio=ratio, duration=seconds)["output"])
 
     assert answer.headers["Content-Type"] == "video/mp4"
     assert shape(answer.content) == ((*map(int, ratio.split(":")),), seconds)
 
 
-@pytest.mark.parametrize(("model", "ratio", "seconds"), FILMS)
-def test_the_index_of_a_film_matches_its_frames(caller, model, ratio, seconds):
+@pytest.mark.parametrize(("model", "ratio", "seconds"), VIDEOS)
+def test_the_index_of_a_video_matches_its_frames(caller, model, ratio, seconds):
     content = fetch(caller.outcome(model=model, aspect_ratio=ratio, duration=seconds)["output"]).content
 
     kinds = [kind for kind, _ in boxes(content)]
@@ -119,7 +119,7 @@ def test_the_index_of_a_film_matches_its_frames(caller, model, ratio, seconds):
         assert place == end
 
 
-def test_the_same_prompt_and_seed_make_the_same_film_and_any_other_another(caller):
+def test_prompt_and_seed_determine_the_video(caller):
     def content(prompt="a fox", seed=7):
         return fetch(caller.outcome(prompt, model="google/veo-3-fast", seed=seed)["output"]).content
 
@@ -128,7 +128,7 @@ def test_the_same_prompt_and_seed_make_the_same_film_and_any_other_another(calle
     assert boxes(content())[-1] == (b"free", "a fox\nsimulated · veo-3-fast · seed 7".encode())
 
 
-def test_any_prompt_can_be_filmed(caller):
+def test_any_prompt_can_be_in_a_video(caller):
     assert (
         fetch(caller.outcome("東京 \ud800 \x00 🦊", model="google/veo-3-fast")["output"]).status_code == 200
     )

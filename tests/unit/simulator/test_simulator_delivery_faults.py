@@ -27,15 +27,15 @@ def url(outcome):
 
 
 @pytest.mark.parametrize("status", [200, 404, 410, 429, 500, 503])
-def test_a_delivery_is_answered_the_status_ordered_and_then_the_picture(sim, http, url, status):
+def test_a_delivery_has_the_injected_status_once_and_then_the_picture(sim, http, url, status):
     sim.inject(on="delivery", status=status, headers={"content-type": "text/plain"}, body="not yours")
 
-    struck, whole = http.get(url), http.get(url)
+    faulty, whole = http.get(url), http.get(url)
 
     assert (status, "text/plain", "not yours") == (
-        struck.status_code,
-        struck.headers["Content-Type"],
-        struck.text,
+        faulty.status_code,
+        faulty.headers["Content-Type"],
+        faulty.text,
     )
     assert (200, "image/webp") == (whole.status_code, whole.headers["Content-Type"])
     assert ({status: 1} if status >= 400 else {}) == sim.counts().refusals
@@ -69,7 +69,7 @@ def test_a_delayed_delivery_is_whole(sim, http, url):
     assert time.monotonic() - start >= 0.1
 
 
-def test_garbage_is_a_page_that_says_it_is_the_picture(sim, http, url):
+def test_a_garbage_delivery_is_a_page_with_the_pictures_content_type(sim, http, url):
     sim.inject(on="delivery", garbage=True)
 
     answer = http.get(url)
@@ -82,19 +82,19 @@ def test_garbage_is_a_page_that_says_it_is_the_picture(sim, http, url):
     assert 1 == sim.counts().answers_lost
 
 
-def test_a_truncated_delivery_promises_all_bytes_and_brings_half_of_them(sim, http, url):
+def test_a_truncated_delivery_has_half_of_its_content_length(sim, http, url):
     whole = http.get(url).content
     sim.inject(on="delivery", truncate=True)
-    came = []
+    received = []
 
     with http.stream("GET", url) as answer, pytest.raises(httpx.RemoteProtocolError):
-        came.extend(answer.iter_raw())
+        received.extend(answer.iter_raw())
 
     assert (200, str(len(whole))) == (answer.status_code, answer.headers["Content-Length"])
-    assert whole[: len(whole) // 2] == b"".join(came)
+    assert whole[: len(whole) // 2] == b"".join(received)
 
 
-def test_a_slow_delivery_comes_whole_in_pieces_over_the_seconds_ordered(sim, http, url):
+def test_a_slow_delivery_arrives_whole_in_pieces_over_the_injected_seconds(sim, http, url):
     whole = http.get(url)
     sim.inject(on="delivery", slow=0.4)
     start = time.monotonic()
@@ -108,7 +108,7 @@ def test_a_slow_delivery_comes_whole_in_pieces_over_the_seconds_ordered(sim, htt
     assert whole.headers["Content-Length"] == answer.headers["Content-Length"]
 
 
-def test_a_slow_delivery_nobody_waits_for_is_an_answer_lost(sim, http, url):
+def test_a_slow_delivery_to_a_disconnected_caller_counts_as_lost(sim, http, url):
     sim.inject(on="delivery", slow=3600)
     with http.stream("GET", url) as answer:
         next(answer.iter_raw())
@@ -120,29 +120,29 @@ def test_a_slow_delivery_nobody_waits_for_is_an_answer_lost(sim, http, url):
     assert 1 == sim.counts().answers_lost
 
 
-def test_an_order_for_any_request_lets_deliveries_through(sim, http, url):
+def test_a_fault_of_any_request_does_not_affect_deliveries(sim, http, url):
     sim.inject(on="any", status=503)
 
     assert 200 == http.get(url).status_code
     assert 503 == http.get("/v1/account", headers=MINE).status_code
 
 
-def test_an_order_for_deliveries_lets_every_request_of_the_api_through(sim, http, url):
+def test_a_fault_of_deliveries_does_not_affect_api_requests(sim, http, url):
     sim.inject(on="delivery", after=1, times=2, status=503)
 
     assert 200 == http.get("/v1/account", headers=MINE).status_code
     assert [200, 503, 503, 200] == [http.get(url).status_code for _ in range(4)]
 
 
-def test_an_order_for_a_token_strikes_only_outputs_of_its_account(sim, http, outcome):
+def test_a_fault_with_a_token_affects_only_outputs_of_its_account(sim, http, outcome):
     mine, others = outcome()["output"][0], outcome(headers=OTHERS)["output"][0]
     sim.inject(on="delivery", token="r8_mine", status=503)
 
-    nowhere = f"{sim.url}/delivery/nothing/0.webp"
-    assert [404, 200, 503, 200] == [http.get(each).status_code for each in (nowhere, others, mine, mine)]
+    missing = f"{sim.url}/delivery/nothing/0.webp"
+    assert [404, 200, 503, 200] == [http.get(each).status_code for each in (missing, others, mine, mine)]
 
 
-def test_faults_of_deliveries_are_ordered_over_http(http, url):
+def test_faults_of_deliveries_can_be_injected_over_http(http, url):
     order = {"on": "delivery", "times": 2, "after": 0, "slow": 0.01}
 
     assert [order] == http.post("/simulator/faults", json=[order]).json()
@@ -151,7 +151,7 @@ def test_faults_of_deliveries_are_ordered_over_http(http, url):
 
 
 @pytest.mark.parametrize(
-    "order",
+    "fault",
     [
         {"on": "delivery", "drop": ["id"]},
         {"on": "delivery", "set": {"id": 1}},
@@ -162,10 +162,10 @@ def test_faults_of_deliveries_are_ordered_over_http(http, url):
     ],
     ids=str,
 )
-def test_an_order_that_makes_no_sense_for_its_requests_is_refused(sim, http, order):
+def test_a_fault_that_does_not_fit_its_requests_is_refused(sim, http, fault):
     with pytest.raises(ValueError, match=r"must be|exactly one"):
-        sim.inject(**order)
-    assert 400 == http.post("/simulator/faults", json=[order]).status_code
+        sim.inject(**fault)
+    assert 400 == http.post("/simulator/faults", json=[fault]).status_code
 
 
 @pytest.mark.parametrize(
@@ -180,17 +180,17 @@ def test_an_order_that_makes_no_sense_for_its_requests_is_refused(sim, http, ord
     ],
     ids=str,
 )
-def test_whoever_sends_a_secret_along_for_an_output_is_counted(sim, http, url, request_of, counted):
+def test_a_delivery_request_with_a_secret_is_counted(sim, http, url, request_of, counted):
     assert 200 == http.get(url, **request_of).status_code
     assert counted == sim.counts().deliveries_with_token
 
 
-def test_a_secret_sent_for_an_output_that_is_not_there_is_counted_too(sim, http):
+def test_a_secret_in_a_request_for_a_missing_output_is_counted(sim, http):
     assert 404 == http.get("/delivery/nothing/0.webp", headers=MINE).status_code
     assert (1, {404: 1}) == (sim.counts().deliveries_with_token, sim.counts().refusals)
 
 
-def test_an_output_can_be_fetched_where_time_is_virtual_and_takes_none_of_it():
+def test_fetching_an_output_takes_no_virtual_time():
     async def fetched():
         loop = asyncio.get_running_loop()
         world = SimulatorState(

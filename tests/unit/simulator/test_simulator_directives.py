@@ -1,4 +1,4 @@
-"""A prompt can ask for its own outcome."""
+"""A prompt can choose the outcome of its prediction."""
 
 import asyncio
 import time
@@ -20,14 +20,14 @@ from simulator.predictions import Creation, PredictionStore
         ("[[nsfw]]", "failed", "NSFW content detected"),
     ],
 )
-def test_a_prediction_fails_as_asked(caller, prompt, status, error):
+def test_a_directive_fails_a_prediction(caller, prompt, status, error):
     outcome = caller.outcome(prompt)
     assert outcome["status"] == status
     assert outcome["error"].startswith(error)
     assert outcome["output"] is None
 
 
-def test_a_transient_failure_strikes_once_per_prompt_and_account(caller, caller_with):
+def test_a_transient_failure_happens_once_for_each_prompt_and_account(caller, caller_with):
     def statuses(who, prompt):
         return [who.outcome(prompt)["status"] for _ in range(3)]
 
@@ -36,13 +36,13 @@ def test_a_transient_failure_strikes_once_per_prompt_and_account(caller, caller_
     assert statuses(caller_with("r8_other"), "[[transient]] fox")[0] == "failed"
 
 
-def test_a_transient_failure_says_that_it_is_worth_a_retry(caller):
+def test_a_transient_failure_recommends_a_retry(caller):
     error = caller.outcome("[[transient]]")["error"]
     assert error == "Prediction interrupted; please retry (code: PA)"
 
 
 @pytest.mark.parametrize(("directive", "status"), [("[[hang]]", "processing"), ("[[cold]]", "starting")])
-def test_a_prediction_can_stay_as_it_is(caller, directive, status):
+def test_a_directive_can_stop_a_predictions_progress(caller, directive, status):
     made = caller.create(f"[[slow=0]] {directive}").json()
     caller.outcome("one that was created later and ends")
     assert caller.status(made) == status
@@ -53,7 +53,7 @@ def test_a_slow_prediction_takes_exactly_that_long(caller):
     assert taken >= 0.3
 
 
-def test_a_prediction_that_takes_no_time_is_over_in_the_answer_to_its_creation(caller):
+def test_a_prediction_that_takes_no_time_has_ended_in_the_creations_response(caller):
     answer = caller.create("[[slow=0]] a fox")
     assert (answer.status_code, answer.json()["status"]) == (201, "succeeded")
     assert len(answer.json()["output"]) == 1
@@ -65,16 +65,16 @@ def test_a_prediction_that_takes_no_time_can_still_fail(caller):
     assert (answer["status"], answer["output"]) == ("failed", None)
 
 
-def test_an_empty_prediction_succeeds_with_nothing(caller):
+def test_an_empty_prediction_succeeds_without_output(caller):
     outcome = caller.outcome("[[empty]]")
     assert (outcome["status"], outcome["output"]) == ("succeeded", None)
 
 
-def test_fewer_outputs_than_asked_for_can_come(caller):
+def test_a_directive_can_reduce_the_outputs(caller):
     assert len(caller.outcome("[[fewer]]", num_outputs=3)["output"]) == 2
 
 
-def test_text_can_come_in_place_of_pictures(caller):
+def test_a_directive_can_replace_pictures_by_text(caller):
     assert ["I cannot draw that."] == caller.outcome("[[text]]", num_outputs=3)["output"]
     outcome = caller.outcome("[[fewer]] [[text=Two are enough.]]", num_outputs=3)
     assert "Two are enough." == outcome["output"][2]
@@ -89,7 +89,7 @@ def test_text_can_come_in_place_of_pictures(caller):
         ("page", (200, "text/html", b"<")),
     ],
 )
-def test_an_output_can_lead_to_no_picture(caller, directive, expected):
+def test_an_output_url_can_have_no_picture(caller, directive, expected):
     (link,) = caller.outcome(f"[[{directive}]]")["output"]
     answer = httpx.get(link)
 
@@ -103,11 +103,11 @@ def test_an_aborted_prediction_never_started(caller):
     assert outcome["completed_at"] is not None
 
 
-def test_replicate_can_cancel_by_itself(caller):
+def test_a_directive_can_cancel_a_prediction(caller):
     assert caller.outcome("[[canceled]]")["status"] == "canceled"
 
 
-def test_an_early_output_is_there_while_the_status_says_processing(sim, caller):
+def test_an_early_output_is_present_while_the_status_is_processing(sim, caller):
     outcome = caller.outcome("[[early]]")
     assert outcome["status"] == "processing"
     assert len(outcome["output"]) == 1
@@ -115,7 +115,7 @@ def test_an_early_output_is_there_while_the_status_says_processing(sim, caller):
     assert sim.counts().in_flight == 0
 
 
-def test_a_sparse_prediction_leaves_out_what_it_may(caller):
+def test_a_sparse_prediction_leaves_out_all_optional_fields(caller):
     outcome = caller.outcome("[[sparse]]")
     assert set(outcome) == {"id", "model", "input", "output", "error", "status", "created_at"}
 
@@ -127,7 +127,7 @@ def test_directives_combine(caller):
 
 
 @pytest.mark.parametrize(("boot", "status"), [(FOREVER, "aborted"), (0.01, "canceled")])
-def test_a_deadline_aborts_what_never_started_and_cancels_what_runs(boot, status):
+def test_a_deadline_aborts_a_starting_and_cancels_a_running_prediction(boot, status):
     async def end():
         counters = Counters()
         book = PredictionStore(keep=10, clock=time.monotonic_ns, counters=counters, on_event=lambda *_: None)

@@ -1,17 +1,17 @@
-"""Faults strike whom they were ordered for, as often as ordered, and do what they say."""
+"""Faults affect the selected requests, as often as injected."""
 
 import pytest
 import requests
 
 
-def test_a_status_is_answered_without_handling_the_request(sim, caller):
+def test_a_status_fault_does_not_handle_the_request(sim, caller):
     sim.inject(on="create", times=2, status=503)
     assert [caller.create().status_code for _ in range(3)] == [503, 503, 201]
     assert sim.counts().creations_accepted == 1
     assert sim.counts().refusals == {503: 2}
 
 
-def test_a_status_comes_with_the_headers_and_body_ordered(sim, caller):
+def test_a_status_fault_has_the_injected_headers_and_body(sim, caller):
     sim.inject(status=429, headers={"Retry-After": "3"}, body=["slow down"])
     answer = caller.create()
     assert answer.headers["Retry-After"] == "3"
@@ -19,7 +19,7 @@ def test_a_status_comes_with_the_headers_and_body_ordered(sim, caller):
 
 
 @pytest.mark.parametrize("status", [401, 402, 404, 422, 429, 500, 502, 503, 504, 599])
-def test_a_status_alone_gets_a_believable_body(sim, caller, status):
+def test_a_status_fault_without_a_body_has_a_realistic_one(sim, caller, status):
     sim.inject(status=status)
     answer = caller.get("/v1/account")
     assert answer.status_code == status
@@ -35,7 +35,7 @@ def test_a_reset_before_leaves_no_prediction(sim, caller):
     assert sim.counts().answers_lost == 0
 
 
-def test_a_reset_after_leaves_a_prediction_nobody_was_told_of(sim, caller):
+def test_a_reset_after_leaves_a_prediction_without_a_response(sim, caller):
     sim.inject(on="create", reset="after")
     with pytest.raises(requests.ConnectionError):
         caller.create("lost")
@@ -43,7 +43,7 @@ def test_a_reset_after_leaves_a_prediction_nobody_was_told_of(sim, caller):
     assert sim.counts().answers_lost == 1
 
 
-def test_a_hang_handles_and_never_answers(sim, caller):
+def test_a_hang_handles_the_request_without_a_response(sim, caller):
     sim.inject(on="create", hang=0.1)
     with pytest.raises(requests.ConnectionError):
         caller.create()
@@ -51,14 +51,14 @@ def test_a_hang_handles_and_never_answers(sim, caller):
     assert sim.counts().answers_lost == 1
 
 
-def test_a_delay_answers_late_but_right(sim, caller):
+def test_a_delay_sends_the_right_response_late(sim, caller):
     sim.inject(on="create", delay=0.2)
     made = caller.create()
     assert made.json()["status"] == "starting"
     assert caller.status(made.json()) == "succeeded"
 
 
-def test_garbage_is_a_success_that_is_not_json(sim, caller):
+def test_a_garbage_response_is_a_success_that_is_not_json(sim, caller):
     sim.inject(on="create", garbage=True)
     answer = caller.create()
     assert answer.status_code == 201
@@ -67,7 +67,7 @@ def test_garbage_is_a_success_that_is_not_json(sim, caller):
     assert sim.counts().creations_accepted == 1
 
 
-def test_a_truncated_answer_is_shorter_than_it_promised(sim, caller):
+def test_a_truncated_response_is_shorter_than_its_content_length(sim, caller):
     sim.inject(on="create", truncate=True)
     with pytest.raises(requests.exceptions.ChunkedEncodingError):
         caller.create()
@@ -75,7 +75,7 @@ def test_a_truncated_answer_is_shorter_than_it_promised(sim, caller):
     assert sim.counts().answers_lost == 1
 
 
-def test_fields_can_be_dropped_from_an_answer_and_set_in_it(sim, caller):
+def test_fields_of_a_response_can_be_dropped_and_set(sim, caller):
     made = caller.create().json()
     path = f"/v1/predictions/{made['id']}"
     sim.inject(on="get", drop=["version", "logs"])
@@ -92,7 +92,7 @@ def test_an_edit_of_a_list_edits_each_result(sim, caller):
     assert "input" not in caller.get("/v1/predictions").json()["results"][0]
 
 
-def test_a_fault_strikes_only_its_kind_of_request_its_token_and_after_its_count(sim, caller_with):
+def test_a_fault_affects_only_its_kind_and_token_and_after_its_count(sim, caller_with):
     sim.inject(on="create", after=1, token="r8_a", status=500)
     a, b = caller_with("r8_a"), caller_with("r8_b")
     assert a.get("/v1/account").status_code == 200
@@ -100,7 +100,7 @@ def test_a_fault_strikes_only_its_kind_of_request_its_token_and_after_its_count(
     assert [a.create().status_code for _ in range(3)] == [201, 500, 201]
 
 
-def test_limits_refuse_before_faults_strike(sim, caller):
+def test_limits_apply_before_faults(sim, caller):
     sim.account("r8_tester", creations_per_minute=1)
     caller.create()
     sim.inject(on="create", status=500)
@@ -108,7 +108,7 @@ def test_limits_refuse_before_faults_strike(sim, caller):
     assert len(caller.get("/simulator/faults").json()) == 1
 
 
-def test_faults_are_ordered_listed_and_called_off_over_http(caller):
+def test_faults_are_injected_listed_and_cleared_over_http(caller):
     orders = [{"on": "get", "times": 2, "status": 500}, {"reset": "after", "token": "r8_secret"}]
     assert caller.post("/simulator/faults", json=orders).status_code == 200
     listed = caller.get("/simulator/faults")
@@ -141,7 +141,7 @@ def test_faults_are_ordered_listed_and_called_off_over_http(caller):
         {"status": 503, "headers": {"Retry-After": 3}},
     ],
 )
-def test_an_order_that_makes_no_sense_is_refused_and_none_of_its_list_is_taken(sim, caller, order):
+def test_an_invalid_fault_is_refused_with_its_whole_list(sim, caller, order):
     with pytest.raises(ValueError, match=r"\w+ must be|exactly one|go with status"):
         sim.inject(**order)
     answer = caller.post("/simulator/faults", json=[{"status": 500}, order])
@@ -149,9 +149,7 @@ def test_an_order_that_makes_no_sense_is_refused_and_none_of_its_list_is_taken(s
     assert caller.get("/simulator/faults").json() == []
 
 
-def test_in_a_stall_nothing_is_answered_and_what_came_is_served_afterwards_though_its_sender_is_gone(
-    sim, caller
-):
+def test_requests_in_a_stall_are_served_afterwards_even_without_their_callers(sim, caller):
     assert 200 == caller.post("/simulator/stall", json={"seconds": 1}).status_code
     with pytest.raises(requests.ReadTimeout):
         caller.session.post(
@@ -169,5 +167,5 @@ def test_in_a_stall_nothing_is_answered_and_what_came_is_served_afterwards_thoug
 @pytest.mark.parametrize(
     "wrong", [{}, {"seconds": -1}, {"seconds": True}, {"seconds": "1"}, {"minutes": 1}, []]
 )
-def test_a_stall_of_no_seconds_is_refused(caller, wrong):
+def test_a_stall_without_valid_seconds_is_refused(caller, wrong):
     assert 400 == caller.post("/simulator/stall", json=wrong).status_code

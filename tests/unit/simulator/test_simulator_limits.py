@@ -1,4 +1,4 @@
-"""Limits are exact, and what is counted is what arrived."""
+"""Limits are exact, and arrivals are counted."""
 
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
@@ -7,7 +7,7 @@ from simulator import Options, running
 from simulator.accounts import MINUTE, Account, Window
 
 
-def test_the_creation_after_the_last_place_is_refused_until_the_window_moves(sim, caller, clock):
+def test_a_creation_over_the_limit_is_refused_until_the_window_moves(sim, caller, clock):
     sim.account("r8_tester", creations_per_minute=3)
     for _ in range(3):
         assert caller.create().status_code == 201
@@ -22,7 +22,7 @@ def test_the_creation_after_the_last_place_is_refused_until_the_window_moves(sim
     assert caller.create().status_code == 429
 
 
-def test_a_place_comes_free_after_sixty_seconds_and_not_a_nanosecond_before():
+def test_a_place_is_free_after_sixty_seconds_and_not_a_nanosecond_before():
     account = Account(Options(creations_per_minute=1))
     assert account.admit(0, creation=True)
     assert not account.admit(MINUTE - 1, creation=True)
@@ -52,14 +52,14 @@ def test_refused_requests_take_no_place(sim, caller, clock):
     assert caller.create().status_code == 201
 
 
-def test_creations_and_everything_else_have_windows_of_their_own(sim, caller):
+def test_creations_and_other_requests_have_separate_windows(sim, caller):
     sim.account("r8_tester", creations_per_minute=1, others_per_minute=2)
     assert caller.create().status_code == 201
     answers = [caller.get("/v1/predictions").status_code for _ in range(3)]
     assert answers == [200, 200, 429]
 
 
-def test_accounts_have_windows_of_their_own(sim, caller_with):
+def test_accounts_have_separate_windows(sim, caller_with):
     sim.account("r8_a", creations_per_minute=1)
     sim.account("r8_b", creations_per_minute=1)
     assert caller_with("r8_a").create().status_code == 201
@@ -67,7 +67,7 @@ def test_accounts_have_windows_of_their_own(sim, caller_with):
     assert caller_with("r8_a").create().status_code == 429
 
 
-def test_every_answer_says_what_is_left(sim, caller, clock):
+def test_every_response_states_the_remaining_allowance(sim, caller, clock):
     sim.account("r8_tester", creations_per_minute=2)
 
     def left(answer):
@@ -98,13 +98,13 @@ def test_a_burst_can_be_set_for_any_limit(sim, caller, clock):
     assert caller.create().status_code == 201
 
 
-def test_a_lowered_limit_counts_what_was_admitted_before(sim, caller, clock):
+def test_a_lowered_limit_counts_earlier_admissions(sim, caller, clock):
     assert [caller.create().status_code for _ in range(3)] == [201] * 3
     sim.account("r8_tester", creations_per_minute=2)
     assert caller.create().headers["Retry-After"] == "60"
 
 
-def test_the_peak_is_the_densest_minute_of_arrivals_refused_ones_included(sim, caller, clock):
+def test_the_peak_is_the_densest_minute_including_refused_requests(sim, caller, clock):
     sim.account("r8_tester", creations_per_minute=2)
     for _ in range(4):
         caller.create()
@@ -148,7 +148,7 @@ def test_predictions_in_flight_are_counted_until_they_end(sim, caller):
     assert sim.counts().finished == {"canceled": 3}
 
 
-def test_counts_predictions_accounts_and_reset_are_there_over_http_too(sim, caller):
+def test_counts_predictions_accounts_and_reset_work_over_http(sim, caller):
     made = caller.outcome()
     assert caller.get("/simulator/counts").json()["creations_accepted"] == 1
     shown = caller.get("/simulator/predictions")
@@ -165,7 +165,7 @@ def test_counts_predictions_accounts_and_reset_are_there_over_http_too(sim, call
     assert sim.counts().requests == {"create": 1}
 
 
-def test_a_prediction_remembers_the_request_that_made_it(sim, caller):
+def test_a_prediction_records_the_request_that_created_it(sim, caller):
     caller.create("a fox", headers={"Cancel-After": "1m", "X-Trace": "7"}, seed=3)
     (made,) = sim.predictions()
     assert made.model == "black-forest-labs/flux-dev"
@@ -177,14 +177,14 @@ def test_a_prediction_remembers_the_request_that_made_it(sim, caller):
     assert "r8_tester" not in repr(made)
 
 
-def test_a_hundred_callers_at_once_are_all_answered(sim, caller):
+def test_a_hundred_parallel_callers_all_get_responses(sim, caller):
     with ThreadPoolExecutor(100) as pool:
         answers = list(pool.map(lambda n: caller.create(f"fox {n}").status_code, range(200)))
     assert answers == [201] * 200
     assert sim.counts().creations_accepted == 200
 
 
-def test_a_request_spends_the_network_delay_on_the_way_in_and_on_the_way_out(make_caller):
+def test_the_network_delay_applies_before_and_after_a_request(make_caller):
     delay = timedelta(seconds=0.1)
     with running(Options(answer_delay=(0.1, 0.1))) as sim:
         sent = datetime.now(UTC)

@@ -15,7 +15,7 @@ from tests.unit.simulator.creations import (
 
 
 class Zeros(io.RawIOBase):
-    """A file of so many zeros that takes no memory."""
+    """A file of `size` zeros that takes no memory."""
 
     def __init__(self, size):
         self.left = size
@@ -35,8 +35,8 @@ def upload(http, content=b"12345", *, headers=MINE):
     return http.post("/v1/files", files={"content": ("cat.png", file, "image/png")}, headers=headers)
 
 
-def test_what_was_uploaded_can_be_looked_at(sim, http):
-    content = bytes(range(256)) * 2**17  # more than the largest body of any other request
+def test_uploads_are_recorded_with_size_and_checksum(sim, http):
+    content = bytes(range(256)) * 2**17  # larger than any other body may be
 
     facts = upload(http, content).json()
     upload(http, headers=OTHERS)
@@ -51,13 +51,13 @@ def test_what_was_uploaded_can_be_looked_at(sim, http):
     assert [] == sim.uploads()
 
 
-def test_a_hundred_megabytes_are_taken_and_one_byte_more_is_not(sim, http):
+def test_an_upload_of_100_megabytes_is_accepted_and_one_byte_more_is_refused(sim, http):
     assert 201 == upload(http, Zeros(100_000_000)).status_code
     assert 413 == upload(http, Zeros(100_000_001)).status_code
     assert [100_000_000] == [each.size for each in sim.uploads()]
 
 
-def test_an_upload_can_be_the_input_of_its_accounts_predictions_for_a_day(http, clock, outcome):
+def test_an_upload_is_a_valid_input_for_a_day(http, clock, outcome):
     file = upload(http).json()["urls"]["get"]
 
     assert "succeeded" == outcome(image=file)["status"]
@@ -70,34 +70,34 @@ def test_an_upload_can_be_the_input_of_its_accounts_predictions_for_a_day(http, 
     assert 404 == http.get(file, headers=MINE).status_code
 
 
-def test_another_accounts_upload_is_no_input(http, outcome):
+def test_another_accounts_upload_is_an_invalid_input(http, outcome):
     file = upload(http).json()["urls"]["get"]
 
     assert "failed" == outcome(image=file, headers=OTHERS)["status"]
 
 
-def test_a_file_that_was_never_uploaded_is_no_input_wherever_it_is_named(sim, http, outcome):
-    real, nowhere = upload(http).json()["urls"]["get"], f"{sim.url}/v1/files/nothing"
+def test_a_missing_upload_in_a_list_of_inputs_fails_the_prediction(sim, http, outcome):
+    real, missing = upload(http).json()["urls"]["get"], f"{sim.url}/v1/files/nothing"
 
     assert "succeeded" == outcome(model=BANANA, image_input=[real, real])["status"]
-    ended = outcome(model=BANANA, image_input=[real, nowhere])
-    assert f"Failed to download input.image_input: 404 Not Found for {nowhere}" == ended["error"]
+    ended = outcome(model=BANANA, image_input=[real, missing])
+    assert f"Failed to download input.image_input: 404 Not Found for {missing}" == ended["error"]
     assert 0.039 == sim.counts().billed_usd
 
 
-def test_a_file_elsewhere_or_only_talked_about_is_nobodys_business(sim, outcome):
-    nowhere = f"{sim.url}/v1/files/nothing"
+def test_urls_of_other_hosts_and_in_prompts_or_unknown_inputs_are_not_checked(sim, outcome):
+    missing = f"{sim.url}/v1/files/nothing"
 
     assert "succeeded" == outcome(image="https://example.com/v1/files/nothing")["status"]
-    assert "succeeded" == outcome(nowhere)["status"]
-    assert "succeeded" == outcome(no_such_input=nowhere)["status"]
+    assert "succeeded" == outcome(missing)["status"]
+    assert "succeeded" == outcome(no_such_input=missing)["status"]
 
 
-def test_a_prediction_without_its_input_fails_at_its_start_whatever_was_planned(sim, outcome):
-    nowhere = f"{sim.url}/v1/files/nothing"
+def test_a_missing_input_overrides_the_directives(sim, outcome):
+    missing = f"{sim.url}/v1/files/nothing"
 
     for prompt in ("a fox", "[[hang]]", "[[early]]", "[[slow=0]]"):
-        ended = outcome(prompt, image=nowhere)
+        ended = outcome(prompt, image=missing)
         assert ("failed", True) == (
             ended["status"],
             ended["error"].startswith("Failed to download input.image"),
@@ -116,7 +116,7 @@ def test_width_and_height_are_refused_without_a_custom_ratio(outcome, ratio):
     assert "succeeded" == outcome(model=PRO, width=512, height=1024, aspect_ratio="custom")["status"]
 
 
-def test_a_whole_number_may_be_written_with_a_fraction_of_nothing(http, outcome):
+def test_a_whole_float_is_accepted_as_an_integer(http, outcome):
     assert 3 == len(outcome(num_outputs=3.0)["output"])
     film = outcome(model=VEO, duration=4.0)["output"]
     assert "video/mp4" == http.get(film).headers["Content-Type"]

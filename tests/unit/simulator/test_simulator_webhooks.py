@@ -1,4 +1,4 @@
-"""Webhooks tell what was asked for, signed, until somebody listens."""
+"""Webhooks have the requested events, are signed, and are retried."""
 
 import json
 import threading
@@ -10,11 +10,11 @@ from replicate.webhook import Webhooks, WebhookSigningSecret
 
 
 class Receiver:
-    """A server that takes webhooks, after refusing some."""
+    """A server that accepts webhooks. `statuses_to_send` has the statuses of its first responses."""
 
     def __init__(self) -> None:
-        self.answers: deque[int] = deque()
-        self.taken: list[tuple[dict[str, str], str]] = []
+        self.statuses_to_send: deque[int] = deque()
+        self.accepted: list[tuple[dict[str, str], str]] = []
         self.refused: list[dict[str, str]] = []
         self.completed = threading.Event()
         receiver = self
@@ -23,14 +23,14 @@ class Receiver:
             def do_POST(self):
                 body = self.rfile.read(int(self.headers["Content-Length"])).decode()
                 headers = {name.lower(): value for name, value in self.headers.items()}
-                status = receiver.answers.popleft() if receiver.answers else 200
+                status = receiver.statuses_to_send.popleft() if receiver.statuses_to_send else 200
                 self.send_response(status)
                 self.send_header("Content-Length", "0")
                 self.end_headers()
                 if status != 200:
                     receiver.refused.append(headers)
                     return
-                receiver.taken.append((headers, body))
+                receiver.accepted.append((headers, body))
                 if json.loads(body)["completed_at"]:
                     receiver.completed.set()
 
@@ -42,7 +42,7 @@ class Receiver:
 
     def statuses(self) -> list[str]:
         assert self.completed.wait(10)
-        return sorted(json.loads(body)["status"] for _, body in self.taken)
+        return sorted(json.loads(body)["status"] for _, body in self.accepted)
 
 
 @pytest.fixture
@@ -56,30 +56,30 @@ def receiver():
     made.server.server_close()
 
 
-def hooked(receiver, *events):
+def webhook_fields(receiver, *events):
     return {"webhook": receiver.url} | ({"webhook_events_filter": list(events)} if events else {})
 
 
-def test_only_the_events_asked_for_are_told(caller, receiver):
-    caller.create(body=hooked(receiver, "completed"))
+def test_only_the_requested_events_are_sent(caller, receiver):
+    caller.create(body=webhook_fields(receiver, "completed"))
     assert receiver.statuses() == ["succeeded"]
 
 
-def test_a_start_is_told_as_it_was_then(caller, receiver):
-    caller.create("[[slow=0.3]]", body=hooked(receiver, "start", "completed"))
+def test_a_webhook_has_the_prediction_at_the_time_of_its_event(caller, receiver):
+    caller.create("[[slow=0.3]]", body=webhook_fields(receiver, "start", "completed"))
     assert receiver.statuses() == ["processing", "succeeded"]
 
 
-def test_without_a_filter_outputs_and_the_end_are_told(caller, receiver):
-    made = caller.create("[[fail]]", body=hooked(receiver)).json()
+def test_without_a_filter_output_and_completed_are_sent(caller, receiver):
+    made = caller.create("[[fail]]", body=webhook_fields(receiver)).json()
     assert made["webhook"] == receiver.url
     assert receiver.statuses() == ["failed"]
 
 
-def test_a_webhook_is_signed_as_the_official_client_checks_it(caller, receiver):
-    caller.create(body=hooked(receiver, "completed"))
+def test_the_official_client_accepts_the_signature_of_a_webhook(caller, receiver):
+    caller.create(body=webhook_fields(receiver, "completed"))
     receiver.statuses()
-    ((headers, body),) = receiver.taken
+    ((headers, body),) = receiver.accepted
     key = caller.get("/v1/webhooks/default/secret").json()["key"]
     assert key.startswith("whsec_")
     assert headers["webhook-signature"].startswith("v1,")
@@ -87,11 +87,11 @@ def test_a_webhook_is_signed_as_the_official_client_checks_it(caller, receiver):
     Webhooks.validate(headers=headers, body=body, secret=secret, tolerance=60)
 
 
-def test_a_refused_webhook_comes_again_under_the_same_id(sim, caller, receiver):
-    receiver.answers.extend([500, 302])
-    caller.create(body=hooked(receiver, "completed"))
+def test_a_refused_webhook_is_retried_with_the_same_id(sim, caller, receiver):
+    receiver.statuses_to_send.extend([500, 302])
+    caller.create(body=webhook_fields(receiver, "completed"))
     assert receiver.statuses() == ["succeeded"]
-    ids = {headers["webhook-id"] for headers in [*receiver.refused, receiver.taken[0][0]]}
+    ids = {headers["webhook-id"] for headers in [*receiver.refused, receiver.accepted[0][0]]}
     assert len(receiver.refused) == 2
     assert len(ids) == 1
     assert sim.counts().webhooks_refused == 2
@@ -105,4 +105,4 @@ def test_a_webhook_that_is_not_https_is_refused(caller, url):
 
 
 def test_an_unknown_event_is_refused(caller, receiver):
-    assert caller.create(body=hooked(receiver, "started")).status_code == 422
+    assert caller.create(body=webhook_fields(receiver, "started")).status_code == 422
