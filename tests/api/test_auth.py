@@ -15,14 +15,14 @@ def paid_by(simulator):
     return [made.token for made in simulator.predictions()]
 
 
-def test_each_door_pays_with_its_own_token(client, simulator):
+def test_the_admin_key_and_a_user_token_each_pay_with_their_own_token(client, simulator):
     client.post("/generate", json=PICTURE, headers=ADMIN)
     client.post("/generate", json=PICTURE, headers=USER)
 
     assert [SERVER_TOKEN, USER_TOKEN] == paid_by(simulator)
 
 
-def test_with_both_keys_valid_the_admin_pays(client, simulator):
+def test_the_admin_pays_if_both_keys_are_valid(client, simulator):
     client.post("/generate", json=PICTURE, headers=ADMIN | USER)
 
     assert [SERVER_TOKEN] == paid_by(simulator)
@@ -33,7 +33,7 @@ def bearer(token, scheme="Bearer"):
 
 
 @pytest.mark.parametrize("scheme", ["Bearer", "bearer", "BEARER", "Bearer  "])
-def test_a_replicate_token_as_a_bearer_is_a_users(client, simulator, scheme):
+def test_a_replicate_token_as_bearer_identifies_a_user(client, simulator, scheme):
     first = client.post("/generate", json=PICTURE, headers=bearer(USER_TOKEN, scheme))
     again = client.get(f"/generations/{first.json['id']}", headers=USER)
 
@@ -45,7 +45,7 @@ def test_a_replicate_token_as_a_bearer_is_a_users(client, simulator, scheme):
     )
 
 
-def test_the_headers_of_the_service_are_decisive_beside_a_bearer(client, simulator):
+def test_the_services_headers_take_precedence_over_a_bearer(client, simulator):
     client.post("/generate", json=PICTURE, headers=ADMIN | bearer("r8_other"))
     client.post("/generate", json=PICTURE, headers=USER | bearer("r8_other"))
 
@@ -64,20 +64,20 @@ def test_the_headers_of_the_service_are_decisive_beside_a_bearer(client, simulat
         "Bearer r8_a, Bearer r8_a", "Bearer r8_\xe9", "Bearer r8_" + "x" * 253, f"Bearer {ADMIN_KEY}",
     ],
 )  # fmt: skip
-def test_any_other_authorization_is_no_key(client, simulator, authorization):
+def test_other_authorization_headers_are_no_key(client, simulator, authorization):
     answer = client.post("/generate", json=PICTURE, headers={"Authorization": authorization})
 
     problem(answer, 401, "unauthenticated")
     assert {} == dict(simulator.counts().requests)
 
 
-def test_a_foreign_authorization_beside_a_users_token_changes_nothing(client, simulator):
+def test_other_authorization_headers_beside_a_user_token_are_ignored(client, simulator):
     client.post("/generate", json=PICTURE, headers=USER | bearer("eyJhbGciOi.e30.x"))
 
     assert [USER_TOKEN] == paid_by(simulator)
 
 
-def test_without_user_tokens_only_the_admin_is_let_in(make_app, simulator):
+def test_only_the_admin_is_accepted_without_user_tokens(make_app, simulator):
     client = make_app(ALLOW_USER_TOKENS=0).test_client()
 
     for method, path in (
@@ -104,7 +104,7 @@ def test_a_wrong_admin_key_is_401_even_beside_a_good_user_token(client, simulato
 
 
 @pytest.mark.parametrize("unset", ["", "   ", "\t"])
-def test_an_unset_admin_key_closes_the_door_to_everyone(make_app, simulator, unset):
+def test_no_admin_key_is_accepted_if_none_is_configured(make_app, simulator, unset):
     client = make_app(CONCURRENT_DOCKER_ADMIN_API_KEY=unset).test_client()
 
     for path in ("/generate", "/generate-batch", "/configure"):
@@ -117,14 +117,14 @@ def test_an_unset_admin_key_closes_the_door_to_everyone(make_app, simulator, uns
 
 @pytest.mark.parametrize("key", [None, ""])
 @pytest.mark.parametrize("presented", ["", "None", "anything"])
-def test_doors_without_a_key_equal_nothing_not_even_nothing(key, presented):
+def test_an_unset_admin_key_does_not_equal_an_empty_header(key, presented):
     authenticator = Authenticator(admin_key=key, server_token="r8_server")
 
     with pytest.raises(Unauthenticated):
         authenticator.payer({ADMIN_HEADER: presented})
 
 
-def test_no_character_stands_in_for_one_of_the_keys():
+def test_no_similar_character_is_accepted_in_the_admin_key():
     authenticator = Authenticator(admin_key="what?", server_token="r8_server")
 
     with pytest.raises(Unauthenticated):
@@ -132,7 +132,7 @@ def test_no_character_stands_in_for_one_of_the_keys():
 
 
 @pytest.mark.parametrize("door", [ADMIN_HEADER, USER_HEADER])
-def test_a_key_sent_twice_is_none(client, simulator, door):
+def test_a_key_sent_twice_is_refused(client, simulator, door):
     value = ADMIN_KEY if door == ADMIN_HEADER else USER_TOKEN
 
     answer = client.post("/generate", json=PICTURE, headers=[(door, value), (door, value)])
@@ -141,7 +141,7 @@ def test_a_key_sent_twice_is_none(client, simulator, door):
     assert [] == paid_by(simulator)
 
 
-def test_what_is_no_token_is_refused_before_anything_is_sent(client, simulator):
+def test_a_malformed_token_is_refused_without_a_request_to_replicate(client, simulator):
     for token in (
         "",
         " ",
@@ -160,12 +160,12 @@ def test_what_is_no_token_is_refused_before_anything_is_sent(client, simulator):
 
 
 @pytest.mark.parametrize("token", ["r8_a\rb", "r8_a\nAuthorization: x", "r8_a\r\n\r\n", "r8_a\n"])
-def test_a_token_with_a_line_break_is_none(token):
+def test_a_token_with_a_line_break_is_refused(token):
     with pytest.raises(Unauthenticated):
         Authenticator(admin_key=None, server_token=None).payer({USER_HEADER: token})
 
 
-def test_the_longest_token_is_taken():
+def test_the_longest_token_is_accepted():
     assert 255 == len(
         Authenticator(admin_key=None, server_token=None)
         .payer({USER_HEADER: "x" * 255})
@@ -174,15 +174,15 @@ def test_the_longest_token_is_taken():
 
 
 @pytest.mark.parametrize("path", ["/generate", "/generate-batch", "/configure"])
-def test_nobody_comes_in_without_a_key(client, path):
+def test_a_request_without_a_key_is_refused(client, path):
     problem(client.post(path, json=PICTURE), 401, "unauthenticated")
 
 
-def test_who_is_calling_is_asked_before_what_they_want(client):
+def test_the_caller_is_authenticated_before_the_body_is_validated(client):
     problem(client.post("/generate", data=b"\xff"), 401, "unauthenticated")
 
 
-def test_a_user_cannot_configure_and_nothing_changes(client):
+def test_a_user_cannot_change_the_limits(client):
     before = client.get("/status").json["concurrency"]
 
     problem(client.post("/configure", json={"concurrent_limit": 1}, headers=USER), 403, "forbidden")
@@ -190,7 +190,7 @@ def test_a_user_cannot_configure_and_nothing_changes(client):
     assert before == client.get("/status").json["concurrency"]
 
 
-def test_caller_ids_tell_callers_apart_and_tell_nothing_else():
+def test_caller_ids_differ_and_reveal_no_token():
     authenticator = Authenticator(admin_key="key", server_token="r8_server", hash_key=b"k" * 32)
     ids = [authenticator.payer({USER_HEADER: f"r8_{number}"}).id for number in range(100)]
 
@@ -215,7 +215,7 @@ def test_no_repr_shows_a_token():
     assert "r8_user" not in f"{Caller('user', 'user_1', tokens)} {tokens} {list(tokens.items())}"
 
 
-def test_no_answer_shows_a_token_or_key(client):
+def test_no_response_contains_a_token_or_key(client):
     answers = [
         client.open(path, method=method, json=body, headers=headers)
         for path, method, body in (

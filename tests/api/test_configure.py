@@ -54,7 +54,7 @@ REFUSED = [
 ]
 
 
-def test_everything_else_is_refused_by_its_field_and_changes_nothing(client):
+def test_invalid_limits_are_refused_by_field_and_change_nothing(client):
     before = concurrency(client)
 
     for asked, wrong in REFUSED:
@@ -62,7 +62,7 @@ def test_everything_else_is_refused_by_its_field_and_changes_nothing(client):
         assert before == concurrency(client)
 
 
-def test_a_body_that_is_no_json_changes_nothing(client):
+def test_a_body_that_is_not_json_changes_nothing(client):
     before = concurrency(client)
 
     problem(
@@ -77,7 +77,7 @@ def test_a_body_that_is_no_json_changes_nothing(client):
     assert before == concurrency(client)
 
 
-def test_raising_the_limit_admits_the_waiting_at_once(make_app):
+def test_raising_the_limit_admits_waiting_generations_at_once(make_app):
     app = make_app(REPLICATE_CONCURRENT_LIMIT=1)
     client = app.test_client()
     answer = stream(client, ADMIN, "quick", *["[[hang]]"] * 4)
@@ -92,7 +92,7 @@ def test_raising_the_limit_admits_the_waiting_at_once(make_app):
     settle(app)
 
 
-def test_lowering_the_limit_cancels_nobody_and_admits_nobody(make_app, simulator):
+def test_lowering_the_limit_cancels_nothing_and_admits_nothing(make_app, simulator):
     app = make_app(REPLICATE_CONCURRENT_LIMIT=3)
     client = app.test_client()
     answer = stream(client, ADMIN, "quick", *["[[slow=0.3]]"] * 4)
@@ -106,7 +106,7 @@ def test_lowering_the_limit_cancels_nobody_and_admits_nobody(make_app, simulator
     assert {"succeeded": 5} == dict(simulator.counts().finished)
 
 
-def test_raising_the_window_admits_whom_it_held_back(make_app):
+def test_raising_the_window_admits_generations_that_waited_for_it(make_app):
     app = make_app(REPLICATE_REQUESTS_PER_MINUTE=1)
     client = app.test_client()
     answer = stream(client, ADMIN, "first", "second")

@@ -24,25 +24,25 @@ def kept(client):
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
-def test_files_models_and_the_document_may_be_read(client, kept, method):
+def test_files_models_and_the_openapi_document_allow_every_origin(client, kept, method):
     for path in ("/models", "/models?kind=video", "/openapi.json", kept, f"{kept}?name=fox"):
         assert "*" == allowed(client, path, method=method)
     assert "*" == allowed(client, kept, method=method, Range="bytes=0-3")
 
 
-def test_so_may_their_errors(client, kept):
+def test_errors_of_these_routes_allow_every_origin(client, kept):
     assert "*" == allowed(client, "/files/gen_1/gen_1.png")
     assert "*" == allowed(client, kept, Range="bytes=999999999-")
     assert "*" == allowed(client, "/models?kind=poem")
 
 
-def test_below_a_public_path_it_is_the_same(make_app):
+def test_routes_below_a_public_path_allow_every_origin(make_app):
     client = make_app(PUBLIC_URL="https://example.org/gen").test_client()
 
     assert ["*", None] == [allowed(client, path) for path in ("/gen/models", "/gen/status")]
 
 
-def test_nothing_else_may_be_read(client):
+def test_no_other_route_allows_another_origin(client):
     target = submit(client, by=ADMIN)
 
     for path in ("/", "/docs", "/status", "/health", "/nowhere", "/files", "/files/gen_1"):
@@ -54,7 +54,7 @@ def test_nothing_else_may_be_read(client):
         assert allowed(client, path, method="POST", **ADMIN) is None
 
 
-def test_no_preflight_is_answered(client, kept):
+def test_a_preflight_request_is_refused(client, kept):
     for path in ("/generate", "/models", "/openapi.json", kept):
         asks = {"Access-Control-Request-Method": "POST"}
         with client.open(path, method="OPTIONS", headers={**ORIGIN, **asks}) as answer:

@@ -16,7 +16,7 @@ def filled_in(page, field):
     return re.search(rf'<input id="{field}"[^>]*>', page)[0].partition('value="')[2].partition('"')[0]
 
 
-def test_on_the_simulator_the_page_says_so_and_fills_in_a_token_that_pays(make_app):
+def test_the_page_of_a_simulated_service_says_so_and_has_a_valid_token(make_app):
     client = make_app(REPLICATE_SIMULATE=1).test_client()
     shown = client.get("/docs").get_data(as_text=True)
     token = filled_in(shown, "user")
@@ -27,7 +27,7 @@ def test_on_the_simulator_the_page_says_so_and_fills_in_a_token_that_pays(make_a
     assert "" == filled_in(shown, "admin")
 
 
-def test_the_page_of_a_real_service_says_and_fills_in_nothing_of_it(make_app):
+def test_the_page_of_a_real_service_mentions_no_simulator_and_has_no_token(make_app):
     shown = page(make_app)
 
     assert "simulates" not in shown
@@ -35,7 +35,7 @@ def test_the_page_of_a_real_service_says_and_fills_in_nothing_of_it(make_app):
     assert ["", ""] == [filled_in(shown, field) for field in ("user", "admin")]
 
 
-def test_a_simulator_without_user_tokens_fills_in_none(make_app):
+def test_the_page_of_a_simulated_service_without_user_tokens_has_no_token(make_app):
     shown = page(make_app, REPLICATE_SIMULATE=1, ALLOW_USER_TOKENS=0)
 
     assert "This service simulates Replicate." in shown
@@ -60,7 +60,7 @@ def test_the_last_answer_is_cleared_before_the_next_request_is_sent(make_app):
     assert 'for (const part of $("answer").querySelectorAll("[id]")) part.replaceChildren();' in before
 
 
-def test_the_page_begins_with_a_request_that_makes_something(client):
+def test_the_page_starts_with_a_request_to_generate(client):
     first, methods = next(iter(client.get("/openapi.json").json["paths"].items()))
 
     assert ("/generate", ["post"]) == (first, list(methods))

@@ -107,7 +107,7 @@ def test_the_tree_in_the_docstring_has_every_error():
     assert TABLE == {code: int(status) for status, code in drawn}
 
 
-def test_no_two_errors_share_a_code_but_the_services_own_faults():
+def test_only_internal_errors_share_a_code():
     def leaves(kind):
         below = kind.__subclasses__()
         return [leaf for child in below for leaf in leaves(child)] if below else [kind]
@@ -135,7 +135,7 @@ def test_no_two_errors_share_a_code_but_the_services_own_faults():
     ],
     ids=lambda error: error.code,
 )
-def test_an_error_on_record_is_told_later_as_it_was_at_once(error):
+def test_a_recorded_error_reads_the_same_later(error):
     later = restored(json.loads(json.dumps(error.as_item())))
 
     assert (type(error), error.headers) == (type(later), later.headers)
@@ -143,9 +143,7 @@ def test_an_error_on_record_is_told_later_as_it_was_at_once(error):
 
 
 @pytest.mark.parametrize(("error", "retryable"), ENDS, ids=lambda value: getattr(value, "code", None))
-def test_what_a_generation_ends_with_is_told_with_its_status_and_the_generations_id(
-    make_app, error, retryable
-):
+def test_the_error_of_a_generation_has_its_status_and_the_generations_id(make_app, error, retryable):
     app = make_app(provider=Failing(error))
 
     answer = app.test_client().post("/generate", json=PICTURE, headers=ADMIN)
@@ -155,7 +153,7 @@ def test_what_a_generation_ends_with_is_told_with_its_status_and_the_generations
     assert told["id"].startswith("gen_")
 
 
-def test_a_crash_inside_a_generation_is_internal_and_tells_nothing_of_itself(make_app):
+def test_a_crash_in_a_generation_is_internal_and_shows_no_details(make_app):
     app = make_app(provider=Failing(ZeroDivisionError("the secret is r8_server")))
 
     answer = app.test_client().post("/generate", json=PICTURE, headers=ADMIN)
@@ -166,7 +164,7 @@ def test_a_crash_inside_a_generation_is_internal_and_tells_nothing_of_itself(mak
 
 
 @pytest.mark.parametrize("path", ["/status", "/health"])
-def test_a_crash_in_a_view_is_internal_and_tells_nothing_of_itself(app, path):
+def test_a_crash_in_a_view_is_internal_and_shows_no_details(app, path):
     app.extensions["service"], real = Broken(), app.extensions["service"]
 
     answer = app.test_client().get(path)
@@ -186,11 +184,11 @@ def test_a_crash_in_a_view_is_internal_and_tells_nothing_of_itself(app, path):
         ("[[canceled]] x", 500, "generation_failed"),
     ],
 )
-def test_how_a_prediction_fails_decides_the_code(client, prompt, status, code):
+def test_the_failure_of_a_prediction_determines_the_code(client, prompt, status, code):
     problem(client.post("/generate", json=PICTURE | {"prompt": prompt}, headers=ADMIN), status, code)
 
 
-def test_a_prediction_that_outlasts_its_timeout_is_cancelled_and_told_as_a_timeout(client, simulator):
+def test_a_prediction_beyond_its_timeout_is_cancelled_and_fails_with_generation_timeout(client, simulator):
     body = PICTURE | {"prompt": "[[hang]] x", "timeout": 1}
 
     problem(client.post("/generate", json=body, headers=ADMIN), 500, "generation_timeout", retryable=True)
@@ -205,7 +203,7 @@ def test_a_prediction_that_outlasts_its_timeout_is_cancelled_and_told_as_a_timeo
         ({"credit": "empty"}, (402, "insufficient_credit"), (500, "server_out_of_credit")),
     ],
 )
-def test_an_accounts_trouble_is_told_to_its_owner_and_kept_from_the_admins_callers(
+def test_account_errors_differ_for_the_accounts_owner_and_the_admin(
     client, simulator, account, mine, servers
 ):
     simulator.account(USER_TOKEN, **account)
@@ -221,7 +219,7 @@ def test_an_accounts_trouble_is_told_to_its_owner_and_kept_from_the_admins_calle
 @pytest.mark.parametrize(
     ("status", "times", "code"), [(503, 4, "upstream_error"), (429, 20, "upstream_rate_limited")]
 )
-def test_replicates_refusals_are_told_once_all_attempts_are_used_up(client, simulator, status, times, code):
+def test_a_refusal_of_replicate_is_the_error_after_the_last_attempt(client, simulator, status, times, code):
     simulator.inject(on="create", times=times, status=status, headers={"Retry-After": "0"})
 
     problem(client.post("/generate", json=PICTURE, headers=ADMIN), 500, code, retryable=True)
@@ -229,7 +227,7 @@ def test_replicates_refusals_are_told_once_all_attempts_are_used_up(client, simu
     assert 0 == simulator.counts().creations_accepted
 
 
-def test_the_admin_door_without_a_server_token_is_a_clear_error(make_app, simulator):
+def test_the_admin_gets_server_token_rejected_without_a_server_token(make_app, simulator):
     client = make_app(REPLICATE_API_TOKEN="").test_client()
 
     told = problem(client.post("/generate", json=PICTURE, headers=ADMIN), 500, "server_token_rejected")
@@ -250,7 +248,7 @@ def test_a_draining_service_answers_503_with_retry_after(app, path):
     assert 1 <= int(answer.headers["Retry-After"])
 
 
-def test_a_signal_may_begin_a_drain_at_any_line_of_another_that_begins(app):
+def test_a_second_signal_may_interrupt_the_start_of_a_drain_at_any_line(app):
     service = app.extensions["service"]
 
     def lines_until_interrupted(at):
@@ -282,7 +280,7 @@ def test_a_signal_may_begin_a_drain_at_any_line_of_another_that_begins(app):
     assert reached[0] > 10
 
 
-def test_a_draining_service_still_tells_of_what_it_has(app):
+def test_a_draining_service_still_responds_to_reads(app):
     client = app.test_client()
     made = client.post("/generate", json=PICTURE, headers=ADMIN).json
     app.extensions["service"].begin_drain(0)
@@ -292,7 +290,7 @@ def test_a_draining_service_still_tells_of_what_it_has(app):
 
 
 @pytest.mark.parametrize("path", ROUTES)
-def test_a_method_that_a_route_does_not_take_is_405_with_allow(client, path):
+def test_a_method_that_a_route_does_not_allow_is_405_with_allow(client, path):
     takes = ROUTES[path]
 
     for method in set(METHODS) - takes:
@@ -303,7 +301,7 @@ def test_a_method_that_a_route_does_not_take_is_405_with_allow(client, path):
             problem(answer, 405, "method_not_allowed")
 
 
-def test_an_address_that_is_none_is_404_whatever_it_looks_like(client):
+def test_an_unknown_url_is_404(client):
     for path in (
         "/nowhere", "/generate/", "/health/", "/health//", "/a//b", "/%00", "/health%00",
         "/health\0", "/\xff", "/static/app.py", "/../etc/passwd", "/docs/../app.py", "/.env", "/" + "a" * 5000,
@@ -319,20 +317,20 @@ def test_head_is_get_without_the_body(client):
         assert (200, b"") == (answer.status_code, answer.data)
 
 
-def test_a_hostile_host_header_makes_neither_a_page_nor_a_crash(client):
+def test_a_hostile_host_header_causes_neither_html_nor_a_crash(client):
     for host in ("", "<script>", ":::", "[::1", "a b", "\xe9"):
         assert 200 == client.get("/health", headers={"Host": host}).status_code
     problem(client.get("/health", headers={"Host": "x" * 5000}), 400, "invalid_request")
 
 
-def test_a_sane_request_id_comes_back_on_every_answer(client):
+def test_a_valid_request_id_is_returned_in_every_response(client):
     for path in (*ROUTES, "/nowhere"):
         for method in ("GET", "POST"):
             answer = client.open(path, method=method, headers={"X-Request-ID": "trace-42:a/b"})
             assert "trace-42:a/b" == answer.headers["X-Request-ID"]
 
 
-def test_a_request_id_is_made_when_what_came_is_none_and_is_never_the_same(client):
+def test_an_invalid_request_id_is_replaced_by_a_unique_one(client):
     hostile = ("", " ", "a b", "x" * 201, "\xe9", "a\tb", "\x7f")
     made = [client.get("/health", headers={"X-Request-ID": each}).headers["X-Request-ID"] for each in hostile]
 
@@ -340,7 +338,7 @@ def test_a_request_id_is_made_when_what_came_is_none_and_is_never_the_same(clien
     assert len(hostile) == len(set(made))
 
 
-def test_every_answer_forbids_sniffing_and_keeping(client):
+def test_every_response_forbids_sniffing_and_caching(client):
     for path in (*ROUTES, "/nowhere"):
         answer = client.get(path)
         assert ("nosniff", "no-store") == (
@@ -349,7 +347,7 @@ def test_every_answer_forbids_sniffing_and_keeping(client):
         )
 
 
-def test_an_error_knows_its_problem_document_by_itself():
+def test_an_error_makes_its_problem_document():
     assert {
         "type": "/docs#not_found",
         "title": "Not found",

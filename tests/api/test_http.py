@@ -10,7 +10,7 @@ from tests.support.ndjson import NDJSON, lines, settle, stream
 from tests.support.problem_documents import problem
 
 
-def test_a_generation_is_answered_with_what_replicate_made(client, simulator):
+def test_a_generation_returns_the_output_of_replicate(client, simulator):
     body = PICTURE | {"num_outputs": 2}
     answer = client.post("/generate", json=body, headers=ADMIN | {"X-Request-ID": "mine"})
 
@@ -42,7 +42,7 @@ def test_a_generation_is_answered_with_what_replicate_made(client, simulator):
     assert all(0 <= seconds < 60 for seconds in told["timing"].values())
 
 
-def test_output_is_a_list_even_where_replicate_answers_with_one_url(client, simulator):
+def test_output_is_a_list_even_if_replicate_returns_one_url(client, simulator):
     body = {"model_name": "kontext-max", "prompt": "a"}
 
     answer = client.post("/generate", json=body, headers=USER).json
@@ -51,7 +51,7 @@ def test_output_is_a_list_even_where_replicate_answers_with_one_url(client, simu
     assert ([prediction.output], 1, 0.08) == (answer["output"], answer["count"], answer["cost_usd"])
 
 
-def test_fewer_pictures_than_asked_for_are_counted_and_paid_as_they_came(client):
+def test_count_and_cost_follow_the_images_that_the_model_returned(client):
     body = PICTURE | {"prompt": "[[fewer]] a", "num_outputs": 4}
 
     answer = client.post("/generate", json=body, headers=USER).json
@@ -59,7 +59,7 @@ def test_fewer_pictures_than_asked_for_are_counted_and_paid_as_they_came(client)
     assert (3, 3, 0.075) == (len(answer["output"]), answer["count"], answer["cost_usd"])
 
 
-def test_a_prompt_comes_back_as_it_was_given(client, simulator):
+def test_a_prompt_is_returned_unchanged(client, simulator):
     prompt = ' é \U0001f600 \u2028 "quoted" </script> '
 
     assert prompt == client.post("/generate", json=PICTURE | {"prompt": prompt}, headers=USER).json["prompt"]
@@ -74,7 +74,7 @@ def test_simulated_results_are_marked_as_such(make_app):
     assert client.get("/status").json["simulated"] is True
 
 
-def test_what_came_again_after_a_passing_failure_says_how_many_attempts_it_took(client, simulator):
+def test_a_success_after_a_retry_has_the_number_of_attempts(client, simulator):
     simulator.inject(on="create", status=503, headers={"Retry-After": "0"})
 
     assert 2 == client.post("/generate", json=PICTURE, headers=ADMIN).json["attempts"]
@@ -116,7 +116,7 @@ def test_status_has_exactly_the_promised_fields(client):
     } == told
 
 
-def test_status_counts_how_generations_ended_and_what_they_used(client):
+def test_status_counts_generations_by_their_end(client):
     for prompt in ("a", "b", "[[fail]]"):
         client.post("/generate", json=PICTURE | {"prompt": prompt}, headers=ADMIN)
 
@@ -126,7 +126,7 @@ def test_status_counts_how_generations_ended_and_what_they_used(client):
     assert 3 <= told["polling"]["current_rate_per_minute"]
 
 
-def test_status_says_which_doors_are_closed(make_app):
+def test_status_shows_which_keys_are_configured(make_app):
     told = (
         make_app(CONCURRENT_DOCKER_ADMIN_API_KEY="", REPLICATE_API_TOKEN="").test_client().get("/status").json
     )
@@ -134,14 +134,14 @@ def test_status_says_which_doors_are_closed(make_app):
     assert (False, False) == (told["admin_api_configured"], told["default_replicate_token_configured"])
 
 
-def test_health_is_healthy_and_asks_replicate_nothing(client, simulator):
+def test_health_sends_no_request_to_replicate(client, simulator):
     answer = client.get("/health")
 
     assert (200, "healthy") == (answer.status_code, answer.json["status"])
     assert {} == dict(simulator.counts().requests)
 
 
-def test_whoever_finds_no_seat_is_told_when_to_come_back_and_the_seat_is_free_again_afterwards(make_app):
+def test_a_request_beyond_the_quota_gets_retry_after_and_succeeds_once_the_quota_is_free(make_app):
     app = make_app(MAX_WAITING_CALLERS=1)
     client = app.test_client()
     sitting = stream(client, ADMIN, "quick", "[[hang]]")
@@ -157,7 +157,7 @@ def test_whoever_finds_no_seat_is_told_when_to_come_back_and_the_seat_is_free_ag
 
 
 @pytest.mark.parametrize("path", ["/generate", "/generate-batch"])
-def test_a_refusal_leaves_its_seat(make_app, path):
+def test_a_refused_request_frees_its_quota(make_app, path):
     client = make_app(MAX_WAITING_CALLERS=1).test_client()
 
     for body in (b"", b"{", b"{}", b'{"model_name":"x","prompts":[]}', b"x" * 20_000_000):
@@ -168,7 +168,7 @@ def test_a_refusal_leaves_its_seat(make_app, path):
     assert 200 == client.post("/generate", json=PICTURE, headers=ADMIN).status_code
 
 
-def test_failures_and_finished_answers_leave_their_seats(make_app):
+def test_failed_and_finished_requests_free_their_quota(make_app):
     client = make_app(MAX_WAITING_CALLERS=1).test_client()
 
     for prompt in ("a", "[[fail]]", "[[nsfw]]", "b"):
@@ -180,7 +180,7 @@ def test_failures_and_finished_answers_leave_their_seats(make_app):
             assert 2 == len(list(lines(streamed)))
 
 
-def test_a_stream_closed_early_frees_its_seat_and_cancels_what_nobody_reads(make_app, simulator):
+def test_a_stream_closed_early_frees_its_quota_and_cancels_the_rest(make_app, simulator):
     app = make_app(MAX_WAITING_CALLERS=1)
     client = app.test_client()
 
@@ -207,7 +207,7 @@ def test_a_stream_closed_before_its_first_line_was_read_is_cancelled_too(make_ap
     assert 200 == app.test_client().post("/generate", json=PICTURE, headers=ADMIN).status_code
 
 
-def test_more_than_may_be_queued_is_refused_whole_and_nothing_is_spent(make_app, simulator):
+def test_a_batch_beyond_the_queue_limit_is_refused_and_costs_nothing(make_app, simulator):
     client = make_app(MAX_QUEUED=3).test_client()
     body = {"model_name": "flux-dev", "prompts": ["a"] * 4}
 
@@ -222,7 +222,7 @@ def test_more_than_may_be_queued_is_refused_whole_and_nothing_is_spent(make_app,
     )
 
 
-def test_answers_keep_the_order_the_contract_writes_them_in(client):
+def test_fields_of_responses_keep_the_order_of_the_contract(client):
     answer = client.post("/generate", json=PICTURE, headers=ADMIN)
 
     assert ["success", "id", "status", "model_name", "requested_model", "prompt"] == list(

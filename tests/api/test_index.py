@@ -30,7 +30,7 @@ def test_a_program_gets_the_name_the_version_and_links(client, accept):
     "accept", [FIREFOX, CHROME, "text/html", "TEXT/HTML", "text/*", "text/html, application/json;q=0.5"]
 )
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
-def test_a_browser_is_led_to_the_page(client, method, accept):
+def test_a_browser_is_redirected_to_the_page(client, method, accept):
     answer = client.open("/", method=method, headers={"Accept": accept})
 
     assert (302, "/docs", b"") == (answer.status_code, answer.headers["Location"], answer.data)
@@ -39,7 +39,7 @@ def test_a_browser_is_led_to_the_page(client, method, accept):
 
 
 @pytest.mark.parametrize("path", ["/", "/gen", "/gen/"])
-def test_below_a_public_path_the_links_lead_below_it(make_app, path):
+def test_links_include_the_public_path(make_app, path):
     client = make_app(PUBLIC_URL="https://example.org/gen").test_client()
 
     assert "https://example.org/gen/docs" == client.get(path).json["links"]["docs"]

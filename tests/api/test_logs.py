@@ -50,7 +50,7 @@ def test_a_request_is_one_line_with_its_id_caller_and_outcome(logged):
     assert ("mine", "succeeded") == (ended["request"], ended["state"])
 
 
-def test_watchers_of_health_and_status_do_not_fill_the_log(logged):
+def test_requests_for_health_and_status_are_not_logged_at_level_info(logged):
     app, seen = logged()
 
     for path in ("/health", "/status"):
@@ -59,7 +59,7 @@ def test_watchers_of_health_and_status_do_not_fill_the_log(logged):
     assert [] == of(seen(), "request")
 
 
-def test_a_crash_is_one_line_with_its_trace_and_the_request_that_met_it(logged):
+def test_a_crash_is_one_line_with_its_traceback_and_request_id(logged):
     app, seen = logged(LOG_LEVEL="error")
     app.extensions["service"], real = object(), app.extensions["service"]
 
@@ -79,7 +79,7 @@ def test_a_ledger_that_cannot_be_opened_is_logged(logged, tmp_path):
     assert of(seen(), "ledger_down")
 
 
-def test_an_answer_of_500_is_an_error_and_no_other_is(logged, tmp_path):
+def test_only_a_response_of_500_is_logged_as_an_error(logged, tmp_path):
     app, seen = logged(LOG_LEVEL="debug")
     client, service = app.test_client(), app.extensions["service"]
     seen()
@@ -132,7 +132,7 @@ def test_the_end_of_suspended_work_is_logged_like_any_other(logged, make_app):
     assert end["caller"].startswith("user_")
 
 
-def test_a_change_of_the_limits_names_who_made_it(logged):
+def test_a_change_of_the_limits_is_logged_with_its_caller(logged):
     app, seen = logged()
 
     app.test_client().post("/configure", json={"concurrent_limit": 3}, headers=ADMIN)
@@ -156,9 +156,7 @@ def test_no_path_breaks_a_line_in_two(logged, path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("form", ["json", "console"])
-def test_no_token_or_key_is_ever_logged_not_even_for_failures_at_the_finest_level(
-    make_app, simulator, capfd, form
-):
+def test_no_token_or_key_is_logged_even_for_failures_at_level_debug(make_app, simulator, capfd, form):
     app = make_app(LOG_LEVEL="debug", LOG_FORMAT=form)
     client = app.test_client()
     wrong = {"X-Admin-API-Key": "wrong-key"}
@@ -214,7 +212,7 @@ def test_a_renamed_event_has_a_line_under_each_name_with_the_same_fields(logged,
     assert 2 == len([line for line in lines if "seconds" in line])
 
 
-def test_each_renamed_event_is_one_of_the_code():
+def test_each_renamed_event_is_logged_somewhere_in_the_code():
     named = {
         node.value
         for path in SERVICE

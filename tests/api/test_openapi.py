@@ -125,17 +125,17 @@ def test_every_route_is_in_the_document_and_nothing_else_is(app):
     assert served == documented, "api/openapi/operations.py has every route"
 
 
-def test_what_is_served_is_the_document(client):
+def test_the_service_serves_the_document(client):
     assert json.loads(json.dumps(DOCUMENT)) == client.get("/openapi.json").json
 
 
-def test_every_reference_leads_somewhere():
+def test_every_reference_resolves():
     names = set(re.findall(r'"#/components/schemas/(\w+)"', json.dumps(DOCUMENT)))
 
     assert set() == names - set(DOCUMENT["components"]["schemas"])
 
 
-def test_every_code_an_operation_can_answer_with_stands_under_its_status():
+def test_every_error_code_of_an_operation_is_listed_under_its_status():
     told = json.dumps(DOCUMENT["paths"])
 
     never_alone = {"not_found", "method_not_allowed"}
@@ -153,7 +153,7 @@ def test_the_schema_and_validation_accept_the_same_good_requests(name):
         assert [] == [error.message for error in validator(name).iter_errors(body)]
 
 
-def test_the_schema_and_validation_take_null_for_every_optional_field_at_once():
+def test_the_schema_and_validation_accept_null_for_all_optional_fields():
     for full in FULL:
         body = dict.fromkeys(full) | {"model_name": full["model_name"], "prompt": "a"}
         assert accepted(parse_generation, body)
@@ -176,7 +176,7 @@ def test_the_schema_and_validation_agree_on_every_mutation_of_them(name):
     ]
 
 
-def test_each_parameter_alone_is_judged_alike():
+def test_the_schema_and_validation_agree_on_each_parameter_alone():
     for model in MODELS.values():
         check = validator(model.inputs.__name__)
         for parameter in model.input_schema["properties"]:
@@ -214,7 +214,7 @@ def conforms(answer, path, method="post", document=CLOSED):
     return answer
 
 
-def test_real_answers_are_what_the_document_says_and_no_more(client, simulator):
+def test_real_responses_match_the_document_exactly(client, simulator):
     mixed = {"model_name": "flux-dev", "prompts": ["a", "[[fail]]", "[[nsfw]]"]}
     asked = [
         ("/generate", PICTURE, ADMIN),
@@ -268,7 +268,7 @@ def test_real_answers_are_what_the_document_says_and_no_more(client, simulator):
         conforms(client.post("/generate-batch", json=mixed, headers=USER), "/generate-batch")
 
 
-def test_what_waits_runs_and_ended_is_looked_up_as_the_document_says(client):
+def test_waiting_running_and_ended_work_matches_the_document(client):
     client.post("/configure", json={"concurrent_limit": 1}, headers=ADMIN)
     later = ADMIN | {"Prefer": "respond-async", "Idempotency-Key": "the-key"}
     running = conforms(
@@ -330,7 +330,7 @@ def told(answer):
     return [{"event": name, "data": json.loads(data)} for name, data in events]
 
 
-def test_events_are_what_the_document_says(client):
+def test_events_match_the_document(client):
     later = ADMIN | {"Prefer": "respond-async"}
     slow = client.post("/generate", json=PICTURE | {"prompt": "[[slow=2]]"}, headers=later)
     failing = client.post("/generate", json=PICTURE | {"prompt": "[[nsfw]]"}, headers=later)
@@ -348,7 +348,7 @@ def test_events_are_what_the_document_says(client):
     conforms(client.get(f"{location}/events"), path, "get")
 
 
-def test_lists_and_usage_are_what_the_document_says(client):
+def test_lists_and_usage_match_the_document(client):
     client.post(
         "/generate-batch", json={"model_name": "flux-dev", "prompts": ["a", "[[nsfw]]"]}, headers=ADMIN
     )
@@ -366,7 +366,7 @@ def test_lists_and_usage_are_what_the_document_says(client):
         conforms(client.get(path), path, "get")
 
 
-def test_each_query_parameter_is_taken_and_no_other_is(client):
+def test_only_documented_query_parameters_are_accepted(client):
     for path in ("/generations", "/usage", "/models"):
         parameters = DOCUMENT["paths"][path]["get"]["parameters"]
         given = {
@@ -384,7 +384,7 @@ def test_each_query_parameter_is_taken_and_no_other_is(client):
                     assert 200 == answer.status_code, (path, each["name"], value)
 
 
-def test_what_replicate_tells_is_answered_as_the_document_says(client):
+def test_responses_to_replicates_webhooks_match_the_document(client):
     made = client.post("/generate", json=PICTURE, headers=ADMIN).json
     path = "/webhooks/replicate"
 
@@ -395,7 +395,7 @@ def test_what_replicate_tells_is_answered_as_the_document_says(client):
     assert 401 == conforms(unsigned, path).status_code
 
 
-def test_a_webhook_is_called_as_the_document_says(make_app):
+def test_webhook_deliveries_match_the_document(make_app):
     client = make_app(REPLICATE_SIMULATE=1, WEBHOOK_SECRET=SECRET).test_client()
     batch = {"model_name": "flux-dev", "prompts": ["a", "[[nsfw]]"]}
     for path, body in (("/generate", PICTURE), ("/generate-batch", batch)):
@@ -439,7 +439,7 @@ def receiver():
             thread.join()
 
 
-def test_the_lines_of_a_stream_are_what_the_document_says(client):
+def test_the_lines_of_a_stream_match_the_document(client):
     *results, summary = lines(stream(client, ADMIN, "a", "[[nsfw]]", "[[fail]]"))
 
     assert 3 == len(results)
@@ -448,7 +448,7 @@ def test_the_lines_of_a_stream_are_what_the_document_says(client):
     assert validator("BatchSummary", CLOSED).is_valid(summary)
 
 
-def test_a_draining_service_answers_as_the_document_says(app):
+def test_responses_of_a_draining_service_match_the_document(app):
     app.extensions["service"].begin_drain(0)
     client = app.test_client()
 
@@ -457,7 +457,7 @@ def test_a_draining_service_answers_as_the_document_says(app):
     conforms(client.post("/generate-batch", json=PICTURE, headers=ADMIN), "/generate-batch")
 
 
-def test_what_the_next_process_goes_on_with_is_answered_as_the_document_says(app):
+def test_responses_for_interrupted_work_match_the_document(app):
     client, service = app.test_client(), app.extensions["service"]
     hangs = {"prompt": "[[hang]]"}
     with ThreadPoolExecutor() as callers:
@@ -478,7 +478,7 @@ def running(client):
     return client.get("/status").json["concurrency"]["current_concurrent"]
 
 
-def test_a_service_without_its_ledger_answers_as_the_document_says(make_app, tmp_path):
+def test_responses_without_a_ledger_match_the_document(make_app, tmp_path):
     client = make_app(DATABASE_URL=f"sqlite:///{tmp_path}").test_client()
 
     answers = [
@@ -494,7 +494,7 @@ def test_a_service_without_its_ledger_answers_as_the_document_says(make_app, tmp
     assert [(500, "internal")] * 6 == [(each.status_code, each.json["code"]) for each in answers]
 
 
-def test_the_page_runs_nothing_and_loads_nothing_from_elsewhere(client):
+def test_the_page_loads_no_code_from_other_hosts(client):
     answer = client.get("/docs")
     page, policy = answer.get_data(as_text=True), answer.headers["Content-Security-Policy"]
 
@@ -511,7 +511,7 @@ def test_the_page_runs_nothing_and_loads_nothing_from_elsewhere(client):
     assert "unsafe" not in policy
 
 
-def test_every_errors_type_leads_to_its_line_on_the_page(client):
+def test_the_type_of_every_error_links_to_its_row_on_the_page(client):
     page = client.get("/docs").get_data(as_text=True)
 
     assert [] == [error.code for error in every_error() if f'id="{error.code}"' not in page]
@@ -524,7 +524,7 @@ def test_no_two_pages_share_a_nonce(client):
     )
 
 
-def test_the_page_asks_only_for_addresses_that_exist(client):
+def test_the_page_requests_only_existing_routes(client):
     page = client.get("/docs").get_data(as_text=True)
 
     for address in set(re.findall(r'href="(/[^"]*)"', page)):

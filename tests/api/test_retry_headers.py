@@ -47,13 +47,13 @@ def generate(client, body=PICTURE, headers=ADMIN, path="/generate"):
     ],
     ids=lambda value: value["prompt"] if isinstance(value, dict) else None,
 )
-def test_a_failed_prediction_is_not_to_be_ordered_again_nor_when_its_key_is_repeated(client, body, status):
+def test_a_failed_prediction_forbids_retries_also_when_its_key_is_repeated(client, body, status):
     for again in (False, True):
         answer = generate(client, body, headers=ADMIN | KEY)
         assert (status, *MAY_BE_PAID) == (answer.status_code, *headers_of(answer)), again
 
 
-def test_a_refused_creation_after_a_failed_prediction_is_not_unpaid(client, simulator):
+def test_a_refused_creation_after_a_failed_prediction_forbids_retries(client, simulator):
     simulator.inject(on="create", after=1, times=4, status=503, headers={"Retry-After": "0"})
     body = picture("[[only=flux-dev]] [[fail]]") | {"fallback": ["qwen-image"]}
 
@@ -75,7 +75,7 @@ def test_a_refused_creation_after_a_failed_prediction_is_not_unpaid(client, simu
         (None, {"credit": "empty"}, ADMIN),
     ],
 )
-def test_a_creation_that_replicate_refused_is_unpaid(client, simulator, order, account, headers):
+def test_a_creation_that_replicate_refused_allows_retries(client, simulator, order, account, headers):
     if order:
         simulator.inject(on="create", **order)
     for token in (USER_TOKEN, SERVER_TOKEN):
@@ -96,7 +96,7 @@ def test_a_creation_that_replicate_refused_is_unpaid(client, simulator, order, a
         (errors.UpstreamError("no"), UNPAID),
     ],
 )
-def test_a_creation_of_unknown_outcome_may_be_paid(make_app, error, expected):
+def test_a_creation_of_unknown_outcome_forbids_retries(make_app, error, expected):
     assert expected == headers_of(generate(make_app(provider=Failing(error)).test_client()))
 
 
@@ -113,14 +113,14 @@ def test_a_creation_of_unknown_outcome_may_be_paid(make_app, error, expected):
         ("/nowhere", {}, ADMIN),
     ],
 )
-def test_a_refused_request_is_unpaid(client, path, body, headers):
+def test_a_refused_request_allows_retries(client, path, body, headers):
     answer = generate(client, body, headers, path)
 
     assert 400 <= answer.status_code < 500
     assert UNPAID == headers_of(answer)
 
 
-def test_a_conflict_of_keys_is_unpaid(client):
+def test_an_idempotency_conflict_allows_retries(client):
     generate(client, headers=ADMIN | KEY)
 
     answer = generate(client, picture("another"), headers=ADMIN | KEY)
@@ -128,7 +128,7 @@ def test_a_conflict_of_keys_is_unpaid(client):
     assert (409, *UNPAID) == (answer.status_code, *headers_of(answer))
 
 
-def test_what_is_refused_for_now_says_when_to_come_back(make_app):
+def test_a_temporary_refusal_has_retry_after(make_app):
     app = make_app(MAX_QUEUED=1)
     full = generate(app.test_client(), BATCH, path="/generate-batch")
     app.extensions["service"].begin_drain(0)
@@ -142,7 +142,7 @@ def test_what_is_refused_for_now_says_when_to_come_back(make_app):
 
 
 @pytest.mark.parametrize("limit", [1, 10])
-def test_work_that_the_next_process_goes_on_with_is_not_to_be_ordered_again(make_app, simulator, limit):
+def test_work_that_continues_after_a_restart_forbids_retries(make_app, simulator, limit):
     app = make_app(REPLICATE_CONCURRENT_LIMIT=limit)
     service = app.extensions["service"]
     asked = (
@@ -167,7 +167,7 @@ def test_work_that_the_next_process_goes_on_with_is_not_to_be_ordered_again(make
     assert (1 if limit == 1 else 4) == [retry_after for _, retry_after in sent_headers].count(None)
 
 
-def test_a_crash_while_a_request_spends_may_be_paid_and_one_of_a_look_is_not(app):
+def test_a_crash_forbids_retries_of_a_post_and_allows_those_of_a_get(app):
     client = app.test_client()
     app.extensions["service"], real = Broken(), app.extensions["service"]
     posted, looked_at = generate(client), client.get("/generations/gen_1", headers=ADMIN)
@@ -177,7 +177,7 @@ def test_a_crash_while_a_request_spends_may_be_paid_and_one_of_a_look_is_not(app
     assert [MAY_BE_PAID, UNPAID] == [headers_of(posted), headers_of(looked_at)]
 
 
-def test_a_crash_of_the_server_itself_may_be_paid_and_is_logged_with_the_id_of_its_answer():
+def test_a_crash_of_the_server_forbids_retries_and_is_logged_with_its_request_id():
     sent = []
     client = SimpleNamespace(sendall=sent.append)
     with capture_logs() as events:
@@ -205,7 +205,7 @@ def test_a_failed_generation_may_be_read_again_and_again(client):
     assert (200, "failed", *UNPAID) == (read.status_code, read.json["status"], *headers_of(read))
 
 
-def test_the_items_of_a_batch_fail_in_an_answer_that_is_no_failure(client):
+def test_a_batch_with_failed_items_has_no_header_against_retries(client):
     batch = {"model_name": "flux-dev", "prompts": ["[[fail]]", "[[nsfw]]"]}
 
     for accept in ({}, NDJSON):
@@ -216,7 +216,7 @@ def test_the_items_of_a_batch_fail_in_an_answer_that_is_no_failure(client):
 
 
 @pytest.mark.slow
-def test_a_ledger_that_is_down_hides_what_a_key_stands_for(app, tmp_path):
+def test_a_repeated_key_forbids_retries_while_the_ledger_is_down(app, tmp_path):
     client = app.test_client()
     generate(client, headers=ADMIN | KEY)
     with locked(tmp_path):
@@ -227,7 +227,7 @@ def test_a_ledger_that_is_down_hides_what_a_key_stands_for(app, tmp_path):
     assert [UNPAID, MAY_BE_PAID] == [headers_of(new), headers_of(known)]
 
 
-def test_the_page_says_what_a_client_that_retries_must_send(client):
+def test_the_page_explains_retries(client):
     page = client.get("/docs").text
     start = page.index("<h2>Retries</h2>")
 

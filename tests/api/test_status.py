@@ -43,18 +43,18 @@ def refusal(status, *, of_replicate=True, **headers):
     "headers",
     [{}, USER, {"X-Admin-API-Key": "wrong"}, {"X-Admin-API-Key": ""}, {"X-Admin-API-Key": "k\xe9y"}],
 )
-def test_anyone_may_ask_and_is_told_nothing_of_the_work(client, headers):
+def test_the_status_without_a_key_has_no_figures_of_the_work(client, headers):
     assert set() == FOR_ADMIN & set(status(client, headers))
 
 
-def test_without_an_admin_key_nothing_is_the_admins(make_app):
+def test_no_request_gets_the_admins_status_if_no_admin_key_is_configured(make_app):
     client = make_app(CONCURRENT_DOCKER_ADMIN_API_KEY="").test_client()
 
     for headers in (ADMIN, {"X-Admin-API-Key": ""}):
         assert set() == FOR_ADMIN & set(status(client, headers))
 
 
-def test_the_admin_sees_what_is_left_of_the_budget(make_app):
+def test_the_admin_sees_the_rest_of_the_budget(make_app):
     client = make_app(BUDGET_USD_PER_DAY=0.1).test_client()
     assert 0.1 == status(client)["budget_left_usd"]
 
@@ -66,7 +66,7 @@ def test_the_admin_sees_what_is_left_of_the_budget(make_app):
     assert 0.05 == status(client)["budget_left_usd"]
 
 
-def test_nothing_waits_or_failed_and_there_is_no_budget_at_first(client):
+def test_a_new_service_has_no_waiting_time_failures_or_budget(client):
     assert {
         "budget_left_usd": None,
         "oldest_waiting_seconds": None,
@@ -84,7 +84,7 @@ def test_failures_are_counted_by_their_code(client):
     assert {"generation_failed": 2, "content_refused": 1} == status(client)["failures_last_hour"]
 
 
-def test_the_oldest_that_waits_is_the_first_accepted_that_is_not_admitted():
+def test_the_oldest_waiting_generation_is_the_first_accepted_but_not_admitted():
     async def story():
         gate = Gate(concurrent_limit=1, requests_per_minute=600)
         inside = core(MemoryProvider(ends_after=20), gate=gate)
@@ -100,7 +100,7 @@ def test_the_oldest_that_waits_is_the_first_accepted_that_is_not_admitted():
     assert [None, None, 5.0, 10.0, None] == run(story())
 
 
-def test_a_ledger_that_is_down_is_told_and_the_rest_still_is(make_app, tmp_path):
+def test_the_status_shows_that_the_ledger_is_down_and_all_other_figures(make_app, tmp_path):
     client = make_app(DATABASE_URL=f"sqlite:///{tmp_path}").test_client()
 
     assert ("down", None) == (status(client)["ledger"], status(client)["failures_last_hour"])
@@ -108,7 +108,7 @@ def test_a_ledger_that_is_down_is_told_and_the_rest_still_is(make_app, tmp_path)
 
 
 @pytest.mark.slow
-def test_replicates_failures_are_told_until_a_request_succeeds(client, simulator):
+def test_failing_since_is_shown_until_a_request_succeeds(client, simulator):
     simulator.inject(on="get", times=1000, status=502)
     target = submit(client, "a")
     until(lambda: upstream(client)["failing_since"])
@@ -119,7 +119,7 @@ def test_replicates_failures_are_told_until_a_request_succeeds(client, simulator
     assert (None, None) == (upstream(client)["failing_since"], upstream(client)["throttled_until"])
 
 
-def test_a_line_that_is_lost_is_a_failure_without_an_answer(client, simulator):
+def test_a_lost_connection_is_a_failure_without_a_response(client, simulator):
     simulator.inject(on="create", reset="before", times=1000)
     simulator.inject(on="any", reset="before", times=1000)
     submit(client, by=ADMIN)
@@ -128,7 +128,7 @@ def test_a_line_that_is_lost_is_a_failure_without_an_answer(client, simulator):
     assert upstream(client)["last_answer_at"] is None
 
 
-def test_a_throttled_creation_shows_until_when(client, simulator):
+def test_a_throttled_creation_sets_throttled_until(client, simulator):
     simulator.inject(on="create", status=429, headers={"Retry-After": "100"})
     submit(client, by=ADMIN)
     until(lambda: upstream(client)["throttled_until"])
@@ -162,7 +162,7 @@ class Clock:
         (refusal(429, of_replicate=False, retry_after="7"), UpstreamState(1000.0, 1000.0, 1007.0)),
     ],
 )
-def test_what_each_outcome_says_of_replicate(outcome, expected):
+def test_each_outcome_updates_the_upstream_state(outcome, expected):
     health = Health(Clock())
 
     observe(health, outcome)

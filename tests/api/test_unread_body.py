@@ -54,7 +54,7 @@ def connection(client, method, path, headers, *, chunked=False, body=BODY):
 
 
 @pytest.mark.parametrize("chunked", [False, True])
-def test_every_answer_that_leaves_a_body_unread_closes_the_connection(client, chunked):
+def test_every_response_that_leaves_a_body_unread_closes_the_connection(client, chunked):
     for method, path, headers in UNREAD:
         assert "close" == connection(client, method, path, headers, chunked=chunked), (method, path)
 
@@ -71,7 +71,7 @@ def test_a_body_that_is_too_large_is_left_unread(make_app, chunked):
 
 
 @pytest.mark.parametrize("chunked", [False, True])
-def test_an_answer_to_a_body_that_was_read_keeps_the_connection(client, chunked):
+def test_a_response_to_a_body_that_was_read_keeps_the_connection(client, chunked):
     for body in (BODY, b"not JSON", b'{"model_name": "unknown", "prompt": "a"}'):
         at = ("POST", "/generate", USER | JSON)
         assert connection(client, *at, chunked=chunked, body=body) is None

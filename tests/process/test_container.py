@@ -67,7 +67,7 @@ def test_the_container_is_slim_multi_stage_and_not_root():
     assert "SIGTERM" == _the_only("STOPSIGNAL")
 
 
-def test_what_must_outlive_the_container_is_in_a_volume_its_user_may_write():
+def test_persistent_data_is_in_a_volume_that_the_user_may_write():
     where = f"{_the_only('WORKDIR')}/{Settings.model_fields['DATA_DIR'].default}"
     compose = (ROOT / "compose.yaml").read_text()
 
@@ -78,13 +78,13 @@ def test_what_must_outlive_the_container_is_in_a_volume_its_user_may_write():
     assert f"- data:{where}\n" in compose
 
 
-def test_the_container_listens_beyond_itself_and_the_example_file_does_not_undo_that():
+def test_the_container_listens_on_all_addresses_even_with_the_example_file():
     assert "HOST=0.0.0.0" in shlex.split(_the_only("ENV"))
     assert not re.search(r"^(HOST|PORT)=", (ROOT / ".env.example").read_text(), re.MULTILINE)
 
 
 @pytest.mark.parametrize("running", [True, False])
-def test_the_health_check_tells_a_serving_container_from_a_dead_one(simulator, running):
+def test_the_health_check_fails_if_the_container_does_not_serve(simulator, running):
     command = json.loads(_the_only("HEALTHCHECK").partition("CMD ")[2])
     with running_service(REPLICATE_BASE_URL=simulator.url) as service:
         port = service.port if running else 1
@@ -107,7 +107,7 @@ def test_docker_waits_longer_than_a_drain_may_take(tmp_path):
     assert minutes * 60 >= int(told.stdout)
 
 
-def test_nothing_secret_is_sent_to_the_builder():
+def test_no_secret_file_is_sent_to_the_builder():
     ignored = (ROOT / ".dockerignore").read_text().splitlines()
 
     assert "*" in ignored

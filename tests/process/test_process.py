@@ -49,7 +49,7 @@ def _left(data):
         return {target: (state, prediction) for target, state, prediction in rows}
 
 
-def test_parallel_callers_all_get_a_picture_of_their_own(simulator):
+def test_each_of_many_parallel_callers_gets_its_own_image(simulator):
     with running_service(REPLICATE_BASE_URL=simulator.url, REPLICATE_CONCURRENT_LIMIT=25) as service:
         callers = [service.connect("/generate", _picture(f"picture {i}"), **USER) for i in range(50)]
         answers = [read_response(caller) for caller in callers]
@@ -83,7 +83,7 @@ def test_two_hundred_waiting_callers_leave_room_for_health_status_and_configure(
     assert (200, 200) == (health.status_code, changed.status_code)
 
 
-def test_who_hangs_up_while_queued_costs_nothing_and_while_running_is_cancelled(service, simulator):
+def test_a_disconnect_while_queued_costs_nothing_and_while_running_cancels(service, simulator):
     running_calls = [service.connect("/generate", _picture("[[hang]]"), **USER) for _ in range(2)]
     until(lambda: simulator.counts().in_flight == 2)
     queued = service.connect("/generate", _picture("never to be seen"), **USER)
@@ -99,7 +99,7 @@ def test_who_hangs_up_while_queued_costs_nothing_and_while_running_is_cancelled(
     assert ["canceled"] * 2 == [made.status for made in simulator.predictions()]
 
 
-def test_hanging_up_on_a_stream_cancels_what_is_left_of_the_batch(service, simulator):
+def test_a_disconnect_from_a_stream_cancels_the_rest_of_the_batch(service, simulator):
     batch = {"model_name": "flux-dev", "prompts": ["quick", "[[hang]]", "[[hang]]", "never"]}
     stream = service.connect("/generate-batch", batch, Accept="application/x-ndjson", **USER)
     received = b""
@@ -113,9 +113,7 @@ def test_hanging_up_on_a_stream_cancels_what_is_left_of_the_batch(service, simul
     assert 3 == simulator.counts().creations_accepted
 
 
-def test_sigterm_lets_what_runs_finish_leaves_what_is_queued_on_record_and_refuses_the_rest(
-    simulator, tmp_path
-):
+def test_sigterm_finishes_running_work_keeps_queued_work_and_refuses_new_work(simulator, tmp_path):
     with _on_record(simulator, tmp_path, DRAIN_SECONDS=20) as service:
         calls = [service.connect("/generate", _picture("[[slow=3]]"), **USER) for _ in range(2)]
         until(lambda: simulator.counts().in_flight == 2)
@@ -139,7 +137,7 @@ def test_sigterm_lets_what_runs_finish_leaves_what_is_queued_on_record_and_refus
 
 
 @pytest.mark.parametrize(("number", "patience"), [("SIGTERM", 0.2), ("SIGINT", 600)])
-def test_what_does_not_finish_in_time_is_left_running_and_its_caller_hears_where_to_find_it(
+def test_work_beyond_the_drain_keeps_running_and_its_caller_gets_its_id(
     simulator, tmp_path, number, patience
 ):
     with _on_record(simulator, tmp_path, DRAIN_SECONDS=patience) as service:
@@ -157,7 +155,7 @@ def test_what_does_not_finish_in_time_is_left_running_and_its_caller_hears_where
     assert "cancel" not in simulator.counts().requests
 
 
-def test_no_signal_starts_a_second_worker_and_hangup_drains(service, simulator):
+def test_no_signal_starts_a_second_worker_and_sighup_drains(service, simulator):
     def workers():
         return Path(f"/proc/{service.process.pid}/task/{service.process.pid}/children").read_text().split()
 
@@ -186,7 +184,7 @@ def test_no_signal_starts_a_second_worker_and_hangup_drains(service, simulator):
         (b"POST /generate HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: nonsense\r\n\r\n", 400),
     ],
 )
-def test_what_is_not_http_is_answered_with_a_problem_document(service, sent, status):
+def test_a_request_that_is_not_http_gets_a_problem_document(service, sent, status):
     with socket.create_connection(("127.0.0.1", service.port), timeout=30) as caller:
         caller.sendall(sent)
         received = b""
@@ -199,7 +197,7 @@ def test_what_is_not_http_is_answered_with_a_problem_document(service, sent, sta
     assert status == json.loads(body)["status"]
 
 
-def test_callers_who_never_read_their_answer_hold_nobody_up(service):
+def test_callers_who_never_read_their_response_delay_no_other(service):
     callers = [service.connect("/health") for _ in range(20)]
 
     answers = [requests.get(f"{service.url}/health", timeout=5).status_code for _ in range(20)]
@@ -209,7 +207,7 @@ def test_callers_who_never_read_their_answer_hold_nobody_up(service):
         caller.close()
 
 
-def test_a_body_over_the_limit_gets_its_answer_even_while_it_is_still_being_sent(service, simulator):
+def test_a_body_over_the_limit_is_refused_while_it_is_still_being_sent(service, simulator):
     answer = requests.post(
         f"{service.url}/generate", data=b" " * 20_000_000, timeout=60,
         headers={**USER, "Content-Type": "application/json"},
@@ -233,7 +231,7 @@ def _refused_start(directory, **environ):
     return ended.stderr.splitlines()
 
 
-def test_bad_settings_stop_the_start_with_a_sentence_each(tmp_path):
+def test_bad_settings_stop_the_start_with_one_sentence_each(tmp_path):
     said = _refused_start(
         tmp_path,
         PORT="http",
@@ -250,7 +248,7 @@ def test_bad_settings_stop_the_start_with_a_sentence_each(tmp_path):
     ] == sorted(said)
 
 
-def test_an_address_that_is_taken_stops_the_start_with_a_sentence(tmp_path, service):
+def test_an_address_in_use_stops_the_start_with_one_sentence(tmp_path, service):
     (said,) = _refused_start(tmp_path, PORT=str(service.port))
 
     assert (
@@ -258,7 +256,7 @@ def test_an_address_that_is_taken_stops_the_start_with_a_sentence(tmp_path, serv
     )
 
 
-def test_without_a_token_the_service_simulates_when_it_is_told_to(tmp_path):
+def test_the_service_simulates_without_a_token_if_that_option_is_set(tmp_path):
     settings = Settings.from_env({})
 
     assert settings.simulating_without_token().REPLICATE_SIMULATE
@@ -288,7 +286,7 @@ def test_the_simulator_beside_the_service_serves_it_and_ends_with_it():
         until(is_gone)
 
 
-def test_the_callers_are_served_while_replicate_hangs_on_every_creation():
+def test_other_routes_respond_while_replicate_hangs_on_every_creation():
     with running(Options(prediction_seconds=0.05)) as simulator:
         simulator.inject(on="create", times=5, hang=2)
         with running_service(REPLICATE_BASE_URL=simulator.url) as service:
@@ -303,7 +301,7 @@ def test_the_callers_are_served_while_replicate_hangs_on_every_creation():
 
 
 @pytest.mark.parametrize("early", [b"\r\n", b"GET /health HTTP/1.1\r\nHost: a\r\n\r\n"])
-def test_who_hangs_up_after_sending_more_is_noticed_too(service, simulator, early):
+def test_a_disconnect_after_a_pipelined_request_is_noticed(service, simulator, early):
     call = service.connect("/generate", _picture("[[hang]]"), **USER)
     until(lambda: simulator.counts().in_flight == 1)
 
@@ -322,7 +320,7 @@ def test_who_hangs_up_after_sending_more_is_noticed_too(service, simulator, earl
         b'Content-Length: 1000\r\n\r\n{"concurrent_limit": 7}',
     ],
 )
-def test_a_body_that_breaks_off_or_is_malformed_is_refused_and_changes_nothing(simulator, body):
+def test_a_truncated_or_malformed_body_is_refused_and_changes_nothing(simulator, body):
     with (
         running_service(REPLICATE_BASE_URL=simulator.url, CONCURRENT_DOCKER_ADMIN_API_KEY="ops") as service,
         socket.create_connection(("127.0.0.1", service.port), timeout=30) as caller,
@@ -338,7 +336,7 @@ def test_a_body_that_breaks_off_or_is_malformed_is_refused_and_changes_nothing(s
     assert 10 == limit
 
 
-def test_a_stuck_connection_does_not_hold_up_the_end(service):
+def test_a_stuck_connection_does_not_delay_the_stop(service):
     stuck = socket.create_connection(("127.0.0.1", service.port), timeout=30)
     stuck.sendall(b"GET /he")
     assert requests.get(f"{service.url}/health", timeout=30).ok
@@ -349,7 +347,7 @@ def test_a_stuck_connection_does_not_hold_up_the_end(service):
         assert 0 == service.process.wait(timeout=30)  # not after DRAIN_SECONDS and what cancelling may take
 
 
-def test_impatience_during_a_drain_still_hears_of_what_is_on_its_way(simulator, tmp_path):
+def test_a_second_signal_during_a_drain_still_awaits_pending_creations(simulator, tmp_path):
     simulator.inject(on="create", times=2, delay=3)
     with _on_record(simulator, tmp_path, DRAIN_SECONDS=20) as service:
         calls = [service.connect("/generate", _picture("[[hang]]"), **USER) for _ in range(2)]
@@ -369,7 +367,7 @@ def test_impatience_during_a_drain_still_hears_of_what_is_on_its_way(simulator, 
     assert "cancel" not in simulator.counts().requests
 
 
-def test_when_the_master_is_killed_the_worker_leaves_what_runs_on_record_and_ends(simulator, tmp_path):
+def test_the_worker_records_running_work_and_ends_when_the_master_is_killed(simulator, tmp_path):
     with _on_record(simulator, tmp_path, DRAIN_SECONDS=20) as service:
         worker = service.worker()
         call = service.connect("/generate", _picture("[[hang]]"), **USER)
@@ -385,7 +383,7 @@ def test_when_the_master_is_killed_the_worker_leaves_what_runs_on_record_and_end
     assert ("processing", False) == (made.status, "cancel" in simulator.counts().requests)
 
 
-def test_a_full_table_of_descriptors_costs_no_running_work(simulator):
+def test_running_work_survives_a_lack_of_file_descriptors(simulator):
     with running_service(
         _descriptors=120,
         REPLICATE_BASE_URL=simulator.url,

@@ -21,7 +21,7 @@ def _rate(service: ServiceProcess) -> int:
     return rate
 
 
-def test_a_process_killed_under_load_leaves_its_window_to_the_next(simulator, tmp_path):
+def test_the_window_of_a_killed_process_counts_for_the_next(simulator, tmp_path):
     settings = {
         "REPLICATE_BASE_URL": simulator.url,
         "REPLICATE_REQUESTS_PER_MINUTE": 8,
@@ -50,7 +50,7 @@ def test_a_process_killed_under_load_leaves_its_window_to_the_next(simulator, tm
     assert 429 not in counts.refusals
 
 
-def test_a_process_that_ended_well_leaves_exactly_what_it_spent(simulator, tmp_path):
+def test_the_window_of_a_stopped_process_counts_exactly_for_the_next(simulator, tmp_path):
     settings = {"REPLICATE_BASE_URL": simulator.url, "DATA_DIR": tmp_path}
     with running_service(**settings) as first:
         for _ in range(3):
@@ -63,7 +63,7 @@ def test_a_process_that_ended_well_leaves_exactly_what_it_spent(simulator, tmp_p
     assert 3 == before
 
 
-def test_a_worker_that_follows_a_killed_one_goes_on_with_its_window(simulator):
+def test_a_new_worker_continues_the_window_of_a_killed_one(simulator):
     with running_service(REPLICATE_BASE_URL=simulator.url) as service:
         read_response(service.connect("/generate", PICTURE, **USER))
         before, worker = _rate(service), service.worker()
@@ -74,9 +74,7 @@ def test_a_worker_that_follows_a_killed_one_goes_on_with_its_window(simulator):
         assert before == _rate(service)
 
 
-def test_a_process_that_is_stopped_leaves_the_admins_work_to_the_next_and_nothing_is_created_twice(
-    simulator, tmp_path
-):
+def test_the_admins_work_continues_after_a_restart_and_nothing_is_created_twice(simulator, tmp_path):
     settings = {
         "REPLICATE_BASE_URL": simulator.url,
         "REPLICATE_API_TOKEN": SERVER_TOKEN,
@@ -117,7 +115,7 @@ def test_a_process_that_is_stopped_leaves_the_admins_work_to_the_next_and_nothin
     assert "cancel" not in simulator.counts().requests
 
 
-def test_a_users_work_waits_for_its_owner_and_goes_on_when_they_come(simulator, tmp_path):
+def test_a_users_work_continues_after_a_restart_with_the_users_next_request(simulator, tmp_path):
     settings = {"REPLICATE_BASE_URL": simulator.url, "REPLICATE_CONCURRENT_LIMIT": 1, "DATA_DIR": tmp_path}
     with running_service(**settings) as first:
         running = first.connect("/generate", {**PICTURE, "prompt": "[[hang]]"}, **USER)
@@ -146,7 +144,7 @@ UNWRITABLE = "/proc"
 """A directory in which no file can be made."""
 
 
-def test_a_directory_that_cannot_be_written_does_not_keep_a_service_from_serving_whose_ledger_is_elsewhere(
+def test_a_service_with_its_ledger_elsewhere_serves_even_if_the_data_directory_is_read_only(
     simulator, tmp_path
 ):
     ledger = f"sqlite:///{tmp_path}/ledger.db"
@@ -158,7 +156,7 @@ def test_a_directory_that_cannot_be_written_does_not_keep_a_service_from_serving
     assert (200, True) == (status, told["success"])
 
 
-def test_where_no_ledger_can_be_written_nothing_is_spent_and_health_says_why(simulator):
+def test_nothing_is_spent_without_a_ledger_and_health_has_the_reason(simulator):
     with running_service(REPLICATE_BASE_URL=simulator.url, DATA_DIR=UNWRITABLE) as service:
         status, told = read_response(service.connect("/generate", PICTURE, **USER))
         health, reason = read_response(service.connect("/health"))

@@ -67,7 +67,7 @@ def refused(callers):
     return [status_of(each) for each in callers].count(429)
 
 
-def test_waiting(simulator, data):
+def test_each_caller_may_wait_for_results_despite_a_greedy_one(simulator, data):
     body = json.dumps(PICTURE | {"prompt": "[[hang]]"}).encode()
     with sharing(simulator, data, MAX_WAITING_CALLERS=8) as (service, stack):
         greedy = [begun(service, stack, "POST", "/generate", body, **GREEDY) for _ in range(12)]
@@ -79,7 +79,7 @@ def test_waiting(simulator, data):
         assert (8, 0) == (refused(greedy), refused(polite))
 
 
-def test_handing_in(simulator, data):
+def test_each_caller_may_submit_work_despite_a_greedy_one(simulator, data):
     most = HANDED_IN_AT_ONCE // 2
     with sharing(simulator, data) as (service, stack):
         greedy = [
@@ -93,7 +93,7 @@ def test_handing_in(simulator, data):
         assert 6 == refused(greedy)
 
 
-def test_listening(simulator, data):
+def test_each_caller_may_listen_to_events_despite_a_greedy_one(simulator, data):
     body = json.dumps(PICTURE | {"prompt": "[[hang]]"}).encode()
     most = LISTENERS_AT_ONCE // 2
     with sharing(simulator, data) as (service, stack):
@@ -120,7 +120,7 @@ def kept(data, size):
     return f"/files/gen_{'0' * 32}/0.mp4"
 
 
-def test_fetching_files(simulator, data):
+def test_each_caller_may_fetch_files_despite_a_greedy_one(simulator, data):
     path = kept(data, 20 * LINE)
     with sharing(simulator, data) as (service, stack):
         greedy = [begun(service, stack, "GET", path) for _ in range(FILES_AT_ONCE)]
@@ -132,7 +132,7 @@ def test_fetching_files(simulator, data):
                 assert (200, 20 * LINE) == (answer.status_code, len(answer.content))
 
 
-def test_large_bodies(simulator, data):
+def test_each_caller_may_send_large_bodies_despite_a_greedy_one(simulator, data):
     large = 16_000_000
     with sharing(simulator, data) as (service, stack):
         greedy = [
@@ -149,7 +149,7 @@ def test_large_bodies(simulator, data):
         assert [200] * 4 == [read_response(each)[0] for each in polite]
 
 
-def test_planning(simulator, data):
+def test_each_caller_may_plan_batches_despite_a_greedy_one(simulator, data):
     """A small batch beside the planning of many large ones is planned before the last of them."""
     large = {"model_name": "flux-dev", "prompts": ["a fox"] * 10_000, "dry_run": True}
     small = {"model_name": "flux-dev", "prompts": ["a hare"], "dry_run": True}
@@ -191,7 +191,7 @@ def test_connections_without_a_complete_request_take_no_thread(simulator, data, 
         resource.setrlimit(resource.RLIMIT_NOFILE, (few, most))
 
 
-def test_a_body_that_nothing_reads_holds_no_thread_for_long(simulator, data):
+def test_an_unread_body_holds_no_thread_for_long(simulator, data):
     with sharing(simulator, data, MAX_WAITING_CALLERS=10) as (service, stack):
         silent = [begun(service, stack, "GET", "/health", length=1000) for _ in range(400)]
         until(lambda: [200] * 400 == [status_of(each) for each in silent])
@@ -199,7 +199,7 @@ def test_a_body_that_nothing_reads_holds_no_thread_for_long(simulator, data):
         assert requests.get(f"{service.url}/health", timeout=30).ok
 
 
-def test_a_request_may_come_in_pieces_and_more_than_one_on_a_connection(simulator, data):
+def test_a_connection_may_send_several_requests_and_each_in_pieces(simulator, data):
     head = b"\r\nGET /health HTTP/1.1\r\nHost: a\r\n\r\n"
     with sharing(simulator, data) as (service, stack):
         caller = stack.enter_context(socket.create_connection(("127.0.0.1", service.port), timeout=30))
@@ -222,7 +222,7 @@ def test_a_head_without_an_end_is_refused(simulator, data):
 
 
 @pytest.mark.parametrize("headers", [GREEDY, {}], ids=["a body too large", "no key"])
-def test_a_client_that_sends_its_whole_body_before_it_reads_learns_of_its_refusal(simulator, data, headers):
+def test_a_client_that_reads_only_after_sending_its_whole_body_gets_the_refusal(simulator, data, headers):
     body = b" " * 20_000_000
     with sharing(simulator, data) as (service, stack):
         caller = begun(service, stack, "POST", "/generate", length=len(body), **headers, Connection="close")

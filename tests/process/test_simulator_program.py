@@ -108,7 +108,7 @@ def test_a_simulator_can_be_started_again():
     simulator.stop()
 
 
-def test_a_simulator_that_cannot_listen_leaves_nothing_behind():
+def test_a_simulator_that_cannot_listen_leaves_no_thread_behind():
     with running() as sim:
         other = Simulator(Options(port=int(sim.url.rpartition(":")[2])))
         with pytest.raises(OSError, match="in use"):

@@ -11,7 +11,7 @@ from server.worker import Occurrences
 from settings import SLOWEST
 
 
-def test_a_flood_of_one_address_displaces_itself_and_nobody_else():
+def test_a_flood_from_one_address_displaces_only_connections_of_that_address():
     arrivals = Arrivals(8)
     polite = [f"polite {number}" for number in range(4)]
     for number, each in enumerate(polite):
@@ -23,7 +23,7 @@ def test_a_flood_of_one_address_displaces_itself_and_nobody_else():
     assert all(each in arrivals for each in polite)
 
 
-def test_a_newcomer_of_the_same_address_comes_in():
+def test_a_new_connection_displaces_the_oldest_of_the_same_address():
     arrivals = Arrivals(8)
     for number in range(100):
         arrivals.add(number, "10.9.9.9", now=0)
@@ -32,7 +32,7 @@ def test_a_newcomer_of_the_same_address_comes_in():
     assert "polite" in arrivals
 
 
-def test_one_address_may_have_all_of_a_bound_and_still_displaces_itself_alone():
+def test_one_address_with_all_connections_displaces_only_its_own():
     """As idle connections do, each of which may be in use again at any moment."""
     idle = Arrivals(8, share=8)
     assert [] == [gone for number in range(8) for gone in idle.add(number, "10.9.9.9", now=0)]
@@ -42,7 +42,7 @@ def test_one_address_may_have_all_of_a_bound_and_still_displaces_itself_alone():
     assert "polite" in idle
 
 
-def test_a_connection_is_given_up_by_its_age_and_sooner_when_many_wait():
+def test_a_connection_is_dropped_by_age_and_sooner_when_many_wait():
     arrivals = Arrivals(8)
     for number in range(4):
         arrivals.add(number, f"10.0.0.{number}", now=number)
@@ -90,11 +90,11 @@ def test_every_connection_waits_once_and_no_address_has_more_than_half(most, ste
         ("fe80::1%eth0", "fe80::2%eth0", True),
     ],
 )
-def test_an_address_stands_for_what_one_host_is_given(one, other, same):
+def test_the_addresses_of_one_host_count_as_one(one, other, same):
     assert same == (network_of(one) == network_of(other))
 
 
-def test_a_peer_that_moves_too_little_is_known_after_the_time_over_which_it_is_judged():
+def test_a_slow_peer_is_detected_after_the_measured_period():
     slow, quick = Pace(), Pace()
     for second in range(10):
         slow.note(second, second * (SLOWEST - 1))
@@ -107,7 +107,7 @@ def test_a_peer_that_moves_too_little_is_known_after_the_time_over_which_it_is_j
     assert SLOWEST == quick.rate(BODY_SECONDS)
 
 
-def test_a_peer_that_was_quick_and_then_stalls_is_judged_by_its_last_seconds():
+def test_a_fast_peer_that_stalls_is_measured_by_its_last_seconds():
     pace = Pace()
     for tenth in range(1000):
         pace.note(tenth / 10, tenth * SLOWEST)
@@ -117,7 +117,7 @@ def test_a_peer_that_was_quick_and_then_stalls_is_judged_by_its_last_seconds():
     assert 0 == pace.rate(BODY_SECONDS)
 
 
-def test_what_happens_often_is_logged_once_a_minute_with_its_number():
+def test_frequent_events_are_logged_once_a_minute_with_their_count():
     now = {"is": 0.0}
     occurrences = Occurrences(clock=lambda: now["is"])
 

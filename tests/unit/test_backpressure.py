@@ -11,7 +11,7 @@ class Made:
     """Something that work gives."""
 
 
-def test_what_work_gave_is_let_go_of_without_waiting_for_a_collection():
+def test_the_result_of_work_is_released_without_garbage_collection():
     loop = LoopThread().start()
     ours, theirs = socket.socketpair()
     gc.collect()

@@ -108,7 +108,7 @@ def test_beyond_the_bound_a_connection_is_closed_at_once(answered):
     assert not any(is_closed(ours) for _, ours in lingering)
 
 
-def test_a_connection_that_is_gone_already_is_closed(answered, closer):
+def test_a_connection_that_the_peer_has_closed_is_closed(answered, closer):
     theirs, ours = answered()
     theirs.close()
     until(lambda: is_closed(ours))

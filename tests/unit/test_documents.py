@@ -40,7 +40,7 @@ def test_the_architecture_names_every_module_of_the_root_and_every_package():
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=shown)
-def test_every_link_and_path_in_a_document_leads_to_a_file(path):
+def test_every_link_and_path_in_a_document_exists(path):
     text = path.read_text()
     linked = {path.parent / link for link in re.findall(r"\]\((?!https?:)([^)#]+)", text)}
     named = {ROOT / name for name in re.findall(r"`((?:[a-z0-9_]+/)+[a-z0-9_]+\.py)`", text)}
@@ -49,7 +49,7 @@ def test_every_link_and_path_in_a_document_leads_to_a_file(path):
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=shown)
-def test_every_link_to_a_heading_leads_to_one(path):
+def test_every_link_to_a_heading_resolves(path):
     for document, anchor in re.findall(r"\]\(([\w./-]*\.md)?#([\w-]+)\)", path.read_text()):
         text = (path.parent / document).read_text() if document else path.read_text()
         headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)

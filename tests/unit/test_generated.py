@@ -14,7 +14,7 @@ def test_a_document_is_what_make_generated_would_write(path):
     assert DOCUMENTS[path] == path.read_text(), "run `make generated`"
 
 
-def test_every_table_stands_in_exactly_one_document():
+def test_every_table_is_in_exactly_one_document():
     text = "".join(
         (ROOT / name).read_text() for name in ("docs/models.md", "docs/settings.md", "docs/errors.md")
     )

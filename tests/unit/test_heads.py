@@ -104,7 +104,7 @@ def test_a_request_line_that_is_too_long_is_refused_with_the_limit(caller, size)
     assert (400, "invalid_request", detail) == (status, problem["code"], problem["detail"])
 
 
-def test_a_large_head_may_come_in_pieces(caller):
+def test_a_large_head_may_arrive_in_pieces(caller):
     head = LINE + headers(LONGEST_HEADERS, 7) + b"\r\n"
     for start in range(0, len(head), 5000):
         caller.sendall(head[start : start + 5000])
@@ -128,7 +128,7 @@ def test_too_many_headers_are_431_whatever_the_method_and_the_body(caller):
     refused(caller)
 
 
-def test_a_longer_request_line_leaves_the_headers_their_room(caller):
+def test_a_long_request_line_does_not_reduce_the_limit_of_the_headers(caller):
     caller.sendall(LINE.replace(b"/health", b"/health?" + b"x" * 4000) + headers(LONGEST_HEADERS) + b"\r\n")
 
     assert 200 == answer(caller)[0]
@@ -159,7 +159,7 @@ def test_empty_lines_before_a_request_are_skipped(caller, before, request_):
 
 
 @pytest.mark.parametrize("request_", [HEALTH, CONFIGURE], ids=["get", "post"])
-def test_an_empty_line_behind_a_request_is_none_of_the_next(caller, request_):
+def test_an_empty_line_after_a_request_does_not_end_the_next_head(caller, request_):
     caller.sendall(request_ + b"\r\n" + request_ + b"\r\n")
     assert [200, 200] == [answer(caller)[0] for _ in range(2)]
 
@@ -167,7 +167,7 @@ def test_an_empty_line_behind_a_request_is_none_of_the_next(caller, request_):
     assert 200 == answer(caller)[0]
 
 
-def test_an_empty_line_may_come_in_pieces(caller):
+def test_an_empty_line_may_arrive_in_pieces(caller):
     caller.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     for piece in (b"\r", b"\n", b"\r\n", b"GET", HEALTH.removeprefix(b"GET")):
         caller.sendall(piece)
@@ -175,7 +175,7 @@ def test_an_empty_line_may_come_in_pieces(caller):
     assert 200 == answer(caller)[0]
 
 
-def test_empty_lines_alone_are_no_request(caller):
+def test_empty_lines_alone_are_not_a_request(caller):
     caller.sendall(b"\r\n" * 50_000)
     caller.shutdown(socket.SHUT_WR)
 

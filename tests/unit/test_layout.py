@@ -90,7 +90,7 @@ def floor(name):
 
 
 @pytest.mark.parametrize("path", SERVICE, ids=shown)
-def test_every_module_has_its_floor_and_imports_only_what_is_below(path):
+def test_every_module_imports_only_modules_of_lower_layers(path):
     name = own_name(path)
     residents = {resident for names in FLOORS for resident in names}
 
@@ -99,7 +99,7 @@ def test_every_module_has_its_floor_and_imports_only_what_is_below(path):
     assert set() == upwards
 
 
-def test_there_are_few_floors_and_few_files_in_the_root():
+def test_there_are_few_layers_and_few_files_in_the_root():
     assert MOST_FLOORS >= len(FLOORS)
     assert MOST_IN_THE_ROOT >= len(list(ROOT.glob("*.py")))
 
@@ -136,12 +136,12 @@ def test_a_name_is_imported_from_the_module_that_defines_it(path):
 
 
 @pytest.mark.parametrize("path", SERVICE, ids=shown)
-def test_only_its_users_know_a_package(path):
+def test_a_package_is_imported_only_by_its_users(path):
     assert [] == [name for name in imported(path) & USERS.keys() if not shown(path).startswith(USERS[name])]
 
 
 @pytest.mark.parametrize("path", [*SERVICE, *SIMULATOR], ids=shown)
-def test_the_service_and_the_simulator_do_not_know_each_other(path):
+def test_the_service_and_the_simulator_do_not_import_each_other(path):
     service = {own_name(each) for each in SERVICE}
     others = service if path in SIMULATOR else {"simulator"}
 
@@ -149,7 +149,7 @@ def test_the_service_and_the_simulator_do_not_know_each_other(path):
 
 
 @pytest.mark.parametrize("path", TOOLS, ids=shown)
-def test_the_bench_knows_no_tests(path):
+def test_the_bench_imports_no_tests(path):
     assert "tests" not in imported(path)
 
 

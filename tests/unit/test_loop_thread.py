@@ -29,19 +29,19 @@ def test_start_returns_when_the_loop_runs(loop):
     assert loop._loop.is_running()
 
 
-def test_call_runs_on_the_loop_and_gives_back_the_value(loop):
+def test_call_runs_on_the_loop_and_returns_the_value(loop):
     def called():
         return threading.current_thread().name, asyncio.get_running_loop()
 
     assert ("tested", loop._loop) == loop.call(called)
 
 
-def test_call_raises_what_was_raised(loop):
+def test_call_raises_the_exception_of_the_function(loop):
     with pytest.raises(ZeroDivisionError):
         loop.call(lambda: 1 / 0)
 
 
-def test_submit_gives_back_what_the_coroutine_returns(loop):
+def test_submit_returns_the_result_of_the_coroutine(loop):
     async def work():
         await asyncio.to_thread(lambda: None)
         return 42
@@ -49,7 +49,7 @@ def test_submit_gives_back_what_the_coroutine_returns(loop):
     assert 42 == loop.submit(work()).result(10)
 
 
-def test_cancelling_what_was_submitted_cancels_the_coroutine(loop):
+def test_cancelling_the_future_cancels_the_coroutine(loop):
     begun, ended = threading.Event(), threading.Event()
     future = loop.submit(for_ever(begun, ended))
     assert begun.wait(10)
@@ -57,7 +57,7 @@ def test_cancelling_what_was_submitted_cancels_the_coroutine(loop):
     assert ended.wait(10)
 
 
-def test_stop_cancels_what_is_left_and_joins(loop):
+def test_stop_cancels_running_tasks_and_joins(loop):
     begun, ended = threading.Event(), threading.Event()
     future = loop.submit(for_ever(begun, ended))
     assert begun.wait(10)
@@ -69,7 +69,7 @@ def test_stop_cancels_what_is_left_and_joins(loop):
         future.result(0)
 
 
-def test_stop_also_ends_what_begins_while_it_cancels(loop):
+def test_stop_also_ends_tasks_that_start_while_it_cancels(loop):
     begun, ended = threading.Event(), threading.Event()
     late_ended = threading.Event()
     late: list[asyncio.Task] = []

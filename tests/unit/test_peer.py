@@ -43,7 +43,7 @@ def read(end, size):
             size -= len(end.recv(min(size, 65536), socket.MSG_DONTWAIT))
 
 
-def test_a_reader_that_takes_nothing_is_given_up(ends):
+def test_a_reader_that_reads_nothing_is_dropped(ends):
     ours, _ = ends
     with pytest.raises(TooSlow):
         ours.sendall(bytes(10_000_000))
@@ -65,7 +65,7 @@ def test_a_reader_of_a_file_is_given_less_time(ends):
     assert PATIENCE <= ours.now - 10 < PATIENCE + 2, "the next answer is judged by itself"
 
 
-def test_a_reader_that_takes_a_little_now_and_then_is_given_up_too(ends):
+def test_a_reader_that_reads_too_slowly_is_dropped(ends):
     ours, theirs = ends
     ours.patience = 10.0
     ours.meanwhile = lambda: read(theirs, SLOWEST // 8)
@@ -73,7 +73,7 @@ def test_a_reader_that_takes_a_little_now_and_then_is_given_up_too(ends):
         ours.sendall(bytes(10_000_000))
 
 
-def test_a_reader_that_takes_enough_gets_all(ends):
+def test_a_reader_that_reads_fast_enough_gets_all(ends):
     ours, theirs = ends
     ours.patience = 10.0
 
@@ -112,7 +112,7 @@ class Sends:
             self.piece(size, 1)
 
 
-def test_a_large_body_that_comes_too_slowly_is_given_up(ends):
+def test_a_large_body_that_arrives_too_slowly_is_dropped(ends):
     sends = Sends(*ends)
     sends.piece(65_536, 0)
     sends.piece(1, 0)
@@ -124,7 +124,7 @@ def test_a_small_body_is_given_a_minute(ends):
     Sends(*ends).is_given_up_after(60, size=1)
 
 
-def test_a_large_body_that_comes_fast_enough_is_read(ends):
+def test_a_large_body_that_arrives_fast_enough_is_read(ends):
     sends = Sends(*ends)
     for _ in range(60):
         sends.piece(SLOWEST, 1)

@@ -39,7 +39,7 @@ def test_an_empty_or_blank_variable_means_the_default(name):
     assert default == Settings.from_env({name: "  "})
 
 
-def test_everything_wrong_is_said_at_once_and_nothing_given_is_repeated():
+def test_all_errors_are_reported_at_once_without_the_values():
     environ = {"PORT": "s3cret", "REPLICATE_CONCURRENT_LIMIT": "1001", "REPLICATE_API_TOKEN": "r8 s3cret"}
 
     with pytest.raises(SettingsError) as refused:
@@ -86,7 +86,7 @@ def test_secrets_are_hidden_in_every_rendering():
     assert "whsec_s3cret==" == settings.webhook_secret
 
 
-def test_the_ledger_is_in_the_data_directory_unless_it_is_said_where():
+def test_the_ledger_is_in_the_data_directory_by_default():
     assert "sqlite:///data/ledger.db" == Settings.from_env({}).database_url
     assert "sqlite:////srv/x/ledger.db" == Settings.from_env({"DATA_DIR": "/srv/x"}).database_url
     assert (
@@ -105,16 +105,14 @@ def test_the_ledger_is_in_the_data_directory_unless_it_is_said_where():
         ("http://localhost:5000", False, True),
     ],
 )
-def test_replicate_is_asked_to_call_only_an_https_address_and_a_simulator_this_machine_too(
-    url, real, simulated
-):
+def test_webhooks_of_replicate_need_https_and_those_of_a_simulator_may_use_localhost(url, real, simulated):
     address = {"PUBLIC_URL": url} if url else {}
 
     assert real is Settings.from_env(address).webhooks_come
     assert simulated is Settings.from_env({**address, "REPLICATE_SIMULATE": "1"}).webhooks_come
 
 
-def test_what_a_store_needs_to_know_is_found_in_an_env_file_too(tmp_path, monkeypatch):
+def test_aws_variables_are_read_from_an_env_file_too(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / ".env").write_text("AWS_REGION=here\nAWS_ACCESS_KEY_ID=id\nAWS_OTHER=x\n")
     monkeypatch.setenv("AWS_REGION", "there")
@@ -153,7 +151,7 @@ def test_settings_cannot_be_changed():
         Settings.from_env({}).PORT = 1  # type: ignore[misc]
 
 
-def test_what_is_called_simulated_never_reaches_replicate_itself():
+def test_a_simulated_service_never_calls_replicate():
     simulated = Settings.from_env({"REPLICATE_SIMULATE": "1"})
     named = Settings.from_env({"REPLICATE_SIMULATE": "1", "REPLICATE_BASE_URL": "https://api.replicate.com/"})
     elsewhere = Settings.from_env({"REPLICATE_SIMULATE": "1", "REPLICATE_BASE_URL": "http://127.0.0.1:9"})
@@ -161,7 +159,7 @@ def test_what_is_called_simulated_never_reaches_replicate_itself():
     assert [True, True, False] == [each.needs_simulator for each in (simulated, named, elsewhere)]
 
 
-def test_a_value_in_quotes_is_refused_since_docker_would_hand_the_quotes_over():
+def test_a_value_in_quotes_is_refused():
     with pytest.raises(SettingsError, match=r"^REPLICATE_API_TOKEN: must not be in quotes"):
         Settings.from_env({"REPLICATE_API_TOKEN": '"r8_x"'})
 
@@ -169,7 +167,7 @@ def test_a_value_in_quotes_is_refused_since_docker_would_hand_the_quotes_over():
 @pytest.mark.parametrize(
     ("host", "address"), [("127.0.0.1", "127.0.0.1:5000"), ("::1", "[::1]:5000"), ("[::]", "[::]:5000")]
 )
-def test_an_ipv6_host_stands_in_brackets(host, address):
+def test_an_ipv6_host_is_put_in_brackets(host, address):
     assert address == Settings.from_env({"HOST": host}).address
 
 
@@ -177,12 +175,12 @@ def test_the_version_is_the_projects():
     assert VERSION == tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
 
 
-def test_without_a_token_only_a_simulation_has_one():
+def test_only_a_simulated_service_has_a_token_by_default():
     assert Settings.from_env({}).replicate_token is None
     assert Settings.from_env({"REPLICATE_SIMULATE": "1"}).replicate_token == "r8_simulated"
 
 
-def test_the_example_file_says_every_setting_with_its_sentence_and_default():
+def test_the_example_file_has_every_setting_with_its_description_and_default():
     lines = (ROOT / ".env.example").read_text().splitlines()
     said = {}
     for sentence, line in pairwise(lines):
@@ -258,7 +256,7 @@ def test_a_placeholder_may_look_like_a_secret_of_webhooks(value):
         Settings.from_env({"WEBHOOK_SECRET": value}).refuse_placeholders()
 
 
-def test_real_secrets_are_no_placeholders():
+def test_real_secrets_are_not_taken_for_placeholders():
     generator = random.Random(1)
     for _ in range(2000):
         token = "r8_" + "".join(generator.choices(string.ascii_letters + string.digits, k=37))
@@ -284,7 +282,7 @@ def test_real_secrets_are_no_placeholders():
         Settings.from_env({"CONCURRENT_DOCKER_ADMIN_API_KEY": key}).refuse_placeholders()
 
 
-def test_the_simulator_takes_placeholders_and_short_keys():
+def test_the_simulator_accepts_placeholders_and_short_keys():
     secrets = {"CONCURRENT_DOCKER_ADMIN_API_KEY": "changeme", "WEBHOOK_SECRET": "whsec_changeme"}
     settings = Settings.from_env({"REPLICATE_SIMULATE": "1", "REPLICATE_API_TOKEN": "r8_example"} | secrets)
 
@@ -318,21 +316,21 @@ def test_an_admin_key_below_sixteen_characters_is_weak():
         ("replicate_api_token", "REPLICATE_API_TOKEN"),
     ],
 )
-def test_a_misspelt_variable_is_named_with_the_nearest_setting(name, nearest, monkeypatch, tmp_path):
+def test_a_misspelt_variable_is_reported_with_the_nearest_setting(name, nearest, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv(name, "5")
 
     assert {name: nearest} == load().unknown
 
 
-def test_an_unknown_variable_of_our_prefix_is_named_though_nothing_is_near(monkeypatch, tmp_path):
+def test_an_unknown_variable_with_the_services_prefix_is_reported(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("REPLICATE_ZZ", "5")
 
     assert ["REPLICATE_ZZ"] == list(load().unknown)
 
 
-def test_what_is_unknown_in_a_dotenv_is_named_unless_it_is_another_programs(monkeypatch, tmp_path):
+def test_an_unknown_variable_of_a_dotenv_is_reported_unless_another_program_uses_it(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     (tmp_path / ".env").write_text(
         "FROBNICATE=1\nAWS_REGION=eu\nCOMPOSE_PROJECT_NAME=x\nTZ=UTC\nGITHUB_TOKEN=x\nFLASK_ENV=x\nPORT=5001\n"
@@ -344,14 +342,14 @@ def test_what_is_unknown_in_a_dotenv_is_named_unless_it_is_another_programs(monk
 
 
 @pytest.mark.parametrize("name", ["REPLICATE_requests_per_minute", "replicate_requests_per_minute"])
-def test_a_name_in_another_case_in_a_dotenv_is_named_with_its_setting(name, monkeypatch, tmp_path):
+def test_a_variable_of_a_dotenv_in_lower_case_is_reported_with_its_setting(name, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     (tmp_path / ".env").write_text(f"{name}=5\n")
 
     assert {name: "REPLICATE_REQUESTS_PER_MINUTE"} == load().unknown
 
 
-def test_variables_of_the_environment_that_are_no_setting_of_ours_are_left_alone(monkeypatch, tmp_path):
+def test_unrelated_variables_of_the_environment_are_not_reported(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     for name in ("HOSTNAME", "LOGNAME", "DATABASE", "PYTHONPATH", "MAX_MEMORY", "LOG_FILE", "PUBLIC_KEY"):
         monkeypatch.setenv(name, "x")

@@ -76,7 +76,7 @@ def test_entries_of_no_proxy_that_cannot_be_read_are_warned_of_by_number(environ
 
 
 @pytest.mark.slow
-def test_the_command_tells_its_version_and_its_options():
+def test_the_command_prints_its_version_and_its_options():
     assert f"{VERSION}\n" == _command("--version").stdout
     assert all(option in _command("--help").stdout for option in ("--port", "--version"))
 

@@ -65,7 +65,7 @@ def test_an_idle_thread_is_used_again(seen, monkeypatch):
     assert 1 == len(started)
 
 
-def test_a_system_without_threads_leaves_the_call_to_those_that_are_here(seen, monkeypatch):
+def test_a_call_waits_for_an_existing_thread_if_the_system_has_no_more(seen, monkeypatch):
     threads = Threads(10)
     (first,) = run(threads, seen, 1)
 
