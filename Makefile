@@ -34,10 +34,10 @@ format: .venv/dev ## format and mend what can be mended
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-generated: .venv/dev ## write the tables of README and docs, and .env.example, from the declarations
+generated: .venv/dev ## write the tables of docs/, and .env.example, from the declarations
 	$(BIN)/python -m docs.generate
 
-recording: .venv/dev ## compare what the service answers with what 0.7.0 did, to 500 requests: half a minute
+recording: .venv/dev ## compare what the service answers with what 0.7.0 did, to 520 requests: half a minute
 	$(BIN)/python -m tests.support.recording.recorder .recording.json
 	$(BIN)/python -m tests.support.recording.recorder --compare tests/data/recording-0.7.0.json.xz .recording.json
 

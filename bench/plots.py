@@ -11,13 +11,13 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 PLOTS = ROOT / "docs" / "plots"
 
-_LEFT, _WIDTH, _ROW, _TOP = 390, 800, 34, 64
-"""Pixels: where bars begin, the width of a chart, the height of a row, and of the title."""
+_LEFT, _WIDTH, _ROW, _TOP = 440, 860, 34, 64
+"""Pixels: the left edge of the bars, the width of a chart, the height of a row, and the height of the title."""
 
 
 @dataclass(frozen=True, slots=True)
 class Bar:
-    """A bar. `text` is shown behind it; `is_ours` colours it."""
+    """A bar. `text` follows it; `is_ours` selects its colour."""
 
     name: str
     value: float
@@ -31,16 +31,16 @@ def charts(results: str) -> dict[Path, str]:
     date = _found(r"^(\d{4}-\d\d-\d\d)", results)
     return {
         PLOTS / "window.svg": _chart(
-            "Creations in the densest 60 s, as a part of the limit", date, _window(results), limit=1.0
+            "Creations in the densest 60 s, as a part of the limit", date, _window(results), mark="limit"
         ),
         PLOTS / "makespan.svg": _chart(
             "180 pictures of 12 s at 60 slots: time as a multiple of the ideal",
             date,
             _makespans(results),
-            limit=1.0,
+            mark="ideal",
         ),
         PLOTS / "path.svg": _chart(
-            "CPU of a request, as a multiple of a bare forwarder's", date, _path(results), limit=1.0
+            "CPU of a request, as a multiple of a bare forwarder's", date, _path(results), mark="forwarder"
         ),
     }
 
@@ -94,13 +94,13 @@ def _found(pattern: str, text: str) -> str:
     return match[1]
 
 
-def _chart(title: str, date: str, bars: list[Bar], *, limit: float) -> str:
-    """Horizontal bars, and a line at `limit`."""
+def _chart(title: str, date: str, bars: list[Bar], *, mark: str) -> str:
+    """Horizontal bars, and a line at 1 with the name `mark`."""
     if not bars:
         raise ValueError(f"no figures for {title}")
     scale = (_WIDTH - _LEFT - 90) / max(bar.value for bar in bars)
     height = _TOP + _ROW * len(bars) + 16
-    line = _LEFT + limit * scale
+    line = _LEFT + scale
     font = 'font-family="system-ui, sans-serif" font-size="13" fill="#0f172a"'
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {height}" {font}>',
@@ -116,9 +116,10 @@ def _chart(title: str, date: str, bars: list[Bar], *, limit: float) -> str:
             f'<rect x="{_LEFT}" y="{top}" width="{width:.0f}" height="22" rx="3" fill="{colour}"/>',
             f'<text x="{_LEFT + width + 8:.0f}" y="{top + 16}">{escape(bar.text)}</text>',
         ]
-    parts.append(
-        f'<path d="M{line:.0f} {_TOP - 8}V{height - 8}" stroke="#dc2626" stroke-dasharray="4 3" stroke-width="1.5"/>'
-    )
+    parts += [
+        f'<text x="{line:.0f}" y="{_TOP - 12}" fill="#dc2626" text-anchor="middle">{mark}</text>',
+        f'<path d="M{line:.0f} {_TOP - 8}V{height - 8}" stroke="#dc2626" stroke-dasharray="4 3" stroke-width="1.5"/>',
+    ]
     return "\n".join([*parts, "</svg>\n"])
 
 
