@@ -376,7 +376,7 @@ def test_what_goes_wrong_when_it_is_taken_up_is_trouble_and_is_tried_again(path)
 )
 def test_a_row_that_cannot_be_written_fails_whoever_awaits_it_and_holds_up_no_other(path, wrong):
     with opened(path) as ledger:
-        with pytest.raises(LedgerDown, match="1 of 2 changes cannot be put on record"):
+        with pytest.raises(LedgerDown, match="1 of 2 changes cannot be written"):
             write(ledger, generation("a", **wrong), generation("b"))
         write(ledger, generation("c"))
 
