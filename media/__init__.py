@@ -1,1 +1,1 @@
-"""Kinds of files by their content: pictures, films and texts."""
+"""Media types of files by their content, and checks that an image is whole."""

@@ -1,4 +1,4 @@
-"""What a file is, told by its first bytes: never by its name, nor by what somebody says it is.
+"""Detects the media type of a file by its first bytes, not by its name or its declared type.
 
 Signatures: PNG (W3C PNG 5.2), JPEG (ITU-T T.81 B.1.1.3), GIF (GIF89a 17), WebP (RFC 9649), MP4 and QuickTime
 (ISO/IEC 14496-12 4.3), WebM (RFC 9559).
@@ -13,8 +13,8 @@ from functools import cache
 from typing import Literal
 
 HEAD = 1445
-"""Bytes that are enough to recognize it: 16 for a picture or film, and for a text as many as browsers read (WHATWG MIME
-Sniffing 5.2)."""
+"""Bytes that are enough to detect the type: 16 for an image or video, and as many as browsers read for a text (WHATWG
+MIME Sniffing 5.2)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +39,7 @@ UNKNOWN = MediaType("application/octet-stream", "", "unknown")
 BY_EXTENSION = {each.extension: each for each in (PNG, JPEG, WEBP, GIF, MP4, QUICKTIME, WEBM)}
 
 _STILL = rb"avif|avis|heic|heix|heim|heis|hevc|mif1|msf1"
-"""Brands of ISO files that are still pictures; none of them is known here."""
+"""Brands of ISO files that are still images. None of them is supported."""
 
 _SIGNATURES = [
     (re.compile(rb"\x89PNG\r\n\x1a\n"), PNG),
@@ -62,43 +62,44 @@ PAGES = {"text/html", "application/xhtml+xml"}
 """Media types of web pages."""
 
 _NO_TEXT = re.compile(r"[\0-\x08\x0e-\x1a\x1c-\x1f\ufffd]")
-"""Control characters that no text has, and the mark of bytes that are none."""
+"""Control characters that texts do not have, and the replacement character of undecodable bytes."""
 
 
 def media_type(head: bytes) -> MediaType | None:
-    """What the file is that begins with `head` (HEAD bytes, or all of it), or None if it is nothing known here."""
+    """The type of a file that begins with `head` (HEAD bytes, or the whole file), or None if it is not supported."""
     return next((media for signature, media in _SIGNATURES if signature.match(head)), None)
 
 
-def is_page(head: bytes, announced: str = "") -> bool:
-    """Whether what begins with `head` and has no `media_type` is a web page, other markup, or blank. An SVG is none."""
+def is_page(head: bytes, declared: str = "") -> bool:
+    """Whether a file without a `media_type` is a web page, other markup than SVG, or blank. `declared` is the type in
+    its Content-Type header."""
     text = _text_of(head)
-    return _is_page(text, announced) and not _is_svg(text, announced)
+    return _is_page(text, declared) and not _is_svg(text, declared)
 
 
-def is_text(head: bytes, announced: str = "") -> bool:
-    """Whether it is a page, or any other text."""
+def is_text(head: bytes, declared: str = "") -> bool:
+    """Whether a file without a `media_type` is a page or any other text, except for SVG."""
     text = _text_of(head)
-    return (_is_page(text, announced) or not _NO_TEXT.search(text)) and not _is_svg(text, announced)
+    return (_is_page(text, declared) or not _NO_TEXT.search(text)) and not _is_svg(text, declared)
 
 
-def _is_page(text: str, announced: str) -> bool:
-    return not text or text.startswith("<") or announced in PAGES
+def _is_page(text: str, declared: str) -> bool:
+    return not text or text.startswith("<") or declared in PAGES
 
 
-def _is_svg(text: str, announced: str) -> bool:
-    is_announced = announced == "image/svg+xml" and text.startswith("<") and not _HTML.search(text)
-    return is_announced or _SVG.match(text) is not None
+def _is_svg(text: str, declared: str) -> bool:
+    is_declared = declared == "image/svg+xml" and text.startswith("<") and not _HTML.search(text)
+    return is_declared or _SVG.match(text) is not None
 
 
 def _text_of(head: bytes) -> str:
     decoder = codecs.getincrementaldecoder(_ENCODINGS.get(head[:2], "utf-8-sig"))("replace")
-    return decoder.decode(head).lstrip()  # the last character may be cut
+    return decoder.decode(head).lstrip()  # `head` may end inside a character
 
 
 @cache
 def black_png(width: int, height: int) -> bytes:
-    """A black picture of so many pixels, as a PNG: what stands in where nothing was made."""
+    """A black PNG of this size in pixels, the placeholder for a failed generation."""
     rows = (b"\0" + b"\0\0\0" * width) * height  # filter type 0, then RGB
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(rows, 9)), (b"IEND", b""))

@@ -1,4 +1,4 @@
-"""Whether a picture is whole, by its structure alone. Nothing is decoded, and a large file is not read into memory.
+"""Checks that an image is whole, by its structure. Pixels are not decoded, and large files are not read into memory.
 
 A PNG has chunks up to IEND (W3C PNG 5), a JPEG segments and scans up to EOI (ITU-T T.81 B.1.1), a GIF blocks up to its
 trailer (GIF89a 27), and a WebP is as long as its RIFF header says (RFC 9649 2). Bytes after the end are allowed.
@@ -11,17 +11,17 @@ from typing import BinaryIO, Final
 
 from media.formats import GIF, JPEG, PNG, WEBP, MediaType
 
-MOST_PIXELS: Final = 2**28
+MAX_PIXELS: Final = 2**28
 
-_MOST_PARTS: Final = 500_000
-"""Chunks, segments or blocks of one picture. A GIF of 100 MB has 400,000; more would take seconds to go through."""
+_MAX_PARTS: Final = 500_000
+"""Chunks, segments or blocks of one image. A GIF of 100 MB has 400,000; more would take seconds to read."""
 
 _FREE_PARTS: Final = 1000
-_LEAST: Final = {JPEG: 64, PNG: 8, GIF: 4, WEBP: 8}
-"""Bytes that a part has on the average, beyond the first parts. So the time for a picture is bounded by its size."""
+_LEAST_BYTES: Final = {JPEG: 64, PNG: 8, GIF: 4, WEBP: 8}
+"""The least average size of a part in bytes, beyond the first parts. So the size of an image bounds the time."""
 
 _MARKER: Final = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")
-"""A JPEG marker, but for those inside a scan: stuffed and fill bytes, and restarts."""
+"""A JPEG marker, except for those inside a scan: stuffed and fill bytes, and restarts."""
 
 _FRAMES: Final = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _ALONE, _SOI, _EOI, _SOS = 0x01, 0xD8, 0xD9, 0xDA
@@ -35,24 +35,24 @@ _ENDS: Final = {
 
 
 class _Cut(Exception):
-    """The file ends before the picture does."""
+    """The file ends before the image does."""
 
 
 class _Damaged(Exception):
-    """The file is no picture of its type; the message says why."""
+    """The file is not an image of its type; the message gives the reason."""
 
 
 class _Parts:
-    """A file, read forward from its start."""
+    """Reads a file forward from its start, and counts its parts."""
 
     def __init__(self, file: BinaryIO, media: MediaType) -> None:
         self.size = file.seek(0, 2)
         self._file = file
-        self._left = min(_MOST_PARTS, _FREE_PARTS + self.size // _LEAST[media])
+        self._left = min(_MAX_PARTS, _FREE_PARTS + self.size // _LEAST_BYTES[media])
         file.seek(0)
 
     def take(self, size: int) -> bytes:
-        """The next bytes. Raises _Cut if there are not so many."""
+        """Read the next bytes. Raises _Cut if there are fewer."""
         found = self._file.read(size)
         if len(found) < size:
             raise _Cut
@@ -80,8 +80,8 @@ class _Parts:
 
 
 def check_whole(file: BinaryIO, media: MediaType) -> None:
-    """Raise ValueError unless the file is a whole picture of this type (PNG, JPEG, GIF or WebP) with 1 to
-    MOST_PIXELS pixels. The message reads as in "must be a whole PNG image: its end is missing (IEND)"."""
+    """Raise ValueError unless the file is a whole image of this type (PNG, JPEG, GIF or WebP) with 1 to MAX_PIXELS
+    pixels. A message is as "must be a whole PNG image: its end is missing (IEND)"."""
     try:
         width, height = _READERS[media](_Parts(file, media))
     except _Cut:
@@ -91,8 +91,8 @@ def check_whole(file: BinaryIO, media: MediaType) -> None:
     else:
         if not width or not height:
             raise ValueError(f"must be at least 1x1 pixels, not {width}x{height}")
-        if width * height > MOST_PIXELS:
-            raise ValueError(f"must have at most {MOST_PIXELS} pixels, not {width}x{height}")
+        if width * height > MAX_PIXELS:
+            raise ValueError(f"must have at most {MAX_PIXELS} pixels, not {width}x{height}")
         return
     raise ValueError(f"must be a whole {media.name.removeprefix('image/').upper()} image: {reason}")
 
@@ -194,7 +194,7 @@ def _webp(parts: _Parts) -> tuple[int, int]:
 
 
 def _webp_size(name: bytes, head: bytes) -> tuple[int, int] | None:
-    """Width and height, from the first bytes of a chunk that has them."""
+    """Width and height from the first bytes of a chunk, or None if it has none."""
     match name, len(head):
         case b"VP8 ", 10 if head[3:6] == b"\x9d\x01\x2a":
             width, height = struct.unpack("<HH", head[6:])

@@ -1,9 +1,9 @@
-"""Which hosts are out in the open: not here, not on the network that this service stands in.
+"""Tells public hosts from private ones: this machine and the networks around it.
 
-Whoever may name a URL must not reach what only we can reach: cloud metadata (169.254.169.254), databases beside
-us, ourselves. An address in any notation that a resolver takes for one is read as that address; a name that means
-a private network by itself (RFC 6761, RFC 6762, RFC 8375) is one. What other names resolve to is asked where a
-connection is made, of every address (`files/hosts.py`).
+A caller who names a URL must not reach hosts that only this service can reach, such as cloud metadata
+(169.254.169.254) and databases. An address counts in every notation that a resolver accepts. Names reserved for private
+networks (RFC 6761, RFC 6762, RFC 8375) are private. Other names are checked by their addresses when a connection is
+made (`network/public_http.py`).
 """
 
 import re
@@ -20,8 +20,8 @@ _TRANSLATED = IPv6Network("64:ff9b::/96")  # RFC 6052: the last 32 bits are an I
 
 
 def public_host(url: str) -> str | None:
-    """The host that this URL names, in lower case, if it is one that anybody could reach; else None."""
-    if "\\" in url:  # whether it ends the host is read in two ways
+    """The host of a URL, in lower case, if it is public; else None."""
+    if "\\" in url:  # parsers disagree on whether it ends the host
         return None
     try:
         parts = urlsplit(url)
@@ -37,7 +37,7 @@ def is_public_host(host: str) -> bool:
     if ":" in host:
         return is_public_address(host)
     if _NUMBER.fullmatch(host.rpartition(".")[2]):
-        try:  # what the C library takes for an address: 127.1, 0x7f000001, 2130706433, 0177.0.0.1
+        try:  # notations that the C library reads as an address: 127.1, 0x7f000001, 2130706433, 0177.0.0.1
             return is_public_address(socket.inet_ntoa(socket.inet_aton(host)))
         except (OSError, UnicodeError):
             return False
@@ -45,24 +45,30 @@ def is_public_host(host: str) -> bool:
 
 
 def is_public_address(address: str) -> bool:
-    """Whether an IP address is one of the open internet, and so is any that is wrapped in it."""
+    """Whether an IP address is public, and so are all addresses embedded in it."""
+    found = parse_address(address)
+    return found is not None and _is_public(found)
+
+
+def parse_address(text: str) -> IPv4Address | IPv6Address | None:
+    """The address without its zone, or None if it is none. An IPv4 address mapped to IPv6 is returned as IPv4."""
     try:
-        found = ip_address(address.partition("%")[0])
+        found = ip_address(text.partition("%")[0])
     except ValueError:
-        return False
-    return _is_public(found)
+        return None
+    return found.ipv4_mapped or found if isinstance(found, IPv6Address) else found
 
 
 def _is_public(address: IPv4Address | IPv6Address) -> bool:
-    if isinstance(address, IPv6Address) and (wrapped := _wrapped(address)):
-        return all(_is_public(each) for each in wrapped)
+    if isinstance(address, IPv6Address) and (embedded := _embedded(address)):
+        return all(_is_public(each) for each in embedded)
     if isinstance(address, IPv6Address) and address.is_site_local:  # fec0::/10, which Python calls global
         return False
     return address.is_global and not address.is_multicast and not address.is_reserved
 
 
-def _wrapped(address: IPv6Address) -> list[IPv4Address]:
-    """The IPv4 addresses that a packet to this one may end up at."""
+def _embedded(address: IPv6Address) -> list[IPv4Address]:
+    """The IPv4 addresses that a packet to an IPv6 address may be translated to."""
     found = [address.ipv4_mapped, address.sixtofour, *(address.teredo or ())]
     if address in _TRANSLATED:
         found.append(IPv4Address(int(address) & 0xFFFFFFFF))
@@ -70,11 +76,8 @@ def _wrapped(address: IPv6Address) -> list[IPv4Address]:
 
 
 def network_of(address: str) -> str:
-    """The network that stands for one peer: an IPv4 address, or the 64 bits of an IPv6 address that a host is given."""
-    try:
-        parsed = ip_address(address.partition("%")[0])
-    except ValueError:
-        return address
-    if isinstance(parsed, IPv4Address):
-        return address
-    return str(parsed.ipv4_mapped or IPv6Network((parsed, 64), strict=False))
+    """The network that counts as one client: an IPv4 address, or the /64 network of an IPv6 address."""
+    parsed = parse_address(address)
+    if isinstance(parsed, IPv6Address):
+        return str(IPv6Network((parsed, 64), strict=False))
+    return str(parsed or address)

@@ -11,19 +11,21 @@ Upper and lower case are the same, and a final dot of a name is ignored. Names a
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import Final
+
+from network.addresses import parse_address
 
 _LABEL: Final = r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?"
 _NAME: Final = re.compile(rf"(?:{_LABEL}\.)*(?!(?:[0-9]+|0x[0-9a-f]*)$){_LABEL}")
-"""Its last label is no number: resolvers read `127.1` and `0x7f000001` as addresses."""
+"""The last label is not a number: resolvers read `127.1` and `0x7f000001` as addresses."""
 
 _BRACKETS: Final = re.compile(r"\[([^\]]*:[^\]]*)\](?::(.*))?")
 
 
 @dataclass(frozen=True, slots=True)
 class HostRule:
-    """A host name, all hosts below a name that begins with a dot, or a network; on all ports if `port` is None."""
+    """`host` is a name, a name with a leading dot for all its subdomains, or a network. `port` None means any port."""
 
     host: str | IPv4Network | IPv6Network
     port: int | None = None
@@ -33,23 +35,21 @@ class HostRule:
             return False
         if isinstance(self.host, str):
             return host.endswith(self.host) if self.host.startswith(".") else host == self.host
-        address = _address(host)
+        address = parse_address(host)
         return address is not None and address in self.host
 
 
 @dataclass(frozen=True, slots=True)
 class HostRules:
-    """A list of hosts."""
-
     rules: tuple[HostRule, ...] = ()
 
     def match(self, host: str, port: int) -> bool:
-        """Whether the host, a name or an address, is on the list."""
+        """Whether a rule matches the host, a name or an address."""
         host = host.lower().removesuffix(".")
         return any(rule.matches(host, port) for rule in self.rules)
 
     def may_match(self, host: str, port: int) -> bool:
-        """Whether the host is on the list, or is a name, which may resolve to an address of a network on it."""
+        """Whether a rule matches the host, or may match an address that the name resolves to."""
         may_be_in_a_network = is_name(host) and any(
             not isinstance(rule.host, str) and rule.port in {None, port} for rule in self.rules
         )
@@ -60,12 +60,12 @@ NO_HOSTS: Final = HostRules()
 
 
 def entries(text: str) -> Iterator[str]:
-    """The entries of a list that is separated by commas or spaces."""
+    """The entries of a list separated by commas or spaces."""
     return filter(None, re.split(r"[,\s]+", text))
 
 
 def host_rules(text: str) -> HostRules:
-    """The list that a text has. Raises ValueError with what it must be, as in "must be …"."""
+    """Parse a list of hosts. Raises ValueError with the requirement, as in "must list …"."""
     rules: list[HostRule] = []
     for number, entry in enumerate(entries(text), 1):
         try:
@@ -79,7 +79,7 @@ def host_rules(text: str) -> HostRules:
 
 
 def host_rule(entry: str) -> HostRule:
-    """Raises ValueError if the entry is no rule."""
+    """Parse one entry. Raises ValueError if it is malformed."""
     entry = entry.lower()
     if brackets := _BRACKETS.fullmatch(entry):
         host, port = brackets.groups()
@@ -98,8 +98,8 @@ def is_name(host: str) -> bool:
 
 
 def is_host(host: str) -> bool:
-    """Whether it is a name, or an address in its usual notation."""
-    return is_name(host) or _address(host) is not None
+    """Whether it is a name, or an address in the usual notation."""
+    return is_name(host) or parse_address(host) is not None
 
 
 def _name(host: str) -> str:
@@ -112,15 +112,6 @@ def _name(host: str) -> str:
 
 def _network(text: str) -> IPv4Network | IPv6Network | None:
     try:
-        return ip_network(_address(text) or text)
+        return ip_network(parse_address(text) or text)
     except ValueError:
         return None
-
-
-def _address(host: str) -> IPv4Address | IPv6Address | None:
-    """The address, without its zone. One of IPv4 that is written as one of IPv6 is itself."""
-    try:
-        found = ip_address(host.partition("%")[0])
-    except ValueError:
-        return None
-    return found.ipv4_mapped or found if isinstance(found, IPv6Address) else found

@@ -1,8 +1,7 @@
-"""The HTTP proxy that requests to Replicate go through, as `HTTPS_PROXY` and `NO_PROXY` say.
+"""The HTTP proxy for requests to Replicate, from `HTTPS_PROXY` and `NO_PROXY`.
 
-Only https URLs go through the proxy, by CONNECT: it sees a host and a port, and no content. TLS and its
-certificates are checked end to end. The user name and the password of the proxy are kept apart from its URL, so that no
-error and no log shows them.
+Only https URLs use the proxy, by CONNECT: it sees the host and the port, and no content. TLS is end to end. The user
+name and password of the proxy are stored apart from its URL, so that errors and logs do not show them.
 """
 
 import re
@@ -23,15 +22,15 @@ _FORM: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Proxies:
-    """Which URLs go through `proxy`, if there is one: all that are https, but those of the hosts in `exempt`.
-    `unread` are the numbers of the entries of `NO_PROXY` that cannot be read, from 1."""
+    """https URLs use `proxy`, if there is one, except for the hosts in `exempt`. `unread` lists the entries of
+    `NO_PROXY` that cannot be parsed, by number from 1."""
 
     proxy: httpx.Proxy | None = field(default=None, repr=False)
     exempt: HostRules = NO_HOSTS
     unread: tuple[int, ...] = ()
 
     def for_url(self, url: str) -> httpx.Proxy | None:
-        """The proxy that the URL goes through."""
+        """The proxy for this URL, or None."""
         parts = urlsplit(url)
         is_direct = parts.scheme != "https" or self.exempt.match(parts.hostname or "", parts.port or 443)
         return None if is_direct else self.proxy
@@ -42,10 +41,10 @@ DIRECT: Final = Proxies()
 
 
 def read_proxies(https_proxy: str, no_proxy: str) -> Proxies:
-    """The proxies that the two variables describe. Raises ValueError as `read_proxy` does.
+    """Parse the two variables. Raises ValueError as `read_proxy` does.
 
-    In `no_proxy` a name stands for the hosts below it as well, with a dot before it or not, and `*` for all. An entry
-    that cannot be read matches nothing: the variable is shared with other programs, which may read more.
+    In `no_proxy`, a name with or without a leading dot also matches its subdomains, and `*` matches all hosts. An entry
+    that cannot be parsed matches nothing: other programs share the variable and may accept more.
     """
     exempt: list[HostRule] = []
     unread: list[int] = []
@@ -65,8 +64,8 @@ def read_proxies(https_proxy: str, no_proxy: str) -> Proxies:
 
 
 def read_proxy(text: str) -> httpx.Proxy:
-    """The proxy at a URL, which without a scheme is an http one. Its headers have the credentials. Raises ValueError
-    with what the URL must be, as in "must be …"."""
+    """Parse the URL of a proxy; the default scheme is http. Its credentials go into the headers. Raises ValueError with
+    the requirement, as in "must be …"."""
     if not re.fullmatch("[!-~]+", text):
         raise ValueError(_FORM)
     try:

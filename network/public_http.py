@@ -12,7 +12,6 @@ import re
 import socket
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from ipaddress import ip_address
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -21,7 +20,7 @@ import httpx
 from aiohttp.abc import AbstractResolver, ResolveResult
 from yarl import URL
 
-from network.addresses import is_public_address, public_host
+from network.addresses import is_public_address, parse_address, public_host
 from network.host_rules import NO_HOSTS, HostRules
 
 MAX_URL_LENGTH: Final = 2048
@@ -195,7 +194,5 @@ def describe_error(error: aiohttp.ClientError) -> str:
 
 
 def _is_loopback(host: str) -> bool:
-    try:
-        return host == "localhost" or ip_address(host).is_loopback
-    except ValueError:
-        return False
+    address = parse_address(host)
+    return host == "localhost" or (address is not None and address.is_loopback)

@@ -1,8 +1,8 @@
-"""URLs as people write them, made into URLs as they are sent (RFC 3986).
+"""Encodes URLs as people write them into valid ones (RFC 3986).
 
-A valid URL stays as it is, byte for byte. In any other, spaces around it are left out, what may not stand in its path,
-query and fragment is percent-encoded, and an international host name gets its ASCII form. A percent sign without two
-hexadecimal digits after it stands for itself. A backslash is refused: some readers take it for a slash.
+A valid URL stays the same, byte for byte. In any other, surrounding spaces are removed, invalid characters in the path,
+query and fragment are percent-encoded, and an international host name gets its ASCII form. A percent sign without two
+hexadecimal digits after it is encoded too. A backslash is refused, since some parsers read it as a slash.
 """
 
 import re
@@ -14,16 +14,16 @@ from yarl import URL
 
 _VISIBLE: Final = re.compile(r"[!-~]*")
 _SAFE: Final = "!$&'()*+,;=:@/?%"
-"""Beside letters, digits and `-._~`, what may stand in a path, query or fragment."""
+"""Characters allowed in a path, query or fragment, beside letters, digits and `-._~`."""
 _PERCENT: Final = re.compile(r"%(?![0-9A-Fa-f]{2})")
 _AUTHORITY: Final = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*://)([^/?#]*)(.*)", re.DOTALL)
 _PORT: Final = re.compile(r":[0-9]*$")
 _JOINERS: Final = "\u200c\u200d"
-"""Format characters that belong into words and emoji."""
+"""Format characters that are part of words and emoji."""
 
 
 def encoded_url(url: str) -> str:
-    """The URL as it can be sent. Raises ValueError that names the character that stands in the way."""
+    """The URL in a form that can be sent. Raises ValueError that names the first forbidden character."""
     url = url.strip()
     for character in url:
         is_control = unicodedata.category(character) in {"Cc", "Cf", "Cs", "Zl", "Zp"}

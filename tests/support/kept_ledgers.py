@@ -57,13 +57,6 @@ ADDED: Final[frozenset[str]] = frozenset(
 """The fields that later versions added to answers. The answers of 0.4.0 do not have them, so they are not compared."""
 
 
-_REWORDED: Final = {
-    "It was simulated and the service is not any more, or the other way round.": "It was simulated and the service no "
-    "longer simulates, or the reverse."
-}
-"""Sentences of 0.4.0 that this version writes anew when it ends a generation."""
-
-
 @dataclass(frozen=True, slots=True)
 class RecordedRequest:
     """One request. `{t-N}` in its path is a Unix time, N seconds before the ledger was written."""
@@ -90,10 +83,7 @@ class RecordedAnswers:
 
 
 def read_answers(path: Path = ANSWERS) -> RecordedAnswers:
-    text = lzma.decompress(path.read_bytes()).decode()
-    for old, new in _REWORDED.items():
-        text = text.replace(old, new)
-    found = json.loads(text)
+    found = json.loads(lzma.decompress(path.read_bytes()))
     for name in ("at_rest", "other_world"):
         found[name] = [(RecordedRequest(**ask), answer) for ask, answer in found[name]]
     return RecordedAnswers(**found)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from media.formats import GIF, black_png, media_type
-from media.pictures import MOST_PIXELS, check_whole
+from media.pictures import MAX_PIXELS, check_whole
 
 
 def drawn(format: str, size=(23, 17), mode="RGB", frames: int = 1, **options) -> bytes:  # noqa: A002 - Pillow's word
@@ -144,7 +144,7 @@ def test_a_damaged_picture_is_refused_in_words(name):
 
 
 def test_the_most_pixels_are_taken():
-    assert MOST_PIXELS == 2**28
+    assert MAX_PIXELS == 2**28
     assert reason(png(2**14, 2**14, PIXELS, END)) is None
 
 
