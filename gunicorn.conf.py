@@ -1,8 +1,8 @@
-"""How gunicorn serves: one worker, since the gate must see every call; threads, since callers wait.
+"""gunicorn's settings: one worker, since the gate must see every request, and many threads, since callers wait.
 
-Never preload: the loop thread would be started before the fork and be missing after it. The hooks tie the
-process's signals to the service's drain: on SIGTERM the worker goes on accepting, so that `/health` can say
-503, until what runs has ended or was given its time; only then does it stop. Ctrl-C and SIGQUIT give it none.
+Never preload: the loop thread would start before the fork and not exist after it. The hooks connect the signals of
+the process to the service's drain. On SIGTERM the worker keeps accepting, so that `/health` responds with 503,
+until running work has ended or DRAIN_SECONDS are over, and then stops. Ctrl-C and SIGQUIT drain for 0 seconds.
 """
 
 import gc
@@ -23,11 +23,11 @@ from settings import SettingsError, load
 from telemetry import logs
 
 _HEARING_SECONDS = 45
-"""What hearing of creations on their way may take after the drain. What takes longer the next process looks for."""
+"""Seconds to wait for pending creations after the drain. The next process searches for any that take longer."""
 
 
 class Logger(glogging.Logger):  # type: ignore[misc] # gunicorn ships no types
-    """Requests are logged by the application; gunicorn would put a line together for each, for nobody."""
+    """gunicorn's logger without the access log, since the application logs each request."""
 
     access_log_enabled = False
 
@@ -56,7 +56,7 @@ logconfig_dict = logs.configuration(_settings)
 
 
 def on_starting(_server: Any) -> None:
-    """See to file descriptors: every caller who waits holds two."""
+    """Raise the limit of file descriptors: every waiting caller needs two."""
     wanted = 2 * worker_connections + _settings.REPLICATE_CONCURRENT_LIMIT + 512
     few, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     if most != resource.RLIM_INFINITY and most < wanted:
@@ -68,8 +68,8 @@ def on_starting(_server: Any) -> None:
 
 
 def when_ready(server: Any) -> None:
-    """Never a second worker beside the first, not even for a moment: each would spend the whole allowance. And
-    never gunicorn's quick shutdown, which kills after two seconds what still hears of a creation on its way."""
+    """Prevent a second worker, even for a moment, since each would use the full limits. Also prevent gunicorn's quick
+    shutdown, which kills a worker after two seconds, even while a creation is pending."""
 
     def on_quit(_signum: int, _frame: FrameType | None) -> None:
         for pid in list(server.WORKERS):
@@ -84,8 +84,8 @@ def when_ready(server: Any) -> None:
 
 
 def post_worker_init(worker: Any) -> None:
-    """Take the signals over from gunicorn once there is a service to drain."""
-    # What is here now stays as long as the worker: the collector need not go through it again and again.
+    """Replace gunicorn's signal handlers once there is a service to drain."""
+    # Objects made so far live as long as the worker, so the garbage collector can skip them.
     gc.collect()
     gc.freeze()
 
@@ -105,4 +105,4 @@ def worker_exit(_server: Any, worker: Any) -> None:
     if getattr(worker, "wsgi", None) is not None:
         worker.wsgi.extensions["service"].close()
         logging.shutdown()
-        os._exit(0)  # Python would first wait for threads that wait for a peer who stalls
+        os._exit(0)  # Python's own exit would wait for threads of peers that stall

@@ -1,7 +1,7 @@
-"""The running service: its parts, start, drain and end. Only this file chooses implementations.
+"""The running service: its parts, start, drain and close. Only this file chooses implementations.
 
-`build` makes the ledger and the provider as the settings say, and the rest (`generations/core.py`) on a loop thread of
-its own. Call it in the process that serves, after any fork.
+`build` creates the ledger and the provider according to the settings, and the rest (`generations/core.py`) on a new
+loop thread. Call it after any fork.
 """
 
 import asyncio
@@ -47,25 +47,25 @@ NAME: Final = "replicate-concurrent-generation"
 VERSION: Final = "0.7.0"
 
 _FORECASTS_AT_ONCE: Final = 2
-"""Plans and results of batches that are made at once. One takes the processor for a while, and health checks must not
-wait for many."""
+"""Forecasts and results of batches that are computed at once. Each uses the processor for a while, and health checks
+must not wait for many."""
 
 _OTHERS_AT_ONCE: Final = 200
-"""Requests under way that create nothing. More of them would only wait at the other end."""
+"""Requests to Replicate in flight that create nothing. More would only wait at Replicate."""
 
 _BUDGET_HORIZON: Final = 90 * DAY
-"""Seconds of costs that the budget knows at the start: further back no clock is set."""
+"""Seconds of past costs that the budget loads at the start."""
 
 _HASH_KEY: Final = "caller hash key"
 _READERS: Final = 2
-"""Questions of the loop to the ledger that are answered at once, beside the batches that are planned."""
+"""Reads of the ledger at once for the loop, besides forecasts."""
 
 log = structlog.get_logger("service")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Runtime:
-    """One process of the service. `start` it once, and `close` it when done; any thread."""
+    """One process of the service. Call `start` once and `close` at the end, in any thread."""
 
     settings: Settings
     loop: LoopThread
@@ -90,7 +90,7 @@ class Runtime:
         return self.core.gate
 
     def start(self) -> None:
-        """Begin to serve, with the work in the ledger. Returns when it is open, or could not be opened."""
+        """Start serving, and resume the work in the ledger. Returns when the ledger is open or has failed to open."""
         if self.files:
             self.loop.run(self.files.start())
         self.ledger.start(on_open=self._restore)
@@ -107,7 +107,7 @@ class Runtime:
         self.loop.submit(self.core.supervisor.drain(seconds)).add_done_callback(lambda _: then())
 
     def close(self) -> None:
-        """Interrupt running work, and end the loop thread. Twice is no error."""
+        """Interrupt running work, and end the loop thread. A second call does nothing."""
         if not self.loop.is_running:
             return
         try:
@@ -128,7 +128,7 @@ class Runtime:
         return {"status": "healthy", "service": NAME, "version": VERSION}
 
     def configure(self, limits: Limits) -> dict[str, Any]:
-        """Change the gate's limits at once; returns its figures then."""
+        """Change the gate's limits at once. Returns its new statistics."""
 
         def change() -> GateStats:
             self.gate.configure(**limits.model_dump())
@@ -165,7 +165,7 @@ class Runtime:
             log.info("recovery_completed", going_on=resumed, waiting_for_owner=len(state.suspended))
 
     async def _tidy_up(self) -> None:
-        """Do what time alone brings about."""
+        """Run the periodic clean-up."""
         pause = min(60.0, max(1.0, self.settings.RESUME_TTL / 4))
         while True:
             await asyncio.sleep(pause)
@@ -190,8 +190,8 @@ class Runtime:
 
 
 def build(settings: Settings, *, provider: FullProvider | None = None) -> Runtime:
-    """Build the service that these settings describe, before another `provider` if one is given. It runs from `start`
-    on. Raises SettingsError."""
+    """Build the service from settings, with another `provider` than Replicate if it is not None. It does not serve
+    before `start`. Raises SettingsError."""
     if settings.needs_simulator:
         raise SettingsError("REPLICATE_SIMULATE: only `python app.py` starts a simulator.")
     settings.refuse_placeholders()
@@ -249,7 +249,7 @@ def started(settings: Settings, *, provider: FullProvider | None = None) -> Runt
 
 
 def check(settings: Settings) -> None:
-    """What can be known to be wrong before anything is started. Raises SettingsError."""
+    """Check the settings as far as possible without starting anything. Raises SettingsError."""
     settings.refuse_placeholders()
     _registry(settings)
     _storage(settings)
@@ -274,7 +274,7 @@ def _authenticator(settings: Settings) -> Authenticator:
         server_token=settings.replicate_token,
         user_tokens=settings.ALLOW_USER_TOKENS,
     )
-    authenticator.hash_key = None  # the ledger has it
+    authenticator.hash_key = None  # read from the ledger when it opens
     return authenticator
 
 
@@ -288,7 +288,7 @@ def _gates(settings: Settings) -> tuple[Gate, Gate]:
     others = Gate(
         concurrent_limit=_OTHERS_AT_ONCE,
         requests_per_minute=settings.REPLICATE_OTHER_REQUESTS_PER_MINUTE,
-        bounds_unproven=False,  # the poll of one account would wait, and with it all others
+        bounds_unproven=False,  # one account's polls would delay those of all others
     )
     others.start_half_spent()
     return creations, others
@@ -318,13 +318,13 @@ def _open_files(settings: Settings) -> Files | None:
 
 
 def _registry(settings: Settings) -> Registry:
-    """The declared models, with the operator's rules in place of their fallbacks. Raises SettingsError."""
+    """The declared models, with fallbacks from FALLBACKS_FILE if it is set. Raises SettingsError."""
     path = settings.FALLBACKS_FILE
     return declared(rules=read_rules(path, declared()) if path else None)
 
 
 def _storage(settings: Settings) -> FileStorage:
-    """Where outputs are kept. Raises SettingsError."""
+    """The storage of outputs. Raises SettingsError."""
     if settings.FILES_URL is None:
         return Directory(settings.files_dir)
     try:
@@ -340,7 +340,7 @@ def _storage(settings: Settings) -> FileStorage:
 
 
 def _uploads_dir(settings: Settings) -> Path | None:
-    """Where uploaded images lie while they are needed; the system's own place if DATA_DIR cannot be written."""
+    """The directory for uploaded images; None if DATA_DIR is not writable, which means temporary files."""
     path = settings.DATA_DIR / "uploads"
     try:
         settings.DATA_DIR.mkdir(mode=0o700, parents=True, exist_ok=True)

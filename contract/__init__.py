@@ -1,1 +1,1 @@
-"""The words of the HTTP contract that every layer uses. Imports nothing of this project."""
+"""Terms of the HTTP contract that every layer uses. Imports nothing of this project."""

@@ -1,4 +1,4 @@
-"""The states of a generation, and how moments are written in answers."""
+"""The states of a generation, and the format of times in responses."""
 
 from datetime import UTC, datetime
 from typing import Literal
@@ -10,5 +10,5 @@ ENDED: tuple[State, ...] = ("succeeded", "failed", "canceled")
 
 
 def iso8601(moment: float) -> str:
-    """A Unix time (seconds) as answers carry it: ISO 8601, UTC, milliseconds."""
+    """A Unix time (seconds) in the format of responses: ISO 8601, UTC, milliseconds."""
     return datetime.fromtimestamp(moment, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

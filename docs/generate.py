@@ -36,7 +36,7 @@ _COMMENTED_OUT = {"HOST", "PORT"}
 
 
 def documents() -> dict[Path, str]:
-    """The whole text that each document should have."""
+    """The expected text of each document, by its path."""
     models = [_model(model) for model in MODELS]
     fallbacks = [
         (f"`{model.short_name}`", ", ".join(map(_rule, model.fallbacks)))
@@ -106,7 +106,7 @@ def _table(head: str, rows: Sequence[Sequence[str]]) -> str:
 
 
 def main() -> int:
-    """Write every document that is not as it should be, and name it. Returns the exit status."""
+    """Write each document that differs, and print its path. Returns the exit status."""
     for path, text in documents().items():
         if path.read_text() != text:
             path.write_text(text)

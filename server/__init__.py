@@ -1,1 +1,1 @@
-"""How gunicorn serves: its worker, the connections that have not sent a request yet, and peers that are too slow."""
+"""The server: gunicorn's worker, limits on connections without a request, and on slow peers."""

@@ -1,8 +1,8 @@
-"""Connections without a complete request: which are given up, and when. No sockets and no clock, `now` is an argument.
+"""Decides which connections without a complete request are dropped, and when. Pure: `now` is an argument.
 
-A connection costs a descriptor and a little memory until its request is there. So there is a bound, and one address
-has at most half of it. Beyond the bound a newcomer still comes in, and the oldest connection of the address with the
-most is given up: a client sends its request at once, and a flood that sends nothing displaces itself.
+Each connection costs a file descriptor and a little memory. So their number is bounded, and one address may have at
+most half of them. Beyond the bound a new connection is still accepted, and the oldest connection of the address with
+the most is dropped: real clients send their request at once, so a flood of silent connections displaces itself.
 """
 
 from collections import OrderedDict
@@ -11,15 +11,15 @@ from typing import Final, Generic, TypeVar
 C = TypeVar("C")
 
 PATIENCE: Final = 15.0
-"""Seconds that a connection may take to send a whole request head. An idle one is kept as long after a request."""
+"""Seconds for a connection to send a complete request head, and to stay idle after a request."""
 
 HURRIED: Final = 2.0
-"""The same once more than half of the bound wait for their first request."""
+"""The same while more than half of the bound wait for their first request."""
 
 
 class Arrivals(Generic[C]):
-    """Connections in the order in which they came, by address. `most` is the bound for all of them and `share` for one
-    address, by default half of it; `hurried` is the patience once more than half of the bound wait."""
+    """Connections in order of arrival, by address. `most` is the bound for all of them, and `share` for one
+    address, by default half of it. `hurried` is the patience in seconds while more than half of the bound wait."""
 
     def __init__(self, most: int, *, share: int | None = None, hurried: float = HURRIED) -> None:
         self._most = most
@@ -35,7 +35,7 @@ class Arrivals(Generic[C]):
         return connection in self._since
 
     def add(self, connection: C, address: str, now: float) -> list[C]:
-        """Add a connection. Returns those that are given up for it."""
+        """Add a connection. Returns the connections that are dropped for it."""
         self._since[connection] = (now, address)
         mine = self._by_address.setdefault(address, OrderedDict())
         mine[connection] = None
@@ -44,11 +44,11 @@ class Arrivals(Generic[C]):
         return self.shed() if len(self._since) > self._most else []
 
     def shed(self) -> list[C]:
-        """Give up the oldest of the address with the most, if there is one."""
+        """Drop the oldest connection of the address with the most. Returns it, or an empty list."""
         return [self._give_up_oldest(max(self._by_address.values(), key=len))] if self._since else []
 
     def remove(self, connection: C) -> None:
-        """Its request is there, or it is gone."""
+        """Remove a connection whose request is complete, or that is closed."""
         _, address = self._since.pop(connection)
         mine = self._by_address[address]
         del mine[connection]
@@ -56,7 +56,7 @@ class Arrivals(Generic[C]):
             del self._by_address[address]
 
     def overdue(self, now: float, *, patience: float = PATIENCE) -> list[C]:
-        """Those that took too long; they are removed."""
+        """Remove and return the connections that took too long."""
         if len(self._since) > self._most // 2:
             patience = min(patience, self._hurried)
         late = []

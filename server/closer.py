@@ -1,7 +1,7 @@
-"""The end of connections, on one thread for all of them.
+"""Closes connections, on one thread for all of them.
 
-If a connection is closed with bytes unread, its peer may discard the answer (RFC 9112 9.6). So the bytes that a refused
-client still sends are thrown away until it closes.
+If a connection is closed with unread bytes, its peer may discard the response (RFC 9112 9.6). So the bytes that a
+refused client still sends are discarded until it closes.
 """
 
 import selectors
@@ -14,18 +14,18 @@ from typing import Any, Final
 from gunicorn.workers.gthread import PollableMethodQueue
 
 MOST: Final = 64
-"""Connections that may linger at once. More are closed at once."""
+"""Connections that may linger at the same time. Any more are closed immediately."""
 
 SECONDS: Final = 2.0
 BYTES: Final = 33_554_432
-"""A client that reads only after it has sent its body sees the refusal then."""
+"""Bytes discarded per connection, so that a client that reads only after sending its body gets the refusal."""
 
 _PAUSE: Final = 0.01
-"""Seconds between two rounds. What comes meanwhile is in the kernel's buffers, and other threads can run."""
+"""Seconds between two rounds, so that other threads can run."""
 
 
 class Closer(threading.Thread):
-    """Closes connections once their peers do, or when these were given enough time."""
+    """Closes each connection once its peer does, or after a time limit."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         super().__init__(name="closer", daemon=True)
@@ -35,10 +35,10 @@ class Closer(threading.Thread):
         self._poller = selectors.DefaultSelector()
         self._poller.register(self._calls.fileno(), selectors.EVENT_READ, self._calls.run_callbacks)
         self._lingering: dict[Any, tuple[float, int]] = {}
-        """By connection: until when it may linger, and how many bytes its peer may still send."""
+        """By connection: the deadline, and the number of bytes that its peer may still send."""
 
     def close(self, conn: Any) -> None:
-        """End the answer on a connection of gunicorn's, and close it later. Any thread."""
+        """End the response on a connection of gunicorn, and close it later. Safe in any thread."""
         self._calls.defer(self._begin, conn)
 
     def run(self) -> None:

@@ -1,7 +1,7 @@
-"""The socket of a caller. It gives up a peer that takes or sends too little while the service waits for it.
+"""The socket of a caller. It fails if the peer reads or sends too slowly while the service waits for it.
 
-A thread writes each answer and reads each body, so a peer that stalls holds one. A time limit for each call is not
-enough: a byte now and then keeps within it. So this counts bytes over the time spent waiting for the peer.
+A thread writes each response and reads each body, so a peer that stalls occupies a thread. A timeout per call is not
+enough, since a single byte resets it. So the socket counts bytes over the time spent waiting for the peer.
 """
 
 import fcntl
@@ -16,7 +16,7 @@ from typing import Any, Final, Self
 from settings import SLOWEST
 
 PATIENCE: Final = 60.0
-"""Seconds over which they are counted: with an answer its work may be lost, so it is given more time."""
+"""Seconds over which bytes are counted. Long, since the work may be lost with its response."""
 
 BODY_SECONDS: Final = 10.0
 """The same for a large body."""
@@ -25,22 +25,22 @@ _SMALL_BODY: Final = 65_536
 _SAMPLE: Final = 0.25
 _LOOK_AGAIN_MS: Final = 500
 _REST: Final = bytearray(1024 * 1024)
-"""Where bytes go that are thrown away."""
+"""A buffer for discarded bytes."""
 
 
 class TooSlow(TimeoutError):
-    """The peer takes or sends less than it must."""
+    """The peer reads or sends below the minimum speed."""
 
 
 class Pace:
-    """How many bytes a peer moves in the time that is spent waiting for it. Both only grow."""
+    """The speed of a peer: bytes moved over seconds spent waiting for it. Both only grow."""
 
     def __init__(self) -> None:
         self._latest = (0.0, 0)
         self._samples = deque([self._latest])
 
     def note(self, waited: float, moved: int) -> None:
-        """In `waited` seconds in all, `moved` bytes in all."""
+        """Record the totals: `waited` seconds and `moved` bytes."""
         self._latest = (waited, moved)
         if waited >= self._samples[-1][0] + _SAMPLE:
             self._samples.append(self._latest)
@@ -50,7 +50,7 @@ class Pace:
     def rate(self, over: float) -> float | None:
         """Bytes a second in the last `over` seconds of waiting; None if there were not so many."""
         waited, moved = self._latest
-        for since, before in reversed(tuple(self._samples)):  # a copy, since another thread may look
+        for since, before in reversed(tuple(self._samples)):  # a copy, since another thread may call this
             if since <= waited - over:
                 return (moved - before) / (waited - since)
         return None
@@ -62,7 +62,7 @@ class Peer(socket.socket):
     def __init__(self, *given: Any, **named: Any) -> None:
         super().__init__(*given, **named)
         self.patience = PATIENCE
-        """Seconds over which the reading of the answer is judged."""
+        """Seconds over which the speed of reading the response is measured."""
         self._reading, self._sending = Pace(), Pace()
         self._read_wait = self._sent_wait = 0.0
         self._received = self._sent = 0
@@ -73,7 +73,7 @@ class Peer(socket.socket):
         return cls(family, kind, protocol, fileno=accepted.detach())
 
     def begin_request(self) -> None:
-        """A new request begins: nothing is known of its answer, and no byte of its body has come."""
+        """Reset the measurements for a new request."""
         self.patience = PATIENCE
         self._reading, self._sending = Pace(), Pace()
         self._read_wait = self._sent_wait = 0.0
@@ -81,7 +81,7 @@ class Peer(socket.socket):
         self._sent = self._unacknowledged()
 
     def rate(self, over: float) -> float | None:
-        """Bytes a second of the answer that the peer took in the last `over` seconds of waiting for it."""
+        """Bytes per second of the response that the peer read in the last `over` seconds of waiting for it."""
         return self._sending.rate(over)
 
     def recv(self, size: int, flags: int = 0, /) -> bytes:
@@ -110,7 +110,7 @@ class Peer(socket.socket):
                 left = left[sent:]
 
     def discard(self) -> int:
-        """Throw away the bytes that have come. Returns how many; none if the peer has closed."""
+        """Discard the bytes that have arrived. Returns their number; 0 if the peer has closed."""
         try:
             return self.recv_into(
                 _REST, len(_REST), socket.MSG_TRUNC | socket.MSG_DONTWAIT
@@ -119,7 +119,7 @@ class Peer(socket.socket):
             return 0
 
     def abort(self) -> None:
-        """Close the connection from any thread, and throw away the bytes that the peer did not take."""
+        """Close the connection, and discard the bytes that the peer did not read. Safe in any thread."""
         self.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.shutdown(socket.SHUT_RDWR)
 

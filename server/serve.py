@@ -1,4 +1,4 @@
-"""Serving: gunicorn as `gunicorn.conf.py` says, with a simulator of Replicate beside it when one is asked for."""
+"""Runs gunicorn with `gunicorn.conf.py`, and a simulator of Replicate in a second process if the settings need one."""
 
 import json
 import shlex
@@ -20,7 +20,7 @@ ROOT = Path(__file__).parent.parent
 
 
 class Server(Application):  # type: ignore[misc] # gunicorn ships no types
-    """gunicorn with its settings file, serving an application made in the worker."""
+    """gunicorn with its settings file. The worker creates the application."""
 
     def __init__(
         self, settings: Settings, create_app: Callable[[Settings], WSGIApplication], banner: str
@@ -47,7 +47,7 @@ class Server(Application):  # type: ignore[misc] # gunicorn ships no types
 
 
 def serve(settings: Settings, create_app: Callable[[Settings], WSGIApplication]) -> int:
-    """Serve until a signal ends it; the simulator beside it ends too. Returns the exit status."""
+    """Serve until a signal ends the process, and then end the simulator. Returns the exit status."""
     if trouble := _cannot_listen(settings):
         sys.stderr.write(f"{trouble}\n")
         return 2
@@ -59,8 +59,8 @@ def serve(settings: Settings, create_app: Callable[[Settings], WSGIApplication])
             "from a checkout (python -m simulator) and name it in REPLICATE_BASE_URL.\n"
         )
         return 2
-    # It ends when its stdin does, so it never outlives this process, whatever becomes of that. In a session
-    # of its own it hears no Ctrl-C: the service still cancels there what it has running.
+    # The simulator ends with its stdin, so it never outlives this process, even if that is killed. In its own
+    # session it gets no Ctrl-C: the service still needs it to cancel running predictions.
     command = [sys.executable, "-m", "simulator", "--port", "0", "--exit-on-stdin-eof"]
     with subprocess.Popen(  # noqa: S603 - our own module
         command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True
@@ -84,7 +84,7 @@ def _run(settings: Settings, create_app: Callable[[Settings], WSGIApplication]) 
 
 
 def _cannot_listen(settings: Settings) -> str | None:
-    """Why the address cannot be listened on: gunicorn would try for five seconds and say it less plainly."""
+    """The reason why the address cannot be used, or None. gunicorn would retry for five seconds first."""
     host = settings.HOST.strip("[]")
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, settings.PORT, type=socket.SOCK_STREAM)[

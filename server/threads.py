@@ -8,10 +8,10 @@ from queue import SimpleQueue
 
 
 class Threads:
-    """Up to `most` threads. Each is started when a call finds none idle, and ends with the process.
+    """Up to `most` threads. A thread starts when a call finds none idle, and ends with the process.
 
-    Nothing here waits for a thread. An executor of `concurrent.futures` waits until each thread that it starts has
-    run, and while others compute the accepting thread would do little else.
+    `run` never waits for a thread. An executor of `concurrent.futures` waits until each new thread has started, which
+    would slow the accepting thread down while others use the processor.
     """
 
     def __init__(self, most: int) -> None:
@@ -20,12 +20,12 @@ class Threads:
         self._left = most
 
     def run(self, call: Callable[[], object]) -> None:
-        """Run `call`, which does not raise, on a thread: at once, or when one is idle. To be called by one thread."""
+        """Run `call` on a thread as soon as one is idle. `call` must not raise. Only one thread may use this method."""
         self._calls.put(call)
         if self._left and not self._idle.acquire(blocking=False):
             with suppress(
                 RuntimeError
-            ):  # the system has no thread left, so one of those that are here must do
+            ):  # the system has no more threads: an existing one runs the call later
                 start_new_thread(self._work, ())
                 self._left -= 1
 

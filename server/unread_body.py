@@ -1,7 +1,7 @@
-"""WSGI middleware: an answer that leaves a part of the request's body unread closes the connection.
+"""WSGI middleware: closes the connection after a response that leaves a part of the request's body unread.
 
-The rest of the body would have to be read before the next request on that connection: as much as the client likes to
-send, and as slowly. The client learns from `Connection: close` that it may stop sending.
+Otherwise the rest of the body, of any length and speed, would have to be read before the next request on that
+connection. With `Connection: close`, the client may stop sending.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -15,7 +15,7 @@ CLOSE: Final = ("Connection", "close")
 
 
 class CloseUnread:
-    """`application`, before whose answers the body that it has read is measured."""
+    """Wraps `application`, and adds `Connection: close` to its responses that leave a body unread."""
 
     def __init__(self, application: Application) -> None:
         self._application = application
@@ -29,7 +29,7 @@ class CloseUnread:
         def start(status: str, headers: list[tuple[str, str]], *more: Any) -> Any:
             if not body.is_read:
                 headers = [*headers, CLOSE]
-                # gunicorn ignores the header in an application's answer. Its own response object decides.
+                # gunicorn ignores this header of an application, so its response object must be set, too.
                 force_close = getattr(getattr(start_response, "__self__", None), "force_close", None)
                 if force_close is not None:
                     force_close()
@@ -39,8 +39,8 @@ class CloseUnread:
 
 
 class _Body:
-    """A request's body that knows whether it was read to its end. `length` is its Content-Length; None if it ends by
-    itself."""
+    """A request's body that records whether it was read to its end. `length` is its Content-Length; None if it is
+    chunked."""
 
     def __init__(self, stream: Any, length: str | None) -> None:
         self._stream = stream

@@ -1,11 +1,11 @@
-"""gunicorn's threaded worker, with its front room rebuilt: a thread is for a request that has come.
+"""gunicorn's threaded worker, changed so that a connection occupies a thread only once its request head is complete.
 
-gunicorn gives every new connection to a thread, which waits there for the request. As many silent connections as there
-are threads then stop the service. Here the thread that accepts also collects the heads of requests, without ever
-waiting for one; a connection goes to a thread once its head is whole.
+gunicorn gives each new connection to a thread, which waits for the request. As many silent connections as there are
+threads would then block the service. Here the accepting thread also reads the heads of requests, without waiting, and
+passes a connection to a thread once its head is complete.
 
-The rest are a few things put right: the accepting thread neither lingers nor dies of a full table of descriptors, a
-peer that stalls is given up, and a request that cannot be parsed is answered by a problem document and not by HTML.
+Further changes: the accepting thread neither waits to close connections nor fails when file descriptors run out, a
+peer that stalls is dropped, and a request that cannot be parsed gets a problem document instead of HTML.
 """
 
 import ctypes
@@ -40,28 +40,28 @@ from server.peer import Peer, TooSlow
 from server.threads import Threads
 
 _SILENT_SECONDS: Final = 10
-"""A peer who stops in the middle of a body is given up after this."""
+"""Seconds after which a peer that sends nothing in the middle of a body is dropped."""
 
 MOST_HEADERS: Final = 1000
-"""Headers of one request. Parsing takes gunicorn a time that grows with their square: 10 ms for so many."""
+"""Maximum headers of one request. gunicorn's parsing time grows with their square: 10 ms for 1000."""
 
 LONGEST_HEADERS: Final = 32_768
-"""Bytes of all of them, each with its line's end."""
+"""Maximum bytes of all headers, including line ends."""
 
 _LONGEST_HEAD: Final = MAX_REQUEST_LINE + LONGEST_HEADERS + len(b"\r\n\r\n")
-"""Bytes of the longest request line and these headers."""
+"""Maximum bytes of the request line and the headers."""
 
 _UNREAD_BODY: Final = 65_536
-"""Bytes of a body that the application did not read, after which the connection closes instead."""
+"""Bytes of an unread body that are discarded to keep the connection; after more, it is closed."""
 
 _SWITCH_SECONDS: Final = 0.0005
-"""How long a thread may compute while another wants to. A health check wants to ten times, and Python's 5 ms add up."""
+"""Python's switch interval. A health check needs about ten switches, which would take long at the default of 5 ms."""
 
 _MAPPED: Final = 4_194_304
-"""Bytes from which an allocation is a mapping of its own, which is gone when it is freed."""
+"""Bytes from which glibc allocates by mmap, so that the memory is returned when freed."""
 
 _LAST_WORDS_SECONDS: Final = 5
-"""Seconds to write the last answers once nothing runs any more."""
+"""Seconds to write the last responses once no work runs."""
 
 _LOG_PAUSE: Final = 60.0
 
@@ -75,8 +75,8 @@ log = structlog.get_logger("server")
 
 
 class Connection(TConn):  # type: ignore[misc] # gunicorn ships no types
-    """A connection that is ready to be read, without a call of the system. gunicorn's own, which is not initialized
-    here, makes the socket non-blocking at once, and prepares it on a thread, for TLS and HTTP/2."""
+    """A connection that is ready to be read, made without a system call. gunicorn's own constructor, which is not
+    called here, would make the socket non-blocking at once and prepare TLS and HTTP/2 on a thread."""
 
     def __init__(self, cfg: Any, peer: Peer, client: Any, server: Any) -> None:
         self.cfg, self.sock, self.client, self.server = cfg, peer, client, server
@@ -87,7 +87,8 @@ class Connection(TConn):  # type: ignore[misc] # gunicorn ships no types
 
 
 class Worker(ThreadWorker):  # type: ignore[misc] # gunicorn ships no types
-    """gthread with `Arrivals` in front of its threads. The first part of it runs on the accepting thread alone."""
+    """gthread with `Arrivals` before its threads. The methods up to "On the threads" run on the accepting thread
+    only."""
 
     def init_process(self) -> None:
         _give_memory_back()
@@ -97,7 +98,7 @@ class Worker(ThreadWorker):  # type: ignore[misc] # gunicorn ships no types
         self.names = {listener: listener.getsockname() for listener in self.sockets}
         most = self.worker_connections // 4
         self.arrivals: Arrivals[Any] = Arrivals(most)
-        # A client whose idle connection is closed may be sending its next request on it, so one address may have all.
+        # Closing an idle connection may lose a request that is on its way, so one address may have all of them.
         self.idle: Arrivals[Any] = Arrivals(most, share=most, hurried=PATIENCE)
         self.stops_at = math.inf
         self.given_up = Occurrences()
@@ -110,9 +111,9 @@ class Worker(ThreadWorker):  # type: ignore[misc] # gunicorn ships no types
     # ── From an accepted connection to a request
 
     def accept(self, listener: Any) -> None:
-        """Called when there is a new connection. It goes to a thread when the head of its request is whole.
+        """Called when there is a new connection. It goes to a thread once the head of its request is complete.
 
-        Each call of the system that may wait lets another thread compute, so there are few of them here.
+        Each system call may let another thread run first, so there are few of them here.
         """
         try:
             accepted, client = listener.accept()
@@ -126,7 +127,7 @@ class Worker(ThreadWorker):  # type: ignore[misc] # gunicorn ships no types
             for oldest in (shed := self.arrivals.shed() or self.idle.shed()):
                 self._give_up(oldest)
             if not shed:
-                time.sleep(0.1)  # or the listener, still readable, would be tried again at once
+                time.sleep(0.1)  # else the listener, still readable, would be tried again at once
             return
         self.nr_conns += 1
         peer = Peer.of(accepted)
@@ -134,14 +135,14 @@ class Worker(ThreadWorker):  # type: ignore[misc] # gunicorn ships no types
         self._await_head(Connection(self.cfg, peer, client, self.names[listener]))
 
     def _finish(self, conn: Any, is_kept: bool) -> None:
-        """Called with each connection that a thread is done with: wait for its next request, if it is kept."""
+        """Called with each connection after its response: wait for its next request if it is kept."""
         if is_kept:
             self._await_head(conn)
         else:
             self.nr_conns -= 1
 
     def murder_keepalived(self, force: bool = False) -> None:
-        """Called again and again: give up the connections whose request does not come."""
+        """Called periodically: drop the connections whose request is overdue."""
         now = time.monotonic()
         is_over = force or now >= self.stops_at
         for waiting in (self.arrivals, self.idle):
@@ -149,7 +150,7 @@ class Worker(ThreadWorker):  # type: ignore[misc] # gunicorn ships no types
                 self._give_up(late)
 
     def _cap_keepalive(self, deadline: float) -> None:
-        """Called when the worker stops: wait for requests until then."""
+        """Called when the worker stops: wait for requests until `deadline`."""
         self.stops_at = deadline
 
     def _await_head(self, conn: Any) -> None:
@@ -169,7 +170,8 @@ class Worker(ThreadWorker):  # type: ignore[misc] # gunicorn ships no types
             self._dispatch(conn)
 
     def _is_ready(self, conn: Any) -> bool:
-        """Read the bytes that have come. Whether a thread can take over: the head is whole, or will never be."""
+        """Read the bytes that have arrived. Returns whether a thread can take over: the head is complete, or never
+        will be."""
         try:
             received = conn.sock.recv(_LONGEST_HEAD, socket.MSG_DONTWAIT)
         except BlockingIOError:
@@ -183,7 +185,7 @@ class Worker(ThreadWorker):  # type: ignore[misc] # gunicorn ships no types
         self.tpool.run(partial(self._serve, conn))
 
     def _give_up(self, conn: Any) -> None:
-        """Close a connection that `arrivals` has let go of."""
+        """Close a connection that `Arrivals` has dropped."""
         self.poller.unregister(conn.sock)
         self.nr_conns -= 1
         conn.close()
@@ -221,8 +223,8 @@ class Worker(ThreadWorker):  # type: ignore[misc] # gunicorn ships no types
             return False
 
     def _keepalive_after(self, conn: Any, keepalive: Any) -> bool:
-        """Whether the connection can have another request. gunicorn waits five seconds here for a body that the
-        application did not read; only the bytes that have come are read, so that no thread waits for the rest."""
+        """Whether the connection can have another request. gunicorn would wait here for five seconds for a body that
+        the application did not read. This reads only the bytes that have arrived, so that no thread waits."""
         conn.sock.setblocking(False)
         try:
             return bool(keepalive) and bool(conn.parser.finish_body(max_bytes=_UNREAD_BODY))
@@ -276,7 +278,7 @@ class Worker(ThreadWorker):  # type: ignore[misc] # gunicorn ships no types
 
 
 class Occurrences:
-    """Counts events that may be frequent, to be logged once a minute. Any thread."""
+    """Counts frequent events, to log them once a minute. Safe in any thread."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -285,7 +287,7 @@ class Occurrences:
         self._logged = -math.inf
 
     def due(self) -> int:
-        """Count one more. How many there were since the last line, if it is time for another, else 0."""
+        """Count one event. Returns the events since the last log line if it is time for another, else 0."""
         with self._lock:
             self._count += 1
             if self._clock() - self._logged < _LOG_PAUSE:
@@ -296,7 +298,7 @@ class Occurrences:
 
 
 def _give_memory_back() -> None:
-    """Have glibc return the memory of large bodies. By itself it keeps freed blocks of up to 32 MB, in an arena for
+    """Make glibc return the memory of large bodies. By default it keeps freed blocks of up to 32 MB, in an arena for
     each of many threads (mallopt(3))."""
     with suppress(OSError, AttributeError):
         mallopt = ctypes.CDLL(None).mallopt
@@ -305,7 +307,7 @@ def _give_memory_back() -> None:
 
 
 def drain(worker: Any, seconds: float) -> None:
-    """Let the service drain for so long, and then stop the worker."""
+    """Drain the service for up to `seconds`, and then stop the worker."""
 
     def exit_soon() -> None:
         worker.cfg.set("graceful_timeout", _LAST_WORDS_SECONDS)
@@ -315,7 +317,7 @@ def drain(worker: Any, seconds: float) -> None:
 
 
 def _add(conn: Any, received: bytes) -> bool:
-    """Add the bytes that came to the head of a request. Returns whether it is whole."""
+    """Add received bytes to the head of a request. Returns whether the head is complete."""
     searched = max(0, len(conn.head) - 3)
     conn.head += received
     if conn.head.startswith((b"\r", b"\n")):  # an empty line (RFC 9112 2.2) is not the end of a head
@@ -324,7 +326,7 @@ def _add(conn: Any, received: bytes) -> bool:
 
 
 def _header_bytes(head: bytes) -> int:
-    """The bytes that follow the request line, up to the end of the head or as far as it has come."""
+    """The number of bytes after the request line, up to the end of the head or of the bytes received so far."""
     end = head.find(b"\r\n\r\n")
     line = head.find(b"\r\n")
     return (len(head) if end < 0 else end) - line if line >= 0 else 0

@@ -1,7 +1,7 @@
-"""Settings: frozen, read once from a mapping, and the only place that knows the environment's names.
+"""Settings: frozen, read once from a mapping. Only this package reads environment variables.
 
-A variable that is unset or empty means the default. Everything wrong is said at once, in sentences an
-operator can act on; secrets never show in a `repr`.
+An unset or empty variable means the default. All errors are reported at once, in sentences an operator can act on.
+Secrets never appear in a `repr`.
 """
 
 import os
@@ -24,51 +24,51 @@ MAX_CONCURRENT_LIMIT = 1000
 MAX_REQUESTS_PER_MINUTE = 60_000
 
 FILES_AT_ONCE = 128
-"""Kept files that may be on their way to callers at once; each holds a thread."""
+"""Downloads of stored files at once; each holds a thread."""
 
 LISTENERS_AT_ONCE = 128
-"""Callers that may listen to events at once; each holds a thread."""
+"""Listeners to events at once; each holds a thread."""
 
 HANDED_IN_AT_ONCE = 64
-"""Callers that may hand in work at once for whose end they do not wait; each holds a thread until it is taken on."""
+"""Requests at once that submit work without waiting for its end; each holds a thread until it is accepted."""
 
 SPARE_THREADS = 64
-"""For requests that neither wait for a result nor fetch a file: health checks, status, configuration, refusals. The
-checks of new tokens may hold 25 of them: 300 a minute, for 5 seconds each."""
+"""Threads for all other requests: health checks, status, configuration, refusals. The
+checks of new tokens may hold 25 of them: 300 per minute, for 5 seconds each."""
 
 LARGE_BODIES_BYTES = 64 * 1024 * 1024
-"""Bytes of large bodies that may be in memory at once, over all callers. It grows with MAX_BODY_BYTES, so that one
-caller's half always takes one body."""
+"""Bytes of large bodies in memory at once, for all callers. It grows with MAX_BODY_BYTES, so that one
+caller's half always suffices for one body."""
 
 SLOWEST = 16_000
-"""Bytes a second that a peer must take or send while the service waits for it."""
+"""Bytes per second that a peer must read or send while the service waits for it."""
 
 _AWS = (
     "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_REGION", "AWS_DEFAULT_REGION",
     "AWS_ENDPOINT_URL", "AWS_ALLOW_HTTP",
 )  # fmt: skip
-"""What a bucket needs to know. obstore reads these and more in the environment, but no `.env`."""
+"""Variables for the S3 client. obstore reads them from the environment, but not from `.env`."""
 
 SHORTEST_ADMIN_KEY = 16
-"""Characters. A shorter admin key can be guessed: each start warns of it."""
+"""Characters. A start warns of a shorter admin key, since it can be guessed."""
 
 _OTHER_PROGRAMS = (
     "AWS_", "COMPOSE_", "DOCKER_", "GUNICORN_", "WEB_CONCURRENCY", "PYTHON", "PIP_", "UV_", "HTTP_PROXY", "HTTPS_PROXY",
     "ALL_PROXY", "NO_PROXY", "SSL_CERT_", "TZ", "LANG", "LC_", "PATH", "HOME", "OTEL_", "FLASK_", "GIT", "SSH_",
     "NODE_", "NPM_", "OPENAI_", "GOOGLE_", "AZURE_", "HF_", "SENTRY_", "POSTGRES_", "REDIS_",
 )  # fmt: skip
-"""How the names of other programs' variables begin, in upper or lower case."""
+"""Prefixes of other programs' variables, in upper or lower case."""
 
 _IN_EITHER_CASE = {"HTTPS_PROXY", "NO_PROXY"}
 """Settings that other programs read in lower case, too. The name in upper case counts if both are set."""
 
 
 class SettingsError(Exception):
-    """What is wrong with the environment, one sentence a line."""
+    """Invalid settings, one sentence per line."""
 
 
 class Settings(BaseModel):
-    """One value a variable; units are in the names or the sentences.
+    """One field per variable, with its unit in the name or the description.
 
     `description` is the sentence `.env.example` and the README print; a test compares the three.
     """
@@ -223,7 +223,7 @@ class Settings(BaseModel):
         since one of them may be a secret in the wrong place.
         """
         given = {name: value for name in cls.model_fields if (value := _value(environ, name))}
-        # Docker hands over what stands in an env file literally, quotes and all.
+        # Docker passes values of an env file literally, including quotes.
         wrong = [f"{name}: must not be in quotes." for name, value in given.items() if value[0] in "\"'"]
         try:
             settings = cls.model_validate(given)
@@ -270,18 +270,18 @@ class Settings(BaseModel):
 
     @property
     def unknown(self) -> Mapping[str, str | None]:
-        """Variables that look like settings and are none, each with the setting of the nearest name, if one is near."""
+        """Variables that look like settings but are not, each with the setting of the nearest name or None."""
         return self._unknown
 
     @property
     def admin_key_is_weak(self) -> bool:
-        """Whether the admin key is short enough to be guessed; not on the simulator, where it opens nothing."""
+        """Whether the admin key is short enough to be guessed. False with the simulator, where it protects nothing."""
         key = self.admin_key
         return key is not None and len(key) < SHORTEST_ADMIN_KEY and not self.REPLICATE_SIMULATE
 
     @property
     def aws(self) -> Mapping[str, str]:
-        """The AWS_* variables that say how the store of FILES_URL is reached, of those that stand in `.env` too."""
+        """The AWS_* variables for FILES_URL, from the environment and `.env`."""
         return self._aws
 
     @property
@@ -292,23 +292,23 @@ class Settings(BaseModel):
 
     @property
     def threads(self) -> int:
-        """Threads that answer requests: one for each of those that may hold one, and the spare ones."""
+        """The number of request threads: one for each request that may hold one, and spare ones."""
         held = self.MAX_WAITING_CALLERS + HANDED_IN_AT_ONCE + FILES_AT_ONCE + LISTENERS_AT_ONCE
         return held + SPARE_THREADS
 
     @property
     def large_bodies_bytes(self) -> int:
-        """Bytes of large bodies that may be in memory at once."""
+        """Maximum bytes of large bodies in memory at once."""
         return max(LARGE_BODIES_BYTES, 2 * self.MAX_BODY_BYTES)
 
     @property
     def database_url(self) -> str:
-        """Where the ledger is."""
+        """The URL of the ledger."""
         return self.DATABASE_URL or f"sqlite:///{self.DATA_DIR / 'ledger.db'}"
 
     @property
     def webhook_secret(self) -> str | None:
-        """What signs the webhooks of callers."""
+        """The secret that signs webhook deliveries."""
         return self.WEBHOOK_SECRET.get_secret_value() if self.WEBHOOK_SECRET else None
 
     @property
@@ -318,14 +318,14 @@ class Settings(BaseModel):
 
     @property
     def webhooks_come(self) -> bool:
-        """Whether Replicate would call PUBLIC_URL, which must be https; a simulator calls this very machine, too."""
+        """Whether Replicate can call PUBLIC_URL, which must be https. A simulator can also call localhost by http."""
         address = urlsplit(self.PUBLIC_URL or "")
         is_here = self.REPLICATE_SIMULATE and address.hostname in {"127.0.0.1", "::1", "localhost"}
         return address.scheme == "https" or (address.scheme == "http" and is_here)
 
     @property
     def files_dir(self) -> Path:
-        """Where outputs are kept, or for a store elsewhere, where they are put together."""
+        """The directory of outputs; with FILES_URL, that of temporary files."""
         return self.FILES_DIR or self.DATA_DIR / "files"
 
     @property
@@ -336,7 +336,7 @@ class Settings(BaseModel):
 
     @property
     def needs_simulator(self) -> bool:
-        """Whether a simulator must be started: what is called simulated must never reach Replicate itself."""
+        """Whether a simulator must be started, since a simulated service must never call Replicate."""
         host = urlsplit(self.REPLICATE_BASE_URL).hostname or ""
         return self.REPLICATE_SIMULATE and f".{host}".endswith(".replicate.com")
 
@@ -360,7 +360,7 @@ def _value(environ: Mapping[str, str], name: str) -> str:
 
 
 def _unknown(from_file: Mapping[str, str], environ: Mapping[str, str]) -> Iterator[tuple[str, str | None]]:
-    """The variables that were meant for this service and are not settings.
+    """The variables that were probably meant for this service but are not settings.
 
     All of a `.env` but other programs' are. The environment is shared with everything else, so only names like
     a setting's are, in upper or lower case: nearly the same, or beginning with `REPLICATE_` or `CONCURRENT_DOCKER_`.
@@ -386,4 +386,4 @@ _WORDS = {
     "float_parsing": "must be a number",
     "bool_parsing": "must be 1 or 0",
 }
-"""What pydantic would say less plainly."""
+"""Plainer messages than pydantic's."""

@@ -81,6 +81,6 @@ Secret = Annotated[SecretStr, AfterValidator(visible)]
 
 
 def is_placeholder(secret: str) -> bool:
-    """Whether a secret was never filled in."""
+    """Whether a secret is still a placeholder."""
     plain = re.sub(r"[^a-z0-9]", "", re.sub("^(r8|whsec)_", "", secret.lower()))
     return not plain or bool(_PLACEHOLDER.fullmatch(plain) or re.search(r"<.*>|[$%{]{", secret))

@@ -1,4 +1,4 @@
-"""Structured logs: one event a line, JSON unless a person is watching. Secrets are never passed in.
+"""Structured logs: one event per line, as JSON unless stderr is a terminal. Callers never pass secrets in.
 
 `configuration(settings)` is a `logging.config` dictionary, so that the server's own lines look the same.
 """
@@ -58,12 +58,12 @@ _SHARED: list[Any] = [
 
 
 def configuration(settings: Settings) -> dict[str, Any]:
-    """What the logging of this process should be: everything to stderr, in the chosen form."""
+    """The logging configuration of this process: all events to stderr, in the format of LOG_FORMAT."""
     as_json = settings.LOG_FORMAT == "json" or (settings.LOG_FORMAT == "auto" and not sys.stderr.isatty())
     rendered: list[Any] = (
         [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
         if as_json
-        # Where `rich` is installed, its traces would print the locals, and with them tokens.
+        # If `rich` is installed, its tracebacks would print locals, including tokens.
         else [structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)]
     )
     rendered[-1] = _with_old_name(rendered[-1])
@@ -83,7 +83,7 @@ def configuration(settings: Settings) -> dict[str, Any]:
         "loggers": {
             "gunicorn.error": {"handlers": [], "propagate": True, "level": settings.LOG_LEVEL.upper()},
             "gunicorn.access": {"handlers": [], "propagate": False},
-            # One line for every request that leaves would drown the rest.
+            # httpx logs each request at level info.
             "httpx": {"level": "WARNING"},
         },
     }

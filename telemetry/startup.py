@@ -1,4 +1,4 @@
-"""The lines that a start writes into the log: the proxy in use, and settings that an operator should look at."""
+"""Log lines of a start: the proxy in use, and warnings about settings."""
 
 from pathlib import Path
 
@@ -29,5 +29,5 @@ def warn(settings: Settings) -> None:
 
 
 def _is_on_a_volume(path: Path) -> bool:
-    """Whether the path or a directory above it, but the root, is mounted."""
+    """Whether the path or a directory above it is mounted, not counting the root."""
     return any(each.is_mount() for each in (path.resolve(), *path.resolve().parents[:-1]))

@@ -1,4 +1,4 @@
-"""What each route takes and answers, for the OpenAPI document. A test holds the routes and their answers against it."""
+"""The routes of the OpenAPI document: parameters, bodies and responses. A test compares it with the real routes."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -25,7 +25,7 @@ _PAID: Final[JSON] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Operation:
-    """One method of a route: what it is called with, and its answers by status. `who` may call is anybody, if empty."""
+    """One method of a route: its parameters, and its responses by status. If `who` is empty, no key is needed."""
 
     name: str
     summary: str
@@ -113,7 +113,7 @@ def _routes() -> dict[str, dict[str, _Operation]]:
     }  # fmt: skip
 
 
-# ── Operations with more to them
+# ── Single operations
 
 
 def _index() -> _Operation:
@@ -246,7 +246,7 @@ def _told_by_replicate() -> _Operation:
 
 
 def _told(result: str) -> JSON:
-    """What the service does to the webhook of a caller."""
+    """The delivery to a caller's webhook."""
     return {
         "summary": "Report the end: delivered at least once, and retried for a day until a response of 2xx or 410",
         "security": [],
@@ -259,7 +259,7 @@ def _told(result: str) -> JSON:
     }
 
 
-# ── What they are made of
+# ── Parts of operations
 
 
 def _operation(name: str, summary: str, answer: str, **more: object) -> _Operation:

@@ -1,4 +1,4 @@
-"""JSON Schemas of what the service answers. A test holds real answers against them."""
+"""JSON Schemas of the responses. A test compares them with real responses."""
 
 from typing import Any, Final
 
@@ -116,7 +116,7 @@ def _problem(told: JSON, sometimes: JSON) -> JSON:
 
 
 def _event() -> JSON:
-    """What is told of a generation as it happens, as the name and the data of server-sent events."""
+    """The server-sent events of a generation: name and data."""
     began = an_object({"id": TEXT, "created_at": _MOMENT})
     started = an_object({"id": TEXT, "prediction_id": TEXT})
     data: JSON = {
