@@ -189,11 +189,12 @@ class FlowSnapshot:
 
 
 class FairQueue:
-    """Waiting tickets by caller and flow. `batched` is how many of them belong to batches."""
+    """Waiting tickets by caller and flow. `batched` is how many of them belong to batches. `callers` are all who have
+    tickets here or are restricted."""
 
     def __init__(self) -> None:
         self._turns: Turns[_Caller] = Turns()
-        self._callers: dict[str, _Caller] = {}
+        self.callers: dict[str, _Caller] = {}
         self._flow_of: dict[Ticket, Flow] = {}
         self._paused: set[_Caller] = set()
         self._tidy_at = 64
@@ -205,7 +206,7 @@ class FairQueue:
     @property
     def has_unproven(self) -> bool:
         """Whether tickets of `UNPROVEN` wait."""
-        unproven = self._callers.get(UNPROVEN)
+        unproven = self.callers.get(UNPROVEN)
         return unproven is not None and unproven.waiting > 0
 
     @property
@@ -244,11 +245,11 @@ class FairQueue:
     def position(self, caller: str, batch: str | None, ahead: int, *, singles_first: bool = False) -> int:
         """The position in the queue, from 1, of a ticket with `ahead` tickets of its own flow before it, if all later
         turns are equal. With `singles_first`, all single calls go before batches."""
-        owner = self._callers.get(caller)
+        owner = self.callers.get(caller)
         turns = own = ahead + 1
         if owner is not None and not singles_first:
             turns += sum(min(len(flow.waiting), own) for name, flow in owner.flows.items() if name != batch)
-        others = [each for each in self._callers.values() if each is not owner]
+        others = [each for each in self.callers.values() if each is not owner]
         waiting = [each.waiting for each in others]
         if singles_first:
             waiting = [len(each.flows[None].waiting) if None in each.flows else 0 for each in others]
@@ -300,7 +301,7 @@ class FairQueue:
     def proceed(self, caller: str, *, unless_until: float = -math.inf) -> None:
         """End the caution of a caller if a ticket was admitted since the pause. With `unless_until`, pause a cautious
         caller until that moment instead."""
-        cautious = self._callers.get(caller)
+        cautious = self.callers.get(caller)
         if cautious is None or not cautious.cautious:
             return
         if unless_until > -math.inf:
@@ -320,14 +321,14 @@ class FairQueue:
 
     def in_flight(self, caller: str) -> int:
         """How many tickets of a caller are in flight."""
-        found = self._callers.get(caller)
+        found = self.callers.get(caller)
         return found.in_flight if found else 0
 
     def snapshot(self) -> tuple[FlowSnapshot, ...]:
         """Every flow with tickets that wait or run."""
         return tuple(
             FlowSnapshot(name, flow.batch, len(flow.waiting), flow.in_flight, flow.max_concurrent)
-            for name, caller in self._callers.items()
+            for name, caller in self.callers.items()
             for flow in caller.flows.values()
             if flow.is_busy()
         )
@@ -335,7 +336,7 @@ class FairQueue:
     def paused_until(self, now: float) -> dict[str, float]:
         """The paused callers, and when each pause ends."""
         return {
-            name: caller.paused_until for name, caller in self._callers.items() if caller.paused_until > now
+            name: caller.paused_until for name, caller in self.callers.items() if caller.paused_until > now
         }
 
     def next_pause_end(self, now: float) -> float:
@@ -354,25 +355,25 @@ class FairQueue:
         return self._paused
 
     def _caller(self, name: str) -> _Caller:
-        found = self._callers.get(name)
+        found = self.callers.get(name)
         if found is None:
-            if len(self._callers) >= self._tidy_at:
+            if len(self.callers) >= self._tidy_at:
                 self._tidy()
-            found = self._callers[name] = _Caller(name)
+            found = self.callers[name] = _Caller(name)
             found.turn_length = UNPROVEN_TURN if name == UNPROVEN else 1
         return found
 
     def _tidy(self) -> None:
         """Forget callers that have no tickets, no pause, and no turn that ends later than the current one."""
-        self._callers = {
+        self.callers = {
             name: caller
-            for name, caller in self._callers.items()
+            for name, caller in self.callers.items()
             if caller.waiting
             or caller.in_flight
             or caller.turn_end > self._turns.turn
             or caller in self._paused
         }
-        self._tidy_at = 2 * len(self._callers) + 64
+        self._tidy_at = 2 * len(self.callers) + 64
 
 
 def room(limit: int, *, waiting: int, own: int) -> int:

@@ -163,6 +163,11 @@ class Files:
             return None
         return opened
 
+    @property
+    def number_kept(self) -> int:
+        """How many files are known to be in the storage."""
+        return len(self._index)
+
     async def aclose(self) -> None:
         """Stop tidying up, and close connections and threads. Call it when no `keep` or `put` is under way."""
         if self._janitor is not None:

@@ -160,7 +160,8 @@ class ReplicateClient:
         self.health = Health()
         self.clock = UpstreamClock()
         self._connections = open_connections() if connections is None else connections
-        self._client = lru_cache(CLIENTS_KEPT)(self._new_client)
+        self.official_client = lru_cache(CLIENTS_KEPT)(self._new_client)
+        """The official client of a token, which only puts requests together."""
 
     async def create_prediction(
         self,
@@ -269,7 +270,7 @@ class ReplicateClient:
         creates: bool = False,
         **content: Any,
     ) -> Answer:
-        builder = self._client(token_of(caller))._async_client  # noqa: SLF001
+        builder = self.official_client(token_of(caller))._async_client  # noqa: SLF001
         request = builder.build_request(method, path, **content)
         with nullcontext(lease) if lease else await self._others.acquire(caller.turn) as used:
             now = asyncio.get_running_loop().time

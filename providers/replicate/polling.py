@@ -150,6 +150,15 @@ class PolledAccount:
         return max(latest, self.next_poll_at)
 
 
+@dataclass(frozen=True, slots=True)
+class WatcherStats:
+    """How many accounts have waiting callers, how many polls are under way, and whether more are begun."""
+
+    accounts: int
+    polls: int
+    is_polling: bool
+
+
 @dataclass(slots=True)
 class Poll:
     """One request to make, and the predictions it is for: a page if `before` is set, else one prediction."""

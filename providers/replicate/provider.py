@@ -114,7 +114,7 @@ class Replicate(Provider, PushReceiver, CreationRegistry, ProgressSource, Accoun
             connections=connections or open_connections(proxy),
         )
         self._watcher = Watcher(
-            places=others, get=self._get, get_page=self._get_page, durations=durations or Durations()
+            places=others, get=self.poll, get_page=self._get_page, durations=durations or Durations()
         )
         self._refusals = Refusals(self._client.account)
         self._sharing = Sharing(is_known=lambda each: self._creations.is_known(each))
@@ -309,7 +309,8 @@ class Replicate(Provider, PushReceiver, CreationRegistry, ProgressSource, Accoun
         self._sharing.listed(caller, page)
         return page
 
-    async def _get(self, caller: Caller, prediction_id: str, lease: Lease) -> Prediction:
+    async def poll(self, caller: Caller, prediction_id: str, lease: Lease) -> Prediction:
+        """The prediction as it is now. Raises PollFailed if a later poll may find out more."""
         try:
             if (query := self._sharing.query(caller)) is not None:
                 with suppress(Refusal, NotSent, Lost):

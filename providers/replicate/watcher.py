@@ -45,6 +45,7 @@ from providers.replicate.polling import (
     PolledAccount,
     PollThrottle,
     Watch,
+    WatcherStats,
     due,
 )
 from providers.replicate.push import PushTracker
@@ -167,6 +168,9 @@ class Watcher:
             watch.poll_for_followers(watch.follow_at)
 
         return leave
+
+    def statistics(self) -> WatcherStats:
+        return WatcherStats(len(self._accounts), len(self._polls), is_polling=self._poller is not None)
 
     async def aclose(self) -> None:
         """Stop polling, and wait until the polls under way have ended. All waits must have ended."""

@@ -193,7 +193,7 @@ def test_a_large_image_in_the_json_is_kept_as_a_file_and_not_in_memory(interrupt
 
     target = client.post("/generate", json=edit, headers=key).json["id"]
     assert target == client.post("/generate", json=edit, headers=key).json["id"]
-    generation, _ = service.loop.call(lambda: service.generations._supervisor._running[target])[::-1]
+    generation = service.loop.call(lambda: service.core.supervisor.find(target))
     assert 1000 > len(generation.request_json)
     until(lambda: [f"{target}/0"] == files_in(service.uploads_dir))
     service.close()

@@ -2,7 +2,6 @@
 
 import asyncio
 import sqlite3
-import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from io import BytesIO
@@ -291,19 +290,11 @@ def served_and_left(service, path, body) -> str:
 
 @contextmanager
 def written_later(ledger):
-    """The disk is slow, for as long as this takes."""
-    go_on, write = threading.Event(), ledger._write
-
-    def slowly(*arguments):
-        go_on.wait(30)
-        write(*arguments)
-
-    ledger._write = slowly
-    try:
+    """Another process writes to the file while the block runs."""
+    with closing(sqlite3.connect(ledger.engine.url.database, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
         yield
-    finally:
-        ledger._write = write
-        go_on.set()
+        other.execute("ROLLBACK")
 
 
 def test_a_disconnect_without_a_key_leaves_nothing(app, simulator):

@@ -5,6 +5,7 @@ import threading
 from contextlib import closing, contextmanager
 
 import pytest
+from sqlalchemy import Engine, event
 
 from harness.service_process import until
 from tests.support.callers import ADMIN, PICTURE
@@ -115,9 +116,22 @@ def test_a_service_with_a_broken_ledger_starts_and_refuses_work(make_app, simula
     assert 200 == client.post("/generate", json=PICTURE, headers=ADMIN).status_code
 
 
-def test_a_full_disk_refuses_new_work_until_there_is_room(app, simulator):
+@pytest.fixture
+def connections():
+    """The database connections that are opened meanwhile."""
+    found = []
+
+    def note(connection, _):
+        found.append(connection)
+
+    event.listen(Engine, "connect", note)
+    yield found
+    event.remove(Engine, "connect", note)
+
+
+def test_a_full_disk_refuses_new_work_until_there_is_room(connections, app, simulator):
     client = app.test_client()
-    connection = service_of(app).ledger._connection
+    connection = connections[0]
     pages = connection.execute("PRAGMA page_count").fetchone()[0]
     connection.execute(f"PRAGMA max_page_count = {pages}")
     body = PICTURE | {"prompt": "x" * 100_000}

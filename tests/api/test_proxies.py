@@ -222,7 +222,7 @@ async def looks(proxy: httpx.Proxy, *, number: int = 1) -> None:
     async with parts(REPLICATE, connections=open_connections(proxy)) as service:
         for _ in range(number):
             with await service.others.acquire("admin") as lease:
-                await service.provider._client.get_prediction(ADMIN, "p1", lease=lease)
+                await service.client.get_prediction(ADMIN, "p1", lease=lease)
 
 
 @pytest.mark.parametrize("tls", [False, True], ids=["http", "https"])

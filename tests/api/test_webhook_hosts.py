@@ -15,7 +15,6 @@ from tests.support.outbox_wiring import Names
 from tests.support.served_in_process import receiving
 from tests.support.wiring import on_a_loop, settings
 from tests.unit.test_webhook_sender import Receiver, calling, reply
-from webhooks.sender import Sender
 
 NOT_HTTPS = "must be an https URL"
 NOT_PUBLIC = "must name a public host"
@@ -218,13 +217,12 @@ async def test_a_message_is_posted_to_own_hosts_only(hosts, name, address, state
 async def test_a_name_that_turns_to_another_address_is_not_called_there():
     """A second look-up is checked as the first was: no check of earlier is relied on."""
     names, allowed_hosts = Names("10.0.0.5"), host_rules("10.0.0.0/8")
-    web = Sender(loopback=False, allowed_hosts=allowed_hosts, resolver=names)
-    resolver = web._resolvers["https"]
+    resolver = PublicOnlyResolver(names, loopback=False, allowed_hosts=allowed_hosts, tls=True)
     assert ["10.0.0.5"] == [each["host"] for each in await resolver.resolve("a.example.com", 443)]
-    names._addresses = ("169.254.169.254",)
+    names.addresses = ("169.254.169.254",)
     with pytest.raises(PrivateAddress):
         await resolver.resolve("a.example.com", 443)
-    await web.aclose()
+    await resolver.close()
 
 
 # ── The service whole

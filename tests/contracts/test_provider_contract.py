@@ -96,8 +96,9 @@ def new_gate() -> Gate:
 @asynccontextmanager
 async def at_replicate() -> AsyncIterator[Subject]:
     def restarted() -> Replicate:
-        connections = service.provider._client._connections
-        return Replicate(base_url="http://replicate.test", others=service.others, connections=connections)
+        return Replicate(
+            base_url="http://replicate.test", others=service.others, connections=service.connections
+        )
 
     def push(prediction_id: str, secret: str) -> tuple[dict[str, str], bytes]:
         document = {"id": prediction_id, "status": "succeeded", "output": ["https://a"]}

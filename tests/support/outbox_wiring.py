@@ -174,7 +174,7 @@ class Names(AbstractResolver):
     """A resolver that says the same of every name, or knows none."""
 
     def __init__(self, *addresses: str) -> None:
-        self._addresses = addresses
+        self.addresses = addresses
         self.asked: list[str] = []
         self.closed = False
 
@@ -182,11 +182,11 @@ class Names(AbstractResolver):
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
     ) -> list[ResolveResult]:
         self.asked.append(host)
-        if not self._addresses:
+        if not self.addresses:
             raise OSError(socket.EAI_NONAME, "unknown")
         return [
             {"hostname": host, "host": each, "port": port, "family": family, "proto": 0, "flags": 0}
-            for each in self._addresses
+            for each in self.addresses
         ]
 
     async def close(self) -> None:

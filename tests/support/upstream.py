@@ -18,6 +18,7 @@ from concurrency import Gate, Lease
 from errors import UpstreamError
 from providers import Output, Prediction, Url
 from providers.replicate.answers import Page
+from providers.replicate.polling import WatcherStats
 from providers.replicate.watcher import PollFailed, Watcher
 from tests.support.virtual_time import VirtualLoop
 
@@ -163,8 +164,7 @@ class Upstream:
 
     def is_idle(self) -> bool:
         """Nobody waits, nothing is under way, and nothing is left of those who waited."""
-        watcher = self.watcher
-        at_rest = watcher._poller is None and not watcher._polls and not watcher._accounts
+        at_rest = WatcherStats(accounts=0, polls=0, is_polling=False) == self.watcher.statistics()
         return at_rest and 0 == self.gate.statistics().current_concurrent == self.gate.statistics().waiting
 
     async def _get(self, who: Caller, prediction_id: str, lease: Lease) -> Prediction:

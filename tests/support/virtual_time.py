@@ -33,6 +33,11 @@ class VirtualLoop(asyncio.SelectorEventLoop):
     def time(self) -> float:
         return self._virtual.now
 
+    def timers(self) -> list[asyncio.TimerHandle]:
+        """The timers that are set."""
+        scheduled: list[asyncio.TimerHandle] = self._scheduled  # type: ignore[attr-defined]
+        return [each for each in scheduled if not each.cancelled()]
+
 
 def run(work: Coroutine[Any, Any, Any]) -> Any:
     """Run a coroutine on a fresh virtual loop."""

@@ -33,9 +33,10 @@ from parsing.attachments import Attachments
 from parsing.shapes import BatchRequest, GenerationRequest
 from providers import Prediction, Url
 from providers.replicate.absence import SearchTiming
-from providers.replicate.client import Timeouts
+from providers.replicate.client import ReplicateClient, Timeouts
 from providers.replicate.errors import cause_of
 from providers.replicate.provider import Replicate, Timing
+from providers.replicate.transport import open_connections
 from settings import Settings
 from simulator import Simulator
 from tests.support.callers import SERVER_TOKEN, USER_TOKEN
@@ -235,6 +236,10 @@ class Parts:
     provider: Replicate
     core: Core
     ledger: Notes
+    base_url: str
+    connections: httpx.AsyncBaseTransport
+    client: ReplicateClient
+    """Another client than the provider's, with its connections and windows."""
 
     async def run(
         self, prompt: str = "A lighthouse at dusk", *, caller: Caller = ADMIN, **fields: Any
@@ -269,11 +274,14 @@ async def parts(
         interactive_reserve=reserve,
     )
     others = Gate(concurrent_limit=200, requests_per_minute=others_per_minute)
+    timeouts = Timeouts(create=create_timeout, poll=poll_timeout)
+    connections = connections or open_connections()
+    client = ReplicateClient(base_url=base_url, timeouts=timeouts, others=others, connections=connections)
     provider = Replicate(
         base_url=base_url,
         others=others,
         timing=Timing(
-            timeouts=Timeouts(create=create_timeout, poll=poll_timeout),
+            timeouts=timeouts,
             search=search,
             cancel_pauses=QUICK,
             upload_pause=0.01,
@@ -284,7 +292,7 @@ async def parts(
     ledger = Notes()
     inside = core(provider, gate=gate, ledger=ledger, first_backoff=0.01, GENERATION_TIMEOUT=timeout)
     try:
-        yield Parts(gate, others, provider, inside, ledger)
+        yield Parts(gate, others, provider, inside, ledger, base_url, connections, client)
     finally:
         others.configure(requests_per_minute=3000)
         await inside.supervisor.drain(0)
@@ -294,7 +302,7 @@ async def parts(
 async def poll_once(service: Parts, prediction_id: str = "p1") -> Prediction:
     """Poll a prediction once, as the watcher does."""
     with await service.others.acquire("admin") as lease:
-        return await service.provider._get(ADMIN, prediction_id, lease)
+        return await service.provider.poll(ADMIN, prediction_id, lease)
 
 
 async def suffered(

@@ -186,7 +186,7 @@ def test_callers_who_have_nothing_here_are_forgotten():
         queue.add([number], f"caller {number}", f"batch {number}")
         [ticket], flow = queue.take(0.0)
         flow.released(ticket)
-    assert len(queue._callers) <= 128
+    assert len(queue.callers) <= 128
 
 
 def test_a_paused_caller_is_not_forgotten_until_the_pause_is_over():
@@ -219,7 +219,7 @@ def test_while_two_callers_wait_neither_gets_two_turns_more_than_the_other(pushe
         found = queue.take(0.0)
         if found is not None:
             taken.append(found[0][0][0])
-            waiting.append(frozenset(name for name, caller in queue._callers.items() if caller.waiting))
+            waiting.append(frozenset(flow.caller for flow in queue.snapshot() if flow.waiting))
 
     for step, (caller, batch, count, takes) in enumerate(pushed):
         for number in range(count):
@@ -270,6 +270,6 @@ def test_turns_never_go_back():
         if number % 10 == 0:
             queue.pause("ann", float(number % 20))
             queue.proceed("ann")
-        queue.take(15.0)
-        turns.append(queue._turns.turn)
+        if taken := queue.take(15.0):
+            turns.append(taken[1].owner.turn_end)
     assert [] == [pair for pair in pairwise(turns) if pair[0] > pair[1]]

@@ -9,6 +9,7 @@ import signal
 import stat
 import subprocess
 import sys
+import threading
 import time
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -510,10 +511,10 @@ async def test_a_store_that_is_down_is_told_and_nothing_is_raised(spool, logged)
 async def test_a_storage_that_could_not_be_listed_is_listed_a_minute_later(tmp_path, spool):
     storage = Failing(list=OSError("down"))
     async with virtual(storage, spool, ttl=10.0) as files:
-        assert 0 == len(files._index)
+        assert 0 == files.number_kept
         storage.failing = {"delete": OSError("read only")}
         await asyncio.sleep(61)
-        assert 1 == len(files._index)
+        assert 1 == files.number_kept
 
 
 @pytest.mark.parametrize("error", [OSError("down"), RuntimeError("never thought of")])
@@ -522,10 +523,10 @@ async def test_what_could_not_be_deleted_is_tried_again_and_the_janitor_lives_on
     storage = Failing(delete=error)
     async with virtual(storage, spool, ttl=10.0) as files:
         await asyncio.sleep(130)
-        assert 1 == len(files._index)
+        assert 1 == files.number_kept
         storage.failing = {}
         await asyncio.sleep(60)
-        assert 0 == len(files._index)
+        assert 0 == files.number_kept
     assert 3 == logged().count("files_delete_failed")
 
 
@@ -540,7 +541,10 @@ async def test_who_is_cancelled_leaves_no_temporary_and_frees_its_place(tmp_path
         with pytest.raises(asyncio.CancelledError):
             await task
         assert [] == temporaries(spool)
-        assert 32 == files._places._value
+        another = asyncio.create_task(files.keep(GEN, [URL] * 40))
+        await asyncio.sleep(1)
+        assert 32 == len(temporaries(spool))
+        another.cancel()
 
 
 @pytest.mark.parametrize(
@@ -682,4 +686,4 @@ async def test_nothing_runs_on_after_the_close(tmp_path, spool):
     async with opened_files(Directory(tmp_path / "kept"), spool) as files:
         await files.put(GEN, 0, PNG)
     assert before == asyncio.all_tasks()
-    assert not [each for each in files._pool._executor._threads if each.is_alive()]
+    assert [] == [each for each in threading.enumerate() if each.name.startswith("files")]

@@ -1,6 +1,8 @@
 """Kept outputs leave a reserve free on their volume: the oldest go for it, and no new one takes it."""
 
 import asyncio
+import os
+import time
 from contextlib import ExitStack, asynccontextmanager
 
 import pytest
@@ -192,8 +194,10 @@ async def test_the_limit_of_all_outputs_holds_though_the_reserve_cannot_be_resto
     async with files_on(volume, *[picture(100)] * 5, directory=directory) as files:
         for number in range(5):
             await files.keep(generation(number), [URL])
-        volume.others += 5000
-        files._max_bytes = 250
+    for age, path in enumerate(sorted(directory.rglob("*.png"), reverse=True)):
+        os.utime(path, (time.time() - age, time.time() - age))
+    volume.others += 5000
+    async with files_on(volume, directory=directory, max_bytes=250):
         await asyncio.sleep(61)
 
         assert [3, 4] == kept_in(directory)
@@ -203,13 +207,13 @@ async def test_the_limit_of_all_outputs_holds_though_the_reserve_cannot_be_resto
 async def test_room_that_a_reader_still_holds_costs_no_further_outputs(directory):
     """The volume has the room of a deleted file back only when its reader has closed it."""
     volume = Volume(directory, spare=1000)
-    async with files_on(volume, *[picture(100)] * 5, directory=directory) as files:
+    usage = None
+    async with files_on(lambda: usage or volume(), *[picture(100)] * 5, directory=directory) as files:
         for number in range(5):
             await files.keep(generation(number), [URL])
         opened = files.open(generation(0), "0.png")
         usage = volume.total, 0, RESERVE - 150
-        files._disk_usage = lambda: usage
-        await files._make_room()
+        await asyncio.sleep(61)
 
         assert [2, 3, 4] == kept_in(directory)
         assert picture(100) == content(opened)

@@ -16,6 +16,10 @@ def loop():
     started.stop()
 
 
+def threads() -> set[str]:
+    return {each.name for each in threading.enumerate()}
+
+
 async def for_ever(begun: threading.Event, ended: threading.Event) -> None:
     begun.set()
     try:
@@ -25,15 +29,14 @@ async def for_ever(begun: threading.Event, ended: threading.Event) -> None:
 
 
 def test_start_returns_when_the_loop_runs(loop):
-    assert loop._running.is_set()
-    assert loop._loop.is_running()
+    assert loop.is_running
 
 
 def test_call_runs_on_the_loop_and_returns_the_value(loop):
     def called():
         return threading.current_thread().name, asyncio.get_running_loop()
 
-    assert ("tested", loop._loop) == loop.call(called)
+    assert ("tested", loop.call(asyncio.get_running_loop)) == loop.call(called)
 
 
 def test_call_raises_the_exception_of_the_function(loop):
@@ -61,10 +64,11 @@ def test_stop_cancels_running_tasks_and_joins(loop):
     begun, ended = threading.Event(), threading.Event()
     future = loop.submit(for_ever(begun, ended))
     assert begun.wait(10)
+    running = loop.call(asyncio.get_running_loop)
     loop.stop()
     assert ended.is_set()
-    assert not loop._thread.is_alive()
-    assert loop._loop.is_closed()
+    assert "tested" not in threads()
+    assert running.is_closed()
     with pytest.raises(concurrent.futures.CancelledError):
         future.result(0)
 
@@ -91,7 +95,7 @@ def test_stop_also_ends_tasks_that_start_while_it_cancels(loop):
 def test_stopping_twice_is_no_error(loop):
     loop.stop()
     loop.stop()
-    assert not loop._thread.is_alive()
+    assert "tested" not in threads()
 
 
 def test_stop_leaves_no_thread_behind():

@@ -125,7 +125,8 @@ def test_the_search_of_a_service_that_stops_is_left_to_the_next_one():
             supervisor = service.core.supervisor
             running = asyncio.create_task(service.run("a fox"))
             await asyncio.sleep(2)
-            (generation,) = [each for _, each in supervisor._running.values()]
+            (record,) = service.ledger.unfinished()
+            generation = supervisor.find(record.id)
             if cancel_first:
                 supervisor.cancel(generation)
                 await asyncio.sleep(1)

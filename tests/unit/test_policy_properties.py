@@ -82,7 +82,7 @@ class AnyHistory(RuleBasedStateMachine):
         """The callers with waiting tickets that only the limits hold back."""
         return {
             name
-            for name, caller in self.policy.queue._callers.items()
+            for name, caller in self.policy.queue.callers.items()
             if not caller.is_held_back(self.now)
             and any(flow.waiting and flow.in_flight < flow.max_concurrent for flow in caller.flows.values())
         }
@@ -91,7 +91,7 @@ class AnyHistory(RuleBasedStateMachine):
         """The same by caller and batch."""
         return [
             (name, flow.batch)
-            for name, caller in self.policy.queue._callers.items()
+            for name, caller in self.policy.queue.callers.items()
             if not caller.is_held_back(self.now)
             for flow in caller.flows.values()
             if flow.waiting and flow.in_flight < flow.max_concurrent
@@ -119,7 +119,7 @@ class AnyHistory(RuleBasedStateMachine):
 
     @rule()
     def step(self):
-        callers = self.policy.queue._callers
+        callers = self.policy.queue.callers
         cautious = {
             name: self.now >= caller.paused_until for name, caller in callers.items() if caller.cautious
         }
@@ -161,11 +161,11 @@ class AnyHistory(RuleBasedStateMachine):
     def is_paced(self) -> bool:
         """Whether batches may have to wait for the pace of the reserve: there is one, since a single call came or more
         than ten windows waited; it has a place left; and the last was taken from it within its pace."""
-        reserve = self.policy._reserve
+        reserve = self.policy.snapshot(self.now).reserve
         size = self.places if self.has_singles() else min(25, self.places // 3)
         return (
             self.share > 0
-            and (self.has_singles() or reserve._is_long)
+            and (self.has_singles() or reserve.is_long)
             and self.places - self.used() <= size
             and self.now < reserve.paced_until
         )
@@ -334,7 +334,7 @@ class AnyHistory(RuleBasedStateMachine):
     def a_copy_admits_as_many(self):
         self.step()
         seen = self.policy.snapshot(self.now)
-        cautious = any(each.cautious for each in self.policy.queue._callers.values())
+        cautious = any(each.cautious for each in self.policy.queue.callers.values())
         if seen.paused_until or cautious or self.state() == "cautious":
             return
         durations = Durations()
@@ -381,10 +381,9 @@ class AnyHistory(RuleBasedStateMachine):
                 break
         assert (set(), set(), set()) == (self.waiting, self.unanswered, self.running)
         assert (0, 0) == (self.policy.in_flight, len(self.policy.queue))
-        reserve = self.policy._reserve
-        assert [0] * 3 == [
-            each.used(self.now) for each in (self.policy.window, reserve.places, reserve.singles)
-        ]
+        reserve = self.policy.snapshot(self.now).reserve
+        assert 0 == self.policy.window.used(self.now)
+        assert [] == [at for at in (*reserve.places, *reserve.single_places) if at > self.now]
 
 
 class AnyHistoryWithPauses(AnyHistory):

@@ -351,11 +351,13 @@ def test_a_prediction_of_a_killed_process_is_found_with_its_outputs(caller):
                 lost = await service.provider.create(
                     caller, MODEL, SENT, lease=lease, cancel_after=60, reference="gen_a.1"
                 )
-            service.provider._creations._known_ids.clear()  # the process died with what it knew
-            created = await service.provider.recover(
+            next_process = Replicate(
+                base_url=service.base_url, others=service.others, connections=service.connections
+            )
+            created = await next_process.recover(
                 caller, MODEL, content=fingerprint(SENT), since=since, reference="gen_a.1"
             )
-            ended = await service.provider.wait(caller, created.prediction, model=MODEL)
+            ended = await next_process.wait(caller, created.prediction, model=MODEL)
             return lost.prediction.id, ended.id, ended.is_made, world.counters.snapshot().creations_accepted
 
     lost, found, made, paid = run(scenario())

@@ -15,8 +15,7 @@ from auth import Caller, credentials
 from catalog.references import Upload
 from providers import Text, Url
 from providers.replicate.answers import Account, read_prediction
-from providers.replicate.client import CLIENTS_KEPT, NoDirectRequests, cancel_after_header
-from providers.replicate.polling import UNDATED
+from providers.replicate.client import CLIENTS_KEPT, cancel_after_header
 from providers.replicate.transport import Lost, Refusal
 from providers.replicate.watcher import PollFailed
 from simulator import Options
@@ -201,7 +200,7 @@ async def test_trap_5_what_the_client_throws_away_of_an_error_is_kept(simulator)
     simulator.inject(on="get", status=422, headers={"X-Trace": "t"}, body=body)
     async with parts(simulator) as service:
         with pytest.raises(Refusal) as refused, await service.others.acquire("admin") as lease:
-            await service.provider._client._call(ADMIN, "GET", "/v1/predictions/p1", lease, seconds=5)
+            await service.client.get_prediction(ADMIN, "p1", lease=lease)
 
     assert (422, body, "t") == (
         refused.value.status,
@@ -337,7 +336,7 @@ async def test_every_request_is_the_one_that_the_official_client_makes():
     )
     hooks = {"webhook": "https://here.test", "webhook_events_filter": ["completed"]}
     async with parts("http://replicate.test/proxy", connections=ours) as service:
-        client, others = service.provider._client, service.others
+        client, others = service.client, service.others
         for webhook in (None, "https://here.test"):
             with await service.gate.acquire("admin") as lease:
                 await client.create_prediction(
@@ -378,14 +377,15 @@ async def test_every_request_is_the_one_that_the_official_client_makes():
 @on_a_loop
 async def test_trap_8_a_token_has_one_client_and_clients_are_bounded_and_hold_no_connection(simulator):
     async with parts(simulator) as service:
-        client_of = service.provider._client._client
+        client_of = service.client.official_client
         clients = [client_of(f"r8_{number}") for number in range(CLIENTS_KEPT + 3)]
         is_same = [client_of(f"r8_{number}") is clients[number] for number in (9, CLIENTS_KEPT + 2, 0)]
-        ways_out = {type(each._async_client._transport._wrapped_transport) for each in clients}
+        for client in clients:
+            with pytest.raises(RuntimeError, match="has no lease"):
+                await client.predictions.async_get("p1")
 
     assert [True, True, False] == is_same
     assert CLIENTS_KEPT == client_of.cache_info().currsize
-    assert {NoDirectRequests} == ways_out
 
 
 @on_a_loop
@@ -397,9 +397,7 @@ async def test_trap_8_a_client_evicted_while_in_use_loses_nothing(simulator):
     ]
     async with parts(simulator, concurrent_limit=len(callers)) as service:
         endings = await asyncio.gather(*(service.run(caller=caller) for caller in callers))
-        kept = service.provider._client._client.cache_info().currsize
 
-    assert CLIENTS_KEPT == kept
     assert [True] * len(callers) == [ended.succeeded for ended in endings]
     assert len(callers) == simulator.counts().creations_accepted
 
@@ -621,7 +619,7 @@ async def test_a_simulated_prediction_tells_how_far_it_is_and_the_list_does_not(
             shares.append((await poll_once(service, made.id)).progress)
             await asyncio.sleep(0.05)
         with await service.others.acquire("admin") as lease:
-            page = await service.provider._get_page(ADMIN, UNDATED, lease)
+            page = await service.client.list_predictions(ADMIN, "", lease=lease)
         await running
 
     assert sorted(shares) == shares
@@ -655,7 +653,7 @@ async def test_an_adopted_prediction_is_watched_from_its_id_alone(simulator):
 async def test_an_account_is_known_by_its_name_when_its_token_is_accepted(simulator):
     simulator.account(USER.credentials["replicate"], username="ann")
     async with parts(simulator) as service:
-        account = await service.provider._client.account(USER)
+        account = await service.client.account(USER)
 
     assert Account("accepted", "ann") == account
 
@@ -681,7 +679,7 @@ async def test_an_account_is_known_by_its_name_when_its_token_is_accepted(simula
 async def test_a_token_is_refused_only_by_a_document_of_replicates(simulator, fault, standing):
     simulator.inject(on="account", **fault)
     async with parts(simulator) as service:
-        account = await service.provider._client.account(USER)
+        account = await service.client.account(USER)
 
     assert Account(standing) == account
 
@@ -690,7 +688,7 @@ def test_an_account_without_an_answer_in_five_seconds_is_unknown():
     async def scenario():
         async with replicate(Options()) as (service, world):
             world.faults.inject(on="account", hang=60)
-            account = await service.provider._client.account(USER)
+            account = await service.client.account(USER)
             return account, asyncio.get_running_loop().time()
 
     assert (Account("unknown"), 5.0) == run(scenario())

@@ -276,7 +276,10 @@ def test_secrets_are_bounded_and_fetched_again_after_an_hour():
         for number in range(SECRETS_KEPT):
             await secrets.get(type(USER)("user", f"user_{number}", credentials(replicate="r8_x")))
         await secrets.get(ADMIN)
-        return before, after, asked.callers.count("admin"), len(secrets._kept)
+        asked_of_admin = asked.callers.count("admin")
+        for number in range(1, SECRETS_KEPT):
+            await secrets.get(type(USER)("user", f"user_{number}", credentials(replicate="r8_x")))
+        return before, after, asked_of_admin, len(asked.callers) - asked_of_admin
 
     assert (1, 2, 3, SECRETS_KEPT) == virtual_time.run(scenario())
 

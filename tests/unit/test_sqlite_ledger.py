@@ -11,6 +11,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from sqlalchemy import event
 from structlog.testing import capture_logs
 
 from errors import LedgerDown
@@ -33,8 +34,11 @@ def path(tmp_path):
 
 
 @contextmanager
-def opened(path, **options):
+def opened(path, *, connections=None, **options):
+    """A ledger that runs while the block does. All its connections are added to `connections`."""
     ledger = SqliteLedger(f"sqlite:///{path}")
+    if connections is not None:
+        event.listen(ledger.engine, "connect", lambda connection, _: connections.append(connection))
     ledger.start(**options)
     try:
         yield ledger
@@ -76,12 +80,12 @@ def test_what_is_synced_is_read_by_any_other_process(path):
 
 
 def test_every_commit_waits_for_the_disk(path):
-    with opened(path) as ledger:
-        pragma = ledger._connection.execute
-
+    connections = []
+    with opened(path, connections=connections):
+        (writer,) = connections
         assert (2, "wal") == (
-            pragma("PRAGMA synchronous").fetchone()[0],
-            pragma("PRAGMA journal_mode").fetchone()[0],
+            writer.execute("PRAGMA synchronous").fetchone()[0],
+            writer.execute("PRAGMA journal_mode").fetchone()[0],
         )
 
 
@@ -94,9 +98,9 @@ def test_the_later_row_of_a_key_takes_the_place_of_the_earlier_and_keeps_its_pla
 
 
 def test_a_burst_is_one_transaction(path):
-    with opened(path) as ledger:
-        statements = []
-        ledger._connection.set_trace_callback(statements.append)
+    connections, statements = [], []
+    with opened(path, connections=connections) as ledger:
+        connections[0].set_trace_callback(statements.append)
         write(ledger, *(generation(f"g{number}") for number in range(1000)))
 
         assert 1000 == len(on_disk(path))
@@ -180,9 +184,11 @@ def test_while_another_has_the_file_locked_whoever_awaits_hears_so_and_it_is_wri
 
 
 def test_a_full_disk_is_trouble_until_there_is_room_and_what_was_put_is_not_lost(path):
-    with opened(path) as ledger:
-        pages = ledger._connection.execute("PRAGMA page_count").fetchone()[0]
-        ledger._connection.execute(f"PRAGMA max_page_count = {pages}")
+    connections = []
+    with opened(path, connections=connections) as ledger:
+        (writer,) = connections
+        pages = writer.execute("PRAGMA page_count").fetchone()[0]
+        writer.execute(f"PRAGMA max_page_count = {pages}")
         with pytest.raises(LedgerDown, match="disk is full"):
             write(ledger, generation("a", request="x" * 100_000))
 
@@ -314,7 +320,7 @@ def test_a_lost_ledger_is_not_begun_anew_by_itself_and_is_taken_again_once_it_is
         for name in ("b", "c"):
             with pytest.raises(LedgerDown):
                 write(ledger, generation(name))
-            ledger._wake.put(True)  # try again now
+            ledger._wake.put(True)
         assert "start the service again to go on with what is there" in ledger.trouble
 
         gone(path)
@@ -401,7 +407,7 @@ def test_what_is_put_and_noted_in_one_go_is_written_together_or_not_at_all(path)
         async def story():
             ledger.upsert(generation("a"))
             ledger.mark_dirty(work)
-            ledger._wake.put(True)  # as something else would that was handed over before
+            ledger._wake.put(True)
             time.sleep(0.1)  # noqa: ASYNC251 - the writer's thread has all the time it needs
             before = on_disk(path)
             await ledger.flush()
@@ -476,7 +482,7 @@ def test_a_disk_with_room_for_little_is_tried_once_a_second_and_can_still_be_clo
         assert "disk is full" in ledger.trouble
         assert 0.9 <= tries[2] - tries[1]
         ledger.close()
-        assert not ledger._thread.is_alive()
+        assert not {each.name for each in threading.enumerate()} & {"ledger"}
 
 
 # ── Deletions
@@ -523,10 +529,10 @@ def test_a_deletion_that_fails_half_way_is_undone_and_counts_once_when_it_is_don
 
 @pytest.mark.parametrize("work", [(GenerationRecord, "g"), (BatchRecord, "b")])
 def test_what_is_deleted_and_what_is_counted_is_one_transaction(path, work):
-    with opened(path) as ledger:
+    connections, statements = [], []
+    with opened(path, connections=connections) as ledger:
         write(ledger, ended("g", batch_id="b"))
-        statements = []
-        ledger._connection.set_trace_callback(statements.append)
+        connections[0].set_trace_callback(statements.append)
         delete(ledger, work)
 
         first = statements.index("BEGIN IMMEDIATE")
@@ -538,16 +544,17 @@ def test_what_is_deleted_and_what_is_counted_is_one_transaction(path, work):
 
 
 def test_the_room_of_deleted_rows_is_used_again(path):
-    def pages(ledger):
-        return ledger._connection.execute("PRAGMA page_count").fetchone()[0]
+    def pages():
+        with closing(sqlite3.connect(path)) as other:
+            return other.execute("PRAGMA page_count").fetchone()[0]
 
     with opened(path) as ledger:
         write(ledger, *(ended(f"a{number:04}", prompt="x" * 500) for number in range(500)))
-        before = pages(ledger)
+        before = pages()
         delete(ledger, *((GenerationRecord, f"a{number:04}") for number in range(500)))
         write(ledger, *(ended(f"b{number:04}", prompt="x" * 500) for number in range(500)))
 
-        assert 1.05 * before > pages(ledger)
+        assert 1.05 * before > pages()
 
 
 # ── Versions

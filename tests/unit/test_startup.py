@@ -9,7 +9,7 @@ from structlog.testing import capture_logs
 
 import service
 from service import VERSION
-from settings import Settings, SettingsError
+from settings import Settings, SettingsError, load
 from telemetry import startup
 
 ROOT = Path(__file__).parents[2]
@@ -45,9 +45,10 @@ def test_a_data_dir_in_a_container_is_warned_of_unless_it_is_on_a_volume(tmp_pat
         assert is_mount is ("data_dir_not_a_volume" not in [each["event"] for each in logs])
 
 
-def test_a_weak_admin_key_and_unknown_variables_are_warned_of_by_name():
-    settings = _settings(CONCURRENT_DOCKER_ADMIN_API_KEY="short")
-    settings._unknown = {"FILE_TTL": "FILES_TTL"}
+def test_a_weak_admin_key_and_unknown_variables_are_warned_of_by_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("FILE_TTL", "1")
+    settings = load(CONCURRENT_DOCKER_ADMIN_API_KEY="short")
 
     with capture_logs() as logs:
         startup.warn(settings)

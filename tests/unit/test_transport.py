@@ -4,6 +4,7 @@ comes back is told apart by whether it may have arrived."""
 import asyncio
 from contextlib import closing, suppress
 
+import httpx
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -11,24 +12,27 @@ from hypothesis import strategies as st
 from concurrency import Gate, Lease
 from providers import Prediction, TryAgain
 from providers.replicate.provider import Replicate
-from providers.replicate.transport import MAX_ANSWER, Lost, NotSent, Refusal
+from providers.replicate.transport import MAX_ANSWER, Lost, NotSent, Refusal, open_connections, send
 from providers.replicate.watcher import PollFailed
+from tests.support.callers import SERVER_TOKEN
 from tests.support.wiring import ADMIN, listening, on_a_loop, parts, poll_once, reply, until, wire
+
+AUTHORIZED = {"Authorization": f"Bearer {SERVER_TOKEN}"}
 
 
 async def get(service, prediction_id: str = "p1", *, seconds: float = 5):
     with await service.others.acquire("admin") as lease:
-        path = f"/v1/predictions/{prediction_id}"
-        return (await service.provider._client._call(ADMIN, "GET", path, lease, seconds=seconds)).json()
+        request = httpx.Request(
+            "GET", f"{service.base_url}/v1/predictions/{prediction_id}", headers=AUTHORIZED
+        )
+        return (await send(service.connections, request, lease, seconds=seconds)).json()
 
 
 async def create(service, lease: Lease, *, seconds: float = 5, creates: bool = True):
-    path = "/v1/models/black-forest-labs/flux-dev/predictions"
+    url = f"{service.base_url}/v1/models/black-forest-labs/flux-dev/predictions"
     sent = {"input": {"prompt": "a fox"}}
-    answer = await service.provider._client._call(
-        ADMIN, "POST", path, lease, seconds=seconds, creates=creates, json=sent
-    )
-    return answer.json()
+    request = httpx.Request("POST", url, json=sent, headers=AUTHORIZED)
+    return (await send(service.connections, request, lease, seconds=seconds, creates=creates)).json()
 
 
 @on_a_loop
@@ -57,7 +61,7 @@ async def test_one_lease_is_one_request(simulator):
 @on_a_loop
 async def test_a_request_of_the_official_clients_own_methods_cannot_leave(simulator):
     async with parts(simulator) as service:
-        client = service.provider._client._client("r8_server")
+        client = service.client.official_client("r8_server")
         with pytest.raises(RuntimeError, match="has no lease"):
             await client.predictions.async_get("p1")
 
@@ -258,8 +262,9 @@ async def test_a_path_in_the_base_url_is_kept():
         return reply(b'{"id": "p1", "status": "starting", "results": []}')
 
     async with wire(answer) as server, parts(f"{server.url}/proxy") as service:
-        await get(service)
-        await service.provider._client.list_predictions(ADMIN, "cursor=c")
+        with await service.others.acquire("admin") as lease:
+            await service.client.get_prediction(ADMIN, "p1", lease=lease)
+        await service.client.list_predictions(ADMIN, "cursor=c")
 
     assert ["/proxy/v1/predictions/p1", "/proxy/v1/predictions?cursor=c"] == [
         seen.target for seen in server.seen
@@ -268,9 +273,10 @@ async def test_a_path_in_the_base_url_is_kept():
 
 @on_a_loop
 async def test_closing_leaves_no_connection_open_and_twice_is_no_error(simulator):
-    provider = Replicate(base_url=simulator.url, others=Gate(concurrent_limit=1, requests_per_minute=10))
+    others, connections = Gate(concurrent_limit=1, requests_per_minute=10), open_connections()
+    provider = Replicate(base_url=simulator.url, others=others, connections=connections)
     await provider.webhook_secret(ADMIN)
-    session = provider._client._connections.client
+    session = connections.client
     assert not session.closed
 
     await provider.aclose()

@@ -211,11 +211,11 @@ def _left_behind(upstream: Upstream, waiters: list[asyncio.Task]):
         for waiter in waiters:
             waiter.cancel()
         await asyncio.gather(*waiters, return_exceptions=True)
-        assert {} == upstream.watcher._accounts
-        polls = len(upstream.polls)
+        assert 0 == upstream.watcher.statistics().accounts
+        looks = len(upstream.polls)
         await asyncio.sleep(200.0)
-        assert upstream.watcher._timer is None
-        return upstream.is_idle(), len(upstream.polls) - polls
+        assert [] == asyncio.get_running_loop().timers()
+        return upstream.is_idle(), len(upstream.polls) - looks
 
     return scenario()
 

@@ -7,7 +7,7 @@ import pytest
 
 from providers import Prediction
 from providers.replicate.push import GRACE, KEPT, SILENCE, PushTracker
-from tests.support.upstream import MODEL, OUTPUT, Made, Upstream, caller, now, run
+from tests.support.upstream import MODEL, Made, Upstream, caller, now, run
 
 UNDER_WAY = 0.3
 """Seconds that a webhook takes."""
@@ -215,13 +215,16 @@ def test_a_result_pushed_before_the_wait_ends_it_at_once():
 def test_only_the_latest_thousand_early_results_are_kept():
     async def scenario():
         upstream = Upstream()
-        ends = [Prediction(f"p{n}", "succeeded", OUTPUT) for n in range(KEPT + 1)]
-        for end in ends:
-            upstream.watcher.receive(end)
-        kept = upstream.watcher._pushes
-        return [kept.early("p0"), kept.early("p1"), kept.early(f"p{KEPT}")] == [None, ends[1], ends[KEPT]]
+        made = [upstream.make(0.0, f"p{n}") for n in range(KEPT + 1)]
+        for each in made:
+            upstream.watcher.receive(each.end)
+        polls = []
+        for number in (KEPT, 1, 0):
+            await announced(upstream, made[number], webhook=None)
+            polls.append(len(upstream.polls))
+        return polls[0], polls[1], polls[2] > 0
 
-    assert run(scenario())
+    assert (0, 0, True) == run(scenario())
 
 
 def test_a_repeated_unfinished_or_unknown_pushed_result_does_no_harm():
@@ -298,6 +301,6 @@ def test_closing_leaves_no_timer_that_waits_for_a_webhook(webhook):
         if webhook is not None:
             upstream.watcher.receive(made.end)
         await upstream.watcher.aclose()
-        return [each for each in asyncio.get_running_loop()._scheduled if not each.cancelled()]
+        return asyncio.get_running_loop().timers()
 
     assert [] == run(scenario())

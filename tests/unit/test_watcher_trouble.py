@@ -283,8 +283,12 @@ def test_every_wait_ends_with_any_number_of_polls_a_minute(per_minute):
 def test_an_error_of_the_polling_task_ends_all_waits_with_it():
     async def scenario():
         upstream = Upstream()
-        upstream.watcher._places = None
-        with pytest.raises(AttributeError):
+
+        def broken(*_, **__):
+            raise ZeroDivisionError
+
+        upstream.gate.acquire = broken
+        with pytest.raises(ZeroDivisionError):
             await upstream.predict(5.0)
 
     run(scenario())
@@ -296,11 +300,11 @@ def test_closing_ends_the_polls_under_way():
         upstream.trouble = lambda poll: HANGS
         waits = [asyncio.create_task(upstream.predict(5.0, f"p{n}")) for n in range(5)]
         await asyncio.sleep(3.0)
-        looking = len(upstream.watcher._polls)
+        looking = upstream.watcher.statistics().polls
         for wait in waits:
             wait.cancel()
         await upstream.watcher.aclose()
-        return looking, len(upstream.watcher._polls), upstream.gate.statistics().current_concurrent
+        return looking, upstream.watcher.statistics().polls, upstream.gate.statistics().current_concurrent
 
     looking, left, held = run(scenario())
     assert looking > 0
