@@ -12,9 +12,9 @@ ARG S3=
 RUN python -m venv /venv \
     && /venv/bin/pip install --no-cache-dir --disable-pip-version-check \
         -r requirements.txt ${S3:+-r requirements-s3.txt}
-# What it copies is listed in .dockerignore, and nowhere else.
+# .dockerignore selects the files to copy.
 COPY . .
-# The root may be read-only, so what Python would cache at the first import is made now.
+# The root may be read-only, so compile Python's cache now.
 RUN /venv/bin/python -m compileall -q . && mkdir -m 700 data
 
 FROM python:3.13-slim
@@ -23,13 +23,13 @@ COPY --from=build /venv /venv
 COPY --from=build /app /app
 COPY --from=build --chown=10001:10001 /app/data /app/data
 WORKDIR /app
-# The ledger and the outputs. Mount a named volume, on a local disk: the next container goes on with what is in it.
+# The ledger and the outputs. Mount a named volume on a local disk, so that the next container continues the work.
 VOLUME /app/data
 USER 10001:10001
 EXPOSE 5000
 HEALTHCHECK --interval=30s --timeout=5s --start-period=20s \
     CMD ["python", "-c", "import os, urllib.request as r; r.urlopen('http://127.0.0.1:' + (os.environ.get('PORT') or '5000') + '/health', timeout=4)"]
-# SIGTERM drains: running predictions get DRAIN_SECONDS (60), then are left to the next start. Docker waits only ten
-# seconds by itself: stop with `docker stop -t 120`, or run by compose.yaml, which says so.
+# SIGTERM drains for DRAIN_SECONDS (60). The next start resumes unfinished predictions. Docker waits only ten seconds
+# by default: stop with `docker stop -t 120`, or use compose.yaml, which sets this.
 STOPSIGNAL SIGTERM
 CMD ["python", "app.py"]

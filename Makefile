@@ -1,4 +1,4 @@
-# What this project can do. `make` lists it.
+# The commands of this project. `make` lists them.
 .DEFAULT_GOAL := help
 .PHONY: help run simulator test test-all check format generated recording bench clean
 
@@ -8,7 +8,7 @@ PYTHON ?= $(shell for python in python3.13 python3.12 python3.11 python3; do \
 BIN := .venv/bin
 TEST ?= tests
 
-help: ## list what can be made
+help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 run: .venv/simulator ## serve on http://localhost:5000 (PORT=5001 make run: elsewhere); without a token, simulated
@@ -30,7 +30,7 @@ check: .venv/dev ## everything CI checks: format, lint, types, tests
 	@if [ -x $(BIN)/hadolint ]; then $(BIN)/hadolint Dockerfile; else echo "hadolint: no build for this machine, left out"; fi
 	$(MAKE) test-all
 
-format: .venv/dev ## format and mend what can be mended
+format: .venv/dev ## format the code and apply automatic fixes
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
@@ -44,7 +44,7 @@ recording: .venv/dev ## compare what the service answers with what 0.7.0 did, to
 bench: .venv/dev .venv-bench/made ## measure against the simulator, as ratios, into bench/results.md: eighteen minutes
 	$(BIN)/python -m bench
 
-clean: ## remove what was made here, but the service's data/
+clean: ## remove generated files, except the service's data/
 	rm -rf .venv .venv-bench .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 .venv/simulator: requirements.txt requirements-simulator.txt | .venv/made

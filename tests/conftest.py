@@ -1,7 +1,7 @@
-"""What the tests share: a simulated Replicate, and the service in front of it.
+"""Shared fixtures: a simulated Replicate, and the service before it.
 
-Nothing of ours is patched. The service talks by its real client over real sockets to the simulator, and what
-happened is asserted on the receiving side.
+No module of the project is patched. The service uses its real client over real sockets to the simulator, and tests
+assert what the simulator received.
 """
 
 import os
@@ -52,7 +52,7 @@ def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.Tes
 
 @pytest.fixture(scope="session", autouse=True)
 def _trust_one_certificate(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Each service and each client would load the certificates of 140 authorities, which takes 25 ms of the processor.
+    """Each service and each client would load the certificates of 140 authorities, which takes 25 ms of processor time.
     No test connects to a host that one of them has certified."""
     path = tmp_path_factory.mktemp("trusted") / "certificate.pem"
     certified(path, "unused.test")
@@ -82,7 +82,7 @@ def simulator() -> Iterator[Simulator]:
 
 @pytest.fixture
 def make_app(simulator: Simulator, tmp_path: Path) -> Iterator[Callable[..., Flask]]:
-    """Makes the service in front of the simulator, or of another provider; settings by their names."""
+    """Creates a service before the simulator or another provider. Settings are given by name."""
     with ExitStack() as stack:
 
         def make(*, provider: object = None, **settings: object) -> Flask:

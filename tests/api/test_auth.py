@@ -1,4 +1,4 @@
-"""The two doors: who comes in by which, whose token pays, and what nobody ever gets to see."""
+"""Authentication: accepted keys, the token that pays, and secrets that no response contains."""
 
 import pytest
 

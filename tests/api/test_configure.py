@@ -1,4 +1,4 @@
-"""`POST /configure`: both limits, both ways, live and under load; everything else changes nothing."""
+"""`POST /configure`: raises and lowers both limits under load. Invalid requests change nothing."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Which answers a page of another site may read: kept files, the models and the OpenAPI document, and nothing else."""
+"""Cross-origin requests: only files, the models and the OpenAPI document allow other origins."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""The page `/docs`: what it says and fills in on the simulator, and that an old answer never stands for a new one."""
+"""The page `/docs`: its text and token with the simulator, and that it clears old responses."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""The error table: every code is reachable, with its status, its headers and its shape, and nothing is HTML."""
+"""Errors: each code occurs, with its status, headers and problem document, and none is HTML."""
 
 import itertools
 import json

@@ -1,4 +1,4 @@
-"""The routes: what each answers when all is well, field by field; and the seats of those who wait."""
+"""The routes: successful responses, field by field, and the quota of waiting requests."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""The log: one JSON object a line, with the request's id, and never a token or key."""
+"""The log: one JSON object per line, with the request's id, and never a token or key."""
 
 import ast
 import json

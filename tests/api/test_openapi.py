@@ -1,4 +1,4 @@
-"""OpenAPI: valid, complete both ways, and of one mind with what validation and the answers really do."""
+"""The OpenAPI document: valid, complete, and consistent with validation and with real responses."""
 
 import base64
 import copy

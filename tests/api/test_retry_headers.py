@@ -1,4 +1,4 @@
-"""A failure after which a prediction exists, may exist or will says `x-should-retry: false`, and no `Retry-After`."""
+"""`x-should-retry: false` is sent, without `Retry-After`, if a prediction exists, may exist, or will."""
 
 from concurrent.futures import ThreadPoolExecutor
 from email import message_from_bytes

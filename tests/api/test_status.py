@@ -1,4 +1,4 @@
-"""`GET /status`: anyone sees whether the ledger and Replicate work, and the admin how the work does."""
+"""`GET /status`: the health of the ledger and of Replicate for all, and statistics of the work for the admin."""
 
 import asyncio
 import json

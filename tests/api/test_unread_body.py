@@ -1,4 +1,4 @@
-"""An answer that leaves a body unread closes the connection; one that has read it does not."""
+"""A response that leaves a body unread closes the connection. Any other keeps it."""
 
 import json
 import socket

@@ -1,4 +1,4 @@
-"""The container, as far as it can be held without an engine: what it copies and runs exists and suffices."""
+"""The container, as far as it can be tested without Docker: its files exist and suffice."""
 
 import json
 import re

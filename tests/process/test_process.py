@@ -1,4 +1,4 @@
-"""The service as it really runs: gunicorn, signals, sockets that close, hundreds of callers."""
+"""The service as a process: gunicorn, signals, closed sockets, hundreds of callers."""
 
 import json
 import signal

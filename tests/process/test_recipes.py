@@ -1,4 +1,4 @@
-"""The table "Where does it go?" of docs/architecture.md is true: each of its changes is carried out on a copy.
+"""Carries out each change of the table "Where does it go?" in docs/architecture.md on a copy of the project.
 
 `tests/data/recipes.toml` has the changes. Until the last step of one is done, its tests fail; then they pass.
 `tests/unit/test_documents.py` compares the table with them.

@@ -1,4 +1,4 @@
-"""Across a restart: what the dead spent is not spent again, and what they left goes on. Counts are the simulator's."""
+"""Restarts: the window counts across them, and work continues. The simulator counts the requests."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""One greedy and four polite callers at each thing that all callers share: the polite get it, the greedy half of it."""
+"""One greedy and four polite callers share each resource: the polite are served, and the greedy gets half."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Who calls in the tests, and with what."""
+"""Keys, headers and requests of the callers in tests."""
 
 from media.formats import black_png
 
@@ -9,7 +9,7 @@ ADMIN = {"X-Admin-API-Key": ADMIN_KEY}
 USER = {"X-Replicate-API-Key": USER_TOKEN}
 
 PNG = black_png(1, 1)
-"""The smallest whole picture; more behind its end leaves it one."""
+"""The smallest complete image. It stays valid with more bytes after its end."""
 
 PICTURE = {"model_name": "flux-dev", "prompt": "A lighthouse at dusk"}
-"""The smallest request that can be paid for."""
+"""The smallest valid request for a generation."""

@@ -1,4 +1,4 @@
-"""What every refusal has in common, asserted in one place."""
+"""Assertions on problem documents."""
 
 import json
 from collections.abc import Callable
@@ -25,12 +25,12 @@ def problem(answer: TestResponse, status: int, code: str, *, retryable: bool = F
 
 
 def fields(answer: TestResponse) -> list[str]:
-    """The fields an invalid request was refused for, in the order of the answer."""
+    """The invalid fields of a refused request, in the order of the response."""
     return [each["field"] for each in problem(answer, 400, "invalid_request")["errors"]]
 
 
 def messages(parse: Callable[[Any], object], body: Any) -> dict[str, str]:
-    """The messages of a parser that refuses a body, by field; empty if it is taken."""
+    """The messages of a parser that refuses a body, by field; empty if it accepts the body."""
     try:
         parse(body)
     except InvalidRequest as invalid:

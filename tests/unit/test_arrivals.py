@@ -1,4 +1,4 @@
-"""Connections without a complete request: bounded, by address too, and given up in time. No sockets."""
+"""Connections without a complete request: bounds, also by address, and timeouts. No sockets."""
 
 import pytest
 from hypothesis import given

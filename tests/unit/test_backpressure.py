@@ -1,4 +1,4 @@
-"""Whoever waits for work on the loop: what it gave is let go of as soon as they have it."""
+"""Waiting for work on the loop: the result is released once the caller has it."""
 
 import gc
 import socket

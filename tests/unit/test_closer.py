@@ -1,4 +1,4 @@
-"""The end of connections: a refused client that still sends can read the answer, and none lingers for long."""
+"""Closing connections: a refused client that still sends can read the response, within time limits."""
 
 import socket
 from contextlib import suppress

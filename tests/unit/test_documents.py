@@ -1,4 +1,4 @@
-"""The documents are true: tables match the code, commands exist, links and paths lead to files."""
+"""The documents: tables match the code, and commands, links and paths exist."""
 
 import re
 import tomllib

@@ -1,4 +1,4 @@
-"""The documents say of settings, models, fallbacks and errors what the code declares: `make generated` writes them."""
+"""The generated tables of settings, models, fallbacks and errors match the code (`make generated`)."""
 
 import pytest
 

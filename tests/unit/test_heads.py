@@ -1,4 +1,4 @@
-"""The heads of requests as the server reads them: how large they may be, and empty lines before them."""
+"""Heads of requests: size limits, arrival in pieces, and empty lines before them."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""The layout: which package may import which, how long files and functions are, and that importing starts nothing."""
+"""The layout: import directions, sizes of files and functions, and imports without side effects."""
 
 import ast
 import subprocess

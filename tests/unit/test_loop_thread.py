@@ -1,4 +1,4 @@
-"""The event loop on its own thread. Real threads; the tests wait for events and never for a time."""
+"""The event loop on its own thread. The tests use real threads, and wait for events instead of sleeping."""
 
 import asyncio
 import concurrent.futures

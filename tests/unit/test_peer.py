@@ -1,4 +1,4 @@
-"""The socket of a caller: a peer that takes or sends too little is given up, however it spreads its bytes."""
+"""The socket of a caller: a peer that reads or sends too slowly is dropped, also if it moves a byte now and then."""
 
 import socket
 from contextlib import suppress

@@ -1,4 +1,4 @@
-"""Settings: read once, said in sentences, secrets hidden; and what three documents say of them agrees."""
+"""Settings: reading, error messages, hidden secrets, and consistency with the documents."""
 
 import base64
 import random

@@ -1,4 +1,4 @@
-"""What a start refuses or warns of, beside the settings themselves."""
+"""Errors and warnings of a start, apart from single settings."""
 
 import subprocess
 import sys

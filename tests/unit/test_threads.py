@@ -1,4 +1,4 @@
-"""The threads that handle requests: as many as are needed at once, and none is waited for."""
+"""The threads that handle requests: they start on demand, up to a bound."""
 
 import threading
 from queue import SimpleQueue
