@@ -1,4 +1,4 @@
-"""The forecast of a generation or a batch: before anything is spent, and beside the actual figures."""
+"""The forecast of a generation or a batch: returned before anything is spent, and beside the actual figures."""
 
 import base64
 import io
@@ -20,7 +20,7 @@ def prompts(number, model="flux-dev", **given):
     return {"model_name": model, "prompts": ["a"] * number, **given}
 
 
-def test_a_dry_run_tells_how_it_would_go_and_spends_nothing(client, simulator):
+def test_a_dry_run_returns_a_forecast_and_spends_nothing(client, simulator):
     answer = post(client, prompts(5, num_outputs=2, dry_run=True))
 
     assert 200 == answer.status_code
@@ -46,13 +46,15 @@ def test_a_dry_run_tells_how_it_would_go_and_spends_nothing(client, simulator):
         (21, {}, "queue"),
     ],
 )
-def test_the_strategy_says_whether_it_fits_the_slots_the_window_or_neither(make_app, number, given, strategy):
+def test_the_strategy_shows_whether_a_batch_fits_the_slots_the_window_or_neither(
+    make_app, number, given, strategy
+):
     client = make_app(REPLICATE_CONCURRENT_LIMIT=10, REPLICATE_REQUESTS_PER_MINUTE=20).test_client()
 
     assert strategy == post(client, prompts(number, dry_run=True, **given)).json["strategy"]
 
 
-def test_spent_places_and_taken_slots_count(make_app):
+def test_spent_places_and_taken_slots_count_in_the_forecast(make_app):
     client = make_app(REPLICATE_CONCURRENT_LIMIT=10, REPLICATE_REQUESTS_PER_MINUTE=20).test_client()
     post(client, prompts(12))
 
@@ -96,7 +98,7 @@ def test_every_batch_reports_its_plan_and_its_actual_figures(client, simulator):
     assert 0 < planned["actual_seconds"]
 
 
-def test_the_summary_of_a_stream_reports_them_too(client):
+def test_the_summary_of_a_stream_reports_the_plan_and_the_actual_figures(client):
     *_, summary = lines(stream(client, ADMIN, "a", "[[nsfw]] b"))
 
     assert PLAN <= set(summary)
@@ -171,7 +173,7 @@ def test_both_dry_runs_of_one_generation_give_the_same_forecast(client):
     assert batch.items() <= single(client, num_outputs=3).json.items()
 
 
-def test_a_dry_run_with_a_fallback_names_the_model_that_would_be_first(client):
+def test_a_dry_run_with_a_fallback_names_the_model_that_would_be_tried_first(client):
     planned = single(client, model_name="flux-schnell", image="https://example.com/a.png", fallback=True).json
 
     assert "black-forest-labs/flux-kontext-max" == planned["model_name"]
@@ -182,7 +184,7 @@ def test_a_dry_run_with_a_fallback_names_the_model_that_would_be_first(client):
     ]
 
 
-def test_a_dry_run_repeats_no_image(client, simulator, tmp_path):
+def test_the_response_to_a_dry_run_repeats_no_image(client, simulator, tmp_path):
     inline = "data:image/png;base64," + base64.b64encode(PNG).decode()
     large = "data:image/png;base64," + base64.b64encode(PNG + b"x" * 300_000).decode()
     images = {"image_input": [inline, "https://example.com/a.png"]}
@@ -196,7 +198,7 @@ def test_a_dry_run_repeats_no_image(client, simulator, tmp_path):
     assert [] == [each for each in (tmp_path / "uploads").rglob("*") if each.is_file()]
 
 
-def test_a_form_can_ask_for_a_dry_run_too(client, simulator):
+def test_a_form_can_request_a_dry_run(client, simulator):
     form = {**PICTURE, "dry_run": "true", "image": (io.BytesIO(PNG), "a.png")}
 
     planned = client.post("/generate", data=form, headers=ADMIN).json
@@ -211,7 +213,7 @@ def test_a_dry_run_of_false_runs_the_request(client, simulator, given):
     assert 1 == simulator.counts().creations_accepted
 
 
-def test_a_dry_run_leaves_its_key_free_and_waits_for_nothing(client, simulator):
+def test_a_dry_run_leaves_its_idempotency_key_free_and_waits_for_nothing(client, simulator):
     keyed = ADMIN | {"Idempotency-Key": "key", "Prefer": "respond-async"}
 
     assert (200, True) == ((planned := single(client, headers=keyed)).status_code, planned.json["dry_run"])
@@ -229,7 +231,7 @@ def test_a_dry_run_of_one_generation_is_checked_like_the_generation_itself(make_
 
 
 @pytest.mark.parametrize("given", [True, False])
-def test_one_of_several_requests_has_no_dry_run_of_its_own(client, given):
+def test_a_single_request_of_a_batch_cannot_be_a_dry_run(client, given):
     answer = post(client, {"requests": [PICTURE | {"dry_run": given}]})
 
     assert ["requests[0].dry_run"] == [
@@ -237,7 +239,7 @@ def test_one_of_several_requests_has_no_dry_run_of_its_own(client, given):
     ]
 
 
-def test_a_dry_run_that_asks_for_a_stream_gets_its_one_answer(client):
+def test_a_dry_run_that_requests_a_stream_gets_a_plain_response(client):
     answer = post(client, prompts(2, dry_run=True), headers=USER | {"Accept": "application/x-ndjson"})
 
     assert ("application/json", True) == (answer.content_type, answer.json["dry_run"])

@@ -1,4 +1,4 @@
-"""Forms: images sent as files, and everything else beside them."""
+"""Forms: images are sent as files, and all other fields beside them."""
 
 import base64
 import json
@@ -29,7 +29,9 @@ def a_file(content: bytes = SMALL, name: str = "a.png"):
 
 
 def post(client, form, path="/generate", **headers):
-    boundary, body = encode_multipart(MultiDict(form))  # the client's own leaves its temporary files open
+    boundary, body = encode_multipart(
+        MultiDict(form)
+    )  # the client's own method leaves its temporary files open
     kind = f"multipart/form-data; boundary={boundary}"
     return client.post(path, data=body, content_type=kind, headers=ADMIN | headers)
 
@@ -46,7 +48,7 @@ def test_a_file_of_up_to_256_kb_is_sent_inline(client, simulator):
     assert [] == simulator.uploads()
 
 
-def test_a_larger_file_goes_through_replicates_files_first(client, simulator):
+def test_a_larger_file_is_uploaded_to_replicate_first(client, simulator):
     assert 200 == post(client, EDIT | {"input_image": a_file(LARGE, "photo.jpg")}).status_code
 
     (upload,) = simulator.uploads()
@@ -56,7 +58,7 @@ def test_a_larger_file_goes_through_replicates_files_first(client, simulator):
     assert "r8_server" == upload.token
 
 
-def test_so_does_a_large_data_uri_in_a_json_body(client, simulator):
+def test_a_large_data_uri_in_a_json_body_is_uploaded_to_replicate_first(client, simulator):
     data = "data:image/png;base64," + base64.b64encode(LARGE).decode()
 
     assert 200 == client.post("/generate", json=EDIT | {"input_image": data}, headers=ADMIN).status_code
@@ -86,7 +88,7 @@ def test_a_stream_outlives_the_request_its_file_came_with(client, simulator):
     assert 1 == len(simulator.uploads())
 
 
-def test_several_files_go_where_their_names_say(client, simulator):
+def test_each_file_goes_to_the_field_of_its_name(client, simulator):
     form = {"model_name": "nano-banana", "prompt": "a", "image_input": [a_file(), a_file(LARGE), a_file()]}
 
     assert 200 == post(client, form).status_code
@@ -97,7 +99,7 @@ def test_several_files_go_where_their_names_say(client, simulator):
     ]
 
 
-def test_one_file_is_a_list_where_a_list_is_taken(client, simulator):
+def test_one_file_for_a_list_field_becomes_a_list(client, simulator):
     assert (
         200 == post(client, {"model_name": "nano-banana", "prompt": "a", "image_input": a_file()}).status_code
     )
@@ -108,7 +110,7 @@ def test_one_file_is_a_list_where_a_list_is_taken(client, simulator):
     assert [[INLINED]] * 2 == [each["image_input"] for each in sent(simulator)]
 
 
-def test_a_file_finds_its_request_in_a_batch_of_whole_ones(client, simulator):
+def test_a_file_reaches_the_request_that_its_name_numbers(client, simulator):
     requests = [EDIT, EDIT | {"prompt": "second"}, {"model_name": "nano-banana", "prompt": "third"}]
     form = {
         "requests": json.dumps(requests),
@@ -128,7 +130,7 @@ def test_a_file_finds_its_request_in_a_batch_of_whole_ones(client, simulator):
     ("model", "field", "sent_as"),
     [("flux-kontext-max", "input_image", INLINED), ("nano-banana", "image_input", [INLINED])],
 )
-def test_a_file_takes_the_place_of_null_in_its_request(client, simulator, model, field, sent_as):
+def test_a_file_replaces_null_in_its_request(client, simulator, model, field, sent_as):
     request = {"model_name": model, "prompt": "a", field: None}
     form = {"requests": json.dumps([request]), f"requests[0].{field}": a_file()}
 
@@ -147,7 +149,7 @@ def test_a_file_takes_the_place_of_null_in_its_request(client, simulator, model,
         ({"model_name": "flux-dev", "prompts": ["a"]}, "requests[0].file_name"),
     ],
 )
-def test_empty_text_is_not_given_in_either_form_of_a_batch(client, form, empty):
+def test_empty_text_counts_as_omitted_in_both_forms_of_a_batch(client, form, empty):
     assert 200 == post(client, form | {empty: ""}, "/generate-batch").status_code
 
 
@@ -158,7 +160,7 @@ def test_empty_text_of_a_required_or_unknown_field_of_a_request_is_refused(clien
     assert [name] == fields(post(client, form, "/generate-batch"))
 
 
-def test_text_is_read_as_the_type_of_its_field(client, simulator):
+def test_text_is_parsed_as_the_type_of_its_field(client, simulator):
     form = {
         "model_name": "flux-dev", "prompt": "3", "seed": "3", "guidance": "2.5", "go_fast": "false", "megapixels": "1",
         "aspect_ratio": "16:9", "timeout": "60", "fallback": '["qwen-image"]', "placeholder": "true", "file_name": "7",
@@ -197,7 +199,7 @@ def test_text_is_read_as_the_type_of_its_field(client, simulator):
     ],
     ids=str,
 )
-def test_a_form_is_checked_like_any_body_and_nothing_is_sent(client, simulator, form, wrong):
+def test_an_invalid_form_is_refused_like_any_body_and_nothing_is_sent(client, simulator, form, wrong):
     assert wrong == fields(post(client, form))
     assert {} == dict(simulator.counts().requests)
 
@@ -213,7 +215,7 @@ def test_a_form_is_checked_like_any_body_and_nothing_is_sent(client, simulator, 
         (b"--x--\r\n", "multipart/form-data; boundary=\xe9"),
     ],
 )
-def test_an_invalid_form_is_refused(client, body, kind):
+def test_an_unreadable_form_is_refused(client, body, kind):
     answer = client.post("/generate", data=body, content_type=kind, headers=ADMIN)
 
     assert 400 == answer.status_code, answer.json
@@ -231,7 +233,7 @@ def test_the_size_of_a_form_is_limited(make_app, simulator):
     problem(post(roomy, {str(number): "x" * 90_000 for number in range(20)}), 413, "payload_too_large")
 
 
-def test_a_form_is_not_taken_where_nothing_is_generated(client):
+def test_routes_that_generate_nothing_refuse_a_form(client):
     refused = problem(post(client, {"concurrent_limit": "3"}, "/configure"), 415, "unsupported_media_type")
     assert "must be application/json, without" in refused["detail"]
 
@@ -301,7 +303,7 @@ HEADER_PARTS = st.sampled_from(
         max_size=3,
     )
 )
-def test_no_headers_of_any_part_are_a_fault_of_the_service(tmp_path, parts):
+def test_no_part_headers_cause_an_error_of_the_service(tmp_path, parts):
     try:
         body = read(*(part + b"\r\n\r\na" for part in parts), tmp_path=tmp_path, most_text=1000)
     except (InvalidRequest, PayloadTooLarge):
@@ -309,11 +311,11 @@ def test_no_headers_of_any_part_are_a_fault_of_the_service(tmp_path, parts):
     assert all(isinstance(name, str) and name for name in body)
 
 
-# What browsers and scripts send
+# Parts as browsers and scripts send them
 
 
 def read(*parts: bytes, tmp_path, most_text=10_000_000):
-    """The body of a form of these parts, by its parser alone."""
+    """The body that the parser alone reads from a form of these parts."""
     body = b"".join(b"--b\r\n" + part + b"\r\n" for part in parts) + b"--b--\r\n"
     return read_form(
         BytesIO(body),
@@ -354,7 +356,7 @@ FILES = {
 
 
 @pytest.mark.parametrize("way", FILES)
-def test_a_file_is_one_whatever_its_name_and_type(tmp_path, way):
+def test_a_part_is_a_file_whatever_its_file_name_and_type(tmp_path, way):
     upload = read(FILES[way], tmp_path=tmp_path)["input_image"]
 
     assert SMALL == upload.head(1000)
@@ -362,7 +364,7 @@ def test_a_file_is_one_whatever_its_name_and_type(tmp_path, way):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("way", FILES)
-def test_such_a_file_is_sent_on(client, simulator, way):
+def test_a_file_with_any_file_name_and_type_is_sent_to_replicate(client, simulator, way):
     parts = (field("model_name", "kontext-max"), field("prompt", "make it blue"), FILES[way])
 
     assert 200 == raw_post(client, *parts).status_code
@@ -406,7 +408,7 @@ NOTHING = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("what", NOTHING)
-def test_the_empty_inputs_of_a_browser_are_dropped(tmp_path, client, what):
+def test_the_empty_inputs_of_a_browsers_form_are_dropped(tmp_path, client, what):
     parts = (field("model_name", "kontext-max"), field("prompt", "a"))
 
     assert read(*parts, tmp_path=tmp_path) == read(*parts, NOTHING[what], tmp_path=tmp_path)
@@ -428,7 +430,7 @@ def test_the_empty_inputs_of_a_browser_are_dropped(tmp_path, client, what):
         (field("model_name", ""), "model_name"),
     ],
 )
-def test_null_is_a_word_in_a_form_and_a_required_field_is_not_empty(client, simulator, part, wrong):
+def test_null_as_text_and_an_empty_required_field_are_refused_in_a_form(client, simulator, part, wrong):
     name = wrong.encode()
     parts = [field("model_name", "flux-dev"), field("prompt", "a")]
     parts = [each for each in parts if b'name="' + name + b'"' not in each]
@@ -446,7 +448,7 @@ def test_free_text_may_be_empty_or_the_word_null(client, simulator):
         assert {"prompt": "null", "negative_prompt": text} == sent(simulator)[-1]
 
 
-def test_whole_floats_of_a_form_are_integers(client, simulator):
+def test_whole_floats_in_a_form_are_read_as_integers(client, simulator):
     parts = (
         field("model_name", "flux-dev"),
         field("prompt", "a"),
@@ -459,7 +461,7 @@ def test_whole_floats_of_a_form_are_integers(client, simulator):
     assert [(3, int), (3, int)] == [(value, type(value)) for value in values]
 
 
-def test_the_names_of_a_form_keep_their_places(tmp_path):
+def test_file_names_in_a_form_keep_their_positions(tmp_path):
     def read_names(*names):
         return read(*(field("file_names", name) for name in names), tmp_path=tmp_path).get("file_names")
 
@@ -468,7 +470,7 @@ def test_the_names_of_a_form_keep_their_places(tmp_path):
     assert None is read_names("", "")
 
 
-def test_a_picture_that_came_in_half_is_refused_before_anything_is_spent(client, simulator):
+def test_an_incomplete_picture_is_refused_before_anything_is_spent(client, simulator):
     for content in (LARGE[:60], PNG[:-4], PNG[:20].ljust(900_000, b"\0")):
         answer = post(client, EDIT | {"input_image": a_file(content)})
         (found,) = problem(answer, 400, "invalid_request")["errors"]

@@ -1,4 +1,4 @@
-"""Bodies sent to break something: each gets a small, clear 4xx in valid JSON, and nothing is spent."""
+"""Bodies sent to break the service: each gets a short, clear 4xx response in valid JSON, and nothing is spent."""
 
 import gzip
 import io
@@ -105,7 +105,7 @@ def test_unreadable_bodies_are_invalid_json_and_nothing_is_spent(client, simulat
 
 
 @pytest.mark.slow
-def test_nonsense_is_an_invalid_request_with_a_small_answer(client, simulator):
+def test_a_nonsensical_body_is_an_invalid_request_with_a_short_response(client, simulator):
     for body in INVALID.values():
         refused(client, simulator, 400, "invalid_request", body)
 
@@ -122,7 +122,7 @@ def test_a_body_of_more_than_half_a_million_values_is_413_and_is_not_parsed(clie
         refused(client, simulator, 413, "payload_too_large", body)
 
 
-def test_a_body_that_does_not_say_json_is_415(client, simulator):
+def test_a_body_without_a_json_content_type_is_415(client, simulator):
     for kind in (
         "", "text/plain", "application/x-www-form-urlencoded", "application/jsonp",
         "text/json", "application/problem+json", "application/json, text/plain", "json", "*/*", "\xe9",
@@ -136,7 +136,7 @@ def test_a_compressed_body_is_415(client, simulator):
         refused(client, simulator, 415, "unsupported_media_type", body, encoding=encoding)
 
 
-def test_json_may_say_its_charset(client):
+def test_a_json_content_type_may_name_its_charset(client):
     body = json.dumps(PICTURE | {"prompt": "é"}, ensure_ascii=False).encode()
     kind = "Application/JSON; charset=UTF-8"
 
@@ -154,9 +154,7 @@ def chunked(client, path, body):
 
 
 @pytest.mark.parametrize("path", ROUTES)
-def test_a_chunked_body_is_413_once_it_is_too_large_even_if_its_first_part_makes_sense(
-    client, simulator, path
-):
+def test_a_chunked_body_is_413_once_it_is_too_large_even_if_its_beginning_is_valid(client, simulator, path):
     body = {
         "/generate": PICTURE,
         "/generate-batch": {"requests": [PICTURE]},
@@ -170,11 +168,11 @@ def test_a_chunked_body_is_413_once_it_is_too_large_even_if_its_first_part_makes
     assert 10 == client.get("/status").json["concurrency"]["concurrent_limit"]
 
 
-def test_a_chunked_body_of_ordinary_size_is_taken(client):
+def test_a_chunked_body_of_ordinary_size_is_accepted(client):
     assert 200 == chunked(client, "/generate", json.dumps(PICTURE).encode()).status_code
 
 
-def test_a_body_that_ends_before_its_length_is_refused_though_its_part_makes_sense(client, simulator):
+def test_a_body_that_ends_before_its_length_is_refused_even_if_its_beginning_is_valid(client, simulator):
     answer = client.post(
         "/generate",
         input_stream=io.BytesIO(json.dumps(PICTURE).encode()),
@@ -200,7 +198,7 @@ def test_a_body_that_ends_before_its_length_is_refused_though_its_part_makes_sen
     ],
     ids=lambda item: str(item)[:20],
 )
-def test_ten_thousand_bad_items_get_a_bounded_answer(client, simulator, item):
+def test_ten_thousand_bad_items_get_a_bounded_response(client, simulator, item):
     answer = client.post("/generate-batch", json={"requests": [item] * 10_000}, headers=ADMIN)
 
     problem(answer, 400, "invalid_request")
@@ -209,7 +207,7 @@ def test_ten_thousand_bad_items_get_a_bounded_answer(client, simulator, item):
     assert {} == dict(simulator.counts().requests)
 
 
-def test_ten_thousand_bad_prompts_get_a_bounded_answer(client):
+def test_ten_thousand_bad_prompts_get_a_bounded_response(client):
     body = {"model_name": "flux-dev", "prompts": ["\ud800" * 500] * 5_000}
 
     answer = client.post("/generate-batch", json=body, headers=ADMIN)

@@ -34,7 +34,7 @@ OWN = [name for name in OwnFields.model_fields if name != "model_name"]
 
 
 @pytest.mark.parametrize("name", OWN)
-def test_null_for_an_optional_field_of_the_service_is_not_given(name):
+def test_null_for_an_optional_field_of_the_service_counts_as_omitted(name):
     body = PICTURE | {name: None}
 
     assert parse_generation(body) == parse_generation(PICTURE)
@@ -44,7 +44,7 @@ def test_null_for_an_optional_field_of_the_service_is_not_given(name):
 
 
 @pytest.mark.parametrize("name", [*BatchFields.model_fields, *OWN, "file_names", "seed", "go_fast"])
-def test_null_beside_prompts_is_not_given(name):
+def test_null_beside_prompts_counts_as_omitted(name):
     body = {"model_name": "flux-dev", "prompts": ["a"]}
     if name != "file_name":
         assert parse_batch(body | {name: None}) == parse_batch(body)
@@ -53,7 +53,7 @@ def test_null_beside_prompts_is_not_given(name):
 
 
 @pytest.mark.parametrize("name", BatchFields.model_fields)
-def test_null_beside_requests_is_not_given(name):
+def test_null_beside_requests_counts_as_omitted(name):
     body = {"requests": [PICTURE]}
 
     assert parse_batch(body | {name: None}) == parse_batch(body)
@@ -74,7 +74,7 @@ def test_null_beside_requests_is_not_given(name):
         ({"model_name": "nano-banana", "image_input": ["https://a.com/b", None]}, ["image_input[1]"]),
     ],
 )
-def test_null_is_refused_where_it_is_no_optional_field(change, wrong):
+def test_null_is_refused_for_a_field_that_is_not_optional(change, wrong):
     body = PICTURE | change
 
     assert wrong == list(messages(parse_generation, body))
@@ -106,7 +106,7 @@ def test_null_is_refused_where_a_batch_needs_a_value(body, wrong):
     "name", sorted(OPTIONAL.union(*(model.inputs.model_fields for model in MODELS.values())))
 )
 @pytest.mark.parametrize("model", MODELS)
-def test_null_for_an_optional_field_of_another_route_or_model_is_not_given(model, name):
+def test_null_for_an_optional_field_of_another_route_or_model_counts_as_omitted(model, name):
     alone = {"model_name": model, "prompt": "a"}
     cases = [
         (parse_generation, "GenerationRequest", alone, alone | {name: None}),
@@ -131,7 +131,7 @@ def test_null_for_an_optional_field_of_another_route_or_model_is_not_given(model
             assert is_published(published, dumped)
 
 
-def test_a_client_may_dump_all_optional_fields_as_null(client):
+def test_a_client_may_send_all_optional_fields_as_null(client):
     nulls = dict.fromkeys(OPTIONAL - {"dry_run"}) | {"negative_prompt": None, "dry_run": True}
     for path, body in (
         ("/generate", PICTURE),
@@ -141,7 +141,7 @@ def test_a_client_may_dump_all_optional_fields_as_null(client):
         assert 200 == client.post(path, json=nulls | body, headers=ADMIN).status_code
 
 
-def test_with_a_fallback_null_for_a_parameter_of_any_model_is_not_given():
+def test_with_a_fallback_null_for_a_parameter_of_any_model_counts_as_omitted():
     body = PICTURE | {"fallback": True}
 
     assert parse_generation(body) == parse_generation(body | {"strength": None, "image_input": None})
@@ -177,11 +177,11 @@ def test_a_whole_float_is_sent_as_an_integer(model, name, given, sent):
         ("prompt", 3.0), ("output_format", 1.0), ("timeout", 0.0),
     ],
 )  # fmt: skip
-def test_another_float_is_no_integer(name, given):
+def test_a_float_that_is_not_whole_is_refused_as_an_integer(name, given):
     assert [name] == list(messages(parse_generation, PICTURE | {name: given}))
 
 
-def test_the_services_own_numbers_are_read_alike():
+def test_whole_floats_are_integers_in_the_services_own_fields_too():
     assert (60, 2) == (
         parse_generation(PICTURE | {"timeout": 60.0}).timeout,
         parse_batch({"requests": [PICTURE], "max_concurrent": 2.0}).max_concurrent,
@@ -213,7 +213,7 @@ VISIBLE = [
 
 
 @pytest.mark.parametrize("prompt", BLANK, ids=lambda prompt: ascii(prompt[:9]))
-def test_a_prompt_with_nothing_to_see_is_refused_like_a_space(prompt):
+def test_a_prompt_without_a_visible_character_is_refused_like_a_space(prompt):
     assert is_blank(prompt)
     assert {"prompt": "must not be empty"} == messages(parse_generation, PICTURE | {"prompt": prompt})
     assert {"prompt": "must not be empty"} == messages(
@@ -228,7 +228,7 @@ def test_a_prompt_with_nothing_to_see_is_refused_like_a_space(prompt):
 
 
 @pytest.mark.parametrize("prompt", VISIBLE, ids=lambda prompt: ascii(prompt[:9]))
-def test_a_prompt_with_something_to_see_passes_unchanged(prompt):
+def test_a_prompt_with_a_visible_character_passes_unchanged(prompt):
     assert prompt == parse_generation(PICTURE | {"prompt": prompt}).prompt
     assert prompt == parse_batch({"model_name": "flux-dev", "prompts": [prompt]}).requests[0].prompt
 
@@ -254,7 +254,7 @@ def test_blank_prompts_are_refused_over_http_and_nothing_is_spent(client, simula
         {"model_name": "imagen-4-ultra", "num_outputs": 2, "fallback": True},
     ],
 )
-def test_rules_that_came_since_do_not_end_work_that_was_accepted(change):
+def test_newer_rules_do_not_end_work_that_was_accepted_before(change):
     accepted = generation.ParseContext(CONTEXT.registry, accepted=True)
     body = PICTURE | change
 
@@ -297,7 +297,7 @@ def test_an_unknown_field_is_refused_with_a_suggestion(given, meant):
     [("output_filepaths", "file_names"), ("output_filepath", "file_names"), ("promts", "prompts"), ("texts", "prompts"),
      ("text", "prompts"), ("n", "num_outputs"), ("concurrency", "max_concurrent"), ("dryrun", "dry_run")],
 )  # fmt: skip
-def test_beside_prompts_the_hints_are_the_fields_of_a_batch(given, meant):
+def test_hints_beside_prompts_are_the_fields_of_a_batch(given, meant):
     body = {"model_name": "flux-dev", "prompts": ["a"], given: 1}
 
     assert {given: f"is not a known field; did you mean {meant}?"} == messages(parse_batch, body)
@@ -344,13 +344,13 @@ def test_beside_requests_an_unknown_field_is_refused_with_the_fields_of_a_batch(
     } == messages(parse_batch, body)
 
 
-def test_a_mistyped_dry_run_is_never_a_generation():
+def test_a_mistyped_dry_run_never_starts_a_generation():
     expected = "is not a known field; did you mean dry_run?"
 
     assert {"dryRun": expected} == messages(parse_generation, PICTURE | {"dryRun": True})
 
 
-def test_a_model_without_num_outputs_gets_no_hint_of_it():
+def test_num_outputs_is_not_suggested_for_a_model_without_it():
     message = messages(parse_generation, {"model_name": "qwen-image", "prompt": "a", "n": 2})["n"]
 
     assert "did you mean" not in message
@@ -360,7 +360,7 @@ def test_a_model_without_num_outputs_gets_no_hint_of_it():
 @pytest.mark.parametrize(
     "more", [{}, {"model_name": None}, {"model_name": 3}, {"model": "x"}, {"prompt": None}]
 )
-def test_a_missing_model_name_names_the_models(more):
+def test_the_error_for_a_missing_model_name_lists_the_models(more):
     body = {"prompt": "a"} | more
     message = messages(parse_generation, body)["model_name"]
 

@@ -1,4 +1,4 @@
-"""Parsing: all problems at once, by field and index, before anything is spent; both forms of a batch."""
+"""Parsing: all problems are reported at once, by field and index, before anything is spent. A batch has two forms."""
 
 import pytest
 from hypothesis import given
@@ -15,7 +15,7 @@ from tests.support.problem_documents import fields, messages
 
 
 def refused(parse, body):
-    """The messages of a body that must be refused, by field."""
+    """The messages of the problems of a refused body, by field."""
     found = messages(parse, body)
     assert found
     return found
@@ -107,16 +107,16 @@ def test_a_webhook_that_cannot_be_encoded_is_refused(given):
 
 
 @pytest.mark.parametrize("timeout", [1, 1.5, 1800, None])
-def test_a_timeout_is_taken_to_both_ends(timeout):
+def test_a_timeout_is_accepted_up_to_both_bounds(timeout):
     assert timeout == parse_generation(PICTURE | {"timeout": timeout}).timeout
 
 
 @pytest.mark.parametrize("timeout", [0, 0.99, 1800.01, "5", True, [], 10**400, float("nan")])
-def test_a_timeout_outside_is_refused(timeout):
+def test_a_timeout_outside_its_bounds_is_refused(timeout):
     assert ["timeout"] == list(refused(parse_generation, PICTURE | {"timeout": timeout}))
 
 
-def test_a_whole_batch_is_refused_with_the_index_of_each_bad_item():
+def test_a_batch_is_refused_as_a_whole_with_the_index_of_each_bad_item():
     body = {
         "requests": [
             PICTURE,
@@ -153,16 +153,14 @@ TOO_LONG = "is too long: the input of a model may have 4,000,000 bytes as JSON"
 
 @pytest.mark.parametrize("prompt", ["a" * LONGEST_INPUT, "\u00e9" * 700_000, "\U0001f98a" * 340_000])
 @pytest.mark.parametrize("fallback", [False, True])
-def test_an_input_that_replicate_would_repeat_at_too_great_length_is_refused_at_its_longest_field(
-    prompt, fallback
-):
+def test_an_input_too_long_for_replicate_to_repeat_is_refused_at_its_longest_field(prompt, fallback):
     body = PICTURE | {"prompt": prompt, "fallback": fallback}
 
     assert {"prompt": TOO_LONG} == refused(parse_generation, body)
     assert {"requests[1].prompt": TOO_LONG} == refused(parse_batch, {"requests": [PICTURE, body]})
 
 
-def test_each_prompt_of_a_batch_is_measured_with_the_fields_it_shares():
+def test_each_prompt_of_a_batch_is_measured_together_with_the_shared_fields():
     body = {"model_name": "qwen-image", "negative_prompt": "b" * 2_000_000}
 
     wrong = refused(parse_batch, body | {"prompts": ["a" * 1_900_000, "a" * 2_000_001, "\u00e9" * 333_334]})
@@ -171,13 +169,13 @@ def test_each_prompt_of_a_batch_is_measured_with_the_fields_it_shares():
 
 
 @pytest.mark.parametrize("prompt", ["a" * 3_999_000, "\u00e9" * 660_000])
-def test_an_input_that_can_be_repeated_is_taken(prompt):
+def test_an_input_short_enough_to_be_repeated_is_accepted(prompt):
     assert prompt == parse_generation(PICTURE | {"prompt": prompt}).first.input["prompt"]
     batch = parse_batch({"model_name": "flux-dev", "prompts": ["a", prompt]})
     assert prompt == batch.requests[1].first.input["prompt"]
 
 
-def test_the_longest_input_fits_an_answer_with_as_many_inline_images():
+def test_a_prediction_of_four_times_the_longest_input_is_read():
     assert 4 * LONGEST_INPUT <= MAX_PREDICTION
 
 
@@ -193,7 +191,7 @@ def test_prompts_share_the_fields_beside_them():
     assert 2 == batch.max_concurrent
 
 
-def test_whole_requests_mix_models_and_keep_their_order():
+def test_the_requests_of_a_batch_may_mix_models_and_keep_their_order():
     batch = parse_batch(
         {"requests": [PICTURE, {"model_name": "qwen-image", "prompt": "b"}], "max_concurrent": 1}
     )
@@ -202,7 +200,7 @@ def test_whole_requests_mix_models_and_keep_their_order():
 
 
 @pytest.mark.parametrize("form", ["prompts", "requests"])
-def test_a_batch_of_10000_is_taken_and_one_more_is_refused(form):
+def test_a_batch_of_10000_is_accepted_and_one_item_more_is_refused(form):
     def body(items):
         if form == "prompts":
             return {"model_name": "flux-dev", "prompts": ["a"] * items}
@@ -247,7 +245,7 @@ def test_max_concurrent_is_a_whole_number_from_1(given):
     assert ["max_concurrent"] == list(refused(parse_batch, {"requests": [PICTURE], "max_concurrent": given}))
 
 
-def test_ten_thousand_bad_items_are_reported_in_a_bounded_answer():
+def test_ten_thousand_bad_items_are_reported_in_a_bounded_response():
     with pytest.raises(InvalidRequest) as refused:
         parse_batch({"requests": [{"prompt": 1}] * 10_000})
 
@@ -258,7 +256,7 @@ def test_ten_thousand_bad_items_are_reported_in_a_bounded_answer():
     )
 
 
-def test_more_fields_than_any_model_has_are_not_looked_at_one_by_one():
+def test_a_body_with_far_too_many_fields_is_refused_without_a_check_of_each():
     many = PICTURE | {f"field_{number}": 1 for number in range(100)}
 
     assert {"body": "must have at most 100 fields"} == refused(parse_generation, many)
@@ -284,7 +282,7 @@ LIKELY = (
 
 
 @given(st.dictionaries(NAMES | st.text(max_size=6), LIKELY, max_size=6) | JSON_VALUES)
-def test_whatever_is_asked_it_is_valid_in_full_or_refused_with_problems(body):
+def test_every_body_is_accepted_as_valid_or_refused_with_problems(body):
     for parse in (parse_generation, parse_batch, parse_limits):
         try:
             parse(body)
@@ -293,7 +291,7 @@ def test_whatever_is_asked_it_is_valid_in_full_or_refused_with_problems(body):
             assert refused["errors"]
 
 
-def test_a_request_of_no_known_model_is_refused_with_fields_that_no_model_has():
+def test_a_request_for_an_unknown_model_also_reports_fields_that_no_model_has():
     body = {"model": "flux-dev", "prompt": "a", "guidance": 3, "sead": 1}
 
     assert {
@@ -304,7 +302,7 @@ def test_a_request_of_no_known_model_is_refused_with_fields_that_no_model_has():
 
 
 @pytest.mark.parametrize("more", [{}, {"fallback": True}, {"model_name": "nope"}])
-def test_a_field_of_the_batch_in_one_of_its_requests_is_said_to_belong_to_the_batch(more):
+def test_a_batch_field_inside_a_request_is_reported_as_belonging_to_the_batch(more):
     fields = {"dry_run": True, "max_concurrent": 1, "prompts": ["a"], "file_names": ["a"], "requests": []}
     found = refused(parse_batch, {"requests": [PICTURE | fields | more]})
 

@@ -1,4 +1,4 @@
-"""Reference images: which are taken, by their content and in any notation, and which bytes are sent."""
+"""Reference images: which are accepted, by their content and in any notation, and which bytes are sent."""
 
 import base64
 import textwrap
@@ -25,7 +25,7 @@ def data(content: bytes, kind: str = "image/png") -> str:
 
 
 def refused(given) -> str | None:
-    """Why a reference is refused; None if it is not."""
+    """The reason for which a reference is refused; None if it is accepted."""
     try:
         reference(given)
     except ValueError as wrong:
@@ -77,7 +77,7 @@ def test_a_valid_https_url_of_a_public_host_is_passed_on_byte_for_byte(url):
         ("https://пример.рф/картинка.png", "https://xn--e1afmkfd.xn--p1ai/%D0%BA%D0%B0%D1%80%D1%82%D0%B8%D0%BD%D0%BA%D0%B0.png"),
     ],
 )  # fmt: skip
-def test_a_url_as_people_write_it_is_encoded(given, sent):
+def test_a_url_in_any_common_notation_is_encoded(given, sent):
     assert sent == reference(given)
 
 
@@ -121,7 +121,7 @@ def test_a_path_or_another_scheme_or_an_invalid_url_is_refused(given):
 
 
 def wide(text: str) -> str:
-    """The same in full-width characters, which names are mapped from."""
+    """The same text in full-width characters, which host names are mapped from."""
     return "".join(chr(ord(character) + 0xFEE0) for character in text)
 
 
@@ -136,7 +136,7 @@ def wide(text: str) -> str:
         *map(wide, ("localhost", "127.0.0.1", "metadata.google.internal", "10.1")), "①②⑦.0.0.1", "127。0。0。1",
     ],
 )  # fmt: skip
-def test_a_host_that_is_not_out_in_the_open_is_refused_however_it_is_written(host):
+def test_a_host_that_is_not_public_is_refused_in_every_notation(host):
     assert refused(f"https://{host}/a.png")
     assert refused(f"https://{host}:8443")
     assert refused(f" https://{host}/ü b.png ")
@@ -182,7 +182,7 @@ WRITTEN = {
 
 @pytest.mark.parametrize("way", WRITTEN)
 @pytest.mark.parametrize(("kind", "content"), KINDS.items())
-def test_base64_is_read_as_people_make_it(kind, content, way):
+def test_base64_is_read_in_every_common_notation(kind, content, way):
     for rest in (b"", b"x", b"xy"):  # one of each padding
         text = WRITTEN[way](encoded(content + rest))
         assert data(content + rest, kind) == reference(f"data:{kind};base64,{text}")
@@ -195,7 +195,7 @@ def test_base64_is_read_as_people_make_it(kind, content, way):
         " \n data:image/png;base64,", "data:image/png; base64, ", "data:image/png;base64 ,", "data:;a=b c;base64,",
     ],
 )  # fmt: skip
-def test_the_head_of_a_data_uri_is_read_as_people_write_it(head):
+def test_the_head_of_a_data_uri_is_read_in_every_common_notation(head):
     assert data(PNG) == reference(head + encoded(PNG))
 
 
@@ -212,11 +212,11 @@ def test_the_head_of_a_data_uri_is_read_as_people_write_it(head):
     ],
     ids=lambda given: given[:40],
 )  # fmt: skip
-def test_content_that_is_no_whole_image_is_refused_under_every_media_type(given):
+def test_content_other_than_a_complete_image_is_refused_under_every_media_type(given):
     assert refused(given)
 
 
-def test_a_plus_that_a_form_made_a_space_is_refused_and_not_guessed():
+def test_base64_whose_plus_signs_became_spaces_is_refused_and_not_repaired():
     text = encoded(JPEG)
 
     assert 9 < text.count("+")
@@ -224,7 +224,7 @@ def test_a_plus_that_a_form_made_a_space_is_refused_and_not_guessed():
 
 
 @pytest.mark.parametrize(("kind", "content"), KINDS.items())
-def test_base64_without_its_beginning_gets_the_hint(kind, content):
+def test_base64_without_its_data_prefix_gets_a_hint(kind, content):
     for text in (
         encoded(content),
         f" {encoded(content)}\n",
@@ -238,7 +238,7 @@ def test_base64_without_its_beginning_gets_the_hint(kind, content):
 
 
 @pytest.mark.parametrize("text", [encoded(bytes(range(256))), "A" * 5000, wrapped("A" * 500, 10, "\r\n")])
-def test_base64_of_an_unknown_content_gets_the_hint_too(text):
+def test_base64_of_unknown_content_without_its_prefix_gets_the_same_hint(text):
     assert "put data:image/…;base64, before it" in refused(text)
 
 
@@ -248,11 +248,11 @@ FILM = encoded(b"\0\0\0\x20ftypisom" * 20)
 @pytest.mark.parametrize(
     "given", ["street.jpg", "a" * 30, "/var/lib/" + "a" * 40, "x" * 99, "a red fox in the snow " * 9, FILM]
 )
-def test_text_that_is_no_base64_gets_no_hint_of_it(given):
+def test_text_that_is_no_base64_gets_no_hint(given):
     assert "base64" not in refused(given)
 
 
-def test_an_image_as_people_write_it_reaches_replicate_as_it_is_meant(client, simulator):
+def test_an_image_in_any_common_notation_reaches_replicate_in_its_proper_form(client, simulator):
     body = {"model_name": "kontext-max", "prompt": "make it blue"}
     written = {
         f" data:image/png;base64, {wrapped(encoded(PNG), 20, chr(10))} ": data(PNG),
@@ -282,7 +282,7 @@ def test_an_image_as_people_write_it_reaches_replicate_as_it_is_meant(client, si
 # ── Sizes
 
 
-def test_up_to_256_kb_is_sent_inline_and_a_byte_more_is_to_be_uploaded():
+def test_an_image_of_256_kb_is_sent_inline_and_one_byte_more_requires_an_upload():
     most = PNG.ljust(INLINE, b"x")
 
     assert data(most) == reference(data(most))
@@ -294,13 +294,13 @@ def test_up_to_256_kb_is_sent_inline_and_a_byte_more_is_to_be_uploaded():
 
 
 class Holey(BytesIO):
-    """As many bytes as told, of which only the first are there."""
+    """A file that claims a size but has only the first bytes."""
 
     def seek(self, offset, whence=0):
         return LARGEST + offset if whence == 2 else super().seek(offset, whence)
 
 
-def test_up_to_100_mb_may_be_uploaded_and_a_byte_more_is_refused():
+def test_an_upload_of_100_mb_is_accepted_and_one_byte_more_is_refused():
     class Larger(Holey):
         def seek(self, offset, whence=0):
             return super().seek(offset, whence) + (whence == 2)
@@ -309,7 +309,7 @@ def test_up_to_100_mb_may_be_uploaded_and_a_byte_more_is_refused():
     assert refused(Upload(Larger(PNG)))
 
 
-def test_an_endless_head_of_a_data_uri_is_not_gone_through_again_and_again():
+def test_an_endless_head_of_a_data_uri_is_not_scanned_repeatedly():
     assert refused("data:" + ";" * 5_000_000)
     assert refused("data:" + ";base64" * 1_000_000 + ",AAAA")
     assert refused("data:;base64" + " " * 5_000_000)
@@ -317,7 +317,7 @@ def test_an_endless_head_of_a_data_uri_is_not_gone_through_again_and_again():
     assert refused("data:;base64," + "%" * 5_000_000)
 
 
-def test_an_upload_that_is_no_whole_image_is_refused():
+def test_an_upload_other_than_a_complete_image_is_refused():
     for content in (
         b"",
         b"x",

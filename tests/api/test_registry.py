@@ -1,6 +1,7 @@
-"""The registry against the published schemas: every parameter of every model, both ends and just outside.
+"""The registry agrees with the published schemas: every parameter of every model is tested at both bounds and just
+outside.
 
-The schemas are the simulator's, which were written down independently: where the two disagree, one is wrong.
+The schemas are the simulator's, which were written independently: where the two disagree, one is wrong.
 """
 
 import base64
@@ -30,7 +31,7 @@ PICTURE_DATA = "data:image/png;base64," + base64.b64encode(PNG).decode()
 FORM = "multipart/form-data"
 CUSTOM = {"aspect_ratio": "custom"}
 BESIDE = {"width": CUSTOM, "height": CUSTOM}
-"""What must be given for a parameter to be taken at all."""
+"""Other parameters that a parameter requires."""
 
 STEP = {"integer": 1, "number": 0.001}
 
@@ -119,7 +120,7 @@ def test_a_model_takes_exactly_the_inputs_of_its_published_schema(model):
 
 
 @of_every_parameter
-def test_every_value_the_schema_allows_is_accepted_to_both_ends(model, parameter, schema):
+def test_every_value_the_schema_allows_is_accepted_up_to_both_bounds(model, parameter, schema):
     for value in allowed(schema):
         assert [] == wrong(model, **BESIDE.get(parameter, {}), **{parameter: value}), value
 
@@ -134,7 +135,9 @@ def test_every_value_the_schema_does_not_allow_is_refused_by_its_field(model, pa
 
 
 @of_every_parameter
-def test_null_for_an_optional_parameter_is_not_given_also_by_its_published_schema(model, parameter, schema):
+def test_null_counts_as_omitted_for_optional_parameters_only_as_in_the_published_schema(
+    model, parameter, schema
+):
     is_optional = parameter != "prompt"
     published = Draft202012Validator(MODELS[model].input_schema)
 
@@ -183,7 +186,7 @@ def test_kontexts_safety_tolerance_is_at_most_2_with_an_input_image():
     assert ["safety_tolerance"] == wrong("kontext-max", safety_tolerance="3", input_image=PICTURE_URL)
 
 
-def test_flux_1_1_pros_width_and_height_go_only_with_a_custom_aspect_ratio():
+def test_flux_1_1_pros_width_and_height_require_a_custom_aspect_ratio():
     assert [] == wrong("flux-1.1-pro", aspect_ratio="custom", width=1024, height=768)
     assert [] == wrong("flux-1.1-pro", aspect_ratio="1:1", width=None)
     assert ["width", "height"] == wrong("flux-1.1-pro", width=1024, height=768)
@@ -198,7 +201,7 @@ def test_flux_1_1_pros_width_and_height_go_only_with_a_custom_aspect_ratio():
         ("kling-v2.1-master", {}, 1.4), ("kling-v2.1-master", {"duration": 10}, 2.8),
     ],
 )  # fmt: skip
-def test_a_prediction_costs_by_image_by_call_or_by_second(model, given, cost):
+def test_a_prediction_is_priced_by_image_by_call_or_by_second(model, given, cost):
     assert cost == find(model).cost(given)
     assert 0.0 == find(model).cost(given, outputs=0)
 
@@ -211,11 +214,11 @@ def test_a_models_kind_and_price_are_the_published_ones(name):
     assert (hosted.kind, hosted.price.usd, hosted.price.per) == (model.kind, model.price.usd, model.price.per)
 
 
-def test_the_cost_is_of_the_outputs_made_and_not_of_those_requested():
+def test_the_cost_counts_the_outputs_made_and_not_those_requested():
     assert 0.009 == find("flux-schnell").cost({"num_outputs": 4}, outputs=3)
 
 
-def test_tiers_credits_kinds_and_references_are_as_agreed():
+def test_each_model_has_its_tier_credits_kind_and_references():
     told = {model.short_name: model for model in MODELS.values()}
 
     assert PLANS == {name: (told[name].tier, told[name].credits) for name in PLANS}
@@ -244,15 +247,15 @@ def test_models_are_listed_by_tier_and_by_kind(client, query, tiers, kinds):
     ]
 
 
-def test_a_tier_or_kind_that_there_is_not_is_refused_with_those_that_there_are(client):
+def test_an_unknown_tier_or_kind_is_refused_with_the_known_ones(client):
     answer = client.get("/models?tier=gold&kind=")
 
-    said = {each["field"]: each["message"] for each in problem(answer, 400, "invalid_request")["errors"]}
-    assert {"tier": "must be free or basic or premium", "kind": "must be image or video"} == said
+    messages = {each["field"]: each["message"] for each in problem(answer, 400, "invalid_request")["errors"]}
+    assert {"tier": "must be free or basic or premium", "kind": "must be image or video"} == messages
 
 
 def test_a_parameter_of_another_model_is_refused_with_the_models_that_take_it():
-    def said(model, **given):
+    def messages(model, **given):
         with pytest.raises(InvalidRequest) as refused:
             parse_generation({"model_name": model, "prompt": "a", **given})
         return {each.field: each.message for each in refused.value.problems}
@@ -261,16 +264,16 @@ def test_a_parameter_of_another_model_is_refused_with_the_models_that_take_it():
         "negative_prompt": "is not taken by flux-dev, but by qwen-image",
         "strength": "is not taken by flux-dev, but by qwen-image",
         "duration": "is not taken by flux-dev, but by veo-3-fast, kling-v2.1-master",
-    } == said("flux-dev", negative_prompt="a", strength=1, duration=3)
+    } == messages("flux-dev", negative_prompt="a", strength=1, duration=3)
     assert {
         "image": "is not taken by flux-schnell, as no reference image is; "
         "flux-kontext-max takes one (input_image), nano-banana takes up to three (image_input)"
-    } == said("flux-schnell", image=PICTURE_URL)
+    } == messages("flux-schnell", image=PICTURE_URL)
     assert {
         "image": "is not taken by flux-kontext-max, whose reference image is input_image",
         "input_image": "must be one image and no list for flux-kontext-max; "
         "nano-banana takes up to three (image_input)",
-    } == said("kontext-max", image=PICTURE_URL, input_image=[PICTURE_URL])
+    } == messages("kontext-max", image=PICTURE_URL, input_image=[PICTURE_URL])
 
 
 def test_every_name_finds_its_model_and_no_two_models_share_one():
@@ -284,13 +287,13 @@ def test_every_name_finds_its_model_and_no_two_models_share_one():
 
 
 def run(client, simulator, *requests: Any) -> tuple[list[Any], list[Any]]:
-    """What came of these requests, and what Replicate was sent for them, both in their order."""
+    """The results of these requests, and the inputs that were sent to Replicate, both in the order of the requests."""
     results = client.post("/generate-batch", json={"requests": list(requests)}, headers=ADMIN).json["results"]
     made = {each.id: each for each in simulator.predictions()}
     return results, [made[each["prediction_id"]] for each in results]
 
 
-def test_every_name_runs_the_model_it_stands_for(client, simulator):
+def test_every_name_runs_its_model(client, simulator):
     names = [*ALIASES, *MODELS]
 
     results, made = run(client, simulator, *({"model_name": name, "prompt": "a fox"} for name in names))
@@ -301,7 +304,7 @@ def test_every_name_runs_the_model_it_stands_for(client, simulator):
     assert names == [each["requested_model"] for each in results]
 
 
-def test_the_example_of_each_model_runs_as_it_is_shown(client, simulator):
+def test_the_example_of_each_model_runs_as_shown(client, simulator):
     shown = [each["example"] for each in client.get("/models").json["models"]]
 
     results, made = run(client, simulator, *shown)
@@ -328,7 +331,7 @@ def test_parameters_that_the_caller_leaves_out_are_not_sent(client, simulator):
     ] == [each.input for each in made]
 
 
-def test_flux_dev_asks_for_jpg_unless_the_caller_names_a_format(client, simulator):
+def test_flux_dev_requests_jpg_unless_the_caller_names_a_format(client, simulator):
     body = {"model_name": "flux-dev", "prompt": "a"}
 
     _, (first, second) = run(client, simulator, body, body | {"output_format": "webp"})
@@ -349,7 +352,7 @@ def test_an_unknown_field_is_refused_with_the_nearest_name(client):
 
 
 @pytest.mark.parametrize("name", ["flux-devv", "FLUX-DEV", "", " flux-dev", "\ud800", "x" * 10_000])
-def test_an_unknown_model_is_refused_with_the_list_of_those_that_exist(client, name):
+def test_an_unknown_model_is_refused_with_the_list_of_known_models(client, name):
     answer = client.post("/generate", json={"model_name": name, "prompt": "a"}, headers=ADMIN)
 
     assert {"model_name"} == set(fields(answer))
@@ -386,7 +389,7 @@ ANIMATOR = Model(
 
 @pytest.fixture
 def animated(app, client):
-    """A client of a service whose registry got another model after its first answers."""
+    """A client of a service whose registry gained another model after its first responses."""
     client.get("/openapi.json")
     client.get("/models")
     app.extensions["service"].context.registry.register(ANIMATOR)
@@ -461,7 +464,7 @@ def test_a_fallback_leads_to_and_from_a_model_registered_later():
     assert [ANIMATOR] == [ordered.route.after([find("flux-dev")], code="generation_failed").model]
 
 
-def test_a_name_belongs_to_one_model_and_a_refused_model_is_not_registered_at_all():
+def test_a_model_whose_name_is_in_use_is_not_registered_under_any_name():
     registry = Registry([ANIMATOR])
 
     for names in ({"name": "acme/animator", "aliases": ()}, {"name": "acme/new", "aliases": ("animator",)}):
@@ -470,7 +473,7 @@ def test_a_name_belongs_to_one_model_and_a_refused_model_is_not_registered_at_al
     assert ((ANIMATOR,), None) == (registry.models, registry.find("acme/new"))
 
 
-def test_two_registries_know_nothing_of_each_other():
+def test_two_registries_are_independent():
     one, other = declared(), declared()
     one.register(ANIMATOR)
 
@@ -479,7 +482,7 @@ def test_two_registries_know_nothing_of_each_other():
     assert "beats" not in other.takers
 
 
-def test_a_fallback_to_a_model_that_the_registry_lacks_is_passed_over():
+def test_a_fallback_to_an_unregistered_model_is_skipped():
     context = ParseContext(Registry([ANIMATOR]))
     body = {"model_name": "animator", "prompt": "a", "fallback": True}
 

@@ -1,6 +1,5 @@
-"""The contract of a gate: what an admission costs, when it comes, and that giving up leaves nothing behind.
-
-A further implementation is one more line in `GATES`.
+"""The contract of a gate: the cost of an admission, its moment, and that a cancelled wait leaves nothing behind. To
+test another implementation, add a line to `GATES`.
 """
 
 import asyncio
@@ -18,7 +17,7 @@ GATES = {"of one process": Gate}
 
 @pytest.fixture(scope="module", params=GATES.values(), ids=GATES.keys())
 def open_gate(request):
-    """Opens a gate on the running loop, with the limits that are given."""
+    """Opens a gate on the running loop with these limits."""
     return request.param
 
 
@@ -27,13 +26,14 @@ def now() -> float:
 
 
 async def tick(times: int = 4) -> None:
-    """Let everything run that is ready; no time passes."""
+    """Run all tasks that are ready. No time passes."""
     for _ in range(times):
         await asyncio.sleep(0)
 
 
 async def generate(gate, admissions, caller="ann", *, answer=0.0, more=0.0, **how) -> float:
-    """Run one generation: `answer` seconds until its answer, then `more` until its end. Returns its seconds in line."""
+    """Run one generation: its answer takes `answer` seconds, and its end `more` seconds after that. Returns the seconds
+    that it waited."""
     asked_at = now()
     with await gate.acquire(caller, **how) as lease:
         waited = now() - asked_at
@@ -46,7 +46,7 @@ async def generate(gate, admissions, caller="ann", *, answer=0.0, more=0.0, **ho
 
 
 async def generate_many(gate, count, caller="ann", **how) -> list[float]:
-    """When each of so many generations was admitted."""
+    """Run so many generations. Returns when each was admitted."""
     admissions: list[float] = []
     await asyncio.gather(*(generate(gate, admissions, caller, **how) for _ in range(count)))
     return admissions
@@ -61,10 +61,11 @@ def figures(gate) -> tuple[int, int, int]:
 # ── The window ──────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_what_may_yet_arrive_keeps_no_other_place_longer_than_its_minute(open_gate):
-    """A place of those that may arrive in 20 seconds is free in 80, and one that is answered meanwhile in its 60."""
+def test_an_expected_creation_keeps_no_other_place_longer_than_its_minute(open_gate):
+    """The place of a creation that may arrive within 20 seconds is free after 80. A place that is answered meanwhile is
+    free after its own 60."""
 
-    async def story():
+    async def scenario():
         gate = open_gate(concurrent_limit=10, requests_per_minute=2)
         gate.count([-20.0])
         came = []
@@ -75,48 +76,48 @@ def test_what_may_yet_arrive_keeps_no_other_place_longer_than_its_minute(open_ga
             came.append(asyncio.get_running_loop().time())
         return came
 
-    assert [0.0, 60.0, 80.0] == run(story())
+    assert [0.0, 60.0, 80.0] == run(scenario())
 
 
 def test_adopted_predictions_delay_no_request_after_a_pause(open_gate):
-    async def story():
+    async def scenario():
         gate = open_gate(concurrent_limit=10, requests_per_minute=60)
         gate.pause("ann", 5.0)
         with gate.adopt("ann"):
             await gate.acquire("ann")
             return asyncio.get_running_loop().time()
 
-    assert 5.0 == run(story())
+    assert 5.0 == run(scenario())
 
 
 def test_1800_admissions_at_600_a_minute_take_exactly_two_minutes(open_gate):
-    async def story():
+    async def scenario():
         gate = open_gate(concurrent_limit=1800, requests_per_minute=600)
         return Counter(await generate_many(gate, 1800))
 
-    assert {0.0: 600, 60.0: 600, 120.0: 600} == run(story())
+    assert {0.0: 600, 60.0: 600, 120.0: 600} == run(scenario())
 
 
 def test_slots_alone_bound_a_batch_when_the_window_is_wide(open_gate):
-    async def story():
+    async def scenario():
         gate = open_gate(concurrent_limit=50, requests_per_minute=3000)
         return Counter(await generate_many(gate, 200, more=2.0))
 
-    assert {0.0: 50, 2.0: 50, 4.0: 50, 6.0: 50} == run(story())
+    assert {0.0: 50, 2.0: 50, 4.0: 50, 6.0: 50} == run(scenario())
 
 
 def test_an_answered_place_counts_exactly_60_seconds_from_its_answer(open_gate):
-    async def story():
+    async def scenario():
         gate = open_gate(concurrent_limit=2, requests_per_minute=1)
         admissions = []
         await asyncio.gather(*(generate(gate, admissions, answer=7.5) for _ in range(3)))
         return admissions
 
-    assert [0.0, 67.5, 135.0] == run(story())
+    assert [0.0, 67.5, 135.0] == run(scenario())
 
 
-def test_a_sent_and_unanswered_place_counts_without_end(open_gate):
-    async def story():
+def test_a_sent_place_without_an_answer_never_expires(open_gate):
+    async def scenario():
         gate = open_gate(concurrent_limit=2, requests_per_minute=1)
         lease = await gate.acquire("ann")
         lease.sent()
@@ -127,11 +128,11 @@ def test_a_sent_and_unanswered_place_counts_without_end(open_gate):
         await waiter
         return now()
 
-    assert 1_000_060.0 == run(story())
+    assert 1_000_060.0 == run(scenario())
 
 
 def test_a_lease_released_without_an_answer_counts_from_its_release(open_gate):
-    async def story():
+    async def scenario():
         gate = open_gate(concurrent_limit=2, requests_per_minute=1)
         with await gate.acquire("ann") as lease:
             lease.sent()
@@ -139,22 +140,22 @@ def test_a_lease_released_without_an_answer_counts_from_its_release(open_gate):
         await gate.acquire("bob")
         return now()
 
-    assert 65.0 == run(story())
+    assert 65.0 == run(scenario())
 
 
 def test_a_lease_never_sent_gives_its_place_back_at_once(open_gate):
-    async def story():
+    async def scenario():
         gate = open_gate(concurrent_limit=1, requests_per_minute=1, interactive_reserve=0.5)
         for _ in range(5):
             with await gate.acquire("ann"):
                 assert (1, 1, 0) == figures(gate)
         return now(), figures(gate)
 
-    assert (0.0, (0, 0, 0)) == run(story())
+    assert (0.0, (0, 0, 0)) == run(scenario())
 
 
 def test_a_lease_is_for_one_request(open_gate):
-    async def story():
+    async def scenario():
         gate = open_gate(concurrent_limit=1, requests_per_minute=5)
         with await gate.acquire("ann") as lease:
             lease.sent()
@@ -167,11 +168,11 @@ def test_a_lease_is_for_one_request(open_gate):
             lease.sent()
         return figures(gate)
 
-    assert (0, 1, 0) == run(story())
+    assert (0, 1, 0) == run(scenario())
 
 
-def test_saying_twice_that_it_was_answered_or_released_counts_once(open_gate):
-    async def story():
+def test_a_second_call_of_answered_or_release_has_no_effect(open_gate):
+    async def scenario():
         gate = open_gate(concurrent_limit=2, requests_per_minute=5)
         lease, _other = await gate.acquire("ann"), await gate.acquire("ann")
         lease.sent()
@@ -179,7 +180,7 @@ def test_saying_twice_that_it_was_answered_or_released_counts_once(open_gate):
             act()
         return figures(gate)
 
-    assert (1, 2, 0) == run(story())
+    assert (1, 2, 0) == run(scenario())
 
 
 # ── Slot and place together ─────────────────────────────────────────────────────────────────────────
@@ -195,28 +196,28 @@ async def figures_with_three_waiters(gate):
 
 
 def test_a_waiter_for_a_slot_holds_no_place(open_gate):
-    async def story():
+    async def scenario():
         gate = open_gate(concurrent_limit=1, requests_per_minute=10)
         await gate.acquire("ann")
         return await figures_with_three_waiters(gate)
 
-    assert (1, 1, 3) == run(story())
+    assert (1, 1, 3) == run(scenario())
 
 
 def test_a_waiter_for_a_place_holds_no_slot(open_gate):
-    async def story():
+    async def scenario():
         gate = open_gate(concurrent_limit=10, requests_per_minute=1)
         await generate_many(gate, 1)
         return await figures_with_three_waiters(gate)
 
-    assert (0, 1, 3) == run(story())
+    assert (0, 1, 3) == run(scenario())
 
 
-# ── Waiters who leave ───────────────────────────────────────────────────────────────────────────────
+# ── Cancelled waiters ───────────────────────────────────────────────────────────────────────────────
 
 
-def test_a_cancelled_waiter_costs_no_slot_and_no_stamp(open_gate):
-    async def story():
+def test_a_cancelled_waiter_costs_no_slot_and_no_place(open_gate):
+    async def scenario():
         gate = open_gate(concurrent_limit=1, requests_per_minute=10)
         lease = await gate.acquire("ann")
         waiter = asyncio.create_task(gate.acquire("bob"))
@@ -228,11 +229,11 @@ def test_a_cancelled_waiter_costs_no_slot_and_no_stamp(open_gate):
         await tick()
         return waiter.cancelled(), figures(gate)
 
-    assert (True, (0, 0, 0)) == run(story())
+    assert (True, (0, 0, 0)) == run(scenario())
 
 
-def test_a_timed_out_waiter_costs_no_slot_and_no_stamp(open_gate):
-    async def story():
+def test_a_timed_out_waiter_costs_no_slot_and_no_place(open_gate):
+    async def scenario():
         gate = open_gate(concurrent_limit=1, requests_per_minute=10)
         lease = await gate.acquire("ann")
         with pytest.raises(TimeoutError):
@@ -242,7 +243,7 @@ def test_a_timed_out_waiter_costs_no_slot_and_no_stamp(open_gate):
         await tick()
         return now(), figures(gate)
 
-    assert (5.0, (0, 0, 0)) == run(story())
+    assert (5.0, (0, 0, 0)) == run(scenario())
 
 
 # ── Changing the limits ─────────────────────────────────────────────────────────────────────────────
@@ -264,7 +265,7 @@ def test_a_timed_out_waiter_costs_no_slot_and_no_stamp(open_gate):
     ],
 )
 def test_a_bad_limit_changes_nothing(open_gate, limits, message):
-    async def story():
+    async def scenario():
         gate = open_gate(concurrent_limit=3, requests_per_minute=4)
         before = gate.statistics()
         with pytest.raises(ValueError) as refusal:  # noqa: PT011 - compared whole below
@@ -275,18 +276,18 @@ def test_a_bad_limit_changes_nothing(open_gate, limits, message):
             open_gate(**{"concurrent_limit": 3, "requests_per_minute": 4} | limits)
         assert message == str(refusal.value)
 
-    run(story())
+    run(scenario())
 
 
 @pytest.mark.parametrize("share", [-0.1, 1, 1.5])
-def test_a_reserve_is_from_0_to_below_1(open_gate, share):
+def test_a_reserve_must_be_at_least_0_and_below_1(open_gate, share):
     with pytest.raises(ValueError) as refusal:  # noqa: PT011
         open_gate(concurrent_limit=1, requests_per_minute=1, interactive_reserve=share)
     assert f"interactive_reserve must be from 0 to below 1, got {share}" == str(refusal.value)
 
 
-def test_raising_the_slots_admits_at_once(open_gate):
-    async def story():
+def test_raising_the_slot_limit_admits_at_once(open_gate):
+    async def scenario():
         gate = open_gate(concurrent_limit=1, requests_per_minute=100)
         waiting = asyncio.gather(*(gate.acquire("ann") for _ in range(10)))
         await asyncio.sleep(5)
@@ -297,22 +298,22 @@ def test_raising_the_slots_admits_at_once(open_gate):
         await waiting
         return now()
 
-    assert 5.0 == run(story())
+    assert 5.0 == run(scenario())
 
 
-def test_raising_the_window_admits_at_once(open_gate):
-    async def story():
+def test_raising_the_window_limit_admits_at_once(open_gate):
+    async def scenario():
         gate = open_gate(concurrent_limit=100, requests_per_minute=2)
         work = asyncio.create_task(generate_many(gate, 10))
         await asyncio.sleep(5)
         gate.configure(requests_per_minute=10)
         return Counter(await work)
 
-    assert {0.0: 2, 5.0: 8} == run(story())
+    assert {0.0: 2, 5.0: 8} == run(scenario())
 
 
-def test_lowering_the_slots_cancels_nothing_and_admits_again_below_the_limit(open_gate):
-    async def story():
+def test_lowering_the_slot_limit_cancels_nothing_and_admits_again_below_it(open_gate):
+    async def scenario():
         gate = open_gate(concurrent_limit=4, requests_per_minute=100)
         leases = [await gate.acquire("ann") for _ in range(4)]
         waiter = asyncio.create_task(gate.acquire("bob"))
@@ -325,11 +326,11 @@ def test_lowering_the_slots_cancels_nothing_and_admits_again_below_the_limit(ope
         await waiter
         return seen, figures(gate)[0::2], gate.statistics().available_slots
 
-    assert ([(4, 1), (3, 1), (2, 1)], (2, 0), 0) == run(story())
+    assert ([(4, 1), (3, 1), (2, 1)], (2, 0), 0) == run(scenario())
 
 
-def test_lowering_the_window_lets_it_run_empty_to_the_new_limit(open_gate):
-    async def story():
+def test_lowering_the_window_limit_admits_nothing_until_places_expire_below_it(open_gate):
+    async def scenario():
         gate = open_gate(concurrent_limit=100, requests_per_minute=10)
         admissions = []
         early = asyncio.gather(*(generate(gate, admissions, answer=float(n)) for n in range(10)))
@@ -338,24 +339,24 @@ def test_lowering_the_window_lets_it_run_empty_to_the_new_limit(open_gate):
         await early
         return await generate_many(gate, 4)
 
-    assert [68.0, 69.0, 128.0, 129.0] == run(story())
+    assert [68.0, 69.0, 128.0, 129.0] == run(scenario())
 
 
 # ── Pausing one caller ──────────────────────────────────────────────────────────────────────────────
 
 
 def test_a_pause_holds_only_its_caller(open_gate):
-    async def story():
+    async def scenario():
         gate = open_gate(concurrent_limit=10, requests_per_minute=10)
         gate.pause("ann", 30.0)
         ann, bob = await asyncio.gather(generate_many(gate, 2, "ann"), generate_many(gate, 2, "bob"))
         return ann, bob
 
-    assert ([30.0, 30.0], [0.0, 0.0]) == run(story())
+    assert ([30.0, 30.0], [0.0, 0.0]) == run(scenario())
 
 
-def test_after_a_pause_one_goes_at_a_time_until_one_was_taken(open_gate):
-    async def story():
+def test_after_a_pause_one_creation_at_a_time_is_admitted_until_one_is_accepted(open_gate):
+    async def scenario():
         gate = open_gate(concurrent_limit=10, requests_per_minute=100)
         gate.pause("ann", 10.0)
         admissions = []
@@ -366,11 +367,11 @@ def test_after_a_pause_one_goes_at_a_time_until_one_was_taken(open_gate):
         await asyncio.gather(*works)
         return admissions
 
-    assert [10.0, 12.0, 13.0, 13.0, 13.0] == run(story())
+    assert [10.0, 12.0, 13.0, 13.0, 13.0] == run(scenario())
 
 
-def test_a_creation_sent_before_the_pause_does_not_end_caution(open_gate):
-    async def story():
+def test_a_creation_sent_before_the_pause_does_not_end_the_caution_after_it(open_gate):
+    async def scenario():
         gate = open_gate(concurrent_limit=10, requests_per_minute=100)
         early = await gate.acquire("ann")
         gate.pause("ann", 10.0)
@@ -381,21 +382,21 @@ def test_a_creation_sent_before_the_pause_does_not_end_caution(open_gate):
         gate.proceed("ann")
         return await works
 
-    assert [10.0, 12.0, 14.0] == run(story())
+    assert [10.0, 12.0, 14.0] == run(scenario())
 
 
 def test_a_shorter_pause_does_not_end_a_longer_one(open_gate):
-    async def story():
+    async def scenario():
         gate = open_gate(concurrent_limit=10, requests_per_minute=100)
         gate.pause("ann", 20.0)
         gate.pause("ann", 5.0)
         return await generate_many(gate, 1)
 
-    assert [20.0] == run(story())
+    assert [20.0] == run(scenario())
 
 
 class PoorAccount:
-    """Takes one creation each ten seconds, as Replicate does of an account with little credit."""
+    """Accepts one creation every ten seconds, as Replicate does for an account with little credit."""
 
     def __init__(self) -> None:
         self.free_at = 0.0
@@ -411,7 +412,7 @@ class PoorAccount:
 
 
 def test_a_low_credit_account_is_paced_without_a_second_refusal(open_gate):
-    async def story():
+    async def scenario():
         account, gate = PoorAccount(), open_gate(concurrent_limit=20, requests_per_minute=600)
 
         async def live():
@@ -422,7 +423,7 @@ def test_a_low_credit_account_is_paced_without_a_second_refusal(open_gate):
                     created = account.create()
                     await asyncio.sleep(0.25)
                     lease.answered()
-                    await tick(10)  # the answer passes through several tasks before it is understood
+                    await tick(10)  # the answer passes through several tasks before it takes effect
                     if created:
                         gate.proceed("poor", exhausted_for=account.free_at - now())
                         await asyncio.sleep(30)
@@ -432,23 +433,23 @@ def test_a_low_credit_account_is_paced_without_a_second_refusal(open_gate):
         await asyncio.gather(*(live() for _ in range(20)))
         return account.taken, account.refused
 
-    assert ([10.0 * n for n in range(20)], [0.0] * 19) == run(story())
+    assert ([10.0 * n for n in range(20)], [0.0] * 19) == run(scenario())
 
 
-def test_a_caller_who_was_never_paused_is_not_paused_by_its_success(open_gate):
-    async def story():
+def test_an_accepted_creation_does_not_pause_a_caller_who_was_never_paused(open_gate):
+    async def scenario():
         gate = open_gate(concurrent_limit=10, requests_per_minute=100)
         gate.proceed("ann", exhausted_for=30.0)
         return await generate_many(gate, 2)
 
-    assert [0.0, 0.0] == run(story())
+    assert [0.0, 0.0] == run(scenario())
 
 
 # ── Pacing: the reserve for single calls ────────────────────────────────────────────────────────────
 
 
 PACE = 0.97 * 60
-"""Seconds in which as many places are taken evenly as there are."""
+"""Seconds over which all places of the reserve are taken evenly."""
 
 
 def reserved(open_gate) -> Gate:
@@ -458,7 +459,7 @@ def reserved(open_gate) -> Gate:
 @given(moment=st.floats(0, 660))
 @settings(max_examples=30, deadline=None, derandomize=True)
 def test_the_first_single_call_beside_a_batch_of_twelve_windows_waits_for_one_of_25_places(open_gate, moment):
-    async def story():
+    async def scenario():
         gate = reserved(open_gate)
         work = asyncio.create_task(generate_many(gate, 1200, batch="big"))
         await asyncio.sleep(moment)
@@ -466,11 +467,11 @@ def test_the_first_single_call_beside_a_batch_of_twelve_windows_waits_for_one_of
         work.cancel()
         return waited
 
-    assert run(story()) <= PACE / 25 + 0.03 * 60  # the pace leaves 1.8 s of each minute
+    assert run(scenario()) <= PACE / 25 + 0.03 * 60  # the pace leaves 1.8 s of each minute
 
 
-def test_a_spent_window_costs_a_single_call_at_most_the_pace_and_one_answer(open_gate):
-    async def story():
+def test_a_single_call_in_a_spent_window_waits_at_most_the_pace_and_one_answer(open_gate):
+    async def scenario():
         gate = reserved(open_gate)
         work = asyncio.create_task(generate_many(gate, 1200, batch="big", answer=0.5))
         longest = 0.0
@@ -480,44 +481,44 @@ def test_a_spent_window_costs_a_single_call_at_most_the_pace_and_one_answer(open
         work.cancel()
         return longest
 
-    assert run(story()) <= 60 / 25 + 0.5
+    assert run(scenario()) <= 60 / 25 + 0.5
 
 
 def test_a_batch_that_fits_the_free_places_is_not_paced(open_gate):
-    async def story():
+    async def scenario():
         return Counter(await generate_many(reserved(open_gate), 100, batch="fits"))
 
-    assert {0.0: 100} == run(story())
+    assert {0.0: 100} == run(scenario())
 
 
-def test_a_batch_that_is_alone_takes_ten_windows_whole(open_gate):
-    async def story():
+def test_a_batch_that_is_alone_uses_every_place_of_ten_windows(open_gate):
+    async def scenario():
         return Counter(await generate_many(reserved(open_gate), 1000, batch="alone"))
 
-    assert {60.0 * n: 100 for n in range(10)} == run(story())
+    assert {60.0 * n: 100 for n in range(10)} == run(scenario())
 
 
-def test_a_batch_of_more_than_ten_windows_takes_25_places_over_the_minute(open_gate):
-    async def story():
+def test_a_batch_of_more_than_ten_windows_takes_25_places_evenly_over_the_minute(open_gate):
+    async def scenario():
         admissions = Counter(await generate_many(reserved(open_gate), 1001, batch="big"))
         return {round(at, 3): count for at, count in admissions.items() if at < 59}
 
-    assert {0.0: 76} | {round(PACE / 25 * n, 3): 1 for n in range(1, 25)} == run(story())
+    assert {0.0: 76} | {round(PACE / 25 * n, 3): 1 for n in range(1, 25)} == run(scenario())
 
 
-def test_a_batch_of_more_than_ten_windows_wastes_no_place_and_ends_a_window_later_at_most(open_gate):
-    """Unpaced it ends at 660 s."""
+def test_a_batch_of_more_than_ten_windows_wastes_no_place_and_ends_at_most_a_window_later(open_gate):
+    """Without the pace it ends at 660 s."""
 
-    async def story():
+    async def scenario():
         return await generate_many(reserved(open_gate), 1200, batch="big")
 
-    admissions = run(story())
+    admissions = run(scenario())
     assert dict.fromkeys(range(12), 100) == Counter(int(at // 60) for at in admissions)
     assert pytest.approx(660.0 + PACE / 25 * 24) == max(admissions)
 
 
-def test_leases_never_sent_leave_the_reserve_whole(open_gate):
-    async def story():
+def test_leases_that_sent_nothing_leave_the_reserve_unchanged(open_gate):
+    async def scenario():
         gate = open_gate(concurrent_limit=100, requests_per_minute=8, interactive_reserve=0.25)
         for lease in [await gate.acquire("ann") for _ in range(8)]:
             lease.release()
@@ -525,18 +526,18 @@ def test_leases_never_sent_leave_the_reserve_whole(open_gate):
         admissions = [at - 60 for at in await generate_many(gate, 16, batch="big")]
         return [at for at in admissions if at < 59]
 
-    assert pytest.approx([PACE / 8 * n for n in range(8)]) == run(story())
+    assert pytest.approx([PACE / 8 * n for n in range(8)]) == run(scenario())
 
 
 def test_single_calls_alone_are_never_paced(open_gate):
-    async def story():
+    async def scenario():
         return Counter(await generate_many(reserved(open_gate), 200))
 
-    assert {0.0: 100, 60.0: 100} == run(story())
+    assert {0.0: 100, 60.0: 100} == run(scenario())
 
 
-def test_raising_the_window_admits_a_paced_batch_at_once(open_gate):
-    async def story():
+def test_raising_the_window_limit_admits_a_paced_batch_at_once(open_gate):
+    async def scenario():
         gate = reserved(open_gate)
         work = asyncio.create_task(generate_many(gate, 2100, batch="big"))
         await asyncio.sleep(1)
@@ -545,18 +546,18 @@ def test_raising_the_window_admits_a_paced_batch_at_once(open_gate):
         work.cancel()
         return figures(gate)[1]
 
-    assert 200 - 25 + 1 == run(story())
+    assert 200 - 25 + 1 == run(scenario())
 
 
-# ── The end ─────────────────────────────────────────────────────────────────────────────────────────
+# ── Closing ─────────────────────────────────────────────────────────────────────────────────────────
 
 
 class Closing(Exception):
-    """What the tests close the gate with."""
+    """The exception that the tests close the gate with."""
 
 
-def test_close_raises_in_present_and_later_waits(open_gate):
-    async def story():
+def test_close_ends_current_and_later_waits_with_its_exception(open_gate):
+    async def scenario():
         gate = open_gate(concurrent_limit=1, requests_per_minute=10)
         lease = await gate.acquire("ann")
         waiters = [asyncio.create_task(gate.acquire(name)) for name in ("ann", "bob")]
@@ -574,14 +575,14 @@ def test_close_raises_in_present_and_later_waits(open_gate):
         await tick()
         return figures(gate)
 
-    assert (0, 1, 0) == run(story())
+    assert (0, 1, 0) == run(scenario())
 
 
 # ── Statistics ──────────────────────────────────────────────────────────────────────────────────────
 
 
 def test_statistics_are_right_at_each_instant(open_gate):
-    async def story():
+    async def scenario():
         gate = open_gate(concurrent_limit=2, requests_per_minute=5)
         for_each = asyncio.create_task(generate_many(gate, 3, answer=1.0, more=9.0))
         gate.pause("bob", 8.0)
@@ -611,32 +612,32 @@ def test_statistics_are_right_at_each_instant(open_gate):
         61.5: stats(0, 0, 1),
         71.5: stats(0, 0, 0),
     }
-    assert expected == run(story())
+    assert expected == run(scenario())
     assert [0, 0, 1, 2, 2, 2, 2] == [seen.available_slots for seen in expected.values()]
 
 
 def test_an_ended_pause_counts_zero_seconds(open_gate):
-    async def story():
+    async def scenario():
         gate = open_gate(concurrent_limit=2, requests_per_minute=5)
         gate.pause("ann", 10.0)
         await asyncio.sleep(25)
         return gate.statistics().paused_seconds
 
-    assert 0.0 == run(story())
+    assert 0.0 == run(scenario())
 
 
 def test_seconds_per_release_follow_the_window_while_slots_turn_over_faster(open_gate):
-    async def story():
+    async def scenario():
         gate = open_gate(concurrent_limit=100, requests_per_minute=600)
         before = gate.seconds_per_release()
         await generate_many(gate, 50, more=4.0)
         return before, gate.seconds_per_release()
 
-    assert (0.1, 0.1) == run(story())
+    assert (0.1, 0.1) == run(scenario())
 
 
 def test_seconds_per_release_follow_the_slots_while_the_window_is_wide_and_idling_changes_nothing(open_gate):
-    async def story():
+    async def scenario():
         gate = open_gate(concurrent_limit=5, requests_per_minute=600)
         await generate_many(gate, 50, more=4.0)
         with await gate.acquire("gave up unsent"):
@@ -646,11 +647,11 @@ def test_seconds_per_release_follow_the_slots_while_the_window_is_wide_and_idlin
         gate.configure(concurrent_limit=2)
         return busy, idle, gate.seconds_per_release()
 
-    assert (0.8, 0.8, 2.0) == run(story())
+    assert (0.8, 0.8, 2.0) == run(scenario())
 
 
-def test_a_request_that_never_left_gives_its_place_back(open_gate):
-    async def story():
+def test_a_request_that_was_not_sent_gives_its_place_back(open_gate):
+    async def scenario():
         gate = open_gate(concurrent_limit=1, requests_per_minute=1)
         with await gate.acquire("a") as lease:
             lease.sent()
@@ -658,11 +659,11 @@ def test_a_request_that_never_left_gives_its_place_back(open_gate):
         with await gate.acquire("a"):
             return asyncio.get_running_loop().time()
 
-    assert 0.0 == run(story())
+    assert 0.0 == run(scenario())
 
 
 def test_raising_the_limit_ends_the_pace_of_the_old_one(open_gate):
-    async def story():
+    async def scenario():
         loop = asyncio.get_running_loop()
         gate = open_gate(concurrent_limit=1000, requests_per_minute=20, interactive_reserve=0.05)
         admitted = []
@@ -681,26 +682,26 @@ def test_raising_the_limit_ends_the_pace_of_the_old_one(open_gate):
         return len([time for time in admitted if time < 60])
 
     # From 5 s on, 25 places are taken over a minute, and the last of them would come at 61 s.
-    assert 199 == run(story())
+    assert 199 == run(scenario())
 
 
-def test_a_window_that_starts_half_spent_has_half_for_a_minute_and_then_all(open_gate):
-    async def story():
+def test_a_window_that_starts_half_spent_has_half_its_places_for_a_minute_and_then_all(open_gate):
+    async def scenario():
         gate = open_gate(concurrent_limit=100, requests_per_minute=7)
         gate.start_half_spent()
         return Counter(await generate_many(gate, 13))
 
     # Half of 7 is 3. At 60 s the limit is 7 again, and the places of the first minute are free.
-    assert {0.0: 3, 60.0: 7, 120.0: 3} == run(story())
+    assert {0.0: 3, 60.0: 7, 120.0: 3} == run(scenario())
 
 
 def test_a_window_of_one_that_starts_half_spent_admits_one(open_gate):
-    async def story():
+    async def scenario():
         gate = open_gate(concurrent_limit=100, requests_per_minute=1)
         gate.start_half_spent()
         return await generate_many(gate, 2)
 
-    assert [0.0, 60.0] == run(story())
+    assert [0.0, 60.0] == run(scenario())
 
 
 @given(limit=st.integers(2, 12), restart=st.integers(0, 130), answer=st.integers(0, 5))
@@ -710,7 +711,7 @@ def test_a_minute_across_a_restart_has_at_most_one_and_a_half_times_the_limit(
 ):
     """Both processes send as much as their gates admit."""
 
-    async def story():
+    async def scenario():
         admissions: list[float] = []
         for begins_half_spent, seconds in ((False, restart), (True, 190)):
             gate = open_gate(concurrent_limit=100, requests_per_minute=limit)
@@ -723,4 +724,4 @@ def test_a_minute_across_a_restart_has_at_most_one_and_a_half_times_the_limit(
             await asyncio.gather(*tasks, return_exceptions=True)
         return max(sum(start <= each < start + 60 for each in admissions) for start in admissions)
 
-    assert run(story()) <= limit + limit // 2
+    assert run(scenario()) <= limit + limit // 2

@@ -1,6 +1,5 @@
-"""The declared models as the tests use them: a registry, and the parsers with it.
-
-A test that registers a model makes a registry of its own.
+"""The declared models for tests: a registry, and the parsers that use it. A test that registers a model creates its own
+registry.
 """
 
 from functools import partial

@@ -1,4 +1,6 @@
-"""A policy under load in virtual time: batches, single calls at random moments, and answers and ends at random, too."""
+"""Runs a policy under load in virtual time: batches, single calls at random moments, and random durations of answers
+and slots.
+"""
 
 import math
 import random
@@ -21,9 +23,12 @@ class Batch:
 
 @dataclass
 class Load:
-    """What comes, and what became of it. Moments in seconds; `per_minute` single calls come from `singles_from` on, as
-    long as batches wait, each from one of `callers`, besides those `at`. `took` bounds the seconds until an answer,
-    `held` the seconds that a slot is held."""
+    """A load and its results. Moments and durations are in seconds.
+
+    From `singles_from` on, and as long as batches wait, `per_minute` single calls a minute come, each from one of
+    `callers`. Further single calls come `at` fixed moments. `took` bounds the seconds until an answer, `held` the
+    seconds for which a slot is held.
+    """
 
     window: int
     batches: Sequence[Batch] = ()
@@ -120,7 +125,7 @@ class Load:
         return sum(since <= at < until for at in self.admissions) / places
 
     def waited(self, *, since: float, until: float = math.inf) -> list[float]:
-        """How long the single calls waited that came between these moments."""
+        """How long each single call that came between these moments waited, in seconds."""
         return [waited for at, waited in self.waits if since <= at < until]
 
 

@@ -1,6 +1,5 @@
-"""The whole allowance and never more: the core of the service against the simulator, in virtual time.
-
-Every figure is counted by the simulator. The same stories are told in real time by `make bench`.
+"""The gate admits as much as its limits allow and never more: the core of the service against the simulator, in virtual
+time. The simulator counts every figure. `make bench` measures the same scenarios in real time.
 """
 
 import asyncio
@@ -22,16 +21,16 @@ def clock() -> float:
 
 
 def ideal(world: SimulatorState, slots: int) -> float:
-    """Seconds that the predictions of this world take in so many slots when nothing ever waits: each goes, in the
-    order of creation, to the slot that is free first."""
+    """Seconds that the predictions of this world take in so many slots without any waiting. In the order of creation,
+    each goes to the slot that is free first."""
     free_at = [0.0] * slots
     for each in world.predictions:
         heapq.heapreplace(free_at, free_at[0] + (each.completed_at - each.created_at).total_seconds())
     return max(free_at)
 
 
-def knew(service: Parts) -> dict[str, float]:
-    """When each prediction was known to be over, by the loop's clock; filled in as they are."""
+def completion_times(service: Parts) -> dict[str, float]:
+    """When the service learnt that each prediction was over, by the loop's clock. The dict fills as they end."""
     at: dict[str, float] = {}
 
     def note(generation):
@@ -43,11 +42,11 @@ def knew(service: Parts) -> dict[str, float]:
 
 
 @pytest.mark.parametrize("seed", [1, 2, 3])
-def test_180_predictions_of_12_s_are_done_within_6_percent_of_the_ideal_and_4_requests_each(seed):
-    async def story():
+def test_180_predictions_of_12_s_take_at_most_6_percent_over_the_ideal_and_2_requests_each(seed):
+    async def scenario():
         options = Options(prediction_seconds=12, jitter=0.2, answer_delay=(0.025, 0.15), seed=seed)
         async with replicate(options, concurrent_limit=60, timeout=600, reserve=0.05) as (service, world):
-            known = knew(service)
+            known = completion_times(service)
             batch = await service.run_batch([f"picture {n}" for n in range(180)])
             delays = [
                 known[each.id] - world.predictions.loop_time(each.completed_at) for each in world.predictions
@@ -60,24 +59,24 @@ def test_180_predictions_of_12_s_are_done_within_6_percent_of_the_ideal_and_4_re
                 world.counters.snapshot(),
             )
 
-    succeeded, makespan, delay, counts = run(story())
+    succeeded, makespan, delay, counts = run(scenario())
     assert 180 == succeeded == counts.creations_accepted
     assert makespan <= 1.06
-    assert sum(counts.requests.values()) <= 2 * 180  # 4 were asked for
+    assert sum(counts.requests.values()) <= 2 * 180
     assert delay <= 0.4
     assert {} == counts.refusals
 
 
 @pytest.mark.parametrize(("seconds", "requests"), [(1.5, 5), (12, 6.5), (60, 6.5), (180, 6.5)])
-def test_a_model_of_seconds_and_one_of_minutes_both_get_few_looks(seconds, requests):
-    """One slot, so that no look serves two; the first three teach how long it takes."""
+def test_few_requests_suffice_for_predictions_of_seconds_and_of_minutes(seconds, requests):
+    """With one slot, no poll serves two predictions. The first three predictions show how long one takes."""
 
-    async def story():
+    async def scenario():
         options = Options(prediction_seconds=seconds, jitter=0.1, seed=1)
         async with replicate(options, concurrent_limit=1, timeout=600) as (service, world):
             await service.run_batch(["a teacher"] * 3)
             before = sum(world.counters.snapshot().requests.values())
-            known = knew(service)
+            known = completion_times(service)
             await service.run_batch(["a fox"] * 20)
             late = [
                 known[each.id] - world.predictions.loop_time(each.completed_at)
@@ -85,7 +84,7 @@ def test_a_model_of_seconds_and_one_of_minutes_both_get_few_looks(seconds, reque
             ]
             return (sum(world.counters.snapshot().requests.values()) - before) / 20, statistics.median(late)
 
-    asked, late = run(story())
+    asked, late = run(scenario())
     assert asked <= requests
     assert late <= max(0.1, 0.02 * seconds)
 
@@ -95,30 +94,32 @@ JITTERY = {"prediction_seconds": 0.2, "jitter": 0, "answer_delay": (0, 0.8)}
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", [1, 2])
-def test_2000_creations_over_a_jittery_line_are_never_601_in_a_minute_and_waste_none(seed):
-    async def story():
+def test_2000_creations_over_a_jittery_network_never_exceed_600_a_minute_and_waste_no_place(seed):
+    async def scenario():
         async with replicate(
             Options(**JITTERY, seed=seed), concurrent_limit=200, timeout=600, reserve=0.05
         ) as (service, world):
             batch = await service.run_batch([f"picture {n}" for n in range(2000)])
             return batch.summary()["succeeded"], clock(), world.counters.snapshot()
 
-    succeeded, makespan, counts = run(story())
+    succeeded, makespan, counts = run(scenario())
     assert 2000 == succeeded == counts.creations_accepted
     assert 600 == counts.creations_peak_per_minute
     assert {} == counts.refusals
-    # The 1,801st may go after three windows and takes 0.2 s; the line carries it and its picture in 0.8 on average.
+    # The 1,801st creation is admitted after three windows. It takes 0.2 s, and the network 0.8 s on average for it and
+    # its picture.
     assert makespan <= 1.03 * (3 * 60 + 0.2 + 0.8)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", [1, 2])
-def test_the_limit_holds_while_both_limits_jump_and_every_fifth_creation_fails_and_is_tried_again(seed):
-    """No 60 seconds hold more than was allowed at some time in them, or while their first was on its way."""
+def test_the_limit_holds_while_both_limits_change_and_every_fifth_creation_is_retried(seed):
+    """No 60 seconds hold more creations than the highest limit in force during them, or while the first of them was
+    pending."""
     chance = random.Random(seed)
     limits = [(chance.randint(20, 300), chance.randint(50, 550)) for _ in range(20)]
 
-    async def story():
+    async def scenario():
         async with replicate(
             Options(**JITTERY, seed=seed),
             concurrent_limit=200,
@@ -147,7 +148,7 @@ def test_the_limit_holds_while_both_limits_jump_and_every_fifth_creation_fails_a
                 service.gate.statistics(),
             )
 
-    succeeded, arrivals, in_force, counts, gate = run(story())
+    succeeded, arrivals, in_force, counts, gate = run(scenario())
     assert 1000 == succeeded
     assert 1200 == counts.creations_accepted
     for start in arrivals:
@@ -160,8 +161,8 @@ def test_the_limit_holds_while_both_limits_jump_and_every_fifth_creation_fails_a
 
 
 @pytest.mark.slow
-def test_a_lowered_limit_is_kept_by_replicates_count_from_the_next_minute_on():
-    async def story():
+def test_replicate_counts_no_more_than_a_lowered_limit_from_the_next_minute_on():
+    async def scenario():
         async with replicate(Options(**JITTERY, seed=1), concurrent_limit=200, timeout=600) as (
             service,
             world,
@@ -169,22 +170,22 @@ def test_a_lowered_limit_is_kept_by_replicates_count_from_the_next_minute_on():
             batch = asyncio.create_task(service.run_batch([f"picture {n}" for n in range(900)]))
             await asyncio.sleep(30)
             service.gate.configure(requests_per_minute=100)
-            await asyncio.sleep(62)  # what was spent before, and the last answers, have run out
+            await asyncio.sleep(62)  # the places and the answers of the old limit have expired
             world.counters.reset()
             await batch
             return world.counters.snapshot().creations_peak_per_minute
 
-    assert run(story()) <= 100
+    assert run(scenario()) <= 100
 
 
 STEADY = {"prediction_seconds": 0.2, "jitter": 0, "answer_delay": (0.02, 0.1)}
 
 
 @pytest.mark.slow
-def test_a_batch_of_five_windows_is_done_when_five_windows_are_and_a_hundredth_at_the_most():
-    """3,000 at 600 a minute. It is alone, so no place is kept for single calls."""
+def test_a_batch_of_five_windows_takes_at_most_a_hundredth_longer_than_five_windows():
+    """3,000 items at 600 a minute. The batch is alone, so no place is kept for single calls."""
 
-    async def story():
+    async def scenario():
         async with replicate(Options(**STEADY, seed=1), concurrent_limit=200, timeout=600, reserve=0.05) as (
             service,
             world,
@@ -192,7 +193,7 @@ def test_a_batch_of_five_windows_is_done_when_five_windows_are_and_a_hundredth_a
             batch = await service.run_batch([f"picture {n}" for n in range(3000)])
             return batch.summary()["succeeded"], clock(), world.counters.snapshot()
 
-    succeeded, makespan, counts = run(story())
+    succeeded, makespan, counts = run(scenario())
     assert 3000 == succeeded
     assert makespan <= 1.01 * 5 * 60
     assert 600 == counts.creations_peak_per_minute
@@ -201,10 +202,11 @@ def test_a_batch_of_five_windows_is_done_when_five_windows_are_and_a_hundredth_a
 
 @pytest.mark.slow
 @pytest.mark.parametrize("caller", [ADMIN, OTHER_USER], ids=["the batch's own caller", "another caller"])
-def test_beside_a_batch_of_5000_a_single_call_waits_two_seconds_at_the_most(caller):
-    """And at any time of the minute, though the batch has spent it: with single calls about, it takes places evenly."""
+def test_a_single_call_beside_a_batch_of_5000_waits_at_most_two_seconds(caller):
+    """This holds at any time of the minute, though the batch has spent the window: while single calls arrive, the batch
+    takes its places evenly."""
 
-    async def story():
+    async def scenario():
         async with replicate(Options(**STEADY, seed=1), concurrent_limit=200, timeout=600, reserve=0.05) as (
             service,
             world,
@@ -219,14 +221,14 @@ def test_beside_a_batch_of_5000_a_single_call_waits_two_seconds_at_the_most(call
             await asyncio.wait([batch])
             return waited, world.counters.snapshot()
 
-    waited, counts = run(story())
-    assert max(waited) <= 2.2  # and the answer of the one whose place it takes
+    waited, counts = run(scenario())
+    assert max(waited) <= 2.2  # plus the answer to the creation whose place it takes
     assert counts.creations_peak_per_minute <= 600
     assert {} == counts.refusals
 
 
-def test_an_account_of_6_a_minute_is_served_at_its_pace_without_hammering_and_slows_no_other():
-    async def story():
+def test_an_account_limited_to_6_a_minute_gets_its_pace_with_few_refusals_and_slows_no_other():
+    async def scenario():
         async with replicate(
             Options(prediction_seconds=2, jitter=0, answer_delay=(0.02, 0.1), seed=1),
             concurrent_limit=20,
@@ -245,13 +247,13 @@ def test_an_account_of_6_a_minute_is_served_at_its_pace_without_hammering_and_sl
                 world.counters.snapshot(),
             )
 
-    rich, rich_took, poor, took, counts = run(story())
+    rich, rich_took, poor, took, counts = run(scenario())
     assert 200 == rich
     assert rich_took <= 1.25 * 200 / 20 * 2
     assert 13 == poor["succeeded"]
-    assert took <= 1.15 * 120  # the 13th may go after 120 s
+    assert took <= 1.15 * 120  # the 13th creation is admitted after 120 s
     assert 213 == counts.creations_accepted
-    # At first nobody knows; the burst that was under way then is refused, once each.
+    # The limit is unknown at first: each creation that is pending then is refused once.
     assert counts.refusals.get(429, 0) <= 13
 
 
@@ -276,10 +278,10 @@ TROUBLE = {
 @pytest.mark.slow
 @pytest.mark.parametrize("on", ["create", "get", "list"])
 @pytest.mark.parametrize("fault", TROUBLE.values(), ids=TROUBLE)
-def test_whatever_befalls_a_request_each_picture_is_made_and_paid_for_once(on, fault):
-    """Twenty different pictures, and three requests in trouble, from the fifth on."""
+def test_each_picture_is_made_and_paid_for_once_despite_any_fault(on, fault):
+    """Twenty different pictures. Three requests fail, from the fifth on."""
 
-    async def story():
+    async def scenario():
         options = Options(prediction_seconds=8, jitter=0.2, answer_delay=(0.02, 0.1), seed=1)
         async with replicate(options, concurrent_limit=10, timeout=600) as (service, world):
             world.faults.inject(on=on, times=3, after=4, **fault)
@@ -291,7 +293,7 @@ def test_whatever_befalls_a_request_each_picture_is_made_and_paid_for_once(on, f
             made = [each.id for each in world.predictions]
             return batch, after, left, world.counters.snapshot(), made, world.faults.as_json()
 
-    batch, after, left, counts, made, not_struck = run(story())
+    batch, after, left, counts, made, not_struck = run(scenario())
     assert [] == not_struck
     assert [True] * 20 == [each.succeeded for each in batch.items], batch.items[0].error
     assert after.succeeded

@@ -1,6 +1,5 @@
-"""Drift: every difference between Replicate's schemas and the registry is reported in one line, and nothing else is.
-
-The documents are the simulator's, which were written down independently of the registry.
+"""Drift: each difference between Replicate's schemas and the registry is reported on one line, and nothing else is
+reported. The documents are the simulator's, which were written independently of the registry.
 """
 
 import dataclasses
@@ -26,7 +25,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def document(name: str) -> dict[str, Any]:
-    """What `GET /v1/models/{owner}/{name}` answers; nothing in it is shared."""
+    """The response to `GET /v1/models/{owner}/{name}`, as a copy that a test may change."""
     hosted = catalog.find(find(name).name)  # type: ignore[union-attr]
     assert hosted, f"simulator/catalog.py has {name}"
     return json.loads(json.dumps(representations.model(hosted)))
@@ -40,37 +39,37 @@ def schemas(published: dict[str, Any]) -> dict[str, Any]:
     return published["components"]["schemas"]
 
 
-def told(name: str, published: dict[str, Any]) -> list[str]:
-    """The differences, without the model's name before each."""
+def differences(name: str, published: dict[str, Any]) -> list[str]:
+    """The differences of a model, without the model's name before each."""
     before = f"{find(name).name}: "  # type: ignore[union-attr]
     found = drift.differences(find(name), published)  # type: ignore[arg-type]
     assert all(line.startswith(before) for line in found)
     return [line.removeprefix(before) for line in found]
 
 
-def told_after(name: str, parameter: str, **edit: Any) -> list[str]:
-    """The differences once keywords of a parameter are set; None takes one out."""
+def differences_after(name: str, parameter: str, **edit: Any) -> list[str]:
+    """The differences after these keywords of a parameter are set, or removed if the value is None."""
     published = openapi(name)
     its = schemas(published)["Input"]["properties"][parameter]
     its |= edit
     for keyword in [keyword for keyword, value in edit.items() if value is None]:
         del its[keyword]
-    return told(name, published)
+    return differences(name, published)
 
 
 @pytest.mark.parametrize("name", MODELS)
 def test_the_registry_agrees_with_independent_copies_of_the_schemas(name):
-    assert [] == told(name, openapi(name))
+    assert [] == differences(name, openapi(name))
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_choices_written_into_the_input_itself_mean_the_same(name):
+def test_inline_choices_and_referenced_choices_do_not_differ(name):
     published = openapi(name)
     for parameter, its in schemas(published)["Input"]["properties"].items():
         if its.pop("allOf", None):
             its |= schemas(published).pop(parameter)
 
-    assert [] == told(name, published)
+    assert [] == differences(name, published)
 
 
 EDITS = [
@@ -137,14 +136,14 @@ EDITS = [
 
 @pytest.mark.parametrize(("name", "parameter", "edit", "what"), EDITS, ids=lambda value: str(value)[:40])
 def test_an_edit_of_one_constraint_is_reported_in_one_line(name, parameter, edit, what):
-    assert [f"{parameter}: {what}"] == told_after(name, parameter, **edit)
+    assert [f"{parameter}: {what}"] == differences_after(name, parameter, **edit)
 
 
 def test_an_exclusive_bound_of_openapi_3_0_differs_from_an_inclusive_one():
     assert [
         "guidance: exclusiveMinimum: 0 at Replicate, none in the registry",
         "guidance: minimum: none at Replicate, 0 in the registry",
-    ] == told_after("flux-dev", "guidance", exclusiveMinimum=True)
+    ] == differences_after("flux-dev", "guidance", exclusiveMinimum=True)
 
 
 @pytest.mark.parametrize(
@@ -161,17 +160,17 @@ def test_added_and_removed_choices_are_reported(choices, what):
     published = openapi("flux-dev")
     schemas(published)["megapixels"]["enum"] = choices
 
-    assert [f"megapixels: {what}"] == told("flux-dev", published)
+    assert [f"megapixels: {what}"] == differences("flux-dev", published)
 
 
 def test_choices_on_one_side_only_are_reported():
     freed = openapi("flux-dev")
     del schemas(freed)["megapixels"]["enum"]
 
-    assert ['megapixels: choices: none at Replicate, ["1", "0.25"] in the registry'] == told(
+    assert ['megapixels: choices: none at Replicate, ["1", "0.25"] in the registry'] == differences(
         "flux-dev", freed
     )
-    assert ["num_outputs: choices: [1, 2] at Replicate, none in the registry"] == told_after(
+    assert ["num_outputs: choices: [1, 2] at Replicate, none in the registry"] == differences_after(
         "flux-dev", "num_outputs", enum=[1, 2]
     )
 
@@ -188,7 +187,7 @@ def test_an_input_that_only_one_side_has_is_reported():
         'lora: the registry lacks this input, which Replicate takes: {"type": "string"}',
         'mask\\n: the registry lacks this input, which Replicate requires: {"format": "uri"}',
         "nowhere: the registry lacks this input, which Replicate requires: {}",
-    } == set(told("flux-dev", published))
+    } == set(differences("flux-dev", published))
 
 
 def test_an_input_required_on_one_side_only_is_reported():
@@ -198,7 +197,7 @@ def test_an_input_required_on_one_side_only_is_reported():
     assert [
         "prompt: required: false at Replicate, true in the registry",
         "start_image: required: true at Replicate, false in the registry",
-    ] == sorted(told("kling-v2.1-master", published))
+    ] == sorted(differences("kling-v2.1-master", published))
 
 
 @pytest.mark.parametrize(
@@ -237,7 +236,7 @@ def test_equivalent_schemas_do_not_differ(name, parameter, edit):
         if value is None and keyword != "default":
             del its[keyword]
 
-    assert [] == told(name, published)
+    assert [] == differences(name, published)
 
 
 @pytest.mark.parametrize(
@@ -261,7 +260,7 @@ def test_unresolved_references_and_unknown_keywords_are_reported(edit):
     schemas(published)["round"] = {"allOf": [{"$ref": "#/components/schemas/round"}]}
     schemas(published)["Input"]["properties"]["guidance"] |= edit
 
-    found = told("flux-dev", published)
+    found = differences("flux-dev", published)
 
     assert found
     assert all(line.startswith("guidance: ") for line in found)
@@ -271,19 +270,21 @@ def test_an_input_that_is_no_schema_is_reported():
     published = openapi("flux-dev")
     schemas(published)["Input"]["properties"]["seed"] = False
 
-    assert "seed: schema: false at Replicate, none in the registry" in "\n".join(told("flux-dev", published))
+    assert "seed: schema: false at Replicate, none in the registry" in "\n".join(
+        differences("flux-dev", published)
+    )
 
 
 def test_constraints_on_all_inputs_together_are_reported_unless_the_registry_has_them():
     published = openapi("kontext-max")
     inputs = schemas(published)["Input"]
     inputs |= {"additionalProperties": False}
-    assert [] == told("kontext-max", published)
+    assert [] == differences("kontext-max", published)
 
     inputs |= {"minProperties": 2}
     assert [
         "Input: minProperties: 2 at Replicate, none in the registry (a keyword that this check does not understand)"
-    ] == told("kontext-max", published)
+    ] == differences("kontext-max", published)
 
 
 PARAMETERS = [(model.name, parameter) for model in catalog.MODELS for parameter in model.inputs]
@@ -314,7 +315,7 @@ def test_every_edited_constraint_is_reported_for_its_parameter(where, new):
     stands = catalog.find(name).inputs[parameter]
     assume(not same(stands.get(keyword), value))
 
-    found = told_after(name, parameter, **{keyword: value})
+    found = differences_after(name, parameter, **{keyword: value})
 
     assert found
     assert all(line.startswith(f"{parameter}: ") for line in found)
@@ -328,7 +329,7 @@ def test_every_removed_constraint_is_reported_for_its_parameter(where, data):
         st.sampled_from([*({"type", "default", "format", "minimum", "maximum", "allOf"} & {*its})])
     )
 
-    found = told_after(name, parameter, **{keyword: None})
+    found = differences_after(name, parameter, **{keyword: None})
 
     assert found
     assert all(line.startswith(f"{parameter}: ") for line in found)
@@ -350,7 +351,7 @@ JSON = st.recursive(
 def test_every_document_is_compared_and_reported_in_single_lines(inputs, required):
     published = {"components": {"schemas": {"Input": {"properties": inputs, "required": required}}}}
     try:
-        found = told("flux-dev", published)
+        found = differences("flux-dev", published)
     except drift.CannotCheck:
         return
 
@@ -362,7 +363,8 @@ def test_every_document_is_compared_and_reported_in_single_lines(inputs, require
 
 @pytest.fixture
 def check(capsys, tmp_path, monkeypatch):
-    """Runs the command where only what a test wrote lies: its exit status, and the lines of both outputs."""
+    """Runs the command in a directory that has only the files of the test. Returns the exit status, and the lines of
+    stdout and of stderr."""
     monkeypatch.chdir(tmp_path)
 
     def run(*files: str, registry=REGISTRY, **settings: object) -> tuple[int, list[str], list[str]]:
@@ -403,7 +405,7 @@ SHAPES = {
     "file",
     ["flux-dev.json", "black-forest-labs--flux-dev.json", "black-forest-labs_flux-dev.json", "flux-dev"],
 )
-def test_a_file_of_any_shape_is_of_the_model_it_is_named_after(check, shape, file):
+def test_the_file_name_selects_the_model_for_documents_of_every_shape(check, shape, file):
     write(file, SHAPES[shape])
 
     assert (0, ["1 model agrees."], []) == check(file)
@@ -415,7 +417,7 @@ def test_a_name_before_the_file_selects_the_model(check, shape, name):
     assert (0, ["1 model agrees."], []) == check(f"{name}={write('saved.json', SHAPES[shape])}")
 
 
-def test_a_name_with_a_dot_is_no_suffix(check):
+def test_a_dot_in_a_model_name_is_not_read_as_a_suffix(check):
     assert 0 == check(write("flux-1.1-pro", openapi("flux-1.1-pro")))[0]
 
 
@@ -425,7 +427,7 @@ def test_a_file_with_a_byte_order_mark_is_read(check):
     assert 0 == check("flux-dev.json")[0]
 
 
-def test_differences_are_reported_one_a_line_and_the_others_still_agree(check):
+def test_differences_are_reported_one_per_line_and_the_other_models_still_agree(check):
     drifted = document("flux-dev")
     published = schemas(drifted["latest_version"]["openapi_schema"])
     published["megapixels"]["enum"].append("4")
@@ -481,7 +483,7 @@ def test_a_schema_nested_too_deeply_is_reported(check):
     assert (2, [], 1) == (status, out, len(err))
 
 
-def test_the_exit_status_prefers_unchecked_to_differing(check):
+def test_a_failed_check_outweighs_a_difference_in_the_exit_status(check):
     drifted = document("flux-dev")
     schemas(drifted["latest_version"]["openapi_schema"])["megapixels"]["enum"].append("4")
 
@@ -494,7 +496,7 @@ def test_the_exit_status_prefers_unchecked_to_differing(check):
     ] == err
 
 
-def test_a_file_must_say_which_model_it_is_of(check):
+def test_a_file_that_names_no_registered_model_cannot_be_checked(check):
     stranger = document("flux-dev") | {"owner": "acme"}
     unnamed = write("saved.json", openapi("flux-dev"))
 
@@ -515,7 +517,7 @@ def test_a_file_must_say_which_model_it_is_of(check):
     )
 
 
-def test_a_short_name_that_two_owners_share_names_neither(check):
+def test_a_short_name_shared_by_two_owners_selects_neither_model(check):
     ours = MODELS["qwen/qwen-image"]
     twins = [dataclasses.replace(ours, name=name, aliases=()) for name in ("acme/twin", "qwen/twin")]
     files = [write(name, openapi("qwen-image")) for name in ("twin.json", "qwen_twin.json")]
@@ -539,7 +541,7 @@ def ask(check, simulator):
     return run
 
 
-def test_replicate_is_asked_for_every_model(ask):
+def test_every_model_is_fetched_from_replicate(ask):
     assert (0, [f"{len(MODELS)} models agree."], []) == ask()
 
 
@@ -616,14 +618,14 @@ def test_an_invalid_base_url_is_reported_once(ask, url):
     assert err[0].startswith(("REPLICATE_BASE_URL cannot be reached: ", "REPLICATE_BASE_URL: must have no "))
 
 
-def test_without_a_token_nothing_is_asked(ask, simulator):
+def test_without_a_token_no_request_is_sent(ask, simulator):
     said = "REPLICATE_API_TOKEN is not set, so Replicate is not asked; set it, or give files."
 
     assert (2, [], [said]) == ask(REPLICATE_API_TOKEN="")
     assert 0 == sum(simulator.counts().requests.values())
 
 
-def test_a_simulated_service_does_not_ask_replicate(check):
+def test_a_simulated_service_sends_no_request_to_replicate(check):
     said = "REPLICATE_SIMULATE is set, so Replicate is not asked; unset it, or give files."
 
     assert (2, [], [said]) == check(REPLICATE_SIMULATE=1, REPLICATE_API_TOKEN=SERVER_TOKEN)
@@ -637,7 +639,7 @@ def test_invalid_settings_are_reported(ask):
     assert (2, [], ["PORT: must be a whole number."]) == ask(PORT="x")
 
 
-def test_the_token_goes_to_the_configured_base_alone(ask, simulator, monkeypatch):
+def test_the_token_is_sent_only_to_the_configured_base_url(ask, simulator, monkeypatch):
     with running(Options()) as elsewhere:
         for proxy in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
             monkeypatch.setenv(proxy, elsewhere.url)
@@ -672,7 +674,7 @@ def test_the_command_checks_files_and_the_standard_input(tmp_path):
     assert (0, "2 models agree.\n", "") == (done.returncode, done.stdout, done.stderr)
 
 
-def test_the_standard_input_may_be_named(tmp_path):
+def test_a_name_before_the_standard_input_selects_the_model(tmp_path):
     given = openapi("flux-dev")
     del schemas(given)["Input"]["properties"]["seed"]
 

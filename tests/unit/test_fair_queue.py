@@ -15,7 +15,7 @@ from tests.support.virtual_time import run
 
 
 def names(queue: FairQueue, count: int) -> list[str]:
-    """Who is taken, one after the other; each waiter is a (name, number)."""
+    """The callers of the tickets that are taken, in order. Each ticket is a (caller, number)."""
     return [queue.take(0.0)[0][0][0] for _ in range(count)]
 
 
@@ -25,7 +25,7 @@ def add(queue: FairQueue, name: str, count: int, caller: str, batch: str | None 
 
 @pytest.mark.parametrize("caller", ["ann", "bob"])
 @pytest.mark.parametrize("already_admitted", [0, 1, 2, 5_000])
-def test_a_single_call_beside_10000_items_is_within_the_next_three(caller, already_admitted):
+def test_a_single_call_beside_10000_items_is_among_the_next_three_tickets(caller, already_admitted):
     queue = FairQueue()
     add(queue, "batch", 10_000, "ann", "big")
     names(queue, already_admitted)
@@ -35,7 +35,7 @@ def test_a_single_call_beside_10000_items_is_within_the_next_three(caller, alrea
 
 @pytest.mark.parametrize("caller", ["ann", "bob"])
 def test_a_single_call_beside_10000_items_is_admitted_within_three_admissions(caller):
-    async def story():
+    async def scenario():
         gate = Gate(concurrent_limit=10, requests_per_minute=100_000)
         order = []
 
@@ -53,10 +53,10 @@ def test_a_single_call_beside_10000_items_is_admitted_within_three_admissions(ca
             task.cancel()
         return order.index("single") - before
 
-    assert run(story()) < 3
+    assert run(scenario()) < 3
 
 
-def test_two_batches_of_two_callers_share_evenly_though_one_came_first():
+def test_batches_of_two_callers_share_evenly_even_if_one_came_first():
     queue = FairQueue()
     add(queue, "first", 5_000, "ann", "one")
     names(queue, 1_000)
@@ -74,7 +74,7 @@ def test_two_batches_of_one_caller_and_its_single_calls_share_evenly():
     assert {"one": 30, "two": 30, "single": 30} == {name: taken.count(name) for name in set(taken)}
 
 
-def test_many_batches_get_a_caller_no_more_turns_than_one():
+def test_a_caller_with_many_batches_gets_no_more_turns_than_with_one():
     queue = FairQueue()
     for number in range(50):
         queue.add([("many", (number, each)) for each in range(10)], "ann", f"batch {number}")
@@ -93,7 +93,7 @@ def test_a_caller_who_returns_again_and_again_does_not_starve_others():
     assert (50, 50) == (taken.count("patient"), taken.count("returning"))
 
 
-def test_a_batch_that_returns_under_new_names_does_not_starve_the_callers_other_batch():
+def test_repeated_new_batches_of_a_caller_do_not_starve_its_other_batch():
     queue = FairQueue()
     add(queue, "patient", 100, "ann", "big")
     taken = []
@@ -103,7 +103,7 @@ def test_a_batch_that_returns_under_new_names_does_not_starve_the_callers_other_
     assert (50, 50) == (taken.count("patient"), taken.count("returning"))
 
 
-def test_being_away_saves_up_no_turns():
+def test_an_absent_caller_accumulates_no_turns():
     queue = FairQueue()
     add(queue, "away", 1, "ann")
     names(queue, 1)
@@ -113,7 +113,7 @@ def test_being_away_saves_up_no_turns():
     assert 50 == names(queue, 100).count("away")
 
 
-def test_being_paused_saves_up_no_turns():
+def test_a_paused_caller_accumulates_no_turns():
     queue = FairQueue()
     add(queue, "paused", 500, "ann", "big")
     add(queue, "steady", 1_000, "bob", "big")
@@ -126,7 +126,7 @@ def test_being_paused_saves_up_no_turns():
     assert 50 == taken.count("paused")
 
 
-def test_waiting_while_batches_are_paced_saves_up_no_turns():
+def test_a_caller_whose_batches_are_paced_accumulates_no_turns():
     queue = FairQueue()
     add(queue, "batch", 500, "ann", "big")
     add(queue, "single", 1_000, "bob")
@@ -134,7 +134,7 @@ def test_waiting_while_batches_are_paced_saves_up_no_turns():
     assert 50 == names(queue, 100).count("batch")
 
 
-def test_leaving_and_coming_back_saves_up_no_turns():
+def test_leaving_and_returning_accumulates_no_turns():
     queue = FairQueue()
     add(queue, "leaver", 10, "ann", "big")
     add(queue, "steady", 1_000, "bob", "big")
@@ -146,7 +146,7 @@ def test_leaving_and_coming_back_saves_up_no_turns():
 
 
 def test_max_concurrent_limits_its_batch_and_no_other():
-    async def story():
+    async def scenario():
         gate = Gate(concurrent_limit=10, requests_per_minute=1_000)
         in_flight = {"bound": 0, "free": 0}
         most = dict(in_flight)
@@ -165,22 +165,22 @@ def test_max_concurrent_limits_its_batch_and_no_other():
         )
         return most, ends
 
-    assert ({"bound": 2, "free": 8}, {"bound": 10.0, "free": 5.0}) == run(story())
+    assert ({"bound": 2, "free": 8}, {"bound": 10.0, "free": 5.0}) == run(scenario())
 
 
-def test_those_of_one_batch_go_in_the_order_they_came():
+def test_tickets_of_one_batch_are_taken_in_order_of_arrival():
     queue = FairQueue()
     add(queue, "batch", 100, "ann", "big")
     assert list(range(100)) == [queue.take(0.0)[0][0][1] for _ in range(100)]
 
 
-def test_forgetting_a_waiter_who_is_not_here_is_no_error():
+def test_discarding_an_unknown_ticket_is_no_error():
     queue = FairQueue()
     queue.discard("nobody")
     assert 0 == len(queue)
 
 
-def test_callers_who_have_nothing_here_are_forgotten():
+def test_callers_without_tickets_are_forgotten():
     queue = FairQueue()
     for number in range(10_000):
         queue.add([number], f"caller {number}", f"batch {number}")
@@ -189,7 +189,7 @@ def test_callers_who_have_nothing_here_are_forgotten():
     assert len(queue.callers) <= 128
 
 
-def test_a_paused_caller_is_not_forgotten_until_the_pause_is_over():
+def test_a_paused_caller_is_not_forgotten_before_the_pause_ends():
     queue = FairQueue()
     queue.pause("ann", 10.0)
     for number in range(1_000):
@@ -239,14 +239,14 @@ def test_while_two_callers_wait_neither_gets_two_turns_more_than_the_other(pushe
             assert high - low <= 2
 
 
-def test_the_work_of_an_admission_does_not_grow_with_those_who_wait():
-    """Counted in calls; the heap's own comparisons, which grow with the logarithm, are not calls."""
+def test_the_cost_of_an_admission_does_not_grow_with_the_number_of_waiters():
+    """The cost is counted in function calls. The heap's comparisons, which grow with the logarithm, are not counted."""
 
     def calls(waiting: int) -> int:
         queue, seen = FairQueue(), []
 
         def note(frame, event, argument):
-            if frame.f_code.co_filename == fair_queue.__file__:  # and not what a garbage collection runs
+            if frame.f_code.co_filename == fair_queue.__file__:  # leave out the calls of a garbage collection
                 seen.append(event)
 
         for number in range(waiting):

@@ -1,4 +1,4 @@
-"""The plan of a batch: checked by hand, against the gate, and against the simulator."""
+"""The plan of a batch, checked by hand, against the gate, and against the simulator."""
 
 import asyncio
 import math
@@ -28,8 +28,8 @@ from tests.support.wiring import ADMIN, OTHER_USER, Parts, run_batch
 NEVER = -math.inf
 
 
-def looks(*lines: FlowSnapshot, slots: int = 10, rpm: int = 600, **seen) -> GateSnapshot:
-    """A gate at 100 seconds that has nothing but these lines, and what else is named."""
+def gate_with(*lines: FlowSnapshot, slots: int = 10, rpm: int = 600, **seen) -> GateSnapshot:
+    """A snapshot of a gate at 100 seconds with these flows. `seen` sets other fields; all others are empty."""
     nothing = {
         "now": 100.0,
         "places": (),
@@ -41,12 +41,12 @@ def looks(*lines: FlowSnapshot, slots: int = 10, rpm: int = 600, **seen) -> Gate
     return GateSnapshot(concurrent_limit=slots, requests_per_minute=rpm, flows=lines, **(nothing | seen))
 
 
-def line(caller="bob", *, batched=True, waiting=0, in_flight=0, most=math.inf) -> FlowSnapshot:
+def flow(caller="bob", *, batched=True, waiting=0, in_flight=0, most=math.inf) -> FlowSnapshot:
     return FlowSnapshot(caller, "earlier" if batched else None, waiting, in_flight, most)
 
 
 def items(*usual: float) -> list[Item]:
-    """An item for each of these usual seconds, of a model each."""
+    """One item for each of these usual durations in seconds, each of its own model."""
     return [Item(f"{seconds} s", seconds, 0.03, 2) for seconds in usual]
 
 
@@ -59,12 +59,12 @@ def seconds(wanted: list[Item], snapshot: GateSnapshot, durations: Durations | N
     return planned(wanted, snapshot, durations, **how).seconds
 
 
-# ── What generations took lately ────────────────────────────────────────────────────────────────────
+# ── Recent durations ────────────────────────────────────────────────────────────────────────────────
 
 
-def test_a_model_that_was_never_measured_takes_its_usual_seconds():
+def test_an_unmeasured_model_takes_its_usual_seconds():
     assert () == Durations().of("a model")
-    assert 12.5 == seconds(items(12.5), looks())
+    assert 12.5 == seconds(items(12.5), gate_with())
 
 
 def test_a_measured_model_takes_its_measured_and_not_its_usual_seconds():
@@ -72,10 +72,10 @@ def test_a_measured_model_takes_its_measured_and_not_its_usual_seconds():
     durations.note("12 s", Took(held=3.0, after=0.5, answered=0.25))
 
     assert (Took(3.0, 0.5, 0.25),) == durations.of("12 s")
-    assert 3.5 == seconds(items(12), looks(), durations)
+    assert 3.5 == seconds(items(12), gate_with(), durations)
 
 
-def test_each_model_is_remembered_by_its_latest_64():
+def test_each_model_keeps_its_latest_64_durations():
     durations = Durations()
     for number in range(200):
         durations.note("a model", Took(held=number))
@@ -85,7 +85,7 @@ def test_each_model_is_remembered_by_its_latest_64():
     assert [1000] == [took.held for took in durations.of("another")]
 
 
-def test_the_first_of_a_model_are_forgotten_as_soon_as_there_are_16_others():
+def test_the_first_durations_of_a_model_are_dropped_after_16_others():
     durations = Durations()
     for number in range(24):
         durations.note("a model", Took(held=number))
@@ -93,169 +93,172 @@ def test_the_first_of_a_model_are_forgotten_as_soon_as_there_are_16_others():
     assert list(range(8, 24)) == [took.held for took in durations.of("a model")]
 
 
-# ── The schedule, by hand ───────────────────────────────────────────────────────────────────────────
+# ── The schedule, computed by hand ──────────────────────────────────────────────────────────────────
 
 
-def test_a_batch_of_nothing_takes_nothing():
-    assert Plan("immediate", 0.0, 0.0, 0) == planned([], looks())
+def test_an_empty_batch_takes_no_time():
+    assert Plan("immediate", 0.0, 0.0, 0) == planned([], gate_with())
 
 
-def test_items_go_in_input_order_to_the_slot_that_is_free_first():
-    assert 30 == seconds(items(*[10] * 5), looks(slots=2))
-    assert 3 == seconds(items(3, 1, 1, 1), looks(slots=2))
-    assert 4 == seconds(items(1, 1, 1, 3), looks(slots=2))
+def test_items_take_the_slot_that_is_free_first_in_input_order():
+    assert 30 == seconds(items(*[10] * 5), gate_with(slots=2))
+    assert 3 == seconds(items(3, 1, 1, 1), gate_with(slots=2))
+    assert 4 == seconds(items(1, 1, 1, 3), gate_with(slots=2))
 
 
-def test_more_than_a_window_waits_for_the_windows():
-    assert 121 == seconds(items(*[1] * 25), looks(rpm=10))
+def test_a_batch_of_several_windows_waits_for_each_window():
+    assert 121 == seconds(items(*[1] * 25), gate_with(rpm=10))
 
 
 def test_a_place_counts_from_the_answer_and_not_from_the_admission():
     durations = Durations()
     durations.note("5 s", Took(held=3, answered=2))
 
-    assert 62 + 62 + 3 == seconds(items(*[5] * 25), looks(slots=100, rpm=10), durations)
+    assert 62 + 62 + 3 == seconds(items(*[5] * 25), gate_with(slots=100, rpm=10), durations)
 
 
 def test_a_batch_waits_for_spent_places():
-    spent = (100.0, 120.0, 120.0, 130.0)  # the first is free already
+    spent = (100.0, 120.0, 120.0, 130.0)  # the first place is free already
 
-    assert 1 == seconds(items(*[1] * 7), looks(rpm=10, places=spent))
-    assert 21 == seconds(items(*[1] * 9), looks(rpm=10, places=spent))
-    assert 31 == seconds(items(*[1] * 10), looks(rpm=10, places=spent))
+    assert 1 == seconds(items(*[1] * 7), gate_with(rpm=10, places=spent))
+    assert 21 == seconds(items(*[1] * 9), gate_with(rpm=10, places=spent))
+    assert 31 == seconds(items(*[1] * 10), gate_with(rpm=10, places=spent))
 
 
-def test_a_place_without_an_answer_counts_as_if_the_answer_came_as_usual():
+def test_a_place_without_an_answer_is_assumed_to_be_answered_after_the_usual_time():
     durations = Durations()
     durations.note("1 s", Took(held=1, answered=0.5))
 
-    assert 61.5 == seconds(items(1, 1), looks(rpm=2, places=(math.inf,)), durations)
+    assert 61.5 == seconds(items(1, 1), gate_with(rpm=2, places=(math.inf,)), durations)
 
 
 def test_a_batch_that_is_alone_wastes_no_place():
-    assert 540 == seconds(items(*[0] * 100), looks(rpm=10, reserve=ReserveState(share=0.5)))
+    assert 540 == seconds(items(*[0] * 100), gate_with(rpm=10, reserve=ReserveState(share=0.5)))
 
 
 def test_a_batch_of_more_than_ten_windows_takes_a_third_of_ten_places_evenly():
-    # Seven at once and three of the reserve, 0.97 * 20 s apart, in each minute. The last of 110 is one of the three.
-    planned = seconds(items(*[0] * 110), looks(rpm=10, reserve=ReserveState(share=0.5)))
+    # Each minute, seven items start at once, and three take the reserve, 0.97 * 20 s apart. The last of 110 is one of
+    # the three.
+    planned = seconds(items(*[0] * 110), gate_with(rpm=10, reserve=ReserveState(share=0.5)))
     assert 600 + 2 * 0.97 * 20 == pytest.approx(planned)
 
 
 def test_a_batch_takes_places_evenly_after_recent_single_calls():
-    # One every 0.97 * 6 s, until those that are left fit into the free places but three.
+    # One item starts every 0.97 * 6 s, until the remaining items fit into the free places beside the base of three.
     singles = ArrivalsState(latest="bob", latest_until=500.0, singles_until=500.0)
-    about = looks(rpm=10, reserve=ReserveState(share=0.5), arrivals=singles)
+    about = gate_with(rpm=10, reserve=ReserveState(share=0.5), arrivals=singles)
     assert 0 == seconds(items(*[0] * 7), about)
     assert 7 * 0.97 * 6 == pytest.approx(seconds(items(*[0] * 8), about))
 
 
-def test_a_batch_keeps_to_its_own_bound():
-    assert 30 == seconds(items(*[10] * 6), looks(), max_concurrent=2)
+def test_a_batch_keeps_to_its_max_concurrent():
+    assert 30 == seconds(items(*[10] * 6), gate_with(), max_concurrent=2)
 
 
-def test_those_in_flight_leave_evenly_over_what_was_held_lately():
-    busy = looks(line(in_flight=2), slots=2, held=(6.0, 10.0))
+def test_slots_in_flight_become_free_evenly_over_the_recent_durations():
+    busy = gate_with(flow(in_flight=2), slots=2, held=(6.0, 10.0))
 
     assert 3 == seconds(items(1), busy)  # 2 and 6 s from now
     assert 7 == seconds(items(1, 1, 1, 1, 1), busy)
 
 
 def test_waiting_tickets_take_turns_with_the_batch():
-    other = line(waiting=3)
+    other = flow(waiting=3)
 
-    assert 4 == seconds(items(1, 1), looks(other, slots=1, held=(1.0,)))
-    assert 6 == seconds(items(1, 1), looks(other, line("cid", waiting=9), slots=1, held=(1.0,)))
-
-
-def test_an_earlier_batch_of_the_same_caller_takes_turns_within_the_callers_own():
-    own = line("ann", waiting=9)
-
-    assert 6 == seconds(items(1, 1, 1), looks(own, slots=1, held=(1.0,)))
-    assert 7 == seconds(items(1, 1), looks(own, line(waiting=9), slots=1, held=(1.0,)))
+    assert 4 == seconds(items(1, 1), gate_with(other, slots=1, held=(1.0,)))
+    assert 6 == seconds(items(1, 1), gate_with(other, flow("cid", waiting=9), slots=1, held=(1.0,)))
 
 
-def test_a_batch_that_keeps_to_its_bound_leaves_the_other_slots():
-    bounded = line(waiting=100, most=1)
+def test_batches_of_one_caller_share_the_turns_of_the_caller():
+    own = flow("ann", waiting=9)
 
-    assert 10 == seconds(items(*[1] * 10), looks(bounded, slots=2, held=(1.0,)))
+    assert 6 == seconds(items(1, 1, 1), gate_with(own, slots=1, held=(1.0,)))
+    assert 7 == seconds(items(1, 1), gate_with(own, flow(waiting=9), slots=1, held=(1.0,)))
 
 
-def test_a_single_call_takes_its_place_of_the_paced_reserve_before_the_batch():
-    single = line(batched=False, waiting=1)
+def test_a_batch_at_its_max_concurrent_leaves_the_other_slots_free():
+    bounded = flow(waiting=100, most=1)
+
+    assert 10 == seconds(items(*[1] * 10), gate_with(bounded, slots=2, held=(1.0,)))
+
+
+def test_a_waiting_single_call_takes_a_place_of_the_reserve_before_the_batch():
+    single = flow(batched=False, waiting=1)
     reserve = ReserveState(share=0.5, paced_until=110.0)
     singles = ArrivalsState(latest="bob", latest_until=999.0, singles_until=999.0)
     last = {"rpm": 10, "places": (999.0,) * 8, "reserve": reserve, "arrivals": singles, "held": (0.0,)}
 
-    assert 10 + 0.97 * 6 == pytest.approx(seconds(items(0, 0), looks(**last)))
-    # One place is left, and the next that is free is that of the single call.
-    assert 60 == seconds(items(0, 0), looks(single, **last))
+    assert 10 + 0.97 * 6 == pytest.approx(seconds(items(0, 0), gate_with(**last)))
+    # One place is left, and the single call takes the next place that is free.
+    assert 60 == seconds(items(0, 0), gate_with(single, **last))
 
 
-def test_a_caller_who_is_paused_waits_and_the_others_go():
+def test_a_paused_caller_waits_while_others_are_admitted():
     paused = {"ann": 105.0, "bob": 200.0}
 
-    assert 6 == seconds(items(1), looks(line(waiting=50), slots=1, paused_until=paused))
+    assert 6 == seconds(items(1), gate_with(flow(waiting=50), slots=1, paused_until=paused))
 
 
-def test_the_files_of_the_last_are_fetched_after_its_slot_is_free():
+def test_the_last_items_files_are_fetched_after_its_slot_is_free():
     durations = Durations()
     durations.note("1 s", Took(held=2, after=5))
 
-    assert 2 * 3 + 5 == seconds(items(1, 1, 1), looks(slots=1), durations)
+    assert 2 * 3 + 5 == seconds(items(1, 1, 1), gate_with(slots=1), durations)
 
 
-def test_of_many_at_once_the_slowest_is_waited_for_and_not_the_mean():
+def test_a_large_batch_takes_as_long_as_its_slowest_item_and_not_the_mean():
     durations = Durations()
     for held in (1, 1, 1, 9):
         durations.note("1 s", Took(held=held))
 
-    assert 9 == seconds(items(*[1] * 50), looks(slots=50), durations)
-    assert 1 < seconds(items(1), looks(), durations) < seconds(items(1, 1), looks(), durations) < 9
+    assert 9 == seconds(items(*[1] * 50), gate_with(slots=50), durations)
+    assert 1 < seconds(items(1), gate_with(), durations) < seconds(items(1, 1), gate_with(), durations) < 9
 
 
-def test_the_same_question_has_the_same_answer():
+def test_equal_requests_get_equal_plans():
     durations = Durations()
     for held in range(1, 30):
         durations.note("1 s", Took(held=held))
 
-    assert planned(items(*[1] * 99), looks(), durations) == planned(items(*[1] * 99), looks(), durations)
+    assert planned(items(*[1] * 99), gate_with(), durations) == planned(
+        items(*[1] * 99), gate_with(), durations
+    )
 
 
 def test_10000_items_among_10000_others_are_planned():
-    many = looks(line(waiting=10_000), slots=200, held=(0.5,))
+    many = gate_with(flow(waiting=10_000), slots=200, held=(0.5,))
 
-    # 20,000 turns at 600 a minute, the last but one or two in the 34th.
+    # 20,000 turns at 600 a minute: the last item of the batch starts in the 34th minute.
     assert 33 * 60 + 0.5 == seconds(items(*[0.5] * 10_000), many)
 
 
-# ── What is told ────────────────────────────────────────────────────────────────────────────────────
+# ── The contents of a plan ──────────────────────────────────────────────────────────────────────────
 
 
 @pytest.mark.parametrize(
     ("strategy", "count", "snapshot", "bound"),
     [
-        ("immediate", 10, looks(slots=10), None),
-        ("window", 11, looks(slots=10), None),
-        ("window", 10, looks(slots=10), 9),
-        ("window", 10, looks(line(in_flight=1), slots=10), None),
-        ("immediate", 9, looks(line(in_flight=1), slots=10), None),
-        ("window", 1, looks(line(waiting=1)), None),
-        ("window", 1, looks(paused_until={"ann": 101.0}), None),
-        ("immediate", 1, looks(paused_until={"ann": 100.0, "bob": 300.0}), None),
-        ("window", 8, looks(rpm=10, places=(100.0, 101.0, math.inf, 102.0)), None),
-        ("immediate", 7, looks(rpm=10, places=(100.0, 101.0, math.inf, 102.0)), None),
-        ("window", 600, looks(rpm=600), None),
-        ("queue", 601, looks(slots=1000, rpm=600), None),
+        ("immediate", 10, gate_with(slots=10), None),
+        ("window", 11, gate_with(slots=10), None),
+        ("window", 10, gate_with(slots=10), 9),
+        ("window", 10, gate_with(flow(in_flight=1), slots=10), None),
+        ("immediate", 9, gate_with(flow(in_flight=1), slots=10), None),
+        ("window", 1, gate_with(flow(waiting=1)), None),
+        ("window", 1, gate_with(paused_until={"ann": 101.0}), None),
+        ("immediate", 1, gate_with(paused_until={"ann": 100.0, "bob": 300.0}), None),
+        ("window", 8, gate_with(rpm=10, places=(100.0, 101.0, math.inf, 102.0)), None),
+        ("immediate", 7, gate_with(rpm=10, places=(100.0, 101.0, math.inf, 102.0)), None),
+        ("window", 600, gate_with(rpm=600), None),
+        ("queue", 601, gate_with(slots=1000, rpm=600), None),
     ],
 )
-def test_a_batch_is_immediate_if_all_of_it_starts_now_and_a_queue_beyond_one_window(
+def test_a_batch_is_immediate_if_all_items_start_now_and_a_queue_beyond_one_window(
     strategy, count, snapshot, bound
 ):
     assert strategy == planned(items(*[1] * count), snapshot, max_concurrent=bound).strategy
 
 
-def test_money_is_exact():
+def test_costs_are_summed_exactly():
     wanted = [Item("a", 1, 0.1, 3), Item("b", 1, 0.2, 0), Item("a", 1, 0.000003, 4)]
 
     assert {
@@ -263,12 +266,12 @@ def test_money_is_exact():
         "estimated_seconds": 1.235,
         "estimated_cost_usd": 0.300003,
         "credits": 7,
-    } == views.plan(PlanRecord("immediate", 1.23456, planned(wanted, looks()).cost_usd, 7))
-    assert 7 == planned(wanted, looks()).credits
-    assert 333.33 == planned([Item("a", 1, 0.033333, 1)] * 10_000, looks()).cost_usd
+    } == views.plan(PlanRecord("immediate", 1.23456, planned(wanted, gate_with()).cost_usd, 7))
+    assert 7 == planned(wanted, gate_with()).credits
+    assert 333.33 == planned([Item("a", 1, 0.033333, 1)] * 10_000, gate_with()).cost_usd
 
 
-# ── What holds for every batch ──────────────────────────────────────────────────────────────────────
+# ── Properties of every batch ───────────────────────────────────────────────────────────────────────
 
 LENGTHS = st.lists(st.integers(0, 40), min_size=1, max_size=40)
 SLOTS = st.integers(1, 12)
@@ -288,7 +291,7 @@ BOUNDS = st.none() | st.integers(1, 6)
     bound=BOUNDS,
 )
 @settings(max_examples=300, deadline=None, derandomize=True)
-def test_a_batch_that_is_alone_takes_exactly_what_is_planned_once_durations_are_known(
+def test_the_plan_of_a_batch_that_is_alone_is_exact_once_durations_are_known(
     spent, rests, lengths, answer, slots, places, reserve, bound
 ):
     durations = Durations()
@@ -303,7 +306,7 @@ def test_a_batch_that_is_alone_takes_exactly_what_is_planned_once_durations_are_
             lease.answered()
             await asyncio.sleep(held - min(answer, held))
 
-    async def story():
+    async def scenario():
         gate = Gate(concurrent_limit=slots, requests_per_minute=places, interactive_reserve=reserve)
         admitted = Counter()
         await asyncio.gather(*(live(gate, admitted, 1, batch="before") for _ in range(spent)))
@@ -316,37 +319,37 @@ def test_a_batch_that_is_alone_takes_exactly_what_is_planned_once_durations_are_
         await asyncio.gather(*lives)
         return planned, asyncio.get_running_loop().time() - began, admitted[began] == len(lengths)
 
-    planned, took, started_at_once = run(story())
+    planned, took, started_at_once = run(scenario())
     assert pytest.approx(took, abs=1e-6) == planned.seconds
     assert (len(lengths) > places) == (planned.strategy == "queue")
-    if planned.strategy != "queue" and min(lengths) > 0:  # what takes no time makes room at once
+    if planned.strategy != "queue" and min(lengths) > 0:  # an item that takes no time frees its slot at once
         assert started_at_once == (planned.strategy == "immediate")
 
 
 @given(lengths=LENGTHS, slots=SLOTS, places=PLACES, bound=BOUNDS)
 @settings(max_examples=300, deadline=None, derandomize=True)
-def test_no_plan_is_shorter_than_its_slots_its_windows_or_its_longest_item(lengths, slots, places, bound):
-    told = seconds(items(*lengths), looks(slots=slots, rpm=places), max_concurrent=bound)
+def test_no_plan_is_shorter_than_its_slots_windows_or_longest_item_allow(lengths, slots, places, bound):
+    result = seconds(items(*lengths), gate_with(slots=slots, rpm=places), max_concurrent=bound)
 
-    assert told >= max(lengths)
-    assert told >= sum(lengths) / min(slots, bound or slots)
-    assert told >= WINDOW * ((len(lengths) - 1) // places)
-    assert told <= sum(lengths) + WINDOW * ((len(lengths) - 1) // places)
+    assert result >= max(lengths)
+    assert result >= sum(lengths) / min(slots, bound or slots)
+    assert result >= WINDOW * ((len(lengths) - 1) // places)
+    assert result <= sum(lengths) + WINDOW * ((len(lengths) - 1) // places)
 
 
 @pytest.mark.slow
 @given(lengths=LENGTHS, slots=SLOTS, places=PLACES, bound=st.integers(1, 6))
 @settings(max_examples=300, deadline=None, derandomize=True)
-def test_more_slots_more_places_a_wider_bound_or_fewer_items_never_make_it_longer(
+def test_more_slots_more_places_a_wider_bound_or_fewer_items_never_lengthen_a_plan(
     lengths, slots, places, bound
 ):
     wanted = items(*lengths)
-    told = seconds(wanted, looks(slots=slots, rpm=places), max_concurrent=bound)
+    result = seconds(wanted, gate_with(slots=slots, rpm=places), max_concurrent=bound)
 
-    assert seconds(wanted, looks(slots=slots + 1, rpm=places), max_concurrent=bound) <= told
-    assert seconds(wanted, looks(slots=slots, rpm=places + 1), max_concurrent=bound) <= told
-    assert seconds(wanted, looks(slots=slots, rpm=places), max_concurrent=bound + 1) <= told
-    assert seconds(wanted[:-1], looks(slots=slots, rpm=places), max_concurrent=bound) <= told
+    assert seconds(wanted, gate_with(slots=slots + 1, rpm=places), max_concurrent=bound) <= result
+    assert seconds(wanted, gate_with(slots=slots, rpm=places + 1), max_concurrent=bound) <= result
+    assert seconds(wanted, gate_with(slots=slots, rpm=places), max_concurrent=bound + 1) <= result
+    assert seconds(wanted[:-1], gate_with(slots=slots, rpm=places), max_concurrent=bound) <= result
 
 
 @pytest.mark.slow
@@ -378,7 +381,7 @@ def test_more_slots_more_places_a_wider_bound_or_fewer_items_never_make_it_longe
 def test_a_plan_ends_for_every_snapshot(
     lengths, lines, held, slots, places, reserve, is_long, until, spent, pauses, caller, bound
 ):
-    snapshot = looks(
+    snapshot = gate_with(
         *lines,
         slots=slots,
         rpm=places,
@@ -396,15 +399,15 @@ def test_a_plan_ends_for_every_snapshot(
 # ── The snapshot of the gate ────────────────────────────────────────────────────────────────────────
 
 
-def test_a_gate_that_has_nothing_to_do_says_so():
-    async def story():
+def test_the_snapshot_of_an_idle_gate_is_empty():
+    async def scenario():
         return Gate(concurrent_limit=7, requests_per_minute=90, interactive_reserve=0.1).snapshot()
 
-    assert looks(now=0.0, slots=7, rpm=90, reserve=ReserveState(share=0.1)) == run(story())
+    assert gate_with(now=0.0, slots=7, rpm=90, reserve=ReserveState(share=0.1)) == run(scenario())
 
 
-def test_the_snapshot_has_places_lines_pauses_and_held_seconds():
-    async def story():
+def test_the_snapshot_has_places_flows_pauses_and_held_seconds():
+    async def scenario():
         gate = Gate(concurrent_limit=2, requests_per_minute=4, interactive_reserve=0.5)
         first = await gate.acquire("ann")
         first.sent()
@@ -444,26 +447,26 @@ def test_the_snapshot_has_places_lines_pauses_and_held_seconds():
             flows=(FlowSnapshot("ann", "one", 1, 2, 2), FlowSnapshot("bob", None, 3, 0, math.inf)),
             held=(7.0,),
         )
-        == run(story())
+        == run(scenario())
     )  # fmt: skip
 
 
-def test_a_snapshot_may_be_planned_with_in_another_thread_and_after_the_gate_went_on():
-    told = []
+def test_another_thread_may_plan_from_a_snapshot_after_the_gate_has_changed():
+    result = []
 
-    async def story():
+    async def scenario():
         gate = Gate(concurrent_limit=1, requests_per_minute=2)
         seen = gate.snapshot()
         (await gate.acquire("ann")).release()
-        thread = Thread(target=lambda: told.append(planned(items(1, 1), seen)))
+        thread = Thread(target=lambda: result.append(planned(items(1, 1), seen)))
         thread.start()
         thread.join()
 
-    run(story())
-    assert [2.0] == [each.seconds for each in told]
+    run(scenario())
+    assert [2.0] == [each.seconds for each in result]
 
 
-# ── Against the simulator's truth ───────────────────────────────────────────────────────────────────
+# ── Against the simulator ───────────────────────────────────────────────────────────────────────────
 
 FLUX, QWEN = "black-forest-labs/flux-dev", "qwen/qwen-image"
 
@@ -472,8 +475,8 @@ def clock() -> float:
     return asyncio.get_running_loop().time()
 
 
-async def made(service: Parts, models: list[str], *, caller=ADMIN, **fields) -> tuple[Plan, float]:
-    """Run a batch to its end, a picture for each of these models. Returns its plan, and how long it took."""
+async def run_planned(service: Parts, models: list[str], *, caller=ADMIN, **fields) -> tuple[Plan, float]:
+    """Run a batch with one picture for each of these models. Returns its plan, and the seconds that it took."""
     wanted = parse_batch({"requests": [{"model_name": name, "prompt": "a fox"} for name in models], **fields})
     planned = plan(
         [Item(name, 1.0, 0.03, 1) for name in models],
@@ -488,7 +491,7 @@ async def made(service: Parts, models: list[str], *, caller=ADMIN, **fields) -> 
     return planned, clock() - began
 
 
-async def told_and_took(
+async def plan_and_duration(
     count: int,
     *,
     seed: int,
@@ -502,28 +505,34 @@ async def told_and_took(
     single: bool = False,
     **fields,
 ) -> tuple[Plan, float]:
-    """What a batch is told and what it takes, once so many generations of each model are known, eight at a time.
+    """The plan of a batch of `count` items, and the seconds that it took.
 
-    `spent` of the window right before it, after a `single` call if so; `beside` it another caller's batch of so many,
-    begun 5 s before."""
+    Before it, `known` generations of each model are measured, eight at a time. Right before the batch, `spent` places
+    of the window are taken, after a `single` call if it is true. `beside` is the size of another caller's batch, which
+    begins 5 s earlier.
+    """
     options = Options(prediction_seconds=lasts, jitter=0.2, answer_delay=(0.025, 0.15), seed=seed)
     limits = {"concurrent_limit": slots, "requests_per_minute": rpm, "reserve": 0.5, "timeout": 900}
     async with replicate(options, **limits) as (service, _):
         for model in models:
             for _ in range(known // 8):
-                await made(service, [model] * 8)
+                await run_planned(service, [model] * 8)
         await asyncio.sleep(WINDOW)
         if single:
             await service.run("a single call", caller=OTHER_USER)
         if spent:
-            await made(service, [FLUX] * spent)
-        others = asyncio.create_task(made(service, [FLUX] * beside, caller=OTHER_USER)) if beside else None
+            await run_planned(service, [FLUX] * spent)
+        others = (
+            asyncio.create_task(run_planned(service, [FLUX] * beside, caller=OTHER_USER)) if beside else None
+        )
         await asyncio.sleep(5 if beside else 0)
-        told = await made(service, [models[number % len(models)] for number in range(count)], **fields)
+        result = await run_planned(
+            service, [models[number % len(models)] for number in range(count)], **fields
+        )
         if others:
             others.cancel()
             await asyncio.wait([others])
-        return told
+        return result
 
 
 def shown(batch: dict) -> str:
@@ -562,18 +571,18 @@ QUEUED = [
     ],
     ids=lambda value: shown(value) if isinstance(value, dict) else value,
 )
-def test_a_plan_is_within_10_percent_of_what_the_batch_takes(strategy, batch, seed):
-    told, took = run(told_and_took(**batch, seed=seed))
+def test_a_plan_is_within_10_percent_of_the_actual_duration(strategy, batch, seed):
+    result, took = run(plan_and_duration(**batch, seed=seed))
 
-    assert strategy == told.strategy
-    assert pytest.approx(took, rel=0.1) == told.seconds
+    assert strategy == result.strategy
+    assert pytest.approx(took, rel=0.1) == result.seconds
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("count", [1300, 2000])
-def test_a_plan_of_several_windows_is_within_3_percent_of_what_the_batch_takes(count):
-    """The window decides, and it is known exactly."""
-    told, took = run(told_and_took(count, slots=200, seed=1))
+def test_a_plan_of_several_windows_is_within_3_percent_of_the_actual_duration(count):
+    """The window determines the duration, and the window is known exactly."""
+    result, took = run(plan_and_duration(count, slots=200, seed=1))
 
-    assert "queue" == told.strategy
-    assert pytest.approx(took, rel=0.03) == told.seconds
+    assert "queue" == result.strategy
+    assert pytest.approx(took, rel=0.03) == result.seconds

@@ -1,7 +1,6 @@
 """The asyncio shell of the gate: a waiter that is cancelled in any tick leaves nothing behind.
-
-What any gate promises is in `contracts/test_gate_contract.py`; what holds for every history, in the properties of the
-policy and of the gate.
+`contracts/test_gate_contract.py` tests the promises of every gate. The property tests of the policy and of the gate run
+random histories.
 """
 
 import asyncio
@@ -14,7 +13,7 @@ from tests.support.virtual_time import run
 
 
 async def tick(times: int = 4) -> None:
-    """Let everything run that is ready; no time passes."""
+    """Run all tasks that are ready. No time passes."""
     for _ in range(times):
         await asyncio.sleep(0)
 
@@ -31,7 +30,7 @@ def figures(gate) -> tuple[int, int, int]:
 
 @pytest.mark.parametrize("ticks", range(6))
 def test_a_waiter_cancelled_in_any_tick_of_its_admission_costs_nothing(ticks):
-    async def story():
+    async def scenario():
         gate = Gate(concurrent_limit=1, requests_per_minute=10)
         waiter = asyncio.create_task(gate.acquire("ann"))
         await tick(ticks)
@@ -43,24 +42,24 @@ def test_a_waiter_cancelled_in_any_tick_of_its_admission_costs_nothing(ticks):
         await tick()
         return figures(gate)
 
-    assert (0, 0, 0) == run(story())
+    assert (0, 0, 0) == run(scenario())
 
 
-def test_what_a_waiter_leaves_in_the_tick_it_was_granted_goes_to_the_next():
-    async def story():
+def test_a_waiter_cancelled_in_the_tick_of_its_grant_leaves_slot_and_place_to_the_next():
+    async def scenario():
         gate = Gate(concurrent_limit=1, requests_per_minute=1)
         first, second = (asyncio.create_task(gate.acquire(name)) for name in ("ann", "bob"))
         await tick(2)
-        assert (1, 1, 1) == figures(gate)  # ann is granted, and does not know it yet
+        assert (1, 1, 1) == figures(gate)  # ann's wait is granted, but her task has not run since
         first.cancel()
         await second
         return now(), figures(gate)
 
-    assert (0.0, (1, 1, 0)) == run(story())
+    assert (0.0, (1, 1, 0)) == run(scenario())
 
 
-def test_a_waiter_cancelled_in_the_tick_of_the_close_is_cancelled():
-    async def story():
+def test_a_waiter_cancelled_in_the_tick_of_the_close_gets_the_cancellation():
+    async def scenario():
         gate = Gate(concurrent_limit=1, requests_per_minute=10)
         await gate.acquire("ann")
         waiter = asyncio.create_task(gate.acquire("bob"))
@@ -70,22 +69,22 @@ def test_a_waiter_cancelled_in_the_tick_of_the_close_is_cancelled():
         await asyncio.wait([waiter])
         return waiter.cancelled()
 
-    assert run(story()) is True
+    assert run(scenario()) is True
 
 
 def test_statistics_are_frozen():
-    async def story():
+    async def scenario():
         return Gate(concurrent_limit=2, requests_per_minute=5).statistics()
 
     with pytest.raises(dataclasses.FrozenInstanceError):
-        run(story()).waiting = 3
+        run(scenario()).waiting = 3
 
 
 @pytest.mark.parametrize("ticks", range(6))
-def test_a_waiter_cancelled_in_any_tick_of_its_admission_costs_no_pace(ticks):
-    """A batch keeps its pace, as if the one that left had never come."""
+def test_a_waiter_cancelled_in_any_tick_of_its_admission_delays_no_batch(ticks):
+    """The batch keeps its pace as if the cancelled waiter had never come."""
 
-    async def story():
+    async def scenario():
         gate = Gate(concurrent_limit=100, requests_per_minute=8, interactive_reserve=0.25)
         for lease in [await gate.acquire("ann") for _ in range(6)]:
             lease.sent()
@@ -109,5 +108,6 @@ def test_a_waiter_cancelled_in_any_tick_of_its_admission_costs_no_pace(ticks):
             task.cancel()
         return admitted
 
-    # Six single calls put off the batch by as many of eight even parts of 0.97 minutes, and the one that left by none.
-    assert pytest.approx([6 * 0.97 * 7.5, 7 * 0.97 * 7.5]) == run(story())
+    # The pace is eight even parts of 0.97 minutes. Each of six single calls delays the batch by one part, and the
+    # cancelled waiter by none.
+    assert pytest.approx([6 * 0.97 * 7.5, 7 * 0.97 * 7.5]) == run(scenario())

@@ -1,6 +1,6 @@
-"""Properties of the gate on its event loop for every history: a waiter cancelled at any point leaves nothing behind.
-
-The rules of admission are in `test_policy_properties.py`."""
+"""Properties of the gate on its event loop under random histories: a waiter that is cancelled at any point leaves
+nothing behind. `test_policy_properties.py` tests the rules of admission.
+"""
 
 import asyncio
 from contextlib import suppress
@@ -22,8 +22,8 @@ BOUNDS = st.none() | st.integers(1, 3)
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """One generation as it will happen. Seconds are whole, so that sums of them are exact."""
+class PlannedGeneration:
+    """One generation of a history. Seconds are whole, so that their sums are exact."""
 
     comes_at: int
     caller: str
@@ -43,8 +43,8 @@ class Arrival:
     limit: int
 
 
-WANTED = st.builds(
-    Wanted,
+GENERATIONS = st.builds(
+    PlannedGeneration,
     comes_at=st.integers(0, 150),
     caller=CALLERS,
     batch=BATCHES,
@@ -59,16 +59,16 @@ CHANGES = st.lists(st.tuples(st.integers(0, 400), SLOTS, PLACES), max_size=6)
 
 
 @given(
-    wanted=st.lists(WANTED, min_size=1, max_size=40),
+    wanted=st.lists(GENERATIONS, min_size=1, max_size=40),
     changes=CHANGES,
     reserve=st.sampled_from([0.0, 0.5]),
     slots=SLOTS,
     places=PLACES,
 )
 @settings(max_examples=150, deadline=None, derandomize=True)
-def test_no_60_seconds_of_arrivals_ever_hold_more_than_the_limit(wanted, changes, reserve, slots, places):
+def test_no_60_seconds_hold_more_arrivals_than_the_limit(wanted, changes, reserve, slots, places):
     arrivals: list[Arrival] = []
-    admitted: list[Wanted] = []
+    admitted: list[PlannedGeneration] = []
 
     async def live(gate, one):
         await asyncio.sleep(one.comes_at)
@@ -86,10 +86,12 @@ def test_no_60_seconds_of_arrivals_ever_hold_more_than_the_limit(wanted, changes
             await asyncio.sleep(one.over)
 
     async def change(gate, at, slots, places):
-        await asyncio.sleep(at + 0.5)  # never in the tick of an admission, so that its limit is known
+        await asyncio.sleep(
+            at + 0.5
+        )  # never in the tick of an admission, so that the limit of each admission is known
         gate.configure(concurrent_limit=slots, requests_per_minute=places)
 
-    async def story():
+    async def scenario():
         gate = Gate(concurrent_limit=slots, requests_per_minute=places, interactive_reserve=reserve)
         work = [live(gate, one) for one in wanted] + [change(gate, *one) for one in changes]
         ends = await asyncio.gather(*work, return_exceptions=True)
@@ -99,14 +101,14 @@ def test_no_60_seconds_of_arrivals_ever_hold_more_than_the_limit(wanted, changes
         await asyncio.sleep(WINDOW)
         assert 0 == gate.statistics().current_rate_per_minute
 
-    run(story())
+    run(scenario())
     for first in arrivals:
         together = [one for one in arrivals if first.at <= one.at < first.at + WINDOW]
         assert len(together) <= max(together, key=lambda one: one.order).limit
 
 
 class AnyHistory(RuleBasedStateMachine):
-    """Every rule costs the loop one turn at most, so that the next rule falls into any tick of an admission."""
+    """Each rule takes at most one turn of the loop, so that the next rule may fall into any tick of an admission."""
 
     @initialize(slots=SLOTS, places=PLACES, reserve=st.sampled_from([0.0, 0.5]))
     def open(self, slots, places, reserve):
@@ -167,7 +169,7 @@ class AnyHistory(RuleBasedStateMachine):
     @precondition(lambda self: self.leases)
     @rule()
     def finish_all(self):
-        """Unsent, so that no window holds up the next."""
+        """Nothing was sent, so no window delays the next admission."""
         while self.leases:
             self.turn(self.leases.pop().release)
 
@@ -182,7 +184,7 @@ class AnyHistory(RuleBasedStateMachine):
         self.loop.run_until_complete(asyncio.sleep(seconds))
 
     @invariant()
-    def nobody_is_admitted_above_the_limits(self):
+    def no_admission_exceeds_the_limits(self):
         seen = self.seen()
         in_flight, used = seen.current_concurrent, seen.current_rate_per_minute
         assert in_flight <= max(self.in_flight, *self.slots)
@@ -191,7 +193,7 @@ class AnyHistory(RuleBasedStateMachine):
         self.slots, self.places = {seen.concurrent_limit}, {seen.requests_per_minute_limit}
 
     @invariant()
-    def slots_are_held_by_leases_and_by_those_just_granted(self):
+    def every_held_slot_has_a_lease_or_a_fresh_grant(self):
         granted = sum(not waiter.done() for waiter in self.waiters)
         assert len(self.leases) <= self.seen().current_concurrent <= len(self.leases) + granted
 
@@ -202,7 +204,7 @@ class AnyHistory(RuleBasedStateMachine):
             runner.run(self.end())
 
     async def end(self):
-        """Given time, everybody left is admitted, and nothing is left behind."""
+        """After enough time, every remaining waiter is admitted, and nothing is left behind."""
         for _ in range(len(self.waiters) + 1):
             while self.leases:
                 self.leases.pop().release()

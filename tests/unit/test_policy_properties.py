@@ -1,6 +1,6 @@
-"""Properties of admission for every history: the policy alone, without an event loop, at any moment.
+"""Properties of admission under random histories: the policy alone, without an event loop, at any moment.
 
-A rule takes 0.4 ms on one core, most of it Hypothesis's own: 2,700 rules a second, a hundred thousand in 40 s.
+A rule takes 0.4 ms on one core, most of it in Hypothesis: 2,700 rules a second, or a hundred thousand in 40 s.
 """
 
 import math
@@ -26,8 +26,8 @@ BOUNDS = st.none() | st.integers(1, 3)
 
 
 class AnyHistory(RuleBasedStateMachine):
-    """Tickets are numbers; seconds are whole, so that sums of them are exact. A model beside the policy counts for
-    itself which tickets have a slot and which places still count."""
+    """Tickets are numbers. Seconds are whole, so that their sums are exact. Beside the policy, a model counts which
+    tickets have a slot and which places still count."""
 
     @initialize(slots=SLOTS, places=PLACES, reserve=st.sampled_from([0.0, 0.5]))
     def open(self, slots, places, reserve):
@@ -42,19 +42,20 @@ class AnyHistory(RuleBasedStateMachine):
         self.caller_of: list[str] = []
         self.batch_of: list[str | None] = []
         self.came: dict[tuple[str, bool], float] = {}
-        """When each caller came last, with a batch or (True) with a single call."""
+        """When each caller last added tickets: of a batch (False) or single calls (True)."""
         self.held: deque[float] = deque(maxlen=256)
         self.since: dict[int, float] = {}
         self.waiting: set[int] = set()
         self.unanswered: set[int] = set()
         self.in_doubt: set[int] = set()
-        """Of the unanswered, those whose answer is lost."""
+        """Those of `unanswered` whose answer is lost."""
         self.last_sent = {"lost": -math.inf, "created": -math.inf, "answered": -math.inf}
-        """When the latest creation left that was lost, the latest that was answered, and any request that was."""
+        """When the latest lost creation, the latest answered creation, and the latest answered request of any kind were
+        sent."""
         self.running: set[int] = set()
-        """Answered, and still in their slots."""
+        """Answered tickets that still hold their slots."""
         self.spent: list[float] = []
-        """When each place that was answered is free again."""
+        """When each answered place is free again."""
         self.expected: dict[int, float] = {}
         self.admitted: Counter[str] = Counter()
         self.together: dict[tuple[str, str], int] = {}
@@ -72,8 +73,8 @@ class AnyHistory(RuleBasedStateMachine):
             return "open"
         return "stalled" if self.in_doubt and last["lost"] >= last["answered"] else "cautious"
 
-    def most_by_the_stall(self) -> float:
-        """How many a stall lets go now."""
+    def most_in_a_stall(self) -> float:
+        """How many creations a stall admits now."""
         if self.state() == "open":
             return math.inf
         return self.state() == "cautious" and not self.unanswered - self.in_doubt
@@ -98,7 +99,7 @@ class AnyHistory(RuleBasedStateMachine):
         ]
 
     def holds(self, caller: str, batch: str | None) -> int:
-        """How many slots count as held: for a batch all of its caller's, for single calls those of single calls."""
+        """How many slots count as held: for a batch all slots of its caller, for single calls only their own."""
         mine = [each for each in self.unanswered | self.running if self.caller_of[each] == caller]
         return len(mine) if batch else sum(self.batch_of[each] is None for each in mine)
 
@@ -110,7 +111,7 @@ class AnyHistory(RuleBasedStateMachine):
         )
 
     def kept(self) -> int:
-        """Slots that are kept for those who hold none."""
+        """The number of slots that are kept for flows that hold none."""
         is_long = bool(self.held) and sum(self.held) / len(self.held) > 30
         return max(1, self.slots // 10) if is_long and self.slots >= 3 else 0
 
@@ -123,7 +124,7 @@ class AnyHistory(RuleBasedStateMachine):
         cautious = {
             name: self.now >= caller.paused_until for name, caller in callers.items() if caller.cautious
         }
-        most = self.most_by_the_stall()
+        most = self.most_in_a_stall()
         step = self.policy.step(self.now)
         assert len(step.admitted) <= most
         went = Counter(self.caller_of[ticket] for ticket in step.admitted)
@@ -131,7 +132,7 @@ class AnyHistory(RuleBasedStateMachine):
         used, in_flight = self.used(), self.in_flight()
         held_much = self.admit(step.admitted)
         if held_much and not self.share:
-            self.those_who_hold_less_went_first()
+            self.flows_that_hold_less_went_first()
         if step.admitted:
             assert self.used() <= self.places
             assert self.in_flight() <= self.slots
@@ -142,16 +143,16 @@ class AnyHistory(RuleBasedStateMachine):
         self.turns_are_taken()
 
     def nothing_idles(self):
-        """A free slot with a free place is used at once, with three exceptions. The last slots are kept for those who
-        hold none, while others are about and predictions are long. Batches take the reserve at its pace. A stall holds
-        all."""
-        if not self.most_by_the_stall() or self.in_flight() >= self.slots or self.used() >= self.places:
+        """A free slot with a free place is used at once, with three exceptions. The last slots are kept for flows that
+        hold none while other callers are active and predictions are long. Batches take the reserve at its pace. A stall
+        admits nothing."""
+        if not self.most_in_a_stall() or self.in_flight() >= self.slots or self.used() >= self.places:
             return
         for caller, batch in self.flows_that_may_go():
             assert self.is_kept_from(caller, batch) or (batch is not None and self.is_paced())
 
     def is_kept_from(self, caller: str, batch: str | None) -> bool:
-        """Whether the slots that are free are kept from this flow."""
+        """Whether the free slots are kept from this flow."""
         return (
             self.slots - self.in_flight() <= self.kept()
             and self.holds(caller, batch) > 0
@@ -159,8 +160,9 @@ class AnyHistory(RuleBasedStateMachine):
         )
 
     def is_paced(self) -> bool:
-        """Whether batches may have to wait for the pace of the reserve: there is one, since a single call came or more
-        than ten windows waited; it has a place left; and the last was taken from it within its pace."""
+        """Whether batches may have to wait for the pace of the reserve. Three conditions must hold: there is a reserve,
+        since a single call came or more than ten windows waited; it has a place left; and its last place was taken less
+        than one pace ago."""
         reserve = self.policy.snapshot(self.now).reserve
         size = self.places if self.has_singles() else min(25, self.places // 3)
         return (
@@ -172,8 +174,8 @@ class AnyHistory(RuleBasedStateMachine):
 
     @invariant()
     def turns_are_taken(self):
-        """Callers who wait together are admitted in turn. The count begins anew where another rule chooses: batches or
-        slots wait for others, or one of the two holds half of the slots."""
+        """Callers who wait together are admitted in turn. The count restarts where another rule decides: if batches or
+        slots wait for others, or if one of the two callers holds half of the slots."""
         if self.share or self.kept():
             self.together = {}
             return
@@ -188,7 +190,7 @@ class AnyHistory(RuleBasedStateMachine):
         self.together = ahead
 
     def admit(self, admitted: list[int]) -> bool:
-        """Count those who were admitted. Returns whether one of them held half of the slots or more before."""
+        """Count the admitted tickets. Returns whether one of their flows already held at least half of the slots."""
         held_much = False
         for ticket in admitted:
             flow = self.caller_of[ticket], self.batch_of[ticket]
@@ -200,8 +202,8 @@ class AnyHistory(RuleBasedStateMachine):
             self.admitted[self.caller_of[ticket]] += 1
         return held_much
 
-    def those_who_hold_less_went_first(self):
-        """One who held half of the slots was admitted: no other waits who holds less and may go."""
+    def flows_that_hold_less_went_first(self):
+        """A ticket was admitted whose flow holds half of the slots: no flow that holds less and may go is waiting."""
         for flow in self.flows_that_may_go():
             assert 2 * self.holds(*flow) >= self.slots or self.is_kept_from(*flow)
 
@@ -235,7 +237,7 @@ class AnyHistory(RuleBasedStateMachine):
         name = data.draw(st.none() | st.sampled_from(sorted(self.expected)) if self.expected else st.none())
         if name is not None and self.expected[name] in self.spent:
             self.spent.remove(self.expected[name])
-            self.expected[name] = math.inf  # once
+            self.expected[name] = math.inf  # replaced once
         self.unanswered.add(ticket)
         self.in_doubt.add(ticket)
         self.note("lost", sent)
@@ -268,7 +270,7 @@ class AnyHistory(RuleBasedStateMachine):
     @precondition(lambda self: self.waiting or self.unanswered - self.in_doubt)
     @rule(data=st.data())
     def withdraw(self, data):
-        """As one that is cancelled, in line or just admitted."""
+        """Withdraw a ticket, as if it was cancelled while waiting or just after its admission."""
         ticket = data.draw(st.sampled_from(sorted(self.waiting | self.unanswered - self.in_doubt)))
         self.waiting.discard(ticket)
         self.unanswered.discard(ticket)
@@ -277,7 +279,7 @@ class AnyHistory(RuleBasedStateMachine):
     @precondition(lambda self: self.unanswered)
     @rule(data=st.data())
     def answer(self, data):
-        """A verdict, if it is in doubt: that is no answer of the upstream's."""
+        """For a ticket in doubt this is the result of a search, which is no answer of the upstream."""
         ticket = data.draw(st.sampled_from(sorted(self.unanswered)))
         if ticket not in self.in_doubt:
             self.note("created", self.since[ticket])
@@ -302,7 +304,7 @@ class AnyHistory(RuleBasedStateMachine):
 
     @rule()
     def leave_all(self):
-        """Unsent, so that no window holds up the next."""
+        """Nothing was sent, so no window delays the next admission."""
         for ticket in self.unanswered - self.in_doubt:
             self.policy.withdraw(ticket)
         self.unanswered = set(self.in_doubt)
@@ -320,7 +322,7 @@ class AnyHistory(RuleBasedStateMachine):
 
     @rule(seconds=st.integers(1, 70) | st.just(600))
     def pass_time(self, seconds):
-        """Time alone admits nothing before the moment that a step names, and the driver steps at each of those."""
+        """Time alone admits nothing before the moment that a step returns. The driver steps at each such moment."""
         end = self.now + seconds
         self.step()
         while self.next_chance <= end:
@@ -366,7 +368,7 @@ class AnyHistory(RuleBasedStateMachine):
         assert self.in_doubt == self.policy.stall.in_doubt
 
     def teardown(self):
-        """Given time, all that is left is admitted, and nothing is left behind."""
+        """After enough time, every remaining ticket is admitted, and nothing is left behind."""
         if not hasattr(self, "policy"):
             return
         self.step()

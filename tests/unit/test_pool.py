@@ -27,7 +27,7 @@ async def test_the_result_or_exception_of_a_function_is_returned_or_raised(pool)
 @pytest.mark.parametrize("ending", [lambda: None, lambda: 1 / 0], ids=["returns", "raises"])
 @pytest.mark.parametrize("times", [1, 3])
 @on_a_loop
-async def test_who_is_cancelled_however_often_goes_on_only_when_the_thread_has_ended(pool, times, ending):
+async def test_a_wait_cancelled_once_or_more_ends_only_with_its_thread(pool, times, ending):
     begun, go_on, ended = asyncio.Event(), threading.Event(), threading.Event()
     loop = asyncio.get_running_loop()
 

@@ -1,4 +1,4 @@
-"""Query strings: read strictly, and refused with all problems at once."""
+"""Query strings are parsed strictly, and all problems are reported at once."""
 
 from datetime import UTC, datetime, timedelta, timezone
 from functools import partial
@@ -17,7 +17,7 @@ parse_list = partial(queries.parse_list, registry=REGISTRY, caller_id="admin")
 
 
 def refused(parse, query) -> list[str]:
-    """The fields it is refused for; none if it is not."""
+    """The fields of the problems for which a query is refused; empty if it is accepted."""
     try:
         parse(query)
     except InvalidRequest as invalid:
@@ -29,7 +29,7 @@ def wrong(parse, **query) -> list[str]:
     return refused(parse, query)
 
 
-def test_an_empty_query_gets_the_first_page_of_everything():
+def test_an_empty_query_gets_the_first_page_of_all_generations():
     assert Page("admin", USUAL_PAGE) == parse_list({})
 
 
@@ -40,7 +40,7 @@ def test_a_model_is_found_by_any_of_its_names():
 
 
 @given(st.integers(0, 2**63 - 1))
-def test_a_cursor_leads_back_to_its_place(place):
+def test_a_cursor_is_parsed_into_its_position(place):
     assert place == parse_list({"cursor": cursor(place)}).before
 
 
@@ -59,11 +59,11 @@ def test_cursors_that_were_never_issued_are_refused(text):
 @pytest.mark.parametrize(
     "text", ["0", "-1", "201", "1.0", "1e2", "", " 5", "٣", "²", "+5", "0x10", "9" * 5000]
 )
-def test_limits_that_are_none_are_refused(text):
+def test_an_invalid_limit_is_refused(text):
     assert ["limit"] == wrong(parse_list, limit=text)
 
 
-def test_a_page_may_be_as_long_as_said():
+def test_every_limit_up_to_the_longest_page_is_accepted():
     assert [1, 7, LONGEST_PAGE] == [parse_list({"limit": text}).limit for text in ("1", "007", "200")]
 
 
@@ -78,17 +78,17 @@ MOMENT = datetime(2026, 3, 4, 5, 6, 7, tzinfo=UTC).timestamp()
         "2026-03-04T05:06:07.000Z", "2026-03-04T05:06:07.000000+00:00",
     ],
 )  # fmt: skip
-def test_a_moment_is_read_however_it_is_written(text):
+def test_a_moment_is_parsed_in_every_notation(text):
     assert MOMENT == parse_list({"since": text}).since == parse_usage({"until": text}).until
 
 
-def test_a_date_is_its_beginning_in_utc():
+def test_a_date_means_its_first_moment_in_utc():
     for date in ("2026-03-04", "20260304"):
         assert datetime(2026, 3, 4, tzinfo=UTC).timestamp() == parse_usage({"since": date}).since
 
 
 @given(st.datetimes(min_value=datetime(1, 1, 3), max_value=datetime(9999, 12, 29)), st.integers(-1439, 1439))  # noqa: DTZ001
-def test_every_moment_is_read_correctly_in_every_zone(moment, minutes):
+def test_every_moment_is_parsed_correctly_in_every_time_zone(moment, minutes):
     moment = moment.replace(tzinfo=timezone(timedelta(minutes=minutes)))
 
     assert moment.timestamp() == parse_list({"since": moment.isoformat()}).since
@@ -123,14 +123,14 @@ def test_all_problems_are_reported_at_once():
     )
 
 
-def test_usage_repeats_its_query():
+def test_the_usage_query_is_repeated_as_json():
     asked = parse_usage({"since": "2026-03-04", "group_by": "day"})
 
     assert {"since": "2026-03-04T00:00:00.000Z", "until": None, "group_by": "day"} == asked.as_json()
 
 
 @pytest.mark.parametrize("group", ["model", "caller", "day"])
-def test_usage_is_grouped_only_by_known_columns(group):
+def test_usage_is_grouped_by_model_caller_or_day(group):
     assert group == parse_usage({"group_by": group}).group_by
 
 
@@ -139,5 +139,5 @@ def test_usage_is_grouped_only_by_known_columns(group):
         st.sampled_from(["state", "model", "since", "limit", "cursor", "until"]), st.text(max_size=20)
     )
 )
-def test_every_query_is_read_or_refused(query):
+def test_every_query_is_parsed_or_refused(query):
     assert {*refused(parse_list, query), *refused(parse_usage, query)} <= query.keys()

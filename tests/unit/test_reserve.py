@@ -1,4 +1,4 @@
-"""The reserve follows demand: the figures that the policy holds, in virtual time and over several seeds."""
+"""The reserve follows demand: the figures that the policy achieves, in virtual time and with several seeds."""
 
 import pytest
 
@@ -7,14 +7,14 @@ from admission.policy import Policy
 from tests.support.policy_load import Batch, Load, p90
 
 ANSWER = 0.8
-"""Seconds of the slowest answer. A place counts for 60 seconds from its answer."""
+"""Seconds until the slowest answer. A place counts until 60 seconds after its answer."""
 
 SEEDS = (1, 2, 3)
 WINDOWS = (6, 10, 60, 100, 600)
 
 
 def ideal(tickets: int, window: int) -> float:
-    """Seconds until the last of so many tickets is admitted if no place is ever left unused."""
+    """Seconds until the last of so many tickets is admitted if every place is used at once."""
     return (60 + ANSWER) * ((tickets - 1) // window)
 
 
@@ -26,14 +26,14 @@ def test_a_batch_of_up_to_ten_windows_that_is_alone_is_within_3_percent_of_the_i
     assert alone.end <= 1.03 * 60 * ((size - 1) // window)
 
 
-def test_ten_minutes_after_the_last_single_call_a_batch_is_alone():
+def test_a_batch_counts_as_alone_ten_minutes_after_the_last_single_call():
     load = Load(100, [Batch("ann", 300, at=600.0)], at=[0.0]).run()
     assert load.end - 600.0 <= 1.03 * 120
 
 
 @pytest.mark.parametrize("window", WINDOWS)
 @pytest.mark.parametrize("windows", [10.2, 11, 15.5])
-def test_a_longer_batch_that_is_alone_ends_one_window_later_at_most(window, windows):
+def test_a_longer_batch_that_is_alone_ends_at_most_one_window_later(window, windows):
     size = int(windows * window) + 1
     alone = Load(window, [Batch("ann", size)]).run()
     assert alone.end <= ideal(size, window) + 60
@@ -41,7 +41,7 @@ def test_a_longer_batch_that_is_alone_ends_one_window_later_at_most(window, wind
 
 @pytest.mark.slow
 @pytest.mark.parametrize("window", [60, 100, 600])
-def test_the_first_single_call_beside_a_batch_of_twelve_windows_waits_3_seconds_at_p90(window):
+def test_the_first_single_call_beside_a_batch_of_twelve_windows_waits_at_most_3_seconds_at_p90(window):
     moments = range(7, 660, 13 if window < 600 else 29)
     waits = [
         waited
@@ -71,9 +71,9 @@ LOADS = [
 @pytest.mark.parametrize("load", LOADS)
 @pytest.mark.parametrize("window", WINDOWS)
 def test_batches_and_single_calls_share_a_window(window, load):
-    """From the third minute after the first single call on, nine of ten wait 3 seconds at most in windows of 60 and
-    more. At least 97 % of the window is used, and the batches end one window later at most than if no place had been
-    left unused for a moment."""
+    """From the third minute after the first single call on, nine of ten single calls wait at most 3 seconds in windows
+    of 60 and more. At least 97 % of the window is used. The batches end at most one window later than if every place
+    had been used at once."""
     waits: list[float] = []
     for seed in SEEDS if window < 600 else SEEDS[:1]:
         run = Load(
@@ -94,14 +94,14 @@ def test_batches_and_single_calls_share_a_window(window, load):
         assert p90(waits) <= 3
 
 
-def test_60_single_calls_a_minute_beside_19_batches_wait_3_seconds_at_p90():
+def test_60_single_calls_a_minute_beside_19_batches_wait_at_most_3_seconds_at_p90():
     for window in (100, 600):
         batches = [Batch(f"batch {n}", window // 3) for n in range(19)]
         run = Load(window, batches, per_minute=60, callers=["one caller"]).run()
         assert p90(run.waited(since=run.waits[0][0] + 120, until=run.end)) <= 3
 
 
-def test_after_recent_single_calls_batches_that_fit_the_free_places_go_at_once_and_the_next_evenly():
+def test_after_single_calls_batches_start_at_once_while_they_fit_and_then_evenly():
     run = Load(100, [Batch("ann", 70, at=60.0), Batch("bob", 20, at=61.0)], at=[0.0, 62.0]).run()
     assert 60.0 == run.ends[0]
     assert [0.0, 0.0] == [waited for _, waited in run.waits]
@@ -110,7 +110,7 @@ def test_after_recent_single_calls_batches_that_fit_the_free_places_go_at_once_a
 
 
 def test_batches_that_keep_coming_leave_places_for_single_calls():
-    """Each batch takes half of the window at once if it may, and the next comes half a minute later."""
+    """Each batch takes half of the window at once if it may. The next batch comes half a minute later."""
     batches = [Batch("ann" if n % 2 else "bob", 47, at=30.5 * n) for n in range(20)]
     run = Load(100, batches, per_minute=5, singles_from=5.0).run()
     assert p90(run.waited(since=120)) <= 3
@@ -123,8 +123,8 @@ def test_without_a_reserve_a_single_call_waits_for_the_window():
 
 
 @pytest.mark.parametrize("size", [60, 90, 250])
-def test_estimates_know_the_pace(size):
-    """A batch comes to a free window after a single call has, or to one that is partly spent."""
+def test_estimates_include_the_pace(size):
+    """A batch comes after a single call, to a window that is free or partly spent."""
     for spent in (0, 30):
         policy = Policy(
             concurrent_limit=1_000, requests_per_minute=100, interactive_reserve=0.5, durations=Durations()

@@ -25,7 +25,7 @@ class Slots:
         self.numbers = count()
 
     def come(self, caller: str, tickets: int = 1, *, batch: str | None = None) -> list[str]:
-        """The callers who are admitted now."""
+        """Add tickets of a caller. Returns the callers of the tickets that are admitted now."""
         self.policy.enqueue(
             [(caller, next(self.numbers)) for _ in range(tickets)],
             caller,
@@ -41,7 +41,7 @@ class Slots:
         return [caller for caller, _ in admitted]
 
     def free(self, caller: str) -> list[str]:
-        """The caller's oldest ticket ends. Those who are admitted then."""
+        """End the caller's oldest ticket. Returns the callers of the tickets that are admitted then."""
         ticket = next(each for each in self.running if each[0] == caller)
         self.running.remove(ticket)
         self.policy.release(ticket, self.now)
@@ -51,8 +51,8 @@ class Slots:
         return sum(each[0] == caller for each in self.running)
 
 
-def all_of_anns(limit: int, *, held: float) -> Slots:
-    """Bob has come and gone, and a large batch of Ann's has every slot that it may have."""
+def filled_by_ann(limit: int, *, held: float) -> Slots:
+    """Bob has come and gone, and Ann's large batch holds every slot that it may hold."""
     slots = Slots(limit, held=held)
     slots.come("bob")
     slots.come("ann", 1_000, batch="big")
@@ -62,7 +62,7 @@ def all_of_anns(limit: int, *, held: float) -> Slots:
 
 
 @pytest.mark.parametrize("limit", [1, 2, 3, 10, 60])
-def test_a_caller_who_is_alone_uses_all_slots_however_long_predictions_are(limit):
+def test_a_caller_who_is_alone_uses_all_slots_even_for_long_predictions(limit):
     slots = Slots(limit, held=300)
     assert ["ann"] * limit == slots.come("ann", 1_000, batch="big")
     slots.now = 300.0
@@ -76,7 +76,7 @@ def test_freed_slots_go_to_four_polite_callers_until_the_greedy_one_holds_half()
         assert [] == slots.come(caller, 5, batch="small")
     slots.now = 300.0
     freed = [slots.free("ann") for _ in range(6)]
-    # Then the last slot is kept for those who hold none, and callers who hold less than half take turns.
+    # Then the last slot is kept for callers without slots, and callers who hold less than half take turns.
     assert [["bob"], ["cid"], ["dan"], ["eve"], [], ["ann"]] == freed
     assert [5, 1, 1, 1, 1] == [slots.holds(caller) for caller in ("ann", *POLITE)]
     next_freed = [caller for holder in ("ann", *POLITE[:3]) for caller in slots.free(holder)]
@@ -85,7 +85,7 @@ def test_freed_slots_go_to_four_polite_callers_until_the_greedy_one_holds_half()
 
 @pytest.mark.parametrize(("limit", "kept"), [(2, 0), (3, 1), (10, 1), (19, 1), (20, 2), (60, 6)])
 def test_the_last_tenth_is_kept_for_flows_without_slots_while_others_are_active(limit, kept):
-    slots = all_of_anns(limit, held=31)
+    slots = filled_by_ann(limit, held=31)
     assert limit - kept == slots.holds("ann") == slots.policy.in_flight
     newcomers = [slots.come(caller, 5, batch="small") for caller in (*POLITE, "fay", "gus")[:kept]]
     assert [[caller] for caller in (*POLITE, "fay", "gus")[:kept]] == newcomers
@@ -93,30 +93,30 @@ def test_the_last_tenth_is_kept_for_flows_without_slots_while_others_are_active(
 
 
 def test_predictions_of_30_seconds_keep_no_slot():
-    slots = all_of_anns(10, held=30)
+    slots = filled_by_ann(10, held=30)
     assert 10 == slots.holds("ann")
 
 
-def test_the_last_tenth_is_used_again_when_no_other_came_for_ten_minutes():
-    slots = all_of_anns(10, held=300)
+def test_the_last_tenth_is_used_again_after_ten_minutes_without_other_callers():
+    slots = filled_by_ann(10, held=300)
     assert 9 == slots.holds("ann")
     assert 600.0 == slots.policy.step(599.0).next_chance
     slots.now = 600.0
     assert ["ann"] == slots.step()
 
 
-def test_a_single_call_beside_its_own_callers_batch_finds_a_slot():
+def test_a_single_call_finds_a_slot_beside_a_batch_of_the_same_caller():
     slots = Slots(10, held=300)
     slots.come("ann")
     slots.now = 300.0
     slots.free("ann")
     assert 9 == len(slots.come("ann", 1_000, batch="big"))
     assert ["ann"] == slots.come("ann")
-    assert [] == slots.come("ann")  # a second one holds as many as the first left
+    assert [] == slots.come("ann")  # all slots are taken now
     assert 10 == slots.policy.in_flight
 
 
-def test_a_single_call_goes_before_its_own_callers_batch_that_holds_half():
+def test_a_single_call_goes_before_a_batch_of_the_same_caller_that_holds_half():
     slots = Slots(4, held=10)
     slots.come("ann", 1_000, batch="big")
     slots.come("ann", 3)
@@ -126,7 +126,7 @@ def test_a_single_call_goes_before_its_own_callers_batch_that_holds_half():
     assert came[1] >= 1_000
 
 
-def test_what_runs_is_never_withdrawn():
+def test_a_running_ticket_is_never_withdrawn():
     slots = Slots(10, held=300)
     slots.come("ann", 1_000, batch="big")
     for caller in POLITE:

@@ -1,6 +1,5 @@
-"""A stalled upstream: it accepts requests, answers nothing, and executes the requests later.
-
-The stalls are below the transport, so a request whose sender has given up arrives all the same.
+"""A stalled upstream: it accepts requests, answers nothing, and executes the requests later. The stalls happen below
+the transport, so a request whose sender has given up still arrives.
 """
 
 import asyncio
@@ -30,7 +29,7 @@ def now() -> float:
 
 @asynccontextmanager
 async def before_a_simulator(*, slots=60, places=60, jitter=0.0, seconds=8.0, seed=1):
-    """The inside of a service, the simulator, and the line between them."""
+    """The core of a service, the simulator, and the connection between them."""
     lines: list[Stalling] = []
 
     def line(loopback):
@@ -49,7 +48,7 @@ async def before_a_simulator(*, slots=60, places=60, jitter=0.0, seconds=8.0, se
 
 
 async def drained(service, line) -> tuple[float, GenerationRecord]:
-    """How many seconds a drain takes in a stall, and the one generation that it leaves."""
+    """The seconds that a drain takes during a stall, and the one generation that it leaves."""
     began = now()
     await service.core.supervisor.drain(0)
     [record] = service.ledger.unfinished()
@@ -62,7 +61,7 @@ def densest_minute(arrivals: list[float]) -> int:
 
 
 def figures(gate: Gate) -> tuple[int, int, int]:
-    """Slots and places in use, and creations in doubt."""
+    """How many slots and places are in use, and how many creations are in doubt."""
     seen = gate.statistics()
     return seen.current_concurrent, seen.current_rate_per_minute, seen.stall.in_doubt
 
@@ -72,10 +71,10 @@ def figures(gate: Gate) -> tuple[int, int, int]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(1, 6))
-def test_stalls_of_10_to_200_s_under_load_exceed_no_minute_and_lose_no_prediction(seed):
+def test_stalls_of_10_to_200_s_under_load_exceed_no_limit_and_lose_no_prediction(seed):
     chance = random.Random(seed)
 
-    async def story():
+    async def scenario():
         async with before_a_simulator(jitter=2.0, seed=seed) as (service, world, line):
 
             async def stall():
@@ -88,7 +87,7 @@ def test_stalls_of_10_to_200_s_under_load_exceed_no_minute_and_lose_no_predictio
             await stalls
             return batch, [*world.predictions], line.arrivals
 
-    batch, made, arrivals = run(story())
+    batch, made, arrivals = run(scenario())
     assert densest_minute(arrivals) <= 60
     assert [True] * 200 == [each.succeeded for each in batch.items]
     assert sorted(each.prediction.id for each in batch.items) == sorted(each.id for each in made)
@@ -111,8 +110,8 @@ LOSSES = {
 
 
 @pytest.mark.parametrize("fault", LOSSES.values(), ids=LOSSES)
-def test_a_lost_creation_keeps_slot_and_place_until_a_look_was_answered(fault):
-    async def story():
+def test_a_lost_creation_keeps_slot_and_place_until_a_search_is_answered(fault):
+    async def scenario():
         async with before_a_simulator(seconds=1) as (service, world, _):
             world.faults.inject(on="create", **fault)
             world.faults.inject(on="list", times=1000, status=500)
@@ -128,7 +127,7 @@ def test_a_lost_creation_keeps_slot_and_place_until_a_look_was_answered(fault):
             seen.append(figures(service.gate))
             return seen, await running
 
-    [early, late, after], generation = run(story())
+    [early, late, after], generation = run(scenario())
     assert (1, 1, 1) == early == late
     assert 1 <= after[1]
     assert generation.succeeded
@@ -139,7 +138,7 @@ REFUSALS = {"429": {"status": 429}, "422": {"status": 422}, "503": {"status": 50
 
 @pytest.mark.parametrize("fault", REFUSALS.values(), ids=REFUSALS)
 def test_a_refusal_is_an_answer_and_leaves_nothing_in_doubt(fault):
-    async def story():
+    async def scenario():
         async with before_a_simulator(seconds=1) as (service, world, _):
             world.faults.inject(on="create", **fault)
             lost = []
@@ -147,11 +146,11 @@ def test_a_refusal_is_an_answer_and_leaves_nothing_in_doubt(fault):
             await service.run()
             return lost
 
-    assert {0} == set(run(story()))
+    assert {0} == set(run(scenario()))
 
 
-def test_a_cancelled_callers_lost_creation_keeps_slot_and_place_and_what_it_made_is_cancelled():
-    async def story():
+def test_a_cancelled_lost_creation_keeps_slot_and_place_and_its_prediction_is_cancelled():
+    async def scenario():
         async with before_a_simulator(seconds=300) as (service, world, line):
             running = asyncio.create_task(service.run())
             await until(lambda: service.gate.statistics().current_concurrent == 1)
@@ -168,11 +167,11 @@ def test_a_cancelled_callers_lost_creation_keeps_slot_and_place_and_what_it_made
                 service.gate.statistics().current_concurrent,
             )
 
-    assert ((1, 1, 1), ["canceled"], 0) == run(story())
+    assert ((1, 1, 1), ["canceled"], 0) == run(scenario())
 
 
-def test_a_drain_does_not_wait_for_the_search_and_leaves_the_creation_without_an_answer():
-    async def story():
+def test_a_drain_leaves_a_lost_creation_unanswered_instead_of_waiting_for_its_search():
+    async def scenario():
         async with before_a_simulator() as (service, _, line):
             running = service.core.supervisor.accept(submission(a_picture()))
             line.stop()
@@ -185,11 +184,11 @@ def test_a_drain_does_not_wait_for_the_search_and_leaves_the_creation_without_an
                 record.attempts[0].answered_at,
             )
 
-    assert (0.0, "submitting", True, None) == run(story())
+    assert (0.0, "submitting", True, None) == run(scenario())
 
 
 def test_a_drain_leaves_the_search_for_a_cancelled_creation_to_the_next_process():
-    async def story():
+    async def scenario():
         async with before_a_simulator() as (service, _, line):
             cancelled = service.core.supervisor.accept(submission(a_picture()))
             line.stop()
@@ -199,11 +198,11 @@ def test_a_drain_leaves_the_search_for_a_cancelled_creation_to_the_next_process(
             seconds, record = await drained(service, line)
             return seconds, record.state, record.cancelled, record.attempts[0].is_in_doubt
 
-    assert (0.0, "submitting", True, True) == run(story())
+    assert (0.0, "submitting", True, True) == run(scenario())
 
 
-def test_a_drain_begun_while_a_cancelled_creation_is_on_its_way_does_not_search_for_it_either():
-    async def story():
+def test_a_drain_that_begins_while_a_cancelled_creation_is_pending_starts_no_search():
+    async def scenario():
         async with before_a_simulator() as (service, _, line):
             cancelled = service.core.supervisor.accept(submission(a_picture()))
             line.stop()
@@ -212,14 +211,14 @@ def test_a_drain_begun_while_a_cancelled_creation_is_on_its_way_does_not_search_
             _, record = await drained(service, line)
             return now(), record.cancelled, record.attempts[0].is_in_doubt
 
-    assert (30.0, True, True) == run(story())
+    assert (30.0, True, True) == run(scenario())
 
 
 # ── The stall
 
 
-def test_in_a_stall_nothing_is_created_and_then_one_at_a_time_until_one_is_answered():
-    async def story():
+def test_a_stall_admits_nothing_and_then_one_creation_at_a_time_until_one_is_answered():
+    async def scenario():
         async with before_a_simulator(slots=10, jitter=0.2) as (service, world, line):
             line.stop()
             first = asyncio.create_task(service.run_batch([f"first {n}" for n in range(3)]))
@@ -233,7 +232,7 @@ def test_in_a_stall_nothing_is_created_and_then_one_at_a_time_until_one_is_answe
             await asyncio.gather(first, then)
             return stalled, service.gate.statistics().stall, line.arrivals, len([*world.predictions])
 
-    stalled, back, arrivals, made = run(story())
+    stalled, back, arrivals, made = run(scenario())
     assert (3, 3, 3) == stalled[0]
     assert (True, None) == (stalled[1].is_on, stalled[1].back_at)
     assert (False, 0) == (back.is_on, back.in_doubt)
@@ -241,8 +240,8 @@ def test_in_a_stall_nothing_is_created_and_then_one_at_a_time_until_one_is_answe
     assert 53 == made == len(arrivals)
 
 
-def test_when_it_is_back_one_creation_goes_and_the_others_once_that_is_answered():
-    async def story():
+def test_after_a_stall_one_creation_goes_and_the_others_once_it_is_answered():
+    async def scenario():
         gate = Gate(concurrent_limit=10, requests_per_minute=60)
         lost = await gate.acquire("ann")
         lost.sent()
@@ -251,7 +250,7 @@ def test_when_it_is_back_one_creation_goes_and_the_others_once_that_is_answered(
         waiting = [asyncio.create_task(gate.acquire("ann")) for _ in range(4)]
         await asyncio.sleep(5)
         seen = [sum(each.done() for each in waiting)]
-        gate.upstream_answered(0.0)  # sent with the lost one: it proves nothing
+        gate.upstream_answered(0.0)  # sent with the lost creation, so its answer proves nothing
         await asyncio.sleep(1)
         seen.append(sum(each.done() for each in waiting))
         gate.upstream_answered(now() - 0.5)
@@ -273,11 +272,11 @@ def test_when_it_is_back_one_creation_goes_and_the_others_once_that_is_answered(
         seen.append(sum(each.done() for each in waiting))
         return seen, figures(gate)
 
-    assert ([0, 0, 1, 1, 2, 4], (5, 5, 2)) == run(story())
+    assert ([0, 0, 1, 1, 2, 4], (5, 5, 2)) == run(scenario())
 
 
 def test_a_creation_sent_before_the_lost_one_and_answered_after_it_proves_nothing():
-    async def story():
+    async def scenario():
         gate = Gate(concurrent_limit=4, requests_per_minute=60)
         before, lost, after = [await gate.acquire("ann") for _ in range(3)]
         for lease in (before, lost, after):
@@ -292,23 +291,23 @@ def test_a_creation_sent_before_the_lost_one_and_answered_after_it_proves_nothin
         await asyncio.sleep(0.1)
         return early, waiting.done()
 
-    assert (False, True) == run(story())
+    assert (False, True) == run(scenario())
 
 
-def test_in_ordinary_weather_a_dropped_connection_slows_nothing_else():
-    async def story(drop):
+def test_one_dropped_connection_slows_no_other_request():
+    async def scenario(drop):
         async with before_a_simulator(slots=10, places=600, jitter=0.2) as (service, world, _):
             if drop:
                 world.faults.inject(on="create", after=15, reset="after")
             await service.run_batch([f"picture {n}" for n in range(60)])
             return now()
 
-    undisturbed, disturbed = run(story(drop=False)), run(story(drop=True))
+    undisturbed, disturbed = run(scenario(drop=False)), run(scenario(drop=True))
     assert disturbed <= 1.03 * undisturbed
 
 
-def test_unknown_outcomes_do_not_close_the_gate_for_ever():
-    async def story():
+def test_unknown_outcomes_do_not_close_the_gate_forever():
+    async def scenario():
         gate = Gate(concurrent_limit=10, requests_per_minute=60)
         lost = await gate.acquire("ann")
         lost.sent()
@@ -323,22 +322,22 @@ def test_unknown_outcomes_do_not_close_the_gate_for_ever():
         await other
         return waits
 
-    assert run(story()) is False
+    assert run(scenario()) is False
 
 
 # ── Restarts
 
 
-def a_world_that_can_stall():
-    """The simulator on this loop, and the line to it."""
+def stalling_world():
+    """The simulator on this loop, and the connection to it."""
     world, loopback = simulator_here(Options(prediction_seconds=1, answer_delay=(0.0, 0.2), seed=1))
     return world, Stalling(loopback)
 
 
 @pytest.mark.parametrize("caller", [ADMIN, USER], ids=["the admin's", "a user's"])
 def test_the_next_process_counts_a_creation_in_doubt_until_it_has_found_it(caller):
-    async def story():
-        world, line = a_world_that_can_stall()
+    async def scenario():
+        world, line = stalling_world()
         rows = MemoryLedger().rows
         first = Process(rows, line)
         wanted = submission(a_picture(), caller, key="one", wait_seconds=0)
@@ -361,20 +360,20 @@ def test_the_next_process_counts_a_creation_in_doubt_until_it_has_found_it(calle
         await world.close()
         return held, sent, made, left
 
-    held, sent, made, left = run(story())
+    held, sent, made, left = run(scenario())
     assert (1, 1, 1) == held
     assert 0 == sent
     assert {"A lighthouse at dusk": 1, "another": 1} == made
     assert [] == left
 
 
-def test_many_kills_in_stalls_exceed_no_minute_and_pay_nothing_twice():
-    """A process counts what earlier ones had answered by a clock that stands still here: for a minute from its own
-    start."""
+def test_kills_during_stalls_exceed_no_limit_and_pay_for_nothing_twice():
+    """A process counts the places of earlier processes by the wall clock, which does not advance here: for a minute
+    from its own start."""
     chance = random.Random(1)
 
-    async def story():
-        world, line = a_world_that_can_stall()
+    async def scenario():
+        world, line = stalling_world()
         rows, made = MemoryLedger().rows, 0
         process = Process(rows, line, places=6)
         for _ in range(12):
@@ -395,7 +394,7 @@ def test_many_kills_in_stalls_exceed_no_minute_and_pay_nothing_twice():
         await world.close()
         return made, prompts, states, line.arrivals
 
-    made, prompts, states, arrivals = run(story())
+    made, prompts, states, arrivals = run(scenario())
     assert {"succeeded"} == states
     assert {1} == set(prompts.values())
     assert made == len(prompts)
@@ -406,7 +405,7 @@ def test_many_kills_in_stalls_exceed_no_minute_and_pay_nothing_twice():
 
 
 def test_a_stall_and_its_end_are_logged_once_each():
-    async def story():
+    async def scenario():
         async with before_a_simulator(seconds=1) as (service, _, line):
             line.stop()
             running = asyncio.create_task(service.run_batch(["a fox", "a hare"]))
@@ -415,25 +414,25 @@ def test_a_stall_and_its_end_are_logged_once_each():
             await running
 
     with capture_logs() as logs:
-        run(story())
+        run(scenario())
     events = [each["event"] for each in logs if each["event"].startswith("upstream_")]
     assert ["upstream_stalled", "upstream_recovered"] == events
 
 
 def test_one_dropped_connection_is_no_stall():
-    async def story():
+    async def scenario():
         async with before_a_simulator(seconds=1, jitter=0.2) as (service, world, _):
             world.faults.inject(on="create", reset="after")
             await service.run()
             return service.gate.statistics().stall.stalled_at
 
     with capture_logs() as logs:
-        assert run(story()) is None
+        assert run(scenario()) is None
     assert [] == [each for each in logs if each["event"].startswith("upstream_")]
 
 
-def test_a_generation_says_that_its_creation_is_in_doubt():
-    async def story():
+def test_a_generation_shows_that_its_creation_is_in_doubt():
+    async def scenario():
         async with before_a_simulator(seconds=1) as (service, _, line):
             line.stop()
             generation = service.core.supervisor.accept(submission(a_picture()))
@@ -446,11 +445,11 @@ def test_a_generation_says_that_its_creation_is_in_doubt():
             bodies.append(service.core.generations._status.body(generation, "http://service.test"))
             return [(each["status"], each.get("creation_in_doubt")) for each in bodies]
 
-    assert [("submitting", None), ("submitting", True), ("succeeded", None)] == run(story())
+    assert [("submitting", None), ("submitting", True), ("succeeded", None)] == run(scenario())
 
 
 def test_a_plan_made_in_a_stall_expects_it_to_last_as_long_again():
-    async def story():
+    async def scenario():
         gate = Gate(concurrent_limit=10, requests_per_minute=60)
         lost = await gate.acquire("ann")
         lost.sent()
@@ -461,4 +460,4 @@ def test_a_plan_made_in_a_stall_expects_it_to_last_as_long_again():
         found = plan([Item("model", 8.0, 0.01, 1)], seen, Durations(), caller="bob", max_concurrent=None)
         return waits, found.strategy, found.seconds
 
-    assert (30.0, "window", 38.0) == run(story())
+    assert (30.0, "window", 38.0) == run(scenario())

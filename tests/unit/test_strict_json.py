@@ -1,4 +1,4 @@
-"""Strict JSON: what RFC 8259 allows and nothing else, refused with a plain message and never a Python one."""
+"""Strict JSON: only RFC 8259 is accepted. A refusal has a plain message and is never an error of Python."""
 
 import contextlib
 import json
@@ -88,13 +88,13 @@ def test_a_surrogate_pair_in_a_key_is_one_character():
 
 
 def values_in(value):
-    """How many values a JSON value consists of."""
+    """How many values a JSON value has, including itself."""
     inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
     return 1 + sum(map(values_in, inner))
 
 
 def empty_in(value):
-    """How many empty lists and objects are in it."""
+    """How many empty lists and objects a JSON value has."""
     inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
     return (value in ([], {})) + sum(map(empty_in, inner))
 
@@ -105,7 +105,7 @@ def test_counting_finds_every_value_wherever_a_body_is_cut_into_pieces(value, si
         assert values_in(value) + empty_in(value) == strict_json.count_values(body, piece_size=size)
 
 
-def test_a_body_may_have_as_many_values_as_there_is_room_for_and_no_more():
+def test_a_body_with_the_most_values_is_read_and_one_value_more_is_refused():
     text = json.dumps('a, [b], {c} and "d" \\ ' * 1000)
     fitting = f"[{text}{',0' * (strict_json.MAX_VALUES - 2)}]".encode()
 
@@ -114,7 +114,7 @@ def test_a_body_may_have_as_many_values_as_there_is_room_for_and_no_more():
         strict_json.loads(fitting[:-1] + b",0]")
 
 
-def test_the_largest_batch_has_room():
+def test_the_largest_batch_stays_within_the_most_values():
     item = {"model_name": "m", "prompt": "p", **{f"parameter {n}": n for n in range(12)}}
 
     assert (

@@ -1,4 +1,4 @@
-"""Callers whose accounts are not known: however many there are, they leave the window to those who are known."""
+"""Callers whose accounts are unknown leave the window to the others, however many they are."""
 
 import math
 
@@ -19,8 +19,8 @@ def a_policy(**limits):
 
 
 class Crowd:
-    """Five callers who come back as soon as they are served, after half a second, and a flood of unproven tickets whose
-    creations are refused at once."""
+    """Five callers who return half a second after each result, and a flood of unproven tickets whose creations are
+    refused at once."""
 
     def __init__(self, policy, *, flood, batch=None):
         self.policy, self.batch, self.flood, self.now = policy, batch, flood, 0.0
@@ -61,14 +61,14 @@ def test_a_flood_of_unproven_callers_leaves_the_known_ones_95_per_cent_of_what_t
     assert beside.taken[UNPROVEN] > 0
 
 
-def test_unproven_callers_have_the_whole_window_when_no_others_are_about():
+def test_unproven_callers_have_the_whole_window_while_no_others_are_active():
     policy = a_policy()
     policy.enqueue(range(500), UNPROVEN)
 
     assert 120 == len(policy.step(0.0).admitted)
 
 
-def test_unproven_callers_go_on_at_the_moment_that_the_step_before_named():
+def test_unproven_callers_are_admitted_at_the_moment_that_the_last_step_returned():
     policy = a_policy()
     policy.enqueue(["known"], "ann")
     policy.enqueue(range(50), UNPROVEN)
@@ -79,14 +79,14 @@ def test_unproven_callers_go_on_at_the_moment_that_the_step_before_named():
         for ticket in step.admitted:
             policy.release(ticket, now)
         admitted += step.admitted
-        step = policy.step(now)  # the places that were answered meanwhile have an end now
+        step = policy.step(now)  # the places that were answered meanwhile now have an end
         assert ([], True) == (step.admitted, now < step.next_chance < math.inf)
         now = step.next_chance
 
     assert 1 + 3 * share == len(admitted)
 
 
-def test_a_single_call_goes_before_unproven_ones_that_came_first():
+def test_a_single_call_goes_before_unproven_calls_that_came_earlier():
     policy = a_policy(requests_per_minute=6)
     policy.enqueue(["first"], "ann")
     policy.step(0.0)
@@ -96,7 +96,7 @@ def test_a_single_call_goes_before_unproven_ones_that_came_first():
     assert "call" in policy.step(0.0).admitted
 
 
-def test_a_copy_knows_what_the_unproven_took():
+def test_a_copy_of_a_policy_keeps_the_places_of_unproven_callers():
     policy = a_policy()
     policy.enqueue(["known"], "ann")
     policy.enqueue(range(50), UNPROVEN)
@@ -108,7 +108,7 @@ def test_a_copy_knows_what_the_unproven_took():
     assert [] == copy.step(1.0).admitted
 
 
-def test_a_step_never_names_a_moment_that_is_past():
+def test_a_step_never_returns_a_past_moment():
     policy = a_policy(concurrent_limit=1, requests_per_minute=6)
     policy.enqueue(["call"], "ann")
     policy.release(*policy.step(0.0).admitted, 0.1)
@@ -121,7 +121,7 @@ def test_a_step_never_names_a_moment_that_is_past():
     assert all(policy.step(now).next_chance > now for now in (61.0, 61.1, 62.0, 65.0))
 
 
-def test_where_turns_alone_bound_them_the_unproven_go_on_beside_others():
+def test_unproven_callers_limited_only_by_turns_are_admitted_beside_others():
     policy = a_policy(bounds_unproven=False)
     policy.enqueue(["known"], "ann")
     policy.enqueue(range(50), UNPROVEN)
