@@ -1,12 +1,12 @@
-"""Outputs that last: fetched from Replicate, where they vanish after an hour, kept, and served from here.
+"""Stores the outputs of generations, since Replicate deletes them after an hour.
 
-An output is fetched without any token (`hosts`), checked by its own bytes (`download`) and written to a temporary
-file (`spool`). When it is whole, it goes into a storage (`directory`, `bucket`) under the unguessable id of its
-generation. It stays for `ttl` seconds; if all files together exceed `max_bytes`, the oldest are deleted before. So
-are they if their volume runs full, since the ledger may be on the same one, unless that could not make enough room. An
-output that cannot be kept is reported in a sentence and never raised, since it was made and paid for.
+An output is downloaded without a token (`hosts.py`), its media type is detected (`download.py`), and it is written to a
+temporary file (`spool.py`). The complete file moves to a storage (`directory.py`, `bucket.py`) under the unguessable id
+of its generation. It expires after `ttl` seconds. The oldest files are evicted earlier if all files together exceed
+`max_bytes`, or if the volume is nearly full, since the ledger may be on the same volume.
 
-Several processes may share one storage. Each lists it now and then, and so sees the files of the others.
+An output that cannot be stored is not an error of its generation, which was made and paid for: `keep` returns the
+reason. Several processes may share one storage; each lists it every hour to see the files of the others.
 """
 
 import asyncio
@@ -31,23 +31,22 @@ from files.storage import MAX_OUTPUTS, FileStorage, OpenFile, StoredFile, parse_
 from loop_thread import Pool
 from media.formats import MediaType, media_type
 
-LARGEST: Final = 1_000_000_000
-"""Bytes of one output."""
+MAX_OUTPUT_BYTES: Final = 1_000_000_000
 
-DOWNLOADS: Final = 32
-"""At once."""
+MAX_DOWNLOADS: Final = 32
+"""Downloads at the same time."""
 
 TIDY_EVERY: Final = 60.0
-"""Seconds between two removals of outputs that are too old."""
+"""Seconds between two removals of expired files."""
 
 LIST_EVERY: Final = 3600.0
 """Seconds between two listings of the storage."""
 
 RESERVE: Final = 64 * 1024 * 1024
-"""Bytes of their volume that kept files leave free, or a hundredth of it if that is more."""
+"""Bytes of the volume that files leave free, or a hundredth of the volume if that is more."""
 
 WARN_EVERY: Final = 3600.0
-"""Seconds between two warnings that the reserve cannot be restored."""
+"""Seconds between two warnings that evictions cannot restore the reserve."""
 
 _BATCH: Final = 100
 """Files that are deleted in one batch."""
@@ -57,8 +56,9 @@ _log = structlog.get_logger("files")
 
 @dataclass(frozen=True, slots=True)
 class StoredOutputs:
-    """A generation's outputs. `names` has one such as `0.webp` for each, or None if it could not be kept; then `error`
-    says why, in a sentence for the caller. `missing` are the numbers of those that do not exist."""
+    """The stored outputs of a generation. `names` has a name such as `0.webp` for each output, or None if it could not
+    be stored. `error` then gives the reasons, in a sentence for the caller. `missing` has the numbers (from 0) of the
+    outputs whose URLs have no output."""
 
     names: tuple[str | None, ...]
     error: str | None
@@ -68,9 +68,9 @@ class StoredOutputs:
 class Files:
     """Keeps outputs in `storage`, each for `ttl` seconds and all of them within `max_bytes`.
 
-    `spool` is the directory for temporary files; for a `Directory`, one on the same file system. `source` is where
-    outputs are fetched from, and is closed with this. `disk_usage` returns the total, used and free bytes of the volume
-    that the files are on; without it, no reserve is left there. All on one loop, but `open`.
+    `spool` is the directory for temporary files, on the file system of the `Directory` if that is the storage. `source`
+    is closed with this object. `disk_usage` returns the total, used and free bytes of the volume; without it, no
+    reserve is left free. Use it on one loop; only `open` is safe on any thread.
     """
 
     def __init__(
@@ -97,13 +97,13 @@ class Files:
         self._disk_usage = disk_usage
         self._clock = clock
         # One thread for each download, so that a slow upload to a bucket never delays a write. Two for the janitor.
-        self._pool = Pool(executor or ThreadPoolExecutor(DOWNLOADS + 2, thread_name_prefix="files"))
+        self._pool = Pool(executor or ThreadPoolExecutor(MAX_DOWNLOADS + 2, thread_name_prefix="files"))
         self._spool = Spool(spool, self._pool, self._room)
         self._source = source
         self._downloads = Downloads(
-            source, largest=min(LARGEST, max_bytes), retry_policy=retry_policy, pool=self._pool
+            source, largest=min(MAX_OUTPUT_BYTES, max_bytes), retry_policy=retry_policy, pool=self._pool
         )
-        self._places = asyncio.Semaphore(DOWNLOADS)
+        self._download_slots = asyncio.Semaphore(MAX_DOWNLOADS)
         self._total_timeout = retry_policy.total_timeout
         self._index = FileIndex()
         self._deleting = asyncio.Lock()
@@ -113,7 +113,7 @@ class Files:
         self._janitor: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
-        """List the storage, and begin to tidy up. A storage that cannot be reached is listed again later."""
+        """List the storage, and start the janitor. If the storage fails, it is listed again later."""
         await self._list()
         room = self._index.size + await self._spare()
         if self._max_bytes > room:
@@ -121,23 +121,24 @@ class Files:
         self._janitor = asyncio.create_task(self._tidy_up(), name="files-janitor")
 
     async def keep(self, generation_id: str, outputs: Sequence[str]) -> StoredOutputs:
-        """Fetch all outputs of a generation, URLs or `data:` URIs, and keep them. Raises nothing but CancelledError."""
+        """Download all outputs of a generation (URLs or `data:` URIs) and store them. Failures are in the result; only
+        CancelledError is raised."""
         async with asyncio.TaskGroup() as group:
             tasks = [
                 group.create_task(self._keep(generation_id, number, url))
                 for number, url in enumerate(outputs)
             ]
         await self._make_room()
-        ends = [self._still(generation_id, task.result()) for task in tasks]
-        lost = {number: end for number, end in enumerate(ends) if isinstance(end, OutputUnavailable)}
+        results = [self._unless_evicted(generation_id, task.result()) for task in tasks]
+        lost = {number: each for number, each in enumerate(results) if isinstance(each, OutputUnavailable)}
         reasons = list(dict.fromkeys(map(str, lost.values())))
-        names = tuple(None if isinstance(end, OutputUnavailable) else end for end in ends)
-        missing = frozenset(number for number, end in lost.items() if end.missing)
+        names = tuple(None if isinstance(each, OutputUnavailable) else each for each in results)
+        missing = frozenset(number for number, each in lost.items() if each.missing)
         return StoredOutputs(names, _sentence(names, reasons) if reasons else None, missing)
 
     async def put(self, generation_id: str, number: int, content: bytes) -> str:
-        """Keep content that was made here as an output, and return its name. Raises OSError if it cannot be kept, and
-        ValueError if it is no picture or film or the id is malformed."""
+        """Store content that this service made as an output, and return its name. Raises OSError if the storage fails,
+        and ValueError if the content is neither an image nor a video or the id is malformed."""
         media = media_type(content)
         if media is None:
             raise ValueError("the content is no picture or film of a kind that is known here")
@@ -152,8 +153,8 @@ class Files:
         return name
 
     def open(self, generation_id: str, name: str) -> OpenFile | None:
-        """The kept output of that name, or None if there is none (any more). On any thread; blocks. Raises OSError
-        if the storage cannot say."""
+        """Open a stored output. Returns None if it does not exist or has expired. Blocks; safe on any thread. Raises
+        OSError if the storage fails."""
         try:
             opened = self._storage.open(f"{generation_id}/{name}")
         except ValueError:
@@ -169,7 +170,7 @@ class Files:
         return len(self._index)
 
     async def aclose(self) -> None:
-        """Stop tidying up, and close connections and threads. Call it when no `keep` or `put` is under way."""
+        """Stop the janitor, and close connections and threads. No `keep` or `put` may be running."""
         if self._janitor is not None:
             self._janitor.cancel()
             with suppress(asyncio.CancelledError):
@@ -182,8 +183,8 @@ class Files:
             if number >= MAX_OUTPUTS:
                 return OutputUnavailable(f"more than {MAX_OUTPUTS} outputs are not kept")
             async with self._spool.temporary() as temporary:
-                # The wait for a place counts, so that the caller learns of a failure in time.
-                async with asyncio.timeout(self._total_timeout), self._places:
+                # The timeout includes the wait for the semaphore, so that the caller learns of a failure in time.
+                async with asyncio.timeout(self._total_timeout), self._download_slots:
                     media = await self._downloads.fetch(url, temporary)
                 return await self._store(generation_id, number, media, temporary)
         except (TimeoutError, OutputUnavailable) as error:
@@ -203,10 +204,10 @@ class Files:
         self._index.add(StoredFile(str(name), whole.size, self._clock()))
         return name.file
 
-    def _still(self, generation_id: str, end: str | OutputUnavailable) -> str | OutputUnavailable:
-        """The name if the file is still there: outputs of one generation may push each other out."""
-        if isinstance(end, OutputUnavailable) or f"{generation_id}/{end}" in self._index:
-            return end
+    def _unless_evicted(self, generation_id: str, result: str | OutputUnavailable) -> str | OutputUnavailable:
+        """The result, unless the file was evicted meanwhile: outputs of one generation may evict each other."""
+        if isinstance(result, OutputUnavailable) or f"{generation_id}/{result}" in self._index:
+            return result
         return OutputUnavailable("there is no room for it")
 
     async def _tidy_up(self) -> None:
@@ -221,7 +222,7 @@ class Files:
                 await self._list()
 
     async def _list(self) -> None:
-        """List the files of all processes, and remove temporary files that are no longer written."""
+        """List the files of all processes, and delete abandoned temporary files."""
         since = self._clock()
         try:
             removed = await self._pool.run(partial(self._spool.sweep, since))
@@ -234,18 +235,18 @@ class Files:
         _log.debug("files_listed", files=len(self._index), bytes=self._index.size, stale=removed)
 
     async def _make_room(self, wanted: int = 0) -> None:
-        """Delete the oldest files until the others are within `max_bytes`, and so many bytes are free on the volume
-        beyond its reserve. None is deleted for the reserve if all of them are too small for that."""
+        """Evict the oldest files until the others fit into `max_bytes`, and `wanted` bytes are free beyond the reserve.
+        If even deleting all files could not restore the reserve, none is deleted for it."""
         short = wanted - await self._spare()
         if short > self._index.size:
             self._warn_of_reserve(short)
             short = 0
         lacking = max(self._index.size - self._max_bytes, short)
         if lacking <= 0:
-            return  # without waiting for the lock, which the janitor may hold
+            return  # early, since the janitor may hold the lock
         if short > 0:
             _log.warning("files_reserve_short", short=short, bytes=self._index.size)
-        # Decided once: the volume has its room back only when readers have closed the deleted files.
+        # Computed once: deleted files that are open for reading still take space on the volume.
         left = self._index.size - lacking
         await self._delete("files_evicted", lambda: self._index.excess(left, most=_BATCH))
 
@@ -257,8 +258,8 @@ class Files:
 
     @asynccontextmanager
     async def _room(self, wanted: int) -> AsyncIterator[None]:
-        """Room on the volume for so many bytes, to be written inside the block: one block at a time, or one would write
-        into the room of another. Raises OSError if all kept files together have not so much."""
+        """Make room on the volume for a write inside the block. Only one block runs at a time, so that two writes do
+        not count on the same room. Raises OSError if evictions cannot make enough."""
         if self._disk_usage is None:
             yield
             return
@@ -270,8 +271,8 @@ class Files:
             yield
 
     async def _spare(self) -> float:
-        """Free bytes of the volume beyond its reserve, negative if that is not whole. Infinite if they are unknown: on
-        a volume that is gone, the write itself fails."""
+        """Free bytes of the volume beyond the reserve; negative below it. Infinite if they are unknown: if the volume
+        is gone, the write itself fails."""
         if self._disk_usage is None:
             return math.inf
         try:
@@ -280,12 +281,12 @@ class Files:
             return math.inf
         return free - max(RESERVE, total // 100)
 
-    async def _delete(self, event: str, chosen: Callable[[], list[str]]) -> None:
-        """Delete the chosen files, a batch at a time, until none is left or a batch fails. Failed ones are chosen again
-        the next time."""
+    async def _delete(self, event: str, choose: Callable[[], list[str]]) -> None:
+        """Delete the chosen files in batches, until none is left or a batch fails. The next call retries a failed
+        batch."""
         while True:
             async with self._deleting:
-                names = chosen()
+                names = choose()
                 if not names:
                     return
                 try:

@@ -1,12 +1,11 @@
-"""The names under which a kept file is linked, and saved.
+"""The names of an output: in its storage, in its link, and of its download.
 
-An output is linked as `/files/{generation}/{generation}.webp`, and the second as `{generation}-2.webp`, so that the
-files of a batch do not overwrite each other when they are saved under the last part of their links. It is kept as
-`0.webp`. Links of before 0.6.0 end in that, and are answered for ever.
+The first output is linked as `/files/{generation}/{generation}.webp` and the second as `{generation}-2.webp`, so that
+the files of a batch do not overwrite each other when saved under the last part of their links. The storage has them as
+`0.webp` and `1.webp`. Links before 0.6.0 end in those names and stay valid.
 
-A caller may wish for a name: a bare one, and never a path. It travels in the link to the file, so any holder
-of the link may write another one there; it is checked again before it goes into a header. Its ending follows
-the file's type.
+A caller may request a download name, without a path. It is part of the link, which any user of the link can edit, so
+it is checked again before it goes into a header. The extension follows from the media type.
 """
 
 import re
@@ -23,22 +22,22 @@ from catalog.model import Text, was_accepted
 from media.formats import BY_EXTENSION
 
 MAX_LENGTH = 150
-"""Characters. With four bytes for each and an ending, every file system takes it by half."""
+"""Characters of a download name."""
 
 _DIRECTIONS = r"\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069"
-"""Characters that turn the direction of text and do not show: with them `gpj.exe` may read as `exe.jpg`."""
+"""Invisible characters that change the direction of text. With them, `gpj.exe` may be shown as `exe.jpg`."""
 
 _MISLEADING = rf"[^{_DIRECTIONS}]*[{_DIRECTIONS}]"
 
 _NUMBERS = 12
-"""Characters for the numbers of a name in its batch and of an output, `-10000-1000` say."""
+"""Characters for the numbers after a name, such as `-10000-1000`: of its request in a batch and of the output."""
 
 _BARE = rf'[^/\\:*?"<>|\u0000-\u001f\u007f]{{1,{MAX_LENGTH}}}'
 _DEVICE = (
     r"(?:[Cc][Oo][Nn]|[Pp][Rr][Nn]|[Aa][Uu][Xx]|[Nn][Uu][Ll]|[Cc][Oo][Nn](?:[Ii][Nn]|[Oo][Uu][Tt])\$"
     r"|(?:[Cc][Oo][Mm]|[Ll][Pp][Tt])[1-9¹²³]) *(?:\.|$)"
 )
-"""Names of devices on Windows, with any ending (learn.microsoft.com/windows/win32/fileio/naming-a-file)."""
+"""Names of devices on Windows, with any extension (learn.microsoft.com/windows/win32/fileio/naming-a-file)."""
 
 _ENDINGS = {*BY_EXTENSION, ".jpeg"}
 _LINK = re.compile(
@@ -64,7 +63,7 @@ DownloadName = Annotated[
 
 
 def is_usable(name: str) -> bool:
-    """Whether it names a file and nothing more, on every system."""
+    """Whether a name is a valid file name on every system."""
     return _is_bare(name) and not re.match(rf"{_DEVICE}|{_MISLEADING}", name)
 
 
@@ -73,54 +72,55 @@ def _is_bare(name: str) -> bool:
 
 
 def stem(name: str) -> str:
-    """A wish without an ending that says what the file is: that will be told by its content."""
+    """A requested name without the extension of an image or a video, which follows from the content."""
     ending = name[name.rfind(".") :] if name.rfind(".") > 0 else ""
     return name[: -len(ending)] if ending.lower() in _ENDINGS else name
 
 
-# ── Names that do not meet
+# ── Distinct names
 
 
-def saved_name(wished: str, number: int) -> str:
-    """The name under which output `number` (from 0) of a generation is saved, without its ending."""
+def saved_name(requested: str, number: int) -> str:
+    """The download name of output `number` (from 0), without its extension."""
     ending = f"-{number + 1}" if number else ""
-    return stem(wished)[: MAX_LENGTH - len(ending)] + ending
+    return stem(requested)[: MAX_LENGTH - len(ending)] + ending
 
 
-def comparison_keys(wished: str, outputs: int) -> set[str]:
-    """The form in which names are compared: two that are equal here could overwrite each other on some file system."""
-    names = (unicodedata.normalize("NFC", saved_name(wished, number)) for number in range(outputs))
+def comparison_keys(requested: str, outputs: int) -> set[str]:
+    """The download names of all outputs in a form for comparison: equal ones could overwrite each other on some file
+    system."""
+    names = (unicodedata.normalize("NFC", saved_name(requested, number)) for number in range(outputs))
     return {unicodedata.normalize("NFC", name.casefold()) for name in names}
 
 
-def first_collision(wishes: Iterable[tuple[str, int]]) -> tuple[str, str] | None:
-    """The first two of these wishes, each for so many outputs, that would be saved under one name. None if all are
-    apart."""
+def first_collision(requests: Iterable[tuple[str, int]]) -> tuple[str, str] | None:
+    """The first two requested names that would be saved under one name, or None. Each comes with its number of
+    outputs."""
     taken: dict[str, str] = {}
-    for wished, outputs in wishes:
-        keys = comparison_keys(wished, outputs)
-        if met := keys & taken.keys():
-            return taken[min(met)], wished
-        taken |= dict.fromkeys(keys, wished)
+    for requested, outputs in requests:
+        keys = comparison_keys(requested, outputs)
+        if common := keys & taken.keys():
+            return taken[min(common)], requested
+        taken |= dict.fromkeys(keys, requested)
     return None
 
 
-def distinct_names(wishes: Sequence[tuple[str, int] | None]) -> list[str | None]:
-    """The wishes, each for so many outputs, with a number where one would be saved under the name of another: `fox`
-    and `fox` become `fox` and `fox-2`. The first of a name keeps it."""
+def distinct_names(requests: Sequence[tuple[str, int] | None]) -> list[str | None]:
+    """The requested names, with a number where one would be saved under the name of another: `fox` and `fox` become
+    `fox` and `fox-2`. Each comes with its number of outputs; the first keeps its name."""
     taken: set[str] = set()
     names: list[str | None] = []
     later: list[int] = []
-    for index, wish in enumerate(wishes):
-        names.append(wish and wish[0])
-        if wish is not None and taken.isdisjoint(keys := comparison_keys(*wish)):
+    for index, request in enumerate(requests):
+        names.append(request and request[0])
+        if request is not None and taken.isdisjoint(keys := comparison_keys(*request)):
             taken |= keys
-        elif wish is not None:
+        elif request is not None:
             later.append(index)
     numbers: defaultdict[str, Iterator[int]] = defaultdict(lambda: count(2))
     for index in later:
-        wished, outputs = wishes[index] or ("", 0)
-        base = stem(wished)[: MAX_LENGTH - _NUMBERS]
+        requested, outputs = requests[index] or ("", 0)
+        base = stem(requested)[: MAX_LENGTH - _NUMBERS]
         for number in numbers[base.casefold()]:
             name = f"{base}-{number}"
             if taken.isdisjoint(keys := comparison_keys(name, outputs)):
@@ -134,31 +134,33 @@ def distinct_names(wishes: Sequence[tuple[str, int] | None]) -> list[str | None]
 
 
 def link_name(generation_id: str, name_in_storage: str) -> str:
-    """The last part of the link to a file of a generation that is kept as `0.webp`, say."""
+    """The last part of the link to a file that is stored as `0.webp`, for example."""
     number, _, extension = name_in_storage.partition(".")
     place = f"-{int(number) + 1}" if int(number) else ""
     return f"{generation_id}{place}.{extension}"
 
 
 def stored_name(generation_id: str, name: str) -> str:
-    """The name under which a file is kept, by the last part of a link to it, new or old."""
+    """The name in the storage, from the last part of a link, new or old."""
     found = _LINK.fullmatch(name)
     if found is None or found["generation"] != generation_id:
         return name
     return f"{int(found['place'] or 1) - 1}{found['extension']}"
 
 
-def link_query(wished: str, generation_id: str, name: str) -> str:
-    """The end of a link that ends in `name`, to an output of a generation that is to be called so."""
+def link_query(requested: str, generation_id: str, name: str) -> str:
+    """The query that requests a download name, for a link that ends in `name`."""
     number, _, _ = stored_name(generation_id, name).partition(".")
-    return "?name=" + quote(saved_name(wished, int(number)))
+    return "?name=" + quote(saved_name(requested, int(number)))
 
 
-def content_disposition(wished: str, linked_as: str) -> dict[str, str]:
-    """The parameters of a Content-Disposition (RFC 6266) for a file that is linked as `linked_as` and is to be called
-    `wished`; if that is no name, it is called as it is linked. Clients that do not read `filename*` get that of the
-    link for a name that is not ASCII: without its accents, it could be the name of another file."""
-    name = wished + linked_as[linked_as.index(".") :] if is_usable(wished) else linked_as
+def content_disposition(requested: str, linked_as: str) -> dict[str, str]:
+    """The parameters of Content-Disposition (RFC 6266) for a file with the link name `linked_as`.
+
+    An invalid requested name is replaced by the link name. If the name is not ASCII, clients without support for
+    `filename*` get the link name: a name stripped of its accents could be that of another file.
+    """
+    name = requested + linked_as[linked_as.index(".") :] if is_usable(requested) else linked_as
     if name.isascii():
         return {"filename": name}
     return {"filename": linked_as, "filename*": f"UTF-8''{quote(name, safe='')}"}

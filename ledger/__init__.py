@@ -1,4 +1,4 @@
-"""The ledger: every generation and batch, on the disk before anything is sent or answered.
+"""The ledger: every generation and batch is on disk before a request is sent upstream or answered.
 
 `Ledger` writes and `Queries` reads; `sqlite.py` and `memory.py` each implement both, and one suite of tests runs on
 every implementation (`tests/contracts/`).
@@ -11,13 +11,13 @@ from typing import Any, Final, Literal, Protocol
 from ledger.records import AttemptRecord, BatchRecord, Delivery, GenerationRecord, KeyRecord, Record
 
 DAY: Final = 86_400
-"""Seconds. A day is one of UTC; days are counted from 1970."""
+"""Seconds of a day. Days are UTC days, counted from 1970."""
 
 Grouping = Literal["model", "caller", "day"]
 
 
 class Source(Protocol):
-    """An object that changes more often than it is written: its record is made at the write."""
+    """An object that changes more often than it is written. Its record is made just before each write."""
 
     @property
     def id(self) -> str: ...
@@ -26,31 +26,31 @@ class Source(Protocol):
 
 
 class Ledger(Protocol):
-    """Call it on the loop; only `flush` waits."""
+    """Writes records. Use it on the loop; only `flush` waits."""
 
     @property
     def trouble(self) -> str | None:
-        """Why nothing can be written, in a sentence; None while all is well."""
+        """A sentence that says why writes fail, or None while they succeed."""
 
     def upsert(self, record: Record) -> None:
-        """Write this record soon, or with the next `flush`, in the place of one with the same key. A generation's
-        record is written with its attempts."""
+        """Write this record soon, or with the next `flush`. It replaces a record with the same key. A generation is
+        written with its attempts."""
 
     def mark_dirty(self, source: Source) -> None:
-        """Write the record of this source, as it is by then."""
+        """Write the record of this source soon, as it is at that moment."""
 
     def delete(self, kind: type[Record], *key: Any) -> None:
-        """Remove the record with this key, written already or not. A batch goes with its generations, a generation with
-        its attempts, and both with their deliveries, in one transaction in which generations that had ended are added
-        to the usage of their day: `usage` and `cost_by_day` go on counting them."""
+        """Delete the record with this key, whether it is on disk or still pending. A batch is deleted with its
+        generations, a generation with its attempts, and both with their deliveries. The same transaction adds
+        generations that have ended to the usage of their day, so `usage` and `cost_by_day` still count them."""
 
     async def flush(self) -> None:
-        """Wait until everything before this call is on the disk. Raises LedgerDown; the writes are retried."""
+        """Wait until all changes before this call are on disk. Raises LedgerDown if a write fails; it is retried."""
 
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """Which of a caller's generations to read: `seq` below `before`, accepted at or after `since` (Unix time)."""
+    """A page of a caller's generations: `seq` below `before`, accepted at or after `since` (Unix time)."""
 
     caller_id: str
     limit: int
@@ -62,8 +62,8 @@ class Page:
 
 @dataclass(frozen=True, slots=True)
 class Period:
-    """Which ended generations a sum is over: from `since` to before `until`, Unix times. None is no bound. Of a deleted
-    generation only the day is known: it counts as ended at the beginning of that day."""
+    """A period of usage: generations that ended from `since` to before `until` (Unix times). None means no bound. For a
+    deleted generation only the day is known; it counts as ended at the beginning of that day."""
 
     simulated: bool
     caller_id: str | None = None
@@ -72,7 +72,8 @@ class Period:
 
 
 class Queries(Protocol):
-    """Call it on any thread; it blocks. Unflushed records may be missing. All methods raise LedgerDown."""
+    """Reads records. Every method blocks, is safe on any thread, and raises LedgerDown. Records that are not flushed
+    may be missing."""
 
     def generation(self, generation_id: str) -> GenerationRecord | None: ...
 
@@ -93,7 +94,7 @@ class Queries(Protocol):
     def unfinished_batches(self) -> Sequence[BatchRecord]: ...
 
     def suspended(self, before: float) -> Sequence[GenerationRecord]:
-        """The generations that were suspended before then and have not ended."""
+        """The unfinished generations that were suspended before this time."""
 
     def recent_attempts(self, since: float) -> Sequence[AttemptRecord]:
         """The attempts of each generation that ended at or after `since`, or has not ended."""
@@ -101,7 +102,7 @@ class Queries(Protocol):
     def key(self, caller_id: str, key: str) -> KeyRecord | None: ...
 
     def expired_keys(self, before: float) -> Sequence[KeyRecord]:
-        """Some of the idempotency keys that were created before then and whose work has ended."""
+        """Idempotency keys that were created before this time and whose work has ended. It may not return all."""
 
     def is_unfinished(self, work_id: str) -> bool:
         """Whether a generation or batch with this id has not ended."""
@@ -111,16 +112,16 @@ class Queries(Protocol):
     def pending_deliveries(self) -> Sequence[Delivery]: ...
 
     def oldest_doubt(self) -> float | None:
-        """When the earliest creation was sent (Unix time) that is still in doubt in an unfinished generation."""
+        """The Unix time of the earliest creation in an unfinished generation whose outcome is unknown."""
 
     def forgettable(
         self, before: float, *, files_before: float, most: int
     ) -> Sequence[tuple[type[Record], str]]:
-        """Kinds and ids of work to delete that ended before then: of about `most` generations, but whole batches, or
-        nothing if nothing is left. Work with kept files ended before `files_before`, too.
+        """Work to delete, as kinds and ids: work that ended before `before`, and with stored files also before
+        `files_before`. It covers about `most` generations and only whole batches, and is empty if nothing is left.
 
-        Left out is work that an idempotency key stands for, or that is still to be delivered to a webhook. A batch is
-        left out with all its generations if one of them is."""
+        Work with an idempotency key or a pending webhook delivery is not included. If that holds for one generation of
+        a batch, the whole batch is not included."""
 
     def meta(self, name: str) -> bytes | None: ...
 
@@ -131,4 +132,4 @@ class Queries(Protocol):
         """How many generations failed at or after `since`, by the code of their error."""
 
     def usage(self, period: Period, *, by: Grouping | None) -> Sequence[dict[str, Any]]:
-        """Counts and sums, one row a group in the group's order, or one row for all."""
+        """Counts and sums: one row for each group, in order, or one row in total."""

@@ -1,7 +1,7 @@
-"""The ledger in memory: a record that was flushed outlives its process, but not this program.
+"""A ledger in memory. Tests run the whole service on it, in virtual time.
 
-Tests run the whole service on it, in virtual time. A commit takes `commit_seconds`, in which a process may be killed:
-after `crash` nothing is committed any more, and the ledger of the next process begins with the same `rows`.
+A commit takes `commit_seconds`, during which a process may be killed: after `crash` nothing more is committed, and the
+ledger of the next simulated process starts with the same `rows`.
 """
 
 import asyncio
@@ -29,11 +29,11 @@ R = TypeVar("R", bound=Record)
 
 Rows = dict[type[Record], dict[Key, Record]]
 
-SOON: Final = 0.02
-"""Seconds after which a change is committed if no `flush` asks for it earlier."""
+COMMIT_DELAY: Final = 0.02
+"""Seconds until a change is committed without a `flush`."""
 
-_AGAIN: Final = 1.0
-"""Seconds between tries while there is trouble."""
+_RETRY_DELAY: Final = 1.0
+"""Seconds between attempts to commit while `trouble` is set."""
 
 
 class MemoryLedger:
@@ -52,15 +52,15 @@ class MemoryLedger:
 
     def upsert(self, record: Record) -> None:
         self._pending[type(record), MAPPINGS[type(record)].key_of(record)] = record
-        self._commit_in(SOON)
+        self._commit_in(COMMIT_DELAY)
 
     def mark_dirty(self, source: Source) -> None:
         self._dirty[source.id] = source
-        self._commit_in(SOON)
+        self._commit_in(COMMIT_DELAY)
 
     def delete(self, kind: type[Record], *key: Any) -> None:
         self._pending[kind, key] = None
-        self._commit_in(SOON)
+        self._commit_in(COMMIT_DELAY)
 
     async def flush(self) -> None:
         self._take_records()
@@ -69,12 +69,12 @@ class MemoryLedger:
         if self._crashed:
             await asyncio.get_running_loop().create_future()
         if self.trouble is not None:
-            self._commit_in(_AGAIN)
+            self._commit_in(_RETRY_DELAY)
             raise LedgerDown(self.trouble)
         self._commit(changes)
 
     def crash(self) -> None:
-        """Lose everything that is not committed."""
+        """Discard all changes that are not committed."""
         self._crashed = True
 
     def _commit_in(self, seconds: float) -> None:
@@ -85,12 +85,12 @@ class MemoryLedger:
         self._timer = None
         self._take_records()
         if self.trouble is not None:
-            self._commit_in(_AGAIN)
+            self._commit_in(_RETRY_DELAY)
         elif not self._crashed:
             self._commit(dict(self._pending))
 
     def _take_records(self) -> None:
-        """The records of all changed sources, as they are now."""
+        """Add the present records of all dirty sources to the pending changes."""
         for source in self._dirty.values():
             record = source.record()
             place = type(record), MAPPINGS[type(record)].key_of(record)
@@ -104,14 +104,14 @@ class MemoryLedger:
                 continue  # a later change has replaced it
             del self._pending[kind, key]
             if kind is AttemptRecord:
-                self._forget_attempt(*key)
+                self._delete_attempt(*key)
             elif record is None:
                 self._delete(kind, key)
             else:
                 self.rows[kind][key] = self._numbered(record, key)
 
     def _delete(self, kind: type[Record], key: Key) -> None:
-        """Remove a record and what goes with it. Generations that had ended stay in the usage of their day."""
+        """Delete a record with its dependents, and add generations that have ended to the usage of their day."""
         found = self.rows[kind].pop(key, None)
         if isinstance(found, GenerationRecord | BatchRecord):
             self.rows[Delivery].pop(key, None)
@@ -124,8 +124,8 @@ class MemoryLedger:
             others = [each for each in self.all(UsageRecord) if MAPPINGS[UsageRecord].key_of(each) == place]
             self.rows[UsageRecord][place] = replace(one, **_figures([one, *others]))
 
-    def _forget_attempt(self, generation_id: str, number: int) -> None:
-        """Attempts are kept inside their generation here; a record without this one may have replaced it already."""
+    def _delete_attempt(self, generation_id: str, number: int) -> None:
+        """Remove an attempt from its generation's record, unless a newer record has replaced it."""
         found = self.generation(generation_id)
         if found is not None and any(each.open and each.number == number for each in found.attempts):
             left = tuple(each for each in found.attempts if each.number != number)
@@ -266,7 +266,7 @@ class MemoryLedger:
         return [each for each in self.all(GenerationRecord) if matches(each)]
 
     def _counted(self, period: Period) -> list[UsageRecord]:
-        """The usage of each ended generation that is there, and of deleted ones by day."""
+        """The usage of each ended generation, and of deleted ones by day."""
         present = [
             (each.ended_at, _usage_of(each))
             for each in self.all(GenerationRecord)

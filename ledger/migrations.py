@@ -1,7 +1,7 @@
-"""How a SQLite ledger of an older version becomes one of this version.
+"""Migrates a SQLite ledger of an older version to the present one.
 
-All steps run in one transaction, so a process that dies leaves the old file whole. A copy of the old file is made
-first, named after its version: `ledger.db.version-2`.
+All steps run in one transaction, so a crash leaves the old ledger intact. Before that, the file is copied beside itself
+with its version in the name: `ledger.db.version-2`.
 """
 
 import secrets
@@ -21,13 +21,12 @@ Step = Callable[[sqlite3.Connection], None]
 
 
 def clock_skew_of_attempts(driver: sqlite3.Connection) -> None:
-    """From version 2, that of 0.5.0: add the skew of the upstream's clock. It is empty in the rows that are there."""
+    """From version 2 (0.5.0): add the skew of the upstream's clock, NULL in existing rows."""
     driver.execute("ALTER TABLE attempts ADD COLUMN clock_skew FLOAT")
 
 
 def usage_by_day(driver: sqlite3.Connection) -> None:
-    """From version 3, that of 0.6.0: add a table for the usage of deleted generations, and an index to find old batches
-    by."""
+    """From version 3 (0.6.0): add a table for the usage of deleted generations, and an index of ended batches."""
     driver.execute(
         """CREATE TABLE usage_by_day (
             day INTEGER NOT NULL, caller_id TEXT NOT NULL, model TEXT NOT NULL, simulated BOOLEAN NOT NULL, generations
@@ -40,21 +39,21 @@ def usage_by_day(driver: sqlite3.Connection) -> None:
 
 
 STEPS: Final[Sequence[Step]] = (facts_in_columns, clock_skew_of_attempts, usage_by_day)
-"""Step *n*, counted from 1, makes a ledger of version *n* one of version *n + 1*. A released step is never changed."""
+"""Step *n*, counted from 1, migrates version *n* to *n + 1*. A released step is never changed."""
 
 _NAME: Final = "name"
 _CACHE: Final = "PRAGMA cache_size = -262144"
-"""256 MB while rows are moved: their ids are random, so each row changes another page of the index."""
+"""256 MB during a migration: ids are random, so each row changes another page of the index."""
 _USUAL_CACHE: Final = "PRAGMA cache_size = -2000"
 
 
 class TooNew(Exception):
-    """A later version of this service has written the ledger."""
+    """A later version of this service wrote the ledger."""
 
 
 def migrate(connection: Connection, steps: Sequence[Step] = STEPS) -> None:
-    """Make the tables, or bring those of an older version up to date: everything or nothing. Raises TooNew."""
-    driver = connection.connection.driver_connection  # whose own loops are several times as fast
+    """Create the tables, or migrate those of an older version, in one transaction. Raises TooNew."""
+    driver = connection.connection.driver_connection  # several times as fast as SQLAlchemy
     assert isinstance(driver, sqlite3.Connection)  # noqa: S101 - the engine is SQLite's
     present = 1 + len(steps)
     if 0 < _version(driver) < present:
@@ -82,7 +81,7 @@ def migrate(connection: Connection, steps: Sequence[Step] = STEPS) -> None:
 
 
 def name_of(connection: Connection) -> bytes | None:
-    """Identifies this ledger, also against one that is made anew in its place; None if the file is no ledger."""
+    """The random name of this ledger, which a new one in its place would not have. None if the file is no ledger."""
     if connection.exec_driver_sql("PRAGMA user_version").scalar_one() == 0:
         return None
     return connection.execute(select(META.c.value).where(META.c.name == _NAME)).scalar_one_or_none()
@@ -94,7 +93,7 @@ def _version(driver: sqlite3.Connection) -> int:
 
 
 def _copy(driver: sqlite3.Connection, path: Path) -> None:
-    """Copy the file beside itself, whole or not at all, in the place of an earlier copy."""
+    """Copy the file beside itself, whole or not at all. It replaces an earlier copy."""
     copy = path.with_name(f"{path.name}.version-{_version(driver)}")
     part = copy.with_name(copy.name + ".part")
     part.unlink(missing_ok=True)

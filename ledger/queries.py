@@ -1,4 +1,4 @@
-"""The questions that the service asks its ledger, as SQL: one generation, a caller's list, usage, unfinished work."""
+"""The queries of the ledger in SQL: one generation, a caller's list, usage, unfinished work."""
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -50,7 +50,7 @@ _UNFINISHED: Final = _G.ended_at.is_(None)
 
 
 class SqlQueries:
-    """`ledger.Queries` on a database. Each question takes a connection of its own for a moment."""
+    """`ledger.Queries` on a database. Each query takes a connection from the pool."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
@@ -152,7 +152,7 @@ class SqlQueries:
             return [(GenerationRecord, each) for each in singles]
 
     def cost_by_day(self, caller_id: str, since: float, *, simulated: bool) -> Mapping[int, float]:
-        # The plus keeps SQLite from the index by caller, which is no help where one caller has most of the rows.
+        # `||` stops SQLite from using the index by caller, which is slow if one caller has most of the rows.
         mine = _G.caller_id.op("||")("") == caller_id
         present = select(DAY_OF_END, func.sum(_G.cost_usd)).where(
             _G.ended_at >= since, mine, _G.simulated == simulated
@@ -162,7 +162,7 @@ class SqlQueries:
         )
         days: defaultdict[int, float] = defaultdict(float)
         with self._reading() as connection:
-            # One statement, so that none is deleted between two.
+            # One statement, so that no row is deleted between two.
             query = union_all(present.group_by(DAY_OF_END), deleted.group_by(_U.day))
             for day, usd in connection.execute(query):
                 days[int(day)] += usd
@@ -212,7 +212,7 @@ class SqlQueries:
                 for row in connection.execute(ordered) if rows else ():
                     attempts[row.generation_id].append(read_attempt.read(row))
             finally:
-                connection.exec_driver_sql("ROLLBACK")  # of a transaction that only read
+                connection.exec_driver_sql("ROLLBACK")  # the transaction only reads
         return [read.read(row, attempts=tuple(attempts[row.id])) for row in rows]
 
     @contextmanager
@@ -234,12 +234,12 @@ def _is_unfinished(work_id: ColumnElement[str]) -> ColumnElement[bool]:
 
 
 def _conditions(*comparisons: tuple[Any, Callable[[Any, Any], Any], Any]) -> list[ColumnElement[bool]]:
-    """Each column compared with its value. A value of None is no condition."""
+    """Conditions that compare columns with values. A value of None adds no condition."""
     return [compare(column, value) for column, compare, value in comparisons if value is not None]
 
 
 def _usage(columns: Any, period: Period, by: Grouping | None) -> Select[Any]:
-    """The figures of the generations that are there (`_G`), or of those that were deleted (`_U`), by group."""
+    """The figures of present generations (`_G`) or of deleted ones (`_U`), by group."""
     is_present = columns is _G
     ended_at = _G.ended_at if is_present else _U.day * DAY
     groups = {

@@ -1,7 +1,7 @@
-"""The facts that the ledger keeps: one frozen record a row, and one column a field (`ledger/tables.py`).
+"""The records of the ledger: one for each row, with a field for each column (`ledger/tables.py`).
 
-Moments are Unix times in seconds, durations are seconds, amounts are USD. A record holds facts and no wording: the
-bodies of answers are made from records when they are read (`generations/views.py`).
+Moments are Unix times in seconds, durations are seconds, amounts are USD. Records hold no response bodies: those are
+made from records when they are read (`generations/views.py`).
 """
 
 from collections.abc import Mapping
@@ -15,7 +15,7 @@ Json = Mapping[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """Why a generation or an attempt failed. `problems` lists the fields at fault, for `invalid_request` only."""
+    """The error of a generation or an attempt. `problems` lists the invalid fields, for `invalid_request` only."""
 
     code: str
     detail: str
@@ -28,9 +28,9 @@ class AttemptRecord:
     """One attempt of a generation with one model. `number` counts from 1.
 
     `open` is true while the attempt may have started a prediction whose end is unknown. `fingerprint` identifies the
-    input that was sent. `created_at` is the upstream's own date of the prediction. A model that was `passed_over` was
-    not called: `error` gives the reason. `clock_skew` is how many seconds the upstream's clock was ahead of ours at
-    `submitted_at`, if that was known.
+    input that was sent. `created_at` is the prediction's date by the upstream's clock. A model that was `passed_over`
+    was not called, for the reason in `error`. `clock_skew` is the number of seconds by which the upstream's clock was
+    ahead of ours at `submitted_at`, if known.
     """
 
     generation_id: str
@@ -50,12 +50,12 @@ class AttemptRecord:
 
     @property
     def is_in_doubt(self) -> bool:
-        """Whether it was submitted, and it is not known whether that made a prediction."""
+        """Whether it was submitted, and may or may not have created a prediction."""
         return self.open and self.submitted_at is not None and self.prediction_id is None
 
     @property
     def may_have_created(self) -> bool:
-        """Whether it made a prediction, or may have. One whose outcome is unknown has a cost."""
+        """Whether it created a prediction, or may have. An attempt with an unknown outcome has a cost."""
         return self.prediction_id is not None or self.is_in_doubt or self.cost_usd > 0
 
 
@@ -63,9 +63,9 @@ class AttemptRecord:
 class GenerationRecord:
     """One generation. `seq` is the order of acceptance, None until the ledger has written the record.
 
-    `model` made it, failed last, or is next. `request` is the text from which it is parsed again after a restart; it
-    goes when the generation has ended. `lists_attempts` is true if the request had a `fallback`: its answers list the
-    attempts instead of counting them. `address` is where its caller reached this service.
+    `model` is the one that succeeded, failed last, or is next. `request` is the body to parse again after a restart,
+    and None once the generation has ended. `lists_attempts` is true if the request had a `fallback`: responses then
+    list the attempts instead of their number. `address` is the URL at which the caller reached this service.
     """
 
     seq: int | None = None
@@ -118,7 +118,7 @@ class GenerationRecord:
 
     @property
     def may_be_paid(self) -> bool:
-        """Whether a prediction was made for it, or may have been."""
+        """Whether a prediction was created for it, or may have been."""
         return self.cost_usd > 0 or any(each.may_have_created for each in self.attempts)
 
     @property
@@ -126,13 +126,13 @@ class GenerationRecord:
         return self.last_called.prediction_id if self.last_called else None
 
     def record(self) -> "GenerationRecord":
-        """Itself: a generation in memory and a stored one are read in the same way."""
+        """Returns itself, so that a stored generation is read like one in memory."""
         return self
 
 
 @dataclass(frozen=True, slots=True)
 class PlanRecord:
-    """How a batch was expected to go when it was accepted: seconds, USD and credits."""
+    """The forecast of a batch when it was accepted: seconds, USD and credits."""
 
     strategy: str
     seconds: float
@@ -142,7 +142,7 @@ class PlanRecord:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BatchRecord:
-    """One batch. `request` is the part of its body that all items share, as text."""
+    """One batch. `request` is the JSON that all items share."""
 
     id: str
     caller_id: str
@@ -160,7 +160,7 @@ class BatchRecord:
 
 @dataclass(frozen=True, slots=True)
 class KeyRecord:
-    """A caller's idempotency key, and the generation or batch that it stands for."""
+    """A caller's idempotency key, and the id of its generation or batch."""
 
     caller_id: str
     key: str
@@ -171,10 +171,10 @@ class KeyRecord:
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """A result to be posted to `url`. `since` is when the result was there.
+    """A webhook delivery: a result to be posted to `url`. The result was ready at `since`.
 
-    `next_at` is the moment of the next attempt; None in a new delivery means at once. `trouble` says why the last
-    attempt failed, in words for the caller.
+    `next_at` is the time of the next attempt; None in a new delivery means now. `trouble` is the reason why the last
+    attempt failed, written for the caller.
     """
 
     id: str
@@ -189,8 +189,8 @@ class Delivery:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UsageRecord:
-    """What forgotten generations add up to: those of one caller with one model that ended on one `day` (UTC, counted
-    from 1970). The figures are those of `GET /usage`."""
+    """The usage of deleted generations: those of one caller with one model that ended on one `day` (UTC, counted from
+    1970). The figures are those of `GET /usage`."""
 
     day: int
     caller_id: str
@@ -208,7 +208,7 @@ class UsageRecord:
 
 @dataclass(frozen=True, slots=True)
 class MetaRecord:
-    """Something that the ledger remembers for the service itself."""
+    """A value that the service stores for itself."""
 
     name: str
     value: bytes

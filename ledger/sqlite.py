@@ -1,14 +1,14 @@
-"""The ledger on SQLite: a record survives this process and a power cut, and nothing is sent before it is written.
+"""The ledger on SQLite. A flushed record survives a crash of this process and a power cut.
 
-One thread writes. A caller hands in a whole record, or marks its source as changed, and continues; `flush` waits for
-the disk. Records that arrive during one transaction form the next one, and a later record replaces an earlier one with
-the same key, so a burst costs one wait for the disk (`synchronous=FULL`), not a thousand.
+One thread writes. `upsert` and `mark_dirty` return at once, and `flush` waits for the disk. Records that arrive during
+one transaction form the next one, and a later record replaces an earlier one with the same key. So a burst of records
+costs one wait for the disk (`synchronous=FULL`).
 
-A write that fails (a full disk, a locked, broken or missing file) is kept and retried each second, and `flush` raises
-`LedgerDown` meanwhile. A fact that has happened is never dropped; work that has not begun must not begin.
+A write that fails (a full disk, a locked, corrupt or missing file) stays pending and is retried each second. Until it
+succeeds, `flush` raises `LedgerDown`, so that no new work starts, and no record is dropped.
 
 SQLAlchemy declares the tables and compiles the statements (`tables.py`, `queries.py`). The writer hands the compiled
-statement to the driver's own cursor, since the layers in between would cost as much again as the write.
+statement to the driver, since SQLAlchemy would double the time of a write.
 """
 
 import asyncio
@@ -35,20 +35,20 @@ from ledger.migrations import TooNew, migrate, name_of
 from ledger.records import MetaRecord, Record
 from ledger.tables import MAPPINGS, Key, with_attempts
 
-SOON: Final = 0.02
-"""Seconds that a row may wait for company if nobody awaits it."""
+COMMIT_DELAY: Final = 0.02
+"""Seconds until a change is written without a `flush`."""
 
-_AGAIN: Final = 1.0
-"""Seconds between tries while nothing can be written, and between looks at the files while nothing is to be."""
+_RETRY_DELAY: Final = 1.0
+"""Seconds between attempts to write after a failure, and between checks of the file while nothing is pending."""
 
-_BUSY: Final = 1.0
-"""Seconds to wait for whoever else has the file locked, such as a backup."""
+_LOCK_TIMEOUT: Final = 1.0
+"""Seconds to wait while another process, such as a backup, has locked the file."""
 
-_ROW_IS_WRONG: Final = (sqlite3.IntegrityError, sqlite3.DataError, sqlite3.ProgrammingError)
+_ROW_ERRORS: Final = (sqlite3.IntegrityError, sqlite3.DataError, sqlite3.ProgrammingError)
 
 _READERS: Final = 8
 
-_NOT_OURS: Final = (
+_REPLACED: Final = (
     "its file is gone or another; put it back, or start the service again to go on with what is there"
 )
 
@@ -60,13 +60,13 @@ Changes = Mapping[Place, Record | None]
 
 
 class _LogLost(OSError):
-    """The write-ahead log was removed or replaced. Commits since the last checkpoint are in the open file alone."""
+    """The write-ahead log was removed or replaced. Only the open connection has the commits since a checkpoint."""
 
 
 class SqliteLedger:
     """The ledger at `url` (`sqlite:///path`), from `start` to `close`.
 
-    `upsert`, `mark_dirty`, `delete` and `flush` belong on the loop, all else on any thread.
+    Call `upsert`, `mark_dirty`, `delete` and `flush` on the loop. The other methods are safe on any thread.
     """
 
     def __init__(self, url: str) -> None:
@@ -78,7 +78,7 @@ class SqliteLedger:
         self._deleted: dict[Place, None] = {}
         self._upserted: dict[Place, Record] = {}
         self._dirty: dict[str, Source] = {}
-        """Changes that the loop has not handed over: it hands over all at once, so that they are written together."""
+        """Changes that the loop has not handed over. It hands over all at once, so that one transaction has them."""
         self._pending: dict[Place, Record | None] = {}
         self._waiting: list[asyncio.Future[None]] = []
         self._wake: SimpleQueue[bool] = SimpleQueue()
@@ -90,15 +90,15 @@ class SqliteLedger:
         self._log = f"{self._file}-wal"
         self._inode = self._log_inode = 0
         self._name: bytes | None = None
-        """Identifies this ledger once it was opened: another file in its place would have none of its promises."""
+        """The random name of the ledger after it was opened. Another file in its place is refused."""
         self._thread = threading.Thread(target=self._run, name="ledger", daemon=True)
         self.trouble: str | None = "The ledger is not open yet."
 
     def start(self, *, on_open: Callable[[], None] = lambda: None) -> None:
-        """Begin; return when the file is open or could not be opened, which is retried from then on.
+        """Start the writer, and return after the first attempt to open the file. A failure is retried.
 
-        `on_open` is called once, in the writer's thread, when the file could be opened for the first time. Nothing is
-        written before it returns."""
+        `on_open` is called once, in the writer's thread, when the file is first opened. Nothing is written before it
+        returns."""
         self._on_open = on_open
         self._thread.start()
         self._first_try.wait()
@@ -125,8 +125,8 @@ class SqliteLedger:
         await future
 
     def close(self) -> None:
-        """Write pending records, if possible, and release the file. On the loop, or after its end. Twice is no
-        error."""
+        """Write pending records, if possible, and release the file. Call it on the loop or after the loop has ended. A
+        second call does nothing."""
         self._hand_over()
         self._wake.put(False)
         if self._thread.is_alive():
@@ -135,20 +135,20 @@ class SqliteLedger:
     def _arm(self) -> None:
         if not self._armed:
             self._armed = True
-            asyncio.get_running_loop().call_later(SOON, self._disarm)
+            asyncio.get_running_loop().call_later(COMMIT_DELAY, self._disarm)
 
     def _disarm(self) -> None:
         self._armed = False
         self._hand_over()
 
     def _hand_over(self, *waiting: asyncio.Future[None]) -> None:
-        """Give the writer all changes so far. On the loop, since that is where sources change."""
+        """Pass all changes so far to the writer. Runs on the loop, where sources change."""
         changes: dict[Place, Record | None] = {**self._deleted, **self._upserted}
         for source in self._dirty.values():
             try:
                 for record in with_attempts(source.record()):
                     changes[type(record), MAPPINGS[type(record)].key_of(record)] = record
-            except Exception:  # one bad source must not hold up the others
+            except Exception:  # one bad source must not block the others
                 log.exception("record_not_built", id=source.id)
         self._deleted.clear()
         self._upserted.clear()
@@ -161,59 +161,58 @@ class SqliteLedger:
     # ── The writer's thread
 
     def _run(self) -> None:
-        going_on = True
-        while going_on:
-            self._heal()
+        is_open = True
+        while is_open:
+            self._ensure_open()
             self._commit()
             self._first_try.set()
-            going_on = self._goes_on()
-        self._heal()
+            is_open = self._wait_for_work()
+        self._ensure_open()
         self._commit()
-        self._let_go()
+        self._disconnect()
         if self._owner is not None:
             os.close(self._owner)
 
-    def _goes_on(self) -> bool:
-        """Wait for something to write, but not for long: a lost file is noticed while nothing is written, too. Returns
-        whether this is not the end."""
-        going_on = True
+    def _wait_for_work(self) -> bool:
+        """Wait for changes or for the next check of the file. Returns False after `close`."""
+        is_open = True
         with suppress(Empty):
-            going_on = self._wake.get(timeout=_AGAIN)
-            while going_on:
-                going_on = self._wake.get_nowait()
-        return going_on
+            is_open = self._wake.get(timeout=_RETRY_DELAY)
+            while is_open:
+                is_open = self._wake.get_nowait()
+        return is_open
 
-    def _heal(self) -> None:
-        """Open it, if it is not open. Whether it can be written is seen at the next commit."""
+    def _ensure_open(self) -> None:
+        """Open the file if it is not open. Only the next commit shows whether it can be written."""
         if self._connection is not None:
             return
         try:
             self._open()
         except Exception as error:
-            self._let_go()
+            self._disconnect()
             if not isinstance(error, OSError | SQLAlchemyError | sqlite3.Error | TooNew):
                 log.exception("recovery_failed")
-            self._is_down(error)
+            self._mark_down(error)
 
     def _open(self) -> None:
         if self._owner is None:
-            self._owner = _owned(self._path)
+            self._owner = _locked(self._path)
         if self._name is not None and not self._path.exists():
-            raise FileNotFoundError(_NOT_OURS)
-        # For nobody else to read: it has prompts. What belongs to it gets the same rights. Only if there is none: to
-        # close a file is to give up all locks that this process has on it, SQLite's among them.
+            raise FileNotFoundError(_REPLACED)
+        # Only this user may read it, since it has prompts. SQLite's other files get the same rights. It is created only
+        # if it is missing: closing a file releases all locks of this process on it, including SQLite's.
         with suppress(FileExistsError):
             os.close(os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
         with self.engine.connect() as connection:
             self._inode = os.stat(self._file).st_ino  # noqa: PTH116 - as in `_write`
             if self._name is not None and name_of(connection) != self._name:
-                raise FileNotFoundError(_NOT_OURS)
+                raise FileNotFoundError(_REPLACED)
             migrate(connection)
             self._name = name_of(connection)
         pooled = self.engine.raw_connection()
         self._connection = cast("sqlite3.Connection", pooled.driver_connection)
-        pooled.detach()  # the pool may have another
-        # A full disk shows, and so does a file that was replaced meanwhile.
+        pooled.detach()  # the pool may open another
+        # Fails if the disk is full or the file was replaced meanwhile.
         self._write(self._connection, _opened())
         self._log_inode = _inode_of(self._log)
         if not self._has_opened:
@@ -232,34 +231,34 @@ class SqliteLedger:
             with self._lock:
                 self._pending = {**pending, **self._pending}
         if waiting:
-            with suppress(RuntimeError):  # the loop is gone, and so is whoever waited
-                waiting[0].get_loop().call_soon_threadsafe(_tell, waiting, down)
+            with suppress(RuntimeError):  # the loop has ended, and nothing waits any more
+                waiting[0].get_loop().call_soon_threadsafe(_resolve, waiting, down)
 
     def _record(self, connection: sqlite3.Connection, pending: Changes) -> LedgerDown | None:
-        """Write all changes in one transaction, or each by itself if one of them cannot be written. Returns the error
-        for those who wait if some are not written."""
+        """Write all changes in one transaction, or each separately if a row is refused. Returns the error for the
+        waiting `flush` calls, or None."""
         try:
             self._write(connection, pending)
-        except Exception as error:  # any error: this thread must outlive it
-            if _is_of_the_file(error):
+        except Exception as error:  # any error: this thread must not end
+            if _is_file_error(error):
                 return self._fail(error)
-            return self._without_the_wrong(connection, pending)
-        self._is_up()
+            return self._write_each(connection, pending)
+        self._mark_up()
         return None
 
-    def _without_the_wrong(self, connection: sqlite3.Connection, pending: Changes) -> LedgerDown:
-        """Write each row by itself, so that one which cannot be written holds up no other."""
-        wrong = 0
+    def _write_each(self, connection: sqlite3.Connection, pending: Changes) -> LedgerDown:
+        """Write each row separately, so that a refused row does not block the others."""
+        refused = 0
         for place, record in pending.items():
             try:
                 self._write(connection, {place: record})
             except Exception as error:
-                if _is_of_the_file(error):
+                if _is_file_error(error):
                     return self._fail(error)
-                wrong += 1
+                refused += 1
                 log.exception("record_refused", kind=place[0].__name__, key=place[1])
-        self._is_up()
-        return LedgerDown(f"{wrong} of {len(pending)} changes cannot be written.")
+        self._mark_up()
+        return LedgerDown(f"{refused} of {len(pending)} changes cannot be written.")
 
     def _write(self, connection: sqlite3.Connection, pending: Changes) -> None:
         if os.stat(self._file).st_ino != self._inode:  # noqa: PTH116 - at every commit, and thrice as fast
@@ -291,16 +290,16 @@ class SqliteLedger:
             raise
 
     def _fail(self, error: Exception) -> LedgerDown:
-        """Nothing can be written for now. The connection is closed, unless only it has the last commits. Returns the
-        error for those who wait."""
+        """Record that writes fail. Closes the connection, unless only that has the last commits. Returns the error for
+        the waiting `flush` calls."""
         if not isinstance(error, _LogLost) or self._is_saved():
-            self._let_go()
-        self._is_down(error)
+            self._disconnect()
+        self._mark_down(error)
         return LedgerDown(self.trouble or "")
 
     def _is_saved(self) -> bool:
-        """Copy the commits of a lost log into the ledger itself. Returns whether none is missing there."""
-        assert self._connection is not None  # noqa: S101 - it wrote, or tried to
+        """Copy the commits of a lost log into the ledger file. Returns whether it then has all of them."""
+        assert self._connection is not None  # noqa: S101 - called after a write
         try:
             is_busy, _, _ = self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
         except sqlite3.Error as error:
@@ -308,36 +307,36 @@ class SqliteLedger:
             return False
         return not is_busy
 
-    def _let_go(self) -> None:
+    def _disconnect(self) -> None:
         self._log_inode = 0
         if self._connection is not None:
             with suppress(sqlite3.Error):
                 self._connection.close()
             self._connection = None
-        self.engine.dispose()  # what is pooled may be connected to a file that is not there any more
+        self.engine.dispose()  # pooled connections may be to a file that is gone
 
-    def _is_up(self) -> None:
+    def _mark_up(self) -> None:
         if self.trouble is not None and self._first_try.is_set():
             log.warning("ledger_recovered")
         self.trouble = None
 
-    def _is_down(self, error: Exception) -> None:
+    def _mark_down(self, error: Exception) -> None:
         reason = getattr(error, "orig", None) or error
-        told = reason.strerror if isinstance(reason, OSError) and reason.strerror else str(reason)
-        trouble = f"The ledger cannot be written: {told}."
+        text = reason.strerror if isinstance(reason, OSError) and reason.strerror else str(reason)
+        trouble = f"The ledger cannot be written: {text}."
         if trouble != self.trouble:
-            log.error("ledger_down", reason=told, path=str(self._path))
+            log.error("ledger_down", reason=text, path=str(self._path))
         self.trouble = trouble
 
 
 def _engine(url: str) -> Engine:
-    """Connections that are in no transaction until somebody says so."""
+    """A pool of connections in autocommit mode."""
     engine = create_engine(
         url,
         poolclass=QueuePool,
         pool_size=_READERS,
         max_overflow=0,
-        connect_args={"timeout": _BUSY, "check_same_thread": False},
+        connect_args={"timeout": _LOCK_TIMEOUT, "check_same_thread": False},
     )
 
     @event.listens_for(engine, "connect")
@@ -349,8 +348,9 @@ def _engine(url: str) -> Engine:
     return engine
 
 
-def _owned(path: Path) -> int:
-    """The lock that one process at a time has on a ledger: two would run the same generations. Raises OSError."""
+def _locked(path: Path) -> int:
+    """Lock the ledger for this process, since two would run the same generations. Returns the descriptor of the lock.
+    Raises OSError."""
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     owner = os.open(path.with_name(path.name + ".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
@@ -363,9 +363,9 @@ def _owned(path: Path) -> int:
     return owner
 
 
-def _is_of_the_file(error: Exception) -> bool:
-    """Whether it concerns the file, and not one of the rows."""
-    return isinstance(error, OSError | sqlite3.DatabaseError) and not isinstance(error, _ROW_IS_WRONG)
+def _is_file_error(error: Exception) -> bool:
+    """Whether the error is about the file and not about a row."""
+    return isinstance(error, OSError | sqlite3.DatabaseError) and not isinstance(error, _ROW_ERRORS)
 
 
 def _inode_of(path: str) -> int:
@@ -381,7 +381,7 @@ def _opened() -> Changes:
     return {(MetaRecord, (record.name,)): record}
 
 
-def _tell(waiting: list[asyncio.Future[None]], down: LedgerDown | None) -> None:
+def _resolve(waiting: list[asyncio.Future[None]], down: LedgerDown | None) -> None:
     for future in waiting:
         if future.done():
             continue

@@ -1,6 +1,6 @@
-"""The ledger's tables, which follow from the records, and how records are written to them and read back.
+"""The tables of the ledger, derived from the records, and the mapping between rows and records.
 
-A row is written whole each time it changes, so the latest row is the whole truth and writing it twice does no harm.
+Each change writes the whole row, so writing one twice is harmless.
 Moments are Unix times in seconds, amounts are USD. Only lists are JSON: output URLs, file names, changes, problems.
 """
 
@@ -55,7 +55,7 @@ METADATA: Final = MetaData()
 
 
 class JsonList(UserDefinedType[tuple[Any, ...]]):
-    """A JSON list, read as a tuple. Most lists are empty, and those are read without a parser."""
+    """A JSON list, read as a tuple. Most lists are empty, so those are not parsed."""
 
     cache_ok = True
 
@@ -95,10 +95,10 @@ def _table(name: str, record: type, *key: str, **options: Any) -> Table:
 
 
 META: Final = _table("meta", MetaRecord, "name")
-"""What the ledger remembers for the service: the key that callers are hashed with, and the ledger's own name."""
+"""Values of the service: the key for hashing callers, and the ledger's random name."""
 
 GENERATIONS: Final = _table("generations", GenerationRecord, "seq")
-# An index is another page to write whenever something in it changes, so most cover a part of the table.
+# Each index costs a page write when it changes, so most are partial.
 Index("generations_by_id", GENERATIONS.c.id, unique=True)
 Index("generations_by_caller", GENERATIONS.c.caller_id)
 Index("generations_by_end", GENERATIONS.c.ended_at, sqlite_where=GENERATIONS.c.ended_at.is_not(None))
@@ -119,7 +119,7 @@ Index("deliveries_pending", DELIVERIES.c.state, sqlite_where=DELIVERIES.c.state 
 USAGE_BY_DAY: Final = _table(
     "usage_by_day", UsageRecord, "day", "caller_id", "model", "simulated", sqlite_with_rowid=False
 )
-"""The usage of deleted generations. Those that are there count by themselves."""
+"""The usage of deleted generations only."""
 
 DAY_OF_END: Final = cast_as(GENERATIONS.c.ended_at / DAY, Integer)
 
@@ -145,8 +145,8 @@ _NEVER_CHANGES: Final = {
 }  # fmt: skip
 
 
-def _with(generations: ColumnElement[bool]) -> Sequence[ClauseElement]:
-    """Statements that add generations to the usage of their days, and delete what belongs to them."""
+def _archive(generations: ColumnElement[bool]) -> Sequence[ClauseElement]:
+    """Statements that add generations to the usage of their days, and delete their attempts and deliveries."""
     ended = GENERATIONS.c.ended_at.is_not(None)
     groups = [DAY_OF_END, GENERATIONS.c.caller_id, GENERATIONS.c.model, GENERATIONS.c.simulated]
     sums = [func.sum(USAGE_OF_ONE[name]) for name in FIGURES]
@@ -168,9 +168,9 @@ def _with(generations: ColumnElement[bool]) -> Sequence[ClauseElement]:
 _KEY: Final[ColumnElement[Any]] = literal_column("?")
 
 _BEFORE_DELETION: Final[Mapping[Table, Sequence[ClauseElement]]] = {
-    GENERATIONS: _with(GENERATIONS.c.id == _KEY),
+    GENERATIONS: _archive(GENERATIONS.c.id == _KEY),
     BATCHES: (
-        *_with(GENERATIONS.c.batch_id == _KEY),
+        *_archive(GENERATIONS.c.batch_id == _KEY),
         GENERATIONS.delete().where(GENERATIONS.c.batch_id == _KEY),
         DELIVERIES.delete().where(DELIVERIES.c.id == _KEY),
     ),
@@ -183,7 +183,7 @@ def _compiled(statement: ClauseElement) -> str:
 
 
 class RowMapping(Generic[R]):
-    """Writes one kind of record to its table, in the place of a row with the same key, and reads it back."""
+    """Maps one kind of record to the rows of a table. A written row replaces one with the same key."""
 
     def __init__(self, record: type[R], table: Table, *key: str) -> None:
         self.table = table
@@ -217,13 +217,13 @@ class RowMapping(Generic[R]):
         return tuple([get(record) for get in self._key])
 
     def read(self, row: Row, **more: Any) -> R:
-        """The record of a row of the whole table, as SQLAlchemy reads it; `more` are fields that are not in it."""
+        """The record of a row with all columns. `more` are fields without a column."""
         more |= {name: read(row) for name, read in self._nested}
         return self._record(**dict(zip(self._plain, self._read(row), strict=True)), **more)
 
 
 def _outer(column: Column[Any]) -> str | None:
-    """The field of a record whose own field the column holds, if it does."""
+    """The name of the nested record that the column belongs to, if any."""
     outer = column.name.partition("_")[0]
     return outer if outer in _NESTED else None
 
@@ -233,7 +233,7 @@ def _is_encoded(column: Column[Any]) -> bool:
 
 
 def _encoder(column: Column[Any]) -> Callable[[Any], Any]:
-    """From the value of the record's field to that of the column."""
+    """Converts a field of the record to the value of the column."""
     if (outer := _outer(column)) is None:
         return _as_json
     inner = attrgetter(column.name.removeprefix(f"{outer}_"))
@@ -252,7 +252,7 @@ def _nested_reader(table: Table, name: str) -> Callable[[Row], Any]:
 
     def read_nested(row: Row) -> Any:
         values = read(row)
-        # The first field of a record is never NULL, so its column says whether there is one.
+        # The first field of a nested record is never None, so a NULL there means that there is no such record.
         return None if values[0] is None else nested(*values)
 
     return read_nested
@@ -270,10 +270,10 @@ MAPPINGS: Final[Mapping[type[Record], RowMapping[Any]]] = {
 
 
 def mapping(record: type[R]) -> RowMapping[R]:
-    """How this kind of record is written and read."""
+    """The mapping of this kind of record."""
     return cast("RowMapping[R]", MAPPINGS[cast("type[Record]", record)])
 
 
 def with_attempts(record: Record) -> Sequence[Record]:
-    """A record and the records of its own that are written with it."""
+    """A record, and its attempts if it is a generation."""
     return (record, *record.attempts) if isinstance(record, GenerationRecord) else (record,)

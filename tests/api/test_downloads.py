@@ -205,7 +205,7 @@ def test_there_is_nothing_under_any_other_name(client):
         problem(answer, 404, "not_found")
 
 
-def test_nobody_needs_a_key_for_a_link_and_only_get_is_taken(client):
+def test_a_link_needs_no_key_and_accepts_only_get(client):
     (link,) = generate(client)["files"]
 
     assert 200 == fetched(client, link)[0]
@@ -450,7 +450,7 @@ HOSTS = [
 ]
 
 
-def test_whatever_a_caller_says_its_host_is_a_paid_picture_has_a_link_and_no_error(app):
+def test_any_host_header_of_a_caller_still_gives_a_link_to_a_paid_picture(app):
     for host, expected in HOSTS:
         # By WSGI itself: the test client would trip over some.
         environ = EnvironBuilder("/generate", method="POST", json=PICTURE, headers=ADMIN).get_environ()

@@ -53,7 +53,7 @@ def test_the_result_is_posted_as_it_would_have_been_answered_and_signed_as_repli
 
 
 @pytest.mark.parametrize("prompt", ["[[fail]]", "[[nsfw]]"])
-def test_a_failure_is_told_too(make_calling, prompt):
+def test_a_failure_is_delivered(make_calling, prompt):
     client = make_calling().test_client()
     with receiving() as receiver:
         target = submit(client, prompt, webhook=receiver.url)
@@ -65,7 +65,7 @@ def test_a_failure_is_told_too(make_calling, prompt):
     assert ended(client, target)["error"] == receiver.received[0].json["error"]
 
 
-def test_a_cancelled_one_is_told_too(make_calling, simulator):
+def test_a_cancelled_generation_is_delivered(make_calling, simulator):
     client = make_calling().test_client()
     with receiving() as receiver:
         target = submit(client, "[[hang]]", webhook=receiver.url)
@@ -76,7 +76,7 @@ def test_a_cancelled_one_is_told_too(make_calling, simulator):
     assert "canceled" == receiver.received[0].json["status"]
 
 
-def test_a_batch_is_told_once_and_whole_and_each_item_if_it_asked(make_calling):
+def test_a_batch_is_delivered_once_and_items_with_webhooks_by_themselves(make_calling):
     client = make_calling().test_client()
     with receiving() as whole, receiving() as item:
         items = [picture("a"), picture("[[fail]] b", webhook=item.url)]
@@ -108,7 +108,7 @@ def test_what_a_webhook_waits_for_goes_on_though_the_rest_of_its_batch_is_given_
     assert ["canceled", "succeeded", "succeeded"] == states
 
 
-def test_what_is_asked_for_again_is_not_told_again(make_calling):
+def test_a_repeated_idempotency_key_does_not_repeat_the_delivery(make_calling):
     client = make_calling().test_client()
     key = USER | {"Idempotency-Key": "k"}
     with receiving() as receiver:
@@ -119,7 +119,7 @@ def test_what_is_asked_for_again_is_not_told_again(make_calling):
     assert 1 == len(receiver.received)
 
 
-def test_before_the_result_is_there_its_telling_is_pending(make_calling, simulator):
+def test_a_delivery_is_pending_before_the_result_is_ready(make_calling, simulator):
     client = make_calling().test_client()
     with receiving() as receiver:
         targets = [
@@ -133,11 +133,11 @@ def test_before_the_result_is_there_its_telling_is_pending(make_calling, simulat
     assert 2 * [{"url": receiver.url, "state": "pending", **nothing_yet}] == pending
 
 
-def test_without_a_webhook_nothing_is_said_of_one(client):
+def test_a_body_without_a_webhook_has_no_delivery(client):
     assert "webhook" not in ended(client, submit(client))
 
 
-def test_without_a_secret_it_is_told_unsigned(make_app):
+def test_without_a_secret_a_delivery_is_not_signed(make_app):
     client = make_app(REPLICATE_SIMULATE=1).test_client()
     with receiving() as receiver:
         submit(client, webhook=receiver.url)
@@ -147,7 +147,7 @@ def test_without_a_secret_it_is_told_unsigned(make_app):
     assert "webhook-signature" not in receiver.received[0].headers
 
 
-def test_who_said_they_want_no_more_is_left_alone(make_calling):
+def test_a_receiver_that_answered_410_gets_no_further_attempt(make_calling):
     client = make_calling().test_client()
     with receiving(410) as receiver:
         webhook = delivered(client, submit(client, webhook=receiver.url))
@@ -159,7 +159,7 @@ def test_who_said_they_want_no_more_is_left_alone(make_calling):
 
 
 @pytest.mark.slow
-def test_what_was_not_heard_is_told_again_by_the_next_process_with_the_same_id(make_calling):
+def test_the_next_process_retries_a_failed_delivery_with_the_same_id(make_calling):
     app = make_calling()
     client = app.test_client()
     with receiving(500, 204) as receiver:
@@ -183,7 +183,7 @@ def test_what_was_not_heard_is_told_again_by_the_next_process_with_the_same_id(m
     is_valid(second.headers, second.body)
 
 
-def test_an_attempt_that_a_restart_cut_short_is_made_again(make_calling):
+def test_an_attempt_interrupted_by_a_restart_is_repeated(make_calling):
     app = make_calling()
     with receiving(None, 204) as receiver:
         target = submit(app.test_client(), webhook=receiver.url)
@@ -195,7 +195,7 @@ def test_an_attempt_that_a_restart_cut_short_is_made_again(make_calling):
     assert 2 == len(receiver.received)
 
 
-def test_what_ends_only_after_a_restart_is_told_then(make_calling, simulator):
+def test_a_generation_that_ends_after_a_restart_is_delivered(make_calling, simulator):
     app = make_calling(REPLICATE_CONCURRENT_LIMIT=1)
     client = app.test_client()
     with receiving() as one, receiving() as several:

@@ -309,7 +309,7 @@ def answers(queries: Queries, since: float, before: int) -> dict[str, Any]:
     MOMENTS,
     st.integers(1, 9),
 )
-def test_every_ledger_gives_the_same_answer_to_every_question(generations, keys, is_over, since, before):
+def test_every_ledger_answers_every_query_alike(generations, keys, is_over, since, before):
     records = [
         *(recorded(number, facts) for number, facts in enumerate(generations)),
         BATCH,
@@ -474,7 +474,7 @@ GOES = {
 
 @pytest.mark.parametrize("is_batch", [False, True], ids=["generation", "batch"])
 @pytest.mark.parametrize("old", STAYS.values(), ids=STAYS)
-def test_work_is_not_forgotten_while(opened, old, is_batch):
+def test_work_is_not_deletable_while(opened, old, is_batch):
     opened.write(*old.records(is_batch=is_batch))
 
     assert [] == opened.queries.forgettable(DAY_2, files_before=100.0, most=9)

@@ -140,7 +140,7 @@ async def test_no_outputs_are_no_error(storage, spool):
 
 
 @in_virtual_time
-async def test_what_cannot_be_had_is_told_and_the_rest_is_kept(tmp_path, spool):
+async def test_an_unavailable_output_is_reported_and_the_others_are_stored(tmp_path, spool):
     source = FakeSource(PNG, OutputUnavailable("its host answered 403"), PNG, PAGE, PAGE, PAGE, PAGE)
     async with virtual(Directory(tmp_path), spool, source=source) as files:
         kept = await files.keep(GEN, [URL + "?signature=secret"] * 4)
@@ -154,7 +154,7 @@ async def test_what_cannot_be_had_is_told_and_the_rest_is_kept(tmp_path, spool):
 
 
 @in_virtual_time
-async def test_what_does_not_exist_is_told_apart_from_what_could_not_be_kept(tmp_path, spool):
+async def test_a_missing_output_is_distinguished_from_one_that_could_not_be_stored(tmp_path, spool):
     gone, down = (
         TemporarilyUnavailable("its host answered 404", missing=True),
         TemporarilyUnavailable("its host answered 503"),
@@ -181,7 +181,7 @@ async def test_the_only_output_is_spoken_of_as_that(tmp_path, spool):
 
 
 @in_virtual_time
-async def test_what_nobody_expected_is_told_without_its_inside_and_logged(tmp_path, spool, logged):
+async def test_an_unexpected_error_is_logged_and_reported_without_details(tmp_path, spool, logged):
     source = FakeSource(RuntimeError("inside"))
     async with virtual(Directory(tmp_path), spool, source=source) as files:
         kept = await files.keep(GEN, [URL, None])
@@ -192,7 +192,7 @@ async def test_what_nobody_expected_is_told_without_its_inside_and_logged(tmp_pa
 
 
 @in_virtual_time
-async def test_urls_are_neither_told_nor_logged(tmp_path, spool, logged, caplog):
+async def test_urls_appear_neither_in_results_nor_in_logs(tmp_path, spool, logged, caplog):
     source = FakeSource(TemporarilyUnavailable("the connection was lost"))
     async with virtual(Directory(tmp_path), spool, source=source) as files:
         kept = await files.keep(GEN, [URL + "?signature=secret"])
@@ -483,7 +483,7 @@ async def test_a_full_disk_is_told_logged_and_leaves_nothing(spool, logged):
 
 
 @in_virtual_time
-async def test_whoever_waits_for_a_place_is_told_in_time_like_those_who_have_one(tmp_path, spool):
+async def test_the_timeout_includes_the_wait_for_a_download_slot(tmp_path, spool):
     async with virtual(Directory(tmp_path), spool, source=FakeSource([(1e6, PNG)])) as files:
         kept = await files.keep(GEN, [URL] * 200)
 
@@ -519,7 +519,7 @@ async def test_a_storage_that_could_not_be_listed_is_listed_a_minute_later(tmp_p
 
 @pytest.mark.parametrize("error", [OSError("down"), RuntimeError("never thought of")])
 @in_virtual_time
-async def test_what_could_not_be_deleted_is_tried_again_and_the_janitor_lives_on(spool, error, logged):
+async def test_a_failed_deletion_is_retried_by_the_janitor(spool, error, logged):
     storage = Failing(delete=error)
     async with virtual(storage, spool, ttl=10.0) as files:
         await asyncio.sleep(130)
@@ -531,7 +531,7 @@ async def test_what_could_not_be_deleted_is_tried_again_and_the_janitor_lives_on
 
 
 @in_virtual_time
-async def test_who_is_cancelled_leaves_no_temporary_and_frees_its_place(tmp_path, spool):
+async def test_a_cancelled_keep_leaves_no_temporary_file_and_frees_its_slots(tmp_path, spool):
     source = FakeSource([(1e6, PNG)])
     async with virtual(Directory(tmp_path / "kept"), spool, source=source) as files:
         task = asyncio.create_task(files.keep(GEN, [URL] * 40))
@@ -541,10 +541,13 @@ async def test_who_is_cancelled_leaves_no_temporary_and_frees_its_place(tmp_path
         with pytest.raises(asyncio.CancelledError):
             await task
         assert [] == temporaries(spool)
-        another = asyncio.create_task(files.keep(GEN, [URL] * 40))
+
+        again = asyncio.create_task(files.keep(GEN, [URL] * 40))
         await asyncio.sleep(1)
         assert 32 == len(temporaries(spool))
-        another.cancel()
+        again.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await again
 
 
 @pytest.mark.parametrize(

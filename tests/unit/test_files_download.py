@@ -45,7 +45,7 @@ async def test_a_lost_download_is_begun_anew_and_nothing_of_it_stays(tmp_path):
 
 
 @in_virtual_time
-async def test_pauses_grow_and_stray_and_four_tries_are_all(tmp_path):
+async def test_four_attempts_have_growing_backoff_with_jitter(tmp_path):
     source = FakeSource(TemporarilyUnavailable("the connection was lost"))
     with pytest.raises(TemporarilyUnavailable, match="the connection was lost"):
         await fetched(tmp_path, source, first_backoff=1.0)
@@ -76,7 +76,7 @@ async def test_a_try_that_drips_for_ever_ends_and_the_next_may_do_better(tmp_pat
 
 
 @in_virtual_time
-async def test_a_host_that_answers_nobody_gets_one_try_each_until_one_succeeds(tmp_path):
+async def test_after_32_failures_in_a_row_each_output_gets_one_attempt_until_one_succeeds(tmp_path):
     source = FakeSource(
         *[TemporarilyUnavailable("cut")] * (MAX_CONSECUTIVE_FAILURES + 3),
         PNG,
@@ -104,7 +104,7 @@ async def test_all_tries_together_end_in_time_and_the_reason_is_the_last(tmp_pat
 
 
 @in_virtual_time
-async def test_what_never_answers_took_too_long(tmp_path):
+async def test_a_host_that_never_responds_takes_too_long(tmp_path):
     source = FakeSource([(1e6, PNG)])
     with pytest.raises(TemporarilyUnavailable, match="it took too long"):
         await fetched(tmp_path, source, max_attempts=1)
@@ -112,7 +112,7 @@ async def test_what_never_answers_took_too_long(tmp_path):
 
 
 @pytest.mark.parametrize("max_attempts", [0, -1])
-def test_no_try_is_no_patience(max_attempts):
+def test_max_attempts_must_be_at_least_1(max_attempts):
     with pytest.raises(ValueError, match=f"max_attempts must be at least 1, got {max_attempts}"):
         RetryPolicy(max_attempts=max_attempts)
 

@@ -1,4 +1,4 @@
-"""How results reach those who gave a webhook, and when: in virtual time, by a sender without a network."""
+"""Webhook deliveries: when results are posted, in virtual time, by a sender without a network."""
 
 import asyncio
 import base64
@@ -45,7 +45,7 @@ def timetable(*, first: int = 5, longest: int = 3600, total_timeout: int = DAY) 
 
 @pytest.mark.parametrize("status", [200, 201, 202, 204, 226, 299])
 @in_virtual_time
-async def test_what_was_heard_is_not_told_again(status):
+async def test_a_2xx_response_ends_a_delivery(status):
     told = await story(status, takes=0.5)
 
     assert [0] == told.sender.times
@@ -59,7 +59,7 @@ async def test_what_was_heard_is_not_told_again(status):
     "status", [101, 300, 301, 302, 303, 304, 307, 308, 400, 401, 404, 409, 429, 500, 503, 999]
 )
 @in_virtual_time
-async def test_any_other_answer_means_again_and_again_for_a_day(status):
+async def test_any_other_response_is_retried_for_a_day(status):
     told = await story(status)
 
     times = timetable()
@@ -71,7 +71,7 @@ async def test_any_other_answer_means_again_and_again_for_a_day(status):
 
 
 @in_virtual_time
-async def test_every_attempt_is_on_record_with_when_the_next_will_be():
+async def test_the_ledger_has_every_attempt_and_the_time_of_the_next():
     told = await story(in_turn(500, LOST, HANGS, 200))
 
     assert [
@@ -85,7 +85,7 @@ async def test_every_attempt_is_on_record_with_when_the_next_will_be():
 
 
 @in_virtual_time
-async def test_gone_means_never_again():
+async def test_a_410_ends_a_delivery():
     told = await story(410)
 
     assert [0] == told.sender.times
@@ -125,14 +125,14 @@ NINES = "9" * 400
     ids=lambda it: str(it)[:40],
 )
 @in_virtual_time
-async def test_a_receiver_may_ask_for_a_longer_pause_up_to_an_hour(header, seconds):
+async def test_retry_after_lengthens_the_backoff_up_to_an_hour(header, seconds):
     told = await story(in_turn(Response(503, header), 200))
 
     assert [0, seconds] == told.sender.times
 
 
 @in_virtual_time
-async def test_a_receiver_that_always_asks_for_more_time_does_not_get_more_than_a_day():
+async def test_retry_after_does_not_extend_a_delivery_beyond_a_day():
     told = await story(Response(429, "3600"))
 
     assert [hour * 3600 for hour in range(25)] == told.sender.times
@@ -141,7 +141,7 @@ async def test_a_receiver_that_always_asks_for_more_time_does_not_get_more_than_
 
 @pytest.mark.parametrize("seconds", [5.0, 7.5, 10.0])
 @in_virtual_time
-async def test_pauses_are_shorter_by_chance_but_never_by_more_than_half(seconds):
+async def test_jitter_shortens_a_backoff_by_at_most_half(seconds):
     asked = []
 
     def uniform(low, high):
@@ -155,7 +155,7 @@ async def test_pauses_are_shorter_by_chance_but_never_by_more_than_half(seconds)
 
 
 @in_virtual_time
-async def test_a_result_that_nobody_knows_any_more_has_failed():
+async def test_a_delivery_without_a_result_fails():
     async def content(delivery_id):
         return None
 
@@ -166,7 +166,7 @@ async def test_a_result_that_nobody_knows_any_more_has_failed():
 
 
 @in_virtual_time
-async def test_a_result_that_cannot_be_read_now_is_told_later():
+async def test_a_result_that_cannot_be_read_is_retried():
     there = in_turn(OSError("the disk"), TimeoutError(), b"{}")
 
     async def content(delivery_id):
@@ -194,7 +194,7 @@ async def test_a_result_that_cannot_be_read_now_is_told_later():
     ],
 )
 @in_virtual_time
-async def test_a_url_on_record_is_checked_again_before_it_is_called(url, trouble):
+async def test_a_url_from_the_ledger_is_checked_before_each_attempt(url, trouble):
     told = await story(200, new(url=url))
 
     assert [] == told.sender.times
@@ -205,7 +205,7 @@ async def test_a_url_on_record_is_checked_again_before_it_is_called(url, trouble
 
 
 @in_virtual_time
-async def test_all_attempts_have_one_id_and_each_its_own_time_and_proof():
+async def test_attempts_share_an_id_and_differ_in_timestamp_and_signature():
     told = await story(in_turn(500, 500, 200))
 
     assert [
@@ -231,7 +231,7 @@ async def test_all_attempts_have_one_id_and_each_its_own_time_and_proof():
     moment=st.floats(0, 1e10),
 )
 @settings(max_examples=100, deadline=None, derandomize=True)
-def test_replicates_own_client_believes_a_signature_and_none_of_another_body_or_secret(content, key, moment):
+def test_replicates_client_accepts_a_signature_only_for_its_body_and_secret(content, key, moment):
     secret = "whsec_" + base64.b64encode(key).decode()
     body = content.encode(errors="replace")
     headers = signed_headers(body, message_id="msg_1", secret=secret, now=moment)
@@ -245,7 +245,7 @@ def test_replicates_own_client_believes_a_signature_and_none_of_another_body_or_
             is_valid({**headers, name: headers[name] + "0"}, body, secret)
 
 
-def test_the_signature_is_the_one_that_any_implementation_of_it_makes():
+def test_a_signature_equals_that_of_the_specification():
     """The example of the specification: github.com/standard-webhooks/standard-webhooks."""
     headers = signed_headers(
         b'{"test": 2432232314}',
@@ -270,7 +270,7 @@ async def test_without_a_secret_messages_are_not_signed():
 
 
 @pytest.mark.parametrize("secret", ["", "whsec_", "s3cret", "whsec_s3cret!", "whsec_s3cre", "whsec2_AAAA"])
-def test_a_secret_that_is_none_is_refused_at_the_start_and_not_repeated(secret):
+def test_a_malformed_secret_is_refused_without_being_repeated(secret):
     with pytest.raises(ValueError, match="a webhook secret must be whsec_ and base64") as caught:
         Story(Fake(200), {"secret": secret}).begun()
 
@@ -278,7 +278,7 @@ def test_a_secret_that_is_none_is_refused_at_the_start_and_not_repeated(secret):
 
 
 @in_virtual_time
-async def test_the_log_tells_host_and_status_but_nothing_else_of_the_url():
+async def test_the_log_has_the_host_and_status_but_not_the_url():
     with structlog.testing.capture_logs() as logs:
         await story(in_turn(500, LOST, 410))
 
@@ -308,7 +308,7 @@ async def test_a_hanging_host_does_not_hold_up_another():
 
 
 @in_virtual_time
-async def test_hosts_take_turns_when_all_places_are_taken():
+async def test_hosts_take_turns_at_the_limit_of_attempts_in_flight():
     hanging = [
         new(f"gen_{number}_{host}", f"https://hangs{host}.example/")
         for host in range(20)
@@ -332,14 +332,14 @@ async def test_a_host_is_the_same_however_it_is_written():
 
 
 @in_virtual_time
-async def test_places_are_used_again_at_once():
+async def test_the_end_of_an_attempt_starts_the_next_at_once():
     told = await story(200, *(new(f"gen_{number}") for number in range(10)), takes=1.0)
 
     assert [0, 0, 0, 0, 1, 1, 1, 1, 2, 2] == told.sender.times
 
 
 @in_virtual_time
-async def test_what_is_due_soon_does_not_wait_for_what_was_due_late_before_it():
+async def test_an_early_delivery_does_not_wait_for_the_timer_of_a_late_one():
     late = [new(f"gen_{seconds}", attempts=9, next_at=EPOCH + seconds) for seconds in (600, 60, 300)]
     told = await story(lambda attempt: 500 if attempt.at == 0 else 200, *late, new("gen_now"))
 
@@ -347,7 +347,7 @@ async def test_what_is_due_soon_does_not_wait_for_what_was_due_late_before_it():
 
 
 @in_virtual_time
-async def test_a_hundred_thousand_that_wait_cost_one_timer_and_no_task():
+async def test_a_hundred_thousand_waiting_deliveries_need_one_timer_and_no_task():
     loop = asyncio.get_running_loop()
     told = Story(Fake(200))
     outbox = told.begun()
@@ -364,7 +364,7 @@ async def test_a_hundred_thousand_that_wait_cost_one_timer_and_no_task():
 
 
 @in_virtual_time
-async def test_one_record_that_cannot_be_written_holds_up_nobody():
+async def test_an_outcome_that_cannot_be_written_blocks_no_other_delivery():
     told = Story(Fake(200))
     failing = iter([True] * 4)
 
@@ -385,7 +385,7 @@ async def test_one_record_that_cannot_be_written_holds_up_nobody():
 
 
 @in_virtual_time
-async def test_a_delivery_goes_on_after_a_restart_as_if_there_had_been_none():
+async def test_a_restart_does_not_change_the_times_of_attempts():
     told = await Story(Fake(500)).of(new(), seconds=20)
     assert [0, 5, 15] == told.sender.times
     assert new(attempts=3, next_at=EPOCH + 35, trouble="it answered 500") == told.delivery()
@@ -396,7 +396,7 @@ async def test_a_delivery_goes_on_after_a_restart_as_if_there_had_been_none():
 
 
 @in_virtual_time
-async def test_an_attempt_that_a_stop_interrupts_is_made_again_and_can_be_told_as_the_same():
+async def test_an_attempt_interrupted_by_a_stop_is_repeated_with_the_same_id():
     told = await Story(Fake(200, takes=1.0)).of(new(), seconds=0.5)
     assert [new(next_at=EPOCH)] == told.written
     assert Counter() == +told.sender.under_way
@@ -408,7 +408,7 @@ async def test_an_attempt_that_a_stop_interrupts_is_made_again_and_can_be_told_a
 
 
 @in_virtual_time
-async def test_what_fell_due_while_the_service_was_down_is_tried_at_once_however_long_that_was():
+async def test_a_delivery_due_during_an_outage_is_attempted_at_the_start():
     told = Story(Fake(500))
     await asyncio.sleep(7 * DAY)
     await told.of(new(attempts=3, next_at=EPOCH + 35, trouble="it answered 500"))
@@ -418,14 +418,14 @@ async def test_what_fell_due_while_the_service_was_down_is_tried_at_once_however
 
 
 @in_virtual_time
-async def test_a_clock_that_was_set_back_delays_nothing_for_more_than_an_hour():
+async def test_a_clock_set_back_delays_a_delivery_by_at_most_an_hour():
     told = await story(200, new(attempts=3, next_at=EPOCH + 30 * DAY))
 
     assert [3600] == told.sender.times
 
 
 @in_virtual_time
-async def test_after_the_end_a_new_delivery_is_put_on_record_and_no_more():
+async def test_after_close_a_new_delivery_is_only_written_to_the_ledger():
     told = Story(Fake(200))
     outbox = told.begun()
     await outbox.aclose()
@@ -438,7 +438,7 @@ async def test_after_the_end_a_new_delivery_is_put_on_record_and_no_more():
 
 
 @in_virtual_time
-async def test_a_delivery_that_is_taken_twice_is_one():
+async def test_taking_a_delivery_twice_sends_it_once():
     told = await story(200, new(), new(), new(next_at=EPOCH + 5), takes=1.0)
 
     assert [0] == told.sender.times
@@ -446,14 +446,14 @@ async def test_a_delivery_that_is_taken_twice_is_one():
 
 @pytest.mark.parametrize("state", ["delivered", "failed"])
 @in_virtual_time
-async def test_what_is_over_stays_over(state):
+async def test_an_ended_delivery_is_not_started_again(state):
     told = await story(200, new(state=state))
 
     assert ([], []) == (told.sender.times, told.written)
 
 
 @in_virtual_time
-async def test_a_delivery_can_be_asked_for_until_it_is_over():
+async def test_get_returns_a_delivery_while_it_is_pending():
     told = Story(Fake(in_turn(500, 200)))
     outbox = told.begun()
     assert outbox.get("gen_1") is None
@@ -467,7 +467,7 @@ async def test_a_delivery_can_be_asked_for_until_it_is_over():
     await outbox.aclose()
 
 
-def test_callers_are_told_of_it_in_dates():
+def test_callers_see_the_times_of_a_delivery_as_dates():
     assert {
         "url": URL,
         "state": "pending",
@@ -493,13 +493,13 @@ def test_callers_are_told_of_it_in_dates():
         ({"max_per_host": 5, "max_in_flight": 4}, "and at most max_in_flight, got 5 of 4"),
     ],
 )
-def test_bounds_that_make_no_sense_are_refused(options, wrong):
+def test_invalid_limits_of_attempts_in_flight_are_refused(options, wrong):
     with pytest.raises(ValueError, match=wrong):
         Story(Fake(200), {"retry_policy": RetryPolicy(**options)}).begun()
 
 
 @pytest.mark.parametrize("first", [0, -1, 3601])
-def test_a_first_pause_that_makes_no_sense_is_refused(first):
+def test_an_invalid_first_backoff_is_refused(first):
     with pytest.raises(
         ValueError, match=f"first_backoff must be above 0 and at most longest_backoff, got {first}"
     ):
@@ -540,7 +540,7 @@ HAIR = 1e-5
     random=st.randoms(use_true_random=False),
 )
 @settings(max_examples=150, deadline=None, derandomize=True)
-def test_nothing_is_lost_or_hurried_or_crowded_whatever_receivers_do_and_whenever_the_service_stops(
+def test_every_delivery_ends_in_time_and_within_limits_for_any_receivers_and_stops(
     wanted, stops, takes, random
 ):
     left = {f"gen_{number}": list(each.said) for number, each in enumerate(wanted)}

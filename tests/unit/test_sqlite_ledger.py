@@ -72,7 +72,7 @@ def locked(path):
         other.execute("ROLLBACK")
 
 
-def test_what_is_synced_is_read_by_any_other_process(path):
+def test_a_flushed_record_is_read_by_another_process(path):
     with opened(path) as ledger:
         write(ledger, generation("a"), generation("b"))
 
@@ -107,7 +107,7 @@ def test_a_burst_is_one_transaction(path):
         assert 2 >= sum(statement == "COMMIT" for statement in statements)
 
 
-def test_what_nobody_awaits_is_written_soon(path):
+def test_a_change_is_written_soon_without_a_flush(path):
     with opened(path) as ledger:
 
         async def story():
@@ -172,7 +172,7 @@ def test_many_may_await_at_once_and_each_finds_its_own_on_the_disk(path):
 # ── What cannot be written
 
 
-def test_while_another_has_the_file_locked_whoever_awaits_hears_so_and_it_is_written_afterwards(path):
+def test_flush_fails_while_the_file_is_locked_and_the_record_is_written_afterwards(path):
     with opened(path) as ledger:
         with locked(path):
             with pytest.raises(LedgerDown, match="database is locked"):
@@ -362,7 +362,7 @@ def test_one_process_at_a_time_has_a_ledger_and_the_next_takes_it_when_that_one_
     assert {"a": "queued", "b": "queued"} == on_disk(path)
 
 
-def test_what_goes_wrong_when_it_is_taken_up_is_trouble_and_is_tried_again(path):
+def test_an_error_while_opening_is_trouble_and_is_retried(path):
     tries = []
 
     def fails_once():
@@ -380,7 +380,7 @@ def test_what_goes_wrong_when_it_is_taken_up_is_trouble_and_is_tried_again(path)
 @pytest.mark.parametrize(
     "wrong", [{"position": 10**20}, {"caller_id": None}, {"model": object()}, {"state": "\ud800"}]
 )
-def test_a_row_that_cannot_be_written_fails_whoever_awaits_it_and_holds_up_no_other(path, wrong):
+def test_a_refused_row_fails_its_flush_and_blocks_no_other_row(path, wrong):
     with opened(path) as ledger:
         with pytest.raises(LedgerDown, match="1 of 2 changes cannot be written"):
             write(ledger, generation("a", **wrong), generation("b"))
@@ -438,7 +438,7 @@ def test_opening_it_again_gives_up_no_lock_of_those_who_read_it(path):
         assert "3" == told.stdout.strip()
 
 
-def test_a_ledger_is_for_nobody_else_to_read(path):
+def test_only_the_user_of_the_service_can_read_a_ledger(path):
     with opened(path) as ledger:
         write(ledger, generation("a"))
 
@@ -446,7 +446,7 @@ def test_a_ledger_is_for_nobody_else_to_read(path):
         assert 0o700 == path.parent.stat().st_mode & 0o777
 
 
-def test_work_whose_row_cannot_be_made_holds_up_no_other(path):
+def test_a_source_whose_record_cannot_be_built_blocks_no_other(path):
     class Broken:
         id = "a"
 
@@ -627,7 +627,7 @@ def test_a_ledger_that_cannot_be_read_says_so(path):
             queries.generation("a")
 
 
-def test_a_callers_page_has_the_latest_first_and_nobody_elses(path):
+def test_a_page_has_the_latest_generations_of_its_caller_only(path):
     with opened(path) as ledger:
         write(
             ledger,

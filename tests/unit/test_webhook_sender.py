@@ -154,7 +154,7 @@ async def test_an_answer_counts_when_its_head_is_there_whatever_its_body(body):
     "answer", [b"", b"SSH-2.0-OpenSSH_9.6\r\n", b"HTTP/1.1 200 OK\r\nX: " + b"x" * 100_000 + b"\r\n\r\n"]
 )
 @on_a_loop
-async def test_an_answer_that_is_none_is_no_answer(answer):
+async def test_a_malformed_response_is_a_failed_attempt(answer):
     async with calling(Receiver(answer)) as (url, tell):
         end = await tell(url)
 
@@ -186,7 +186,7 @@ async def test_a_name_that_is_a_private_address_is_not_called(addresses, loopbac
 
 
 @on_a_loop
-async def test_a_name_that_nobody_knows_is_tried_again():
+async def test_an_unknown_name_is_retried():
     names = Names()
     async with calling(Receiver(b""), resolver=names) as (_, tell):
         end = await tell("https://hooks.example.com/")
