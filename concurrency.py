@@ -199,7 +199,7 @@ class Gate:
             lost=None if lost is None else now - lost,
             expected=expected,
         )
-        self._admit_soon()  # to notice a stall
+        self._admit_soon()  # the next step notices a stall
         return lease
 
     def queue_position(self, caller: str, batch: str | None, ahead: int) -> int:
@@ -269,7 +269,7 @@ class Gate:
         self._reject(self._policy.queue.clear(caller, batch), reason)
 
     def close(self, reason: Callable[[], Exception]) -> None:
-        """Admit nothing any more: every wait raises `reason()`, and so does every later one."""
+        """Admit nothing any more: every current and every later wait raises `reason()`."""
         self._closed = reason
         self._reject(self._policy.queue.clear(), reason)
 
@@ -314,7 +314,7 @@ class Gate:
         self._watch_stall()
         step = self._policy.step(_now())
         for lease in step.admitted:
-            if not lease.granted.done():  # else its task was cancelled in this tick and releases it
+            if not lease.granted.done():  # otherwise its task was cancelled in this tick and releases it
                 lease.granted.set_result(None)
         self._arm(step.next_chance)
 

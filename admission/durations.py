@@ -12,7 +12,7 @@ from statistics import fmean
 from typing import Final
 
 REMEMBERED: Final = 64
-"""How many durations are kept for a model: enough for a quantile, and few enough to follow a change of its speed."""
+"""How many durations are kept for each model: enough for a quantile, and few enough to follow a change of its speed."""
 
 _KEPT: Final = 16
 """At first this many generations are kept, later the newest two thirds of all. The first generations of an idle model

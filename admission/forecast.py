@@ -60,7 +60,7 @@ class Plan:
 
 
 def seconds_left(usual: float, *, held: float) -> float:
-    """Seconds until a generation ends that usually takes `usual` seconds and has held its slot for `held`."""
+    """The remaining seconds of a generation that usually takes `usual` seconds and has held its slot for `held`."""
     return max(usual - held, usual * _OVERDUE)
 
 

@@ -18,14 +18,14 @@ _LONG: Final = 30.0
 """Seconds. Shorter predictions free a slot soon enough."""
 
 _KEPT: Final = 10
-"""One of so many slots is kept, and at least one."""
+"""One in so many slots is kept, but at least one."""
 
 _FEWEST: Final = 3
 """If there are fewer slots, none is kept."""
 
 
 def kept(limit: int, mean_held: float) -> int:
-    """How many of `limit` slots are kept if a slot is held for `mean_held` seconds on average."""
+    """How many of `limit` slots are kept if predictions hold a slot for `mean_held` seconds on average."""
     return max(1, limit // _KEPT) if limit >= _FEWEST and mean_held > _LONG else 0
 
 

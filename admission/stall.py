@@ -48,7 +48,8 @@ class Stall:
         return 0 if self._pending or (self.is_on and self.in_doubt) else 1
 
     def next_chance(self) -> float:
-        """When time alone lets a creation be admitted, if none may be now: never, except after `expect`."""
+        """If no creation may be admitted now: the moment from which time alone admits one. Infinity (never), except
+        after `expect`."""
         return self._until if self._lost is None else math.inf
 
     def expected_until(self, now: float) -> float:
@@ -90,6 +91,6 @@ class Stall:
             self._lost = None
 
     def gone(self, ticket: Ticket) -> None:
-        """This creation is not pending any more, or no longer in doubt."""
+        """This creation is no longer pending or in doubt."""
         self.in_doubt.discard(ticket)
         self._pending.discard(ticket)

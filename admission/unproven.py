@@ -28,7 +28,7 @@ class Unproven:
         return lambda flow: not is_unproven(flow) or not arrivals.others_than(flow, now)
 
     def next_chance(self, now: float) -> float:
-        """When the next of their places is free again."""
+        """When the next of the places of unproven callers is free again."""
         self.places.free(now)  # drops expired places
         return self.places.next_expiry()
 

@@ -98,7 +98,7 @@ def makes_enough(model: Model, given: Mapping[str, Any]) -> bool:
 
 
 class Adaptation:
-    """Adapts parameters given for the model `requested` to `model`."""
+    """Adapts the parameters of a request for the model `requested` to `model`."""
 
     def __init__(self, requested: Model, model: Model, registry: Registry) -> None:
         self._is_other = model is not requested
@@ -219,7 +219,7 @@ def plain_schema(model: Model, name: str) -> Mapping[str, Any]:
 
 
 def _nearest_ratio(value: Any, given: Mapping[str, Any], choices: Sequence[Any]) -> str | None:
-    """The choice whose shape is nearest to the given one. `custom` has the shape of the given width and height."""
+    """The choice whose shape is nearest to this aspect ratio. `custom` has the shape of the `width` and `height`."""
     target = _shape(f"{given.get('width')}:{given.get('height')}" if value == "custom" else value)
     shapes = {each: shape for each in choices if (shape := _shape(each)) is not None}
     if target is None or not shapes:

@@ -155,7 +155,7 @@ def _whole(value: Any) -> Any:
 
 
 def _shown(value: Any) -> str:
-    text = json.dumps(value)  # ASCII on one line, whatever is in it
+    text = json.dumps(value)  # always ASCII and one line
     return text if len(text) <= 200 else f"{text[:200]}..."
 
 
@@ -173,7 +173,7 @@ _TYPES = {str: "string", bool: "boolean", int: "integer", float: "number", list:
 
 
 def _inputs(document: Mapping[str, Any], where: str) -> tuple[dict[str, Any], list[str], dict[str, Any]]:
-    """The inputs by name, the names of the required ones, and all constraints on the whole."""
+    """The inputs by name, the names of the required inputs, and the constraints on all inputs together."""
     plain = _Plain(document)
     rest = plain.of({"$ref": where})
     inputs, required = rest.pop("properties", None), rest.pop("required", [])
@@ -261,7 +261,7 @@ Outcome = tuple[Model, list[str]] | CannotCheck
 
 
 class _NoneCanBeChecked(CannotCheck):
-    """No further model can be checked either."""
+    """No further model can be checked, so the command ends."""
 
 
 def _of_files(files: Sequence[str], registry: Registry) -> Iterator[Outcome]:
@@ -359,7 +359,7 @@ def _fetched(client: httpx.Client, url: str) -> bytes:
 
 
 def _opened(body: bytes) -> tuple[str | None, Mapping[str, Any]]:
-    """The model's name, if the document has it, and the OpenAPI document within."""
+    """The model's name, if the document has one, and its OpenAPI document."""
     if len(body) > MAX_DOCUMENT:
         raise CannotCheck(f"it is larger than {MAX_DOCUMENT} bytes.")
     try:

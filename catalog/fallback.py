@@ -66,7 +66,7 @@ class Route:
             yield from self.registry.models
         else:
             reached = [self.requested]
-            for model in reached:  # grows on the way
+            for model in reached:  # the list grows during the loop
                 rules = self.registry.fallbacks(model)
                 found = (
                     self.registry.find(rule.to) for rule in rules if rule.references in {None, images > 0}

@@ -35,7 +35,7 @@ class Registry:
 
     def register(self, model: Model) -> None:
         """Add a model after all others. Raises ValueError if one of its names is in use."""
-        with self._registering:  # each attribute is replaced and never changed, so readers need no lock
+        with self._registering:  # readers need no lock, since each attribute is replaced and never changed
             for name in model.names:
                 if name in self._by_name:
                     raise ValueError(f"{name} is already the name of a model")

@@ -31,11 +31,11 @@ class Attachments:
         self._directory = directory
 
     def written(self, owner: str, given: Mapping[str, Any]) -> str:
-        """The request as text. Its files are kept under `owner`. Raises OSError if they cannot be stored."""
+        """The request as text. Its files are kept for `owner`. Raises OSError if they cannot be stored."""
         return json.dumps(given, default=lambda upload: {_REFERENCE: self._keep(owner, upload)})
 
     def read(self, owner: str, written: str) -> dict[str, Any]:
-        """The request that a text stands for. Raises Gone."""
+        """The request that this text stores. Raises Gone."""
         found: dict[str, Any] = json.loads(written, object_hook=lambda found: self._found(owner, found))
         return found
 

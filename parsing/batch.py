@@ -48,7 +48,7 @@ def parse_batch(body: Any, context: ParseContext) -> BatchRequest:
     if problems or fields is None:
         refuse(problems)
     shared = {} if is_whole else {name: rest[name] for name in rest if name not in {"prompts", "file_names"}}
-    bound = fields.max_concurrent and min(fields.max_concurrent, MAX_BATCH_ITEMS)  # more bounds nothing
+    bound = fields.max_concurrent and min(fields.max_concurrent, MAX_BATCH_ITEMS)  # more has no effect
     return BatchRequest(requests, bound, fields.dry_run, webhook, fields.max_cost_usd, shared)
 
 
@@ -91,7 +91,7 @@ def _read_whole(
 def _read_prompts(
     body: dict[str, Any], context: ParseContext, problems: list[Problem]
 ) -> list[GenerationRequest]:
-    """`{"model_name": "…", "prompts": ["…", …], …}`: what the prompts share is read once."""
+    """`{"model_name": "…", "prompts": ["…", …], …}`: the shared fields are read once."""
     shared = {name: value for name, value in body.items() if name not in {"prompts", "file_names"}}
     for name, several in (("prompt", "prompts"), ("file_name", "file_names")):
         if name in shared:
@@ -128,7 +128,7 @@ def _fields_beside_prompts(inputs: Iterable[str]) -> tuple[str, ...]:
 def _file_names(
     given: Any, prompts: Sequence[Any], outputs: int, problems: list[Problem]
 ) -> Sequence[str | None]:
-    """A name for each prompt, which makes so many outputs."""
+    """The file name of each prompt, or None. Each prompt makes so many `outputs`."""
     if given is None:
         return [None] * len(prompts)
     if not isinstance(given, list) or len(given) != len(prompts):

@@ -141,7 +141,7 @@ def read_webhook(url: Any, context: ParseContext, problems: list[Problem]) -> st
         return None
     try:
         encoded = encoded_url(url)
-        if context.accepted:  # it is checked again when it is called
+        if context.accepted:  # the host is checked again before each delivery
             return encoded
         return check_url(encoded, loopback=context.loopback, allowed_hosts=context.webhook_hosts)
     except ValueError as wrong:
@@ -260,7 +260,7 @@ def _no_model_makes(route: Route) -> Problem:
 
 
 def _of_a_batch(name: str, fields_of: FieldsOf) -> str:
-    """The message that a field of a batch is none of a generation."""
+    """The message that this field belongs to a batch and not to one generation."""
     if fields_of is not item_fields:
         return "is for POST /generate-batch"
     return (
@@ -297,7 +297,7 @@ def _takers_of(least: int, registry: Registry) -> str:
 def _without_model(
     name: Any, given: Mapping[str, Any], problems: list[Problem], registry: Registry, fields_of: FieldsOf
 ) -> list[Problem]:
-    """The problems of a request without a known model, and those before."""
+    """The problems found before, and those of a request without a known model."""
     names = ", ".join(model.name for model in registry.models)
     found = [
         replace(each, message=f"{each.message}; there are {names}") if each.field == "model_name" else each

@@ -34,7 +34,7 @@ def _image(given: Any, directory: Path) -> Any:
     content = large_image(given) if isinstance(given, str) else None
     if content is None:
         return given
-    directory.mkdir(mode=0o700, exist_ok=True)  # it may have been deleted
+    directory.mkdir(mode=0o700, exist_ok=True)  # the directory may have been deleted
     file = TemporaryFile(dir=directory)  # noqa: SIM115 - the upload closes it
     file.write(content)
     return Upload(file)

@@ -65,7 +65,7 @@ def read_form(
     Raises InvalidRequest or PayloadTooLarge.
     """
     if spool:
-        spool.mkdir(mode=0o700, exist_ok=True)  # it may have been deleted
+        spool.mkdir(mode=0o700, exist_ok=True)  # the directory may have been deleted
     opened: list[_Spooled] = []
 
     def open_file() -> IO[bytes]:
@@ -173,7 +173,7 @@ class _Reader:
         field = found[2] if found else name
         if field not in self._known or field in self._free_texts:
             return texts
-        if name in _OWN_LISTS:  # which match the prompts by position
+        if name in _OWN_LISTS:  # these match the prompts by position
             return texts if any(texts) else []
         return [text for text in texts if text]
 
@@ -187,7 +187,7 @@ class _Reader:
             value = strict_json.loads(content)
         except InvalidJSON:
             return text  # validation refuses it if the field takes no text
-        return text if value is None else value  # in a form, `null` is a word
+        return text if value is None else value  # in a form, `null` is plain text
 
     def _put(self, body: dict[str, Any], name: str, upload: Upload) -> None:
         """Put a file into the field that its name says. Several files of one name make a list."""
@@ -215,7 +215,7 @@ def _read_parts(
     content: IO[bytes] = BytesIO()
     chunk: bytes | None = b""
     while chunk is not None:
-        chunk = stream.read(_CHUNK) or None  # None: it has ended
+        chunk = stream.read(_CHUNK) or None  # None ends the input
         decoder.receive_data(chunk)
         while not isinstance(event := decoder.next_event(), Epilogue | NeedData):
             if isinstance(event, Field | File):

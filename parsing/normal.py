@@ -42,7 +42,7 @@ def whole(value: Any) -> Any:
 
 
 def _is_optional(name: str, registry: Registry) -> bool:
-    """Whether it is an optional field of the service, or a parameter of any model other than `prompt`."""
+    """Whether it is an optional field of the service, or a parameter of any model except `prompt`."""
     return name in OPTIONAL or (
         name != "prompt" and (name in registry.takers or name in registry.reference_names)
     )

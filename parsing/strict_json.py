@@ -25,7 +25,7 @@ def loads(body: bytes | bytearray) -> Any:
     MAX_VALUES values."""
     if not body or body.isspace():
         raise InvalidJSON("The body is empty; a JSON object is expected.")
-    if len(body) > MAX_VALUES:  # or it cannot have so many
+    if len(body) > MAX_VALUES:  # a shorter body cannot have so many
         raise_if_too_many(count_values(body))
     try:
         return json.loads(
@@ -45,18 +45,17 @@ def loads(body: bytes | bytearray) -> Any:
 
 
 def count_values(body: bytes | bytearray, *, most: int = MAX_VALUES, piece_size: int = _PIECE) -> int:
-    """At least as many values as there are in this JSON, exact up to an empty container; counted no further than
-    `most` is passed.
+    """How many values this JSON has. An empty list or object counts as two. Counting stops once `most` is exceeded.
 
-    Parsing 16 MB of small values takes seconds, in which no other thread gets far, and 400 MB. Counting them takes a
-    tenth of a second, in pieces short enough for other threads to run in between.
+    Parsing 16 MB of small values takes 400 MB and several seconds, in which other threads hardly run. Counting them
+    takes a tenth of a second, in pieces short enough for other threads to run in between.
     """
     count, start, in_string = 1, 0, False
     view = memoryview(body)
     while start < len(body) and count <= most:
         stop = start + piece_size
         piece = bytes(view[start:stop])
-        if (len(piece) - len(piece.rstrip(b"\\"))) % 2:  # it would cut an escape in two
+        if (len(piece) - len(piece.rstrip(b"\\"))) % 2:  # the end of a piece must not split an escape
             stop += 1
             piece = bytes(view[start:stop])
         if b"\\" in piece:

@@ -124,7 +124,7 @@ _OTHER_NAMES = {
     "webhook": "webhook_url callback callback_url",
     "max_concurrent": "concurrency max_workers parallel",
 }
-"""For fields of this service, the likeliest first: the names that other services have for them."""
+"""Fields of this service, the likeliest first, and the names that other services have for them."""
 
 _MEANT = {
     other.replace("_", ""): meant.split()
