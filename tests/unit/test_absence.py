@@ -1,4 +1,4 @@
-"""When looks at a list prove that a lost creation never arrived, and when they do not."""
+"""Which readings of an account's list prove that a lost creation never arrived."""
 
 import pytest
 
@@ -16,7 +16,8 @@ EVERY_FIVE = range(0, 605, 5)
 
 
 def proven_at(reading, *, sent: float = -1.0, readings=EVERY_FIVE) -> float | None:
-    """When the first of the looks proves it; `reading(at)` is how fresh one is, or None if it is not answered."""
+    """The time of the first reading that proves absence. `reading(at)` returns its freshness, None if it
+    fails."""
     absence = Absence(TIMING, sent=sent)
     for at in readings:
         found = reading(float(at))
@@ -28,7 +29,7 @@ def proven_at(reading, *, sent: float = -1.0, readings=EVERY_FIVE) -> float | No
 
 
 def shows(*made: KnownCreation, lag: float = 0.0, lags: RecentLags | None = None):
-    """Looks at a list that lags so many seconds."""
+    """Readings of a list that lags by this many seconds."""
     lags = lags or RecentLags()
 
     def reading(at: float) -> Freshness:
@@ -40,7 +41,7 @@ def shows(*made: KnownCreation, lag: float = 0.0, lags: RecentLags | None = None
 
 
 def shows_pages(ours: list[KnownCreation], *pages: set[str]):
-    """Looks that all find these pages."""
+    """Readings that all show these pages."""
     lags = RecentLags()
 
     def reading(at: float) -> Freshness:
@@ -66,8 +67,8 @@ def test_a_later_creation_proves_absence_once_it_is_listed():
     assert 50 == proven_at(shows(*made(6), lag=42))
 
 
-def test_a_creation_sent_before_the_buffers_of_a_stopped_server_are_empty_proves_nothing():
-    assert 125 == proven_at(shows(*made(4), lag=42))  # three times the lag that it measured
+def test_a_creation_sent_before_a_stopped_server_has_emptied_its_buffers_proves_nothing():
+    assert 125 == proven_at(shows(*made(4), lag=42))  # three times the lag that the creation measured
 
 
 def test_a_list_that_shows_a_young_creation_is_fresh_enough_after_fifteen_seconds():
@@ -75,34 +76,35 @@ def test_a_list_that_shows_a_young_creation_is_fresh_enough_after_fifteen_second
 
 
 @pytest.mark.parametrize(("age", "expected"), [(8, 25), (15, 45), (29, 90), (200, 90)])
-def test_an_older_creation_says_less_of_the_lag(age, expected):
-    """A list that shows creations sent so long ago may lag by as much."""
+def test_the_wait_grows_with_the_age_of_the_youngest_listed_creation(age, expected):
+    """A list whose youngest creation is this old may lag by as much."""
     assert expected == proven_at(shows(*made(-age)))
 
 
 @pytest.mark.parametrize(("lag", "expected"), [(12, 50), (30, 90), (60, 170)])
-def test_the_largest_lag_of_the_hour_is_waited_for_three_times(lag, expected):
+def test_a_proof_waits_three_times_the_largest_lag_of_the_hour(lag, expected):
     assert expected == proven_at(shows(*made(-1), lag=lag))
 
 
-def test_while_something_of_ours_is_missing_nothing_is_proven():
+def test_nothing_is_proven_while_a_creation_of_ours_is_missing():
     assert proven_at(shows(*made(-1), lag=1000)) is None
 
 
-def test_a_page_that_misses_one_of_ours_amid_the_others_proves_nothing_by_the_later_ones():
+def test_a_page_with_a_gap_among_our_creations_proves_nothing_by_later_ones():
     assert 90 == proven_at(shows_pages(made(0, 3, 7), {"p0", "p7"}))
 
 
-def test_pages_of_different_moments_prove_nothing_of_what_may_have_been_made_in_between():
-    """The second page is behind the first by more than the first is long. All of ours are on them."""
+def test_pages_read_at_different_times_prove_nothing_about_creations_between_them():
+    """The second page lags behind the first by more than the span of the first. Together they show all of
+    ours."""
     assert 90 == proven_at(shows_pages(made(-9, 6, 7, 8), {"p6", "p7", "p8"}, {"p-9"}))
 
 
-def test_a_page_that_shows_what_was_made_before_and_after_proves_it_whatever_the_others_show():
+def test_one_page_with_creations_before_and_after_is_proof_regardless_of_other_pages():
     assert 15 == proven_at(shows_pages(made(-9, -2, 6, 7), {"p-2", "p6", "p7"}, {"p-9"}))
 
 
-def test_what_is_missing_between_two_pages_measures_the_lag_of_the_second():
+def test_a_creation_missing_between_two_pages_measures_the_lag_of_the_second():
     pages = [{"p6", "p7"}, {"p-9"}]
 
     reading = measure_freshness(made(-9, -2, 6, 7), pages, RecentLags(), sent=20.0, answered=20.0)
@@ -110,7 +112,7 @@ def test_what_is_missing_between_two_pages_measures_the_lag_of_the_second():
     assert (0.0, pytest.approx(21.9)) == (reading.lag, reading.largest_lag)
 
 
-def test_one_of_ours_that_is_never_listed_does_not_hide_that_the_list_goes_on():
+def test_a_creation_that_is_never_listed_does_not_count_as_lag_once_later_ones_are():
     reading = measure_freshness(made(-9, 3, 7), [{"p3", "p7"}], RecentLags(), sent=20.0, answered=20.0)
 
     (page,) = reading.spans
@@ -123,13 +125,13 @@ def test_a_creation_not_known_when_the_reading_was_sent_is_not_missing():
     assert 0.0 == reading.lag
 
 
-def test_fifteen_seconds_of_answered_readings_begin_again_after_a_failed_one():
+def test_a_failed_reading_restarts_the_fifteen_seconds_of_answered_readings():
     reading = shows(*made(6))
 
     assert 30 == proven_at(lambda at: None if at == 10 else reading(at))
 
 
-def test_the_lag_of_more_than_an_hour_ago_does_not_count():
+def test_a_lag_measured_over_an_hour_ago_does_not_count():
     lags = RecentLags()
 
     assert 50.0 == lags.largest(0.0, 50.0)

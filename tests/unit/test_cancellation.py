@@ -136,7 +136,8 @@ def test_cancelling_between_two_attempts_prevents_the_second():
 
 @pytest.mark.parametrize("moment", [1, 4, 7, 12])
 def test_cancelling_repeatedly_still_cancels_the_prediction(moment):
-    """First while the creation is on its way, its answer at 5 seconds and the cancel's at 10, or while it runs."""
+    """The first cancellation comes during the creation (answered at 5 seconds, its cancel at 10) or while the
+    prediction runs."""
 
     async def scenario():
         fake = MemoryProvider(None, answer_after=5)
@@ -165,7 +166,8 @@ def test_cancelling_does_not_interrupt_the_cancellation_of_a_timed_out_predictio
 
 
 async def cancelled_at(moment, at_replicate):
-    """One with a fallback and 10 seconds of patience that is cancelled then, long after."""
+    """A generation with a fallback and a timeout of 10 seconds, cancelled at this time. Returns it long
+    afterwards."""
     _, inside = a_service(at_replicate, timeout=10)
     wanted = a_picture(fallback=["qwen-image"])
     generation = inside.supervisor.accept(submission(wanted, ADMIN))
@@ -186,7 +188,7 @@ class Unseen(MemoryProvider):
     ("fake", "moment"), [(MemoryProvider, 17), (Unseen, 7)], ids=["timed out at 15", "lost sight of at 5"]
 )
 def test_cancelling_during_the_cancellation_of_a_prediction_prevents_another_attempt(fake, moment):
-    """The answer of its cancel comes 5 seconds after."""
+    """The cancel is answered 5 seconds later."""
 
     async def scenario():
         at_replicate = fake(None, answer_after=5)
@@ -201,7 +203,7 @@ def test_cancelling_during_the_cancellation_of_a_prediction_prevents_another_att
     [(MemoryProvider, 1000), (Unseen, 1000), (MemoryProvider, 6)],
     ids=["late", "lost", "wanted no more"],
 )
-def test_a_prediction_that_can_neither_be_watched_nor_cancelled_counts_as_billed_and_is_not_replaced(
+def test_a_prediction_that_can_be_neither_watched_nor_cancelled_counts_as_billed_and_is_not_replaced(
     fake, moment
 ):
     class Uncancellable(fake):
@@ -244,7 +246,7 @@ def test_a_cancelled_generation_is_recorded_as_canceled(moment):
 
 
 class DoneAfterAll(MemoryProvider):
-    """Whatever is to be cancelled turns out to be done."""
+    """Every prediction to be cancelled turns out to be finished."""
 
     async def cancel(self, caller, prediction):
         await super().cancel(caller, prediction)
@@ -300,7 +302,7 @@ def test_a_generation_cancelled_during_a_search_cancels_the_prediction_once_foun
     assert ([], ["p1"], [("canceled", "p1", True)], 0) == virtual_time.run(scenario())
 
 
-# The same at Replicate's end.
+# The same claims, checked at the simulator.
 
 
 @on_a_loop

@@ -160,7 +160,7 @@ def test_the_next_process_fetches_outputs_that_the_drain_left():
     assert (1, []) == (sent, cancelled)
 
 
-def test_a_drain_leaves_a_generation_that_is_still_uploading_at_once():
+def test_a_drain_does_not_wait_for_a_generation_that_is_still_uploading():
     class Uploading(MemoryProvider):
         async def upload(self, caller, upload):  # noqa: ARG002
             await asyncio.get_running_loop().create_future()
@@ -197,7 +197,8 @@ def test_a_second_drain_with_a_shorter_timeout_loses_no_prediction():
     ("answer_after", "hangs_up"), [(0.25, 2), (5, 2), (5, 4)], ids=["running", "being created", "drained"]
 )
 def test_a_disconnect_during_a_drain_still_cancels_the_generation(answer_after, hangs_up):
-    """The last while the drain, over after 3 seconds, still waits for the creation's answer."""
+    """The last disconnect comes while the drain, which ended after 3 seconds, still waits for the creation's
+    answer."""
 
     async def scenario():
         fake, ledger = MemoryProvider(None, answer_after=answer_after), Notes()
@@ -248,11 +249,11 @@ def test_a_search_for_a_lost_creation_that_a_drain_ends_is_left_to_the_next_proc
     assert (3.0, left, [], [], ended) == virtual_time.run(scenario())
 
 
-# The same at Replicate's end.
+# The same claims, checked at the simulator.
 
 
 @pytest.mark.parametrize("is_cancelled", [False, True])
-def test_a_creation_that_cannot_be_searched_for_because_its_token_is_refused_counts_as_billed(is_cancelled):
+def test_a_creation_counts_as_billed_if_its_token_is_refused_during_the_search(is_cancelled):
     class Refused(MemoryProvider):
         async def recover(self, *_caller_and_model, **_named):
             await asyncio.sleep(5)

@@ -1,4 +1,5 @@
-"""How long a model's predictions take: when the next look is due, and how likely it tells."""
+"""The next poll of a prediction by its model's durations, and the chance that it finds the prediction
+over."""
 
 from itertools import pairwise
 
@@ -20,7 +21,7 @@ def learned(*seconds: float) -> list[float]:
 
 
 def poll_ages(lengths: list[float], until: float) -> list[float]:
-    """The ages at which it wants looks, each made as late as it may be."""
+    """The ages at which a prediction is polled, if each poll is made as late as allowed."""
     ages = [0.0]
     while ages[-1] < until:
         ages.append(next_poll(lengths, ages[-1])[1])
@@ -45,7 +46,7 @@ def test_a_known_model_is_first_polled_when_a_fifth_of_its_predictions_had_ended
     assert 3.0 == next_poll(learned(*(float(n) for n in range(1, 11))), 0.0)[1]
 
 
-def test_durations_forget_the_oldest():
+def test_only_the_latest_durations_are_remembered():
     durations = learned(*[500.0] * REMEMBERED, *[2.0] * REMEMBERED)
 
     assert [2.0] * REMEMBERED == durations
@@ -86,7 +87,7 @@ def test_the_chance_is_a_probability_that_grows_with_age(learned_seconds, seen, 
     assert 0.0 == chance(durations, seen, seen)
 
 
-def test_a_prediction_is_likely_over_when_most_of_its_model_were():
+def test_a_prediction_older_than_most_of_its_model_is_likely_over():
     durations = learned(*(float(n) for n in range(1, 61)))
 
     assert chance(durations, 0.0, 6.0) < 0.15

@@ -21,7 +21,7 @@ PICTURE = "https://example.com/a.png"
 
 
 def route(model: str, rules=None, **given) -> Route:
-    """Where a request that asks for a fallback may go."""
+    """The models that a request with a fallback may use."""
     body = {"model_name": model, "prompt": "a", "fallback": True, **given}
     return parse_generation(body, context=ParseContext(declared(rules))).route
 
@@ -85,7 +85,7 @@ def test_a_failure_leads_to_the_fallback_of_the_registry(model, given, code, exp
         ("kontext-max", {"image": PICTURE, "num_outputs": 1}, "flux-kontext-max"),
     ],
 )
-def test_reference_images_lead_to_a_model_that_takes_as_many(model, given, expected):
+def test_a_fallback_accepts_as_many_reference_images(model, given, expected):
     path = route(model, **given)
 
     assert expected == path.first().model.short_name
@@ -103,7 +103,7 @@ def test_reference_images_lead_to_a_model_that_takes_as_many(model, given, expec
         ("imagen-4-ultra", {"num_outputs": 1, "fallback": ["qwen-image", "flux-schnell"]}, "imagen-4-ultra"),
     ],
 )
-def test_outputs_lead_to_a_model_that_makes_as_many(model, given, expected):
+def test_a_fallback_makes_as_many_outputs(model, given, expected):
     first = route(model, **given).first()
 
     assert expected == first.model.short_name
@@ -137,7 +137,7 @@ def test_outputs_lead_to_a_model_that_makes_as_many(model, given, expected):
         ("flux-dev", {"guidence": 3}, "guidence"),
     ],
 )
-def test_a_parameter_that_no_model_takes_is_refused_even_with_a_fallback(model, given, wrong):
+def test_a_parameter_that_no_model_accepts_is_refused_even_with_a_fallback(model, given, wrong):
     with pytest.raises(InvalidRequest) as refused:
         route(model, **given)
 
@@ -218,7 +218,7 @@ def test_parameters_are_mapped_clamped_or_dropped_for_the_next_model_and_every_c
     assert (expected, changes) == sent(model, to, **given)
 
 
-def test_a_parameter_that_one_model_does_not_take_still_reaches_the_next():
+def test_a_parameter_that_one_model_does_not_accept_is_sent_to_the_next():
     path = route(
         "qwen-image", negative_prompt="rain", num_inference_steps=40, fallback=["flux-schnell", "flux-dev"]
     )
@@ -269,9 +269,7 @@ SAFE = [
 
 @pytest.mark.parametrize(("model", "setting"), SAFE, ids=lambda each: getattr(each, "short_name", each))
 @pytest.mark.parametrize("to", MODELS.values(), ids=lambda each: each.short_name)
-def test_no_attempt_is_sent_a_safety_setting_weaker_than_the_callers_or_than_its_own_default(
-    model, setting, to
-):
+def test_no_safety_setting_is_sent_that_is_weaker_than_the_callers_or_the_models_default(model, setting, to):
     scale = SAFETY[setting]
     for value in scale:
         if model.kind != to.kind or model is to or [] != wrong(model, **{setting: value}):
@@ -290,7 +288,7 @@ def test_no_attempt_is_sent_a_safety_setting_weaker_than_the_callers_or_than_its
 
 
 def most_cautious(model, sent):
-    """Whether these are a safety setting at the end where a model lets through least."""
+    """Whether these are a safety setting at the strictest value of its model."""
     return [
         value == next(each for each in SAFETY[name] if [] == wrong(model, **{name: each}))
         for name, value in sent.items()
@@ -348,7 +346,7 @@ def test_reported_safety_settings_are_those_sent(model, to, given, expected, ord
     assert {change.sent for change in step.changes} == set(expected.values())
 
 
-def test_a_model_without_a_safety_setting_is_unfit_if_the_caller_set_a_more_cautious_one():
+def test_a_model_without_a_safety_setting_is_passed_over_if_the_caller_set_a_stricter_one():
     for value, unfit in ((0, True), (1, True), (2, False), (6, False)):
         step = route("kontext-max", safety_tolerance=value, fallback=["nano-banana"]).after(
             [find("kontext-max")], code="content_refused"

@@ -37,7 +37,7 @@ from tests.support.wiring import (
 
 TRANSIENT = "Prediction interrupted; please retry (code: PA)"
 
-# How predictions end, by the simulator's account.
+# The ends of predictions, as the simulator counts them.
 
 
 @pytest.mark.parametrize("model", ["flux-dev", "flux-kontext-max", "qwen-image"])
@@ -73,7 +73,7 @@ CODES = {
 
 
 @on_a_loop
-async def test_each_end_has_its_code_and_is_paid_for_once(simulator):
+async def test_each_end_has_its_code_and_is_billed_once(simulator):
     async with parts(simulator) as service:
         batch = await service.run_batch(list(CODES))
 
@@ -85,7 +85,7 @@ async def test_each_end_has_its_code_and_is_paid_for_once(simulator):
 
 
 @on_a_loop
-async def test_fewer_outputs_than_asked_for_are_a_success_and_cost_what_there_is(simulator):
+async def test_fewer_outputs_than_requested_are_a_success_and_only_they_are_billed(simulator):
     async with parts(simulator) as service:
         ended = await service.run("[[fewer]]", num_outputs=4)
 
@@ -127,7 +127,7 @@ async def test_a_passing_failure_succeeds_with_the_second_prediction(simulator):
 
 
 def test_a_creation_that_waits_for_the_disk_is_dated_when_it_is_sent():
-    """By that date the next process counts it in the window, and searches for what it made."""
+    """The next process uses that date to count it in the window and to search for its prediction."""
 
     async def scenario():
         gate, ledger = Gate(concurrent_limit=1, requests_per_minute=600), Notes()
@@ -156,7 +156,7 @@ def test_only_the_first_line_of_a_models_error_is_reported():
 
 @on_a_loop
 async def test_a_prediction_that_finished_unpolled_is_a_success_at_its_deadline(simulator):
-    """It is paid for, and the answer to its cancel tells how it ended."""
+    """The prediction is paid for, and the answer to its cancel shows its end."""
     for on in ("get", "list"):
         simulator.inject(on=on, times=100, status=429, headers={"Retry-After": "300"})
     async with parts(simulator) as service:
@@ -186,7 +186,7 @@ def a_service(fake: MemoryProvider, *, concurrent_limit: int = 10, requests_per_
 
 
 @pytest.mark.parametrize("wait", [0.0, 2.0, 10.0, 300.0])
-def test_a_throttled_creation_waits_as_long_as_replicate_says(wait):
+def test_a_throttled_creation_waits_as_long_as_replicate_states(wait):
     async def scenario():
         fake = MemoryProvider(TryAgain(UpstreamRateLimited(), wait=wait, throttled=True))
         _, inside = a_service(fake)
@@ -216,7 +216,7 @@ def test_a_throttled_account_pauses_alone_and_then_goes_one_at_a_time():
 
 @pytest.mark.parametrize("throttled", [True, False], ids=["throttled", "unreachable"])
 def test_throttling_of_an_unproven_caller_delays_no_other_unproven_caller(throttled):
-    """They share one turn."""
+    """Unproven callers share one turn."""
 
     async def scenario():
         refused = TryAgain(UpstreamRateLimited(), wait=10, throttled=throttled, unreachable=not throttled)
@@ -242,7 +242,7 @@ def test_a_throttled_account_gets_one_request_per_pause_and_not_one_per_generati
 
 
 @on_a_loop
-async def test_an_account_that_announced_its_last_creation_gets_no_other(simulator):
+async def test_an_account_out_of_creations_sends_none_until_the_reset(simulator):
     simulator.account(USER.credentials["replicate"], creations_per_minute=2)
     simulator.inject(
         on="create", token=USER.credentials["replicate"], status=429, headers={"Retry-After": "0"}
@@ -272,7 +272,7 @@ THROTTLED = [
 
 
 @on_a_loop
-async def test_a_429_in_any_form_is_waited_out_and_the_prediction_is_paid_once(simulator):
+async def test_a_429_in_any_form_is_waited_out_and_the_prediction_is_billed_once(simulator):
     refusals = [{"status": 429, **said} for said in THROTTLED]
 
     endings = await suffered(simulator, refusals, on="create", times=2)
@@ -300,7 +300,7 @@ async def test_a_long_429_pauses_its_account_and_no_other(simulator):
     assert [OTHER_USER.credentials["replicate"]] == [made.token for made in simulator.predictions()]
 
 
-def test_an_account_that_stays_throttled_fails_in_the_end():
+def test_a_generation_fails_if_its_account_stays_throttled():
     async def scenario():
         fake = MemoryProvider(*[TryAgain(UpstreamRateLimited(), wait=10, throttled=True)] * 100)
         _, inside = a_service(fake)
@@ -323,7 +323,7 @@ def test_throttled_attempts_do_not_use_up_the_retries():
     assert (True, MAX_THROTTLED + MAX_ATTEMPTS - 1) == (ended.succeeded, len(ended.attempts))
 
 
-def test_a_back_off_holds_no_slot():
+def test_a_backoff_holds_no_slot():
     async def scenario():
         fake = MemoryProvider(TryAgain(UpstreamError(), wait=30))
         _, inside = a_service(fake, concurrent_limit=1)
@@ -392,7 +392,7 @@ def test_a_refused_account_stops_its_own_batch_and_no_other():
 
 
 @on_a_loop
-async def test_one_slot_is_one_prediction_in_flight(simulator):
+async def test_one_slot_allows_one_prediction_in_flight(simulator):
     simulator.inject(on="create", times=2, after=3, reset="after")
     simulator.inject(on="create", times=2, after=5, status=503)
     async with parts(simulator, concurrent_limit=6) as service:
@@ -403,7 +403,7 @@ async def test_one_slot_is_one_prediction_in_flight(simulator):
 
 
 @on_a_loop
-async def test_a_batchs_own_bound_holds_within_the_slots(simulator):
+async def test_max_concurrent_of_a_batch_holds_within_the_slots(simulator):
     async with parts(simulator, concurrent_limit=6) as service:
         await service.run_batch(["[[slow=0.05]]"] * 8, max_concurrent=2)
 
@@ -424,7 +424,7 @@ async def test_each_item_is_reported_once_when_it_ends(simulator):
     assert (2, "succeeded") == ended[-1]
 
 
-def test_a_batch_larger_than_the_queue_is_refused_whole():
+def test_a_batch_larger_than_the_queue_is_refused_as_a_whole():
     async def scenario():
         fake = MemoryProvider(ends_after=100)
         gate = Gate(concurrent_limit=1, requests_per_minute=60)
@@ -454,7 +454,7 @@ ENDS = {
     "[[aborted]]": ("failed", 1),
     "[[canceled]]": ("failed", 1),
 }
-"""By directive: how a generation ends, and after how many attempts."""
+"""By directive: the end of a generation and its number of attempts."""
 
 
 @pytest.mark.slow
@@ -500,7 +500,7 @@ def test_an_unexpected_exception_is_reported_as_internal_and_frees_everything():
     assert ("internal", 0) == virtual_time.run(scenario())
 
 
-def test_queued_and_predicting_seconds_are_counted_apart_over_all_attempts():
+def test_queued_and_predicting_seconds_are_summed_separately_over_all_attempts():
     async def scenario():
         gate = Gate(concurrent_limit=1, requests_per_minute=600)
         provider = MemoryProvider(TryAgain(UpstreamError(), wait=100), answer_after=0.25, ends_after=1.0)
@@ -514,7 +514,7 @@ def test_queued_and_predicting_seconds_are_counted_apart_over_all_attempts():
     ] == virtual_time.run(scenario())
 
 
-def test_an_attempt_that_made_nothing_names_no_earlier_prediction():
+def test_an_attempt_without_a_prediction_does_not_show_an_earlier_one():
     async def scenario():
         gate = Gate(concurrent_limit=1, requests_per_minute=600)
         provider = MemoryProvider(failed("Prediction interrupted; please retry (code: PA)"), TokenRejected())

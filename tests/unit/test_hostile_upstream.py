@@ -1,4 +1,4 @@
-"""For any answer of Replicate's, a generation ends, reports the truth, and leaves nothing behind."""
+"""Whatever Replicate answers, a generation ends, reports the truth, and leaves nothing behind."""
 
 import asyncio
 import gzip
@@ -27,12 +27,12 @@ TOKEN = "r8_marked_token"
 CALLER = Caller("user", "user_marked", credentials(replicate=TOKEN))
 SECRET = "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD"
 PATIENT = 7_000.0
-"""Seconds in which every search and every wait has ended."""
+"""Seconds after which every search and every wait has ended."""
 
 
 def scenario(upstream, request, *, cancel_after=None, pushes=()):
-    """Run one generation to its end, or cancel it. Returns it, what was logged, and what runs upstream at its end.
-    `pushes` are bodies of signed webhooks, and when each comes."""
+    """Run one generation to its end, or cancel it. Returns the generation, the log, and the predictions that
+    still run upstream. `pushes` are bodies of signed webhooks with their times."""
 
     async def whole():
         with structlog.testing.capture_logs() as logged:
@@ -48,7 +48,7 @@ def scenario(upstream, request, *, cancel_after=None, pushes=()):
                 async with asyncio.timeout(PATIENT):
                     await asyncio.wait([task])
                 running = upstream.running()
-                await asyncio.sleep(PATIENT)  # a paused account or a poll under way may last
+                await asyncio.sleep(PATIENT)  # a paused account or a poll under way may take until then
                 gates = [gate.statistics() for gate in (service.gate, service.others)]
                 assert [(0, 0)] * 2 == [(each.current_concurrent, each.waiting) for each in gates]
         return generation, logged, running
@@ -110,7 +110,7 @@ UNUSABLE = [
     "é",
     TOKEN,
 ]
-"""Ids that fit into no address, log or row."""
+"""Ids that do not fit into an address, a log or a database row."""
 
 PERSISTENT = st.builds(
     lambda answers, times: answers * times,
@@ -144,14 +144,14 @@ def test_a_generation_ends_and_leaves_nothing_behind_after_any_answer(
     assert {"generation_crashed", "prediction_list_failed"}.isdisjoint(each["event"] for each in logged)
     assert {"40s"} >= {made.cancel_after for made in upstream.made}
     last = generation.prediction
-    if running and not (last and last.is_over):  # what Replicate says is over is believed
+    if running and not (last and last.is_over):  # a prediction that Replicate shows as over counts as over
         assert isinstance(generation.last.error, OutcomeUnknown) or last.is_lost
         assert generation.cost_usd > 0, "it may be billed"
     assert_clean(generation, logged)
 
 
 @pytest.mark.parametrize("name", UNUSABLE, ids=lambda name: ascii(name)[:20])
-def test_a_prediction_under_an_id_that_cannot_be_used_is_an_unknown_outcome_and_made_once(name):
+def test_a_prediction_with_an_unusable_id_is_made_once_and_its_outcome_unknown(name):
     upstream = Hostile({}, names=lambda _: name)
     generation, logged, _ = scenario(upstream, a_picture())
 
@@ -168,7 +168,7 @@ def test_a_prediction_under_an_id_that_cannot_be_used_is_an_unknown_outcome_and_
 @pytest.mark.parametrize(
     "name", [*UNUSABLE, 7, None, {"a": 1}, ["p0"], True], ids=lambda name: ascii(name)[:20]
 )
-def test_a_prediction_answered_under_an_id_that_cannot_be_used_is_adopted_if_the_list_has_a_good_one(name):
+def test_a_prediction_answered_with_an_unusable_id_is_adopted_if_the_list_shows_a_usable_one(name):
     body = json.dumps({"id": name, "status": "starting"}).encode()
     upstream = Hostile({"create": [Said(201, (), body)]})
     generation, _, _ = scenario(upstream, a_picture())
@@ -176,7 +176,7 @@ def test_a_prediction_answered_under_an_id_that_cannot_be_used_is_adopted_if_the
     assert (True, "p0", 1) == (generation.succeeded, generation.prediction_id, len(upstream.made))
 
 
-def test_a_prediction_answered_under_an_id_that_cannot_be_used_is_not_made_again_though_no_list_shows_it():
+def test_a_prediction_answered_with_an_unusable_id_is_not_made_again_even_if_no_list_shows_it():
     said = Said(201, (), b'{"id": "a/b", "status": "starting"}')
     empty = Said(200, (), b'{"results": []}')
     upstream = Hostile({"create": [said], "list": [empty] * 1000})
@@ -185,7 +185,7 @@ def test_a_prediction_answered_under_an_id_that_cannot_be_used_is_not_made_again
     assert ("outcome_unknown", 1) == (generation.error.code, len(upstream.made))
 
 
-def test_an_unusable_next_page_is_not_the_end_of_the_list():
+def test_an_unusable_next_page_does_not_count_as_the_end_of_the_list():
     lost = Said(200, (), b"", cut=-1)
     page = Said(200, (), json.dumps({"results": [], "next": "https://x/?cursor=\r\nHost: y"}).encode())
     upstream = Hostile({"create": [lost], "list": [page] * 1000})
@@ -198,7 +198,7 @@ def test_an_unusable_next_page_is_not_the_end_of_the_list():
 @pytest.mark.parametrize(
     "retry_after", ["9" * 400, "-" + "9" * 400, "1e999", "NaN", "[]", '"\\ud800"', "true"]
 )
-def test_a_refused_request_is_sent_again_within_minutes_for_any_named_wait(status, retry_after):
+def test_a_refused_request_is_sent_again_within_minutes_whatever_wait_it_states(status, retry_after):
     body = (
         f'{{"detail": "Request was throttled.", "status": {status}, "retry_after": {retry_after}}}'.encode()
     )
@@ -210,12 +210,12 @@ def test_a_refused_request_is_sent_again_within_minutes_for_any_named_wait(statu
 
 
 BOMB = gzip.compress(bytes(40_000_000), 1)
-"""More than any answer but a page of a search may have."""
+"""More bytes than any answer may have, except a page of a search."""
 
 
 @pytest.mark.parametrize("kind", ["create", "get", "cancel"])
 @pytest.mark.parametrize("encoding", [b"gzip", b"br", b"zstd", b"gzip, gzip", b"\xff"])
-def test_a_bomb_is_not_inflated_beyond_what_may_be_read(kind, encoding):
+def test_a_decompression_bomb_is_inflated_only_to_the_limit(kind, encoding):
     bomb = Said(200, ((b"Content-Encoding", encoding),), BOMB)
     upstream = Hostile({kind: [bomb]})
     generation, _, running = scenario(upstream, a_picture(), cancel_after=1.0 if kind == "cancel" else None)
@@ -242,7 +242,7 @@ def test_a_compressed_answer_is_read():
     assert ("https://replicate.delivery/a",) == generation.record().outputs
 
 
-def test_an_answer_to_a_cancel_that_shows_another_prediction_is_not_taken():
+def test_an_answer_to_a_cancel_that_shows_another_prediction_is_ignored():
     other = json.dumps(
         {"id": "p9", "status": "succeeded", "output": ["https://replicate.delivery/b"]}
     ).encode()
@@ -255,7 +255,7 @@ def test_an_answer_to_a_cancel_that_shows_another_prediction_is_not_taken():
 @pytest.mark.parametrize(
     "address", ["http://\r\n", "a", "https://x/\ud800", f"https://x/{TOKEN}", "https://x/" + "a" * 10**6, 7]
 )
-def test_an_address_of_a_file_that_cannot_be_used_costs_another_upload(address):
+def test_an_upload_is_repeated_if_its_address_is_unusable(address):
     said = Said(201, (), json.dumps({"urls": {"get": address}}).encode())
     upstream = Hostile({"file": [said]})
     generation, logged, _ = scenario(upstream, editing(an_image()))

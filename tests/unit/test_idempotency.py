@@ -38,7 +38,7 @@ class Kept(Immediate):
 
 @dataclass
 class Scenario(AtOnce):
-    """Keys before a ledger that answers after a moment, on virtual time."""
+    """Idempotency keys with a ledger that answers after 10 ms of virtual time."""
 
     ledger: Kept = field(default_factory=Kept)
     down: bool = False
@@ -48,7 +48,7 @@ class Scenario(AtOnce):
         self.keys = self.begun()
 
     def begun(self) -> IdempotencyKeys:
-        """As after a restart: the ledger is all that is known."""
+        """The keys as after a restart: only the ledger is left."""
         return IdempotencyKeys(
             ledger=self.ledger,
             archive=Archive(ledger=self.ledger, queries=self.ledger, threads=self),
@@ -63,7 +63,7 @@ class Scenario(AtOnce):
         return function()
 
     async def claimed(self, key="k", fingerprint="f", target="gen_1", *, caller="anna") -> str:
-        """What the key stands for: `target`, unless it stood for something before."""
+        """Claims a key. Returns the id of its work: `target`, or the id of earlier work."""
         known = await self.keys.claim(caller, key, BodyFingerprint(fingerprint, fingerprint))
         if known is not None:
             return known
@@ -199,10 +199,10 @@ async def test_releasing_work_without_a_key_does_nothing():
 STEPS = st.lists(
     st.tuples(
         st.sampled_from(["claim", "refused", "unrecorded", "cancelled", "end", "restart"]),
-        st.integers(0, 1),  # whose
+        st.integers(0, 1),  # the caller
         st.integers(0, 1),  # key
         st.integers(0, 1),  # body
-        st.sampled_from([0.0, 0.005, 0.02]),  # seconds until the next
+        st.sampled_from([0.0, 0.005, 0.02]),  # seconds until the next request
     ),
     max_size=25,
 )
@@ -237,7 +237,7 @@ async def _history(steps):
 class History:
     scenario: Scenario = field(default_factory=Scenario)
     accepted: dict[tuple, list[tuple[str, str]]] = field(default_factory=dict)
-    """What each caller's key came to stand for, and with which body."""
+    """The work and the body of each caller's key."""
     tasks: list[asyncio.Task] = field(default_factory=list)
 
     def begin(self, what, place, fingerprint, target) -> None:
@@ -284,7 +284,7 @@ JSON = st.recursive(
 
 
 @given(st.dictionaries(st.text(max_size=3), JSON, max_size=4))
-def test_bodies_are_alike_in_any_order_of_their_fields(body):
+def test_the_order_of_fields_does_not_change_the_fingerprint(body):
     reordered = dict(reversed(body.items()))
 
     assert body_fingerprint("gen", body) == body_fingerprint("gen", reordered)
@@ -337,14 +337,14 @@ def test_numbers_that_differ_stay_different(one, other):
 
 
 @given(st.dictionaries(st.text(max_size=3), JSON, max_size=4))
-def test_a_body_matches_the_fingerprint_that_an_earlier_version_kept_of_it(body):
+def test_a_body_matches_its_fingerprint_from_an_earlier_version(body):
     kept = hashlib.sha256(json.dumps(["gen", body], sort_keys=True).encode()).hexdigest()
 
     assert body_fingerprint("gen", body).matches(kept)
 
 
 @pytest.mark.parametrize("kind", ["gen", "batch"])
-def test_a_normalised_body_still_matches_what_an_earlier_version_kept_of_it(kind):
+def test_a_normalised_body_matches_its_fingerprint_from_an_earlier_version(kind):
     body = {
         "model_name": "flux-dev",
         "prompt": "a",
@@ -367,7 +367,7 @@ def test_half_a_surrogate_pair_has_a_fingerprint_too():
     assert 64 == len(body_fingerprint("gen", {"prompt": "\ud800"}).current)
 
 
-def test_files_are_alike_by_their_content_and_are_left_as_they_were():
+def test_files_with_equal_content_have_one_fingerprint_and_stay_unread():
     one, same, other = (
         Upload(BytesIO(content)) for content in (b"abc" * 10**6, b"abc" * 10**6, b"abd" * 10**6)
     )

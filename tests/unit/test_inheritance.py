@@ -38,8 +38,9 @@ def _record(name, *, submitted_at, ended_at=None, prediction_id=None):
 
 
 def test_predictions_of_others_stay_known_while_an_older_creation_is_in_doubt():
-    """A search considers every prediction since its creation was sent, however long ago that was. In 200 kills,
-    eight generations were given up since others' predictions could have been theirs."""
+    """A search considers every prediction since its creation was sent, however long ago that was. Without
+    this, eight generations in 200 kills failed as unknown, since other generations' predictions could have
+    been theirs."""
     in_doubt = _record("gen_a", submitted_at=NOW - 1000)
     made = [
         _record(f"gen_{ago}", submitted_at=NOW - ago, ended_at=NOW - ago, prediction_id=f"p{ago}")
@@ -90,7 +91,7 @@ def _attempt(**fields) -> AttemptRecord:
     return AttemptRecord(generation_id="gen_a", number=1, model=MODEL, **fields)
 
 
-def test_a_place_counts_from_the_answer_or_the_end_of_the_search_and_not_from_the_sending():
+def test_a_place_counts_from_the_answer_or_the_end_of_the_search_and_not_from_the_request():
     found = _attempt(submitted_at=NOW - 500, answered_at=NOW - 20, prediction_id="p1")
     unknown = _attempt(submitted_at=NOW - 500, answered_at=NOW - 30)
     old = _attempt(submitted_at=NOW - 500, answered_at=NOW - 61)
@@ -98,7 +99,7 @@ def test_a_place_counts_from_the_answer_or_the_end_of_the_search_and_not_from_th
     assert [20, 30] == [round(each) for each in seconds_since([found, unknown, old], now=NOW)]
 
 
-def test_a_clock_that_was_set_back_lets_no_place_count_for_longer():
+def test_setting_the_clock_back_does_not_extend_the_time_that_a_place_counts():
     answered = _attempt(submitted_at=NOW + 3000, answered_at=NOW + 3600, prediction_id="p1")
     in_doubt = _attempt(submitted_at=NOW + 3600, open=True)
 

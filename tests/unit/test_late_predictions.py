@@ -1,5 +1,5 @@
-"""A request that Replicate serves after it counted as never arrived, or as unknown: its prediction is not left running,
-and what it cost is on record."""
+"""A creation that Replicate serves after it counted as never arrived or as unknown: its prediction is
+cancelled, and its cost is recorded."""
 
 import asyncio
 
@@ -16,12 +16,12 @@ from tests.support.virtual_time import run
 from tests.support.wiring import ADMIN, a_picture, submission
 
 PRICE = 0.025
-"""USD, of one picture by flux-dev."""
+"""USD for one picture of flux-dev."""
 
 
 class Stuck(httpx.AsyncBaseTransport):
-    """Connections on which the first creations are lost, and arrive so many seconds later. Lists fail until then if
-    `lists_fail`."""
+    """Connections that lose the first creations and deliver them this many seconds later. With `lists_fail`,
+    lists fail until then."""
 
     def __init__(
         self,
@@ -51,7 +51,8 @@ class Stuck(httpx.AsyncBaseTransport):
 
 
 async def after_all(prompt, *, arrives: float, wait: float, act=None, lists_fail=False, lost=1, **fields):
-    """Run one; then the record, the predictions by age with their states, what the budget counts, and the log."""
+    """Run one generation. Returns its record, the ages and states of the predictions, the cost in the budget,
+    and the log."""
     with capture_logs() as logs:
         async with replicate(
             Options(prediction_seconds=3, jitter=0, seed=1),
@@ -113,7 +114,7 @@ def test_a_prediction_of_unknown_outcome_is_cancelled_when_the_list_shows_it():
 
 
 async def pushed_late(service, *named: tuple[str, str]):
-    """Webhooks for the attempts of the one generation, all at once: attempts and the ids of their predictions."""
+    """Webhooks that arrive at once for attempts of one generation, as pairs of attempt and prediction id."""
     (work,) = service.ledger.all(GenerationRecord)
     inbox = service.core.push
     expected = await inbox.expect(work.id)
@@ -136,7 +137,8 @@ PUSHED = b"""{"id": "%s", "status": "succeeded", "model": "black-forest-labs/flu
 
 @pytest.mark.parametrize(("attempt", "found"), [("1", "late"), ("2", None)])
 def test_a_webhook_that_names_a_late_prediction_is_enough(attempt, found):
-    """It ends between two looks, minutes apart. The webhook is believed of its attempt alone, and counts once."""
+    """The prediction ends between two readings that are minutes apart. The webhook counts once, and only for
+    its attempt."""
 
     async def push(service):
         await pushed_late(service, (attempt, "late"), (attempt, "late"))
@@ -159,7 +161,7 @@ def test_two_late_predictions_that_end_at_once_are_both_recorded():
     assert (0.075, 0.075) == (record.cost_usd, spent)
 
 
-def test_the_cost_of_a_late_prediction_is_recorded_once_the_disk_has_room_again():
+def test_the_cost_of_a_late_prediction_is_recorded_when_the_disk_has_room_again():
     async def fill(service):
         service.ledger.trouble = "The disk is full."
         asyncio.get_running_loop().call_later(300, setattr, service.ledger, "trouble", None)
@@ -170,7 +172,7 @@ def test_the_cost_of_a_late_prediction_is_recorded_once_the_disk_has_room_again(
 
 
 def test_two_possible_late_predictions_are_left_alone():
-    """One of them is another's, who may be waiting for it."""
+    """One of them may belong to another caller who waits for it."""
 
     async def scenario():
         async with replicate(
@@ -189,7 +191,7 @@ def test_two_possible_late_predictions_are_left_alone():
 
 
 @pytest.mark.parametrize("arrives", [20, 60])
-def test_a_creation_that_arrives_during_its_search_is_adopted_and_paid_once(arrives):
+def test_a_creation_that_arrives_during_its_search_is_adopted_and_billed_once(arrives):
     record, states, spent, _ = run(after_all("a fox", arrives=arrives, wait=200))
 
     assert ("succeeded", 1, PRICE) == (record.state, len(states), spent)

@@ -1,4 +1,5 @@
-"""Answers to creations are lost while Replicate's clock is wrong and its list lags: each picture is still paid once."""
+"""Answers to creations are lost while Replicate's clock is wrong and its list lags: each picture is still
+billed once."""
 
 import asyncio
 import random
@@ -19,7 +20,7 @@ from tests.support.wiring import run as run_one
 AS_IN_PRODUCTION = {"search": SearchTiming(), "timeout": 600}
 
 
-def replicate_of_bad_days(
+def unreliable_replicate(
     *,
     seed: int = 1,
     answers: float = 0.2,
@@ -29,7 +30,7 @@ def replicate_of_bad_days(
     seconds: float = 3.0,
     **limits,
 ):
-    """A service before a Replicate that loses so many of the answers and of the requests of creations."""
+    """A service whose Replicate loses these shares of the answers and the requests of creations."""
     options = Options(
         prediction_seconds=seconds, answer_delay=(0.0, 0.2), seed=seed, clock_skew=skew, list_lag=lag
     )
@@ -38,15 +39,15 @@ def replicate_of_bad_days(
 
 
 async def in_a_batch(prompts: list[str], **how) -> tuple[int, list[str], int]:
-    """How many succeeded, the codes of those that did not, and how many predictions were made."""
-    async with replicate_of_bad_days(**how) as (service, world):
+    """Returns the number of successes, the codes of the failures, and the number of predictions made."""
+    async with unreliable_replicate(**how) as (service, world):
         batch = await service.run_batch(prompts)
         codes = [item.error.code for item in batch.items if item.error]
         return batch.summary()["succeeded"], codes, world.counters.snapshot().creations_accepted
 
 
 async def one_by_one(prompts: list[str], *, every: float, **how) -> tuple[int, list[str], int]:
-    async with replicate_of_bad_days(**how) as (service, world):
+    async with unreliable_replicate(**how) as (service, world):
         async with asyncio.TaskGroup() as group:
             tasks = []
             for prompt in prompts:
@@ -67,7 +68,7 @@ async def one_by_one(prompts: list[str], *, every: float, **how) -> tuple[int, l
         (4, 47.0, (35.0, 35.0), True, 0.0),
     ],
 )
-def test_a_thousand_generations_are_a_thousand_predictions_by_a_wrong_clock_and_a_list_that_lags(
+def test_a_wrong_clock_and_a_lagging_list_cost_no_second_prediction_in_a_thousand_generations(
     seed, skew, lag, alike, seconds
 ):
     prompts = ["a fox" if alike else f"fox {number}" for number in range(1000)]
@@ -81,7 +82,7 @@ def test_a_thousand_generations_are_a_thousand_predictions_by_a_wrong_clock_and_
 @pytest.mark.slow
 @pytest.mark.parametrize("every", [1.0, 20.0, 200.0])
 @pytest.mark.parametrize("lag", [(0.0, 0.0), (40.0, 40.0), (0.0, 60.0)])
-def test_where_requests_are_lost_as_well_each_picture_is_made_once_however_few_there_are(every, lag):
+def test_each_picture_is_made_once_if_requests_are_lost_too(every, lag):
     prompts = [f"fox {number}" for number in range(60)]
 
     found = run(one_by_one(prompts, every=every, requests=0.1, skew=150.0, lag=lag))
@@ -91,8 +92,8 @@ def test_where_requests_are_lost_as_well_each_picture_is_made_once_however_few_t
 
 @pytest.mark.parametrize("skew", [-300.0, -120.0, 120.0, 300.0])
 @pytest.mark.parametrize("lag", [0.0, 60.0])
-def test_ten_answers_lost_before_any_is_received_are_ten_predictions(skew, lag):
-    """Nothing is known yet but the date of the looks' own answers."""
+def test_ten_lost_answers_before_the_first_received_one_cost_no_second_prediction(skew, lag):
+    """Only the `Date` of the readings' own answers is known yet."""
     prompts = [f"fox {number}" for number in range(10)]
 
     found = run(in_a_batch(prompts, answers=1.0, skew=skew, lag=(lag, lag)))
@@ -106,22 +107,22 @@ def test_a_list_that_lags_for_five_minutes_delays_an_adoption_and_costs_nothing(
     assert (40, [], 40) == found
 
 
-def test_the_clock_that_replicate_had_is_kept_with_the_submission():
+def test_the_skew_of_replicates_clock_is_recorded_with_the_submission():
     async def scenario():
-        async with replicate_of_bad_days(answers=0.0, skew=-90.0) as (service, _):
+        async with unreliable_replicate(answers=0.0, skew=-90.0) as (service, _):
             first, second = await service.run("a fox"), await service.run("a hare")
             return [service.ledger.generation(each.id).attempts[0].clock_skew for each in (first, second)]
 
     first, second = run(scenario())
     assert first is None
-    assert -90.0 == pytest.approx(second, abs=10.0)  # this machine's clock stands still in virtual time
+    assert -90.0 == pytest.approx(second, abs=10.0)  # this machine's clock does not advance in virtual time
 
 
-def test_the_search_of_a_service_that_stops_is_left_to_the_next_one():
-    """Its creation is in doubt, so it is neither queued again nor over."""
+def test_a_search_during_a_stop_is_left_to_the_next_process():
+    """The creation is uncertain, so the generation is neither queued again nor over."""
 
     async def scenario(cancel_first):
-        async with replicate_of_bad_days(answers=1.0, lag=(60.0, 60.0)) as (service, _):
+        async with unreliable_replicate(answers=1.0, lag=(60.0, 60.0)) as (service, _):
             supervisor = service.core.supervisor
             running = asyncio.create_task(service.run("a fox"))
             await asyncio.sleep(2)
@@ -142,9 +143,9 @@ def test_the_search_of_a_service_that_stops_is_left_to_the_next_one():
     assert (0.0, "submitting", True, True, None) == run(scenario(cancel_first=True))
 
 
-def test_a_prediction_that_is_found_after_its_deadline_has_run_out_of_time():
+def test_a_prediction_found_after_its_deadline_has_timed_out():
     async def scenario():
-        async with replicate_of_bad_days(answers=1.0, lag=(60.0, 60.0)) as (service, world):
+        async with unreliable_replicate(answers=1.0, lag=(60.0, 60.0)) as (service, world):
             ended = await service.run("[[slow=500]] a fox", timeout=20)
             (made,) = world.predictions
             return ended.error.code, made.status, asyncio.get_running_loop().time() < 80
@@ -152,9 +153,9 @@ def test_a_prediction_that_is_found_after_its_deadline_has_run_out_of_time():
     assert ("generation_timeout", "canceled", True) == run(scenario())
 
 
-def test_a_prediction_that_is_found_late_has_what_is_left_of_its_time():
+def test_a_prediction_found_late_has_only_its_remaining_time():
     async def scenario():
-        async with replicate_of_bad_days(answers=1.0, lag=(30.0, 30.0)) as (service, world):
+        async with unreliable_replicate(answers=1.0, lag=(30.0, 30.0)) as (service, world):
             ended = await service.run("[[slow=500]] a fox", timeout=100)
             (made,) = world.predictions
             return ended.error.code, made.status, asyncio.get_running_loop().time()
@@ -166,7 +167,7 @@ def test_a_prediction_that_is_found_late_has_what_is_left_of_its_time():
 
 @pytest.mark.parametrize("fault", [{"reset": "after"}, {"reset": "before"}])
 @pytest.mark.parametrize("skew", [-300.0, 300.0])
-def test_a_search_that_a_kill_ends_goes_on_in_the_next_process_by_the_same_rules(fault, skew):
+def test_the_next_process_continues_a_search_after_a_kill_by_the_same_rules(fault, skew):
     async def scenario():
         options = Options(prediction_seconds=3, seed=1, clock_skew=skew, list_lag=(40.0, 40.0))
         world, loopback = simulator_here(options)

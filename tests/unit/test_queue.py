@@ -19,7 +19,7 @@ GREEDY, *POLITE = (
 )
 
 
-def test_the_refusal_says_what_the_last_quarter_is_for():
+def test_the_refusal_explains_the_last_quarter_of_the_queue():
     async def scenario():
         inside = core(MemoryProvider(), MAX_QUEUED=40, GENERATION_TIMEOUT=600)
         with pytest.raises(QueueFull) as refused:
@@ -61,12 +61,14 @@ def test_one_greedy_caller_leaves_the_last_quarter_of_the_queue_to_others():
     greedy, single, polite, full = run(scenario())
     assert [True, True, True, False] == greedy
     assert not single
-    assert [True] * 6 + [False] * 2 == polite  # four of two and two more fill the last ten places
+    assert [True] * 6 + [
+        False
+    ] * 2 == polite  # four callers with two each and two more fill the last ten places
     assert not full
 
 
 @given(limit=st.integers(1, 100), own=st.integers(0, 100), others=st.integers(0, 100))
-def test_a_caller_finds_room_up_to_three_quarters_or_up_to_a_quarter_of_its_own(limit, own, others):
+def test_a_caller_is_accepted_below_three_quarters_in_total_or_one_quarter_of_its_own(limit, own, others):
     if own + others > limit:
         return
     left = room(limit, waiting=own + others, own=own)

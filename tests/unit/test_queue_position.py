@@ -23,7 +23,7 @@ def accept(inside, count, *, caller=USER):
 
 
 async def took(inside, works) -> list[float]:
-    """Seconds from their acceptance to their end."""
+    """The seconds from acceptance to the end of each."""
     for work in works:
         await inside.supervisor.wait(work)
     return [work.ended_at - work.accepted_at for work in works]
@@ -32,7 +32,7 @@ async def took(inside, works) -> list[float]:
 @pytest.mark.parametrize("slots", [1, 2, 4])
 @pytest.mark.parametrize("is_known", [False, True], ids=["nothing is known yet", "one was measured"])
 def test_the_estimate_of_queued_work_is_right_within_one_generation(slots, is_known):
-    """To within the time of one. Before one was measured, its model's usual seconds are believed."""
+    """Before the first generation is measured, the usual seconds of its model are used."""
 
     async def scenario():
         usual = a_picture().model.usual_seconds

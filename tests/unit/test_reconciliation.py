@@ -1,4 +1,5 @@
-"""A creation whose answer was lost is looked for: exactly one paid prediction, or an honest "unknown"."""
+"""The search for a creation whose answer was lost: it ends with exactly one paid prediction, or as
+unknown."""
 
 import asyncio
 import json
@@ -25,7 +26,8 @@ SENT = {"prompt": "a fox"}
 
 
 class Account:
-    """The account's predictions, as pages of a list; `answers` is what is given in its place, in order."""
+    """The account's predictions, as pages of a list. `answers` are returned or raised in place of pages, in
+    order."""
 
     def __init__(self, *answers) -> None:
         self._answers = list(answers)
@@ -48,7 +50,8 @@ class Account:
         return self.creations.begin(caller, MODEL, fingerprint(sent), reference="gen_a.1", since=time.time())
 
     async def find(self, caller=ADMIN, sent=SENT) -> str:
-        """What became of a creation whose answer was lost at once: its id, or the name of the error."""
+        """The outcome of a creation whose answer was lost at once: the prediction's id, or the name of the
+        error."""
         with self.begin(caller, sent) as creation:
             try:
                 return (await creation.find()).id
@@ -66,7 +69,7 @@ def found(account: Account) -> str:
 
 
 def ended(account: Account) -> tuple[str, float]:
-    """What became of it, and after how many seconds."""
+    """The outcome of the creation, and the seconds until it was known."""
 
     async def scenario():
         return await account.find(), asyncio.get_running_loop().time()
@@ -100,7 +103,7 @@ def test_a_list_that_lags_is_waited_for():
     assert "p1" == virtual_time.run(scenario())[0]
 
 
-def test_more_matches_than_uncertain_creations_are_unknown_once_a_further_one_would_be_listed():
+def test_surplus_matches_are_unknown_once_the_list_would_show_a_further_creation():
     account = Account()
     account.holds("p1")
     account.holds("somebody else's")
@@ -121,7 +124,7 @@ def test_a_list_that_cannot_be_read_for_ten_minutes_leaves_it_unknown(failure):
 
 
 @pytest.mark.parametrize("failure", [Refusal(500, {}, b""), NotSent(), Lost()])
-def test_a_list_that_can_be_read_in_the_end_is_believed(failure):
+def test_a_list_that_fails_at_first_is_used_once_it_can_be_read(failure):
     account = Account(*[failure] * 40)
     account.holds("p1")
 
@@ -178,7 +181,7 @@ DEEP = json.loads('{"a":' * 400 + "1" + "}" * 400)
         {"strength": 1, "seed": 3.0, "prompt": "a fox"},
     ],
 )
-def test_neither_the_order_of_keys_nor_the_way_a_number_is_written_makes_an_input_another(listed):
+def test_a_fingerprint_ignores_the_order_of_keys_and_the_notation_of_numbers(listed):
     account = Account()
     account.holds("p1", input=listed)
 
@@ -190,7 +193,7 @@ def test_neither_the_order_of_keys_nor_the_way_a_number_is_written_makes_an_inpu
     "other", [True, "1", 1.5, None, [1], {"a": 1}, 10**400, float("inf"), float("nan"), "\ud800", DEEP]
 )
 def test_a_different_input_has_another_fingerprint(other):
-    """And has one at all: whatever JSON there is."""
+    """Any JSON value has a fingerprint."""
     assert fingerprint({"a": 1}) != fingerprint({"a": other})
     assert fingerprint({"a": [1, {"b": other}]}) == fingerprint({"a": [1.0, {"b": other}]})
 
@@ -209,7 +212,7 @@ def test_a_fingerprint_is_the_same_in_another_process():
     assert fingerprint(sent) == told.stdout.strip()
 
 
-def test_an_input_nested_too_deep_to_be_read_is_not_ours():
+def test_an_input_nested_too_deep_to_be_read_does_not_match():
     deep: dict = {}
     for _ in range(5_000):
         deep = {"a": deep}
@@ -310,7 +313,7 @@ def test_a_match_is_not_adopted_while_an_identical_creation_awaits_its_answer():
     assert "TryAgain" == virtual_time.run(scenario())
 
 
-def test_a_creation_is_found_amid_a_stream_of_identical_ones():
+def test_a_lost_creation_is_found_among_a_stream_of_identical_ones():
     async def one(number):
         with account.begin() as creation:
             await asyncio.sleep(0.1)
@@ -353,7 +356,7 @@ def test_two_callers_with_one_token_share_one_account():
     assert "TryAgain" == virtual_time.run(scenario())
 
 
-# End to end: what was paid for, counted at Replicate.
+# End to end: paid predictions, counted at Replicate.
 
 ARRIVED = [
     {"reset": "after"},
@@ -389,7 +392,7 @@ async def test_a_creation_that_never_arrived_is_sent_again_and_paid_once(simulat
 
 
 @on_a_loop
-async def test_of_twenty_identical_requests_that_lose_three_answers_each_gets_its_own_prediction(simulator):
+async def test_each_of_twenty_identical_requests_gets_its_own_prediction_after_three_lost_answers(simulator):
     simulator.inject(on="create", times=3, after=5, reset="after")
     async with parts(simulator) as service:
         batch = await service.run_batch(["[[slow=0.3]] a fox"] * 20)
@@ -401,7 +404,7 @@ async def test_of_twenty_identical_requests_that_lose_three_answers_each_gets_it
 
 
 @on_a_loop
-async def test_of_identical_requests_some_lost_before_and_some_after_arriving_none_is_paid_twice(simulator):
+async def test_identical_requests_lost_before_or_after_arrival_are_never_paid_twice(simulator):
     simulator.inject(on="create", times=2, after=1, reset="after")
     simulator.inject(on="create", times=2, after=3, reset="before")
     async with parts(simulator) as service:
@@ -413,7 +416,7 @@ async def test_of_identical_requests_some_lost_before_and_some_after_arriving_no
 
 
 @on_a_loop
-async def test_a_foreign_identical_prediction_beside_ours_is_unknown_and_never_paid_twice(
+async def test_an_identical_prediction_of_another_program_leaves_the_outcome_unknown_and_paid_once(
     simulator,
 ):
     async with parts(simulator) as elsewhere, parts(simulator) as service:
@@ -427,7 +430,7 @@ async def test_a_foreign_identical_prediction_beside_ours_is_unknown_and_never_p
 
 @pytest.mark.slow
 @on_a_loop
-async def test_when_the_list_fails_too_the_outcome_is_unknown_and_nothing_is_sent_again_to_any_model(
+async def test_if_the_list_fails_too_the_outcome_is_unknown_and_no_model_is_tried_again(
     simulator,
 ):
     simulator.inject(on="create", reset="after")

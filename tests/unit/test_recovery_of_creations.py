@@ -1,4 +1,5 @@
-"""What an earlier process was about to create: adopted if it arrived, sent again if not, or honestly unknown."""
+"""Creations of an earlier process: adopted if they arrived, sent again if they did not, unknown if
+undecidable."""
 
 import asyncio
 import json
@@ -25,8 +26,8 @@ SENT = {"prompt": "a fox"}
 
 
 class Account(httpx.AsyncBaseTransport):
-    """Connections to a Replicate that lists what it holds, with a clock that is `skew` seconds ahead; `trouble(at)`
-    answers in its place: a status, or an exception."""
+    """Connections to a Replicate whose list shows these predictions and whose clock is `skew` seconds ahead.
+    `trouble(at)` returns a status or an exception in place of the list."""
 
     def __init__(self, skew: float = 0.0) -> None:
         self.skew = skew
@@ -40,7 +41,7 @@ class Account(httpx.AsyncBaseTransport):
         self.items.insert(0, {"id": prediction_id, "model": MODEL, "input": sent, "created_at": made})
 
     def now(self) -> datetime:
-        """By a clock that goes with the loop's."""
+        """Unix time by a clock that advances with the loop's."""
         running = asyncio._get_running_loop()
         return self._began + timedelta(seconds=self.skew + (running.time() if running else 0.0))
 
@@ -78,7 +79,7 @@ def recovering(
 
 
 async def ends(recovery) -> str:
-    """The id it adopted, or the name of what was raised."""
+    """The id of the adopted prediction, or the name of the exception."""
     try:
         return (await recovery).prediction.id
     except (TryAgain, OutcomeUnknown) as error:
@@ -123,8 +124,8 @@ def test_a_creation_just_sent_may_still_arrive_within_the_answer_timeout():
 @pytest.mark.parametrize(
     ("after", "then"), [(1, "OutcomeUnknown"), (25, "OutcomeUnknown"), (200, "TryAgain")]
 )
-def test_a_prediction_of_that_time_with_a_deleted_input_leaves_the_outcome_unknown(after, then):
-    """API inputs go after an hour, and users may return after a day."""
+def test_a_prediction_of_the_same_time_with_a_deleted_input_leaves_the_outcome_unknown(after, then):
+    """Replicate deletes inputs after an hour, and users may return after a day."""
     account, ago = Account(), 2 * 3600
     account.holds("p1", age=ago - after, sent={})
     account.items[0] |= {"data_removed": True, "output": None, "status": "succeeded"}
@@ -152,7 +153,7 @@ def test_a_recovered_creation_that_never_arrived_is_repeated_after_ninety_second
 
 @pytest.mark.parametrize("skew", [-300.0, -45.0, 45.0, 300.0, 5000.0])
 def test_recovery_uses_the_clock_that_replicate_had_when_the_creation_was_sent(skew):
-    """This machine's clock has been set right since."""
+    """This machine's clock has been corrected since."""
     account = Account(skew)
     account.holds("p1", age=99)
     account.skew = 0.0
@@ -183,7 +184,8 @@ def test_identical_creations_recovered_at_once_adopt_one_prediction_each():
 
 
 def test_identical_creations_of_different_age_adopt_the_right_predictions_in_any_order():
-    """The earlier one takes the earlier prediction, or the later one would find none and pay again."""
+    """The earlier creation must take the earlier prediction: otherwise the later one would find none and be
+    paid again."""
 
     async def scenario(order):
         service = provider(account)
@@ -236,7 +238,7 @@ def test_an_upstream_that_is_down_for_minutes_is_waited_for(trouble):
 
 
 def test_failed_readings_do_not_prove_that_nothing_arrived():
-    """Ten minutes of them, but for one answer that shows nothing."""
+    """Readings fail for ten minutes, except for one that shows nothing."""
     account = Account()
     account.trouble = lambda at: None if at == 100 else 500
 
@@ -244,7 +246,7 @@ def test_failed_readings_do_not_prove_that_nothing_arrived():
     assert 100 in account.readings
 
 
-def test_readings_of_which_two_in_three_fail_prove_absence_once_the_time_has_passed():
+def test_absence_is_proven_after_the_full_wait_even_if_two_in_three_readings_fail():
     account = Account()
     account.trouble = lambda at: 500 if len(account.readings) % 3 else None
 
@@ -252,7 +254,7 @@ def test_readings_of_which_two_in_three_fail_prove_absence_once_the_time_has_pas
     assert 95.0 <= account.readings[-1] <= 120.0
 
 
-def test_an_upstream_that_stays_down_leaves_it_unknown_when_patience_ends():
+def test_an_upstream_that_stays_down_for_the_whole_search_leaves_the_outcome_unknown():
     async def scenario():
         ended = await ends(recovering(provider(account)))
         return ended, asyncio.get_running_loop().time()
@@ -265,7 +267,7 @@ def test_an_upstream_that_stays_down_leaves_it_unknown_when_patience_ends():
     assert 600.0 == at
 
 
-def test_a_search_waits_as_long_as_a_refusal_says():
+def test_a_search_waits_as_long_as_a_refusal_states():
     class Throttled(Account):
         async def handle_async_request(self, request):
             answer = await super().handle_async_request(request)
@@ -342,7 +344,7 @@ def test_a_recovery_that_is_cancelled_leaves_nothing_under_way():
 
 @pytest.mark.parametrize("caller", [ADMIN, OTHER_USER])
 def test_a_prediction_of_a_killed_process_is_found_with_its_outputs(caller):
-    """By the client and the simulator themselves: the id is found, and watched to its end."""
+    """With the real client and the simulator: the prediction is found and watched to its end."""
 
     async def scenario():
         async with replicate(Options(prediction_seconds=8, jitter=0)) as (service, world):

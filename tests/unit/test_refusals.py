@@ -1,4 +1,4 @@
-"""What Replicate's refusals mean: how long to wait, and what the caller is told."""
+"""Replicate's refusals: how long to wait, and which error the caller gets."""
 
 import json
 
@@ -42,9 +42,7 @@ THROTTLED = "Request was throttled. Your rate limit resets in ~12s."
         (LONGEST_WAIT, {}, {"detail": "resets in ~100000s"}),
     ],
 )
-def test_a_refusal_waits_what_its_header_else_its_body_else_its_text_says_up_to_a_bound(
-    expected, headers, body
-):
+def test_the_wait_is_from_the_header_else_the_body_else_the_text_and_is_bounded(expected, headers, body):
     assert expected == seconds_to_wait(refusal(body=body, **headers))
 
 
@@ -67,11 +65,11 @@ def test_the_wait_of_any_refusal_is_a_number_within_bounds(header, retry_after, 
         (LONGEST_WAIT, "0", "inf"),
     ],
 )
-def test_an_account_that_made_its_last_creation_waits_for_the_reset_up_to_a_bound(expected, remaining, reset):
+def test_an_account_out_of_creations_waits_for_the_reset_up_to_a_bound(expected, remaining, reset):
     assert expected == exhausted_for({"ratelimit-remaining": remaining, "ratelimit-reset": reset})
 
 
-def test_an_answer_that_says_nothing_of_limits_exhausts_nothing():
+def test_an_answer_without_limits_pauses_no_account():
     assert 0.0 == exhausted_for({})
 
 
@@ -129,7 +127,7 @@ def test_a_422_without_fields_keeps_its_own_text():
     ],
 )
 @on_a_loop
-async def test_trouble_with_the_account_ends_the_call_at_once(simulator, caller, account, code):
+async def test_account_errors_are_final(simulator, caller, account, code):
     simulator.account(caller.credentials["replicate"], **account)
     async with parts(simulator) as service:
         ended = await service.run(caller=caller)

@@ -1,6 +1,5 @@
-"""One refusal ends no batch: a token is refused when its account is, and credit is gone when it is twice.
-
-In virtual time, before the simulator; and the rules of the policy by themselves.
+"""One refusal ends no batch: a token counts as refused only if its account is refused too, and credit as used
+up only after two refusals. Runs in virtual time against the simulator, and tests the policy by itself.
 """
 
 import asyncio
@@ -25,7 +24,8 @@ def ends(batch) -> Counter:
 
 
 def batch_with(*faults, prompts=200, caller=ADMIN, limits=None, account=None):
-    """How a batch ended, and the requests by kind, predictions and items. Faults strike after ten creations."""
+    """Runs a batch with faults after ten creations. Returns its end, the requests by kind, the predictions
+    and the items."""
 
     async def scenario():
         limited = {"concurrent_limit": 50, "requests_per_minute": 600} | (limits or {})
@@ -57,7 +57,7 @@ def test_one_402_fails_its_own_generation_alone():
     assert ({"succeeded": 199, "server_out_of_credit": 1}, 200, 199) == (ended, requests["create"], made)
 
 
-def test_a_page_of_html_with_402_is_tried_again():
+def test_an_html_page_with_status_402_is_retried():
     ended, _, made, _ = batch_with({"status": 402, "body": PAGE})
 
     assert ({"succeeded": 200}, 200) == (ended, made)
@@ -71,7 +71,7 @@ def test_a_firewall_that_blocks_everything_for_a_while_costs_no_generation(statu
     assert ({"succeeded": 200}, 200) == (ended, made)
 
 
-def test_a_firewall_that_blocks_everything_for_good_is_trouble_upstream():
+def test_a_firewall_that_never_stops_blocking_is_an_upstream_error():
     ended, requests, made, _ = batch_with({"status": 403, "body": PAGE, "times": 10_000}, prompts=20)
 
     assert ({"succeeded": 10, "upstream_error": 10}, 10) == (ended, made)
@@ -96,7 +96,7 @@ def test_a_second_refusal_of_one_creation_fails_it_alone_while_the_account_is_ac
     ("caller", "code"), [(ADMIN, "server_token_rejected"), (USER, "replicate_token_rejected")]
 )
 @pytest.mark.parametrize("status", [401, 403])
-def test_when_the_account_is_refused_as_well_the_rest_is_dismissed(status, caller, code):
+def test_the_rest_of_a_batch_is_dismissed_if_the_account_is_refused_too(status, caller, code):
     faults = {"status": status, "times": 1000}
     ended, requests, made, _ = batch_with(faults, faults | {"on": "account", "after": 0}, caller=caller)
 
@@ -109,13 +109,13 @@ def test_when_the_account_is_refused_as_well_the_rest_is_dismissed(status, calle
 @pytest.mark.parametrize(
     "fault", [{"status": 500}, {"hang": 60}, {"garbage": True}, {"status": 401, "body": PAGE}]
 )
-def test_an_account_that_is_not_known_is_no_reason_to_dismiss_anything(fault):
+def test_nothing_is_dismissed_if_the_state_of_the_account_is_unknown(fault):
     ended, _, made, _ = batch_with({"status": 401}, fault | {"on": "account", "after": 0})
 
     assert ({"succeeded": 200}, 200) == (ended, made)
 
 
-def test_many_refusals_ask_for_the_account_once_and_again_after_a_while():
+def test_many_refusals_share_one_request_for_the_account_until_it_expires():
     ended, requests, _, _ = batch_with(
         {"status": 401, "times": 20}, {"status": 401, "times": 1, "after": 150}
     )
@@ -167,7 +167,7 @@ def test_two_batches_of_one_account_each_see_two_402s_and_another_account_none()
     assert 20 + 6 >= sent
 
 
-def test_a_402_long_after_another_is_a_first_one_again():
+def test_a_402_long_after_another_counts_as_the_first():
     ended, _, made, _ = batch_with({"status": 402}, {"status": 402, "after": 120})
 
     assert ({"succeeded": 198, "server_out_of_credit": 2}, 198) == (ended, made)
@@ -180,7 +180,7 @@ def a_policy() -> Policy:
     return Policy(concurrent_limit=10, requests_per_minute=600, durations=Durations())
 
 
-def test_a_caller_who_is_slowed_down_has_one_ticket_under_way_until_one_is_accepted():
+def test_a_slowed_caller_has_one_ticket_in_flight_until_one_is_accepted():
     policy = a_policy()
     policy.queue.slow_down("ann")
     policy.enqueue("abcd", "ann")
@@ -193,7 +193,7 @@ def test_a_caller_who_is_slowed_down_has_one_ticket_under_way_until_one_is_accep
     assert ["c", "d"] == policy.step(2.0).admitted
 
 
-def test_a_ticket_that_went_before_its_caller_was_slowed_down_proves_nothing():
+def test_an_acceptance_from_before_the_slowdown_does_not_end_it():
     policy = a_policy()
     policy.enqueue("a", "ann")
     policy.step(0.0)
@@ -204,7 +204,7 @@ def test_a_ticket_that_went_before_its_caller_was_slowed_down_proves_nothing():
     assert ["b"] == policy.step(1.0).admitted
 
 
-def test_only_the_second_refusal_of_one_batch_is_the_last_word_and_an_acceptance_starts_anew():
+def test_only_a_second_refusal_in_a_batch_is_final_and_an_acceptance_resets_the_count():
     policy = a_policy()
     policy.enqueue("ab", "ann", batch="one")
 

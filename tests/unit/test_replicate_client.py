@@ -1,4 +1,4 @@
-"""What is wrong with the `replicate` 1.0.7 client, trap by trap, and that none of it reaches a caller."""
+"""The traps of the `replicate` 1.0.7 client, one by one, and that none of them affects a caller."""
 
 import asyncio
 import json
@@ -41,7 +41,7 @@ from tests.support.wiring import (
 
 @pytest.mark.parametrize("status", [429, 503, 504])
 @on_a_loop
-async def test_trap_1_an_uncapped_retry_after_is_neither_slept_nor_believed(simulator, status):
+async def test_trap_1_an_excessive_retry_after_is_not_obeyed(simulator, status):
     simulator.inject(on="get", status=status, headers={"Retry-After": "1000000"})
     async with parts(simulator) as service:
         with pytest.raises(PollFailed) as refused:
@@ -55,7 +55,7 @@ async def test_trap_1_an_uncapped_retry_after_is_neither_slept_nor_believed(simu
 
 
 @on_a_loop
-async def test_trap_2_more_than_a_hundred_requests_are_under_way_at_once():
+async def test_trap_2_more_than_a_hundred_requests_run_at_once():
     all_here = asyncio.Event()
 
     async def answer_when_all_are_here(seen):
@@ -107,7 +107,7 @@ def test_trap_3_a_deadline_is_well_formed_and_within_replicates_bounds(seconds, 
     assert header == cancel_after_header(seconds)
 
 
-# Trap 4: taking for finished what is not.
+# Trap 4: unfinished predictions that count as finished.
 
 
 @on_a_loop
@@ -159,7 +159,7 @@ async def test_trap_5_an_end_that_the_client_refuses_to_read_is_read(simulator):
 
 
 @on_a_loop
-async def test_trap_5_answers_without_version_or_any_field_they_may_lack_are_read(simulator):
+async def test_trap_5_answers_without_version_or_other_optional_fields_are_read(simulator):
     simulator.inject(on="create", drop=["version", "input", "urls", "logs", "created_at", "output", "error"])
     simulator.inject(on="get", drop=["version", "input", "urls", "logs", "created_at", "metrics", "error"])
     async with parts(simulator) as service:
@@ -171,7 +171,7 @@ async def test_trap_5_answers_without_version_or_any_field_they_may_lack_are_rea
 
 @pytest.mark.parametrize("missing", ["id", "status"])
 @on_a_loop
-async def test_a_creation_answered_without_what_must_be_there_is_found_again(simulator, missing):
+async def test_a_creation_whose_answer_lacks_required_fields_is_found_again(simulator, missing):
     simulator.inject(on="create", drop=[missing])
     async with parts(simulator) as service:
         ended = await service.run()
@@ -184,7 +184,7 @@ async def test_a_creation_answered_without_what_must_be_there_is_found_again(sim
 @pytest.mark.parametrize("body", [["boom"], [], "boom", 7, {}, {"error": "blocked"}, "<html>Blocked</html>"])
 @pytest.mark.parametrize("status", [400, 401, 402, 403, 404, 405, 413, 422, 451, 307])
 @on_a_loop
-async def test_trap_5_a_refusal_without_a_document_of_replicates_is_no_last_word(simulator, status, body):
+async def test_trap_5_a_refusal_without_replicates_error_document_is_retried(simulator, status, body):
     simulator.inject(on="create", status=status, body=body)
     async with parts(simulator) as service:
         ended = await service.run()
@@ -195,7 +195,7 @@ async def test_trap_5_a_refusal_without_a_document_of_replicates_is_no_last_word
 
 
 @on_a_loop
-async def test_trap_5_what_the_client_throws_away_of_an_error_is_kept(simulator):
+async def test_trap_5_error_fields_that_the_client_drops_are_kept(simulator):
     body = {"detail": "no", "retry_after": 7, "invalid_fields": [{"field": "input.seed"}]}
     simulator.inject(on="get", status=422, headers={"X-Trace": "t"}, body=body)
     async with parts(simulator) as service:
@@ -210,7 +210,7 @@ async def test_trap_5_what_the_client_throws_away_of_an_error_is_kept(simulator)
 
 
 @on_a_loop
-async def test_trap_5_replicates_own_validation_is_told_by_field(simulator):
+async def test_trap_5_replicates_validation_errors_are_reported_by_field(simulator):
     fields = [{"type": "number_lte", "field": "input.seed", "description": "Must be less than or equal to 4"}]
     simulator.inject(on="create", status=422, body={"detail": "- input.seed: …", "invalid_fields": fields})
     async with parts(simulator) as service:
@@ -227,7 +227,7 @@ async def test_trap_5_replicates_own_validation_is_told_by_field(simulator):
      (422, {"detail": "no", "invalid_fields": [{"field": "r8_user", "description": "r8_user"}]})],
 )  # fmt: skip
 @on_a_loop
-async def test_a_token_in_what_replicate_says_is_not_passed_on(simulator, status, told):
+async def test_a_token_in_replicates_text_is_not_passed_on(simulator, status, told):
     simulator.inject(
         on="create",
         status=status,
@@ -240,11 +240,11 @@ async def test_a_token_in_what_replicate_says_is_not_passed_on(simulator, status
     assert USER.credentials["replicate"] not in json.dumps(ended.error.as_item())
 
 
-# Trap 6: the token goes wherever an output points, or a next page.
+# Trap 6: the token is sent to the host of any output or next page.
 
 
 @on_a_loop
-async def test_trap_6_an_output_host_gets_no_token_and_no_visit(simulator):
+async def test_trap_6_an_output_host_gets_no_token_and_no_request(simulator):
     async def quiet(seen):
         return reply(b"")
 
@@ -257,7 +257,7 @@ async def test_trap_6_an_output_host_gets_no_token_and_no_visit(simulator):
 
 
 @on_a_loop
-async def test_trap_6_a_foreign_next_page_gets_no_token_and_no_visit():
+async def test_trap_6_the_host_of_a_foreign_next_page_gets_no_token_and_no_request():
     async def quiet(seen):
         return reply(b"{}")
 
@@ -279,11 +279,11 @@ async def test_trap_6_a_foreign_next_page_gets_no_token_and_no_visit():
     assert "/v1/predictions?cursor=c" in listed
 
 
-# Trap 7: one caller's token in another's headers.
+# Trap 7: one caller's token in another caller's headers.
 
 
 @on_a_loop
-async def test_trap_7_each_prediction_carries_its_own_callers_token_however_mixed(simulator):
+async def test_trap_7_concurrent_predictions_are_each_sent_with_their_own_callers_token(simulator):
     callers = (ADMIN, USER, OTHER_USER)
     async with parts(simulator) as service:
         endings = await asyncio.gather(
@@ -364,18 +364,18 @@ async def test_every_request_is_the_one_that_the_official_client_makes():
         official.webhooks.default.async_secret(),
         official.accounts.async_current(),
     ):
-        with suppress(ValueError):  # by which it reads the answer
+        with suppress(ValueError):  # the official client reads the answer by it
             await request
 
     assert 8 == len(theirs.sent)
     assert theirs.sent == ours.sent
 
 
-# Trap 8: clients belong to a loop and are not closed by anybody else.
+# Trap 8: clients belong to a loop, and nothing else closes them.
 
 
 @on_a_loop
-async def test_trap_8_a_token_has_one_client_and_clients_are_bounded_and_hold_no_connection(simulator):
+async def test_trap_8_each_token_has_one_client_and_their_number_is_bounded_without_connections(simulator):
     async with parts(simulator) as service:
         client_of = service.client.official_client
         clients = [client_of(f"r8_{number}") for number in range(CLIENTS_KEPT + 3)]
@@ -389,7 +389,7 @@ async def test_trap_8_a_token_has_one_client_and_clients_are_bounded_and_hold_no
 
 
 @on_a_loop
-async def test_trap_8_a_client_evicted_while_in_use_loses_nothing(simulator):
+async def test_trap_8_a_request_survives_the_eviction_of_its_client(simulator):
     simulator.inject(on="create", times=3 * CLIENTS_KEPT, delay=0.2)
     callers = [
         Caller("user", f"user_{number}", credentials(replicate=f"r8_{number}"))
@@ -402,11 +402,11 @@ async def test_trap_8_a_client_evicted_while_in_use_loses_nothing(simulator):
     assert len(callers) == simulator.counts().creations_accepted
 
 
-# Traps 9 and 10: what is not used, and where it does not run.
+# Traps 9 and 10: unverified webhooks, and unsupported Python versions.
 
 
 @on_a_loop
-async def test_trap_9_no_webhook_is_requested_so_none_is_trusted(simulator):
+async def test_trap_9_no_webhook_is_requested_by_default(simulator):
     async with parts(simulator) as service:
         await service.run()
 
@@ -414,13 +414,13 @@ async def test_trap_9_no_webhook_is_requested_so_none_is_trusted(simulator):
     assert {"input": dict(made.input)} == made.body
 
 
-def test_trap_10_the_project_says_which_pythons_the_client_imports_on():
+def test_trap_10_the_project_requires_a_python_on_which_the_client_imports():
     project = tomllib.loads(Path(__file__).parents[2].joinpath("pyproject.toml").read_text())
 
     assert ">=3.11,<3.14" == project["project"]["requires-python"]
 
 
-# Looks: what may pass is looked at again, what may not ends the watch.
+# Polls: after a temporary failure a prediction is polled again, a final failure ends the watch.
 
 
 PASSING = [
@@ -454,9 +454,7 @@ async def test_failed_polls_do_not_fail_a_generation(simulator):
 
 
 @pytest.mark.parametrize(("prompt", "code"), [("[[hang]]", "upstream_error"), ("a fox", None)])
-def test_a_prediction_that_replicate_does_not_know_any_more_is_an_error_unless_cancelling_shows_it_done(
-    prompt, code
-):
+def test_a_prediction_that_replicate_no_longer_knows_fails_unless_cancelling_shows_it_done(prompt, code):
     async def scenario():
         async with replicate(Options(prediction_seconds=1, jitter=0)) as (service, world):
             world.faults.inject(on="get", times=1000, status=404)
@@ -482,7 +480,7 @@ async def test_a_token_rejected_while_its_prediction_runs_is_reported_as_rejecte
 @pytest.mark.parametrize("status", [401, 402, 403])
 @pytest.mark.parametrize("body", [None, "<html>Blocked</html>"])
 @pytest.mark.parametrize("on", ["get", "list"])
-def test_a_token_refused_in_passing_ends_no_watch(status, body, on):
+def test_a_temporarily_refused_token_ends_no_watch(status, body, on):
     async def scenario():
         async with replicate(Options(prediction_seconds=10, jitter=0)) as (service, world):
             batch = asyncio.create_task(service.run_batch(["a fox"] * 20))
@@ -495,7 +493,7 @@ def test_a_token_refused_in_passing_ends_no_watch(status, body, on):
 
 
 @pytest.mark.parametrize(("seconds", "succeeds"), [(50, True), (80, False)])
-def test_a_watch_whose_polls_are_refused_for_a_minute_with_a_good_token_is_given_up(seconds, succeeds):
+def test_a_watch_ends_if_its_polls_are_refused_for_a_minute_despite_an_accepted_token(seconds, succeeds):
     async def scenario():
         async with replicate(Options(prediction_seconds=100, jitter=0), timeout=300) as (service, world):
             generation = asyncio.create_task(service.run())
@@ -511,7 +509,7 @@ def test_a_watch_whose_polls_are_refused_for_a_minute_with_a_good_token_is_given
 
 
 @on_a_loop
-async def test_a_prediction_that_cannot_be_watched_any_more_is_cancelled(simulator):
+async def test_a_prediction_that_can_no_longer_be_watched_is_cancelled(simulator):
     simulator.inject(on="get", status=400)
     async with parts(simulator) as service:
         ended = await service.run("[[hang]]")
@@ -521,7 +519,7 @@ async def test_a_prediction_that_cannot_be_watched_any_more_is_cancelled(simulat
 
 
 @on_a_loop
-async def test_a_cancel_that_fails_is_tried_again(simulator):
+async def test_a_failed_cancel_is_retried(simulator):
     simulator.inject(on="cancel", times=2, status=500)
     async with parts(simulator) as service:
         waiting = asyncio.create_task(service.run("[[hang]]"))
@@ -535,10 +533,10 @@ async def test_a_cancel_that_fails_is_tried_again(simulator):
 
 @pytest.mark.parametrize("body", [None, "<html>Blocked</html>"])
 @pytest.mark.parametrize("status", [401, 403, 404])
-def test_a_cancel_that_is_refused_in_passing_is_tried_again(status, body):
+def test_a_temporarily_refused_cancel_is_retried(status, body):
     async def scenario():
         async with replicate(Options(jitter=0)) as (service, world):
-            if (status, body) != (404, None):  # which says that there is nothing to cancel
+            if (status, body) != (404, None):  # a status that means that there is nothing to cancel
                 world.faults.inject(on="cancel", status=status, body=body)
             await service.run("[[hang]]", timeout=5)
             return dict(world.counters.snapshot().finished)
@@ -568,7 +566,7 @@ def test_an_error_that_is_not_text_is_shown_as_json(error, text):
     assert text == read_prediction({"id": "p", "status": "failed", "error": error}).error
 
 
-def test_one_output_or_many_are_a_tuple():
+def test_outputs_are_a_tuple_for_one_or_many():
     many = {"id": "p", "status": "succeeded", "output": ["https://a", "https://b"]}
     one = {"id": "p", "status": "succeeded", "output": "https://a"}
 
@@ -576,7 +574,7 @@ def test_one_output_or_many_are_a_tuple():
     assert (Url("https://a"),) == read_prediction(one).outputs
 
 
-def test_the_seconds_a_prediction_took_are_by_replicates_own_clock():
+def test_the_duration_of_a_prediction_is_by_replicates_clock():
     stamps = {"created_at": "2025-01-01T00:00:00.5Z", "completed_at": "2025-01-01T00:00:02Z"}
 
     assert 1.5 == read_prediction({"id": "p", "status": "succeeded", **stamps}).seconds
@@ -602,14 +600,14 @@ def test_progress_is_the_last_percentage_that_the_logs_end_with(logs, progress):
     assert progress == read_prediction({"id": "p", "status": "processing", "logs": logs}).progress
 
 
-def test_an_endless_line_of_digits_is_read_at_once():
+def test_a_very_long_line_of_digits_is_read_quickly():
     logs = "1." + "1" * 10_000_000
 
     assert read_prediction({"id": "p", "status": "processing", "logs": logs}).progress is None
 
 
 @on_a_loop
-async def test_a_simulated_prediction_tells_how_far_it_is_and_the_list_does_not(simulator):
+async def test_a_poll_of_a_simulated_prediction_shows_progress_and_the_list_does_not(simulator):
     shares = []
     async with parts(simulator) as service:
         running = asyncio.create_task(service.run("[[slow=1]]"))
@@ -646,7 +644,7 @@ async def test_an_adopted_prediction_is_watched_from_its_id_alone(simulator):
     assert (made.id, SERVER_TOKEN) == (created.prediction.id, made.token)
 
 
-# What Replicate says of a token.
+# Replicate's answers about a token.
 
 
 @on_a_loop

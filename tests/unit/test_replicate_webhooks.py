@@ -1,4 +1,4 @@
-"""Webhooks from Replicate: asked for, believed when signed, and worth the answer that was lost."""
+"""Webhooks from Replicate: they are requested, trusted if signed, and replace a lost answer."""
 
 import asyncio
 import base64
@@ -44,7 +44,7 @@ def body(**fields) -> bytes:
 
 
 def headers(content: bytes, *, secret: str = SECRET, **changed: str | None) -> dict[str, str]:
-    """Those of a webhook with this body, some of them changed, or None to leave them out."""
+    """The headers of a webhook with this body. `changed` replaces some of them; None leaves one out."""
     good = signed(content, message="msg_1", secret=secret)
     return {name: value for name, value in (good | changed).items() if value is not None}
 
@@ -55,7 +55,7 @@ def refused(sent: dict[str, str], content: bytes, secret: str = SECRET) -> bool:
     return secret not in str(untrusted.value)
 
 
-def test_what_replicate_signed_is_read():
+def test_a_message_signed_by_replicate_is_read():
     push = read_push(headers(body()), body(), SECRET)
 
     assert ("p1", "succeeded", (Url(OVER["output"][0]),)) == (
@@ -79,7 +79,7 @@ def test_any_of_several_signatures_is_enough():
     assert "p1" == read_push(sent, body(), SECRET).prediction.id
 
 
-def test_what_a_message_leaves_out_is_not_known():
+def test_fields_that_a_message_omits_are_none():
     content = json.dumps({"id": "p1", "status": "failed"}).encode()
 
     push = read_push(headers(content), content, SECRET)
@@ -90,7 +90,7 @@ def test_what_a_message_leaves_out_is_not_known():
 
 
 @pytest.mark.parametrize("name", ["webhook-id", "webhook-timestamp", "webhook-signature"])
-def test_a_missing_header_is_not_believed(name):
+def test_a_message_without_a_required_header_is_not_trusted(name):
     assert refused(headers(body(), **{name: None}), body())
     assert refused(headers(body(), **{name: ""}), body())
 
@@ -104,17 +104,17 @@ def test_another_key_or_another_body_is_not_trusted():
 
 
 @pytest.mark.parametrize("age", [301, -302, 10**6, 10**30])
-def test_an_old_or_a_future_message_is_not_believed_though_it_is_signed(age):
+def test_a_signed_message_from_the_past_or_future_is_not_trusted(age):
     assert refused(stamped(str(int(time.time()) - age)), body())
 
 
 @pytest.mark.parametrize("stamp", ["soon", "1e9", "", "9" * 5000, "nan", "1 2", "\ud800"])
-def test_a_timestamp_that_is_no_number_is_not_believed_though_it_is_signed(stamp):
+def test_a_signed_message_whose_timestamp_is_no_number_is_not_trusted(stamp):
     assert refused(stamped(stamp), body())
 
 
 @pytest.mark.parametrize("age", [-200, 0, 290])
-def test_a_message_a_few_minutes_old_is_believed(age):
+def test_a_message_a_few_minutes_old_is_trusted(age):
     assert "p1" == read_push(stamped(str(int(time.time()) - age)), body(), SECRET).prediction.id
 
 
@@ -127,14 +127,14 @@ def stamped(stamp: str) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("signature", ["v1", "v1,", ",", "v1,ä", "v1,!", "AAAA", "v1,AAA", "v1,\ud800"])
-def test_a_malformed_signature_is_not_believed(signature):
+def test_a_malformed_signature_is_not_trusted(signature):
     assert refused(headers(body()) | {"webhook-signature": signature}, body())
 
 
 @pytest.mark.parametrize(
     "secret", ["", "whsec_", "whsec_a", "nothing", "whsec_a_b", "whsec_ä", "\ud800_\ud800"]
 )
-def test_with_a_malformed_secret_nothing_is_trusted_and_it_is_not_shown(secret):
+def test_nothing_is_trusted_with_a_malformed_secret_and_the_secret_is_not_shown(secret):
     with pytest.raises(Untrusted) as untrusted:
         read_push(headers(body()), body(), secret)
     assert "The webhook is not signed by Replicate, or not lately." == str(untrusted.value)
@@ -156,24 +156,24 @@ def test_with_a_malformed_secret_nothing_is_trusted_and_it_is_not_shown(secret):
         b"9" * 5000,
     ],
 )
-def test_what_is_no_prediction_is_not_believed_though_it_is_signed(content):
+def test_a_signed_message_without_a_prediction_is_not_trusted(content):
     try:
         push = read_push(headers(content), content, SECRET)
     except Untrusted:
         return
-    assert "p1" == push.prediction.id  # as deep as this can still be read
+    assert "p1" == push.prediction.id  # a depth that can still be read
 
 
 @pytest.mark.parametrize("content", [b"", b"\xff\xfe", b"\x00", "\ud800".encode(errors="surrogatepass")])
-def test_what_is_no_text_is_not_believed_though_it_is_signed(content):
+def test_a_signed_message_that_is_not_text_is_not_trusted(content):
     assert refused(headers(content), content)
 
 
-def test_a_signature_under_an_empty_key_is_not_believed():
+def test_a_signature_with_an_empty_key_is_not_trusted():
     assert refused(headers(body(), secret="whsec_"), body(), "whsec_")
 
 
-def test_a_signature_of_another_version_is_not_believed():
+def test_a_signature_of_another_version_is_not_trusted():
     good = headers(body())
 
     assert refused(good | {"webhook-signature": "v2" + good["webhook-signature"].removeprefix("v1")}, body())
@@ -207,11 +207,12 @@ def test_any_unsigned_message_raises_untrusted_and_nothing_else(sent, content, s
         read_push(sent, content, secret)
 
 
-# The secret: asked for once.
+# The secret is requested once.
 
 
 class Asked:
-    """Answers each request for a secret as told, in order, after a second; then with one that is good."""
+    """Answers each request for a secret after a second: first with these results in order, then with a valid
+    secret."""
 
     def __init__(self, *answers) -> None:
         self._answers = list(answers)
@@ -284,7 +285,7 @@ def test_secrets_are_bounded_and_fetched_again_after_an_hour():
     assert (1, 2, 3, SECRETS_KEPT) == virtual_time.run(scenario())
 
 
-def test_a_secret_does_not_show_when_it_is_printed_by_mistake():
+def test_the_repr_of_a_secret_hides_it():
     async def scenario():
         secrets = signing_secrets(Asked())
         return repr([await secrets.get(ADMIN)]), repr(vars(secrets))
@@ -293,7 +294,9 @@ def test_a_secret_does_not_show_when_it_is_printed_by_mistake():
 
 
 @on_a_loop
-async def test_each_callers_secret_is_that_of_their_own_account_by_one_request_of_the_other_window(simulator):
+async def test_each_callers_secret_is_their_own_accounts_and_takes_one_request_of_the_second_window(
+    simulator,
+):
     async with parts(simulator) as service:
         told = [await service.provider.webhook_secret(caller) for caller in (ADMIN, USER, OTHER_USER, ADMIN)]
         used = service.others.statistics().current_rate_per_minute
@@ -307,7 +310,7 @@ async def test_each_callers_secret_is_that_of_their_own_account_by_one_request_o
     ("fault", "error"), [({"status": 401}, ServerTokenRejected), ({"reset": "after"}, UpstreamError)]
 )
 @on_a_loop
-async def test_a_secret_that_replicate_does_not_give_is_a_service_error(simulator, fault, error):
+async def test_a_secret_that_replicate_does_not_send_is_a_service_error(simulator, fault, error):
     simulator.inject(on="secret", **fault)
     async with parts(simulator) as service:
         with pytest.raises(error):
@@ -315,7 +318,7 @@ async def test_a_secret_that_replicate_does_not_give_is_a_service_error(simulato
         assert (await service.provider.webhook_secret(ADMIN)).startswith("whsec_")
 
 
-# What is told of a creation whose answer was lost, or has not come yet.
+# Webhooks about a creation whose answer was lost or is pending.
 
 
 def over(prediction_id: str = "p1", *, model: str | None = MODEL, sent=SENT) -> PushedResult:
@@ -408,7 +411,8 @@ def test_the_first_pushed_prediction_counts_however_often_it_is_pushed():
 
 
 def test_an_identical_uncertain_creation_neither_adopts_nor_counts_the_pushed_prediction_of_another():
-    """Two are left, and only one in doubt: nobody can know whose the second is."""
+    """Two predictions are left but only one uncertain creation, so the second may belong to another
+    program."""
 
     async def scenario():
         account = Account("p1", "p2", "p3")
@@ -422,7 +426,7 @@ def test_an_identical_uncertain_creation_neither_adopts_nor_counts_the_pushed_pr
 
 @pytest.mark.parametrize("tick", range(12))
 def test_a_push_in_any_tick_of_a_search_ends_it_with_the_pushed_prediction(tick):
-    """Around the last look, when it is about to find that nothing arrived."""
+    """The push comes around the last reading, which is about to find that nothing arrived."""
 
     async def scenario():
         account = Account()
@@ -546,7 +550,7 @@ def test_a_lost_answer_followed_by_a_webhook_costs_no_reading():
     assert (True, True, 1.0, {"create": 1}) == virtual_time.run(scenario())
 
 
-# Over real sockets: asked for, signed, sent and believed.
+# Over real sockets: webhooks are requested, signed, sent and trusted.
 
 
 @asynccontextmanager

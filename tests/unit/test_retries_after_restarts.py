@@ -1,4 +1,4 @@
-"""The bound of the attempts holds over all processes that a generation runs in. Counts are the simulator's."""
+"""The limit of attempts holds across all processes in which a generation runs. The simulator counts them."""
 
 import asyncio
 from collections import Counter
@@ -16,11 +16,12 @@ from tests.support.wiring import a_picture, submission, until
 
 PASSING = "[[fail=Queue is full. Please retry later.]] a fox"
 JUST_CREATED, JUST_FAILED = 0.0, 1.2
-"""Seconds after a creation at which a process dies; the prediction fails after one second."""
+"""Seconds after a creation at which a process is killed; the prediction fails after one second."""
 
 
-def made_with_a_death_after_each_creation(*, dies_after, faults=(), **fields):
-    """How many predictions were made, the code of the failure, and the predictions of each model on record."""
+def killed_after_each_creation(*, dies_after, faults=(), **fields):
+    """Returns the number of predictions made, the code of the failure, and the predictions of each model on
+    record."""
 
     async def scenario():
         world, loopback = simulator_here(Options(prediction_seconds=1.0, jitter=0.0, seed=1))
@@ -30,7 +31,7 @@ def made_with_a_death_after_each_creation(*, dies_after, faults=(), **fields):
         process = Process(rows, loopback)
         await process.generations.submit(submission(a_picture(PASSING, **fields), wait_seconds=0))
         created = 0
-        await until(process.ledger.unfinished)  # it is on the disk
+        await until(process.ledger.unfinished)  # the generation is on the disk
         async with asyncio.timeout(3000):
             while process.ledger.unfinished():
                 await asyncio.sleep(0.01)
@@ -60,16 +61,14 @@ def made_with_a_death_after_each_creation(*, dies_after, faults=(), **fields):
         ),
     ],
 )
-def test_restarts_give_a_model_no_more_predictions(dies_after, fields, bounds):
-    made = made_with_a_death_after_each_creation(dies_after=dies_after, **fields)
+def test_restarts_do_not_raise_the_number_of_predictions_of_a_model(dies_after, fields, bounds):
+    made = killed_after_each_creation(dies_after=dies_after, **fields)
 
     assert (sum(bounds.values()), "generation_failed", bounds) == made
 
 
 @pytest.mark.parametrize("fault", [{"status": 429, "times": 6}, {"status": 503, "times": 2}])
-def test_refused_creations_of_earlier_processes_take_no_prediction_away(fault):
-    made, code, _ = made_with_a_death_after_each_creation(
-        dies_after=JUST_CREATED, faults=[fault], model_name="flux-dev"
-    )
+def test_refused_creations_of_earlier_processes_do_not_count_as_predictions(fault):
+    made, code, _ = killed_after_each_creation(dies_after=JUST_CREATED, faults=[fault], model_name="flux-dev")
 
     assert (MAX_ATTEMPTS, "generation_failed") == (made, code)

@@ -19,7 +19,7 @@ def take(quota, caller, amount=1):
 
 
 def takes(quota, caller, number):
-    """How many of so many attempts of a caller succeed."""
+    """The number of a caller's attempts that succeed."""
     taken = 0
     for _ in range(number):
         try:
@@ -30,14 +30,14 @@ def takes(quota, caller, number):
     return taken
 
 
-def test_a_greedy_caller_has_half_and_four_polite_callers_find_room():
+def test_a_greedy_caller_gets_half_and_four_polite_callers_find_room():
     quota = Quota(8, counted="places")
 
     assert 4 == takes(quota, "greedy", 100)
     assert [1] * 4 == [takes(quota, caller, 1) for caller in POLITE]
 
 
-def test_a_refusal_tells_whether_all_is_taken_or_the_callers_half_and_when_to_come_back():
+def test_a_refusal_states_which_limit_is_reached_and_when_to_retry():
     quota = Quota(4, counted="places")
     takes(quota, "greedy", 2)
     with pytest.raises(QueueFull, match="There can be 2 places of one caller, and no more") as refused:
@@ -52,7 +52,7 @@ def test_a_refusal_tells_whether_all_is_taken_or_the_callers_half_and_when_to_co
     assert not never.value.retryable
 
 
-def test_the_only_place_is_for_any_caller():
+def test_a_single_place_is_open_to_any_caller():
     assert 1 == takes(Quota(1, counted="places"), "ann", 2)
 
 
@@ -60,7 +60,7 @@ def test_the_only_place_is_for_any_caller():
     st.integers(1, 12),
     st.lists(st.tuples(st.sampled_from(["greedy", *POLITE]), st.integers(1, 4), st.booleans()), max_size=60),
 )
-def test_no_history_gives_a_caller_more_than_half_or_loses_any(total, steps):
+def test_no_history_gives_a_caller_more_than_half_or_loses_a_place(total, steps):
     quota, held = Quota(total, counted="places"), []
     for caller, amount, leaves in steps:
         if leaves and held:
@@ -81,7 +81,7 @@ def test_no_history_gives_a_caller_more_than_half_or_loses_any(total, steps):
 
 
 class Worker:
-    """A thread that waits for its turn, and has it until `end`."""
+    """A thread that waits for its turn, and keeps it until `end`."""
 
     def __init__(self, turns, caller, order):
         self.caller = caller
@@ -100,7 +100,8 @@ class Worker:
 
 
 def planned(arrivals, seconds):
-    """In which order callers have their turns who ask for them in this order. A turn takes the caller's seconds."""
+    """The order of turns if callers ask for them in the order of `arrivals`. A turn lasts
+    `seconds[caller]`."""
     now = {"is": 0.0}
     turns, order = Turns(clock=lambda: now["is"]), []
     for number, caller in enumerate(arrivals):
@@ -113,19 +114,19 @@ def planned(arrivals, seconds):
     return [each.caller for each in order]
 
 
-def test_turns_go_round_by_caller_however_many_requests_one_has():
+def test_turns_rotate_by_caller_regardless_of_the_number_of_requests():
     seconds = dict.fromkeys(["greedy", *POLITE], 1)
 
     assert ["greedy", *POLITE, *["greedy"] * 4] == planned(["greedy"] * 5 + list(POLITE), seconds)
 
 
-def test_a_caller_with_little_to_do_goes_before_one_that_had_more():
+def test_a_caller_that_has_used_less_time_goes_first():
     order = planned(["greedy", "greedy", "greedy", "ann", "ann", "ann"], {"greedy": 3, "ann": 1})
 
     assert ["greedy", "ann", "ann", "ann", "greedy", "greedy"] == order
 
 
-def test_a_newcomer_has_no_claim_for_the_time_before_it_came():
+def test_a_newcomer_gets_no_credit_for_the_time_before_it_came():
     now = {"is": 0.0}
     turns, order = Turns(clock=lambda: now["is"]), []
 
@@ -151,7 +152,8 @@ def test_a_newcomer_has_no_claim_for_the_time_before_it_came():
 
 
 class Connection:
-    """A reader's connection that takes `rate` bytes a second, or has not been waited for (None)."""
+    """A reader's connection that takes `rate` bytes a second; None if the sender has not waited for it
+    yet."""
 
     def __init__(self, rate):
         self.patience = 60.0
@@ -165,7 +167,7 @@ class Connection:
         self.is_open = False
 
 
-def test_four_polite_readers_take_the_places_of_a_greedy_callers_slowest():
+def test_four_polite_readers_replace_the_slowest_readers_of_a_greedy_caller():
     readers = Readers(Quota(8, counted="files"), pause=lambda _: None)
     slow = [Connection(rate) for rate in (5000, 4000, 3000, 2000)]
     for each in slow:
@@ -178,7 +180,7 @@ def test_four_polite_readers_take_the_places_of_a_greedy_callers_slowest():
     assert [FILE_SECONDS] * 4 == [each.patience for each in slow]
 
 
-def test_the_slowest_goes_first_and_a_reader_of_another_address_only_when_all_is_taken():
+def test_the_callers_own_slowest_reader_is_dropped_first_and_others_only_when_all_places_are_taken():
     readers = Readers(Quota(4, counted="files"), pause=lambda _: None)
     mine, theirs = [Connection(5000), Connection(4000)], [Connection(10), Connection(None)]
     for address, connections in (("10.0.0.1", mine), ("10.0.0.2", theirs[:1])):
@@ -193,7 +195,7 @@ def test_the_slowest_goes_first_and_a_reader_of_another_address_only_when_all_is
     assert [True, False] == [each.is_open for each in (mine[0], theirs[0])]
 
 
-def test_no_reader_is_dropped_that_reads_and_a_newcomer_is_refused_then():
+def test_readers_that_keep_reading_are_not_dropped_and_a_newcomer_is_refused():
     pauses = []
     readers = Readers(Quota(2, counted="files"), pause=pauses.append)
     reading = Connection(SLOWEST)

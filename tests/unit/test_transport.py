@@ -1,5 +1,5 @@
-"""The one door: nothing leaves without its place in a window, nothing is repeated behind our back, and what
-comes back is told apart by whether it may have arrived."""
+"""The transport: every request takes a place in a window, no request is repeated silently, and errors show
+whether the request may have arrived."""
 
 import asyncio
 from contextlib import closing, suppress
@@ -36,7 +36,7 @@ async def create(service, lease: Lease, *, seconds: float = 5, creates: bool = T
 
 
 @on_a_loop
-async def test_a_creation_leaves_by_the_lease_of_its_admission_only(simulator):
+async def test_a_creation_is_sent_only_with_the_lease_of_its_admission(simulator):
     async with parts(simulator) as service:
         with (
             await service.others.acquire("admin") as lease,
@@ -59,7 +59,7 @@ async def test_one_lease_is_one_request(simulator):
 
 
 @on_a_loop
-async def test_a_request_of_the_official_clients_own_methods_cannot_leave(simulator):
+async def test_the_official_clients_own_methods_cannot_send(simulator):
     async with parts(simulator) as service:
         client = service.client.official_client("r8_server")
         with pytest.raises(RuntimeError, match="has no lease"):
@@ -70,7 +70,7 @@ async def test_a_request_of_the_official_clients_own_methods_cannot_leave(simula
 
 @pytest.mark.slow
 @on_a_loop
-async def test_everything_that_creates_nothing_takes_a_place_in_the_other_window(simulator):
+async def test_every_request_that_creates_nothing_takes_a_place_in_the_second_window(simulator):
     simulator.inject(on="create", reset="after")
     simulator.inject(on="get", times=3, status=503)
     async with parts(simulator) as service:
@@ -95,7 +95,7 @@ async def test_a_refused_poll_is_one_request(simulator, status):
 
 
 @on_a_loop
-async def test_a_get_on_a_connection_that_turns_out_closed_is_not_repeated():
+async def test_a_get_on_a_closed_connection_is_not_repeated():
     async def once(seen):
         return reply(b'{"id": "p1", "status": "starting"}') if "first" in seen.target else None
 
@@ -207,7 +207,7 @@ HEADS = st.one_of(
 
 @given(heads=st.lists(st.tuples(HEADS, st.binary(max_size=30)), min_size=20, max_size=20))
 @settings(max_examples=10, deadline=None, derandomize=True)
-def test_any_bytes_are_an_answer_a_refusal_or_lost(heads):
+def test_any_bytes_end_as_an_answer_a_refusal_or_lost(heads):
     @on_a_loop
     async def scenario():
         left = [head + body for head, body in heads]
@@ -245,7 +245,7 @@ async def test_a_redirect_is_a_refusal_and_is_not_followed_with_the_token(status
 
 
 @on_a_loop
-async def test_cookies_of_one_account_are_no_others():
+async def test_accounts_do_not_share_cookies():
     async def baker(seen):
         return reply(b'{"id": "p1", "status": "starting"}', headers="Set-Cookie: session=admin; Path=/\r\n")
 
@@ -272,7 +272,7 @@ async def test_a_path_in_the_base_url_is_kept():
 
 
 @on_a_loop
-async def test_closing_leaves_no_connection_open_and_twice_is_no_error(simulator):
+async def test_closing_twice_is_no_error_and_leaves_no_connection_open(simulator):
     others, connections = Gate(concurrent_limit=1, requests_per_minute=10), open_connections()
     provider = Replicate(base_url=simulator.url, others=others, connections=connections)
     await provider.webhook_secret(ADMIN)
@@ -299,7 +299,7 @@ async def test_a_creation_that_never_connected_may_be_tried_again_and_costs_no_p
 
 
 @on_a_loop
-async def test_cancelling_what_cannot_be_reached_raises_nothing():
+async def test_cancelling_at_an_unreachable_replicate_raises_nothing():
     async with wire(lambda seen: None) as server:
         pass
     async with parts(server.url) as service:

@@ -48,7 +48,7 @@ TROUBLE = [
 ]
 
 ARRIVED = 31.0
-"""Seconds after which nothing is on its way that was sent before."""
+"""Seconds after which every earlier request has arrived."""
 
 
 class Unwanted(CrashMachine):
@@ -56,11 +56,11 @@ class Unwanted(CrashMachine):
         self.works: list[tuple[str, Any, list[str]]] = []
         """Work whose id a caller has received: the id, the caller, and the prompts."""
         self.given_up: dict[str, float] = {}
-        """Cancelled prompts, and since when."""
+        """Cancelled prompts, with the time of the cancellation."""
         super().__init__()
 
     def wanted(self, kinds, fields, *, single=False):
-        """A request for these, and its prompts."""
+        """A request with one prompt for each of these kinds, and its prompts."""
         self.asked += 1
         prompts = [f"{self.asked}.{number} {kind}" for number, kind in enumerate(kinds)]
         return (
@@ -97,7 +97,7 @@ class Unwanted(CrashMachine):
             waiting.cancel()
             await asyncio.wait([waiting])
             if waiting.cancelled():
-                self.no_more(prompts)
+                self.record_cancelled(prompts)
             if draining is not None:
                 await draining
                 await self.end_in_order()
@@ -125,7 +125,7 @@ class Unwanted(CrashMachine):
         self.do(scenario())
 
     async def cancel_one(self, data, whose, seconds) -> None:
-        """Work whose id a caller has received, or a single item of it."""
+        """Cancel work whose id a caller has received, or a single item of it."""
         if not self.works:
             return
         target, caller, prompts = data.draw(st.sampled_from(self.works))
@@ -139,42 +139,44 @@ class Unwanted(CrashMachine):
             await self.process.generations.cancel(target, principal, timeout=seconds)
         except NotFound:
             return
-        await self.process.ledger.flush()  # nothing is answered before
-        self.no_more(prompts)
+        await self.process.ledger.flush()  # the response is sent only after this
+        self.record_cancelled(prompts)
 
-    def no_more(self, prompts) -> None:
-        """If that could be put on record, it is the last that is heard of these."""
+    def record_cancelled(self, prompts) -> None:
+        """If the cancellation could be recorded, these prompts must not run again."""
         if self.process.ledger.trouble is None:
             for prompt in prompts:
                 self.given_up.setdefault(prompt, asyncio.get_running_loop().time())
 
     @rule(fault=st.sampled_from(TROUBLE), on=st.sampled_from(["create", "get", "list"]))
-    def get_into_trouble(self, fault, on):
+    def fail_requests(self, fault, on):
         self.world.faults.inject(on=on, **fault)
 
     @rule(fault=st.sampled_from([{"status": 403}, {"delay": 3}, {"hang": 3}]))
-    def have_trouble_cancelling(self, fault):
+    def fail_cancels(self, fault):
         self.world.faults.inject(on="cancel", times=3, **fault)
 
     @rule(seconds=st.sampled_from([0.3, 2.0, 10.0]), waits=st.booleans())
-    def lose_the_disk_for_a_while(self, seconds, waits):
+    def fail_the_disk_for_a_while(self, seconds, waits):
         ledger = self.process.ledger
 
         async def scenario():
             ledger.trouble = "The disk is full."
             asyncio.get_running_loop().call_later(seconds, setattr, ledger, "trouble", None)
-            self.given_up.clear()  # what was shown while a creation was lost may be wrong, and ends with the process
+            self.given_up.clear()  # a state shown while a creation is lost may be wrong
             await asyncio.sleep(seconds if waits else 0)
 
         self.do(scenario())
 
     @rule()
-    def give_up_on_those_who_stay_away(self):
+    def expire_suspended_work(self):
         self.do(patiently(self.process.core.suspension.expire(before=1e12), 5.0))
 
     async def come_to_the_end(self) -> None:
         await super().come_to_the_end()
-        await asyncio.sleep(2000)  # what could not be cancelled ends at Replicate by its deadline
+        await asyncio.sleep(
+            2000
+        )  # predictions that could not be cancelled end at Replicate by their deadline
 
     async def check(self) -> None:
         made, billed = defaultdict(list), defaultdict(float)

@@ -1,4 +1,5 @@
-"""Images sent ahead through Replicate's files: each once, in the window that creates nothing, holding no slot."""
+"""Images uploaded to Replicate's files before the creation: each once, within the second window, without a
+slot."""
 
 import asyncio
 from io import BytesIO
@@ -26,7 +27,7 @@ def editing(image: Upload, prompt: str = "a", **fields):
 
 
 @on_a_loop
-async def test_an_upload_takes_a_place_of_the_other_window_and_none_of_the_creations(simulator):
+async def test_an_upload_takes_a_place_in_the_second_window_and_none_in_that_of_creations(simulator):
     async with parts(simulator) as service:
         await service.provider.upload(ADMIN, an_image())
 
@@ -37,7 +38,7 @@ async def test_an_upload_takes_a_place_of_the_other_window_and_none_of_the_creat
 
 
 @on_a_loop
-async def test_nothing_is_uploaded_while_the_other_window_is_spent(simulator):
+async def test_nothing_is_uploaded_while_the_second_window_is_full(simulator):
     async with parts(simulator, others_per_minute=1) as service:
         with await service.others.acquire("somebody") as lease:
             lease.sent()
@@ -50,7 +51,7 @@ async def test_nothing_is_uploaded_while_the_other_window_is_spent(simulator):
 
 
 @on_a_loop
-async def test_no_slot_is_held_while_an_image_is_on_its_way(simulator):
+async def test_an_upload_holds_no_slot(simulator):
     simulator.inject(on="file", delay=0.3)
     async with parts(simulator, concurrent_limit=1) as service:
         editor = asyncio.create_task(run(service.core, editing(an_image())))
@@ -79,9 +80,7 @@ FAULTS = {
 @pytest.mark.slow
 @pytest.mark.parametrize(("fault", "passes"), FAULTS.values(), ids=FAULTS)
 @on_a_loop
-async def test_an_upload_that_goes_wrong_in_passing_is_tried_again_and_costs_nothing(
-    simulator, fault, passes
-):
+async def test_a_temporarily_failed_upload_is_retried_without_cost(simulator, fault, passes):
     simulator.inject(on="file", times=2, **fault)
     async with parts(simulator) as service:
         ended = await run(service.core, editing(an_image()))
@@ -94,7 +93,7 @@ async def test_an_upload_that_goes_wrong_in_passing_is_tried_again_and_costs_not
 
 
 @on_a_loop
-async def test_an_upload_that_never_succeeds_is_an_error_and_nothing_is_created(simulator):
+async def test_no_prediction_is_created_if_an_upload_never_succeeds(simulator):
     simulator.inject(on="file", times=100, status=500)
     async with parts(simulator) as service:
         ended = await run(service.core, editing(an_image()))
@@ -115,7 +114,7 @@ async def test_a_refused_account_gets_its_error_before_anything_is_created(simul
 
 @pytest.mark.parametrize("fault", [{"status": 401}, {"status": 403}, {"status": 403, "body": "<html>"}])
 @on_a_loop
-async def test_a_token_that_is_refused_in_passing_costs_an_upload_another_try(simulator, fault):
+async def test_an_upload_is_retried_if_its_token_is_refused_temporarily(simulator, fault):
     simulator.inject(on="file", **fault)
     async with parts(simulator) as service:
         ended = await run(service.core, editing(an_image()))
@@ -124,7 +123,7 @@ async def test_a_token_that_is_refused_in_passing_costs_an_upload_another_try(si
 
 
 @on_a_loop
-async def test_an_image_that_goes_to_a_second_model_is_not_sent_again(simulator):
+async def test_an_image_is_not_uploaded_again_for_a_second_model(simulator):
     async with parts(simulator) as service:
         request = editing(an_image(), "[[only=flux-kontext-max]] [[nsfw]]", fallback=True)
         ended = await run(service.core, request)
@@ -135,8 +134,8 @@ async def test_an_image_that_goes_to_a_second_model_is_not_sent_again(simulator)
     assert first.input["input_image"] == second.input["image"]
 
 
-class Sent:
-    """What stands where Replicate's files are: each takes a second, and some fail."""
+class FakeFiles:
+    """A substitute for Replicate's files: each upload takes a second, and some fail."""
 
     def __init__(self, *outcomes) -> None:
         self._outcomes = list(outcomes)
@@ -156,9 +155,9 @@ class Sent:
 
 
 @pytest.mark.parametrize(("failures", "sent"), [(0, 1), (2, 3), (3, 4)])
-def test_generations_that_share_an_image_share_its_upload_and_the_tries(failures, sent):
+def test_generations_that_share_an_image_share_its_upload_and_its_retries(failures, sent):
     async def scenario():
-        send, image = Sent(*[Lost("cut")] * failures), an_image()
+        send, image = FakeFiles(*[Lost("cut")] * failures), an_image()
         uploads = Uploads(send)
         return await asyncio.gather(*(uploads.address(ADMIN, image) for _ in range(20))), send.number
 
@@ -168,7 +167,7 @@ def test_generations_that_share_an_image_share_its_upload_and_the_tries(failures
 
 def test_a_final_failure_of_an_upload_fails_all_generations_that_share_it():
     async def scenario():
-        send, image = Sent(*[Lost("cut")] * 100), an_image()
+        send, image = FakeFiles(*[Lost("cut")] * 100), an_image()
         uploads = Uploads(send)
         first = await asyncio.gather(
             *(uploads.address(ADMIN, image) for _ in range(20)), return_exceptions=True
@@ -183,7 +182,7 @@ def test_a_final_failure_of_an_upload_fails_all_generations_that_share_it():
 
 def test_a_cancelled_wait_leaves_the_upload_to_the_others():
     async def scenario():
-        send, image = Sent(), an_image()
+        send, image = FakeFiles(), an_image()
         uploads = Uploads(send)
         gone = asyncio.create_task(uploads.address(ADMIN, image))
         await asyncio.sleep(0.5)
@@ -195,9 +194,9 @@ def test_a_cancelled_wait_leaves_the_upload_to_the_others():
     assert ("https://api.replicate.com/v1/files/1", 1) == virtual_time.run(scenario())
 
 
-def test_an_upload_without_waits_is_cancelled_and_may_begin_again():
+def test_an_upload_that_no_generation_waits_for_is_cancelled_and_may_begin_again():
     async def scenario():
-        send, image = Sent(), an_image()
+        send, image = FakeFiles(), an_image()
         uploads = Uploads(send)
         gone = asyncio.create_task(uploads.address(ADMIN, image))
         await asyncio.sleep(0.5)
@@ -208,9 +207,9 @@ def test_an_upload_without_waits_is_cancelled_and_may_begin_again():
     assert (0, "https://api.replicate.com/v1/files/2") == virtual_time.run(scenario())
 
 
-def test_an_address_is_used_for_20_hours_and_not_for_the_24_that_it_is_good():
+def test_an_address_is_used_for_20_of_the_24_hours_that_it_is_valid():
     async def scenario():
-        send, image = Sent(), an_image()
+        send, image = FakeFiles(), an_image()
         uploads = Uploads(send)
         await uploads.address(ADMIN, image)
         await asyncio.sleep(GOOD_FOR - 2)
@@ -224,9 +223,9 @@ def test_an_address_is_used_for_20_hours_and_not_for_the_24_that_it_is_good():
     ) == virtual_time.run(scenario())
 
 
-def test_uploads_at_once_leave_room_for_polls():
+def test_concurrent_uploads_leave_room_for_polls():
     async def scenario():
-        send = Sent()
+        send = FakeFiles()
         uploads = Uploads(send)
         await asyncio.gather(*(uploads.address(ADMIN, an_image()) for _ in range(3 * AT_ONCE)))
         return send.most, asyncio.get_running_loop().time()
@@ -235,7 +234,7 @@ def test_uploads_at_once_leave_room_for_polls():
 
 
 @on_a_loop
-async def test_each_caller_sends_with_their_own_token(simulator):
+async def test_each_upload_is_sent_with_its_callers_token(simulator):
     async with parts(simulator) as service:
         for caller in (ADMIN, USER):
             await service.provider.upload(caller, an_image())

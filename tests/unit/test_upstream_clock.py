@@ -1,4 +1,4 @@
-"""How far Replicate's clock is from ours, by what its answers say, true or not."""
+"""The measured difference between Replicate's clock and ours, from dates that may be wrong."""
 
 import asyncio
 from datetime import UTC, datetime, timedelta
@@ -11,7 +11,7 @@ from providers.replicate.clock import UNKNOWN_SKEW, UpstreamClock, wall_offset
 from tests.support.virtual_time import run
 
 EPOCH = datetime(2026, 1, 1, tzinfo=UTC)
-"""What Replicate's clock says when the loop's is 0, and the skew is."""
+"""Replicate's time when the loop's clock and the skew are 0."""
 
 
 def at(seconds: float) -> datetime:
@@ -28,7 +28,7 @@ def covers(clock: UpstreamClock, skew: float) -> bool:
 
 
 def created(clock: UpstreamClock, *skews: float, since: float = 0.0) -> None:
-    """Creations, one a second, each answered within 0.4 s by a clock that was so far ahead."""
+    """One creation a second, each answered within 0.4 s by a clock with this skew."""
     for number, skew in enumerate(skews):
         sent = since + number
         clock.record_creation(at(sent + 0.1 + skew), sent=sent, answered=sent + 0.4)
@@ -45,7 +45,7 @@ def test_nothing_is_known_before_the_first_answer():
     assert (None, None) == on_a_loop(lambda clock: (clock.offset, clock.skew))
 
 
-def test_a_creation_bounds_it_by_its_sending_and_its_answer():
+def test_a_creation_bounds_the_offset_by_the_times_of_its_request_and_answer():
     def scenario(clock):
         created(clock, 120.0)
         return clock.offset.most - clock.offset.least, covers(clock, 120.0)
@@ -71,7 +71,7 @@ def test_the_shown_skew_uses_the_tightest_measure_and_a_search_all_of_them():
     assert (pytest.approx(0.2), True, True) == on_a_loop(scenario)
 
 
-def test_before_the_first_creation_the_date_of_any_answer_bounds_it_to_a_second():
+def test_before_the_first_creation_the_date_of_any_answer_bounds_the_offset_to_a_second():
     def scenario(clock):
         clock.record_date(dated(60.0), sent=10.0, answered=10.5)
         return covers(clock, 50.0), clock.offset.most - clock.offset.least
@@ -92,7 +92,7 @@ def test_an_invalid_date_is_ignored(date):
 
 @pytest.mark.parametrize("lie", [-5e8, 5e8, -3600.0, 100_000.0])
 @pytest.mark.parametrize("place", [0, 3, 7])
-def test_a_date_that_is_far_from_all_others_moves_nothing(lie, place):
+def test_a_date_far_from_all_others_is_ignored(lie, place):
     def scenario(clock):
         skews = [30.0] * 8
         skews[place] = lie
@@ -103,7 +103,7 @@ def test_a_date_that_is_far_from_all_others_moves_nothing(lie, place):
     assert (True, True) == on_a_loop(scenario)
 
 
-def test_a_first_creation_whose_date_is_absurd_does_not_count_against_the_date_of_its_answer():
+def test_an_absurd_date_of_the_first_creation_does_not_replace_the_date_header():
     def scenario(clock):
         clock.record_date(dated(0.5), sent=0.0, answered=1.0)
         created(clock, -5e8)
@@ -113,7 +113,7 @@ def test_a_first_creation_whose_date_is_absurd_does_not_count_against_the_date_o
 
 
 @pytest.mark.parametrize("jump", [-300.0, 120.0, 600.0])
-def test_while_a_clock_jumps_both_times_are_searched_and_soon_only_the_new_one(jump):
+def test_after_a_clock_jump_both_offsets_are_searched_and_soon_only_the_new_one(jump):
     def scenario(clock):
         created(clock, *[0.0] * 8)
         created(clock, jump, since=100.0)
@@ -124,13 +124,13 @@ def test_while_a_clock_jumps_both_times_are_searched_and_soon_only_the_new_one(j
     assert ((True, True), False, True) == on_a_loop(scenario)
 
 
-def test_a_skew_is_warned_of_once_a_minute_while_it_lasts():
+def test_a_skew_is_logged_once_a_minute_while_it_lasts():
     async def scenario():
         clock = UpstreamClock()
         with capture_logs() as logs:
             for _ in range(181):
                 now = asyncio.get_running_loop().time()
-                # Of this machine's clock, which stands still in virtual time, only the difference matters.
+                # This machine's clock does not advance in virtual time, but only the difference matters.
                 clock.record_creation(
                     datetime.now(UTC) + timedelta(seconds=400), sent=now - 0.1, answered=now
                 )
@@ -142,7 +142,7 @@ def test_a_skew_is_warned_of_once_a_minute_while_it_lasts():
     assert 390 <= warned[0]["seconds"] <= 410
 
 
-def test_a_skew_of_a_few_seconds_is_not_warned_of():
+def test_a_skew_of_a_few_seconds_is_not_logged():
     async def scenario():
         clock = UpstreamClock()
         with capture_logs() as logs:

@@ -1,4 +1,5 @@
-"""The watcher: how often it looks, how soon it tells, and what it leaves behind."""
+"""The watcher: the number of its polls, the delay of its results, and that cancelled waits leave nothing
+behind."""
 
 import asyncio
 from dataclasses import replace
@@ -32,7 +33,7 @@ def test_a_steady_known_model_is_found_over_by_its_first_poll(seconds):
 )
 @settings(max_examples=100, deadline=None, derandomize=True)
 def test_a_known_model_is_found_over_within_6_percent_after_few_polls(usual, shares, share):
-    """For whatever it takes, from what four in five took to the longest."""
+    """Checked for durations from the fourth quintile of the known ones to the longest."""
 
     async def scenario():
         upstream = Upstream()
@@ -50,7 +51,7 @@ def test_a_known_model_is_found_over_within_6_percent_after_few_polls(usual, sha
 
 @pytest.mark.parametrize(("usual", "at_most"), [(12.0, 4.5), (180.0, 5.5)])
 def test_a_lone_prediction_of_a_known_model_costs_about_five_polls(usual, at_most):
-    """A model whose predictions take as long as usual, more or less a fifth, over a fifth of a second."""
+    """Durations vary by a fifth around the usual one; a round trip takes 0.2 seconds."""
 
     async def scenario():
         random, upstream = Random(1), Upstream(round_trip=0.2)
@@ -67,7 +68,7 @@ def test_a_lone_prediction_of_a_known_model_costs_about_five_polls(usual, at_mos
 
 @pytest.mark.parametrize(("seconds", "at_most"), [(0.2, 1), (3.0, 9), (30.0, 20), (600.0, 80)])
 def test_an_unknown_model_is_polled_a_bounded_number_of_times(seconds, at_most):
-    """Told within a quarter of its time, or of a second, and never more than ten seconds late."""
+    """The result is at most a quarter of the duration late (at least 0.25 seconds, at most 10)."""
 
     async def scenario():
         upstream = Upstream()
@@ -81,7 +82,8 @@ def test_an_unknown_model_is_polled_a_bounded_number_of_times(seconds, at_most):
 @pytest.mark.parametrize("round_trip", [1.6, 5.0])
 @pytest.mark.parametrize("many", [1, 2, 10, 100])
 def test_a_slow_connection_costs_time_but_few_polls(round_trip, many):
-    """Predictions of a minute: a look each at most every two seconds, or as many pages as go at once."""
+    """Predictions of a minute: each is polled at most every two seconds, or by as many pages as may run at
+    once."""
 
     async def scenario():
         upstream = Upstream(round_trip=round_trip)
@@ -93,7 +95,7 @@ def test_a_slow_connection_costs_time_but_few_polls(round_trip, many):
     assert polls <= 13 * many + 20
 
 
-def test_only_success_teaches_how_long_a_model_takes():
+def test_only_successes_count_as_durations_of_a_model():
     async def scenario():
         upstream = Upstream()
         await upstream.learn(20.0, 20.0, 20.0)
@@ -107,7 +109,7 @@ def test_only_success_teaches_how_long_a_model_takes():
 
 
 def test_a_learned_duration_is_no_longer_than_the_wait():
-    """Or else one false date of completion keeps everybody's predictions of that model from being looked at."""
+    """Otherwise one false date of completion would delay the polls of all predictions of that model."""
 
     async def scenario():
         upstream = Upstream()
@@ -144,7 +146,7 @@ def test_processing_without_output_is_not_over():
     assert run(scenario()) >= 0.0
 
 
-def test_a_prediction_watched_late_is_as_old_as_it_is_said_to_be():
+def test_a_prediction_watched_late_is_polled_by_its_date_of_creation():
     async def scenario():
         upstream = Upstream()
         await upstream.learn(20.0, 20.0, 20.0)
@@ -167,7 +169,7 @@ def test_two_waits_for_one_prediction_both_end():
     assert max(run(scenario(5))) <= 5.0
 
 
-def test_a_prediction_without_a_date_is_told_and_never_makes_a_page_by_itself():
+def test_a_prediction_without_a_date_ends_and_causes_no_page_by_itself():
     async def scenario():
         upstream = Upstream()
         late = await upstream.predict_many([20.0] * 5, dated=False)
@@ -178,7 +180,7 @@ def test_a_prediction_without_a_date_is_told_and_never_makes_a_page_by_itself():
     assert 0 == pages
 
 
-def test_a_later_watch_with_an_earlier_poll_goes_first():
+def test_a_later_watch_whose_poll_is_due_earlier_is_polled_first():
     async def scenario():
         upstream = Upstream()
         await upstream.learn(100.0, 100.0, 100.0)
@@ -205,7 +207,8 @@ def test_a_cancelled_wait_costs_no_further_poll():
 
 
 def _left_behind(upstream: Upstream, waiters: list[asyncio.Task]):
-    """Cancel whoever waits, now; see what is left when what was under way is over."""
+    """Cancel these waits. Returns whether nothing is left once the polls under way have ended, and the number
+    of later polls."""
 
     async def scenario():
         for waiter in waiters:
@@ -268,7 +271,7 @@ def test_a_wait_cancelled_in_any_tick_around_its_end_leaves_nothing(ticks):
     assert (True, 0) == run(scenario())
 
 
-def test_polls_take_the_turn_of_the_account_once_that_is_known():
+def test_polls_take_the_turn_of_the_account_once_it_is_known():
     async def scenario():
         upstream = Upstream()
         turns, acquire = [], upstream.gate.acquire

@@ -1,4 +1,5 @@
-"""Webhooks tell first, and looks are the safety net: hardly any where webhooks come, and as ever where they do not."""
+"""Webhooks end waits first, and polls are the fallback: few polls where webhooks arrive, the usual ones where
+they do not."""
 
 import asyncio
 from random import Random
@@ -10,7 +11,7 @@ from providers.replicate.push import GRACE, KEPT, SILENCE, PushTracker
 from tests.support.upstream import MODEL, Made, Upstream, caller, now, run
 
 UNDER_WAY = 0.3
-"""Seconds that a webhook takes."""
+"""Seconds from the end of a prediction to its webhook."""
 
 
 async def announced(
@@ -21,7 +22,8 @@ async def announced(
     model: str = MODEL,
     webhook: float | None = UNDER_WAY,
 ) -> float:
-    """Wait for it. Its webhook comes `webhook` seconds after its end, or never. Returns how late the wait ended."""
+    """Wait for a prediction whose webhook arrives `webhook` seconds after its end, or never. Returns the
+    seconds from its end to the end of the wait."""
     prediction = Prediction(made.id, "starting", created_at=made.created_at, is_announced=True)
     if webhook is not None:
         at = made.ends_at + webhook
@@ -34,7 +36,7 @@ async def announced(
 async def announced_many(
     upstream: Upstream, lengths: list[float], *, every: float = 0.0, **how
 ) -> list[float]:
-    """Predictions made one after the other, `every` so many seconds. Returns how late each was told."""
+    """Make and await predictions, one each `every` seconds. Returns the delay of each result in seconds."""
 
     async def one(n: int, seconds: float) -> float:
         await asyncio.sleep(n * every)
@@ -45,7 +47,7 @@ async def announced_many(
 
 
 def about(seconds: float, many: int) -> list[float]:
-    """So many durations, more or less a fifth."""
+    """This many durations, a fifth more or less than the usual one."""
     random = Random(1)
     return [seconds * random.uniform(0.8, 1.2) for _ in range(many)]
 
@@ -95,7 +97,7 @@ def test_a_poll_replaces_a_single_missing_webhook():
     assert 5.0 == run(scenario())
 
 
-def test_when_webhooks_never_come_everything_ends_soon_and_later_ones_as_quickly_as_without():
+def test_without_any_webhook_all_waits_end_soon_and_later_ones_as_soon_as_unannounced_ones():
     async def scenario():
         upstream, without = Upstream(round_trip=0.2), Upstream(round_trip=0.2)
         for each in (upstream, without):
@@ -116,7 +118,7 @@ def test_when_webhooks_never_come_everything_ends_soon_and_later_ones_as_quickly
 
 
 def test_predictions_under_way_are_polled_as_usual_once_webhooks_are_found_missing():
-    """The first is found over at 17 s, and missed at 22 s."""
+    """A poll finds the first over at 17 s, and its webhook counts as missing at 22 s."""
 
     async def scenario():
         upstream = Upstream()
@@ -145,7 +147,7 @@ def test_a_webhook_shortly_after_the_poll_is_not_missing():
 
 
 @pytest.mark.parametrize(("waited", "late"), [(SILENCE - 30, 0.0), (SILENCE + 1, 5.0)])
-def test_an_account_is_tried_again_after_ten_minutes(waited, late):
+def test_webhooks_of_an_account_are_expected_again_after_ten_minutes(waited, late):
     async def scenario():
         upstream = Upstream()
         await upstream.learn(12.0, 12.0, 12.0)
@@ -156,7 +158,7 @@ def test_an_account_is_tried_again_after_ten_minutes(waited, late):
     assert late == run(scenario())
 
 
-def test_missing_webhooks_of_one_account_do_not_count_for_another():
+def test_missing_webhooks_of_one_account_do_not_affect_another():
     async def scenario():
         upstream = Upstream()
         await upstream.learn(12.0, 12.0, 12.0)
@@ -169,7 +171,7 @@ def test_missing_webhooks_of_one_account_do_not_count_for_another():
     assert 0 == run(scenario())
 
 
-def test_an_end_at_processing_expects_no_webhook():
+def test_a_prediction_that_ends_at_processing_expects_no_webhook():
     async def scenario():
         upstream = Upstream()
         await upstream.learn(12.0, 12.0, 12.0)
@@ -183,7 +185,7 @@ def test_an_end_at_processing_expects_no_webhook():
 
 
 def test_a_prediction_watched_late_is_polled_as_usual_and_expects_no_webhook():
-    """Its webhook may have come while nobody was there to hear it."""
+    """Its webhook may have arrived while the service was down."""
 
     async def scenario():
         upstream = Upstream()
@@ -265,7 +267,7 @@ def test_a_pushed_result_ends_a_wait_that_expected_none():
     assert 0.0 == run(scenario())
 
 
-def test_webhooks_teach_how_long_a_model_takes():
+def test_pushed_results_count_as_durations_of_a_model():
     async def scenario():
         upstream = Upstream()
         for n in range(3):

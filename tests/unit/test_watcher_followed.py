@@ -1,4 +1,5 @@
-"""Following: how a prediction goes is seen about once a second, and nobody waits longer for it."""
+"""Following: a listener gets the state of a prediction about once a second, and no wait takes longer for
+it."""
 
 import asyncio
 
@@ -13,7 +14,7 @@ from tests.support.upstream import HANGS, MODEL, Upstream, caller, now, run
 async def followed(
     upstream: Upstream, made, listener, *, after: float = 0.0, announced: bool = True
 ) -> float:
-    """Wait for it while the listener follows it. Returns how late it was told."""
+    """Wait for a prediction while the listener follows it. Returns the delay of its result in seconds."""
     prediction = Prediction(made.id, "starting", created_at=made.created_at, is_announced=announced)
     waiting = asyncio.create_task(upstream.watcher.wait(caller("ann"), prediction, model=MODEL))
     await asyncio.sleep(after)

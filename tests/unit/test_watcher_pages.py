@@ -1,4 +1,5 @@
-"""The watcher's pages: one request tells of a hundred, and what a page cannot tell is asked for by itself."""
+"""The watcher's pages: one request shows a hundred predictions; a prediction that a page cannot show is
+polled by itself."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -16,7 +17,7 @@ from tests.support.upstream import HANGS, Made, Upstream, now, run
 
 @asynccontextmanager
 async def traffic(upstream: Upstream, *, streams: int, seconds: float) -> AsyncIterator[None]:
-    """Predictions that keep the account's pages coming, while the block runs."""
+    """Predictions that cause further pages of the account while the block runs."""
 
     async def stream(number: int) -> None:
         await asyncio.sleep(0.37 * number)
@@ -53,7 +54,7 @@ def test_fewer_than_three_due_predictions_are_polled_separately():
     assert (0, 2) == run(scenario())
 
 
-def test_a_page_is_of_one_account():
+def test_a_page_shows_one_account_only():
     async def scenario():
         upstream = Upstream()
         await upstream.learn(20.0, 20.0, 20.0)
@@ -74,8 +75,8 @@ def test_more_than_a_hundred_due_predictions_take_several_pages():
     assert (0.0, 3, 0) == run(scenario())
 
 
-def test_those_of_one_burst_are_not_shown_one_page_again_and_again():
-    """Six hundred within a second: each page begins where the one before it ended."""
+def test_predictions_of_one_burst_are_read_without_repeating_a_page():
+    """Six hundred predictions within a second: each page begins where the previous one ended."""
 
     async def scenario():
         upstream = Upstream(round_trip=0.2)
@@ -112,7 +113,7 @@ def test_a_prediction_missing_on_a_page_is_polled_separately_at_once():
 
 
 def bare(made: Made) -> Prediction:
-    """What a page tells that leaves outputs and errors out."""
+    """The prediction as on a page that omits outputs and errors."""
     prediction = made.shown_at(now())
     return Prediction(made.id, prediction.status, created_at=made.created_at)
 
@@ -151,8 +152,8 @@ def test_a_page_does_not_repeat_a_confirmation_under_way():
 
 @pytest.mark.parametrize("streams", [0, 5, 30])
 @pytest.mark.parametrize("dated", [True, False])
-def test_a_page_that_shows_a_prediction_unfinished_again_and_again_is_not_believed_for_ever(streams, dated):
-    """However many pages there are for others: they do not put off its own look."""
+def test_a_prediction_that_pages_keep_showing_unfinished_is_polled_separately(streams, dated):
+    """Pages for other predictions do not delay its own poll."""
 
     async def scenario():
         upstream = Upstream(round_trip=0.2)
@@ -178,8 +179,8 @@ def test_a_prediction_seen_on_many_early_pages_still_ends_by_a_page():
 
 
 @pytest.mark.parametrize("others", [1, 20, 200])
-def test_foreign_predictions_on_a_page_delay_no_end_for_ever(others):
-    """So many between every two of ours."""
+def test_other_programs_predictions_on_pages_delay_ends_by_a_bounded_time(others):
+    """Between every two of ours there are this many."""
 
     async def scenario():
         upstream = Upstream(round_trip=0.2)
@@ -262,7 +263,7 @@ def test_pages_are_tried_again_after_a_while(trouble):
     assert 10 < polls - gets < 80
 
 
-def test_pages_that_fail_together_have_failed_once():
+def test_pages_that_fail_together_count_as_one_failure():
     async def scenario():
         upstream = Upstream(round_trip=0.1)
         await upstream.learn(60.0, 60.0, 60.0)
@@ -287,7 +288,7 @@ def test_an_unexpected_error_of_a_page_ends_no_watch():
     assert (0.0, 1) == run(scenario())
 
 
-def test_a_page_with_an_id_twice_is_believed_where_it_says_it_is_over():
+def test_a_prediction_shown_twice_on_a_page_is_over_if_either_entry_is():
     over = {"id": "p", "status": "succeeded", "output": ["https://a"]}
     items = [over, {"id": "p", "status": "processing"}]
 
@@ -295,7 +296,7 @@ def test_a_page_with_an_id_twice_is_believed_where_it_says_it_is_over():
     assert read_page({"results": items[::-1]}).predictions["p"].is_over
 
 
-def test_a_date_of_completion_before_its_creation_teaches_nothing():
+def test_a_completion_before_the_creation_does_not_count_as_a_duration():
     stamps = {"created_at": "2025-01-01T00:00:02Z", "completed_at": "2025-01-01T00:00:01Z"}
 
     assert read_prediction({"id": "p", "status": "succeeded", **stamps}).seconds is None

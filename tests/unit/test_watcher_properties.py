@@ -1,4 +1,4 @@
-"""What holds of the watcher for every history."""
+"""Properties of the watcher that hold for every history."""
 
 import asyncio
 import math
@@ -14,16 +14,16 @@ from providers.replicate.watcher import NoPages, PollFailed
 from tests.support.upstream import HANGS, OUTPUT, Made, Poll, Upstream, caller, now, run
 
 WELL_AFTER = 120.0
-"""Seconds. No trouble begins later than this."""
+"""Seconds after which no failure begins."""
 
 TOLD_WITHIN = 300.0
-"""Seconds after the end, or after the trouble: 20 pages of a stale list at 10 seconds each, a wait that was
-asked for, and a look that timed out."""
+"""Seconds from the end or the last failure to the end of a wait: 20 pages of a stale list at 10 seconds each,
+the wait of a refusal, and a poll that timed out."""
 
 
 @dataclass(frozen=True)
 class Case:
-    """One prediction as it will happen. Times in seconds."""
+    """One prediction, as planned. Times are in seconds."""
 
     begins: float
     seconds: float
@@ -34,13 +34,14 @@ class Case:
     on_pages: str
     cancelled_after: float | None
     webhook: float | None
-    """How long after its end; None if none was asked for, infinity if it does not come."""
+    """Seconds from its end to its webhook; None if none was requested, infinity if it does not arrive."""
     followed_after: float | None
 
 
 @dataclass(frozen=True)
 class Trouble:
-    """What every look of an account suffers for a while, or only its pages, or only its own looks."""
+    """A failure of all polls of an account for a while, or only of its pages, or only of its separate
+    polls."""
 
     begins: float
     seconds: float
@@ -152,8 +153,8 @@ def test_every_wait_ends_in_time_within_the_window_and_leaves_nothing(
     round_trip=st.sampled_from([0.0, 0.2, 1.6]),
 )
 @settings(max_examples=60, deadline=None, derandomize=True)
-def test_no_end_is_found_more_than_a_quarter_late_while_the_upstream_works(begins, lengths, round_trip):
-    """A quarter of its time, or ten seconds, whichever is less; and the answer's way."""
+def test_every_end_is_found_at_most_a_quarter_late_while_the_upstream_works(begins, lengths, round_trip):
+    """At most a quarter of its duration or ten seconds, whichever is less, plus the round trip."""
 
     async def scenario():
         upstream = Upstream(round_trip=round_trip)

@@ -1,4 +1,4 @@
-"""The watcher when the upstream fails, asks to wait or hangs, and when looks are scarce."""
+"""The watcher when the upstream fails, asks to wait or hangs, and when polls are scarce."""
 
 import asyncio
 
@@ -23,7 +23,8 @@ def test_failed_polls_do_not_end_the_watch():
 
 @pytest.mark.parametrize("many", [1, 50, 300])
 def test_an_upstream_that_is_down_gets_few_polls_and_all_waits_end_soon_after(many):
-    """One look at a time, and a pause of eight seconds at the most; then at most ten for whose look failed last."""
+    """One poll at a time, with pauses of at most eight seconds. After the outage, at most ten seconds until
+    all waits end."""
 
     async def scenario():
         upstream = Upstream(round_trip=0.1)
@@ -77,7 +78,7 @@ def test_a_prediction_whose_polls_always_fail_starves_no_other():
     assert run(scenario()) <= 20.0
 
 
-def test_patience_is_for_what_fails_without_a_break():
+def test_patience_counts_failures_without_a_break():
     async def scenario():
         upstream = Upstream()
         error = UpstreamError("gone")
@@ -92,7 +93,7 @@ def test_patience_is_for_what_fails_without_a_break():
     assert 5.0 <= after <= 10.0
 
 
-def test_an_upstream_that_was_down_uses_up_no_patience():
+def test_an_outage_of_the_upstream_uses_up_no_patience():
     async def scenario():
         upstream = Upstream()
         missing = PollFailed(UpstreamError("gone"), patience=3.0)
@@ -105,7 +106,7 @@ def test_an_upstream_that_was_down_uses_up_no_patience():
 
 @pytest.mark.parametrize("others", [0, 1, 20])
 def test_the_wait_of_a_refusal_holds_for_the_whole_account_and_no_other(others):
-    """Whatever is under way meanwhile is answered well."""
+    """Polls that are under way meanwhile succeed."""
 
     async def scenario():
         upstream = Upstream(round_trip=0.4)
@@ -187,7 +188,7 @@ def test_an_account_whose_polls_hang_delays_another_by_their_timeout_at_the_most
 
 
 def test_when_polls_are_scarce_the_likeliest_go_first():
-    """Three models; only the predictions of the quickest can be over, and those are told first."""
+    """Of three models, only the predictions of the quickest can be over, and their waits end first."""
 
     async def scenario():
         upstream = Upstream(per_minute=60)
@@ -294,7 +295,7 @@ def test_an_error_of_the_polling_task_ends_all_waits_with_it():
     run(scenario())
 
 
-def test_closing_ends_the_polls_under_way():
+def test_closing_cancels_the_polls_under_way():
     async def scenario():
         upstream = Upstream()
         upstream.trouble = lambda poll: HANGS
