@@ -20,13 +20,13 @@ from providers.replicate.redaction import REDACTED, Redaction
 from tests.support import virtual_time
 from tests.support.api_client import PICTURE, ended, look_up, submit, submit_batch
 from tests.support.callers import ADMIN, USER
-from tests.support.disconnect import Quick, Slow, a_service, next_service, on_record
+from tests.support.disconnect import QuickStore, SlowStore, a_service, next_service, on_record
 from tests.support.ndjson import lines, stream
 from tests.support.output_hosts import MP4, PAGE, PNG
 from tests.support.problem_documents import problem
 from tests.support.served_in_process import receiving
 from tests.support.wiring import ADMIN as ADMIN_CALLER
-from tests.support.wiring import Notes, a_picture, result, run, submission
+from tests.support.wiring import TransitionLedger, a_picture, result, run, submission
 
 UPSTREAM = URL("http://127.0.0.1:8000/prefix")
 A = "https://replicate.delivery/a.png"
@@ -366,7 +366,7 @@ def test_batches_lookups_events_and_webhooks_show_the_same_outputs(make_app):
 # When outputs turn out not to exist, in virtual time.
 
 
-class Hollow(Quick):
+class Hollow(QuickStore):
     """A keeper that finds nothing at the addresses of these numbers, and keeps no other."""
 
     def __init__(self, *missing: int) -> None:
@@ -418,8 +418,8 @@ def test_without_any_output_it_is_a_failure_that_says_what_is_wrong():
 )
 def test_after_a_restart_it_ends_alike_unless_replicate_has_deleted_the_outputs_since(late, code, usd):
     async def scenario():
-        fake, ledger = MemoryProvider(), Notes()
-        _, inside = a_service(fake, ledger=ledger, outputs=Slow())
+        fake, ledger = MemoryProvider(), TransitionLedger()
+        _, inside = a_service(fake, ledger=ledger, outputs=SlowStore())
         generation = inside.supervisor.accept(submission(a_picture(), ADMIN_CALLER))
         await asyncio.sleep(5)
         await inside.supervisor.drain(0)

@@ -15,7 +15,7 @@ PICTURE = {"model_name": "flux-dev", "prompt": "[[slow=0]] A lighthouse at dusk"
 """A request whose prediction is over when its creation is answered."""
 
 CHECKED = {"account": 1}
-"""The requests to Replicate after a check of the token alone."""
+"""The requests that Replicate gets if only the token is checked."""
 
 ENDED = {"succeeded", "failed", "canceled"}
 
@@ -27,12 +27,12 @@ def picture(prompt: str = PICTURE["prompt"], **fields: Any) -> dict[str, Any]:
 def submit(
     client: FlaskClient, prompt: str = PICTURE["prompt"], *, by: Mapping[str, str] = USER, **fields: Any
 ) -> str:
-    """The id of a generation submitted without waiting."""
+    """Submit a generation without waiting, and return its id."""
     return _id(client.post("/generate", json=picture(prompt, **fields), headers={**by, **ASYNC}))
 
 
 def submit_batch(client: FlaskClient, *prompts: str, by: Mapping[str, str] = USER, **fields: Any) -> str:
-    """The id of a batch submitted without waiting."""
+    """Submit a batch without waiting, and return its id."""
     body = {"model_name": "flux-dev", "prompts": list(prompts), **fields}
     return _id(client.post("/generate-batch", json=body, headers={**by, **ASYNC}))
 

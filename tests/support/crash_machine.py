@@ -59,7 +59,7 @@ class Process:
     """One process of the service, from start to crash."""
 
     def __init__(self, rows: Rows, loopback: httpx.AsyncBaseTransport, *, places: int | None = None) -> None:
-        """With a limit of `places` a minute, it counts those of earlier processes."""
+        """`places` is the limit per minute; creations of earlier processes count toward it."""
         self.ledger = MemoryLedger(rows, commit_seconds=COMMIT_SECONDS)
         self._connection = Connection(loopback)
         others = Gate(concurrent_limit=200, requests_per_minute=3000)
@@ -101,7 +101,8 @@ class Process:
 
 
 class CrashMachine(RuleBasedStateMachine):
-    """Time passes, and processes crash and stop. In the end nothing fails, and every owner returns."""
+    """Rules for time that passes and for processes that crash or stop. In the end, nothing fails any more and
+    every owner returns."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -112,7 +113,8 @@ class CrashMachine(RuleBasedStateMachine):
         self.do(self.begin_world())
 
     def do(self, work: Coroutine[Any, Any, T]) -> T:
-        """Run a coroutine, with a wall clock that keeps pace with virtual time: a drift would be a skew that grows."""
+        """Run a coroutine with a wall clock that advances with virtual time, so that the clocks do not drift
+        apart."""
         began = self.began
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(time, "time", lambda: began + self.runner.get_loop().time())
@@ -183,7 +185,7 @@ class CrashMachine(RuleBasedStateMachine):
 
 
 async def patiently(work: Awaitable[object], seconds: float) -> None:
-    """Wait until it is done or refused, or for some seconds."""
+    """Wait until the coroutine ends or is refused, for at most these seconds."""
     try:
         async with asyncio.timeout(seconds):
             await work

@@ -1,4 +1,5 @@
-"""Callers that disconnect and services that stop, on a provider without a network: shared by the tests of both."""
+"""Helpers for the tests of callers that disconnect and of services that stop, with a provider without a
+network."""
 
 import asyncio
 from collections.abc import Sequence
@@ -13,11 +14,11 @@ from generations.generation import Generation
 from ledger.records import GenerationRecord
 from providers import Created, Prediction
 from providers.memory import MemoryProvider
-from tests.support.wiring import ADMIN, Notes, a_picture, core, run, succeeded
+from tests.support.wiring import ADMIN, TransitionLedger, a_picture, core, run, succeeded
 
 
 def a_service(
-    fake: MemoryProvider, *, concurrent_limit: int = 1, ledger: Notes | None = None, **more: Any
+    fake: MemoryProvider, *, concurrent_limit: int = 1, ledger: TransitionLedger | None = None, **more: Any
 ) -> tuple[Gate, Core]:
     gate = Gate(concurrent_limit=concurrent_limit, requests_per_minute=60)
     return gate, core(fake, gate=gate, ledger=ledger, **{"MAX_QUEUED": 100, **more})
@@ -39,7 +40,7 @@ def held(gate: Gate) -> tuple[int, int, int]:
     return now.current_concurrent, now.current_rate_per_minute, now.waiting
 
 
-def on_record(ledger: Notes) -> list[tuple[str, str | None, bool]]:
+def on_record(ledger: TransitionLedger) -> list[tuple[str, str | None, bool]]:
     """The state of each generation in the ledger, its prediction, and whether it has ended."""
     return [
         (each.state, each.prediction_id, each.ended_at is not None) for each in ledger.all(GenerationRecord)
@@ -59,7 +60,7 @@ async def outcomes(*callers: asyncio.Task[Generation]) -> list[str]:
     return codes
 
 
-def next_service(fake: MemoryProvider, ledger: Notes, **how: Any) -> tuple[Gate, Core, list[Work]]:
+def next_service(fake: MemoryProvider, ledger: TransitionLedger, **how: Any) -> tuple[Gate, Core, list[Work]]:
     """The next process with this ledger, which has resumed all work in it."""
     gate, inside = a_service(fake, ledger=ledger, **how)
     batches = [(batch, ledger.batch_items(batch.id)) for batch in ledger.unfinished_batches()]
@@ -70,8 +71,8 @@ def next_service(fake: MemoryProvider, ledger: Notes, **how: Any) -> tuple[Gate,
     return gate, inside, [*restored.generations, *restored.batches]
 
 
-class Slow:
-    """Files that are never stored."""
+class SlowStore:
+    """A file store that never finishes."""
 
     async def keep(self, generation_id: str, outputs: Sequence[str]) -> StoredOutputs:  # noqa: ARG002
         await asyncio.get_running_loop().create_future()
@@ -81,14 +82,14 @@ class Slow:
         raise NotImplementedError
 
 
-class Quick(Slow):
-    """Files that are stored at once."""
+class QuickStore(SlowStore):
+    """A file store that finishes at once."""
 
     async def keep(self, generation_id: str, outputs: Sequence[str]) -> StoredOutputs:  # noqa: ARG002
         return StoredOutputs(("0.jpg",), None)
 
 
-class Lost(MemoryProvider):
+class LostCreations(MemoryProvider):
     """A provider that finds a lost creation after half a minute."""
 
     async def recover(self, *_caller_and_model: Any, reference: str, **_named: Any) -> Created:
@@ -98,7 +99,7 @@ class Lost(MemoryProvider):
         return Created(found)
 
 
-async def lose_a_creation(ledger: Notes) -> None:
+async def lose_a_creation(ledger: TransitionLedger) -> None:
     """Write to the ledger the generation of a process that crashed before the answer to its creation."""
     _, inside = a_service(MemoryProvider(answer_after=10), ledger=ledger)
     caller = start(inside)

@@ -1,7 +1,6 @@
-"""A Replicate whose answers may be anything: which statuses, headers and bytes, and where they are cut.
-
-`Hostile` keeps true accounts of what it made, and answers honestly but where it was given something else to say. It is
-without a network, on the virtual clock.
+"""A Replicate that may answer with any status, headers and bytes, and cut an answer anywhere. `Hostile` keeps
+a true record of the predictions it made, and answers honestly unless a test sets another answer. It uses no
+network, and runs on the virtual clock.
 """
 
 import asyncio
@@ -25,7 +24,7 @@ FIELDS = (
 
 
 @dataclass(frozen=True, slots=True)
-class Said:
+class CannedAnswer:
     """One answer. `cut` is the byte after which the connection is lost, -1 before the first; None if it is whole."""
 
     status: int = 200
@@ -33,7 +32,7 @@ class Said:
     body: bytes = b""
     cut: int | None = None
     made: bool = True
-    """Whether a creation was made, where the status does not say that it was not."""
+    """Whether the creation was carried out, if the status allows that."""
 
 
 @dataclass(slots=True)
@@ -59,10 +58,12 @@ class Made:
 
 
 class Hostile(httpx.AsyncBaseTransport):
-    """`says[kind]` are answers given in place of the honest ones, in order. `names` returns the id of the n-th
+    """`says[kind]` are the answers that replace the honest ones, in order. `names` returns the id of the n-th
     prediction."""
 
-    def __init__(self, says: dict[str, list[Said]], *, names: Callable[[int], str] = "p{}".format) -> None:
+    def __init__(
+        self, says: dict[str, list[CannedAnswer]], *, names: Callable[[int], str] = "p{}".format
+    ) -> None:
         self._says = {kind: list(answers) for kind, answers in says.items()}
         self._names = names
         self.made: list[Made] = []
@@ -83,7 +84,7 @@ class Hostile(httpx.AsyncBaseTransport):
                 )
         if said is None:
             status, body = self._honest(kind, request)
-            said = Said(status, (), json.dumps(body).encode())
+            said = CannedAnswer(status, (), json.dumps(body).encode())
         if said.cut is not None and said.cut < 0:
             raise httpx.ReadError("reset by r8_marked_token")
         return httpx.Response(said.status, headers=list(said.headers), stream=Stream(said.body, said.cut))
@@ -136,7 +137,7 @@ def kind_of(request: httpx.Request) -> str:
 
 
 def may_be_made(status: int) -> bool:
-    """Whether a prediction can have been made behind this status."""
+    """Whether a prediction may have been made despite this status."""
     return status not in {301, 307, 308, 503} and not 400 <= status < 500
 
 
@@ -144,7 +145,7 @@ def _named(request: httpx.Request) -> str:
     return request.url.path.removeprefix("/v1/predictions/").removesuffix("/cancel")
 
 
-# Answers: any JSON, and mostly JSON that looks like an answer.
+# Answers: any JSON, mostly JSON that resembles an answer.
 
 TEXTS = st.text(max_size=20) | st.sampled_from(
     [
@@ -233,4 +234,4 @@ HEADERS = st.lists(
     ),
     max_size=3,
 ).map(tuple)
-SAID = st.builds(Said, STATUSES, HEADERS, BODIES, st.none() | st.integers(-1, 40), st.booleans())
+CANNED = st.builds(CannedAnswer, STATUSES, HEADERS, BODIES, st.none() | st.integers(-1, 40), st.booleans())

@@ -1,8 +1,8 @@
 """An upstream without a network, on the virtual clock: predictions that end at their time, and a watcher.
 
-- `get` and `get_page` answer after a round trip, with what was so halfway. Both are written down.
-- `trouble` may let any look fail or hang; `shows` says what a page tells of a prediction, true or not.
-- `run` runs a story and fails when the loop spins: when it never lets time pass.
+- `get` and `get_page` answer after a round trip, with the state halfway through it. Both are recorded.
+- `trouble` may make any poll fail or hang; `shows` returns the prediction that a page shows, true or not.
+- `run` runs a scenario, and fails if the loop spins without letting time pass.
 """
 
 import asyncio
@@ -26,7 +26,7 @@ MODEL = "someone/something"
 OUTPUT = (Url("https://replicate.delivery/picture.png"),)
 HANGS: Final = "hangs"
 LOOK_TIMEOUT = 10.0
-"""Seconds after which the client gives a look up, as `providers.replicate.provider` does."""
+"""Seconds after which a poll times out, as in `providers.replicate.provider`."""
 
 _START = datetime(2026, 1, 1, tzinfo=UTC)
 _PAGE = 100
@@ -44,7 +44,7 @@ def caller(name: str) -> Caller:
 
 @dataclass(frozen=True, slots=True)
 class Poll:
-    """One request. `id` is the prediction that was asked for, or None for a page."""
+    """One request. `id` is the prediction's id, or None for a page."""
 
     at: float
     caller: str
@@ -53,7 +53,7 @@ class Poll:
 
 @dataclass(slots=True)
 class Made:
-    """A prediction as the upstream knows it, whoever made it."""
+    """A prediction at the upstream."""
 
     id: str
     created_at: datetime
@@ -67,11 +67,11 @@ class Made:
 
 
 Trouble = Callable[[Poll], Exception | Literal["hangs"] | None]
-"""What becomes of a look that is not answered: what it raises, or HANGS."""
+"""The result of a poll that is not answered: the exception to raise, or HANGS."""
 
 
 class Upstream:
-    """`round_trip` in seconds; `per_minute` is the window that looks are made within."""
+    """`round_trip` is in seconds; `per_minute` is the limit of the window of polls."""
 
     def __init__(self, *, round_trip: float = 0.0, per_minute: int = 3000) -> None:
         self.gate = Gate(concurrent_limit=200, requests_per_minute=per_minute)
@@ -97,8 +97,8 @@ class Upstream:
         outputs: tuple[Output, ...] = OUTPUT,
         says_seconds: bool = True,
     ) -> Made:
-        """A prediction that begins now."""
-        # No two at the same millisecond, even if they are made at one instant here.
+        """Make a prediction that begins now."""
+        # No two have the same millisecond, even if they are made at one instant.
         self._made += timedelta(milliseconds=1)
         created_at = _START + timedelta(seconds=now()) + self._made
         end = Prediction(
@@ -128,12 +128,13 @@ class Upstream:
         dated: bool = True,
         **end: Any,
     ) -> float:
-        """Make one and wait for it. Returns how long after its end that was told."""
+        """Make a prediction and wait for it. Returns the seconds from its end to the return of the wait."""
         made = self.make(seconds, prediction_id, account=account, **end)
         return await self.watch(made, account=account, model=model, dated=dated)
 
     async def predict_many(self, lengths: list[float], **which: Any) -> list[float]:
-        """Predictions p0, p1, … made at once. Returns how late each was told."""
+        """Make the predictions p0, p1, … at once and wait for them. Returns the seconds from each end to the
+        return of its wait."""
         return await asyncio.gather(*(self.predict(each, f"p{n}", **which) for n, each in enumerate(lengths)))
 
     async def learn(self, *durations: float, model: str = MODEL) -> None:
@@ -142,7 +143,8 @@ class Upstream:
         self.polls.clear()
 
     def times(self, prediction_id: str | None) -> list[float]:
-        """When a prediction was looked at alone; for None, when a page was."""
+        """The times at which this prediction was polled by itself; for None, the times at which pages
+        were."""
         return [poll.at for poll in self.polls if poll.id == prediction_id]
 
     @property
@@ -154,7 +156,7 @@ class Upstream:
         return len(self.polls) - self.pages
 
     def most_in_a_minute(self) -> int:
-        """The fullest 60 seconds, by the times of arrival."""
+        """The most requests in any 60 seconds, by the times of arrival."""
         first = most = 0
         for last, at in enumerate(self._arrivals):
             while self._arrivals[first] <= at - WINDOW:
@@ -163,7 +165,7 @@ class Upstream:
         return most
 
     def is_idle(self) -> bool:
-        """Nobody waits, nothing is under way, and nothing is left of those who waited."""
+        """Whether no wait and no poll is under way, and nothing is left of earlier waits."""
         at_rest = WatcherStats(accounts=0, polls=0, is_polling=False) == self.watcher.statistics()
         return at_rest and 0 == self.gate.statistics().current_concurrent == self.gate.statistics().waiting
 
@@ -198,7 +200,7 @@ class Upstream:
 
 
 class _Watched(VirtualLoop):
-    """Counts its turns at one instant, and gives up on a loop that spins."""
+    """A loop that counts its turns at one instant, and raises if it spins."""
 
     _instant, _turns = -1.0, 0
 
@@ -211,7 +213,7 @@ class _Watched(VirtualLoop):
 
 
 def run(scenario: Coroutine[Any, Any, Any]) -> Any:
-    """Run a story in virtual time; what goes wrong outside of it fails it, too."""
+    """Run a scenario in virtual time. Exceptions outside of it fail it, too."""
     wrong: list[dict[str, Any]] = []
 
     async def watched() -> Any:

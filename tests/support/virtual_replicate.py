@@ -1,8 +1,7 @@
-"""The whole way of a generation in virtual time: gate, client, transport, watcher, and the simulator itself.
-
-Only the network is missing. `Loopback` stands where the connections would: it takes a request from the service's
-transport, hands it to the simulator's own routes, and brings the answer back. The simulator lives on the same
-loop, so its network delays, limits, counts and predictions all go by the clock that jumps.
+"""Runs generations in virtual time through the gate, client, transport, watcher and the simulator itself.
+Only the network is missing. `Loopback` replaces the connections: it passes a request of the service's
+transport to the simulator's own routes, and returns the answer. The simulator runs on the same loop, so its
+network delays, limits, counts and predictions follow the virtual clock.
 """
 
 import asyncio
@@ -24,7 +23,7 @@ from tests.support.wiring import Parts, parts
 
 
 class _Line:
-    """What a handler sees of a connection: enough to ask after it and to cut it."""
+    """The part of a connection that a handler uses: to check whether it is open, and to cut it."""
 
     cut = False
 
@@ -49,7 +48,7 @@ class _Protocol:
 
 
 class _Writer:
-    """Takes what a handler writes by itself: a part of an answer, before it cuts the line."""
+    """Receives the part of an answer that a handler writes itself before it cuts the connection."""
 
     transport = None
 
@@ -65,7 +64,8 @@ class _Writer:
 
 
 class Loopback(httpx.AsyncBaseTransport):
-    """Connections to a simulator on this loop. Raises httpx.ReadError where the simulator cuts the line."""
+    """Connections to a simulator on this loop. Raises httpx.ReadError if the simulator cuts the
+    connection."""
 
     def __init__(self, app: Application) -> None:
         self._app = app
@@ -95,8 +95,8 @@ class Loopback(httpx.AsyncBaseTransport):
 
 
 class Stalling(httpx.AsyncBaseTransport):
-    """Connections to a Replicate that stands still at times. It takes requests in meanwhile, and serves them when it
-    continues, whether their senders still wait or not. A message takes 0 to `jitter` seconds each way."""
+    """Connections to a Replicate that stops at times. Meanwhile it accepts requests, and serves them when it
+    continues, even if their senders no longer wait. A message takes 0 to `jitter` seconds each way."""
 
     def __init__(self, inner: httpx.AsyncBaseTransport, *, jitter: float = 0.0, seed: int = 1) -> None:
         self._inner = inner
@@ -104,7 +104,7 @@ class Stalling(httpx.AsyncBaseTransport):
         self._chance = random.Random(seed)
         self._serving: set[asyncio.Task[httpx.Response]] = set()
         self.arrivals: list[float] = []
-        """When each creation arrived: when it was served, by the loop's clock."""
+        """The times by the loop's clock at which the creations were served."""
         self._goes_on = asyncio.Event()
         self._goes_on.set()
 
@@ -144,7 +144,7 @@ class Stalling(httpx.AsyncBaseTransport):
 
 
 class _Unlimited:
-    """Flow control for a body that is here already."""
+    """Flow control for a body that is already complete."""
 
     _reading_paused = False
 
@@ -154,8 +154,8 @@ class _Unlimited:
 
 
 class Losing(httpx.AsyncBaseTransport):
-    """Connections that lose some of the creations: `chance.random()` below `answers` loses the answer of one that was
-    made, and below that and `requests` the request itself."""
+    """Connections that lose some creations: the share `answers` loses the answer of a creation that was made,
+    and the share `requests` loses the request itself. `chance.random()` decides."""
 
     def __init__(
         self,
@@ -180,7 +180,7 @@ class Losing(httpx.AsyncBaseTransport):
 
 
 def simulator_here(options: Options) -> tuple[SimulatorState, Loopback]:
-    """The simulator on the running loop, and the connections to it."""
+    """A simulator on the running loop, and connections to it."""
     loop = asyncio.get_running_loop()
     world = SimulatorState(options, clock=lambda: round(loop.time() * 1e9))
     app = application(world)
@@ -194,8 +194,8 @@ async def replicate(
     line: Callable[[httpx.AsyncBaseTransport], httpx.AsyncBaseTransport] = lambda loopback: loopback,
     **limits: Any,
 ) -> AsyncIterator[tuple[Parts, SimulatorState]]:
-    """The inside of a service (see `parts.parts`) before a simulator, both on this loop. `line` may put connections of
-    its own between them."""
+    """A service without HTTP (see `wiring.parts`) and a simulator, both on this loop. `line` may replace the
+    connections between them."""
     world, loopback = simulator_here(options)
     try:
         async with parts("http://replicate.test", connections=line(loopback), **limits) as service:

@@ -49,7 +49,7 @@ USER = Caller("user", "user_1", credentials(replicate=USER_TOKEN))
 OTHER_USER = Caller("user", "user_2", credentials(replicate="r8_another"))
 
 UNPLANNED = PlanRecord("queue", 0.0, 0.0, 0)
-"""For batches of whose plan nothing is claimed."""
+"""For batches in tests that do not check the plan."""
 
 ADDRESS = "http://service.test"
 
@@ -99,8 +99,8 @@ class Immediate(MemoryLedger):
             self._commit_all()
 
 
-class Notes(Immediate):
-    """A ledger that remembers every transition of a generation."""
+class TransitionLedger(Immediate):
+    """A ledger that records every transition of a generation."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -131,7 +131,7 @@ class AtOnce(Pool):
 
     async def run(self, function: Callable[[], T]) -> T:
         found = function()
-        await asyncio.sleep(0)  # a thread's answer comes in a later turn of the loop
+        await asyncio.sleep(0)  # a thread's result arrives in a later turn of the loop
         return found
 
     def start(self, function: Callable[[], object]) -> None:
@@ -153,8 +153,9 @@ def core(
     attachments: Attachments | None = None,
     **named: Any,
 ) -> Core:
-    """The inside of the service on the loop of the test. All but the ledger is as in production, unless named."""
-    ledger = ledger or Notes()
+    """A `Core` on the loop of the test. Everything but the ledger is as in production, unless an argument
+    replaces it."""
+    ledger = ledger or TransitionLedger()
     return Core(
         settings(**named),
         ledger=ledger,
@@ -235,11 +236,11 @@ class Parts:
     others: Gate
     provider: Replicate
     core: Core
-    ledger: Notes
+    ledger: TransitionLedger
     base_url: str
     connections: httpx.AsyncBaseTransport
     client: ReplicateClient
-    """Another client than the provider's, with its connections and windows."""
+    """A client apart from the provider's, with the same connections and windows."""
 
     async def run(
         self, prompt: str = "A lighthouse at dusk", *, caller: Caller = ADMIN, **fields: Any
@@ -289,7 +290,7 @@ async def parts(
         on_answer=gate.upstream_answered,
         connections=connections,
     )
-    ledger = Notes()
+    ledger = TransitionLedger()
     inside = core(provider, gate=gate, ledger=ledger, first_backoff=0.01, GENERATION_TIMEOUT=timeout)
     try:
         yield Parts(gate, others, provider, inside, ledger, base_url, connections, client)
@@ -305,11 +306,11 @@ async def poll_once(service: Parts, prediction_id: str = "p1") -> Prediction:
         return await service.provider.poll(ADMIN, prediction_id, lease)
 
 
-async def suffered(
+async def run_with_faults(
     simulator: Simulator, faults: list[dict[str, Any]], *, on: str, times: int = 1, **timing: Any
 ) -> list[tuple[dict[str, Any], Generation, list[Any]]]:
-    """Run one generation for each fault, all at once, each on its own account. Returns each fault, its generation, and
-    the predictions that were made for it."""
+    """Run one generation for each fault concurrently, each on its own account. Returns each fault with its
+    generation and the predictions made for it."""
     callers = [
         Caller("user", f"user_{number}", credentials(replicate=f"r8_{number}"))
         for number in range(len(faults))
@@ -326,7 +327,7 @@ async def suffered(
 
 
 async def until(condition: Callable[[], bool], *, within: float = 10) -> None:
-    """Let everything else run until it holds. Raises TimeoutError if it never does."""
+    """Let other tasks run until the condition holds. Raises TimeoutError if it never does."""
     async with asyncio.timeout(within):
         while not condition():  # noqa: ASYNC110 - what is waited for happens in the simulator's thread
             await asyncio.sleep(0)
@@ -342,7 +343,7 @@ def failed(error: str | None) -> Prediction:
 
 @dataclass(frozen=True)
 class Seen:
-    """A request as it came over the wire; header names in lower case."""
+    """A request as received on the wire; header names are in lower case."""
 
     method: str
     target: str
@@ -358,8 +359,8 @@ async def listening(
     *,
     tls: ssl.SSLContext | None = None,
 ) -> AsyncIterator[str]:
-    """The URL of a server on loopback that serves each connection so; open ones end with the block. With
-    `tls` it is called `localhost`."""
+    """The URL of a server on loopback that serves each connection with this handler. Open connections end
+    with the block. With `tls` its name is `localhost`."""
     connections: set[asyncio.Task[None]] = set()
 
     async def tracked(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -414,7 +415,7 @@ def wire(answer: Answer) -> AbstractAsyncContextManager[Wire]:
 
 
 def reply(body: bytes, *, status: str = "200 OK", headers: str = "") -> bytes:
-    """An HTTP answer that keeps the connection."""
+    """The bytes of an HTTP answer that keeps the connection open."""
     head = (
         f"HTTP/1.1 {status}\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n{headers}\r\n"
     )

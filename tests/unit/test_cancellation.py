@@ -11,8 +11,8 @@ from providers import TryAgain
 from providers.memory import MemoryProvider
 from tests.support import virtual_time
 from tests.support.disconnect import (
-    Lost,
-    Slow,
+    LostCreations,
+    SlowStore,
     a_service,
     cancel,
     held,
@@ -23,7 +23,7 @@ from tests.support.disconnect import (
 )
 from tests.support.wiring import (
     ADMIN,
-    Notes,
+    TransitionLedger,
     a_picture,
     on_a_loop,
     parts,
@@ -64,7 +64,7 @@ def test_cancelling_in_the_tick_of_acceptance_sends_nothing():
 
 
 def test_cancelling_in_the_tick_of_the_flush_sends_nothing():
-    class Disk(Notes):
+    class Disk(TransitionLedger):
         is_written = asyncio.Event()
 
         async def flush(self):
@@ -233,7 +233,7 @@ def test_cancelling_a_batch_cancels_running_items_and_sends_no_more():
 @pytest.mark.parametrize("moment", [0, 0.1, 10], ids=["queued", "creation on its way", "running"])
 def test_a_cancelled_generation_is_recorded_as_canceled(moment):
     async def scenario():
-        _, inside = a_service(MemoryProvider(None), ledger=(ledger := Notes()))
+        _, inside = a_service(MemoryProvider(None), ledger=(ledger := TransitionLedger()))
         task = start(inside)
         await asyncio.sleep(moment)
         await cancel(task)
@@ -275,7 +275,7 @@ def test_a_prediction_that_finished_before_its_cancellation_is_a_success(answer_
 
 def test_a_finished_prediction_is_a_success_even_if_a_disconnect_prevents_the_fetch():
     async def scenario():
-        gate, inside = a_service(MemoryProvider(), outputs=Slow())
+        gate, inside = a_service(MemoryProvider(), outputs=SlowStore())
         generation = inside.supervisor.accept(submission(a_picture(), ADMIN))
         caller = asyncio.create_task(inside.supervisor.wait(generation))
         await asyncio.sleep(5)
@@ -291,7 +291,7 @@ def test_a_finished_prediction_is_a_success_even_if_a_disconnect_prevents_the_fe
 @pytest.mark.parametrize("moment", [10, 40], ids=["looked for", "found"])
 def test_a_generation_cancelled_during_a_search_cancels_the_prediction_once_found(moment):
     async def scenario():
-        fake, ledger = Lost(ends_after=600), Notes()
+        fake, ledger = LostCreations(ends_after=600), TransitionLedger()
         await lose_a_creation(ledger)
         gate, inside, (generation,) = next_service(fake, ledger)
         await asyncio.sleep(moment)

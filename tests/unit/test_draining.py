@@ -13,9 +13,9 @@ from providers.memory import MemoryProvider
 from tests.support import virtual_time
 from tests.support.callers import PNG
 from tests.support.disconnect import (
-    Lost,
-    Quick,
-    Slow,
+    LostCreations,
+    QuickStore,
+    SlowStore,
     a_service,
     cancel,
     held,
@@ -27,7 +27,7 @@ from tests.support.disconnect import (
 )
 from tests.support.wiring import (
     ADDRESS,
-    Notes,
+    TransitionLedger,
     a_picture,
     on_a_loop,
     parts,
@@ -41,7 +41,7 @@ from tests.support.wiring import (
 
 def test_draining_leaves_queued_work_in_the_ledger_and_lets_running_work_finish():
     async def scenario():
-        fake, ledger = MemoryProvider(ends_after=20), Notes()
+        fake, ledger = MemoryProvider(ends_after=20), TransitionLedger()
         gate, inside = a_service(fake, ledger=ledger)
         running, queued = start(inside), start(inside)
         await asyncio.sleep(1)
@@ -68,7 +68,7 @@ def test_work_unfinished_at_the_end_of_the_drain_keeps_running_at_replicate_and_
     answer_after, ends
 ):
     async def scenario():
-        fake, ledger = MemoryProvider(None, None, answer_after=answer_after), Notes()
+        fake, ledger = MemoryProvider(None, None, answer_after=answer_after), TransitionLedger()
         gate, inside = a_service(fake, concurrent_limit=2, ledger=ledger)
         callers = [start(inside), start(inside)]
         await asyncio.sleep(1)
@@ -82,7 +82,7 @@ def test_work_unfinished_at_the_end_of_the_drain_keeps_running_at_replicate_and_
 
 def test_a_creation_refused_after_the_drain_is_recorded_as_queued():
     async def scenario():
-        fake, ledger = MemoryProvider(TryAgain(UpstreamError()), answer_after=5), Notes()
+        fake, ledger = MemoryProvider(TryAgain(UpstreamError()), answer_after=5), TransitionLedger()
         _, inside = a_service(fake, ledger=ledger)
         caller = start(inside)
         await asyncio.sleep(1)
@@ -98,7 +98,7 @@ def test_a_creation_refused_after_the_drain_is_recorded_as_queued():
 @pytest.mark.parametrize("patience", [0, 2, 30], ids=["at once", "soon", "after the first"])
 def test_the_next_process_finishes_drained_work_and_creates_nothing_twice(patience):
     async def scenario():
-        fake, ledger = MemoryProvider(ends_after=20, answer_after=5), Notes()
+        fake, ledger = MemoryProvider(ends_after=20, answer_after=5), TransitionLedger()
         _, inside = a_service(fake, concurrent_limit=2, ledger=ledger)
         callers = [start(inside) for _ in range(4)]
         await asyncio.sleep(1)
@@ -120,7 +120,7 @@ def test_the_next_process_finishes_drained_work_and_creates_nothing_twice(patien
 
 def test_a_drained_batch_keeps_its_ended_items_and_the_next_process_ends_the_rest():
     async def scenario():
-        fake, ledger = MemoryProvider(ends_after=20), Notes()
+        fake, ledger = MemoryProvider(ends_after=20), TransitionLedger()
         _, inside = a_service(fake, ledger=ledger)
         wanted = pictures(["a", "b", "c"])
         caller = asyncio.create_task(run_batch(inside, wanted))
@@ -142,14 +142,14 @@ def test_a_drained_batch_keeps_its_ended_items_and_the_next_process_ends_the_res
 
 def test_the_next_process_fetches_outputs_that_the_drain_left():
     async def scenario():
-        fake, ledger = MemoryProvider(), Notes()
-        gate, inside = a_service(fake, ledger=ledger, outputs=Slow())
+        fake, ledger = MemoryProvider(), TransitionLedger()
+        gate, inside = a_service(fake, ledger=ledger, outputs=SlowStore())
         caller = start(inside)
         await asyncio.sleep(5)
         assert 0 == held(gate)[0]
         await inside.supervisor.drain(2)
         left = await outcomes(caller), on_record(ledger)
-        _, later, (generation,) = next_service(fake, ledger, outputs=Quick())
+        _, later, (generation,) = next_service(fake, ledger, outputs=QuickStore())
         await later.supervisor.wait(generation)
         return left, result(generation), len(fake.sent), fake.cancelled
 
@@ -166,7 +166,7 @@ def test_a_drain_does_not_wait_for_a_generation_that_is_still_uploading():
             await asyncio.get_running_loop().create_future()
 
     async def scenario():
-        _, inside = a_service(fake := Uploading(), ledger=(ledger := Notes()))
+        _, inside = a_service(fake := Uploading(), ledger=(ledger := TransitionLedger()))
         image = Upload(BytesIO(PNG.ljust(INLINE + 1)))
         caller = asyncio.create_task(run(inside, a_picture(image=image)))
         await asyncio.sleep(1)
@@ -178,7 +178,7 @@ def test_a_drain_does_not_wait_for_a_generation_that_is_still_uploading():
 
 def test_a_second_drain_with_a_shorter_timeout_loses_no_prediction():
     async def scenario():
-        fake, ledger = MemoryProvider(None, answer_after=5), Notes()
+        fake, ledger = MemoryProvider(None, answer_after=5), TransitionLedger()
         gate, inside = a_service(fake, ledger=ledger)
         caller = start(inside)
         await asyncio.sleep(1)
@@ -201,7 +201,7 @@ def test_a_disconnect_during_a_drain_still_cancels_the_generation(answer_after, 
     answer."""
 
     async def scenario():
-        fake, ledger = MemoryProvider(None, answer_after=answer_after), Notes()
+        fake, ledger = MemoryProvider(None, answer_after=answer_after), TransitionLedger()
         _, inside = a_service(fake, ledger=ledger)
         caller = start(inside)
         await asyncio.sleep(1)
@@ -216,7 +216,7 @@ def test_a_disconnect_during_a_drain_still_cancels_the_generation(answer_after, 
 
 def test_a_disconnect_during_a_drain_still_cancels_the_whole_batch():
     async def scenario():
-        fake, ledger = MemoryProvider(None), Notes()
+        fake, ledger = MemoryProvider(None), TransitionLedger()
         _, inside = a_service(fake, ledger=ledger)
         caller = asyncio.create_task(run_batch(inside, pictures(["a", "b", "c"])))
         await asyncio.sleep(1)
@@ -234,7 +234,7 @@ def test_a_disconnect_during_a_drain_still_cancels_the_whole_batch():
 
 def test_a_search_for_a_lost_creation_that_a_drain_ends_is_left_to_the_next_process():
     async def scenario():
-        fake, ledger = Lost(), Notes()
+        fake, ledger = LostCreations(), TransitionLedger()
         await lose_a_creation(ledger)
         _, inside, _ = next_service(fake, ledger)
         began = asyncio.get_running_loop().time()
@@ -260,7 +260,7 @@ def test_a_creation_counts_as_billed_if_its_token_is_refused_during_the_search(i
             raise ServerTokenRejected
 
     async def scenario():
-        await lose_a_creation(ledger := Notes())
+        await lose_a_creation(ledger := TransitionLedger())
         _, inside, (generation,) = next_service(Refused(), ledger)
         await asyncio.sleep(1)
         if is_cancelled:

@@ -339,8 +339,8 @@ def test_the_more_cautious_of_two_safety_settings_applies_in_any_order():
     ],
 )  # fmt: skip
 def test_reported_safety_settings_are_those_sent(model, to, given, expected, order):
-    told_in = dict(list(given.items())[::order])
-    step = route(model, **told_in, fallback=[to]).after([find(model)], code="content_refused")
+    in_this_order = dict(list(given.items())[::order])
+    step = route(model, **in_this_order, fallback=[to]).after([find(model)], code="content_refused")
 
     assert expected == {name: value for name, value in step.input.items() if name in SAFETY}
     assert {change.sent for change in step.changes} == set(expected.values())

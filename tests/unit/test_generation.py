@@ -20,7 +20,7 @@ from tests.support.wiring import (
     ADMIN,
     OTHER_USER,
     USER,
-    Notes,
+    TransitionLedger,
     a_picture,
     core,
     failed,
@@ -30,8 +30,8 @@ from tests.support.wiring import (
     result,
     run,
     run_batch,
+    run_with_faults,
     submission,
-    suffered,
     until,
 )
 
@@ -130,7 +130,7 @@ def test_a_creation_that_waits_for_the_disk_is_dated_when_it_is_sent():
     """The next process uses that date to count it in the window and to search for its prediction."""
 
     async def scenario():
-        gate, ledger = Gate(concurrent_limit=1, requests_per_minute=600), Notes()
+        gate, ledger = Gate(concurrent_limit=1, requests_per_minute=600), TransitionLedger()
         inside = core(MemoryProvider(None), gate=gate, ledger=ledger, GENERATION_TIMEOUT=60, MAX_QUEUED=10)
         generation = inside.supervisor.accept(submission(a_picture(), ADMIN))
         await inside.supervisor.persist(generation)
@@ -275,7 +275,7 @@ THROTTLED = [
 async def test_a_429_in_any_form_is_waited_out_and_the_prediction_is_billed_once(simulator):
     refusals = [{"status": 429, **said} for said in THROTTLED]
 
-    endings = await suffered(simulator, refusals, on="create", times=2)
+    endings = await run_with_faults(simulator, refusals, on="create", times=2)
 
     assert [(True, 3, 1)] * 4 == [
         (ended.succeeded, len(ended.attempts), len(made)) for _, ended, made in endings

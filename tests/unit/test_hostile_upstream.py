@@ -18,7 +18,7 @@ from ledger.tables import MAPPINGS, METADATA, with_attempts
 from providers import Untrusted
 from providers.replicate.redaction import Redaction
 from simulator.webhooks import signed
-from tests.support.hostile_replicate import BODIES, MAKES, SAID, Hostile, Said
+from tests.support.hostile_replicate import BODIES, CANNED, MAKES, CannedAnswer, Hostile
 from tests.support.virtual_time import run
 from tests.support.wiring import ADDRESS, a_picture, parts, submission
 from tests.unit.test_uploads import an_image, editing
@@ -84,7 +84,7 @@ def assert_clean(generation, logged):
 
 @given(
     bodies=st.lists(st.tuples(st.sampled_from([0.02, 0.5]), BODIES), min_size=1, max_size=3),
-    says=st.sampled_from([{}, {"create": [Said(200, (), b"", cut=-1)]}]),
+    says=st.sampled_from([{}, {"create": [CannedAnswer(200, (), b"", cut=-1)]}]),
 )
 @settings(max_examples=100, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 def test_a_generation_ends_and_leaves_nothing_behind_after_any_pushed_message(bodies, says):
@@ -114,7 +114,7 @@ UNUSABLE = [
 
 PERSISTENT = st.builds(
     lambda answers, times: answers * times,
-    st.lists(SAID, min_size=1, max_size=3),
+    st.lists(CANNED, min_size=1, max_size=3),
     st.sampled_from([1, 1, 40]),
 )
 
@@ -170,15 +170,15 @@ def test_a_prediction_with_an_unusable_id_is_made_once_and_its_outcome_unknown(n
 )
 def test_a_prediction_answered_with_an_unusable_id_is_adopted_if_the_list_shows_a_usable_one(name):
     body = json.dumps({"id": name, "status": "starting"}).encode()
-    upstream = Hostile({"create": [Said(201, (), body)]})
+    upstream = Hostile({"create": [CannedAnswer(201, (), body)]})
     generation, _, _ = scenario(upstream, a_picture())
 
     assert (True, "p0", 1) == (generation.succeeded, generation.prediction_id, len(upstream.made))
 
 
 def test_a_prediction_answered_with_an_unusable_id_is_not_made_again_even_if_no_list_shows_it():
-    said = Said(201, (), b'{"id": "a/b", "status": "starting"}')
-    empty = Said(200, (), b'{"results": []}')
+    said = CannedAnswer(201, (), b'{"id": "a/b", "status": "starting"}')
+    empty = CannedAnswer(200, (), b'{"results": []}')
     upstream = Hostile({"create": [said], "list": [empty] * 1000})
     generation, _, _ = scenario(upstream, a_picture())
 
@@ -186,8 +186,10 @@ def test_a_prediction_answered_with_an_unusable_id_is_not_made_again_even_if_no_
 
 
 def test_an_unusable_next_page_does_not_count_as_the_end_of_the_list():
-    lost = Said(200, (), b"", cut=-1)
-    page = Said(200, (), json.dumps({"results": [], "next": "https://x/?cursor=\r\nHost: y"}).encode())
+    lost = CannedAnswer(200, (), b"", cut=-1)
+    page = CannedAnswer(
+        200, (), json.dumps({"results": [], "next": "https://x/?cursor=\r\nHost: y"}).encode()
+    )
     upstream = Hostile({"create": [lost], "list": [page] * 1000})
     generation, _, _ = scenario(upstream, a_picture())
 
@@ -202,7 +204,7 @@ def test_a_refused_request_is_sent_again_within_minutes_whatever_wait_it_states(
     body = (
         f'{{"detail": "Request was throttled.", "status": {status}, "retry_after": {retry_after}}}'.encode()
     )
-    upstream = Hostile({"create": [Said(status, (), body)]})
+    upstream = Hostile({"create": [CannedAnswer(status, (), body)]})
     generation, _, _ = scenario(upstream, a_picture())
 
     assert (True, 1) == (generation.succeeded, len(upstream.made))
@@ -216,7 +218,7 @@ BOMB = gzip.compress(bytes(40_000_000), 1)
 @pytest.mark.parametrize("kind", ["create", "get", "cancel"])
 @pytest.mark.parametrize("encoding", [b"gzip", b"br", b"zstd", b"gzip, gzip", b"\xff"])
 def test_a_decompression_bomb_is_inflated_only_to_the_limit(kind, encoding):
-    bomb = Said(200, ((b"Content-Encoding", encoding),), BOMB)
+    bomb = CannedAnswer(200, ((b"Content-Encoding", encoding),), BOMB)
     upstream = Hostile({kind: [bomb]})
     generation, _, running = scenario(upstream, a_picture(), cancel_after=1.0 if kind == "cancel" else None)
 
@@ -225,7 +227,7 @@ def test_a_decompression_bomb_is_inflated_only_to_the_limit(kind, encoding):
 
 @pytest.mark.parametrize("value", [b"[],", b"{},", b"1,", b"[[],[]],"])
 def test_a_document_of_a_million_values_is_not_parsed(value):
-    said = Said(200, (), b'{"id": "p0", "status": "failed", "output": [' + value * 1_000_000 + b"0]}")
+    said = CannedAnswer(200, (), b'{"id": "p0", "status": "failed", "output": [' + value * 1_000_000 + b"0]}")
     upstream = Hostile({"create": [said], "get": [said]})
     generation, _, _ = scenario(upstream, a_picture())
 
@@ -236,7 +238,7 @@ def test_a_compressed_answer_is_read():
     page = json.dumps(
         {"id": "p0", "status": "succeeded", "output": ["https://replicate.delivery/a"]}
     ).encode()
-    said = Said(200, ((b"Content-Encoding", b"gzip"),), gzip.compress(page))
+    said = CannedAnswer(200, ((b"Content-Encoding", b"gzip"),), gzip.compress(page))
     generation, _, _ = scenario(Hostile({"get": [said]}), a_picture())
 
     assert ("https://replicate.delivery/a",) == generation.record().outputs
@@ -246,7 +248,7 @@ def test_an_answer_to_a_cancel_that_shows_another_prediction_is_ignored():
     other = json.dumps(
         {"id": "p9", "status": "succeeded", "output": ["https://replicate.delivery/b"]}
     ).encode()
-    upstream = Hostile({"cancel": [Said(200, (), other, made=False)]})
+    upstream = Hostile({"cancel": [CannedAnswer(200, (), other, made=False)]})
     generation, _, running = scenario(upstream, a_picture(), cancel_after=1.0)
 
     assert ("canceled", []) == (generation.state, running)
@@ -256,7 +258,7 @@ def test_an_answer_to_a_cancel_that_shows_another_prediction_is_ignored():
     "address", ["http://\r\n", "a", "https://x/\ud800", f"https://x/{TOKEN}", "https://x/" + "a" * 10**6, 7]
 )
 def test_an_upload_is_repeated_if_its_address_is_unusable(address):
-    said = Said(201, (), json.dumps({"urls": {"get": address}}).encode())
+    said = CannedAnswer(201, (), json.dumps({"urls": {"get": address}}).encode())
     upstream = Hostile({"file": [said]})
     generation, logged, _ = scenario(upstream, editing(an_image()))
 

@@ -367,7 +367,7 @@ def test_half_a_surrogate_pair_has_a_fingerprint_too():
     assert 64 == len(body_fingerprint("gen", {"prompt": "\ud800"}).current)
 
 
-def test_files_with_equal_content_have_one_fingerprint_and_stay_unread():
+def test_files_with_equal_content_have_one_fingerprint_and_keep_their_position():
     one, same, other = (
         Upload(BytesIO(content)) for content in (b"abc" * 10**6, b"abc" * 10**6, b"abd" * 10**6)
     )

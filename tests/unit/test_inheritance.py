@@ -13,7 +13,7 @@ from tests.support import virtual_time
 from tests.support.declarations import CONTEXT
 from tests.support.disconnect import a_service, cancel, start
 from tests.support.records import generation
-from tests.support.wiring import USER, Notes
+from tests.support.wiring import USER, TransitionLedger
 
 NOW = time.time()
 LIMITS = Limits(answer_timeout=30, clock_skew=60)
@@ -72,7 +72,7 @@ def test_pending_creations_of_a_crashed_process_count_for_ten_minutes():
             return await super().create(*arguments, **how)
 
     async def scenario():
-        _, dead = a_service(Late(), ledger=(ledger := Notes()), concurrent_limit=3)
+        _, dead = a_service(Late(), ledger=(ledger := TransitionLedger()), concurrent_limit=3)
         dying = [start(dead) for _ in range(3)]
         await asyncio.sleep(1)
         gate, alive = a_service(Prompt(), concurrent_limit=3)

@@ -19,7 +19,7 @@ from providers.replicate.answers import is_placeholder, read_page
 from providers.replicate.reconciliation import Creations
 from providers.replicate.transport import Lost, NotSent, Refusal
 from tests.support import virtual_time
-from tests.support.wiring import ADMIN, USER, on_a_loop, parts, suffered, until
+from tests.support.wiring import ADMIN, USER, on_a_loop, parts, run_with_faults, until
 
 MODEL = "black-forest-labs/flux-dev"
 SENT = {"prompt": "a fox"}
@@ -370,7 +370,7 @@ NOT_ARRIVED = [{"status": 500}, {"status": 502}, {"status": 504}, {"status": 599
 
 @on_a_loop
 async def test_a_prediction_whose_answer_was_lost_is_adopted_and_paid_once(simulator):
-    for fault, ended, made in await suffered(simulator, ARRIVED, on="create", create_timeout=0.3):
+    for fault, ended, made in await run_with_faults(simulator, ARRIVED, on="create", create_timeout=0.3):
         assert (fault, True, [ended.prediction.id], 1) == (
             fault,
             ended.succeeded,
@@ -382,7 +382,7 @@ async def test_a_prediction_whose_answer_was_lost_is_adopted_and_paid_once(simul
 
 @on_a_loop
 async def test_a_creation_that_never_arrived_is_sent_again_and_paid_once(simulator):
-    for fault, ended, made in await suffered(simulator, NOT_ARRIVED, on="create"):
+    for fault, ended, made in await run_with_faults(simulator, NOT_ARRIVED, on="create"):
         assert (fault, True, [ended.prediction.id], 2) == (
             fault,
             ended.succeeded,

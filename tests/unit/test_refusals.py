@@ -101,20 +101,20 @@ def test_a_422_lists_every_invalid_field_by_name():
         ],
     }
 
-    told = service_error(refusal(422, body), USER).as_item()["errors"]
+    item_errors = service_error(refusal(422, body), USER).as_item()["errors"]
 
     assert [
         {"field": "seed", "message": "Must be an integer"},
         {"field": "guidance", "message": "Must be less than or equal to 10"},
-    ] == told
+    ] == item_errors
 
 
 def test_a_422_without_fields_keeps_its_own_text():
     body = {"title": "Invalid version", "detail": "The specified version does not exist"}
 
-    told = service_error(refusal(422, body), USER).as_item()["errors"]
+    item_errors = service_error(refusal(422, body), USER).as_item()["errors"]
 
-    assert [{"field": "input", "message": "The specified version does not exist"}] == told
+    assert [{"field": "input", "message": "The specified version does not exist"}] == item_errors
 
 
 @pytest.mark.parametrize(

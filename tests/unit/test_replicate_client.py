@@ -31,7 +31,7 @@ from tests.support.wiring import (
     parts,
     poll_once,
     reply,
-    suffered,
+    run_with_faults,
     until,
     wire,
 )
@@ -151,7 +151,7 @@ UNREADABLE = [
 async def test_trap_5_an_end_that_the_client_refuses_to_read_is_read(simulator):
     answers = [{"set": answer} for answer, _ in UNREADABLE]
 
-    endings = await suffered(simulator, answers, on="get")
+    endings = await run_with_faults(simulator, answers, on="get")
 
     assert [(answer, code) for answer, code in UNREADABLE] == [
         (fault["set"], ended.error.code) for fault, ended, _ in endings
@@ -444,7 +444,7 @@ PASSING = [
 @pytest.mark.slow
 @on_a_loop
 async def test_failed_polls_do_not_fail_a_generation(simulator):
-    for fault, ended, made in await suffered(simulator, PASSING, on="get", times=3, poll_timeout=0.2):
+    for fault, ended, made in await run_with_faults(simulator, PASSING, on="get", times=3, poll_timeout=0.2):
         assert (fault, True, [ended.prediction.id], 1) == (
             fault,
             ended.succeeded,

@@ -103,7 +103,7 @@ def test_a_date_far_from_all_others_is_ignored(lie, place):
     assert (True, True) == on_a_loop(scenario)
 
 
-def test_an_absurd_date_of_the_first_creation_does_not_replace_the_date_header():
+def test_an_absurd_date_of_the_first_creation_does_not_override_the_date_header():
     def scenario(clock):
         clock.record_date(dated(0.5), sent=0.0, answered=1.0)
         created(clock, -5e8)

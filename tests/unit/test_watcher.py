@@ -33,7 +33,7 @@ def test_a_steady_known_model_is_found_over_by_its_first_poll(seconds):
 )
 @settings(max_examples=100, deadline=None, derandomize=True)
 def test_a_known_model_is_found_over_within_6_percent_after_few_polls(usual, shares, share):
-    """Checked for durations from the fourth quintile of the known ones to the longest."""
+    """Checked for durations from the 20th percentile of the known ones to the longest."""
 
     async def scenario():
         upstream = Upstream()
@@ -146,7 +146,7 @@ def test_processing_without_output_is_not_over():
     assert run(scenario()) >= 0.0
 
 
-def test_a_prediction_watched_late_is_polled_by_its_date_of_creation():
+def test_a_prediction_watched_late_is_polled_by_its_stated_age():
     async def scenario():
         upstream = Upstream()
         await upstream.learn(20.0, 20.0, 20.0)

@@ -111,10 +111,10 @@ def test_without_any_webhook_all_waits_end_soon_and_later_ones_as_soon_as_unanno
         usual = await without.predict_many(about(12.0, 100))
         return max(first), max(later), max(usual), len(upstream.polls), len(without.polls)
 
-    first, later, usual, polls, usual_looks = run(scenario())
+    first, later, usual, polls, usual_polls = run(scenario())
     assert first <= 12.0
     assert later <= usual + 0.1
-    assert polls <= usual_looks + 5
+    assert polls <= usual_polls + 5
 
 
 def test_predictions_under_way_are_polled_as_usual_once_webhooks_are_found_missing():

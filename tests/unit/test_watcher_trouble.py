@@ -23,8 +23,8 @@ def test_failed_polls_do_not_end_the_watch():
 
 @pytest.mark.parametrize("many", [1, 50, 300])
 def test_an_upstream_that_is_down_gets_few_polls_and_all_waits_end_soon_after(many):
-    """One poll at a time, with pauses of at most eight seconds. After the outage, at most ten seconds until
-    all waits end."""
+    """One poll at a time, with pauses of at most eight seconds; then at most ten seconds for predictions
+    whose poll failed last."""
 
     async def scenario():
         upstream = Upstream(round_trip=0.1)
@@ -34,8 +34,8 @@ def test_an_upstream_that_is_down_gets_few_polls_and_all_waits_end_soon_after(ma
         over = max(length + each for length, each in zip(lengths, late, strict=True))
         return over - 70.0, sum(10.0 <= poll.at < 70.0 for poll in upstream.polls)
 
-    told_after, asked = run(scenario())
-    assert told_after <= 18.5
+    ended_after, asked = run(scenario())
+    assert ended_after <= 18.5
     assert asked <= 20
 
 
