@@ -1,4 +1,4 @@
-"""Whether something else spends the server's account: signs of it, and events that are none. In virtual time."""
+"""Signs that another program uses the server's account, and events that are no signs. In virtual time."""
 
 import asyncio
 from itertools import pairwise
@@ -22,7 +22,7 @@ OPTIONS = Options(prediction_seconds=2.0, jitter=0.0)
 
 
 class Elsewhere:
-    """Another program with the server's token: it creates predictions, past every gate of this service."""
+    """Another program with the server's token. It creates predictions without the gate of this service."""
 
     def __init__(self, world, token=SERVER_TOKEN) -> None:
         app = application(world)
@@ -43,9 +43,10 @@ class Elsewhere:
 
 
 def outcome_of(scenario, **limits):
-    """What `scenario(service, world)` returns, and when `account_shared` was logged."""
+    """Run `scenario(service, world)`. Returns its result, and the times at which `account_shared` was
+    logged."""
 
-    async def whole():
+    async def run_scenario():
         warned = []
 
         def note(_logger, _name, event):
@@ -61,11 +62,11 @@ def outcome_of(scenario, **limits):
         finally:
             structlog.configure(**before)
 
-    return run(whole())
+    return run(run_scenario())
 
 
 @pytest.mark.parametrize("before_ours", [True, False])
-def test_a_prediction_that_is_not_ours_is_seen_by_the_first_poll_after_a_minute(before_ours):
+def test_a_prediction_of_another_program_is_found_by_the_first_poll_after_a_minute(before_ours):
     async def scenario(service, world):
         await asyncio.sleep(1)
         if before_ours:
@@ -118,7 +119,7 @@ def test_a_creation_whose_outcome_stays_unknown_is_no_sign_when_it_is_listed_aft
     assert ("outcome_unknown", []) == outcome_of(scenario)
 
 
-def test_what_users_of_their_own_accounts_make_is_no_sign():
+def test_predictions_of_users_with_their_own_accounts_are_no_sign():
     async def scenario(service, world):
         await service.run(caller=USER)
         await Elsewhere(world, token=USER.credentials["replicate"]).create()
@@ -137,7 +138,7 @@ def test_what_users_of_their_own_accounts_make_is_no_sign():
         ("Request was throttled. Your rate limit resets in ~1s.", 2, False),
     ],
 )
-def test_a_429_is_a_sign_if_it_names_no_reduced_limit_and_our_window_has_room(body, used, is_sign):
+def test_a_429_is_a_sign_if_it_states_no_reduced_limit_and_our_window_has_room(body, used, is_sign):
     async def scenario(service, world):
         for number in range(used):
             await service.run(f"{number}")
@@ -149,7 +150,7 @@ def test_a_429_is_a_sign_if_it_names_no_reduced_limit_and_our_window_has_room(bo
     assert is_sign == outcome_of(scenario, requests_per_minute=3)[0]
 
 
-def test_a_shared_account_is_warned_of_once_a_minute():
+def test_a_shared_account_is_logged_once_a_minute():
     async def scenario(service, world):
         answer = {"detail": "Request was throttled.", "status": 429, "retry_after": 10}
         world.faults.inject(on="create", times=15, status=429, headers={}, body=answer)
@@ -160,7 +161,7 @@ def test_a_shared_account_is_warned_of_once_a_minute():
     assert all(later - earlier >= 60 for earlier, later in pairwise(warned))
 
 
-def test_it_costs_no_request_for_a_poll_a_minute_is_made_by_a_page():
+def test_the_detection_costs_no_request_since_one_poll_a_minute_reads_a_page():
     async def scenario(service, world):
         for _ in range(12):
             await service.run()
@@ -172,7 +173,7 @@ def test_it_costs_no_request_for_a_poll_a_minute_is_made_by_a_page():
     assert requests["get"] + requests["list"] <= 12 * 6
 
 
-def test_the_status_shows_it(client):
+def test_the_status_shows_a_shared_account(client):
     assert client.get("/status").json["account_shared"] is False
     assert 200 == client.post("/generate", json=PICTURE, headers=ADMIN).status_code
 
@@ -180,7 +181,7 @@ def test_the_status_shows_it(client):
 def test_a_page_that_shows_a_success_before_its_output_ends_no_generation():
     async def scenario(service, world):
         await service.run()
-        await asyncio.sleep(61)  # so that the next poll is made by a page
+        await asyncio.sleep(61)  # so that the next poll reads a page
         running = asyncio.create_task(service.run("[[slow=20]]"))
         await asyncio.sleep(0.01)
         early = {"id": next(reversed(world.predictions)).id, "status": "succeeded", "output": None}

@@ -41,7 +41,7 @@ def test_respond_async_returns_the_whole_result_of_work_that_has_ended(client):
     assert (200, False) == (answer.status_code, "Preference-Applied" in answer.headers)
 
 
-def test_a_later_lookup_returns_the_body_that_waiting_would_have(client):
+def test_a_later_get_returns_the_same_body_as_waiting(client):
     waited = client.post("/generate", json=PICTURE, headers=USER).json
     later = look_up(client, waited["id"])
 
@@ -78,7 +78,7 @@ def test_wait_0_is_respond_async(client, prefer):
 @pytest.mark.parametrize(
     "prefer", ["wait=20", "respond-async, wait=20", "wait=20, respond-async", "wait=999999999"]
 )
-def test_work_that_ends_within_the_wait_is_returned_whole(client, prefer):
+def test_work_that_ends_within_the_wait_is_returned_with_its_result(client, prefer):
     answer = client.post("/generate", json=PICTURE, headers=USER | {"Prefer": prefer})
 
     assert (200, True) == (answer.status_code, answer.json["success"])
@@ -130,7 +130,7 @@ def test_respond_async_works_for_batches_in_both_formats(client):
         assert [0, 1] == [item["index"] for item in whole["results"]]
 
 
-def test_a_batch_that_ends_within_the_wait_is_returned_whole(client):
+def test_a_batch_that_ends_within_the_wait_is_returned_with_its_results(client):
     body = {"model_name": "flux-dev", "prompts": ["a", "b"]}
 
     answer = client.post("/generate-batch", json=body, headers=USER | {"Prefer": "wait=20"})
@@ -160,7 +160,7 @@ def test_work_without_a_waiting_caller_takes_no_place_of_the_caller_limit(make_a
 
     until(lambda: 3 == simulator.counts().in_flight)
     assert 200 == client.post("/generate", json=PICTURE, headers=USER).status_code
-    with stream(client, USER, "quick", "[[hang]]"):  # the only seat is taken
+    with stream(client, USER, "quick", "[[hang]]"):  # the only place is taken
         problem(client.post("/generate", json=PICTURE, headers=USER), 429, "queue_full", retryable=True)
         targets.append(submit(client, "[[hang]]"))
         batch = submit_batch(client, "[[hang]]")

@@ -55,7 +55,7 @@ def test_a_stored_request_is_read_with_its_uploaded_files(tmp_path):
     assert UPLOADED in written
 
 
-def test_an_upload_is_read_whole_before_and_after_it_is_stored(tmp_path):
+def test_an_upload_is_read_completely_before_and_after_it_is_stored(tmp_path):
     image = upload()
     image.file.seek(1000)
 
@@ -76,7 +76,7 @@ JSON = st.recursive(
 
 
 @given(st.dictionaries(st.text(max_size=5), JSON, max_size=4))
-def test_a_request_without_files_is_read_as_it_was_and_leaves_none(given):
+def test_a_request_without_files_is_read_unchanged_and_stores_none(given):
     nowhere = Attachments(None)
 
     written = nowhere.written("gen_1", given)
@@ -128,7 +128,7 @@ def test_sweeping_removes_only_files_that_no_work_needs(tmp_path):
     Attachments(tmp_path / "nowhere").sweep(())
 
 
-# ── Through the door
+# ── Through the HTTP API
 
 
 def post(client, image=IMAGE, path="/generate", *, by=ADMIN, **more):
@@ -153,7 +153,7 @@ def interrupted(make_app, simulator):
 
 @pytest.mark.parametrize("by", [ADMIN, USER], ids=["by itself", "when its owner returns"])
 def test_a_large_image_reaches_replicate_unchanged_after_a_restart(interrupted, make_app, simulator, by):
-    # The admin's has been sent ahead once, and is sent again: what is there may be gone by then.
+    # The admin's image was uploaded before, and is uploaded again, since the uploaded file may be gone.
     target = post(interrupted.test_client(), by=by)
     interrupted.extensions["service"].close()
 
@@ -184,7 +184,7 @@ def test_a_shared_image_of_a_batch_reaches_replicate_after_a_restart(interrupted
     until(lambda: [] == files_in(uploads))
 
 
-def test_a_large_image_in_the_json_is_kept_as_a_file_and_not_in_memory(interrupted, make_app, simulator):
+def test_a_large_image_in_json_is_stored_as_a_file_and_not_kept_in_memory(interrupted, make_app, simulator):
     inline = "data:image/png;base64," + base64.b64encode(IMAGE).decode()
     edit = EDIT | {"input_image": inline}
     key = ADMIN | {"Prefer": "respond-async", "Idempotency-Key": "edit"}

@@ -36,7 +36,7 @@ def outcome(item):
     return item["error"]["code"] if "error" in item else "succeeded"
 
 
-def test_a_batch_has_one_result_an_input_in_input_order_whatever_failed(client):
+def test_a_batch_has_one_result_for_each_input_in_order_even_if_some_fail(client):
     answer = client.post("/generate-batch", json=MIXED, headers=ADMIN).json
 
     results = answer.pop("results")
@@ -56,7 +56,7 @@ def test_a_batch_has_one_result_an_input_in_input_order_whatever_failed(client):
     assert "output" not in results[1]
 
 
-def test_a_batch_in_which_all_succeeded_says_so(client):
+def test_a_batch_whose_items_all_succeed_is_a_success(client):
     body = {"model_name": "qwen-image", "prompts": ["a", "b", "b"], "aspect_ratio": "1:1"}
 
     answer = client.post("/generate-batch", json=body, headers=USER).json
@@ -65,7 +65,7 @@ def test_a_batch_in_which_all_succeeded_says_so(client):
     assert ["a", "b", "b"] == [item["prompt"] for item in answer["results"]]
 
 
-def test_what_the_prompts_share_is_sent_with_each(client, simulator):
+def test_shared_fields_are_sent_with_each_prompt(client, simulator):
     body = {"model_name": "qwen-image", "prompts": ["a", "b"], "aspect_ratio": "1:1", "seed": 7}
 
     client.post("/generate-batch", json=body, headers=ADMIN)
@@ -106,7 +106,7 @@ def test_a_stream_sends_each_result_when_it_is_ready_and_the_summary_last(client
     assert answer.headers["X-Request-ID"]
 
 
-def test_a_streams_first_line_is_there_while_the_rest_still_runs(app, client):
+def test_the_first_line_of_a_stream_arrives_while_other_items_run(app, client):
     answer = stream(client, ADMIN, "quick", "[[hang]]")
 
     assert 0 == next(lines(answer))["index"]
@@ -139,7 +139,7 @@ def test_a_batch_is_streamed_only_on_request(client, accept, kind):
         assert (200, kind) == (answer.status_code, answer.content_type)
 
 
-def test_a_caller_of_a_batch_gets_its_id_when_the_service_stops(make_app, simulator):
+def test_a_waiting_caller_of_a_batch_gets_its_id_when_the_service_stops(make_app, simulator):
     app = make_app(REPLICATE_CONCURRENT_LIMIT=1)
     body = {"model_name": "flux-dev", "prompts": ["[[hang]]", "b"]}
     with ThreadPoolExecutor(2) as callers:
@@ -159,7 +159,7 @@ def test_a_caller_of_a_batch_gets_its_id_when_the_service_stops(make_app, simula
     assert (1, {}) == (simulator.counts().creations_accepted, simulator.counts().finished)
 
 
-def test_a_stream_that_is_cut_short_by_a_stop_ends_with_a_summary_that_says_so(make_app, simulator):
+def test_a_stream_that_a_stop_cuts_short_ends_with_a_summary_of_the_interruption(make_app, simulator):
     app = make_app(REPLICATE_CONCURRENT_LIMIT=1)
     shown = lines(stream(app.test_client(), ADMIN, "quick", "[[hang]]", "c"))
     first = next(shown)
@@ -175,7 +175,7 @@ def test_a_stream_that_is_cut_short_by_a_stop_ends_with_a_summary_that_says_so(m
     assert (2, {"succeeded": 1}) == (simulator.counts().creations_accepted, simulator.counts().finished)
 
 
-def test_refusals_before_a_stream_are_ordinary_problems(make_app, simulator):
+def test_a_refused_stream_gets_an_ordinary_problem_response(make_app, simulator):
     app = make_app()
     client = app.test_client()
     streaming = {"Accept": "application/x-ndjson"}
@@ -216,7 +216,7 @@ def test_one_bad_item_refuses_the_whole_batch_and_nothing_is_spent(client, simul
     assert {} == dict(simulator.counts().requests)
 
 
-def test_max_concurrent_bounds_the_batch_at_the_receiving_side(client, simulator):
+def test_replicate_never_sees_more_items_at_once_than_max_concurrent(client, simulator):
     body = {"model_name": "flux-dev", "prompts": ["a"] * 4, "max_concurrent": 2}
 
     assert 200 == client.post("/generate-batch", json=body, headers=ADMIN).status_code

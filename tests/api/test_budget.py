@@ -70,7 +70,7 @@ def test_waiting_work_counts_as_much_as_finished_work():
     assert not refused(budget, 0.1)
 
 
-def test_work_that_costs_less_than_expected_releases_the_rest():
+def test_work_that_costs_less_than_expected_releases_the_difference():
     budget = Budget(1)
     budget.settle(PAYING, reserved=budget.reserve(PAYING, 1), cost=0.25)
 
@@ -128,7 +128,7 @@ def test_costs_of_an_earlier_process_on_another_day_do_not_count_today():
 
 
 @pytest.mark.parametrize("days", [1, -1, 40, -40])
-def test_a_clock_that_is_set_away_and_back_loses_no_costs(days):
+def test_setting_the_clock_to_another_day_and_back_loses_no_costs(days):
     clock = Clock(2026, 7, 1, 12)
     budget = Budget(1, clock=clock)
     budget.settle(PAYING, reserved=budget.reserve(PAYING, 0.4), cost=0.4)
@@ -155,7 +155,7 @@ def test_a_clock_that_is_set_back_counts_the_costs_of_that_day():
     assert not refused(budget, 0.2)
 
 
-def test_work_accepted_before_is_reserved_beyond_the_budget():
+def test_work_accepted_earlier_is_reserved_even_beyond_the_budget():
     budget = Budget(1, clock=lambda: NOON)
     budget.begin({TODAY: 0.9})
 
@@ -193,7 +193,7 @@ def test_a_cost_above_the_maximum_is_refused_with_both_amounts():
         check_cost(0.1, 0.09, where="The batch")
 
 
-# ── Through the door
+# ── Through the HTTP API
 
 
 def test_max_cost_usd_refuses_before_anything_is_spent(client, simulator):
@@ -313,7 +313,7 @@ def test_the_daily_budget_counts_waiting_work(make_app, simulator):
     client.delete(f"/generations/{running}", headers=ADMIN)
     assert "succeeded" == ended(client, last, by=ADMIN)["status"]
     spent = simulator.counts().billed_usd
-    assert 0.05 == spent  # the one that ran is billed, what waited is not
+    assert 0.05 == spent  # the running generation is billed, the queued one is not
     assert 200 == client.post("/generate", json=PICTURE | {"num_outputs": 2}, headers=ADMIN).status_code
     problem(client.post("/generate", json=PICTURE, headers=ADMIN), 402, "budget_exceeded")
 
@@ -332,14 +332,14 @@ def test_a_users_own_token_neither_spends_the_budget_nor_is_refused_for_it(make_
     submit_batch(client, *(3 * ["a"]))
     app.extensions["service"].close()
 
-    client = make_app(BUDGET_USD_PER_DAY=0.05).test_client()  # and so after a restart
+    client = make_app(BUDGET_USD_PER_DAY=0.05).test_client()  # the same after a restart
     two = PICTURE | {"num_outputs": 2}
     assert 200 == client.post("/generate", json=two, headers=ADMIN).status_code
     problem(client.post("/generate", json=PICTURE, headers=ADMIN), 402, "budget_exceeded")
     assert 200 == client.post("/generate", json=PICTURE, headers=USER).status_code
 
 
-def test_failures_leave_the_days_budget_as_it_was(make_app):
+def test_failures_do_not_change_the_days_budget(make_app):
     client = make_app(BUDGET_USD_PER_DAY=0.03).test_client()
 
     for prompt, status in (("[[fail]]", 500), ("[[nsfw]]", 422), ("a", 200), ("b", 402)):

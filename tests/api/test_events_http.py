@@ -18,7 +18,7 @@ from tests.support.served_in_process import online
 
 
 def events_of(answer):
-    """The events of a stream, each as it comes: name and data."""
+    """The events of a stream as they arrive, as pairs of name and data."""
     for chunk in answer.iter_encoded():
         for block in chunk.decode().split("\n\n"):
             if block and not block.startswith(":"):
@@ -28,7 +28,7 @@ def events_of(answer):
 
 
 def order_of(events):
-    """The names, each once, without how far it was meanwhile."""
+    """The names of the events, each once, without progress."""
     return list(dict.fromkeys(name for name, _ in events if name != "progress"))
 
 

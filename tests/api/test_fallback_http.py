@@ -27,7 +27,7 @@ def tried(answered):
     ]
 
 
-def test_a_refused_prompt_is_made_by_the_next_model_and_every_attempt_is_listed(client, simulator):
+def test_the_next_model_makes_a_refused_prompt_and_every_attempt_is_listed(client, simulator):
     answered = generate(
         client, "flux-dev", "[[only=flux-dev]] [[nsfw]] a", fallback=True, guidance=3, megapixels="0.25"
     ).json
@@ -87,7 +87,7 @@ def test_fallbacks_follow_the_documented_order(client, simulator, model, given, 
     ]
 
 
-def test_references_lead_to_a_model_that_takes_them(client, simulator):
+def test_the_fallback_of_a_request_with_references_accepts_references(client, simulator):
     answered = generate(client, "flux-schnell", image=PICTURE, num_outputs=1, fallback=True).json
 
     assert ("flux-schnell", "black-forest-labs/flux-kontext-max") == (
@@ -141,7 +141,7 @@ def test_when_all_models_fail_the_last_failure_is_returned(client, simulator, mo
 
 
 @pytest.mark.parametrize("fallback", [False, None])
-def test_without_a_fallback_nothing_else_is_tried(client, simulator, fallback):
+def test_without_a_fallback_no_other_model_is_tried(client, simulator, fallback):
     given = {} if fallback is None else {"fallback": fallback}
 
     answer = generate(client, "flux-dev", "[[only=flux-dev]] [[nsfw]]", **given)
@@ -155,7 +155,7 @@ def test_without_a_fallback_nothing_else_is_tried(client, simulator, fallback):
     [({"reject": True}, 401, "replicate_token_rejected"), ({"credit": "empty"}, 402, "insufficient_credit")],
 )
 def test_a_refused_account_tries_no_other_model(client, simulator, account, status, code):
-    assert 200 == generate(client, "flux-dev", headers=USER).status_code  # its token was checked
+    assert 200 == generate(client, "flux-dev", headers=USER).status_code  # the check of its token
     simulator.account("r8_user", **account)
     before = simulator.counts().requests["create"]
 
@@ -174,7 +174,7 @@ def test_a_timed_out_prediction_is_billed_beside_the_successful_one(client, simu
     assert 0.056 == answered["cost_usd"] == simulator.counts().billed_usd
 
 
-def test_no_attempt_weakens_a_safety_setting_at_the_receiving_side(client, simulator):
+def test_replicate_gets_no_attempt_with_a_weaker_safety_setting(client, simulator):
     generate(client, "flux-dev", "[[nsfw]]", fallback=["qwen-image", "flux-kontext-max", "imagen-4-ultra"],
              disable_safety_checker=True)  # fmt: skip
     generate(client, "kontext-max", "[[nsfw]]", fallback=["flux-1.1-pro", "qwen-image"], safety_tolerance=0)
@@ -197,7 +197,7 @@ def test_no_attempt_weakens_a_safety_setting_at_the_receiving_side(client, simul
 def test_a_model_that_is_passed_over_is_listed(client):
     answer = generate(client, "kontext-max", "[[nsfw]]", fallback=["flux-1.1-pro"], safety_tolerance=0)
 
-    answered = problem(answer, 422, "content_refused")  # what the last that was tried failed for
+    answered = problem(answer, 422, "content_refused")  # the failure of the last model that was tried
     assert [("flux-kontext-max", "content_refused"), ("flux-1.1-pro", "invalid_request")] == tried(answered)
     assert None is answered["attempts"][1]["prediction_id"]
     ran = ("black-forest-labs/flux-kontext-max", answered["attempts"][0]["prediction_id"])
@@ -258,7 +258,7 @@ def test_an_invalid_fallback_is_refused(client, given):
 
 @pytest.mark.slow
 def test_every_example_can_fall_back_to_every_model_of_its_kind(client, simulator):
-    """What is worked out for another model is never refused by Replicate."""
+    """Replicate never refuses an input that was adapted to another model."""
     requests = [
         {"model_name": model.name, **model.example, "prompt": f"[[only={model.short_name}]] [[fail]]",
          "fallback": [other.name]}
@@ -276,7 +276,7 @@ def test_every_example_can_fall_back_to_every_model_of_its_kind(client, simulato
 
 
 @pytest.mark.slow
-def test_the_limit_holds_for_fallbacks_alike():
+def test_the_window_limit_holds_for_fallbacks_too():
     """Every second of 600 fails on its first model and is made by its second: 900 creations."""
 
     async def scenario():

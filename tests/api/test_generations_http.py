@@ -88,7 +88,7 @@ def test_a_failed_generation_shows_its_error(client):
     )
 
 
-def test_only_its_owner_and_the_admin_see_that_it_exists(client):
+def test_work_is_not_found_by_callers_other_than_its_owner_and_the_admin(client):
     targets = [submit(client), submit_batch(client, "a")]
 
     for target in targets:
@@ -131,7 +131,7 @@ def test_an_invalid_id_is_not_found(client, target):
     problem(client.get(f"/generations/{target}/events", headers=USER), 404, "not_found")
 
 
-def test_a_generation_is_no_batch_and_a_batch_no_generation(client):
+def test_generations_and_batches_are_not_found_under_each_others_path(client):
     one, several = submit(client), submit_batch(client, "a", "b")
 
     for address in (f"/batches/{one}", f"/generations/{several}"):
@@ -194,7 +194,7 @@ def test_a_batch_of_queued_items_is_queued(make_app, simulator):
         client.delete(address, headers=USER)
 
 
-def test_a_later_lookup_of_a_batch_and_its_items_returns_the_same_bodies(client):
+def test_a_later_get_of_a_batch_and_its_items_returns_the_same_bodies(client):
     body = {"model_name": "flux-dev", "prompts": ["a", "[[fail]] b"]}
     answered = client.post("/generate-batch", json=body, headers=USER).json
 
@@ -274,7 +274,7 @@ def test_simultaneous_cancels_cancel_once(app, client, simulator):
     assert 1 == simulator.counts().requests["cancel"]
 
 
-def test_the_admin_may_cancel_a_users(client, simulator):
+def test_the_admin_may_cancel_a_users_work(client, simulator):
     target = submit(client, "[[hang]]")
     until(lambda: "running" == state(client, target))
 
@@ -318,27 +318,27 @@ def its_batch(client, batch, item):
     client.get(f"/batches/{batch}", headers=USER)
 
 
-def as_anybody_else(client, batch, item):
+def as_another_caller(client, batch, item):
     client.get(f"/generations/{item}", headers=OTHER)
     client.get("/generations", headers=USER)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("looks", "ends"),
+    ("read", "ends"),
     [
         (by_id, ["succeeded", "succeeded", "canceled"]),
         (as_the_admin, ["succeeded", "succeeded", "canceled"]),
         (its_events, ["succeeded", "succeeded", "canceled"]),
         (its_batch, ["succeeded", "succeeded", "succeeded"]),
-        (as_anybody_else, ["succeeded", "canceled", "canceled"]),
+        (as_another_caller, ["succeeded", "canceled", "canceled"]),
     ],
 )
-def test_work_that_was_looked_up_continues_when_its_caller_disconnects(app, client, looks, ends):
+def test_work_continues_after_a_disconnect_if_its_caller_has_read_it(app, client, read, ends):
     with stream(client, USER, "quick", "[[slow=3]] a", "[[slow=3]] b") as answer:
         batch = next(lines(answer))["batch_id"]
         items = {each["prompt"][-1]: each["id"] for each in listed(client)["generations"]}
-        looks(client, batch, items["a"])
+        read(client, batch, items["a"])
     settle(app)
 
     assert ends == [state(client, items[name]) for name in ("k", "a", "b")]
@@ -366,7 +366,7 @@ def test_work_cancelled_during_a_stop_is_not_resumed(make_app, simulator, by):
     service.close()
     client = make_app().test_client()
 
-    def at_last(target):  # as a caller without a Replicate token sees it
+    def at_last(target):  # the view of a caller without a Replicate token
         return look_up(client, target, by=ADMIN)
 
     until(lambda: at_last(one)["status"] == "canceled" and at_last(several)["status"] == "completed")
@@ -376,7 +376,7 @@ def test_work_cancelled_during_a_stop_is_not_resumed(make_app, simulator, by):
     assert 3 == simulator.counts().creations_accepted
 
 
-def test_suspended_work_shows_since_when_and_so_does_a_batch(make_app, simulator):
+def test_suspended_generations_and_batches_show_the_time_of_suspension(make_app, simulator):
     app = make_app(REPLICATE_CONCURRENT_LIMIT=1)
     client = app.test_client()
     submit(client, "[[hang]]")
@@ -394,7 +394,7 @@ def test_suspended_work_shows_since_when_and_so_does_a_batch(make_app, simulator
     assert "waiting_for_owner_since" not in ended(client, several)
 
 
-def test_suspended_work_resumes_when_its_owner_looks_it_up(make_app, simulator):
+def test_suspended_work_resumes_when_its_owner_gets_it(make_app, simulator):
     app = make_app(REPLICATE_CONCURRENT_LIMIT=1)
     client = app.test_client()
     ran = submit(client, "[[slow=0.3]]")
@@ -407,7 +407,7 @@ def test_suspended_work_resumes_when_its_owner_looks_it_up(make_app, simulator):
     for target in (ran, one, several):
         assert state(client, target, by=ADMIN) in {"queued", "running"}
     problem(client.get(f"/generations/{one}", headers=OTHER), 404, "not_found")
-    assert 1 == simulator.counts().creations_accepted  # those who only may see it do not bring it back
+    assert 1 == simulator.counts().creations_accepted  # callers who may only view it do not resume it
     assert ["succeeded"] * 2 + ["completed"] == [
         ended(client, each)["status"] for each in (ran, one, several)
     ]
@@ -446,7 +446,7 @@ def test_the_admin_cancels_suspended_work_and_its_batch_ends(make_app, simulator
     assert 1 == simulator.counts().creations_accepted
 
 
-def test_an_owner_whose_image_is_gone_gets_that_error(make_app, simulator, tmp_path):
+def test_suspended_work_whose_image_is_lost_fails_with_that_error(make_app, simulator, tmp_path):
     app = make_app(REPLICATE_CONCURRENT_LIMIT=1)
     client = app.test_client()
     submit(client, "[[slow=0.3]]")
@@ -470,7 +470,7 @@ def test_an_owner_whose_image_is_gone_gets_that_error(make_app, simulator, tmp_p
 # ── Lists
 
 
-def test_a_list_has_the_callers_own_the_latest_first(client):
+def test_a_list_has_the_callers_own_work_with_the_latest_first(client):
     for number in range(3):
         client.post("/generate", json=picture(f"{number}"), headers=USER)
     client.post("/generate", json=picture("theirs"), headers=OTHER)
@@ -524,7 +524,7 @@ def test_pages_have_no_gap_and_no_repetition_despite_new_work(client):
     assert [["6", "5", "4"], ["3", "2", "1"], ["0"]] == pages
 
 
-def test_a_page_that_is_just_full_is_the_last_if_nothing_follows(client):
+def test_a_full_page_is_the_last_if_no_work_follows(client):
     for _ in range(2):
         client.post("/generate", json=picture("[[slow=0]]"), headers=USER)
 
@@ -569,7 +569,7 @@ def test_a_repeated_query_parameter_is_refused(client):
     | st.binary(max_size=12).map(repr),
     path=st.sampled_from(["/generations", "/usage"]),
 )
-def test_no_query_causes_worse_than_a_bad_request(client, name, value, path):
+def test_any_query_succeeds_or_is_a_bad_request(client, name, value, path):
     answer = client.get(path, query_string={name: value.encode(errors="replace")}, headers=USER)
 
     assert answer.status_code in {200, 400}

@@ -42,13 +42,13 @@ def test_the_same_key_and_body_is_the_same_generation_once_it_has_ended(client, 
     assert 1 == simulator.counts().creations_accepted
 
 
-def test_the_order_in_which_a_body_has_its_fields_does_not_matter(client):
+def test_the_order_of_the_fields_of_a_body_does_not_matter(client):
     first, again = ask(client), ask(client, dict(reversed(PICTURE.items())))
 
     assert first.json["id"] == again.json["id"]
 
 
-def test_three_and_three_point_nought_are_the_same_body(client, simulator):
+def test_3_and_3_0_are_the_same_body(client, simulator):
     at = {"headers": USER | {"Idempotency-Key": "n", "Content-Type": "application/json"}}
     text = '{"model_name": "flux-dev", "prompt": "[[slow=0]] a", "guidance": %s}'
 
@@ -67,7 +67,7 @@ NULLS = {"seed": None, "image": None, "fallback": None, "timeout": None, "webhoo
 @pytest.mark.parametrize(
     "body", [picture(), picture() | NULLS, picture() | {"num_outputs": 1.0, "go_fast": None}]
 )
-def test_a_body_is_the_same_under_its_key_with_and_without_null(client, simulator, body):
+def test_a_field_that_is_null_equals_an_omitted_field(client, simulator, body):
     least = {name: value for name, value in body.items() if value is not None}
     for kind, wrap in (
         ("generate", lambda each: each),
@@ -83,7 +83,7 @@ def test_a_body_is_the_same_under_its_key_with_and_without_null(client, simulato
     assert 2 == simulator.counts().creations_accepted
 
 
-def test_a_batch_of_prompts_is_the_same_under_its_key_with_and_without_null(client, simulator):
+def test_a_null_field_in_a_batch_equals_an_omitted_field(client, simulator):
     body = {"model_name": "flux-dev", "prompts": ["[[slow=0]] a"], "guidance": 3.0}
     at = {"headers": USER | {"Idempotency-Key": "prompts"}}
     more = {"file_names": None, "max_concurrent": None, "seed": None}
@@ -132,7 +132,7 @@ def test_an_invalid_key_is_refused(client, simulator, key):
 
 
 @pytest.mark.parametrize("key", ["x" * 255, "!", "';--", "~/../{}%00", "a,b"])
-def test_any_visible_ascii_is_a_key(client, simulator, key):
+def test_any_visible_ascii_text_is_a_valid_key(client, simulator, key):
     ids = {ask(client, **{"Idempotency-Key": key}).json["id"] for _ in range(2)}
 
     assert 1 == len(ids) == simulator.counts().creations_accepted
@@ -178,11 +178,11 @@ def test_a_repeat_while_it_runs_waits_with_the_first_or_responds_async(client, s
 
     assert (202, target) == (asked_again.status_code, asked_again.json["id"])
     assert (200, target) == (waited.status_code, waited.json["id"])
-    assert 200 == ask(client, body, **ASYNC).status_code  # it is over, so why not tell
+    assert 200 == ask(client, body, **ASYNC).status_code  # the work has ended, so its result is returned
     assert 1 == simulator.counts().creations_accepted
 
 
-def test_a_repeated_batch_is_returned_whole_in_both_formats(client, simulator):
+def test_a_repeated_batch_is_returned_with_all_results_in_both_formats(client, simulator):
     first = ask(client, BATCH, "/generate-batch").json
     again = ask(client, BATCH, "/generate-batch").json
     shown = list(lines(ask(client, BATCH, "/generate-batch", **NDJSON)))
@@ -248,20 +248,20 @@ def test_uploaded_files_of_refused_requests_are_removed(app, client):
     until(lambda: [] == list(uploads.iterdir()))
 
 
-def test_a_caller_that_disconnects_before_the_response_finds_the_work_by_its_key(app, client, simulator):
+def test_work_is_found_by_its_key_after_a_disconnect_before_the_response(app, client, simulator):
     service = app.extensions["service"]
     for path, body in (("/generate", PICTURE), ("/generate-batch", BATCH)):
         key = {"Idempotency-Key": path}
         with app.test_request_context(path, headers=USER | key, method="POST", json=body):
-            first = served_and_left(service, path, body)
+            first = submit_and_disconnect(service, path, body)
 
         again = ask(client, body, path, **key)
         assert (200, first) == (again.status_code, again.json["id"])
     assert 3 == simulator.counts().creations_accepted
 
 
-def served_and_left(service, path, body) -> str:
-    """The id of what was taken on for a caller who hung up while it was being put on record."""
+def submit_and_disconnect(service, path, body) -> str:
+    """Submit work whose caller disconnects while the work is being written to the disk. Returns its id."""
     from api import incoming
     from parsing.batch import parse_batch
     from parsing.generation import parse_generation
@@ -279,7 +279,7 @@ def served_and_left(service, path, body) -> str:
         key=incoming.idempotency_key(),
         seconds=None,
     )
-    with written_later(service.ledger):
+    with slow_writes(service.ledger):
         future = service.loop.submit(service.generations.submit(submission))
         until(lambda: service.loop.call(lambda: service.core.supervisor.find(submission.id)))
         future.cancel()
@@ -289,7 +289,7 @@ def served_and_left(service, path, body) -> str:
 
 
 @contextmanager
-def written_later(ledger):
+def slow_writes(ledger):
     """Another process writes to the file while the block runs."""
     with closing(sqlite3.connect(ledger.engine.url.database, isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
@@ -297,22 +297,22 @@ def written_later(ledger):
         other.execute("ROLLBACK")
 
 
-def test_a_disconnect_without_a_key_leaves_nothing(app, simulator):
+def test_a_disconnect_without_a_key_leaves_no_work(app, simulator):
     service = app.extensions["service"]
     with app.test_request_context("/generate-batch", headers=USER, method="POST"):
-        served_and_left(service, "/generate-batch", {"model_name": "flux-dev", "prompts": ["a", "b"]})
+        submit_and_disconnect(service, "/generate-batch", {"model_name": "flux-dev", "prompts": ["a", "b"]})
     settle(app)
 
     assert CHECKED == dict(simulator.counts().requests)
     assert 2 == app.test_client().get("/status").json["generations"]["canceled"]
 
 
-def test_work_with_a_webhook_is_made_after_a_disconnect(make_app):
+def test_work_with_a_webhook_continues_after_a_disconnect(make_app):
     app = make_app(REPLICATE_SIMULATE=1)
     service = app.extensions["service"]
     body = PICTURE | {"webhook": "http://127.0.0.1:1/"}
     with app.test_request_context("/generate", headers=USER, method="POST"):
-        target = served_and_left(service, "/generate", body)
+        target = submit_and_disconnect(service, "/generate", body)
 
     assert "succeeded" == ended(app.test_client(), target)["status"]
 
@@ -323,7 +323,8 @@ def test_a_caller_that_disconnected_finds_the_result_by_its_key(simulator, tmp_p
         REPLICATE_BASE_URL=simulator.url, DATA_DIR=tmp_path, REPLICATE_CONCURRENT_LIMIT=1
     ) as service:
         body = picture("[[slow=0.5]]")
-        service.connect("/generate", body, **USER, **KEY).close()  # perhaps too early to be taken on
+        # the disconnect may come before the request is accepted
+        service.connect("/generate", body, **USER, **KEY).close()
         first = service.connect("/generate", body, **USER, **KEY)
         until(lambda: 1 == simulator.counts().in_flight)
         first.close()
@@ -342,7 +343,7 @@ def test_a_caller_that_disconnected_finds_the_result_by_its_key(simulator, tmp_p
 
 
 def restarted(make_app, app, **settings):
-    """Another process on the same directory, as far as the ledger knows."""
+    """A new application on the same directory, as after a restart."""
     app.extensions["service"].close()
     return make_app(**settings).test_client()
 
@@ -363,7 +364,7 @@ def test_a_key_returns_work_that_ended_before_a_restart(make_app, simulator):
     assert 4 == simulator.counts().creations_accepted
 
 
-def test_a_key_of_the_simulation_is_free_for_a_real_request(make_app):
+def test_a_key_of_a_simulated_request_is_free_for_a_real_one(make_app):
     app = make_app(REPLICATE_SIMULATE=1)
     simulated = ask(app.test_client()).json
 
@@ -372,7 +373,7 @@ def test_a_key_of_the_simulation_is_free_for_a_real_request(make_app):
     assert (True, False) == (simulated["simulated"], real["simulated"])
 
 
-def test_work_of_before_a_restart_resumes_when_its_owner_sends_the_key(make_app, simulator):
+def test_work_from_before_a_restart_resumes_when_its_owner_sends_the_key(make_app, simulator):
     app = make_app(REPLICATE_CONCURRENT_LIMIT=1)
     client = app.test_client()
     ran = submit(client, "[[slow=0.5]]", by=USER | KEY)
@@ -394,7 +395,7 @@ def test_work_of_before_a_restart_resumes_when_its_owner_sends_the_key(make_app,
     assert 4 == simulator.counts().creations_accepted
 
 
-def test_an_admins_key_returns_work_that_resumed_by_itself(make_app, simulator):
+def test_the_admins_key_returns_work_that_resumed_at_the_start(make_app, simulator):
     app = make_app(REPLICATE_CONCURRENT_LIMIT=1)
     client = app.test_client()
     submit(client, "[[slow=0.3]]", by=ADMIN)
@@ -465,7 +466,7 @@ def test_a_key_returns_its_work_during_a_stop(make_app, simulator):
 
 
 def slow_down(monkeypatch, ledger, seconds):
-    """Have each wait for the disk be longer by so many seconds."""
+    """Delay each flush of the ledger by this many seconds."""
     flush = ledger.flush
 
     async def later():
@@ -476,7 +477,7 @@ def slow_down(monkeypatch, ledger, seconds):
 
 
 def accepted(app):
-    """How many keys stand for work that is alive."""
+    """The number of keys whose work has not ended."""
     return len(app.extensions["service"].generations._keys._key_of)
 
 
@@ -512,11 +513,11 @@ def test_expired_work_is_returned_as_interrupted_under_its_key(make_app, simulat
     service = app.extensions["service"]
     client = app.test_client()
 
-    def is_given_up():
+    def is_expired():
         service.loop.run(service.generations.tidy_up(resume_ttl=service.settings.RESUME_TTL))
         return "failed" == state(client, target, by=ADMIN)
 
-    until(is_given_up)
+    until(is_expired)
     problem(ask(client), 500, "interrupted", retryable=True)
     again = ask(client, BATCH, "/generate-batch", **{"Idempotency-Key": "b"})
     assert (200, batch, 2) == (again.status_code, again.json["id"], again.json["failed"])
@@ -532,7 +533,7 @@ def test_a_dry_run_ignores_its_key(client, simulator):
     assert 2 == simulator.counts().creations_accepted
 
 
-def test_simultaneous_returns_after_a_restart_resume_the_work_once(make_app, simulator):
+def test_simultaneous_repeats_after_a_restart_resume_the_work_once(make_app, simulator):
     app = make_app(REPLICATE_CONCURRENT_LIMIT=1)
     client = app.test_client()
     blocker = submit(client, "[[hang]]")

@@ -1,4 +1,4 @@
-"""A model that answers with text has made no picture: outputs that count, and costs without one."""
+"""Outputs that count as pictures or films, and the cost of a prediction that made only text."""
 
 import asyncio
 import base64
@@ -33,7 +33,7 @@ A = "https://replicate.delivery/a.png"
 
 
 def checked(output, redact=NOTHING_SECRET, **fields):
-    """The prediction that succeeded with this output, as its waiter gets it."""
+    """A prediction that succeeded with this output, as the service returns it."""
     answer = {"id": "p", "status": "succeeded", "output": output, **fields}
     return with_media_checked(read_prediction(answer, redact), upstream=UPSTREAM, redact=redact)
 
@@ -121,7 +121,7 @@ def test_spaces_around_an_address_are_left_out():
         base64.b64encode(PNG).decode(),
     ],
 )
-def test_anything_else_is_text_and_says_why_there_is_no_picture(output):
+def test_any_other_output_is_text_and_becomes_the_error(output):
     prediction = checked(output)
 
     assert ((Text(output),), False) == (prediction.outputs, prediction.is_made)
@@ -144,7 +144,7 @@ def test_anything_else_is_text_and_says_why_there_is_no_picture(output):
         (" \n", None),
     ],
 )
-def test_pieces_of_text_are_read_as_one(output, said):
+def test_pieces_of_text_are_joined(output, said):
     prediction = checked(output)
 
     assert (said, False) == (prediction.error, prediction.is_made)
@@ -180,7 +180,7 @@ def test_addresses_in_lists_and_objects_are_outputs(output, made):
     assert tuple(map(Url, made)) == checked(output).media
 
 
-def test_an_address_that_holds_a_credential_is_left_out_and_the_error_says_so():
+def test_an_address_with_a_credential_is_left_out_and_the_error_states_so():
     redact = Redaction("r8_marked_token")
     for output in (f"{A}?r8_marked_token", [f"{A}?r8_marked_token"], {"image": f"{A}?r8_marked_token"}):
         prediction = checked(output, redact)
@@ -191,7 +191,7 @@ def test_an_address_that_holds_a_credential_is_left_out_and_the_error_says_so():
     assert ((Url(B),), None) == (beside.outputs, beside.error)
 
 
-def test_beside_a_picture_text_does_not_count():
+def test_text_beside_a_picture_is_ignored():
     prediction = checked(["Here it is: ", A, "https://", data(PNG)])
 
     assert (Url(A), Url(data(PNG))) == prediction.media
@@ -202,10 +202,13 @@ def test_beside_a_picture_text_does_not_count():
     [
         ("I cannot draw that.", "model"),
         ("NSFW content detected.", "content"),
-        ("Prediction interrupted; please retry (code: PA)", "model"),  # it succeeded, and may be billed
+        (
+            "Prediction interrupted; please retry (code: PA)",
+            "model",
+        ),  # the prediction succeeded and may be billed
     ],
 )
-def test_a_text_may_be_a_refusal_and_is_never_tried_again(text, cause):
+def test_a_text_may_be_a_refusal_and_is_never_retried(text, cause):
     assert cause == checked(text).cause
 
 
@@ -215,7 +218,7 @@ def test_a_failure_keeps_its_own_error():
     assert "CUDA out of memory" == prediction.error
 
 
-def test_a_credential_that_is_spread_over_pieces_is_taken_out():
+def test_a_credential_spread_over_pieces_is_removed():
     prediction = checked(["for r8_mark", "ed_token"], Redaction("r8_marked_token"))
 
     assert f"for {REDACTED}" == prediction.error
@@ -227,9 +230,7 @@ REFUSED = "All generated images contained NSFW content."
 
 
 @pytest.mark.parametrize("files_ttl", [0, 3600], ids=["not kept", "kept"])
-def test_a_text_in_place_of_a_picture_is_a_failure_with_the_text_as_its_detail(
-    make_app, simulator, files_ttl
-):
+def test_text_in_place_of_a_picture_is_a_failure_with_the_text_as_its_detail(make_app, simulator, files_ttl):
     client = make_app(FILES_TTL=files_ttl).test_client()
     for output, code, detail in [
         ("I cannot draw that.", "generation_failed", "I cannot draw that."),
@@ -250,7 +251,7 @@ def test_a_text_in_place_of_a_picture_is_a_failure_with_the_text_as_its_detail(
         assert ([], 1) == (body["files"], body["attempts"])
 
 
-def test_some_pictures_among_text_are_what_counts_and_what_is_paid(client, simulator):
+def test_only_the_pictures_among_text_count_and_are_billed(client, simulator):
     answer = client.post(
         "/generate", json=PICTURE | {"prompt": "[[fewer]] [[text]]", "num_outputs": 3}, headers=ADMIN
     ).json
@@ -284,7 +285,9 @@ def test_pictures_in_an_object_or_in_lists_are_kept_and_counted(client, simulato
         ("kling-v2.1-master", {"duration": 10, "start_image": "https://example.com/a.png"}, 2.8),
     ],
 )
-def test_a_picture_that_was_not_made_costs_nothing_and_a_call_its_price(client, simulator, model, given, usd):
+def test_without_a_picture_a_price_per_image_is_not_due_but_a_price_per_call_is(
+    client, simulator, model, given, usd
+):
     body = {"model_name": model, "prompt": "[[text]]"} | given
     answer = client.post("/generate", json=body, headers=ADMIN)
 
@@ -296,7 +299,7 @@ def test_a_picture_that_was_not_made_costs_nothing_and_a_call_its_price(client, 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("directive", ["gone", "blank", "page"])
-def test_a_picture_that_is_not_there_when_it_is_fetched_leads_to_the_fallback(client, simulator, directive):
+def test_the_fallback_is_used_if_a_picture_is_missing_when_it_is_fetched(client, simulator, directive):
     prompt = f"[[only=flux-dev]] [[{directive}]] a"
     body = PICTURE | {"prompt": prompt, "num_outputs": 1, "fallback": ["qwen-image"]}
     answer = client.post("/generate", json=body, headers=ADMIN).json
@@ -310,7 +313,7 @@ def test_a_picture_that_is_not_there_when_it_is_fetched_leads_to_the_fallback(cl
     assert 0.025 == answer["cost_usd"] == simulator.counts().billed_usd
 
 
-def test_a_text_leads_to_the_fallback(client, simulator):
+def test_the_fallback_is_used_if_a_model_makes_text(client, simulator):
     prompt = f"[[only=flux-dev]] [[text={REFUSED}]] a"
     answer = client.post("/generate", json=PICTURE | {"prompt": prompt, "fallback": True}, headers=ADMIN).json
 
@@ -320,7 +323,7 @@ def test_a_text_leads_to_the_fallback(client, simulator):
     assert 0.025 == answer["cost_usd"] == simulator.counts().billed_usd
 
 
-def test_a_success_without_outputs_is_not_tried_again_whatever_its_error(client, simulator):
+def test_a_success_without_outputs_is_not_retried_whatever_its_error(client, simulator):
     passing = "Prediction interrupted; please retry (code: PA)"
     for output in (passing, None):
         simulator.inject(on="create", set={"output": output, "error": None if output else passing})
@@ -329,14 +332,14 @@ def test_a_success_without_outputs_is_not_tried_again_whatever_its_error(client,
     assert 2 == simulator.counts().creations_accepted
 
 
-def test_a_placeholder_stands_in_for_text(client):
+def test_a_placeholder_replaces_text(client):
     body = PICTURE | {"prompt": "[[text]]", "placeholder": True}
     answer = client.post("/generate", json=body, headers=ADMIN).json
 
     assert (True, 1) == (answer["placeholder"], len(answer["files"]))
 
 
-def test_where_no_outputs_are_kept_none_is_fetched(make_app, simulator):
+def test_without_file_storage_no_output_is_fetched(make_app, simulator):
     client = make_app(FILES_TTL=0).test_client()
     answer = client.post("/generate", json=PICTURE | {"prompt": "[[gone]]"}, headers=ADMIN).json
 
@@ -366,8 +369,8 @@ def test_batches_lookups_events_and_webhooks_show_the_same_outputs(make_app):
 # When outputs turn out not to exist, in virtual time.
 
 
-class Hollow(QuickStore):
-    """A keeper that finds nothing at the addresses of these numbers, and keeps no other."""
+class IncompleteStore(QuickStore):
+    """A file store that finds nothing at the addresses with these numbers, and stores no other output."""
 
     def __init__(self, *missing: int) -> None:
         self._missing = frozenset(missing)
@@ -383,16 +386,16 @@ TWO = replace(SUCCEEDED, outputs=(Url(A), Text("and"), Url("https://replicate.de
 
 
 def outcome(made: Prediction, *missing: int, **fields):
-    """How one generation ends whose outputs of these numbers do not exist."""
+    """The end of a generation whose outputs with these numbers do not exist."""
 
     async def scenario():
-        _, inside = a_service(MemoryProvider(made), outputs=Hollow(*missing))
+        _, inside = a_service(MemoryProvider(made), outputs=IncompleteStore(*missing))
         return result(await run(inside, a_picture(num_outputs=2, **fields)))
 
     return virtual_time.run(scenario())
 
 
-def test_an_output_that_exists_but_could_not_be_kept_counts():
+def test_an_output_that_exists_but_could_not_be_stored_counts():
     body = outcome(TWO, 0)
 
     assert (True, ["https://replicate.delivery/b.png"], 1) == (body["success"], body["output"], body["count"])
@@ -400,7 +403,7 @@ def test_an_output_that_exists_but_could_not_be_kept_counts():
     assert 0.05 == outcome(TWO)["cost_usd"]
 
 
-def test_without_any_output_it_is_a_failure_that_says_what_is_wrong():
+def test_a_generation_whose_outputs_are_all_missing_fails_with_the_reason():
     body = outcome(TWO, 0, 1)
 
     error = {
@@ -416,7 +419,7 @@ def test_without_any_output_it_is_a_failure_that_says_what_is_wrong():
 @pytest.mark.parametrize(
     ("late", "code", "usd"), [(60.0, "generation_failed", 0.0), (OUTPUTS_LAST, "interrupted", 0.025)]
 )
-def test_after_a_restart_it_ends_alike_unless_replicate_has_deleted_the_outputs_since(late, code, usd):
+def test_after_a_restart_missing_outputs_fail_unless_replicate_may_have_deleted_them(late, code, usd):
     async def scenario():
         fake, ledger = MemoryProvider(), TransitionLedger()
         _, inside = a_service(fake, ledger=ledger, outputs=SlowStore())
@@ -429,7 +432,7 @@ def test_after_a_restart_it_ends_alike_unless_replicate_has_deleted_the_outputs_
         earlier = replace(attempt, submitted_at=attempt.submitted_at - late)
         ledger.upsert(replace(record, attempts=(earlier,)))
         await ledger.flush()
-        _, later, (again,) = next_service(fake, ledger, outputs=Hollow(0))
+        _, later, (again,) = next_service(fake, ledger, outputs=IncompleteStore(0))
         await later.supervisor.wait(again)
         return result(again), len(fake.sent)
 

@@ -1,4 +1,5 @@
-"""A credential of a call that Replicate repeats goes no further: not into an answer, a webhook, a row or a log."""
+"""If Replicate's text contains a credential of the call, it reaches no response, webhook, database row or
+log."""
 
 import json
 import logging
@@ -34,7 +35,7 @@ FORMS["lower"] = re.sub("%..", lambda found: found[0].lower(), FORMS["quoted"])
 
 
 @pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
-def test_a_credential_is_taken_out_of_text_in_every_form(form):
+def test_a_credential_is_removed_from_text_in_every_form(form):
     redact = Redaction(TOKEN)
 
     assert redact.is_in(f"a {form} b 100%")
@@ -61,7 +62,7 @@ def test_a_text_without_a_credential_is_left_as_it_is(text):
     assert expected == Redaction(TOKEN)(text)
 
 
-def test_words_are_no_credentials():
+def test_ordinary_words_are_not_removed():
     assert "a token of r8_ab" == Redaction("token", "r8_ab", "")("a token of r8_ab")
 
 
@@ -69,7 +70,7 @@ def test_a_credential_within_another_leaves_nothing_of_the_longer_one():
     assert f"a {REDACTED}" == Redaction("secret", "secret-and-more")("a secret-and-more")
 
 
-def test_an_address_with_a_credential_is_no_output_and_a_text_is_one_without_it():
+def test_an_address_with_a_credential_is_no_output_and_a_text_loses_its_credential():
     output = [f"https://replicate.delivery/{form}" for form in FORMS.values()]
     answer = {"id": "p", "status": "succeeded", "output": [*output, "https://a", f"by {TOKEN}"]}
 
@@ -81,8 +82,8 @@ def test_an_address_with_a_credential_is_no_output_and_a_text_is_one_without_it(
 USER = {"X-Replicate-API-Key": TOKEN}
 
 
-def says(form):
-    """What Replicate says to a creation, and the code that its caller gets."""
+def answers_with(form):
+    """Answers of Replicate to a creation, with the error codes that the caller gets."""
     address = f"https://replicate.delivery/{form}.png"
     over = {"error": None, "logs": f"{form} 40%"}
     return [
@@ -107,8 +108,9 @@ def says(form):
 
 
 @pytest.fixture
-def everything(make_app, capfd, tmp_path):
-    """Makes the service, and returns its client and all that it wrote so far."""
+def service_and_writes(make_app, capfd, tmp_path):
+    """Makes the service. Returns its client and a function that returns service_and_writes written to files and logs
+    so far."""
 
     def make(**settings):
         app = make_app(
@@ -128,11 +130,11 @@ def everything(make_app, capfd, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("form", [FORMS["raw"], FORMS["lower"], FORMS["every character"]])
-def test_no_answer_webhook_row_or_log_has_the_callers_token(everything, simulator, form):
-    client, written = everything()
+def test_no_answer_webhook_row_or_log_has_the_callers_token(service_and_writes, simulator, form):
+    client, written = service_and_writes()
     answers, codes = [], []
     with receiving() as receiver:
-        for fault, code in says(form):
+        for fault, code in answers_with(form):
             simulator.inject(on="create", **fault)
             answer = client.post("/generate", json=PICTURE | {"webhook": receiver.url}, headers=USER)
             codes.append((fault, code, answer.json.get("code")))
@@ -140,7 +142,7 @@ def test_no_answer_webhook_row_or_log_has_the_callers_token(everything, simulato
                 answer.get_data(as_text=True),
                 json.dumps(look_up(client, answer.json["id"], by=USER)),
             ]
-        until(lambda: len(says(form)) == len(receiver.received))
+        until(lambda: len(answers_with(form)) == len(receiver.received))
         answers += [message.body.decode() for message in receiver.received]
         answers.append(client.get("/generations", headers=USER).get_data(as_text=True))
 
@@ -152,8 +154,8 @@ def test_no_answer_webhook_row_or_log_has_the_callers_token(everything, simulato
     assert REDACTED in "".join(answers)
 
 
-def test_nor_has_any_the_servers_own(everything, simulator):
-    client, written = everything(REPLICATE_API_TOKEN=TOKEN)
+def test_no_answer_webhook_row_or_log_has_the_servers_token(service_and_writes, simulator):
+    client, written = service_and_writes(REPLICATE_API_TOKEN=TOKEN)
     simulator.inject(on="create", set={"status": "failed", "error": f"Bearer {TOKEN} is wrong"})
     answer = client.post("/generate", json=PICTURE, headers=ADMIN).get_data(as_text=True)
 
@@ -161,8 +163,8 @@ def test_nor_has_any_the_servers_own(everything, simulator):
     assert not Redaction(TOKEN).is_in(answer + written())
 
 
-def test_a_pushed_result_loses_the_token_and_the_secret_it_is_signed_with(everything, simulator):
-    client, written = everything()
+def test_a_pushed_result_loses_the_token_and_the_secret_it_is_signed_with(service_and_writes, simulator):
+    client, written = service_and_writes()
     target = submit(client, "[[hang]]", by=USER)
     until(lambda: "running" == look_up(client, target, by=USER)["status"])
     (prediction,) = simulator.predictions()

@@ -1,4 +1,4 @@
-"""`POST /webhooks/replicate`: what Replicate tells by itself is believed if it is signed, and never does harm."""
+"""`POST /webhooks/replicate`: signed messages are trusted, and no message does harm."""
 
 import base64
 import hashlib
@@ -21,12 +21,12 @@ PATH = "/webhooks/replicate"
 
 @pytest.fixture
 def app(make_app):
-    return make_app(FILES_TTL=0)  # what is answered of is nowhere to be fetched
+    return make_app(FILES_TTL=0)  # the outputs in these messages cannot be fetched
 
 
 @pytest.fixture
-def told_by_replicate(make_app, simulator):
-    """Begins a service that the simulator can reach."""
+def with_webhooks(make_app, simulator):
+    """Starts a service that the simulator can reach."""
 
     @contextmanager
     def begin(**settings):
@@ -45,7 +45,7 @@ def secret(simulator):
 
 
 def message(target, prediction, *, status="succeeded", **changes):
-    """What Replicate would tell of this prediction, for this generation."""
+    """The webhook that Replicate would send about this prediction to this generation."""
     body = {
         "id": prediction.id,
         "model": prediction.model,
@@ -69,7 +69,7 @@ def post(client, sent, key, **changes):
 
 @pytest.fixture
 def running(app, client, simulator):
-    """A generation that runs for ever, and its prediction; nobody else tells of it."""
+    """A generation that never ends by itself, and its prediction. The simulator sends no webhook about it."""
     target = submit(client, "[[hang]]", by=ADMIN)
     until(lambda: "running" == state(client, target, by=ADMIN))
     (prediction,) = simulator.predictions()
@@ -77,8 +77,8 @@ def running(app, client, simulator):
     client.delete(f"/generations/{target}", headers=ADMIN)
 
 
-def test_creations_request_a_webhook_and_it_ends_the_wait_without_a_poll(told_by_replicate, simulator):
-    with told_by_replicate() as client:
+def test_creations_request_a_webhook_and_it_ends_the_wait_without_a_poll(with_webhooks, simulator):
+    with with_webhooks() as client:
         began = time.monotonic()
         answers = [client.post("/generate", json=PICTURE, headers=by) for by in (ADMIN, USER)]
         took = time.monotonic() - began
@@ -103,8 +103,8 @@ def test_without_a_public_url_no_webhook_is_requested(client, simulator):
     assert prediction.webhook is None
 
 
-def test_a_pushed_failure_ends_the_generation_with_its_error(told_by_replicate, simulator):
-    with told_by_replicate() as client:
+def test_a_pushed_failure_ends_the_generation_with_its_error(with_webhooks, simulator):
+    with with_webhooks() as client:
         answer = client.post("/generate", json=PICTURE | {"prompt": "[[nsfw]]"}, headers=USER)
 
     problem(answer, 422, "content_refused")
@@ -192,7 +192,7 @@ def test_a_webhook_about_another_generations_prediction_changes_nothing(client, 
     client.delete(f"/generations/{other}", headers=ADMIN)
 
 
-def test_one_account_cannot_end_anothers_generation(client, simulator, secret):
+def test_one_account_cannot_end_another_accounts_generation(client, simulator, secret):
     target = submit(client, "[[hang]]", by=USER)
     until(lambda: "running" == state(client, target))
     (prediction,) = simulator.predictions()
@@ -203,7 +203,7 @@ def test_one_account_cannot_end_anothers_generation(client, simulator, secret):
     assert "succeeded" == ended(client, target)["status"]
 
 
-def test_what_is_not_over_yet_is_no_end(client, running, secret):
+def test_a_message_about_an_unfinished_prediction_ends_nothing(client, running, secret):
     target, prediction = running
 
     for status in ("starting", "processing"):
@@ -228,7 +228,7 @@ def test_the_secret_is_fetched_once_for_any_number_of_webhooks(client, running, 
     assert 1 == simulator.counts().requests["secret"]
 
 
-def test_a_body_that_is_too_large_is_refused_and_not_even_read_if_it_is_about_nothing(make_app, simulator):
+def test_a_body_that_is_too_large_is_refused_and_not_read_if_no_generation_matches(make_app, simulator):
     client = make_app(MAX_BODY_BYTES=2048).test_client()
     target = submit(client, "[[hang]]", by=ADMIN)
     until(lambda: "running" == state(client, target, by=ADMIN))
@@ -237,9 +237,9 @@ def test_a_body_that_is_too_large_is_refused_and_not_even_read_if_it_is_about_no
     assert 204 == client.post(f"{PATH}?generation=gen_0&attempt=1", data=b"x" * 4096).status_code
 
 
-def test_a_creation_whose_answer_was_lost_is_adopted_when_its_webhook_arrives(told_by_replicate, simulator):
+def test_a_creation_whose_answer_was_lost_is_adopted_when_its_webhook_arrives(with_webhooks, simulator):
     simulator.inject(on="create", reset="after")
-    with told_by_replicate() as client:
+    with with_webhooks() as client:
         answer = client.post("/generate", json=PICTURE, headers=ADMIN)
 
     assert (200, 1) == (answer.status_code, answer.json["attempts"])
@@ -247,25 +247,25 @@ def test_a_creation_whose_answer_was_lost_is_adopted_when_its_webhook_arrives(to
     assert 1 == simulator.counts().creations_accepted
 
 
-def test_a_result_pushed_while_the_service_was_down_is_polled(told_by_replicate, simulator):
-    with told_by_replicate() as client:
+def test_a_result_pushed_while_the_service_was_down_is_polled(with_webhooks, simulator):
+    with with_webhooks() as client:
         target = submit(client, "[[slow=0.3]]", by=ADMIN)
         until(lambda: 1 == simulator.counts().in_flight)
         client.application.extensions["service"].close()
     until(lambda: 0 == simulator.counts().in_flight)
 
-    with told_by_replicate() as client:
+    with with_webhooks() as client:
         assert "succeeded" == ended(client, target, by=ADMIN)["status"]
 
 
-def test_a_webhook_for_suspended_work_is_ignored_and_sends_no_request(told_by_replicate, simulator, secret):
-    with told_by_replicate() as client:
+def test_a_webhook_for_suspended_work_is_ignored_and_sends_no_request(with_webhooks, simulator, secret):
+    with with_webhooks() as client:
         target = submit(client, "[[slow=0.3]]", by=USER)
         until(lambda: "running" == state(client, target))
         client.application.extensions["service"].close()
     asked = simulator.counts().requests.get("secret", 0)
     (prediction,) = simulator.predictions()
-    with told_by_replicate() as client:
+    with with_webhooks() as client:
         assert 204 == post(client, message(target, prediction), secret(SERVER_TOKEN)).status_code
         assert 204 == client.post(message(target, prediction)[0], data=b"").status_code
         assert "running" == state(client, target, by=ADMIN)

@@ -25,7 +25,7 @@ NOW = 1000 * DAY + 40_000.0
 
 
 class Commits(MemoryLedger):
-    """A ledger that notes when it is flushed, and how many generations it has then."""
+    """A ledger that records the time of each flush and its number of generations then."""
 
     def __init__(self):
         super().__init__()
@@ -37,7 +37,7 @@ class Commits(MemoryLedger):
 
 
 def old(name, days, **facts):
-    """A generation that ended so many days before this one began, and a second."""
+    """A generation that ended this many days and one second before today began."""
     return generation(name, state="succeeded", ended_at=1000 * DAY - days * DAY - 1, **facts)
 
 
@@ -59,8 +59,8 @@ def left_in(ledger):
 
 
 @in_virtual_time
-async def test_whole_days_are_deleted_and_nothing_of_a_later_one():
-    """Two days ago is within a day that has not passed wholly."""
+async def test_only_whole_days_are_deleted():
+    """Two days ago lies within a day that is not completely old enough."""
     limit = 998 * DAY
     ledger = await with_records(
         generation("a", state="failed", ended_at=limit - 0.01),
@@ -174,7 +174,7 @@ async def test_an_exception_ends_one_deletion_and_not_the_next(monkeypatch):
 
 
 @in_virtual_time
-async def test_a_crash_between_two_steps_loses_and_doubles_nothing():
+async def test_a_crash_between_two_steps_neither_loses_nor_repeats_usage():
     ledger = await with_records(*(old(f"g{number}", 5, cost_usd=0.25) for number in range(2 * STEP)))
     before = ledger.usage(Period(simulated=True), by="day")
     task = asyncio.create_task(retention(ledger).delete_old())
@@ -195,7 +195,7 @@ async def test_a_crash_between_two_steps_loses_and_doubles_nothing():
 
 
 def age(path, days) -> None:
-    """Everything in a closed ledger happened so many days earlier."""
+    """Shift everything in a closed ledger this many days into the past."""
     moments = {
         "generations": ("accepted_at", "ended_at"),
         "batches": ("accepted_at", "ended_at"),
@@ -251,7 +251,7 @@ def test_a_key_keeps_its_work_from_deletion(make_app, tmp_path):
     app = make_app(FILES_TTL=0)
     first = app.test_client().post("/generate", json=PICTURE, headers=keyed).json["id"]
     app.extensions["service"].close()
-    age(tmp_path, days=5)  # but the key, as when a clock was set back
+    age(tmp_path, days=5)  # everything but the key, as when a clock was set back
     app = make_app(FILES_TTL=0, LEDGER_KEEP_DAYS=2)
 
     forget(app)
@@ -264,7 +264,7 @@ def test_by_default_nothing_is_deleted(app):
 
 
 def test_costs_of_deleted_work_count_in_the_budget_of_their_day(make_app, tmp_path):
-    """A clock that was ahead may have forgotten what ended today."""
+    """A clock that was ahead may have deleted work that ended today."""
     app = make_app(FILES_TTL=0, LEDGER_KEEP_DAYS=2, BUDGET_USD_PER_DAY=0.03)
     client = app.test_client()
     ended(client, submit(client, by=ADMIN), by=ADMIN)

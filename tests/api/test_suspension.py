@@ -1,4 +1,4 @@
-"""Work that a stop interrupted: how it resumes, what it reserves meanwhile, and how it ends otherwise."""
+"""Work that a stop interrupted: its resumption, its reserved budget, and its end if it is not resumed."""
 
 import sqlite3
 from concurrent.futures import ThreadPoolExecutor
@@ -18,7 +18,7 @@ OTHER = {"X-Replicate-API-Key": "r8_other"}
 
 @pytest.fixture
 def restarted(make_app):
-    """Ends an application, and gives a client of the next on the same directory."""
+    """Closes an application, and returns a client of the next one on the same directory."""
 
     def restart(app, **settings):
         app.extensions["service"].close()
@@ -151,7 +151,7 @@ def test_a_simulated_batch_ends_when_the_service_stops_simulating(make_app, rest
 
 
 @pytest.mark.slow
-def test_a_batch_ends_though_the_disk_was_full_when_its_last_item_did(
+def test_a_batch_ends_even_if_the_disk_was_full_when_its_last_item_ended(
     make_app, restarted, simulator, tmp_path
 ):
     app = make_app(REPLICATE_CONCURRENT_LIMIT=1)
@@ -174,7 +174,7 @@ def test_a_batch_ends_though_the_disk_was_full_when_its_last_item_did(
 
 
 @pytest.mark.parametrize("by", [USER, ADMIN], ids=["user", "admin"])
-def test_outputs_that_replicate_has_deleted_are_not_made_again_and_count(make_app, restarted, simulator, by):
+def test_outputs_deleted_by_replicate_are_billed_and_not_made_again(make_app, restarted, simulator, by):
     app = make_app()
     target = submit(app.test_client(), "[[slow=0.5]]", by=by, fallback=["qwen-image"])
     until(lambda: "running" == state(app.test_client(), target, by=by))
@@ -191,7 +191,7 @@ def test_outputs_that_replicate_has_deleted_are_not_made_again_and_count(make_ap
 
 
 @pytest.mark.slow
-def test_a_prediction_of_another_account_is_not_made_again_and_counts(make_app, restarted, simulator):
+def test_a_prediction_of_another_account_is_billed_and_not_made_again(make_app, restarted, simulator):
     app = make_app()
     target = submit(app.test_client(), "[[slow=0.5]]", by=ADMIN, fallback=["qwen-image"])
     until(lambda: "running" == state(app.test_client(), target, by=ADMIN))
@@ -205,7 +205,7 @@ def test_a_prediction_of_another_account_is_not_made_again_and_counts(make_app, 
 
 
 def test_suspended_work_reserves_nothing_of_the_budget(make_app, restarted, simulator):
-    budget = {"BUDGET_USD_PER_DAY": 0.05}  # what hangs, and one more
+    budget = {"BUDGET_USD_PER_DAY": 0.05}  # the hanging one and one more
     app = make_app(REPLICATE_CONCURRENT_LIMIT=1, **budget)
     client = app.test_client()
     submit(client, "[[hang]]", by=ADMIN)
@@ -218,7 +218,7 @@ def test_suspended_work_reserves_nothing_of_the_budget(make_app, restarted, simu
     assert {"succeeded"} == {ended(client, target)["status"] for target in targets}
 
 
-def test_a_fallback_is_reserved_at_its_own_price_after_a_restart(make_app, restarted, simulator):
+def test_a_restart_reserves_a_fallback_at_its_own_price(make_app, restarted, simulator):
     budget = {"BUDGET_USD_PER_DAY": 0.1}
     app = make_app(**budget)
     prompt = "[[only=flux-dev]] [[fail]] [[slow=0]] a"
@@ -234,9 +234,7 @@ def test_a_fallback_is_reserved_at_its_own_price_after_a_restart(make_app, resta
     problem(client.post("/generate", json=PICTURE, headers=ADMIN), 402, "budget_exceeded")
 
 
-def test_batches_that_are_cancelled_item_by_item_by_many_at_once_all_end_and_once(
-    make_app, restarted, simulator
-):
+def test_batches_whose_items_are_cancelled_concurrently_end_exactly_once(make_app, restarted, simulator):
     app = make_app(REPLICATE_SIMULATE=1, REPLICATE_CONCURRENT_LIMIT=1)
     client = app.test_client()
     submit(client, "[[hang]]", by=ADMIN)

@@ -1,4 +1,4 @@
-"""Which tokens are checked, when, and at what cost; and whose turn their callers take. In virtual time."""
+"""Which tokens are checked, when, and at what cost, and which turn their callers take. In virtual time."""
 
 import asyncio
 import threading
@@ -25,7 +25,8 @@ def user(name: str) -> Caller:
 
 
 class Accounts:
-    """Knows the account of every token, in 0.1 s; or it refuses the token, does not say, or hangs."""
+    """Returns the account of every token after 0.1 s; for some tokens it refuses, gives no answer, or
+    hangs."""
 
     def __init__(self, account_of=lambda name: f"{name}'s", seconds: float = 0.1) -> None:
         self._account_of = account_of
@@ -48,7 +49,7 @@ class Accounts:
 
 
 def checked(scenario, **options):
-    """Run a story of `(checks, clock)` before these accounts in virtual time."""
+    """Run a scenario of `(checks, clock)` with these accounts in virtual time."""
 
     def run(accounts: Accounts):
         async def begin():
@@ -61,12 +62,12 @@ def checked(scenario, **options):
 
 
 async def turns(checks: TokenChecks, *callers: Caller) -> list[str]:
-    """The turns of all, or "refused", checked at the same instant."""
+    """The turn of each caller, or "refused", if all are checked at the same instant."""
     found = await asyncio.gather(*map(checks.check, callers), return_exceptions=True)
     return ["refused" if isinstance(each, TokenRejected) else each.turn for each in found]
 
 
-def test_many_at_once_with_one_token_are_one_check_by_the_turn_of_all_checks():
+def test_concurrent_requests_with_one_token_share_one_check_in_the_turn_of_checks():
     accounts = Accounts()
 
     found = checked(lambda checks, _: turns(checks, *(50 * [user("a")])))(accounts)
@@ -100,7 +101,9 @@ def test_a_proven_token_keeps_its_turn_while_replicate_does_not_answer():
         (RuntimeError("a fault"), UNPROVEN, 0.0),
     ],
 )
-def test_a_proof_is_kept_for_an_hour_a_refusal_for_a_minute_and_no_answer_not_at_all(outcome, turn, good_for):
+def test_a_proof_is_kept_for_an_hour_a_refusal_for_a_minute_and_a_missing_answer_not_at_all(
+    outcome, turn, good_for
+):
     accounts = Accounts(lambda _: outcome)
 
     async def scenario(checks, clock):
@@ -122,7 +125,7 @@ def test_the_admin_is_never_checked():
     assert [] == accounts.asked
 
 
-def test_tokens_of_one_account_take_its_turns():
+def test_tokens_of_one_account_share_its_turn():
     accounts = Accounts(lambda name: name[0])
 
     found = checked(lambda checks, _: turns(checks, user("a1"), user("a2"), user("b1")))(accounts)
@@ -130,14 +133,14 @@ def test_tokens_of_one_account_take_its_turns():
     assert ["account a", "account a", "account b"] == found
 
 
-def test_at_most_ten_checks_are_under_way_and_300_begin_in_a_minute_and_the_rest_is_unproven():
+def test_at_most_ten_checks_run_at_once_and_300_in_a_minute_and_other_callers_stay_unproven():
     accounts = Accounts()
 
     async def scenario(checks, clock):
         found = await turns(checks, *(user(f"{number}") for number in range(PER_MINUTE + 50)))
         assert 50 == found.count(UNPROVEN)
         assert [UNPROVEN] == await turns(checks, user("one more"))
-        assert ["account 0's"] == await turns(checks, user("0"))  # proven: no place is needed
+        assert ["account 0's"] == await turns(checks, user("0"))  # a proven token needs no place
         await asyncio.sleep(60 - clock())
         assert ["account one more's"] == await turns(checks, user("one more"))
 
@@ -146,7 +149,7 @@ def test_at_most_ten_checks_are_under_way_and_300_begin_in_a_minute_and_the_rest
     assert PER_MINUTE + 1 == len(accounts.asked)
 
 
-def test_a_check_takes_five_seconds_at_the_most_with_the_wait_for_its_place():
+def test_a_check_takes_at_most_five_seconds_including_the_wait_for_its_place():
     accounts = Accounts(seconds=3600)
 
     async def scenario(checks, clock):
@@ -158,7 +161,7 @@ def test_a_check_takes_five_seconds_at_the_most_with_the_wait_for_its_place():
     assert AT_ONCE == len(accounts.asked)
 
 
-def test_a_caller_that_disconnects_ends_the_check_for_no_other():
+def test_a_disconnect_does_not_end_the_check_for_other_callers():
     async def scenario(checks, _):
         first, second = (asyncio.create_task(checks.check(user("a"))) for _ in range(2))
         await asyncio.sleep(0.05)
@@ -168,7 +171,7 @@ def test_a_caller_that_disconnects_ends_the_check_for_no_other():
     assert "account a's" == checked(scenario)(Accounts())
 
 
-def test_both_memories_are_bounded_and_a_flood_of_junk_forgets_no_proof():
+def test_outcomes_are_bounded_and_a_flood_of_invalid_tokens_evicts_no_proof():
     accounts = Accounts(lambda name: TokenRejected() if name.startswith("junk") else name)
 
     async def scenario(checks, _):
@@ -189,7 +192,7 @@ def test_both_memories_are_bounded_and_a_flood_of_junk_forgets_no_proof():
 
 
 @pytest.mark.parametrize("proven", [1, 2, 5, 6])
-def test_beside_any_number_of_the_unproven_each_proven_caller_gets_95_per_cent_of_an_equal_turn(proven):
+def test_each_proven_caller_gets_95_percent_of_an_equal_turn_beside_any_number_of_unproven_ones(proven):
     queue = FairQueue()
     for name in range(proven):
         queue.add([(name, number) for number in range(3000)], f"account {name}")
@@ -198,10 +201,12 @@ def test_beside_any_number_of_the_unproven_each_proven_caller_gets_95_per_cent_o
     taken = [queue.take(0.0)[0][0][0] for _ in range(2100)]
 
     assert all(taken.count(name) >= 0.95 * 2100 / proven for name in range(proven))
-    assert taken.count(UNPROVEN) >= 2100 // (UNPROVEN_TURN * proven + 1) - 1  # and they are not starved
+    assert (
+        taken.count(UNPROVEN) >= 2100 // (UNPROVEN_TURN * proven + 1) - 1
+    )  # unproven callers are not starved
 
 
-def test_a_token_is_checked_through_the_client_and_the_other_window():
+def test_a_token_is_checked_through_the_client_within_the_second_window():
     async def scenario():
         async with replicate(Options()) as (service, world):
             world.accounts.configure("r8_b", reject=True)
@@ -214,13 +219,13 @@ def test_a_token_is_checked_through_the_client_and_the_other_window():
     assert (["account ann", "refused"], 2) == virtual_time.run(scenario())
 
 
-# ── Through the door
+# ── Through the HTTP API
 
 JUNK = {"X-Replicate-API-Key": "r8_junk"}
 
 
 @pytest.mark.parametrize("path", ["/generate", "/generate-batch"])
-def test_junk_is_refused_before_its_body_is_read_and_leaves_nothing(client, simulator, path):
+def test_an_invalid_token_is_refused_before_the_body_is_read_and_leaves_nothing(client, simulator, path):
     simulator.account("r8_junk", reject=True)
 
     for body in (b"{", b"x" * 1000, b""):
@@ -232,7 +237,7 @@ def test_junk_is_refused_before_its_body_is_read_and_leaves_nothing(client, simu
     assert 0 == client.get("/status").json["concurrency"]["current_rate_per_minute"]
 
 
-def test_a_proven_token_costs_one_check_whatever_it_asks_for(client, simulator):
+def test_a_proven_token_costs_one_check_for_any_number_of_requests(client, simulator):
     for _ in range(3):
         assert 200 == client.post("/generate", json=PICTURE, headers=USER).status_code
         client.get("/generations", headers=USER)
@@ -245,13 +250,13 @@ def test_a_proven_token_costs_one_check_whatever_it_asks_for(client, simulator):
     [{"status": 500}, {"status": 403}, {"status": 429}, {"garbage": True}, {"reset": "after"}],
     ids=str,
 )
-def test_a_token_that_cannot_be_checked_is_let_in(client, simulator, fault):
+def test_a_token_that_cannot_be_checked_is_accepted(client, simulator, fault):
     simulator.inject(on="account", times=100, **fault)
 
     assert 200 == client.post("/generate", json=PICTURE, headers=USER).status_code
 
 
-def test_what_a_caller_owns_stays_by_token(client, simulator):
+def test_work_belongs_to_the_token_and_not_to_the_account(client, simulator):
     other = {"X-Replicate-API-Key": "r8_other"}
     for token in (USER_TOKEN, "r8_other"):
         simulator.account(token, username="one")

@@ -35,7 +35,7 @@ BUSY = [
 
 @pytest.fixture
 def busy(app, client, simulator):
-    """A day with everything in it: what succeeded in part, failed, was refused, cancelled, and fell back."""
+    """A day with work of every kind: partial successes, failures, refusals, cancellations and fallbacks."""
 
     def post(wish):
         by, body = wish
@@ -116,10 +116,10 @@ def test_usage_is_the_same_after_a_restart(make_app, simulator):
     assert 0.025 == before["total"]["usd"] == simulator.counts().billed_usd
 
 
-def test_a_range_is_from_its_beginning_to_before_its_end(client):
+def test_a_range_includes_its_start_and_excludes_its_end(client):
     first = ended(client, submit(client))
     second = ended(client, submit(client, num_outputs=2))
-    # What it cost counts for when it ended.
+    # The cost counts at the time of the end.
     (day,) = usage(client, "?group_by=day")["usage"]
     between = second["created_at"]
 

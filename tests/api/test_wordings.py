@@ -1,4 +1,4 @@
-"""Why a prediction failed, by the words of its error: it was refused, it may succeed later, or neither."""
+"""The kind of failure by the words of the error: refused, temporary, or neither."""
 
 import json
 import re
@@ -31,12 +31,12 @@ def every(group):
 
 
 @pytest.mark.parametrize(("cause", "error"), every("made_from"))
-def test_the_table_knows_the_wordings_that_it_was_made_from(cause, error):
+def test_the_table_covers_the_wordings_that_it_was_made_from(cause, error):
     assert cause == cause_of(error)
 
 
 @pytest.mark.parametrize(("cause", "error"), every("others"))
-def test_the_table_knows_wordings_that_it_was_not_made_from(cause, error):
+def test_the_table_covers_further_wordings(cause, error):
     assert cause == cause_of(error)
 
 
@@ -54,25 +54,25 @@ def test_the_table_knows_wordings_that_it_was_not_made_from(cause, error):
         lambda error: json.dumps({"error": {"code": 400, "message": error}}),
     ],
 )
-def test_blanks_punctuation_prefixes_and_codes_do_not_matter(spelled):
+def test_spaces_punctuation_prefixes_and_codes_are_ignored(spelled):
     assert [] == [
         error for cause, error in every("made_from") + every("others") if cause != cause_of(spelled(error))
     ]
 
 
 @pytest.mark.parametrize("spelled", [str.upper, str.lower])
-def test_capitals_do_not_matter_where_they_do_not_separate_words(spelled):
+def test_capitals_are_ignored_unless_they_separate_words(spelled):
     errors = [each for each in every("made_from") + every("others") if not re.search("[a-z][A-Z]", each[1])]
 
     assert [] == [error for cause, error in errors if cause != cause_of(spelled(error))]
 
 
-def test_a_refusal_is_final_whatever_it_invites_to():
+def test_a_refusal_is_final_even_if_it_invites_to_retry():
     for invitation in ("Please try again.", "Try again later. (E004)", "The service is busy, retry later."):
         assert "content" == cause_of(f"Your prompt was flagged. {invitation}")
 
 
-def test_an_error_that_is_long_is_read_at_its_start_and_at_its_end():
+def test_a_long_error_is_read_at_its_start_and_end():
     filler = "x " * 500_000
 
     assert "content" == cause_of(f"{NSFW} {filler}")
@@ -83,7 +83,7 @@ def test_an_error_that_is_long_is_read_at_its_start_and_at_its_end():
 @pytest.mark.parametrize(
     "error", [None, "", " \n ", ".", "\0", "\ud800", "(", "Traceback (most recent call last):"]
 )
-def test_an_error_that_says_nothing_is_a_failure_of_the_model(error):
+def test_an_error_without_a_known_wording_is_a_failure_of_the_model(error):
     assert "model" == cause_of(error)
 
 
@@ -116,7 +116,7 @@ FRAMES = """Traceback (most recent call last):
         ("It failed.", "\n It failed. \n Twice."),
     ],
 )
-def test_of_a_traceback_the_detail_is_the_last_line_and_of_any_other_error_the_first(line, error):
+def test_the_detail_is_the_last_line_of_a_traceback_and_the_first_of_any_other_error(line, error):
     with pytest.raises(GenerationFailed) as raised:
         raise_unless_made(failed(error))
 
@@ -150,7 +150,7 @@ def run_to_the_end(error, **fields):
 
 
 @pytest.mark.parametrize("error", ["Director: unexpected error handling prediction", OVERLOADED])
-def test_a_passing_failure_is_retryable_when_it_is_given_up(error):
+def test_a_temporary_failure_is_retryable_for_the_caller_after_the_last_attempt(error):
     assert (MAX_ATTEMPTS, "generation_failed", True) == run_to_the_end(error)
 
 
@@ -169,14 +169,14 @@ def test_a_refusal_and_an_unknown_failure_are_final_at_once(code, error):
         (MAX_ATTEMPTS, {"model_name": "flux-dev", "num_outputs": 4}),
     ],
 )
-def test_what_costs_over_a_dollar_is_tried_again_once(attempts, fields):
+def test_a_prediction_over_one_dollar_is_retried_once(attempts, fields):
     model = a_picture(**fields).first
     assert (attempts == MAX_COSTLY_ATTEMPTS) == (model.model.cost(model.input) > COSTLY)
 
     assert (attempts, "generation_failed", True) == run_to_the_end(OVERLOADED, **fields)
 
 
-def test_an_attempt_that_is_tried_again_tells_that_it_may_be():
+def test_a_retried_attempt_is_shown_as_retryable():
     with pytest.raises(TryAgain) as raised:
         raise_unless_made(failed(OVERLOADED))
 

@@ -40,12 +40,12 @@ def test_a_greedy_caller_gets_half_and_four_polite_callers_find_room():
 def test_a_refusal_states_which_limit_is_reached_and_when_to_retry():
     quota = Quota(4, counted="places")
     takes(quota, "greedy", 2)
-    with pytest.raises(QueueFull, match="There can be 2 places of one caller, and no more") as refused:
+    with pytest.raises(QueueFull, match=r"The service allows 2 places per caller\.") as refused:
         take(quota, "greedy")
     assert (7, True) == (refused.value.retry_after, refused.value.retryable)
 
     takes(quota, "ann", 2)
-    with pytest.raises(QueueFull, match="There can be 4 places, and no more"):
+    with pytest.raises(QueueFull, match=r"The service allows 4 places\."):
         take(quota, "bea")
     with pytest.raises(QueueFull) as never:
         take(Quota(4, counted="bytes"), "greedy", 3)
