@@ -446,7 +446,7 @@ def test_the_admin_cancels_suspended_work_and_its_batch_ends(make_app, simulator
     assert 1 == simulator.counts().creations_accepted
 
 
-def test_suspended_work_whose_image_is_lost_fails_with_that_error(make_app, simulator, tmp_path):
+def test_suspended_work_whose_image_is_lost_fails_as_interrupted(make_app, simulator, tmp_path):
     app = make_app(REPLICATE_CONCURRENT_LIMIT=1)
     client = app.test_client()
     submit(client, "[[slow=0.3]]")

@@ -419,7 +419,9 @@ def test_a_generation_whose_outputs_are_all_missing_fails_with_the_reason():
 @pytest.mark.parametrize(
     ("late", "code", "usd"), [(60.0, "generation_failed", 0.0), (OUTPUTS_LAST, "interrupted", 0.025)]
 )
-def test_after_a_restart_missing_outputs_fail_unless_replicate_may_have_deleted_them(late, code, usd):
+def test_missing_outputs_after_a_restart_count_as_interrupted_if_replicate_may_have_deleted_them(
+    late, code, usd
+):
     async def scenario():
         fake, ledger = MemoryProvider(), TransitionLedger()
         _, inside = a_service(fake, ledger=ledger, outputs=SlowStore())
