@@ -140,7 +140,7 @@ def main(arguments: list[str]) -> int:
     """Serve until a signal ends it. Returns the exit status. Raises SystemExit as argparse does."""
     parser = argparse.ArgumentParser(
         "python app.py",
-        description=f"{NAME} {VERSION}. Settings come from the environment and .env; see README.md.",
+        description=f"{NAME} {VERSION}. Settings come from the environment and .env; see docs/settings.md.",
         allow_abbrev=False,
     )
     parser.add_argument("--port", help="the port to listen on, instead of PORT")

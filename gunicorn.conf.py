@@ -22,7 +22,7 @@ from server.worker import LONGEST_HEADERS, MOST_HEADERS, Worker, drain
 from settings import SettingsError, load
 from telemetry import logs
 
-_HEARING_SECONDS = 45
+_ANSWER_SECONDS = 45
 """Seconds to wait for pending creations after the drain. The next process searches for any that take longer."""
 
 
@@ -48,7 +48,7 @@ limit_request_field_size = LONGEST_HEADERS
 limit_request_fields = MOST_HEADERS
 keepalive = 15
 timeout = 120  # of the worker's main thread, which only accepts; requests may take longer
-graceful_timeout = int(_settings.DRAIN_SECONDS) + _HEARING_SECONDS
+graceful_timeout = int(_settings.DRAIN_SECONDS) + _ANSWER_SECONDS
 control_socket_disable = True  # it would be a file in the home directory, and roots are read-only
 worker_tmp_dir = "/dev/shm" if Path("/dev/shm").is_dir() else None  # noqa: S108 - a container's writable part
 logger_class = Logger

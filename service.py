@@ -44,7 +44,7 @@ from settings import Settings, SettingsError
 from telemetry import startup
 
 NAME: Final = "replicate-concurrent-generation"
-VERSION: Final = "0.7.0"
+VERSION: Final = "0.8.0"
 
 _FORECASTS_AT_ONCE: Final = 2
 """Forecasts and results of batches that are computed at once. Each uses the processor for a while, and health checks

@@ -14,7 +14,7 @@ from functools import partial
 from typing import Final, Protocol
 
 from errors import QueueFull
-from settings import FILES_AT_ONCE, HANDED_IN_AT_ONCE, LISTENERS_AT_ONCE, SLOWEST, Settings
+from settings import FILES_AT_ONCE, LISTENERS_AT_ONCE, SLOWEST, SUBMITTING_AT_ONCE, Settings
 
 FILE_SECONDS: Final = 10.0
 """Seconds over which the speed of a file's reader is measured."""
@@ -23,7 +23,7 @@ _JUDGED: Final = 1.0
 """The same while the quota is full."""
 
 _PAUSE: Final = 0.1
-_NEWCOMERS: Final = 16
+_UNJUDGED_READERS: Final = 16
 """Readers that may wait at once while the slowest reader is determined."""
 
 
@@ -163,7 +163,7 @@ class Readers:
         self._pause = pause
         self._lock = threading.Lock()
         self._readers: dict[Callable[[], None], tuple[str, Connection]] = {}
-        self._newcomers = threading.Semaphore(_NEWCOMERS)
+        self._newcomers = threading.Semaphore(_UNJUDGED_READERS)
 
     def begin(self, address: str, connection: Connection | None) -> Callable[[], None]:
         """Take a unit. Returns a function that gives it back. Raises QueueFull if no reader is slow."""
@@ -232,7 +232,7 @@ class CallerLimits:
     def from_settings(cls, settings: Settings) -> "CallerLimits":
         return cls(
             waiting=Quota(settings.MAX_WAITING_CALLERS, counted="requests waiting for a result"),
-            submitting=Quota(HANDED_IN_AT_ONCE, counted="requests submitting work"),
+            submitting=Quota(SUBMITTING_AT_ONCE, counted="requests submitting work"),
             files=Readers(Quota(FILES_AT_ONCE, counted="file downloads at once")),
             listeners=Quota(LISTENERS_AT_ONCE, counted="listeners to events"),
             large_bodies=Quota(settings.large_bodies_bytes, counted="bytes of large bodies in memory"),

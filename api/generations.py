@@ -29,13 +29,13 @@ routes = Blueprint("generations", __name__)
 @routes.get("/generations/<target>")
 def generation(target: str) -> Response:
     """A generation: its state, or its result."""
-    return _standing("gen", target)
+    return _looked_up("gen", target)
 
 
 @routes.get("/batches/<target>")
 def batch(target: str) -> Response:
     """A batch, with the results so far."""
-    return _standing("batch", target)
+    return _looked_up("batch", target)
 
 
 @routes.delete("/generations/<target>")
@@ -98,7 +98,7 @@ def usage() -> Response:
     return jsonify({**query.as_json(), "usage": figures[:-1], "total": figures[-1]})
 
 
-def _standing(kind: str, target: str) -> Response:
+def _looked_up(kind: str, target: str) -> Response:
     service, principal = incoming.service(), incoming.authenticate()
     work = service.loop.run(service.generations.get(_of_kind(kind, target), principal))
     return jsonify(service.loop.run(service.generations.describe(work, incoming.address())))

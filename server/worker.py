@@ -60,7 +60,7 @@ _SWITCH_SECONDS: Final = 0.0005
 _MAPPED: Final = 4_194_304
 """Bytes from which glibc allocates by mmap, so that the memory is returned when freed."""
 
-_LAST_WORDS_SECONDS: Final = 5
+_LAST_ANSWERS_SECONDS: Final = 5
 """Seconds to write the last responses once no work runs."""
 
 _LOG_PAUSE: Final = 60.0
@@ -269,7 +269,7 @@ class Worker(ThreadWorker):  # type: ignore[misc] # gunicorn ships no types
         alive: bool = super().is_parent_alive()
         if not alive:
             drain(self, 0)
-            self.cfg.set("graceful_timeout", _LAST_WORDS_SECONDS)
+            self.cfg.set("graceful_timeout", _LAST_ANSWERS_SECONDS)
         return alive
 
     def _count_given_up(self) -> None:
@@ -310,7 +310,7 @@ def drain(worker: Any, seconds: float) -> None:
     """Drain the service for up to `seconds`, and then stop the worker."""
 
     def exit_soon() -> None:
-        worker.cfg.set("graceful_timeout", _LAST_WORDS_SECONDS)
+        worker.cfg.set("graceful_timeout", _LAST_ANSWERS_SECONDS)
         worker.handle_exit(signal.SIGTERM, None)
 
     worker.wsgi.extensions["service"].begin_drain(seconds, then=exit_soon)

@@ -29,7 +29,7 @@ FILES_AT_ONCE = 128
 LISTENERS_AT_ONCE = 128
 """Listeners to events at once; each holds a thread."""
 
-HANDED_IN_AT_ONCE = 64
+SUBMITTING_AT_ONCE = 64
 """Requests at once that submit work without waiting for its end; each holds a thread until it is accepted."""
 
 SPARE_THREADS = 64
@@ -293,7 +293,7 @@ class Settings(BaseModel):
     @property
     def threads(self) -> int:
         """The number of request threads: one for each request that may hold one, and spare ones."""
-        held = self.MAX_WAITING_CALLERS + HANDED_IN_AT_ONCE + FILES_AT_ONCE + LISTENERS_AT_ONCE
+        held = self.MAX_WAITING_CALLERS + SUBMITTING_AT_ONCE + FILES_AT_ONCE + LISTENERS_AT_ONCE
         return held + SPARE_THREADS
 
     @property

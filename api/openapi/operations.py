@@ -53,7 +53,9 @@ class _Operation:
         if self.takes:
             described["requestBody"] = {"required": True, "content": self.takes}
         if self.callback:
-            described["callbacks"] = {"ended": {"{$request.body#/webhook}": {"post": _told(self.callback)}}}
+            described["callbacks"] = {
+                "ended": {"{$request.body#/webhook}": {"post": _webhook(self.callback)}}
+            }
         return described
 
 
@@ -101,7 +103,7 @@ def _routes() -> dict[str, dict[str, _Operation]]:
         "/health": {
             "get": _operation("health", "Check whether the service accepts work", "Health", errors=("500", "503"))
         },
-        "/webhooks/replicate": {"post": _told_by_replicate()},
+        "/webhooks/replicate": {"post": _replicate_webhook()},
         "/": {"get": _index()},
         "/openapi.json": {"get": _operation("openapi", "Get this document", "AnyObject")},
         "/docs": {
@@ -230,7 +232,7 @@ def _file() -> _Operation:
     )
 
 
-def _told_by_replicate() -> _Operation:
+def _replicate_webhook() -> _Operation:
     return _Operation(
         name="toldByReplicate",
         summary="Receive a signed webhook of Replicate about a prediction that ended",
@@ -245,7 +247,7 @@ def _told_by_replicate() -> _Operation:
     )
 
 
-def _told(result: str) -> JSON:
+def _webhook(result: str) -> JSON:
     """The delivery to a caller's webhook."""
     return {
         "summary": "Report the end: delivered at least once, and retried for a day until a response of 2xx or 410",
@@ -297,8 +299,8 @@ def _target(kind: str) -> JSON:
 
 
 def _query(name: str, schema: JSON, description: str = "") -> JSON:
-    told = {"description": description} if description else {}
-    return {"name": name, "in": "query", "required": False, "schema": schema, **told}
+    described = {"description": description} if description else {}
+    return {"name": name, "in": "query", "required": False, "schema": schema, **described}
 
 
 def _choices(name: str, choices: Iterable[str]) -> JSON:

@@ -46,7 +46,7 @@ def answers() -> JSON:
 
 def _of_generations() -> JSON:
     error = _error()
-    told: JSON = {
+    always: JSON = {
         "id": TEXT, "status": {"enum": list(ENDED)}, "model_name": TEXT, "requested_model": TEXT, "prompt": TEXT,
         "prediction_id": {"type": ["string", "null"]}, "attempts": _attempts(error), "files": _LINKS,
         "cost_usd": _NUMBER,
@@ -66,9 +66,9 @@ def _of_generations() -> JSON:
         },
         "batch_id": {"type": "string", "description": "The id of its batch."},
     }
-    ended: JSON = {"success": _YES_NO, **told}
+    ended: JSON = {"success": _YES_NO, **always}
     outcome: JSON = {"output": _OUTPUT, "count": _COUNT, **sometimes, "error": error}
-    alive: JSON = {**told, "status": {"enum": list(UNFINISHED)}}
+    alive: JSON = {**always, "status": {"enum": list(UNFINISHED)}}
     return {
         "Generation": an_object({**ended, **outcome}, required=list(ended)),
         "BatchItem": an_object({"index": _COUNT, **ended, **outcome}, required=["index", *ended]),
@@ -88,11 +88,11 @@ def _of_generations() -> JSON:
         ),
         "AnyGeneration": {"anyOf": [ref("KnownGeneration"), ref("UnfinishedGeneration")]},
         "Event": _event(),
-        "Problem": _problem(told, sometimes),
+        "Problem": _problem(always, sometimes),
     }  # fmt: skip
 
 
-def _problem(told: JSON, sometimes: JSON) -> JSON:
+def _problem(always: JSON, sometimes: JSON) -> JSON:
     return an_object(
         {
             "type": TEXT,
@@ -107,7 +107,7 @@ def _problem(told: JSON, sometimes: JSON) -> JSON:
                 "type": "string",
                 "description": "The id of the generation. It and the next fields describe the generation, if any.",
             },
-            **{name: told[name] for name in told if name not in {"id", "status"}},
+            **{name: always[name] for name in always if name not in {"id", "status"}},
             **sometimes,
         },
         required=["type", "title", "status", "detail", "code", "request_id", "retryable"],

@@ -11,7 +11,7 @@ import pytest
 import requests
 
 from harness.service_process import read_response, running_service, until
-from settings import FILES_AT_ONCE, HANDED_IN_AT_ONCE, LISTENERS_AT_ONCE
+from settings import FILES_AT_ONCE, LISTENERS_AT_ONCE, SUBMITTING_AT_ONCE
 from tests.support.callers import PICTURE
 
 pytestmark = pytest.mark.slow
@@ -80,7 +80,7 @@ def test_each_caller_may_wait_for_results_despite_a_greedy_one(simulator, data):
 
 
 def test_each_caller_may_submit_work_despite_a_greedy_one(simulator, data):
-    most = HANDED_IN_AT_ONCE // 2
+    most = SUBMITTING_AT_ONCE // 2
     with sharing(simulator, data) as (service, stack):
         greedy = [
             begun(service, stack, "POST", "/generate", b"{", length=100, **GREEDY, **ASYNC)
@@ -170,7 +170,7 @@ def threads_of(pid):
 def test_connections_without_a_complete_request_take_no_thread(simulator, data, sent):
     few, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(4096, most), most))
-    threads = 10 + HANDED_IN_AT_ONCE + FILES_AT_ONCE + LISTENERS_AT_ONCE + 64
+    threads = 10 + SUBMITTING_AT_ONCE + FILES_AT_ONCE + LISTENERS_AT_ONCE + 64
     try:
         with sharing(simulator, data, MAX_WAITING_CALLERS=10) as (service, stack):
             worker = service.worker()
