@@ -1,4 +1,4 @@
-"""A certificate of a test's own making."""
+"""Self-signed certificates for TLS servers in tests."""
 
 import datetime
 import ssl
@@ -10,7 +10,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 
 def certified(path: Path, *names: str) -> ssl.SSLContext:
-    """A server's side of TLS for these names. The certificate is written to `path`, for a client to trust."""
+    """Create a self-signed certificate for `names`. Returns the TLS context of a server, and writes the certificate to
+    `path`, so that a client can trust it."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, names[0])])
     today = datetime.datetime.now(datetime.UTC)

@@ -1,4 +1,4 @@
-"""An HTTP proxy on loopback. It tunnels to a plain server of this machine, and ends the client's TLS itself."""
+"""An HTTP proxy on loopback. It tunnels every CONNECT request to one plain HTTP server and terminates the client's TLS."""
 
 import asyncio
 import ssl
@@ -15,7 +15,7 @@ TUNNELLED = b"HTTP/1.1 200 Connection established\r\n\r\n"
 
 @dataclass
 class ConnectProxy:
-    """`asked` are the targets of its CONNECT requests, and `heads` the requests whole."""
+    """`heads` has the heads of the requests that the proxy got, and `asked` their targets."""
 
     certificate: ssl.SSLContext
     to: str
@@ -51,8 +51,9 @@ async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
 def proxying(
     to: str, certificate: ssl.SSLContext, *, answer: bytes = TUNNELLED, tls: bool = False
 ) -> Iterator[ConnectProxy]:
-    """A proxy that runs while the block does. All that it is asked for leads to the plain server at the URL `to`, with
-    the certificate of the client's end. With `tls` the proxy itself is reached by https, as `localhost`."""
+    """A proxy that runs while the block does. Every tunnel leads to the plain HTTP server at the URL `to`, whatever the
+    target; `certificate` terminates the client's TLS. With `tls` the proxy itself is reached over TLS, as `localhost`.
+    """
     proxy = ConnectProxy(certificate, to, answer)
     thread, stack = LoopThread("proxy").start(), AsyncExitStack()
     try:

@@ -1,8 +1,7 @@
-"""The kept ledger of 0.4.0: unpacks a copy that is as old as on the day it was written, and asks the service about it.
-
-Keys and outputs expire, so every moment in the copy is moved by the same whole number of seconds: to the service the
-ledger was written a minute ago. The answers are compared with moments counted from the writing, so nothing else in them
-may differ. `tests/data/README.md` says what the fixture holds.
+"""The ledger fixture of version 0.4.0: unpacks a copy and sends requests to the service that runs on it. Keys and
+outputs expire, so every time in the copy is moved by the same whole number of seconds: the service sees a ledger that
+was written a minute ago. Times in responses are compared relative to that write, and everything else exactly.
+`tests/data/README.md` describes the fixture.
 """
 
 import json
@@ -31,13 +30,14 @@ ANSWERS: Final = DATA / "ledger-0.4.0.answers.json.xz"
 ADMIN_KEY: Final = "the-admin-key"
 SERVER_TOKEN: Final = "r8_server"
 TOKENS: Final = {"ann": "r8_ann", "bob": "r8_bob", "eve": "r8_eve"}
-"""The users of the fixture. Eve owns nothing in it."""
+"""The tokens of the fixture's users. Eve owns no generation."""
 
 _AGE: Final = 60
-"""Seconds since the ledger was written, as the service sees it."""
+"""The age of the copied ledger in seconds, as the service sees it."""
 
 _SAME_DAY: Final = 600
-"""Seconds before the writing in which all of a day's rows were written; no midnight may fall among them."""
+"""All rows of one day were written within this many seconds before the fixture. A copy must not have a midnight among
+them."""
 
 _MOMENT: Final = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z")
 _DAY: Final = 86_400
@@ -48,18 +48,18 @@ _MOMENTS: Final = {
     "keys": ("since",),
     "deliveries": ("since", "next_at", "delivered_at"),
 }
-"""The columns of 0.4.0 that hold Unix times. Its JSON holds more of them, and ISO 8601."""
+"""The columns of 0.4.0 that hold Unix times. Its JSON columns hold further times, some of them in ISO 8601."""
 
 
 ADDED: Final[frozenset[str]] = frozenset(
     {"account_shared", "clock_skew_seconds", "creation_in_doubt", "file_name", "ledger", "upstream"}
 )
-"""The fields that later versions added to answers. The answers of 0.4.0 do not have them, so they are not compared."""
+"""The fields that later versions added to responses. They are not compared, since the responses of 0.4.0 lack them."""
 
 
 @dataclass(frozen=True, slots=True)
 class RecordedRequest:
-    """One request. `{t-N}` in its path is a Unix time, N seconds before the ledger was written."""
+    """A request to the fixture. `{t-N}` in its path is the Unix time N seconds before the ledger was written."""
 
     who: str
     path: str
@@ -68,13 +68,14 @@ class RecordedRequest:
     body: Any = None
     prefer: str | None = None
     timed: bool = True
-    """Whether the answer is the same at any time. Otherwise it is compared without its times."""
+    """Whether the times in the response are compared too."""
 
 
 @dataclass(frozen=True, slots=True)
 class RecordedAnswers:
-    """The answers beside the ledger: its Unix time, the requests and answers at rest and with simulation by a service
-    without a token of its own, and the ends of unfinished generations at a service with one."""
+    """The responses of 0.4.0 that are stored beside the ledger. `written_at` is the ledger's Unix time. `at_rest` and
+    `other_world` have the requests and responses of a service without a server token, without and with simulation.
+    `resumed` has the ends of unfinished generations, at a service with a server token."""
 
     written_at: int
     at_rest: Sequence[tuple[RecordedRequest, Any]]
@@ -98,14 +99,14 @@ def save_answers(kept: RecordedAnswers, path: Path = ANSWERS) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Copy:
-    """A copy of the ledger in `directory`, written at `written_at` by its own moments."""
+    """Unpack a copy of the ledger into `directory`. Its own times say that it was written at `written_at`."""
 
     directory: Path
     written_at: int
 
 
 def unpacked(directory: Path, written_at: int, archive: Path = LEDGER) -> Copy:
-    """A copy that was written a minute ago."""
+    """Unpack a copy that was written a minute ago."""
     with tarfile.open(archive) as packed:
         packed.extractall(directory, filter="data")
     recently = int(time.time()) - _AGE
@@ -116,7 +117,7 @@ def unpacked(directory: Path, written_at: int, archive: Path = LEDGER) -> Copy:
 
 
 def move(ledger: Path, seconds: int) -> None:
-    """Move every moment in a ledger of 0.4.0. A whole number of seconds changes no moment's fraction."""
+    """Move every time in a ledger of 0.4.0 by so many seconds. A whole number keeps the fractions."""
     with closing(sqlite3.connect(ledger)) as connection, connection:
         connection.create_function("moved", 1, lambda text: _moved(text, seconds))
         for table, columns in _MOMENTS.items():
@@ -146,7 +147,7 @@ def _moved(text: str, seconds: int) -> str:
 
 @contextmanager
 def service(directory: Path, url: str, *, simulate: bool = True, **settings: object) -> Iterator[Flask]:
-    """The service of this commit on that directory, before the simulator at `url`."""
+    """Run the present service on the ledger in that directory, with the simulator at `url` as Replicate."""
     environ = {
         "CONCURRENT_DOCKER_ADMIN_API_KEY": ADMIN_KEY,
         "REPLICATE_API_TOKEN": SERVER_TOKEN,
@@ -172,7 +173,7 @@ def headers_of(who: str) -> dict[str, str]:
 
 
 def send(client: FlaskClient, ask: RecordedRequest, written_at: int) -> Any:
-    """Send the request. Returns the status and the body, with moments counted from the writing."""
+    """Send the request. Returns the status and the body, with times relative to the write of the ledger."""
     headers = headers_of(ask.who)
     if ask.key is not None:
         headers["Idempotency-Key"] = ask.key
@@ -192,7 +193,7 @@ def send(client: FlaskClient, ask: RecordedRequest, written_at: int) -> Any:
 
 
 def without_added(answer: Any, of_0_4_0: Any, added: frozenset[str] = ADDED) -> Any:
-    """An answer without the `added` fields, where that of 0.4.0 does not have them."""
+    """Return the response without the `added` fields that the response of 0.4.0 lacks."""
     if isinstance(answer, dict) and isinstance(of_0_4_0, dict):
         return {
             name: without_added(value, of_0_4_0.get(name), added)
@@ -205,7 +206,7 @@ def without_added(answer: Any, of_0_4_0: Any, added: frozenset[str] = ADDED) -> 
 
 
 def without_wording(answer: Any) -> Any:
-    """An answer without the sentences of its error, which later versions may write anew. Its code is a promise."""
+    """Return the response without the texts of its error, which later versions may change. The code stays."""
     status, body = answer
     if status < 400:
         return answer
@@ -213,7 +214,8 @@ def without_wording(answer: Any) -> Any:
 
 
 def counted(value: Any, written_at: int) -> Any:
-    """A body with its moments counted from the writing, and without the values that depend on the request."""
+    """Return the body with times relative to the write of the ledger, and without the values that depend on the
+    request."""
     if isinstance(value, list):
         return [counted(each, written_at) for each in value]
     if isinstance(value, dict):
@@ -241,9 +243,9 @@ def _field(name: str, value: Any, written_at: int) -> Any:
 def resumed(
     copy: Copy, url: str, unfinished: Mapping[str, str], expected: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
-    """Resume the unfinished generations, given as owners by id, and have every owner come back. Returns each one's end:
-    state, code of the error, number of attempts, and cost. Waits until the ends are as `expected`, or without
-    `expected` for as long as anything may change."""
+    """Resume the unfinished generations, a mapping from id to owner, by a request of each owner. Returns the end of
+    each one: state, error code, number of attempts and cost. Waits until the ends equal `expected`, or without
+    `expected` until nothing can change any more."""
     with service(copy.directory, url, simulate=False, REPLICATE_CONCURRENT_LIMIT=40) as app:
         client, patience = app.test_client(), time.monotonic() + 40
         while True:

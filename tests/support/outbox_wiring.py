@@ -1,5 +1,6 @@
-"""What the tests of webhooks share: a sender on virtual time, a record that outlives a stop, and names that resolve
-as told."""
+"""Shared code of the webhook tests: a fake sender in virtual time, a ledger that survives a restart of the outbox, and
+a fake resolver.
+"""
 
 import asyncio
 import json
@@ -36,7 +37,7 @@ def now() -> float:
 
 
 def upper(low: float, high: float) -> float:
-    """No chance in it: every pause as long as it may be."""
+    """A uniform distribution without randomness: always the upper bound, so each backoff is as long as it can be."""
     return high
 
 
@@ -46,7 +47,7 @@ def new(delivery_id: str = "gen_1", url: str = URL, **fields: Any) -> Delivery:
 
 @dataclass(frozen=True)
 class Attempt:
-    """What a receiver got, and when, in seconds since the start."""
+    """A request that the receiver got, `at` seconds after the start."""
 
     at: float
     url: str
@@ -59,8 +60,8 @@ class Attempt:
 
 
 class Fake:
-    """A sender on the loop's clock. `says(attempt)` is how an attempt ends: a `Response`, a status, LOST, or HANGS;
-    `takes` is how many seconds that is on its way."""
+    """A fake sender in virtual time. `says(attempt)`, or the constant `says`, is the outcome of an attempt: a
+    `Response`, a status, LOST or HANGS. An attempt takes `takes` seconds."""
 
     def __init__(self, says: Any, *, takes: float = 0.0) -> None:
         self._says: Callable[[Attempt], Response | int | str] = (
@@ -70,7 +71,7 @@ class Fake:
         self.attempts: list[Attempt] = []
         self.under_way: Counter[str] = Counter()
         self.most: Counter[str] = Counter()
-        """At once, to each host and in total."""
+        """The most attempts in flight at once, by host; "all" counts those to every host."""
         self.closed = False
 
     async def post(self, url: yarl.URL, content: bytes, headers: Mapping[str, str]) -> Response:
@@ -107,21 +108,21 @@ class Fake:
 
 
 def in_turn(*said: T) -> Callable[[Attempt], T]:
-    """What is said to one attempt after the other; the last of it for ever."""
+    """Return the outcomes one after another, one for each attempt. The last one repeats."""
     left = list(said)
     return lambda attempt: left.pop(0) if len(left) > 1 else left[0]
 
 
 @dataclass
 class Story:
-    """Deliveries with a record of their own, which outlives the `Outbox` that write it."""
+    """A ledger of deliveries that survives restarts of the `Outbox` that writes it."""
 
     sender: Fake
     options: dict[str, Any] = field(default_factory=dict)
     rows: dict[str, Delivery] = field(default_factory=dict)
     written: list[Delivery] = field(default_factory=list)
     moments: list[float] = field(default_factory=list)
-    """When each was."""
+    """The Unix time of each write."""
 
     def begun(self) -> Outbox:
         return Outbox(
@@ -146,11 +147,11 @@ class Story:
         return json.dumps({"id": delivery_id}).encode()
 
     def delivery(self, delivery_id: str = "gen_1") -> Delivery:
-        """As it is on record."""
+        """Return the delivery as the ledger has it."""
         return self.rows[delivery_id]
 
     async def of(self, *deliveries: Delivery, seconds: float = 3 * DAY) -> "Story":
-        """All that happens to them in this time."""
+        """Send the deliveries for so many seconds of virtual time, then close the outbox."""
         outbox = self.begun()
         for delivery in deliveries:
             outbox.take(delivery)
@@ -166,12 +167,12 @@ async def story(
 
 
 def is_valid(headers: Mapping[str, str], content: bytes, secret: str = SECRET) -> None:
-    """Raises WebhookValidationError if Replicate's own client does not believe it."""
+    """Raise WebhookValidationError if Replicate's own client rejects the signature."""
     Webhooks.validate(headers=dict(headers), body=content.decode(), secret=WebhookSigningSecret(key=secret))
 
 
 class Names(AbstractResolver):
-    """A resolver that says the same of every name, or knows none."""
+    """A fake resolver with the same addresses for every name. Without addresses no name resolves."""
 
     def __init__(self, *addresses: str) -> None:
         self.addresses = addresses

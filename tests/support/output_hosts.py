@@ -1,4 +1,6 @@
-"""What the tests of kept files share: hosts that misbehave, sources on virtual time, and both kinds of storage."""
+"""Shared code of the tests of output files: misbehaving output hosts, a fake source in virtual time, and storages on
+disk and in a bucket.
+"""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
@@ -37,12 +39,12 @@ def generation(number: int) -> str:
 
 
 def picture(size: int) -> bytes:
-    """So many bytes that begin as a picture does."""
+    """Return `size` bytes with the first bytes of a PNG."""
     return PNG[:16].ljust(size, b"\7")
 
 
 def content(opened: OpenFile) -> bytes:
-    """All of an opened file, which is closed."""
+    """Read a whole file and close it."""
     with closing(opened):
         return b"".join(opened.chunks(0, opened.size))
 
@@ -52,7 +54,7 @@ def names(storage: FileStorage) -> list[str]:
 
 
 class Inline(Executor):
-    """Runs everything at once, on the thread that asks: for virtual time."""
+    """An executor that runs each function at once in the calling thread, for tests in virtual time."""
 
     def submit(self, function: Callable[..., T], /, *arguments: Any, **named: Any) -> Future[T]:
         done: Future[T] = Future()
@@ -64,15 +66,15 @@ class Inline(Executor):
 
 
 class FakeSource:
-    """A source on the loop's clock. What it is asked for comes as `outcomes` say, in order, the last of them for ever:
-    bytes, an exception, or pairs of seconds and bytes (or an exception) that come so much later."""
+    """A fake output host in virtual time. Each download takes the next of `outcomes`, and the last one repeats: bytes,
+    an exception, or pairs of seconds and bytes (or an exception) that arrive so much later."""
 
     def __init__(self, *outcomes: Outcome, length: int | None = None, media_type: str = "") -> None:
         self._outcomes = list(outcomes)
         self._media_type = media_type
         self._length = length
         self.asked: list[tuple[float, str]] = []
-        """When, by the loop's clock, and for what."""
+        """The loop's time and the URL of each download."""
 
     @asynccontextmanager
     async def get(self, url: str) -> AsyncIterator[OutputResponse]:
@@ -97,8 +99,8 @@ async def _coming(parts: Iterable[tuple[float, bytes | Exception]]) -> AsyncIter
 
 @dataclass
 class Host:
-    """A server that remembers what it was asked, whole, and answers as `answer(target, writer)` does; then it hangs
-    up."""
+    """A server that records the head of each request, answers it with `answer(target, writer)`, and closes the
+    connection."""
 
     answer: Callable[[str, asyncio.StreamWriter], Awaitable[None]]
     seen: list[str] = field(default_factory=list)
@@ -117,7 +119,8 @@ class Host:
 
 
 def host(answers: Mapping[str, bytes | Write]) -> AbstractAsyncContextManager[Host]:
-    """A `Host` that listens while the block runs; what it answers by what it is asked for."""
+    """A `Host` that listens while the block runs. `answers` maps request targets to responses; any other target gets a
+    410."""
 
     async def answer(target: str, writer: asyncio.StreamWriter) -> None:
         found = answers.get(target, reply(b"", status="410 Gone"))
@@ -130,7 +133,8 @@ def host(answers: Mapping[str, bytes | Write]) -> AbstractAsyncContextManager[Ho
 
 
 def reply(body: bytes, *, status: str = "200 OK", length: int | None = None, headers: str = "") -> bytes:
-    """An HTTP answer; `headers` each end in a line break. `length` is what it says of itself."""
+    """Build an HTTP response. `length` is its Content-Length, by default the true one. Each line of `headers` ends in
+    CRLF."""
     length = len(body) if length is None else length
     return f"HTTP/1.1 {status}\r\nContent-Length: {length}\r\n{headers}\r\n".encode() + body
 
@@ -140,7 +144,7 @@ def redirect(location: str, *, status: str = "302 Found") -> bytes:
 
 
 def for_ever(first: bytes) -> Write:
-    """An answer that does not end."""
+    """A response without an end."""
 
     async def answer(writer: asyncio.StreamWriter) -> None:
         writer.write(b"HTTP/1.1 200 OK\r\n\r\n" + first)
@@ -152,7 +156,7 @@ def for_ever(first: bytes) -> Write:
 
 
 def then_silence(first: bytes) -> Write:
-    """An answer that begins and does not go on."""
+    """A response that begins with `first`, after which nothing arrives and the connection stays open."""
 
     async def answer(writer: asyncio.StreamWriter) -> None:
         writer.write(first)
@@ -163,14 +167,14 @@ def then_silence(first: bytes) -> Write:
 
 
 class Buckets:
-    """A real S3 server on loopback, and buckets on it."""
+    """An S3 server on loopback and its buckets."""
 
     def __init__(self, url: str) -> None:
         self.url = url
 
     def make(self) -> str:
-        """The name of a bucket nobody has used."""
-        name = f"bucket-{uuid4()}"  # all servers of one process share their buckets
+        """Create an empty bucket and return its name."""
+        name = f"bucket-{uuid4()}"  # the servers of one process share their buckets
         requests.put(f"{self.url}/{name}", timeout=10).raise_for_status()
         return name
 
@@ -179,7 +183,7 @@ class Buckets:
 
 
 def at(endpoint: str, name: str) -> Bucket:
-    """A bucket on an S3 server, which need not be there."""
+    """A bucket on the S3 server at `endpoint`. The server need not be running."""
     return Bucket(
         f"s3://{name}/kept/here",
         config={
@@ -195,7 +199,7 @@ def at(endpoint: str, name: str) -> Bucket:
 
 @contextmanager
 def buckets() -> Iterator[Buckets]:
-    """A server that runs while the block does."""
+    """An S3 server that runs while the block does."""
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
     try:

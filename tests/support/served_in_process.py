@@ -1,4 +1,4 @@
-"""The service on a real socket within this process, and whoever it calls back: a receiver of webhooks."""
+"""The service on a real socket within the test's process, and a receiver of its webhooks."""
 
 import json
 import threading
@@ -19,7 +19,7 @@ class _Quiet(WSGIRequestHandler):
 
 @contextmanager
 def online(app: Flask, port: int = 0) -> Iterator[str]:
-    """The URL that the application is served at while the block runs."""
+    """Serve the application while the block runs. Yields its URL."""
     server = make_server("127.0.0.1", port, app, threaded=True, request_handler=_Quiet)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
@@ -33,7 +33,7 @@ def online(app: Flask, port: int = 0) -> Iterator[str]:
 
 @dataclass(frozen=True)
 class Heard:
-    """One attempt at a webhook; header names in lower case."""
+    """A request that the receiver got. Its header names are in lower case."""
 
     path: str
     headers: dict[str, str]
@@ -45,7 +45,8 @@ class Heard:
 
 
 class Receiver:
-    """Answers with each of `statuses` in turn, then with the last for ever; None is no answer until the end."""
+    """A receiver of webhooks. Each request is answered with the next of `statuses`, and the last one repeats. None
+    means no response before the receiver closes."""
 
     def __init__(self, *statuses: int | None) -> None:
         self._statuses = list(statuses or [204])
@@ -81,7 +82,7 @@ def receiving(*statuses: int | None) -> Iterator[Receiver]:
         daemon_threads = True
 
         def handle_error(self, *_: object) -> None:
-            """Whoever called is gone."""
+            """Print no traceback when a client has disconnected."""
 
     with Server(("127.0.0.1", 0), Handler) as server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})

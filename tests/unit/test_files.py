@@ -1,4 +1,4 @@
-"""Outputs kept, opened, expired and evicted, the same on disk and in a bucket; and over real connections, whole."""
+"""Output files: storing, opening, expiry and eviction, on disk and in a bucket; downloads over real connections."""
 
 import asyncio
 import errno
@@ -51,7 +51,7 @@ URL = "https://replicate.delivery/a.png"
 
 
 class Days:
-    """A clock that is set by hand, from now on."""
+    """A clock that the test sets by hand. It starts at the present."""
 
     def __init__(self) -> None:
         self.now = time.time()
@@ -80,8 +80,8 @@ def spool(tmp_path):
 
 @pytest.fixture
 def logged(caplog):
-    """The events logged so far, or those of one level."""
-    logs.configure(Settings.from_env({}))  # or they would not go by way of the standard library
+    """Returns the names of the events logged so far, or of those at one level."""
+    logs.configure(Settings.from_env({}))  # otherwise events would bypass the standard library's logging
     logging.getLogger().handlers.clear()
 
     def seen(level=None):
@@ -92,7 +92,7 @@ def logged(caplog):
 
 @asynccontextmanager
 async def opened_files(storage, spool, *, source=None, ttl=3600.0, max_bytes=10**6, **named):
-    """Files that are started, and closed at the end of the block."""
+    """Start `Files` and close them at the end of the block."""
     source = source or OutputHosts(UPSTREAM)
     files = Files(storage=storage, spool=spool, source=source, ttl=ttl, max_bytes=max_bytes, **named)
     await files.start()
@@ -114,17 +114,17 @@ def written_to(spool) -> bool:
 
 
 async def until(condition) -> None:
-    """Let everything else run until it holds."""
+    """Wait until the condition holds, for 30 seconds at most."""
     async with asyncio.timeout(30):
         while not condition():  # noqa: ASYNC110 - threads and processes tell nobody
             await asyncio.sleep(0.005)
 
 
-# What is kept
+# Storing
 
 
 @in_virtual_time
-async def test_outputs_are_kept_under_their_numbers_and_kinds(storage, spool):
+async def test_an_outputs_name_is_its_number_and_media_type(storage, spool):
     async with virtual(storage, spool, source=FakeSource(PNG, MP4)) as files:
         kept = await files.keep(GEN, [URL, "https://replicate.delivery/film.png"])
         assert StoredOutputs(("0.png", "1.mp4"), None) == kept
@@ -134,7 +134,7 @@ async def test_outputs_are_kept_under_their_numbers_and_kinds(storage, spool):
 
 
 @in_virtual_time
-async def test_no_outputs_are_no_error(storage, spool):
+async def test_a_generation_without_outputs_stores_nothing_without_error(storage, spool):
     async with virtual(storage, spool) as files:
         assert StoredOutputs((), None) == await files.keep(GEN, [])
 
@@ -172,7 +172,7 @@ async def test_a_missing_output_is_distinguished_from_one_that_could_not_be_stor
 
 
 @in_virtual_time
-async def test_the_only_output_is_spoken_of_as_that(tmp_path, spool):
+async def test_the_error_for_an_only_output_has_no_counts(tmp_path, spool):
     async with virtual(
         Directory(tmp_path), spool, source=FakeSource(TemporarilyUnavailable("the download stalled"))
     ) as files:
@@ -204,7 +204,7 @@ async def test_urls_appear_neither_in_results_nor_in_logs(tmp_path, spool, logge
 
 
 @in_virtual_time
-async def test_32_are_fetched_at_once_and_all_in_turn(tmp_path, spool):
+async def test_at_most_32_downloads_run_at_once(tmp_path, spool):
     source = FakeSource([(10, PNG)])
     async with virtual(Directory(tmp_path), spool, source=source) as files:
         await asyncio.gather(*(files.keep(generation(number), [URL] * 10) for number in range(10)))
@@ -216,7 +216,7 @@ async def test_32_are_fetched_at_once_and_all_in_turn(tmp_path, spool):
 
 
 @in_virtual_time
-async def test_the_thousandth_output_is_the_last_that_has_a_name(tmp_path, spool):
+async def test_outputs_after_the_thousandth_are_not_stored(tmp_path, spool):
     async with virtual(Directory(tmp_path), spool, source=FakeSource(PNG)) as files:
         kept = await files.keep(GEN, [URL] * 1001)
     assert ("999.png", None) == kept.names[-2:]
@@ -224,7 +224,7 @@ async def test_the_thousandth_output_is_the_last_that_has_a_name(tmp_path, spool
 
 
 @in_virtual_time
-async def test_what_was_made_here_is_kept_like_an_output(storage, spool):
+async def test_put_stores_content_that_was_not_downloaded(storage, spool):
     async with virtual(storage, spool) as files:
         assert await files.put(GEN, 3, PNG) == "3.png"
         assert content(files.open(GEN, "3.png")) == PNG
@@ -232,7 +232,7 @@ async def test_what_was_made_here_is_kept_like_an_output(storage, spool):
 
 
 @in_virtual_time
-async def test_what_is_kept_and_what_is_on_its_way_is_for_nobody_else(tmp_path, spool):
+async def test_only_the_user_of_the_service_can_read_stored_and_temporary_files(tmp_path, spool):
     source = FakeSource(PNG, [(1e6, PNG)])
     async with virtual(Directory(tmp_path / "kept"), spool, source=source) as files:
         await files.keep(GEN, [URL])
@@ -246,7 +246,7 @@ async def test_what_is_kept_and_what_is_on_its_way_is_for_nobody_else(tmp_path, 
 
 
 @in_virtual_time
-async def test_what_is_no_picture_is_not_put_nor_what_has_no_proper_id(tmp_path, spool):
+async def test_put_refuses_unknown_content_invalid_names_and_oversized_files(tmp_path, spool):
     async with virtual(Directory(tmp_path / "kept"), spool, max_bytes=1000) as files:
         with pytest.raises(ValueError, match="no picture or film"):
             await files.put(GEN, 0, PAGE)
@@ -258,7 +258,7 @@ async def test_what_is_no_picture_is_not_put_nor_what_has_no_proper_id(tmp_path,
     assert [] == [path for path in tmp_path.rglob("*") if path.is_file()]
 
 
-# What is opened
+# Opening
 
 
 @pytest.mark.parametrize(
@@ -280,14 +280,14 @@ async def test_what_is_no_picture_is_not_put_nor_what_has_no_proper_id(tmp_path,
     ],
 )
 @in_virtual_time
-async def test_what_is_unknown_or_malformed_is_not_there(tmp_path, spool, generation_id, name):
+async def test_opening_an_unknown_or_malformed_name_returns_none(tmp_path, spool, generation_id, name):
     async with virtual(Directory(tmp_path / "kept"), spool, source=FakeSource(PNG)) as files:
         await files.keep(GEN, [URL])
         assert files.open(generation_id, name) is None
 
 
 @in_virtual_time
-async def test_a_file_is_there_for_its_time_and_not_a_second_longer(storage, spool):
+async def test_a_file_cannot_be_opened_once_its_ttl_is_over(storage, spool):
     days = Days()
     async with virtual(storage, spool, source=FakeSource(PNG), ttl=3600, clock=days) as files:
         await files.keep(GEN, [URL])
@@ -315,17 +315,17 @@ async def test_the_same_file_opens_after_a_restart_with_the_same_etag(storage, s
 
 
 @in_virtual_time
-async def test_a_store_that_cannot_say_is_an_oserror_and_no_missing_file(spool):
+async def test_opening_from_an_unreachable_storage_raises_oserror(spool):
     async with virtual(at("http://127.0.0.1:9", "nowhere"), spool) as files:
         with pytest.raises(OSError, match="S3"):
             files.open(GEN, "0.png")
 
 
-# What goes
+# Expiry and eviction
 
 
 @in_virtual_time
-async def test_the_janitor_removes_what_is_too_old_though_nothing_new_comes(storage, spool):
+async def test_the_janitor_removes_expired_files_without_new_outputs(storage, spool):
     days = Days()
     async with virtual(storage, spool, source=FakeSource(PNG), ttl=3600, clock=days) as files:
         await files.keep(generation(1), [URL])
@@ -340,7 +340,7 @@ async def test_the_janitor_removes_what_is_too_old_though_nothing_new_comes(stor
 
 
 @in_virtual_time
-async def test_what_is_too_old_at_the_start_is_removed(storage, spool, tmp_path):
+async def test_files_that_expired_before_the_start_are_removed(storage, spool, tmp_path):
     storage.put(f"{GEN}/0.png", written(tmp_path / "a.part", PNG))
     days = Days()
     days.now += 7200
@@ -350,7 +350,7 @@ async def test_what_is_too_old_at_the_start_is_removed(storage, spool, tmp_path)
 
 
 @in_virtual_time
-async def test_the_oldest_go_one_by_one_when_there_is_no_room(storage, spool):
+async def test_the_oldest_files_are_evicted_one_by_one_to_make_room(storage, spool):
     days = Days()
     async with virtual(storage, spool, source=FakeSource(picture(100)), max_bytes=350, clock=days) as files:
         left = []
@@ -361,7 +361,7 @@ async def test_the_oldest_go_one_by_one_when_there_is_no_room(storage, spool):
 
 
 @in_virtual_time
-async def test_a_large_one_pushes_out_as_many_as_it_needs_and_no_more(tmp_path, spool):
+async def test_a_large_output_evicts_no_more_files_than_it_needs(tmp_path, spool):
     storage = Directory(tmp_path)
     source = FakeSource(*[picture(100)] * 5, picture(250))
     async with virtual(storage, spool, source=source, max_bytes=500) as files:
@@ -371,7 +371,7 @@ async def test_a_large_one_pushes_out_as_many_as_it_needs_and_no_more(tmp_path, 
 
 
 @in_virtual_time
-async def test_after_a_restart_the_order_is_that_of_the_dates(tmp_path, spool):
+async def test_after_a_restart_files_are_evicted_in_order_of_their_dates(tmp_path, spool):
     storage = Directory(tmp_path)
     for number, age in [(1, 10), (2, 30), (3, 20)]:
         source = written(tmp_path / "a.part", picture(100))
@@ -385,7 +385,7 @@ async def test_after_a_restart_the_order_is_that_of_the_dates(tmp_path, spool):
 
 
 @in_virtual_time
-async def test_an_output_larger_than_all_room_is_told_and_pushes_nothing_out(tmp_path, spool):
+async def test_an_output_larger_than_max_bytes_is_reported_and_evicts_nothing(tmp_path, spool):
     storage = Directory(tmp_path)
     async with virtual(storage, spool, source=FakeSource(PNG, picture(1001)), max_bytes=1000) as files:
         await files.keep(generation(1), [URL])
@@ -395,7 +395,7 @@ async def test_an_output_larger_than_all_room_is_told_and_pushes_nothing_out(tmp
 
 
 @in_virtual_time
-async def test_outputs_that_push_each_other_out_are_told_honestly(tmp_path, spool):
+async def test_an_output_evicted_by_others_of_its_generation_is_reported(tmp_path, spool):
     storage = Directory(tmp_path)
     source = FakeSource(*([(seconds, picture(400))] for seconds in (1, 2, 3)))
     async with virtual(storage, spool, source=source, max_bytes=1000) as files:
@@ -408,7 +408,7 @@ async def test_outputs_that_push_each_other_out_are_told_honestly(tmp_path, spoo
 
 
 @in_virtual_time
-async def test_what_another_process_keeps_is_seen_within_the_hour_and_counted(tmp_path, spool):
+async def test_files_of_another_process_count_within_an_hour(tmp_path, spool):
     storage = Directory(tmp_path)
     async with virtual(storage, spool, source=FakeSource(picture(600)), max_bytes=1000) as files:
         await files.keep(generation(1), [URL])
@@ -418,7 +418,7 @@ async def test_what_another_process_keeps_is_seen_within_the_hour_and_counted(tm
 
 
 @in_virtual_time
-async def test_what_another_process_deleted_is_no_error(tmp_path, spool):
+async def test_evicting_a_file_that_another_process_deleted_is_no_error(tmp_path, spool):
     storage = Directory(tmp_path)
     async with virtual(storage, spool, source=FakeSource(picture(400)), max_bytes=1000) as files:
         for number in range(3):
@@ -428,7 +428,7 @@ async def test_what_another_process_deleted_is_no_error(tmp_path, spool):
 
 
 @in_virtual_time
-async def test_temporaries_are_removed_when_they_are_an_hour_old_and_other_files_never(tmp_path, spool):
+async def test_only_temporary_files_older_than_an_hour_are_removed_from_the_spool(tmp_path, spool):
     spool.mkdir()
     for name, age in [("dead.part", 3601), ("another's.part", 3599), ("notes.txt", 10**6)]:
         os.utime(written(spool / name, b"half"), (time.time() - age, time.time() - age))
@@ -440,11 +440,11 @@ async def test_temporaries_are_removed_when_they_are_an_hour_old_and_other_files
         assert {"notes.txt"} == {path.name for path in spool.iterdir()}
 
 
-# What fails
+# Failures
 
 
 class Failing:
-    """A storage that fails as it is told, and keeps nothing."""
+    """A storage without content. Its methods raise the errors in `failing`."""
 
     def __init__(self, **failing: Exception | None) -> None:
         self.failing = failing
@@ -470,7 +470,7 @@ class Failing:
 
 
 @in_virtual_time
-async def test_a_full_disk_is_told_logged_and_leaves_nothing(spool, logged):
+async def test_a_full_disk_is_reported_and_logged_and_leaves_no_temporary_file(spool, logged):
     storage = Failing(put=OSError(errno.ENOSPC, "No space left on device", "/srv/kept"))
     async with virtual(storage, spool, source=FakeSource(PNG)) as files:
         kept = await files.keep(GEN, [URL])
@@ -492,14 +492,14 @@ async def test_the_timeout_includes_the_wait_for_a_download_slot(tmp_path, spool
 
 
 @in_virtual_time
-async def test_a_spool_that_cannot_be_written_is_told(tmp_path):
+async def test_an_unwritable_spool_is_reported(tmp_path):
     spool = written(tmp_path / "spool", b"a file where a directory should be")
     async with virtual(Directory(tmp_path / "kept"), spool, source=FakeSource(PNG)) as files:
         assert (await files.keep(GEN, [URL])).error == "The output could not be kept: it could not be stored."
 
 
 @in_virtual_time
-async def test_a_store_that_is_down_is_told_and_nothing_is_raised(spool, logged):
+async def test_an_unreachable_storage_is_reported_without_an_exception(spool, logged):
     async with virtual(at("http://127.0.0.1:9", "nowhere"), spool, source=FakeSource(PNG)) as files:
         kept = await files.keep(GEN, [URL])
 
@@ -508,7 +508,7 @@ async def test_a_store_that_is_down_is_told_and_nothing_is_raised(spool, logged)
 
 
 @in_virtual_time
-async def test_a_storage_that_could_not_be_listed_is_listed_a_minute_later(tmp_path, spool):
+async def test_a_failed_listing_is_retried_after_a_minute(tmp_path, spool):
     storage = Failing(list=OSError("down"))
     async with virtual(storage, spool, ttl=10.0) as files:
         assert 0 == files.number_kept
@@ -557,7 +557,7 @@ async def test_a_cancelled_keep_leaves_no_temporary_file_and_frees_its_slots(tmp
         ({"max_bytes": 0}, "max_bytes must be at least 1, got 0"),
     ],
 )
-def test_a_number_that_makes_no_sense_is_refused(tmp_path, named, message):
+def test_a_ttl_or_size_limit_out_of_range_is_refused(tmp_path, named, message):
     with pytest.raises(ValueError, match=message):
         Files(
             **{
@@ -571,11 +571,11 @@ def test_a_number_that_makes_no_sense_is_refused(tmp_path, named, message):
         )
 
 
-# Over real connections, with real threads
+# Real connections and real threads
 
 
 @on_a_loop
-async def test_outputs_come_over_the_wire_in_all_the_ways_they_do(storage, spool):
+async def test_whole_files_from_a_real_host_are_stored_and_every_other_response_is_reported(storage, spool):
     film = MP4 + os.urandom(3_000_000)
     answers = {
         "/0": reply(PNG),
@@ -615,7 +615,7 @@ async def test_outputs_come_over_the_wire_in_all_the_ways_they_do(storage, spool
 
 
 @on_a_loop
-async def test_many_keeps_at_once_all_get_their_own(storage, spool):
+async def test_concurrent_calls_of_keep_store_their_own_outputs(storage, spool):
     answers = {f"/{number}": reply(picture(1000 + number)) for number in range(60)}
     async with (
         host(answers) as upstream,
@@ -630,7 +630,7 @@ async def test_many_keeps_at_once_all_get_their_own(storage, spool):
 
 
 @on_a_loop
-async def test_who_is_cancelled_in_the_middle_leaves_nothing(tmp_path, spool):
+async def test_a_keep_cancelled_during_a_download_leaves_no_file(tmp_path, spool):
     storage = Directory(tmp_path / "kept")
     async with (
         host({"/a": then_silence(reply(picture(3_000_000), length=4_000_000))}) as upstream,
@@ -663,7 +663,7 @@ asyncio.run(keep(Path(sys.argv[1]), *sys.argv[2:]))
 
 
 @on_a_loop
-async def test_a_kill_in_the_middle_leaves_a_temporary_that_the_next_start_removes_in_time(tmp_path, spool):
+async def test_a_start_removes_the_temporary_file_of_a_killed_process_after_an_hour(tmp_path, spool):
     async with host({"/a": then_silence(reply(picture(3_000_000), length=4_000_000))}) as upstream:
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-c", KEEP_ONE, str(tmp_path), upstream.url, GEN),
@@ -684,7 +684,7 @@ async def test_a_kill_in_the_middle_leaves_a_temporary_that_the_next_start_remov
 
 
 @on_a_loop
-async def test_nothing_runs_on_after_the_close(tmp_path, spool):
+async def test_close_leaves_no_task_or_thread(tmp_path, spool):
     before = asyncio.all_tasks()
     async with opened_files(Directory(tmp_path / "kept"), spool) as files:
         await files.put(GEN, 0, PNG)

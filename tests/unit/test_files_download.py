@@ -1,4 +1,4 @@
-"""One output fetched: tries and pauses in virtual time, and what is never kept."""
+"""Downloading one output: attempts and backoff in virtual time, and content that is never stored."""
 
 import asyncio
 import base64
@@ -19,7 +19,7 @@ URL = "https://replicate.delivery/a.png"
 
 
 async def fetched(tmp_path, source, url=URL, *, largest=10_000, **retry_policy):
-    """What is in the file, and what it is said to be."""
+    """Download `url`. Returns the content of the file and its media type."""
     pool = Pool(Inline())
     downloads = Downloads(source, largest=largest, retry_policy=RetryPolicy(**retry_policy), pool=pool)
     async with Spool(tmp_path, pool).temporary() as temporary:
@@ -29,7 +29,7 @@ async def fetched(tmp_path, source, url=URL, *, largest=10_000, **retry_policy):
 
 
 @in_virtual_time
-async def test_it_is_written_whole_and_told_by_its_content(tmp_path):
+async def test_a_download_is_whole_and_typed_by_its_content(tmp_path):
     source = FakeSource([(1, MP4[:3]), (1, MP4[3:]), (1, b"more" * 100)])
 
     assert (MP4 + b"more" * 100, "video/mp4") == await fetched(tmp_path, source)
@@ -37,7 +37,7 @@ async def test_it_is_written_whole_and_told_by_its_content(tmp_path):
 
 
 @in_virtual_time
-async def test_a_lost_download_is_begun_anew_and_nothing_of_it_stays(tmp_path):
+async def test_a_retried_download_has_no_bytes_of_the_lost_attempt(tmp_path):
     source = FakeSource([(0, PNG + b"half"), (1, TemporarilyUnavailable("the connection was lost"))], PNG)
 
     assert (PNG, "image/png") == await fetched(tmp_path, source)
@@ -59,7 +59,7 @@ async def test_four_attempts_have_growing_backoff_with_jitter(tmp_path):
 
 
 @in_virtual_time
-async def test_what_is_refused_is_not_tried_again(tmp_path):
+async def test_a_final_refusal_is_not_retried(tmp_path):
     source = FakeSource(OutputUnavailable("its host answered 403"))
     with pytest.raises(OutputUnavailable, match="403"):
         await fetched(tmp_path, source)
@@ -67,7 +67,7 @@ async def test_what_is_refused_is_not_tried_again(tmp_path):
 
 
 @in_virtual_time
-async def test_a_try_that_drips_for_ever_ends_and_the_next_may_do_better(tmp_path):
+async def test_an_attempt_that_exceeds_its_timeout_is_retried(tmp_path):
     drip = [(9, b"\7")] * 1000
     source = FakeSource([(0, PNG[:16]), *drip], PNG)
 
@@ -96,7 +96,7 @@ async def test_after_32_failures_in_a_row_each_output_gets_one_attempt_until_one
 
 
 @in_virtual_time
-async def test_all_tries_together_end_in_time_and_the_reason_is_the_last(tmp_path):
+async def test_total_timeout_ends_a_download_with_the_reason_of_the_last_failed_attempt(tmp_path):
     source = FakeSource(TemporarilyUnavailable("its host answered 503"), [(1e6, PNG)])
     with pytest.raises(TemporarilyUnavailable, match="its host answered 503"):
         await fetched(tmp_path, source, attempt_timeout=1e5, total_timeout=300)
@@ -104,7 +104,7 @@ async def test_all_tries_together_end_in_time_and_the_reason_is_the_last(tmp_pat
 
 
 @in_virtual_time
-async def test_a_host_that_never_responds_takes_too_long(tmp_path):
+async def test_a_download_without_content_ends_at_attempt_timeout(tmp_path):
     source = FakeSource([(1e6, PNG)])
     with pytest.raises(TemporarilyUnavailable, match="it took too long"):
         await fetched(tmp_path, source, max_attempts=1)
@@ -121,7 +121,7 @@ def test_max_attempts_must_be_at_least_1(max_attempts):
     "body", [PAGE, b"<svg/>", b"", b"\0P", b'{"error": 1}', b"\x1f\x8b" + bytes(100), b"MZ" + bytes(100)]
 )
 @in_virtual_time
-async def test_what_is_no_picture_or_film_is_not_kept_and_may_be_one_the_next_time(tmp_path, body):
+async def test_unknown_content_is_refused_and_the_next_attempt_may_succeed(tmp_path, body):
     source = FakeSource(body)
     with pytest.raises(OutputUnavailable, match="it is no picture or film"):
         await fetched(tmp_path, source, max_attempts=1)
@@ -158,7 +158,7 @@ async def test_what_is_no_picture_or_film_is_not_kept_and_may_be_one_the_next_ti
     ],
 )
 @in_virtual_time
-async def test_nothing_and_a_page_are_no_output_and_what_is_unknown_may_be_one(
+async def test_empty_and_markup_responses_count_as_missing_and_other_unknown_content_does_not(
     tmp_path, body, announced, missing
 ):
     source = FakeSource(body, media_type=announced)
@@ -169,12 +169,12 @@ async def test_nothing_and_a_page_are_no_output_and_what_is_unknown_may_be_one(
 
 
 @in_virtual_time
-async def test_a_picture_that_is_announced_as_a_page_is_one(tmp_path):
+async def test_a_picture_announced_as_html_is_stored_as_a_picture(tmp_path):
     assert (PNG, "image/png") == await fetched(tmp_path, FakeSource(PNG, media_type="text/html"))
 
 
 @in_virtual_time
-async def test_an_output_that_is_not_there_is_looked_for_four_times_though_its_host_lost_others(tmp_path):
+async def test_a_missing_output_gets_four_attempts_even_after_32_failures_in_a_row(tmp_path):
     gone = TemporarilyUnavailable("its host answered 404", missing=True)
     source = FakeSource(*[TemporarilyUnavailable("cut")] * MAX_CONSECUTIVE_FAILURES, gone)
     downloads = Downloads(source, largest=10_000, retry_policy=RetryPolicy(), pool=Pool(Inline()))
@@ -188,7 +188,7 @@ async def test_an_output_that_is_not_there_is_looked_for_four_times_though_its_h
 
 
 @in_virtual_time
-async def test_a_page_is_known_by_its_first_bytes_and_not_read_to_its_end(tmp_path):
+async def test_an_html_page_is_refused_before_its_end(tmp_path):
     source = FakeSource([(0, PAGE[:5]), (1, PAGE[5:1500]), (1e6, b"the rest")])
     with pytest.raises(OutputUnavailable, match="it is no picture or film"):
         await fetched(tmp_path, source, max_attempts=1)
@@ -196,7 +196,7 @@ async def test_a_page_is_known_by_its_first_bytes_and_not_read_to_its_end(tmp_pa
 
 
 @in_virtual_time
-async def test_what_has_no_end_is_left_at_the_limit(tmp_path):
+async def test_an_endless_download_ends_at_the_size_limit(tmp_path):
     source = FakeSource([(1, picture(16))] + [(1, bytes(1000))] * 1000)
     with pytest.raises(OutputUnavailable, match="it is larger than 10000 bytes"):
         await fetched(tmp_path, source)
@@ -204,7 +204,7 @@ async def test_what_has_no_end_is_left_at_the_limit(tmp_path):
 
 
 @in_virtual_time
-async def test_what_says_that_it_is_too_large_is_not_read_at_all(tmp_path):
+async def test_a_download_announced_as_too_large_is_not_read(tmp_path):
     source = FakeSource([(1, PNG)], length=10_001)
     with pytest.raises(OutputUnavailable, match="it is larger than 10000 bytes"):
         await fetched(tmp_path, source)
@@ -213,7 +213,7 @@ async def test_what_says_that_it_is_too_large_is_not_read_at_all(tmp_path):
 
 @pytest.mark.parametrize("size", [9_999, 10_000])
 @in_virtual_time
-async def test_the_limit_itself_is_not_too_large(tmp_path, size):
+async def test_a_file_of_exactly_the_largest_size_is_accepted(tmp_path, size):
     assert picture(size) == (await fetched(tmp_path, FakeSource(picture(size), length=size)))[0]
 
 
@@ -221,7 +221,7 @@ async def test_the_limit_itself_is_not_too_large(tmp_path, size):
     "head", ["data:image/png;base64,", "DATA:text/html;charset=x;BASE64,", "data:;base64,"]
 )
 @in_virtual_time
-async def test_a_data_uri_is_decoded_and_told_by_its_content(tmp_path, head):
+async def test_a_data_uri_is_decoded_and_typed_by_its_content(tmp_path, head):
     source = FakeSource(b"never asked")
 
     assert (PNG, "image/png") == await fetched(tmp_path, source, head + base64.b64encode(PNG).decode())
@@ -230,7 +230,7 @@ async def test_a_data_uri_is_decoded_and_told_by_its_content(tmp_path, head):
 
 
 @in_virtual_time
-async def test_a_data_uri_of_another_kind_is_not_looked_for_at_a_host(tmp_path):
+async def test_a_data_uri_of_unknown_content_is_refused(tmp_path):
     with pytest.raises(OutputUnavailable, match="it is no picture or film"):
         await fetched(tmp_path, FakeSource(PNG), "data:image/svg+xml,<svg/>")
 
@@ -249,14 +249,14 @@ async def test_a_data_uri_of_another_kind_is_not_looked_for_at_a_host(tmp_path):
     ids=["garbage", "cut", "letters", "page", "empty", "just too large", "far too large"],
 )
 @in_virtual_time
-async def test_a_data_uri_is_held_to_the_same(tmp_path, encoded, reason):
+async def test_a_malformed_or_oversized_data_uri_is_refused(tmp_path, encoded, reason):
     with pytest.raises(OutputUnavailable, match=reason):
         await fetched(tmp_path, FakeSource(b""), "data:image/png;base64," + encoded)
     assert [] == list(tmp_path.iterdir())
 
 
 @in_virtual_time
-async def test_more_than_the_buffer_holds_arrives_in_order(tmp_path):
+async def test_a_download_larger_than_the_buffer_is_written_in_order(tmp_path):
     parts = [picture(1000)] + [bytes([number % 256]) * 70_001 for number in range(50)]
     body, _ = await fetched(tmp_path, FakeSource([(0, part) for part in parts]), largest=10**8)
 
@@ -264,7 +264,7 @@ async def test_more_than_the_buffer_holds_arrives_in_order(tmp_path):
 
 
 @in_virtual_time
-async def test_who_is_cancelled_leaves_no_temporary(tmp_path):
+async def test_a_cancelled_download_leaves_no_temporary_file(tmp_path):
     task = asyncio.create_task(fetched(tmp_path, FakeSource([(0, PNG), (1e6, b"")])))
     await asyncio.sleep(1)
     assert 1 == len(list(tmp_path.iterdir()))

@@ -1,5 +1,4 @@
-"""Where outputs are fetched from: real connections to loopback, which stands for the upstream and for everything that
-must not be reached."""
+"""Output hosts over real connections: loopback takes the part of the upstream and of hosts that must not be reached."""
 
 import asyncio
 import gzip
@@ -18,7 +17,7 @@ UPSTREAM = "https://api.replicate.com/v1"
 
 
 class Names(AbstractResolver):
-    """A resolver that knows what it is told, and remembers what it was asked."""
+    """A fake resolver of the names in `known`, which records each lookup."""
 
     def __init__(self, **known: list[str]) -> None:
         self._known = known
@@ -41,7 +40,7 @@ class Names(AbstractResolver):
 async def fetched(
     url: str, *, upstream: str = UPSTREAM, names: Names | None = None, stall: float = 10
 ) -> bytes:
-    """What the URL gives. Names are only looked up where `names` knows them."""
+    """Download the URL. Only names that `names` knows resolve."""
     hosts = OutputHosts(upstream, stall=stall, resolver=names or Names())
     try:
         async with hosts.get(url) as answer:
@@ -147,7 +146,7 @@ async def test_delivery_hosts_are_looked_up(url):
     ids=",".join,
 )
 @on_a_loop
-async def test_a_delivery_host_on_a_private_network_is_refused_for_good(addresses):
+async def test_a_delivery_host_with_a_private_address_is_refused_without_retry(addresses):
     names = Names(x=addresses)
     with pytest.raises(OutputUnavailable, match="its host has an address on a private network") as caught:
         await fetched("https://x.replicate.delivery/a.png", names=names)
@@ -157,7 +156,7 @@ async def test_a_delivery_host_on_a_private_network_is_refused_for_good(addresse
 
 
 @on_a_loop
-async def test_public_addresses_are_handed_on_as_they_are():
+async def test_public_addresses_are_resolved_unchanged():
     names = Names(x=["8.8.8.8", "2606:4700::1111"])
     found = await PublicOnlyResolver(names).resolve("x.replicate.delivery", 443)
 
@@ -165,7 +164,7 @@ async def test_public_addresses_are_handed_on_as_they_are():
 
 
 @on_a_loop
-async def test_the_upstream_may_be_private_and_is_reached_at_its_own_port_only():
+async def test_a_private_upstream_is_reached_only_at_its_own_origin():
     async with host({"/a.png": reply(PNG)}) as upstream, host({"/a.png": reply(PNG)}) as other:
         assert await fetched(upstream.url + "/a.png", upstream=upstream.url + "/v1") == PNG
         for url in (
@@ -181,7 +180,7 @@ async def test_the_upstream_may_be_private_and_is_reached_at_its_own_port_only()
 
 
 @on_a_loop
-async def test_nothing_is_sent_but_what_is_needed(tmp_path, monkeypatch):
+async def test_a_download_sends_no_cookie_and_no_credentials(tmp_path, monkeypatch):
     netrc = tmp_path / "netrc"
     netrc.write_text("machine localhost login me password secret\n")
     netrc.chmod(0o600)
@@ -195,7 +194,7 @@ async def test_nothing_is_sent_but_what_is_needed(tmp_path, monkeypatch):
             "/b.png": reply(PNG),
         }
     ) as upstream:
-        by_name = upstream.url.replace("127.0.0.1", "localhost")  # an address is never sent cookies
+        by_name = upstream.url.replace("127.0.0.1", "localhost")  # cookies are never sent to an IP address
         await fetched(by_name + "/a.png", upstream=by_name)
 
     sent = [
@@ -206,7 +205,7 @@ async def test_nothing_is_sent_but_what_is_needed(tmp_path, monkeypatch):
 
 
 @on_a_loop
-async def test_a_url_is_sent_as_it_was_given():
+async def test_the_encoding_of_a_url_is_sent_unchanged():
     target = "/a%2Fb%20c%7e%41.png?signature=a%2Bb%3D%7E&x=(1)&y=%c3%bc"
     async with host({target: reply(PNG)}) as upstream:
         assert await fetched(upstream.url + target, upstream=upstream.url) == PNG
@@ -217,7 +216,7 @@ async def test_a_url_is_sent_as_it_was_given():
     "status", ["301 Moved", "302 Found", "303 See", "307 TemporaryFile", "308 Permanent"]
 )
 @on_a_loop
-async def test_three_redirects_are_followed_and_no_fourth(status):
+async def test_at_most_three_redirects_are_followed(status):
     answers = {f"/{number}": redirect(f"/{number + 1}", status=status) for number in range(4)}
     async with host({**answers, "/4": reply(PNG)}) as upstream:
         assert await fetched(upstream.url + "/1", upstream=upstream.url) == PNG
@@ -242,7 +241,7 @@ async def test_three_redirects_are_followed_and_no_fourth(status):
     ],
 )
 @on_a_loop
-async def test_a_redirect_elsewhere_is_not_followed(location):
+async def test_a_redirect_to_any_other_host_is_not_followed(location):
     names = Names()
     async with host({"/a": redirect(location)}) as upstream:
         with pytest.raises(OutputUnavailable) as caught:
@@ -254,7 +253,7 @@ async def test_a_redirect_elsewhere_is_not_followed(location):
 
 
 @on_a_loop
-async def test_a_redirect_to_a_delivery_host_that_is_private_is_refused():
+async def test_a_redirect_to_a_delivery_host_with_a_private_address_is_refused():
     async with host({"/a": redirect("https://x.replicate.delivery/a.png")}) as upstream:
         with pytest.raises(OutputUnavailable, match="private network"):
             await fetched(upstream.url + "/a", upstream=upstream.url, names=Names(x=["127.0.0.1"]))
@@ -262,7 +261,7 @@ async def test_a_redirect_to_a_delivery_host_that_is_private_is_refused():
 
 @pytest.mark.parametrize("status", [400, 401, 403, 410, 451])
 @on_a_loop
-async def test_a_refusal_is_for_good(status):
+async def test_a_final_status_is_not_temporary(status):
     async with host({"/a": reply(b"no", status=f"{status} No")}) as upstream:
         with pytest.raises(OutputUnavailable, match=f"its host answered {status}") as caught:
             await fetched(upstream.url + "/a", upstream=upstream.url)
@@ -272,7 +271,7 @@ async def test_a_refusal_is_for_good(status):
 
 @pytest.mark.parametrize("status", [404, 408, 425, 429, 500, 502, 503, 504])
 @on_a_loop
-async def test_what_may_pass_is_lost_and_no_refusal(status):
+async def test_a_status_that_may_pass_is_temporary(status):
     async with host({"/a": reply(b"later", status=f"{status} Later")}) as upstream:
         with pytest.raises(TemporarilyUnavailable, match=f"its host answered {status}") as caught:
             await fetched(upstream.url + "/a", upstream=upstream.url)
@@ -283,7 +282,7 @@ async def test_what_may_pass_is_lost_and_no_refusal(status):
     "status", ["201 Created", "204 No Content", "206 Partial Content", "304 Not Modified"]
 )
 @on_a_loop
-async def test_only_a_200_has_the_whole_of_it(status):
+async def test_any_success_status_but_200_is_refused(status):
     async with host({"/a": reply(b"", status=status)}) as upstream:
         with pytest.raises(OutputUnavailable, match=f"its host answered {status[:3]}"):
             await fetched(upstream.url + "/a", upstream=upstream.url)
@@ -292,7 +291,9 @@ async def test_only_a_200_has_the_whole_of_it(status):
 @pytest.mark.parametrize("encoding", ["gzip", "br", "deflate, gzip", "zstd"])
 @pytest.mark.parametrize(("announced", "missing"), [("image/png", False), ("text/html; charset=utf-8", True)])
 @on_a_loop
-async def test_a_compressed_answer_is_refused_unread_and_a_text_is_no_output(encoding, announced, missing):
+async def test_a_compressed_response_is_refused_and_counts_as_missing_if_it_is_html(
+    encoding, announced, missing
+):
     headers = f"Content-Encoding: {encoding}\r\nContent-Type: {announced}\r\n"
     packed = reply(gzip.compress(bytes(10**6)), headers=headers)
     async with host({"/a": packed}) as upstream:
@@ -329,7 +330,7 @@ HEAD = b"HTTP/1.1 200 OK\r\n"
     ],
 )
 @on_a_loop
-async def test_an_answer_that_is_not_whole_is_lost(answer):
+async def test_a_truncated_or_malformed_response_is_temporary(answer):
     async with host({"/a": answer}) as upstream:
         with pytest.raises(TemporarilyUnavailable):
             await fetched(upstream.url + "/a", upstream=upstream.url)
@@ -337,14 +338,14 @@ async def test_an_answer_that_is_not_whole_is_lost(answer):
 
 @pytest.mark.parametrize("first", [b"", HEAD, reply(PNG, length=1000)], ids=["head", "half a head", "body"])
 @on_a_loop
-async def test_silence_is_a_stall_wherever_it_falls(first):
+async def test_a_silent_host_is_a_stalled_download(first):
     async with host({"/a": then_silence(first)}) as upstream:
         with pytest.raises(TemporarilyUnavailable, match="the download stalled"):
             await fetched(upstream.url + "/a", upstream=upstream.url, stall=0.05)
 
 
 @on_a_loop
-async def test_a_host_that_is_not_there_is_lost():
+async def test_an_unreachable_host_is_temporary():
     async with host({}) as upstream:
         pass
     with pytest.raises(TemporarilyUnavailable, match="its host could not be reached"):
@@ -352,7 +353,7 @@ async def test_a_host_that_is_not_there_is_lost():
 
 
 @on_a_loop
-async def test_no_connection_is_left_when_it_is_closed():
+async def test_close_leaves_no_task():
     before = asyncio.all_tasks()
     async with host({"/a": reply(PNG)}) as upstream:
         await fetched(upstream.url + "/a", upstream=upstream.url)

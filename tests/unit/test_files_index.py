@@ -1,4 +1,4 @@
-"""What must go, and in which order: for every history."""
+"""The index of stored files: which ones expire or are evicted, and in which order, for every history."""
 
 import math
 
@@ -19,7 +19,7 @@ def filled(history):
 
 
 def last_of_each(history):
-    """The files that are left, in the order in which they came last."""
+    """The files that remain, ordered by the last time each was stored."""
     left = {}
     for file in history:
         left.pop(file.name, None)
@@ -28,7 +28,7 @@ def last_of_each(history):
 
 
 @given(FILES, st.lists(st.sampled_from("abcdefgh")))
-def test_its_size_is_that_of_what_is_in_it(history, removed):
+def test_the_size_is_the_sum_of_the_remaining_files(history, removed):
     index = filled(history)
     for name in removed:
         index.remove(name)
@@ -38,7 +38,7 @@ def test_its_size_is_that_of_what_is_in_it(history, removed):
 
 
 @given(FILES, st.integers(0, 800))
-def test_what_goes_is_the_shortest_row_of_the_oldest_after_which_the_rest_fits(history, budget):
+def test_excess_is_the_fewest_oldest_files_whose_removal_fits_the_budget(history, budget):
     left = last_of_each(history)
     shortest = next(n for n in range(len(left) + 1) if sum(file.size for file in left[n:]) <= budget)
 
@@ -46,7 +46,7 @@ def test_what_goes_is_the_shortest_row_of_the_oldest_after_which_the_rest_fits(h
 
 
 @given(FILES, st.integers(0, 800), st.integers(1, 3))
-def test_in_small_batches_the_same_ones_go(history, budget, most):
+def test_excess_in_small_batches_names_the_same_files(history, budget, most):
     index = filled(history)
     expected = index.excess(budget, most=100)
     gone = []
@@ -60,7 +60,7 @@ def test_in_small_batches_the_same_ones_go(history, budget, most):
 
 
 @given(FILES, st.floats(0, 1000))
-def test_nothing_goes_before_its_date_and_at_its_date_it_does(history, date):
+def test_expired_names_the_files_as_old_as_the_date_or_older(history, date):
     index = FileIndex()
     index.replace(last_of_each(history), since=2000)
 
@@ -69,7 +69,7 @@ def test_nothing_goes_before_its_date_and_at_its_date_it_does(history, date):
 
 
 @given(FILES, FILES, st.floats(0, 1000))
-def test_a_listing_replaces_all_but_what_came_meanwhile(history, listing, since):
+def test_replace_keeps_files_stored_since_the_listing_began(history, listing, since):
     index = filled(history)
     index.replace(last_of_each(listing), since=since)
 
