@@ -1,4 +1,4 @@
-"""An HTTP proxy on loopback. It tunnels every CONNECT request to one plain HTTP server and terminates the client's TLS."""
+"""An HTTP proxy on loopback. It tunnels CONNECT requests to one plain HTTP server and terminates the client's TLS."""
 
 import asyncio
 import ssl

@@ -1,4 +1,4 @@
-"""Names of downloads: which are refused, and that no two of a batch meet when they are saved."""
+"""Names of downloads: which names are refused, and that no two files of a batch are saved under one name."""
 
 import itertools
 
@@ -46,7 +46,7 @@ def test_the_name_of_a_device_is_refused(name):
 
 
 @pytest.mark.parametrize("name", NO_DEVICES)
-def test_what_only_looks_like_a_device_is_taken(name):
+def test_a_name_that_only_resembles_a_device_is_accepted(name):
     assert {} == messages(parse_generation, PICTURE | {"file_name": name})
 
 
@@ -68,7 +68,7 @@ APART = [
 @pytest.mark.parametrize(
     "names", [["Fäx", "Fax"], ["é", "e"], ["\uff46ox", "fox"], ["a\u00a0b", "a b"], ["狐", "犬"]]
 )
-def test_plain_names_of_names_that_stay_apart_stay_apart(names):
+def test_distinct_names_have_distinct_ascii_fallbacks(names):
     plain = {content_disposition(name, f"{number}.jpg")["filename"] for number, name in enumerate(names)}
 
     assert {} == messages(parse_batch, of_prompts(names, 1))
@@ -85,7 +85,7 @@ def of_prompts(names, outputs):
 
 
 @pytest.mark.parametrize(("names", "outputs"), MEETING)
-def test_names_that_would_meet_when_they_are_saved_are_refused(names, outputs):
+def test_names_that_would_be_saved_as_one_are_refused(names, outputs):
     found = messages(parse_batch, of_prompts(names, outputs))
 
     assert ["file_names"] == list(found)
@@ -93,7 +93,7 @@ def test_names_that_would_meet_when_they_are_saved_are_refused(names, outputs):
 
 
 @pytest.mark.parametrize(("names", "outputs"), APART)
-def test_names_that_stay_apart_are_taken(names, outputs):
+def test_names_that_are_saved_apart_are_accepted(names, outputs):
     assert {} == messages(parse_batch, of_prompts(names, outputs))
 
 
@@ -113,7 +113,7 @@ DISTINCT = [
 
 
 @pytest.mark.parametrize(("names", "outputs", "expected"), DISTINCT)
-def test_repeated_names_of_requests_get_numbers(names, outputs, expected):
+def test_repeated_names_of_requests_are_numbered(names, outputs, expected):
     requests = [
         PICTURE | {"num_outputs": outputs} | ({} if name is None else {"file_name": name}) for name in names
     ]
@@ -129,7 +129,7 @@ NAMES = st.sampled_from(
 
 
 @given(st.lists(st.none() | st.tuples(NAMES, st.integers(1, 4)), max_size=12))
-def test_whatever_requests_wish_for_no_two_are_saved_under_one_name(wishes):
+def test_no_two_requests_are_saved_under_one_name_whatever_names_they_ask_for(wishes):
     names = distinct_names(wishes)
 
     keys = [
@@ -142,7 +142,7 @@ def test_whatever_requests_wish_for_no_two_are_saved_under_one_name(wishes):
     assert all(len(name) <= MAX_LENGTH for name in names if name is not None)
 
 
-def test_ten_thousand_equal_names_are_numbered_without_trying_each_number_again():
+def test_ten_thousand_requests_with_few_names_get_distinct_names():
     tried = ["fox", "FOX", "fox.png"] + ["x" * 144 + f"{number % 50:06}" for number in range(100)]
     names = distinct_names([(tried[number % len(tried)], 4) for number in range(10_000)])
 
@@ -152,7 +152,7 @@ def test_ten_thousand_equal_names_are_numbered_without_trying_each_number_again(
 @pytest.mark.parametrize(
     ("kept", "linked"), [("0.webp", ""), ("1.jpg", "-2"), ("9.png", "-10"), ("999.mp4", "-1000")]
 )
-def test_a_link_ends_in_a_name_that_no_other_generation_has(kept, linked):
+def test_a_link_ends_in_a_name_with_the_generations_id(kept, linked):
     name = f"{ID}{linked}.{kept.partition('.')[2]}"
 
     assert (name, kept, kept) == (link_name(ID, kept), stored_name(ID, name), stored_name(ID, kept))
@@ -164,10 +164,10 @@ OTHER_ID = "gen_" + "1" * 32
 @pytest.mark.parametrize(
     "end", ["-1.jpg", "-0.jpg", "-02.jpg", ".", "-2", "-10000.jpg", "--2.jpg", "-2.jpg.jpg"]
 )
-def test_no_other_name_leads_to_a_file(end):
+def test_a_malformed_link_name_is_not_translated_to_a_stored_name(end):
     assert ID + end == stored_name(ID, ID + end)
     assert f"{OTHER_ID}.jpg" == stored_name(ID, f"{OTHER_ID}.jpg")
 
 
-def test_a_name_of_the_greatest_length_keeps_its_number():
+def test_a_name_of_the_greatest_length_is_shortened_for_its_number():
     assert "x" * (MAX_LENGTH - 3) + "-10" == saved_name("x" * MAX_LENGTH, 9)

@@ -180,7 +180,7 @@ async def test_a_private_upstream_is_reached_only_at_its_own_origin():
 
 
 @on_a_loop
-async def test_a_download_sends_no_cookie_and_no_credentials(tmp_path, monkeypatch):
+async def test_a_download_sends_only_the_necessary_headers(tmp_path, monkeypatch):
     netrc = tmp_path / "netrc"
     netrc.write_text("machine localhost login me password secret\n")
     netrc.chmod(0o600)
@@ -282,7 +282,7 @@ async def test_a_status_that_may_pass_is_temporary(status):
     "status", ["201 Created", "204 No Content", "206 Partial Content", "304 Not Modified"]
 )
 @on_a_loop
-async def test_any_success_status_but_200_is_refused(status):
+async def test_a_2xx_or_304_status_other_than_200_is_refused(status):
     async with host({"/a": reply(b"", status=status)}) as upstream:
         with pytest.raises(OutputUnavailable, match=f"its host answered {status[:3]}"):
             await fetched(upstream.url + "/a", upstream=upstream.url)

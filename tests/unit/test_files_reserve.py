@@ -1,4 +1,4 @@
-"""Kept outputs leave a reserve free on their volume: the oldest go for it, and no new one takes it."""
+"""Output files leave a reserve free on their volume: the oldest are evicted for it, and no new file takes it."""
 
 import asyncio
 import os
@@ -30,15 +30,15 @@ MEGABYTE = 1024 * 1024
 
 
 class Volume:
-    """A volume of `total` bytes. `others` have taken some of them, and all files in `directory` take theirs."""
+    """A fake volume of `total` bytes, taken up by the files in `directory` and by `others` bytes of other data."""
 
     def __init__(self, directory, *, total=1000 * MEGABYTE, spare=0):
-        """At first so many bytes are free beyond the reserve."""
+        """At the start `spare` bytes are free beyond the reserve."""
         self.directory = directory
         self.total = total
         self.others = total - max(RESERVE, total // 100) - spare
         self.least = total
-        """Free bytes in the worst moment."""
+        """The fewest free bytes so far."""
 
     def __call__(self):
         taken = sum(each.stat().st_size for each in self.directory.rglob("*") if each.is_file())
@@ -54,7 +54,7 @@ def directory(tmp_path):
 
 @asynccontextmanager
 async def files_on(volume, *outputs, directory, max_bytes=10**9):
-    """Files on this volume, which fetch the outputs one after another."""
+    """Start `Files` on this volume. Each download returns the next of `outputs`."""
     files = Files(
         storage=Directory(directory),
         spool=directory,
@@ -72,12 +72,12 @@ async def files_on(volume, *outputs, directory, max_bytes=10**9):
 
 
 def kept_in(directory):
-    """The numbers of the generations whose outputs are kept."""
+    """The numbers of the generations with stored outputs."""
     return [int(name[4:36], 16) for name in names(Directory(directory))]
 
 
 @in_virtual_time
-async def test_the_oldest_outputs_go_until_a_new_one_leaves_the_reserve_free(directory):
+async def test_the_oldest_outputs_are_evicted_until_a_new_one_leaves_the_reserve_free(directory):
     volume = Volume(directory, spare=1000)
     async with files_on(
         volume, *[picture(400)] * 2, picture(500), picture(900), directory=directory
@@ -92,7 +92,7 @@ async def test_the_oldest_outputs_go_until_a_new_one_leaves_the_reserve_free(dir
 
 
 @in_virtual_time
-async def test_an_output_that_would_take_of_the_reserve_is_not_kept(directory):
+async def test_an_output_that_would_take_from_the_reserve_is_not_stored(directory):
     volume = Volume(directory, spare=999)
     async with files_on(volume, picture(1000), picture(999), directory=directory) as files:
         with capture_logs() as logs:
@@ -106,7 +106,7 @@ async def test_an_output_that_would_take_of_the_reserve_is_not_kept(directory):
 
 
 @in_virtual_time
-async def test_a_long_download_ends_when_it_would_take_of_the_reserve(directory):
+async def test_a_long_download_ends_when_it_would_take_from_the_reserve(directory):
     volume = Volume(directory, spare=5 * MEGABYTE)
     film = [(1, MP4.ljust(MEGABYTE, b"\7"))] * 500
     async with files_on(volume, film, directory=directory) as files:
@@ -120,7 +120,7 @@ async def test_a_long_download_ends_when_it_would_take_of_the_reserve(directory)
 
 
 @in_virtual_time
-async def test_a_long_download_pushes_out_no_more_than_it_takes(directory):
+async def test_a_long_download_evicts_no_more_than_its_size(directory):
     volume = Volume(directory, spare=4 * MEGABYTE)
     pictures = [picture(MEGABYTE)] * 4
     async with files_on(volume, *pictures, picture(2 * MEGABYTE + 1), directory=directory) as files:
@@ -131,7 +131,7 @@ async def test_a_long_download_pushes_out_no_more_than_it_takes(directory):
 
 
 @in_virtual_time
-async def test_downloads_at_once_do_not_take_the_same_room(directory):
+async def test_concurrent_downloads_do_not_count_the_same_space_twice(directory):
     volume = Volume(directory, spare=MEGABYTE)
     async with files_on(volume, [(1, picture(MEGABYTE))], directory=directory) as files:
         await asyncio.gather(*(files.keep(generation(number), [URL]) for number in range(40)))
@@ -141,7 +141,7 @@ async def test_downloads_at_once_do_not_take_the_same_room(directory):
 
 
 @in_virtual_time
-async def test_the_oldest_outputs_go_when_others_fill_the_volume(directory):
+async def test_the_oldest_outputs_are_evicted_when_other_data_fills_the_volume(directory):
     volume = Volume(directory, spare=1000)
     async with files_on(volume, *[picture(100)] * 5, directory=directory) as files:
         for number in range(5):
@@ -160,7 +160,7 @@ async def test_the_oldest_outputs_go_when_others_fill_the_volume(directory):
 
 
 @in_virtual_time
-async def test_no_output_goes_if_all_together_could_not_restore_the_reserve(directory):
+async def test_nothing_is_evicted_if_evicting_all_outputs_could_not_restore_the_reserve(directory):
     volume = Volume(directory, spare=1000)
     async with files_on(volume, *[picture(100)] * 5, directory=directory) as files:
         for number in range(5):
@@ -179,7 +179,7 @@ async def test_no_output_goes_if_all_together_could_not_restore_the_reserve(dire
 
 
 @in_virtual_time
-async def test_an_unreachable_reserve_is_warned_of_once_an_hour(directory):
+async def test_an_unreachable_reserve_is_logged_once_an_hour(directory):
     async with files_on(Volume(directory, spare=-1), directory=directory):
         with capture_logs() as logs:
             await asyncio.sleep(3 * WARN_EVERY - 1)
@@ -189,7 +189,7 @@ async def test_an_unreachable_reserve_is_warned_of_once_an_hour(directory):
 
 
 @in_virtual_time
-async def test_the_limit_of_all_outputs_holds_though_the_reserve_cannot_be_restored(directory):
+async def test_max_bytes_holds_even_if_the_reserve_cannot_be_restored(directory):
     volume = Volume(directory, spare=1000)
     async with files_on(volume, *[picture(100)] * 5, directory=directory) as files:
         for number in range(5):
@@ -204,8 +204,8 @@ async def test_the_limit_of_all_outputs_holds_though_the_reserve_cannot_be_resto
 
 
 @in_virtual_time
-async def test_room_that_a_reader_still_holds_costs_no_further_outputs(directory):
-    """The volume has the room of a deleted file back only when its reader has closed it."""
+async def test_deleted_files_with_open_readers_cause_no_further_evictions(directory):
+    """A volume regains the space of a deleted file only when every reader has closed it."""
     volume = Volume(directory, spare=1000)
     usage = None
     async with files_on(lambda: usage or volume(), *[picture(100)] * 5, directory=directory) as files:
@@ -220,7 +220,7 @@ async def test_room_that_a_reader_still_holds_costs_no_further_outputs(directory
 
 
 @in_virtual_time
-async def test_a_hundredth_of_a_large_volume_is_its_reserve(directory):
+async def test_the_reserve_of_a_large_volume_is_a_hundredth_of_it(directory):
     volume = Volume(directory, total=10**12, spare=999)
     async with files_on(volume, picture(1000), picture(999), directory=directory) as files:
         assert StoredOutputs((None,), NO_ROOM) == await files.keep(generation(0), [URL])
@@ -229,7 +229,7 @@ async def test_a_hundredth_of_a_large_volume_is_its_reserve(directory):
 
 
 @in_virtual_time
-async def test_a_placeholder_takes_nothing_of_the_reserve_either(directory):
+async def test_put_takes_nothing_from_the_reserve(directory):
     async with files_on(Volume(directory, spare=len(PNG) - 1), directory=directory) as files:
         with pytest.raises(OSError, match="reserved"):
             await files.put(generation(0), 0, PNG)
@@ -237,8 +237,8 @@ async def test_a_placeholder_takes_nothing_of_the_reserve_either(directory):
 
 @in_virtual_time
 @pytest.mark.parametrize(("max_bytes", "warns"), [(1000, False), (1001, True), (10**10, True)])
-async def test_the_start_warns_if_the_outputs_may_take_more_than_the_volume_has(directory, max_bytes, warns):
-    """Files that are kept already are part of the room."""
+async def test_the_start_warns_if_max_bytes_exceeds_the_space_of_the_volume(directory, max_bytes, warns):
+    """Space that stored files take up counts as available to outputs."""
     directory.mkdir()
     source = written(directory / "a", picture(600))
     Directory(directory).put(f"{generation(1)}/0.png", source)
@@ -252,7 +252,7 @@ async def test_the_start_warns_if_the_outputs_may_take_more_than_the_volume_has(
 
 
 @in_virtual_time
-async def test_a_volume_without_its_reserve_at_the_start_has_no_room(directory):
+async def test_a_volume_below_its_reserve_has_no_space_and_evicts_nothing(directory):
     directory.mkdir()
     Directory(directory).put(f"{generation(1)}/0.png", written(directory / "a", picture(600)))
     with capture_logs() as logs:
@@ -264,7 +264,7 @@ async def test_a_volume_without_its_reserve_at_the_start_has_no_room(directory):
 
 
 @in_virtual_time
-async def test_an_unknown_volume_bounds_nothing(directory):
+async def test_outputs_are_stored_when_the_disk_usage_cannot_be_read(directory):
     def unknown():
         raise PermissionError("no")
 
@@ -272,7 +272,7 @@ async def test_an_unknown_volume_bounds_nothing(directory):
         assert StoredOutputs(("0.png",), None) == await files.keep(generation(0), [URL])
 
 
-def test_the_volume_of_a_directory_is_known_before_it_is_made(tmp_path):
+def test_disk_usage_is_known_before_the_directory_exists(tmp_path):
     total, used, free = disk_usage(tmp_path / "not" / "yet")
 
     assert disk_usage(tmp_path)[0] == total
@@ -281,9 +281,7 @@ def test_the_volume_of_a_directory_is_known_before_it_is_made(tmp_path):
 
 
 @pytest.mark.parametrize("is_bucket", [False, True])
-def test_the_service_leaves_a_reserve_on_the_volume_of_its_files_and_none_for_a_bucket(
-    make_app, capfd, is_bucket
-):
+def test_the_service_reserves_space_for_a_directory_but_not_for_a_bucket(make_app, capfd, is_bucket):
     with ExitStack() as stack:
         elsewhere = {}
         if is_bucket:

@@ -1,4 +1,4 @@
-"""Storages: what every one of them does, on disk and on a real S3 server."""
+"""Storages: the behaviour that all of them share, on disk and on an S3 server."""
 
 import os
 import stat
@@ -58,7 +58,7 @@ def storage(request, tmp_path):
 
 @pytest.fixture
 def put(storage, tmp_path):
-    """Keeps bytes under a name."""
+    """Returns a function that stores bytes under a name."""
 
     def put(name: str, body: bytes) -> None:
         storage.put(name, written(tmp_path / "source.part", body))
@@ -66,7 +66,7 @@ def put(storage, tmp_path):
     return put
 
 
-def test_what_is_put_is_opened_whole_and_by_its_kind(storage, put):
+def test_a_stored_file_is_opened_whole_and_with_its_media_type(storage, put):
     put(f"{GEN}/0.png", PNG)
     opened = storage.open(f"{GEN}/0.png")
 
@@ -86,7 +86,7 @@ def test_what_is_put_is_opened_whole_and_by_its_kind(storage, put):
         ("999.webm", "video/webm"),
     ],
 )
-def test_a_name_tells_the_kind(file, media_type):
+def test_the_extension_of_a_name_is_its_media_type(file, media_type):
     assert media_type == parse_name(f"{GEN}/{file}").media_type
 
 
@@ -101,7 +101,7 @@ def test_any_range_of_bytes_can_be_read(storage, put):
 
 
 @pytest.mark.parametrize(("start", "stop"), [(-1, 2), (2, 1), (0, 68), (68, 69)])
-def test_a_range_that_is_not_there_is_refused_at_once(storage, put, start, stop):
+def test_a_range_outside_the_file_is_refused_before_reading(storage, put, start, stop):
     put(f"{GEN}/0.png", PNG[:67])
     opened = storage.open(f"{GEN}/0.png")
 
@@ -110,7 +110,7 @@ def test_a_range_that_is_not_there_is_refused_at_once(storage, put, start, stop)
     opened.close()
 
 
-def test_an_etag_is_the_same_next_time_and_another_for_another_content(storage, put):
+def test_an_etag_changes_only_with_the_content(storage, put):
     put(f"{GEN}/0.png", PNG)
     first, again = storage.open(f"{GEN}/0.png"), storage.open(f"{GEN}/0.png")
     put(f"{GEN}/0.png", PNG + b"more")
@@ -122,7 +122,7 @@ def test_an_etag_is_the_same_next_time_and_another_for_another_content(storage, 
         opened.close()
 
 
-def test_the_date_is_that_of_the_file_and_the_same_in_the_list(storage, put):
+def test_a_listed_file_has_the_name_size_and_date_of_the_opened_one(storage, put):
     put(f"{GEN}/0.png", PNG)
     opened = storage.open(f"{GEN}/0.png")
     opened.close()
@@ -132,12 +132,12 @@ def test_the_date_is_that_of_the_file_and_the_same_in_the_list(storage, put):
     assert int(opened.modified) == int(listed.modified)
 
 
-def test_what_was_never_put_is_not_there(storage):
+def test_opening_a_file_that_was_never_stored_returns_none(storage):
     assert storage.open(f"{GEN}/0.png") is None
     assert [] == names(storage)
 
 
-def test_deleting_removes_one_and_deleting_again_is_no_error(storage, put):
+def test_delete_removes_one_file_and_may_be_repeated(storage, put):
     put(f"{GEN}/0.png", PNG)
     put(f"{GEN}/1.png", PNG)
     storage.delete(f"{GEN}/0.png")
@@ -147,14 +147,14 @@ def test_deleting_removes_one_and_deleting_again_is_no_error(storage, put):
     assert storage.open(f"{GEN}/0.png") is None
 
 
-def test_what_is_put_again_is_there_once(storage, put):
+def test_a_second_put_replaces_the_first(storage, put):
     put(f"{GEN}/0.png", PNG)
     put(f"{GEN}/0.png", picture(500))
 
     assert [500] == [each.size for each in storage.list()]
 
 
-def test_everything_is_listed(storage, put):
+def test_list_has_every_stored_file(storage, put):
     kept = [f"{generation(number * 2**120)}/{number}.png" for number in range(12)]
     for name in kept:
         put(name, PNG)
@@ -163,7 +163,7 @@ def test_everything_is_listed(storage, put):
 
 
 @pytest.mark.parametrize("name", NO_NAMES)
-def test_what_is_no_name_never_reaches_a_path_or_a_key(storage, tmp_path, name):
+def test_an_invalid_name_is_refused_by_open_delete_and_put(storage, tmp_path, name):
     source = written(tmp_path / "source.part", PNG)
     for act in (storage.open, storage.delete, lambda name: storage.put(name, source)):
         with pytest.raises(ValueError, match="not the name of a kept file"):
@@ -172,7 +172,7 @@ def test_what_is_no_name_never_reaches_a_path_or_a_key(storage, tmp_path, name):
     assert [source] == [path for path in tmp_path.rglob("*") if path.is_file()]
 
 
-def test_a_source_that_is_missing_is_an_oserror_and_keeps_nothing(storage, tmp_path):
+def test_putting_a_missing_source_raises_oserror_and_stores_nothing(storage, tmp_path):
     with pytest.raises(OSError, match=r"nowhere\.part|No such file"):
         storage.put(f"{GEN}/0.png", tmp_path / "nowhere.part")
     assert [] == names(storage)
@@ -181,13 +181,13 @@ def test_a_source_that_is_missing_is_an_oserror_and_keeps_nothing(storage, tmp_p
 # On disk
 
 
-def test_a_directory_spreads_generations_over_256_shelves(tmp_path):
+def test_a_directory_spreads_generations_over_256_subdirectories(tmp_path):
     Directory(tmp_path).put(f"{GEN}/0.png", written(tmp_path / "a.part", PNG))
 
     assert [tmp_path / "01" / f"{GEN}.0.png"] == [path for path in tmp_path.rglob("*") if path.is_file()]
 
 
-def test_files_on_disk_are_for_nobody_else(tmp_path):
+def test_only_the_user_of_the_service_can_read_files_on_disk(tmp_path):
     directory = Directory(tmp_path / "kept")
     source = written(tmp_path / "a.part", PNG)
     source.chmod(0o600)
@@ -199,7 +199,7 @@ def test_files_on_disk_are_for_nobody_else(tmp_path):
     assert 0o700 == stat.S_IMODE((tmp_path / "kept").stat().st_mode)
 
 
-def test_an_open_file_can_be_read_after_its_name_is_gone(tmp_path):
+def test_an_open_file_can_be_read_after_its_deletion(tmp_path):
     directory = Directory(tmp_path)
     directory.put(f"{GEN}/0.png", written(tmp_path / "a.part", PNG))
     opened = directory.open(f"{GEN}/0.png")
@@ -226,7 +226,7 @@ def test_a_symbolic_link_is_neither_followed_nor_listed(tmp_path):
     assert b"secret" == secret.read_bytes()
 
 
-def test_what_else_lies_in_a_directory_is_left_alone_and_not_listed(tmp_path):
+def test_other_files_in_a_directory_are_not_listed(tmp_path):
     directory = Directory(tmp_path)
     directory.put(f"{GEN}/0.png", written(tmp_path / "a.part", PNG))
     (tmp_path / "01" / "notes.txt").write_text("mine")
@@ -237,7 +237,7 @@ def test_what_else_lies_in_a_directory_is_left_alone_and_not_listed(tmp_path):
     assert [f"{GEN}/0.png"] == names(directory)
 
 
-def test_a_file_cut_short_while_it_is_read_is_an_error_and_no_short_answer(tmp_path):
+def test_reading_a_file_that_was_truncated_after_opening_raises_oserror(tmp_path):
     directory = Directory(tmp_path)
     directory.put(f"{GEN}/0.png", written(tmp_path / "a.part", PNG))
     opened = directory.open(f"{GEN}/0.png")
@@ -250,7 +250,7 @@ def test_a_file_cut_short_while_it_is_read_is_an_error_and_no_short_answer(tmp_p
 # In a bucket
 
 
-def test_a_large_file_goes_up_in_parts_and_comes_down_in_pieces(s3, tmp_path):
+def test_a_large_file_is_uploaded_in_parts_and_read_in_pieces(s3, tmp_path):
     size = 2 * PART + 12_345
     bucket = s3.new()
     bucket.put(f"{GEN}/0.mp4", written(tmp_path / "a.part", bytes(1000) + b"\1" * (size - 1000)))
@@ -262,7 +262,7 @@ def test_a_large_file_goes_up_in_parts_and_comes_down_in_pieces(s3, tmp_path):
     assert b"\0" * 500 + b"\1" == b"".join(opened.chunks(500, 1001))
 
 
-def test_a_bucket_that_changes_while_it_is_read_is_an_error_and_no_mixture(s3, tmp_path):
+def test_reading_an_object_that_was_replaced_after_opening_raises_oserror(s3, tmp_path):
     bucket = s3.new()
     bucket.put(f"{GEN}/0.png", written(tmp_path / "a.part", picture(100)))
     opened = bucket.open(f"{GEN}/0.png")
@@ -282,13 +282,13 @@ def test_a_bucket_that_changes_while_it_is_read_is_an_error_and_no_mixture(s3, t
     ],
     ids=["put", "open", "list", "delete"],
 )
-def test_a_store_that_is_down_is_an_oserror_without_the_key(act, tmp_path):
+def test_an_unreachable_bucket_raises_oserror_without_the_secret_key(act, tmp_path):
     with pytest.raises(OSError, match="S3") as caught:
         act(at("http://127.0.0.1:9", "nowhere"), written(tmp_path / "a.part", PNG))
     assert "secret" not in str(caught.value)
 
 
-def test_a_bucket_reads_the_standard_settings_by_itself(s3, tmp_path, monkeypatch):
+def test_a_bucket_is_configured_by_the_aws_environment_variables(s3, tmp_path, monkeypatch):
     for name, value in {
         "AWS_ENDPOINT_URL": s3.url,
         "AWS_ALLOW_HTTP": "true",
@@ -303,7 +303,7 @@ def test_a_bucket_reads_the_standard_settings_by_itself(s3, tmp_path, monkeypatc
     assert [f"{GEN}/0.png"] == names(bucket)
 
 
-def test_what_is_no_s3_url_is_refused():
+def test_a_url_of_another_scheme_than_s3_is_refused():
     with pytest.raises(ValueError, match="s3://bucket/prefix"):
         Bucket("https://bucket.example/prefix")
 

@@ -1,4 +1,4 @@
-"""What a file is, by its first bytes: real files, near misses, and every cut of them."""
+"""Detection of media types from the first bytes: real files, similar files, and files cut at every length."""
 
 import zlib
 from io import BytesIO
@@ -66,18 +66,18 @@ UNKNOWN = {
 
 
 @pytest.mark.parametrize("name", KNOWN)
-def test_it_is_told_by_its_first_bytes_alone(name):
+def test_the_media_type_depends_only_on_the_first_bytes(name):
     content, expected = KNOWN[name]
     assert expected == media_type(content) == media_type(content[:HEAD])
 
 
 @pytest.mark.parametrize("name", UNKNOWN)
-def test_what_is_not_known_is_nothing(name):
+def test_an_unknown_format_has_no_media_type(name):
     assert media_type(UNKNOWN[name]) is None
 
 
 @pytest.mark.parametrize("name", KNOWN)
-def test_a_cut_head_is_told_right_or_not_at_all(name):
+def test_a_cut_head_has_the_right_media_type_or_none(name):
     content, expected = KNOWN[name]
     told = {media_type(content[:size]) for size in range(HEAD)}
     assert {expected, None} >= told
@@ -85,7 +85,7 @@ def test_a_cut_head_is_told_right_or_not_at_all(name):
 
 
 @given(st.binary(max_size=64))
-def test_no_bytes_are_too_strange_and_what_follows_the_head_changes_nothing(content):
+def test_any_bytes_can_be_examined_and_those_after_the_head_change_nothing(content):
     assert media_type(content[:HEAD]) == media_type(content)
 
 
@@ -111,26 +111,26 @@ NO_TEXTS = [
 
 
 @pytest.mark.parametrize(("head", "announced"), TEXTS)
-def test_a_text_is_known_by_its_beginning_or_its_announcement(head, announced):
+def test_text_is_recognised_by_its_first_bytes_or_its_announced_type(head, announced):
     assert is_text(head, announced)
 
 
 @pytest.mark.parametrize(("head", "announced"), NO_TEXTS)
-def test_an_svg_and_other_bytes_are_no_text(head, announced):
+def test_svg_and_binary_formats_are_not_text(head, announced):
     assert not is_text(head, announced)
 
 
-def test_a_text_without_markup_is_no_page():
+def test_text_without_markup_is_not_a_page():
     assert not is_page(b"I cannot draw that.", "text/plain")
     assert not is_page(b'{"detail": "no"}', "application/json")
 
 
 @given(st.binary(max_size=64), st.sampled_from(["", "image/png", "text/html", "image/svg+xml"]))
-def test_a_page_is_a_text(content, announced):
+def test_every_page_is_text(content, announced):
     assert is_text(content, announced) >= is_page(content, announced)
 
 
-def test_every_type_has_one_extension_by_which_it_is_found():
+def test_every_media_type_has_an_extension_of_its_own():
     every = [PNG, JPEG, WEBP, GIF, MP4, QUICKTIME, WEBM]
     assert every == [BY_EXTENSION[each.extension] for each in every]
     assert len(every) == len(BY_EXTENSION) == len({each.name for each in every})
@@ -138,7 +138,7 @@ def test_every_type_has_one_extension_by_which_it_is_found():
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 7), (64, 3), (1024, 1024)])
-def test_a_black_png_is_a_picture_of_that_size_and_black(size):
+def test_a_black_png_has_the_requested_size_and_only_black_pixels(size):
     content = black_png(*size)
     with Image.open(BytesIO(content)) as image:
         image.verify()
@@ -148,6 +148,6 @@ def test_a_black_png_is_a_picture_of_that_size_and_black(size):
     assert PNG == media_type(content)
 
 
-def test_a_black_png_is_small_however_large_it_is():
+def test_a_black_png_of_a_megapixel_takes_less_than_5000_bytes():
     assert 5000 > len(black_png(1024, 1024))
     assert zlib.crc32(b"IEND") == int.from_bytes(black_png(1, 1)[-4:])

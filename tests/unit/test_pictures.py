@@ -1,4 +1,4 @@
-"""Pictures are whole or refused: real files, every cut of them, and damage of each kind."""
+"""Checks that a picture is whole: real files, files cut at every length, and each kind of damage."""
 
 import struct
 import zlib
@@ -15,7 +15,7 @@ from media.pictures import MAX_PIXELS, check_whole
 
 
 def drawn(format: str, size=(23, 17), mode="RGB", frames: int = 1, **options) -> bytes:  # noqa: A002 - Pillow's word
-    """A picture with some detail, as Pillow writes it."""
+    """Draw a picture with some detail and encode it with Pillow."""
     file = BytesIO()
     images = [Image.effect_noise(size, 80 + number).convert(mode) for number in range(frames)]
     more = {"save_all": True, "append_images": images[1:]} if frames > 1 else {}
@@ -24,7 +24,7 @@ def drawn(format: str, size=(23, 17), mode="RGB", frames: int = 1, **options) ->
 
 
 def exif_with_thumbnail() -> bytes:
-    """A JPEG whose EXIF block holds another, whole JPEG."""
+    """A JPEG whose EXIF block contains a second, whole JPEG."""
     photo, thumbnail = drawn("JPEG"), drawn("JPEG", (8, 8))
     block = b"Exif\0\0" + thumbnail
     return photo[:2] + b"\xff\xe1" + struct.pack(">H", len(block) + 2) + block + photo[2:]
@@ -43,13 +43,13 @@ PIXELS, END = chunk(b"IDAT", zlib.compress(b"\0" * 4)), chunk(b"IEND")
 
 
 def resized(content: bytes, at: int, layout: str, *sides: int) -> bytes:
-    """The picture with other sides written into its header."""
+    """Return the picture with another width and height in its header."""
     written = struct.pack(layout, *sides)
     return content[:at] + written + content[at + len(written) :]
 
 
 def frame(content: bytes) -> int:
-    """Where the sides of a JPEG stand."""
+    """The offset of the height and width in a JPEG."""
     return content.index(b"\xff\xc0") + 5
 
 
@@ -113,7 +113,7 @@ DAMAGED = {
 
 
 def reason(content: bytes) -> str | None:
-    """Why a picture is refused, None if it is taken."""
+    """Why a picture is refused, or None if it is accepted."""
     try:
         check_whole(BytesIO(content), media_type(content))
     except ValueError as wrong:
@@ -122,14 +122,14 @@ def reason(content: bytes) -> str | None:
 
 
 @pytest.mark.parametrize("name", WHOLE)
-def test_a_whole_picture_is_taken_also_with_something_behind_its_end(name):
+def test_a_whole_picture_is_accepted_even_with_bytes_after_its_end(name):
     content = WHOLE[name]
 
     assert [None] * 4 == [reason(content + rest) for rest in (b"", b"\0" * 99, b"\xff\xd8\xff", content)]
 
 
 @pytest.mark.parametrize("name", WHOLE)
-def test_a_picture_that_is_cut_anywhere_is_refused_because_its_end_is_missing(name):
+def test_a_picture_cut_at_any_length_is_refused_for_its_missing_end(name):
     content = WHOLE[name]
     cuts = {*range(16, min(len(content), 1500)), *range(max(len(content) - 300, 16), len(content))}
 
@@ -138,25 +138,25 @@ def test_a_picture_that_is_cut_anywhere_is_refused_because_its_end_is_missing(na
 
 
 @pytest.mark.parametrize("name", DAMAGED)
-def test_a_damaged_picture_is_refused_in_words(name):
+def test_a_damaged_picture_is_refused_with_the_reason(name):
     content, expected = DAMAGED[name]
     assert expected in reason(content)
 
 
-def test_the_most_pixels_are_taken():
+def test_a_picture_of_max_pixels_is_accepted():
     assert MAX_PIXELS == 2**28
     assert reason(png(2**14, 2**14, PIXELS, END)) is None
 
 
 @given(st.sampled_from(sorted(WHOLE)), st.integers(0, 2000), st.binary(min_size=1, max_size=4))
-def test_whatever_is_written_into_a_picture_it_is_taken_or_refused_in_words(name, at, change):
+def test_an_overwritten_picture_raises_nothing_but_valueerror(name, at, change):
     content = WHOLE[name]
     at = 16 + at % (len(content) - 16)
     reason(content[:at] + change + content[at + len(change) :])
 
 
 class Counted(BytesIO):
-    """A file that knows how much of it was read at the most at once."""
+    """A file that records the most bytes returned by one read."""
 
     most = 0
 
@@ -175,14 +175,14 @@ class Counted(BytesIO):
     ],
     ids=["png", "jpeg", "gif"],
 )
-def test_a_large_picture_is_never_in_memory_whole(content):
+def test_no_read_of_a_large_picture_exceeds_a_mebibyte(content):
     file = Counted(content)
     check_whole(file, media_type(content))
 
     assert 1024 * 1024 >= file.most
 
 
-def test_a_picture_of_very_many_parts_is_given_up():
+def test_a_picture_of_too_many_parts_is_refused():
     parts = {
         "png": png(1, 1) + chunk(b"IDAT") * 500_001 + END,
         "jpeg": b"\xff\xd8" + b"\xff\xe0\0\2" * 100_000 + b"\xff\xd9",
@@ -195,13 +195,13 @@ def test_a_picture_of_very_many_parts_is_given_up():
     ]
 
 
-def test_a_gif_of_very_many_small_frames_is_whole():
+def test_a_gif_of_50000_small_frames_is_accepted():
     frame = b"!\xf9\4\0\1\0\0\0,\0\0\0\0\1\0\1\0\0\2\2D\1\0"
 
     assert reason(b"GIF89a\1\0\1\0\x80\0\0" + bytes(6) + frame * 50_000 + b";") is None
 
 
-def test_a_spooled_upload_is_read_like_any_file():
+def test_a_spooled_upload_is_checked_like_any_file():
     with SpooledTemporaryFile(10) as file:
         file.write(WHOLE["gif, animated"])
         check_whole(file, GIF)

@@ -1,4 +1,4 @@
-"""The ledger's writer: what is synced is on the disk, and what cannot be written is kept until it can."""
+"""The ledger's writer: a flushed record is on disk, and records that cannot be written are kept until they can."""
 
 import asyncio
 import sqlite3
@@ -47,7 +47,7 @@ def opened(path, *, connections=None, **options):
 
 
 def write(ledger, *records) -> None:
-    """See these records to the disk. Raises LedgerDown."""
+    """Write these records and flush them to disk. Raises LedgerDown."""
 
     async def story():
         for each in records:
@@ -58,14 +58,14 @@ def write(ledger, *records) -> None:
 
 
 def on_disk(path) -> dict[str, str]:
-    """What another process would read: the state of each generation."""
+    """The state of each generation, as another process reads it."""
     with closing(sqlite3.connect(path)) as other:
         return dict(other.execute("SELECT id, state FROM generations ORDER BY seq"))
 
 
 @contextmanager
 def locked(path):
-    """Somebody else has the file for themselves."""
+    """Hold an exclusive lock on the file from another connection."""
     with closing(sqlite3.connect(path, isolation_level=None)) as other:
         other.execute("BEGIN EXCLUSIVE")
         yield
@@ -89,7 +89,7 @@ def test_every_commit_waits_for_the_disk(path):
         )
 
 
-def test_the_later_row_of_a_key_takes_the_place_of_the_earlier_and_keeps_its_place_in_line(path):
+def test_a_later_row_replaces_an_earlier_one_with_its_id_and_keeps_its_order(path):
     with opened(path) as ledger:
         write(ledger, generation("a"), generation("b"))
         write(ledger, generation("a", state="running"), generation("a", state="succeeded"))
@@ -118,7 +118,7 @@ def test_a_change_is_written_soon_without_a_flush(path):
         asyncio.run(asyncio.wait_for(story(), 10))
 
 
-def test_closing_writes_what_is_pending(path):
+def test_close_writes_pending_records(path):
     with opened(path) as ledger:
 
         async def story():
@@ -129,7 +129,7 @@ def test_closing_writes_what_is_pending(path):
     assert {"a": "queued"} == on_disk(path)
 
 
-def test_closing_writes_what_was_noted_a_moment_ago(path):
+def test_close_writes_works_marked_as_dirty(path):
     with opened(path) as ledger:
 
         async def story():
@@ -155,7 +155,7 @@ def test_a_row_is_removed_whether_it_was_written_or_not(path):
         assert {} == on_disk(path)
 
 
-def test_many_may_await_at_once_and_each_finds_its_own_on_the_disk(path):
+def test_each_of_many_concurrent_flushes_waits_for_its_own_record(path):
     with opened(path) as ledger:
 
         async def one(name):
@@ -169,7 +169,7 @@ def test_many_may_await_at_once_and_each_finds_its_own_on_the_disk(path):
         assert [True] * 50 == asyncio.run(story())
 
 
-# ── What cannot be written
+# ── Failed writes
 
 
 def test_flush_fails_while_the_file_is_locked_and_the_record_is_written_afterwards(path):
@@ -183,7 +183,7 @@ def test_flush_fails_while_the_file_is_locked_and_the_record_is_written_afterwar
         until(lambda: on_disk(path) == {"a": "queued"})
 
 
-def test_a_full_disk_is_trouble_until_there_is_room_and_what_was_put_is_not_lost(path):
+def test_a_record_refused_by_a_full_disk_is_written_once_there_is_space(path):
     connections = []
     with opened(path, connections=connections) as ledger:
         (writer,) = connections
@@ -196,7 +196,7 @@ def test_a_full_disk_is_trouble_until_there_is_room_and_what_was_put_is_not_lost
         assert ledger.trouble is None
 
 
-def test_a_broken_file_is_trouble_and_is_not_touched_and_taken_up_once_it_is_mended(path):
+def test_a_corrupt_file_is_left_unchanged_and_the_ledger_opens_once_it_is_removed(path):
     path.parent.mkdir()
     path.write_bytes(b"no database at all" * 1000)
     taken_up = threading.Event()
@@ -250,8 +250,8 @@ def moved_away_and_an_empty_one_made(log):
 @pytest.mark.slow
 @pytest.mark.parametrize("lost", [removed, another_log, moved_away_and_an_empty_one_made])
 @pytest.mark.parametrize("is_read", [False, True])
-def test_a_lost_log_is_noticed_and_what_it_held_is_not_lost(path, lost, is_read):
-    """SQLite would keep writing into the log that has no name any more, and a crash would lose all of it."""
+def test_a_removed_or_replaced_write_ahead_log_loses_no_record(path, lost, is_read):
+    """SQLite would go on writing into the nameless log, and a crash would lose all of it."""
     with opened(path) as ledger, capture_logs() as logs:
         write(ledger, generation("a"), generation("b"))
         reading = ledger.engine.connect() if is_read else nullcontext()
@@ -259,21 +259,22 @@ def test_a_lost_log_is_noticed_and_what_it_held_is_not_lost(path, lost, is_read)
             if is_read:
                 reader.exec_driver_sql("SELECT * FROM generations").all()
             lost(path.with_name("ledger.db-wal"))
-            # The writer looks each second by itself. On a slow machine it may have noticed and mended this before.
+            # The writer checks the files every second. On a slow machine it may have repaired the ledger before this
+            # write.
             with suppress(LedgerDown):
                 write(ledger, generation("c"))
 
         until(lambda: "ledger_recovered" in [each["event"] for each in logs])
         assert "ledger.db-wal was removed or replaced" in logs[0]["reason"]
         write(ledger, generation("d"))
-        copy = path.with_name("crashed.db")  # what a crash would leave
+        copy = path.with_name("crashed.db")  # the files that a crash would leave
         for end in ("", "-wal"):
             Path(f"{copy}{end}").write_bytes(Path(f"{path}{end}").read_bytes())
         assert dict.fromkeys("abcd", "queued") == on_disk(copy) == on_disk(path)
 
 
 @pytest.mark.slow
-def test_lost_files_are_noticed_while_nothing_is_written(path):
+def test_missing_files_are_noticed_without_a_write(path):
     with opened(path) as ledger:
         write(ledger, generation("a"))
         path.with_name("ledger.db-wal").unlink()
@@ -287,7 +288,7 @@ def test_lost_files_are_noticed_while_nothing_is_written(path):
 
 
 @pytest.mark.slow
-def test_a_lost_log_that_cannot_be_saved_now_is_saved_later(path):
+def test_recovery_of_a_removed_log_waits_for_the_end_of_a_read_transaction(path):
     with opened(path) as ledger:
         write(ledger, generation("a"))
         with ledger.engine.connect() as reader:
@@ -307,8 +308,8 @@ def test_a_lost_log_that_cannot_be_saved_now_is_saved_later(path):
 @pytest.mark.slow
 @pytest.mark.parametrize("lost", [gone, another, another_ledger])
 @pytest.mark.parametrize("is_read", [False, True])
-def test_a_lost_ledger_is_not_begun_anew_by_itself_and_is_taken_again_once_it_is_back(path, lost, is_read):
-    """With an empty one, keys would stand for nothing, and what was told would be unknown."""
+def test_a_missing_ledger_is_not_recreated_and_is_used_again_once_restored(path, lost, is_read):
+    """With an empty ledger in its place, the service would forget idempotency keys and accepted generations."""
     with opened(path) as ledger:
         write(ledger, generation("a"))
         if is_read:
@@ -331,7 +332,7 @@ def test_a_lost_ledger_is_not_begun_anew_by_itself_and_is_taken_again_once_it_is
         assert {"a": "queued", "b": "queued", "c": "queued", "d": "queued"} == on_disk(path)
 
 
-def test_after_a_restart_whatever_is_there_is_the_ledger(path):
+def test_a_restart_without_the_file_begins_an_empty_ledger(path):
     with opened(path) as ledger:
         write(ledger, generation("a"))
     gone(path)
@@ -341,13 +342,13 @@ def test_after_a_restart_whatever_is_there_is_the_ledger(path):
         assert {"b": "queued"} == on_disk(path)
 
 
-def test_a_directory_that_cannot_be_made_is_trouble_and_no_crash(tmp_path):
+def test_a_directory_that_cannot_be_created_is_reported_as_trouble(tmp_path):
     (tmp_path / "a file").touch()
     with opened(tmp_path / "a file" / "ledger.db") as ledger:
         assert ledger.trouble.startswith("The ledger cannot be written: ")
 
 
-def test_one_process_at_a_time_has_a_ledger_and_the_next_takes_it_when_that_one_is_gone(path):
+def test_a_second_process_opens_the_ledger_only_after_the_first_closes_it(path):
     with opened(path) as first:
         second = SqliteLedger(f"sqlite:///{path}")
         second.start()
@@ -362,7 +363,7 @@ def test_one_process_at_a_time_has_a_ledger_and_the_next_takes_it_when_that_one_
     assert {"a": "queued", "b": "queued"} == on_disk(path)
 
 
-def test_an_error_while_opening_is_trouble_and_is_retried(path):
+def test_an_error_while_opening_is_reported_as_trouble_and_retried(path):
     tries = []
 
     def fails_once():
@@ -390,7 +391,7 @@ def test_a_refused_row_fails_its_flush_and_blocks_no_other_row(path, wrong):
         assert ledger.trouble is None
 
 
-def test_a_row_that_cannot_be_written_does_not_keep_a_ledger_down_that_was_down_for_another_reason(path):
+def test_a_refused_row_does_not_prolong_an_outage(path):
     with opened(path) as ledger:
         with locked(path), pytest.raises(LedgerDown, match="locked"):
             write(ledger, generation("a", caller_id=None), generation("b"))
@@ -400,7 +401,7 @@ def test_a_row_that_cannot_be_written_does_not_keep_a_ledger_down_that_was_down_
         assert {"b": "queued", "c": "queued"} == on_disk(path)
 
 
-def test_what_is_put_and_noted_in_one_go_is_written_together_or_not_at_all(path):
+def test_records_and_dirty_works_of_one_loop_step_are_written_in_one_transaction(path):
     work = SimpleNamespace(id="b", record=lambda: generation("b"))
     with opened(path) as ledger:
 
@@ -417,8 +418,9 @@ def test_what_is_put_and_noted_in_one_go_is_written_together_or_not_at_all(path)
         assert {"a": "queued", "b": "queued"} == on_disk(path)
 
 
-def test_opening_it_again_gives_up_no_lock_of_those_who_read_it(path):
-    """Without one, a copy that another process makes takes the last reader for gone, and the log of writes with it."""
+def test_reopening_the_ledger_keeps_the_locks_of_its_readers(path):
+    """If the service gave up those locks, another process that closes its copy would take itself for the last reader
+    and remove the log of writes."""
     copy = f"import sqlite3; d = sqlite3.connect({str(path)!r}); d.execute(\"VACUUM INTO '{path}.copy'\"); d.close()"
     with opened(path) as ledger, closing(sqlite3.connect(path)) as reader:
         write(ledger, generation("a"))
@@ -446,7 +448,7 @@ def test_only_the_user_of_the_service_can_read_a_ledger(path):
         assert 0o700 == path.parent.stat().st_mode & 0o777
 
 
-def test_a_source_whose_record_cannot_be_built_blocks_no_other(path):
+def test_a_work_that_cannot_build_its_record_blocks_no_other_record(path):
     class Broken:
         id = "a"
 
@@ -465,7 +467,7 @@ def test_a_source_whose_record_cannot_be_built_blocks_no_other(path):
         assert {"b": "queued"} == on_disk(path)
 
 
-def test_a_disk_with_room_for_little_is_tried_once_a_second_and_can_still_be_closed(path):
+def test_writes_to_a_full_disk_are_retried_once_a_second_and_close_still_ends(path):
     with opened(path) as ledger:
         tries = []
 
@@ -493,7 +495,7 @@ def ended(name, **facts):
 
 
 def delete(ledger, *works) -> None:
-    """See these deletions to the disk. Raises LedgerDown."""
+    """Delete these works and flush the deletions to disk. Raises LedgerDown."""
 
     async def story():
         for kind, work_id in works:
@@ -504,11 +506,11 @@ def delete(ledger, *works) -> None:
 
 
 def counted(ledger) -> int:
-    """How many generations usage knows of."""
+    """The number of generations in the usage totals."""
     return SqlQueries(ledger.engine).usage(Period(simulated=True), by=None)[0]["generations"]
 
 
-def test_a_deletion_that_fails_half_way_is_undone_and_counts_once_when_it_is_done_again(path):
+def test_a_failed_deletion_is_rolled_back_and_its_repetition_counts_once(path):
     with opened(path) as ledger:
         write(ledger, *(ended(f"g{number}") for number in range(3)))
         with ledger.engine.connect() as other:
@@ -528,7 +530,7 @@ def test_a_deletion_that_fails_half_way_is_undone_and_counts_once_when_it_is_don
 
 
 @pytest.mark.parametrize("work", [(GenerationRecord, "g"), (BatchRecord, "b")])
-def test_what_is_deleted_and_what_is_counted_is_one_transaction(path, work):
+def test_a_deletion_and_its_usage_count_are_one_transaction(path, work):
     connections, statements = [], []
     with opened(path, connections=connections) as ledger:
         write(ledger, ended("g", batch_id="b"))
@@ -543,7 +545,7 @@ def test_what_is_deleted_and_what_is_counted_is_one_transaction(path, work):
         assert (1, {}) == (counted(ledger), on_disk(path))
 
 
-def test_the_room_of_deleted_rows_is_used_again(path):
+def test_the_space_of_deleted_rows_is_reused(path):
     def pages():
         with closing(sqlite3.connect(path)) as other:
             return other.execute("PRAGMA page_count").fetchone()[0]
@@ -570,13 +572,13 @@ def version(connection) -> int:
     return connection.exec_driver_sql("PRAGMA user_version").scalar_one()
 
 
-def test_a_new_ledger_has_all_tables_and_the_present_version(path):
+def test_a_new_ledger_has_all_tables_and_the_current_version(path):
     with opened(path) as ledger, ledger.engine.connect() as connection:
         assert set(METADATA.tables) <= tables(connection)
         assert PRESENT == version(connection)
 
 
-def test_an_older_ledger_is_brought_up_to_date_step_by_step_with_its_rows(path):
+def test_migration_runs_each_step_once_and_keeps_the_rows(path):
     steps = (
         lambda driver: driver.execute("ALTER TABLE generations ADD COLUMN mood TEXT"),
         lambda driver: driver.execute("UPDATE generations SET mood = 'calm'"),
@@ -591,7 +593,7 @@ def test_an_older_ledger_is_brought_up_to_date_step_by_step_with_its_rows(path):
             assert PRESENT + 2 == version(connection)
 
 
-def test_a_step_that_fails_leaves_the_ledger_as_it_was(path):
+def test_a_failed_migration_step_is_rolled_back(path):
     def fails(driver):
         driver.execute("ALTER TABLE generations ADD COLUMN mood TEXT")
         raise RuntimeError("half way")
@@ -605,7 +607,7 @@ def test_a_step_that_fails_leaves_the_ledger_as_it_was(path):
         assert "mood" not in columns
 
 
-def test_a_ledger_of_a_later_version_is_left_alone(path):
+def test_a_ledger_of_a_later_version_is_refused(path):
     with opened(path) as ledger, ledger.engine.connect() as connection:
         connection.exec_driver_sql("PRAGMA user_version = 999")
         with pytest.raises(TooNew):
@@ -614,10 +616,10 @@ def test_a_ledger_of_a_later_version_is_left_alone(path):
         assert f"it is of version 999, and this service knows {PRESENT}" in ledger.trouble
 
 
-# ── What it is asked
+# ── Queries
 
 
-def test_a_ledger_that_cannot_be_read_says_so(path):
+def test_a_query_of_an_unreadable_ledger_raises_ledgerdown(path):
     with opened(path) as ledger:
         queries = SqlQueries(ledger.engine)
         with ledger.engine.connect() as connection:
@@ -627,7 +629,7 @@ def test_a_ledger_that_cannot_be_read_says_so(path):
             queries.generation("a")
 
 
-def test_a_page_has_the_latest_generations_of_its_caller_only(path):
+def test_a_page_has_only_the_latest_generations_of_its_caller(path):
     with opened(path) as ledger:
         write(
             ledger,
