@@ -22,7 +22,7 @@ from bench.contenders.task import MODEL, Picture, Substitute, Task, run_task
 
 
 def _make(task: Task) -> list[Picture | Substitute]:
-    with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere):  # it prints much
+    with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere):  # it prints a lot
         files = asyncio.run(
             intelligent_batch_process(prompts=task.prompts, model_name=MODEL, max_concurrent=task.slots)
         )

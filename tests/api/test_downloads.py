@@ -1,4 +1,4 @@
-"""Outputs that last: fetched when they are made, and served by this service for as long as it keeps them."""
+"""Output files: stored when a generation ends, and served by this service until they expire or are evicted."""
 
 import json
 import os
@@ -33,7 +33,7 @@ def path(link: str) -> str:
 
 
 def fetched(client, link, **headers):
-    """Status, headers and body of a kept file, read to its end."""
+    """The status, headers and body of an output file, read to its end."""
     with client.get(
         path(link), headers={name.replace("_", "-"): value for name, value in headers.items()}
     ) as answer:
@@ -54,7 +54,7 @@ def at_replicate(link: str) -> bytes:
         ({"model_name": "veo-3-fast"}, "mp4", "video/mp4"),
     ],
 )
-def test_what_was_made_is_kept_byte_for_byte_and_served_as_what_it_is(client, simulator, given, ending, kind):
+def test_an_output_is_served_unchanged_with_its_media_type(client, simulator, given, ending, kind):
     generated = generate(client, **given)
 
     (link,) = generated["files"]
@@ -68,7 +68,7 @@ def test_what_was_made_is_kept_byte_for_byte_and_served_as_what_it_is(client, si
     assert 0 == simulator.counts().deliveries_with_token
 
 
-def test_each_output_has_a_file_in_its_order(client):
+def test_files_have_the_order_of_their_outputs(client):
     generated = generate(client, num_outputs=3)
 
     assert [f"{generated['id']}{place}.jpg" for place in ("", "-2", "-3")] == [
@@ -79,7 +79,7 @@ def test_each_output_has_a_file_in_its_order(client):
     ]
 
 
-def test_old_links_are_answered_for_ever(client):
+def test_links_of_the_old_form_still_work(client):
     generated = generate(client, num_outputs=3, file_name="fox")
 
     for number, link in enumerate(generated["files"]):
@@ -94,7 +94,7 @@ def test_old_links_are_answered_for_ever(client):
         assert f"inline; filename={link.rsplit('/', 1)[1].partition('?')[0]}" == plain
 
 
-def test_the_files_of_a_batch_all_have_names_of_their_own(client):
+def test_the_files_of_a_batch_have_distinct_names(client):
     body = {"model_name": "flux-dev", "prompts": ["a", "b"], "num_outputs": 2, "file_names": ["狐", "犬"]}
     results = client.post("/generate-batch", json=body, headers=ADMIN).json["results"]
 
@@ -104,7 +104,7 @@ def test_the_files_of_a_batch_all_have_names_of_their_own(client):
     assert 4 == len({each.partition(";")[2].partition(";")[0] for each in said})
 
 
-def test_files_outlive_replicates(client, simulator):
+def test_a_file_remains_after_replicate_deletes_the_output(client, simulator):
     generated = generate(client)
     before = fetched(client, generated["files"][0])[2]
 
@@ -115,7 +115,7 @@ def test_files_outlive_replicates(client, simulator):
         at_replicate(generated["output"][0])
 
 
-def test_files_outlive_the_process(make_app):
+def test_a_file_remains_after_a_restart(make_app):
     first = make_app()
     (link,) = generate(first.test_client())["files"]
     _, headers, body = fetched(first.test_client(), link)
@@ -126,7 +126,7 @@ def test_files_outlive_the_process(make_app):
     assert (body, headers["ETag"]) == (same, later["ETag"])
 
 
-def test_a_part_of_a_file_is_served_as_http_says(client):
+def test_a_valid_range_is_served_and_any_other_is_ignored(client):
     (link,) = generate(client)["files"]
     _, headers, whole = fetched(client, link)
     size, etag = len(whole), headers["ETag"]
@@ -157,7 +157,7 @@ def test_a_range_beyond_the_end_is_refused_with_the_size(client):
     assert f"bytes */{size}" == answer.headers["Content-Range"]
 
 
-def test_a_file_that_is_known_already_is_not_sent_again(client):
+def test_a_file_that_the_client_has_cached_is_answered_with_304(client):
     (link,) = generate(client)["files"]
     _, headers, _ = fetched(client, link)
 
@@ -173,7 +173,7 @@ def test_a_file_that_is_known_already_is_not_sent_again(client):
     )
 
 
-def test_head_tells_what_get_would_without_sending_it(client):
+def test_head_has_the_headers_of_get_without_the_body(client):
     (link,) = generate(client)["files"]
     _, headers, body = fetched(client, link)
 
@@ -197,7 +197,7 @@ NO_NAMES = [
     ]  # fmt: skip
 
 
-def test_there_is_nothing_under_any_other_name(client):
+def test_any_other_file_name_is_not_found(client):
     generated = generate(client)
 
     for name in NO_NAMES:
@@ -229,14 +229,14 @@ DOWNLOADS = [
     ]  # fmt: skip
 
 
-def test_a_file_name_names_the_download_with_the_ending_of_what_it_is(client):
+def test_a_download_has_the_requested_name_with_the_extension_of_its_media_type(client):
     for name, expected in DOWNLOADS:
         generated = generate(client, file_name=name)
         (link,) = generated["files"]
         assert expected.format(id=generated["id"]) == fetched(client, link)[1]["Content-Disposition"], name
 
 
-def test_several_outputs_get_names_of_their_own(client):
+def test_several_outputs_with_one_file_name_are_numbered(client):
     links = generate(client, file_name="fox.webp", num_outputs=3)["files"]
 
     assert [f"inline; filename={name}.jpg" for name in ("fox", "fox-2", "fox-3")] == [
@@ -267,7 +267,7 @@ NO_FILE_NAMES = [
 ]
 
 
-def test_a_file_name_is_a_bare_name(client):
+def test_an_invalid_file_name_is_refused(client):
     for name in NO_FILE_NAMES:
         assert ["file_name"] == fields(
             client.post("/generate", json=PICTURE | {"file_name": name}, headers=ADMIN)
@@ -279,7 +279,7 @@ OTHER_NAMES = [
 ]  # fmt: skip
 
 
-def test_a_link_with_another_name_changes_nothing_but_the_name(client):
+def test_an_invalid_name_in_a_link_is_ignored(client):
     generated = generate(client)
     (link,) = generated["files"]
 
@@ -291,7 +291,7 @@ def test_a_link_with_another_name_changes_nothing_but_the_name(client):
         assert "Set-Cookie" not in headers
 
 
-def test_a_batch_takes_a_name_for_each_prompt(client):
+def test_a_batch_accepts_a_name_for_each_prompt(client):
     body = {"model_name": "flux-dev", "prompts": ["a", "b"], "file_names": ["first", "second.jpg"]}
 
     results = client.post("/generate-batch", json=body, headers=ADMIN).json["results"]
@@ -317,7 +317,7 @@ NO_NAMES_OF_A_BATCH = [
 ]
 
 
-def test_repeated_names_over_requests_become_distinct_and_the_answer_tells_them(client):
+def test_repeated_names_of_requests_are_numbered_in_the_response(client):
     names = ["fox", "Fox.png", "hare", None, "fox"]
     requests_ = [PICTURE if name is None else PICTURE | {"file_name": name} for name in names]
 
@@ -333,7 +333,7 @@ def test_repeated_names_over_requests_become_distinct_and_the_answer_tells_them(
         assert (each.get("file_name"), each["files"]) == (again.get("file_name"), again["files"])
 
 
-def test_a_batchs_names_are_one_a_prompt_and_distinct(client, simulator):
+def test_a_batch_needs_a_distinct_valid_name_for_each_prompt(client, simulator):
     for names, wrong in NO_NAMES_OF_A_BATCH:
         body = {"model_name": "flux-dev", "prompts": ["a", "b"], "file_names": names}
 
@@ -341,7 +341,7 @@ def test_a_batchs_names_are_one_a_prompt_and_distinct(client, simulator):
         assert {} == dict(simulator.counts().requests)
 
 
-# ── When it goes wrong ──────────────────────────────────────────────────────────────────────────────
+# ── Failures ────────────────────────────────────────────────────────────────────────────────────────
 
 
 @pytest.mark.slow
@@ -350,7 +350,7 @@ def test_a_batchs_names_are_one_a_prompt_and_distinct(client, simulator):
     [{"reset": "before"}, {"truncate": True}, {"status": 503}, {"garbage": True}, {"reset": "after"}],
     ids=str,
 )
-def test_a_download_that_goes_wrong_is_tried_again(client, simulator, fault):
+def test_a_failed_download_is_retried(client, simulator, fault):
     simulator.inject(on="delivery", **fault)
 
     generated = generate(client)
@@ -360,7 +360,7 @@ def test_a_download_that_goes_wrong_is_tried_again(client, simulator, fault):
 
 
 @pytest.mark.slow
-def test_what_cannot_be_had_is_said_beside_the_output_and_is_no_failure(client, simulator):
+def test_a_failed_download_is_reported_in_a_successful_generation(client, simulator):
     simulator.inject(on="delivery", times=100, status=503)
 
     generated = generate(client)
@@ -376,7 +376,7 @@ def test_what_cannot_be_had_is_said_beside_the_output_and_is_no_failure(client, 
 
 
 @pytest.mark.slow
-def test_what_is_not_there_is_no_output(client, simulator):
+def test_a_generation_with_a_missing_output_fails(client, simulator):
     simulator.inject(on="delivery", times=100, status=404)
 
     failed = problem(client.post("/generate", json=PICTURE, headers=ADMIN), 500, "generation_failed")
@@ -391,7 +391,7 @@ def test_what_is_not_there_is_no_output(client, simulator):
     "where",
     ["http://127.0.0.1:1/x", "https://169.254.169.254/latest", "https://example.com/x", "file:///etc/passwd"],
 )
-def test_a_redirect_does_not_lead_out_of_replicates_hosts(client, simulator, where):
+def test_a_redirect_to_a_host_other_than_replicates_is_not_followed(client, simulator, where):
     simulator.inject(on="delivery", times=100, status=302, headers={"Location": where})
 
     generated = generate(client)
@@ -403,13 +403,13 @@ def test_a_redirect_does_not_lead_out_of_replicates_hosts(client, simulator, whe
     )
 
 
-def test_a_stream_tells_of_files_as_well(client):
+def test_a_streamed_result_has_links_to_its_files(client):
     result, _ = lines(stream(client, ADMIN, "a"))
 
     assert 200 == fetched(client, result["files"][0])[0]
 
 
-def test_the_oldest_go_first_when_there_is_no_more_room(make_app):
+def test_the_oldest_files_are_evicted_first(make_app):
     client = make_app(FILES_MAX_BYTES=60_000).test_client()
     links = [generate(client, prompt=f"picture {n}", output_format="jpg")["files"] for n in range(12)]
 
@@ -419,7 +419,7 @@ def test_the_oldest_go_first_when_there_is_no_more_room(make_app):
     assert sorted(there) == there
 
 
-def test_nothing_is_kept_where_nothing_is_to_be_kept(make_app, simulator):
+def test_without_file_storage_nothing_is_downloaded(make_app, simulator):
     client = make_app(FILES_TTL=0).test_client()
 
     generated = generate(client)
@@ -428,7 +428,7 @@ def test_nothing_is_kept_where_nothing_is_to_be_kept(make_app, simulator):
     assert 0 == simulator.counts().requests.get("delivery", 0)
 
 
-def test_links_begin_with_the_address_that_the_operator_names(make_app):
+def test_links_begin_with_the_public_url(make_app):
     client = make_app(PUBLIC_URL="http://pictures.example.com/api/").test_client()
 
     generated = generate(client)
@@ -450,9 +450,9 @@ HOSTS = [
 ]
 
 
-def test_any_host_header_of_a_caller_still_gives_a_link_to_a_paid_picture(app):
+def test_any_host_header_yields_a_link_to_the_picture(app):
     for host, expected in HOSTS:
-        # By WSGI itself: the test client would trip over some.
+        # Called as a WSGI application, since the test client refuses some of these hosts.
         environ = EnvironBuilder("/generate", method="POST", json=PICTURE, headers=ADMIN).get_environ()
         generated = json.loads(
             b"".join(app.wsgi_app(environ | {"HTTP_HOST": host}, lambda status, headers: None))
@@ -461,7 +461,7 @@ def test_any_host_header_of_a_caller_still_gives_a_link_to_a_paid_picture(app):
         assert [f"{expected}/files/{generated['id']}/{generated['id']}.jpg"] == generated["files"]
 
 
-def test_a_placeholder_is_a_file_like_any_other(client):
+def test_a_placeholder_is_served_as_a_file(client):
     generated = generate(client, prompt="[[nsfw]]", placeholder=True)
 
     status, headers, body = fetched(client, generated["files"][0])
@@ -480,7 +480,7 @@ def test_a_placeholder_is_a_file_like_any_other(client):
         ({"FALLBACKS_FILE": "/nowhere.toml"}, "FALLBACKS_FILE: /nowhere.toml cannot be read"),
     ],
 )
-def test_what_is_known_to_be_wrong_stops_the_start_with_a_sentence(tmp_path, settings, said):
+def test_an_invalid_setting_ends_the_start_with_one_line(tmp_path, settings, said):
     environ = {
         "PATH": os.environ["PATH"],
         "PORT": str(free_port()),
@@ -502,7 +502,7 @@ def test_what_is_known_to_be_wrong_stops_the_start_with_a_sentence(tmp_path, set
 
 
 @pytest.mark.slow
-def test_outputs_are_kept_in_an_s3_store_and_served_from_there_also_after_a_restart(simulator, tmp_path):
+def test_outputs_in_an_s3_bucket_are_served_after_a_restart(simulator, tmp_path):
     with buckets() as store:
         settings = {
             "REPLICATE_BASE_URL": simulator.url, "DATA_DIR": tmp_path, "FILES_URL": f"s3://{store.make()}/kept",

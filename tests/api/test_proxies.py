@@ -1,4 +1,4 @@
-"""The proxy of HTTPS_PROXY: what the settings may say of it, what goes through it, and what does not."""
+"""The proxy of HTTPS_PROXY: its settings, the requests that go through it, and those that do not."""
 
 import base64
 import logging
@@ -33,12 +33,12 @@ LOGIN = "Basic " + base64.b64encode(f"user:{SECRET}".encode()).decode()
 
 @pytest.fixture
 def certificate(tmp_path, monkeypatch):
-    """A certificate of Replicate's hosts, which is trusted."""
+    """A TLS certificate for Replicate's hosts that the service trusts."""
     monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "replicate.pem"))
     return certified(tmp_path / "replicate.pem", *NAMES)
 
 
-# ── What the settings say
+# ── Settings
 
 
 @pytest.mark.parametrize(
@@ -126,13 +126,13 @@ def test_a_socks_proxy_is_refused_at_start(scheme):
         ({}, None),
     ],
 )
-def test_both_variables_are_read_in_either_case_and_upper_case_goes_first(environ, proxy):
+def test_both_variables_are_read_in_either_case_and_upper_case_has_priority(environ, proxy):
     found = Settings.from_env(environ).proxies.for_url(REPLICATE)
 
     assert proxy == (found and str(found.url))
 
 
-def test_the_variables_of_proxies_are_known_in_either_case(monkeypatch, tmp_path):
+def test_the_proxy_variables_are_known_settings_in_either_case(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     (tmp_path / ".env").write_text("https_proxy=http://proxy.corp\nno_proxy=x\nhttp_proxy=y\nALL_PROXY=z\n")
     for name in ("HTTP_PROXY", "http_proxy", "all_proxy", "NO_PROXY"):
@@ -214,11 +214,11 @@ def test_plain_http_never_goes_through_the_proxy(url):
     assert read_proxies("http://proxy.corp", "").for_url(url) is None
 
 
-# ── What goes through it: requests to Replicate
+# ── Requests to Replicate
 
 
 async def looks(proxy: httpx.Proxy, *, number: int = 1) -> None:
-    """Poll a prediction at Replicate through the proxy."""
+    """Poll a prediction at Replicate through the proxy, `number` times."""
     async with parts(REPLICATE, connections=open_connections(proxy)) as service:
         for _ in range(number):
             with await service.others.acquire("admin") as lease:
@@ -244,7 +244,7 @@ async def test_requests_to_replicate_are_tunnelled_over_one_connection(certifica
 
 @pytest.mark.parametrize("status", ["407 Proxy Authentication Required", "403 Forbidden", "502 Bad Gateway"])
 @on_a_loop
-async def test_a_proxy_that_refuses_has_sent_nothing(certificate, status):
+async def test_a_refusal_by_the_proxy_raises_notsent(certificate, status):
     refusal = f"HTTP/1.1 {status}\r\nContent-Length: 0\r\n\r\n".encode()
     refused = pytest.raises(NotSent, match=f"^the proxy answered {status[:3]}$")
     with proxying("", certificate, answer=refusal) as proxy, refused:
@@ -252,7 +252,7 @@ async def test_a_proxy_that_refuses_has_sent_nothing(certificate, status):
 
 
 @on_a_loop
-async def test_a_proxy_that_cannot_be_reached_has_sent_nothing(certificate, caplog):
+async def test_an_unreachable_proxy_raises_notsent_without_the_password(certificate, caplog):
     with proxying("", certificate) as gone:
         pass
     with caplog.at_level(logging.DEBUG), pytest.raises(NotSent) as caught:
@@ -262,7 +262,7 @@ async def test_a_proxy_that_cannot_be_reached_has_sent_nothing(certificate, capl
 
 
 @on_a_loop
-async def test_replicate_must_prove_itself_behind_a_proxy_too(tmp_path):
+async def test_replicates_certificate_is_verified_through_a_proxy(tmp_path):
     unknown = certified(tmp_path / "replicate.pem", *NAMES)
     async with host({}) as server:
         refused = pytest.raises(NotSent, match="ClientConnectorCertificateError")
@@ -272,7 +272,7 @@ async def test_replicate_must_prove_itself_behind_a_proxy_too(tmp_path):
     assert [] == server.seen
 
 
-# ── What goes through it: outputs
+# ── Downloads of outputs
 
 
 async def fetched(url: str, proxy, *, upstream: str = REPLICATE, no_proxy: str = "", names: Names) -> bytes:
@@ -286,7 +286,7 @@ async def fetched(url: str, proxy, *, upstream: str = REPLICATE, no_proxy: str =
 
 @pytest.mark.parametrize("url", [f"{DELIVERY}/a.png", f"{REPLICATE}/a.png"])
 @on_a_loop
-async def test_outputs_come_through_the_proxy_and_their_hosts_are_not_resolved_here(certificate, url):
+async def test_outputs_are_downloaded_through_the_proxy_without_resolving_their_hosts(certificate, url):
     names = Names("10.0.0.1")
     async with host({"/a.png": file_reply(PNG)}) as server:
         with proxying(server.url, certificate) as proxy:
@@ -297,7 +297,7 @@ async def test_outputs_come_through_the_proxy_and_their_hosts_are_not_resolved_h
 
 
 @on_a_loop
-async def test_an_exempt_delivery_host_is_reached_directly_and_its_address_checked(certificate):
+async def test_an_exempt_delivery_host_is_reached_directly_and_its_address_is_checked(certificate):
     names = Names("10.0.0.1")
     with proxying("", certificate) as proxy, pytest.raises(OutputUnavailable, match="private network"):
         await fetched(f"{DELIVERY}/a.png", proxy, no_proxy="replicate.delivery", names=names)
@@ -306,7 +306,7 @@ async def test_an_exempt_delivery_host_is_reached_directly_and_its_address_check
 
 
 @on_a_loop
-async def test_a_redirect_leads_through_the_proxy_only_to_hosts_of_outputs(certificate):
+async def test_redirects_through_the_proxy_are_followed_only_to_output_hosts(certificate):
     answers = {"/a": redirect(f"{REPLICATE}/b"), "/b": redirect("https://evil.example/c")}
     async with host(answers) as server:
         refused = pytest.raises(OutputUnavailable, match="not one that outputs come from")
@@ -317,7 +317,7 @@ async def test_a_redirect_leads_through_the_proxy_only_to_hosts_of_outputs(certi
 
 
 @on_a_loop
-async def test_a_redirect_to_an_exempt_host_leaves_the_proxy_and_is_checked(certificate):
+async def test_a_redirect_to_an_exempt_host_bypasses_the_proxy_and_is_checked(certificate):
     names = Names("127.0.0.1")
     async with host({"/a": redirect("https://y.replicate.delivery/b")}) as server:
         refused = pytest.raises(OutputUnavailable, match="private network")
@@ -328,7 +328,7 @@ async def test_a_redirect_to_an_exempt_host_leaves_the_proxy_and_is_checked(cert
 
 
 @on_a_loop
-async def test_an_upstream_of_plain_http_is_reached_directly(certificate):
+async def test_a_plain_http_upstream_is_reached_directly(certificate):
     async with host({"/a.png": file_reply(PNG)}) as server:
         with proxying("", certificate) as proxy:
             assert PNG == await fetched(f"{server.url}/a.png", proxy, upstream=server.url, names=Names())
@@ -337,7 +337,7 @@ async def test_an_upstream_of_plain_http_is_reached_directly(certificate):
 
 
 @on_a_loop
-async def test_an_output_is_lost_while_the_proxy_is_in_trouble(certificate):
+async def test_a_failing_proxy_makes_an_output_temporarily_unavailable(certificate):
     refusal = b"HTTP/1.1 407 No\r\nContent-Length: 0\r\n\r\n"
     refused = pytest.raises(TemporarilyUnavailable, match=r"^the proxy answered 407$")
     with proxying("", certificate, answer=refusal) as proxy, refused:
@@ -346,13 +346,13 @@ async def test_an_output_is_lost_while_the_proxy_is_in_trouble(certificate):
         await fetched(f"{DELIVERY}/a.png", proxy, names=Names())
 
 
-# ── The service whole
+# ── The whole service
 
 
 def test_the_service_reaches_replicate_and_its_outputs_through_the_proxy(
     make_app, simulator, certificate, capfd
 ):
-    output = [f"{DELIVERY}/v1/account"]  # is refused by 401, at once
+    output = [f"{DELIVERY}/v1/account"]  # refused by 401 at once, without a retry
     simulator.inject(on="create", set={"status": "succeeded", "output": output})
     with proxying(simulator.url, certificate) as proxy:
         url = proxy.url.replace("://", "://user:s3cret@")
@@ -369,7 +369,7 @@ def test_the_service_reaches_replicate_and_its_outputs_through_the_proxy(
     assert [] == [each for each in ("s3cret", "Basic ") if each in logged + figures + answer.text]
 
 
-def test_the_check_of_the_models_goes_through_the_proxy(simulator, certificate, capsys):
+def test_the_model_check_goes_through_the_proxy(simulator, certificate, capsys):
     with proxying(simulator.url, certificate) as proxy:
         given = {"REPLICATE_API_TOKEN": SERVER_TOKEN, "HTTPS_PROXY": proxy.url}
         status = main(["--check"], declared(), load=lambda: settings(**given))

@@ -1,4 +1,4 @@
-"""`PUBLIC_URL` with a path: every link leads below it, whether the proxy in front strips the path or not."""
+"""`PUBLIC_URL` with a path: every link begins with the path, whether or not the reverse proxy strips it from requests."""
 
 import re
 from urllib.parse import urljoin, urlsplit
@@ -32,7 +32,7 @@ def status(client, address):
         ("/generate-batch", {"requests": [PICTURE]}, "batches/batch_"),
     ],
 )
-def test_a_location_leads_below_the_public_path(make_app, given, path, body, where):
+def test_location_headers_have_the_path(make_app, given, path, body, where):
     client = make_app(PUBLIC_URL=given).test_client()
 
     location = client.post(path, json=body, headers=ADMIN | ASYNC).headers["Location"]
@@ -42,7 +42,7 @@ def test_a_location_leads_below_the_public_path(make_app, given, path, body, whe
 
 
 @pytest.mark.slow
-def test_links_to_files_lead_below_the_public_path(client):
+def test_links_to_files_have_the_path(client):
     answer = client.post("/generate", json=PICTURE | {"prompt": "a fox"}, headers=ADMIN).json
     batch = client.post("/generate-batch", json={"requests": [PICTURE]}, headers=ADMIN).json
 
@@ -76,7 +76,7 @@ def test_routes_are_found_with_and_without_the_path(client, prefix):
 @pytest.mark.parametrize(
     "path", ["/files", "/docs", "/generate", "/generations", "/a/b", "/v1.0", "/my%20pictures"]
 )
-def test_any_path_will_do(make_app, path):
+def test_links_and_routes_work_with_any_path(make_app, path):
     client = make_app(PUBLIC_URL=f"https://example.org{path}").test_client()
 
     accepted = client.post("/generate", json=PICTURE, headers=ADMIN | ASYNC)
@@ -95,7 +95,7 @@ def test_any_path_will_do(make_app, path):
 
 
 @pytest.mark.parametrize("prefix", ["", "/gen"])
-def test_an_errors_type_leads_to_the_page_below_the_path(client, prefix):
+def test_error_types_are_links_with_the_path(client, prefix):
     for answer, code in (
         (client.post(f"{prefix}/generate", json={}, headers=ADMIN), "invalid_request"),
         (client.post(f"{prefix}/generate", json={}), "unauthenticated"),
@@ -107,7 +107,7 @@ def test_an_errors_type_leads_to_the_page_below_the_path(client, prefix):
 
 
 @pytest.mark.parametrize("prefix", ["", "/gen"])
-def test_the_page_and_the_document_lead_below_the_path(client, prefix):
+def test_the_docs_page_and_the_openapi_document_have_the_path(client, prefix):
     page = client.get(f"{prefix}/docs").get_data(as_text=True)
 
     links = re.findall(r'href="(/[^"]*)"', page)
@@ -118,7 +118,7 @@ def test_the_page_and_the_document_lead_below_the_path(client, prefix):
 
 
 @pytest.mark.parametrize("public", ["", "https://example.org", "https://example.org/"])
-def test_without_a_path_nothing_is_prefixed(make_app, public):
+def test_a_public_url_without_a_path_prefixes_nothing(make_app, public):
     client = make_app(PUBLIC_URL=public).test_client()
 
     assert [{"url": "/"}] == client.get("/openapi.json").json["servers"]
@@ -130,7 +130,7 @@ def test_without_a_path_nothing_is_prefixed(make_app, public):
     )
 
 
-def test_replicate_tells_how_a_prediction_ended_below_the_path(make_app, simulator):
+def test_replicates_webhooks_arrive_under_the_path(make_app, simulator):
     port = free_port()
     app = make_app(REPLICATE_SIMULATE=1, PUBLIC_URL=f"http://127.0.0.1:{port}/gen")
     with online(app, port):
@@ -142,7 +142,7 @@ def test_replicate_tells_how_a_prediction_ended_below_the_path(make_app, simulat
         until(lambda: simulator.counts().webhooks_delivered)
 
 
-def test_a_request_that_is_not_http_is_refused_with_a_type_below_the_path(simulator):
+def test_the_error_type_for_a_malformed_http_request_has_the_path(simulator):
     with running_service(REPLICATE_BASE_URL=simulator.url, PUBLIC_URL=PUBLIC) as service:
         answer = requests.get(f"{service.url}/health", headers={"Bad Header": "1"}, timeout=30)
 

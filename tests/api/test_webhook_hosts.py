@@ -1,4 +1,4 @@
-"""WEBHOOK_HOSTS: the operator's own hosts that the webhooks of callers may go to, and nothing else."""
+"""WEBHOOK_HOSTS: the operator's own hosts, to which the webhooks of callers may go. No other request may reach them."""
 
 import pytest
 
@@ -92,7 +92,7 @@ URLS = {
 
 
 @pytest.mark.parametrize(("hosts", "url"), URLS, ids=str)
-def test_own_hosts_are_taken_by_http_too_and_no_others(hosts, url):
+def test_plain_http_urls_are_accepted_only_for_listed_hosts(hosts, url):
     allowed_hosts, wrong = settings(WEBHOOK_HOSTS=hosts).webhook_hosts, URLS[hosts, url]
     if wrong is None:
         assert url == check_url(url, loopback=False, allowed_hosts=allowed_hosts)
@@ -137,14 +137,14 @@ def test_own_hosts_are_taken_by_http_too_and_no_others(hosts, url):
         ("a.internal, 10.0.0.0/8, ?", 3),
     ],
 )
-def test_a_malformed_list_is_refused_at_start_by_the_number_of_the_entry(hosts, number):
+def test_a_malformed_list_is_refused_at_start_with_the_number_of_the_entry(hosts, number):
     with pytest.raises(SettingsError, match=r"^WEBHOOK_HOSTS: must list hosts such as ") as refused:
         settings(WEBHOOK_HOSTS=hosts)
 
     assert str(refused.value).endswith(f"entry {number} is none.")
 
 
-# ── What a name turns out to be
+# ── Checks of resolved addresses
 
 PRIVATE, PLAIN = PrivateAddress, TLSRequired
 
@@ -177,9 +177,7 @@ PRIVATE, PLAIN = PrivateAddress, TLSRequired
     ],
 )
 @on_a_loop
-async def test_a_name_is_checked_by_the_addresses_that_are_connected_to(
-    hosts, name, port, addresses, tls, used
-):
+async def test_a_host_is_checked_by_its_resolved_addresses(hosts, name, port, addresses, tls, used):
     resolver = PublicOnlyResolver(Names(*addresses), allowed_hosts=host_rules(hosts), tls=tls)
     if isinstance(used, list):
         assert used == [each["host"] for each in await resolver.resolve(name, port)]
@@ -201,7 +199,7 @@ async def test_a_name_is_checked_by_the_addresses_that_are_connected_to(
     ],
 )
 @on_a_loop
-async def test_a_message_is_posted_to_own_hosts_only(hosts, name, address, state, trouble):
+async def test_a_webhook_is_posted_over_http_only_to_listed_hosts(hosts, name, address, state, trouble):
     names, receiver, allowed_hosts = Names(address), Receiver(reply("200 OK")), host_rules(hosts)
     async with calling(receiver, loopback=False, resolver=names, allowed_hosts=allowed_hosts) as (
         url,
@@ -214,8 +212,8 @@ async def test_a_message_is_posted_to_own_hosts_only(hosts, name, address, state
 
 
 @on_a_loop
-async def test_a_name_that_turns_to_another_address_is_not_called_there():
-    """A second look-up is checked as the first was: no check of earlier is relied on."""
+async def test_a_name_that_later_resolves_to_a_private_address_is_refused():
+    """The second lookup is checked like the first; the resolver does not rely on its earlier result."""
     names, allowed_hosts = Names("10.0.0.5"), host_rules("10.0.0.0/8")
     resolver = PublicOnlyResolver(names, loopback=False, allowed_hosts=allowed_hosts, tls=True)
     assert ["10.0.0.5"] == [each["host"] for each in await resolver.resolve("a.example.com", 443)]
@@ -225,10 +223,10 @@ async def test_a_name_that_turns_to_another_address_is_not_called_there():
     await resolver.close()
 
 
-# ── The service whole
+# ── The whole service
 
 
-def test_a_webhook_of_a_host_that_is_allowed_is_delivered(make_app):
+def test_a_webhook_to_a_listed_host_is_delivered(make_app):
     with receiving() as receiver:
         client = make_app(WEBHOOK_HOSTS=receiver.url.removeprefix("http://")).test_client()
         target = submit(client, "A fox", webhook=f"{receiver.url}/here")
@@ -240,7 +238,7 @@ def test_a_webhook_of_a_host_that_is_allowed_is_delivered(make_app):
     assert (400, "must be an https URL") == (refused.status_code, refused.json["errors"][0]["message"])
 
 
-def test_nothing_but_webhooks_is_allowed(make_app, simulator):
+def test_input_and_output_urls_on_listed_hosts_stay_refused(make_app, simulator):
     client = make_app(WEBHOOK_HOSTS="127.0.0.0/8,hooks.internal").test_client()
     for image in ("http://127.0.0.1:8000/a.png", "https://127.0.0.1/a.png", "https://hooks.internal/a.png"):
         refused = client.post("/generate", json=PICTURE | {"image": image}, headers=USER)
@@ -253,7 +251,7 @@ def test_nothing_but_webhooks_is_allowed(make_app, simulator):
     assert [] == other.received
 
 
-def test_an_accepted_request_is_not_lost_when_its_host_is_allowed_no_more():
+def test_an_accepted_webhook_stays_valid_after_its_host_is_removed_from_the_list():
     body = PICTURE | {"webhook": "http://hooks.internal/a"}
     allowing = ParseContext(REGISTRY, webhook_hosts=host_rules("hooks.internal"))
 

@@ -164,7 +164,7 @@ OTHER_ID = "gen_" + "1" * 32
 @pytest.mark.parametrize(
     "end", ["-1.jpg", "-0.jpg", "-02.jpg", ".", "-2", "-10000.jpg", "--2.jpg", "-2.jpg.jpg"]
 )
-def test_a_malformed_link_name_is_not_translated_to_a_stored_name(end):
+def test_only_valid_link_names_of_the_generation_become_stored_names(end):
     assert ID + end == stored_name(ID, ID + end)
     assert f"{OTHER_ID}.jpg" == stored_name(ID, f"{OTHER_ID}.jpg")
 

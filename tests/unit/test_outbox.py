@@ -1,4 +1,4 @@
-"""Webhook deliveries: when results are posted, in virtual time, by a sender without a network."""
+"""Webhook deliveries: when results are posted. In virtual time, with a fake sender instead of a network."""
 
 import asyncio
 import base64
@@ -40,7 +40,7 @@ def timetable(*, first: int = 5, longest: int = 3600, total_timeout: int = DAY) 
     return times
 
 
-# What becomes of a delivery
+# Outcomes of a delivery
 
 
 @pytest.mark.parametrize("status", [200, 201, 202, 204, 226, 299])
@@ -201,7 +201,7 @@ async def test_a_url_from_the_ledger_is_checked_before_each_attempt(url, trouble
     assert ("failed", trouble) == (told.delivery().state, told.delivery().trouble)
 
 
-# What is sent
+# Content of a message
 
 
 @in_virtual_time
@@ -246,7 +246,7 @@ def test_replicates_client_accepts_a_signature_only_for_its_body_and_secret(cont
 
 
 def test_a_signature_equals_that_of_the_specification():
-    """The example of the specification: github.com/standard-webhooks/standard-webhooks."""
+    """The example is from the specification: github.com/standard-webhooks/standard-webhooks."""
     headers = signed_headers(
         b'{"test": 2432232314}',
         message_id="msg_p5jXN8AQM9LWM0D4loKWxJek",
@@ -293,7 +293,7 @@ async def test_the_log_has_the_host_and_status_but_not_the_url():
     ] == logs  # fmt: skip
 
 
-# Who waits for whom
+# Limits of attempts in flight
 
 
 @in_virtual_time
@@ -381,7 +381,7 @@ async def test_an_outcome_that_cannot_be_written_blocks_no_other_delivery():
     assert Counter(pending=4, delivered=6) == Counter(each.state for each in told.rows.values())
 
 
-# Ends and beginnings
+# Stops and restarts
 
 
 @in_virtual_time
@@ -506,12 +506,13 @@ def test_an_invalid_first_backoff_is_refused(first):
         RetryPolicy(first_backoff=first)
 
 
-# What holds for every history
+# Properties for every history
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """A delivery as it will go: when its result is there, and what its receiver says, the last of it for ever."""
+    """A delivery for the test: its result arrives at `since`, its attempts take the outcomes in `said` one after
+    another, and the last one repeats."""
 
     since: float
     host: str
@@ -529,7 +530,7 @@ WANTED = st.builds(
 )
 RETRY_POLICY = RetryPolicy(first_backoff=5, longest_backoff=300, total_timeout=7200, attempt_timeout=10)
 HAIR = 1e-5
-"""Seconds: what Unix times as floats do not tell."""
+"""The rounding error of Unix times as floats, in seconds."""
 
 
 @pytest.mark.slow
@@ -603,7 +604,8 @@ def test_every_delivery_ends_in_time_and_within_limits_for_any_receivers_and_sto
 
 
 def went_as_promised(history: list[tuple[float, dict]], said) -> None:
-    """`history` is what was put on record, and when; `said` is what the receiver said last."""
+    """Check the writes of one delivery. `history` has the time and the row of each write, and `said` is the outcome of
+    the last attempt."""
     *tries, (ended_at, end) = history
     assert list(range(len(history))) == [row.attempts for _, row in history]
     assert {"pending"} == {row.state for _, row in tries}

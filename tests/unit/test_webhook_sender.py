@@ -1,4 +1,6 @@
-"""What is sent to those who gave a webhook, and what is made of their answers: real connections to loopback."""
+"""The webhook sender over real connections to loopback: the request that a receiver gets, and the outcome of each
+response.
+"""
 
 import asyncio
 import json
@@ -16,14 +18,15 @@ from webhooks.sender import Sender
 
 
 class Receiver:
-    """A server that remembers each request whole, and answers in bytes; then it is silent, or hangs up."""
+    """A server that records each request and sends the bytes of `answer`. Then it closes the connection, or with
+    `hangs_up=False` waits in silence."""
 
     def __init__(self, answer: bytes, *, hangs_up: bool = True) -> None:
         self._answer = answer
         self._hangs_up = hangs_up
         self.seen: list[tuple[str, list[tuple[str, str]], bytes]] = []
         self.left = asyncio.Event()
-        """Set when the other side has closed its connection first."""
+        """Set when the client closes the connection first."""
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with closing(writer), suppress(asyncio.IncompleteReadError, ConnectionError):
@@ -44,7 +47,8 @@ def reply(status: str, headers: str = "", body: bytes = b"") -> bytes:
 
 @asynccontextmanager
 async def calling(receiver: Receiver, *, loopback: bool = True, resolver=None, allowed_hosts=NO_HOSTS):
-    """A URL of the receiver, and what tells one delivery once and gives it back as it then is."""
+    """Yields the receiver's URL and a function that makes one attempt at a new delivery and returns the delivery as
+    then recorded."""
     web = Sender(loopback=loopback, allowed_hosts=allowed_hosts, resolver=resolver)
     story = Story(Fake(200), {"loopback": loopback, "allowed_hosts": allowed_hosts, "sender": web})
     outbox = story.begun()
@@ -65,7 +69,7 @@ async def calling(receiver: Receiver, *, loopback: bool = True, resolver=None, a
 
 
 @on_a_loop
-async def test_a_receiver_gets_what_was_promised_and_nothing_else(tmp_path, monkeypatch):
+async def test_a_receiver_gets_only_the_documented_headers_and_a_valid_signature(tmp_path, monkeypatch):
     netrc = tmp_path / "netrc"
     netrc.write_text("machine localhost login me password secret\n")
     netrc.chmod(0o600)
@@ -114,8 +118,8 @@ async def test_a_redirect_is_not_followed(status):
     "answer", [b"", b"HTTP/1.1 200 OK\r\n", b"HTTP/1.1 100 Continue\r\n\r\n"], ids=["none", "half", "interim"]
 )
 @on_a_loop
-async def test_a_receiver_that_does_not_answer_is_let_go(answer):
-    """That it is after 10 seconds is claimed in virtual time."""
+async def test_a_cancelled_attempt_closes_its_connection(answer):
+    """The timeout of 10 seconds itself is tested in virtual time."""
     receiver, web = Receiver(answer, hangs_up=False), Sender(loopback=True)
     async with listening(receiver.serve) as url:
         attempt = asyncio.create_task(web.post(parse_url(url, loopback=True), b"{}", {}))
@@ -140,7 +144,7 @@ async def test_a_receiver_that_does_not_answer_is_let_go(answer):
     ids=["unfinished", "huge", "chunk missing", "not gzip", "without a length"],
 )
 @on_a_loop
-async def test_an_answer_counts_when_its_head_is_there_whatever_its_body(body):
+async def test_a_response_counts_by_its_head_whatever_its_body(body):
     receiver = Receiver(b"HTTP/1.1 200 OK\r\n" + body, hangs_up=False)
     async with calling(receiver) as (url, tell):
         end = await tell(url)
@@ -162,7 +166,7 @@ async def test_a_malformed_response_is_a_failed_attempt(answer):
 
 
 @on_a_loop
-async def test_a_receiver_that_is_not_there_is_tried_again():
+async def test_an_unreachable_receiver_is_retried():
     async with listening(Receiver(b"").serve) as gone:
         pass
     async with calling(Receiver(b"")) as (_, tell):
@@ -176,7 +180,7 @@ async def test_a_receiver_that_is_not_there_is_tried_again():
     "addresses", [["127.0.0.1"], ["169.254.169.254"], ["::1"], ["8.8.8.8", "10.0.0.1"]], ids=",".join
 )
 @on_a_loop
-async def test_a_name_that_is_a_private_address_is_not_called(addresses, loopback):
+async def test_a_host_with_a_private_address_is_not_called(addresses, loopback):
     names, receiver = Names(*addresses), Receiver(reply("200 OK"))
     async with calling(receiver, loopback=loopback, resolver=names) as (url, tell):
         end = await tell(f"https://hooks.example.com:{url.rpartition(':')[2]}/")
@@ -197,7 +201,7 @@ async def test_an_unknown_name_is_retried():
 
 
 @on_a_loop
-async def test_a_name_of_this_machine_is_not_called_where_that_is_not_allowed():
+async def test_a_loopback_url_is_not_called_unless_loopback_is_allowed():
     names, receiver = Names("127.0.0.1"), Receiver(reply("200 OK"))
     async with calling(receiver, loopback=False, resolver=names) as (url, tell):
         ends = [await tell(url), await tell(url.replace("http:", "https:").replace("127.0.0.1", "localhost"))]
@@ -211,7 +215,9 @@ async def test_a_name_of_this_machine_is_not_called_where_that_is_not_allowed():
     [(True, "delivered", None), (False, "pending", "its host has no valid certificate")],
 )
 @on_a_loop
-async def test_a_host_must_prove_who_it_is(is_trusted, state, trouble, tmp_path, monkeypatch):
+async def test_a_host_without_a_valid_certificate_gets_no_request(
+    is_trusted, state, trouble, tmp_path, monkeypatch
+):
     context = certified(tmp_path / "localhost.pem", "localhost")
     if is_trusted:
         monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "localhost.pem"))
