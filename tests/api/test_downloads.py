@@ -419,7 +419,7 @@ def test_the_oldest_files_are_evicted_first(make_app):
     assert sorted(there) == there
 
 
-def test_without_file_storage_nothing_is_downloaded(make_app, simulator):
+def test_with_a_files_ttl_of_0_nothing_is_downloaded(make_app, simulator):
     client = make_app(FILES_TTL=0).test_client()
 
     generated = generate(client)

@@ -1,4 +1,4 @@
-"""`PUBLIC_URL` with a path: every link begins with the path, whether or not the reverse proxy strips it from requests."""
+"""`PUBLIC_URL` with a path: every link begins with the path, whether or not a reverse proxy strips it from requests."""
 
 import re
 from urllib.parse import urljoin, urlsplit

@@ -120,7 +120,9 @@ def test_repeated_names_of_requests_are_numbered(names, outputs, expected):
     batch = parse_batch({"requests": requests})
 
     assert expected == [each.file_name for each in batch.requests]
-    assert expected == [each.given.get("file_name") for each in batch.requests], "a restart names it alike"
+    assert expected == [each.given.get("file_name") for each in batch.requests], (
+        "a restart would choose other names"
+    )
 
 
 NAMES = st.sampled_from(

@@ -116,7 +116,7 @@ def written_to(spool) -> bool:
 async def until(condition) -> None:
     """Wait until the condition holds, for 30 seconds at most."""
     async with asyncio.timeout(30):
-        while not condition():  # noqa: ASYNC110 - threads and processes tell nobody
+        while not condition():  # noqa: ASYNC110 - other threads and processes set no event
             await asyncio.sleep(0.005)
 
 
@@ -298,7 +298,7 @@ async def test_a_file_cannot_be_opened_once_its_ttl_is_over(storage, spool):
         files.open(GEN, "0.png").close()
         days.now = opened.modified + 3600
         assert files.open(GEN, "0.png") is None
-        assert [f"{GEN}/0.png"] == names(storage), "the janitor has not come yet"
+        assert [f"{GEN}/0.png"] == names(storage), "the janitor has not run yet"
 
 
 @in_virtual_time

@@ -152,7 +152,9 @@ async def test_a_delivery_host_with_a_private_address_is_refused_without_retry(a
         await fetched("https://x.replicate.delivery/a.png", names=names)
 
     assert not isinstance(caught.value, TemporarilyUnavailable)
-    assert ["x.replicate.delivery"] == names.asked, "asked once: what is checked is what is connected to"
+    assert ["x.replicate.delivery"] == names.asked, (
+        "resolved once: the checked address is the one to connect to"
+    )
 
 
 @on_a_loop

@@ -258,7 +258,7 @@ def test_a_large_file_is_uploaded_in_parts_and_read_in_pieces(s3, tmp_path):
 
     sizes = [len(piece) for piece in opened.chunks(500, size)]
     assert [PIECE] * 4 + [size - 500 - 4 * PIECE] == sizes
-    assert opened.etag.endswith("-3"), "S3 counts the parts there"
+    assert opened.etag.endswith("-3"), "the ETag of an S3 object ends in its number of parts"
     assert b"\0" * 500 + b"\1" == b"".join(opened.chunks(500, 1001))
 
 

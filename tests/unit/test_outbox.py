@@ -586,14 +586,14 @@ def test_every_delivery_ends_in_time_and_within_limits_for_any_receivers_and_sto
 
         await asyncio.gather(restarts(), *(ends(number, each) for number, each in enumerate(wanted)))
         await asyncio.sleep(RETRY_POLICY.total_timeout + 3600)
-        assert 1 == len(asyncio.all_tasks()), "when all is over, nothing goes on"
+        assert 1 == len(asyncio.all_tasks()), "tasks remain after the last delivery has ended"
         await service.aclose()
 
     virtual_time.run(live())
 
-    assert left.keys() == told.rows.keys(), "nothing is lost"
+    assert left.keys() == told.rows.keys(), "deliveries were lost"
     assert [] == broken
-    assert [] == hurried, "nothing is tried before it is on record that it may be"
+    assert [] == hurried, "attempts began before the time in the ledger"
     assert sender.most["all"] <= 3
     assert all(most <= 2 for host, most in sender.most.items() if host != "all")
     for delivery_id in left:
@@ -618,6 +618,4 @@ def went_as_promised(history: list[tuple[float, dict]], said) -> None:
     else:
         assert ("failed", None) == (end.state, end.delivered_at)
         assert end.trouble
-        assert said == 410 or ended_at > end.since + RETRY_POLICY.total_timeout - 300 - HAIR, (
-            "not given up early"
-        )
+        assert said == 410 or ended_at > end.since + RETRY_POLICY.total_timeout - 300 - HAIR, "given up early"

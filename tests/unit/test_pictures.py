@@ -14,7 +14,7 @@ from media.formats import GIF, black_png, media_type
 from media.pictures import MAX_PIXELS, check_whole
 
 
-def drawn(format: str, size=(23, 17), mode="RGB", frames: int = 1, **options) -> bytes:  # noqa: A002 - Pillow's word
+def drawn(format: str, size=(23, 17), mode="RGB", frames: int = 1, **options) -> bytes:  # noqa: A002 - Pillow's name for it
     """Draw a picture with some detail and encode it with Pillow."""
     file = BytesIO()
     images = [Image.effect_noise(size, 80 + number).convert(mode) for number in range(frames)]

@@ -409,7 +409,7 @@ def test_records_and_dirty_works_of_one_loop_step_are_written_in_one_transaction
             ledger.upsert(generation("a"))
             ledger.mark_dirty(work)
             ledger._wake.put(True)
-            time.sleep(0.1)  # noqa: ASYNC251 - the writer's thread has all the time it needs
+            time.sleep(0.1)  # noqa: ASYNC251 - gives the writer's thread time to write
             before = on_disk(path)
             await ledger.flush()
             return before

@@ -65,7 +65,7 @@ async def calling(receiver: Receiver, *, loopback: bool = True, resolver=None, a
             yield url, tell
         finally:
             await outbox.aclose()
-    assert before == asyncio.all_tasks(), "nothing is left of it"
+    assert before == asyncio.all_tasks(), "a task is left after the close"
 
 
 @on_a_loop
