@@ -25,7 +25,7 @@ from media.formats import (
 )
 
 
-def drawn(format: str) -> bytes:  # noqa: A002 - Pillow's word
+def drawn(format: str) -> bytes:  # noqa: A002 - Pillow's name for it
     file = BytesIO()
     Image.new("RGB", (3, 2)).save(file, format)
     return file.getvalue()
