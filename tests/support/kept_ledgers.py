@@ -36,8 +36,8 @@ _AGE: Final = 60
 """The age of the copied ledger in seconds, as the service sees it."""
 
 _SAME_DAY: Final = 600
-"""All rows of one day were written within this many seconds before the fixture. A copy must not have a midnight among
-them."""
+"""All rows of one day were written within this many seconds before the ledger was packed. A copy must not have a
+midnight among them."""
 
 _MOMENT: Final = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z")
 _DAY: Final = 86_400
@@ -68,14 +68,14 @@ class RecordedRequest:
     body: Any = None
     prefer: str | None = None
     timed: bool = True
-    """Whether the times in the response are compared too."""
+    """Whether the `timing` of the body is compared too."""
 
 
 @dataclass(frozen=True, slots=True)
 class RecordedAnswers:
-    """The responses of 0.4.0 that are stored beside the ledger. `written_at` is the ledger's Unix time. `at_rest` and
-    `other_world` have the requests and responses of a service without a server token, without and with simulation.
-    `resumed` has the ends of unfinished generations, at a service with a server token."""
+    """The responses of 0.4.0 that are stored beside the ledger. `written_at` is the Unix time of the ledger. `at_rest`
+    has requests to a service without a server token, each with its response, and `other_world` those to a service that
+    simulates. `resumed` maps each unfinished generation to its owner and its end at a service with a server token."""
 
     written_at: int
     at_rest: Sequence[tuple[RecordedRequest, Any]]
@@ -106,7 +106,7 @@ class Copy:
 
 
 def unpacked(directory: Path, written_at: int, archive: Path = LEDGER) -> Copy:
-    """Unpack a copy that was written a minute ago."""
+    """Unpack a copy that was written a minute ago, or at the last second of yesterday if today has just begun."""
     with tarfile.open(archive) as packed:
         packed.extractall(directory, filter="data")
     recently = int(time.time()) - _AGE
@@ -244,8 +244,8 @@ def resumed(
     copy: Copy, url: str, unfinished: Mapping[str, str], expected: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
     """Resume the unfinished generations, a mapping from id to owner, by a request of each owner. Returns the end of
-    each one: state, error code, number of attempts and cost. Waits until the ends equal `expected`, or without
-    `expected` until nothing can change any more."""
+    each one: state, error code, number of attempts and cost. Waits until the ends equal `expected`, at most 40 seconds.
+    """
     with service(copy.directory, url, simulate=False, REPLICATE_CONCURRENT_LIMIT=40) as app:
         client, patience = app.test_client(), time.monotonic() + 40
         while True:
