@@ -27,14 +27,14 @@ class Budget:
     def __init__(self, usd_per_day: float | None = None, *, clock: Callable[[], float] = time.time) -> None:
         self._most = math.inf if usd_per_day is None else usd_per_day
         self._clock = clock
-        self._spent: defaultdict[int, float] = defaultdict(float)
+        self.spent: defaultdict[int, float] = defaultdict(float)
         """USD by day since 1970."""
-        self._reserved = 0.0
+        self.reserved = 0.0
 
     def begin(self, spent: Mapping[int, float]) -> None:
         """Add the costs of earlier processes from the ledger: USD by day since 1970."""
         for day, usd in spent.items():
-            self._spent[day] += usd
+            self.spent[day] += usd
 
     @property
     def left(self) -> float | None:
@@ -54,18 +54,18 @@ class Budget:
     def hold(self, caller_id: str, usd: float) -> None:
         """Reserve USD for work that an earlier process accepted, even beyond the budget."""
         if caller_id == ADMIN:
-            self._reserved += usd
+            self.reserved += usd
 
     def settle(self, caller_id: str, *, reserved: float, cost: float) -> None:
         """Release the reservation of work that has ended, and count its cost."""
         if caller_id == ADMIN:
-            self._reserved = max(0.0, self._reserved - reserved)
-            self._spent[self._today()] += cost
+            self.reserved = max(0.0, self.reserved - reserved)
+            self.spent[self._today()] += cost
 
     def _left(self) -> float:
         today = self._today()
-        spent = sum(cost for day, cost in self._spent.items() if day >= today)
-        return round(self._most - spent - self._reserved, 9)
+        spent = sum(cost for day, cost in self.spent.items() if day >= today)
+        return round(self._most - spent - self.reserved, 9)
 
     def _today(self) -> int:
         return int(self._clock() // DAY)

@@ -58,7 +58,7 @@ class Events:
         self._ledger = ledger
         self._provider = provider
         self._status = status
-        self._sending: set[asyncio.Task[None]] = set()
+        self.sending: set[asyncio.Task[None]] = set()
 
     def subscribe(self, work: Generation | GenerationRecord, address: str) -> Subscription:
         """Subscribe to a generation. The first events describe its state so far."""
@@ -116,8 +116,8 @@ class Events:
             subscription.events.put(event)
 
         task = asyncio.create_task(send())
-        self._sending.add(task)
-        task.add_done_callback(self._sending.discard)
+        self.sending.add(task)
+        task.add_done_callback(self.sending.discard)
 
     def _send_last(self, subscription: Subscription) -> None:
         self.unsubscribe(subscription)

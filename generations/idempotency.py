@@ -38,7 +38,7 @@ class IdempotencyKeys:
         self._archive = archive
         self._clock = clock
         self._claims: dict[OwnedKey, _Claim] = {}
-        self._key_of: dict[str, OwnedKey] = {}
+        self.key_of: dict[str, OwnedKey] = {}
 
     async def claim(self, caller_id: str, key: str, fingerprint: BodyFingerprint) -> str | None:
         """The id of the work with this key. None if the key was free and is now claimed: then call `settle`
@@ -67,7 +67,7 @@ class IdempotencyKeys:
         owned = caller_id, key
         claim = self._claims[owned]
         claim.work_id = work_id
-        self._key_of[work_id] = owned
+        self.key_of[work_id] = owned
         claim.settled.set()
         self._ledger.upsert(KeyRecord(caller_id, key, claim.fingerprint.current, work_id, self._clock()))
 
@@ -78,13 +78,13 @@ class IdempotencyKeys:
         if claim is None or claim.work_id is not None:  # there is no claim if its work has ended meanwhile
             self._ledger.delete(KeyRecord, caller_id, key)
         if claim is not None:
-            self._key_of.pop(claim.work_id or "", None)
+            self.key_of.pop(claim.work_id or "", None)
             claim.work_id = None
             self._drop(owned, claim)
 
     def release(self, work_id: str) -> None:
         """Forget the claim of work that has ended. From now on its key is looked up in the ledger."""
-        if (owned := self._key_of.pop(work_id, None)) is not None:
+        if (owned := self.key_of.pop(work_id, None)) is not None:
             self._claims.pop(owned, None)
 
     async def delete_expired(self) -> None:

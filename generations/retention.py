@@ -46,7 +46,7 @@ class Retention:
         self._archive = archive
         self._keep = days * DAY
         self._files_ttl = files_ttl
-        self._clock = clock
+        self.clock = clock
 
     async def run(self) -> None:
         await asyncio.sleep(FIRST)
@@ -61,7 +61,7 @@ class Retention:
 
     async def delete_old(self) -> None:
         """Delete all work that is old enough. Raises LedgerDown; earlier deletions stay."""
-        now = self._clock()
+        now = self.clock()
         doubt = await self._archive.read(lambda queries: queries.oldest_doubt())
         # A search for a lost creation must know all other predictions since then, by clocks that differ by minutes.
         before = _day(now - self._keep if doubt is None else min(now - self._keep, doubt - DAY))

@@ -68,9 +68,9 @@ class GenerationService:
         self._supervisor = supervisor
         self._suspension = suspension
         self._archive = archive
-        self._keys = keys
-        self._status = status
-        self._events = events
+        self.keys = keys
+        self.status = status
+        self.events = events
         self._outbox = outbox
         self._ledger = ledger
         self._waiting: set[asyncio.Task[Any]] = set()
@@ -115,7 +115,7 @@ class GenerationService:
         would not be accepted, unless it `may_exist` already under its key."""
         if not may_exist:
             self._supervisor.check_room(len(request.requests), caller)
-        return await self._status.forecast(request, caller)
+        return await self.status.forecast(request, caller)
 
     # ── Get, cancel, subscribe
 
@@ -163,11 +163,11 @@ class GenerationService:
         """The body of work in any state, for a batch with the results so far. Everything in it is on the disk, unless
         the disk cannot be written."""
         ended = [i for i, each in enumerate(work.items) if each.has_ended] if isinstance(work, Batch) else []
-        body = self._status.body(work, address)
+        body = self.status.body(work, address)
         with suppress(LedgerDown):
             await self._ledger.flush()
         if isinstance(work, Batch):
-            body["results"] = await self._status.results(work, ended, address)
+            body["results"] = await self.status.results(work, ended, address)
         delivery = await self._delivery(work)
         return body | {"webhook": views.webhook(delivery)} if delivery else body
 
@@ -187,18 +187,18 @@ class GenerationService:
 
     async def subscribe(self, work: Work | Stored, address: str) -> Subscription:
         assert not isinstance(work, Batch)  # noqa: S101 - only generations have events
-        return self._events.subscribe(work, address)
+        return self.events.subscribe(work, address)
 
     async def unsubscribe(self, subscription: Subscription) -> None:
         """End a subscription. A second call does nothing."""
-        self._events.unsubscribe(subscription)
+        self.events.unsubscribe(subscription)
 
     # ── Run regularly, and at a stop
 
     async def tidy_up(self, *, resume_ttl: float) -> None:
         """End work that was suspended `resume_ttl` seconds ago, and delete expired keys. Raises LedgerDown."""
         await self._suspension.expire(before=time.time() - resume_ttl)
-        await self._keys.delete_expired()
+        await self.keys.delete_expired()
 
     async def wait_for_responses(self) -> None:
         """After a drain: wait until every waiting caller has a response. When the loop stops, the others get none."""
@@ -210,7 +210,7 @@ class GenerationService:
         if submission.key is None:
             return None
         try:
-            work_id = await self._keys.claim(submission.caller.id, submission.key, submission.fingerprint)
+            work_id = await self.keys.claim(submission.caller.id, submission.key, submission.fingerprint)
             if work_id is None:
                 return None
             found = await self._find(work_id, submission.caller)
@@ -227,7 +227,7 @@ class GenerationService:
     async def _persist(self, submission: Submission, work: Work) -> None:
         """Write accepted work and its key to the disk. A generation whose caller waits is written before it is sent."""
         if submission.key is not None:
-            self._keys.settle(submission.caller.id, submission.key, work.id)
+            self.keys.settle(submission.caller.id, submission.key, work.id)
         if not work.detached and isinstance(work, Generation):
             return
         try:
@@ -243,7 +243,7 @@ class GenerationService:
 
     def _abandon_key(self, submission: Submission) -> None:
         if submission.key is not None:
-            self._keys.abandon(submission.caller.id, submission.key)
+            self.keys.abandon(submission.caller.id, submission.key)
 
     async def _find(self, work_id: str, owner: Caller | None = None) -> Work | Stored | None:
         """Work by its id, in memory or from the ledger. Suspended work of the `owner` is resumed."""

@@ -156,6 +156,10 @@ class SqliteLedger:
         with self._lock:
             self._pending |= changes
             self._waiting += waiting
+        self.wake()
+
+    def wake(self) -> None:
+        """Let the writer write, or retry, without waiting for its next turn."""
         self._wake.put(True)
 
     # ── The writer's thread

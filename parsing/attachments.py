@@ -28,7 +28,7 @@ class Attachments:
     and any thread may call them."""
 
     def __init__(self, directory: Path | None) -> None:
-        self._directory = directory
+        self.directory = directory
 
     def written(self, owner: str, given: Mapping[str, Any]) -> str:
         """The request as text. Its files are kept for `owner`. Raises OSError if they cannot be stored."""
@@ -41,21 +41,21 @@ class Attachments:
 
     def remove(self, *owners: str) -> None:
         """Delete the files of these owners."""
-        if self._directory is not None:
+        if self.directory is not None:
             for owner in owners:
-                shutil.rmtree(self._directory / owner, ignore_errors=True)
+                shutil.rmtree(self.directory / owner, ignore_errors=True)
 
     def sweep(self, owners: Collection[str]) -> None:
         """Delete all files except those of these owners."""
-        if self._directory is not None and self._directory.is_dir():
-            for owner in self._directory.iterdir():
+        if self.directory is not None and self.directory.is_dir():
+            for owner in self.directory.iterdir():
                 if owner.is_dir() and owner.name not in owners:
                     self.remove(owner.name)
 
     def _keep(self, owner: str, upload: Upload) -> int | None:
-        if self._directory is None:
+        if self.directory is None:
             return None
-        place = self._directory / owner
+        place = self.directory / owner
         place.mkdir(mode=0o700, parents=True, exist_ok=True)
         number = sum(1 for _ in place.iterdir())
         upload.file.seek(0)
@@ -74,8 +74,8 @@ class Attachments:
         if found.keys() != {_REFERENCE}:
             return found
         try:
-            if self._directory is None or not isinstance(found[_REFERENCE], int):
+            if self.directory is None or not isinstance(found[_REFERENCE], int):
                 raise FileNotFoundError
-            return Upload((self._directory / owner / str(found[_REFERENCE])).open("rb"))
+            return Upload((self.directory / owner / str(found[_REFERENCE])).open("rb"))
         except OSError:
             raise Gone("An image that was uploaded with the request is no longer stored.") from None

@@ -61,7 +61,7 @@ class MemoryProvider(Provider, PushReceiver, CreationRegistry, ProgressSource, A
         self.outcomes = list(outcomes)
         self._answer_after = answer_after
         self._ends_after = ends_after
-        self._made: dict[str, _Made] = {}
+        self.made: dict[str, _Made] = {}
         self.sent: list[tuple[float, str]] = []
         """When each creation was sent, by the loop's clock, and the caller's id."""
         self.cancelled: list[str] = []
@@ -98,7 +98,7 @@ class MemoryProvider(Provider, PushReceiver, CreationRegistry, ProgressSource, A
     def start(self, prediction: Prediction, end: Prediction | None, *, reference: str) -> None:
         """Add a prediction with this end, as if it had just been created."""
         loop = asyncio.get_running_loop()
-        made = self._made[prediction.id] = _Made(reference, prediction, loop.create_future())
+        made = self.made[prediction.id] = _Made(reference, prediction, loop.create_future())
         if end is not None:
             loop.call_later(self._ends_after, _end, made, replace(end, id=prediction.id))
 
@@ -111,14 +111,14 @@ class MemoryProvider(Provider, PushReceiver, CreationRegistry, ProgressSource, A
     ) -> Prediction:
         if prediction.is_over:
             return prediction
-        if prediction.id not in self._made:
+        if prediction.id not in self.made:
             raise UpstreamError
-        return await asyncio.shield(self._made[prediction.id].over)
+        return await asyncio.shield(self.made[prediction.id].over)
 
     async def cancel(self, caller: Caller, prediction: Prediction) -> Prediction | None:  # noqa: ARG002
         await asyncio.sleep(self._answer_after)
         self.cancelled.append(prediction.id)
-        if (made := self._made.get(prediction.id)) is None:
+        if (made := self.made.get(prediction.id)) is None:
             return None
         _end(made, replace(made.now, status="canceled"))
         return made.over.result()
@@ -134,7 +134,7 @@ class MemoryProvider(Provider, PushReceiver, CreationRegistry, ProgressSource, A
         skew: float | None = None,  # noqa: ARG002
         on_late: OnLate | None = None,  # noqa: ARG002
     ) -> Created:
-        for made in self._made.values():
+        for made in self.made.values():
             if made.reference == reference:
                 return Created(made.now)
         raise TryAgain(UpstreamError("The prediction was not created."))
@@ -161,7 +161,7 @@ class MemoryProvider(Provider, PushReceiver, CreationRegistry, ProgressSource, A
         return PushedResult(Prediction(sent["id"], sent["status"], tuple(map(Url, sent["output"]))))
 
     def receive_push(self, reference: str, pushed: PushedResult) -> None:
-        made = self._made.get(pushed.prediction.id)
+        made = self.made.get(pushed.prediction.id)
         if made is not None and made.reference == reference:
             _end(made, pushed.prediction)
 
@@ -176,7 +176,7 @@ class MemoryProvider(Provider, PushReceiver, CreationRegistry, ProgressSource, A
         """Do nothing, for the same reason."""
 
     def follow(self, prediction_id: str, listener: Callable[[Prediction], object]) -> Callable[[], None]:
-        made = self._made.get(prediction_id)
+        made = self.made.get(prediction_id)
         if made is None:
             return lambda: None
 

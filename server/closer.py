@@ -34,7 +34,7 @@ class Closer(threading.Thread):
         self._calls.init()
         self._poller = selectors.DefaultSelector()
         self._poller.register(self._calls.fileno(), selectors.EVENT_READ, self._calls.run_callbacks)
-        self._lingering: dict[Any, tuple[float, int]] = {}
+        self.lingering: dict[Any, tuple[float, int]] = {}
         """By connection: the deadline, and the number of bytes that its peer may still send."""
 
     def close(self, conn: Any) -> None:
@@ -43,32 +43,32 @@ class Closer(threading.Thread):
 
     def run(self) -> None:
         while True:
-            for key, _ in self._poller.select(SECONDS if self._lingering else None):
+            for key, _ in self._poller.select(SECONDS if self.lingering else None):
                 key.data(key.fileobj)
             now = self._clock()
-            for conn in [each for each, (deadline, _) in self._lingering.items() if deadline <= now]:
+            for conn in [each for each, (deadline, _) in self.lingering.items() if deadline <= now]:
                 self._end(conn)
             time.sleep(_PAUSE)
 
     def _begin(self, conn: Any) -> None:
         try:
             conn.sock.shutdown(socket.SHUT_WR)
-            if len(self._lingering) < MOST:
+            if len(self.lingering) < MOST:
                 self._poller.register(conn.sock, selectors.EVENT_READ, lambda _: self._discard(conn))
-                self._lingering[conn] = (self._clock() + SECONDS, BYTES)
+                self.lingering[conn] = (self._clock() + SECONDS, BYTES)
                 return
         except OSError:
             pass  # the peer is gone
         conn.close()
 
     def _discard(self, conn: Any) -> None:
-        deadline, left = self._lingering[conn]
+        deadline, left = self.lingering[conn]
         left -= (discarded := conn.sock.discard())
-        self._lingering[conn] = (deadline, left)
+        self.lingering[conn] = (deadline, left)
         if not discarded or left <= 0:
             self._end(conn)
 
     def _end(self, conn: Any) -> None:
-        del self._lingering[conn]
+        del self.lingering[conn]
         self._poller.unregister(conn.sock)
         conn.close()

@@ -78,7 +78,7 @@ class Peer(socket.socket):
         self._reading, self._sending = Pace(), Pace()
         self._read_wait = self._sent_wait = 0.0
         self._received = 0
-        self._sent = self._unacknowledged()
+        self._sent = self.unacknowledged()
 
     def rate(self, over: float) -> float | None:
         """Bytes per second of the response that the peer read in the last `over` seconds of waiting for it."""
@@ -86,11 +86,11 @@ class Peer(socket.socket):
 
     def recv(self, size: int, flags: int = 0, /) -> bytes:
         """Raises TooSlow if the peer sends a body too slowly."""
-        began = self._clock()
+        began = self.clock()
         received = super().recv(size, flags)
         if self.gettimeout() != 0 and not flags:
             self._received += len(received)
-            self._read_wait += self._clock() - began
+            self._read_wait += self.clock() - began
             self._reading.note(self._read_wait, self._received)
             self._raise_if_too_slow(
                 self._reading, BODY_SECONDS if self._received > _SMALL_BODY else PATIENCE, "sends"
@@ -124,10 +124,10 @@ class Peer(socket.socket):
         self.shutdown(socket.SHUT_RDWR)
 
     def _wait_until_writable(self) -> None:
-        began = self._clock()
+        began = self.clock()
         self._poll()
-        self._sent_wait += self._clock() - began
-        self._sending.note(self._sent_wait, self._sent - self._unacknowledged())
+        self._sent_wait += self.clock() - began
+        self._sending.note(self._sent_wait, self._sent - self.unacknowledged())
         self._raise_if_too_slow(self._sending, self.patience, "reads")
 
     def _poll(self) -> None:
@@ -136,7 +136,7 @@ class Peer(socket.socket):
         poll.poll(_LOOK_AGAIN_MS)
 
     @staticmethod
-    def _clock() -> float:
+    def clock() -> float:
         return time.monotonic()
 
     def _raise_if_too_slow(self, pace: Pace, over: float, what: str) -> None:
@@ -144,7 +144,7 @@ class Peer(socket.socket):
         if rate is not None and rate < SLOWEST:
             raise TooSlow(f"the peer {what} {rate:.0f} bytes a second")
 
-    def _unacknowledged(self) -> int:
+    def unacknowledged(self) -> int:
         """Bytes that wait in the kernel: a large buffer takes more than a slow peer reads in a minute."""
         try:
             return int.from_bytes(fcntl.ioctl(self, termios.TIOCOUTQ, b"\0" * 4), "little")

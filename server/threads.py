@@ -16,13 +16,13 @@ class Threads:
 
     def __init__(self, most: int) -> None:
         self._calls: SimpleQueue[Callable[[], object]] = SimpleQueue()
-        self._idle = threading.Semaphore(0)
+        self.idle = threading.Semaphore(0)
         self._left = most
 
     def run(self, call: Callable[[], object]) -> None:
         """Run `call` on a thread as soon as one is idle. `call` must not raise. Only one thread may use this method."""
         self._calls.put(call)
-        if self._left and not self._idle.acquire(blocking=False):
+        if self._left and not self.idle.acquire(blocking=False):
             with suppress(
                 RuntimeError
             ):  # the system has no more threads: an existing one runs the call later
@@ -35,4 +35,4 @@ class Threads:
     def _work(self) -> None:
         while True:
             self._calls.get()()
-            self._idle.release()
+            self.idle.release()

@@ -30,14 +30,14 @@ class Simulator:
     """
 
     def __init__(self, options: Options | None = None, *, clock: Clock = time.monotonic_ns) -> None:
-        self._server = Server(options or Options(), clock=clock)
+        self.server = Server(options or Options(), clock=clock)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
 
     @property
     def url(self) -> str:
         """Its address, such as `http://127.0.0.1:43127`."""
-        return self._server.url
+        return self.server.url
 
     def start(self) -> None:
         """Listen, and return once connections are accepted.
@@ -49,7 +49,7 @@ class Simulator:
         self._thread = threading.Thread(target=loop.run_forever, name="simulator", daemon=True)
         self._thread.start()
         try:
-            asyncio.run_coroutine_threadsafe(self._server.start(), loop).result()
+            asyncio.run_coroutine_threadsafe(self.server.start(), loop).result()
         except BaseException:
             self.stop()
             raise
@@ -77,7 +77,7 @@ class Simulator:
         Raises:
             ValueError: If an argument is invalid.
         """
-        inject = self._server.state.faults.inject
+        inject = self.server.state.faults.inject
         self._call(lambda: inject(on=on, times=times, after=after, **rest))
 
     def stall(self, seconds: float) -> None:
@@ -88,7 +88,7 @@ class Simulator:
         Raises:
             ValueError: If `seconds` is not a number from 0 to 3600.
         """
-        self._call(lambda: self._server.state.stall(seconds))
+        self._call(lambda: self.server.state.stall(seconds))
 
     def account(self, token: str, **changes: Any) -> None:
         """Change the named settings of an account.
@@ -101,26 +101,26 @@ class Simulator:
         Raises:
             ValueError: If a change is unknown or invalid.
         """
-        self._call(lambda: self._server.state.accounts.configure(token, **changes))
+        self._call(lambda: self.server.state.accounts.configure(token, **changes))
 
     def counts(self) -> Counts:
         """The counts at this moment."""
-        return self._call(self._server.state.counters.snapshot)
+        return self._call(self.server.state.counters.snapshot)
 
     def predictions(self) -> list[PredictionRecord]:
         """The kept predictions, oldest first."""
-        return self._call(lambda: [each.record() for each in self._server.state.predictions])
+        return self._call(lambda: [each.record() for each in self.server.state.predictions])
 
     def uploads(self) -> list[UploadRecord]:
         """The kept uploads, oldest first."""
-        return self._call(self._server.state.uploads.records)
+        return self._call(self.server.state.uploads.records)
 
     def reset(self) -> None:
         """Return to the state of the start."""
-        self._call(self._server.state.reset)
+        self._call(self.server.state.reset)
 
     async def _end(self) -> None:
-        await self._server.stop()
+        await self.server.stop()
         left = asyncio.all_tasks() - {asyncio.current_task()}  # responses that hang by a fault
         for task in left:
             task.cancel()

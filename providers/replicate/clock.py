@@ -72,7 +72,7 @@ class UpstreamClock:
     @property
     def offset(self) -> Offset | None:
         """The bounds that currently agree with the measures. None if nothing is known."""
-        if (agreed := self._agreed()) is None:
+        if (agreed := self.agreed()) is None:
             return None
         every = [*self._by_creation, *([self._by_date] if self._by_date else [])]
         near = [each for each in every if abs(each.middle - agreed.middle) <= UNKNOWN_SKEW]
@@ -85,12 +85,12 @@ class UpstreamClock:
     def skew(self) -> float | None:
         """Seconds by which Replicate's clock is ahead of this machine's: the smallest skew within the bounds,
         since a slow answer widens them and is no skew. None if nothing is known."""
-        if (agreed := self._agreed()) is None:
+        if (agreed := self.agreed()) is None:
             return None
         same = wall_offset()
         return min(max(same, agreed.least), agreed.most) - same
 
-    def _agreed(self) -> Offset | None:
+    def agreed(self) -> Offset | None:
         """The bounds that most creations share. Before the first creation, the bounds of the latest `Date`.
         After it, also those of the latest `Date` if the two are far apart: one of them is wrong, and the
         second creation will show which."""

@@ -113,18 +113,18 @@ class Replicate(Provider, PushReceiver, CreationRegistry, ProgressSource, Accoun
             on_answer=on_answer,
             connections=connections or open_connections(proxy),
         )
-        self._watcher = Watcher(
+        self.watcher = Watcher(
             places=others, get=self.poll, get_page=self._get_page, durations=durations or Durations()
         )
         self._refusals = Refusals(self._client.account)
-        self._sharing = Sharing(is_known=lambda each: self._creations.is_known(each))
-        self._creations = Creations(
+        self._sharing = Sharing(is_known=lambda each: self.creations.is_known(each))
+        self.creations = Creations(
             self._search,
             answer_timeout=timing.timeouts.create,
             clock=self._client.clock,
             timing=timing.search,
         )
-        self._late_searches = LateSearches(self._creations)
+        self._late_searches = LateSearches(self.creations)
         self._uploads = Uploads(self._send_file, first_pause=timing.upload_pause)
         self._secrets = signing_secrets(self._client.default_webhook_secret)
 
@@ -158,9 +158,7 @@ class Replicate(Provider, PushReceiver, CreationRegistry, ProgressSource, Accoun
         content, sent_at = fingerprint(sent), asyncio.get_running_loop().time()
         is_made = False
         self._sharing.begin(content)
-        with self._creations.begin(
-            caller, model, content, reference=reference, since=time.time()
-        ) as creation:
+        with self.creations.begin(caller, model, content, reference=reference, since=time.time()) as creation:
             try:
                 created = await finish(
                     self._client.create_prediction(
@@ -183,7 +181,7 @@ class Replicate(Provider, PushReceiver, CreationRegistry, ProgressSource, Accoun
                 creation.answered(created.prediction)
                 self._sharing.created(caller, created.prediction, sent=sent_at)
                 if creation.pushed and creation.pushed.id == created.prediction.id:
-                    self._watcher.receive(creation.pushed)
+                    self.watcher.receive(creation.pushed)
                 return created
             lease.lost()
             if is_made:  # it was answered, but the answer cannot be used
@@ -203,7 +201,7 @@ class Replicate(Provider, PushReceiver, CreationRegistry, ProgressSource, Accoun
         on_late: OnLate | None = None,
     ) -> Created:
         self._sharing.begin(content)
-        with self._creations.begin(
+        with self.creations.begin(
             caller, model, content, reference=reference, since=since, skew=skew
         ) as creation:
             search = self._found(creation, on_late, believes_refusals=True)
@@ -230,17 +228,17 @@ class Replicate(Provider, PushReceiver, CreationRegistry, ProgressSource, Accoun
             raise
 
     def register_uncertain(self, creation: UncertainCreation) -> None:
-        self._creations.register_uncertain(creation)
+        self.creations.register_uncertain(creation)
 
     def register_known(self, ids: Iterable[str]) -> None:
         for prediction_id in ids:
-            self._creations.register_known(prediction_id)
+            self.creations.register_known(prediction_id)
 
     async def wait(self, caller: Caller, prediction: Prediction, *, model: str) -> Prediction:
-        return self._checked(caller, await self._watcher.wait(caller, prediction, model=model))
+        return self._checked(caller, await self.watcher.wait(caller, prediction, model=model))
 
     def follow(self, prediction_id: str, listener: Callable[[Prediction], object]) -> Callable[[], None]:
-        return self._watcher.follow(prediction_id, listener)
+        return self.watcher.follow(prediction_id, listener)
 
     async def account_of(self, caller: Caller) -> str | None:
         account = await self._client.account(caller)
@@ -261,11 +259,11 @@ class Replicate(Provider, PushReceiver, CreationRegistry, ProgressSource, Accoun
 
     def receive_push(self, reference: str, pushed: PushedResult) -> None:
         """During a creation, a message concerns this attempt alone, even if it names another prediction."""
-        creation = self._creations.by_reference(reference)
+        creation = self.creations.by_reference(reference)
         if creation is not None:
             creation.receive_push(pushed)
-        elif self._creations.may_be(pushed.prediction.id, reference):
-            self._watcher.receive(pushed.prediction)
+        elif self.creations.may_be(pushed.prediction.id, reference):
+            self.watcher.receive(pushed.prediction)
 
     async def cancel(self, caller: Caller, prediction: Prediction) -> Prediction | None:
         clock = asyncio.get_running_loop().time
@@ -294,9 +292,9 @@ class Replicate(Provider, PushReceiver, CreationRegistry, ProgressSource, Accoun
     async def aclose(self) -> None:
         await self._secrets.aclose()
         await self._refusals.aclose()
-        await self._watcher.aclose()
+        await self.watcher.aclose()
         await self._late_searches.aclose()
-        await self._creations.aclose()
+        await self.creations.aclose()
         await self._client.aclose()
 
     def _checked(self, caller: Caller, prediction: Prediction) -> Prediction:

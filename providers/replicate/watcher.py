@@ -111,14 +111,14 @@ class Watcher:
         self._poller: asyncio.Task[None] | None = None
         self._polls: set[asyncio.Task[None]] = set()
         self._throttle = PollThrottle(places)
-        self._pushes = PushTracker(on_silence=self._poll_as_usual)
+        self.pushes = PushTracker(on_silence=self._poll_as_usual)
 
     async def wait(self, caller: Caller, prediction: Prediction, *, model: str) -> Prediction:
         """Wait until the prediction is over, and return its last state. If the wait begins late, the result
         may have been pushed already, so the prediction is polled as usual."""
         if prediction.is_over:
             return prediction
-        if (early := self._pushes.early(prediction.id)) is not None:
+        if (early := self.pushes.early(prediction.id)) is not None:
             return early
         loop = asyncio.get_running_loop()
         lengths = self._durations.lengths(model)
@@ -126,7 +126,7 @@ class Watcher:
         watch = Watch(prediction.id, created_at, since, lengths, loop.create_future())
         watch.needs_own_poll = watch.created_at is UNDATED
         if prediction.is_announced and prediction.age == 0:
-            watch.is_pushed = partial(self._pushes.are_expected, caller)
+            watch.is_pushed = partial(self.pushes.are_expected, caller)
         watch.schedule(
             since
         )  # as if never polled, so a prediction that should be over by now is polled at once
@@ -145,17 +145,17 @@ class Watcher:
         """Use a pushed result. It may arrive twice, or for a prediction that nothing waits for."""
         if not prediction.is_over:
             return
-        self._pushes.arrived(prediction.id)
-        watched = list(self._watches_of(prediction.id))
+        self.pushes.arrived(prediction.id)
+        watched = list(self.watches_of(prediction.id))
         for watch in watched:
             self._over(watch, prediction)
         if not watched:
-            self._pushes.keep(prediction)
+            self.pushes.keep(prediction)
 
     def follow(self, prediction_id: str, listener: Callable[[Prediction], object]) -> Callable[[], None]:
         """Call the listener with each poll's answer while the prediction is unfinished, about once a second, until the
         returned function is called. Does nothing if it is not watched."""
-        watch = next(self._watches_of(prediction_id), None)
+        watch = next(self.watches_of(prediction_id), None)
         if watch is None:
             return lambda: None
         follower = object()
@@ -174,7 +174,7 @@ class Watcher:
 
     async def aclose(self) -> None:
         """Stop polling, and wait until the polls under way have ended. All waits must have ended."""
-        self._pushes.close()
+        self.pushes.close()
         polls = [*self._polls, *([self._poller] if self._poller else [])]
         for poll in polls:
             poll.cancel()
@@ -182,7 +182,7 @@ class Watcher:
         if self._timer is not None:
             self._timer.cancel()
 
-    def _watches_of(self, prediction_id: str) -> Iterator[Watch]:
+    def watches_of(self, prediction_id: str) -> Iterator[Watch]:
         everything = (watch for account in self._accounts.values() for watch in account.watches)
         return (watch for watch in everything if watch.id == prediction_id and not watch.over.done())
 
@@ -351,7 +351,7 @@ class Watcher:
             watch.latest = watch.latest if watch.unanswered else now
         else:
             if watch.is_pushed() and prediction.status != "processing":  # this state is never pushed
-                self._pushes.expect(account.caller, watch.id)
+                self.pushes.expect(account.caller, watch.id)
             self._over(watch, prediction)
 
     def _over(self, watch: Watch, prediction: Prediction) -> None:

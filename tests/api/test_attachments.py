@@ -216,7 +216,7 @@ def test_a_small_image_is_sent_inline_after_a_restart_too(interrupted, make_app,
 def test_an_image_that_cannot_be_stored_refuses_its_request(app, client, simulator):
     a_file_in_its_place = app.extensions["service"].uploads_dir / "full"
     a_file_in_its_place.write_bytes(b"")
-    app.extensions["service"].attachments._directory = a_file_in_its_place
+    app.extensions["service"].attachments.directory = a_file_in_its_place
 
     boundary, body = encode_multipart(MultiDict(EDIT | {"input_image": a_file(PNG + b"small")}))
     kind = f"multipart/form-data; boundary={boundary}"

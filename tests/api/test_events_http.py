@@ -130,12 +130,12 @@ def test_progress_is_polled_only_while_there_are_subscribers(app, client):
     target = submit(client, "[[hang]]")
     until(lambda: "running" == look_up(client, target)["status"])
     service = app.extensions["service"]
-    watcher = service.core.provider._watcher
+    watcher = service.core.provider.watcher
 
     prediction_id = look_up(client, target)["prediction_id"]
 
     def followers():
-        (watch,) = watcher._watches_of(prediction_id)
+        (watch,) = watcher.watches_of(prediction_id)
         return len(watch.followers)
 
     with listen(client, target), listen(client, target):
@@ -161,7 +161,7 @@ def test_the_number_of_listeners_is_limited_and_freed_afterwards(app, client):
     for each in sitting:
         each.close()
     listen(client, target).close()
-    assert 0 == len(app.extensions["service"].core.generations._events._sending)
+    assert 0 == len(app.extensions["service"].core.generations.events.sending)
 
 
 def test_a_head_request_holds_no_listener_slot(client):

@@ -415,13 +415,13 @@ def test_a_caller_waiting_at_a_stop_finds_the_work_by_its_key_in_the_next_proces
 ):
     app = make_app(REPLICATE_CONCURRENT_LIMIT=1)
     slow_down(monkeypatch, app.extensions["service"].ledger, syncs_take)
-    body = picture("[[slow=0.4]]")
+    body = picture("[[slow=2]]")
     with ThreadPoolExecutor(2) as callers:
-        calls = [
-            callers.submit(ask, app.test_client(), body),
-            callers.submit(ask, app.test_client(), BATCH, "/generate-batch", **{"Idempotency-Key": "b"}),
-        ]
+        calls = [callers.submit(ask, app.test_client(), body)]
         until(lambda: 1 == simulator.counts().in_flight)
+        calls.append(
+            callers.submit(ask, app.test_client(), BATCH, "/generate-batch", **{"Idempotency-Key": "b"})
+        )
         until(lambda: 2 == app.extensions["service"].loop.call(lambda: accepted(app)))
         app.extensions["service"].close()
         one, several = [call.result() for call in calls]
@@ -478,7 +478,7 @@ def slow_down(monkeypatch, ledger, seconds):
 
 def accepted(app):
     """The number of keys whose work has not ended."""
-    return len(app.extensions["service"].generations._keys._key_of)
+    return len(app.extensions["service"].generations.keys.key_of)
 
 
 def test_a_key_outlives_its_day_while_its_work_is_suspended(make_app, simulator, tmp_path):

@@ -36,7 +36,7 @@ def test_nine_functions_stand_between_a_post_and_the_provider(make_app):
         """A task that remembers by which functions it was reached, over the tasks before it."""
         task = asyncio.Task(coroutine, loop=loop, **named)
         before = asyncio.current_task(loop)
-        came_by[task] = [*came_by.get(before, []), *ours(sys._getframe(1))] if before else []
+        came_by[task] = [*came_by.get(before, []), *ours(sys._getframe(1))] if before else []  # noqa: SLF001 - the caller's frame
         return task
 
     app = make_app(provider=Provider(answer_after=0, ends_after=0))

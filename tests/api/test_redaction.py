@@ -168,7 +168,7 @@ def test_a_pushed_result_loses_the_token_and_the_secret_it_is_signed_with(servic
     target = submit(client, "[[hang]]", by=USER)
     until(lambda: "running" == look_up(client, target, by=USER)["status"])
     (prediction,) = simulator.predictions()
-    secret = simulator._server.state.webhooks.secret(TOKEN)
+    secret = simulator.server.state.webhooks.secret(TOKEN)
     pushed = message(target, prediction, status="failed", error=f"{TOKEN} {quote(secret, safe='')} {secret}")
 
     assert 204 == post(client, pushed, secret).status_code

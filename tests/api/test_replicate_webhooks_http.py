@@ -41,7 +41,7 @@ def with_webhooks(make_app, simulator):
 @pytest.fixture
 def secret(simulator):
     """The signing secret of an account."""
-    return lambda token=SERVER_TOKEN: simulator._server.state.webhooks.secret(token)
+    return lambda token=SERVER_TOKEN: simulator.server.state.webhooks.secret(token)
 
 
 def message(target, prediction, *, status="succeeded", **changes):

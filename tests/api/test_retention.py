@@ -269,7 +269,7 @@ def test_costs_of_deleted_work_count_in_the_budget_of_their_day(make_app, tmp_pa
     client = app.test_client()
     ended(client, submit(client, by=ADMIN), by=ADMIN)
     service = app.extensions["service"]
-    service.core.retention._clock = lambda: 10**10
+    service.core.retention.clock = lambda: 10**10
     forget(app)
     assert [] == client.get("/generations", headers=ADMIN).json["generations"]
     service.close()

@@ -138,7 +138,7 @@ async def in_memory(kind: type[MemoryProvider] = MemoryProvider) -> AsyncIterato
         new_gate(),
         will=will,
         refuse=lambda how: provider.outcomes.append(REFUSALS[how][1]),
-        created=lambda: len(provider._made),
+        created=lambda: len(provider.made),
         restarted=lambda: provider,
         push=push,
     )

@@ -86,7 +86,7 @@ class Loopback(httpx.AsyncBaseTransport):
             app=self._app,
         )
         found = await self._app.router.resolve(asked)
-        asked._match_info = found
+        asked._match_info = found  # noqa: SLF001 - as aiohttp's own router does
         response = await found.handler(asked)
         if line.cut or not isinstance(response, Response):  # a part of an answer
             raise httpx.ReadError("the connection was reset")

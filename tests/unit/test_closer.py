@@ -90,7 +90,7 @@ def test_a_client_that_neither_sends_nor_closes_is_closed_after_a_while(answered
     _, ours = answered()
     other, others = answered()
     other.sendall(b"x")
-    until(lambda: len(closer._lingering) == 2)
+    until(lambda: len(closer.lingering) == 2)
     assert not is_closed(ours)
 
     clock.now = SECONDS

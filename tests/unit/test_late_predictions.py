@@ -69,7 +69,7 @@ async def after_all(prompt, *, arrives: float, wait: float, act=None, lists_fail
             await asyncio.sleep(wait)
             record = service.ledger.generation(work.id)
             states = [(each.id, each.status) for each in world.predictions]
-            spent = sum(service.core.budget._spent.values())
+            spent = sum(service.core.budget.spent.values())
     return record, states, round(spent, 6), [each["event"] for each in logs]
 
 

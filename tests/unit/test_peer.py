@@ -16,7 +16,7 @@ class Patient(Peer):
     now = 0.0
     meanwhile = staticmethod(lambda: None)
 
-    def _clock(self):
+    def clock(self):
         return self.now
 
     def _poll(self):
@@ -78,9 +78,9 @@ def test_a_reader_that_reads_fast_enough_gets_all(ends):
     ours.patience = 10.0
 
     def take():
-        before = ours._unacknowledged()
+        before = ours.unacknowledged()
         read(theirs, SLOWEST * 8)
-        until(lambda: ours._unacknowledged() < before)
+        until(lambda: ours.unacknowledged() < before)
 
     ours.meanwhile = take
     ours.sendall(bytes(10_000_000))
@@ -100,7 +100,7 @@ class Sends:
         ours, before = self.ours, self.ours.now
         clock = iter([before, before + seconds])
         ours.now = before + seconds
-        ours._clock = lambda: next(clock)
+        ours.clock = lambda: next(clock)
         received = ours.recv(size)
         self.received += len(received)
 

@@ -172,7 +172,7 @@ async def test_names_are_looked_up_on_threads_of_their_own():
     assert {("127.0.0.1", 443, socket.AF_INET)} == {
         (each["host"], each["port"], each["family"]) for each in found
     }
-    assert asyncio.get_running_loop()._default_executor is None
+    assert asyncio.get_running_loop()._default_executor is None  # noqa: SLF001 - asyncio has no public name
 
 
 def test_no_threads_are_too_few():

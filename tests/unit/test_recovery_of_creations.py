@@ -42,7 +42,7 @@ class Account(httpx.AsyncBaseTransport):
 
     def now(self) -> datetime:
         """Unix time by a clock that advances with the loop's."""
-        running = asyncio._get_running_loop()
+        running = asyncio._get_running_loop()  # noqa: SLF001 - None without a loop
         return self._began + timedelta(seconds=self.skew + (running.time() if running else 0.0))
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
@@ -337,7 +337,7 @@ def test_a_recovery_that_is_cancelled_leaves_nothing_under_way():
         await asyncio.sleep(1)
         recovery.cancel()
         await asyncio.gather(recovery, return_exceptions=True)
-        return recovery.cancelled(), service._creations.under_way
+        return recovery.cancelled(), service.creations.under_way
 
     assert (True, set()) == run(scenario())
 

@@ -500,7 +500,7 @@ def test_a_push_that_names_another_prediction_than_the_answer_ends_neither():
                 await asyncio.sleep(1.5)
                 provider.receive_push("gen_a.1", over("forged"))
                 created = await creation
-            return created.prediction.id == next(iter(world.predictions)).id, provider._watcher._pushes.early(
+            return created.prediction.id == next(iter(world.predictions)).id, provider.watcher.pushes.early(
                 "forged"
             )
 

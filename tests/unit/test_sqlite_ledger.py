@@ -321,7 +321,7 @@ def test_a_missing_ledger_is_not_recreated_and_is_used_again_once_restored(path,
         for name in ("b", "c"):
             with pytest.raises(LedgerDown):
                 write(ledger, generation(name))
-            ledger._wake.put(True)
+            ledger.wake()
         assert "start the service again to go on with what is there" in ledger.trouble
 
         gone(path)
@@ -408,7 +408,7 @@ def test_records_and_dirty_works_of_one_loop_step_are_written_in_one_transaction
         async def story():
             ledger.upsert(generation("a"))
             ledger.mark_dirty(work)
-            ledger._wake.put(True)
+            ledger.wake()
             time.sleep(0.1)  # noqa: ASYNC251 - gives the writer's thread time to write
             before = on_disk(path)
             await ledger.flush()
@@ -476,7 +476,7 @@ def test_writes_to_a_full_disk_are_retried_once_a_second_and_close_still_ends(pa
                 tries.append(time.monotonic())
                 raise sqlite3.OperationalError("database or disk is full")
 
-        ledger._write = full
+        ledger._write = full  # noqa: SLF001 - a full disk
         with pytest.raises(LedgerDown, match="disk is full"):
             write(ledger, generation("a"))
         until(lambda: len(tries) >= 3)

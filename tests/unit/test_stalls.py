@@ -439,10 +439,10 @@ def test_a_generation_shows_that_its_creation_is_in_doubt():
             bodies = []
             for seconds in (10, 30):
                 await asyncio.sleep(seconds)
-                bodies.append(service.core.generations._status.body(generation, "http://service.test"))
+                bodies.append(service.core.generations.status.body(generation, "http://service.test"))
             line.go_on()
             await service.core.supervisor.wait(generation)
-            bodies.append(service.core.generations._status.body(generation, "http://service.test"))
+            bodies.append(service.core.generations.status.body(generation, "http://service.test"))
             return [(each["status"], each.get("creation_in_doubt")) for each in bodies]
 
     assert [("submitting", None), ("submitting", True), ("succeeded", None)] == run(scenario())

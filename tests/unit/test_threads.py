@@ -59,8 +59,8 @@ def test_an_idle_thread_is_used_again(seen, monkeypatch):
     for _ in range(5):
         (call,) = run(threads, seen, 1)
         call.release()
-        assert threads._idle.acquire(timeout=30)  # it is idle
-        threads._idle.release()
+        assert threads.idle.acquire(timeout=30)  # it is idle
+        threads.idle.release()
 
     assert 1 == len(started)
 
