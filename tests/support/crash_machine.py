@@ -115,9 +115,9 @@ class CrashMachine(RuleBasedStateMachine):
     def do(self, work: Coroutine[Any, Any, T]) -> T:
         """Run a coroutine with a wall clock that advances with virtual time, so that the clocks do not drift
         apart."""
-        began = self.began
+        loop = self.runner.get_loop()  # before the patch: making a loop may log, which asks for the time
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(time, "time", lambda: began + self.runner.get_loop().time())
+            patch.setattr(time, "time", lambda: self.began + loop.time())
             return self.runner.run(work)
 
     async def begin_world(self) -> None:

@@ -216,7 +216,7 @@ def test_a_single_call_beside_a_batch_of_5000_waits_at_most_two_seconds(caller):
             for pause in [0.0, 3.0, *[7.3] * 30]:
                 await asyncio.sleep(pause)
                 single = await service.run("a single call", caller=caller)
-                waited.append(single.queued)
+                waited.append(single.queued_seconds)
             batch.cancel()
             await asyncio.wait([batch])
             return waited, world.counters.snapshot()
