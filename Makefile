@@ -18,10 +18,10 @@ simulator: .venv/simulator ## run the simulator of Replicate alone, on http://12
 	@exec $(BIN)/python -m simulator
 
 test: .venv/dev ## run the tests but the slow ones: three minutes
-	$(BIN)/python -m pytest -n 2 --dist worksteal --durations 10 -m "not slow" $(TEST)
+	$(BIN)/python -m pytest -n 4 --dist worksteal --durations 10 -m "not slow" $(TEST)
 
 test-all: test ## run all tests, with kills, long state machines and sockets at scale: twelve minutes
-	$(BIN)/python -m pytest -n 2 --dist worksteal --durations 10 -m slow $(TEST)
+	$(BIN)/python -m pytest -n 3 --dist worksteal --durations 10 -m slow $(TEST)
 
 check: .venv/dev ## everything CI checks: format, lint, types, tests
 	$(BIN)/ruff format --check .
