@@ -87,4 +87,4 @@ prediction and two of a list get a 500; contenders that hold creations open do n
 {_A_MINUTE} pictures at once, the others after a minute, and {_SECONDS} s for the last. A contender that gives up
 pictures finishes sooner. Pictures got are those that were requested; another model's, or black, are substitutes
 returned as a success. Paid in vain are predictions that did not fail, beyond one for each picture got: made twice, or
-never seen by the user. Retries come after pauses of 1, 2, 4, … 32 s, whatever the error."""
+never seen by the user. Retries come after pauses of 1, 2, 4, … 32 s, after every error."""

@@ -20,7 +20,7 @@ class FileIndex:
         return name in self._files
 
     def add(self, file: StoredFile) -> None:
-        """Add a file as the newest, whatever its date: the clock may have been set back."""
+        """Add a file as the newest, with any date: the clock may have been set back."""
         self.remove(file.name)
         self._files[file.name] = (file.size, file.modified)
         self.size += file.size

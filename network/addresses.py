@@ -1,4 +1,4 @@
-"""Tells public hosts from private ones: this machine and the networks around it.
+"""Distinguishes public hosts from private ones: this machine and the networks around it.
 
 A caller who names a URL must not reach hosts that only this service can reach, such as cloud metadata
 (169.254.169.254) and databases. An address counts in every notation that a resolver accepts. Names reserved for private

@@ -2,7 +2,7 @@
 
 The order of the steps matters:
 
-- A request is counted when it arrives, whatever happens to it afterwards.
+- A request is counted when it arrives, also if it fails afterwards.
 - An invalid token is refused before it uses up any limit.
 - A fault applies only to requests within the limits, as a failing server is behind the rate limiter.
 - Each response is sent by `sending`, where a fault can change it.
@@ -81,7 +81,7 @@ class Middleware:
     async def _respond(
         self, request: web.Request, response: ApiResponse, known: _AccountRequest | None = None
     ) -> web.Response:
-        """Send `response`. With an account, its headers say what is left of the limit."""
+        """Send `response`. With an account, its headers have the rest of the limit."""
         await self._delay()
         sent = sending.counted_response(request, response, self._state.counters)
         sent.headers["Date"] = format_datetime(self._state.predictions.now(), usegmt=True)

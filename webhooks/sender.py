@@ -56,7 +56,7 @@ class Sender:
         self._sessions: dict[str, aiohttp.ClientSession] = {}
 
     async def post(self, url: URL, content: bytes, headers: Mapping[str, str]) -> Response:
-        """Send one attempt. Returns the response, whatever its status. Raises DeliveryFailed. It has no timeout: the
+        """Send one attempt. Returns the response, with any status. Raises DeliveryFailed. It has no timeout: the
         caller cancels it."""
         if url.scheme not in self._sessions:
             self._sessions[url.scheme] = public_http.client_session(

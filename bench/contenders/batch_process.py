@@ -3,7 +3,7 @@
 - It works in threads of the loop's default executor (see `threads.py`), so a `max_concurrent` above the number of
 cores plus four has no effect. - It downloads each picture. The other contenders leave that to their caller. - After
 any error it calls another model, in up to four calls, and at last makes a black image of 1600 by 900. It returns
-either as a success. Its calls of flux-dev request a square and those of the other model do not, which tells a
+either as a success. Its calls of flux-dev request a square and those of the other model do not, which identifies a
 requested picture from a substitute. - It reads the nearest `.env` above its place of installation. The environment has
 priority, so the bench, which sets Replicate's address and token there, cannot reach the real Replicate.
 """

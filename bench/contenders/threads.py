@@ -1,7 +1,7 @@
 """The `replicate` client's `run` in threads behind a semaphore, for users of the blocking call.
 
 `asyncio.to_thread` uses the loop's default executor, which has four threads more than cores, and 32 at the most. No
-more predictions are in flight, whatever the semaphore allows. That is not corrected here, since no error shows it to
+more predictions are in flight than that. That is not corrected here, since no error shows it to
 the user.
 """
 

@@ -417,7 +417,7 @@ def receiver():
     """An address on this machine, and what is posted to it: headers and body."""
     heard = queue.SimpleQueue()
 
-    class Heard(BaseHTTPRequestHandler):
+    class ReceivedRequest(BaseHTTPRequestHandler):
         def do_POST(self):
             length = int(self.headers["Content-Length"])
             heard.put(
@@ -429,7 +429,7 @@ def receiver():
         def log_message(self, *_arguments):
             pass
 
-    with ThreadingHTTPServer(("127.0.0.1", 0), Heard) as server:
+    with ThreadingHTTPServer(("127.0.0.1", 0), ReceivedRequest) as server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
         try:

@@ -165,11 +165,13 @@ def test_a_whole_float_is_the_integer_that_is_sent(model, parameter, schema):
 
 @of_every_parameter
 def test_the_documented_default_range_and_choices_are_the_published_ones(model, parameter, schema):
-    told = MODELS[model].input_schema["properties"][parameter]
-    bounded = next((each for each in told.get("anyOf", [told]) if each["type"] != "null"), told)
+    described = MODELS[model].input_schema["properties"][parameter]
+    bounded = next(
+        (each for each in described.get("anyOf", [described]) if each["type"] != "null"), described
+    )
 
     seen_by_callers = MODELS[model].asks_for.get(parameter, schema.get("default"))
-    assert seen_by_callers == told.get("default")
+    assert seen_by_callers == described.get("default")
     assert schema["type"] == bounded["type"]
     assert sorted(schema.get("enum", ())) == sorted(bounded.get("enum", ()))
     for end in ("minimum", "maximum"):
@@ -219,11 +221,12 @@ def test_the_cost_counts_the_outputs_made_and_not_those_requested():
 
 
 def test_each_model_has_its_tier_credits_kind_and_references():
-    told = {model.short_name: model for model in MODELS.values()}
+    described = {model.short_name: model for model in MODELS.values()}
 
-    assert PLANS == {name: (told[name].tier, told[name].credits) for name in PLANS}
+    assert PLANS == {name: (described[name].tier, described[name].credits) for name in PLANS}
     assert REFERENCES == {
-        name: told[name].references and (told[name].references.parameter, told[name].references.most)
+        name: described[name].references
+        and (described[name].references.parameter, described[name].references.most)
         for name in REFERENCES
     }
 

@@ -55,8 +55,8 @@ def test_each_of_many_parallel_callers_gets_its_own_image(simulator):
         answers = [read_response(caller) for caller in callers]
 
     assert [200] * 50 == [status for status, _ in answers]
-    assert [f"picture {i}" for i in range(50)] == [told["prompt"] for _, told in answers]
-    assert 50 == len({told["prediction_id"] for _, told in answers})
+    assert [f"picture {i}" for i in range(50)] == [document["prompt"] for _, document in answers]
+    assert 50 == len({document["prediction_id"] for _, document in answers})
     assert 50 == simulator.counts().creations_accepted
 
 
@@ -121,19 +121,19 @@ def test_sigterm_finishes_running_work_keeps_queued_work_and_refuses_new_work(si
         until(lambda: requests.get(f"{service.url}/status", timeout=30).json()["concurrency"]["waiting"] == 1)
 
         service.signal(signal.SIGTERM)
-        refused, told = read_response(queued)
+        refused, document = read_response(queued)
         health = requests.get(f"{service.url}/health", timeout=30)
         late, _ = read_response(service.connect("/generate", PICTURE, **USER))
         finished = [read_response(call) for call in calls]
         assert 0 == service.ended()
 
-    assert (503, "shutting_down", None) == (refused, told["code"], told["prediction_id"])
+    assert (503, "shutting_down", None) == (refused, document["code"], document["prediction_id"])
     assert (503, 503) == (health.status_code, late)
     assert "Retry-After" in health.headers
     assert [200, 200] == [status for status, _ in finished]
     assert 2 == simulator.counts().creations_accepted
     ended = {result["id"]: ("succeeded", result["prediction_id"]) for _, result in finished}
-    assert {**ended, told["id"]: ("queued", None)} == _left(tmp_path)
+    assert {**ended, document["id"]: ("queued", None)} == _left(tmp_path)
 
 
 @pytest.mark.parametrize(("number", "patience"), [("SIGTERM", 0.2), ("SIGINT", 600)])
@@ -145,13 +145,13 @@ def test_work_beyond_the_drain_keeps_running_and_its_caller_gets_its_id(
         until(lambda: simulator.counts().in_flight == 1)
 
         service.signal(signal.Signals[number])
-        status, told = read_response(call)
+        status, document = read_response(call)
 
-        assert (503, "shutting_down", True) == (status, told["code"], told["retryable"])
+        assert (503, "shutting_down", True) == (status, document["code"], document["retryable"])
         assert 0 == service.ended()
     (made,) = simulator.predictions()
-    assert {told["id"]: ("running", made.id)} == _left(tmp_path)
-    assert ("processing", made.id) == (made.status, told["prediction_id"])
+    assert {document["id"]: ("running", made.id)} == _left(tmp_path)
+    assert ("processing", made.id) == (made.status, document["prediction_id"])
     assert "cancel" not in simulator.counts().requests
 
 
@@ -293,11 +293,11 @@ def test_other_routes_respond_while_replicate_hangs_on_every_creation():
             calls = [service.connect("/generate", PICTURE, **USER) for _ in range(5)]
             until(lambda: simulator.counts().requests.get("create", 0) == 5)
 
-            status, told = read_response(service.connect("/generate", _picture("a sixth"), **USER))
+            status, document = read_response(service.connect("/generate", _picture("a sixth"), **USER))
             for call in calls:
                 call.close()
 
-    assert (200, True) == (status, told["success"])
+    assert (200, True) == (status, document["success"])
 
 
 @pytest.mark.parametrize("early", [b"\r\n", b"GET /health HTTP/1.1\r\nHost: a\r\n\r\n"])
@@ -360,10 +360,12 @@ def test_a_second_signal_during_a_drain_still_awaits_pending_creations(simulator
         answers = [read_response(call) for call in calls]
         assert 0 == service.ended()
 
-    assert [(503, "shutting_down")] * 2 == [(status, told["code"]) for status, told in answers]
+    assert [(503, "shutting_down")] * 2 == [(status, document["code"]) for status, document in answers]
     made = {each.id: each.status for each in simulator.predictions()}
-    assert {told["prediction_id"]: "processing" for _, told in answers} == made
-    assert {told["id"]: ("running", told["prediction_id"]) for _, told in answers} == _left(tmp_path)
+    assert {document["prediction_id"]: "processing" for _, document in answers} == made
+    assert {document["id"]: ("running", document["prediction_id"]) for _, document in answers} == _left(
+        tmp_path
+    )
     assert "cancel" not in simulator.counts().requests
 
 
@@ -374,12 +376,12 @@ def test_the_worker_records_running_work_and_ends_when_the_master_is_killed(simu
         until(lambda: simulator.counts().in_flight == 1)
 
         service.process.kill()
-        status, told = read_response(call)
+        status, document = read_response(call)
         until(lambda: not Path(f"/proc/{worker}").exists())
 
     (made,) = simulator.predictions()
-    assert (503, "shutting_down") == (status, told["code"])
-    assert {told["id"]: ("running", made.id)} == _left(tmp_path)
+    assert (503, "shutting_down") == (status, document["code"])
+    assert {document["id"]: ("running", made.id)} == _left(tmp_path)
     assert ("processing", False) == (made.status, "cancel" in simulator.counts().requests)
 
 
@@ -394,8 +396,8 @@ def test_running_work_survives_a_lack_of_file_descriptors(simulator):
         until(lambda: simulator.counts().in_flight == 1)
         crowd = [socket.create_connection(("127.0.0.1", service.port), timeout=30) for _ in range(150)]
 
-        status, told = read_response(call)
-        assert (200, True) == (status, told["success"])
+        status, document = read_response(call)
+        assert (200, True) == (status, document["success"])
         for each in crowd:
             each.close()
         assert requests.get(f"{service.url}/health", timeout=30).ok

@@ -89,21 +89,21 @@ def test_the_admins_work_continues_after_a_restart_and_nothing_is_created_twice(
         several = first.connect("/generate-batch", batch, **ADMIN)
         until(lambda: simulator.counts().in_flight == 2)
         first.signal(signal.SIGINT)
-        (one, told), (another, told_of_batch) = read_response(single), read_response(several)
+        (one, document), (another, batch_document) = read_response(single), read_response(several)
         assert 0 == first.ended()
         assert 2 == simulator.counts().in_flight
 
-    assert [(503, "shutting_down")] * 2 == [(one, told["code"]), (another, told_of_batch["code"])]
+    assert [(503, "shutting_down")] * 2 == [(one, document["code"]), (another, batch_document["code"])]
     with running_service(**settings) as second:
 
         def result(path: str):
             return requests.get(second.url + path, headers=ADMIN, timeout=30).json()
 
-        until(lambda: result(f"/generations/{told['id']}")["status"] == "succeeded")
-        until(lambda: result(f"/batches/{told_of_batch['id']}")["status"] == "completed")
+        until(lambda: result(f"/generations/{document['id']}")["status"] == "succeeded")
+        until(lambda: result(f"/batches/{batch_document['id']}")["status"] == "completed")
         results = [
-            result(f"/generations/{told['id']}"),
-            *result(f"/batches/{told_of_batch['id']}")["results"],
+            result(f"/generations/{document['id']}"),
+            *result(f"/batches/{batch_document['id']}")["results"],
         ]
 
     made = {each.id: (each.input["prompt"], each.status) for each in simulator.predictions()}
@@ -128,14 +128,14 @@ def test_a_users_work_continues_after_a_restart_with_the_users_next_request(simu
     before = simulator.counts().requests
     with running_service(**settings) as second:
 
-        def told(method: str, target: str, **headers: str):
+        def document(method: str, target: str, **headers: str):
             return requests.request(method, f"{second.url}/generations/{target}", headers=headers, timeout=30)
 
-        assert 404 == told("GET", targets[0], **{"X-Replicate-API-Key": "r8_another"}).status_code
+        assert 404 == document("GET", targets[0], **{"X-Replicate-API-Key": "r8_another"}).status_code
         assert before == simulator.counts().requests
-        assert "running" == told("GET", targets[0], **USER).json()["status"]
-        assert "canceled" == told("DELETE", targets[0], **USER).json()["status"]
-        until(lambda: told("GET", targets[1], **USER).json()["status"] == "succeeded")
+        assert "running" == document("GET", targets[0], **USER).json()["status"]
+        assert "canceled" == document("DELETE", targets[0], **USER).json()["status"]
+        until(lambda: document("GET", targets[1], **USER).json()["status"] == "succeeded")
 
     assert ["canceled", "succeeded"] == [made.status for made in simulator.predictions()]
 
@@ -151,18 +151,18 @@ def test_a_service_with_its_ledger_elsewhere_serves_even_if_the_data_directory_i
     with running_service(
         REPLICATE_BASE_URL=simulator.url, DATA_DIR=UNWRITABLE, DATABASE_URL=ledger
     ) as service:
-        status, told = read_response(service.connect("/generate", PICTURE, **USER))
+        status, document = read_response(service.connect("/generate", PICTURE, **USER))
 
-    assert (200, True) == (status, told["success"])
+    assert (200, True) == (status, document["success"])
 
 
 def test_nothing_is_spent_without_a_ledger_and_health_has_the_reason(simulator):
     with running_service(REPLICATE_BASE_URL=simulator.url, DATA_DIR=UNWRITABLE) as service:
-        status, told = read_response(service.connect("/generate", PICTURE, **USER))
+        status, document = read_response(service.connect("/generate", PICTURE, **USER))
         health, reason = read_response(service.connect("/health"))
         figures, _ = read_response(service.connect("/status"))
 
-    assert [(500, "internal")] * 2 == [(status, told["code"]), (health, reason["code"])]
+    assert [(500, "internal")] * 2 == [(status, document["code"]), (health, reason["code"])]
     assert reason["detail"].startswith("The ledger cannot be written: ")
-    assert reason["detail"] in told["detail"]
+    assert reason["detail"] in document["detail"]
     assert (200, {}) == (figures, dict(simulator.counts().requests))

@@ -51,7 +51,7 @@ async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
 def proxying(
     to: str, certificate: ssl.SSLContext, *, answer: bytes = TUNNELLED, tls: bool = False
 ) -> Iterator[ConnectProxy]:
-    """A proxy that runs while the block does. Every tunnel leads to the plain HTTP server at the URL `to`, whatever the
+    """A proxy that runs while the block does. Every tunnel leads to the plain HTTP server at the URL `to`, for any
     target; `certificate` terminates the client's TLS. With `tls` the proxy itself is reached over TLS, as `localhost`.
     """
     proxy = ConnectProxy(certificate, to, answer)

@@ -1,6 +1,6 @@
 """A state machine for Hypothesis: a service before the simulator that may crash at any moment, in virtual time.
 
-Its disk loses what was not flushed. Subclasses add rules and check what must hold in the end.
+Its disk loses all records that were not flushed. Subclasses add rules and check what must hold in the end.
 """
 
 import asyncio

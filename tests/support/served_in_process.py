@@ -32,7 +32,7 @@ def online(app: Flask, port: int = 0) -> Iterator[str]:
 
 
 @dataclass(frozen=True)
-class Heard:
+class ReceivedRequest:
     """A request that the receiver got. Its header names are in lower case."""
 
     path: str
@@ -50,7 +50,7 @@ class Receiver:
 
     def __init__(self, *statuses: int | None) -> None:
         self._statuses = list(statuses or [204])
-        self.received: list[Heard] = []
+        self.received: list[ReceivedRequest] = []
         self.over = threading.Event()
         self.url = ""
 
@@ -67,7 +67,7 @@ def receiving(*statuses: int | None) -> Iterator[Receiver]:
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers["Content-Length"]))
             headers = {name.lower(): value for name, value in self.headers.items()}
-            receiver.received.append(Heard(self.path, headers, body))
+            receiver.received.append(ReceivedRequest(self.path, headers, body))
             status = receiver.status()
             if status is None:
                 receiver.over.wait(30)

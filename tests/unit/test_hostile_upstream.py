@@ -1,4 +1,4 @@
-"""Whatever Replicate answers, a generation ends, reports the truth, and leaves nothing behind."""
+"""After any answer of Replicate, a generation ends, reports the truth, and leaves nothing behind."""
 
 import asyncio
 import gzip

@@ -46,13 +46,13 @@ def timetable(*, first: int = 5, longest: int = 3600, total_timeout: int = DAY) 
 @pytest.mark.parametrize("status", [200, 201, 202, 204, 226, 299])
 @in_virtual_time
 async def test_a_2xx_response_ends_a_delivery(status):
-    told = await story(status, takes=0.5)
+    outcome = await story(status, takes=0.5)
 
-    assert [0] == told.sender.times
+    assert [0] == outcome.sender.times
     assert [
         new(next_at=EPOCH),
         new(state="delivered", attempts=1, delivered_at=EPOCH + 0.5),
-    ] == told.written
+    ] == outcome.written
 
 
 @pytest.mark.parametrize(
@@ -60,19 +60,19 @@ async def test_a_2xx_response_ends_a_delivery(status):
 )
 @in_virtual_time
 async def test_any_other_response_is_retried_for_a_day(status):
-    told = await story(status)
+    outcome = await story(status)
 
     times = timetable()
-    assert times == told.sender.times
+    assert times == outcome.sender.times
     assert [0, 5, 15, 35, 75, 155, 315, 635, 1275, 2555, 5115, 8715, 12315] == times[:13]
-    assert new(state="failed", attempts=len(times), trouble=told.delivery().trouble) == told.delivery()
+    assert new(state="failed", attempts=len(times), trouble=outcome.delivery().trouble) == outcome.delivery()
     more = ", and redirects are not followed" if 300 <= status < 400 else ""
-    assert f"it answered {status}{more}" == told.delivery().trouble
+    assert f"it answered {status}{more}" == outcome.delivery().trouble
 
 
 @in_virtual_time
 async def test_the_ledger_has_every_attempt_and_the_time_of_the_next():
-    told = await story(in_turn(500, LOST, HANGS, 200))
+    outcome = await story(in_turn(500, LOST, HANGS, 200))
 
     assert [
         ("pending", 0, 0, None),
@@ -80,16 +80,18 @@ async def test_the_ledger_has_every_attempt_and_the_time_of_the_next():
         ("pending", 2, 15, "the connection was lost"),
         ("pending", 3, 45, "no answer within 10 s"),
         ("delivered", 4, None, None),
-    ] == [(row.state, row.attempts, row.next_at and row.next_at - EPOCH, row.trouble) for row in told.written]
-    assert [0, 5, 15, 45] == told.sender.times
+    ] == [
+        (row.state, row.attempts, row.next_at and row.next_at - EPOCH, row.trouble) for row in outcome.written
+    ]
+    assert [0, 5, 15, 45] == outcome.sender.times
 
 
 @in_virtual_time
 async def test_a_410_ends_a_delivery():
-    told = await story(410)
+    outcome = await story(410)
 
-    assert [0] == told.sender.times
-    assert new(state="failed", attempts=1, trouble="it answered 410") == told.delivery()
+    assert [0] == outcome.sender.times
+    assert new(state="failed", attempts=1, trouble="it answered 410") == outcome.delivery()
 
 
 NINES = "9" * 400
@@ -126,17 +128,17 @@ NINES = "9" * 400
 )
 @in_virtual_time
 async def test_retry_after_lengthens_the_backoff_up_to_an_hour(header, seconds):
-    told = await story(in_turn(Response(503, header), 200))
+    outcome = await story(in_turn(Response(503, header), 200))
 
-    assert [0, seconds] == told.sender.times
+    assert [0, seconds] == outcome.sender.times
 
 
 @in_virtual_time
 async def test_retry_after_does_not_extend_a_delivery_beyond_a_day():
-    told = await story(Response(429, "3600"))
+    outcome = await story(Response(429, "3600"))
 
-    assert [hour * 3600 for hour in range(25)] == told.sender.times
-    assert "failed" == told.delivery().state
+    assert [hour * 3600 for hour in range(25)] == outcome.sender.times
+    assert "failed" == outcome.delivery().state
 
 
 @pytest.mark.parametrize("seconds", [5.0, 7.5, 10.0])
@@ -148,10 +150,10 @@ async def test_jitter_shortens_a_backoff_by_at_most_half(seconds):
         asked.append((low, high))
         return seconds if high == 10 else high
 
-    told = await story(in_turn(500, 500, 200), uniform=uniform)
+    outcome = await story(in_turn(500, 500, 200), uniform=uniform)
 
     assert [(2.5, 5), (5, 10)] == asked[:2]
-    assert [0, 5, 5 + seconds] == told.sender.times
+    assert [0, 5, 5 + seconds] == outcome.sender.times
 
 
 @in_virtual_time
@@ -159,10 +161,10 @@ async def test_a_delivery_without_a_result_fails():
     async def content(delivery_id):
         return None
 
-    told = await story(200, content=content)
+    outcome = await story(200, content=content)
 
-    assert [] == told.sender.times
-    assert new(state="failed", attempts=1, trouble="the result is not known any more") == told.delivery()
+    assert [] == outcome.sender.times
+    assert new(state="failed", attempts=1, trouble="the result is not known any more") == outcome.delivery()
 
 
 @in_virtual_time
@@ -175,11 +177,11 @@ async def test_a_result_that_cannot_be_read_is_retried():
             raise found
         return found
 
-    told = await story(200, content=content)
+    outcome = await story(200, content=content)
 
-    assert [15] == told.sender.times
-    assert {"something went wrong inside this service", None} == {row.trouble for row in told.written}
-    assert "delivered" == told.delivery().state
+    assert [15] == outcome.sender.times
+    assert {"something went wrong inside this service", None} == {row.trouble for row in outcome.written}
+    assert "delivered" == outcome.delivery().state
 
 
 @pytest.mark.parametrize(
@@ -195,10 +197,10 @@ async def test_a_result_that_cannot_be_read_is_retried():
 )
 @in_virtual_time
 async def test_a_url_from_the_ledger_is_checked_before_each_attempt(url, trouble):
-    told = await story(200, new(url=url))
+    outcome = await story(200, new(url=url))
 
-    assert [] == told.sender.times
-    assert ("failed", trouble) == (told.delivery().state, told.delivery().trouble)
+    assert [] == outcome.sender.times
+    assert ("failed", trouble) == (outcome.delivery().state, outcome.delivery().trouble)
 
 
 # Content of a message
@@ -206,7 +208,7 @@ async def test_a_url_from_the_ledger_is_checked_before_each_attempt(url, trouble
 
 @in_virtual_time
 async def test_attempts_share_an_id_and_differ_in_timestamp_and_signature():
-    told = await story(in_turn(500, 500, 200))
+    outcome = await story(in_turn(500, 500, 200))
 
     assert [
         {
@@ -217,11 +219,11 @@ async def test_attempts_share_an_id_and_differ_in_timestamp_and_signature():
         for seconds in (0, 5, 15)
     ] == [
         {name.lower(): value for name, value in attempt.headers.items() if name != "webhook-signature"}
-        for attempt in told.sender.attempts
+        for attempt in outcome.sender.attempts
     ]
-    assert 3 == len({attempt.headers["webhook-signature"] for attempt in told.sender.attempts})
-    assert {(URL, b'{"id": "gen_1"}')} == {(each.url, each.content) for each in told.sender.attempts}
-    for attempt in told.sender.attempts:
+    assert 3 == len({attempt.headers["webhook-signature"] for attempt in outcome.sender.attempts})
+    assert {(URL, b'{"id": "gen_1"}')} == {(each.url, each.content) for each in outcome.sender.attempts}
+    for attempt in outcome.sender.attempts:
         is_valid(attempt.headers, attempt.content)
 
 
@@ -264,9 +266,9 @@ def test_a_signature_equals_that_of_the_specification():
 
 @in_virtual_time
 async def test_without_a_secret_messages_are_not_signed():
-    told = await story(200, secret=None)
+    outcome = await story(200, secret=None)
 
-    assert {"Content-Type", "webhook-id", "webhook-timestamp"} == set(told.sender.attempts[0].headers)
+    assert {"Content-Type", "webhook-id", "webhook-timestamp"} == set(outcome.sender.attempts[0].headers)
 
 
 @pytest.mark.parametrize("secret", ["", "whsec_", "s3cret", "whsec_s3cret!", "whsec_s3cre", "whsec2_AAAA"])
@@ -299,12 +301,12 @@ async def test_the_log_has_the_host_and_status_but_not_the_url():
 @in_virtual_time
 async def test_a_hanging_host_does_not_hold_up_another():
     hanging = [new(f"gen_{number}", "https://hangs.example/") for number in range(1000)]
-    told = await story(
+    outcome = await story(
         lambda attempt: HANGS if "hangs" in attempt.url else 200, *hanging, new("gen_good"), seconds=5
     )
 
-    assert [0] == [attempt.at for attempt in told.sender.attempts if attempt.id == "gen_good"]
-    assert (4, 5) == (told.sender.most["hangs.example"], told.sender.most["all"])
+    assert [0] == [attempt.at for attempt in outcome.sender.attempts if attempt.id == "gen_good"]
+    assert (4, 5) == (outcome.sender.most["hangs.example"], outcome.sender.most["all"])
 
 
 @in_virtual_time
@@ -314,43 +316,43 @@ async def test_hosts_take_turns_at_the_limit_of_attempts_in_flight():
         for host in range(20)
         for number in range(50)
     ]
-    told = await story(
+    outcome = await story(
         lambda attempt: HANGS if "hangs" in attempt.url else 200, *hanging, new("gen_good"), seconds=30
     )
 
-    assert [10] == [attempt.at for attempt in told.sender.attempts if attempt.id == "gen_good"]
-    assert 32 == told.sender.most["all"]
-    assert 4 == max(most for host, most in told.sender.most.items() if host != "all")
+    assert [10] == [attempt.at for attempt in outcome.sender.attempts if attempt.id == "gen_good"]
+    assert 32 == outcome.sender.most["all"]
+    assert 4 == max(most for host, most in outcome.sender.most.items() if host != "all")
 
 
 @in_virtual_time
 async def test_a_host_is_the_same_however_it_is_written():
     urls = ["https://hooks.example.com/a", "https://HOOKS.example.com:8443/b", "https://hooks.example.com./c"]
-    told = await story(200, *(new(f"gen_{n}", urls[n % 3]) for n in range(30)), takes=1.0)
+    outcome = await story(200, *(new(f"gen_{n}", urls[n % 3]) for n in range(30)), takes=1.0)
 
-    assert 4 == told.sender.most["all"]
+    assert 4 == outcome.sender.most["all"]
 
 
 @in_virtual_time
 async def test_the_end_of_an_attempt_starts_the_next_at_once():
-    told = await story(200, *(new(f"gen_{number}") for number in range(10)), takes=1.0)
+    outcome = await story(200, *(new(f"gen_{number}") for number in range(10)), takes=1.0)
 
-    assert [0, 0, 0, 0, 1, 1, 1, 1, 2, 2] == told.sender.times
+    assert [0, 0, 0, 0, 1, 1, 1, 1, 2, 2] == outcome.sender.times
 
 
 @in_virtual_time
 async def test_an_early_delivery_does_not_wait_for_the_timer_of_a_late_one():
     late = [new(f"gen_{seconds}", attempts=9, next_at=EPOCH + seconds) for seconds in (600, 60, 300)]
-    told = await story(lambda attempt: 500 if attempt.at == 0 else 200, *late, new("gen_now"))
+    outcome = await story(lambda attempt: 500 if attempt.at == 0 else 200, *late, new("gen_now"))
 
-    assert [0, 5, 60, 300, 600] == told.sender.times
+    assert [0, 5, 60, 300, 600] == outcome.sender.times
 
 
 @in_virtual_time
 async def test_a_hundred_thousand_waiting_deliveries_need_one_timer_and_no_task():
     loop = asyncio.get_running_loop()
-    told = Story(Fake(200))
-    outbox = told.begun()
+    outcome = Story(Fake(200))
+    outbox = outcome.begun()
     before = (len(asyncio.all_tasks()), len(loop.timers()))
     for number in range(100_000):
         outbox.take(
@@ -360,12 +362,12 @@ async def test_a_hundred_thousand_waiting_deliveries_need_one_timer_and_no_task(
     assert (before[0], before[1] + 1) == (len(asyncio.all_tasks()), len(loop.timers()))
     await outbox.aclose()
     assert before == (len(asyncio.all_tasks()), len(loop.timers()))
-    assert [] == told.written
+    assert [] == outcome.written
 
 
 @in_virtual_time
 async def test_an_outcome_that_cannot_be_written_blocks_no_other_delivery():
-    told = Story(Fake(200))
+    outcome = Story(Fake(200))
     failing = iter([True] * 4)
 
     class Failing:
@@ -373,12 +375,12 @@ async def test_an_outcome_that_cannot_be_written_blocks_no_other_delivery():
         def upsert(delivery):
             if delivery.state != "pending" and next(failing, False):
                 raise OSError("the disk")
-            told.upsert(delivery)
+            outcome.upsert(delivery)
 
-    told.options["ledger"] = Failing()
-    await told.of(*(new(f"gen_{number}") for number in range(10)))
+    outcome.options["ledger"] = Failing()
+    await outcome.of(*(new(f"gen_{number}") for number in range(10)))
 
-    assert Counter(pending=4, delivered=6) == Counter(each.state for each in told.rows.values())
+    assert Counter(pending=4, delivered=6) == Counter(each.state for each in outcome.rows.values())
 
 
 # Stops and restarts
@@ -386,76 +388,76 @@ async def test_an_outcome_that_cannot_be_written_blocks_no_other_delivery():
 
 @in_virtual_time
 async def test_a_restart_does_not_change_the_times_of_attempts():
-    told = await Story(Fake(500)).of(new(), seconds=20)
-    assert [0, 5, 15] == told.sender.times
-    assert new(attempts=3, next_at=EPOCH + 35, trouble="it answered 500") == told.delivery()
+    outcome = await Story(Fake(500)).of(new(), seconds=20)
+    assert [0, 5, 15] == outcome.sender.times
+    assert new(attempts=3, next_at=EPOCH + 35, trouble="it answered 500") == outcome.delivery()
 
-    await told.of(told.delivery())
-    assert timetable() == told.sender.times
-    assert "failed" == told.delivery().state
+    await outcome.of(outcome.delivery())
+    assert timetable() == outcome.sender.times
+    assert "failed" == outcome.delivery().state
 
 
 @in_virtual_time
 async def test_an_attempt_interrupted_by_a_stop_is_repeated_with_the_same_id():
-    told = await Story(Fake(200, takes=1.0)).of(new(), seconds=0.5)
-    assert [new(next_at=EPOCH)] == told.written
-    assert Counter() == +told.sender.under_way
+    outcome = await Story(Fake(200, takes=1.0)).of(new(), seconds=0.5)
+    assert [new(next_at=EPOCH)] == outcome.written
+    assert Counter() == +outcome.sender.under_way
 
-    await told.of(told.delivery())
-    assert [0, 0.5] == told.sender.times
-    assert 1 == len({attempt.headers["webhook-id"] for attempt in told.sender.attempts})
-    assert ("delivered", 1) == (told.delivery().state, told.delivery().attempts)
+    await outcome.of(outcome.delivery())
+    assert [0, 0.5] == outcome.sender.times
+    assert 1 == len({attempt.headers["webhook-id"] for attempt in outcome.sender.attempts})
+    assert ("delivered", 1) == (outcome.delivery().state, outcome.delivery().attempts)
 
 
 @in_virtual_time
 async def test_a_delivery_due_during_an_outage_is_attempted_at_the_start():
-    told = Story(Fake(500))
+    outcome = Story(Fake(500))
     await asyncio.sleep(7 * DAY)
-    await told.of(new(attempts=3, next_at=EPOCH + 35, trouble="it answered 500"))
+    await outcome.of(new(attempts=3, next_at=EPOCH + 35, trouble="it answered 500"))
 
-    assert [7 * DAY] == told.sender.times
-    assert ("failed", 4) == (told.delivery().state, told.delivery().attempts)
+    assert [7 * DAY] == outcome.sender.times
+    assert ("failed", 4) == (outcome.delivery().state, outcome.delivery().attempts)
 
 
 @in_virtual_time
 async def test_a_clock_set_back_delays_a_delivery_by_at_most_an_hour():
-    told = await story(200, new(attempts=3, next_at=EPOCH + 30 * DAY))
+    outcome = await story(200, new(attempts=3, next_at=EPOCH + 30 * DAY))
 
-    assert [3600] == told.sender.times
+    assert [3600] == outcome.sender.times
 
 
 @in_virtual_time
 async def test_after_close_a_new_delivery_is_only_written_to_the_ledger():
-    told = Story(Fake(200))
-    outbox = told.begun()
+    outcome = Story(Fake(200))
+    outbox = outcome.begun()
     await outbox.aclose()
     outbox.take(new())
     await asyncio.sleep(DAY)
 
-    assert [new(next_at=EPOCH)] == told.written
-    assert [] == told.sender.times
-    assert told.sender.closed
+    assert [new(next_at=EPOCH)] == outcome.written
+    assert [] == outcome.sender.times
+    assert outcome.sender.closed
 
 
 @in_virtual_time
 async def test_taking_a_delivery_twice_sends_it_once():
-    told = await story(200, new(), new(), new(next_at=EPOCH + 5), takes=1.0)
+    outcome = await story(200, new(), new(), new(next_at=EPOCH + 5), takes=1.0)
 
-    assert [0] == told.sender.times
+    assert [0] == outcome.sender.times
 
 
 @pytest.mark.parametrize("state", ["delivered", "failed"])
 @in_virtual_time
 async def test_an_ended_delivery_is_not_started_again(state):
-    told = await story(200, new(state=state))
+    outcome = await story(200, new(state=state))
 
-    assert ([], []) == (told.sender.times, told.written)
+    assert ([], []) == (outcome.sender.times, outcome.written)
 
 
 @in_virtual_time
 async def test_get_returns_a_delivery_while_it_is_pending():
-    told = Story(Fake(in_turn(500, 200)))
-    outbox = told.begun()
+    outcome = Story(Fake(in_turn(500, 200)))
+    outbox = outcome.begun()
     assert outbox.get("gen_1") is None
 
     outbox.take(new())
@@ -553,7 +555,7 @@ def test_every_delivery_ends_in_time_and_within_limits_for_any_receivers_and_sto
         return last[attempt.id]
 
     async def content(delivery_id):
-        if told.rows[delivery_id].next_at > now() + HAIR:
+        if outcome.rows[delivery_id].next_at > now() + HAIR:
             hurried.append(delivery_id)
         return b"{}"
 
@@ -564,11 +566,11 @@ def test_every_delivery_ends_in_time_and_within_limits_for_any_receivers_and_sto
         "uniform": random.uniform,
         "content": content,
     }
-    told = Story(sender, options)
+    outcome = Story(sender, options)
 
     async def live():
         asyncio.get_running_loop().set_exception_handler(lambda loop, context: broken.append(context))
-        service = told.begun()
+        service = outcome.begun()
 
         async def ends(number: int, each: Wanted) -> None:
             await asyncio.sleep(each.since)
@@ -580,8 +582,8 @@ def test_every_delivery_ends_in_time_and_within_limits_for_any_receivers_and_sto
                 await asyncio.sleep(after)
                 await service.aclose()
                 await asyncio.sleep(down)
-                service = told.begun()
-                for delivery in list(told.rows.values()):
+                service = outcome.begun()
+                for delivery in list(outcome.rows.values()):
                     service.take(delivery)
 
         await asyncio.gather(restarts(), *(ends(number, each) for number, each in enumerate(wanted)))
@@ -591,13 +593,13 @@ def test_every_delivery_ends_in_time_and_within_limits_for_any_receivers_and_sto
 
     virtual_time.run(live())
 
-    assert left.keys() == told.rows.keys(), "deliveries were lost"
+    assert left.keys() == outcome.rows.keys(), "deliveries were lost"
     assert [] == broken
     assert [] == hurried, "attempts began before the time in the ledger"
     assert sender.most["all"] <= 3
     assert all(most <= 2 for host, most in sender.most.items() if host != "all")
     for delivery_id in left:
-        was_written = zip(told.moments, told.written, strict=True)
+        was_written = zip(outcome.moments, outcome.written, strict=True)
         went_as_promised(
             [(moment, row) for moment, row in was_written if row.id == delivery_id], last[delivery_id]
         )

@@ -222,16 +222,16 @@ async def test_trap_5_replicates_validation_errors_are_reported_by_field(simulat
 
 
 @pytest.mark.parametrize(
-    ("status", "told"),
+    ("status", "text"),
     [(402, {"detail": "r8_user is out"}), (422, {"detail": "r8_user no"}),
      (422, {"detail": "no", "invalid_fields": [{"field": "r8_user", "description": "r8_user"}]})],
 )  # fmt: skip
 @on_a_loop
-async def test_a_token_in_replicates_text_is_not_passed_on(simulator, status, told):
+async def test_a_token_in_replicates_text_is_not_passed_on(simulator, status, text):
     simulator.inject(
         on="create",
         status=status,
-        body=json.loads(json.dumps(told).replace("r8_user", USER.credentials["replicate"])),
+        body=json.loads(json.dumps(text).replace("r8_user", USER.credentials["replicate"])),
     )
     async with parts(simulator) as service:
         ended = await service.run(caller=USER)

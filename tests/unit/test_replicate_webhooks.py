@@ -231,8 +231,8 @@ def test_a_hundred_concurrent_callers_share_one_request_for_the_secret():
     async def scenario():
         asked = Asked()
         secrets = signing_secrets(asked)
-        told = await asyncio.gather(*(secrets.get(ADMIN) for _ in range(100)))
-        return set(told) | {await secrets.get(ADMIN)}, asked.callers
+        results = await asyncio.gather(*(secrets.get(ADMIN) for _ in range(100)))
+        return set(results) | {await secrets.get(ADMIN)}, asked.callers
 
     assert ({"whsec_admin"}, ["admin"]) == virtual_time.run(scenario())
 
@@ -298,10 +298,12 @@ async def test_each_callers_secret_is_their_own_accounts_and_takes_one_request_o
     simulator,
 ):
     async with parts(simulator) as service:
-        told = [await service.provider.webhook_secret(caller) for caller in (ADMIN, USER, OTHER_USER, ADMIN)]
+        results = [
+            await service.provider.webhook_secret(caller) for caller in (ADMIN, USER, OTHER_USER, ADMIN)
+        ]
         used = service.others.statistics().current_rate_per_minute
 
-    assert (told[0], 3) == (told[3], len(set(told)))
+    assert (results[0], 3) == (results[3], len(set(results)))
     assert {"secret": 3} == simulator.counts().requests
     assert 3 == used
 
@@ -575,7 +577,7 @@ async def receiving(provider, caller=ADMIN):
 
 @on_a_loop
 async def test_a_creation_with_a_callback_ends_by_its_webhook_without_a_poll(simulator):
-    async with parts(simulator) as service, receiving(service.provider) as (callback, told):
+    async with parts(simulator) as service, receiving(service.provider) as (callback, results):
         with await service.gate.acquire("admin") as lease:
             created = await creating(service, lease=lease, callback=callback)
         ended = await service.provider.wait(ADMIN, created.prediction, model=MODEL)
@@ -586,7 +588,7 @@ async def test_a_creation_with_a_callback_ends_by_its_webhook_without_a_poll(sim
     }
     assert (made.id, tuple(map(Url, made.output))) == (ended.id, ended.outputs)
     assert [(made.id, MODEL, fingerprint(made.input), callback)] == [
-        (each.prediction.id, each.model, each.content, each.webhook) for each in told
+        (each.prediction.id, each.model, each.content, each.webhook) for each in results
     ]
     assert {"create": 1, "secret": 1} == simulator.counts().requests
 
