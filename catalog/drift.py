@@ -314,8 +314,9 @@ def _of_replicate(registry: Registry, load: Callable[[], Settings]) -> Iterator[
         return
     # Follow no redirect and use only the configured proxy, so that the token goes only to the configured base URL.
     proxy = settings.proxies.for_url(settings.REPLICATE_BASE_URL)
+    via = httpx.Proxy(proxy.url, headers=dict(proxy.headers)) if proxy else None
     tls = httpx.create_ssl_context()
-    with httpx.Client(headers=headers, timeout=TIMEOUT, trust_env=False, verify=tls, proxy=proxy) as client:
+    with httpx.Client(headers=headers, timeout=TIMEOUT, trust_env=False, verify=tls, proxy=via) as client:
         for model in registry.models:
             try:
                 body = _fetched(client, f"{settings.REPLICATE_BASE_URL}/v1/models/{model.name}")

@@ -14,16 +14,15 @@ import re
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import aiohttp
-import httpx
 from aiohttp.abc import AbstractResolver
 from yarl import URL
 
 from media.formats import PAGES
 from network import public_http
-from network.proxies import DIRECT, Proxies
+from network.proxies import DIRECT, Proxies, Proxy
 from network.urls import origin
 
 REDIRECTS: Final = 3
@@ -84,9 +83,7 @@ class OutputHosts:
         target = self._checked(url)
         for _ in range(REDIRECTS + 1):
             proxy = self._proxies.for_url(str(target))
-            options: dict[str, Any] = (
-                {"proxy": str(proxy.url), "proxy_headers": proxy.headers} if proxy else {}
-            )
+            options = proxy.arguments if proxy else {}
             with _translated():
                 async with self._session(target, proxy).get(
                     target, allow_redirects=False, **options
@@ -127,7 +124,7 @@ class OutputHosts:
             to = ""
         return self._checked(to)
 
-    def _session(self, target: URL, proxy: httpx.Proxy | None) -> aiohttp.ClientSession:
+    def _session(self, target: URL, proxy: Proxy | None) -> aiohttp.ClientSession:
         """One of two sessions: for any address (the proxy, the upstream), or for public addresses only."""
         exempt = proxy is not None or origin(target) == self._upstream
         if exempt not in self._sessions:

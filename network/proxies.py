@@ -6,11 +6,10 @@ name and password of the proxy are stored apart from its URL, so that errors and
 
 import re
 from base64 import b64encode
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final
 from urllib.parse import unquote_to_bytes, urlsplit
-
-import httpx
 
 from network.host_rules import NO_HOSTS, HostRule, HostRules, entries, host_rule, is_host
 
@@ -21,15 +20,28 @@ _FORM: Final = (
 
 
 @dataclass(frozen=True, slots=True)
+class Proxy:
+    """A proxy: its URL without credentials, and the headers that have them."""
+
+    url: str
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """The arguments of a request of aiohttp that goes through this proxy."""
+        return {"proxy": self.url, "proxy_headers": self.headers}
+
+
+@dataclass(frozen=True, slots=True)
 class Proxies:
     """https URLs use `proxy`, if there is one, except for the hosts in `exempt`. `unread` lists the entries of
     `NO_PROXY` that cannot be parsed, by number from 1."""
 
-    proxy: httpx.Proxy | None = field(default=None, repr=False)
+    proxy: Proxy | None = field(default=None, repr=False)
     exempt: HostRules = NO_HOSTS
     unread: tuple[int, ...] = ()
 
-    def for_url(self, url: str) -> httpx.Proxy | None:
+    def for_url(self, url: str) -> Proxy | None:
         """The proxy for this URL, or None."""
         parts = urlsplit(url)
         is_direct = parts.scheme != "https" or self.exempt.match(parts.hostname or "", parts.port or 443)
@@ -63,7 +75,7 @@ def read_proxies(https_proxy: str, no_proxy: str) -> Proxies:
     return Proxies(read_proxy(https_proxy) if https_proxy else None, HostRules(tuple(exempt)), tuple(unread))
 
 
-def read_proxy(text: str) -> httpx.Proxy:
+def read_proxy(text: str) -> Proxy:
     """Parse the URL of a proxy; the default scheme is http. Its credentials go into the headers. Raises ValueError with
     the requirement, as in "must be …"."""
     if not re.fullmatch("[!-~]+", text):
@@ -81,6 +93,6 @@ def read_proxy(text: str) -> httpx.Proxy:
     at = f"[{host}]" if ":" in host else host
     url = f"{parts.scheme}://{at}" + (f":{port}" if port else "")
     if not (parts.username or parts.password):
-        return httpx.Proxy(url)
+        return Proxy(url)
     login = b":".join(unquote_to_bytes(each or "") for each in (parts.username, parts.password))
-    return httpx.Proxy(url, headers={"Proxy-Authorization": f"Basic {b64encode(login).decode()}"})
+    return Proxy(url, {"Proxy-Authorization": f"Basic {b64encode(login).decode()}"})

@@ -16,12 +16,12 @@ from typing import Final
 from urllib.parse import urlsplit
 
 import aiohttp
-import httpx
 from aiohttp.abc import AbstractResolver, ResolveResult
 from yarl import URL
 
 from network.addresses import is_public_address, parse_address, public_host
 from network.host_rules import NO_HOSTS, HostRules
+from network.tls import client_context
 
 MAX_URL_LENGTH: Final = 2048
 
@@ -158,7 +158,7 @@ def client_session(
             limit=0,
             ttl_dns_cache=60,
             resolver=resolver,
-            ssl=httpx.create_ssl_context(),
+            ssl=client_context(),
             force_close=not reused,
         ),
         cookie_jar=aiohttp.DummyCookieJar(),

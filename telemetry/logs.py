@@ -83,8 +83,6 @@ def configuration(settings: Settings) -> dict[str, Any]:
         "loggers": {
             "gunicorn.error": {"handlers": [], "propagate": True, "level": settings.LOG_LEVEL.upper()},
             "gunicorn.access": {"handlers": [], "propagate": False},
-            # httpx logs each request at level info.
-            "httpx": {"level": "WARNING"},
         },
     }
 

@@ -18,7 +18,6 @@ from datetime import datetime
 from typing import Any
 from urllib.parse import urlencode
 
-import httpx
 import structlog
 from yarl import URL
 
@@ -28,6 +27,7 @@ from catalog.references import Upload
 from concurrency import Gate, Lease
 from errors import OutcomeUnknown, TokenRejected, UpstreamError
 from loop_thread import finish
+from network.proxies import Proxy
 from providers import (
     AccountSource,
     Created,
@@ -56,7 +56,15 @@ from providers.replicate.reconciliation import Creation, Creations
 from providers.replicate.redaction import redaction_of
 from providers.replicate.refusals import MISSING_PATIENCE, Refusals
 from providers.replicate.sharing import Sharing
-from providers.replicate.transport import MAX_ANSWER, Lost, NotSent, Refusal, TooLarge, open_connections
+from providers.replicate.transport import (
+    MAX_ANSWER,
+    Connections,
+    HttpConnections,
+    Lost,
+    NotSent,
+    Refusal,
+    TooLarge,
+)
 from providers.replicate.uploads import FIRST_PAUSE, Uploads
 from providers.replicate.watcher import NoPages, PollFailed, Watcher, shows_result
 
@@ -96,8 +104,8 @@ class Replicate(Provider, PushReceiver, CreationRegistry, ProgressSource, Accoun
         durations: Durations | None = None,
         timing: Timing | None = None,
         on_answer: Callable[[float], object] = lambda sent: None,
-        connections: httpx.AsyncBaseTransport | None = None,
-        proxy: httpx.Proxy | None = None,
+        connections: Connections | None = None,
+        proxy: Proxy | None = None,
     ) -> None:
         timing = timing or Timing()
         self._base_url = URL(base_url)
@@ -111,7 +119,7 @@ class Replicate(Provider, PushReceiver, CreationRegistry, ProgressSource, Accoun
             timeouts=timing.timeouts,
             others=others,
             on_answer=on_answer,
-            connections=connections or open_connections(proxy),
+            connections=connections or HttpConnections(proxy),
         )
         self.watcher = Watcher(
             places=others, get=self.poll, get_page=self._get_page, durations=durations or Durations()

@@ -5,22 +5,24 @@ stamped here: only the code that reads the response knows whether it is an answe
 answer may arrive at any time. `send` returns the answer of a success. It raises Refusal for an error status,
 NotSent when nothing can have arrived, and Lost when that is unknown.
 
-Underneath is aiohttp (by `httpx-aiohttp`): httpx's own pool slows down beyond about 30 requests in flight.
+Requests go over aiohttp directly: httpx, with which the official client sends, takes twice the time for a
+request, and its own pool slows down beyond about 30 requests in flight.
 """
 
 import asyncio
 import json
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterable, Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Protocol
 
 import aiohttp
-import httpx
-from httpx_aiohttp import AiohttpTransport
+from yarl import URL
 
 from concurrency import Lease
+from network.proxies import Proxy
+from network.tls import client_context
 
 MAX_ANSWER = 128 * 1024 * 1024
 """The most bytes of an answer. A page of a hundred predictions, each with four inline images of 256 kB, is
@@ -79,6 +81,42 @@ class Refusal(Exception):
 
 
 @dataclass(frozen=True, slots=True)
+class Request:
+    """A request to Replicate, with all its headers but those of the connection. A `body` that is not in memory
+    is an iterable of its parts; then the headers have its length."""
+
+    method: str
+    url: URL
+    headers: Mapping[str, str]
+    body: bytes | AsyncIterable[bytes] | None = None
+
+    @property
+    def creates(self) -> bool:
+        """Whether it creates a prediction."""
+        return self.method == "POST" and self.url.path.endswith("/predictions")
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """A complete response. The names of its headers are case-insensitive."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+
+class Connections(Protocol):
+    """What carries the requests of all accounts."""
+
+    async def send(self, request: Request, *, most: int) -> Response:
+        """Send a request once. Returns its response, decompressed, of at most `most` bytes. Raises NotSent, Lost
+        or TooLarge. Has no timeout but that of connecting."""
+
+    async def aclose(self) -> None:
+        """Close every connection."""
+
+
+@dataclass(frozen=True, slots=True)
 class Answer:
     """A response with a status of success."""
 
@@ -97,8 +135,8 @@ class Answer:
 
 
 async def send(
-    connections: httpx.AsyncBaseTransport,
-    request: httpx.Request,
+    connections: Connections,
+    request: Request,
     lease: Lease,
     *,
     seconds: float,
@@ -110,90 +148,88 @@ async def send(
     `seconds` is the timeout of the whole exchange. `creates` means that the lease is of an admission, and
     that the calling code marks it as answered or lost. Raises Refusal, NotSent, Lost or TooLarge.
     """
-    if _creates(request) is not creates:
+    if request.creates is not creates:
         raise RuntimeError(
             "a creation needs the lease of its admission, and all else one of the other window"
         )
-    # httpx would time each read and write; here one timeout bounds the whole exchange.
-    request.extensions["timeout"] = {
-        "connect": CONNECT_TIMEOUT,
-        "pool": CONNECT_TIMEOUT,
-        "read": None,
-        "write": None,
-    }
     lease.sent()
     try:
         async with asyncio.timeout(seconds):
-            response = await connections.handle_async_request(request)
-            try:
-                body = await _body(response, max_answer)
-            finally:
-                await response.aclose()
+            response = await connections.send(request, most=max_answer)
     except TimeoutError as error:
         raise Lost("no answer in time") from error
-    except httpx.HTTPError as error:
-        if not _never_connected(error):
-            raise Lost(_kind(error)) from error
+    except NotSent:
         lease.not_sent()
-        raise NotSent(_kind(error)) from error
-    except (aiohttp.ClientError, ValueError) as error:  # errors that httpx-aiohttp does not translate
-        raise Lost(_kind(error)) from error
+        raise
     finally:
         if not creates:
             lease.answered()
-    if response.status_code >= 300:
-        raise Refusal(response.status_code, response.headers, body)
-    return Answer(response.headers, body)
+    if response.status >= 300:
+        raise Refusal(response.status, response.headers, response.body)
+    return Answer(response.headers, response.body)
 
 
-def open_connections(proxy: httpx.Proxy | None = None) -> httpx.AsyncBaseTransport:
-    """The connection pool of every account's client, through `proxy` if that is set. Create and close it on
-    the loop that uses it."""
+class HttpConnections(Connections):
+    """A pool of connections, through `proxy` if that is set. Create and close it on the loop that uses it."""
 
-    def session() -> aiohttp.ClientSession:
-        made = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0, ttl_dns_cache=60, ssl=transport.ssl_context),
+    def __init__(self, proxy: Proxy | None = None) -> None:
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=0, ttl_dns_cache=60, ssl=client_context()),
             cookie_jar=aiohttp.DummyCookieJar(),  # accounts must not share cookies
+            auto_decompress=False,
+            timeout=aiohttp.ClientTimeout(total=None, connect=CONNECT_TIMEOUT, sock_connect=CONNECT_TIMEOUT),
         )
         # By default aiohttp repeats a GET on a connection that turns out closed, without counting it.
-        made._retry_connection = False  # noqa: SLF001
-        return made
+        self._session._retry_connection = False  # noqa: SLF001
+        self._proxy: dict[str, Any] = proxy.arguments if proxy else {}
 
-    transport = AiohttpTransport(client=session, proxy=proxy)
-    return transport
+    @property
+    def are_closed(self) -> bool:
+        return self._session.closed
 
+    async def send(self, request: Request, *, most: int) -> Response:
+        try:
+            async with self._session.request(
+                request.method,
+                request.url,
+                headers=request.headers,
+                data=request.body,
+                allow_redirects=False,
+                **self._proxy,
+            ) as response:
+                encoding = response.headers.get("Content-Encoding", "")
+                body = await read_body(response.status, encoding, response.content.iter_any(), most)
+                return Response(response.status, response.headers, body)
+        except _UNCONNECTED as error:
+            raise NotSent(_kind(error)) from error
+        except (aiohttp.ClientError, ValueError) as error:
+            raise Lost(_kind(error)) from error
 
-def _creates(request: httpx.Request) -> bool:
-    return request.method == "POST" and request.url.path.endswith("/predictions")
-
-
-def _never_connected(error: httpx.HTTPError) -> bool:
-    """Whether the connection was never made, by aiohttp's own error: httpx-aiohttp calls a lost connection a
-    ConnectTimeout. A proxy that refuses the connection has passed nothing on."""
-    return isinstance(error.__cause__, _UNCONNECTED)
+    async def aclose(self) -> None:
+        await self._session.close()
 
 
 def _kind(error: Exception) -> str:
-    """The kind of error, for a log: its text may quote the response. By aiohttp's error, as in
-    `_never_connected`."""
-    cause = error.__cause__ or error
-    if isinstance(cause, aiohttp.ClientHttpProxyError):
-        return f"the proxy answered {cause.status}"
-    return f"the exchange failed ({type(cause).__name__})"
+    """The kind of error, for a log: its text may quote the response."""
+    if isinstance(error, aiohttp.ClientHttpProxyError):  # a proxy that refuses has passed nothing on
+        return f"the proxy answered {error.status}"
+    return f"the exchange failed ({type(error).__name__})"
 
 
-async def _body(response: httpx.Response, most: int) -> bytes:
-    if response.status_code < 300:
-        return await _read(response, most)
+async def read_body(status: int, encoding: str, chunks: AsyncIterable[bytes], most: int) -> bytes:
+    """The body of a response, decompressed, of at most `most` bytes. Of an error response, at most `MAX_REFUSAL`, and
+    empty if it cannot be read: the status alone shows that the request was refused. Raises Lost or TooLarge."""
+    if status < 300:
+        return await _read(encoding, chunks, most)
     try:
-        return await _read(response, MAX_REFUSAL)
-    except (Lost, httpx.HTTPError, aiohttp.ClientError, ValueError):
-        return b""  # the status alone shows that it was refused
+        return await _read(encoding, chunks, MAX_REFUSAL)
+    except (Lost, aiohttp.ClientError, ValueError):
+        return b""
 
 
-async def _read(response: httpx.Response, most: int) -> bytes:
-    inflate, body = _inflater(response), bytearray()
-    async for chunk in response.aiter_bytes():
+async def _read(encoding: str, chunks: AsyncIterable[bytes], most: int) -> bytes:
+    inflate, body = _inflater(encoding), bytearray()
+    async for chunk in chunks:
         rest = chunk
         while rest:
             part, rest = inflate(rest, most + 1 - len(body))
@@ -203,10 +239,9 @@ async def _read(response: httpx.Response, most: int) -> bytes:
     return bytes(body)
 
 
-def _inflater(response: httpx.Response) -> Callable[[bytes, int], tuple[bytes, bytes]]:
+def _inflater(encoding: str) -> Callable[[bytes, int], tuple[bytes, bytes]]:
     """A function that decompresses a chunk to at most this many bytes, and returns them and the rest of the
-    chunk. It replaces httpx's own decoder, which inflates each chunk whole, however large the result is."""
-    encoding = "" if response.is_stream_consumed else response.headers.pop("content-encoding", "")
+    chunk. It replaces aiohttp's own decoder, which inflates each chunk whole, however large the result is."""
     encoding = encoding.strip().lower()
     if encoding in {"", "identity"}:
         return lambda chunk, _: (chunk, b"")

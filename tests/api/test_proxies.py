@@ -3,14 +3,13 @@
 import base64
 import logging
 
-import httpx
 import pytest
 
 from catalog.drift import AGREE, main
 from files.hosts import OutputHosts, OutputUnavailable, TemporarilyUnavailable
 from models import declared
-from network.proxies import read_proxies, read_proxy
-from providers.replicate.transport import NotSent, open_connections
+from network.proxies import Proxy, read_proxies, read_proxy
+from providers.replicate.transport import HttpConnections, NotSent
 from settings import Settings, SettingsError, load
 from tests.support.api_client import PICTURE
 from tests.support.callers import ADMIN as ADMIN_KEY
@@ -68,8 +67,8 @@ def certificate(tmp_path, monkeypatch):
 def test_the_login_of_a_proxy_is_kept_apart_from_its_url(text, url, login):
     proxy = settings(HTTPS_PROXY=text).proxies.for_url(REPLICATE)
 
-    headers = {"proxy-authorization": f"Basic {base64.b64encode(login.encode()).decode()}"} if login else {}
-    assert (url, None, headers) == (str(proxy.url), proxy.auth, dict(proxy.headers))
+    headers = {"Proxy-Authorization": f"Basic {base64.b64encode(login.encode()).decode()}"} if login else {}
+    assert Proxy(url, headers) == proxy
 
 
 @pytest.mark.parametrize(
@@ -217,9 +216,9 @@ def test_plain_http_never_goes_through_the_proxy(url):
 # ── Requests to Replicate
 
 
-async def looks(proxy: httpx.Proxy, *, number: int = 1) -> None:
+async def looks(proxy: Proxy, *, number: int = 1) -> None:
     """Poll a prediction at Replicate through the proxy, `number` times."""
-    async with parts(REPLICATE, connections=open_connections(proxy)) as service:
+    async with parts(REPLICATE, connections=HttpConnections(proxy)) as service:
         for _ in range(number):
             with await service.others.acquire("admin") as lease:
                 await service.client.get_prediction(ADMIN, "p1", lease=lease)

@@ -21,6 +21,7 @@ from generations.recovery import load_startup_state
 from ledger.memory import MemoryLedger, Rows
 from providers.replicate.provider import Replicate
 from simulator import Options
+from tests.support.connections import FakeConnections
 from tests.support.virtual_replicate import simulator_here
 from tests.support.virtual_time import VirtualLoop
 from tests.support.wiring import ADMIN, USER, core
@@ -33,18 +34,18 @@ COMMIT_SECONDS = 0.0003
 """Seconds that a commit takes, during which the process may crash."""
 
 
-class Connection(httpx.AsyncBaseTransport):
+class Connection(FakeConnections):
     """The connection of a process to Replicate. Requests that were sent arrive even if the process crashes."""
 
-    def __init__(self, loopback: httpx.AsyncBaseTransport) -> None:
+    def __init__(self, loopback: FakeConnections) -> None:
         self.has_crashed = False
         self._loopback = loopback
         self._pending: set[asyncio.Task[Any]] = set()
 
-    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+    async def respond(self, request: httpx.Request) -> httpx.Response:
         if self.has_crashed:
             await asyncio.get_running_loop().create_future()
-        task = asyncio.create_task(self._loopback.handle_async_request(request), name="the world's")
+        task = asyncio.create_task(self._loopback.respond(request), name="the world's")
         self._pending.add(task)
         task.add_done_callback(self._done)
         return await asyncio.shield(task)
@@ -58,7 +59,7 @@ class Connection(httpx.AsyncBaseTransport):
 class Process:
     """One process of the service, from start to crash."""
 
-    def __init__(self, rows: Rows, loopback: httpx.AsyncBaseTransport, *, places: int | None = None) -> None:
+    def __init__(self, rows: Rows, loopback: FakeConnections, *, places: int | None = None) -> None:
         """`places` is the limit per minute; creations of earlier processes count toward it."""
         self.ledger = MemoryLedger(rows, commit_seconds=COMMIT_SECONDS)
         self._connection = Connection(loopback)

@@ -14,6 +14,8 @@ from typing import Any
 import httpx
 from hypothesis import strategies as st
 
+from tests.support.connections import FakeConnections
+
 MAKES = 3.0
 """Seconds that a prediction takes."""
 
@@ -57,7 +59,7 @@ class Made:
         return shown | {"status": status, "output": output, "error": None, "logs": ""}
 
 
-class Hostile(httpx.AsyncBaseTransport):
+class Hostile(FakeConnections):
     """`says[kind]` are the answers that replace the honest ones, in order. `names` returns the id of the n-th
     prediction."""
 
@@ -69,7 +71,7 @@ class Hostile(httpx.AsyncBaseTransport):
         self.made: list[Made] = []
         self.seen: list[tuple[str, str]] = []
 
-    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+    async def respond(self, request: httpx.Request) -> httpx.Response:
         content = await request.aread()
         await asyncio.sleep(0.05)
         kind = kind_of(request)

@@ -19,6 +19,7 @@ from multidict import CIMultiDict
 from simulator import Options
 from simulator.server import application
 from simulator.state import SimulatorState
+from tests.support.connections import FakeConnections
 from tests.support.wiring import Parts, parts
 
 
@@ -63,14 +64,14 @@ class _Writer:
     async def drain(self) -> None: ...
 
 
-class Loopback(httpx.AsyncBaseTransport):
+class Loopback(FakeConnections):
     """Connections to a simulator on this loop. Raises httpx.ReadError if the simulator cuts the
     connection."""
 
     def __init__(self, app: Application) -> None:
         self._app = app
 
-    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+    async def respond(self, request: httpx.Request) -> httpx.Response:
         line, loop = _Line(), asyncio.get_running_loop()
         body = StreamReader(_Unlimited(), 2**16, loop=loop)  # type: ignore[arg-type]
         body.feed_data(await request.aread())
@@ -94,11 +95,11 @@ class Loopback(httpx.AsyncBaseTransport):
         return httpx.Response(response.status, headers=response.headers, content=response.body)
 
 
-class Stalling(httpx.AsyncBaseTransport):
+class Stalling(FakeConnections):
     """Connections to a Replicate that stops at times. Meanwhile it accepts requests, and serves them when it
     continues, even if their senders no longer wait. A message takes 0 to `jitter` seconds each way."""
 
-    def __init__(self, inner: httpx.AsyncBaseTransport, *, jitter: float = 0.0, seed: int = 1) -> None:
+    def __init__(self, inner: FakeConnections, *, jitter: float = 0.0, seed: int = 1) -> None:
         self._inner = inner
         self._jitter = jitter
         self._chance = random.Random(seed)
@@ -119,7 +120,7 @@ class Stalling(httpx.AsyncBaseTransport):
         await asyncio.sleep(seconds)
         self.go_on()
 
-    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+    async def respond(self, request: httpx.Request) -> httpx.Response:
         served = asyncio.create_task(self._serve(request), name="the world's")
         self._serving.add(served)
         served.add_done_callback(self._done)
@@ -129,7 +130,7 @@ class Stalling(httpx.AsyncBaseTransport):
         await self._under_way()
         if request.method == "POST" and request.url.path.endswith("/predictions"):
             self.arrivals.append(asyncio.get_running_loop().time())
-        response = await self._inner.handle_async_request(request)
+        response = await self._inner.respond(request)
         await self._under_way()
         return response
 
@@ -153,13 +154,13 @@ class _Unlimited:
     def resume_reading(self, *, resume_parser: bool = True) -> None: ...
 
 
-class Losing(httpx.AsyncBaseTransport):
+class Losing(FakeConnections):
     """Connections that lose some creations: the share `answers` loses the answer of a creation that was made,
     and the share `requests` loses the request itself. `chance.random()` decides."""
 
     def __init__(
         self,
-        connections: httpx.AsyncBaseTransport,
+        connections: FakeConnections,
         chance: random.Random,
         *,
         answers: float = 0.0,
@@ -170,12 +171,12 @@ class Losing(httpx.AsyncBaseTransport):
         self._answers = answers
         self._requests = requests
 
-    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+    async def respond(self, request: httpx.Request) -> httpx.Response:
         drawn = self._chance.random() if request.url.path.endswith("/predictions") else 1.0
         if request.method == "GET" or drawn >= self._answers + self._requests:
-            return await self._connections.handle_async_request(request)
+            return await self._connections.respond(request)
         if drawn < self._answers:
-            await self._connections.handle_async_request(request)
+            await self._connections.respond(request)
         raise httpx.ReadError("the connection was reset")
 
 
@@ -191,7 +192,7 @@ def simulator_here(options: Options) -> tuple[SimulatorState, Loopback]:
 @asynccontextmanager
 async def replicate(
     options: Options,
-    line: Callable[[httpx.AsyncBaseTransport], httpx.AsyncBaseTransport] = lambda loopback: loopback,
+    line: Callable[[FakeConnections], FakeConnections] = lambda loopback: loopback,
     **limits: Any,
 ) -> AsyncIterator[tuple[Parts, SimulatorState]]:
     """A service without HTTP (see `wiring.parts`) and a simulator, both on this loop. `line` may replace the

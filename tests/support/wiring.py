@@ -14,8 +14,6 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager, closing
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-import httpx
-
 from auth import Authenticator, Caller, credentials
 from concurrency import Gate
 from generations import views
@@ -36,7 +34,7 @@ from providers.replicate.absence import SearchTiming
 from providers.replicate.client import ReplicateClient, Timeouts
 from providers.replicate.errors import cause_of
 from providers.replicate.provider import Replicate, Timing
-from providers.replicate.transport import open_connections
+from providers.replicate.transport import Connections, HttpConnections
 from settings import Settings
 from simulator import Simulator
 from tests.support.callers import SERVER_TOKEN, USER_TOKEN
@@ -238,7 +236,7 @@ class Parts:
     core: Core
     ledger: TransitionLedger
     base_url: str
-    connections: httpx.AsyncBaseTransport
+    connections: Connections
     client: ReplicateClient
     """A client apart from the provider's, with the same connections and windows."""
 
@@ -265,7 +263,7 @@ async def parts(
     create_timeout: float = 30.0,
     poll_timeout: float = 10.0,
     search: SearchTiming = QUICK_SEARCH,
-    connections: httpx.AsyncBaseTransport | None = None,
+    connections: Connections | None = None,
 ) -> AsyncIterator[Parts]:
     """A core connected to a simulator; see `Timing` for the seconds."""
     base_url = base_url.url if isinstance(base_url, Simulator) else base_url
@@ -276,7 +274,7 @@ async def parts(
     )
     others = Gate(concurrent_limit=200, requests_per_minute=others_per_minute)
     timeouts = Timeouts(create=create_timeout, poll=poll_timeout)
-    connections = connections or open_connections()
+    connections = connections or HttpConnections()
     client = ReplicateClient(base_url=base_url, timeouts=timeouts, others=others, connections=connections)
     provider = Replicate(
         base_url=base_url,

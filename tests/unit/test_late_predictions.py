@@ -11,6 +11,7 @@ from ledger.records import GenerationRecord
 from providers.replicate.absence import SearchTiming
 from simulator import Options
 from simulator.webhooks import signed
+from tests.support.connections import FakeConnections
 from tests.support.virtual_replicate import replicate
 from tests.support.virtual_time import run
 from tests.support.wiring import ADMIN, a_picture, submission
@@ -19,13 +20,13 @@ PRICE = 0.025
 """USD for one picture of flux-dev."""
 
 
-class Stuck(httpx.AsyncBaseTransport):
+class Stuck(FakeConnections):
     """Connections that lose the first creations and deliver them this many seconds later. With `lists_fail`,
     lists fail until then."""
 
     def __init__(
         self,
-        connections: httpx.AsyncBaseTransport,
+        connections: FakeConnections,
         seconds: float,
         *,
         lists_fail: bool = False,
@@ -37,17 +38,17 @@ class Stuck(httpx.AsyncBaseTransport):
         self._lost = lost
         self._arrivals: list[asyncio.Task[None]] = []
 
-    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+    async def respond(self, request: httpx.Request) -> httpx.Response:
         if request.method == "POST" and len(self._arrivals) < self._lost:
             self._arrivals.append(asyncio.create_task(self._arrive(request)))
             raise httpx.ReadError("the connection was reset")
         if self._lists_fail and request.url.path.endswith("/predictions") and not self._arrivals[0].done():
             raise httpx.ReadError("the connection was reset")
-        return await self._connections.handle_async_request(request)
+        return await self._connections.respond(request)
 
     async def _arrive(self, request: httpx.Request) -> None:
         await asyncio.sleep(self._seconds)
-        await self._connections.handle_async_request(request)
+        await self._connections.respond(request)
 
 
 async def after_all(prompt, *, arrives: float, wait: float, act=None, lists_fail=False, lost=1, **fields):

@@ -17,6 +17,7 @@ from providers import Prediction, PushedResult, TryAgain, Url, fingerprint
 from providers.replicate.provider import Replicate
 from simulator import Options
 from tests.support.callers import SERVER_TOKEN
+from tests.support.connections import FakeConnections
 from tests.support.virtual_replicate import replicate
 from tests.support.virtual_time import run
 from tests.support.wiring import ADMIN, OTHER_USER, USER
@@ -25,7 +26,7 @@ MODEL = "black-forest-labs/flux-dev"
 SENT = {"prompt": "a fox"}
 
 
-class Account(httpx.AsyncBaseTransport):
+class Account(FakeConnections):
     """Connections to a Replicate whose list shows these predictions and whose clock is `skew` seconds ahead.
     `trouble(at)` returns a status or an exception in place of the list."""
 
@@ -45,7 +46,7 @@ class Account(httpx.AsyncBaseTransport):
         running = asyncio._get_running_loop()  # noqa: SLF001 - None without a loop
         return self._began + timedelta(seconds=self.skew + (running.time() if running else 0.0))
 
-    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+    async def respond(self, request: httpx.Request) -> httpx.Response:
         assert (request.method, f"Bearer {SERVER_TOKEN}") == (
             request.method,
             request.headers["authorization"],
@@ -269,8 +270,8 @@ def test_an_upstream_that_stays_down_for_the_whole_search_leaves_the_outcome_unk
 
 def test_a_search_waits_as_long_as_a_refusal_states():
     class Throttled(Account):
-        async def handle_async_request(self, request):
-            answer = await super().handle_async_request(request)
+        async def respond(self, request):
+            answer = await super().respond(request)
             return httpx.Response(429, headers={"Retry-After": "77"}) if len(self.readings) == 1 else answer
 
     account = Throttled()
@@ -283,8 +284,8 @@ def test_a_search_waits_as_long_as_a_refusal_states():
 @pytest.mark.parametrize(("caller", "error"), [(ADMIN, ServerTokenRejected), (USER, TokenRejected)])
 @pytest.mark.parametrize("status", [401, 403])
 def test_a_rejected_token_ends_a_recovery_at_once_with_its_error(caller, error, status):
-    class Rejecting(httpx.AsyncBaseTransport):
-        async def handle_async_request(self, request):  # noqa: ARG002
+    class Rejecting(FakeConnections):
+        async def respond(self, request):  # noqa: ARG002
             return httpx.Response(status, json={"title": "Unauthenticated", "status": status})
 
     async def scenario():
@@ -299,8 +300,8 @@ def test_a_rejected_token_ends_a_recovery_at_once_with_its_error(caller, error, 
 
 def test_a_list_too_long_to_search_is_not_searched_for_ten_minutes():
     class Endless(Account):
-        async def handle_async_request(self, request):
-            await super().handle_async_request(request)
+        async def respond(self, request):
+            await super().respond(request)
             item = {"id": f"x{len(self.readings)}", "created_at": "2999-01-01T00:00:00Z"}
             return httpx.Response(
                 200, json={"results": [item], "next": "?created_after=2026-01-01T00:00:00Z"}

@@ -20,6 +20,7 @@ from providers.replicate.transport import Lost, Refusal
 from providers.replicate.watcher import PollFailed
 from simulator import Options
 from tests.support.callers import SERVER_TOKEN
+from tests.support.connections import FakeConnections
 from tests.support.virtual_replicate import replicate
 from tests.support.virtual_time import run
 from tests.support.wiring import (
@@ -307,13 +308,13 @@ async def test_trap_7_a_token_in_the_environment_is_never_used(simulator, monkey
         Caller("admin", "admin", credentials(replicate=""))
 
 
-class Recording(httpx.AsyncBaseTransport):
+class Recording(FakeConnections, httpx.AsyncBaseTransport):
     """Connections that keep each request, and give one answer that fits every endpoint."""
 
     def __init__(self) -> None:
         self.sent: list[tuple] = []
 
-    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+    async def respond(self, request: httpx.Request) -> httpx.Response:
         body, kind = await request.aread(), request.headers.get("content-type", "")
         _, _, boundary = kind.partition("boundary=")
         headers = {name: value for name, value in request.headers.items() if name != "cancel-after"}
@@ -321,6 +322,8 @@ class Recording(httpx.AsyncBaseTransport):
         self.sent.append((request.method, str(request.url), headers, body.replace(boundary.encode(), b"")))
         answer = {"id": "p1", "status": "starting", "results": [], "urls": {"get": "https://f"}, "key": "k"}
         return httpx.Response(200, json=answer)
+
+    handle_async_request = respond
 
 
 class Named(BytesIO):

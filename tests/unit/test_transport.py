@@ -4,15 +4,15 @@ whether the request may have arrived."""
 import asyncio
 from contextlib import closing, suppress
 
-import httpx
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from yarl import URL
 
 from concurrency import Gate, Lease
 from providers import Prediction, TryAgain
 from providers.replicate.provider import Replicate
-from providers.replicate.transport import MAX_ANSWER, Lost, NotSent, Refusal, open_connections, send
+from providers.replicate.transport import MAX_ANSWER, HttpConnections, Lost, NotSent, Refusal, Request, send
 from providers.replicate.watcher import PollFailed
 from tests.support.callers import SERVER_TOKEN
 from tests.support.wiring import ADMIN, listening, on_a_loop, parts, poll_once, reply, until, wire
@@ -22,16 +22,14 @@ AUTHORIZED = {"Authorization": f"Bearer {SERVER_TOKEN}"}
 
 async def get(service, prediction_id: str = "p1", *, seconds: float = 5):
     with await service.others.acquire("admin") as lease:
-        request = httpx.Request(
-            "GET", f"{service.base_url}/v1/predictions/{prediction_id}", headers=AUTHORIZED
-        )
+        request = Request("GET", URL(f"{service.base_url}/v1/predictions/{prediction_id}"), AUTHORIZED)
         return (await send(service.connections, request, lease, seconds=seconds)).json()
 
 
 async def create(service, lease: Lease, *, seconds: float = 5, creates: bool = True):
     url = f"{service.base_url}/v1/models/black-forest-labs/flux-dev/predictions"
-    sent = {"input": {"prompt": "a fox"}}
-    request = httpx.Request("POST", url, json=sent, headers=AUTHORIZED)
+    headers = {**AUTHORIZED, "Content-Type": "application/json"}
+    request = Request("POST", URL(url), headers, b'{"input": {"prompt": "a fox"}}')
     return (await send(service.connections, request, lease, seconds=seconds, creates=creates)).json()
 
 
@@ -273,16 +271,15 @@ async def test_a_path_in_the_base_url_is_kept():
 
 @on_a_loop
 async def test_closing_twice_is_no_error_and_leaves_no_connection_open(simulator):
-    others, connections = Gate(concurrent_limit=1, requests_per_minute=10), open_connections()
+    others, connections = Gate(concurrent_limit=1, requests_per_minute=10), HttpConnections()
     provider = Replicate(base_url=simulator.url, others=others, connections=connections)
     await provider.webhook_secret(ADMIN)
-    session = connections.client
-    assert not session.closed
+    assert not connections.are_closed
 
     await provider.aclose()
     await provider.aclose()
 
-    assert session.closed
+    assert connections.are_closed
 
 
 @on_a_loop
