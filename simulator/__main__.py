@@ -14,6 +14,7 @@ import sys
 import threading
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ def main(arguments: list[str] | None = None) -> int:
             host=parsed.host,
             port=parsed.port,
             allow_remote=parsed.allow_remote,
+            certificate=parsed.certificate,
             prediction_seconds=parsed.seconds,
             jitter=parsed.jitter,
             answer_delay=(parsed.delay[0], parsed.delay[-1]),
@@ -97,6 +99,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--host", default="127.0.0.1", help="address to listen on (default %(default)s)")
     add("--port", type=int, default=8000, help="port, 0 for a free one (default %(default)s)")
     add("--allow-remote", action="store_true", help="permit a host that is not loopback")
+    add("--certificate", type=Path, metavar="PEM", help="private key and certificate; serves https")
     add("--seconds", type=float, help="how long predictions take, may be 0 (default: as their model)")
     add("--jitter", type=float, default=0.2, help="fraction durations stray (default %(default)s)")
     add(

@@ -2,6 +2,7 @@
 
 import ipaddress
 from dataclasses import dataclass
+from pathlib import Path
 
 _LARGEST_SKEW = 86_400.0
 """Seconds."""
@@ -15,6 +16,7 @@ class Options:
         host: The address to listen on. Only loopback without `allow_remote`.
         port: The port to listen on; 0 for a free one.
         allow_remote: Permits a host that other machines can reach. A container needs it.
+        certificate: A PEM file with the private key and the certificate of `host`, to serve https. None serves http.
         prediction_seconds: The duration of each prediction; None for the usual duration of its model. With 0 the
             response to a creation already shows its end.
         jitter: The largest deviation of a duration, as a fraction of it. 0 makes durations exact.
@@ -37,6 +39,7 @@ class Options:
     host: str = "127.0.0.1"
     port: int = 0
     allow_remote: bool = False
+    certificate: Path | None = None
     prediction_seconds: float | None = None
     jitter: float = 0.2
     answer_delay: tuple[float, float] = (0.0, 0.0)
@@ -53,6 +56,8 @@ class Options:
             raise ValueError(f"host must be loopback unless allow_remote is set, got {self.host!r}")
         if not 0 <= self.port <= 65535:
             raise ValueError(f"port must be between 0 and 65535, got {self.port}")
+        if self.certificate is not None and not self.certificate.is_file():
+            raise ValueError(f"certificate must be a file, got {str(self.certificate)!r}")
         if self.prediction_seconds is not None and not 0 <= self.prediction_seconds <= 1800:
             raise ValueError(f"prediction_seconds must be between 0 and 1800, got {self.prediction_seconds}")
         if not 0 <= self.jitter < 1:

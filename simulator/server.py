@@ -1,6 +1,8 @@
 """The HTTP server: all routes on one address."""
 
+import ssl
 import time
+from pathlib import Path
 
 from aiohttp import web
 
@@ -34,21 +36,24 @@ class Server:
     @property
     def url(self) -> str:
         """Its address, once started."""
-        host = self._options.host
-        return f"http://[{host}]:{self._port}" if ":" in host else f"http://{host}:{self._port}"
+        scheme, host = "https" if self._options.certificate else "http", self._options.host
+        return f"{scheme}://[{host}]:{self._port}" if ":" in host else f"{scheme}://{host}:{self._port}"
 
     async def start(self) -> None:
         """Start to listen.
 
         Raises:
-            OSError: If it cannot listen on the address.
+            OSError: If it cannot use the certificate, or listen on the address.
         """
+        tls = _server_context(self._options.certificate)
         # An orderly shutdown would wait for held and hanging responses, so its time is bounded.
         self._runner = web.AppRunner(
             application(self.state), access_log=None, shutdown_timeout=_GRACE_SECONDS
         )
         await self._runner.setup()
-        site = web.TCPSite(self._runner, self._options.host, self._options.port, backlog=_BACKLOG)
+        site = web.TCPSite(
+            self._runner, self._options.host, self._options.port, backlog=_BACKLOG, ssl_context=tls
+        )
         try:
             await site.start()
         except OSError:
@@ -61,6 +66,15 @@ class Server:
         if self._runner is not None:
             await self._runner.cleanup()
             self._runner = None
+
+
+def _server_context(certificate: Path | None) -> ssl.SSLContext | None:
+    """The TLS context of a server. Raises OSError if the file has no key or no certificate."""
+    if certificate is None:
+        return None
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(certificate)
+    return context
 
 
 def application(state: SimulatorState) -> web.Application:

@@ -7,6 +7,7 @@ import pytest
 
 from catalog.drift import AGREE, main
 from files.hosts import OutputHosts, OutputUnavailable, TemporarilyUnavailable
+from harness.certificates import certified
 from models import declared
 from network.proxies import Proxy, read_proxies, read_proxy
 from providers.replicate.transport import HttpConnections, NotSent
@@ -14,7 +15,6 @@ from settings import Settings, SettingsError, load
 from tests.support.api_client import PICTURE
 from tests.support.callers import ADMIN as ADMIN_KEY
 from tests.support.callers import SERVER_TOKEN
-from tests.support.certificates import certified
 from tests.support.connect_proxy import proxying
 from tests.support.outbox_wiring import Names
 from tests.support.output_hosts import PNG, host, redirect

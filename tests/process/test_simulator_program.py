@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import requests
 
+from harness.certificates import certified
 from simulator import Options, Simulator, running
 
 ROOT = Path(__file__).parents[2]
@@ -53,6 +54,22 @@ def test_it_prints_its_address_and_exits_with_0_on_a_signal(how):
         child.send_signal(how)
         assert child.wait(10) == 0
         assert child.stdout.read() == ""
+
+
+def test_it_serves_https_with_a_certificate(tmp_path):
+    certificate = tmp_path / "certificate.pem"
+    certified(certificate, "localhost")
+
+    with program("--host", "localhost", "--certificate", str(certificate)) as (_, line):
+        url = line.split()[-1]
+        assert url.startswith("https://localhost:")
+        assert "simulated Replicate" in requests.get(url, timeout=10, verify=certificate).text
+
+
+def test_a_missing_certificate_is_reported_in_one_sentence():
+    status, message = failed("--certificate", "nowhere.pem")
+    assert status == 2
+    assert "certificate must be a file" in message
 
 
 def test_it_ends_with_its_standard_input():

@@ -8,10 +8,10 @@ from contextlib import asynccontextmanager, closing, suppress
 
 import pytest
 
+from harness.certificates import certified
 from ledger.records import Delivery
 from network.host_rules import NO_HOSTS
 from network.public_http import parse_url
-from tests.support.certificates import certified
 from tests.support.outbox_wiring import Fake, Names, Story, is_valid, new, now
 from tests.support.wiring import listening, on_a_loop, until
 from webhooks.sender import Sender

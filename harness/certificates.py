@@ -1,4 +1,4 @@
-"""Self-signed certificates for TLS servers in tests."""
+"""Self-signed certificates for TLS servers in tests and benchmarks."""
 
 import datetime
 import ssl
