@@ -41,8 +41,8 @@ recording: .venv/dev ## compare what the service answers with what 0.7.0 did, to
 	$(BIN)/python -m tests.support.recording.recorder .recording.json
 	$(BIN)/python -m tests.support.recording.recorder --compare tests/data/recording-0.7.0.json.xz .recording.json
 
-bench: .venv/dev .venv-bench/made ## measure against the simulator, as ratios, into bench/results.md: eighteen minutes
-	$(BIN)/python -m bench
+bench: .venv/dev .venv-bench/made ## measure against the simulator, into bench/results.md: half an hour (AGAINST=REF: compare with that commit)
+	$(BIN)/python -m bench $(if $(AGAINST),--against $(AGAINST))
 
 clean: ## remove generated files, except the service's data/
 	rm -rf .venv .venv-bench .pytest_cache .mypy_cache .ruff_cache .hypothesis

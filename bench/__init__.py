@@ -7,6 +7,9 @@
     window.py      the limits, in real time                contenders/, contender_run.py   those other ways
     kills.py       200 kills without a loss                ledger.py             the cost of the ledger
     crowd.py       greedy callers beside others            stalls.py             a stalled Replicate
+    against.py     this commit against an earlier one      pinned.py             with PIN_TO_CORE=1 and without
+
+`rounds.py` and `figures.py` measure contenders by turns; `commits.py` exports the earlier commit.
 
 Machines differ and are shared. So claims are ratios to an ideal in the same run, and counts at the receiving side.
 Seconds only make the ratios readable.

@@ -1,5 +1,9 @@
-"""Runs every section, prints it, and writes the report and its charts. Exits with 1 if a target is missed."""
+"""Runs every section, prints it, and writes the report and its charts. Exits with 1 if a target is missed.
 
+`--against REF` names the commit to compare with, `--pinned` adds the comparison with `PIN_TO_CORE=1`.
+"""
+
+import argparse
 import os
 import platform
 import signal
@@ -9,7 +13,9 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
+from bench.against import PINNED_HELP, REFERENCE_HELP, against
 from bench.background import in_background
+from bench.commits import Commit, NoCommit, find
 from bench.comparison import comparison
 from bench.comparison_faults import comparison_with_faults
 from bench.crowd import crowd
@@ -17,6 +23,7 @@ from bench.kills import kills
 from bench.ledger import ledger
 from bench.measures import claims
 from bench.overhead import overhead
+from bench.pinned import pinned
 from bench.plots import draw
 from bench.report import Section, markdown
 from bench.stalls import stalls
@@ -25,12 +32,17 @@ from bench.window import window
 RESULTS = Path(__file__).parent / "results.md"
 
 
-def main() -> int:
-    signal.signal(
-        signal.SIGTERM, lambda *_: sys.exit(143)
-    )  # unwinds the stack, so that all processes started here end
+def main(arguments: list[str] | None = None) -> int:
+    parsed = _parser().parse_args(arguments)
+    try:
+        commit = find(parsed.against)
+    except NoCommit as error:
+        sys.stderr.write(f"{error}\n")
+        return 2
+    # Unwinds the stack, so that all processes started here end.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     conditions, done = _conditions(), []
-    for section in _sections():
+    for section in _sections(commit, with_pinned=parsed.pinned):
         done.append(section)
         print(f"\n{markdown(section)}", flush=True)
     results = "\n".join([conditions, *map(markdown, done)])
@@ -39,9 +51,21 @@ def main() -> int:
     return 1 if any(section.missed for section in done) else 0
 
 
-def _sections() -> Iterator[Section]:
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m bench", description="All benchmarks.", allow_abbrev=False
+    )
+    parser.add_argument("--against", metavar="REF", help=REFERENCE_HELP)
+    parser.add_argument("--pinned", action="store_true", help=PINNED_HELP)
+    return parser
+
+
+def _sections(commit: Commit, *, with_pinned: bool) -> Iterator[Section]:
     """First the sections that load the machine, one by one; then those that mostly wait, partly in parallel."""
     yield claims()
+    yield against(commit)
+    if with_pinned and (section := pinned()):
+        yield section
     yield overhead()
     yield ledger()
     yield kills()

@@ -22,9 +22,9 @@ from typing import Any
 import requests
 
 from bench import unledgered
-from bench.overhead import BODY, BOUNDLESS, LIFTED, Target, round_of
 from bench.processes import TOKEN, prompts, service_before, simulated
 from bench.report import Claim, Section, claimed
+from bench.rounds import BOUNDLESS, WITHOUT_FILES, Round, Turns, failures, generating, round_of
 from harness.service_process import ROOT, ServiceProcess, running_service
 from ledger.queries import SqlQueries
 from ledger.sqlite import SqliteLedger
@@ -41,7 +41,7 @@ MIGRATED = 100_000
 MOST_MIGRATION_SECONDS = 5.0
 """Generations of 0.4.0, and seconds until the service has migrated and opened them."""
 
-_ROUNDS = 5
+_WITH, _WITHOUT = "with the ledger", "without it"
 
 
 def ledger() -> Section:
@@ -53,28 +53,33 @@ def ledger() -> Section:
 
 def _added() -> Iterator[Claim]:
     """CPU of a request as a multiple of that without a ledger: at each number of callers, and over all requests."""
-    spent, requested = [0.0, 0.0], [0, 0]
+    all_rounds: dict[str, list[Round]] = {_WITH: [], _WITHOUT: []}
     with (
         simulated("--seconds", "0", *BOUNDLESS) as simulator,
-        service_before(simulator, **LIFTED) as service,
+        service_before(simulator, **WITHOUT_FILES) as service,
         _unledgered_before(simulator) as other,
     ):
-        targets = [Target(f"{each.url}/generate", BODY, TOKEN, each.process.pid) for each in (service, other)]
-        for target in targets:
+        targets = {_WITH: generating(service), _WITHOUT: generating(other)}
+        for target in targets.values():
             round_of(target, callers=max(CALLERS))
         for callers in CALLERS:
-            rounds = [[round_of(target, callers=callers) for target in targets] for _ in range(_ROUNDS)]
-            ratio = median(with_it.cpu / without.cpu for with_it, without in rounds)
-            costs = median(with_it.cpu - without.cpu for with_it, without in rounds)
-            failed = sum(len(each.load.errors) for pair in rounds for each in pair)
-            for number in range(2):
-                spent[number] += sum(pair[number].cpu * pair[number].load.requests for pair in rounds)
-                requested[number] += sum(pair[number].load.requests for pair in rounds)
+            rounds = Turns().loaded(targets, callers=callers)
+            pairs = list(zip(rounds[_WITH], rounds[_WITHOUT], strict=True))
+            ratio = median(with_it.cpu / without.cpu for with_it, without in pairs)
+            costs = median(with_it.cpu - without.cpu for with_it, without in pairs)
+            failed = failures(chain.from_iterable(pairs))
+            for name, found in rounds.items():
+                all_rounds[name] += found
             what = f"CPU a request over the same without a ledger, {callers} at once ({costs:.2f} ms more)"
-            yield Claim(what, f"{ratio:.2f}", "" if not failed else "no errors", not failed)
-    overall = (spent[0] / requested[0]) / (spent[1] / requested[1])
+            yield Claim(what, f"{ratio:.2f}", "no errors" if failed else "", not failed)
+    overall = _mean_cpu(all_rounds[_WITH]) / _mean_cpu(all_rounds[_WITHOUT])
     limit = 1 + MOST_ADDED
     yield Claim("… over all requests of these rounds", f"{overall:.2f}", f"≤ {limit:.2f}", overall <= limit)
+
+
+def _mean_cpu(rounds: list[Round]) -> float:
+    """CPU milliseconds for each of all requests."""
+    return sum(each.cpu * each.load.requests for each in rounds) / sum(each.load.requests for each in rounds)
 
 
 def _accepted(batches: int, size: int) -> Iterator[Claim]:
@@ -148,6 +153,6 @@ def _on_disk(data: Path, batches: list[str]) -> int:
 @contextmanager
 def _unledgered_before(simulator: str) -> Iterator[ServiceProcess]:
     command = ("-m", unledgered.__name__)
-    settings = {"PYTHONPATH": ROOT, "REPLICATE_BASE_URL": simulator, **LIFTED}
+    settings = {"PYTHONPATH": ROOT, "REPLICATE_BASE_URL": simulator, **WITHOUT_FILES}
     with running_service(_command=command, **settings) as service:
         yield service

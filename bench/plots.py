@@ -11,6 +11,8 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 PLOTS = ROOT / "docs" / "plots"
 
+_AGAINST = "## This commit against"
+
 _LEFT, _WIDTH, _ROW, _TOP = 440, 860, 34, 64
 """Pixels: the left edge of the bars, the width of a chart, the height of a row, and the height of the title."""
 
@@ -27,9 +29,9 @@ class Bar:
 
 def charts(results: str) -> dict[Path, str]:
     """Each chart's path and its SVG, made from the text of `bench/results.md`. Raises ValueError if figures are
-    missing."""
+    missing. Only results with the section of `bench/against.py` have its chart."""
     date = _found(r"^(\d{4}-\d\d-\d\d)", results)
-    return {
+    drawn = {
         PLOTS / "window.svg": _chart(
             "Creations in the densest 60 s, as a part of the limit", date, _window(results), mark="limit"
         ),
@@ -43,6 +45,12 @@ def charts(results: str) -> dict[Path, str]:
             "CPU of a request, as a multiple of a bare forwarder's", date, _path(results), mark="forwarder"
         ),
     }
+    if _AGAINST in results:
+        before = _found(rf"^{_AGAINST} (.+)$", results)
+        drawn[PLOTS / "against.svg"] = _chart(
+            f"CPU of a request, as a multiple of that in {before}", date, _against(results), mark="before"
+        )
+    return drawn
 
 
 def draw(results: str) -> None:
@@ -77,10 +85,33 @@ def _makespans(results: str) -> list[Bar]:
 
 
 def _path(results: str) -> list[Bar]:
-    rows = re.findall(
-        r"^\| (\d+) \|.+\| ([\d.]+) \| [\d.]* *\|$", _section(results, "## The path alone"), re.MULTILINE
-    )
-    return [Bar(f"{callers} at once", float(ratio), ratio, is_ours=True) for callers, ratio in rows]
+    bars = []
+    for row in _rows(results, "## The path alone"):
+        name = f"{row['callers']} at once" + (", files kept" if row.get("files") == "kept" else "")
+        worst = f", at worst {row['worst round']}" if "worst round" in row else ""
+        bars.append(Bar(name, float(row["CPU ratio"]), row["CPU ratio"] + worst, is_ours=True))
+    return bars
+
+
+def _against(results: str) -> list[Bar]:
+    """Two bars for each load: the ratio of the commits, and the noise."""
+    bars = []
+    for row in _rows(results, _AGAINST):
+        load = row["what"].removeprefix("CPU a request ")
+        if load != row["what"]:
+            ratio, noise = row["this / before"], row["before / before"]
+            bars += [
+                Bar(load, float(ratio.split()[0]), ratio, is_ours=True),
+                Bar("the same commit twice", float(noise.split()[0]), noise),
+            ]
+    return bars
+
+
+def _rows(results: str, heading: str) -> list[dict[str, str]]:
+    """The rows of the table under a heading, by column."""
+    lines = [line for line in _section(results, heading).splitlines() if line.startswith("|")]
+    columns, _, *rows = ([cell.strip() for cell in line.strip("|").split("|")] for line in lines)
+    return [dict(zip(columns, row, strict=True)) for row in rows]
 
 
 def _section(results: str, heading: str) -> str:

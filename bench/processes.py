@@ -4,8 +4,10 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +42,31 @@ def service_before(simulator: str, **settings: Any) -> Iterator[ServiceProcess]:
         yield service
 
 
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """A service to compare with others: the folder of its source, and the settings that only it has."""
+
+    tree: Path = ROOT
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+    def launch_settings(self, simulator: str, **settings: Any) -> dict[str, Any]:
+        """The arguments of `launched_service` or `running_service`."""
+        command = (str(self.tree / "app.py"),)
+        return {"_command": command, "REPLICATE_BASE_URL": simulator, **settings, **self.settings}
+
+
+@contextmanager
+def services_before(
+    simulator: str, variants: Mapping[str, Variant], **settings: Any
+) -> Iterator[dict[str, ServiceProcess]]:
+    """A service process for each variant, by its name."""
+    with ExitStack() as stack:
+        yield {
+            name: stack.enter_context(running_service(**variant.launch_settings(simulator, **settings)))
+            for name, variant in variants.items()
+        }
+
+
 def counts(simulator: str) -> dict[str, Any]:
     """The simulator's counts."""
     seen: dict[str, Any] = requests.get(f"{simulator}/simulator/counts", timeout=30).json()
@@ -58,8 +85,9 @@ def predictions(simulator: str) -> list[dict[str, Any]]:
 
 
 def resident_megabytes(service: ServiceProcess) -> float:
-    """Memory of the service's processes. Shared pages count once."""
-    service.worker()
+    """Memory of the service's processes, once it responds: it says that it serves before its worker has loaded the
+    application. Shared pages count once."""
+    requests.get(f"{service.url}/health", timeout=30).raise_for_status()
     return _megabytes("VmRSS", service.process.pid)
 
 
@@ -83,9 +111,16 @@ def prompts(number: int) -> dict[str, Any]:
 
 
 def post(service: ServiceProcess, path: str, body: object) -> Any:
+    return timed_post(service, path, body)[0]
+
+
+def timed_post(service: ServiceProcess, path: str, body: object) -> tuple[Any, float]:
+    """The JSON of the response, and the seconds until all of it was there."""
+    began = time.perf_counter()
     answer = requests.post(service.url + path, data=json.dumps(body), headers=_JSON, timeout=600)
+    seconds = time.perf_counter() - began
     answer.raise_for_status()
-    return answer.json()
+    return answer.json(), seconds
 
 
 def _tree(root: int) -> list[int]:

@@ -14,7 +14,7 @@ from typing import Any
 import requests
 
 from bench.background import in_background
-from bench.processes import counts, post, service_before, simulated
+from bench.processes import counts, service_before, simulated, timed_post
 from bench.report import Claim, Section, claimed
 from harness.service_process import ServiceProcess
 
@@ -130,9 +130,8 @@ def _claims_of(result: _BatchRun, *, pictures: int, creations: int) -> Iterator[
 
 
 def _run_batch(service: ServiceProcess, simulator: str, prompts: list[str]) -> _BatchRun:
-    began = time.perf_counter()
-    batch = post(service, "/generate-batch", {"model_name": "flux-dev", "prompts": prompts})
-    return _BatchRun(batch, time.perf_counter() - began, counts(simulator))
+    batch, seconds = timed_post(service, "/generate-batch", {"model_name": "flux-dev", "prompts": prompts})
+    return _BatchRun(batch, seconds, counts(simulator))
 
 
 def _configure(service: ServiceProcess, **limits: int) -> None:
