@@ -24,9 +24,10 @@ from catalog.registry import Registry
 from concurrency import Gate, GateStats
 from errors import LedgerDown, ShuttingDown
 from files import Files
-from files.directory import Directory, disk_usage
+from files.directory import Directory
 from files.hosts import OutputHosts
 from files.storage import FileStorage
+from files.volume import disk_usage
 from generations.core import Core, FullProvider
 from generations.recovery import load_startup_state
 from generations.service import GenerationService

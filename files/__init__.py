@@ -1,9 +1,9 @@
 """Stores the outputs of generations, since Replicate deletes them after an hour.
 
-An output is downloaded without a token (`hosts.py`), its media type is detected (`download.py`), and it is written to a
-temporary file (`spool.py`). The complete file moves to a storage (`directory.py`, `bucket.py`) under the unguessable id
-of its generation. It expires after `ttl` seconds. The oldest files are evicted earlier if all files together exceed
-`max_bytes`, or if the volume is nearly full, since the ledger may be on the same volume.
+An output is downloaded without a token (`hosts.py`), and its media type is detected (`download.py`). A small one is in
+memory until it is complete, a larger one in a temporary file (`spool.py`). It is then stored (`directory.py`,
+`bucket.py`) under the unguessable id of its generation, and expires after `ttl` seconds. The oldest files are evicted
+earlier if all files together exceed `max_bytes`, or if the volume is nearly full (`volume.py`).
 
 An output that cannot be stored is not an error of its generation, which was made and paid for: `keep` returns the
 reason. Several processes may share one storage; each lists it every hour to see the files of the others.
@@ -26,24 +26,19 @@ import structlog
 from files.download import Downloads, RetryPolicy
 from files.hosts import OutputHosts, OutputUnavailable
 from files.index import FileIndex
-from files.spool import Spool, TemporaryFile
+from files.spool import MAX_DOWNLOADS, Spool, SpooledOutput
 from files.storage import MAX_OUTPUTS, FileStorage, OpenFile, StoredFile, parse_name
+from files.volume import DiskUsage, Volume
 from loop_thread import Pool
 from media.formats import MediaType, media_type
 
 MAX_OUTPUT_BYTES: Final = 1_000_000_000
-
-MAX_DOWNLOADS: Final = 32
-"""Downloads at the same time."""
 
 TIDY_EVERY: Final = 60.0
 """Seconds between two removals of expired files."""
 
 LIST_EVERY: Final = 3600.0
 """Seconds between two listings of the storage."""
-
-RESERVE: Final = 64 * 1024 * 1024
-"""Bytes of the volume that files leave free, or a hundredth of the volume if that is more."""
 
 WARN_EVERY: Final = 3600.0
 """Seconds between two warnings that evictions cannot restore the reserve."""
@@ -82,7 +77,7 @@ class Files:
         ttl: float,
         max_bytes: int,
         retry_policy: RetryPolicy | None = None,
-        disk_usage: Callable[[], tuple[int, int, int]] | None = None,
+        disk_usage: DiskUsage | None = None,
         clock: Callable[[], float] = time.time,
         executor: Executor | None = None,
     ) -> None:
@@ -94,20 +89,18 @@ class Files:
         self._storage = storage
         self._ttl = ttl
         self._max_bytes = max_bytes
-        self._disk_usage = disk_usage
+        self._volume = Volume(disk_usage)
         self._clock = clock
         # One thread for each download, so that a slow upload to a bucket never delays a write. Two for the janitor.
         self._pool = Pool(executor or ThreadPoolExecutor(MAX_DOWNLOADS + 2, thread_name_prefix="files"))
-        self._spool = Spool(spool, self._pool, self._room)
+        self._spool = Spool(spool, self._pool, self._volume, self._room)
         self._source = source
         self._downloads = Downloads(
             source, largest=min(MAX_OUTPUT_BYTES, max_bytes), retry_policy=retry_policy, pool=self._pool
         )
-        self._download_slots = asyncio.Semaphore(MAX_DOWNLOADS)
-        self._total_timeout = retry_policy.total_timeout
         self._index = FileIndex()
         self._deleting = asyncio.Lock()
-        self._writing = asyncio.Lock()
+        self._making_room = asyncio.Lock()
         self._list_at = 0.0
         self._warn_at = -math.inf
         self._janitor: asyncio.Task[None] | None = None
@@ -115,7 +108,7 @@ class Files:
     async def start(self) -> None:
         """List the storage, and start the janitor. If the storage fails, it is listed again later."""
         await self._list()
-        room = self._index.size + await self._spare()
+        room = self._index.size + await self._pool.run(self._volume.room)
         if self._max_bytes > room:
             _log.warning("files_exceed_volume", max_bytes=self._max_bytes, room=max(0, room))
         self._janitor = asyncio.create_task(self._tidy_up(), name="files-janitor")
@@ -128,7 +121,7 @@ class Files:
                 group.create_task(self._keep(generation_id, number, url))
                 for number, url in enumerate(outputs)
             ]
-        await self._make_room()
+        await self._evict(self._index.size - self._max_bytes)
         results = [self._unless_evicted(generation_id, task.result()) for task in tasks]
         lost = {number: each for number, each in enumerate(results) if isinstance(each, OutputUnavailable)}
         reasons = list(dict.fromkeys(map(str, lost.values())))
@@ -144,12 +137,10 @@ class Files:
             raise ValueError("the content is no picture or film of a kind that is known here")
         if len(content) > self._max_bytes:
             raise OSError(errno.EFBIG, f"it is larger than {self._max_bytes} bytes")
-        async with self._spool.temporary() as temporary:
-            await temporary.begin()
-            await temporary.write(content)
-            await temporary.finish()
-            name = await self._store(generation_id, number, media, temporary)
-        await self._make_room()
+        async with self._spool.output() as output:
+            await output.write(content)
+            name = await self._store(generation_id, number, media, output)
+        await self._evict(self._index.size - self._max_bytes)
         return name
 
     def open(self, generation_id: str, name: str) -> OpenFile | None:
@@ -182,13 +173,10 @@ class Files:
         try:
             if number >= MAX_OUTPUTS:
                 return OutputUnavailable(f"more than {MAX_OUTPUTS} outputs are not kept")
-            async with self._spool.temporary() as temporary:
-                # The timeout includes the wait for the semaphore, so that the caller learns of a failure in time.
-                async with asyncio.timeout(self._total_timeout), self._download_slots:
-                    media = await self._downloads.fetch(url, temporary)
-                return await self._store(generation_id, number, media, temporary)
-        except (TimeoutError, OutputUnavailable) as error:
-            reason = error if isinstance(error, OutputUnavailable) else OutputUnavailable("it took too long")
+            async with self._spool.output() as output:
+                media = await self._downloads.fetch(url, output)
+                return await self._store(generation_id, number, media, output)
+        except OutputUnavailable as reason:
             _log.warning("output_fetch_failed", generation=generation_id, number=number, reason=str(reason))
             return reason
         except OSError as error:
@@ -198,10 +186,10 @@ class Files:
             _log.exception("output_fetch_failed", generation=generation_id, number=number)
             return OutputUnavailable("something went wrong inside this service")
 
-    async def _store(self, generation_id: str, number: int, media: MediaType, whole: TemporaryFile) -> str:
+    async def _store(self, generation_id: str, number: int, media: MediaType, output: SpooledOutput) -> str:
         name = parse_name(f"{generation_id}/{number}{media.extension}")
-        await self._pool.run(partial(self._storage.put, str(name), whole.path))
-        self._index.add(StoredFile(str(name), whole.size, self._clock()))
+        await output.store(self._storage, str(name))
+        self._index.add(StoredFile(str(name), output.size, self._clock()))
         return name.file
 
     def _unless_evicted(self, generation_id: str, result: str | OutputUnavailable) -> str | OutputUnavailable:
@@ -237,15 +225,18 @@ class Files:
     async def _make_room(self, wanted: int = 0) -> None:
         """Evict the oldest files until the others fit into `max_bytes`, and `wanted` bytes are free beyond the reserve.
         If even deleting all files could not restore the reserve, none is deleted for it."""
-        short = wanted - await self._spare()
+        short = wanted - await self._pool.run(self._volume.room)
         if short > self._index.size:
             self._warn_of_reserve(short)
             short = 0
-        lacking = max(self._index.size - self._max_bytes, short)
-        if lacking <= 0:
-            return  # early, since the janitor may hold the lock
         if short > 0:
             _log.warning("files_reserve_short", short=short, bytes=self._index.size)
+        await self._evict(max(self._index.size - self._max_bytes, short))
+
+    async def _evict(self, lacking: float) -> None:
+        """Evict the oldest files until the others are smaller by `lacking` bytes."""
+        if lacking <= 0:
+            return  # early, since the janitor may hold the lock
         # Computed once: deleted files that are open for reading still take space on the volume.
         left = self._index.size - lacking
         await self._delete("files_evicted", lambda: self._index.excess(left, most=_BATCH))
@@ -258,28 +249,12 @@ class Files:
 
     @asynccontextmanager
     async def _room(self, wanted: int) -> AsyncIterator[None]:
-        """Make room on the volume for a write inside the block. Only one block runs at a time, so that two writes do
-        not count on the same room. Raises OSError if evictions cannot make enough."""
-        if self._disk_usage is None:
-            yield
-            return
-        async with self._writing:
-            if wanted > await self._spare():
+        """Make room on the volume, if evictions can, and promise it to a write inside the block, so that no other write
+        takes it."""
+        async with self._making_room:
+            with self._volume.promise(wanted):
                 await self._make_room(wanted)
-                if wanted > await self._spare():
-                    raise OSError(errno.ENOSPC, "the rest of the volume is reserved")
-            yield
-
-    async def _spare(self) -> float:
-        """Free bytes of the volume beyond the reserve; negative below it. Infinite if they are unknown: if the volume
-        is gone, the write itself fails."""
-        if self._disk_usage is None:
-            return math.inf
-        try:
-            total, _, free = await self._pool.run(self._disk_usage)
-        except OSError:
-            return math.inf
-        return free - max(RESERVE, total // 100)
+                yield
 
     async def _delete(self, event: str, choose: Callable[[], list[str]]) -> None:
         """Delete the chosen files in batches, until none is left or a batch fails. The next call retries a failed

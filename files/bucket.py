@@ -8,14 +8,13 @@ Its parts stay until the bucket's lifecycle rule for incomplete uploads removes 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import timedelta
-from pathlib import Path
 from typing import TYPE_CHECKING, Final, Self, cast
 
 import obstore
 from obstore.exceptions import BaseError
 from obstore.store import S3Store
 
-from files.storage import OpenFile, StoredFile, parse_name
+from files.storage import OpenFile, Source, StoredFile, parse_name
 
 if TYPE_CHECKING:
     from obstore.store import ClientConfig, RetryConfig, S3Config
@@ -69,13 +68,13 @@ class Bucket:
         except BaseError as error:
             raise ValueError(str(error).partition("\n")[0]) from None
 
-    def put(self, name: str, source: Path) -> None:
+    def put(self, name: str, source: Source) -> None:
         media_type = parse_name(name).media_type
         with _as_os_error():
             obstore.put(
                 self._store,
                 name,
-                source,
+                source.file() if source.content is None else source.content,
                 attributes={"Content-Type": media_type},
                 chunk_size=PART,
                 max_concurrency=2,

@@ -6,14 +6,13 @@ on the same file system. Only this user can read the files.
 
 import errno
 import os
-import shutil
 import stat
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
-from files.storage import FileName, OpenFile, StoredFile, parse_name
+from files.storage import FileName, OpenFile, Source, StoredFile, parse_name
 
 _PIECE: Final = 256 * 1024
 
@@ -27,13 +26,17 @@ class Directory:
     def __init__(self, path: Path) -> None:
         self._path = path
 
-    def put(self, name: str, source: Path) -> None:
+    def put(self, name: str, source: Source) -> None:
         target = self._path_of(parse_name(name))
-        with source.open("rb") as file:
-            os.fsync(file.fileno())
-        self._path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        target.parent.mkdir(mode=0o700, exist_ok=True)
-        source.replace(target)
+        file = source.file()
+        _flush(file)
+        try:
+            file.replace(target)
+        except FileNotFoundError:
+            self._path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            target.parent.mkdir(mode=0o700, exist_ok=True)
+            _flush(self._path)
+            file.replace(target)
         _flush(target.parent)
 
     def open(self, name: str) -> OpenFile | None:
@@ -75,11 +78,6 @@ class Directory:
         return self._path / subdirectory / f"{name.generation}.{name.file}"
 
 
-def disk_usage(path: Path) -> tuple[int, int, int]:
-    """Total, used and free bytes of the volume of a path, which need not exist yet."""
-    return shutil.disk_usage(next(each for each in (path, *path.parents) if each.exists()))
-
-
 def _files_in(subdirectory: os.DirEntry[str]) -> Iterator[StoredFile]:
     with os.scandir(subdirectory.path) as entries:
         for entry in entries:
@@ -90,9 +88,9 @@ def _files_in(subdirectory: os.DirEntry[str]) -> Iterator[StoredFile]:
                     yield StoredFile(name, status.st_size, status.st_mtime)
 
 
-def _flush(directory: Path) -> None:
-    """Flush a directory's entries to disk, so that a new name survives a power cut."""
-    descriptor = os.open(directory, os.O_RDONLY)
+def _flush(path: Path) -> None:
+    """Flush the content of a file, or the names in a directory, to disk, so that it survives a power cut."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

@@ -1,4 +1,4 @@
-"""Downloads one output into a temporary file, and checks its size and media type.
+"""Downloads one output, and checks its size and media type.
 
 Temporary failures are retried with backoff. Each attempt and the whole download have a timeout, so the caller of a
 generation learns in time that an output is unavailable.
@@ -12,7 +12,7 @@ import structlog
 
 from catalog.references import decoded_data_uri
 from files.hosts import OutputHosts, OutputUnavailable, TemporarilyUnavailable
-from files.spool import TemporaryFile
+from files.spool import SpooledOutput
 from loop_thread import Pool
 from media.formats import HEAD, MediaType, is_page, media_type
 from network.backoff import backoff
@@ -49,11 +49,12 @@ class Downloads:
         self._pool = pool
         self._consecutive_failures = 0
 
-    async def fetch(self, url: str, into: TemporaryFile) -> MediaType:
-        """Write the output to `into`, finish that file, and return the media type. Raises OutputUnavailable, and
-        OSError if the file cannot be written."""
+    async def fetch(self, url: str, into: SpooledOutput) -> MediaType:
+        """Write the output to `into`, and return the media type. Raises OutputUnavailable, and OSError if the output
+        cannot be written."""
         failure = TemporarilyUnavailable("it took too long")
         try:
+            # It includes the wait until few others are in progress, so that the caller learns of a failure in time.
             async with asyncio.timeout(self._retry_policy.total_timeout):
                 for number in range(self._retry_policy.max_attempts):
                     if number:
@@ -70,42 +71,41 @@ class Downloads:
                         self._consecutive_failures = 0
                         return media
         except TimeoutError:
-            pass
+            # That the time is over does not prove that the output is missing.
+            failure = TemporarilyUnavailable(str(failure))
         raise failure
 
-    async def _try(self, url: str, into: TemporaryFile) -> MediaType:
+    async def _try(self, url: str, into: SpooledOutput) -> MediaType:
         await into.begin()
         try:
             async with asyncio.timeout(self._retry_policy.attempt_timeout):
-                declared = await (self._decode if url[:5].lower() == "data:" else self._receive)(url, into)
+                return await (self._decode if url[:5].lower() == "data:" else self._receive)(url, into)
         except TimeoutError as error:
             raise TemporarilyUnavailable("it took too long") from error
-        await into.finish()
-        return _type_of(into.head, declared)
 
-    async def _receive(self, url: str, into: TemporaryFile) -> str:
-        """Returns the media type that the host declares."""
+    async def _receive(self, url: str, into: SpooledOutput) -> MediaType:
+        media = None
         async with self._source.get(url) as response:
             self._check(response.length or 0)
             async for chunk in response.chunks:
-                had_head = len(into.head) == HEAD
+                self._check(into.size + len(chunk))
                 await into.write(chunk)
-                self._check(into.size)
-                if not had_head and len(into.head) == HEAD:
+                if media is None and len(into.head) == HEAD:
                     # Checked early, so that an error page or an endless response is not read to its end.
-                    _type_of(into.head, response.media_type)
-            return response.media_type
+                    media = _type_of(into.head, response.media_type)
+            return media or _type_of(into.head, response.media_type)
 
-    async def _decode(self, url: str, into: TemporaryFile) -> str:
+    async def _decode(self, url: str, into: SpooledOutput) -> MediaType:
         try:
             _, content = await self._pool.run(lambda: decoded_data_uri(url))
         except ValueError as error:
             raise OutputUnavailable("its data: URI is not base64") from error
         self._check(len(content))
-        if media_type(content[:HEAD]) is None:
+        media = media_type(content[:HEAD])
+        if media is None:
             raise OutputUnavailable("it is no picture or film of a kind that is known here")
         await into.write(content)
-        return ""
+        return media
 
     def _check(self, size: int) -> None:
         if size > self._largest:

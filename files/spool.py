@@ -1,41 +1,54 @@
-"""Temporary files. A download is written here first, and moved to the storage when it is complete."""
+"""Outputs on their way to the storage. A small one is received into memory, so that one job of the pool does all that
+blocks. A larger one goes through a temporary file.
+"""
 
+import asyncio
 import os
 import secrets
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext, suppress
+from functools import cached_property, partial
+from io import FileIO
 from pathlib import Path
-from typing import IO, Final
+from typing import Final
 
+from files.storage import FileStorage, Source
+from files.volume import NoRoom, Volume
 from loop_thread import Pool
 from media.formats import HEAD
+
+MAX_DOWNLOADS: Final = 32
+"""Downloads at the same time. Each lasts until its output is stored, since that is in memory or on disk until then."""
 
 STALE: Final = 3600.0
 """Seconds without a write after which a temporary file is deleted. Other processes may share the directory."""
 
-_BUFFER: Final = 1024 * 1024
+BUFFER: Final = 1024 * 1024
+"""An output of so many bytes is no longer only in memory: each further so many are written to a temporary file."""
 
 Room = Callable[[int], AbstractAsyncContextManager[None]]
-"""Reserves disk space (bytes) for a write inside the block. Raises OSError if there is not enough."""
+"""Makes room (bytes) on the volume, if it can, and promises it to one write inside the block."""
 
 
-class TemporaryFile:
-    """A file being written. `size` is in bytes. `head` is its beginning, enough to detect the media type."""
+class SpooledOutput:
+    """An output that is received and then stored. `size` is in bytes. `head` is its beginning, enough to detect the
+    media type."""
 
-    def __init__(self, path: Path, pool: Pool, room: Room) -> None:
-        self.path = path
+    def __init__(self, spool: "Spool") -> None:
         self.size = 0
         self.head = b""
-        self._pool = pool
-        self._room = room
-        self._file: IO[bytes] | None = None
+        self._spool = spool
+        self._file: FileIO | None = None
         self._buffer = bytearray()
+        self._has_slot = False
 
     async def begin(self) -> None:
-        """Start or restart with an empty file. Raises OSError."""
-        self._buffer.clear()
-        self.size, self.head = 0, b""
-        await self._pool.run(self._open)
+        """Begin a download, once fewer than MAX_DOWNLOADS others are in progress, or restart it. Raises OSError."""
+        if not self._has_slot:
+            await self._spool.slots.acquire()
+            self._has_slot = True
+        await self._forget()
+        self.size, self.head, self._buffer = 0, b"", bytearray()
 
     async def write(self, content: bytes) -> None:
         """Append. Raises OSError if the disk is full or fails."""
@@ -43,66 +56,104 @@ class TemporaryFile:
             self.head += content[: HEAD - len(self.head)]
         self.size += len(content)
         self._buffer += content
-        if len(self._buffer) >= _BUFFER:
-            async with self._room(len(self._buffer)):
-                await self._pool.run(self._flush)
+        if len(self._buffer) >= BUFFER:
+            await self._run(self._flush)
 
-    async def finish(self) -> None:
-        """Flush and close the file. Raises OSError if the disk is full or fails."""
-        async with self._room(len(self._buffer)):
-            await self._pool.run(self._close)
+    async def store(self, storage: FileStorage, name: str) -> None:
+        """Store the output under this name. Raises OSError if the storage or the disk is full or fails."""
+        await self._run(partial(self._store, storage, name))
 
-    def discard(self) -> None:
-        """Delete the file, unless it was moved. Blocks."""
+    async def close(self) -> None:
+        """End the download, and delete what is not stored."""
+        try:
+            await self._forget()
+        finally:
+            if self._has_slot:
+                self._spool.slots.release()
+
+    async def _run(self, write: Callable[[int], object]) -> None:
+        """Run a job that writes, with the bytes of room that were promised to it. If there is no room, it has written
+        nothing, and runs once more after room is made."""
+        try:
+            await self._spool.pool.run(partial(write, 0))
+        except NoRoom as error:
+            async with self._spool.room(error.wanted):
+                await self._spool.pool.run(partial(write, error.wanted))
+
+    async def _forget(self) -> None:
         if self._file is not None:
-            self._file.close()
-        with suppress(OSError):
-            self.path.unlink()
+            await self._spool.pool.run(self._discard)
 
-    def _open(self) -> None:
-        self.discard()
-        self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        self._file = os.fdopen(descriptor, "wb", buffering=0)
+    @cached_property
+    def _path(self) -> Path:
+        return self._spool.path / f"{secrets.token_hex(16)}.part"
 
-    def _flush(self) -> None:
-        if self._file is None:
-            raise ValueError("the file was not opened")
-        content, self._buffer = self._buffer, bytearray()
-        with memoryview(content) as left:
+    def _store(self, storage: FileStorage, name: str, promised: int) -> None:
+        content = None if self._file else self._buffer
+        storage.put(name, Source(partial(self._whole_file, promised), content))
+        self._discard()
+
+    def _whole_file(self, promised: int) -> Path:
+        self._flush(promised).close()
+        return self._path
+
+    def _flush(self, promised: int) -> FileIO:
+        with (
+            self._spool.volume.taking(len(self._buffer), promised=promised),
+            memoryview(self._buffer) as left,
+        ):
+            self._file = self._file or self._create()
             written = 0
-            while written < len(content):
+            while written < len(left):
                 written += self._file.write(left[written:])
+        self._buffer = bytearray()
+        return self._file
 
-    def _close(self) -> None:
-        self._flush()
+    def _create(self) -> FileIO:
+        try:
+            return FileIO(self._path, "x", opener=_open)
+        except FileNotFoundError:
+            self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            return FileIO(self._path, "x", opener=_open)
+
+    def _discard(self) -> None:
+        """Delete the temporary file, unless the storage moved it."""
         if self._file is not None:
             self._file.close()
+            with suppress(OSError):
+                self._path.unlink()
+            self._file = None
 
 
 class Spool:
-    """The directory for temporary files. It is created when needed, and only this user can read it."""
+    """Outputs and the directory of their temporary files, which only this user can read. It is created when needed."""
 
-    def __init__(self, path: Path, pool: Pool, room: Room = lambda _: nullcontext()) -> None:
-        self._path = path
-        self._pool = pool
-        self._room = room
+    def __init__(self, path: Path, pool: Pool, volume: Volume, room: Room = lambda _: nullcontext()) -> None:
+        self.path = path
+        self.pool = pool
+        self.volume = volume
+        self.room = room
+        self.slots = asyncio.Semaphore(MAX_DOWNLOADS)
 
     @asynccontextmanager
-    async def temporary(self) -> AsyncIterator[TemporaryFile]:
-        """A file that is deleted at the end of the block unless it was moved. Call `begin` first."""
-        file = TemporaryFile(self._path / f"{secrets.token_hex(16)}.part", self._pool, self._room)
+    async def output(self) -> AsyncIterator[SpooledOutput]:
+        """An empty output, which is deleted at the end of the block unless it was stored."""
+        output = SpooledOutput(self)
         try:
-            yield file
+            yield output
         finally:
-            await self._pool.run(file.discard)
+            await output.close()
 
     def sweep(self, now: float) -> int:
         """Delete the files that crashed processes left, and return their number. Blocks. Raises OSError."""
         removed = 0
-        for path in self._path.glob("*.part"):
+        for path in self.path.glob("*.part"):
             with suppress(FileNotFoundError):
                 if now - path.stat(follow_symlinks=False).st_mtime > STALE:
                     path.unlink()
                     removed += 1
         return removed
+
+
+def _open(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)

@@ -82,12 +82,21 @@ class OpenFile:
             yield read
 
 
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A whole output, for `put`. `file` returns a local file with its content, once. It blocks, and raises OSError if
+    the disk is full or fails. `content` is its content if it is in memory; then there is no file before `file`."""
+
+    file: Callable[[], Path]
+    content: bytes | bytearray | None = None
+
+
 class FileStorage(Protocol):
     """Every method blocks and is safe on any thread. It raises OSError if the storage fails, and ValueError for a
     malformed name."""
 
-    def put(self, name: str, source: Path) -> None:
-        """Store a local file under a name, whole or not at all. It may move the source."""
+    def put(self, name: str, source: Source) -> None:
+        """Store an output under a name, whole or not at all. It may move the file of the source."""
 
     def open(self, name: str) -> OpenFile | None:
         """Open the file with this name. Returns None if there is none."""

@@ -17,7 +17,7 @@ from moto.server import ThreadedMotoServer
 
 from files.bucket import Bucket
 from files.hosts import OutputResponse
-from files.storage import FileStorage, OpenFile
+from files.storage import FileStorage, OpenFile, Source
 from media.formats import black_png
 from tests.support.wiring import listening
 
@@ -62,6 +62,25 @@ class Inline(Executor):
             done.set_result(function(*arguments, **named))
         except Exception as error:
             done.set_exception(error)
+        return done
+
+
+class Delayed(Inline):
+    """An executor that runs each function `seconds` after its submission, for tests in virtual time."""
+
+    def __init__(self, seconds: float = 0.0) -> None:
+        self.seconds = seconds
+
+    def submit(self, function: Callable[..., T], /, *arguments: Any, **named: Any) -> Future[T]:
+        done: Future[T] = Future()
+
+        def run() -> None:
+            try:
+                done.set_result(function(*arguments, **named))
+            except Exception as error:
+                done.set_exception(error)
+
+        asyncio.get_running_loop().call_later(self.seconds, run)
         return done
 
 
@@ -209,6 +228,19 @@ def buckets() -> Iterator[Buckets]:
         server.stop()
 
 
+async def until(condition: Callable[[], bool]) -> None:
+    """Wait until the condition holds, for 30 seconds at most."""
+    async with asyncio.timeout(30):
+        while not condition():  # noqa: ASYNC110 - other threads and processes set no event
+            await asyncio.sleep(0.005)
+
+
 def written(path: Path, body: bytes) -> Path:
     path.write_bytes(body)
     return path
+
+
+def in_file(path: Path, body: bytes) -> Source:
+    """An output in a temporary file at this path."""
+    written(path, body)
+    return Source(lambda: path)

@@ -20,7 +20,8 @@ from files import Files, StoredOutputs
 from files.directory import Directory
 from files.download import RetryPolicy
 from files.hosts import OutputHosts, OutputUnavailable, TemporarilyUnavailable
-from files.storage import StoredFile
+from files.spool import BUFFER
+from files.storage import Source, StoredFile
 from settings import Settings
 from telemetry import logs
 from tests.support.output_hosts import (
@@ -36,11 +37,13 @@ from tests.support.output_hosts import (
     for_ever,
     generation,
     host,
+    in_file,
     names,
     picture,
     redirect,
     reply,
     then_silence,
+    until,
     written,
 )
 from tests.support.virtual_time import in_virtual_time
@@ -111,13 +114,6 @@ def temporaries(spool) -> list[Path]:
 
 def written_to(spool) -> bool:
     return any(path.stat().st_size for path in temporaries(spool))
-
-
-async def until(condition) -> None:
-    """Wait until the condition holds, for 30 seconds at most."""
-    async with asyncio.timeout(30):
-        while not condition():  # noqa: ASYNC110 - other threads and processes set no event
-            await asyncio.sleep(0.005)
 
 
 # Storing
@@ -233,8 +229,8 @@ async def test_put_stores_content_that_was_not_downloaded(storage, spool):
 
 @in_virtual_time
 async def test_only_the_user_of_the_service_can_read_stored_and_temporary_files(tmp_path, spool):
-    source = FakeSource(PNG, [(1e6, PNG)])
-    async with virtual(Directory(tmp_path / "kept"), spool, source=source) as files:
+    source = FakeSource(PNG, [(0, picture(BUFFER)), (1e6, b"")])
+    async with virtual(Directory(tmp_path / "kept"), spool, source=source, max_bytes=10**7) as files:
         await files.keep(GEN, [URL])
         pending = asyncio.create_task(files.keep(generation(1), [URL]))
         await asyncio.sleep(1)
@@ -341,7 +337,7 @@ async def test_the_janitor_removes_expired_files_without_new_outputs(storage, sp
 
 @in_virtual_time
 async def test_files_that_expired_before_the_start_are_removed(storage, spool, tmp_path):
-    storage.put(f"{GEN}/0.png", written(tmp_path / "a.part", PNG))
+    storage.put(f"{GEN}/0.png", in_file(tmp_path / "a.part", PNG))
     days = Days()
     days.now += 7200
     async with virtual(storage, spool, ttl=3600, clock=days):
@@ -361,6 +357,15 @@ async def test_the_oldest_files_are_evicted_one_by_one_to_make_room(storage, spo
 
 
 @in_virtual_time
+async def test_content_that_was_not_downloaded_evicts_the_oldest_files(tmp_path, spool):
+    storage = Directory(tmp_path)
+    async with virtual(storage, spool, max_bytes=250) as files:
+        for number in range(3):
+            await files.put(generation(number), 0, picture(100))
+    assert [f"{generation(number)}/0.png" for number in (1, 2)] == names(storage)
+
+
+@in_virtual_time
 async def test_a_large_output_evicts_no_more_files_than_it_needs(tmp_path, spool):
     storage = Directory(tmp_path)
     source = FakeSource(*[picture(100)] * 5, picture(250))
@@ -374,9 +379,9 @@ async def test_a_large_output_evicts_no_more_files_than_it_needs(tmp_path, spool
 async def test_after_a_restart_files_are_evicted_in_order_of_their_dates(tmp_path, spool):
     storage = Directory(tmp_path)
     for number, age in [(1, 10), (2, 30), (3, 20)]:
-        source = written(tmp_path / "a.part", picture(100))
-        os.utime(source, (time.time() - age, time.time() - age))
-        storage.put(f"{generation(number)}/0.png", source)
+        path = written(tmp_path / "a.part", picture(100))
+        os.utime(path, (time.time() - age, time.time() - age))
+        storage.put(f"{generation(number)}/0.png", Source(lambda path=path: path))
     async with virtual(storage, spool, source=FakeSource(picture(100)), max_bytes=300) as files:
         await files.keep(generation(4), [URL])
         assert [1, 3, 4] == [int(name[4:36], 16) for name in names(storage)]
@@ -412,7 +417,7 @@ async def test_files_of_another_process_count_within_an_hour(tmp_path, spool):
     storage = Directory(tmp_path)
     async with virtual(storage, spool, source=FakeSource(picture(600)), max_bytes=1000) as files:
         await files.keep(generation(1), [URL])
-        storage.put(f"{generation(2)}/0.png", written(tmp_path / "a.part", picture(600)))
+        storage.put(f"{generation(2)}/0.png", in_file(tmp_path / "a.part", picture(600)))
         await asyncio.sleep(3700)
         assert [f"{generation(2)}/0.png"] == names(storage)
 
@@ -492,6 +497,16 @@ async def test_the_timeout_includes_the_wait_for_a_download_slot(tmp_path, spool
 
 
 @in_virtual_time
+async def test_an_output_that_runs_out_of_time_has_the_reason_of_its_last_failed_attempt(tmp_path, spool):
+    source = FakeSource(TemporarilyUnavailable("its host answered 503"), [(1e6, PNG)])
+    policy = RetryPolicy(attempt_timeout=1e5)
+    async with virtual(Directory(tmp_path), spool, source=source, retry_policy=policy) as files:
+        kept = await files.keep(GEN, [URL])
+
+    assert StoredOutputs((None,), "The output could not be kept: its host answered 503.") == kept
+
+
+@in_virtual_time
 async def test_an_unwritable_spool_is_reported(tmp_path):
     spool = written(tmp_path / "spool", b"a file where a directory should be")
     async with virtual(Directory(tmp_path / "kept"), spool, source=FakeSource(PNG)) as files:
@@ -532,8 +547,8 @@ async def test_a_failed_deletion_is_retried_by_the_janitor(spool, error, logged)
 
 @in_virtual_time
 async def test_a_cancelled_keep_leaves_no_temporary_file_and_frees_its_slots(tmp_path, spool):
-    source = FakeSource([(1e6, PNG)])
-    async with virtual(Directory(tmp_path / "kept"), spool, source=source) as files:
+    source = FakeSource([(0, picture(BUFFER)), (1e6, b"")])
+    async with virtual(Directory(tmp_path / "kept"), spool, source=source, max_bytes=10**7) as files:
         task = asyncio.create_task(files.keep(GEN, [URL] * 40))
         await asyncio.sleep(1)
         assert 32 == len(temporaries(spool))

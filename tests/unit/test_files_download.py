@@ -10,7 +10,8 @@ import pytest
 
 from files.download import MAX_CONSECUTIVE_FAILURES, Downloads, RetryPolicy
 from files.hosts import OutputUnavailable, TemporarilyUnavailable
-from files.spool import Spool
+from files.spool import BUFFER, Spool
+from files.volume import Volume
 from loop_thread import Pool
 from tests.support.output_hosts import MP4, PAGE, PNG, FakeSource, Inline, picture
 from tests.support.virtual_time import in_virtual_time
@@ -18,14 +19,25 @@ from tests.support.virtual_time import in_virtual_time
 URL = "https://replicate.delivery/a.png"
 
 
+class Storage:
+    """Has the content of the last stored output."""
+
+    content = b""
+
+    def put(self, name, source):  # noqa: ARG002
+        self.content = source.file().read_bytes() if source.content is None else bytes(source.content)
+
+
 async def fetched(tmp_path, source, url=URL, *, largest=10_000, **retry_policy):
-    """Download `url`. Returns the content of the file and its media type."""
+    """Download and store `url`. Returns the content and its media type."""
     pool = Pool(Inline())
     downloads = Downloads(source, largest=largest, retry_policy=RetryPolicy(**retry_policy), pool=pool)
-    async with Spool(tmp_path, pool).temporary() as temporary:
-        media = await downloads.fetch(url, temporary)
-        assert temporary.size == temporary.path.stat().st_size
-        return temporary.path.read_bytes(), media.name
+    storage = Storage()
+    async with Spool(tmp_path, pool, Volume()).output() as output:
+        media = await downloads.fetch(url, output)
+        await output.store(storage, "0.png")
+        assert output.size == len(storage.content)
+    return storage.content, media.name
 
 
 @in_virtual_time
@@ -36,12 +48,16 @@ async def test_a_download_is_whole_and_typed_by_its_content(tmp_path):
     assert [] == list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("lost", [100, BUFFER, 2 * BUFFER])
+@pytest.mark.parametrize("whole", [200, 2 * BUFFER + 1])
 @in_virtual_time
-async def test_a_retried_download_has_no_bytes_of_the_lost_attempt(tmp_path):
-    source = FakeSource([(0, PNG + b"half"), (1, TemporarilyUnavailable("the connection was lost"))], PNG)
+async def test_a_retried_download_has_no_bytes_of_the_lost_attempt(tmp_path, lost, whole):
+    cut = [(0, picture(lost)), (0, b"half"), (1, TemporarilyUnavailable("the connection was lost"))]
+    source = FakeSource(cut, picture(whole))
 
-    assert (PNG, "image/png") == await fetched(tmp_path, source)
+    assert (picture(whole), "image/png") == await fetched(tmp_path, source, largest=10**8)
     assert 2 == len(source.asked)
+    assert [] == list(tmp_path.iterdir())
 
 
 @in_virtual_time
@@ -87,9 +103,9 @@ async def test_after_32_failures_in_a_row_each_output_gets_one_attempt_until_one
     asked = []
     for _ in range(13):
         before = len(source.asked)
-        async with Spool(tmp_path, Pool(Inline())).temporary() as temporary:
+        async with Spool(tmp_path, Pool(Inline()), Volume()).output() as output:
             with suppress(TemporarilyUnavailable):
-                await downloads.fetch(URL, temporary)
+                await downloads.fetch(URL, output)
         asked.append(len(source.asked) - before)
 
     assert [4] * (MAX_CONSECUTIVE_FAILURES // 4) + [1] * 3 + [1] + [2] == asked
@@ -97,9 +113,10 @@ async def test_after_32_failures_in_a_row_each_output_gets_one_attempt_until_one
 
 @in_virtual_time
 async def test_total_timeout_ends_a_download_with_the_reason_of_the_last_failed_attempt(tmp_path):
-    source = FakeSource(TemporarilyUnavailable("its host answered 503"), [(1e6, PNG)])
-    with pytest.raises(TemporarilyUnavailable, match="its host answered 503"):
+    source = FakeSource(TemporarilyUnavailable("its host answered 404", missing=True), [(1e6, PNG)])
+    with pytest.raises(TemporarilyUnavailable, match="its host answered 404") as lost:
         await fetched(tmp_path, source, attempt_timeout=1e5, total_timeout=300)
+    assert not lost.value.missing
     assert 300 == asyncio.get_running_loop().time()
 
 
@@ -180,9 +197,9 @@ async def test_a_missing_output_gets_four_attempts_even_after_32_failures_in_a_r
     downloads = Downloads(source, largest=10_000, retry_policy=RetryPolicy(), pool=Pool(Inline()))
     for _ in range(MAX_CONSECUTIVE_FAILURES // 4 + 1):
         before = len(source.asked)
-        async with Spool(tmp_path, Pool(Inline())).temporary() as temporary:
+        async with Spool(tmp_path, Pool(Inline()), Volume()).output() as output:
             with suppress(TemporarilyUnavailable):
-                await downloads.fetch(URL, temporary)
+                await downloads.fetch(URL, output)
 
     assert 4 == len(source.asked) - before
 
@@ -265,7 +282,8 @@ async def test_a_download_larger_than_the_buffer_is_written_in_order(tmp_path):
 
 @in_virtual_time
 async def test_a_cancelled_download_leaves_no_temporary_file(tmp_path):
-    task = asyncio.create_task(fetched(tmp_path, FakeSource([(0, PNG), (1e6, b"")])))
+    source = FakeSource([(0, picture(BUFFER)), (1e6, b"")])
+    task = asyncio.create_task(fetched(tmp_path, source, largest=10**8))
     await asyncio.sleep(1)
     assert 1 == len(list(tmp_path.iterdir()))
     task.cancel()

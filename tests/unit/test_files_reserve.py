@@ -2,31 +2,39 @@
 
 import asyncio
 import os
+import threading
 import time
+from concurrent.futures import Executor
 from contextlib import ExitStack, asynccontextmanager
 
 import pytest
 from structlog.testing import capture_logs
 
-from files import RESERVE, WARN_EVERY, Files, StoredOutputs
-from files.directory import Directory, disk_usage
+from files import WARN_EVERY, Files, StoredOutputs
+from files.directory import Directory
+from files.storage import Source
+from files.volume import RESERVE, disk_usage
 from tests.support.output_hosts import (
     MP4,
     PNG,
+    Delayed,
     FakeSource,
     Inline,
     buckets,
     content,
     generation,
+    in_file,
     names,
     picture,
-    written,
+    until,
 )
 from tests.support.virtual_time import in_virtual_time
+from tests.support.wiring import on_a_loop
 
 URL = "https://replicate.delivery/a.png"
 NO_ROOM = "The output could not be kept: it could not be stored."
 MEGABYTE = 1024 * 1024
+INLINE = Inline()
 
 
 class Volume:
@@ -53,16 +61,18 @@ def directory(tmp_path):
 
 
 @asynccontextmanager
-async def files_on(volume, *outputs, directory, max_bytes=10**9):
+async def files_on(
+    volume, *outputs, directory, max_bytes=10**9, executor: Executor | None = INLINE, storage=None
+):
     """Start `Files` on this volume. Each download returns the next of `outputs`."""
     files = Files(
-        storage=Directory(directory),
+        storage=storage or Directory(directory),
         spool=directory,
         source=FakeSource(*(outputs or [PNG])),
         ttl=3600.0,
         max_bytes=max_bytes,
         disk_usage=volume,
-        executor=Inline(),
+        executor=executor,
     )
     await files.start()
     try:
@@ -137,6 +147,78 @@ async def test_concurrent_downloads_do_not_count_the_same_space_twice(directory)
         await asyncio.gather(*(files.keep(generation(number), [URL]) for number in range(40)))
 
         assert 1 == len(kept_in(directory))
+    assert RESERVE <= volume.least
+
+
+class RacingVolume(Volume):
+    """Once `races` is set, a measurement waits for the next one. That comes at once unless it waits for the write."""
+
+    measured = 0
+    races = False
+
+    def __init__(self, directory, *, spare):
+        super().__init__(directory, spare=spare)
+        self._next = threading.Event()
+
+    def __call__(self):
+        usage = super().__call__()
+        self.measured += 1
+        self._next.set()
+        if self.races:
+            self.races = False
+            self._next.clear()
+            self._next.wait(0.5)
+        return usage
+
+
+class Held(Directory):
+    """A storage in which each output is written and then waits for `release`."""
+
+    def __init__(self, path):
+        super().__init__(path)
+        self.written = 0
+        self.release = threading.Event()
+
+    def put(self, name, source):
+        path = source.file()
+        self.written += 1
+        self.release.wait(30)
+        super().put(name, Source(lambda: path))
+
+
+@on_a_loop
+async def test_writes_on_two_threads_do_not_count_on_the_same_room(directory):
+    directory.mkdir()
+    volume, storage = RacingVolume(directory, spare=1000), Held(directory)
+    async with files_on(volume, picture(1000), directory=directory, storage=storage, executor=None) as files:
+        await until(lambda: volume.measured == 2)  # by the start and by the janitor
+        volume.races = True
+        tasks = [asyncio.create_task(files.keep(generation(number), [URL])) for number in range(2)]
+        await until(lambda: storage.written == 2 or any(each.done() for each in tasks))
+        volume()
+        storage.release.set()
+        kept = await asyncio.gather(*tasks)
+
+    assert {(None,), ("0.png",)} == {each.names for each in kept}
+    assert RESERVE <= volume.least
+
+
+@in_virtual_time
+async def test_another_write_does_not_take_the_room_that_evictions_made_for_one(directory):
+    volume = Volume(directory, spare=1000)
+    executor = Delayed()
+    outputs = [*[picture(100)] * 10, picture(500)]
+    async with files_on(volume, *outputs, directory=directory, executor=executor) as files:
+        for number in range(10):
+            await files.keep(generation(number), [URL])
+        executor.seconds = 1
+        first = asyncio.create_task(files.keep(generation(10), [URL]))
+        # The first write finds no room after 1 s, measures it after 2 s, evicts after 3 s, and writes after 4 s.
+        await asyncio.sleep(2.5)
+        second = asyncio.create_task(files.keep(generation(11), [URL]))
+
+        assert [StoredOutputs(("0.png",), None)] * 2 == await asyncio.gather(first, second)
+        assert [10, 11] == kept_in(directory)
     assert RESERVE <= volume.least
 
 
@@ -240,8 +322,7 @@ async def test_put_takes_nothing_from_the_reserve(directory):
 async def test_the_start_warns_if_max_bytes_exceeds_the_space_of_the_volume(directory, max_bytes, warns):
     """Space that stored files take up counts as available to outputs."""
     directory.mkdir()
-    source = written(directory / "a", picture(600))
-    Directory(directory).put(f"{generation(1)}/0.png", source)
+    Directory(directory).put(f"{generation(1)}/0.png", in_file(directory / "a", picture(600)))
     volume = Volume(directory, spare=1000)
     with capture_logs() as logs:
         async with files_on(volume, directory=directory, max_bytes=max_bytes):
@@ -254,7 +335,7 @@ async def test_the_start_warns_if_max_bytes_exceeds_the_space_of_the_volume(dire
 @in_virtual_time
 async def test_a_volume_below_its_reserve_has_no_space_and_evicts_nothing(directory):
     directory.mkdir()
-    Directory(directory).put(f"{generation(1)}/0.png", written(directory / "a", picture(600)))
+    Directory(directory).put(f"{generation(1)}/0.png", in_file(directory / "a", picture(600)))
     with capture_logs() as logs:
         async with files_on(Volume(directory, spare=-5000), directory=directory):
             await asyncio.sleep(1)

@@ -10,8 +10,19 @@ import pytest
 
 from files.bucket import PART, PIECE, Bucket
 from files.directory import Directory
-from files.storage import parse_name
-from tests.support.output_hosts import GEN, PNG, at, buckets, content, generation, names, picture, written
+from files.storage import Source, parse_name
+from tests.support.output_hosts import (
+    GEN,
+    PNG,
+    at,
+    buckets,
+    content,
+    generation,
+    in_file,
+    names,
+    picture,
+    written,
+)
 
 NO_NAMES = [
     "",
@@ -61,7 +72,7 @@ def put(storage, tmp_path):
     """Returns a function that stores bytes under a name."""
 
     def put(name: str, body: bytes) -> None:
-        storage.put(name, written(tmp_path / "source.part", body))
+        storage.put(name, in_file(tmp_path / "source.part", body))
 
     return put
 
@@ -165,7 +176,7 @@ def test_list_has_every_stored_file(storage, put):
 @pytest.mark.parametrize("name", NO_NAMES)
 def test_an_invalid_name_is_refused_by_open_delete_and_put(storage, tmp_path, name):
     source = written(tmp_path / "source.part", PNG)
-    for act in (storage.open, storage.delete, lambda name: storage.put(name, source)):
+    for act in (storage.open, storage.delete, lambda name: storage.put(name, Source(lambda: source))):
         with pytest.raises(ValueError, match="not the name of a kept file"):
             act(name)
     assert [] == names(storage)
@@ -174,15 +185,23 @@ def test_an_invalid_name_is_refused_by_open_delete_and_put(storage, tmp_path, na
 
 def test_putting_a_missing_source_raises_oserror_and_stores_nothing(storage, tmp_path):
     with pytest.raises(OSError, match=r"nowhere\.part|No such file"):
-        storage.put(f"{GEN}/0.png", tmp_path / "nowhere.part")
+        storage.put(f"{GEN}/0.png", Source(lambda: tmp_path / "nowhere.part"))
     assert [] == names(storage)
+
+
+def test_content_in_memory_is_stored_whole(storage, tmp_path):
+    source = Source(lambda: written(tmp_path / "a.part", PNG), bytearray(PNG))
+    storage.put(f"{GEN}/0.png", source)
+
+    assert PNG == content(storage.open(f"{GEN}/0.png"))
+    assert not (tmp_path / "a.part").exists()
 
 
 # On disk
 
 
 def test_a_directory_spreads_generations_over_256_subdirectories(tmp_path):
-    Directory(tmp_path).put(f"{GEN}/0.png", written(tmp_path / "a.part", PNG))
+    Directory(tmp_path).put(f"{GEN}/0.png", in_file(tmp_path / "a.part", PNG))
 
     assert [tmp_path / "01" / f"{GEN}.0.png"] == [path for path in tmp_path.rglob("*") if path.is_file()]
 
@@ -191,7 +210,7 @@ def test_only_the_user_of_the_service_can_read_files_on_disk(tmp_path):
     directory = Directory(tmp_path / "kept")
     source = written(tmp_path / "a.part", PNG)
     source.chmod(0o600)
-    directory.put(f"{GEN}/0.png", source)
+    directory.put(f"{GEN}/0.png", Source(lambda: source))
 
     modes = {path: stat.S_IMODE(path.stat().st_mode) for path in (tmp_path / "kept").rglob("*")}
     assert {0o700} == {mode for path, mode in modes.items() if path.is_dir()}
@@ -201,7 +220,7 @@ def test_only_the_user_of_the_service_can_read_files_on_disk(tmp_path):
 
 def test_an_open_file_can_be_read_after_its_deletion(tmp_path):
     directory = Directory(tmp_path)
-    directory.put(f"{GEN}/0.png", written(tmp_path / "a.part", PNG))
+    directory.put(f"{GEN}/0.png", in_file(tmp_path / "a.part", PNG))
     opened = directory.open(f"{GEN}/0.png")
     directory.delete(f"{GEN}/0.png")
 
@@ -228,7 +247,7 @@ def test_a_symbolic_link_is_neither_followed_nor_listed(tmp_path):
 
 def test_other_files_in_a_directory_are_not_listed(tmp_path):
     directory = Directory(tmp_path)
-    directory.put(f"{GEN}/0.png", written(tmp_path / "a.part", PNG))
+    directory.put(f"{GEN}/0.png", in_file(tmp_path / "a.part", PNG))
     (tmp_path / "01" / "notes.txt").write_text("mine")
     (tmp_path / "01" / f"{GEN}.1.png").mkdir()
     (tmp_path / "spool").mkdir()
@@ -239,7 +258,7 @@ def test_other_files_in_a_directory_are_not_listed(tmp_path):
 
 def test_reading_a_file_that_was_truncated_after_opening_raises_oserror(tmp_path):
     directory = Directory(tmp_path)
-    directory.put(f"{GEN}/0.png", written(tmp_path / "a.part", PNG))
+    directory.put(f"{GEN}/0.png", in_file(tmp_path / "a.part", PNG))
     opened = directory.open(f"{GEN}/0.png")
     os.truncate(opened.path, 10)
 
@@ -253,7 +272,7 @@ def test_reading_a_file_that_was_truncated_after_opening_raises_oserror(tmp_path
 def test_a_large_file_is_uploaded_in_parts_and_read_in_pieces(s3, tmp_path):
     size = 2 * PART + 12_345
     bucket = s3.new()
-    bucket.put(f"{GEN}/0.mp4", written(tmp_path / "a.part", bytes(1000) + b"\1" * (size - 1000)))
+    bucket.put(f"{GEN}/0.mp4", in_file(tmp_path / "a.part", bytes(1000) + b"\1" * (size - 1000)))
     opened = bucket.open(f"{GEN}/0.mp4")
 
     sizes = [len(piece) for piece in opened.chunks(500, size)]
@@ -264,9 +283,9 @@ def test_a_large_file_is_uploaded_in_parts_and_read_in_pieces(s3, tmp_path):
 
 def test_reading_an_object_that_was_replaced_after_opening_raises_oserror(s3, tmp_path):
     bucket = s3.new()
-    bucket.put(f"{GEN}/0.png", written(tmp_path / "a.part", picture(100)))
+    bucket.put(f"{GEN}/0.png", in_file(tmp_path / "a.part", picture(100)))
     opened = bucket.open(f"{GEN}/0.png")
-    bucket.put(f"{GEN}/0.png", written(tmp_path / "b.part", picture(200)))
+    bucket.put(f"{GEN}/0.png", in_file(tmp_path / "b.part", picture(200)))
 
     with pytest.raises(OSError, match="precondition"):
         content(opened)
@@ -284,7 +303,7 @@ def test_reading_an_object_that_was_replaced_after_opening_raises_oserror(s3, tm
 )
 def test_an_unreachable_bucket_raises_oserror_without_the_secret_key(act, tmp_path):
     with pytest.raises(OSError, match="S3") as caught:
-        act(at("http://127.0.0.1:9", "nowhere"), written(tmp_path / "a.part", PNG))
+        act(at("http://127.0.0.1:9", "nowhere"), in_file(tmp_path / "a.part", PNG))
     assert "secret" not in str(caught.value)
 
 
@@ -298,7 +317,7 @@ def test_a_bucket_is_configured_by_the_aws_environment_variables(s3, tmp_path, m
     }.items():
         monkeypatch.setenv(name, value)
     bucket = Bucket(f"s3://{s3.make()}")
-    bucket.put(f"{GEN}/0.png", written(tmp_path / "a.part", PNG))
+    bucket.put(f"{GEN}/0.png", in_file(tmp_path / "a.part", PNG))
 
     assert [f"{GEN}/0.png"] == names(bucket)
 
