@@ -43,6 +43,8 @@ class Proxies:
 
     def for_url(self, url: str) -> Proxy | None:
         """The proxy for this URL, or None."""
+        if self.proxy is None:
+            return None
         parts = urlsplit(url)
         is_direct = parts.scheme != "https" or self.exempt.match(parts.hostname or "", parts.port or 443)
         return None if is_direct else self.proxy
