@@ -3,7 +3,6 @@
 import asyncio
 import errno
 import functools
-import logging
 import os
 import signal
 import stat
@@ -15,6 +14,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
 from files import Files, StoredOutputs
 from files.directory import Directory
@@ -22,8 +22,6 @@ from files.download import RetryPolicy
 from files.hosts import OutputHosts, OutputUnavailable, TemporarilyUnavailable
 from files.spool import BUFFER
 from files.storage import Source, StoredFile
-from settings import Settings
-from telemetry import logs
 from tests.support.output_hosts import (
     GEN,
     MP4,
@@ -82,15 +80,16 @@ def spool(tmp_path):
 
 
 @pytest.fixture
-def logged(caplog):
+def events():
+    """The events logged so far."""
+    with capture_logs() as logged:
+        yield logged
+
+
+@pytest.fixture
+def logged(events):
     """Returns the names of the events logged so far, or of those at one level."""
-    logs.configure(Settings.from_env({}))  # otherwise events would bypass the standard library's logging
-    logging.getLogger().handlers.clear()
-
-    def seen(level=None):
-        return [each.msg["event"] for each in caplog.records if level in {None, each.levelname.lower()}]
-
-    return seen
+    return lambda level=None: [each["event"] for each in events if level in {None, each["log_level"]}]
 
 
 @asynccontextmanager
@@ -188,12 +187,12 @@ async def test_an_unexpected_error_is_logged_and_reported_without_details(tmp_pa
 
 
 @in_virtual_time
-async def test_urls_appear_neither_in_results_nor_in_logs(tmp_path, spool, logged, caplog):
+async def test_urls_appear_neither_in_results_nor_in_logs(tmp_path, spool, events):
     source = FakeSource(TemporarilyUnavailable("the connection was lost"))
     async with virtual(Directory(tmp_path), spool, source=source) as files:
         kept = await files.keep(GEN, [URL + "?signature=secret"])
 
-    said = caplog.text + str(kept)
+    said = f"{events} {kept}"
     assert "download_interrupted" in said
     assert "secret" not in said
     assert "delivery" not in said
