@@ -3,13 +3,14 @@
 Flask's threads run coroutines on the loop and wait for their results. Every asyncio object of the service belongs to
 this loop, since an asyncio object fails when it is used on another loop.
 
-The loop watches the sockets of all waiting callers, so it notices a disconnect at once.
+The loop watches the connections of all waiting callers, so it notices a disconnect at once.
 """
 
 import asyncio
 import concurrent.futures
 import select
 import socket
+import sys
 import threading
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Executor, ThreadPoolExecutor
@@ -17,10 +18,6 @@ from contextlib import suppress
 from typing import Any, Final, Self, TypeVar
 
 T = TypeVar("T")
-
-_HUNG_UP: Final = select.POLLHUP | select.POLLERR | getattr(select, "POLLRDHUP", 0)  # the last is Linux's
-_LOOK_AGAIN: Final = 0.5
-"""Seconds between checks of a connection on which the next request arrived before the response."""
 
 _CALL_TIMEOUT: Final = 10.0
 """Seconds that a plain function on the loop may take before its caller gives up."""
@@ -81,6 +78,7 @@ class LoopThread:
         # Only name look-ups run here.
         self._loop.set_default_executor(ThreadPoolExecutor(4, thread_name_prefix=f"{name}-resolver"))
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self._disconnects = _Disconnects(self._loop)
         self._running = threading.Event()
 
     def start(self) -> Self:
@@ -97,7 +95,7 @@ class LoopThread:
     ) -> concurrent.futures.Future[T]:
         """Run a coroutine on the loop. Cancelling the future cancels the coroutine, and so does the peer of the socket
         `disconnect` when it closes the connection."""
-        watched = _until_disconnect(work, disconnect) if disconnect else work
+        watched = self._until_disconnect(work, disconnect) if disconnect else work
         return asyncio.run_coroutine_threadsafe(watched, self._loop)
 
     def run(self, work: Coroutine[Any, Any, T], *, disconnect: socket.socket | None = None) -> T:
@@ -128,6 +126,14 @@ class LoopThread:
             self._loop.call_soon_threadsafe(self._loop.stop)
             self._thread.join()
 
+    async def _until_disconnect(self, work: Coroutine[Any, Any, T], connection: socket.socket) -> T:
+        task, number = asyncio.current_task(), connection.fileno()
+        self._disconnects.watch(number, task)
+        try:
+            return await work
+        finally:
+            self._disconnects.forget(number, task)
+
     def _run(self) -> None:
         asyncio.set_event_loop(self._loop)
         self._loop.call_soon(self._running.set)
@@ -141,6 +147,7 @@ class LoopThread:
             self._loop.run_until_complete(self._loop.shutdown_asyncgens())
             self._loop.run_until_complete(self._loop.shutdown_default_executor())
         finally:
+            self._disconnects.close()
             self._loop.close()
 
 
@@ -152,47 +159,50 @@ def result(future: concurrent.futures.Future[T]) -> T:
         raise ClientDisconnected from None
 
 
-async def _until_disconnect(work: Coroutine[Any, Any, T], connection: socket.socket) -> T:
-    watch = _Connection(connection, asyncio.current_task())
-    try:
-        return await work
-    finally:
-        watch.end()
+class _Disconnects:
+    """Cancels the task of each watched connection whose peer closes it. Use it on the loop.
 
+    The connections are in an epoll object of their own, which the loop watches. One system call begins to watch a
+    connection, and one ends it. The next request on a connection, which may arrive early, is no event. Only Linux has
+    epoll; on other systems, disconnects are not noticed.
+    """
 
-class _Connection:
-    """Cancels a task when the peer closes the connection, until `end`."""
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._tasks: dict[int, asyncio.Task[Any] | None] = {}
+        self._epoll = select.epoll() if sys.platform == "linux" else None
+        if self._epoll is not None:
+            loop.add_reader(self._epoll.fileno(), self._look)
 
-    def __init__(self, connection: socket.socket, task: asyncio.Task[Any] | None) -> None:
-        # The server may close its socket while the loop still watches it, so this duplicates the descriptor.
-        self._handle = connection.dup()
-        self._number = self._handle.fileno()
-        self._task = task
-        self._again: asyncio.TimerHandle | None = None
-        self._loop = asyncio.get_running_loop()
-        self._loop.add_reader(self._number, self._look)
+    def watch(self, descriptor: int, task: asyncio.Task[Any] | None) -> None:
+        """Watch a connection for a task."""
+        if self._epoll is None:
+            return
+        self._tasks[descriptor] = task
+        try:
+            self._epoll.register(descriptor, select.EPOLLRDHUP)
+        except FileExistsError:
+            pass  # an earlier task of this connection is still ending
+        except (OSError, ValueError):
+            self._end(descriptor)  # it is closed already
 
-    def end(self) -> None:
-        if self._again is not None:
-            self._again.cancel()
-        self._loop.remove_reader(self._number)
-        self._handle.close()
-        self._task = None  # breaks the reference cycle, which would keep the task's objects in memory
+    def forget(self, descriptor: int, task: asyncio.Task[Any] | None) -> None:
+        """End the watch for a task. The connection may be closed by now, and another may have its descriptor."""
+        if self._epoll is not None and self._tasks.get(descriptor) is task:
+            del self._tasks[descriptor]
+            with suppress(OSError, ValueError):
+                self._epoll.unregister(descriptor)
+
+    def close(self) -> None:
+        if self._epoll is not None:
+            self._epoll.close()
 
     def _look(self) -> None:
-        self._loop.remove_reader(self._number)
-        if self._task is not None and _has_hung_up(self._handle):
-            self._task.cancel()
-        else:  # the next request arrived early, and would be reported again and again
-            self._again = self._loop.call_later(_LOOK_AGAIN, self._look)
+        if self._epoll is not None:
+            for descriptor, _ in self._epoll.poll(0):
+                self._end(descriptor)
 
-
-def _has_hung_up(connection: socket.socket) -> bool:
-    poll = select.poll()
-    poll.register(connection, _HUNG_UP)
-    try:
-        return bool(poll.poll(0)) or not connection.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
-    except BlockingIOError:
-        return False
-    except OSError:
-        return True
+    def _end(self, descriptor: int) -> None:
+        task = self._tasks.get(descriptor)
+        self.forget(descriptor, task)
+        if task is not None:
+            task.cancel()

@@ -64,9 +64,9 @@ class _Writer:
     async def drain(self) -> None: ...
 
 
-class Loopback(FakeConnections):
-    """Connections to a simulator on this loop. Raises httpx.ReadError if the simulator cuts the
-    connection."""
+class Loopback(FakeConnections, httpx.AsyncBaseTransport):
+    """Connections to a simulator on this loop, for the service or for httpx. Raises httpx.ReadError if the simulator
+    cuts the connection."""
 
     def __init__(self, app: Application) -> None:
         self._app = app
@@ -93,6 +93,8 @@ class Loopback(FakeConnections):
             raise httpx.ReadError("the connection was reset")
         assert response.body is None or isinstance(response.body, bytes)
         return httpx.Response(response.status, headers=response.headers, content=response.body)
+
+    handle_async_request = respond
 
 
 class Stalling(FakeConnections):
