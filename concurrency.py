@@ -273,6 +273,11 @@ class Gate:
         self._closed = reason
         self._reject(self._policy.queue.clear(), reason)
 
+    @property
+    def slots_held(self) -> int:
+        """How many slots all callers hold."""
+        return self._policy.in_flight
+
     def in_flight(self, caller: str) -> int:
         """How many slots a caller holds."""
         return self._policy.queue.in_flight(caller)

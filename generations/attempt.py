@@ -156,6 +156,7 @@ class AttemptRunner:
                 generation.caller,
                 attempt.model.name,
                 attempt.sent,
+                content=attempt.fingerprint,
                 lease=lease,
                 cancel_after=self._timeout_of(generation) + CANCEL_AFTER_MARGIN,
                 reference=attempt_id_of(generation, attempt),

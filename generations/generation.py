@@ -193,6 +193,7 @@ class Generation:
     persisted: bool = False
     reserved: float = 0.0
     progress: float | None = None
+    _final: GenerationRecord | None = None
     listeners: list[Callable[["Generation"], object]] = field(default_factory=list)
 
     @property
@@ -257,6 +258,15 @@ class Generation:
                 listener(self)
 
     def record(self) -> GenerationRecord:
+        """Its record as it is now. After the end it is always the same, made once."""
+        if self._final is not None:
+            return self._final
+        record = self._record()
+        if self.has_ended:
+            self._final = record
+        return record
+
+    def _record(self) -> GenerationRecord:
         over = self.has_ended
         images, seconds = self._made() if over else (0, 0.0)
         took = time.time() - self.created_at if self.ended_at is None else self.ended_at - self.accepted_at

@@ -253,7 +253,7 @@ class Supervisor:
         if self._ledger.trouble is not None:
             raise LedgerDown(f"{self._ledger.trouble} Nothing was spent.")
         most = self._max_queued
-        waiting = len(self._running) - self._gate.statistics().current_concurrent - self._runner.fetching
+        waiting = len(self._running) - self._gate.slots_held - self._runner.fetching
         own = self._running_of[caller.turn] - self._gate.in_flight(caller.turn)
         too_many = more - room(most, waiting=waiting, own=own)
         if too_many > 0:

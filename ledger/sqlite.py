@@ -139,7 +139,8 @@ class SqliteLedger:
 
     def _disarm(self) -> None:
         self._armed = False
-        self._hand_over()
+        if self._deleted or self._upserted or self._dirty:  # otherwise a `flush` has handed all over
+            self._hand_over()
 
     def _hand_over(self, *waiting: asyncio.Future[None]) -> None:
         """Pass all changes so far to the writer. Runs on the loop, where sources change."""

@@ -19,7 +19,8 @@ from catalog.references import Upload
 from concurrency import Lease
 from errors import ServiceError
 
-_ENDED = frozenset({"succeeded", "failed", "canceled", "aborted"})
+ENDED = frozenset({"succeeded", "failed", "canceled", "aborted"})
+"""The statuses of a prediction that is over."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +96,7 @@ class Prediction:
     @property
     def is_over(self) -> bool:
         """A prediction with outputs is over even at `processing`: a provider may leave it there."""
-        return self.status in _ENDED or (self.status == "processing" and bool(self.outputs))
+        return self.status in ENDED or (self.status == "processing" and bool(self.outputs))
 
     @property
     def is_made(self) -> bool:
@@ -209,6 +210,7 @@ class Provider(Protocol):
         model: str,
         sent: Mapping[str, Any],
         *,
+        content: str,
         lease: Lease,
         cancel_after: float,
         reference: str,
@@ -219,11 +221,11 @@ class Provider(Protocol):
 
         The lease is marked as sent when the request is sent, and as answered when its answer arrives. If it
         is unknown whether the creation arrived, the lease is marked as lost, and as answered once it is
-        known. The provider cancels the prediction after `cancel_after` seconds. `reference` is the id of this
-        attempt. The provider pushes the result to the URL `callback`. When this call is cancelled, it still
-        waits for the answer, and raises CancelledError only if it is then unknown whether the creation
-        arrived. If a prediction appears after TryAgain or OutcomeUnknown was raised, `on_late` is called with
-        it.
+        known. The provider cancels the prediction after `cancel_after` seconds. `content` is the fingerprint of
+        `sent`, and `reference` the id of this attempt. The provider pushes the result to the URL `callback`.
+        When this call is cancelled, it still waits for the answer, and raises CancelledError only if it is then
+        unknown whether the creation arrived. If a prediction appears after TryAgain or OutcomeUnknown was raised,
+        `on_late` is called with it.
         """
 
     async def wait(self, caller: Caller, prediction: Prediction, *, model: str) -> Prediction:

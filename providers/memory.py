@@ -76,6 +76,7 @@ class MemoryProvider(Provider, PushReceiver, CreationRegistry, ProgressSource, A
         model: str,  # noqa: ARG002
         sent: Mapping[str, Any],  # noqa: ARG002
         *,
+        content: str,  # noqa: ARG002
         lease: Lease,
         cancel_after: float,  # noqa: ARG002
         reference: str,

@@ -33,10 +33,11 @@ class TooSlow(TimeoutError):
 
 
 class Pace:
-    """The speed of a peer: bytes moved over seconds spent waiting for it. Both only grow."""
+    """The speed of a peer: bytes moved over seconds spent waiting for it. Both only grow; `moved` is the number at the
+    start."""
 
-    def __init__(self) -> None:
-        self._latest = (0.0, 0)
+    def __init__(self, moved: int = 0) -> None:
+        self._latest = (0.0, moved)
         self._samples = deque([self._latest])
 
     def note(self, waited: float, moved: int) -> None:
@@ -63,6 +64,8 @@ class Peer(socket.socket):
         super().__init__(*given, **named)
         self.patience = PATIENCE
         """Seconds over which the speed of reading the response is measured."""
+        self.waits = True
+        """Whether `recv` waits for bytes."""
         self._reading, self._sending = Pace(), Pace()
         self._read_wait = self._sent_wait = 0.0
         self._received = self._sent = 0
@@ -75,10 +78,19 @@ class Peer(socket.socket):
     def begin_request(self) -> None:
         """Reset the measurements for a new request."""
         self.patience = PATIENCE
+        self.waits = True
         self._reading, self._sending = Pace(), Pace()
         self._read_wait = self._sent_wait = 0.0
         self._received = 0
-        self._sent = self.unacknowledged()
+
+    def settimeout(self, seconds: float | None, /) -> None:
+        """As of any socket, but without a system call if nothing changes: gunicorn sets the timeout of each request
+        three times, and at each call another thread may take the interpreter."""
+        if seconds != self.gettimeout():
+            super().settimeout(seconds)
+
+    def setblocking(self, blocks: bool, /) -> None:
+        self.settimeout(None if blocks else 0.0)
 
     def rate(self, over: float) -> float | None:
         """Bytes per second of the response that the peer read in the last `over` seconds of waiting for it."""
@@ -86,9 +98,11 @@ class Peer(socket.socket):
 
     def recv(self, size: int, flags: int = 0, /) -> bytes:
         """Raises TooSlow if the peer sends a body too slowly."""
+        if not self.waits:
+            flags |= socket.MSG_DONTWAIT
         began = self.clock()
         received = super().recv(size, flags)
-        if self.gettimeout() != 0 and not flags:
+        if not flags:
             self._received += len(received)
             self._read_wait += self.clock() - began
             self._reading.note(self._read_wait, self._received)
@@ -124,6 +138,8 @@ class Peer(socket.socket):
         self.shutdown(socket.SHUT_RDWR)
 
     def _wait_until_writable(self) -> None:
+        if not self._sent_wait:  # the first wait of this response
+            self._sending = Pace(self._sent - self.unacknowledged())
         began = self.clock()
         self._poll()
         self._sent_wait += self.clock() - began

@@ -225,7 +225,7 @@ class Worker(ThreadWorker):  # type: ignore[misc] # gunicorn ships no types
     def _keepalive_after(self, conn: Any, keepalive: Any) -> bool:
         """Whether the connection can have another request. gunicorn would wait here for five seconds for a body that
         the application did not read. This reads only the bytes that have arrived, so that no thread waits."""
-        conn.sock.setblocking(False)
+        conn.sock.waits = False
         try:
             return bool(keepalive) and bool(conn.parser.finish_body(max_bytes=_UNREAD_BODY))
         except BlockingIOError:

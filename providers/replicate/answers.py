@@ -19,7 +19,7 @@ from typing import Any, Literal
 
 from auth import Secret
 from errors import UpstreamError
-from providers import Output, Prediction, Text, Url, fingerprint
+from providers import ENDED, Output, Prediction, Text, Url, fingerprint
 from providers.replicate.errors import LONGEST_WAIT, cause_of
 from providers.replicate.redaction import Redaction
 from providers.replicate.transport import Lost, Refusal
@@ -126,7 +126,7 @@ def _prediction(answer: Mapping[str, Any], identity: str, status: str, redact: R
         # A real answer may leave it out; without it, a cancelled one counts as billed.
         started=status in {"processing", "succeeded"} or bool(answer.get("started_at", status == "canceled")),
         is_removed=answer.get("data_removed") is True,
-        progress=_progress(answer.get("logs")),
+        progress=None if status in ENDED else _progress(answer.get("logs")),
     )
 
 

@@ -49,6 +49,13 @@ class UpstreamClock:
     def __init__(self) -> None:
         self._by_creation: deque[Offset] = deque(maxlen=_REMEMBERED)
         self._by_date: Offset | None = None
+        self._date: str | None = None
+        self.offset: Offset | None = None
+        """The bounds that currently agree with the measures. None if nothing is known."""
+        self.agreed: Offset | None = None
+        """The bounds that most creations share. Before the first creation, the bounds of the latest `Date`. After it,
+        also those of the latest `Date` if the two are far apart: one of them is wrong, and the second creation will
+        show which."""
         self._warned_at = -_WARN_EVERY
 
     def record_creation(self, created_at: datetime | None, *, sent: float, answered: float) -> None:
@@ -56,50 +63,43 @@ class UpstreamClock:
         if created_at is not None:
             made = created_at.timestamp()
             self._by_creation.append(Offset(made - answered, made - sent))
+            self._measured()
             self._warn(answered)
 
     def record_date(self, date: str | None, *, sent: float, answered: float) -> None:
-        """Use the `Date` of an answer, which has no fraction of a second."""
+        """Use the `Date` of an answer, which has no fraction of a second: of each second, the first answer."""
+        if date == self._date:
+            return
         try:
             read = parsedate_to_datetime(date or "")
             written = (read if read.tzinfo else read.replace(tzinfo=UTC)).timestamp()
         except (ValueError, TypeError, OverflowError):
             return
-        self._by_date = Offset(written - answered, written + 1 - sent)
+        self._date, self._by_date = date, Offset(written - answered, written + 1 - sent)
+        self._measured()
         if not self._by_creation:
             self._warn(answered)
-
-    @property
-    def offset(self) -> Offset | None:
-        """The bounds that currently agree with the measures. None if nothing is known."""
-        if (agreed := self.agreed()) is None:
-            return None
-        every = [*self._by_creation, *([self._by_date] if self._by_date else [])]
-        near = [each for each in every if abs(each.middle - agreed.middle) <= UNKNOWN_SKEW]
-        return Offset(
-            min([agreed.least, *(each.least for each in near)]),
-            max([agreed.most, *(each.most for each in near)]),
-        )
 
     @property
     def skew(self) -> float | None:
         """Seconds by which Replicate's clock is ahead of this machine's: the smallest skew within the bounds,
         since a slow answer widens them and is no skew. None if nothing is known."""
-        if (agreed := self.agreed()) is None:
+        if (agreed := self.agreed) is None:
             return None
         same = wall_offset()
         return min(max(same, agreed.least), agreed.most) - same
 
-    def agreed(self) -> Offset | None:
-        """The bounds that most creations share. Before the first creation, the bounds of the latest `Date`.
-        After it, also those of the latest `Date` if the two are far apart: one of them is wrong, and the
-        second creation will show which."""
-        if not self._by_creation:
-            return self._by_date
-        agreed = _majority(self._by_creation)
-        if len(self._by_creation) > 1 or self._by_date is None:
-            return agreed
-        return self._by_date if abs(self._by_date.middle - agreed.middle) > UNKNOWN_SKEW else agreed
+    def _measured(self) -> None:
+        """Compute the bounds again, after a new measure."""
+        dated = [self._by_date] if self._by_date else []
+        self.agreed = agreed = _majority(self._by_creation or dated)
+        if len(self._by_creation) == 1 and dated and _distance(agreed, dated[0]) > UNKNOWN_SKEW:
+            self.agreed = agreed = dated[0]
+        near = [each for each in (*self._by_creation, *dated) if _distance(agreed, each) <= UNKNOWN_SKEW]
+        self.offset = Offset(
+            min([agreed.least, *(each.least for each in near)]),
+            max([agreed.most, *(each.most for each in near)]),
+        )
 
     def _warn(self, now: float) -> None:
         skew = self.skew
@@ -111,6 +111,10 @@ class UpstreamClock:
 def wall_offset() -> float:
     """This machine's Unix time minus the loop's time."""
     return time.time() - asyncio.get_running_loop().time()
+
+
+def _distance(one: Offset, other: Offset) -> float:
+    return abs(one.middle - other.middle)
 
 
 def _majority(measures: Sequence[Offset]) -> Offset:

@@ -42,7 +42,6 @@ from providers import (
     TryAgain,
     UncertainCreation,
     UpstreamState,
-    fingerprint,
 )
 from providers.replicate.absence import SearchTiming
 from providers.replicate.answers import Page, Unusable, is_placeholder
@@ -157,13 +156,14 @@ class Replicate(Provider, PushReceiver, CreationRegistry, ProgressSource, Accoun
         model: str,
         sent: Mapping[str, Any],
         *,
+        content: str,
         lease: Lease,
         cancel_after: float,
         reference: str,
         callback: str | None = None,
         on_late: OnLate | None = None,
     ) -> Created:
-        content, sent_at = fingerprint(sent), asyncio.get_running_loop().time()
+        sent_at = asyncio.get_running_loop().time()
         is_made = False
         self._sharing.begin(content)
         with self.creations.begin(caller, model, content, reference=reference, since=time.time()) as creation:

@@ -31,6 +31,7 @@ from tests.support.virtual_time import run
 from tests.support.wiring import ADMIN, OTHER_USER, USER, Parts
 
 MODEL = "black-forest-labs/flux-dev"
+FOX = {"prompt": "a fox"}
 TAKES = 8.0
 ENDS = {
     "succeeds": ("a fox", SUCCEEDED),
@@ -73,7 +74,13 @@ class Subject:
         sent = self.will(end)
         with await self.gate.acquire(caller.id) as lease:
             created = await self.provider.create(
-                caller, MODEL, sent, lease=lease, cancel_after=600, reference=reference
+                caller,
+                MODEL,
+                sent,
+                content=fingerprint(sent),
+                lease=lease,
+                cancel_after=600,
+                reference=reference,
             )
         return created.prediction
 
@@ -233,10 +240,11 @@ def test_a_cancelled_wait_stops_neither_the_prediction_nor_the_other_waits(story
 def test_a_creation_takes_one_place_and_a_lease_is_good_for_one(story):
     async def act(subject):
         with await subject.gate.acquire("admin") as lease:
-            how = {"lease": lease, "cancel_after": 600, "reference": "gen_a.1"}
-            await subject.provider.create(ADMIN, MODEL, subject.will("succeeds"), **how)
+            sent = subject.will("succeeds")
+            how = {"content": fingerprint(sent), "lease": lease, "cancel_after": 600, "reference": "gen_a.1"}
+            await subject.provider.create(ADMIN, MODEL, sent, **how)
             with pytest.raises(RuntimeError, match="a lease is for one request"):
-                await subject.provider.create(ADMIN, MODEL, subject.will("succeeds"), **how)
+                await subject.provider.create(ADMIN, MODEL, sent, **how)
         return subject.created(), subject.gate.statistics().current_rate_per_minute
 
     assert (1, 1) == story(act)
@@ -249,7 +257,13 @@ def test_the_place_of_a_creation_is_free_60_seconds_after_its_answer(story):
         sent = subject.will("succeeds")
         with await subject.gate.acquire("admin") as lease:
             await subject.provider.create(
-                ADMIN, MODEL, sent, lease=lease, cancel_after=600, reference="gen_a.1"
+                ADMIN,
+                MODEL,
+                sent,
+                content=fingerprint(sent),
+                lease=lease,
+                cancel_after=600,
+                reference="gen_a.1",
             )
             answered = asyncio.get_running_loop().time()
             await asyncio.sleep(30)
@@ -267,7 +281,13 @@ def test_a_creation_that_was_not_taken_may_be_tried_again(story, how):
         subject.refuse(how)
         with pytest.raises(TryAgain) as again, await subject.gate.acquire("admin") as lease:
             await subject.provider.create(
-                ADMIN, MODEL, {"prompt": "a fox"}, lease=lease, cancel_after=600, reference="gen_a.1"
+                ADMIN,
+                MODEL,
+                FOX,
+                content=fingerprint(FOX),
+                lease=lease,
+                cancel_after=600,
+                reference="gen_a.1",
             )
         return again.value.throttled, subject.created(), subject.gate.statistics().current_rate_per_minute
 
@@ -279,7 +299,13 @@ def test_an_input_that_is_refused_is_not_tried_again(story):
         subject.refuse("invalid")
         with pytest.raises(InvalidRequest), await subject.gate.acquire("admin") as lease:
             await subject.provider.create(
-                ADMIN, MODEL, {"prompt": "a fox"}, lease=lease, cancel_after=600, reference="gen_a.1"
+                ADMIN,
+                MODEL,
+                FOX,
+                content=fingerprint(FOX),
+                lease=lease,
+                cancel_after=600,
+                reference="gen_a.1",
             )
         return subject.created()
 

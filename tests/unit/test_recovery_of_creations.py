@@ -352,7 +352,13 @@ def test_a_prediction_of_a_killed_process_is_found_with_its_outputs(caller):
             since = time.time()
             with await service.gate.acquire(caller.id) as lease:
                 lost = await service.provider.create(
-                    caller, MODEL, SENT, lease=lease, cancel_after=60, reference="gen_a.1"
+                    caller,
+                    MODEL,
+                    SENT,
+                    content=fingerprint(SENT),
+                    lease=lease,
+                    cancel_after=60,
+                    reference="gen_a.1",
                 )
             next_process = Replicate(
                 base_url=service.base_url, others=service.others, connections=service.connections

@@ -13,7 +13,7 @@ from replicate import Client
 
 from auth import Caller, credentials
 from catalog.references import Upload
-from providers import Text, Url
+from providers import Text, Url, fingerprint
 from providers.replicate.answers import Account, read_prediction
 from providers.replicate.client import CLIENTS_KEPT, cancel_after_header
 from providers.replicate.transport import Lost, Refusal
@@ -638,6 +638,7 @@ async def test_an_adopted_prediction_is_watched_from_its_id_alone(simulator):
                 ADMIN,
                 "black-forest-labs/flux-dev",
                 {"prompt": "a"},
+                content=fingerprint({"prompt": "a"}),
                 lease=lease,
                 cancel_after=60,
                 reference="gen_a.1",

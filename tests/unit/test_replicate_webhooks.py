@@ -466,7 +466,14 @@ def test_a_search_cancelled_in_the_tick_of_a_push_stays_cancelled():
 
 def creating(service, *, reference="gen_a.1", caller=ADMIN, callback=None, lease=None):
     return service.provider.create(
-        caller, MODEL, SENT, lease=lease, cancel_after=60, reference=reference, callback=callback
+        caller,
+        MODEL,
+        SENT,
+        content=fingerprint(SENT),
+        lease=lease,
+        cancel_after=60,
+        reference=reference,
+        callback=callback,
     )
 
 

@@ -289,7 +289,13 @@ async def test_a_creation_that_never_connected_may_be_tried_again_and_costs_no_p
     async with parts(server.url) as service:
         with await service.gate.acquire("admin") as lease, pytest.raises(TryAgain):
             await service.provider.create(
-                ADMIN, "black-forest-labs/flux-dev", {}, lease=lease, cancel_after=60, reference="gen_1.1"
+                ADMIN,
+                "black-forest-labs/flux-dev",
+                {},
+                content="",
+                lease=lease,
+                cancel_after=60,
+                reference="gen_1.1",
             )
 
         assert 0 == service.gate.statistics().current_rate_per_minute

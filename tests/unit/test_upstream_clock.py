@@ -66,7 +66,7 @@ def test_the_shown_skew_uses_the_tightest_measure_and_a_search_all_of_them():
     def scenario(clock):
         clock.record_creation(at(0.1), sent=0.0, answered=20.0)
         clock.record_creation(at(30.1), sent=30.0, answered=30.2)
-        return clock.agreed().most - clock.agreed().least, covers(clock, 0.0), covers(clock, -19.0)
+        return clock.agreed.most - clock.agreed.least, covers(clock, 0.0), covers(clock, -19.0)
 
     assert (pytest.approx(0.2), True, True) == on_a_loop(scenario)
 
