@@ -17,6 +17,8 @@ from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any, Final, Self, TypeVar
 
+from interpreter import computing
+
 T = TypeVar("T")
 
 _CALL_TIMEOUT: Final = 10.0
@@ -37,15 +39,18 @@ async def finish(work: Coroutine[Any, Any, T]) -> T:
 
 
 class Pool:
-    """Runs blocking functions, such as file access, on its own threads, and waits for them on the loop."""
+    """Runs blocking functions, such as file access, on its own threads, and waits for them on the loop. `computes` is
+    true if they mostly compute, and do not wait."""
 
-    def __init__(self, executor: Executor) -> None:
+    def __init__(self, executor: Executor, *, computes: bool = False) -> None:
         self._executor = executor
+        self._computes = computes
 
     async def run(self, function: Callable[[], T]) -> T:
         """Returns or raises as the function does. A thread cannot be stopped, so a cancelled wait ends only after the
         function. The cancelled caller may then undo its work safely."""
-        work = asyncio.get_running_loop().run_in_executor(self._executor, function)
+        job = computing()(function) if self._computes else function
+        work = asyncio.get_running_loop().run_in_executor(self._executor, job)
         try:
             return await asyncio.shield(work)
         except asyncio.CancelledError:

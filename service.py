@@ -209,8 +209,8 @@ def build(settings: Settings, *, provider: FullProvider | None = None) -> Runtim
 
     async def on_the_loop() -> Runtime:
         gate, others = _gates(settings)
-        threads = Pool(ThreadPoolExecutor(_READERS, thread_name_prefix="ledger-reader"))
-        cpu = Pool(ThreadPoolExecutor(_FORECASTS_AT_ONCE, thread_name_prefix="forecast"))
+        threads = Pool(ThreadPoolExecutor(_READERS, thread_name_prefix="ledger-reader"), computes=True)
+        cpu = Pool(ThreadPoolExecutor(_FORECASTS_AT_ONCE, thread_name_prefix="forecast"), computes=True)
         files = _open_files(settings)
         core = Core(
             settings,

@@ -14,6 +14,7 @@ from functools import partial
 from typing import Final, Protocol
 
 from errors import QueueFull
+from interpreter import computing
 from settings import FILES_AT_ONCE, LISTENERS_AT_ONCE, SLOWEST, SUBMITTING_AT_ONCE, Settings
 
 FILE_SECONDS: Final = 10.0
@@ -120,7 +121,8 @@ class Turns:
         admitted.wait()
         began = self._clock()
         try:
-            yield
+            with computing():
+                yield
         finally:
             with self._lock:
                 self._had[caller] += self._clock() - began

@@ -31,6 +31,7 @@ from generations.generation import Generation
 from generations.idempotency import IdempotencyKeys
 from generations.lifecycle import Runner
 from generations.submission import Submission
+from interpreter import computing
 from ledger import Ledger
 from ledger.records import AttemptRecord
 from loop_thread import Pool, finish
@@ -94,6 +95,7 @@ class Supervisor:
         self._begin(generation, None)
         return generation
 
+    @computing()
     def _accept_batch(self, submission: Submission, request: BatchRequest) -> Batch:
         self.check_room(len(request.requests), submission.caller)
         costs = [each.model_cost for each in request.requests]

@@ -17,7 +17,6 @@ import selectors
 import signal
 import socket
 import struct
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -54,9 +53,6 @@ _LONGEST_HEAD: Final = MAX_REQUEST_LINE + LONGEST_HEADERS + len(b"\r\n\r\n")
 _UNREAD_BODY: Final = 65_536
 """Bytes of an unread body that are discarded to keep the connection; after more, it is closed."""
 
-_SWITCH_SECONDS: Final = 0.0005
-"""Python's switch interval. A health check needs about ten switches, which would take long at the default of 5 ms."""
-
 _MAPPED: Final = 4_194_304
 """Bytes from which glibc allocates by mmap, so that the memory is returned when freed."""
 
@@ -92,7 +88,6 @@ class Worker(ThreadWorker):  # type: ignore[misc] # gunicorn ships no types
 
     def init_process(self) -> None:
         _give_memory_back()
-        sys.setswitchinterval(_SWITCH_SECONDS)
         self.closer = Closer()
         self.closer.start()
         self.names = {listener: listener.getsockname() for listener in self.sockets}

@@ -20,7 +20,7 @@ FLOORS = [
     {"auth", "ledger", "telemetry"},
     {"catalog", "loop_thread"},
     {"media", "settings"},
-    {"admission", "contract", "errors", "network"},
+    {"admission", "contract", "errors", "interpreter", "network"},
 ]
 """From the top down. Packages of one floor do not import each other."""
 
