@@ -96,12 +96,19 @@ class Worker(ThreadWorker):  # type: ignore[misc] # gunicorn ships no types
         # Closing an idle connection may lose a request that is on its way, so one address may have all of them.
         self.idle: Arrivals[Any] = Arrivals(most, share=most, hurried=PATIENCE)
         self.stops_at = math.inf
+        self.notify_at = 0.0
         self.given_up = Occurrences()
         self.not_accepted = Occurrences()
         super().init_process()
 
     def get_thread_pool(self) -> Threads:
         return Threads(self.cfg.threads)
+
+    def notify(self) -> None:
+        """Called for each event: show the master once a second that this thread is alive."""
+        if (now := time.monotonic()) >= self.notify_at:
+            self.notify_at = now + 1
+            super().notify()
 
     # ── From an accepted connection to a request
 
