@@ -83,11 +83,15 @@ def when_ready(server: Any) -> None:
         signal.signal(number, signal.SIG_IGN)
 
 
+def pre_fork(_server: Any, _worker: Any) -> None:
+    """Have the garbage collector skip all objects made so far. They live as long as the process, and its marks would
+    copy the pages that the worker shares with the master."""
+    gc.freeze()
+
+
 def post_worker_init(worker: Any) -> None:
     """Replace gunicorn's signal handlers once there is a service to drain."""
-    # Objects made so far live as long as the worker, so the garbage collector can skip them.
-    gc.collect()
-    gc.freeze()
+    gc.freeze()  # the objects of the service live as long as the worker, too
 
     def on_term(_signum: int, _frame: FrameType | None) -> None:
         drain(worker, _settings.DRAIN_SECONDS)

@@ -13,7 +13,7 @@ eight words of the same sentence, and `(a|b)` for a or b, without a group. All o
 """
 
 import re
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Final
 
 from providers import Cause
@@ -230,18 +230,18 @@ def cause_in(text: str) -> Cause:
 
 @lru_cache(256)  # a page of predictions repeats its failures at every poll
 def _cause_in(text: str) -> Cause:
-    sentences = [_SAYS["no rule"].sub(" ", each) for each in _sentences(text)]
+    sentences = [_says("no rule").sub(" ", each) for each in _sentences(text)]
     sound = [
-        each for each in sentences if not (_SAYS["technical"].search(each) or _SAYS["passing"].search(each))
+        each for each in sentences if not (_says("technical").search(each) or _says("passing").search(each))
     ]
-    if any(map(_SAYS["refusal"].search, sound)):
+    if any(map(_says("refusal").search, sound)):
         return "content"
-    if len(sound) == len(sentences) and any(map(_SAYS["bare refusal"].search, sound)):
+    if len(sound) == len(sentences) and any(map(_says("bare refusal").search, sound)):
         return "content"
     words = " . ".join(sentences)
-    if _SAYS["passing"].search(words):
+    if _says("passing").search(words):
         return "passing"
-    invites = _SAYS["invitation"].search(words) and not _SAYS["of the input"].search(words)
+    invites = _says("invitation").search(words) and not _says("of the input").search(words)
     return "passing" if invites else "model"
 
 
@@ -268,4 +268,7 @@ def _any(lines: str) -> str:
     return f"({'|'.join(each for each in patterns if each and not each.startswith('#'))})"
 
 
-_SAYS: Final = {name: _pattern(families) for name, families in _FAMILIES.items()}
+@cache
+def _says(family: str) -> re.Pattern[str]:
+    """The pattern of a family of words. It is compiled when it is first needed, since all of them take 50 ms."""
+    return _pattern(_FAMILIES[family])

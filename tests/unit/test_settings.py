@@ -355,3 +355,11 @@ def test_unrelated_variables_of_the_environment_are_not_reported(monkeypatch, tm
         monkeypatch.setenv(name, "x")
 
     assert {} == load().unknown
+
+
+@pytest.mark.parametrize("name", ["SSL_CERT_FILE", "SSL_CERT_DIR"])
+def test_a_missing_file_of_certificates_is_refused_at_the_start(monkeypatch, tmp_path, name):
+    monkeypatch.setenv(name, str(tmp_path / "gone.pem"))
+
+    with pytest.raises(SettingsError, match=f"^{name}: there is no .*gone.pem.$"):
+        load()
