@@ -18,6 +18,7 @@ from typing import Any
 import structlog
 from gunicorn import glogging
 
+from server.pinning import pin
 from server.worker import LONGEST_HEADERS, MOST_HEADERS, Worker, drain
 from settings import SettingsError, load
 from telemetry import logs
@@ -87,6 +88,13 @@ def pre_fork(_server: Any, _worker: Any) -> None:
     """Have the garbage collector skip all objects made so far. They live as long as the process, and its marks would
     copy the pages that the worker shares with the master."""
     gc.freeze()
+
+
+def post_fork(_server: Any, _worker: Any) -> None:
+    """Pin the worker before it starts threads, which inherit its core."""
+    if _settings.PIN_TO_CORE and pin() is None:
+        logs.configure(_settings)
+        structlog.get_logger("server").warning("core_not_free")
 
 
 def post_worker_init(worker: Any) -> None:

@@ -137,6 +137,11 @@ class Settings(BaseModel):
         le=1800,
         description="Seconds to wait for running predictions after SIGTERM. The service may need 60 more to stop.",
     )
+    PIN_TO_CORE: bool = Field(
+        False,
+        description="Run all threads on one core that no other pinned process has. A request takes less CPU, and the "
+        "service uses at most that core.",
+    )
     DATA_DIR: Path = Field(
         Path("data"),
         description="Directory of the ledger, outputs and other persistent data; created if missing.",
