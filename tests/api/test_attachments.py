@@ -6,6 +6,7 @@ import json
 import os
 from contextlib import closing
 from io import BytesIO
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -35,7 +36,12 @@ def content_of(kept: Upload) -> bytes:
 
 
 def files_in(directory) -> list[str]:
-    return sorted(str(path.relative_to(directory)) for path in directory.rglob("*") if path.is_file())
+    """The files below a directory. Unlike `rglob`, `walk` allows that another thread removes one meanwhile."""
+    return sorted(
+        str((Path(folder) / name).relative_to(directory))
+        for folder, _, names in os.walk(directory)
+        for name in names
+    )
 
 
 def test_a_stored_request_is_read_with_its_uploaded_files(tmp_path):
