@@ -19,9 +19,9 @@ _claims: list[socket.socket] = []
 def pin(name: str = NAME) -> int | None:
     """Have this thread, and those that it starts, run on one core, the last that is allowed and not taken.
 
-    Returns its number, or None if no core is free or the system is not Linux. A core is taken by a name that only one
-    process of a network namespace can have, and that the kernel frees when the process ends, however it ends. So
-    containers with networks of their own do not see each other's cores.
+    Returns its number, or None if no core is free, the system refuses or it is not Linux. A core is taken by a name
+    that only one process of a network namespace can have, and that the kernel frees when the process ends, however it
+    ends. So containers with networks of their own do not see each other's cores.
     """
     if sys.platform != "linux":
         return None
@@ -29,10 +29,10 @@ def pin(name: str = NAME) -> int | None:
         claim = socket.socket(socket.AF_UNIX)
         try:
             claim.bind(f"\0{name}/{core}")
+            os.sched_setaffinity(0, {core})
         except OSError:
             claim.close()
             continue
         _claims.append(claim)
-        os.sched_setaffinity(0, {core})
         return core
     return None

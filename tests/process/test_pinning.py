@@ -45,6 +45,26 @@ def test_each_core_is_taken_once_and_is_free_again_after_a_kill():
         assert freed == core
 
 
+def test_a_system_that_refuses_leaves_the_process_on_all_cores_and_the_names_free():
+    refusing = """
+import os, socket, sys
+
+def refuse(*_):
+    raise PermissionError
+
+os.sched_setaffinity = refuse
+from server.pinning import pin
+cores = os.sched_getaffinity(0)
+print(pin(sys.argv[1]), cores == os.sched_getaffinity(0))
+for core in cores:
+    socket.socket(socket.AF_UNIX).bind(f"\\0{sys.argv[1]}/{core}")
+"""
+    command = [sys.executable, "-c", refusing, f"test/refused/{os.getpid()}"]
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+
+    assert (0, "None True\n") == (ended.returncode, ended.stdout), ended.stderr
+
+
 def allowed_cores(pid):
     """The numbers of allowed cores of each thread of a process."""
     tasks = Path(f"/proc/{pid}/task").iterdir()
