@@ -7,6 +7,9 @@ connection of its own. The order of syncs of an output is in `tests/unit/test_fi
 
 import re
 import sqlite3
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 
 import pytest
@@ -23,17 +26,51 @@ MOST_TRANSACTIONS = 3
 unless it ends before that is written."""
 
 
-@pytest.fixture
-def statements():
-    """Every statement that the ledger runs, in order."""
-    run = []
+WRITE = re.compile("INSERT|UPDATE|DELETE")
 
-    def trace(connection, _record):
-        connection.set_trace_callback(run.append)
+SLOWNESS = 0.05
+"""Seconds that each write takes longer, so that an act that does not wait for one comes before it."""
 
-    event.listen(Engine, "connect", trace)
-    yield run
-    event.remove(Engine, "connect", trace)
+
+class Disk:
+    """Records and delays the statements of the ledger. A write with the text `held` lasts until `goes_on` is set."""
+
+    def __init__(self):
+        self.statements = []
+        self.held = None
+        self.goes_on = threading.Event()
+
+    def trace(self, statement):
+        self.statements.append(statement)
+        if WRITE.match(statement):
+            time.sleep(SLOWNESS)
+            if self.held is not None and self.held in statement:
+                self.goes_on.wait(10)
+
+    def transactions(self):
+        """How many transactions wrote something: explicit ones, and statements outside of them."""
+        number, inside = 0, False
+        for statement in self.statements:
+            if statement.startswith("BEGIN"):
+                inside = True
+            elif statement.startswith("COMMIT"):
+                number, inside = number + 1, False
+            elif not inside and WRITE.match(statement):
+                number += 1
+        return number
+
+
+@pytest.fixture(autouse=True)
+def disk():
+    disk = Disk()
+
+    def watch(connection, _record):
+        connection.set_trace_callback(disk.trace)
+
+    event.listen(Engine, "connect", watch)
+    yield disk
+    event.remove(Engine, "connect", watch)
+    disk.goes_on.set()
 
 
 class Watching(MemoryProvider):
@@ -44,14 +81,24 @@ class Watching(MemoryProvider):
         self._ledger = ledger
         self.at_creation = []
         self.at_cancellation = []
+        self.is_watching = threading.Event()
 
     async def create(self, *arguments, reference, **named):
         self.at_creation.append((reference.partition(".")[0], self.look()))
         return await super().create(*arguments, reference=reference, **named)
 
+    async def wait(self, *arguments, **named):
+        self.is_watching.set()
+        return await super().wait(*arguments, **named)
+
     async def cancel(self, *arguments):
         self.at_cancellation.append(self.look())
         return await super().cancel(*arguments)
+
+    def predictions(self):
+        """The ids of the predictions on the disk."""
+        with closing(sqlite3.connect(f"file:{self._ledger}?mode=ro", uri=True)) as opened:
+            return [each for (each,) in opened.execute("SELECT prediction_id FROM attempts")]
 
     def look(self):
         """The state of each generation on the disk, whether it is cancelled, and the keys."""
@@ -72,19 +119,6 @@ def watching(make_app, tmp_path):
     return make
 
 
-def transactions(statements):
-    """How many transactions wrote something: explicit ones, and statements outside of them."""
-    number, inside = 0, False
-    for statement in statements:
-        if statement.startswith("BEGIN"):
-            inside = True
-        elif statement.startswith("COMMIT"):
-            number, inside = number + 1, False
-        elif not inside and re.match("INSERT|UPDATE|DELETE", statement):
-            number += 1
-    return number
-
-
 def test_every_connection_synchronizes_each_transaction(watching):
     _, app = watching()
     with app.extensions["service"].ledger.engine.connect() as connection:
@@ -98,17 +132,17 @@ def test_every_connection_synchronizes_each_transaction(watching):
 
 
 def test_a_waiting_generation_is_on_the_disk_before_it_is_sent_and_its_end_before_the_response(
-    statements, watching
+    disk, watching
 ):
     provider, app = watching()
     client = app.test_client()
-    statements.clear()
+    disk.statements.clear()
 
     body = client.post("/generate", json=PICTURE, headers=USER).json
 
     assert [(body["id"], ({body["id"]: ("submitting", 0)}, {}))] == provider.at_creation
     assert ({body["id"]: ("succeeded", 0)}, {}) == provider.look()
-    assert 2 <= transactions(statements) <= MOST_TRANSACTIONS
+    assert 2 <= disk.transactions() <= MOST_TRANSACTIONS
 
 
 def test_an_idempotency_key_is_on_the_disk_before_its_creation_is_sent(watching):
@@ -142,6 +176,26 @@ def test_each_item_of_a_batch_is_on_the_disk_before_it_is_sent_and_its_end_befor
     assert ["submitting"] * 3 == [states[target][0] for target, (states, _) in provider.at_creation]
     states, _ = provider.look()
     assert {each["id"]: ("succeeded", 0) for each in body["results"]} == states
+
+
+def test_the_id_of_a_prediction_is_written_soon_although_nothing_needs_it(watching):
+    provider, app = watching(None)
+
+    app.test_client().post("/generate", json=PICTURE, headers=LATER)
+
+    until(lambda: provider.predictions() == ["p1"])
+
+
+def test_a_prediction_is_watched_before_its_id_is_on_the_disk(disk, watching):
+    provider, app = watching(None)
+    disk.held = "'p1'"
+
+    with ThreadPoolExecutor(1) as executor:
+        executor.submit(app.test_client().post, "/generate", json=PICTURE, headers=LATER)
+        is_watching, on_disk = provider.is_watching.wait(5), provider.predictions()
+        disk.goes_on.set()
+
+    assert (True, [None]) == (is_watching, on_disk)
 
 
 def test_a_cancellation_is_on_the_disk_before_it_is_sent(watching):
