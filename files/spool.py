@@ -64,7 +64,7 @@ class SpooledOutput:
         await self._run(partial(self._store, storage, name))
 
     async def close(self) -> None:
-        """End the download, and delete what is not stored."""
+        """End the download, and delete the file unless it was stored."""
         try:
             await self._forget()
         finally:

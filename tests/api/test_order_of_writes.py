@@ -1,4 +1,4 @@
-"""What is on the disk when a creation is sent, when a prediction is cancelled, and when a caller gets a response. And
+"""The rows on the disk when a creation is sent, when a prediction is cancelled, and when a caller gets a response. And
 the number of transactions that this takes.
 
 With `synchronous=FULL`, other connections see a transaction once it is synchronized to the disk, so each look is by a
