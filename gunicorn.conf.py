@@ -88,6 +88,7 @@ def pre_fork(_server: Any, _worker: Any) -> None:
     """Have the garbage collector skip all objects made so far. They live as long as the process, and its marks would
     copy the pages that the worker shares with the master."""
     gc.freeze()
+    gc.enable()  # app.py disabled it
 
 
 def post_fork(_server: Any, _worker: Any) -> None:

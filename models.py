@@ -18,7 +18,6 @@ from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field
 
-from catalog import drift
 from catalog.model import (
     Fallback,
     Fraction,
@@ -310,4 +309,6 @@ def declared(rules: Rules | None = None) -> Registry:
 
 
 if __name__ == "__main__":
+    from catalog import drift  # not above, since it loads httpx, which the service does not use
+
     sys.exit(drift.main(sys.argv[1:], declared()))

@@ -1,6 +1,7 @@
 """The layout: import directions, sizes of files and functions, and imports without side effects."""
 
 import ast
+import json
 import subprocess
 import sys
 from functools import cache
@@ -175,18 +176,34 @@ def test_a_module_is_short_has_short_functions_and_opens_with_what_it_does(path)
 
 
 IMPORT_ALL = """
-import sys, threading
+import gc, json, sys, threading
 opened = []
 sys.addaudithook(lambda event, _: opened.append(event) if event.startswith("socket.") else None)
 import app, server.serve, providers.replicate.provider
-print([event for event in opened if event in {"socket.bind", "socket.connect", "socket.getaddrinfo"}])
-print([thread.name for thread in threading.enumerate()])
+opened = [event for event in opened if event in {"socket.bind", "socket.connect", "socket.getaddrinfo"}]
+threads = [thread.name for thread in threading.enumerate()]
+print(json.dumps({"opened": opened, "threads": threads, "collects": gc.isenabled(), "loaded": list(sys.modules)}))
 """
 
+UNUSED = {"aiohttp.web", "catalog.drift", "httpx", "obstore", "pygments", "replicate", "sqlalchemy.orm"}
+"""Modules that most processes never use. Each would add to the memory and to the start."""
 
-def test_importing_everything_opens_no_socket_and_starts_no_thread():
+
+@pytest.fixture(scope="module")
+def after_importing_all():
     done = subprocess.run(
         [sys.executable, "-c", IMPORT_ALL], cwd=ROOT, capture_output=True, text=True, check=True
     )
+    return json.loads(done.stdout)
 
-    assert ["[]", "['MainThread']"] == done.stdout.splitlines()
+
+def test_importing_everything_opens_no_socket_starts_no_thread_and_leaves_the_collector_on(
+    after_importing_all,
+):
+    state = after_importing_all
+
+    assert ([], ["MainThread"], True) == (state["opened"], state["threads"], state["collects"])
+
+
+def test_importing_everything_loads_no_module_that_most_processes_never_use(after_importing_all):
+    assert set() == UNUSED & set(after_importing_all["loaded"])

@@ -1,5 +1,6 @@
-"""Errors and warnings of a start, apart from single settings."""
+"""Errors and warnings of a start, apart from single settings, and the garbage collector at the fork."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -98,3 +99,23 @@ def test_an_unknown_option_or_a_wrong_port_ends_the_start(arguments, said):
 
     assert 2 == ended.returncode
     assert said in ended.stderr
+
+
+_FORK = f"""
+import gc, json, runpy
+gc.disable()
+runpy.run_path("{ROOT}/gunicorn.conf.py")["pre_fork"](None, None)
+print(json.dumps([gc.isenabled(), gc.get_count()[0] < 1000 < gc.get_freeze_count()]))
+"""
+
+
+def test_the_worker_collects_garbage_but_not_the_objects_that_were_made_before_the_fork(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-c", _FORK],
+        cwd=tmp_path,
+        env={"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        check=True,
+    )
+
+    assert [True, True] == json.loads(done.stdout)
