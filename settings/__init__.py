@@ -353,9 +353,8 @@ def load(**given: str) -> Settings:
     """
     from_file = {name: value for name, value in dotenv_values(".env").items() if value is not None}
     environ = {name: value for name, value in os.environ.items() if value}
-    for name in ("SSL_CERT_FILE", "SSL_CERT_DIR"):  # else other certificates would be used unseen
-        if name in environ and not Path(environ[name]).exists():
-            raise SettingsError(f"{name}: there is no {environ[name]}.")
+    if trouble := values.certificates_trouble(environ):
+        raise SettingsError(trouble)
     settings = Settings.from_env(from_file | environ | given)
     settings._unknown = dict(_unknown(from_file, environ))  # noqa: SLF001 - its own
     return settings

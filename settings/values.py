@@ -6,6 +6,9 @@ error does not repeat the value, which may be a secret.
 
 import base64
 import re
+import ssl
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated
 from urllib.parse import urlsplit
 
@@ -75,6 +78,20 @@ def proxy_url(url: SecretStr) -> SecretStr:
 def webhook_hosts(text: str) -> str:
     host_rules(text)
     return text
+
+
+def certificates_trouble(environ: Mapping[str, str]) -> str | None:
+    """The reason, as a sentence, why OpenSSL's variables name no certificates, or None. Python would ignore it."""
+    file, folder = environ.get("SSL_CERT_FILE"), environ.get("SSL_CERT_DIR")
+    try:
+        if file:
+            ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(file)
+    except OSError as error:
+        reason = "it has no certificates in PEM" if isinstance(error, ssl.SSLError) else error.strerror
+        return f"SSL_CERT_FILE: {file} cannot be used: {reason}."
+    if folder and not Path(folder).is_dir():
+        return f"SSL_CERT_DIR: {folder} is not a directory."
+    return None
 
 
 Secret = Annotated[SecretStr, AfterValidator(visible)]

@@ -357,9 +357,20 @@ def test_unrelated_variables_of_the_environment_are_not_reported(monkeypatch, tm
     assert {} == load().unknown
 
 
-@pytest.mark.parametrize("name", ["SSL_CERT_FILE", "SSL_CERT_DIR"])
-def test_a_missing_file_of_certificates_is_refused_at_the_start(monkeypatch, tmp_path, name):
-    monkeypatch.setenv(name, str(tmp_path / "gone.pem"))
+@pytest.mark.parametrize(
+    ("name", "what", "reason"),
+    [
+        ("SSL_CERT_FILE", "gone", "No such file"),
+        ("SSL_CERT_FILE", "folder", "cannot be used"),
+        ("SSL_CERT_FILE", "text.pem", "no certificates"),
+        ("SSL_CERT_DIR", "gone", "not a directory"),
+        ("SSL_CERT_DIR", "text.pem", "not a directory"),
+    ],
+)
+def test_certificates_that_cannot_be_read_are_refused_at_the_start(monkeypatch, tmp_path, name, what, reason):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "text.pem").write_text("no certificate")
+    monkeypatch.setenv(name, str(tmp_path / what))
 
-    with pytest.raises(SettingsError, match=f"^{name}: there is no .*gone.pem.$"):
+    with pytest.raises(SettingsError, match=f"^{name}: .*{what}.*{reason}.*[.]$"):
         load()
