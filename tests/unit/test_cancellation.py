@@ -324,7 +324,7 @@ async def test_replicate_gets_no_request_for_a_generation_cancelled_while_queued
 @on_a_loop
 async def test_cancelling_a_pending_creation_sends_a_cancel_to_replicate(simulator, fault):
     simulator.inject(on="create", **fault)
-    async with parts(simulator, create_timeout=0.5) as service:
+    async with parts(simulator, create_timeout=2) as service:
         task = asyncio.create_task(service.run("[[hang]]"))
         await until(lambda: simulator.counts().creations_accepted == 1)
         await cancel(task)

@@ -370,7 +370,7 @@ NOT_ARRIVED = [{"status": 500}, {"status": 502}, {"status": 504}, {"status": 599
 
 @on_a_loop
 async def test_a_prediction_whose_answer_was_lost_is_adopted_and_paid_once(simulator):
-    for fault, ended, made in await run_with_faults(simulator, ARRIVED, on="create", create_timeout=0.3):
+    for fault, ended, made in await run_with_faults(simulator, ARRIVED, on="create", create_timeout=2):
         assert (fault, True, [ended.prediction.id], 1) == (
             fault,
             ended.succeeded,

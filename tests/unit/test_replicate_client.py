@@ -80,7 +80,7 @@ async def test_trap_2_more_than_a_hundred_requests_run_at_once():
 @on_a_loop
 async def test_trap_3_a_creation_that_hangs_ends_by_a_timeout_and_its_prediction_is_found(simulator):
     simulator.inject(on="create", hang=3600)
-    async with parts(simulator, create_timeout=0.2) as service:
+    async with parts(simulator, create_timeout=2) as service:
         ended = await service.run()
 
     (made,) = simulator.predictions()
