@@ -353,8 +353,10 @@ def load(**given: str) -> Settings:
     """
     from_file = {name: value for name, value in dotenv_values(".env").items() if value is not None}
     environ = {name: value for name, value in os.environ.items() if value}
-    if trouble := values.certificates_trouble(environ):
-        raise SettingsError(trouble)
+    try:
+        values.use_certificates(from_file | environ)
+    except ValueError as error:
+        raise SettingsError(str(error)) from error
     settings = Settings.from_env(from_file | environ | given)
     settings._unknown = dict(_unknown(from_file, environ))  # noqa: SLF001 - its own
     return settings

@@ -5,6 +5,7 @@ error does not repeat the value, which may be a secret.
 """
 
 import base64
+import os
 import re
 import ssl
 from collections.abc import Mapping
@@ -80,18 +81,22 @@ def webhook_hosts(text: str) -> str:
     return text
 
 
-def certificates_trouble(environ: Mapping[str, str]) -> str | None:
-    """The reason, as a sentence, why OpenSSL's variables name no certificates, or None. Python would ignore it."""
-    file, folder = environ.get("SSL_CERT_FILE"), environ.get("SSL_CERT_DIR")
+def use_certificates(environ: Mapping[str, str]) -> None:
+    """Set SSL_CERT_FILE and SSL_CERT_DIR for OpenSSL, which reads only the environment of the process. Raise
+    ValueError if one of them names no certificates, which Python would ignore.
+
+    As in OpenSSL, SSL_CERT_DIR may name several directories, separated by colons, and some of them may be missing.
+    """
+    file, folders = environ.get("SSL_CERT_FILE"), environ.get("SSL_CERT_DIR")
     try:
         if file:
             ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(file)
     except OSError as error:
         reason = "it has no certificates in PEM" if isinstance(error, ssl.SSLError) else error.strerror
-        return f"SSL_CERT_FILE: {file} cannot be used: {reason}."
-    if folder and not Path(folder).is_dir():
-        return f"SSL_CERT_DIR: {folder} is not a directory."
-    return None
+        raise ValueError(f"SSL_CERT_FILE: {file} cannot be used: {reason}.") from error
+    if folders and not any(Path(folder).is_dir() for folder in folders.split(os.pathsep)):
+        raise ValueError(f"SSL_CERT_DIR: {folders} is not a directory.")
+    os.environ.update({name: environ[name] for name in ("SSL_CERT_FILE", "SSL_CERT_DIR") if name in environ})
 
 
 Secret = Annotated[SecretStr, AfterValidator(visible)]

@@ -3,11 +3,13 @@
 import base64
 import random
 import re
+import ssl
 import string
 import tomllib
 from itertools import pairwise
 from pathlib import Path
 
+import certifi
 import pytest
 
 from service import VERSION
@@ -374,3 +376,20 @@ def test_certificates_that_cannot_be_read_are_refused_at_the_start(monkeypatch, 
 
     with pytest.raises(SettingsError, match=f"^{name}: .*{what}.*{reason}.*[.]$"):
         load()
+
+
+def test_one_of_several_directories_of_certificates_is_enough(monkeypatch, tmp_path):
+    monkeypatch.setenv("SSL_CERT_DIR", f"{tmp_path}/gone:{tmp_path}")
+
+    load()
+
+
+def test_certificates_named_in_the_env_file_are_those_that_tls_uses(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SSL_CERT_FILE", "")  # and taken back after the test
+    monkeypatch.delenv("SSL_CERT_FILE")
+    Path(".env").write_text(f"SSL_CERT_FILE={certifi.where()}\n")
+
+    load()
+
+    assert certifi.where() == ssl.get_default_verify_paths().cafile
