@@ -166,7 +166,7 @@ def _path(
         for load in loads.values():
             round_of(load, callers=max(CALLERS))
         for callers in CALLERS:
-            direct = {_DIRECT: creating(simulator)} if callers == 1 else {}
+            direct = {_DIRECT: creating(simulator, downloads=keeps_files)} if callers == 1 else {}
             rounds = turns.loaded(loads | direct, callers=callers)
             yield load_figure(
                 f"CPU a request {files}, {callers} at once",

@@ -36,13 +36,14 @@ class Load:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """The requests to send, for `seconds`."""
+    """The requests to send, for `seconds`. With `downloads`, the response's `output` is downloaded after each."""
 
     url: str
     body: bytes
     headers: dict[str, str]
     callers: int
     seconds: float
+    downloads: bool = False
 
 
 async def measured(plan: Plan) -> Load | None:
@@ -56,6 +57,9 @@ async def measured(plan: Plan) -> Load | None:
                 text = await answer.text()
                 if not answer.ok:
                     errors.append(f"{answer.status} {text[:200]}")
+            if plan.downloads:
+                async with session.get(_first_output(text)) as file:
+                    await file.read()
         except (aiohttp.ClientError, TimeoutError) as error:
             errors.append(repr(error))
 
@@ -84,6 +88,11 @@ async def measured(plan: Plan) -> Load | None:
     )
 
 
+def _first_output(prediction: str) -> str:
+    output = json.loads(prediction)["output"]
+    return output if isinstance(output, str) else output[0]
+
+
 def _plan() -> Plan:
     parser = argparse.ArgumentParser(
         prog="python -m bench.load", description="Load for one URL.", allow_abbrev=False
@@ -93,6 +102,7 @@ def _plan() -> Plan:
     parser.add_argument("--header", action="append", default=[], metavar="'NAME: VALUE'")
     parser.add_argument("--callers", type=int, default=1)
     parser.add_argument("--seconds", type=float, default=2.0)
+    parser.add_argument("--downloads", action="store_true", help="also download each response's output")
     parsed = parser.parse_args()
     headers = {name: value.strip() for name, _, value in (each.partition(":") for each in parsed.header)}
     return Plan(
@@ -101,6 +111,7 @@ def _plan() -> Plan:
         headers={"Content-Type": "application/json", **headers},
         callers=parsed.callers,
         seconds=parsed.seconds,
+        downloads=parsed.downloads,
     )
 
 

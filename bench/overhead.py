@@ -131,7 +131,7 @@ def _targets() -> Iterator[dict[str, Target]]:
             _SERVICE: generating(service),
             _KEEPING: generating(keeping),
             _FORWARDER: Target(f"{bare}/generate", BODY, {}, pid),
-            _DIRECT: creating(simulator),
+            _DIRECT: creating(simulator, downloads=False),
         }
 
 

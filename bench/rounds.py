@@ -34,19 +34,23 @@ _BOUNDLESS = "10000000"
 BOUNDLESS = ("--creations-per-minute", _BOUNDLESS, "--others-per-minute", _BOUNDLESS)
 """Arguments of a simulator without effective limits."""
 
-_INPUTS = {"prompt": "a red fox in the snow", "aspect_ratio": "16:9"}
+_INPUTS = {"prompt": "a red fox in the snow", "aspect_ratio": "16:9", "seed": 7}
+"""With a seed all pictures are the same one, so the simulator draws only once. A drawing takes as long as a request."""
+
 BODY = {"model_name": "flux-dev", **_INPUTS}
 """The body of each request to the service."""
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """The target of a load. `pid` is the process whose CPU is counted, with all its descendants; None counts none."""
+    """The target of a load. `pid` is the process whose CPU is counted, with all its descendants; None counts none.
+    With `downloads`, callers also download the output."""
 
     url: str
     body: dict[str, Any]
     headers: dict[str, str]
     pid: int | None = None
+    downloads: bool = False
 
     def spent(self) -> float:
         """CPU seconds so far."""
@@ -93,16 +97,18 @@ def generating(service: ServiceProcess) -> Target:
     return Target(f"{service.url}/generate", BODY, TOKEN, service.process.pid)
 
 
-def creating(simulator: str) -> Target:
-    """The same prediction, created at the simulator directly."""
+def creating(simulator: str, *, downloads: bool) -> Target:
+    """The same prediction, created at the simulator directly by callers who may also download its output."""
     url = f"{simulator}/v1/models/black-forest-labs/flux-dev/predictions"
-    return Target(url, {"input": _INPUTS}, {"Authorization": "Bearer r8_direct"})
+    headers = {"Authorization": "Bearer r8_direct"}
+    return Target(url, {"input": _INPUTS}, headers, downloads=downloads)
 
 
 def round_of(target: Target, *, callers: int, seconds: float = 1.2) -> Round:
     """A round of load from a process of its own."""
     command = [sys.executable, "-m", "bench.load", target.url, "--body", json.dumps(target.body)]
     command += ["--callers", str(callers), "--seconds", str(seconds)]
+    command += ["--downloads"] if target.downloads else []
     for name, value in target.headers.items():
         command += ["--header", f"{name}: {value}"]
     with subprocess.Popen(
