@@ -34,7 +34,8 @@ from generations.service import GenerationService
 from ledger import DAY, Queries
 from ledger.queries import SqlQueries
 from ledger.records import MetaRecord
-from ledger.sqlite import SqliteLedger
+from ledger.sqlite import SqliteBackend
+from ledger.writer import SqlLedger
 from loop_thread import LoopThread, Pool
 from models import declared
 from parsing.attachments import Attachments
@@ -72,7 +73,7 @@ class Runtime:
     loop: LoopThread
     core: Core
     others: Gate
-    ledger: SqliteLedger
+    ledger: SqlLedger
     queries: Queries
     pools: tuple[Pool, ...]
     authenticator: Authenticator
@@ -201,7 +202,7 @@ def build(settings: Settings, *, provider: FullProvider | None = None) -> Runtim
     context = ParseContext(
         _registry(settings), loopback=settings.REPLICATE_SIMULATE, webhook_hosts=settings.webhook_hosts
     )
-    ledger = SqliteLedger(settings.database_url)
+    ledger = SqlLedger(SqliteBackend(settings.database_url))
     queries = SqlQueries(ledger.engine)
     uploads = _uploads_dir(settings)
     attachments = Attachments(uploads)

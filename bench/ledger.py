@@ -27,7 +27,8 @@ from bench.report import Claim, Section, claimed
 from bench.rounds import BOUNDLESS, WITHOUT_FILES, Round, Turns, failures, generating, round_of
 from harness.service_process import ROOT, ServiceProcess, running_service
 from ledger.queries import SqlQueries
-from ledger.sqlite import SqliteLedger
+from ledger.sqlite import SqliteBackend
+from ledger.writer import SqlLedger
 
 CALLERS = (1, 10, 50, 200)
 
@@ -132,7 +133,7 @@ def _migrated() -> Iterator[Claim]:
                     f"INSERT INTO generations (id, {same}) SELECT 'gen_' || lower(hex(randomblob(16))), {same}"
                     f" FROM generations WHERE seq <= {rows}"
                 )
-        ledger = SqliteLedger(f"sqlite:///{path}")
+        ledger = SqlLedger(SqliteBackend(f"sqlite:///{path}"))
         began = time.perf_counter()
         ledger.start()
         seconds = time.perf_counter() - began
@@ -146,7 +147,7 @@ def _migrated() -> Iterator[Claim]:
 
 
 def _on_disk(data: Path, batches: list[str]) -> int:
-    queries = SqlQueries(SqliteLedger(f"sqlite:///{data / 'ledger.db'}").engine)
+    queries = SqlQueries(SqliteBackend(f"sqlite:///{data / 'ledger.db'}").engine)
     return sum(len(queries.batch_items(each)) for each in batches)
 
 

@@ -12,10 +12,10 @@ import app
 import service
 from ledger import Source
 from ledger.records import Record
-from ledger.sqlite import SqliteLedger
+from ledger.writer import SqlLedger
 
 
-class NullLedger(SqliteLedger):
+class NullLedger(SqlLedger):
     """A ledger that stores nothing. Its queries find nothing."""
 
     def upsert(self, record: Record) -> None:
@@ -32,5 +32,5 @@ class NullLedger(SqliteLedger):
 
 
 if __name__ == "__main__":
-    service.SqliteLedger = NullLedger  # type: ignore[attr-defined]
+    service.SqlLedger = NullLedger  # type: ignore[attr-defined]
     sys.exit(app.main(sys.argv[1:]))

@@ -1,7 +1,7 @@
 """The ledger: every generation and batch is on disk before a request is sent upstream or answered.
 
-`Ledger` writes and `Queries` reads; `sqlite.py` and `memory.py` each implement both, and one suite of tests runs on
-every implementation (`tests/contracts/`).
+`Ledger` writes and `Queries` reads. `writer.py` and `queries.py` implement them on a database (`sqlite.py`), and
+`memory.py` in memory. One suite of tests runs on every implementation (`tests/contracts/`).
 """
 
 from collections.abc import Mapping, Sequence

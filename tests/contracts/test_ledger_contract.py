@@ -28,7 +28,8 @@ from ledger.records import (
     MetaRecord,
     PlanRecord,
 )
-from ledger.sqlite import SqliteLedger
+from ledger.sqlite import SqliteBackend
+from ledger.writer import SqlLedger
 from tests.support.records import generation
 
 
@@ -69,7 +70,7 @@ def in_memory() -> Iterator[Opened]:
 @contextmanager
 def on_sqlite() -> Iterator[Opened]:
     with tempfile.TemporaryDirectory() as directory:
-        ledger = SqliteLedger(f"sqlite:///{Path(directory) / 'ledger.db'}")
+        ledger = SqlLedger(SqliteBackend(f"sqlite:///{Path(directory) / 'ledger.db'}"))
         ledger.start()
         try:
             yield Opened(

@@ -8,8 +8,9 @@ from hashlib import sha256
 import pytest
 
 from ledger.migrations import STEPS, clock_skew_of_attempts
-from ledger.sqlite import SqliteLedger
+from ledger.sqlite import SqliteBackend
 from ledger.to_version_2 import facts_in_columns
+from ledger.writer import SqlLedger
 from tests.support.kept_ledgers import unpacked
 
 RELEASED = {2: "864e1c0fbc94", 3: "c5842af9b09c", 4: "a4ac69b2c134"}
@@ -25,7 +26,7 @@ def old(tmp_path):
 
 def opened(path) -> str | None:
     """Open it and close it. Returns its trouble."""
-    ledger = SqliteLedger(f"sqlite:///{path}")
+    ledger = SqlLedger(SqliteBackend(f"sqlite:///{path}"))
     ledger.start()
     ledger.close()
     return ledger.trouble

@@ -20,8 +20,9 @@ from ledger import Page, Period
 from ledger.migrations import STEPS, TooNew, migrate
 from ledger.queries import SqlQueries
 from ledger.records import BatchRecord, GenerationRecord
-from ledger.sqlite import SqliteLedger
+from ledger.sqlite import SqliteBackend
 from ledger.tables import METADATA
+from ledger.writer import SqlLedger
 from tests.support.records import generation
 
 PRESENT = 1 + len(STEPS)
@@ -34,9 +35,9 @@ def path(tmp_path):
 
 
 @contextmanager
-def opened(path, *, connections=None, **options):
+def opened(path, *, connections=None, backend=SqliteBackend, **options):
     """A ledger that runs while the block does. All its connections are added to `connections`."""
-    ledger = SqliteLedger(f"sqlite:///{path}")
+    ledger = SqlLedger(backend(f"sqlite:///{path}"))
     if connections is not None:
         event.listen(ledger.engine, "connect", lambda connection, _: connections.append(connection))
     ledger.start(**options)
@@ -227,7 +228,7 @@ def another(path):
 
 def another_ledger(path):
     gone(path)
-    ledger = SqliteLedger(f"sqlite:///{path.with_name('another.db')}")
+    ledger = SqlLedger(SqliteBackend(f"sqlite:///{path.with_name('another.db')}"))
     ledger.start()
     ledger.close()
     path.with_name("another.db").rename(path)
@@ -350,7 +351,7 @@ def test_a_directory_that_cannot_be_created_is_reported_as_trouble(tmp_path):
 
 def test_a_second_process_opens_the_ledger_only_after_the_first_closes_it(path):
     with opened(path) as first:
-        second = SqliteLedger(f"sqlite:///{path}")
+        second = SqlLedger(SqliteBackend(f"sqlite:///{path}"))
         second.start()
         assert "The ledger cannot be written: another process has it." == second.trouble
         write(first, generation("a"))
@@ -468,15 +469,16 @@ def test_a_work_that_cannot_build_its_record_blocks_no_other_record(path):
 
 
 def test_writes_to_a_full_disk_are_retried_once_a_second_and_close_still_ends(path):
-    with opened(path) as ledger:
-        tries = []
+    tries = []
 
-        def full(connection, pending):
-            if any(kind is GenerationRecord for kind, _ in pending):
+    class Full(SqliteBackend):
+        def write(self, changes):
+            if any(kind is GenerationRecord for kind, _ in changes):
                 tries.append(time.monotonic())
                 raise sqlite3.OperationalError("database or disk is full")
+            super().write(changes)
 
-        ledger._write = full  # noqa: SLF001 - a full disk
+    with opened(path, backend=Full) as ledger:
         with pytest.raises(LedgerDown, match="disk is full"):
             write(ledger, generation("a"))
         until(lambda: len(tries) >= 3)

@@ -1,0 +1,285 @@
+"""The ledger on a database, written by one thread.
+
+`upsert` and `mark_dirty` return at once, and `flush` waits for the commit. Records that arrive during one transaction
+form the next one, and a later record replaces an earlier one with the same key. So a burst of records costs one wait
+for the disk.
+
+A write that fails (a full disk, a locked or missing database) stays pending and is retried each second. Until it
+succeeds, `flush` raises `LedgerDown`, so that no new work starts, and no record is dropped.
+
+`Backend` is the database. SQLAlchemy declares the tables and compiles the statements (`tables.py`, `queries.py`). A
+backend hands the compiled statements to the driver, since SQLAlchemy would double the time of a write.
+"""
+
+import asyncio
+import threading
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from queue import Empty, SimpleQueue
+from typing import Any, Final, Protocol
+
+import structlog
+from sqlalchemy import Engine
+
+from errors import LedgerDown
+from ledger import Source
+from ledger.records import Record
+from ledger.tables import MAPPINGS, Key, with_attempts
+
+COMMIT_DELAY: Final = 0.02
+"""Seconds until a change is written without a `flush`."""
+
+RETRY_DELAY: Final = 1.0
+"""Seconds between attempts to write after a failure, and between writes of nothing while nothing is pending."""
+
+log = structlog.get_logger("ledger")
+
+Place = tuple[type[Record], Key]
+Changes = Mapping[Place, Record | None]
+"""Records by kind and key; None removes the row."""
+
+
+class Backend(Protocol):
+    """The database of a ledger. All methods are called in the writer's thread."""
+
+    @property
+    def engine(self) -> Engine:
+        """Connections for queries."""
+
+    @property
+    def location(self) -> str:
+        """The database, for the log. It contains no secret."""
+
+    def open(self) -> None:
+        """Connect, and create or migrate the tables. Raises any error if it cannot be written."""
+
+    def write(self, changes: Changes) -> None:
+        """Write all changes in one transaction. Without changes, check that the database is still there."""
+
+    def is_outage(self, error: Exception) -> bool:
+        """Whether the error is about the database and not about a row."""
+
+    def fail(self, error: Exception) -> bool:
+        """Disconnect after this error of `write`. Returns False if the connection stays open instead."""
+
+    def disconnect(self) -> None:
+        """Close all connections, to open them again later."""
+
+    def close(self) -> None:
+        """Disconnect, and let another process have the ledger."""
+
+
+class SqlLedger:
+    """`ledger.Ledger` on a database, from `start` to `close`.
+
+    Call `upsert`, `mark_dirty`, `delete` and `flush` on the loop. The other methods are safe on any thread.
+    """
+
+    def __init__(self, backend: Backend) -> None:
+        self._backend = backend
+        self._on_open: Callable[[], None] = lambda: None
+        self._lock = threading.Lock()
+        self._deleted: dict[Place, None] = {}
+        self._upserted: dict[Place, Record] = {}
+        self._dirty: dict[str, Source] = {}
+        """Changes that the loop has not handed over. It hands over all at once, so that one transaction has them."""
+        self._pending: dict[Place, Record | None] = {}
+        self._waiting: list[asyncio.Future[None]] = []
+        self._wake: SimpleQueue[bool] = SimpleQueue()
+        self._armed = False
+        self._first_try = threading.Event()
+        self._has_opened = False
+        self._is_open = False
+        self._thread = threading.Thread(target=self._run, name="ledger", daemon=True)
+        self.trouble: str | None = "The ledger is not open yet."
+
+    @property
+    def engine(self) -> Engine:
+        """Connections for queries."""
+        return self._backend.engine
+
+    def start(self, *, on_open: Callable[[], None] = lambda: None) -> None:
+        """Start the writer, and return after the first attempt to open the database. A failure is retried.
+
+        `on_open` is called once, in the writer's thread, when the database is first opened. Nothing is written before
+        it returns."""
+        self._on_open = on_open
+        self._thread.start()
+        self._first_try.wait()
+
+    def upsert(self, record: Record) -> None:
+        for each in with_attempts(record):
+            place = type(each), MAPPINGS[type(each)].key_of(each)
+            self._deleted.pop(place, None)
+            self._upserted[place] = each
+        self._arm()
+
+    def mark_dirty(self, source: Source) -> None:
+        self._dirty[source.id] = source
+        self._arm()
+
+    def delete(self, kind: type[Record], *key: Any) -> None:
+        self._upserted.pop((kind, key), None)
+        self._deleted[kind, key] = None
+        self._arm()
+
+    async def flush(self) -> None:
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._hand_over(future)
+        await future
+
+    def close(self) -> None:
+        """Write pending records, if possible, and release the database. Call it on the loop or after the loop has
+        ended. A second call does nothing."""
+        self._hand_over()
+        self._wake.put(False)
+        if self._thread.is_alive():
+            self._thread.join()
+
+    def _arm(self) -> None:
+        if not self._armed:
+            self._armed = True
+            asyncio.get_running_loop().call_later(COMMIT_DELAY, self._disarm)
+
+    def _disarm(self) -> None:
+        self._armed = False
+        if self._deleted or self._upserted or self._dirty:  # otherwise a `flush` has handed all over
+            self._hand_over()
+
+    def _hand_over(self, *waiting: asyncio.Future[None]) -> None:
+        """Pass all changes so far to the writer. Runs on the loop, where sources change."""
+        changes: dict[Place, Record | None] = {**self._deleted, **self._upserted}
+        for source in self._dirty.values():
+            try:
+                for record in with_attempts(source.record()):
+                    changes[type(record), MAPPINGS[type(record)].key_of(record)] = record
+            except Exception:  # one bad source must not block the others
+                log.exception("record_not_built", id=source.id)
+        self._deleted.clear()
+        self._upserted.clear()
+        self._dirty.clear()
+        with self._lock:
+            self._pending |= changes
+            self._waiting += waiting
+        self.wake()
+
+    def wake(self) -> None:
+        """Let the writer write, or retry, without waiting for its next turn."""
+        self._wake.put(True)
+
+    # ── The writer's thread
+
+    def _run(self) -> None:
+        is_running = True
+        while is_running:
+            self._ensure_open()
+            self._commit()
+            self._first_try.set()
+            is_running = self._wait_for_work()
+        self._ensure_open()
+        self._commit()
+        self._backend.close()
+
+    def _wait_for_work(self) -> bool:
+        """Wait for changes or for the next check of the database. Returns False after `close`."""
+        is_running = True
+        with suppress(Empty):
+            is_running = self._wake.get(timeout=RETRY_DELAY)
+            while is_running:
+                is_running = self._wake.get_nowait()
+        return is_running
+
+    def _ensure_open(self) -> None:
+        """Open the database if it is not open. Only the next commit shows whether it can be written."""
+        if self._is_open:
+            return
+        try:
+            self._backend.open()
+            if not self._has_opened:
+                self._on_open()
+            self._has_opened = self._is_open = True
+        except Exception as error:
+            self._backend.disconnect()
+            if not self._backend.is_outage(error):
+                log.exception("recovery_failed")
+            self._mark_down(error)
+
+    def _commit(self) -> None:
+        with self._lock:
+            pending, self._pending = self._pending, {}
+            waiting, self._waiting = self._waiting, []
+        down = self._record(pending) if self._is_open else LedgerDown(self.trouble or "")
+        if self.trouble is not None:
+            with self._lock:
+                self._pending = {**pending, **self._pending}
+        if waiting:
+            with suppress(RuntimeError):  # the loop has ended, and nothing waits any more
+                waiting[0].get_loop().call_soon_threadsafe(_resolve, waiting, down)
+
+    def _record(self, pending: Changes) -> LedgerDown | None:
+        """Write all changes in one transaction, or each separately if a row is refused. Returns the error for the
+        waiting `flush` calls, or None."""
+        try:
+            self._backend.write(pending)
+        except Exception as error:  # any error: this thread must not end
+            if self._backend.is_outage(error):
+                return self._fail(error)
+            return self._write_each(pending)
+        self._mark_up()
+        return None
+
+    def _write_each(self, pending: Changes) -> LedgerDown:
+        """Write each row separately, so that a refused row does not block the others."""
+        refused = 0
+        for place, record in pending.items():
+            try:
+                self._backend.write({place: record})
+            except Exception as error:
+                if self._backend.is_outage(error):
+                    return self._fail(error)
+                refused += 1
+                log.exception("record_refused", kind=place[0].__name__, key=place[1])
+        self._mark_up()
+        return LedgerDown(f"{refused} of {len(pending)} changes cannot be written.")
+
+    def _fail(self, error: Exception) -> LedgerDown:
+        """Record that writes fail. Returns the error for the waiting `flush` calls."""
+        self._is_open = not self._backend.fail(error)
+        self._mark_down(error)
+        return LedgerDown(self.trouble or "")
+
+    def _mark_up(self) -> None:
+        if self.trouble is not None and self._first_try.is_set():
+            log.warning("ledger_recovered")
+        self.trouble = None
+
+    def _mark_down(self, error: Exception) -> None:
+        reason = getattr(error, "orig", None) or error
+        text = reason.strerror if isinstance(reason, OSError) and reason.strerror else str(reason)
+        trouble = f"The ledger cannot be written: {text}."
+        if trouble != self.trouble:
+            log.error("ledger_down", reason=text, path=self._backend.location)
+        self.trouble = trouble
+
+
+def by_statement(changes: Changes) -> Mapping[str, list[Key]]:
+    """The statements that write these changes, in order, each with the parameters of its rows."""
+    rows: dict[str, list[Key]] = {}
+    for (kind, key), record in changes.items():
+        mapping = MAPPINGS[kind]
+        if record is None:
+            for statement in mapping.deletions:
+                rows.setdefault(statement, []).append(key)
+        else:
+            rows.setdefault(mapping.upsert, []).append(mapping.values(record))
+    return rows
+
+
+def _resolve(waiting: list[asyncio.Future[None]], down: LedgerDown | None) -> None:
+    for future in waiting:
+        if future.done():
+            continue
+        if down is None:
+            future.set_result(None)
+        else:
+            future.set_exception(down)
