@@ -8,7 +8,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal, Protocol
 
-from ledger.records import AttemptRecord, BatchRecord, Delivery, GenerationRecord, KeyRecord, Record
+from ledger.records import (
+    AttemptRecord,
+    BatchRecord,
+    Delivery,
+    GenerationRecord,
+    KeyRecord,
+    Record,
+    SemaphoreLeaseRecord,
+    SemaphoreRecord,
+)
 
 DAY: Final = 86_400
 """Seconds of a day. Days are UTC days, counted from 1970."""
@@ -122,6 +131,13 @@ class Queries(Protocol):
 
         Work with an idempotency key or a pending webhook delivery is not included. If that holds for one generation of
         a batch, the whole batch is not included."""
+
+    def semaphores(self) -> Sequence[SemaphoreRecord]: ...
+
+    def semaphore_leases(self) -> Sequence[SemaphoreLeaseRecord]: ...
+
+    def names_semaphore(self, semaphore_id: str) -> bool:
+        """Whether a generation that has not ended names this semaphore."""
 
     def meta(self, name: str) -> bytes | None: ...
 

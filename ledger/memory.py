@@ -21,6 +21,8 @@ from ledger.records import (
     KeyRecord,
     MetaRecord,
     Record,
+    SemaphoreLeaseRecord,
+    SemaphoreRecord,
     UsageRecord,
 )
 from ledger.tables import FIGURES, MAPPINGS, Key
@@ -199,6 +201,15 @@ class MemoryLedger:
 
     def pending_deliveries(self) -> Sequence[Delivery]:
         return [each for each in self.all(Delivery) if each.state == "pending"]
+
+    def semaphores(self) -> Sequence[SemaphoreRecord]:
+        return self.all(SemaphoreRecord)
+
+    def semaphore_leases(self) -> Sequence[SemaphoreLeaseRecord]:
+        return self.all(SemaphoreLeaseRecord)
+
+    def names_semaphore(self, semaphore_id: str) -> bool:
+        return any(each.semaphore == semaphore_id for each in self.unfinished())
 
     def meta(self, name: str) -> bytes | None:
         found = cast("MetaRecord | None", self.rows[MetaRecord].get((name,)))

@@ -38,7 +38,20 @@ def usage_by_day(driver: sqlite3.Connection) -> None:
     driver.execute("CREATE INDEX batches_by_end ON batches (ended_at) WHERE ended_at IS NOT NULL")
 
 
-STEPS: Final[Sequence[Step]] = (facts_in_columns, clock_skew_of_attempts, usage_by_day)
+def semaphores(driver: sqlite3.Connection) -> None:
+    """From version 4 (0.7.0): add named semaphores with their leases, and the semaphore of a generation, NULL in
+    existing rows."""
+    driver.execute("ALTER TABLE generations ADD COLUMN semaphore TEXT")
+    driver.execute('CREATE TABLE semaphores (id TEXT NOT NULL, "limit" INTEGER NOT NULL, PRIMARY KEY (id))')
+    driver.execute(
+        """CREATE TABLE semaphore_leases (
+            id TEXT NOT NULL, semaphore TEXT NOT NULL, ttl FLOAT NOT NULL, expires_at FLOAT NOT NULL, "key" TEXT,
+            PRIMARY KEY (id)
+        )"""
+    )
+
+
+STEPS: Final[Sequence[Step]] = (facts_in_columns, clock_skew_of_attempts, usage_by_day, semaphores)
 """Step *n*, counted from 1, migrates version *n* to *n + 1*. A released step is never changed."""
 
 _NAME: Final = "name"

@@ -25,7 +25,16 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from errors import LedgerDown
 from ledger import DAY, Grouping, Page, Period
-from ledger.records import AttemptRecord, BatchRecord, Delivery, GenerationRecord, KeyRecord, Record
+from ledger.records import (
+    AttemptRecord,
+    BatchRecord,
+    Delivery,
+    GenerationRecord,
+    KeyRecord,
+    Record,
+    SemaphoreLeaseRecord,
+    SemaphoreRecord,
+)
 from ledger.tables import (
     ATTEMPTS,
     BATCHES,
@@ -107,6 +116,17 @@ class SqlQueries:
 
     def pending_deliveries(self) -> Sequence[Delivery]:
         return self._records(Delivery, DELIVERIES.c.state == "pending")
+
+    def semaphores(self) -> Sequence[SemaphoreRecord]:
+        return self._records(SemaphoreRecord)
+
+    def semaphore_leases(self) -> Sequence[SemaphoreLeaseRecord]:
+        return self._records(SemaphoreLeaseRecord)
+
+    def names_semaphore(self, semaphore_id: str) -> bool:
+        query = select(exists().where(_UNFINISHED, _G.semaphore == semaphore_id))
+        with self._reading() as connection:
+            return bool(connection.execute(query).scalar_one())
 
     def meta(self, name: str) -> bytes | None:
         with self._reading() as connection:

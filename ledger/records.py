@@ -66,6 +66,7 @@ class GenerationRecord:
     `model` is the one that succeeded, failed last, or is next. `request` is the body to parse again after a restart,
     and None once the generation has ended. `lists_attempts` is true if the request had a `fallback`: responses then
     list the attempts instead of their number. `address` is the URL at which the caller reached this service.
+    `semaphore` is the id of the semaphore of which each of its predictions holds a permit.
     """
 
     seq: int | None = None
@@ -101,6 +102,7 @@ class GenerationRecord:
     images: int = 0
     video_seconds: float = 0.0
     credits: int = 0
+    semaphore: str | None = None
     attempts: tuple[AttemptRecord, ...] = ()
 
     @property
@@ -207,6 +209,26 @@ class UsageRecord:
 
 
 @dataclass(frozen=True, slots=True)
+class SemaphoreRecord:
+    """A named semaphore: at most `limit` permits of it are held at once."""
+
+    id: str
+    limit: int
+
+
+@dataclass(frozen=True, slots=True)
+class SemaphoreLeaseRecord:
+    """A permit of a semaphore that another service holds until `expires_at`, or for `ttl` seconds after each renewal.
+    `key` is the idempotency key of the request that took it."""
+
+    id: str
+    semaphore: str
+    ttl: float
+    expires_at: float
+    key: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class MetaRecord:
     """A value that the service stores for itself."""
 
@@ -214,4 +236,14 @@ class MetaRecord:
     value: bytes
 
 
-Record = GenerationRecord | AttemptRecord | BatchRecord | KeyRecord | Delivery | UsageRecord | MetaRecord
+Record = (
+    GenerationRecord
+    | AttemptRecord
+    | BatchRecord
+    | KeyRecord
+    | Delivery
+    | UsageRecord
+    | SemaphoreRecord
+    | SemaphoreLeaseRecord
+    | MetaRecord
+)

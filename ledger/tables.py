@@ -44,6 +44,8 @@ from ledger.records import (
     MetaRecord,
     PlanRecord,
     Record,
+    SemaphoreLeaseRecord,
+    SemaphoreRecord,
     UsageRecord,
 )
 
@@ -121,6 +123,10 @@ USAGE_BY_DAY: Final = _table(
 )
 """The usage of deleted generations only."""
 
+SEMAPHORES: Final = _table("semaphores", SemaphoreRecord, "id")
+
+SEMAPHORE_LEASES: Final = _table("semaphore_leases", SemaphoreLeaseRecord, "id")
+
 DAY_OF_END: Final = cast_as(GENERATIONS.c.ended_at / DAY, Integer)
 
 USAGE_OF_ONE: Final[Mapping[str, ColumnElement[Any]]] = {
@@ -142,6 +148,7 @@ _NEVER_CHANGES: Final = {
     "seq", "id", "caller_id", "batch_id", "position", "requested_model", "prompt", "file_name", "lists_attempts",
     "request_id", "webhook", "address", "simulated", "accepted_at", "key", "total", "max_concurrent", "max_cost_usd",
     "plan_strategy", "plan_seconds", "plan_cost_usd", "plan_credits", "url", "name", "generation_id", "number",
+    "semaphore", "ttl",
 }  # fmt: skip
 
 
@@ -265,6 +272,8 @@ MAPPINGS: Final[Mapping[type[Record], RowMapping[Any]]] = {
     KeyRecord: RowMapping(KeyRecord, KEYS, "caller_id", "key"),
     Delivery: RowMapping(Delivery, DELIVERIES, "id"),
     UsageRecord: RowMapping(UsageRecord, USAGE_BY_DAY, "day", "caller_id", "model", "simulated"),
+    SemaphoreRecord: RowMapping(SemaphoreRecord, SEMAPHORES, "id"),
+    SemaphoreLeaseRecord: RowMapping(SemaphoreLeaseRecord, SEMAPHORE_LEASES, "id"),
     MetaRecord: RowMapping(MetaRecord, META, "name"),
 }
 

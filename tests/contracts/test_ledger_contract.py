@@ -27,6 +27,8 @@ from ledger.records import (
     KeyRecord,
     MetaRecord,
     PlanRecord,
+    SemaphoreLeaseRecord,
+    SemaphoreRecord,
 )
 from ledger.sqlite import SqliteBackend
 from ledger.writer import SqlLedger
@@ -108,7 +110,7 @@ WHOLE = generation(
     webhook="https://hooks.example.com/", address="http://here", ended_at=9.0, cancelled=True, queued_seconds=0.125,
     predicting_seconds=2.5, total_seconds=3.75, outputs=("https://a/1", "text ☃"), files=("0.png", "1.png"),
     files_error="One is gone.", placeholder=True, error=FAILURE, cost_usd=0.03, images=2, video_seconds=1.5, credits=4,
-    attempts=ATTEMPTS,
+    semaphore="gpu", attempts=ATTEMPTS,
 )  # fmt: skip
 PLAN = PlanRecord("window", 12.3456789, 0.1, 7)
 BATCH = BatchRecord(
@@ -128,6 +130,24 @@ def test_every_fact_of_a_record_is_read_back(opened):
     assert key == queries.key("anna", "k")
     assert delivery == queries.delivery("gen_1")
     assert b"\0\xff" == queries.meta("name")
+
+
+def test_semaphores_and_their_leases_are_read_back_as_they_were_written_last(opened):
+    gpu, lease = SemaphoreRecord("gpu", 3), SemaphoreLeaseRecord("lease_1", "gpu", 60.0, 100.5, "k")
+    opened.write(gpu, SemaphoreRecord("db", 1), lease, SemaphoreLeaseRecord("lease_2", "gpu", 5.0, 7.0))
+    opened.write(replace(gpu, limit=5), replace(lease, expires_at=160.5))
+    opened.delete((SemaphoreRecord, "db"), (SemaphoreLeaseRecord, "lease_2"))
+
+    assert [SemaphoreRecord("gpu", 5)] == list(opened.queries.semaphores())
+    assert [replace(lease, expires_at=160.5)] == list(opened.queries.semaphore_leases())
+
+
+def test_only_work_that_has_not_ended_names_a_semaphore(opened):
+    opened.write(
+        generation("a", semaphore="gpu"), generation("b", semaphore="db", state="failed", ended_at=2.0)
+    )
+
+    assert [True, False, False] == [opened.queries.names_semaphore(each) for each in ("gpu", "db", "other")]
 
 
 def test_what_is_not_there_is_none(opened):

@@ -7,7 +7,7 @@ from hashlib import sha256
 
 import pytest
 
-from ledger.migrations import STEPS, clock_skew_of_attempts
+from ledger.migrations import STEPS, clock_skew_of_attempts, usage_by_day
 from ledger.sqlite import SqliteBackend
 from ledger.to_version_2 import facts_in_columns
 from ledger.writer import SqlLedger
@@ -100,6 +100,20 @@ def test_a_ledger_of_version_3_keeps_its_rows_and_has_no_usage_of_deleted_ones(o
         assert rows == [row[: len(rows[0])] for row in fetched(old, query)]
     assert before == [fetched(old.with_name("ledger.db.version-3"), query) for query in every]
     assert [] == fetched(old, "SELECT * FROM usage_by_day")
+
+
+def test_a_ledger_of_version_4_keeps_its_rows_and_its_work_names_no_semaphore(old):
+    with closing(sqlite3.connect(old, isolation_level=None)) as connection:
+        for step in (facts_in_columns, clock_skew_of_attempts, usage_by_day):
+            step(connection)
+        connection.execute("PRAGMA user_version = 4")
+    before = fetched(old, "SELECT * FROM generations")
+
+    assert opened(old) is None
+
+    assert before
+    assert [(*row, None) for row in before] == fetched(old, "SELECT * FROM generations")
+    assert [] == fetched(old, "SELECT * FROM semaphores") + fetched(old, "SELECT * FROM semaphore_leases")
 
 
 def test_the_old_ledger_is_copied_once_and_whole_and_only_its_owner_can_read_the_copy(old):
