@@ -116,13 +116,9 @@ class Files:
     async def keep(self, generation_id: str, outputs: Sequence[str]) -> StoredOutputs:
         """Download all outputs of a generation (URLs or `data:` URIs) and store them. Failures are in the result; only
         CancelledError is raised."""
-        async with asyncio.TaskGroup() as group:
-            tasks = [
-                group.create_task(self._keep(generation_id, number, url))
-                for number, url in enumerate(outputs)
-            ]
+        found = await self._keep_all(generation_id, outputs)
         await self._evict(self._index.size - self._max_bytes)
-        results = [self._unless_evicted(generation_id, task.result()) for task in tasks]
+        results = [self._unless_evicted(generation_id, each) for each in found]
         lost = {number: each for number, each in enumerate(results) if isinstance(each, OutputUnavailable)}
         reasons = list(dict.fromkeys(map(str, lost.values())))
         names = tuple(None if isinstance(each, OutputUnavailable) else each for each in results)
@@ -168,6 +164,16 @@ class Files:
                 await self._janitor
         await self._source.aclose()
         self._pool.close()
+
+    async def _keep_all(self, generation_id: str, outputs: Sequence[str]) -> list[str | OutputUnavailable]:
+        if len(outputs) == 1:  # as most are, so a task of its own would be a tenth of the work
+            return [await self._keep(generation_id, 0, outputs[0])]
+        async with asyncio.TaskGroup() as group:
+            tasks = [
+                group.create_task(self._keep(generation_id, number, url))
+                for number, url in enumerate(outputs)
+            ]
+        return [task.result() for task in tasks]
 
     async def _keep(self, generation_id: str, number: int, url: str) -> str | OutputUnavailable:
         try:

@@ -70,15 +70,18 @@ class Bucket:
 
     def put(self, name: str, source: Source) -> None:
         media_type = parse_name(name).media_type
+        file = source.file(False) if source.content is None else None
         with _as_os_error():
             obstore.put(
                 self._store,
                 name,
-                source.file() if source.content is None else source.content,
+                file or source.content or b"",
                 attributes={"Content-Type": media_type},
                 chunk_size=PART,
                 max_concurrency=2,
             )
+        if file is not None:
+            file.unlink(missing_ok=True)
 
     def open(self, name: str) -> OpenFile | None:
         media_type = parse_name(name).media_type

@@ -28,8 +28,7 @@ class Directory:
 
     def put(self, name: str, source: Source) -> None:
         target = self._path_of(parse_name(name))
-        file = source.file()
-        _flush(file)
+        file = source.file(True)
         try:
             file.replace(target)
         except FileNotFoundError:
@@ -88,9 +87,9 @@ def _files_in(subdirectory: os.DirEntry[str]) -> Iterator[StoredFile]:
                     yield StoredFile(name, status.st_size, status.st_mtime)
 
 
-def _flush(path: Path) -> None:
-    """Flush the content of a file, or the names in a directory, to disk, so that it survives a power cut."""
-    descriptor = os.open(path, os.O_RDONLY)
+def _flush(directory: Path) -> None:
+    """Flush the names in a directory to disk, so that they survive a power cut."""
+    descriptor = os.open(directory, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

@@ -3,12 +3,12 @@ blocks. A larger one goes through a temporary file.
 """
 
 import asyncio
+import itertools
 import os
 import secrets
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext, suppress
 from functools import cached_property, partial
-from io import FileIO
 from pathlib import Path
 from typing import Final
 
@@ -38,7 +38,9 @@ class SpooledOutput:
         self.size = 0
         self.head = b""
         self._spool = spool
-        self._file: FileIO | None = None
+        self._descriptor: int | None = None
+        """Of the temporary file while it is written."""
+        self._has_file = False
         self._buffer = bytearray()
         self._has_slot = False
 
@@ -81,48 +83,52 @@ class SpooledOutput:
                 await self._spool.pool.run(partial(write, error.wanted))
 
     async def _forget(self) -> None:
-        if self._file is not None:
+        if self._has_file:
             await self._spool.pool.run(self._discard)
 
     @cached_property
     def _path(self) -> Path:
-        return self._spool.path / f"{secrets.token_hex(16)}.part"
+        return self._spool.path / self._spool.new_name()
 
     def _store(self, storage: FileStorage, name: str, promised: int) -> None:
-        content = None if self._file else self._buffer
+        content = None if self._has_file else self._buffer
         storage.put(name, Source(partial(self._whole_file, promised), content))
-        self._discard()
+        self._has_file = False
 
-    def _whole_file(self, promised: int) -> Path:
-        self._flush(promised).close()
+    def _whole_file(self, promised: int, flushed: bool) -> Path:
+        descriptor = self._flush(promised)
+        if flushed:
+            os.fsync(descriptor)
+        self._close()
         return self._path
 
-    def _flush(self, promised: int) -> FileIO:
+    def _flush(self, promised: int) -> int:
         with (
             self._spool.volume.taking(len(self._buffer), promised=promised),
             memoryview(self._buffer) as left,
         ):
-            self._file = self._file or self._create()
+            if self._descriptor is None:
+                self._descriptor = _create(self._path)
+                self._has_file = True
             written = 0
             while written < len(left):
-                written += self._file.write(left[written:])
+                written += os.write(self._descriptor, left[written:])
         self._buffer = bytearray()
-        return self._file
+        return self._descriptor
 
-    def _create(self) -> FileIO:
-        try:
-            return FileIO(self._path, "x", opener=_open)
-        except FileNotFoundError:
-            self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            return FileIO(self._path, "x", opener=_open)
+    def _close(self) -> None:
+        if self._descriptor is not None:
+            descriptor, self._descriptor = self._descriptor, None
+            os.close(descriptor)
 
     def _discard(self) -> None:
-        """Delete the temporary file, unless the storage moved it."""
-        if self._file is not None:
-            self._file.close()
+        """Delete the temporary file."""
+        if self._has_file:
+            with suppress(OSError):
+                self._close()
             with suppress(OSError):
                 self._path.unlink()
-            self._file = None
+            self._has_file = False
 
 
 class Spool:
@@ -134,6 +140,11 @@ class Spool:
         self.volume = volume
         self.room = room
         self.slots = asyncio.Semaphore(MAX_DOWNLOADS)
+        self._id, self._numbers = secrets.token_hex(16), itertools.count()
+
+    def new_name(self) -> str:
+        """A name that no temporary file has, of any process. Safe on any thread."""
+        return f"{self._id}.{next(self._numbers)}.part"
 
     @asynccontextmanager
     async def output(self) -> AsyncIterator[SpooledOutput]:
@@ -155,5 +166,10 @@ class Spool:
         return removed
 
 
-def _open(path: str, flags: int) -> int:
-    return os.open(path, flags, 0o600)
+def _create(path: Path) -> int:
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
+    try:
+        return os.open(path, flags, 0o600)
+    except FileNotFoundError:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return os.open(path, flags, 0o600)

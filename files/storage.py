@@ -84,10 +84,11 @@ class OpenFile:
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A whole output, for `put`. `file` returns a local file with its content, once. It blocks, and raises OSError if
-    the disk is full or fails. `content` is its content if it is in memory; then there is no file before `file`."""
+    """A whole output, for `put`. `file(flushed)` returns a local file with its content, once; its content is on the
+    disk if `flushed` is true. It blocks, and raises OSError if the disk is full or fails. `content` is its content if
+    it is in memory; then there is no file before `file`."""
 
-    file: Callable[[], Path]
+    file: Callable[[bool], Path]
     content: bytes | bytearray | None = None
 
 
@@ -96,7 +97,8 @@ class FileStorage(Protocol):
     malformed name."""
 
     def put(self, name: str, source: Source) -> None:
-        """Store an output under a name, whole or not at all. It may move the file of the source."""
+        """Store an output under a name, whole or not at all. It moves or deletes the file of the source, unless it
+        raises."""
 
     def open(self, name: str) -> OpenFile | None:
         """Open the file with this name. Returns None if there is none."""

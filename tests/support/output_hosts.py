@@ -243,4 +243,4 @@ def written(path: Path, body: bytes) -> Path:
 def in_file(path: Path, body: bytes) -> Source:
     """An output in a temporary file at this path."""
     written(path, body)
-    return Source(lambda: path)
+    return Source(lambda _: path)

@@ -380,7 +380,7 @@ async def test_after_a_restart_files_are_evicted_in_order_of_their_dates(tmp_pat
     for number, age in [(1, 10), (2, 30), (3, 20)]:
         path = written(tmp_path / "a.part", picture(100))
         os.utime(path, (time.time() - age, time.time() - age))
-        storage.put(f"{generation(number)}/0.png", Source(lambda path=path: path))
+        storage.put(f"{generation(number)}/0.png", Source(lambda _, path=path: path))
     async with virtual(storage, spool, source=FakeSource(picture(100)), max_bytes=300) as files:
         await files.keep(generation(4), [URL])
         assert [1, 3, 4] == [int(name[4:36], 16) for name in names(storage)]

@@ -25,7 +25,12 @@ class Storage:
     content = b""
 
     def put(self, name, source):  # noqa: ARG002
-        self.content = source.file().read_bytes() if source.content is None else bytes(source.content)
+        if source.content is None:
+            file = source.file(False)
+            self.content = file.read_bytes()
+            file.unlink()
+        else:
+            self.content = bytes(source.content)
 
 
 async def fetched(tmp_path, source, url=URL, *, largest=10_000, **retry_policy):

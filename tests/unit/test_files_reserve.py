@@ -180,10 +180,10 @@ class Held(Directory):
         self.release = threading.Event()
 
     def put(self, name, source):
-        path = source.file()
+        path = source.file(True)
         self.written += 1
         self.release.wait(30)
-        super().put(name, Source(lambda: path))
+        super().put(name, Source(lambda _: path))
 
 
 @on_a_loop

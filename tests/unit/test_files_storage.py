@@ -176,7 +176,7 @@ def test_list_has_every_stored_file(storage, put):
 @pytest.mark.parametrize("name", NO_NAMES)
 def test_an_invalid_name_is_refused_by_open_delete_and_put(storage, tmp_path, name):
     source = written(tmp_path / "source.part", PNG)
-    for act in (storage.open, storage.delete, lambda name: storage.put(name, Source(lambda: source))):
+    for act in (storage.open, storage.delete, lambda name: storage.put(name, Source(lambda _: source))):
         with pytest.raises(ValueError, match="not the name of a kept file"):
             act(name)
     assert [] == names(storage)
@@ -185,12 +185,12 @@ def test_an_invalid_name_is_refused_by_open_delete_and_put(storage, tmp_path, na
 
 def test_putting_a_missing_source_raises_oserror_and_stores_nothing(storage, tmp_path):
     with pytest.raises(OSError, match=r"nowhere\.part|No such file"):
-        storage.put(f"{GEN}/0.png", Source(lambda: tmp_path / "nowhere.part"))
+        storage.put(f"{GEN}/0.png", Source(lambda _: tmp_path / "nowhere.part"))
     assert [] == names(storage)
 
 
 def test_content_in_memory_is_stored_whole(storage, tmp_path):
-    source = Source(lambda: written(tmp_path / "a.part", PNG), bytearray(PNG))
+    source = Source(lambda _: written(tmp_path / "a.part", PNG), bytearray(PNG))
     storage.put(f"{GEN}/0.png", source)
 
     assert PNG == content(storage.open(f"{GEN}/0.png"))
@@ -210,7 +210,7 @@ def test_only_the_user_of_the_service_can_read_files_on_disk(tmp_path):
     directory = Directory(tmp_path / "kept")
     source = written(tmp_path / "a.part", PNG)
     source.chmod(0o600)
-    directory.put(f"{GEN}/0.png", Source(lambda: source))
+    directory.put(f"{GEN}/0.png", Source(lambda _: source))
 
     modes = {path: stat.S_IMODE(path.stat().st_mode) for path in (tmp_path / "kept").rglob("*")}
     assert {0o700} == {mode for path, mode in modes.items() if path.is_dir()}
