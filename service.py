@@ -130,13 +130,13 @@ class Runtime:
         return {"status": "healthy", "service": NAME, "version": VERSION}
 
     def configure(self, limits: Limits) -> dict[str, Any]:
-        """Change the gate's limits at once. Returns its new statistics."""
+        """Change the gate's limits, on disk and then in force. Returns its new statistics. Raises LedgerDown."""
 
-        def change() -> GateStats:
-            self.gate.configure(**limits.model_dump())
+        async def change() -> GateStats:
+            await self.core.limits.change(limits)
             return self.gate.statistics()
 
-        return {"success": True, "concurrency": concurrency_figures(self.loop.call(change))}
+        return {"success": True, "concurrency": concurrency_figures(self.loop.run(change()))}
 
     def seconds_per_release(self) -> float:
         return self.loop.call(self.gate.seconds_per_release)
@@ -155,11 +155,13 @@ class Runtime:
         self.attachments.sweep(state.attached_to)
         spent = self.queries.cost_by_day(ADMIN, time.time() - _BUDGET_HORIZON, simulated=simulated)
         hash_key = self.queries.meta(_HASH_KEY) or secrets.token_bytes(32)
+        kept_limits = self.core.limits.load(self.queries)
 
         def begin() -> None:
             self.authenticator.hash_key = hash_key
             self.ledger.upsert(MetaRecord(_HASH_KEY, hash_key))
             self.core.begin(state, spent=spent)
+            self.core.limits.begin(kept_limits)
 
         self.loop.call(begin)
         resumed = len(state.restored.running)

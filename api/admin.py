@@ -24,7 +24,7 @@ routes = Blueprint("admin", __name__)
 
 @routes.post("/configure")
 def configure() -> Response:
-    """Change the limits at once."""
+    """Change the limits, also for later starts."""
     service = incoming.service()
     service.authenticator.require_admin(request.headers)
     g.caller = ADMIN
@@ -32,7 +32,7 @@ def configure() -> Response:
         limits = parse_limits(body)
     configured = service.configure(limits)
     who = {"caller": ADMIN, "peer": request.remote_addr}
-    log.info("configured", request=g.request_id, **who, **limits.model_dump(exclude_none=True))
+    log.info("configured", request=g.request_id, **who, **limits.model_dump(exclude_unset=True))
     return jsonify(configured)
 
 
@@ -104,6 +104,7 @@ def _for_admin(service: Runtime) -> dict[str, Any]:
         lambda: (service.core.budget.left, service.core.supervisor.longest_waiting())
     )
     return {
+        "configured_limits": dict(service.core.limits.configured),
         "budget_left_usd": left,
         "oldest_waiting_seconds": None if waiting is None else round(waiting, 1),
         "failures_last_hour": _failures(service),

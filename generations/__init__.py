@@ -15,5 +15,7 @@ What happens to a generation, in order:
    return.
 7. `archive.py` reads work that has ended; `retention.py` deletes it in the end.
 
+`limits.py` keeps the limits that `/configure` sets.
+
 `core.py` builds all of it.
 """

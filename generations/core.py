@@ -16,6 +16,7 @@ from generations.events import Events
 from generations.idempotency import IdempotencyKeys
 from generations.late import LatePredictions
 from generations.lifecycle import FIRST_BACKOFF, Runner
+from generations.limits import ConfiguredLimits
 from generations.push import PushInbox
 from generations.recovery import Recovery, StartupState, seconds_in_doubt
 from generations.retention import Retention
@@ -64,6 +65,7 @@ class Core:
         keys = IdempotencyKeys(ledger=ledger, archive=archive)
         self.gate = gate
         self.provider = provider
+        self.limits = ConfiguredLimits(settings, gate=gate, ledger=ledger)
         self.budget = Budget(settings.BUDGET_USD_PER_DAY)
         self.recovery = Recovery(attachments=attachments, context=context)
         self.checks = TokenChecks(provider, clock=asyncio.get_running_loop().time)

@@ -11,8 +11,10 @@ from sqlalchemy import (
     Connection,
     Engine,
     Float,
+    LargeBinary,
     Select,
     and_,
+    cast,
     exists,
     func,
     literal,
@@ -129,8 +131,9 @@ class SqlQueries:
             return bool(connection.execute(query).scalar_one())
 
     def meta(self, name: str) -> bytes | None:
+        value = cast(META.c.value, LargeBinary)  # text or a number, if an operator has written the row
         with self._reading() as connection:
-            return connection.execute(select(META.c.value).where(META.c.name == name)).scalar_one_or_none()
+            return connection.execute(select(value).where(META.c.name == name)).scalar_one_or_none()
 
     def oldest_doubt(self) -> float | None:
         query = select(func.min(ATTEMPTS.c.submitted_at)).where(

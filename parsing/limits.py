@@ -11,15 +11,15 @@ from settings import MAX_CONCURRENT_LIMIT, MAX_REQUESTS_PER_MINUTE
 
 
 class Limits(BaseModel):
-    """The body of `POST /configure`."""
+    """The body of `POST /configure`. A limit that it does not name stays as it is."""
 
     model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
 
     concurrent_limit: Annotated[int, Field(ge=1, le=MAX_CONCURRENT_LIMIT)] | None = Field(
-        None, description="Predictions in flight at once."
+        None, description="Predictions in flight at once; null for that of the environment."
     )
     requests_per_minute: Annotated[int, Field(ge=1, le=MAX_REQUESTS_PER_MINUTE)] | None = Field(
-        None, description="Creations in any 60 seconds."
+        None, description="Creations in any 60 seconds; null for that of the environment."
     )
 
 
@@ -28,7 +28,7 @@ def parse_limits(body: Any) -> Limits:
     refuse_if_any(unusable_reasons("body", body))
     problems: list[Problem] = []
     limits = validated(Limits, {name: whole(value) for name, value in body.items()}, problems)
-    if limits and all(value is None for value in limits.model_dump().values()):
+    if limits and not limits.model_fields_set:
         problems.append(Problem("body", "must name concurrent_limit, requests_per_minute, or both"))
     if problems or limits is None:
         refuse(problems)

@@ -108,7 +108,8 @@ def _banner(settings: Settings) -> str:
         return (
             f"\nServing on {url}; try {url}/docs\n"
             f"Replicate: {settings.REPLICATE_BASE_URL}; server token: {token}; admin key: {admin}\n"
-            f"At once: {settings.REPLICATE_CONCURRENT_LIMIT}; a minute: {settings.REPLICATE_REQUESTS_PER_MINUTE}\n\n"
+            f"At once: {settings.REPLICATE_CONCURRENT_LIMIT}; a minute: {settings.REPLICATE_REQUESTS_PER_MINUTE}; "
+            "limits of /configure come first\n\n"
         )
     example = json.dumps(declared().models[0].as_json()["example"])
     return (

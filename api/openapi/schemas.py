@@ -5,6 +5,7 @@ from typing import Any, Final
 from catalog.model import TIERS
 from contract.states import ENDED, UNFINISHED
 from errors import every_error
+from parsing.limits import Limits
 from parsing.queries import GROUPS
 
 JSON = dict[str, Any]
@@ -316,10 +317,12 @@ def _status(concurrency: JSON) -> JSON:
 
 def _status_for_admin() -> JSON:
     return {
+        "configured_limits": an_object(dict.fromkeys(Limits.model_fields, _COUNT), required=[])
+        | {"description": "Set by `/configure`. Present only with the admin key, as are the next three."},
         "budget_left_usd": {
             "type": ["number", "null"],
             "description": "The rest of today's `BUDGET_USD_PER_DAY`, less the possible cost of accepted work; null if "
-            "there is no budget. Present only with the admin key, as are the next two.",
+            "there is no budget.",
         },
         "oldest_waiting_seconds": {
             "type": ["number", "null"],

@@ -69,6 +69,7 @@ VALID = {
         {"requests_per_minute": 60_000},
         {"concurrent_limit": 1000, "requests_per_minute": 1},
         {"concurrent_limit": 5, "requests_per_minute": None},
+        {"concurrent_limit": None},
     ],
 }
 DATA = "data:image/png;base64," + base64.b64encode(PNG).decode()
@@ -484,6 +485,7 @@ def test_responses_without_a_ledger_match_the_document(make_app, tmp_path):
     answers = [
         conforms(client.get("/health"), "/health", "get"),
         conforms(client.post("/generate", json=PICTURE, headers=ADMIN), "/generate"),
+        conforms(client.post("/configure", json={"concurrent_limit": 3}, headers=ADMIN), "/configure"),
         conforms(
             client.post("/generate-batch", json={"requests": [PICTURE]}, headers=ADMIN), "/generate-batch"
         ),
@@ -491,7 +493,7 @@ def test_responses_without_a_ledger_match_the_document(make_app, tmp_path):
         conforms(client.get("/generations/gen_0", headers=ADMIN), "/generations/{target}", "get"),
         conforms(client.get("/usage", headers=ADMIN), "/usage", "get"),
     ]
-    assert [(500, "internal")] * 6 == [(each.status_code, each.json["code"]) for each in answers]
+    assert [(500, "internal")] * 7 == [(each.status_code, each.json["code"]) for each in answers]
 
 
 def test_the_page_loads_no_code_from_other_hosts(client):

@@ -63,6 +63,23 @@ def test_the_window_of_a_stopped_process_counts_exactly_for_the_next(simulator, 
     assert 3 == before
 
 
+def test_configured_limits_that_were_answered_survive_a_kill(simulator, tmp_path):
+    settings = {
+        "REPLICATE_BASE_URL": simulator.url,
+        "CONCURRENT_DOCKER_ADMIN_API_KEY": ADMIN_KEY,
+        "DATA_DIR": tmp_path,
+    }
+    limits = {"concurrent_limit": 3, "requests_per_minute": 700}
+    with running_service(**settings) as first:
+        answer = requests.post(f"{first.url}/configure", json=limits, headers=ADMIN, timeout=30)
+        first.kill()
+    with running_service(**settings) as second:
+        status = requests.get(f"{second.url}/status", headers=ADMIN, timeout=30).json()
+
+    assert (200, limits) == (answer.status_code, status["configured_limits"])
+    assert 3 == status["concurrency"]["concurrent_limit"]
+
+
 def test_a_new_worker_continues_the_window_of_a_killed_one(simulator):
     with running_service(REPLICATE_BASE_URL=simulator.url) as service:
         read_response(service.connect("/generate", PICTURE, **USER))

@@ -1,0 +1,86 @@
+"""The limits that `/configure` sets. They are kept in the ledger and win over the environment until `null` ends that.
+
+Each limit has a record of its own, so a change of one limit never writes another. Limits that were set with a simulator
+do not apply to Replicate, nor the other way round.
+"""
+
+import asyncio
+from collections.abc import Mapping
+
+import structlog
+
+from concurrency import Gate
+from errors import LedgerDown
+from ledger import Ledger, Queries
+from ledger.records import MetaRecord
+from parsing.limits import Limits
+from settings import Settings
+
+log = structlog.get_logger("limits")
+
+
+class ConfiguredLimits:
+    """The limits of `gate`: those of the environment, except for those that `/configure` set. `load` may be called in
+    any thread, everything else on the loop."""
+
+    def __init__(self, settings: Settings, *, gate: Gate, ledger: Ledger) -> None:
+        self._environment = {
+            "concurrent_limit": settings.REPLICATE_CONCURRENT_LIMIT,
+            "requests_per_minute": settings.REPLICATE_REQUESTS_PER_MINUTE,
+        }
+        self._prefix = "simulated " if settings.REPLICATE_SIMULATE else ""
+        self._gate = gate
+        self._ledger = ledger
+        self._changing = asyncio.Lock()
+        self.configured: Mapping[str, int] = {}
+        """The limits that `/configure` set, by name."""
+
+    def load(self, queries: Queries) -> dict[str, int]:
+        """The limits that the ledger has. A value that is no valid limit is logged and left out. Raises LedgerDown."""
+        kept: dict[str, int] = {}
+        for name in Limits.model_fields:
+            value = queries.meta(self._prefix + name)
+            if value is None:
+                continue
+            try:
+                limits = Limits.model_validate({name: int(value)})
+            except ValueError:
+                log.warning("limit_ignored", limit=name, value=value[:100].decode(errors="replace"))
+            else:
+                kept |= limits.model_dump(exclude_unset=True)
+        return kept
+
+    def begin(self, kept: Mapping[str, int]) -> None:
+        """Apply the limits of the ledger, and log those that differ from the environment's."""
+        self.configured = kept
+        self._gate.configure(**kept)
+        differing = {name: value for name, value in kept.items() if value != self._environment[name]}
+        if differing:
+            environment = {name: self._environment[name] for name in differing}
+            log.warning("limits_differ", configured=differing, environment=environment)
+
+    async def change(self, limits: Limits) -> None:
+        """Change the limits that `limits` names. None means that of the environment. Returns when the change is on disk
+        and in force. Raises LedgerDown if it cannot be written; then nothing has changed."""
+        changes: dict[str, int | None] = limits.model_dump(exclude_unset=True)
+        async with self._changing:  # so that the last change on disk is the last one in force
+            if self._ledger.trouble is not None:
+                raise LedgerDown(self._ledger.trouble)
+            self._write(changes)
+            try:
+                await self._ledger.flush()
+            except LedgerDown:
+                # A failed write is retried, so it is replaced by the present values.
+                self._write({name: self.configured.get(name) for name in changes})
+                raise
+            changed = {**self.configured, **changes}
+            self.configured = {name: value for name, value in changed.items() if value is not None}
+            in_force = {**self._environment, **self.configured}
+            self._gate.configure(**{name: in_force[name] for name in changes})
+
+    def _write(self, limits: Mapping[str, int | None]) -> None:
+        for name, value in limits.items():
+            if value is None:
+                self._ledger.delete(MetaRecord, self._prefix + name)
+            else:
+                self._ledger.upsert(MetaRecord(self._prefix + name, str(value).encode()))
