@@ -27,8 +27,9 @@ WORKDIR /app
 VOLUME /app/data
 USER 10001:10001
 EXPOSE 5000
+# A container is unhealthy only if a restart helps. /health also fails while the service drains or the disk is full.
 HEALTHCHECK --interval=30s --timeout=5s --start-period=20s \
-    CMD ["python", "-c", "import os, urllib.request as r; r.urlopen('http://127.0.0.1:' + (os.environ.get('PORT') or '5000') + '/health', timeout=4)"]
+    CMD ["python", "-c", "import os, urllib.request as r; r.urlopen('http://127.0.0.1:' + (os.environ.get('PORT') or '5000') + '/health/live', timeout=4)"]
 # SIGTERM drains for DRAIN_SECONDS (60). The next start resumes unfinished predictions. Docker waits only ten seconds
 # by default: stop with `docker stop -t 120`, or use compose.yaml, which sets this.
 STOPSIGNAL SIGTERM

@@ -39,7 +39,7 @@ from telemetry import logs
 
 _REQUEST_ID = re.compile(r"[!-~]{1,200}")
 
-_QUIET = frozenset({"health", "status"})
+_QUIET = frozenset({"health", "live", "ready", "status"})
 """Views that monitoring requests often; their log lines are at level debug."""
 
 _OPEN_TO_PAGES = frozenset({"file", "list_models", "openapi"})

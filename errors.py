@@ -17,6 +17,8 @@ same request may succeed later. One handler in `app.py` turns it into the respon
     ├── ContentRefused          422 content_refused
     ├── QueueFull               429 queue_full              carries Retry-After
     ├── ShuttingDown            503 shutting_down           carries Retry-After
+    ├── Starting                503 starting                carries Retry-After
+    ├── LoopBlocked             503 loop_blocked            carries Retry-After
     ├── GenerationFailed        500 generation_failed
     ├── GenerationTimeout       500 generation_timeout
     ├── OutcomeUnknown          500 outcome_unknown         the prediction may have been billed
@@ -212,6 +214,16 @@ class QueueFull(_ComeBackLater):
 class ShuttingDown(_ComeBackLater):
     status, code = 503, "shutting_down"
     title = "The service is shutting down"
+
+
+class Starting(_ComeBackLater):
+    status, code = 503, "starting"
+    title = "The service is starting"
+
+
+class LoopBlocked(_ComeBackLater):
+    status, code = 503, "loop_blocked"
+    title = "The event loop of the service is blocked"
 
 
 class Internal(ServiceError):

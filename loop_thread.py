@@ -12,6 +12,7 @@ import select
 import socket
 import sys
 import threading
+import time
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import suppress
@@ -23,6 +24,9 @@ T = TypeVar("T")
 
 _CALL_TIMEOUT: Final = 10.0
 """Seconds that a plain function on the loop may take before its caller gives up."""
+
+_TICK: Final = 1.0
+"""Seconds between two signs that the loop runs."""
 
 
 class ClientDisconnected(Exception):
@@ -77,8 +81,10 @@ class LoopThread:
     ends. `start` returns once the loop runs.
     """
 
-    def __init__(self, name: str = "loop") -> None:
+    def __init__(self, name: str = "loop", *, clock: Callable[[], float] = time.monotonic) -> None:
         self._name = name
+        self._clock = clock
+        self._ticked = clock()
         self._loop = asyncio.new_event_loop()
         # Only name look-ups run here.
         self._loop.set_default_executor(ThreadPoolExecutor(4, thread_name_prefix=f"{name}-resolver"))
@@ -94,6 +100,11 @@ class LoopThread:
     @property
     def is_running(self) -> bool:
         return self._thread.is_alive()
+
+    @property
+    def seconds_since_tick(self) -> float:
+        """Seconds since the loop last ran its timer, which it does each second. In any thread."""
+        return self._clock() - self._ticked
 
     def submit(
         self, work: Coroutine[Any, Any, T], *, disconnect: socket.socket | None = None
@@ -139,8 +150,13 @@ class LoopThread:
         finally:
             self._disconnects.forget(number, task)
 
+    def _tick(self) -> None:
+        self._ticked = self._clock()
+        self._loop.call_later(_TICK, self._tick)
+
     def _run(self) -> None:
         asyncio.set_event_loop(self._loop)
+        self._loop.call_soon(self._tick)
         self._loop.call_soon(self._running.set)
         try:
             self._loop.run_forever()

@@ -6,6 +6,7 @@ loop thread. Call it after any fork.
 
 import asyncio
 import secrets
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -22,7 +23,7 @@ from auth import ADMIN, Authenticator
 from catalog.fallback import read_rules
 from catalog.registry import Registry
 from concurrency import Gate, GateStats
-from errors import LedgerDown, ShuttingDown
+from errors import LedgerDown, LoopBlocked, ShuttingDown, Starting
 from files import Files
 from files.directory import Directory
 from files.hosts import OutputHosts
@@ -58,6 +59,9 @@ _OTHERS_AT_ONCE: Final = 200
 _BUDGET_HORIZON: Final = 90 * DAY
 """Seconds of past costs that the budget loads at the start."""
 
+_LONGEST_BLOCK: Final = 10.0
+"""Seconds without a sign of the event loop after which the process counts as dead."""
+
 _HASH_KEY: Final = "caller hash key"
 _READERS: Final = 2
 """Reads of the ledger at once for the loop, besides forecasts."""
@@ -82,6 +86,8 @@ class Runtime:
     uploads_dir: Path | None
     files: Files | None
     started: float = field(default_factory=time.monotonic)
+    restored: threading.Event = field(default_factory=threading.Event)
+    """Set once the ledger was open and the work of earlier processes is resumed."""
 
     @property
     def generations(self) -> GenerationService:
@@ -129,6 +135,21 @@ class Runtime:
             raise LedgerDown(self.ledger.trouble)
         return {"status": "healthy", "service": NAME, "version": VERSION}
 
+    def live(self) -> dict[str, Any]:
+        """Raises LoopBlocked if the event loop has done nothing for ten seconds. Needs neither the loop nor the ledger,
+        and never waits."""
+        if (seconds := self.loop.seconds_since_tick) > _LONGEST_BLOCK:
+            raise LoopBlocked(f"The event loop has done nothing for {seconds:.0f} seconds.")
+        return {"status": "live"}
+
+    def ready(self) -> dict[str, Any]:
+        """Raises ShuttingDown while draining, and Starting until the ledger was open once. If it fails later, the
+        process stays ready, so that its own answers give callers the reason. Never waits."""
+        self.raise_if_draining()
+        if not self.restored.is_set():
+            raise Starting(self.ledger.trouble or "")
+        return {"status": "ready", "ledger": "ok" if self.ledger.trouble is None else "away"}
+
     def configure(self, limits: Limits) -> dict[str, Any]:
         """Change the gate's limits, on disk and then in force. Returns its new statistics. Raises LedgerDown."""
 
@@ -164,6 +185,7 @@ class Runtime:
             self.core.limits.begin(kept_limits)
 
         self.loop.call(begin)
+        self.restored.set()
         resumed = len(state.restored.running)
         if resumed or state.suspended:
             log.info("recovery_completed", going_on=resumed, waiting_for_owner=len(state.suspended))

@@ -49,6 +49,18 @@ def health() -> Response:
     return jsonify(incoming.service().health())
 
 
+@routes.get("/health/live")
+def live() -> Response:
+    """Whether the event loop runs. If not, only a restart helps."""
+    return jsonify(incoming.service().live())
+
+
+@routes.get("/health/ready")
+def ready() -> Response:
+    """Whether a balancer should send callers here."""
+    return jsonify(incoming.service().ready())
+
+
 def _figures(service: Runtime, *, for_admin: bool) -> dict[str, Any]:
     """Waits only for one call on the loop and, for the admin, one read of the ledger."""
     gate, others, ended, is_shared, skew, upstream = service.loop.call(lambda: _of_the_loop(service))

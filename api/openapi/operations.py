@@ -86,12 +86,6 @@ def _routes() -> dict[str, dict[str, _Operation]]:
             "delete": _operation("cancelBatch", "Cancel the unfinished generations of a batch", "AnyBatch", **batch),
         },
         "/usage": {"get": _usage()},
-        "/configure": {
-            "post": _operation(
-                "configure", "Change the limits at run time", "Configured", who=_ADMIN, takes=_json("Limits"),
-                errors=("400", "401", "403", "413", "415", "429", "500"),
-            )
-        },
         "/models": {
             "get": _operation(
                 "listModels", "List the models and their parameters", "Models", errors=("400",),
@@ -99,10 +93,7 @@ def _routes() -> dict[str, dict[str, _Operation]]:
             )
         },
         "/files/{generation}/{name}": {"get": _file()},
-        "/status": {"get": _operation("status", "Get statistics of the service; more with the admin key", "Status")},
-        "/health": {
-            "get": _operation("health", "Check whether the service accepts work", "Health", errors=("500", "503"))
-        },
+        **_for_operators(),
         "/webhooks/replicate": {"post": _replicate_webhook()},
         "/": {"get": _index()},
         "/openapi.json": {"get": _operation("openapi", "Get this document", "AnyObject")},
@@ -111,6 +102,27 @@ def _routes() -> dict[str, dict[str, _Operation]]:
                 name="docs", summary="Read and try the API on an HTML page",
                 answers={"200": {"description": "HTML", "content": {"text/html": {}}}},
             )
+        },
+    }  # fmt: skip
+
+
+def _for_operators() -> dict[str, dict[str, _Operation]]:
+    return {
+        "/configure": {
+            "post": _operation(
+                "configure", "Change the limits at run time", "Configured", who=_ADMIN, takes=_json("Limits"),
+                errors=("400", "401", "403", "413", "415", "429", "500"),
+            )
+        },
+        "/status": {"get": _operation("status", "Get statistics of the service; more with the admin key", "Status")},
+        "/health": {
+            "get": _operation("health", "Check whether the service accepts work", "Health", errors=("500", "503"))
+        },
+        "/health/live": {
+            "get": _operation("live", "Check whether the process should go on (liveness)", "Live", errors=("503",))
+        },
+        "/health/ready": {
+            "get": _operation("ready", "Check whether to send callers here (readiness)", "Ready", errors=("503",))
         },
     }  # fmt: skip
 

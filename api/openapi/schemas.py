@@ -239,6 +239,8 @@ def _of_the_service() -> JSON:
             }
         ),
         "Health": an_object({"status": {"const": "healthy"}, "service": TEXT, "version": TEXT}),
+        "Live": an_object({"status": {"const": "live"}}),
+        "Ready": an_object({"status": {"const": "ready"}, "ledger": {"enum": ["ok", "away"]}}),
         "AnyObject": {"type": "object"},
     }  # fmt: skip
 

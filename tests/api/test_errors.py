@@ -43,6 +43,8 @@ TABLE = {
     "interrupted": 500,
     "internal": 500,
     "shutting_down": 503,
+    "starting": 503,
+    "loop_blocked": 503,
 }
 
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "BREW")
@@ -55,6 +57,8 @@ ROUTES = {
     "/models": READ,
     "/status": READ,
     "/health": READ,
+    "/health/live": READ,
+    "/health/ready": READ,
     "/openapi.json": READ,
     "/docs": READ,
     "/generations": READ,
@@ -236,12 +240,12 @@ def test_the_admin_gets_server_token_rejected_without_a_server_token(make_app, s
     assert 0 == simulator.counts().requests.get("create", 0)
 
 
-@pytest.mark.parametrize("path", ["/generate", "/generate-batch", "/health"])
+@pytest.mark.parametrize("path", ["/generate", "/generate-batch", "/health", "/health/ready"])
 def test_a_draining_service_answers_503_with_retry_after(app, path):
     client = app.test_client()
     app.extensions["service"].begin_drain(0)
 
-    ask = client.get if path == "/health" else client.post
+    ask = client.get if path.startswith("/health") else client.post
     answer = ask(path, headers=ADMIN)
 
     problem(answer, 503, "shutting_down", retryable=True)
@@ -312,7 +316,16 @@ def test_an_unknown_url_is_404(client):
 
 
 def test_head_is_get_without_the_body(client):
-    for path in ("/", "/models", "/status", "/health", "/openapi.json", "/docs"):
+    for path in (
+        "/",
+        "/models",
+        "/status",
+        "/health",
+        "/health/live",
+        "/health/ready",
+        "/openapi.json",
+        "/docs",
+    ):
         answer = client.head(path)
         assert (200, b"") == (answer.status_code, answer.data)
 

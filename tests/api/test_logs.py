@@ -53,7 +53,7 @@ def test_a_request_is_one_line_with_its_id_caller_and_outcome(logged):
 def test_requests_for_health_and_status_are_not_logged_at_level_info(logged):
     app, seen = logged()
 
-    for path in ("/health", "/status"):
+    for path in ("/health", "/health/live", "/health/ready", "/status"):
         app.test_client().get(path)
 
     assert [] == of(seen(), "request")

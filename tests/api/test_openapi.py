@@ -259,7 +259,7 @@ def test_real_responses_match_the_document_exactly(client, simulator):
         conforms(client.post(path, json=body, headers=headers), path)
         conforms(client.post(path, data="x", headers=ADMIN), path)
         conforms(client.post(path, data=b"{", content_type="application/json", headers=ADMIN), path)
-    for path in ("/", "/models", "/status", "/health"):
+    for path in ("/", "/models", "/status", "/health", "/health/live", "/health/ready"):
         conforms(client.get(path), path, "get")
     conforms(client.get("/status", headers=ADMIN), "/status", "get")
     conforms(client.get("/openapi.json"), "/openapi.json", "get", DOCUMENT)
@@ -454,6 +454,7 @@ def test_responses_of_a_draining_service_match_the_document(app):
     client = app.test_client()
 
     conforms(client.get("/health"), "/health", "get")
+    conforms(client.get("/health/ready"), "/health/ready", "get")
     conforms(client.post("/generate", json=PICTURE, headers=ADMIN), "/generate")
     conforms(client.post("/generate-batch", json=PICTURE, headers=ADMIN), "/generate-batch")
 
@@ -484,8 +485,8 @@ def test_responses_without_a_ledger_match_the_document(make_app, tmp_path):
 
     answers = [
         conforms(client.get("/health"), "/health", "get"),
-        conforms(client.post("/generate", json=PICTURE, headers=ADMIN), "/generate"),
         conforms(client.post("/configure", json={"concurrent_limit": 3}, headers=ADMIN), "/configure"),
+        conforms(client.post("/generate", json=PICTURE, headers=ADMIN), "/generate"),
         conforms(
             client.post("/generate-batch", json={"requests": [PICTURE]}, headers=ADMIN), "/generate-batch"
         ),
@@ -494,6 +495,7 @@ def test_responses_without_a_ledger_match_the_document(make_app, tmp_path):
         conforms(client.get("/usage", headers=ADMIN), "/usage", "get"),
     ]
     assert [(500, "internal")] * 7 == [(each.status_code, each.json["code"]) for each in answers]
+    assert "starting" == conforms(client.get("/health/ready"), "/health/ready", "get").json["code"]
 
 
 def test_the_page_loads_no_code_from_other_hosts(client):

@@ -6,6 +6,7 @@ import threading
 
 import pytest
 
+from harness.service_process import until
 from loop_thread import LoopThread
 
 
@@ -50,6 +51,24 @@ def test_submit_returns_the_result_of_the_coroutine(loop):
         return 42
 
     assert 42 == loop.submit(work()).result(10)
+
+
+def test_the_loop_shows_that_it_runs_until_something_blocks_it():
+    now, blocked, release = [0.0], threading.Event(), threading.Event()
+    loop = LoopThread("tested", clock=lambda: now[0]).start()
+
+    async def block():
+        blocked.set()
+        release.wait()
+
+    loop.submit(block())
+    assert blocked.wait(10)
+    now[0] = 11.0
+    assert 11.0 == loop.seconds_since_tick
+
+    release.set()
+    until(lambda: loop.seconds_since_tick == 0.0)
+    loop.stop()
 
 
 def test_cancelling_the_future_cancels_the_coroutine(loop):
