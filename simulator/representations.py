@@ -10,13 +10,24 @@ _OPTIONAL = ("version", "logs", "metrics", "urls", "data_removed", "started_at",
 
 def prediction(it: Prediction) -> dict[str, Any]:
     """A prediction in the responses to create, get and cancel, and in webhooks."""
+    return _body(it, logs=_logs(it))
+
+
+def listed(it: Prediction) -> dict[str, Any]:
+    """A prediction in the list: with its input, without its logs, which take longer to write than all the rest."""
+    body = _body(it, logs="")
+    body.pop("logs", None)
+    return body | {"source": "api"}
+
+
+def _body(it: Prediction, *, logs: str) -> dict[str, Any]:
     made = it.creation
     body: dict[str, Any] = {
         "id": it.id,
         "model": made.model.name,
         "version": made.version,
         "input": made.input,
-        "logs": _logs(it),
+        "logs": logs,
         "output": it.output,
         "error": it.error,
         "data_removed": False,
@@ -35,13 +46,6 @@ def prediction(it: Prediction) -> dict[str, Any]:
         for name in _OPTIONAL:
             body.pop(name)
     return body
-
-
-def listed(it: Prediction) -> dict[str, Any]:
-    """A prediction in the list: with its input, without its logs."""
-    body = prediction(it)
-    body.pop("logs", None)
-    return body | {"source": "api"}
 
 
 def model(it: Model) -> dict[str, Any]:
