@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Literal, Protocol
 
-from admission.fair_queue import UNPROVEN
+from admission.flows import UNPROVEN
 from errors import Forbidden, LedgerDown, ServerTokenRejected, Unauthenticated
 
 ADMIN_HEADER = "X-Admin-API-Key"

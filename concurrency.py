@@ -9,49 +9,23 @@ import asyncio
 import math
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
-from typing import Final, Literal, Self
+from typing import Any, Final, Literal, Self
 
 import structlog
 
+from admission import estimates
 from admission.durations import Durations
 from admission.policy import Policy
+from admission.semaphores import Semaphore, SemaphoreSnapshot
 from admission.sliding_window import WINDOW
-from admission.snapshot import GateSnapshot
+from admission.snapshot import GateSnapshot, GateStats, StallStats
 
 _STALL_NOTED_AFTER: Final = 1.0
 """Seconds. A shorter stall is one lost creation whose search was answered, and is not logged."""
 
 log = structlog.get_logger("gate")
-
-
-@dataclass(frozen=True, slots=True)
-class StallStats:
-    """Whether the upstream is stalled, when the last stall was noted and when it ended (Unix times), and how many
-    creations are in doubt."""
-
-    is_on: bool = False
-    stalled_at: float | None = None
-    back_at: float | None = None
-    in_doubt: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class GateStats:
-    """The gate at one instant. `paused_seconds` is the time until the last pause ends."""
-
-    concurrent_limit: int
-    current_concurrent: int
-    waiting: int
-    requests_per_minute_limit: int
-    current_rate_per_minute: int
-    paused_seconds: float
-    stall: StallStats = StallStats()
-
-    @property
-    def available_slots(self) -> int:
-        return max(0, self.concurrent_limit - self.current_concurrent)
 
 
 class Lease:
@@ -155,18 +129,25 @@ class Gate:
         self._stall = StallStats()
 
     async def acquire(
-        self, caller: str, *, batch: str | None = None, max_concurrent: int | None = None
+        self,
+        caller: str,
+        *,
+        batch: str | None = None,
+        max_concurrent: int | None = None,
+        semaphore: str | None = None,
     ) -> Lease:
         """Wait for a slot and a place together, in turn with all other requests.
 
         `batch` groups the requests of one batch; without it this is a single call, for which a user waits.
-        `max_concurrent` limits the batch below `concurrent_limit`. Cancelling the wait leaves nothing behind, even in
-        the tick in which it is granted. Raises the exception of `close` or `dismiss`.
-        """
+        `max_concurrent` limits the batch below `concurrent_limit`. With a `semaphore`, the lease also has a permit of
+        it. Cancelling the wait leaves nothing behind, even in the tick in which it is granted. Raises the exception of
+        `close` or `dismiss`."""
         if self._closed is not None:
             raise self._closed()
         lease = Lease(self._policy, self._admit_soon)
-        self._policy.enqueue((lease,), caller, batch=batch, max_concurrent=max_concurrent)
+        self._policy.enqueue(
+            (lease,), caller, batch=batch, max_concurrent=max_concurrent, semaphore=semaphore
+        )
         self._admit_soon()
         try:
             await lease.granted
@@ -181,10 +162,11 @@ class Gate:
         *,
         batch: str | None = None,
         max_concurrent: int | None = None,
+        semaphore: str | None = None,
         lost: float | None = None,
         expected: str | None = None,
     ) -> Lease:
-        """A slot for a prediction that an earlier process has in flight, even if none is free.
+        """A slot and a permit for a prediction that an earlier process has in flight, even if none is free.
 
         `count` must have counted its place. But if the answer to its creation was lost, `lost` is the seconds since it
         was sent: it takes a place here, the one that was `expected` under that name, if any."""
@@ -195,6 +177,7 @@ class Gate:
             caller,
             batch=batch,
             max_concurrent=max_concurrent,
+            semaphore=semaphore,
             now=now,
             lost=None if lost is None else now - lost,
             expected=expected,
@@ -202,15 +185,23 @@ class Gate:
         self._admit_soon()  # the next step notices a stall
         return lease
 
-    def queue_position(self, caller: str, batch: str | None, ahead: int) -> int:
-        """The position in the queue; see `Policy.queue_position`."""
-        return self._policy.queue_position(caller, batch, ahead, _now())
+    def queue_position(self, caller: str, batch: str | None, ahead: int, semaphore: str | None = None) -> int:
+        """The position in the queue; see `estimates.queue_position`."""
+        return estimates.queue_position(self._policy, caller, batch, ahead, semaphore=semaphore, now=_now())
 
     def estimated_wait(
-        self, caller: str, batch: str | None, ahead: int, *, usual: float, bound: int | None = None
+        self,
+        caller: str,
+        batch: str | None,
+        ahead: int,
+        semaphore: str | None = None,
+        *,
+        usual: float,
+        bound: int | None = None,
     ) -> float:
-        """The estimated seconds until admission; see `Policy.estimated_wait`."""
-        return self._policy.estimated_wait(caller, batch, ahead, usual=usual, bound=bound, now=_now())
+        """The estimated seconds until admission; see `estimates.estimated_wait`."""
+        how: dict[str, Any] = {"usual": usual, "bound": bound, "semaphore": semaphore, "now": _now()}
+        return estimates.estimated_wait(self._policy, caller, batch, ahead, **how)
 
     def configure(
         self, *, concurrent_limit: int | None = None, requests_per_minute: int | None = None
@@ -294,13 +285,56 @@ class Gate:
             stall=replace(self._stall, in_doubt=len(policy.stall.in_doubt)),
         )
 
-    def snapshot(self) -> GateSnapshot:
-        """The state that `forecast.plan` starts from."""
-        return self._policy.snapshot(_now())
+    def snapshot(self, semaphore: str | None = None) -> GateSnapshot:
+        """The state that `forecast.plan` starts from, if it is for work that names this semaphore."""
+        return self._policy.snapshot(_now(), semaphore)
 
     def seconds_per_release(self) -> float:
         """Seconds between two admissions while others wait."""
-        return self._policy.seconds_per_release()
+        return estimates.seconds_per_release(self._policy)
+
+    def semaphores(self) -> list[SemaphoreSnapshot]:
+        return [each.snapshot() for each in self._policy.semaphores]
+
+    def semaphore(self, semaphore: str) -> SemaphoreSnapshot | None:
+        found = self._policy.semaphores.find(semaphore)
+        return None if found is None else found.snapshot()
+
+    def set_semaphore(self, semaphore: str, limit: int) -> None:
+        """Create a semaphore, or change its limit at once. Running predictions and leases continue. Raises
+        ValueError."""
+        self._policy.semaphores.set_limit(semaphore, limit)
+        self._admit_soon()
+
+    def remove_semaphore(self, semaphore: str) -> None:
+        """Forget a semaphore that nothing holds or waits for."""
+        self._policy.semaphores.remove(semaphore)
+
+    def lease_permit(self, semaphore: str, lease: str, until: float) -> float | None:
+        """Lease a permit to another service until a moment of the loop's clock, after which the caller returns it.
+        Returns None, or the estimated seconds until there is one: a request that waits goes first, but both sides take
+        turns. Raises KeyError for an unknown semaphore."""
+        self._admit()
+        if self._find(semaphore).lease(lease, until, _now()):
+            return None
+        mean_held = self.durations.mean_slot()
+        return self._find(semaphore).retry_after(_now(), mean_held=mean_held)
+
+    def extend_permit(self, semaphore: str, lease: str, until: float) -> None:
+        """Change when a lease expires, or add one of an earlier process. Raises KeyError for an unknown semaphore."""
+        self._find(semaphore).leases[lease] = until
+
+    def return_permit(self, semaphore: str, lease: str) -> None:
+        """A lease was ended or has expired. An unknown lease is ignored."""
+        found = self._policy.semaphores.find(semaphore)
+        if found is not None and found.leases.pop(lease, None) is not None:
+            self._admit_soon()
+
+    def _find(self, semaphore: str) -> Semaphore:
+        found = self._policy.semaphores.find(semaphore)
+        if found is None:
+            raise KeyError(semaphore)
+        return found
 
     @staticmethod
     def _reject(leases: list[Lease], reason: Callable[[], Exception]) -> None:

@@ -19,10 +19,11 @@ from typing import Any, Final
 
 import structlog
 
+from admission.snapshot import GateStats
 from auth import ADMIN, Authenticator
 from catalog.fallback import read_rules
 from catalog.registry import Registry
-from concurrency import Gate, GateStats
+from concurrency import Gate
 from errors import LedgerDown, LoopBlocked, ShuttingDown, Starting
 from files import Files
 from files.directory import Directory

@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 from typing import Final
 
-from admission.fair_queue import UNPROVEN, Flow
+from admission.flows import UNPROVEN, Flow
 
 RECENT: Final = 600.0
 """Seconds for which an arrival counts as recent."""

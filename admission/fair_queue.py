@@ -1,180 +1,14 @@
-"""The fair queue: callers take turns, and the flows of each caller take turns (start-time fair queueing).
+"""The fair queue: callers take turns, and the flows of each caller take turns (`flows.py`).
 
-Each turn has a start tag: the end of the party's last turn, or the current turn of the queue if that is later. The
-smallest tag goes next. So an absent caller accumulates no turns, a caller who returns again and again gets one turn a
-round like the others, and no caller starves. Goyal, Vin and Cheng, "Start-time Fair Queueing", SIGCOMM 1996. Every turn
-has length one here, except that of `UNPROVEN`.
-
-Adding, taking and discarding cost O(log n) for n waiting parties. A party that may not go now (a paused caller, a batch
-at its `max_concurrent`, a batch that waits for the pace) is skipped at a cost of O(log n).
+Adding, taking and discarding cost O(log n) for n waiting parties.
 """
 
 import math
-from abc import ABC, abstractmethod
-from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
-from heapq import heappop, heappush, heapreplace
-from itertools import count
-from typing import Any, Final, Generic, TypeAlias, TypeVar
 
-UNPROVEN: Final = "unproven"
-"""The name under which all callers without a known account share one caller. It takes one turn where others take
-`UNPROVEN_TURN`: however many such callers there are, the others get 95 per cent of what they would get alone."""
-
-UNPROVEN_TURN: Final = 20
-
-Ticket: TypeAlias = Any
-"""Identifies one item that waits or runs: any hashable value."""
-
-FlowFilter: TypeAlias = Callable[["Flow"], bool]
-"""Whether the next ticket of a flow may go. None in its place allows every flow."""
-
-
-def is_single(flow: "Flow") -> bool:
-    """Allows single calls and no batch."""
-    return flow.batch is None
-
-
-def all_of(*filters: FlowFilter | None) -> FlowFilter | None:
-    """Allows a flow if each of the filters does."""
-    strict = [allows for allows in filters if allows is not None]
-    if len(strict) < 2:
-        return strict[0] if strict else None
-    return lambda flow: all(allows(flow) for allows in strict)
-
-
-Taken: TypeAlias = tuple[list[Ticket], "Flow"]
-"""The taken tickets, in order, and their flow."""
-
-
-class Party(ABC):
-    """A caller or a flow that takes turns. `waiting` is truthy while it has waiting tickets."""
-
-    turn_end = 0
-    turn_length = 1
-    is_queued = False
-    waiting: Any
-
-    @abstractmethod
-    def take(self, now: float, most: int, allowed: FlowFilter | None) -> "Taken | None":
-        """The next tickets of an allowed flow, at most `most`, and the flow; None if no ticket may go."""
-
-
-P = TypeVar("P", bound=Party)
-
-
-class Turns(Generic[P]):
-    """Parties in the order of their start tags."""
-
-    def __init__(self) -> None:
-        self.heap: list[tuple[int, int, P]] = []
-        self._arrivals = count()
-        self.turn = 0
-
-    def add(self, party: P) -> None:
-        if not party.is_queued:
-            party.is_queued = True
-            start = max(self.turn, party.turn_end)
-            heappush(self.heap, (start, next(self._arrivals), party))
-
-    def take(self, now: float, most: int, allowed: FlowFilter | None) -> Taken | None:
-        """The next ticket of the first party that may go, and its flow. This uses up the party's turn. A party that
-        waits alone may use up several turns at once, at most `most`."""
-        heap = self.heap
-        skipped: list[tuple[int, int, P]] = []
-        taken = None
-        while heap and taken is None:
-            start, arrival, party = heap[0]
-            taken = party.take(now, most if len(heap) == 1 and not skipped else 1, allowed)
-            if taken is not None:
-                party.turn_end = start + len(taken[0]) * party.turn_length
-                self.turn = max(self.turn, party.turn_end - party.turn_length)
-            if taken is not None and party.waiting:
-                heapreplace(heap, (party.turn_end, next(self._arrivals), party))
-                continue
-            heappop(heap)
-            if party.waiting:
-                skipped.append((start, arrival, party))
-            else:
-                party.is_queued = False
-        for start, arrival, party in skipped:
-            heappush(heap, (max(start, self.turn), arrival, party))  # a skipped party accumulates no turns
-        if taken is not None and not heap:
-            self.turn += 1  # nothing waits: the next parties start equal
-        return taken
-
-
-class Flow(Party):
-    """The tickets of one batch, or of the caller's single calls if `batch` is None: first in, first out.
-    `was_refused`: a creation was refused since the caller was last unrestricted."""
-
-    def __init__(self, owner: "_Caller", batch: str | None) -> None:
-        self.owner = owner
-        self.batch = batch
-        self.max_concurrent = math.inf
-        self.in_flight = 0
-        self.was_refused = False
-        self.waiting: OrderedDict[Ticket, None] = OrderedDict()
-
-    def take(self, now: float, most: int, allowed: FlowFilter | None) -> Taken | None:  # noqa: ARG002
-        owner, waiting = self.owner, self.waiting
-        count = min(1 if owner.cautious else most, self.max_concurrent - self.in_flight, len(waiting))
-        if count <= 0 or (allowed is not None and not allowed(self)):
-            return None
-        tickets = [waiting.popitem(last=False)[0] for _ in range(int(count))]
-        owner.waiting -= len(tickets)
-        owner.in_flight += len(tickets)
-        self.in_flight += len(tickets)
-        if owner.cautious:
-            owner.probe = tickets[0]
-        return tickets, self
-
-    def is_busy(self) -> bool:
-        return bool(self.waiting) or self.in_flight > 0
-
-    def holds(self) -> int:
-        """How many slots count as held by it: for a batch all slots of its caller, for single calls their own."""
-        return self.in_flight if self.batch is None else self.owner.in_flight
-
-    def adopted(self) -> None:
-        """Count a running ticket that was admitted elsewhere. It was sent before any pause here, so it is no probe."""
-        self.in_flight += 1
-        self.owner.in_flight += 1
-
-    def released(self, ticket: Ticket) -> None:
-        self.in_flight -= 1
-        self.owner.in_flight -= 1
-        if self.owner.probe == ticket:
-            self.owner.probe = None
-
-
-class _Caller(Party):
-    """`cautious`: one ticket at a time is admitted. `probe` is the one whose outcome is not known yet."""
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-        self.turns: Turns[Flow] = Turns()
-        self.flows: dict[str | None, Flow] = {}
-        self.waiting: int = 0
-        self.in_flight = 0
-        self.paused_until = -math.inf
-        self.cautious = False
-        self.probe: Ticket | None = None
-
-    def take(self, now: float, most: int, allowed: FlowFilter | None) -> Taken | None:
-        return None if self.is_held_back(now) else self.turns.take(now, most, allowed)
-
-    def is_held_back(self, now: float) -> bool:
-        return now < self.paused_until or self.probe is not None
-
-    def flow(self, batch: str | None) -> Flow:
-        found = self.flows.get(batch)
-        if found is None:
-            # A batch never returns, so a new flow is the moment to forget the finished ones.
-            self.flows = {name: flow for name, flow in self.flows.items() if flow.is_busy()}
-            found = self.flows[batch] = Flow(self, batch)
-        return found
+from admission.flows import UNPROVEN, UNPROVEN_TURN, Caller, Flow, FlowFilter, Taken, Ticket, Turns
+from admission.semaphores import Semaphore
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,6 +20,7 @@ class FlowSnapshot:
     waiting: int
     in_flight: int
     max_concurrent: float
+    semaphore: str | None = None
 
 
 class FairQueue:
@@ -193,10 +28,10 @@ class FairQueue:
     tickets here or are restricted."""
 
     def __init__(self) -> None:
-        self._turns: Turns[_Caller] = Turns()
-        self.callers: dict[str, _Caller] = {}
+        self._turns: Turns[Caller] = Turns()
+        self.callers: dict[str, Caller] = {}
         self._flow_of: dict[Ticket, Flow] = {}
-        self._paused: set[_Caller] = set()
+        self._paused: set[Caller] = set()
         self._tidy_at = 64
         self.batched = 0
 
@@ -220,9 +55,10 @@ class FairQueue:
         caller: str,
         batch: str | None = None,
         max_concurrent: float | None = None,
+        semaphore: Semaphore | None = None,
     ) -> None:
         """Add tickets in this order behind those of the same flow."""
-        flow = self.flow(caller, batch, max_concurrent)
+        flow = self.flow(caller, batch, max_concurrent, semaphore)
         owner, before = flow.owner, len(self._flow_of)
         for ticket in tickets:
             flow.waiting[ticket] = None
@@ -231,29 +67,65 @@ class FairQueue:
         owner.waiting += added
         if batch is not None:
             self.batched += added
+        if semaphore is not None:
+            semaphore.waiting += added
         if added:
             owner.turns.add(flow)
             self._turns.add(owner)
 
-    def flow(self, caller: str, batch: str | None, max_concurrent: float | None) -> Flow:
-        """A batch of a caller, or its single calls if `batch` is None."""
-        flow = self._caller(caller).flow(batch)
+    def flow(
+        self,
+        caller: str,
+        batch: str | None,
+        max_concurrent: float | None,
+        semaphore: Semaphore | None = None,
+    ) -> Flow:
+        """A batch of a caller, or its single calls with this semaphore if `batch` is None."""
+        flow = self._caller(caller).flow(batch, semaphore)
         if max_concurrent is not None:
             flow.max_concurrent = max_concurrent
         return flow
 
-    def position(self, caller: str, batch: str | None, ahead: int, *, singles_first: bool = False) -> int:
+    def position(
+        self,
+        caller: str,
+        batch: str | None,
+        ahead: int,
+        *,
+        singles_first: bool = False,
+        semaphore: Semaphore | None = None,
+    ) -> int:
         """The position in the queue, from 1, of a ticket with `ahead` tickets of its own flow before it, if all later
         turns are equal. With `singles_first`, all single calls go before batches."""
         owner = self.callers.get(caller)
         turns = own = ahead + 1
         if owner is not None and not singles_first:
-            turns += sum(min(len(flow.waiting), own) for name, flow in owner.flows.items() if name != batch)
+            turns += sum(
+                min(len(flow.waiting), own)
+                for flow in owner.flows.values()
+                if (flow.batch, flow.semaphore) != (batch, semaphore)
+            )
         others = [each for each in self.callers.values() if each is not owner]
         waiting = [each.waiting for each in others]
         if singles_first:
-            waiting = [len(each.flows[None].waiting) if None in each.flows else 0 for each in others]
+            waiting = [
+                sum(len(flow.waiting) for flow in each.flows.values() if flow.batch is None)
+                for each in others
+            ]
         return turns + sum(min(count, turns) for count in waiting)
+
+    def rank(self, semaphore: Semaphore, caller: str, batch: str | None, ahead: int) -> int:
+        """As `position`, but counts only tickets that name this semaphore."""
+        return (
+            ahead
+            + 1
+            + sum(
+                min(len(flow.waiting), ahead + 1)
+                for owner in self.callers.values()
+                for flow in owner.flows.values()
+                if flow.semaphore is semaphore and (owner.name, flow.batch) != (caller, batch)
+            )
+        )
 
     def is_contested(self) -> bool:
         """Whether tickets of several flows wait. May be true while the tickets of only one do."""
@@ -267,6 +139,10 @@ class FairQueue:
             del flow.waiting[ticket]
             flow.owner.waiting -= 1
             self.batched -= flow.batch is not None
+            if (semaphore := flow.semaphore) is not None:
+                semaphore.waiting -= 1
+                if not flow.waiting and semaphore.parked.pop(flow, None) is not None:
+                    flow.is_queued = False
 
     def take(self, now: float, most: int = 1, allowed: FlowFilter | None = None) -> Taken | None:
         """Take the next ticket of an allowed flow, or up to `most` if only this flow waits. The tickets are in flight
@@ -314,7 +190,7 @@ class FairQueue:
 
     def clear(self, caller: str | None = None, batch: str | None = None) -> list[Ticket]:
         """Remove all waiting tickets, or those of one batch of one caller. Returns them."""
-        tickets = list(self._flow_of if caller is None else self._caller(caller).flow(batch).waiting)
+        tickets = list(self._flow_of if caller is None else self._caller(caller).flow(batch, None).waiting)
         for ticket in tickets:
             self.discard(ticket)
         return tickets
@@ -327,7 +203,14 @@ class FairQueue:
     def snapshot(self) -> tuple[FlowSnapshot, ...]:
         """Every flow with tickets that wait or run."""
         return tuple(
-            FlowSnapshot(name, flow.batch, len(flow.waiting), flow.in_flight, flow.max_concurrent)
+            FlowSnapshot(
+                name,
+                flow.batch,
+                len(flow.waiting),
+                flow.in_flight,
+                flow.max_concurrent,
+                flow.semaphore.id if flow.semaphore else None,
+            )
             for name, caller in self.callers.items()
             for flow in caller.flows.values()
             if flow.is_busy()
@@ -350,16 +233,16 @@ class FairQueue:
         """Seconds until the last pause ends."""
         return max((caller.paused_until - now for caller in self._still_paused(now)), default=0.0)
 
-    def _still_paused(self, now: float) -> set[_Caller]:
+    def _still_paused(self, now: float) -> set[Caller]:
         self._paused = {caller for caller in self._paused if caller.paused_until > now}
         return self._paused
 
-    def _caller(self, name: str) -> _Caller:
+    def _caller(self, name: str) -> Caller:
         found = self.callers.get(name)
         if found is None:
             if len(self.callers) >= self._tidy_at:
                 self._tidy()
-            found = self.callers[name] = _Caller(name)
+            found = self.callers[name] = Caller(name)
             found.turn_length = UNPROVEN_TURN if name == UNPROVEN else 1
         return found
 

@@ -7,13 +7,15 @@ touch the gate, so any thread may run it.
   a mean hides. The random generator has a fixed seed, so equal requests get equal plans. A small batch, in which one
   draw matters, is simulated many times.
 - **Progress is spread evenly** over the predictions in flight, since it is not known.
+- **Other services** return a permit of a semaphore when its lease expires. They may renew it, or return it earlier.
 - **Failures are left out.** A batch that needs retries, fallbacks or pauses takes longer than planned.
 """
 
 import math
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from heapq import heappop, heappush
 from itertools import count
 from statistics import fmean
@@ -22,6 +24,7 @@ from typing import Final, Literal
 from admission.durations import Durations, Took
 from admission.fair_queue import FlowSnapshot
 from admission.policy import Policy, Step
+from admission.semaphores import SemaphoreSnapshot
 from admission.sliding_window import WINDOW
 from admission.snapshot import GateSnapshot
 
@@ -71,15 +74,16 @@ def plan(
     *,
     caller: str,
     max_concurrent: int | None,
+    semaphore: str | None = None,
 ) -> Plan:
     """Forecast these items, in this order, as one batch that this caller submits now, with at most `max_concurrent` in
-    flight. Any thread may call it."""
+    flight and a permit of the `semaphore` for each. Any thread may call it."""
     chance = random.Random(0)  # noqa: S311 - equal requests get equal plans
     expected = {item.model: durations.of(item.model) or (Took(item.usual_seconds),) for item in items}
     admissions = len(items) + sum(flow.waiting for flow in seen.flows)
     runs = [
         Simulation(
-            [chance.choice(expected[item.model]) for item in items], seen, caller, max_concurrent
+            [chance.choice(expected[item.model]) for item in items], seen, caller, max_concurrent, semaphore
         ).run()
         for _ in range(max(1, min(_MOST_SIMULATIONS, _SIMULATED // max(1, admissions))))
     ]
@@ -102,12 +106,17 @@ class Simulation:
     """One simulated run of the batch. `draws` are the durations of its items, in input order.
 
     A ticket is the number of its flow and its number in that flow. The last flow is the batch. An event is its moment,
-    a serial number that keeps simultaneous events in order, whether the ticket ends then (or is only answered, which
-    ends the caution of its caller), and the ticket.
+    a serial number that keeps simultaneous events in order, and what happens then: a ticket ends, or is answered, which
+    ends the caution of its caller, or the lease of another service expires.
     """
 
     def __init__(
-        self, draws: Sequence[Took], seen: GateSnapshot, caller: str, max_concurrent: int | None
+        self,
+        draws: Sequence[Took],
+        seen: GateSnapshot,
+        caller: str,
+        max_concurrent: int | None,
+        semaphore: str | None = None,
     ) -> None:
         self._began = self._now = self._end = seen.now
         self._draws = draws
@@ -116,7 +125,7 @@ class Simulation:
         self._answer = fmean([took.answered for took in draws] or [0.0])
         self._held = seen.held or [took.held for took in draws] or [0.0]
         self._chance = random.Random(1)  # noqa: S311 - others change no draw of the batch's
-        self._events: list[tuple[float, int, bool, tuple[int, int]]] = []
+        self._events: list[tuple[float, int, Callable[[], object]]] = []
         self._serial = count()
         self._paused = seen.paused_until
         self._callers = [*(flow.caller for flow in seen.flows), caller]
@@ -129,12 +138,14 @@ class Simulation:
             interactive_reserve=seen.reserve.share,
             durations=durations,
         )
+        for each in seen.semaphores:
+            self._open(each)
         for number, flow in enumerate(seen.flows):
             self._add(number, flow)
         answers_again = max(seen.now, seen.stalled_until)
         self._policy.restore(seen, unanswered=answers_again + self._answer + WINDOW)
         own = ((self._own, item) for item in range(len(draws)))
-        self._policy.enqueue(own, caller, batch=_NEWCOMER, max_concurrent=max_concurrent)
+        self._policy.enqueue(own, caller, batch=_NEWCOMER, max_concurrent=max_concurrent, semaphore=semaphore)
 
     def run(self) -> tuple[float, int]:
         """The seconds until the last item has ended, and how many items were admitted at once."""
@@ -156,14 +167,29 @@ class Simulation:
         for running in range(flow.in_flight):
             ticket = (number, flow.waiting + running)
             left = usual * (running + 0.5) / flow.in_flight
-            self._policy.adopt(ticket, flow.caller, batch=flow.batch, now=self._now + left - usual)
-            self._after(left, ticket, ends=True)
+            self._policy.adopt(
+                ticket,
+                flow.caller,
+                batch=flow.batch,
+                semaphore=flow.semaphore,
+                now=self._now + left - usual,
+            )
+            self._after(left, partial(self._policy.release, ticket, self._now + left))
         self._policy.enqueue(
             ((number, waiting) for waiting in range(flow.waiting)),
             flow.caller,
             batch=flow.batch,
             max_concurrent=flow.max_concurrent,
+            semaphore=flow.semaphore,
         )
+
+    def _open(self, seen: SemaphoreSnapshot) -> None:
+        self._policy.semaphores.set_limit(seen.id, seen.limit)
+        semaphore = self._policy.semaphores.find(seen.id)
+        for number, until in enumerate(seen.lease_ends):
+            if semaphore is not None:
+                semaphore.leases[str(number)] = until
+                self._after(max(0.0, until - self._now), partial(semaphore.leases.pop, str(number)))
 
     def _step(self) -> Step:
         """Admit every ticket that may go now, and schedule its answer and its end."""
@@ -180,18 +206,16 @@ class Simulation:
                 answered = min(held, self._answer)
             self._policy.answered(ticket, self._now + answered)
             if self._paused:
-                self._after(answered, ticket, ends=False)
-            self._after(held, ticket, ends=True)
+                self._after(
+                    answered, partial(self._policy.proceed, self._callers[flow], self._now + answered)
+                )
+            self._after(held, partial(self._policy.release, ticket, self._now + held))
         return step
 
-    def _after(self, seconds: float, ticket: tuple[int, int], *, ends: bool) -> None:
-        heappush(self._events, (self._now + seconds, next(self._serial), ends, ticket))
+    def _after(self, seconds: float, happen: Callable[[], object]) -> None:
+        heappush(self._events, (self._now + seconds, next(self._serial), happen))
 
     def _advance_to(self, moment: float) -> None:
         self._now = moment
         while self._events and self._events[0][0] <= moment:
-            at, _, ends, ticket = heappop(self._events)
-            if ends:
-                self._policy.release(ticket, at)
-            else:
-                self._policy.proceed(self._callers[ticket[0]], at)
+            heappop(self._events)[-1]()

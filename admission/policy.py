@@ -17,6 +17,9 @@ Turns suffice while much is free. When little is left, `Policy._preferences` ref
   would waste places while no single call arrives.
 - **Unproven callers** (`unproven`), whose tokens may be invented, share one turn and a twentieth of the window.
 
+**Semaphores** (`semaphores`) are further limits, each on the tickets that name it. A ticket gets its permit together
+with its slot and place, and nothing waits behind one that gets none.
+
 **The window is exact**: a log of times. A leaky bucket of 600 a minute lets 1,199 creations into one 60-second window.
 A place is taken from the admission until 60 seconds after the *answer*. The request reaches Replicate between its
 sending and its answer, so any two requests that use one place reach Replicate at least 60 seconds apart.
@@ -38,8 +41,10 @@ from typing import NamedTuple
 from admission import slots
 from admission.arrivals import Arrivals
 from admission.durations import Durations
-from admission.fair_queue import FairQueue, Flow, FlowFilter, Ticket, all_of, is_single
+from admission.fair_queue import FairQueue
+from admission.flows import Flow, FlowFilter, Ticket, all_of, is_single
 from admission.reserve import Reserve
+from admission.semaphores import Semaphores
 from admission.sliding_window import WINDOW, SlidingWindow
 from admission.snapshot import GateSnapshot
 from admission.stall import Stall
@@ -73,9 +78,9 @@ class _Admission:
 class Policy:
     """Slots, an exact sliding window, and a fair queue before both.
 
-    Report each event by a method, then call `step`. `queue`, `window` and `stall` take the events that concern only
-    them. `interactive_reserve` is the `share` of a `Reserve`, `bounds_unproven` the `is_bounded` of `Unproven`.
-    `durations` records how long slots are held.
+    Report each event by a method, then call `step`. `queue`, `window`, `stall` and `semaphores` take the events that
+    concern only them. `interactive_reserve` is the `share` of a `Reserve`, `bounds_unproven` the `is_bounded` of
+    `Unproven`. `durations` records how long slots are held.
     """
 
     def __init__(
@@ -89,13 +94,14 @@ class Policy:
     ) -> None:
         self._in_flight: dict[Ticket, _Admission] = {}
         self.queue = FairQueue()
+        self.semaphores = Semaphores()
         self.window = SlidingWindow(0)
         self.stall = Stall()
         self._expected_until: dict[Ticket, float] = {}
-        self._reserve = Reserve(interactive_reserve)
+        self.reserve = Reserve(interactive_reserve)
         self._arrivals = Arrivals()
         self._unproven = Unproven(is_bounded=bounds_unproven)
-        self._durations = durations
+        self.durations = durations
         self._set_limits(concurrent_limit, requests_per_minute)
 
     def enqueue(
@@ -105,11 +111,13 @@ class Policy:
         *,
         batch: str | None = None,
         max_concurrent: float | None = None,
+        semaphore: str | None = None,
     ) -> None:
         """Add waiting tickets, in this order: of one batch or, without `batch`, single calls. `max_concurrent` limits
-        the batch below `concurrent_limit`."""
+        the batch below `concurrent_limit`. Each needs a permit of the `semaphore`, if there is one with this id."""
         self._arrivals.note(caller, batch)
-        self.queue.add(tickets, caller, queue_batch(caller, batch), max_concurrent)
+        named = self.semaphores.find(semaphore)
+        self.queue.add(tickets, caller, queue_batch(caller, batch), max_concurrent, named)
 
     def withdraw(self, ticket: Ticket) -> None:
         """Remove a ticket that waits, or that was admitted and sent nothing. Its slot and place are free at once. An
@@ -122,7 +130,7 @@ class Policy:
         self.stall.gone(ticket)
         for window in admission.unanswered:
             window.give_back()
-        self._reserve.give_back(admission.pace)
+        self.reserve.give_back(admission.pace)
 
     def adopt(
         self,
@@ -131,15 +139,17 @@ class Policy:
         *,
         batch: str | None = None,
         max_concurrent: float | None = None,
+        semaphore: str | None = None,
         now: float,
         lost: float | None = None,
         expected: Ticket | None = None,
     ) -> None:
-        """Add a ticket that an earlier process admitted. It takes a slot even if none is free.
+        """Add a ticket that an earlier process admitted. It takes a slot and a permit even if none is free.
 
         Its place must be counted in `window`. But if the answer to its creation was lost, `lost` is the moment of its
         sending, and it takes a place here: the one that was `expected` under that name, if any."""
-        flow = self.queue.flow(caller, queue_batch(caller, batch), max_concurrent)
+        named = self.semaphores.find(semaphore)
+        flow = self.queue.flow(caller, queue_batch(caller, batch), max_concurrent, named)
         flow.adopted()
         admission = self._in_flight[ticket] = _Admission(flow, now, now)
         if lost is not None:
@@ -170,7 +180,7 @@ class Policy:
         admission = self._in_flight.pop(ticket)
         self._start_expiry(now, ticket, admission)
         admission.flow.released(ticket)
-        self._durations.note_slot(now - admission.since)
+        self.durations.note_slot(now - admission.since)
 
     def expect(self, name: Ticket, until: float) -> None:
         """Count the place of a creation that an earlier process sent and that may arrive until then. `adopt` replaces
@@ -201,15 +211,15 @@ class Policy:
             self.concurrent_limit if concurrent_limit is None else concurrent_limit,
             self.window.limit if requests_per_minute is None else requests_per_minute,
         )
-        self._update(now)
-        self._reserve.shorten_pause(now)
+        self.update(now)
+        self.reserve.shorten_pause(now)
 
     def restore(self, seen: GateSnapshot, *, unanswered: float) -> None:
         """Copy the window, the reserve, the arrivals and the pauses of another policy. Call it after `adopt` and
         `enqueue` have added the tickets. Places without an answer become free at the moment `unanswered`."""
         self.window.restore(seen.places, unanswered=unanswered)
         self._unproven.places.restore(seen.unproven, unanswered=unanswered)
-        self._reserve.restore(seen.reserve, unanswered=unanswered)
+        self.reserve.restore(seen.reserve, unanswered=unanswered)
         self._arrivals = Arrivals(seen.arrivals)
         self.stall.expect(seen.stalled_until)
         for caller, until in seen.paused_until.items():
@@ -217,72 +227,36 @@ class Policy:
 
     def step(self, now: float) -> Step:
         """Admit every ticket that may go now."""
-        self._update(now)
+        self.update(now)
+        if self.semaphores.closed:
+            self.semaphores.unpark(now)
         admitted: list[Ticket] = []
         while (
             self.window.free(now) > 0
-            and self._free_slots() > 0
+            and self.free_slots() > 0
             and self.stall.admits(now) > 0
             and (tickets := self._admit_next(now))
         ):
             admitted += tickets
         return Step(admitted, *self._next_chance(now))
 
-    def estimated_wait(
-        self, caller: str, batch: str | None, ahead: int, *, usual: float, bound: int | None, now: float
-    ) -> float:
-        """Estimate the seconds until a ticket is admitted that has `ahead` tickets of its own flow before it.
-
-        `usual` is how long such a generation takes, in seconds; before any slot was released, it is also taken for how
-        long a slot is held. `bound` is the `max_concurrent` of the batch."""
-        self._update(now)
-        position = self.queue_position(caller, batch, ahead, now)
-        batch = queue_batch(caller, batch)
-        free = self.window.free(now)
-        slot_wait = max(0.0, self.stall.expected_until(now) - now)
-        slot_wait += max(0, position - self._free_slots()) * self._turnover(usual)
-        own_wait = 0.0 if bound is None else (ahead + 1) * usual / bound
-        wanted = max(self.queue.batched, ahead + 1 if batch is not None else 0)
-        unpaced = max(0, free - self._reserve.left(now))
-        starts = [0.0] * unpaced  # when each free place is taken if only these tickets wait
-        starts += [self._reserve.wait(nth, free, wanted, now) for nth in range(1, free - unpaced + 1)]
-        if position <= free:
-            return max(slot_wait, own_wait, 0.0 if batch is None else starts[position - 1])
-        expiries = [min(free_at - now, WINDOW) for free_at in self.window.free_at()]
-        expiries += [start + WINDOW for start in starts]
-        windows, index = divmod(position - free - 1, len(expiries))
-        is_paced = batch is not None and self._reserve.places.limit == self.window.limit
-        paced = self._reserve.wait(position, free, wanted, now) if is_paced else 0.0
-        return max(slot_wait, own_wait, paced, expiries[index] + windows * WINDOW)
-
-    def queue_position(self, caller: str, batch: str | None, ahead: int, now: float) -> int:
-        """The position in the queue, from 1, of a ticket with `ahead` tickets of its own flow before it, if all later
-        turns are equal. The ticket itself need not be in the queue yet."""
-        batch = queue_batch(caller, batch)
-        only_reserve = self.window.free(now) <= self._reserve.left(now)
-        singles_first = batch is None and only_reserve and self._reserve.singles_first(now)
-        return self.queue.position(caller, batch, ahead, singles_first=singles_first)
-
-    def seconds_per_release(self) -> float:
-        """Seconds between two admissions while others wait: by the window or by recent slot times, whichever is
-        slower."""
-        return max(WINDOW / self.window.limit, self._turnover(usual=0.0))
-
-    def snapshot(self, now: float) -> GateSnapshot:
-        """The state that `restore` copies, and the number of tickets of each flow."""
-        self._update(now)
+    def snapshot(self, now: float, semaphore: str | None = None) -> GateSnapshot:
+        """The state that `restore` copies, the number of tickets of each flow, and the semaphores for which tickets
+        wait, with this one."""
+        self.update(now)
         return GateSnapshot(
             now=now,
             concurrent_limit=self.concurrent_limit,
             requests_per_minute=self.window.limit,
             places=self.window.free_at(),
-            reserve=self._reserve.state(),
+            reserve=self.reserve.state(),
             arrivals=self._arrivals.state,
             unproven=self._unproven.places.free_at(),
-            held=self._durations.slots(),
+            held=self.durations.slots(),
             paused_until=self.queue.paused_until(now),
             flows=self.queue.snapshot(),
             stalled_until=self.stall.expected_until(now),
+            semaphores=self.semaphores.waited_for(semaphore),
         )
 
     @property
@@ -298,30 +272,30 @@ class Policy:
         self.window.limit = requests_per_minute
         self._unproven.set_limit(requests_per_minute)
 
-    def _update(self, now: float) -> None:
+    def update(self, now: float) -> None:
         self._arrivals.stamp(now)
         has_singles = self._arrivals.has_singles(now)
-        self._reserve.update(self.window.limit, self.queue.batched, has_singles=has_singles)
+        self.reserve.update(self.window.limit, self.queue.batched, has_singles=has_singles)
 
-    def _free_slots(self) -> int:
+    def free_slots(self) -> int:
         return self.concurrent_limit - len(self._in_flight)
 
     def _kept_slots(self) -> int:
-        return slots.kept(self.concurrent_limit, self._durations.mean_slot())
+        return slots.kept(self.concurrent_limit, self.durations.mean_slot())
 
     def _by_turns_alone(self, now: float) -> int:
         """How many tickets may go by turns, before only slots or places are left for which there are preferences."""
         if self.queue.has_unproven:
             return 0
-        shared = self._free_slots() - self._kept_slots()
+        shared = self.free_slots() - self._kept_slots()
         if self.queue.is_contested():
             half = (self.concurrent_limit + 1) // 2
             shared = min(shared, half - len(self._in_flight))
-        return min(shared, self.window.free(now) - self._reserve.left(now))
+        return min(shared, self.window.free(now) - self.reserve.left(now))
 
     def _admit_next(self, now: float) -> list[Ticket]:
         """Admit the next ticket, or several if only one flow waits. Empty if none may go."""
-        from_reserve = self.window.free(now) <= self._reserve.left(now)
+        from_reserve = self.window.free(now) <= self.reserve.left(now)
         by_turns = self._by_turns_alone(now)
         most = int(min(by_turns, self.stall.admits(now))) if by_turns > 0 else 1
         for allowed in [None] if by_turns > 0 else self._preferences(now, from_reserve=from_reserve):
@@ -334,9 +308,9 @@ class Policy:
 
     def _preferences(self, now: float, *, from_reserve: bool) -> Iterator[FlowFilter | None]:
         """Which flows may go, the preferred first: those with few slots, and among them single calls."""
-        batches_wait = from_reserve and self._reserve.is_paced(self.window.free(now), now, self.queue.batched)
+        batches_wait = from_reserve and self.reserve.is_paced(self.window.free(now), now, self.queue.batched)
         kinds: list[FlowFilter | None] = [] if batches_wait else [None]
-        if from_reserve and self.queue.singles and (batches_wait or self._reserve.singles_first(now)):
+        if from_reserve and self.queue.singles and (batches_wait or self.reserve.singles_first(now)):
             kinds.insert(0, is_single)
         required = slots.for_newcomers(self._arrivals, now) if self._only_kept_slots() else None
         if self.queue.has_unproven:
@@ -346,17 +320,17 @@ class Policy:
                 yield all_of(required, holding, kind)
 
     def _only_kept_slots(self) -> bool:
-        return self._free_slots() <= self._kept_slots()
+        return self.free_slots() <= self._kept_slots()
 
     def _admit(self, ticket: Ticket, flow: Flow, now: float, *, from_reserve: bool) -> None:
         admission = self._in_flight[ticket] = _Admission(flow, now, now, (self.window,))
         if flow.batch is None:
-            admission.unanswered += (self._reserve.singles,)
+            admission.unanswered += (self.reserve.singles,)
         if is_unproven(flow):
             admission.unanswered += (self._unproven.places,)
         if from_reserve:
-            admission.unanswered += (self._reserve.places,)
-            admission.pace = self._reserve.take(now)
+            admission.unanswered += (self.reserve.places,)
+            admission.pace = self.reserve.take(now)
         for window in admission.unanswered:
             window.take()
         self.stall.admitted(ticket)
@@ -370,26 +344,24 @@ class Policy:
 
     def _next_chance(self, now: float) -> tuple[float, bool]:
         """`next_chance` and `only_time` of a `Step`."""
-        free, full = self.window.free(now), self._free_slots() <= 0
+        free, full = self.window.free(now), self.free_slots() <= 0
         if not self.queue:
             return math.inf, False
         if not self.stall.admits(now):
             return self.stall.next_chance(), self.stall.next_chance() < math.inf
         if free <= 0:
             return self.window.next_expiry(), True
-        is_paced = self._reserve.is_paced(free, now, self.queue.batched) and free <= self._reserve.left(now)
+        is_paced = self.reserve.is_paced(free, now, self.queue.batched) and free <= self.reserve.left(now)
         only_time = is_paced and not self.queue.singles
         if full and not only_time:
             return math.inf, False
         chances = [self.queue.next_pause_end(now)]
         if is_paced:
-            chances += [self._reserve.paced_until, self.window.next_expiry()]
+            chances += [self.reserve.paced_until, self.window.next_expiry()]
+        if self.semaphores.closed:
+            chances += [self.semaphores.next_chance(now)]
         if self.queue.has_unproven:
             chances += [self._unproven.next_chance(now)]
         if self.queue.has_unproven or self._arrivals.has_singles(now) or self._only_kept_slots():
             chances += [self._arrivals.next_end(now)]
         return min(chances), only_time
-
-    def _turnover(self, usual: float) -> float:
-        """Seconds from one release of a slot to the next while all are held."""
-        return self._durations.mean_slot(usual) / self.concurrent_limit

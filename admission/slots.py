@@ -12,7 +12,7 @@ their caller's batch, and they are other callers to that batch.
 from typing import Final
 
 from admission.arrivals import Arrivals
-from admission.fair_queue import FlowFilter
+from admission.flows import FlowFilter
 
 _LONG: Final = 30.0
 """Seconds. Shorter predictions free a slot soon enough."""

@@ -1,4 +1,4 @@
-"""The state of a policy that a forecast starts from."""
+"""A gate at one instant: its statistics, and the state that a forecast starts from."""
 
 import math
 from dataclasses import dataclass
@@ -6,6 +6,35 @@ from dataclasses import dataclass
 from admission.arrivals import ArrivalsState
 from admission.fair_queue import FlowSnapshot
 from admission.reserve import ReserveState
+from admission.semaphores import SemaphoreSnapshot
+
+
+@dataclass(frozen=True, slots=True)
+class StallStats:
+    """Whether the upstream is stalled, when the last stall was noted and when it ended (Unix times), and how many
+    creations are in doubt."""
+
+    is_on: bool = False
+    stalled_at: float | None = None
+    back_at: float | None = None
+    in_doubt: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class GateStats:
+    """The gate at one instant. `paused_seconds` is the time until the last pause ends."""
+
+    concurrent_limit: int
+    current_concurrent: int
+    waiting: int
+    requests_per_minute_limit: int
+    current_rate_per_minute: int
+    paused_seconds: float
+    stall: StallStats = StallStats()
+
+    @property
+    def available_slots(self) -> int:
+        return max(0, self.concurrent_limit - self.current_concurrent)
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +50,7 @@ class GateSnapshot:
         flows: How many tickets of each flow wait and run.
         unproven: As `places`, but only those of unproven callers.
         stalled_until: When a stall of the upstream is expected to end; -infinity without one.
+        semaphores: The named semaphores.
     """
 
     now: float
@@ -34,3 +64,4 @@ class GateSnapshot:
     flows: tuple[FlowSnapshot, ...]
     unproven: tuple[float, ...] = ()
     stalled_until: float = -math.inf
+    semaphores: tuple[SemaphoreSnapshot, ...] = ()

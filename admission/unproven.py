@@ -5,7 +5,7 @@ tokens would take every place that is free at that moment, for creations that ar
 """
 
 from admission.arrivals import Arrivals
-from admission.fair_queue import UNPROVEN, UNPROVEN_TURN, Flow, FlowFilter
+from admission.flows import UNPROVEN, UNPROVEN_TURN, Flow, FlowFilter
 from admission.sliding_window import SlidingWindow
 
 

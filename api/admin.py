@@ -6,9 +6,9 @@ from typing import Any, Final
 import structlog
 from flask import Blueprint, Response, g, jsonify, request
 
+from admission.snapshot import GateStats, StallStats
 from api import incoming
 from auth import ADMIN
-from concurrency import GateStats, StallStats
 from contract.states import iso8601
 from errors import LedgerDown
 from parsing.limits import parse_limits

@@ -1,7 +1,7 @@
 """Checks which account a caller's token belongs to. A new token is checked once, so that invented tokens take
 no turns. Requests with a refused token are refused before any other work is done for them. Tokens of one
 account share its turns. A token that cannot be checked now is let in, but shares one turn with all unproven
-tokens (`admission.fair_queue.UNPROVEN`): a provider that does not answer stops no caller, and a flood of
+tokens (`admission.flows.UNPROVEN`): a provider that does not answer stops no caller, and a flood of
 invented tokens takes no more than that turn.
 """
 

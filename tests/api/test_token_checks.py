@@ -6,7 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from admission.fair_queue import UNPROVEN, UNPROVEN_TURN, FairQueue
+from admission.fair_queue import FairQueue
+from admission.flows import UNPROVEN, UNPROVEN_TURN
 from auth import Caller, credentials
 from errors import TokenRejected
 from harness.service_process import until

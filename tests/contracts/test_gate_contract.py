@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from concurrency import Gate, GateStats
+from admission.snapshot import GateStats
+from concurrency import Gate
 from tests.support.virtual_time import run
 
 GATES = {"of one process": Gate}

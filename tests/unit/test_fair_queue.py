@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from admission import fair_queue
-from admission.fair_queue import FairQueue, is_single
+from admission.fair_queue import FairQueue
+from admission.flows import is_single
 from concurrency import Gate
 from tests.support.virtual_time import run
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from admission.fair_queue import UNPROVEN
+from admission.flows import UNPROVEN
 from concurrency import Gate
 from errors import QueueFull, TokenRejected, UpstreamError, UpstreamRateLimited
 from generations.lifecycle import MAX_ATTEMPTS, MAX_THROTTLED

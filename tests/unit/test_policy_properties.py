@@ -12,6 +12,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from admission import estimates
 from admission.durations import Durations
 from admission.policy import Policy
 from admission.sliding_window import WINDOW
@@ -23,6 +24,10 @@ BATCHES = st.sampled_from([None, None, "one", "two"])
 SLOTS = st.integers(1, 8)
 PLACES = st.integers(1, 12) | st.just(1000)
 BOUNDS = st.none() | st.integers(1, 3)
+NAMES = st.sampled_from([None, "gpu", "db"])
+SEMAPHORES = st.sampled_from(["gpu", "db"])
+OF_BATCH = {"one": None, "two": "gpu"}
+"""The semaphore that each batch names. Single calls name any. Only `AnyHistoryWithSemaphores` has semaphores."""
 
 
 class AnyHistory(RuleBasedStateMachine):
@@ -31,6 +36,9 @@ class AnyHistory(RuleBasedStateMachine):
 
     @initialize(slots=SLOTS, places=PLACES, reserve=st.sampled_from([0.0, 0.5]))
     def open(self, slots, places, reserve):
+        self.open_policy(slots, places, reserve)
+
+    def open_policy(self, slots, places, reserve):
         self.policy = Policy(
             concurrent_limit=slots,
             requests_per_minute=places,
@@ -41,9 +49,10 @@ class AnyHistory(RuleBasedStateMachine):
         self.slots, self.places, self.share = slots, places, reserve
         self.caller_of: list[str] = []
         self.batch_of: list[str | None] = []
+        self.semaphore_of: list[str | None] = []
         self.came: dict[tuple[str, bool], float] = {}
         """When each caller last added tickets: of a batch (False) or single calls (True)."""
-        self.held: deque[float] = deque(maxlen=256)
+        self.durations_held: deque[float] = deque(maxlen=256)
         self.since: dict[int, float] = {}
         self.waiting: set[int] = set()
         self.unanswered: set[int] = set()
@@ -84,9 +93,13 @@ class AnyHistory(RuleBasedStateMachine):
         return {
             name
             for name, caller in self.policy.queue.callers.items()
-            if not caller.is_held_back(self.now)
-            and any(flow.waiting and flow.in_flight < flow.max_concurrent for flow in caller.flows.values())
+            if not caller.is_held_back(self.now) and any(self.is_open(flow) for flow in caller.flows.values())
         }
+
+    def is_open(self, flow) -> bool:
+        """Whether it has waiting tickets, and neither its bound nor its semaphore holds them back."""
+        has_permit = flow.semaphore is None or flow.semaphore.room(self.now) > 0
+        return bool(flow.waiting) and flow.in_flight < flow.max_concurrent and has_permit
 
     def flows_that_may_go(self) -> list[tuple[str, str | None]]:
         """The same by caller and batch."""
@@ -95,7 +108,7 @@ class AnyHistory(RuleBasedStateMachine):
             for name, caller in self.policy.queue.callers.items()
             if not caller.is_held_back(self.now)
             for flow in caller.flows.values()
-            if flow.waiting and flow.in_flight < flow.max_concurrent
+            if self.is_open(flow)
         ]
 
     def holds(self, caller: str, batch: str | None) -> int:
@@ -112,7 +125,7 @@ class AnyHistory(RuleBasedStateMachine):
 
     def kept(self) -> int:
         """The number of slots that are kept for flows that hold none."""
-        is_long = bool(self.held) and sum(self.held) / len(self.held) > 30
+        is_long = bool(self.durations_held) and sum(self.durations_held) / len(self.durations_held) > 30
         return max(1, self.slots // 10) if is_long and self.slots >= 3 else 0
 
     def has_singles(self) -> bool:
@@ -207,19 +220,23 @@ class AnyHistory(RuleBasedStateMachine):
         for flow in self.flows_that_may_go():
             assert 2 * self.holds(*flow) >= self.slots or self.is_kept_from(*flow)
 
-    @rule(caller=CALLERS, batch=BATCHES, bound=BOUNDS, count=st.integers(1, 12))
-    def enqueue(self, caller, batch, bound, count):
+    @rule(caller=CALLERS, batch=BATCHES, bound=BOUNDS, count=st.integers(1, 12), name=NAMES)
+    def enqueue(self, caller, batch, bound, count, name):
         tickets = range(len(self.caller_of), len(self.caller_of) + count)
         self.caller_of += [caller] * count
         self.batch_of += [batch] * count
         self.came[caller, batch is None] = self.now
         self.waiting |= set(tickets)
-        self.policy.enqueue(tickets, caller, batch=batch, max_concurrent=bound)
+        name = OF_BATCH.get(batch, name)
+        self.semaphore_of += [name] * count
+        self.policy.enqueue(tickets, caller, batch=batch, max_concurrent=bound, semaphore=name)
 
-    @rule(caller=CALLERS, batch=BATCHES)
-    def adopt(self, caller, batch):
+    @rule(caller=CALLERS, batch=BATCHES, name=NAMES)
+    def adopt(self, caller, batch, name):
         self.running.add(len(self.caller_of))
-        self.policy.adopt(len(self.caller_of), caller, batch=batch, now=self.now)
+        name = OF_BATCH.get(batch, name)
+        self.semaphore_of.append(name)
+        self.policy.adopt(len(self.caller_of), caller, batch=batch, semaphore=name, now=self.now)
         self.since[len(self.caller_of)] = self.now
         self.caller_of.append(caller)
         self.batch_of.append(batch)
@@ -241,7 +258,11 @@ class AnyHistory(RuleBasedStateMachine):
         self.unanswered.add(ticket)
         self.in_doubt.add(ticket)
         self.note("lost", sent)
-        self.policy.adopt(ticket, caller, batch=batch, now=self.now, lost=sent, expected=name)
+        semaphore = OF_BATCH.get(batch)
+        self.semaphore_of.append(semaphore)
+        self.policy.adopt(
+            ticket, caller, batch=batch, semaphore=semaphore, now=self.now, lost=sent, expected=name
+        )
         self.since[ticket] = self.now
         self.caller_of.append(caller)
         self.batch_of.append(batch)
@@ -299,7 +320,7 @@ class AnyHistory(RuleBasedStateMachine):
             self.in_doubt.discard(ticket)
             self.spent.append(self.now + WINDOW)
         self.running.discard(ticket)
-        self.held.append(self.now - self.since[ticket])
+        self.durations_held.append(self.now - self.since[ticket])
         self.policy.release(ticket, self.now)
 
     @rule()
@@ -374,7 +395,7 @@ class AnyHistory(RuleBasedStateMachine):
         self.step()
         for _ in range(len(self.waiting) + 1):
             for ticket in self.unanswered | self.running:
-                self.held.append(self.now - self.since[ticket])
+                self.durations_held.append(self.now - self.since[ticket])
                 self.policy.release(ticket, self.now)
             self.unanswered, self.running, self.in_doubt = set(), set(), set()
             self.now += 10_000
@@ -398,8 +419,94 @@ class AnyHistoryWithPauses(AnyHistory):
         self.policy.proceed(caller, self.now, exhausted_for=exhausted_for)
 
 
+class AnyHistoryWithSemaphores(AnyHistoryWithPauses):
+    """Tickets and other services hold permits. Their limits change."""
+
+    @initialize(
+        slots=SLOTS,
+        places=PLACES,
+        reserve=st.sampled_from([0.0, 0.5]),
+        gpu=st.integers(1, 3),
+        db=st.integers(1, 3),
+    )
+    def open(self, slots, places, reserve, gpu, db):
+        self.open_policy(slots, places, reserve)
+        self.limits = {"gpu": gpu, "db": db}
+        self.leases: dict[str, set[str]] = {"gpu": set(), "db": set()}
+        for name, limit in self.limits.items():
+            self.policy.semaphores.set_limit(name, limit)
+
+    def held(self, name) -> int:
+        return sum(self.semaphore_of[each] == name for each in self.unanswered | self.running)
+
+    def admit(self, admitted):
+        held_much = super().admit(admitted)
+        for name in {self.semaphore_of[each] for each in admitted} - {None}:
+            assert self.held(name) + len(self.leases[name]) <= self.limits[name]
+        return held_much
+
+    @rule(name=SEMAPHORES, limit=st.integers(1, 4))
+    def set_limit(self, name, limit):
+        self.limits[name] = limit
+        self.policy.semaphores.set_limit(name, limit)
+
+    @rule(name=SEMAPHORES, seconds=st.integers(1, 90))
+    def lease(self, name, seconds):
+        self.step()  # as the gate does before each lease
+        free = self.limits[name] - self.held(name) - len(self.leases[name])
+        waits = any(self.semaphore_of[each] == name for each in self.waiting)
+        lease = f"lease {len(self.caller_of)} {self.now} {len(self.leases[name])}"
+        semaphore = self.policy.semaphores.find(name)
+        if lease in semaphore.leases:
+            return
+        if semaphore.lease(lease, self.now + seconds, self.now):
+            assert free > 0
+            self.leases[name].add(lease)
+        else:
+            assert free <= 0 or (free == 1 and waits)
+            assert 0 <= semaphore.retry_after(self.now, mean_held=self.policy.durations.mean_slot()) <= 25
+
+    @precondition(lambda self: any(self.leases.values()))
+    @rule(data=st.data())
+    def end_lease(self, data):
+        name = data.draw(st.sampled_from(sorted(name for name in self.leases if self.leases[name])))
+        lease = data.draw(st.sampled_from(sorted(self.leases[name])))
+        self.leases[name].remove(lease)
+        del self.policy.semaphores.find(name).leases[lease]
+
+    @rule(caller=CALLERS, batch=BATCHES, ahead=st.integers(0, 5), name=NAMES)
+    def estimate(self, caller, batch, ahead, name):
+        name = OF_BATCH.get(batch, name)
+        where = {"semaphore": name, "now": self.now}
+        place = estimates.queue_position(self.policy, caller, batch, ahead, **where)
+        assert ahead + 1 <= place <= ahead + 1 + len(self.waiting)
+        assert 0 <= estimates.estimated_wait(
+            self.policy, caller, batch, ahead, usual=5.0, bound=None, **where
+        )
+
+    @invariant()
+    def permits_are_counted_as_the_model_does(self):
+        for name in self.limits if hasattr(self, "leases") else ():
+            seen = self.policy.semaphores.find(name).snapshot()
+            waiting = sum(self.semaphore_of[each] == name for each in self.waiting)
+            assert (self.held(name), waiting, len(self.leases[name])) == (
+                seen.held,
+                seen.waiting,
+                len(seen.lease_ends),
+            )
+
+    def a_copy_admits_as_many(self):
+        """A copy does not know for which side a permit is kept."""
+
+    def teardown(self):
+        for name in self.limits if hasattr(self, "leases") else ():
+            self.policy.semaphores.find(name).leases.clear()
+            self.leases[name].clear()
+        super().teardown()
+
+
 TestAnyHistory = AnyHistory.TestCase
 TestAnyHistoryWithPauses = AnyHistoryWithPauses.TestCase
-TestAnyHistory.settings = TestAnyHistoryWithPauses.settings = settings(
-    max_examples=250, stateful_step_count=40, deadline=None, derandomize=True
-)
+TestAnyHistoryWithSemaphores = AnyHistoryWithSemaphores.TestCase
+for _case in (TestAnyHistory, TestAnyHistoryWithPauses, TestAnyHistoryWithSemaphores):
+    _case.settings = settings(max_examples=250, stateful_step_count=40, deadline=None, derandomize=True)

@@ -5,7 +5,7 @@ import math
 import pytest
 
 from admission.durations import Durations
-from admission.fair_queue import UNPROVEN, UNPROVEN_TURN
+from admission.flows import UNPROVEN, UNPROVEN_TURN
 from admission.policy import Policy
 
 PROVEN = ("ann", "bea", "cem", "dan", "eve")

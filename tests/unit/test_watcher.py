@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from admission.fair_queue import UNPROVEN
+from admission.flows import UNPROVEN
 from providers import Prediction
 from tests.support.upstream import HANGS, MODEL, OUTPUT, Upstream, caller, now, run
 

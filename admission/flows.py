@@ -1,0 +1,210 @@
+"""Callers and their flows, which take turns: start-time fair queueing.
+
+Each turn has a start tag: the end of the party's last turn, or the current turn of the queue if that is later. The
+smallest tag goes next. So an absent caller accumulates no turns, a caller who returns again and again gets one turn a
+round like the others, and no caller starves. Goyal, Vin and Cheng, "Start-time Fair Queueing", SIGCOMM 1996. Every turn
+has length one here, except that of `UNPROVEN`.
+
+A party that may not go now (a paused caller, a batch at its `max_concurrent`, a batch that waits for the pace) is
+skipped at a cost of O(log n). A flow whose semaphore is full is parked there (`semaphores.py`) at no cost.
+"""
+
+import math
+from abc import ABC, abstractmethod
+from collections import OrderedDict
+from collections.abc import Callable
+from functools import partial
+from heapq import heappop, heappush, heapreplace
+from itertools import count
+from typing import Any, Final, Generic, TypeAlias, TypeVar
+
+from admission.semaphores import Semaphore
+
+UNPROVEN: Final = "unproven"
+"""The name under which all callers without a known account share one caller. It takes one turn where others take
+`UNPROVEN_TURN`: however many such callers there are, the others get 95 per cent of what they would get alone."""
+
+UNPROVEN_TURN: Final = 20
+
+_SINGLES: Final = (None, UNPROVEN)
+"""The batches under which single calls are queued. Only they may name different semaphores."""
+
+FlowKey: TypeAlias = str | tuple[str | None, Semaphore] | None
+"""A batch, or the single calls that name a semaphore, or all others."""
+
+Ticket: TypeAlias = Any
+"""Identifies one item that waits or runs: any hashable value."""
+
+FlowFilter: TypeAlias = Callable[["Flow"], bool]
+"""Whether the next ticket of a flow may go. None in its place allows every flow."""
+
+
+def is_single(flow: "Flow") -> bool:
+    """Allows single calls and no batch."""
+    return flow.batch is None
+
+
+def all_of(*filters: FlowFilter | None) -> FlowFilter | None:
+    """Allows a flow if each of the filters does."""
+    strict = [allows for allows in filters if allows is not None]
+    if len(strict) < 2:
+        return strict[0] if strict else None
+    return lambda flow: all(allows(flow) for allows in strict)
+
+
+Taken: TypeAlias = tuple[list[Ticket], "Flow"]
+"""The taken tickets, in order, and their flow."""
+
+
+class Party(ABC):
+    """A caller or a flow that takes turns. `waiting` is truthy while it has waiting tickets."""
+
+    turn_end = 0
+    turn_length = 1
+    is_queued = False
+    waiting: Any
+
+    def closed(self, now: float) -> Semaphore | None:  # noqa: ARG002
+        """The semaphore that has no permit for this party, if there is one."""
+        return None
+
+    @abstractmethod
+    def take(self, now: float, most: int, allowed: FlowFilter | None) -> "Taken | None":
+        """The next tickets of an allowed flow, at most `most`, and the flow; None if no ticket may go."""
+
+
+P = TypeVar("P", bound=Party)
+
+
+class Turns(Generic[P]):
+    """Parties in the order of their start tags."""
+
+    def __init__(self) -> None:
+        self.heap: list[tuple[int, int, P]] = []
+        self._arrivals = count()
+        self.turn = 0
+
+    def add(self, party: P) -> None:
+        if not party.is_queued:
+            party.is_queued = True
+            start = max(self.turn, party.turn_end)
+            heappush(self.heap, (start, next(self._arrivals), party))
+
+    def take(self, now: float, most: int, allowed: FlowFilter | None) -> Taken | None:
+        """The next ticket of the first party that may go, and its flow. This uses up the party's turn. A party that
+        waits alone may use up several turns at once, at most `most`."""
+        heap = self.heap
+        skipped: list[tuple[int, int, P]] = []
+        taken = None
+        while heap and taken is None:
+            start, arrival, party = heap[0]
+            taken = party.take(now, most if len(heap) == 1 and not skipped else 1, allowed)
+            if taken is not None:
+                party.turn_end = start + len(taken[0]) * party.turn_length
+                self.turn = max(self.turn, party.turn_end - party.turn_length)
+            if taken is not None and party.waiting:
+                heapreplace(heap, (party.turn_end, next(self._arrivals), party))
+                continue
+            heappop(heap)
+            if not party.waiting:
+                party.is_queued = False
+            elif (semaphore := party.closed(now)) is not None:
+                semaphore.park(party, partial(self._put_back, start, arrival, party))
+            else:
+                skipped.append((start, arrival, party))
+        for each in skipped:
+            self._put_back(*each)
+        if taken is not None and not heap:
+            self.turn += 1  # nothing waits: the next parties start equal
+        return taken
+
+    def _put_back(self, start: int, arrival: int, party: P) -> None:
+        """Return a party that could not go. It keeps its turn, but accumulates none."""
+        heappush(self.heap, (max(start, self.turn), arrival, party))
+
+
+class Flow(Party):
+    """The tickets of one batch, or of the caller's single calls with the same `semaphore` if `batch` is None: first in,
+    first out. `was_refused`: a creation was refused since the caller was last unrestricted."""
+
+    def __init__(self, owner: "Caller", batch: str | None, semaphore: Semaphore | None) -> None:
+        self.owner = owner
+        self.batch = batch
+        self.semaphore = semaphore
+        self.max_concurrent = math.inf
+        self.in_flight = 0
+        self.was_refused = False
+        self.waiting: OrderedDict[Ticket, None] = OrderedDict()
+
+    def closed(self, now: float) -> Semaphore | None:
+        return self.semaphore if self.semaphore is not None and self.semaphore.room(now) <= 0 else None
+
+    def take(self, now: float, most: int, allowed: FlowFilter | None) -> Taken | None:
+        owner, waiting = self.owner, self.waiting
+        count = min(1 if owner.cautious else most, self.max_concurrent - self.in_flight, len(waiting))
+        if self.semaphore is not None:
+            count = min(count, self.semaphore.room(now))
+        if count <= 0 or (allowed is not None and not allowed(self)):
+            return None
+        tickets = [waiting.popitem(last=False)[0] for _ in range(int(count))]
+        owner.waiting -= len(tickets)
+        owner.in_flight += len(tickets)
+        self.in_flight += len(tickets)
+        if self.semaphore is not None:
+            self.semaphore.take(len(tickets))
+        if owner.cautious:
+            owner.probe = tickets[0]
+        return tickets, self
+
+    def is_busy(self) -> bool:
+        return bool(self.waiting) or self.in_flight > 0
+
+    def holds(self) -> int:
+        """How many slots count as held by it: for a batch all slots of its caller, for single calls their own."""
+        return self.in_flight if self.batch is None else self.owner.in_flight
+
+    def adopted(self) -> None:
+        """Count a running ticket that was admitted elsewhere. It was sent before any pause here, so it is no probe."""
+        self.in_flight += 1
+        self.owner.in_flight += 1
+        if self.semaphore is not None:
+            self.semaphore.held += 1
+
+    def released(self, ticket: Ticket) -> None:
+        self.in_flight -= 1
+        self.owner.in_flight -= 1
+        if self.semaphore is not None:
+            self.semaphore.held -= 1
+        if self.owner.probe == ticket:
+            self.owner.probe = None
+
+
+class Caller(Party):
+    """`cautious`: one ticket at a time is admitted. `probe` is the one whose outcome is not known yet."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.turns: Turns[Flow] = Turns()
+        self.flows: dict[FlowKey, Flow] = {}
+        self.waiting: int = 0
+        self.in_flight = 0
+        self.paused_until = -math.inf
+        self.cautious = False
+        self.probe: Ticket | None = None
+
+    def take(self, now: float, most: int, allowed: FlowFilter | None) -> Taken | None:
+        return None if self.is_held_back(now) else self.turns.take(now, most, allowed)
+
+    def is_held_back(self, now: float) -> bool:
+        return now < self.paused_until or self.probe is not None
+
+    def flow(self, batch: str | None, semaphore: Semaphore | None) -> Flow:
+        key: FlowKey = batch if semaphore is None or batch not in _SINGLES else (batch, semaphore)
+        found = self.flows.get(key)
+        if found is None:
+            # A batch never returns, so a new flow is the moment to forget the finished ones.
+            self.flows = {name: flow for name, flow in self.flows.items() if flow.is_busy()}
+            found = self.flows[key] = Flow(self, batch, semaphore)
+        elif semaphore is not None and not found.is_busy():
+            found.semaphore = semaphore  # `FairQueue.refuse` finds a batch by its name alone
+        return found
