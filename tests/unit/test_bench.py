@@ -223,8 +223,8 @@ def test_charts_are_drawn_of_the_results_that_a_benchmark_writes():
     cpu = load_figure("CPU a request with files, 10 at once", "ms", rounds, lambda it: it.cpu)
     title = "This commit against abc1234 (0.8.0)"
     commits = compared(title, [cpu, figure([1], [1], [1])], names=("this", "before"))
-    before, _, after = RESULTS.partition("## The path alone")
-    rest = after.partition("\n## ")[2]
+    before = RESULTS.partition("## This commit against")[0]
+    rest = RESULTS.partition("## The path alone")[2].partition("\n## ")[2]
 
     drawn = charts(f"{before}{markdown(commits)}\n{markdown(path)}\n## {rest}")
 
