@@ -608,7 +608,7 @@ async def test_whole_files_from_a_real_host_are_stored_and_every_other_response_
         opened_files(
             storage,
             spool,
-            source=OutputHosts(upstream.url, stall=0.2),
+            source=OutputHosts(upstream.url, stall=1),
             retry_policy=retry_policy,
             max_bytes=4_000_000,
         ) as files,
