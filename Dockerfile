@@ -6,12 +6,12 @@
 
 FROM python:3.13-slim AS build
 WORKDIR /app
-COPY requirements.txt requirements-s3.txt ./
+COPY requirements.txt requirements-s3.txt requirements-postgres.txt ./
 # --build-arg S3=1 adds what FILES_URL needs.
 ARG S3=
 RUN python -m venv /venv \
     && /venv/bin/pip install --no-cache-dir --disable-pip-version-check \
-        -r requirements.txt ${S3:+-r requirements-s3.txt}
+        -r requirements.txt -r requirements-postgres.txt ${S3:+-r requirements-s3.txt}
 # .dockerignore selects the files to copy.
 COPY . .
 # The root may be read-only, so compile Python's cache now.

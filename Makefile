@@ -51,7 +51,7 @@ clean: ## remove generated files, except the service's data/
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-simulator.txt
 	@touch $@
 
-.venv/dev: requirements.txt requirements-simulator.txt requirements-dev.txt | .venv/made
+.venv/dev: requirements.txt requirements-simulator.txt requirements-postgres.txt requirements-dev.txt | .venv/made
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
 	@touch $@ .venv/simulator
 

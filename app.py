@@ -30,6 +30,7 @@ from errors import (
 )
 from generations.core import FullProvider
 from generations.service import HandedOver
+from ledger.move import move
 from loop_thread import ClientDisconnected
 from server.serve import serve
 from server.unread_body import CloseUnread
@@ -141,6 +142,19 @@ def _from_werkzeug(error: HTTPException) -> ServiceError:
     return Internal()
 
 
+def _move_ledger(source: str, target: str) -> int:
+    """Returns the exit status."""
+    try:
+        target = Settings.from_env({"DATABASE_URL": target}).database_url
+        counts = move(source, target)
+    except Exception as error:  # of the disk or of a database: each says what is wrong
+        sys.stderr.write(f"{getattr(error, 'orig', None) or error}\nThe ledger is not moved.\n")
+        return 2
+    rows = ", ".join(f"{count} {name}" for name, count in counts.items() if count)
+    sys.stdout.write(f"Moved: {rows}. Set DATABASE_URL, and do not use the old ledger any more.\n")
+    return 0
+
+
 def main(arguments: list[str]) -> int:
     """Serve until a signal ends it. Returns the exit status. Raises SystemExit as argparse does."""
     parser = argparse.ArgumentParser(
@@ -155,7 +169,15 @@ def main(arguments: list[str]) -> int:
         help="simulate Replicate if REPLICATE_API_TOKEN is not set",
     )
     parser.add_argument("--version", action="version", version=VERSION)
+    parser.add_argument(
+        "--move-ledger",
+        nargs=2,
+        metavar=("FROM", "TO"),
+        help="copy the ledger at sqlite:///path into an empty one in PostgreSQL, and exit; stop the service before",
+    )
     options = parser.parse_args(arguments)
+    if options.move_ledger:
+        return _move_ledger(*options.move_ledger)
     given = {} if options.port is None else {"PORT": options.port}
     try:
         settings = load(**given)

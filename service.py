@@ -5,7 +5,8 @@ loop thread. Call it after any fork.
 """
 
 import asyncio
-import secrets
+import os
+import signal
 import threading
 import time
 from collections.abc import Callable
@@ -33,10 +34,9 @@ from files.volume import disk_usage
 from generations.core import Core, FullProvider
 from generations.recovery import load_startup_state
 from generations.service import GenerationService
-from ledger import DAY, Queries
+from ledger import DAY, HASH_KEY, Queries
+from ledger.databases import backend
 from ledger.queries import SqlQueries
-from ledger.records import MetaRecord
-from ledger.sqlite import SqliteBackend
 from ledger.writer import SqlLedger
 from loop_thread import LoopThread, Pool
 from models import declared
@@ -63,7 +63,6 @@ _BUDGET_HORIZON: Final = 90 * DAY
 _LONGEST_BLOCK: Final = 10.0
 """Seconds without a sign of the event loop after which the process counts as dead."""
 
-_HASH_KEY: Final = "caller hash key"
 _READERS: Final = 2
 """Reads of the ledger at once for the loop, besides forecasts."""
 
@@ -102,7 +101,7 @@ class Runtime:
         """Start serving, and resume the work in the ledger. Returns when the ledger is open or has failed to open."""
         if self.files:
             self.loop.run(self.files.start())
-        self.ledger.start(on_open=self._restore)
+        self.ledger.start(on_open=self._restore, on_taken_over=_end_process)
         self.loop.submit(self._tidy_up())
         if self.core.retention:
             self.loop.submit(self.core.retention.run())
@@ -176,12 +175,11 @@ class Runtime:
         )
         self.attachments.sweep(state.attached_to)
         spent = self.queries.cost_by_day(ADMIN, time.time() - _BUDGET_HORIZON, simulated=simulated)
-        hash_key = self.queries.meta(_HASH_KEY) or secrets.token_bytes(32)
+        hash_key = self.queries.meta(HASH_KEY)
         kept_limits = self.core.limits.load(self.queries)
 
         def begin() -> None:
             self.authenticator.hash_key = hash_key
-            self.ledger.upsert(MetaRecord(_HASH_KEY, hash_key))
             self.core.begin(state, spent=spent)
             self.core.limits.begin(kept_limits)
 
@@ -227,7 +225,7 @@ def build(settings: Settings, *, provider: FullProvider | None = None) -> Runtim
     context = ParseContext(
         _registry(settings), loopback=settings.REPLICATE_SIMULATE, webhook_hosts=settings.webhook_hosts
     )
-    ledger = SqlLedger(SqliteBackend(settings.database_url))
+    ledger = SqlLedger(backend(settings.database_url))
     queries = SqlQueries(ledger.engine)
     uploads = _uploads_dir(settings)
     attachments = Attachments(uploads)
@@ -280,7 +278,14 @@ def check(settings: Settings) -> None:
     settings.refuse_placeholders()
     _registry(settings)
     _storage(settings)
+    backend(settings.database_url)
     _make_data_dir(settings)
+
+
+def _end_process() -> None:
+    """Drain for 0 seconds and exit, as gunicorn.conf.py says. The next process waits for the ledger, or has it."""
+    log.error("ledger_taken_over")
+    os.kill(os.getpid(), signal.SIGQUIT)
 
 
 def concurrency_figures(gate: GateStats) -> dict[str, Any]:

@@ -6,6 +6,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any, Final, Literal, Protocol
 
 from ledger.records import (
@@ -22,7 +23,15 @@ from ledger.records import (
 DAY: Final = 86_400
 """Seconds of a day. Days are UTC days, counted from 1970."""
 
+HASH_KEY: Final = "caller hash key"
+"""The name of the value in `meta` that keys the hashes of callers. Every ledger has one from its start."""
+
 Grouping = Literal["model", "caller", "day"]
+
+
+def date_of(day: int) -> str:
+    """The date of a day that is counted from 1970, such as `2026-11-27`."""
+    return datetime.fromtimestamp(day * DAY, UTC).strftime("%Y-%m-%d")
 
 
 class Source(Protocol):

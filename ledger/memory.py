@@ -8,11 +8,10 @@ import asyncio
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from datetime import UTC, datetime
 from typing import Any, Final, TypeVar, cast
 
 from errors import LedgerDown
-from ledger import DAY, Grouping, Page, Period, Source
+from ledger import DAY, Grouping, Page, Period, Source, date_of
 from ledger.records import (
     AttemptRecord,
     BatchRecord,
@@ -266,7 +265,7 @@ class MemoryLedger:
             )
         if by is None:
             return [_figures(groups[None])]
-        name = _date if by == "day" else str
+        name = date_of if by == "day" else str
         return [{by: name(group)} | _figures(groups[group]) for group in sorted(groups)]
 
     def all(self, kind: type[R]) -> list[R]:
@@ -314,7 +313,3 @@ def _usage_of(record: GenerationRecord) -> UsageRecord:
 
 def _figures(records: Sequence[UsageRecord]) -> dict[str, Any]:
     return {name: sum(getattr(each, name) for each in records) for name in FIGURES}
-
-
-def _date(day: int) -> str:
-    return datetime.fromtimestamp(day * DAY, UTC).strftime("%Y-%m-%d")

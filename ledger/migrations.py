@@ -1,4 +1,4 @@
-"""Migrates a SQLite ledger of an older version to the present one.
+"""Migrates a ledger of an older version to the present one. What follows is about SQLite.
 
 All steps run in one transaction, so a crash leaves the old ledger intact. Before that, the file is copied beside itself
 with its version in the name: `ledger.db.version-2`.
@@ -6,7 +6,7 @@ with its version in the name: `ledger.db.version-2`.
 
 import secrets
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Final
@@ -14,7 +14,8 @@ from typing import Final
 from sqlalchemy import Connection, select
 from sqlalchemy.dialects import sqlite
 
-from ledger.tables import META, METADATA
+from ledger import HASH_KEY
+from ledger.tables import META, METADATA, Insert
 from ledger.to_version_2 import facts_in_columns
 
 Step = Callable[[sqlite3.Connection], None]
@@ -54,7 +55,16 @@ def semaphores(driver: sqlite3.Connection) -> None:
 STEPS: Final[Sequence[Step]] = (facts_in_columns, clock_skew_of_attempts, usage_by_day, semaphores)
 """Step *n*, counted from 1, migrates version *n* to *n + 1*. A released step is never changed."""
 
-_NAME: Final = "name"
+POSTGRES_STEPS: Final[Mapping[int, Sequence[str]]] = {}
+"""The statements that migrate a ledger in PostgreSQL from a version to the next, by the former. Version 5 is the first
+that PostgreSQL has. A released step is never changed."""
+
+PRESENT: Final = 1 + len(STEPS)
+"""The version of a new ledger."""
+
+NAME: Final = "name"
+"""The name of the value in `meta` that is the random name of the ledger."""
+
 _CACHE: Final = "PRAGMA cache_size = -262144"
 """256 MB during a migration: ids are random, so each row changes another page of the index."""
 _USUAL_CACHE: Final = "PRAGMA cache_size = -2000"
@@ -84,8 +94,7 @@ def migrate(connection: Connection, steps: Sequence[Step] = STEPS) -> None:
                 step(driver)
         if version != present:
             driver.execute(f"PRAGMA user_version = {present}")
-        named = sqlite.insert(META).values(name=_NAME, value=secrets.token_bytes(16))
-        connection.execute(named.on_conflict_do_nothing())
+        add_first_values(connection, sqlite.insert)
     except BaseException:
         driver.execute("ROLLBACK")
         raise
@@ -93,11 +102,20 @@ def migrate(connection: Connection, steps: Sequence[Step] = STEPS) -> None:
     driver.execute(_USUAL_CACHE)
 
 
+def add_first_values(connection: Connection, insert: Insert) -> None:
+    """Give a new ledger its random values. A ledger that has them keeps them."""
+    values = [
+        {"name": NAME, "value": secrets.token_bytes(16)},
+        {"name": HASH_KEY, "value": secrets.token_bytes(32)},
+    ]
+    connection.execute(insert(META).on_conflict_do_nothing(), values)
+
+
 def name_of(connection: Connection) -> bytes | None:
     """The random name of this ledger, which a new one in its place would not have. None if the file is no ledger."""
     if connection.exec_driver_sql("PRAGMA user_version").scalar_one() == 0:
         return None
-    return connection.execute(select(META.c.value).where(META.c.name == _NAME)).scalar_one_or_none()
+    return connection.execute(select(META.c.value).where(META.c.name == NAME)).scalar_one_or_none()
 
 
 def _version(driver: sqlite3.Connection) -> int:

@@ -7,6 +7,7 @@ from operator import eq, ge, lt
 from typing import Any, Final, TypeVar
 
 from sqlalchemy import (
+    BigInteger,
     ColumnElement,
     Connection,
     Engine,
@@ -26,7 +27,7 @@ from sqlalchemy import (
 from sqlalchemy.exc import SQLAlchemyError
 
 from errors import LedgerDown
-from ledger import DAY, Grouping, Page, Period
+from ledger import DAY, Grouping, Page, Period, date_of
 from ledger.records import (
     AttemptRecord,
     BatchRecord,
@@ -58,6 +59,13 @@ _KEYS_AT_ONCE: Final = 10_000
 _G: Final = GENERATIONS.c
 _U: Final = USAGE_BY_DAY.c
 _UNFINISHED: Final = _G.ended_at.is_(None)
+_START_OF_DAY: Final = cast(_U.day, Float) * DAY
+
+_TYPES_OF_SUMS: Final = {name: Float if isinstance(_U[name].type, Float) else BigInteger for name in FIGURES}
+"""PostgreSQL's sums of whole numbers are decimals."""
+
+_BEGIN: Final = {"sqlite": "BEGIN", "postgresql": "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"}
+"""Begins a transaction that sees one moment, by dialect."""
 
 
 class SqlQueries:
@@ -181,7 +189,7 @@ class SqlQueries:
             _G.ended_at >= since, mine, _G.simulated == simulated
         )
         deleted = select(_U.day, func.sum(_U.usd)).where(
-            _U.day * DAY >= since, _U.caller_id == caller_id, _U.simulated == simulated
+            since <= _START_OF_DAY, _U.caller_id == caller_id, _U.simulated == simulated
         )
         days: defaultdict[int, float] = defaultdict(float)
         with self._reading() as connection:
@@ -204,14 +212,17 @@ class SqlQueries:
     def usage(self, period: Period, *, by: Grouping | None) -> Sequence[dict[str, Any]]:
         present, deleted = _usage(_G, period, by), _usage(_U, period, by)
         sums = union_all(present, deleted).subquery().c
-        nothing = {name: 0.0 if isinstance(_U[name].type, Float) else 0 for name in FIGURES}
-        figures = [func.coalesce(func.sum(sums[name]), nothing[name]).label(name) for name in FIGURES]
+        figures = [
+            cast(func.coalesce(func.sum(sums[name]), 0), _TYPES_OF_SUMS[name]).label(name) for name in FIGURES
+        ]
         query = select(*figures)
         if by is not None:
-            group = func.strftime("%Y-%m-%d", sums.group * DAY, "unixepoch") if by == "day" else sums.group
-            query = select(group.label(by), *figures).group_by(sums.group).order_by(sums.group)
+            query = select(sums.group.label(by), *figures).group_by(sums.group)
         with self._reading() as connection:
-            return [dict(row) for row in connection.execute(query).mappings()]
+            rows = [dict(row) for row in connection.execute(query).mappings()]
+        if by is not None:
+            rows.sort(key=lambda row: row[by])  # a database may sort texts by the rules of a language
+        return [row | {"day": date_of(row["day"])} for row in rows] if by == "day" else rows
 
     def _records(self, kind: type[R], *conditions: Any, limit: int | None = None) -> list[R]:
         read = mapping(kind)
@@ -228,7 +239,7 @@ class SqlQueries:
         read, read_attempt = mapping(GenerationRecord), mapping(AttemptRecord)
         attempts: defaultdict[str, list[AttemptRecord]] = defaultdict(list)
         with self._reading() as connection:
-            connection.exec_driver_sql("BEGIN")
+            connection.exec_driver_sql(_BEGIN[connection.dialect.name])
             try:
                 rows = connection.execute(found).all()
                 ordered = select(ATTEMPTS).where(theirs).order_by(ATTEMPTS.c.generation_id, ATTEMPTS.c.number)
@@ -264,7 +275,7 @@ def _conditions(*comparisons: tuple[Any, Callable[[Any, Any], Any], Any]) -> lis
 def _usage(columns: Any, period: Period, by: Grouping | None) -> Select[Any]:
     """The figures of present generations (`_G`) or of deleted ones (`_U`), by group."""
     is_present = columns is _G
-    ended_at = _G.ended_at if is_present else _U.day * DAY
+    ended_at = _G.ended_at if is_present else _START_OF_DAY
     groups = {
         "model": columns.model,
         "caller": columns.caller_id,

@@ -6,20 +6,20 @@ One process owns the file. A file or write-ahead log that is removed or replaced
 import fcntl
 import os
 import sqlite3
-import time
 from contextlib import suppress
 from pathlib import Path
 from typing import Final, cast
 
 import structlog
 from sqlalchemy import Engine, create_engine, event
+from sqlalchemy.dialects import sqlite
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.pool import QueuePool
 
 from ledger.migrations import TooNew, migrate, name_of
-from ledger.records import MetaRecord
-from ledger.writer import Changes, by_statement
+from ledger.tables import all_statements
+from ledger.writer import Changes, by_statement, opened
 
 _LOCK_TIMEOUT: Final = 1.0
 """Seconds to wait while another process, such as a backup, has locked the file."""
@@ -27,6 +27,8 @@ _LOCK_TIMEOUT: Final = 1.0
 _ROW_ERRORS: Final = (sqlite3.IntegrityError, sqlite3.DataError, sqlite3.ProgrammingError)
 
 _READERS: Final = 8
+
+_STATEMENTS: Final = all_statements(sqlite.dialect(), sqlite.insert)
 
 _REPLACED: Final = (
     "its file is gone or another; put it back, or start the service again to go on with what is there"
@@ -72,7 +74,7 @@ class SqliteBackend:
         self._connection = cast("sqlite3.Connection", pooled.driver_connection)
         pooled.detach()  # the pool may open another
         # Fails if the disk is full or the file was replaced meanwhile.
-        self.write(_opened())
+        self.write(opened())
         self._log_inode = _inode_of(self._log)
 
     def write(self, changes: Changes) -> None:
@@ -82,7 +84,7 @@ class SqliteBackend:
             raise _LogLost(f"{self._path.name}-wal was removed or replaced")
         if not changes:
             return
-        rows = by_statement(changes)
+        rows = by_statement(changes, _STATEMENTS)
         connection = self._connection
         assert connection is not None  # noqa: S101 - it is open
         if len(changes) == len(rows) == 1:  # a statement by itself is a transaction
@@ -174,8 +176,3 @@ def _inode_of(path: str) -> int:
         return os.stat(path).st_ino  # noqa: PTH116 - as in `write`
     except FileNotFoundError:
         return 0
-
-
-def _opened() -> Changes:
-    record = MetaRecord("opened", str(int(time.time())).encode())
-    return {(MetaRecord, (record.name,)): record}

@@ -9,13 +9,26 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import fields
 from operator import attrgetter, itemgetter
 from types import NoneType
-from typing import Any, Final, Generic, Literal, TypeVar, cast, get_args, get_origin, get_type_hints
+from typing import (
+    Any,
+    Final,
+    Generic,
+    Literal,
+    NamedTuple,
+    TypeVar,
+    cast,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
 
 from sqlalchemy import (
+    BigInteger,
     Boolean,
     ClauseElement,
     Column,
     ColumnElement,
+    Dialect,
     Float,
     Index,
     Integer,
@@ -29,8 +42,8 @@ from sqlalchemy import (
     literal_column,
     select,
 )
-from sqlalchemy import cast as cast_as
-from sqlalchemy.dialects import sqlite
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.functions import FunctionElement
 from sqlalchemy.types import UserDefinedType
 
 from ledger import DAY
@@ -68,6 +81,29 @@ class JsonList(UserDefinedType[tuple[Any, ...]]):
         return lambda text: () if text == "[]" else None if text is None else tuple(json.loads(text))
 
 
+@compiles(JsonList, "postgresql")
+def _text(_list: JsonList, _compiler: Any, **_: Any) -> str:
+    return "TEXT"  # PostgreSQL compares no JSON
+
+
+class _DayOf(FunctionElement[int]):
+    """The day of a moment (UTC, counted from 1970)."""
+
+    name = "day_of"
+    type = Integer()
+    inherit_cache = True
+
+
+@compiles(_DayOf)
+def _day(moment: _DayOf, compiler: Any, **options: Any) -> str:
+    return f"CAST({compiler.process(moment.clauses, **options)} / {DAY} AS INTEGER)"
+
+
+@compiles(_DayOf, "postgresql")
+def _floored_day(moment: _DayOf, compiler: Any, **options: Any) -> str:
+    return f"CAST(floor({compiler.process(moment.clauses, **options)} / {DAY}) AS INTEGER)"  # a CAST rounds
+
+
 _NESTED: Final[Mapping[str, type]] = {"error": Failure, "plan": PlanRecord}
 """Fields that are records themselves: a column for each of their fields, named after both."""
 
@@ -75,6 +111,9 @@ _TYPES: Final[Mapping[Any, Any]] = {
     str: Text, Literal: Text, bool: Boolean, int: Integer, float: Float, bytes: LargeBinary, tuple: JsonList,
 }  # fmt: skip
 """The type of the column for the type of a field."""
+
+_SEQUENCE: Final = BigInteger().with_variant(Integer, "sqlite")
+"""Each write of a row takes a number in PostgreSQL, also if the row exists."""
 
 
 def _columns(record: type, *key: str, prefix: str = "", all_optional: bool = False) -> Iterator[Column[Any]]:
@@ -88,7 +127,8 @@ def _columns(record: type, *key: str, prefix: str = "", all_optional: bool = Fal
         elif kind != tuple[AttemptRecord, ...]:  # they have a table of their own
             name = f"{prefix}{field}"
             nullable = (is_optional or all_optional) and name not in key
-            yield Column(name, _TYPES[get_origin(kind) or kind], primary_key=name in key, nullable=nullable)
+            column_type = _SEQUENCE if name == "seq" else _TYPES[get_origin(kind) or kind]
+            yield Column(name, column_type, primary_key=name in key, nullable=nullable)
 
 
 def _table(name: str, record: type, *key: str, **options: Any) -> Table:
@@ -127,7 +167,7 @@ SEMAPHORES: Final = _table("semaphores", SemaphoreRecord, "id")
 
 SEMAPHORE_LEASES: Final = _table("semaphore_leases", SemaphoreLeaseRecord, "id")
 
-DAY_OF_END: Final = cast_as(GENERATIONS.c.ended_at / DAY, Integer)
+DAY_OF_END: Final = _DayOf(GENERATIONS.c.ended_at)
 
 USAGE_OF_ONE: Final[Mapping[str, ColumnElement[Any]]] = {
     "generations": literal(1),
@@ -152,12 +192,16 @@ _NEVER_CHANGES: Final = {
 }  # fmt: skip
 
 
-def _archive(generations: ColumnElement[bool]) -> Sequence[ClauseElement]:
+Insert = Callable[[Table], Any]
+"""`insert` of a dialect of SQLAlchemy, which knows ON CONFLICT."""
+
+
+def _archive(insert: Insert, generations: ColumnElement[bool]) -> Sequence[ClauseElement]:
     """Statements that add generations to the usage of their days, and delete their attempts and deliveries."""
     ended = GENERATIONS.c.ended_at.is_not(None)
     groups = [DAY_OF_END, GENERATIONS.c.caller_id, GENERATIONS.c.model, GENERATIONS.c.simulated]
     sums = [func.sum(USAGE_OF_ONE[name]) for name in FIGURES]
-    added = sqlite.insert(USAGE_BY_DAY).from_select(
+    added = insert(USAGE_BY_DAY).from_select(
         [*USAGE_BY_DAY.primary_key.columns.keys(), *FIGURES],
         select(*groups, *sums).where(generations, ended).group_by(*groups),
     )
@@ -174,19 +218,26 @@ def _archive(generations: ColumnElement[bool]) -> Sequence[ClauseElement]:
 
 _KEY: Final[ColumnElement[Any]] = literal_column("?")
 
-_BEFORE_DELETION: Final[Mapping[Table, Sequence[ClauseElement]]] = {
-    GENERATIONS: _archive(GENERATIONS.c.id == _KEY),
-    BATCHES: (
-        *_archive(GENERATIONS.c.batch_id == _KEY),
-        GENERATIONS.delete().where(GENERATIONS.c.batch_id == _KEY),
-        DELIVERIES.delete().where(DELIVERIES.c.id == _KEY),
-    ),
-}
-"""Statements that run before a row is deleted, in the same transaction. Each statement takes the key of the row."""
+
+def _before_deletion(table: Table, insert: Insert) -> Sequence[ClauseElement]:
+    """Statements that run before a row is deleted, in the same transaction. Each takes the key of the row."""
+    if table is GENERATIONS:
+        return _archive(insert, GENERATIONS.c.id == _KEY)
+    if table is BATCHES:
+        return (
+            *_archive(insert, GENERATIONS.c.batch_id == _KEY),
+            GENERATIONS.delete().where(GENERATIONS.c.batch_id == _KEY),
+            DELIVERIES.delete().where(DELIVERIES.c.id == _KEY),
+        )
+    return ()
 
 
-def _compiled(statement: ClauseElement) -> str:
-    return str(statement.compile(dialect=sqlite.dialect(), compile_kwargs={"literal_binds": True}))
+class Statements(NamedTuple):
+    """The statements that write the rows of one table. `upsert` takes `RowMapping.values`, and each of `deletions`
+    takes `RowMapping.key_of`."""
+
+    upsert: str
+    deletions: Sequence[str]
 
 
 class RowMapping(Generic[R]):
@@ -199,29 +250,42 @@ class RowMapping(Generic[R]):
         self._plain = [name for name in names if name in table.c]
         self._read = itemgetter(*(table.c.keys().index(name) for name in self._plain))
         self._nested = [(name, _nested_reader(table, name)) for name in names if name in _NESTED]
-        insert = sqlite.insert(table)
-        changing = [column.name for column in table.c if column.name not in {*key, *_NEVER_CHANGES}]
-        compiled = insert.on_conflict_do_update(
-            index_elements=list(key), set_={name: insert.excluded[name] for name in changing}
-        ).compile(dialect=sqlite.dialect(), column_keys=[c.name for c in table.c if c.name != "seq"])
-        self.upsert = str(compiled)
-        columns = [table.c[name] for name in compiled.positiontup or ()]
+        columns = [column for column in table.c if column.name != "seq"]
         self._get = attrgetter(*(_outer(column) or column.name for column in columns))
         self._encoded = [(at, _encoder(column)) for at, column in enumerate(columns) if _is_encoded(column)]
-        self._key = [attrgetter(name) for name in key]
-        delete = table.delete().where(*(table.c[name] == _KEY for name in key))
-        self.deletions = [_compiled(each) for each in (*_BEFORE_DELETION.get(table, ()), delete)]
+        self._key = key
+        self._get_key = [attrgetter(name) for name in key]
+
+    def statements(self, dialect: Dialect, insert: Insert) -> Statements:
+        """The statements for this dialect, with placeholders of its driver in the order of the parameters."""
+        added = insert(self.table).inline()
+        changing = [each.name for each in self.table.c if each.name not in {*self._key, *_NEVER_CHANGES}]
+        upsert = added.on_conflict_do_update(
+            index_elements=list(self._key), set_={name: added.excluded[name] for name in changing}
+        )
+        columns = [each.name for each in self.table.c if each.name != "seq"]
+        delete = self.table.delete().where(*(self.table.c[name] == _KEY for name in self._key))
+        placeholder = "?" if dialect.paramstyle == "qmark" else "%s"
+        return Statements(
+            str(upsert.compile(dialect=dialect, column_keys=columns)),
+            [
+                str(each.compile(dialect=dialect, compile_kwargs={"literal_binds": True})).replace(
+                    "?", placeholder
+                )
+                for each in (*_before_deletion(self.table, insert), delete)
+            ],
+        )
 
     def values(self, record: Record) -> tuple[Any, ...]:
-        """The parameters of `upsert`."""
+        """The parameters of `upsert`: the columns in their order, without `seq`."""
         row = list(self._get(record))
         for at, encode in self._encoded:
             row[at] = encode(row[at])
         return tuple(row)
 
     def key_of(self, record: Record) -> Key:
-        """The parameters of each of `deletions`."""
-        return tuple([get(record) for get in self._key])
+        """The values of the key. They are the parameters of each of `deletions`."""
+        return tuple([get(record) for get in self._get_key])
 
     def read(self, row: Row, **more: Any) -> R:
         """The record of a row with all columns. `more` are fields without a column."""
@@ -276,6 +340,11 @@ MAPPINGS: Final[Mapping[type[Record], RowMapping[Any]]] = {
     SemaphoreLeaseRecord: RowMapping(SemaphoreLeaseRecord, SEMAPHORE_LEASES, "id"),
     MetaRecord: RowMapping(MetaRecord, META, "name"),
 }
+
+
+def all_statements(dialect: Dialect, insert: Insert) -> Mapping[type[Record], Statements]:
+    """The statements that write each kind of record, for a dialect and its `insert`."""
+    return {kind: each.statements(dialect, insert) for kind, each in MAPPINGS.items()}
 
 
 def mapping(record: type[R]) -> RowMapping[R]:

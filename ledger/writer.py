@@ -13,6 +13,7 @@ backend hands the compiled statements to the driver, since SQLAlchemy would doub
 
 import asyncio
 import threading
+import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from queue import Empty, SimpleQueue
@@ -23,8 +24,8 @@ from sqlalchemy import Engine
 
 from errors import LedgerDown
 from ledger import Source
-from ledger.records import Record
-from ledger.tables import MAPPINGS, Key, with_attempts
+from ledger.records import MetaRecord, Record
+from ledger.tables import MAPPINGS, Key, Statements, with_attempts
 
 COMMIT_DELAY: Final = 0.02
 """Seconds until a change is written without a `flush`."""
@@ -39,6 +40,13 @@ Changes = Mapping[Place, Record | None]
 """Records by kind and key; None removes the row."""
 
 
+def _nothing() -> None: ...
+
+
+class TakenOver(Exception):
+    """Another process has taken over the ledger, so this one may not write any more."""
+
+
 class Backend(Protocol):
     """The database of a ledger. All methods are called in the writer's thread."""
 
@@ -51,10 +59,11 @@ class Backend(Protocol):
         """The database, for the log. It contains no secret."""
 
     def open(self) -> None:
-        """Connect, and create or migrate the tables. Raises any error if it cannot be written."""
+        """Connect, and create or migrate the tables. Raises any error if it cannot be written, and TakenOver."""
 
     def write(self, changes: Changes) -> None:
-        """Write all changes in one transaction. Without changes, check that the database is still there."""
+        """Write all changes in one transaction. Without changes, check that the database is still there. Raises any
+        error, and TakenOver."""
 
     def is_outage(self, error: Exception) -> bool:
         """Whether the error is about the database and not about a row."""
@@ -77,7 +86,7 @@ class SqlLedger:
 
     def __init__(self, backend: Backend) -> None:
         self._backend = backend
-        self._on_open: Callable[[], None] = lambda: None
+        self._on_open = self._on_taken_over = _nothing
         self._lock = threading.Lock()
         self._deleted: dict[Place, None] = {}
         self._upserted: dict[Place, Record] = {}
@@ -98,12 +107,15 @@ class SqlLedger:
         """Connections for queries."""
         return self._backend.engine
 
-    def start(self, *, on_open: Callable[[], None] = lambda: None) -> None:
+    def start(
+        self, *, on_open: Callable[[], None] = _nothing, on_taken_over: Callable[[], None] = _nothing
+    ) -> None:
         """Start the writer, and return after the first attempt to open the database. A failure is retried.
 
         `on_open` is called once, in the writer's thread, when the database is first opened. Nothing is written before
-        it returns."""
-        self._on_open = on_open
+        it returns. `on_taken_over` is called there if another process has taken over the ledger. This process must then
+        end, since it can never write again."""
+        self._on_open, self._on_taken_over = on_open, on_taken_over
         self._thread.start()
         self._first_try.wait()
 
@@ -256,23 +268,33 @@ class SqlLedger:
     def _mark_down(self, error: Exception) -> None:
         reason = getattr(error, "orig", None) or error
         text = reason.strerror if isinstance(reason, OSError) and reason.strerror else str(reason)
+        text = " ".join(text.split()).rstrip(".")
         trouble = f"The ledger cannot be written: {text}."
         if trouble != self.trouble:
             log.error("ledger_down", reason=text, path=self._backend.location)
         self.trouble = trouble
+        if isinstance(error, TakenOver):
+            self._on_taken_over()
+            self._on_taken_over = _nothing
 
 
-def by_statement(changes: Changes) -> Mapping[str, list[Key]]:
+def by_statement(changes: Changes, statements: Mapping[type[Record], Statements]) -> Mapping[str, list[Key]]:
     """The statements that write these changes, in order, each with the parameters of its rows."""
     rows: dict[str, list[Key]] = {}
     for (kind, key), record in changes.items():
-        mapping = MAPPINGS[kind]
+        upsert, deletions = statements[kind]
         if record is None:
-            for statement in mapping.deletions:
+            for statement in deletions:
                 rows.setdefault(statement, []).append(key)
         else:
-            rows.setdefault(mapping.upsert, []).append(mapping.values(record))
+            rows.setdefault(upsert, []).append(MAPPINGS[kind].values(record))
     return rows
+
+
+def opened() -> Changes:
+    """The record of the moment at which a process opens the ledger."""
+    record = MetaRecord("opened", str(int(time.time())).encode())
+    return {(MetaRecord, (record.name,)): record}
 
 
 def _resolve(waiting: list[asyncio.Future[None]], down: LedgerDown | None) -> None:

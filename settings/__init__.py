@@ -82,8 +82,7 @@ class Settings(BaseModel):
         None, description="The admin key. If empty, the service accepts no admin key; there is no default."
     )
     ALLOW_USER_TOKENS: bool = Field(
-        True,
-        description="1 accepts callers with their own Replicate tokens; 0 accepts the admin key only.",
+        True, description="1 accepts callers with their own Replicate tokens; 0 the admin key only."
     )
     REPLICATE_CONCURRENT_LIMIT: int = Field(
         10, ge=1, le=MAX_CONCURRENT_LIMIT, description="Predictions that may run at once, 1 to 1000."
@@ -146,8 +145,9 @@ class Settings(BaseModel):
         Path("data"),
         description="Directory of the ledger, outputs and other persistent data; created if missing.",
     )
-    DATABASE_URL: Annotated[str, AfterValidator(values.database_url)] | None = Field(
-        None, description="URL of the ledger, sqlite:/// and a path. If empty, ledger.db in DATA_DIR."
+    DATABASE_URL: Annotated[SecretStr, AfterValidator(values.database_url)] | None = Field(
+        None,
+        description="URL of the ledger: sqlite:///path or postgresql://… If empty, ledger.db in DATA_DIR.",
     )
     LEDGER_KEEP_DAYS: int | None = Field(
         None,
@@ -308,8 +308,9 @@ class Settings(BaseModel):
 
     @property
     def database_url(self) -> str:
-        """The URL of the ledger."""
-        return self.DATABASE_URL or f"sqlite:///{self.DATA_DIR / 'ledger.db'}"
+        """The URL of the ledger. It may contain a password."""
+        url = self.DATABASE_URL
+        return url.get_secret_value() if url else f"sqlite:///{self.DATA_DIR / 'ledger.db'}"
 
     @property
     def webhook_secret(self) -> str | None:

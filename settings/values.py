@@ -54,9 +54,26 @@ def files_url(url: str) -> str:
     return url.rstrip("/")
 
 
-def database_url(url: str) -> str:
-    if not re.fullmatch(r"sqlite:///[^?#]+", url):
-        raise ValueError("must be sqlite:/// and a path; other databases are not supported")
+_POSTGRES_URL = re.compile(
+    r"""postgres(ql)?://
+    ([^\s:@/?\#\[\]]* (:[^\s:@/?\#\[\]]*)? @)?      # user, password
+    (\[[0-9A-Fa-f:.]+\] | [^\s:@/?\#\[\],]*) (:\d+)?  # host, port
+    (, (\[[0-9A-Fa-f:.]+\] | [^\s:@/?\#\[\],]*) (:\d+)?)*
+    (/[^\s@/?\#]*)?                                # database
+    (\?[^\s?\#]*)?""",
+    re.VERBOSE,
+)
+"""Nothing of a password that is not percent-encoded may become a host or a port, which errors repeat."""
+
+
+def database_url(url: SecretStr) -> SecretStr:
+    text = url.get_secret_value()
+    if re.search(r"%(?![0-9A-Fa-f]{2})", text) and not text.startswith("sqlite:"):
+        raise ValueError("must have %25 for a percent sign")
+    if not re.fullmatch(r"sqlite:///[^?#]+", text) and not _POSTGRES_URL.fullmatch(text):
+        raise ValueError(
+            "must be sqlite:/// and a path, or postgresql://user:password@host/database, with special characters as %XX"
+        )
     return url
 
 

@@ -6,6 +6,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from contract.states import ENDED, UNFINISHED
 from errors import LedgerDown
 from ledger import Ledger, Page, Period, Queries
 from ledger.memory import MemoryLedger
+from ledger.postgres import PostgresBackend
 from ledger.queries import SqlQueries
 from ledger.records import (
     AttemptRecord,
@@ -32,6 +34,7 @@ from ledger.records import (
 )
 from ledger.sqlite import SqliteBackend
 from ledger.writer import SqlLedger
+from tests.support.postgres import server
 from tests.support.records import generation
 
 
@@ -84,11 +87,34 @@ def on_sqlite() -> Iterator[Opened]:
             ledger.close()
 
 
-LEDGERS = {"memory": in_memory, "sqlite": on_sqlite}
+@contextmanager
+def on_postgres(version: int) -> Iterator[Opened]:
+    with server(version).schema() as schema:
+        ledger = SqlLedger(PostgresBackend(server(version).url(schema=schema)))
+        ledger.start()
+        try:
+            yield Opened(
+                ledger,
+                SqlQueries(ledger.engine),
+                lambda: server(version).execute(f"ALTER SCHEMA {schema} RENAME TO {schema}_away"),
+            )
+        finally:
+            ledger.close()
+            server(version).execute(f"DROP SCHEMA IF EXISTS {schema}_away CASCADE")
+
+
+LEDGERS = {
+    "memory": in_memory,
+    "sqlite": on_sqlite,
+    "postgresql 18": partial(on_postgres, 18),
+    "postgresql 16": partial(on_postgres, 16),
+}
 """Every implementation. A new one is added here."""
 
 
-@pytest.fixture(params=LEDGERS)
+@pytest.fixture(
+    params=[pytest.param(each, marks=pytest.mark.slow if "16" in each else ()) for each in LEDGERS]
+)
 def opened(request) -> Iterator[Opened]:
     with LEDGERS[request.param]() as found:
         yield found

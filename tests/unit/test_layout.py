@@ -39,6 +39,7 @@ USERS = {
     "flask": ("app.py", "api/"),
     "sqlalchemy": ("ledger/",),
     "sqlite3": ("ledger/",),
+    "psycopg": ("ledger/",),
     "replicate": ("providers/replicate/client.py",),
     "dotenv": ("settings/",),
     "gunicorn": ("server/", "gunicorn.conf.py", "api/incoming.py"),
@@ -185,7 +186,10 @@ threads = [thread.name for thread in threading.enumerate()]
 print(json.dumps({"opened": opened, "threads": threads, "collects": gc.isenabled(), "loaded": list(sys.modules)}))
 """
 
-UNUSED = {"aiohttp.web", "catalog.drift", "httpx", "obstore", "pygments", "replicate", "sqlalchemy.orm"}
+UNUSED = {
+    "aiohttp.web", "catalog.drift", "httpx", "obstore", "psycopg", "pygments", "replicate", "sqlalchemy.orm",
+    "sqlalchemy.dialects.postgresql",
+}  # fmt: skip
 """Modules that most processes never use. Each would add to the memory and to the start."""
 
 

@@ -7,7 +7,7 @@ from hashlib import sha256
 
 import pytest
 
-from ledger.migrations import STEPS, clock_skew_of_attempts, usage_by_day
+from ledger.migrations import POSTGRES_STEPS, PRESENT, STEPS, clock_skew_of_attempts, usage_by_day
 from ledger.sqlite import SqliteBackend
 from ledger.to_version_2 import facts_in_columns
 from ledger.writer import SqlLedger
@@ -69,6 +69,10 @@ def test_a_released_version_keeps_its_layout(old):
             made[version] = sha256(repr(layout(old)).encode()).hexdigest()[:12]
 
     assert RELEASED == {version: made[version] for version in RELEASED}
+
+
+def test_each_version_but_the_present_one_has_a_migration_in_postgresql():
+    assert list(range(5, PRESENT)) == list(POSTGRES_STEPS)
 
 
 def test_a_ledger_of_version_2_keeps_its_rows_and_knows_no_skew_of_its_attempts(old):

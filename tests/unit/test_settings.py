@@ -60,7 +60,12 @@ def test_all_errors_are_reported_at_once_without_the_values():
         ("REPLICATE_BASE_URL", "ftp://example.com"),
         ("REPLICATE_BASE_URL", "http://[::1"),
         ("PUBLIC_URL", "example.com"),
-        ("DATABASE_URL", "postgresql://here/ledger"),
+        ("DATABASE_URL", "mysql://here/ledger"),
+        ("DATABASE_URL", "postgresql://me:s@cret@here/ledger"),
+        ("DATABASE_URL", "postgresql://me:se/cret@here/ledger"),
+        ("DATABASE_URL", "postgresql://me:sec#ret@here/ledger"),
+        ("DATABASE_URL", "postgresql://me:sec:ret@here/ledger"),
+        ("DATABASE_URL", "postgresql://me:secret%@here/ledger"),
         ("DATABASE_URL", "sqlite://"),
         ("RESUME_TTL", "-1"),
         ("WEBHOOK_SECRET", "a secret"),
@@ -82,7 +87,13 @@ def test_a_value_out_of_range_is_refused_by_name(name, value):
 
 
 def test_secrets_are_hidden_in_every_rendering():
-    settings = Settings.from_env({**dict.fromkeys(SECRETS, "s3cret"), "WEBHOOK_SECRET": "whsec_s3cret=="})
+    settings = Settings.from_env(
+        {
+            **dict.fromkeys(SECRETS, "s3cret"),
+            "WEBHOOK_SECRET": "whsec_s3cret==",
+            "DATABASE_URL": "postgresql://me:s3cret@here/ledger",
+        }
+    )
 
     assert "s3cret" not in f"{settings!r} {settings} {settings.model_dump()} {settings.model_dump_json()}"
     assert "whsec_s3cret==" == settings.webhook_secret
@@ -95,6 +106,19 @@ def test_the_ledger_is_in_the_data_directory_by_default():
         "sqlite:////a.db"
         == Settings.from_env({"DATA_DIR": "/srv", "DATABASE_URL": "sqlite:////a.db"}).database_url
     )
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://",
+        "postgres://here",
+        "postgresql://me:%40secret@a:5432,[::1]:5433/ledger?target_session_attrs=read-write&sslmode=verify-full",
+        "postgresql:///ledger?host=/run/postgresql&options=-csearch_path%3Dservice",
+    ],
+)
+def test_a_url_of_postgresql_may_have_all_that_libpq_reads(url):
+    assert url == Settings.from_env({"DATABASE_URL": url}).database_url
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,22 @@
+"""Chooses the database of the ledger by its URL."""
+
+from ledger.sqlite import SqliteBackend
+from ledger.writer import Backend
+from settings import SettingsError
+
+
+def backend(url: str) -> Backend:
+    """The database of `sqlite:///path` or of a URL of PostgreSQL. It is not opened yet. Raises SettingsError without
+    any part of the URL."""
+    if url.startswith("sqlite:"):
+        return SqliteBackend(url)
+    try:
+        from ledger.postgres import PostgresBackend
+    except ImportError:
+        raise SettingsError(
+            "DATABASE_URL: the driver of PostgreSQL is not installed; run pip install -r requirements-postgres.txt."
+        ) from None
+    try:
+        return PostgresBackend(url)
+    except ValueError as error:
+        raise SettingsError(f"DATABASE_URL: {error}.") from None

@@ -1,0 +1,449 @@
+"""The ledger in PostgreSQL: one process owns it, outages lose nothing, and an operator reads what to do."""
+
+import asyncio
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+
+import pytest
+from structlog.testing import capture_logs
+
+from app import main
+from errors import LedgerDown
+from harness.service_process import until
+from ledger import HASH_KEY, Page, Period
+from ledger.migrations import PRESENT
+from ledger.postgres import PostgresBackend
+from ledger.queries import SqlQueries
+from ledger.records import KeyRecord
+from ledger.sqlite import SqliteBackend
+from ledger.writer import SqlLedger
+from tests.support.kept_ledgers import unpacked
+from tests.support.pooler import pooled
+from tests.support.postgres import Server, server
+from tests.support.records import generation
+
+
+@pytest.fixture
+def schema():
+    with server().schema() as name:
+        yield name
+
+
+@pytest.fixture
+def url(schema):
+    return server().url(schema=schema)
+
+
+@pytest.fixture(scope="module")
+def own_server():
+    """A server that a test may stop."""
+    started = Server()
+    yield started
+    started.close()
+
+
+def backend(url, *, ttl=2.0):
+    return PostgresBackend(url, ttl=ttl)
+
+
+@contextmanager
+def opened(url, *, backend=backend, **hooks):
+    """A ledger that runs while the block does."""
+    ledger = SqlLedger(backend(url))
+    ledger.start(**hooks)
+    try:
+        yield ledger
+    finally:
+        ledger.close()
+
+
+def write(ledger, *records) -> None:
+    """Write these records and flush them. Raises LedgerDown."""
+
+    async def story():
+        for each in records:
+            ledger.upsert(each)
+        await ledger.flush()
+
+    asyncio.run(story())
+
+
+def states(ledger) -> dict[str, str]:
+    """The state of each generation."""
+    return {each.id: each.state for each in SqlQueries(ledger.engine).page(Page("admin", 99))}
+
+
+# ── Writes
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"position": 10**20},
+        {"caller_id": None},
+        {"model": object()},
+        {"state": "\ud800"},
+        {"batch_id": "x" * 100_000 + "".join(map(chr, range(300, 9000)))},
+    ],
+    ids=["number", "null", "object", "surrogate", "index"],
+)
+def test_a_refused_row_fails_its_flush_and_blocks_no_other_row(url, wrong):
+    with opened(url) as ledger:
+        with pytest.raises(LedgerDown, match="1 of 2 changes cannot be written"):
+            write(ledger, generation("a", **wrong), generation("b"))
+        write(ledger, generation("c"))
+
+        assert {"b", "c"} == states(ledger).keys()
+        assert ledger.trouble is None
+
+
+def test_nul_characters_are_replaced_in_rows_and_in_questions(url):
+    with opened(url) as ledger:
+        write(
+            ledger,
+            generation("a", prompt="a\0b", outputs=("text\0",)),
+            KeyRecord("admin", "k\0", "f", "a", 1.0),
+        )
+        queries = SqlQueries(ledger.engine)
+
+        found = queries.generation("a")
+        assert ("a\ufffdb", ("text\0",)) == (found.prompt, found.outputs)
+        assert "a" == queries.key("admin", "k\0").work_id
+        assert queries.generation("a\0") is None
+
+
+def test_a_burst_is_one_transaction(url, schema):
+    with opened(url) as ledger:
+        write(ledger, *(generation(f"g{number}") for number in range(1000)))
+
+        (transactions,) = server().execute(f"SELECT count(DISTINCT xmin::text) FROM {schema}.generations")[0]
+        assert 2 >= transactions
+
+
+def test_a_commit_waits_for_the_disk_although_the_role_does_not(schema):
+    server().execute(
+        "CREATE ROLE hasty LOGIN",
+        "ALTER ROLE hasty SET synchronous_commit = off",
+        f"GRANT ALL ON SCHEMA {schema} TO hasty",
+    )
+    try:
+        with opened(server().url(user="hasty", schema=schema)) as ledger:
+            server().execute(
+                f"CREATE FUNCTION {schema}.seen() RETURNS trigger LANGUAGE plpgsql AS"
+                " $$ BEGIN NEW.prompt = current_setting('synchronous_commit'); RETURN NEW; END $$",
+                f"CREATE TRIGGER seen BEFORE INSERT ON {schema}.generations FOR EACH ROW"
+                f" EXECUTE FUNCTION {schema}.seen()",
+            )
+            write(ledger, generation("a"))
+
+            assert "on" == SqlQueries(ledger.engine).generation("a").prompt
+    finally:
+        server().execute("DROP OWNED BY hasty", "DROP ROLE hasty")
+
+
+# ── One process
+
+
+def test_a_second_process_is_refused_until_the_first_closes_the_ledger(url):
+    with opened(url) as first:
+        second = SqlLedger(backend(url))
+        second.start()
+        assert "another process has it" in second.trouble
+        with pytest.raises(LedgerDown, match="another process has it"):
+            write(second, generation("b"))
+        write(first, generation("a"))
+    try:
+        until(lambda: second.trouble is None)
+        until(lambda: {"a", "b"} == states(second).keys())
+    finally:
+        second.close()
+
+
+def test_of_processes_that_start_at_once_one_gets_the_ledger_and_all_agree_on_its_secret(url):
+    ledgers = [SqlLedger(backend(url)) for _ in range(4)]
+    secrets = []
+
+    def start(ledger):
+        ledger.start(on_open=lambda: secrets.append(SqlQueries(ledger.engine).meta(HASH_KEY)))
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(start, ledgers))
+    try:
+        for owners in range(4):
+            until(lambda: any(each.trouble is None for each in ledgers))
+            (owner,) = [each for each in ledgers if each.trouble is None]
+            assert owners + 1 == len(secrets)
+            owner.close()
+            ledgers.remove(owner)
+    finally:
+        for each in ledgers:
+            each.close()
+
+    assert 1 == len(set(secrets))
+    assert 32 == len(secrets[0])
+
+
+class Silent(PostgresBackend):
+    """A process that is stopped: it writes nothing while `is_stopped` is set."""
+
+    is_stopped = threading.Event()
+
+    def write(self, changes):
+        while self.is_stopped.is_set():
+            threading.Event().wait(0.01)
+        super().write(changes)
+
+
+def test_a_process_that_was_silent_for_too_long_writes_nothing_any_more_and_must_end(url):
+    taken_over = threading.Event()
+    with opened(url, backend=lambda url: Silent(url, ttl=2.0), on_taken_over=taken_over.set) as first:
+        write(first, generation("a"))
+        Silent.is_stopped.set()
+        try:
+            with opened(url) as second:
+                until(lambda: second.trouble is None)
+                write(second, generation("b"))
+                Silent.is_stopped.clear()
+
+                with pytest.raises(LedgerDown, match="another process has taken it over"):
+                    write(first, generation("c"))
+
+                assert taken_over.wait(10)
+                first.wake()
+                with pytest.raises(LedgerDown, match="another process has taken it over"):
+                    write(first, generation("d"))
+                assert {"a", "b"} == states(second).keys()
+        finally:
+            Silent.is_stopped.clear()
+
+
+def test_a_process_has_a_minute_to_read_the_ledger_before_its_first_write(url, schema):
+    seconds = []
+
+    def on_open():
+        seconds.extend(
+            server().execute(f"SELECT extract(epoch FROM until - now())::float FROM {schema}.processes")[0]
+        )
+
+    with opened(url, on_open=on_open) as ledger:
+        write(ledger, generation("a"))
+        (left,) = server().execute(f"SELECT until < now() + interval '3 s' FROM {schema}.processes")[0]
+
+    assert 30 < seconds[0] <= 60
+    assert left
+
+
+# ── Outages
+
+
+def test_a_restart_of_the_server_loses_nothing_and_the_ledger_comes_back_by_itself(own_server):
+    with (
+        own_server.schema() as schema,
+        opened(own_server.url(schema=schema), backend=PostgresBackend) as ledger,
+    ):
+        write(ledger, generation("a"))
+        assert {"a"} == states(ledger).keys()
+        own_server.stop()
+        with pytest.raises(LedgerDown, match="The ledger cannot be written"):
+            write(ledger, generation("b"))
+        with pytest.raises(LedgerDown, match="The ledger cannot be read"):
+            states(ledger)
+
+        own_server.start()
+
+        until(lambda: ledger.trouble is None)
+        until(lambda: {"a", "b"} == states(ledger).keys())
+
+
+def test_a_connection_that_died_unnoticed_fails_no_query_and_is_replaced(schema):
+    with pooled(server()) as pooler, opened(through(pooler, schema)) as ledger:
+        write(ledger, generation("a"))
+        assert {"a"} == states(ledger).keys()
+        pooler.break_all()
+
+        assert {"a"} == states(ledger).keys()
+        ledger.wake()
+        until(lambda: ledger.trouble is None)
+        until(lambda: _written(ledger, "b"))
+        assert {"a", "b"} == states(ledger).keys()
+
+
+def _written(ledger, name) -> bool:
+    try:
+        write(ledger, generation(name))
+    except LedgerDown:
+        return False
+    return True
+
+
+def test_an_empty_database_in_place_of_the_ledger_is_refused_and_stays_empty(url, schema):
+    """With an empty ledger, the service would forget idempotency keys and accepted generations."""
+    with opened(url) as ledger:
+        write(ledger, generation("a"))
+        server().execute(f"ALTER SCHEMA {schema} RENAME TO {schema}_away", f"CREATE SCHEMA {schema}")
+        until(lambda: ledger.trouble is not None and "it is another ledger" in ledger.trouble)
+        assert [] == server().execute(f"SELECT tablename FROM pg_tables WHERE schemaname = '{schema}'")
+
+        server().execute(f"DROP SCHEMA {schema}", f"ALTER SCHEMA {schema}_away RENAME TO {schema}")
+
+        until(lambda: ledger.trouble is None)
+        assert {"a"} == states(ledger).keys()
+
+
+# ── What an operator has to mend
+
+
+def test_a_role_that_may_not_create_tables_reads_the_grant_to_type(schema):
+    server().execute("CREATE ROLE plain LOGIN", f"GRANT USAGE ON SCHEMA {schema} TO plain")
+    grant = f'GRANT CREATE ON SCHEMA "{schema}" TO "plain"'
+    try:
+        with opened(server().url(user="plain", schema=schema)) as ledger:
+            assert grant in ledger.trouble
+
+            server().execute(grant)
+
+            until(lambda: ledger.trouble is None)
+            write(ledger, generation("a"))
+    finally:
+        server().execute("DROP OWNED BY plain", "DROP ROLE plain")
+
+
+def test_a_schema_that_does_not_exist_is_reported():
+    with opened(server().url(schema="nowhere")) as ledger:
+        assert "no schema of the search path exists" in ledger.trouble
+
+
+def test_too_few_connections_are_logged_at_the_start(schema):
+    server().execute("CREATE ROLE narrow LOGIN CONNECTION LIMIT 3", f"GRANT ALL ON SCHEMA {schema} TO narrow")
+    try:
+        with capture_logs() as logs, opened(server().url(user="narrow", schema=schema)) as ledger:
+            assert ledger.trouble is None
+    finally:
+        server().execute("DROP OWNED BY narrow", "DROP ROLE narrow")
+
+    assert [5] == [each["needed"] for each in logs if each["event"] == "ledger_connections_few"]
+
+
+def test_a_ledger_of_a_later_version_is_refused(url, schema):
+    with opened(url):
+        pass
+    server().execute(f"UPDATE {schema}.meta SET value = '999' WHERE name = 'version'")
+
+    with opened(url) as ledger:
+        assert f"it is of version 999, and this service knows {PRESENT}" in ledger.trouble
+
+
+# ── Poolers and the network
+
+
+def test_a_pooler_that_gives_each_transaction_another_connection_serves_all(url, schema):
+    with pooled(server()) as pooler:
+        with opened(through(pooler, schema)) as ledger:
+            before = pooler.connections
+            for number in range(5):
+                write(ledger, generation(f"g{number}"))
+            write(ledger, *(generation(f"h{number}") for number in range(50)))
+            for _ in range(5):
+                assert 55 == len(states(ledger))
+            assert before + 10 < pooler.connections
+        with opened(url) as ledger:
+            assert 55 == len(states(ledger))
+
+
+def through(pooler, schema) -> str:
+    return server().url(schema=schema, host="127.0.0.1", port=str(pooler.port))
+
+
+# ── A move from SQLite
+
+
+@pytest.fixture
+def kept(tmp_path):
+    """A ledger of 0.4.0."""
+    return unpacked(tmp_path / "old", 1_800_000_000).directory / "ledger.db"
+
+
+def everything(queries) -> list[object]:
+    periods = [Period(simulated=each) for each in (True, False)]
+    return [
+        queries.page(Page("admin", 999)),
+        queries.unfinished(),
+        sorted(queries.recent_attempts(0.0), key=lambda each: (each.generation_id, each.number)),
+        sorted(queries.unfinished_batches(), key=lambda each: each.id),
+        sorted(queries.expired_keys(1e12), key=lambda each: (each.caller_id, each.key)),
+        sorted(queries.pending_deliveries(), key=lambda each: each.id),
+        [queries.usage(each, by=by) for each in periods for by in ("model", "caller", "day")],
+        queries.meta(HASH_KEY),
+        queries.meta("name"),
+    ]
+
+
+def test_a_moved_ledger_answers_every_question_as_before_and_continues(kept, url):
+    assert 0 == main(["--move-ledger", f"sqlite:///{kept}", url])
+
+    with opened(url) as ledger:
+        assert ledger.trouble is None
+        old = SqlQueries(SqliteBackend(f"sqlite:///{kept}").engine)
+        assert everything(old) == everything(SqlQueries(ledger.engine))
+        last = old.page(Page("admin", 1))[0]
+        write(ledger, generation("new"))
+        assert last.seq < SqlQueries(ledger.engine).generation("new").seq
+
+
+def test_a_ledger_is_not_moved_into_one_that_is_not_empty_or_in_use(kept, url, capsys):
+    with opened(url) as ledger:
+        assert 2 == main(["--move-ledger", f"sqlite:///{kept}", url])
+        assert "another process has it" in capsys.readouterr().err
+        write(ledger, generation("a"))
+    assert 2 == main(["--move-ledger", f"sqlite:///{kept}", url])
+
+    assert "the target is not empty" in capsys.readouterr().err
+    with opened(url) as ledger:
+        assert {"a"} == states(ledger).keys()
+
+
+def test_a_ledger_that_a_process_has_is_not_moved(kept, url, schema, capsys):
+    with opened("", backend=lambda _: SqliteBackend(f"sqlite:///{kept}")):
+        assert 2 == main(["--move-ledger", f"sqlite:///{kept}", url])
+
+    assert "another process has it" in capsys.readouterr().err
+    assert [] == server().execute(f"SELECT tablename FROM pg_tables WHERE schemaname = '{schema}'")
+
+
+@pytest.mark.parametrize("urls", [("sqlite:////nowhere/ledger.db", None), (None, "sqlite:///x"), ("x", None)])
+def test_a_move_between_other_urls_is_refused(kept, url, urls, capsys):
+    source, target = urls
+
+    assert 2 == main(["--move-ledger", source or f"sqlite:///{kept}", target or url])
+
+    assert "--move-ledger" in capsys.readouterr().err
+
+
+SECRET = "pa55word%2Fof%40mine"
+
+
+@pytest.mark.parametrize(
+    "rest", ["@127.0.0.1:1/x", "@nowhere.invalid/x", "@127.0.0.1:1/x?sslmode=wrong", "@/x?host=/nowhere"]
+)
+def test_no_trouble_and_no_log_has_the_password(rest):
+    with capture_logs() as logs:
+        try:
+            subject = PostgresBackend(f"postgresql://me:{SECRET}{rest}")
+        except ValueError as error:
+            shown = repr(error)
+        else:
+            with opened("", backend=lambda _: subject) as ledger:
+                with pytest.raises(LedgerDown) as read:
+                    states(ledger)
+                shown = repr(
+                    (
+                        ledger.trouble,
+                        read.value,
+                        subject.location,
+                        subject.engine,
+                        vars(subject)["engine"].url,
+                    )
+                )
+
+    assert "pa55word" not in shown + repr(logs)
