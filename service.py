@@ -7,6 +7,7 @@ loop thread. Call it after any fork.
 import asyncio
 import os
 import signal
+import socket
 import threading
 import time
 from collections.abc import Callable
@@ -150,14 +151,18 @@ class Runtime:
             raise Starting(self.ledger.trouble or "")
         return {"status": "ready", "ledger": "ok" if self.ledger.trouble is None else "away"}
 
-    def configure(self, limits: Limits) -> dict[str, Any]:
-        """Change the gate's limits, on disk and then in force. Returns its new statistics. Raises LedgerDown."""
+    def configure(self, limits: Limits, *, disconnect: socket.socket | None = None) -> dict[str, Any]:
+        """Change the gate's limits, on disk and then in force. Returns its new statistics. Raises LedgerDown, and
+        ClientDisconnected as `LoopThread.run` does; then the change goes on."""
 
         async def change() -> GateStats:
             await self.core.limits.change(limits)
             return self.gate.statistics()
 
-        return {"success": True, "concurrency": concurrency_figures(self.loop.run(change()))}
+        return {
+            "success": True,
+            "concurrency": concurrency_figures(self.loop.run(change(), disconnect=disconnect)),
+        }
 
     def seconds_per_release(self) -> float:
         return self.loop.call(self.gate.seconds_per_release)

@@ -30,7 +30,7 @@ def configure() -> Response:
     g.caller = ADMIN
     with incoming.body(ADMIN) as body:
         limits = parse_limits(body)
-    configured = service.configure(limits)
+    configured = service.configure(limits, disconnect=incoming.connection())
     who = {"caller": ADMIN, "peer": request.remote_addr}
     log.info("configured", request=g.request_id, **who, **limits.model_dump(exclude_unset=True))
     return jsonify(configured)

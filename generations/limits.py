@@ -61,7 +61,11 @@ class ConfiguredLimits:
 
     async def change(self, limits: Limits) -> None:
         """Change the limits that `limits` names. None means that of the environment. Returns when the change is on disk
-        and in force. Raises LedgerDown if it cannot be written; then nothing has changed."""
+        and in force. Raises LedgerDown if it cannot be written; then nothing has changed. If the wait is cancelled, the
+        change goes on, since half of it may be done."""
+        await asyncio.shield(self._change(limits))
+
+    async def _change(self, limits: Limits) -> None:
         changes: dict[str, int | None] = limits.model_dump(exclude_unset=True)
         async with self._changing:  # so that the last change on disk is the last one in force
             if self._ledger.trouble is not None:

@@ -73,6 +73,18 @@ async def test_a_change_that_a_crash_interrupts_is_not_answered_and_not_in_the_l
 
 
 @in_virtual_time
+async def test_a_change_goes_on_when_its_caller_disconnects():
+    process = Process()
+    change = asyncio.create_task(process.change(concurrent_limit=3))
+    await asyncio.sleep(COMMIT / 2)
+    change.cancel()
+    await asyncio.sleep(10)
+
+    assert change.cancelled()
+    assert (3, 3) == (process.in_force["concurrent_limit"], process.next().in_force["concurrent_limit"])
+
+
+@in_virtual_time
 @pytest.mark.parametrize("values", [(3, 4), (4, 3), (3, None), (None, 3)])
 async def test_of_two_changes_at_once_the_same_one_is_the_last_in_force_and_on_disk(values):
     process = Process()
