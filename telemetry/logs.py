@@ -8,6 +8,7 @@ import logging
 import logging.config
 import sys
 from collections.abc import Callable, MutableMapping
+from contextlib import suppress
 from typing import Any
 
 import structlog
@@ -95,11 +96,18 @@ def configure(settings: Settings) -> None:
 
 
 class _Lines(structlog.WriteLogger):
-    """Writes the lines of the logger `name` to stderr."""
+    """Writes the lines of the logger `name` to stderr. A line that cannot be written is lost, as with `logging`: the
+    work that logs it continues, even if the disk is full or the reader of the log has ended."""
 
     def __init__(self, name: str = "") -> None:
         super().__init__(sys.stderr)
         self.name = name
+
+    def msg(self, message: str) -> None:
+        with suppress(OSError, ValueError):  # ValueError: stderr is closed
+            super().msg(message)
+
+    debug = info = warning = error = exception = critical = msg
 
 
 def _from(level: str) -> Callable[..., Event]:

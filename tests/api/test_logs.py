@@ -3,6 +3,9 @@
 import ast
 import json
 import logging
+import os
+import sys
+from contextlib import suppress
 
 import pytest
 import structlog
@@ -195,6 +198,27 @@ def test_traces_on_a_console_never_show_locals(logged, capfd):
     printed = capfd.readouterr().err
     assert "RuntimeError" in printed
     assert "r8_secret" not in printed.replace('fail("r8_secret")', "")
+
+
+@pytest.mark.parametrize("trouble", ["full", "closed", "unread"])
+def test_work_continues_if_its_log_cannot_be_written(logged, monkeypatch, trouble):
+    reader, writer = os.pipe()
+    os.close(reader)
+    if trouble != "unread":
+        os.close(writer)
+        writer = os.open("/dev/full" if trouble == "full" else os.devnull, os.O_WRONLY)
+    stderr = os.fdopen(writer, "w")
+    monkeypatch.setattr(sys, "stderr", stderr)
+    app, _ = logged()
+    if trouble == "closed":
+        stderr.close()
+
+    made = app.test_client().post("/generate", json=PICTURE, headers=USER)
+    structlog.get_logger("ledger").error("ledger_down", reason="gone")
+
+    with suppress(OSError):  # what is left in its buffer
+        stderr.close()
+    assert (200, "succeeded") == (made.status_code, made.json["status"])
 
 
 @pytest.mark.parametrize("form", ["json", "console"])
