@@ -99,8 +99,8 @@ def webhook_hosts(text: str) -> str:
 
 
 def use_certificates(environ: Mapping[str, str]) -> None:
-    """Set SSL_CERT_FILE and SSL_CERT_DIR for OpenSSL, which reads only the environment of the process. Raise
-    ValueError if one of them names no certificates, which Python would ignore.
+    """Set SSL_CERT_FILE and SSL_CERT_DIR in the environment of the process, where `network.tls` and OpenSSL read them.
+    Raise ValueError if the file has no certificates, or no directory exists, since all hosts would be refused.
 
     As in OpenSSL, SSL_CERT_DIR may name several directories, separated by colons, and some of them may be missing.
     """
@@ -113,7 +113,8 @@ def use_certificates(environ: Mapping[str, str]) -> None:
         raise ValueError(f"SSL_CERT_FILE: {file} cannot be used: {reason}.") from error
     if folders and not any(Path(folder).is_dir() for folder in folders.split(os.pathsep)):
         raise ValueError(f"SSL_CERT_DIR: {folders} is not a directory.")
-    os.environ.update({name: environ[name] for name in ("SSL_CERT_FILE", "SSL_CERT_DIR") if name in environ})
+    used = {"SSL_CERT_FILE": file, "SSL_CERT_DIR": folders}
+    os.environ.update({name: value for name, value in used.items() if value})
 
 
 Secret = Annotated[SecretStr, AfterValidator(visible)]
