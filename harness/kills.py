@@ -17,7 +17,9 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import requests
+from psycopg.rows import dict_row
 
 from harness.service_process import ServiceProcess, launched_service, running_service, until
 from simulator import Simulator
@@ -210,6 +212,9 @@ class KillScenario:
             body = response.json()
         except (requests.RequestException, ValueError):
             return False
+        if response.status_code == 500 and "another process has it" in body["detail"]:
+            time.sleep(0.05)  # the killed one, for some seconds
+            return False
         if response.status_code == 503 and body["code"] == "shutting_down":
             # The next process continues the work that this one accepted.
             request.ids |= {body["id"]} if "id" in body else set()
@@ -223,7 +228,10 @@ class KillScenario:
 
     # ── The report
 
-    def _rows(self, query: str) -> list[sqlite3.Row]:
+    def _rows(self, query: str) -> list[Any]:
+        if url := self._settings.get("DATABASE_URL"):
+            with psycopg.connect(str(url), row_factory=dict_row) as connection:
+                return connection.execute(query.encode()).fetchall()
         with closing(sqlite3.connect(f"file:{self._data}/ledger.db?mode=ro", uri=True)) as ledger:
             ledger.row_factory = sqlite3.Row
             return ledger.execute(query).fetchall()

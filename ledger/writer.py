@@ -188,8 +188,9 @@ class SqlLedger:
             self._commit()
             self._first_try.set()
             is_running = self._wait_for_work()
-        self._ensure_open()
-        self._commit()
+        if self._has_opened:  # otherwise nothing was accepted
+            self._ensure_open()
+            self._commit()
         self._backend.close()
 
     def _wait_for_work(self) -> bool:

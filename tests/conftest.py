@@ -22,6 +22,7 @@ from app import create_app
 from harness.certificates import certified
 from settings import Settings
 from simulator import Options, Simulator, running
+from tests.support import postgres
 from tests.support.callers import ADMIN_KEY, SERVER_TOKEN
 
 # A failure prints the decorator that repeats its example. How long an example takes depends on the machine's load.
@@ -80,8 +81,24 @@ def simulator() -> Iterator[Simulator]:
         yield started
 
 
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """A test with the marker `every_database` runs on each."""
+    if metafunc.definition.get_closest_marker("every_database"):
+        metafunc.parametrize("database_url", ["sqlite", "postgresql"], indirect=True)
+
+
 @pytest.fixture
-def make_app(simulator: Simulator, tmp_path: Path) -> Iterator[Callable[..., Flask]]:
+def database_url(request: pytest.FixtureRequest) -> Iterator[str]:
+    """DATABASE_URL of the services of `make_app`; empty for a file in the directory of the test."""
+    if getattr(request, "param", "sqlite") == "sqlite":
+        yield ""
+        return
+    with postgres.server().schema() as schema:
+        yield postgres.server().url(schema=schema)
+
+
+@pytest.fixture
+def make_app(simulator: Simulator, tmp_path: Path, database_url: str) -> Iterator[Callable[..., Flask]]:
     """Creates a service before the simulator or another provider. Settings are given by name."""
     with ExitStack() as stack:
 
@@ -92,6 +109,7 @@ def make_app(simulator: Simulator, tmp_path: Path) -> Iterator[Callable[..., Fla
                 "REPLICATE_BASE_URL": simulator.url,
                 "LOG_LEVEL": "error",
                 "DATA_DIR": str(tmp_path),
+                "DATABASE_URL": database_url,
                 **{name: str(value) for name, value in settings.items()},
             }
             app = create_app(Settings.from_env(environ), provider=provider)

@@ -5,14 +5,12 @@ import json
 import sqlite3
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from functools import partial
 
 import pytest
 
 from harness.service_process import until
 from tests.support.callers import ADMIN
 from tests.support.ndjson import lines, settle, stream
-from tests.support.postgres import server
 from tests.support.problem_documents import fields, problem
 
 
@@ -152,18 +150,8 @@ def restarted(make_app):
     return restart
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
-def engine(request):
-    """The settings of a ledger of this kind. Tests name it before `restarted`, so that it outlives the service."""
-    if request.param == "sqlite":
-        yield {}
-        return
-    with server().schema() as schema:
-        yield {"DATABASE_URL": server().url(schema=schema)}
-
-
-def test_a_configured_limit_survives_restarts_and_wins_over_the_environment_until_null(engine, restarted):
-    restarted = partial(restarted, **engine)
+@pytest.mark.every_database
+def test_a_configured_limit_survives_restarts_and_wins_over_the_environment_until_null(restarted):
     assert 200 == configure(restarted(), concurrent_limit=3)
 
     for environment in (10, 20):
@@ -214,8 +202,8 @@ def test_nothing_changes_while_the_ledger_cannot_be_written(restarted, tmp_path,
     assert 200 == configure(restarted(), **asked)
 
 
-def test_after_changes_at_the_same_time_the_ledger_has_the_limits_in_force(engine, restarted):
-    restarted = partial(restarted, **engine)
+@pytest.mark.every_database
+def test_after_changes_at_the_same_time_the_ledger_has_the_limits_in_force(restarted):
     client = restarted()
     with ThreadPoolExecutor(8) as callers:
         changes = [

@@ -34,6 +34,7 @@ def without_timing(answer):
     return {name: value for name, value in answer.json.items() if name != "request_id"}
 
 
+@pytest.mark.every_database
 def test_the_same_key_and_body_is_the_same_generation_once_it_has_ended(client, simulator):
     first, again = ask(client), ask(client)
 
@@ -154,6 +155,7 @@ def test_a_refused_request_leaves_its_key_free(make_app, simulator):
     assert 200 == ask(client).status_code
 
 
+@pytest.mark.every_database
 def test_simultaneous_requests_with_one_key_create_one_generation(app, simulator):
     with online(app) as url, ThreadPoolExecutor(12) as callers:
 
@@ -182,6 +184,7 @@ def test_a_repeat_while_it_runs_waits_with_the_first_or_responds_async(client, s
     assert 1 == simulator.counts().creations_accepted
 
 
+@pytest.mark.every_database
 def test_a_repeated_batch_is_returned_with_all_results_in_both_formats(client, simulator):
     first = ask(client, BATCH, "/generate-batch").json
     again = ask(client, BATCH, "/generate-batch").json
@@ -348,6 +351,7 @@ def restarted(make_app, app, **settings):
     return make_app(**settings).test_client()
 
 
+@pytest.mark.every_database
 def test_a_key_returns_work_that_ended_before_a_restart(make_app, simulator):
     app = make_app()
     client = app.test_client()
@@ -373,6 +377,7 @@ def test_a_key_of_a_simulated_request_is_free_for_a_real_one(make_app):
     assert (True, False) == (simulated["simulated"], real["simulated"])
 
 
+@pytest.mark.every_database
 def test_work_from_before_a_restart_resumes_when_its_owner_sends_the_key(make_app, simulator):
     app = make_app(REPLICATE_CONCURRENT_LIMIT=1)
     client = app.test_client()
@@ -395,6 +400,7 @@ def test_work_from_before_a_restart_resumes_when_its_owner_sends_the_key(make_ap
     assert 4 == simulator.counts().creations_accepted
 
 
+@pytest.mark.every_database
 def test_the_admins_key_returns_work_that_resumed_at_the_start(make_app, simulator):
     app = make_app(REPLICATE_CONCURRENT_LIMIT=1)
     client = app.test_client()
@@ -501,6 +507,7 @@ def test_a_key_outlives_its_day_while_its_work_is_suspended(make_app, simulator,
     assert over != ask(app.test_client(), picture("anew"), **{"Idempotency-Key": "over"}).json["id"]
 
 
+@pytest.mark.every_database
 def test_expired_work_is_returned_as_interrupted_under_its_key(make_app, simulator):
     app = make_app(REPLICATE_CONCURRENT_LIMIT=1)
     client = app.test_client()
@@ -533,6 +540,7 @@ def test_a_dry_run_ignores_its_key(client, simulator):
     assert 2 == simulator.counts().creations_accepted
 
 
+@pytest.mark.every_database
 def test_simultaneous_repeats_after_a_restart_resume_the_work_once(make_app, simulator):
     app = make_app(REPLICATE_CONCURRENT_LIMIT=1)
     client = app.test_client()

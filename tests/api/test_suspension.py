@@ -34,6 +34,7 @@ def tried(result):
     ]
 
 
+@pytest.mark.every_database
 @pytest.mark.slow
 def test_a_passing_failure_after_a_restart_is_retried(make_app, restarted, simulator):
     app = make_app()
@@ -62,6 +63,7 @@ def test_a_failure_after_a_restart_uses_the_fallback(make_app, restarted, simula
     assert [("flux-dev", "content_refused"), ("qwen-image", None)] == tried(result)
 
 
+@pytest.mark.every_database
 def test_an_owner_that_cancels_suspended_queued_work_sends_nothing(make_app, restarted, simulator):
     app = make_app(REPLICATE_CONCURRENT_LIMIT=1)
     client = app.test_client()
@@ -121,6 +123,7 @@ def test_a_prediction_cancelled_at_replicate_uses_no_fallback(client, simulator)
     assert ("failed", [("flux-dev", "generation_failed")]) == (result["status"], tried(result))
 
 
+@pytest.mark.every_database
 def test_a_prediction_cancelled_without_its_owner_counts_as_billed(make_app, restarted, simulator):
     app = make_app()
     target = submit(app.test_client(), "[[hang]]")
@@ -204,6 +207,7 @@ def test_a_prediction_of_another_account_is_billed_and_not_made_again(make_app, 
     assert result["cost_usd"] == simulator.counts().billed_usd > 0
 
 
+@pytest.mark.every_database
 def test_suspended_work_reserves_nothing_of_the_budget(make_app, restarted, simulator):
     budget = {"BUDGET_USD_PER_DAY": 0.05}  # the hanging one and one more
     app = make_app(REPLICATE_CONCURRENT_LIMIT=1, **budget)
@@ -234,6 +238,7 @@ def test_a_restart_reserves_a_fallback_at_its_own_price(make_app, restarted, sim
     problem(client.post("/generate", json=PICTURE, headers=ADMIN), 402, "budget_exceeded")
 
 
+@pytest.mark.every_database
 def test_batches_whose_items_are_cancelled_concurrently_end_exactly_once(make_app, restarted, simulator):
     app = make_app(REPLICATE_SIMULATE=1, REPLICATE_CONCURRENT_LIMIT=1)
     client = app.test_client()

@@ -51,6 +51,7 @@ def busy(app, client, simulator):
     return client
 
 
+@pytest.mark.every_database
 def test_usage_equals_what_replicate_billed_in_every_grouping(busy, simulator):
     billed = simulator.counts().billed_usd
 
@@ -106,6 +107,7 @@ def test_only_the_admin_sees_usage_by_caller(busy, simulator):
     assert not any("r8_" in caller for caller in by_caller)
 
 
+@pytest.mark.every_database
 def test_usage_is_the_same_after_a_restart(make_app, simulator):
     app = make_app()
     app.test_client().post("/generate", json=PICTURE, headers=USER)
@@ -158,6 +160,7 @@ def test_unfinished_work_is_not_counted(client, simulator):
     assert simulator.counts().billed_usd == usage(client)["total"]["usd"]
 
 
+@pytest.mark.every_database
 def test_an_empty_period_has_no_groups_and_a_total_of_zero(client):
     for query in ("?group_by=model", "?group_by=caller", "?group_by=day"):
         said = usage(client, query, by=USER)
