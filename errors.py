@@ -14,8 +14,11 @@ same request may succeed later. One handler in `app.py` turns it into the respon
     ├── HeadersTooLarge         431 headers_too_large
     ├── BudgetExceeded          402 budget_exceeded         nothing was spent
     ├── IdempotencyConflict     409 idempotency_conflict
+    ├── SemaphoreInUse          409 semaphore_in_use
+    ├── LeaseExpired            410 lease_expired
     ├── ContentRefused          422 content_refused
     ├── QueueFull               429 queue_full              carries Retry-After
+    ├── SemaphoreFull           429 semaphore_full          carries Retry-After
     ├── ShuttingDown            503 shutting_down           carries Retry-After
     ├── Starting                503 starting                carries Retry-After
     ├── LoopBlocked             503 loop_blocked            carries Retry-After
@@ -183,6 +186,16 @@ class IdempotencyConflict(ServiceError):
     title = "The idempotency key was used for another request"
 
 
+class SemaphoreInUse(ServiceError):
+    status, code = 409, "semaphore_in_use"
+    title = "The semaphore is in use or waited for"
+
+
+class LeaseExpired(ServiceError):
+    status, code = 410, "lease_expired"
+    title = "The lease has ended, or never existed"
+
+
 class ContentRefused(ServiceError):
     status, code = 422, "content_refused"
     title = "The model's safety filter refused the prompt or the image"
@@ -209,6 +222,11 @@ class _ComeBackLater(ServiceError):
 class QueueFull(_ComeBackLater):
     status, code = 429, "queue_full"
     title = "Queue is full"
+
+
+class SemaphoreFull(_ComeBackLater):
+    status, code = 429, "semaphore_full"
+    title = "No permit of the semaphore is free"
 
 
 class ShuttingDown(_ComeBackLater):

@@ -181,12 +181,13 @@ class Runtime:
         self.attachments.sweep(state.attached_to)
         spent = self.queries.cost_by_day(ADMIN, time.time() - _BUDGET_HORIZON, simulated=simulated)
         hash_key = self.queries.meta(HASH_KEY)
-        kept_limits = self.core.limits.load(self.queries)
+        limits, semaphores = self.core.limits.load(self.queries), self.core.semaphores.load(self.queries)
 
         def begin() -> None:
             self.authenticator.hash_key = hash_key
+            self.core.semaphores.begin(semaphores)
             self.core.begin(state, spent=spent)
-            self.core.limits.begin(kept_limits)
+            self.core.limits.begin(limits)
 
         self.loop.call(begin)
         self.restored.set()

@@ -60,7 +60,9 @@ def _generation_of(
     with incoming.body(caller.turn, forms=True) as body:
         wanted = parse_generation(incoming.with_images_on_disk(body), service.context)
         if wanted.dry_run:
-            plan = service.loop.run(service.generations.forecast(BatchRequest([wanted]), caller))
+            plan = service.loop.run(
+                service.generations.forecast(BatchRequest([wanted], semaphore=wanted.semaphore), caller)
+            )
             return jsonify(views.dry_run(wanted, plan))
         return incoming.submission(
             "gen", wanted, body, caller=caller, address=address, key=key, seconds=preference.seconds

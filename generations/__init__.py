@@ -15,7 +15,7 @@ What happens to a generation, in order:
    return.
 7. `archive.py` reads work that has ended; `retention.py` deletes it in the end.
 
-`limits.py` keeps the limits that `/configure` sets.
+`limits.py` keeps the limits that `/configure` sets, and `semaphores.py` the named semaphores and their leases.
 
 `core.py` builds all of it.
 """

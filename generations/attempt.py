@@ -87,7 +87,7 @@ class AttemptRunner:
                 raise
             queued_at = clock()
             try:
-                lease = await self._gate.acquire(generation.caller.turn, **_limits(batch))
+                lease = await self._gate.acquire(generation.caller.turn, **_limits(generation, batch))
             finally:
                 generation.queued_seconds += clock() - queued_at
             admitted = clock()
@@ -116,7 +116,7 @@ class AttemptRunner:
         began = clock()
         lease = self._gate.adopt(
             generation.caller.turn,
-            **_limits(batch),
+            **_limits(generation, batch),
             lost=attempt.age if attempt.prediction is None else None,
             expected=attempt_id_of(generation, attempt),
         )
@@ -341,9 +341,10 @@ def attempt_id_of(generation: Generation, attempt: Attempt) -> str:
     return f"{generation.id}.{generation.attempts.index(attempt) + 1}"
 
 
-def _limits(batch: Batch | None) -> dict[str, Any]:
-    """The arguments of the gate that place an item in its batch."""
-    return {"batch": batch.id, "max_concurrent": batch.max_concurrent} if batch else {}
+def _limits(generation: Generation, batch: Batch | None) -> dict[str, Any]:
+    """The arguments of the gate that place an item in its batch, and its semaphore."""
+    limits = {"batch": batch.id, "max_concurrent": batch.max_concurrent} if batch else {}
+    return limits if generation.semaphore is None else {**limits, "semaphore": generation.semaphore}
 
 
 def _is_interrupted(generation: Generation) -> bool:

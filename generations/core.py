@@ -20,6 +20,7 @@ from generations.limits import ConfiguredLimits
 from generations.push import PushInbox
 from generations.recovery import Recovery, StartupState, seconds_in_doubt
 from generations.retention import Retention
+from generations.semaphores import NamedSemaphores
 from generations.service import GenerationService
 from generations.status import Status
 from generations.supervisor import Supervisor
@@ -89,6 +90,7 @@ class Core:
             ledger=ledger,
             outbox=self.outbox,
         )
+        self.semaphores = NamedSemaphores(gate, ledger, archive, self.supervisor)
         self.generations = self._service(ledger, archive, keys, cpu)
         self.retention = _retention(settings, ledger, archive)
         self.push = PushInbox(

@@ -177,6 +177,7 @@ class Generation:
     request_json: str
     batch_id: str | None = None
     position: int | None = None
+    semaphore: str | None = None
     created_at: float = field(default_factory=time.time)
     state: State = "queued"
     attempts: list[Attempt | FinishedAttempt] = field(default_factory=list)
@@ -304,6 +305,7 @@ class Generation:
             images=images,
             video_seconds=seconds,
             credits=self.model.credits if self.succeeded else 0,
+            semaphore=self.semaphore,
             attempts=tuple(each.record(self.id, number) for number, each in enumerate(self.attempts, 1)),
         )
 

@@ -136,6 +136,7 @@ class Recovery:
             request_json=record.request,
             batch_id=record.batch_id,
             position=record.position,
+            semaphore=record.semaphore,
             created_at=record.accepted_at,
             state=record.state,
             attempts=[

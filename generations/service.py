@@ -111,9 +111,10 @@ class GenerationService:
         return work
 
     async def forecast(self, request: BatchRequest, caller: Caller, *, may_exist: bool = False) -> PlanRecord:
-        """The plan of a batch if it were submitted now. Raises QueueFull, LedgerDown or ShuttingDown if it
-        would not be accepted, unless it `may_exist` already under its key."""
+        """The plan of a batch if it were submitted now. Raises InvalidRequest, QueueFull, LedgerDown or
+        ShuttingDown if it would not be accepted, unless it `may_exist` already under its key."""
         if not may_exist:
+            self._supervisor.check_semaphore(request.semaphore)
             self._supervisor.check_room(len(request.requests), caller)
         return await self.status.forecast(request, caller)
 

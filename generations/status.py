@@ -21,9 +21,9 @@ from ledger.records import PlanRecord
 from loop_thread import Pool
 from parsing.shapes import BatchRequest
 
-Line = tuple[str, str | None, int]
-"""A place in the queue: the caller's turn, the batch, and the number of generations of the same caller and
-batch ahead of it."""
+Line = tuple[str, str | None, int, str | None]
+"""A place in the queue: the caller's turn, the batch, the number of generations of the same caller, batch and semaphore
+ahead of it, and the semaphore."""
 
 
 class Status:
@@ -57,10 +57,16 @@ class Status:
             )
             for each in request.requests
         ]
-        snapshot, durations = self._gate.snapshot(), self._gate.durations
+        snapshot, durations = self._gate.snapshot(request.semaphore), self._gate.durations
         found = await self._threads.run(
             partial(
-                plan, items, snapshot, durations, caller=caller.turn, max_concurrent=request.max_concurrent
+                plan,
+                items,
+                snapshot,
+                durations,
+                caller=caller.turn,
+                max_concurrent=request.max_concurrent,
+                semaphore=request.semaphore,
             )
         )
         return PlanRecord(found.strategy, found.seconds, found.cost_usd, found.credits)
@@ -91,7 +97,8 @@ class Status:
         """Its place in the queue; None if it is not queued."""
         if generation.state != "queued":
             return None
-        return generation.caller.turn, generation.batch_id, self._supervisor.queue_position(generation)
+        ahead = self._supervisor.queue_position(generation)
+        return generation.caller.turn, generation.batch_id, ahead, generation.semaphore
 
     def _batch(self, batch: Batch) -> dict[str, Any]:
         running = [each for each in batch.items if isinstance(each, Generation) and not each.has_ended]

@@ -24,7 +24,7 @@ import structlog
 from admission.fair_queue import room
 from auth import Caller
 from concurrency import Gate
-from errors import LedgerDown, QueueFull, ShuttingDown
+from errors import InvalidRequest, LedgerDown, Problem, QueueFull, ShuttingDown
 from generations.batch import Batch, Work
 from generations.budget import Budget, check_cost
 from generations.generation import Generation
@@ -72,6 +72,8 @@ class Supervisor:
         self._running: dict[str, tuple[asyncio.Task[None], Generation]] = {}
         self._running_of: Counter[str] = Counter()
         """The number of unfinished generations of each caller."""
+        self._naming: Counter[str] = Counter()
+        """The number of unfinished generations that name each semaphore."""
         self._batches: dict[str, tuple[asyncio.Task[None], Batch]] = {}
         self.handed_over: dict[str, Work] = {}
         """Work that the drain left to the next process, by id."""
@@ -81,7 +83,8 @@ class Supervisor:
 
     def accept(self, submission: Submission) -> Work:
         """Accept a submission and start it. Its record is written soon, and before anything is sent. Raises QueueFull,
-        ShuttingDown, LedgerDown or BudgetExceeded if it is not accepted."""
+        ShuttingDown, LedgerDown, InvalidRequest or BudgetExceeded if it is not accepted."""
+        self.check_semaphore(submission.request.semaphore)
         if isinstance(submission.request, BatchRequest):
             return self._accept_batch(submission, submission.request)
         cost = submission.request.model_cost
@@ -132,6 +135,7 @@ class Supervisor:
     @staticmethod
     def _new(submission: Submission, request: GenerationRequest, text: str, **fields: Any) -> Generation:
         return Generation(
+            semaphore=submission.request.semaphore,
             request=request,
             caller=submission.caller,
             request_id=submission.request_id,
@@ -236,7 +240,7 @@ class Supervisor:
             if other is generation:
                 break
             same = (other.caller.turn, other.batch_id) == (generation.caller.turn, generation.batch_id)
-            before += same and other.state == "queued"
+            before += same and other.semaphore == generation.semaphore and other.state == "queued"
         return before
 
     def longest_waiting(self) -> float | None:
@@ -269,6 +273,16 @@ class Supervisor:
                 retry_after=self._gate.seconds_per_release() * too_many,
                 retryable=more <= room(most, waiting=0, own=0),
             )
+
+    def check_semaphore(self, semaphore: str | None) -> None:
+        """Raises InvalidRequest if this is not the id of a semaphore."""
+        if semaphore is not None and self._gate.semaphore(semaphore) is None:
+            reason = "is not the id of a semaphore; an operator creates them"
+            raise InvalidRequest([Problem("external_semaphore_id", reason, semaphore)])
+
+    def names_semaphore(self, semaphore: str) -> bool:
+        """Whether unfinished work in this process names it."""
+        return self._naming[semaphore] > 0
 
     # ── Drain
 
@@ -315,6 +329,8 @@ class Supervisor:
         task = asyncio.create_task(self._runner.run(generation, batch))
         self._running[generation.id] = task, generation
         self._running_of[generation.caller.turn] += 1
+        if generation.semaphore is not None:
+            self._naming[generation.semaphore] += 1
         if generation.is_cancelled:  # begun in an earlier process
             _cancel(task)
         task.add_done_callback(lambda _: self._ended(generation))
@@ -339,6 +355,8 @@ class Supervisor:
         else:
             del self._running[work.id]
             self._running_of -= Counter((work.caller.turn,))  # removes callers whose count is zero
+            if work.semaphore is not None:
+                self._naming -= Counter((work.semaphore,))
         if not work.has_ended:
             self.handed_over[work.id] = work
             return

@@ -59,6 +59,8 @@ def facts(record: GenerationRecord, address: str) -> Body:
         body["files_error"] = record.files_error
     if record.batch_id is not None:
         body["batch_id"] = record.batch_id
+    if record.semaphore is not None:
+        body["external_semaphore_id"] = record.semaphore
     return body | {"placeholder": True} if record.placeholder else body
 
 

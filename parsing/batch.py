@@ -49,7 +49,15 @@ def parse_batch(body: Any, context: ParseContext) -> BatchRequest:
         refuse(problems)
     shared = {} if is_whole else {name: rest[name] for name in rest if name not in {"prompts", "file_names"}}
     bound = fields.max_concurrent and min(fields.max_concurrent, MAX_BATCH_ITEMS)  # more has no effect
-    return BatchRequest(requests, bound, fields.dry_run, webhook, fields.max_cost_usd, shared)
+    return BatchRequest(
+        requests,
+        bound,
+        fields.dry_run,
+        webhook,
+        fields.max_cost_usd,
+        fields.external_semaphore_id,
+        shared,
+    )
 
 
 def _read_whole(

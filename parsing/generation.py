@@ -68,7 +68,7 @@ def parse_generation(body: Any, context: ParseContext) -> GenerationRequest:
     )
     if not isinstance(found, GenerationRequest):
         refuse(found)
-    return found
+    return replace(found, semaphore=found.given.get("external_semaphore_id"))
 
 
 def read_normalised(

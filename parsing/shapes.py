@@ -40,6 +40,16 @@ _MaxCost = Annotated[
 _DryRun = Annotated[bool, Field(description="Only forecast how long it would take, and its cost.")]
 
 
+_Semaphore = Annotated[
+    str | None,
+    Field(
+        min_length=1,
+        max_length=100,
+        description="The id of a semaphore that the operator has created. Each prediction also needs a permit of it.",
+    ),
+]
+
+
 class OwnFields(BaseModel):
     """The fields of one generation that belong to the service and not to its model."""
 
@@ -72,6 +82,7 @@ class SingleFields(OwnFields):
     """The same for `POST /generate`."""
 
     dry_run: _DryRun = False
+    external_semaphore_id: _Semaphore = None
 
 
 class BatchFields(BaseModel):
@@ -85,6 +96,7 @@ class BatchFields(BaseModel):
     dry_run: _DryRun = False
     webhook: _Webhook = None
     max_cost_usd: _MaxCost = None
+    external_semaphore_id: _Semaphore = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +114,7 @@ class GenerationRequest:
     webhook: str | None = None
     max_cost: float | None = None
     dry_run: bool = False
+    semaphore: str | None = None
     given: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -141,4 +154,5 @@ class BatchRequest:
     dry_run: bool = False
     webhook: str | None = None
     max_cost: float | None = None
+    semaphore: str | None = None
     shared: Mapping[str, Any] = field(default_factory=dict)

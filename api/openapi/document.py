@@ -8,6 +8,7 @@ answers. No framework does this: docs/decisions/0006-openapi-from-declarations.m
 from functools import lru_cache
 from typing import Any
 
+from api.openapi import semaphores
 from api.openapi.operations import paths
 from api.openapi.schemas import JSON, an_object, answers, ref
 from auth import ADMIN_HEADER, USER_HEADER
@@ -17,6 +18,7 @@ from network.public_http import MAX_URL_LENGTH
 from parsing.batch import MAX_BATCH_ITEMS
 from parsing.limits import Limits
 from parsing.normal import OPTIONAL
+from parsing.semaphores import LeaseFields, SemaphoreFields
 from parsing.shapes import BatchFields, SingleFields
 
 _DRAFT = "https://json-schema.org/draft/2020-12/schema"
@@ -43,7 +45,7 @@ def openapi_document(version: str, models: tuple[Model, ...], *, root: str = "")
             "and pays for each image once.",
         },
         "servers": [{"url": root or "/"}],
-        "paths": paths(),
+        "paths": {**paths(), **semaphores.paths()},
         "components": {
             "schemas": _schemas(models),
             "securitySchemes": {
@@ -78,7 +80,10 @@ def _schemas(models: tuple[Model, ...]) -> JSON:
                 {
                     "requests": {
                         "type": "array",
-                        "items": {**ref("GenerationRequest"), "properties": {"dry_run": {"type": "null"}}},
+                        "items": {
+                            **ref("GenerationRequest"),
+                            "properties": {"dry_run": {"type": "null"}, "external_semaphore_id": {"type": "null"}},
+                        },
                         "minItems": 1, "maxItems": MAX_BATCH_ITEMS,
                     },
                     **_properties(BatchFields),
@@ -94,8 +99,15 @@ def _schemas(models: tuple[Model, ...]) -> JSON:
         "Limits": an_object(
             _properties(Limits), required=[], additionalProperties=False, minProperties=1,
         ),
+        "SemaphoreLimit": _body(SemaphoreFields), "LeaseTerms": _body(LeaseFields),
+        **semaphores.schemas(),
         **answers(),
     }  # fmt: skip
+
+
+def _body(shape: Any) -> JSON:
+    """The schema of a body whose fields are all required."""
+    return an_object(_properties(shape), additionalProperties=False)
 
 
 def _request_schema(model: Model) -> JSON:

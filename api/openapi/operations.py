@@ -10,7 +10,7 @@ from contract.states import ENDED, UNFINISHED
 from errors import every_error
 from parsing.queries import GROUPS, LONGEST_PAGE, USUAL_PAGE
 
-_ADMIN: Final[Sequence[JSON]] = ({"admin": []},)
+ADMIN_ONLY: Final[Sequence[JSON]] = ({"admin": []},)
 _EITHER: Final[Sequence[JSON]] = ({"admin": []}, {"user": []}, {"bearer": []})
 
 _SECONDS: Final[JSON] = {"schema": {"type": "integer"}, "description": "Seconds"}
@@ -24,7 +24,7 @@ _PAID: Final[JSON] = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Operation:
+class Operation:
     """One method of a route: its parameters, and its responses by status. If `who` is empty, no key is needed."""
 
     name: str
@@ -65,7 +65,7 @@ def paths() -> JSON:
     }
 
 
-def _routes() -> dict[str, dict[str, _Operation]]:
+def _routes() -> dict[str, dict[str, Operation]]:
     generation = {"parameters": (_target("generation"),), "who": _EITHER, "errors": ("401", "404", "500")}
     batch = {**generation, "parameters": (_target("batch"),)}
     return {
@@ -73,21 +73,21 @@ def _routes() -> dict[str, dict[str, _Operation]]:
         "/generate-batch": {"post": _generate_batch()},
         "/generations": {"get": _list()},
         "/generations/{target}": {
-            "get": _operation(
+            "get": operation(
                 "generation", "Get a generation", "AnyGeneration", **generation
             ),
-            "delete": _operation(
+            "delete": operation(
                 "cancelGeneration", "Cancel a generation that has not ended", "AnyGeneration", **generation
             ),
         },
         "/generations/{target}/events": {"get": _events()},
         "/batches/{target}": {
-            "get": _operation("batch", "Get a batch, with the results so far", "AnyBatch", **batch),
-            "delete": _operation("cancelBatch", "Cancel the unfinished generations of a batch", "AnyBatch", **batch),
+            "get": operation("batch", "Get a batch, with the results so far", "AnyBatch", **batch),
+            "delete": operation("cancelBatch", "Cancel the unfinished generations of a batch", "AnyBatch", **batch),
         },
         "/usage": {"get": _usage()},
         "/models": {
-            "get": _operation(
+            "get": operation(
                 "listModels", "List the models and their parameters", "Models", errors=("400",),
                 parameters=(_choices("kind", KINDS), _choices("tier", TIERS)),
             )
@@ -96,9 +96,9 @@ def _routes() -> dict[str, dict[str, _Operation]]:
         **_for_operators(),
         "/webhooks/replicate": {"post": _replicate_webhook()},
         "/": {"get": _index()},
-        "/openapi.json": {"get": _operation("openapi", "Get this document", "AnyObject")},
+        "/openapi.json": {"get": operation("openapi", "Get this document", "AnyObject")},
         "/docs": {
-            "get": _Operation(
+            "get": Operation(
                 name="docs", summary="Read and try the API on an HTML page",
                 answers={"200": {"description": "HTML", "content": {"text/html": {}}}},
             )
@@ -106,23 +106,23 @@ def _routes() -> dict[str, dict[str, _Operation]]:
     }  # fmt: skip
 
 
-def _for_operators() -> dict[str, dict[str, _Operation]]:
+def _for_operators() -> dict[str, dict[str, Operation]]:
     return {
         "/configure": {
-            "post": _operation(
-                "configure", "Change the limits at run time", "Configured", who=_ADMIN, takes=_json("Limits"),
+            "post": operation(
+                "configure", "Change the limits at run time", "Configured", who=ADMIN_ONLY, takes=json_of("Limits"),
                 errors=("400", "401", "403", "413", "415", "429", "500"),
             )
         },
-        "/status": {"get": _operation("status", "Get statistics of the service; more with the admin key", "Status")},
+        "/status": {"get": operation("status", "Get statistics of the service; more with the admin key", "Status")},
         "/health": {
-            "get": _operation("health", "Check whether the service accepts work", "Health", errors=("500", "503"))
+            "get": operation("health", "Check whether the service accepts work", "Health", errors=("500", "503"))
         },
         "/health/live": {
-            "get": _operation("live", "Check whether the process should go on (liveness)", "Live", errors=("503",))
+            "get": operation("live", "Check whether the process should go on (liveness)", "Live", errors=("503",))
         },
         "/health/ready": {
-            "get": _operation("ready", "Check whether to send callers here (readiness)", "Ready", errors=("503",))
+            "get": operation("ready", "Check whether to send callers here (readiness)", "Ready", errors=("503",))
         },
     }  # fmt: skip
 
@@ -130,12 +130,12 @@ def _for_operators() -> dict[str, dict[str, _Operation]]:
 # ── Single operations
 
 
-def _index() -> _Operation:
-    return _Operation(
+def _index() -> Operation:
+    return Operation(
         name="index",
         summary="Get links to the documentation; redirects browsers to `/docs`",
         answers={
-            "200": {"description": "Done", "content": _json("Index")},
+            "200": {"description": "Done", "content": json_of("Index")},
             "302": {
                 "description": "To `/docs`, if the caller prefers HTML",
                 "headers": {"Location": {"schema": TEXT}},
@@ -144,15 +144,15 @@ def _index() -> _Operation:
     )
 
 
-def _generate() -> _Operation:
-    return _Operation(
+def _generate() -> Operation:
+    return Operation(
         name="generate",
         summary="Generate one image or video, or forecast its cost and duration",
         who=_EITHER,
-        parameters=(_PREFER, _KEY),
-        takes={**_json("GenerationRequest"), **_FORM},
+        parameters=(_PREFER, KEY),
+        takes={**json_of("GenerationRequest"), **_FORM},
         answers={
-            "200": {"description": "Done", "content": _json("GenerationOrPlan"), "headers": _APPLIED},
+            "200": {"description": "Done", "content": json_of("GenerationOrPlan"), "headers": _APPLIED},
             "202": _goes_on("UnfinishedGeneration"),
         },
         errors=("400", "401", "402", "409", "413", "415", "422", "429", "500", "503"),
@@ -160,18 +160,18 @@ def _generate() -> _Operation:
     )
 
 
-def _generate_batch() -> _Operation:
+def _generate_batch() -> Operation:
     line: JSON = {"anyOf": [ref("BatchItem"), ref("BatchSummary")]}
-    return _Operation(
+    return Operation(
         name="generateBatch",
         summary="Generate many images or videos, with results in input order, or forecast them",
         who=_EITHER,
-        parameters=(_PREFER, _KEY),
-        takes={**_json("BatchRequest"), **_FORM},
+        parameters=(_PREFER, KEY),
+        takes={**json_of("BatchRequest"), **_FORM},
         answers={
             "200": {
                 "description": "Done. As `application/x-ndjson`: each result as soon as it is ready, then the summary.",
-                "content": {**_json("BatchOrPlan"), "application/x-ndjson": {"schema": line}},
+                "content": {**json_of("BatchOrPlan"), "application/x-ndjson": {"schema": line}},
                 "headers": _APPLIED,
             },
             "202": _goes_on("AnyBatch"),
@@ -181,9 +181,9 @@ def _generate_batch() -> _Operation:
     )
 
 
-def _list() -> _Operation:
+def _list() -> Operation:
     limit = {"type": "integer", "minimum": 1, "maximum": LONGEST_PAGE, "default": USUAL_PAGE}
-    return _operation(
+    return operation(
         "listGenerations", "List the caller's generations, the latest first", "Generations",
         who=_EITHER, errors=("400", "401", "500"),
         parameters=(
@@ -196,8 +196,8 @@ def _list() -> _Operation:
     )  # fmt: skip
 
 
-def _events() -> _Operation:
-    return _Operation(
+def _events() -> Operation:
+    return Operation(
         name="events",
         summary="Follow a generation by server-sent events",
         who=_EITHER,
@@ -212,8 +212,8 @@ def _events() -> _Operation:
     )
 
 
-def _usage() -> _Operation:
-    return _operation(
+def _usage() -> Operation:
+    return operation(
         "usage", "Get the number and cost of generations: all for the admin, their own for users", "Usage",
         who=_EITHER, errors=("400", "401", "500"),
         parameters=(
@@ -224,9 +224,9 @@ def _usage() -> _Operation:
     )  # fmt: skip
 
 
-def _file() -> _Operation:
+def _file() -> Operation:
     content: JSON = {"image/*": {}, "video/*": {}}
-    return _Operation(
+    return Operation(
         name="file",
         summary="Get a stored output, whole or in part",
         parameters=(
@@ -244,8 +244,8 @@ def _file() -> _Operation:
     )
 
 
-def _replicate_webhook() -> _Operation:
-    return _Operation(
+def _replicate_webhook() -> Operation:
+    return Operation(
         name="toldByReplicate",
         summary="Receive a signed webhook of Replicate about a prediction that ended",
         parameters=(
@@ -265,7 +265,7 @@ def _webhook(result: str) -> JSON:
         "summary": "Report the end: delivered at least once, and retried for a day until a response of 2xx or 410",
         "security": [],
         "parameters": list(_SIGNED),
-        "requestBody": {"required": True, "content": _json(result)},
+        "requestBody": {"required": True, "content": json_of(result)},
         "responses": {
             "2XX": {"description": "Delivered"},
             "410": {"description": "Stop the deliveries to this URL"},
@@ -276,12 +276,12 @@ def _webhook(result: str) -> JSON:
 # ── Parts of operations
 
 
-def _operation(name: str, summary: str, answer: str, **more: object) -> _Operation:
-    answers = {"200": {"description": "Done", "content": _json(answer)}}
-    return _Operation(name=name, summary=summary, answers=answers, **more)  # type: ignore[arg-type]
+def operation(name: str, summary: str, answer: str, **more: object) -> Operation:
+    answers = {"200": {"description": "Done", "content": json_of(answer)}}
+    return Operation(name=name, summary=summary, answers=answers, **more)  # type: ignore[arg-type]
 
 
-def _json(name: str) -> JSON:
+def json_of(name: str) -> JSON:
     return {"application/json": {"schema": ref(name)}}
 
 
@@ -289,7 +289,7 @@ def _goes_on(name: str) -> JSON:
     where = {"schema": TEXT, "description": "The path of the generation or batch."}
     return {
         "description": "Accepted; the work continues",
-        "content": _json(name),
+        "content": json_of(name),
         "headers": {"Location": where, **_APPLIED},
     }
 
@@ -320,23 +320,23 @@ def _choices(name: str, choices: Iterable[str]) -> JSON:
     return {**_query(name, {"type": "array", "items": {"enum": list(choices)}}), "explode": True}
 
 
-def _header(name: str, schema: JSON, description: str) -> JSON:
+def header(name: str, schema: JSON, description: str) -> JSON:
     return {"name": name, "in": "header", "required": False, "schema": schema, "description": description}
 
 
 _MOMENT: Final = "a date, a date and time (UTC unless it has an offset), or a Unix time."
 
-_REQUEST_ID: Final = _header(
+_REQUEST_ID: Final = header(
     "X-Request-ID",
     {"type": "string", "maxLength": 200},
     "Returned and logged. If absent, the service generates one.",
 )
-_PREFER: Final = _header(
+_PREFER: Final = header(
     "Prefer",
     TEXT,
     "`respond-async`: respond with 202 at once. `wait=N`: respond with 202 if the work has not ended after N seconds.",
 )
-_KEY: Final = _header(
+KEY: Final = header(
     "Idempotency-Key",
     {"type": "string", "pattern": "^[!-~]{1,255}$"},
     "A repeated request with the same key and body gets the same work: for 24 hours, and until that work has ended.",
@@ -349,9 +349,9 @@ _APPLIED: Final[JSON] = {
 }
 _FORM: Final[JSON] = {"multipart/form-data": {"schema": ref("Form")}}
 _SIGNED: Final = (
-    _header("webhook-id", TEXT, "The same in every attempt to deliver."),
-    _header("webhook-timestamp", TEXT, "Unix time of the attempt."),
-    _header(
+    header("webhook-id", TEXT, "The same in every attempt to deliver."),
+    header("webhook-timestamp", TEXT, "Unix time of the attempt."),
+    header(
         "webhook-signature",
         TEXT,
         "v1 and HMAC-SHA256 over `id.timestamp.body`, keyed with the secret's bytes.",

@@ -66,6 +66,7 @@ def _of_generations() -> JSON:
             "description": "The output is a black placeholder image, as requested.",
         },
         "batch_id": {"type": "string", "description": "The id of its batch."},
+        "external_semaphore_id": {"type": "string", "description": "Its semaphore."},
     }
     ended: JSON = {"success": _YES_NO, **always}
     outcome: JSON = {"output": _OUTPUT, "count": _COUNT, **sometimes, "error": error}
@@ -80,7 +81,8 @@ def _of_generations() -> JSON:
         ),
         "UnfinishedGeneration": an_object(
             {
-                **alive, "file_name": sometimes["file_name"], "batch_id": sometimes["batch_id"], **_SOON,
+                **alive, **_SOON,
+                **{name: sometimes[name] for name in ("file_name", "batch_id", "external_semaphore_id")},
                 "progress": _PERCENT, "webhook": ref("Delivery"), "waiting_for_owner_since": _WAITING,
                 "creation_in_doubt": _IN_DOUBT,
             },

@@ -27,12 +27,15 @@ TABLE = {
     "not_found": 404,
     "method_not_allowed": 405,
     "idempotency_conflict": 409,
+    "semaphore_in_use": 409,
+    "lease_expired": 410,
     "payload_too_large": 413,
     "unsupported_media_type": 415,
     "range_not_satisfiable": 416,
     "content_refused": 422,
     "headers_too_large": 431,
     "queue_full": 429,
+    "semaphore_full": 429,
     "generation_failed": 500,
     "generation_timeout": 500,
     "outcome_unknown": 500,
@@ -67,6 +70,11 @@ ROUTES = {
     "/batches/batch_1": READ | {"DELETE"},
     "/usage": READ,
     "/webhooks/replicate": {"POST"},
+    "/_admin/semaphores": READ | {"POST"},
+    "/_admin/semaphores/gpu": {"DELETE"},
+    "/semaphores/gpu/leases": {"POST"},
+    "/semaphores/gpu/leases/lease_1": {"DELETE"},
+    "/semaphores/gpu/leases/lease_1/renew": {"POST"},
 }
 """Addresses, and the methods that each takes."""
 

@@ -309,7 +309,7 @@ def test_the_list_of_known_fields_has_each_field_of_the_route_once_and_no_other(
     own, batch = set(OwnFields.model_fields), set(BatchFields.model_fields)
     alone = {"model_name": model, "prompt": "a", "xyzzy": 1}
     cases = [
-        (parse_generation, alone, "xyzzy", parameters | own | {"dry_run"}),
+        (parse_generation, alone, "xyzzy", parameters | own | {"dry_run", "external_semaphore_id"}),
         (parse_batch, {"requests": [alone]}, "requests[0].xyzzy", parameters | own),
         (
             parse_batch,
@@ -335,12 +335,13 @@ def test_beside_requests_an_unknown_field_is_refused_with_the_fields_of_a_batch(
     }
 
     apart = "cannot stand beside `requests`; put it into each of them"
+    fields = "max_concurrent, dry_run, webhook, max_cost_usd, external_semaphore_id"
     assert {
         "seed": apart,
         "file_names": apart,
-        "max_parallel": "is not a known field; there are requests, max_concurrent, dry_run, webhook, max_cost_usd",
+        "max_parallel": f"is not a known field; there are requests, {fields}",
         "callback": "is not a known field; did you mean webhook?",
-        "xyzzy": "is not a known field; there are requests, max_concurrent, dry_run, webhook, max_cost_usd",
+        "xyzzy": f"is not a known field; there are requests, {fields}",
     } == messages(parse_batch, body)
 
 

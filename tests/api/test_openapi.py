@@ -17,7 +17,9 @@ from replicate.webhook import Webhooks, WebhookSigningSecret
 
 from api.openapi.document import openapi_document
 from errors import InvalidRequest, every_error
+from harness.service_process import until
 from parsing.limits import parse_limits
+from parsing.semaphores import parse_lease, parse_semaphore
 from service import VERSION
 from tests.support.callers import ADMIN, PICTURE, PNG, USER
 from tests.support.declarations import MODELS, REGISTRY, parse_batch, parse_generation
@@ -25,7 +27,13 @@ from tests.support.ndjson import lines, stream
 
 DOCUMENT = openapi_document(VERSION, REGISTRY.models)
 SECRET = "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD"
-PARSERS = {"GenerationRequest": parse_generation, "BatchRequest": parse_batch, "Limits": parse_limits}
+PARSERS = {
+    "GenerationRequest": parse_generation,
+    "BatchRequest": parse_batch,
+    "Limits": parse_limits,
+    "SemaphoreLimit": parse_semaphore,
+    "LeaseTerms": parse_lease,
+}
 
 EXAMPLES = [model.as_json()["example"] for model in MODELS.values()]
 FULL = [
@@ -47,12 +55,14 @@ VALID = {
         | {"webhook": " https://a.com/b c", "file_name": "console", "num_outputs": 2.0, "fallback": None},
         PICTURE | {"num_outputs": 1.0, "guidance": 3.0, "timeout": None, "placeholder": None},
         PICTURE | {"dry_run": True},
+        PICTURE | {"external_semaphore_id": "gpu"},
         PICTURE | {"dry_run": None, "seed": None},
     ],
     "BatchRequest": [
         {"requests": EXAMPLES, "max_concurrent": 2},
         {"requests": FULL, "dry_run": False},
         {"requests": [PICTURE], "webhook": "https://a.com/b", "max_cost_usd": 3},
+        {"requests": [PICTURE], "external_semaphore_id": "gpu"},
         {"model_name": "flux-dev", "prompts": ["a"], "webhook": "HTTPS://a.com", "max_cost_usd": 0},
         {"model_name": "flux-dev", "prompts": ["a", "b"], "guidance": 2.5, "max_concurrent": None},
         {"model_name": "flux-dev", "prompts": ["a"], "file_names": None, "dry_run": None, "go_fast": None},
@@ -71,6 +81,8 @@ VALID = {
         {"concurrent_limit": 5, "requests_per_minute": None},
         {"concurrent_limit": None},
     ],
+    "SemaphoreLimit": [{"semaphore_id": "gpu-1.x_Y", "limit": 1}, {"semaphore_id": "0", "limit": 10_000.0}],
+    "LeaseTerms": [{"ttl": 5}, {"ttl": 3600}, {"ttl": 7.5}],
 }
 DATA = "data:image/png;base64," + base64.b64encode(PNG).decode()
 STRANGE = [
@@ -267,6 +279,41 @@ def test_real_responses_match_the_document_exactly(client, simulator):
         simulator.account("r8_user", **account)
         conforms(client.post("/generate", json=PICTURE, headers=USER), "/generate")
         conforms(client.post("/generate-batch", json=mixed, headers=USER), "/generate-batch")
+
+
+def test_answers_about_semaphores_match_the_document(client):
+    def asked(method, path, route, **how):
+        answer = getattr(client, method)(path, headers=ADMIN, **how)
+        if answer.status_code == 204:
+            assert (b"", True) == (answer.data, "204" in DOCUMENT["paths"][route][method]["responses"])
+        else:
+            conforms(answer, route, method)
+        return answer
+
+    one, leases = "/_admin/semaphores/{semaphore}", "/semaphores/{semaphore}/leases"
+    for limit in (1, 0):
+        asked(
+            "post", "/_admin/semaphores", "/_admin/semaphores", json={"semaphore_id": "gpu", "limit": limit}
+        )
+    taken = asked("post", "/semaphores/gpu/leases", leases, json={"ttl": 60}).json["lease_id"]
+    for name, ttl in (("gpu", 60), ("gpu", 1), ("db", 60)):
+        asked("post", f"/semaphores/{name}/leases", leases, json={"ttl": ttl})
+    work = client.post(
+        "/generate",
+        json=PICTURE | {"external_semaphore_id": "gpu"},
+        headers=ADMIN | {"Prefer": "respond-async"},
+    )
+    conforms(work, "/generate")
+    asked("get", "/_admin/semaphores", "/_admin/semaphores")
+    asked("delete", "/_admin/semaphores/gpu", one)
+    for lease_id in (taken, "x"):
+        path = f"/semaphores/gpu/leases/{lease_id}"
+        asked("post", f"{path}/renew", f"{leases}/{{lease_id}}/renew")
+        asked("delete", path, f"{leases}/{{lease_id}}")
+    finished(client, work.headers["Location"])
+    until(lambda: client.delete("/_admin/semaphores/gpu", headers=ADMIN).status_code == 204)
+    asked("delete", "/_admin/semaphores/gpu", one)
+    conforms(client.get("/_admin/semaphores", headers=USER), "/_admin/semaphores", "get")
 
 
 def test_waiting_running_and_ended_work_matches_the_document(client):

@@ -1,0 +1,56 @@
+"""Parses the bodies of the routes of named semaphores."""
+
+from typing import Annotated, Any, Final, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from errors import Problem
+from parsing.normal import whole
+from parsing.validation import refuse, refuse_if_any, unusable_reasons, validated
+
+MAX_LIMIT: Final = 10_000
+SHORTEST_TTL: Final = 5
+LONGEST_TTL: Final = 3_600
+
+F = TypeVar("F", bound=BaseModel)
+
+
+class SemaphoreFields(BaseModel):
+    """The body of `POST /_admin/semaphores`."""
+
+    model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
+
+    semaphore_id: str = Field(
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$",
+        description="Its name: 1 to 100 letters, digits, dots, hyphens and underscores, the first a letter or digit.",
+    )
+    limit: Annotated[int, Field(ge=1, le=MAX_LIMIT)] = Field(description="Permits in use at once.")
+
+
+class LeaseFields(BaseModel):
+    """The body of `POST /semaphores/{id}/leases`."""
+
+    model_config = ConfigDict(strict=True, frozen=True, extra="forbid", allow_inf_nan=False)
+
+    ttl: Annotated[float, Field(ge=SHORTEST_TTL, le=LONGEST_TTL)] = Field(
+        description="Seconds after which the lease expires unless it is renewed. Each renewal adds as many from then."
+    )
+
+
+def parse_semaphore(body: Any) -> SemaphoreFields:
+    """The id and limit of a semaphore. Raises InvalidRequest."""
+    return _parsed(SemaphoreFields, body)
+
+
+def parse_lease(body: Any) -> LeaseFields:
+    """The duration of a lease. Raises InvalidRequest."""
+    return _parsed(LeaseFields, body)
+
+
+def _parsed(shape: type[F], body: Any) -> F:
+    refuse_if_any(unusable_reasons("body", body))
+    problems: list[Problem] = []
+    fields = validated(shape, {name: whole(value) for name, value in body.items()}, problems)
+    if fields is None:
+        refuse(problems)
+    return fields
