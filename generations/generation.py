@@ -259,13 +259,17 @@ class Generation:
                 listener(self)
 
     def record(self) -> GenerationRecord:
-        """Its record as it is now. After the end it is always the same, made once."""
+        """Its record as it is now. After the end it is made once, and changes only by `amend`."""
         if self._final is not None:
             return self._final
         record = self._record()
         if self.has_ended:
             self._final = record
         return record
+
+    def amend(self, record: GenerationRecord) -> None:
+        """Replace the record after the end, when a late prediction has added to it."""
+        self._final = record
 
     def _record(self) -> GenerationRecord:
         over = self.has_ended

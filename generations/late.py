@@ -66,7 +66,9 @@ class LatePredictions:
         if generation is not None and not generation.has_ended:
             self._ledger.mark_dirty(generation)
         else:
-            await self._record(generation_id, number, ended, cost)
+            record = await self._record(generation_id, number, ended, cost)
+            if generation is not None:
+                generation.amend(record)  # a batch that still runs shows it
         log.warning(
             "late_prediction_ended",
             generation=generation_id,
@@ -76,8 +78,8 @@ class LatePredictions:
             cost_usd=cost,
         )
 
-    async def _record(self, generation_id: str, number: int, ended: Prediction, cost: float) -> None:
-        """Add it to the record of a generation that has ended."""
+    async def _record(self, generation_id: str, number: int, ended: Prediction, cost: float) -> GenerationRecord:
+        """Add it to the record of a generation that has ended. Returns the record."""
         async with self._recording:  # two late predictions of one generation would overwrite each other
             record = await self._read(generation_id)
             attempts = tuple(
@@ -86,7 +88,9 @@ class LatePredictions:
             )
             total = round(sum((each.cost_usd for each in attempts), 0.0), 6)
             self._budget.settle(record.caller_id, reserved=0.0, cost=max(0.0, total - record.cost_usd))
-            self._ledger.upsert(replace(record, attempts=attempts, cost_usd=total))
+            record = replace(record, attempts=attempts, cost_usd=total)
+            self._ledger.upsert(record)
+            return record
 
     async def _read(self, generation_id: str) -> GenerationRecord:
         """The record on the disk, after all pending writes. Retries while the ledger is down."""

@@ -84,6 +84,25 @@ def test_a_late_prediction_that_has_ended_is_recorded_with_its_cost():
     assert {"late_prediction_found", "late_prediction_ended"} <= set(events)
 
 
+def test_a_generation_in_memory_has_the_cost_of_a_late_prediction_as_well():
+    """A batch that still runs shows its items from memory."""
+
+    async def scenario():
+        async with replicate(
+            Options(prediction_seconds=3, jitter=0, seed=1),
+            line=lambda loopback: Stuck(loopback, 120),
+            search=SearchTiming(),
+            timeout=600,
+        ) as (service, _):
+            work = await service.core.generations.submit(
+                submission(a_picture("a fox"), ADMIN, wait_seconds=0)
+            )
+            await asyncio.sleep(720)
+            return work.cost_usd, work.record().cost_usd, service.ledger.generation(work.id).cost_usd
+
+    assert (2 * PRICE, 2 * PRICE, 2 * PRICE) == run(scenario())
+
+
 def test_a_late_prediction_that_still_runs_is_cancelled_and_its_cost_recorded():
     record, states, spent, _ = run(after_all("[[slow=900]] a fox", arrives=150, wait=1200, timeout=800))
 
