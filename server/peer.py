@@ -8,6 +8,7 @@ import fcntl
 import select
 import socket
 import struct
+import sys
 import termios
 import time
 from collections import deque
@@ -72,6 +73,9 @@ class Peer(socket.socket):
 
     @classmethod
     def of(cls, accepted: socket.socket) -> Self:
+        """A blocking socket in place of the one that a listener returned."""
+        if sys.platform != "linux":
+            accepted.setblocking(True)  # elsewhere it inherits the listener's mode, which is not to block
         family, kind, protocol = accepted.family, accepted.type, accepted.proto
         return cls(family, kind, protocol, fileno=accepted.detach())
 

@@ -1,6 +1,8 @@
 """The socket of a caller: a peer that reads or sends too slowly is dropped, also if it moves a byte now and then."""
 
+import os
 import socket
+import sys
 from contextlib import suppress
 
 import pytest
@@ -34,6 +36,18 @@ def ends():
         accepted, _ = listener.accept()
     with Patient.of(accepted) as ours, theirs:
         yield ours, theirs
+
+
+def test_a_connection_that_inherits_its_mode_waits_for_bytes_all_the_same(monkeypatch):
+    """On systems other than Linux, an accepted socket does not block if its listener does not."""
+    monkeypatch.setattr(sys, "platform", "darwin")
+    accepted, theirs = socket.socketpair()
+    accepted.setblocking(False)
+
+    with Peer.of(accepted) as ours, theirs:
+        ours.setblocking(True)
+
+        assert os.get_blocking(ours.fileno())
 
 
 def read(end, size):
