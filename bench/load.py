@@ -57,9 +57,12 @@ async def measured(plan: Plan) -> Load | None:
                 text = await answer.text()
                 if not answer.ok:
                     errors.append(f"{answer.status} {text[:200]}")
+                    return
             if plan.downloads:
                 async with session.get(_first_output(text)) as file:
                     await file.read()
+                    if not file.ok:
+                        errors.append(f"{file.status} for an output")
         except (aiohttp.ClientError, TimeoutError) as error:
             errors.append(repr(error))
 

@@ -1,21 +1,26 @@
 """The benchmarks' own rules: which commit is compared, whose turn it is, when a target is met, and how charts are read.
 `make bench` itself runs the services."""
 
+import io
 import os
 import shutil
 import subprocess
+import sys
 
 import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
 
 from bench import against, overhead
 from bench.commits import NoCommit, exported, find, has_changes, version_of
 from bench.figures import AGAIN, NEW, OLD, Figure, compared, load_figure
-from bench.load import Load
+from bench.load import Load, Plan, measured
 from bench.overhead import Comparison
 from bench.plots import PLOTS, charts
 from bench.report import markdown
 from bench.rounds import Round, Turns, failures
 from harness.service_process import ROOT
+from tests.support.wiring import on_a_loop
 
 needs_git = pytest.mark.skipif(shutil.which("git") is None, reason="git is not installed")
 
@@ -192,6 +197,34 @@ def test_requests_that_fail_are_counted_over_all_rounds():
         [loaded(1, "500"), loaded(1), loaded(1, "429")]
     )
     assert not failures([loaded(1)])
+
+
+@pytest.mark.parametrize(
+    ("status", "has_file", "error"),
+    [(503, True, "503 {}"), (201, False, "404 for an output"), (201, True, None)],
+)
+@on_a_loop
+async def test_a_response_or_a_download_that_fails_is_counted(status, has_file, error, monkeypatch, capsys):
+    async def create(request):
+        output = {"output": [str(request.url.with_path("/file"))]} if status < 300 else {}
+        return web.json_response(output, status=status)
+
+    async def download(_):
+        return web.Response(body=b"a picture")
+
+    app = web.Application()
+    app.router.add_post("/", create)
+    if has_file:
+        app.router.add_get("/file", download)
+    monkeypatch.setattr(sys, "stdin", io.StringIO("go\n"))
+    async with TestServer(app) as server:
+        plan = Plan(
+            url=str(server.make_url("/")), body=b"{}", headers={}, callers=1, seconds=0.01, downloads=True
+        )
+        load = await measured(plan)
+
+    assert "ready\n" == capsys.readouterr().out
+    assert ({error} if error else set()) == set(load.errors)
 
 
 def comparison(*, keeps_files=False, callers=10, cpu=(2.0, 2.1, 3.1), direct=()):
