@@ -78,7 +78,9 @@ class LatePredictions:
             cost_usd=cost,
         )
 
-    async def _record(self, generation_id: str, number: int, ended: Prediction, cost: float) -> GenerationRecord:
+    async def _record(
+        self, generation_id: str, number: int, ended: Prediction, cost: float
+    ) -> GenerationRecord:
         """Add it to the record of a generation that has ended. Returns the record."""
         async with self._recording:  # two late predictions of one generation would overwrite each other
             record = await self._read(generation_id)
