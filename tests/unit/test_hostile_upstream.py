@@ -10,6 +10,7 @@ import structlog
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import create_engine
+from sqlalchemy.dialects import sqlite
 
 from auth import Caller, credentials
 from errors import OutcomeUnknown
@@ -73,7 +74,8 @@ def assert_clean(generation, logged):
     with engine.connect() as connection:
         for each in with_attempts(record):
             mapping = MAPPINGS[type(each)]
-            connection.exec_driver_sql(mapping.upsert, mapping.values(each))
+            upsert = mapping.statements(sqlite.dialect(), sqlite.insert).upsert
+            connection.exec_driver_sql(upsert, mapping.values(each))
             rows += [list(row) for row in connection.exec_driver_sql(f"SELECT * FROM {mapping.table.name}")]
     for text in (body, log, json.dumps(rows)):
         text.encode()
