@@ -36,7 +36,12 @@ class Directory:
             target.parent.mkdir(mode=0o700, exist_ok=True)
             _flush(self._path)
             file.replace(target)
-        _flush(target.parent)
+        try:
+            _flush(target.parent)
+        except OSError:
+            with suppress(OSError):
+                target.unlink()  # it would be there, although the caller learns that it was not stored
+            raise
 
     def open(self, name: str) -> OpenFile | None:
         known = parse_name(name)

@@ -1,11 +1,14 @@
 """How outputs reach the storage: a small one in one job of the pool, a larger one through a temporary file."""
 
 import asyncio
+import errno
 import functools
+import itertools
 import os
 import stat
 import threading
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import pytest
 
@@ -162,6 +165,56 @@ async def test_content_is_flushed_before_the_file_gets_its_name_and_the_name_aft
     assert StoredOutputs(("0.png",), None) == first == second
     assert kept == flushed
     assert [kept[0], ("names", root.stat().st_ino), *kept[1:]] == in_new_directory
+
+
+def open_descriptors():
+    return len([*Path("/proc/self/fd").iterdir()])
+
+
+def failing(call, turn):
+    """The system call, which fails on its `turn`, after it wrote a part or closed the file."""
+    calls = itertools.count(1)
+
+    def called(*arguments, **named):
+        if next(calls) != turn:
+            return call(*arguments, **named)
+        if call.__name__ == "write":
+            call(arguments[0], arguments[1][:1000])
+        if call.__name__ == "close":
+            call(*arguments)
+        raise OSError(errno.EIO, "the disk is broken")
+
+    return called
+
+
+@pytest.mark.parametrize("size", [1000, 2 * BUFFER + 1])
+@pytest.mark.parametrize(
+    ("call", "turn"),
+    [
+        *(("open", turn) for turn in (1, 2, 3, 4)),
+        ("write", 1),
+        *(("fsync", turn) for turn in (1, 2, 3)),
+        *(("close", turn) for turn in (1, 2, 3)),
+        *(("replace", turn) for turn in (1, 2)),
+    ],
+)
+@in_virtual_time
+async def test_a_disk_that_fails_at_any_call_leaves_no_file_and_no_descriptor(
+    tmp_path, monkeypatch, size, call, turn
+):
+    """The calls of the first output in a new directory: of its file, its directory, and the directory above."""
+    root = tmp_path / "files"
+    async with opened_files(Directory(root), root, picture(size), executor=Inline()) as files:
+        before = open_descriptors()
+        with monkeypatch.context() as patch:
+            patch.setattr(os, call, failing(getattr(os, call), turn))
+            lost = await files.keep(GEN, [URL])
+        after = open_descriptors()
+        left = [path for path in root.rglob("*") if path.is_file()]
+        kept = await files.keep(GEN, [URL])
+
+    assert ((None,), [], before) == (lost.names, left, after)
+    assert StoredOutputs(("0.png",), None) == kept
 
 
 class Stuck(Directory):
