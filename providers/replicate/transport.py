@@ -13,7 +13,7 @@ import asyncio
 import json
 import zlib
 from collections.abc import AsyncIterable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Protocol
 
@@ -83,12 +83,13 @@ class Refusal(Exception):
 @dataclass(frozen=True, slots=True)
 class Request:
     """A request to Replicate, with all its headers but those of the connection. A `body` that is not in memory
-    is an iterable of its parts; then the headers have its length."""
+    is an iterable of its parts; then the headers have its length. `repr` shows neither, since the headers have the
+    token."""
 
     method: str
     url: URL
-    headers: Mapping[str, str]
-    body: bytes | AsyncIterable[bytes] | None = None
+    headers: Mapping[str, str] = field(repr=False)
+    body: bytes | AsyncIterable[bytes] | None = field(default=None, repr=False)
 
     @property
     def creates(self) -> bool:

@@ -45,6 +45,12 @@ async def test_a_creation_is_sent_only_with_the_lease_of_its_admission(simulator
     assert {} == simulator.counts().requests
 
 
+def test_a_request_does_not_show_the_token_or_the_prompt():
+    request = Request("POST", URL("https://api.replicate.com/v1/files"), AUTHORIZED, b"a fox")
+
+    assert "Request(method='POST', url=URL('https://api.replicate.com/v1/files'))" == repr(request)
+
+
 @on_a_loop
 async def test_one_lease_is_one_request(simulator):
     async with parts(simulator) as service:
