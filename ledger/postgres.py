@@ -10,15 +10,16 @@ Nothing depends on the session, so a pooler may give each transaction another co
 import os
 import secrets
 import socket
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import psycopg
 import structlog
 from psycopg import errors
-from psycopg.abc import Buffer
+from psycopg.abc import Buffer, PQGen
 from psycopg.conninfo import conninfo_to_dict
 from psycopg.types.string import StrDumperUnknown
 from sqlalchemy import (
@@ -50,6 +51,9 @@ _OPENING_TTL: Final = 60.0
 _READERS: Final = 4
 _CONNECTIONS: Final = _READERS + 1
 
+_PATIENCE: Final = 10.0
+"""Seconds without an answer until a connection is given up."""
+
 _LOCK_TIMEOUT: Final = "2s"
 """How long to wait while another session, such as an operator's, has locked a row."""
 
@@ -75,20 +79,22 @@ PROCESSES: Final = Table(
     Column("until", DateTime(timezone=True), nullable=False),
     Column("dead_at", DateTime(timezone=True)),
     Column("schema", Integer, nullable=False),
+    Column("epoch", Integer, nullable=False),
 )
 
 _FENCE: Final = """
     WITH mine AS (
         UPDATE processes SET until = clock_timestamp() + make_interval(secs => %s)
-        WHERE id = %s AND dead_at IS NULL RETURNING id
+        WHERE id = %s AND epoch = %s AND dead_at IS NULL RETURNING id
     )
     SELECT 1 / count(*), set_config('lock_timeout', %s, true), set_config('synchronous_commit',
         CASE current_setting('synchronous_commit') WHEN 'off' THEN 'on' ELSE current_setting('synchronous_commit') END,
         true)
     FROM mine
 """
-"""Begins each transaction. It fails with a division by zero if this process is marked dead, so that the whole
-transaction takes one round trip. A role whose commits do not wait for the disk gets commits that do."""
+"""Begins each transaction. It fails with a division by zero if this process is marked dead or has connected again, so
+that the whole transaction takes one round trip. A silent connection that was given up may deliver a transaction late,
+when newer rows are there: its epoch is over. A role whose commits do not wait for the disk gets commits that do."""
 
 _BURY: Final = """
     UPDATE processes SET dead_at = clock_timestamp() WHERE dead_at IS NULL AND id <> :id
@@ -97,9 +103,10 @@ _BURY: Final = """
 """Marks processes dead that are overdue. After a start of the server, they first get the time to come back."""
 
 _ENTER: Final = """
-    INSERT INTO processes (id, until, schema)
-    VALUES (:id, clock_timestamp() + make_interval(secs => :opening_ttl), :schema)
-    ON CONFLICT (id) DO UPDATE SET until = excluded.until WHERE processes.dead_at IS NULL RETURNING id
+    INSERT INTO processes (id, until, schema, epoch)
+    VALUES (:id, clock_timestamp() + make_interval(secs => :opening_ttl), :schema, 1)
+    ON CONFLICT (id) DO UPDATE SET until = excluded.until, epoch = processes.epoch + 1
+    WHERE processes.dead_at IS NULL RETURNING epoch
 """
 
 _LEAVE: Final = "UPDATE processes SET dead_at = clock_timestamp() WHERE id = %s AND dead_at IS NULL"
@@ -125,13 +132,15 @@ for _table in METADATA.tables.values():
         # Not in `tables.py`, since SQLAlchemy would import the dialect there.
         _index.dialect_options["postgresql"]["where"] = _index.dialect_options["sqlite"]["where"]
 
+T = TypeVar("T")
+
 log = structlog.get_logger("ledger")
 
 
 class PostgresBackend:
     """`ledger.writer.Backend` in the database of `url`, which libpq reads. Raises ValueError if it cannot."""
 
-    def __init__(self, url: str, *, ttl: float = TTL) -> None:
+    def __init__(self, url: str, *, ttl: float = TTL, patience: float = _PATIENCE) -> None:
         try:
             parameters = {**_PARAMETERS, **conninfo_to_dict(url)}
         except psycopg.Error:
@@ -139,10 +148,12 @@ class PostgresBackend:
             raise ValueError("libpq cannot read it; see “Connection URIs” in PostgreSQL's manual") from None
         host, database = (parameters.get(name, "") for name in ("host", "dbname"))
         self.location = f"postgresql://{host}/{database}"
-        self._connect = partial(_connected, parameters)
+        self._connect = partial(_connected, parameters, patience)
         self.engine = create_engine(
             "postgresql+psycopg://",
-            creator=self._connect,
+            creator=partial(
+                _connected, parameters, 3 * patience
+            ),  # a sum over all rows takes longer than a write
             isolation_level="AUTOCOMMIT",
             poolclass=QueuePool,
             pool_size=_READERS,
@@ -153,6 +164,7 @@ class PostgresBackend:
         self._ttl = ttl
         self._id = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
         self._connection: psycopg.Connection[Any] | None = None
+        self._epoch: int | None = None
         self._name: bytes | None = None
         """The random name of the ledger after it was opened. Another ledger in its place is refused."""
 
@@ -179,7 +191,7 @@ class PostgresBackend:
         try:
             with connection.pipeline(), connection.cursor() as cursor:
                 cursor.execute("BEGIN")
-                cursor.execute(_FENCE, (self._ttl, self._id, _LOCK_TIMEOUT))
+                cursor.execute(_FENCE, (self._ttl, self._id, self._epoch, _LOCK_TIMEOUT))
                 for statement, every in rows.items():
                     cursor.executemany(statement, every)
                 cursor.execute("COMMIT")
@@ -196,7 +208,7 @@ class PostgresBackend:
         connection = self._connection
         assert connection is not None  # noqa: S101 - it is open
         with connection.transaction(), connection.cursor() as cursor:
-            cursor.execute(_FENCE, (self._ttl, self._id, _LOCK_TIMEOUT))
+            cursor.execute(_FENCE, (self._ttl, self._id, self._epoch, _LOCK_TIMEOUT))
             yield cursor
 
     def is_outage(self, error: Exception) -> bool:
@@ -253,7 +265,8 @@ class PostgresBackend:
         ConnectionError while another one is alive."""
         own = {"id": self._id, "schema": PRESENT, "ttl": self._ttl, "opening_ttl": _OPENING_TTL}
         connection.execute(text(_BURY), own)
-        if connection.execute(text(_ENTER), own).first() is None:
+        self._epoch = connection.scalar(text(_ENTER), own)
+        if self._epoch is None:
             raise _taken_over()
         others = connection.scalars(text("SELECT id FROM processes WHERE dead_at IS NULL AND id <> :id"), own)
         if other := others.first():
@@ -279,9 +292,28 @@ class _WithoutNul(StrDumperUnknown):
         return super().dump(obj.replace("\0", "\ufffd"))
 
 
-def _connected(parameters: Mapping[str, Any]) -> psycopg.Connection[Any]:
+class _Connection(psycopg.Connection[Any]):
+    """Closes itself when an answer takes longer than `patience` seconds."""
+
+    patience = _PATIENCE
+
+    def wait(self, gen: PQGen[T], interval: float = 0.1, timeout: float | None = None) -> T:
+        began = time.monotonic()
+        try:
+            return super().wait(gen, interval, self.patience if timeout is None else timeout)
+        except psycopg.OperationalError as error:
+            if timeout is None and time.monotonic() - began >= self.patience:
+                self.close()
+                raise psycopg.OperationalError(
+                    f"the server has not answered for {self.patience:g} seconds"
+                ) from error
+            raise
+
+
+def _connected(parameters: Mapping[str, Any], patience: float) -> _Connection:
     """A connection in autocommit mode without prepared statements, which a pooler may not know."""
-    connection = psycopg.connect(**parameters, autocommit=True, prepare_threshold=None)
+    connection = _Connection.connect(**parameters, autocommit=True, prepare_threshold=None)
+    connection.patience = patience
     connection.adapters.register_dumper(str, _WithoutNul)
     return connection
 

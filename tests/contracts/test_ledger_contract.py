@@ -34,7 +34,8 @@ from ledger.records import (
 )
 from ledger.sqlite import SqliteBackend
 from ledger.writer import SqlLedger
-from tests.support.postgres import server
+from tests.support.pooler import pooled
+from tests.support.postgres import NEWEST, server
 from tests.support.records import generation
 
 
@@ -88,9 +89,16 @@ def on_sqlite() -> Iterator[Opened]:
 
 
 @contextmanager
-def on_postgres(version: int) -> Iterator[Opened]:
+def behind_a_pooler() -> Iterator[Opened]:
+    """PostgreSQL, with another connection for each transaction."""
+    with pooled(server()) as pooler, on_postgres(host="127.0.0.1", port=str(pooler.port)) as found:
+        yield found
+
+
+@contextmanager
+def on_postgres(version: int = NEWEST, **parameters: str) -> Iterator[Opened]:
     with server(version).schema() as schema:
-        ledger = SqlLedger(PostgresBackend(server(version).url(schema=schema)))
+        ledger = SqlLedger(PostgresBackend(server(version).url(schema=schema, **parameters)))
         ledger.start()
         try:
             yield Opened(
@@ -108,12 +116,15 @@ LEDGERS = {
     "sqlite": on_sqlite,
     "postgresql 18": partial(on_postgres, 18),
     "postgresql 16": partial(on_postgres, 16),
+    "postgresql behind a pooler": behind_a_pooler,
 }
 """Every implementation. A new one is added here."""
 
+SLOW = {"postgresql 16", "postgresql behind a pooler"}
+
 
 @pytest.fixture(
-    params=[pytest.param(each, marks=pytest.mark.slow if "16" in each else ()) for each in LEDGERS]
+    params=[pytest.param(each, marks=pytest.mark.slow if each in SLOW else ()) for each in LEDGERS]
 )
 def opened(request) -> Iterator[Opened]:
     with LEDGERS[request.param]() as found:

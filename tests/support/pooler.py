@@ -6,6 +6,7 @@ import select
 import socket
 import struct
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -23,11 +24,17 @@ class Pooler:
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._listener.getsockname()[1]
         self.connections = 0
-        self.is_silent = threading.Event()
-        """While set, nothing passes in either direction, and nothing is closed."""
+        self._silent: set[socket.socket] = set()
         self._clients: list[socket.socket] = []
         self._threads = [threading.Thread(target=self._accept, daemon=True)]
         self._threads[0].start()
+
+    def silence(self) -> None:
+        """Pass nothing between the present clients and the server, and close nothing, until `resume`."""
+        self._silent = set(self._clients)
+
+    def resume(self) -> None:
+        self._silent = set()
 
     def break_all(self) -> None:
         """Break the connections of all clients, as a firewall does that forgets them."""
@@ -75,9 +82,8 @@ class Pooler:
         status = b""
         while True:
             readable, _, _ = select.select([client, server], [], [])
-            while self.is_silent.is_set():
-                self.is_silent.wait(0.01)
-                threading.Event().wait(0.01)
+            while client in self._silent:
+                time.sleep(0.01)
             for each in readable:
                 kind, body = _message(each)
                 if each is client:

@@ -127,9 +127,13 @@ class Server:
         return Path(shutil.copytree(programs, self.directory / "programs", symlinks=True))
 
 
-@functools.cache
 def server(version: int = NEWEST) -> Server:
     """The server of this process."""
+    return _server(version)
+
+
+@functools.cache
+def _server(version: int) -> Server:
     started = Server(version)
     atexit.register(started.close)
     return started

@@ -351,6 +351,34 @@ def test_a_pooler_that_gives_each_transaction_another_connection_serves_all(url,
             assert 55 == len(states(ledger))
 
 
+def backends() -> set[int]:
+    """The processes of the server that serve connections, but for this one."""
+    query = "SELECT pid FROM pg_stat_activity WHERE datid IS NOT NULL AND pid <> pg_backend_pid()"
+    return {pid for (pid,) in server().execute(query)}
+
+
+def impatient(url):
+    return PostgresBackend(url, patience=0.3)
+
+
+def test_a_silent_connection_is_given_up_and_what_it_delivers_late_changes_nothing(schema):
+    with pooled(server()) as pooler, opened(through(pooler, schema), backend=impatient) as ledger:
+        write(ledger, generation("a"))
+        assert {"a"} == states(ledger).keys()
+        before = backends()
+        pooler.silence()
+
+        with pytest.raises(LedgerDown, match="the server has not answered"):
+            write(ledger, generation("a", state="submitting"))
+        assert {"a"} == states(ledger).keys()
+        until(lambda: ledger.trouble is None)
+        write(ledger, generation("a", state="running"))
+        pooler.resume()
+        until(lambda: not before & backends())
+
+        assert {"a": "running"} == states(ledger)
+
+
 def through(pooler, schema) -> str:
     return server().url(schema=schema, host="127.0.0.1", port=str(pooler.port))
 
