@@ -194,8 +194,11 @@ class Files:
 
     async def _store(self, generation_id: str, number: int, media: MediaType, output: SpooledOutput) -> str:
         name = parse_name(f"{generation_id}/{number}{media.extension}")
-        await output.store(self._storage, str(name))
-        self._index.add(StoredFile(str(name), output.size, self._clock()))
+        try:
+            await output.store(self._storage, str(name))
+        finally:
+            if output.is_stored:  # also if this was cancelled meanwhile
+                self._index.add(StoredFile(str(name), output.size, self._clock()))
         return name.file
 
     def _unless_evicted(self, generation_id: str, result: str | OutputUnavailable) -> str | OutputUnavailable:

@@ -32,11 +32,12 @@ Room = Callable[[int], AbstractAsyncContextManager[None]]
 
 class SpooledOutput:
     """An output that is received and then stored. `size` is in bytes. `head` is its beginning, enough to detect the
-    media type."""
+    media type. `is_stored` is true once the storage has it."""
 
     def __init__(self, spool: "Spool") -> None:
         self.size = 0
         self.head = b""
+        self.is_stored = False
         self._spool = spool
         self._descriptor: int | None = None
         """Of the temporary file while it is written."""
@@ -62,7 +63,8 @@ class SpooledOutput:
             await self._run(self._flush)
 
     async def store(self, storage: FileStorage, name: str) -> None:
-        """Store the output under this name. Raises OSError if the storage or the disk is full or fails."""
+        """Store the output under this name. Raises OSError if the storage or the disk is full or fails. If it is
+        cancelled while the storage works, it may be stored nonetheless."""
         await self._run(partial(self._store, storage, name))
 
     async def close(self) -> None:
@@ -93,7 +95,7 @@ class SpooledOutput:
     def _store(self, storage: FileStorage, name: str, promised: int) -> None:
         content = None if self._has_file else self._buffer
         storage.put(name, Source(partial(self._whole_file, promised), content))
-        self._has_file = False
+        self._has_file, self.is_stored = False, True
 
     def _whole_file(self, promised: int, flushed: bool) -> Path:
         descriptor = self._flush(promised)

@@ -234,6 +234,24 @@ class Stuck(Directory):
 
 
 @on_a_loop
+async def test_an_output_that_was_stored_although_it_was_cancelled_is_counted(tmp_path):
+    """Otherwise it would take space beyond `max_bytes`, and could not be evicted, until the next listing."""
+    storage = Stuck(tmp_path / "files", {GEN})
+    async with opened_files(storage, tmp_path / "files", PNG) as files:
+        keeping = asyncio.create_task(files.keep(GEN, [URL]))
+        await until(lambda: storage.stuck)
+        keeping.cancel()
+        await asyncio.sleep(0)
+        storage.release.set()
+        await asyncio.wait([keeping])
+        counted = files.number_kept
+
+    assert keeping.cancelled()
+    assert [f"{GEN}/0.png"] == names(storage)
+    assert 1 == counted
+
+
+@on_a_loop
 async def test_slow_uploads_of_all_other_downloads_do_not_delay_an_output(tmp_path):
     slow = [generation(number) for number in range(1, MAX_DOWNLOADS)]
     storage = Stuck(tmp_path, slow)
