@@ -38,9 +38,10 @@ MAX_REFUSAL = 256 * 1024
 _UNCONNECTED = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError, aiohttp.ClientHttpProxyError)
 
 _GZIP_OR_ZLIB = 32 + zlib.MAX_WBITS
+_GZIP_BEGINS = 0x1F
 
 CONNECT_TIMEOUT = 5.0
-"""Seconds. Shorter than every request's own timeout, so that a failure to connect is recognized as one."""
+"""Seconds. Shorter than the timeouts of creations and polls, so that a failure to connect is recognized as one."""
 
 
 class NotSent(Exception):
@@ -248,12 +249,21 @@ def _inflater(encoding: str) -> Callable[[bytes, int], tuple[bytes, bytes]]:
         return lambda chunk, _: (chunk, b"")
     if encoding not in {"gzip", "deflate"}:
         raise Lost("the answer is compressed in a way that was not asked for")
-    inflater = zlib.decompressobj(_GZIP_OR_ZLIB)
+    inflater = None
 
     def inflate(chunk: bytes, most: int) -> tuple[bytes, bytes]:
+        nonlocal inflater
+        inflater = inflater or zlib.decompressobj(_format(encoding, chunk[0]))
         try:
             return inflater.decompress(chunk, most), inflater.unconsumed_tail
         except zlib.error as error:
             raise Lost("the answer cannot be decompressed") from error
 
     return inflate
+
+
+def _format(encoding: str, first: int) -> int:
+    """The `wbits` of zlib for a body that begins with this byte. Some servers send "deflate" without the header of
+    zlib, whose first byte ends in 8."""
+    is_raw = encoding == "deflate" and first & 15 != 8 and first != _GZIP_BEGINS
+    return -zlib.MAX_WBITS if is_raw else _GZIP_OR_ZLIB

@@ -2,6 +2,7 @@
 whether the request may have arrived."""
 
 import asyncio
+import zlib
 from contextlib import closing, suppress
 
 import pytest
@@ -12,7 +13,16 @@ from yarl import URL
 from concurrency import Gate, Lease
 from providers import Prediction, TryAgain
 from providers.replicate.provider import Replicate
-from providers.replicate.transport import MAX_ANSWER, HttpConnections, Lost, NotSent, Refusal, Request, send
+from providers.replicate.transport import (
+    MAX_ANSWER,
+    HttpConnections,
+    Lost,
+    NotSent,
+    Refusal,
+    Request,
+    read_body,
+    send,
+)
 from providers.replicate.watcher import PollFailed
 from tests.support.callers import SERVER_TOKEN
 from tests.support.wiring import ADMIN, listening, on_a_loop, parts, poll_once, reply, until, wire
@@ -43,6 +53,27 @@ async def test_a_creation_is_sent_only_with_the_lease_of_its_admission(simulator
             await create(service, lease, creates=False)
 
     assert {} == simulator.counts().requests
+
+
+def compressed(wbits):
+    deflater = zlib.compressobj(wbits=wbits)
+    return deflater.compress(b'{"id": "p1"}') + deflater.flush()
+
+
+@pytest.mark.parametrize(
+    ("encoding", "wbits"),
+    [("gzip", 31), ("deflate", 15), ("deflate", -15), ("Deflate", -15)],
+    ids=["gzip", "zlib", "without a header", "in upper case"],
+)
+@pytest.mark.parametrize("piece", [1, 1000])
+@on_a_loop
+async def test_each_encoding_that_is_asked_for_is_read(encoding, wbits, piece):
+    async def chunks():
+        body = compressed(wbits)
+        for start in range(0, len(body), piece):
+            yield body[start : start + piece]
+
+    assert b'{"id": "p1"}' == await read_body(200, encoding, chunks(), 1000)
 
 
 def test_a_request_does_not_show_the_token_or_the_prompt():
