@@ -151,9 +151,8 @@ class PostgresBackend:
         self._connect = partial(_connected, parameters, patience)
         self.engine = create_engine(
             "postgresql+psycopg://",
-            creator=partial(
-                _connected, parameters, 3 * patience
-            ),  # a sum over all rows takes longer than a write
+            # A sum over all rows takes longer than a write.
+            creator=partial(_connected, parameters, 3 * patience),
             isolation_level="AUTOCOMMIT",
             poolclass=QueuePool,
             pool_size=_READERS,

@@ -452,7 +452,14 @@ SECRET = "pa55word%2Fof%40mine"
 
 
 @pytest.mark.parametrize(
-    "rest", ["@127.0.0.1:1/x", "@nowhere.invalid/x", "@127.0.0.1:1/x?sslmode=wrong", "@/x?host=/nowhere"]
+    "rest",
+    [
+        "@127.0.0.1:1/x",
+        "@nowhere.invalid/x",
+        "@127.0.0.1:1/x?sslmode=wrong",
+        "@/x?host=/nowhere",
+        "@here/x?nonsense=1",
+    ],
 )
 def test_no_trouble_and_no_log_has_the_password(rest):
     with capture_logs() as logs:
