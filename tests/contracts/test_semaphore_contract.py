@@ -269,9 +269,7 @@ def test_a_semaphore_has_at_least_one_permit(open_gate):
     assert 1 == run(scenario())
 
 
-def test_ten_thousand_flows_behind_a_full_semaphore_cost_other_work_nothing(open_gate):
-    """The parked flows are out of the turns: only the first step looks at them."""
-
+def test_other_work_passes_two_thousand_flows_behind_a_full_semaphore(open_gate):
     async def scenario():
         gate = opened(open_gate, slots=20_000, places=60_000)
         gate.lease_permit("gpu", "lease", 10_000.0)
