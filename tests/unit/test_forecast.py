@@ -3,6 +3,7 @@
 import asyncio
 import math
 from collections import Counter
+from statistics import fmean
 from threading import Thread
 
 import pytest
@@ -539,7 +540,7 @@ def shown(batch: dict) -> str:
     return " ".join(f"{name}={value}" for name, value in batch.items())
 
 
-IMMEDIATE = [{"count": 5, "slots": 10, "known": 64}, {"count": 60, "slots": 60, "known": 64}]
+IMMEDIATE = [{"count": 60, "slots": 60, "known": 64}]
 WAITING = [
     {"count": 60, "slots": 10},
     {"count": 180, "slots": 60},
@@ -576,6 +577,15 @@ def test_a_plan_is_within_10_percent_of_the_actual_duration(strategy, batch, see
 
     assert strategy == result.strategy
     assert pytest.approx(took, rel=0.1) == result.seconds
+
+
+@pytest.mark.slow
+def test_plans_of_small_batches_are_within_10_percent_on_average():
+    """A batch of five ends with its longest item, which chance decides, so one batch shows nothing."""
+    results = [run(plan_and_duration(5, slots=10, known=64, seed=seed)) for seed in range(6)]
+
+    assert {"immediate"} == {planned.strategy for planned, _ in results}
+    assert pytest.approx(1, rel=0.1) == fmean(planned.seconds / took for planned, took in results)
 
 
 @pytest.mark.slow
