@@ -153,9 +153,10 @@ def host(answers: Mapping[str, bytes | Write]) -> AbstractAsyncContextManager[Ho
 
 def reply(body: bytes, *, status: str = "200 OK", length: int | None = None, headers: str = "") -> bytes:
     """Build an HTTP response. `length` is its Content-Length, by default the true one. Each line of `headers` ends in
-    CRLF."""
+    CRLF. It says that the host closes the connection, so that no client sends another request on it."""
     length = len(body) if length is None else length
-    return f"HTTP/1.1 {status}\r\nContent-Length: {length}\r\n{headers}\r\n".encode() + body
+    head = f"HTTP/1.1 {status}\r\nContent-Length: {length}\r\nConnection: close\r\n{headers}\r\n"
+    return head.encode() + body
 
 
 def redirect(location: str, *, status: str = "302 Found") -> bytes:
