@@ -359,7 +359,7 @@ def answers(queries: Queries, since: float, before: int) -> dict[str, Any]:
 
 
 @pytest.mark.slow
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=20)
 @given(
     st.lists(FACTS, max_size=8),
     st.lists(st.tuples(st.integers(0, 9), MOMENTS), max_size=4, unique_by=lambda key: key[0]),
@@ -375,8 +375,8 @@ def test_every_ledger_answers_every_query_alike(generations, keys, is_over, sinc
         *(KeyRecord("anna", f"k{number}", "f", f"gen_{number}", moment) for number, moment in keys),
     ]
     every = {}
-    for name, open_it in LEDGERS.items():
-        with open_it() as opened:
+    for name in LEDGERS.keys() - SLOW:  # those run the statements of another one
+        with LEDGERS[name]() as opened:
             opened.write(*records)
             every[name] = [answers(opened.queries, since, before)]
             opened.delete(*opened.queries.forgettable(1e6, files_before=since, most=9))
