@@ -147,7 +147,7 @@ def _move_ledger(source: str, target: str) -> int:
     try:
         target = Settings.from_env({"DATABASE_URL": target}).database_url
         counts = move(source, target)
-    except Exception as error:  # of the disk or of a database: each says what is wrong
+    except Exception as error:  # of the disk or of a database: its message has the reason
         sys.stderr.write(f"{getattr(error, 'orig', None) or error}\nThe ledger is not moved.\n")
         return 2
     rows = ", ".join(f"{count} {name}" for name, count in counts.items() if count)

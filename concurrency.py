@@ -307,7 +307,7 @@ class Gate:
         self._admit_soon()
 
     def remove_semaphore(self, semaphore: str) -> None:
-        """Forget a semaphore that nothing holds or waits for."""
+        """Forget a semaphore that is not in use, and for which no ticket waits."""
         self._policy.semaphores.remove(semaphore)
 
     def lease_permit(self, semaphore: str, lease: str, until: float) -> float | None:

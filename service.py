@@ -289,7 +289,7 @@ def check(settings: Settings) -> None:
 
 
 def _end_process() -> None:
-    """Drain for 0 seconds and exit, as gunicorn.conf.py says. The next process waits for the ledger, or has it."""
+    """Drain for 0 seconds and exit, as gunicorn.conf.py says. The next process waits for the ledger, or owns it."""
     log.error("ledger_taken_over")
     os.kill(os.getpid(), signal.SIGQUIT)
 

@@ -68,7 +68,7 @@ def queue_position(
 
 
 def seconds_per_release(policy: Policy) -> float:
-    """Seconds between two admissions while others wait: by the window or by recent slot times, whichever is slower. If
+    """Seconds between two admissions while others wait: by the slower of the window and recent slot times. If
     all waiting tickets name semaphores, only so many slots turn over as these have permits."""
     slots = policy.concurrent_limit
     waited_for = [each for each in policy.semaphores if each.waiting]

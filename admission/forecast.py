@@ -106,7 +106,7 @@ class Simulation:
     """One simulated run of the batch. `draws` are the durations of its items, in input order.
 
     A ticket is the number of its flow and its number in that flow. The last flow is the batch. An event is its moment,
-    a serial number that keeps simultaneous events in order, and what happens then: a ticket ends, or is answered, which
+    a serial number that keeps simultaneous events in order, and the event: a ticket ends, or is answered, which
     ends the caution of its caller, or the lease of another service expires.
     """
 

@@ -18,7 +18,7 @@ Turns suffice while much is free. When little is left, `Policy._preferences` ref
 - **Unproven callers** (`unproven`), whose tokens may be invented, share one turn and a twentieth of the window.
 
 **Semaphores** (`semaphores`) are further limits, each on the tickets that name it. A ticket gets its permit together
-with its slot and place, and nothing waits behind one that gets none.
+with its slot and place, and no ticket waits behind one that gets none.
 
 **The window is exact**: a log of times. A leaky bucket of 600 a minute lets 1,199 creations into one 60-second window.
 A place is taken from the admission until 60 seconds after the *answer*. The request reaches Replicate between its

@@ -4,7 +4,7 @@ A ticket whose flow names a semaphore needs a *permit* of it beside its slot and
 same moment, so no ticket holds one while it waits for another. The permit is free again with the slot.
 
 A flow that gets no permit is *parked*: it leaves the turns with its start tag, and returns when there is a permit. So
-nothing waits behind it, however many wait, and it loses no turn.
+no other flow waits behind it, and it loses no turn.
 
 Other services take permits as *leases*, which expire. They do not wait here: a refused service tries again later. Each
 side could starve the other, so they take turns: after a permit for one side, one free permit is kept for the other if
@@ -140,7 +140,7 @@ class Semaphores:
         return None if semaphore_id is None else self._by_id.get(semaphore_id)
 
     def set_limit(self, semaphore_id: str, limit: int) -> None:
-        """Create a semaphore, or change its limit. A lower limit ends nothing. Raises ValueError."""
+        """Create a semaphore, or change its limit. A lower limit takes no permit back. Raises ValueError."""
         if limit < 1:
             raise ValueError(f"limit must be at least 1, got {limit}")
         if (found := self._by_id.get(semaphore_id)) is not None:
@@ -149,7 +149,7 @@ class Semaphores:
             self._by_id[semaphore_id] = Semaphore(semaphore_id, limit, self.closed)
 
     def remove(self, semaphore_id: str) -> None:
-        """Forget a semaphore that is not in use, and for which nothing waits."""
+        """Forget a semaphore that is not in use, and for which no ticket waits."""
         self._by_id.pop(semaphore_id, None)
 
     def unpark(self, now: float) -> None:

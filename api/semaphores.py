@@ -39,7 +39,7 @@ def set_semaphore() -> Response:
 
 @routes.delete("/_admin/semaphores/<semaphore>")
 def remove_semaphore(semaphore: str) -> tuple[str, int]:
-    """Delete a semaphore that nothing uses or waits for."""
+    """Delete a semaphore that is not in use."""
     service, named = _for_admin()
     service.loop.run(named.remove(semaphore))
     log.info("semaphore_removed", request=g.request_id, semaphore=semaphore)
@@ -65,7 +65,7 @@ def renew_lease(semaphore: str, lease_id: str) -> Response:
 
 @routes.delete("/semaphores/<semaphore>/leases/<lease_id>")
 def end_lease(semaphore: str, lease_id: str) -> tuple[str, int]:
-    """End a lease. One that has ended is no error."""
+    """End a lease. Succeeds also if it has ended."""
     service, named = _for_admin()
     service.loop.run(named.release(semaphore, lease_id))
     return "", 204

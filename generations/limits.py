@@ -1,7 +1,7 @@
 """The limits that `/configure` sets. They are kept in the ledger and win over the environment until `null` ends that.
 
-Each limit has a record of its own, so a change of one limit never writes another. Limits that were set with a simulator
-do not apply to Replicate, nor the other way round.
+Each limit has a record of its own, so a change of one limit leaves the others alone. Limits that were set with a
+simulator do not apply to Replicate, nor the other way round.
 """
 
 import asyncio

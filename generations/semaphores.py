@@ -34,7 +34,7 @@ MAX_SEMAPHORES: Final = 1_000
 
 @dataclass(frozen=True, slots=True)
 class KeptSemaphores:
-    """What the ledger has."""
+    """The semaphores and leases in the ledger."""
 
     semaphores: Sequence[SemaphoreRecord]
     leases: Sequence[SemaphoreLeaseRecord]
@@ -141,7 +141,7 @@ class NamedSemaphores:
         return renewed
 
     async def release(self, semaphore_id: str, lease_id: str) -> None:
-        """End a lease. One that has ended, or never existed, is no error."""
+        """End a lease. Succeeds also if it has ended or never existed."""
         if self._living(semaphore_id, lease_id) is not None:
             self._end(lease_id)
             await self._ledger.flush()

@@ -1,4 +1,4 @@
-"""Migrates a ledger of an older version to the present one. What follows is about SQLite.
+"""Migrates a ledger of an older version to the present one. The rest of this docstring is about SQLite.
 
 All steps run in one transaction, so a crash leaves the old ledger intact. Before that, the file is copied beside itself
 with its version in the name: `ledger.db.version-2`.

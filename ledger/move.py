@@ -22,8 +22,8 @@ _ROWS_AT_ONCE: Final = 1000
 
 def move(source: str, target: str) -> Mapping[str, int]:
     """Copy all rows of the ledger at one URL into the empty one at another, and migrate the former before. Both are
-    closed to other processes meanwhile, and either all rows are copied or none. Returns the number of rows by table.
-    Raises SettingsError if a URL or the target cannot be used, and any error of a database."""
+    closed to other processes during the copy, and either all rows are copied or none. Returns the number of rows by
+    table. Raises SettingsError if a URL or the target cannot be used, and any error of a database."""
     if not source.startswith("sqlite:///") or not target.startswith(("postgres://", "postgresql://")):
         raise SettingsError("--move-ledger takes sqlite:///path and the URL of a ledger in PostgreSQL.")
     path = Path(make_url(source).database or "")

@@ -4,7 +4,7 @@ One process owns the ledger. It has a row in `processes`, and each of its transa
 into the future. A process that finds the row of another one expired marks it dead, and takes over. Both change the same
 row, so a transaction of the dead process is either committed before that or fails.
 
-Nothing depends on the session, so a pooler may give each transaction another connection.
+The service keeps no state in the session, so a pooler may give each transaction another connection.
 """
 
 import os
@@ -52,7 +52,7 @@ _READERS: Final = 4
 _CONNECTIONS: Final = _READERS + 1
 
 _PATIENCE: Final = 10.0
-"""Seconds without an answer until a connection is given up."""
+"""Seconds without an answer until a connection is closed."""
 
 _LOCK_TIMEOUT: Final = "2s"
 """How long to wait while another session, such as an operator's, has locked a row."""
@@ -93,7 +93,7 @@ _FENCE: Final = """
     FROM mine
 """
 """Begins each transaction. It fails with a division by zero if this process is marked dead or has connected again, so
-that the whole transaction takes one round trip. A silent connection that was given up may deliver a transaction late,
+that the whole transaction takes one round trip. A silent connection that was abandoned may deliver a transaction late,
 when newer rows are there: its epoch is over. A role whose commits do not wait for the disk gets commits that do."""
 
 _BURY: Final = """
@@ -331,7 +331,7 @@ def _transaction(connection: Connection) -> Iterator[None]:
 
 
 def _raise_if_unusable(connection: Connection) -> None:
-    """Raise ConnectionError, with what the operator can do, if the ledger cannot be in this database."""
+    """Raise ConnectionError, with the remedy for the operator, if the ledger cannot be in this database."""
     role, schema, encoding, may_create, exists = connection.execute(text(_FACTS)).one()
     if schema is None:
         raise ConnectionError(f'no schema of the search path exists and may be used by the role "{role}"')

@@ -12,8 +12,8 @@ def client_context() -> ssl.SSLContext:
     set, else by Mozilla's, from certifi. `SSL_CERT_DIR` may name several directories. The same paths return the same
     context, since reading certificates takes 40 ms. Raises OSError if the file has no certificates.
 
-    `ssl.get_default_verify_paths` is of no use here: it has no list of directories, and does not say whether a path is
-    from the environment or OpenSSL's own.
+    `ssl.get_default_verify_paths` cannot replace this: it has no list of directories, and does not show whether a path
+    is from the environment or OpenSSL's own.
     """
     file, folders = os.environ.get("SSL_CERT_FILE"), os.environ.get("SSL_CERT_DIR")
     return _context(file or (None if folders else certifi.where()), folders or None)

@@ -63,7 +63,7 @@ _POSTGRES_URL = re.compile(
     (\?[^\s?\#]*)?""",
     re.VERBOSE,
 )
-"""Nothing of a password that is not percent-encoded may become a host or a port, which errors repeat."""
+"""No part of a password that is not percent-encoded may become a host or a port, since errors repeat those."""
 
 
 def database_url(url: SecretStr) -> SecretStr:

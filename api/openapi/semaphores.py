@@ -51,7 +51,7 @@ def paths() -> JSON:
         },
         "/semaphores/{semaphore}/leases/{lease_id}": {
             "delete": _deletion(
-                "endLease", "End a lease; one that has ended is no error", "semaphore", "lease_id",
+                "endLease", "End a lease; also succeeds if it has ended", "semaphore", "lease_id",
                 errors=(*_REFUSED, "500"),
             )
         },

@@ -19,7 +19,7 @@ def concurrency(client):
 
 
 @pytest.mark.parametrize(
-    ("asked", "limits"),
+    ("body", "limits"),
     [
         ({"concurrent_limit": 1}, (1, 600)),
         ({"concurrent_limit": 1000}, (1000, 600)),
@@ -29,8 +29,8 @@ def concurrency(client):
         ({"concurrent_limit": 3, "requests_per_minute": None}, (3, 600)),
     ],
 )
-def test_limits_change_at_once_to_both_ends_of_their_ranges(client, asked, limits):
-    answer = client.post("/configure", json=asked, headers=ADMIN)
+def test_limits_change_at_once_to_both_ends_of_their_ranges(client, body, limits):
+    answer = client.post("/configure", json=body, headers=ADMIN)
 
     assert (200, True) == (answer.status_code, answer.json["success"])
     now = concurrency(client)
@@ -62,8 +62,8 @@ REFUSED = [
 def test_invalid_limits_are_refused_by_field_and_change_nothing(client):
     before = concurrency(client)
 
-    for asked, wrong in REFUSED:
-        assert wrong == fields(client.post("/configure", json=asked, headers=ADMIN))
+    for body, wrong in REFUSED:
+        assert wrong == fields(client.post("/configure", json=body, headers=ADMIN))
         assert before == concurrency(client)
 
 
@@ -132,8 +132,8 @@ def configured(client):
     return client.get("/status", headers=ADMIN).json["configured_limits"]
 
 
-def configure(client, **asked):
-    return client.post("/configure", json=asked, headers=ADMIN).status_code
+def configure(client, **body):
+    return client.post("/configure", json=body, headers=ADMIN).status_code
 
 
 @pytest.fixture
@@ -185,13 +185,13 @@ def test_only_the_admin_sees_which_limits_are_configured(client):
     assert "configured_limits" not in client.get("/status").json
 
 
-@pytest.mark.parametrize("asked", [{"concurrent_limit": 3}, {"requests_per_minute": None}], ids=str)
-def test_nothing_changes_while_the_ledger_cannot_be_written(restarted, tmp_path, asked):
+@pytest.mark.parametrize("body", [{"concurrent_limit": 3}, {"requests_per_minute": None}], ids=str)
+def test_nothing_changes_while_the_ledger_cannot_be_written(restarted, tmp_path, body):
     client = restarted()
     configure(client, requests_per_minute=30)
     with closing(sqlite3.connect(tmp_path / "ledger.db", isolation_level=None)) as other:
         other.execute("BEGIN EXCLUSIVE")
-        refused = [client.post("/configure", json=asked, headers=ADMIN) for _ in range(2)]
+        refused = [client.post("/configure", json=body, headers=ADMIN) for _ in range(2)]
         assert ((10, 30), {"requests_per_minute": 30}) == (limits(client), configured(client))
         other.execute("ROLLBACK")
 
@@ -199,7 +199,7 @@ def test_nothing_changes_while_the_ledger_cannot_be_written(restarted, tmp_path,
         assert "locked" in problem(each, 500, "internal", retryable=True)["detail"]
     until(lambda: client.get("/health").status_code == 200)
     assert {"requests_per_minute": 30} == configured(restarted())
-    assert 200 == configure(restarted(), **asked)
+    assert 200 == configure(restarted(), **body)
 
 
 @pytest.mark.every_database
@@ -210,7 +210,7 @@ def test_after_changes_at_the_same_time_the_ledger_has_the_limits_in_force(resta
             {"concurrent_limit": number, "requests_per_minute": None if number % 3 else number}
             for number in range(1, 33)
         ]
-        statuses = callers.map(lambda asked: configure(client.application.test_client(), **asked), changes)
+        statuses = callers.map(lambda body: configure(client.application.test_client(), **body), changes)
     assert [200] * 32 == list(statuses)
 
     in_force = limits(client)

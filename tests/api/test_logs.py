@@ -216,7 +216,7 @@ def test_work_continues_if_its_log_cannot_be_written(logged, monkeypatch, troubl
     made = app.test_client().post("/generate", json=PICTURE, headers=USER)
     structlog.get_logger("ledger").error("ledger_down", reason="gone")
 
-    with suppress(OSError):  # what is left in its buffer
+    with suppress(OSError):  # flushes the rest of its buffer
         stderr.close()
     assert (200, "succeeded") == (made.status_code, made.json["status"])
 

@@ -229,7 +229,7 @@ def conforms(answer, path, method="post", document=CLOSED):
 
 def test_real_responses_match_the_document_exactly(client, simulator):
     mixed = {"model_name": "flux-dev", "prompts": ["a", "[[fail]]", "[[nsfw]]"]}
-    asked = [
+    request = [
         ("/generate", PICTURE, ADMIN),
         ("/generate", PICTURE | {"prompt": "[[nsfw]]"}, ADMIN),
         ("/generate", PICTURE | {"prompt": "[[fail]]"}, ADMIN),
@@ -267,7 +267,7 @@ def test_real_responses_match_the_document_exactly(client, simulator):
         ("/configure", {"concurrent_limit": 3}, USER),
         ("/configure", {"concurrent_limit": 3}, {}),
     ]
-    for path, body, headers in asked:
+    for path, body, headers in request:
         conforms(client.post(path, json=body, headers=headers), path)
         conforms(client.post(path, data="x", headers=ADMIN), path)
         conforms(client.post(path, data=b"{", content_type="application/json", headers=ADMIN), path)
@@ -282,7 +282,7 @@ def test_real_responses_match_the_document_exactly(client, simulator):
 
 
 def test_answers_about_semaphores_match_the_document(client):
-    def asked(method, path, route, **how):
+    def request(method, path, route, **how):
         answer = getattr(client, method)(path, headers=ADMIN, **how)
         if answer.status_code == 204:
             assert (b"", True) == (answer.data, "204" in DOCUMENT["paths"][route][method]["responses"])
@@ -292,27 +292,27 @@ def test_answers_about_semaphores_match_the_document(client):
 
     one, leases = "/_admin/semaphores/{semaphore}", "/semaphores/{semaphore}/leases"
     for limit in (1, 0):
-        asked(
+        request(
             "post", "/_admin/semaphores", "/_admin/semaphores", json={"semaphore_id": "gpu", "limit": limit}
         )
-    taken = asked("post", "/semaphores/gpu/leases", leases, json={"ttl": 60}).json["lease_id"]
+    taken = request("post", "/semaphores/gpu/leases", leases, json={"ttl": 60}).json["lease_id"]
     for name, ttl in (("gpu", 60), ("gpu", 1), ("db", 60)):
-        asked("post", f"/semaphores/{name}/leases", leases, json={"ttl": ttl})
+        request("post", f"/semaphores/{name}/leases", leases, json={"ttl": ttl})
     work = client.post(
         "/generate",
         json=PICTURE | {"external_semaphore_id": "gpu"},
         headers=ADMIN | {"Prefer": "respond-async"},
     )
     conforms(work, "/generate")
-    asked("get", "/_admin/semaphores", "/_admin/semaphores")
-    asked("delete", "/_admin/semaphores/gpu", one)
+    request("get", "/_admin/semaphores", "/_admin/semaphores")
+    request("delete", "/_admin/semaphores/gpu", one)
     for lease_id in (taken, "x"):
         path = f"/semaphores/gpu/leases/{lease_id}"
-        asked("post", f"{path}/renew", f"{leases}/{{lease_id}}/renew")
-        asked("delete", path, f"{leases}/{{lease_id}}")
+        request("post", f"{path}/renew", f"{leases}/{{lease_id}}/renew")
+        request("delete", path, f"{leases}/{{lease_id}}")
     finished(client, work.headers["Location"])
     until(lambda: client.delete("/_admin/semaphores/gpu", headers=ADMIN).status_code == 204)
-    asked("delete", "/_admin/semaphores/gpu", one)
+    request("delete", "/_admin/semaphores/gpu", one)
     conforms(client.get("/_admin/semaphores", headers=USER), "/_admin/semaphores", "get")
 
 

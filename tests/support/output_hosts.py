@@ -153,7 +153,7 @@ def host(answers: Mapping[str, bytes | Write]) -> AbstractAsyncContextManager[Ho
 
 def reply(body: bytes, *, status: str = "200 OK", length: int | None = None, headers: str = "") -> bytes:
     """Build an HTTP response. `length` is its Content-Length, by default the true one. Each line of `headers` ends in
-    CRLF. It says that the host closes the connection, so that no client sends another request on it."""
+    CRLF. It announces that the host closes the connection, so that no client sends another request on it."""
     length = len(body) if length is None else length
     head = f"HTTP/1.1 {status}\r\nContent-Length: {length}\r\nConnection: close\r\n{headers}\r\n"
     return head.encode() + body

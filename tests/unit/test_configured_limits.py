@@ -1,4 +1,4 @@
-"""Limits that `/configure` sets: on disk before they are in force, and alike in both, whatever happens at once."""
+"""Limits that `/configure` sets: on disk before they are in force, and the same in both after concurrent events."""
 
 import asyncio
 from contextlib import suppress
@@ -40,8 +40,8 @@ class Process:
     def in_force(self):
         return limits_of(self.gate)
 
-    async def change(self, **asked):
-        await self.limits.change(parse_limits(asked))
+    async def change(self, **changed):
+        await self.limits.change(parse_limits(changed))
 
     def next(self, **named):
         """The process after this one."""
@@ -173,10 +173,10 @@ def test_after_any_changes_and_outages_the_ledger_has_the_limits_that_were_answe
             else:
                 process.ledger.trouble = "The disk is full." if step == "down" else None
         answered = {}
-        for asked, change in changes:
+        for changed, change in changes:
             with suppress(LedgerDown):
                 await change
-                answered |= asked
+                answered |= changed
         process.ledger.trouble = None
         await asyncio.sleep(5)
         assert {name: value for name, value in answered.items() if value} == process.limits.configured

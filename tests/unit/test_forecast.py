@@ -581,7 +581,7 @@ def test_a_plan_is_within_10_percent_of_the_actual_duration(strategy, batch, see
 
 @pytest.mark.slow
 def test_plans_of_small_batches_are_within_10_percent_on_average():
-    """A batch of five ends with its longest item, which chance decides, so one batch shows nothing."""
+    """A batch of five ends with its longest item, which is random, so one batch is not enough."""
     results = [run(plan_and_duration(5, slots=10, known=64, seed=seed)) for seed in range(6)]
 
     assert {"immediate"} == {planned.strategy for planned, _ in results}

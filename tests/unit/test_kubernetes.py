@@ -84,11 +84,11 @@ def test_the_ports_are_those_of_the_image():
 
 def test_a_probe_that_kills_asks_for_liveness_and_one_that_routes_for_readiness():
     assert {"startupProbe", "livenessProbe", "readinessProbe"} == set(PROBES)
-    asked = {name: probe["path"] for name, probe in PROBES.items()}
+    probed = {name: probe["path"] for name, probe in PROBES.items()}
 
-    assert "/health/live" == asked["startupProbe"] == asked["livenessProbe"]
-    assert "/health/ready" == asked["readinessProbe"]
-    assert set(asked.values()) <= paths().keys()
+    assert "/health/live" == probed["startupProbe"] == probed["livenessProbe"]
+    assert "/health/ready" == probed["readinessProbe"]
+    assert set(probed.values()) <= paths().keys()
 
 
 def test_the_pod_has_the_image_user_and_data_of_the_container():
@@ -119,12 +119,12 @@ def test_the_volume_has_room_for_the_outputs_and_as_much_again():
 
 def test_kubernetes_waits_longer_than_a_drain_may_take(tmp_path):
     ask = f"import runpy; print(runpy.run_path('{ROOT}/gunicorn.conf.py')['graceful_timeout'])"
-    said = subprocess.run(
+    printed = subprocess.run(
         [sys.executable, "-c", ask], cwd=tmp_path, env={"PYTHONPATH": str(ROOT)}, capture_output=True, text=True,
         check=True,
     )  # fmt: skip
 
-    assert POD["spec"]["terminationGracePeriodSeconds"] >= int(said.stdout)
+    assert POD["spec"]["terminationGracePeriodSeconds"] >= int(printed.stdout)
 
 
 def test_settings_come_from_a_secret_that_the_documents_create():

@@ -1,4 +1,4 @@
-"""The ledger in PostgreSQL: one process owns it, outages lose nothing, and an operator reads what to do."""
+"""The ledger in PostgreSQL: one process owns it, outages lose no record, and errors name the remedy."""
 
 import asyncio
 import threading
@@ -291,7 +291,7 @@ def test_an_empty_database_in_place_of_the_ledger_is_refused_and_stays_empty(url
         assert {"a"} == states(ledger).keys()
 
 
-# ── What an operator has to mend
+# ── Errors that an operator has to mend
 
 
 def test_a_role_that_may_not_create_tables_reads_the_grant_to_type(schema):
