@@ -127,3 +127,17 @@ def app(make_app: Callable[..., Flask]) -> Flask:
 @pytest.fixture
 def client(app: Flask) -> FlaskClient:
     return app.test_client()
+
+
+@pytest.fixture
+def restarted(make_app: Callable[..., Flask]) -> Callable[..., FlaskClient]:
+    """Starts the service again on the same ledger, and returns its client."""
+    apps: list[Flask] = []
+
+    def restart(**settings: object) -> FlaskClient:
+        while apps:
+            apps.pop().extensions["service"].close()
+        apps.append(make_app(**settings))
+        return apps[-1].test_client()
+
+    return restart

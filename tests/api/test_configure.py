@@ -136,20 +136,6 @@ def configure(client, **body):
     return client.post("/configure", json=body, headers=ADMIN).status_code
 
 
-@pytest.fixture
-def restarted(make_app):
-    """Starts the service again on the same ledger, and returns its client."""
-    apps = []
-
-    def restart(**settings):
-        while apps:
-            apps.pop().extensions["service"].close()
-        apps.append(make_app(**settings))
-        return apps[-1].test_client()
-
-    return restart
-
-
 @pytest.mark.every_database
 def test_a_configured_limit_survives_restarts_and_wins_over_the_environment_until_null(restarted):
     assert 200 == configure(restarted(), concurrent_limit=3)

@@ -38,20 +38,6 @@ def renew(client, lease_id, semaphore_id="gpu"):
     return client.post(f"/semaphores/{semaphore_id}/leases/{lease_id}/renew", headers=ADMIN)
 
 
-@pytest.fixture
-def restarted(make_app):
-    """Starts the service again on the same ledger, and returns its client."""
-    apps = []
-
-    def restart(**settings):
-        while apps:
-            apps.pop().extensions["service"].close()
-        apps.append(make_app(**settings))
-        return apps[-1].test_client()
-
-    return restart
-
-
 def test_a_semaphore_is_created_changed_listed_and_deleted(client):
     assert [] == listed(client)
     assert 200 == create(client, "gpu", 1).status_code

@@ -34,6 +34,7 @@ from ledger.records import (
 )
 from ledger.sqlite import SqliteBackend
 from ledger.writer import SqlLedger
+from tests.support.ledgers import running, write
 from tests.support.pooler import pooled
 from tests.support.postgres import NEWEST, server
 from tests.support.records import generation
@@ -48,13 +49,7 @@ class Opened:
 
     def write(self, *records) -> None:
         """Flush these records. Raises LedgerDown."""
-
-        async def story():
-            for each in records:
-                self.ledger.upsert(each)
-            await self.ledger.flush()
-
-        asyncio.run(story())
+        write(self.ledger, *records)
 
     def delete(self, *works) -> None:
         """Delete these, given by kind and id, in one flush."""
@@ -77,15 +72,12 @@ def in_memory() -> Iterator[Opened]:
 def on_sqlite() -> Iterator[Opened]:
     with tempfile.TemporaryDirectory() as directory:
         ledger = SqlLedger(SqliteBackend(f"sqlite:///{Path(directory) / 'ledger.db'}"))
-        ledger.start()
-        try:
+        with running(ledger):
             yield Opened(
                 ledger,
                 SqlQueries(ledger.engine),
                 lambda: Path(directory, "ledger.db").rename(Path(directory, "x")),
             )
-        finally:
-            ledger.close()
 
 
 @contextmanager

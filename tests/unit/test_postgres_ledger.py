@@ -1,9 +1,7 @@
 """The ledger in PostgreSQL: one process owns it, outages lose no record, and errors name the remedy."""
 
-import asyncio
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 
 import pytest
 from structlog.testing import capture_logs
@@ -19,6 +17,7 @@ from ledger.records import KeyRecord
 from ledger.sqlite import SqliteBackend
 from ledger.writer import SqlLedger
 from tests.support.kept_ledgers import unpacked
+from tests.support.ledgers import running, write
 from tests.support.pooler import pooled
 from tests.support.postgres import Server, server
 from tests.support.records import generation
@@ -47,26 +46,9 @@ def backend(url, *, ttl=2.0):
     return PostgresBackend(url, ttl=ttl)
 
 
-@contextmanager
 def opened(url, *, backend=backend, **hooks):
     """A ledger that runs while the block does."""
-    ledger = SqlLedger(backend(url))
-    ledger.start(**hooks)
-    try:
-        yield ledger
-    finally:
-        ledger.close()
-
-
-def write(ledger, *records) -> None:
-    """Write these records and flush them. Raises LedgerDown."""
-
-    async def story():
-        for each in records:
-            ledger.upsert(each)
-        await ledger.flush()
-
-    asyncio.run(story())
+    return running(SqlLedger(backend(url)), **hooks)
 
 
 def states(ledger) -> dict[str, str]:

@@ -23,6 +23,7 @@ from ledger.records import BatchRecord, GenerationRecord
 from ledger.sqlite import SqliteBackend
 from ledger.tables import METADATA
 from ledger.writer import SqlLedger
+from tests.support.ledgers import running, write
 from tests.support.records import generation
 
 PRESENT = 1 + len(STEPS)
@@ -34,28 +35,12 @@ def path(tmp_path):
     return tmp_path / "there" / "ledger.db"
 
 
-@contextmanager
 def opened(path, *, connections=None, backend=SqliteBackend, **options):
     """A ledger that runs while the block does. All its connections are added to `connections`."""
     ledger = SqlLedger(backend(f"sqlite:///{path}"))
     if connections is not None:
         event.listen(ledger.engine, "connect", lambda connection, _: connections.append(connection))
-    ledger.start(**options)
-    try:
-        yield ledger
-    finally:
-        ledger.close()
-
-
-def write(ledger, *records) -> None:
-    """Write these records and flush them to disk. Raises LedgerDown."""
-
-    async def story():
-        for each in records:
-            ledger.upsert(each)
-        await ledger.flush()
-
-    asyncio.run(story())
+    return running(ledger, **options)
 
 
 def on_disk(path) -> dict[str, str]:
