@@ -1,7 +1,7 @@
-"""The running service: its parts, start, drain and close. Only this file chooses implementations.
+"""The running service: its parts, start, drain and close.
 
-`build` creates the ledger and the provider according to the settings, and the rest (`generations/core.py`) on a new
-loop thread. Call it after any fork.
+`build` creates the ledger and the provider according to the settings (`assembly.py`), and the rest
+(`generations/core.py`) on a new loop thread. Call it after any fork.
 """
 
 import asyncio
@@ -14,24 +14,17 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
-from tempfile import TemporaryFile
 from typing import Any, Final
 
 import structlog
 
+import assembly
 from admission.snapshot import GateStats
 from auth import ADMIN, Authenticator
-from catalog.fallback import read_rules
-from catalog.registry import Registry
 from concurrency import Gate
 from errors import LedgerDown, LoopBlocked, ShuttingDown, Starting
 from files import Files
-from files.directory import Directory
-from files.hosts import OutputHosts
-from files.storage import FileStorage
-from files.volume import disk_usage
 from generations.core import Core, FullProvider
 from generations.recovery import load_startup_state
 from generations.service import GenerationService
@@ -40,11 +33,9 @@ from ledger.databases import backend
 from ledger.queries import SqlQueries
 from ledger.writer import SqlLedger
 from loop_thread import LoopThread, Pool
-from models import declared
 from parsing.attachments import Attachments
 from parsing.generation import ParseContext
 from parsing.limits import Limits
-from providers.replicate.provider import Replicate
 from settings import Settings, SettingsError
 from telemetry import startup
 
@@ -54,9 +45,6 @@ VERSION: Final = "0.8.0"
 _FORECASTS_AT_ONCE: Final = 2
 """Forecasts and results of batches that are computed at once. Each uses the processor for a while, and health checks
 must not wait for many."""
-
-_OTHERS_AT_ONCE: Final = 200
-"""Requests to Replicate in flight that create nothing. More would only wait at Replicate."""
 
 _BUDGET_HORIZON: Final = 90 * DAY
 """Seconds of past costs that the budget loads at the start."""
@@ -227,26 +215,28 @@ def build(settings: Settings, *, provider: FullProvider | None = None) -> Runtim
         raise SettingsError("REPLICATE_SIMULATE: only `python app.py` starts a simulator.")
     settings.refuse_placeholders()
     startup.warn(settings)
-    authenticator = _authenticator(settings)
+    authenticator = assembly.authenticator(settings)
     context = ParseContext(
-        _registry(settings), loopback=settings.REPLICATE_SIMULATE, webhook_hosts=settings.webhook_hosts
+        assembly.registry(settings),
+        loopback=settings.REPLICATE_SIMULATE,
+        webhook_hosts=settings.webhook_hosts,
     )
     ledger = SqlLedger(backend(settings.database_url))
     queries = SqlQueries(ledger.engine)
-    uploads = _uploads_dir(settings)
+    uploads = assembly.uploads_dir(settings)
     attachments = Attachments(uploads)
     loop = LoopThread("generations").start()
 
     async def on_the_loop() -> Runtime:
-        gate, others = _gates(settings)
+        gate, others = assembly.gates(settings)
         threads = Pool(ThreadPoolExecutor(_READERS, thread_name_prefix="ledger-reader"), computes=True)
         cpu = Pool(ThreadPoolExecutor(_FORECASTS_AT_ONCE, thread_name_prefix="forecast"), computes=True)
-        files = _open_files(settings)
+        files = assembly.open_files(settings)
         core = Core(
             settings,
             ledger=ledger,
             queries=queries,
-            provider=provider or _replicate(settings, gate, others),
+            provider=provider or assembly.replicate(settings, gate, others),
             gate=gate,
             threads=threads,
             cpu=cpu,
@@ -282,10 +272,10 @@ def started(settings: Settings, *, provider: FullProvider | None = None) -> Runt
 def check(settings: Settings) -> None:
     """Check the settings as far as possible without starting anything. Raises SettingsError."""
     settings.refuse_placeholders()
-    _registry(settings)
-    _storage(settings)
+    assembly.registry(settings)
+    assembly.storage(settings)
     backend(settings.database_url)
-    _make_data_dir(settings)
+    assembly.make_data_dir(settings)
 
 
 def _end_process() -> None:
@@ -304,96 +294,3 @@ def concurrency_figures(gate: GateStats) -> dict[str, Any]:
         "current_rate_per_minute": gate.current_rate_per_minute,
         "paused_seconds": round(gate.paused_seconds, 1),
     }
-
-
-def _authenticator(settings: Settings) -> Authenticator:
-    authenticator = Authenticator(
-        admin_key=settings.admin_key,
-        server_token=settings.replicate_token,
-        user_tokens=settings.ALLOW_USER_TOKENS,
-    )
-    authenticator.hash_key = None  # read from the ledger when it opens
-    return authenticator
-
-
-def _gates(settings: Settings) -> tuple[Gate, Gate]:
-    """The gate of creations, and that of all other requests to Replicate."""
-    creations = Gate(
-        concurrent_limit=settings.REPLICATE_CONCURRENT_LIMIT,
-        requests_per_minute=settings.REPLICATE_REQUESTS_PER_MINUTE,
-        interactive_reserve=settings.INTERACTIVE_RESERVE,
-    )
-    others = Gate(
-        concurrent_limit=_OTHERS_AT_ONCE,
-        requests_per_minute=settings.REPLICATE_OTHER_REQUESTS_PER_MINUTE,
-        bounds_unproven=False,  # one account's polls would delay those of all others
-    )
-    others.start_half_spent()
-    return creations, others
-
-
-def _replicate(settings: Settings, creations: Gate, others: Gate) -> Replicate:
-    return Replicate(
-        base_url=settings.REPLICATE_BASE_URL,
-        others=others,
-        durations=creations.durations,
-        on_answer=creations.upstream_answered,
-        proxy=settings.proxies.for_url(settings.REPLICATE_BASE_URL),
-    )
-
-
-def _open_files(settings: Settings) -> Files | None:
-    if not settings.FILES_TTL:
-        return None
-    return Files(
-        storage=_storage(settings),
-        spool=settings.files_dir,
-        source=OutputHosts(settings.REPLICATE_BASE_URL, proxies=settings.proxies),
-        ttl=settings.FILES_TTL,
-        max_bytes=settings.FILES_MAX_BYTES,
-        disk_usage=None if settings.FILES_URL else partial(disk_usage, settings.files_dir),
-    )
-
-
-def _registry(settings: Settings) -> Registry:
-    """The declared models, with fallbacks from FALLBACKS_FILE if it is set. Raises SettingsError."""
-    path = settings.FALLBACKS_FILE
-    return declared(rules=read_rules(path, declared()) if path else None)
-
-
-def _storage(settings: Settings) -> FileStorage:
-    """The storage of outputs. Raises SettingsError."""
-    if settings.FILES_URL is None:
-        return Directory(settings.files_dir)
-    try:
-        from files.bucket import Bucket
-    except ImportError:
-        raise SettingsError(
-            "FILES_URL: the S3 client is not installed; run pip install -r requirements-s3.txt."
-        ) from None
-    try:
-        return Bucket.from_variables(settings.FILES_URL, settings.aws)
-    except ValueError as error:
-        raise SettingsError(f"FILES_URL: {error}.") from None
-
-
-def _uploads_dir(settings: Settings) -> Path | None:
-    """The directory for uploaded images; None if DATA_DIR is not writable, which means temporary files."""
-    path = settings.DATA_DIR / "uploads"
-    try:
-        settings.DATA_DIR.mkdir(mode=0o700, parents=True, exist_ok=True)
-        path.mkdir(mode=0o700, exist_ok=True)
-        TemporaryFile(dir=path).close()
-    except OSError as error:
-        log.warning("uploads_dir_not_writable", path=str(path), reason=str(error))
-        return None
-    return path
-
-
-def _make_data_dir(settings: Settings) -> None:
-    """Raises SettingsError if DATA_DIR is not a directory and cannot become one."""
-    path = settings.DATA_DIR
-    try:
-        path.mkdir(mode=0o700, parents=True, exist_ok=True)
-    except OSError as error:
-        raise SettingsError(f"DATA_DIR: {path.resolve()} cannot be a directory: {error.strerror}.") from None

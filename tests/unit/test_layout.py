@@ -15,7 +15,7 @@ FLOORS = [
     {"app", "gunicorn.conf", "docs"},
     {"api", "server"},
     {"service"},
-    {"generations"},
+    {"assembly", "generations"},
     {"providers", "parsing", "webhooks"},
     {"concurrency", "files", "models"},
     {"auth", "ledger", "telemetry"},

@@ -1,0 +1,122 @@
+"""Makes parts of the service from its settings. `service.build` puts them together.
+
+Only this file and `service.py` choose implementations.
+"""
+
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryFile
+from typing import Final
+
+import structlog
+
+from auth import Authenticator
+from catalog.fallback import read_rules
+from catalog.registry import Registry
+from concurrency import Gate
+from files import Files
+from files.directory import Directory
+from files.hosts import OutputHosts
+from files.storage import FileStorage
+from files.volume import disk_usage
+from models import declared
+from providers.replicate.provider import Replicate
+from settings import Settings, SettingsError
+
+_OTHERS_AT_ONCE: Final = 200
+"""Requests to Replicate in flight that create nothing. More would only wait at Replicate."""
+
+log = structlog.get_logger("service")
+
+
+def authenticator(settings: Settings) -> Authenticator:
+    made = Authenticator(
+        admin_key=settings.admin_key,
+        server_token=settings.replicate_token,
+        user_tokens=settings.ALLOW_USER_TOKENS,
+    )
+    made.hash_key = None  # read from the ledger when it opens
+    return made
+
+
+def gates(settings: Settings) -> tuple[Gate, Gate]:
+    """The gate of creations, and that of all other requests to Replicate."""
+    creations = Gate(
+        concurrent_limit=settings.REPLICATE_CONCURRENT_LIMIT,
+        requests_per_minute=settings.REPLICATE_REQUESTS_PER_MINUTE,
+        interactive_reserve=settings.INTERACTIVE_RESERVE,
+    )
+    others = Gate(
+        concurrent_limit=_OTHERS_AT_ONCE,
+        requests_per_minute=settings.REPLICATE_OTHER_REQUESTS_PER_MINUTE,
+        bounds_unproven=False,  # one account's polls would delay those of all others
+    )
+    others.start_half_spent()
+    return creations, others
+
+
+def replicate(settings: Settings, creations: Gate, others: Gate) -> Replicate:
+    return Replicate(
+        base_url=settings.REPLICATE_BASE_URL,
+        others=others,
+        durations=creations.durations,
+        on_answer=creations.upstream_answered,
+        proxy=settings.proxies.for_url(settings.REPLICATE_BASE_URL),
+    )
+
+
+def open_files(settings: Settings) -> Files | None:
+    if not settings.FILES_TTL:
+        return None
+    return Files(
+        storage=storage(settings),
+        spool=settings.files_dir,
+        source=OutputHosts(settings.REPLICATE_BASE_URL, proxies=settings.proxies),
+        ttl=settings.FILES_TTL,
+        max_bytes=settings.FILES_MAX_BYTES,
+        disk_usage=None if settings.FILES_URL else partial(disk_usage, settings.files_dir),
+    )
+
+
+def registry(settings: Settings) -> Registry:
+    """The declared models, with fallbacks from FALLBACKS_FILE if it is set. Raises SettingsError."""
+    path = settings.FALLBACKS_FILE
+    return declared(rules=read_rules(path, declared()) if path else None)
+
+
+def storage(settings: Settings) -> FileStorage:
+    """The storage of outputs. Raises SettingsError."""
+    if settings.FILES_URL is None:
+        return Directory(settings.files_dir)
+    try:
+        from files.bucket import Bucket
+    except ImportError:
+        raise SettingsError(
+            "FILES_URL: the S3 client is not installed; run pip install -r requirements-s3.txt."
+        ) from None
+    try:
+        return Bucket.from_variables(settings.FILES_URL, settings.aws)
+    except ValueError as error:
+        raise SettingsError(f"FILES_URL: {error}.") from None
+
+
+def uploads_dir(settings: Settings) -> Path | None:
+    """The directory for uploaded images; None if DATA_DIR is not writable, which means temporary files."""
+    path = settings.DATA_DIR / "uploads"
+    try:
+        settings.DATA_DIR.mkdir(mode=0o700, parents=True, exist_ok=True)
+        path.mkdir(mode=0o700, exist_ok=True)
+        TemporaryFile(dir=path).close()
+    except OSError as error:
+        log.warning("uploads_dir_not_writable", path=str(path), reason=str(error))
+        return None
+    return path
+
+
+def make_data_dir(settings: Settings) -> None:
+    """Raises SettingsError if DATA_DIR is not a directory and cannot become one."""
+    path = settings.DATA_DIR
+    try:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise SettingsError(f"DATA_DIR: {path.resolve()} cannot be a directory: {error.strerror}.") from None
