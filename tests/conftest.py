@@ -19,10 +19,10 @@ from flask import Flask
 from flask.testing import FlaskClient
 
 from app import create_app
+from harness import postgres
 from harness.certificates import certified
 from settings import Settings
 from simulator import Options, Simulator, running
-from tests.support import postgres
 from tests.support.callers import ADMIN_KEY, SERVER_TOKEN
 
 # A failure prints the decorator that repeats its example. How long an example takes depends on the machine's load.

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from contract.states import ENDED, UNFINISHED
 from errors import LedgerDown
+from harness.postgres import NEWEST, server
 from ledger import Ledger, Page, Period, Queries
 from ledger.memory import MemoryLedger
 from ledger.postgres import PostgresBackend
@@ -36,7 +37,6 @@ from ledger.sqlite import SqliteBackend
 from ledger.writer import SqlLedger
 from tests.support.ledgers import running, write
 from tests.support.pooler import pooled
-from tests.support.postgres import NEWEST, server
 from tests.support.records import generation
 
 

