@@ -1,6 +1,6 @@
 # The commands of this project. `make` lists them.
 .DEFAULT_GOAL := help
-.PHONY: help run simulator test test-all check format generated recording bench clean
+.PHONY: help run simulator test test-all check format generated recording bench bench-scale clean
 
 # The first Python at hand that the service runs on (3.11 to 3.13).
 PYTHON ?= $(shell for python in python3.13 python3.12 python3.11 python3; do \
@@ -43,6 +43,9 @@ recording: .venv/dev ## compare what the service answers with what 0.7.0 did, to
 
 bench: .venv/dev .venv-bench/made ## measure against the simulator, into bench/results.md: half an hour (AGAINST=REF: compare with that commit)
 	$(BIN)/python -m bench $(if $(AGAINST),--against $(AGAINST))
+
+bench-scale: .venv/dev ## measure many processes on one PostgreSQL, into bench/results-scale.md: two hours (SCALE=0.1: a tenth, PART=kills: one part)
+	$(BIN)/python -m bench.scale --scale $(or $(SCALE),1) $(PART)
 
 clean: ## remove generated files, except the service's data/
 	rm -rf .venv .venv-bench .pytest_cache .mypy_cache .ruff_cache .hypothesis

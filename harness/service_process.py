@@ -116,10 +116,14 @@ def running_service(**settings: Any) -> Iterator[ServiceProcess]:
 
 @contextmanager
 def launched_service(
-    *, _descriptors: int = 0, _command: Sequence[str] = (str(ROOT / "app.py"),), **settings: object
+    *,
+    _descriptors: int = 0,
+    _command: Sequence[str] = (str(ROOT / "app.py"),),
+    _log: Path | None = None,
+    **settings: object,
 ) -> Iterator[ServiceProcess]:
     """A service that has just been started, and is ended with the block. `_descriptors` limits its open files;
-    `_command` replaces the arguments of Python.
+    `_command` replaces the arguments of Python; `_log` is a file to which its log is appended.
 
     On Linux it also ends with this process or the thread that started it, however these end.
     """
@@ -127,15 +131,16 @@ def launched_service(
     environ = {"PATH": os.environ["PATH"], "PORT": str(port), "LOG_LEVEL": "error"}
     environ |= {name: str(value) for name, value in settings.items()}
     folder = TemporaryDirectory()  # without an .env
-    process = subprocess.Popen(
-        [sys.executable, "-ISc", _LAUNCH, str(_descriptors), *_command],
-        env=environ,
-        cwd=folder.name,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-        process_group=0,  # so that all of it can be killed at once
-    )
+    with (_log or Path(os.devnull)).open("ab") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-ISc", _LAUNCH, str(_descriptors), *_command],
+            env=environ,
+            cwd=folder.name,
+            stdout=subprocess.PIPE,
+            stderr=log,
+            text=True,
+            process_group=0,  # so that all of it can be killed at once
+        )
     with folder, process:
         try:
             yield ServiceProcess(process, port)

@@ -1,0 +1,80 @@
+"""Runs the parts, prints each, and writes `bench/results-scale.md`. Exits with 1 if a target is missed.
+
+Parts can be named, and `--scale 0.1` runs a tenth of each; then nothing is written.
+"""
+
+import argparse
+import os
+import platform
+import signal
+import sys
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+
+from bench.report import Section, markdown
+from bench.scale.faults import blackholes, crashes, freezes
+from bench.scale.kills import kills
+from bench.scale.latency import latency
+from bench.scale.rolling import rolling
+from bench.scale.stage import Scale
+from bench.scale.stalls import stalls
+from bench.scale.use import slots, window
+
+PARTS: Mapping[str, Callable[[Scale], Section]] = {
+    "window": window,
+    "slots": slots,
+    "kills": kills,
+    "freezes": freezes,
+    "crashes": crashes,
+    "blackholes": blackholes,
+    "rolling": rolling,
+    "stalls": stalls,
+    "latency": latency,
+}
+RESULTS = Path(__file__).parents[1] / "results-scale.md"
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parsed = _parser().parse_args(arguments)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that all processes started here end
+    conditions, done = _conditions(), []
+    for name in parsed.parts or PARTS:
+        print(f"\n{name}, from {datetime.now(UTC):%H:%M:%S} on", flush=True)
+        done.append(PARTS[name](Scale(parsed.scale)))
+        print(f"\n{markdown(done[-1])}", flush=True)
+    if parsed.scale == 1 and not parsed.parts:
+        RESULTS.write_text("\n".join([conditions, *map(markdown, done)]))
+    return 1 if any(section.missed for section in done) else 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.scale", description="Benchmarks of many processes.", allow_abbrev=False
+    )
+    names = ", ".join(PARTS)
+    parser.add_argument("parts", nargs="*", metavar="PART", help=f"{names}; default all")
+    parser.add_argument(
+        "--scale", type=float, default=1.0, help="the part of the full size (default %(default)s)"
+    )
+    return parser
+
+
+def _conditions() -> str:
+    machine = (
+        f"Python {platform.python_version()}, {platform.system()}, {os.cpu_count()} cores, PostgreSQL 18"
+    )
+    return "\n".join(
+        [
+            "# Results of `make bench-scale`",
+            "",
+            f"{datetime.now(UTC):%Y-%m-%d}, {machine}.",
+            f"The machine's load average was {os.getloadavg()[0]:.1f} before it began.",
+            "Processes, simulator, database and callers share the machine over loopback.",
+            "",
+        ]
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
