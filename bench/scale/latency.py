@@ -35,7 +35,10 @@ def _claims(scale: Scale) -> Iterator[Claim]:
     with _fleet(4, "--seconds", "0", **WITHOUT_FILES) as (fleet, simulator):
         yield from _admission(fleet, scale.number(_REQUESTS))
         yield from _creations(fleet, simulator, scale.number(_CREATIONS))
-    with _fleet(8, "--seconds", "1800", **WITHOUT_FILES, REPLICATE_CONCURRENT_LIMIT=10) as (fleet, simulator):
+    with _fleet(8, "--seconds", "1800", **{**WITHOUT_FILES, "REPLICATE_CONCURRENT_LIMIT": 10}) as (
+        fleet,
+        simulator,
+    ):
         yield from _health(fleet, simulator, scale.number(_WAITING))
 
 
