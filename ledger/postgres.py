@@ -1,15 +1,11 @@
 """A ledger in PostgreSQL 14 or later. A flushed record survives a crash of the server.
 
-One process owns the ledger. It has a row in `processes`, and each of its transactions first moves `until` of that row
-into the future. A process that finds the row of another one expired marks it dead, and takes over. Both change the same
-row, so a transaction of the dead process is either committed before that or fails.
+Several processes may share it (`members.py`). Each transaction that writes fails if another process has taken over the
+work of this one.
 
 The service keeps no state in the session, so a pooler may give each transaction another connection.
 """
 
-import os
-import secrets
-import socket
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -23,13 +19,7 @@ from psycopg.abc import Buffer, PQGen
 from psycopg.conninfo import conninfo_to_dict
 from psycopg.types.string import StrDumperUnknown
 from sqlalchemy import (
-    Column,
     Connection,
-    DateTime,
-    Integer,
-    MetaData,
-    Table,
-    Text,
     create_engine,
     select,
     text,
@@ -38,24 +28,16 @@ from sqlalchemy.dialects import postgresql
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 from sqlalchemy.pool import QueuePool
 
+from ledger.members import FENCE, LOCK_TIMEOUT, OWN, TTL, Cursor, Member, Profile
 from ledger.migrations import NAME, POSTGRES_STEPS, PRESENT, TooNew, add_first_values
 from ledger.tables import META, METADATA, all_statements
 from ledger.writer import Changes, TakenOver, by_statement, opened
-
-TTL: Final = 5.0
-"""Seconds after its last transaction until a process counts as dead. An idle process has a transaction each second."""
-
-_OPENING_TTL: Final = 60.0
-"""The same while a process opens the ledger. It reads all unfinished work before its next transaction."""
 
 _READERS: Final = 4
 _CONNECTIONS: Final = _READERS + 1
 
 _PATIENCE: Final = 10.0
 """Seconds without an answer until a connection is closed."""
-
-_LOCK_TIMEOUT: Final = "2s"
-"""How long to wait while another session, such as an operator's, has locked a row."""
 
 _ROW_ERRORS: Final = {"22", "23", "54"}
 """SQLSTATE classes of errors about a row: its data, a constraint, or a limit such as the length of an indexed value."""
@@ -70,46 +52,6 @@ _PARAMETERS: Final[Mapping[str, Any]] = {
 _VERSION: Final = "version"
 
 _REPLACED: Final = "it is another ledger; restore it, or start the service again to go on with this one"
-
-_OWN: Final = MetaData()
-PROCESSES: Final = Table(
-    "processes",
-    _OWN,
-    Column("id", Text, primary_key=True),
-    Column("until", DateTime(timezone=True), nullable=False),
-    Column("dead_at", DateTime(timezone=True)),
-    Column("schema", Integer, nullable=False),
-    Column("epoch", Integer, nullable=False),
-)
-
-_FENCE: Final = """
-    WITH mine AS (
-        UPDATE processes SET until = clock_timestamp() + make_interval(secs => %s)
-        WHERE id = %s AND epoch = %s AND dead_at IS NULL RETURNING id
-    )
-    SELECT 1 / count(*), set_config('lock_timeout', %s, true), set_config('synchronous_commit',
-        CASE current_setting('synchronous_commit') WHEN 'off' THEN 'on' ELSE current_setting('synchronous_commit') END,
-        true)
-    FROM mine
-"""
-"""Begins each transaction. It fails with a division by zero if this process is marked dead or has connected again, so
-that the whole transaction takes one round trip. A silent connection that was abandoned may deliver a transaction late,
-when newer rows are there: its epoch is over. A role whose commits do not wait for the disk gets commits that do."""
-
-_BURY: Final = """
-    UPDATE processes SET dead_at = clock_timestamp() WHERE dead_at IS NULL AND id <> :id
-    AND clock_timestamp() > greatest(until, pg_postmaster_start_time() + make_interval(secs => 2 * :ttl))
-"""
-"""Marks processes dead that are overdue. After a start of the server, they first get the time to come back."""
-
-_ENTER: Final = """
-    INSERT INTO processes (id, until, schema, epoch)
-    VALUES (:id, clock_timestamp() + make_interval(secs => :opening_ttl), :schema, 1)
-    ON CONFLICT (id) DO UPDATE SET until = excluded.until, epoch = processes.epoch + 1
-    WHERE processes.dead_at IS NULL RETURNING epoch
-"""
-
-_LEAVE: Final = "UPDATE processes SET dead_at = clock_timestamp() WHERE id = %s AND dead_at IS NULL"
 
 _FACTS: Final = """
     SELECT current_user, current_schema(), current_setting('server_encoding'),
@@ -140,7 +82,15 @@ log = structlog.get_logger("ledger")
 class PostgresBackend:
     """`ledger.writer.Backend` in the database of `url`, which libpq reads. Raises ValueError if it cannot."""
 
-    def __init__(self, url: str, *, ttl: float = TTL, patience: float = _PATIENCE) -> None:
+    def __init__(
+        self,
+        url: str,
+        *,
+        ttl: float = TTL,
+        patience: float = _PATIENCE,
+        alone: bool = True,
+        profile: Profile | None = None,
+    ) -> None:
         try:
             parameters = {**_PARAMETERS, **conninfo_to_dict(url)}
         except psycopg.Error:
@@ -160,14 +110,19 @@ class PostgresBackend:
             pool_pre_ping=True,  # after a restart of the server, no query fails on an old connection
             use_native_hstore=False,
         )
-        self._ttl = ttl
-        self._id = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
+        self._member = Member(ttl=ttl, alone=alone, profile=profile or Profile())
+        self.process = self._member.id
+        self.heartbeat = ttl / 5
         self._connection: psycopg.Connection[Any] | None = None
-        self._epoch: int | None = None
         self._name: bytes | None = None
         """The random name of the ledger after it was opened. Another ledger in its place is refused."""
 
+    @property
+    def fenced_until(self) -> float:
+        return self._member.fenced_until
+
     def open(self) -> None:
+        began = time.monotonic()
         with self.engine.connect() as connection:
             if self._name is None:
                 self._warn_if_connections_are_few(connection)
@@ -177,20 +132,22 @@ class PostgresBackend:
                 name = connection.scalar(select(META.c.value).where(META.c.name == NAME))
                 if self._name not in {None, name}:
                     raise ConnectionError(_REPLACED)
-                self._enter(connection)
+                self._member.enter(_cursor(connection))
                 for statement, rows in by_statement(opened(), _STATEMENTS).items():
                     connection.exec_driver_sql(statement, list(rows))
         self._name = name
+        self._member.acknowledge(began)
         self._connection = self._connect()
 
     def write(self, changes: Changes) -> None:
         connection = self._connection
         assert connection is not None  # noqa: S101 - it is open
         rows = by_statement(changes, _STATEMENTS)
+        began = time.monotonic()
         try:
             with connection.pipeline(), connection.cursor() as cursor:
                 cursor.execute("BEGIN")
-                cursor.execute(_FENCE, (self._ttl, self._id, self._epoch, _LOCK_TIMEOUT))
+                cursor.execute(FENCE, self._member.fence)
                 for statement, every in rows.items():
                     cursor.executemany(statement, every)
                 cursor.execute("COMMIT")
@@ -198,8 +155,9 @@ class PostgresBackend:
             with suppress(psycopg.Error):
                 connection.rollback()
             if isinstance(error, errors.DivisionByZero):
-                raise _taken_over() from None
+                raise self._member.taken_over() from None
             raise
+        self._member.acknowledge(began)
 
     @contextmanager
     def transaction(self) -> Iterator[psycopg.Cursor[Any]]:
@@ -207,8 +165,15 @@ class PostgresBackend:
         connection = self._connection
         assert connection is not None  # noqa: S101 - it is open
         with connection.transaction(), connection.cursor() as cursor:
-            cursor.execute(_FENCE, (self._ttl, self._id, self._epoch, _LOCK_TIMEOUT))
+            cursor.execute(FENCE, self._member.fence)
             yield cursor
+
+    def bury(self, cursor: Cursor) -> bool:
+        """Mark overdue processes dead, and take over the work of all that are dead. Returns whether there was one.
+
+        The transaction must begin with a lock on the row of this process (FOR KEY SHARE) that finds it alive. Then no
+        other process marks it dead before the end. It may be in another thread than the writer's."""
+        return self._member.bury(cursor)
 
     def is_outage(self, error: Exception) -> bool:
         cause = getattr(error, "orig", None) or error
@@ -229,10 +194,10 @@ class PostgresBackend:
         self.engine.dispose()
 
     def close(self) -> None:
-        """Mark this process dead, so that the next one need not wait."""
+        """Mark this process dead, so that others take over at once."""
         if self._connection is not None:
             with suppress(psycopg.Error):
-                self._connection.execute(_LEAVE, (self._id,))
+                self._member.leave(self._connection)
         self.disconnect()
 
     @staticmethod
@@ -250,7 +215,7 @@ class PostgresBackend:
             raise TooNew(f"it is of version {version}, and this service knows {PRESENT}")
         if version == 0:
             METADATA.create_all(connection)
-            _OWN.create_all(connection)
+            OWN.create_all(connection)
         for number in range(version or PRESENT, PRESENT):
             for statement in POSTGRES_STEPS[number]:
                 connection.exec_driver_sql(statement)
@@ -258,24 +223,6 @@ class PostgresBackend:
             present = {"name": _VERSION, "value": str(PRESENT).encode()}
             connection.execute(text("UPDATE meta SET value = :value WHERE name = :name"), present)
         add_first_values(connection, postgresql.insert)
-
-    def _enter(self, connection: Connection) -> None:
-        """Mark overdue processes dead, and enter this one. Raises TakenOver if this one was marked dead, and
-        ConnectionError while another one is alive."""
-        own = {"id": self._id, "schema": PRESENT, "ttl": self._ttl, "opening_ttl": _OPENING_TTL}
-        connection.execute(text(_BURY), own)
-        self._epoch = connection.scalar(text(_ENTER), own)
-        if self._epoch is None:
-            raise _taken_over()
-        others = connection.scalars(text("SELECT id FROM processes WHERE dead_at IS NULL AND id <> :id"), own)
-        if other := others.first():
-            host, pid, _ = other.rsplit(":", 2)
-            raise ConnectionError(
-                f"another process has it: {pid} on {host}; after its end it is free within {self._ttl:g} seconds"
-            )
-        connection.execute(
-            text("DELETE FROM processes WHERE dead_at < clock_timestamp() - interval '7 days'")
-        )
 
     @staticmethod
     def _warn_if_connections_are_few(connection: Connection) -> None:
@@ -317,11 +264,18 @@ def _connected(parameters: Mapping[str, Any], patience: float) -> _Connection:
     return connection
 
 
+def _cursor(connection: Connection) -> Cursor:
+    """A cursor of the driver, in the transaction of this connection."""
+    driver = connection.connection.driver_connection
+    assert isinstance(driver, psycopg.Connection)  # noqa: S101 - the engine is PostgreSQL's
+    return driver.cursor()
+
+
 @contextmanager
 def _transaction(connection: Connection) -> Iterator[None]:
     connection.exec_driver_sql("BEGIN")
     try:
-        connection.exec_driver_sql(f"SET LOCAL lock_timeout = '{_LOCK_TIMEOUT}'")
+        connection.exec_driver_sql(f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT}'")
         yield
         connection.exec_driver_sql("COMMIT")
     except BaseException:
@@ -341,7 +295,3 @@ def _raise_if_unusable(connection: Connection) -> None:
         raise ConnectionError(
             f'its role may not create tables; type GRANT CREATE ON SCHEMA "{schema}" TO "{role}" as the owner'
         )
-
-
-def _taken_over() -> TakenOver:
-    return TakenOver("another process has taken it over, since this one was silent for too long")

@@ -7,6 +7,7 @@ import fcntl
 import os
 import sqlite3
 from contextlib import suppress
+from math import inf
 from pathlib import Path
 from typing import Final, cast
 
@@ -43,6 +44,10 @@ class _LogLost(OSError):
 
 class SqliteBackend:
     """`ledger.writer.Backend` in the file of `url` (`sqlite:///path`)."""
+
+    process: Final = None
+    fenced_until: Final = inf
+    heartbeat: Final = inf
 
     def __init__(self, url: str) -> None:
         self._path = Path(make_url(url).database or "")

@@ -58,6 +58,14 @@ class Backend(Protocol):
     def location(self) -> str:
         """The database, for the log. It contains no secret."""
 
+    @property
+    def fenced_until(self) -> float:
+        """The time (`time.monotonic`) until which no other process can have taken over the work of this one."""
+
+    @property
+    def heartbeat(self) -> float:
+        """Seconds after which something must be written again, so that no other process takes over."""
+
     def open(self) -> None:
         """Connect, and create or migrate the tables. Raises any error if it cannot be written, and TakenOver."""
 
@@ -106,6 +114,12 @@ class SqlLedger:
     def engine(self) -> Engine:
         """Connections for queries."""
         return self._backend.engine
+
+    @property
+    def fenced_until(self) -> float:
+        """The time (`time.monotonic`) until which no other process can have taken over the work of this one. Later,
+        nothing may be sent that costs."""
+        return self._backend.fenced_until
 
     def start(
         self, *, on_open: Callable[[], None] = _nothing, on_taken_over: Callable[[], None] = _nothing
@@ -197,7 +211,7 @@ class SqlLedger:
         """Wait for changes or for the next check of the database. Returns False after `close`."""
         is_running = True
         with suppress(Empty):
-            is_running = self._wake.get(timeout=RETRY_DELAY)
+            is_running = self._wake.get(timeout=min(RETRY_DELAY, self._backend.heartbeat))
             while is_running:
                 is_running = self._wake.get_nowait()
         return is_running

@@ -1,0 +1,261 @@
+"""The processes that share a ledger in PostgreSQL: each proves that it is alive, and takes over the work of a dead one.
+
+A process has a row in `processes`. Each transaction of its writer begins with `FENCE`, which moves `until` of that row
+into the future. A process that finds the row of another one overdue marks it dead, and takes over its work. Both change
+the same row, so a transaction of the dead process is either committed before that or fails.
+
+All times are by the clock of the database, since those of the hosts may differ.
+"""
+
+import hmac
+import os
+import secrets
+import socket
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from math import inf
+from typing import Any, Final
+
+import psycopg
+import structlog
+from sqlalchemy import Boolean, Column, DateTime, Integer, MetaData, Table, Text
+
+from ledger import HASH_KEY
+from ledger.migrations import PRESENT
+from ledger.writer import TakenOver
+
+TTL: Final = 5.0
+"""Seconds after its last transaction until a process counts as dead."""
+
+LOCK_TIMEOUT: Final = "2s"
+"""How long to wait while another session, such as an operator's, has locked a row."""
+
+_OPENING_TTL: Final = 60.0
+"""Seconds like the TTL, while a process opens the ledger. It reads its work before its next transaction."""
+
+_MARGIN: Final = 0.1
+"""The part of the TTL before whose end this process sends nothing any more."""
+
+OWN: Final = MetaData()
+PROCESSES: Final = Table(
+    "processes",
+    OWN,
+    Column("id", Text, primary_key=True),
+    Column("until", DateTime(timezone=True), nullable=False),
+    Column("beat_at", DateTime(timezone=True), nullable=False),
+    Column("steady_since", DateTime(timezone=True), nullable=False),
+    Column("since", DateTime(timezone=True), nullable=False),
+    Column("dead_at", DateTime(timezone=True)),
+    Column("taken_at", DateTime(timezone=True)),
+    Column("schema", Integer, nullable=False),
+    Column("epoch", Integer, nullable=False),
+    Column("version", Text, nullable=False),
+    Column("upstream", Text, nullable=False),
+    Column("simulated", Boolean, nullable=False),
+    Column("token", Text),
+)
+"""`since` is the time at which a process entered, `beat_at` that of its last transaction. There was no long pause
+between two of them since `steady_since`. `taken_at` is set once its work was taken over. `token` is a hash of its
+server token."""
+
+FENCE: Final = """
+    WITH mine AS (
+        UPDATE processes SET until = clock_timestamp() + make_interval(secs => %(ttl)s), beat_at = clock_timestamp(),
+            steady_since = CASE WHEN clock_timestamp() < beat_at + make_interval(secs => %(ttl)s / 2)
+                THEN steady_since ELSE clock_timestamp() END
+        WHERE id = %(id)s AND epoch = %(epoch)s AND dead_at IS NULL RETURNING id
+    )
+    SELECT 1 / count(*), set_config('lock_timeout', %(lock_timeout)s, true), set_config('synchronous_commit',
+        CASE current_setting('synchronous_commit') WHEN 'off' THEN 'on' ELSE current_setting('synchronous_commit') END,
+        true)
+    FROM mine
+"""
+"""Begins each transaction. It fails with a division by zero if this process is marked dead or has connected again, so
+that the whole transaction takes one round trip. A silent connection that was abandoned may deliver a transaction late,
+when newer rows are there: its epoch is over. A role whose commits do not wait for the disk gets commits that do."""
+
+_IS_OVERDUE: Final = """
+    other.dead_at IS NULL AND other.id <> %(id)s AND clock_timestamp() >
+        greatest(other.until, pg_postmaster_start_time() + make_interval(secs => 2 * %(ttl)s))
+"""
+"""After a start of the server, processes first get the time to come back."""
+
+_LATE: Final = f"SELECT id FROM processes other WHERE {_IS_OVERDUE}"  # noqa: S608 - our own text
+
+_OVERDUE: Final = f"""
+    SELECT other.id FROM processes other JOIN processes mine ON mine.id = %(id)s
+    WHERE {_IS_OVERDUE} AND clock_timestamp() < mine.beat_at + make_interval(secs => %(ttl)s / 2)
+        AND clock_timestamp() > mine.steady_since + make_interval(secs => %(ttl)s)
+"""  # noqa: S608 - our own text
+"""Processes are overdue only for one that is steady. Otherwise the first one that is back after an outage of the
+database, or a jump of its clock, would bury all others."""
+
+_MARK: Final = """
+    UPDATE processes SET dead_at = clock_timestamp() WHERE id = ANY(%(overdue)s) RETURNING id
+"""
+
+_END_STUCK: Final = """
+    SELECT pg_terminate_backend(pid) FROM processes JOIN pg_locks ON locktype = 'transactionid'
+        AND transactionid = processes.xmax AND granted JOIN pg_stat_activity USING (pid)
+    WHERE id = ANY(%(overdue)s) AND clock_timestamp() > until + make_interval(secs => %(ttl)s)
+        AND wait_event = 'ClientRead' AND clock_timestamp() > state_change + make_interval(secs => %(ttl)s)
+"""
+"""Ends the session that has locked the row of an overdue process, and waits for its client. A host that was lost in a
+transaction holds its locks until the server notices, which takes hours by default."""
+
+_ENTER: Final = """
+    INSERT INTO processes (id, until, beat_at, steady_since, since, schema, epoch, version, upstream, simulated, token)
+    VALUES (%(id)s, clock_timestamp() + make_interval(secs => %(opening_ttl)s), clock_timestamp(), clock_timestamp(),
+        clock_timestamp(), %(schema)s, 1, %(version)s, %(upstream)s, %(simulated)s, %(token)s)
+    ON CONFLICT (id) DO UPDATE SET epoch = processes.epoch + 1, until = excluded.until, beat_at = excluded.beat_at
+    WHERE processes.dead_at IS NULL RETURNING epoch
+"""
+
+_RETURN: Final = """
+    UPDATE processes SET epoch = epoch + 1, until = clock_timestamp() + make_interval(secs => %(ttl)s),
+        beat_at = clock_timestamp(), steady_since = clock_timestamp()
+    WHERE id = %(id)s AND dead_at IS NULL RETURNING epoch
+"""
+
+_OTHERS: Final = f"""
+    SELECT id, upstream = %(upstream)s AND simulated = %(simulated)s, token IS NOT DISTINCT FROM %(token)s
+    FROM processes other WHERE dead_at IS NULL AND id <> %(id)s AND NOT ({_IS_OVERDUE})
+"""  # noqa: S608 - our own text
+
+_LEAVE: Final = """
+    UPDATE processes SET dead_at = clock_timestamp(), until = clock_timestamp()
+    WHERE id IN (SELECT id FROM processes WHERE id = %s AND dead_at IS NULL FOR UPDATE)
+"""
+
+_TAKE: Final = """
+    UPDATE processes SET taken_at = clock_timestamp() WHERE id IN (
+        SELECT id FROM processes WHERE dead_at IS NOT NULL AND taken_at IS NULL AND schema <= %(schema)s
+            AND (token IS NULL OR %(pays)s OR NOT EXISTS (
+                SELECT FROM processes other WHERE other.dead_at IS NULL AND other.token IS NOT NULL))
+        FOR UPDATE SKIP LOCKED
+    ) RETURNING id
+"""
+"""The work of a process with a server token is left to others that have one, if there are any."""
+
+_FORGET: Final = "DELETE FROM processes WHERE taken_at < clock_timestamp() - interval '7 days'"
+
+_ALONE: Final = "another process has it: {pid} on {host}; after its end it is free within {ttl:g} seconds"
+_DIFFERENT: Final = (
+    "another process that shares it, {pid} on {host}, has another REPLICATE_BASE_URL or REPLICATE_SIMULATE; all "
+    "processes of a ledger must have the same"
+)
+
+Cursor = psycopg.Cursor[Any]
+
+log = structlog.get_logger("ledger")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Profile:
+    """What other processes must know of one: the version of the service, the URL of the upstream, whether that is
+    simulated, and the server token, of which they see a hash."""
+
+    version: str = ""
+    upstream: str = ""
+    simulated: bool = False
+    token: str | None = field(default=None, repr=False)
+
+
+class Member:
+    """This process among those that share the ledger. `ttl` is in seconds (`TTL`). If it is `alone`, no other process
+    may be alive when it enters."""
+
+    def __init__(self, *, ttl: float, alone: bool, profile: Profile) -> None:
+        self.id = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
+        self.ttl = float(ttl)
+        self.fenced_until = -inf
+        """The time (`time.monotonic`) until which no other process can have taken over the work of this one."""
+        self._alone = alone
+        self._profile = profile
+        self._epoch: int | None = None
+        self._has_entered = False
+
+    @property
+    def fence(self) -> dict[str, Any]:
+        """The parameters of `FENCE`."""
+        return {"id": self.id, "ttl": self.ttl, "epoch": self._epoch, "lock_timeout": LOCK_TIMEOUT}
+
+    def acknowledge(self, began: float) -> None:
+        """A transaction with `enter` or a `FENCE` that began at this time (`time.monotonic`) is committed."""
+        self._has_entered = True
+        self.fenced_until = began + self.ttl * (1 - _MARGIN)
+
+    def enter(self, cursor: Cursor) -> None:
+        """Enter, or come back after an outage, in the transaction that opens the ledger. Raises TakenOver if this
+        process was marked dead, and ConnectionError if it may not be beside another one that is alive."""
+        self._epoch = (
+            _first(cursor.execute(_RETURN, self.fence)) if self._has_entered else self._enter(cursor)
+        )
+        if self._epoch is None:
+            raise self.taken_over()
+
+    def leave(self, connection: psycopg.Connection[Any]) -> None:
+        """Mark this process dead, so that others need not wait for that. Nothing may be sent any more."""
+        self.fenced_until = -inf
+        connection.execute(_LEAVE, (self.id,))
+
+    def bury(self, cursor: Cursor) -> bool:
+        """See `PostgresBackend.bury`."""
+        overdue = _all(cursor.execute(_OVERDUE, self.fence))
+        if overdue:
+            # A process that has locked its row is writing now.
+            free = _all(cursor.execute(f"{_OVERDUE} FOR UPDATE OF other SKIP LOCKED", self.fence))
+            for each in _all(cursor.execute(_MARK, {"overdue": free})):
+                log.warning("process_dead", process=each)
+            if len(free) < len(overdue):
+                cursor.execute(_END_STUCK, {**self.fence, "overdue": overdue})
+        return self._take(cursor)
+
+    def taken_over(self) -> TakenOver:
+        """The error of a process that was marked dead. It never writes again."""
+        self.fenced_until = -inf
+        return TakenOver("another process has taken it over, since this one was silent for too long")
+
+    def _enter(self, cursor: Cursor) -> int | None:
+        facts = {
+            **self.fence, "opening_ttl": _OPENING_TTL, "schema": PRESENT, "version": self._profile.version,
+            "upstream": self._profile.upstream, "simulated": self._profile.simulated, "token": self._token(cursor),
+        }  # fmt: skip
+        if self._alone:
+            cursor.execute(_MARK, {"overdue": _all(cursor.execute(_LATE, facts))})
+        others = cursor.execute(_OTHERS, facts).fetchall()
+        for other, is_alike, _ in others:
+            if self._alone or not is_alike:
+                host, pid, _ = other.rsplit(":", 2)
+                raise ConnectionError(
+                    (_ALONE if self._alone else _DIFFERENT).format(host=host, pid=pid, ttl=self.ttl)
+                )
+        if different := [other for other, _, has_same_token in others if not has_same_token]:
+            log.warning("tokens_differ", processes=different)
+        epoch: int | None = _first(cursor.execute(_ENTER, facts))
+        self._take(cursor)
+        cursor.execute(_FORGET)
+        return epoch
+
+    def _token(self, cursor: Cursor) -> str | None:
+        """A hash of the server token with the key of this ledger. Nobody else can compute it."""
+        if self._profile.token is None:
+            return None
+        key: bytes = _first(cursor.execute("SELECT value FROM meta WHERE name = %s", (HASH_KEY,)))
+        return hmac.new(key, b"server token " + self._profile.token.encode(), "sha256").hexdigest()
+
+    def _take(self, cursor: Cursor) -> bool:
+        """Take over the work of all dead processes. Returns whether there was one."""
+        facts = {"schema": PRESENT, "pays": self._profile.token is not None}
+        return bool(_all(cursor.execute(_TAKE, facts)))
+
+
+def _all(cursor: Cursor) -> Sequence[Any]:
+    """The first column of all rows."""
+    return [row[0] for row in cursor]
+
+
+def _first(cursor: Cursor) -> Any:
+    """The first column of the first row. None if there is no row."""
+    row = cursor.fetchone()
+    return None if row is None else row[0]

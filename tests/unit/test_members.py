@@ -1,0 +1,361 @@
+"""Processes that share a ledger in PostgreSQL: which are alive, which are marked dead, and which takes over.
+
+Each test has a clock of its own in the database, which stands still until the test moves it.
+"""
+
+import threading
+import time
+from contextlib import contextmanager, suppress
+from math import inf
+
+import psycopg
+import pytest
+from structlog.testing import capture_logs
+
+from harness.postgres import server
+from harness.service_process import until
+from ledger.members import Profile
+from ledger.postgres import PostgresBackend
+from ledger.records import GenerationRecord
+from ledger.writer import TakenOver
+from tests.support.records import generation
+
+TTL = 5.0
+
+
+class Cluster:
+    """A ledger whose clock the test moves."""
+
+    def __init__(self, schema):
+        self._schema = schema
+        self.url = server().url(schema=f"{schema},pg_catalog")
+        self._processes = []
+        server().execute(
+            f"CREATE TABLE {schema}.clock AS SELECT now() AS at, now() - interval '1 day' AS started_at",
+            f"CREATE FUNCTION {schema}.clock_timestamp() RETURNS timestamptz LANGUAGE sql VOLATILE"
+            f" AS 'SELECT at FROM {schema}.clock'",
+            f"CREATE FUNCTION {schema}.pg_postmaster_start_time() RETURNS timestamptz LANGUAGE sql VOLATILE"
+            f" AS 'SELECT started_at FROM {schema}.clock'",
+        )
+
+    def process(self, **facts):
+        self._processes.append(Process(self, **facts))
+        return self._processes[-1]
+
+    def advance(self, seconds):
+        self.execute(f"UPDATE clock SET at = at + interval '{seconds} s'")
+
+    def live(self, seconds, *processes):
+        """Let time pass while these processes write often."""
+        for _ in range(round(seconds)):
+            self.advance(1.0)
+            for each in processes:
+                each.write()
+
+    def execute(self, statement, *parameters):
+        with psycopg.connect(self.url, autocommit=True) as connection:
+            cursor = connection.execute(statement, parameters)
+            return cursor.fetchall() if cursor.description else []
+
+    def close(self):
+        for each in self._processes:
+            each.backend.disconnect()
+
+
+class Process:
+    """A process that writes and buries when the test says so."""
+
+    def __init__(self, cluster, *, alone=False, **profile):
+        self._cluster = cluster
+        self.backend = PostgresBackend(cluster.url, ttl=TTL, alone=alone, profile=Profile(**profile))
+        try:
+            self.backend.open()
+        except BaseException:
+            self.backend.disconnect()
+            raise
+        self.write()
+
+    def write(self, *records):
+        self.backend.write({(GenerationRecord, (each.id,)): each for each in records})
+
+    def bury(self) -> bool:
+        with self.transaction() as cursor:
+            return self.backend.bury(cursor)
+
+    @contextmanager
+    def transaction(self):
+        alive = "SELECT FROM processes WHERE id = %s AND dead_at IS NULL FOR KEY SHARE"
+        with psycopg.connect(self._cluster.url) as connection, connection.cursor() as cursor:
+            assert cursor.execute(alive, (self.backend.process,)).rowcount
+            yield cursor
+
+    @property
+    def is_marked_dead(self) -> bool:
+        query = "SELECT dead_at IS NOT NULL FROM processes WHERE id = %s"
+        return self._cluster.execute(query, self.backend.process)[0][0]
+
+    def is_dead(self) -> bool:
+        """Whether it can write no more."""
+        try:
+            self.write()
+        except TakenOver:
+            return True
+        return False
+
+
+@pytest.fixture
+def cluster():
+    with server().schema() as name:
+        made = Cluster(name)
+        yield made
+        made.close()
+
+
+def test_processes_write_side_by_side(cluster):
+    first, second = cluster.process(), cluster.process()
+
+    first.write(generation("a"))
+    second.write(generation("b"))
+
+    assert [("a",), ("b",)] == cluster.execute("SELECT id FROM generations ORDER BY id")
+
+
+def test_a_process_that_may_only_be_alone_waits_for_the_end_of_the_others(cluster):
+    other = cluster.process()
+
+    with pytest.raises(ConnectionError, match="another process has it"):
+        cluster.process(alone=True)
+    other.backend.close()
+
+    cluster.process(alone=True)
+
+
+def test_of_overdue_processes_each_is_taken_over_once_and_writes_nothing_more(cluster):
+    first, second, third, fourth = (cluster.process() for _ in range(4))
+    cluster.live(2 * TTL, third, fourth)
+
+    assert [True, False, False] == [third.bury(), fourth.bury(), third.bury()]
+
+    assert [True, True, False, False] == [each.is_dead() for each in (first, second, third, fourth)]
+
+
+def test_a_process_is_alive_until_its_ttl_is_over(cluster):
+    first, second = cluster.process(), cluster.process()
+    cluster.live(2 * TTL, first, second)
+    cluster.live(TTL, second)
+    assert not second.bury()
+
+    cluster.live(1, second)
+
+    assert second.bury()
+
+
+def test_a_process_that_has_just_entered_buries_no_other(cluster):
+    cluster.process()
+    cluster.advance(2 * TTL)
+    second = cluster.process()
+    cluster.live(TTL, second)
+    assert not second.bury()
+
+    cluster.live(1, second)
+
+    assert second.bury()
+
+
+def test_the_first_process_that_is_back_after_an_outage_does_not_bury_the_others(cluster):
+    first, second = cluster.process(), cluster.process()
+    cluster.live(2 * TTL, first, second)
+    cluster.advance(2 * TTL)
+
+    assert not first.bury()
+    first.write()
+    assert not first.bury()
+    second.write()
+    cluster.live(2 * TTL, first, second)
+
+    assert not first.bury()
+    assert [False, False] == [first.is_dead(), second.is_dead()]
+
+
+def test_after_a_start_of_the_server_processes_have_twice_the_ttl_to_come_back(cluster):
+    first, second = cluster.process(), cluster.process()
+    cluster.live(2 * TTL, first, second)
+    cluster.execute("UPDATE clock SET started_at = at")
+    cluster.live(2 * TTL, second)
+    assert not second.bury()
+
+    cluster.live(1, second)
+
+    assert second.bury()
+    assert first.is_dead()
+
+
+def test_a_process_that_leaves_is_taken_over_at_once(cluster):
+    first, second = cluster.process(), cluster.process()
+
+    first.backend.close()
+
+    assert second.bury()
+    assert not second.bury()
+
+
+def test_a_process_that_opens_the_ledger_takes_over_from_those_that_have_left(cluster):
+    first, second = cluster.process(), cluster.process()
+    first.backend.close()
+
+    cluster.process()
+
+    assert not second.bury()
+
+
+# ── Races
+
+
+def test_a_transaction_that_began_in_time_keeps_its_process_alive(cluster):
+    first, second = cluster.process(), cluster.process()
+    cluster.live(2 * TTL, second)
+    with first.backend.transaction():
+        assert not second.bury()
+
+    assert not second.bury()
+    assert not first.is_dead()
+
+
+def test_a_transaction_that_begins_during_the_burial_of_its_process_fails(cluster):
+    first, second = cluster.process(), cluster.process()
+    cluster.live(2 * TTL, second)
+    outcome = []
+    late = threading.Thread(target=lambda: outcome.append(first.is_dead()))
+    with second.transaction() as cursor:
+        assert second.backend.bury(cursor)
+        late.start()
+        waiting = "SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
+        until(lambda: cluster.execute(waiting))
+    late.join()
+
+    assert [True] == outcome
+
+
+def test_a_process_is_not_marked_dead_while_it_takes_over_itself(cluster):
+    first, second, third = (cluster.process() for _ in range(3))
+    first.backend.close()
+    cluster.live(2 * TTL, second, third)
+    with second.transaction() as cursor:
+        assert second.backend.bury(cursor)
+        cluster.live(TTL + 1, third)
+        assert not third.bury()
+
+    assert third.bury()
+    assert second.is_dead()
+
+
+def test_a_session_that_holds_the_lock_of_an_overdue_process_is_ended(cluster):
+    """A host that was lost in the middle of a transaction holds its locks."""
+    first, second = cluster.process(), cluster.process()
+    cluster.live(2 * TTL, second)
+    with suppress(psycopg.OperationalError), first.backend.transaction():
+        assert not second.bury()
+        cluster.live(TTL, second)
+        assert not second.bury()  # but it ends the session
+
+        until(second.bury)
+    assert first.is_marked_dead
+
+
+# ── Its own state
+
+
+def test_what_a_process_may_send_ends_before_others_can_take_over(cluster):
+    began = time.monotonic()
+    process = cluster.process()
+    assert began < process.backend.fenced_until < time.monotonic() + TTL
+
+    process.backend.close()
+
+    assert -inf == process.backend.fenced_until
+
+
+def test_a_process_that_was_taken_over_may_send_nothing(cluster):
+    first, second = cluster.process(), cluster.process()
+    cluster.live(2 * TTL, second)
+    second.bury()
+    assert first.is_dead()
+
+    assert -inf == first.backend.fenced_until
+
+
+@pytest.mark.parametrize("row", ["is marked", "is gone"])
+def test_a_process_that_connects_again_after_it_was_taken_over_is_refused(cluster, row):
+    first, second = cluster.process(), cluster.process()
+    cluster.live(2 * TTL, second)
+    second.bury()
+    if row == "is gone":
+        cluster.execute("DELETE FROM processes WHERE id = %s", first.backend.process)
+    first.backend.disconnect()
+
+    with pytest.raises(TakenOver):
+        first.backend.open()
+
+
+def test_a_process_that_connects_again_in_time_goes_on_and_is_not_steady_at_first(cluster):
+    first, second = cluster.process(), cluster.process()
+    cluster.live(2 * TTL, second)
+    second.backend.disconnect()
+    second.backend.open()
+    second.write()
+
+    assert not second.bury()
+    assert not first.is_dead()
+
+
+# ── Processes that do not fit
+
+
+@pytest.mark.parametrize("different", [{"upstream": "https://b.test"}, {"simulated": True}])
+def test_a_process_with_another_upstream_is_refused_until_the_others_have_ended(cluster, different):
+    facts = {"upstream": "https://a.test", "simulated": False}
+    first = cluster.process(**facts)
+
+    with pytest.raises(ConnectionError, match="has another REPLICATE_BASE_URL or REPLICATE_SIMULATE"):
+        cluster.process(**facts | different)
+    cluster.advance(TTL + 1)
+
+    second = cluster.process(**facts | different)
+    cluster.live(2 * TTL, second)
+    assert second.bury()
+    assert first.is_dead()
+
+
+def test_server_tokens_that_differ_are_logged_and_not_stored(cluster):
+    first = cluster.process(token="r8_one")
+    with capture_logs() as logs:
+        cluster.process(token="r8_one")
+        assert [] == logs
+        cluster.process(token="r8_two")
+
+    assert ["tokens_differ"] == [each["event"] for each in logs]
+    assert first.backend.process in logs[0]["processes"]
+    assert "r8_" not in str(cluster.execute("SELECT * FROM processes")) + str(logs)
+
+
+def test_the_work_of_a_process_with_a_token_is_left_to_others_that_have_one(cluster):
+    first, poor, rich = cluster.process(token="r8_one"), cluster.process(), cluster.process(token="r8_one")
+    first.backend.close()
+
+    assert [False, True] == [poor.bury(), rich.bury()]
+
+
+def test_the_work_of_a_process_with_a_token_is_taken_if_no_other_has_one(cluster):
+    first, poor = cluster.process(token="r8_one"), cluster.process()
+    first.backend.close()
+
+    assert poor.bury()
+
+
+def test_the_work_of_a_process_with_a_later_schema_is_left_to_others(cluster):
+    first, second = cluster.process(), cluster.process()
+    cluster.execute("UPDATE processes SET schema = 999 WHERE id = %s", first.backend.process)
+    cluster.live(2 * TTL, second)
+
+    assert not second.bury()
+    assert first.is_dead()
