@@ -49,6 +49,7 @@ PROCESSES: Final = Table(
     Column("taken_at", DateTime(timezone=True)),
     Column("schema", Integer, nullable=False),
     Column("epoch", Integer, nullable=False),
+    Column("courier", Integer, nullable=False, server_default="0"),
     Column("version", Text, nullable=False),
     Column("upstream", Text, nullable=False),
     Column("simulated", Boolean, nullable=False),

@@ -92,17 +92,17 @@ class PostgresBackend:
         profile: Profile | None = None,
     ) -> None:
         try:
-            parameters = {**_PARAMETERS, **conninfo_to_dict(url)}
+            self._parameters = {**_PARAMETERS, **conninfo_to_dict(url)}
         except psycopg.Error:
             # The error repeats parts of the URL, which has a password.
             raise ValueError("libpq cannot read it; see “Connection URIs” in PostgreSQL's manual") from None
-        host, database = (parameters.get(name, "") for name in ("host", "dbname"))
+        host, database = (self._parameters.get(name, "") for name in ("host", "dbname"))
         self.location = f"postgresql://{host}/{database}"
-        self._connect = partial(_connected, parameters, patience)
+        self._patience = patience
         self.engine = create_engine(
             "postgresql+psycopg://",
             # A sum over all rows takes longer than a write.
-            creator=partial(_connected, parameters, 3 * patience),
+            creator=partial(self.connect, 3 * patience),
             isolation_level="AUTOCOMMIT",
             poolclass=QueuePool,
             pool_size=_READERS,
@@ -121,6 +121,18 @@ class PostgresBackend:
     def fenced_until(self) -> float:
         return self._member.fenced_until
 
+    @property
+    def name(self) -> bytes:
+        """The random name of the ledger. Raises ConnectionError until it was opened."""
+        if self._name is None:
+            raise ConnectionError("the ledger is not open yet")
+        return self._name
+
+    def connect(self, patience: float) -> psycopg.Connection[Any]:
+        """Another connection, in autocommit mode. It closes itself when an answer takes longer than `patience` seconds.
+        Raises psycopg.OperationalError."""
+        return _connected(self._parameters, patience)
+
     def open(self) -> None:
         began = time.monotonic()
         with self.engine.connect() as connection:
@@ -137,7 +149,7 @@ class PostgresBackend:
                     connection.exec_driver_sql(statement, list(rows))
         self._name = name
         self._member.acknowledge(began)
-        self._connection = self._connect()
+        self._connection = self.connect(self._patience)
 
     def write(self, changes: Changes) -> None:
         connection = self._connection
