@@ -359,7 +359,7 @@ def _failure_kept(attempt: Attempt) -> Iterator[None]:
         yield
     except TryAgain as again:
         attempt.error = again.error
-        if again.unreachable:
+        if again.unreachable or again.held_back:
             attempt.submitted_at = None  # nothing was sent
         raise
     except ServiceError as error:

@@ -91,6 +91,8 @@ class Retries:
 
     def allow(self, again: TryAgain) -> bool:
         """Count this failed attempt. Returns whether the model may be tried again."""
+        if again.held_back:  # this process is fenced, or will have the ledger again
+            return True
         self.failures += not again.throttled
         self.throttled += again.throttled
         self.refused += again.refused

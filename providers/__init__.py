@@ -12,12 +12,16 @@ import json
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Literal, Protocol
+from typing import Any, Final, Literal, Protocol
 
 from auth import Caller
 from catalog.references import Upload
 from concurrency import Lease
-from errors import ServiceError
+from errors import LedgerDown, ServiceError
+
+_HELD_BACK_WAIT: Final = 1.0
+"""Seconds before a creation that was held back is tried again. Its state is first written to the ledger, so a
+ledger that is down delays it as well."""
 
 ENDED = frozenset({"succeeded", "failed", "canceled", "aborted"})
 """The statuses of a prediction that is over."""
@@ -160,8 +164,8 @@ class TryAgain(Exception):
     `wait` is how long the provider says to wait, in seconds. `throttled` (the account) and `unreachable` (the
     provider) mean that all predictions of this caller should wait. `cautious` means that a proxy or firewall
     may refuse all of them, so they should be created one at a time. `refused` means that the provider refused
-    this one for a reason that should not last: one more attempt shows whether it does. The caller gets
-    `error` when no attempt is left.
+    this one for a reason that should not last: one more attempt shows whether it does. `held_back` means that this
+    process was not allowed to send, so the attempt does not count. The caller gets `error` when no attempt is left.
     """
 
     def __init__(
@@ -173,6 +177,7 @@ class TryAgain(Exception):
         unreachable: bool = False,
         refused: bool = False,
         cautious: bool = False,
+        held_back: bool = False,
     ) -> None:
         super().__init__(str(error))
         self.error = error
@@ -181,6 +186,13 @@ class TryAgain(Exception):
         self.unreachable = unreachable
         self.refused = refused
         self.cautious = cautious
+        self.held_back = held_back
+
+    @classmethod
+    def as_held_back(cls) -> "TryAgain":
+        """For a creation that this process was not allowed to send."""
+        down = LedgerDown("This process has not reached the ledger in time, so nothing was sent.")
+        return cls(down, wait=_HELD_BACK_WAIT, held_back=True)
 
 
 class Untrusted(Exception):

@@ -47,7 +47,7 @@ class MemoryProvider(Provider, PushReceiver, CreationRegistry, ProgressSource, A
     """Answers creations after `answer_after` seconds and ends predictions `ends_after` seconds later.
 
     `outcomes` are those of the creations, in order: an exception to raise, the prediction at its end, or None for a
-    prediction that never ends. Further creations succeed.
+    prediction that never ends. Further creations succeed. A creation is only sent if `may_send` returns True.
     """
 
     limits = Limits(answer_timeout=30, clock_skew=0)
@@ -56,11 +56,16 @@ class MemoryProvider(Provider, PushReceiver, CreationRegistry, ProgressSource, A
     upstream = UpstreamState()
 
     def __init__(
-        self, *outcomes: Prediction | Exception | None, answer_after: float = 0.25, ends_after: float = 1.0
+        self,
+        *outcomes: Prediction | Exception | None,
+        answer_after: float = 0.25,
+        ends_after: float = 1.0,
+        may_send: Callable[[], bool] = lambda: True,
     ) -> None:
         self.outcomes = list(outcomes)
         self._answer_after = answer_after
         self._ends_after = ends_after
+        self._may_send = may_send
         self.made: dict[str, _Made] = {}
         self.sent: list[tuple[float, str]] = []
         """When each creation was sent, by the loop's clock, and the caller's id."""
@@ -83,6 +88,8 @@ class MemoryProvider(Provider, PushReceiver, CreationRegistry, ProgressSource, A
         callback: str | None = None,  # noqa: ARG002
         on_late: OnLate | None = None,  # noqa: ARG002
     ) -> Created:
+        if not self._may_send():
+            raise TryAgain.as_held_back()
         lease.sent()
         self.sent.append((asyncio.get_running_loop().time(), caller.id))
         outcome = self.outcomes.pop(0) if self.outcomes else SUCCEEDED

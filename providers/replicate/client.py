@@ -53,6 +53,7 @@ from providers.replicate.transport import (
     MAX_ANSWER,
     Answer,
     Connections,
+    HeldBack,
     HttpConnections,
     Lost,
     NotSent,
@@ -150,7 +151,7 @@ class ReplicateClient:
     """The endpoints, for every caller. Create and close it on the loop that uses it.
 
     When Replicate has answered a request other than a creation, `on_answer` is called with the time at which
-    the request was sent (loop's clock)."""
+    the request was sent (loop's clock). A creation is only sent if `may_send` returns True at that moment."""
 
     def __init__(
         self,
@@ -159,12 +160,14 @@ class ReplicateClient:
         timeouts: Timeouts,
         others: Gate,
         on_answer: Callable[[float], object] = lambda sent: None,
+        may_send: Callable[[], bool] | None = None,
         connections: Connections | None = None,
     ) -> None:
         self._base_url = base_url.rstrip("/")
         self._timeouts = timeouts
         self._others = others
         self._on_answer = on_answer
+        self._may_send = may_send
         self.health = Health()
         self.clock = UpstreamClock()
         self._connections = HttpConnections() if connections is None else connections
@@ -284,7 +287,8 @@ class ReplicateClient:
         headers: Mapping[str, str] = _NO_HEADERS,
     ) -> Answer:
         authorized = {**_HEADERS, "Authorization": f"Bearer {token_of(caller)}", **headers}
-        request = Request(method, URL(self._base_url + path, encoded=True), authorized, body)
+        may_send = self._may_send if creates else None
+        request = Request(method, URL(self._base_url + path, encoded=True), authorized, body, may_send)
         with nullcontext(lease) if lease else await self._others.acquire(caller.turn) as used:
             now = asyncio.get_running_loop().time
             sent = now()
@@ -292,6 +296,8 @@ class ReplicateClient:
                 answer = await send(
                     self._connections, request, used, seconds=seconds, creates=creates, max_answer=max_answer
                 )
+            except HeldBack:
+                raise
             except (NotSent, Lost) as error:
                 (self.health.answered if isinstance(error, TooLarge) else self.health.failed)()
                 raise

@@ -58,6 +58,7 @@ from providers.replicate.sharing import Sharing
 from providers.replicate.transport import (
     MAX_ANSWER,
     Connections,
+    HeldBack,
     HttpConnections,
     Lost,
     NotSent,
@@ -92,7 +93,8 @@ class Timing:
 class Replicate(Provider, PushReceiver, CreationRegistry, ProgressSource, AccountSource):
     """Create and close it on the loop that uses it. `others` is the window for all requests that create
     nothing. When one of them is answered, `on_answer` is called with the time at which it was sent.
-    `connections` carry the requests; by default they are opened here, through `proxy` if there is one.
+    `may_send` is asked just before the first byte of a creation; by default each may be sent. `connections` carry the
+    requests; by default they are opened here, through `proxy` if there is one.
     """
 
     def __init__(
@@ -103,6 +105,7 @@ class Replicate(Provider, PushReceiver, CreationRegistry, ProgressSource, Accoun
         durations: Durations | None = None,
         timing: Timing | None = None,
         on_answer: Callable[[float], object] = lambda sent: None,
+        may_send: Callable[[], bool] | None = None,
         connections: Connections | None = None,
         proxy: Proxy | None = None,
     ) -> None:
@@ -118,6 +121,7 @@ class Replicate(Provider, PushReceiver, CreationRegistry, ProgressSource, Accoun
             timeouts=timing.timeouts,
             others=others,
             on_answer=on_answer,
+            may_send=may_send,
             connections=connections or HttpConnections(proxy),
         )
         self.watcher = Watcher(
@@ -173,6 +177,9 @@ class Replicate(Provider, PushReceiver, CreationRegistry, ProgressSource, Accoun
                         caller, model, sent, lease=lease, cancel_after=cancel_after, webhook=callback
                     )
                 )
+            except HeldBack:
+                log.warning("creation_held_back", model=model, caller=caller.id)
+                raise TryAgain.as_held_back() from None
             except NotSent as error:
                 log.info("creation_not_sent", reason=str(error), model=model, caller=caller.id)
                 raise TryAgain(UpstreamError("Replicate cannot be reached."), unreachable=True) from None

@@ -7,6 +7,9 @@ NotSent when nothing can have arrived, and Lost when that is unknown.
 
 Requests go over aiohttp directly: httpx, with which the official client sends, takes twice the time for a
 request, and its own pool slows down beyond about 30 requests in flight.
+
+A creation is not sent unless its `may_send` allows it when its first byte is about to be written (`_Guarded`). Between
+the choice of a connection and that moment, a busy loop lets tens of milliseconds pass.
 """
 
 import asyncio
@@ -18,6 +21,7 @@ from functools import cached_property
 from typing import Any, Protocol
 
 import aiohttp
+from aiohttp.abc import AbstractStreamWriter
 from yarl import URL
 
 from concurrency import Lease
@@ -46,6 +50,13 @@ CONNECT_TIMEOUT = 5.0
 
 class NotSent(Exception):
     """The request did not arrive: there was no connection."""
+
+
+class HeldBack(NotSent):
+    """The request was not sent, since `may_send` did not allow it."""
+
+    def __init__(self) -> None:
+        super().__init__("this process may not send now")
 
 
 class Lost(Exception):
@@ -85,12 +96,13 @@ class Refusal(Exception):
 class Request:
     """A request to Replicate, with all its headers but those of the connection. A `body` that is not in memory
     is an iterable of its parts; then the headers have its length. `repr` shows neither, since the headers have the
-    token."""
+    token. A request with a body in memory is sent only if `may_send` returns True just before its first byte."""
 
     method: str
     url: URL
     headers: Mapping[str, str] = field(repr=False)
     body: bytes | AsyncIterable[bytes] | None = field(default=None, repr=False)
+    may_send: Callable[[], bool] | None = field(default=None, repr=False)
 
     @property
     def creates(self) -> bool:
@@ -111,8 +123,8 @@ class Connections(Protocol):
     """What carries the requests of all accounts."""
 
     async def send(self, request: Request, *, most: int) -> Response:
-        """Send a request once. Returns its response, decompressed, of at most `most` bytes. Raises NotSent, Lost
-        or TooLarge. Has no timeout but that of connecting."""
+        """Send a request once. Returns its response, decompressed, of at most `most` bytes. Raises NotSent, HeldBack,
+        Lost or TooLarge. Has no timeout but that of connecting."""
 
     async def aclose(self) -> None:
         """Close every connection."""
@@ -190,12 +202,15 @@ class HttpConnections(Connections):
         return self._session.closed
 
     async def send(self, request: Request, *, most: int) -> Response:
+        guarded = None
+        if request.may_send is not None and isinstance(request.body, bytes):
+            guarded = _Guarded(request.body, request.may_send)
         try:
             async with self._session.request(
                 request.method,
                 request.url,
                 headers=request.headers,
-                data=request.body,
+                data=request.body if guarded is None else guarded,
                 allow_redirects=False,
                 **self._proxy,
             ) as response:
@@ -205,10 +220,27 @@ class HttpConnections(Connections):
         except _UNCONNECTED as error:
             raise NotSent(_kind(error)) from error
         except (aiohttp.ClientError, ValueError) as error:
+            if guarded is not None and guarded.is_held_back:
+                raise HeldBack from None
             raise Lost(_kind(error)) from error
 
     async def aclose(self) -> None:
         await self._session.close()
+
+
+class _Guarded(aiohttp.BytesPayload):
+    """A body that asks `may_send` when aiohttp writes it. aiohttp writes the headers together with the body."""
+
+    def __init__(self, body: bytes, may_send: Callable[[], bool]) -> None:
+        super().__init__(body)
+        self._may_send = may_send
+        self.is_held_back = False
+
+    async def write_with_length(self, writer: AbstractStreamWriter, content_length: int | None) -> None:
+        if not self._may_send():
+            self.is_held_back = True
+            raise HeldBack
+        await super().write_with_length(writer, content_length)
 
 
 def _kind(error: Exception) -> str:

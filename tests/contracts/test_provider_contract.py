@@ -67,6 +67,8 @@ class Subject:
     created: Callable[[], int]
     restarted: Callable[[], Any]
     """The provider of the next process."""
+    allow: Callable[[bool], object]
+    """Say whether creations may be sent from now on."""
     push: Callable[[str, str], tuple[dict[str, str], bytes]]
     """The signed message that this prediction has succeeded."""
 
@@ -112,10 +114,11 @@ async def at_replicate() -> AsyncIterator[Subject]:
         body = json.dumps(document).encode()
         return signed(body, message="msg_1", secret=secret), body
 
+    allowed = [True]
     options = Options(prediction_seconds=TAKES, jitter=0, answer_delay=(0.25, 0.25))
     service: Parts
     world: SimulatorState
-    async with replicate(options) as (service, world):
+    async with replicate(options, may_send=lambda: allowed[-1]) as (service, world):
         yield Subject(
             service.provider,
             service.gate,
@@ -124,6 +127,7 @@ async def at_replicate() -> AsyncIterator[Subject]:
             refuse=lambda how: world.faults.inject(on="create", status=REFUSALS[how][0]),
             created=lambda: world.counters.snapshot().creations_accepted,
             restarted=restarted,
+            allow=allowed.append,
             push=push,
         )
 
@@ -138,7 +142,8 @@ async def in_memory(kind: type[MemoryProvider] = MemoryProvider) -> AsyncIterato
         document = {"id": prediction_id, "status": "succeeded", "output": ["https://a"]}
         return {"authorization": secret}, json.dumps(document).encode()
 
-    provider = kind(answer_after=0.5, ends_after=TAKES)
+    allowed = [True]
+    provider = kind(answer_after=0.5, ends_after=TAKES, may_send=lambda: allowed[-1])
     yield Subject(
         provider,
         new_gate(),
@@ -147,6 +152,7 @@ async def in_memory(kind: type[MemoryProvider] = MemoryProvider) -> AsyncIterato
         refuse=lambda how: provider.outcomes.append(REFUSALS[how][1]),
         created=lambda: len(provider.made),
         restarted=lambda: provider,
+        allow=allowed.append,
         push=push,
     )
     await provider.aclose()
@@ -292,6 +298,19 @@ def test_a_creation_that_was_not_taken_may_be_tried_again(story, how):
         return again.value.throttled, subject.created(), subject.gate.statistics().current_rate_per_minute
 
     assert (how == "throttled", 0, 1) == story(act)
+
+
+def test_a_creation_that_is_held_back_is_not_sent_and_takes_no_place(story):
+    async def act(subject):
+        subject.allow(False)
+        with pytest.raises(TryAgain) as again:
+            await subject.create()
+        rate = subject.gate.statistics().current_rate_per_minute
+        subject.allow(True)
+        await subject.create()
+        return again.value.held_back, rate, subject.created()
+
+    assert (True, 0, 1) == story(act)
 
 
 def test_an_input_that_is_refused_is_not_tried_again(story):

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 
 import httpx
 
-from providers.replicate.transport import Connections, Lost, Request, Response, read_body
+from providers.replicate.transport import Connections, HeldBack, Lost, Request, Response, read_body
 
 
 class FakeConnections(Connections):
@@ -15,8 +15,11 @@ class FakeConnections(Connections):
     async def respond(self, request: httpx.Request) -> httpx.Response: ...
 
     async def send(self, request: Request, *, most: int) -> Response:
+        encoded = await as_httpx(request)
+        if request.may_send is not None and not request.may_send():
+            raise HeldBack
         try:
-            response = await self.respond(await as_httpx(request))
+            response = await self.respond(encoded)
         except httpx.HTTPError as error:
             raise Lost(type(error).__name__) from error
         encoding = response.headers.pop("content-encoding", "")

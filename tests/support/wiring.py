@@ -264,6 +264,7 @@ async def parts(
     poll_timeout: float = 10.0,
     search: SearchTiming = QUICK_SEARCH,
     connections: Connections | None = None,
+    may_send: Callable[[], bool] | None = None,
 ) -> AsyncIterator[Parts]:
     """A core connected to a simulator; see `Timing` for the seconds."""
     base_url = base_url.url if isinstance(base_url, Simulator) else base_url
@@ -275,7 +276,9 @@ async def parts(
     others = Gate(concurrent_limit=200, requests_per_minute=others_per_minute)
     timeouts = Timeouts(create=create_timeout, poll=poll_timeout)
     connections = connections or HttpConnections()
-    client = ReplicateClient(base_url=base_url, timeouts=timeouts, others=others, connections=connections)
+    client = ReplicateClient(
+        base_url=base_url, timeouts=timeouts, others=others, may_send=may_send, connections=connections
+    )
     provider = Replicate(
         base_url=base_url,
         others=others,
@@ -286,6 +289,7 @@ async def parts(
             upload_pause=0.01,
         ),
         on_answer=gate.upstream_answered,
+        may_send=may_send,
         connections=connections,
     )
     ledger = TransitionLedger()

@@ -323,6 +323,21 @@ def test_throttled_attempts_do_not_use_up_the_retries():
     assert (True, MAX_THROTTLED + MAX_ATTEMPTS - 1) == (ended.succeeded, len(ended.attempts))
 
 
+def test_creations_that_are_held_back_hold_no_slot_and_do_not_use_up_the_retries():
+    async def scenario():
+        clock = asyncio.get_running_loop().time
+        fake = MemoryProvider(
+            *[TryAgain(UpstreamError())] * (MAX_ATTEMPTS - 1), may_send=lambda: clock() >= 2 * MAX_ATTEMPTS
+        )
+        gate, inside = a_service(fake, concurrent_limit=1)
+        ended = asyncio.create_task(run(inside, a_picture()))
+        await asyncio.sleep(0.5)
+        held, waiting = gate.slots_held, len(fake.sent)
+        return (await ended).succeeded, held, waiting, len(fake.sent)
+
+    assert (True, 0, 0, MAX_ATTEMPTS) == virtual_time.run(scenario())
+
+
 def test_a_backoff_holds_no_slot():
     async def scenario():
         fake = MemoryProvider(TryAgain(UpstreamError(), wait=30))

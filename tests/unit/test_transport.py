@@ -15,6 +15,7 @@ from providers import Prediction, TryAgain
 from providers.replicate.provider import Replicate
 from providers.replicate.transport import (
     MAX_ANSWER,
+    HeldBack,
     HttpConnections,
     Lost,
     NotSent,
@@ -336,6 +337,44 @@ async def test_a_creation_that_never_connected_may_be_tried_again_and_costs_no_p
             )
 
         assert 0 == service.gate.statistics().current_rate_per_minute
+
+
+@on_a_loop
+async def test_a_creation_that_is_held_back_sends_no_byte_and_costs_no_place():
+    read = []
+
+    async def serve(reader, writer):
+        with closing(writer):
+            read.append(await reader.read())
+
+    async with listening(serve) as url, parts(url, may_send=lambda: False) as service:
+        with await service.gate.acquire("admin") as lease, pytest.raises(HeldBack):
+            await service.client.create_prediction(
+                ADMIN, "black-forest-labs/flux-dev", {}, lease=lease, cancel_after=60
+            )
+        await until(lambda: bool(read))
+
+    assert ([b""], 0) == (read, service.gate.statistics().current_rate_per_minute)
+
+
+@on_a_loop
+async def test_whether_a_creation_may_be_sent_is_asked_once_it_is_connected_and_for_nothing_else(simulator):
+    asked = []
+
+    def may_send():
+        asked.append(simulator.counts().requests.get("create", 0))
+        return True
+
+    async with wire(lambda seen: None) as server:
+        pass
+    async with parts(server.url, may_send=may_send) as service:
+        with await service.gate.acquire("admin") as lease, pytest.raises(NotSent):
+            await service.client.create_prediction(ADMIN, "a/b", {}, lease=lease, cancel_after=60)
+        assert [] == asked
+    async with parts(simulator, may_send=may_send) as service:
+        await service.run()
+
+    assert [0] == asked
 
 
 @on_a_loop
