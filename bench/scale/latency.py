@@ -59,7 +59,7 @@ def _fleet(size: int, *options: str, **settings: object) -> Iterator[tuple[Fleet
 
 def _admission(fleet: Fleet, number: int) -> Iterator[Claim]:
     """Milliseconds from the acceptance of a request to its admission, at each process in turn, ten times a second."""
-    queued, answered = [], []
+    answered = []
     with requests.Session() as session:
         session.headers.update(ADMIN)
         for turn in range(number):
@@ -70,11 +70,12 @@ def _admission(fleet: Fleet, number: int) -> Iterator[Claim]:
             )
             answered.append((time.perf_counter() - began) * 1000)
             response.raise_for_status()
-            queued.append(response.json()["timing"]["queued"] * 1000)
             time.sleep(0.1)
+    rows = fleet.server.execute("SELECT queued_seconds FROM generations")
+    queued = [1000 * float(seconds) for (seconds,) in rows]
     p50, p99 = statistics.median(queued), statistics.quantiles(queued, n=100)[98]
-    what = f"{number} requests when nothing waits: until admitted at p50 (p99 {p99:.0f} ms)"
-    yield Claim(what, f"{p50:.0f} ms", f"≤ {_MOST_QUEUED_MS:g} ms", p50 <= _MOST_QUEUED_MS)
+    what = f"{number} requests when nothing waits: until admitted at p50 (p99 {p99:.1f} ms)"
+    yield Claim(what, f"{p50:.1f} ms", f"≤ {_MOST_QUEUED_MS:g} ms", p50 <= _MOST_QUEUED_MS)
     yield Claim("… until answered at p50", f"{statistics.median(answered):.0f} ms")
 
 
