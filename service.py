@@ -28,7 +28,7 @@ from files import Files
 from generations.core import Core, FullProvider
 from generations.recovery import load_startup_state
 from generations.service import GenerationService
-from ledger import DAY, HASH_KEY, Queries
+from ledger import DAY, HASH_KEY, Profile, Queries
 from ledger.databases import backend
 from ledger.queries import SqlQueries
 from ledger.writer import SqlLedger
@@ -221,7 +221,7 @@ def build(settings: Settings, *, provider: FullProvider | None = None) -> Runtim
         loopback=settings.REPLICATE_SIMULATE,
         webhook_hosts=settings.webhook_hosts,
     )
-    ledger = SqlLedger(backend(settings.database_url))
+    ledger = SqlLedger(backend(settings.database_url, profile=_profile(settings)))
     queries = SqlQueries(ledger.engine)
     uploads = assembly.uploads_dir(settings)
     attachments = Attachments(uploads)
@@ -276,6 +276,16 @@ def check(settings: Settings) -> None:
     assembly.storage(settings)
     backend(settings.database_url)
     assembly.make_data_dir(settings)
+
+
+def _profile(settings: Settings) -> Profile:
+    """What the other processes on the same ledger must know of this one."""
+    return Profile(
+        version=VERSION,
+        upstream=settings.REPLICATE_BASE_URL,
+        simulated=settings.REPLICATE_SIMULATE,
+        token=settings.replicate_token,
+    )
 
 
 def _end_process() -> None:

@@ -5,7 +5,7 @@
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Final, Literal, Protocol
 
@@ -32,6 +32,17 @@ Grouping = Literal["model", "caller", "day"]
 def date_of(day: int) -> str:
     """The date of a day that is counted from 1970, such as `2026-11-27`."""
     return datetime.fromtimestamp(day * DAY, UTC).strftime("%Y-%m-%d")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Profile:
+    """What other processes must know of one: the version of the service, the URL of the upstream, whether that is
+    simulated, and the server token, of which they see a hash."""
+
+    version: str = ""
+    upstream: str = ""
+    simulated: bool = False
+    token: str | None = field(default=None, repr=False)
 
 
 class Source(Protocol):

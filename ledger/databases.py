@@ -1,13 +1,15 @@
 """Chooses the database of the ledger by its URL."""
 
+from ledger import Profile
 from ledger.sqlite import SqliteBackend
 from ledger.writer import Backend
 from settings import SettingsError
 
 
-def backend(url: str) -> Backend:
-    """The database of `sqlite:///path` or of a URL of PostgreSQL. It is not opened yet. Raises SettingsError without
-    any part of the URL."""
+def backend(url: str, *, ttl: float = 5.0, profile: Profile | None = None) -> Backend:
+    """The database of `sqlite:///path` or of a URL of PostgreSQL. It is not opened yet. In PostgreSQL, a process counts
+    as dead `ttl` seconds after its last transaction, and the others see its `profile`. Raises SettingsError without any
+    part of the URL."""
     if url.startswith("sqlite:"):
         return SqliteBackend(url)
     try:
@@ -17,6 +19,6 @@ def backend(url: str) -> Backend:
             "DATABASE_URL: the driver of PostgreSQL is not installed; run pip install -r requirements-postgres.txt."
         ) from None
     try:
-        return PostgresBackend(url)
+        return PostgresBackend(url, ttl=ttl, profile=profile)
     except ValueError as error:
         raise SettingsError(f"DATABASE_URL: {error}.") from None

@@ -12,7 +12,6 @@ import os
 import secrets
 import socket
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from math import inf
 from typing import Any, Final
 
@@ -20,7 +19,7 @@ import psycopg
 import structlog
 from sqlalchemy import Boolean, Column, DateTime, Integer, MetaData, Table, Text
 
-from ledger import HASH_KEY
+from ledger import HASH_KEY, Profile
 from ledger.migrations import PRESENT
 from ledger.writer import TakenOver
 
@@ -149,17 +148,6 @@ _DIFFERENT: Final = (
 Cursor = psycopg.Cursor[Any]
 
 log = structlog.get_logger("ledger")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Profile:
-    """What other processes must know of one: the version of the service, the URL of the upstream, whether that is
-    simulated, and the server token, of which they see a hash."""
-
-    version: str = ""
-    upstream: str = ""
-    simulated: bool = False
-    token: str | None = field(default=None, repr=False)
 
 
 class Member:

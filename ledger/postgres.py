@@ -28,7 +28,8 @@ from sqlalchemy.dialects import postgresql
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 from sqlalchemy.pool import QueuePool
 
-from ledger.members import FENCE, LOCK_TIMEOUT, OWN, TTL, Cursor, Member, Profile
+from ledger import Profile
+from ledger.members import FENCE, LOCK_TIMEOUT, OWN, TTL, Cursor, Member
 from ledger.migrations import NAME, POSTGRES_STEPS, PRESENT, TooNew, add_first_values
 from ledger.tables import META, METADATA, all_statements
 from ledger.writer import Changes, TakenOver, by_statement, opened

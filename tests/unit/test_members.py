@@ -14,7 +14,7 @@ from structlog.testing import capture_logs
 
 from harness.postgres import server
 from harness.service_process import until
-from ledger.members import Profile
+from ledger import Profile
 from ledger.postgres import PostgresBackend
 from ledger.records import GenerationRecord
 from ledger.writer import TakenOver
