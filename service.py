@@ -213,7 +213,7 @@ def build(settings: Settings, *, provider: FullProvider | None = None) -> Runtim
     before `start`. Raises SettingsError."""
     if settings.needs_simulator:
         raise SettingsError("REPLICATE_SIMULATE: only `python app.py` starts a simulator.")
-    settings.refuse_placeholders()
+    settings.check_for_start()
     startup.warn(settings)
     authenticator = assembly.authenticator(settings)
     context = ParseContext(
@@ -271,7 +271,7 @@ def started(settings: Settings, *, provider: FullProvider | None = None) -> Runt
 
 def check(settings: Settings) -> None:
     """Check the settings as far as possible without starting anything. Raises SettingsError."""
-    settings.refuse_placeholders()
+    settings.check_for_start()
     assembly.registry(settings)
     assembly.storage(settings)
     backend(settings.database_url)

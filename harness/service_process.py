@@ -123,12 +123,15 @@ def launched_service(
     **settings: object,
 ) -> Iterator[ServiceProcess]:
     """A service that has just been started, and is ended with the block. `_descriptors` limits its open files;
-    `_command` replaces the arguments of Python; `_log` is a file to which its log is appended.
+    `_command` replaces the arguments of Python; `_log` is a file to which its log is appended. With PostgreSQL it also
+    has the settings that a start then needs, unless they are in `settings`.
 
     On Linux it also ends with this process or the thread that started it, however these end.
     """
     port = free_port()
     environ = {"PATH": os.environ["PATH"], "PORT": str(port), "LOG_LEVEL": "error"}
+    if str(settings.get("DATABASE_URL", "")).startswith("postgres"):
+        environ |= {"FILES_SHARED": "1", "PUBLIC_URL": f"http://127.0.0.1:{port}"}
     environ |= {name: str(value) for name, value in settings.items()}
     folder = TemporaryDirectory()  # without an .env
     with (_log or Path(os.devnull)).open("ab") as log:

@@ -5,10 +5,9 @@ Secrets never appear in a `repr`.
 """
 
 import os
-from collections.abc import Iterator, Mapping
-from difflib import get_close_matches
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
 from dotenv import dotenv_values
@@ -16,7 +15,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PrivateAttr, 
 
 from network.host_rules import HostRules, host_rules
 from network.proxies import Proxies, read_proxies
-from settings import values
+from settings import environment, values
 
 SIMULATED_TOKEN = "r8_simulated"  # noqa: S105 - opens nothing but the simulator
 
@@ -51,16 +50,6 @@ _AWS = (
 
 SHORTEST_ADMIN_KEY = 16
 """Characters. A start warns of a shorter admin key, since it can be guessed."""
-
-_OTHER_PROGRAMS = (
-    "AWS_", "COMPOSE_", "DOCKER_", "GUNICORN_", "WEB_CONCURRENCY", "PYTHON", "PIP_", "UV_", "HTTP_PROXY", "HTTPS_PROXY",
-    "ALL_PROXY", "NO_PROXY", "SSL_CERT_", "TZ", "LANG", "LC_", "PATH", "HOME", "OTEL_", "FLASK_", "GIT", "SSH_",
-    "NODE_", "NPM_", "OPENAI_", "GOOGLE_", "AZURE_", "HF_", "SENTRY_", "POSTGRES_", "REDIS_",
-)  # fmt: skip
-"""Prefixes of other programs' variables, in upper or lower case."""
-
-_IN_EITHER_CASE = {"HTTPS_PROXY", "NO_PROXY"}
-"""Settings that other programs read in lower case, too. The name in upper case counts if both are set."""
 
 
 class SettingsError(Exception):
@@ -164,6 +153,10 @@ class Settings(BaseModel):
         None,
         description="s3://bucket/prefix stores outputs in S3 instead; needs requirements-s3.txt and AWS_* variables.",
     )
+    FILES_SHARED: bool = Field(
+        False,
+        description="1 says that FILES_DIR is one directory for all instances on the ledger in PostgreSQL.",
+    )
     FILES_TTL: float = Field(
         604_800, ge=0, description="Seconds to keep outputs, by default seven days; 0 stores none."
     )
@@ -227,14 +220,14 @@ class Settings(BaseModel):
         Raises SettingsError naming every variable that is wrong; the values themselves are not repeated,
         since one of them may be a secret in the wrong place.
         """
-        given = {name: value for name in cls.model_fields if (value := _value(environ, name))}
+        given = {name: value for name in cls.model_fields if (value := environment.value(environ, name))}
         # Docker passes values of an env file literally, including quotes.
         wrong = [f"{name}: must not be in quotes." for name, value in given.items() if value[0] in "\"'"]
         try:
             settings = cls.model_validate(given)
             settings._aws = {name: environ[name] for name in _AWS if environ.get(name)}  # noqa: SLF001 - its own
         except ValidationError as invalid:
-            wrong += [_sentence(error) for error in invalid.errors()]
+            wrong += [environment.sentence(error) for error in invalid.errors()]
         if wrong:
             raise SettingsError("\n".join(wrong))
         return settings
@@ -258,8 +251,9 @@ class Settings(BaseModel):
             return self
         return self.model_copy(update={"REPLICATE_SIMULATE": True})
 
-    def refuse_placeholders(self) -> None:
-        """Raise SettingsError if a secret was never filled in. The simulator takes any."""
+    def check_for_start(self) -> None:
+        """Raise SettingsError if the service may not start with these settings: a secret was never filled in (the
+        simulator takes any), or other instances on the same ledger could not reach the outputs."""
         secrets = {
             "REPLICATE_API_TOKEN": self.replicate_token,
             "CONCURRENT_DOCKER_ADMIN_API_KEY": self.admin_key,
@@ -268,10 +262,23 @@ class Settings(BaseModel):
         wrong = [
             name for name, secret in secrets.items() if secret is not None and values.is_placeholder(secret)
         ]
-        if wrong and not self.REPLICATE_SIMULATE:
-            raise SettingsError(
-                "\n".join(f"{name}: is a placeholder; set a real one, or leave it empty." for name in wrong)
+        if self.REPLICATE_SIMULATE:
+            wrong = []
+        sentences = [f"{name}: is a placeholder; set a real one, or leave it empty." for name in wrong]
+        if self.shares_ledger and self.FILES_TTL:
+            sentences += self._unshared()
+        if sentences:
+            raise SettingsError("\n".join(sentences))
+
+    def _unshared(self) -> list[str]:
+        """What other instances could not reach: a sentence, or nothing."""
+        missing = [] if self.PUBLIC_URL else ["PUBLIC_URL"]
+        if not self.FILES_URL and not self.FILES_SHARED:
+            missing.insert(
+                0, "FILES_URL (or FILES_SHARED=1, if FILES_DIR is one directory for all instances)"
             )
+        needed = " and ".join(missing)
+        return [f"DATABASE_URL: with PostgreSQL, set {needed} too, or FILES_TTL=0."] if missing else []
 
     @property
     def unknown(self) -> Mapping[str, str | None]:
@@ -311,6 +318,11 @@ class Settings(BaseModel):
         """The URL of the ledger. It may contain a password."""
         url = self.DATABASE_URL
         return url.get_secret_value() if url else f"sqlite:///{self.DATA_DIR / 'ledger.db'}"
+
+    @property
+    def shares_ledger(self) -> bool:
+        """Whether other instances may use the same ledger."""
+        return not self.database_url.startswith("sqlite:")
 
     @property
     def webhook_secret(self) -> str | None:
@@ -359,41 +371,5 @@ def load(**given: str) -> Settings:
     except ValueError as error:
         raise SettingsError(str(error)) from error
     settings = Settings.from_env(from_file | environ | given)
-    settings._unknown = dict(_unknown(from_file, environ))  # noqa: SLF001 - its own
+    settings._unknown = dict(environment.unknown(from_file, environ, Settings.model_fields))  # noqa: SLF001 - its own
     return settings
-
-
-def _value(environ: Mapping[str, str], name: str) -> str:
-    """The value of a setting, "" if it has none."""
-    value = environ.get(name, "").strip()
-    return value if value or name not in _IN_EITHER_CASE else environ.get(name.lower(), "").strip()
-
-
-def _unknown(from_file: Mapping[str, str], environ: Mapping[str, str]) -> Iterator[tuple[str, str | None]]:
-    """The variables that were probably meant for this service but are not settings.
-
-    All of a `.env` but other programs' are. The environment is shared with everything else, so only names like
-    a setting's are, in upper or lower case: nearly the same, or beginning with `REPLICATE_` or `CONCURRENT_DOCKER_`.
-    """
-    for name in sorted((from_file.keys() | environ.keys()) - Settings.model_fields.keys()):
-        upper = name.upper()
-        if upper.startswith(_OTHER_PROGRAMS):
-            continue
-        is_ours = upper.startswith(("REPLICATE_", "CONCURRENT_DOCKER_"))
-        near = get_close_matches(upper, Settings.model_fields, n=1, cutoff=0.6 if is_ours else 0.85)
-        if is_ours or near or name in from_file:
-            yield name, near[0] if near else None
-
-
-def _sentence(error: Any) -> str:
-    kind = error["type"]
-    message = _WORDS.get(kind) or error["msg"].removeprefix("Value error, ").replace("Input should", "must")
-    return f"{error['loc'][0]}: {message}."
-
-
-_WORDS = {
-    "int_parsing": "must be a whole number",
-    "float_parsing": "must be a number",
-    "bool_parsing": "must be 1 or 0",
-}
-"""Plainer messages than pydantic's."""

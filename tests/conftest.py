@@ -110,6 +110,8 @@ def make_app(simulator: Simulator, tmp_path: Path, database_url: str) -> Iterato
                 "LOG_LEVEL": "error",
                 "DATA_DIR": str(tmp_path),
                 "DATABASE_URL": database_url,
+                "FILES_SHARED": "1",
+                "PUBLIC_URL": "http://localhost" if database_url else "",
                 **{name: str(value) for name, value in settings.items()},
             }
             app = create_app(Settings.from_env(environ), provider=provider)

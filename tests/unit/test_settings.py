@@ -121,6 +121,52 @@ def test_a_url_of_postgresql_may_have_all_that_libpq_reads(url):
     assert url == Settings.from_env({"DATABASE_URL": url}).database_url
 
 
+POSTGRES = {"DATABASE_URL": "postgresql://me:s3cret@here/ledger"}
+LINKED, SHARED = {"PUBLIC_URL": "https://here.example"}, {"FILES_SHARED": "1"}
+_BOTH = "FILES_URL (or FILES_SHARED=1, if FILES_DIR is one directory for all instances) and PUBLIC_URL"
+
+
+@pytest.mark.parametrize(
+    ("environ", "missing"),
+    [
+        ({}, _BOTH),
+        ({"FILES_DIR": "/srv/files"}, _BOTH),
+        (LINKED, _BOTH.removesuffix(" and PUBLIC_URL")),
+        (SHARED, "PUBLIC_URL"),
+        ({"FILES_URL": "s3://bucket"}, "PUBLIC_URL"),
+        ({"REPLICATE_SIMULATE": "1"} | LINKED, _BOTH.removesuffix(" and PUBLIC_URL")),
+    ],
+)
+def test_with_postgresql_a_start_without_shared_outputs_is_refused_in_a_sentence(environ, missing):
+    with pytest.raises(SettingsError) as refused:
+        Settings.from_env(POSTGRES | environ).check_for_start()
+
+    assert f"DATABASE_URL: with PostgreSQL, set {missing} too, or FILES_TTL=0." == str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "environ",
+    [
+        POSTGRES | LINKED | SHARED,
+        POSTGRES | LINKED | {"FILES_URL": "s3://bucket"},
+        POSTGRES | {"FILES_TTL": "0"},
+        {"DATABASE_URL": "sqlite:///ledger.db"},
+        {},
+    ],
+)
+def test_a_start_needs_shared_outputs_only_with_postgresql_and_only_if_it_keeps_any(environ):
+    Settings.from_env(environ).check_for_start()
+
+
+def test_a_start_names_a_placeholder_and_unshared_outputs_together():
+    with pytest.raises(SettingsError) as refused:
+        Settings.from_env(POSTGRES | {"REPLICATE_API_TOKEN": "r8_example"}).check_for_start()
+
+    assert ["REPLICATE_API_TOKEN", "DATABASE_URL"] == [
+        line.partition(":")[0] for line in str(refused.value).splitlines()
+    ]
+
+
 @pytest.mark.parametrize(
     ("url", "real", "simulated"),
     [
@@ -256,7 +302,7 @@ PLACEHOLDERS = (
 @pytest.mark.parametrize("name", SECRETS)
 def test_a_placeholder_is_refused_by_the_name_of_its_setting(name, value):
     with pytest.raises(SettingsError, match=f"^{name}: is a placeholder"):
-        Settings.from_env({name: value}).refuse_placeholders()
+        Settings.from_env({name: value}).check_for_start()
 
 
 @pytest.mark.parametrize(
@@ -273,13 +319,13 @@ def test_a_placeholder_is_refused_by_the_name_of_its_setting(name, value):
 )
 def test_a_placeholder_may_look_like_a_token_of_replicate(value):
     with pytest.raises(SettingsError):
-        Settings.from_env({"REPLICATE_API_TOKEN": value}).refuse_placeholders()
+        Settings.from_env({"REPLICATE_API_TOKEN": value}).check_for_start()
 
 
 @pytest.mark.parametrize("value", ["whsec_changeme", "whsec_exampletoken"])
 def test_a_placeholder_may_look_like_a_secret_of_webhooks(value):
     with pytest.raises(SettingsError, match=r"^WEBHOOK_SECRET: is a placeholder"):
-        Settings.from_env({"WEBHOOK_SECRET": value}).refuse_placeholders()
+        Settings.from_env({"WEBHOOK_SECRET": value}).check_for_start()
 
 
 def test_real_secrets_are_not_taken_for_placeholders():
@@ -295,7 +341,7 @@ def test_real_secrets_are_not_taken_for_placeholders():
             "CONCURRENT_DOCKER_ADMIN_API_KEY": key,
             "WEBHOOK_SECRET": secret,
         }
-        Settings.from_env(environ).refuse_placeholders()
+        Settings.from_env(environ).check_for_start()
     for key in (
         "ops",
         "team-gateway-7Qx",
@@ -305,14 +351,14 @@ def test_real_secrets_are_not_taken_for_placeholders():
         "gateway-key",
         "my-gateway-2f9c81d0",
     ):
-        Settings.from_env({"CONCURRENT_DOCKER_ADMIN_API_KEY": key}).refuse_placeholders()
+        Settings.from_env({"CONCURRENT_DOCKER_ADMIN_API_KEY": key}).check_for_start()
 
 
 def test_the_simulator_accepts_placeholders_and_short_keys():
     secrets = {"CONCURRENT_DOCKER_ADMIN_API_KEY": "changeme", "WEBHOOK_SECRET": "whsec_changeme"}
     settings = Settings.from_env({"REPLICATE_SIMULATE": "1", "REPLICATE_API_TOKEN": "r8_example"} | secrets)
 
-    settings.refuse_placeholders()
+    settings.check_for_start()
 
     assert not settings.admin_key_is_weak
 
