@@ -221,7 +221,7 @@ def build(settings: Settings, *, provider: FullProvider | None = None) -> Runtim
         loopback=settings.REPLICATE_SIMULATE,
         webhook_hosts=settings.webhook_hosts,
     )
-    ledger = SqlLedger(backend(settings.database_url, profile=_profile(settings)))
+    ledger = SqlLedger(backend(settings.database_url, ttl=settings.PROCESS_TTL, profile=_profile(settings)))
     queries = SqlQueries(ledger.engine)
     uploads = assembly.uploads_dir(settings)
     attachments = Attachments(uploads)

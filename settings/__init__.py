@@ -138,6 +138,12 @@ class Settings(BaseModel):
         None,
         description="URL of the ledger: sqlite:///path or postgresql://… If empty, ledger.db in DATA_DIR.",
     )
+    PROCESS_TTL: float = Field(
+        5,
+        ge=1,
+        le=60,
+        description="Seconds of silence after which a process on PostgreSQL counts as dead, 1 to 60.",
+    )
     LEDGER_KEEP_DAYS: int | None = Field(
         None,
         ge=2,

@@ -56,6 +56,8 @@ def test_all_errors_are_reported_at_once_without_the_values():
     ("name", "value"),
     [
         ("REPLICATE_CONCURRENT_LIMIT", "0"),
+        ("PROCESS_TTL", "0.9"),
+        ("PROCESS_TTL", "61"),
         ("REPLICATE_REQUESTS_PER_MINUTE", "60001"),
         ("REPLICATE_BASE_URL", "ftp://example.com"),
         ("REPLICATE_BASE_URL", "http://[::1"),
