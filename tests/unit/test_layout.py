@@ -16,7 +16,7 @@ FLOORS = [
     {"api", "server"},
     {"service"},
     {"assembly", "generations"},
-    {"providers", "parsing", "webhooks"},
+    {"cluster", "providers", "parsing", "webhooks"},
     {"concurrency", "files", "models"},
     {"auth", "ledger", "telemetry"},
     {"catalog", "loop_thread"},
