@@ -6,7 +6,7 @@ Only this file and `service.py` choose implementations.
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryFile
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import structlog
 
@@ -18,10 +18,14 @@ from files import Files
 from files.directory import Directory
 from files.hosts import OutputHosts
 from files.storage import FileStorage
+from files.uploads import UploadDirectory, UploadStorage
 from files.volume import disk_usage
 from models import declared
 from providers.replicate.provider import Replicate
 from settings import Settings, SettingsError
+
+if TYPE_CHECKING:
+    from files.bucket import Bucket
 
 _OTHERS_AT_ONCE: Final = 200
 """Requests to Replicate in flight that create nothing. More would only wait at Replicate."""
@@ -86,22 +90,21 @@ def registry(settings: Settings) -> Registry:
 
 def storage(settings: Settings) -> FileStorage:
     """The storage of outputs. Raises SettingsError."""
-    if settings.FILES_URL is None:
-        return Directory(settings.files_dir)
-    try:
-        from files.bucket import Bucket
-    except ImportError:
-        raise SettingsError(
-            "FILES_URL: the S3 client is not installed; run pip install -r requirements-s3.txt."
-        ) from None
-    try:
-        return Bucket.from_variables(settings.FILES_URL, settings.aws)
-    except ValueError as error:
-        raise SettingsError(f"FILES_URL: {error}.") from None
+    return _bucket(settings, settings.FILES_URL) if settings.FILES_URL else Directory(settings.files_dir)
+
+
+def uploads(settings: Settings, spool: Path | None) -> UploadStorage | None:
+    """The storage of uploaded images: where all instances on the ledger reach it, if there is such a place, and else
+    `spool`. Raises SettingsError."""
+    if settings.shares_ledger and settings.FILES_URL:
+        return _bucket(settings, settings.FILES_URL).uploads(spool)
+    if settings.shares_ledger and settings.FILES_SHARED:
+        return UploadDirectory(settings.files_dir / "uploads")
+    return None if spool is None else UploadDirectory(spool)
 
 
 def uploads_dir(settings: Settings) -> Path | None:
-    """The directory for uploaded images; None if DATA_DIR is not writable, which means temporary files."""
+    """The directory for images while they arrive; None if DATA_DIR is not writable, which means temporary files."""
     path = settings.DATA_DIR / "uploads"
     try:
         settings.DATA_DIR.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -120,3 +123,17 @@ def make_data_dir(settings: Settings) -> None:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
         raise SettingsError(f"DATA_DIR: {path.resolve()} cannot be a directory: {error.strerror}.") from None
+
+
+def _bucket(settings: Settings, url: str) -> "Bucket":
+    """Raises SettingsError."""
+    try:
+        from files.bucket import Bucket
+    except ImportError:
+        raise SettingsError(
+            "FILES_URL: the S3 client is not installed; run pip install -r requirements-s3.txt."
+        ) from None
+    try:
+        return Bucket.from_variables(url, settings.aws)
+    except ValueError as error:
+        raise SettingsError(f"FILES_URL: {error}.") from None

@@ -166,7 +166,6 @@ class Runtime:
             simulated=simulated,
             now=time.time(),
         )
-        self.attachments.sweep(state.attached_to)
         spent = self.queries.cost_by_day(ADMIN, time.time() - _BUDGET_HORIZON, simulated=simulated)
         hash_key = self.queries.meta(HASH_KEY)
         limits, semaphores = self.core.limits.load(self.queries), self.core.semaphores.load(self.queries)
@@ -187,6 +186,7 @@ class Runtime:
         """Run the periodic clean-up."""
         pause = min(60.0, max(1.0, self.settings.RESUME_TTL / 4))
         while True:
+            self.attachments.tidy_up(self.queries.is_unfinished)
             await asyncio.sleep(pause)
             try:
                 await self.generations.tidy_up(resume_ttl=self.settings.RESUME_TTL)
@@ -199,6 +199,7 @@ class Runtime:
         async with AsyncExitStack() as stack:
             for pool in self.pools:
                 stack.callback(pool.close)
+            stack.callback(self.attachments.close)
             stack.push_async_callback(self.core.provider.aclose)
             stack.push_async_callback(self.core.checks.aclose)
             if self.files:
@@ -224,7 +225,7 @@ def build(settings: Settings, *, provider: FullProvider | None = None) -> Runtim
     ledger = SqlLedger(backend(settings.database_url, ttl=settings.PROCESS_TTL, profile=_profile(settings)))
     queries = SqlQueries(ledger.engine)
     uploads = assembly.uploads_dir(settings)
-    attachments = Attachments(uploads)
+    attachments = Attachments(assembly.uploads(settings, uploads))
     loop = LoopThread("generations").start()
 
     async def on_the_loop() -> Runtime:

@@ -8,7 +8,9 @@ Its parts stay until the bucket's lifecycle rule for incomplete uploads removes 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import timedelta
-from typing import TYPE_CHECKING, Final, Self, cast
+from pathlib import Path
+from tempfile import TemporaryFile
+from typing import TYPE_CHECKING, BinaryIO, Final, Self, cast
 
 import obstore
 from obstore.exceptions import BaseError
@@ -30,6 +32,7 @@ PART: Final = 8 * 1024 * 1024
 
 _RETRIES: Final["RetryConfig"] = {"max_retries": 3, "retry_timeout": timedelta(seconds=30)}
 _MAX_REASON: Final = 300
+_UPLOADS: Final = "uploads"
 
 
 class Bucket:
@@ -121,6 +124,54 @@ class Bucket:
         parse_name(name)
         with suppress(FileNotFoundError), _as_os_error():
             obstore.delete(self._store, name)
+
+    def uploads(self, spool: Path | None) -> "BucketUploads":
+        """A storage for uploaded images below the same URL. One that is read is first fetched into `spool`."""
+        return BucketUploads(self._store, spool)
+
+
+class BucketUploads:
+    """Stores images as `uploads/<owner>/<number>`."""
+
+    def __init__(self, store: S3Store, spool: Path | None) -> None:
+        self._store = store
+        self._spool = spool
+
+    def put(self, owner: str, number: int, file: BinaryIO) -> None:
+        file.seek(0)
+        with _as_os_error():
+            obstore.put(self._store, f"{_UPLOADS}/{owner}/{number}", file, chunk_size=PART, max_concurrency=2)
+
+    def open(self, owner: str, number: int) -> BinaryIO:
+        file = TemporaryFile(dir=self._spool)  # noqa: SIM115 - the caller closes it
+        try:
+            with _as_os_error():
+                for piece in obstore.get(self._store, f"{_UPLOADS}/{owner}/{number}"):
+                    file.write(piece)
+        except BaseException:
+            file.close()
+            raise
+        file.seek(0)
+        return cast("BinaryIO", file)
+
+    def remove(self, owner: str) -> None:
+        with _as_os_error():
+            for path, _ in self._listed(f"{_UPLOADS}/{owner}"):
+                with suppress(FileNotFoundError):
+                    obstore.delete(self._store, path)
+
+    def owners(self, *, before: float) -> list[str]:
+        latest: dict[str, float] = {}
+        with _as_os_error():
+            for path, modified in self._listed(_UPLOADS):
+                owner = path.split("/")[1]
+                latest[owner] = max(modified, latest.get(owner, 0.0))
+        return [owner for owner, modified in latest.items() if modified < before]
+
+    def _listed(self, prefix: str) -> Iterator[tuple[str, float]]:
+        for page in obstore.list(self._store, prefix, chunk_size=1000):
+            for each in page:
+                yield each["path"], each["last_modified"].timestamp()
 
 
 def _is_name(path: str) -> bool:

@@ -79,7 +79,6 @@ class Core:
             budget=self.budget,
             keys=keys,
             attachments=attachments,
-            threads=threads,
             max_queued=settings.MAX_QUEUED,
         )
         self.suspension = Suspension(

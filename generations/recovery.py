@@ -18,7 +18,15 @@ from admission.sliding_window import WINDOW
 from auth import ADMIN, Caller
 from catalog.model import Model
 from contract.states import State
-from errors import GenerationFailed, Internal, Interrupted, InvalidRequest, OutcomeUnknown, ServiceError
+from errors import (
+    GenerationFailed,
+    Internal,
+    Interrupted,
+    InvalidRequest,
+    LedgerDown,
+    OutcomeUnknown,
+    ServiceError,
+)
 from generations.batch import Batch
 from generations.generation import Attempt, FinishedAttempt, Generation, failure
 from ledger import Queries
@@ -110,6 +118,8 @@ class Recovery:
             return self._running(record, shared, caller)
         except Gone as gone:
             error: ServiceError = Interrupted(str(gone))
+        except LedgerDown:  # of its uploaded files, for now
+            raise
         except InvalidRequest as invalid:  # this version may not have its model
             error = invalid
         except Exception:
@@ -186,8 +196,7 @@ class StartupState:
 
     `restored` is resumed, `suspended` waits for its owners. `answered_ago` are the seconds since the last answers to
     creations (`seconds_since`). `prediction_ids` are the latest predictions. `uncertain` are creations of suspended
-    work that may have made a prediction. `attached_to` are the ids of work that may need its uploaded files.
-    `ended_usd` is the cost of the admin's generations in `restored.ended`.
+    work that may have made a prediction. `ended_usd` is the cost of the admin's generations in `restored.ended`.
     """
 
     restored: Restored
@@ -196,7 +205,6 @@ class StartupState:
     prediction_ids: Sequence[str]
     uncertain: Sequence[UncertainCreation]
     deliveries: Sequence[Delivery]
-    attached_to: Collection[str]
     ended_usd: float
 
 
@@ -237,7 +245,6 @@ def load_startup_state(
         ],
         uncertain=[each for record in suspended for each in _uncertain(record)],
         deliveries=[each for each in queries.pending_deliveries() if each.id not in unfinished_ids],
-        attached_to=unfinished_ids,
         ended_usd=sum(
             record.cost_usd
             for record in restored.ended

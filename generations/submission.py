@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import count
 from typing import Any, Final
 
 from auth import Caller
@@ -69,12 +70,12 @@ def request_texts(
     else:
         parts = [request.given]
     try:
-        return [attachments.written(work_id, part) for part in parts]
+        numbers = count()
+        return [attachments.written(work_id, part, numbers) for part in parts]
     except OSError as error:
-        attachments.remove(work_id)
-        raise LedgerDown(
-            f"The uploaded images cannot be stored: {error.strerror}. Nothing was spent."
-        ) from error
+        attachments.forget(work_id)
+        reason = error.strerror or error
+        raise LedgerDown(f"The uploaded images cannot be stored: {reason}. Nothing was spent.") from error
 
 
 def ledger_key(key: str | None, *, simulated: bool) -> str | None:

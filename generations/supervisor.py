@@ -15,7 +15,6 @@ import time
 from collections import Counter
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from contextlib import suppress
-from functools import partial
 from inspect import CORO_CREATED, getcoroutinestate
 from typing import Any, Literal, cast
 
@@ -34,7 +33,7 @@ from generations.submission import Submission
 from interpreter import computing
 from ledger import Ledger
 from ledger.records import AttemptRecord
-from loop_thread import Pool, finish
+from loop_thread import finish
 from parsing.attachments import UPLOADED, Attachments
 from parsing.shapes import BatchRequest, GenerationRequest
 
@@ -58,7 +57,6 @@ class Supervisor:
         budget: Budget,
         keys: IdempotencyKeys,
         attachments: Attachments,
-        threads: Pool,
         max_queued: int,
     ) -> None:
         self._runner = runner
@@ -67,7 +65,6 @@ class Supervisor:
         self._budget = budget
         self._keys = keys
         self._attachments = attachments
-        self._threads = threads
         self._max_queued = max_queued
         self._running: dict[str, tuple[asyncio.Task[None], Generation]] = {}
         self._running_of: Counter[str] = Counter()
@@ -250,7 +247,7 @@ class Supervisor:
 
     def forget_attachments(self, work_id: str) -> None:
         """Remove the uploaded files of work that has ended or was not accepted."""
-        self._threads.start(partial(self._attachments.remove, work_id))
+        self._attachments.forget(work_id)
 
     def check_room(self, more: int, caller: Caller) -> None:
         """Raises QueueFull, LedgerDown or ShuttingDown unless `more` generations of a caller can be accepted now."""

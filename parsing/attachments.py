@@ -1,17 +1,33 @@
 """Stores requests as text, and their uploaded files beside it, so that another process can read them.
 
-An uploaded image may have 100 MB and is needed until its generation has ended. So it is kept in a directory named after
-its generation or batch, and the text refers to it. Everything else is the JSON of the caller.
+An uploaded image may have 100 MB and is needed until its generation has ended. So it is stored by itself, under the id
+of its generation or batch, and the text refers to it. Everything else is the JSON of the caller.
+
+The files are stored before the ledger knows the work, and instances may share their storage. So only files that are
+older than an hour, and that no unfinished work in the ledger needs, count as left behind.
 """
 
 import json
-import os
-import shutil
-from collections.abc import Collection, Mapping
-from pathlib import Path
+import time
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import suppress
+from itertools import count
 from typing import Any, Final
 
+import structlog
+
 from catalog.references import Upload
+from errors import LedgerDown
+from files.uploads import UploadStorage
+
+SWEEP_EVERY: Final = 3600.0
+"""Seconds between two removals of files that were left behind."""
+
+LEFT_BEHIND: Final = 3600.0
+"""Seconds after which a file was left behind if the ledger has no unfinished work with its owner's id."""
+
+log = structlog.get_logger("uploads")
 
 _REFERENCE: Final = "uploaded"
 
@@ -24,58 +40,81 @@ class Gone(Exception):
 
 
 class Attachments:
-    """The uploaded files of requests, in `directory`. Without one, no upload outlives this process. The methods block,
-    and any thread may call them."""
+    """The uploaded files of requests, in `storage`. Without one, no upload outlives this process. `written`, `read`,
+    `remove` and `sweep` block. Any thread may call all methods."""
 
-    def __init__(self, directory: Path | None) -> None:
-        self.directory = directory
+    def __init__(
+        self,
+        storage: UploadStorage | None,
+        *,
+        executor: Executor | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.storage = storage
+        # Own threads, since a bucket may be slow.
+        self._executor = executor or ThreadPoolExecutor(2, thread_name_prefix="uploads")
+        self._clock = clock
+        self._sweep_at = 0.0
 
-    def written(self, owner: str, given: Mapping[str, Any]) -> str:
-        """The request as text. Its files are kept for `owner`. Raises OSError if they cannot be stored."""
-        return json.dumps(given, default=lambda upload: {_REFERENCE: self._keep(owner, upload)})
+    def written(self, owner: str, given: Mapping[str, Any], numbers: Iterator[int] | None = None) -> str:
+        """The request as text. Its files are stored for `owner` under the next `numbers`, from 0 by default. Raises
+        OSError if they cannot be stored."""
+        numbers = numbers or count()
+        return json.dumps(given, default=lambda upload: {_REFERENCE: self._keep(owner, upload, numbers)})
 
     def read(self, owner: str, written: str) -> dict[str, Any]:
-        """The request that this text stores. Raises Gone."""
+        """The request that this text stores. Raises Gone, and LedgerDown if a file may be read later."""
         found: dict[str, Any] = json.loads(written, object_hook=lambda found: self._found(owner, found))
         return found
 
-    def remove(self, *owners: str) -> None:
-        """Delete the files of these owners."""
-        if self.directory is not None:
-            for owner in owners:
-                shutil.rmtree(self.directory / owner, ignore_errors=True)
+    def remove(self, owner: str) -> None:
+        """Delete the files of this owner. Raises OSError."""
+        if self.storage is not None:
+            self.storage.remove(owner)
 
-    def sweep(self, owners: Collection[str]) -> None:
-        """Delete all files except those of these owners."""
-        if self.directory is not None and self.directory.is_dir():
-            for owner in self.directory.iterdir():
-                if owner.is_dir() and owner.name not in owners:
-                    self.remove(owner.name)
+    def forget(self, owner: str) -> None:
+        """Delete the files of this owner soon. If that fails, they are left behind."""
+        if self.storage is not None:
+            with suppress(RuntimeError):  # after `close`
+                self._executor.submit(self.storage.remove, owner)
 
-    def _keep(self, owner: str, upload: Upload) -> int | None:
-        if self.directory is None:
-            return None
-        place = self.directory / owner
-        place.mkdir(mode=0o700, parents=True, exist_ok=True)
-        number = sum(1 for _ in place.iterdir())
-        upload.file.seek(0)
-        with (place / str(number)).open("xb") as kept:
-            shutil.copyfileobj(upload.file, kept, 1024 * 1024)
-            kept.flush()
-            os.fsync(kept.fileno())
-        descriptor = os.open(place, os.O_RDONLY)
+    def tidy_up(self, is_unfinished: Callable[[str], bool]) -> None:
+        """Delete soon the files that were left behind, unless that has begun within the last hour."""
+        if self.storage is not None and not 0 <= self._sweep_at - self._clock() <= SWEEP_EVERY:
+            self._sweep_at = self._clock() + SWEEP_EVERY
+            self._executor.submit(self.sweep, is_unfinished)
+
+    def sweep(self, is_unfinished: Callable[[str], bool]) -> None:
+        """Delete the files that were left behind. `is_unfinished` tells whether the ledger has unfinished work with
+        this id, and may raise LedgerDown."""
+        if self.storage is None:
+            return
         try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+            for owner in self.storage.owners(before=self._clock() - LEFT_BEHIND):
+                if not is_unfinished(owner):
+                    self.storage.remove(owner)
+        except (OSError, LedgerDown) as error:
+            log.warning("uploads_sweep_failed", reason=str(error))
+
+    def close(self) -> None:
+        """End the threads, once all removals have ended."""
+        self._executor.shutdown()
+
+    def _keep(self, owner: str, upload: Upload, numbers: Iterator[int]) -> int | None:
+        if self.storage is None:
+            return None
+        number = next(numbers)
+        self.storage.put(owner, number, upload.file)
         return number
 
     def _found(self, owner: str, found: dict[str, Any]) -> Any:
         if found.keys() != {_REFERENCE}:
             return found
         try:
-            if self.directory is None or not isinstance(found[_REFERENCE], int):
+            if self.storage is None or not isinstance(found[_REFERENCE], int):
                 raise FileNotFoundError
-            return Upload((self.directory / owner / str(found[_REFERENCE])).open("rb"))
-        except OSError:
+            return Upload(self.storage.open(owner, found[_REFERENCE]))
+        except FileNotFoundError:
             raise Gone("An image that was uploaded with the request is no longer stored.") from None
+        except OSError as error:
+            raise LedgerDown(f"An uploaded image cannot be read: {error}.") from error

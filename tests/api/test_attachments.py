@@ -2,24 +2,31 @@
 
 import base64
 import hashlib
+import itertools
 import json
 import os
-from contextlib import closing
+import time
+from contextlib import closing, suppress
 from io import BytesIO
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from structlog.testing import capture_logs
 from werkzeug.datastructures import MultiDict
 from werkzeug.test import encode_multipart
 
 from catalog.references import Upload
+from errors import LedgerDown
+from files.uploads import UploadDirectory
+from harness import postgres
 from harness.service_process import until
-from parsing.attachments import UPLOADED, Attachments, Gone
+from parsing.attachments import LEFT_BEHIND, UPLOADED, Attachments, Gone
 from tests.api.test_forms import EDIT, INLINED, a_file
 from tests.support.api_client import ended, state, submit
 from tests.support.callers import ADMIN, PNG, USER
+from tests.support.output_hosts import at, buckets
 from tests.support.problem_documents import problem
 
 IMAGE = PNG + os.urandom(300_000)
@@ -44,15 +51,28 @@ def files_in(directory) -> list[str]:
     )
 
 
-def test_a_stored_request_is_read_with_its_uploaded_files(tmp_path):
+@pytest.fixture(scope="module")
+def s3():
+    with buckets() as server:
+        yield server
+
+
+@pytest.fixture(params=["directory", "bucket"])
+def attachments(request, tmp_path):
+    if request.param == "directory":
+        return Attachments(UploadDirectory(tmp_path))
+    return Attachments(request.getfixturevalue("s3").new().uploads(tmp_path))
+
+
+def test_a_stored_request_is_read_with_its_uploaded_files(attachments):
     given = {
         "prompt": "a",
         "image_input": [upload(b"one"), "https://example.com/a.png", upload(b"two")],
         "n": 1.5,
     }
-    written = Attachments(tmp_path).written("gen_1", given)
+    written = attachments.written("gen_1", given)
 
-    found = Attachments(tmp_path).read("gen_1", written)
+    found = attachments.read("gen_1", written)
 
     first, url, second = found.pop("image_input")
     with closing(first.file), closing(second.file):
@@ -65,7 +85,7 @@ def test_an_upload_is_read_completely_before_and_after_it_is_stored(tmp_path):
     image = upload()
     image.file.seek(1000)
 
-    Attachments(tmp_path).written("gen_1", {"image": image})
+    Attachments(UploadDirectory(tmp_path)).written("gen_1", {"image": image})
 
     assert IMAGE == content_of(image) == (tmp_path / "gen_1" / "0").read_bytes()
 
@@ -92,7 +112,7 @@ def test_a_request_without_files_is_read_unchanged_and_stores_none(given):
 
 @pytest.mark.parametrize("prompt", [UPLOADED, '{"uploaded": 0}', '"uploaded"', "\\" + UPLOADED])
 def test_a_prompt_that_looks_like_an_upload_is_a_prompt(tmp_path, prompt):
-    attachments = Attachments(tmp_path)
+    attachments = Attachments(UploadDirectory(tmp_path))
 
     written = attachments.written("gen_1", {"prompt": prompt})
 
@@ -102,36 +122,77 @@ def test_a_prompt_that_looks_like_an_upload_is_a_prompt(tmp_path, prompt):
 
 @pytest.mark.parametrize("reference", ["../gen_2/0", "/etc/passwd", "0", None, 1.0, [0], 7, -1])
 def test_only_files_of_the_same_request_are_read(tmp_path, reference):
-    attachments = Attachments(tmp_path)
+    attachments = Attachments(UploadDirectory(tmp_path))
     attachments.written("gen_2", {"image": upload(b"another's")})
 
     with pytest.raises(Gone):
         attachments.read("gen_1", json.dumps({"image": {"uploaded": reference}}))
 
 
-def test_without_a_directory_no_file_outlives_the_process():
+def test_without_a_storage_no_file_outlives_the_process():
     nowhere = Attachments(None)
     written = nowhere.written("gen_1", {"image": upload()})
 
     with pytest.raises(Gone):
         nowhere.read("gen_1", written)
     nowhere.remove("gen_1")
-    nowhere.sweep(())
+    nowhere.sweep(lambda _: False)
 
 
-def test_sweeping_removes_only_files_that_no_work_needs(tmp_path):
-    attachments = Attachments(tmp_path)
-    for owner in ("gen_1", "gen_2", "batch_1"):
-        attachments.written(owner, {"image": upload(b"x")})
-    (tmp_path / "spooled").write_bytes(b"no owner's")
+def test_the_parts_of_a_batch_share_the_numbers_of_its_files(attachments):
+    numbers = itertools.count()
+    parts = [{"image": upload(each)} for each in (b"one", b"two")]
+    texts = [attachments.written("batch_1", part, numbers) for part in parts]
 
-    attachments.remove("gen_1")
-    assert ["batch_1/0", "gen_2/0", "spooled"] == files_in(tmp_path)
-    attachments.sweep({"batch_1", "gen_9"})
-    assert ["batch_1/0", "spooled"] == files_in(tmp_path)
-    attachments.remove("gen_1", "batch_1")
-    assert ["spooled"] == files_in(tmp_path)
-    Attachments(tmp_path / "nowhere").sweep(())
+    found = [attachments.read("batch_1", text)["image"] for text in texts]
+
+    assert [b"one", b"two"] == [content_of(each) for each in found]
+    attachments.remove("batch_1")
+    attachments.remove("batch_1")
+    with pytest.raises(Gone):
+        attachments.read("batch_1", texts[0])
+
+
+def test_a_sweep_removes_only_old_files_that_no_unfinished_work_needs(attachments):
+    texts = {owner: attachments.written(owner, {"image": upload(b"x")}) for owner in ("gen_1", "batch_1")}
+
+    def kept() -> set[str]:
+        found = set()
+        for owner, text in texts.items():
+            with suppress(Gone):
+                attachments.read(owner, text)
+                found.add(owner)
+        return found
+
+    attachments.sweep(lambda _: False)
+    assert {"gen_1", "batch_1"} == kept()
+    late = Attachments(attachments.storage, clock=lambda: time.time() + LEFT_BEHIND + 60)
+    late.sweep(lambda owner: owner == "batch_1")
+    assert {"batch_1"} == kept()
+
+
+def test_a_sweep_removes_nothing_that_the_ledger_cannot_be_asked_about(tmp_path):
+    attachments = Attachments(UploadDirectory(tmp_path), clock=lambda: time.time() + LEFT_BEHIND + 60)
+    attachments.written("gen_1", {"image": upload(b"x")})
+
+    def away(_: str) -> bool:
+        raise LedgerDown("It is away.")
+
+    with capture_logs() as logged:
+        attachments.sweep(away)
+
+    assert ["gen_1/0"] == files_in(tmp_path)
+    assert ["uploads_sweep_failed"] == [each["event"] for each in logged]
+    Attachments(UploadDirectory(tmp_path / "nowhere")).sweep(away)
+
+
+def test_a_bucket_that_is_away_does_not_count_as_a_lost_file():
+    attachments = Attachments(at("http://127.0.0.1:1", "bucket").uploads(None))
+
+    with pytest.raises(LedgerDown, match="An uploaded image cannot be read"):
+        attachments.read("gen_1", json.dumps({"image": {"uploaded": 0}}))
+    with pytest.raises(OSError, match="uploads"):
+        attachments.written("gen_1", {"image": upload(b"x")})
 
 
 # ── Through the HTTP API
@@ -222,7 +283,7 @@ def test_a_small_image_is_sent_inline_after_a_restart_too(interrupted, make_app,
 def test_an_image_that_cannot_be_stored_refuses_its_request(app, client, simulator):
     a_file_in_its_place = app.extensions["service"].uploads_dir / "full"
     a_file_in_its_place.write_bytes(b"")
-    app.extensions["service"].attachments.directory = a_file_in_its_place
+    app.extensions["service"].attachments.storage = UploadDirectory(a_file_in_its_place)
 
     boundary, body = encode_multipart(MultiDict(EDIT | {"input_image": a_file(PNG + b"small")}))
     kind = f"multipart/form-data; boundary={boundary}"
@@ -258,11 +319,38 @@ def test_uploaded_files_are_removed_when_the_admin_cancels(interrupted, make_app
     until(lambda: [] == files_in(uploads))
 
 
-def test_unneeded_files_are_removed_at_the_start(make_app, tmp_path):
-    forgotten = tmp_path / "uploads" / "gen_forgotten"
-    forgotten.mkdir(parents=True)
-    (forgotten / "0").write_bytes(IMAGE)
+@pytest.mark.every_database
+def test_only_old_files_of_no_unfinished_work_are_removed_at_the_start(make_app, tmp_path, database_url):
+    uploads = tmp_path / "files/uploads" if database_url else tmp_path / "uploads"
+    for owner in ("gen_forgotten", "gen_new"):
+        (uploads / owner).mkdir(parents=True)
+        (uploads / owner / "0").write_bytes(IMAGE)
+    os.utime(uploads / "gen_forgotten", (0, 0))
 
     make_app()
 
-    assert not forgotten.exists()
+    until(lambda: ["gen_new/0"] == files_in(uploads))
+
+
+def test_another_host_with_the_directory_of_outputs_continues_work_with_an_uploaded_image(
+    make_app, simulator, tmp_path
+):
+    with postgres.server().schema() as schema:
+        shared = {
+            "DATABASE_URL": postgres.server().url(schema=schema),
+            "PUBLIC_URL": "http://localhost",
+            "FILES_DIR": tmp_path / "shared",
+        }
+        first = make_app(DATA_DIR=tmp_path / "first", REPLICATE_CONCURRENT_LIMIT=1, **shared)
+        submit(first.test_client(), "[[slow=0.4]]")
+        until(lambda: 1 == simulator.counts().in_flight)
+        target = post(first.test_client())
+        assert [f"{target}/0"] == files_in(tmp_path / "shared/uploads")
+        first.extensions["service"].close()
+
+        second = make_app(DATA_DIR=tmp_path / "second", **shared)
+        assert "succeeded" == ended(second.test_client(), target, by=ADMIN)["status"]
+
+        assert DIGEST == simulator.uploads()[-1].sha256
+        until(lambda: [] == files_in(tmp_path / "shared/uploads"))
+        second.extensions["service"].close()
