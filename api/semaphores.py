@@ -23,7 +23,7 @@ routes = Blueprint("semaphores", __name__)
 def semaphores() -> Response:
     """All semaphores with their use."""
     service, named = _for_admin()
-    return jsonify({"semaphores": [_shown(each) for each in service.loop.call(named.all)]})
+    return jsonify({"semaphores": [_shown(each) for each in service.loop.run(named.all())]})
 
 
 @routes.post("/_admin/semaphores")

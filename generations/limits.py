@@ -5,7 +5,7 @@ simulator do not apply to Replicate, nor the other way round.
 """
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 
 import structlog
 
@@ -64,6 +64,15 @@ class ConfiguredLimits:
         and in force. Raises LedgerDown if it cannot be written; then nothing has changed. If the wait is cancelled, the
         change goes on, since half of it may be done."""
         await asyncio.shield(self._change(limits))
+
+    async def refresh(
+        self, read: Callable[[Callable[[Queries], dict[str, int]]], Awaitable[dict[str, int]]]
+    ) -> None:
+        """Apply the limits of the ledger, which another process may have changed. `read` reads it. Raises
+        LedgerDown."""
+        async with self._changing:
+            self.configured = await read(self.load)
+            self._gate.configure(**{**self._environment, **self.configured})
 
     async def _change(self, limits: Limits) -> None:
         changes: dict[str, int | None] = limits.model_dump(exclude_unset=True)

@@ -68,7 +68,7 @@ class NamedSemaphores:
             else:
                 self._ledger.delete(SemaphoreLeaseRecord, lease.id)
 
-    def all(self) -> list[SemaphoreSnapshot]:
+    async def all(self) -> list[SemaphoreSnapshot]:
         """All semaphores, by id."""
         return sorted(self._gate.semaphores(), key=lambda each: each.id)
 
@@ -145,6 +145,12 @@ class NamedSemaphores:
         if self._living(semaphore_id, lease_id) is not None:
             self._end(lease_id)
             await self._ledger.flush()
+
+    def close(self) -> None:
+        """End no more leases: another process counts them from now on."""
+        for _, timer in self._leases.values():
+            timer.cancel()
+        self._leases.clear()
 
     def _existing(self, semaphore_id: str) -> SemaphoreSnapshot:
         found = self._gate.semaphore(semaphore_id)
