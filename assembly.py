@@ -79,6 +79,7 @@ def open_files(settings: Settings) -> Files | None:
         ttl=settings.FILES_TTL,
         max_bytes=settings.FILES_MAX_BYTES,
         disk_usage=None if settings.FILES_URL else partial(disk_usage, settings.files_dir),
+        shared=settings.shares_ledger,
     )
 
 

@@ -6,7 +6,8 @@ memory until it is complete, a larger one in a temporary file (`spool.py`). It i
 earlier if all files together exceed `max_bytes`, or if the volume is nearly full (`volume.py`).
 
 An output that cannot be stored is not an error of its generation, which was made and paid for: `keep` returns the
-reason. Several processes may share one storage; each lists it every hour to see the files of the others.
+reason. Several processes may share one storage. Each lists it every hour to see the files of the others, and more often
+if it stores many itself. All evict the oldest first, and a file that another process has deleted frees nothing.
 """
 
 import asyncio
@@ -40,6 +41,10 @@ TIDY_EVERY: Final = 60.0
 LIST_EVERY: Final = 3600.0
 """Seconds between two listings of the storage."""
 
+_UNLISTED: Final = 0.05
+"""The share of `max_bytes` that a process stores before it lists a shared storage again. Meanwhile the others may have
+stored as much."""
+
 WARN_EVERY: Final = 3600.0
 """Seconds between two warnings that evictions cannot restore the reserve."""
 
@@ -65,7 +70,8 @@ class Files:
 
     `spool` is the directory for temporary files, on the file system of the `Directory` if that is the storage. `source`
     is closed with this object. `disk_usage` returns the total, used and free bytes of the volume; without it, no
-    reserve is left free. Use it on one loop; only `open` is safe on any thread.
+    reserve is left free. `shared` says that other processes may store in the same storage. Use it on one loop; only
+    `open` is safe on any thread.
     """
 
     def __init__(
@@ -78,6 +84,7 @@ class Files:
         max_bytes: int,
         retry_policy: RetryPolicy | None = None,
         disk_usage: DiskUsage | None = None,
+        shared: bool = False,
         clock: Callable[[], float] = time.time,
         executor: Executor | None = None,
     ) -> None:
@@ -90,6 +97,7 @@ class Files:
         self._ttl = ttl
         self._max_bytes = max_bytes
         self._volume = Volume(disk_usage)
+        self._shared = shared
         self._clock = clock
         # One thread for each download, so that a slow upload to a bucket never delays a write. Two for the janitor.
         self._pool = Pool(executor or ThreadPoolExecutor(MAX_DOWNLOADS + 2, thread_name_prefix="files"))
@@ -101,7 +109,9 @@ class Files:
         self._index = FileIndex()
         self._deleting = asyncio.Lock()
         self._making_room = asyncio.Lock()
-        self._list_at = 0.0
+        self._listed_at = -math.inf
+        self._stored = 0
+        """Bytes that this process has stored since the last listing began."""
         self._warn_at = -math.inf
         self._janitor: asyncio.Task[None] | None = None
 
@@ -117,7 +127,7 @@ class Files:
         """Download all outputs of a generation (URLs or `data:` URIs) and store them. Failures are in the result; only
         CancelledError is raised."""
         found = await self._keep_all(generation_id, outputs)
-        await self._evict(self._index.size - self._max_bytes)
+        await self._evict()
         results = [self._unless_evicted(generation_id, each) for each in found]
         lost = {number: each for number, each in enumerate(results) if isinstance(each, OutputUnavailable)}
         reasons = list(dict.fromkeys(map(str, lost.values())))
@@ -136,7 +146,7 @@ class Files:
         async with self._spool.output() as output:
             await output.write(content)
             name = await self._store(generation_id, number, media, output)
-        await self._evict(self._index.size - self._max_bytes)
+        await self._evict()
         return name
 
     def open(self, generation_id: str, name: str) -> OpenFile | None:
@@ -199,6 +209,7 @@ class Files:
         finally:
             if output.is_stored:  # also if this was cancelled meanwhile
                 self._index.add(StoredFile(str(name), output.size, self._clock()))
+                self._stored += output.size
         return name.file
 
     def _unless_evicted(self, generation_id: str, result: str | OutputUnavailable) -> str | OutputUnavailable:
@@ -211,23 +222,25 @@ class Files:
         loop = asyncio.get_running_loop()
         while True:
             await self._delete(
-                "files_expired", lambda: self._index.expired(self._clock() - self._ttl, most=_BATCH)
+                "files_expired", lambda _: self._index.expired(self._clock() - self._ttl, most=_BATCH)
             )
             await self._make_room()
             await asyncio.sleep(TIDY_EVERY)
-            if loop.time() >= self._list_at:
+            many = self._shared and self._stored > _UNLISTED * self._max_bytes
+            if many or loop.time() >= self._listed_at + LIST_EVERY:
                 await self._list()
 
     async def _list(self) -> None:
         """List the files of all processes, and delete abandoned temporary files."""
-        since = self._clock()
+        since, stored = self._clock(), self._stored
         try:
             removed = await self._pool.run(partial(self._spool.sweep, since))
             listed = await self._pool.run(lambda: list(self._storage.list()))
         except Exception as error:
             _log.error("files_list_failed", error=str(error), exc_info=not isinstance(error, OSError))
             return
-        self._list_at = asyncio.get_running_loop().time() + LIST_EVERY
+        self._listed_at = asyncio.get_running_loop().time()
+        self._stored -= stored
         self._index.replace(listed, since=since)
         _log.debug("files_listed", files=len(self._index), bytes=self._index.size, stale=removed)
 
@@ -235,20 +248,27 @@ class Files:
         """Evict the oldest files until the others fit into `max_bytes`, and `wanted` bytes are free beyond the reserve.
         If even deleting all files could not restore the reserve, none is deleted for it."""
         short = wanted - await self._pool.run(self._volume.room)
+        if short > 0 and self._shared and asyncio.get_running_loop().time() > self._listed_at + TIDY_EVERY:
+            await self._list()  # so that it counts no file that others have deleted, and knows theirs
         if short > self._index.size:
             self._warn_of_reserve(short)
             short = 0
         if short > 0:
             _log.warning("files_reserve_short", short=short, bytes=self._index.size)
-        await self._evict(max(self._index.size - self._max_bytes, short))
+        await self._evict(short)
 
-    async def _evict(self, lacking: float) -> None:
-        """Evict the oldest files until the others are smaller by `lacking` bytes."""
-        if lacking <= 0:
+    async def _evict(self, short: float = 0) -> None:
+        """Evict the oldest files until the others fit into `max_bytes`, and `short` bytes of the volume are freed."""
+        size = self._index.size
+        if short <= 0 and size <= self._max_bytes:
             return  # early, since the janitor may hold the lock
-        # Computed once: deleted files that are open for reading still take space on the volume.
-        left = self._index.size - lacking
-        await self._delete("files_evicted", lambda: self._index.excess(left, most=_BATCH))
+
+        def choose(gone: int) -> list[str]:
+            # `short` is not measured again: deleted files that are open for reading still take space on the volume.
+            left = size - short - gone if short > 0 else math.inf
+            return self._index.excess(min(left, self._max_bytes), most=_BATCH)
+
+        await self._delete("files_evicted", choose)
 
     def _warn_of_reserve(self, short: float) -> None:
         now = asyncio.get_running_loop().time()
@@ -265,29 +285,33 @@ class Files:
                 await self._make_room(wanted)
                 yield
 
-    async def _delete(self, event: str, choose: Callable[[], list[str]]) -> None:
+    async def _delete(self, event: str, choose: Callable[[int], list[str]]) -> None:
         """Delete the chosen files in batches, until none is left or a batch fails. The next call retries a failed
-        batch."""
+        batch. `choose` gets the bytes of the chosen files that were gone already, since another process had deleted
+        them."""
+        gone = 0
         while True:
             async with self._deleting:
-                names = choose()
+                names = choose(gone)
                 if not names:
                     return
                 try:
-                    await self._pool.run(partial(_delete_all, self._storage, names))
+                    deleted = await self._pool.run(partial(_delete_all, self._storage, names))
                 except Exception as error:
                     _log.error(
                         "files_delete_failed", error=str(error), exc_info=not isinstance(error, OSError)
                     )
                     return
                 for name in names:
-                    self._index.remove(name)
-                _log.info(event, files=len(names), left=len(self._index), bytes=self._index.size)
+                    size = self._index.remove(name)
+                    gone += 0 if name in deleted else size
+                if deleted:
+                    _log.info(event, files=len(deleted), left=len(self._index), bytes=self._index.size)
 
 
-def _delete_all(storage: FileStorage, names: list[str]) -> None:
-    for name in names:
-        storage.delete(name)
+def _delete_all(storage: FileStorage, names: list[str]) -> set[str]:
+    """Returns the names of the files that were there."""
+    return {name for name in names if storage.delete(name)}
 
 
 def _sentence(names: Sequence[str | None], reasons: Sequence[str]) -> str:

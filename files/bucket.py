@@ -120,10 +120,11 @@ class Bucket:
                     if _is_name(each["path"]):
                         yield StoredFile(each["path"], each["size"], each["last_modified"].timestamp())
 
-    def delete(self, name: str) -> None:
+    def delete(self, name: str) -> bool:
         parse_name(name)
         with suppress(FileNotFoundError), _as_os_error():
             obstore.delete(self._store, name)
+        return True  # S3 answers the same if there was none
 
     def uploads(self, spool: Path | None) -> "BucketUploads":
         """A storage for uploaded images below the same URL. One that is read is first fetched into `spool`."""

@@ -74,8 +74,12 @@ class Directory:
                 if len(subdirectory.name) == 2 and subdirectory.is_dir(follow_symlinks=False):
                     yield from _files_in(subdirectory)
 
-    def delete(self, name: str) -> None:
-        self._path_of(parse_name(name)).unlink(missing_ok=True)
+    def delete(self, name: str) -> bool:
+        try:
+            self._path_of(parse_name(name)).unlink()
+        except FileNotFoundError:
+            return False
+        return True
 
     def _path_of(self, name: FileName) -> Path:
         subdirectory = name.generation.removeprefix("gen_")[:2]
@@ -83,7 +87,7 @@ class Directory:
 
 
 def _files_in(subdirectory: os.DirEntry[str]) -> Iterator[StoredFile]:
-    with os.scandir(subdirectory.path) as entries:
+    with suppress(FileNotFoundError), os.scandir(subdirectory.path) as entries:
         for entry in entries:
             with suppress(ValueError, FileNotFoundError):  # other files, or deleted meanwhile
                 name = str(parse_name(entry.name.replace(".", "/", 1)))

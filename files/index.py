@@ -25,9 +25,11 @@ class FileIndex:
         self._files[file.name] = (file.size, file.modified)
         self.size += file.size
 
-    def remove(self, name: str) -> None:
+    def remove(self, name: str) -> int:
+        """Remove a file if it is there. Returns its size."""
         size, _ = self._files.pop(name, (0, 0.0))
         self.size -= size
+        return size
 
     def replace(self, listed: Iterable[StoredFile], *, since: float) -> None:
         """Replace all files by a listing that began at `since`. Files added after that may be missing from it, and

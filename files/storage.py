@@ -106,5 +106,5 @@ class FileStorage(Protocol):
     def list(self) -> Iterator[StoredFile]:
         """All files, in any order."""
 
-    def delete(self, name: str) -> None:
-        """Delete the file. It is no error if there is none."""
+    def delete(self, name: str) -> bool:
+        """Delete the file. It is no error if there is none. Returns False if the storage knows that there was none."""

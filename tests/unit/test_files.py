@@ -432,6 +432,42 @@ async def test_evicting_a_file_that_another_process_deleted_is_no_error(tmp_path
 
 
 @in_virtual_time
+async def test_two_processes_with_one_storage_evict_together_no_more_than_one_would(tmp_path, spool, events):
+    storage = Directory(tmp_path)
+    first = virtual(storage, spool, source=FakeSource(picture(100)), max_bytes=1000, shared=True)
+    second = virtual(storage, spool, source=FakeSource(picture(100)), max_bytes=1000, shared=True)
+    async with first as one, second as other:
+        for number in range(60):
+            await (one, other)[number % 2].keep(generation(number), [URL])
+            await asyncio.sleep(61)  # both have listed the files of the other
+        left = names(storage)
+        opened = one.open(generation(59), "0.png")  # which the other has stored
+
+    assert opened is not None
+    opened.close()
+    assert [f"{generation(number)}/0.png" for number in range(50, 60)] == left
+    deleted = sum(each["files"] for each in events if each["event"] == "files_evicted")
+    assert 50 == deleted
+
+
+@in_virtual_time
+async def test_processes_that_store_much_at_once_exceed_the_limit_by_what_they_store_in_a_minute(
+    tmp_path, spool
+):
+    storage = Directory(tmp_path)
+    first = virtual(storage, spool, source=FakeSource(picture(100)), max_bytes=10_000, shared=True)
+    second = virtual(storage, spool, source=FakeSource(picture(100)), max_bytes=10_000, shared=True)
+    most = 0
+    async with first as one, second as other:
+        for number in range(300):
+            await (one, other)[number % 2].keep(generation(number), [URL])
+            most = max(most, len(names(storage)))
+            await asyncio.sleep(10)
+
+    assert 100 <= most <= 106
+
+
+@in_virtual_time
 async def test_only_temporary_files_older_than_an_hour_are_removed_from_the_spool(tmp_path, spool):
     spool.mkdir()
     for name, age in [("dead.part", 3601), ("another's.part", 3599), ("notes.txt", 10**6)]:
@@ -467,6 +503,7 @@ class Failing:
 
     def delete(self, name):  # noqa: ARG002
         self._fail("delete")
+        return True
 
     def _fail(self, what):
         if error := self.failing.get(what):

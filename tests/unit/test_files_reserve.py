@@ -62,7 +62,13 @@ def directory(tmp_path):
 
 @asynccontextmanager
 async def files_on(
-    volume, *outputs, directory, max_bytes=10**9, executor: Executor | None = INLINE, storage=None
+    volume,
+    *outputs,
+    directory,
+    max_bytes=10**9,
+    executor: Executor | None = INLINE,
+    storage=None,
+    shared=False,
 ):
     """Start `Files` on this volume. Each download returns the next of `outputs`."""
     files = Files(
@@ -72,6 +78,7 @@ async def files_on(
         ttl=3600.0,
         max_bytes=max_bytes,
         disk_usage=volume,
+        shared=shared,
         executor=executor,
     )
     await files.start()
@@ -239,6 +246,40 @@ async def test_the_oldest_outputs_are_evicted_when_other_data_fills_the_volume(d
     assert [] == kept_in(directory)
     warning = {"event": "files_reserve_short", "short": 250, "bytes": 500, "log_level": "warning"}
     assert [warning] == [each for each in logs if each["log_level"] == "warning"]
+
+
+@in_virtual_time
+async def test_a_file_that_another_process_has_deleted_frees_no_room_for_an_output(directory):
+    volume = Volume(directory, spare=1000)
+    async with (
+        files_on(volume, picture(250), directory=directory, shared=True) as one,
+        files_on(volume, picture(250), directory=directory, shared=True) as other,
+    ):
+        for number in range(4):
+            await one.keep(generation(number), [URL])
+        await asyncio.sleep(3700)  # the other knows them
+        kept = []
+        for number, files in enumerate([one, other, one, other], 4):
+            assert await files.keep(generation(number), [URL]) == StoredOutputs(("0.png",), None)
+            kept.append(kept_in(directory))
+
+    assert [[1, 2, 3, 4], [2, 3, 4, 5], [3, 4, 5, 6], [4, 5, 6, 7]] == kept
+    assert RESERVE <= volume.least
+
+
+@in_virtual_time
+async def test_a_process_makes_room_by_deleting_what_another_has_stored_since(directory):
+    volume = Volume(directory, spare=1000)
+    async with (
+        files_on(volume, picture(250), directory=directory, shared=True) as one,
+        files_on(volume, picture(500), directory=directory, shared=True) as other,
+    ):
+        for number in range(4):
+            await one.keep(generation(number), [URL])
+        await asyncio.sleep(100)
+
+        assert await other.keep(generation(4), [URL]) == StoredOutputs(("0.png",), None)
+        assert [2, 3, 4] == kept_in(directory)
 
 
 @in_virtual_time
