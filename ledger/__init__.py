@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Final, Literal, Protocol
 
+from ledger.claims import Claim
 from ledger.records import (
     AttemptRecord,
     BatchRecord,
@@ -75,6 +76,15 @@ class Ledger(Protocol):
 
     async def flush(self) -> None:
         """Wait until all changes before this call are on disk. Raises LedgerDown if a write fails; it is retried."""
+
+    @property
+    def process(self) -> str | None:
+        """The id of this process among those that share the ledger. None if it cannot be shared."""
+
+    async def claim(self, claim: Claim) -> bool:
+        """Make a change that only one process can make, in one transaction with all changes before this call. Returns
+        whether it was made, once that is on disk. Raises LedgerDown; then it is not tried again, but may have been
+        made."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ from typing import Any, Final, TypeVar, cast
 
 from errors import LedgerDown
 from ledger import DAY, Grouping, Page, Period, Source, date_of
+from ledger.claims import Claim, ClaimKey, ClaimSent, ClaimSuspended
 from ledger.records import (
     AttemptRecord,
     BatchRecord,
@@ -40,7 +41,10 @@ _RETRY_DELAY: Final = 1.0
 class MemoryLedger:
     """`ledger.Ledger` and `ledger.Queries`. While `trouble` is set, nothing is committed."""
 
-    def __init__(self, rows: Rows | None = None, *, commit_seconds: float = 0.0) -> None:
+    def __init__(
+        self, rows: Rows | None = None, *, commit_seconds: float = 0.0, process: str | None = None
+    ) -> None:
+        self.process = process
         self.rows: Rows = {kind: {} for kind in MAPPINGS} if rows is None else rows
         self.trouble: str | None = None
         self._commit_seconds = commit_seconds
@@ -73,6 +77,31 @@ class MemoryLedger:
             self._commit_in(_RETRY_DELAY)
             raise LedgerDown(self.trouble)
         self._commit(changes)
+
+    async def claim(self, claim: Claim) -> bool:
+        await self.flush()
+        match claim:
+            case ClaimKey(record):
+                place = MAPPINGS[KeyRecord].key_of(record)
+                kept = self.rows[KeyRecord].setdefault(place, replace(record, process=self.process))
+                return cast("KeyRecord", kept).work_id == record.work_id
+            case ClaimSuspended(work_id):
+                return self._take_suspended(work_id)
+            case ClaimSent():
+                raise NotImplementedError("leases are in PostgreSQL only")
+
+    def _take_suspended(self, work_id: str) -> bool:
+        rows = self.rows[GenerationRecord]
+        found = [
+            (key, record)
+            for key, record in rows.items()
+            if isinstance(record, GenerationRecord)
+            and work_id in {record.id, record.batch_id}
+            and record.suspended_at is not None
+            and not record.has_ended
+        ]
+        rows |= {key: replace(each, suspended_at=None, process=self.process) for key, each in found}
+        return bool(found)
 
     def crash(self) -> None:
         """Discard all changes that are not committed."""

@@ -40,9 +40,11 @@ def usage_by_day(driver: sqlite3.Connection) -> None:
 
 
 def semaphores(driver: sqlite3.Connection) -> None:
-    """From version 4 (0.7.0): add named semaphores with their leases, and the semaphore of a generation, NULL in
-    existing rows."""
+    """From version 4 (0.7.0): add named semaphores with their leases, the semaphore of a generation, and the process
+    that runs a piece of work, both NULL in existing rows."""
     driver.execute("ALTER TABLE generations ADD COLUMN semaphore TEXT")
+    for table in ("generations", "batches", "idempotency_keys", "deliveries"):
+        driver.execute(f"ALTER TABLE {table} ADD COLUMN process TEXT")
     driver.execute('CREATE TABLE semaphores (id TEXT NOT NULL, "limit" INTEGER NOT NULL, PRIMARY KEY (id))')
     driver.execute(
         """CREATE TABLE semaphore_leases (

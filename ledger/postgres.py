@@ -7,7 +7,7 @@ The service keeps no state in the session, so a pooler may give each transaction
 """
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any, Final, TypeVar
@@ -29,9 +29,12 @@ from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 from sqlalchemy.pool import QueuePool
 
 from ledger import Profile
+from ledger.claims import Claim, statement
 from ledger.members import FENCE, LOCK_TIMEOUT, OWN, TTL, Cursor, Member
 from ledger.migrations import NAME, POSTGRES_STEPS, PRESENT, TooNew, add_first_values
-from ledger.tables import META, METADATA, all_statements
+from ledger.records import LeaseRecord
+from ledger.shared import LEASE_STATEMENTS
+from ledger.tables import META, METADATA, SHARED, all_statements
 from ledger.writer import Changes, TakenOver, by_statement, opened
 
 _READERS: Final = 4
@@ -68,7 +71,10 @@ _FREE_CONNECTIONS: Final = """
     ) - (SELECT count(*) FROM pg_stat_activity WHERE datid IS NOT NULL AND pid <> pg_backend_pid())
 """
 
-_STATEMENTS: Final = all_statements(postgresql.dialect(paramstyle="format"), postgresql.insert)  # type: ignore[no-untyped-call]
+_STATEMENTS: Final = {
+    **all_statements(postgresql.dialect(paramstyle="format"), postgresql.insert),  # type: ignore[no-untyped-call]
+    LeaseRecord: LEASE_STATEMENTS,
+}
 
 for _table in METADATA.tables.values():
     for _index in _table.indexes:
@@ -146,23 +152,25 @@ class PostgresBackend:
                 if self._name not in {None, name}:
                     raise ConnectionError(_REPLACED)
                 self._member.enter(_cursor(connection))
-                for statement, rows in by_statement(opened(), _STATEMENTS).items():
-                    connection.exec_driver_sql(statement, list(rows))
+                for sql, rows in by_statement(opened(), _STATEMENTS).items():
+                    connection.exec_driver_sql(sql, list(rows))
         self._name = name
         self._member.acknowledge(began)
         self._connection = self.connect(self._patience)
 
-    def write(self, changes: Changes) -> None:
+    def write(self, changes: Changes, claims: Sequence[Claim] = ()) -> Sequence[bool]:
         connection = self._connection
         assert connection is not None  # noqa: S101 - it is open
         rows = by_statement(changes, _STATEMENTS)
+        claimed = [statement(each, self.process, placeholder="%s") for each in claims]
         began = time.monotonic()
         try:
             with connection.pipeline(), connection.cursor() as cursor:
                 cursor.execute("BEGIN")
                 cursor.execute(FENCE, self._member.fence)
-                for statement, every in rows.items():
-                    cursor.executemany(statement, every)
+                for sql, every in rows.items():
+                    cursor.executemany(sql, every)
+                made = [connection.execute(sql, parameters) for sql, parameters in claimed]
                 cursor.execute("COMMIT")
         except BaseException as error:
             with suppress(psycopg.Error):
@@ -171,6 +179,7 @@ class PostgresBackend:
                 raise self._member.taken_over() from None
             raise
         self._member.acknowledge(began)
+        return [each.rowcount > 0 for each in made]
 
     @contextmanager
     def transaction(self) -> Iterator[psycopg.Cursor[Any]]:
@@ -227,11 +236,11 @@ class PostgresBackend:
         if version > PRESENT:
             raise TooNew(f"it is of version {version}, and this service knows {PRESENT}")
         if version == 0:
-            METADATA.create_all(connection)
-            OWN.create_all(connection)
+            for metadata in (METADATA, SHARED, OWN):
+                metadata.create_all(connection)
         for number in range(version or PRESENT, PRESENT):
-            for statement in POSTGRES_STEPS[number]:
-                connection.exec_driver_sql(statement)
+            for step in POSTGRES_STEPS[number]:
+                connection.exec_driver_sql(step)
         if version != PRESENT:
             present = {"name": _VERSION, "value": str(PRESENT).encode()}
             connection.execute(text("UPDATE meta SET value = :value WHERE name = :name"), present)

@@ -6,6 +6,7 @@ made from records when they are read (`generations/views.py`).
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from enum import IntEnum
 from typing import Any, Literal
 
 from contract.states import ENDED, State
@@ -67,6 +68,9 @@ class GenerationRecord:
     and None once the generation has ended. `lists_attempts` is true if the request had a `fallback`: responses then
     list the attempts instead of their number. `address` is the URL at which the caller reached this service.
     `semaphore` is the id of the semaphore of which each of its predictions holds a permit.
+
+    `process` is the process that runs it if several share the ledger, as in the other records that have this field. It
+    is None in a suspended generation.
     """
 
     seq: int | None = None
@@ -103,6 +107,7 @@ class GenerationRecord:
     video_seconds: float = 0.0
     credits: int = 0
     semaphore: str | None = None
+    process: str | None = None
     attempts: tuple[AttemptRecord, ...] = ()
 
     @property
@@ -158,6 +163,7 @@ class BatchRecord:
     simulated: bool
     accepted_at: float
     ended_at: float | None = None
+    process: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,6 +175,7 @@ class KeyRecord:
     fingerprint: str
     work_id: str
     created_at: float
+    process: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,6 +194,7 @@ class Delivery:
     next_at: float | None = None
     trouble: str | None = None
     delivered_at: float | None = None
+    process: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -236,6 +244,49 @@ class MetaRecord:
     value: bytes
 
 
+class LeaseState(IntEnum):
+    """The state of a lease of the shared gate. Later states have higher numbers."""
+
+    WANTED = 0
+    SENT = 2
+    LOST = 3
+    ANSWERED = 4
+    OVER = 5
+    GONE = 9
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LeaseRecord:
+    """A request of one process to the gate that all processes share, in PostgreSQL only.
+
+    `reference` is the id of the attempt at its provider, once it is known. `sent_ago` is the number of seconds since
+    the creation was sent, if its answer was lost.
+    """
+
+    id: str
+    process: str | None = None
+    caller: str
+    batch: str | None = None
+    max_concurrent: int | None = None
+    semaphore: str | None = None
+    state: int = LeaseState.WANTED
+    reference: str | None = None
+    sent_ago: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LetterRecord:
+    """A letter to another process, in PostgreSQL only. `recipient` is a process, or `gate` for the holder of the gate.
+    `body` is JSON. `reply_to` is the id of the letter that this one answers."""
+
+    id: str
+    recipient: str
+    kind: str
+    body: str
+    reply_to: str | None = None
+    process: str | None = None
+
+
 Record = (
     GenerationRecord
     | AttemptRecord
@@ -246,4 +297,6 @@ Record = (
     | SemaphoreRecord
     | SemaphoreLeaseRecord
     | MetaRecord
+    | LeaseRecord
+    | LetterRecord
 )

@@ -6,6 +6,7 @@ One process owns the file. A file or write-ahead log that is removed or replaced
 import fcntl
 import os
 import sqlite3
+from collections.abc import Sequence
 from contextlib import suppress
 from math import inf
 from pathlib import Path
@@ -18,6 +19,8 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.pool import QueuePool
 
+from ledger.claims import Claim
+from ledger.claims import statement as claimed
 from ledger.migrations import TooNew, migrate, name_of
 from ledger.tables import all_statements
 from ledger.writer import Changes, by_statement, opened
@@ -82,29 +85,31 @@ class SqliteBackend:
         self.write(opened())
         self._log_inode = _inode_of(self._log)
 
-    def write(self, changes: Changes) -> None:
+    def write(self, changes: Changes, claims: Sequence[Claim] = ()) -> Sequence[bool]:
         if os.stat(self._file).st_ino != self._inode:  # noqa: PTH116 - at every commit, and thrice as fast
             raise FileNotFoundError("its file was replaced")
         if self._log_inode and _inode_of(self._log) != self._log_inode:
             raise _LogLost(f"{self._path.name}-wal was removed or replaced")
-        if not changes:
-            return
+        if not changes and not claims:
+            return ()
         rows = by_statement(changes, _STATEMENTS)
         connection = self._connection
         assert connection is not None  # noqa: S101 - it is open
-        if len(changes) == len(rows) == 1:  # a statement by itself is a transaction
+        if len(changes) == len(rows) == 1 and not claims:  # a statement by itself is a transaction
             ((statement, (values,)),) = rows.items()
             connection.execute(statement, values)
-            return
+            return ()
         connection.execute("BEGIN IMMEDIATE")
         try:
             for statement, every in rows.items():
                 connection.executemany(statement, every)
+            made = [connection.execute(*claimed(each, None, placeholder="?")).rowcount > 0 for each in claims]
             connection.execute("COMMIT")
         except BaseException:
             with suppress(sqlite3.Error):
                 connection.execute("ROLLBACK")
             raise
+        return made
 
     def is_outage(self, error: Exception) -> bool:
         cause = getattr(error, "orig", None) or error

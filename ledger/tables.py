@@ -54,6 +54,8 @@ from ledger.records import (
     Failure,
     GenerationRecord,
     KeyRecord,
+    LeaseRecord,
+    LetterRecord,
     MetaRecord,
     PlanRecord,
     Record,
@@ -67,6 +69,9 @@ Key = tuple[Any, ...]
 Row = Sequence[Any]
 
 METADATA: Final = MetaData()
+
+SHARED: Final = MetaData()
+"""The tables that several processes need to share a ledger, in PostgreSQL only (`shared.py`)."""
 
 
 class JsonList(UserDefinedType[tuple[Any, ...]]):
@@ -166,6 +171,11 @@ USAGE_BY_DAY: Final = _table(
 SEMAPHORES: Final = _table("semaphores", SemaphoreRecord, "id")
 
 SEMAPHORE_LEASES: Final = _table("semaphore_leases", SemaphoreLeaseRecord, "id")
+
+LEASES: Final = Table("leases", MetaData(), *_columns(LeaseRecord, "id"))
+"""The columns of `leases` that a process writes. `shared.py` has the whole table."""
+
+LETTERS: Final = Table("letters", SHARED, *_columns(LetterRecord, "id"))
 
 DAY_OF_END: Final = _DayOf(GENERATIONS.c.ended_at)
 
@@ -339,6 +349,8 @@ MAPPINGS: Final[Mapping[type[Record], RowMapping[Any]]] = {
     SemaphoreRecord: RowMapping(SemaphoreRecord, SEMAPHORES, "id"),
     SemaphoreLeaseRecord: RowMapping(SemaphoreLeaseRecord, SEMAPHORE_LEASES, "id"),
     MetaRecord: RowMapping(MetaRecord, META, "name"),
+    LeaseRecord: RowMapping(LeaseRecord, LEASES, "id"),
+    LetterRecord: RowMapping(LetterRecord, LETTERS, "id"),
 }
 
 

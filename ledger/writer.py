@@ -14,8 +14,9 @@ backend hands the compiled statements to the driver, since SQLAlchemy would doub
 import asyncio
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from queue import Empty, SimpleQueue
 from typing import Any, Final, Protocol
 
@@ -24,7 +25,16 @@ from sqlalchemy import Engine
 
 from errors import LedgerDown
 from ledger import Source
-from ledger.records import MetaRecord, Record
+from ledger.claims import Claim
+from ledger.records import (
+    AttemptRecord,
+    GenerationRecord,
+    MetaRecord,
+    Record,
+    SemaphoreLeaseRecord,
+    SemaphoreRecord,
+    UsageRecord,
+)
 from ledger.tables import MAPPINGS, Key, Statements, with_attempts
 
 COMMIT_DELAY: Final = 0.02
@@ -32,6 +42,9 @@ COMMIT_DELAY: Final = 0.02
 
 RETRY_DELAY: Final = 1.0
 """Seconds between attempts to write after a failure, and between writes of nothing while nothing is pending."""
+
+_UNOWNED: Final = (AttemptRecord, MetaRecord, SemaphoreLeaseRecord, SemaphoreRecord, UsageRecord)
+"""Records that name no process."""
 
 log = structlog.get_logger("ledger")
 
@@ -69,9 +82,13 @@ class Backend(Protocol):
     def open(self) -> None:
         """Connect, and create or migrate the tables. Raises any error if it cannot be written, and TakenOver."""
 
-    def write(self, changes: Changes) -> None:
-        """Write all changes in one transaction. Without changes, check that the database is still there. Raises any
-        error, and TakenOver."""
+    @property
+    def process(self) -> str | None:
+        """The id of this process among those that share the database; None if it cannot be shared."""
+
+    def write(self, changes: Changes, claims: Sequence[Claim] = ()) -> Sequence[bool]:
+        """Write all changes in one transaction, and make the claims in it. Returns which claims were made. Without
+        changes, check that the database is still there. Raises any error, and TakenOver."""
 
     def is_outage(self, error: Exception) -> bool:
         """Whether the error is about the database and not about a row."""
@@ -102,6 +119,7 @@ class SqlLedger:
         """Changes that the loop has not handed over. It hands over all at once, so that one transaction has them."""
         self._pending: dict[Place, Record | None] = {}
         self._waiting: list[asyncio.Future[None]] = []
+        self._claims: list[tuple[Claim, asyncio.Future[bool]]] = []
         self._wake: SimpleQueue[bool] = SimpleQueue()
         self._armed = False
         self._first_try = threading.Event()
@@ -121,6 +139,10 @@ class SqlLedger:
         nothing may be sent that costs."""
         return self._backend.fenced_until
 
+    @property
+    def process(self) -> str | None:
+        return self._backend.process
+
     def start(
         self, *, on_open: Callable[[], None] = _nothing, on_taken_over: Callable[[], None] = _nothing
     ) -> None:
@@ -137,7 +159,7 @@ class SqlLedger:
         for each in with_attempts(record):
             place = type(each), MAPPINGS[type(each)].key_of(each)
             self._deleted.pop(place, None)
-            self._upserted[place] = each
+            self._upserted[place] = self._owned(each)
         self._arm()
 
     def mark_dirty(self, source: Source) -> None:
@@ -153,6 +175,11 @@ class SqlLedger:
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._hand_over(future)
         await future
+
+    async def claim(self, claim: Claim) -> bool:
+        future: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        self._hand_over(claims=[(claim, future)])
+        return await future
 
     def close(self) -> None:
         """Write pending records, if possible, and release the database. Call it on the loop or after the loop has
@@ -172,13 +199,17 @@ class SqlLedger:
         if self._deleted or self._upserted or self._dirty:  # otherwise a `flush` has handed all over
             self._hand_over()
 
-    def _hand_over(self, *waiting: asyncio.Future[None]) -> None:
+    def _hand_over(
+        self,
+        *waiting: asyncio.Future[None],
+        claims: Sequence[tuple[Claim, asyncio.Future[bool]]] = (),
+    ) -> None:
         """Pass all changes so far to the writer. Runs on the loop, where sources change."""
         changes: dict[Place, Record | None] = {**self._deleted, **self._upserted}
         for source in self._dirty.values():
             try:
                 for record in with_attempts(source.record()):
-                    changes[type(record), MAPPINGS[type(record)].key_of(record)] = record
+                    changes[type(record), MAPPINGS[type(record)].key_of(record)] = self._owned(record)
             except Exception:  # one bad source must not block the others
                 log.exception("record_not_built", id=source.id)
         self._deleted.clear()
@@ -187,7 +218,16 @@ class SqlLedger:
         with self._lock:
             self._pending |= changes
             self._waiting += waiting
+            self._claims += claims
         self.wake()
+
+    def _owned(self, record: Record) -> Record:
+        """The record as one of this process, if several share the ledger."""
+        process = self._backend.process
+        if process is None or isinstance(record, _UNOWNED):
+            return record
+        is_suspended = isinstance(record, GenerationRecord) and record.suspended_at is not None
+        return replace(record, process=None if is_suspended else process)
 
     def wake(self) -> None:
         """Let the writer write, or retry, without waiting for its next turn."""
@@ -235,25 +275,31 @@ class SqlLedger:
         with self._lock:
             pending, self._pending = self._pending, {}
             waiting, self._waiting = self._waiting, []
-        down = self._record(pending) if self._is_open else LedgerDown(self.trouble or "")
+            claims, self._claims = self._claims, []
+        outcome = (
+            self._record(pending, [claim for claim, _ in claims])
+            if self._is_open
+            else LedgerDown(self.trouble or "")
+        )
         if self.trouble is not None:
             with self._lock:
                 self._pending = {**pending, **self._pending}
-        if waiting:
+        futures: list[asyncio.Future[Any]] = [*waiting, *(future for _, future in claims)]
+        if futures:
             with suppress(RuntimeError):  # the loop has ended, and nothing waits any more
-                waiting[0].get_loop().call_soon_threadsafe(_resolve, waiting, down)
+                futures[0].get_loop().call_soon_threadsafe(_resolve, waiting, claims, outcome)
 
-    def _record(self, pending: Changes) -> LedgerDown | None:
-        """Write all changes in one transaction, or each separately if a row is refused. Returns the error for the
-        waiting `flush` calls, or None."""
+    def _record(self, pending: Changes, claims: Sequence[Claim]) -> LedgerDown | Sequence[bool]:
+        """Write all changes in one transaction, or each separately if a row is refused. Returns which claims were made,
+        or the error for the waiting `flush` and `claim` calls."""
         try:
-            self._backend.write(pending)
+            made = self._backend.write(pending, claims)
         except Exception as error:  # any error: this thread must not end
             if self._backend.is_outage(error):
                 return self._fail(error)
             return self._write_each(pending)
         self._mark_up()
-        return None
+        return made
 
     def _write_each(self, pending: Changes) -> LedgerDown:
         """Write each row separately, so that a refused row does not block the others."""
@@ -312,11 +358,20 @@ def opened() -> Changes:
     return {(MetaRecord, (record.name,)): record}
 
 
-def _resolve(waiting: list[asyncio.Future[None]], down: LedgerDown | None) -> None:
+def _resolve(
+    waiting: list[asyncio.Future[None]],
+    claims: list[tuple[Claim, asyncio.Future[bool]]],
+    outcome: LedgerDown | Sequence[bool],
+) -> None:
+    if isinstance(outcome, LedgerDown):
+        failed: list[asyncio.Future[Any]] = [*waiting, *(each for _, each in claims)]
+        for each in failed:
+            if not each.done():
+                each.set_exception(outcome)
+        return
     for future in waiting:
-        if future.done():
-            continue
-        if down is None:
+        if not future.done():
             future.set_result(None)
-        else:
-            future.set_exception(down)
+    for (_, claimed), made in zip(claims, outcome, strict=True):
+        if not claimed.done():
+            claimed.set_result(made)

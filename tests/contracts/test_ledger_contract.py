@@ -2,6 +2,7 @@
 implementation answers a query alike."""
 
 import asyncio
+import re
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -154,10 +155,10 @@ def test_every_fact_of_a_record_is_read_back(opened):
     opened.write(WHOLE, BATCH, key, delivery, MetaRecord("name", b"\0\xff"))
 
     queries = opened.queries
-    assert replace(WHOLE, seq=1) == queries.generation("gen_1")
-    assert BATCH == queries.batch("batch_1")
-    assert key == queries.key("anna", "k")
-    assert delivery == queries.delivery("gen_1")
+    assert replace(WHOLE, seq=1) == replace(queries.generation("gen_1"), process=None)
+    assert BATCH == replace(queries.batch("batch_1"), process=None)
+    assert key == replace(queries.key("anna", "k"), process=None)
+    assert delivery == replace(queries.delivery("gen_1"), process=None)
     assert b"\0\xff" == queries.meta("name")
 
 
@@ -374,7 +375,8 @@ def test_every_ledger_answers_every_query_alike(generations, keys, is_over, sinc
             opened.delete(*opened.queries.forgettable(1e6, files_before=since, most=9))
             every[name].append(answers(opened.queries, since, before))
 
-    (first, *others) = every.values()
+    # Only a ledger that several processes share names the one that runs a piece of work.
+    (first, *others) = [re.sub(r"process=('[^']*'|None)", "", repr(each)) for each in every.values()]
     for other in others:
         assert first == other
 

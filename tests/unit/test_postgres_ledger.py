@@ -171,10 +171,10 @@ class Silent(PostgresBackend):
 
     is_stopped = threading.Event()
 
-    def write(self, changes):
+    def write(self, changes, claims=()):
         while self.is_stopped.is_set():
             threading.Event().wait(0.01)
-        super().write(changes)
+        return super().write(changes, claims)
 
 
 def test_a_process_that_was_silent_for_too_long_writes_nothing_any_more_and_must_end(url):

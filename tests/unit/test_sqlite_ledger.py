@@ -457,11 +457,11 @@ def test_writes_to_a_full_disk_are_retried_once_a_second_and_close_still_ends(pa
     tries = []
 
     class Full(SqliteBackend):
-        def write(self, changes):
+        def write(self, changes, claims=()):
             if any(kind is GenerationRecord for kind, _ in changes):
                 tries.append(time.monotonic())
                 raise sqlite3.OperationalError("database or disk is full")
-            super().write(changes)
+            return super().write(changes, claims)
 
     with opened(path, backend=Full) as ledger:
         with pytest.raises(LedgerDown, match="disk is full"):

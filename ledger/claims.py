@@ -1,0 +1,65 @@
+"""Claims: changes that only one process can make, such as to take over suspended work.
+
+A claim is a statement that changes a row only if its condition holds, in one transaction with all changes before it. So
+of two processes, one makes the change and the other learns that it did not.
+"""
+
+from collections.abc import Mapping
+from dataclasses import astuple, dataclass
+from typing import Any, Final
+
+from ledger.records import KeyRecord
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimKey:
+    """Insert an idempotency key that has no row, or one of the same work."""
+
+    record: KeyRecord
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimSuspended:
+    """Take over the suspended generation with this id, or the suspended generations of the batch with this id."""
+
+    work_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimSent:
+    """Mark the lease of a creation as sent, if it is still granted. `reference` is the id of the attempt."""
+
+    lease_id: str
+    reference: str
+
+
+Claim = ClaimKey | ClaimSuspended | ClaimSent
+
+_STATEMENTS: Final[Mapping[type[Claim], str]] = {
+    ClaimKey: """
+        INSERT INTO idempotency_keys (caller_id, "key", fingerprint, work_id, created_at, process)
+        VALUES (?, ?, ?, ?, ?, ?)
+        ON CONFLICT (caller_id, "key") DO UPDATE SET created_at = excluded.created_at
+        WHERE idempotency_keys.work_id = excluded.work_id
+    """,
+    ClaimSuspended: """
+        UPDATE generations SET process = ?, suspended_at = NULL
+        WHERE (id = ? OR batch_id = ?) AND suspended_at IS NOT NULL AND ended_at IS NULL
+    """,
+    ClaimSent: """
+        UPDATE leases SET state = 2, reference = ?, sent_at = clock_timestamp()
+        WHERE id = ? AND process = ? AND granted AND state IN (0, 2)
+    """,
+}
+
+
+def statement(claim: Claim, process: str | None, *, placeholder: str) -> tuple[str, tuple[Any, ...]]:
+    """The statement of a claim of this process, with its parameters. It changes no row if the claim fails."""
+    match claim:
+        case ClaimKey(record):
+            parameters: tuple[Any, ...] = (*astuple(record)[:-1], process)
+        case ClaimSuspended(work_id):
+            parameters = (process, work_id, work_id)
+        case ClaimSent(lease_id, reference):
+            parameters = (reference, lease_id, process)
+    return _STATEMENTS[type(claim)].replace("?", placeholder), parameters

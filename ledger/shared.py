@@ -1,0 +1,65 @@
+"""Tables and statements by which several processes share one ledger in PostgreSQL."""
+
+from typing import Final
+
+from sqlalchemy import Boolean, Column, DateTime, Index, Integer, SmallInteger, Table, Text, text
+
+from ledger.tables import SHARED, Statements
+
+LEASES: Final = Table(
+    "leases",
+    SHARED,
+    Column("id", Text, primary_key=True),
+    Column("process", Text),
+    Column("caller", Text, nullable=False),
+    Column("batch", Text),
+    Column("max_concurrent", Integer),
+    Column("semaphore", Text),
+    Column("state", SmallInteger, nullable=False),
+    Column("reference", Text),
+    Column("sent_at", DateTime(timezone=True)),
+    Column("answered_at", DateTime(timezone=True)),
+    Column("left_at", DateTime(timezone=True)),
+    Column("granted", Boolean, nullable=False, server_default=text("false")),
+    Column("seen", SmallInteger, nullable=False, server_default=text("-1")),
+    # Rows are written again and again, and live for about a minute.
+    postgresql_with={"fillfactor": 70, "autovacuum_vacuum_scale_factor": 0.05},
+)
+"""Requests to the gate. The process writes `state`, `reference`, `sent_at` and `answered_at`. The holder of the gate
+writes `granted`, and in `seen` the last state that it has seen. `left_at` is the time until which a dead process may
+have sent the creation. All times are by the clock of the database."""
+
+Index("leases_unseen", LEASES.c.id, postgresql_where=text("seen <> state"))
+Index("leases_of_process", LEASES.c.process)
+
+ROLES: Final = Table(
+    "roles",
+    SHARED,
+    Column("name", Text, primary_key=True),
+    Column("holder", Text),
+    Column("until", DateTime(timezone=True)),
+    Column("world", Text),
+    Column("figures", Text),
+    Column("figured_at", DateTime(timezone=True)),
+)
+"""The role `gate`: its `holder`, until when it holds the role without another sign, and its latest figures as JSON."""
+
+LEASE_STATEMENTS: Final = Statements(
+    """
+    INSERT INTO leases
+        (id, process, caller, batch, max_concurrent, semaphore, state, reference, sent_at, answered_at)
+    SELECT id, process, caller, batch, max_concurrent, semaphore, state, reference,
+        clock_timestamp() - make_interval(secs => sent_ago),
+        CASE WHEN state >= 4 THEN clock_timestamp() END
+    FROM (VALUES (%s, %s, %s, %s, %s::int, %s, %s::smallint, %s, %s::float8))
+        AS one (id, process, caller, batch, max_concurrent, semaphore, state, reference, sent_ago)
+    ON CONFLICT (id) DO UPDATE SET
+        state = greatest(leases.state, excluded.state),
+        reference = coalesce(excluded.reference, leases.reference),
+        sent_at = coalesce(excluded.sent_at, leases.sent_at),
+        answered_at = coalesce(leases.answered_at, excluded.answered_at)
+    WHERE leases.process = excluded.process
+    """,
+    ["DELETE FROM leases WHERE id = %s"],
+)
+"""The statements that write a `LeaseRecord`. A state never goes back, so a row may be written twice."""
