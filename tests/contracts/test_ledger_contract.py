@@ -2,7 +2,6 @@
 implementation answers a query alike."""
 
 import asyncio
-import re
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -351,6 +350,15 @@ def answers(queries: Queries, since: float, before: int) -> dict[str, Any]:
     }
 
 
+def unowned(answer: Any) -> Any:
+    """The answer without the process that runs a piece of work, which only a shared ledger names."""
+    if isinstance(answer, dict):
+        return {name: unowned(each) for name, each in answer.items()}
+    if isinstance(answer, list):
+        return [unowned(each) for each in answer]
+    return replace(answer, process=None) if hasattr(answer, "process") else answer
+
+
 @pytest.mark.slow
 @settings(deadline=None, max_examples=20)
 @given(
@@ -375,8 +383,7 @@ def test_every_ledger_answers_every_query_alike(generations, keys, is_over, sinc
             opened.delete(*opened.queries.forgettable(1e6, files_before=since, most=9))
             every[name].append(answers(opened.queries, since, before))
 
-    # Only a ledger that several processes share names the one that runs a piece of work.
-    (first, *others) = [re.sub(r"process=('[^']*'|None)", "", repr(each)) for each in every.values()]
+    (first, *others) = [unowned(each) for each in every.values()]
     for other in others:
         assert first == other
 
@@ -463,7 +470,7 @@ def test_a_deleted_batch_goes_with_its_generations_and_all_deliveries(opened):
 
     queries = opened.queries
     assert (None, []) == (queries.batch("batch_1"), list(queries.batch_items("batch_1")))
-    assert [None, None, deliveries[2]] == [queries.delivery(each.id) for each in deliveries]
+    assert [None, None, deliveries[2]] == unowned([queries.delivery(each.id) for each in deliveries])
     assert ["gen_x"] == [each.id for each in queries.page(Page("admin", 9))]
     assert [3] == [row["succeeded"] for row in queries.usage(Period(simulated=True), by=None)]
 

@@ -85,7 +85,7 @@ def test_a_ledger_of_version_2_keeps_its_rows_and_knows_no_skew_of_its_attempts(
 
     assert before
     after = fetched(old, "SELECT * FROM attempts")
-    assert [(*row, None, None) for row in before] == [row[: len(before[0]) + 1] for row in after]
+    assert [(*row, None) for row in before] == [row[: len(before[0]) + 1] for row in after]
     assert before == fetched(old.with_name("ledger.db.version-2"), "SELECT * FROM attempts")
 
 
