@@ -212,6 +212,11 @@ class Gate:
         )
         self._admit_soon()
 
+    def allot(self, places: int) -> None:
+        """Set the limit of the window to the share of this process in it. While that is 0, nothing is admitted."""
+        self._policy.window.limit = places
+        self._admit_soon()
+
     def pause(self, caller: str, seconds: float) -> None:
         """Admit nothing of this caller for so many seconds, then one request at a time until `proceed`."""
         self._policy.queue.pause(caller, _now() + seconds)
@@ -238,9 +243,8 @@ class Gate:
             self._admit_soon()
 
     def start_half_spent(self) -> None:
-        """Use only half of the window for the first minute, since the requests of an earlier process are not recorded.
-        Before any admission. Across one restart, a minute has at most one and a half times the limit, or two requests
-        if the limit is 1."""
+        """Use half of the window for the first minute, since the requests of an earlier process are not recorded. So a
+        minute across a restart has at most one and a half times the limit, or two requests if the limit is 1."""
         full = self._policy.window.limit
         self.configure(requests_per_minute=max(1, full // 2))
         asyncio.get_running_loop().call_later(WINDOW, partial(self.configure, requests_per_minute=full))

@@ -70,6 +70,14 @@ Table(
     Column("created_at", DateTime(timezone=True), nullable=False, server_default=func.clock_timestamp()),
 )
 
+Table(
+    "shares",
+    OWN,
+    Column("process", Text, primary_key=True),
+    Column("places", Integer, nullable=False),
+    Column("wants", Integer, nullable=False),
+)
+
 FENCE: Final = """
     WITH mine AS (
         UPDATE processes SET until = clock_timestamp() + make_interval(secs => %(ttl)s), beat_at = clock_timestamp(),

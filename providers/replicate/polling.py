@@ -222,7 +222,7 @@ def _pages(account: PolledAccount, listable: list[Watch], now: float) -> Iterato
 
 
 class PollThrottle:
-    """Spreads polls evenly over the window `places`."""
+    """Spreads polls evenly over the window `places`, whose limit may be 0 for a while."""
 
     def __init__(self, places: Gate) -> None:
         self._places = places
@@ -248,8 +248,8 @@ class PollThrottle:
 
     def _used(self) -> float:
         window = self._places.statistics()
-        return window.current_rate_per_minute / window.requests_per_minute_limit
+        return window.current_rate_per_minute / max(1, window.requests_per_minute_limit)
 
     def _each(self, share: float) -> float:
         """Seconds between two polls, if they use this share of the window, evenly spread."""
-        return WINDOW / (share * self._places.statistics().requests_per_minute_limit)
+        return WINDOW / (share * max(1, self._places.statistics().requests_per_minute_limit))

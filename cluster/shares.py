@@ -1,0 +1,66 @@
+"""Keeps the share of this process in the window of requests that create nothing (polls, cancellations, uploads).
+
+Many such requests are made, and it matters little which process goes first. So each process has a gate of its own with
+a limit that it changes together with the database (`admission.shares`). While the database is away, it goes on with
+what it holds.
+"""
+
+import asyncio
+from contextlib import suppress
+from typing import Final, Protocol
+
+from admission.shares import Answer, Share
+from concurrency import Gate
+from errors import LedgerDown
+
+_PAUSE: Final = 1.0
+"""Seconds between two looks at the gate."""
+
+_LONGEST_PAUSE: Final = 5.0
+"""Seconds after which a process asks whether another one is short of places."""
+
+
+class ShareTable(Protocol):
+    """The shares of all processes."""
+
+    async def settle(self, *, keep: int, wants: int) -> Answer:
+        """Settle the share of this process: it keeps at most so many of its places and wants so many more. Raises
+        LedgerDown; then it is not known what this process holds beyond `keep`."""
+
+
+class SharedWindow:
+    """The share of this process in a window of `limit` places a minute, kept by `gate`."""
+
+    def __init__(self, gate: Gate, table: ShareTable, *, limit: int) -> None:
+        self._gate = gate
+        self._table = table
+        self._share = Share(limit)
+        gate.allot(0)
+
+    async def run(self) -> None:
+        """Keep the share until this is cancelled."""
+        clock = asyncio.get_running_loop().time
+        settled_at = -_LONGEST_PAUSE
+        while True:
+            figures = self._gate.statistics()
+            before = self._share.allowed
+            demand = self._share.demand(
+                clock(), used=figures.current_rate_per_minute, waiting=figures.waiting
+            )
+            # Lowered before the database gives the places to another process, and raised after it gave them to this.
+            self._gate.allot(self._share.allowed)
+            is_due = clock() >= settled_at + _LONGEST_PAUSE
+            if is_due or demand.wants or demand.places > self._share.allowed or before > self._share.allowed:
+                with suppress(LedgerDown):
+                    answer = await self._table.settle(keep=demand.places, wants=demand.wants)
+                    self._share.settled(answer)
+                    self._gate.allot(self._share.allowed)
+                    settled_at = clock()
+            await asyncio.sleep(_PAUSE)
+
+    async def aclose(self) -> None:
+        """Give back all places that are not used, after `run` has ended. Nothing more can be sent."""
+        demand = self._share.close(self._gate.statistics().current_rate_per_minute)
+        self._gate.allot(0)
+        with suppress(LedgerDown):
+            await self._table.settle(keep=demand.places, wants=0)
