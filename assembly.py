@@ -3,6 +3,7 @@
 Only this file and `service.py` choose implementations.
 """
 
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -43,8 +44,9 @@ def authenticator(settings: Settings) -> Authenticator:
     return made
 
 
-def gates(settings: Settings) -> tuple[Gate, Gate]:
-    """The gate of creations, and that of all other requests to Replicate."""
+def gates(settings: Settings, *, shared: bool = False) -> tuple[Gate, Gate]:
+    """The gate of creations, and that of all other requests to Replicate. If the latter's window is `shared` with other
+    processes, it admits nothing before `cluster.shares.SharedWindow` has a share."""
     creations = Gate(
         concurrent_limit=settings.REPLICATE_CONCURRENT_LIMIT,
         requests_per_minute=settings.REPLICATE_REQUESTS_PER_MINUTE,
@@ -55,16 +57,22 @@ def gates(settings: Settings) -> tuple[Gate, Gate]:
         requests_per_minute=settings.REPLICATE_OTHER_REQUESTS_PER_MINUTE,
         bounds_unproven=False,  # one account's polls would delay those of all others
     )
-    others.start_half_spent()
+    if shared:
+        others.allot(0)
+    else:
+        others.start_half_spent()
     return creations, others
 
 
-def replicate(settings: Settings, creations: Gate, others: Gate) -> Replicate:
+def replicate(
+    settings: Settings, creations: Gate, others: Gate, may_send: Callable[[], bool] | None = None
+) -> Replicate:
     return Replicate(
         base_url=settings.REPLICATE_BASE_URL,
         others=others,
         durations=creations.durations,
         on_answer=creations.upstream_answered,
+        may_send=may_send,
         proxy=settings.proxies.for_url(settings.REPLICATE_BASE_URL),
     )
 

@@ -237,7 +237,7 @@ def build(settings: Settings, *, provider: FullProvider | None = None) -> Runtim
             settings,
             ledger=ledger,
             queries=queries,
-            provider=provider or assembly.replicate(settings, gate, others),
+            provider=provider or assembly.replicate(settings, gate, others, ledger.may_send),
             gate=gate,
             threads=threads,
             cpu=cpu,

@@ -143,6 +143,10 @@ class SqlLedger:
     def process(self) -> str | None:
         return self._backend.process
 
+    def may_send(self) -> bool:
+        """Whether no other process can have taken over the work of this one."""
+        return time.monotonic() < self._backend.fenced_until
+
     def start(
         self, *, on_open: Callable[[], None] = _nothing, on_taken_over: Callable[[], None] = _nothing
     ) -> None:
