@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from harness.service_process import running_service
 from settings import Settings
@@ -105,6 +106,52 @@ def test_docker_waits_longer_than_a_drain_may_take(tmp_path):
     )  # fmt: skip
 
     assert minutes * 60 >= int(told.stdout)
+
+
+SERVICES = yaml.safe_load((ROOT / "compose.yaml").read_text())["services"]
+
+
+def _started_with(name: str) -> set[str]:
+    """The services that `docker compose up NAME` starts."""
+    return {name}.union(*(_started_with(each) for each in SERVICES[name].get("depends_on", ())))
+
+
+def test_the_profile_with_postgresql_starts_two_instances_behind_a_balancer_and_no_other():
+    profile = {name for name, service in SERVICES.items() if service.get("profiles") == ["postgres"]}
+
+    assert {"balancer", "one", "two", "postgres"} == profile == _started_with("balancer")
+    assert {"replicate-concurrent"} == SERVICES.keys() - profile
+    caddyfile = (ROOT / "deploy" / "compose" / "Caddyfile").read_text()
+    assert "reverse_proxy one:5000 two:5000 {" in caddyfile
+    assert "health_uri /health/ready" in caddyfile
+    for name in ("one", "two"):
+        assert "/health/ready" in SERVICES[name]["healthcheck"]["test"][-1]
+        assert "ports" not in SERVICES[name]
+
+
+def test_an_instance_of_compose_differs_from_the_single_one_only_in_what_the_profile_needs():
+    single, instance = SERVICES["replicate-concurrent"], SERVICES["one"]
+
+    assert SERVICES["two"] == instance
+    assert {"depends_on", "environment", "healthcheck", "profiles"} == {
+        name for name in instance if instance[name] != single.get(name)
+    }
+    environ = {
+        name: re.sub(r"\$\{\w+:-(.*)\}", r"\1", value) for name, value in instance["environment"].items()
+    }
+    Settings.from_env(environ).check_for_start()
+    postgres = SERVICES["postgres"]["environment"]
+    assert (
+        environ["DATABASE_URL"]
+        == f"postgresql://{postgres['POSTGRES_USER']}@postgres/{postgres['POSTGRES_DB']}"
+    )
+
+
+def test_images_that_are_not_built_here_have_a_version():
+    named = [each["image"] for each in SERVICES.values() if "build" not in each]
+
+    assert named
+    assert [] == [image for image in named if not re.search(r":\d+\.\d+", image)]
 
 
 def test_no_secret_file_is_sent_to_the_builder():

@@ -21,11 +21,18 @@ MANIFESTS = {
     path.stem: yaml.safe_load(path.read_text()) for path in sorted(ROOT.glob("deploy/kubernetes/*.yaml"))
 }
 DEPLOYMENT, SERVICE, VOLUME = (MANIFESTS[name] for name in ("deployment", "service", "volume"))
+REPLICAS = {
+    path.stem: yaml.safe_load(path.read_text())
+    for path in sorted(ROOT.glob("deploy/kubernetes/replicas/*.yaml"))
+}
+MANY = REPLICAS["deployment"]
+MANY_POD = MANY["spec"]["template"]
+(MANY_CONTAINER,) = MANY_POD["spec"]["containers"]
 POD = DEPLOYMENT["spec"]["template"]
 (CONTAINER,) = POD["spec"]["containers"]
 DOCKERFILE = (ROOT / "Dockerfile").read_text()
 COMPOSE = yaml.safe_load((ROOT / "compose.yaml").read_text())["services"]["replicate-concurrent"]
-MODULES = {"apps/v1": "apps_v1", "v1": "core_v1"}
+MODULES = {"apps/v1": "apps_v1", "policy/v1": "policy_v1", "v1": "core_v1"}
 PROBES = {name: CONTAINER[name]["httpGet"] for name in CONTAINER if name.endswith("Probe")}
 
 
@@ -46,9 +53,12 @@ def instruction(name):
     return re.findall(rf"^{name} (.+)$", DOCKERFILE, re.MULTILINE)[-1]
 
 
-@pytest.mark.parametrize("name", MANIFESTS)
-def test_a_manifest_has_the_fields_and_types_of_kubernetes_and_no_other(name):
-    manifest = MANIFESTS[name]
+@pytest.mark.parametrize(
+    "manifest",
+    [*MANIFESTS.values(), *REPLICAS.values()],
+    ids=[*MANIFESTS, *(f"replicas-{each}" for each in REPLICAS)],
+)
+def test_a_manifest_has_the_fields_and_types_of_kubernetes_and_no_other(manifest):
     valid(manifest)
 
     for wrong in ({"spec": {**manifest["spec"], "unknown": 1}}, {"metadata": {"name": 3}}):
@@ -133,3 +143,64 @@ def test_settings_come_from_a_secret_that_the_documents_create():
 
     assert f"kubectl create secret generic {source['secretRef']['name']} --from-env-file=.env" in operations
     assert POD["spec"]["enableServiceLinks"] is False
+
+
+# ── Several replicas
+
+
+def test_replicas_differ_from_a_single_pod_only_in_what_their_number_needs():
+    spec, container = MANY_POD["spec"], MANY_CONTAINER
+
+    assert {"env", "lifecycle", "volumeMounts"} == {
+        name for name in container if container[name] != CONTAINER.get(name)
+    }
+    assert {"containers", "terminationGracePeriodSeconds", "topologySpreadConstraints", "volumes"} == {
+        name for name in spec if spec[name] != POD["spec"].get(name)
+    }
+    assert (
+        SERVICE["spec"]["selector"]
+        == MANY_POD["metadata"]["labels"]
+        == MANY["spec"]["selector"]["matchLabels"]
+    )
+
+
+def test_an_upgrade_and_a_drain_of_nodes_leave_a_replica_that_serves():
+    budget = REPLICAS["disruption-budget"]["spec"]
+    rolling = MANY["spec"]["strategy"]["rollingUpdate"]
+
+    assert MANY["spec"]["selector"] == budget["selector"]
+    assert MANY["spec"]["replicas"] > max(budget["maxUnavailable"], rolling["maxUnavailable"])
+    (spread,) = MANY_POD["spec"]["topologySpreadConstraints"]
+    assert budget["selector"] == spread["labelSelector"]
+
+
+def test_kubernetes_waits_for_a_replica_as_long_and_for_the_pause_before_its_stop():
+    pause = MANY_CONTAINER["lifecycle"]["preStop"]["sleep"]["seconds"]
+
+    assert (
+        POD["spec"]["terminationGracePeriodSeconds"] + pause
+        <= MANY_POD["spec"]["terminationGracePeriodSeconds"]
+    )
+
+
+def test_replicas_share_their_outputs_and_nothing_else():
+    mounts = {each["name"]: each["mountPath"] for each in MANY_CONTAINER["volumeMounts"]}
+    volumes = {each["name"]: each for each in MANY_POD["spec"]["volumes"]}
+    claim = REPLICAS["volume"]
+
+    assert instruction("VOLUME") == mounts["data"]
+    assert {} == volumes["data"]["emptyDir"]
+    assert claim["metadata"]["name"] == volumes["files"]["persistentVolumeClaim"]["claimName"]
+    assert ["ReadWriteMany"] == claim["spec"]["accessModes"]
+    assert VOLUME["spec"]["resources"] == claim["spec"]["resources"]
+    environ = {each["name"]: each.get("value") for each in MANY_CONTAINER["env"]}
+    assert mounts["files"] == environ["FILES_DIR"]
+
+
+def test_replicas_start_with_the_settings_of_their_manifest_and_a_public_url():
+    environ = {each["name"]: each.get("value", "postgresql://ledger") for each in MANY_CONTAINER["env"]}
+
+    Settings.from_env(environ | {"PUBLIC_URL": "https://here.example"}).check_for_start()
+    (database,) = [each["valueFrom"]["secretKeyRef"] for each in MANY_CONTAINER["env"] if "valueFrom" in each]
+    operations = (ROOT / "docs" / "operations.md").read_text()
+    assert f"kubectl create secret generic {database['name']} --from-literal={database['key']}=" in operations
