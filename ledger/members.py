@@ -17,7 +17,7 @@ from typing import Any, Final
 
 import psycopg
 import structlog
-from sqlalchemy import Boolean, Column, DateTime, Integer, MetaData, Table, Text, func
+from sqlalchemy import Boolean, Column, DateTime, Integer, MetaData, Table, Text
 
 from ledger import HASH_KEY, Profile
 from ledger.migrations import PRESENT
@@ -53,22 +53,11 @@ PROCESSES: Final = Table(
     Column("upstream", Text, nullable=False),
     Column("simulated", Boolean, nullable=False),
     Column("token", Text),
+    Column("figures", Text),
 )
 """`since` is the time at which a process entered, `beat_at` that of its last transaction. There was no long pause
 between two of them since `steady_since`. `taken_at` is set once its work was taken over. `token` is a hash of its
 server token."""
-
-Table(
-    "letters",
-    OWN,
-    Column("id", Text, primary_key=True),
-    Column("sender", Text, nullable=False),
-    Column("recipient", Text, nullable=False),
-    Column("kind", Text, nullable=False),
-    Column("body", Text, nullable=False),
-    Column("reply_to", Text),
-    Column("created_at", DateTime(timezone=True), nullable=False, server_default=func.clock_timestamp()),
-)
 
 Table(
     "shares",

@@ -1,4 +1,4 @@
-"""Letters between the processes that share a ledger: the letter, and the way that it takes."""
+"""What processes that share a ledger exchange: letters, and figures about themselves."""
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
@@ -6,6 +6,9 @@ from typing import Final, Protocol
 
 GATE: Final = "gate"
 """The recipient of letters to the process that holds the gate."""
+
+LEASES: Final = "leases"
+"""The topic of the notices that a process gives after it has written leases of the gate."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,3 +49,26 @@ class Post(Protocol):
 
     def unlisten(self, recipient: str) -> None:
         """End that."""
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessRow:
+    """A process that is alive. It has shared the ledger since the Unix time `since`. `figures` is JSON."""
+
+    id: str
+    since: float
+    version: str
+    figures: str
+    holds_gate: bool
+
+
+class ProcessTable(Protocol):
+    """The processes that share the ledger."""
+
+    @property
+    def process(self) -> str:
+        """The id of this process."""
+
+    async def exchange(self, figures: str) -> Sequence[ProcessRow]:
+        """Publish the figures of this process, and return the rows of all that are alive, in the order of their start.
+        Raises LedgerDown."""

@@ -29,9 +29,11 @@ from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 from sqlalchemy.pool import QueuePool
 
 from ledger import Profile
-from ledger.claims import Claim, statement
+from ledger.claims import Claim, ClaimSent, statement
 from ledger.members import FENCE, LOCK_TIMEOUT, OWN, TTL, Cursor, Member
 from ledger.migrations import NAME, POSTGRES_STEPS, PRESENT, TooNew, add_first_values
+from ledger.notices import give_notice
+from ledger.post import LEASES
 from ledger.records import LeaseRecord
 from ledger.shared import LEASE_STATEMENTS
 from ledger.tables import META, METADATA, SHARED, all_statements
@@ -179,6 +181,8 @@ class PostgresBackend:
                 raise self._member.taken_over() from None
             raise
         self._member.acknowledge(began)
+        if LEASE_STATEMENTS.upsert in rows or any(isinstance(each, ClaimSent) for each in claims):
+            give_notice(connection, self.name, [LEASES])
         return [each.rowcount > 0 for each in made]
 
     @contextmanager

@@ -274,19 +274,6 @@ class LeaseRecord:
     sent_ago: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class LetterRecord:
-    """A letter to another process, in PostgreSQL only. `recipient` is a process, or `gate` for the holder of the gate.
-    `body` is JSON. `reply_to` is the id of the letter that this one answers."""
-
-    id: str
-    recipient: str
-    kind: str
-    body: str
-    reply_to: str | None = None
-    process: str | None = None
-
-
 Record = (
     GenerationRecord
     | AttemptRecord
@@ -298,5 +285,4 @@ Record = (
     | SemaphoreLeaseRecord
     | MetaRecord
     | LeaseRecord
-    | LetterRecord
 )

@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from sqlalchemy import Boolean, Column, DateTime, Index, Integer, SmallInteger, Table, Text, text
+from sqlalchemy import Boolean, Column, DateTime, Index, Integer, SmallInteger, Table, Text, func, text
 
 from ledger.tables import SHARED, Statements
 
@@ -43,6 +43,19 @@ ROLES: Final = Table(
     Column("figured_at", DateTime(timezone=True)),
 )
 """The role `gate`: its `holder`, until when it holds the role without another sign, and its latest figures as JSON."""
+
+LETTERS: Final = Table(
+    "letters",
+    SHARED,
+    Column("id", Text, primary_key=True),
+    Column("sender", Text, nullable=False),
+    Column("recipient", Text, nullable=False),
+    Column("kind", Text, nullable=False),
+    Column("body", Text, nullable=False),
+    Column("reply_to", Text),
+    Column("created_at", DateTime(timezone=True), nullable=False, server_default=func.clock_timestamp()),
+)
+"""Letters between processes (`letters.py`). `recipient` is a process, or `gate` for the one that holds the gate."""
 
 LEASE_STATEMENTS: Final = Statements(
     """

@@ -55,7 +55,6 @@ from ledger.records import (
     GenerationRecord,
     KeyRecord,
     LeaseRecord,
-    LetterRecord,
     MetaRecord,
     PlanRecord,
     Record,
@@ -174,8 +173,6 @@ SEMAPHORE_LEASES: Final = _table("semaphore_leases", SemaphoreLeaseRecord, "id")
 
 LEASES: Final = Table("leases", MetaData(), *_columns(LeaseRecord, "id"))
 """The columns of `leases` that a process writes. `shared.py` has the whole table."""
-
-LETTERS: Final = Table("letters", SHARED, *_columns(LetterRecord, "id"))
 
 DAY_OF_END: Final = _DayOf(GENERATIONS.c.ended_at)
 
@@ -350,7 +347,6 @@ MAPPINGS: Final[Mapping[type[Record], RowMapping[Any]]] = {
     SemaphoreLeaseRecord: RowMapping(SemaphoreLeaseRecord, SEMAPHORE_LEASES, "id"),
     MetaRecord: RowMapping(MetaRecord, META, "name"),
     LeaseRecord: RowMapping(LeaseRecord, LEASES, "id"),
-    LetterRecord: RowMapping(LetterRecord, LETTERS, "id"),
 }
 
 

@@ -10,8 +10,11 @@ import pytest
 
 from errors import LedgerDown
 from harness.postgres import server
+from ledger.claims import ClaimSent
 from ledger.courier import Courier
+from ledger.post import LEASES
 from ledger.postgres import PostgresBackend
+from ledger.records import LeaseRecord, MetaRecord
 from ledger.writer import SqlLedger
 from tests.support.ledgers import running
 from tests.support.pooler import pooled
@@ -230,6 +233,26 @@ async def test_two_ledgers_in_one_database_get_no_notices_of_each_other():
             await until(lambda: bool(calls))
 
     assert ["end"] == calls
+
+
+@on_a_loop
+async def test_a_written_lease_gives_notice_and_other_records_give_none(url):
+    calls = []
+    async with courier_of(url) as (courier, backend):
+        courier.listen(LEASES, lambda: calls.append("leases"))
+        courier.listen("end", lambda: calls.append("end"))
+        await until(lambda: courier.notices_work and len(calls) == 2)
+        calls.clear()
+        meta = MetaRecord("a", b"b")
+        await courier.run(lambda _: backend.write({(MetaRecord, ("a",)): meta}))
+        await courier.run(lambda _: courier.notify("end"))
+        await until(lambda: calls == ["end"])
+        lease = LeaseRecord(id="a", process=backend.process, caller="admin")
+        await courier.run(lambda _: backend.write({(LeaseRecord, ("a",)): lease}))
+        await until(lambda: calls == ["end", "leases"])
+        calls.clear()
+        await courier.run(lambda _: backend.write({}, [ClaimSent("a", "gen.1")]))
+        await until(lambda: calls == ["leases"])
 
 
 @on_a_loop

@@ -277,7 +277,7 @@ async def test_a_letter_to_a_dead_process_is_refused_and_an_old_one_is_not_read(
         async with sql_post(server().url(schema=schema)) as post:
             server().execute(
                 f"INSERT INTO {schema}.processes SELECT 'dead', until, beat_at, steady_since, since, now(), now(),"
-                f" schema, epoch, courier, version, upstream, simulated, token FROM {schema}.processes"
+                f" schema, epoch, courier, version, upstream, simulated, token, figures FROM {schema}.processes"
             )
             assert not await post.send(letter("1", "dead"))
             assert await post.send(letter("2"))

@@ -1,0 +1,72 @@
+"""The figures of all processes on one ledger. Each publishes its own every two seconds, and reads the others'."""
+
+import asyncio
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, NoReturn
+
+import structlog
+
+from errors import LedgerDown
+from ledger.post import ProcessRow, ProcessTable
+
+PAUSE: Final = 2.0
+"""Seconds from one exchange to the next."""
+
+log = structlog.get_logger("cluster")
+
+Figures = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessFigures:
+    """The latest figures of a process. It has shared the ledger since the Unix time `since`."""
+
+    id: str
+    since: float
+    version: str
+    holds_gate: bool
+    figures: Figures
+
+    @property
+    def host(self) -> str:
+        return self.id.rsplit(":", 2)[0]
+
+    @property
+    def pid(self) -> int:
+        return int(self.id.rsplit(":", 2)[1])
+
+
+class AllFigures:
+    """The figures of all processes, on the loop. `own` makes those of this one, as JSON."""
+
+    def __init__(self, table: ProcessTable, own: Callable[[], Figures]) -> None:
+        self._table = table
+        self._own = own
+        self._latest: Sequence[ProcessFigures] = ()
+
+    def all(self) -> Sequence[ProcessFigures]:
+        """The processes in the order of their start: this one as it is now, the others at most some seconds ago."""
+        return [
+            ProcessFigures(each.id, each.since, each.version, each.holds_gate, self._own())
+            if each.id == self._table.process
+            else each
+            for each in self._latest
+        ]
+
+    async def run(self) -> NoReturn:
+        """Publish and read until it is cancelled."""
+        while True:
+            try:
+                rows = await self._table.exchange(json.dumps(self._own()))
+                self._latest = [_read(each) for each in rows]
+            except LedgerDown as down:
+                log.debug("figures_not_exchanged", reason=str(down))
+            except Exception:  # this task must go on
+                log.exception("figures_failed")
+            await asyncio.sleep(PAUSE)
+
+
+def _read(row: ProcessRow) -> ProcessFigures:
+    return ProcessFigures(row.id, row.since, row.version, row.holds_gate, json.loads(row.figures))

@@ -1,0 +1,80 @@
+"""The figures of all processes on one ledger."""
+
+import asyncio
+from contextlib import asynccontextmanager
+
+from cluster.figures import PAUSE, AllFigures
+from errors import LedgerDown
+from harness.postgres import server
+from ledger.courier import Courier
+from ledger.post import ProcessRow
+from ledger.postgres import PostgresBackend
+from ledger.processes import SqlProcesses
+from ledger.writer import SqlLedger
+from tests.support.ledgers import running
+from tests.support.virtual_time import in_virtual_time
+from tests.support.wiring import on_a_loop
+
+
+class Table:
+    """The processes in memory: the figures of each that is alive."""
+
+    def __init__(self, rows, process):
+        self._rows = rows
+        self.process = process
+
+    async def exchange(self, figures):
+        if self.process not in self._rows:
+            raise LedgerDown("away")
+        self._rows[self.process] = figures
+        return [ProcessRow(each, 1.0, "1", found, each == "host:1:a") for each, found in self._rows.items()]
+
+
+@in_virtual_time
+async def test_a_process_sees_its_own_figures_as_they_are_and_others_a_pause_late():
+    rows = {"host:1:a": "{}", "other:host:2:b": "{}"}
+    own = {"in_flight": 1}
+    a = AllFigures(Table(rows, "host:1:a"), lambda: own)
+    b = AllFigures(Table(rows, "other:host:2:b"), lambda: {"in_flight": 7})
+    assert [] == a.all()
+    tasks = [asyncio.create_task(each.run()) for each in (a, b)]
+    await asyncio.sleep(PAUSE + 0.1)
+    own["in_flight"] = 2
+
+    assert [2, 7] == [each.figures["in_flight"] for each in a.all()]
+    assert [1, 7] == [each.figures["in_flight"] for each in b.all()]
+    assert [("host", 1, True), ("other:host", 2, False)] == [(p.host, p.pid, p.holds_gate) for p in a.all()]
+    del rows["other:host:2:b"]  # it died
+    await asyncio.sleep(PAUSE)
+    assert 1 == len(a.all())
+    assert 2 == len(b.all())  # as it knew them last, while the ledger is away
+    for task in tasks:
+        task.cancel()
+
+
+@asynccontextmanager
+async def process_on(url):
+    backend = PostgresBackend(url, alone=False)
+    with running(SqlLedger(backend)):
+        courier = Courier(backend)
+        courier.start()
+        try:
+            yield SqlProcesses(courier, backend.process)
+        finally:
+            await courier.aclose()
+
+
+@on_a_loop
+async def test_processes_exchange_figures_through_the_database():
+    with server().schema() as schema:
+        url = server().url(schema=schema)
+        async with process_on(url) as one, process_on(url) as other:
+            await one.exchange('{"a": 1}')
+            server().execute(f"INSERT INTO {schema}.roles (name, holder) VALUES ('gate', '{other.process}')")
+            rows = await other.exchange('{"a": 2}')
+
+            assert [(one.process, '{"a": 1}', False), (other.process, '{"a": 2}', True)] == [
+                (each.id, each.figures, each.holds_gate) for each in rows
+            ]
+            server().execute(f"UPDATE {schema}.processes SET dead_at = now() WHERE id = '{one.process}'")
+            assert [other.process] == [each.id for each in await other.exchange("{}")]
