@@ -4,6 +4,7 @@ import base64
 import hashlib
 import itertools
 import json
+import math
 import os
 import time
 from contextlib import closing, suppress
@@ -332,25 +333,34 @@ def test_only_old_files_of_no_unfinished_work_are_removed_at_the_start(make_app,
     until(lambda: ["gen_new/0"] == files_in(uploads))
 
 
-def test_another_host_with_the_directory_of_outputs_continues_work_with_an_uploaded_image(
-    make_app, simulator, tmp_path
-):
-    with postgres.server().schema() as schema:
-        shared = {
-            "DATABASE_URL": postgres.server().url(schema=schema),
-            "PUBLIC_URL": "http://localhost",
-            "FILES_DIR": tmp_path / "shared",
+@pytest.mark.parametrize("kept_in", ["directory", "bucket"])
+def test_another_host_continues_work_with_an_uploaded_image(make_app, simulator, tmp_path, request, kept_in):
+    shared = {"PUBLIC_URL": "http://localhost", "FILES_DIR": tmp_path / "shared"}
+    uploads = UploadDirectory(tmp_path / "shared/uploads")
+    if kept_in == "bucket":
+        s3 = request.getfixturevalue("s3")
+        name = s3.make()
+        uploads = at(s3.url, name).uploads(None)
+        shared |= {
+            "FILES_URL": f"s3://{name}/kept/here",
+            "AWS_ENDPOINT_URL": s3.url,
+            "AWS_ACCESS_KEY_ID": "id",
+            "AWS_SECRET_ACCESS_KEY": "secret",
+            "AWS_REGION": "us-east-1",
         }
+    with postgres.server().schema() as schema:
+        shared |= {"DATABASE_URL": postgres.server().url(schema=schema)}
         first = make_app(DATA_DIR=tmp_path / "first", REPLICATE_CONCURRENT_LIMIT=1, **shared)
         submit(first.test_client(), "[[slow=0.4]]")
         until(lambda: 1 == simulator.counts().in_flight)
         target = post(first.test_client())
-        assert [f"{target}/0"] == files_in(tmp_path / "shared/uploads")
+        assert [target] == uploads.owners(before=math.inf)
         first.extensions["service"].close()
 
         second = make_app(DATA_DIR=tmp_path / "second", **shared)
         assert "succeeded" == ended(second.test_client(), target, by=ADMIN)["status"]
 
         assert DIGEST == simulator.uploads()[-1].sha256
-        until(lambda: [] == files_in(tmp_path / "shared/uploads"))
+        until(lambda: [] == uploads.owners(before=math.inf))
+        assert [] == files_in(tmp_path / "second/uploads")
         second.extensions["service"].close()
