@@ -177,6 +177,8 @@ class Runtime:
             self.core.limits.begin(limits)
 
         self.loop.call(begin)
+        # The next commit of this thread, before any caller asks for suspended work, has its suspension.
+        self.loop.call(self.ledger.hand_over)
         self.restored.set()
         resumed = len(state.restored.running)
         if resumed or state.suspended:

@@ -10,7 +10,7 @@ What happens to a generation, in order:
 4. `attempt.py` makes one attempt: admission, creation, and the wait for the prediction. `push.py` receives the
    webhooks of Replicate; `late.py` handles a prediction that is found after its attempt.
 5. `generation.py` holds its state. `views.py` and `status.py` make the response bodies and estimates from it,
-   and `events.py` the stream of events.
+   and `events.py` the stream of events. `elsewhere.py` follows work that another process runs, by its rows.
 6. After a restart, `recovery.py` restores unfinished work, and `suspension.py` keeps users' work until they
    return.
 7. `archive.py` reads work that has ended; `retention.py` deletes it in the end.

@@ -12,6 +12,7 @@ from files import Files
 from generations.archive import Archive
 from generations.attempt import AttemptRunner
 from generations.budget import Budget
+from generations.elsewhere import Elsewhere
 from generations.events import Events
 from generations.idempotency import IdempotencyKeys
 from generations.late import LatePredictions
@@ -141,13 +142,22 @@ class Core:
         self, ledger: Ledger, archive: Archive, keys: IdempotencyKeys, cpu: Pool
     ) -> GenerationService:
         status = Status(supervisor=self.supervisor, gate=self.gate, threads=cpu)
+        elsewhere = Elsewhere(supervisor=self.supervisor, archive=archive, ledger=ledger)
+        events = Events(
+            supervisor=self.supervisor,
+            elsewhere=elsewhere,
+            ledger=ledger,
+            provider=self.provider,
+            status=status,
+        )
         return GenerationService(
             supervisor=self.supervisor,
             suspension=self.suspension,
             archive=archive,
             keys=keys,
+            elsewhere=elsewhere,
             status=status,
-            events=Events(supervisor=self.supervisor, ledger=ledger, provider=self.provider, status=status),
+            events=events,
             outbox=self.outbox,
             ledger=ledger,
         )

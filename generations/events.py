@@ -6,12 +6,13 @@ generation has subscribers, for models that print it.
 
 import asyncio
 import queue
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, aclosing, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Literal
 
 from errors import LedgerDown
+from generations.elsewhere import Elsewhere
 from generations.generation import Generation
 from generations.status import Status
 from generations.supervisor import Supervisor
@@ -52,9 +53,16 @@ class Subscription:
 
 class Events:
     def __init__(
-        self, *, supervisor: Supervisor, ledger: Ledger, provider: ProgressSource, status: Status
+        self,
+        *,
+        supervisor: Supervisor,
+        elsewhere: Elsewhere,
+        ledger: Ledger,
+        provider: ProgressSource,
+        status: Status,
     ) -> None:
         self._supervisor = supervisor
+        self._elsewhere = elsewhere
         self._ledger = ledger
         self._provider = provider
         self._status = status
@@ -65,6 +73,10 @@ class Events:
         subscription = Subscription(work, address)
         body = self._status.body(work, address)
         self._send(subscription, Event("queued", {"id": work.id, "created_at": body["created_at"]}))
+        if isinstance(work, GenerationRecord) and self._elsewhere.runs(work):
+            reading = asyncio.create_task(self._follow_elsewhere(subscription, work))
+            subscription.on_close.callback(reading.cancel)
+            return subscription
         if not isinstance(work, Generation) or (task := self._supervisor.task(work)) is None:
             if body["prediction_id"] is not None:
                 running = {"id": work.id, "prediction_id": body["prediction_id"]}
@@ -94,6 +106,17 @@ class Events:
             asyncio.get_running_loop().call_soon(
                 self._follow, subscription, generation, generation.prediction_id
             )
+
+    async def _follow_elsewhere(self, subscription: Subscription, work: GenerationRecord) -> None:
+        """Send the events of a generation that another process runs, without its progress."""
+        shown = "queued"
+        async with aclosing(self._elsewhere.changes(work)) as records:
+            async for record in records:
+                subscription.work = record
+                if record.state != shown and (record.state == "queued" or record.state == "running"):
+                    shown = record.state
+                    self._send(subscription, Event(shown, self._status.body(record, subscription.address)))
+        self._send_last(subscription)
 
     def _follow(self, subscription: Subscription, generation: Generation, prediction_id: str) -> None:
         def on_poll(prediction: Prediction) -> None:

@@ -15,6 +15,7 @@ from errors import LedgerDown, NotFound, ShuttingDown
 from generations import views
 from generations.archive import Archive, Stored
 from generations.batch import Batch, Work
+from generations.elsewhere import Elsewhere, is_suspended
 from generations.events import Events, Subscription
 from generations.generation import Generation
 from generations.idempotency import IdempotencyKeys
@@ -40,7 +41,7 @@ _CANCEL_TIMEOUT: Final = 10.0
 class HandedOver(Exception):
     """The service stops, and the next process resumes the `work`. The response has its id and the `error`."""
 
-    def __init__(self, work: Work, error: ShuttingDown) -> None:
+    def __init__(self, work: Work | Stored, error: ShuttingDown) -> None:
         super().__init__(work.id)
         self.work = work
         self.error = error
@@ -60,6 +61,7 @@ class GenerationService:
         suspension: Suspension,
         archive: Archive,
         keys: IdempotencyKeys,
+        elsewhere: Elsewhere,
         status: Status,
         events: Events,
         outbox: Outbox,
@@ -69,6 +71,7 @@ class GenerationService:
         self._suspension = suspension
         self._archive = archive
         self.keys = keys
+        self._elsewhere = elsewhere
         self.status = status
         self.events = events
         self._outbox = outbox
@@ -101,14 +104,7 @@ class GenerationService:
                 self._supervisor.forget_attachments(submission.id)
         if new is not None:
             await self._persist(submission, new)
-        if on_item_done is not None and isinstance(work, Batch):
-            self._supervisor.follow(work, on_item_done)
-        if submission.wait_seconds != 0 and not isinstance(work, GenerationRecord):
-            try:
-                await self._supervisor.wait(work, seconds=submission.wait_seconds)
-            except ShuttingDown as error:
-                raise HandedOver(work, error) from None
-        return work
+        return await self._wait(work, submission, None if on_item_done is None else _once(on_item_done))
 
     async def forecast(self, request: BatchRequest, caller: Caller, *, may_exist: bool = False) -> PlanRecord:
         """The plan of a batch if it were submitted now. Raises InvalidRequest, QueueFull, LedgerDown or
@@ -152,9 +148,9 @@ class GenerationService:
                 self._supervisor.cancel(left)
                 await self._ledger.flush()
                 return left
-            if work_id not in self._suspension and work is not None:
-                return work
-            await self._suspension.cancel(work_id)
+            if work is None or isinstance(work, Generation) or not is_suspended(work):
+                break
+            await self._suspension.cancel(work)
             work = await self._find(work_id)
         if work is None:
             raise _not_found()
@@ -194,6 +190,34 @@ class GenerationService:
         """End a subscription. A second call does nothing."""
         self.events.unsubscribe(subscription)
 
+    # ── Wait
+
+    async def _wait(
+        self,
+        work: Work | Stored,
+        submission: Submission,
+        on_item_done: Callable[[Batch, int], object] | None,
+    ) -> Work | Stored:
+        """Wait up to the `wait_seconds` of a submission for the end of its work, here or in other processes."""
+        clock = asyncio.get_running_loop().time
+        seconds = submission.wait_seconds
+        until = None if seconds is None else clock() + seconds
+        while seconds != 0 and not isinstance(work, Generation) and self._elsewhere.runs(work):
+            work = await self._elsewhere.wait(work, seconds=seconds, on_item_done=on_item_done)
+            if self._supervisor.is_draining and not work.has_ended:
+                raise HandedOver(work, self._supervisor.shutting_down())
+            if is_suspended(work):  # its process is dead, so it continues here
+                work = await self._find(work.id, submission.caller) or work
+            seconds = None if until is None else max(0.0, until - clock())
+        if on_item_done is not None and isinstance(work, Batch):
+            self._supervisor.follow(work, on_item_done)
+        if seconds != 0 and not isinstance(work, GenerationRecord):
+            try:
+                await self._supervisor.wait(work, seconds=seconds)
+            except ShuttingDown as error:
+                raise HandedOver(work, error) from None
+        return work
+
     # ── Run regularly, and at a stop
 
     async def tidy_up(self, *, resume_ttl: float) -> None:
@@ -211,7 +235,9 @@ class GenerationService:
         if submission.key is None:
             return None
         try:
-            work_id = await self.keys.claim(submission.caller.id, submission.key, submission.fingerprint)
+            work_id = await self.keys.claim(
+                submission.caller.id, submission.key, submission.fingerprint, submission.id
+            )
             if work_id is None:
                 return None
             found = await self._find(work_id, submission.caller)
@@ -228,7 +254,7 @@ class GenerationService:
     async def _persist(self, submission: Submission, work: Work) -> None:
         """Write accepted work and its key to the disk. A generation whose caller waits is written before it is sent."""
         if submission.key is not None:
-            self.keys.settle(submission.caller.id, submission.key, work.id)
+            self.keys.settle(submission.caller.id, submission.key)
         if not work.detached and isinstance(work, Generation):
             return
         try:
@@ -244,24 +270,23 @@ class GenerationService:
 
     def _abandon_key(self, submission: Submission) -> None:
         if submission.key is not None:
-            self.keys.abandon(submission.caller.id, submission.key)
+            self.keys.abandon(submission.caller.id, submission.key, submission.id)
 
     async def _find(self, work_id: str, owner: Caller | None = None) -> Work | Stored | None:
         """Work by its id, in memory or from the ledger. Suspended work of the `owner` is resumed."""
         stored: Stored | None = None
-        for _ in range(2):  # try again if it ended meanwhile
-            was_resumed = (
-                owner is not None
-                and work_id in self._suspension
-                and await self._suspension.resume_for(work_id, owner)
-            )
+        for _ in range(3):  # try again if it was resumed or has ended meanwhile
             if (running := self._supervisor.find(work_id)) is not None:
                 return running
-            if was_resumed:  # and has ended, since it could not continue
-                await self._ledger.flush()
             stored = await self._archive.load(work_id)
-            if stored is None or stored.has_ended or work_id in self._suspension:
+            if stored is None or stored.has_ended or self._elsewhere.runs(stored):
                 break
+            if is_suspended(stored):
+                if owner is None or owner.id != stored.caller_id:
+                    break
+                await self._suspension.resume_for(stored, owner)
+            if self._supervisor.find(work_id) is None:
+                await self._ledger.flush()  # it has ended, since it could not continue, or is being suspended
         return self._supervisor.find(work_id) or stored
 
     async def _visible(self, principal: Principal, work_id: str) -> Work | Stored:
@@ -278,6 +303,19 @@ class GenerationService:
         if stored is None and work.has_ended:
             stored = await self._archive.read(lambda queries: queries.delivery(work.id))
         return stored or Delivery(work.id, work.webhook, since=time.time())
+
+
+def _once(on_item_done: Callable[[Batch, int], object]) -> Callable[[Batch, int], object]:
+    """A function that passes on each item that has ended only once."""
+    done: set[int] = set()
+
+    def pass_on(batch: Batch, index: int) -> None:
+        if index not in done:
+            if batch.items[index].has_ended:
+                done.add(index)
+            on_item_done(batch, index)
+
+    return pass_on
 
 
 def _not_found() -> NotFound:

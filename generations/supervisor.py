@@ -163,6 +163,7 @@ class Supervisor:
                 items = _in_memory(batch)
                 for generation in items:
                     self._adopt(generation)
+                self._ledger.mark_dirty(batch)  # this process has it now
                 self._begin_batch(batch, items)
         for generation in generations:
             if generation.id not in self._running:

@@ -1,26 +1,41 @@
 """Suspended work: users' generations of an earlier process, until their owner returns with the token.
 
 Then they are resumed (`recovery.py`). They end without running here if they are cancelled, or if the owner does not
-return in time.
+return in time. Only the ledger knows what is suspended: of several processes that want to resume or end the same work,
+one takes it over, by a claim in the ledger.
 """
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import AsyncExitStack, suppress
 from dataclasses import replace
 from functools import partial
+from typing import Final
+from weakref import WeakValueDictionary
 
 from auth import Caller
 from errors import TokenRejected
-from generations.archive import Archive
+from generations.archive import Archive, Stored
+from generations.batch import Batch
 from generations.lifecycle import log_end
 from generations.recovery import Recovery, Restored, cancelled, expired, stored_batch
 from generations.supervisor import Supervisor
 from ledger import Ledger, Queries
+from ledger.claims import ClaimBatch, ClaimSuspended
 from ledger.records import GenerationRecord
+from providers.single_flight import SingleFlight
 from providers.token_checks import TokenChecks
 from webhooks.outbox import Outbox
+
+_AT_ONCE: Final = 500
+"""Generations and batches that are ended together."""
+
+_PAUSE: Final = 0.05
+"""Seconds between two looks at an item that another process is ending."""
+
+Taken = Callable[[Sequence[str]], Awaitable[object]]
+"""What to do with work that this process has taken over, by ids of generations or batches."""
 
 
 class Suspension:
@@ -40,105 +55,148 @@ class Suspension:
         self._checks = checks
         self._ledger = ledger
         self._outbox = outbox
-        self._owners: dict[str, str] = {}
-        """The owner's id by the id of each suspended generation, and of each batch with suspended items."""
-        self._maybe_ended: set[str] = set()
-        """Batches of which an item ended here; it may have been the last unfinished one."""
-        self._ending = asyncio.Lock()
-
-    def __contains__(self, work_id: str) -> bool:
-        return work_id in self._owners
+        self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        """Held while suspended work is resumed or ended, by the id of its batch or else its own."""
+        self._resuming: SingleFlight[bool] = SingleFlight()
+        self._undone: dict[str, tuple[str, Taken]] = {}
+        """Work whose resumption or end the ledger's failure interrupted: the lock and the rest to do, by id."""
 
     def suspend(self, records: Iterable[GenerationRecord]) -> None:
         """Suspend these until their owner returns. An earlier process may have suspended them already."""
         for record in records:
-            self._owners |= {each: record.caller_id for each in (record.id, record.batch_id) if each}
             if record.suspended_at is None:
                 self._ledger.upsert(replace(record, suspended_at=time.time()))
 
-    async def resume_for(self, work_id: str, owner: Caller) -> bool:
-        """Resume a suspended generation or batch of this caller; for an item, its whole batch. Returns whether it was
-        suspended."""
-        if self._owners.get(work_id) != owner.id:
-            return False
+    async def resume_for(self, work: Stored, owner: Caller) -> bool:
+        """Resume suspended work of this caller; for an item, its whole batch. Returns whether this process did, and
+        False if another one was faster. Raises LedgerDown."""
         # Work with a refused token is resumed too, and fails with that error.
         with suppress(TokenRejected):
             owner = await self._checks.check(owner)
-        restored = await self._archive.read(partial(self._restored, work_id, owner))
-        if restored is None or not restored.ids <= self._owners.keys():
-            return False
-        self.resume(restored)
-        return True
+        root = _root(work)
+        # In a task of its own: a caller that leaves must not leave work that is neither suspended nor running.
+        return await self._resuming.run(
+            root, lambda: self._take({root: root}, partial(self._restore_and_resume, owner))
+        )
 
     def resume(self, restored: Restored) -> None:
         """Resume restored work, and record the end of work that cannot be resumed."""
-        for record in restored.ended:
-            self._record_end(record)
-        for each in restored.ids:
-            self._owners.pop(each, None)
-        self._maybe_ended -= restored.ids  # a running batch ends by itself
+        self._record_ends(restored.ended)
         self._supervisor.resume(restored.generations, restored.batches)
 
-    async def cancel(self, work_id: str) -> None:
+    async def cancel(self, work: Stored) -> None:
         """End the suspended generations of this work as cancelled. Raises LedgerDown."""
-        await self._end(cancelled, lambda queries: queries.members(work_id))
+        await self._take({work.id: _root(work)}, partial(self._end, cancelled))
 
     async def expire(self, *, before: float) -> None:
-        """End work that was suspended before this Unix time. Raises LedgerDown."""
-        await self._end(expired, lambda queries: queries.suspended(before))
-
-    async def _end(
-        self,
-        end: Callable[[GenerationRecord], GenerationRecord],
-        find: Callable[[Queries], Sequence[GenerationRecord]],
-    ) -> None:
-        batches: set[str] = set()
-        for found in await self._archive.read(find):
-            if found.id in self._owners:
-                record = end(found)
-                del self._owners[record.id]
-                self._record_end(record)
-                if record.batch_id:
-                    batches.add(record.batch_id)
-        # End a batch after its items are on the disk. The lock prevents ending it twice.
-        async with self._ending:
-            self._maybe_ended |= batches
-            await self._ledger.flush()
-            for batch_id in tuple(self._maybe_ended):
+        """End work that was suspended before this Unix time, and do what a failure interrupted. Raises LedgerDown."""
+        for work_id, (root, then) in [*self._undone.items()]:
+            await self._take({work_id: root}, then)
+        found = await self._archive.read(lambda queries: queries.suspended(before))
+        roots = list(dict.fromkeys(_root(record) for record in found))
+        for first in range(0, len(roots), _AT_ONCE):
+            some = roots[first : first + _AT_ONCE]
+            await self._take(dict(zip(some, some, strict=True)), partial(self._end, expired))
+        for batch_id in await self._archive.read(lambda queries: queries.completed_batches()):
+            async with self._lock(batch_id):
                 await self._end_batch(batch_id)
-                self._maybe_ended.discard(batch_id)
+
+    async def _take(self, wanted: Mapping[str, str], then: Taken) -> bool:
+        """Take over the suspended generations of work, by id and lock, and do the rest with those that this process
+        got. Returns whether it got any."""
+        async with AsyncExitStack() as stack:
+            for root in sorted({*wanted.values()}):  # in order, so that no two wait for each other
+                await stack.enter_async_context(self._lock(root))
+            perhaps = self._undone.keys() & wanted
+            self._undone |= {work_id: (root, then) for work_id, root in wanted.items()}
+            made = await asyncio.gather(*(self._ledger.claim(ClaimSuspended(each)) for each in wanted))
+            taken = [each for each, is_made in zip(wanted, made, strict=True) if is_made or each in perhaps]
+            if taken:
+                await then(taken)
+            for work_id in wanted:
+                self._undone.pop(work_id, None)
+        return bool(taken)
+
+    def _lock(self, root: str) -> asyncio.Lock:
+        return self._locks.setdefault(root, asyncio.Lock())
+
+    async def _restore_and_resume(self, owner: Caller, ids: Sequence[str]) -> None:
+        for work_id in ids:
+            while (restored := await self._archive.read(partial(self._restored, work_id, owner))) is None:
+                await asyncio.sleep(_PAUSE)
+                await self._ledger.claim(ClaimSuspended(work_id))  # the other process may be dead
+            if restored.ended:
+                self._record_ends(restored.ended)
+                await self._ledger.flush()
+            # The last step, so that a caller who cancels it does so before anything is sent.
+            self._supervisor.resume(restored.generations, restored.batches)
+
+    def _restored(self, work_id: str, owner: Caller, queries: Queries) -> Restored | None:
+        """The work to resume. None while another process ends an item of it. Blocks."""
+        nothing = Restored((), (), ())
+        if self._supervisor.find(work_id) is not None:
+            return nothing
+        if not work_id.startswith("batch_"):
+            record = queries.generation(work_id)
+            if record is None or not self._is_taken(record):
+                return nothing
+            return self._recovery.restore([record], (), owner)
+        batch, items = queries.batch(work_id), queries.batch_items(work_id)
+        if batch is None or batch.ended_at is not None or not any(map(self._is_taken, items)):
+            return nothing
+        if not all(each.has_ended or self._is_taken(each) for each in items):
+            return None
+        return self._recovery.restore((), [(batch, items)], owner)
+
+    async def _end(self, end: Callable[[GenerationRecord], GenerationRecord], ids: Sequence[str]) -> None:
+        found = await self._archive.read(partial(_members, ids))
+        records = [end(each) for each in found if self._is_taken(each)]
+        self._record_ends(records)
+        await self._ledger.flush()
+        for batch_id in sorted({each.batch_id for each in records if each.batch_id}):
+            await self._end_batch(batch_id)
+
+    def _is_taken(self, record: GenerationRecord) -> bool:
+        """Whether it belongs to this process and does not run yet."""
+        return (
+            not record.has_ended
+            and record.suspended_at is None
+            and record.process == self._ledger.process
+            and self._supervisor.find(record.id) is None
+        )
 
     async def _end_batch(self, batch_id: str) -> None:
-        """End a batch if all its items have ended."""
+        """End a batch if all its items have ended, unless another process does. Call it with the lock of the batch."""
+        await self._ledger.flush()  # its end may be pending
         record, items = await self._archive.batch(batch_id)
-        if record is None or record.ended_at is not None or not all(item.has_ended for item in items):
+        if (
+            record is None
+            or record.ended_at is not None
+            or not all(item.has_ended for item in items)
+            or self._supervisor.find(batch_id) is not None
+            or not await self._ledger.claim(ClaimBatch(batch_id))
+        ):
             return
-        self._owners.pop(batch_id, None)
         batch = stored_batch(record, items)
         self._supervisor.resume((), [batch])
         if (task := self._supervisor.task(batch)) is not None:
             await asyncio.wait([task])
 
-    def _record_end(self, record: GenerationRecord) -> None:
-        """Record an end, and deliver it to the caller's webhook."""
-        if record.webhook:
-            self._outbox.take(self._outbox.prepare(record.id, record.webhook))
-        self._ledger.upsert(record)
-        log_end(record)
-        if record.batch_id is None:
-            self._supervisor.forget_attachments(record.id)
-
-    def _restored(self, work_id: str, owner: Caller, queries: Queries) -> Restored | None:
-        """The work to resume; None if it is not the owner's or has ended. Blocks."""
-        batch_id = work_id
-        if not work_id.startswith("batch_"):
-            record = queries.generation(work_id)
-            if record is None or record.caller_id != owner.id or record.has_ended:
-                return None
+    def _record_ends(self, records: Iterable[GenerationRecord]) -> None:
+        """Record these ends, and deliver them to the callers' webhooks."""
+        for record in records:
+            if record.webhook:
+                self._outbox.take(self._outbox.prepare(record.id, record.webhook))
+            self._ledger.upsert(record)
+            log_end(record)
             if record.batch_id is None:
-                return self._recovery.restore([record], (), owner)
-            batch_id = record.batch_id
-        batch = queries.batch(batch_id)
-        if batch is None or batch.caller_id != owner.id or batch.ended_at is not None:
-            return None
-        return self._recovery.restore((), [(batch, queries.batch_items(batch.id))], owner)
+                self._supervisor.forget_attachments(record.id)
+
+
+def _root(work: Stored) -> str:
+    """The id of its batch, or else its own."""
+    return work.id if isinstance(work, Batch) else work.batch_id or work.id
+
+
+def _members(ids: Collection[str], queries: Queries) -> Sequence[GenerationRecord]:
+    return queries.members(ids)

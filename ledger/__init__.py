@@ -4,7 +4,7 @@
 `memory.py` in memory. One suite of tests runs on every implementation (`tests/contracts/`).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Final, Literal, Protocol
@@ -110,6 +110,17 @@ class Period:
     until: float | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a generation or batch has come. `state` is that of a generation, and `ended` is how many generations of a
+    batch have ended. A batch is suspended if one of its generations is."""
+
+    state: str
+    has_ended: bool
+    is_suspended: bool
+    ended: int = 0
+
+
 class Queries(Protocol):
     """Reads records. Every method blocks, is safe on any thread, and raises LedgerDown. Records that are not flushed
     may be missing."""
@@ -121,8 +132,14 @@ class Queries(Protocol):
     def batch_items(self, batch_id: str) -> Sequence[GenerationRecord]:
         """The generations of a batch, in input order."""
 
-    def members(self, work_id: str) -> Sequence[GenerationRecord]:
-        """The generation with this id, or those of the batch with this id."""
+    def members(self, work_ids: Collection[str]) -> Sequence[GenerationRecord]:
+        """The generations with these ids, and those of batches with these ids."""
+
+    def progress(self, work_ids: Collection[str]) -> Mapping[str, Progress]:
+        """How far the generations and batches with these ids have come, without those that do not exist."""
+
+    def ended_items(self, batch_id: str) -> Collection[str]:
+        """The ids of the generations of a batch that have ended."""
 
     def page(self, page: Page) -> Sequence[GenerationRecord]:
         """A caller's generations, the latest first."""
@@ -131,6 +148,9 @@ class Queries(Protocol):
         """Every generation that has not ended, in the order of acceptance."""
 
     def unfinished_batches(self) -> Sequence[BatchRecord]: ...
+
+    def completed_batches(self) -> Collection[str]:
+        """The ids of batches that have not ended although all their generations have. Usually they are about to end."""
 
     def suspended(self, before: float) -> Sequence[GenerationRecord]:
         """The unfinished generations that were suspended before this time."""

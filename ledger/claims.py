@@ -26,6 +26,13 @@ class ClaimSuspended:
 
 
 @dataclass(frozen=True, slots=True)
+class ClaimBatch:
+    """Take over a batch that has not ended, unless another process that is alive has it."""
+
+    batch_id: str
+
+
+@dataclass(frozen=True, slots=True)
 class ClaimSent:
     """Mark the lease of a creation as sent, if it is still granted. `reference` is the id of the attempt."""
 
@@ -33,7 +40,7 @@ class ClaimSent:
     reference: str
 
 
-Claim = ClaimKey | ClaimSuspended | ClaimSent
+Claim = ClaimKey | ClaimSuspended | ClaimBatch | ClaimSent
 
 _STATEMENTS: Final[Mapping[type[Claim], str]] = {
     ClaimKey: """
@@ -46,11 +53,20 @@ _STATEMENTS: Final[Mapping[type[Claim], str]] = {
         UPDATE generations SET process = ?, suspended_at = NULL
         WHERE (id = ? OR batch_id = ?) AND suspended_at IS NOT NULL AND ended_at IS NULL
     """,
+    ClaimBatch: """
+        UPDATE batches SET process = ? WHERE id = ? AND ended_at IS NULL AND (process = ? OR is_free)
+    """,
     ClaimSent: """
         UPDATE leases SET state = 2, reference = ?, sent_at = clock_timestamp()
         WHERE id = ? AND process = ? AND granted AND state IN (0, 2)
     """,
 }
+
+_IS_FREE: Final = {
+    False: "process IS NULL",
+    True: "NOT EXISTS (SELECT FROM processes WHERE processes.id = batches.process AND dead_at IS NULL)",
+}
+"""Whether no process has a batch, by whether several share the ledger."""
 
 
 def statement(claim: Claim, process: str | None, *, placeholder: str) -> tuple[str, tuple[Any, ...]]:
@@ -60,6 +76,9 @@ def statement(claim: Claim, process: str | None, *, placeholder: str) -> tuple[s
             parameters: tuple[Any, ...] = (*astuple(record)[:-1], process)
         case ClaimSuspended(work_id):
             parameters = (process, work_id, work_id)
+        case ClaimBatch(batch_id):
+            parameters = (process, batch_id, process)
         case ClaimSent(lease_id, reference):
             parameters = (reference, lease_id, process)
-    return _STATEMENTS[type(claim)].replace("?", placeholder), parameters
+    is_free = _IS_FREE[process is not None]
+    return _STATEMENTS[type(claim)].replace("is_free", is_free).replace("?", placeholder), parameters

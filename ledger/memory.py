@@ -6,13 +6,13 @@ ledger of the next simulated process starts with the same `rows`.
 
 import asyncio
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final, TypeVar, cast
 
 from errors import LedgerDown
-from ledger import DAY, Grouping, Page, Period, Source, date_of
-from ledger.claims import Claim, ClaimKey, ClaimSent, ClaimSuspended
+from ledger import DAY, Grouping, Page, Period, Progress, Source, date_of
+from ledger.claims import Claim, ClaimBatch, ClaimKey, ClaimSent, ClaimSuspended
 from ledger.records import (
     AttemptRecord,
     BatchRecord,
@@ -25,7 +25,7 @@ from ledger.records import (
     SemaphoreRecord,
     UsageRecord,
 )
-from ledger.tables import FIGURES, MAPPINGS, Key
+from ledger.tables import FIGURES, MAPPINGS, Key, owned
 
 R = TypeVar("R", bound=Record)
 
@@ -82,11 +82,17 @@ class MemoryLedger:
         await self.flush()
         match claim:
             case ClaimKey(record):
-                place = MAPPINGS[KeyRecord].key_of(record)
+                place = _place(KeyRecord, MAPPINGS[KeyRecord].key_of(record))
                 kept = self.rows[KeyRecord].setdefault(place, replace(record, process=self.process))
                 return cast("KeyRecord", kept).work_id == record.work_id
             case ClaimSuspended(work_id):
                 return self._take_suspended(work_id)
+            case ClaimBatch(batch_id):
+                batch = self.batch(batch_id)
+                if batch is None or batch.ended_at is not None or batch.process not in {None, self.process}:
+                    return False
+                self.rows[BatchRecord][batch_id,] = replace(batch, process=self.process)
+                return True
             case ClaimSent():
                 raise NotImplementedError("leases are in PostgreSQL only")
 
@@ -138,11 +144,14 @@ class MemoryLedger:
             elif record is None:
                 self._delete(kind, key)
             else:
-                self.rows[kind][key] = self._numbered(record, key)
+                self.rows[kind][_place(kind, key)] = self._numbered(owned(record, self.process), key)
 
     def _delete(self, kind: type[Record], key: Key) -> None:
         """Delete a record with its dependents, and add generations that have ended to the usage of their day."""
-        found = self.rows[kind].pop(key, None)
+        kept = self.rows[kind].get(_place(kind, key))
+        if kept is not None and MAPPINGS[kind].key_of(kept) != key:
+            return  # the idempotency key of other work
+        found = self.rows[kind].pop(_place(kind, key), None)
         if isinstance(found, GenerationRecord | BatchRecord):
             self.rows[Delivery].pop(key, None)
         if isinstance(found, BatchRecord):
@@ -180,8 +189,27 @@ class MemoryLedger:
         items = self._generations(lambda each: each.batch_id == batch_id)
         return sorted(items, key=lambda each: each.position or 0)
 
-    def members(self, work_id: str) -> Sequence[GenerationRecord]:
-        return self._generations(lambda each: work_id in {each.id, each.batch_id})
+    def members(self, work_ids: Collection[str]) -> Sequence[GenerationRecord]:
+        return self._generations(lambda each: each.id in work_ids or each.batch_id in work_ids)
+
+    def progress(self, work_ids: Collection[str]) -> Mapping[str, Progress]:
+        found: dict[str, Progress] = {}
+        for work_id in work_ids:
+            one, batch = self.generation(work_id), self.batch(work_id)
+            if one is not None:
+                found[work_id] = Progress(one.state, one.has_ended, one.suspended_at is not None)
+            elif batch is not None:
+                items = self.batch_items(work_id)
+                found[work_id] = Progress(
+                    "",
+                    batch.ended_at is not None,
+                    any(each.suspended_at is not None for each in items),
+                    sum(each.has_ended for each in items),
+                )
+        return found
+
+    def ended_items(self, batch_id: str) -> Collection[str]:
+        return [each.id for each in self.batch_items(batch_id) if each.has_ended]
 
     def page(self, page: Page) -> Sequence[GenerationRecord]:
         found = self._generations(
@@ -200,6 +228,13 @@ class MemoryLedger:
 
     def unfinished_batches(self) -> Sequence[BatchRecord]:
         return [each for each in self.all(BatchRecord) if each.ended_at is None]
+
+    def completed_batches(self) -> Collection[str]:
+        return [
+            batch.id
+            for batch in self.unfinished_batches()
+            if all(each.has_ended for each in self.batch_items(batch.id))
+        ]
 
     def suspended(self, before: float) -> Sequence[GenerationRecord]:
         return self._generations(
@@ -321,6 +356,11 @@ class MemoryLedger:
             and (since is None or ended_at >= since)
             and (until is None or ended_at < until)
         ]
+
+
+def _place(kind: type[Record], key: Key) -> Key:
+    """The key by which a row is unique."""
+    return key[:2] if kind is KeyRecord else key
 
 
 def _usage_of(record: GenerationRecord) -> UsageRecord:

@@ -1,7 +1,7 @@
 """The queries of the ledger in SQL: one generation, a caller's list, usage, unfinished work."""
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from operator import eq, ge, lt
 from typing import Any, Final, TypeVar
@@ -27,7 +27,7 @@ from sqlalchemy import (
 from sqlalchemy.exc import SQLAlchemyError
 
 from errors import LedgerDown
-from ledger import DAY, Grouping, Page, Period, date_of
+from ledger import DAY, Grouping, Page, Period, Progress, date_of
 from ledger.records import (
     AttemptRecord,
     BatchRecord,
@@ -56,6 +56,7 @@ R = TypeVar("R", bound=Record)
 
 _KEYS_AT_ONCE: Final = 10_000
 
+_B: Final = BATCHES.c
 _G: Final = GENERATIONS.c
 _U: Final = USAGE_BY_DAY.c
 _UNFINISHED: Final = _G.ended_at.is_(None)
@@ -83,8 +84,27 @@ class SqlQueries:
     def batch_items(self, batch_id: str) -> Sequence[GenerationRecord]:
         return self._generations(_G.batch_id == batch_id, order=_G.position)
 
-    def members(self, work_id: str) -> Sequence[GenerationRecord]:
-        return self._generations(or_(_G.id == work_id, _G.batch_id == work_id))
+    def members(self, work_ids: Collection[str]) -> Sequence[GenerationRecord]:
+        return self._generations(or_(_G.id.in_(work_ids), _G.batch_id.in_(work_ids)))
+
+    def progress(self, work_ids: Collection[str]) -> Mapping[str, Progress]:
+        one = select(_G.id, _G.state, _G.ended_at, _G.suspended_at, literal(0)).where(_G.id.in_(work_ids))
+        batch = (
+            select(_B.id, literal(""), _B.ended_at, func.max(_G.suspended_at), func.count(_G.ended_at))
+            .join_from(BATCHES, GENERATIONS, _G.batch_id == _B.id, isouter=True)
+            .where(_B.id.in_(work_ids))
+            .group_by(_B.id, _B.ended_at)
+        )
+        with self._reading() as connection:
+            return {
+                work_id: Progress(state, ended_at is not None, suspended_at is not None, ended)
+                for work_id, state, ended_at, suspended_at, ended in connection.execute(union_all(one, batch))
+            }
+
+    def ended_items(self, batch_id: str) -> Collection[str]:
+        ended = select(_G.id).where(_G.batch_id == batch_id, _G.ended_at.is_not(None))
+        with self._reading() as connection:
+            return connection.scalars(ended).all()
 
     def page(self, page: Page) -> Sequence[GenerationRecord]:
         conditions = _conditions(
@@ -101,6 +121,11 @@ class SqlQueries:
 
     def unfinished_batches(self) -> Sequence[BatchRecord]:
         return self._records(BatchRecord, BATCHES.c.ended_at.is_(None))
+
+    def completed_batches(self) -> Collection[str]:
+        goes_on = exists().where(_G.batch_id == _B.id, _UNFINISHED)
+        with self._reading() as connection:
+            return connection.scalars(select(_B.id).where(_B.ended_at.is_(None), not_(goes_on))).all()
 
     def suspended(self, before: float) -> Sequence[GenerationRecord]:
         return self._generations(_UNFINISHED, _G.suspended_at < before)

@@ -6,7 +6,7 @@ Moments are Unix times in seconds, amounts are USD. Only lists are JSON: output 
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from operator import attrgetter, itemgetter
 from types import NoneType
 from typing import (
@@ -248,9 +248,10 @@ class Statements(NamedTuple):
 
 
 class RowMapping(Generic[R]):
-    """Maps one kind of record to the rows of a table. A written row replaces one with the same key."""
+    """Maps one kind of record to the rows of a table. A written row replaces one with the same key, or only with the
+    same values in the columns `unique` of the key. A deletion needs the whole key."""
 
-    def __init__(self, record: type[R], table: Table, *key: str) -> None:
+    def __init__(self, record: type[R], table: Table, *key: str, unique: Sequence[str] = ()) -> None:
         self.table = table
         self._record = record
         names = [field.name for field in fields(record)]
@@ -261,14 +262,15 @@ class RowMapping(Generic[R]):
         self._get = attrgetter(*(_outer(column) or column.name for column in columns))
         self._encoded = [(at, _encoder(column)) for at, column in enumerate(columns) if _is_encoded(column)]
         self._key = key
+        self._unique = unique or key
         self._get_key = [attrgetter(name) for name in key]
 
     def statements(self, dialect: Dialect, insert: Insert) -> Statements:
         """The statements for this dialect, with placeholders of its driver in the order of the parameters."""
         added = insert(self.table).inline()
-        changing = [each.name for each in self.table.c if each.name not in {*self._key, *_NEVER_CHANGES}]
+        changing = [each.name for each in self.table.c if each.name not in {*self._unique, *_NEVER_CHANGES}]
         upsert = added.on_conflict_do_update(
-            index_elements=list(self._key), set_={name: added.excluded[name] for name in changing}
+            index_elements=list(self._unique), set_={name: added.excluded[name] for name in changing}
         )
         columns = [each.name for each in self.table.c if each.name != "seq"]
         delete = self.table.delete().where(*(self.table.c[name] == _KEY for name in self._key))
@@ -340,7 +342,8 @@ MAPPINGS: Final[Mapping[type[Record], RowMapping[Any]]] = {
     GenerationRecord: RowMapping(GenerationRecord, GENERATIONS, "id"),
     AttemptRecord: RowMapping(AttemptRecord, ATTEMPTS, "generation_id", "number"),
     BatchRecord: RowMapping(BatchRecord, BATCHES, "id"),
-    KeyRecord: RowMapping(KeyRecord, KEYS, "caller_id", "key"),
+    # The deletion of a key that was lost to other work must not delete its row.
+    KeyRecord: RowMapping(KeyRecord, KEYS, "caller_id", "key", "work_id", unique=("caller_id", "key")),
     Delivery: RowMapping(Delivery, DELIVERIES, "id"),
     UsageRecord: RowMapping(UsageRecord, USAGE_BY_DAY, "day", "caller_id", "model", "simulated"),
     SemaphoreRecord: RowMapping(SemaphoreRecord, SEMAPHORES, "id"),
@@ -358,6 +361,18 @@ def all_statements(dialect: Dialect, insert: Insert) -> Mapping[type[Record], St
 def mapping(record: type[R]) -> RowMapping[R]:
     """The mapping of this kind of record."""
     return cast("RowMapping[R]", MAPPINGS[cast("type[Record]", record)])
+
+
+_OWNED: Final = GenerationRecord | BatchRecord | KeyRecord | Delivery | LeaseRecord
+"""Records that name a process."""
+
+
+def owned(record: Record, process: str | None) -> Record:
+    """The record as one of this process, if several share the ledger. A suspended generation belongs to none."""
+    if process is None or not isinstance(record, _OWNED):
+        return record
+    is_suspended = isinstance(record, GenerationRecord) and record.suspended_at is not None
+    return replace(record, process=None if is_suspended else process)
 
 
 def with_attempts(record: Record) -> Sequence[Record]:

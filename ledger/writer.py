@@ -16,7 +16,6 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import replace
 from queue import Empty, SimpleQueue
 from typing import Any, Final, Protocol
 
@@ -27,24 +26,16 @@ from errors import LedgerDown
 from ledger import Source
 from ledger.claims import Claim
 from ledger.records import (
-    AttemptRecord,
-    GenerationRecord,
     MetaRecord,
     Record,
-    SemaphoreLeaseRecord,
-    SemaphoreRecord,
-    UsageRecord,
 )
-from ledger.tables import MAPPINGS, Key, Statements, with_attempts
+from ledger.tables import MAPPINGS, Key, Statements, owned, with_attempts
 
 COMMIT_DELAY: Final = 0.02
 """Seconds until a change is written without a `flush`."""
 
 RETRY_DELAY: Final = 1.0
 """Seconds between attempts to write after a failure, and between writes of nothing while nothing is pending."""
-
-_UNOWNED: Final = (AttemptRecord, MetaRecord, SemaphoreLeaseRecord, SemaphoreRecord, UsageRecord)
-"""Records that name no process."""
 
 log = structlog.get_logger("ledger")
 
@@ -163,7 +154,7 @@ class SqlLedger:
         for each in with_attempts(record):
             place = type(each), MAPPINGS[type(each)].key_of(each)
             self._deleted.pop(place, None)
-            self._upserted[place] = self._owned(each)
+            self._upserted[place] = owned(each, self._backend.process)
         self._arm()
 
     def mark_dirty(self, source: Source) -> None:
@@ -177,18 +168,18 @@ class SqlLedger:
 
     async def flush(self) -> None:
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._hand_over(future)
+        self.hand_over(future)
         await future
 
     async def claim(self, claim: Claim) -> bool:
         future: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-        self._hand_over(claims=[(claim, future)])
+        self.hand_over(claims=[(claim, future)])
         return await future
 
     def close(self) -> None:
         """Write pending records, if possible, and release the database. Call it on the loop or after the loop has
         ended. A second call does nothing."""
-        self._hand_over()
+        self.hand_over()
         self._wake.put(False)
         if self._thread.is_alive():
             self._thread.join()
@@ -201,9 +192,9 @@ class SqlLedger:
     def _disarm(self) -> None:
         self._armed = False
         if self._deleted or self._upserted or self._dirty:  # otherwise a `flush` has handed all over
-            self._hand_over()
+            self.hand_over()
 
-    def _hand_over(
+    def hand_over(
         self,
         *waiting: asyncio.Future[None],
         claims: Sequence[tuple[Claim, asyncio.Future[bool]]] = (),
@@ -213,7 +204,9 @@ class SqlLedger:
         for source in self._dirty.values():
             try:
                 for record in with_attempts(source.record()):
-                    changes[type(record), MAPPINGS[type(record)].key_of(record)] = self._owned(record)
+                    changes[type(record), MAPPINGS[type(record)].key_of(record)] = owned(
+                        record, self._backend.process
+                    )
             except Exception:  # one bad source must not block the others
                 log.exception("record_not_built", id=source.id)
         self._deleted.clear()
@@ -224,14 +217,6 @@ class SqlLedger:
             self._waiting += waiting
             self._claims += claims
         self.wake()
-
-    def _owned(self, record: Record) -> Record:
-        """The record as one of this process, if several share the ledger."""
-        process = self._backend.process
-        if process is None or isinstance(record, _UNOWNED):
-            return record
-        is_suspended = isinstance(record, GenerationRecord) and record.suspended_at is not None
-        return replace(record, process=None if is_suspended else process)
 
     def wake(self) -> None:
         """Let the writer write, or retry, without waiting for its next turn."""

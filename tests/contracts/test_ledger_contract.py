@@ -226,8 +226,8 @@ def test_a_deleted_record_is_gone_whether_it_was_written_or_not(opened):
 
     async def story():
         opened.ledger.upsert(unwritten)
-        opened.ledger.delete(KeyRecord, "anna", "1")
-        opened.ledger.delete(KeyRecord, "anna", "2")
+        opened.ledger.delete(KeyRecord, "anna", "1", "gen_1")
+        opened.ledger.delete(KeyRecord, "anna", "2", "gen_2")
         await opened.ledger.flush()
 
     asyncio.run(story())
@@ -325,8 +325,11 @@ def answers(queries: Queries, since: float, before: int) -> dict[str, Any]:
     return {
         "items": [queries.batch_items(each) for each in ("batch_0", "batch_1")],
         "members": [
-            sorted(queries.members(each), key=lambda record: record.id) for each in ("gen_1", "batch_0")
+            sorted(queries.members(each), key=lambda record: record.id)
+            for each in (["gen_1"], ["batch_0"], ["batch_1", "gen_1", "gen_2"], [])
         ],
+        "progress": queries.progress(["gen_0", "gen_1", "batch_0", "batch_1", "batch_2"]),
+        "ended items": [sorted(queries.ended_items(each)) for each in ("batch_0", "batch_1")],
         "pages": [queries.page(each) for each in pages],
         "unfinished": queries.unfinished(),
         "batches": sorted(queries.unfinished_batches(), key=lambda record: record.id),

@@ -64,10 +64,10 @@ class Scenario(AtOnce):
 
     async def claimed(self, key="k", fingerprint="f", target="gen_1", *, caller="anna") -> str:
         """Claims a key. Returns the id of its work: `target`, or the id of earlier work."""
-        known = await self.keys.claim(caller, key, BodyFingerprint(fingerprint, fingerprint))
+        known = await self.keys.claim(caller, key, BodyFingerprint(fingerprint, fingerprint), target)
         if known is not None:
             return known
-        self.keys.settle(caller, key, target)
+        self.keys.settle(caller, key)
         return target
 
 
@@ -120,11 +120,11 @@ async def test_one_of_many_simultaneous_claims_succeeds_and_the_others_get_its_w
 @in_virtual_time
 async def test_a_request_that_waits_for_a_refused_one_claims_the_key():
     scenario = Scenario()
-    assert await scenario.keys.claim("anna", "k", "f") is None
+    assert await scenario.keys.claim("anna", "k", BodyFingerprint("f", "f"), "gen_x") is None
     waiting = [asyncio.create_task(scenario.claimed(target=f"gen_{number}")) for number in range(3)]
     await asyncio.sleep(1)
 
-    scenario.keys.abandon("anna", "k")
+    scenario.keys.abandon("anna", "k", "gen_x")
 
     assert ["gen_0"] * 3 == await asyncio.gather(*waiting)
 
@@ -134,7 +134,7 @@ async def test_work_that_could_not_be_recorded_leaves_its_key_free():
     scenario = Scenario()
     await scenario.claimed(target="gen_1")
 
-    scenario.keys.abandon("anna", "k")
+    scenario.keys.abandon("anna", "k", "gen_1")
 
     assert [] == scenario.ledger.all(KeyRecord)
     assert "gen_2" == await scenario.claimed(fingerprint="other", target="gen_2")
@@ -146,7 +146,7 @@ async def test_abandoning_a_key_whose_work_has_ended_is_no_error():
     await scenario.claimed(target="gen_1")
     scenario.keys.release("gen_1")
 
-    scenario.keys.abandon("anna", "k")
+    scenario.keys.abandon("anna", "k", "gen_1")
 
     assert [] == scenario.ledger.all(KeyRecord)
 
@@ -254,7 +254,7 @@ class History:
     async def _ask(self, what, place, fingerprint, target) -> None:
         keys = self.scenario.keys
         try:
-            known = await keys.claim(*place, BodyFingerprint(fingerprint, fingerprint))
+            known = await keys.claim(*place, BodyFingerprint(fingerprint, fingerprint), target)
         except asyncio.CancelledError:
             return
         except IdempotencyConflict:
@@ -263,11 +263,11 @@ class History:
         if known is not None:
             return
         if what == "refused":
-            keys.abandon(*place)
+            keys.abandon(*place, target)
             return
-        keys.settle(*place, target)
+        keys.settle(*place)
         if what == "unrecorded":
-            keys.abandon(*place)
+            keys.abandon(*place, target)
             return
         self.accepted.setdefault(place, []).append((target, fingerprint))
 

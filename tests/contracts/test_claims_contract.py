@@ -1,0 +1,184 @@
+"""The contract of claims: of all processes that want to make a change, one makes it, and each learns whether it did."""
+
+import asyncio
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+
+from harness.postgres import server
+from ledger import Ledger, Queries
+from ledger.claims import Claim, ClaimBatch, ClaimKey, ClaimSuspended
+from ledger.memory import MemoryLedger
+from ledger.postgres import PostgresBackend
+from ledger.queries import SqlQueries
+from ledger.records import BatchRecord, KeyRecord, PlanRecord
+from ledger.sqlite import SqliteBackend
+from ledger.writer import SqlLedger
+from tests.support.ledgers import running, write
+from tests.support.records import generation
+
+
+@dataclass(frozen=True)
+class Shared:
+    """A ledger as two processes have it, or the only one if it cannot be shared."""
+
+    one: Ledger
+    other: Ledger
+    queries: Queries
+
+    def claim(self, *claims: tuple[Ledger, Claim]) -> list[bool]:
+        """Make these claims at the same moment."""
+
+        async def story():
+            return await asyncio.gather(*(ledger.claim(claim) for ledger, claim in claims))
+
+        return asyncio.run(story())
+
+
+@contextmanager
+def in_memory() -> Iterator[Shared]:
+    one = MemoryLedger(process="one")
+    yield Shared(one, MemoryLedger(one.rows, process="other"), one)
+
+
+@contextmanager
+def on_sqlite() -> Iterator[Shared]:
+    with tempfile.TemporaryDirectory() as directory:
+        ledger = SqlLedger(SqliteBackend(f"sqlite:///{Path(directory) / 'ledger.db'}"))
+        with running(ledger):
+            yield Shared(ledger, ledger, SqlQueries(ledger.engine))
+
+
+@contextmanager
+def on_postgres() -> Iterator[Shared]:
+    with server().schema() as schema, ExitStack() as stack:
+        one, other = (
+            stack.enter_context(running(SqlLedger(PostgresBackend(server().url(schema=schema), alone=False))))
+            for _ in range(2)
+        )
+        yield Shared(one, other, SqlQueries(one.engine))
+
+
+@pytest.fixture(params=[in_memory, on_sqlite, on_postgres])
+def shared(request):
+    with request.param() as opened:
+        yield opened
+
+
+KEY = KeyRecord("anna", "k", "f", "gen_1", 1.0)
+BATCH = BatchRecord(
+    id="batch_1", caller_id="anna", total=1, request="{}", max_concurrent=None, max_cost_usd=None, webhook=None,
+    plan=PlanRecord("queue", 0.0, 0.0, 0), address="", simulated=True, accepted_at=1.0,
+)  # fmt: skip
+
+
+def test_one_of_two_claims_of_a_key_inserts_it(shared):
+    mine, theirs = replace(KEY, work_id="gen_1"), replace(KEY, work_id="gen_2")
+
+    made = shared.claim((shared.one, ClaimKey(mine)), (shared.other, ClaimKey(theirs)))
+
+    assert 1 == sum(made)
+    kept = shared.queries.key("anna", "k")
+    assert kept.work_id == ("gen_1" if made[0] else "gen_2")
+    assert kept.process == (shared.one if made[0] else shared.other).process
+
+
+def test_a_key_may_be_claimed_again_for_the_same_work_only(shared):
+    assert [True] == shared.claim((shared.one, ClaimKey(KEY)))
+
+    assert [True] == shared.claim((shared.one, ClaimKey(KEY)))
+    assert [False] == shared.claim((shared.other, ClaimKey(replace(KEY, work_id="gen_2"))))
+    assert "gen_1" == shared.queries.key("anna", "k").work_id
+
+
+def test_a_claim_comes_after_the_deletion_of_the_key_of_other_work_before_it(shared):
+    write(shared.one, KEY)
+
+    async def story():
+        shared.other.delete(KeyRecord, "anna", "k", "gen_1")
+        return await shared.other.claim(ClaimKey(replace(KEY, work_id="gen_2")))
+
+    assert asyncio.run(story())
+    assert "gen_2" == shared.queries.key("anna", "k").work_id
+
+
+def test_a_deletion_leaves_the_key_of_other_work(shared):
+    shared.claim((shared.one, ClaimKey(KEY)))
+
+    async def story():
+        shared.other.delete(KeyRecord, "anna", "k", "gen_2")
+        await shared.other.flush()
+
+    asyncio.run(story())
+    assert "gen_1" == shared.queries.key("anna", "k").work_id
+
+
+def test_a_written_key_replaces_one_of_other_work(shared):
+    write(shared.one, KEY)
+    write(shared.one, replace(KEY, work_id="gen_2", fingerprint="g"))
+
+    kept = shared.queries.key("anna", "k")
+    assert ("gen_2", "g") == (kept.work_id, kept.fingerprint)
+
+
+@pytest.mark.parametrize("wanted", ["batch_1", "a"])
+def test_one_of_two_claims_of_suspended_work_takes_it_over(shared, wanted):
+    write(
+        shared.one,
+        generation("a", batch_id="batch_1", suspended_at=5.0),
+        generation("b", batch_id="batch_1", suspended_at=6.0),
+        generation("c", suspended_at=7.0),
+        generation("d", batch_id="batch_1", state="failed", ended_at=2.0),
+    )
+
+    made = shared.claim((shared.one, ClaimSuspended(wanted)), (shared.other, ClaimSuspended(wanted)))
+
+    assert 1 == sum(made)
+    winner = (shared.one if made[0] else shared.other).process
+    taken = {"a", "b"} if wanted == "batch_1" else {"a"}
+    for name in "abc":
+        found = shared.queries.generation(name)
+        if name in taken:
+            assert (None, winner) == (found.suspended_at, found.process)
+        else:
+            assert (True, None) == (found.suspended_at is not None, found.process)
+    assert [False] == shared.claim((shared.other, ClaimSuspended(wanted)))
+
+
+def test_work_that_has_ended_or_does_not_exist_is_not_taken_over(shared):
+    write(shared.one, generation("a", state="failed", ended_at=2.0), generation("b"))
+
+    claims = [(shared.other, ClaimSuspended(each)) for each in "abx"]
+    assert [False] * 3 == shared.claim(*claims)
+
+
+def test_a_batch_is_taken_over_from_nobody_that_is_alive(shared):
+    write(shared.one, BATCH, replace(BATCH, id="batch_2", ended_at=2.0))
+    is_shared = shared.one is not shared.other
+
+    assert [not is_shared] == shared.claim((shared.other, ClaimBatch("batch_1")))
+    assert [True] == shared.claim((shared.one, ClaimBatch("batch_1")))
+    assert [False, False] == shared.claim(
+        (shared.one, ClaimBatch("batch_2")), (shared.one, ClaimBatch("batch_3"))
+    )
+
+
+def test_one_of_two_processes_takes_over_the_batch_of_a_dead_one(shared):
+    write(shared.one, BATCH)
+    if shared.one is shared.other:
+        pytest.skip("one process has this ledger")
+    if isinstance(shared.one, MemoryLedger):
+        (key,) = shared.one.rows[BatchRecord]
+        shared.one.rows[BatchRecord][key] = BATCH
+    else:
+        with shared.one.engine.begin() as connection:
+            connection.exec_driver_sql("UPDATE batches SET process = 'a:1:dead'")
+
+    made = shared.claim((shared.one, ClaimBatch("batch_1")), (shared.other, ClaimBatch("batch_1")))
+
+    assert 1 == sum(made)
+    assert shared.queries.batch("batch_1").process == (shared.one if made[0] else shared.other).process
