@@ -21,6 +21,7 @@ from admission.policy import Policy
 from admission.semaphores import Semaphore, SemaphoreSnapshot
 from admission.sliding_window import WINDOW
 from admission.snapshot import GateSnapshot, GateStats, StallStats
+from ledger import Ledger
 
 _STALL_NOTED_AFTER: Final = 1.0
 """Seconds. A shorter stall is one lost creation whose search was answered, and is not logged."""
@@ -33,7 +34,7 @@ class Lease:
 
     The sender calls `sent` once, when the creation is sent, and `answered` when the answer arrives. If the answer is
     lost, the sender calls `lost`, and `answered` after a search has found the creation or ruled it out. Leaving the
-    block frees the slot, and the place too if nothing was sent. `granted` is for the gate alone.
+    block frees the slot, and the place too if nothing was sent. `granted` is done once the lease has both.
     """
 
     __slots__ = ("_admit_soon", "_policy", "_state", "granted")
@@ -49,27 +50,39 @@ class Lease:
         self._state: Literal["held", "sent", "lost", "answered", "released"] = state
         self.granted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
-    def sent(self) -> None:
+    def sent(self, ago: float = 0.0) -> None:
         if self._state != "held":
             raise RuntimeError(f"a lease is for one request; this one is {self._state}")
         self._state = "sent"
-        self._policy.sent(self, _now())
+        self._policy.sent(self, _now() - ago)
+
+    async def persist(self, ledger: Ledger, reference: str) -> None:  # noqa: ARG002 - other processes need it
+        """Wait until the ledger has on disk that this lease is used for the attempt with this id. Raises LedgerDown."""
+        await ledger.flush()
 
     def not_sent(self) -> None:
         """Undo `sent`: the creation was not sent, since there was no connection."""
         if self._state == "sent":
             self._state = "held"
 
-    def lost(self) -> None:
-        """The answer is lost, so it is not known whether the creation arrived."""
+    def lost(self, ago: float | None = None) -> None:
+        """The answer is lost, so it is not known whether the creation arrived. It was sent so many seconds `ago`, or at
+        `sent`."""
         if self._state == "sent":
             self._state = "lost"
+            if ago is not None:
+                self._policy.sent(self, _now() - ago)
             self._policy.lost(self)
             self._admit_soon()
 
     @property
     def is_in_doubt(self) -> bool:
         return self._state == "lost"
+
+    @property
+    def may_arrive(self) -> bool:
+        """Whether its lost creation may arrive still: no request that was sent later was answered."""
+        return self._policy.may_arrive(self)
 
     def answered(self) -> None:
         if self._state in {"sent", "lost"}:
@@ -142,13 +155,7 @@ class Gate:
         `max_concurrent` limits the batch below `concurrent_limit`. With a `semaphore`, the lease also has a permit of
         it. Cancelling the wait leaves nothing behind, even in the tick in which it is granted. Raises the exception of
         `close` or `dismiss`."""
-        if self._closed is not None:
-            raise self._closed()
-        lease = Lease(self._policy, self._admit_soon)
-        self._policy.enqueue(
-            (lease,), caller, batch=batch, max_concurrent=max_concurrent, semaphore=semaphore
-        )
-        self._admit_soon()
+        lease = self.request(caller, batch=batch, max_concurrent=max_concurrent, semaphore=semaphore)
         try:
             await lease.granted
         except asyncio.CancelledError:
@@ -156,31 +163,35 @@ class Gate:
             raise
         return lease
 
+    def request(self, caller: str, **limits: Any) -> Lease:
+        """As `acquire`, without waiting: the lease is `granted` later, or never if it is released before."""
+        if self._closed is not None:
+            raise self._closed()
+        lease = Lease(self._policy, self._admit_soon)
+        self._policy.enqueue((lease,), caller, **limits)
+        self._admit_soon()
+        return lease
+
     def adopt(
         self,
         caller: str,
         *,
-        batch: str | None = None,
-        max_concurrent: int | None = None,
-        semaphore: str | None = None,
         lost: float | None = None,
         expected: str | None = None,
+        is_pending: bool = False,
+        **limits: Any,
     ) -> Lease:
-        """A slot and a permit for a prediction that an earlier process has in flight, even if none is free.
+        """A slot and a permit for a prediction that another process has in flight, even if none is free. `limits` are
+        as in `acquire`.
 
         `count` must have counted its place. But if the answer to its creation was lost, `lost` is the seconds since it
-        was sent: it takes a place here, the one that was `expected` under that name, if any."""
+        was sent: it takes a place here, the one that was `expected` under that name, if any. It also takes one if it
+        `is_pending`: the creation may be sent still, or may be answered."""
         lease = Lease(self._policy, self._admit_soon, "sent" if lost is None else "lost")
         now = _now()
+        since = None if lost is None else now - lost
         self._policy.adopt(
-            lease,
-            caller,
-            batch=batch,
-            max_concurrent=max_concurrent,
-            semaphore=semaphore,
-            now=now,
-            lost=None if lost is None else now - lost,
-            expected=expected,
+            lease, caller, now=now, lost=since, expected=expected, is_pending=is_pending, **limits
         )
         self._admit_soon()  # the next step notices a stall
         return lease
@@ -190,18 +201,11 @@ class Gate:
         return estimates.queue_position(self._policy, caller, batch, ahead, semaphore=semaphore, now=_now())
 
     def estimated_wait(
-        self,
-        caller: str,
-        batch: str | None,
-        ahead: int,
-        semaphore: str | None = None,
-        *,
-        usual: float,
-        bound: int | None = None,
+        self, caller: str, batch: str | None, ahead: int, semaphore: str | None = None, **how: Any
     ) -> float:
         """The estimated seconds until admission; see `estimates.estimated_wait`."""
-        how: dict[str, Any] = {"usual": usual, "bound": bound, "semaphore": semaphore, "now": _now()}
-        return estimates.estimated_wait(self._policy, caller, batch, ahead, **how)
+        line = self._policy, caller, batch, ahead
+        return estimates.estimated_wait(*line, semaphore=semaphore, now=_now(), **how)
 
     def configure(
         self, *, concurrent_limit: int | None = None, requests_per_minute: int | None = None

@@ -17,7 +17,7 @@ def estimated_wait(
     ahead: int,
     *,
     usual: float,
-    bound: int | None,
+    bound: int | None = None,
     semaphore: str | None = None,
     now: float,
 ) -> float:

@@ -143,11 +143,13 @@ class Policy:
         now: float,
         lost: float | None = None,
         expected: Ticket | None = None,
+        is_pending: bool = False,
     ) -> None:
-        """Add a ticket that an earlier process admitted. It takes a slot and a permit even if none is free.
+        """Add a ticket that was admitted elsewhere. It takes a slot and a permit even if none is free.
 
         Its place must be counted in `window`. But if the answer to its creation was lost, `lost` is the moment of its
-        sending, and it takes a place here: the one that was `expected` under that name, if any."""
+        sending, and it takes a place here: the one that was `expected` under that name, if any. It also takes one if it
+        `is_pending`: the creation may be sent still, or may be answered."""
         named = self.semaphores.find(semaphore)
         flow = self.queue.flow(caller, queue_batch(caller, batch), max_concurrent, named)
         flow.adopted()
@@ -157,6 +159,14 @@ class Policy:
             admission.unanswered = (self.window,)
             self.window.take()
             self.stall.lost(ticket, lost)
+        elif is_pending:
+            admission.unanswered = (self.window,)
+            self.window.take()
+            self.stall.admitted(ticket)
+
+    def may_arrive(self, ticket: Ticket) -> bool:
+        """Whether the lost creation of this ticket may arrive still: no later request was answered."""
+        return not self.stall.has_answered(self._in_flight[ticket].sent)
 
     def sent(self, ticket: Ticket, now: float) -> None:
         """The creation of an admitted ticket is sent."""

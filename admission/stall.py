@@ -82,6 +82,10 @@ class Stall:
         self._answered = max(self._answered, sent)
         return was_on and not self.is_on
 
+    def has_answered(self, sent: float) -> bool:
+        """Whether a request that was sent after this moment has been answered."""
+        return self._answered > sent
+
     def created(self, ticket: Ticket, sent: float) -> None:
         """A creation was answered."""
         self.gone(ticket)

@@ -150,7 +150,7 @@ class AttemptRunner:
 
     async def _create(self, generation: Generation, attempt: Attempt, lease: Lease) -> Prediction:
         attempt.fingerprint = fingerprint(attempt.sent)
-        await self._persist_submission(generation, attempt)
+        await self._persist_submission(generation, attempt, lease)
         creation = asyncio.create_task(
             self._provider.create(
                 generation.caller,
@@ -213,7 +213,7 @@ class AttemptRunner:
         query = urlencode({"generation": generation.id, "attempt": len(generation.attempts)})
         return f"{self._push_url}/webhooks/replicate?{query}"
 
-    async def _persist_submission(self, generation: Generation, attempt: Attempt) -> None:
+    async def _persist_submission(self, generation: Generation, attempt: Attempt, lease: Lease) -> None:
         """Record on the disk that this attempt is about to be sent. Retries while the ledger is down if the generation
         is on the disk already; otherwise raises LedgerDown."""
         try:
@@ -222,7 +222,7 @@ class AttemptRunner:
                 attempt.submitted_at, attempt.clock_skew = time.time(), self._provider.clock_skew
                 generation.transition("submitting", self._ledger)
                 try:
-                    await self._ledger.flush()
+                    await lease.persist(self._ledger, attempt_id_of(generation, attempt))
                     generation.persisted = True
                     return
                 except LedgerDown:
