@@ -2,7 +2,19 @@
 
 from typing import Final
 
-from sqlalchemy import Boolean, Column, DateTime, Index, Integer, SmallInteger, Table, Text, func, text
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    DateTime,
+    Index,
+    Integer,
+    SmallInteger,
+    Table,
+    Text,
+    func,
+    text,
+)
 
 from ledger.tables import SHARED, Statements
 
@@ -17,6 +29,7 @@ LEASES: Final = Table(
     Column("semaphore", Text),
     Column("state", SmallInteger, nullable=False),
     Column("reference", Text),
+    Column("wanted_at", DateTime(timezone=True), nullable=False, server_default=text("clock_timestamp()")),
     Column("sent_at", DateTime(timezone=True)),
     Column("answered_at", DateTime(timezone=True)),
     Column("left_at", DateTime(timezone=True)),
@@ -37,12 +50,16 @@ ROLES: Final = Table(
     SHARED,
     Column("name", Text, primary_key=True),
     Column("holder", Text),
-    Column("until", DateTime(timezone=True)),
+    Column("term", BigInteger, nullable=False),
+    Column("until", DateTime(timezone=True), nullable=False),
     Column("world", Text),
+    Column("answered_at", DateTime(timezone=True)),
     Column("figures", Text),
     Column("figured_at", DateTime(timezone=True)),
 )
-"""The role `gate`: its `holder`, until when it holds the role without another sign, and its latest figures as JSON."""
+"""The role `gate`: its `holder`, until when it holds the role without another sign, and its latest figures as JSON.
+Each change of the holder begins a `term`. `world` is the timeline of the database. `answered_at` is when the latest
+answered request to the upstream was sent."""
 
 LETTERS: Final = Table(
     "letters",

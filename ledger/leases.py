@@ -1,0 +1,198 @@
+"""The leases of the shared gate and its role, as rows in PostgreSQL (`shared.py`).
+
+A process writes its own leases by its ledger. The process that holds the role `gate` looks for changed rows and grants
+leases. Each of these transactions first checks the role, so of two processes that believe to hold it, one grants.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from psycopg.rows import class_row
+
+from ledger.courier import Courier, Cursor
+from ledger.post import LEASES
+
+ROLE_TTL: Final = 10.0
+"""Seconds after its last look until a holder loses the role. A holder whose event loop is blocked does not look."""
+
+_HOLD: Final = """
+    INSERT INTO roles (name, holder, term, until)
+    VALUES ('gate', %(process)s, 1, clock_timestamp() + make_interval(secs => %(ttl)s))
+    ON CONFLICT (name) DO UPDATE SET holder = excluded.holder, until = excluded.until,
+        term = roles.term + CASE WHEN roles.holder = excluded.holder THEN 0 ELSE 1 END
+    WHERE roles.holder = excluded.holder OR roles.holder IS NULL OR roles.until < clock_timestamp()
+    RETURNING term, world, extract(epoch FROM clock_timestamp() - answered_at)::float8
+"""
+
+_WORLD: Final = """
+    UPDATE roles SET world = timeline FROM (SELECT substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8)) AS now (timeline)
+    WHERE name = 'gate' AND world IS DISTINCT FROM timeline RETURNING timeline
+"""
+"""A promoted standby has another timeline. It may have lost commits."""
+
+_ROWS: Final = """
+    UPDATE leases SET seen = state WHERE {condition}
+    RETURNING id, process, caller, batch, max_concurrent, semaphore, state, granted, reference,
+        extract(epoch FROM clock_timestamp() - wanted_at)::float8 AS wanted_ago,
+        extract(epoch FROM clock_timestamp() - sent_at)::float8 AS sent_ago,
+        extract(epoch FROM clock_timestamp() - answered_at)::float8 AS answered_ago,
+        extract(epoch FROM clock_timestamp() - left_at)::float8 AS left_ago
+"""
+_ALL: Final = _ROWS.format(condition="true")
+_CHANGED: Final = _ROWS.format(
+    condition="id IN (SELECT id FROM leases WHERE seen <> state FOR UPDATE SKIP LOCKED)"
+)
+
+_IS_HOLDER: Final = "SELECT FROM roles WHERE name = 'gate' AND holder = %s AND term = %s FOR SHARE"
+
+_GRANT: Final = """
+    UPDATE leases SET granted = true WHERE id = ANY(%s) AND state = 0 AND process IS NOT NULL RETURNING process
+"""
+
+_GIVE_UP: Final = "UPDATE roles SET holder = NULL WHERE name = 'gate' AND holder = %s"
+
+_GRANTED: Final = "SELECT id FROM leases WHERE process = %s AND granted AND state = 0"
+
+_ANSWERED: Final = """
+    UPDATE roles SET answered_at = greatest(answered_at, clock_timestamp() - make_interval(secs => %s))
+    WHERE name = 'gate'
+"""
+
+_PUBLISH: Final = """
+    UPDATE roles SET figures = %s, figured_at = clock_timestamp() WHERE name = 'gate' AND holder = %s AND term = %s
+"""
+_FIGURES: Final = """
+    SELECT figures, extract(epoch FROM clock_timestamp() - figured_at)::float8 FROM roles
+    WHERE name = 'gate' AND figures IS NOT NULL
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LeaseRow:
+    """A row of `leases`. Times are seconds until now by the clock of the database. `left_ago`, if its process is dead:
+    since when that process cannot have sent anything."""
+
+    id: str
+    process: str | None
+    caller: str
+    batch: str | None
+    max_concurrent: int | None
+    semaphore: str | None
+    state: int
+    granted: bool
+    reference: str | None
+    wanted_ago: float
+    sent_ago: float | None
+    answered_ago: float | None
+    left_ago: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """The rows that have changed, or all rows in the first look of a `term`. `answered_ago` is the number of seconds
+    since the latest answered request was sent. `is_other_world`: the database may have lost commits."""
+
+    term: int
+    rows: Sequence[LeaseRow]
+    answered_ago: float | None = None
+    is_other_world: bool = False
+
+
+class LeaseTable:
+    """The table for one process. Each coroutine raises LedgerDown."""
+
+    def __init__(self, courier: Courier, process: str) -> None:
+        self._courier = courier
+        self.process = process
+
+    @property
+    def notices_work(self) -> bool:
+        return self._courier.notices_work
+
+    def on_granted(self, callback: Callable[[], object]) -> None:
+        """Call this when leases of this process may have been granted."""
+        self._courier.listen(f"granted {self.process}", callback)
+
+    def on_change(self, callback: Callable[[], object]) -> None:
+        """Call this when leases of any process may have changed."""
+        self._courier.listen(LEASES, callback)
+
+    async def look(self, term: int | None) -> Look | None:
+        """Take or keep the role, and see the rows that have changed since the last look of this `term`, or all in
+        another term. None if another process holds the role."""
+
+        def look(cursor: Cursor) -> Look | None:
+            cursor.execute(_HOLD, {"process": self.process, "ttl": ROLE_TTL})
+            held: Any = cursor.fetchone()
+            if held is None:
+                return None
+            present, world, answered_ago = held
+            is_other = cursor.execute(_WORLD).fetchone() is not None and world is not None
+            rows = cursor.connection.cursor(row_factory=class_row(LeaseRow))
+            rows.execute(_CHANGED if present == term and not is_other else _ALL)
+            return Look(present, rows.fetchall(), answered_ago, is_other)
+
+        return await self._courier.run(look, durable=False)
+
+    async def grant(self, term: int, ids: Sequence[str]) -> bool:
+        """Grant these leases, unless their processes have ended them. False if this process has lost the role."""
+
+        def grant(cursor: Cursor) -> bool:
+            if cursor.execute(_IS_HOLDER, (self.process, term)).fetchone() is None:
+                return False
+            processes = {process for (process,) in cursor.execute(_GRANT, (list(ids),))}
+            self._courier.notify(*(f"granted {each}" for each in processes))
+            return True
+
+        return await self._courier.run(grant, durable=False)
+
+    async def granted(self) -> set[str]:
+        """The granted leases of this process that are not sent yet."""
+
+        def granted(cursor: Cursor) -> set[str]:
+            return {lease for (lease,) in cursor.execute(_GRANTED, (self.process,))}
+
+        return await self._courier.run(granted, durable=False)
+
+    async def forget(self, ids: Sequence[str]) -> None:
+        """Delete rows that count no more."""
+
+        def forget(cursor: Cursor) -> None:
+            cursor.execute("DELETE FROM leases WHERE id = ANY(%s)", (list(ids),))
+
+        await self._courier.run(forget, durable=False)
+
+    async def give_up(self) -> None:
+        """Let another process take the role at once."""
+
+        def give_up(cursor: Cursor) -> None:
+            cursor.execute(_GIVE_UP, (self.process,))
+            self._courier.notify("role")
+
+        await self._courier.run(give_up)
+
+    async def answered(self, ago: float) -> None:
+        """A request that was sent so many seconds ago was answered."""
+
+        def answered(cursor: Cursor) -> None:
+            cursor.execute(_ANSWERED, (ago,))
+
+        await self._courier.run(answered, durable=False)
+
+    async def publish(self, term: int, figures: str) -> None:
+        """Publish the figures of the gate, as JSON."""
+
+        def publish(cursor: Cursor) -> None:
+            cursor.execute(_PUBLISH, (figures, self.process, term))
+
+        await self._courier.run(publish, durable=False)
+
+    async def figures(self) -> tuple[str, float] | None:
+        """The latest figures of the gate, and their age in seconds."""
+
+        def figures(cursor: Cursor) -> Any:
+            return cursor.execute(_FIGURES).fetchone()
+
+        found: tuple[str, float] | None = await self._courier.run(figures, durable=False)
+        return found
