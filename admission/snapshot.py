@@ -1,7 +1,8 @@
 """A gate at one instant: its statistics, and the state that a forecast starts from."""
 
 import math
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 
 from admission.arrivals import ArrivalsState
 from admission.fair_queue import FlowSnapshot
@@ -65,3 +66,32 @@ class GateSnapshot:
     unproven: tuple[float, ...] = ()
     stalled_until: float = -math.inf
     semaphores: tuple[SemaphoreSnapshot, ...] = ()
+
+    def shifted(self, by: float) -> "GateSnapshot":
+        """The same by another clock, which is ahead by so many seconds."""
+
+        def moments(every: Iterable[float]) -> tuple[float, ...]:
+            return tuple([each + by for each in every])
+
+        reserve, arrivals = self.reserve, self.arrivals
+        return replace(
+            self,
+            now=self.now + by,
+            places=moments(self.places),
+            unproven=moments(self.unproven),
+            stalled_until=self.stalled_until + by,
+            paused_until={caller: until + by for caller, until in self.paused_until.items()},
+            reserve=replace(
+                reserve,
+                places=moments(reserve.places),
+                single_places=moments(reserve.single_places),
+                paced_until=reserve.paced_until + by,
+            ),
+            arrivals=replace(
+                arrivals,
+                latest_until=arrivals.latest_until + by,
+                other_until=arrivals.other_until + by,
+                singles_until=arrivals.singles_until + by,
+            ),
+            semaphores=tuple(replace(each, lease_ends=moments(each.lease_ends)) for each in self.semaphores),
+        )

@@ -26,7 +26,8 @@ _HOLD: Final = """
 """
 
 _WORLD: Final = """
-    UPDATE roles SET world = timeline FROM (SELECT substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8)) AS now (timeline)
+    UPDATE roles SET world = timeline
+    FROM (SELECT substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8)) AS present (timeline)
     WHERE name = 'gate' AND world IS DISTINCT FROM timeline RETURNING timeline
 """
 """A promoted standby has another timeline. It may have lost commits."""

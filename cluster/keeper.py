@@ -1,0 +1,316 @@
+"""The holder of the role `gate`: it runs the one gate of all processes that share a ledger.
+
+The others ask by rows (`remote.py`). The keeper looks for changed rows, reports them to an ordinary `concurrency.Gate`,
+and marks the rows that the gate admits as granted. A process that gets the role makes a new gate from all rows. So the
+end of a holder is for the gate what a restart is for a single process.
+
+The gate counts a place until 60 seconds after the keeper has *seen* the answer, which is never too early.
+
+A row of a dead process is *left*. The process that continues its work writes a new row for the same attempt, which
+takes over slot and place. A user's work waits for its owner and holds no slot, but the place of a creation without an
+answer stays until the upstream has answered a request that was sent later.
+"""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Final, NoReturn, Protocol
+
+import structlog
+
+from admission.sliding_window import WINDOW
+from auth import ADMIN
+from cluster.mirror import figures_of
+from concurrency import Gate, Lease
+from errors import LedgerDown
+from ledger.leases import LeaseRow, Look
+from ledger.records import LeaseState
+
+_PAUSE: Final = 0.25
+_POLL_PAUSE: Final = 0.05
+"""Seconds between two looks, with and without notices."""
+
+_RETRY_PAUSE: Final = 0.5
+
+_FIGURES_PAUSE: Final = 0.5
+"""Seconds between two publications of figures, or fifty times as long as one takes."""
+
+_KEPT: Final = WINDOW + 1.0
+"""Seconds for which a row is kept after its end, for the next holder."""
+
+_ADOPTED_WITHIN: Final = 60.0
+"""Seconds for which the slot of left work is kept for the process that continues it."""
+
+log = structlog.get_logger("gate")
+
+
+class RoleTable(Protocol):
+    """The rows, for the holder: `ledger.leases.LeaseTable`."""
+
+    @property
+    def notices_work(self) -> bool: ...
+
+    def on_change(self, callback: Callable[[], object]) -> None: ...
+
+    async def look(self, term: int | None) -> Look | None: ...
+
+    async def grant(self, term: int, ids: Sequence[str]) -> bool: ...
+
+    async def forget(self, ids: Sequence[str]) -> None: ...
+
+    async def give_up(self) -> None: ...
+
+    async def publish(self, term: int, figures: str) -> None: ...
+
+
+@dataclass(slots=True)
+class _Entry:
+    """A row whose lease holds a slot, or waits for one."""
+
+    lease: Lease
+    caller: str
+    reference: str | None
+    state: int
+
+
+class Keeper:
+    """Keeps the gate while this process holds the role. `new_gate` makes one with the present limits. `on_role` is
+    called with True when this process has got the role, and with False when it has lost it."""
+
+    def __init__(
+        self,
+        table: RoleTable,
+        new_gate: Callable[[], Gate],
+        *,
+        on_role: Callable[[bool], object] = lambda _: None,
+    ) -> None:
+        self._table = table
+        self._new_gate = new_gate
+        self._on_role = on_role
+        self.gate: Gate | None = None
+        """The gate of all processes while this one holds the role."""
+        self._term: int | None = None
+        self._entries: dict[str, _Entry] = {}
+        self._left: dict[str, str] = {}
+        """The row of each attempt that a dead process has left."""
+        self._admitted: list[str] = []
+        self._ended: dict[str, float] = {}
+        """Rows that count no more, or not for long, and when they may be deleted."""
+        self._publish_at = 0.0
+        self._stopping = False
+        self._news = asyncio.Event()
+
+    async def run(self) -> NoReturn:
+        """Take the role whenever it is free, until this is cancelled."""
+        self._table.on_change(self._news.set)
+        while True:
+            self._news.clear()
+            pause = _PAUSE if self._table.notices_work else _POLL_PAUSE
+            try:
+                await self._turn()
+            except LedgerDown as down:
+                log.debug("gate_not_kept", reason=str(down))
+                self._drop()
+                pause = _RETRY_PAUSE
+            except Exception:  # this task must go on
+                log.exception("gate_failed")
+                self._drop()
+                pause = _RETRY_PAUSE
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._news.wait(), pause)
+
+    async def hand_over(self) -> None:
+        """Give the role to another process, and never take it again."""
+        self._stopping = True
+        if self.gate is not None:
+            self._drop()
+            with suppress(LedgerDown):
+                await self._table.give_up()
+
+    async def _turn(self) -> None:
+        if self._stopping:
+            return
+        look = await self._table.look(self._term)
+        if self._stopping or look is None:
+            self._drop()
+            return
+        if look.term != self._term or self.gate is None or look.is_other_world:
+            self._drop()
+            self._begin(look)
+        for row in sorted(look.rows, key=_order):
+            self._see(row)
+        assert self.gate is not None  # noqa: S101 - it has begun
+        if look.answered_ago is not None:
+            self.gate.upstream_answered(_now() - look.answered_ago)
+        self._release_left()
+        await asyncio.sleep(0)  # the gate admits in the next tick
+        await asyncio.sleep(0)
+        await self._grant(look.term)
+        await self._forget()
+        await self._publish(look.term)
+
+    def _begin(self, look: Look) -> None:
+        """Make the gate from all rows. The places of the left ones come first, so that others can take them over."""
+        self._term = look.term
+        self.gate = self._new_gate()
+        if look.is_other_world:  # commits may be lost, so nothing is known about the last minute
+            limit = self.gate.statistics().requests_per_minute_limit
+            self.gate.count([0.0] * limit)
+        log.info("gate_held", term=look.term, rows=len(look.rows))
+        self._on_role(True)
+
+    def _drop(self) -> None:
+        """Forget the gate. Nothing that it admits from now on becomes a grant."""
+        if self.gate is not None:
+            self.gate.close(lambda: LedgerDown("Another process holds the gate."))
+            self.gate = None
+            self._on_role(False)
+        self._term = None
+        self._entries.clear()
+        self._left.clear()
+        self._admitted.clear()
+        self._ended.clear()
+
+    # ── Rows
+
+    def _see(self, row: LeaseRow) -> None:
+        entry = self._entries.get(row.id)
+        if entry is None:
+            entry = self._enter(row)
+            if entry is None:
+                return
+        self._advance(entry, row)
+        if row.process is None and row.id in self._entries:
+            self._leave(entry, row)
+
+    def _enter(self, row: LeaseRow) -> _Entry | None:
+        """A row that is new to this holder. None if it holds nothing any more."""
+        gate = self.gate
+        assert gate is not None  # noqa: S101 - rows are seen while there is one
+        limits: dict[str, Any] = {"batch": row.batch, "max_concurrent": row.max_concurrent}
+        limits["semaphore"] = row.semaphore
+        if row.state >= LeaseState.OVER:
+            counts = row.granted and row.answered_ago is not None
+            if counts:
+                gate.count([row.answered_ago or 0.0])
+            self._end(row.id, kept=_KEPT - (row.answered_ago or 0.0) if counts else 0.0)
+            return None
+        if row.state == LeaseState.WANTED and not row.granted:
+            entry = _Entry(gate.request(row.caller, **limits), row.caller, row.reference, row.state)
+            entry.lease.granted.add_done_callback(partial(self._on_granted, row.id))
+        elif (continued := self._continued(row)) is not None:
+            entry = continued
+        else:
+            entry = _Entry(self._adopted(gate, row, limits), row.caller, row.reference, row.state)
+        self._entries[row.id] = entry
+        return entry
+
+    @staticmethod
+    def _adopted(gate: Gate, row: LeaseRow, limits: dict[str, Any]) -> Lease:
+        if row.state == LeaseState.ANSWERED:
+            if row.granted:  # otherwise the row of an earlier process has counted its place
+                gate.count([row.answered_ago or 0.0])
+            return gate.adopt(row.caller, **limits)
+        if row.state == LeaseState.LOST:
+            return gate.adopt(row.caller, lost=row.sent_ago or 0.0, **limits)
+        return gate.adopt(row.caller, is_pending=True, **limits)
+
+    def _continued(self, row: LeaseRow) -> _Entry | None:
+        """The entry of the left row for the same attempt, which this one takes over."""
+        if row.granted or row.reference is None or (left := self._left.pop(row.reference, None)) is None:
+            return None
+        self._end(left, kept=_KEPT)
+        return self._entries.pop(left)
+
+    def _advance(self, entry: _Entry, row: LeaseRow) -> None:
+        """Report to the gate what has happened to a lease since it was last seen."""
+        lease, before = entry.lease, entry.state
+        entry.state = max(before, row.state)
+        entry.reference = row.reference or entry.reference
+        if row.state == LeaseState.GONE:
+            lease.not_sent()
+            lease.release()
+            self._end(row.id)
+            return
+        if before < LeaseState.SENT <= row.state:
+            with suppress(RuntimeError):  # adopted ones count as sent
+                lease.sent(row.sent_ago or 0.0)
+        if row.state == LeaseState.LOST:
+            lease.lost(row.sent_ago)
+        elif row.state >= LeaseState.ANSWERED:
+            lease.answered()
+        if row.state == LeaseState.OVER:
+            lease.release()
+            self._end(row.id, kept=_KEPT)
+
+    def _leave(self, entry: _Entry, row: LeaseRow) -> None:
+        """Its process is dead."""
+        if entry.state < LeaseState.ANSWERED:
+            entry.lease.lost(row.left_ago)
+        if entry.reference is not None:
+            self._left[entry.reference] = row.id
+        if entry.state == LeaseState.ANSWERED and entry.caller != ADMIN:
+            self._release(row.id)  # it waits for its owner
+        elif entry.state == LeaseState.ANSWERED:
+            asyncio.get_running_loop().call_later(_ADOPTED_WITHIN, self._release_if_left, entry)
+
+    def _release_left(self) -> None:
+        """Release left work of users whose creation cannot arrive any more."""
+        for row_id in list(self._left.values()):
+            entry = self._entries[row_id]
+            if entry.caller != ADMIN and entry.lease.is_in_doubt and not entry.lease.may_arrive:
+                entry.lease.answered()
+                self._release(row_id)
+
+    def _release_if_left(self, entry: _Entry) -> None:
+        row_id = self._left.get(entry.reference or "")
+        if row_id is not None and self._entries.get(row_id) is entry:
+            self._release(row_id)
+
+    def _release(self, row_id: str) -> None:
+        entry = self._entries[row_id]
+        self._left.pop(entry.reference or "", None)
+        entry.lease.release()
+        self._end(row_id, kept=_KEPT)
+
+    def _end(self, row_id: str, *, kept: float = 0.0) -> None:
+        self._entries.pop(row_id, None)
+        self._ended[row_id] = _now() + kept
+
+    # ── What the gate admits
+
+    def _on_granted(self, row_id: str, granted: asyncio.Future[None]) -> None:
+        if not granted.cancelled() and granted.exception() is None and row_id in self._entries:
+            self._admitted.append(row_id)
+            self._news.set()
+
+    async def _grant(self, term: int) -> None:
+        admitted, self._admitted = self._admitted, []
+        if admitted and not await self._table.grant(term, admitted):
+            self._drop()
+
+    async def _forget(self) -> None:
+        now = _now()
+        if old := [row_id for row_id, until in self._ended.items() if until <= now]:
+            await self._table.forget(old)
+            for row_id in old:
+                self._ended.pop(row_id, None)
+
+    async def _publish(self, term: int) -> None:
+        now = _now()
+        if self.gate is None or now < self._publish_at:
+            return
+        text = figures_of(self.gate)
+        self._publish_at = now + max(_FIGURES_PAUSE, 50 * (_now() - now))
+        await self._table.publish(term, text)
+
+
+def _order(row: LeaseRow) -> tuple[bool, bool, float]:
+    """Left rows come first, so that others can take them over. Waiting ones come last, the oldest first."""
+    return row.process is not None, row.state == LeaseState.WANTED, -row.wanted_ago
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()

@@ -1,0 +1,51 @@
+"""The figures of the shared gate, as its holder publishes them and the other processes read them."""
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict
+from itertools import count
+from typing import Final
+
+from pydantic import TypeAdapter
+
+from admission.durations import Durations
+from admission.policy import Policy
+from admission.snapshot import GateSnapshot, GateStats
+from concurrency import Gate
+
+_SNAPSHOT: Final = TypeAdapter(GateSnapshot)
+_STATISTICS: Final = TypeAdapter(GateStats)
+
+
+def figures_of(gate: Gate) -> str:
+    """The figures of a gate, as JSON."""
+    return json.dumps({"statistics": asdict(gate.statistics()), "snapshot": asdict(gate.snapshot())})
+
+
+def read_figures(text: str, *, now: float) -> tuple[GateStats, GateSnapshot]:
+    """The figures that were published at the moment `now` of this process's clock."""
+    figures = json.loads(text)
+    snapshot = _SNAPSHOT.validate_python(figures["snapshot"])
+    return _STATISTICS.validate_python(figures["statistics"]), snapshot.shifted(now - snapshot.now)
+
+
+def mirrored(seen: GateSnapshot, semaphores: Mapping[str, int], durations: Durations) -> Policy:
+    """A policy in the state of the snapshot, whose tickets are numbers."""
+    policy = Policy(
+        concurrent_limit=seen.concurrent_limit,
+        requests_per_minute=seen.requests_per_minute,
+        interactive_reserve=seen.reserve.share,
+        durations=durations,
+    )
+    for name, limit in semaphores.items():
+        policy.semaphores.set_limit(name, limit)
+    numbers = count()
+    for flow in seen.flows:
+        limits = {"batch": flow.batch, "max_concurrent": flow.max_concurrent, "semaphore": flow.semaphore}
+        for _ in range(flow.in_flight):
+            policy.adopt(next(numbers), flow.caller, now=seen.now, **limits)  # type: ignore[arg-type]
+        waiting = [next(numbers) for _ in range(flow.waiting)]
+        policy.enqueue(waiting, flow.caller, **limits)  # type: ignore[arg-type]
+    policy.restore(seen, unanswered=math.inf)
+    return policy

@@ -1,0 +1,425 @@
+"""The gate as each process sees it that shares a ledger. The holder of the role keeps the one gate (`keeper.py`).
+
+A process asks by a row for each lease, and is granted it by the holder. It writes further rows about what happens to
+the creation. So after the end of a process, the holder and its successors know every creation that may have been sent:
+the row says so in the same transaction as the ledger, before the first byte is sent.
+
+For estimates, each process has a policy that mirrors the holder's latest figures.
+"""
+
+import asyncio
+import math
+import secrets
+from collections import Counter
+from collections.abc import Callable, Coroutine, Iterable
+from contextlib import suppress
+from dataclasses import replace
+from typing import Any, Final, NoReturn, Protocol
+
+import structlog
+
+from admission.semaphores import SemaphoreSnapshot
+from admission.snapshot import GateStats
+from cluster.keeper import Keeper
+from cluster.mirror import mirrored, read_figures
+from concurrency import Gate, Lease
+from errors import LedgerDown
+from ledger import Ledger
+from ledger.claims import ClaimSent
+from ledger.records import LeaseRecord, LeaseState
+
+_PAUSE: Final = 0.5
+_POLL_PAUSE: Final = 0.05
+"""Seconds between two looks for grants, with notices, and without them while leases wait."""
+
+_FIGURES_PAUSE: Final = 0.5
+"""Seconds between two readings of the figures."""
+
+log = structlog.get_logger("gate")
+
+
+class GrantTable(Protocol):
+    """The rows, for a process: `ledger.leases.LeaseTable`."""
+
+    @property
+    def notices_work(self) -> bool: ...
+
+    def on_granted(self, callback: Callable[[], object]) -> None: ...
+
+    async def granted(self) -> set[str]: ...
+
+    async def answered(self, ago: float) -> None: ...
+
+    async def figures(self) -> tuple[str, float] | None: ...
+
+
+class RemoteLease(Lease):
+    """A lease of the gate that another process may keep."""
+
+    __slots__ = ("_gate", "_is_written", "_sent", "record")
+
+    def __init__(self, gate: "RemoteGate", record: LeaseRecord, sent: float | None = None) -> None:
+        self._gate = gate
+        self._sent = sent
+        self.record = record
+        self.granted = asyncio.get_running_loop().create_future()
+        self._write()
+
+    @property
+    def has_slot(self) -> bool:
+        """Whether it was granted, and not released."""
+        return self.granted.done() and not self.granted.cancelled() and self.granted.exception() is None
+
+    async def persist(self, ledger: Ledger, reference: str) -> None:
+        """Wait until the ledger has on disk that this lease is used. If the grant was lost with the database, wait for
+        another one. Raises LedgerDown."""
+        while not await ledger.claim(ClaimSent(self.record.id, reference)):
+            self.granted = asyncio.get_running_loop().create_future()
+            self._write()
+            await self.granted
+        self.record = replace(self.record, state=LeaseState.SENT, reference=reference)
+
+    def sent(self, ago: float = 0.0) -> None:
+        if self.record.state != LeaseState.SENT or self._sent is not None:
+            raise RuntimeError("a lease is for one request, and its ledger must know of it")
+        self._sent = _now() - ago
+
+    def not_sent(self) -> None:
+        if self.record.state == LeaseState.SENT:
+            self._sent = None
+
+    def lost(self, ago: float | None = None) -> None:
+        if self.record.state == LeaseState.SENT and self._sent is not None:
+            self._advance(LeaseState.LOST, sent_ago=_now() - self._sent if ago is None else ago)
+            self._gate.note_doubt()
+
+    @property
+    def is_in_doubt(self) -> bool:
+        return self.record.state == LeaseState.LOST
+
+    def answered(self) -> None:
+        if self.record.state in {LeaseState.SENT, LeaseState.LOST} and self._sent is not None:
+            self._advance(LeaseState.ANSWERED)
+
+    def window_has_room(self) -> bool:
+        seen = self._gate.statistics()
+        return seen.current_rate_per_minute < seen.requests_per_minute_limit
+
+    def release(self) -> None:
+        if self.record.state >= LeaseState.OVER:
+            return
+        was_sent = self.record.state > LeaseState.SENT or self._sent is not None
+        self._advance(LeaseState.OVER if was_sent else LeaseState.GONE)
+        self._gate.forget(self)
+
+    def __exit__(self, *exception: object) -> None:
+        # A process that stops leaves its predictions, with their slots, to the one that continues its work.
+        is_left = self._gate.is_closed and exception[0] is asyncio.CancelledError
+        if not is_left or self._sent is None:
+            self.release()
+
+    def _advance(self, state: LeaseState, **facts: Any) -> None:
+        self.record = replace(self.record, state=state, **facts)
+        self._write()
+
+    def _write(self) -> None:
+        self._gate.write(self.record)
+
+
+class RemoteGate(Gate):
+    """`concurrency.Gate` for a process among others. It admits nothing by itself. Its policy is a mirror, for estimates.
+
+    `tell` sends an event to the holder: the name of a method of `Gate`, and its arguments. Run `run` beside it."""
+
+    def __init__(
+        self,
+        table: GrantTable,
+        ledger: Ledger,
+        keeper: Keeper,
+        *,
+        tell: Callable[[str, dict[str, Any]], Coroutine[Any, Any, object]],
+        **limits: Any,
+    ) -> None:
+        super().__init__(**limits)
+        self._interactive_reserve = limits.get("interactive_reserve", 0.0)
+        self._table = table
+        self._ledger = ledger
+        self._keeper = keeper
+        self._tell = tell
+        self._leases: dict[str, RemoteLease] = {}
+        self._held: Counter[str] = Counter()
+        self._seen: GateStats | None = None
+        self._figures: tuple[str, float] | None = None
+        self._refused: set[tuple[str, str | None]] = set()
+        self._permits: dict[tuple[str, str], float] = {}
+        """The leases of other services, and until when each lasts."""
+        self._answered = -math.inf
+        self._doubt_until = -math.inf
+        self._news = asyncio.Event()
+        self._tasks: set[asyncio.Task[object]] = set()
+        self._is_flushing = False
+
+    async def run(self) -> NoReturn:
+        """Look for grants and figures until this is cancelled."""
+        self._table.on_granted(self._news.set)
+        figures_at = 0.0
+        while True:
+            self._news.clear()
+            try:
+                await self._look_for_grants()
+                if (began := _now()) >= figures_at:
+                    self._figures = await self._table.figures()
+                    self._mirror()
+                    figures_at = began + max(_FIGURES_PAUSE, 20 * (_now() - began))
+                await self._report_answers()
+            except LedgerDown as down:
+                log.debug("grants_not_read", reason=str(down))
+            except Exception:  # this task must go on
+                log.exception("gate_failed")
+            waits = any(not each.granted.done() for each in self._leases.values())
+            pause = _POLL_PAUSE if waits and not self._table.notices_work else _PAUSE
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._news.wait(), pause)
+
+    @property
+    def is_closed(self) -> bool:
+        return self._closed is not None
+
+    # ── Leases
+
+    def request(self, caller: str, **limits: Any) -> Lease:
+        if self._closed is not None:
+            raise self._closed()
+        lease = RemoteLease(self, LeaseRecord(id=secrets.token_hex(12), caller=caller, **limits))
+        self._leases[lease.record.id] = lease
+        return lease
+
+    def adopt(
+        self,
+        caller: str,
+        *,
+        lost: float | None = None,
+        expected: str | None = None,
+        is_pending: bool = False,  # noqa: ARG002 - only the holder has such leases
+        **limits: Any,
+    ) -> Lease:
+        state = LeaseState.ANSWERED if lost is None else LeaseState.LOST
+        record = LeaseRecord(
+            id=secrets.token_hex(12), caller=caller, state=state, reference=expected, sent_ago=lost, **limits
+        )
+        lease = RemoteLease(self, record, sent=_now() - (lost or 0.0))
+        lease.granted.set_result(None)
+        self._hold(lease)
+        if lost is not None:
+            self.note_doubt()
+        return lease
+
+    def write(self, record: LeaseRecord) -> None:
+        """Write a row soon."""
+        self._ledger.upsert(record)
+        if not self._is_flushing:
+            self._is_flushing = True
+            self._start(self._flush())
+
+    def forget(self, lease: RemoteLease) -> None:
+        """A lease was released."""
+        if self._leases.pop(lease.record.id, None) is not None and lease.has_slot:
+            self._held[lease.record.caller] -= 1
+
+    def _hold(self, lease: RemoteLease) -> None:
+        self._leases[lease.record.id] = lease
+        self._held[lease.record.caller] += 1
+
+    async def _flush(self) -> None:
+        await asyncio.sleep(0)  # the rows of one tick go together
+        self._is_flushing = False
+        with suppress(LedgerDown):  # it is tried again
+            await self._ledger.flush()
+
+    async def _look_for_grants(self) -> None:
+        if all(each.granted.done() for each in self._leases.values()):
+            return
+        for lease_id in await self._table.granted():
+            lease = self._leases.get(lease_id)
+            if lease is not None and not lease.granted.done():
+                lease.granted.set_result(None)
+                self._held[lease.record.caller] += 1
+
+    # ── Events
+
+    def pause(self, caller: str, seconds: float) -> None:
+        self._send("pause", caller=caller, seconds=seconds)
+
+    def slow_down(self, caller: str) -> None:
+        self._send("slow_down", caller=caller)
+
+    def refuse(self, caller: str, batch: str | None) -> bool:
+        self._send("refuse", caller=caller, batch=batch)
+        was_refused = (caller, batch) in self._refused
+        self._refused.add((caller, batch))
+        return was_refused
+
+    def proceed(self, caller: str, *, exhausted_for: float = 0.0) -> None:
+        self._refused = {each for each in self._refused if each[0] != caller}
+        seen = self._seen
+        if exhausted_for > 0 or seen is None or caller in self._restricted:
+            self._send("proceed", caller=caller, exhausted_for=exhausted_for)
+
+    def upstream_answered(self, sent: float) -> None:
+        self._answered = max(self._answered, sent)
+        if _now() < self._doubt_until:
+            self._news.set()
+
+    def note_doubt(self) -> None:
+        """A creation is in doubt, so the holder must learn which requests are answered."""
+        self._doubt_until = _now() + 10 * _FIGURES_PAUSE
+
+    async def _report_answers(self) -> None:
+        now = _now()
+        if now >= self._doubt_until or self._answered == -math.inf:
+            return
+        answered, self._answered = self._answered, -math.inf
+        await self._table.answered(now - answered)
+
+    def _send(self, event: str, **arguments: Any) -> None:
+        self._start(self._deliver(event, arguments))
+
+    async def _deliver(self, event: str, arguments: dict[str, Any]) -> None:
+        if self._keeper.gate is not None:
+            getattr(self._keeper.gate, event)(**arguments)
+            return
+        with suppress(LedgerDown):  # the next event of the kind tells the same
+            await self._tell(event, arguments)
+
+    def _start(self, work: Coroutine[Any, Any, object]) -> None:
+        task: asyncio.Task[object] = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    # ── Ends of waits
+
+    def dismiss(self, caller: str, batch: str, reason: Callable[[], Exception]) -> None:
+        self._end_waits(reason, lambda each: (each.caller, each.batch) == (caller, batch))
+
+    def close(self, reason: Callable[[], Exception]) -> None:
+        self._closed = reason
+        self._end_waits(reason, lambda _: True)
+
+    def _end_waits(self, reason: Callable[[], Exception], ends: Callable[[LeaseRecord], bool]) -> None:
+        for lease in list(self._leases.values()):
+            if not lease.granted.done() and ends(lease.record):
+                lease.release()
+                lease.granted.set_exception(reason())
+
+    # ── Limits, which every process has, and places, which only the holder counts
+
+    def configure(self, **limits: Any) -> None:
+        super().configure(**limits)
+        if self._keeper.gate is not None:
+            self._keeper.gate.configure(**limits)
+
+    def set_semaphore(self, semaphore: str, limit: int) -> None:
+        super().set_semaphore(semaphore, limit)
+        if self._keeper.gate is not None:
+            self._keeper.gate.set_semaphore(semaphore, limit)
+
+    def remove_semaphore(self, semaphore: str) -> None:
+        super().remove_semaphore(semaphore)
+        if self._keeper.gate is not None:
+            self._keeper.gate.remove_semaphore(semaphore)
+
+    def semaphores(self) -> list[SemaphoreSnapshot]:
+        return super().semaphores() if self._keeper.gate is None else self._keeper.gate.semaphores()
+
+    def semaphore(self, semaphore: str) -> SemaphoreSnapshot | None:
+        gate = self._keeper.gate
+        return super().semaphore(semaphore) if gate is None else gate.semaphore(semaphore)
+
+    def new_gate(self) -> Gate:
+        """A gate with the present limits, semaphores and leases of other services, for the keeper."""
+        limits = super().statistics()
+        gate = Gate(
+            concurrent_limit=limits.concurrent_limit,
+            requests_per_minute=limits.requests_per_minute_limit,
+            interactive_reserve=self._interactive_reserve,
+            durations=self.durations,
+        )
+        for each in super().semaphores():
+            gate.set_semaphore(each.id, each.limit)
+        for (semaphore, lease), until in self._permits.items():
+            if super().semaphore(semaphore) is not None:
+                gate.extend_permit(semaphore, lease, until)
+        return gate
+
+    def lease_permit(self, semaphore: str, lease: str, until: float) -> float | None:
+        if self._keeper.gate is None:
+            raise LedgerDown("Another process keeps the permits now.")
+        wait = self._keeper.gate.lease_permit(semaphore, lease, until)
+        if wait is None:
+            self._permits[semaphore, lease] = until
+        return wait
+
+    def extend_permit(self, semaphore: str, lease: str, until: float) -> None:
+        self._permits[semaphore, lease] = until
+        if self._keeper.gate is not None:
+            self._keeper.gate.extend_permit(semaphore, lease, until)
+
+    def return_permit(self, semaphore: str, lease: str) -> None:
+        self._permits.pop((semaphore, lease), None)
+        if self._keeper.gate is not None:
+            self._keeper.gate.return_permit(semaphore, lease)
+
+    def count(self, spent: Iterable[float]) -> None:
+        """The rows say which places earlier processes have taken."""
+
+    def expect(self, name: str, seconds: float) -> None:
+        """As `count`."""
+
+    # ── Figures
+
+    @property
+    def slots_held(self) -> int:
+        return self._held.total()
+
+    def in_flight(self, caller: str) -> int:
+        return self._held[caller]
+
+    def statistics(self) -> GateStats:
+        if self._keeper.gate is not None:
+            return self._keeper.gate.statistics()
+        limits = super().statistics()
+        if self._seen is None:
+            return limits
+        return replace(
+            self._seen,
+            concurrent_limit=limits.concurrent_limit,
+            requests_per_minute_limit=limits.requests_per_minute_limit,
+        )
+
+    @property
+    def _restricted(self) -> set[str]:
+        return set(self._policy.queue.callers)
+
+    def _admit(self) -> None:
+        """Admit nothing."""
+        self._admitting = False
+
+    def _mirror(self) -> None:
+        """Make the policy from the holder's figures."""
+        if self._figures is None:
+            return
+        text, age = self._figures
+        self._seen, snapshot = read_figures(text, now=_now() - age)
+        if self._seen.stall.in_doubt:
+            self.note_doubt()
+        limits = super().statistics()
+        present = {
+            "concurrent_limit": limits.concurrent_limit,
+            "requests_per_minute": limits.requests_per_minute_limit,
+        }
+        named = {each.id: each.limit for each in super().semaphores()}
+        self._policy = mirrored(replace(snapshot, **present), named, self.durations)
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()
