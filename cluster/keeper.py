@@ -221,8 +221,9 @@ class Keeper:
         """The entry of the left row for the same attempt, which this one takes over."""
         if row.granted or row.reference is None or (left := self._left.pop(row.reference, None)) is None:
             return None
+        entry = self._entries.pop(left)
         self._end(left, kept=_KEPT)
-        return self._entries.pop(left)
+        return entry
 
     def _advance(self, entry: _Entry, row: LeaseRow) -> None:
         """Report to the gate what has happened to a lease since it was last seen."""

@@ -21,11 +21,11 @@ import structlog
 from admission.semaphores import SemaphoreSnapshot
 from admission.snapshot import GateStats
 from cluster.keeper import Keeper
+from cluster.lease import RemoteLease
 from cluster.mirror import mirrored, read_figures
 from concurrency import Gate, Lease
 from errors import LedgerDown
 from ledger import Ledger
-from ledger.claims import ClaimSent
 from ledger.records import LeaseRecord, LeaseState
 
 _PAUSE: Final = 0.5
@@ -53,81 +53,8 @@ class GrantTable(Protocol):
     async def figures(self) -> tuple[str, float] | None: ...
 
 
-class RemoteLease(Lease):
-    """A lease of the gate that another process may keep."""
-
-    __slots__ = ("_gate", "_is_written", "_sent", "record")
-
-    def __init__(self, gate: "RemoteGate", record: LeaseRecord, sent: float | None = None) -> None:
-        self._gate = gate
-        self._sent = sent
-        self.record = record
-        self.granted = asyncio.get_running_loop().create_future()
-        self._write()
-
-    @property
-    def has_slot(self) -> bool:
-        """Whether it was granted, and not released."""
-        return self.granted.done() and not self.granted.cancelled() and self.granted.exception() is None
-
-    async def persist(self, ledger: Ledger, reference: str) -> None:
-        """Wait until the ledger has on disk that this lease is used. If the grant was lost with the database, wait for
-        another one. Raises LedgerDown."""
-        while not await ledger.claim(ClaimSent(self.record.id, reference)):
-            self.granted = asyncio.get_running_loop().create_future()
-            self._write()
-            await self.granted
-        self.record = replace(self.record, state=LeaseState.SENT, reference=reference)
-
-    def sent(self, ago: float = 0.0) -> None:
-        if self.record.state != LeaseState.SENT or self._sent is not None:
-            raise RuntimeError("a lease is for one request, and its ledger must know of it")
-        self._sent = _now() - ago
-
-    def not_sent(self) -> None:
-        if self.record.state == LeaseState.SENT:
-            self._sent = None
-
-    def lost(self, ago: float | None = None) -> None:
-        if self.record.state == LeaseState.SENT and self._sent is not None:
-            self._advance(LeaseState.LOST, sent_ago=_now() - self._sent if ago is None else ago)
-            self._gate.note_doubt()
-
-    @property
-    def is_in_doubt(self) -> bool:
-        return self.record.state == LeaseState.LOST
-
-    def answered(self) -> None:
-        if self.record.state in {LeaseState.SENT, LeaseState.LOST} and self._sent is not None:
-            self._advance(LeaseState.ANSWERED)
-
-    def window_has_room(self) -> bool:
-        seen = self._gate.statistics()
-        return seen.current_rate_per_minute < seen.requests_per_minute_limit
-
-    def release(self) -> None:
-        if self.record.state >= LeaseState.OVER:
-            return
-        was_sent = self.record.state > LeaseState.SENT or self._sent is not None
-        self._advance(LeaseState.OVER if was_sent else LeaseState.GONE)
-        self._gate.forget(self)
-
-    def __exit__(self, *exception: object) -> None:
-        # A process that stops leaves its predictions, with their slots, to the one that continues its work.
-        is_left = self._gate.is_closed and exception[0] is asyncio.CancelledError
-        if not is_left or self._sent is None:
-            self.release()
-
-    def _advance(self, state: LeaseState, **facts: Any) -> None:
-        self.record = replace(self.record, state=state, **facts)
-        self._write()
-
-    def _write(self) -> None:
-        self._gate.write(self.record)
-
-
 class RemoteGate(Gate):
-    """`concurrency.Gate` for a process among others. It admits nothing by itself. Its policy is a mirror, for estimates.
+    """`concurrency.Gate` for a process among others. It admits nothing by itself, and its policy is a mirror.
 
     `tell` sends an event to the holder: the name of a method of `Gate`, and its arguments. Run `run` beside it."""
 
@@ -413,12 +340,13 @@ class RemoteGate(Gate):
         if self._seen.stall.in_doubt:
             self.note_doubt()
         limits = super().statistics()
-        present = {
-            "concurrent_limit": limits.concurrent_limit,
-            "requests_per_minute": limits.requests_per_minute_limit,
-        }
+        present = replace(
+            snapshot,
+            concurrent_limit=limits.concurrent_limit,
+            requests_per_minute=limits.requests_per_minute_limit,
+        )
         named = {each.id: each.limit for each in super().semaphores()}
-        self._policy = mirrored(replace(snapshot, **present), named, self.durations)
+        self._policy = mirrored(present, named, self.durations)
 
 
 def _now() -> float:

@@ -1,0 +1,241 @@
+"""Tests of the gate that several processes share, on rows in memory and in virtual time."""
+
+import asyncio
+import random
+from collections import Counter
+from itertools import count
+
+import pytest
+
+from auth import ADMIN
+from tests.support.shared_gate import Database, group
+from tests.support.virtual_time import in_virtual_time
+
+LIMITS = {"concurrent_limit": 10, "requests_per_minute": 60}
+
+
+class Upstream:
+    """Counts creations as the upstream sees them."""
+
+    def __init__(self):
+        self.arrivals = []
+        self.callers = Counter()
+        self.running = self.most = 0
+        self._references = count()
+
+    async def life(self, process, caller, *, seconds=1.0, answer=0.1, **limits):
+        """One generation of this caller, from its wait to its end."""
+        loop = asyncio.get_running_loop()
+        with await process.gate.acquire(caller, **limits) as lease:
+            reference = f"gen.{next(self._references)}"
+            await lease.persist(process.ledger, reference)
+            lease.sent()
+            await asyncio.sleep(answer / 2)
+            self.arrivals.append(loop.time())
+            self.callers[caller] += 1
+            self.running += 1
+            self.most = max(self.most, self.running)
+            await asyncio.sleep(answer / 2)
+            lease.answered()
+            await asyncio.sleep(seconds)
+            self.running -= 1
+
+    async def again_and_again(self, process, caller, **how):
+        while True:
+            await self.life(process, caller, **how)
+
+    def densest(self, seconds=60.0):
+        """The most arrivals in so many seconds."""
+        times = sorted(self.arrivals)
+        return max(sum(each <= other < each + seconds for other in times) for each in times)
+
+
+@in_virtual_time
+async def test_one_process_alone_is_admitted_as_by_a_gate_of_its_own():
+    (one,) = group(Database(), "a:1:x", **LIMITS)
+    upstream = Upstream()
+    began = asyncio.get_running_loop().time()
+
+    await upstream.life(one, "anna")
+
+    assert asyncio.get_running_loop().time() - began < 1.5
+    assert 0 == one.gate.slots_held
+
+
+@pytest.mark.parametrize("notices", [True, False])
+@in_virtual_time
+async def test_three_processes_use_the_whole_window_and_never_more(notices):
+    processes = group(Database(notices=notices), "a:1:x", "b:1:x", "c:1:x", **LIMITS)
+    upstream = Upstream()
+    for process in processes:
+        for number in range(8):
+            process.start(upstream.again_and_again(process, f"{process.name} {number % 2}"))
+
+    await asyncio.sleep(300.0)
+
+    assert upstream.densest() <= 60
+    assert len(upstream.arrivals) >= 0.97 * 60 * 5
+    assert upstream.most <= 10
+    assert max(upstream.callers.values()) - min(upstream.callers.values()) <= 5
+
+
+@in_virtual_time
+async def test_three_processes_use_all_slots_and_never_more():
+    limits = {"concurrent_limit": 10, "requests_per_minute": 3000}
+    processes = group(Database(), "a:1:x", "b:1:x", "c:1:x", **limits)
+    upstream = Upstream()
+    for process in processes:
+        for number in range(8):
+            process.start(upstream.again_and_again(process, f"{process.name} {number}", seconds=5.0))
+
+    await asyncio.sleep(60.0)
+
+    assert 10 == upstream.most
+    assert len(upstream.arrivals) * 5.1 >= 0.97 * 10 * 55
+
+
+@in_virtual_time
+async def test_another_process_takes_the_role_of_one_that_is_dead_and_keeps_its_places():
+    database = Database()
+    processes = group(database, "a:1:x", "b:1:x", "c:1:x", **LIMITS)
+    upstream = Upstream()
+    await asyncio.sleep(0.1)
+    for process in processes:
+        for _ in range(30):
+            process.start(upstream.again_and_again(process, "anna", seconds=0.5))
+    await asyncio.sleep(20.0)
+
+    for _ in range(2):
+        holder = next(each for each in processes if each.name == database.holder)
+        await holder.kill()
+        await asyncio.sleep(1.0)
+        processes.remove(holder)
+        database.bury(holder.name)
+        await asyncio.sleep(20.0)
+    await asyncio.sleep(200.0)
+
+    assert upstream.densest() <= 60
+    assert len(upstream.arrivals) >= 60 * 3
+
+
+@in_virtual_time
+async def test_a_holder_hands_the_role_over_without_a_pause():
+    database = Database()
+    first, second = group(database, "a:1:x", "b:1:x", **LIMITS)
+    upstream = Upstream()
+    await asyncio.sleep(0.1)
+    assert first.name == database.holder
+    second.start(upstream.again_and_again(second, "anna", seconds=0.1, answer=0.01))
+    await asyncio.sleep(3.0)
+
+    await first.keeper.hand_over()
+    before = len(upstream.arrivals)
+    await asyncio.sleep(2.0)
+
+    assert second.name == database.holder
+    assert len(upstream.arrivals) > before + 10
+
+
+@in_virtual_time
+async def test_work_that_another_process_continues_keeps_its_slot_and_its_place():
+    database = Database()
+    first, second = group(database, "a:1:x", "b:1:x", concurrent_limit=1, requests_per_minute=60)
+    upstream = Upstream()
+    await asyncio.sleep(0.1)
+    lease = await second.gate.acquire(ADMIN)
+    await lease.persist(second.ledger, "gen.1")
+    lease.sent()
+    lease.answered()
+    await asyncio.sleep(0.5)
+    await second.kill()
+    database.bury(second.name)
+    waiting = first.start(upstream.life(first, ADMIN))
+    await asyncio.sleep(2.0)
+    assert not upstream.arrivals
+
+    continued = first.gate.adopt(ADMIN, expected="gen.1")
+    await asyncio.sleep(5.0)
+    assert not upstream.arrivals
+    continued.release()
+    await waiting
+
+    assert 2 == first.keeper.gate.statistics().current_rate_per_minute
+
+
+@in_virtual_time
+async def test_the_creation_of_a_dead_process_without_an_answer_stops_all_until_a_later_request_is_answered():
+    database = Database()
+    first, second = group(database, "a:1:x", "b:1:x", **LIMITS)
+    upstream = Upstream()
+    await asyncio.sleep(0.1)
+    lease = await second.gate.acquire("user")
+    await lease.persist(second.ledger, "gen.1")
+    lease.sent()
+    await asyncio.sleep(0.5)
+    await second.kill()
+    database.bury(second.name)
+    await asyncio.sleep(1.0)
+    waiting = first.start(upstream.life(first, "anna"))
+    await asyncio.sleep(300.0)
+    assert not upstream.arrivals
+
+    first.gate.upstream_answered(asyncio.get_running_loop().time() - 0.1)
+    await asyncio.sleep(2.0)
+
+    assert 1 == len(upstream.arrivals)
+    await waiting
+    assert 2 == first.keeper.gate.statistics().current_rate_per_minute
+    assert not first.keeper.gate.statistics().stall.in_doubt
+
+
+@in_virtual_time
+async def test_nothing_is_sent_while_the_database_is_away_and_all_continues_afterwards():
+    database = Database()
+    processes = group(database, "a:1:x", "b:1:x", **LIMITS)
+    upstream = Upstream()
+    await asyncio.sleep(0.1)
+    tasks = [each.start(upstream.life(each, "anna", seconds=0.1)) for each in processes for _ in range(20)]
+    await asyncio.sleep(0.01)
+    database.is_away = True
+    await asyncio.sleep(1.0)
+    before = len(upstream.arrivals)
+    await asyncio.sleep(30.0)
+    assert before == len(upstream.arrivals)
+
+    database.is_away = False
+    await asyncio.sleep(120.0)
+
+    done = [each for each in tasks if each.done() and not each.exception()]
+    assert len(done) == len(upstream.arrivals)
+    assert upstream.densest() <= 60
+
+
+@in_virtual_time
+async def test_random_deaths_never_let_more_than_the_window_through():
+    chance = random.Random(4)
+    database = Database(latency=0.004)
+    names = count()
+    upstream = Upstream()
+    processes = group(database, *(f"h:{next(names)}:x" for _ in range(3)), **LIMITS)
+
+    def work(process):
+        for number in range(12):
+            process.start(upstream.again_and_again(process, f"c{number % 4}", seconds=0.5, answer=0.2))
+
+    for each in processes:
+        work(each)
+    for _ in range(40):
+        await asyncio.sleep(chance.uniform(0.1, 15.0))
+        victim = chance.choice(processes)
+        await victim.kill()
+        upstream.running = 0
+        await asyncio.sleep(chance.uniform(0.0, 3.0))
+        database.bury(victim.name)
+        database.answered_at = asyncio.get_running_loop().time()
+        processes.remove(victim)
+        (new,) = group(database, f"h:{next(names)}:x", **LIMITS)
+        processes.append(new)
+        work(new)
+
+    assert upstream.densest() <= 60
+    assert len(upstream.arrivals) > 60
