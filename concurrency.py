@@ -188,11 +188,8 @@ class Gate:
         was sent: it takes a place here, the one that was `expected` under that name, if any. It also takes one if it
         `is_pending`: the creation may be sent still, or may be answered."""
         lease = Lease(self._policy, self._admit_soon, "sent" if lost is None else "lost")
-        now = _now()
-        since = None if lost is None else now - lost
-        self._policy.adopt(
-            lease, caller, now=now, lost=since, expected=expected, is_pending=is_pending, **limits
-        )
+        limits |= {"now": _now(), "lost": None if lost is None else _now() - lost}
+        self._policy.adopt(lease, caller, expected=expected, is_pending=is_pending, **limits)
         self._admit_soon()  # the next step notices a stall
         return lease
 
@@ -211,9 +208,8 @@ class Gate:
         self, *, concurrent_limit: int | None = None, requests_per_minute: int | None = None
     ) -> None:
         """Change both limits, or neither if one is invalid (ValueError). Running predictions continue."""
-        self._policy.configure(
-            _now(), concurrent_limit=concurrent_limit, requests_per_minute=requests_per_minute
-        )
+        limits = {"concurrent_limit": concurrent_limit, "requests_per_minute": requests_per_minute}
+        self._policy.configure(_now(), **limits)
         self._admit_soon()
 
     def allot(self, places: int) -> None:
@@ -325,8 +321,7 @@ class Gate:
         self._admit()
         if self._find(semaphore).lease(lease, until, _now()):
             return None
-        mean_held = self.durations.mean_slot()
-        return self._find(semaphore).retry_after(_now(), mean_held=mean_held)
+        return self._find(semaphore).retry_after(_now(), mean_held=self.durations.mean_slot())
 
     def extend_permit(self, semaphore: str, lease: str, until: float) -> None:
         """Change when a lease expires, or add one of an earlier process. Raises KeyError for an unknown semaphore."""
