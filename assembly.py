@@ -21,12 +21,15 @@ from files.hosts import OutputHosts
 from files.storage import FileStorage
 from files.uploads import UploadDirectory, UploadStorage
 from files.volume import disk_usage
+from ledger.writer import Backend
 from models import declared
+from parsing.generation import ParseContext
 from providers.replicate.provider import Replicate
 from settings import Settings, SettingsError
 
 if TYPE_CHECKING:
     from files.bucket import Bucket
+    from ledger.courier import Courier
 
 _OTHERS_AT_ONCE: Final = 200
 """Requests to Replicate in flight that create nothing. More would only wait at Replicate."""
@@ -88,6 +91,22 @@ def open_files(settings: Settings) -> Files | None:
         max_bytes=settings.FILES_MAX_BYTES,
         disk_usage=None if settings.FILES_URL else partial(disk_usage, settings.files_dir),
         shared=settings.shares_ledger,
+    )
+
+
+def courier(database: Backend) -> "Courier | None":
+    """Short transactions of the loop, if other processes may share this database. Call it on the loop."""
+    if database.process is None:
+        return None
+    from ledger.courier import Courier
+    from ledger.postgres import PostgresBackend
+
+    return Courier(database) if isinstance(database, PostgresBackend) and database.is_shared else None
+
+
+def context(settings: Settings) -> ParseContext:
+    return ParseContext(
+        registry(settings), loopback=settings.REPLICATE_SIMULATE, webhook_hosts=settings.webhook_hosts
     )
 
 

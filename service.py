@@ -15,29 +15,33 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import structlog
 
 import assembly
 from admission.snapshot import GateStats
 from auth import ADMIN, Authenticator
+from cluster import burials
 from concurrency import Gate
 from errors import LedgerDown, LoopBlocked, ShuttingDown, Starting
 from files import Files
 from generations.core import Core, FullProvider
-from generations.recovery import load_startup_state
+from generations.recovery import StartupState, load_startup_state
 from generations.service import GenerationService
 from ledger import DAY, HASH_KEY, Profile, Queries
 from ledger.databases import backend
 from ledger.queries import SqlQueries
-from ledger.writer import SqlLedger
+from ledger.writer import Backend, SqlLedger
 from loop_thread import LoopThread, Pool
 from parsing.attachments import Attachments
 from parsing.generation import ParseContext
 from parsing.limits import Limits
 from settings import Settings, SettingsError
 from telemetry import startup
+
+if TYPE_CHECKING:
+    from ledger.courier import Courier
 
 NAME: Final = "replicate-concurrent-generation"
 VERSION: Final = "0.8.0"
@@ -74,6 +78,7 @@ class Runtime:
     attachments: Attachments
     uploads_dir: Path | None
     files: Files | None
+    courier: "Courier | None"
     started: float = field(default_factory=time.monotonic)
     restored: threading.Event = field(default_factory=threading.Event)
     """Set once the ledger was open and the work of earlier processes is resumed."""
@@ -90,7 +95,7 @@ class Runtime:
         """Start serving, and resume the work in the ledger. Returns when the ledger is open or has failed to open."""
         if self.files:
             self.loop.run(self.files.start())
-        self.ledger.start(on_open=self._restore, on_taken_over=_end_process)
+        self.ledger.start(on_open=self._restore, on_taken_over=self._end_process)
         self.loop.submit(self._tidy_up())
         if self.core.retention:
             self.loop.submit(self.core.retention.run())
@@ -155,17 +160,22 @@ class Runtime:
     def seconds_per_release(self) -> float:
         return self.loop.call(self.gate.seconds_per_release)
 
-    def _restore(self) -> None:
-        """Resume the work of earlier processes. In the ledger's thread, once it is open."""
-        simulated = self.settings.REPLICATE_SIMULATE
-        state = load_startup_state(
+    def _left_behind(self) -> StartupState:
+        """The work of earlier processes. Blocks."""
+        return load_startup_state(
             self.queries,
             self.core.recovery,
             self.authenticator.admin(),
+            process=self.ledger.process,
             limits=self.core.provider.limits,
-            simulated=simulated,
+            simulated=self.settings.REPLICATE_SIMULATE,
             now=time.time(),
         )
+
+    def _restore(self) -> None:
+        """Resume the work of earlier processes. In the ledger's thread, once it is open."""
+        simulated = self.settings.REPLICATE_SIMULATE
+        state = self._left_behind()
         spent = self.queries.cost_by_day(ADMIN, time.time() - _BUDGET_HORIZON, simulated=simulated)
         hash_key = self.queries.meta(HASH_KEY)
         limits, semaphores = self.core.limits.load(self.queries), self.core.semaphores.load(self.queries)
@@ -175,14 +185,39 @@ class Runtime:
             self.core.semaphores.begin(semaphores)
             self.core.begin(state, spent=spent)
             self.core.limits.begin(limits)
+            if self.courier:
+                self.courier.start()
 
         self.loop.call(begin)
         # The next commit of this thread, before any caller asks for suspended work, has its suspension.
         self.loop.call(self.ledger.hand_over)
+        if self.courier:
+            self.loop.submit(self._bury(self.courier))
         self.restored.set()
-        resumed = len(state.restored.running)
-        if resumed or state.suspended:
-            log.info("recovery_completed", going_on=resumed, waiting_for_owner=len(state.suspended))
+        _log_recovery(state)
+
+    async def _bury(self, courier: "Courier") -> None:
+        """Take over the work of processes that die beside this one, until this one drains."""
+
+        async def bury() -> bool:
+            return not self.core.supervisor.is_draining and await courier.bury()
+
+        await burials.run(bury, self._resume_taken, pause=self.settings.PROCESS_TTL / 5)
+
+    async def _resume_taken(self) -> None:
+        """Resume work that this process has taken over. Raises LedgerDown."""
+        if self.core.supervisor.is_draining:
+            return
+        await self.ledger.flush()  # so that what was resumed before is not resumed again
+        state = await self.pools[0].run(self._left_behind)
+        self.core.take_over(state)
+        _log_recovery(state)
+
+    def _end_process(self) -> None:
+        """Refuse work, drain for 0 seconds and exit, as gunicorn.conf.py says. Another process has the work now."""
+        log.error("ledger_taken_over")
+        self.core.supervisor.refuse_work()
+        os.kill(os.getpid(), signal.SIGQUIT)
 
     async def _tidy_up(self) -> None:
         """Run the periodic clean-up."""
@@ -202,6 +237,8 @@ class Runtime:
             for pool in self.pools:
                 stack.callback(pool.close)
             stack.callback(self.attachments.close)
+            if self.courier:
+                stack.push_async_callback(self.courier.aclose)
             stack.push_async_callback(self.core.provider.aclose)
             stack.push_async_callback(self.core.checks.aclose)
             if self.files:
@@ -211,20 +248,19 @@ class Runtime:
             await self.generations.wait_for_responses()
 
 
-def build(settings: Settings, *, provider: FullProvider | None = None) -> Runtime:
-    """Build the service from settings, with another `provider` than Replicate if it is not None. It does not serve
-    before `start`. Raises SettingsError."""
+def build(
+    settings: Settings, *, provider: FullProvider | None = None, database: Backend | None = None
+) -> Runtime:
+    """Build the service from settings, with another `provider` than Replicate and another `database` than theirs if
+    they are not None. It does not serve before `start`. Raises SettingsError."""
     if settings.needs_simulator:
         raise SettingsError("REPLICATE_SIMULATE: only `python app.py` starts a simulator.")
     settings.check_for_start()
     startup.warn(settings)
     authenticator = assembly.authenticator(settings)
-    context = ParseContext(
-        assembly.registry(settings),
-        loopback=settings.REPLICATE_SIMULATE,
-        webhook_hosts=settings.webhook_hosts,
-    )
-    ledger = SqlLedger(backend(settings.database_url, ttl=settings.PROCESS_TTL, profile=_profile(settings)))
+    context = assembly.context(settings)
+    database = database or _database(settings)
+    ledger = SqlLedger(database)
     queries = SqlQueries(ledger.engine)
     uploads = assembly.uploads_dir(settings)
     attachments = Attachments(assembly.uploads(settings, uploads))
@@ -251,7 +287,7 @@ def build(settings: Settings, *, provider: FullProvider | None = None) -> Runtim
         return Runtime(
             settings=settings, loop=loop, core=core, others=others, ledger=ledger, queries=queries,
             pools=(threads, cpu), authenticator=authenticator, context=context, attachments=attachments,
-            uploads_dir=uploads, files=files,
+            uploads_dir=uploads, files=files, courier=assembly.courier(database),
         )  # fmt: skip
 
     try:
@@ -281,20 +317,21 @@ def check(settings: Settings) -> None:
     assembly.make_data_dir(settings)
 
 
-def _profile(settings: Settings) -> Profile:
-    """What the other processes on the same ledger must know of this one."""
-    return Profile(
+def _database(settings: Settings) -> Backend:
+    """The database of the ledger. Raises SettingsError."""
+    profile = Profile(
         version=VERSION,
         upstream=settings.REPLICATE_BASE_URL,
         simulated=settings.REPLICATE_SIMULATE,
         token=settings.replicate_token,
     )
+    return backend(settings.database_url, ttl=settings.PROCESS_TTL, profile=profile)
 
 
-def _end_process() -> None:
-    """Drain for 0 seconds and exit, as gunicorn.conf.py says. The next process waits for the ledger, or owns it."""
-    log.error("ledger_taken_over")
-    os.kill(os.getpid(), signal.SIGQUIT)
+def _log_recovery(state: StartupState) -> None:
+    resumed = len(state.restored.running)
+    if resumed or state.suspended:
+        log.info("recovery_completed", going_on=resumed, waiting_for_owner=len(state.suspended))
 
 
 def concurrency_figures(gate: GateStats) -> dict[str, Any]:

@@ -100,14 +100,20 @@ class Core:
     def begin(self, state: StartupState, *, spent: Mapping[int, float]) -> None:
         """Resume the work of earlier processes. `spent` is the server's cost: USD by day since 1970."""
         self.gate.count(state.answered_ago)
+        for each in state.uncertain:
+            if (seconds := seconds_in_doubt(each.since, now=time.time())) > -WINDOW:
+                self.gate.expect(each.reference, seconds)
+        self.budget.begin(spent)
+        self.take_over(state)
+
+    def take_over(self, state: StartupState) -> None:
+        """Resume the work of earlier processes, or of one that died beside this one. Their places at the gate are not
+        counted again."""
         self.provider.register_known(state.prediction_ids)
         for each in state.uncertain:
             self.provider.register_uncertain(each)
-            if (seconds := seconds_in_doubt(each.since, now=time.time())) > -WINDOW:
-                self.gate.expect(each.reference, seconds)
         self.suspension.resume(state.restored)
         self.suspension.suspend(state.suspended)
-        self.budget.begin(spent)
         self.budget.settle(ADMIN, reserved=0.0, cost=state.ended_usd)
         for delivery in state.deliveries:
             self.outbox.take(delivery)

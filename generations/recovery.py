@@ -213,19 +213,21 @@ def load_startup_state(
     recovery: Recovery,
     admin: Caller | None,
     *,
+    process: str | None = None,
     limits: Limits,
     simulated: bool,
     now: float,
 ) -> StartupState:
-    """Read the unfinished work from the ledger, and restore that of the `admin`, if there is one. Raises LedgerDown."""
-    unfinished = queries.unfinished()
+    """Read the unfinished work from the ledger, and restore that of the `admin`, if there is one. If several processes
+    share the ledger, this is only work that this `process` has taken over from dead ones. Raises LedgerDown."""
+    unfinished = queries.unfinished(process)
     ended_now = {
         record.id: ended
         for record in unfinished
         if (ended := _ended_at_startup(record, simulated)) is not None
     }
     records = [record for record in unfinished if record.id not in ended_now]
-    restored = _restored(queries, recovery, admin, records, ended_now)
+    restored = _restored(queries, recovery, admin, process, records, ended_now)
     suspended = [record for record in records if admin is None or record.caller_id != admin.id]
     uncertain_since = min((each.since for record in records for each in _uncertain(record)), default=now)
     # If a clock is skewed, a prediction of that time may belong to such a creation, unless another attempt
@@ -244,7 +246,11 @@ def load_startup_state(
             each.prediction_id for each in queries.recent_attempts(known_since) if each.prediction_id
         ],
         uncertain=[each for record in suspended for each in _uncertain(record)],
-        deliveries=[each for each in queries.pending_deliveries() if each.id not in unfinished_ids],
+        deliveries=[
+            replace(each, taken_at=None)
+            for each in queries.pending_deliveries(process)
+            if each.id not in unfinished_ids
+        ],
         ended_usd=sum(
             record.cost_usd
             for record in restored.ended
@@ -257,13 +263,14 @@ def _restored(
     queries: Queries,
     recovery: Recovery,
     admin: Caller | None,
+    process: str | None,
     records: Sequence[GenerationRecord],
     ended_now: Mapping[str, GenerationRecord],
 ) -> Restored:
     """The batches whose items have all ended, and the admin's unfinished `records`, to be resumed."""
     done: list[Batch] = []
     whole: list[StoredBatch] = []
-    for batch in queries.unfinished_batches():
+    for batch in queries.unfinished_batches(process):
         items = [ended_now.get(item.id, item) for item in queries.batch_items(batch.id)]
         if all(item.has_ended for item in items):
             # The mode has changed, or a crash came between the end of the last item and that of the batch.

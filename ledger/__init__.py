@@ -144,10 +144,11 @@ class Queries(Protocol):
     def page(self, page: Page) -> Sequence[GenerationRecord]:
         """A caller's generations, the latest first."""
 
-    def unfinished(self) -> Sequence[GenerationRecord]:
-        """Every generation that has not ended, in the order of acceptance."""
+    def unfinished(self, process: str | None = None) -> Sequence[GenerationRecord]:
+        """Every generation that has not ended, in the order of acceptance. With a `process`, only those that it has
+        taken over from dead ones and not resumed yet; so in the next methods, too."""
 
-    def unfinished_batches(self) -> Sequence[BatchRecord]: ...
+    def unfinished_batches(self, process: str | None = None) -> Sequence[BatchRecord]: ...
 
     def completed_batches(self) -> Collection[str]:
         """The ids of batches that have not ended although all their generations have. Usually they are about to end."""
@@ -168,7 +169,7 @@ class Queries(Protocol):
 
     def delivery(self, work_id: str) -> Delivery | None: ...
 
-    def pending_deliveries(self) -> Sequence[Delivery]: ...
+    def pending_deliveries(self, process: str | None = None) -> Sequence[Delivery]: ...
 
     def oldest_doubt(self) -> float | None:
         """The Unix time of the earliest creation in an unfinished generation whose outcome is unknown."""

@@ -101,6 +101,11 @@ class Courier:
         marked dead. After LedgerDown it is unknown whether the transaction was committed."""
         return await self._pool.run(lambda: self._transact(function, durable))
 
+    async def bury(self) -> bool:
+        """Mark overdue processes dead, and take over the work of all that are dead. Returns whether there was one.
+        Raises LedgerDown as `run` does."""
+        return await self.run(self._backend.bury)
+
     def notify(self, *topics: str) -> None:
         """Give notice of these topics after the present transaction, if it is committed. Call it in a function of
         `run`."""

@@ -146,6 +146,57 @@ _TAKE: Final = """
 """
 """The work of a process with a server token is left to others that have one, if there are any."""
 
+_IS_HEIR: Final = (
+    "(caller_id = %(own)s::text OR simulated <> %(simulated)s OR cancelled AND state = 'queued')"
+)
+_IS_BATCH_HEIR: Final = """
+    (caller_id = %(own)s::text OR simulated <> %(simulated)s OR NOT EXISTS (
+        SELECT FROM generations WHERE batch_id = batches.id AND generations.ended_at IS NULL))
+"""
+"""Whether this process continues with a generation or a batch itself, or ends it."""
+
+_IS_LEFT: Final = """
+    ended_at IS NULL AND (process = ANY(%(dead)s)
+        OR process IS NULL AND (caller_id = %(own)s::text OR simulated <> %(simulated)s))
+"""
+
+_MOVES: Final = (
+    f"""
+    UPDATE generations SET process = CASE WHEN {_IS_HEIR} THEN %(id)s END,
+        taken_at = CASE WHEN {_IS_HEIR} THEN extract(epoch FROM clock_timestamp()) END,
+        suspended_at = CASE WHEN {_IS_HEIR} THEN NULL
+            ELSE coalesce(suspended_at, extract(epoch FROM clock_timestamp())) END
+    WHERE {_IS_LEFT}
+    """,  # noqa: S608 - our own text
+    f"""
+    UPDATE batches SET process = CASE WHEN {_IS_BATCH_HEIR} THEN %(id)s END,
+        taken_at = CASE WHEN {_IS_BATCH_HEIR} THEN extract(epoch FROM clock_timestamp()) END
+    WHERE {_IS_LEFT}
+    """,  # noqa: S608 - our own text
+    """
+    UPDATE deliveries SET process = %(id)s, taken_at = extract(epoch FROM clock_timestamp())
+    WHERE process = ANY(%(dead)s) AND state = 'pending'
+    """,
+    """
+    DELETE FROM idempotency_keys WHERE process = ANY(%(dead)s)
+        AND created_at > extract(epoch FROM clock_timestamp()) - 3600
+        AND NOT EXISTS (SELECT FROM generations WHERE id = work_id)
+        AND NOT EXISTS (SELECT FROM batches WHERE id = work_id)
+    """,
+    "UPDATE leases SET state = 9 WHERE process = ANY(%(dead)s) AND state = 0",
+    """
+    UPDATE leases SET process = NULL, left_at = processes.until FROM processes
+    WHERE process = processes.id AND process = ANY(%(dead)s) AND state <> 9
+    """,
+    "DELETE FROM letters WHERE recipient = ANY(%(dead)s)",
+    "UPDATE roles SET holder = NULL WHERE holder = ANY(%(dead)s)",
+)
+"""What a dead process leaves. This process continues with the admin's work (`own`), also with what a process without a
+server token has suspended. Users' work is suspended, since their tokens are not stored. What cannot be resumed is ended
+here: work of the other mode, and what was cancelled before anything was sent. A key without work was claimed just
+before its work was to be accepted. A lease that was only wanted is gone; another one belongs to no process, and its
+creation may have been sent until `left_at`."""
+
 _FORGET: Final = "DELETE FROM processes WHERE taken_at < clock_timestamp() - interval '7 days'"
 
 _ALONE: Final = "another process has it: {pid} on {host}; after its end it is free within {ttl:g} seconds"
@@ -207,7 +258,10 @@ class Member:
                 log.warning("process_dead", process=each)
             if len(free) < len(overdue):
                 cursor.execute(_END_STUCK, {**self.fence, "overdue": overdue})
-        return self._take(cursor)
+        dead = _all(cursor.execute(_TAKE, self._facts))
+        if dead:
+            self._move(cursor, dead)
+        return bool(dead)
 
     def taken_over(self) -> TakenOver:
         """The error of a process that was marked dead. It never writes again."""
@@ -216,7 +270,7 @@ class Member:
 
     def _enter(self, cursor: Cursor) -> int | None:
         facts = {
-            **self.fence, "opening_ttl": _OPENING_TTL, "schema": PRESENT, "version": self._profile.version,
+            **self._facts, "opening_ttl": _OPENING_TTL, "version": self._profile.version,
             "upstream": self._profile.upstream, "simulated": self._profile.simulated, "token": self._token(cursor),
         }  # fmt: skip
         if self._alone:
@@ -231,7 +285,7 @@ class Member:
         if different := [other for other, _, has_same_token in others if not has_same_token]:
             log.warning("tokens_differ", processes=different)
         epoch: int | None = _first(cursor.execute(_ENTER, facts))
-        self._take(cursor)
+        self._move(cursor, _all(cursor.execute(_TAKE, facts)))
         cursor.execute(_FORGET)
         return epoch
 
@@ -242,10 +296,16 @@ class Member:
         key: bytes = _first(cursor.execute("SELECT value FROM meta WHERE name = %s", (HASH_KEY,)))
         return hmac.new(key, b"server token " + self._profile.token.encode(), "sha256").hexdigest()
 
-    def _take(self, cursor: Cursor) -> bool:
-        """Take over the work of all dead processes. Returns whether there was one."""
-        facts = {"schema": PRESENT, "pays": self._profile.token is not None}
-        return bool(_all(cursor.execute(_TAKE, facts)))
+    @property
+    def _facts(self) -> dict[str, Any]:
+        return {**self.fence, "schema": PRESENT, "pays": self._profile.token is not None}
+
+    def _move(self, cursor: Cursor, dead: Sequence[str]) -> None:
+        """Take over what these processes have left."""
+        own = None if self._profile.token is None else "admin"
+        facts = {"id": self.id, "dead": dead, "own": own, "simulated": self._profile.simulated}
+        for statement in _MOVES:
+            cursor.execute(statement, facts)
 
 
 def _all(cursor: Cursor) -> Sequence[Any]:

@@ -223,11 +223,13 @@ class MemoryLedger:
         )
         return found[::-1][: page.limit]
 
-    def unfinished(self) -> Sequence[GenerationRecord]:
-        return self._generations(lambda each: not each.has_ended)
+    def unfinished(self, process: str | None = None) -> Sequence[GenerationRecord]:
+        return self._generations(lambda each: not each.has_ended and _is_taken_by(process, each))
 
-    def unfinished_batches(self) -> Sequence[BatchRecord]:
-        return [each for each in self.all(BatchRecord) if each.ended_at is None]
+    def unfinished_batches(self, process: str | None = None) -> Sequence[BatchRecord]:
+        return [
+            each for each in self.all(BatchRecord) if each.ended_at is None and _is_taken_by(process, each)
+        ]
 
     def completed_batches(self) -> Collection[str]:
         return [
@@ -262,8 +264,10 @@ class MemoryLedger:
     def delivery(self, work_id: str) -> Delivery | None:
         return cast("Delivery | None", self.rows[Delivery].get((work_id,)))
 
-    def pending_deliveries(self) -> Sequence[Delivery]:
-        return [each for each in self.all(Delivery) if each.state == "pending"]
+    def pending_deliveries(self, process: str | None = None) -> Sequence[Delivery]:
+        return [
+            each for each in self.all(Delivery) if each.state == "pending" and _is_taken_by(process, each)
+        ]
 
     def semaphores(self) -> Sequence[SemaphoreRecord]:
         return self.all(SemaphoreRecord)
@@ -382,3 +386,7 @@ def _usage_of(record: GenerationRecord) -> UsageRecord:
 
 def _figures(records: Sequence[UsageRecord]) -> dict[str, Any]:
     return {name: sum(getattr(each, name) for each in records) for name in FIGURES}
+
+
+def _is_taken_by(process: str | None, record: GenerationRecord | BatchRecord | Delivery) -> bool:
+    return process is None or (record.process == process and record.taken_at is not None)

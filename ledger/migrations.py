@@ -45,6 +45,8 @@ def semaphores(driver: sqlite3.Connection) -> None:
     driver.execute("ALTER TABLE generations ADD COLUMN semaphore TEXT")
     for table in ("generations", "batches", "idempotency_keys", "deliveries"):
         driver.execute(f"ALTER TABLE {table} ADD COLUMN process TEXT")
+    for table in ("generations", "batches", "deliveries"):
+        driver.execute(f"ALTER TABLE {table} ADD COLUMN taken_at FLOAT")
     driver.execute('CREATE TABLE semaphores (id TEXT NOT NULL, "limit" INTEGER NOT NULL, PRIMARY KEY (id))')
     driver.execute(
         """CREATE TABLE semaphore_leases (

@@ -36,6 +36,15 @@ def move(source: str, target: str) -> Mapping[str, int]:
         return _copied(path, new)
 
 
+def _hand_over(cursor: Any, process: str) -> None:
+    """Let unfinished work belong to this process, so that the next one takes it over."""
+    cursor.execute(
+        "UPDATE generations SET process = %s WHERE ended_at IS NULL AND suspended_at IS NULL", (process,)
+    )
+    cursor.execute("UPDATE batches SET process = %s WHERE ended_at IS NULL", (process,))
+    cursor.execute("UPDATE deliveries SET process = %s WHERE state = 'pending'", (process,))
+
+
 def _copied(path: Path, new: "PostgresBackend") -> Mapping[str, int]:
     counts = {}
     with closing(sqlite3.connect(path)) as old, new.transaction() as cursor:
@@ -52,6 +61,7 @@ def _copied(path: Path, new: "PostgresBackend") -> Mapping[str, int]:
                     counts[table.name] += 1
         last = f"SELECT setval(pg_get_serial_sequence('{GENERATIONS.name}', 'seq'), max(seq)) FROM {GENERATIONS.name}"  # noqa: S608
         cursor.execute(last)
+        _hand_over(cursor, new.process)
     return counts
 
 

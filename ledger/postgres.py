@@ -41,6 +41,8 @@ from ledger.writer import Changes, TakenOver, by_statement, opened
 
 _READERS: Final = 4
 _CONNECTIONS: Final = _READERS + 1
+_MORE_CONNECTIONS: Final = 2
+"""Those of the courier, if several processes share the ledger."""
 
 _PATIENCE: Final = 10.0
 """Seconds without an answer until a connection is closed."""
@@ -119,6 +121,7 @@ class PostgresBackend:
             pool_pre_ping=True,  # after a restart of the server, no query fails on an old connection
             use_native_hstore=False,
         )
+        self.is_shared = not alone
         self._member = Member(ttl=ttl, alone=alone, profile=profile or Profile())
         self.process = self._member.id
         self.heartbeat = ttl / 5
@@ -250,11 +253,11 @@ class PostgresBackend:
             connection.execute(text("UPDATE meta SET value = :value WHERE name = :name"), present)
         add_first_values(connection, postgresql.insert)
 
-    @staticmethod
-    def _warn_if_connections_are_few(connection: Connection) -> None:
+    def _warn_if_connections_are_few(self, connection: Connection) -> None:
         free = connection.scalar(text(_FREE_CONNECTIONS))
-        if free is not None and free < _CONNECTIONS:
-            log.warning("ledger_connections_few", free=free, needed=_CONNECTIONS)
+        needed = _CONNECTIONS + (_MORE_CONNECTIONS if self.is_shared else 0)
+        if free is not None and free < needed:
+            log.warning("ledger_connections_few", free=free, needed=needed)
 
 
 class _WithoutNul(StrDumperUnknown):

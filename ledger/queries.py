@@ -116,11 +116,11 @@ class SqlQueries:
         )
         return self._generations(*conditions, order=_G.seq.desc(), limit=page.limit)
 
-    def unfinished(self) -> Sequence[GenerationRecord]:
-        return self._generations(_UNFINISHED)
+    def unfinished(self, process: str | None = None) -> Sequence[GenerationRecord]:
+        return self._generations(_UNFINISHED, *_taken_by(process, _G))
 
-    def unfinished_batches(self) -> Sequence[BatchRecord]:
-        return self._records(BatchRecord, BATCHES.c.ended_at.is_(None))
+    def unfinished_batches(self, process: str | None = None) -> Sequence[BatchRecord]:
+        return self._records(BatchRecord, BATCHES.c.ended_at.is_(None), *_taken_by(process, BATCHES.c))
 
     def completed_batches(self) -> Collection[str]:
         goes_on = exists().where(_G.batch_id == _B.id, _UNFINISHED)
@@ -149,8 +149,8 @@ class SqlQueries:
     def delivery(self, work_id: str) -> Delivery | None:
         return next(iter(self._records(Delivery, DELIVERIES.c.id == work_id)), None)
 
-    def pending_deliveries(self) -> Sequence[Delivery]:
-        return self._records(Delivery, DELIVERIES.c.state == "pending")
+    def pending_deliveries(self, process: str | None = None) -> Sequence[Delivery]:
+        return self._records(Delivery, DELIVERIES.c.state == "pending", *_taken_by(process, DELIVERIES.c))
 
     def semaphores(self) -> Sequence[SemaphoreRecord]:
         return self._records(SemaphoreRecord)
@@ -290,6 +290,11 @@ def _is_unfinished(work_id: ColumnElement[str]) -> ColumnElement[bool]:
         exists().where(_G.id == work_id, _UNFINISHED),
         exists().where(BATCHES.c.id == work_id, BATCHES.c.ended_at.is_(None)),
     )
+
+
+def _taken_by(process: str | None, columns: Any) -> Sequence[ColumnElement[bool]]:
+    """The conditions of what this process has taken over and not resumed yet. No condition if it is None."""
+    return () if process is None else (columns.process == process, columns.taken_at.is_not(None))
 
 
 def _conditions(*comparisons: tuple[Any, Callable[[Any, Any], Any], Any]) -> list[ColumnElement[bool]]:

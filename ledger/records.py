@@ -70,7 +70,8 @@ class GenerationRecord:
     `semaphore` is the id of the semaphore of which each of its predictions holds a permit.
 
     `process` is the process that runs it if several share the ledger, as in the other records that have this field. It
-    is None in a suspended generation.
+    is None in a suspended generation. `taken_at` is the time at which the process took it over from a dead one, until
+    it resumes it.
     """
 
     seq: int | None = None
@@ -108,6 +109,7 @@ class GenerationRecord:
     credits: int = 0
     semaphore: str | None = None
     process: str | None = None
+    taken_at: float | None = None
     attempts: tuple[AttemptRecord, ...] = ()
 
     @property
@@ -164,6 +166,7 @@ class BatchRecord:
     accepted_at: float
     ended_at: float | None = None
     process: str | None = None
+    taken_at: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,6 +198,7 @@ class Delivery:
     trouble: str | None = None
     delivered_at: float | None = None
     process: str | None = None
+    taken_at: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

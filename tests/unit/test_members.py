@@ -6,6 +6,7 @@ Each test has a clock of its own in the database, which stands still until the t
 import threading
 import time
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from math import inf
 
 import psycopg
@@ -16,7 +17,9 @@ from harness.postgres import server
 from harness.service_process import until
 from ledger import Profile
 from ledger.postgres import PostgresBackend
-from ledger.records import GenerationRecord
+from ledger.queries import SqlQueries
+from ledger.records import BatchRecord, Delivery, KeyRecord, LeaseRecord, LeaseState, PlanRecord
+from ledger.tables import MAPPINGS
 from ledger.writer import TakenOver
 from tests.support.records import generation
 
@@ -76,7 +79,10 @@ class Process:
         self.write()
 
     def write(self, *records):
-        self.backend.write({(GenerationRecord, (each.id,)): each for each in records})
+        """Write these as records of this process, or nothing."""
+        for each in records:
+            assert each.process is None
+        self.backend.write({_place(each): replace(each, process=self.backend.process) for each in records})
 
     def bury(self) -> bool:
         with self.transaction() as cursor:
@@ -359,3 +365,178 @@ def test_the_work_of_a_process_with_a_later_schema_is_left_to_others(cluster):
 
     assert not second.bury()
     assert first.is_dead()
+
+
+# ── What a dead process leaves
+
+
+def _place(record):
+    return type(record), MAPPINGS[type(record)].key_of(record)
+
+
+def batch(batch_id, **facts):
+    usual = {
+        "caller_id": "admin", "total": 1, "request": "{}", "max_concurrent": None, "max_cost_usd": None,
+        "webhook": None, "plan": PlanRecord("queue", 0.0, 0.0, 0), "address": "", "simulated": True,
+        "accepted_at": 1.0,
+    }  # fmt: skip
+    return BatchRecord(id=batch_id, **usual | facts)
+
+
+HEIR = {"token": "r8_one", "simulated": True}
+
+
+@pytest.fixture
+def left(cluster):
+    """Writes records in a process that then dies, and is buried by another one, the heir."""
+    dead, heir = cluster.process(**HEIR), cluster.process(**HEIR)
+
+    def bury(*records):
+        dead.write(*records)
+        dead.backend.close()
+        assert heir.bury()
+        names = {heir.backend.process: "heir", dead.backend.process: "dead"}
+
+        def owners(table) -> dict[str, str | None]:
+            rows = cluster.execute(f"SELECT id, process FROM {table} ORDER BY id")
+            return {row_id: names.get(process) for row_id, process in rows}
+
+        return owners
+
+    return bury
+
+
+def test_work_of_the_admin_goes_on_in_the_heir_and_that_of_users_waits_for_them(cluster, left):
+    owners = left(
+        generation("a"),
+        generation("b", state="running", caller_id="user_1"),
+        generation("c", state="failed", ended_at=2.0),
+        generation("d", state="failed", ended_at=2.0, caller_id="user_1"),
+        batch("batch_a"),
+        batch("batch_b", caller_id="user_1"),
+        generation("e", batch_id="batch_b", position=0, caller_id="user_1"),
+    )
+
+    assert {"a": "heir", "b": None, "c": "dead", "d": "dead", "e": None} == owners("generations")
+    assert {"batch_a": "heir", "batch_b": None} == owners("batches")
+    suspended = "SELECT id FROM generations WHERE suspended_at IS NOT NULL ORDER BY id"
+    assert [("b",), ("e",)] == cluster.execute(suspended)
+
+
+def test_only_the_heir_finds_what_it_has_to_resume_until_it_has_written_it(cluster):
+    dead, heir, other = (cluster.process(**HEIR) for _ in range(3))
+    dead.write(generation("a"), batch("batch_a"), Delivery("c", "https://a.test", 1.0))
+    heir.write(generation("b"), batch("batch_b"), Delivery("d", "https://a.test", 1.0))
+    dead.backend.close()
+    heir.bury()
+    queries = SqlQueries(heir.backend.engine)
+
+    def found(process):
+        every = (queries.unfinished, queries.unfinished_batches, queries.pending_deliveries)
+        return [each.id for query in every for each in query(process.backend.process)]
+
+    assert ["a", "batch_a", "c"] == found(heir)
+    assert [] == found(other)
+    heir.write(generation("a"), batch("batch_a"), Delivery("c", "https://a.test", 1.0))
+    assert [] == found(heir)
+
+
+def test_a_batch_whose_items_have_all_ended_is_ended_by_the_heir(left):
+    owners = left(
+        batch("batch_a", caller_id="user_1"),
+        generation("a", batch_id="batch_a", position=0, state="failed", ended_at=2.0, caller_id="user_1"),
+    )
+
+    assert {"batch_a": "heir"} == owners("batches")
+
+
+def test_work_of_the_other_mode_and_cancelled_work_is_ended_by_the_heir(left):
+    owners = left(
+        generation("a", caller_id="user_1", simulated=False),
+        generation("b", caller_id="user_1", cancelled=True),
+        generation("c", caller_id="user_1", cancelled=True, state="running"),
+        batch("batch_a", caller_id="user_1", simulated=False),
+        generation("d", batch_id="batch_a", position=0, caller_id="user_1", simulated=False),
+    )
+
+    assert {"a": "heir", "b": "heir", "c": None, "d": "heir"} == owners("generations")
+    assert {"batch_a": "heir"} == owners("batches")
+
+
+def test_deliveries_that_are_pending_go_on_in_the_heir(left):
+    owners = left(
+        Delivery("a", "https://a.test", 1.0),
+        Delivery("b", "https://a.test", 1.0, state="delivered"),
+    )
+
+    assert {"a": "heir", "b": "dead"} == owners("deliveries")
+
+
+def test_a_key_whose_work_was_not_accepted_is_free_again(cluster, left):
+    now = cluster.execute("SELECT extract(epoch FROM at)::float FROM clock")[0][0]
+    left(
+        KeyRecord("admin", "accepted", "f", "a", now),
+        KeyRecord("admin", "of a batch", "f", "batch_a", now),
+        KeyRecord("admin", "not accepted", "f", "b", now),
+        generation("a"),
+        batch("batch_a"),
+    )
+
+    keys = 'SELECT "key" FROM idempotency_keys ORDER BY "key"'
+    assert [("accepted",), ("of a batch",)] == cluster.execute(keys)
+
+
+def test_leases_that_may_have_been_sent_stay_and_the_others_are_gone(cluster, left):
+    states = (LeaseState.WANTED, LeaseState.SENT, LeaseState.ANSWERED, LeaseState.OVER)
+    left(*(LeaseRecord(id=state.name, caller="admin", state=state) for state in states))
+
+    leases = "SELECT id, state, process IS NULL, left_at IS NOT NULL FROM leases ORDER BY id"
+    assert [
+        ("ANSWERED", LeaseState.ANSWERED, True, True),
+        ("OVER", LeaseState.OVER, True, True),
+        ("SENT", LeaseState.SENT, True, True),
+        ("WANTED", LeaseState.GONE, False, False),
+    ] == cluster.execute(leases)
+
+
+def test_the_gate_and_the_letters_of_the_dead_are_free(cluster):
+    dead, heir = cluster.process(), cluster.process()
+    cluster.execute("INSERT INTO roles (name, holder) VALUES ('gate', %s)", dead.backend.process)
+    letter = "INSERT INTO letters (id, sender, recipient, kind, body) VALUES (%s, 'x', %s, 'k', '')"
+    cluster.execute(letter, "a", dead.backend.process)
+    cluster.execute(letter, "b", heir.backend.process)
+    dead.backend.close()
+    heir.bury()
+
+    assert [(None,)] == cluster.execute("SELECT holder FROM roles")
+    assert [("b",)] == cluster.execute("SELECT id FROM letters")
+
+
+def test_without_a_server_token_work_of_the_admin_waits_for_a_process_that_has_one(cluster):
+    dead, poor = cluster.process(**HEIR), cluster.process(simulated=True)
+    dead.write(generation("a"))
+    dead.backend.close()
+    assert poor.bury()
+    owner = "SELECT process FROM generations"
+    assert [(None,)] == cluster.execute(owner)
+
+    rich = cluster.process(**HEIR)
+
+    assert [(rich.backend.process,)] == cluster.execute(owner)
+
+
+def test_what_a_process_wrote_just_before_it_was_marked_dead_is_taken_over(cluster):
+    dead, heir = cluster.process(**HEIR), cluster.process(**HEIR)
+    cluster.live(2 * TTL, heir)
+    with dead.backend.transaction() as cursor:
+        cursor.execute("SELECT 1")
+        assert not heir.bury()
+    dead.write(generation("a"))
+    cluster.live(2 * TTL, heir)
+
+    assert heir.bury()
+
+    assert [(heir.backend.process,)] == cluster.execute("SELECT process FROM generations")
+    with pytest.raises(TakenOver):
+        dead.write(generation("a", state="running"))  # too late
+    assert [("queued",)] == cluster.execute("SELECT state FROM generations")

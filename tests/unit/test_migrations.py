@@ -116,7 +116,7 @@ def test_a_ledger_of_version_4_keeps_its_rows_and_its_work_names_no_semaphore(ol
     assert opened(old) is None
 
     assert before
-    assert [(*row, None, None) for row in before] == fetched(old, "SELECT * FROM generations")
+    assert [(*row, None, None, None) for row in before] == fetched(old, "SELECT * FROM generations")
     assert [] == fetched(old, "SELECT * FROM semaphores") + fetched(old, "SELECT * FROM semaphore_leases")
 
 
