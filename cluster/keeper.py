@@ -12,7 +12,7 @@ answer stays until the upstream has answered a request that was sent later.
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -76,19 +76,21 @@ class _Entry:
 
 
 class Keeper:
-    """Keeps the gate while this process holds the role. `new_gate` makes one with the present limits. `on_role` is
-    called with True when this process has got the role, and with False when it has lost it."""
+    """Keeps the gate while this process holds the role. `new_gate` makes one with the present limits. `on_held` is
+    awaited with the gate before it admits anything, and `on_lost` is called when this process keeps it no more."""
 
     def __init__(
         self,
         table: RoleTable,
         new_gate: Callable[[], Gate],
         *,
-        on_role: Callable[[bool], object] = lambda _: None,
+        on_held: Callable[[Gate], Awaitable[object]],
+        on_lost: Callable[[], object],
     ) -> None:
         self._table = table
         self._new_gate = new_gate
-        self._on_role = on_role
+        self._on_held = on_held
+        self._on_lost = on_lost
         self.gate: Gate | None = None
         """The gate of all processes while this one holds the role."""
         self._term: int | None = None
@@ -138,7 +140,7 @@ class Keeper:
             return
         if look.term != self._term or self.gate is None or look.is_other_world:
             self._drop()
-            self._begin(look)
+            await self._begin(look)
         for row in sorted(look.rows, key=_order):
             self._see(row)
         assert self.gate is not None  # noqa: S101 - it has begun
@@ -151,22 +153,22 @@ class Keeper:
         await self._forget()
         await self._publish(look.term)
 
-    def _begin(self, look: Look) -> None:
-        """Make the gate from all rows. The places of the left ones come first, so that others can take them over."""
-        self._term = look.term
-        self.gate = self._new_gate()
+    async def _begin(self, look: Look) -> None:
+        """Begin with a new gate. All rows follow."""
+        gate = self._new_gate()
         if look.is_other_world:  # commits may be lost, so nothing is known about the last minute
-            limit = self.gate.statistics().requests_per_minute_limit
-            self.gate.count([0.0] * limit)
+            limit = gate.statistics().requests_per_minute_limit
+            gate.count([0.0] * limit)
+        self._term, self.gate = look.term, gate
+        await self._on_held(gate)
         log.info("gate_held", term=look.term, rows=len(look.rows))
-        self._on_role(True)
 
     def _drop(self) -> None:
         """Forget the gate. Nothing that it admits from now on becomes a grant."""
         if self.gate is not None:
             self.gate.close(lambda: LedgerDown("Another process holds the gate."))
             self.gate = None
-            self._on_role(False)
+            self._on_lost()
         self._term = None
         self._entries.clear()
         self._left.clear()

@@ -18,7 +18,6 @@ from typing import Any, Final, NoReturn, Protocol
 
 import structlog
 
-from admission.semaphores import SemaphoreSnapshot
 from admission.snapshot import GateStats
 from cluster.keeper import Keeper
 from cluster.lease import RemoteLease
@@ -78,8 +77,6 @@ class RemoteGate(Gate):
         self._seen: GateStats | None = None
         self._figures: tuple[str, float] | None = None
         self._refused: set[tuple[str, str | None]] = set()
-        self._permits: dict[tuple[str, str], float] = {}
-        """The leases of other services, and until when each lasts."""
         self._answered = -math.inf
         self._doubt_until = -math.inf
         self._news = asyncio.Event()
@@ -245,56 +242,15 @@ class RemoteGate(Gate):
         if self._keeper.gate is not None:
             self._keeper.gate.configure(**limits)
 
-    def set_semaphore(self, semaphore: str, limit: int) -> None:
-        super().set_semaphore(semaphore, limit)
-        if self._keeper.gate is not None:
-            self._keeper.gate.set_semaphore(semaphore, limit)
-
-    def remove_semaphore(self, semaphore: str) -> None:
-        super().remove_semaphore(semaphore)
-        if self._keeper.gate is not None:
-            self._keeper.gate.remove_semaphore(semaphore)
-
-    def semaphores(self) -> list[SemaphoreSnapshot]:
-        return super().semaphores() if self._keeper.gate is None else self._keeper.gate.semaphores()
-
-    def semaphore(self, semaphore: str) -> SemaphoreSnapshot | None:
-        gate = self._keeper.gate
-        return super().semaphore(semaphore) if gate is None else gate.semaphore(semaphore)
-
     def new_gate(self) -> Gate:
-        """A gate with the present limits, semaphores and leases of other services, for the keeper."""
+        """A gate with the present limits, for the keeper."""
         limits = super().statistics()
-        gate = Gate(
+        return Gate(
             concurrent_limit=limits.concurrent_limit,
             requests_per_minute=limits.requests_per_minute_limit,
             interactive_reserve=self._interactive_reserve,
             durations=self.durations,
         )
-        for each in super().semaphores():
-            gate.set_semaphore(each.id, each.limit)
-        for (semaphore, lease), until in self._permits.items():
-            if super().semaphore(semaphore) is not None:
-                gate.extend_permit(semaphore, lease, until)
-        return gate
-
-    def lease_permit(self, semaphore: str, lease: str, until: float) -> float | None:
-        if self._keeper.gate is None:
-            raise LedgerDown("Another process keeps the permits now.")
-        wait = self._keeper.gate.lease_permit(semaphore, lease, until)
-        if wait is None:
-            self._permits[semaphore, lease] = until
-        return wait
-
-    def extend_permit(self, semaphore: str, lease: str, until: float) -> None:
-        self._permits[semaphore, lease] = until
-        if self._keeper.gate is not None:
-            self._keeper.gate.extend_permit(semaphore, lease, until)
-
-    def return_permit(self, semaphore: str, lease: str) -> None:
-        self._permits.pop((semaphore, lease), None)
-        if self._keeper.gate is not None:
-            self._keeper.gate.return_permit(semaphore, lease)
 
     def count(self, spent: Iterable[float]) -> None:
         """The rows say which places earlier processes have taken."""
@@ -345,7 +301,7 @@ class RemoteGate(Gate):
             concurrent_limit=limits.concurrent_limit,
             requests_per_minute=limits.requests_per_minute_limit,
         )
-        named = {each.id: each.limit for each in super().semaphores()}
+        named = {each.id: each.limit for each in self.semaphores()}
         self._policy = mirrored(present, named, self.durations)
 
 

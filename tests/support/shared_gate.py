@@ -8,6 +8,7 @@ from typing import Any
 
 from cluster.keeper import Keeper
 from cluster.remote import RemoteGate
+from concurrency import Gate
 from errors import LedgerDown
 from ledger.claims import ClaimSent
 from ledger.leases import ROLE_TTL, LeaseRow, Look
@@ -199,11 +200,18 @@ class Process:
         self.name = name
         self.database = database
         table = Table(database, name)
+        self.gates: list[Gate] = []
+        """The gate of all processes while this one keeps it."""
         self.ledger = Rows(database, name)
-        self.keeper = Keeper(table, lambda: self.gate.new_gate())
+        self.keeper = Keeper(
+            table, lambda: self.gate.new_gate(), on_held=self._on_held, on_lost=self.gates.clear
+        )
         self.gate = RemoteGate(table, self.ledger, self.keeper, tell=self._tell, **limits)  # type: ignore[arg-type]
         self.others: list[Process] = []
         self.tasks = [asyncio.create_task(each) for each in (self.keeper.run(), self.gate.run())]
+
+    async def _on_held(self, gate: Gate) -> None:
+        self.gates.append(gate)
 
     async def _tell(self, event: str, arguments: dict[str, Any]) -> None:
         await asyncio.sleep(self.database.latency)
