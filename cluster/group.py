@@ -1,0 +1,103 @@
+"""This process among those that share a ledger in PostgreSQL: what it runs beside its generations."""
+
+import asyncio
+from collections.abc import Callable, Coroutine, Mapping
+from contextlib import suppress
+from typing import Any, Final, Protocol
+
+from cluster.figures import AllFigures
+from cluster.keeper import Keeper
+from cluster.letters import Letters
+from cluster.remote import RemoteGate
+from cluster.shares import SharedWindow
+from concurrency import Gate
+from errors import LedgerDown
+from ledger.courier import Courier
+from ledger.leases import LeaseTable
+from ledger.letters import SqlPost
+from ledger.post import GATE
+from ledger.processes import SqlProcesses
+from ledger.shares import PostgresShares
+from ledger.writer import SqlLedger
+
+_LONGEST_REQUEST: Final = 60.0
+"""Seconds within which a request that was sent arrives or never does."""
+
+_EVENTS: Final = {"pause", "slow_down", "refuse", "proceed"}
+"""The events of callers that the holder of the gate must know, by the names of the methods of `Gate`."""
+
+
+class Permits(Protocol):
+    """The named semaphores, for the holder of the gate: `generations.shared.SharedSemaphores`."""
+
+    async def take(self, gate: Gate) -> None: ...
+
+    def leave(self) -> None: ...
+
+
+class Group:
+    """The gate of all processes, their letters, and this process's part of the window of other requests.
+
+    Make it on the loop. Set `permits` and `figures` before `start`, and call that when the ledger is open. `limits` are
+    the arguments of `Gate`, and `others` is the gate of requests that create nothing, with its limit."""
+
+    def __init__(
+        self, courier: Courier, ledger: SqlLedger, limits: Mapping[str, Any], others: Gate, others_limit: int
+    ) -> None:
+        process = ledger.process or ""
+        self.courier = courier
+        self.letters = Letters(SqlPost(courier, process))
+        table = LeaseTable(courier, process)
+        self._keeper = Keeper(table, self._new_gate, on_held=self._take, on_lost=self._leave)
+        self.gate = RemoteGate(table, ledger, self._keeper, tell=self._tell, **limits)
+        shares = PostgresShares(courier, process, limit=others_limit, arrival=_LONGEST_REQUEST)
+        self._window = SharedWindow(others, shares, limit=others_limit)
+        self.permits: Permits | None = None
+        self.processes = AllFigures(SqlProcesses(courier, process), lambda: self.figures())
+        self.figures: Callable[[], Mapping[str, Any]] = dict
+        """Makes the figures that this process publishes about itself."""
+        self._running: list[asyncio.Task[Any]] = []
+        self.letters.on("gate", self._on_event)
+
+    def start(self) -> None:
+        """Run everything until `aclose`."""
+        self.courier.start()
+        parts = (self._keeper, self.gate, self._window, self.processes)
+        self._running = [asyncio.create_task(each.run()) for each in parts]
+
+    def run(self, work: Coroutine[Any, Any, Any]) -> None:
+        """Run something else until `aclose`."""
+        self._running.append(asyncio.create_task(work))
+
+    async def hand_over(self) -> None:
+        """Let another process keep the gate, since this one stops."""
+        await self._keeper.hand_over()
+
+    async def aclose(self) -> None:
+        await self.hand_over()
+        for each in self._running:
+            each.cancel()
+        if self._running:
+            await asyncio.wait(self._running)
+            with suppress(LedgerDown):
+                await self._window.aclose()
+            await self.courier.aclose()
+
+    def _new_gate(self) -> Gate:
+        return self.gate.new_gate()
+
+    async def _take(self, gate: Gate) -> None:
+        if self.permits is not None:
+            await self.permits.take(gate)
+
+    def _leave(self) -> None:
+        if self.permits is not None:
+            self.permits.leave()
+
+    async def _tell(self, event: str, arguments: Mapping[str, Any]) -> None:
+        await self.letters.tell(GATE, "gate", [event, arguments])
+
+    async def _on_event(self, body: Any) -> None:
+        event, arguments = body
+        if self._keeper.gate is not None and event in _EVENTS:
+            getattr(self._keeper.gate, event)(**arguments)
