@@ -149,7 +149,7 @@ class Runtime:
         ClientDisconnected as `LoopThread.run` does; then the change goes on."""
 
         async def change() -> GateStats:
-            await self.core.limits.change(limits)
+            await self.core.configure(limits)
             return self.gate.statistics()
 
         return {

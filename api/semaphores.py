@@ -10,6 +10,7 @@ from api import incoming
 from auth import ADMIN
 from contract.states import iso8601
 from generations.semaphores import NamedSemaphores
+from generations.shared import SharedSemaphores
 from ledger.records import SemaphoreLeaseRecord
 from parsing.semaphores import parse_lease, parse_semaphore
 from service import Runtime
@@ -71,7 +72,7 @@ def end_lease(semaphore: str, lease_id: str) -> tuple[str, int]:
     return "", 204
 
 
-def _for_admin() -> tuple[Runtime, NamedSemaphores]:
+def _for_admin() -> tuple[Runtime, NamedSemaphores | SharedSemaphores]:
     service = incoming.service()
     service.authenticator.require_admin(request.headers)
     g.caller = ADMIN

@@ -17,6 +17,11 @@ def pushed_by_replicate() -> Response:
     """Receive the end of a prediction. A webhook about an unknown generation is ignored without reading its body."""
     service = incoming.service()
     push, generation_id = service.core.push, request.args.get("generation", "")
+    attempt = request.args.get("attempt", "")
+    if (elsewhere := service.loop.run(push.elsewhere(generation_id))) is not None:
+        with incoming.bytes_of_body("replicate") as content:
+            service.loop.run(push.pass_on(elsewhere, attempt, dict(request.headers), content))
+        return _accepted()
     expected = service.loop.run(push.expect(generation_id))
     if expected is not None:
         try:
@@ -27,7 +32,11 @@ def pushed_by_replicate() -> Response:
         except Untrusted as reason:
             log.warning("webhook_refused", generation=generation_id, reason=str(reason))
             raise Unauthenticated("The signature is not valid.") from None
-        service.loop.run(push.receive(expected, request.args.get("attempt", ""), pushed))
+        service.loop.run(push.receive(expected, attempt, pushed))
+    return _accepted()
+
+
+def _accepted() -> Response:
     response = Response(status=204)
     del response.headers["Content-Type"]
     return response

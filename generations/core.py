@@ -7,6 +7,7 @@ from typing import Protocol
 
 from admission.sliding_window import WINDOW
 from auth import ADMIN, Authenticator
+from cluster.letters import Letters
 from concurrency import Gate
 from files import Files
 from generations.archive import Archive
@@ -20,9 +21,11 @@ from generations.lifecycle import FIRST_BACKOFF, Runner
 from generations.limits import ConfiguredLimits
 from generations.push import PushInbox
 from generations.recovery import Recovery, StartupState, seconds_in_doubt
+from generations.remote import Remote
 from generations.retention import Retention
 from generations.semaphores import NamedSemaphores
 from generations.service import GenerationService
+from generations.shared import SharedLimits, SharedSemaphores, keep_fresh
 from generations.status import Status
 from generations.supervisor import Supervisor
 from generations.suspension import Suspension
@@ -30,6 +33,7 @@ from ledger import Ledger, Queries
 from loop_thread import Pool
 from parsing.attachments import Attachments
 from parsing.generation import ParseContext
+from parsing.limits import Limits
 from providers import AccountSource, CreationRegistry, ProgressSource, Provider, PushReceiver
 from providers.token_checks import TokenChecks
 from settings import Settings
@@ -44,7 +48,7 @@ class Core:
     """The part of the service that runs on the loop. Make it on the loop; it starts nothing.
 
     The ledger is read on `threads`. Forecasts and results of batches, which take longer to compute, run on `cpu`, so no
-    query waits for them.
+    query waits for them. `letters` are those to other processes, if several share the ledger.
     """
 
     def __init__(
@@ -62,26 +66,23 @@ class Core:
         context: ParseContext,
         outputs: Files | None = None,
         first_backoff: float = FIRST_BACKOFF,
+        letters: Letters | None = None,
     ) -> None:
         archive = Archive(ledger=ledger, queries=queries, threads=threads)
         keys = IdempotencyKeys(ledger=ledger, archive=archive)
         self.gate = gate
         self.provider = provider
         self.limits = ConfiguredLimits(settings, gate=gate, ledger=ledger)
+        self.letters = letters
         self.budget = Budget(settings.BUDGET_USD_PER_DAY)
         self.recovery = Recovery(attachments=attachments, context=context)
         self.checks = TokenChecks(provider, clock=asyncio.get_running_loop().time)
         self.outbox = _outbox(settings, ledger, archive)
         self.runner = self._runner(settings, ledger, archive, outputs, first_backoff)
         self.supervisor = Supervisor(
-            runner=self.runner,
-            gate=gate,
-            ledger=ledger,
-            budget=self.budget,
-            keys=keys,
-            attachments=attachments,
+            runner=self.runner, gate=gate, ledger=ledger, budget=self.budget, keys=keys, attachments=attachments,
             max_queued=settings.MAX_QUEUED,
-        )
+        )  # fmt: skip
         self.suspension = Suspension(
             supervisor=self.supervisor,
             archive=archive,
@@ -90,12 +91,26 @@ class Core:
             ledger=ledger,
             outbox=self.outbox,
         )
-        self.semaphores = NamedSemaphores(gate, ledger, archive, self.supervisor)
-        self.generations = self._service(ledger, archive, keys, cpu)
+        remote = None if letters is None else Remote(letters, self.supervisor, ledger)
+        self.semaphores = self._semaphores(ledger, archive)
+        self.shared_limits = None if letters is None else SharedLimits(self.limits, archive, letters)
+        self.generations = self._service(ledger, archive, keys, cpu, remote)
         self.retention = _retention(settings, ledger, archive)
         self.push = PushInbox(
-            supervisor=self.supervisor, archive=archive, provider=provider, authenticator=authenticator
-        )
+            supervisor=self.supervisor, archive=archive, provider=provider, authenticator=authenticator, remote=remote
+        )  # fmt: skip
+        if remote is not None:
+            remote.serve(describe=self.generations.describe, push=self.push.take)
+
+    async def configure(self, limits: Limits) -> None:
+        """Change the gate's limits, in every process that shares the ledger. Raises LedgerDown."""
+        await (self.shared_limits or self.limits).change(limits)
+
+    async def run_shared(self) -> None:
+        """Exchange letters and common values with the other processes until it is cancelled, if there can be any."""
+        if self.letters is not None and self.shared_limits is not None:
+            assert isinstance(self.semaphores, SharedSemaphores)  # noqa: S101 - `letters` are given
+            await asyncio.gather(self.letters.run(), keep_fresh(self.shared_limits, self.semaphores))
 
     def begin(self, state: StartupState, *, spent: Mapping[int, float]) -> None:
         """Resume the work of earlier processes. `spent` is the server's cost: USD by day since 1970."""
@@ -144,8 +159,16 @@ class Core:
             first_backoff=first_backoff,
         )
 
+    def _semaphores(self, ledger: Ledger, archive: Archive) -> NamedSemaphores | SharedSemaphores:
+        def of(gate: Gate) -> NamedSemaphores:
+            return NamedSemaphores(gate, ledger, archive, self.supervisor)
+
+        if self.letters is None:
+            return of(self.gate)
+        return SharedSemaphores(self.gate, archive, self.letters, of)
+
     def _service(
-        self, ledger: Ledger, archive: Archive, keys: IdempotencyKeys, cpu: Pool
+        self, ledger: Ledger, archive: Archive, keys: IdempotencyKeys, cpu: Pool, remote: Remote | None
     ) -> GenerationService:
         status = Status(supervisor=self.supervisor, gate=self.gate, threads=cpu)
         elsewhere = Elsewhere(supervisor=self.supervisor, archive=archive, ledger=ledger)
@@ -162,6 +185,7 @@ class Core:
             archive=archive,
             keys=keys,
             elsewhere=elsewhere,
+            remote=remote,
             status=status,
             events=events,
             outbox=self.outbox,

@@ -12,7 +12,7 @@ from typing import Final
 
 from errors import LedgerDown
 from generations.archive import Archive, Stored
-from generations.batch import Batch
+from generations.batch import Batch, Work
 from generations.supervisor import Supervisor
 from ledger import Ledger, Progress, Queries
 from ledger.records import GenerationRecord
@@ -36,15 +36,15 @@ class Elsewhere:
         """How many waits there are for each id."""
         self._queries: SingleFlight[Mapping[str, Progress | None]] = SingleFlight()
 
-    def runs(self, work: Stored) -> bool:
+    def runs(self, work: Work | Stored) -> bool:
         """Whether another process runs this work, as far as its record says: it has neither ended nor been suspended,
         and does not run here."""
         return (
             self._ledger.process is not None
             and not work.has_ended
-            and not is_suspended(work)
             and self._supervisor.find(work.id) is None
             and work.id not in self._supervisor.handed_over
+            and not is_suspended(work)
         )
 
     async def wait(
@@ -144,7 +144,7 @@ class _Follower:
 
     def finish(self, work: Stored) -> None:
         """Pass on the other items that have ended in this batch."""
-        self._pass_on([each for each in _records(work) if each.has_ended])
+        self._pass_on([each for each in records_of(work) if each.has_ended])
 
     def _pass_on(self, records: Collection[GenerationRecord]) -> None:
         for record in records:
@@ -154,13 +154,13 @@ class _Follower:
                 self._on_item_done(self._batch, record.position)
 
 
-def is_suspended(work: Stored) -> bool:
+def is_suspended(work: Work | Stored) -> bool:
     """Whether it waits for its owner, as far as its record says. A batch does if one of its items does."""
-    return any(each.suspended_at is not None and not each.has_ended for each in _records(work))
+    return any(each.suspended_at is not None and not each.has_ended for each in records_of(work))
 
 
-def _records(work: Stored) -> Sequence[GenerationRecord]:
-    return [each.record() for each in work.items] if isinstance(work, Batch) else [work]
+def records_of(work: Work | Stored) -> Sequence[GenerationRecord]:
+    return [each.record() for each in work.items] if isinstance(work, Batch) else [work.record()]
 
 
 def _members(ids: Collection[str], queries: Queries) -> Sequence[GenerationRecord]:

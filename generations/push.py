@@ -1,13 +1,27 @@
-"""Webhooks of Replicate: finds the generation and the secret for a message, verifies it, and hands on its result."""
+"""Webhooks of Replicate: finds the generation and the secret for a message, verifies it, and hands on its result.
 
+A message about work that another process on the ledger runs is passed on to that process unread."""
+
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Final
+
+import structlog
 
 from auth import Authenticator, Caller
+from errors import PayloadTooLarge
 from generations.archive import Archive
 from generations.batch import Batch
 from generations.generation import Generation
+from generations.remote import Remote
 from generations.supervisor import Supervisor
-from providers import PushedResult, PushReceiver
+from ledger.records import GenerationRecord
+from providers import PushedResult, PushReceiver, Untrusted
+
+MOST_BYTES: Final = 1_000_000
+"""The largest message that is passed on to another process."""
+
+log = structlog.get_logger("http")
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,11 +43,45 @@ class PushInbox:
         archive: Archive,
         provider: PushReceiver,
         authenticator: Authenticator,
+        remote: Remote | None = None,
     ) -> None:
         self._supervisor = supervisor
         self._archive = archive
         self._provider = provider
         self._authenticator = authenticator
+        self._remote = remote
+
+    async def elsewhere(self, generation_id: str) -> GenerationRecord | None:
+        """The record of an unfinished generation that another process runs. Raises LedgerDown."""
+        if self._remote is None or self._supervisor.find(generation_id) is not None:
+            return None
+        work = await self._archive.load(generation_id)
+        if not isinstance(work, GenerationRecord) or self._remote.process_of(work) is None:
+            return None
+        return work
+
+    async def pass_on(
+        self, work: GenerationRecord, attempt: str, headers: Mapping[str, str], content: bytes
+    ) -> None:
+        """Let the process that runs this generation receive a message. Raises LedgerDown, and PayloadTooLarge."""
+        assert self._remote is not None  # noqa: S101 - `elsewhere` found it
+        if len(content) > MOST_BYTES:
+            raise PayloadTooLarge(f"A message of Replicate may have up to {MOST_BYTES} bytes.")
+        await self._remote.push(work, attempt, headers, content)
+
+    async def take(
+        self, generation_id: str, attempt: str, headers: Mapping[str, str], content: bytes
+    ) -> None:
+        """Verify and use a message that another process has passed on. Raises ServiceError."""
+        expected = await self.expect(generation_id)
+        if expected is None:
+            return
+        try:
+            pushed = self._provider.read_push(headers, content, expected.secret, expected.caller)
+        except Untrusted as reason:
+            log.warning("webhook_refused", generation=generation_id, reason=str(reason))
+        else:
+            await self.receive(expected, attempt, pushed)
 
     async def expect(self, generation_id: str) -> Expected | None:
         """The secret to verify a message about this generation. None if the generation does not exist or is

@@ -19,6 +19,7 @@ from generations.elsewhere import Elsewhere, is_suspended
 from generations.events import Events, Subscription
 from generations.generation import Generation
 from generations.idempotency import IdempotencyKeys
+from generations.remote import Remote
 from generations.status import Status
 from generations.submission import Submission
 from generations.supervisor import Supervisor
@@ -62,6 +63,7 @@ class GenerationService:
         archive: Archive,
         keys: IdempotencyKeys,
         elsewhere: Elsewhere,
+        remote: Remote | None = None,
         status: Status,
         events: Events,
         outbox: Outbox,
@@ -72,6 +74,7 @@ class GenerationService:
         self._archive = archive
         self.keys = keys
         self._elsewhere = elsewhere
+        self._remote = remote
         self.status = status
         self.events = events
         self._outbox = outbox
@@ -148,6 +151,9 @@ class GenerationService:
                 self._supervisor.cancel(left)
                 await self._ledger.flush()
                 return left
+            if self._remote is not None and work is not None and self._elsewhere.runs(work):
+                await self._remote.cancel(work, timeout=timeout)
+                work = await self._archive.load(work_id)
             if work is None or isinstance(work, Generation) or not is_suspended(work):
                 break
             await self._suspension.cancel(work)
@@ -159,6 +165,10 @@ class GenerationService:
     async def describe(self, work: Work | Stored, address: str) -> dict[str, Any]:
         """The body of work in any state, for a batch with the results so far. Everything in it is on the disk, unless
         the disk cannot be written."""
+        if self._remote is not None and self._elsewhere.runs(work):
+            if (described := await self._remote.describe(work, address)) is not None:
+                return described
+            work = await self._archive.load(work.id) or work
         ended = [i for i, each in enumerate(work.items) if each.has_ended] if isinstance(work, Batch) else []
         body = self.status.body(work, address)
         with suppress(LedgerDown):
@@ -184,6 +194,8 @@ class GenerationService:
 
     async def subscribe(self, work: Work | Stored, address: str) -> Subscription:
         assert not isinstance(work, Batch)  # noqa: S101 - only generations have events
+        if self._remote is not None and self._elsewhere.runs(work):
+            await self._remote.detach(work)
         return self.events.subscribe(work, address)
 
     async def unsubscribe(self, subscription: Subscription) -> None:

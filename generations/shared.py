@@ -18,7 +18,8 @@ from concurrency import Gate
 from errors import LedgerDown
 from generations.archive import Archive
 from generations.limits import ConfiguredLimits
-from generations.semaphores import NamedSemaphores
+from generations.semaphores import KeptSemaphores, NamedSemaphores
+from ledger import Queries
 from ledger.post import GATE
 from ledger.records import SemaphoreLeaseRecord
 from parsing.limits import Limits
@@ -73,6 +74,19 @@ class SharedSemaphores:
         letters.on("semaphores", self._answer)
         letters.on("semaphores changed", lambda _: self.refresh())
 
+    @staticmethod
+    def load(queries: Queries) -> KeptSemaphores:
+        return NamedSemaphores.load(queries)
+
+    def begin(self, kept: KeptSemaphores) -> None:
+        """Know the semaphores of the ledger. Call it before any work is resumed."""
+        limits = {each.id: each.limit for each in kept.semaphores}
+        for known in self._gate.semaphores():
+            if known.id not in limits:
+                self._gate.remove_semaphore(known.id)
+        for semaphore_id, limit in limits.items():
+            self._gate.set_semaphore(semaphore_id, limit)
+
     # ── In the process that holds the gate
 
     async def take(self, gate: Gate) -> None:
@@ -93,13 +107,7 @@ class SharedSemaphores:
 
     async def refresh(self) -> None:
         """Read the semaphores from the ledger. Raises LedgerDown."""
-        found = await self._archive.read(lambda queries: queries.semaphores())
-        limits = {each.id: each.limit for each in found}
-        for known in self._gate.semaphores():
-            if known.id not in limits:
-                self._gate.remove_semaphore(known.id)
-        for semaphore_id, limit in limits.items():
-            self._gate.set_semaphore(semaphore_id, limit)
+        self.begin(await self._archive.read(self.load))
 
     async def all(self) -> list[SemaphoreSnapshot]:
         return [_snapshot(each) for each in await self._ask("all")]

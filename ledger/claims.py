@@ -33,6 +33,14 @@ class ClaimBatch:
 
 
 @dataclass(frozen=True, slots=True)
+class ClaimCancelled:
+    """Cancel the unfinished generation with this id, or those of the batch with this id, in whichever process they run.
+    A later record of that process does not undo it."""
+
+    work_id: str
+
+
+@dataclass(frozen=True, slots=True)
 class ClaimSent:
     """Mark the lease of a creation as sent, if it is still granted. `reference` is the id of the attempt."""
 
@@ -40,7 +48,7 @@ class ClaimSent:
     reference: str
 
 
-Claim = ClaimKey | ClaimSuspended | ClaimBatch | ClaimSent
+Claim = ClaimKey | ClaimSuspended | ClaimBatch | ClaimCancelled | ClaimSent
 
 _STATEMENTS: Final[Mapping[type[Claim], str]] = {
     ClaimKey: """
@@ -55,6 +63,9 @@ _STATEMENTS: Final[Mapping[type[Claim], str]] = {
     """,
     ClaimBatch: """
         UPDATE batches SET process = ? WHERE id = ? AND ended_at IS NULL AND (process = ? OR is_free)
+    """,
+    ClaimCancelled: """
+        UPDATE generations SET cancelled = TRUE WHERE (id = ? OR batch_id = ?) AND ended_at IS NULL
     """,
     ClaimSent: """
         UPDATE leases SET state = 2, reference = ?, sent_at = clock_timestamp()
@@ -78,6 +89,8 @@ def statement(claim: Claim, process: str | None, *, placeholder: str) -> tuple[s
             parameters = (process, work_id, work_id)
         case ClaimBatch(batch_id):
             parameters = (process, batch_id, process)
+        case ClaimCancelled(work_id):
+            parameters = (work_id, work_id)
         case ClaimSent(lease_id, reference):
             parameters = (reference, lease_id, process)
     is_free = _IS_FREE[process is not None]

@@ -12,7 +12,7 @@ from typing import Any, Final, TypeVar, cast
 
 from errors import LedgerDown
 from ledger import DAY, Grouping, Page, Period, Progress, Source, date_of
-from ledger.claims import Claim, ClaimBatch, ClaimKey, ClaimSent, ClaimSuspended
+from ledger.claims import Claim, ClaimBatch, ClaimCancelled, ClaimKey, ClaimSent, ClaimSuspended
 from ledger.records import (
     AttemptRecord,
     BatchRecord,
@@ -86,7 +86,14 @@ class MemoryLedger:
                 kept = self.rows[KeyRecord].setdefault(place, replace(record, process=self.process))
                 return cast("KeyRecord", kept).work_id == record.work_id
             case ClaimSuspended(work_id):
-                return self._take_suspended(work_id)
+                return self._change_unfinished(
+                    work_id,
+                    lambda each: each.suspended_at is not None,
+                    suspended_at=None,
+                    process=self.process,
+                )
+            case ClaimCancelled(work_id):
+                return self._change_unfinished(work_id, lambda _: True, cancelled=True)
             case ClaimBatch(batch_id):
                 batch = self.batch(batch_id)
                 if batch is None or batch.ended_at is not None or batch.process not in {None, self.process}:
@@ -96,17 +103,11 @@ class MemoryLedger:
             case ClaimSent():
                 raise NotImplementedError("leases are in PostgreSQL only")
 
-    def _take_suspended(self, work_id: str) -> bool:
-        rows = self.rows[GenerationRecord]
-        found = [
-            (key, record)
-            for key, record in rows.items()
-            if isinstance(record, GenerationRecord)
-            and work_id in {record.id, record.batch_id}
-            and record.suspended_at is not None
-            and not record.has_ended
-        ]
-        rows |= {key: replace(each, suspended_at=None, process=self.process) for key, each in found}
+    def _change_unfinished(
+        self, work_id: str, condition: Callable[[GenerationRecord], bool], **changes: Any
+    ) -> bool:
+        found = [each for each in self.members([work_id]) if not each.has_ended and condition(each)]
+        self.rows[GenerationRecord] |= {(each.id,): replace(each, **changes) for each in found}
         return bool(found)
 
     def crash(self) -> None:
@@ -173,9 +174,10 @@ class MemoryLedger:
     def _numbered(self, record: Record, key: Key) -> Record:
         if not isinstance(record, GenerationRecord):
             return record
-        before = self.generation(*key) or next(reversed(self.rows[GenerationRecord].values()), None)
-        seq = before.seq if isinstance(before, GenerationRecord) and before.seq else 0
-        return replace(record, seq=seq if key in self.rows[GenerationRecord] else seq + 1)
+        if (before := self.generation(*key)) is not None:
+            return replace(record, seq=before.seq, cancelled=record.cancelled or before.cancelled)
+        last = cast("GenerationRecord | None", next(reversed(self.rows[GenerationRecord].values()), None))
+        return replace(record, seq=((last and last.seq) or 0) + 1)
 
     # ── Queries
 

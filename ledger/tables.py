@@ -40,6 +40,7 @@ from sqlalchemy import (
     func,
     literal,
     literal_column,
+    or_,
     select,
 )
 from sqlalchemy.ext.compiler import compiles
@@ -269,9 +270,10 @@ class RowMapping(Generic[R]):
         """The statements for this dialect, with placeholders of its driver in the order of the parameters."""
         added = insert(self.table).inline()
         changing = [each.name for each in self.table.c if each.name not in {*self._unique, *_NEVER_CHANGES}]
-        upsert = added.on_conflict_do_update(
-            index_elements=list(self._unique), set_={name: added.excluded[name] for name in changing}
-        )
+        values = {name: added.excluded[name] for name in changing}
+        if "cancelled" in values:  # another process may have cancelled it
+            values["cancelled"] = or_(self.table.c.cancelled, added.excluded.cancelled)
+        upsert = added.on_conflict_do_update(index_elements=list(self._unique), set_=values)
         columns = [each.name for each in self.table.c if each.name != "seq"]
         delete = self.table.delete().where(*(self.table.c[name] == _KEY for name in self._key))
         placeholder = "?" if dialect.paramstyle == "qmark" else "%s"

@@ -11,7 +11,7 @@ import pytest
 
 from harness.postgres import server
 from ledger import Ledger, Queries
-from ledger.claims import Claim, ClaimBatch, ClaimKey, ClaimSuspended
+from ledger.claims import Claim, ClaimBatch, ClaimCancelled, ClaimKey, ClaimSuspended
 from ledger.memory import MemoryLedger
 from ledger.postgres import PostgresBackend
 from ledger.queries import SqlQueries
@@ -154,6 +154,23 @@ def test_work_that_has_ended_or_does_not_exist_is_not_taken_over(shared):
 
     claims = [(shared.other, ClaimSuspended(each)) for each in "abx"]
     assert [False] * 3 == shared.claim(*claims)
+
+
+@pytest.mark.parametrize("wanted", ["batch_1", "a"])
+def test_a_cancellation_stays_although_the_process_of_the_work_writes_it_again(shared, wanted):
+    running_here = generation("a", batch_id="batch_1"), generation("b", batch_id="batch_1"), generation("c")
+    ended = generation("d", batch_id="batch_1", state="failed", ended_at=2.0)
+    write(shared.one, *running_here, ended)
+
+    assert [True] == shared.claim((shared.other, ClaimCancelled(wanted)))
+    write(shared.one, *running_here)
+
+    cancelled = {"a", "b"} if wanted == "batch_1" else {"a"}
+    assert cancelled == {name for name in "abcd" if shared.queries.generation(name).cancelled}
+    assert shared.one.process == shared.queries.generation("a").process
+    assert [False, False] == shared.claim(
+        (shared.other, ClaimCancelled("d")), (shared.other, ClaimCancelled("x"))
+    )
 
 
 def test_a_batch_is_taken_over_from_nobody_that_is_alive(shared):

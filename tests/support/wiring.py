@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from auth import Authenticator, Caller, credentials
+from cluster.letters import Letters
 from concurrency import Gate
 from generations import views
 from generations.batch import Batch
@@ -149,6 +150,7 @@ def core(
     outputs: Any = None,
     first_backoff: float = FIRST_BACKOFF,
     attachments: Attachments | None = None,
+    letters: Letters | None = None,
     **named: Any,
 ) -> Core:
     """A `Core` on the loop of the test. Everything but the ledger is as in production, unless an argument
@@ -167,6 +169,7 @@ def core(
         context=CONTEXT,
         outputs=outputs,
         first_backoff=first_backoff,
+        letters=letters,
     )
 
 
