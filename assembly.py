@@ -3,7 +3,6 @@
 Only this file and `service.py` choose implementations.
 """
 
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -21,7 +20,9 @@ from files.hosts import OutputHosts
 from files.storage import FileStorage
 from files.uploads import UploadDirectory, UploadStorage
 from files.volume import disk_usage
-from ledger.writer import Backend
+from ledger.elsewhere import SqlElsewhere
+from ledger.writer import Backend, SqlLedger
+from loop_thread import Pool
 from models import declared
 from parsing.generation import ParseContext
 from providers.replicate.provider import Replicate
@@ -68,14 +69,15 @@ def gates(settings: Settings, *, shared: bool = False) -> tuple[Gate, Gate]:
 
 
 def replicate(
-    settings: Settings, creations: Gate, others: Gate, may_send: Callable[[], bool] | None = None
+    settings: Settings, creations: Gate, others: Gate, ledger: SqlLedger, threads: Pool
 ) -> Replicate:
     return Replicate(
         base_url=settings.REPLICATE_BASE_URL,
         others=others,
         durations=creations.durations,
         on_answer=creations.upstream_answered,
-        may_send=may_send,
+        may_send=ledger.may_send,
+        elsewhere=SqlElsewhere(ledger.engine, ledger.process, threads) if ledger.process else None,
         proxy=settings.proxies.for_url(settings.REPLICATE_BASE_URL),
     )
 

@@ -275,7 +275,7 @@ def build(
             settings,
             ledger=ledger,
             queries=queries,
-            provider=provider or assembly.replicate(settings, gate, others, ledger.may_send),
+            provider=provider or assembly.replicate(settings, gate, others, ledger, threads),
             gate=gate,
             threads=threads,
             cpu=cpu,

@@ -87,8 +87,11 @@ class LateSearches:
             listing, _ = await creation.read_list()
         except ServiceError:
             return None
-        uncertain, _ = await creation.uncertain_and_rank()
-        matches = creation.matches(listing) if listing else []
+        settled = await creation.settle_with_others(listing) if listing else None
+        if listing is None or settled is None:
+            return None
+        uncertain, _ = settled
+        matches = creation.matches(listing)
         alike = sum(each.creation.content == creation.content for each in self._expected.values())
         return matches[0] if not uncertain and 1 <= len(matches) <= alike else None
 

@@ -26,6 +26,7 @@ from auth import Caller
 from catalog.references import Upload
 from concurrency import Gate, Lease
 from errors import OutcomeUnknown, TokenRejected, UpstreamError
+from ledger.rivals import Elsewhere
 from loop_thread import finish
 from network.proxies import Proxy
 from providers import (
@@ -93,8 +94,9 @@ class Timing:
 class Replicate(Provider, PushReceiver, CreationRegistry, ProgressSource, AccountSource):
     """Create and close it on the loop that uses it. `others` is the window for all requests that create
     nothing. When one of them is answered, `on_answer` is called with the time at which it was sent.
-    `may_send` is asked just before the first byte of a creation; by default each may be sent. `connections` carry the
-    requests; by default they are opened here, through `proxy` if there is one.
+    `may_send` is asked just before the first byte of a creation; by default each may be sent. `elsewhere` are the
+    attempts of other processes on the same ledger, if there may be any. `connections` carry the requests; by default
+    they are opened here, through `proxy` if there is one.
     """
 
     def __init__(
@@ -106,6 +108,7 @@ class Replicate(Provider, PushReceiver, CreationRegistry, ProgressSource, Accoun
         timing: Timing | None = None,
         on_answer: Callable[[float], object] = lambda sent: None,
         may_send: Callable[[], bool] | None = None,
+        elsewhere: Elsewhere | None = None,
         connections: Connections | None = None,
         proxy: Proxy | None = None,
     ) -> None:
@@ -128,12 +131,13 @@ class Replicate(Provider, PushReceiver, CreationRegistry, ProgressSource, Accoun
             places=others, get=self.poll, get_page=self._get_page, durations=durations or Durations()
         )
         self._refusals = Refusals(self._client.account)
-        self._sharing = Sharing(is_known=lambda each: self.creations.is_known(each))
+        self._sharing = Sharing(is_known=lambda each: self.creations.is_known(each), elsewhere=elsewhere)
         self.creations = Creations(
             self._search,
             answer_timeout=timing.timeouts.create,
             clock=self._client.clock,
             timing=timing.search,
+            elsewhere=elsewhere,
         )
         self._late_searches = LateSearches(self.creations)
         self._uploads = Uploads(self._send_file, first_pause=timing.upload_pause)
@@ -319,7 +323,7 @@ class Replicate(Provider, PushReceiver, CreationRegistry, ProgressSource, Accoun
         self, caller: Caller, query: str, *, lease: Lease | None = None, max_answer: int = MAX_ANSWER
     ) -> Page:
         page = await self._client.list_predictions(caller, query, lease=lease, max_answer=max_answer)
-        self._sharing.listed(caller, page)
+        await self._sharing.listed(caller, page)
         return page
 
     async def poll(self, caller: Caller, prediction_id: str, lease: Lease) -> Prediction:

@@ -12,7 +12,7 @@ an id that is not on record. Replicate's clock may differ from ours (`clock.py`)
   nothing is retried.
 
 A match may belong to an identical creation that still waits for its answer, so all such answers are awaited before a
-match is adopted. A webhook that names the prediction ends the search.
+match is adopted, also those of other processes (`rivals.py`). A webhook that names the prediction ends the search.
 
 Inputs are compared by fingerprint, since the ledger keeps no more of an input than that.
 """
@@ -29,7 +29,8 @@ from typing import Final
 import structlog
 
 from auth import Caller
-from errors import OutcomeUnknown, ServiceError, UpstreamError
+from errors import LedgerDown, OutcomeUnknown, ServiceError, UpstreamError
+from ledger.rivals import Elsewhere
 from providers import Prediction, PushedResult, TryAgain, UncertainCreation
 from providers.replicate import token_of
 from providers.replicate.absence import Absence, KnownCreation, SearchTiming
@@ -37,10 +38,14 @@ from providers.replicate.account_list import AccountList, FetchPage, Listing, Li
 from providers.replicate.client import CREATE_TIMEOUT
 from providers.replicate.clock import UNKNOWN_SKEW, Offset, UpstreamClock, wall_offset
 from providers.replicate.errors import seconds_to_wait, service_error
+from providers.replicate.rivals import Rivals
 from providers.replicate.transport import Lost, NotSent, Refusal
 
 CLOCK_MARGIN: Final = 60.0
 """Seconds by which Replicate's clock may differ from its measured offset."""
+
+_RIVAL_PAUSE: Final = 1.0
+"""Seconds between two looks whether another process has its answer."""
 
 _IDS_KEPT: Final = 50_000
 
@@ -54,7 +59,8 @@ log = structlog.get_logger("replicate")
 
 class Creations:
     """The creations under way, and the ids on record. `page(caller, query)` fetches one page of the list;
-    `answer_timeout` is how many seconds a creation's answer is awaited."""
+    `answer_timeout` is how many seconds a creation's answer is awaited. `elsewhere` are the attempts of other processes
+    on the same ledger, if there may be any."""
 
     def __init__(
         self,
@@ -63,7 +69,9 @@ class Creations:
         answer_timeout: float = CREATE_TIMEOUT,
         clock: UpstreamClock | None = None,
         timing: SearchTiming | None = None,
+        elsewhere: Elsewhere | None = None,
     ) -> None:
+        self.elsewhere = elsewhere
         self.clock = clock or UpstreamClock()
         self.timing = timing or SearchTiming()
         self.answer_timeout = answer_timeout
@@ -112,14 +120,15 @@ class Creations:
         """A creation of an earlier process that cannot be searched for until its caller comes back."""
         self._uncertain[creation.reference] = creation
 
-    def uncertain_like(self, creation: "Creation") -> int:
-        """The number of uncertain creations of earlier processes that may have made the same prediction."""
+    def uncertain_like(self, creation: "Creation") -> set[str]:
+        """The uncertain creations of earlier processes that may have made the same prediction, by reference."""
         earliest = creation.since - 2 * UNKNOWN_SKEW
-        return sum(
-            (each.caller, each.model, each.content) == (creation.caller_id, *creation.content[1:])
-            and each.since >= earliest
+        return {
+            each.reference
             for each in self._uncertain.values()
-        )
+            if (each.caller, each.model, each.content) == (creation.caller_id, *creation.content[1:])
+            and each.since >= earliest
+        }
 
     def is_known(self, prediction_id: str) -> bool:
         return prediction_id in self._known_ids
@@ -167,6 +176,9 @@ class Creation:
         self.began = _now() - max(0.0, time.time() - since)
         """The time at which it was sent, by the loop's clock."""
         self.absence = Absence(creations.timing, sent=self.began)
+        self._rivals = Rivals(
+            creations.elsewhere, caller.id, model, content, answered_within=creations.answer_timeout
+        )
         self._search: asyncio.Timeout | None = None
         self._offset = creations.clock.offset
         """The offset of Replicate's clock when it was sent."""
@@ -234,11 +246,14 @@ class Creation:
             if listing is None:
                 continue
             is_absent = self.absence.is_proven_by(listing.freshness)
-            uncertain, rank = await self.uncertain_and_rank()
+            settled = await self.settle_with_others(listing)
+            if settled is None:
+                continue
+            uncertain, rank = settled
             matches = self.matches(listing)
             if rank < len(matches) <= uncertain:
                 return self._adopted(matches[rank], listing)
-            if is_absent and not matches and not self._may_be_unreadable(listing):
+            if is_absent and not matches and not self._unreadable(listing):
                 raise TryAgain(UpstreamError("Replicate did not create the prediction."))
             if is_absent and (not matches or len(matches) > uncertain):
                 break
@@ -291,17 +306,18 @@ class Creation:
         ]
         return [each.prediction for each in sorted(matches, key=lambda each: each.created)]
 
-    def _may_be_unreadable(self, listing: Listing) -> bool:
-        """Whether this creation may have made a prediction that does not show its input."""
+    def _unreadable(self, listing: Listing) -> list[str]:
+        """The predictions that this creation may have made, and that do not show their input."""
         _, model, _ = self.content
         earliest, latest = self._range()
-        return any(
-            each.model == model
+        return [
+            identity
+            for identity, each in listing.listed.items()
+            if each.model == model
             and (each.content is None or each.prediction.is_removed)
             and earliest <= each.created <= latest
             and not self._creations.is_known(identity)
-            for identity, each in listing.listed.items()
-        )
+        ]
 
     def _adopted(self, found: Prediction, listing: Listing) -> Prediction:
         self._is_made(found.id, known=listing.freshness.sent)
@@ -311,9 +327,9 @@ class Creation:
         # Its state is left to a poll, since the list may lag behind.
         return Prediction(found.id, "starting", created_at=found.created_at, age=self._age())
 
-    async def uncertain_and_rank(self) -> tuple[int, int]:
-        """The number of uncertain creations that may have made a prediction just listed, and how many of those under
-        way were sent before this one. This one counts unless its result was pushed.
+    async def settle_with_others(self, listing: Listing) -> tuple[int, int] | None:
+        """The number of uncertain creations that may have made a prediction just listed, and how many of those that are
+        searched for go before this one. This one counts unless its result was pushed. None if that is not known yet.
 
         It waits until no identical creation awaits its answer. Creations that begin later are not waited for: they made
         none of the listed predictions, and a stream of them would never end.
@@ -321,9 +337,41 @@ class Creation:
         alike = [other for other in self._creations.under_way if other.content == self.content]
         for other in alike:
             await other.answer_ruled_out.wait()
+        try:
+            if self._creations.elsewhere and not await self._has_settled_with_rivals(listing):
+                return None
+        except LedgerDown:
+            return None
         uncertain = [other for other in alike if other in self._creations.under_way and other.pushed is None]
-        earlier = sum((other.began, other.reference) < (self.began, self.reference) for other in uncertain)
-        return len(uncertain) + self._creations.uncertain_like(self), earlier
+        rivals = self._rivals.uncertain
+        searching = {each for each, rival in rivals.items() if not rival.suspended}
+        if searching:  # all processes need one order
+            earlier = sum(
+                each < self.reference for each in searching | {each.reference for each in uncertain}
+            )
+        else:
+            earlier = sum((each.began, each.reference) < (self.began, self.reference) for each in uncertain)
+        other_doubts = self._creations.uncertain_like(self) | rivals.keys()
+        return len(uncertain) + len(other_doubts), earlier
+
+    async def _has_settled_with_rivals(self, listing: Listing) -> bool:
+        """Learn from the ledger whose the listed predictions are, and wait for the answers of other processes. Returns
+        whether the evidence of absence still holds. Raises LedgerDown."""
+        rivals = self._rivals
+        await rivals.look()
+        since = self.since - 2 * UNKNOWN_SKEW
+        while ids := [each.id for each in self.matches(listing)] or self._unreadable(listing):
+            for each in await rivals.update(ids, since=since):
+                self._creations.register_known(each)
+            if not rivals.are_pending or not self.matches(listing):
+                break
+            await asyncio.sleep(_RIVAL_PAUSE)
+        if rivals.gone_since == math.inf:
+            return True
+        # It may have adopted the prediction of this creation. Then the one still missing is the rival's.
+        earliest = min(self.absence.sent, rivals.gone_since - CLOCK_MARGIN)
+        self.absence, rivals.gone_since = Absence(self._creations.timing, sent=earliest), math.inf
+        return False
 
 
 def _now() -> float:

@@ -10,8 +10,9 @@ So a prediction whose answer is late or lost is no sign.
 
 import asyncio
 import math
+import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from datetime import datetime, timedelta
 from typing import Final
@@ -21,6 +22,8 @@ import structlog
 
 from auth import Caller
 from concurrency import Lease
+from errors import LedgerDown
+from ledger.rivals import Elsewhere
 from providers import Prediction
 from providers.replicate.answers import ListedPrediction, Page
 from providers.replicate.transport import Refusal
@@ -31,6 +34,12 @@ SIGN_LASTS: Final = 600.0
 WARNED_EVERY: Final = 60.0
 """Seconds between two warnings, and seconds without a page after which a poll reads one."""
 
+_LOOK_EVERY: Final = 10.0
+"""Seconds between two questions to the ledger, which take time."""
+
+_RECENT: Final = 1800.0
+"""Seconds since the end of work to which a listed prediction may belong."""
+
 KEPT: Final = 10_000
 """The number of latest inputs by which creations are recognized."""
 
@@ -38,11 +47,13 @@ log = structlog.get_logger("replicate")
 
 
 class Sharing:
-    """Create it on the loop, at the start. `is_known(id)` returns whether a prediction is on record. Only the
-    admin's calls count."""
+    """Create it on the loop, at the start. `is_known(id)` returns whether a prediction is on record. `elsewhere` are
+    the attempts of other processes on the same ledger, if there may be any. Only the admin's calls count."""
 
-    def __init__(self, *, is_known: Callable[[str], bool]) -> None:
+    def __init__(self, *, is_known: Callable[[str], bool], elsewhere: Elsewhere | None = None) -> None:
         self._is_known = is_known
+        self._elsewhere = elsewhere
+        self._looked_at = -math.inf
         self._started: float | None = None
         with suppress(RuntimeError):  # if it is made before its loop runs, it starts with the first creation
             self._started = _now()
@@ -80,12 +91,13 @@ class Sharing:
         self._listed_at = _now()
         return urlencode({"created_after": f"{self._since:%Y-%m-%dT%H:%M:%S.%fZ}"})
 
-    def listed(self, caller: Caller, page: Page) -> None:
+    async def listed(self, caller: Caller, page: Page) -> None:
         """Record that a page of the list was read."""
         if caller.kind != "admin" or self._since is None:
             return
         self._listed_at = _now()
-        if any(self._is_foreign(item, self._since) for item in page.items):
+        foreign = [item for item in page.items if self._is_foreign(item, self._since)]
+        if foreign and not await self._are_ours(foreign):
             self._report("Replicate lists a prediction that this service did not make.")
 
     def refused(self, caller: Caller, refusal: Refusal, lease: Lease) -> None:
@@ -94,6 +106,19 @@ class Sharing:
             return
         if "reduced" not in str(refusal.document.get("detail")):
             self._report("Replicate refused a creation for its rate, and our own window has room.")
+
+    async def _are_ours(self, foreign: Sequence[ListedPrediction]) -> bool:
+        """Whether other processes made these predictions, or that is not known now."""
+        if self._elsewhere is None:
+            return False
+        if _now() < self._looked_at + _LOOK_EVERY:
+            return True
+        self._looked_at = _now()
+        listed = {item.prediction.id: item.content or "" for item in foreign}
+        try:
+            return set(listed) == set(await self._elsewhere.ours(listed, since=time.time() - _RECENT))
+        except LedgerDown:
+            return True
 
     def _is_foreign(self, item: ListedPrediction, since: datetime) -> bool:
         listed = item.prediction

@@ -1,0 +1,80 @@
+"""The creations of other processes, on the same ledger, that may have made the same prediction as a lost one.
+
+Another process may send the same input for the same caller. Its prediction must not be adopted here. So before a
+prediction is adopted, the ledger is asked whether any attempt has it on record, and which attempts of others with this
+input are in doubt. Such an attempt is on the disk before its creation is sent, so those that made a listed prediction
+are in the ledger when the list has been read. Each may still have an answer until the time for that is over. From then
+on it counts as uncertain, and all uncertain ones take the listed predictions in the order of their ids.
+"""
+
+import asyncio
+import math
+import time
+from collections.abc import Collection, Mapping
+from typing import Final
+
+from ledger.rivals import Elsewhere, Rival
+
+_RECORDED_WITHIN: Final = 10.0
+"""Seconds in which an answer that has arrived is in the ledger, or its process is dead and its work taken over."""
+
+
+class Rivals:
+    """The rivals of one lost creation. After each reading of the list, call `look` once, and then `update` until none
+    `are_pending`. The answer to a rival arrives `answered_within` seconds after it was first seen, or never.
+
+    An uncertain rival that is gone may have adopted the prediction of this creation. `gone_since` is when it was sent,
+    by the loop's clock; the calling code resets it."""
+
+    def __init__(
+        self, elsewhere: Elsewhere | None, caller_id: str, model: str, content: str, *, answered_within: float
+    ) -> None:
+        self._elsewhere = elsewhere
+        self._key = caller_id, model, content
+        self._answered_within = answered_within + _RECORDED_WITHIN
+        self._first_seen: dict[str, float] = {}
+        self._present: Mapping[str, Rival] = {}
+        self.gone_since = math.inf
+
+    async def look(self) -> None:
+        """Note which rivals there are. Raises LedgerDown."""
+        if self._elsewhere is None:
+            return
+        seen = await self._elsewhere.look(*self._key)
+        now = _now()
+        self._note_gone(seen.in_doubt)
+        self._first_seen = {each: self._first_seen.get(each, now) for each in seen.in_doubt}
+        self._present = seen.in_doubt
+
+    async def update(self, ids: Collection[str], *, since: float) -> Collection[str]:
+        """Returns which of these ids are on record for any attempt, and notes which of those rivals are still in doubt.
+        Raises LedgerDown."""
+        if self._elsewhere is None:
+            return ()
+        seen = await self._elsewhere.look(*self._key, ids=ids, since=since)
+        self._note_gone(seen.in_doubt)
+        self._present = {each: rival for each, rival in seen.in_doubt.items() if each in self._first_seen}
+        return seen.known
+
+    def _note_gone(self, in_doubt: Mapping[str, Rival]) -> None:
+        for reference, rival in self._present.items():
+            if reference not in in_doubt and not self._may_be_answered(reference, rival):
+                sent = min(self._first_seen[reference], _now() - (time.time() - rival.since))
+                self.gone_since = min(self.gone_since, sent)
+
+    @property
+    def are_pending(self) -> bool:
+        """Whether a rival still waits for its answer."""
+        return any(self._may_be_answered(reference, rival) for reference, rival in self._present.items())
+
+    @property
+    def uncertain(self) -> Mapping[str, Rival]:
+        """The rivals that may have made a listed prediction, by reference."""
+        return self._present
+
+    def _may_be_answered(self, reference: str, rival: Rival) -> bool:
+        return not rival.suspended and _now() < self._first_seen[reference] + self._answered_within
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()
