@@ -20,6 +20,7 @@ from psycopg import errors
 
 from errors import LedgerDown
 from ledger.notices import BEAT, Callback, Link, Listener, give_notice
+from ledger.post import LEASES
 from ledger.postgres import PostgresBackend
 from loop_thread import Pool
 
@@ -104,7 +105,14 @@ class Courier:
     async def bury(self) -> bool:
         """Mark overdue processes dead, and take over the work of all that are dead. Returns whether there was one.
         Raises LedgerDown as `run` does."""
-        return await self.run(self._backend.bury)
+
+        def bury(cursor: Cursor) -> bool:
+            has_taken = self._backend.bury(cursor)
+            if has_taken:
+                self.notify(LEASES, "role")
+            return has_taken
+
+        return await self.run(bury)
 
     def notify(self, *topics: str) -> None:
         """Give notice of these topics after the present transaction, if it is committed. Call it in a function of

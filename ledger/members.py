@@ -185,7 +185,7 @@ _MOVES: Final = (
     """,
     "UPDATE leases SET state = 9 WHERE process = ANY(%(dead)s) AND state = 0",
     """
-    UPDATE leases SET process = NULL, left_at = processes.until FROM processes
+    UPDATE leases SET process = NULL, left_at = processes.until, seen = -1 FROM processes
     WHERE process = processes.id AND process = ANY(%(dead)s) AND state <> 9
     """,
     "DELETE FROM letters WHERE recipient = ANY(%(dead)s)",
