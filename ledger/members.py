@@ -60,6 +60,14 @@ between two of them since `steady_since`. `taken_at` is set once its work was ta
 server token."""
 
 Table(
+    "proven_tokens",
+    OWN,
+    Column("caller_id", Text, primary_key=True),
+    Column("turn", Text, nullable=False),
+    Column("until", DateTime(timezone=True), nullable=False),
+)
+
+Table(
     "shares",
     OWN,
     Column("process", Text, primary_key=True),

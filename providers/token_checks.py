@@ -3,15 +3,18 @@ no turns. Requests with a refused token are refused before any other work is don
 account share its turns. A token that cannot be checked now is let in, but shares one turn with all unproven
 tokens (`admission.flows.UNPROVEN`): a provider that does not answer stops no caller, and a flood of
 invented tokens takes no more than that turn.
+
+Processes on one ledger share the outcomes of proven tokens, so a token is proven for all while the provider does not
+answer.
 """
 
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Final
+from typing import Any, Final, Protocol, TypeVar
 
 import structlog
 
@@ -32,8 +35,13 @@ REFUSED_FOR: Final = 60.0
 KEPT: Final = 10_000
 """The most outcomes that are kept of proven tokens, and also of refused ones."""
 
+_SHARED_WITHIN: Final = 0.5
+"""Seconds to wait for the outcome of another process. A check may take so much longer."""
+
 CHECKS: Final = "checks"
 """The turn shared by all checks in the window of the requests that create nothing."""
+
+T = TypeVar("T")
 
 log = structlog.get_logger("auth")
 
@@ -44,9 +52,23 @@ class _Outcome:
     turn: str = ""
 
 
+class SharedTokens(Protocol):
+    """The outcomes of proven tokens in all processes on one ledger. Each method raises LedgerDown."""
+
+    async def find(self, caller_id: str) -> tuple[str, float] | None:
+        """The turn of this caller, and for how many seconds it is proven."""
+
+    async def keep(self, caller_id: str, turn: str, seconds: float) -> None:
+        """The caller's token is proven for so many seconds."""
+
+    async def drop(self, caller_id: str) -> None:
+        """The caller's token is refused."""
+
+
 class TokenChecks:
     """The outcomes of recent checks: at most `kept` proven ones and as many refused ones. `clock` returns
-    seconds of a monotonic clock."""
+    seconds of a monotonic clock. Set `shared` before the first check to the outcomes of all
+    processes on the ledger, if there may be others."""
 
     def __init__(
         self, provider: AccountSource, *, kept: int = KEPT, clock: Callable[[], float] = time.monotonic
@@ -60,6 +82,8 @@ class TokenChecks:
         self._checking: SingleFlight[str | None] = SingleFlight()
         self._begun: deque[float] = deque()
         self._places = asyncio.Semaphore(AT_ONCE)
+        self._asking: set[asyncio.Task[Any]] = set()
+        self.shared: SharedTokens | None = None
 
     def known(self, caller: Caller) -> Caller | None:
         """The caller with its turn, None if it has to be checked. Call it in any thread. Raises
@@ -84,6 +108,7 @@ class TokenChecks:
     async def aclose(self) -> None:
         """Stop checking."""
         await self._checking.aclose()
+        await asyncio.gather(*self._asking, return_exceptions=True)
 
     def _may_begin(self) -> bool:
         now = self._clock()
@@ -96,11 +121,15 @@ class TokenChecks:
 
     async def _checked(self, caller: Caller) -> str | None:
         """The turn of an accepted token. None if the token is refused or unknown."""
+        if self.shared is not None and (known := await self._proven_elsewhere(self.shared, caller)):
+            return known
         try:
             async with asyncio.timeout(SECONDS), self._places:
                 account = await self._provider.account_of(replace(caller, turn=CHECKS))
         except TokenRejected:
             self._keep(self._refused, caller, _Outcome(self._clock() + REFUSED_FOR))
+            if self.shared is not None:
+                self._ask(self.shared.drop(caller.id))
             return None
         except TimeoutError:
             return self._kept_turn(caller)
@@ -112,7 +141,30 @@ class TokenChecks:
         turn = f"account {account}" if account else caller.id
         self._refused.pop(caller.id, None)
         self._keep(self._proven, caller, _Outcome(self._clock() + PROVEN_FOR, turn))
+        if self.shared is not None:
+            self._ask(self.shared.keep(caller.id, turn, PROVEN_FOR))
         return turn
+
+    async def _proven_elsewhere(self, shared: SharedTokens, caller: Caller) -> str | None:
+        """The turn of a token that another process has proven, if its outcome is there soon."""
+        asked = self._ask(shared.find(caller.id))
+        await asyncio.wait([asked], timeout=_SHARED_WITHIN)
+        if not asked.done() or asked.exception() or (found := asked.result()) is None:
+            return None
+        turn, seconds = found
+        self._keep(self._proven, caller, _Outcome(self._clock() + min(seconds, PROVEN_FOR), turn))
+        return turn
+
+    def _ask(self, question: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        task = asyncio.create_task(question)
+        self._asking.add(task)
+        task.add_done_callback(self._asked)
+        return task
+
+    def _asked(self, task: asyncio.Task[Any]) -> None:
+        self._asking.discard(task)
+        if not task.cancelled():
+            task.exception()  # without the ledger, each process checks by itself
 
     def _kept_turn(self, caller: Caller) -> str | None:
         """The turn of a token that was proven before, kept for another minute, since a missing answer is no

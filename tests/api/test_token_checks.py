@@ -119,6 +119,83 @@ def test_a_proof_is_kept_for_an_hour_a_refusal_for_a_minute_and_a_missing_answer
     checked(scenario)(accounts)
 
 
+class Table:
+    """The outcomes that all processes share, on a ledger that may be away."""
+
+    def __init__(self, seconds: float = 0.01) -> None:
+        self.rows: dict[str, tuple[str, float]] = {}
+        self.seconds = seconds
+
+    async def find(self, caller_id: str) -> tuple[str, float] | None:
+        await asyncio.sleep(self.seconds)
+        turn, until = self.rows.get(caller_id, ("", 0.0))
+        left = until - asyncio.get_running_loop().time()
+        return (turn, left) if left > 0 else None
+
+    async def keep(self, caller_id: str, turn: str, seconds: float) -> None:
+        self.rows[caller_id] = turn, asyncio.get_running_loop().time() + seconds
+
+    async def drop(self, caller_id: str) -> None:
+        self.rows.pop(caller_id, None)
+
+
+def two_processes(scenario, accounts: Accounts, table: Table):
+    async def begin():
+        clock = asyncio.get_running_loop().time
+        both = [TokenChecks(accounts, clock=clock) for _ in range(2)]
+        for each in both:
+            each.shared = table
+        found = await scenario(*both)
+        for each in both:
+            await each.aclose()
+        return found
+
+    return virtual_time.run(begin())
+
+
+def test_a_token_that_one_process_has_proven_is_proven_for_all_and_no_longer():
+    outcomes = ["one", None]
+    accounts = Accounts(lambda _: outcomes.pop(0))
+
+    async def scenario(first, second):
+        found = await turns(first, user("a"))
+        await asyncio.sleep(PROVEN_FOR - 10)
+        found += await turns(second, user("a"))
+        await asyncio.sleep(10)
+        return found + [each.turn for each in (second.known(user("a")), await first.check(user("a"))) if each]
+
+    assert ["account one", "account one", "account one"] == two_processes(scenario, accounts, Table())
+    assert [] == outcomes
+
+
+def test_a_refusal_ends_the_proof_for_processes_that_have_not_seen_it():
+    outcomes = ["one", TokenRejected(), TokenRejected()]
+    accounts = Accounts(lambda _: outcomes.pop(0))
+    table = Table()
+
+    async def scenario(first, second):
+        found = await turns(first, user("a"))
+        table.rows.clear()
+        found += await turns(second, user("a"))
+        await asyncio.sleep(1)
+        return found + list(table.rows)
+
+    assert ["account one", "refused"] == two_processes(scenario, accounts, table)
+
+
+@pytest.mark.parametrize("away", ["slow", "broken"])
+def test_a_token_is_checked_although_the_shared_outcomes_are_away(away):
+    table = Table(seconds=60 if away == "slow" else 0.01)
+    if away == "broken":
+        table.rows = None
+
+    async def scenario(first, _):
+        began = asyncio.get_running_loop().time()
+        return await turns(first, user("a")), asyncio.get_running_loop().time() - began < 1
+
+    assert (["account a's"], True) == two_processes(scenario, Accounts(), table)
+
+
 def test_the_admin_is_never_checked():
     accounts = Accounts(lambda _: TokenRejected())
 
