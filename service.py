@@ -21,7 +21,7 @@ import structlog
 
 import assembly
 from admission.snapshot import GateStats
-from auth import ADMIN, Authenticator
+from auth import Authenticator
 from cluster import burials
 from concurrency import Gate
 from errors import LedgerDown, LoopBlocked, ShuttingDown, Starting
@@ -29,7 +29,7 @@ from files import Files
 from generations.core import Core, FullProvider
 from generations.recovery import StartupState, load_startup_state
 from generations.service import GenerationService
-from ledger import DAY, HASH_KEY, Profile, Queries
+from ledger import HASH_KEY, Profile, Queries
 from ledger.databases import backend
 from ledger.queries import SqlQueries
 from ledger.writer import Backend, SqlLedger
@@ -49,9 +49,6 @@ VERSION: Final = "0.8.0"
 _FORECASTS_AT_ONCE: Final = 2
 """Forecasts and results of batches that are computed at once. Each uses the processor for a while, and health checks
 must not wait for many."""
-
-_BUDGET_HORIZON: Final = 90 * DAY
-"""Seconds of past costs that the budget loads at the start."""
 
 _LONGEST_BLOCK: Final = 10.0
 """Seconds without a sign of the event loop after which the process counts as dead."""
@@ -174,9 +171,8 @@ class Runtime:
 
     def _restore(self) -> None:
         """Resume the work of earlier processes. In the ledger's thread, once it is open."""
-        simulated = self.settings.REPLICATE_SIMULATE
         state = self._left_behind()
-        spent = self.queries.cost_by_day(ADMIN, time.time() - _BUDGET_HORIZON, simulated=simulated)
+        spent = self.core.budget.load(self.queries)
         hash_key = self.queries.meta(HASH_KEY)
         limits, semaphores = self.core.limits.load(self.queries), self.core.semaphores.load(self.queries)
 

@@ -112,15 +112,19 @@ def _upstream(stall: StallStats, state: UpstreamState) -> dict[str, Any]:
 
 
 def _for_admin(service: Runtime) -> dict[str, Any]:
-    left, waiting = service.loop.call(
-        lambda: (service.core.budget.left, service.core.supervisor.longest_waiting())
-    )
+    left, waiting = service.loop.run(_budget_and_wait(service))
     return {
         "configured_limits": dict(service.core.limits.configured),
         "budget_left_usd": left,
         "oldest_waiting_seconds": None if waiting is None else round(waiting, 1),
         "failures_last_hour": _failures(service),
     }
+
+
+async def _budget_and_wait(service: Runtime) -> tuple[float | None, float | None]:
+    """USD that are left of the budget, and the longest wait. On the loop."""
+    await service.core.budget.refresh()
+    return service.core.budget.left, service.core.supervisor.longest_waiting()
 
 
 def _failures(service: Runtime) -> dict[str, int] | None:

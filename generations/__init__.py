@@ -4,8 +4,8 @@ What happens to a generation, in order:
 
 1. `service.py` takes a submission (`submission.py`); its idempotency key may belong to earlier work
    (`idempotency.py`).
-2. `supervisor.py` accepts it within the budget (`budget.py`), alone or in a batch (`batch.py`), and starts a
-   task for it.
+2. `supervisor.py` accepts it within the budget (`budget.py`, `shared_budget.py`), alone or in a batch
+   (`batch.py`), and starts a task for it.
 3. `lifecycle.py` runs it: attempts with retries and fallback, then the outputs, then the end.
 4. `attempt.py` makes one attempt: admission, creation, and the wait for the prediction. `push.py` receives the
    webhooks of Replicate; `late.py` handles a prediction that is found after its attempt.

@@ -2,20 +2,25 @@
 
 Only work on the server's token counts (`auth.ADMIN`), not work on users' tokens. An accepted generation reserves its
 expected cost until it ends and settles its real cost, so waiting work counts as well. Days are in UTC; a cost counts on
-the day on which its generation ended.
+the day on which its generation ended. If several processes share the ledger, `shared_budget.py` adds up theirs.
 """
 
 import math
 import time
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
+from contextlib import asynccontextmanager
+from typing import Final
 
 from auth import ADMIN
 from errors import BudgetExceeded
-from ledger import DAY
+from ledger import DAY, Queries
 
-_TOLERANCE = 1e-9
+TOLERANCE: Final = 1e-9
 """USD, for the comparison of sums of floats."""
+
+_HORIZON: Final = 90 * DAY
+"""Seconds of past costs that count if the clock is set back."""
 
 
 class Budget:
@@ -24,15 +29,26 @@ class Budget:
     recorded them.
     """
 
-    def __init__(self, usd_per_day: float | None = None, *, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        usd_per_day: float | None = None,
+        *,
+        simulated: bool = False,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
         self._most = math.inf if usd_per_day is None else usd_per_day
+        self._simulated = simulated
         self._clock = clock
         self.spent: defaultdict[int, float] = defaultdict(float)
         """USD by day since 1970."""
         self.reserved = 0.0
 
+    def load(self, queries: Queries) -> Mapping[int, float]:
+        """Read the costs of earlier processes for `begin`. Blocks. Raises LedgerDown."""
+        return queries.cost_by_day(ADMIN, self._clock() - _HORIZON, simulated=self._simulated)
+
     def begin(self, spent: Mapping[int, float]) -> None:
-        """Add the costs of earlier processes from the ledger: USD by day since 1970."""
+        """Add the costs of earlier processes: USD by day since 1970."""
         for day, usd in spent.items():
             self.spent[day] += usd
 
@@ -42,12 +58,19 @@ class Budget:
         left = self._left()
         return None if math.isinf(left) else max(0.0, left)
 
+    async def refresh(self) -> None:
+        """Bring `left` up to date with other processes."""
+
+    @asynccontextmanager
+    async def admitted(self, caller_id: str, usd: float) -> AsyncGenerator[None, None]:  # noqa: ARG002
+        """Within the block, `reserve` of these USD is certain to succeed as far as other processes are concerned.
+        Raises BudgetExceeded or LedgerDown."""
+        yield
+
     def reserve(self, caller_id: str, usd: float) -> float:
         """Reserve USD for work of this caller. Returns `usd`. Raises BudgetExceeded."""
-        if caller_id == ADMIN and usd > (left := self._left()) + _TOLERANCE:
-            raise BudgetExceeded(
-                f"It would cost about {usd:g} USD, and {max(0.0, left):g} of today's {self._most:g} USD are left."
-            )
+        if caller_id == ADMIN and usd > self._left() + TOLERANCE:
+            raise self._exceeded(usd)
         self.hold(caller_id, usd)
         return usd
 
@@ -67,11 +90,16 @@ class Budget:
         spent = sum(cost for day, cost in self.spent.items() if day >= today)
         return round(self._most - spent - self.reserved, 9)
 
+    def _exceeded(self, usd: float) -> BudgetExceeded:
+        return BudgetExceeded(
+            f"It would cost about {usd:g} USD, and {max(0.0, self._left()):g} of today's {self._most:g} USD are left."
+        )
+
     def _today(self) -> int:
         return int(self._clock() // DAY)
 
 
 def check_cost(usd: float, most: float | None, *, where: str = "It") -> None:
     """Raises BudgetExceeded if `usd` is more than the maximum cost of a request (None: no maximum)."""
-    if most is not None and usd > most + _TOLERANCE:
+    if most is not None and usd > most + TOLERANCE:
         raise BudgetExceeded(f"{where} would cost about {usd:g} USD, more than max_cost_usd: {most:g}.")

@@ -26,6 +26,7 @@ from generations.retention import Retention
 from generations.semaphores import NamedSemaphores
 from generations.service import GenerationService
 from generations.shared import SharedLimits, SharedSemaphores, keep_fresh
+from generations.shared_budget import SharedBudget
 from generations.status import Status
 from generations.supervisor import Supervisor
 from generations.suspension import Suspension
@@ -74,7 +75,7 @@ class Core:
         self.provider = provider
         self.limits = ConfiguredLimits(settings, gate=gate, ledger=ledger)
         self.letters = letters
-        self.budget = Budget(settings.BUDGET_USD_PER_DAY)
+        self.budget = _budget(settings, ledger, archive)
         self.recovery = Recovery(attachments=attachments, context=context)
         self.checks = TokenChecks(provider, clock=asyncio.get_running_loop().time)
         self.outbox = _outbox(settings, ledger, archive)
@@ -186,11 +187,19 @@ class Core:
             keys=keys,
             elsewhere=elsewhere,
             remote=remote,
+            budget=self.budget,
             status=status,
             events=events,
             outbox=self.outbox,
             ledger=ledger,
         )
+
+
+def _budget(settings: Settings, ledger: Ledger, archive: Archive) -> Budget:
+    limit, simulated = settings.BUDGET_USD_PER_DAY, settings.REPLICATE_SIMULATE
+    if limit is None or ledger.process is None:
+        return Budget(limit, simulated=simulated)
+    return SharedBudget(limit, ledger=ledger, archive=archive, process=ledger.process, simulated=simulated)
 
 
 def _outbox(settings: Settings, ledger: Ledger, archive: Archive) -> Outbox:

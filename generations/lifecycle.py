@@ -189,7 +189,7 @@ class Runner:
         retries = Retries(self._first_backoff, failures=_predictions_of(step, earlier))
         failed = None
         while True:
-            why = None if step.model is begun else self._pass_over(generation, step, batch)
+            why = None if step.model is begun else await self._pass_over(generation, step, batch)
             begun = step.model  # its retries are allowed as well
             if why is None:
                 try:
@@ -264,10 +264,12 @@ class Runner:
         if batch_id is not None and isinstance(error, AccountError):
             self._gate.dismiss(caller.turn, batch_id, partial(type(error), error.detail))
 
-    def _pass_over(self, generation: Generation, step: Step, batch: Batch | None) -> ServiceError | None:
+    async def _pass_over(
+        self, generation: Generation, step: Step, batch: Batch | None
+    ) -> ServiceError | None:
         """The reason not to call a model, which is also listed among the attempts. None if it may be
         called."""
-        reason = step.unfit or self._refuse_cost(generation, step, batch)
+        reason = step.unfit or await self._refuse_cost(generation, step, batch)
         if reason is None:
             return None
         error = InvalidRequest([Problem("fallback", reason)])
@@ -276,7 +278,7 @@ class Runner:
         )
         return error
 
-    def _refuse_cost(self, generation: Generation, step: Step, batch: Batch | None) -> str | None:
+    async def _refuse_cost(self, generation: Generation, step: Step, batch: Batch | None) -> str | None:
         """Reserve the cost of a fallback, or return which limit it would exceed."""
         if step.model is generation.request.first.model:
             return None  # reserved at acceptance
@@ -288,8 +290,9 @@ class Runner:
             check_cost(cost, generation.request.max_cost, where=f"{with_it} it")
             if batch is not None and batch.max_cost is not None:
                 check_cost(batch.expected_cost + more, batch.max_cost, where=f"{with_it} the batch")
-            generation.reserved += self._budget.reserve(generation.caller_id, more)
-        except BudgetExceeded as error:
+            async with self._budget.admitted(generation.caller_id, more):
+                generation.reserved += self._budget.reserve(generation.caller_id, more)
+        except (BudgetExceeded, LedgerDown) as error:
             return error.detail
         return None
 

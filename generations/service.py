@@ -15,6 +15,7 @@ from errors import LedgerDown, NotFound, ShuttingDown
 from generations import views
 from generations.archive import Archive, Stored
 from generations.batch import Batch, Work
+from generations.budget import Budget
 from generations.elsewhere import Elsewhere, is_suspended
 from generations.events import Events, Subscription
 from generations.generation import Generation
@@ -63,6 +64,7 @@ class GenerationService:
         archive: Archive,
         keys: IdempotencyKeys,
         elsewhere: Elsewhere,
+        budget: Budget,
         remote: Remote | None = None,
         status: Status,
         events: Events,
@@ -75,6 +77,7 @@ class GenerationService:
         self.keys = keys
         self._elsewhere = elsewhere
         self._remote = remote
+        self._budget = budget
         self.status = status
         self.events = events
         self._outbox = outbox
@@ -98,7 +101,8 @@ class GenerationService:
             work = await self._existing(submission)
             if work is None:
                 try:
-                    work = new = self._supervisor.accept(submission)
+                    async with self._budget.admitted(submission.caller.id, submission.cost):
+                        work = new = self._supervisor.accept(submission)
                 except BaseException:
                     self._abandon_key(submission)
                     raise

@@ -54,6 +54,16 @@ class Submission:
     wait_seconds: float | None = None
 
     @property
+    def cost(self) -> float:
+        """USD that it may cost without fallbacks."""
+        each = self.request
+        return (
+            sum(one.model_cost for one in each.requests)
+            if isinstance(each, BatchRequest)
+            else each.model_cost
+        )
+
+    @property
     def detached(self) -> bool:
         """Whether it continues without a waiting caller, who can come back for it."""
         return self.key is not None or self.wait_seconds == 0

@@ -157,10 +157,12 @@ class Suspension:
             await self._end_batch(batch_id)
 
     def _is_taken(self, record: GenerationRecord) -> bool:
-        """Whether it belongs to this process and does not run yet."""
+        """Whether it belongs to this process and does not run yet. Work of a dead process is resumed elsewhere in this
+        one."""
         return (
             not record.has_ended
             and record.suspended_at is None
+            and record.taken_at is None
             and record.process == self._ledger.process
             and self._supervisor.find(record.id) is None
         )
@@ -172,6 +174,7 @@ class Suspension:
         if (
             record is None
             or record.ended_at is not None
+            or record.taken_at is not None  # it is resumed with the other work of a dead process
             or not all(item.has_ended for item in items)
             or self._supervisor.find(batch_id) is not None
             or not await self._ledger.claim(ClaimBatch(batch_id))

@@ -195,6 +195,14 @@ class Queries(Protocol):
     def cost_by_day(self, caller_id: str, since: float, *, simulated: bool) -> Mapping[int, float]:
         """USD of a caller's generations that ended at or after `since`, by day (UTC, counted from 1970)."""
 
+    def budget_spent(self, day: int, *, simulated: bool) -> Mapping[int, float]:
+        """USD that processes have spent of the budget from this day on, by day (UTC, counted from 1970). Call it and
+        `budget_total` only if several processes share the ledger."""
+
+    def budget_total(self, caller_id: str, day: int, *, simulated: bool) -> float:
+        """USD that all processes have spent of the budget of this caller from this day on, and have reserved. Work that
+        one has taken over from a dead one counts by itself until it is resumed."""
+
     def failures(self, since: float, *, simulated: bool) -> Mapping[str, int]:
         """How many generations failed at or after `since`, by the code of their error."""
 

@@ -48,7 +48,33 @@ class ClaimSent:
     reference: str
 
 
-Claim = ClaimKey | ClaimSuspended | ClaimBatch | ClaimCancelled | ClaimSent
+@dataclass(frozen=True, slots=True)
+class ClaimBudget:
+    """Check a reservation of a caller's budget, which was written to the row of this process before the claim: whether
+    all processes together have spent from this `day` on and reserved at most `most` USD. Processes make this claim one
+    after the other. If it fails, the row stays as it was written."""
+
+    caller_id: str
+    most: float
+    day: int
+    simulated: bool
+
+
+Claim = ClaimKey | ClaimSuspended | ClaimBatch | ClaimCancelled | ClaimSent | ClaimBudget
+
+BUDGET_TOTAL: Final = """
+    SELECT (
+        SELECT coalesce(sum(spent), 0) FROM budgets WHERE day >= %s AND simulated = %s
+    ) + (
+        SELECT coalesce(sum(latest.reserved), 0) FROM processes CROSS JOIN LATERAL (
+            SELECT reserved FROM budgets WHERE process = processes.id AND simulated = %s ORDER BY day DESC LIMIT 1
+        ) latest WHERE processes.taken_at IS NULL
+    ) + (
+        SELECT coalesce(sum(reserved_usd), 0) FROM generations
+        WHERE ended_at IS NULL AND taken_at IS NOT NULL AND caller_id = %s AND simulated = %s
+    ) AS total
+"""
+"""The statement for `Queries.budget_total` in PostgreSQL. Its parameters are those of `total_of`."""
 
 _STATEMENTS: Final[Mapping[type[Claim], str]] = {
     ClaimKey: """
@@ -71,6 +97,7 @@ _STATEMENTS: Final[Mapping[type[Claim], str]] = {
         UPDATE leases SET state = 2, reference = ?, sent_at = clock_timestamp()
         WHERE id = ? AND process = ? AND granted AND state IN (0, 2)
     """,
+    ClaimBudget: f"SELECT FROM ({BUDGET_TOTAL}) sums WHERE total <= %s",
 }
 
 _IS_FREE: Final = {
@@ -78,6 +105,15 @@ _IS_FREE: Final = {
     True: "NOT EXISTS (SELECT FROM processes WHERE processes.id = batches.process AND dead_at IS NULL)",
 }
 """Whether no process has a batch, by whether several share the ledger."""
+
+
+LOCKS: Final[Mapping[type[Claim], str]] = {ClaimBudget: "SELECT FROM meta WHERE name = 'name' FOR UPDATE"}
+"""A statement before that of the claim, which sees what others wrote before they let go of the lock."""
+
+
+def total_of(caller_id: str, day: int, simulated: bool) -> tuple[Any, ...]:
+    """The parameters of `BUDGET_TOTAL`."""
+    return day, simulated, simulated, caller_id, simulated
 
 
 def statement(claim: Claim, process: str | None, *, placeholder: str) -> tuple[str, tuple[Any, ...]]:
@@ -93,5 +129,7 @@ def statement(claim: Claim, process: str | None, *, placeholder: str) -> tuple[s
             parameters = (work_id, work_id)
         case ClaimSent(lease_id, reference):
             parameters = (reference, lease_id, process)
+        case ClaimBudget(caller_id, most, day, simulated):
+            parameters = (*total_of(caller_id, day, simulated), most)
     is_free = _IS_FREE[process is not None]
     return _STATEMENTS[type(claim)].replace("is_free", is_free).replace("?", placeholder), parameters

@@ -12,10 +12,11 @@ from typing import Any, Final, TypeVar, cast
 
 from errors import LedgerDown
 from ledger import DAY, Grouping, Page, Period, Progress, Source, date_of
-from ledger.claims import Claim, ClaimBatch, ClaimCancelled, ClaimKey, ClaimSent, ClaimSuspended
+from ledger.claims import Claim, ClaimBatch, ClaimBudget, ClaimCancelled, ClaimKey, ClaimSent, ClaimSuspended
 from ledger.records import (
     AttemptRecord,
     BatchRecord,
+    BudgetRecord,
     Delivery,
     GenerationRecord,
     KeyRecord,
@@ -25,7 +26,8 @@ from ledger.records import (
     SemaphoreRecord,
     UsageRecord,
 )
-from ledger.tables import FIGURES, MAPPINGS, Key, owned
+from ledger.tables import MAPPINGS, Key, owned
+from ledger.usage import figures, usage_of
 
 R = TypeVar("R", bound=Record)
 
@@ -100,6 +102,8 @@ class MemoryLedger:
                     return False
                 self.rows[BatchRecord][batch_id,] = replace(batch, process=self.process)
                 return True
+            case ClaimBudget(caller_id, most, day, simulated):
+                return self.budget_total(caller_id, day, simulated=simulated) <= most
             case ClaimSent():
                 raise NotImplementedError("leases are in PostgreSQL only")
 
@@ -159,10 +163,10 @@ class MemoryLedger:
             for item in self.batch_items(found.id):
                 self._delete(GenerationRecord, (item.id,))
         if isinstance(found, GenerationRecord) and found.ended_at is not None:
-            one = _usage_of(found)
+            one = usage_of(found)
             place = MAPPINGS[UsageRecord].key_of(one)
             others = [each for each in self.all(UsageRecord) if MAPPINGS[UsageRecord].key_of(each) == place]
-            self.rows[UsageRecord][place] = replace(one, **_figures([one, *others]))
+            self.rows[UsageRecord][place] = replace(one, **figures([one, *others]))
 
     def _delete_attempt(self, generation_id: str, number: int) -> None:
         """Remove an attempt from its generation's record, unless a newer record has replaced it."""
@@ -319,6 +323,20 @@ class MemoryLedger:
             days[each.day] += each.usd
         return days
 
+    def budget_spent(self, day: int, *, simulated: bool) -> Mapping[int, float]:
+        days: defaultdict[int, float] = defaultdict(float)
+        for each in self.all(BudgetRecord):
+            if each.day >= day and each.simulated == simulated:
+                days[each.day] += each.spent
+        return days
+
+    def budget_total(self, caller_id: str, day: int, *, simulated: bool) -> float:
+        rows = sorted(self.all(BudgetRecord), key=lambda each: each.day)
+        reserved = {each.process: each.reserved for each in rows if each.simulated == simulated}
+        taken = self._generations(lambda each: each.taken_at is not None and each.simulated == simulated)
+        left = sum(each.reserved_usd for each in taken if each.caller_id == caller_id)
+        return sum(self.budget_spent(day, simulated=simulated).values()) + sum(reserved.values()) + left
+
     def failures(self, since: float, *, simulated: bool) -> Mapping[str, int]:
         failed = self._generations(
             lambda each: (
@@ -334,9 +352,9 @@ class MemoryLedger:
                 each
             )
         if by is None:
-            return [_figures(groups[None])]
+            return [figures(groups[None])]
         name = date_of if by == "day" else str
-        return [{by: name(group)} | _figures(groups[group]) for group in sorted(groups)]
+        return [{by: name(group)} | figures(groups[group]) for group in sorted(groups)]
 
     def all(self, kind: type[R]) -> list[R]:
         """Every committed record of this kind, in the order of its first commit."""
@@ -348,7 +366,7 @@ class MemoryLedger:
     def _counted(self, period: Period) -> list[UsageRecord]:
         """The usage of each ended generation, and of deleted ones by day."""
         present = [
-            (each.ended_at, _usage_of(each))
+            (each.ended_at, usage_of(each))
             for each in self.all(GenerationRecord)
             if each.ended_at is not None
         ]
@@ -367,27 +385,6 @@ class MemoryLedger:
 def _place(kind: type[Record], key: Key) -> Key:
     """The key by which a row is unique."""
     return key[:2] if kind is KeyRecord else key
-
-
-def _usage_of(record: GenerationRecord) -> UsageRecord:
-    return UsageRecord(
-        day=int((record.ended_at or 0.0) // DAY),
-        caller_id=record.caller_id,
-        model=record.model,
-        simulated=record.simulated,
-        generations=1,
-        succeeded=int(record.state == "succeeded"),
-        failures=int(record.state == "failed"),
-        canceled=int(record.state == "canceled"),
-        images=record.images,
-        video_seconds=record.video_seconds,
-        usd=record.cost_usd,
-        credits=record.credits,
-    )
-
-
-def _figures(records: Sequence[UsageRecord]) -> dict[str, Any]:
-    return {name: sum(getattr(each, name) for each in records) for name in FIGURES}
 
 
 def _is_taken_by(process: str | None, record: GenerationRecord | BatchRecord | Delivery) -> bool:

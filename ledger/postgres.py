@@ -29,7 +29,7 @@ from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 from sqlalchemy.pool import QueuePool
 
 from ledger import Profile
-from ledger.claims import Claim, ClaimSent, statement
+from ledger.claims import LOCKS, Claim, ClaimSent, statement
 from ledger.members import FENCE, LOCK_TIMEOUT, OWN, TTL, Cursor, Member
 from ledger.migrations import NAME, POSTGRES_STEPS, PRESENT, TooNew, add_first_values
 from ledger.notices import give_notice
@@ -175,6 +175,8 @@ class PostgresBackend:
                 cursor.execute(FENCE, self._member.fence)
                 for sql, every in rows.items():
                     cursor.executemany(sql, every)
+                for lock in {LOCKS[type(each)] for each in claims if type(each) in LOCKS}:
+                    cursor.execute(lock)
                 made = [connection.execute(sql, parameters) for sql, parameters in claimed]
                 cursor.execute("COMMIT")
         except BaseException as error:

@@ -28,6 +28,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from errors import LedgerDown
 from ledger import DAY, Grouping, Page, Period, Progress, date_of
+from ledger.claims import BUDGET_TOTAL, total_of
 from ledger.records import (
     AttemptRecord,
     BatchRecord,
@@ -41,6 +42,7 @@ from ledger.records import (
 from ledger.tables import (
     ATTEMPTS,
     BATCHES,
+    BUDGETS,
     DAY_OF_END,
     DELIVERIES,
     FIGURES,
@@ -223,6 +225,18 @@ class SqlQueries:
             for day, usd in connection.execute(query):
                 days[int(day)] += usd
         return days
+
+    def budget_spent(self, day: int, *, simulated: bool) -> Mapping[int, float]:
+        table = BUDGETS.c
+        spent = select(table.day, func.sum(table.spent)).where(table.day >= day, table.simulated == simulated)
+        with self._reading() as connection:
+            return {int(each): usd for each, usd in connection.execute(spent.group_by(table.day))}
+
+    def budget_total(self, caller_id: str, day: int, *, simulated: bool) -> float:
+        with self._reading() as connection:
+            return float(
+                connection.exec_driver_sql(BUDGET_TOTAL, total_of(caller_id, day, simulated)).scalar_one()
+            )
 
     def failures(self, since: float, *, simulated: bool) -> Mapping[str, int]:
         query = (

@@ -241,6 +241,18 @@ class SemaphoreLeaseRecord:
 
 
 @dataclass(frozen=True, slots=True)
+class BudgetRecord:
+    """What one process has spent of the server's budget on one `day` (UTC, counted from 1970), and what it had reserved
+    when it last wrote this. Its latest day counts. In PostgreSQL only."""
+
+    process: str
+    day: int
+    simulated: bool
+    spent: float
+    reserved: float
+
+
+@dataclass(frozen=True, slots=True)
 class MetaRecord:
     """A value that the service stores for itself."""
 
@@ -289,4 +301,5 @@ Record = (
     | SemaphoreLeaseRecord
     | MetaRecord
     | LeaseRecord
+    | BudgetRecord
 )

@@ -51,6 +51,7 @@ from ledger import DAY
 from ledger.records import (
     AttemptRecord,
     BatchRecord,
+    BudgetRecord,
     Delivery,
     Failure,
     GenerationRecord,
@@ -171,6 +172,8 @@ USAGE_BY_DAY: Final = _table(
 SEMAPHORES: Final = _table("semaphores", SemaphoreRecord, "id")
 
 SEMAPHORE_LEASES: Final = _table("semaphore_leases", SemaphoreLeaseRecord, "id")
+
+BUDGETS: Final = Table("budgets", SHARED, *_columns(BudgetRecord, "process", "day"))
 
 LEASES: Final = Table("leases", MetaData(), *_columns(LeaseRecord, "id"))
 """The columns of `leases` that a process writes. `shared.py` has the whole table."""
@@ -352,6 +355,7 @@ MAPPINGS: Final[Mapping[type[Record], RowMapping[Any]]] = {
     SemaphoreLeaseRecord: RowMapping(SemaphoreLeaseRecord, SEMAPHORE_LEASES, "id"),
     MetaRecord: RowMapping(MetaRecord, META, "name"),
     LeaseRecord: RowMapping(LeaseRecord, LEASES, "id"),
+    BudgetRecord: RowMapping(BudgetRecord, BUDGETS, "process", "day"),
 }
 
 

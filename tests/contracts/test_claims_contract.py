@@ -11,11 +11,11 @@ import pytest
 
 from harness.postgres import server
 from ledger import Ledger, Queries
-from ledger.claims import Claim, ClaimBatch, ClaimCancelled, ClaimKey, ClaimSuspended
+from ledger.claims import Claim, ClaimBatch, ClaimBudget, ClaimCancelled, ClaimKey, ClaimSuspended
 from ledger.memory import MemoryLedger
 from ledger.postgres import PostgresBackend
 from ledger.queries import SqlQueries
-from ledger.records import BatchRecord, KeyRecord, PlanRecord
+from ledger.records import BatchRecord, BudgetRecord, KeyRecord, PlanRecord
 from ledger.sqlite import SqliteBackend
 from ledger.writer import SqlLedger
 from tests.support.ledgers import running, write
@@ -184,10 +184,13 @@ def test_a_batch_is_taken_over_from_nobody_that_is_alive(shared):
     )
 
 
+several = pytest.mark.parametrize("shared", [in_memory, on_postgres], indirect=True)
+"""For what only a ledger of several processes has."""
+
+
+@several
 def test_one_of_two_processes_takes_over_the_batch_of_a_dead_one(shared):
     write(shared.one, BATCH)
-    if shared.one is shared.other:
-        pytest.skip("one process has this ledger")
     if isinstance(shared.one, MemoryLedger):
         (key,) = shared.one.rows[BatchRecord]
         shared.one.rows[BatchRecord][key] = BATCH
@@ -199,3 +202,64 @@ def test_one_of_two_processes_takes_over_the_batch_of_a_dead_one(shared):
 
     assert 1 == sum(made)
     assert shared.queries.batch("batch_1").process == (shared.one if made[0] else shared.other).process
+
+
+def reserved(ledger, usd, *, spent=0.0, day=10, simulated=False):
+    """Writes the row of this process, and claims at most 1 USD for all from that day on."""
+    record = BudgetRecord(ledger.process, day, simulated, spent, usd)
+
+    async def claimed():
+        ledger.upsert(record)
+        return await ledger.claim(ClaimBudget("admin", 1.0, day, simulated))
+
+    return claimed()
+
+
+async def together(*claims):
+    return await asyncio.gather(*claims)
+
+
+@several
+def test_one_of_two_reservations_that_exceed_the_budget_together_is_refused(shared):
+    for _ in range(5):
+        made = asyncio.run(together(reserved(shared.one, 0.6), reserved(shared.other, 0.6)))
+        assert 1 == sum(made)
+
+        asyncio.run(together(reserved(shared.one, 0.0), reserved(shared.other, 0.0)))
+
+
+@several
+def test_the_budget_counts_what_was_spent_since_a_day_and_what_each_process_has_reserved_now(shared):
+    def total():
+        return round(shared.queries.budget_total("admin", 10, simulated=False), 6)
+
+    asyncio.run(together(reserved(shared.one, 0.4, spent=0.2, day=9)))
+    assert 0.4 == total(), "yesterday's costs do not count, what waits does"
+    asyncio.run(together(reserved(shared.one, 0.1, spent=0.05, day=10)))
+    assert 0.15 == total(), "the row of today replaces the reservation of yesterday"
+    asyncio.run(
+        together(
+            reserved(shared.other, 0.3, spent=0.01, day=11), reserved(shared.one, 9, day=12, simulated=True)
+        )
+    )
+    assert 0.46 == total()
+    taken = generation("a", simulated=False, process=shared.one.process, taken_at=5.0, reserved_usd=0.5)
+    write(
+        shared.one, taken, replace(taken, id="b", taken_at=None), replace(taken, id="c", caller_id="user_1")
+    )
+    assert 0.96 == total(), "work of a dead process counts until it is resumed"
+    assert {10: 0.05, 11: 0.01} == dict(shared.queries.budget_spent(10, simulated=False))
+
+
+def test_the_reservations_of_a_dead_process_count_until_its_work_is_taken_over():
+    with on_postgres() as shared:
+        asyncio.run(together(reserved(shared.one, 0.4, spent=0.2), reserved(shared.other, 0.1)))
+        totals = []
+        for state in ("dead_at = clock_timestamp()", "taken_at = clock_timestamp()"):
+            with shared.one.engine.begin() as connection:
+                connection.exec_driver_sql(
+                    f"UPDATE processes SET {state} WHERE id = %s", (shared.other.process,)
+                )
+            totals.append(round(shared.queries.budget_total("admin", 10, simulated=False), 6))
+
+        assert [0.7, 0.6] == totals
