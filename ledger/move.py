@@ -29,7 +29,7 @@ def move(source: str, target: str) -> Mapping[str, int]:
     path = Path(make_url(source).database or "")
     if not path.is_file():
         raise SettingsError(f"--move-ledger: there is no file {path}.")
-    old, new = SqliteBackend(source), cast("PostgresBackend", backend(target))
+    old, new = SqliteBackend(source), cast("PostgresBackend", backend(target, alone=True))
     with closing(new), closing(old):
         old.open()
         new.open()
