@@ -1,10 +1,13 @@
 """Processes of the service on one ledger in PostgreSQL: another one continues the work of a dead one."""
 
+import signal
 from contextlib import ExitStack
 
+import psycopg
 import pytest
 
 import service
+from errors import ShuttingDown
 from harness.postgres import server
 from harness.service_process import until
 from ledger import Profile
@@ -36,6 +39,7 @@ class Process:
     """A process of the service within that of the test."""
 
     def __init__(self, simulator, url, tmp_path):
+        self.url = url
         environ = {
             "REPLICATE_API_TOKEN": SERVER_TOKEN,
             "REPLICATE_BASE_URL": simulator.url,
@@ -72,12 +76,12 @@ class Process:
 def processes(simulator, tmp_path):
     """Starts processes on one ledger."""
     with ExitStack() as stack:
-        schema = stack.enter_context(server().schema())
+        url = server().url(schema=stack.enter_context(server().schema()))
 
         def start(number):
             started = []
             for _ in range(number):
-                started.append(Process(simulator, server().url(schema=schema), tmp_path))
+                started.append(Process(simulator, url, tmp_path))
                 stack.callback(started[-1].close)
             return started
 
@@ -116,3 +120,21 @@ def test_work_of_a_process_that_ends_goes_on_at_once_in_another(processes, simul
 
     until(lambda: second.states(target) == ["succeeded"])
     assert 1 == simulator.counts().creations_accepted
+
+
+def test_a_process_that_was_taken_over_is_not_ready_and_ends(processes):
+    first, second = processes(2)
+    signals = []
+    before = signal.signal(signal.SIGQUIT, lambda *_: signals.append("quit"))
+    try:
+        with psycopg.connect(first.url) as connection:
+            connection.execute(
+                "UPDATE processes SET dead_at = now() WHERE id = %s", (first.database.process,)
+            )
+        until(lambda: signals)
+    finally:
+        signal.signal(signal.SIGQUIT, before)
+
+    with pytest.raises(ShuttingDown):
+        first.service.ready()
+    assert "ready" == second.service.ready()["status"]
