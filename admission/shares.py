@@ -88,6 +88,10 @@ class Share:
         self._most = answer.most
         self.allowed = min(answer.places, answer.most)
 
+    def drop(self) -> None:
+        """Use nothing before the next answer: others may have these places."""
+        self.allowed = 0
+
     def close(self, used: int) -> Holding:
         """Give back all places but the `used` ones."""
         self.allowed = 0

@@ -20,8 +20,9 @@ from ledger.processes import SqlProcesses
 from ledger.shares import PostgresShares
 from ledger.writer import SqlLedger
 
-_LONGEST_REQUEST: Final = 60.0
-"""Seconds within which a request that was sent arrives or never does."""
+_LONGEST_REQUEST: Final = 10.0
+"""Seconds within which a request that was sent arrives or never does: the longest timeout but that of an upload, which
+does not arrive without its sender. So long, and a minute, the share of a dead process is kept from others."""
 
 _EVENTS: Final = {"pause", "slow_down", "refuse", "proceed"}
 """The events of callers that the holder of the gate must know, by the names of the methods of `Gate`."""

@@ -10,6 +10,7 @@ from contextlib import suppress
 from typing import Final, Protocol
 
 from admission.shares import Answer, Share
+from admission.sliding_window import WINDOW
 from concurrency import Gate
 from errors import LedgerDown
 
@@ -56,7 +57,11 @@ class SharedWindow:
                     self._share.settled(answer)
                     self._gate.allot(self._share.allowed)
                     settled_at = clock()
+            paused_at = clock()
             await asyncio.sleep(_PAUSE)
+            if clock() >= paused_at + WINDOW:
+                # This process was stopped, and may count as dead. Timers are due in order, so this comes early.
+                self._share.drop()
 
     async def aclose(self) -> None:
         """Give back all places that are not used, after `run` has ended. Nothing more can be sent."""

@@ -33,6 +33,10 @@ class VirtualLoop(asyncio.SelectorEventLoop):
     def time(self) -> float:
         return self._virtual.now
 
+    def jump(self, seconds: float) -> None:
+        """Let time pass in which nothing runs, as if the process was stopped."""
+        self._virtual.now += seconds
+
     def timers(self) -> list[asyncio.TimerHandle]:
         """The timers that are set."""
         scheduled: list[asyncio.TimerHandle] = self._scheduled  # type: ignore[attr-defined]

@@ -186,6 +186,23 @@ async def test_a_process_goes_on_with_its_share_while_the_database_is_away():
 
 
 @in_virtual_time
+async def test_a_process_that_was_stopped_sends_almost_nothing_before_it_has_a_share_again():
+    table = MemoryShares(600)
+    process = Process(table, 0, [], rate=8)
+    await asyncio.sleep(100)
+    table.fate = lambda: (False, False)
+    asyncio.get_running_loop().jump(70)
+    woken = asyncio.get_running_loop().time()
+    await asyncio.sleep(60)
+
+    assert sum(each >= woken for each in process.sent) <= 8
+    table.fate = lambda: (True, True)
+    await asyncio.sleep(5)
+    assert last_minute(process) > 8
+    await process.stop()
+
+
+@in_virtual_time
 async def test_before_its_first_share_a_process_sends_nothing():
     table = MemoryShares(600, fate=lambda: (False, False))
     process = Process(table, 0, [], rate=5)
