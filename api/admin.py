@@ -1,6 +1,8 @@
 """The routes for operators: limits, statistics and health."""
 
 import time
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 
 import structlog
@@ -9,8 +11,10 @@ from flask import Blueprint, Response, g, jsonify, request
 from admission.snapshot import GateStats, StallStats
 from api import incoming
 from auth import ADMIN
+from cluster.figures import ProcessFigures
 from contract.states import iso8601
 from errors import LedgerDown
+from generations.figures import WorkFigures, total
 from parsing.limits import parse_limits
 from providers import UpstreamState
 from service import NAME, VERSION, Runtime, concurrency_figures
@@ -63,7 +67,7 @@ def ready() -> Response:
 
 def _figures(service: Runtime, *, for_admin: bool) -> dict[str, Any]:
     """Waits only for one call on the loop and, for the admin, one read of the ledger."""
-    gate, others, ended, is_shared, skew, upstream = service.loop.call(lambda: _of_the_loop(service))
+    seen = service.loop.call(lambda: _of_the_loop(service))
     return {
         "service": NAME,
         "version": VERSION,
@@ -72,30 +76,40 @@ def _figures(service: Runtime, *, for_admin: bool) -> dict[str, Any]:
         "admin_api_configured": service.settings.admin_key is not None,
         "default_replicate_token_configured": service.settings.replicate_token is not None,
         "ledger": "ok" if service.ledger.trouble is None else "down",
-        "concurrency": concurrency_figures(gate),
-        "upstream": _upstream(gate.stall, upstream),
+        "concurrency": concurrency_figures(seen.gate),
+        "upstream": _upstream(seen.gate.stall, seen.upstream),
         "polling": {
             "requests_per_minute_limit": service.settings.REPLICATE_OTHER_REQUESTS_PER_MINUTE,
-            "current_rate_per_minute": others.current_rate_per_minute,
+            "current_rate_per_minute": seen.work.polls_per_minute,
         },
-        "generations": ended,
-        "account_shared": is_shared,
-        "clock_skew_seconds": None if skew is None else round(skew, 1),
-        **(_for_admin(service) if for_admin else {}),
+        "generations": seen.work.ended,
+        "account_shared": seen.work.account_shared,
+        "clock_skew_seconds": None if seen.clock_skew is None else round(seen.clock_skew, 1),
+        **(_for_admin(service, seen) if for_admin else {}),
     }
 
 
-def _of_the_loop(
-    service: Runtime,
-) -> tuple[GateStats, GateStats, dict[str, int], bool, float | None, UpstreamState]:
-    provider = service.core.provider
-    return (
-        service.gate.statistics(),
-        service.others.statistics(),
-        dict(service.core.runner.ended),
-        provider.account_shared,
-        provider.clock_skew,
-        provider.upstream,
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """The state of the loop at one moment. `work` is that of all `processes`."""
+
+    gate: GateStats
+    work: WorkFigures
+    processes: Sequence[ProcessFigures]
+    clock_skew: float | None
+    upstream: UpstreamState
+
+
+def _of_the_loop(service: Runtime) -> _Seen:
+    core = service.core
+    processes = core.processes()
+    of_each = [WorkFigures(**each.figures) for each in processes if each.figures]
+    return _Seen(
+        gate=service.gate.statistics(),
+        work=total(of_each or [core.figures(service.others)]),
+        processes=processes,
+        clock_skew=core.provider.clock_skew,
+        upstream=core.provider.upstream,
     )
 
 
@@ -111,9 +125,12 @@ def _upstream(stall: StallStats, state: UpstreamState) -> dict[str, Any]:
     }
 
 
-def _for_admin(service: Runtime) -> dict[str, Any]:
-    left, waiting = service.loop.run(_budget_and_wait(service))
+def _for_admin(service: Runtime, seen: _Seen) -> dict[str, Any]:
+    left = service.loop.run(_budget_left(service))
+    waiting = seen.work.oldest_waiting_seconds
+    processes = {"processes": [_process(each) for each in seen.processes]} if seen.processes else {}
     return {
+        **processes,
         "configured_limits": dict(service.core.limits.configured),
         "budget_left_usd": left,
         "oldest_waiting_seconds": None if waiting is None else round(waiting, 1),
@@ -121,10 +138,22 @@ def _for_admin(service: Runtime) -> dict[str, Any]:
     }
 
 
-async def _budget_and_wait(service: Runtime) -> tuple[float | None, float | None]:
-    """USD that are left of the budget, and the longest wait. On the loop."""
+async def _budget_left(service: Runtime) -> float | None:
+    """USD that are left of the budget. On the loop."""
     await service.core.budget.refresh()
-    return service.core.budget.left, service.core.supervisor.longest_waiting()
+    return service.core.budget.left
+
+
+def _process(process: ProcessFigures) -> dict[str, Any]:
+    return {
+        "host": process.host,
+        "pid": process.pid,
+        "version": process.version,
+        "since": iso8601(process.since),
+        "in_flight": process.figures.get("in_flight", 0),
+        "waiting": process.figures.get("waiting", 0),
+        "holds_gate": process.holds_gate,
+    }
 
 
 def _failures(service: Runtime) -> dict[str, int] | None:

@@ -2,11 +2,12 @@
 
 import asyncio
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 from admission.sliding_window import WINDOW
 from auth import ADMIN, Authenticator
+from cluster.figures import ProcessFigures
 from cluster.letters import Letters
 from concurrency import Gate
 from files import Files
@@ -15,6 +16,7 @@ from generations.attempt import AttemptRunner
 from generations.budget import Budget
 from generations.elsewhere import Elsewhere
 from generations.events import Events
+from generations.figures import WorkFigures, figures_of
 from generations.idempotency import IdempotencyKeys
 from generations.late import LatePredictions
 from generations.lifecycle import FIRST_BACKOFF, Runner
@@ -75,6 +77,8 @@ class Core:
         self.provider = provider
         self.limits = ConfiguredLimits(settings, gate=gate, ledger=ledger)
         self.letters = letters
+        self.processes: Callable[[], Sequence[ProcessFigures]] = tuple
+        """The processes that share the ledger, with the figures that each publishes. Empty if there can be only one."""
         self.budget = _budget(settings, ledger, archive)
         self.recovery = Recovery(attachments=attachments, context=context)
         self.checks = TokenChecks(provider, clock=asyncio.get_running_loop().time)
@@ -85,13 +89,9 @@ class Core:
             max_queued=settings.MAX_QUEUED,
         )  # fmt: skip
         self.suspension = Suspension(
-            supervisor=self.supervisor,
-            archive=archive,
-            recovery=self.recovery,
-            checks=self.checks,
-            ledger=ledger,
+            supervisor=self.supervisor, archive=archive, recovery=self.recovery, checks=self.checks, ledger=ledger,
             outbox=self.outbox,
-        )
+        )  # fmt: skip
         remote = None if letters is None else Remote(letters, self.supervisor, ledger)
         self.semaphores = self._semaphores(ledger, archive)
         self.shared_limits = None if letters is None else SharedLimits(self.limits, archive, letters)
@@ -102,6 +102,10 @@ class Core:
         )  # fmt: skip
         if remote is not None:
             remote.serve(describe=self.generations.describe, push=self.push.take)
+
+    def figures(self, others: Gate) -> WorkFigures:
+        """The figures of the work in this process. `others` is the gate of requests that create nothing."""
+        return figures_of(self.supervisor, self.runner, self.provider, others)
 
     async def configure(self, limits: Limits) -> None:
         """Change the gate's limits, in every process that shares the ledger. Raises LedgerDown."""

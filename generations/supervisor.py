@@ -241,6 +241,11 @@ class Supervisor:
             before += same and other.semaphore == generation.semaphore and other.state == "queued"
         return before
 
+    def counts(self) -> tuple[int, int]:
+        """How many generations wait in the queue here, and how many run."""
+        queued = sum(each.state == "queued" for _, each in self._running.values())
+        return queued, len(self._running) - queued
+
     def longest_waiting(self) -> float | None:
         """Seconds since the oldest queued generation was accepted. None if the queue is empty."""
         waiting = [each.accepted_at for _, each in self._running.values() if each.state == "queued"]

@@ -8,7 +8,7 @@ answers. No framework does this: docs/decisions/0006-openapi-from-declarations.m
 from functools import lru_cache
 from typing import Any
 
-from api.openapi import semaphores
+from api.openapi import semaphores, status
 from api.openapi.operations import paths
 from api.openapi.schemas import JSON, an_object, answers, ref
 from auth import ADMIN_HEADER, USER_HEADER
@@ -101,6 +101,7 @@ def _schemas(models: tuple[Model, ...]) -> JSON:
         ),
         "SemaphoreLimit": _body(SemaphoreFields), "LeaseTerms": _body(LeaseFields),
         **semaphores.schemas(),
+        **status.schemas(),
         **answers(),
     }  # fmt: skip
 

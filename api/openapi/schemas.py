@@ -5,7 +5,6 @@ from typing import Any, Final
 from catalog.model import TIERS
 from contract.states import ENDED, UNFINISHED
 from errors import every_error
-from parsing.limits import Limits
 from parsing.queries import GROUPS
 
 JSON = dict[str, Any]
@@ -221,19 +220,9 @@ def _of_the_ledger() -> JSON:
 
 
 def _of_the_service() -> JSON:
-    figures = dict.fromkeys(
-        (
-            "concurrent_limit", "current_concurrent", "available_slots", "waiting",
-            "requests_per_minute_limit", "current_rate_per_minute",
-        ),
-        _COUNT,
-    )  # fmt: skip
-    concurrency = an_object({**figures, "paused_seconds": _NUMBER})
     return {
-        "Configured": an_object({"success": _YES_NO, "concurrency": concurrency}),
         "Models": an_object({"models": {"type": "array", "items": ref("Model")}}),
         "Model": _model(),
-        "Status": _status(concurrency),
         "Index": an_object(
             {
                 "name": TEXT, "version": TEXT,
@@ -276,68 +265,6 @@ def _model() -> JSON:
             "example": {"type": "object"},
         }
     )
-
-
-def _status(concurrency: JSON) -> JSON:
-    moment: JSON = {"anyOf": [_MOMENT, {"type": "null"}]}
-    upstream = an_object(
-        {
-            "last_answer_at": moment,
-            "failing_since": moment
-            | {"description": "When the first request failed since the last successful one."},
-            "throttled_until": moment
-            | {"description": "When the last wait ends that Replicate requested for any account."},
-            "stalled": _YES_NO,
-            "stalled_at": moment,
-            "back_at": moment,
-            "creations_in_doubt": _COUNT,
-        },
-        description="The health of Replicate's API. `stalled`: whether it has been silent since the response "
-        "to a creation was lost; `stalled_at` and `back_at`: when the last stall was noticed, and when it ended; "
-        "`creations_in_doubt`: how many predictions are searched for since the response to their creation was lost.",
-    )
-    public: JSON = {
-        "service": TEXT,
-        "version": TEXT,
-        "uptime_seconds": _NUMBER,
-        "simulated": _YES_NO,
-        "admin_api_configured": _YES_NO,
-        "default_replicate_token_configured": _YES_NO,
-        "ledger": {"enum": ["ok", "down"], "description": "While it is down, no new work is accepted."},
-        "concurrency": concurrency,
-        "upstream": upstream,
-        "polling": an_object({"requests_per_minute_limit": _COUNT, "current_rate_per_minute": _COUNT}),
-        "generations": an_object({"succeeded": _COUNT, "failed": _COUNT, "canceled": _COUNT}),
-        "account_shared": _YES_NO
-        | {"description": "Whether another program used the server's account in the last ten minutes."},
-        "clock_skew_seconds": {
-            "type": ["number", "null"],
-            "description": "Seconds by which Replicate's clock is ahead of the service's; null if unknown.",
-        },
-    }
-    for_admin = _status_for_admin()
-    return an_object({**public, **for_admin}, required=list(public))
-
-
-def _status_for_admin() -> JSON:
-    return {
-        "configured_limits": an_object(dict.fromkeys(Limits.model_fields, _COUNT), required=[])
-        | {"description": "Set by `/configure`. Present only with the admin key, as are the next three."},
-        "budget_left_usd": {
-            "type": ["number", "null"],
-            "description": "The rest of today's `BUDGET_USD_PER_DAY`, less the possible cost of accepted work; null if "
-            "there is no budget.",
-        },
-        "oldest_waiting_seconds": {
-            "type": ["number", "null"],
-            "description": "Seconds since the oldest generation in the queue was accepted; null if the queue is empty.",
-        },
-        "failures_last_hour": {
-            "anyOf": [{"type": "object", "additionalProperties": _COUNT}, {"type": "null"}],
-            "description": "How many generations failed in the last hour, by the code of their error; null while the "
-            "ledger cannot be read.",
-        },
-    }
 
 
 def _error() -> JSON:

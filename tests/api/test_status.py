@@ -8,6 +8,7 @@ from datetime import datetime
 import pytest
 
 from auth import Caller, credentials
+from cluster.figures import ProcessFigures
 from concurrency import Gate
 from harness.service_process import until
 from providers import UpstreamState
@@ -200,3 +201,34 @@ def test_the_first_failure_counts_until_a_success_and_the_longest_wait_until_it_
     assert [None, 1001.0, 1001.0, 1003.0, 1004.0, 1005.0] == [each.last_answer_at for each in seen]
     assert [None, None, None, 1010.0, 1010.0, 1010.0] == [each.throttled_until for each in seen]
     assert health.state.throttled_until is None
+
+
+def test_the_status_of_one_process_names_no_processes(client):
+    assert "processes" not in status(client)
+
+
+def test_the_admin_sees_every_process_and_all_see_the_sums(app):
+    def figures(number):
+        return {
+            "in_flight": number, "waiting": 2 * number, "polls_per_minute": 5, "account_shared": number == 2,
+            "ended": {"succeeded": number, "failed": 1, "canceled": 0}, "oldest_waiting_seconds": 3.0 * number,
+        }  # fmt: skip
+
+    client = app.test_client()
+    app.extensions["service"].core.processes = lambda: [
+        ProcessFigures("a:host:11:x", 1_700_000_000.0, "0.9.0", True, figures(1)),
+        ProcessFigures("other:12:y", 1_700_000_001.0, "0.9.1", False, figures(2)),
+        ProcessFigures("new:13:z", 1_700_000_002.0, "0.9.1", False, {}),
+    ]
+
+    told = status(client)
+    assert [("a:host", 11, 1, 2, True), ("other", 12, 2, 4, False), ("new", 13, 0, 0, False)] == [
+        (each["host"], each["pid"], each["in_flight"], each["waiting"], each["holds_gate"])
+        for each in told["processes"]
+    ]
+    assert "2023-11-14T22:13:20.000Z" == told["processes"][0]["since"]
+    assert 6.0 == told["oldest_waiting_seconds"]
+    public = status(client, {})
+    assert "processes" not in public
+    assert {"succeeded": 3, "failed": 2, "canceled": 0} == public["generations"]
+    assert (10, True) == (public["polling"]["current_rate_per_minute"], public["account_shared"])

@@ -1,0 +1,57 @@
+"""The figures of the work in one process, and in all processes that share a ledger."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+
+from concurrency import Gate
+from generations.lifecycle import Runner
+from generations.supervisor import Supervisor
+from providers import AccountSource
+
+
+@dataclass(frozen=True, slots=True)
+class WorkFigures:
+    """`ended` counts the generations that have ended since the start, by state. `polls_per_minute` counts requests that
+    create nothing."""
+
+    in_flight: int
+    waiting: int
+    ended: Mapping[str, int]
+    polls_per_minute: int
+    account_shared: bool
+    oldest_waiting_seconds: float | None
+
+    def as_json(self) -> dict[str, object]:
+        return asdict(self)
+
+
+def figures_of(supervisor: Supervisor, runner: Runner, account: AccountSource, others: Gate) -> WorkFigures:
+    """The figures of this process. `others` is the gate of requests that create nothing."""
+    waiting, in_flight = supervisor.counts()
+    return WorkFigures(
+        in_flight=in_flight,
+        waiting=waiting,
+        ended=dict(runner.ended),
+        polls_per_minute=others.statistics().current_rate_per_minute,
+        account_shared=account.account_shared,
+        oldest_waiting_seconds=supervisor.longest_waiting(),
+    )
+
+
+def total(processes: Sequence[WorkFigures]) -> WorkFigures:
+    """The figures of these processes together, of which there is at least one."""
+    ended: Counter[str] = Counter()
+    for each in processes:
+        ended.update(each.ended)
+    return WorkFigures(
+        in_flight=sum(each.in_flight for each in processes),
+        waiting=sum(each.waiting for each in processes),
+        ended=ended,
+        polls_per_minute=sum(each.polls_per_minute for each in processes),
+        account_shared=any(each.account_shared for each in processes),
+        oldest_waiting_seconds=max(
+            (each.oldest_waiting_seconds for each in processes if each.oldest_waiting_seconds is not None),
+            default=None,
+        ),
+    )
