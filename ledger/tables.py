@@ -230,12 +230,18 @@ def _archive(insert: Insert, generations: ColumnElement[bool]) -> Sequence[Claus
 _KEY: Final[ColumnElement[Any]] = literal_column("?")
 
 
-def _before_deletion(table: Table, insert: Insert) -> Sequence[ClauseElement]:
-    """Statements that run before a row is deleted, in the same transaction. Each takes the key of the row."""
+def _locked(may_be_shared: bool, column: ColumnElement[Any]) -> Sequence[ClauseElement]:
+    return [select(GENERATIONS.c.id).where(column == _KEY).with_for_update()] if may_be_shared else []
+
+
+def _before_deletion(table: Table, insert: Insert, *, may_be_shared: bool) -> Sequence[ClauseElement]:
+    """Statements that run before a row is deleted, in the same transaction. Each takes the key of the row. In a shared
+    ledger, generations are locked first: otherwise two processes that delete the same ones would count them twice."""
     if table is GENERATIONS:
-        return _archive(insert, GENERATIONS.c.id == _KEY)
+        return (*_locked(may_be_shared, GENERATIONS.c.id), *_archive(insert, GENERATIONS.c.id == _KEY))
     if table is BATCHES:
         return (
+            *_locked(may_be_shared, GENERATIONS.c.batch_id),
             *_archive(insert, GENERATIONS.c.batch_id == _KEY),
             GENERATIONS.delete().where(GENERATIONS.c.batch_id == _KEY),
             DELIVERIES.delete().where(DELIVERIES.c.id == _KEY),
@@ -280,13 +286,14 @@ class RowMapping(Generic[R]):
         columns = [each.name for each in self.table.c if each.name != "seq"]
         delete = self.table.delete().where(*(self.table.c[name] == _KEY for name in self._key))
         placeholder = "?" if dialect.paramstyle == "qmark" else "%s"
+        may_be_shared = dialect.name == "postgresql"
         return Statements(
             str(upsert.compile(dialect=dialect, column_keys=columns)),
             [
                 str(each.compile(dialect=dialect, compile_kwargs={"literal_binds": True})).replace(
                     "?", placeholder
                 )
-                for each in (*_before_deletion(self.table, insert), delete)
+                for each in (*_before_deletion(self.table, insert, may_be_shared=may_be_shared), delete)
             ],
         )
 

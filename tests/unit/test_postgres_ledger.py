@@ -1,9 +1,11 @@
 """The ledger in PostgreSQL: one process owns it, outages lose no record, and errors name the remedy."""
 
+import asyncio
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
+import psycopg
 import pytest
 from structlog.testing import capture_logs
 
@@ -15,7 +17,7 @@ from ledger import HASH_KEY, Page, Period
 from ledger.migrations import PRESENT
 from ledger.postgres import PostgresBackend
 from ledger.queries import SqlQueries
-from ledger.records import KeyRecord
+from ledger.records import BatchRecord, GenerationRecord, KeyRecord
 from ledger.sqlite import SqliteBackend
 from ledger.writer import SqlLedger
 from tests.support.kept_ledgers import unpacked
@@ -123,6 +125,27 @@ def test_a_commit_waits_for_the_disk_although_the_role_does_not(schema):
             assert "on" == SqlQueries(ledger.engine).generation("a").prompt
     finally:
         server().execute("DROP OWNED BY hasty", "DROP ROLE hasty")
+
+
+@pytest.mark.parametrize("kind", [GenerationRecord, BatchRecord])
+def test_a_generation_that_another_process_deletes_at_the_same_moment_is_not_counted_twice(url, schema, kind):
+    ended = generation("a", batch_id="batch", state="succeeded", ended_at=1.0, cost_usd=0.5)
+    with opened(url) as ledger, ThreadPoolExecutor(1) as threads:
+        write(ledger, ended)
+        with psycopg.connect(url) as other:
+            other.execute("DELETE FROM generations")
+
+            async def delete():
+                ledger.delete(kind, "a" if kind is GenerationRecord else "batch")
+                await ledger.flush()
+
+            deleted = threads.submit(asyncio.run, delete())
+            waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
+            until(lambda: 0 < server().execute(waiting)[0][0])
+        deleted.result()
+
+        [total] = SqlQueries(ledger.engine).usage(Period(simulated=True), by=None)
+        assert 0 == total["generations"]
 
 
 # ── One process
