@@ -41,12 +41,13 @@ def usage_by_day(driver: sqlite3.Connection) -> None:
 
 def semaphores(driver: sqlite3.Connection) -> None:
     """From version 4 (0.7.0): add named semaphores with their leases, the semaphore of a generation, and the process
-    that runs a piece of work, both NULL in existing rows."""
+    that runs a piece of work, both NULL in existing rows; and an index of unfinished batches."""
     driver.execute("ALTER TABLE generations ADD COLUMN semaphore TEXT")
     for table in ("generations", "batches", "idempotency_keys", "deliveries"):
         driver.execute(f"ALTER TABLE {table} ADD COLUMN process TEXT")
     for table in ("generations", "batches", "deliveries"):
         driver.execute(f"ALTER TABLE {table} ADD COLUMN taken_at FLOAT")
+    driver.execute("CREATE INDEX batches_unfinished ON batches (id) WHERE ended_at IS NULL")
     driver.execute('CREATE TABLE semaphores (id TEXT NOT NULL, "limit" INTEGER NOT NULL, PRIMARY KEY (id))')
     driver.execute(
         """CREATE TABLE semaphore_leases (

@@ -157,6 +157,7 @@ ATTEMPTS: Final = _table("attempts", AttemptRecord, "generation_id", "number", s
 
 BATCHES: Final = _table("batches", BatchRecord, "id")
 Index("batches_by_end", BATCHES.c.ended_at, sqlite_where=BATCHES.c.ended_at.is_not(None))
+Index("batches_unfinished", BATCHES.c.id, sqlite_where=BATCHES.c.ended_at.is_(None))
 
 KEYS: Final = _table("idempotency_keys", KeyRecord, "caller_id", "key", sqlite_with_rowid=False)
 Index("idempotency_keys_by_age", KEYS.c.created_at)
