@@ -13,7 +13,7 @@ import select
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import sha256
@@ -78,6 +78,7 @@ class Listener:
         self._noticed: set[str] = set()
         self._lock = threading.Lock()
         self._wake, self._woken = socket.socketpair()
+        self._wake.setblocking(False)
         self._woken.setblocking(False)
         self._is_closing = False
         self._thread = threading.Thread(target=self._run, name="listener", daemon=True)
@@ -90,21 +91,25 @@ class Listener:
     def listen(self, topic: str, callback: Callback) -> None:
         """Call this function from now on after a notice of the topic, and once after each reconnection."""
         self._callbacks = {**self._callbacks, topic: callback}
-        self._wake.send(b"\0")
+        self._wake_up()
 
     def unlisten(self, topic: str) -> None:
         """End that. A topic without a function is no error."""
         self._callbacks = {each: call for each, call in self._callbacks.items() if each != topic}
-        self._wake.send(b"\0")
+        self._wake_up()
 
     def close(self) -> None:
         """End the thread."""
         self._is_closing = True
-        self._wake.send(b"\0")
+        self._wake_up()
         if self._thread.is_alive():
             self._thread.join()
         self._wake.close()
         self._woken.close()
+
+    def _wake_up(self) -> None:
+        with suppress(OSError):  # it is closed, or has many signs already
+            self._wake.send(b"\0")
 
     # ── The thread
 
@@ -121,7 +126,7 @@ class Listener:
                 log.exception("listener_failed")
             self.works = False
             if not self._is_closing:
-                select.select([self._woken], [], [], delay)
+                self._wait([self._woken.fileno()], delay)
 
     def _follow(self, connection: psycopg.Connection[Any]) -> bool:
         """Pass notices on until beats are missing or `close`. Returns whether a beat has arrived."""
@@ -139,9 +144,7 @@ class Listener:
                 next_beat = now + self._beat
             new = self._subscribe(connection, topics)
             descriptors = [connection.pgconn.socket, self._woken.fileno()]
-            select.select(descriptors, [], [], max(0.0, next_beat - now))
-            with suppress(BlockingIOError):
-                self._woken.recv(4096)
+            self._wait(descriptors, 0.0 if new else max(0.0, next_beat - now))
             arrived += _received(connection)
             if beat_channel in arrived:
                 last = time.monotonic()
@@ -149,6 +152,12 @@ class Listener:
             self._call({*new, *(topics[each] for each in arrived if each in topics)})
             arrived.clear()
         return has_worked
+
+    def _wait(self, descriptors: Sequence[int], seconds: float) -> None:
+        """Wait until one of these can be read. Each sign of `_wake_up` ends one wait only."""
+        select.select(descriptors, [], [], seconds)
+        with suppress(BlockingIOError):
+            self._woken.recv(4096)
 
     def _subscribe(self, connection: psycopg.Connection[Any], topics: dict[str, str]) -> list[str]:
         """Let the server send what the callbacks need. Returns the topics that it did not send before."""
