@@ -6,7 +6,7 @@ Only this file and `service.py` choose implementations.
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryFile
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import structlog
 
@@ -29,8 +29,8 @@ from providers.replicate.provider import Replicate
 from settings import Settings, SettingsError
 
 if TYPE_CHECKING:
+    from cluster.group import Group
     from files.bucket import Bucket
-    from ledger.courier import Courier
 
 _OTHERS_AT_ONCE: Final = 200
 """Requests to Replicate in flight that create nothing. More would only wait at Replicate."""
@@ -48,24 +48,35 @@ def authenticator(settings: Settings) -> Authenticator:
     return made
 
 
-def gates(settings: Settings, *, shared: bool = False) -> tuple[Gate, Gate]:
-    """The gate of creations, and that of all other requests to Replicate. If the latter's window is `shared` with other
-    processes, it admits nothing before `cluster.shares.SharedWindow` has a share."""
-    creations = Gate(
-        concurrent_limit=settings.REPLICATE_CONCURRENT_LIMIT,
-        requests_per_minute=settings.REPLICATE_REQUESTS_PER_MINUTE,
-        interactive_reserve=settings.INTERACTIVE_RESERVE,
-    )
+def _limits(settings: Settings) -> dict[str, Any]:
+    """The arguments of the gate of creations."""
+    return {
+        "concurrent_limit": settings.REPLICATE_CONCURRENT_LIMIT,
+        "requests_per_minute": settings.REPLICATE_REQUESTS_PER_MINUTE,
+        "interactive_reserve": settings.INTERACTIVE_RESERVE,
+    }
+
+
+def gates(settings: Settings, database: Backend, ledger: SqlLedger) -> "tuple[Gate, Gate, Group | None]":
+    """The gate of creations, that of all other requests to Replicate, and what this process runs with others if the
+    database can be shared. Call it on the loop."""
+    limit = settings.REPLICATE_OTHER_REQUESTS_PER_MINUTE
     others = Gate(
         concurrent_limit=_OTHERS_AT_ONCE,
-        requests_per_minute=settings.REPLICATE_OTHER_REQUESTS_PER_MINUTE,
+        requests_per_minute=limit,
         bounds_unproven=False,  # one account's polls would delay those of all others
     )
-    if shared:
-        others.allot(0)
-    else:
+    if database.process is None:
         others.start_half_spent()
-    return creations, others
+        return Gate(**_limits(settings)), others, None
+    from cluster.group import Group
+    from ledger.courier import Courier
+    from ledger.postgres import PostgresBackend
+
+    assert isinstance(database, PostgresBackend)  # noqa: S101 - no other database can be shared
+    others.allot(0)  # until this process has a share
+    group = Group(Courier(database), ledger, _limits(settings), others, limit)
+    return group.gate, others, group
 
 
 def replicate(
@@ -94,16 +105,6 @@ def open_files(settings: Settings) -> Files | None:
         disk_usage=None if settings.FILES_URL else partial(disk_usage, settings.files_dir),
         shared=settings.shares_ledger,
     )
-
-
-def courier(database: Backend) -> "Courier | None":
-    """Short transactions of the loop, if other processes may share this database. Call it on the loop."""
-    if database.process is None:
-        return None
-    from ledger.courier import Courier
-    from ledger.postgres import PostgresBackend
-
-    return Courier(database) if isinstance(database, PostgresBackend) and database.is_shared else None
 
 
 def context(settings: Settings) -> ParseContext:

@@ -29,6 +29,7 @@ from files import Files
 from generations.core import Core, FullProvider
 from generations.recovery import StartupState, load_startup_state
 from generations.service import GenerationService
+from generations.shared import SharedSemaphores
 from ledger import HASH_KEY, Profile, Queries
 from ledger.databases import backend
 from ledger.queries import SqlQueries
@@ -41,7 +42,7 @@ from settings import Settings, SettingsError
 from telemetry import startup
 
 if TYPE_CHECKING:
-    from ledger.courier import Courier
+    from cluster.group import Group
 
 NAME: Final = "replicate-concurrent-generation"
 VERSION: Final = "0.8.0"
@@ -75,7 +76,7 @@ class Runtime:
     attachments: Attachments
     uploads_dir: Path | None
     files: Files | None
-    courier: "Courier | None"
+    group: "Group | None"
     started: float = field(default_factory=time.monotonic)
     restored: threading.Event = field(default_factory=threading.Event)
     """Set once the ledger was open and the work of earlier processes is resumed."""
@@ -103,6 +104,8 @@ class Runtime:
         A second call with fewer seconds cuts the first one short. Signal handlers call it, and one may interrupt
         another at any line."""
         self.core.supervisor.refuse_work()
+        if self.group:
+            self.loop.submit(self.group.hand_over())
         self.loop.submit(self.core.supervisor.drain(seconds)).add_done_callback(lambda _: then())
 
     def close(self) -> None:
@@ -181,22 +184,22 @@ class Runtime:
             self.core.semaphores.begin(semaphores)
             self.core.begin(state, spent=spent)
             self.core.limits.begin(limits)
-            if self.courier:
-                self.courier.start()
+            if self.group:
+                self.group.start()
+                self.group.run(self.core.run_shared())
+                self.group.run(self._bury(self.group))
 
         self.loop.call(begin)
         # The next commit of this thread, before any caller asks for suspended work, has its suspension.
         self.loop.call(self.ledger.hand_over)
-        if self.courier:
-            self.loop.submit(self._bury(self.courier))
         self.restored.set()
         _log_recovery(state)
 
-    async def _bury(self, courier: "Courier") -> None:
+    async def _bury(self, group: "Group") -> None:
         """Take over the work of processes that die beside this one, until this one drains."""
 
         async def bury() -> bool:
-            return not self.core.supervisor.is_draining and await courier.bury()
+            return not self.core.supervisor.is_draining and await group.courier.bury()
 
         await burials.run(bury, self._resume_taken, pause=self.settings.PROCESS_TTL / 5)
 
@@ -233,8 +236,8 @@ class Runtime:
             for pool in self.pools:
                 stack.callback(pool.close)
             stack.callback(self.attachments.close)
-            if self.courier:
-                stack.push_async_callback(self.courier.aclose)
+            if self.group:
+                stack.push_async_callback(self.group.aclose)
             stack.push_async_callback(self.core.provider.aclose)
             stack.push_async_callback(self.core.checks.aclose)
             if self.files:
@@ -263,9 +266,8 @@ def build(
     loop = LoopThread("generations").start()
 
     async def on_the_loop() -> Runtime:
-        gate, others = assembly.gates(settings)
-        threads = Pool(ThreadPoolExecutor(_READERS, thread_name_prefix="ledger-reader"), computes=True)
-        cpu = Pool(ThreadPoolExecutor(_FORECASTS_AT_ONCE, thread_name_prefix="forecast"), computes=True)
+        gate, others, group = assembly.gates(settings, database, ledger)
+        threads, cpu = _pool("ledger-reader", _READERS), _pool("forecast", _FORECASTS_AT_ONCE)
         files = assembly.open_files(settings)
         core = Core(
             settings,
@@ -279,11 +281,14 @@ def build(
             attachments=attachments,
             context=context,
             outputs=files,
+            letters=group.letters if group else None,
         )
+        if group and isinstance(core.semaphores, SharedSemaphores):
+            group.permits = core.semaphores
         return Runtime(
             settings=settings, loop=loop, core=core, others=others, ledger=ledger, queries=queries,
             pools=(threads, cpu), authenticator=authenticator, context=context, attachments=attachments,
-            uploads_dir=uploads, files=files, courier=assembly.courier(database),
+            uploads_dir=uploads, files=files, group=group,
         )  # fmt: skip
 
     try:
@@ -311,6 +316,10 @@ def check(settings: Settings) -> None:
     assembly.storage(settings)
     backend(settings.database_url)
     assembly.make_data_dir(settings)
+
+
+def _pool(name: str, threads: int) -> Pool:
+    return Pool(ThreadPoolExecutor(threads, thread_name_prefix=name), computes=True)
 
 
 def _database(settings: Settings) -> Backend:

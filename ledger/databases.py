@@ -6,7 +6,7 @@ from ledger.writer import Backend
 from settings import SettingsError
 
 
-def backend(url: str, *, ttl: float = 5.0, alone: bool = True, profile: Profile | None = None) -> Backend:
+def backend(url: str, *, ttl: float = 5.0, alone: bool = False, profile: Profile | None = None) -> Backend:
     """The database of `sqlite:///path` or of a URL of PostgreSQL. It is not opened yet. In PostgreSQL, a process counts
     as dead `ttl` seconds after its last transaction, and the others see its `profile`. One that is `alone` waits for
     the end of all others, as in SQLite. Raises SettingsError without any part of the URL."""
