@@ -71,6 +71,7 @@ class SharedSemaphores:
         self._letters = letters
         self._make = make
         self._held: NamedSemaphores | None = None
+        self._refreshing = asyncio.Lock()
         letters.on("semaphores", self._answer)
         letters.on("semaphores changed", lambda _: self.refresh())
 
@@ -91,6 +92,7 @@ class SharedSemaphores:
 
     async def take(self, gate: Gate) -> None:
         """Count the permits from now on, by this gate. Raises LedgerDown."""
+        self.leave()
         held = self._make(gate)
         held.begin(await self._archive.read(held.load))
         self._held = held
@@ -107,7 +109,8 @@ class SharedSemaphores:
 
     async def refresh(self) -> None:
         """Read the semaphores from the ledger. Raises LedgerDown."""
-        self.begin(await self._archive.read(self.load))
+        async with self._refreshing:  # so that the last read is the last one in force
+            self.begin(await self._archive.read(self.load))
 
     async def all(self) -> list[SemaphoreSnapshot]:
         return [_snapshot(each) for each in await self._ask("all")]

@@ -70,7 +70,10 @@ async def test_processes_exchange_figures_through_the_database():
         url = server().url(schema=schema)
         async with process_on(url) as one, process_on(url) as other:
             await one.exchange('{"a": 1}')
-            server().execute(f"INSERT INTO {schema}.roles (name, holder) VALUES ('gate', '{other.process}')")
+            server().execute(
+                f"INSERT INTO {schema}.roles (name, holder, term, until)"
+                f" VALUES ('gate', '{other.process}', 1, now())"
+            )
             rows = await other.exchange('{"a": 2}')
 
             assert [(one.process, '{"a": 1}', False), (other.process, '{"a": 2}', True)] == [

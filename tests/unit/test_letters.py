@@ -254,12 +254,25 @@ async def sql_post(url):
             await courier.aclose()
 
 
+def letter(name, recipient=GATE):
+    return Letter(id=name, sender="a", recipient=recipient, kind="k", body="1")
+
+
+def hold(schema, process):
+    """Give the role of the gate to a process."""
+    server().execute(
+        f"INSERT INTO {schema}.roles (name, holder, term, until) VALUES ('gate', '{process}', 1, now())"
+        f" ON CONFLICT (name) DO UPDATE SET holder = '{process}'"
+    )
+
+
 @on_a_loop
 async def test_processes_ask_each_other_through_the_database():
     with server().schema() as schema:
         url = server().url(schema=schema)
         async with sql_post(url) as one, sql_post(url) as other, letters_of(one, other) as (a, b):
             b.on("double", doubled)
+            hold(schema, b.process)
             b.hold(GATE)
 
             assert [b.process] == await one.others()
@@ -269,12 +282,24 @@ async def test_processes_ask_each_other_through_the_database():
 
 
 @on_a_loop
-async def test_a_letter_to_a_dead_process_is_refused_and_an_old_one_is_not_read():
-    def letter(name, recipient="gate"):
-        return Letter(id=name, sender="a", recipient=recipient, kind="k", body="1", reply_to=None)
+async def test_only_the_process_that_has_the_role_reads_letters_to_the_gate():
+    with server().schema() as schema:
+        url = server().url(schema=schema)
+        async with sql_post(url) as one, sql_post(url) as other:
+            hold(schema, one.process)
+            await one.send(letter("1"))
 
+            assert [] == await other.take([GATE, other.process])
+            hold(schema, other.process)
+            assert [] == await one.take([GATE, one.process])  # which does not know that yet
+            assert ["1"] == [each.id for each in await other.take([GATE, other.process])]
+
+
+@on_a_loop
+async def test_a_letter_to_a_dead_process_is_refused_and_an_old_one_is_not_read():
     with server().schema() as schema:
         async with sql_post(server().url(schema=schema)) as post:
+            hold(schema, post.process)
             server().execute(
                 f"INSERT INTO {schema}.processes SELECT 'dead', until, beat_at, steady_since, since, now(), now(),"
                 f" schema, epoch, courier, version, upstream, simulated, token, figures FROM {schema}.processes"
