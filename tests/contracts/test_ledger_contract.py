@@ -201,6 +201,32 @@ def test_the_later_record_of_a_key_replaces_the_earlier_and_keeps_its_place_in_l
     ]
 
 
+def test_a_process_finds_what_it_has_taken_over_until_it_writes_it_itself(opened):
+    me, queries = opened.ledger.process or "me", opened.queries
+    mine, taken = {"process": me}, {"process": me, "taken_at": 1.0}
+    delivery = Delivery("a", "https://a.test", 1.0)
+    opened.write(
+        generation("a", **taken),
+        generation("b", **mine),
+        generation("c", state="failed", ended_at=2.0, **taken),
+        replace(BATCH, id="batch_1", ended_at=None, **taken),
+        replace(BATCH, id="batch_2", ended_at=None, **mine),
+        replace(delivery, **taken),
+        replace(delivery, id="b", **mine),
+        replace(delivery, id="c", state="delivered", **taken),
+    )
+
+    def found(process):
+        every = (queries.unfinished, queries.unfinished_batches, queries.pending_deliveries)
+        return [sorted(each.id for each in query(process)) for query in every]
+
+    assert [["a", "b"], ["batch_1", "batch_2"], ["a", "b"]] == found(None)
+    assert [["a"], ["batch_1"], ["a"]] == found(me)
+    assert [[], [], []] == found("another")
+    opened.write(generation("a", **mine), replace(BATCH, id="batch_1", ended_at=None), delivery)
+    assert [[], [], []] == found(me)
+
+
 def test_a_changed_source_is_written_as_it_is_when_it_is_flushed(opened):
     class Source:
         id = "a"
