@@ -1,9 +1,9 @@
 """The shares of processes in one window: how many places each may use without asking again.
 
 All processes together hold at most `limit` places, so together they never exceed the window. A process starts with one
-block and asks for as many places as it holds when it uses more than half of them. It gives places back that it does not
-need, and those above its fair part while another process below its own wants more. A process may give back only places
-that are free: those it does not use, and that no request used in the last minute.
+block and asks for three times as many places as it holds when it uses a quarter of them. It gives back those that it
+does not need, and those above its fair part while another process below its own wants more. A process may give back
+only places that are free: those it does not use, and that no request used in the last minute.
 """
 
 from collections.abc import Sequence
@@ -74,13 +74,13 @@ class Share:
     def demand(self, now: float, *, used: int, waiting: int) -> Holding:
         """What this process holds from now on, and wants. `used` places of its own window are not free, and so many
         requests are `waiting`."""
-        if waiting or 2 * used >= self.allowed:
+        if waiting or 4 * used >= self.allowed:  # polls are spread out from a half on
             self._needed_at = now
-            wants = min(max(self._block, self.allowed), self._most - self.allowed)
+            wants = min(max(self._block, 3 * self.allowed), self._most - self.allowed)
         else:
             wants = 0
             if now >= self._needed_at + WINDOW:
-                self.allowed = min(self.allowed, max(self._block, 3 * used))
+                self.allowed = min(self.allowed, max(self._block, 6 * used))
         self.allowed = min(self.allowed, self._most)
         return Holding(max(self.allowed, used), max(0, wants))
 

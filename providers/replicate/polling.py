@@ -63,6 +63,9 @@ _NONE_FROM = 0.9
 _FOLLOWED = 1 / 3
 """Shares of the window of polls."""
 
+_LIMIT_CHANGES = 1.0
+"""Seconds in which the limit of the window may change, if other processes share it."""
+
 log = structlog.get_logger("watcher")
 
 
@@ -236,7 +239,7 @@ class PollThrottle:
             wait = evenly if self._used() >= _NONE_FROM else self._polled_at + evenly - now()
             if wait <= 0:
                 return
-            await asyncio.sleep(wait)
+            await asyncio.sleep(min(wait, _LIMIT_CHANGES))
 
     def record_poll(self) -> None:
         """Record that a poll is made now."""
