@@ -14,6 +14,7 @@ SIZE = 3
 
 _A_MINUTE = 60
 _PICTURES = 120
+_CALLERS = 40
 _STALLS = ((35, True), (12, False), (50, True), (40, False), (65, True))
 """The seconds of each stall, and whether two processes are killed in its middle."""
 
@@ -38,7 +39,7 @@ def stalls(scale: Scale) -> Section:
 
 def _claims(scale: Scale, chosen: tuple[tuple[int, bool], ...]) -> Iterator[Claim]:
     with staged(SIZE, _OPTIONS, REPLICATE_CONCURRENT_LIMIT=60) as stage:
-        load = FleetLoad(stage.fleet, [ADMIN] * 40, pause=1.0, most=scale.number(_PICTURES, least=60))
+        load = FleetLoad(stage.fleet, [ADMIN] * _CALLERS, pause=1.0, most=scale.number(_PICTURES, least=60))
         load.start()
         _stall(stage, chosen)
         load.join(timeout=900)
