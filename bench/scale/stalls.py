@@ -30,7 +30,7 @@ def stalls(scale: Scale) -> Section:
     {SIZE} processes at {_A_MINUTE} creations a minute and 60 slots; each way a message takes 0 to 2 s. The
     simulator answers nothing for {", ".join(f"{seconds}" for seconds, _ in chosen)} s, {_BETWEEN} s apart,
     and then serves the requests that arrived meanwhile. In the middle of every other stall the holder of
-    the gate's role and another process are killed and started again. {SIZE} callers wait for {_PICTURES}
+    the gate's role and another process are killed and started again. {_CALLERS} callers request {_PICTURES}
     pictures."""
     return claimed(
         f"{len(chosen)} stalls of Replicate before {SIZE} processes", _claims(scale, chosen), note=note
