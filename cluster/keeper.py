@@ -193,7 +193,8 @@ class Keeper:
         assert gate is not None  # noqa: S101 - rows are seen while there is one
         limits: dict[str, Any] = {"batch": row.batch, "max_concurrent": row.max_concurrent}
         limits["semaphore"] = row.semaphore
-        if row.state >= LeaseState.OVER:
+        continued = self._continued(row)
+        if row.state >= LeaseState.OVER and continued is None:
             counts = row.granted and row.answered_ago is not None
             if counts:
                 gate.count([row.answered_ago or 0.0])
@@ -202,7 +203,7 @@ class Keeper:
         if row.state == LeaseState.WANTED and not row.granted:
             entry = _Entry(gate.request(row.caller, **limits), row.caller, row.reference, row.state)
             entry.lease.granted.add_done_callback(partial(self._on_granted, row.id))
-        elif (continued := self._continued(row)) is not None:
+        elif continued is not None:
             entry = continued
         else:
             entry = _Entry(self._adopted(gate, row, limits), row.caller, row.reference, row.state)
@@ -220,7 +221,8 @@ class Keeper:
         return gate.adopt(row.caller, is_pending=True, **limits)
 
     def _continued(self, row: LeaseRow) -> _Entry | None:
-        """The entry of the left row for the same attempt, which this one takes over."""
+        """The entry of the left row for the same attempt, which this one takes over, even if it is over already. Both
+        rows are kept: the next holder sees the left one again, and must not wait for a process that continues it."""
         if row.granted or row.reference is None or (left := self._left.pop(row.reference, None)) is None:
             return None
         entry = self._entries.pop(left)

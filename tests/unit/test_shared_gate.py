@@ -163,6 +163,32 @@ async def test_work_that_another_process_continues_keeps_its_slot_and_its_place(
 
 
 @in_virtual_time
+async def test_continued_work_that_is_over_at_once_gives_its_slot_back_also_at_the_next_holder():
+    database = Database()
+    first, second, third = group(
+        database, "a:1:x", "b:1:x", "c:1:x", concurrent_limit=1, requests_per_minute=60
+    )
+    await asyncio.sleep(0.1)
+    lease = await third.gate.acquire(ADMIN)
+    await lease.persist(third.ledger, "gen.1")
+    lease.sent()
+    await asyncio.sleep(0.5)
+    await third.kill()
+    database.bury(third.name)
+    await asyncio.sleep(1.0)
+    holder, other = (first, second) if database.holder == first.name else (second, first)
+
+    other.gate.adopt(ADMIN, lost=1.0, expected="gen.1").release()
+    await asyncio.sleep(1.0)
+    assert 0 == holder.keeper.gate.statistics().current_concurrent
+
+    await holder.kill()
+    database.bury(holder.name)
+    await asyncio.sleep(1.0)
+    assert 0 == other.keeper.gate.statistics().current_concurrent
+
+
+@in_virtual_time
 async def test_the_creation_of_a_dead_process_without_an_answer_stops_all_until_a_later_request_is_answered():
     database = Database()
     first, second = group(database, "a:1:x", "b:1:x", **LIMITS)
