@@ -283,8 +283,8 @@ def build(
             outputs=files,
             letters=group.letters if group else None,
         )
-        if group and isinstance(core.semaphores, SharedSemaphores):
-            group.permits = core.semaphores
+        if group:
+            _connect(core, group)
         return Runtime(
             settings=settings, loop=loop, core=core, others=others, ledger=ledger, queries=queries,
             pools=(threads, cpu), authenticator=authenticator, context=context, attachments=attachments,
@@ -296,6 +296,13 @@ def build(
     except BaseException:
         loop.stop()
         raise
+
+
+def _connect(core: Core, group: "Group") -> None:
+    """Let the parts of this process use what all processes share."""
+    core.checks.shared = group.tokens
+    if isinstance(core.semaphores, SharedSemaphores):
+        group.permits = core.semaphores
 
 
 def started(settings: Settings, *, provider: FullProvider | None = None) -> Runtime:

@@ -18,6 +18,7 @@ from ledger.letters import SqlPost
 from ledger.post import GATE
 from ledger.processes import SqlProcesses
 from ledger.shares import PostgresShares
+from ledger.tokens import SqlTokens
 from ledger.writer import SqlLedger
 
 _LONGEST_REQUEST: Final = 10.0
@@ -53,6 +54,7 @@ class Group:
         self.gate = RemoteGate(table, ledger, self._keeper, tell=self._tell, **limits)
         shares = PostgresShares(courier, process, limit=others_limit, arrival=_LONGEST_REQUEST)
         self._window = SharedWindow(others, shares, limit=others_limit)
+        self.tokens = SqlTokens(courier)
         self.permits: Permits | None = None
         self.processes = AllFigures(SqlProcesses(courier, process), lambda: self.figures())
         self.figures: Callable[[], Mapping[str, Any]] = dict
