@@ -284,7 +284,7 @@ def build(
             letters=group.letters if group else None,
         )
         if group:
-            _connect(core, group)
+            _connect(core, group, others)
         return Runtime(
             settings=settings, loop=loop, core=core, others=others, ledger=ledger, queries=queries,
             pools=(threads, cpu), authenticator=authenticator, context=context, attachments=attachments,
@@ -298,11 +298,13 @@ def build(
         raise
 
 
-def _connect(core: Core, group: "Group") -> None:
+def _connect(core: Core, group: "Group", others: Gate) -> None:
     """Let the parts of this process use what all processes share."""
     core.checks.shared = group.tokens
     if isinstance(core.semaphores, SharedSemaphores):
         group.permits = core.semaphores
+    group.figures = lambda: core.figures(others).as_json()
+    core.processes = group.processes.all
 
 
 def started(settings: Settings, *, provider: FullProvider | None = None) -> Runtime:
