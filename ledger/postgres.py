@@ -274,6 +274,11 @@ class _Connection(psycopg.Connection[Any]):
 
     patience = _PATIENCE
 
+    def __del__(self, *_: Any) -> None:
+        # A pool that was disposed drops the connections that were in use. The server should learn that at once.
+        with suppress(AttributeError):  # it was never connected
+            self.close()
+
     def wait(self, gen: PQGen[T], interval: float = 0.1, timeout: float | None = None) -> T:
         began = time.monotonic()
         try:
