@@ -86,6 +86,11 @@ class Courier:
         """Whether notices arrive. If not, users of `listen` must look for news more often."""
         return self._listener.works
 
+    @property
+    def connection(self) -> int:
+        """The number of the present connection, which changes with each new one. For a function of `run`."""
+        return self._number
+
     def listen(self, topic: str, callback: Callback) -> None:
         """Call this function on the loop after each notice of the topic, and once when the connection for notices is
         new. Several notices may cause one call. It replaces the topic's function before."""

@@ -20,7 +20,7 @@ _HOLD: Final = """
     INSERT INTO roles (name, holder, term, until)
     VALUES ('gate', %(process)s, 1, clock_timestamp() + make_interval(secs => %(ttl)s))
     ON CONFLICT (name) DO UPDATE SET holder = excluded.holder, until = excluded.until,
-        term = roles.term + CASE WHEN roles.holder = excluded.holder THEN 0 ELSE 1 END
+        term = roles.term + CASE WHEN roles.holder = excluded.holder AND %(is_steady)s THEN 0 ELSE 1 END
     WHERE roles.holder = excluded.holder OR roles.holder IS NULL OR roles.until < clock_timestamp()
     RETURNING term, world, extract(epoch FROM clock_timestamp() - answered_at)::float8
 """
@@ -106,6 +106,8 @@ class LeaseTable:
     def __init__(self, courier: Courier, process: str) -> None:
         self._courier = courier
         self.process = process
+        self._connection = 0
+        """The number of the courier's connection at the last look."""
 
     @property
     def notices_work(self) -> bool:
@@ -121,10 +123,15 @@ class LeaseTable:
 
     async def look(self, term: int | None) -> Look | None:
         """Take or keep the role, and see the rows that have changed since the last look of this `term`, or all in
-        another term. None if another process holds the role."""
+        another term. None if another process holds the role.
+
+        A new connection begins a new term: the server may have crashed and lost grants, which did not wait for the
+        disk."""
 
         def look(cursor: Cursor) -> Look | None:
-            cursor.execute(_HOLD, {"process": self.process, "ttl": ROLE_TTL})
+            before, self._connection = self._connection, self._courier.connection
+            is_steady = before == self._connection
+            cursor.execute(_HOLD, {"process": self.process, "ttl": ROLE_TTL, "is_steady": is_steady})
             held: Any = cursor.fetchone()
             if held is None:
                 return None
