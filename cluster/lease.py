@@ -27,6 +27,9 @@ class Rows(Protocol):
     def forget(self, lease: "RemoteLease") -> None:
         """The lease was released."""
 
+    def lose_grant(self, lease: "RemoteLease") -> None:
+        """The grant of the lease was lost, so it waits for another one."""
+
     def statistics(self) -> GateStats: ...
 
 
@@ -51,6 +54,7 @@ class RemoteLease(Lease):
         """Wait until the ledger has on disk that this lease is used. If the grant was lost with the database, wait for
         another one. Raises LedgerDown."""
         while not await ledger.claim(ClaimSent(self.record.id, reference)):
+            self._gate.lose_grant(self)
             self.granted = asyncio.get_running_loop().create_future()
             self._write()
             await self.granted

@@ -150,6 +150,10 @@ class RemoteGate(Gate):
         if self._leases.pop(lease.record.id, None) is not None and lease.has_slot:
             self._held[lease.record.caller] -= 1
 
+    def lose_grant(self, lease: RemoteLease) -> None:
+        """The grant of a lease was lost, so it waits for another one."""
+        self._held[lease.record.caller] -= 1
+
     def _hold(self, lease: RemoteLease) -> None:
         self._leases[lease.record.id] = lease
         self._held[lease.record.caller] += 1

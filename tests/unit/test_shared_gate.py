@@ -237,6 +237,21 @@ async def test_nothing_is_sent_while_the_database_is_away_and_all_continues_afte
 
 
 @in_virtual_time
+async def test_a_lease_whose_grant_was_lost_with_the_database_waits_for_another_and_counts_once():
+    database = Database()
+    (one,) = group(database, "a:1:x", **LIMITS)
+    lease = await one.gate.acquire("anna")
+    (row,) = database.rows.values()
+    row.granted, database.holder = False, None
+
+    await lease.persist(one.ledger, "gen.1")
+
+    assert (1, 1) == (one.gate.slots_held, one.gate.in_flight("anna"))
+    lease.release()
+    assert (0, 0) == (one.gate.slots_held, one.gate.in_flight("anna"))
+
+
+@in_virtual_time
 async def test_random_deaths_never_let_more_than_the_window_through():
     chance = random.Random(4)
     database = Database(latency=0.004)
