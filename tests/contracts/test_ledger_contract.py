@@ -443,8 +443,8 @@ def usage(queries: Queries) -> list[Any]:
 def test_usage_is_the_same_by_whole_days_whatever_was_deleted(generations, deleted, is_batch_deleted):
     generations = [facts if facts["state"] in ENDED else facts | {"state": "failed"} for facts in generations]
     records = [recorded(number, facts) for number, facts in enumerate(generations)]
-    for open_it in LEDGERS.values():
-        with open_it() as opened:
+    for name in LEDGERS.keys() - SLOW:  # those run the statements of another one
+        with LEDGERS[name]() as opened:
             opened.write(*records, BATCH)
             before = usage(opened.queries)
 
