@@ -134,6 +134,7 @@ class Keeper:
     async def _turn(self) -> None:
         if self._stopping:
             return
+        began = _now()
         look = await self._table.look(self._term)
         if self._stopping or look is None:
             self._drop()
@@ -145,7 +146,8 @@ class Keeper:
             self._see(row)
         assert self.gate is not None  # noqa: S101 - it has begun
         if look.answered_ago is not None:
-            self.gate.upstream_answered(_now() - look.answered_ago)
+            # Counted from before the look: a request that seemed to be sent later would end doubts too early.
+            self.gate.upstream_answered(began - look.answered_ago)
         self._release_left()
         await asyncio.sleep(0)  # the gate admits in the next tick
         await asyncio.sleep(0)

@@ -4,6 +4,7 @@ A process writes its own leases by its ledger. The process that holds the role `
 leases. Each of these transactions first checks the role, so of two processes that believe to hold it, one grants.
 """
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -56,9 +57,10 @@ _GIVE_UP: Final = "UPDATE roles SET holder = NULL WHERE name = 'gate' AND holder
 _GRANTED: Final = "SELECT id FROM leases WHERE process = %s AND granted AND state = 0"
 
 _ANSWERED: Final = """
-    UPDATE roles SET answered_at = greatest(answered_at, clock_timestamp() - make_interval(secs => %s))
+    UPDATE roles SET answered_at = greatest(answered_at, transaction_timestamp() - make_interval(secs => %s))
     WHERE name = 'gate'
 """
+"""Counted from the start of the transaction: a request that seemed to be sent later would end doubts too early."""
 
 _PUBLISH: Final = """
     UPDATE roles SET figures = %s, figured_at = clock_timestamp() WHERE name = 'gate' AND holder = %s AND term = %s
@@ -182,9 +184,10 @@ class LeaseTable:
 
     async def answered(self, ago: float) -> None:
         """A request that was sent so many seconds ago was answered."""
+        called = time.monotonic()
 
         def answered(cursor: Cursor) -> None:
-            cursor.execute(_ANSWERED, (ago,))
+            cursor.execute(_ANSWERED, (ago + time.monotonic() - called,))
 
         await self._courier.run(answered, durable=False)
 

@@ -35,9 +35,11 @@ class Row:
 
 @dataclass
 class Database:
-    """The rows, the role, and which processes are dead. While `is_away`, nothing can be read or written."""
+    """The rows, the role, and which processes are dead. While `is_away`, nothing can be read or written. A transaction
+    is committed after `latency` seconds, and a look arrives `delay` seconds later."""
 
     latency: float = 0.002
+    delay: float = 0.0
     notices: bool = True
     rows: dict[str, Row] = field(default_factory=dict)
     holder: str | None = None
@@ -101,7 +103,9 @@ class Table:
         for row in rows:
             row.seen = row.state
         answered = None if db.answered_at is None else now() - db.answered_at
-        return Look(db.term, [_read(row) for row in rows], answered)
+        seen = Look(db.term, [_read(row) for row in rows], answered)
+        await asyncio.sleep(db.delay)
+        return seen
 
     async def grant(self, term: int, ids: Any) -> bool:
         await self._db.transaction(self.process)

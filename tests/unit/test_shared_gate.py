@@ -215,6 +215,29 @@ async def test_the_creation_of_a_dead_process_without_an_answer_stops_all_until_
 
 
 @in_virtual_time
+async def test_an_answer_to_a_request_before_a_lost_creation_ends_no_doubt_when_it_is_learned_late():
+    database = Database()
+    (one,) = group(database, "a:1:x", **LIMITS)
+    lease = await one.gate.acquire("anna")
+    before = asyncio.get_running_loop().time()
+    await lease.persist(one.ledger, "gen.1")
+    await asyncio.sleep(0.1)
+    lease.sent()
+    lease.lost()
+    await asyncio.sleep(1.0)
+
+    database.delay = 1.0
+    one.gate.upstream_answered(before)
+    waiting = one.start(one.gate.acquire("anna"))
+    await asyncio.sleep(10.0)
+    assert not waiting.done()
+
+    one.gate.upstream_answered(asyncio.get_running_loop().time())
+    await asyncio.sleep(10.0)
+    assert waiting.done()
+
+
+@in_virtual_time
 async def test_nothing_is_sent_while_the_database_is_away_and_all_continues_afterwards():
     database = Database()
     processes = group(database, "a:1:x", "b:1:x", **LIMITS)
