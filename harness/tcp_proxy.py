@@ -75,9 +75,12 @@ class TcpProxy:
             return
         self._far.add(far)
         self._near.add(writer)
-        await asyncio.gather(
-            self._copy(reader, far, self._near, writer), self._copy(far_reader, writer, self._far, far)
-        )
+        try:
+            await asyncio.gather(
+                self._copy(reader, far, self._near, writer), self._copy(far_reader, writer, self._far, far)
+            )
+        finally:  # one side may be lost, and then nothing has closed the other
+            await self._close({writer, far})
 
     async def _copy(
         self,
