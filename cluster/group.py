@@ -78,10 +78,12 @@ class Group:
 
     async def aclose(self) -> None:
         await self.hand_over()
-        for each in self._running:
-            each.cancel()
         if self._running:
-            await asyncio.wait(self._running)
+            running = set(self._running)
+            while running:  # a task may be in a wait that ends at the same moment
+                for each in running:
+                    each.cancel()
+                _, running = await asyncio.wait(running, timeout=1.0)
             with suppress(LedgerDown):
                 await self._window.aclose()
             await self.courier.aclose()

@@ -121,7 +121,8 @@ class Keeper:
                 self._drop()
                 pause = _RETRY_PAUSE
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._news.wait(), pause)
+                async with asyncio.timeout(pause):  # `wait_for` may lose a cancellation
+                    await self._news.wait()
 
     async def hand_over(self) -> None:
         """Give the role to another process, and never take it again."""

@@ -138,7 +138,8 @@ class Letters:
                 except LedgerDown:
                     pause = _PAUSE
                 with suppress(TimeoutError):
-                    await asyncio.wait_for(self._news.wait(), pause)
+                    async with asyncio.timeout(pause):  # `wait_for` may lose a cancellation
+                        await self._news.wait()
         finally:
             self._post.unlisten(self.process)
             for task in self._handling:

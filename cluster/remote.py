@@ -103,7 +103,8 @@ class RemoteGate(Gate):
             waits = any(not each.granted.done() for each in self._leases.values())
             pause = _POLL_PAUSE if waits and not self._table.notices_work else _PAUSE
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._news.wait(), pause)
+                async with asyncio.timeout(pause):  # `wait_for` may lose a cancellation
+                    await self._news.wait()
 
     @property
     def is_closed(self) -> bool:
