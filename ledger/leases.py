@@ -178,7 +178,6 @@ class LeaseTable:
 
         def give_up(cursor: Cursor) -> None:
             cursor.execute(_GIVE_UP, (self.process,))
-            self._courier.notify("role")
 
         await self._courier.run(give_up)
 

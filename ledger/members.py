@@ -298,7 +298,7 @@ class Member:
         return epoch
 
     def _token(self, cursor: Cursor) -> str | None:
-        """A hash of the server token with the key of this ledger. Nobody else can compute it."""
+        """A hash of the server token with the key of this ledger. Without that key it cannot be computed."""
         if self._profile.token is None:
             return None
         key: bytes = _first(cursor.execute("SELECT value FROM meta WHERE name = %s", (HASH_KEY,)))

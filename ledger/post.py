@@ -39,7 +39,7 @@ class Post(Protocol):
         """Send a letter. Returns whether its recipient is alive, which may not be known for `GATE`."""
 
     async def take(self, recipients: Collection[str]) -> Sequence[Letter]:
-        """Take all letters to these recipients, each once. Letters that nobody took for a minute are lost."""
+        """Take all letters to these recipients, each once. Letters that were not taken for a minute are lost."""
 
     async def others(self) -> Sequence[str]:
         """The other processes that are alive."""
