@@ -491,7 +491,7 @@ def test_a_key_outlives_its_day_while_its_work_is_suspended(make_app, simulator,
     app = make_app(REPLICATE_CONCURRENT_LIMIT=1)
     client = app.test_client()
     over = ask(client, picture("over"), **{"Idempotency-Key": "over"}).json["id"]
-    submit(client, "[[slow=0.3]]")
+    submit(client, "[[hang]]")
     until(lambda: 1 == simulator.counts().in_flight)
     target = submit(client, by=USER | KEY)
     app.extensions["service"].close()
@@ -511,7 +511,7 @@ def test_a_key_outlives_its_day_while_its_work_is_suspended(make_app, simulator,
 def test_expired_work_is_returned_as_interrupted_under_its_key(make_app, simulator):
     app = make_app(REPLICATE_CONCURRENT_LIMIT=1)
     client = app.test_client()
-    submit(client, "[[slow=0.3]]")
+    submit(client, "[[hang]]")
     until(lambda: 1 == simulator.counts().in_flight)
     target = submit(client, by=USER | KEY)
     batch = submit_batch(client, *BATCH["prompts"], by=USER | {"Idempotency-Key": "b"})
