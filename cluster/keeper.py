@@ -143,6 +143,9 @@ class Keeper:
         if look.term != self._term or self.gate is None or look.is_other_world:
             self._drop()
             await self._begin(look)
+            if self._stopping:  # the role was handed over meanwhile
+                self._on_lost()
+                return
         for row in sorted(look.rows, key=_order):
             self._see(row)
         assert self.gate is not None  # noqa: S101 - it has begun

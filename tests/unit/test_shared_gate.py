@@ -6,9 +6,12 @@ from collections import Counter
 from itertools import count
 
 import pytest
+from structlog.testing import capture_logs
 
 from auth import ADMIN
-from tests.support.shared_gate import Database, group
+from cluster.keeper import Keeper
+from concurrency import Gate
+from tests.support.shared_gate import Database, Table, group
 from tests.support.virtual_time import in_virtual_time
 
 LIMITS = {"concurrent_limit": 10, "requests_per_minute": 60}
@@ -134,6 +137,31 @@ async def test_a_holder_hands_the_role_over_without_a_pause():
 
     assert second.name == database.holder
     assert len(upstream.arrivals) > before + 10
+
+
+@in_virtual_time
+async def test_a_role_that_is_handed_over_while_it_is_taken_is_lost_afterwards():
+    events = []
+
+    async def on_held(gate):
+        await asyncio.sleep(1.0)
+        events.append("held")
+
+    keeper = Keeper(
+        Table(Database(), "a:1:x"),
+        lambda: Gate(**LIMITS),
+        on_held=on_held,
+        on_lost=lambda: events.append("lost"),
+    )
+    running = asyncio.create_task(keeper.run())
+    await asyncio.sleep(0.5)
+    with capture_logs() as logs:
+        await keeper.hand_over()
+        await asyncio.sleep(1.0)
+    running.cancel()
+
+    assert ["lost", "held", "lost"] == events
+    assert not [each for each in logs if each["event"] == "gate_failed"]
 
 
 @in_virtual_time
