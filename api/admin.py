@@ -103,7 +103,7 @@ class _Seen:
 def _of_the_loop(service: Runtime) -> _Seen:
     core = service.core
     processes = core.processes()
-    of_each = [WorkFigures(**each.figures) for each in processes if each.figures]
+    of_each = [WorkFigures.from_json(each.figures) for each in processes]
     return _Seen(
         gate=service.gate.statistics(),
         work=total(of_each or [core.figures(service.others)]),
@@ -145,13 +145,14 @@ async def _budget_left(service: Runtime) -> float | None:
 
 
 def _process(process: ProcessFigures) -> dict[str, Any]:
+    work = WorkFigures.from_json(process.figures)
     return {
         "host": process.host,
         "pid": process.pid,
         "version": process.version,
         "since": iso8601(process.since),
-        "in_flight": process.figures.get("in_flight", 0),
-        "waiting": process.figures.get("waiting", 0),
+        "in_flight": work.in_flight,
+        "waiting": work.waiting,
         "holds_gate": process.holds_gate,
     }
 

@@ -2,7 +2,8 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, Self
 
 from concurrency import Gate
 from generations.lifecycle import Runner
@@ -15,12 +16,17 @@ class WorkFigures:
     """`ended` counts the generations that have ended since the start, by state. `polls_per_minute` counts requests that
     create nothing."""
 
-    in_flight: int
-    waiting: int
-    ended: Mapping[str, int]
-    polls_per_minute: int
-    account_shared: bool
-    oldest_waiting_seconds: float | None
+    in_flight: int = 0
+    waiting: int = 0
+    ended: Mapping[str, int] = field(default_factory=dict)
+    polls_per_minute: int = 0
+    account_shared: bool = False
+    oldest_waiting_seconds: float | None = None
+
+    @classmethod
+    def from_json(cls, published: Mapping[str, Any]) -> Self:
+        """The figures of any process. One of another version may publish more or fewer."""
+        return cls(**{each.name: published[each.name] for each in fields(cls) if each.name in published})
 
     def as_json(self) -> dict[str, object]:
         return asdict(self)

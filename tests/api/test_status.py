@@ -217,17 +217,19 @@ def test_the_admin_sees_every_process_and_all_see_the_sums(app):
     client = app.test_client()
     app.extensions["service"].core.processes = lambda: [
         ProcessFigures("a:host:11:x", 1_700_000_000.0, "0.9.0", True, figures(1)),
-        ProcessFigures("other:12:y", 1_700_000_001.0, "0.9.1", False, figures(2)),
+        ProcessFigures(
+            "other:12:y", 1_700_000_001.0, "0.9.1", False, {**figures(2), "of_a_later_version": 1}
+        ),
         ProcessFigures("new:13:z", 1_700_000_002.0, "0.9.1", False, {}),
     ]
 
-    told = status(client)
+    shown = status(client)
     assert [("a:host", 11, 1, 2, True), ("other", 12, 2, 4, False), ("new", 13, 0, 0, False)] == [
         (each["host"], each["pid"], each["in_flight"], each["waiting"], each["holds_gate"])
-        for each in told["processes"]
+        for each in shown["processes"]
     ]
-    assert "2023-11-14T22:13:20.000Z" == told["processes"][0]["since"]
-    assert 6.0 == told["oldest_waiting_seconds"]
+    assert "2023-11-14T22:13:20.000Z" == shown["processes"][0]["since"]
+    assert 6.0 == shown["oldest_waiting_seconds"]
     public = status(client, {})
     assert "processes" not in public
     assert {"succeeded": 3, "failed": 2, "canceled": 0} == public["generations"]
