@@ -303,7 +303,8 @@ def _connect(core: Core, group: "Group", others: Gate) -> None:
     core.checks.shared = group.tokens
     if isinstance(core.semaphores, SharedSemaphores):
         group.permits = core.semaphores
-    group.figures = lambda: core.figures(others).as_json()
+    group.figures = lambda: core.published(others)
+    group.on_figures = core.read_published
     core.processes = group.processes.all
 
 

@@ -39,11 +39,18 @@ class ProcessFigures:
 
 
 class AllFigures:
-    """The figures of all processes, on the loop. `own` makes those of this one, as JSON."""
+    """The figures of all processes, on the loop. `own` makes those of this one, as JSON. `on_read` is called with the
+    latest ones of all, after each exchange."""
 
-    def __init__(self, table: ProcessTable, own: Callable[[], Figures]) -> None:
+    def __init__(
+        self,
+        table: ProcessTable,
+        own: Callable[[], Figures],
+        on_read: Callable[[Sequence[ProcessFigures]], object] = lambda processes: None,
+    ) -> None:
         self._table = table
         self._own = own
+        self._on_read = on_read
         self._latest: Sequence[ProcessFigures] = ()
 
     def all(self) -> Sequence[ProcessFigures]:
@@ -61,6 +68,7 @@ class AllFigures:
             try:
                 rows = await self._table.exchange(json.dumps(self._own()))
                 self._latest = [_read(each) for each in rows]
+                self._on_read(self._latest)
             except LedgerDown as down:
                 log.debug("figures_not_exchanged", reason=str(down))
             except Exception:  # this task must go on

@@ -1,11 +1,11 @@
 """This process among those that share a ledger in PostgreSQL: what it runs beside its generations."""
 
 import asyncio
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Final, Protocol
 
-from cluster.figures import AllFigures
+from cluster.figures import AllFigures, ProcessFigures
 from cluster.keeper import Keeper
 from cluster.letters import Letters
 from cluster.remote import RemoteGate
@@ -40,8 +40,8 @@ class Permits(Protocol):
 class Group:
     """The gate of all processes, their letters, and this process's part of the window of other requests.
 
-    Make it on the loop. Set `permits` and `figures` before `start`, and call that when the ledger is open. `limits` are
-    the arguments of `Gate`, and `others` is the gate of requests that create nothing, with its limit."""
+    Make it on the loop. Set `permits`, `figures` and `on_figures` before `start`. Call that when the ledger is open.
+    `limits` are the arguments of `Gate`, and `others` is the gate of requests that create nothing, with its limit."""
 
     def __init__(
         self, courier: Courier, ledger: SqlLedger, limits: Mapping[str, Any], others: Gate, others_limit: int
@@ -56,9 +56,15 @@ class Group:
         self._window = SharedWindow(others, shares, limit=others_limit)
         self.tokens = SqlTokens(courier)
         self.permits: Permits | None = None
-        self.processes = AllFigures(SqlProcesses(courier, process), lambda: self.figures())
+        self.processes = AllFigures(
+            SqlProcesses(courier, process),
+            lambda: self.figures(),
+            lambda processes: self.on_figures(processes),
+        )
         self.figures: Callable[[], Mapping[str, Any]] = dict
         """Makes the figures that this process publishes about itself."""
+        self.on_figures: Callable[[Sequence[ProcessFigures]], object] = lambda processes: None
+        """Is called with the figures of all processes every two seconds."""
         self._running: list[asyncio.Task[Any]] = []
         self.letters.on("gate", self._on_event)
 

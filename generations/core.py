@@ -107,6 +107,16 @@ class Core:
         """The figures of the work in this process. `others` is the gate of requests that create nothing."""
         return figures_of(self.supervisor, self.runner, self.provider, others)
 
+    def published(self, others: Gate) -> Mapping[str, object]:
+        """What this process publishes to the others on the ledger, as JSON."""
+        return {**self.figures(others).as_json(), "environment": dict(self.limits.own)}
+
+    def read_published(self, processes: Sequence[ProcessFigures]) -> None:
+        """Use what the processes on the ledger have published, this one included."""
+        for each in processes:
+            if each.holds_gate and (environment := each.figures.get("environment")):
+                self.limits.follow(environment)
+
     async def configure(self, limits: Limits) -> None:
         """Change the gate's limits, in every process that shares the ledger. Raises LedgerDown."""
         await (self.shared_limits or self.limits).change(limits)

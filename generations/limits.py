@@ -2,6 +2,8 @@
 
 Each limit has a record of its own, so a change of one limit leaves the others alone. Limits that were set with a
 simulator do not apply to Replicate, nor the other way round.
+
+If several processes share the ledger, the environment is that of the process that holds the gate.
 """
 
 import asyncio
@@ -24,10 +26,13 @@ class ConfiguredLimits:
     any thread, everything else on the loop."""
 
     def __init__(self, settings: Settings, *, gate: Gate, ledger: Ledger) -> None:
-        self._environment = {
+        self.own: Mapping[str, int] = {
             "concurrent_limit": settings.REPLICATE_CONCURRENT_LIMIT,
             "requests_per_minute": settings.REPLICATE_REQUESTS_PER_MINUTE,
         }
+        """The limits of this process's environment, by name."""
+        self._environment = self.own
+        self._differing: Mapping[str, int] = {}
         self._prefix = "simulated " if settings.REPLICATE_SIMULATE else ""
         self._gate = gate
         self._ledger = ledger
@@ -59,6 +64,21 @@ class ConfiguredLimits:
             environment = {name: self._environment[name] for name in differing}
             log.warning("limits_differ", configured=differing, environment=environment)
 
+    def follow(self, holder: Mapping[str, int]) -> None:
+        """Use the limits of this environment, that of the process which holds the gate, and log those in force that
+        differ from this process's own."""
+        self._environment = {**self.own, **holder}
+        self._gate.configure(**self._in_force)
+        differing = {
+            name: value
+            for name, value in self._environment.items()
+            if name not in self.configured and value != self.own[name]
+        }
+        if differing and differing != self._differing:
+            own = {name: self.own[name] for name in differing}
+            log.warning("limits_differ", holder=differing, environment=own)
+        self._differing = differing
+
     async def change(self, limits: Limits) -> None:
         """Change the limits that `limits` names. None means that of the environment. Returns when the change is on disk
         and in force. Raises LedgerDown if it cannot be written; then nothing has changed. If the wait is cancelled, the
@@ -72,7 +92,7 @@ class ConfiguredLimits:
         LedgerDown."""
         async with self._changing:
             self.configured = await read(self.load)
-            self._gate.configure(**{**self._environment, **self.configured})
+            self._gate.configure(**self._in_force)
 
     async def _change(self, limits: Limits) -> None:
         changes: dict[str, int | None] = limits.model_dump(exclude_unset=True)
@@ -88,8 +108,11 @@ class ConfiguredLimits:
                 raise
             changed = {**self.configured, **changes}
             self.configured = {name: value for name, value in changed.items() if value is not None}
-            in_force = {**self._environment, **self.configured}
-            self._gate.configure(**{name: in_force[name] for name in changes})
+            self._gate.configure(**{name: self._in_force[name] for name in changes})
+
+    @property
+    def _in_force(self) -> Mapping[str, int]:
+        return {**self._environment, **self.configured}
 
     def _write(self, limits: Mapping[str, int | None]) -> None:
         for name, value in limits.items():

@@ -234,3 +234,14 @@ def test_the_admin_sees_every_process_and_all_see_the_sums(app):
     assert "processes" not in public
     assert {"succeeded": 3, "failed": 2, "canceled": 0} == public["generations"]
     assert (10, True) == (public["polling"]["current_rate_per_minute"], public["account_shared"])
+
+
+def test_the_limits_of_the_process_that_holds_the_gate_are_those_of_all(app):
+    service = app.extensions["service"]
+    own = service.loop.call(lambda: service.core.published(service.others))
+    assert 7 != own["environment"]["concurrent_limit"]
+    theirs = {**own, "environment": {"concurrent_limit": 7}}
+    holder = ProcessFigures("a:11:x", 1_700_000_000.0, "0.9.0", True, theirs)
+    service.loop.call(lambda: service.core.read_published([holder]))
+
+    assert 7 == status(app.test_client(), {})["concurrency"]["concurrent_limit"]

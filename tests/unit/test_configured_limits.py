@@ -151,6 +151,37 @@ async def test_limits_that_differ_from_the_environment_are_one_event_with_both()
     )
 
 
+@in_virtual_time
+async def test_the_holder_of_the_gate_decides_over_other_environments_and_each_of_them_is_logged_once():
+    process = Process(REPLICATE_CONCURRENT_LIMIT=20)
+    holder = {**process.limits.own, "concurrent_limit": 5}
+    with capture_logs() as logs:
+        process.limits.follow(process.limits.own)
+        for _ in range(3):
+            process.limits.follow(holder)
+
+    (differ,) = logs
+    assert ("limits_differ", "warning") == (differ["event"], differ["log_level"])
+    assert ({"concurrent_limit": 5}, {"concurrent_limit": 20}) == (differ["holder"], differ["environment"])
+    assert 5 == process.in_force["concurrent_limit"]
+    process.limits.follow(process.limits.own)  # it holds the gate now
+    assert 20 == process.in_force["concurrent_limit"]
+
+
+@in_virtual_time
+async def test_a_configured_limit_wins_over_every_environment_until_it_is_given_back():
+    process = Process()
+    await process.change(concurrent_limit=3)
+    with capture_logs() as logs:
+        process.limits.follow({"concurrent_limit": 5})
+        assert (3, []) == (process.in_force["concurrent_limit"], logs)
+        await process.change(concurrent_limit=None)
+        process.limits.follow({"concurrent_limit": 5})
+
+    assert 5 == process.in_force["concurrent_limit"]
+    assert ["limits_differ"] == [each["event"] for each in logs]
+
+
 VALUES = st.none() | st.integers(1, 1000)
 STEPS = st.lists(
     st.tuples(

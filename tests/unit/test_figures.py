@@ -34,13 +34,15 @@ class Table:
 async def test_a_process_sees_its_own_figures_as_they_are_and_others_a_pause_late():
     rows = {"host:1:a": "{}", "other:host:2:b": "{}"}
     own = {"in_flight": 1}
-    a = AllFigures(Table(rows, "host:1:a"), lambda: own)
+    read = []
+    a = AllFigures(Table(rows, "host:1:a"), lambda: own, read.append)
     b = AllFigures(Table(rows, "other:host:2:b"), lambda: {"in_flight": 7})
     assert [] == a.all()
     tasks = [asyncio.create_task(each.run()) for each in (a, b)]
     await asyncio.sleep(PAUSE + 0.1)
     own["in_flight"] = 2
 
+    assert read[-1][1].figures == {"in_flight": 7}
     assert [2, 7] == [each.figures["in_flight"] for each in a.all()]
     assert [1, 7] == [each.figures["in_flight"] for each in b.all()]
     assert [("host", 1, True), ("other:host", 2, False)] == [(p.host, p.pid, p.holds_gate) for p in a.all()]
