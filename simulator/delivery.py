@@ -53,7 +53,7 @@ class Delivery:
             if fault is None:
                 return await send(await handle())
             return await sending.inject_fault(
-                fault, request, handle=handle, send=send, counters=state.counters
+                fault, request, handle=handle, send=send, pause=state.faults.pause, counters=state.counters
             )
         except ConnectionResetError:  # the caller has disconnected
             return web.Response()

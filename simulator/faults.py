@@ -22,7 +22,9 @@ for them `token` selects the outputs of that account's predictions.
 After a fault that handles the request first, the prediction exists and is billed although its creator may not know it.
 """
 
+import asyncio
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -63,6 +65,7 @@ class Faults:
 
     def __init__(self) -> None:
         self._injections: list[Injection] = []
+        self._released = asyncio.Event()
 
     def inject(self, *, on: str = "any", times: int = 1, after: int = 0, **rest: Any) -> None:
         """Inject a fault.
@@ -98,6 +101,17 @@ class Faults:
                 self._injections.remove(injection)
             return injection.fault
         return None
+
+    async def pause(self, seconds: float) -> None:
+        """Wait for so many seconds, or until `release` if that is sooner."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._released.wait()
+
+    def release(self) -> None:
+        """End the pauses of all responses that wait for theirs."""
+        self._released.set()
+        self._released = asyncio.Event()
 
     def as_json(self) -> list[dict[str, Any]]:
         """The injections that are not used up."""

@@ -76,7 +76,9 @@ class Middleware:
         if fault is None:
             return await self._respond(request, await handle(), known)
         send = partial(self._respond, request, known=known)
-        return await sending.inject_fault(fault, request, handle=handle, send=send, counters=state.counters)
+        return await sending.inject_fault(
+            fault, request, handle=handle, send=send, pause=state.faults.pause, counters=state.counters
+        )
 
     async def _respond(
         self, request: web.Request, response: ApiResponse, known: _AccountRequest | None = None

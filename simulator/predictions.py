@@ -233,6 +233,12 @@ class PredictionStore:
         """Cancel it, unless it has ended."""
         self._end(prediction, "canceled")
 
+    def finish(self) -> None:
+        """End all running predictions now, as their directives say."""
+        for prediction in list(self._by_id.values()):
+            if not prediction.settled.is_set():
+                self._finish(prediction)
+
     def close(self) -> None:
         """Drop all predictions and cancel their timers."""
         for prediction in list(self._by_id.values()):

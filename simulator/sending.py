@@ -22,6 +22,7 @@ from simulator.responses import JSON, ApiResponse
 
 Handler = Callable[[], Awaitable[ApiResponse]]
 Send = Callable[[ApiResponse], Awaitable[web.Response]]
+Pause = Callable[[float], Awaitable[None]]
 
 _GARBAGE = "<html><body>upstream connect error</body></html>"
 _LONGEST_PAUSE_SECONDS = 0.05
@@ -47,7 +48,7 @@ def counted_response(request: web.Request, response: ApiResponse, counters: Coun
 
 
 async def inject_fault(
-    fault: Fault, request: web.Request, *, handle: Handler, send: Send, counters: Counters
+    fault: Fault, request: web.Request, *, handle: Handler, send: Send, pause: Pause, counters: Counters
 ) -> web.StreamResponse:
     """Respond to `request` as `fault` says.
 
@@ -56,6 +57,7 @@ async def inject_fault(
         request: The request that it affects.
         handle: Handles the request and returns its response. Some faults do not call it.
         send: Sends a response as it would be sent without a fault.
+        pause: Waits for so many seconds.
         counters: Counts the responses that the caller could not read.
     """
     if fault.kind == "status":
@@ -69,7 +71,7 @@ async def inject_fault(
         case "reset":
             return _reset(request)
         case "hang":
-            await asyncio.sleep(fault.value)
+            await pause(fault.value)
             return _reset(request)
         case "truncate":
             return await _truncate(request, await send(response))
@@ -78,7 +80,7 @@ async def inject_fault(
         case "garbage":
             response = replace(response, body=_GARBAGE)
         case "delay":
-            await asyncio.sleep(fault.value)
+            await pause(fault.value)
         case _:
             response = replace(response, body=faults.edit(response.body, fault))
     return await send(response)

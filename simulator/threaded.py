@@ -90,6 +90,11 @@ class Simulator:
         """
         self._call(lambda: self.server.state.stall(seconds))
 
+    def release(self) -> None:
+        """End all running predictions now, as their directives say (those with `[[hang]]` succeed), and the delays of
+        responses by the faults `delay` and `hang`. Later predictions and responses are not affected."""
+        self._call(self.server.state.release)
+
     def account(self, token: str, **changes: Any) -> None:
         """Change the named settings of an account.
 

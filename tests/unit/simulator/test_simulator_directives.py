@@ -48,6 +48,14 @@ def test_a_directive_can_stop_a_predictions_progress(caller, directive, status):
     assert caller.status(made) == status
 
 
+def test_a_release_ends_the_running_predictions_as_their_directives_say(sim, caller):
+    made = [caller.create(prompt).json() for prompt in ("[[hang]]", "[[cold]]", "[[hang]] [[nsfw]]")]
+    sim.release()
+
+    assert [caller.status(each) for each in made] == ["succeeded", "succeeded", "failed"]
+    assert caller.status(caller.create("[[hang]]").json()) != "succeeded", "it came later"
+
+
 def test_a_slow_prediction_takes_exactly_that_long(caller):
     taken = caller.outcome("[[slow=0.3]]")["metrics"]["total_time"]
     assert taken >= 0.3

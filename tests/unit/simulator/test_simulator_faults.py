@@ -1,7 +1,11 @@
 """Faults affect the selected requests, as often as injected."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import requests
+
+from harness.service_process import until
 
 
 def test_a_status_fault_does_not_handle_the_request(sim, caller):
@@ -56,6 +60,14 @@ def test_a_delay_sends_the_right_response_late(sim, caller):
     made = caller.create()
     assert made.json()["status"] == "starting"
     assert caller.status(made.json()) == "succeeded"
+
+
+def test_a_release_sends_a_delayed_response(sim, caller):
+    sim.inject(on="create", delay=3600)
+    with ThreadPoolExecutor(1) as other:
+        answer = other.submit(caller.create, "[[hang]]")
+        until(lambda: sim.release() or answer.done())
+    assert caller.status(answer.result().json()) == "succeeded"
 
 
 def test_a_garbage_response_is_a_success_that_is_not_json(sim, caller):
