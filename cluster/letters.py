@@ -137,6 +137,9 @@ class Letters:
                         self._receive(letter)
                 except LedgerDown:
                     pause = _PAUSE
+                except Exception:  # this task must go on
+                    log.exception("letters_failed")
+                    pause = _PAUSE
                 with suppress(TimeoutError):
                     async with asyncio.timeout(pause):  # `wait_for` may lose a cancellation
                         await self._news.wait()

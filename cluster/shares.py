@@ -9,6 +9,8 @@ import asyncio
 from contextlib import suppress
 from typing import Final, Protocol
 
+import structlog
+
 from admission.shares import Answer, Share
 from admission.sliding_window import WINDOW
 from concurrency import Gate
@@ -19,6 +21,8 @@ _PAUSE: Final = 1.0
 
 _LONGEST_PAUSE: Final = 5.0
 """Seconds after which a process asks whether another one is short of places."""
+
+log = structlog.get_logger("cluster")
 
 
 class ShareTable(Protocol):
@@ -52,11 +56,15 @@ class SharedWindow:
             self._gate.allot(self._share.allowed)
             is_due = clock() >= settled_at + _LONGEST_PAUSE
             if is_due or demand.wants or demand.places > self._share.allowed or before > self._share.allowed:
-                with suppress(LedgerDown):
+                try:
                     answer = await self._table.settle(keep=demand.places, wants=demand.wants)
                     self._share.settled(answer)
                     self._gate.allot(self._share.allowed)
                     settled_at = clock()
+                except LedgerDown as down:
+                    log.debug("share_not_settled", reason=str(down))
+                except Exception:  # this task must go on
+                    log.exception("share_failed")
             paused_at = clock()
             await asyncio.sleep(_PAUSE)
             if clock() >= paused_at + WINDOW:

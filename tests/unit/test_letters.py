@@ -88,6 +88,25 @@ async def test_a_process_answers_itself_without_a_letter():
 
 
 @in_virtual_time
+async def test_letters_are_read_again_after_an_unexpected_error():
+    office = PostOffice()
+    post = office.post("b")
+    take = post.take
+
+    async def fail_once(_):
+        post.take = take
+        raise ValueError
+
+    post.take = fail_once
+    with capture_logs() as logs:
+        async with letters_of(office.post("a"), post) as (a, b):
+            b.on("double", doubled)
+
+            assert ["x", "x"] == await a.ask("b", "double", "x")
+    assert ["letters_failed"] == [each["event"] for each in logs]
+
+
+@in_virtual_time
 async def test_letters_to_the_gate_are_read_by_the_process_that_holds_it_and_by_the_next_one():
     async with pair() as (office, a, b):
         b.on("who", failing(NotFound("b")))

@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+from contextlib import asynccontextmanager
 
 import pytest
 from hypothesis import example, given, settings
@@ -160,71 +161,72 @@ async def test_a_newcomer_has_a_block_at_once_and_its_fair_part_within_90_second
         await each.stop()
 
 
+@asynccontextmanager
+async def one_process(*, rate, fate=lambda: (True, True), seconds=100):
+    """A process that has been alone for so many seconds, with its table."""
+    table = MemoryShares(600, fate=fate)
+    process = Process(table, 0, [], rate=rate)
+    await asyncio.sleep(seconds)
+    yield table, process
+    await process.stop()
+
+
 @in_virtual_time
 async def test_after_a_burst_a_process_gives_back_all_but_a_block():
-    table = MemoryShares(600)
-    process = Process(table, 0, [], rate=20)
-    await asyncio.sleep(100)
-    busy = table.rows[0].places
-    process.rate = 0
-    await asyncio.sleep(240)
+    async with one_process(rate=20) as (table, process):
+        busy = table.rows[0].places
+        process.rate = 0
+        await asyncio.sleep(240)
 
-    assert (True, 10) == (busy >= 540, table.rows[0].places)
-    await process.stop()
+        assert (True, 10) == (busy >= 540, table.rows[0].places)
 
 
 @in_virtual_time
 async def test_a_process_goes_on_with_its_share_while_the_database_is_away():
-    table = MemoryShares(600)
-    process = Process(table, 0, [], rate=20)
-    await asyncio.sleep(100)
-    table.fate = lambda: (False, False)
-    await asyncio.sleep(200)
+    async with one_process(rate=20) as (table, process):
+        table.fate = lambda: (False, False)
+        await asyncio.sleep(200)
 
-    assert last_minute(process) >= 540
-    await process.stop()
+        assert last_minute(process) >= 540
 
 
 @in_virtual_time
 async def test_a_process_that_was_stopped_sends_almost_nothing_before_it_has_a_share_again():
-    table = MemoryShares(600)
-    process = Process(table, 0, [], rate=8)
-    await asyncio.sleep(100)
-    table.fate = lambda: (False, False)
-    asyncio.get_running_loop().jump(70)
-    woken = asyncio.get_running_loop().time()
-    await asyncio.sleep(60)
+    async with one_process(rate=8) as (table, process):
+        table.fate = lambda: (False, False)
+        asyncio.get_running_loop().jump(70)
+        woken = asyncio.get_running_loop().time()
+        await asyncio.sleep(60)
 
-    assert sum(each >= woken for each in process.sent) <= 8
-    table.fate = lambda: (True, True)
-    await asyncio.sleep(5)
-    assert last_minute(process) > 8
-    await process.stop()
+        assert sum(each >= woken for each in process.sent) <= 8
+        table.fate = lambda: (True, True)
+        await asyncio.sleep(5)
+        assert last_minute(process) > 8
 
 
+def broken():
+    raise ValueError
+
+
+@pytest.mark.parametrize("fate", [lambda: (False, False), broken], ids=["the database is away", "a fault"])
 @in_virtual_time
-async def test_before_its_first_share_a_process_sends_nothing():
-    table = MemoryShares(600, fate=lambda: (False, False))
-    process = Process(table, 0, [], rate=5)
-    await asyncio.sleep(30)
+async def test_a_process_sends_nothing_before_its_first_share_and_then_gets_one(fate):
+    async with one_process(rate=5, fate=fate, seconds=30) as (table, process):
+        assert [] == process.sent
+        table.fate = lambda: (True, True)
+        await asyncio.sleep(5)
 
-    assert [] == process.sent
-    table.fate = lambda: (True, True)
-    await asyncio.sleep(5)
-    assert process.sent
-    await process.stop()
+        assert process.sent
 
 
 @in_virtual_time
 async def test_a_process_that_ends_leaves_what_it_does_not_use_to_its_successor():
-    table = MemoryShares(600)
-    process = Process(table, 0, [], rate=8)
-    await asyncio.sleep(100)
-    process.rate = 0
-    await asyncio.sleep(55)
-    await process.leave()
+    async with one_process(rate=8) as (table, process):
+        process.rate = 0
+        await asyncio.sleep(55)
+        await process.leave()
 
-    assert table.rows[0].places < 100
+        assert table.rows[0].places < 100
 
 
 @given(
