@@ -93,7 +93,9 @@ class Elsewhere:
                 if found.has_ended or found.is_suspended:
                     return
         finally:
-            self._watched -= Counter((work_id,))
+            self._watched[work_id] -= 1
+            if not self._watched[work_id]:
+                del self._watched[work_id]
 
     async def _look(self, work_id: str) -> Progress | None:
         """The progress of watched work by the next query. None if it is not in the ledger."""
