@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from typing import Protocol
 
 from admission.sliding_window import WINDOW
@@ -37,7 +38,7 @@ from loop_thread import Pool
 from parsing.attachments import Attachments
 from parsing.generation import ParseContext
 from parsing.limits import Limits
-from providers import AccountSource, CreationRegistry, ProgressSource, Provider, PushReceiver
+from providers import AccountSource, CreationRegistry, Measures, ProgressSource, Provider, PushReceiver
 from providers.token_checks import TokenChecks
 from settings import Settings
 from webhooks.outbox import Outbox
@@ -73,6 +74,7 @@ class Core:
     ) -> None:
         archive = Archive(ledger=ledger, queries=queries, threads=threads)
         keys = IdempotencyKeys(ledger=ledger, archive=archive)
+        self._process = ledger.process
         self.gate = gate
         self.provider = provider
         self.limits = ConfiguredLimits(settings, gate=gate, ledger=ledger)
@@ -109,13 +111,21 @@ class Core:
 
     def published(self, others: Gate) -> Mapping[str, object]:
         """What this process publishes to the others on the ledger, as JSON."""
-        return {**self.figures(others).as_json(), "environment": dict(self.limits.own)}
+        return {
+            **self.figures(others).as_json(),
+            "environment": dict(self.limits.own),
+            "measured": asdict(self.provider.measured),
+        }
 
     def read_published(self, processes: Sequence[ProcessFigures]) -> None:
-        """Use what the processes on the ledger have published, this one included."""
+        """Use what the processes on the ledger have published."""
         for each in processes:
             if each.holds_gate and (environment := each.figures.get("environment")):
                 self.limits.follow(environment)
+            if each.id != self._process and (measured := each.figures.get("measured")):
+                skew, ahead = measured["clock_skew"], each.clock_ahead
+                to_ours = None if skew is None or ahead is None else skew + ahead
+                self.provider.learn(Measures(to_ours, measured["list_lags"]))
 
     async def configure(self, limits: Limits) -> None:
         """Change the gate's limits, in every process that shares the ledger. Raises LedgerDown."""

@@ -53,13 +53,15 @@ class Post(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class ProcessRow:
-    """A process that is alive. It has shared the ledger since the Unix time `since`. `figures` is JSON."""
+    """A process that is alive. It has shared the ledger since the Unix time `since`. `figures` is JSON. `read_at` is
+    when the row was read, by the clock of the database."""
 
     id: str
     since: float
     version: str
     figures: str
     holds_gate: bool
+    read_at: float
 
 
 class ProcessTable(Protocol):

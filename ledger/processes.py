@@ -10,7 +10,7 @@ _PUBLISH: Final = "UPDATE processes SET figures = %s WHERE id = %s"
 
 _READ: Final = """
     SELECT processes.id, extract(epoch FROM since)::float8, version, coalesce(processes.figures, '{}'),
-        holder IS NOT NULL
+        holder IS NOT NULL, extract(epoch FROM clock_timestamp())::float8
     FROM processes LEFT JOIN roles ON name = %s AND holder = processes.id
     WHERE dead_at IS NULL ORDER BY since, processes.id
 """

@@ -10,7 +10,7 @@ A method raises ServiceError when the failure is final, and TryAgain when anothe
 import hashlib
 import json
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Final, Literal, Protocol
 
@@ -195,6 +195,16 @@ class TryAgain(Exception):
         return cls(down, wait=_HELD_BACK_WAIT, held_back=True)
 
 
+@dataclass(frozen=True, slots=True)
+class Measures:
+    """What a process has measured of its provider. `clock_skew` is in seconds by which the provider's clock is ahead of
+    the machine's, None if unknown. `list_lags` are the most seconds in the last hour by which the list of an account
+    was behind, by the id of the caller."""
+
+    clock_skew: float | None = None
+    list_lags: Mapping[str, float] = field(default_factory=dict)
+
+
 class Untrusted(Exception):
     """A pushed message is not from the provider, or contains no prediction. Log the text, but do not send it
     back."""
@@ -293,6 +303,13 @@ class PushReceiver(Protocol):
 class CreationRegistry(Protocol):
     """A provider that searches for lost creations. It must know which predictions belong to other
     attempts."""
+
+    @property
+    def measured(self) -> Measures:
+        """What this process has measured by its own requests. Call it on the loop."""
+
+    def learn(self, measured: Measures) -> None:
+        """Use what another process has measured, with the skew to the clock of this machine. Call it on the loop."""
 
     def register_uncertain(self, creation: UncertainCreation) -> None:
         """Register a creation that is not recovered yet: a prediction with the same model and input may be

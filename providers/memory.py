@@ -19,6 +19,7 @@ from providers import (
     Created,
     CreationRegistry,
     Limits,
+    Measures,
     OnLate,
     Prediction,
     ProgressSource,
@@ -54,6 +55,7 @@ class MemoryProvider(Provider, PushReceiver, CreationRegistry, ProgressSource, A
     account_shared = False
     clock_skew: float | None = 0.0
     upstream = UpstreamState()
+    measured = Measures(0.0)
 
     def __init__(
         self,
@@ -179,6 +181,9 @@ class MemoryProvider(Provider, PushReceiver, CreationRegistry, ProgressSource, A
 
     def register_uncertain(self, creation: UncertainCreation) -> None:
         """Do nothing: `recover` finds a creation by its reference."""
+
+    def learn(self, measured: Measures) -> None:
+        """Its own are right."""
 
     def register_known(self, ids: Iterable[str]) -> None:
         """Do nothing, for the same reason."""

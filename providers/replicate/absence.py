@@ -16,7 +16,7 @@ answered, and a proof needs answered readings over at least 15 seconds.
 
 import math
 from collections import deque
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Self
 
@@ -103,6 +103,26 @@ class RecentLags:
         while self._falling[0][0] < now - _HOUR:
             self._falling.popleft()
         return self._falling[0][1]
+
+
+class LearnedLags:
+    """The largest lags that other processes have measured, by the id of the caller. Each counts for an hour."""
+
+    def __init__(self) -> None:
+        self._lags: dict[str, tuple[float, float]] = {}
+        """The lag, and until when it counts."""
+
+    def learn(self, lags: Mapping[str, float], now: float) -> None:
+        """Another process has measured these in its last hour."""
+        self._lags = {each: kept for each, kept in self._lags.items() if kept[1] > now}
+        for caller_id, lag in lags.items():
+            if lag >= self.of(caller_id, now):
+                self._lags[caller_id] = lag, now + _HOUR
+
+    def of(self, caller_id: str, now: float) -> float:
+        """The largest lag of this caller's list; 0 if none is known."""
+        lag, until = self._lags.get(caller_id, (0.0, now))
+        return lag if now < until else 0.0
 
 
 def measure_freshness(

@@ -8,13 +8,20 @@ import asyncio
 import math
 from collections import deque
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Final
 from urllib.parse import urlencode
 
 from auth import Caller
-from providers.replicate.absence import Freshness, KnownCreation, RecentLags, SearchTiming, measure_freshness
+from providers.replicate.absence import (
+    Freshness,
+    KnownCreation,
+    LearnedLags,
+    RecentLags,
+    SearchTiming,
+    measure_freshness,
+)
 from providers.replicate.answers import ListedPrediction, Page
 from providers.replicate.transport import Lost
 
@@ -58,14 +65,25 @@ class SearchScope:
 
 class AccountList:
     """The list of one account. `page(caller, query)` fetches one page of it; `is_known` returns whether an id
-    is on record. Use it on one loop."""
+    is on record. `learned` are the lags that other processes have measured, by the id of the caller. Use it on one
+    loop."""
 
-    def __init__(self, page: FetchPage, *, is_known: Callable[[str], bool], timing: SearchTiming) -> None:
+    def __init__(
+        self,
+        page: FetchPage,
+        *,
+        is_known: Callable[[str], bool],
+        timing: SearchTiming,
+        caller_id: str,
+        learned: LearnedLags,
+    ) -> None:
+        self.caller_id = caller_id
         self._page = page
         self._is_known = is_known
         self._timing = timing
         self._made: deque[KnownCreation] = deque(maxlen=_MADE_KEPT)
         self._lags = RecentLags()
+        self._learned = learned
         self._next: asyncio.Task[Listing] | None = None
         self._under_way: asyncio.Task[Listing] | None = None
         self._not_before = -math.inf
@@ -76,6 +94,10 @@ class AccountList:
         """Whether no reading is under way and no creation of ours is remembered."""
         is_forgotten = not self._made or self._made[-1].known < now - _MADE_FOR
         return self._under_way is None and self._next is None and is_forgotten
+
+    def largest_lag(self, now: float) -> float:
+        """The largest lag that this process has measured in the last hour."""
+        return self._lags.largest(now, 0.0)
 
     def record(self, made: KnownCreation) -> None:
         """Remember a creation of ours that is known to exist."""
@@ -134,7 +156,8 @@ class AccountList:
         reaches_to = min(each.sent for each in wanted) - _REACH
         ours = (each for each in self._made if each.sent >= reaches_to)
         freshness = measure_freshness(ours, pages, self._lags, sent=began, answered=now)
-        return Listing(unknown, freshness)
+        learned = self._learned.of(self.caller_id, now)
+        return Listing(unknown, replace(freshness, largest_lag=max(freshness.largest_lag, learned)))
 
     async def _read_pages(
         self, found: dict[str, ListedPrediction], caller: Caller, since: float

@@ -24,6 +24,9 @@ the majority by more than this is ignored."""
 _REMEMBERED: Final = 8
 """Measures that are kept. After a clock has jumped, the old ones are forgotten after this many creations."""
 
+_LEARNED_WITHIN: Final = 1.0
+"""Seconds by which a skew that another process has measured may be wrong."""
+
 _WARN_FROM: Final = 5.0
 _WARN_EVERY: Final = 60.0
 """Seconds of skew from which a warning is logged, and seconds between two warnings."""
@@ -79,6 +82,12 @@ class UpstreamClock:
         self._measured()
         if not self._by_creation:
             self._warn(answered)
+
+    def learn(self, skew: float) -> None:
+        """Use this skew, which another process has measured, until the first own measure."""
+        if self._by_date is None and not self._by_creation:
+            middle = wall_offset() + skew
+            self.agreed = self.offset = Offset(middle - _LEARNED_WITHIN, middle + _LEARNED_WITHIN)
 
     @property
     def skew(self) -> float | None:

@@ -34,6 +34,7 @@ from providers import (
     Created,
     CreationRegistry,
     Limits,
+    Measures,
     OnLate,
     Prediction,
     ProgressSource,
@@ -150,6 +151,13 @@ class Replicate(Provider, PushReceiver, CreationRegistry, ProgressSource, Accoun
     @property
     def clock_skew(self) -> float | None:
         return self._client.clock.skew
+
+    @property
+    def measured(self) -> Measures:
+        return Measures(self.clock_skew, self.creations.lags)
+
+    def learn(self, measured: Measures) -> None:
+        self.creations.learn(measured)
 
     @property
     def upstream(self) -> UpstreamState:

@@ -31,9 +31,9 @@ import structlog
 from auth import Caller
 from errors import LedgerDown, OutcomeUnknown, ServiceError, UpstreamError
 from ledger.rivals import Elsewhere
-from providers import Prediction, PushedResult, TryAgain, UncertainCreation
+from providers import Measures, Prediction, PushedResult, TryAgain, UncertainCreation
 from providers.replicate import token_of
-from providers.replicate.absence import Absence, KnownCreation, SearchTiming
+from providers.replicate.absence import Absence, KnownCreation, LearnedLags, SearchTiming
 from providers.replicate.account_list import AccountList, FetchPage, Listing, ListTooLong, SearchScope
 from providers.replicate.client import CREATE_TIMEOUT
 from providers.replicate.clock import UNKNOWN_SKEW, Offset, UpstreamClock, wall_offset
@@ -78,6 +78,7 @@ class Creations:
         self.under_way: set[Creation] = set()
         self._page = page
         self._lists: dict[str, AccountList] = {}
+        self._learned = LearnedLags()
         self._uncertain: dict[str, UncertainCreation] = {}
         self._known_ids: OrderedDict[str, str | None] = OrderedDict()
         """By id, the reference of the attempt that made the prediction, if that is known."""
@@ -113,8 +114,27 @@ class Creations:
         token = token_of(caller)
         if token not in self._lists:
             self._lists = {each: kept for each, kept in self._lists.items() if not kept.is_idle(_now())}
-            self._lists[token] = AccountList(self._page, is_known=self.is_known, timing=self.timing)
+            self._lists[token] = AccountList(
+                self._page,
+                is_known=self.is_known,
+                timing=self.timing,
+                caller_id=caller.id,
+                learned=self._learned,
+            )
         return self._lists[token]
+
+    @property
+    def lags(self) -> dict[str, float]:
+        """By the id of the caller, the largest lag of the account's list in the last hour, unless it is 0."""
+        now = _now()
+        lags = {each.caller_id: each.largest_lag(now) for each in self._lists.values()}
+        return {caller_id: lag for caller_id, lag in lags.items() if lag > 0}
+
+    def learn(self, measured: Measures) -> None:
+        """See `providers.CreationRegistry`."""
+        if measured.clock_skew is not None:
+            self.clock.learn(measured.clock_skew)
+        self._learned.learn(measured.list_lags, _now())
 
     def register_uncertain(self, creation: UncertainCreation) -> None:
         """A creation of an earlier process that cannot be searched for until its caller comes back."""

@@ -245,3 +245,16 @@ def test_the_limits_of_the_process_that_holds_the_gate_are_those_of_all(app):
     service.loop.call(lambda: service.core.read_published([holder]))
 
     assert 7 == status(app.test_client(), {})["concurrency"]["concurrent_limit"]
+
+
+def test_a_process_uses_what_others_have_measured_of_replicate_by_its_own_clock(app):
+    service = app.extensions["service"]
+
+    def learned(*, ahead):
+        published = {"measured": {"clock_skew": 100.0, "list_lags": {"admin": 7.0}}}
+        other = ProcessFigures("a:11:x", 1_700_000_000.0, "0.9.0", False, published, clock_ahead=ahead)
+        service.loop.call(lambda: service.core.read_published([other]))
+        return service.loop.call(lambda: service.core.provider.clock_skew)
+
+    assert None is learned(ahead=None)
+    assert 119.0 <= learned(ahead=20.0) <= 121.0

@@ -1,15 +1,22 @@
 """Which readings of an account's list prove that a lost creation never arrived."""
 
+import asyncio
+
 import pytest
 
 from providers.replicate.absence import (
     Absence,
     Freshness,
     KnownCreation,
+    LearnedLags,
     RecentLags,
     SearchTiming,
     measure_freshness,
 )
+from providers.replicate.account_list import AccountList, SearchScope
+from providers.replicate.answers import Page
+from tests.support.virtual_time import in_virtual_time
+from tests.support.wiring import ADMIN
 
 TIMING = SearchTiming()
 EVERY_FIVE = range(0, 605, 5)
@@ -138,3 +145,31 @@ def test_a_lag_measured_over_an_hour_ago_does_not_count():
     assert 50.0 == lags.largest(3000.0, 20.0)
     assert 20.0 == lags.largest(3700.0, 0.0)
     assert 0.0 == lags.largest(7000.0, 0.0)
+
+
+def test_the_largest_lag_of_other_processes_counts_for_an_hour_after_it_was_last_learned():
+    lags = LearnedLags()
+    lags.learn({"admin": 50.0}, 0.0)
+    lags.learn({"admin": 20.0, "user": 5.0}, 1000.0)
+
+    assert (50.0, 5.0, 0.0) == tuple(lags.of(each, 3500.0) for each in ("admin", "user", "other"))
+    lags.learn({"admin": 20.0}, 3700.0)
+    assert (20.0, 5.0) == (lags.of("admin", 3700.0), lags.of("user", 3700.0))
+    assert 0.0 == lags.of("user", 4700.0)
+
+
+@in_virtual_time
+async def test_a_reading_counts_the_lag_that_another_process_has_measured_of_the_same_account():
+    async def page(_caller, _query):
+        return Page({}, None)
+
+    lags = LearnedLags()
+    lags.learn({"admin": 50.0}, asyncio.get_running_loop().time())
+
+    async def read(caller_id):
+        account = AccountList(
+            page, is_known=lambda _: False, timing=SearchTiming(), caller_id=caller_id, learned=lags
+        )
+        return (await account.read(ADMIN, SearchScope("model", 0.0, 0.0))).freshness.largest_lag
+
+    assert (50.0, 0.0) == (await read("admin"), await read("user"))

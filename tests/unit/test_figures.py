@@ -27,7 +27,10 @@ class Table:
         if self.process not in self._rows:
             raise LedgerDown("away")
         self._rows[self.process] = figures
-        return [ProcessRow(each, 1.0, "1", found, each == "host:1:a") for each, found in self._rows.items()]
+        return [
+            ProcessRow(each, 1.0, "1", found, each == "host:1:a", 1000.0)
+            for each, found in self._rows.items()
+        ]
 
 
 @in_virtual_time
@@ -50,6 +53,22 @@ async def test_a_process_sees_its_own_figures_as_they_are_and_others_a_pause_lat
     await asyncio.sleep(PAUSE)
     assert 1 == len(a.all())
     assert 2 == len(b.all())  # as it knew them last, while the ledger is away
+    for task in tasks:
+        task.cancel()
+
+
+@in_virtual_time
+async def test_a_process_knows_how_far_the_clocks_of_other_machines_are_ahead_of_its_own():
+    rows = {"host:1:a": "{}", "other:2:b": "{}"}
+    a = AllFigures(Table(rows, "host:1:a"), dict, clock=lambda: 1003.0)
+    b = AllFigures(Table(rows, "other:2:b"), dict, clock=lambda: 990.0)
+    tasks = [asyncio.create_task(each.run()) for each in (a, b)]
+    await asyncio.sleep(0)
+    assert None is b.all()[0].clock_ahead
+    await asyncio.sleep(3 * PAUSE)
+
+    assert -13.0 == a.all()[1].clock_ahead
+    assert 13.0 == b.all()[0].clock_ahead
     for task in tasks:
         task.cancel()
 

@@ -53,6 +53,18 @@ def test_a_creation_bounds_the_offset_by_the_times_of_its_request_and_answer():
     assert (pytest.approx(0.4), True) == on_a_loop(scenario)
 
 
+def test_a_skew_that_another_process_has_measured_counts_until_the_first_own_measure():
+    def scenario(clock):
+        clock.learn(300.0)
+        learned, same = clock.skew, wall_offset()
+        assert clock.offset.least < same + 300.0 < clock.offset.most
+        created(clock, 120.0)
+        clock.learn(300.0)
+        return learned, covers(clock, 120.0), clock.offset.most - clock.offset.least
+
+    assert (pytest.approx(299.0, abs=1.0), True, pytest.approx(0.4)) == on_a_loop(scenario)
+
+
 def test_a_slow_answer_alone_is_no_skew():
     def scenario(clock):
         by_this_machine = datetime.fromtimestamp(wall_offset(), UTC)
