@@ -34,7 +34,7 @@ class Lease:
 
     The sender calls `sent` once, when the creation is sent, and `answered` when the answer arrives. If the answer is
     lost, the sender calls `lost`, and `answered` after a search has found the creation or ruled it out. Leaving the
-    block frees the slot, and the place too if nothing was sent. `granted` is done once the lease has both.
+    block frees the slot, and the place too if no creation was sent. `granted` is done once the lease has both.
     """
 
     __slots__ = ("_admit_soon", "_policy", "_state", "granted")
@@ -213,7 +213,7 @@ class Gate:
         self._admit_soon()
 
     def allot(self, places: int) -> None:
-        """Set the limit of the window to the share of this process in it. While that is 0, nothing is admitted."""
+        """Set the limit of the window to the share of this process in it. While that is 0, no request is admitted."""
         self._policy.window.limit = places
         self._admit_soon()
 

@@ -1,4 +1,4 @@
-"""The shares of processes in one window: how many places each may use without asking again.
+"""The shares of processes in one window: how many places each may use before it settles again.
 
 All processes together hold at most `limit` places, so together they never exceed the window. A process starts with one
 block and asks for three times as many places as it holds when it uses a quarter of them. It gives back those that it
@@ -89,7 +89,7 @@ class Share:
         self.allowed = min(answer.places, answer.most)
 
     def drop(self) -> None:
-        """Use nothing before the next answer: others may have these places."""
+        """Use no place before the next answer: others may have them."""
         self.allowed = 0
 
     def close(self, used: int) -> Holding:

@@ -162,7 +162,7 @@ class Keeper:
     async def _begin(self, look: Look) -> None:
         """Begin with a new gate. All rows follow."""
         gate = self._new_gate()
-        if look.is_other_world:  # commits may be lost, so nothing is known about the last minute
+        if look.is_other_world:  # commits may be lost, so the places of the last minute are unknown
             limit = gate.statistics().requests_per_minute_limit
             gate.count([0.0] * limit)
         self._term, self.gate = look.term, gate
@@ -170,7 +170,7 @@ class Keeper:
         log.info("gate_held", term=look.term, rows=len(look.rows))
 
     def _drop(self) -> None:
-        """Forget the gate. Nothing that it admits from now on becomes a grant."""
+        """Forget the gate, with all that it has admitted and that is not granted yet."""
         if self.gate is not None:
             self.gate.close(lambda: LedgerDown("Another process holds the gate."))
             self.gate = None
@@ -194,7 +194,7 @@ class Keeper:
             self._leave(entry, row)
 
     def _enter(self, row: LeaseRow) -> _Entry | None:
-        """A row that is new to this holder. None if it holds nothing any more."""
+        """Follow a row that is new to this holder. Returns None if its lease has ended."""
         gate = self.gate
         assert gate is not None  # noqa: S101 - rows are seen while there is one
         limits: dict[str, Any] = {"batch": row.batch, "max_concurrent": row.max_concurrent}

@@ -1,4 +1,4 @@
-"""A lease of the gate that all processes on a ledger share, for the process that asked for it."""
+"""A lease of the gate that all processes on a ledger share, in the process that requested it."""
 
 import asyncio
 from dataclasses import replace

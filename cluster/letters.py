@@ -34,7 +34,7 @@ _REMEMBERED: Final = 1_000
 """Letters whose ids are kept. After a crash of the database it may have letters again that were read."""
 
 _ANSWER: Final = "answer"
-_TOLD: Final = "told_"
+_ONE_WAY: Final = "one_way_"
 """The beginning of the ids of letters that need no answer."""
 
 Json = Any
@@ -62,7 +62,7 @@ class Letters:
 
     def on(self, kind: str, handler: Handler) -> None:
         """Handle letters of this kind: `handler` gets the body, and the result is the answer. Both are JSON. A
-        ServiceError is raised again in the process that asked."""
+        ServiceError is raised again in the sending process."""
         self._handlers[kind] = handler
 
     def hold(self, recipient: str) -> None:
@@ -80,7 +80,7 @@ class Letters:
         if recipient in self._recipients:
             await self._handle(kind, body)
         else:
-            await self._send(_TOLD + secrets.token_hex(8), recipient, kind, body)
+            await self._send(_ONE_WAY + secrets.token_hex(8), recipient, kind, body)
 
     async def ask(
         self,
@@ -115,8 +115,8 @@ class Letters:
         """Ask all processes, and this one first. Returns their answers. Processes that fail have none."""
         answers = [await self._handle(kind, body)]
         others = await self._post.others()
-        asked = (self.ask(each, kind, body, timeout=timeout) for each in others)
-        for answer in await asyncio.gather(*asked, return_exceptions=True):
+        requests = (self.ask(each, kind, body, timeout=timeout) for each in others)
+        for answer in await asyncio.gather(*requests, return_exceptions=True):
             if isinstance(answer, ServiceError):
                 log.info("process_not_reached", kind=kind, reason=str(answer))
             elif isinstance(answer, BaseException):
@@ -174,7 +174,7 @@ class Letters:
         except Exception:
             log.exception("letter_failed", kind=letter.kind)
             answer = {"error": _error_as_json(Internal())}
-        if not letter.id.startswith(_TOLD):
+        if not letter.id.startswith(_ONE_WAY):
             with suppress(LedgerDown):  # the sender gets an error when its time is over
                 await self._send(secrets.token_hex(8), letter.sender, _ANSWER, answer, reply_to=letter.id)
 

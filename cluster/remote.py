@@ -53,7 +53,7 @@ class GrantTable(Protocol):
 
 
 class RemoteGate(Gate):
-    """`concurrency.Gate` for a process among others. It admits nothing by itself, and its policy is a mirror.
+    """`concurrency.Gate` for a process among others. Only the holder admits; the policy here mirrors its figures.
 
     `tell` sends an event to the holder: the name of a method of `Gate`, and its arguments. Run `run` beside it."""
 
@@ -217,7 +217,7 @@ class RemoteGate(Gate):
         if self._keeper.gate is not None:
             getattr(self._keeper.gate, event)(**arguments)
             return
-        with suppress(LedgerDown):  # the next event of the kind tells the same
+        with suppress(LedgerDown):  # the next event of this kind says the same
             await self._tell(event, arguments)
 
     def _start(self, work: Coroutine[Any, Any, object]) -> None:
@@ -289,7 +289,7 @@ class RemoteGate(Gate):
         return set(self._policy.queue.callers)
 
     def _admit(self) -> None:
-        """Admit nothing."""
+        """Only the holder admits."""
         self._admitting = False
 
     def _mirror(self) -> None:

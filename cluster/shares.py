@@ -20,7 +20,7 @@ _PAUSE: Final = 1.0
 """Seconds between two looks at the gate."""
 
 _LONGEST_PAUSE: Final = 5.0
-"""Seconds after which a process asks whether another one is short of places."""
+"""Seconds after which a process looks whether another one is short of places."""
 
 log = structlog.get_logger("cluster")
 
@@ -72,7 +72,7 @@ class SharedWindow:
                 self._share.drop()
 
     async def aclose(self) -> None:
-        """Give back all places that are not used, after `run` has ended. Nothing more can be sent."""
+        """Give back all places that are not used, after `run` has ended. No request can be sent any more."""
         demand = self._share.close(self._gate.statistics().current_rate_per_minute)
         self._gate.allot(0)
         with suppress(LedgerDown):

@@ -134,7 +134,7 @@ class Core:
     async def run_shared(self) -> None:
         """Exchange letters and common values with the other processes until it is cancelled, if there can be any."""
         if self.letters is not None and self.shared_limits is not None:
-            assert isinstance(self.semaphores, SharedSemaphores)  # noqa: S101 - `letters` are given
+            assert isinstance(self.semaphores, SharedSemaphores)  # noqa: S101 - there are letters
             await asyncio.gather(self.letters.run(), keep_fresh(self.shared_limits, self.semaphores))
 
     def begin(self, state: StartupState, *, spent: Mapping[int, float]) -> None:

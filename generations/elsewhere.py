@@ -24,7 +24,7 @@ PAUSE: Final = 0.5
 _ITEMS_AT_ONCE: Final = 500
 """The items of a batch that one query reads."""
 
-_NOT_ASKED: Final = Progress("", has_ended=False, is_suspended=False)
+_NOT_READ: Final = Progress("", has_ended=False, is_suspended=False)
 
 
 class Elsewhere:
@@ -100,7 +100,7 @@ class Elsewhere:
     async def _look(self, work_id: str) -> Progress | None:
         """The progress of watched work by the next query. None if it is not in the ledger."""
         found = await self._queries.run("next", self._query)
-        return found.get(work_id, _NOT_ASKED)  # the wait began while the query was made
+        return found.get(work_id, _NOT_READ)  # the wait began while the query was made
 
     async def _load(self, work: GenerationRecord) -> GenerationRecord:
         """The record as it is now. Waits while the ledger is down."""
@@ -114,12 +114,12 @@ class Elsewhere:
 
     async def _query(self) -> Mapping[str, Progress | None]:
         await asyncio.sleep(PAUSE)
-        asked = list(self._watched)
+        watched = list(self._watched)
         try:
-            found = await self._archive.read(lambda queries: queries.progress(asked))
+            found = await self._archive.read(lambda queries: queries.progress(watched))
         except LedgerDown:
             return {}  # it may be readable again before the waits are over
-        return {each: found.get(each) for each in asked}
+        return {each: found.get(each) for each in watched}
 
 
 class _Follower:

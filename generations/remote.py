@@ -48,9 +48,11 @@ class Remote:
         process = self.process_of(work)
         if process is None:
             return None
-        asked = {"id": work.id, "address": address}
+        request = {"id": work.id, "address": address}
         try:
-            body: Body | None = await self._letters.ask(process, "describe", asked, timeout=_DESCRIBED_WITHIN)
+            body: Body | None = await self._letters.ask(
+                process, "describe", request, timeout=_DESCRIBED_WITHIN
+            )
         except LedgerDown:
             return None
         return body
@@ -67,9 +69,9 @@ class Remote:
         if not await self._ledger.claim(ClaimCancelled(work.id)):
             return  # it has ended
         if (process := self.process_of(work)) is not None:
-            asked = {"id": work.id, "timeout": timeout}
+            request = {"id": work.id, "timeout": timeout}
             with suppress(LedgerDown):
-                await self._letters.ask(process, "cancel", asked, timeout=timeout + _EXTRA)
+                await self._letters.ask(process, "cancel", request, timeout=timeout + _EXTRA)
 
     async def push(
         self, work: Work | Stored, attempt: str, headers: Mapping[str, str], content: bytes
@@ -88,12 +90,12 @@ class Remote:
         """Answer the requests of other processes. `describe` makes the body of work at an address, and `push` takes a
         message for a generation and attempt, with headers and content."""
 
-        async def describe_here(asked: Body) -> Body | None:
-            work = self._found(asked)
-            return None if work is None else await describe(work, asked["address"])
+        async def describe_here(request: Body) -> Body | None:
+            work = self._found(request)
+            return None if work is None else await describe(work, request["address"])
 
-        async def detach_here(asked: Body) -> None:
-            self._found(asked)
+        async def detach_here(request: Body) -> None:
+            self._found(request)
 
         async def push_here(message: Body) -> None:
             content = b64decode(message["content"])
@@ -104,18 +106,18 @@ class Remote:
         self._letters.on("cancel", self._cancel_here)
         self._letters.on("push", push_here)
 
-    async def _cancel_here(self, asked: Body) -> None:
-        work = self._found(asked)
+    async def _cancel_here(self, request: Body) -> None:
+        work = self._found(request)
         if work is None:
             return
         self._supervisor.cancel(work)
         if (task := self._supervisor.task(work)) is not None:
-            await asyncio.wait([task], timeout=asked["timeout"])
+            await asyncio.wait([task], timeout=request["timeout"])
         await self._ledger.flush()
 
-    def _found(self, asked: Body) -> Work | None:
+    def _found(self, request: Body) -> Work | None:
         """Work of this process, which then continues without a waiting caller."""
-        work = self._supervisor.find(asked["id"])
+        work = self._supervisor.find(request["id"])
         if work is not None:
             work.detached = True
         return work

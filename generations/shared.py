@@ -27,7 +27,7 @@ from parsing.limits import Limits
 REFRESH: Final = 5.0
 """Seconds between two reads without news."""
 
-_TOLD_WITHIN: Final = 2.0
+_ANNOUNCED_WITHIN: Final = 2.0
 """Seconds in which another process must read a change. One that does not is stopped or dead."""
 
 log = structlog.get_logger("cluster")
@@ -91,7 +91,7 @@ class SharedSemaphores:
     # ── In the process that holds the gate
 
     async def take(self, gate: Gate) -> None:
-        """Count the permits from now on, by this gate. Raises LedgerDown."""
+        """Begin to count the permits, by this gate. Raises LedgerDown."""
         self.leave()
         held = self._make(gate)
         held.begin(await self._archive.read(held.load))
@@ -99,7 +99,7 @@ class SharedSemaphores:
         self._letters.hold(GATE)
 
     def leave(self) -> None:
-        """Another process counts them from now on, or will. A second call does nothing."""
+        """Stop counting: another process does, or will. A second call does nothing."""
         self._letters.release(GATE)
         if self._held is not None:
             self._held.close()
@@ -158,7 +158,7 @@ async def keep_fresh(*shared: SharedLimits | SharedSemaphores) -> NoReturn:
 async def _announce(letters: Letters, kind: str) -> None:
     """Let every process read a change that is in the ledger."""
     try:
-        await letters.ask_all(kind, None, timeout=_TOLD_WITHIN)
+        await letters.ask_all(kind, None, timeout=_ANNOUNCED_WITHIN)
     except LedgerDown as down:  # the change is made, and each process finds it by itself
         log.info("change_not_announced", reason=str(down))
 

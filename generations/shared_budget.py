@@ -1,9 +1,9 @@
 """The server's budget per day if several processes share the ledger.
 
-Each process has a row for each day, with what it has spent on that day and what it has reserved now. The rows are whole
-truths, written with the generations that they count. Before a process accepts work, it writes the reservation and asks
-the ledger whether the sum over all processes is within the limit. The processes ask one after the other, so each sees
-the reservations of those before it.
+Each process has a row for each day, with what it has spent on that day and what it has reserved now. A row is complete
+by itself, and written with the generations that it counts. Before a process accepts work, it writes the reservation and
+claims it: the claim fails if the sum over all processes is above the limit. Claims are made one after the other, so
+each counts the reservations before it.
 """
 
 import asyncio
@@ -42,7 +42,7 @@ class SharedBudget(Budget):
         self._ledger = ledger
         self._archive = archive
         self._process = process
-        self._asking = asyncio.Lock()
+        self._claiming = asyncio.Lock()
         self._total = 0.0
         """USD that all processes have spent today and reserved, as last read."""
 
@@ -71,7 +71,7 @@ class SharedBudget(Budget):
         if caller_id != ADMIN:
             yield
             return
-        async with self._asking:
+        async with self._claiming:
             self.hold(caller_id, usd)
             try:
                 is_within = await self._ledger.claim(
@@ -104,7 +104,7 @@ class SharedBudget(Budget):
         self._ledger.mark_dirty(self)
 
     def _release(self, usd: float) -> None:
-        """Release what was held while the ledger was asked."""
+        """Release the amount that was held during a claim."""
         self.settle(ADMIN, reserved=usd, cost=0.0)
 
     def _left(self) -> float:

@@ -1,8 +1,8 @@
 """Suspended work: users' generations of an earlier process, until their owner returns with the token.
 
 Then they are resumed (`recovery.py`). They end without running here if they are cancelled, or if the owner does not
-return in time. Only the ledger knows what is suspended: of several processes that want to resume or end the same work,
-one takes it over, by a claim in the ledger.
+return in time. Only the ledger knows what is suspended: several processes may try to resume or end the same work, and
+one of them takes it over, by a claim in the ledger.
 """
 
 import asyncio
@@ -101,19 +101,19 @@ class Suspension:
             async with self._lock(batch_id):
                 await self._end_batch(batch_id)
 
-    async def _take(self, wanted: Mapping[str, str], then: Taken) -> bool:
-        """Take over the suspended generations of work, by id and lock, and do the rest with those that this process
-        got. Returns whether it got any."""
+    async def _take(self, roots: Mapping[str, str], then: Taken) -> bool:
+        """Take over the suspended generations of work, whose ids are mapped to those of their locks, and call `then`
+        with the ids that this process got. Returns whether it got any."""
         async with AsyncExitStack() as stack:
-            for root in sorted({*wanted.values()}):  # in order, so that no two wait for each other
+            for root in sorted({*roots.values()}):  # in order, so that no two wait for each other
                 await stack.enter_async_context(self._lock(root))
-            perhaps = self._undone.keys() & wanted
-            self._undone |= {work_id: (root, then) for work_id, root in wanted.items()}
-            made = await asyncio.gather(*(self._ledger.claim(ClaimSuspended(each)) for each in wanted))
-            taken = [each for each, is_made in zip(wanted, made, strict=True) if is_made or each in perhaps]
+            perhaps = self._undone.keys() & roots
+            self._undone |= {work_id: (root, then) for work_id, root in roots.items()}
+            made = await asyncio.gather(*(self._ledger.claim(ClaimSuspended(each)) for each in roots))
+            taken = [each for each, is_made in zip(roots, made, strict=True) if is_made or each in perhaps]
             if taken:
                 await then(taken)
-            for work_id in wanted:
+            for work_id in roots:
                 self._undone.pop(work_id, None)
         return bool(taken)
 
@@ -133,17 +133,17 @@ class Suspension:
 
     def _restored(self, work_id: str, owner: Caller, queries: Queries) -> Restored | None:
         """The work to resume. None while another process ends an item of it. Blocks."""
-        nothing = Restored((), (), ())
+        no_work = Restored((), (), ())
         if self._supervisor.find(work_id) is not None:
-            return nothing
+            return no_work
         if not work_id.startswith("batch_"):
             record = queries.generation(work_id)
             if record is None or not self._is_taken(record):
-                return nothing
+                return no_work
             return self._recovery.restore([record], (), owner)
         batch, items = queries.batch(work_id), queries.batch_items(work_id)
         if batch is None or batch.ended_at is not None or not any(map(self._is_taken, items)):
-            return nothing
+            return no_work
         if not all(each.has_ended or self._is_taken(each) for each in items):
             return None
         return self._recovery.restore((), [(batch, items)], owner)

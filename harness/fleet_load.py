@@ -86,7 +86,7 @@ class FleetLoad:
             each.join(max(0.0, deadline - time.monotonic()))
 
     def finish(self, *, timeout: float) -> None:
-        """Request nothing new, and wait until all work has ended, or for `timeout` seconds."""
+        """Stop requesting, and wait until all work has ended, or for `timeout` seconds."""
         self._stopped.set()
         self.join(timeout=timeout)
         self._given_up.set()

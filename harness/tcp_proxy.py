@@ -25,7 +25,7 @@ class TcpProxy:
         self._server: asyncio.Server | None = None
 
     def blackhole(self) -> None:
-        """From now on no byte passes in either direction, and nothing is closed. What arrives is kept for `restore`."""
+        """Stop passing data in both directions, with all connections open. What arrives is kept for `restore`."""
         self._thread.run(self._set(is_open=False, delay=0.0))
 
     def delay(self, seconds: float) -> None:
@@ -33,8 +33,7 @@ class TcpProxy:
         self._thread.run(self._set(is_open=True, delay=seconds))
 
     def lose_server(self) -> None:
-        """Close the connections to the server. The client's stay open, and nothing arrives on them any more, as after
-        a failed router."""
+        """Close the connections to the server. The client's stay open and silent, as after the failure of a router."""
         self._thread.run(self._close(self._far))
 
     def lose_client(self) -> None:
@@ -79,7 +78,7 @@ class TcpProxy:
             await asyncio.gather(
                 self._copy(reader, far, self._near, writer), self._copy(far_reader, writer, self._far, far)
             )
-        finally:  # one side may be lost, and then nothing has closed the other
+        finally:  # one side may be lost while the other is open
             await self._close({writer, far})
 
     async def _copy(

@@ -33,7 +33,7 @@ _OPENING_TTL: Final = 60.0
 """Seconds like the TTL, while a process opens the ledger. It reads its work before its next transaction."""
 
 _MARGIN: Final = 0.1
-"""The part of the TTL before whose end this process sends nothing any more."""
+"""The last part of the TTL, in which this process sends no creation any more."""
 
 OWN: Final = MetaData()
 PROCESSES: Final = Table(
@@ -202,7 +202,7 @@ _MOVES: Final = (
 """What a dead process leaves. This process continues with the admin's work (`own`), also with what a process without a
 server token has suspended. Users' work is suspended, since their tokens are not stored. What cannot be resumed is ended
 here: work of the other mode, and what was cancelled before anything was sent. A key without work was claimed just
-before its work was to be accepted. A lease that was only wanted is gone; another one belongs to no process, and its
+before its work was to be accepted. A lease that was not sent is gone; another one belongs to no process, and its
 creation may have been sent until `left_at`."""
 
 _FORGET: Final = "DELETE FROM processes WHERE taken_at < clock_timestamp() - interval '7 days'"
@@ -252,7 +252,7 @@ class Member:
             raise self.taken_over()
 
     def leave(self, connection: psycopg.Connection[Any]) -> None:
-        """Mark this process dead, so that others need not wait for that. Nothing may be sent any more."""
+        """Mark this process dead, so that others need not wait for that. It may send no creation any more."""
         self.fenced_until = -inf
         connection.execute(_LEAVE, (self.id,))
 

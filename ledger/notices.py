@@ -161,14 +161,14 @@ class Listener:
 
     def _subscribe(self, connection: psycopg.Connection[Any], topics: dict[str, str]) -> list[str]:
         """Let the server send what the callbacks need. Returns the topics that it did not send before."""
-        wanted = {channel(self._link.ledger(), topic): topic for topic in self._callbacks}
-        for each in topics.keys() - wanted.keys():
+        needed = {channel(self._link.ledger(), topic): topic for topic in self._callbacks}
+        for each in topics.keys() - needed.keys():
             self._send(connection, "UNLISTEN", each)
             del topics[each]
-        new = wanted.keys() - topics.keys()
+        new = needed.keys() - topics.keys()
         for each in new:
             self._send(connection, "LISTEN", each)
-            topics[each] = wanted[each]
+            topics[each] = needed[each]
         return [topics[each] for each in new]
 
     @staticmethod

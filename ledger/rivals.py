@@ -32,5 +32,5 @@ class Elsewhere(Protocol):
         has not ended before `since` (Unix time). Raises LedgerDown."""
 
     async def ours(self, predictions: Mapping[str, str], *, since: float) -> Collection[str]:
-        """The ids of those predictions, given with their inputs' fingerprints, that a process has made or may have
-        made, for work that has not ended before `since` (Unix time). Raises LedgerDown."""
+        """Those ids of `predictions`, a mapping to the fingerprints of their inputs, that a process has made or may
+        have made, for work that has not ended before `since` (Unix time). Raises LedgerDown."""

@@ -51,8 +51,8 @@ class PostgresShares:
         cursor.execute(_LOCK)
         cursor.execute(_FORGET, (self._counts_for,))
         holdings = {
-            process: Holding(places, wanted, is_alive)
-            for process, places, wanted, is_alive in cursor.execute(_HOLDINGS)
+            process: Holding(places, wants, is_alive)
+            for process, places, wants, is_alive in cursor.execute(_HOLDINGS)
         }
         held = holdings.pop(self._process, Holding(0)).places
         answer = settle(list(holdings.values()), held, keep=keep, wants=wants, limit=self._limit)

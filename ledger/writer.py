@@ -127,7 +127,7 @@ class SqlLedger:
     @property
     def fenced_until(self) -> float:
         """The time (`time.monotonic`) until which no other process can have taken over the work of this one. Later,
-        nothing may be sent that costs."""
+        no creation may be sent."""
         return self._backend.fenced_until
 
     @property

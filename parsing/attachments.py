@@ -85,7 +85,7 @@ class Attachments:
             self._executor.submit(self.sweep, is_unfinished)
 
     def sweep(self, is_unfinished: Callable[[str], bool]) -> None:
-        """Delete the files that were left behind. `is_unfinished` tells whether the ledger has unfinished work with
+        """Delete the files that were left behind. `is_unfinished` returns whether the ledger has unfinished work with
         this id, and may raise LedgerDown."""
         if self.storage is None:
             return

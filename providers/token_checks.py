@@ -82,7 +82,7 @@ class TokenChecks:
         self._checking: SingleFlight[str | None] = SingleFlight()
         self._begun: deque[float] = deque()
         self._places = asyncio.Semaphore(AT_ONCE)
-        self._asking: set[asyncio.Task[Any]] = set()
+        self._started: set[asyncio.Task[Any]] = set()
         self.shared: SharedTokens | None = None
 
     def known(self, caller: Caller) -> Caller | None:
@@ -108,7 +108,7 @@ class TokenChecks:
     async def aclose(self) -> None:
         """Stop checking."""
         await self._checking.aclose()
-        await asyncio.gather(*self._asking, return_exceptions=True)
+        await asyncio.gather(*self._started, return_exceptions=True)
 
     def _may_begin(self) -> bool:
         now = self._clock()
@@ -129,7 +129,7 @@ class TokenChecks:
         except TokenRejected:
             self._keep(self._refused, caller, _Outcome(self._clock() + REFUSED_FOR))
             if self.shared is not None:
-                self._ask(self.shared.drop(caller.id))
+                self._start(self.shared.drop(caller.id))
             return None
         except TimeoutError:
             return self._kept_turn(caller)
@@ -142,27 +142,27 @@ class TokenChecks:
         self._refused.pop(caller.id, None)
         self._keep(self._proven, caller, _Outcome(self._clock() + PROVEN_FOR, turn))
         if self.shared is not None:
-            self._ask(self.shared.keep(caller.id, turn, PROVEN_FOR))
+            self._start(self.shared.keep(caller.id, turn, PROVEN_FOR))
         return turn
 
     async def _proven_elsewhere(self, shared: SharedTokens, caller: Caller) -> str | None:
         """The turn of a token that another process has proven, if its outcome is there soon."""
-        asked = self._ask(shared.find(caller.id))
-        await asyncio.wait([asked], timeout=_SHARED_WITHIN)
-        if not asked.done() or asked.exception() or (found := asked.result()) is None:
+        search = self._start(shared.find(caller.id))
+        await asyncio.wait([search], timeout=_SHARED_WITHIN)
+        if not search.done() or search.exception() or (found := search.result()) is None:
             return None
         turn, seconds = found
         self._keep(self._proven, caller, _Outcome(self._clock() + min(seconds, PROVEN_FOR), turn))
         return turn
 
-    def _ask(self, question: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
-        task = asyncio.create_task(question)
-        self._asking.add(task)
-        task.add_done_callback(self._asked)
+    def _start(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        task = asyncio.create_task(work)
+        self._started.add(task)
+        task.add_done_callback(self._ended)
         return task
 
-    def _asked(self, task: asyncio.Task[Any]) -> None:
-        self._asking.discard(task)
+    def _ended(self, task: asyncio.Task[Any]) -> None:
+        self._started.discard(task)
         if not task.cancelled():
             task.exception()  # without the ledger, each process checks by itself
 

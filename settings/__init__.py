@@ -277,7 +277,7 @@ class Settings(BaseModel):
             raise SettingsError("\n".join(sentences))
 
     def _unshared(self) -> list[str]:
-        """What other instances could not reach: a sentence, or nothing."""
+        """A sentence if other instances could not reach the outputs."""
         missing = [] if self.PUBLIC_URL else ["PUBLIC_URL"]
         if not self.FILES_URL and not self.FILES_SHARED:
             missing.insert(

@@ -17,8 +17,8 @@ _IN_EITHER_CASE = {"HTTPS_PROXY", "NO_PROXY"}
 
 def value(environ: Mapping[str, str], name: str) -> str:
     """The value of a setting, "" if it has none."""
-    given = environ.get(name, "").strip()
-    return given if given or name not in _IN_EITHER_CASE else environ.get(name.lower(), "").strip()
+    found = environ.get(name, "").strip()
+    return found if found or name not in _IN_EITHER_CASE else environ.get(name.lower(), "").strip()
 
 
 def unknown(

@@ -95,7 +95,7 @@ class Timing:
 class Replicate(Provider, PushReceiver, CreationRegistry, ProgressSource, AccountSource):
     """Create and close it on the loop that uses it. `others` is the window for all requests that create
     nothing. When one of them is answered, `on_answer` is called with the time at which it was sent.
-    `may_send` is asked just before the first byte of a creation; by default each may be sent. `elsewhere` are the
+    `may_send` is called just before the first byte of a creation; by default each may be sent. `elsewhere` are the
     attempts of other processes on the same ledger, if there may be any. `connections` carry the requests; by default
     they are opened here, through `proxy` if there is one.
     """

@@ -1,10 +1,11 @@
 """The creations of other processes, on the same ledger, that may have made the same prediction as a lost one.
 
 Another process may send the same input for the same caller. Its prediction must not be adopted here. So before a
-prediction is adopted, the ledger is asked whether any attempt has it on record, and which attempts of others with this
-input are in doubt. Such an attempt is on the disk before its creation is sent, so those that made a listed prediction
-are in the ledger when the list has been read. Each may still have an answer until the time for that is over. From then
-on it counts as uncertain, and all uncertain ones take the listed predictions in the order of their ids.
+prediction is adopted, the ledger is searched for an attempt that has it on record, and for attempts of other processes
+with this input that are in doubt. Such an attempt is on the disk before its creation is sent, so those that made a
+listed prediction are in the ledger when the list has been read. Each may still have an answer until the time for that
+is over. From then on it counts as uncertain, and all uncertain ones take the listed predictions in the order of their
+ids.
 """
 
 import asyncio

@@ -229,7 +229,7 @@ class HttpConnections(Connections):
 
 
 class _Guarded(aiohttp.BytesPayload):
-    """A body that asks `may_send` when aiohttp writes it. aiohttp writes the headers together with the body."""
+    """A body that calls `may_send` when aiohttp writes it. aiohttp writes the headers together with the body."""
 
     def __init__(self, body: bytes, may_send: Callable[[], bool]) -> None:
         super().__init__(body)
