@@ -87,7 +87,8 @@ class UpstreamClock:
         """Use this skew, which another process has measured, until the first own measure."""
         if self._by_date is None and not self._by_creation:
             middle = wall_offset() + skew
-            self.agreed = self.offset = Offset(middle - _LEARNED_WITHIN, middle + _LEARNED_WITHIN)
+            self.agreed = Offset(middle, middle)
+            self.offset = Offset(middle - _LEARNED_WITHIN, middle + _LEARNED_WITHIN)
 
     @property
     def skew(self) -> float | None:

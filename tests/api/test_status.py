@@ -257,4 +257,4 @@ def test_a_process_uses_what_others_have_measured_of_replicate_by_its_own_clock(
         return service.loop.call(lambda: service.core.provider.clock_skew)
 
     assert None is learned(ahead=None)
-    assert 119.0 <= learned(ahead=20.0) <= 121.0
+    assert pytest.approx(120.0, abs=0.5) == learned(ahead=20.0)

@@ -62,7 +62,7 @@ def test_a_skew_that_another_process_has_measured_counts_until_the_first_own_mea
         clock.learn(300.0)
         return learned, covers(clock, 120.0), clock.offset.most - clock.offset.least
 
-    assert (pytest.approx(299.0, abs=1.0), True, pytest.approx(0.4)) == on_a_loop(scenario)
+    assert (pytest.approx(300.0, abs=0.5), True, pytest.approx(0.4)) == on_a_loop(scenario)
 
 
 def test_a_slow_answer_alone_is_no_skew():
