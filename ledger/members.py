@@ -20,7 +20,7 @@ import structlog
 from sqlalchemy import Boolean, Column, DateTime, Integer, MetaData, Table, Text
 
 from ledger import HASH_KEY, Profile
-from ledger.migrations import PRESENT
+from ledger.migrations import Schema
 from ledger.writer import TakenOver
 
 TTL: Final = 5.0
@@ -146,13 +146,17 @@ _LEAVE: Final = """
 
 _TAKE: Final = """
     UPDATE processes SET taken_at = clock_timestamp() WHERE id IN (
-        SELECT id FROM processes WHERE dead_at IS NOT NULL AND taken_at IS NULL AND schema <= %(schema)s
+        SELECT id FROM processes dead WHERE dead_at IS NOT NULL AND taken_at IS NULL
             AND (token IS NULL OR %(pays)s OR NOT EXISTS (
                 SELECT FROM processes other WHERE other.dead_at IS NULL AND other.token IS NOT NULL))
+            AND (schema <= %(schema)s OR NOT EXISTS (
+                SELECT FROM processes other WHERE other.dead_at IS NULL AND other.schema >= dead.schema
+                    AND (dead.token IS NULL OR other.token IS NOT NULL)))
         FOR UPDATE SKIP LOCKED
     ) RETURNING id
 """
-"""The work of a process with a server token is left to others that have one, if there are any."""
+"""The work of a process with a server token is left to others that have one, if there are any. So is the work of a
+later version to others that know all its columns. After a step back to the version before there are none."""
 
 _IS_HEIR: Final = (
     "(caller_id = %(own)s::text OR simulated <> %(simulated)s OR cancelled AND state = 'queued')"
@@ -207,6 +211,9 @@ creation may have been sent until `left_at`."""
 
 _FORGET: Final = "DELETE FROM processes WHERE taken_at < clock_timestamp() - interval '7 days'"
 
+_OLDER: Final = "SELECT id FROM processes WHERE dead_at IS NULL AND schema < %(version)s"
+
+_OUTDATED: Final = "{pid} on {host} is of a version that cannot run beside this one; stop all of that version"
 _ALONE: Final = "another process has it: {pid} on {host}; after its end it is free within {ttl:g} seconds"
 _DIFFERENT: Final = (
     "another process that shares it, {pid} on {host}, has another REPLICATE_BASE_URL or REPLICATE_SIMULATE; all "
@@ -220,11 +227,12 @@ log = structlog.get_logger("ledger")
 
 class Member:
     """This process among those that share the ledger. `ttl` is in seconds (`TTL`). If it is `alone`, no other process
-    may be alive when it enters."""
+    may be alive when it enters. `schema` is what it knows of the tables."""
 
-    def __init__(self, *, ttl: float, alone: bool, profile: Profile) -> None:
+    def __init__(self, *, ttl: float, alone: bool, profile: Profile, schema: Schema) -> None:
         self.id = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
         self.ttl = float(ttl)
+        self.schema = schema
         self.fenced_until = -inf
         """The time (`time.monotonic`) until which no other process can have taken over the work of this one."""
         self._alone = alone
@@ -250,6 +258,18 @@ class Member:
         )
         if self._epoch is None:
             raise self.taken_over()
+
+    def shut_out_older(self, cursor: Cursor) -> None:
+        """Wait until no process writes, and let none begin to before the end of this transaction, which migrates the
+        ledger. Raises ConnectionError if a process is alive that could not use the migrated tables.
+
+        Each transaction of a process changes or locks its row first, so a migration holds up all of them, and cannot be
+        in a deadlock with one."""
+        cursor.execute("LOCK TABLE processes IN EXCLUSIVE MODE")
+        cursor.execute(_MARK, {"overdue": _all(cursor.execute(_LATE, self.fence))})
+        if older := _first(cursor.execute(_OLDER, {"version": self.schema.compatible})):
+            host, pid, _ = older.rsplit(":", 2)
+            raise ConnectionError(_OUTDATED.format(host=host, pid=pid))
 
     def leave(self, connection: psycopg.Connection[Any]) -> None:
         """Mark this process dead, so that others need not wait for that. It may send no creation any more."""
@@ -306,7 +326,7 @@ class Member:
 
     @property
     def _facts(self) -> dict[str, Any]:
-        return {**self.fence, "schema": PRESENT, "pays": self._profile.token is not None}
+        return {**self.fence, "schema": self.schema.version, "pays": self._profile.token is not None}
 
     def _move(self, cursor: Cursor, dead: Sequence[str]) -> None:
         """Take over what these processes have left."""

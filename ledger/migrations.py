@@ -8,6 +8,7 @@ import secrets
 import sqlite3
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -62,10 +63,32 @@ STEPS: Final[Sequence[Step]] = (facts_in_columns, clock_skew_of_attempts, usage_
 
 POSTGRES_STEPS: Final[Mapping[int, Sequence[str]]] = {}
 """The statements that migrate a ledger in PostgreSQL from a version to the next, by the former. Version 5 is the first
-that PostgreSQL has. A released step is never changed."""
+that PostgreSQL has. A released step is never changed.
+
+Processes of the version before write and read meanwhile, so a step takes milliseconds with any number of rows, and
+changes `generations` before `attempts`, since queries lock them in this order."""
 
 PRESENT: Final = 1 + len(STEPS)
 """The version of a new ledger."""
+
+POSTGRES_COMPATIBLE: Final = 5
+"""The oldest version of a process that may use a ledger of the present version in PostgreSQL. All steps since then only
+add tables, and columns that a process of that version need not know: they may be NULL, or have a default, and it does
+right by work if it leaves them as they are. After any other step, this is the present version. Then an upgrade must
+stop all processes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Schema:
+    """What a process knows of the tables in PostgreSQL: their `version`, the oldest version of a process that may use
+    them, and the steps to this version."""
+
+    version: int
+    compatible: int
+    steps: Mapping[int, Sequence[str]]
+
+
+POSTGRES: Final = Schema(PRESENT, POSTGRES_COMPATIBLE, POSTGRES_STEPS)
 
 NAME: Final = "name"
 """The name of the value in `meta` that is the random name of the ledger."""

@@ -50,7 +50,7 @@ def _copied(path: Path, new: "PostgresBackend") -> Mapping[str, int]:
     with closing(sqlite3.connect(path)) as old, new.transaction() as cursor:
         for table in METADATA.sorted_tables:
             if table is META:  # the version is the same by now, and is not there in SQLite
-                cursor.execute("DELETE FROM meta WHERE name <> 'version'")
+                cursor.execute("DELETE FROM meta WHERE name NOT IN ('version', 'compatible')")
             elif cursor.execute(f"SELECT 1 FROM {table.name} LIMIT 1").fetchone():  # noqa: S608 - our own name
                 raise SettingsError(f"--move-ledger: the target is not empty: it has {table.name}.")
             columns = ", ".join(f'"{column.name}"' for column in table.columns)

@@ -25,18 +25,19 @@ from sqlalchemy import (
     text,
 )
 from sqlalchemy.dialects import postgresql
-from sqlalchemy.exc import IntegrityError, SQLAlchemyError
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.pool import QueuePool
 
 from ledger import Profile
 from ledger.claims import LOCKS, Claim, ClaimSent, statement
-from ledger.members import FENCE, LOCK_TIMEOUT, OWN, TTL, Cursor, Member
-from ledger.migrations import NAME, POSTGRES_STEPS, PRESENT, TooNew, add_first_values
+from ledger.members import FENCE, LOCK_TIMEOUT, TTL, Cursor, Member
+from ledger.migrations import NAME, POSTGRES, Schema, TooNew
 from ledger.notices import give_notice
 from ledger.post import LEASES
+from ledger.postgres_migration import make_tables
 from ledger.records import LeaseRecord
 from ledger.shared import LEASE_STATEMENTS
-from ledger.tables import META, METADATA, SHARED, all_statements
+from ledger.tables import META, METADATA, all_statements
 from ledger.writer import Changes, TakenOver, by_statement, opened
 
 _READERS: Final = 4
@@ -56,8 +57,6 @@ _PARAMETERS: Final[Mapping[str, Any]] = {
     "fallback_application_name": "replicate-concurrent-generation",
 }  # fmt: skip
 """Parameters of libpq that the URL may replace. Without them a lost peer would be noticed after hours."""
-
-_VERSION: Final = "version"
 
 _REPLACED: Final = "it is another ledger; restore it, or start the service again to go on with this one"
 
@@ -101,6 +100,7 @@ class PostgresBackend:
         patience: float = _PATIENCE,
         alone: bool = True,
         profile: Profile | None = None,
+        schema: Schema = POSTGRES,
     ) -> None:
         try:
             self._parameters = {**_PARAMETERS, **conninfo_to_dict(url)}
@@ -122,7 +122,7 @@ class PostgresBackend:
             use_native_hstore=False,
         )
         self.is_shared = not alone
-        self._member = Member(ttl=ttl, alone=alone, profile=profile or Profile())
+        self._member = Member(ttl=ttl, alone=alone, profile=profile or Profile(), schema=schema)
         self.process = self._member.id
         self.heartbeat = ttl / 5
         self._connection: psycopg.Connection[Any] | None = None
@@ -152,7 +152,7 @@ class PostgresBackend:
                 self._warn_if_connections_are_few(connection)
             with _transaction(connection):
                 _raise_if_unusable(connection)
-                self._make_tables(connection)
+                make_tables(connection, _cursor(connection), self._member)
                 name = connection.scalar(select(META.c.value).where(META.c.name == NAME))
                 if self._name not in {None, name}:
                     raise ConnectionError(_REPLACED)
@@ -230,30 +230,6 @@ class PostgresBackend:
             with suppress(psycopg.Error):
                 self._member.leave(self._connection)
         self.disconnect()
-
-    @staticmethod
-    def _make_tables(connection: Connection) -> None:
-        """Create or migrate the tables. Until the end of the transaction, no other process does. Raises TooNew."""
-        try:
-            META.create(connection, checkfirst=True)
-        except IntegrityError as error:
-            raise ConnectionError("another process is creating its tables") from error
-        insert = postgresql.insert(META).on_conflict_do_nothing()
-        connection.execute(insert, {"name": _VERSION, "value": b"0"})
-        locked = text("SELECT value FROM meta WHERE name = :name FOR UPDATE")
-        version = int(connection.scalar(locked, {"name": _VERSION}))
-        if version > PRESENT:
-            raise TooNew(f"it is of version {version}, and this service knows {PRESENT}")
-        if version == 0:
-            for metadata in (METADATA, SHARED, OWN):
-                metadata.create_all(connection)
-        for number in range(version or PRESENT, PRESENT):
-            for step in POSTGRES_STEPS[number]:
-                connection.exec_driver_sql(step)
-        if version != PRESENT:
-            present = {"name": _VERSION, "value": str(PRESENT).encode()}
-            connection.execute(text("UPDATE meta SET value = :value WHERE name = :name"), present)
-        add_first_values(connection, postgresql.insert)
 
     def _warn_if_connections_are_few(self, connection: Connection) -> None:
         free = connection.scalar(text(_FREE_CONNECTIONS))

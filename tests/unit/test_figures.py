@@ -1,9 +1,12 @@
 """The figures of all processes on one ledger."""
 
 import asyncio
+import json
 from contextlib import asynccontextmanager
 
 from cluster.figures import PAUSE, AllFigures
+from cluster.mirror import figures_of, read_figures
+from concurrency import Gate
 from errors import LedgerDown
 from harness.postgres import server
 from ledger.courier import Courier
@@ -71,6 +74,23 @@ async def test_a_process_knows_how_far_the_clocks_of_other_machines_are_ahead_of
     assert 13.0 == b.all()[0].clock_ahead
     for task in tasks:
         task.cancel()
+
+
+def with_more(value):
+    """What a later version may publish: each record has a field that this version does not know."""
+    if isinstance(value, dict) and value:
+        return {name: with_more(each) for name, each in value.items()} | {"a later field": [1]}
+    return [with_more(each) for each in value] if isinstance(value, list) else value
+
+
+@in_virtual_time
+async def test_figures_of_the_gate_of_a_later_version_are_read_as_far_as_they_are_known():
+    gate = Gate(concurrent_limit=1, requests_per_minute=9)
+    for caller in ("a", "b"):
+        gate.request(caller, batch="batch")
+    text = figures_of(gate)
+
+    assert read_figures(text, now=1.0) == read_figures(json.dumps(with_more(json.loads(text))), now=1.0)
 
 
 @asynccontextmanager

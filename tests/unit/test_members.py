@@ -358,15 +358,6 @@ def test_the_work_of_a_process_with_a_token_is_taken_if_no_other_has_one(cluster
     assert poor.bury()
 
 
-def test_the_work_of_a_process_with_a_later_schema_is_left_to_others(cluster):
-    first, second = cluster.process(), cluster.process()
-    cluster.execute("UPDATE processes SET schema = 999 WHERE id = %s", first.backend.process)
-    cluster.live(2 * TTL, second)
-
-    assert not second.bury()
-    assert first.is_dead()
-
-
 # ── What a dead process leaves
 
 

@@ -14,7 +14,6 @@ from errors import LedgerDown
 from harness.postgres import Server, server
 from harness.service_process import until
 from ledger import HASH_KEY, Page, Period
-from ledger.migrations import PRESENT
 from ledger.postgres import PostgresBackend
 from ledger.queries import SqlQueries
 from ledger.records import BatchRecord, GenerationRecord, KeyRecord
@@ -329,15 +328,6 @@ def test_too_few_connections_are_logged_at_the_start(schema):
         server().execute("DROP OWNED BY narrow", "DROP ROLE narrow")
 
     assert [5] == [each["needed"] for each in logs if each["event"] == "ledger_connections_few"]
-
-
-def test_a_ledger_of_a_later_version_is_refused(url, schema):
-    with opened(url):
-        pass
-    server().execute(f"UPDATE {schema}.meta SET value = '999' WHERE name = 'version'")
-
-    with opened(url) as ledger:
-        assert f"it is of version 999, and this service knows {PRESENT}" in ledger.trouble
 
 
 # ── Poolers and the network

@@ -1,0 +1,220 @@
+"""Processes of several versions on one ledger in PostgreSQL: who migrates it, who may use it, who takes work over."""
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+
+import psycopg
+import pytest
+import sqlalchemy
+
+from harness.postgres import server
+from harness.service_process import until
+from ledger import Profile
+from ledger.migrations import POSTGRES, TooNew
+from ledger.postgres import PostgresBackend
+from ledger.queries import SqlQueries
+from tests.support.records import generation
+
+PRESENT = POSTGRES.version
+
+ADDS = (
+    "ALTER TABLE generations ADD COLUMN mood TEXT",
+    "ALTER TABLE attempts ADD COLUMN mood TEXT",
+    "CREATE TABLE moods (mood TEXT PRIMARY KEY)",
+)
+
+NEXT = replace(POSTGRES, version=PRESENT + 1, steps={**POSTGRES.steps, PRESENT: ADDS})
+"""The version after this one, which the present one can be beside."""
+
+BREAKS = replace(
+    NEXT,
+    compatible=PRESENT + 1,
+    steps={**POSTGRES.steps, PRESENT: ("ALTER TABLE generations DROP COLUMN prompt",)},
+)
+"""One that it cannot be beside."""
+
+
+@pytest.fixture
+def schema():
+    with server().schema() as name:
+        yield name
+
+
+@pytest.fixture
+def start(schema):
+    """Opens the ledger as a process of a version. Its clock never makes one overdue."""
+    made = []
+
+    def start(version=POSTGRES, *, ttl=600.0, **profile):
+        backend = PostgresBackend(
+            server().url(schema=schema), ttl=ttl, alone=False, profile=Profile(**profile), schema=version
+        )
+        made.append(backend)
+        backend.open()
+        return backend
+
+    yield start
+    for each in made:
+        each.disconnect()
+
+
+@pytest.fixture
+def execute(schema):
+    def execute(statement):
+        return server().execute(statement.replace("ledger.", f"{schema}."))
+
+    return execute
+
+
+def write(backend, record):
+    backend.write({(type(record), (record.id,)): record})
+
+
+def in_the_end(start, version):
+    """Open the ledger as the writer does, which tries again after a wait for a lock was too long."""
+    while True:
+        try:
+            return start(version)
+        except (psycopg.Error, sqlalchemy.exc.DBAPIError) as error:
+            if not isinstance(getattr(error, "orig", error), psycopg.errors.LockNotAvailable):
+                raise
+
+
+def version(execute, name="version") -> int:
+    return int(execute(f"SELECT value FROM ledger.meta WHERE name = '{name}'")[0][0])
+
+
+def bury(backend) -> bool:
+    with backend.transaction() as cursor:
+        return backend.bury(cursor)
+
+
+def test_a_process_of_the_version_before_writes_and_reads_on_after_a_migration(start, execute):
+    before = start()
+    write(before, generation("a"))
+
+    after = start(NEXT)
+    write(before, generation("b"))
+    write(after, generation("c"))
+
+    for each in (before, after):
+        assert ["a", "b", "c"] == [row.id for row in SqlQueries(each.engine).unfinished()]
+    assert (PRESENT + 1, POSTGRES.compatible) == (version(execute), version(execute, "compatible"))
+
+
+def test_a_row_that_an_older_process_writes_again_keeps_what_only_a_later_one_knows(start, execute):
+    older = start()
+    start(NEXT)
+    write(older, generation("a"))
+    execute("UPDATE ledger.generations SET mood = 'calm'")
+
+    write(older, generation("a", state="running"))
+
+    assert [("running", "calm")] == execute("SELECT state, mood FROM ledger.generations")
+
+
+def test_an_older_process_starts_and_connects_again_on_a_later_compatible_ledger(start):
+    running = start()
+    start(NEXT).close()
+
+    running.disconnect()
+    running.open()
+    write(running, generation("a"))
+    write(start(), generation("b"))
+
+
+def test_an_older_process_does_not_start_on_a_ledger_that_is_not_compatible(start):
+    start().close()
+    start(BREAKS).close()
+
+    with pytest.raises(TooNew) as error:
+        start()
+    assert f"it is of version {PRESENT + 1}, and this service knows {PRESENT}" == str(error.value)
+
+
+def test_a_migration_that_older_processes_cannot_use_waits_until_all_of_them_have_ended(start, execute):
+    older = [start(), start()]
+    for each in older:
+        with pytest.raises(ConnectionError, match="is of a version that cannot run beside this one"):
+            start(BREAKS)
+        write(each, generation("a"))
+        each.close()
+
+    start(BREAKS)
+
+    assert PRESENT + 1 == version(execute, "compatible")
+
+
+def test_a_migration_does_not_wait_for_a_process_that_was_killed(start, execute):
+    killed = start()
+    execute("UPDATE ledger.processes SET until = now() - interval '1 hour'")
+
+    start(BREAKS, ttl=0.01)
+
+    with pytest.raises(Exception, match="another process has taken it over"):
+        killed.write({})
+
+
+def test_of_processes_that_start_at_once_one_migrates(start, execute):
+    start().close()
+
+    with ThreadPoolExecutor(3) as threads:
+        for started in [threads.submit(in_the_end, start, NEXT) for _ in range(3)]:
+            started.result()
+
+    assert PRESENT + 1 == version(execute)
+
+
+def test_a_migration_that_fails_leaves_the_ledger_to_the_older_processes(start, execute):
+    older = start()
+    broken = replace(
+        NEXT, steps={**POSTGRES.steps, PRESENT: (*ADDS, "ALTER TABLE nothing ADD COLUMN mood TEXT")}
+    )
+
+    with pytest.raises(Exception, match="nothing"):
+        start(broken)
+
+    write(older, generation("a"))
+    assert [(None,)] == execute("SELECT to_regclass('ledger.moods')::text")
+    assert PRESENT == version(execute)
+
+
+def test_a_migration_waits_for_writes_and_is_in_no_deadlock_with_one(start, execute):
+    """A write locks the tables in another order than this migration does."""
+    older = start()
+    with ThreadPoolExecutor(1) as threads:
+        with older.transaction() as cursor:
+            migrated = threads.submit(in_the_end, start, NEXT)
+            until(lambda: execute("SELECT 1 FROM pg_locks WHERE NOT granted"))
+            cursor.execute("UPDATE attempts SET number = 1")
+            cursor.execute("UPDATE generations SET state = 'queued'")
+        migrated.result()
+
+    assert PRESENT + 1 == version(execute)
+
+
+# ── Work that a process of a later version has left
+
+
+def test_work_of_a_later_version_goes_to_a_process_that_knows_its_columns_while_there_is_one(start):
+    older, first, second = start(), start(NEXT), start(NEXT)
+    first.close()
+
+    assert [False, True] == [bury(older), bury(second)]
+
+
+def test_after_a_step_back_the_older_processes_take_over_the_work_of_the_later_version(start, execute):
+    older, later = start(token="r8_one"), start(NEXT, token="r8_one")
+    write(later, generation("a", process=later.process))
+    later.close()
+
+    assert bury(older)
+    assert [(older.process,)] == execute("SELECT process FROM ledger.generations")
+
+
+def test_work_is_never_left_to_a_later_process_that_may_not_take_it(start):
+    """It has no server token, and the one that has left the work had one."""
+    older, later, poor = start(token="r8_one"), start(NEXT, token="r8_one"), start(NEXT)
+    later.close()
+
+    assert [False, True] == [bury(poor), bury(older)]
