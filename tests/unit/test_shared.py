@@ -137,7 +137,7 @@ async def test_changes_at_two_processes_at_once_leave_all_with_the_same_limit():
 
 
 @in_virtual_time
-async def test_a_change_that_is_on_disk_succeeds_although_no_process_can_be_told():
+async def test_a_change_that_is_on_disk_succeeds_although_no_process_can_be_reached():
     async with processes("a", "b") as (office, a, _):
         office.is_down = True
         await a.change(concurrent_limit=3)
