@@ -4,6 +4,7 @@ import asyncio
 import sqlite3
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
+from functools import partial
 from io import BytesIO
 
 import pytest
@@ -15,7 +16,17 @@ from werkzeug.test import encode_multipart
 from harness.service_process import running_service, until
 from loop_thread import ClientDisconnected, result
 from tests.api.test_forms import LARGE, a_file
-from tests.support.api_client import ASYNC, CHECKED, PICTURE, ended, picture, state, submit, submit_batch
+from tests.support.api_client import (
+    ASYNC,
+    CHECKED,
+    PICTURE,
+    ended,
+    picture,
+    released,
+    state,
+    submit,
+    submit_batch,
+)
 from tests.support.callers import ADMIN, PNG, USER
 from tests.support.ndjson import NDJSON, lines, settle
 from tests.support.problem_documents import fields, problem
@@ -172,11 +183,11 @@ def test_simultaneous_requests_with_one_key_create_one_generation(app, simulator
 
 
 def test_a_repeat_while_it_runs_waits_with_the_first_or_responds_async(client, simulator):
-    target = submit(client, "[[slow=0.4]]", by=USER | KEY)
-    body = picture("[[slow=0.4]]")
+    target = submit(client, "[[hang]]", by=USER | KEY)
+    body = picture("[[hang]]")
 
     asked_again = ask(client, body, **ASYNC)
-    waited = ask(client, body)
+    waited = released(simulator, lambda: ask(client, body))
 
     assert (202, target) == (asked_again.status_code, asked_again.json["id"])
     assert (200, target) == (waited.status_code, waited.json["id"])
@@ -197,10 +208,10 @@ def test_a_repeated_batch_is_returned_with_all_results_in_both_formats(client, s
 
 
 def test_a_repeated_stream_has_every_line_once(client, simulator):
-    body = {"model_name": "flux-dev", "prompts": ["[[slow=0]] a", "[[slow=0.4]] b", "[[slow=0.2]] c"]}
+    body = {"model_name": "flux-dev", "prompts": ["[[slow=0]] a", "[[hang]] b", "[[hang]] c"]}
     submit_batch(client, *body["prompts"], by=USER | KEY)
 
-    shown = list(lines(ask(client, body, "/generate-batch", **NDJSON)))
+    shown = released(simulator, lambda: list(lines(ask(client, body, "/generate-batch", **NDJSON))))
 
     assert {0, 1, 2} == {line["index"] for line in shown[:-1]}
     assert (4, 3) == (len(shown), shown[-1]["succeeded"])
@@ -282,7 +293,7 @@ def submit_and_disconnect(service, path, body) -> str:
         key=incoming.idempotency_key(),
         seconds=None,
     )
-    with slow_writes(service.ledger):
+    with unwritten(service):
         future = service.loop.submit(service.generations.submit(submission))
         until(lambda: service.loop.call(lambda: service.core.supervisor.find(submission.id)))
         future.cancel()
@@ -292,12 +303,18 @@ def submit_and_disconnect(service, path, body) -> str:
 
 
 @contextmanager
-def slow_writes(ledger):
-    """Another process writes to the file while the block runs."""
-    with closing(sqlite3.connect(ledger.engine.url.database, isolation_level=None)) as other:
-        other.execute("BEGIN IMMEDIATE")
+def unwritten(service):
+    """No flush of the ledger returns before the block ends."""
+    flush, is_over = service.ledger.flush, asyncio.Event()
+
+    async def later():
+        await is_over.wait()
+        await flush()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(service.ledger, "flush", later)
         yield
-        other.execute("ROLLBACK")
+        service.loop.call(is_over.set)
 
 
 def test_a_disconnect_without_a_key_leaves_no_work(app, simulator):
@@ -325,7 +342,7 @@ def test_a_caller_that_disconnected_finds_the_result_by_its_key(simulator, tmp_p
     with running_service(
         REPLICATE_BASE_URL=simulator.url, DATA_DIR=tmp_path, REPLICATE_CONCURRENT_LIMIT=1
     ) as service:
-        body = picture("[[slow=0.5]]")
+        body = picture("[[hang]]")
         # the disconnect may come before the request is accepted
         service.connect("/generate", body, **USER, **KEY).close()
         first = service.connect("/generate", body, **USER, **KEY)
@@ -335,9 +352,12 @@ def test_a_caller_that_disconnected_finds_the_result_by_its_key(simulator, tmp_p
         until(lambda: requests.get(f"{service.url}/status", timeout=30).json()["concurrency"]["waiting"])
         batch.close()
 
-        one = requests.post(f"{service.url}/generate", json=body, headers=USER | KEY, timeout=30)
-        several = requests.post(
-            f"{service.url}/generate-batch", json=BATCH, headers=USER | {"Idempotency-Key": "b"}, timeout=30
+        one, several = (
+            released(simulator, partial(requests.post, service.url + path, json=each, headers=by, timeout=30))
+            for path, each, by in (
+                ("/generate", body, USER | KEY),
+                ("/generate-batch", BATCH, USER | {"Idempotency-Key": "b"}),
+            )
         )
 
     assert (200, True) == (one.status_code, one.json()["success"])
@@ -381,7 +401,7 @@ def test_a_key_of_a_simulated_request_is_free_for_a_real_one(make_app):
 def test_work_from_before_a_restart_resumes_when_its_owner_sends_the_key(make_app, simulator):
     app = make_app(REPLICATE_CONCURRENT_LIMIT=1)
     client = app.test_client()
-    ran = submit(client, "[[slow=0.5]]", by=USER | KEY)
+    ran = submit(client, "[[hang]]", by=USER | KEY)
     until(lambda: 1 == simulator.counts().in_flight)
     waited = submit(client, by=USER | {"Idempotency-Key": "w"})
     batch = submit_batch(client, *BATCH["prompts"], by=USER | {"Idempotency-Key": "b"})
@@ -389,10 +409,9 @@ def test_work_from_before_a_restart_resumes_when_its_owner_sends_the_key(make_ap
     client = restarted(make_app, app, REPLICATE_CONCURRENT_LIMIT=1)
 
     problem(ask(client, picture("other")), 409, "idempotency_conflict")
-    problem(
-        ask(client, picture("[[slow=0.5]]"), by=OTHER, **{"Idempotency-Key": "\x01"}), 400, "invalid_request"
-    )
-    first = ask(client, picture("[[slow=0.5]]"))
+    problem(ask(client, picture("[[hang]]"), by=OTHER, **{"Idempotency-Key": "\x01"}), 400, "invalid_request")
+    simulator.release()
+    first = ask(client, picture("[[hang]]"))
     second = ask(client, **{"Idempotency-Key": "w"})
     shown = list(lines(ask(client, BATCH, "/generate-batch", **{"Idempotency-Key": "b"}, **NDJSON)))
     assert [(200, ran), (200, waited)] == [(each.status_code, each.json["id"]) for each in (first, second)]
@@ -404,11 +423,12 @@ def test_work_from_before_a_restart_resumes_when_its_owner_sends_the_key(make_ap
 def test_the_admins_key_returns_work_that_resumed_at_the_start(make_app, simulator):
     app = make_app(REPLICATE_CONCURRENT_LIMIT=1)
     client = app.test_client()
-    submit(client, "[[slow=0.3]]", by=ADMIN)
+    submit(client, "[[hang]]", by=ADMIN)
     until(lambda: 1 == simulator.counts().in_flight)
     target = submit(client, by=ADMIN | KEY)
 
     client = restarted(make_app, app)
+    simulator.release()
 
     again = ask(client, by=ADMIN)
     assert (200, target) == (again.status_code, again.json["id"])
@@ -421,7 +441,7 @@ def test_a_caller_waiting_at_a_stop_finds_the_work_by_its_key_in_the_next_proces
 ):
     app = make_app(REPLICATE_CONCURRENT_LIMIT=1)
     slow_down(monkeypatch, app.extensions["service"].ledger, syncs_take)
-    body = picture("[[slow=2]]")
+    body = picture("[[hang]]")
     with ThreadPoolExecutor(2) as callers:
         calls = [callers.submit(ask, app.test_client(), body)]
         until(lambda: 1 == simulator.counts().in_flight)
@@ -438,6 +458,7 @@ def test_a_caller_waiting_at_a_stop_finds_the_work_by_its_key_in_the_next_proces
     assert 1 == waits.count(None)  # one slot was taken
 
     client = make_app().test_client()
+    simulator.release()
     again = ask(client, body), ask(client, BATCH, "/generate-batch", **{"Idempotency-Key": "b"})
     assert [200, 200] == [each.status_code for each in again]
     assert [one.json["id"], several.json["id"]] == [each.json["id"] for each in again]

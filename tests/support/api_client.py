@@ -1,12 +1,14 @@
 """Calls of the HTTP API that many tests share: submit without waiting, look up, wait for the end."""
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
 
 from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
 from harness.service_process import until
+from simulator import Simulator
 from tests.support.callers import USER
 
 ASYNC = {"Prefer": "respond-async"}
@@ -18,6 +20,8 @@ CHECKED = {"account": 1}
 """The requests that Replicate gets if only the token is checked."""
 
 ENDED = {"succeeded", "failed", "canceled"}
+
+T = TypeVar("T")
 
 
 def picture(prompt: str = PICTURE["prompt"], **fields: Any) -> dict[str, Any]:
@@ -54,6 +58,19 @@ def ended(client: FlaskClient, target: str, *, by: Mapping[str, str] = USER) -> 
     """Wait until it has ended, and return its body."""
     until(lambda: state(client, target, by=by) in ENDED | {"completed"})
     return look_up(client, target, by=by)
+
+
+def released(simulator: Simulator, call: Callable[[], T]) -> T:
+    """The result of `call`, which runs in a thread while `simulator` ends all predictions and delays as they come."""
+
+    def is_over() -> bool:
+        simulator.release()
+        return result.done()
+
+    with ThreadPoolExecutor(1) as thread:
+        result = thread.submit(call)
+        until(is_over)
+    return result.result()
 
 
 def _id(answer: TestResponse) -> str:
