@@ -13,7 +13,7 @@ from api import incoming
 from auth import ADMIN
 from cluster.figures import ProcessFigures
 from contract.states import iso8601
-from errors import LedgerDown
+from errors import LedgerDown, ServiceError
 from generations.figures import WorkFigures, total
 from parsing.limits import parse_limits
 from providers import UpstreamState
@@ -42,9 +42,11 @@ def configure() -> Response:
 
 @routes.get("/status")
 def status() -> Response:
-    """The statistics, with more for the admin. A wrong key is no error, since the rest is public."""
+    """The statistics, with the processes for each known key, and with more for the admin. A wrong key is no error,
+    since the rest is public."""
     service = incoming.service()
-    return jsonify(_figures(service, for_admin=service.authenticator.is_admin(request.headers)))
+    is_admin = service.authenticator.is_admin(request.headers)
+    return jsonify(_figures(service, for_admin=is_admin, for_key=is_admin or _has_proven_token(service)))
 
 
 @routes.get("/health")
@@ -65,7 +67,15 @@ def ready() -> Response:
     return jsonify(incoming.service().ready())
 
 
-def _figures(service: Runtime, *, for_admin: bool) -> dict[str, Any]:
+def _has_proven_token(service: Runtime) -> bool:
+    """Whether the request has a user's token that is proven already. Any other may be invented."""
+    try:
+        return service.core.checks.known(service.authenticator.payer(request.headers)) is not None
+    except ServiceError:
+        return False
+
+
+def _figures(service: Runtime, *, for_admin: bool, for_key: bool) -> dict[str, Any]:
     """Waits only for one call on the loop and, for the admin, one read of the ledger."""
     seen = service.loop.call(lambda: _of_the_loop(service))
     return {
@@ -85,6 +95,7 @@ def _figures(service: Runtime, *, for_admin: bool) -> dict[str, Any]:
         "generations": seen.work.ended,
         "account_shared": seen.work.account_shared,
         "clock_skew_seconds": None if seen.clock_skew is None else round(seen.clock_skew, 1),
+        **({"processes": [_process(each) for each in seen.processes]} if for_key and seen.processes else {}),
         **(_for_admin(service, seen) if for_admin else {}),
     }
 
@@ -128,9 +139,7 @@ def _upstream(stall: StallStats, state: UpstreamState) -> dict[str, Any]:
 def _for_admin(service: Runtime, seen: _Seen) -> dict[str, Any]:
     left = service.loop.run(_budget_left(service))
     waiting = seen.work.oldest_waiting_seconds
-    processes = {"processes": [_process(each) for each in seen.processes]} if seen.processes else {}
     return {
-        **processes,
         "configured_limits": dict(service.core.limits.configured),
         "budget_left_usd": left,
         "oldest_waiting_seconds": None if waiting is None else round(waiting, 1),

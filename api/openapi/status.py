@@ -74,7 +74,10 @@ def _status_for_admin() -> JSON:
             "type": "array",
             "items": an_object({**process, "since": _MOMENT, "holds_gate": _YES_NO}),
         }
-        | {"description": "Those that share a ledger in PostgreSQL. Present only with the admin key."},
+        | {
+            "description": "Those that share a ledger in PostgreSQL. Present only with the admin key, or with a user's "
+            "token that has been accepted here."
+        },
         "configured_limits": an_object(dict.fromkeys(Limits.model_fields, _COUNT), required=[])
         | {"description": "Set by `/configure`. Present only with the admin key, as are the next three."},
         "budget_left_usd": {

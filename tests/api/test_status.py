@@ -207,7 +207,7 @@ def test_the_status_of_one_process_names_no_processes(client):
     assert "processes" not in status(client)
 
 
-def test_the_admin_sees_every_process_and_all_see_the_sums(app):
+def test_a_known_key_sees_every_process_and_all_see_the_sums(app):
     def figures(number):
         return {
             "in_flight": number, "waiting": 2 * number, "polls_per_minute": 5, "account_shared": number == 2,
@@ -233,6 +233,11 @@ def test_the_admin_sees_every_process_and_all_see_the_sums(app):
     public = status(client, {})
     assert "processes" not in public
     assert {"succeeded": 3, "failed": 2, "canceled": 0} == public["generations"]
+    assert "processes" not in status(client, USER)
+    submit(client, by=USER)  # which proves the token
+    assert [shown["processes"], None] == [
+        status(client, USER).get(each) for each in ("processes", "failures_last_hour")
+    ]
     assert (10, True) == (public["polling"]["current_rate_per_minute"], public["account_shared"])
 
 
