@@ -62,6 +62,15 @@ class ClaimBudget:
 
 Claim = ClaimKey | ClaimSuspended | ClaimBatch | ClaimCancelled | ClaimSent | ClaimBudget
 
+SENT: Final = """
+    UPDATE leases SET state = 2, reference = claims.reference, sent_at = clock_timestamp()
+    FROM json_to_recordset(%s) AS claims (lease_id text, reference text)
+    WHERE id = claims.lease_id AND process = %s AND granted AND state IN (0, 2)
+    RETURNING id
+"""
+"""The statement of any number of `ClaimSent`, whose fields are JSON, of a process. It returns the ids of the leases
+that are sent now. Each creation makes such a claim, so one statement is for all that come together."""
+
 BUDGET_TOTAL: Final = """
     SELECT (
         SELECT coalesce(sum(spent), 0) FROM budgets WHERE day >= %s AND simulated = %s
@@ -93,10 +102,6 @@ _STATEMENTS: Final[Mapping[type[Claim], str]] = {
     ClaimCancelled: """
         UPDATE generations SET cancelled = TRUE WHERE (id = ? OR batch_id = ?) AND ended_at IS NULL
     """,
-    ClaimSent: """
-        UPDATE leases SET state = 2, reference = ?, sent_at = clock_timestamp()
-        WHERE id = ? AND process = ? AND granted AND state IN (0, 2)
-    """,
     ClaimBudget: f"SELECT FROM ({BUDGET_TOTAL}) sums WHERE total <= %s",
 }
 
@@ -127,8 +132,8 @@ def statement(claim: Claim, process: str | None, *, placeholder: str) -> tuple[s
             parameters = (process, batch_id, process)
         case ClaimCancelled(work_id):
             parameters = (work_id, work_id)
-        case ClaimSent(lease_id, reference):
-            parameters = (reference, lease_id, process)
+        case ClaimSent():
+            raise ValueError("leases have a statement for all of them")
         case ClaimBudget(caller_id, most, day, simulated):
             parameters = (*total_of(caller_id, day, simulated), most)
     is_free = _IS_FREE[process is not None]

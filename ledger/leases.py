@@ -42,6 +42,9 @@ _ROWS: Final = """
         extract(epoch FROM clock_timestamp() - left_at)::float8 AS left_ago
 """
 _ALL: Final = _ROWS.format(condition="true")
+_LOCK_ALL: Final = "LOCK TABLE leases IN SHARE ROW EXCLUSIVE MODE"
+"""Waits for all that write leases, and locks no row before. Otherwise two could wait for each other."""
+
 _CHANGED: Final = _ROWS.format(
     condition="id IN (SELECT id FROM leases WHERE seen <> state FOR UPDATE SKIP LOCKED)"
 )
@@ -49,7 +52,10 @@ _CHANGED: Final = _ROWS.format(
 _IS_HOLDER: Final = "SELECT FROM roles WHERE name = 'gate' AND holder = %s AND term = %s FOR SHARE"
 
 _GRANT: Final = """
-    UPDATE leases SET granted = true WHERE id = ANY(%s) AND state = 0 AND process IS NOT NULL RETURNING process
+    UPDATE leases SET granted = true
+    WHERE id IN (SELECT id FROM leases WHERE id = ANY(%s) ORDER BY id FOR UPDATE)
+        AND state = 0 AND process IS NOT NULL
+    RETURNING process
 """
 
 _GIVE_UP: Final = "UPDATE roles SET holder = NULL WHERE name = 'gate' AND holder = %s"
@@ -140,7 +146,11 @@ class LeaseTable:
             present, world, answered_ago = held
             is_other = cursor.execute(_WORLD).fetchone() is not None and world is not None
             rows = cursor.connection.cursor(row_factory=class_row(LeaseRow))
-            rows.execute(_CHANGED if present == term and not is_other else _ALL)
+            if present == term and not is_other:
+                rows.execute(_CHANGED)
+            else:
+                cursor.execute(_LOCK_ALL)
+                rows.execute(_ALL)
             return Look(present, rows.fetchall(), answered_ago, is_other)
 
         return await self._courier.run(look, durable=False)

@@ -25,8 +25,9 @@ from ledger.records import (
     SemaphoreLeaseRecord,
     SemaphoreRecord,
     UsageRecord,
+    owned,
 )
-from ledger.tables import MAPPINGS, Key, owned
+from ledger.tables import MAPPINGS, Key
 from ledger.usage import figures, usage_of
 
 R = TypeVar("R", bound=Record)

@@ -6,9 +6,11 @@ work of this one.
 The service keeps no state in the session, so a pooler may give each transaction another connection.
 """
 
+import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import asdict
 from functools import partial
 from typing import Any, Final, TypeVar
 
@@ -24,21 +26,20 @@ from sqlalchemy import (
     select,
     text,
 )
-from sqlalchemy.dialects import postgresql
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.pool import QueuePool
 
 from ledger import Profile
-from ledger.claims import LOCKS, Claim, ClaimSent, statement
+from ledger.claims import LOCKS, SENT, Claim, ClaimSent, statement
+from ledger.json_rows import statements_of
 from ledger.members import FENCE, LOCK_TIMEOUT, TTL, Cursor, Member
 from ledger.migrations import NAME, POSTGRES, Schema, TooNew
 from ledger.notices import give_notice
 from ledger.post import LEASES
 from ledger.postgres_migration import make_tables
 from ledger.records import LeaseRecord
-from ledger.shared import LEASE_STATEMENTS
-from ledger.tables import META, METADATA, all_statements
-from ledger.writer import Changes, TakenOver, by_statement, opened
+from ledger.tables import META, METADATA
+from ledger.writer import Changes, TakenOver, opened
 
 _READERS: Final = 4
 _CONNECTIONS: Final = _READERS + 1
@@ -73,11 +74,6 @@ _FREE_CONNECTIONS: Final = """
         nullif((SELECT rolconnlimit FROM pg_roles WHERE rolname = current_user), -1)
     ) - (SELECT count(*) FROM pg_stat_activity WHERE datid IS NOT NULL AND pid <> pg_backend_pid())
 """
-
-_STATEMENTS: Final = {
-    **all_statements(postgresql.dialect(paramstyle="format"), postgresql.insert),  # type: ignore[no-untyped-call]
-    LeaseRecord: LEASE_STATEMENTS,
-}
 
 for _table in METADATA.tables.values():
     for _index in _table.indexes:
@@ -157,7 +153,7 @@ class PostgresBackend:
                 if self._name not in {None, name}:
                     raise ConnectionError(_REPLACED)
                 self._member.enter(_cursor(connection))
-                for sql, rows in by_statement(opened(), _STATEMENTS).items():
+                for sql, rows in statements_of(opened()):
                     connection.exec_driver_sql(sql, list(rows))
         self._name = name
         self._member.acknowledge(began)
@@ -166,18 +162,24 @@ class PostgresBackend:
     def write(self, changes: Changes, claims: Sequence[Claim] = ()) -> Sequence[bool]:
         connection = self._connection
         assert connection is not None  # noqa: S101 - it is open
-        rows = by_statement(changes, _STATEMENTS)
-        claimed = [statement(each, self.process, placeholder="%s") for each in claims]
+        rows = list(statements_of(changes))
+        sent = [each for each in claims if isinstance(each, ClaimSent)]
+        others = [each for each in claims if not isinstance(each, ClaimSent)]
         began = time.monotonic()
         try:
             with connection.pipeline(), connection.cursor() as cursor:
                 cursor.execute("BEGIN")
                 cursor.execute(FENCE, self._member.fence)
-                for sql, every in rows.items():
+                for sql, every in rows:
                     cursor.executemany(sql, every)
-                for lock in {LOCKS[type(each)] for each in claims if type(each) in LOCKS}:
+                for lock in {LOCKS[type(each)] for each in others if type(each) in LOCKS}:
                     cursor.execute(lock)
-                made = [connection.execute(sql, parameters) for sql, parameters in claimed]
+                results = [
+                    connection.execute(*statement(each, self.process, placeholder="%s")) for each in others
+                ]
+                leases = (
+                    connection.execute(SENT, (json.dumps([*map(asdict, sent)]), self.process)) if sent else ()
+                )
                 cursor.execute("COMMIT")
         except BaseException as error:
             with suppress(psycopg.Error):
@@ -186,9 +188,11 @@ class PostgresBackend:
                 raise self._member.taken_over() from None
             raise
         self._member.acknowledge(began)
-        if LEASE_STATEMENTS.upsert in rows or any(isinstance(each, ClaimSent) for each in claims):
+        if sent or any(kind is LeaseRecord for kind, _ in changes):
             give_notice(connection, self.name, [LEASES])
-        return [each.rowcount > 0 for each in made]
+        made = {claim: result.rowcount > 0 for claim, result in zip(others, results, strict=True)}
+        granted = {lease for (lease,) in leases}
+        return [each.lease_id in granted if isinstance(each, ClaimSent) else made[each] for each in claims]
 
     @contextmanager
     def transaction(self) -> Iterator[psycopg.Cursor[Any]]:

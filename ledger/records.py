@@ -4,10 +4,10 @@ Moments are Unix times in seconds, durations are seconds, amounts are USD. Recor
 made from records when they are read (`generations/views.py`).
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from enum import IntEnum
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from contract.states import ENDED, State
 
@@ -303,3 +303,20 @@ Record = (
     | LeaseRecord
     | BudgetRecord
 )
+
+
+_OWNED: Final = GenerationRecord | BatchRecord | KeyRecord | Delivery | LeaseRecord
+"""Records that name a process."""
+
+
+def owned(record: Record, process: str | None) -> Record:
+    """The record as one of this process, if several share the ledger. A suspended generation belongs to none."""
+    if process is None or not isinstance(record, _OWNED):
+        return record
+    is_suspended = isinstance(record, GenerationRecord) and record.suspended_at is not None
+    return replace(record, process=None if is_suspended else process)
+
+
+def with_attempts(record: Record) -> Sequence[Record]:
+    """A record, and its attempts if it is a generation."""
+    return (record, *record.attempts) if isinstance(record, GenerationRecord) else (record,)

@@ -81,8 +81,11 @@ LEASE_STATEMENTS: Final = Statements(
     SELECT id, process, caller, batch, max_concurrent, semaphore, state, reference,
         clock_timestamp() - make_interval(secs => sent_ago),
         CASE WHEN state >= 4 THEN clock_timestamp() END
-    FROM (VALUES (%s, %s, %s, %s, %s::int, %s, %s::smallint, %s, %s::float8))
-        AS one (id, process, caller, batch, max_concurrent, semaphore, state, reference, sent_ago)
+    FROM json_to_recordset(%s) AS rows (
+        id text, process text, caller text, batch text, max_concurrent int, semaphore text, state smallint,
+        reference text, sent_ago float8
+    )
+    ORDER BY id
     ON CONFLICT (id) DO UPDATE SET
         state = greatest(leases.state, excluded.state),
         reference = coalesce(excluded.reference, leases.reference),
@@ -92,4 +95,5 @@ LEASE_STATEMENTS: Final = Statements(
     """,
     ["DELETE FROM leases WHERE id = %s"],
 )
-"""The statements that write a `LeaseRecord`. A state never goes back, so a row may be written twice."""
+"""The statements that write leases, whose rows are JSON (`json_rows.py`). A state never goes back, so a row may be
+written twice. All transactions lock leases in the order of their ids, so that none waits for one that waits for it."""

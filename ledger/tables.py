@@ -6,7 +6,7 @@ Moments are Unix times in seconds, amounts are USD. Only lists are JSON: output 
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import fields, replace
+from dataclasses import fields
 from operator import attrgetter, itemgetter
 from types import NoneType
 from typing import (
@@ -207,6 +207,9 @@ _NEVER_CHANGES: Final = {
 Insert = Callable[[Table], Any]
 """`insert` of a dialect of SQLAlchemy, which knows ON CONFLICT."""
 
+RowsOf = Callable[[Table, Sequence[str]], Any]
+"""A query of these columns of rows that are its only parameter."""
+
 
 def _archive(insert: Insert, generations: ColumnElement[bool]) -> Sequence[ClauseElement]:
     """Statements that add generations to the usage of their days, and delete their attempts and deliveries."""
@@ -270,26 +273,30 @@ class RowMapping(Generic[R]):
         self._read = itemgetter(*(table.c.keys().index(name) for name in self._plain))
         self._nested = [(name, _nested_reader(table, name)) for name in names if name in _NESTED]
         columns = [column for column in table.c if column.name != "seq"]
+        self.columns = [column.name for column in columns]
         self._get = attrgetter(*(_outer(column) or column.name for column in columns))
         self._encoded = [(at, _encoder(column)) for at, column in enumerate(columns) if _is_encoded(column)]
         self._key = key
         self._unique = unique or key
         self._get_key = [attrgetter(name) for name in key]
 
-    def statements(self, dialect: Dialect, insert: Insert) -> Statements:
-        """The statements for this dialect, with placeholders of its driver in the order of the parameters."""
-        added = insert(self.table).inline()
+    def statements(self, dialect: Dialect, insert: Insert, rows_of: RowsOf | None = None) -> Statements:
+        """The statements for this dialect, with placeholders of its driver in the order of the parameters. With
+        `rows_of`, an upsert takes its parameters instead, and any number of rows."""
+        added = insert(self.table)
+        added = (
+            added.from_select(self.columns, rows_of(self.table, self.columns)) if rows_of else added.inline()
+        )
         changing = [each.name for each in self.table.c if each.name not in {*self._unique, *_NEVER_CHANGES}]
         values = {name: added.excluded[name] for name in changing}
         if "cancelled" in values:  # another process may have cancelled it
             values["cancelled"] = or_(self.table.c.cancelled, added.excluded.cancelled)
         upsert = added.on_conflict_do_update(index_elements=list(self._unique), set_=values)
-        columns = [each.name for each in self.table.c if each.name != "seq"]
         delete = self.table.delete().where(*(self.table.c[name] == _KEY for name in self._key))
         placeholder = "?" if dialect.paramstyle == "qmark" else "%s"
         may_be_shared = dialect.name == "postgresql"
         return Statements(
-            str(upsert.compile(dialect=dialect, column_keys=columns)),
+            str(upsert.compile(dialect=dialect, column_keys=self.columns)),
             [
                 str(each.compile(dialect=dialect, compile_kwargs={"literal_binds": True})).replace(
                     "?", placeholder
@@ -367,28 +374,13 @@ MAPPINGS: Final[Mapping[type[Record], RowMapping[Any]]] = {
 }
 
 
-def all_statements(dialect: Dialect, insert: Insert) -> Mapping[type[Record], Statements]:
-    """The statements that write each kind of record, for a dialect and its `insert`."""
-    return {kind: each.statements(dialect, insert) for kind, each in MAPPINGS.items()}
+def all_statements(
+    dialect: Dialect, insert: Insert, *, rows_of: RowsOf | None = None
+) -> Mapping[type[Record], Statements]:
+    """The statements that write each kind of record, for a dialect and its `insert`, as in `RowMapping`."""
+    return {kind: each.statements(dialect, insert, rows_of) for kind, each in MAPPINGS.items()}
 
 
 def mapping(record: type[R]) -> RowMapping[R]:
     """The mapping of this kind of record."""
     return cast("RowMapping[R]", MAPPINGS[cast("type[Record]", record)])
-
-
-_OWNED: Final = GenerationRecord | BatchRecord | KeyRecord | Delivery | LeaseRecord
-"""Records that name a process."""
-
-
-def owned(record: Record, process: str | None) -> Record:
-    """The record as one of this process, if several share the ledger. A suspended generation belongs to none."""
-    if process is None or not isinstance(record, _OWNED):
-        return record
-    is_suspended = isinstance(record, GenerationRecord) and record.suspended_at is not None
-    return replace(record, process=None if is_suspended else process)
-
-
-def with_attempts(record: Record) -> Sequence[Record]:
-    """A record, and its attempts if it is a generation."""
-    return (record, *record.attempts) if isinstance(record, GenerationRecord) else (record,)

@@ -28,8 +28,10 @@ from ledger.claims import Claim
 from ledger.records import (
     MetaRecord,
     Record,
+    owned,
+    with_attempts,
 )
-from ledger.tables import MAPPINGS, Key, Statements, owned, with_attempts
+from ledger.tables import MAPPINGS, Key, Statements
 
 COMMIT_DELAY: Final = 0.02
 """Seconds until a change is written without a `flush`."""

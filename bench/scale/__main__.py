@@ -16,6 +16,7 @@ from bench.report import Section, markdown
 from bench.scale.faults import blackholes, crashes, freezes
 from bench.scale.kills import kills
 from bench.scale.latency import latency
+from bench.scale.lives import lives
 from bench.scale.rolling import rolling
 from bench.scale.stage import Scale
 from bench.scale.stalls import stalls
@@ -31,6 +32,7 @@ PARTS: Mapping[str, Callable[[Scale], Section]] = {
     "rolling": rolling,
     "stalls": stalls,
     "latency": latency,
+    "lives": lives,
 }
 RESULTS = Path(__file__).parents[1] / "results-scale.md"
 

@@ -15,7 +15,8 @@ from sqlalchemy.dialects import sqlite
 from auth import Caller, credentials
 from errors import OutcomeUnknown
 from generations import views
-from ledger.tables import MAPPINGS, METADATA, with_attempts
+from ledger.records import with_attempts
+from ledger.tables import MAPPINGS, METADATA
 from providers import Untrusted
 from providers.replicate.redaction import Redaction
 from simulator.webhooks import signed

@@ -1,12 +1,18 @@
 """The rows of the shared gate in PostgreSQL, as their holder sees them."""
 
+import asyncio
+from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 
+import psycopg
+import pytest
+
+from errors import LedgerDown
 from harness.postgres import server
 from ledger.courier import Courier
 from ledger.leases import LeaseTable
 from ledger.postgres import PostgresBackend
-from ledger.records import LeaseRecord
+from ledger.records import LeaseRecord, LeaseState
 from ledger.writer import SqlLedger
 from tests.support.ledgers import running
 from tests.support.wiring import on_a_loop
@@ -14,36 +20,74 @@ from tests.support.wiring import on_a_loop
 ID = "lease"
 
 
-@on_a_loop
-async def test_the_holder_sees_all_leases_again_after_the_server_may_have_lost_its_grants():
+@asynccontextmanager
+async def a_table():
+    """A schema, a ledger in it, its courier, and its table of leases."""
     with server().schema() as schema:
         backend = PostgresBackend(server().url(schema=schema), alone=False)
         with running(SqlLedger(backend)) as ledger:
             courier = Courier(backend)
             courier.start()
             try:
-                table = LeaseTable(courier, backend.process)
-                first = await table.look(None)
-                ledger.upsert(LeaseRecord(id=ID, caller="anna"))
-                await ledger.flush()
-                seen = await table.look(first.term)
-                assert [ID] == [each.id for each in seen.rows]
-                assert await table.grant(first.term, [ID])
-                assert not (await table.look(first.term)).rows
-
-                own = await courier.run(lambda cursor: cursor.connection.info.backend_pid)
-                server().execute(
-                    f"SELECT pg_terminate_backend({own}, 1000)",
-                    f"UPDATE {schema}.leases SET granted = false",
-                )
-                after = await table.look(first.term)
-
-                assert first.term + 1 == after.term
-                assert [replace(seen.rows[0], wanted_ago=0.0)] == [
-                    replace(each, wanted_ago=0.0) for each in after.rows
-                ]
-                assert not await table.grant(first.term, [ID])
-                assert await table.grant(after.term, [ID])
-                assert {ID} == await table.granted()
+                yield schema, ledger, courier, LeaseTable(courier, backend.process)
             finally:
                 await courier.aclose()
+
+
+async def waits_for_a_lock(connection):
+    query = "SELECT count(*) FROM pg_stat_activity WHERE %s = ANY(pg_blocking_pids(pid))"
+    pid = connection.info.backend_pid
+    async with asyncio.timeout(30):
+        while not server().execute(query.replace("%s", str(pid)))[0][0]:  # noqa: ASYNC110
+            await asyncio.sleep(0.005)
+
+
+@pytest.mark.parametrize("does", ["writes", "grants"])
+@on_a_loop
+async def test_leases_are_locked_in_the_order_of_their_ids(does):
+    """Otherwise a process that writes some and the holder that grants them would wait for each other."""
+    async with a_table() as (schema, ledger, _, table):
+        held = await table.look(None)
+        for each in "zma":
+            ledger.upsert(LeaseRecord(id=each, caller="anna"))
+        await ledger.flush()
+        with psycopg.connect(server().url(schema=schema)) as other:
+            other.execute("SELECT FROM leases WHERE id = 'm' FOR UPDATE")
+            if does == "writes":
+                for each in "zma":
+                    ledger.upsert(LeaseRecord(id=each, caller="anna", state=LeaseState.GONE))
+            work = ledger.flush() if does == "writes" else table.grant(held.term, ["z", "m", "a"])
+            waiting = asyncio.create_task(work)
+            await waits_for_a_lock(other)
+            free = other.execute("SELECT id FROM leases FOR UPDATE SKIP LOCKED").fetchall()
+            other.rollback()
+        with suppress(LedgerDown):  # on a slow machine it has not waited for so long
+            await waiting
+        assert [("m",), ("z",)] == sorted(free)
+
+
+@on_a_loop
+async def test_the_holder_sees_all_leases_again_after_the_server_may_have_lost_its_grants():
+    async with a_table() as (schema, ledger, courier, table):
+        first = await table.look(None)
+        ledger.upsert(LeaseRecord(id=ID, caller="anna"))
+        await ledger.flush()
+        seen = await table.look(first.term)
+        assert [ID] == [each.id for each in seen.rows]
+        assert await table.grant(first.term, [ID])
+        assert not (await table.look(first.term)).rows
+
+        own = await courier.run(lambda cursor: cursor.connection.info.backend_pid)
+        server().execute(
+            f"SELECT pg_terminate_backend({own}, 1000)",
+            f"UPDATE {schema}.leases SET granted = false",
+        )
+        after = await table.look(first.term)
+
+        assert first.term + 1 == after.term
+        assert [replace(seen.rows[0], wanted_ago=0.0)] == [
+            replace(each, wanted_ago=0.0) for each in after.rows
+        ]
+        assert not await table.grant(first.term, [ID])
+        assert await table.grant(after.term, [ID])
+        assert {ID} == await table.granted()
