@@ -17,7 +17,7 @@ import psycopg
 import requests
 
 from harness.postgres import Server
-from harness.service_process import ServiceProcess, launched_service, until
+from harness.service_process import ROOT, ServiceProcess, launched_service, until
 
 ADMIN = {"X-Admin-API-Key": "the-admin-key"}
 
@@ -32,6 +32,8 @@ class Member:
         self.number = number
         self.settings = settings
         self.log = log
+        self.tree = ROOT
+        """The directory of the source that `launch` starts."""
         self.service: ServiceProcess | None = None
         self._stack = ExitStack()
 
@@ -44,7 +46,9 @@ class Member:
     def launch(self) -> None:
         """Start a process. It does not serve yet."""
         assert self.service is None
-        self.service = self._stack.enter_context(launched_service(_log=self.log, **self.settings))
+        self.service = self._stack.enter_context(
+            launched_service(_command=[str(self.tree / "app.py")], _log=self.log, **self.settings)
+        )
 
     def is_ready(self) -> bool:
         """Whether a load balancer would send requests to it."""

@@ -5,41 +5,22 @@
 """
 
 import os
-import shutil
 import subprocess
 import sys
-import tomllib
-from pathlib import Path
 
 import pytest
 
-pytestmark = pytest.mark.slow
+from tests.support.recipes import RECIPES, copied, edit
 
-ROOT = Path(__file__).parents[2]
-RECIPES = tomllib.loads((ROOT / "tests" / "data" / "recipes.toml").read_text())
-NOT_COPIED = {
-    ".git",
-    ".venv",
-    ".venv-bench",
-    ".pytest_cache",
-    ".mypy_cache",
-    ".ruff_cache",
-    ".hypothesis",
-    "__pycache__",
-}
+pytestmark = pytest.mark.slow
 
 TESTS_FAILED = 1
 """The status of pytest. Any other failure, such as a test that does not exist, is an error of the recipe."""
 
 
-def not_copied(directory, names):
-    """What git ignores; `data/` in the root is the ledger of a service that was run here."""
-    return {*NOT_COPIED, ".env", *({"data"} if Path(directory) == ROOT else ())} & set(names)
-
-
 @pytest.fixture
 def copy(tmp_path):
-    return Path(shutil.copytree(ROOT, tmp_path / "copy", ignore=not_copied))
+    return copied(tmp_path / "copy")
 
 
 def run(copy, *arguments):
@@ -54,21 +35,7 @@ def run(copy, *arguments):
 
 
 def carry_out(copy, step):
-    """Insert the text of each edit at its anchor. An edit without an anchor is a new file."""
-    for edit in step.get("edits", ()):
-        path, text = copy / edit["file"], edit["text"]
-        match edit:
-            case {"after": anchor}:
-                new = anchor + text
-            case {"before": anchor}:
-                new = text + anchor
-            case _:
-                assert not path.exists(), f"{edit['file']} exists"
-                path.write_text(text)
-                continue
-        old = path.read_text()
-        assert 1 == old.count(anchor), f"{edit['file']} has this once: {anchor!r}"
-        path.write_text(old.replace(anchor, new))
+    edit(copy, step)
     if step.get("make") == "generated":
         generated = run(copy, "docs.generate")
         assert 0 == generated.returncode, generated.stderr

@@ -1,18 +1,17 @@
 """The documents: tables match the code, and commands, links and paths exist."""
 
 import re
-import tomllib
 from pathlib import Path
 
 import pytest
 
 from ledger.tables import METADATA
+from tests.support.recipes import RECIPES
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
 ARCHITECTURE = (ROOT / "docs" / "architecture.md").read_text()
 FORMATS = (ROOT / "docs" / "formats.md").read_text()
-RECIPES = tomllib.loads((ROOT / "tests" / "data" / "recipes.toml").read_text())
 DOCUMENTS = [path for path in (*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")) if path.name != "CHANGELOG.md"]
 
 

@@ -1,5 +1,6 @@
 """A migrated ledger has the layout of a new one, and a copy of the old ledger is kept beside it."""
 
+import re
 import sqlite3
 import stat
 from contextlib import closing
@@ -7,11 +8,21 @@ from hashlib import sha256
 
 import pytest
 
-from ledger.migrations import POSTGRES_STEPS, PRESENT, STEPS, clock_skew_of_attempts, usage_by_day
+from harness.postgres import server
+from ledger.migrations import (
+    POSTGRES_COMPATIBLE,
+    POSTGRES_STEPS,
+    PRESENT,
+    STEPS,
+    clock_skew_of_attempts,
+    usage_by_day,
+)
+from ledger.postgres import PostgresBackend
 from ledger.sqlite import SqliteBackend
 from ledger.to_version_2 import facts_in_columns
 from ledger.writer import SqlLedger
 from tests.support.kept_ledgers import unpacked
+from tests.support.postgres_layout import KEPT, tables_of
 
 RELEASED = {2: "864e1c0fbc94", 3: "c5842af9b09c", 4: "a4ac69b2c134"}
 """A digest of the layout of each released version, from that of 0.5.0 to that of 0.7.0. A release with a new version
@@ -73,6 +84,59 @@ def test_a_released_version_keeps_its_layout(old):
 
 def test_each_version_but_the_present_one_has_a_migration_in_postgresql():
     assert list(range(5, PRESENT)) == list(POSTGRES_STEPS)
+
+
+@pytest.mark.parametrize("version", KEPT)
+def test_a_migrated_ledger_in_postgresql_has_the_tables_of_a_new_one(version):
+    """If this fails for the present version and that is not released yet, write its layout again:
+    `python -m tests.support.postgres_layout`."""
+    with server().schema() as old, server().schema() as new:
+        server().execute(
+            f"SET search_path = {old}; {KEPT[version].read_text()}"
+            f"INSERT INTO meta VALUES ('version', '{version}')"
+        )
+        for schema in (old, new):
+            with closing(PostgresBackend(server().url(schema=schema))) as backend:
+                backend.open()
+
+        assert tables_of(server(), new) == tables_of(server(), old)
+
+
+def only_adds(statement) -> bool:
+    """Whether it takes milliseconds, and older processes can go on after it. A default that calls a function would
+    write each row anew, and an index on a table that is there would hold up all writes."""
+    words = " ".join(statement.split())
+    column = re.match(r"ALTER TABLE \w+ ADD COLUMN \w+ ", words) and not re.search(
+        r"UNIQUE|REFERENCES|CHECK|\(", words
+    )
+    return words.startswith("CREATE TABLE ") or bool(
+        column and ("NOT NULL" not in words or "DEFAULT" in words)
+    )
+
+
+def test_each_step_in_postgresql_that_older_processes_can_stand_only_adds():
+    """After any other step, `POSTGRES_COMPATIBLE` is the present version."""
+    versions = range(POSTGRES_COMPATIBLE, PRESENT)
+    statements = [each for version in versions for each in POSTGRES_STEPS[version]]
+
+    assert [] == [each for each in statements if not only_adds(each)]
+
+
+@pytest.mark.parametrize(
+    ("statement", "expected"),
+    [
+        ("ALTER TABLE attempts ADD COLUMN mood TEXT", True),
+        ("ALTER TABLE attempts ADD COLUMN mood TEXT NOT NULL", False),
+        ("ALTER TABLE attempts ADD COLUMN mood TEXT NOT NULL DEFAULT 'calm'", True),
+        ("ALTER TABLE attempts ADD COLUMN at TIMESTAMP DEFAULT clock_timestamp()", False),
+        ("ALTER TABLE attempts ADD COLUMN mood TEXT UNIQUE", False),
+        ("ALTER TABLE attempts DROP COLUMN mood", False),
+        ("CREATE TABLE moods (\n mood TEXT PRIMARY KEY)", True),
+        ("CREATE INDEX attempts_by_mood ON attempts (mood)", False),
+    ],
+)
+def test_what_only_adds(statement, expected):
+    assert only_adds(statement) is expected
 
 
 def test_a_ledger_of_version_2_keeps_its_rows_and_knows_no_skew_of_its_attempts(old):
