@@ -149,14 +149,15 @@ _TAKE: Final = """
         SELECT id FROM processes dead WHERE dead_at IS NOT NULL AND taken_at IS NULL
             AND (token IS NULL OR %(pays)s OR NOT EXISTS (
                 SELECT FROM processes other WHERE other.dead_at IS NULL AND other.token IS NOT NULL))
-            AND (schema <= %(schema)s OR NOT EXISTS (
-                SELECT FROM processes other WHERE other.dead_at IS NULL AND other.schema >= dead.schema
+            AND ((version, schema) = (%(version)s, %(schema)s) OR NOT EXISTS (
+                SELECT FROM processes other WHERE other.dead_at IS NULL
+                    AND (other.version, other.schema) = (dead.version, dead.schema)
                     AND (dead.token IS NULL OR other.token IS NOT NULL)))
         FOR UPDATE SKIP LOCKED
     ) RETURNING id
 """
-"""The work of a process with a server token is left to others that have one, if there are any. So is the work of a
-later version to others that know all its columns. After a step back to the version before there are none."""
+"""The work of a process with a server token is left to others that have one, if there are any, and then to one of its
+version, which knows the same models and columns. At the end of an upgrade, or after a step back, there is none."""
 
 _IS_HEIR: Final = (
     "(caller_id = %(own)s::text OR simulated <> %(simulated)s OR cancelled AND state = 'queued')"
@@ -298,8 +299,8 @@ class Member:
 
     def _enter(self, cursor: Cursor) -> int | None:
         facts = {
-            **self._facts, "opening_ttl": _OPENING_TTL, "version": self._profile.version,
-            "upstream": self._profile.upstream, "simulated": self._profile.simulated, "token": self._token(cursor),
+            **self._facts, "opening_ttl": _OPENING_TTL, "upstream": self._profile.upstream,
+            "simulated": self._profile.simulated, "token": self._token(cursor),
         }  # fmt: skip
         if self._alone:
             cursor.execute(_MARK, {"overdue": _all(cursor.execute(_LATE, facts))})
@@ -326,7 +327,10 @@ class Member:
 
     @property
     def _facts(self) -> dict[str, Any]:
-        return {**self.fence, "schema": self.schema.version, "pays": self._profile.token is not None}
+        return {
+            **self.fence, "version": self._profile.version, "schema": self.schema.version,
+            "pays": self._profile.token is not None,
+        }  # fmt: skip
 
     def _move(self, cursor: Cursor, dead: Sequence[str]) -> None:
         """Take over what these processes have left."""

@@ -63,7 +63,8 @@ STEPS: Final[Sequence[Step]] = (facts_in_columns, clock_skew_of_attempts, usage_
 
 POSTGRES_STEPS: Final[Mapping[int, Sequence[str]]] = {}
 """The statements that migrate a ledger in PostgreSQL from a version to the next, by the former. Version 5 is the first
-that PostgreSQL has. A released step is never changed.
+that PostgreSQL has. A released step is never changed. A version that changes only one of the two databases has an empty
+step for the other.
 
 Processes of the version before write and read meanwhile, so a step takes milliseconds with any number of rows, and
 changes `generations` before `attempts`, since queries lock them in this order."""

@@ -45,9 +45,9 @@ def start(schema):
     """Opens the ledger as a process of a version. Its clock never makes one overdue."""
     made = []
 
-    def start(version=POSTGRES, *, ttl=600.0, **profile):
+    def start(tables=POSTGRES, *, ttl=600.0, **profile):
         backend = PostgresBackend(
-            server().url(schema=schema), ttl=ttl, alone=False, profile=Profile(**profile), schema=version
+            server().url(schema=schema), ttl=ttl, alone=False, profile=Profile(**profile), schema=tables
         )
         made.append(backend)
         backend.open()
@@ -193,14 +193,25 @@ def test_a_migration_waits_for_writes_and_is_in_no_deadlock_with_one(start, exec
     assert PRESENT + 1 == version(execute)
 
 
-# ── Work that a process of a later version has left
+# ── Work that a process of another version has left
 
 
-def test_work_of_a_later_version_goes_to_a_process_that_knows_its_columns_while_there_is_one(start):
-    older, first, second = start(), start(NEXT), start(NEXT)
+@pytest.mark.parametrize(
+    ("mine", "other"),
+    [
+        ((POSTGRES, "1.0"), (NEXT, "1.1")),
+        ((NEXT, "1.1"), (POSTGRES, "1.0")),
+        ((POSTGRES, "1.0"), (POSTGRES, "1.1")),
+    ],
+    ids=["later", "earlier", "with the same tables"],
+)
+def test_work_is_left_to_a_process_of_its_version_while_there_is_one(start, mine, other):
+    start().close()
+    one = start(mine[0], version=mine[1])
+    first, second = (start(other[0], version=other[1]) for _ in range(2))
     first.close()
 
-    assert [False, True] == [bury(older), bury(second)]
+    assert [False, True] == [bury(one), bury(second)]
 
 
 def test_after_a_step_back_the_older_processes_take_over_the_work_of_the_later_version(start, execute):
@@ -212,7 +223,7 @@ def test_after_a_step_back_the_older_processes_take_over_the_work_of_the_later_v
     assert [(older.process,)] == execute("SELECT process FROM ledger.generations")
 
 
-def test_work_is_never_left_to_a_later_process_that_may_not_take_it(start):
+def test_work_is_never_left_to_a_process_of_its_version_that_may_not_take_it(start):
     """It has no server token, and the one that has left the work had one."""
     older, later, poor = start(token="r8_one"), start(NEXT, token="r8_one"), start(NEXT)
     later.close()
